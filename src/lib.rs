@@ -1,0 +1,26 @@
+//! Ringmail: a thread-per-core mail gateway and mailbox server on io_uring.
+//!
+//! The modules below stand in layer order: imports point down this list, never up, and modules on
+//! one line never import each other (`tests/tidy.rs` checks it):
+//!
+//! ```text
+//! model, metrics
+//! protocol | runtime      pure parsers and sessions | executors, connections, devices
+//! store                   the partition log: what is durable
+//! search | queue | directory
+//! service                 what is wanted: one session loop per protocol
+//! admin | control         HTTP, control socket (tokio thread)
+//! config                  file -> each module's own Options
+//! main, cli               arguments -> config -> shards -> exit code
+//! ```
+//!
+//! Protocol decides what is legal, service what is wanted, store what is durable, runtime when it
+//! runs. `docs/architecture.md` is the longer map.
+
+pub mod directory;
+pub mod metrics;
+pub mod model;
+pub mod protocol;
+pub mod runtime;
+pub mod service;
+pub mod store;

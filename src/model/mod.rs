@@ -1,0 +1,9 @@
+//! Identifiers and values that every layer shares. Plain data: no I/O, no protocol syntax.
+
+mod flag;
+mod id;
+mod time;
+
+pub use flag::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
+pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
+pub use time::Timestamp;

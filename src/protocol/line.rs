@@ -1,0 +1,1 @@
+//! CRLF line framing over the caller's buffer.

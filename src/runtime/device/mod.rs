@@ -1,0 +1,48 @@
+//! The device seam: the only storage operations the store may use.
+//!
+//! Append-only on purpose (create, append, read at, sync, sync directory, delete, list; no rename,
+//! no mmap, no overwrite), so that a partition opens from files, from a recorder, from the seeded
+//! simulator and later from RADOS objects alike.
+//!
+//! Contract that crash images exploit: bytes appended are durable only after `File::sync` returned
+//! `Ok`; a file's existence is durable only after `Device::sync_directory` returned `Ok`; before
+//! that any subset of 512-byte sectors may survive a crash, in any order. After a failed write or
+//! sync the outcome of everything un-synced is unknown for ever.
+
+use std::{io, rc::Rc};
+
+use super::LocalFuture;
+
+/// One partition's flat folder of files.
+pub trait Device {
+    /// Creates `name`, which must not exist. `size_hint` bytes may be reserved ahead.
+    fn create(&self, name: &str, size_hint: u64) -> LocalFuture<'_, io::Result<Rc<dyn File>>>;
+
+    /// Opens an existing file to read. A file found at start is never appended to again.
+    fn open(&self, name: &str) -> LocalFuture<'_, io::Result<Rc<dyn File>>>;
+
+    /// Makes creations and deletions so far durable.
+    fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>>;
+
+    fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>>;
+
+    /// Names of all files, in no order.
+    fn list(&self) -> LocalFuture<'_, io::Result<Vec<String>>>;
+}
+
+/// One append-only file.
+pub trait File {
+    /// Appends all of `bytes` at `offset`, which must be the current end as the caller counts it.
+    /// Takes the buffer (the kernel may read it after the future is dropped) and gives it back so
+    /// that it can be used again.
+    fn append(&self, offset: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)>;
+
+    /// Reads up to `len` bytes at `offset`; shorter only at the end of the file.
+    fn read_at(&self, offset: u64, len: usize) -> LocalFuture<'_, io::Result<Vec<u8>>>;
+
+    /// Makes everything appended so far durable (fdatasync).
+    fn sync(&self) -> LocalFuture<'_, io::Result<()>>;
+
+    /// Bytes that can be read. After a crash it may include reserved zeros past the written end.
+    fn len(&self) -> LocalFuture<'_, io::Result<u64>>;
+}

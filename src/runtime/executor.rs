@@ -1,0 +1,30 @@
+//! The seam between shard code and the executor that runs it: glommio in production, the seeded
+//! simulator in tests.
+
+use std::time::Duration;
+
+use super::LocalFuture;
+use crate::model::Timestamp;
+
+/// Which share of the core a task gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Priority {
+    /// Sessions and commits: latency matters.
+    Foreground,
+    /// Checkpoints, compaction, indexing: must not be felt.
+    Background,
+}
+
+/// Runs tasks of one shard and tells the time. Shard-local: neither `Send` nor `Sync`.
+pub trait Executor {
+    /// Starts `task` on this shard; it runs to its end, detached.
+    fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>);
+
+    /// Wall-clock time; virtual under simulation.
+    fn now(&self) -> Timestamp;
+
+    fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()>;
+
+    /// Lets other tasks run if this one has had its share.
+    fn yield_now(&self) -> LocalFuture<'static, ()>;
+}

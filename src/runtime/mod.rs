@@ -1,0 +1,14 @@
+//! When things run: executors, connections, timers, the mesh between shards, devices.
+//!
+//! `glommio::` is named only below this folder. Everything above sees the traits and types here,
+//! so that the store runs under the simulator (`sim`) exactly as it runs in production.
+
+pub mod connection;
+pub mod device;
+pub mod executor;
+pub mod mesh;
+
+use std::{future::Future, pin::Pin};
+
+/// A boxed future that never leaves its shard.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

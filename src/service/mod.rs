@@ -1,0 +1,61 @@
+//! What is wanted: one session loop per protocol, over store, directory and runtime.
+
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+
+use crate::{
+    directory::Directory,
+    metrics::ShardMetrics,
+    model::{AccountId, PartitionId, ShardId},
+    runtime::{executor::Executor, mesh::Mesh},
+    store::Partition,
+};
+
+pub mod imap;
+pub mod pop3;
+pub mod smtp;
+
+/// Everything a session on one shard works with. Shard-local; sessions hold it by `Rc`.
+pub struct Shard {
+    pub id: ShardId,
+    pub options: Arc<ServiceOptions>,
+    pub executor: Rc<dyn Executor>,
+    pub mesh: Mesh<Shard>,
+    pub directory: Directory,
+    pub metrics: Rc<ShardMetrics>,
+    /// By partition number; `None` where another shard is the owner.
+    pub partitions: Vec<Option<Partition>>,
+    /// Owner shard of each partition.
+    pub owners: Vec<ShardId>,
+    /// Sessions end at their next command boundary once this is set.
+    pub shutting_down: Cell<bool>,
+}
+
+impl Shard {
+    pub fn partition_of(&self, account: AccountId) -> PartitionId {
+        account.partition(self.partitions.len() as u16)
+    }
+
+    pub fn owner_of(&self, account: AccountId) -> ShardId {
+        self.owners[usize::from(self.partition_of(account).0)]
+    }
+
+    /// The account's partition if this shard owns it.
+    pub fn local_partition(&self, account: AccountId) -> Option<&Partition> {
+        self.partitions[usize::from(self.partition_of(account).0)].as_ref()
+    }
+}
+
+/// Settings shared by all services; each protocol's own are in its folder.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// Our name in greetings and Received headers.
+    pub hostname: String,
+    /// AUTH and LOGIN without TLS: true in demo only.
+    pub allow_plaintext_auth: bool,
+    pub smtp: smtp::SmtpOptions,
+    pub pop3: pop3::Pop3Options,
+    pub imap: imap::ImapOptions,
+    /// How long a peer may take to read our output.
+    pub write_timeout: Duration,
+    pub tls_handshake_timeout: Duration,
+}

@@ -1,0 +1,5 @@
+//! Smtp sessions.
+
+/// Limits and timeouts of Smtp sessions; `config` fills them.
+#[derive(Clone, Debug, Default)]
+pub struct SmtpOptions {}

@@ -1,0 +1,5 @@
+//! What is durable: partitions, each a single-writer log that is the mailbox.
+
+mod api;
+
+pub use api::*;
