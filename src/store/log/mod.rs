@@ -18,6 +18,8 @@ mod entry;
 mod recovery;
 mod scan;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod wait;
 mod writer;
 

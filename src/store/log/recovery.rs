@@ -286,7 +286,9 @@ impl Recovered {
         let successor = successor.filter(|header| header.predecessor == segment.epoch);
         let file = segment.open(&*self.device).await?;
         let (limit, durable) = match successor {
-            Some(header) => (header.predecessor_end.0.saturating_sub(segment.base), header.predecessor_end),
+            Some(header) => {
+                (header.predecessor_end.0.saturating_sub(segment.base), header.predecessor_end)
+            }
             None => {
                 file.sync().await.map_err(failed)?;
                 (u64::MAX, self.durable)
