@@ -191,13 +191,10 @@ impl Account {
             let new = state.pending_names.plan_create(target, None, self.name_limits())?;
             let account = state.id;
             let mailbox = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
-            let mut effects: Vec<Effect> = new
-                .into_iter()
-                .map(|mailbox| Effect::CreateMailbox { account, mailbox })
-                .collect();
+            let mut effects: Vec<Effect> =
+                new.into_iter().map(|mailbox| Effect::CreateMailbox { account, mailbox }).collect();
             let mod_seq = state.allocate_mod_seq();
-            let inbox =
-                state.pending_mailbox(MailboxId::INBOX).ok_or(StoreError::NoSuchMailbox)?;
+            let inbox = state.pending_mailbox(MailboxId::INBOX).ok_or(StoreError::NoSuchMailbox)?;
             let keywords = inbox.pending_keywords();
             if !keywords.is_empty() {
                 effects.push(Effect::Keyword { account, mailbox, names: keywords.to_vec() });
@@ -394,9 +391,7 @@ impl Account {
         };
         names
             .into_iter()
-            .map(|(bit, name)| {
-                Ok((bit, self.inner.define_keywords(&self.cell, target, &[name])?))
-            })
+            .map(|(bit, name)| Ok((bit, self.inner.define_keywords(&self.cell, target, &[name])?)))
             .collect()
     }
 
@@ -558,4 +553,3 @@ fn plan_flags(
     state.allocate_mod_seq();
     Ok((outcome, vec![Effect::Flags { account, mailbox, mod_seq, groups }]))
 }
-

@@ -159,7 +159,12 @@ impl StagedBody {
             BodyWriter { buffer, size: self.size, ..BodyWriter::new(self.partition.clone()) };
         writer.append_chunk().await?;
         let content = Content::Chunked(writer.extents);
-        Ok(StagedBody { content, partition: self.partition, summary: self.summary, size: self.size })
+        Ok(StagedBody {
+            content,
+            partition: self.partition,
+            summary: self.summary,
+            size: self.size,
+        })
     }
 }
 

@@ -16,7 +16,9 @@ use super::{
     log::{EntryHeader, EntryKind, Log},
     page::{Root, encode_account, encode_root},
     partition::Inner,
-    run::{RUN_RECORDS_MAX, RunRecord, RunRef, encode_run, merge_over, runs_to_merge, wants_rewrite},
+    run::{
+        RUN_RECORDS_MAX, RunRecord, RunRef, encode_run, merge_over, runs_to_merge, wants_rewrite,
+    },
     signal::Signal,
     state::{AccountCell, AccountState},
 };
@@ -186,8 +188,7 @@ impl Inner {
         mailbox: MailboxId,
         records: impl ExactSizeIterator<Item = (Uid, RunRecord)>,
     ) -> Result<RunRef, StoreError> {
-        let header =
-            EntryHeader { kind: EntryKind::MailboxRun, account, mailbox, uid: Uid(0) };
+        let header = EntryHeader { kind: EntryKind::MailboxRun, account, mailbox, uid: Uid(0) };
         let count = records.len() as u32;
         let lsn = self.log.append(header, &[&encode_run(records)])?;
         Ok(RunRef { lsn, records: count })
@@ -292,7 +293,8 @@ impl Inner {
             if mailbox.delta.is_empty() {
                 continue;
             }
-            let (joined, older) = merge.map_or((0, Vec::new()), |merge| (merge.runs, merge.records));
+            let (joined, older) =
+                merge.map_or((0, Vec::new()), |merge| (merge.runs, merge.records));
             let merged = merge_over(older.into_iter(), &mailbox.delta);
             mailbox.runs.truncate(mailbox.runs.len() - joined);
             mailbox.delta.clear();

@@ -421,8 +421,7 @@ impl Effect {
             kind::KEYWORD => {
                 let mailbox = mailbox(reader)?;
                 let count = reader.count(1, "keywords")?;
-                let names =
-                    (0..count).map(|_| reader.string("keyword")).collect::<Decoded<_>>()?;
+                let names = (0..count).map(|_| reader.string("keyword")).collect::<Decoded<_>>()?;
                 Effect::Keyword { account, mailbox, names }
             }
             kind::SUBSCRIPTION => {
@@ -567,18 +566,18 @@ pub(super) mod tests {
             ),
             (place.clone(), any_mailbox())
                 .prop_map(|((account, _), mailbox)| Effect::CreateMailbox { account, mailbox }),
-            place
-                .clone()
-                .prop_map(|(account, mailbox)| Effect::DeleteMailbox { account, mailbox }),
+            place.clone().prop_map(|(account, mailbox)| Effect::DeleteMailbox { account, mailbox }),
             (place.clone(), ".{0,90}").prop_map(|((account, mailbox), name)| {
                 Effect::RenameMailbox { account, mailbox, name }
             }),
             (place.clone(), vec(".{0,9}", 0..5)).prop_map(|((account, mailbox), names)| {
                 Effect::Keyword { account, mailbox, names }
             }),
-            (place.clone(), ".{0,9}", any::<bool>()).prop_map(|((account, _), name, subscribed)| {
-                Effect::Subscription { account, name, subscribed }
-            }),
+            (place.clone(), ".{0,9}", any::<bool>()).prop_map(
+                |((account, _), name, subscribed)| {
+                    Effect::Subscription { account, name, subscribed }
+                }
+            ),
             (place, bytes.clone(), proptest::option::of(bytes.clone())).prop_map(
                 |((account, mailbox), key, value)| Effect::Property {
                     account,
@@ -662,8 +661,7 @@ pub(super) mod tests {
             body: MessageBody { lsn: BODY_HERE, size: 4096, entry_len: 0 },
             ..Message::default()
         };
-        let effect =
-            Effect::Message { account: AccountId(77), mailbox: MailboxId::INBOX, message };
+        let effect = Effect::Message { account: AccountId(77), mailbox: MailboxId::INBOX, message };
         let mut out = Vec::new();
         encode_effects([effect].iter(), &mut out);
         assert!(out.len() <= 32, "{} bytes", out.len());

@@ -11,7 +11,7 @@ mod checkpoint;
 mod codec;
 mod effect;
 mod error;
-mod log;
+pub mod log;
 mod mailbox;
 mod namespace;
 mod options;

@@ -130,10 +130,6 @@ impl Namespace {
         })
     }
 
-    pub fn uid_validity(&self, id: MailboxId) -> Option<UidValidity> {
-        self.by_id.get(&id).map(|entry| entry.uid_validity)
-    }
-
     pub fn contains(&self, id: MailboxId) -> bool {
         self.by_id.contains_key(&id)
     }

@@ -10,9 +10,7 @@ use bytes::Bytes;
 
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
-    effect::{
-        MAILBOX_MIN, NewMailbox, put_mailbox, put_property, read_mailbox, read_property,
-    },
+    effect::{MAILBOX_MIN, NewMailbox, put_mailbox, put_property, read_mailbox, read_property},
     mailbox::{Mailbox, MailboxStatus},
     run::RunRef,
     state::AccountState,
@@ -39,12 +37,15 @@ pub(super) fn encode_account(state: &AccountState) -> Vec<u8> {
         subscriptions.retain(|name| **name != info.name);
         out.put_u8(if subscribed { SUBSCRIBED } else { 0 });
         let id = info.id;
-        put_mailbox(&mut out, &NewMailbox {
-            id,
-            uid_validity: info.uid_validity,
-            special_use: info.special_use,
-            name: info.name,
-        });
+        put_mailbox(
+            &mut out,
+            &NewMailbox {
+                id,
+                uid_validity: info.uid_validity,
+                special_use: info.special_use,
+                name: info.name,
+            },
+        );
         let empty = Mailbox::new(info.uid_validity);
         put_mailbox_state(&mut out, state.mailboxes.get(&id).unwrap_or(&empty));
     }
@@ -163,8 +164,10 @@ pub(super) fn decode_directory(payload: &[u8]) -> Decoded<Vec<(AccountId, Lsn)>>
     let mut previous = 0u64;
     for at in 0..count {
         let step = reader.varint("account")?;
-        let account =
-            previous.checked_add(step).filter(|_| step > 0 || at == 0).ok_or(Malformed("account"))?;
+        let account = previous
+            .checked_add(step)
+            .filter(|_| step > 0 || at == 0)
+            .ok_or(Malformed("account"))?;
         previous = account;
         records.push((AccountId(account), Lsn(reader.varint("page lsn")?)));
     }
@@ -215,11 +218,9 @@ pub(super) fn decode_root(payload: &[u8]) -> Decoded<Root> {
         return Err(Malformed("number of buckets"));
     }
     let count = reader.count(1, "spool")?;
-    let spool =
-        (0..count).map(|_| reader.varint("spool").map(Lsn)).collect::<Decoded<Vec<_>>>()?;
+    let spool = (0..count).map(|_| reader.varint("spool").map(Lsn)).collect::<Decoded<Vec<_>>>()?;
     let count = reader.count(16, "deliveries")?;
-    let deliveries =
-        (0..count).map(|_| reader.u128("delivery")).collect::<Decoded<Vec<_>>>()?;
+    let deliveries = (0..count).map(|_| reader.u128("delivery")).collect::<Decoded<Vec<_>>>()?;
     let count = reader.count(17, "intents")?;
     let intents = (0..count)
         .map(|_| Ok((reader.u128("intent")?, Bytes::copy_from_slice(reader.bytes("intent")?))))

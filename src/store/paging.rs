@@ -97,10 +97,7 @@ impl Inner {
         Ok(builder)
     }
 
-    pub(super) async fn read_run(
-        &self,
-        run: &RunRef,
-    ) -> Result<Vec<(Uid, RunRecord)>, StoreError> {
+    pub(super) async fn read_run(&self, run: &RunRef) -> Result<Vec<(Uid, RunRecord)>, StoreError> {
         let (_, payload) = self.log.read(run.lsn).await?;
         decode_run(&payload)
             .and_then(|records| match records.len() == run.records as usize {

@@ -165,8 +165,9 @@ impl Partition {
         let recovered = Log::recover(device, executor.clone(), log_options).await?;
         let (directory, mut standing) = load_checkpoint(&recovered).await?;
         let mut effects = Replayed::default();
-        let (log, report) =
-            recovered.replay(&mut |lsn, header, payload| effects.take(lsn, header, payload)).await?;
+        let (log, report) = recovered
+            .replay(&mut |lsn, header, payload| effects.take(lsn, header, payload))
+            .await?;
         standing.replay(&effects.standing);
 
         let replayed = effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
@@ -326,9 +327,7 @@ impl Partition {
 }
 
 /// Reads the last checkpoint's directory and partition-wide state.
-async fn load_checkpoint(
-    recovered: &Recovered,
-) -> Result<(PageDirectory, Standing), StoreError> {
+async fn load_checkpoint(recovered: &Recovered) -> Result<(PageDirectory, Standing), StoreError> {
     let Some(checkpoint) = recovered.checkpoint() else {
         return Ok((PageDirectory::new(), Standing::default()));
     };

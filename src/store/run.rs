@@ -43,7 +43,9 @@ mod tag {
 }
 
 /// Encodes `records` (ascending by UID) as one run's payload.
-pub(super) fn encode_run<'a>(records: impl ExactSizeIterator<Item = (Uid, RunRecord)> + 'a) -> Vec<u8> {
+pub(super) fn encode_run<'a>(
+    records: impl ExactSizeIterator<Item = (Uid, RunRecord)> + 'a,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + records.len() * 40);
     out.put_varint(records.len() as u64);
     let mut previous = 0;

@@ -6,11 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::{
-    effect::Effect,
-    page::Root,
-    partition::Spooled,
-};
+use super::{effect::Effect, page::Root, partition::Spooled};
 use crate::model::Lsn;
 
 /// Delivery ids remembered; a repetition that comes later than this many others is not recognised.
@@ -45,8 +41,7 @@ impl Standing {
         root.applied = self.applied;
         root.spool = self.spool.keys().copied().collect();
         root.deliveries = self.order.iter().copied().collect();
-        root.intents =
-            self.intents.iter().map(|(id, payload)| (*id, payload.clone())).collect();
+        root.intents = self.intents.iter().map(|(id, payload)| (*id, payload.clone())).collect();
     }
 
     /// The entry that carries out, or will, the delivery `id`.

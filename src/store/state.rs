@@ -55,11 +55,7 @@ pub(super) struct AccountState {
 
 impl AccountCell {
     pub fn new(state: AccountState) -> AccountCell {
-        AccountCell {
-            memory: Cell::new(0),
-            last_used: Cell::new(0),
-            state: RefCell::new(state),
-        }
+        AccountCell { memory: Cell::new(0), last_used: Cell::new(0), state: RefCell::new(state) }
     }
 }
 
@@ -192,13 +188,7 @@ impl AccountState {
         }
     }
 
-    fn publish_in(
-        &mut self,
-        mailbox: MailboxId,
-        lsn: Lsn,
-        effect: &Effect,
-        wake: &mut Vec<Waker>,
-    ) {
+    fn publish_in(&mut self, mailbox: MailboxId, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         if let Some(mailbox) = self.mailboxes.get_mut(&mailbox) {
             mailbox.publish(lsn, effect);
             mailbox.take_watchers(wake);
