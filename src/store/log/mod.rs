@@ -286,7 +286,7 @@ impl Segment {
 fn failed(error: io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
-        _ => StoreError::Io(Rc::new(error)),
+        _ => StoreError::Io(error.into()),
     }
 }
 

@@ -86,7 +86,7 @@ struct Tip {
 
 fn refused(name: &str, reason: impl std::fmt::Display) -> StoreError {
     let what = format!("{name}: {reason}");
-    StoreError::Io(Rc::new(io::Error::new(io::ErrorKind::Unsupported, what)))
+    StoreError::Io(io::Error::new(io::ErrorKind::Unsupported, what).into())
 }
 
 impl Recovered {
