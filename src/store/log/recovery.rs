@@ -20,7 +20,7 @@ use super::{
     Batch, Checkpoint, Ended, Inner, Log, LogOptions, LogProbe, READ_AHEAD, Segment, State,
     entry::{EntryError, EntryHeader},
     failed, no_segment, read_entry,
-    scan::{Expected, Piece, SegmentScan, entries, scan_segment},
+    scan::{Expected, Piece, SegmentScan, entries, scan_batches, scan_segment},
     segment::{
         BLOCK, CheckpointFile, HeaderError, SegmentHeader, align, checkpoint_name,
         checkpoint_sequence, segment_epoch, segment_name,
@@ -55,6 +55,8 @@ pub struct Recovered {
     checkpoint_files: BTreeSet<u64>,
     /// Known from the checkpoint to have been durable.
     durable: Lsn,
+    /// From the checkpoint: a batch starts here, and nothing before it is replayed.
+    scan_from: Lsn,
     /// No segment had this epoch.
     epoch_next: u64,
     /// No entry had an LSN from here on.
@@ -106,6 +108,7 @@ impl Recovered {
             checkpoint_next: 1,
             checkpoint_files: BTreeSet::new(),
             durable: Lsn(0),
+            scan_from: Lsn(0),
             epoch_next: 1,
             lsn_next: 0,
             report: RecoveryReport::default(),
@@ -145,6 +148,7 @@ impl Recovered {
                     self.checkpoint = Some(found.checkpoint);
                     self.checkpoint_sequence = sequence;
                     self.durable = found.durable;
+                    self.scan_from = found.scan_from;
                     self.lsn_next = align(found.durable.0);
                     return Ok(());
                 }
@@ -272,7 +276,7 @@ impl Recovered {
             let next = self.started.get(index + 1).map(|next| next.segment.base);
             self.check_predecessor(index, from);
             if next.is_none_or(|next| next > from) {
-                tip = self.replay_segment(index, from, replay).await?;
+                tip = self.replay_segment(index, replay).await?;
                 self.executor.yield_now().await;
             }
         }
@@ -293,7 +297,6 @@ impl Recovered {
     async fn replay_segment(
         &mut self,
         index: usize,
-        from: u64,
         replay: &mut Replay<'_>,
     ) -> Result<Tip, StoreError> {
         let started = &self.started[index];
@@ -310,40 +313,54 @@ impl Recovered {
                 (u64::MAX, self.durable)
             }
         };
-        let bytes = file.read_at(0, len.min(limit) as usize).await.map_err(failed)?;
-        let scan = self.scan(&bytes, segment.epoch, durable)?;
-        self.report.tail_bytes += scan.tail as u64 + len.saturating_sub(limit);
+        let skip = self.skip(index);
+        let len = len.min(limit).saturating_sub(skip);
+        let bytes = file.read_at(skip, len as usize).await.map_err(failed)?;
+        let scan = match self.started[index].header {
+            Some(header) if skip > 0 => scan_batches(&bytes, header, skip, durable),
+            _ => self.scan(&bytes, segment.epoch, durable)?,
+        };
+        self.report.tail_bytes += scan.tail as u64;
         for piece in &scan.pieces {
-            self.replay_piece(&segment, &bytes, piece, from, replay)?;
+            self.replay_piece(&segment, &bytes, skip, piece, replay)?;
         }
-        let end = segment.base + scan.end as u64;
+        let end = segment.base + skip + scan.end as u64;
         self.lsn_next = self.lsn_next.max(end);
         Ok(Tip { ended: Ended { epoch: segment.epoch, end }, chain: scan.chain })
+    }
+
+    /// How much of a segment need not be looked at, because the checkpoint has it.
+    fn skip(&self, index: usize) -> u64 {
+        let started = &self.started[index];
+        let skip = self.scan_from.0.saturating_sub(started.segment.base);
+        let inside = skip >= BLOCK as u64 && skip % BLOCK as u64 == 0 && skip < started.len;
+        if inside && started.header.is_some() { skip } else { 0 }
     }
 
     fn replay_piece(
         &mut self,
         segment: &Segment,
         bytes: &[u8],
+        skip: u64,
         piece: &Piece,
-        from: u64,
         replay: &mut Replay<'_>,
     ) -> Result<(), StoreError> {
         let name = &segment.name;
+        let from = self.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0);
         let (start, end) = match piece {
             Piece::Damage { start, what, .. } => {
-                self.report.damage.push((name.clone(), *start as u64, what.clone()));
+                self.report.damage.push((name.clone(), skip + *start as u64, what.clone()));
                 return Ok(());
             }
             Piece::DamagedBatch { start, end } => {
                 let what = "batch payload checksum does not match".to_owned();
-                self.report.damage.push((name.clone(), *start as u64, what));
+                self.report.damage.push((name.clone(), skip + *start as u64, what));
                 (*start, *end)
             }
             Piece::Batch { start, end } => (*start, *end),
         };
         let payload = bytes.get(start..end).unwrap_or_default();
-        for entry in entries(payload, Lsn(segment.base + start as u64)) {
+        for entry in entries(payload, Lsn(segment.base + skip + start as u64)) {
             match (entry.header, entry.payload) {
                 (_, Err(EntryError::Unknown { kind, version })) => {
                     return Err(refused(name, EntryError::Unknown { kind, version }));
@@ -380,6 +397,7 @@ impl Recovered {
             durable: base,
             buffered: 0,
             chain: tip.chain,
+            batch_starts: VecDeque::new(),
             ended: tip.ended,
             checkpoint: self.checkpoint,
             checkpoint_sequence: self.checkpoint_sequence,

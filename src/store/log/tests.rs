@@ -379,8 +379,17 @@ fn start_reads_from_the_checkpoint_on() {
     let (device, simulation) = (MemoryDevice::new(), Simulation::new(12));
     simulation.run_until(async {
         let (log, ..) = reopen(&device, &simulation).await;
-        append_each(&log, 0..40).await;
+        // Until the next entry lies well inside a segment.
+        let holder = |lsn| segment_of(&log.0.state.borrow().segments, lsn).unwrap();
+        for uid in 0.. {
+            append_each(&log, uid..uid + 1).await;
+            let next = log.next_lsn();
+            if uid > 20 && next.0 - holder(next).base > 2 * SCAN_STEP {
+                break;
+            }
+        }
         let replay_from = log.next_lsn();
+        let before = holder(replay_from);
         let root = EntryHeader { kind: EntryKind::CheckpointRoot, ..header(0) };
         let root = log.append(root, &[b"pages"]).unwrap();
         append_each(&log, 40..45).await;
@@ -393,8 +402,10 @@ fn start_reads_from_the_checkpoint_on() {
         append_each(&log, 45..80).await;
         log.close().await.unwrap();
 
-        // The second time the file is broken, and the segments tell.
-        for damage in [0, 1] {
+        // What lies before the checkpoint is not looked at: damage there goes unnoticed. The second
+        // time the checkpoint's file is broken, the segments tell, and one is scanned whole.
+        device.corrupt(&before.name, |bytes| bytes[BLOCK + 100] ^= 1);
+        for damage in [0, 3] {
             let (log, entries, report) = reopen(&device, &simulation).await;
             assert_eq!(log.checkpoint(), Some(Checkpoint { root, replay_from }));
             assert_eq!(entries.len(), 1 + 40);
