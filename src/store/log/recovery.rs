@@ -4,8 +4,9 @@
 //! checkpoint before it can take in what came after: [`Recovered::read`] for the pages, then
 //! [`Recovered::replay`].
 //!
-//! A segment found here is never appended to. The last one may hold a batch that was written and
-//! not synced; it is synced before it is believed, so that nothing published from it can be lost.
+//! A segment found here is never appended to. A process that was killed may have left files,
+//! batches and a checkpoint that were written and not synced; whatever is believed is synced first,
+//! so that nothing published from it can be lost.
 
 use std::{
     cell::RefCell,
@@ -113,6 +114,8 @@ impl Recovered {
             lsn_next: 0,
             report: RecoveryReport::default(),
         };
+        // Files that a killed process made may not be in the directory for good yet.
+        recovered.device.sync_directory().await.map_err(failed)?;
         let names = recovered.device.list().await.map_err(failed)?;
         recovered.find_checkpoint(&names).await?;
         recovered.find_segments(&names).await?;
@@ -139,6 +142,7 @@ impl Recovered {
         for sequence in self.checkpoint_files.clone().into_iter().rev() {
             let name = checkpoint_name(sequence);
             let file = self.device.open(&name).await.map_err(failed)?;
+            file.sync().await.map_err(failed)?;
             let content = file.read_at(0, BLOCK).await.map_err(failed)?;
             match CheckpointFile::decode(&content) {
                 Ok(found) if found.partition != self.options.partition => {
@@ -182,10 +186,11 @@ impl Recovered {
     async fn find_segments(&mut self, names: &[String]) -> Result<(), StoreError> {
         let mut epochs: Vec<u64> = names.iter().filter_map(|name| segment_epoch(name)).collect();
         epochs.sort_unstable();
-        self.epoch_next = epochs.last().map_or(1, |last| last + 1);
+        let last = epochs.last().copied().unwrap_or(0);
+        self.epoch_next = last + 1;
         let mut found = Vec::with_capacity(epochs.len());
         for epoch in epochs {
-            found.push(self.look_at(epoch).await?);
+            found.push(self.look_at(epoch, epoch == last).await?);
         }
         for (index, Found { epoch, len, header }) in found.iter().enumerate() {
             let successor = found[index + 1..].iter().find_map(|later| later.header);
@@ -213,11 +218,15 @@ impl Recovered {
         Ok(())
     }
 
-    /// Reads a segment's header. A whole header that does not belong here is refused: somebody
+    /// Reads a segment's header. All but the last segment were synced to their end before the next
+    /// one was begun; the last is synced here, before anything in it is believed. A whole header that does not belong here is refused: somebody
     /// mixed up files, and guessing would make it worse.
-    async fn look_at(&self, epoch: u64) -> Result<Found, StoreError> {
+    async fn look_at(&self, epoch: u64, last: bool) -> Result<Found, StoreError> {
         let name = segment_name(epoch);
         let file = self.device.open(&name).await.map_err(failed)?;
+        if last {
+            file.sync().await.map_err(failed)?;
+        }
         let len = file.len().await.map_err(failed)?;
         let block = file.read_at(0, BLOCK).await.map_err(failed)?;
         let header = match SegmentHeader::decode(&block) {
@@ -308,10 +317,7 @@ impl Recovered {
             Some(header) => {
                 (header.predecessor_end.0.saturating_sub(segment.base), header.predecessor_end)
             }
-            None => {
-                file.sync().await.map_err(failed)?;
-                (u64::MAX, self.durable)
-            }
+            None => (u64::MAX, self.durable),
         };
         let skip = self.skip(index);
         let len = len.min(limit).saturating_sub(skip);
