@@ -551,3 +551,76 @@ fn checkpoint_bytes_are_proportional_to_change() {
         assert_eq!(snapshot(&account, MailboxId::INBOX).await.status().messages, before.messages);
     });
 }
+
+/// `cargo test --release --lib store::tests::measure -- --ignored --nocapture`: microseconds of
+/// one delivery of 4 KiB, simulator included.
+#[test]
+#[ignore = "measures, asserts nothing"]
+fn measure_deliveries() {
+    run(async |world: Rc<World>| {
+        let mut options = world.options.clone();
+        options.segment_size = 64 << 20;
+        let device = Rc::new(world.device.clone());
+        let executor = Rc::new(world.simulation.clone());
+        let (partition, _) = Partition::open(device, executor, options).await.unwrap();
+        let body = bytes(1, 4096);
+        for accounts in [1, 1000] {
+            const SESSIONS: u64 = 100;
+            const EACH: u64 = 200;
+            for id in 0..accounts {
+                partition.account(AccountId(id)).await.unwrap();
+            }
+            let session = |number: u64| {
+                let (partition, body) = (partition.clone(), body.clone());
+                async move {
+                    for n in 0..EACH {
+                        deliver(&partition, AccountId((number + n * 7) % accounts), &body).await;
+                    }
+                }
+            };
+            let start = std::time::Instant::now();
+            join_all(&world.simulation, (0..SESSIONS).map(session).collect()).await;
+            let each = start.elapsed().as_secs_f64() * 1e6 / (SESSIONS * EACH) as f64;
+            println!("{accounts} accounts: {each:.2} us, {:?}", partition.probe());
+        }
+        let account = partition.account(AccountId(0)).await.unwrap();
+        for _ in 0..9 {
+            let messages: Vec<Message> = snapshot(&account, MailboxId::INBOX)
+                .await
+                .iter_from(0)
+                .take(20_000)
+                .copied()
+                .collect();
+            account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
+        }
+        let view = account.select(MailboxId::INBOX, true).await.unwrap();
+        let mut held = view.current().unwrap();
+        let mut sum = Duration::ZERO;
+        for _ in 0..100 {
+            deliver(&partition, AccountId(0), b"x").await;
+            let start = std::time::Instant::now();
+            let now = view.current().unwrap();
+            assert_eq!(held.difference(&now).added, 1);
+            held = now;
+            sum += start.elapsed();
+        }
+        println!("difference of {} messages: {:?}", held.len(), sum / 100);
+        let start = std::time::Instant::now();
+        for _ in 0..100 {
+            let effect = super::effect::Effect::Message {
+                account: AccountId(0),
+                mailbox: MailboxId::INBOX,
+                message: Message { uid: Uid(3_000_000_000), ..Message::default() },
+            };
+            let mut state = account.cell.state.borrow_mut();
+            let mailbox = state.mailboxes.get_mut(&MailboxId::INBOX).unwrap();
+            let held = mailbox.snapshot();
+            mailbox.publish(Lsn(0), &effect);
+            account.inner.memory.get();
+            drop(held);
+            let loaded = mailbox.loaded.as_mut().unwrap();
+            Rc::make_mut(loaded).table.remove(&[Uid(3_000_000_000)], |_| ());
+        }
+        println!("publish with a held view: {:?}", start.elapsed() / 100);
+    });
+}
