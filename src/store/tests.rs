@@ -410,6 +410,72 @@ fn a_failed_sync_shows_nothing_and_refuses_everything() {
     });
 }
 
+/// Whatever fails and whenever: what was told is there after reopening, what was refused is there
+/// whole or not at all, and nothing was shown that is gone.
+#[test]
+fn a_failing_device_loses_nothing_that_was_told() {
+    type Fault = fn(u64) -> Faults;
+    const CASES: &[(&str, Fault)] = &[
+        ("sync", |at| Faults { failed_syncs: vec![at], ..Faults::default() }),
+        ("append", |at| Faults { failed_appends: vec![at], ..Faults::default() }),
+        ("short append", |at| Faults { short_appends: vec![at], ..Faults::default() }),
+        ("full", |at| Faults { full_from: Some(at), ..Faults::default() }),
+    ];
+    for (name, fault) in CASES {
+        for at in 0..25 {
+            run(async |world: Rc<World>| {
+                world.device.inject(fault(at));
+                let partition = world.open().await;
+                let session = |number: u64| {
+                    let partition = partition.clone();
+                    async move {
+                        let mut told = Vec::new();
+                        for n in 0..6 {
+                            let body = staged(&partition, &bytes(number * 100 + n, 900)).await;
+                            let targets = vec![target(ALICE), target(BOB)];
+                            match partition.deliver(body, targets, None).await {
+                                Ok(delivered) => told.push((number * 100 + n, delivered)),
+                                Err(_) => break,
+                            }
+                        }
+                        told
+                    }
+                };
+                let told = join_all(&world.simulation, (0..5).map(session).collect()).await;
+                let mut shown = Vec::new();
+                for id in [ALICE, BOB] {
+                    let Ok(account) = partition.account(id).await else { continue };
+                    for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
+                        shown.push((id, message.uid, whole_body(&account, message).await));
+                    }
+                }
+                world.device.inject(Faults::default());
+                let again = world.open().await;
+                let mut found = Vec::new();
+                for id in [ALICE, BOB] {
+                    let account = again.account(id).await.unwrap();
+                    for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
+                        found.push((id, message.uid, whole_body(&account, message).await));
+                    }
+                }
+                for (seed, delivered) in told.iter().flatten() {
+                    for place in delivered {
+                        let expected = (place.account, place.uid, bytes(*seed, 900));
+                        assert!(found.contains(&expected), "{name} {at}: {place:?} is gone");
+                    }
+                }
+                for message in shown {
+                    assert!(found.contains(&message), "{name} {at}: was shown");
+                }
+                let alices = found.iter().filter(|(id, ..)| *id == ALICE).count();
+                assert_eq!(alices * 2, found.len(), "{name} {at}: half a delivery");
+                let next = deliver(&again, ALICE, b"next").await.uid;
+                assert!(found.iter().all(|(id, uid, _)| *id != ALICE || *uid < next));
+            });
+        }
+    }
+}
+
 #[test]
 fn spooled_mail_waits_through_restarts() {
     run(async |world: Rc<World>| {
