@@ -382,7 +382,8 @@ impl Log {
     /// Cancel-safe.
     pub fn durable(&self, lsn: Lsn) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let inner = self.0.clone();
-        async move { wait(&inner, |state| &mut state.waiters, lsn.0, |state| state.settled(lsn)).await }
+        let settled = move |state: &mut State| state.settled(lsn);
+        async move { wait(&inner, |state| &mut state.waiters, lsn.0, settled).await }
     }
 
     /// Sets the one callback. The writer calls it right after each sync and before the waiters of

@@ -219,8 +219,9 @@ impl Recovered {
     }
 
     /// Reads a segment's header. All but the last segment were synced to their end before the next
-    /// one was begun; the last is synced here, before anything in it is believed. A whole header that does not belong here is refused: somebody
-    /// mixed up files, and guessing would make it worse.
+    /// one was begun; the last is synced here, before anything in it is believed. A whole header
+    /// that does not belong here is refused: somebody mixed up files, and guessing would make it
+    /// worse.
     async fn look_at(&self, epoch: u64, last: bool) -> Result<Found, StoreError> {
         let name = segment_name(epoch);
         let file = self.device.open(&name).await.map_err(failed)?;

@@ -568,7 +568,10 @@ proptest! {
     /// Whatever happens to a segment's bytes, scanning them ends, and what it calls whole is.
     #[test]
     fn scan_bears_anything(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 1usize..9000), 0..6),
+        edits in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<u8>(), 1usize..9000),
+            0..6,
+        ),
         cut in any::<prop::sample::Index>(),
         durable in prop::option::of(0u64..60_000),
     ) {
