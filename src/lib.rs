@@ -17,6 +17,7 @@
 //! Protocol decides what is legal, service what is wanted, store what is durable, runtime when it
 //! runs. `docs/architecture.md` is the longer map.
 
+pub mod config;
 pub mod directory;
 pub mod metrics;
 pub mod model;
