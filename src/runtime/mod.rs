@@ -3,10 +3,19 @@
 //! `glommio::` is named only below this folder. Everything above sees the traits and types here,
 //! so that the store runs under the simulator (`sim`) exactly as it runs in production.
 
+pub mod acceptor;
 pub mod connection;
 pub mod device;
 pub mod executor;
 pub mod mesh;
+pub mod pipe;
+pub mod resources;
+pub mod shard;
+pub mod timer;
+pub mod tls;
+
+mod tls_session;
+mod transport;
 
 use std::{future::Future, pin::Pin};
 
