@@ -7,12 +7,16 @@ pub mod acceptor;
 pub mod connection;
 pub mod device;
 pub mod executor;
+pub mod host;
 pub mod mesh;
 pub mod pipe;
+pub mod privilege;
 pub mod resources;
 pub mod shard;
+pub mod signal;
 pub mod timer;
 pub mod tls;
+pub mod worker;
 
 mod tls_session;
 mod transport;
