@@ -388,3 +388,264 @@ impl Summarizer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::Part, *};
+
+    fn summarize<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Summary {
+        let mut summarizer = Summarizer::new();
+        chunks.into_iter().for_each(|chunk| summarizer.push(chunk));
+        summarizer.finish()
+    }
+
+    /// The tree on one line: `type/subtype:lines"body"` and children in parentheses.
+    fn tell(part: Part<'_>, message: &[u8]) -> String {
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        let mut out = format!("{}/{}", text(part.media_type()), text(part.media_subtype()));
+        let children: Vec<Part<'_>> = part.children().chain(part.message()).collect();
+        if children.is_empty() {
+            let body = &message[part.body().start as usize..part.body().end as usize];
+            out += &format!(":{}\"{}\"", part.lines(), text(body));
+        }
+        if part.kind() != PartKind::Leaf {
+            let children: Vec<String> = children.iter().map(|part| tell(*part, message)).collect();
+            out += &format!(":{}({})", part.lines(), children.join(" "));
+        }
+        out
+    }
+
+    /// Whole, in pieces of every size, and cut in two at every octet.
+    fn check(message: &[u8], expected: &str) {
+        let whole = summarize([message]);
+        assert_eq!(tell(whole.root(), message), expected, "{}", message.escape_ascii());
+        for size in 1..message.len().min(40) {
+            assert_eq!(summarize(message.chunks(size)), whole, "pieces of {size}");
+        }
+        for cut in 0..message.len() {
+            assert_eq!(summarize([&message[..cut], &message[cut..]]), whole, "cut at {cut}");
+        }
+    }
+
+    const MIXED: &str = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";
+
+    /// Message after `MIXED`, tree.
+    const MIXED_CASES: &[(&str, &str)] = &[
+        ("", "multipart/mixed:0\"\":0()"),
+        ("--b\r\n\r\none\r\n--b--\r\n", "multipart/mixed:4(text/plain:0\"one\")"),
+        (
+            "preamble\r\n--b\r\n\r\none\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>\r\n--b--\r\nepilogue",
+            "multipart/mixed:10(text/plain:1\"one\\r\\n\" text/html:0\"<p>\")",
+        ),
+        // The end is missing.
+        ("--b\r\n\r\none\r\n", "multipart/mixed:3(text/plain:1\"one\\r\\n\")"),
+        ("--b\r\n\r\none\r\n--b", "multipart/mixed:3(text/plain:0\"one\")"),
+        ("--b\r\n\r\none\r\n--b--", "multipart/mixed:3(text/plain:0\"one\")"),
+        // Headers without their blank line.
+        (
+            "--b\r\nX: y\r\n--b\r\n--b\r\n",
+            "multipart/mixed:4(text/plain:0\"\" text/plain:0\"\" text/plain:0\"\")",
+        ),
+        ("--b\r\nContent-Type: a/b", "multipart/mixed:1(a/b:0\"\")"),
+        (
+            "--b\r\nContent-Type: message/rfc822\r\n--b--",
+            "multipart/mixed:2(message/rfc822:0(text/plain:0\"\"))",
+        ),
+        // What only resembles a delimiter.
+        (
+            "--b\r\n\r\n --b\r\n-b\r\n--\r\n-\r\n--a\r\n\r\n--b--",
+            "multipart/mixed:8(text/plain:5\" --b\\r\\n-b\\r\\n--\\r\\n-\\r\\n--a\\r\\n\")",
+        ),
+        ("--b\r\n\r\nx--b\r\n--b--", "multipart/mixed:3(text/plain:0\"x--b\")"),
+        ("--b\r\n--x: y\r\n-: z\r\n\r\none\r\n--b--", "multipart/mixed:5(text/plain:0\"one\")"),
+        // Padding after a boundary; more than a boundary (RFC 2046 5.1.1).
+        ("--b \t \r\n\r\none\r\n--b-- \r\n", "multipart/mixed:4(text/plain:0\"one\")"),
+        ("--box\r\n\r\none\r\n--b--ox\r\n", "multipart/mixed:4(text/plain:0\"one\")"),
+        // Bare LF for line ends.
+        (
+            "--b\n\none\n--b\n\ntwo\n--b--\n",
+            "multipart/mixed:7(text/plain:0\"one\" text/plain:0\"two\")",
+        ),
+        // After the close delimiter nothing begins.
+        ("--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo\r\n", "multipart/mixed:7(text/plain:0\"one\")"),
+        // An inner multipart with the same boundary takes it until it is closed.
+        (
+            "--b\r\nContent-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
+            "multipart/mixed:11(multipart/alternative:3(text/plain:0\"one\") text/plain:0\"two\")",
+        ),
+        // An inner multipart that is not closed; one whose boundary begins as the outer one.
+        (
+            "--b\r\nContent-Type: multipart/alternative; boundary=c\r\n\r\n--c\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
+            "multipart/mixed:10(multipart/alternative:2(text/plain:0\"one\") text/plain:0\"two\")",
+        ),
+        (
+            "--b\r\nContent-Type: multipart/alternative; boundary=bb\r\n\r\n--bb\r\n\r\none\r\n--bb--\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
+            "multipart/mixed:11(multipart/alternative:3(text/plain:0\"one\") text/plain:0\"two\")",
+        ),
+        (
+            "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\ntwo\r\nlines\r\n--b--\r\n",
+            "multipart/mixed:8(message/rfc822:3(text/plain:1\"two\\r\\nlines\"))",
+        ),
+        (
+            "--b\r\nContent-Type: multipart/mixed\r\n\r\none\r\n--b--\r\n",
+            "multipart/mixed:5(text/plain:0\"one\")",
+        ),
+    ];
+
+    const CASES: &[(&str, &str)] = &[
+        ("", "text/plain:0\"\""),
+        ("\r\n", "text/plain:0\"\""),
+        ("\n", "text/plain:0\"\""),
+        ("\r", "text/plain:0\"\""),
+        ("Subject: no body", "text/plain:0\"\""),
+        ("Subject: a\r\n\r\none\r\ntwo", "text/plain:1\"one\\r\\ntwo\""),
+        ("Subject: a\n\none\n", "text/plain:1\"one\\n\""),
+        ("A: b\r\nr\r\n\r\nbody", "text/plain:0\"body\""),
+        ("Content-Type: nonsense\r\n\r\n", "text/plain:0\"\""),
+        ("Content-Type: multipart/mixed\r\n\r\n--\r\n", "text/plain:1\"--\\r\\n\""),
+        ("Content-Type: multipart/mixed; boundary=\"\"\r\n\r\n", "text/plain:0\"\""),
+        (
+            "Content-Type: message/rfc822\r\n\r\nA: b\r\n\r\nx",
+            "message/rfc822:2(text/plain:0\"x\")",
+        ),
+        (
+            "Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\nSubject: in\r\n\r\none\r\n\
+             --b\r\nContent-Type: text/plain\r\n\r\ntwo\r\n--b--\r\n",
+            "multipart/digest:10(message/rfc822:2(text/plain:0\"one\") text/plain:0\"two\")",
+        ),
+    ];
+
+    #[test]
+    fn trees() {
+        for (message, expected) in CASES {
+            check(message.as_bytes(), expected);
+        }
+        for (rest, expected) in MIXED_CASES {
+            check([MIXED, rest].concat().as_bytes(), expected);
+        }
+    }
+
+    #[test]
+    fn texts() {
+        let message =
+            b"Date: today\r\nSUBJECT: one\r\n two\r\nSubject: second\r\nTo: a@b\r\nto: c@d\r\n\
+            Content-Type: text/html; charset=x; name=\"a b\"\r\n\
+            Content-Disposition: attachment; filename=f\r\nContent-ID: <i>\r\n\
+            Content-Language: en, de\r\nContent-Transfer-Encoding: BASE64 (x)\r\n\
+            Content-Location: http://x\r\nContent-MD5: m\r\nContent-Description: d\r\n\
+            In-Reply-To: <r>\r\nMessage-ID: <m>\r\nFrom: f@g\r\n\r\n";
+        let summary = summarize([message.as_slice()]);
+        let envelope = summary.envelope();
+        assert_eq!(envelope.date, Some(b"today".as_slice()));
+        assert_eq!(envelope.subject, Some(b"one two".as_slice()));
+        assert_eq!(envelope.to.len(), 2);
+        assert_eq!(envelope.sender, envelope.from);
+        assert_eq!(envelope.reply_to, envelope.from);
+        assert_eq!(envelope.in_reply_to, Some(b"<r>".as_slice()));
+        assert_eq!(envelope.message_id, Some(b"<m>".as_slice()));
+        let root = summary.root();
+        assert_eq!(root.id(), Some(b"<i>".as_slice()));
+        assert_eq!(root.description(), Some(b"d".as_slice()));
+        assert_eq!(root.encoding(), b"BASE64");
+        assert_eq!(root.md5(), Some(b"m".as_slice()));
+        assert_eq!(root.location(), Some(b"http://x".as_slice()));
+        assert_eq!(root.disposition(), Some(b"attachment".as_slice()));
+        assert_eq!(root.languages().collect::<Vec<_>>(), [b"en", b"de"]);
+        let pairs = |name: &'static str, value: &'static str| (name.as_bytes(), value.as_bytes());
+        assert_eq!(
+            root.parameters().collect::<Vec<_>>(),
+            [pairs("charset", "x"), pairs("name", "a b")]
+        );
+        assert_eq!(root.disposition_parameters().collect::<Vec<_>>(), [pairs("filename", "f")]);
+        let bare = summarize([b"\r\n".as_slice()]);
+        assert_eq!(bare.root().parameters().collect::<Vec<_>>(), [pairs("charset", "us-ascii")]);
+        assert_eq!(bare.envelope(), super::super::Envelope::default());
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let mut multiparts = Vec::new();
+        for depth in 0..20_000 {
+            let start =
+                format!("Content-Type: multipart/mixed; boundary={depth}.\r\n\r\n--{depth}.\r\n");
+            multiparts.extend_from_slice(start.as_bytes());
+        }
+        let messages = "Content-Type: message/rfc822\r\n\r\n".repeat(20_000);
+        for message in [multiparts, messages.into_bytes()] {
+            let summary = summarize([message.as_slice()]);
+            assert_eq!(summary.records.len(), DEPTH_MAX + 1);
+            let deepest = Part { summary: &summary, index: DEPTH_MAX };
+            assert_eq!(deepest.media_subtype(), b"octet-stream");
+            assert_eq!(deepest.body().end, message.len() as u64);
+            assert_eq!(Summary::decode(&summary.encode()), Ok(summary.clone()));
+        }
+    }
+
+    #[test]
+    fn the_number_of_parts_is_bounded() {
+        let part = "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: x\r\n\r\ny\r\n";
+        let message = [MIXED, &part.repeat(20_000), "--b--\r\nepilogue\r\n"].concat();
+        let summary = summarize([message.as_bytes()]);
+        assert_eq!(summary.records.len(), PARTS_MAX);
+        let last = Part { summary: &summary, index: PARTS_MAX - 1 };
+        assert_eq!(last.media_subtype(), b"octet-stream");
+        assert_eq!(last.body().end, (message.len() - "\r\n--b--\r\nepilogue\r\n".len()) as u64);
+        assert_eq!(Summary::decode(&summary.encode()), Ok(summary.clone()));
+    }
+
+    #[test]
+    fn headers_and_texts_are_bounded() {
+        let to = "To: someone@example.org, \r\n".repeat(40_000) + "X:";
+        let field = format!("Subject: {}", "x".repeat(2 * HEADER_SIZE_MAX));
+        for header in [to, field, "X".repeat(2 * HEADER_SIZE_MAX)] {
+            let message = [&header, "\r\n\r\nbody"].concat();
+            let summary = summarize([message.as_bytes()]);
+            assert_eq!(summary.root().body(), message.len() as u64 - 4..message.len() as u64);
+            assert!(summary.text.len() <= TEXT_SIZE_MAX);
+            assert_eq!(summarize(message.as_bytes().chunks(1000)), summary);
+            let envelope = summary.envelope();
+            assert!(envelope.to.iter().all(|to| to.host.as_deref() == Some(b"example.org")));
+        }
+        let part = format!("--b\r\nContent-Description: {}\r\n\r\n\r\n", "x".repeat(70_000));
+        let message = [MIXED, &part.repeat(20)].concat();
+        let summary = summarize([message.as_bytes()]);
+        assert_eq!(summary.records.len(), 21);
+        assert!(summary.text.len() <= TEXT_SIZE_MAX);
+    }
+
+    /// Pieces that make delimiters, headers and line ends meet in every way.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop::sample::select(vec![
+            "\r\n",
+            "\n",
+            "\r",
+            "-",
+            "--",
+            "--b",
+            "--bb",
+            "--b--",
+            "--bb--",
+            " ",
+            "x",
+            "b",
+            ":",
+            "Content-Type: multipart/mixed; boundary=b\r\n",
+            "Content-Type: multipart/digest; boundary=bb\r\n",
+            "Content-Type: message/rfc822\r\n",
+            "Subject: s\r\n",
+        ]);
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_make_no_difference(message in message(), size in 1usize..20) {
+            let whole = summarize([message.as_slice()]);
+            prop_assert_eq!(&summarize(message.chunks(size)), &whole);
+            // The decoder checks every invariant of the tree.
+            prop_assert_eq!(Summary::decode(&whole.encode()), Ok(whole));
+        }
+    }
+}
