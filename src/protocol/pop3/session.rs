@@ -22,7 +22,7 @@ pub struct Offer {
     pub start_tls: bool,
 }
 
-/// One connection's session.
+/// One connection's session. Plain data: a handover takes it along.
 #[derive(Debug)]
 pub struct Session {
     framer: LineFramer,
