@@ -12,8 +12,8 @@ use super::{reply::Failure, selected::Selected};
 use crate::{
     model::{Flags, ModSeq},
     protocol::{
-        imap::{DateTest, Ranges, SearchKey},
-        mime::{Needle, Scope, date},
+        imap::{Code, DateTest, Ranges, SearchKey},
+        mime::{Needle, Scope},
     },
     store::Message,
 };
@@ -56,14 +56,18 @@ pub(super) struct Query {
 
 /// What is known of a message beside its entry in the snapshot.
 #[derive(Default)]
-pub(super) struct Known<'a> {
-    pub header: Option<&'a [u8]>,
+pub(super) struct Known {
+    /// Day of the Date field, if it has one that can be read.
+    pub sent_day: Option<Option<i64>>,
+    pub header: Option<Vec<u8>>,
     /// By index in [`Query::needles`].
-    pub found: Option<&'a [bool]>,
+    pub found: Option<Vec<bool>>,
 }
 
+/// What a test would have to know; the cheapest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Need {
+    SentDay,
     Header,
     Text,
 }
@@ -102,7 +106,7 @@ impl Query {
         index: usize,
         message: &Message,
         selected: &Selected,
-        known: &Known<'_>,
+        known: &Known,
     ) -> Verdict {
         Subject { sequence: index as u32 + 1, message, selected, known }.test(&self.key)
     }
@@ -110,7 +114,8 @@ impl Query {
 
 /// RFC 3501 6.4.4: the code lists what we do support; it is a hint, so the common ones are enough.
 fn bad_charset() -> Failure {
-    Failure::no("BADCHARSET (US-ASCII UTF-8 ISO-8859-1)", "Charset not supported")
+    let charsets = Code::BadCharset(&["US-ASCII", "UTF-8", "ISO-8859-1"]);
+    Failure::no(charsets, "Charset not supported")
 }
 
 struct Compiler<'a> {
@@ -179,7 +184,7 @@ struct Subject<'a> {
     sequence: u32,
     message: &'a Message,
     selected: &'a Selected,
-    known: &'a Known<'a>,
+    known: &'a Known,
 }
 
 impl Subject<'_> {
@@ -195,18 +200,20 @@ impl Subject<'_> {
                 let seconds = message.internal_date.unix_seconds();
                 date_matches(*test, seconds.div_euclid(SECONDS_PER_DAY), *day).into()
             }
-            Key::SentDate(test, day) => self.with_header(|header| {
-                sent_day(header).is_some_and(|sent| date_matches(*test, sent, *day))
-            }),
+            Key::SentDate(test, day) => match self.known.sent_day {
+                Some(sent) => sent.is_some_and(|sent| date_matches(*test, sent, *day)).into(),
+                None => Verdict::Needs(Need::SentDay),
+            },
             Key::Larger(size) => (message.body.size > *size).into(),
             Key::Smaller(size) => (message.body.size < *size).into(),
             Key::Sequence(ranges) => ranges.contains(self.sequence).into(),
             Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
-            Key::Header { name, needle } => {
-                self.with_header(|header| needle.is_in_header(header, name))
-            }
-            Key::Text(needle) => match self.known.found {
+            Key::Header { name, needle } => match &self.known.header {
+                Some(header) => needle.is_in_header(header, name).into(),
+                None => Verdict::Needs(Need::Header),
+            },
+            Key::Text(needle) => match &self.known.found {
                 Some(found) => found.get(*needle).copied().unwrap_or(false).into(),
                 None => Verdict::Needs(Need::Text),
             },
@@ -233,13 +240,6 @@ impl Subject<'_> {
             }
         }
         cheapest.map_or(otherwise, Verdict::Needs)
-    }
-
-    fn with_header(&self, test: impl FnOnce(&[u8]) -> bool) -> Verdict {
-        match self.known.header {
-            Some(header) => test(header).into(),
-            None => Verdict::Needs(Need::Header),
-        }
     }
 }
 

@@ -12,8 +12,10 @@
 
 use std::ops::Range;
 
+use super::reply::Failure;
 use crate::{
     model::{MailboxId, Uid},
+    protocol::imap::{Ranges, SequenceSet},
     store::{MailboxView, Message, Snapshot},
 };
 
@@ -78,6 +80,50 @@ impl Selected {
         }
         let newer = self.told.index_of(numbered.uid).and_then(|index| self.told.get(index));
         Some(*newer.unwrap_or(numbered))
+    }
+
+    /// The sequence numbers of `set`, by what the client knows.
+    pub fn sequence_ranges(&self, set: &SequenceSet) -> Ranges {
+        set.resolve(self.numbering.len() as u32)
+    }
+
+    /// The UIDs of `set`; `*` is the highest that the client knows of.
+    pub fn uid_ranges(&self, set: &SequenceSet) -> Ranges {
+        let last = self.numbering.len().checked_sub(1).and_then(|last| self.numbering.get(last));
+        set.resolve(last.map_or(0, |message| message.uid.0))
+    }
+
+    /// Indexes of the messages in `set`, ascending. A number that no message has is the client's
+    /// mistake (RFC 3501 9 `seq-number`), a UID that none has is not (RFC 3501 6.4.8).
+    pub fn indexes(&self, uid: bool, set: &SequenceSet) -> Result<Vec<Range<usize>>, Failure> {
+        if uid {
+            let ranges = self.uid_ranges(set);
+            return Ok(ranges
+                .ranges()
+                .map(|(first, last)| {
+                    let after = last.checked_add(1);
+                    let end = after
+                        .map_or(self.numbering.len(), |it| self.numbering.lower_bound(Uid(it)));
+                    self.numbering.lower_bound(Uid(first))..end
+                })
+                .collect());
+        }
+        if set.exceeds(self.numbering.len() as u32) {
+            return Err(Failure::bad("No message has that number"));
+        }
+        let ranges = self.sequence_ranges(set);
+        Ok(ranges.ranges().map(|(first, last)| first as usize - 1..last as usize).collect())
+    }
+
+    /// UIDs of the messages in a set of UIDs, ascending.
+    pub fn uids_of(&self, set: &SequenceSet) -> Vec<Uid> {
+        let indexes = self.indexes(true, set).unwrap_or_default();
+        indexes
+            .into_iter()
+            .flatten()
+            .filter_map(|index| self.numbering.get(index))
+            .map(|it| it.uid)
+            .collect()
     }
 
     /// Moves flags on and leaves the numbers alone: `told` has lost messages of `numbering`.
