@@ -11,6 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigProblem;
+use crate::directory::DirectoryOptions;
 
 /// A whole configuration file. `docs/ringmail.example.toml` shows every key with its default.
 #[derive(Debug, Deserialize)]
@@ -168,6 +169,9 @@ pub struct StoreSection {
     pub mailboxes_per_account: usize,
 }
 
+/// The domain of `ringmail demo`.
+pub const DEMO_DOMAIN: &str = "demo.test";
+
 /// Chosen by measurement: docs/performance.md, "Partitions".
 pub const PARTITIONS_DEFAULT: u16 = 4;
 
@@ -318,6 +322,44 @@ impl Settings {
             files.certificate = base.join(&files.certificate);
             files.key = base.join(&files.key);
         }
+    }
+
+    /// What `ringmail demo` runs: everything on 127.0.0.1, ports from `port_base`, the domain
+    /// demo.test. `None` if a port would pass 65535.
+    pub fn demo(
+        data_dir: &Path,
+        port_base: u16,
+        shards: usize,
+        partitions: Option<u16>,
+    ) -> Option<Settings> {
+        let store = StoreSection::default();
+        let partitions = partitions.map_or(store.partitions.clone(), |n| Spanned::new(0..0, n));
+        Some(Settings {
+            hostname: Spanned::new(0..0, "localhost".to_owned()),
+            domains: Spanned::new(0..0, vec![DEMO_DOMAIN.to_owned()]),
+            data_dir: data_dir.to_owned(),
+            users_file: None,
+            user: None,
+            group: None,
+            listen: Listen::loopback(port_base)?,
+            tls: Some(Spanned::new(
+                0..0,
+                TlsFiles {
+                    certificate: data_dir.join("certificate.pem"),
+                    key: data_dir.join("key.pem"),
+                },
+            )),
+            runtime: RuntimeSection { shards, ..RuntimeSection::default() },
+            store: StoreSection { partitions, ..store },
+            smtp: SmtpSection::default(),
+            pop3: Pop3Section::default(),
+            imap: ImapSection::default(),
+            authentication: AuthenticationSection::default(),
+        })
+    }
+
+    pub fn directory_options(&self) -> DirectoryOptions {
+        DirectoryOptions { domains: self.domains.get_ref().clone(), postmaster: None }
     }
 
     /// The users file in force.

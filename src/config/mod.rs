@@ -6,5 +6,5 @@
 mod file;
 mod problem;
 
-pub use file::{Listen, Settings, TlsFiles};
+pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
 pub use problem::ConfigProblem;

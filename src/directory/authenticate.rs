@@ -247,10 +247,12 @@ mod tests {
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    type Job = Box<dyn FnOnce() -> bool + Send>;
+
     /// A pool that works when told to, and counts.
     #[derive(Default)]
     struct Pool {
-        jobs: RefCell<VecDeque<(Box<dyn FnOnce() -> bool + Send>, Rc<Cell<Option<bool>>>)>>,
+        jobs: RefCell<VecDeque<(Job, Rc<Cell<Option<bool>>>)>>,
         done: Cell<usize>,
         manual: Cell<bool>,
     }
@@ -265,10 +267,7 @@ mod tests {
     }
 
     impl PasswordWorkers for Pool {
-        fn try_run(
-            &self,
-            job: Box<dyn FnOnce() -> bool + Send>,
-        ) -> Option<LocalFuture<'static, Option<bool>>> {
+        fn try_run(&self, job: Job) -> Option<LocalFuture<'static, Option<bool>>> {
             let result = Rc::new(Cell::new(None));
             self.jobs.borrow_mut().push_back((job, result.clone()));
             if !self.manual.get() {

@@ -76,9 +76,7 @@ impl DirectorySnapshot {
         }
         for (index, user) in users.iter().enumerate() {
             if let Some(address) = Address::parse(&user.address) {
-                if !snapshot.domains.contains(&address.domain) {
-                    snapshot.domains.insert(address.domain);
-                }
+                snapshot.domains.insert(address.domain);
             }
             snapshot.by_address.insert(user.address.clone(), index);
         }

@@ -7,8 +7,11 @@
 //! bytes are text. Everything here is pure: bytes in, values out.
 
 pub mod address;
+mod codec;
 pub mod date;
+mod describe;
 pub mod header;
+mod parameter;
 pub mod search;
 mod section;
 mod summarizer;

@@ -1,0 +1,150 @@
+//! FETCH responses (RFC 3501 7.4.2), an item at a time.
+//!
+//! [`FetchResponse`] does not hold the output: bodies are streamed from the store in pieces, with
+//! flushes between, and the service cannot keep `Connection::output` borrowed over those. The hot
+//! path formats nothing: fixed labels, numbers, slices.
+
+use super::{
+    command::{Section, SectionPart},
+    response::{push_flags, push_pair},
+    write::{push_astring, push_literal_header, push_string},
+};
+use crate::model::{FlagSet, ModSeq, Timestamp, Uid};
+
+/// One FETCH response being written. Invariant: between [`FetchResponse::begin`] and
+/// [`FetchResponse::end`] nothing else is appended to the output but the octets of announced
+/// literals.
+#[derive(Debug)]
+#[must_use = "a FETCH response is finished by end()"]
+pub struct FetchResponse {
+    first: bool,
+}
+
+impl FetchResponse {
+    /// `* number FETCH (`.
+    pub fn begin(out: &mut Vec<u8>, number: u32) -> FetchResponse {
+        push_pair(out, "* ", number.into());
+        out.extend_from_slice(b" FETCH (");
+        FetchResponse { first: true }
+    }
+
+    pub fn end(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b")\r\n");
+    }
+
+    /// `keywords` is the mailbox's table, to which the message's keyword bits point.
+    pub fn flags(&mut self, out: &mut Vec<u8>, flags: FlagSet, keywords: &[String], recent: bool) {
+        self.label(out, "FLAGS ");
+        // Most messages have no keywords: do not walk the table's 128 bits for nothing.
+        let set = (!flags.keywords.is_empty()).then(|| flags.keywords.iter()).into_iter().flatten();
+        let names = set.filter_map(|index| keywords.get(index)).map(String::as_str);
+        push_flags(out, flags.system, names, recent, false);
+    }
+
+    pub fn uid(&mut self, out: &mut Vec<u8>, uid: Uid) {
+        self.label(out, "UID ");
+        push_pair(out, "", uid.0.into());
+    }
+
+    /// RFC 7162 3.1.4.
+    pub fn mod_seq(&mut self, out: &mut Vec<u8>, mod_seq: ModSeq) {
+        self.label(out, "MODSEQ (");
+        push_pair(out, "", mod_seq.0);
+        out.push(b')');
+    }
+
+    /// RFC822.SIZE.
+    pub fn size(&mut self, out: &mut Vec<u8>, octets: u64) {
+        self.label(out, "RFC822.SIZE ");
+        push_pair(out, "", octets);
+    }
+
+    /// Told in UTC.
+    pub fn internal_date(&mut self, out: &mut Vec<u8>, date: Timestamp) {
+        self.label(out, "INTERNALDATE ");
+        super::date::write_date_time(out, date);
+    }
+
+    /// `BODY[…]<origin>` of `size` octets, which the caller appends next. `origin` is the offset of
+    /// the partial that was asked for (RFC 3501 7.4.2).
+    pub fn section_literal(
+        &mut self,
+        out: &mut Vec<u8>,
+        section: &Section<'_>,
+        origin: Option<u64>,
+        size: u64,
+    ) {
+        self.section_label(out, section, origin);
+        push_literal_header(out, size);
+    }
+
+    /// `BODY[…]<origin>` with `text` at hand; `None` (NIL) if there is no such part.
+    pub fn section(
+        &mut self,
+        out: &mut Vec<u8>,
+        section: &Section<'_>,
+        origin: Option<u64>,
+        text: Option<&[u8]>,
+    ) {
+        self.section_label(out, section, origin);
+        super::write::push_nstring(out, text);
+    }
+
+    /// `RFC822`, `RFC822.HEADER` or `RFC822.TEXT` (`name`) of `size` octets, appended next by the
+    /// caller.
+    pub fn rfc822_literal(&mut self, out: &mut Vec<u8>, name: &str, size: u64) {
+        self.label(out, name);
+        out.push(b' ');
+        push_literal_header(out, size);
+    }
+
+    fn section_label(&mut self, out: &mut Vec<u8>, section: &Section<'_>, origin: Option<u64>) {
+        self.label(out, "BODY[");
+        write_section(out, section);
+        out.push(b']');
+        if let Some(origin) = origin {
+            push_pair(out, "<", origin);
+            out.push(b'>');
+        }
+        out.push(b' ');
+    }
+
+    /// The space between items and an item's name.
+    pub(super) fn label(&mut self, out: &mut Vec<u8>, label: &str) {
+        if !self.first {
+            out.push(b' ');
+        }
+        self.first = false;
+        out.extend_from_slice(label.as_bytes());
+    }
+}
+
+/// What stands between the brackets.
+fn write_section(out: &mut Vec<u8>, section: &Section<'_>) {
+    for (index, &part) in section.path.iter().enumerate() {
+        push_pair(out, if index == 0 { "" } else { "." }, part.into());
+    }
+    let (word, fields) = match &section.part {
+        SectionPart::Full => return,
+        SectionPart::Header => ("HEADER", None),
+        SectionPart::HeaderFields(fields) => ("HEADER.FIELDS", Some(fields)),
+        SectionPart::HeaderFieldsNot(fields) => ("HEADER.FIELDS.NOT", Some(fields)),
+        SectionPart::Text => ("TEXT", None),
+        SectionPart::Mime => ("MIME", None),
+    };
+    if !section.path.is_empty() {
+        out.push(b'.');
+    }
+    out.extend_from_slice(word.as_bytes());
+    let Some(fields) = fields else { return };
+    for (index, field) in fields.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b" (" } else { b" " });
+        // A name that is no atom is told as it can be told safely; it matches no field anyway.
+        if field.iter().all(|&octet| super::write::is_astring_char(octet)) {
+            push_astring(out, field);
+        } else {
+            push_string(out, field);
+        }
+    }
+    out.push(b')');
+}
