@@ -1,7 +1,7 @@
 //! When things run: executors, connections, timers, the mesh between shards, devices.
 //!
 //! `glommio::` is named only below this folder. Everything above sees the traits and types here,
-//! so that the store runs under the simulator (`sim`) exactly as it runs in production.
+//! so that the store runs under the simulator (`simulation`) exactly as it runs in production.
 
 pub mod acceptor;
 pub mod connection;
@@ -20,6 +20,7 @@ pub mod worker;
 
 mod tls_session;
 mod transport;
+pub mod simulation;
 
 use std::{future::Future, pin::Pin};
 
