@@ -11,16 +11,15 @@ use anyhow::{Context, Result};
 
 use super::{
     data_dir::DataDirectory,
-    listeners::{Service, ShardListeners},
+    listeners::ShardListeners,
+    sessions::sessions,
 };
 use crate::{
     directory::{Directory, SharedDirectory},
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     runtime::{
-        LocalFuture,
-        acceptor::{Acceptor, Admission},
-        connection::Connection,
+        acceptor::Acceptor,
         device::file::FileDevice,
         executor::Priority,
         mesh::{MeshGate, MeshSeat},
@@ -28,7 +27,7 @@ use crate::{
         tls::TlsContext,
         worker::WorkerPool,
     },
-    service::{ServiceOptions, Shard, imap, pop3, smtp},
+    service::{ServiceOptions, Shard, delivery},
     store::{Partition, StoreOptions},
 };
 
@@ -89,7 +88,7 @@ pub async fn live(
         shutting_down: Cell::new(false),
     });
     mesh.open(shard.clone());
-    smtp::resume_spool(&shard);
+    delivery::resume_spool(&shard);
     for (service, listener) in listeners {
         let acceptor = Acceptor {
             listener,
@@ -160,26 +159,4 @@ async fn close_partitions(shard: &Shard) -> Result<()> {
             .with_context(|| format!("partition {}: not closed cleanly", partition.id()))?;
     }
     Ok(())
-}
-
-/// What a listener's connections become.
-fn sessions(
-    shard: Rc<Shard>,
-    service: Service,
-) -> Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>> {
-    Rc::new(move |connection, admission| {
-        let shard = shard.clone();
-        match service {
-            Service::Smtp => smtp::session(connection, shard, smtp::ListenerKind::Smtp, admission),
-            Service::Submission => {
-                smtp::session(connection, shard, smtp::ListenerKind::Submission, admission)
-            }
-            Service::Submissions => {
-                smtp::session(connection, shard, smtp::ListenerKind::Submissions, admission)
-            }
-            Service::Lmtp => smtp::session(connection, shard, smtp::ListenerKind::Lmtp, admission),
-            Service::Pop3 | Service::Pop3s => pop3::session(connection, shard, admission),
-            Service::Imap | Service::Imaps => imap::session(connection, shard, admission),
-        }
-    })
 }

@@ -6,6 +6,7 @@ pub mod data_dir;
 mod life;
 mod listeners;
 mod monitor;
+mod sessions;
 
 use std::{
     io::Write,
