@@ -18,9 +18,9 @@ pub mod timer;
 pub mod tls;
 pub mod worker;
 
+pub mod simulation;
 mod tls_session;
 mod transport;
-pub mod simulation;
 
 use std::{future::Future, pin::Pin};
 

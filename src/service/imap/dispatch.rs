@@ -38,7 +38,7 @@ fn by_numbers(uid: bool) -> Updates {
 
 /// Handlers run in a box of their own: an idle session then holds none of their state.
 #[rustfmt::skip]
-pub(super) fn plan<'a>(session: &'a mut Session, command: &'a Command<'a>) -> Plan<'a> {
+pub(super) fn plan<'a>(session: &'a mut Session, command: &'a Command<'_>) -> Plan<'a> {
     const ALL: Updates = Updates::All { uid: false };
     use CommandBody as C;
     let tag = command.tag;
@@ -63,8 +63,8 @@ pub(super) fn plan<'a>(session: &'a mut Session, command: &'a Command<'a>) -> Pl
         C::Close => (Updates::None, Box::pin(select::close(session))),
         C::Unselect => (Updates::None, Box::pin(select::unselect(session))),
 
-        C::Create { mailbox, special_use } => (ALL,
-            Box::pin(folder::create(session, mailbox, special_use))),
+        C::Create { mailbox, special_use, unknown_use } => (ALL,
+            Box::pin(folder::create(session, mailbox, special_use, *unknown_use))),
         C::Delete { mailbox } => (ALL, Box::pin(folder::delete(session, mailbox))),
         C::Rename { source, target } => (ALL, Box::pin(folder::rename(session, source, target))),
         C::Subscribe { mailbox } => (ALL, Box::pin(folder::subscribe(session, mailbox, true))),

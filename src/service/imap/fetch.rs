@@ -19,7 +19,7 @@ use crate::{
         imap::{Fetch, FetchItem, FetchResponse, Partial, Section, SectionPart},
         mime::{HeaderFilter, SectionText, filter_header},
     },
-    store::{Account, FlagChange, Message},
+    store::{FlagChange, Message},
 };
 
 pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {

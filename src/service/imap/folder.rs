@@ -39,14 +39,16 @@ pub(super) async fn create(
     session: &mut Session,
     mailbox: &MailboxName<'_>,
     special_use: &[UseAttribute],
+    unknown_use: bool,
 ) -> Reply {
     let name = new_name(mailbox)?;
     let special_use = match special_use {
-        [] => None,
         // RFC 6154 3: what cannot be had is refused. \All and \Flagged are no place to put mail.
+        _ if unknown_use => return Err(Failure::no(Code::UseAttr, "Special use not known")),
         [UseAttribute::All | UseAttribute::Flagged] => {
             return Err(Failure::no(Code::UseAttr, "No mailbox can be created for this use"));
         }
+        [] => None,
         [one] => Some(use_of_attribute(*one)),
         _ => return Err(Failure::no(Code::UseAttr, "A mailbox has one special use")),
     };

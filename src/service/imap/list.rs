@@ -28,10 +28,7 @@ struct Matcher {
 }
 
 impl Matcher {
-    fn new<'n>(
-        reference: &MailboxName<'_>,
-        patterns: impl IntoIterator<Item = &'n MailboxName<'n>>,
-    ) -> Result<Matcher, Failure> {
+    fn new(reference: &MailboxName<'_>, patterns: &[MailboxName<'_>]) -> Result<Matcher, Failure> {
         let not_a_name = |_| Failure::no(Code::Cannot, "Not a mailbox pattern");
         let reference = reference.to_utf8().map_err(not_a_name)?;
         let mut compiled = Vec::new();
@@ -155,7 +152,7 @@ pub(super) async fn lsub(
     reference: &MailboxName<'_>,
     pattern: &MailboxName<'_>,
 ) -> Reply {
-    let mut matcher = Matcher::new(reference, [pattern])?;
+    let mut matcher = Matcher::new(reference, std::slice::from_ref(pattern))?;
     let subscribed = session.account()?.subscriptions();
     let mut told: BTreeMap<&str, Attributes> = BTreeMap::new();
     for name in &subscribed {

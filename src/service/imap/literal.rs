@@ -3,7 +3,10 @@
 //! Announced by the framer, taken by [`super::append`]; what a refused APPEND leaves of it is
 //! thrown away by the session, so that the stream stays in step (RFC 7888 4).
 
-use super::{reply::Failure, session::Session};
+use super::{
+    reply::{Failure, Leave},
+    session::Session,
+};
 use crate::{protocol::imap::Frame, runtime::connection::ConnectionError};
 
 /// A literal that follows the command that was just read.
@@ -50,7 +53,7 @@ impl Session {
 
     /// Throws away the literal of an APPEND that was refused before reading it. A client that waits
     /// for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
-    pub async fn skip_literal(&mut self) -> Result<(), Failure> {
+    pub async fn skip_literal(&mut self) -> Result<(), Leave> {
         let Some(literal) = self.literal.take() else { return Ok(()) };
         if literal.sync {
             return Ok(());
@@ -63,7 +66,7 @@ impl Session {
         }
         // What the line says makes no difference: the command has been answered.
         match self.end_of_literal().await {
-            Err(Failure::Leave(leave)) => Err(Failure::Leave(leave)),
+            Err(Failure::Leave(leave)) => Err(leave),
             _ => Ok(()),
         }
     }

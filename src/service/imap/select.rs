@@ -2,7 +2,7 @@
 
 use super::{
     folder,
-    reply::{Done, Failure, Reply, no_such_mailbox},
+    reply::{Done, Reply, no_such_mailbox},
     selected::Selected,
     session::Session,
     sync::permanent_flags,

@@ -9,7 +9,7 @@ use std::{rc::Rc, time::Duration};
 
 use super::{
     ImapHandover, ImapOptions, Outcome,
-    dispatch::{self, Updates},
+    dispatch::{self, Plan, Updates},
     literal::Literal,
     reply::{Done, Failure, Leave, Reply},
     selected::Selected,
@@ -258,12 +258,13 @@ impl Session {
                 let bytes = self.take_input(prefix);
                 self.literal = Some(Literal::new(size, sync));
                 self.command(&bytes).await?;
-                self.skip_literal().await?;
+                self.skip_literal().await.map_err(End::Leave)?;
             }
-            Frame::Refused { size, what } => {
+            Frame::Refused { size } => {
                 let bytes = self.take_input(size);
                 let tag = tag_of(&bytes).unwrap_or("*");
-                self.writer().tagged(tag, Status::No, Some(Code::Limit), what);
+                let text = "The literal is larger than this server takes";
+                self.writer().tagged(tag, Status::No, Some(Code::TooBig), text);
             }
             Frame::Bye(text) => return Err(End::Leave(Leave::Bye(text))),
         }
@@ -288,7 +289,12 @@ impl Session {
             }
         };
         let row = command.body.row();
-        let reply = self.execute(&command, row.allowed(self.state())).await;
+        let state = self.state();
+        let reply = if row.allowed(state) {
+            self.execute(&command).await
+        } else {
+            Err(Failure::bad(row.refusal(state)))
+        };
         let elapsed = self.shard.executor.now().0.saturating_sub(started.0);
         let elapsed = Duration::from_micros(u64::try_from(elapsed).unwrap_or(0));
         self.shard.metrics.command(Protocol::Imap, row.name, elapsed);
@@ -307,13 +313,9 @@ impl Session {
     }
 
     /// The handler's reply, after what else there is to tell.
-    async fn execute(&mut self, command: &Command<'_>, allowed: bool) -> Reply {
-        if !allowed {
-            return Err(Failure::bad("Command not allowed now"));
-        }
-        let plan = dispatch::plan(self, command);
-        let updates = plan.updates;
-        let reply = plan.run.await;
+    async fn execute(&mut self, command: &Command<'_>) -> Reply {
+        let Plan { updates, run } = dispatch::plan(self, command);
+        let reply = run.await;
         if updates != Updates::None && !matches!(reply, Err(Failure::Leave(_))) {
             self.tell_changes(updates).await?;
         }
