@@ -15,6 +15,8 @@ use super::address::{self, Address};
 pub const DEPTH_MAX: usize = 64;
 /// Parts recorded in one message; what follows belongs to the last one.
 pub const PARTS_MAX: usize = 1_000;
+/// Room made at first for a message's texts, octets.
+const TEXT_SIZE_TYPICAL: usize = 512;
 
 /// What a part holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,14 +135,14 @@ impl Summary {
         self.root().text(Field::Date)
     }
 
-    /// Versioned, compact: a few hundred octets for a typical message.
-    pub fn encode(&self) -> Vec<u8> {
-        todo!()
-    }
-
-    /// Never panics, and takes memory in proportion to `bytes` only.
-    pub fn decode(_bytes: &[u8]) -> Result<Summary, DecodeError> {
-        todo!()
+    /// A summary in the making: no parts yet.
+    pub(super) fn empty() -> Summary {
+        Summary {
+            size: 0,
+            records: Vec::with_capacity(1),
+            ends: Vec::with_capacity(Field::COUNT),
+            text: Vec::with_capacity(TEXT_SIZE_TYPICAL),
+        }
     }
 }
 
@@ -303,7 +305,7 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// NUL-ended words, two at a time.
-fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(super) fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut words = words(text);
     std::iter::from_fn(move || Some((words.next()?, words.next()?)))
 }
