@@ -14,7 +14,7 @@ use crate::{
         imap::{Append, Code},
         mime::Summarizer,
     },
-    store::StagedBody,
+    store::{BodyWriter, StagedBody},
 };
 
 pub(super) async fn append(session: &mut Session, append: &Append<'_>) -> Reply {
@@ -32,8 +32,7 @@ pub(super) async fn append(session: &mut Session, append: &Append<'_>) -> Reply 
     Done::with_code(Code::AppendUid(appended.uid_validity, appended.uid), "APPEND completed")
 }
 
-/// Takes in the literal and the end of the command. All of it is read even if the store refuses:
-/// the stream must stay in step.
+/// Asks for the literal if the client waits, and takes it in.
 async fn receive(session: &mut Session, literal: Literal) -> Result<StagedBody, Failure> {
     let account = session.account()?;
     let Some(partition) = session.shard.local_partition(account.id()).cloned() else {
@@ -43,7 +42,20 @@ async fn receive(session: &mut Session, literal: Literal) -> Result<StagedBody, 
         session.writer().continuation("Ready for the message");
         session.flush().await?;
     }
-    let mut writer = partition.stage();
+    // A shutdown lets the message come in whole; the deadline still bounds it.
+    session.connection.set_interruptible(false);
+    let received = take_in(session, literal, partition.stage()).await;
+    session.connection.set_interruptible(true);
+    received
+}
+
+/// Takes in the literal and the end of the command. All of it is read even if the store refuses:
+/// the stream must stay in step.
+async fn take_in(
+    session: &mut Session,
+    literal: Literal,
+    mut writer: BodyWriter,
+) -> Result<StagedBody, Failure> {
     let mut summarizer = Summarizer::new();
     let mut refusal: Option<Failure> = None;
     let mut remaining = literal.size;

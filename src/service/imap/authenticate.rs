@@ -26,7 +26,7 @@ pub(super) async fn start_tls(session: &mut Session, tag: &str) -> Reply {
     session.flush().await?;
     let timeout = session.options().tls_handshake_timeout;
     session.connection.start_tls(timeout).await.map_err(|_| Failure::Leave(Leave::Lost))?;
-    session.reset_framer();
+    session.restart_under_tls();
     Ok(Done::Answered)
 }
 

@@ -47,7 +47,7 @@ pub use session::{resume, run};
 pub struct ImapOptions {
     /// What one command may cost, once logged in. Before that 8 KiB are enough for anything.
     pub limits: Limits,
-    /// Time from greeting, or from the last command, to LOGIN done.
+    /// Time from the greeting (or STARTTLS) until logged in.
     pub login_timeout: Duration,
     /// Time between commands, and between the octets of one; RFC 3501 5.4 wants 30 minutes.
     pub idle_timeout: Duration,
@@ -55,7 +55,7 @@ pub struct ImapOptions {
     pub login_failure_delay: Duration,
     /// Refused LOGINs after which the session ends.
     pub login_failures_max: u32,
-    /// Commands not understood after which the session ends.
+    /// Commands in a row that are not understood, after which the session ends.
     pub bad_commands_max: u32,
 }
 

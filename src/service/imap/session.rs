@@ -174,17 +174,18 @@ impl Session {
         Duration::from_micros(u64::try_from(left).unwrap_or(0))
     }
 
+    /// The client is active. Before login that earns it no more time: a stranger's NOOPs must not
+    /// keep a connection open.
     pub fn restart_deadline(&mut self) {
-        let timeout = match self.state() {
-            State::NotAuthenticated => self.imap().login_timeout,
-            State::Authenticated | State::Selected => self.imap().idle_timeout,
-        };
-        self.deadline = self.shard.executor.now().after(timeout);
+        if self.state() != State::NotAuthenticated {
+            self.deadline = self.shard.executor.now().after(self.imap().idle_timeout);
+        }
     }
 
-    /// After STARTTLS: what was half read before is gone.
-    pub fn reset_framer(&mut self) {
+    /// After STARTTLS: what was half read before is gone, and the client has its time to log in.
+    pub fn restart_under_tls(&mut self) {
         self.framer = Framer::new(LIMITS_BEFORE_LOGIN);
+        self.deadline = self.shard.executor.now().after(self.imap().login_timeout);
     }
 
     /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses tell MODSEQ, and
@@ -240,24 +241,20 @@ impl Session {
         }
     }
 
-    /// Takes one frame off the input, or waits for one.
+    /// Takes one frame off the input, or waits for one. Commands run in a box, so that a session
+    /// between commands is small.
     async fn step(&mut self) -> Result<(), End> {
         match self.framer.next(self.connection.input()) {
-            Frame::More => {
-                if self.connection.shutting_down() {
-                    return Err(ConnectionError::ShuttingDown.into());
-                }
-                self.wait_for_input().await?;
-            }
+            Frame::More => self.wait_for_input().await?,
             Frame::Continue => self.writer().continuation("OK"),
             Frame::Command { size } => {
                 let bytes = self.take_input(size);
-                self.command(&bytes).await?;
+                Box::pin(self.command(&bytes)).await?;
             }
             Frame::Append { prefix, size, sync } => {
                 let bytes = self.take_input(prefix);
                 self.literal = Some(Literal::new(size, sync));
-                self.command(&bytes).await?;
+                Box::pin(self.command(&bytes)).await?;
                 self.skip_literal().await.map_err(End::Leave)?;
             }
             Frame::Refused { size } => {
@@ -299,6 +296,9 @@ impl Session {
         let elapsed = Duration::from_micros(u64::try_from(elapsed).unwrap_or(0));
         self.shard.metrics.command(Protocol::Imap, row.name, elapsed);
         let bad = matches!(reply, Err(Failure::Bad(_)));
+        if reply.is_ok() {
+            self.bad_commands = 0;
+        }
         match reply {
             Ok(Done::HandOver(handover)) => return Err(End::HandOver(handover)),
             Ok(Done::LogOut) => {
