@@ -41,7 +41,8 @@ pub struct SegmentScan {
     /// LSN of the file's first byte; `None` when nothing in the file tells.
     pub base: Option<Lsn>,
     pub pieces: Vec<Piece>,
-    /// Offset where the log ends in this segment: block-aligned, 0 if it never began.
+    /// Offset where the log ends in this segment: the next block, or the end of the file if its
+    /// last batch lacks padding; 0 if it never began.
     pub end: usize,
     /// Checksum of the last whole batch, which the next one must name; of the predecessor's if
     /// there is none.
@@ -221,7 +222,8 @@ fn decide(
         pieces.push(place.piece);
     }
     pieces.extend(missing_end(bytes, base, expected, end));
-    let tail = nonzero(bytes.get(end..).unwrap_or_default());
+    let end = end.min(bytes.len());
+    let tail = nonzero(&bytes[end..]);
     SegmentScan { header, base: Some(Lsn(base)), pieces, end, chain, tail }
 }
 
