@@ -9,6 +9,7 @@
 //! that any subset of 512-byte sectors may survive a crash, in any order. After a failed write or
 //! sync the outcome of everything un-synced is unknown for ever.
 
+pub mod file;
 pub mod memory;
 
 use std::{io, rc::Rc};

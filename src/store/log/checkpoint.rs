@@ -5,7 +5,7 @@
 
 use super::{
     Checkpoint, Log, failed,
-    segment::{CheckpointFile, checkpoint_name, checkpoint_sequence},
+    segment::{CheckpointFile, checkpoint_name},
 };
 use crate::{model::Lsn, store::StoreError};
 
@@ -22,6 +22,7 @@ impl Log {
             let state = &mut *self.0.state.borrow_mut();
             let sequence = state.checkpoint_next;
             state.checkpoint_next += 1;
+            state.checkpoint_files.insert(sequence);
             (sequence, Lsn(state.durable))
         };
         let partition = self.0.options.partition;
@@ -49,11 +50,15 @@ impl Log {
 
     /// The deletions need no sync of their own: an old file that comes back loses to the newest.
     async fn delete_checkpoints_before(&self, sequence: u64) -> Result<(), StoreError> {
-        for name in self.0.device.list().await.map_err(failed)? {
-            if checkpoint_sequence(&name).is_some_and(|older| older < sequence) {
-                self.0.device.delete(&name).await.map_err(failed)?;
-            }
+        loop {
+            let oldest = {
+                let files = &mut self.0.state.borrow_mut().checkpoint_files;
+                match files.first().copied().filter(|oldest| *oldest < sequence) {
+                    Some(oldest) => files.pop_first().unwrap_or(oldest),
+                    None => return Ok(()),
+                }
+            };
+            self.0.device.delete(&checkpoint_name(oldest)).await.map_err(failed)?;
         }
-        Ok(())
     }
 }

@@ -25,7 +25,7 @@ mod writer;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::{Future, poll_fn},
     io,
     rc::Rc,
@@ -122,6 +122,8 @@ struct State {
     checkpoint_sequence: u64,
     /// The number that no checkpoint file has had yet.
     checkpoint_next: u64,
+    /// Checkpoint files that exist, or may.
+    checkpoint_files: BTreeSet<u64>,
     /// Why nothing is accepted any more.
     trouble: Option<StoreError>,
     closing: bool,

@@ -7,7 +7,12 @@
 //! A segment found here is never appended to. The last one may hold a batch that was written and
 //! not synced; it is synced before it is believed, so that nothing published from it can be lost.
 
-use std::{cell::RefCell, collections::BTreeMap, collections::VecDeque, io, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    rc::Rc,
+};
 
 use bytes::Bytes;
 
@@ -47,6 +52,7 @@ pub struct Recovered {
     checkpoint: Option<Checkpoint>,
     checkpoint_sequence: u64,
     checkpoint_next: u64,
+    checkpoint_files: BTreeSet<u64>,
     /// Known from the checkpoint to have been durable.
     durable: Lsn,
     /// No segment had this epoch.
@@ -91,6 +97,7 @@ impl Recovered {
             checkpoint: None,
             checkpoint_sequence: 0,
             checkpoint_next: 1,
+            checkpoint_files: BTreeSet::new(),
             durable: Lsn(0),
             epoch_next: 1,
             lsn_next: 0,
@@ -117,11 +124,9 @@ impl Recovered {
     /// The newest checkpoint file that is whole. A broken newer one was never finished: the older
     /// is deleted only after.
     async fn find_checkpoint(&mut self, names: &[String]) -> Result<(), StoreError> {
-        let mut sequences: Vec<u64> =
-            names.iter().filter_map(|name| checkpoint_sequence(name)).collect();
-        sequences.sort_unstable();
-        self.checkpoint_next = sequences.last().map_or(1, |last| last + 1);
-        for sequence in sequences.into_iter().rev() {
+        self.checkpoint_files = names.iter().filter_map(|name| checkpoint_sequence(name)).collect();
+        self.checkpoint_next = self.checkpoint_files.last().map_or(1, |last| last + 1);
+        for sequence in self.checkpoint_files.clone().into_iter().rev() {
             let name = checkpoint_name(sequence);
             let file = self.device.open(&name).await.map_err(failed)?;
             let content = file.read_at(0, BLOCK).await.map_err(failed)?;
@@ -368,6 +373,7 @@ impl Recovered {
             checkpoint: self.checkpoint,
             checkpoint_sequence: self.checkpoint_sequence,
             checkpoint_next: self.checkpoint_next,
+            checkpoint_files: self.checkpoint_files,
             trouble: None,
             closing: false,
             writer_ended: false,
