@@ -10,6 +10,8 @@ pub mod address;
 mod codec;
 pub mod date;
 mod describe;
+#[cfg(test)]
+mod differential;
 pub mod encoded_word;
 pub mod header;
 mod html;
