@@ -54,8 +54,29 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// Listens on `address` beside other sockets of this process on the same one. `backlog` is cut
-    /// by the kernel at net.core.somaxconn.
+    /// Listens on `address` with one socket for each of `count` shards. `backlog` is cut by the
+    /// kernel at net.core.somaxconn. An IPv6 address takes IPv6 connections only.
+    ///
+    /// SO_REUSEPORT would let a second server share the port unnoticed, so the address is first
+    /// bound without it, which fails with `AddrInUse` if anybody listens there. Port 0 becomes one
+    /// free port for all.
+    pub fn bind_for_shards(
+        address: SocketAddr,
+        count: u16,
+        backlog: i32,
+    ) -> io::Result<Vec<BoundListener>> {
+        let probe = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+        if address.is_ipv6() {
+            probe.set_only_v6(true)?;
+        }
+        probe.set_reuse_address(true)?;
+        probe.bind(&SockAddr::from(address))?;
+        let address = local_address(&probe)?;
+        drop(probe);
+        (0..count).map(|_| Self::bind(address, backlog)).collect()
+    }
+
+    /// Listens on `address` beside other sockets of this user that do so by this function.
     pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<BoundListener> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -77,7 +98,7 @@ impl BoundListener {
 
     /// The address bound to: the port the kernel chose where 0 was asked for.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+        local_address(&self.socket)
     }
 
     /// Waits until a connection stands in the queue, or the shard shuts down.
@@ -126,6 +147,10 @@ impl BoundListener {
         let peer = unsafe { SockAddr::new(peer, length) };
         Ok((socket, peer.as_socket().ok_or(io::ErrorKind::Unsupported)?))
     }
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Whether the shard has room for a connection.
@@ -441,6 +466,18 @@ mod tests {
             check_echo(ClientStream::connect(address).unwrap(), tls, 1 << 20);
             stop(&gate, threads);
         }
+    }
+
+    #[test]
+    fn a_port_is_shared_among_our_shards_only() {
+        let any_port = (Ipv4Addr::LOCALHOST, 0).into();
+        let listeners = BoundListener::bind_for_shards(any_port, 3, 16).unwrap();
+        let address = listeners[0].local().unwrap();
+        assert!(listeners.iter().all(|listener| listener.local().unwrap() == address));
+        let second_server = BoundListener::bind_for_shards(address, 1, 16);
+        assert_eq!(second_server.err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
+        drop(listeners);
+        assert!(BoundListener::bind_for_shards(address, 1, 16).is_ok());
     }
 
     #[test]
