@@ -136,4 +136,3 @@ pub struct PasswordArguments {
     #[command(flatten)]
     pub place: Place,
 }
-

@@ -13,7 +13,9 @@ use toml::Spanned;
 use super::ConfigProblem;
 use crate::{
     directory::DirectoryOptions,
+    protocol::imap::Limits,
     runtime::{resources::ResourceLimits, shard::ShardOptions},
+    service::{ServiceOptions, imap::ImapOptions, pop3::Pop3Options, smtp::SmtpOptions},
     store::StoreOptions,
 };
 
@@ -385,6 +387,28 @@ impl Settings {
             mailboxes_per_account: store.mailboxes_per_account,
             ..StoreOptions::default()
         }
+    }
+
+    /// `allow_plaintext_auth`: log-ins without TLS, which only the demo takes.
+    pub fn service_options(&self, allow_plaintext_auth: bool) -> ServiceOptions {
+        let imap = ImapOptions::default();
+        ServiceOptions {
+            hostname: self.hostname.get_ref().clone(),
+            allow_plaintext_auth,
+            smtp: self.smtp_options(),
+            pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
+            imap: ImapOptions {
+                idle_timeout: self.imap.idle_timeout,
+                limits: Limits { message: self.imap.append_size_max.as_u64(), ..imap.limits },
+                ..imap
+            },
+            write_timeout: self.runtime.write_timeout,
+            tls_handshake_timeout: self.runtime.tls_handshake_timeout,
+        }
+    }
+
+    fn smtp_options(&self) -> SmtpOptions {
+        SmtpOptions {}
     }
 
     pub fn directory_options(&self) -> DirectoryOptions {

@@ -9,11 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{
-    data_dir::DataDirectory,
-    listeners::ShardListeners,
-    sessions::sessions,
-};
+use super::{data_dir::DataDirectory, listeners::ShardListeners, sessions::sessions};
 use crate::{
     directory::{Directory, SharedDirectory},
     metrics::ShardMetrics,
@@ -27,7 +23,7 @@ use crate::{
         tls::TlsContext,
         worker::WorkerPool,
     },
-    service::{ServiceOptions, Shard, delivery},
+    service::{ServiceOptions, Shard},
     store::{Partition, StoreOptions},
 };
 
@@ -88,7 +84,7 @@ pub async fn live(
         shutting_down: Cell::new(false),
     });
     mesh.open(shard.clone());
-    delivery::resume_spool(&shard);
+    //delivery::resume_spool(&shard);
     for (service, listener) in listeners {
         let acceptor = Acceptor {
             listener,

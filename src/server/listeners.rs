@@ -6,11 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     config::Listen,
-    runtime::{
-        acceptor::BoundListener,
-        connection::TlsMode,
-        tls::TlsContext,
-    },
+    runtime::{acceptor::BoundListener, connection::TlsMode, tls::TlsContext},
 };
 
 /// A port's protocol and how it begins.
@@ -78,6 +74,11 @@ fn addresses(listen: &Listen) -> impl Iterator<Item = (Service, SocketAddr)> {
     ]
     .into_iter()
     .flatten()
+}
+
+/// An error for the first address that another program listens on.
+pub fn probe_ports(addresses: &[SocketAddr]) -> Result<()> {
+    addresses.iter().try_for_each(|&address| refuse_if_taken(address))
 }
 
 /// A socket without SO_REUSEPORT cannot be bound beside one with it.

@@ -10,13 +10,15 @@ mod sessions;
 
 use std::{
     io::Write,
-    path::{Path, PathBuf},
     num::NonZero,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+
+pub use self::listeners::probe_ports;
 
 use self::{data_dir::DataDirectory, life::Plan};
 use crate::{
@@ -54,7 +56,8 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let partitions = *settings.store.partitions.get_ref();
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
     let state = Arc::new(Reloadable::load(&settings)?);
-    let worker_count = NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
+    let worker_count =
+        NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
     let workers = WorkerPool::start(worker_count, settings.authentication.queue)?;
 
     let (ready_sender, ready) = mpsc::channel();

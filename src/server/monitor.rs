@@ -110,9 +110,7 @@ async fn ask<T: Send + 'static>(
     shard: u16,
     question: fn(&Shard) -> T,
 ) -> Result<T, MeshError> {
-    let answer = gate.call(ShardId(shard), move |shard| {
-        Box::pin(async move { question(&shard) })
-    });
+    let answer = gate.call(ShardId(shard), move |shard| Box::pin(async move { question(&shard) }));
     tokio::time::timeout(SHARD_TIMEOUT, answer).await.unwrap_or(Err(MeshError::TimedOut))
 }
 

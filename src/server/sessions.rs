@@ -27,9 +27,7 @@ pub fn sessions(
         }
         match service {
             Service::Smtp => Box::pin(smtp::run(connection, shard, ListenerKind::Smtp)),
-            Service::Submission => {
-                Box::pin(smtp::run(connection, shard, ListenerKind::Submission))
-            }
+            Service::Submission => Box::pin(smtp::run(connection, shard, ListenerKind::Submission)),
             Service::Submissions => {
                 Box::pin(smtp::run(connection, shard, ListenerKind::Submissions))
             }

@@ -20,7 +20,7 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
         return Err(Usage("--partitions must be at least 1".to_owned()).into());
     }
     let DemoArguments { dir, port_base, users, shards, partitions } = arguments;
-    let settings = Settings::demo(&dir, port_base, shards, partitions).ok_or_else(|| {
+    let mut settings = Settings::demo(&dir, port_base, shards, partitions).ok_or_else(|| {
         Usage(format!("--port-base {port_base}: port {port_base} + 995 would pass 65535"))
     })?;
     data_dir::make_directory(&dir).with_context(|| format!("{}: cannot create", dir.display()))?;
@@ -31,6 +31,12 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
         let path = dir.join(name);
         data_dir::write_durably(&path, pem.as_bytes())
             .with_context(|| format!("{}: cannot write", path.display()))?;
+    }
+    // The one port of ours that other programs are known to sit on (2024, on development machines);
+    // a demo without LMTP shows all the rest. `serve` takes no such liberty.
+    if let Err(error) = server::probe_ports(&settings.listen.lmtp) {
+        eprintln!("ringmail demo: no LMTP: {error:#}; another --port-base has it");
+        settings.listen.lmtp.clear();
     }
     eprintln!(
         "ringmail demo: data in {}, ports {port_base} + standard, accounts alice and bob@{DEMO_DOMAIN}, \
