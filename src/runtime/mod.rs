@@ -18,7 +18,6 @@ pub mod timer;
 pub mod tls;
 pub mod worker;
 
-pub mod simulation;
 mod tls_session;
 mod transport;
 
