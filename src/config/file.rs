@@ -11,7 +11,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigProblem;
-use crate::directory::DirectoryOptions;
+use crate::{
+    directory::DirectoryOptions,
+    runtime::{resources::ResourceLimits, shard::ShardOptions},
+    store::StoreOptions,
+};
 
 /// A whole configuration file. `docs/ringmail.example.toml` shows every key with its default.
 #[derive(Debug, Deserialize)]
@@ -120,7 +124,7 @@ pub struct TlsFiles {
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeSection {
     /// Shards (one pinned executor each); 0 means one a core.
-    pub shards: usize,
+    pub shards: u16,
     /// Connections a shard serves at once; more are refused in the protocol's words.
     pub connections_per_shard: usize,
     /// Bytes of connection buffers a shard may hold.
@@ -329,7 +333,7 @@ impl Settings {
     pub fn demo(
         data_dir: &Path,
         port_base: u16,
-        shards: usize,
+        shards: u16,
         partitions: Option<u16>,
     ) -> Option<Settings> {
         let store = StoreSection::default();
@@ -358,6 +362,31 @@ impl Settings {
         })
     }
 
+    pub fn shard_options(&self) -> ShardOptions {
+        let runtime = &self.runtime;
+        ShardOptions {
+            limits: ResourceLimits {
+                buffer_bytes_max: bytes(runtime.buffers_per_shard),
+                connections_max: runtime.connections_per_shard,
+            },
+            spin_before_park: Some(runtime.spin_before_park).filter(|spin| !spin.is_zero()),
+            ..ShardOptions::default()
+        }
+    }
+
+    /// The same for every partition but for its number.
+    pub fn store_options(&self) -> StoreOptions {
+        let store = &self.store;
+        StoreOptions {
+            segment_size: store.segment_size.get_ref().as_u64(),
+            checkpoint_interval: store.checkpoint_interval.as_u64(),
+            account_budget: bytes(store.account_budget),
+            write_buffer: bytes(store.write_buffer),
+            mailboxes_per_account: store.mailboxes_per_account,
+            ..StoreOptions::default()
+        }
+    }
+
     pub fn directory_options(&self) -> DirectoryOptions {
         DirectoryOptions { domains: self.domains.get_ref().clone(), postmaster: None }
     }
@@ -366,6 +395,10 @@ impl Settings {
     pub fn users_path(&self) -> PathBuf {
         self.users_file.clone().unwrap_or_else(|| self.data_dir.join("users"))
     }
+}
+
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 /// `section.key` of the line in which `span` starts, for messages that do not name it themselves.
