@@ -10,6 +10,7 @@ use crate::{
     store::Partition,
 };
 
+pub mod delivery;
 pub mod imap;
 pub mod pop3;
 pub mod smtp;
