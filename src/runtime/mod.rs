@@ -1,7 +1,7 @@
 //! When things run: executors, connections, timers, the mesh between shards, devices.
 //!
 //! `glommio::` is named only below this folder. Everything above sees the traits and types here,
-//! so that the store runs under the simulator (`sim`) exactly as it runs in production.
+//! so that the store runs under the simulator (`simulation`) exactly as it runs in production.
 
 pub mod acceptor;
 pub mod connection;
@@ -14,6 +14,7 @@ pub mod privilege;
 pub mod resources;
 pub mod shard;
 pub mod signal;
+pub mod simulation;
 pub mod timer;
 pub mod tls;
 pub mod worker;

@@ -1,5 +1,42 @@
 //! What is durable: partitions, each a single-writer log that is the mailbox.
+//!
+//! `partition` is the way in and the way every change takes; `account`, `view` and `body` are what
+//! services hold; `state`, `mailbox`, `namespace` and `snapshot` are an account in memory;
+//! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back; `effect`
+//! and `codec` say what an entry of the `log` means.
 
-mod api;
+mod account;
+mod body;
+mod checkpoint;
+mod codec;
+mod effect;
+mod error;
+pub mod log;
+mod mailbox;
+mod namespace;
+mod options;
+mod page;
+mod page_directory;
+mod paging;
+mod partition;
+mod run;
+mod signal;
+mod snapshot;
+mod standing;
+mod state;
+mod view;
 
-pub use api::*;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    account::{Account, Copied, FlagChange, FlagOutcome},
+    body::{BODY_CHUNK, BodyWriter, StagedBody},
+    error::StoreError,
+    mailbox::MailboxStatus,
+    namespace::{MailboxInfo, SpecialUse},
+    options::{StoreOptions, StoreProbe},
+    partition::{Delivered, DeliveryTarget, Partition, RecoveryReport, Spooled},
+    snapshot::{Difference, Message, MessageBody, Snapshot},
+    view::MailboxView,
+};

@@ -1,0 +1,221 @@
+//! The device in production: a folder of ordinary files, written and synced through io_uring.
+//!
+//! Made by the shard that owns the partition, on its executor; shard-local. Files are buffered: a
+//! message read soon after its delivery comes from the page cache, without a round trip through
+//! the ring. They grow as they are written: reserving a whole segment ahead would cost disk for
+//! every partition at every start, and saved no time when measured (design 4).
+
+use std::{
+    cell::Cell,
+    fs, io,
+    os::fd::{AsRawFd, RawFd},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use glommio::io::{BufferedFile, Directory, OpenOptions};
+
+use super::{Device, File};
+use crate::runtime::LocalFuture;
+
+/// Files are for the server's user alone.
+const FILE_MODE: libc::mode_t = 0o600;
+
+/// One partition's folder.
+pub struct FileDevice {
+    path: PathBuf,
+}
+
+/// A file of the folder. The descriptor is closed when the last clone is dropped.
+struct DiskFile {
+    file: BufferedFile,
+    /// Found, not created: never appended to.
+    found: bool,
+    /// False once the file system said that it cannot tell what is cached.
+    peek: Cell<bool>,
+}
+
+impl FileDevice {
+    /// The folder `path`, which exists (`server::data_dir` makes it, durably).
+    pub fn new(path: &Path) -> FileDevice {
+        FileDevice { path: path.to_owned() }
+    }
+}
+
+impl Device for FileDevice {
+    fn create(&self, name: &str, _size_hint: u64) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
+        let path = self.path.join(name);
+        Box::pin(async move {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(FILE_MODE);
+            let file = options.buffered_open(&path).await?;
+            Ok(Rc::new(DiskFile { file, found: false, peek: Cell::new(true) }) as Rc<dyn File>)
+        })
+    }
+
+    fn open(&self, name: &str) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
+        let path = self.path.join(name);
+        Box::pin(async move {
+            let file = BufferedFile::open(&path).await?;
+            Ok(Rc::new(DiskFile { file, found: true, peek: Cell::new(true) }) as Rc<dyn File>)
+        })
+    }
+
+    fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            let directory = Directory::open(&self.path).await?;
+            directory.sync().await?;
+            Ok(directory.close().await?)
+        })
+    }
+
+    fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>> {
+        let path = self.path.join(name);
+        Box::pin(async move { Ok(glommio::io::remove(&path).await?) })
+    }
+
+    /// Blocks for the time of a `readdir`: asked for only when a partition opens.
+    fn list(&self) -> LocalFuture<'_, io::Result<Vec<String>>> {
+        Box::pin(async move {
+            let names = fs::read_dir(&self.path)?
+                .map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+            names.filter_map(Result::transpose).collect()
+        })
+    }
+}
+
+impl File for DiskFile {
+    /// The buffer stays with glommio, which drops it; what comes back is an empty one.
+    fn append(&self, offset: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)> {
+        let len = bytes.len();
+        Box::pin(async move {
+            let outcome = match self.file.write_at(bytes, offset).await {
+                Ok(written) if written == len => Ok(()),
+                // The kernel cuts a write to a file short only for want of space.
+                Ok(written) => Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    format!("wrote {written} of {len} bytes"),
+                )),
+                Err(error) => Err(error.into()),
+            };
+            (outcome, Vec::new())
+        })
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> LocalFuture<'_, io::Result<Vec<u8>>> {
+        Box::pin(async move {
+            let mut bytes = Vec::with_capacity(len);
+            while bytes.len() < len {
+                let at = offset + bytes.len() as u64;
+                if self.peek.get() {
+                    match read_cached(self.file.as_raw_fd(), at, len, &mut bytes) {
+                        Ok(0) => break,
+                        Ok(_) => continue,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                            self.peek.set(false);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                let part = self.file.read_at(at, len - bytes.len()).await?;
+                if part.is_empty() {
+                    break;
+                }
+                bytes.extend_from_slice(&part);
+            }
+            Ok(bytes)
+        })
+    }
+
+    /// For a file found at start, its cached pages are dropped too: after a sync that failed in an
+    /// earlier life they may be marked clean and not be what the disk holds.
+    fn sync(&self) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.file.fdatasync().await?;
+            if self.found {
+                forget_cache(self.file.as_raw_fd())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn len(&self) -> LocalFuture<'_, io::Result<u64>> {
+        Box::pin(async move { Ok(self.file.file_size().await?) })
+    }
+}
+
+/// Reads what is in the page cache at `offset` behind what `bytes` has, up to `len` bytes in all.
+/// Never waits for the disk: then it is `WouldBlock`. `Ok(0)` is the end of the file.
+fn read_cached(fd: RawFd, offset: u64, len: usize, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    let wanted = len - bytes.len();
+    bytes.reserve(wanted);
+    let room = bytes.spare_capacity_mut();
+    let vector = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: wanted };
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: `vector` is the spare capacity of `bytes`, which lives until after the call.
+    let read = unsafe { libc::preadv2(fd, &raw const vector, 1, offset, libc::RWF_NOWAIT) };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has written `read` bytes, at most the spare capacity, behind `len()`.
+    unsafe { bytes.set_len(bytes.len() + read) };
+    Ok(read)
+}
+
+/// Drops the file's clean pages, so that the next read asks the disk.
+fn forget_cache(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is passed; a bad descriptor is an error, not a fault.
+    match unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use glommio::LocalExecutorBuilder;
+
+    use super::*;
+
+    /// Runs `test` on a shard of its own with an empty folder.
+    fn check<F: Future<Output = ()> + 'static>(test: impl FnOnce(FileDevice) -> F + 'static) {
+        let folder = tempfile::tempdir().unwrap();
+        let executor = LocalExecutorBuilder::default().make().unwrap();
+        executor.run(async move {
+            test(FileDevice::new(folder.path())).await;
+            folder.close().unwrap();
+        });
+    }
+
+    #[test]
+    fn files_keep_what_is_appended() {
+        check(|device| async move {
+            let file = device.create("one", 1 << 20).await.unwrap();
+            assert!(device.create("one", 0).await.is_err());
+            for block in 0..5u8 {
+                let (outcome, _) = file.append(u64::from(block) * 4096, vec![block; 4096]).await;
+                outcome.unwrap();
+            }
+            file.sync().await.unwrap();
+            device.sync_directory().await.unwrap();
+
+            let found = device.open("one").await.unwrap();
+            found.sync().await.unwrap();
+            for file in [file, found] {
+                assert_eq!(file.len().await.unwrap(), 5 * 4096);
+                let bytes = file.read_at(4095, 4098).await.unwrap();
+                assert_eq!((bytes.len(), bytes[0], bytes[1], bytes[4097]), (4098, 0, 1, 2));
+                assert_eq!(file.read_at(5 * 4096 - 1, 100).await.unwrap(), [4]);
+                assert_eq!(file.read_at(1 << 30, 100).await.unwrap(), []);
+            }
+            assert_eq!(device.list().await.unwrap(), ["one"]);
+            device.delete("one").await.unwrap();
+            assert_eq!(device.list().await.unwrap(), Vec::<String>::new());
+            assert_eq!(
+                device.open("one").await.err().map(|error| error.kind()),
+                Some(io::ErrorKind::NotFound)
+            );
+        });
+    }
+}

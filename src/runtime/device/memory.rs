@@ -1,0 +1,546 @@
+//! A device in memory that records every operation, can fail on request, and can tell what a crash
+//! at any moment would have left behind.
+//!
+//! Called by tests and the simulator. Each operation yields to other tasks before and after its
+//! effect, so that the seeded executor explores what may happen in between. A handle that is kept
+//! after its log was dropped is what a killed process leaves (the page cache survives);
+//! [`Trace::image`] is what a machine that lost power leaves.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io,
+    rc::Rc,
+};
+
+use bytes::Bytes;
+
+use super::{Device, File};
+use crate::runtime::{
+    LocalFuture,
+    simulation::{split_mix, yield_once},
+};
+
+/// Disks write this much at once, or nothing of it.
+const SECTOR: usize = 512;
+
+/// Faults to inject; operations are counted from the device's creation, from 0.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// `sync` calls that fail. What they should have made durable never will be.
+    pub failed_syncs: Vec<u64>,
+    /// `append` calls that fail with nothing written.
+    pub failed_appends: Vec<u64>,
+    /// `append` calls that write only their first half and then fail.
+    pub short_appends: Vec<u64>,
+    /// Appends from this one on find the disk full.
+    pub full_from: Option<u64>,
+    /// `sync` answers `Ok` and does nothing: to prove that a crash test notices.
+    pub lying_sync: bool,
+}
+
+/// What of the un-synced writes survived a crash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CrashMode {
+    /// Nothing.
+    Lost,
+    /// Everything up to a random multiple of 512 bytes, in the order written.
+    TornSector,
+    /// The same at 4,096 bytes.
+    TornPage,
+    /// Each 512-byte sector by itself, or not: the disk reordered its queue.
+    Reordered,
+}
+
+impl CrashMode {
+    pub const ALL: [CrashMode; 4] =
+        [CrashMode::Lost, CrashMode::TornSector, CrashMode::TornPage, CrashMode::Reordered];
+}
+
+/// One recorded operation, at the moment it took effect.
+#[derive(Clone, Debug)]
+enum Step {
+    Create {
+        name: String,
+        inode: u64,
+    },
+    Delete {
+        name: String,
+    },
+    Append {
+        inode: u64,
+        offset: u64,
+        bytes: Bytes,
+    },
+    /// Appends to `inode` among the first `through` steps are durable from here on.
+    Sync {
+        inode: u64,
+        through: usize,
+    },
+    /// As `Sync`, for creations and deletions.
+    SyncDirectory {
+        through: usize,
+    },
+}
+
+/// Everything that was done to a device, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    steps: Vec<Step>,
+    /// Steps of appends whose sync failed: the kernel forgot them, no later sync writes them.
+    forgotten: Vec<usize>,
+}
+
+/// Cheap to clone; all clones are one device.
+#[derive(Clone, Default)]
+pub struct MemoryDevice(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    files: RefCell<BTreeMap<String, (u64, Content)>>,
+    next_inode: Cell<u64>,
+    trace: Rc<RefCell<Trace>>,
+    faults: RefCell<Faults>,
+    appends: Cell<u64>,
+    syncs: Cell<u64>,
+}
+
+type Content = Rc<RefCell<Vec<u8>>>;
+
+struct MemoryFile {
+    device: Rc<Inner>,
+    inode: u64,
+    content: Content,
+    /// Opened, not created: its sync drops what the cache holds and the disk does not.
+    found: bool,
+}
+
+impl MemoryDevice {
+    pub fn new() -> MemoryDevice {
+        MemoryDevice::default()
+    }
+
+    /// What was done so far; goes on growing.
+    pub fn trace(&self) -> Rc<RefCell<Trace>> {
+        self.0.trace.clone()
+    }
+
+    /// Faults from now on.
+    pub fn inject(&self, faults: Faults) {
+        *self.0.faults.borrow_mut() = faults;
+    }
+
+    /// Changes bytes behind everybody's back, as a failing disk does.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn corrupt(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let content = self.0.files.borrow().get(name).expect("file to corrupt").1.clone();
+        change(&mut content.borrow_mut());
+    }
+
+    /// A copy of a file's bytes; `None` if there is no such file.
+    pub fn content(&self, name: &str) -> Option<Vec<u8>> {
+        Some(self.0.files.borrow().get(name)?.1.borrow().clone())
+    }
+
+    /// A device whose files are all durable: the recording starts with them in place.
+    fn from_files(files: BTreeMap<String, Vec<u8>>) -> MemoryDevice {
+        let device = MemoryDevice::default();
+        for (name, bytes) in files {
+            let inode = device.0.insert(name, bytes.clone());
+            let bytes = Bytes::from(bytes);
+            let through = device.0.record(Step::Append { inode, offset: 0, bytes });
+            device.0.record(Step::Sync { inode, through });
+        }
+        let through = device.0.trace.borrow().steps.len();
+        device.0.record(Step::SyncDirectory { through });
+        device
+    }
+}
+
+impl Inner {
+    /// Records `step`; returns how many there are now.
+    fn record(&self, step: Step) -> usize {
+        let steps = &mut self.trace.borrow_mut().steps;
+        steps.push(step);
+        steps.len()
+    }
+
+    fn insert(&self, name: String, bytes: Vec<u8>) -> u64 {
+        let inode = self.next_inode.get();
+        self.next_inode.set(inode + 1);
+        self.record(Step::Create { name: name.clone(), inode });
+        self.files.borrow_mut().insert(name, (inode, Rc::new(RefCell::new(bytes))));
+        inode
+    }
+
+    fn file(self: &Rc<Self>, name: &str, found: bool) -> io::Result<Rc<dyn File>> {
+        let files = self.files.borrow();
+        let (inode, content) =
+            files.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let (inode, content) = (*inode, content.clone());
+        Ok(Rc::new(MemoryFile { device: self.clone(), inode, content, found }))
+    }
+}
+
+fn count(counter: &Cell<u64>) -> u64 {
+    counter.replace(counter.get() + 1)
+}
+
+fn injected(what: &str) -> io::Error {
+    io::Error::other(format!("injected fault: {what}"))
+}
+
+impl Device for MemoryDevice {
+    fn create(&self, name: &str, _size_hint: u64) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            yield_once().await;
+            if self.0.files.borrow().contains_key(&name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            self.0.insert(name.clone(), Vec::new());
+            yield_once().await;
+            self.0.file(&name, false)
+        })
+    }
+
+    fn open(&self, name: &str) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            yield_once().await;
+            self.0.file(&name, true)
+        })
+    }
+
+    fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            let through = self.0.trace.borrow().steps.len();
+            yield_once().await;
+            if !self.0.faults.borrow().lying_sync {
+                self.0.record(Step::SyncDirectory { through });
+            }
+            yield_once().await;
+            Ok(())
+        })
+    }
+
+    fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            yield_once().await;
+            if self.0.files.borrow_mut().remove(&name).is_none() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            self.0.record(Step::Delete { name });
+            Ok(())
+        })
+    }
+
+    fn list(&self) -> LocalFuture<'_, io::Result<Vec<String>>> {
+        Box::pin(async move {
+            yield_once().await;
+            Ok(self.0.files.borrow().keys().cloned().collect())
+        })
+    }
+}
+
+impl MemoryFile {
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        let mut content = self.content.borrow_mut();
+        assert_eq!(content.len() as u64, offset, "append anywhere but at the end");
+        content.extend_from_slice(bytes);
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.device.record(Step::Append { inode: self.inode, offset, bytes });
+    }
+
+    fn append_now(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let number = count(&self.device.appends);
+        let faults = self.device.faults.borrow();
+        if faults.full_from.is_some_and(|from| number >= from) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if faults.failed_appends.contains(&number) {
+            return Err(injected("failed append"));
+        }
+        if faults.short_appends.contains(&number) {
+            self.write(offset, &bytes[..bytes.len() / 2]);
+            return Err(injected("short append"));
+        }
+        self.write(offset, bytes);
+        Ok(())
+    }
+
+    fn sync_now(&self, through: usize) -> io::Result<()> {
+        let number = count(&self.device.syncs);
+        let faults = self.device.faults.borrow();
+        if faults.failed_syncs.contains(&number) {
+            self.device.trace.borrow_mut().forget(self.inode, through);
+            return Err(injected("failed sync"));
+        }
+        if !faults.lying_sync {
+            self.device.record(Step::Sync { inode: self.inode, through });
+        }
+        let trace = self.device.trace.borrow();
+        if self.found && trace.forgot(self.inode) {
+            let nothing = &mut Choices(0);
+            let disk = trace.surviving_bytes(&trace.steps, self.inode, CrashMode::Lost, nothing);
+            *self.content.borrow_mut() = disk;
+        }
+        Ok(())
+    }
+}
+
+impl File for MemoryFile {
+    fn append(&self, offset: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)> {
+        Box::pin(async move {
+            yield_once().await;
+            let outcome = self.append_now(offset, &bytes);
+            yield_once().await;
+            (outcome, bytes)
+        })
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> LocalFuture<'_, io::Result<Vec<u8>>> {
+        Box::pin(async move {
+            yield_once().await;
+            let content = self.content.borrow();
+            let start = content.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+            let end = content.len().min(start.saturating_add(len));
+            Ok(content[start..end].to_vec())
+        })
+    }
+
+    fn sync(&self) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            // Only what was written before the call is promised.
+            let through = self.device.trace.borrow().steps.len();
+            yield_once().await;
+            let outcome = self.sync_now(through);
+            yield_once().await;
+            outcome
+        })
+    }
+
+    fn len(&self) -> LocalFuture<'_, io::Result<u64>> {
+        Box::pin(async move { Ok(self.content.borrow().len() as u64) })
+    }
+}
+
+/// A small stream of choices for one image.
+struct Choices(u64);
+
+impl Choices {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        split_mix(self.0)
+    }
+
+    fn heads(&mut self) -> bool {
+        self.next() & 1 == 1
+    }
+}
+
+impl Trace {
+    /// Operations recorded so far.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The device as found after a power loss when only the first `step` operations had happened.
+    /// `seed` decides what survives of the un-synced ones, within `mode`.
+    pub fn image(&self, step: usize, mode: CrashMode, seed: u64) -> MemoryDevice {
+        let mut choices = Choices(seed ^ (step as u64) << 32);
+        let steps = &self.steps[..step.min(self.steps.len())];
+        let names = self.surviving_names(steps, mode, &mut choices);
+        let files = names
+            .into_iter()
+            .map(|(name, inode)| (name, self.surviving_bytes(steps, inode, mode, &mut choices)))
+            .collect();
+        MemoryDevice::from_files(files)
+    }
+
+    fn forget(&mut self, inode: u64, through: usize) {
+        let durable = durable_through(&self.steps, inode);
+        let lost = (durable..through)
+            .filter(|&at| matches!(self.steps[at], Step::Append { inode: of, .. } if of == inode));
+        self.forgotten.extend(lost);
+    }
+
+    /// Whether a failed sync of this file lost something.
+    fn forgot(&self, inode: u64) -> bool {
+        let lost =
+            |&at: &usize| matches!(self.steps[at], Step::Append { inode: of, .. } if of == inode);
+        self.forgotten.iter().any(lost)
+    }
+
+    /// The directory: synced operations, and of the others any subset.
+    fn surviving_names(
+        &self,
+        steps: &[Step],
+        mode: CrashMode,
+        choices: &mut Choices,
+    ) -> BTreeMap<String, u64> {
+        let synced = steps.iter().rev().find_map(|step| match step {
+            Step::SyncDirectory { through } => Some(*through),
+            _ => None,
+        });
+        let mut names = BTreeMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            let survives = at < synced.unwrap_or(0) || (mode != CrashMode::Lost && choices.heads());
+            match step {
+                Step::Create { name, inode } if survives => {
+                    names.insert(name.clone(), *inode);
+                }
+                Step::Delete { name } if survives => {
+                    names.remove(name);
+                }
+                _ => {}
+            }
+        }
+        names
+    }
+
+    fn surviving_bytes(
+        &self,
+        steps: &[Step],
+        inode: u64,
+        mode: CrashMode,
+        choices: &mut Choices,
+    ) -> Vec<u8> {
+        let durable = durable_through(steps, inode);
+        let mut content = Vec::new();
+        let mut loose = Vec::new();
+        for (at, step) in steps.iter().enumerate() {
+            match step {
+                Step::Append { inode: of, offset, bytes } if *of == inode => {
+                    if at < durable && !self.forgotten.contains(&at) {
+                        put(&mut content, *offset as usize, bytes);
+                    } else {
+                        loose.push((*offset as usize, bytes));
+                    }
+                }
+                _ => {}
+            }
+        }
+        match mode {
+            CrashMode::Lost => {}
+            CrashMode::TornSector => put_torn(&mut content, &loose, SECTOR, choices),
+            CrashMode::TornPage => put_torn(&mut content, &loose, 8 * SECTOR, choices),
+            CrashMode::Reordered => put_some_sectors(&mut content, &loose, choices),
+        }
+        content
+    }
+}
+
+/// Appends to `inode` before this step are durable.
+fn durable_through(steps: &[Step], inode: u64) -> usize {
+    let synced = steps.iter().filter_map(|step| match step {
+        Step::Sync { inode: of, through } if *of == inode => Some(*through),
+        _ => None,
+    });
+    synced.max().unwrap_or(0)
+}
+
+/// Writes `bytes` at `offset`; what was never written before it reads as zeros.
+fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[offset..end].copy_from_slice(bytes);
+}
+
+/// The writes in order, up to a multiple of `unit` somewhere in them.
+fn put_torn(content: &mut Vec<u8>, loose: &[(usize, &Bytes)], unit: usize, choices: &mut Choices) {
+    let total: usize = loose.iter().map(|(_, bytes)| bytes.len()).sum();
+    let mut left = (choices.next() % (total / unit + 1) as u64) as usize * unit;
+    for (offset, bytes) in loose {
+        let len = bytes.len().min(left);
+        left -= len;
+        if len > 0 {
+            put(content, *offset, &bytes[..len]);
+        }
+    }
+}
+
+/// Each sector of the writes, or not.
+fn put_some_sectors(content: &mut Vec<u8>, loose: &[(usize, &Bytes)], choices: &mut Choices) {
+    for (offset, bytes) in loose {
+        for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+            if choices.heads() {
+                put(content, offset + index * SECTOR, sector);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::simulation::Simulation;
+
+    /// One synced and one un-synced block in a file whose directory entry is synced.
+    fn workload(device: &MemoryDevice) {
+        Simulation::new(1).run_until(async {
+            let file = device.create("a", 0).await.unwrap();
+            device.sync_directory().await.unwrap();
+            file.append(0, vec![1; 4096]).await.0.unwrap();
+            file.sync().await.unwrap();
+            file.append(4096, vec![2; 4096]).await.0.unwrap();
+        });
+    }
+
+    #[test]
+    fn images_keep_the_synced_and_only_parts_of_the_rest() {
+        let device = MemoryDevice::new();
+        workload(&device);
+        let trace = device.trace();
+        let trace = trace.borrow();
+        for mode in CrashMode::ALL {
+            let mut lens = std::collections::BTreeSet::new();
+            for seed in 0..64 {
+                let content = trace.image(trace.len(), mode, seed).content("a").unwrap();
+                assert_eq!(content[..4096], [1; 4096], "{mode:?}");
+                lens.insert(content.len());
+            }
+            let expected = match mode {
+                CrashMode::Lost => 1,
+                CrashMode::TornPage => 2,
+                CrashMode::TornSector | CrashMode::Reordered => 3,
+            };
+            assert!(lens.len() >= expected, "{mode:?}: {lens:?}");
+        }
+    }
+
+    #[test]
+    fn lying_sync_and_unsynced_directory_lose_everything() {
+        let device = MemoryDevice::new();
+        device.inject(Faults { lying_sync: true, ..Faults::default() });
+        workload(&device);
+        let trace = device.trace();
+        let image = trace.borrow().image(usize::MAX, CrashMode::Lost, 0);
+        assert_eq!(image.content("a"), None);
+    }
+
+    #[test]
+    fn failed_sync_loses_for_ever() {
+        let device = MemoryDevice::new();
+        device.inject(Faults { failed_syncs: vec![0], ..Faults::default() });
+        Simulation::new(1).run_until(async {
+            let file = device.create("a", 0).await.unwrap();
+            device.sync_directory().await.unwrap();
+            file.append(0, vec![1; 512]).await.0.unwrap();
+            assert!(file.sync().await.is_err());
+            file.sync().await.unwrap();
+        });
+        let trace = device.trace();
+        let image = trace.borrow().image(usize::MAX, CrashMode::Lost, 0);
+        assert_eq!(image.content("a"), Some(Vec::new()));
+    }
+}

@@ -1,0 +1,555 @@
+//! One account as services use it: mailboxes, messages, flags. Each command here decides on pending
+//! state, commits one entry and answers once that is durable and published.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use super::{
+    body::StagedBody,
+    effect::Effect,
+    error::StoreError,
+    mailbox::{Mailbox, MailboxStatus},
+    namespace::{MailboxInfo, NameLimits, SpecialUse, normalise},
+    partition::{
+        Change, Changes, Delivered, DeliveryTarget, Inner, TRANSACTION_MESSAGES_MAX, misuse,
+    },
+    snapshot::{Message, MessageBody},
+    state::{AccountCell, AccountState},
+    view::MailboxView,
+};
+use crate::model::{
+    AccountId, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, Timestamp, Uid, UidValidity,
+};
+
+/// One account, loaded. Cheap to clone. All mutations return after their effects are durable and
+/// published; reads see published state only.
+#[derive(Clone)]
+pub struct Account {
+    pub(super) inner: Rc<Inner>,
+    pub(super) cell: Rc<AccountCell>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Copied {
+    pub uid_validity: UidValidity,
+    pub uids: Vec<(Uid, Uid)>,
+}
+
+#[derive(Clone, Debug)]
+pub enum FlagChange {
+    Add(Flags, Vec<String>),
+    Remove(Flags, Vec<String>),
+    Replace(Flags, Vec<String>),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct FlagOutcome {
+    /// Messages now in the state asked for, with their mod-sequence; ascending by UID.
+    pub updated: Vec<(Uid, ModSeq)>,
+    /// Refused by UNCHANGEDSINCE (RFC 7162 3.1.3); ascending.
+    pub modified: Vec<Uid>,
+}
+
+/// A [`FlagChange`] with keywords as bits.
+#[derive(Clone, Copy)]
+enum BitChange {
+    Add(FlagSet),
+    Remove(FlagSet),
+    Replace(FlagSet),
+}
+
+impl BitChange {
+    fn apply(self, flags: FlagSet) -> FlagSet {
+        match self {
+            BitChange::Add(set) => FlagSet {
+                system: flags.system | set.system,
+                keywords: flags.keywords.union(set.keywords),
+            },
+            BitChange::Remove(set) => FlagSet {
+                system: flags.system & !set.system,
+                keywords: flags.keywords.without(set.keywords),
+            },
+            BitChange::Replace(set) => set,
+        }
+    }
+}
+
+fn sorted(uids: &[Uid]) -> Vec<Uid> {
+    let mut uids = uids.to_vec();
+    uids.sort_unstable();
+    uids.dedup();
+    uids
+}
+
+impl Account {
+    pub fn id(&self) -> AccountId {
+        self.cell.state.borrow().id
+    }
+
+    /// All mailboxes, sorted by name, INBOX first.
+    pub fn mailboxes(&self) -> Vec<MailboxInfo> {
+        self.cell.state.borrow().names.list()
+    }
+
+    /// INBOX in any case.
+    pub fn mailbox_by_name(&self, name: &str) -> Option<MailboxInfo> {
+        let state = self.cell.state.borrow();
+        state.names.info(state.names.find(name)?)
+    }
+
+    pub fn mailbox(&self, id: MailboxId) -> Option<MailboxInfo> {
+        self.cell.state.borrow().names.info(id)
+    }
+
+    /// Names subscribed to; they need not exist (RFC 3501 6.3.6).
+    pub fn subscriptions(&self) -> Vec<String> {
+        self.cell.state.borrow().names.subscriptions.iter().cloned().collect()
+    }
+
+    fn name_limits(&self) -> NameLimits {
+        NameLimits {
+            name_max: self.inner.options.mailbox_name_max,
+            mailboxes_max: self.inner.options.mailboxes_per_account,
+        }
+    }
+
+    fn change(&self, effect: Effect) -> Change {
+        Change { cell: Some(self.cell.clone()), effect }
+    }
+
+    /// Commits `effects` as one entry and waits for it. With none, waits for whatever this account
+    /// has staged: the state that made them unnecessary may itself not be durable yet.
+    async fn carry_out(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
+        let lsn = match effects.is_empty() {
+            true => self.cell.state.borrow().staged,
+            false => {
+                let changes: Changes =
+                    effects.into_iter().map(|effect| self.change(effect)).collect();
+                Some(self.inner.commit(changes, None)?)
+            }
+        };
+        match lsn {
+            Some(lsn) => self.inner.acknowledged(lsn).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Missing superior levels are created too (RFC 3501 6.3.3).
+    pub async fn create_mailbox(
+        &self,
+        name: &str,
+        special_use: Option<SpecialUse>,
+    ) -> Result<MailboxId, StoreError> {
+        self.inner.log.room().await?;
+        let (account, new) = {
+            let state = self.cell.state.borrow();
+            let limits = self.name_limits();
+            (state.id, state.pending_names.plan_create(name, special_use, limits)?)
+        };
+        let id = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
+        let effects = new.into_iter().map(|mailbox| Effect::CreateMailbox { account, mailbox });
+        self.carry_out(effects.collect()).await?;
+        Ok(id)
+    }
+
+    /// There is no `\Noselect` here to stand in for a deleted parent: deleting a mailbox with
+    /// children is `NotPermitted`, as is deleting INBOX.
+    pub async fn delete_mailbox(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.log.room().await?;
+        let effect = {
+            let state = self.cell.state.borrow();
+            let mailbox = state.pending_names.plan_delete(name)?;
+            Effect::DeleteMailbox { account: state.id, mailbox }
+        };
+        self.carry_out(vec![effect]).await
+    }
+
+    /// Renames children too, in one transaction. Renaming INBOX moves its messages to the new
+    /// mailbox and leaves INBOX empty (RFC 3501 6.3.5). Superior levels are created.
+    pub async fn rename_mailbox(&self, source: &str, target: &str) -> Result<(), StoreError> {
+        if normalise(source) == "INBOX" {
+            return self.rename_inbox(target).await;
+        }
+        self.inner.log.room().await?;
+        let (account, (superiors, renames)) = {
+            let state = self.cell.state.borrow();
+            (state.id, state.pending_names.plan_rename(source, target, self.name_limits())?)
+        };
+        let create = |mailbox| Effect::CreateMailbox { account, mailbox };
+        let rename = |(mailbox, name)| Effect::RenameMailbox { account, mailbox, name };
+        let effects = superiors.into_iter().map(create).chain(renames.into_iter().map(rename));
+        self.carry_out(effects.collect()).await
+    }
+
+    async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
+        self.inner.ensure_table(&self.cell, MailboxId::INBOX).await?;
+        self.inner.log.room().await?;
+        let effects = {
+            let mut state = self.cell.state.borrow_mut();
+            let new = state.pending_names.plan_create(target, None, self.name_limits())?;
+            let account = state.id;
+            let mailbox = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
+            let mut effects: Vec<Effect> =
+                new.into_iter().map(|mailbox| Effect::CreateMailbox { account, mailbox }).collect();
+            let mod_seq = state.allocate_mod_seq();
+            let inbox = state.pending_mailbox(MailboxId::INBOX).ok_or(StoreError::NoSuchMailbox)?;
+            let keywords = inbox.pending_keywords();
+            if !keywords.is_empty() {
+                effects.push(Effect::Keyword { account, mailbox, names: keywords.to_vec() });
+            }
+            let mut moved = Vec::new();
+            for (message, pending) in inbox.pending_messages() {
+                moved.push(message.uid);
+                let uid = Uid(moved.len() as u32);
+                let message = Message { uid, mod_seq, flags: pending.flags, ..*message };
+                effects.push(Effect::Message { account, mailbox, message });
+            }
+            if moved.len() > TRANSACTION_MESSAGES_MAX {
+                return Err(StoreError::Limit("messages moved by one command"));
+            }
+            if !moved.is_empty() {
+                let mailbox = MailboxId::INBOX;
+                effects.push(Effect::Expunge { account, mailbox, mod_seq, uids: moved });
+            }
+            effects
+        };
+        self.carry_out(effects).await
+    }
+
+    pub async fn set_subscribed(&self, name: &str, subscribed: bool) -> Result<(), StoreError> {
+        self.inner.log.room().await?;
+        let name = normalise(name);
+        let effects = {
+            let state = self.cell.state.borrow();
+            let names = &state.pending_names;
+            if names.subscriptions.contains(&name) == subscribed {
+                Vec::new()
+            } else {
+                if subscribed {
+                    names.check_subscription(&name, self.inner.options.mailbox_name_max)?;
+                }
+                vec![Effect::Subscription { account: state.id, name, subscribed }]
+            }
+        };
+        self.carry_out(effects).await
+    }
+
+    pub async fn status(&self, mailbox: MailboxId) -> Result<MailboxStatus, StoreError> {
+        let state = self.cell.state.borrow();
+        let mailbox = state.live_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+        Ok(mailbox.status)
+    }
+
+    /// The mailbox as published now. With `claim_recent` the session takes the `\Recent` marks:
+    /// UIDs from [`MailboxView::recent_from`] on are recent for it and for nobody after (the claim
+    /// is durable lazily: at worst a message is recent twice after a crash).
+    pub async fn select(
+        &self,
+        mailbox: MailboxId,
+        claim_recent: bool,
+    ) -> Result<MailboxView, StoreError> {
+        self.inner.ensure_table(&self.cell, mailbox).await?;
+        let mut state = self.cell.state.borrow_mut();
+        let found = state.mailboxes.get_mut(&mailbox).filter(|found| found.live);
+        let found = found.ok_or(StoreError::NoSuchMailbox)?;
+        let mut recent_from = found.recent_from;
+        if claim_recent && recent_from < found.status.uid_next {
+            recent_from = found.claim_recent();
+            state.dirty = true;
+        }
+        Ok(MailboxView::new(self.inner.clone(), self.cell.clone(), mailbox, recent_from))
+    }
+
+    /// Body staged on this account's partition.
+    pub async fn append(
+        &self,
+        mailbox: MailboxId,
+        body: StagedBody,
+        flags: Flags,
+        keywords: &[String],
+        internal_date: Timestamp,
+    ) -> Result<Delivered, StoreError> {
+        if !body.belongs_to(&self.inner) {
+            return Err(misuse("a body was staged on another partition"));
+        }
+        self.inner.log.room().await?;
+        let target = DeliveryTarget {
+            account: self.id(),
+            mailbox: None,
+            flags,
+            keywords: keywords.to_vec(),
+            internal_date,
+        };
+        let (size, now) = (body.size(), self.inner.executor.now());
+        let (change, delivered) =
+            self.inner.plan_message(self.cell.clone(), mailbox, &target, size, now)?;
+        let lsn = self.inner.commit(Changes::from_buf([change]), Some(&body))?;
+        self.inner.acknowledged(lsn).await?;
+        Ok(delivered)
+    }
+
+    /// All or nothing; answers (source, target) UIDs in ascending order. Keywords are carried by
+    /// name; `\Recent` is set in the target. Messages expunged meanwhile are skipped.
+    pub async fn copy(
+        &self,
+        source: MailboxId,
+        messages: &[Message],
+        target: MailboxId,
+    ) -> Result<Copied, StoreError> {
+        self.copy_messages(source, messages, target, false).await
+    }
+
+    /// COPY and EXPUNGE of the same messages in one transaction (RFC 6851).
+    pub async fn move_messages(
+        &self,
+        source: MailboxId,
+        messages: &[Message],
+        target: MailboxId,
+    ) -> Result<Copied, StoreError> {
+        self.copy_messages(source, messages, target, true).await
+    }
+
+    async fn copy_messages(
+        &self,
+        source: MailboxId,
+        messages: &[Message],
+        target: MailboxId,
+        expunge: bool,
+    ) -> Result<Copied, StoreError> {
+        if messages.len() > TRANSACTION_MESSAGES_MAX {
+            return Err(StoreError::Limit("messages copied by one command"));
+        }
+        self.inner.ensure_table(&self.cell, source).await?;
+        self.inner.log.room().await?;
+        let originals = self.originals(source, messages)?;
+        let keywords = self.keywords_between(source, target, &originals)?;
+        let now = self.inner.executor.now();
+
+        let mut effects = Vec::with_capacity(originals.len() + 1);
+        let copied = {
+            let mut state = self.cell.state.borrow_mut();
+            let (account, mod_seq) = (state.id, state.allocate_mod_seq());
+            let found = state.pending_mailbox(target).ok_or(StoreError::NoSuchMailbox)?;
+            let uid_validity = found.status.uid_validity;
+            let mut uids = Vec::with_capacity(originals.len());
+            for original in &originals {
+                let uid = found.allocate_uid().ok_or(StoreError::Limit("UIDs of a mailbox"))?;
+                uids.push((original.uid, uid));
+                let flags = FlagSet {
+                    system: original.flags.system,
+                    keywords: translate(original.flags.keywords, &keywords),
+                };
+                let message = Message { uid, mod_seq, flags, save_date: now, ..*original };
+                effects.push(Effect::Message { account, mailbox: target, message });
+            }
+            if expunge && !uids.is_empty() {
+                let uids = uids.iter().map(|(uid, _)| *uid).collect();
+                effects.push(Effect::Expunge { account, mailbox: source, mod_seq, uids });
+            }
+            Copied { uid_validity, uids }
+        };
+        self.carry_out(effects).await?;
+        Ok(copied)
+    }
+
+    /// Those of `messages` that still exist, as pending state has them, ascending by UID.
+    fn originals(
+        &self,
+        source: MailboxId,
+        messages: &[Message],
+    ) -> Result<Vec<Message>, StoreError> {
+        let mut state = self.cell.state.borrow_mut();
+        let found = state.pending_mailbox(source).ok_or(StoreError::NoSuchMailbox)?;
+        let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
+        let table = found.loaded.as_ref().map(|loaded| &loaded.table);
+        let originals = uids.into_iter().filter_map(|uid| {
+            let pending = found.pending_state(uid)?;
+            let message = table?.by_uid(uid)?;
+            Some(Message { flags: pending.flags, mod_seq: pending.mod_seq, ..*message })
+        });
+        Ok(originals.collect())
+    }
+
+    /// For the keywords that `messages` carry in `source`: their bits there and in `target`, where
+    /// they are defined if need be.
+    fn keywords_between(
+        &self,
+        source: MailboxId,
+        target: MailboxId,
+        messages: &[Message],
+    ) -> Result<Vec<(usize, KeywordSet)>, StoreError> {
+        let used = messages
+            .iter()
+            .fold(KeywordSet::default(), |used, message| used.union(message.flags.keywords));
+        let names: Vec<(usize, String)> = {
+            let mut state = self.cell.state.borrow_mut();
+            let found = state.pending_mailbox(source).ok_or(StoreError::NoSuchMailbox)?;
+            let table = found.pending_keywords();
+            used.iter().filter_map(|bit| Some((bit, table.get(bit)?.clone()))).collect()
+        };
+        names
+            .into_iter()
+            .map(|(bit, name)| Ok((bit, self.inner.define_keywords(&self.cell, target, &[name])?)))
+            .collect()
+    }
+
+    /// One transaction. UIDs that no longer exist are skipped.
+    pub async fn store_flags(
+        &self,
+        mailbox: MailboxId,
+        uids: &[Uid],
+        change: FlagChange,
+        unchanged_since: Option<ModSeq>,
+    ) -> Result<FlagOutcome, StoreError> {
+        self.inner.ensure_table(&self.cell, mailbox).await?;
+        self.inner.log.room().await?;
+        let change = self.as_bits(mailbox, change)?;
+        let (outcome, effects) = {
+            let mut state = self.cell.state.borrow_mut();
+            plan_flags(&mut state, mailbox, &sorted(uids), change, unchanged_since)?
+        };
+        self.carry_out(effects).await?;
+        Ok(outcome)
+    }
+
+    fn as_bits(&self, mailbox: MailboxId, change: FlagChange) -> Result<BitChange, StoreError> {
+        let define = |names: &[String]| self.inner.define_keywords(&self.cell, mailbox, names);
+        Ok(match change {
+            FlagChange::Add(system, names) => {
+                BitChange::Add(FlagSet { system, keywords: define(&names)? })
+            }
+            FlagChange::Replace(system, names) => {
+                BitChange::Replace(FlagSet { system, keywords: define(&names)? })
+            }
+            FlagChange::Remove(system, names) => {
+                let mut state = self.cell.state.borrow_mut();
+                let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+                let mut keywords = KeywordSet::default();
+                let bits = names.iter().filter_map(|name| found.keyword_index(name));
+                bits.for_each(|bit| keywords.insert(bit));
+                BitChange::Remove(FlagSet { system, keywords })
+            }
+        })
+    }
+
+    /// Removes those of `uids` (or of all messages when `None`) that carry `\Deleted`.
+    pub async fn expunge(
+        &self,
+        mailbox: MailboxId,
+        uids: Option<&[Uid]>,
+    ) -> Result<Vec<Uid>, StoreError> {
+        self.expunge_where(mailbox, |found| match uids {
+            _ if !found.may_have_deleted() => Vec::new(),
+            Some(uids) => {
+                let deleted = |uid: &Uid| {
+                    let pending = found.pending_state(*uid);
+                    pending.is_some_and(|pending| pending.flags.system.contains(Flags::DELETED))
+                };
+                sorted(uids).into_iter().filter(deleted).collect()
+            }
+            None => found
+                .pending_messages()
+                .filter(|(_, pending)| pending.flags.system.contains(Flags::DELETED))
+                .map(|(message, _)| message.uid)
+                .collect(),
+        })
+        .await
+    }
+
+    /// Removes `uids` whatever their flags (POP3 QUIT), in one transaction.
+    pub async fn remove(&self, mailbox: MailboxId, uids: &[Uid]) -> Result<Vec<Uid>, StoreError> {
+        self.expunge_where(mailbox, |found| {
+            let exists = |uid: &Uid| found.pending_state(*uid).is_some();
+            sorted(uids).into_iter().filter(exists).collect()
+        })
+        .await
+    }
+
+    async fn expunge_where(
+        &self,
+        mailbox: MailboxId,
+        choose: impl FnOnce(&Mailbox) -> Vec<Uid>,
+    ) -> Result<Vec<Uid>, StoreError> {
+        self.inner.ensure_table(&self.cell, mailbox).await?;
+        self.inner.log.room().await?;
+        let (uids, effects) = {
+            let mut state = self.cell.state.borrow_mut();
+            let account = state.id;
+            let uids = choose(state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?);
+            let effects = match uids.is_empty() {
+                true => Vec::new(),
+                false => {
+                    let mod_seq = state.allocate_mod_seq();
+                    vec![Effect::Expunge { account, mailbox, mod_seq, uids: uids.clone() }]
+                }
+            };
+            (uids, effects)
+        };
+        self.carry_out(effects).await?;
+        Ok(uids)
+    }
+
+    /// Checksummed read of `range` of the body (clamped to its size). Reads only the chunks that
+    /// hold some of it: pieces aligned to [`super::BODY_CHUNK`] cost one chunk each.
+    pub async fn read_body(
+        &self,
+        body: &MessageBody,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        self.inner.read_body(body, offset, len).await
+    }
+
+    /// The summary given to [`super::BodyWriter::finish`].
+    pub async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
+        self.inner.read_summary(body).await
+    }
+}
+
+/// The target's bits for the keywords a message carries in its source.
+fn translate(keywords: KeywordSet, between: &[(usize, KeywordSet)]) -> KeywordSet {
+    between
+        .iter()
+        .filter(|(bit, _)| keywords.contains(*bit))
+        .fold(KeywordSet::default(), |set, (_, target)| set.union(*target))
+}
+
+fn plan_flags(
+    state: &mut AccountState,
+    mailbox: MailboxId,
+    uids: &[Uid],
+    change: BitChange,
+    unchanged_since: Option<ModSeq>,
+) -> Result<(FlagOutcome, Vec<Effect>), StoreError> {
+    let (account, mod_seq) = (state.id, ModSeq(state.pending_mod_seq.0 + 1));
+    let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+    let mut outcome = FlagOutcome::default();
+    let mut groups: Vec<(FlagSet, Vec<Uid>)> = Vec::new();
+    let mut group_of: HashMap<FlagSet, usize> = HashMap::new();
+    for uid in uids {
+        let Some(pending) = found.pending_state(*uid) else { continue };
+        if unchanged_since.is_some_and(|since| pending.mod_seq > since) {
+            outcome.modified.push(*uid);
+            continue;
+        }
+        let flags = change.apply(pending.flags);
+        if flags == pending.flags {
+            // Nothing to do, so no new mod-sequence either (RFC 7162 3.1.3).
+            outcome.updated.push((*uid, pending.mod_seq));
+            continue;
+        }
+        outcome.updated.push((*uid, mod_seq));
+        let group = *group_of.entry(flags).or_insert_with(|| {
+            groups.push((flags, Vec::new()));
+            groups.len() - 1
+        });
+        groups[group].1.push(*uid);
+    }
+    if groups.is_empty() {
+        return Ok((outcome, Vec::new()));
+    }
+    state.allocate_mod_seq();
+    Ok((outcome, vec![Effect::Flags { account, mailbox, mod_seq, groups }]))
+}

@@ -1,0 +1,318 @@
+//! Checkpoints: writing changed accounts as pages, so that a start replays little and cold
+//! accounts can leave memory.
+//!
+//! Fuzzy: commits go on meanwhile. What is published when it begins is in the pages; what comes
+//! later is replayed from `replay_from`, and an account's page names the first effect that it does
+//! not have, so nothing is lost or applied twice. An account is captured between two awaits.
+//! Only changed accounts, changed directory pages and a root are written.
+
+use std::{
+    cell::Cell,
+    rc::{Rc, Weak},
+};
+
+use super::{
+    error::StoreError,
+    log::{EntryHeader, EntryKind, Log},
+    page::{Root, encode_account, encode_root},
+    partition::Inner,
+    run::{
+        RUN_RECORDS_MAX, RunRecord, RunRef, encode_run, merge_over, runs_to_merge, wants_rewrite,
+    },
+    signal::Signal,
+    state::{AccountCell, AccountState},
+};
+use crate::model::{AccountId, Lsn, MailboxId, Uid};
+
+/// When checkpoints and trims happen. Shard-local, owned by the partition.
+pub(super) struct Schedule {
+    /// Set when a checkpoint is wanted; the background task waits for it.
+    pub wanted: Rc<Signal>,
+    /// Set when a checkpoint ended.
+    ended: Signal,
+    running: Cell<bool>,
+    /// Where the log was at the last attempt: a failing checkpoint is not tried without end.
+    attempted: Cell<Lsn>,
+    /// Memory below which trimming again would find nothing.
+    trim_above: Cell<usize>,
+    stopped: Rc<Cell<bool>>,
+}
+
+impl Schedule {
+    pub fn new(wanted: Rc<Signal>, log: &Log) -> Schedule {
+        let attempted = log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
+        Schedule {
+            wanted,
+            ended: Signal::default(),
+            running: Cell::new(false),
+            attempted: Cell::new(attempted),
+            trim_above: Cell::new(0),
+            stopped: Rc::default(),
+        }
+    }
+
+    /// Ends the background task.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        self.wanted.set();
+    }
+
+    pub fn may_trim(&self, memory: usize, _budget: usize) -> bool {
+        memory > self.trim_above.get()
+    }
+
+    /// After a trim that left `memory`: what stays is changed or pinned.
+    pub fn trimmed(&self, memory: usize, budget: usize) {
+        let over = memory > budget;
+        self.trim_above.set(if over { memory + budget / 8 } else { 0 });
+        if over {
+            self.wanted.set();
+        }
+    }
+}
+
+/// The background task: a checkpoint whenever one is wanted, until the partition is gone.
+pub(super) async fn run(partition: Weak<Inner>, wanted: Rc<Signal>) {
+    loop {
+        wanted.take().await;
+        let Some(inner) = partition.upgrade() else { return };
+        if inner.checkpoints.stopped.get() {
+            return;
+        }
+        // A failed write is the partition's trouble and shows there; a damaged account keeps its
+        // effects in the log. Either way the next interval tries again.
+        let _ = inner.checkpoint().await;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.checkpoints.stop();
+    }
+}
+
+/// Records of older runs, read before the capture, to be joined with a mailbox's delta.
+struct Merge {
+    mailbox: MailboxId,
+    /// How many of the newest runs they are.
+    runs: usize,
+    records: Vec<(Uid, RunRecord)>,
+}
+
+impl Inner {
+    /// Calls for a checkpoint when the log has grown by the interval since the last attempt.
+    pub(super) fn schedule_checkpoint(&self) {
+        let grown = self.log.next_lsn().0.saturating_sub(self.checkpoints.attempted.get().0);
+        if grown > self.options.checkpoint_interval {
+            self.checkpoints.wanted.set();
+        }
+    }
+
+    /// Writes a checkpoint; waits for one that is under way first.
+    pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
+        while self.checkpoints.running.replace(true) {
+            self.checkpoints.ended.take().await;
+        }
+        // A dropped future must not leave the flag behind.
+        let running = Running(&self.checkpoints);
+        self.checkpoints.attempted.set(self.log.next_lsn());
+        let outcome = self.write_checkpoint().await;
+        drop(running);
+        self.checkpoints.trim_above.set(0);
+        self.trim();
+        outcome
+    }
+
+    async fn write_checkpoint(&self) -> Result<(), StoreError> {
+        if let Some(trouble) = self.log.trouble() {
+            return Err(trouble);
+        }
+        // Everything durable is published, and everything published is in the pages written below.
+        let mut replay_from = self.log.durable_lsn();
+        let mut damaged = None;
+        for id in self.changed_accounts() {
+            match self.write_account(id).await {
+                Ok(()) => {}
+                // One damaged account must not keep the others from their pages; what the log
+                // says of it is replayed again.
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    let effects = self.replayed.borrow().get(&id).cloned();
+                    let first = effects.and_then(|effects| effects.first().map(|(lsn, _)| *lsn));
+                    replay_from = replay_from.min(first.unwrap_or(replay_from));
+                    damaged = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+            self.executor.yield_now().await;
+        }
+        self.log.room().await?;
+        let root = self.append_root()?;
+        self.log.durable(root).await?;
+        self.log.publish_checkpoint(root, replay_from).await?;
+        damaged.map_or(Ok(()), Err)
+    }
+
+    fn changed_accounts(&self) -> Vec<AccountId> {
+        let accounts = self.accounts.borrow();
+        let loaded = accounts.iter().filter(|(_, cell)| cell.state.borrow().dirty);
+        let mut changed: Vec<AccountId> = loaded.map(|(id, _)| *id).collect();
+        changed.extend(self.replayed.borrow().keys().copied());
+        // In order, so that a simulation repeats itself.
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    fn append_root(&self) -> Result<Lsn, StoreError> {
+        let append = |kind, payload: Vec<u8>| self.append_page(kind, AccountId(0), payload);
+        let mut directory = self.directory.borrow_mut();
+        directory.write_changed(|page| append(EntryKind::DirectoryPage, page))?;
+        let mut root = Root { buckets: directory.pages(), ..Root::default() };
+        self.standing.borrow().to_root(&mut root);
+        append(EntryKind::CheckpointRoot, encode_root(&root))
+    }
+
+    fn append_page(
+        &self,
+        kind: EntryKind,
+        account: AccountId,
+        payload: Vec<u8>,
+    ) -> Result<Lsn, StoreError> {
+        let header = EntryHeader { kind, account, mailbox: MailboxId(0), uid: Uid(0) };
+        self.log.append(header, &[&payload])
+    }
+
+    fn append_run(
+        &self,
+        account: AccountId,
+        mailbox: MailboxId,
+        records: impl ExactSizeIterator<Item = (Uid, RunRecord)>,
+    ) -> Result<RunRef, StoreError> {
+        let header = EntryHeader { kind: EntryKind::MailboxRun, account, mailbox, uid: Uid(0) };
+        let count = records.len() as u32;
+        let lsn = self.log.append(header, &[&encode_run(records)])?;
+        Ok(RunRef { lsn, records: count })
+    }
+
+    async fn write_account(&self, id: AccountId) -> Result<(), StoreError> {
+        let cell = self.load(id).await?;
+        let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
+        let mut merges = Vec::new();
+        for mailbox in mailboxes {
+            self.prepare_mailbox(&cell, mailbox, &mut merges).await?;
+        }
+        self.log.room().await?;
+        // From here to the end nothing awaits: page and runs are of one moment.
+        let mut state = cell.state.borrow_mut();
+        if !state.names.contains(MailboxId::INBOX) {
+            return Ok(());
+        }
+        self.append_deltas(&mut state, merges)?;
+        let page = self.append_page(EntryKind::AccountPage, id, encode_account(&state))?;
+        state.page = Some(page);
+        state.dirty = false;
+        self.directory.borrow_mut().set(id, page);
+        drop(state);
+        self.measure(&cell);
+        Ok(())
+    }
+
+    /// Does what must await before a mailbox's changes can be captured: reads the runs they will be
+    /// joined with, or writes the whole folder anew.
+    async fn prepare_mailbox(
+        &self,
+        cell: &Rc<AccountCell>,
+        id: MailboxId,
+        merges: &mut Vec<Merge>,
+    ) -> Result<(), StoreError> {
+        let (runs, delta, rewrite) = {
+            let state = cell.state.borrow();
+            let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(()) };
+            let rewrite = wants_rewrite(&mailbox.runs, mailbox.status.messages);
+            (mailbox.runs.clone(), mailbox.delta.len(), rewrite)
+        };
+        if rewrite {
+            return match self.rewrite_runs(cell, id).await {
+                Err(StoreError::NoSuchMailbox) => Ok(()),
+                other => other,
+            };
+        }
+        let count = runs_to_merge(&runs, delta);
+        if count > 0 {
+            let mut records = Vec::new();
+            for run in &runs[runs.len() - count..] {
+                records.extend(self.read_run(run).await?);
+            }
+            merges.push(Merge { mailbox: id, runs: count, records });
+        }
+        Ok(())
+    }
+
+    /// Writes a mailbox's whole table as new runs, in pieces. What is published meanwhile goes to
+    /// the delta as always.
+    async fn rewrite_runs(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<(), StoreError> {
+        self.ensure_table(cell, id).await?;
+        let (account, table) = {
+            let mut state = cell.state.borrow_mut();
+            let account = state.id;
+            let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
+            let table = mailbox.loaded.clone().ok_or(StoreError::NoSuchMailbox)?;
+            mailbox.delta.clear();
+            (account, table)
+        };
+        let mut runs = Vec::new();
+        let mut start = 0;
+        while start < table.table.len() {
+            self.log.room().await?;
+            let count = RUN_RECORDS_MAX.min(table.table.len() - start);
+            let messages: Vec<(Uid, RunRecord)> = table
+                .table
+                .iter_from(start)
+                .take(count)
+                .map(|message| (message.uid, RunRecord::Put(*message)))
+                .collect();
+            runs.push(self.append_run(account, id, messages.into_iter())?);
+            start += count;
+            self.executor.yield_now().await;
+        }
+        let mut state = cell.state.borrow_mut();
+        let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
+        mailbox.runs = runs;
+        Ok(())
+    }
+
+    /// Moves every mailbox's delta into runs, joined with those in `merges`.
+    fn append_deltas(
+        &self,
+        state: &mut AccountState,
+        merges: Vec<Merge>,
+    ) -> Result<(), StoreError> {
+        let mut merges = merges.into_iter().peekable();
+        for (id, mailbox) in &mut state.mailboxes {
+            let merge = merges.next_if(|merge| merge.mailbox == *id);
+            if mailbox.delta.is_empty() {
+                continue;
+            }
+            let (joined, older) =
+                merge.map_or((0, Vec::new()), |merge| (merge.runs, merge.records));
+            let merged = merge_over(older.into_iter(), &mailbox.delta);
+            mailbox.runs.truncate(mailbox.runs.len() - joined);
+            mailbox.delta.clear();
+            let records: Vec<(Uid, RunRecord)> = merged.into_iter().collect();
+            for piece in records.chunks(RUN_RECORDS_MAX) {
+                mailbox.runs.push(self.append_run(state.id, *id, piece.iter().copied())?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lets the next checkpoint begin when dropped.
+struct Running<'a>(&'a Schedule);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.set(false);
+        self.0.ended.set();
+    }
+}

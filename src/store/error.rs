@@ -1,0 +1,29 @@
+//! Why the store did not do as asked. Only `service` turns these into protocol replies.
+
+use std::rc::Rc;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The device failed; for a write this poisons the partition.
+    #[error("{0}")]
+    Io(Rc<std::io::Error>),
+    /// Bytes on disk are not what was written.
+    #[error("corrupt entry in {segment} at offset {offset}: {what}")]
+    Corrupt { segment: String, offset: u64, what: String },
+    /// No space: new mail is refused, reads and expunges go on.
+    #[error("the disk is full")]
+    Full,
+    /// A write or sync failed earlier: nothing is accepted until the partition is reopened.
+    #[error("the partition stopped accepting writes after a failed sync")]
+    Poisoned,
+    #[error("no such mailbox")]
+    NoSuchMailbox,
+    #[error("mailbox exists")]
+    MailboxExists,
+    /// e.g. deleting INBOX or creating a name deeper or longer than allowed.
+    #[error("{0}")]
+    NotPermitted(&'static str),
+    /// A named limit was hit, e.g. "keywords per mailbox".
+    #[error("limit reached: {0}")]
+    Limit(&'static str),
+}

@@ -1,0 +1,561 @@
+//! The partition log: what is in it is durable, what is not never happened.
+//!
+//! Called by the account and mailbox state above it, which appends entries, learns through
+//! [`Log::on_durable`] when they are on stable storage, and gets them back in order at start.
+//!
+//! An entry's LSN is its segment's base LSN plus its offset in the file, so finding an entry needs
+//! no index, only the table of segments. Appending is synchronous: one copy and one checksum into
+//! the open batch. One writer task (`writer`) writes and syncs a batch while the next one fills.
+//!
+//! Shard-local; clones share the log. Invariants:
+//! - LSNs only grow, and none is given to two entries, across restarts too.
+//! - `durable <= written <= appended`; nobody is told of an entry before it is below `durable`.
+//! - After a failed write or sync the log accepts nothing: that batch's outcome is unknown.
+//! - No borrow of the state is held across an await or a callback.
+
+mod checkpoint;
+mod entry;
+mod recovery;
+mod scan;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod wait;
+mod writer;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future::{Future, poll_fn},
+    io,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use bytes::Bytes;
+
+use self::{
+    entry::{ENTRY_HEADER, decode_header, decode_payload},
+    segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, align},
+    wait::Waiters,
+};
+pub use self::{
+    entry::{ENTRY_PAYLOAD_MAX, EntryError, EntryHeader, EntryKind, entry_len},
+    recovery::{Recovered, Replay},
+    scan::{Expected, Piece, SegmentScan, scan_segment},
+};
+use super::StoreError;
+use crate::{
+    model::{Lsn, PartitionId},
+    runtime::{
+        device::{Device, File},
+        executor::Executor,
+    },
+};
+
+/// Segment files kept open to read from; the one that has been open longest is closed for another.
+const OPEN_FILES_MAX: usize = 256;
+
+/// Least and most memory given to a batch before it is known how much it will take.
+const BATCH_RESERVE: std::ops::RangeInclusive<usize> = 16 * 1024..=1024 * 1024;
+
+/// Bytes that [`Log::read`] fetches before it knows how long the entry is.
+const READ_AHEAD: usize = 8 * 1024;
+
+/// Sizes of one log.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    pub partition: PartitionId,
+    /// Bytes at which a segment is sealed; a batch that is longer gets a segment of its own.
+    pub segment_size: u64,
+    /// Bytes not yet durable at which [`Log::room`] makes appenders wait.
+    pub write_buffer: usize,
+}
+
+/// A state of everything above the log, written into the log itself.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Checkpoint {
+    /// The entry that leads to all pages.
+    pub root: Lsn,
+    /// The first entry whose effect the pages do not have.
+    pub replay_from: Lsn,
+}
+
+/// Counters since the log was opened.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct LogProbe {
+    pub syncs: u64,
+    pub batches: u64,
+    pub entries: u64,
+    pub bytes_written: u64,
+    pub segments: u64,
+    pub checkpoints: u64,
+}
+
+/// Told after each sync: everything below the LSN is durable; or why nothing more will be.
+pub type DurableCallback = Rc<dyn Fn(Result<Lsn, StoreError>)>;
+
+/// A partition's log. Cheap to clone; shard-local.
+#[derive(Clone)]
+pub struct Log(Rc<Inner>);
+
+struct Inner {
+    device: Rc<dyn Device>,
+    options: LogOptions,
+    state: RefCell<State>,
+    on_durable: RefCell<Option<DurableCallback>>,
+}
+
+struct State {
+    /// By base LSN. The last one is being filled.
+    segments: BTreeMap<u64, Rc<Segment>>,
+    /// Takes appends. Its headers are filled in when it is written.
+    open: Batch,
+    /// Closed because full, oldest first; waiting for the writer.
+    closed: VecDeque<Batch>,
+    /// LSNs of the batch being written: its bytes are with the device.
+    flight: Option<(u64, u64)>,
+    /// Everything below is on stable storage.
+    durable: u64,
+    /// Bytes appended and not yet durable.
+    buffered: usize,
+    /// Header checksum of the last batch written.
+    chain: u32,
+    /// Where the segment written last ended, for its successor's header.
+    ended: Ended,
+    checkpoint: Option<Checkpoint>,
+    /// Its file's number.
+    checkpoint_sequence: u64,
+    /// The number that no checkpoint file has had yet.
+    checkpoint_next: u64,
+    /// Checkpoint files that exist, or may.
+    checkpoint_files: BTreeSet<u64>,
+    /// Why nothing is accepted any more.
+    trouble: Option<StoreError>,
+    closing: bool,
+    writer_ended: bool,
+    /// Buffers of batches written, to be used again.
+    spare: Vec<Vec<u8>>,
+    /// What the next batch is guessed to take: the last one's bytes.
+    batch_guess: usize,
+    /// Segments opened to read from, oldest first.
+    open_files: VecDeque<Rc<Segment>>,
+    writer: Option<Waker>,
+    waiters: Waiters,
+    room: Waiters,
+    probe: LogProbe,
+}
+
+/// One file of the log and the LSNs it holds.
+struct Segment {
+    epoch: u64,
+    base: u64,
+    nonce: u64,
+    name: String,
+    /// Open once somebody read or wrote it.
+    file: RefCell<Option<Rc<dyn File>>>,
+}
+
+/// Bytes for one write: whole blocks, the segment's header included if they open a segment.
+struct Batch {
+    segment: Rc<Segment>,
+    /// Where `bytes` goes in the file; 0 when it opens the segment.
+    offset: u64,
+    bytes: Vec<u8>,
+    /// Entries in it and their bytes.
+    entries: u32,
+    payload: usize,
+}
+
+/// The segment written last, as its successor's header tells it.
+#[derive(Clone, Copy, Default)]
+struct Ended {
+    epoch: u64,
+    end: u64,
+}
+
+impl Batch {
+    /// An empty batch at `offset`, with room left for its headers.
+    fn new(segment: Rc<Segment>, offset: u64, mut bytes: Vec<u8>) -> Batch {
+        bytes.clear();
+        bytes.resize(if offset == 0 { BLOCK + BATCH_HEADER } else { BATCH_HEADER }, 0);
+        Batch { segment, offset, bytes, entries: 0, payload: 0 }
+    }
+
+    /// Position of the batch header in `bytes`.
+    fn header_at(&self) -> usize {
+        if self.offset == 0 { BLOCK } else { 0 }
+    }
+
+    /// LSN of the first of `bytes`.
+    fn start(&self) -> u64 {
+        self.segment.base + self.offset
+    }
+
+    /// LSN after the last of `bytes`: where the next entry goes.
+    fn next(&self) -> u64 {
+        self.start() + self.bytes.len() as u64
+    }
+
+    /// Offset in the file of the block after this batch.
+    fn end_offset(&self) -> u64 {
+        align(self.offset + self.bytes.len() as u64)
+    }
+}
+
+impl State {
+    /// Puts the open batch in the writer's queue and opens the next one behind it.
+    fn close_batch(&mut self, new_segment: bool) {
+        let (mut segment, mut offset) = (self.open.segment.clone(), self.open.end_offset());
+        if new_segment {
+            let end = segment.base + offset;
+            segment = Rc::new(Segment::new(segment.epoch + 1, end));
+            self.segments.insert(end, segment.clone());
+            offset = 0;
+        }
+        let buffer = self.spare.pop().unwrap_or_default();
+        let closed = std::mem::replace(&mut self.open, Batch::new(segment, offset, buffer));
+        if closed.entries > 0 {
+            self.closed.push_back(closed);
+        } else if self.spare.is_empty() {
+            self.spare.push(closed.bytes);
+        }
+    }
+
+    fn refusal(&self) -> Option<StoreError> {
+        match &self.trouble {
+            Some(StoreError::Full) => Some(StoreError::Full),
+            Some(_) => Some(StoreError::Poisoned),
+            None if self.closing => Some(StoreError::Poisoned),
+            None => None,
+        }
+    }
+
+    /// Counts a file opened to read from, and closes another once there are too many. Who reads
+    /// from that one right now holds it open a little longer.
+    fn opened(&mut self, segment: Rc<Segment>) {
+        self.open_files.push_back(segment);
+        if self.open_files.len() > OPEN_FILES_MAX
+            && let Some(oldest) = self.open_files.pop_front()
+        {
+            oldest.file.take();
+        }
+    }
+
+    /// Whether the entry at `lsn` is durable by now, or never will be.
+    fn settled(&self, lsn: Lsn) -> Option<Result<(), StoreError>> {
+        if lsn.0 < self.durable {
+            return Some(Ok(()));
+        }
+        self.trouble.clone().map(Err)
+    }
+
+    /// The batch still in memory that holds `lsn`.
+    fn buffer_of(&self, lsn: u64) -> Option<&Batch> {
+        let holds = |batch: &&Batch| (batch.start()..batch.next()).contains(&lsn);
+        std::iter::once(&self.open).chain(&self.closed).find(holds)
+    }
+}
+
+impl Segment {
+    fn new(epoch: u64, base: u64) -> Segment {
+        let name = segment::segment_name(epoch);
+        Segment { epoch, base, nonce: rand::random(), name, file: RefCell::new(None) }
+    }
+
+    fn corrupt(&self, lsn: u64, what: impl ToString) -> StoreError {
+        StoreError::Corrupt {
+            segment: self.name.clone(),
+            offset: lsn.saturating_sub(self.base),
+            what: what.to_string(),
+        }
+    }
+
+    /// The file to read from, opened at first use.
+    async fn open(&self, device: &dyn Device) -> Result<Rc<dyn File>, StoreError> {
+        let open = self.file.borrow().clone();
+        if let Some(file) = open {
+            return Ok(file);
+        }
+        let file = device.open(&self.name).await.map_err(failed)?;
+        Ok(self.file.borrow_mut().get_or_insert(file).clone())
+    }
+}
+
+/// Disk full is the one failure that has a name of its own.
+fn failed(error: io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+        _ => StoreError::Io(error.into()),
+    }
+}
+
+impl Log {
+    /// Reads what is on `device` so far as needed to find the last checkpoint; see [`Recovered`].
+    pub async fn recover(
+        device: Rc<dyn Device>,
+        executor: Rc<dyn Executor>,
+        options: LogOptions,
+    ) -> Result<Recovered, StoreError> {
+        Recovered::find(device, executor, options).await
+    }
+
+    /// Appends an entry to the open batch and returns its LSN. It is durable, and may be spoken of,
+    /// only once [`Log::durable`] says so. The payload may come in parts.
+    ///
+    /// # Errors
+    /// `Limit` if longer than [`ENTRY_PAYLOAD_MAX`]; `Poisoned` or `Full` after a failure.
+    pub fn append(&self, header: EntryHeader, payload: &[&[u8]]) -> Result<Lsn, StoreError> {
+        let state = &mut *self.0.state.borrow_mut();
+        if let Some(refusal) = state.refusal() {
+            return Err(refusal);
+        }
+        let payload_len = payload.iter().map(|part| part.len()).sum();
+        if payload_len > ENTRY_PAYLOAD_MAX {
+            return Err(StoreError::Limit("bytes of a log entry"));
+        }
+        let len = entry_len(payload_len);
+        let open = &state.open;
+        let end = open.offset + (open.bytes.len() + len) as u64;
+        let fresh = open.offset == 0 && open.entries == 0;
+        if end > self.0.options.segment_size && !fresh {
+            state.close_batch(true);
+        } else if open.entries > 0 && open.bytes.len() + len > BATCH_TARGET {
+            state.close_batch(false);
+        }
+        if state.open.entries == 0 {
+            let (least, most) = BATCH_RESERVE.into_inner();
+            state.open.bytes.reserve(state.batch_guess.clamp(least, most));
+        }
+        let lsn = Lsn(state.open.next());
+        entry::encode(&mut state.open.bytes, lsn, &header, payload);
+        state.open.entries += 1;
+        state.open.payload += len;
+        state.buffered += len;
+        state.probe.entries += 1;
+        if let Some(writer) = state.writer.take() {
+            writer.wake();
+        }
+        Ok(lsn)
+    }
+
+    /// Where the next entry will go, at the earliest.
+    pub fn next_lsn(&self) -> Lsn {
+        Lsn(self.0.state.borrow().open.next())
+    }
+
+    /// All entries below are on stable storage.
+    pub fn durable_lsn(&self) -> Lsn {
+        Lsn(self.0.state.borrow().durable)
+    }
+
+    /// Back-pressure: waits until fewer than `write_buffer` bytes are not yet durable. Cancel-safe.
+    pub async fn room(&self) -> Result<(), StoreError> {
+        let write_buffer = self.0.options.write_buffer;
+        wait(
+            &self.0,
+            |state| &mut state.room,
+            0,
+            |state| match state.refusal() {
+                Some(refusal) => Some(Err(refusal)),
+                None => (state.buffered < write_buffer).then_some(Ok(())),
+            },
+        )
+        .await
+    }
+
+    /// Resolves when the entry at `lsn` is on stable storage, or will never be known to be.
+    /// Cancel-safe.
+    pub fn durable(&self, lsn: Lsn) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        let inner = self.0.clone();
+        async move { wait(&inner, |state| &mut state.waiters, lsn.0, |state| state.settled(lsn)).await }
+    }
+
+    /// Sets the one callback. The writer calls it right after each sync and before the waiters of
+    /// [`Log::durable`] run, so that what they then tell the world is already visible to it; and
+    /// once with the error when the log fails.
+    pub fn on_durable(&self, callback: DurableCallback) {
+        *self.0.on_durable.borrow_mut() = Some(callback);
+    }
+
+    /// The entry at `lsn`, checksums verified. Entries not yet durable can be read too.
+    pub async fn read(&self, lsn: Lsn) -> Result<(EntryHeader, Bytes), StoreError> {
+        self.read_guess(lsn, READ_AHEAD).await
+    }
+
+    /// As [`Log::read`], in a single device read, for who kept the payload's length
+    /// (`entry_len` = [`entry_len`] of it).
+    pub async fn read_sized(
+        &self,
+        lsn: Lsn,
+        entry_len: u32,
+    ) -> Result<(EntryHeader, Bytes), StoreError> {
+        self.read_guess(lsn, entry_len as usize).await
+    }
+
+    async fn read_guess(&self, lsn: Lsn, guess: usize) -> Result<(EntryHeader, Bytes), StoreError> {
+        let segment = loop {
+            match self.find(lsn)? {
+                Place::Memory(header, payload) => return Ok((header, payload)),
+                Place::Flight => self.landed(lsn).await,
+                Place::Disk(segment) => break segment,
+            }
+        };
+        let opens = segment.file.borrow().is_none();
+        let entry = read_entry(&*self.0.device, &segment, lsn, guess).await;
+        if opens {
+            self.0.state.borrow_mut().opened(segment);
+        }
+        entry
+    }
+
+    fn find(&self, lsn: Lsn) -> Result<Place, StoreError> {
+        let state = self.0.state.borrow();
+        if let Some(batch) = state.buffer_of(lsn.0) {
+            let bytes = &batch.bytes[(lsn.0 - batch.start()) as usize..];
+            let entry = decode_header(bytes, lsn)
+                .and_then(|stored| Ok((stored.header, decode_payload(bytes, &stored)?)));
+            let (header, payload) = entry.map_err(|error| batch.segment.corrupt(lsn.0, error))?;
+            return Ok(Place::Memory(header, Bytes::copy_from_slice(payload)));
+        }
+        if state.trouble.is_some() && lsn.0 >= state.durable {
+            return Err(StoreError::Poisoned);
+        }
+        if state.flight.is_some_and(|(start, end)| (start..end).contains(&lsn.0)) {
+            return Ok(Place::Flight);
+        }
+        match segment_of(&state.segments, lsn) {
+            Some(segment) => Ok(Place::Disk(segment)),
+            None => Err(no_segment(lsn)),
+        }
+    }
+
+    /// Waits until the batch that holds `lsn` is no longer with the device.
+    async fn landed(&self, lsn: Lsn) {
+        wait(
+            &self.0,
+            |state| &mut state.waiters,
+            lsn.0,
+            |state| {
+                let flying = state.flight.is_some_and(|(start, end)| (start..end).contains(&lsn.0));
+                (!flying || state.trouble.is_some()).then_some(())
+            },
+        )
+        .await;
+    }
+
+    /// The checkpoint that a start would use now.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.0.state.borrow().checkpoint
+    }
+
+    /// Log bytes that a start would replay now: those appended since the last checkpoint began.
+    pub fn bytes_since_checkpoint(&self) -> u64 {
+        let state = self.0.state.borrow();
+        let from = state.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0);
+        state.open.next().saturating_sub(from)
+    }
+
+    /// `None` while healthy, else why nothing is accepted.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.0.state.borrow().trouble.clone()
+    }
+
+    pub fn probe(&self) -> LogProbe {
+        self.0.state.borrow().probe
+    }
+
+    /// Writes and syncs what was appended and ends the writer. Later appends are refused.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        {
+            let state = &mut *self.0.state.borrow_mut();
+            state.closing = true;
+            state.room.wake_all();
+            if let Some(writer) = state.writer.take() {
+                writer.wake();
+            }
+        }
+        wait(
+            &self.0,
+            |state| &mut state.waiters,
+            0,
+            |state| state.writer_ended.then(|| state.trouble.clone().map_or(Ok(()), Err)),
+        )
+        .await
+    }
+}
+
+/// Where an entry is now.
+enum Place {
+    Memory(EntryHeader, Bytes),
+    /// With the device, for a moment neither here nor there.
+    Flight,
+    Disk(Rc<Segment>),
+}
+
+fn segment_of(segments: &BTreeMap<u64, Rc<Segment>>, lsn: Lsn) -> Option<Rc<Segment>> {
+    segments.range(..=lsn.0).next_back().map(|(_, segment)| segment.clone())
+}
+
+fn no_segment(lsn: Lsn) -> StoreError {
+    let what = "no segment holds this LSN".to_owned();
+    StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what }
+}
+
+/// Reads and verifies one entry. `guess` is how many bytes to fetch at first; the second read is
+/// spared when they were enough.
+async fn read_entry(
+    device: &dyn Device,
+    segment: &Segment,
+    lsn: Lsn,
+    guess: usize,
+) -> Result<(EntryHeader, Bytes), StoreError> {
+    let corrupt = |error: EntryError| segment.corrupt(lsn.0, error);
+    let offset = lsn.0 - segment.base;
+    let file = segment.open(device).await?;
+    let mut bytes = file.read_at(offset, guess.max(ENTRY_HEADER)).await.map_err(failed)?;
+    let stored = decode_header(&bytes, lsn).map_err(corrupt)?;
+    let end = ENTRY_HEADER + stored.payload_len;
+    if bytes.len() < end {
+        let have = bytes.len();
+        let rest = file.read_at(offset + have as u64, end - have).await.map_err(failed)?;
+        bytes.extend_from_slice(&rest);
+    }
+    decode_payload(&bytes, &stored).map_err(corrupt)?;
+    Ok((stored.header, Bytes::from(bytes).slice(ENTRY_HEADER..end)))
+}
+
+/// Waits until `ready` answers, looked at now and whenever `list` is woken for `point`.
+/// Cancel-safe: dropping the future takes its place in the list with it.
+async fn wait<T>(
+    inner: &Inner,
+    list: fn(&mut State) -> &mut Waiters,
+    point: u64,
+    mut ready: impl FnMut(&mut State) -> Option<T>,
+) -> T {
+    let mut seat = Seat { inner, list, key: None };
+    poll_fn(|context| {
+        let state = &mut *inner.state.borrow_mut();
+        if let Some(answer) = ready(state) {
+            return Poll::Ready(answer);
+        }
+        list(state).park(&mut seat.key, point, context.waker());
+        Poll::Pending
+    })
+    .await
+}
+
+/// A place in a list of waiters, given up on drop.
+struct Seat<'a> {
+    inner: &'a Inner,
+    list: fn(&mut State) -> &mut Waiters,
+    key: Option<usize>,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if self.key.is_some() {
+            (self.list)(&mut self.inner.state.borrow_mut()).leave(&mut self.key);
+        }
+    }
+}

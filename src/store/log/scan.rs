@@ -1,0 +1,273 @@
+//! What the bytes of one segment hold: whole batches, damage, and where the log ends in it.
+//!
+//! Called by recovery, `inspect` and a fuzz target; pure, and never panics whatever the bytes.
+//!
+//! The rule: a bad place that lies below an LSN known to have been durable is *damage* (those bytes
+//! were once good, and maybe acknowledged): it is reported and the scan goes on at the next block.
+//! A bad place with nothing durable behind it is the torn *tail* of an unfinished write: the log
+//! ends there, and nothing that follows counts, however whole it looks.
+
+use super::{
+    entry::{EntryError, EntryHeader, decode_header, decode_payload, entry_len},
+    segment::{BATCH_HEADER, BLOCK, BatchHeader, HeaderError, SegmentHeader, align},
+};
+use crate::model::{Lsn, PartitionId};
+
+/// What the caller knows of a segment before looking into it.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    pub partition: PartitionId,
+    pub epoch: u64,
+    /// LSNs below are known to have been durable, from a later segment or a checkpoint.
+    pub durable: Lsn,
+}
+
+/// Part of a segment, in order of offset.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Piece {
+    /// A batch whose checksums hold; `start..end` are its entries.
+    Batch { start: usize, end: usize },
+    /// Bytes that were durable and are not what was written.
+    Damage { start: usize, end: usize, what: String },
+    /// As `Damage`, with the batch's header whole: entries in `start..end` may be.
+    DamagedBatch { start: usize, end: usize },
+}
+
+/// Result of [`scan_segment`].
+#[derive(Clone, Debug)]
+pub struct SegmentScan {
+    /// `None` if damaged; then `base` was found out from the batches.
+    pub header: Option<SegmentHeader>,
+    /// LSN of the file's first byte; `None` when nothing in the file tells.
+    pub base: Option<Lsn>,
+    pub pieces: Vec<Piece>,
+    /// Offset where the log ends in this segment: the next block, or the end of the file if its
+    /// last batch lacks padding; 0 if it never began.
+    pub end: usize,
+    /// Checksum of the last whole batch, which the next one must name; of the predecessor's if
+    /// there is none.
+    pub chain: u32,
+    /// Bytes past `end` that are not zero padding.
+    pub tail: usize,
+}
+
+/// A place of the file before it is known whether it is damage or tail.
+struct Place {
+    piece: Piece,
+    good: bool,
+    lsn: u64,
+    /// What this place proves to have been durable.
+    durable: u64,
+    chain: u32,
+}
+
+/// Finds the batches in `bytes`, a segment from its first byte to the end of file or to where its
+/// successor says it ended.
+///
+/// # Errors
+/// Only a format version that this program does not know.
+pub fn scan_segment(bytes: &[u8], expected: Expected) -> Result<SegmentScan, HeaderError> {
+    let header = match SegmentHeader::decode(bytes) {
+        Err(HeaderError::Version(version)) => return Err(HeaderError::Version(version)),
+        decoded => {
+            decoded.ok().filter(|h| h.partition == expected.partition && h.epoch == expected.epoch)
+        }
+    };
+    let Some((base, nonce)) =
+        header.map(|h| (h.base.0, h.nonce)).or_else(|| guess_origin(bytes, expected))
+    else {
+        return Ok(SegmentScan {
+            header,
+            base: None,
+            pieces: Vec::new(),
+            end: 0,
+            chain: 0,
+            tail: nonzero(bytes),
+        });
+    };
+    let mut found = Vec::new();
+    if header.is_none() {
+        let what = "segment header is damaged".to_owned();
+        found.push(Place {
+            piece: Piece::Damage { start: 0, end: BLOCK, what },
+            good: false,
+            lsn: base,
+            durable: 0,
+            chain: 0,
+        });
+    }
+    let mut walk = Walk {
+        bytes,
+        expected,
+        base,
+        nonce,
+        chain: header.map(|header| header.predecessor_checksum),
+        found,
+    };
+    walk.batches();
+    Ok(decide(bytes, header, base, expected, walk.found))
+}
+
+/// Origin of a segment whose header is damaged: the first batch header of this segment tells.
+fn guess_origin(bytes: &[u8], expected: Expected) -> Option<(u64, u64)> {
+    (BLOCK..bytes.len()).step_by(BLOCK).find_map(|offset| {
+        let (header, _) = BatchHeader::decode(&bytes[offset..]).ok()?;
+        let here = header.partition == expected.partition && header.epoch == expected.epoch;
+        here.then_some((header.lsn.0.checked_sub(offset as u64)?, header.nonce))
+    })
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    expected: Expected,
+    base: u64,
+    nonce: u64,
+    /// Checksum that the next batch must name; `None` after a gap.
+    chain: Option<u32>,
+    found: Vec<Place>,
+}
+
+impl Walk<'_> {
+    fn batches(&mut self) {
+        let mut offset = BLOCK;
+        while offset < self.bytes.len() {
+            offset = match self.batch(offset) {
+                Ok(end) => align(end as u64) as usize,
+                Err(error) => {
+                    self.bad(offset, error.to_string());
+                    offset + BLOCK
+                }
+            };
+        }
+    }
+
+    /// Takes in the batch at `offset`; returns where it ends.
+    fn batch(&mut self, offset: usize) -> Result<usize, HeaderError> {
+        let (header, checksum) = BatchHeader::decode(&self.bytes[offset..])?;
+        let lsn = self.base.saturating_add(offset as u64);
+        let here = header.partition == self.expected.partition
+            && header.epoch == self.expected.epoch
+            && header.nonce == self.nonce
+            && header.lsn.0 == lsn;
+        // A batch in this very place that names another predecessor is none that was ever next.
+        if !here || self.chain.is_some_and(|chain| chain != header.previous) {
+            return Err(HeaderError::Misplaced);
+        }
+        let start = offset + BATCH_HEADER;
+        let end = start + header.payload_len;
+        let payload = self.bytes.get(start..end);
+        let good = payload.is_some_and(|p| crc32c::crc32c(p) == header.payload_checksum);
+        let end = end.min(self.bytes.len());
+        let piece = match good {
+            true => Piece::Batch { start, end },
+            false => Piece::DamagedBatch { start, end },
+        };
+        let durable = header.durable.0;
+        self.found.push(Place { piece, good, lsn, durable, chain: checksum });
+        self.chain = Some(checksum);
+        Ok(end)
+    }
+
+    /// Notes a bad block; blocks in a row make one piece.
+    fn bad(&mut self, offset: usize, reason: String) {
+        self.chain = None;
+        let block_end = (offset + BLOCK).min(self.bytes.len());
+        if let Some(Place { piece: Piece::Damage { end, .. }, .. }) = self.found.last_mut()
+            && *end == offset
+        {
+            *end = block_end;
+            return;
+        }
+        self.found.push(Place {
+            piece: Piece::Damage { start: offset, end: block_end, what: reason },
+            good: false,
+            lsn: self.base.saturating_add(offset as u64),
+            durable: 0,
+            chain: 0,
+        });
+    }
+}
+
+/// Tells damage from tail, and cuts the tail.
+fn decide(
+    bytes: &[u8],
+    header: Option<SegmentHeader>,
+    base: u64,
+    expected: Expected,
+    mut found: Vec<Place>,
+) -> SegmentScan {
+    // From the back: what is known durable by everything that lies behind.
+    let mut durable = expected.durable.0;
+    let mut cut = found.len();
+    for (index, place) in found.iter().enumerate().rev() {
+        if !place.good && place.lsn >= durable {
+            cut = index;
+        }
+        durable = durable.max(place.durable);
+    }
+    found.truncate(cut);
+
+    let began = header.is_some() || !found.is_empty();
+    let mut end = if began { BLOCK.min(bytes.len()) } else { 0 };
+    let mut chain = header.map_or(0, |header| header.predecessor_checksum);
+    let mut pieces = Vec::with_capacity(found.len());
+    for place in found {
+        let (Piece::Batch { end: piece_end, .. }
+        | Piece::Damage { end: piece_end, .. }
+        | Piece::DamagedBatch { end: piece_end, .. }) = place.piece;
+        end = align(piece_end as u64) as usize;
+        if place.good {
+            chain = place.chain;
+        }
+        pieces.push(place.piece);
+    }
+    pieces.extend(missing_end(bytes, base, expected, end));
+    let end = end.min(bytes.len());
+    let tail = nonzero(&bytes[end..]);
+    SegmentScan { header, base: Some(Lsn(base)), pieces, end, chain, tail }
+}
+
+/// The file is shorter than what is known to have been durable in it.
+fn missing_end(bytes: &[u8], base: u64, expected: Expected, end: usize) -> Option<Piece> {
+    let missing = expected.durable.0.saturating_sub(base).saturating_sub(end as u64);
+    (missing > 0 && end > 0 && end >= bytes.len()).then(|| Piece::Damage {
+        start: bytes.len(),
+        end: bytes.len(),
+        what: format!("{missing} bytes at the end are missing"),
+    })
+}
+
+/// Bytes up to the last that is not zero.
+fn nonzero(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+/// One item of [`entries`].
+pub(super) struct Found<'a> {
+    pub lsn: Lsn,
+    /// `None` if the header itself is broken.
+    pub header: Option<EntryHeader>,
+    pub payload: Result<&'a [u8], EntryError>,
+}
+
+/// The entries in `bytes`, the payload of a batch whose first entry has the LSN `lsn`. After a
+/// broken header the rest of the batch cannot be told apart: that error is the last item.
+pub(super) fn entries(bytes: &[u8], lsn: Lsn) -> impl Iterator<Item = Found<'_>> {
+    let mut at = Some(0);
+    std::iter::from_fn(move || {
+        let offset = at?;
+        let rest = bytes.get(offset..).filter(|rest| !rest.is_empty())?;
+        let lsn = Lsn(lsn.0.saturating_add(offset as u64));
+        Some(match decode_header(rest, lsn) {
+            Ok(stored) => {
+                at = Some(offset + entry_len(stored.payload_len));
+                let payload = decode_payload(rest, &stored);
+                Found { lsn, header: Some(stored.header), payload }
+            }
+            Err(error) => {
+                at = None;
+                Found { lsn, header: None, payload: Err(error) }
+            }
+        })
+    })
+}

@@ -1,0 +1,177 @@
+//! The log's one writer task: takes what was appended, writes it, syncs it, tells everybody.
+//!
+//! Spawned by recovery, ends with `Log::close` or at the first failure. Group commit needs no
+//! timer: while one batch is being synced the next one fills, and an idle log writes at once.
+
+use std::{future::poll_fn, rc::Rc, task::Poll};
+
+use super::{
+    Batch, Ended, Inner, Segment, State, failed,
+    segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, BatchHeader, SegmentHeader},
+};
+use crate::{model::Lsn, runtime::device::File, store::StoreError};
+
+/// Buffers kept for later batches: one fills while the other is written.
+const SPARE_BUFFERS: usize = 2;
+
+/// A buffer that one huge entry made larger than this is not kept.
+const SPARE_CAPACITY: usize = 2 * BATCH_TARGET;
+
+/// Runs until the log is closed or fails.
+pub(super) async fn run(inner: Rc<Inner>) {
+    let mut current = None;
+    while let Some(batch) = next_batch(&inner).await {
+        let landed = write(&inner, batch, &mut current).await;
+        let failed = landed.is_err();
+        settle(&inner, landed);
+        if failed {
+            break;
+        }
+    }
+    let state = &mut *inner.state.borrow_mut();
+    state.writer_ended = true;
+    state.waiters.wake_all();
+}
+
+/// The oldest batch not yet written, headers filled in; `None` once the log is closing and empty.
+async fn next_batch(inner: &Inner) -> Option<Batch> {
+    poll_fn(|context| {
+        let state = &mut *inner.state.borrow_mut();
+        if state.closed.is_empty() && state.open.entries > 0 {
+            state.close_batch(false);
+        }
+        match state.closed.pop_front() {
+            Some(mut batch) => {
+                state.seal(&mut batch, inner);
+                Poll::Ready(Some(batch))
+            }
+            None if state.closing => Poll::Ready(None),
+            None => {
+                state.writer = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+impl State {
+    /// Fills in the headers with what is known only now, and marks the batch as in flight.
+    fn seal(&mut self, batch: &mut Batch, inner: &Inner) {
+        let (start, at) = (batch.start(), batch.header_at());
+        let segment = batch.segment.clone();
+        if batch.offset == 0 {
+            let header = SegmentHeader {
+                partition: inner.options.partition,
+                epoch: segment.epoch,
+                base: Lsn(segment.base),
+                nonce: segment.nonce,
+                predecessor: self.ended.epoch,
+                predecessor_end: Lsn(self.ended.end),
+                predecessor_checksum: self.chain,
+                checkpoint: self.checkpoint,
+                checkpoint_sequence: self.checkpoint_sequence,
+            };
+            header.encode(&mut batch.bytes[..BLOCK]);
+        }
+        let payload = &batch.bytes[at + BATCH_HEADER..];
+        let header = BatchHeader {
+            partition: inner.options.partition,
+            epoch: segment.epoch,
+            lsn: Lsn(start + at as u64),
+            durable: Lsn(self.durable),
+            nonce: segment.nonce,
+            payload_len: payload.len(),
+            payload_checksum: crc32c::crc32c(payload),
+            previous: self.chain,
+            entries: batch.entries,
+        };
+        self.chain = header.encode(&mut batch.bytes[at..at + BATCH_HEADER]);
+        let padded = batch.bytes.len().next_multiple_of(BLOCK);
+        batch.bytes.resize(padded, 0);
+        self.flight = Some((start, start + padded as u64));
+    }
+
+    /// Everything below `landed.end` is durable now.
+    fn advance(&mut self, landed: Landed) -> Lsn {
+        self.durable = landed.end;
+        self.ended = Ended { epoch: landed.epoch, end: landed.end };
+        self.buffered -= landed.payload;
+        self.probe.batches += 1;
+        self.probe.syncs += 1;
+        self.probe.bytes_written += landed.written;
+        self.batch_guess = landed.payload;
+        let capacity = landed.buffer.capacity();
+        if self.spare.len() < SPARE_BUFFERS && (1..=SPARE_CAPACITY).contains(&capacity) {
+            self.spare.push(landed.buffer);
+        }
+        Lsn(landed.end)
+    }
+}
+
+/// A batch that reached stable storage.
+struct Landed {
+    epoch: u64,
+    /// LSN after its last byte.
+    end: u64,
+    /// Bytes of its entries.
+    payload: usize,
+    written: u64,
+    /// Its memory, to be used again.
+    buffer: Vec<u8>,
+}
+
+/// The file of the segment being filled, and its epoch.
+type Current = Option<(u64, Rc<dyn File>)>;
+
+async fn write(inner: &Inner, batch: Batch, current: &mut Current) -> Result<Landed, StoreError> {
+    let Batch { segment, offset, bytes, payload, .. } = batch;
+    let written = bytes.len() as u64;
+    let end = segment.base + offset + written;
+    let file = match current {
+        Some((epoch, file)) if *epoch == segment.epoch => file.clone(),
+        _ => create_file(inner, &segment).await?,
+    };
+    *current = Some((segment.epoch, file.clone()));
+    let (outcome, buffer) = file.append(offset, bytes).await;
+    outcome.map_err(failed)?;
+    file.sync().await.map_err(failed)?;
+    Ok(Landed { epoch: segment.epoch, end, payload, written, buffer })
+}
+
+/// Creates a segment's file when its first batch is about to be written. The file must be in its
+/// synced directory before an entry in it is acknowledged.
+async fn create_file(inner: &Inner, segment: &Rc<Segment>) -> Result<Rc<dyn File>, StoreError> {
+    let size = inner.options.segment_size;
+    let file = inner.device.create(&segment.name, size).await.map_err(failed)?;
+    inner.device.sync_directory().await.map_err(failed)?;
+    *segment.file.borrow_mut() = Some(file.clone());
+    let state = &mut *inner.state.borrow_mut();
+    state.opened(segment.clone());
+    state.probe.segments += 1;
+    Ok(file)
+}
+
+/// Moves the durable point, or ends all hope; then tells the state above, then the waiters.
+fn settle(inner: &Inner, landed: Result<Landed, StoreError>) {
+    let outcome = {
+        let state = &mut *inner.state.borrow_mut();
+        state.flight = None;
+        match landed {
+            Ok(landed) => Ok(state.advance(landed)),
+            Err(error) => {
+                state.trouble = Some(error.clone());
+                state.closed.clear();
+                Err(error)
+            }
+        }
+    };
+    let callback = inner.on_durable.borrow().clone();
+    let reached = outcome.as_ref().map_or(u64::MAX, |lsn| lsn.0);
+    if let Some(callback) = callback {
+        callback(outcome);
+    }
+    let state = inner.state.borrow();
+    state.waiters.wake_below(reached);
+    state.room.wake_all();
+}

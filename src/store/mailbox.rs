@@ -1,0 +1,457 @@
+//! One mailbox in memory: published counters and messages, pending changes, and what has happened
+//! since its message table was last written to a run.
+//!
+//! Three layers, all shard-local and owned by the account's state:
+//! - *published*: `status`, `keywords` and, once somebody looks, `loaded` (the message table).
+//!   Deliveries need no table: they count and append to `delta`.
+//! - *pending*: next UID, keyword table and an overlay of flag changes and expunges that are in the
+//!   log's buffer but not yet durable. Decisions (UNCHANGEDSINCE, who is deleted) are made on it.
+//! - `runs` + `delta`: the table on disk, and the changes a checkpoint will add to it.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Waker};
+
+use super::{
+    effect::Effect,
+    run::{RunRecord, RunRef},
+    snapshot::{Message, Published, Snapshot},
+};
+use crate::model::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, Lsn, ModSeq, Uid, UidValidity};
+
+/// Kept counters (never recounted on request).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct MailboxStatus {
+    pub messages: u32,
+    /// Messages that no session has been told as `\Recent` yet.
+    pub recent: u32,
+    pub unseen: u32,
+    pub deleted: u32,
+    pub uid_next: Uid,
+    pub uid_validity: UidValidity,
+    pub highest_mod_seq: ModSeq,
+    /// Sum of RFC822.SIZE, octets.
+    pub size: u64,
+}
+
+/// A message as pending changes leave it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PendingState {
+    pub flags: FlagSet,
+    pub mod_seq: ModSeq,
+}
+
+/// What is staged but not yet durable.
+struct Pending {
+    uid_next: Uid,
+    keywords: Rc<Vec<String>>,
+    /// Latest staged change per UID with its entry's LSN; `None` stands for expunged.
+    overlay: BTreeMap<Uid, (Lsn, Option<PendingState>)>,
+}
+
+pub(super) struct Mailbox {
+    /// The effect that made this mailbox is durable.
+    pub live: bool,
+    pub status: MailboxStatus,
+    pub keywords: Rc<Vec<String>>,
+    /// First UID whose `\Recent` no session has claimed.
+    pub recent_from: Uid,
+    /// The message table, if in memory. Never dropped alone: it goes with the account.
+    pub loaded: Option<Rc<Published>>,
+    /// Runs on disk, oldest first; with `delta` on top they are the table.
+    pub runs: Vec<RunRef>,
+    /// Changes published since the last run was written.
+    pub delta: BTreeMap<Uid, RunRecord>,
+    pending: Pending,
+    /// Sessions waiting in `MailboxView::changed`.
+    watchers: RefCell<Vec<Waker>>,
+}
+
+impl Mailbox {
+    /// A new, empty mailbox whose creation is pending.
+    pub fn new(uid_validity: UidValidity) -> Mailbox {
+        let status = MailboxStatus { uid_next: Uid(1), uid_validity, ..MailboxStatus::default() };
+        let mut mailbox = Mailbox::stored(status, Rc::default(), Uid(1), Vec::new());
+        mailbox.live = false;
+        mailbox.loaded = Some(Rc::new(Published { status, ..Published::default() }));
+        mailbox
+    }
+
+    /// A mailbox as an account page describes it, its message table not loaded.
+    pub fn stored(
+        status: MailboxStatus,
+        keywords: Rc<Vec<String>>,
+        recent_from: Uid,
+        runs: Vec<RunRef>,
+    ) -> Mailbox {
+        Mailbox {
+            live: true,
+            status,
+            keywords: keywords.clone(),
+            recent_from,
+            loaded: None,
+            runs,
+            delta: BTreeMap::new(),
+            pending: Pending { uid_next: status.uid_next, keywords, overlay: BTreeMap::new() },
+            watchers: RefCell::default(),
+        }
+    }
+
+    // --- pending ---
+
+    /// Takes the next UID; `None` when the mailbox has used them all up.
+    pub fn allocate_uid(&mut self) -> Option<Uid> {
+        let uid = self.pending.uid_next;
+        self.pending.uid_next = Uid(uid.0.checked_add(1)?);
+        Some(uid)
+    }
+
+    pub fn pending_keywords(&self) -> &Rc<Vec<String>> {
+        &self.pending.keywords
+    }
+
+    /// Those of `names` that the pending keyword table lacks; names compare without case
+    /// (RFC 3501 9). `None` if the table cannot hold them all.
+    pub fn missing_keywords(&self, names: &[String]) -> Option<Vec<String>> {
+        let mut missing: Vec<String> = Vec::new();
+        for name in names {
+            if self.keyword_index(name).is_none()
+                && !missing.iter().any(|other| other.eq_ignore_ascii_case(name))
+            {
+                missing.push(name.clone());
+            }
+        }
+        let total = self.pending.keywords.len() + missing.len();
+        (total <= KEYWORDS_PER_MAILBOX_MAX).then_some(missing)
+    }
+
+    /// Bit of a keyword in the pending table.
+    pub fn keyword_index(&self, name: &str) -> Option<usize> {
+        self.pending.keywords.iter().position(|other| other.eq_ignore_ascii_case(name))
+    }
+
+    /// The published message `uid` as pending changes leave it; needs the table loaded.
+    pub fn pending_state(&self, uid: Uid) -> Option<PendingState> {
+        if let Some((_, state)) = self.pending.overlay.get(&uid) {
+            return *state;
+        }
+        let message = self.loaded.as_ref()?.table.by_uid(uid)?;
+        Some(PendingState { flags: message.flags, mod_seq: message.mod_seq })
+    }
+
+    /// Published messages that are not expunged in pending state, with their pending flags.
+    pub fn pending_messages(&self) -> impl Iterator<Item = (&Message, PendingState)> {
+        let table = self.loaded.as_ref().map(|published| published.table.iter_from(0));
+        table.into_iter().flatten().filter_map(|message| {
+            let state = match self.pending.overlay.get(&message.uid) {
+                Some((_, state)) => (*state)?,
+                None => PendingState { flags: message.flags, mod_seq: message.mod_seq },
+            };
+            Some((message, state))
+        })
+    }
+
+    /// False only if no message can be `\Deleted` in pending state: spares a scan.
+    pub fn may_have_deleted(&self) -> bool {
+        self.status.deleted > 0 || !self.pending.overlay.is_empty()
+    }
+
+    /// Records a change of this mailbox's messages that was appended at `lsn`.
+    pub fn stage(&mut self, lsn: Lsn, effect: &Effect) {
+        match effect {
+            Effect::Message { message, .. } => {
+                let next = Uid(message.uid.0.saturating_add(1));
+                self.pending.uid_next = self.pending.uid_next.max(next);
+            }
+            Effect::Flags { mod_seq, groups, .. } => {
+                for (flags, uids) in groups {
+                    let state = PendingState { flags: *flags, mod_seq: *mod_seq };
+                    for uid in uids {
+                        self.pending.overlay.insert(*uid, (lsn, Some(state)));
+                    }
+                }
+            }
+            Effect::Expunge { uids, .. } => {
+                for uid in uids {
+                    self.pending.overlay.insert(*uid, (lsn, None));
+                }
+            }
+            Effect::Keyword { names, .. } => {
+                Rc::make_mut(&mut self.pending.keywords).extend_from_slice(names);
+            }
+            _ => {}
+        }
+    }
+
+    fn unstage(&mut self, lsn: Lsn, uids: &[Uid]) {
+        for uid in uids {
+            if self.pending.overlay.get(uid).is_some_and(|(staged, _)| *staged == lsn) {
+                self.pending.overlay.remove(uid);
+            }
+        }
+    }
+
+    // --- published ---
+
+    /// Carries out a durable change of this mailbox's messages, appended at `lsn`.
+    pub fn publish(&mut self, lsn: Lsn, effect: &Effect) {
+        match effect {
+            Effect::Message { message, .. } => self.publish_message(*message),
+            Effect::Flags { mod_seq, groups, .. } => {
+                self.raise_mod_seq(*mod_seq);
+                for (flags, uids) in groups {
+                    uids.iter().for_each(|uid| self.publish_flags(*uid, *flags, *mod_seq));
+                    self.unstage(lsn, uids);
+                }
+            }
+            Effect::Expunge { mod_seq, uids, .. } => {
+                self.raise_mod_seq(*mod_seq);
+                self.publish_expunge(uids);
+                self.unstage(lsn, uids);
+            }
+            Effect::Keyword { names, .. } => {
+                Rc::make_mut(&mut self.keywords).extend_from_slice(names);
+                if Rc::ptr_eq(&self.keywords, &self.pending.keywords)
+                    || *self.keywords == *self.pending.keywords
+                {
+                    // Nothing pending: share one table again.
+                    self.pending.keywords = self.keywords.clone();
+                }
+            }
+            _ => return,
+        }
+        self.show();
+    }
+
+    /// Brings the shared snapshot's status and keywords up to date and tells it apart.
+    fn show(&mut self) {
+        if let Some(loaded) = &mut self.loaded {
+            let published = Rc::make_mut(loaded);
+            published.status = self.status;
+            published.generation += 1;
+            if !Rc::ptr_eq(&published.keywords, &self.keywords) {
+                published.keywords = self.keywords.clone();
+            }
+        }
+    }
+
+    fn raise_mod_seq(&mut self, mod_seq: ModSeq) {
+        self.status.highest_mod_seq = self.status.highest_mod_seq.max(mod_seq);
+    }
+
+    fn publish_message(&mut self, message: Message) {
+        self.raise_mod_seq(message.mod_seq);
+        let status = &mut self.status;
+        status.messages += 1;
+        status.recent += 1;
+        status.unseen += u32::from(!message.flags.system.contains(Flags::SEEN));
+        status.deleted += u32::from(message.flags.system.contains(Flags::DELETED));
+        status.size = status.size.saturating_add(message.body.size);
+        status.uid_next = status.uid_next.max(Uid(message.uid.0.saturating_add(1)));
+        self.delta.insert(message.uid, RunRecord::Put(message));
+        if let Some(loaded) = &mut self.loaded {
+            Rc::make_mut(loaded).table.push(message);
+        }
+    }
+
+    fn publish_flags(&mut self, uid: Uid, flags: FlagSet, mod_seq: ModSeq) {
+        let Some(loaded) = &mut self.loaded else { return };
+        let Some(before) = Rc::make_mut(loaded).table.set_flags(uid, flags, mod_seq) else {
+            return;
+        };
+        let count = |flag: Flags, counter: &mut u32, counts_when: bool| {
+            let counted = |set: FlagSet| u32::from(set.system.contains(flag) == counts_when);
+            *counter = (*counter + counted(flags)).saturating_sub(counted(before));
+        };
+        count(Flags::SEEN, &mut self.status.unseen, false);
+        count(Flags::DELETED, &mut self.status.deleted, true);
+        match self.delta.get_mut(&uid) {
+            Some(RunRecord::Put(message)) => (message.flags, message.mod_seq) = (flags, mod_seq),
+            _ => {
+                self.delta.insert(uid, RunRecord::Flags { flags, mod_seq });
+            }
+        }
+    }
+
+    fn publish_expunge(&mut self, uids: &[Uid]) {
+        let Some(loaded) = &mut self.loaded else { return };
+        let (status, delta, recent_from) = (&mut self.status, &mut self.delta, self.recent_from);
+        Rc::make_mut(loaded).table.remove(uids, |message| {
+            let system = message.flags.system;
+            let less = |counter: &mut u32, counted: bool| {
+                *counter = counter.saturating_sub(u32::from(counted));
+            };
+            less(&mut status.messages, true);
+            less(&mut status.recent, message.uid >= recent_from);
+            less(&mut status.unseen, !system.contains(Flags::SEEN));
+            less(&mut status.deleted, system.contains(Flags::DELETED));
+            status.size = status.size.saturating_sub(message.body.size);
+            match delta.get(&message.uid) {
+                // Came and went since the last run: no run knows it.
+                Some(RunRecord::Put(_)) => drop(delta.remove(&message.uid)),
+                _ => drop(delta.insert(message.uid, RunRecord::Expunged)),
+            }
+        });
+    }
+
+    /// Takes the `\Recent` marks; answers the first UID that has one, `uid_next` if none.
+    pub fn claim_recent(&mut self) -> Uid {
+        let first = self.recent_from;
+        self.recent_from = self.status.uid_next;
+        self.status.recent = 0;
+        first
+    }
+
+    /// The published state; `None` while the table is not loaded or nothing is published.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let published = self.loaded.as_ref().filter(|_| self.live)?;
+        Some(Snapshot { published: published.clone() })
+    }
+
+    // --- watchers ---
+
+    pub fn watch(&self, waker: &Waker) {
+        let mut watchers = self.watchers.borrow_mut();
+        if !watchers.iter().any(|other| other.will_wake(waker)) {
+            watchers.push(waker.clone());
+        }
+    }
+
+    /// Moves the watchers out: they are woken once no state is borrowed.
+    pub fn take_watchers(&self, into: &mut Vec<Waker>) {
+        into.append(&mut self.watchers.borrow_mut());
+    }
+
+    /// Bytes of memory, estimated.
+    pub fn memory(&self) -> usize {
+        let table = self.loaded.as_ref().map_or(0, |loaded| loaded.table.len());
+        let keywords: usize = self.keywords.iter().map(|name| name.len() + 24).sum();
+        size_of::<Mailbox>()
+            + table * size_of::<Message>()
+            + self.delta.len() * (size_of::<RunRecord>() + 16)
+            + self.runs.len() * size_of::<RunRef>()
+            + keywords
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{AccountId, MailboxId},
+        store::snapshot::MessageBody,
+    };
+
+    const ACCOUNT: AccountId = AccountId(1);
+
+    fn set(system: Flags) -> FlagSet {
+        FlagSet { system, ..FlagSet::default() }
+    }
+
+    fn message(uid: u32, mod_seq: u64, system: Flags) -> Effect {
+        let message = Message {
+            uid: Uid(uid),
+            mod_seq: ModSeq(mod_seq),
+            flags: set(system),
+            body: MessageBody { size: 10, ..MessageBody::default() },
+            ..Message::default()
+        };
+        Effect::Message { account: ACCOUNT, mailbox: MailboxId::INBOX, message }
+    }
+
+    fn flags(mod_seq: u64, system: Flags, uids: &[u32]) -> Effect {
+        let uids = uids.iter().copied().map(Uid).collect();
+        Effect::Flags {
+            account: ACCOUNT,
+            mailbox: MailboxId::INBOX,
+            mod_seq: ModSeq(mod_seq),
+            groups: vec![(set(system), uids)],
+        }
+    }
+
+    fn expunge(mod_seq: u64, uids: &[u32]) -> Effect {
+        let uids = uids.iter().copied().map(Uid).collect();
+        let mod_seq = ModSeq(mod_seq);
+        Effect::Expunge { account: ACCOUNT, mailbox: MailboxId::INBOX, mod_seq, uids }
+    }
+
+    fn mailbox(effects: &[Effect]) -> Mailbox {
+        let mut mailbox = Mailbox::new(UidValidity(1));
+        mailbox.live = true;
+        for (n, effect) in effects.iter().enumerate() {
+            mailbox.stage(Lsn(n as u64), effect);
+            mailbox.publish(Lsn(n as u64), effect);
+        }
+        mailbox
+    }
+
+    #[test]
+    fn counters_follow_every_change() {
+        let both = Flags::SEEN | Flags::DELETED;
+        let mut mailbox = mailbox(&[
+            message(1, 1, Flags::default()),
+            message(2, 2, Flags::SEEN),
+            message(3, 3, Flags::default()),
+            flags(4, both, &[1, 3]),
+            flags(5, Flags::default(), &[2, 9]),
+            expunge(6, &[3, 8]),
+        ]);
+        let expected = MailboxStatus {
+            messages: 2,
+            recent: 2,
+            unseen: 1,
+            deleted: 1,
+            uid_next: Uid(4),
+            uid_validity: UidValidity(1),
+            highest_mod_seq: ModSeq(6),
+            size: 20,
+        };
+        assert_eq!(mailbox.status, expected);
+        assert_eq!(mailbox.snapshot().unwrap().status(), expected);
+        assert_eq!(mailbox.claim_recent(), Uid(1));
+        assert_eq!((mailbox.status.recent, mailbox.claim_recent()), (0, Uid(4)));
+        // Message 3 came and went, 8 and 9 never were: no run needs to hear of them.
+        assert_eq!(mailbox.delta.keys().copied().collect::<Vec<_>>(), [Uid(1), Uid(2)]);
+    }
+
+    #[test]
+    fn decisions_see_pending_changes_and_readers_do_not() {
+        let mut mailbox = mailbox(&[message(1, 1, Flags::default())]);
+        let seen = flags(2, Flags::SEEN, &[1]);
+        let flagged = flags(3, Flags::FLAGGED, &[1]);
+        mailbox.stage(Lsn(10), &seen);
+        mailbox.stage(Lsn(11), &flagged);
+        let pending = PendingState { flags: set(Flags::FLAGGED), mod_seq: ModSeq(3) };
+        assert_eq!(mailbox.pending_state(Uid(1)), Some(pending));
+        assert_eq!(mailbox.snapshot().unwrap().get(0).unwrap().mod_seq, ModSeq(1));
+        mailbox.publish(Lsn(10), &seen);
+        // The later change is still pending and still decides.
+        assert_eq!(mailbox.pending_state(Uid(1)), Some(pending));
+        assert_eq!(mailbox.snapshot().unwrap().get(0).unwrap().mod_seq, ModSeq(2));
+        mailbox.publish(Lsn(11), &flagged);
+        assert!(mailbox.pending.overlay.is_empty());
+        mailbox.stage(Lsn(12), &expunge(4, &[1]));
+        assert_eq!(mailbox.pending_state(Uid(1)), None);
+        assert_eq!(mailbox.pending_messages().count(), 0);
+    }
+
+    #[test]
+    fn a_held_snapshot_never_changes() {
+        let mut mailbox = mailbox(&[message(1, 1, Flags::default())]);
+        let held = mailbox.snapshot().unwrap();
+        mailbox.publish(Lsn(9), &message(2, 2, Flags::default()));
+        let newer = mailbox.snapshot().unwrap();
+        assert_eq!((held.len(), newer.len()), (1, 2));
+        assert_eq!(held.difference(&newer).added, 1);
+        assert_ne!(held.published.generation, newer.published.generation);
+    }
+
+    #[test]
+    fn uids_and_keywords_have_an_end() {
+        let mut mailbox = mailbox(&[message(u32::MAX - 2, 1, Flags::default())]);
+        assert_eq!(mailbox.allocate_uid(), Some(Uid(u32::MAX - 1)));
+        assert_eq!(mailbox.allocate_uid(), None);
+        let names: Vec<String> = (0..=KEYWORDS_PER_MAILBOX_MAX).map(|n| format!("k{n}")).collect();
+        assert_eq!(mailbox.missing_keywords(&names), None);
+        let twice = ["$Junk".to_owned(), "$junk".to_owned()];
+        assert_eq!(mailbox.missing_keywords(&twice), Some(vec!["$Junk".to_owned()]));
+    }
+}

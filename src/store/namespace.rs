@@ -1,0 +1,434 @@
+//! The names of an account's mailboxes: rules, hierarchy, subscriptions, counters for new ids.
+//!
+//! Names are UTF-8 paths with '/' between levels (the IMAP service translates modified UTF-7).
+//! INBOX is case-insensitive and always there (RFC 3501 5.1). An account keeps two of these, one
+//! pending and one published; both change by the same effects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use super::{
+    effect::{Effect, NewMailbox},
+    error::StoreError,
+};
+use crate::model::{MailboxId, UidValidity};
+
+/// RFC 6154 special use of a mailbox. The numbers are the disk format's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpecialUse {
+    All = 1,
+    Archive = 2,
+    Drafts = 3,
+    Flagged = 4,
+    Junk = 5,
+    Sent = 6,
+    Trash = 7,
+}
+
+impl SpecialUse {
+    /// 0 and numbers of later versions are none.
+    pub(super) fn from_byte(byte: u8) -> Option<SpecialUse> {
+        Some(match byte {
+            1 => SpecialUse::All,
+            2 => SpecialUse::Archive,
+            3 => SpecialUse::Drafts,
+            4 => SpecialUse::Flagged,
+            5 => SpecialUse::Junk,
+            6 => SpecialUse::Sent,
+            7 => SpecialUse::Trash,
+            _ => return None,
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MailboxInfo {
+    pub id: MailboxId,
+    /// UTF-8 path, levels separated by '/'; INBOX is always "INBOX".
+    pub name: String,
+    pub special_use: Option<SpecialUse>,
+    pub uid_validity: UidValidity,
+}
+
+/// Levels a name may have.
+const DEPTH_MAX: usize = 32;
+/// Subscriptions an account may hold; they need not name mailboxes, so the mailbox limit is none.
+const SUBSCRIPTIONS_MAX: usize = 10_000;
+
+const INBOX: &str = "INBOX";
+
+/// One mailbox's entry; shared by the pending and the published namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Entry {
+    name: Rc<str>,
+    special_use: Option<SpecialUse>,
+    uid_validity: UidValidity,
+}
+
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(super) struct Namespace {
+    by_name: BTreeMap<Rc<str>, MailboxId>,
+    by_id: BTreeMap<MailboxId, Entry>,
+    pub subscriptions: BTreeSet<String>,
+    /// Next numbers to give out: both only grow, whatever is deleted.
+    pub next_mailbox: u32,
+    pub next_uid_validity: u32,
+}
+
+/// `name` as it is kept: INBOX in capitals (also as the first level of a path), no trailing '/'
+/// (with which a client announces that it will create children, RFC 3501 6.3.3).
+pub(super) fn normalise(name: &str) -> String {
+    let name = name.strip_suffix('/').unwrap_or(name);
+    match name.split_once('/') {
+        Some((first, rest)) if first.eq_ignore_ascii_case(INBOX) => format!("{INBOX}/{rest}"),
+        None if name.eq_ignore_ascii_case(INBOX) => INBOX.to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// Refuses names that a mailbox must not get. `name` is normalised; `name_max` in octets.
+fn validate(name: &str, name_max: usize) -> Result<(), StoreError> {
+    if name.len() > name_max {
+        return Err(StoreError::Limit("mailbox name length"));
+    }
+    if name.split('/').count() > DEPTH_MAX {
+        return Err(StoreError::Limit("mailbox name depth"));
+    }
+    if name.split('/').any(str::is_empty) {
+        return Err(StoreError::NotPermitted("mailbox name has an empty level"));
+    }
+    if name.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        return Err(StoreError::NotPermitted("mailbox name has a control character"));
+    }
+    Ok(())
+}
+
+/// Limits that creating and renaming obey.
+#[derive(Clone, Copy)]
+pub(super) struct NameLimits {
+    pub name_max: usize,
+    pub mailboxes_max: usize,
+}
+
+impl Namespace {
+    /// All mailboxes, sorted by name, INBOX first.
+    pub fn list(&self) -> Vec<MailboxInfo> {
+        let inbox = self.by_name.get(INBOX).copied();
+        let others = self.by_name.values().copied().filter(|id| Some(*id) != inbox);
+        inbox.into_iter().chain(others).filter_map(|id| self.info(id)).collect()
+    }
+
+    pub fn info(&self, id: MailboxId) -> Option<MailboxInfo> {
+        let Entry { name, special_use, uid_validity } = self.by_id.get(&id)?;
+        Some(MailboxInfo {
+            id,
+            name: name.as_ref().to_owned(),
+            special_use: *special_use,
+            uid_validity: *uid_validity,
+        })
+    }
+
+    pub fn contains(&self, id: MailboxId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// `name` in any spelling of INBOX.
+    pub fn find(&self, name: &str) -> Option<MailboxId> {
+        match self.by_name.get(name) {
+            Some(id) => Some(*id),
+            None => self.by_name.get(normalise(name).as_str()).copied(),
+        }
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = MailboxId> {
+        self.by_id.keys().copied()
+    }
+
+    /// Names strictly below `name`.
+    fn children(&self, name: &str) -> impl Iterator<Item = (&Rc<str>, MailboxId)> {
+        let prefix = format!("{name}/");
+        self.by_name
+            .range::<str, _>((
+                std::ops::Bound::Included(prefix.as_str()),
+                std::ops::Bound::Unbounded,
+            ))
+            .map(|(name, id)| (name, *id))
+            .take_while(move |(name, _)| name.starts_with(&prefix))
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// The mailboxes to create so that `name` exists: itself and its missing superiors, these
+    /// first (RFC 3501 6.3.3).
+    pub fn plan_create(
+        &self,
+        name: &str,
+        special_use: Option<SpecialUse>,
+        limits: NameLimits,
+    ) -> Result<Vec<NewMailbox>, StoreError> {
+        let name = normalise(name);
+        validate(&name, limits.name_max)?;
+        if self.find(&name).is_some() {
+            return Err(StoreError::MailboxExists);
+        }
+        let mut new = self.missing_superiors(&name);
+        new.push(self.next_after(new.len(), name, special_use));
+        if self.by_id.len() + new.len() > limits.mailboxes_max {
+            return Err(StoreError::Limit("mailboxes per account"));
+        }
+        Ok(new)
+    }
+
+    fn missing_superiors(&self, name: &str) -> Vec<NewMailbox> {
+        let mut new = Vec::new();
+        for (at, _) in name.match_indices('/') {
+            let superior = &name[..at];
+            if self.find(superior).is_none() {
+                new.push(self.next_after(new.len(), superior.to_owned(), None));
+            }
+        }
+        new
+    }
+
+    fn next_after(
+        &self,
+        count: usize,
+        name: String,
+        special_use: Option<SpecialUse>,
+    ) -> NewMailbox {
+        NewMailbox {
+            id: MailboxId(self.next_mailbox + count as u32),
+            uid_validity: UidValidity(self.next_uid_validity.saturating_add(count as u32)),
+            special_use,
+            name,
+        }
+    }
+
+    /// A mailbox with children is not deleted: there is no `\Noselect` here to stay in its place.
+    pub fn plan_delete(&self, name: &str) -> Result<MailboxId, StoreError> {
+        let id = self.find(name).ok_or(StoreError::NoSuchMailbox)?;
+        if id == MailboxId::INBOX {
+            return Err(StoreError::NotPermitted("INBOX cannot be deleted"));
+        }
+        if self.children(&normalise(name)).next().is_some() {
+            return Err(StoreError::NotPermitted("mailbox has children"));
+        }
+        Ok(id)
+    }
+
+    /// The new names of `source` and all below it, and the superiors to create first. Not for
+    /// INBOX, whose renaming moves messages instead.
+    pub fn plan_rename(
+        &self,
+        source: &str,
+        target: &str,
+        limits: NameLimits,
+    ) -> Result<(Vec<NewMailbox>, Vec<(MailboxId, String)>), StoreError> {
+        let (source, target) = (normalise(source), normalise(target));
+        let id = self.find(&source).ok_or(StoreError::NoSuchMailbox)?;
+        validate(&target, limits.name_max)?;
+        if self.find(&target).is_some() {
+            return Err(StoreError::MailboxExists);
+        }
+        if target.strip_prefix(source.as_str()).is_some_and(|rest| rest.starts_with('/')) {
+            return Err(StoreError::NotPermitted("a mailbox cannot move below itself"));
+        }
+        let mut renames = vec![(id, target.clone())];
+        for (name, id) in self.children(&source) {
+            let name = format!("{target}{}", &name[source.len()..]);
+            validate(&name, limits.name_max)?;
+            renames.push((id, name));
+        }
+        let superiors = self.missing_superiors(&target);
+        if self.by_id.len() + superiors.len() > limits.mailboxes_max {
+            return Err(StoreError::Limit("mailboxes per account"));
+        }
+        Ok((superiors, renames))
+    }
+
+    pub fn check_subscription(&self, name: &str, name_max: usize) -> Result<(), StoreError> {
+        validate(name, name_max)?;
+        if self.subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            return Err(StoreError::Limit("subscriptions"));
+        }
+        Ok(())
+    }
+
+    /// Carries out `effect` if it concerns names.
+    pub fn apply(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Account { mailboxes, .. } => {
+                for mailbox in mailboxes {
+                    self.insert(mailbox);
+                    self.subscriptions.insert(mailbox.name.clone());
+                }
+            }
+            Effect::CreateMailbox { mailbox, .. } => self.insert(mailbox),
+            Effect::DeleteMailbox { mailbox, .. } => {
+                if let Some(entry) = self.by_id.remove(mailbox) {
+                    self.by_name.remove(&entry.name);
+                }
+            }
+            Effect::RenameMailbox { mailbox, name, .. } => {
+                if let Some(entry) = self.by_id.get_mut(mailbox) {
+                    let name: Rc<str> = name.as_str().into();
+                    // Another mailbox of the same transaction may have taken the old name.
+                    if self.by_name.get(&entry.name) == Some(mailbox) {
+                        self.by_name.remove(&entry.name);
+                    }
+                    self.by_name.insert(name.clone(), *mailbox);
+                    entry.name = name;
+                }
+            }
+            Effect::Subscription { name, subscribed: true, .. } => {
+                self.subscriptions.insert(name.clone());
+            }
+            Effect::Subscription { name, subscribed: false, .. } => {
+                self.subscriptions.remove(name);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn insert(&mut self, mailbox: &NewMailbox) {
+        let name: Rc<str> = mailbox.name.as_str().into();
+        self.by_name.insert(name.clone(), mailbox.id);
+        self.by_id.insert(
+            mailbox.id,
+            Entry { name, special_use: mailbox.special_use, uid_validity: mailbox.uid_validity },
+        );
+        self.next_mailbox = self.next_mailbox.max(mailbox.id.0.saturating_add(1));
+        let next_validity = mailbox.uid_validity.0.saturating_add(1);
+        self.next_uid_validity = self.next_uid_validity.max(next_validity);
+    }
+
+    /// True for effects that [`Namespace::apply`] acts on.
+    pub fn concerns(effect: &Effect) -> bool {
+        matches!(
+            effect,
+            Effect::Account { .. }
+                | Effect::CreateMailbox { .. }
+                | Effect::DeleteMailbox { .. }
+                | Effect::RenameMailbox { .. }
+                | Effect::Subscription { .. }
+        )
+    }
+}
+
+/// The first mailboxes of a new account: INBOX and `defaults`, numbered from INBOX's 1.
+/// `uid_validity` seeds the account's counter: the time, so that an account made anew after a lost
+/// data directory does not meet clients' caches of the old one.
+pub(super) fn first_mailboxes(
+    uid_validity: UidValidity,
+    defaults: &[(String, SpecialUse)],
+) -> Vec<NewMailbox> {
+    let inbox = (INBOX, None);
+    let others = defaults.iter().map(|(name, special_use)| (name.as_str(), Some(*special_use)));
+    let numbered = std::iter::once(inbox).chain(others).zip(0u32..);
+    numbered
+        .map(|((name, special_use), number)| NewMailbox {
+            id: MailboxId(MailboxId::INBOX.0 + number),
+            uid_validity: UidValidity(uid_validity.0.saturating_add(number)),
+            special_use,
+            name: name.to_owned(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::AccountId;
+
+    const LIMITS: NameLimits = NameLimits { name_max: 64, mailboxes_max: 12 };
+    const ACCOUNT: AccountId = AccountId(1);
+
+    fn namespace(names: &[&str]) -> Namespace {
+        let mut namespace = Namespace::default();
+        let mailboxes = first_mailboxes(UidValidity(100), &[]);
+        namespace.apply(&Effect::Account { account: ACCOUNT, mailboxes });
+        for name in names {
+            create(&mut namespace, name).unwrap();
+        }
+        namespace
+    }
+
+    fn create(namespace: &mut Namespace, name: &str) -> Result<(), StoreError> {
+        for mailbox in namespace.plan_create(name, None, LIMITS)? {
+            namespace.apply(&Effect::CreateMailbox { account: ACCOUNT, mailbox });
+        }
+        Ok(())
+    }
+
+    fn rename(namespace: &mut Namespace, source: &str, target: &str) -> Result<(), StoreError> {
+        let (superiors, renames) = namespace.plan_rename(source, target, LIMITS)?;
+        for mailbox in superiors {
+            namespace.apply(&Effect::CreateMailbox { account: ACCOUNT, mailbox });
+        }
+        for (mailbox, name) in renames {
+            namespace.apply(&Effect::RenameMailbox { account: ACCOUNT, mailbox, name });
+        }
+        Ok(())
+    }
+
+    fn names(namespace: &Namespace) -> Vec<String> {
+        namespace.list().into_iter().map(|info| info.name).collect()
+    }
+
+    #[test]
+    fn refused_names() {
+        const CASES: &[&str] = &["", "/", "a//b", "/a", "a\r\nb", "a\u{7f}", "inbox", "InBoX/"];
+        for name in CASES {
+            assert!(create(&mut namespace(&[]), name).is_err(), "{name:?}");
+        }
+        let deep = vec!["d"; DEPTH_MAX + 1].join("/");
+        for name in [deep, "x".repeat(65)] {
+            assert!(matches!(create(&mut namespace(&[]), &name), Err(StoreError::Limit(_))));
+        }
+    }
+
+    #[test]
+    fn superiors_are_created_and_inbox_comes_first() {
+        let namespace = namespace(&["A/b/c/", "inbox/Lists", "Zoo"]);
+        assert_eq!(names(&namespace), ["INBOX", "A", "A/b", "A/b/c", "INBOX/Lists", "Zoo"]);
+        assert_eq!(namespace.find("iNbOx/Lists"), namespace.find("INBOX/Lists"));
+    }
+
+    #[test]
+    fn rename_takes_children_along() {
+        let mut namespace = namespace(&["A/b/c", "A2", "Ab"]);
+        let c = namespace.find("A/b/c");
+        rename(&mut namespace, "A", "X/y").unwrap();
+        assert_eq!(names(&namespace), ["INBOX", "A2", "Ab", "X", "X/y", "X/y/b", "X/y/b/c"]);
+        assert_eq!(namespace.find("X/y/b/c"), c);
+        for (source, target) in [("X", "X/deeper"), ("none", "N"), ("X", "Ab"), ("X", "inbox")] {
+            assert!(rename(&mut namespace, source, target).is_err(), "{source} {target}");
+        }
+        // Below its own old name is fine once it is another mailbox's.
+        rename(&mut namespace, "Ab", "Abc").unwrap();
+    }
+
+    #[test]
+    fn numbers_are_never_given_twice() {
+        let mut namespace = namespace(&["A"]);
+        let first = namespace.info(namespace.find("A").unwrap()).unwrap();
+        let mailbox = namespace.plan_delete("A").unwrap();
+        namespace.apply(&Effect::DeleteMailbox { account: ACCOUNT, mailbox });
+        create(&mut namespace, "A").unwrap();
+        let second = namespace.info(namespace.find("A").unwrap()).unwrap();
+        assert!(second.id > first.id && second.uid_validity > first.uid_validity);
+    }
+
+    #[test]
+    fn refused_deletions_and_limits() {
+        let mut namespace = namespace(&["A/b"]);
+        for name in ["INBOX", "inbox", "A", "none"] {
+            assert!(namespace.plan_delete(name).is_err(), "{name}");
+        }
+        let results: Vec<_> =
+            (0..20).map(|n| create(&mut namespace, &format!("m{n}")).is_ok()).collect();
+        assert_eq!(results.iter().filter(|ok| **ok).count(), LIMITS.mailboxes_max - 3);
+    }
+}

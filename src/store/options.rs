@@ -1,0 +1,59 @@
+//! Settings and counters of a partition.
+
+use super::namespace::SpecialUse;
+use crate::model::PartitionId;
+
+/// Limits and sizes of a partition; `config` fills them.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    pub partition: PartitionId,
+    /// Bytes at which a segment is sealed and the next one opened.
+    pub segment_size: u64,
+    /// Log bytes after which a checkpoint is written; bounds what a start must replay.
+    pub checkpoint_interval: u64,
+    /// Bytes of account state kept in memory before cold accounts are dropped.
+    pub account_budget: usize,
+    /// Bytes of un-written log a partition buffers before appenders wait.
+    pub write_buffer: usize,
+    pub mailboxes_per_account: usize,
+    /// Octets of a mailbox's whole path.
+    pub mailbox_name_max: usize,
+    /// Mailboxes that a new account gets beside INBOX.
+    pub default_mailboxes: Vec<(String, SpecialUse)>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        let default_mailboxes = [
+            ("Drafts", SpecialUse::Drafts),
+            ("Sent", SpecialUse::Sent),
+            ("Trash", SpecialUse::Trash),
+            ("Junk", SpecialUse::Junk),
+        ];
+        StoreOptions {
+            partition: PartitionId(0),
+            segment_size: 64 << 20,
+            checkpoint_interval: 64 << 20,
+            account_budget: 256 << 20,
+            write_buffer: 8 << 20,
+            mailboxes_per_account: 10_000,
+            mailbox_name_max: 1024,
+            default_mailboxes: default_mailboxes
+                .into_iter()
+                .map(|(name, special_use)| (name.to_owned(), special_use))
+                .collect(),
+        }
+    }
+}
+
+/// Counters of a partition since it was opened.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct StoreProbe {
+    pub syncs: u64,
+    pub batches: u64,
+    pub entries: u64,
+    pub bytes_written: u64,
+    pub messages_stored: u64,
+    pub accounts_in_memory: u64,
+    pub checkpoints: u64,
+}

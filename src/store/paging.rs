@@ -1,0 +1,201 @@
+//! Bringing accounts and message tables into memory, and dropping accounts that nobody uses.
+//!
+//! A delivery to a cold account reads one page; only who looks into a mailbox pays for its message
+//! table. Reads await, and meanwhile others may load, change, write out or drop the same account:
+//! each function looks again before it installs what it read.
+
+use std::rc::Rc;
+
+use super::{
+    codec::{Decoded, Malformed},
+    effect::Effect,
+    error::StoreError,
+    mailbox::Mailbox,
+    page::decode_account,
+    partition::{Inner, undecodable},
+    run::{RunRecord, RunRef, TableBuilder, decode_run},
+    snapshot::{MessageTable, Published},
+    state::{AccountCell, AccountState},
+};
+use crate::model::{AccountId, Lsn, MailboxId, Uid};
+
+impl Inner {
+    /// The account's state, loaded if need be; empty (`exists()` is false) if nothing is known of
+    /// it.
+    pub(super) async fn load(&self, id: AccountId) -> Result<Rc<AccountCell>, StoreError> {
+        loop {
+            if let Some(cell) = self.accounts.borrow().get(&id) {
+                cell.last_used.set(self.tick());
+                return Ok(cell.clone());
+            }
+            let page = self.directory.borrow().get(id);
+            let replayed = self.replayed.borrow().get(&id).cloned();
+            let state = self.read_account(id, page, replayed.as_deref()).await?;
+            let overtaken = self.accounts.borrow().contains_key(&id)
+                || self.directory.borrow().get(id) != page
+                || self.replayed.borrow().contains_key(&id) != replayed.is_some();
+            if overtaken {
+                continue;
+            }
+            self.replayed.borrow_mut().remove(&id);
+            let cell = Rc::new(AccountCell::new(state));
+            cell.last_used.set(self.tick());
+            self.accounts.borrow_mut().insert(id, cell.clone());
+            self.measure(&cell);
+            self.trim();
+            return Ok(cell);
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        let turn = self.clock.get() + 1;
+        self.clock.set(turn);
+        turn
+    }
+
+    async fn read_account(
+        &self,
+        id: AccountId,
+        page: Option<Lsn>,
+        replayed: Option<&Vec<(Lsn, Effect)>>,
+    ) -> Result<AccountState, StoreError> {
+        let mut state = AccountState::new(id);
+        if let Some(lsn) = page {
+            let (_, payload) = self.log.read(lsn).await?;
+            state = decode_account(lsn, &payload)
+                .and_then(|state| match state.id == id {
+                    true => Ok(state),
+                    false => Err(Malformed("account of a page")),
+                })
+                .map_err(|error| undecodable(lsn, error))?;
+        }
+        let Some(effects) = replayed else { return Ok(state) };
+        // Flags and expunges change counters by what the messages were: they need the table.
+        for (_, effect) in effects {
+            let (Effect::Flags { mailbox, .. } | Effect::Expunge { mailbox, .. }) = effect else {
+                continue;
+            };
+            if let Some(mailbox) = state.mailboxes.get_mut(mailbox)
+                && mailbox.loaded.is_none()
+            {
+                let builder = self.read_runs(&mailbox.runs).await?;
+                install_table(mailbox, builder).map_err(|error| undecodable(Lsn(0), error))?;
+            }
+        }
+        state.replay(effects);
+        Ok(state)
+    }
+
+    async fn read_runs(&self, runs: &[RunRef]) -> Result<TableBuilder, StoreError> {
+        let mut builder = TableBuilder::default();
+        for run in runs {
+            let records = self.read_run(run).await?;
+            let applied = builder.apply(records.into_iter());
+            applied.map_err(|error| undecodable(run.lsn, error))?;
+            self.executor.yield_now().await;
+        }
+        Ok(builder)
+    }
+
+    pub(super) async fn read_run(&self, run: &RunRef) -> Result<Vec<(Uid, RunRecord)>, StoreError> {
+        let (_, payload) = self.log.read(run.lsn).await?;
+        decode_run(&payload)
+            .and_then(|records| match records.len() == run.records as usize {
+                true => Ok(records),
+                false => Err(Malformed("length of a run")),
+            })
+            .map_err(|error| undecodable(run.lsn, error))
+    }
+
+    /// Makes sure the mailbox's message table is in memory.
+    ///
+    /// # Errors
+    /// `NoSuchMailbox` if it does not exist (any more).
+    pub(super) async fn ensure_table(
+        &self,
+        cell: &Rc<AccountCell>,
+        id: MailboxId,
+    ) -> Result<(), StoreError> {
+        loop {
+            let runs = {
+                let state = cell.state.borrow();
+                let mailbox = state.mailboxes.get(&id).ok_or(StoreError::NoSuchMailbox)?;
+                if mailbox.loaded.is_some() {
+                    return Ok(());
+                }
+                mailbox.runs.clone()
+            };
+            let builder = self.read_runs(&runs).await?;
+            let mut state = cell.state.borrow_mut();
+            let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
+            if mailbox.loaded.is_none() && mailbox.runs == runs {
+                let page = state.page.unwrap_or_default();
+                let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
+                install_table(mailbox, builder).map_err(|error| undecodable(page, error))?;
+                drop(state);
+                self.measure(cell);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds `bytes` to what the account is charged.
+    pub(super) fn charge(&self, cell: &AccountCell, bytes: usize) {
+        cell.memory.set(cell.memory.get() + bytes);
+        self.memory.set(self.memory.get() + bytes);
+    }
+
+    /// Charges the account what it takes now.
+    pub(super) fn measure(&self, cell: &AccountCell) {
+        let now = cell.state.borrow().memory();
+        let before = cell.memory.replace(now);
+        self.memory.set((self.memory.get() + now).saturating_sub(before));
+    }
+
+    /// Drops the accounts used least recently when the budget is spent, down to three quarters of
+    /// it so that the search pays. Pinned and changed accounts stay; a checkpoint is called for
+    /// when these are too many.
+    pub(super) fn trim(&self) {
+        let budget = self.options.account_budget;
+        if self.memory.get() <= budget || !self.checkpoints.may_trim(self.memory.get(), budget) {
+            return;
+        }
+        let durable = self.log.durable_lsn();
+        let mut accounts = self.accounts.borrow_mut();
+        let mut idle: Vec<(u64, AccountId)> = accounts
+            .values()
+            .filter(|cell| Rc::strong_count(cell) == 1)
+            .filter_map(|cell| {
+                let state = cell.state.borrow();
+                let written = !state.dirty && state.page.is_none_or(|page| page < durable);
+                written.then(|| (cell.last_used.get(), state.id))
+            })
+            .collect();
+        idle.sort_unstable();
+        for (_, id) in idle {
+            if self.memory.get() <= budget / 4 * 3 {
+                break;
+            }
+            if let Some(cell) = accounts.remove(&id) {
+                self.memory.set(self.memory.get().saturating_sub(cell.memory.get()));
+            }
+        }
+        self.checkpoints.trimmed(self.memory.get(), budget);
+    }
+}
+
+/// Puts what runs and delta add up to in place, if it is as many messages as were counted.
+fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
+    builder.apply(mailbox.delta.iter().map(|(uid, record)| (*uid, *record)))?;
+    let table: MessageTable = builder.finish();
+    if table.len() != mailbox.status.messages as usize {
+        return Err(Malformed("number of messages in the runs of a mailbox"));
+    }
+    mailbox.loaded = Some(Rc::new(Published {
+        table,
+        keywords: mailbox.keywords.clone(),
+        status: mailbox.status,
+        generation: 0,
+    }));
+    Ok(())
+}

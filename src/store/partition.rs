@@ -1,0 +1,612 @@
+//! A partition: the accounts of one log, and the way every change takes through it.
+//!
+//! Services call [`Partition`] and the handles it gives out; the log below knows only entries. A
+//! change is *decided* on pending state, *appended* as one entry, *staged* in pending state, and
+//! *published* when the log says that the entry is durable; only then does its caller hear of it.
+//! From deciding to staging nothing awaits, so a decision is never out of date; nothing is locked
+//! while the log syncs, so the changes of all sessions share its syncs.
+//!
+//! Shard-local. Invariants:
+//! - Effects are published in the order of their LSNs, and never before they are durable.
+//! - After a failed write or sync nothing more is published or accepted.
+//! - No `RefCell` is borrowed across an await or while a waker runs.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::{
+    account::Account,
+    body::{BodyWriter, EntryCache, StagedBody},
+    checkpoint,
+    codec::Malformed,
+    effect::{BODY_HERE, Effect, PropertyKind, decode_effects, encode_effects},
+    error::StoreError,
+    log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, entry_len},
+    namespace::first_mailboxes,
+    options::{StoreOptions, StoreProbe},
+    page::{decode_directory, decode_root},
+    page_directory::PageDirectory,
+    signal::Signal,
+    snapshot::{Message, MessageBody},
+    standing::Standing,
+    state::AccountCell,
+};
+use crate::{
+    model::{
+        AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, PartitionId, Timestamp, Uid,
+        UidValidity,
+    },
+    runtime::{
+        device::Device,
+        executor::{Executor, Priority},
+    },
+};
+
+/// Messages one transaction may put into mailboxes: its entry stays below the log's limit.
+pub(super) const TRANSACTION_MESSAGES_MAX: usize = 100_000;
+/// Bytes of a spooled payload.
+const SPOOL_PAYLOAD_MAX: usize = 1 << 20;
+
+/// A single-writer, log-structured store in a folder of its own. Cheap to clone; shard-local.
+#[derive(Clone)]
+pub struct Partition {
+    pub(super) inner: Rc<Inner>,
+}
+
+/// What opening found; `ringmail serve` logs it.
+#[derive(Debug, Default, Clone)]
+pub struct RecoveryReport {
+    pub segments: usize,
+    pub replayed_bytes: u64,
+    pub replayed_entries: u64,
+    /// Bytes of torn, un-acknowledged tail ignored.
+    pub tail_bytes: u64,
+    /// Damaged batches below a durable LSN: (segment, offset, what).
+    pub damage: Vec<(String, u64, String)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Spooled {
+    pub lsn: Lsn,
+    pub payload: Bytes,
+    pub body: MessageBody,
+}
+
+#[derive(Clone, Debug)]
+pub struct DeliveryTarget {
+    pub account: AccountId,
+    /// `INBOX` or a path as in [`super::MailboxInfo::name`]; absent folders fall back to INBOX.
+    pub mailbox: Option<String>,
+    pub flags: Flags,
+    /// Keyword names to set, e.g. `$Junk`.
+    pub keywords: Vec<String>,
+    pub internal_date: Timestamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Delivered {
+    pub account: AccountId,
+    pub mailbox: MailboxId,
+    pub uid_validity: UidValidity,
+    pub uid: Uid,
+}
+
+/// An effect and the account it changes, pinned until published; `None` for the partition itself.
+pub(super) struct Change {
+    pub cell: Option<Rc<AccountCell>>,
+    pub effect: Effect,
+}
+
+/// The changes of one entry. Nearly always one.
+pub(super) type Changes = SmallVec<[Change; 1]>;
+
+/// What the clones of a [`Partition`] share.
+pub(super) struct Inner {
+    pub options: StoreOptions,
+    pub executor: Rc<dyn Executor>,
+    pub log: Log,
+    /// Accounts in memory.
+    pub accounts: RefCell<HashMap<AccountId, Rc<AccountCell>>>,
+    /// Where the pages of all accounts lie.
+    pub directory: RefCell<PageDirectory>,
+    /// Effects of the last start's replay for accounts not loaded since.
+    pub replayed: RefCell<HashMap<AccountId, Rc<Vec<(Lsn, Effect)>>>>,
+    pub standing: RefCell<Standing>,
+    /// Entries appended and not yet durable, in order.
+    staged: RefCell<VecDeque<(Lsn, Changes)>>,
+    pub cache: EntryCache,
+    /// Sum of what the accounts in memory are charged.
+    pub memory: Cell<usize>,
+    /// Counts uses of accounts, to tell the least recent.
+    pub clock: Cell<u64>,
+    pub checkpoints: checkpoint::Schedule,
+    /// Encoding buffer, used again and again.
+    scratch: RefCell<Vec<u8>>,
+    messages_stored: Cell<u64>,
+    #[cfg(test)]
+    pub planted: Cell<Planted>,
+}
+
+/// Mistakes that the crash test plants to show that it would find them.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Planted {
+    #[default]
+    Nothing,
+    AcknowledgedBeforeDurable,
+    VisibleBeforeDurable,
+}
+
+/// An entry whose checksums are right and whose content is not: a bug, or a newer version's.
+pub(super) fn undecodable(lsn: Lsn, error: Malformed) -> StoreError {
+    StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what: error.to_string() }
+}
+
+impl Partition {
+    /// Opens or creates the partition on `device`; replays the log after the last checkpoint.
+    pub async fn open(
+        device: Rc<dyn Device>,
+        executor: Rc<dyn Executor>,
+        options: StoreOptions,
+    ) -> Result<(Partition, RecoveryReport), StoreError> {
+        let log_options = LogOptions {
+            partition: options.partition,
+            segment_size: options.segment_size,
+            write_buffer: options.write_buffer,
+        };
+        let recovered = Log::recover(device, executor.clone(), log_options).await?;
+        let (directory, mut standing) = load_checkpoint(&recovered).await?;
+        let mut effects = Replayed::default();
+        let (log, report) = recovered
+            .replay(&mut |lsn, header, payload| effects.take(lsn, header, payload))
+            .await?;
+        standing.replay(&effects.standing);
+
+        let replayed = effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
+        let inner = Rc::new(Inner {
+            executor,
+            accounts: RefCell::default(),
+            directory: RefCell::new(directory),
+            replayed: RefCell::new(replayed.collect()),
+            standing: RefCell::new(standing),
+            staged: RefCell::default(),
+            cache: EntryCache::default(),
+            memory: Cell::new(0),
+            clock: Cell::new(0),
+            checkpoints: checkpoint::Schedule::new(Rc::new(Signal::default()), &log),
+            scratch: RefCell::default(),
+            messages_stored: Cell::new(0),
+            #[cfg(test)]
+            planted: Cell::default(),
+            options,
+            log,
+        });
+        let weak = Rc::downgrade(&inner);
+        inner.log.on_durable(Rc::new(move |outcome| {
+            if let Some(inner) = weak.upgrade() {
+                inner.settle(outcome);
+            }
+        }));
+        let task = checkpoint::run(Rc::downgrade(&inner), inner.checkpoints.wanted.clone());
+        inner.executor.spawn(Priority::Background, Box::pin(task));
+        inner.schedule_checkpoint();
+        Ok((Partition { inner }, report))
+    }
+
+    pub fn id(&self) -> PartitionId {
+        self.inner.options.partition
+    }
+
+    /// Starts taking in a message body of unknown size.
+    pub fn stage(&self) -> BodyWriter {
+        BodyWriter::new(self.inner.clone())
+    }
+
+    /// Puts one staged body into several mailboxes by one commit entry: all or nothing, durable
+    /// when this returns. `delivery_id`, when given, makes a repetition a no-op, which answers with
+    /// an empty list.
+    pub async fn deliver(
+        &self,
+        body: StagedBody,
+        targets: Vec<DeliveryTarget>,
+        delivery_id: Option<u128>,
+    ) -> Result<Vec<Delivered>, StoreError> {
+        if targets.len() > TRANSACTION_MESSAGES_MAX {
+            return Err(StoreError::Limit("recipients of a delivery"));
+        }
+        let inner = &self.inner;
+        let mut cells = Vec::with_capacity(targets.len());
+        for target in &targets {
+            cells.push(inner.load(target.account).await?);
+        }
+        inner.log.room().await?;
+
+        // From here to the commit nothing awaits.
+        let repeated = delivery_id.and_then(|id| inner.standing.borrow().delivery(id));
+        if let Some(lsn) = repeated {
+            inner.acknowledged(lsn).await?;
+            return Ok(Vec::new());
+        }
+        let now = inner.executor.now();
+        let mut delivered = Vec::with_capacity(targets.len());
+        let mut changes = Changes::new();
+        for (cell, target) in std::iter::zip(cells, targets) {
+            let (change, place) = inner.plan_delivery(cell, &target, body.size(), now)?;
+            changes.push(change);
+            delivered.push(place);
+        }
+        if let Some(id) = delivery_id {
+            changes.push(Change { cell: None, effect: Effect::Delivery { id } });
+        }
+        if changes.is_empty() {
+            return Ok(delivered);
+        }
+        let lsn = inner.commit(changes, Some(&body))?;
+        inner.acknowledged(lsn).await?;
+        Ok(delivered)
+    }
+
+    /// Loads an account, creating it with an empty INBOX at first use. The handle pins its state
+    /// in memory until dropped.
+    pub async fn account(&self, account: AccountId) -> Result<Account, StoreError> {
+        let cell = self.inner.load(account).await?;
+        self.inner.ensure_exists(&cell)?;
+        let created = {
+            let state = cell.state.borrow();
+            state.staged.filter(|_| !state.names.contains(MailboxId::INBOX))
+        };
+        if let Some(lsn) = created {
+            self.inner.log.durable(lsn).await?;
+        }
+        Ok(Account { inner: self.inner.clone(), cell })
+    }
+
+    /// Spool: keeps `payload` (opaque to the store) durably until `unspool`. For mail that waits.
+    pub async fn spool(&self, body: StagedBody, payload: Bytes) -> Result<Lsn, StoreError> {
+        if payload.len() > SPOOL_PAYLOAD_MAX {
+            return Err(StoreError::Limit("bytes of a spooled payload"));
+        }
+        // A start reads the entries of the whole spool: keep bodies out of them.
+        let body = body.into_chunks().await?;
+        self.inner.log.room().await?;
+        let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
+        let effect = Effect::Spool { payload, body: place };
+        let lsn = self.inner.commit_one(None, effect, Some(&body))?;
+        self.inner.acknowledged(lsn).await?;
+        Ok(lsn)
+    }
+
+    /// Published spooled messages, oldest first.
+    pub fn spooled(&self) -> Vec<Spooled> {
+        self.inner.standing.borrow().spool.values().cloned().collect()
+    }
+
+    pub async fn unspool(&self, lsn: Lsn) -> Result<(), StoreError> {
+        self.inner.log.room().await?;
+        let lsn = self.inner.commit_one(None, Effect::Unspool { lsn }, None)?;
+        self.inner.acknowledged(lsn).await
+    }
+
+    /// `None` while healthy, else why writes are refused.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.inner.log.trouble()
+    }
+
+    pub fn probe(&self) -> StoreProbe {
+        let log = self.inner.log.probe();
+        StoreProbe {
+            syncs: log.syncs,
+            batches: log.batches,
+            entries: log.entries,
+            bytes_written: log.bytes_written,
+            messages_stored: self.inner.messages_stored.get(),
+            accounts_in_memory: self.inner.accounts.borrow().len() as u64,
+            checkpoints: log.checkpoints,
+        }
+    }
+
+    /// Writes a checkpoint now; `close` and the background task do so by themselves.
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+        self.inner.checkpoint().await
+    }
+
+    /// Writes a checkpoint and stops the writer; for a clean shutdown.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let checkpoint = self.inner.checkpoint().await;
+        self.inner.checkpoints.stop();
+        self.inner.log.close().await.and(checkpoint)
+    }
+}
+
+/// Reads the last checkpoint's directory and partition-wide state.
+async fn load_checkpoint(recovered: &Recovered) -> Result<(PageDirectory, Standing), StoreError> {
+    let Some(checkpoint) = recovered.checkpoint() else {
+        return Ok((PageDirectory::new(), Standing::default()));
+    };
+    let (_, payload) = recovered.read(checkpoint.root).await?;
+    let root = decode_root(&payload).map_err(|error| undecodable(checkpoint.root, error))?;
+    let mut directory = PageDirectory::from_root(&root);
+    for page in root.buckets.iter().flatten() {
+        let (_, payload) = recovered.read(*page).await?;
+        directory.fill(decode_directory(&payload).map_err(|error| undecodable(*page, error))?);
+    }
+    let mut standing = Standing::from_root(&root);
+    for lsn in &root.spool {
+        let (_, payload) = recovered.read(*lsn).await?;
+        decode_effects(*lsn, &payload, |effect| {
+            if let Effect::Spool { payload, body } = effect {
+                standing.spool.insert(*lsn, Spooled { lsn: *lsn, payload, body });
+            }
+        })
+        .map_err(|error| undecodable(*lsn, error))?;
+    }
+    Ok((directory, standing))
+}
+
+/// Effects found in the log after the last checkpoint, sorted by whom they concern.
+#[derive(Default)]
+struct Replayed {
+    accounts: HashMap<AccountId, Vec<(Lsn, Effect)>>,
+    standing: Vec<(Lsn, Effect)>,
+}
+
+impl Replayed {
+    fn take(&mut self, lsn: Lsn, header: &EntryHeader, payload: &[u8]) -> Result<(), StoreError> {
+        match header.kind {
+            EntryKind::BodyChunk
+            | EntryKind::AccountPage
+            | EntryKind::MailboxRun
+            | EntryKind::DirectoryPage
+            | EntryKind::CheckpointRoot => return Ok(()),
+            _ => {}
+        }
+        decode_effects(lsn, payload, |effect| match effect.account() {
+            Some(account) => self.accounts.entry(account).or_default().push((lsn, effect)),
+            None => self.standing.push((lsn, effect)),
+        })
+        .map_err(|error| undecodable(lsn, error))
+    }
+}
+
+/// Kind of the entry that holds just this effect.
+fn entry_kind(effect: &Effect) -> EntryKind {
+    match effect {
+        Effect::Account { .. } => EntryKind::Account,
+        Effect::Message { .. } => EntryKind::Message,
+        Effect::Flags { .. } => EntryKind::Flags,
+        Effect::Expunge { .. } => EntryKind::Expunge,
+        Effect::CreateMailbox { .. }
+        | Effect::DeleteMailbox { .. }
+        | Effect::RenameMailbox { .. } => EntryKind::Mailbox,
+        Effect::Keyword { .. } => EntryKind::Keyword,
+        Effect::Subscription { .. } => EntryKind::Subscription,
+        Effect::Property { key: (PropertyKind::Acl, ..), .. } => EntryKind::Acl,
+        Effect::Property { key: (PropertyKind::Quota, ..), .. } => EntryKind::Quota,
+        Effect::Property { key: (PropertyKind::Metadata, ..), .. } => EntryKind::Metadata,
+        Effect::Delivery { .. } => EntryKind::Transaction,
+        Effect::Spool { .. } => EntryKind::Spool,
+        Effect::Unspool { .. } => EntryKind::Unspool,
+        Effect::Intent { .. } | Effect::IntentDone { .. } => EntryKind::Intent,
+    }
+}
+
+impl Inner {
+    /// Appends the entry that creates the account, if nothing is known of it. Its own entry: an
+    /// account without the message that called it into being does no harm.
+    pub(super) fn ensure_exists(&self, cell: &Rc<AccountCell>) -> Result<(), StoreError> {
+        let account = {
+            let state = cell.state.borrow();
+            if state.exists() {
+                return Ok(());
+            }
+            state.id
+        };
+        let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2));
+        let mailboxes =
+            first_mailboxes(UidValidity(seconds as u32), &self.options.default_mailboxes);
+        self.commit_one(Some(cell), Effect::Account { account, mailboxes }, None)?;
+        Ok(())
+    }
+
+    /// Decides where a delivery goes and takes its UID. Does not await.
+    fn plan_delivery(
+        &self,
+        cell: Rc<AccountCell>,
+        target: &DeliveryTarget,
+        size: u64,
+        now: Timestamp,
+    ) -> Result<(Change, Delivered), StoreError> {
+        self.ensure_exists(&cell)?;
+        let mailbox = {
+            let state = cell.state.borrow();
+            let named = target.mailbox.as_ref().and_then(|name| state.pending_names.find(name));
+            named.unwrap_or(MailboxId::INBOX)
+        };
+        self.plan_message(cell, mailbox, target, size, now)
+    }
+
+    pub(super) fn plan_message(
+        &self,
+        cell: Rc<AccountCell>,
+        mailbox: MailboxId,
+        target: &DeliveryTarget,
+        size: u64,
+        now: Timestamp,
+    ) -> Result<(Change, Delivered), StoreError> {
+        let keywords = self.define_keywords(&cell, mailbox, &target.keywords)?;
+        let mut state = cell.state.borrow_mut();
+        let state = &mut *state;
+        let account = state.id;
+        let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+        let uid_validity = found.status.uid_validity;
+        let uid = found.allocate_uid().ok_or(StoreError::Limit("UIDs of a mailbox"))?;
+        let message = Message {
+            uid,
+            mod_seq: state.allocate_mod_seq(),
+            flags: FlagSet { system: target.flags, keywords },
+            internal_date: target.internal_date,
+            save_date: now,
+            body: MessageBody { lsn: BODY_HERE, size, entry_len: 0 },
+        };
+        let effect = Effect::Message { account, mailbox, message };
+        let delivered = Delivered { account, mailbox, uid_validity, uid };
+        Ok((Change { cell: Some(cell.clone()), effect }, delivered))
+    }
+
+    /// The bits of keyword `names` in the mailbox's pending table, after appending an entry that
+    /// adds those it lacks. Its own entry: a keyword that nothing uses does no harm.
+    pub(super) fn define_keywords(
+        &self,
+        cell: &Rc<AccountCell>,
+        mailbox: MailboxId,
+        names: &[String],
+    ) -> Result<KeywordSet, StoreError> {
+        let mut set = KeywordSet::default();
+        if names.is_empty() {
+            return Ok(set);
+        }
+        let (account, missing) = {
+            let mut state = cell.state.borrow_mut();
+            let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+            let missing = found.missing_keywords(names);
+            (state.id, missing.ok_or(StoreError::Limit("keywords per mailbox"))?)
+        };
+        if !missing.is_empty() {
+            let effect = Effect::Keyword { account, mailbox, names: missing };
+            self.commit_one(Some(cell), effect, None)?;
+        }
+        let mut state = cell.state.borrow_mut();
+        let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+        names.iter().filter_map(|name| found.keyword_index(name)).for_each(|bit| set.insert(bit));
+        Ok(set)
+    }
+
+    /// [`Inner::commit`] of a single effect.
+    pub(super) fn commit_one(
+        &self,
+        cell: Option<&Rc<AccountCell>>,
+        effect: Effect,
+        body: Option<&StagedBody>,
+    ) -> Result<Lsn, StoreError> {
+        let change = Change { cell: cell.cloned(), effect };
+        self.commit(Changes::from_buf([change]), body)
+    }
+
+    /// Appends `changes` (not empty) as one entry with at most one body, and stages them. The
+    /// caller awaits [`Inner::acknowledged`] before it speaks of them.
+    pub(super) fn commit(
+        &self,
+        mut changes: Changes,
+        body: Option<&StagedBody>,
+    ) -> Result<Lsn, StoreError> {
+        let first = &changes[0].effect;
+        let (mailbox, uid) = first.place();
+        let kind = if changes.len() == 1 { entry_kind(first) } else { EntryKind::Transaction };
+        let account = first.account().unwrap_or_default();
+        let header = EntryHeader { kind, account, mailbox, uid };
+
+        let head = &mut *self.scratch.borrow_mut();
+        head.clear();
+        encode_effects(changes.iter().map(|change| &change.effect), head);
+        let (summary, inline) = match body {
+            Some(body) => {
+                body.encode_head(head);
+                (body.summary(), body.inline())
+            }
+            None => (&[][..], &[][..]),
+        };
+        let lsn = self.log.append(header, &[head, summary, inline])?;
+        let here = (lsn, entry_len(head.len() + summary.len() + inline.len()) as u32);
+        head.shrink_to(SCRATCH_KEPT);
+
+        for change in &mut changes {
+            resolve_body(&mut change.effect, here);
+            match &change.cell {
+                Some(cell) => cell.state.borrow_mut().stage(lsn, &change.effect),
+                None => self.standing.borrow_mut().stage(lsn, &change.effect),
+            }
+        }
+        self.staged.borrow_mut().push_back((lsn, changes));
+        #[cfg(test)]
+        if self.planted.get() == Planted::VisibleBeforeDurable {
+            self.publish_below(Lsn(lsn.0 + 1));
+        }
+        Ok(lsn)
+    }
+
+    /// Resolves when the entry at `lsn` is durable and its effects are published.
+    pub(super) async fn acknowledged(&self, lsn: Lsn) -> Result<(), StoreError> {
+        #[cfg(test)]
+        if self.planted.get() == Planted::AcknowledgedBeforeDurable {
+            return Ok(());
+        }
+        self.log.durable(lsn).await
+    }
+
+    /// Told by the log after each sync, and once when it fails.
+    fn settle(&self, outcome: Result<Lsn, StoreError>) {
+        match outcome {
+            Ok(durable) => {
+                self.publish_below(durable);
+                self.schedule_checkpoint();
+            }
+            // Their outcome is unknown for ever: nobody may see them. The log refuses all further
+            // appends, so that nothing decided on them follows.
+            Err(_) => self.staged.borrow_mut().clear(),
+        }
+    }
+
+    fn publish_below(&self, durable: Lsn) {
+        let mut wake = Vec::new();
+        loop {
+            let next = {
+                let mut staged = self.staged.borrow_mut();
+                match staged.front() {
+                    Some((lsn, _)) if *lsn < durable => staged.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some((lsn, changes)) = next else { break };
+            for Change { cell, effect } in &changes {
+                match cell {
+                    Some(cell) => {
+                        cell.state.borrow_mut().publish(lsn, effect, &mut wake);
+                        self.charge(cell, CHANGE_MEMORY);
+                    }
+                    None => self.standing.borrow_mut().publish(lsn, effect),
+                }
+                let stored = u64::from(matches!(effect, Effect::Message { .. }));
+                self.messages_stored.set(self.messages_stored.get() + stored);
+            }
+        }
+        wake.into_iter().for_each(std::task::Waker::wake);
+    }
+}
+
+/// What a published change is taken to cost until its account is measured again.
+const CHANGE_MEMORY: usize = 2 * size_of::<Message>();
+/// A rare huge transaction's buffer is not kept.
+const SCRATCH_KEPT: usize = 64 * 1024;
+
+/// Now that the entry's place is known, so is that of the bodies in it.
+fn resolve_body(effect: &mut Effect, (lsn, entry_len): (Lsn, u32)) {
+    if let Effect::Message { message: Message { body, .. }, .. } | Effect::Spool { body, .. } =
+        effect
+        && body.lsn == BODY_HERE
+    {
+        (body.lsn, body.entry_len) = (lsn, entry_len);
+    }
+}
+
+/// A device failure that is the caller's mistake, not the disk's.
+pub(super) fn misuse(what: &'static str) -> StoreError {
+    StoreError::Io(Rc::new(io::Error::new(io::ErrorKind::InvalidInput, what)))
+}

@@ -1,0 +1,219 @@
+//! One account in memory: names, mailboxes, mod-sequence, properties; pending and published.
+//!
+//! Owned by the partition, shared with `Account` handles and views through an [`AccountCell`].
+//! Every change is an effect: *staged* when its entry is appended (pending state), *published* when
+//! that entry is durable, *replayed* (both at once) after a start.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    task::Waker,
+};
+
+use super::{
+    effect::{Effect, PropertyKey},
+    mailbox::Mailbox,
+    namespace::Namespace,
+};
+use crate::model::{AccountId, Lsn, MailboxId, ModSeq};
+
+/// An account in memory and what the partition's budget knows of it. Whoever holds the `Rc` pins
+/// the account.
+pub(super) struct AccountCell {
+    pub state: RefCell<AccountState>,
+    /// Turn of the partition's clock at the last use.
+    pub last_used: Cell<u64>,
+    /// Bytes counted against the partition's budget.
+    pub memory: Cell<usize>,
+}
+
+pub(super) struct AccountState {
+    pub id: AccountId,
+    /// Names as everybody sees them.
+    pub names: Rc<Namespace>,
+    /// Names with what is staged.
+    pub pending_names: Rc<Namespace>,
+    /// Live mailboxes, and those whose creation is pending.
+    pub mailboxes: BTreeMap<MailboxId, Mailbox>,
+    /// Last mod-sequence given out (RFC 7162 3.1.1), pending ones included.
+    pub pending_mod_seq: ModSeq,
+    /// Last mod-sequence published.
+    pub mod_seq: ModSeq,
+    pub properties: BTreeMap<PropertyKey, Vec<u8>>,
+    /// All effects below are in the published state; a replay skips them.
+    pub applied: Lsn,
+    /// Entry of the latest change staged; `None` if none was since loading.
+    pub staged: Option<Lsn>,
+    /// The published state is not wholly in `page`.
+    pub dirty: bool,
+    /// The account's page as last written.
+    pub page: Option<Lsn>,
+    /// Name-changing effects staged and not yet published.
+    pending_renames: u32,
+}
+
+impl AccountCell {
+    pub fn new(state: AccountState) -> AccountCell {
+        AccountCell { memory: Cell::new(0), last_used: Cell::new(0), state: RefCell::new(state) }
+    }
+}
+
+impl AccountState {
+    /// An account that nothing is known of: it exists once its `Account` effect is staged.
+    pub fn new(id: AccountId) -> AccountState {
+        AccountState {
+            id,
+            names: Rc::default(),
+            pending_names: Rc::default(),
+            mailboxes: BTreeMap::new(),
+            pending_mod_seq: ModSeq(0),
+            mod_seq: ModSeq(0),
+            properties: BTreeMap::new(),
+            applied: Lsn(0),
+            staged: None,
+            dirty: false,
+            page: None,
+            pending_renames: 0,
+        }
+    }
+
+    /// Its `Account` effect is at least staged: INBOX is there.
+    pub fn exists(&self) -> bool {
+        self.pending_names.contains(MailboxId::INBOX)
+    }
+
+    pub fn allocate_mod_seq(&mut self) -> ModSeq {
+        self.pending_mod_seq = ModSeq(self.pending_mod_seq.0 + 1);
+        self.pending_mod_seq
+    }
+
+    /// A mailbox that pending state knows: not deleted, not pending deletion.
+    pub fn pending_mailbox(&mut self, id: MailboxId) -> Option<&mut Mailbox> {
+        if !self.pending_names.contains(id) {
+            return None;
+        }
+        self.mailboxes.get_mut(&id)
+    }
+
+    /// A mailbox as readers may see it.
+    pub fn live_mailbox(&self, id: MailboxId) -> Option<&Mailbox> {
+        self.mailboxes.get(&id).filter(|mailbox| mailbox.live)
+    }
+
+    /// Records an effect appended at `lsn` in pending state.
+    pub fn stage(&mut self, lsn: Lsn, effect: &Effect) {
+        self.staged = Some(lsn);
+        if Namespace::concerns(effect) {
+            Rc::make_mut(&mut self.pending_names).apply(effect);
+            self.pending_renames += 1;
+        }
+        match effect {
+            Effect::Account { mailboxes, .. } => {
+                for mailbox in mailboxes {
+                    self.mailboxes.insert(mailbox.id, Mailbox::new(mailbox.uid_validity));
+                }
+            }
+            Effect::CreateMailbox { mailbox, .. } => {
+                self.mailboxes.insert(mailbox.id, Mailbox::new(mailbox.uid_validity));
+            }
+            Effect::Message { mailbox, message, .. } => {
+                self.pending_mod_seq = self.pending_mod_seq.max(message.mod_seq);
+                self.stage_in(*mailbox, lsn, effect);
+            }
+            Effect::Flags { mailbox, mod_seq, .. } | Effect::Expunge { mailbox, mod_seq, .. } => {
+                self.pending_mod_seq = self.pending_mod_seq.max(*mod_seq);
+                self.stage_in(*mailbox, lsn, effect);
+            }
+            Effect::Keyword { mailbox, .. } => self.stage_in(*mailbox, lsn, effect),
+            _ => {}
+        }
+    }
+
+    fn stage_in(&mut self, mailbox: MailboxId, lsn: Lsn, effect: &Effect) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&mailbox) {
+            mailbox.stage(lsn, effect);
+        }
+    }
+
+    /// Carries out a staged effect whose entry at `lsn` is durable. Whom it concerns is moved to
+    /// `wake`, to be woken when nothing is borrowed.
+    pub fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
+        self.applied = Lsn(lsn.0 + 1);
+        self.dirty = true;
+        if Namespace::concerns(effect) {
+            self.publish_names(effect);
+        }
+        match effect {
+            Effect::Account { mailboxes, .. } => {
+                mailboxes.iter().for_each(|mailbox| self.publish_mailbox(mailbox.id));
+            }
+            Effect::CreateMailbox { mailbox, .. } => self.publish_mailbox(mailbox.id),
+            Effect::DeleteMailbox { mailbox, .. } => {
+                if let Some(mailbox) = self.mailboxes.remove(mailbox) {
+                    mailbox.take_watchers(wake);
+                }
+                self.properties.retain(|(_, of, _), _| of != mailbox);
+            }
+            Effect::Message { mailbox, message, .. } => {
+                self.mod_seq = self.mod_seq.max(message.mod_seq);
+                self.publish_in(*mailbox, lsn, effect, wake);
+            }
+            Effect::Flags { mailbox, mod_seq, .. } | Effect::Expunge { mailbox, mod_seq, .. } => {
+                self.mod_seq = self.mod_seq.max(*mod_seq);
+                self.publish_in(*mailbox, lsn, effect, wake);
+            }
+            Effect::Keyword { mailbox, .. } => self.publish_in(*mailbox, lsn, effect, wake),
+            Effect::Property { key, value, .. } => match value {
+                Some(value) => drop(self.properties.insert(key.clone(), value.clone())),
+                None => drop(self.properties.remove(key)),
+            },
+            _ => {}
+        }
+    }
+
+    fn publish_names(&mut self, effect: &Effect) {
+        self.pending_renames = self.pending_renames.saturating_sub(1);
+        if self.pending_renames == 0 {
+            // Nothing else is pending: both are the same again, and share memory.
+            self.names = self.pending_names.clone();
+        } else {
+            Rc::make_mut(&mut self.names).apply(effect);
+        }
+    }
+
+    fn publish_mailbox(&mut self, id: MailboxId) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&id) {
+            mailbox.live = true;
+        }
+    }
+
+    fn publish_in(&mut self, mailbox: MailboxId, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&mailbox) {
+            mailbox.publish(lsn, effect);
+            mailbox.take_watchers(wake);
+        }
+    }
+
+    /// Carries out the effects found in the log at start that the page does not have. The tables
+    /// of mailboxes that they flag or expunge in must be loaded.
+    pub fn replay(&mut self, effects: &[(Lsn, Effect)]) {
+        let applied = self.applied;
+        for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
+            self.stage(*lsn, effect);
+            self.publish(*lsn, effect, &mut Vec::new());
+        }
+    }
+
+    /// Bytes of memory, estimated.
+    pub fn memory(&self) -> usize {
+        /// A mailbox's name, its entries in two maps, its node in the account's map.
+        const MAILBOX_NAMES: usize = 200;
+        let mailboxes: usize =
+            self.mailboxes.values().map(|mailbox| mailbox.memory() + MAILBOX_NAMES).sum();
+        let subscriptions: usize = self.names.subscriptions.iter().map(|s| s.len() + 40).sum();
+        let properties: usize =
+            self.properties.iter().map(|(key, value)| key.2.len() + value.len() + 80).sum();
+        size_of::<AccountCell>() + mailboxes + subscriptions + properties
+    }
+}

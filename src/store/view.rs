@@ -1,0 +1,70 @@
+//! A session's hold on a mailbox: the latest published snapshot, its `\Recent` claim, and waiting
+//! for changes (IMAP IDLE).
+
+use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+
+use super::{partition::Inner, snapshot::Snapshot, state::AccountCell};
+use crate::model::{MailboxId, Uid};
+
+/// Follows the mailbox through renames; keeps its account in memory.
+pub struct MailboxView {
+    /// Keeps the partition from being dropped below its sessions.
+    _inner: Rc<Inner>,
+    cell: Rc<AccountCell>,
+    mailbox: MailboxId,
+    recent_from: Cell<Uid>,
+}
+
+impl MailboxView {
+    pub(super) fn new(
+        inner: Rc<Inner>,
+        cell: Rc<AccountCell>,
+        mailbox: MailboxId,
+        recent_from: Uid,
+    ) -> MailboxView {
+        MailboxView { _inner: inner, cell, mailbox, recent_from: Cell::new(recent_from) }
+    }
+
+    pub fn mailbox(&self) -> MailboxId {
+        self.mailbox
+    }
+
+    /// Latest published state; `None` once the mailbox was deleted.
+    pub fn current(&self) -> Option<Snapshot> {
+        self.cell.state.borrow().live_mailbox(self.mailbox)?.snapshot()
+    }
+
+    /// Messages with a UID from here on are `\Recent` for this session, as of the selection.
+    pub fn recent_from(&self) -> Uid {
+        self.recent_from.get()
+    }
+
+    /// Takes the `\Recent` claim on messages that came since; returns the first UID of them.
+    pub fn claim_recent(&self) -> Option<Uid> {
+        let mut state = self.cell.state.borrow_mut();
+        let mailbox = state.mailboxes.get_mut(&self.mailbox).filter(|mailbox| mailbox.live)?;
+        if mailbox.recent_from >= mailbox.status.uid_next {
+            return None;
+        }
+        let first = mailbox.claim_recent();
+        // Written with the account's next page; a lost claim only shows a message as recent twice.
+        state.dirty = true;
+        Some(first)
+    }
+
+    /// Resolves when something newer than `seen` is published (or the mailbox is deleted).
+    /// Cancel-safe.
+    pub async fn changed(&self, seen: &Snapshot) {
+        poll_fn(|context| {
+            let state = self.cell.state.borrow();
+            let Some(mailbox) = state.live_mailbox(self.mailbox) else { return Poll::Ready(()) };
+            let generation = mailbox.loaded.as_ref().map(|loaded| loaded.generation);
+            if generation != Some(seen.published.generation) {
+                return Poll::Ready(());
+            }
+            mailbox.watch(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+}
