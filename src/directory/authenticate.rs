@@ -19,7 +19,7 @@ use hashbrown::{HashMap, HashSet};
 use ring::{hmac, rand::SystemRandom};
 
 use super::{AuthenticationError, DirectorySnapshot, Identity, password, peers::Peers};
-use crate::runtime::LocalFuture;
+use crate::runtime::{LocalFuture, worker::WorkerPool};
 
 /// Entries of half the cache: when one half is full, the other one is forgotten.
 const CACHE_HALF_MAX: usize = 8192;
@@ -27,14 +27,20 @@ const CACHE_HALF_MAX: usize = 8192;
 /// No account has a longer password; a longer one is wrong without hashing it.
 const PASSWORD_MAX: usize = 1024;
 
-/// Where hashing happens. Implemented by the runtime's worker pool.
+/// Where hashing happens: the runtime's worker pool, or a test's.
 pub trait PasswordWorkers {
-    /// Queues `job`; `None` if the queue is full. The future resolves to `None` if the pool went
-    /// away; the job runs to its end even when the future is dropped.
-    fn try_run(
-        &self,
-        job: Box<dyn FnOnce() -> bool + Send>,
-    ) -> Option<LocalFuture<'static, Option<bool>>>;
+    /// Queues `job`; `None` if the queue is full. The job runs to its end even when the future is
+    /// dropped.
+    fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>>;
+}
+
+pub type PasswordJob = Box<dyn FnOnce() -> bool + Send>;
+
+impl PasswordWorkers for WorkerPool {
+    fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>> {
+        let answer = WorkerPool::try_run(self, job).ok()?;
+        Some(Box::pin(answer))
+    }
 }
 
 /// HMAC-SHA256 over password, stored hash and, for users that do not exist, the name.
@@ -111,14 +117,14 @@ impl Authenticator {
         peer: IpAddr,
     ) -> Result<bool, AuthenticationError> {
         let Some(key) = key else {
-            return self.enqueue(password, hash, peer)?.await.ok_or(AuthenticationError::Busy);
+            return Ok(self.enqueue(password, hash, peer)?.await);
         };
         loop {
             let under_way = self.flights.borrow().get(&key).cloned();
             let Some(flight) = under_way else {
                 let job = self.enqueue(password, hash, peer)?;
                 let lead = Lead::new(self, key);
-                let verified = job.await.ok_or(AuthenticationError::Busy)?;
+                let verified = job.await;
                 lead.flight.verified.set(Some(verified));
                 return Ok(verified);
             };
@@ -134,7 +140,7 @@ impl Authenticator {
         password: &str,
         hash: &str,
         peer: IpAddr,
-    ) -> Result<LocalFuture<'static, Option<bool>>, AuthenticationError> {
+    ) -> Result<LocalFuture<'static, bool>, AuthenticationError> {
         let permit = self.peers.admit(peer).ok_or(AuthenticationError::Busy)?;
         let (password, hash) = (password.to_owned(), hash.to_owned());
         let job = Box::new(move || {
@@ -247,12 +253,12 @@ mod tests {
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    type Job = Box<dyn FnOnce() -> bool + Send>;
+    type Queued = (PasswordJob, Rc<Cell<Option<bool>>>);
 
     /// A pool that works when told to, and counts.
     #[derive(Default)]
     struct Pool {
-        jobs: RefCell<VecDeque<(Job, Rc<Cell<Option<bool>>>)>>,
+        jobs: RefCell<VecDeque<Queued>>,
         done: Cell<usize>,
         manual: Cell<bool>,
     }
@@ -267,14 +273,14 @@ mod tests {
     }
 
     impl PasswordWorkers for Pool {
-        fn try_run(&self, job: Job) -> Option<LocalFuture<'static, Option<bool>>> {
+        fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>> {
             let result = Rc::new(Cell::new(None));
             self.jobs.borrow_mut().push_back((job, result.clone()));
             if !self.manual.get() {
                 self.work();
             }
             Some(Box::pin(poll_fn(move |_| match result.get() {
-                Some(verified) => Poll::Ready(Some(verified)),
+                Some(verified) => Poll::Ready(verified),
                 None => Poll::Pending,
             })))
         }

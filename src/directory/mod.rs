@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 
 use self::{authenticate::Authenticator, peers::Peers};
 pub use self::{
-    authenticate::PasswordWorkers,
+    authenticate::{PasswordJob, PasswordWorkers},
     password::{HashError, hash, hash_all},
     peers::PeerLimits,
     snapshot::{DirectoryOptions, DirectorySnapshot},
