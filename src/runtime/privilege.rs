@@ -75,3 +75,53 @@ fn verify_dropped(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
 fn failure(action: &'static str, error: nix::Error) -> PrivilegeError {
     PrivilegeError::Failed { action, source: error.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the child of `dropping_is_final`.
+    const CHILD: &str = "RINGMAIL_TEST_DROP_PRIVILEGES";
+
+    #[test]
+    fn unknown_and_privileged_users_are_refused() {
+        let error = drop_to("no-such-user-here", None).unwrap_err();
+        assert!(matches!(error, PrivilegeError::NoUser(_)), "{error}");
+        let error = drop_to("root", None).unwrap_err();
+        assert!(matches!(error, PrivilegeError::IsRoot(_)), "{error}");
+        let error = drop_to("nobody", Some("no-such-group-here")).unwrap_err();
+        assert!(matches!(error, PrivilegeError::NoGroup(_)), "{error}");
+    }
+
+    /// Runs this test again in a process of its own, since there is no way back. Without root it
+    /// sees that dropping fails instead of passing silently.
+    #[test]
+    fn dropping_is_final() {
+        if std::env::var_os(CHILD).is_some() {
+            return drop_and_look();
+        }
+        if !is_root() {
+            let error = drop_to("nobody", None).unwrap_err();
+            assert!(matches!(error, PrivilegeError::Failed { .. }), "{error}");
+            return;
+        }
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "runtime::privilege::tests::dropping_is_final"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    fn drop_and_look() {
+        let nobody = User::from_name("nobody").unwrap().unwrap();
+        drop_to("nobody", None).unwrap();
+        assert_eq!(Uid::effective(), nobody.uid);
+        assert_eq!(nix::unistd::getgroups().unwrap(), [nobody.gid]);
+        assert!(nix::unistd::seteuid(Uid::from_raw(0)).is_err());
+        assert_eq!(nix::sys::prctl::get_no_new_privs(), Ok(true));
+    }
+}
