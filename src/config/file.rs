@@ -13,7 +13,7 @@ use toml::Spanned;
 use super::ConfigProblem;
 use crate::{
     directory::DirectoryOptions,
-    protocol::imap::Limits,
+    protocol::{imap, smtp},
     runtime::{resources::ResourceLimits, shard::ShardOptions},
     service::{ServiceOptions, imap::ImapOptions, pop3::Pop3Options, smtp::SmtpOptions},
     store::StoreOptions,
@@ -202,6 +202,27 @@ pub struct SmtpSection {
     pub recipients_max: usize,
     /// Messages that passed through more servers than this are taken to be in a loop.
     pub received_headers_max: usize,
+    /// What becomes of a CR or LF that stands alone in a message.
+    pub bare_newline: BareNewline,
+}
+
+/// `protocol::smtp::BareNewline` as the file spells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BareNewline {
+    /// The message is refused: nobody reads another end of the message out of it than we do.
+    Refuse,
+    /// Made CRLF, for old clients behind us.
+    Normalise,
+}
+
+impl From<BareNewline> for smtp::BareNewline {
+    fn from(setting: BareNewline) -> smtp::BareNewline {
+        match setting {
+            BareNewline::Refuse => smtp::BareNewline::Refuse,
+            BareNewline::Normalise => smtp::BareNewline::Normalise,
+        }
+    }
 }
 
 impl Default for SmtpSection {
@@ -210,6 +231,7 @@ impl Default for SmtpSection {
             message_size_max: ByteSize::mib(50),
             recipients_max: 1000,
             received_headers_max: 100,
+            bare_newline: BareNewline::Refuse,
         }
     }
 }
@@ -391,7 +413,7 @@ impl Settings {
 
     /// `allow_plaintext_auth`: log-ins without TLS, which only the demo takes.
     pub fn service_options(&self, allow_plaintext_auth: bool) -> ServiceOptions {
-        let imap = ImapOptions::default();
+        let defaults = ImapOptions::default();
         ServiceOptions {
             hostname: self.hostname.get_ref().clone(),
             allow_plaintext_auth,
@@ -399,8 +421,11 @@ impl Settings {
             pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
             imap: ImapOptions {
                 idle_timeout: self.imap.idle_timeout,
-                limits: Limits { message: self.imap.append_size_max.as_u64(), ..imap.limits },
-                ..imap
+                limits: imap::Limits {
+                    message: self.imap.append_size_max.as_u64(),
+                    ..defaults.limits
+                },
+                ..defaults
             },
             write_timeout: self.runtime.write_timeout,
             tls_handshake_timeout: self.runtime.tls_handshake_timeout,
@@ -408,7 +433,17 @@ impl Settings {
     }
 
     fn smtp_options(&self) -> SmtpOptions {
-        SmtpOptions {}
+        let defaults = SmtpOptions::default();
+        SmtpOptions {
+            limits: smtp::Limits {
+                message_size_max: self.smtp.message_size_max.as_u64(),
+                recipients_max: self.smtp.recipients_max,
+                hops_max: self.smtp.received_headers_max,
+                bare_newline: self.smtp.bare_newline.into(),
+                ..defaults.limits
+            },
+            ..defaults
+        }
     }
 
     pub fn directory_options(&self) -> DirectoryOptions {

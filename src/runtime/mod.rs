@@ -14,6 +14,7 @@ pub mod privilege;
 pub mod resources;
 pub mod shard;
 pub mod signal;
+pub mod simulation;
 pub mod timer;
 pub mod tls;
 pub mod worker;

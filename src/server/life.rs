@@ -23,7 +23,7 @@ use crate::{
         tls::TlsContext,
         worker::WorkerPool,
     },
-    service::{ServiceOptions, Shard},
+    service::{ServiceOptions, Shard, delivery},
     store::{Partition, StoreOptions},
 };
 
@@ -84,7 +84,7 @@ pub async fn live(
         shutting_down: Cell::new(false),
     });
     mesh.open(shard.clone());
-    //delivery::resume_spool(&shard);
+    delivery::resume_spool(&shard);
     for (service, listener) in listeners {
         let acceptor = Acceptor {
             listener,
