@@ -490,6 +490,58 @@ mod tests {
         assert!(BoundListener::bind_for_shards(address, 1, 16).is_ok());
     }
 
+    /// A silent client meets its deadline; one within its deadline is told of the shutdown.
+    #[test]
+    fn deadlines_pass_and_shutdown_reaches_idle_sessions() {
+        let any_port = (Ipv4Addr::LOCALHOST, 0).into();
+        let listener = BoundListener::bind(any_port, 16).unwrap();
+        let address = listener.local().unwrap();
+        let (shut_down, wish) = crossbeam_channel::bounded::<()>(1);
+        let life = move |context: ShardContext| async move {
+            let session = |mut connection: Connection, _| {
+                let session = async move {
+                    let mut timeout = PATIENCE;
+                    let reason = loop {
+                        match connection.fill(timeout).await {
+                            Ok(()) => timeout = Duration::from_millis(1),
+                            Err(reason) => break reason,
+                        }
+                        connection.consume(usize::MAX);
+                    };
+                    connection.output().extend_from_slice(reason.to_string().as_bytes());
+                    connection.close().await;
+                };
+                Box::pin(session) as LocalFuture<'static, ()>
+            };
+            let acceptor = Acceptor { listener, tls: TlsMode::Off, session: Rc::new(session) };
+            context
+                .executor
+                .spawn(Priority::Foreground, Box::pin(acceptor.run(context.executor.clone())));
+            while wish.try_recv().is_err() {
+                context.executor.sleep(Duration::from_millis(2)).await;
+            }
+            context.resources.shut_down();
+            while context.resources.connection_count() > 0 {
+                context.executor.sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let threads = shard::start(&ShardOptions::default(), vec![life]).unwrap();
+        let read_all = |mut client: ClientStream| {
+            let mut text = String::new();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.read_to_string(&mut text).unwrap();
+            text
+        };
+        let idle = ClientStream::connect(address).unwrap();
+        let mut silent = ClientStream::connect(address).unwrap();
+        silent.write_all(b"now I say nothing more").unwrap();
+        assert_eq!(read_all(silent), "timed out");
+        shut_down.send(()).unwrap();
+        assert_eq!(read_all(idle), "shutting down");
+        assert!(threads.join().into_iter().all(|life| life.is_ok()));
+        assert!(ClientStream::connect(address).is_err(), "nobody listens any more");
+    }
+
     /// Set in the child of `running_out_of_descriptors_passes`, to the file for its address.
     const CHILD: &str = "RINGMAIL_TEST_FEW_DESCRIPTORS";
 
