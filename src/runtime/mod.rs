@@ -19,7 +19,6 @@ pub mod timer;
 pub mod tls;
 pub mod worker;
 
-pub mod simulation;
 mod tls_session;
 mod transport;
 
