@@ -545,7 +545,10 @@ const _: fn() = || {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::{
+        collections::VecDeque,
+        io::{Read, Write},
+    };
 
     use futures_lite::future::{block_on, poll_once};
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -581,6 +584,15 @@ mod tests {
     /// Moves all bytes between client and pipe that there are, in chunks of at most `chunk` bytes
     /// to the server; answers the plaintext the client received.
     fn pump(client: &mut ClientConnection, peer: &MemoryPeer, chunk: usize) -> Vec<u8> {
+        let (plaintext, sent) = exchange(client, peer);
+        for chunk in sent.chunks(chunk) {
+            peer.send(chunk);
+        }
+        plaintext
+    }
+
+    /// Gives the client what the server sent; answers plaintext received and bytes to send.
+    fn exchange(client: &mut ClientConnection, peer: &MemoryPeer) -> (Vec<u8>, Vec<u8>) {
         let output = peer.take_output();
         let mut rest = &output[..];
         let mut plaintext = Vec::new();
@@ -594,10 +606,7 @@ mod tests {
         while client.wants_write() {
             client.write_tls(&mut sent).unwrap();
         }
-        for chunk in sent.chunks(chunk) {
-            peer.send(chunk);
-        }
-        plaintext
+        (plaintext, sent)
     }
 
     fn resources() -> Rc<ShardResources> {
@@ -706,6 +715,41 @@ mod tests {
                 assert_eq!(client.reader().read(&mut [0; 16]).unwrap(), 0, "close_notify");
             }
         }
+    }
+
+    /// The connection moves after every single byte that arrives, handshake included.
+    #[test]
+    fn a_handover_after_every_byte_loses_nothing() {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let (mode, config) = tls_pair(version);
+            let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+            let mut client = tls_client(&config);
+            let commands = b"a1 NOOP\r\na2 LOGIN bob demo\r\na3 APPEND x {3+}\r\nabc\r\n".repeat(4);
+            let mut wire = VecDeque::new();
+            let mut written = false;
+            while server.input().len() < commands.len() {
+                wire.extend(exchange(&mut client, &peer).1);
+                if let Some(byte) = wire.pop_front() {
+                    peer.send(&[byte]);
+                } else if !client.is_handshaking() && !written {
+                    client.writer().write_all(&commands).unwrap();
+                    written = true;
+                }
+                let _ = block_on(poll_once(server.fill(SECOND)));
+                server = Connection::attach(server.detach());
+            }
+            assert_eq!(server.input(), commands, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_handover_carries_what_tls_had_not_sent() {
+        let (mut server, peer) = Connection::memory();
+        server.sealed.bytes_mut().extend_from_slice(b"key update");
+        server.sealed_sent = 4;
+        let mut server = Connection::attach(server.detach());
+        block_on(server.flush(SECOND)).unwrap();
+        assert_eq!(peer.take_output(), b"update");
     }
 
     #[test]

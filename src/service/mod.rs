@@ -11,6 +11,7 @@ use crate::{
 };
 
 pub mod delivery;
+pub mod handover;
 pub mod imap;
 pub mod pop3;
 pub mod smtp;

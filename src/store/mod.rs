@@ -27,6 +27,8 @@ mod state;
 mod view;
 
 #[cfg(test)]
+mod crash_images;
+#[cfg(test)]
 mod tests;
 
 pub use self::{
