@@ -24,6 +24,7 @@ use ringmail::{
         executor::{Executor, Priority},
         mesh,
         pipe::MemoryPeer,
+        resources::{ResourceLimits, ShardResources},
         simulation::Simulation,
         tls::{SelfSigned, TlsContext},
     },
@@ -84,6 +85,8 @@ pub struct Choices {
     pub listener: ListenerKind,
     pub plaintext_auth: bool,
     pub limits: Limits,
+    /// Deadlines pass as virtual time does; else never.
+    pub deadlines: bool,
 }
 
 impl Default for Choices {
@@ -92,6 +95,7 @@ impl Default for Choices {
             listener: ListenerKind::Smtp,
             plaintext_auth: true,
             limits: Limits { message_size_max: 1 << 20, ..Limits::default() },
+            deadlines: false,
         }
     }
 }
@@ -106,6 +110,7 @@ impl Choices {
             Some("lmtp") => ListenerKind::Lmtp,
             Some(other) => panic!("@set listener {other}"),
         };
+        choices.deadlines = file.setting("sockets") == Some("no");
         choices.plaintext_auth = file.setting("plaintext") != Some("no");
         if file.setting("bare_newline") == Some("normalise") {
             choices.limits.bare_newline = BareNewline::Normalise;
@@ -137,6 +142,9 @@ impl World {
     pub fn on(ground: &Ground, choices: Choices, devices: Vec<MemoryDevice>) -> World {
         let simulation = Simulation::new(1);
         let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
+        if choices.deadlines {
+            ShardResources::install(ResourceLimits::default(), &executor);
+        }
         let (seats, _gate) = mesh::build::<Shard>(2);
         assert_ne!(ALICE.partition(2), BOB.partition(2));
         let owners: Vec<ShardId> = (0..2)
@@ -179,12 +187,12 @@ impl World {
         }
     }
 
-    /// All messages in the account's INBOX.
+    /// All messages in the account's INBOX; none where the disk failed before it was made.
     pub fn inbox(&self, account: AccountId) -> Vec<String> {
         let shard = &self.shards[usize::from(self.shards[0].owner_of(account).0)];
         let partition = shard.local_partition(account).expect("owned").clone();
         self.simulation.run_until(async {
-            let account = partition.account(account).await.expect("account");
+            let Ok(account) = partition.account(account).await else { return Vec::new() };
             let view = account.select(MailboxId::INBOX, false).await.expect("selected");
             let snapshot = view.current().expect("there");
             let mut messages = Vec::new();
