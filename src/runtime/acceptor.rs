@@ -54,8 +54,29 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// Listens on `address` beside other sockets of this process on the same one. `backlog` is cut
-    /// by the kernel at net.core.somaxconn.
+    /// Listens on `address` with one socket for each of `count` shards. `backlog` is cut by the
+    /// kernel at net.core.somaxconn. An IPv6 address takes IPv6 connections only.
+    ///
+    /// SO_REUSEPORT would let a second server share the port unnoticed, so the address is first
+    /// bound without it, which fails with `AddrInUse` if anybody listens there. Port 0 becomes one
+    /// free port for all.
+    pub fn bind_for_shards(
+        address: SocketAddr,
+        count: u16,
+        backlog: i32,
+    ) -> io::Result<Vec<BoundListener>> {
+        let probe = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+        if address.is_ipv6() {
+            probe.set_only_v6(true)?;
+        }
+        probe.set_reuse_address(true)?;
+        probe.bind(&SockAddr::from(address))?;
+        let address = local_address(&probe)?;
+        drop(probe);
+        (0..count).map(|_| Self::bind(address, backlog)).collect()
+    }
+
+    /// Listens on `address` beside other sockets of this user that do so by this function.
     pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<BoundListener> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -77,7 +98,7 @@ impl BoundListener {
 
     /// The address bound to: the port the kernel chose where 0 was asked for.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+        local_address(&self.socket)
     }
 
     /// Waits until a connection stands in the queue, or the shard shuts down.
@@ -126,6 +147,10 @@ impl BoundListener {
         let peer = unsafe { SockAddr::new(peer, length) };
         Ok((socket, peer.as_socket().ok_or(io::ErrorKind::Unsupported)?))
     }
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Whether the shard has room for a connection.
@@ -231,4 +256,254 @@ fn is_passing(error: &io::Error) -> bool {
 /// A descriptor to give up when none are left.
 fn reserve_descriptor() -> Option<std::fs::File> {
     std::fs::File::open("/dev/null").ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::OnceCell,
+        io::{Read, Write},
+        net::{Ipv4Addr, TcpStream as ClientStream},
+        sync::Arc,
+        time::Instant,
+    };
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+    use crate::{
+        model::ShardId,
+        runtime::{
+            connection::ConnectionError,
+            mesh::{self, Mesh, MeshGate},
+            resources::ResourceLimits,
+            shard::{self, ShardContext, ShardOptions, ShardThreads},
+            tls::{SelfSigned, TlsContext},
+        },
+    };
+
+    /// A deadline that only a broken test reaches.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Echo servers on shards that hand every connection on, again and again.
+    struct Echo {
+        id: ShardId,
+        shard_count: u16,
+        executor: Rc<dyn Executor>,
+        mesh: OnceCell<Mesh<Echo>>,
+    }
+
+    impl Echo {
+        /// Echoes an odd part of what came, then moves to the next shard with the rest unread.
+        async fn serve(self: Rc<Self>, mut connection: Connection) -> Result<(), ConnectionError> {
+            loop {
+                connection.fill(PATIENCE).await?;
+                let part = connection.input().len().div_ceil(3);
+                let bytes = connection.input()[..part].to_vec();
+                connection.consume(part);
+                connection.output().extend_from_slice(&bytes);
+                connection.flush(PATIENCE).await?;
+                while connection.input().len() > 1000 {
+                    let bytes = connection.input()[..999].to_vec();
+                    connection.consume(999);
+                    connection.output().extend_from_slice(&bytes);
+                    connection.flush(PATIENCE).await?;
+                }
+                if self.shard_count > 1 {
+                    return self.hand_over(connection).await;
+                }
+                let rest = connection.input().to_vec();
+                connection.consume(rest.len());
+                connection.output().extend_from_slice(&rest);
+                connection.flush(PATIENCE).await?;
+            }
+        }
+
+        async fn hand_over(&self, connection: Connection) -> Result<(), ConnectionError> {
+            let detached = connection.detach();
+            let next = ShardId((self.id.0 + 1) % self.shard_count);
+            let moved = self.mesh.get().unwrap().call(next, PATIENCE, move |there| {
+                Box::pin(async move {
+                    let mut connection = Connection::attach(detached);
+                    let executor = there.executor.clone();
+                    let session = async move {
+                        let rest = connection.input().to_vec();
+                        connection.consume(rest.len());
+                        connection.output().extend_from_slice(&rest);
+                        if connection.flush(PATIENCE).await.is_ok() {
+                            let _ = there.serve(connection).await;
+                        }
+                    };
+                    executor.spawn(Priority::Foreground, Box::pin(session));
+                })
+            });
+            moved.await.map_err(|_| ConnectionError::ShuttingDown)
+        }
+    }
+
+    /// Starts `shard_count` shards; shard 0 listens.
+    fn start(
+        shard_count: u16,
+        tls: TlsMode,
+        connections_max: usize,
+    ) -> (SocketAddr, MeshGate<Echo>, ShardThreads<()>) {
+        let (seats, gate) = mesh::build::<Echo>(shard_count);
+        let listener = BoundListener::bind((Ipv4Addr::LOCALHOST, 0).into(), 64).unwrap();
+        let address = listener.local().unwrap();
+        let mut listener = Some(listener);
+        let starts = seats.into_iter().map(|seat| {
+            let (listener, tls) = (listener.take(), tls.clone());
+            move |context: ShardContext| async move {
+                let mesh = seat.join(context.executor.clone());
+                let echo = Rc::new(Echo {
+                    id: context.id,
+                    shard_count,
+                    executor: context.executor.clone(),
+                    mesh: OnceCell::new(),
+                });
+                let _ = echo.mesh.set(mesh.clone());
+                mesh.open(echo.clone());
+                if let Some(listener) = listener {
+                    let session = move |mut connection: Connection, admission| {
+                        let echo = echo.clone();
+                        let session = async move {
+                            if admission == Admission::Refused {
+                                connection.output().extend_from_slice(b"421 full\r\n");
+                                connection.close().await;
+                            } else {
+                                let _ = echo.serve(connection).await;
+                            }
+                        };
+                        Box::pin(session) as LocalFuture<'static, ()>
+                    };
+                    let acceptor = Acceptor { listener, tls, session: Rc::new(session) };
+                    acceptor.run(context.executor.clone()).await;
+                }
+                while !context.resources.shutting_down() {
+                    context.executor.sleep(Duration::from_millis(2)).await;
+                }
+                mesh.close();
+            }
+        });
+        let limits = ResourceLimits { connections_max, ..ResourceLimits::default() };
+        let options = ShardOptions { limits, ..ShardOptions::default() };
+        let threads = shard::start(&options, starts.collect()).unwrap();
+        (address, gate, threads)
+    }
+
+    fn stop(gate: &MeshGate<Echo>, threads: ShardThreads<()>) {
+        for shard in 0..gate.shard_count() {
+            let shut_down = |_| -> LocalFuture<'static, ()> {
+                ShardResources::current().shut_down();
+                Box::pin(async {})
+            };
+            gate.post(ShardId(shard), shut_down).unwrap();
+        }
+        for result in threads.join() {
+            result.unwrap();
+        }
+    }
+
+    /// A client that sends without ever waiting and checks what comes back.
+    fn check_echo(stream: ClientStream, mut tls: Option<ClientConnection>, bytes: usize) {
+        let mut stream = stream;
+        stream.set_nonblocking(true).unwrap();
+        let byte_at = |position: usize| (position * 31 + position / 251) as u8;
+        let (mut sent, mut received) = (0, 0);
+        let started = Instant::now();
+        let mut buffer = [0; 8192];
+        while received < bytes {
+            assert!(started.elapsed() < PATIENCE, "{sent} sent, {received} received");
+            let piece = (sent % 1733 + 1).min(bytes - sent);
+            let data: Vec<u8> = (sent..sent + piece).map(byte_at).collect();
+            sent += match &mut tls {
+                None => stream.write(&data).unwrap_or(0),
+                Some(tls) if tls.wants_write() => 0,
+                Some(tls) => tls.writer().write(&data).unwrap(),
+            };
+            let count = match &mut tls {
+                None => stream.read(&mut buffer).unwrap_or(0),
+                Some(tls) => {
+                    let _ = tls.write_tls(&mut stream);
+                    let _ = tls.read_tls(&mut stream);
+                    tls.process_new_packets().unwrap();
+                    tls.reader().read(&mut buffer).unwrap_or(0)
+                }
+            };
+            for &byte in &buffer[..count] {
+                assert_eq!(byte, byte_at(received), "at {received}");
+                received += 1;
+            }
+            if count == 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_keeps_its_stream_while_it_moves_between_shards() {
+        let made = SelfSigned::generate(&["localhost"]).unwrap();
+        let mut roots = RootCertStore::empty();
+        let leaf = rustls_pki_types::pem::PemObject::from_pem_slice(made.chain_pem.as_bytes());
+        roots.add(leaf.unwrap()).unwrap();
+        let context = TlsContext::new(made.certificate().unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = [None, Some(&rustls::version::TLS12), Some(&rustls::version::TLS13)];
+        for version in versions {
+            let mode = match version {
+                None => TlsMode::Off,
+                Some(_) => TlsMode::Implicit(context.clone()),
+            };
+            let (address, gate, threads) = start(2, mode, 100);
+            let tls = version.map(|version| {
+                let config = ClientConfig::builder_with_provider(provider.clone())
+                    .with_protocol_versions(&[version])
+                    .unwrap()
+                    .with_root_certificates(roots.clone())
+                    .with_no_client_auth();
+                ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap()
+            });
+            check_echo(ClientStream::connect(address).unwrap(), tls, 1 << 20);
+            stop(&gate, threads);
+        }
+    }
+
+    #[test]
+    fn a_port_is_shared_among_our_shards_only() {
+        let any_port = (Ipv4Addr::LOCALHOST, 0).into();
+        let listeners = BoundListener::bind_for_shards(any_port, 3, 16).unwrap();
+        let address = listeners[0].local().unwrap();
+        assert!(listeners.iter().all(|listener| listener.local().unwrap() == address));
+        let second_server = BoundListener::bind_for_shards(address, 1, 16);
+        assert_eq!(second_server.err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
+        drop(listeners);
+        assert!(BoundListener::bind_for_shards(address, 1, 16).is_ok());
+    }
+
+    #[test]
+    fn a_full_shard_refuses_in_words_and_serves_again() {
+        let (address, gate, threads) = start(1, TlsMode::Off, 2);
+        let mut first = ClientStream::connect(address).unwrap();
+        let mut echoed = [0; 2];
+        first.write_all(b"hi").unwrap();
+        first.read_exact(&mut echoed).unwrap();
+        let mut second = ClientStream::connect(address).unwrap();
+        second.write_all(b"hi").unwrap();
+        second.read_exact(&mut echoed).unwrap();
+        let mut third = ClientStream::connect(address).unwrap();
+        let mut text = String::new();
+        third.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "421 full\r\n");
+        drop(first);
+        let started = Instant::now();
+        loop {
+            assert!(started.elapsed() < PATIENCE);
+            let mut again = ClientStream::connect(address).unwrap();
+            again.write_all(b"hi").unwrap();
+            if again.read_exact(&mut echoed).is_ok() && &echoed == b"hi" {
+                break;
+            }
+        }
+        stop(&gate, threads);
+    }
 }

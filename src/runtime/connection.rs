@@ -44,6 +44,10 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 /// record. More means a peer that never completes one.
 const CIPHERTEXT_MAX: usize = 96 * 1024;
 
+/// Fills and flushes in a row that need not wait; then the session lets others run, so that a
+/// client faster than us does not keep the core (1 MiB at most between two yields).
+const EAGER_MAX: u8 = 16;
+
 /// Why a connection can no longer be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
@@ -107,6 +111,8 @@ pub struct Connection {
     broken: bool,
     /// Whether a shutdown may end a waiting `fill`.
     interruptible: bool,
+    /// Fills and flushes in a row that did not wait.
+    eager: u8,
     timer: Timer,
     seat: Seat,
 }
@@ -170,6 +176,7 @@ impl Connection {
             ended: false,
             broken: false,
             interruptible: true,
+            eager: 0,
             timer: Timer::new(resources.timers()),
             seat: Seat::take(&resources),
         }
@@ -335,11 +342,8 @@ impl Connection {
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<(), ConnectionError>>,
     ) -> Result<(), ConnectionError> {
         let mut armed = false;
-        poll_fn(|context| {
+        let result = poll_fn(|context| {
             if let Poll::Ready(result) = poll(self, context) {
-                if armed {
-                    self.timer.disarm();
-                }
                 return Poll::Ready(result);
             }
             if !armed {
@@ -351,7 +355,18 @@ impl Connection {
             }
             Poll::Pending
         })
-        .await
+        .await;
+        if armed {
+            self.timer.disarm();
+            self.eager = 0;
+        } else if self.eager < EAGER_MAX {
+            self.eager += 1;
+        } else {
+            self.eager = 0;
+            // All is done and kept in `self`: nothing is lost if this wait is dropped.
+            futures_lite::future::yield_now().await;
+        }
+        result
     }
 
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
@@ -527,3 +542,248 @@ const _: fn() = || {
     fn is_send<T: Send>() {}
     is_send::<DetachedConnection>();
 };
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        io::{Read, Write},
+    };
+
+    use futures_lite::future::{block_on, poll_once};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+    use crate::runtime::tls::SelfSigned;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A server's TLS context and a client configuration that trusts it.
+    fn tls_pair(
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> (TlsMode, Arc<ClientConfig>) {
+        let made = SelfSigned::generate(&["localhost"]).unwrap();
+        let mut roots = RootCertStore::empty();
+        let pem = made.chain_pem.as_bytes();
+        let leaf = rustls_pki_types::pem::PemObject::from_pem_slice(pem).unwrap();
+        roots.add(leaf).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let context = TlsContext::new(made.certificate().unwrap()).unwrap();
+        (TlsMode::Implicit(context), Arc::new(client))
+    }
+
+    fn tls_client(config: &Arc<ClientConfig>) -> ClientConnection {
+        ClientConnection::new(config.clone(), "localhost".try_into().unwrap()).unwrap()
+    }
+
+    /// Moves all bytes between client and pipe that there are, in chunks of at most `chunk` bytes
+    /// to the server; answers the plaintext the client received.
+    fn pump(client: &mut ClientConnection, peer: &MemoryPeer, chunk: usize) -> Vec<u8> {
+        let (plaintext, sent) = exchange(client, peer);
+        for chunk in sent.chunks(chunk) {
+            peer.send(chunk);
+        }
+        plaintext
+    }
+
+    /// Gives the client what the server sent; answers plaintext received and bytes to send.
+    fn exchange(client: &mut ClientConnection, peer: &MemoryPeer) -> (Vec<u8>, Vec<u8>) {
+        let output = peer.take_output();
+        let mut rest = &output[..];
+        let mut plaintext = Vec::new();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().unwrap();
+            // WouldBlock is the end of what there is.
+            let _ = client.reader().read_to_end(&mut plaintext);
+        }
+        let mut sent = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut sent).unwrap();
+        }
+        (plaintext, sent)
+    }
+
+    fn resources() -> Rc<ShardResources> {
+        ShardResources::current()
+    }
+
+    #[test]
+    fn input_is_consumed_and_idle_holds_no_buffer() {
+        let (mut connection, peer) = Connection::memory();
+        peer.send(b"NOOP\r\nQU");
+        block_on(connection.fill(SECOND)).unwrap();
+        assert_eq!(connection.input(), b"NOOP\r\nQU");
+        connection.consume(6);
+        peer.send(b"IT\r\n");
+        block_on(connection.fill(SECOND)).unwrap();
+        assert_eq!(connection.input(), b"QUIT\r\n");
+        connection.consume(6);
+        connection.output().extend_from_slice(b"221 bye\r\n");
+        assert!(resources().buffer_bytes() > 0);
+        block_on(connection.flush(SECOND)).unwrap();
+        assert_eq!(peer.take_output(), b"221 bye\r\n");
+        assert!(block_on(poll_once(connection.fill(SECOND))).is_none());
+        assert_eq!(resources().buffer_bytes(), 0);
+        peer.close();
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::Closed)));
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::Closed)));
+    }
+
+    #[test]
+    fn deadlines_and_shutdown_end_a_wait() {
+        let (mut connection, peer) = Connection::memory();
+        peer.expire();
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::TimedOut)));
+        {
+            let mut fill = Box::pin(connection.fill(SECOND));
+            assert!(block_on(poll_once(&mut fill)).is_none());
+            resources().timers().advance(10);
+            assert!(block_on(poll_once(&mut fill)).is_none());
+            resources().timers().advance(1);
+            assert!(matches!(block_on(fill), Err(ConnectionError::TimedOut)));
+        }
+        peer.send(b"DATA half a mess");
+        block_on(connection.fill(SECOND)).unwrap();
+        resources().shut_down();
+        let unfinished = block_on(poll_once(connection.fill(SECOND)));
+        assert!(unfinished.is_none(), "with input unconsumed we are inside a command");
+        connection.consume(usize::MAX);
+        connection.set_interruptible(false);
+        assert!(block_on(poll_once(connection.fill(SECOND))).is_none());
+        connection.set_interruptible(true);
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::ShuttingDown)));
+    }
+
+    #[test]
+    fn connections_are_counted_until_they_are_gone() {
+        let before = resources().connection_count();
+        let (connection, _peer) = Connection::memory();
+        let detached = connection.detach();
+        assert_eq!(resources().connection_count(), before);
+        let connection = Connection::attach(detached);
+        assert_eq!(resources().connection_count(), before + 1);
+        block_on(connection.close());
+        assert_eq!(resources().connection_count(), before);
+    }
+
+    #[test]
+    fn a_closed_server_ends_the_clients_stream() {
+        let (mut connection, peer) = Connection::memory();
+        connection.output().extend_from_slice(b"421 bye\r\n");
+        block_on(connection.close());
+        assert_eq!(peer.take_output(), b"421 bye\r\n");
+        assert!(peer.is_closed());
+    }
+
+    /// An echo over TLS, the client's bytes cut into pieces of every small size.
+    #[test]
+    fn tls_split_at_every_byte() {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let (mode, config) = tls_pair(version);
+            for chunk in [1, 2, 3, 5, 7, 64, 1000, 1 << 16] {
+                let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+                let mut client = tls_client(&config);
+                let mut shake = Box::pin(server.handshake(SECOND));
+                while block_on(poll_once(&mut shake)).is_none() {
+                    pump(&mut client, &peer, chunk);
+                }
+                drop(shake);
+                pump(&mut client, &peer, chunk);
+                let sent: Vec<u8> = (0..40_000u32).map(|n| n as u8).collect();
+                client.writer().write_all(&sent).unwrap();
+                let mut echoed = Vec::new();
+                while echoed.len() < sent.len() {
+                    echoed.extend(pump(&mut client, &peer, chunk));
+                    if block_on(poll_once(server.fill(SECOND))).is_some() {
+                        let input = server.input().to_vec();
+                        server.consume(input.len());
+                        server.output().extend_from_slice(&input);
+                        block_on(server.flush(SECOND)).unwrap();
+                    }
+                }
+                assert!(echoed == sent, "{version:?} in pieces of {chunk}");
+                assert!(block_on(poll_once(server.fill(SECOND))).is_none());
+                assert_eq!(resources().buffer_bytes(), 0, "idle over TLS holds no buffer");
+                block_on(server.close());
+                pump(&mut client, &peer, chunk);
+                assert_eq!(client.reader().read(&mut [0; 16]).unwrap(), 0, "close_notify");
+            }
+        }
+    }
+
+    /// The connection moves after every single byte that arrives, handshake included.
+    #[test]
+    fn a_handover_after_every_byte_loses_nothing() {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let (mode, config) = tls_pair(version);
+            let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+            let mut client = tls_client(&config);
+            let commands = b"a1 NOOP\r\na2 LOGIN bob demo\r\na3 APPEND x {3+}\r\nabc\r\n".repeat(4);
+            let mut wire = VecDeque::new();
+            let mut written = false;
+            while server.input().len() < commands.len() {
+                wire.extend(exchange(&mut client, &peer).1);
+                if let Some(byte) = wire.pop_front() {
+                    peer.send(&[byte]);
+                } else if !client.is_handshaking() && !written {
+                    client.writer().write_all(&commands).unwrap();
+                    written = true;
+                }
+                let _ = block_on(poll_once(server.fill(SECOND)));
+                server = Connection::attach(server.detach());
+            }
+            assert_eq!(server.input(), commands, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_handover_carries_what_tls_had_not_sent() {
+        let (mut server, peer) = Connection::memory();
+        server.sealed.bytes_mut().extend_from_slice(b"key update");
+        server.sealed_sent = 4;
+        let mut server = Connection::attach(server.detach());
+        block_on(server.flush(SECOND)).unwrap();
+        assert_eq!(peer.take_output(), b"update");
+    }
+
+    #[test]
+    fn start_tls_carries_no_plaintext_over() {
+        let (mode, config) = tls_pair(&rustls::version::TLS13);
+        let TlsMode::Implicit(context) = mode else { unreachable!() };
+        let (mut server, peer) = Connection::memory_tls(&TlsMode::Upgrade(context)).unwrap();
+        assert!(server.can_start_tls() && !server.is_tls());
+        peer.send(b"STARTTLS\r\nMAIL FROM:<injected@evil.test>\r\n");
+        block_on(server.fill(SECOND)).unwrap();
+        server.consume(b"STARTTLS\r\n".len());
+        server.output().extend_from_slice(b"220 go\r\n");
+        {
+            let mut client = tls_client(&config);
+            let mut start = Box::pin(server.start_tls(SECOND));
+            assert!(block_on(poll_once(&mut start)).is_none());
+            assert_eq!(peer.take_output(), b"220 go\r\n");
+            while block_on(poll_once(&mut start)).is_none() {
+                pump(&mut client, &peer, 100);
+            }
+        }
+        assert!(server.is_tls() && !server.can_start_tls());
+        assert_eq!(server.input(), b"");
+        let description = server.tls_description().unwrap();
+        assert!(description.starts_with("TLSv1.3 TLS13_"), "{description}");
+    }
+
+    #[test]
+    fn what_is_not_tls_gets_an_alert_and_an_error() {
+        let (mode, _) = tls_pair(&rustls::version::TLS13);
+        let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+        peer.send(b"EHLO client.test\r\n");
+        assert!(matches!(block_on(server.fill(SECOND)), Err(ConnectionError::Tls(_))));
+        let alert = peer.take_output();
+        assert_eq!(alert.first(), Some(&21), "a TLS alert record: {alert:?}");
+    }
+}

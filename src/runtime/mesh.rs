@@ -503,3 +503,180 @@ impl<S: 'static> MeshGate<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::OnceCell;
+
+    use super::*;
+    use crate::runtime::shard::{self, ShardContext, ShardOptions};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What each test shard answers with.
+    #[derive(Default)]
+    struct State {
+        id: ShardId,
+        counter: Cell<u64>,
+        mesh: OnceCell<Mesh<State>>,
+    }
+
+    /// Runs `test` on shard 0 of `count`; the others answer until it is done.
+    fn on_shard_zero<T: Send + 'static>(
+        count: u16,
+        test: impl AsyncFnOnce(Rc<State>, Rc<dyn Executor>) -> T + Send + 'static,
+    ) -> T {
+        let (seats, _) = build::<State>(count);
+        let mut test = Some(test);
+        let done = Arc::new(AtomicBool::new(false));
+        let starts: Vec<_> = seats
+            .into_iter()
+            .map(|seat| {
+                let (test, done) = (test.take(), done.clone());
+                move |context: ShardContext| async move {
+                    let mesh = seat.join(context.executor.clone());
+                    let state = Rc::new(State { id: context.id, ..State::default() });
+                    let _ = state.mesh.set(mesh.clone());
+                    mesh.open(state.clone());
+                    let result = match test {
+                        Some(test) => Some(test(state, context.executor).await),
+                        None => None,
+                    };
+                    if result.is_some() {
+                        done.store(true, Ordering::SeqCst);
+                    }
+                    while !done.load(Ordering::SeqCst) {
+                        glommio::timer::sleep(Duration::from_millis(2)).await;
+                    }
+                    mesh.close();
+                    result
+                }
+            })
+            .collect();
+        let results = shard::start(&ShardOptions::default(), starts).unwrap().join();
+        results.into_iter().find_map(|result| result.unwrap()).unwrap()
+    }
+
+    fn mesh(state: &State) -> &Mesh<State> {
+        state.mesh.get().unwrap()
+    }
+
+    #[test]
+    fn calls_run_on_their_target_and_bring_results_back() {
+        let ids = on_shard_zero(3, async |state, _| {
+            let mut ids = Vec::new();
+            for target in 0..3 {
+                let call = mesh(&state).call(ShardId(target), SECOND, |state| {
+                    Box::pin(async move {
+                        glommio::timer::sleep(Duration::from_millis(1)).await;
+                        state.id
+                    })
+                });
+                ids.push(call.await);
+            }
+            ids.push(
+                mesh(&state).call(ShardId(7), SECOND, |s| Box::pin(async move { s.id })).await,
+            );
+            ids
+        });
+        let expected = [Ok(ShardId(0)), Ok(ShardId(1)), Ok(ShardId(2)), Err(MeshError::Closed)];
+        assert_eq!(ids, expected);
+    }
+
+    /// More calls than credits, both ways at once: none is lost and the credits come back.
+    #[test]
+    fn thousands_of_crossing_calls_all_return() {
+        let calls = 20 * CREDITS;
+        let (answers, in_use) = on_shard_zero(2, async move |state, executor| {
+            let returned = Rc::new(Cell::new(0));
+            for _ in 0..calls {
+                let (state, returned) = (state.clone(), returned.clone());
+                let task = async move {
+                    let call = mesh(&state).call(ShardId(1), 20 * SECOND, |there| {
+                        Box::pin(async move {
+                            // And back to the asker from within.
+                            let mesh = mesh(&there).clone();
+                            let back = mesh.call(ShardId(0), 20 * SECOND, |here| {
+                                here.counter.set(here.counter.get() + 1);
+                                Box::pin(async {})
+                            });
+                            back.await.is_ok()
+                        })
+                    });
+                    if call.await == Ok(true) {
+                        returned.set(returned.get() + 1);
+                    }
+                };
+                executor.spawn(Priority::Foreground, Box::pin(task));
+            }
+            while returned.get() < calls {
+                executor.sleep(Duration::from_millis(1)).await;
+            }
+            let in_use = mesh(&state).core.credits[1].in_use.get();
+            (state.counter.get(), in_use)
+        });
+        assert_eq!(answers, calls as u64);
+        assert_eq!(in_use, 0);
+    }
+
+    #[test]
+    fn a_late_answer_is_dropped_and_gives_its_credit_back() {
+        let (first, second, in_use, ran) = on_shard_zero(2, async |state, executor| {
+            let slow = mesh(&state).call(ShardId(1), Duration::ZERO, |there| {
+                Box::pin(async move {
+                    glommio::timer::sleep(Duration::from_millis(400)).await;
+                    there.counter.set(1);
+                })
+            });
+            let first = slow.await;
+            let read = |there: Rc<State>| -> LocalFuture<'static, u64> {
+                Box::pin(async move { there.counter.get() })
+            };
+            let second = mesh(&state).call(ShardId(1), SECOND, read).await;
+            while mesh(&state).core.credits[1].in_use.get() > 0 {
+                executor.sleep(Duration::from_millis(5)).await;
+            }
+            let ran = mesh(&state).call(ShardId(1), SECOND, read).await;
+            (first, second, mesh(&state).core.slots.borrow().len(), ran)
+        });
+        assert_eq!(first, Err(MeshError::TimedOut));
+        assert_eq!((second, in_use, ran), (Ok(0), 0, Ok(1)));
+    }
+
+    #[test]
+    fn the_gate_is_bounded_and_works_under_tokio() {
+        let (mut seats, gate) = build::<State>(1);
+        let outside = gate.clone();
+        let control = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let id = runtime.block_on(outside.call(ShardId(0), |state| {
+                Box::pin(async move {
+                    mesh(&state).close();
+                    state.id
+                })
+            }));
+            (id, outside)
+        });
+        let seat = seats.remove(0);
+        let start = move |context: ShardContext| async move {
+            let mesh = seat.join(context.executor.clone());
+            let state = Rc::new(State { id: context.id, ..State::default() });
+            let _ = state.mesh.set(mesh.clone());
+            mesh.open(state);
+            while mesh.core.state.borrow().is_some() {
+                context.executor.sleep(Duration::from_millis(1)).await;
+            }
+            context.executor.sleep(Duration::from_millis(1)).await;
+        };
+        shard::start(&ShardOptions::default(), vec![start]).unwrap().join();
+        let (id, outside) = control.join().unwrap();
+        assert_eq!(id, Ok(ShardId(0)));
+        assert_eq!(outside.post(ShardId(0), |_| Box::pin(async {})), Err(MeshError::Closed));
+
+        let (_seats, gate) = build::<State>(1);
+        for _ in 0..GATE_CREDITS {
+            assert_eq!(gate.post(ShardId(0), |_| Box::pin(async {})), Ok(()));
+        }
+        assert_eq!(gate.post(ShardId(0), |_| Box::pin(async {})), Err(MeshError::Busy));
+    }
+}

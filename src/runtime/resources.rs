@@ -10,7 +10,7 @@
 //! executors get one on first use.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     rc::Rc,
 };
 
@@ -47,7 +47,7 @@ impl Default for ResourceLimits {
     }
 }
 
-/// The shard's share-outs. See the module documentation.
+/// What one shard's connections share. See the module documentation.
 pub struct ShardResources {
     limits: ResourceLimits,
     scratch: RefCell<Box<[u8]>>,
@@ -61,14 +61,14 @@ pub struct ShardResources {
 }
 
 thread_local! {
-    static CURRENT: OnceCell<Rc<ShardResources>> = const { OnceCell::new() };
+    static CURRENT: RefCell<Option<Rc<ShardResources>>> = const { RefCell::new(None) };
 }
 
 impl ShardResources {
-    /// Makes the resources of this thread's shard. The first call of a thread decides; the limits
-    /// of a later one are ignored.
+    /// Makes the resources of this thread's shard, in place of any before.
     pub fn install(limits: ResourceLimits, executor: &Rc<dyn Executor>) -> Rc<ShardResources> {
-        let resources = Self::get_or_create(limits);
+        let resources = Rc::new(Self::new(limits));
+        CURRENT.set(Some(resources.clone()));
         resources.start_timers(executor);
         resources
     }
@@ -76,11 +76,9 @@ impl ShardResources {
     /// This thread's resources. Outside a shard (unit tests) they come into being here, with
     /// default limits and with deadlines that never pass.
     pub fn current() -> Rc<ShardResources> {
-        Self::get_or_create(ResourceLimits::default())
-    }
-
-    fn get_or_create(limits: ResourceLimits) -> Rc<ShardResources> {
-        CURRENT.with(|current| current.get_or_init(|| Rc::new(Self::new(limits))).clone())
+        CURRENT.with_borrow_mut(|current| {
+            current.get_or_insert_with(|| Rc::new(Self::new(ResourceLimits::default()))).clone()
+        })
     }
 
     fn new(limits: ResourceLimits) -> ShardResources {
@@ -97,11 +95,16 @@ impl ShardResources {
         }
     }
 
-    /// Starts the task that makes deadlines pass, once.
-    pub fn start_timers(&self, executor: &Rc<dyn Executor>) {
+    /// Starts the task that makes deadlines pass, unless there is one.
+    pub fn start_timers(self: &Rc<Self>, executor: &Rc<dyn Executor>) {
         if !self.timers_driven.replace(true) {
+            let driving = Driving(self.clone());
             let drive = self.timers.clone().drive(executor.clone());
-            executor.spawn(Priority::Foreground, Box::pin(drive));
+            let task = async move {
+                let _driving = driving;
+                drive.await;
+            };
+            executor.spawn(Priority::Foreground, Box::pin(task));
         }
     }
 
@@ -174,6 +177,16 @@ impl ShardResources {
         if free.len() < count_max {
             free.push(bytes);
         }
+    }
+}
+
+/// Held by the task that drives the timers: when its executor is dropped (one simulation after
+/// another on a thread), the next one starts another.
+struct Driving(Rc<ShardResources>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.timers_driven.set(false);
     }
 }
 

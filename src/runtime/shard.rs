@@ -182,3 +182,56 @@ impl Executor for GlommioExecutor {
         Box::pin(glommio::yield_if_needed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Starts `count` shards; each answers its number and the processors it may run on.
+    fn started(count: u16) -> Vec<(ShardId, Vec<usize>)> {
+        let life =
+            |context: ShardContext| async move { (context.id, allowed_processors().unwrap()) };
+        let starts = (0..count).map(|_| life).collect();
+        let threads = start(&ShardOptions::default(), starts).unwrap();
+        threads.join().into_iter().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn shards_are_pinned_while_processors_last() {
+        let processors = allowed_processors().unwrap();
+        let count = processors.len() as u16;
+        for (index, (id, allowed)) in started(count).into_iter().enumerate() {
+            assert_eq!(id, ShardId(index as u16));
+            assert_eq!(allowed, [processors[index]]);
+        }
+        let crowded = started(count + 1);
+        assert_eq!(crowded.len(), usize::from(count) + 1);
+        assert!(crowded.iter().all(|(_, allowed)| *allowed == processors));
+    }
+
+    #[test]
+    fn both_priorities_run_and_time_passes() {
+        let life = |context: ShardContext| async move {
+            let ran = Rc::new(Cell::new(0));
+            for priority in [Priority::Foreground, Priority::Background] {
+                let ran = ran.clone();
+                let task = async move { ran.set(ran.get() + 1) };
+                context.executor.spawn(priority, Box::pin(task));
+            }
+            let before = context.executor.now();
+            while ran.get() < 2 {
+                context.executor.sleep(Duration::from_millis(1)).await;
+            }
+            context.executor.yield_now().await;
+            before < context.executor.now()
+        };
+        let options = ShardOptions {
+            spin_before_park: Some(Duration::from_micros(50)),
+            ..Default::default()
+        };
+        let lives = start(&options, vec![life]).unwrap().join();
+        assert!(lives.into_iter().all(|life| life.unwrap()));
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     io,
     mem::ManuallyDrop,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll},
@@ -14,9 +14,8 @@ use glommio::net::TcpStream;
 
 use super::pipe::MemoryEnd;
 
-/// Both ends of a memory pipe have this address (RFC 5737 would need one more special case).
-pub(super) const MEMORY_ADDRESS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// The address of both ends of a memory pipe, and of a socket that has lost its own.
+pub(super) const MEMORY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 pub(super) enum Transport {
     /// glommio tries a plain non-blocking recv or send first and asks io_uring for readiness only

@@ -26,6 +26,11 @@ mod standing;
 mod state;
 mod view;
 
+#[cfg(test)]
+mod crash_images;
+#[cfg(test)]
+mod tests;
+
 pub use self::{
     account::{Account, Copied, FlagChange, FlagOutcome},
     body::{BODY_CHUNK, BodyWriter, StagedBody},

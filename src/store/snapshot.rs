@@ -125,25 +125,27 @@ impl MessageTable {
     pub fn remove(&mut self, uids: &[Uid], mut removed: impl FnMut(&Message)) {
         let mut first_changed = self.chunks.len();
         let mut rest = uids;
+        // Chunks before this one are done with; they may be empty by now, so no search may see them.
+        let mut chunk = 0;
         while let Some(&uid) = rest.first() {
-            let (chunk, _) = self.position(uid);
+            let ahead = &self.chunks[chunk..];
+            chunk += ahead.partition_point(|chunk| chunk.last().is_some_and(|m| m.uid < uid));
             let Some(last) = self.chunks.get(chunk).and_then(|c| c.last()) else { break };
-            let here = rest.partition_point(|&uid| uid <= last.uid);
-            let (mine, others) = rest.split_at(here);
+            let (mine, others) = rest.split_at(rest.partition_point(|&uid| uid <= last.uid));
             rest = others;
-            let before = self.chunks[chunk].len();
-            if !self.chunks[chunk].iter().any(|m| mine.binary_search(&m.uid).is_ok()) {
-                continue;
+            if self.chunks[chunk].iter().any(|m| mine.binary_search(&m.uid).is_ok()) {
+                let before = self.chunks[chunk].len();
+                Rc::make_mut(&mut self.chunks[chunk]).retain(|message| {
+                    let keep = mine.binary_search(&message.uid).is_err();
+                    if !keep {
+                        removed(message);
+                    }
+                    keep
+                });
+                self.len -= before - self.chunks[chunk].len();
+                first_changed = first_changed.min(chunk);
             }
-            Rc::make_mut(&mut self.chunks[chunk]).retain(|message| {
-                let keep = mine.binary_search(&message.uid).is_err();
-                if !keep {
-                    removed(message);
-                }
-                keep
-            });
-            self.len -= before - self.chunks[chunk].len();
-            first_changed = first_changed.min(chunk);
+            chunk += 1;
         }
         self.settle(first_changed);
     }

@@ -53,10 +53,12 @@ pub enum CommandBody<'a> {
         mailbox: MailboxName<'a>,
         condstore: bool,
     },
-    /// `special_use`: the `USE` parameter of RFC 6154 3.
+    /// `special_use`: the `USE` parameter of RFC 6154 3; `unknown_use`: it had an attribute that we
+    /// do not know, which is a `NO [USEATTR]`.
     Create {
         mailbox: MailboxName<'a>,
         special_use: Vec<UseAttribute>,
+        unknown_use: bool,
     },
     Delete {
         mailbox: MailboxName<'a>,

@@ -11,9 +11,11 @@ mod fetch_response;
 mod frame;
 mod name;
 mod parse;
+mod pattern;
 mod response;
 mod sequence;
 mod state;
+mod structure;
 mod write;
 
 pub use command::{
@@ -25,8 +27,9 @@ pub use fetch_response::FetchResponse;
 pub use frame::{Frame, Framer, Limits};
 pub use name::{MailboxName, NameError, SEPARATOR};
 pub use parse::{ParseError, parse, tag_of};
+pub use pattern::{ListPattern, PATTERN_MAX};
 pub use response::{
     Attributes, Code, ListItem, SearchResult, Status, StatusValues, Writer, write_ranges,
 };
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};
-pub use state::{CommandRow, State, capability};
+pub use state::{COMMANDS, CommandKind, CommandRow, State, capability};

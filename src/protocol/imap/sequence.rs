@@ -190,3 +190,114 @@ fn take_number(rest: &mut &[u8]) -> Result<u32, SetError> {
     }
     if number == 0 { Err(SetError::Syntax) } else { Ok(number) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(numbers: &[u32]) -> String {
+        let mut out = Vec::new();
+        write_set(&mut out, numbers.iter().copied());
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn resolving() {
+        const CASES: &[(&str, u32, &[(u32, u32)])] = &[
+            ("1", 3, &[(1, 1)]),
+            ("4", 3, &[]),
+            ("*", 3, &[(3, 3)]),
+            ("*", 0, &[]),
+            ("1:*", 0, &[]),
+            ("1:4294967295", 3, &[(1, 3)]),
+            // RFC 3501 9 `seq-range`: the order does not matter, and `*` is always there.
+            ("4:2", 9, &[(2, 4)]),
+            ("*:2", 9, &[(2, 9)]),
+            ("999:*", 9, &[(9, 9)]),
+            ("5,1:2,3,1", 9, &[(1, 3), (5, 5)]),
+            ("1,4294967295", u32::MAX, &[(1, 1), (u32::MAX, u32::MAX)]),
+            ("*,*,*:*", 7, &[(7, 7)]),
+        ];
+        for &(text, max, expected) in CASES {
+            let set = SequenceSet::parse(text.as_bytes()).expect(text);
+            let got: Vec<(u32, u32)> = set.resolve(max).ranges().collect();
+            assert_eq!(got, expected, "{text} of {max}");
+        }
+    }
+
+    #[test]
+    fn beyond_the_mailbox() {
+        const CASES: &[(&str, u32, bool)] = &[
+            ("3", 3, false),
+            ("4", 3, true),
+            ("1:4", 3, true),
+            ("1:*", 3, false),
+            ("4:*", 3, true),
+            ("*", 0, true),
+        ];
+        for &(text, max, expected) in CASES {
+            let set = SequenceSet::parse(text.as_bytes()).expect(text);
+            assert_eq!(set.exceeds(max), expected, "{text} of {max}");
+        }
+    }
+
+    #[test]
+    fn long_sets() {
+        let same = "1,".repeat(100_000) + "1";
+        assert_eq!(SequenceSet::parse(same.as_bytes()), Ok(SequenceSet::single(1)));
+        let stars = "*,".repeat(100_000) + "*";
+        assert_eq!(SequenceSet::parse(stars.as_bytes()).map(|set| set.ranges.len()), Ok(1));
+        let apart = "1,3,".repeat(SET_RANGES_MAX) + "1";
+        assert_eq!(SequenceSet::parse(apart.as_bytes()), Err(SetError::TooMany));
+    }
+
+    #[test]
+    fn writing() {
+        const CASES: &[(&[u32], &str)] = &[
+            (&[], ""),
+            (&[7], "7"),
+            (&[1, 2, 3, 7], "1:3,7"),
+            (&[4, 304, 319, 320], "4,304,319:320"),
+            (&[3, 2, 1], "3,2,1"),
+            (&[u32::MAX - 1, u32::MAX, 1], "4294967294:4294967295,1"),
+        ];
+        for &(numbers, expected) in CASES {
+            assert_eq!(written(numbers), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_set_of_numbers(
+            parts in proptest::collection::vec((0_u32..30, 0_u32..30), 1..8),
+            max in 0_u32..25,
+        ) {
+            let show = |number: u32| if number == 0 { "*".to_owned() } else { number.to_string() };
+            let text: Vec<String> =
+                parts.iter().map(|&(a, b)| format!("{}:{}", show(a), show(b))).collect();
+            let star = |number| if number == 0 { max } else { number };
+            let expected: BTreeSet<u32> = parts
+                .iter()
+                .flat_map(|&(a, b)| star(a).min(star(b))..=star(a).max(star(b)))
+                .filter(|number| (1..=max).contains(number))
+                .collect();
+            let ranges = SequenceSet::parse(text.join(",").as_bytes()).expect("valid").resolve(max);
+            let numbers: BTreeSet<u32> = ranges.numbers().collect();
+            prop_assert_eq!(ranges.count(), expected.len() as u64);
+            for number in 0..40 {
+                prop_assert_eq!(ranges.contains(number), expected.contains(&number));
+            }
+            prop_assert_eq!(&numbers, &expected);
+            if !expected.is_empty() {
+                // Writing and reading again changes nothing.
+                let list: Vec<u32> = expected.into_iter().collect();
+                let again = SequenceSet::parse(written(&list).as_bytes()).expect("valid");
+                prop_assert_eq!(again.resolve(max), ranges);
+            }
+        }
+    }
+}

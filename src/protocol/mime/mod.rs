@@ -10,12 +10,17 @@ pub mod address;
 mod codec;
 pub mod date;
 mod describe;
+#[cfg(test)]
+mod differential;
+pub mod encoded_word;
 pub mod header;
+mod html;
 mod parameter;
 pub mod search;
 mod section;
 mod summarizer;
 mod summary;
+mod transfer;
 
 pub use address::Address;
 pub use date::DateTime;

@@ -378,10 +378,15 @@ impl Summarizer {
             self.begin_body(&header, start, lines);
         }
         self.state = State::Body;
+        let Some(innermost) = self.open.last() else { return };
+        // With no body between, the line end before the delimiter is that of the header.
+        let body_start = self.summary.records[innermost.index].body_start;
+        let (end, lines) =
+            if body_start > end { (body_start, innermost.lines_before) } else { (end, lines) };
         let count = self.summary.records.len();
         for part in self.open.drain(depth.min(self.open.len())..) {
             let record = &mut self.summary.records[part.index];
-            record.body_end = end.max(record.body_start);
+            record.body_end = end;
             record.lines = lines.saturating_sub(part.lines_before);
             record.descendants = (count - 1 - part.index) as u32;
             self.boundaries -= usize::from(!part.boundary.is_empty());
@@ -447,6 +452,10 @@ mod tests {
         (
             "--b\r\nX: y\r\n--b\r\n--b\r\n",
             "multipart/mixed:4(text/plain:0\"\" text/plain:0\"\" text/plain:0\"\")",
+        ),
+        (
+            "--b\r\nContent-Type: message/rfc822\r\n\r\nA: b\r\n\r\n--b--",
+            "multipart/mixed:5(message/rfc822:2(text/plain:0\"\"))",
         ),
         ("--b\r\nContent-Type: a/b", "multipart/mixed:1(a/b:0\"\")"),
         (

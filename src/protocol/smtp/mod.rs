@@ -5,3 +5,13 @@ pub mod address;
 pub mod command;
 pub mod data;
 pub mod parameter;
+pub mod reply;
+pub mod session;
+pub mod trace;
+
+pub use address::{Mailbox, Path};
+pub use command::Verb;
+pub use data::BareNewline;
+pub use reply::Reply;
+pub use session::{Event, Limits, Role, Security, Sender, Session};
+pub use trace::{Trace, Transport};

@@ -24,7 +24,6 @@ const FILE_MODE: libc::mode_t = 0o600;
 /// One partition's folder.
 pub struct FileDevice {
     path: PathBuf,
-    directory: Directory,
 }
 
 /// A file of the folder. The descriptor is closed when the last clone is dropped.
@@ -37,20 +36,9 @@ struct DiskFile {
 }
 
 impl FileDevice {
-    /// Opens the folder, created (durably) if absent.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub async fn open(path: &Path) -> io::Result<FileDevice> {
-        if !path.is_dir() {
-            // Blocks for a moment; only when a data directory is made.
-            fs::create_dir_all(path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                fs::File::open(parent)?.sync_all()?;
-            }
-        }
-        let directory = Directory::open(path).await?;
-        Ok(FileDevice { path: path.to_owned(), directory })
+    /// The folder `path`, which exists (`server::data_dir` makes it, durably).
+    pub fn new(path: &Path) -> FileDevice {
+        FileDevice { path: path.to_owned() }
     }
 }
 
@@ -74,7 +62,11 @@ impl Device for FileDevice {
     }
 
     fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
-        Box::pin(async move { Ok(self.directory.sync().await?) })
+        Box::pin(async move {
+            let directory = Directory::open(&self.path).await?;
+            directory.sync().await?;
+            Ok(directory.close().await?)
+        })
     }
 
     fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>> {
@@ -191,7 +183,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let executor = LocalExecutorBuilder::default().make().unwrap();
         executor.run(async move {
-            test(FileDevice::open(&folder.path().join("a/b")).await.unwrap()).await;
+            test(FileDevice::new(folder.path())).await;
             folder.close().unwrap();
         });
     }

@@ -111,6 +111,8 @@ struct MemoryFile {
     device: Rc<Inner>,
     inode: u64,
     content: Content,
+    /// Opened, not created: its sync drops what the cache holds and the disk does not.
+    found: bool,
 }
 
 impl MemoryDevice {
@@ -173,11 +175,12 @@ impl Inner {
         inode
     }
 
-    fn file(self: &Rc<Self>, name: &str) -> io::Result<Rc<dyn File>> {
+    fn file(self: &Rc<Self>, name: &str, found: bool) -> io::Result<Rc<dyn File>> {
         let files = self.files.borrow();
         let (inode, content) =
             files.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        Ok(Rc::new(MemoryFile { device: self.clone(), inode: *inode, content: content.clone() }))
+        let (inode, content) = (*inode, content.clone());
+        Ok(Rc::new(MemoryFile { device: self.clone(), inode, content, found }))
     }
 }
 
@@ -199,7 +202,7 @@ impl Device for MemoryDevice {
             }
             self.0.insert(name.clone(), Vec::new());
             yield_once().await;
-            self.0.file(&name)
+            self.0.file(&name, false)
         })
     }
 
@@ -207,7 +210,7 @@ impl Device for MemoryDevice {
         let name = name.to_owned();
         Box::pin(async move {
             yield_once().await;
-            self.0.file(&name)
+            self.0.file(&name, true)
         })
     }
 
@@ -278,6 +281,12 @@ impl MemoryFile {
         }
         if !faults.lying_sync {
             self.device.record(Step::Sync { inode: self.inode, through });
+        }
+        let trace = self.device.trace.borrow();
+        if self.found && trace.forgot(self.inode) {
+            let nothing = &mut Choices(0);
+            let disk = trace.surviving_bytes(&trace.steps, self.inode, CrashMode::Lost, nothing);
+            *self.content.borrow_mut() = disk;
         }
         Ok(())
     }
@@ -361,6 +370,13 @@ impl Trace {
         let lost = (durable..through)
             .filter(|&at| matches!(self.steps[at], Step::Append { inode: of, .. } if of == inode));
         self.forgotten.extend(lost);
+    }
+
+    /// Whether a failed sync of this file lost something.
+    fn forgot(&self, inode: u64) -> bool {
+        let lost =
+            |&at: &usize| matches!(self.steps[at], Step::Append { inode: of, .. } if of == inode);
+        self.forgotten.iter().any(lost)
     }
 
     /// The directory: synced operations, and of the others any subset.

@@ -34,6 +34,7 @@ pub trait Device {
 }
 
 /// One append-only file.
+#[allow(clippy::len_without_is_empty)] // Nobody asks whether a file is empty.
 pub trait File {
     /// Appends all of `bytes` at `offset`, which must be the current end as the caller counts it.
     /// Takes the buffer (the kernel may read it after the future is dropped) and gives it back so
@@ -43,7 +44,9 @@ pub trait File {
     /// Reads up to `len` bytes at `offset`; shorter only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> LocalFuture<'_, io::Result<Vec<u8>>>;
 
-    /// Makes everything appended so far durable (fdatasync).
+    /// Makes everything appended so far durable (fdatasync). On a file found by [`Device::open`]
+    /// it also makes `read_at` tell what stable storage holds: after a sync that failed in an
+    /// earlier life, a cache may hold bytes that were never written and never will be.
     fn sync(&self) -> LocalFuture<'_, io::Result<()>>;
 
     /// Bytes that can be read. After a crash it may include reserved zeros past the written end.

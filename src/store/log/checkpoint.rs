@@ -3,6 +3,8 @@
 //! Called by the state above the log, one at a time, after it appended the pages and their root.
 //! Order is everything: root durable, new file durable, and only then the older files go.
 
+use std::io;
+
 use super::{
     Checkpoint, Log, failed,
     segment::{CheckpointFile, checkpoint_name},
@@ -58,7 +60,10 @@ impl Log {
                     None => return Ok(()),
                 }
             };
-            self.0.device.delete(&checkpoint_name(oldest)).await.map_err(failed)?;
+            match self.0.device.delete(&checkpoint_name(oldest)).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
         }
     }
 }

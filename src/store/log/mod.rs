@@ -53,6 +53,12 @@ use crate::{
     },
 };
 
+/// Segment files kept open to read from; the one that has been open longest is closed for another.
+const OPEN_FILES_MAX: usize = 256;
+
+/// Least and most memory given to a batch before it is known how much it will take.
+const BATCH_RESERVE: std::ops::RangeInclusive<usize> = 16 * 1024..=1024 * 1024;
+
 /// Bytes that [`Log::read`] fetches before it knows how long the entry is.
 const READ_AHEAD: usize = 8 * 1024;
 
@@ -130,6 +136,10 @@ struct State {
     writer_ended: bool,
     /// Buffers of batches written, to be used again.
     spare: Vec<Vec<u8>>,
+    /// What the next batch is guessed to take: the last one's bytes.
+    batch_guess: usize,
+    /// Segments opened to read from, oldest first.
+    open_files: VecDeque<Rc<Segment>>,
     writer: Option<Waker>,
     waiters: Waiters,
     room: Waiters,
@@ -221,6 +231,17 @@ impl State {
         }
     }
 
+    /// Counts a file opened to read from, and closes another once there are too many. Who reads
+    /// from that one right now holds it open a little longer.
+    fn opened(&mut self, segment: Rc<Segment>) {
+        self.open_files.push_back(segment);
+        if self.open_files.len() > OPEN_FILES_MAX
+            && let Some(oldest) = self.open_files.pop_front()
+        {
+            oldest.file.take();
+        }
+    }
+
     /// Whether the entry at `lsn` is durable by now, or never will be.
     fn settled(&self, lsn: Lsn) -> Option<Result<(), StoreError>> {
         if lsn.0 < self.durable {
@@ -265,7 +286,7 @@ impl Segment {
 fn failed(error: io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
-        _ => StoreError::Io(Rc::new(error)),
+        _ => StoreError::Io(error.into()),
     }
 }
 
@@ -301,6 +322,10 @@ impl Log {
             state.close_batch(true);
         } else if open.entries > 0 && open.bytes.len() + len > BATCH_TARGET {
             state.close_batch(false);
+        }
+        if state.open.entries == 0 {
+            let (least, most) = BATCH_RESERVE.into_inner();
+            state.open.bytes.reserve(state.batch_guess.clamp(least, most));
         }
         let lsn = Lsn(state.open.next());
         entry::encode(&mut state.open.bytes, lsn, &header, payload);
@@ -376,7 +401,12 @@ impl Log {
                 Place::Disk(segment) => break segment,
             }
         };
-        read_entry(&*self.0.device, &segment, lsn, guess).await
+        let opens = segment.file.borrow().is_none();
+        let entry = read_entry(&*self.0.device, &segment, lsn, guess).await;
+        if opens {
+            self.0.state.borrow_mut().opened(segment);
+        }
+        entry
     }
 
     fn find(&self, lsn: Lsn) -> Result<Place, StoreError> {

@@ -23,7 +23,7 @@ use super::{
     scan::{Expected, Piece, SegmentScan, entries, scan_segment},
     segment::{
         BLOCK, CheckpointFile, HeaderError, SegmentHeader, align, checkpoint_name,
-        checkpoint_sequence, segment_epoch,
+        checkpoint_sequence, segment_epoch, segment_name,
     },
     segment_of,
     wait::Waiters,
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     model::Lsn,
     runtime::{
-        device::{Device, File},
+        device::Device,
         executor::{Executor, Priority},
     },
     store::{RecoveryReport, StoreError},
@@ -62,6 +62,13 @@ pub struct Recovered {
     report: RecoveryReport,
 }
 
+/// A segment file as it lies there.
+struct Found {
+    epoch: u64,
+    len: u64,
+    header: Option<SegmentHeader>,
+}
+
 /// A segment that entries were written to.
 struct Started {
     segment: Rc<Segment>,
@@ -79,7 +86,7 @@ struct Tip {
 
 fn refused(name: &str, reason: impl std::fmt::Display) -> StoreError {
     let what = format!("{name}: {reason}");
-    StoreError::Io(Rc::new(io::Error::new(io::ErrorKind::Unsupported, what)))
+    StoreError::Io(io::Error::new(io::ErrorKind::Unsupported, what).into())
 }
 
 impl Recovered {
@@ -169,36 +176,18 @@ impl Recovered {
     }
 
     async fn find_segments(&mut self, names: &[String]) -> Result<(), StoreError> {
-        let mut epochs: Vec<(u64, &String)> =
-            names.iter().filter_map(|name| Some((segment_epoch(name)?, name))).collect();
+        let mut epochs: Vec<u64> = names.iter().filter_map(|name| segment_epoch(name)).collect();
         epochs.sort_unstable();
-        let mut headers = Vec::new();
-        for (epoch, name) in epochs {
-            self.epoch_next = epoch + 1;
-            let file = self.device.open(name).await.map_err(failed)?;
-            let len = file.len().await.map_err(failed)?;
-            let block = file.read_at(0, BLOCK).await.map_err(failed)?;
-            let header = match SegmentHeader::decode(&block) {
-                Ok(header) if header.partition != self.options.partition => {
-                    return Err(refused(name, "belongs to another partition"));
-                }
-                Ok(header) if header.epoch != epoch => {
-                    return Err(refused(name, "was written under another name"));
-                }
-                Ok(header) => Some(header),
-                Err(HeaderError::Version(version)) => {
-                    return Err(refused(name, HeaderError::Version(version)));
-                }
-                Err(_) => None,
-            };
-            headers.push((epoch, name, file, len, header));
+        self.epoch_next = epochs.last().map_or(1, |last| last + 1);
+        let mut found = Vec::with_capacity(epochs.len());
+        for epoch in epochs {
+            found.push(self.look_at(epoch).await?);
         }
-        for index in 0..headers.len() {
-            let (epoch, name, file, len, header) = &headers[index];
-            let successor = headers[index + 1..].iter().find_map(|later| later.4);
+        for (index, Found { epoch, len, header }) in found.iter().enumerate() {
+            let successor = found[index + 1..].iter().find_map(|later| later.header);
             let base = match header {
                 Some(header) => Some(header.base.0),
-                None => self.lost_base(*epoch, file, *len, successor).await?,
+                None => self.lost_base(*epoch, *len, successor).await?,
             };
             let Some(base) = base else {
                 self.report.tail_bytes += len;
@@ -209,8 +198,8 @@ impl Recovered {
                 epoch: *epoch,
                 base,
                 nonce: 0,
-                name: (*name).clone(),
-                file: RefCell::new(Some(file.clone())),
+                name: segment_name(*epoch),
+                file: RefCell::new(None),
             });
             self.segments.insert(base, segment.clone());
             self.lsn_next = self.lsn_next.max(align(base + len));
@@ -220,12 +209,34 @@ impl Recovered {
         Ok(())
     }
 
+    /// Reads a segment's header. A whole header that does not belong here is refused: somebody
+    /// mixed up files, and guessing would make it worse.
+    async fn look_at(&self, epoch: u64) -> Result<Found, StoreError> {
+        let name = segment_name(epoch);
+        let file = self.device.open(&name).await.map_err(failed)?;
+        let len = file.len().await.map_err(failed)?;
+        let block = file.read_at(0, BLOCK).await.map_err(failed)?;
+        let header = match SegmentHeader::decode(&block) {
+            Ok(header) if header.partition != self.options.partition => {
+                return Err(refused(&name, "belongs to another partition"));
+            }
+            Ok(header) if header.epoch != epoch => {
+                return Err(refused(&name, "was written under another name"));
+            }
+            Ok(header) => Some(header),
+            Err(HeaderError::Version(version)) => {
+                return Err(refused(&name, HeaderError::Version(version)));
+            }
+            Err(_) => None,
+        };
+        Ok(Found { epoch, len, header })
+    }
+
     /// Base of a segment whose header is not whole: `None` if the segment never began, that is if
     /// its first write was not finished and the next segment did not count it.
     async fn lost_base(
         &mut self,
         epoch: u64,
-        file: &Rc<dyn File>,
         len: u64,
         successor: Option<SegmentHeader>,
     ) -> Result<Option<u64>, StoreError> {
@@ -233,11 +244,12 @@ impl Recovered {
         if len == 0 || abandoned {
             return Ok(None);
         }
+        let file = self.device.open(&segment_name(epoch)).await.map_err(failed)?;
         let bytes = file.read_at(0, len as usize).await.map_err(failed)?;
         let durable = successor.map_or(self.durable, |successor| successor.predecessor_end);
         let scan = self.scan(&bytes, epoch, durable)?;
         if scan.end == 0 && successor.is_some_and(|successor| successor.predecessor == epoch) {
-            let name = super::segment::segment_name(epoch);
+            let name = segment_name(epoch);
             self.report.damage.push((name, 0, "nothing in the segment is whole".to_owned()));
         }
         Ok(scan.base.filter(|_| scan.end > 0).map(|base| base.0))
@@ -245,8 +257,7 @@ impl Recovered {
 
     fn scan(&self, bytes: &[u8], epoch: u64, durable: Lsn) -> Result<SegmentScan, StoreError> {
         let expected = Expected { partition: self.options.partition, epoch, durable };
-        scan_segment(bytes, expected)
-            .map_err(|error| refused(&super::segment::segment_name(epoch), error))
+        scan_segment(bytes, expected).map_err(|error| refused(&segment_name(epoch), error))
     }
 
     /// Hands every entry from the checkpoint's `replay_from` on to `replay`, in LSN order, then
@@ -274,7 +285,7 @@ impl Recovered {
         let Some(header) = self.started[index].header else { return };
         let before = index.checked_sub(1).map_or(0, |i| self.started[i].segment.epoch);
         if header.predecessor > before && header.base.0 > from {
-            let name = super::segment::segment_name(header.predecessor);
+            let name = segment_name(header.predecessor);
             self.report.damage.push((name, 0, "segment file is missing".to_owned()));
         }
     }
@@ -378,6 +389,8 @@ impl Recovered {
             closing: false,
             writer_ended: false,
             spare: Vec::new(),
+            batch_guess: 0,
+            open_files: VecDeque::new(),
             writer: None,
             waiters: Waiters::default(),
             room: Waiters::default(),

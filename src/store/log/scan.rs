@@ -41,7 +41,8 @@ pub struct SegmentScan {
     /// LSN of the file's first byte; `None` when nothing in the file tells.
     pub base: Option<Lsn>,
     pub pieces: Vec<Piece>,
-    /// Offset where the log ends in this segment: block-aligned, 0 if it never began.
+    /// Offset where the log ends in this segment: the next block, or the end of the file if its
+    /// last batch lacks padding; 0 if it never began.
     pub end: usize,
     /// Checksum of the last whole batch, which the next one must name; of the predecessor's if
     /// there is none.
@@ -220,24 +221,20 @@ fn decide(
         }
         pieces.push(place.piece);
     }
-    missing_end(bytes, base, expected, &mut end, &mut pieces);
-    let tail = nonzero(bytes.get(end..).unwrap_or_default());
+    pieces.extend(missing_end(bytes, base, expected, end));
+    let end = end.min(bytes.len());
+    let tail = nonzero(&bytes[end..]);
     SegmentScan { header, base: Some(Lsn(base)), pieces, end, chain, tail }
 }
 
 /// The file is shorter than what is known to have been durable in it.
-fn missing_end(
-    bytes: &[u8],
-    base: u64,
-    expected: Expected,
-    end: &mut usize,
-    pieces: &mut Vec<Piece>,
-) {
-    let durable_end = expected.durable.0.saturating_sub(base);
-    if durable_end > *end as u64 && *end >= bytes.len() && *end > 0 {
-        let what = format!("{} bytes at the end are missing", durable_end - *end as u64);
-        pieces.push(Piece::Damage { start: *end, end: *end, what });
-    }
+fn missing_end(bytes: &[u8], base: u64, expected: Expected, end: usize) -> Option<Piece> {
+    let missing = expected.durable.0.saturating_sub(base).saturating_sub(end as u64);
+    (missing > 0 && end > 0 && end >= bytes.len()).then(|| Piece::Damage {
+        start: bytes.len(),
+        end: bytes.len(),
+        what: format!("{missing} bytes at the end are missing"),
+    })
 }
 
 /// Bytes up to the last that is not zero.

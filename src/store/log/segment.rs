@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn headers_round_trip() {
-        let checkpoint = Some(Checkpoint { root: Lsn(77), replay_from: Lsn(66) });
+        let checkpoint = Checkpoint { root: Lsn(77), replay_from: Lsn(66) };
         let segment = SegmentHeader {
             partition: PartitionId(3),
             epoch: 4,
@@ -273,7 +273,7 @@ mod tests {
             predecessor: 3,
             predecessor_end: Lsn(12345),
             predecessor_checksum: 5,
-            checkpoint,
+            checkpoint: Some(checkpoint),
             checkpoint_sequence: 8,
         };
         let mut block = vec![0; BLOCK];
@@ -303,7 +303,7 @@ mod tests {
         let file = CheckpointFile {
             partition: PartitionId(3),
             sequence: 2,
-            checkpoint: checkpoint.unwrap(),
+            checkpoint,
             durable: Lsn(100),
         };
         assert_eq!(CheckpointFile::decode(&file.encode()), Ok(file));

@@ -99,7 +99,7 @@ fn entries_come_back_after_a_clean_close() {
         assert!(matches!(log.append(header(1), &[]), Err(StoreError::Poisoned)));
 
         let (log, entries, report) = reopen(&device, &simulation).await;
-        assert_eq!(entries.keys().copied().collect::<Vec<_>>(), lsns.map_lsn());
+        assert_eq!(entries.keys().copied().collect::<Vec<_>>(), numbers(&lsns));
         entries.values().for_each(check_entry);
         assert_eq!((report.tail_bytes, report.damage), (0, Vec::new()));
         for (uid, lsn) in lsns.iter().enumerate() {
@@ -118,12 +118,480 @@ fn entries_come_back_after_a_clean_close() {
     });
 }
 
-trait MapLsn {
-    fn map_lsn(&self) -> Vec<u64>;
+fn numbers(lsns: &[Lsn]) -> Vec<u64> {
+    lsns.iter().map(|lsn| lsn.0).collect()
 }
 
-impl MapLsn for Vec<Lsn> {
-    fn map_lsn(&self) -> Vec<u64> {
-        self.iter().map(|lsn| lsn.0).collect()
+#[test]
+fn entries_not_yet_durable_can_be_read() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(2));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        for uid in 0..60 {
+            // Some are still in the open batch, some closed, some in flight, some landed.
+            let lsn = log.append(header(uid), &[&payload(uid)]).unwrap();
+            for _ in 0..uid % 5 {
+                simulation.yield_now().await;
+            }
+            let (found, bytes) = log.read(lsn).await.unwrap();
+            check_entry(&(found, bytes.to_vec()));
+        }
+    });
+}
+
+#[test]
+fn one_sync_settles_all_that_came_since_the_last() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(3));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let lsns: Vec<Lsn> = (0..1000).map(|_| log.append(header(0), &[]).unwrap()).collect();
+        log.durable(lsns[999]).await.unwrap();
+        assert_eq!(log.probe().syncs, 1);
+        // Settled, however late it is asked.
+        log.durable(lsns[0]).await.unwrap();
+    });
+}
+
+#[test]
+fn callback_runs_before_waiters() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(4));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let published = Rc::new(Cell::new(0));
+        let (told, again) = (published.clone(), log.clone());
+        log.on_durable(Rc::new(move |reached| {
+            // The log can be used from the callback.
+            assert_eq!(again.durable_lsn(), *reached.as_ref().unwrap());
+            told.set(reached.unwrap().0);
+        }));
+        for uid in 0..50 {
+            let lsn = log.append(header(uid), &[&payload(uid)]).unwrap();
+            assert!(published.get() <= lsn.0);
+            log.durable(lsn).await.unwrap();
+            assert!(published.get() > lsn.0);
+        }
+    });
+}
+
+#[test]
+fn room_waits_for_the_device() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(5));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let chunk = vec![7; 10_000];
+        let mut lsn = Lsn(0);
+        for uid in 0..100 {
+            log.room().await.unwrap();
+            let ahead = log.next_lsn().0 - log.durable_lsn().0;
+            assert!(ahead < 2 * options().write_buffer as u64, "{ahead} bytes ahead of the disk");
+            lsn = log.append(header(uid), &[&chunk]).unwrap();
+        }
+        // A waiter that is dropped leaves no waker behind.
+        let mut durable = Box::pin(log.durable(lsn));
+        poll_fn(|context| {
+            assert!(durable.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop(durable);
+        log.durable(lsn).await.unwrap();
+    });
+}
+
+#[test]
+fn entry_too_long_is_refused() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(6));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let longest = vec![1; ENTRY_PAYLOAD_MAX];
+        assert!(matches!(log.append(header(1), &[&longest, b"x"]), Err(StoreError::Limit(_))));
+        // Longer than a segment: it gets one of its own.
+        let before = log.append(header(1), &[b"before"]).unwrap();
+        let lsn = log.append(header(1), &[&longest]).unwrap();
+        let after = log.append(header(1), &[b"after"]).unwrap();
+        log.durable(after).await.unwrap();
+        assert_eq!(log.read(lsn).await.unwrap().1, longest);
+        assert_eq!(log.read(before).await.unwrap().1, &b"before"[..]);
+        log.close().await.unwrap();
+        let (_, entries, _) = reopen(&device, &simulation).await;
+        assert_eq!(numbers(&[before, lsn, after]), entries.keys().copied().collect::<Vec<_>>());
+    });
+}
+
+/// Each fault: what fails, and whether appends then say that the disk is full.
+#[test]
+fn failures_poison_and_lose_nothing_acknowledged() {
+    let faults = [
+        (Faults { failed_syncs: vec![10], ..Faults::default() }, false),
+        (Faults { failed_appends: vec![10], ..Faults::default() }, false),
+        (Faults { short_appends: vec![10], ..Faults::default() }, false),
+        (Faults { full_from: Some(10), ..Faults::default() }, true),
+    ];
+    for (faults, full) in faults {
+        check_fault(faults, full);
+    }
+}
+
+fn check_fault(faults: Faults, full: bool) {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(7));
+    device.inject(faults.clone());
+    let refused = |error: &StoreError| match error {
+        StoreError::Full => full,
+        StoreError::Poisoned => !full,
+        _ => false,
+    };
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let failure = Rc::new(Cell::new(false));
+        let told = failure.clone();
+        log.on_durable(Rc::new(move |reached| told.set(reached.is_err())));
+        let mut acknowledged = Vec::new();
+        let error = loop {
+            let uid = acknowledged.len() as u32;
+            let lsn = log.append(header(uid), &[&payload(uid)]).unwrap();
+            match log.durable(lsn).await {
+                Ok(()) => acknowledged.push(lsn.0),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(acknowledged.len(), 10);
+        assert!(failure.get() && log.trouble().is_some());
+        assert_eq!(matches!(error, StoreError::Full), full);
+        assert!(refused(&log.append(header(0), &[]).unwrap_err()));
+        assert!(refused(&log.room().await.unwrap_err()));
+        assert!(log.close().await.is_err());
+        // What was acknowledged can still be read.
+        assert!(log.read(Lsn(acknowledged[9])).await.is_ok());
+
+        device.inject(Faults::default());
+        let (log, entries, report) = reopen(&device, &simulation).await;
+        for lsn in &acknowledged {
+            check_entry(&entries[lsn]);
+        }
+        assert_eq!(report.damage, []);
+        // What is there after reopening stays, whatever the failed sync left behind.
+        let more = append_each(&log, 20..22).await;
+        let image = device.trace().borrow().image(usize::MAX, CrashMode::Lost, 0);
+        let (_, survived, _) = reopen(&image, &simulation).await;
+        assert!(entries.keys().all(|lsn| survived.contains_key(lsn)), "{faults:?}");
+        assert!(more.iter().all(|lsn| survived.contains_key(&lsn.0)));
+    });
+}
+
+/// Name of the only segment of a fresh log, with `uids` in it, one batch each.
+async fn one_segment(
+    device: &MemoryDevice,
+    simulation: &Simulation,
+    uids: std::ops::Range<u32>,
+) -> (String, Vec<Lsn>) {
+    let (log, ..) = reopen(device, simulation).await;
+    let lsns = append_each(&log, uids).await;
+    log.close().await.unwrap();
+    (segment::segment_name(1), lsns)
+}
+
+#[test]
+fn torn_tail_is_cut_without_complaint() {
+    // Where the last batch is torn, from its first entry on: in its header, in its entry's.
+    for torn in [-64, -1, 0, 39, 40, 2000, 4000] {
+        let (device, simulation) = (MemoryDevice::new(), Simulation::new(8));
+        simulation.run_until(async {
+            let (name, lsns) = one_segment(&device, &simulation, 3..6).await;
+            device.corrupt(&name, |bytes| {
+                bytes[(lsns[2].0 as i64 + torn) as usize..].fill(0xEE);
+            });
+            let (log, entries, report) = reopen(&device, &simulation).await;
+            assert_eq!(entries.len(), 2);
+            assert_eq!(report.damage, []);
+            assert!(report.tail_bytes > 0);
+            // The bytes that were cut never come back, whatever is written after them.
+            append_each(&log, 10..12).await;
+            log.close().await.unwrap();
+            let (_, entries, report) = reopen(&device, &simulation).await;
+            let uids: Vec<u32> = entries.values().map(|(header, _)| header.uid.0).collect();
+            assert_eq!((uids, report.damage), (vec![3, 4, 10, 11], Vec::new()));
+        });
+    }
+}
+
+#[test]
+fn damage_below_the_durable_point_is_reported_and_passed() {
+    // Offset from the second batch's first entry; UIDs that are still there.
+    let cases: [(i64, &[u32]); 4] = [
+        (-64 + 9, &[3, 5, 6]),  // batch header
+        (3, &[3, 5, 6]),        // entry header
+        (60, &[3, 5, 6]),       // payload
+        (-64 + 45, &[3, 5, 6]), // batch header: the payload's checksum
+    ];
+    for (offset, expected) in cases {
+        let (device, simulation) = (MemoryDevice::new(), Simulation::new(9));
+        simulation.run_until(async {
+            let (name, lsns) = one_segment(&device, &simulation, 3..7).await;
+            device.corrupt(&name, |bytes| bytes[(lsns[1].0 as i64 + offset) as usize] ^= 0x10);
+            for _ in 0..2 {
+                let (log, entries, report) = reopen(&device, &simulation).await;
+                let uids: Vec<u32> = entries.values().map(|(header, _)| header.uid.0).collect();
+                assert_eq!(uids, expected, "{offset}");
+                assert!(!report.damage.is_empty(), "{offset}");
+                assert!(report.damage.iter().all(|(segment, ..)| *segment == name));
+                assert!(log.read(lsns[1]).await.is_err() || offset < 0);
+                // The second time a segment follows, whose header vouches for this one.
+                append_each(&log, 3..3).await;
+            }
+        });
+    }
+}
+
+#[test]
+fn lost_segment_header_costs_no_entries() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(10));
+    simulation.run_until(async {
+        let (name, _) = one_segment(&device, &simulation, 3..7).await;
+        device.corrupt(&name, |bytes| bytes[20] ^= 1);
+        let (log, entries, report) = reopen(&device, &simulation).await;
+        assert_eq!((entries.len(), report.damage.len()), (4, 1));
+        append_each(&log, 7..9).await;
+        log.close().await.unwrap();
+        assert_eq!(reopen(&device, &simulation).await.1.len(), 6);
+    });
+}
+
+#[test]
+fn missing_segment_and_foreign_folder_are_noticed() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(11));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        append_each(&log, 0..60).await;
+        log.close().await.unwrap();
+        let options = LogOptions { partition: PartitionId(6), ..options() };
+        let (other, executor) = (Rc::new(device.clone()), Rc::new(simulation.clone()));
+        assert!(Log::recover(other, executor, options).await.is_err());
+
+        device.delete(&segment::segment_name(2)).await.unwrap();
+        let (_, entries, report) = reopen(&device, &simulation).await;
+        assert!(entries.len() < 60);
+        assert_eq!(report.damage.len(), 1);
+    });
+}
+
+#[test]
+fn start_reads_from_the_checkpoint_on() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(12));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        append_each(&log, 0..40).await;
+        let replay_from = log.next_lsn();
+        let root = EntryHeader { kind: EntryKind::CheckpointRoot, ..header(0) };
+        let root = log.append(root, &[b"pages"]).unwrap();
+        append_each(&log, 40..45).await;
+        log.publish_checkpoint(root, replay_from).await.unwrap();
+        assert_eq!(log.bytes_since_checkpoint(), log.next_lsn().0 - replay_from.0);
+        let older = segment::checkpoint_name(1);
+        assert!(device.content(&older).is_some());
+        log.publish_checkpoint(root, replay_from).await.unwrap();
+        assert!(device.content(&older).is_none());
+        append_each(&log, 45..80).await;
+        log.close().await.unwrap();
+
+        // The second time the file is broken, and the segments tell.
+        for damage in [0, 1] {
+            let (log, entries, report) = reopen(&device, &simulation).await;
+            assert_eq!(log.checkpoint(), Some(Checkpoint { root, replay_from }));
+            assert_eq!(entries.len(), 1 + 40);
+            assert_eq!(report.damage.len(), damage);
+            assert_eq!(log.read(root).await.unwrap().1, &b"pages"[..]);
+            device.corrupt(&segment::checkpoint_name(2), |bytes| bytes[25] ^= 1);
+        }
+    });
+}
+
+/// What a workload was told, and after how many device operations.
+#[derive(Default)]
+struct Told {
+    acknowledged: Vec<(usize, u64, u32)>,
+    checkpoints: Vec<(usize, Checkpoint)>,
+}
+
+/// Six sessions append at once; one of them writes checkpoints.
+fn workload(device: &MemoryDevice, seed: u64) -> Told {
+    let simulation = Simulation::new(seed);
+    let told = Rc::new(RefCell::new(Told::default()));
+    simulation.run_until(async {
+        let (log, ..) = reopen(device, &simulation).await;
+        let left = Rc::new(Cell::new(6));
+        for session in 0..6 {
+            let (log, told, left) = (log.clone(), told.clone(), left.clone());
+            let trace = device.trace();
+            let task = async move {
+                for turn in 0..8 {
+                    let uid = session * 100 + turn;
+                    let lsn = log.append(header(uid), &[&payload(uid)]).unwrap();
+                    log.durable(lsn).await.unwrap();
+                    let step = trace.borrow().len();
+                    told.borrow_mut().acknowledged.push((step, lsn.0, uid));
+                    if session == 0 && turn % 3 == 2 {
+                        let replay_from = log.next_lsn();
+                        let root = log.append(header(uid), &[&payload(uid)]).unwrap();
+                        log.publish_checkpoint(root, replay_from).await.unwrap();
+                        let step = trace.borrow().len();
+                        told.borrow_mut()
+                            .checkpoints
+                            .push((step, Checkpoint { root, replay_from }));
+                    }
+                }
+                left.set(left.get() - 1);
+            };
+            simulation.spawn(Priority::Foreground, Box::pin(task));
+        }
+        while left.get() > 0 {
+            simulation.yield_now().await;
+        }
+    });
+    told.take()
+}
+
+/// Recovers `image`, taken after `step` operations, and says what is wrong with it.
+fn check_image(image: &MemoryDevice, step: usize, told: &Told) -> Result<(), String> {
+    let simulation = Simulation::new(step as u64);
+    simulation.run_until(async {
+        let (log, entries, report) =
+            open(image, &simulation).await.map_err(|error| error.to_string())?;
+        if !report.damage.is_empty() {
+            return Err(format!("a crash looks like damage: {:?}", report.damage));
+        }
+        entries.values().for_each(check_entry);
+        let checkpoint = told.checkpoints.iter().rev().find(|(at, _)| *at <= step);
+        let oldest = checkpoint.map_or(0, |(_, checkpoint)| checkpoint.replay_from.0);
+        let from = log.checkpoint().map_or(0, |checkpoint| checkpoint.replay_from.0);
+        if from < oldest {
+            return Err(format!("checkpoint {oldest} was published and {from} is found"));
+        }
+        if let Some(checkpoint) = log.checkpoint() {
+            log.read(checkpoint.root).await.map_err(|error| format!("root: {error}"))?;
+        }
+        for (at, lsn, uid) in &told.acknowledged {
+            if *at > step {
+                continue;
+            }
+            let (found, bytes) =
+                log.read(Lsn(*lsn)).await.map_err(|error| format!("entry {uid}: {error}"))?;
+            check_entry(&(found, bytes.to_vec()));
+            if found.uid.0 != *uid || (*lsn >= from && !entries.contains_key(lsn)) {
+                return Err(format!("entry {uid} at {lsn} was acknowledged and is gone"));
+            }
+        }
+        // Life goes on, on LSNs that nobody had.
+        let more = append_each(&log, 900..902).await;
+        if entries.last_key_value().is_some_and(|(last, _)| *last >= more[0].0) {
+            return Err("an LSN was given out twice".to_owned());
+        }
+        log.close().await.map_err(|error| error.to_string())?;
+        let (_, again, _) = open(image, &simulation).await.map_err(|error| error.to_string())?;
+        match again.len() == entries.len() + more.len() {
+            true => Ok(()),
+            false => Err(format!("{} entries became {}", entries.len(), again.len())),
+        }
+    })
+}
+
+/// Crashes a workload at every step in every mode; the first thing found wrong.
+fn crash_everywhere(faults: Faults, seed: u64) -> Result<usize, String> {
+    let device = MemoryDevice::new();
+    device.inject(faults);
+    let told = workload(&device, seed);
+    let trace = device.trace();
+    let trace = trace.borrow();
+    for step in 0..=trace.len() {
+        for mode in CrashMode::ALL {
+            let image = trace.image(step, mode, seed);
+            check_image(&image, step, &told)
+                .map_err(|what| format!("seed {seed}, step {step}, {mode:?}: {what}"))?;
+        }
+    }
+    Ok(told.acknowledged.len())
+}
+
+#[test]
+fn no_crash_loses_what_was_acknowledged() {
+    for seed in 0..4 {
+        assert_eq!(crash_everywhere(Faults::default(), seed), Ok(48));
+    }
+}
+
+#[test]
+fn crash_test_notices_a_missing_sync() {
+    let faults = Faults { lying_sync: true, ..Faults::default() };
+    assert!(crash_everywhere(faults, 0).is_err());
+}
+
+#[test]
+fn what_a_restart_believed_survives_a_crash_after_it() {
+    for seed in 0..20 {
+        let (device, simulation) = (MemoryDevice::new(), Simulation::new(seed));
+        let entries = simulation.run_until(async {
+            let (log, ..) = reopen(&device, &simulation).await;
+            append_each(&log, 0..3).await;
+            for uid in 3..6 {
+                log.append(header(uid), &[&payload(uid)]).unwrap();
+            }
+            // The process dies somewhere between this append and its sync.
+            for _ in 0..seed {
+                simulation.yield_now().await;
+            }
+            simulation.kill_tasks();
+            reopen(&device, &simulation).await.1
+        });
+        let trace = device.trace();
+        for mode in CrashMode::ALL {
+            let image = trace.borrow().image(usize::MAX, mode, seed);
+            let survived = simulation.run_until(async { reopen(&image, &simulation).await.1 });
+            assert_eq!(survived, entries, "{mode:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever happens to a segment's bytes, scanning them ends, and what it calls whole is.
+    #[test]
+    fn scan_bears_anything(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 1usize..9000), 0..6),
+        cut in any::<prop::sample::Index>(),
+        durable in prop::option::of(0u64..60_000),
+    ) {
+        let (device, simulation) = (MemoryDevice::new(), Simulation::new(1));
+        let (name, _) = simulation.run_until(one_segment(&device, &simulation, 1..9));
+        let mut bytes = device.content(&name).unwrap();
+        for (at, value, len) in edits {
+            let at = at.index(bytes.len());
+            let end = bytes.len().min(at + len);
+            bytes[at..end].fill(value);
+        }
+        bytes.truncate(cut.index(bytes.len() + 1));
+        let durable = Lsn(durable.unwrap_or(0));
+        let expected = Expected { partition: options().partition, epoch: 1, durable };
+        let scan = scan_segment(&bytes, expected).unwrap();
+        let mut last = 0;
+        for piece in &scan.pieces {
+            let (Piece::Batch { start, end }
+            | Piece::Damage { start, end, .. }
+            | Piece::DamagedBatch { start, end }) = *piece;
+            prop_assert!(last <= start && start <= end && end <= bytes.len().max(BLOCK));
+            last = end;
+            if matches!(piece, Piece::Batch { .. }) {
+                for entry in scan::entries(&bytes[start..end], Lsn(start as u64)) {
+                    let payload = entry.payload.unwrap();
+                    check_entry(&(entry.header.unwrap(), payload.to_vec()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scan_bears_noise(bytes in prop::collection::vec(any::<u8>(), 0..20_000)) {
+        let expected =
+            Expected { partition: PartitionId(0), epoch: 1, durable: Lsn(1 << 20) };
+        prop_assert!(scan_segment(&bytes, expected).unwrap().base.is_none());
     }
 }

@@ -19,8 +19,9 @@ const SPARE_CAPACITY: usize = 2 * BATCH_TARGET;
 
 /// Runs until the log is closed or fails.
 pub(super) async fn run(inner: Rc<Inner>) {
+    let mut current = None;
     while let Some(batch) = next_batch(&inner).await {
-        let landed = write(&inner, batch).await;
+        let landed = write(&inner, batch, &mut current).await;
         let failed = landed.is_err();
         settle(&inner, landed);
         if failed {
@@ -99,7 +100,9 @@ impl State {
         self.probe.batches += 1;
         self.probe.syncs += 1;
         self.probe.bytes_written += landed.written;
-        if self.spare.len() < SPARE_BUFFERS && landed.buffer.capacity() <= SPARE_CAPACITY {
+        self.batch_guess = landed.payload;
+        let capacity = landed.buffer.capacity();
+        if self.spare.len() < SPARE_BUFFERS && (1..=SPARE_CAPACITY).contains(&capacity) {
             self.spare.push(landed.buffer);
         }
         Lsn(landed.end)
@@ -118,29 +121,34 @@ struct Landed {
     buffer: Vec<u8>,
 }
 
-async fn write(inner: &Inner, batch: Batch) -> Result<Landed, StoreError> {
+/// The file of the segment being filled, and its epoch.
+type Current = Option<(u64, Rc<dyn File>)>;
+
+async fn write(inner: &Inner, batch: Batch, current: &mut Current) -> Result<Landed, StoreError> {
     let Batch { segment, offset, bytes, payload, .. } = batch;
     let written = bytes.len() as u64;
     let end = segment.base + offset + written;
-    let file = file_to_write(inner, &segment).await?;
+    let file = match current {
+        Some((epoch, file)) if *epoch == segment.epoch => file.clone(),
+        _ => create_file(inner, &segment).await?,
+    };
+    *current = Some((segment.epoch, file.clone()));
     let (outcome, buffer) = file.append(offset, bytes).await;
     outcome.map_err(failed)?;
     file.sync().await.map_err(failed)?;
     Ok(Landed { epoch: segment.epoch, end, payload, written, buffer })
 }
 
-/// The segment's file, created when its first batch is about to be written. The file must be in
-/// its synced directory before an entry in it is acknowledged.
-async fn file_to_write(inner: &Inner, segment: &Segment) -> Result<Rc<dyn File>, StoreError> {
-    let open = segment.file.borrow().clone();
-    if let Some(file) = open {
-        return Ok(file);
-    }
+/// Creates a segment's file when its first batch is about to be written. The file must be in its
+/// synced directory before an entry in it is acknowledged.
+async fn create_file(inner: &Inner, segment: &Rc<Segment>) -> Result<Rc<dyn File>, StoreError> {
     let size = inner.options.segment_size;
     let file = inner.device.create(&segment.name, size).await.map_err(failed)?;
     inner.device.sync_directory().await.map_err(failed)?;
     *segment.file.borrow_mut() = Some(file.clone());
-    inner.state.borrow_mut().probe.segments += 1;
+    let state = &mut *inner.state.borrow_mut();
+    state.opened(segment.clone());
+    state.probe.segments += 1;
     Ok(file)
 }
 

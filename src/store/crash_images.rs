@@ -1,0 +1,703 @@
+//! Crash images: a concurrent workload is recorded; the device as a power loss at every step could
+//! have left it is opened and compared with what the sessions had been told by then.
+//!
+//! Every session works on mail that carries its tokens, so its own view of the store is sequential:
+//! after a crash, exactly the state of its last acknowledged command must be there, or that of the
+//! command then under way, whole. A further task watches as IMAP clients do, and what it saw must
+//! never be taken back. The same checker must catch three planted mistakes.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use super::{partition::Planted, *};
+use crate::{
+    model::{AccountId, Flags, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
+    runtime::{
+        device::memory::{CrashMode, Faults, MemoryDevice, Trace},
+        executor::{Executor, Priority},
+        simulation::Simulation,
+    },
+};
+
+const ACCOUNTS: u64 = 3;
+const SESSIONS: u64 = 4;
+
+/// Account, mailbox, UID.
+type Key = (u64, u32, u32);
+
+#[derive(Clone, PartialEq, Debug)]
+struct Known {
+    token: u64,
+    flags: Flags,
+    keywords: BTreeSet<String>,
+    /// `None` while the session has not seen it.
+    mod_seq: Option<ModSeq>,
+}
+
+/// What one session made of the store.
+#[derive(Clone, Default, PartialEq, Debug)]
+struct Share {
+    messages: BTreeMap<Key, Known>,
+    /// By account and name: id.
+    mailboxes: BTreeMap<(u64, String), u32>,
+    subscriptions: BTreeSet<(u64, String)>,
+}
+
+impl Share {
+    /// `self` as expected, `found` as recovered.
+    fn matches(&self, found: &Share) -> bool {
+        let message = |(expected, found): ((&Key, &Known), (&Key, &Known))| {
+            let mod_seq = expected.1.mod_seq.or(found.1.mod_seq);
+            expected.0 == found.0 && Known { mod_seq, ..expected.1.clone() } == *found.1
+        };
+        self.messages.len() == found.messages.len()
+            && std::iter::zip(&self.messages, &found.messages).all(message)
+            && self.mailboxes == found.mailboxes
+            && self.subscriptions == found.subscriptions
+    }
+}
+
+/// One command of a session; steps are positions in the device's trace.
+struct Command {
+    started: usize,
+    acknowledged: usize,
+    after: Share,
+}
+
+/// Everything a checker needs, recorded while the workload runs.
+#[derive(Default)]
+struct History {
+    commands: Vec<Vec<Command>>,
+    /// (step, message, its mod-sequence) as published at that step.
+    seen_messages: Vec<(usize, Key, ModSeq)>,
+    /// (step, account, mailbox, status) likewise.
+    seen_statuses: Vec<(usize, u64, u32, MailboxStatus)>,
+    /// Step at which the removal of a message, or of a mailbox (UID 0), was first asked for.
+    removals: BTreeMap<Key, usize>,
+}
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        partition: PartitionId(1),
+        segment_size: 64 * 1024,
+        checkpoint_interval: 48 * 1024,
+        account_budget: 24 * 1024,
+        write_buffer: 64 * 1024,
+        default_mailboxes: Vec::new(),
+        ..StoreOptions::default()
+    }
+}
+
+/// The body that a token stands for.
+fn body_of(token: u64, large: bool) -> Vec<u8> {
+    let len = if large { BODY_CHUNK + 9000 } else { (token.wrapping_mul(7919) % 1500) as usize };
+    let mut body = format!("token {token} {}\r\n", u8::from(large)).into_bytes();
+    body.extend((0..len as u64).map(|at| (at.wrapping_mul(token | 1) >> 2) as u8));
+    body
+}
+
+fn token_of(body: &[u8]) -> Option<u64> {
+    let line = std::str::from_utf8(&body[..body.iter().position(|byte| *byte == b'\r')?]).ok()?;
+    let mut words = line.split(' ').skip(1);
+    let token = words.next()?.parse().ok()?;
+    (body_of(token, words.next()? == "1") == body).then_some(token)
+}
+
+/// Tokens name their session.
+fn session_of(token: u64) -> u64 {
+    token % SESSIONS
+}
+
+/// One client: issues commands one after the other and writes down what it was told.
+struct Session {
+    number: u64,
+    partition: Partition,
+    simulation: Simulation,
+    trace: Rc<RefCell<Trace>>,
+    history: Rc<RefCell<History>>,
+    share: Share,
+    next_token: u64,
+    large: bool,
+}
+
+impl Session {
+    fn step(&self) -> usize {
+        self.trace.borrow().len()
+    }
+
+    fn pick(&self, below: usize) -> usize {
+        (self.simulation.random() % below.max(1) as u64) as usize
+    }
+
+    fn home(&self) -> u64 {
+        self.number % ACCOUNTS
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += SESSIONS;
+        self.next_token
+    }
+
+    async fn account(&self, account: u64) -> Account {
+        self.partition.account(AccountId(account)).await.unwrap()
+    }
+
+    async fn body(&mut self, token: u64) -> StagedBody {
+        let large = self.large && self.pick(4) == 0;
+        let mut writer = self.partition.stage();
+        for piece in body_of(token, large).chunks(50_000) {
+            writer.write(piece).await.unwrap();
+        }
+        writer.finish(Vec::new()).await.unwrap()
+    }
+
+    async fn run(mut self, commands: usize) {
+        for _ in 0..commands {
+            let started = self.step();
+            self.command().await;
+            self.look_up_mod_seqs().await;
+            let acknowledged = self.step();
+            let command = Command { started, acknowledged, after: self.share.clone() };
+            self.history.borrow_mut().commands[self.number as usize].push(command);
+        }
+    }
+
+    async fn command(&mut self) {
+        match self.pick(16) {
+            0..=3 => self.deliver().await,
+            4..=5 => self.append().await,
+            6 => self.copy(false).await,
+            7 => self.copy(true).await,
+            8..=10 => self.flag().await,
+            11 => self.expunge().await,
+            12 => self.create().await,
+            13 => self.rename().await,
+            14 if self.pick(3) == 0 => self.delete().await,
+            14 => self.subscribe().await,
+            _ => drop(self.partition.checkpoint().await),
+        }
+    }
+
+    fn keep(&mut self, delivered: &Delivered, token: u64, flags: Flags, keywords: &[String]) {
+        let key = (delivered.account.0, delivered.mailbox.0, delivered.uid.0);
+        let keywords = keywords.iter().cloned().collect();
+        self.share.messages.insert(key, Known { token, flags, keywords, mod_seq: None });
+    }
+
+    async fn deliver(&mut self) {
+        let token = self.token();
+        let body = self.body(token).await;
+        let first = self.pick(ACCOUNTS as usize) as u64;
+        let targets = (0..1 + self.pick(3) as u64)
+            .map(|n| DeliveryTarget {
+                account: AccountId((first + n) % ACCOUNTS),
+                mailbox: None,
+                flags: Flags::default(),
+                keywords: Vec::new(),
+                internal_date: Timestamp(token as i64),
+            })
+            .collect();
+        let id = Some(u128::from(token));
+        for delivered in self.partition.deliver(body, targets, id).await.unwrap() {
+            self.keep(&delivered, token, Flags::default(), &[]);
+        }
+    }
+
+    /// A mailbox of this session at home; INBOX while it has none.
+    fn own_mailbox(&self) -> MailboxId {
+        let mut own: Vec<u32> = self.share.mailboxes.values().copied().collect();
+        own.push(MailboxId::INBOX.0);
+        MailboxId(own[self.pick(own.len())])
+    }
+
+    /// Some messages of this session in a mailbox at home.
+    fn own_messages(&self, mailbox: MailboxId) -> Vec<Uid> {
+        let range = (self.home(), mailbox.0, 0)..(self.home(), mailbox.0 + 1, 0);
+        let uids = self.share.messages.range(range).map(|((_, _, uid), _)| Uid(*uid));
+        uids.filter(|_| self.pick(2) == 0).collect()
+    }
+
+    async fn append(&mut self) {
+        let token = self.token();
+        let body = self.body(token).await;
+        let flags = Flags(self.pick(32) as u8);
+        let keywords: Vec<String> = (0..self.pick(3)).map(|n| format!("k{n}")).collect();
+        let account = self.account(self.home()).await;
+        let mailbox = self.own_mailbox();
+        let date = Timestamp(token as i64);
+        let delivered = account.append(mailbox, body, flags, &keywords, date).await.unwrap();
+        self.keep(&delivered, token, flags, &keywords);
+    }
+
+    /// The messages of this session among `uids`, as published.
+    async fn messages(&self, mailbox: MailboxId, uids: &[Uid]) -> Vec<Message> {
+        let account = self.account(self.home()).await;
+        // A planted mistake may have acknowledged a mailbox that is not there yet.
+        let Ok(view) = account.select(mailbox, false).await else { return Vec::new() };
+        let Some(snapshot) = view.current() else { return Vec::new() };
+        uids.iter()
+            .filter_map(|uid| snapshot.index_of(*uid))
+            .filter_map(|index| snapshot.get(index).copied())
+            .collect()
+    }
+
+    async fn copy(&mut self, remove: bool) {
+        let (source, target) = (self.own_mailbox(), self.own_mailbox());
+        let uids = self.own_messages(source);
+        let messages = self.messages(source, &uids).await;
+        let account = self.account(self.home()).await;
+        let copied = if remove {
+            self.removing(source, &uids);
+            account.move_messages(source, &messages, target).await.unwrap()
+        } else {
+            account.copy(source, &messages, target).await.unwrap()
+        };
+        for (from, to) in copied.uids {
+            let from = (self.home(), source.0, from.0);
+            let mut known = self.share.messages[&from].clone();
+            known.mod_seq = None;
+            self.share.messages.insert((self.home(), target.0, to.0), known);
+            if remove {
+                self.share.messages.remove(&from);
+            }
+        }
+    }
+
+    fn removing(&self, mailbox: MailboxId, uids: &[Uid]) {
+        let step = self.step();
+        for uid in uids {
+            let key = (self.home(), mailbox.0, uid.0);
+            self.history.borrow_mut().removals.entry(key).or_insert(step);
+        }
+    }
+
+    async fn flag(&mut self) {
+        let mailbox = self.own_mailbox();
+        let uids = self.own_messages(mailbox);
+        let flags = Flags(self.pick(32) as u8);
+        let names: Vec<String> = (0..self.pick(3)).map(|n| format!("k{n}")).collect();
+        let kind = self.pick(3);
+        let change = match kind {
+            0 => FlagChange::Add(flags, names.clone()),
+            1 => FlagChange::Remove(flags, names.clone()),
+            _ => FlagChange::Replace(flags, names.clone()),
+        };
+        let account = self.account(self.home()).await;
+        let outcome = account.store_flags(mailbox, &uids, change, None).await.unwrap();
+        for (uid, mod_seq) in outcome.updated {
+            let key = (self.home(), mailbox.0, uid.0);
+            let Some(known) = self.share.messages.get_mut(&key) else { continue };
+            known.mod_seq = Some(mod_seq);
+            let names = names.iter().cloned();
+            match kind {
+                0 => {
+                    known.flags |= flags;
+                    known.keywords.extend(names);
+                }
+                1 => {
+                    known.flags = known.flags & !flags;
+                    known.keywords.retain(|held| !names.clone().any(|name| name == *held));
+                }
+                _ => (known.flags, known.keywords) = (flags, names.collect()),
+            }
+        }
+    }
+
+    async fn expunge(&mut self) {
+        let mailbox = self.own_mailbox();
+        let uids = self.own_messages(mailbox);
+        let account = self.account(self.home()).await;
+        self.removing(mailbox, &uids);
+        let removed = match self.pick(2) {
+            0 => account.remove(mailbox, &uids).await.unwrap(),
+            _ => account.expunge(mailbox, Some(&uids)).await.unwrap(),
+        };
+        for uid in removed {
+            self.share.messages.remove(&(self.home(), mailbox.0, uid.0));
+        }
+    }
+
+    /// Names at home that this session created.
+    fn own_names(&self) -> Vec<String> {
+        self.share.mailboxes.keys().map(|(_, name)| name.clone()).collect()
+    }
+
+    async fn create(&mut self) {
+        let mut parents = self.own_names();
+        parents.push(format!("s{}", self.number));
+        let mut name = parents[self.pick(parents.len())].clone();
+        if name.len() > 2 || self.share.mailboxes.contains_key(&(self.home(), name.clone())) {
+            name = format!("{name}/{}", self.pick(1000));
+        }
+        let account = self.account(self.home()).await;
+        // Names may collide, and lie below a root that a rename took away.
+        let superior_missing = name
+            .rsplit_once('/')
+            .is_some_and(|(above, _)| account.mailbox_by_name(above).is_none());
+        if superior_missing {
+            return;
+        }
+        if let Ok(id) = account.create_mailbox(&name, None).await {
+            self.share.mailboxes.insert((self.home(), name), id.0);
+        }
+    }
+
+    async fn rename(&mut self) {
+        let names = self.own_names();
+        if names.is_empty() {
+            return;
+        }
+        let source = names[self.pick(names.len())].clone();
+        let target = format!("s{}r{}", self.number, self.pick(100_000));
+        let account = self.account(self.home()).await;
+        if account.rename_mailbox(&source, &target).await.is_ok() {
+            let children = format!("{source}/");
+            let mailboxes = std::mem::take(&mut self.share.mailboxes);
+            for ((home, name), id) in mailboxes {
+                let name = match name.strip_prefix(&children) {
+                    Some(rest) => format!("{target}/{rest}"),
+                    None if name == source => target.clone(),
+                    None => name,
+                };
+                self.share.mailboxes.insert((home, name), id);
+            }
+        }
+    }
+
+    async fn delete(&mut self) {
+        let names = self.own_names();
+        let Some(name) = names.last() else { return };
+        let id = self.share.mailboxes[&(self.home(), name.clone())];
+        let account = self.account(self.home()).await;
+        let step = self.step();
+        self.history.borrow_mut().removals.entry((self.home(), id, 0)).or_insert(step);
+        if account.delete_mailbox(name).await.is_ok() {
+            self.share.mailboxes.remove(&(self.home(), name.clone()));
+            let home = self.home();
+            self.share
+                .messages
+                .retain(|(account, mailbox, _), _| (*account, *mailbox) != (home, id));
+        }
+    }
+
+    async fn subscribe(&mut self) {
+        let name = format!("s{}/{}", self.number, self.pick(4));
+        let account = self.account(self.home()).await;
+        let key = (self.home(), name.clone());
+        let subscribed = !self.share.subscriptions.remove(&key);
+        account.set_subscribed(&name, subscribed).await.unwrap();
+        if subscribed {
+            self.share.subscriptions.insert(key);
+        }
+    }
+
+    /// Fills in mod-sequences not yet known from what is published by now.
+    async fn look_up_mod_seqs(&mut self) {
+        for ((account, mailbox, uid), known) in &mut self.share.messages {
+            if known.mod_seq.is_some() {
+                continue;
+            }
+            let account = self.partition.account(AccountId(*account)).await.unwrap();
+            let Ok(view) = account.select(MailboxId(*mailbox), false).await else { continue };
+            let Some(snapshot) = view.current() else { continue };
+            let index = snapshot.index_of(Uid(*uid));
+            known.mod_seq = index.and_then(|index| snapshot.get(index)).map(|m| m.mod_seq);
+        }
+    }
+}
+
+/// Looks at everything published until `done`, and writes down what is new to it.
+async fn watch(
+    partition: Partition,
+    simulation: Simulation,
+    trace: Rc<RefCell<Trace>>,
+    history: Rc<RefCell<History>>,
+    done: Rc<Cell<u64>>,
+) {
+    let mut messages: BTreeMap<Key, ModSeq> = BTreeMap::new();
+    let mut statuses: BTreeMap<(u64, u32), MailboxStatus> = BTreeMap::new();
+    while done.get() < SESSIONS {
+        for id in 0..ACCOUNTS {
+            let account = partition.account(AccountId(id)).await.unwrap();
+            for mailbox in account.mailboxes() {
+                let Ok(view) = account.select(mailbox.id, false).await else { continue };
+                let Some(snapshot) = view.current() else { continue };
+                let step = trace.borrow().len();
+                let mut history = history.borrow_mut();
+                for message in snapshot.iter_from(0) {
+                    let key = (id, mailbox.id.0, message.uid.0);
+                    if messages.insert(key, message.mod_seq) != Some(message.mod_seq) {
+                        history.seen_messages.push((step, key, message.mod_seq));
+                    }
+                }
+                let status = snapshot.status();
+                if statuses.insert((id, mailbox.id.0), status) != Some(status) {
+                    history.seen_statuses.push((step, id, mailbox.id.0, status));
+                }
+            }
+        }
+        simulation.yield_now().await;
+    }
+}
+
+struct Workload {
+    seed: u64,
+    commands: usize,
+    large: bool,
+    planted: Planted,
+    lying_sync: bool,
+}
+
+const HONEST: Workload =
+    Workload { seed: 0, commands: 50, large: false, planted: Planted::Nothing, lying_sync: false };
+
+fn record(workload: &Workload) -> (History, Trace) {
+    let simulation = Simulation::new(workload.seed);
+    let device = MemoryDevice::new();
+    device.inject(Faults { lying_sync: workload.lying_sync, ..Faults::default() });
+    let trace = device.trace();
+    let history = Rc::new(RefCell::new(History::default()));
+    history.borrow_mut().commands.resize_with(SESSIONS as usize, Vec::new);
+    let done = Rc::new(Cell::new(0));
+    simulation.run_until(async {
+        let executor = Rc::new(simulation.clone());
+        let (partition, _) =
+            Partition::open(Rc::new(device.clone()), executor, options()).await.unwrap();
+        partition.inner.planted.set(workload.planted);
+        for number in 0..SESSIONS {
+            let session = Session {
+                number,
+                partition: partition.clone(),
+                simulation: simulation.clone(),
+                trace: trace.clone(),
+                history: history.clone(),
+                share: Share::default(),
+                next_token: number,
+                large: workload.large,
+            };
+            let (commands, done) = (workload.commands, done.clone());
+            let task = async move {
+                session.run(commands).await;
+                done.set(done.get() + 1);
+            };
+            simulation.spawn(Priority::Foreground, Box::pin(task));
+        }
+        let (clock, log) = (simulation.clone(), history.clone());
+        watch(partition.clone(), clock, trace.clone(), log, done).await;
+    });
+    simulation.kill_tasks();
+    let trace = trace.borrow().clone();
+    (history.take(), trace)
+}
+
+/// The store as recovered: each session's share, and the counters of all mailboxes.
+async fn extract(
+    partition: &Partition,
+) -> Result<(Vec<Share>, BTreeMap<(u64, u32), MailboxStatus>), String> {
+    let mut shares = vec![Share::default(); SESSIONS as usize];
+    let mut statuses = BTreeMap::new();
+    for id in 0..ACCOUNTS {
+        let account = partition.account(AccountId(id)).await.map_err(|e| e.to_string())?;
+        for name in account.subscriptions() {
+            if let Some(session) = session_of_name(&name) {
+                shares[session].subscriptions.insert((id, name));
+            }
+        }
+        for info in account.mailboxes() {
+            if let Some(session) = session_of_name(&info.name) {
+                shares[session].mailboxes.insert((id, info.name.clone()), info.id.0);
+            }
+            let view = account.select(info.id, false).await.map_err(|e| e.to_string())?;
+            let snapshot = view.current().ok_or("mailbox without messages table")?;
+            let mut counted =
+                MailboxStatus { recent: snapshot.status().recent, ..snapshot.status() };
+            (counted.messages, counted.unseen, counted.deleted, counted.size) = (0, 0, 0, 0);
+            for message in snapshot.iter_from(0) {
+                let body = account.read_body(&message.body, 0, usize::MAX).await;
+                let body = body.map_err(|error| format!("body of {message:?}: {error}"))?;
+                let token = token_of(&body).ok_or(format!("torn body of {message:?}"))?;
+                counted.messages += 1;
+                counted.unseen += u32::from(!message.flags.system.contains(Flags::SEEN));
+                counted.deleted += u32::from(message.flags.system.contains(Flags::DELETED));
+                counted.size += message.body.size;
+                let bits = message.flags.keywords.iter();
+                let keywords = bits.map(|bit| snapshot.keywords()[bit].clone()).collect();
+                let key = (id, info.id.0, message.uid.0);
+                let known = Known {
+                    token,
+                    flags: message.flags.system,
+                    keywords,
+                    mod_seq: Some(message.mod_seq),
+                };
+                shares[session_of(token) as usize].messages.insert(key, known);
+            }
+            if counted != snapshot.status() {
+                return Err(format!("counters {:?}, counted {counted:?}", snapshot.status()));
+            }
+            statuses.insert((id, info.id.0), counted);
+        }
+    }
+    Ok((shares, statuses))
+}
+
+/// `s2r17/4` is session 2's.
+fn session_of_name(name: &str) -> Option<usize> {
+    name.strip_prefix('s')?.chars().next()?.to_digit(10).map(|digit| digit as usize)
+}
+
+impl History {
+    /// What was told by `step` against what is there after a crash at `step`.
+    fn check(
+        &self,
+        step: usize,
+        shares: &[Share],
+        statuses: &BTreeMap<(u64, u32), MailboxStatus>,
+    ) -> Result<(), String> {
+        for (session, commands) in self.commands.iter().enumerate() {
+            let told = commands.partition_point(|command| command.acknowledged <= step);
+            let nothing = Share::default();
+            let before = told.checked_sub(1).map_or(&nothing, |last| &commands[last].after);
+            let under_way = commands.get(told).filter(|command| command.started <= step);
+            let found = &shares[session];
+            if !before.matches(found) && !under_way.is_some_and(|c| c.after.matches(found)) {
+                return Err(format!(
+                    "session {session} after {told} commands: expected {before:#?}\nor {:#?}\nfound {found:#?}",
+                    under_way.map(|command| &command.after)
+                ));
+            }
+        }
+        let removed = |key: &Key| self.removals.get(key).is_some_and(|at| *at <= step);
+        for (at, key, mod_seq) in &self.seen_messages {
+            if *at > step || removed(key) || removed(&(key.0, key.1, 0)) {
+                continue;
+            }
+            let found = shares.iter().find_map(|share| share.messages.get(key));
+            if found.and_then(|known| known.mod_seq) < Some(*mod_seq) {
+                return Err(format!("{key:?} was seen with {mod_seq:?}, found {found:?}"));
+            }
+        }
+        for (at, account, mailbox, seen) in &self.seen_statuses {
+            if *at > step || removed(&(*account, *mailbox, 0)) {
+                continue;
+            }
+            let found = statuses.get(&(*account, *mailbox));
+            let holds = found.is_some_and(|found| {
+                found.uid_validity == seen.uid_validity
+                    && found.uid_next >= seen.uid_next
+                    && found.highest_mod_seq >= seen.highest_mod_seq
+            });
+            if !holds {
+                return Err(format!("{account}/{mailbox}: seen {seen:?}, found {found:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Highest UID that anybody was told of in each account's INBOX by `step`.
+    fn last_uid(&self, step: usize, account: u64) -> u32 {
+        let seen = self.seen_messages.iter().filter(|(at, ..)| *at <= step);
+        let inbox = seen.filter(|(_, key, _)| (key.0, key.1) == (account, MailboxId::INBOX.0));
+        inbox.map(|(_, key, _)| key.2).max().unwrap_or(0)
+    }
+}
+
+/// Opens one image and holds it against the history. Every so often also goes on working.
+fn check_image(
+    history: &History,
+    image: MemoryDevice,
+    step: usize,
+    go_on: bool,
+) -> Result<(), String> {
+    let simulation = Simulation::new(step as u64);
+    simulation.run_until(async {
+        let open = async || {
+            let executor = Rc::new(simulation.clone());
+            Partition::open(Rc::new(image.clone()), executor, options()).await
+        };
+        let (partition, report) = open().await.map_err(|error| error.to_string())?;
+        if !report.damage.is_empty() {
+            return Err(format!("damage: {:?}", report.damage));
+        }
+        let (shares, statuses) = extract(&partition).await?;
+        history.check(step, &shares, &statuses)?;
+        if !go_on {
+            return Ok(());
+        }
+        for account in 0..ACCOUNTS {
+            let mut writer = partition.stage();
+            writer.write(&body_of(u64::MAX - 3, false)).await.map_err(|e| e.to_string())?;
+            let body = writer.finish(Vec::new()).await.map_err(|e| e.to_string())?;
+            let target = DeliveryTarget {
+                account: AccountId(account),
+                mailbox: None,
+                flags: Flags::default(),
+                keywords: Vec::new(),
+                internal_date: Timestamp(0),
+            };
+            let delivered = partition.deliver(body, vec![target], None).await;
+            let uid = delivered.map_err(|e| e.to_string())?[0].uid.0;
+            if uid <= history.last_uid(step, account) {
+                return Err(format!("account {account}: UID {uid} was given out before"));
+            }
+        }
+        partition.close().await.map_err(|error| error.to_string())?;
+        let (again, _) = open().await.map_err(|error| error.to_string())?;
+        let before = extract(&partition).await?;
+        match extract(&again).await? == before {
+            true => Ok(()),
+            false => Err("a clean restart changed something".to_owned()),
+        }
+    })
+}
+
+/// Checks images at every `stride`th step in every mode; answers the first failure.
+fn check_images(history: &History, trace: &Trace, stride: usize) -> Result<usize, String> {
+    let mut images = 0;
+    for step in (0..=trace.len()).step_by(stride) {
+        for mode in CrashMode::ALL {
+            let image = trace.image(step, mode, step as u64);
+            check_image(history, image, step, images % 13 == 0).map_err(|error| {
+                format!("crash at {step} of {}, {mode:?}: {error}", trace.len())
+            })?;
+            images += 1;
+        }
+    }
+    Ok(images)
+}
+
+/// `RINGMAIL_CRASH_SEEDS=100` for a longer look.
+#[test]
+fn every_crash_keeps_what_was_told() {
+    let seeds = std::env::var("RINGMAIL_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    for seed in 0..seeds.unwrap_or(2) {
+        let (history, trace) = record(&Workload { seed, ..HONEST });
+        let images = check_images(&history, &trace, 1).unwrap_or_else(|error| panic!("{error}"));
+        assert!(images > 400, "{images} images");
+    }
+}
+
+#[test]
+fn large_bodies_are_whole_or_absent() {
+    let (history, trace) = record(&Workload { seed: 7, commands: 8, large: true, ..HONEST });
+    check_images(&history, &trace, 2).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The checker is worth something only if it finds these.
+#[test]
+fn planted_mistakes_are_found() {
+    let planted = |planted| Workload { seed: 3, planted, ..HONEST };
+    let cases = [
+        Workload { seed: 3, lying_sync: true, ..HONEST },
+        planted(Planted::AcknowledgedBeforeDurable),
+        planted(Planted::VisibleBeforeDurable),
+    ];
+    for workload in cases {
+        let (history, trace) = record(&workload);
+        let found = check_images(&history, &trace, 1);
+        let name = format!("{:?}, lying sync {}", workload.planted, workload.lying_sync);
+        assert!(found.is_err(), "not noticed: {name}");
+    }
+}

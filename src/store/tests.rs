@@ -1,0 +1,553 @@
+//! The partition through its public handles, on the simulated device: what services rely on.
+
+use std::{future::Future, rc::Rc, time::Duration};
+
+use super::*;
+use crate::{
+    model::{AccountId, FlagSet, Flags, Lsn, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
+    runtime::{
+        device::memory::{Faults, MemoryDevice},
+        executor::{Executor, Priority},
+        simulation::Simulation,
+    },
+};
+
+const ALICE: AccountId = AccountId(11);
+const BOB: AccountId = AccountId(12);
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        partition: PartitionId(3),
+        segment_size: 256 * 1024,
+        write_buffer: 1 << 20,
+        ..StoreOptions::default()
+    }
+}
+
+struct World {
+    device: MemoryDevice,
+    simulation: Simulation,
+    options: StoreOptions,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let simulation = Simulation::new(seed);
+        World { device: MemoryDevice::new(), simulation, options: options() }
+    }
+
+    async fn open(&self) -> Partition {
+        let device = Rc::new(self.device.clone());
+        let executor = Rc::new(self.simulation.clone());
+        Partition::open(device, executor, self.options.clone()).await.expect("opens").0
+    }
+}
+
+/// Runs `test` in a world of its own.
+fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<World>) -> F) {
+    let world = Rc::new(World::new(1));
+    let simulation = world.simulation.clone();
+    simulation.run_until(test(world));
+}
+
+/// Bytes that follow from `seed`.
+fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|at| (at.wrapping_mul(seed * 2 + 1) >> 3) as u8).collect()
+}
+
+async fn staged(partition: &Partition, body: &[u8]) -> StagedBody {
+    let mut writer = partition.stage();
+    for piece in body.chunks(10_000) {
+        writer.write(piece).await.unwrap();
+    }
+    writer.finish(format!("summary of {}", body.len()).into_bytes()).await.unwrap()
+}
+
+fn target(account: AccountId) -> DeliveryTarget {
+    DeliveryTarget {
+        account,
+        mailbox: None,
+        flags: Flags::default(),
+        keywords: Vec::new(),
+        internal_date: Timestamp::from_unix_seconds(1_600_000_000),
+    }
+}
+
+async fn deliver(partition: &Partition, account: AccountId, body: &[u8]) -> Delivered {
+    let body = staged(partition, body).await;
+    partition.deliver(body, vec![target(account)], None).await.unwrap()[0]
+}
+
+async fn snapshot(account: &Account, mailbox: MailboxId) -> Snapshot {
+    account.select(mailbox, false).await.unwrap().current().unwrap()
+}
+
+async fn uids(account: &Account, mailbox: MailboxId) -> Vec<u32> {
+    snapshot(account, mailbox).await.iter_from(0).map(|message| message.uid.0).collect()
+}
+
+fn names(account: &Account) -> Vec<String> {
+    account.mailboxes().into_iter().map(|mailbox| mailbox.name).collect()
+}
+
+async fn whole_body(account: &Account, message: &Message) -> Vec<u8> {
+    account.read_body(&message.body, 0, usize::MAX).await.unwrap().to_vec()
+}
+
+#[test]
+fn bodies_come_back_byte_for_byte() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let sizes = [0, 1, 4096, BODY_CHUNK, BODY_CHUNK + 1, 3 * BODY_CHUNK + 77];
+        for (n, size) in sizes.iter().enumerate() {
+            deliver(&partition, ALICE, &bytes(n as u64, *size)).await;
+        }
+        for reopened in [false, true] {
+            let partition = if reopened {
+                partition.close().await.unwrap();
+                world.open().await
+            } else {
+                partition.clone()
+            };
+            let account = partition.account(ALICE).await.unwrap();
+            let snapshot = snapshot(&account, MailboxId::INBOX).await;
+            assert_eq!(snapshot.len(), sizes.len());
+            for (n, message) in snapshot.iter_from(0).enumerate() {
+                let expected = bytes(n as u64, sizes[n]);
+                assert_eq!(message.body.size, sizes[n] as u64);
+                assert_eq!(whole_body(&account, message).await, expected);
+                let summary = account.read_summary(&message.body).await.unwrap();
+                assert_eq!(summary, format!("summary of {}", sizes[n]).into_bytes());
+                for (offset, len) in [(0, 10), (BODY_CHUNK - 5, 10), (sizes[n] / 2, 300_000)] {
+                    let read = account.read_body(&message.body, offset as u64, len).await.unwrap();
+                    let end = (offset + len).min(sizes[n]);
+                    assert_eq!(read, expected.get(offset..end).unwrap_or_default());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn new_accounts_have_their_mailboxes() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        assert_eq!(names(&account), ["INBOX", "Drafts", "Junk", "Sent", "Trash"]);
+        assert_eq!(account.subscriptions().len(), 5);
+        let junk = account.mailbox_by_name("Junk").unwrap();
+        assert_eq!(junk.special_use, Some(SpecialUse::Junk));
+        let entries = partition.probe().entries;
+        assert_eq!(entries, 1, "one entry makes an account");
+        // A delivery makes one too, and says where the message went.
+        let mut to_junk = target(BOB);
+        to_junk.mailbox = Some("Junk".to_owned());
+        let mut to_nowhere = target(BOB);
+        to_nowhere.mailbox = Some("Nowhere".to_owned());
+        let body = staged(&partition, b"x").await;
+        let delivered = partition.deliver(body, vec![to_junk, to_nowhere], None).await.unwrap();
+        assert_eq!(delivered[0].mailbox, junk.id);
+        assert_eq!(delivered[1].mailbox, MailboxId::INBOX);
+    });
+}
+
+#[test]
+fn deliveries_to_one_mailbox_share_syncs() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        partition.account(ALICE).await.unwrap();
+        let before = partition.probe();
+        let mut sessions = Vec::new();
+        for n in 0..50 {
+            let partition = partition.clone();
+            sessions.push(async move { deliver(&partition, ALICE, &bytes(n, 500)).await });
+        }
+        let mut uids: Vec<u32> =
+            join_all(&world.simulation, sessions).await.iter().map(|d| d.uid.0).collect();
+        uids.sort_unstable();
+        assert_eq!(uids, (1..=50).collect::<Vec<_>>());
+        let syncs = partition.probe().syncs - before.syncs;
+        assert!(syncs < 25, "{syncs} syncs for 50 deliveries");
+    });
+}
+
+/// Runs all futures at once as tasks of their own.
+async fn join_all<T: 'static>(
+    simulation: &Simulation,
+    futures: Vec<impl Future<Output = T> + 'static>,
+) -> Vec<T> {
+    let results: Rc<std::cell::RefCell<Vec<T>>> = Rc::default();
+    let count = futures.len();
+    for future in futures {
+        let results = results.clone();
+        let task = async move {
+            let result = future.await;
+            results.borrow_mut().push(result);
+        };
+        simulation.spawn(Priority::Foreground, Box::pin(task));
+    }
+    while results.borrow().len() < count {
+        simulation.sleep(Duration::from_micros(1)).await;
+    }
+    results.take()
+}
+
+#[test]
+fn a_repeated_delivery_is_a_no_op() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let repeat = async |partition: &Partition| {
+            let body = staged(partition, b"once").await;
+            partition.deliver(body, vec![target(ALICE)], Some(77)).await.unwrap().len()
+        };
+        assert_eq!(repeat(&partition).await, 1);
+        assert_eq!(repeat(&partition).await, 0);
+        partition.close().await.unwrap();
+        let partition = world.open().await;
+        assert_eq!(repeat(&partition).await, 0);
+        let account = partition.account(ALICE).await.unwrap();
+        assert_eq!(uids(&account, MailboxId::INBOX).await, [1]);
+    });
+}
+
+#[test]
+fn flags_keywords_and_unchangedsince() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        for n in 0..4 {
+            deliver(&partition, ALICE, &bytes(n, 10)).await;
+        }
+        let account = partition.account(ALICE).await.unwrap();
+        let inbox = MailboxId::INBOX;
+        let all = [Uid(1), Uid(2), Uid(3), Uid(4), Uid(99)];
+        let add = FlagChange::Add(Flags::SEEN, vec!["$Work".to_owned()]);
+        let outcome = account.store_flags(inbox, &all[..2], add.clone(), None).await.unwrap();
+        assert_eq!(outcome.updated.iter().map(|(uid, _)| uid.0).collect::<Vec<_>>(), [1, 2]);
+        let since = Some(ModSeq(4));
+        let outcome = account.store_flags(inbox, &all, add.clone(), since).await.unwrap();
+        assert_eq!(outcome.modified, [Uid(1), Uid(2)]);
+        assert_eq!(outcome.updated.len(), 2);
+        // Again changes nothing, so no mod-sequence moves.
+        let before = account.status(inbox).await.unwrap();
+        let again = account.store_flags(inbox, &all, add, None).await.unwrap();
+        assert_eq!(again.updated.len(), 4);
+        assert_eq!(account.status(inbox).await.unwrap(), before);
+        assert_eq!(before.unseen, 0);
+
+        let replace = FlagChange::Replace(Flags::FLAGGED, vec!["$WORK".into(), "other".into()]);
+        account.store_flags(inbox, &all[..1], replace, None).await.unwrap();
+        let remove = FlagChange::Remove(Flags::SEEN, vec!["$work".into(), "unknown".into()]);
+        account.store_flags(inbox, &all[1..2], remove, None).await.unwrap();
+        let snapshot = snapshot(&account, inbox).await;
+        assert_eq!(snapshot.keywords(), ["$Work", "other"]);
+        let flags: Vec<FlagSet> = snapshot.iter_from(0).map(|message| message.flags).collect();
+        assert_eq!(flags[0].system, Flags::FLAGGED);
+        assert_eq!(flags[0].keywords.iter().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(flags[1], FlagSet::default());
+        assert_eq!(flags[2].keywords.iter().collect::<Vec<_>>(), [0]);
+    });
+}
+
+#[test]
+fn copy_move_and_expunge() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        for n in 0..5 {
+            deliver(&partition, ALICE, &bytes(n, 3000)).await;
+        }
+        let account = partition.account(ALICE).await.unwrap();
+        let inbox = MailboxId::INBOX;
+        let sent = account.mailbox_by_name("Sent").unwrap().id;
+        let add = FlagChange::Add(Flags::DELETED, vec!["a".into(), "b".into()]);
+        account.store_flags(inbox, &[Uid(2), Uid(3)], add, None).await.unwrap();
+        let view = account.select(inbox, true).await.unwrap();
+        let before = view.current().unwrap();
+        let messages: Vec<Message> = before.iter_from(0).copied().collect();
+
+        let copied = account.copy(inbox, &messages[1..3], sent).await.unwrap();
+        assert_eq!(copied.uids, [(Uid(2), Uid(1)), (Uid(3), Uid(2))]);
+        let copies = snapshot(&account, sent).await;
+        assert_eq!(copies.keywords(), ["a", "b"]);
+        assert_eq!(copies.get(0).unwrap().body, messages[1].body, "one body, two folders");
+        assert_eq!(copies.get(0).unwrap().flags, before.get(1).unwrap().flags);
+
+        assert_eq!(account.expunge(inbox, Some(&[Uid(1), Uid(3)])).await.unwrap(), [Uid(3)]);
+        assert_eq!(account.expunge(inbox, None).await.unwrap(), [Uid(2)]);
+        assert_eq!(account.expunge(inbox, None).await.unwrap(), []);
+        assert_eq!(account.remove(inbox, &[Uid(5), Uid(3)]).await.unwrap(), [Uid(5)]);
+        let moved = account.move_messages(inbox, &messages, sent).await.unwrap();
+        assert_eq!(moved.uids, [(Uid(1), Uid(3)), (Uid(4), Uid(4))], "the expunged are skipped");
+        assert_eq!(uids(&account, inbox).await, []);
+        assert_eq!(uids(&account, sent).await, [1, 2, 3, 4]);
+        // A view opened before still reads what was expunged since.
+        assert_eq!(whole_body(&account, before.get(4).unwrap()).await, bytes(4, 3000));
+        let difference = before.difference(&view.current().unwrap());
+        assert_eq!(difference.expunged, [0, 1, 2, 3, 4]);
+        assert!(matches!(
+            account.copy(sent, &messages, MailboxId(99)).await,
+            Err(StoreError::NoSuchMailbox)
+        ));
+    });
+}
+
+#[test]
+fn renaming_inbox_moves_its_messages() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        for n in 0..3 {
+            deliver(&partition, ALICE, &bytes(n, 100)).await;
+        }
+        let account = partition.account(ALICE).await.unwrap();
+        let add = FlagChange::Add(Flags::SEEN, vec!["k".into()]);
+        account.store_flags(MailboxId::INBOX, &[Uid(2)], add, None).await.unwrap();
+        account.remove(MailboxId::INBOX, &[Uid(1)]).await.unwrap();
+        account.rename_mailbox("inbox", "Old/mail").await.unwrap();
+        let old = account.mailbox_by_name("Old/mail").unwrap().id;
+        let moved = snapshot(&account, old).await;
+        assert_eq!((moved.len(), moved.keywords()), (2, &["k".to_owned()][..]));
+        assert_eq!(moved.get(0).unwrap().flags.system, Flags::SEEN);
+        assert_eq!(whole_body(&account, moved.get(1).unwrap()).await, bytes(2, 100));
+        let status = account.status(MailboxId::INBOX).await.unwrap();
+        assert_eq!((status.messages, status.uid_next), (0, Uid(4)));
+        assert!(account.mailbox_by_name("Old").is_some());
+    });
+}
+
+#[test]
+fn views_follow_renames_and_end_with_their_mailbox() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let id = account.create_mailbox("A/b", None).await.unwrap();
+        let view = account.select(id, true).await.unwrap();
+        let seen = view.current().unwrap();
+        account.rename_mailbox("A", "Z").await.unwrap();
+        assert_eq!(account.mailbox(id).unwrap().name, "Z/b");
+        let body = staged(&partition, b"1").await;
+        account.append(id, body, Flags::default(), &[], Timestamp(0)).await.unwrap();
+        view.changed(&seen).await;
+        let seen = view.current().unwrap();
+        assert_eq!(seen.len(), 1);
+        assert!(account.delete_mailbox("Z").await.is_err());
+        account.delete_mailbox("Z/b").await.unwrap();
+        view.changed(&seen).await;
+        assert!(view.current().is_none());
+        assert_eq!(view.claim_recent(), None);
+        let body = staged(&partition, b"2").await;
+        let refused = account.append(id, body, Flags::default(), &[], Timestamp(0)).await;
+        assert!(matches!(refused, Err(StoreError::NoSuchMailbox)));
+    });
+}
+
+#[test]
+fn a_waiting_view_is_woken() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let woken = Rc::new(std::cell::Cell::new(0));
+        for _ in 0..3 {
+            let (account, woken) = (account.clone(), woken.clone());
+            let idle = async move {
+                let view = account.select(MailboxId::INBOX, false).await.unwrap();
+                let seen = view.current().unwrap();
+                view.changed(&seen).await;
+                assert_eq!(seen.difference(&view.current().unwrap()).added, 1);
+                woken.set(woken.get() + 1);
+            };
+            world.simulation.spawn(Priority::Foreground, Box::pin(idle));
+        }
+        world.simulation.sleep(Duration::from_secs(1)).await;
+        assert_eq!(woken.get(), 0);
+        deliver(&partition, ALICE, b"news").await;
+        world.simulation.sleep(Duration::from_secs(1)).await;
+        assert_eq!(woken.get(), 3);
+    });
+}
+
+#[test]
+fn recent_is_claimed_once() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        deliver(&partition, ALICE, b"1").await;
+        let account = partition.account(ALICE).await.unwrap();
+        let examine = account.select(MailboxId::INBOX, false).await.unwrap();
+        assert_eq!(examine.recent_from(), Uid(1));
+        let first = account.select(MailboxId::INBOX, true).await.unwrap();
+        let second = account.select(MailboxId::INBOX, true).await.unwrap();
+        assert_eq!((first.recent_from(), second.recent_from()), (Uid(1), Uid(2)));
+        deliver(&partition, ALICE, b"2").await;
+        assert_eq!(account.status(MailboxId::INBOX).await.unwrap().recent, 1);
+        assert_eq!((second.claim_recent(), first.claim_recent()), (Some(Uid(2)), None));
+        partition.close().await.unwrap();
+        let account = world.open().await.account(ALICE).await.unwrap();
+        assert_eq!(account.status(MailboxId::INBOX).await.unwrap().recent, 0);
+    });
+}
+
+#[test]
+fn a_failed_sync_shows_nothing_and_refuses_everything() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        deliver(&partition, ALICE, b"kept").await;
+        let account = partition.account(ALICE).await.unwrap();
+        let view = account.select(MailboxId::INBOX, false).await.unwrap();
+        // Syncs are counted from the device's creation: fail every later one.
+        world.device.inject(Faults { failed_syncs: (0..1000).collect(), ..Faults::default() });
+        let body = staged(&partition, b"lost").await;
+        let refused = partition.deliver(body, vec![target(ALICE)], None).await;
+        assert!(refused.is_err());
+        assert_eq!(view.current().unwrap().len(), 1);
+        assert!(partition.trouble().is_some());
+        let refused = account.create_mailbox("x", None).await;
+        assert!(matches!(refused, Err(StoreError::Poisoned)), "{refused:?}");
+        assert!(partition.account(BOB).await.is_err());
+        // Reads go on.
+        let message = *view.current().unwrap().get(0).unwrap();
+        assert_eq!(whole_body(&account, &message).await, b"kept");
+        world.device.inject(Faults::default());
+        let account = world.open().await.account(ALICE).await.unwrap();
+        assert!(uids(&account, MailboxId::INBOX).await.starts_with(&[1]));
+    });
+}
+
+#[test]
+fn spooled_mail_waits_through_restarts() {
+    run(async |world: Rc<World>| {
+        let mut partition = world.open().await;
+        let mut kept = Vec::new();
+        for n in 0..4u64 {
+            let body = staged(&partition, &bytes(n, 2000)).await;
+            kept.push(partition.spool(body, format!("to {n}").into()).await.unwrap());
+            if n == 1 {
+                partition.checkpoint().await.unwrap();
+            }
+        }
+        partition.unspool(kept.remove(0)).await.unwrap();
+        for restart in 0..3 {
+            let spooled = partition.spooled();
+            assert_eq!(spooled.iter().map(|s| s.lsn).collect::<Vec<Lsn>>(), kept);
+            assert_eq!(spooled[0].payload, "to 1");
+            let read = partition.inner.read_body(&spooled[0].body, 0, usize::MAX).await.unwrap();
+            assert_eq!(read, bytes(1, 2000));
+            if restart == 1 {
+                partition.close().await.unwrap();
+            }
+            partition = world.open().await;
+        }
+    });
+}
+
+#[test]
+fn restarts_find_everything_with_and_without_checkpoints() {
+    for checkpoint_after in [None, Some(0), Some(15), Some(29)] {
+        run(async |world: Rc<World>| {
+            let partition = world.open().await;
+            let inbox = MailboxId::INBOX;
+            for n in 0..30u64 {
+                deliver(&partition, ALICE, &bytes(n, 100)).await;
+                let account = partition.account(ALICE).await.unwrap();
+                let change = FlagChange::Add(Flags::SEEN, vec![format!("k{}", n % 4)]);
+                account.store_flags(inbox, &[Uid(n as u32 / 2 + 1)], change, None).await.unwrap();
+                if n % 5 == 4 {
+                    account.remove(inbox, &[Uid(n as u32 - 3)]).await.unwrap();
+                    account.create_mailbox(&format!("f{n}"), None).await.unwrap();
+                    account.set_subscribed(&format!("s{n}"), true).await.unwrap();
+                }
+                if checkpoint_after == Some(n) {
+                    partition.checkpoint().await.unwrap();
+                }
+            }
+            let state = async |partition: &Partition| {
+                let account = partition.account(ALICE).await.unwrap();
+                let cold = account.status(inbox).await.unwrap();
+                let snapshot = snapshot(&account, inbox).await;
+                assert_eq!(snapshot.status(), cold);
+                let messages: Vec<Message> = snapshot.iter_from(0).copied().collect();
+                let keywords = snapshot.keywords().to_vec();
+                (cold, messages, keywords, account.mailboxes(), account.subscriptions())
+            };
+            let before = state(&partition).await;
+            let again = world.open().await;
+            assert_eq!(state(&again).await, before);
+            again.close().await.unwrap();
+            let again = world.open().await;
+            assert_eq!(state(&again).await, before);
+        });
+    }
+}
+
+#[test]
+fn cold_accounts_leave_memory_and_deliveries_read_no_tables() {
+    let mut world = World::new(9);
+    world.options.account_budget = 64 * 1024;
+    world.options.checkpoint_interval = 128 * 1024;
+    let world = Rc::new(world);
+    let simulation = world.simulation.clone();
+    simulation.run_until(async {
+        let partition = world.open().await;
+        for round in 0..6u64 {
+            for account in 0..100 {
+                deliver(&partition, AccountId(account), &bytes(round, 300)).await;
+            }
+        }
+        partition.checkpoint().await.unwrap();
+        let probe = partition.probe();
+        assert!(probe.accounts_in_memory < 40, "{probe:?}");
+        assert!(probe.checkpoints > 2, "{probe:?}");
+        for account in [0, 50, 99] {
+            deliver(&partition, AccountId(account), b"last").await;
+            let cell = partition.inner.load(AccountId(account)).await.unwrap();
+            let state = cell.state.borrow();
+            assert!(state.mailboxes[&MailboxId::INBOX].loaded.is_none());
+        }
+        let account = partition.account(AccountId(50)).await.unwrap();
+        assert_eq!(uids(&account, MailboxId::INBOX).await, [1, 2, 3, 4, 5, 6, 7]);
+    });
+}
+
+/// A checkpoint after a small change to a large folder writes little.
+#[test]
+fn checkpoint_bytes_are_proportional_to_change() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        deliver(&partition, ALICE, b"seed").await;
+        // 2^14 messages by copying the folder into itself.
+        for _ in 0..14 {
+            let messages: Vec<Message> =
+                snapshot(&account, MailboxId::INBOX).await.iter_from(0).copied().collect();
+            account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
+        }
+        partition.checkpoint().await.unwrap();
+        let written = |partition: &Partition| partition.probe().bytes_written;
+        let mut largest = 0;
+        for n in 0..40 {
+            deliver(&partition, ALICE, &bytes(n, 50)).await;
+            let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+            let uid = Uid(n as u32 * 400 + 1);
+            account.store_flags(MailboxId::INBOX, &[uid], seen, None).await.unwrap();
+            let before = written(&partition);
+            partition.checkpoint().await.unwrap();
+            largest = largest.max(written(&partition) - before);
+        }
+        assert!(largest <= 16 * 1024, "{largest} bytes");
+        // Changes without end do not let the runs grow without end.
+        for round in 0..6 {
+            let every = FlagChange::Replace(Flags(round & 3), Vec::new());
+            let all: Vec<Uid> = (1..=1 << 14).map(Uid).collect();
+            account.store_flags(MailboxId::INBOX, &all, every, None).await.unwrap();
+            partition.checkpoint().await.unwrap();
+        }
+        let records: u32 = account.cell.state.borrow().mailboxes[&MailboxId::INBOX]
+            .runs
+            .iter()
+            .map(|run| run.records)
+            .sum();
+        assert!(records < 4 << 14, "{records} records");
+        let before = account.status(MailboxId::INBOX).await.unwrap();
+        drop(account);
+        partition.close().await.unwrap();
+        let account = world.open().await.account(ALICE).await.unwrap();
+        assert_eq!(snapshot(&account, MailboxId::INBOX).await.status().messages, before.messages);
+    });
+}
