@@ -441,7 +441,7 @@ fn refused() {
         ("FETCH 1 BODY[]<0>", "partial"),
         ("FETCH 1 RFC822[]", "unexpected"),
         ("FETCH 1 FLAGS (SOMETIMES)", "modifier"),
-        ("FETCH 1 FLAGS (CHANGEDSINCE 9223372036854775808)", "mod-sequence"),
+        ("FETCH 1 FLAGS (CHANGEDSINCE 9223372036854775808)", "number too large"),
         ("STORE 1 FLAGS", "space"),
         ("STORE 1 FLAGS \\Seen)", "unexpected"),
         ("STORE 1 UID 3", "only FLAGS"),
