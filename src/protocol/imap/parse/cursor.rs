@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use memchr::{memchr2, memchr3};
-use smallvec::SmallVec;
 
 use super::super::{
     command::{FlagList, Text},
@@ -315,7 +314,7 @@ impl Word {
 }
 
 /// Adds a keyword unless it is there in any case.
-fn push_keyword<'a>(keywords: &mut SmallVec<[&'a str; 4]>, keyword: &'a str) -> Parsed<()> {
+fn push_keyword<'a>(keywords: &mut Vec<&'a str>, keyword: &'a str) -> Parsed<()> {
     if keywords.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
         return Ok(());
     }
