@@ -56,7 +56,7 @@ pub struct DemoArguments {
     pub users: u32,
     /// Shards (one executor each); 0 = one a core
     #[arg(long, default_value_t = 0, value_name = "N")]
-    pub shards: usize,
+    pub shards: u16,
     /// Partitions when DIR is new; fixed afterwards [default: 4]
     #[arg(long, value_name = "N")]
     pub partitions: Option<u16>,
@@ -136,4 +136,3 @@ pub struct PasswordArguments {
     #[command(flatten)]
     pub place: Place,
 }
-

@@ -11,7 +11,13 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigProblem;
-use crate::directory::DirectoryOptions;
+use crate::{
+    directory::DirectoryOptions,
+    protocol::{imap, smtp},
+    runtime::{resources::ResourceLimits, shard::ShardOptions},
+    service::{ServiceOptions, imap::ImapOptions, pop3::Pop3Options, smtp::SmtpOptions},
+    store::StoreOptions,
+};
 
 /// A whole configuration file. `docs/ringmail.example.toml` shows every key with its default.
 #[derive(Debug, Deserialize)]
@@ -120,7 +126,7 @@ pub struct TlsFiles {
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeSection {
     /// Shards (one pinned executor each); 0 means one a core.
-    pub shards: usize,
+    pub shards: u16,
     /// Connections a shard serves at once; more are refused in the protocol's words.
     pub connections_per_shard: usize,
     /// Bytes of connection buffers a shard may hold.
@@ -196,6 +202,27 @@ pub struct SmtpSection {
     pub recipients_max: usize,
     /// Messages that passed through more servers than this are taken to be in a loop.
     pub received_headers_max: usize,
+    /// What becomes of a CR or LF that stands alone in a message.
+    pub bare_newline: BareNewline,
+}
+
+/// `protocol::smtp::BareNewline` as the file spells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BareNewline {
+    /// The message is refused: nobody reads another end of the message out of it than we do.
+    Refuse,
+    /// Made CRLF, for old clients behind us.
+    Normalise,
+}
+
+impl From<BareNewline> for smtp::BareNewline {
+    fn from(setting: BareNewline) -> smtp::BareNewline {
+        match setting {
+            BareNewline::Refuse => smtp::BareNewline::Refuse,
+            BareNewline::Normalise => smtp::BareNewline::Normalise,
+        }
+    }
 }
 
 impl Default for SmtpSection {
@@ -204,6 +231,7 @@ impl Default for SmtpSection {
             message_size_max: ByteSize::mib(50),
             recipients_max: 1000,
             received_headers_max: 100,
+            bare_newline: BareNewline::Refuse,
         }
     }
 }
@@ -329,7 +357,7 @@ impl Settings {
     pub fn demo(
         data_dir: &Path,
         port_base: u16,
-        shards: usize,
+        shards: u16,
         partitions: Option<u16>,
     ) -> Option<Settings> {
         let store = StoreSection::default();
@@ -358,6 +386,66 @@ impl Settings {
         })
     }
 
+    pub fn shard_options(&self) -> ShardOptions {
+        let runtime = &self.runtime;
+        ShardOptions {
+            limits: ResourceLimits {
+                buffer_bytes_max: bytes(runtime.buffers_per_shard),
+                connections_max: runtime.connections_per_shard,
+            },
+            spin_before_park: Some(runtime.spin_before_park).filter(|spin| !spin.is_zero()),
+            ..ShardOptions::default()
+        }
+    }
+
+    /// The same for every partition but for its number.
+    pub fn store_options(&self) -> StoreOptions {
+        let store = &self.store;
+        StoreOptions {
+            segment_size: store.segment_size.get_ref().as_u64(),
+            checkpoint_interval: store.checkpoint_interval.as_u64(),
+            account_budget: bytes(store.account_budget),
+            write_buffer: bytes(store.write_buffer),
+            mailboxes_per_account: store.mailboxes_per_account,
+            ..StoreOptions::default()
+        }
+    }
+
+    /// `allow_plaintext_auth`: log-ins without TLS, which only the demo takes.
+    pub fn service_options(&self, allow_plaintext_auth: bool) -> ServiceOptions {
+        let defaults = ImapOptions::default();
+        ServiceOptions {
+            hostname: self.hostname.get_ref().clone(),
+            allow_plaintext_auth,
+            smtp: self.smtp_options(),
+            pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
+            imap: ImapOptions {
+                idle_timeout: self.imap.idle_timeout,
+                limits: imap::Limits {
+                    message: self.imap.append_size_max.as_u64(),
+                    ..defaults.limits
+                },
+                ..defaults
+            },
+            write_timeout: self.runtime.write_timeout,
+            tls_handshake_timeout: self.runtime.tls_handshake_timeout,
+        }
+    }
+
+    fn smtp_options(&self) -> SmtpOptions {
+        let defaults = SmtpOptions::default();
+        SmtpOptions {
+            limits: smtp::Limits {
+                message_size_max: self.smtp.message_size_max.as_u64(),
+                recipients_max: self.smtp.recipients_max,
+                hops_max: self.smtp.received_headers_max,
+                bare_newline: self.smtp.bare_newline.into(),
+                ..defaults.limits
+            },
+            ..defaults
+        }
+    }
+
     pub fn directory_options(&self) -> DirectoryOptions {
         DirectoryOptions { domains: self.domains.get_ref().clone(), postmaster: None }
     }
@@ -366,6 +454,10 @@ impl Settings {
     pub fn users_path(&self) -> PathBuf {
         self.users_file.clone().unwrap_or_else(|| self.data_dir.join("users"))
     }
+}
+
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 /// `section.key` of the line in which `span` starts, for messages that do not name it themselves.

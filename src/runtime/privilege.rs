@@ -3,7 +3,11 @@
 //! Must run while the process has one thread: credentials are per thread in the kernel, and though
 //! libc changes all threads' user ids, threads of glommio or tokio must never exist with root's.
 
-use std::io;
+use std::{
+    fs, io,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+};
 
 use nix::unistd::{Gid, Group, Uid, User, setgid, setgroups, setresgid, setresuid, setuid};
 
@@ -18,6 +22,8 @@ pub enum PrivilegeError {
     IsRoot(String),
     #[error("cannot {action}: {source}")]
     Failed { action: &'static str, source: io::Error },
+    #[error("{}: {error}", path.display())]
+    Directory { path: PathBuf, error: io::Error },
     #[error("privileges could be regained after dropping them; refusing to run")]
     Regained,
 }
@@ -31,6 +37,22 @@ pub fn is_root() -> bool {
 /// irrevocable, for this process and whatever it executes.
 pub fn drop_to(user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
     let failed = |action| move |error: nix::Error| failure(action, error);
+    let (account, gid) = look_up(user, group)?;
+    if account.uid.is_root() {
+        return Err(PrivilegeError::IsRoot(user.to_owned()));
+    }
+    // Groups first: once the user is no longer root they cannot be changed.
+    setgroups(&[gid]).map_err(failed("set supplementary groups"))?;
+    setgid(gid).map_err(failed("set the group"))?;
+    setresgid(gid, gid, gid).map_err(failed("set the saved group"))?;
+    setuid(account.uid).map_err(failed("set the user"))?;
+    setresuid(account.uid, account.uid, account.uid).map_err(failed("set the saved user"))?;
+    forbid_new_privileges()?;
+    verify_dropped(account.uid, gid)
+}
+
+fn look_up(user: &str, group: Option<&str>) -> Result<(User, Gid), PrivilegeError> {
+    let failed = |action| move |error: nix::Error| failure(action, error);
     let account = User::from_name(user)
         .map_err(failed("look up the user"))?
         .ok_or_else(|| PrivilegeError::NoUser(user.to_owned()))?;
@@ -43,17 +65,16 @@ pub fn drop_to(user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
                 .gid
         }
     };
-    if account.uid.is_root() {
-        return Err(PrivilegeError::IsRoot(user.to_owned()));
-    }
-    // Groups first: once the user is no longer root they cannot be changed.
-    setgroups(&[gid]).map_err(failed("set supplementary groups"))?;
-    setgid(gid).map_err(failed("set the group"))?;
-    setresgid(gid, gid, gid).map_err(failed("set the saved group"))?;
-    setuid(account.uid).map_err(failed("set the user"))?;
-    setresuid(account.uid, account.uid, account.uid).map_err(failed("set the saved user"))?;
-    forbid_new_privileges()?;
-    verify_dropped(account.uid, gid)
+    Ok((account, gid))
+}
+
+/// Makes `path` if it is absent and gives it to `user`: what root started must be able to write
+/// after `drop_to`. Only the directory itself: what lies in it was written by `user` already.
+pub fn own_directory(path: &Path, user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
+    let (account, gid) = look_up(user, group)?;
+    let failed = |error| PrivilegeError::Directory { path: path.to_owned(), error };
+    fs::create_dir_all(path).map_err(failed)?;
+    chown(path, Some(account.uid.as_raw()), Some(gid.as_raw())).map_err(failed)
 }
 
 /// No later execve gains privileges by set-user-id bits or file capabilities.

@@ -100,6 +100,11 @@ fn lock(path: &Path) -> Result<Flock<fs::File>> {
     }
 }
 
+/// An error if a server runs on `path`: before anything in it is touched.
+pub fn refuse_if_running(path: &Path) -> Result<()> {
+    lock(path).map(drop)
+}
+
 /// What `path` holds, `None` if it is not a data directory yet. Refuses what this binary cannot
 /// open, and says which binary can.
 pub fn read_layout(path: &Path) -> Result<Option<Layout>> {
@@ -155,7 +160,8 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
+/// Makes `path` and what is missing above it, for its owner alone.
+pub fn make_directory(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -608,5 +608,5 @@ fn resolve_body(effect: &mut Effect, (lsn, entry_len): (Lsn, u32)) {
 
 /// A device failure that is the caller's mistake, not the disk's.
 pub(super) fn misuse(what: &'static str) -> StoreError {
-    StoreError::Io(Rc::new(io::Error::new(io::ErrorKind::InvalidInput, what)))
+    StoreError::Io(io::Error::new(io::ErrorKind::InvalidInput, what).into())
 }

@@ -52,9 +52,8 @@ impl Accounts {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("{}: cannot create", folder.display()))?;
         }
-        let outcome = UsersFile::edit(&self.users_file, |file| {
-            change(file).map_err(EditError::Change)
-        });
+        let outcome =
+            UsersFile::edit(&self.users_file, |file| change(file).map_err(EditError::Change));
         let outcome = outcome.map_err(EditError::into_error)?;
         self.tell_server()?;
         Ok(outcome)
@@ -63,7 +62,10 @@ impl Accounts {
     /// A server that runs reads the file again; one that does not, will at its start.
     fn tell_server(&self) -> Result<()> {
         let reply = control::request(&self.control_socket, "reload").with_context(|| {
-            format!("{}: the change is made, but the server was not told", self.control_socket.display())
+            format!(
+                "{}: the change is made, but the server was not told",
+                self.control_socket.display()
+            )
         })?;
         match reply.as_deref() {
             None | Some("ok") => Ok(()),

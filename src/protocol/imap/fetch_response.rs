@@ -6,8 +6,9 @@
 
 use super::{
     command::{Section, SectionPart},
+    date::write_date_time,
     response::{push_flags, push_pair},
-    write::{push_astring, push_literal_header, push_string},
+    write::{push_astring, push_literal_header, push_nstring},
 };
 use crate::model::{FlagSet, ModSeq, Timestamp, Uid};
 
@@ -62,7 +63,7 @@ impl FetchResponse {
     /// Told in UTC.
     pub fn internal_date(&mut self, out: &mut Vec<u8>, date: Timestamp) {
         self.label(out, "INTERNALDATE ");
-        super::date::write_date_time(out, date);
+        write_date_time(out, date);
     }
 
     /// `BODY[…]<origin>` of `size` octets, which the caller appends next. `origin` is the offset of
@@ -87,7 +88,7 @@ impl FetchResponse {
         text: Option<&[u8]>,
     ) {
         self.section_label(out, section, origin);
-        super::write::push_nstring(out, text);
+        push_nstring(out, text);
     }
 
     /// `RFC822`, `RFC822.HEADER` or `RFC822.TEXT` (`name`) of `size` octets, appended next by the
@@ -139,12 +140,71 @@ fn write_section(out: &mut Vec<u8>, section: &Section<'_>) {
     let Some(fields) = fields else { return };
     for (index, field) in fields.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b" (" } else { b" " });
-        // A name that is no atom is told as it can be told safely; it matches no field anyway.
-        if field.iter().all(|&octet| super::write::is_astring_char(octet)) {
-            push_astring(out, field);
-        } else {
-            push_string(out, field);
-        }
+        push_astring(out, field);
     }
     out.push(b')');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Flags, KeywordSet};
+
+    #[track_caller]
+    fn check(expected: &str, write: impl FnOnce(&mut FetchResponse, &mut Vec<u8>)) {
+        let mut out = Vec::new();
+        let mut response = FetchResponse::begin(&mut out, 12);
+        write(&mut response, &mut out);
+        response.end(&mut out);
+        assert_eq!(String::from_utf8_lossy(&out), format!("* 12 FETCH ({expected})\r\n"));
+    }
+
+    #[test]
+    fn values() {
+        let mut keywords = KeywordSet::default();
+        keywords.insert(1);
+        keywords.insert(100); // beyond the table: skipped
+        let flags = FlagSet { system: Flags::SEEN | Flags::DRAFT, keywords };
+        let table = ["$Junk".to_owned(), "work".to_owned()];
+        check("FLAGS (\\Seen \\Draft \\Recent work) UID 4294967295", |response, out| {
+            response.flags(out, flags, &table, true);
+            response.uid(out, Uid(u32::MAX));
+        });
+        check("FLAGS () MODSEQ (65402) RFC822.SIZE 44827", |response, out| {
+            response.flags(out, FlagSet::default(), &table, false);
+            response.mod_seq(out, ModSeq(65_402));
+            response.size(out, 44_827);
+        });
+        check("INTERNALDATE \"17-Jul-1996 09:44:25 +0000\"", |response, out| {
+            response.internal_date(out, Timestamp::from_unix_seconds(837_596_665));
+        });
+    }
+
+    #[test]
+    fn sections() {
+        let section = |path: &[u32], part| Section { path: path.into(), part };
+        check("BODY[] {3}\r\nabc BODY[1.2.MIME]<5> \"x\"", |response, out| {
+            response.section_literal(out, &section(&[], SectionPart::Full), None, 3);
+            out.extend_from_slice(b"abc");
+            let mime = section(&[1, 2], SectionPart::Mime);
+            response.section(out, &mime, Some(5), Some(b"x"));
+        });
+        check("BODY[3] NIL BODY[TEXT] \"\"", |response, out| {
+            response.section(out, &section(&[3], SectionPart::Full), None, None);
+            response.section(out, &section(&[], SectionPart::Text), None, Some(b""));
+        });
+        let fields = || vec![b"From".as_slice().into(), b"a b".as_slice().into()];
+        check("BODY[HEADER.FIELDS (From \"a b\")] \"\"", |response, out| {
+            let section = section(&[], SectionPart::HeaderFields(fields()));
+            response.section(out, &section, None, Some(b""));
+        });
+        check("BODY[1.HEADER.FIELDS.NOT (From \"a b\")] \"\"", |response, out| {
+            let section = section(&[1], SectionPart::HeaderFieldsNot(fields()));
+            response.section(out, &section, None, Some(b""));
+        });
+        check("RFC822.HEADER {2}\r\n\r\n", |response, out| {
+            response.rfc822_literal(out, "RFC822.HEADER", 2);
+            out.extend_from_slice(b"\r\n");
+        });
+    }
 }

@@ -508,3 +508,163 @@ pub fn write_ranges(out: &mut Vec<u8>, ranges: &Ranges) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(expected: &str, write: impl FnOnce(&mut Writer<'_>)) {
+        let mut out = Vec::new();
+        write(&mut Writer::new(&mut out));
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+
+    #[test]
+    fn status_responses() {
+        check("a1 OK NOOP completed\r\n", |writer| {
+            writer.tagged("a1", Status::Ok, None, "NOOP completed");
+        });
+        check("* BYE shutting down\r\n", |writer| writer.bye("shutting down"));
+        check("* PREAUTH hello\r\n", |writer| {
+            writer.untagged(Status::PreAuth, None, "hello");
+        });
+        check("+ \r\n", |writer| writer.continuation(""));
+        // Nothing that comes from elsewhere ends the line.
+        check("a NO no  such  thing\r\n", |writer| {
+            writer.tagged("a", Status::No, None, "no\r\nsuch\0\tthing");
+        });
+    }
+
+    #[test]
+    fn codes() {
+        let keywords = ["$Junk".to_owned()];
+        let cases: &[(Code<'_>, &str)] = &[
+            (Code::Alert, "ALERT"),
+            (Code::BadCharset(&[]), "BADCHARSET"),
+            (Code::BadCharset(&["US-ASCII", "UTF-8"]), "BADCHARSET (US-ASCII UTF-8)"),
+            (Code::Capability("IMAP4rev1 IDLE"), "CAPABILITY IMAP4rev1 IDLE"),
+            (
+                Code::PermanentFlags { system: Flags::SEEN, keywords: &keywords, more: true },
+                "PERMANENTFLAGS (\\Seen $Junk \\*)",
+            ),
+            (
+                Code::PermanentFlags { system: Flags::default(), keywords: &[], more: false },
+                "PERMANENTFLAGS ()",
+            ),
+            (Code::ReadOnly, "READ-ONLY"),
+            (Code::UidNext(Uid(4392)), "UIDNEXT 4392"),
+            (Code::UidValidity(UidValidity(3_857_529_045)), "UIDVALIDITY 3857529045"),
+            (Code::Unseen(12), "UNSEEN 12"),
+            (Code::HighestModSeq(ModSeq(715_194_045_007)), "HIGHESTMODSEQ 715194045007"),
+            (Code::Modified(&[7, 9, 10]), "MODIFIED 7,9:10"),
+            (Code::AppendUid(UidValidity(38_505), Uid(3_955)), "APPENDUID 38505 3955"),
+            (
+                Code::CopyUid(
+                    UidValidity(38_505),
+                    &[(Uid(304), Uid(3_956)), (Uid(319), Uid(3_957)), (Uid(320), Uid(3_958))],
+                ),
+                "COPYUID 38505 304,319:320 3956:3958",
+            ),
+            (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
+            (Code::UseAttr, "USEATTR"),
+        ];
+        for &(code, expected) in cases {
+            check(&format!("a OK [{expected}] done\r\n"), |writer| {
+                writer.tagged("a", Status::Ok, Some(code), "done");
+            });
+        }
+    }
+
+    #[test]
+    fn mailbox_data() {
+        check("* 23 EXISTS\r\n* 5 RECENT\r\n* 44 EXPUNGE\r\n", |writer| {
+            writer.exists(23);
+            writer.recent(5);
+            writer.expunge(44);
+        });
+        check("* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft x)\r\n", |writer| {
+            writer.flags(&["x".to_owned()]);
+        });
+        check("* LIST (\\Noselect) \"/\" \"\"\r\n", |writer| writer.list_separator());
+        check("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", |writer| writer.namespace());
+        check("* ENABLED CONDSTORE\r\n* ENABLED\r\n", |writer| {
+            writer.enabled(&["CONDSTORE"]);
+            writer.enabled(&[]);
+        });
+        check("* ID (\"name\" \"Ringmail\" \"os\" NIL)\r\n* ID NIL\r\n", |writer| {
+            writer.id(&[("name", Some("Ringmail")), ("os", None)]);
+            writer.id(&[]);
+        });
+        check("* CAPABILITY IMAP4rev1\r\n", |writer| writer.capability("IMAP4rev1"));
+    }
+
+    #[test]
+    fn lists() {
+        let item = ListItem {
+            name: "INBOX",
+            attributes: Attributes::HAS_NO_CHILDREN,
+            special_use: None,
+            child_subscribed: false,
+        };
+        check("* LIST (\\HasNoChildren) \"/\" INBOX\r\n", |writer| writer.list(&item));
+        let mut attributes = Attributes::NO_SELECT;
+        attributes.insert(Attributes::SUBSCRIBED);
+        let special = ListItem {
+            name: "Gel\u{f6}scht & weg",
+            attributes,
+            special_use: Some(UseAttribute::Trash),
+            child_subscribed: true,
+        };
+        check(
+            "* LSUB (\\Noselect \\Subscribed \\Trash) \"/\" \"Gel&APY-scht &- weg\" \
+             (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n",
+            |writer| writer.lsub(&special),
+        );
+        // A mailbox may be called so; a bare NIL would be none.
+        check("* LIST () \"/\" \"nil\"\r\n", |writer| {
+            writer.list(&ListItem { name: "nil", attributes: Attributes::default(), ..item });
+        });
+    }
+
+    #[test]
+    fn status_items() {
+        let values =
+            StatusValues { messages: 231, uid_next: Uid(44_292), size: 7, ..Default::default() };
+        let mut items = StatusItems::MESSAGES;
+        items.insert(StatusItems::UID_NEXT);
+        check("* STATUS a/b (MESSAGES 231 UIDNEXT 44292)\r\n", |writer| {
+            writer.status("a/b", items, &values);
+        });
+        check(
+            "* STATUS x (MESSAGES 231 RECENT 0 UIDNEXT 44292 UIDVALIDITY 0 UNSEEN 0 \
+             HIGHESTMODSEQ 0 SIZE 7)\r\n",
+            |writer| writer.status("x", StatusItems(0x7f), &values),
+        );
+    }
+
+    #[test]
+    fn searches() {
+        check("* SEARCH 2 84 882\r\n* SEARCH\r\n", |writer| {
+            writer.search([2, 84, 882], None);
+            writer.search([], None);
+        });
+        check("* SEARCH 2 5 (MODSEQ 917162500)\r\n", |writer| {
+            writer.search([2, 5], Some(ModSeq(917_162_500)));
+        });
+        let result = SearchResult {
+            min: Some(2),
+            max: Some(47),
+            all: Some(&[2, 10, 11]),
+            count: Some(3),
+            mod_seq: Some(ModSeq(9)),
+        };
+        check(
+            "* ESEARCH (TAG \"A285\") UID MIN 2 MAX 47 ALL 2,10:11 COUNT 3 MODSEQ 9\r\n",
+            |writer| writer.esearch("A285", true, &result),
+        );
+        // RFC 4731 3.1: nothing found, no ALL.
+        let nothing = SearchResult { all: Some(&[]), count: Some(0), ..Default::default() };
+        check("* ESEARCH (TAG \"A\") COUNT 0\r\n", |writer| writer.esearch("A", false, &nothing));
+    }
+}

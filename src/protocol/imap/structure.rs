@@ -174,3 +174,103 @@ fn write_languages(out: &mut Vec<u8>, part: Part<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::mime::Summarizer;
+
+    fn summary(message: &str) -> Summary {
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message.as_bytes());
+        summarizer.finish()
+    }
+
+    #[track_caller]
+    fn check(message: &str, expected: &str, write: fn(&mut FetchResponse, &mut Vec<u8>, &Summary)) {
+        let mut out = Vec::new();
+        let mut response = FetchResponse::begin(&mut out, 1);
+        write(&mut response, &mut out, &summary(message));
+        response.end(&mut out);
+        assert_eq!(String::from_utf8_lossy(&out), format!("* 1 FETCH ({expected})\r\n"));
+    }
+
+    #[test]
+    fn envelopes() {
+        check(
+            "Date: Wed, 17 Jul 1996 02:23:25 -0700\r\nSubject: say \"hi\"\r\n\
+             From: Terry Gray <gray@cac.test>\r\nTo: imap@cac.test, b@c.test\r\n\
+             Message-ID: <B27397@cac.test>\r\n\r\nx\r\n",
+            "ENVELOPE (\"Wed, 17 Jul 1996 02:23:25 -0700\" \"say \\\"hi\\\"\" \
+             ((\"Terry Gray\" NIL \"gray\" \"cac.test\")) \
+             ((\"Terry Gray\" NIL \"gray\" \"cac.test\")) \
+             ((\"Terry Gray\" NIL \"gray\" \"cac.test\")) \
+             ((NIL NIL \"imap\" \"cac.test\")(NIL NIL \"b\" \"c.test\")) \
+             NIL NIL NIL \"<B27397@cac.test>\")",
+            FetchResponse::envelope,
+        );
+        check(
+            "\r\nx\r\n",
+            "ENVELOPE (NIL NIL NIL NIL NIL NIL NIL NIL NIL NIL)",
+            FetchResponse::envelope,
+        );
+    }
+
+    #[test]
+    fn bodies() {
+        check(
+            "Subject: x\r\n\r\none\r\ntwo\r\n",
+            "BODY (\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 10 2)",
+            FetchResponse::body,
+        );
+        check(
+            "Content-Type: TEXT/HTML; charset=utf-8\r\nContent-Disposition: inline\r\n\
+             Content-Language: de, en\r\nContent-Location: http://x/\r\n\r\none\r\n",
+            "BODYSTRUCTURE (\"TEXT\" \"HTML\" (\"charset\" \"utf-8\") NIL NIL \"7bit\" 5 1 NIL \
+             (\"inline\" NIL) (\"de\" \"en\") \"http://x/\")",
+            FetchResponse::body_structure,
+        );
+    }
+
+    const NESTED: &str = "Content-Type: multipart/mixed; boundary=b\r\n\r\n\
+        --b\r\n\r\nhello\r\n\
+        --b\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nx\r\n\r\n\
+        --b\r\nContent-Type: image/png; name=p.png\r\nContent-ID: <1@x>\r\n\
+        Content-Transfer-Encoding: base64\r\nContent-Disposition: attachment; filename=p.png\r\n\
+        \r\nAAAA\r\n--b--\r\n";
+
+    #[test]
+    fn nested() {
+        check(
+            NESTED,
+            "BODY ((\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 5 0)\
+             (\"message\" \"rfc822\" NIL NIL NIL \"7bit\" 21 \
+             (NIL \"inner\" NIL NIL NIL NIL NIL NIL NIL NIL) \
+             (\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 3 1) 3)\
+             (\"image\" \"png\" (\"name\" \"p.png\") \"<1@x>\" NIL \"base64\" 4) \"mixed\")",
+            FetchResponse::body,
+        );
+        check(
+            NESTED,
+            "BODYSTRUCTURE ((\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 5 0 \
+             NIL NIL NIL NIL)\
+             (\"message\" \"rfc822\" NIL NIL NIL \"7bit\" 21 \
+             (NIL \"inner\" NIL NIL NIL NIL NIL NIL NIL NIL) \
+             (\"text\" \"plain\" (\"charset\" \"us-ascii\") NIL NIL \"7bit\" 3 1 NIL NIL NIL NIL) \
+             3 NIL NIL NIL NIL)\
+             (\"image\" \"png\" (\"name\" \"p.png\") \"<1@x>\" NIL \"base64\" 4 NIL \
+             (\"attachment\" (\"filename\" \"p.png\")) NIL NIL) \
+             \"mixed\" (\"boundary\" \"b\") NIL NIL NIL)",
+            FetchResponse::body_structure,
+        );
+    }
+
+    #[test]
+    fn a_multipart_without_parts_is_told_with_an_empty_one() {
+        check(
+            "Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n",
+            "BODY ((\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 0 0) \"mixed\")",
+            FetchResponse::body,
+        );
+    }
+}

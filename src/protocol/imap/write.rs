@@ -82,3 +82,49 @@ pub fn is_atom_char(octet: u8) -> bool {
 pub fn is_astring_char(octet: u8) -> bool {
     is_atom_char(octet) || octet == b']'
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&mut out);
+        out
+    }
+
+    #[test]
+    fn strings() {
+        // (text, as string, as astring)
+        const CASES: &[(&[u8], &[u8], &[u8])] = &[
+            (b"", b"\"\"", b"\"\""),
+            (b"INBOX", b"\"INBOX\"", b"INBOX"),
+            (b"a b", b"\"a b\"", b"\"a b\""),
+            (b"a]b", b"\"a]b\"", b"a]b"),
+            (b"a(b", b"\"a(b\"", b"\"a(b\""),
+            (b"NIL", b"\"NIL\"", b"\"NIL\""),
+            (b"say \"\\\"", b"\"say \\\"\\\\\\\"\"", b"\"say \\\"\\\\\\\"\""),
+            (b"a\r\nb", b"{4}\r\na\r\nb", b"{4}\r\na\r\nb"),
+            (b"\xc3\xa4", b"{2}\r\n\xc3\xa4", b"{2}\r\n\xc3\xa4"),
+            (b"a\0b", b"{3}\r\na\0b", b"{3}\r\na\0b"),
+        ];
+        for &(text, string, astring) in CASES {
+            assert_eq!(written(|out| push_string(out, text)), string, "{}", text.escape_ascii());
+            assert_eq!(written(|out| push_astring(out, text)), astring, "{}", text.escape_ascii());
+        }
+        assert_eq!(written(|out| push_nstring(out, None)), b"NIL");
+        let long = vec![b'x'; QUOTED_MAX + 1];
+        assert!(written(|out| push_astring(out, &long)).starts_with(b"{1001}\r\nxxx"));
+    }
+
+    proptest! {
+        #[test]
+        fn numbers(number in any::<u64>(), shift in 0_u32..64) {
+            let number = number >> shift;
+            let out = written(|out| push_number(out, number));
+            prop_assert_eq!(out, number.to_string().into_bytes());
+        }
+    }
+}

@@ -153,11 +153,6 @@ pub fn append_delivered(output: &mut Vec<u8>, id: &str) {
     append_parts(output, &[DELIVERED.0, " as ", id]);
 }
 
-/// LMTP: one reply of many says whose it is (RFC 2033 4.2 leaves the text free).
-pub fn append_for(output: &mut Vec<u8>, reply: Reply, forward_path: &str) {
-    append_parts(output, &[reply.0, " <", forward_path, ">"]);
-}
-
 pub(super) fn append_parts(output: &mut Vec<u8>, parts: &[&str]) {
     for part in parts {
         output.extend_from_slice(part.as_bytes());
