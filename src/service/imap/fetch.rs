@@ -112,9 +112,6 @@ impl Answer<'_> {
         let condstore = session.condstore;
         let out = session.connection.output();
         let mut response = FetchResponse::begin(out, self.number);
-        if fetch.uid && !fetch.items.contains(&FetchItem::Uid) {
-            response.uid(out, self.message.uid);
-        }
         if self.tell_flags {
             if !fetch.items.contains(&FetchItem::Flags) {
                 self.flags(&mut response, out);

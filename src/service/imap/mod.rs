@@ -73,6 +73,7 @@ impl Default for ImapOptions {
 }
 
 /// How a session on this shard ended.
+#[allow(clippy::large_enum_variant)] // one a session
 pub enum Outcome {
     /// The connection is closed.
     Closed,

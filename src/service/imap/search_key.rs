@@ -34,15 +34,18 @@ pub(super) enum Key {
     Sequence(Ranges),
     Uid(Ranges),
     ModSeq(ModSeq),
-    Header {
-        name: Vec<u8>,
-        needle: Needle,
-    },
+    Header(Box<HeaderKey>),
     /// Index in [`Query::needles`].
     Text(usize),
     Not(Box<Key>),
     Any(Vec<Key>),
     All(Vec<Key>),
+}
+
+/// A field and what one of its kind has to contain.
+pub(super) struct HeaderKey {
+    name: Vec<u8>,
+    needle: Needle,
 }
 
 /// All that a SEARCH command asks for.
@@ -135,7 +138,8 @@ impl Compiler<'_> {
             SearchKey::Keyword(name) => self.keyword(name),
             SearchKey::Unkeyword(name) => Key::Not(Box::new(self.keyword(name))),
             SearchKey::Header(name, text) => {
-                Key::Header { name: name.to_vec(), needle: self.needle(text) }
+                let needle = self.needle(text);
+                Key::Header(Box::new(HeaderKey { name: name.to_vec(), needle }))
             }
             SearchKey::Body(text) => self.text(Scope::Body, text),
             SearchKey::Text(text) => self.text(Scope::Text, text),
@@ -209,8 +213,8 @@ impl Subject<'_> {
             Key::Sequence(ranges) => ranges.contains(self.sequence).into(),
             Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
-            Key::Header { name, needle } => match &self.known.header {
-                Some(header) => needle.is_in_header(header, name).into(),
+            Key::Header(key) => match &self.known.header {
+                Some(header) => key.needle.is_in_header(header, &key.name).into(),
                 None => Verdict::Needs(Need::Header),
             },
             Key::Text(needle) => match &self.known.found {

@@ -29,6 +29,10 @@ use crate::{
 /// buffer and not its mailbox.
 pub(super) const OUTPUT_MAX: usize = 64 * 1024;
 
+/// Commands carried out one after the other before other sessions get their turn: a client may
+/// pipeline thousands that never wait for anything.
+const COMMANDS_PER_TURN: u32 = 32;
+
 /// Before login nothing longer is of use: credentials and ID fields.
 const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024, message: 0 };
 
@@ -47,6 +51,8 @@ pub(super) struct Session {
     pub framer: Framer,
     /// How often output was sent before a command was done: what was sent cannot be taken back.
     pub flushes: u64,
+    /// Since the session last waited for input or let others run.
+    commands_in_turn: u32,
     bad_commands: u32,
     /// When the client must have sent its next command.
     deadline: Timestamp,
@@ -54,14 +60,14 @@ pub(super) struct Session {
 
 /// Serves a new connection until it is closed or belongs to another shard.
 pub async fn run(connection: Connection, shard: Rc<Shard>) -> Outcome {
-    let mut session = Session::new(connection, shard);
+    let mut session = Box::new(Session::new(connection, shard));
     session.greet();
     session.serve().await
 }
 
 /// Goes on with a session that logged in on another shard: answers its LOGIN and serves it.
 pub async fn resume(connection: Connection, shard: Rc<Shard>, handover: ImapHandover) -> Outcome {
-    let mut session = Session::new(connection, shard);
+    let mut session = Box::new(Session::new(connection, shard));
     let reply = session.log_in(handover.identity.account).await;
     match session.answer(&handover.tag, reply) {
         Ok(()) => session.serve().await,
@@ -95,6 +101,7 @@ impl Session {
             literal: None,
             framer: Framer::new(LIMITS_BEFORE_LOGIN),
             flushes: 0,
+            commands_in_turn: 0,
             bad_commands: 0,
             deadline,
         }
@@ -163,6 +170,7 @@ impl Session {
 
     /// Sends what is there and waits for more input, until the deadline of the state.
     pub async fn wait_for_input(&mut self) -> Result<(), ConnectionError> {
+        self.commands_in_turn = 0;
         self.flush().await?;
         let timeout = self.time_left();
         self.connection.fill(timeout).await
@@ -213,7 +221,7 @@ impl Session {
         self.writer().untagged(Status::Ok, Some(code), &text);
     }
 
-    async fn serve(mut self) -> Outcome {
+    async fn serve(mut self: Box<Session>) -> Outcome {
         match self.work().await {
             End::Leave(leave) => self.end(leave).await,
             End::LoggedOut => self.end(Leave::Lost).await,
@@ -225,7 +233,7 @@ impl Session {
     }
 
     /// The last words; `close` sends what it can of them.
-    async fn end(mut self, leave: Leave) -> Outcome {
+    async fn end(mut self: Box<Session>, leave: Leave) -> Outcome {
         if let Leave::Bye(text) = leave {
             self.writer().bye(text);
         }
@@ -309,6 +317,11 @@ impl Session {
         }
         self.restart_deadline();
         self.flush_if_full().await?;
+        self.commands_in_turn += 1;
+        if self.commands_in_turn >= COMMANDS_PER_TURN {
+            self.commands_in_turn = 0;
+            self.shard.executor.yield_now().await;
+        }
         if bad { self.count_bad_command() } else { Ok(()) }
     }
 
