@@ -17,10 +17,14 @@
 //! Protocol decides what is legal, service what is wanted, store what is durable, runtime when it
 //! runs. `docs/architecture.md` is the longer map.
 
+pub mod admin;
+pub mod config;
+pub mod control;
 pub mod directory;
 pub mod metrics;
 pub mod model;
 pub mod protocol;
 pub mod runtime;
+pub mod server;
 pub mod service;
 pub mod store;

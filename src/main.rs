@@ -1,1 +1,32 @@
-fn main() {}
+//! The `ringmail` program: arguments in, exit code out.
+
+mod cli;
+mod verb;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Arguments, Verb};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// 2: the caller must change the command line or the configuration; 1: all else.
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::Demo(arguments) => verb::demo(arguments),
+        Verb::Serve(arguments) => verb::serve(arguments),
+        Verb::Check(arguments) => verb::check(arguments),
+        Verb::User { verb } => verb::user(verb),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringmail: {error:#}");
+            let wrong_usage = error.downcast_ref::<ringmail::config::ConfigProblem>().is_some()
+                || error.downcast_ref::<verb::Usage>().is_some();
+            ExitCode::from(if wrong_usage { 2 } else { 1 })
+        }
+    }
+}

@@ -1,9 +1,32 @@
 //! Accounts, addresses and credentials: an immutable snapshot shared by the shards, replaced whole
-//! on reload. STUB SIGNATURES.
-#![allow(unused_variables)]
+//! on reload.
+//!
+//! [`SharedDirectory`] is made once, at start, and given to every shard, which makes its own
+//! [`Directory`] of it. SMTP asks where an address leads, every protocol asks whether a password
+//! is right; the CLI edits the [`UsersFile`] that snapshots are made from.
+//!
+//! Invariants: a lookup takes no lock and sees one snapshot; no password is hashed on a shard; no
+//! lock is held across an await.
 
-use std::net::IpAddr;
+mod address;
+mod authenticate;
+mod password;
+mod peers;
+mod snapshot;
+mod users_file;
 
+use std::{net::IpAddr, rc::Rc, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use self::{authenticate::Authenticator, peers::Peers};
+pub use self::{
+    authenticate::{PasswordJob, PasswordWorkers},
+    password::{HashError, hash, hash_all},
+    peers::PeerLimits,
+    snapshot::{DirectoryOptions, DirectorySnapshot},
+    users_file::{User, UsersFile, UsersFileError, parse_import},
+};
 use crate::model::AccountId;
 
 /// Where mail for an address goes.
@@ -16,6 +39,7 @@ pub enum Destination {
     Foreign,
 }
 
+/// Who logged in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub account: AccountId,
@@ -23,6 +47,7 @@ pub struct Identity {
     pub address: String,
 }
 
+/// Why nobody did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AuthenticationError {
     #[error("authentication failed")]
@@ -32,27 +57,65 @@ pub enum AuthenticationError {
     Busy,
 }
 
+/// What all shards share: the current snapshot, and who waits for a password check.
+pub struct SharedDirectory {
+    snapshot: ArcSwap<DirectorySnapshot>,
+    peers: Arc<Peers>,
+}
+
+impl SharedDirectory {
+    pub fn new(snapshot: DirectorySnapshot, limits: PeerLimits) -> Arc<SharedDirectory> {
+        Arc::new(SharedDirectory {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            peers: Arc::new(Peers::new(limits)),
+        })
+    }
+
+    /// Reload: what shards look up from now on; password caches forget what they knew.
+    pub fn replace(&self, snapshot: DirectorySnapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+}
+
 /// A shard's handle on the directory. Cheap to clone.
 #[derive(Clone)]
-pub struct Directory {}
+pub struct Directory {
+    shared: Arc<SharedDirectory>,
+    authenticator: Rc<Authenticator>,
+}
 
 impl Directory {
+    /// One a shard: it has a password cache of its own.
+    pub fn new(shared: Arc<SharedDirectory>, workers: Rc<dyn PasswordWorkers>) -> Directory {
+        let authenticator = Rc::new(Authenticator::new(shared.peers.clone(), workers));
+        Directory { shared, authenticator }
+    }
+
     /// `address` is the bare mailbox of RCPT TO, e.g. "alice+lists@demo.test": sub-addresses are
     /// resolved, domains compare without case, local parts too (as most servers do).
     pub fn resolve(&self, address: &str) -> Destination {
-        todo!()
+        self.shared.snapshot.load().resolve(address)
     }
-    /// May `identity` send as `address`? (its own address, its sub-addresses and aliases)
+
+    /// May `identity` send as `address`? Yes where it gets the mail for it: its own address, its
+    /// sub-addresses and aliases.
     pub fn may_send_as(&self, identity: &Identity, address: &str) -> bool {
-        todo!()
+        self.resolve(address) == Destination::Mailbox(identity.account)
     }
-    /// Hashing happens on the worker pool; unknown users cost the same.
+
+    pub fn is_local_domain(&self, domain: &str) -> bool {
+        self.shared.snapshot.load().is_local_domain(domain)
+    }
+
+    /// Whether `password` is that of `user`, an address or a name in the default domain. Hashing
+    /// happens on the worker pool; unknown users cost the same. Cancel-safe.
     pub async fn authenticate(
         &self,
         user: &str,
         password: &str,
         peer: IpAddr,
     ) -> Result<Identity, AuthenticationError> {
-        todo!()
+        let snapshot = self.shared.snapshot.load_full();
+        self.authenticator.authenticate(snapshot, user, password, peer).await
     }
 }

@@ -1,12 +1,52 @@
-//! One client connection: plain or TLS over a socket, or an in-memory pipe in tests. STUB
-//! SIGNATURES: what service loops are built against in parallel.
+//! One client connection: plain or TLS over a socket, or an in-memory pipe in tests.
 //!
 //! Shape of every session loop: look at `input()`, let the protocol parse it, `consume()` what it
 //! took, append replies to `output()`; when nothing more can be parsed, `flush()` once, then
 //! `fill()`. All pipelined commands are answered by one write.
-#![allow(unused_variables)]
+//!
+//! Invariants:
+//! - Idle (nothing in `input` or `output`) a connection holds no buffer, TLS or not.
+//! - Both `fill` and `flush` keep their progress in the connection, so dropping their futures
+//!   loses nothing.
+//! - What TLS wants sent (`sealed`) leaves before anything else does and before we wait to read.
+//!
+//! Ownership: shard-local. `detach` makes it `Send`, `attach` makes it another shard's.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use super::{
+    pipe::{self, MemoryPeer},
+    resources::{PooledBuffer, SCRATCH_SIZE, ShardResources},
+    timer::Timer,
+    tls::TlsContext,
+    tls_session::TlsSession,
+    transport::{DetachedTransport, MEMORY_ADDRESS, Transport},
+};
+
+/// How long `close` may spend on the last reply.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A peer that goes on sending after our last reply is read for this long and this much: closing
+/// with unread bytes would make the kernel reset the connection and could lose that reply.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// Most ciphertext kept undecrypted: the largest handshake message rustls joins (64 KiB) and a
+/// record. More means a peer that never completes one.
+const CIPHERTEXT_MAX: usize = 96 * 1024;
+
+/// Fills and flushes in a row that need not wait; then the session lets others run, so that a
+/// client faster than us does not keep the core (1 MiB at most between two yields).
+const EAGER_MAX: u8 = 16;
 
 /// Why a connection can no longer be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +58,7 @@ pub enum ConnectionError {
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(io::Error),
     /// The shard's memory budget is spent; the session says so in its protocol and closes.
     #[error("out of buffer memory")]
     NoMemory,
@@ -27,76 +67,723 @@ pub enum ConnectionError {
     ShuttingDown,
 }
 
+impl From<io::Error> for ConnectionError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => ConnectionError::TimedOut,
+            _ => ConnectionError::Io(error),
+        }
+    }
+}
+
+/// How a listener's connections use TLS.
+#[derive(Clone)]
+pub enum TlsMode {
+    /// Plain, for ever.
+    Off,
+    /// Plain at first; `start_tls` may follow (STARTTLS, STLS).
+    Upgrade(Arc<TlsContext>),
+    /// TLS from the first byte (the "s" ports).
+    Implicit(Arc<TlsContext>),
+}
+
 /// A connection on its shard. Idle (nothing in `input` or `output`) it holds no buffer.
-pub struct Connection {}
+pub struct Connection {
+    transport: Transport,
+    peer: SocketAddr,
+    tls: Option<Box<TlsSession>>,
+    /// For `start_tls`; `None` where TLS is off or already on.
+    upgrade: Option<Arc<TlsContext>>,
+    /// Plaintext received; the first `consumed` bytes are done with.
+    input: PooledBuffer,
+    consumed: usize,
+    /// Received and still sealed: a TLS record cut short.
+    ciphertext: PooledBuffer,
+    /// Plaintext to send; the first `taken` bytes are sent or sealed already.
+    output: PooledBuffer,
+    taken: usize,
+    /// Ciphertext to send; the first `sealed_sent` bytes are sent.
+    sealed: PooledBuffer,
+    sealed_sent: usize,
+    /// The peer sent its last byte.
+    ended: bool,
+    /// Sending failed; nothing more is tried.
+    broken: bool,
+    /// Whether a shutdown may end a waiting `fill`.
+    interruptible: bool,
+    /// Fills and flushes in a row that did not wait.
+    eager: u8,
+    timer: Timer,
+    seat: Seat,
+}
+
+/// Counts the connection among its shard's for as long as it is there.
+struct Seat(Rc<ShardResources>);
+
+impl Seat {
+    fn take(resources: &Rc<ShardResources>) -> Seat {
+        resources.count_connection();
+        Seat(resources.clone())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.uncount_connection();
+    }
+}
 
 impl Connection {
+    /// Takes over a connected, non-blocking socket on this shard. With implicit TLS the handshake
+    /// happens in the first `fill` or `flush`, or by `handshake`.
+    pub fn accept(
+        socket: OwnedFd,
+        peer: SocketAddr,
+        tls: &TlsMode,
+    ) -> Result<Connection, ConnectionError> {
+        let mut connection = Self::new(Transport::tcp(socket), peer);
+        connection.set_tls_mode(tls)?;
+        Ok(connection)
+    }
+
+    /// A connection over memory and the client's end of it, for tests.
+    pub fn memory() -> (Connection, MemoryPeer) {
+        let (end, peer) = pipe::pipe();
+        (Self::new(Transport::Memory(end), MEMORY_ADDRESS), peer)
+    }
+
+    /// Like `memory`, with TLS as `tls` says; the test speaks TLS over its end.
+    pub fn memory_tls(tls: &TlsMode) -> Result<(Connection, MemoryPeer), ConnectionError> {
+        let (mut connection, peer) = Self::memory();
+        connection.set_tls_mode(tls)?;
+        Ok((connection, peer))
+    }
+
+    fn new(transport: Transport, peer: SocketAddr) -> Connection {
+        let resources = ShardResources::current();
+        Connection {
+            transport,
+            peer,
+            tls: None,
+            upgrade: None,
+            input: PooledBuffer::new(&resources),
+            consumed: 0,
+            ciphertext: PooledBuffer::new(&resources),
+            output: PooledBuffer::new(&resources),
+            taken: 0,
+            sealed: PooledBuffer::new(&resources),
+            sealed_sent: 0,
+            ended: false,
+            broken: false,
+            interruptible: true,
+            eager: 0,
+            timer: Timer::new(resources.timers()),
+            seat: Seat::take(&resources),
+        }
+    }
+
+    fn set_tls_mode(&mut self, tls: &TlsMode) -> Result<(), ConnectionError> {
+        match tls {
+            TlsMode::Off => {}
+            TlsMode::Upgrade(context) => self.upgrade = Some(context.clone()),
+            TlsMode::Implicit(context) => {
+                self.tls = Some(Box::new(TlsSession::new(context.config())?));
+            }
+        }
+        Ok(())
+    }
+
     pub fn peer(&self) -> SocketAddr {
-        todo!()
+        self.peer
     }
+
     pub fn local(&self) -> SocketAddr {
-        todo!()
+        self.transport.local()
     }
+
     pub fn is_tls(&self) -> bool {
-        todo!()
+        self.tls.is_some()
     }
+
     /// For the Received header, e.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384"; `None` when plain.
     pub fn tls_description(&self) -> Option<String> {
-        todo!()
+        self.tls.as_ref()?.description()
     }
 
     /// Bytes received (decrypted) and not yet consumed.
     pub fn input(&self) -> &[u8] {
-        todo!()
+        self.input.bytes().get(self.consumed..).unwrap_or_default()
     }
+
+    /// Marks the first `count` bytes of `input()` as done with (all of them if it has fewer).
     pub fn consume(&mut self, count: usize) {
-        todo!()
+        self.consumed = self.consumed.saturating_add(count);
+        if self.consumed >= self.input.bytes().len() && self.consumed > 0 {
+            self.input.bytes_mut().clear();
+            self.consumed = 0;
+        }
     }
+
     /// Waits for more input and appends it to `input()`; at most 64 KiB a call. The caller keeps
     /// `input()` bounded by consuming or giving up. `Err(Closed)` at end of stream. Cancel-safe.
     pub async fn fill(&mut self, timeout: Duration) -> Result<(), ConnectionError> {
-        todo!()
+        self.input.release_if_empty();
+        self.wait(timeout, Self::poll_fill).await
+    }
+
+    /// While false, `fill` does not fail with `ShuttingDown`: for the middle of a command, such as
+    /// message data, when `input()` may run empty. True at first.
+    pub fn set_interruptible(&mut self, interruptible: bool) {
+        self.interruptible = interruptible;
     }
 
     /// Replies not yet sent.
     pub fn output(&mut self) -> &mut Vec<u8> {
-        todo!()
+        self.output.bytes_mut()
     }
+
     /// Sends all of `output()`. Call it whenever `output()` outgrows 64 KiB, so that a client that
-    /// never reads costs one buffer. Not cancel-safe.
+    /// never reads costs one buffer. After its future was dropped, `output()` may only be appended
+    /// to before the next `flush`.
     pub async fn flush(&mut self, timeout: Duration) -> Result<(), ConnectionError> {
-        todo!()
+        let result = self.wait(timeout, Self::poll_flush).await;
+        self.broken |= result.is_err();
+        result
     }
 
     /// Discards unread plaintext (RFC 3207 4.2: nothing is carried over), then shakes hands.
     pub async fn start_tls(&mut self, timeout: Duration) -> Result<(), ConnectionError> {
-        todo!()
+        self.flush(timeout).await?;
+        let Some(context) = self.upgrade.take() else {
+            return Err(ConnectionError::Io(io::ErrorKind::Unsupported.into()));
+        };
+        self.consume(usize::MAX);
+        self.tls = Some(Box::new(TlsSession::new(context.config())?));
+        self.handshake(timeout).await
     }
+
+    /// Finishes the TLS handshake if there is one to finish.
+    pub async fn handshake(&mut self, timeout: Duration) -> Result<(), ConnectionError> {
+        self.wait(timeout, Self::poll_handshake).await
+    }
+
     /// STARTTLS/STLS can be offered: plain now, and a certificate is configured.
     pub fn can_start_tls(&self) -> bool {
-        todo!()
+        self.upgrade.is_some()
     }
 
     /// True once the server wants sessions to end; `fill` then fails with `ShuttingDown`.
     pub fn shutting_down(&self) -> bool {
-        todo!()
+        self.seat.0.shutting_down()
     }
 
     /// Flushes what it can, says goodbye (TLS close_notify) and closes.
-    pub async fn close(self) {
-        todo!()
+    pub async fn close(mut self) {
+        self.interruptible = false;
+        let shaken = self.tls.as_ref().is_none_or(|tls| tls.handshake_done());
+        if self.broken || !shaken || self.flush(CLOSE_TIMEOUT).await.is_err() {
+            return;
+        }
+        if let Some(tls) = &mut self.tls
+            && tls.seal_close_notify(self.sealed.bytes_mut()).is_ok()
+        {
+            let _ = self.wait(CLOSE_TIMEOUT, Self::poll_send_sealed).await;
+        }
+        if !self.ended {
+            let mut discarded = 0;
+            let linger = |this: &mut Self, context: &mut Context<'_>| {
+                this.poll_linger(context, &mut discarded)
+            };
+            let _ = self.wait(LINGER_TIMEOUT, linger).await;
+        }
     }
 
     /// Takes the connection apart for another shard. Only when `output()` is empty.
-    pub fn detach(self) -> DetachedConnection {
-        todo!()
+    pub fn detach(mut self) -> DetachedConnection {
+        debug_assert_eq!(self.output.bytes().len(), self.taken, "detached with unsent output");
+        self.compact_input();
+        let mut sealed = self.sealed.into_vec();
+        sealed.drain(..self.sealed_sent);
+        DetachedConnection {
+            transport: self.transport.detach(),
+            peer: self.peer,
+            tls: self.tls,
+            upgrade: self.upgrade,
+            input: self.input.into_vec(),
+            ciphertext: self.ciphertext.into_vec(),
+            sealed,
+            ended: self.ended,
+            broken: self.broken,
+            interruptible: self.interruptible,
+        }
+    }
+
+    /// Makes a detached connection this shard's. It counts among the shard's connections, whose
+    /// limit the caller has looked at before (`ShardResources::connections_full`).
+    pub fn attach(detached: DetachedConnection) -> Connection {
+        let mut connection = Self::new(Transport::attach(detached.transport), detached.peer);
+        let resources = &connection.seat.0;
+        connection.input = PooledBuffer::from_vec(detached.input, resources);
+        connection.ciphertext = PooledBuffer::from_vec(detached.ciphertext, resources);
+        connection.sealed = PooledBuffer::from_vec(detached.sealed, resources);
+        connection.tls = detached.tls;
+        connection.upgrade = detached.upgrade;
+        connection.ended = detached.ended;
+        connection.broken = detached.broken;
+        connection.interruptible = detached.interruptible;
+        connection
+    }
+
+    /// Runs `poll` until it is ready or `timeout` has passed. The timer is armed only when there
+    /// is something to wait for.
+    async fn wait(
+        &mut self,
+        timeout: Duration,
+        mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<(), ConnectionError>>,
+    ) -> Result<(), ConnectionError> {
+        let mut armed = false;
+        let result = poll_fn(|context| {
+            if let Poll::Ready(result) = poll(self, context) {
+                return Poll::Ready(result);
+            }
+            if !armed {
+                self.timer.arm(timeout);
+                armed = true;
+            }
+            if self.timer.poll_passed(context) {
+                return Poll::Ready(Err(ConnectionError::TimedOut));
+            }
+            Poll::Pending
+        })
+        .await;
+        if armed {
+            self.timer.disarm();
+            self.eager = 0;
+        } else if self.eager < EAGER_MAX {
+            self.eager += 1;
+        } else {
+            self.eager = 0;
+            // All is done and kept in `self`: nothing is lost if this wait is dropped.
+            futures_lite::future::yield_now().await;
+        }
+        result
+    }
+
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        let before = self.input().len();
+        if before == 0 && self.interruptible && self.shutting_down() {
+            return Poll::Ready(Err(ConnectionError::ShuttingDown));
+        }
+        loop {
+            ready!(self.poll_send_sealed(context))?;
+            if self.input().len() > before {
+                self.input.settle().map_err(|_| ConnectionError::NoMemory)?;
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_receive(context))?;
+        }
+    }
+
+    fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        loop {
+            ready!(self.poll_send_sealed(context))?;
+            if self.tls.as_ref().is_none_or(|tls| tls.handshake_done()) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_receive(context))?;
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        ready!(self.poll_handshake(context))?;
+        loop {
+            ready!(self.poll_send_sealed(context))?;
+            let unsent = self.output.bytes().get(self.taken..).unwrap_or_default();
+            if unsent.is_empty() {
+                self.output.bytes_mut().clear();
+                self.output.release_if_empty();
+                self.taken = 0;
+                return Poll::Ready(Ok(()));
+            }
+            match &mut self.tls {
+                None => self.taken += ready!(self.transport.poll_send(context, unsent))?,
+                Some(tls) => {
+                    // Sealed piece by piece, so that a big reply is never in memory twice.
+                    let piece = &unsent[..unsent.len().min(SCRATCH_SIZE)];
+                    let opened = tls.seal(
+                        piece,
+                        self.ciphertext.bytes_mut(),
+                        self.input.bytes_mut(),
+                        self.sealed.bytes_mut(),
+                    )?;
+                    self.taken += piece.len();
+                    self.ciphertext.bytes_mut().drain(..opened);
+                    self.ciphertext.release_if_empty();
+                    self.input.release_if_empty();
+                    let _ = self.sealed.settle();
+                }
+            }
+        }
+    }
+
+    fn poll_send_sealed(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        while let Some(unsent @ [_, ..]) = self.sealed.bytes().get(self.sealed_sent..) {
+            self.sealed_sent += ready!(self.transport.poll_send(context, unsent))?;
+        }
+        if self.sealed_sent > 0 {
+            self.sealed.bytes_mut().clear();
+            self.sealed_sent = 0;
+        }
+        self.sealed.release_if_empty();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Receives once, through TLS if it is on. Ready does not mean that `input` grew.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        if self.ended {
+            return Poll::Ready(Err(ConnectionError::Closed));
+        }
+        let resources = self.seat.0.clone();
+        resources.with_scratch(|scratch| {
+            let count = ready!(self.transport.poll_receive(context, scratch))?;
+            let Some(received @ [_, ..]) = scratch.get_mut(..count) else {
+                self.ended = true;
+                return Poll::Ready(Err(ConnectionError::Closed));
+            };
+            self.compact_input();
+            if self.tls.is_none() {
+                self.input.reserve(received.len());
+                self.input.bytes_mut().extend_from_slice(received);
+                return Poll::Ready(Ok(()));
+            }
+            let opened = self.open_tls(received);
+            if opened.is_err() {
+                // Tell the peer by TLS alert, as far as the socket takes it.
+                self.broken = true;
+                let _ = self.poll_send_sealed(context);
+            }
+            Poll::Ready(opened)
+        })
+    }
+
+    /// Opens what was received together with what was kept, and keeps a record cut short.
+    fn open_tls(&mut self, received: &mut [u8]) -> Result<(), ConnectionError> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        let (plaintext, sealed) = (self.input.bytes_mut(), self.sealed.bytes_mut());
+        if self.ciphertext.bytes().is_empty() {
+            let opened = tls.open(received, plaintext, sealed)?;
+            if let Some(rest @ [_, ..]) = received.get(opened..) {
+                self.ciphertext.reserve(rest.len());
+                self.ciphertext.bytes_mut().extend_from_slice(rest);
+            }
+        } else {
+            self.ciphertext.bytes_mut().extend_from_slice(received);
+            let opened = tls.open(self.ciphertext.bytes_mut(), plaintext, sealed)?;
+            self.ciphertext.bytes_mut().drain(..opened);
+        }
+        self.ended = tls.peer_closed();
+        self.ciphertext.release_if_empty();
+        self.input.release_if_empty();
+        if self.ciphertext.bytes().len() > CIPHERTEXT_MAX {
+            return Err(rustls::Error::General("record or handshake too long".into()).into());
+        }
+        self.ciphertext.settle().map_err(|_| ConnectionError::NoMemory)
+    }
+
+    /// Ready at once unless the peer is still sending; then ends our half and reads on until the
+    /// peer stops. `discarded` counts what it sent.
+    fn poll_linger(
+        &mut self,
+        context: &mut Context<'_>,
+        discarded: &mut usize,
+    ) -> Poll<Result<(), ConnectionError>> {
+        let resources = self.seat.0.clone();
+        resources.with_scratch(|scratch| {
+            while *discarded <= LINGER_BYTES_MAX {
+                match self.transport.poll_receive(context, scratch) {
+                    Poll::Pending if *discarded > 0 => return Poll::Pending,
+                    Poll::Ready(Ok(count @ 1..)) => {
+                        if *discarded == 0 {
+                            self.transport.shut_down_sending(context);
+                        }
+                        *discarded += count;
+                    }
+                    _ => break,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Moves unconsumed input to the front of its buffer.
+    fn compact_input(&mut self) {
+        if self.consumed > 0 {
+            self.input.bytes_mut().drain(..self.consumed);
+            self.consumed = 0;
+        }
     }
 }
 
 /// A connection between two shards: descriptor, TLS state, unread ciphertext and plaintext.
-pub struct DetachedConnection {}
+pub struct DetachedConnection {
+    transport: DetachedTransport,
+    peer: SocketAddr,
+    tls: Option<Box<TlsSession>>,
+    upgrade: Option<Arc<TlsContext>>,
+    input: Vec<u8>,
+    ciphertext: Vec<u8>,
+    sealed: Vec<u8>,
+    ended: bool,
+    broken: bool,
+    interruptible: bool,
+}
 
 const _: fn() = || {
     fn is_send<T: Send>() {}
     is_send::<DetachedConnection>();
 };
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        io::{Read, Write},
+    };
+
+    use futures_lite::future::{block_on, poll_once};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+    use crate::runtime::tls::SelfSigned;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A server's TLS context and a client configuration that trusts it.
+    fn tls_pair(
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> (TlsMode, Arc<ClientConfig>) {
+        let made = SelfSigned::generate(&["localhost"]).unwrap();
+        let mut roots = RootCertStore::empty();
+        let pem = made.chain_pem.as_bytes();
+        let leaf = rustls_pki_types::pem::PemObject::from_pem_slice(pem).unwrap();
+        roots.add(leaf).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let context = TlsContext::new(made.certificate().unwrap()).unwrap();
+        (TlsMode::Implicit(context), Arc::new(client))
+    }
+
+    fn tls_client(config: &Arc<ClientConfig>) -> ClientConnection {
+        ClientConnection::new(config.clone(), "localhost".try_into().unwrap()).unwrap()
+    }
+
+    /// Moves all bytes between client and pipe that there are, in chunks of at most `chunk` bytes
+    /// to the server; answers the plaintext the client received.
+    fn pump(client: &mut ClientConnection, peer: &MemoryPeer, chunk: usize) -> Vec<u8> {
+        let (plaintext, sent) = exchange(client, peer);
+        for chunk in sent.chunks(chunk) {
+            peer.send(chunk);
+        }
+        plaintext
+    }
+
+    /// Gives the client what the server sent; answers plaintext received and bytes to send.
+    fn exchange(client: &mut ClientConnection, peer: &MemoryPeer) -> (Vec<u8>, Vec<u8>) {
+        let output = peer.take_output();
+        let mut rest = &output[..];
+        let mut plaintext = Vec::new();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().unwrap();
+            // WouldBlock is the end of what there is.
+            let _ = client.reader().read_to_end(&mut plaintext);
+        }
+        let mut sent = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut sent).unwrap();
+        }
+        (plaintext, sent)
+    }
+
+    fn resources() -> Rc<ShardResources> {
+        ShardResources::current()
+    }
+
+    #[test]
+    fn input_is_consumed_and_idle_holds_no_buffer() {
+        let (mut connection, peer) = Connection::memory();
+        peer.send(b"NOOP\r\nQU");
+        block_on(connection.fill(SECOND)).unwrap();
+        assert_eq!(connection.input(), b"NOOP\r\nQU");
+        connection.consume(6);
+        peer.send(b"IT\r\n");
+        block_on(connection.fill(SECOND)).unwrap();
+        assert_eq!(connection.input(), b"QUIT\r\n");
+        connection.consume(6);
+        connection.output().extend_from_slice(b"221 bye\r\n");
+        assert!(resources().buffer_bytes() > 0);
+        block_on(connection.flush(SECOND)).unwrap();
+        assert_eq!(peer.take_output(), b"221 bye\r\n");
+        assert!(block_on(poll_once(connection.fill(SECOND))).is_none());
+        assert_eq!(resources().buffer_bytes(), 0);
+        peer.close();
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::Closed)));
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::Closed)));
+    }
+
+    #[test]
+    fn deadlines_and_shutdown_end_a_wait() {
+        let (mut connection, peer) = Connection::memory();
+        peer.expire();
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::TimedOut)));
+        {
+            let mut fill = Box::pin(connection.fill(SECOND));
+            assert!(block_on(poll_once(&mut fill)).is_none());
+            resources().timers().advance(10);
+            assert!(block_on(poll_once(&mut fill)).is_none());
+            resources().timers().advance(1);
+            assert!(matches!(block_on(fill), Err(ConnectionError::TimedOut)));
+        }
+        peer.send(b"DATA half a mess");
+        block_on(connection.fill(SECOND)).unwrap();
+        resources().shut_down();
+        let unfinished = block_on(poll_once(connection.fill(SECOND)));
+        assert!(unfinished.is_none(), "with input unconsumed we are inside a command");
+        connection.consume(usize::MAX);
+        connection.set_interruptible(false);
+        assert!(block_on(poll_once(connection.fill(SECOND))).is_none());
+        connection.set_interruptible(true);
+        assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::ShuttingDown)));
+    }
+
+    #[test]
+    fn connections_are_counted_until_they_are_gone() {
+        let before = resources().connection_count();
+        let (connection, _peer) = Connection::memory();
+        let detached = connection.detach();
+        assert_eq!(resources().connection_count(), before);
+        let connection = Connection::attach(detached);
+        assert_eq!(resources().connection_count(), before + 1);
+        block_on(connection.close());
+        assert_eq!(resources().connection_count(), before);
+    }
+
+    #[test]
+    fn a_closed_server_ends_the_clients_stream() {
+        let (mut connection, peer) = Connection::memory();
+        connection.output().extend_from_slice(b"421 bye\r\n");
+        block_on(connection.close());
+        assert_eq!(peer.take_output(), b"421 bye\r\n");
+        assert!(peer.is_closed());
+    }
+
+    /// An echo over TLS, the client's bytes cut into pieces of every small size.
+    #[test]
+    fn tls_split_at_every_byte() {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let (mode, config) = tls_pair(version);
+            for chunk in [1, 2, 3, 5, 7, 64, 1000, 1 << 16] {
+                let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+                let mut client = tls_client(&config);
+                let mut shake = Box::pin(server.handshake(SECOND));
+                while block_on(poll_once(&mut shake)).is_none() {
+                    pump(&mut client, &peer, chunk);
+                }
+                drop(shake);
+                pump(&mut client, &peer, chunk);
+                let sent: Vec<u8> = (0..40_000u32).map(|n| n as u8).collect();
+                client.writer().write_all(&sent).unwrap();
+                let mut echoed = Vec::new();
+                while echoed.len() < sent.len() {
+                    echoed.extend(pump(&mut client, &peer, chunk));
+                    if block_on(poll_once(server.fill(SECOND))).is_some() {
+                        let input = server.input().to_vec();
+                        server.consume(input.len());
+                        server.output().extend_from_slice(&input);
+                        block_on(server.flush(SECOND)).unwrap();
+                    }
+                }
+                assert!(echoed == sent, "{version:?} in pieces of {chunk}");
+                assert!(block_on(poll_once(server.fill(SECOND))).is_none());
+                assert_eq!(resources().buffer_bytes(), 0, "idle over TLS holds no buffer");
+                block_on(server.close());
+                pump(&mut client, &peer, chunk);
+                assert_eq!(client.reader().read(&mut [0; 16]).unwrap(), 0, "close_notify");
+            }
+        }
+    }
+
+    /// The connection moves after every single byte that arrives, handshake included.
+    #[test]
+    fn a_handover_after_every_byte_loses_nothing() {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let (mode, config) = tls_pair(version);
+            let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+            let mut client = tls_client(&config);
+            let commands = b"a1 NOOP\r\na2 LOGIN bob demo\r\na3 APPEND x {3+}\r\nabc\r\n".repeat(4);
+            let mut wire = VecDeque::new();
+            let mut written = false;
+            while server.input().len() < commands.len() {
+                wire.extend(exchange(&mut client, &peer).1);
+                if let Some(byte) = wire.pop_front() {
+                    peer.send(&[byte]);
+                } else if !client.is_handshaking() && !written {
+                    client.writer().write_all(&commands).unwrap();
+                    written = true;
+                }
+                let _ = block_on(poll_once(server.fill(SECOND)));
+                server = Connection::attach(server.detach());
+            }
+            assert_eq!(server.input(), commands, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_handover_carries_what_tls_had_not_sent() {
+        let (mut server, peer) = Connection::memory();
+        server.sealed.bytes_mut().extend_from_slice(b"key update");
+        server.sealed_sent = 4;
+        let mut server = Connection::attach(server.detach());
+        block_on(server.flush(SECOND)).unwrap();
+        assert_eq!(peer.take_output(), b"update");
+    }
+
+    #[test]
+    fn start_tls_carries_no_plaintext_over() {
+        let (mode, config) = tls_pair(&rustls::version::TLS13);
+        let TlsMode::Implicit(context) = mode else { unreachable!() };
+        let (mut server, peer) = Connection::memory_tls(&TlsMode::Upgrade(context)).unwrap();
+        assert!(server.can_start_tls() && !server.is_tls());
+        peer.send(b"STARTTLS\r\nMAIL FROM:<injected@evil.test>\r\n");
+        block_on(server.fill(SECOND)).unwrap();
+        server.consume(b"STARTTLS\r\n".len());
+        server.output().extend_from_slice(b"220 go\r\n");
+        {
+            let mut client = tls_client(&config);
+            let mut start = Box::pin(server.start_tls(SECOND));
+            assert!(block_on(poll_once(&mut start)).is_none());
+            assert_eq!(peer.take_output(), b"220 go\r\n");
+            while block_on(poll_once(&mut start)).is_none() {
+                pump(&mut client, &peer, 100);
+            }
+        }
+        assert!(server.is_tls() && !server.can_start_tls());
+        assert_eq!(server.input(), b"");
+        let description = server.tls_description().unwrap();
+        assert!(description.starts_with("TLSv1.3 TLS13_"), "{description}");
+    }
+
+    #[test]
+    fn what_is_not_tls_gets_an_alert_and_an_error() {
+        let (mode, _) = tls_pair(&rustls::version::TLS13);
+        let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+        peer.send(b"EHLO client.test\r\n");
+        assert!(matches!(block_on(server.fill(SECOND)), Err(ConnectionError::Tls(_))));
+        let alert = peer.take_output();
+        assert_eq!(alert.first(), Some(&21), "a TLS alert record: {alert:?}");
+    }
+}

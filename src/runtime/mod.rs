@@ -3,11 +3,24 @@
 //! `glommio::` is named only below this folder. Everything above sees the traits and types here,
 //! so that the store runs under the simulator (`simulation`) exactly as it runs in production.
 
+pub mod acceptor;
 pub mod connection;
 pub mod device;
 pub mod executor;
+pub mod host;
 pub mod mesh;
+pub mod pipe;
+pub mod privilege;
+pub mod resources;
+pub mod shard;
+pub mod signal;
 pub mod simulation;
+pub mod timer;
+pub mod tls;
+pub mod worker;
+
+mod tls_session;
+mod transport;
 
 use std::{future::Future, pin::Pin};
 

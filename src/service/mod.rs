@@ -10,6 +10,8 @@ use crate::{
     store::Partition,
 };
 
+pub mod delivery;
+pub mod handover;
 pub mod imap;
 pub mod pop3;
 pub mod smtp;

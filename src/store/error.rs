@@ -1,12 +1,12 @@
 //! Why the store did not do as asked. Only `service` turns these into protocol replies.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The device failed; for a write this poisons the partition.
     #[error("{0}")]
-    Io(Rc<std::io::Error>),
+    Io(Arc<std::io::Error>),
     /// Bytes on disk are not what was written.
     #[error("corrupt entry in {segment} at offset {offset}: {what}")]
     Corrupt { segment: String, offset: u64, what: String },

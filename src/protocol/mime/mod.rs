@@ -1,1 +1,31 @@
-//! mime
+//! Internet message format and MIME (RFC 5322, RFC 2045 to 2049): what is derived from a message
+//! while its bytes pass, and what IMAP asks of it later.
+//!
+//! The SMTP and LMTP sessions and IMAP APPEND feed a [`Summarizer`]; the store keeps the encoded
+//! [`Summary`] beside the body, opaque to it; IMAP FETCH decodes it to answer ENVELOPE,
+//! BODYSTRUCTURE and section addresses without reading the body; IMAP SEARCH uses it to know which
+//! bytes are text. Everything here is pure: bytes in, values out.
+
+pub mod address;
+mod codec;
+pub mod date;
+mod describe;
+#[cfg(test)]
+mod differential;
+pub mod encoded_word;
+pub mod header;
+mod html;
+mod parameter;
+pub mod search;
+mod section;
+mod summarizer;
+mod summary;
+mod transfer;
+
+pub use address::Address;
+pub use date::DateTime;
+pub use header::{HeaderFilter, filter_header};
+pub use search::{MessageSearch, Needle, Scope};
+pub use section::SectionText;
+pub use summarizer::Summarizer;
+pub use summary::{DecodeError, Envelope, Part, PartKind, Summary};

@@ -1,1 +1,17 @@
-//! smtp
+//! SMTP and LMTP without I/O: commands, addresses, replies, the text of a message, and the session
+//! that says what is legal when (RFC 5321, RFC 2033 and the extensions named in each file).
+
+pub mod address;
+pub mod command;
+pub mod data;
+pub mod parameter;
+pub mod reply;
+pub mod session;
+pub mod trace;
+
+pub use address::{Mailbox, Path};
+pub use command::Verb;
+pub use data::BareNewline;
+pub use reply::Reply;
+pub use session::{Event, Limits, Role, Security, Sender, Session};
+pub use trace::{Trace, Transport};

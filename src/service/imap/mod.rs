@@ -1,5 +1,91 @@
-//! Imap sessions.
+//! IMAP4rev1 sessions (RFC 3501 and the extensions in docs/rfc_imap.md): the loop and the commands.
+//!
+//! The acceptor calls [`run`] with each connection; when the account that logged in lives on
+//! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:
+//!
+//! ```text
+//! session    the loop: frames in, commands run, one flush
+//! dispatch   command -> state it is allowed in, handler, updates that may follow
+//! reply      how a command ends; StoreError -> response code
+//! selected   the selected mailbox as the client knows it
+//! sync       what changed since -> untagged responses
+//! the rest   a file per command family
+//! ```
+//!
+//! A further extension is a row in `dispatch` and a file. Everything here is shard-local.
 
-/// Limits and timeouts of Imap sessions; `config` fills them.
-#[derive(Clone, Debug, Default)]
-pub struct ImapOptions {}
+use std::time::Duration;
+
+use crate::{directory::Identity, protocol::imap::Limits, runtime::connection::Connection};
+
+mod append;
+mod authenticate;
+mod capability;
+mod copy;
+mod dispatch;
+mod expunge;
+mod fetch;
+mod folder;
+mod idle;
+mod list;
+mod literal;
+mod message;
+mod reply;
+mod search;
+mod search_key;
+mod select;
+mod selected;
+mod session;
+mod status;
+mod store;
+mod sync;
+
+pub use session::{resume, run};
+
+/// Limits and timeouts of IMAP sessions; `config` fills them.
+#[derive(Clone, Debug)]
+pub struct ImapOptions {
+    /// What one command may cost, once logged in. Before that 8 KiB are enough for anything.
+    pub limits: Limits,
+    /// Time from the greeting (or STARTTLS) until logged in.
+    pub login_timeout: Duration,
+    /// Time between commands, and between the octets of one; RFC 3501 5.4 wants 30 minutes.
+    pub idle_timeout: Duration,
+    /// How long a refused LOGIN waits for its answer.
+    pub login_failure_delay: Duration,
+    /// Refused LOGINs after which the session ends.
+    pub login_failures_max: u32,
+    /// Commands in a row that are not understood, after which the session ends.
+    pub bad_commands_max: u32,
+}
+
+impl Default for ImapOptions {
+    fn default() -> ImapOptions {
+        ImapOptions {
+            limits: Limits::default(),
+            login_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(30 * 60),
+            login_failure_delay: Duration::from_secs(2),
+            login_failures_max: 3,
+            bad_commands_max: 20,
+        }
+    }
+}
+
+/// How a session on this shard ended.
+#[allow(clippy::large_enum_variant)] // one a session
+pub enum Outcome {
+    /// The connection is closed.
+    Closed,
+    /// The account lives on another shard: detach the connection, attach it there, [`resume`].
+    /// Its output is empty; what the client pipelined after LOGIN is unread in its input.
+    HandOver(Connection, ImapHandover),
+}
+
+/// What the owner of an account needs to go on with a session that logged in elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImapHandover {
+    pub identity: Identity,
+    /// Of the LOGIN or AUTHENTICATE that the owner answers.
+    pub tag: String,
+}

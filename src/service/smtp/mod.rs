@@ -1,5 +1,77 @@
-//! Smtp sessions.
+//! SMTP, submission and LMTP sessions: what is wanted of what `protocol::smtp` says is legal.
+//!
+//! The server's acceptor runs [`run`] for each connection. Its limits come from [`SmtpOptions`].
 
-/// Limits and timeouts of Smtp sessions; `config` fills them.
-#[derive(Clone, Debug, Default)]
-pub struct SmtpOptions {}
+mod conversation;
+mod envelope;
+mod recipient;
+
+use std::{rc::Rc, time::Duration};
+
+use crate::{
+    metrics::Protocol,
+    protocol::smtp::{Limits, Role},
+    runtime::connection::Connection,
+    service::Shard,
+};
+
+/// Limits and timeouts of SMTP sessions; `config` fills them.
+#[derive(Clone, Debug)]
+pub struct SmtpOptions {
+    pub limits: Limits,
+    /// How long to wait for a command (RFC 5321 4.5.3.2.7: five minutes at least).
+    pub command_timeout: Duration,
+    /// How long to wait for more of a message (RFC 5321 4.5.3.2.5 gives the client three minutes
+    /// for a block).
+    pub data_timeout: Duration,
+}
+
+impl Default for SmtpOptions {
+    fn default() -> SmtpOptions {
+        const FIVE_MINUTES: Duration = Duration::from_secs(300);
+        SmtpOptions {
+            limits: Limits::default(),
+            command_timeout: FIVE_MINUTES,
+            data_timeout: FIVE_MINUTES,
+        }
+    }
+}
+
+/// Which port the client came to. TLS on it is the connection's matter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListenerKind {
+    /// Port 25.
+    Smtp,
+    /// Port 587.
+    Submission,
+    /// Port 465: as 587, TLS from the first octet (RFC 8314 3.3).
+    Submissions,
+    Lmtp,
+}
+
+impl ListenerKind {
+    fn role(self) -> Role {
+        match self {
+            ListenerKind::Smtp => Role::Exchange,
+            ListenerKind::Submission | ListenerKind::Submissions => Role::Submission,
+            ListenerKind::Lmtp => Role::Lmtp,
+        }
+    }
+
+    /// The label in metrics.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            ListenerKind::Smtp => Protocol::Smtp,
+            ListenerKind::Submission | ListenerKind::Submissions => Protocol::Submission,
+            ListenerKind::Lmtp => Protocol::Lmtp,
+        }
+    }
+}
+
+/// Speaks with one client until either side ends it.
+pub async fn run(connection: Connection, shard: Rc<Shard>, kind: ListenerKind) {
+    let metrics = shard.metrics.clone();
+    metrics.connection_opened(kind.protocol());
+    conversation::converse(connection, shard, kind).await;
+    metrics.connection_closed(kind.protocol());
+}

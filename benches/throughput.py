@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Messages a second, durable to mailbox, in turn with Postfix's smtp-sink (which keeps nothing).
+
+One shard on core 0, the generator (smtp-source -s 100 -l 4096) on core 1. Each pair of runs is made
+ROUNDS times, sink and server alternating, so that a noisy host hits both; medians are compared.
+CPU is all of the server process, io_uring's kernel workers included. Needs Debian's `postfix`
+package for smtp-source and smtp-sink; runs as root (smtp-sink wants to).
+
+    cargo build --release && benches/throughput.py [--messages 20000] [--rounds 5] [--partitions N]
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/clients"))
+from demo import Demo, RINGLOAD  # noqa: E402
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid):
+    """Microsecond-grained: schedstat sums what every thread ran, dead threads by the tick."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def metric(demo, name):
+    import urllib.request
+    text = urllib.request.urlopen(f"http://127.0.0.1:{demo.port['admin']}/metrics").read().decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+               if line.startswith(name + "{") or line.startswith(name + " "))
+
+
+def source(port, messages, reuse, recipient):
+    command = ["taskset", "-c", "1", "smtp-source", "-s", "100", "-l", "4096", "-m", str(messages),
+               "-f", "sender@example.org", "-t", recipient, f"127.0.0.1:{port}"]
+    if reuse:
+        command.insert(4, "-d")
+    begin = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - begin
+
+
+def ringload(port, messages, users):
+    command = ["taskset", "-c", "1", str(RINGLOAD), "smtp", "--address", f"127.0.0.1:{port}",
+               "--connections", "100", "--messages", str(messages), "--size", "4096",
+               "--recipients", str(users), "--quiet"]
+    begin = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - begin
+
+
+def measure(pid, messages, drive):
+    before = cpu_seconds(pid)
+    elapsed = drive()
+    used = cpu_seconds(pid) - before
+    return messages / elapsed, used / messages * 1e6
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--partitions", type=int, nargs="*", default=[None],
+                        help="numbers of partitions to try; default: the demo's own")
+    parser.add_argument("--recipients", type=int, default=1,
+                        help="1: smtp-source to one mailbox; more: ringload, spread evenly")
+    parser.add_argument("--dir", help="where the demo's data goes (default: a temporary directory)")
+    arguments = parser.parse_args()
+
+    sink_port = 20025
+    print(f"{arguments.messages} messages of 4 KiB a run, {arguments.rounds} rounds, medians; "
+          f"one shard on core 0, generator on core 1, {arguments.recipients} recipient(s)")
+    print(f"{'case':44} {'msgs/s':>8} {'CPU us':>7} {'of sink':>8} {'CPU x':>6} {'msgs/sync':>9}")
+    for partitions in arguments.partitions:
+        for reuse in ((True, False) if arguments.recipients == 1 else (True,)):
+            case(arguments, sink_port, partitions, reuse)
+
+
+def case(arguments, sink_port, partitions, reuse):
+    directory = tempfile.mkdtemp(prefix="ringmail-bench-", dir=arguments.dir)
+    extra = ["--partitions", partitions] if partitions else []
+    sink = subprocess.Popen(["taskset", "-c", "0", "smtp-sink", "-u", "nobody",
+                             f"127.0.0.1:{sink_port}", "4096"], stderr=subprocess.DEVNULL)
+    results = {"sink": [], "ringmail": []}
+    try:
+        time.sleep(0.5)
+        with Demo("--shards", 1, "--users", max(arguments.recipients, 2), *extra,
+                  directory=directory) as demo:
+            syncs = stored = 0
+            for _ in range(arguments.rounds):
+                for name, pid, port in (("sink", sink.pid, sink_port),
+                                        ("ringmail", demo.process.pid, demo.port["smtp"])):
+                    if arguments.recipients == 1:
+                        def drive():
+                            return source(port, arguments.messages, reuse, "user1@demo.test")
+                    else:
+                        def drive():
+                            return ringload(port, arguments.messages, arguments.recipients)
+                    if name == "ringmail":
+                        syncs -= metric(demo, "ringmail_store_syncs_total")
+                    results[name].append(measure(pid, arguments.messages, drive))
+                    if name == "ringmail":
+                        syncs += metric(demo, "ringmail_store_syncs_total")
+                        stored += arguments.messages
+    finally:
+        sink.terminate()
+        sink.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+    median = {name: [statistics.median(column) for column in zip(*runs)]
+              for name, runs in results.items()}
+    kind = "reused connections" if reuse else "a connection a message"
+    label = f"{partitions or 'default'} partitions, {kind}"
+    rate, cpu = median["sink"]
+    print(f"{'smtp-sink, ' + kind:44} {rate:8.0f} {cpu:7.1f}")
+    own_rate, own_cpu = median["ringmail"]
+    print(f"{label:44} {own_rate:8.0f} {own_cpu:7.1f} {own_rate / rate:8.2f} {own_cpu / cpu:6.2f} "
+          f"{stored / syncs if syncs else float('nan'):9.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+//! POP3: arbitrary bytes to a session, whole and byte by byte, give the same events.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringmail::protocol::pop3::{Event, Offer, Session};
+
+/// Events until the session waits for more or ends; input as it would be fed by the service.
+fn events(input: &[u8], piece: usize) -> Vec<Event> {
+    let mut session = Session::new(Offer { login: true, start_tls: true }, 50);
+    let mut events = Vec::new();
+    let mut start = 0;
+    let mut end = 0;
+    while end < input.len() {
+        end = (end + piece).min(input.len());
+        loop {
+            let step = session.next(&input[start..end]);
+            assert!(step.consumed <= end - start);
+            start += step.consumed;
+            match step.event {
+                Event::Incomplete => break,
+                Event::Login(_) => session.logged_in(),
+                Event::StartTls => session.tls_started(Offer { login: true, start_tls: false }),
+                Event::Close(_) | Event::Quit => {
+                    events.push(step.event);
+                    return events;
+                }
+                _ => {}
+            }
+            events.push(step.event);
+        }
+    }
+    events
+}
+
+fuzz_target!(|input: &[u8]| {
+    assert_eq!(events(input, input.len().max(1)), events(input, 1));
+});

@@ -1,0 +1,210 @@
+//! Command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Load generator for SMTP, LMTP, POP3 and IMAP servers, open or closed loop.
+#[derive(Debug, Parser)]
+#[command(name = "ringload", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Examples (against `ringmail demo --users 1000`):
+  ringload smtp --recipients 1000 --messages 100000         capacity: closed loop
+  ringload smtp --recipients 1000 --rate 5000 --duration 30s   latency at 5,000 messages/s
+  ringload imap --users 100 --duration 10s --fill 100       FETCH BODY.PEEK[] of random messages
+  ringload idle --users 1000 --connections 5000 --duration 30s
+
+Exit codes: 0 all operations succeeded, 1 some failed, 2 wrong usage.")]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Send messages by SMTP
+    Smtp(SmtpArguments),
+    /// Send messages by LMTP (a reply for each recipient)
+    Lmtp(SmtpArguments),
+    /// Read messages by POP3: one operation is a RETR
+    Pop3(ReadArguments),
+    /// Read messages by IMAP: one operation is a FETCH of a whole message
+    Imap(ReadArguments),
+    /// Hold connections in IMAP IDLE
+    Idle(IdleArguments),
+    /// Mixed IMAP work: FETCH, STORE, SEARCH, STATUS, APPEND, with weights
+    Mix(MixArguments),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tls {
+    /// Plain text
+    None,
+    /// TLS from the first byte (465, 993, 995)
+    Implicit,
+    /// STARTTLS or STLS
+    Starttls,
+}
+
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Server, HOST:PORT [default: the demo's port on 127.0.0.1]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+    /// Connections at once
+    #[arg(long, short = 'c', default_value_t = 100, value_name = "N")]
+    pub connections: usize,
+    /// Open loop: operations a second over all connections [default: closed loop]
+    #[arg(long, value_name = "PER_SECOND")]
+    pub rate: Option<f64>,
+    /// Stop after this long, e.g. 10s [default: 10s unless a number is given]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// How the connections are protected (certificates are not checked)
+    #[arg(long, value_enum, default_value = "none")]
+    pub tls: Tls,
+    /// Threads, each with an event loop of its own
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub threads: usize,
+    /// Give up on an operation after this long
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
+    pub timeout: Duration,
+    /// Write the result here for machines
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// No progress bar
+    #[arg(long, short = 'q')]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SmtpArguments {
+    #[command(flatten)]
+    pub common: Common,
+    /// Stop after this many messages
+    #[arg(long, short = 'm', value_name = "N")]
+    pub messages: Option<u64>,
+    /// Message size, octets, headers included
+    #[arg(long, short = 'l', default_value_t = 4096, value_name = "OCTETS")]
+    pub size: usize,
+    /// Accounts to spread messages over, one recipient each, in turn
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub recipients: u64,
+    /// Recipients of one message
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub recipients_per_message: u64,
+    /// Recipient address; {} is a number from 1 to --recipients
+    #[arg(long, default_value = "user{}@demo.test", value_name = "PATTERN")]
+    pub recipient: String,
+    #[arg(long, default_value = "sender@example.org", value_name = "ADDRESS")]
+    pub sender: String,
+    /// Log in as this account first (AUTH PLAIN)
+    #[arg(long, value_name = "ADDRESS")]
+    pub user: Option<String>,
+    #[arg(long, default_value = "demo")]
+    pub password: String,
+    /// Messages on one connection; 0 = no end, 1 = a new connection for each
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub per_connection: u64,
+    /// MAIL, RCPT and DATA in one write (RFC 2920)
+    #[arg(long)]
+    pub pipelining: bool,
+    /// BDAT instead of DATA (RFC 3030)
+    #[arg(long)]
+    pub bdat: bool,
+}
+
+/// Which accounts read, and what they find.
+#[derive(Debug, Args)]
+pub struct Readers {
+    /// Accounts to log in as, in turn
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub users: u64,
+    /// Account address; {} is a number from 1 to --users
+    #[arg(long, default_value = "user{}@demo.test", value_name = "PATTERN")]
+    pub user: String,
+    #[arg(long, default_value = "demo")]
+    pub password: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ReadArguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub readers: Readers,
+    /// Stop after this many operations
+    #[arg(long, short = 'n', value_name = "N")]
+    pub operations: Option<u64>,
+    /// First make sure, by LMTP at --fill-address, that each account has this many messages
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub fill: u64,
+    /// LMTP or SMTP server for --fill
+    #[arg(long, default_value = "127.0.0.1:2024", value_name = "HOST:PORT")]
+    pub fill_address: String,
+    /// Size of the messages of --fill, octets
+    #[arg(long, default_value_t = 4096, value_name = "OCTETS")]
+    pub fill_size: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct IdleArguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub readers: Readers,
+}
+
+#[derive(Debug, Args)]
+pub struct MixArguments {
+    #[command(flatten)]
+    pub read: ReadArguments,
+    /// Weights of the operations
+    #[arg(
+        long,
+        default_value = "fetch=8,flags=4,store=3,search=1,status=2,append=1",
+        value_name = "NAME=N,..."
+    )]
+    pub weights: String,
+}
+
+impl Arguments {
+    pub fn common(&self) -> &Common {
+        match &self.verb {
+            Verb::Smtp(smtp) | Verb::Lmtp(smtp) => &smtp.common,
+            Verb::Pop3(read) | Verb::Imap(read) => &read.common,
+            Verb::Idle(idle) => &idle.common,
+            Verb::Mix(mix) => &mix.read.common,
+        }
+    }
+
+    /// What clap cannot say by types.
+    pub fn check(&self) -> Result<(), String> {
+        let common = self.common();
+        if common.connections == 0 || common.threads == 0 {
+            return Err("--connections and --threads must be at least 1".to_owned());
+        }
+        if common.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
+            return Err("--rate must be more than 0".to_owned());
+        }
+        match &self.verb {
+            Verb::Smtp(smtp) | Verb::Lmtp(smtp) => {
+                if smtp.recipients == 0 || smtp.recipients_per_message == 0 {
+                    return Err("--recipients and --recipients-per-message: at least 1".to_owned());
+                }
+                if smtp.size > 1 << 30 {
+                    return Err("--size: at most 1 GiB".to_owned());
+                }
+                Ok(())
+            }
+            Verb::Pop3(read) | Verb::Imap(read) => read.readers.check(),
+            Verb::Idle(idle) => idle.readers.check(),
+            Verb::Mix(mix) => mix.read.readers.check(),
+        }
+    }
+}
+
+impl Readers {
+    fn check(&self) -> Result<(), String> {
+        if self.users == 0 { Err("--users must be at least 1".to_owned()) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,8 @@
+//! Thin protocol clients: just what a load needs, written for ringload alone.
+
+pub mod imap;
+pub mod pop3;
+pub mod smtp;
+mod wire;
+
+pub use wire::{Target, Wire};

@@ -1,0 +1,8 @@
+//! The admin port: `GET /metrics` (Prometheus text) and `GET /healthz`.
+//!
+//! Runs on the control thread; asks the shards through [`Source`], which `server` implements over
+//! the mesh.
+
+mod http;
+
+pub use http::{Health, Source, serve};

@@ -1,0 +1,564 @@
+//! The file's shape (`Settings`) and its checks. Defaults here are the defaults of the product.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::ConfigProblem;
+use crate::{
+    directory::DirectoryOptions,
+    protocol::{imap, smtp},
+    runtime::{resources::ResourceLimits, shard::ShardOptions},
+    service::{ServiceOptions, imap::ImapOptions, pop3::Pop3Options, smtp::SmtpOptions},
+    store::StoreOptions,
+};
+
+/// A whole configuration file. `docs/ringmail.example.toml` shows every key with its default.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Our name in greetings and Received headers.
+    pub hostname: Spanned<String>,
+    /// Domains whose mail is kept here.
+    pub domains: Spanned<Vec<String>>,
+    /// Holds the mail, the users file and the control socket.
+    pub data_dir: PathBuf,
+    /// `<data_dir>/users` unless set.
+    #[serde(default)]
+    pub users_file: Option<PathBuf>,
+    /// User (and group) to become for good once the ports are bound; only read when root.
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub group: Option<String>,
+    #[serde(default)]
+    pub listen: Listen,
+    #[serde(default)]
+    pub tls: Option<Spanned<TlsFiles>>,
+    #[serde(default)]
+    pub runtime: RuntimeSection,
+    #[serde(default)]
+    pub store: StoreSection,
+    #[serde(default)]
+    pub smtp: SmtpSection,
+    #[serde(default)]
+    pub pop3: Pop3Section,
+    #[serde(default)]
+    pub imap: ImapSection,
+    #[serde(default)]
+    pub authentication: AuthenticationSection,
+}
+
+/// Addresses per service, e.g. `["0.0.0.0:25", "[::]:25"]`; an empty list turns a service off.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    pub smtp: Vec<SocketAddr>,
+    pub submission: Vec<SocketAddr>,
+    pub submissions: Vec<SocketAddr>,
+    pub lmtp: Vec<SocketAddr>,
+    pub pop3: Vec<SocketAddr>,
+    pub pop3s: Vec<SocketAddr>,
+    pub imap: Vec<SocketAddr>,
+    pub imaps: Vec<SocketAddr>,
+    pub admin: Vec<SocketAddr>,
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        let any = |port| vec![SocketAddr::from(([0, 0, 0, 0], port))];
+        let local = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        Listen {
+            smtp: any(25),
+            submission: any(587),
+            submissions: any(465),
+            lmtp: local(24),
+            pop3: any(110),
+            pop3s: any(995),
+            imap: any(143),
+            imaps: any(993),
+            admin: local(8080),
+        }
+    }
+}
+
+impl Listen {
+    /// Every service on 127.0.0.1 at `base` + its standard port; admin at `base` + 80.
+    pub fn loopback(base: u16) -> Option<Listen> {
+        let at = |port: u16| {
+            base.checked_add(port).map(|port| vec![SocketAddr::from(([127, 0, 0, 1], port))])
+        };
+        Some(Listen {
+            smtp: at(25)?,
+            submission: at(587)?,
+            submissions: at(465)?,
+            lmtp: at(24)?,
+            pop3: at(110)?,
+            pop3s: at(995)?,
+            imap: at(143)?,
+            imaps: at(993)?,
+            admin: at(80)?,
+        })
+    }
+
+    /// No service that begins in TLS is wanted.
+    fn wants_implicit_tls(&self) -> bool {
+        !(self.submissions.is_empty() && self.pop3s.is_empty() && self.imaps.is_empty())
+    }
+}
+
+/// PEM files; read again on SIGHUP.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Leaf first, then intermediates.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeSection {
+    /// Shards (one pinned executor each); 0 means one a core.
+    pub shards: u16,
+    /// Connections a shard serves at once; more are refused in the protocol's words.
+    pub connections_per_shard: usize,
+    /// Bytes of connection buffers a shard may hold.
+    pub buffers_per_shard: ByteSize,
+    /// Length of the kernel's queue of connections not yet accepted.
+    pub backlog: u32,
+    /// How long SIGTERM waits for sessions.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+    /// How long a shard without work spins before it sleeps; trades CPU for latency.
+    #[serde(with = "humantime_serde")]
+    pub spin_before_park: Duration,
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub tls_handshake_timeout: Duration,
+}
+
+impl Default for RuntimeSection {
+    fn default() -> RuntimeSection {
+        RuntimeSection {
+            shards: 0,
+            connections_per_shard: 100_000,
+            buffers_per_shard: ByteSize::mib(64),
+            backlog: 4096,
+            shutdown_timeout: Duration::from_secs(10),
+            spin_before_park: Duration::ZERO,
+            write_timeout: Duration::from_secs(300),
+            tls_handshake_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// Fixed when the data directory is created; read from there afterwards.
+    pub partitions: Spanned<u16>,
+    pub segment_size: Spanned<ByteSize>,
+    /// Log bytes after which a checkpoint is written; bounds what a start replays.
+    pub checkpoint_interval: ByteSize,
+    /// Account state kept in memory, per partition.
+    pub account_budget: ByteSize,
+    /// Log bytes waiting to be written before senders wait, per partition.
+    pub write_buffer: ByteSize,
+    pub mailboxes_per_account: usize,
+}
+
+/// The domain of `ringmail demo`.
+pub const DEMO_DOMAIN: &str = "demo.test";
+
+/// Chosen by measurement: docs/performance.md, "Partitions".
+pub const PARTITIONS_DEFAULT: u16 = 4;
+
+impl Default for StoreSection {
+    fn default() -> StoreSection {
+        StoreSection {
+            partitions: Spanned::new(0..0, PARTITIONS_DEFAULT),
+            segment_size: Spanned::new(0..0, ByteSize::mib(64)),
+            checkpoint_interval: ByteSize::mib(64),
+            account_budget: ByteSize::mib(64),
+            write_buffer: ByteSize::mib(4),
+            mailboxes_per_account: 10_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SmtpSection {
+    /// Largest message, announced by SIZE (RFC 1870).
+    pub message_size_max: ByteSize,
+    pub recipients_max: usize,
+    /// Messages that passed through more servers than this are taken to be in a loop.
+    pub received_headers_max: usize,
+    /// What becomes of a CR or LF that stands alone in a message.
+    pub bare_newline: BareNewline,
+}
+
+/// `protocol::smtp::BareNewline` as the file spells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BareNewline {
+    /// The message is refused: nobody reads another end of the message out of it than we do.
+    Refuse,
+    /// Made CRLF, for old clients behind us.
+    Normalise,
+}
+
+impl From<BareNewline> for smtp::BareNewline {
+    fn from(setting: BareNewline) -> smtp::BareNewline {
+        match setting {
+            BareNewline::Refuse => smtp::BareNewline::Refuse,
+            BareNewline::Normalise => smtp::BareNewline::Normalise,
+        }
+    }
+}
+
+impl Default for SmtpSection {
+    fn default() -> SmtpSection {
+        SmtpSection {
+            message_size_max: ByteSize::mib(50),
+            recipients_max: 1000,
+            received_headers_max: 100,
+            bare_newline: BareNewline::Refuse,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pop3Section {
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for Pop3Section {
+    fn default() -> Pop3Section {
+        Pop3Section { idle_timeout: Duration::from_secs(600) }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImapSection {
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Largest message that APPEND takes.
+    pub append_size_max: ByteSize,
+}
+
+impl Default for ImapSection {
+    fn default() -> ImapSection {
+        ImapSection { idle_timeout: Duration::from_secs(1800), append_size_max: ByteSize::mib(50) }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthenticationSection {
+    /// Worker threads that hash passwords; each needs about 19 MiB while it does.
+    pub workers: usize,
+    /// Log-ins that may wait for a worker; more get a temporary refusal.
+    pub queue: usize,
+}
+
+impl Default for AuthenticationSection {
+    fn default() -> AuthenticationSection {
+        AuthenticationSection { workers: 2, queue: 256 }
+    }
+}
+
+impl Settings {
+    /// Reads and checks `path`.
+    pub fn load(path: &Path) -> Result<Settings, ConfigProblem> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigProblem::file(path, format!("cannot read: {error}")))?;
+        Settings::parse(path, &text)
+    }
+
+    /// Checks `text`; `path` is only for messages and relative paths.
+    pub fn parse(path: &Path, text: &str) -> Result<Settings, ConfigProblem> {
+        let mut settings: Settings = toml::from_str(text).map_err(|error| {
+            ConfigProblem::at(
+                path,
+                text,
+                error.span(),
+                setting_at(text, error.span()).as_deref(),
+                error.message().trim_end(),
+            )
+        })?;
+        settings.check(path, text)?;
+        settings.resolve_paths(path);
+        Ok(settings)
+    }
+
+    fn check(&self, path: &Path, text: &str) -> Result<(), ConfigProblem> {
+        let wrong = |span: std::ops::Range<usize>, setting: &str, what: String| {
+            Err(ConfigProblem::at(path, text, Some(span), Some(setting), what))
+        };
+        if !is_domain(self.hostname.get_ref()) {
+            let what = format!("\"{}\" is not a host name", self.hostname.get_ref());
+            return wrong(self.hostname.span(), "hostname", what);
+        }
+        if self.domains.get_ref().is_empty() {
+            let what = "no domain: name at least one, e.g. [\"example.org\"]".to_owned();
+            return wrong(self.domains.span(), "domains", what);
+        }
+        if let Some(bad) = self.domains.get_ref().iter().find(|domain| !is_domain(domain)) {
+            let what = format!("\"{bad}\" is not a domain name");
+            return wrong(self.domains.span(), "domains", what);
+        }
+        if *self.store.partitions.get_ref() == 0 || *self.store.partitions.get_ref() > 4096 {
+            let what = "must be between 1 and 4096".to_owned();
+            return wrong(self.store.partitions.span(), "store.partitions", what);
+        }
+        let segment = self.store.segment_size.get_ref().as_u64();
+        if !(1 << 20..=4 << 30).contains(&segment) {
+            let what = "must be between 1 MiB and 4 GiB".to_owned();
+            return wrong(self.store.segment_size.span(), "store.segment_size", what);
+        }
+        if self.tls.is_none() && self.listen.wants_implicit_tls() {
+            return Err(ConfigProblem::file(
+                path,
+                "listen: submissions, pop3s and imaps need a certificate: add a [tls] section with \
+                 certificate and key, or set these three to []",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Relative paths count from the configuration file's folder, not from where we were started.
+    fn resolve_paths(&mut self, path: &Path) {
+        let base = path.parent().unwrap_or(Path::new("."));
+        self.data_dir = base.join(&self.data_dir);
+        if let Some(users) = &mut self.users_file {
+            *users = base.join(&*users);
+        }
+        if let Some(tls) = &mut self.tls {
+            let files = tls.get_mut();
+            files.certificate = base.join(&files.certificate);
+            files.key = base.join(&files.key);
+        }
+    }
+
+    /// What `ringmail demo` runs: everything on 127.0.0.1, ports from `port_base`, the domain
+    /// demo.test. `None` if a port would pass 65535.
+    pub fn demo(
+        data_dir: &Path,
+        port_base: u16,
+        shards: u16,
+        partitions: Option<u16>,
+    ) -> Option<Settings> {
+        let store = StoreSection::default();
+        let partitions = partitions.map_or(store.partitions.clone(), |n| Spanned::new(0..0, n));
+        Some(Settings {
+            hostname: Spanned::new(0..0, "localhost".to_owned()),
+            domains: Spanned::new(0..0, vec![DEMO_DOMAIN.to_owned()]),
+            data_dir: data_dir.to_owned(),
+            users_file: None,
+            user: None,
+            group: None,
+            listen: Listen::loopback(port_base)?,
+            tls: Some(Spanned::new(
+                0..0,
+                TlsFiles {
+                    certificate: data_dir.join("certificate.pem"),
+                    key: data_dir.join("key.pem"),
+                },
+            )),
+            runtime: RuntimeSection { shards, ..RuntimeSection::default() },
+            store: StoreSection { partitions, ..store },
+            smtp: SmtpSection::default(),
+            pop3: Pop3Section::default(),
+            imap: ImapSection::default(),
+            authentication: AuthenticationSection::default(),
+        })
+    }
+
+    pub fn shard_options(&self) -> ShardOptions {
+        let runtime = &self.runtime;
+        ShardOptions {
+            limits: ResourceLimits {
+                buffer_bytes_max: bytes(runtime.buffers_per_shard),
+                connections_max: runtime.connections_per_shard,
+            },
+            spin_before_park: Some(runtime.spin_before_park).filter(|spin| !spin.is_zero()),
+            ..ShardOptions::default()
+        }
+    }
+
+    /// The same for every partition but for its number.
+    pub fn store_options(&self) -> StoreOptions {
+        let store = &self.store;
+        StoreOptions {
+            segment_size: store.segment_size.get_ref().as_u64(),
+            checkpoint_interval: store.checkpoint_interval.as_u64(),
+            account_budget: bytes(store.account_budget),
+            write_buffer: bytes(store.write_buffer),
+            mailboxes_per_account: store.mailboxes_per_account,
+            ..StoreOptions::default()
+        }
+    }
+
+    /// `allow_plaintext_auth`: log-ins without TLS, which only the demo takes.
+    pub fn service_options(&self, allow_plaintext_auth: bool) -> ServiceOptions {
+        let defaults = ImapOptions::default();
+        ServiceOptions {
+            hostname: self.hostname.get_ref().clone(),
+            allow_plaintext_auth,
+            smtp: self.smtp_options(),
+            pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
+            imap: ImapOptions {
+                idle_timeout: self.imap.idle_timeout,
+                limits: imap::Limits {
+                    message: self.imap.append_size_max.as_u64(),
+                    ..defaults.limits
+                },
+                ..defaults
+            },
+            write_timeout: self.runtime.write_timeout,
+            tls_handshake_timeout: self.runtime.tls_handshake_timeout,
+        }
+    }
+
+    fn smtp_options(&self) -> SmtpOptions {
+        let defaults = SmtpOptions::default();
+        SmtpOptions {
+            limits: smtp::Limits {
+                message_size_max: self.smtp.message_size_max.as_u64(),
+                recipients_max: self.smtp.recipients_max,
+                hops_max: self.smtp.received_headers_max,
+                bare_newline: self.smtp.bare_newline.into(),
+                ..defaults.limits
+            },
+            ..defaults
+        }
+    }
+
+    pub fn directory_options(&self) -> DirectoryOptions {
+        DirectoryOptions { domains: self.domains.get_ref().clone(), postmaster: None }
+    }
+
+    /// The users file in force.
+    pub fn users_path(&self) -> PathBuf {
+        self.users_file.clone().unwrap_or_else(|| self.data_dir.join("users"))
+    }
+}
+
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+/// `section.key` of the line in which `span` starts, for messages that do not name it themselves.
+fn setting_at(text: &str, span: Option<std::ops::Range<usize>>) -> Option<String> {
+    let start = span?.start.min(text.len());
+    let line_start = text.get(..start)?.rfind('\n').map_or(0, |at| at + 1);
+    let line = text.get(line_start..)?.lines().next()?;
+    let (key, _) = line.split_once('=')?;
+    let section = text
+        .get(..line_start)?
+        .lines()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']').map(str::to_owned));
+    Some(match section {
+        Some(section) => format!("{section}.{}", key.trim()),
+        None => key.trim().to_owned(),
+    })
+}
+
+/// RFC 1123 host name: labels of letters, digits and hyphens, at most 255 octets.
+fn is_domain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 255
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\n\
+                        data_dir = \"mail\"\n";
+    const NO_TLS: &str = "[listen]\nsubmissions = []\npop3s = []\nimaps = []\n";
+
+    /// (what follows the base, the error it must give; "" when it must pass)
+    const CASES: &[(&str, &str)] = &[
+        ("", ""),
+        ("[smtp]\nmessage_size_max = \"10MiB\"\n", ""),
+        ("[imap]\nidle_timeout = \"45m\"\n", ""),
+        ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
+        ("[store]\npartitions = 0\n", "t.toml:9: store.partitions: must be between 1 and 4096"),
+        ("[store]\npartitions = \"x\"\n", "t.toml:9: store.partitions: invalid type"),
+        ("[store]\n\nsegment_size = \"1KiB\"\n", "t.toml:10: store.segment_size: must be between"),
+        ("[imap]\nidle_timeout = \"soon\"\n", "t.toml:9: imap.idle_timeout: "),
+        ("[nonsense]\n", "t.toml:8"),
+    ];
+
+    #[test]
+    fn settings() {
+        for (text, expected) in CASES {
+            let text = format!("{BASE}{NO_TLS}{text}");
+            let outcome = Settings::parse(Path::new("t.toml"), &text);
+            match (outcome, expected.is_empty()) {
+                (Ok(_), true) => {}
+                (Ok(_), false) => panic!("accepted:\n{text}"),
+                (Err(problem), _) => {
+                    let problem = problem.to_string();
+                    assert!(
+                        !expected.is_empty() && problem.starts_with(expected),
+                        "{text}\n{problem}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn implicit_tls_needs_a_certificate() {
+        let problem = Settings::parse(Path::new("t.toml"), BASE).unwrap_err().to_string();
+        assert!(problem.contains("[tls]"), "{problem}");
+    }
+
+    #[test]
+    fn bad_hostname_names_the_line() {
+        let text = BASE.replace("mx.example.org", "mx..org");
+        let problem = Settings::parse(Path::new("t.toml"), &text).unwrap_err().to_string();
+        assert!(problem.starts_with("t.toml:1: hostname: "), "{problem}");
+    }
+
+    #[test]
+    fn paths_count_from_the_file() {
+        let text = format!("{BASE}{NO_TLS}");
+        let settings = Settings::parse(Path::new("/etc/ringmail/t.toml"), &text).unwrap();
+        assert_eq!(settings.users_path(), Path::new("/etc/ringmail/mail/users"));
+    }
+
+    #[test]
+    fn the_example_file_is_valid_and_shows_the_defaults() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ringmail.example.toml");
+        let settings = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
+        let runtime = RuntimeSection::default();
+        assert_eq!(settings.runtime.backlog, runtime.backlog);
+        assert_eq!(settings.runtime.shutdown_timeout, runtime.shutdown_timeout);
+        assert_eq!(*settings.store.partitions.get_ref(), PARTITIONS_DEFAULT);
+        assert_eq!(settings.smtp.message_size_max, SmtpSection::default().message_size_max);
+        assert_eq!(settings.listen.imaps, Listen::default().imaps);
+    }
+}

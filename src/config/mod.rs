@@ -1,0 +1,10 @@
+//! The configuration file: TOML in, each module's own Options out.
+//!
+//! The server reads this file and never writes it. Unknown keys are errors; every error names the
+//! file, the line and the setting, and says what would be right.
+
+mod file;
+mod problem;
+
+pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
+pub use problem::ConfigProblem;

@@ -1,0 +1,53 @@
+//! What is wrong with a configuration, said so that the reader can mend it.
+
+use std::{fmt, ops::Range, path::PathBuf};
+
+/// One thing wrong with the configuration: shown as `FILE:LINE: SETTING: what, and what to do`.
+#[derive(Debug)]
+pub struct ConfigProblem {
+    file: PathBuf,
+    /// 1-based; `None` when the file as a whole is at fault.
+    line: Option<usize>,
+    setting: Option<String>,
+    what: String,
+}
+
+impl ConfigProblem {
+    pub(super) fn file(file: impl Into<PathBuf>, what: impl Into<String>) -> ConfigProblem {
+        ConfigProblem { file: file.into(), line: None, setting: None, what: what.into() }
+    }
+
+    /// `span` is the byte range in `text` at fault.
+    pub(super) fn at(
+        file: impl Into<PathBuf>,
+        text: &str,
+        span: Option<Range<usize>>,
+        setting: Option<&str>,
+        what: impl Into<String>,
+    ) -> ConfigProblem {
+        let line = span.map(|span| {
+            1 + text.as_bytes().iter().take(span.start).filter(|&&byte| byte == b'\n').count()
+        });
+        ConfigProblem {
+            file: file.into(),
+            line,
+            setting: setting.map(str::to_owned),
+            what: what.into(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(setting) = &self.setting {
+            write!(f, ": {setting}")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+impl std::error::Error for ConfigProblem {}

@@ -1,0 +1,106 @@
+//! Addresses as keys: one spelling for all that mean the same mailbox.
+//!
+//! Domains compare without case (RFC 5321 2.4). Local parts belong to the receiving system, which
+//! is us, and we compare them without case too, as nearly every server does.
+
+/// Longest local part and domain, octets (RFC 5321 4.5.3.1.1, 4.5.3.1.2).
+const LOCAL_PART_MAX: usize = 64;
+const DOMAIN_MAX: usize = 255;
+
+/// Separates the account's name from what its owner chose, as in "alice+lists" (RFC 5233).
+const SUBADDRESS_SEPARATOR: char = '+';
+
+/// A mailbox split at its last `@`, unquoted and in lower case.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Address {
+    pub local_part: String,
+    pub domain: String,
+}
+
+impl Address {
+    /// `None` if there is no domain; otherwise nothing is refused here: what nobody owns is found
+    /// nowhere.
+    pub fn parse(text: &str) -> Option<Address> {
+        let (local_part, domain) = text.rsplit_once('@')?;
+        Some(Address {
+            local_part: unquote(local_part).to_lowercase(),
+            domain: domain.to_lowercase(),
+        })
+    }
+
+    /// The address without its sub-address, if it has one: "alice" of "alice+lists".
+    pub fn without_subaddress(&self) -> Option<Address> {
+        let (user, _) = self.local_part.split_once(SUBADDRESS_SEPARATOR)?;
+        (!user.is_empty())
+            .then(|| Address { local_part: user.to_owned(), domain: self.domain.clone() })
+    }
+
+    pub fn key(&self) -> String {
+        format!("{}@{}", self.local_part, self.domain)
+    }
+}
+
+/// The spelling under which an account is kept, or why it cannot be an account's address.
+pub(super) fn account_address(text: &str) -> Result<String, &'static str> {
+    let address = Address::parse(text).ok_or("an address is written local-part@domain")?;
+    let allowed = |c: char| !c.is_whitespace() && !c.is_control() && !"\"\\<>()[],:;@".contains(c);
+    let Address { local_part, domain } = &address;
+    if local_part.is_empty() || local_part.len() > LOCAL_PART_MAX {
+        return Err("the part before @ has 1 to 64 octets");
+    }
+    if domain.is_empty() || domain.len() > DOMAIN_MAX {
+        return Err("the part after @ has 1 to 255 octets");
+    }
+    if !local_part.chars().all(allowed) || !domain.chars().all(allowed) {
+        return Err("an account's address has no spaces, quotes, brackets or control characters");
+    }
+    Ok(address.key())
+}
+
+/// `"alice"@demo.test` is the same mailbox as `alice@demo.test` (RFC 5321 4.1.2).
+fn unquote(local_part: &str) -> String {
+    let Some(quoted) = local_part.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return local_part.to_owned();
+    };
+    let mut text = String::with_capacity(quoted.len());
+    let mut chars = quoted.chars();
+    while let Some(c) = chars.next() {
+        text.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_mailbox_share_a_key() {
+        const CASES: &[(&str, Option<&str>)] = &[
+            ("Alice@Demo.TEST", Some("alice@demo.test")),
+            ("\"Alice\"@demo.test", Some("alice@demo.test")),
+            ("\"a\\\"b\"@demo.test", Some("a\"b@demo.test")),
+            ("\"a@b\"@demo.test", Some("a@b@demo.test")),
+            ("\"\\", None),
+            ("\"@demo.test", Some("\"@demo.test")),
+            ("GRÖSSE@demo.test", Some("grösse@demo.test")),
+            ("@", Some("@")),
+            ("alice", None),
+        ];
+        for (text, expected) in CASES {
+            let key = Address::parse(text).map(|address| address.key());
+            assert_eq!(key.as_deref(), *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn account_addresses() {
+        for good in ["alice@demo.test", "a.b+c@x", "grösse@demo.test"] {
+            assert_eq!(account_address(good).as_deref(), Ok(good));
+        }
+        for bad in ["alice", "@demo.test", "alice@", "a b@demo.test", "a@b@c", "a@[127.0.0.1]"] {
+            assert!(account_address(bad).is_err(), "{bad}");
+        }
+        assert!(account_address(&format!("{}@x", "a".repeat(65))).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! One immutable state of the directory: built whole at start and on reload, then shared by all
+//! shards through an `Arc`.
+
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::{
+    Destination,
+    address::Address,
+    password,
+    users_file::{User, UsersFile, demo_names},
+};
+use crate::model::AccountId;
+
+/// What an account is called so that mail for it reaches a person (RFC 5321 4.5.1).
+const POSTMASTER: &str = "postmaster";
+
+/// How addresses are resolved; `config` fills it.
+#[derive(Clone, Debug, Default)]
+pub struct DirectoryOptions {
+    /// Domains that are ours. The first one completes login names without a domain. An account's
+    /// own domain is ours in any case.
+    pub domains: Vec<String>,
+    /// Account that gets the mail for postmaster at our domains; `None`: the first account.
+    pub postmaster: Option<String>,
+}
+
+/// Accounts and domains as of the last load.
+#[derive(Debug)]
+pub struct DirectorySnapshot {
+    users: Vec<User>,
+    /// Index in `users` by canonical address.
+    by_address: HashMap<String, usize>,
+    domains: HashSet<String>,
+    default_domain: Option<String>,
+    postmaster: Option<AccountId>,
+}
+
+impl DirectorySnapshot {
+    /// `None` for the postmaster named in `options` if there is no such account.
+    pub fn new(file: &UsersFile, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
+        DirectorySnapshot::from_users(file.users().cloned().collect(), options)
+    }
+
+    /// Alice, bob and user1 ... `count` with ids from 1, all with the password "demo": for tests.
+    /// The demo itself keeps its accounts in a file ([`UsersFile::ensure_demo`]).
+    pub fn demo(domain: &str, count: usize) -> DirectorySnapshot {
+        let hash: Arc<str> = Arc::from(password::DEMO_HASH);
+        let users = demo_names(count)
+            .zip(1..)
+            .map(|(name, id)| User {
+                id: AccountId(id),
+                address: format!("{name}@{domain}"),
+                hash: hash.clone(),
+            })
+            .collect();
+        let options = DirectoryOptions { domains: vec![domain.to_owned()], postmaster: None };
+        DirectorySnapshot::from_users(users, &options).unwrap_or_else(DirectorySnapshot::empty)
+    }
+
+    fn empty() -> DirectorySnapshot {
+        DirectorySnapshot {
+            users: Vec::new(),
+            by_address: HashMap::new(),
+            domains: HashSet::new(),
+            default_domain: None,
+            postmaster: None,
+        }
+    }
+
+    fn from_users(users: Vec<User>, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
+        let mut snapshot = DirectorySnapshot::empty();
+        for domain in &options.domains {
+            snapshot.domains.insert(domain.to_lowercase());
+        }
+        for (index, user) in users.iter().enumerate() {
+            if let Some(address) = Address::parse(&user.address) {
+                snapshot.domains.insert(address.domain);
+            }
+            snapshot.by_address.insert(user.address.clone(), index);
+        }
+        snapshot.default_domain = options.domains.first().map(|domain| domain.to_lowercase());
+        snapshot.users = users;
+        snapshot.postmaster = match &options.postmaster {
+            Some(address) => Some(snapshot.user(address)?.id),
+            None => snapshot.users.first().map(|user| user.id),
+        };
+        Some(snapshot)
+    }
+
+    pub fn users(&self) -> &[User] {
+        &self.users
+    }
+
+    pub fn is_local_domain(&self, domain: &str) -> bool {
+        self.domains.contains(&domain.to_lowercase())
+    }
+
+    /// Where mail for `address` goes: the account of this address, else of the address without its
+    /// sub-address, else the postmaster's.
+    pub fn resolve(&self, address: &str) -> Destination {
+        let Some(address) = Address::parse(address) else {
+            // RFC 5321 4.5.1: RCPT TO:<Postmaster> without a domain is for us.
+            return match self.postmaster {
+                Some(account) if address.eq_ignore_ascii_case(POSTMASTER) => {
+                    Destination::Mailbox(account)
+                }
+                _ => Destination::UnknownUser,
+            };
+        };
+        if let Some(user) = self.by_key(&address.key()) {
+            return Destination::Mailbox(user.id);
+        }
+        if !self.domains.contains(&address.domain) {
+            return Destination::Foreign;
+        }
+        let user = address.without_subaddress().unwrap_or(address);
+        match (self.by_key(&user.key()), self.postmaster) {
+            (Some(user), _) => Destination::Mailbox(user.id),
+            (None, Some(account)) if user.local_part == POSTMASTER => Destination::Mailbox(account),
+            _ => Destination::UnknownUser,
+        }
+    }
+
+    /// The account that logs in as `name`: its address, or the part before `@` if the domain is
+    /// the default one. No sub-addresses, no aliases.
+    pub fn user(&self, name: &str) -> Option<&User> {
+        let address = match (Address::parse(name), &self.default_domain) {
+            (Some(address), _) => address,
+            (None, Some(domain)) => Address::parse(&format!("{name}@{domain}"))?,
+            (None, None) => return None,
+        };
+        self.by_key(&address.key())
+    }
+
+    fn by_key(&self, key: &str) -> Option<&User> {
+        self.by_address.get(key).and_then(|&index| self.users.get(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn snapshot(postmaster: Option<&str>) -> Option<DirectorySnapshot> {
+        let text = "3 alice@demo.test H\n5 a+b@demo.test H\n7 eve@other.test H\n";
+        let text = text.replace('H', password::DEMO_HASH);
+        let file = UsersFile::parse(&text, Path::new("users")).expect("parses");
+        let options = DirectoryOptions {
+            domains: vec!["Demo.test".to_owned(), "empty.test".to_owned()],
+            postmaster: postmaster.map(str::to_owned),
+        };
+        DirectorySnapshot::new(&file, &options)
+    }
+
+    #[test]
+    fn addresses_resolve() {
+        const CASES: &[(&str, Destination)] = &[
+            ("alice@demo.test", Destination::Mailbox(AccountId(3))),
+            ("ALICE+Lists@DEMO.test", Destination::Mailbox(AccountId(3))),
+            ("\"alice\"@demo.test", Destination::Mailbox(AccountId(3))),
+            ("a+b@demo.test", Destination::Mailbox(AccountId(5))),
+            ("a+c@demo.test", Destination::UnknownUser),
+            ("+alice@demo.test", Destination::UnknownUser),
+            ("eve@other.test", Destination::Mailbox(AccountId(7))),
+            ("bob@other.test", Destination::UnknownUser),
+            ("postmaster@demo.test", Destination::Mailbox(AccountId(3))),
+            ("Postmaster@empty.test", Destination::Mailbox(AccountId(3))),
+            ("postmaster+x@empty.test", Destination::Mailbox(AccountId(3))),
+            ("POSTMASTER", Destination::Mailbox(AccountId(3))),
+            ("alice", Destination::UnknownUser),
+            ("postmaster@foreign.test", Destination::Foreign),
+            // RFC 5321 F.2: the percent hack is just an unknown local part.
+            ("alice%foreign.test@demo.test", Destination::UnknownUser),
+            ("alice@demo.test@foreign.test", Destination::Foreign),
+            ("alice@[127.0.0.1]", Destination::Foreign),
+            ("", Destination::UnknownUser),
+        ];
+        let snapshot = snapshot(None).expect("snapshot");
+        for (address, expected) in CASES {
+            assert_eq!(snapshot.resolve(address), *expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn postmaster_can_be_chosen() {
+        let chosen = snapshot(Some("eve@other.test")).expect("snapshot");
+        let eve = Destination::Mailbox(AccountId(7));
+        assert_eq!(chosen.resolve("postmaster@demo.test"), eve);
+        assert!(snapshot(Some("nobody@demo.test")).is_none());
+    }
+
+    #[test]
+    fn login_names() {
+        let snapshot = snapshot(None).expect("snapshot");
+        let id = |name| snapshot.user(name).map(|user| user.id.0);
+        assert_eq!(id("Alice@demo.test"), Some(3));
+        assert_eq!(id("alice"), Some(3));
+        assert_eq!(id("eve"), None);
+        assert_eq!(id("alice+lists@demo.test"), None);
+        assert_eq!(id("postmaster"), None);
+    }
+
+    #[test]
+    fn demo_accounts() {
+        let snapshot = DirectorySnapshot::demo("demo.test", 10_000);
+        assert_eq!(snapshot.users().len(), 10_002);
+        let last = Destination::Mailbox(AccountId(10_002));
+        assert_eq!(snapshot.resolve("user10000@demo.test"), last);
+    }
+}

@@ -1,0 +1,472 @@
+//! The users file: which accounts exist and by which password hash they are checked.
+//!
+//! ```text
+//! # next-id 3
+//! # <id> <address> <argon2id hash in PHC string form>
+//! 1 alice@demo.test $argon2id$v=19$m=19456,t=2,p=1$...
+//! 2 bob@demo.test $argon2id$v=19$m=19456,t=2,p=1$...
+//! ```
+//!
+//! Empty lines and lines that start with `#` say nothing, except `# next-id`: the number the next
+//! account gets. An account's id names its mailboxes for ever, so no id is ever given out twice.
+//!
+//! The server reads the file at start and on reload; the `ringmail user` commands (and `demo`, for
+//! its accounts) change it through [`UsersFile::edit`]: under a lock, and replaced whole, so that
+//! a reader sees the old or the new file, also after a crash.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hashbrown::{HashMap, HashSet};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{address::account_address, password};
+use crate::model::AccountId;
+
+const NEXT_ID: &str = "# next-id ";
+const FORMAT_LINE: &str = "# <id> <address> <argon2id hash in PHC string form>";
+
+/// Mode of a users file that did not exist: nobody else needs to see the hashes.
+const NEW_FILE_MODE: u32 = 0o600;
+
+/// What is wrong with a users file or with a wanted change of it.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersFileError {
+    #[error("{}: {error}", file.display())]
+    Io { file: PathBuf, error: io::Error },
+    #[error("{}:{line}: {what}", file.display())]
+    Syntax { file: PathBuf, line: usize, what: String },
+    #[error("{address}: {what}")]
+    InvalidAddress { address: String, what: &'static str },
+    #[error("account {0} exists")]
+    AccountExists(String),
+    #[error("no account {0}")]
+    NoSuchAccount(String),
+}
+
+/// One account.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct User {
+    pub id: AccountId,
+    /// Canonical: lower case, unquoted.
+    pub address: String,
+    /// Equal neighbours share one allocation.
+    pub hash: Arc<str>,
+}
+
+/// A parsed users file; changes happen here and are then written whole.
+#[derive(Debug)]
+pub struct UsersFile {
+    next_id: u64,
+    lines: Vec<Line>,
+    /// Position in `lines` of each account.
+    by_address: HashMap<String, usize>,
+}
+
+#[derive(Debug)]
+enum Line {
+    /// A comment or an empty line, kept where it was.
+    Verbatim(String),
+    User(User),
+}
+
+impl UsersFile {
+    pub fn new() -> UsersFile {
+        UsersFile {
+            next_id: 1,
+            lines: vec![Line::Verbatim(FORMAT_LINE.to_owned())],
+            by_address: HashMap::new(),
+        }
+    }
+
+    /// Reads a file that must exist.
+    pub fn load(path: &Path) -> Result<UsersFile, UsersFileError> {
+        let text = fs::read_to_string(path).map_err(|error| io_error(path, error))?;
+        UsersFile::parse(&text, path)
+    }
+
+    /// `path` is only named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<UsersFile, UsersFileError> {
+        let mut file = UsersFile { next_id: 1, lines: Vec::new(), by_address: HashMap::new() };
+        let mut ids = HashSet::new();
+        let mut previous_hash: Option<Arc<str>> = None;
+        for (index, line) in text.lines().enumerate() {
+            file.parse_line(line.trim_end(), &mut ids, &mut previous_hash).map_err(|what| {
+                UsersFileError::Syntax { file: path.to_owned(), line: index + 1, what }
+            })?;
+        }
+        Ok(file)
+    }
+
+    fn parse_line(
+        &mut self,
+        line: &str,
+        ids: &mut HashSet<u64>,
+        previous_hash: &mut Option<Arc<str>>,
+    ) -> Result<(), String> {
+        if let Some(number) = line.strip_prefix(NEXT_ID) {
+            let next_id = parse_id(number.trim()).ok_or("next-id is not a number from 1 on")?;
+            self.next_id = self.next_id.max(next_id);
+            return Ok(());
+        }
+        if line.is_empty() || line.starts_with('#') {
+            self.lines.push(Line::Verbatim(line.to_owned()));
+            return Ok(());
+        }
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(id), Some(address), Some(hash), None) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            return Err("expected three fields: <id> <address> <password hash>".to_owned());
+        };
+        let id = parse_id(id).ok_or_else(|| format!("account id {id:?} is not a number from 1"))?;
+        let address = account_address(address)?;
+        let hash = match previous_hash {
+            Some(previous) if **previous == *hash => previous.clone(),
+            _ => {
+                password::check_hash(hash)?;
+                previous_hash.insert(Arc::from(hash)).clone()
+            }
+        };
+        if !ids.insert(id) {
+            return Err(format!("account id {id} is used twice"));
+        }
+        if self.by_address.contains_key(&address) {
+            return Err(format!("{address} is there twice"));
+        }
+        self.next_id = self.next_id.max(id.saturating_add(1));
+        self.insert(User { id: AccountId(id), address, hash });
+        Ok(())
+    }
+
+    /// In the file's order.
+    pub fn users(&self) -> impl Iterator<Item = &User> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::User(user) => Some(user),
+            Line::Verbatim(_) => None,
+        })
+    }
+
+    pub fn contains(&self, address: &str) -> bool {
+        account_address(address).is_ok_and(|address| self.by_address.contains_key(&address))
+    }
+
+    pub fn add(&mut self, address: &str, hash: Arc<str>) -> Result<AccountId, UsersFileError> {
+        let address = canonical(address)?;
+        if self.by_address.contains_key(&address) {
+            return Err(UsersFileError::AccountExists(address));
+        }
+        let id = AccountId(self.next_id);
+        self.next_id += 1;
+        self.insert(User { id, address, hash });
+        Ok(id)
+    }
+
+    pub fn set_hash(&mut self, address: &str, hash: Arc<str>) -> Result<AccountId, UsersFileError> {
+        let address = canonical(address)?;
+        match self.by_address.get(&address).and_then(|&line| self.lines.get_mut(line)) {
+            Some(Line::User(user)) => {
+                user.hash = hash;
+                Ok(user.id)
+            }
+            _ => Err(UsersFileError::NoSuchAccount(address)),
+        }
+    }
+
+    /// Adds what is missing and sets the hash of what is there: importing a list twice changes
+    /// nothing. True if the account is new.
+    pub fn put(&mut self, address: &str, hash: Arc<str>) -> Result<bool, UsersFileError> {
+        match self.add(address, hash.clone()) {
+            Ok(_) => Ok(true),
+            Err(UsersFileError::AccountExists(_)) => self.set_hash(address, hash).map(|_| false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The id is never used again; what the account's mailboxes hold stays in the store.
+    pub fn remove(&mut self, address: &str) -> Result<AccountId, UsersFileError> {
+        let address = canonical(address)?;
+        let Some(removed) = self.by_address.remove(&address) else {
+            return Err(UsersFileError::NoSuchAccount(address));
+        };
+        for line in self.by_address.values_mut().filter(|line| **line > removed) {
+            *line -= 1;
+        }
+        match self.lines.remove(removed) {
+            Line::User(user) => Ok(user.id),
+            Line::Verbatim(_) => Err(UsersFileError::NoSuchAccount(address)),
+        }
+    }
+
+    fn insert(&mut self, user: User) {
+        self.by_address.insert(user.address.clone(), self.lines.len());
+        self.lines.push(Line::User(user));
+    }
+
+    fn render(&self) -> String {
+        let mut text = format!("{NEXT_ID}{}\n", self.next_id);
+        for line in &self.lines {
+            match line {
+                Line::Verbatim(line) => text.push_str(line),
+                Line::User(User { id, address, hash }) => {
+                    text.push_str(&format!("{id} {address} {hash}"));
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Changes the file at `path` (absent: an empty one) under its lock; it is replaced only if
+    /// `change` succeeds and something differs, and is durable when this returns. Blocks: for
+    /// commands and start, not for a shard.
+    pub fn edit<T, E: From<UsersFileError>>(
+        path: &Path,
+        change: impl FnOnce(&mut UsersFile) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _lock = lock(path)?;
+        let before = match fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            text => Some(text.map_err(|error| io_error(path, error))?),
+        };
+        let mut file = match &before {
+            Some(text) => UsersFile::parse(text, path)?,
+            None => UsersFile::new(),
+        };
+        let outcome = change(&mut file)?;
+        let after = file.render();
+        if before.as_ref() != Some(&after) {
+            replace(path, &after).map_err(|error| io_error(path, error))?;
+        }
+        Ok(outcome)
+    }
+
+    /// The demo's accounts: alice, bob and user1 ... `count`, all with the password "demo". Those
+    /// that are there already keep their ids and passwords.
+    pub fn ensure_demo(path: &Path, domain: &str, count: usize) -> Result<(), UsersFileError> {
+        UsersFile::edit(path, |file| {
+            let hash: Arc<str> = Arc::from(password::DEMO_HASH);
+            for name in demo_names(count) {
+                match file.add(&format!("{name}@{domain}"), hash.clone()) {
+                    Ok(_) | Err(UsersFileError::AccountExists(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Default for UsersFile {
+    fn default() -> UsersFile {
+        UsersFile::new()
+    }
+}
+
+pub(super) fn demo_names(count: usize) -> impl Iterator<Item = String> {
+    let numbered = (1..=count).map(|number| format!("user{number}"));
+    ["alice".to_owned(), "bob".to_owned()].into_iter().chain(numbered)
+}
+
+/// Reads a list to import: `address password` a line, comments and empty lines skipped. The
+/// password is the rest of the line, so it may contain spaces; it may also be an argon2id hash.
+pub fn parse_import<'a>(
+    text: &'a str,
+    path: &Path,
+) -> Result<Vec<(String, &'a str)>, UsersFileError> {
+    let mut accounts = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let syntax = |what: &str| UsersFileError::Syntax {
+            file: path.to_owned(),
+            line: index + 1,
+            what: what.to_owned(),
+        };
+        let (address, password) = line
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| syntax("expected two fields: <address> <password>"))?;
+        let address = account_address(address).map_err(syntax)?;
+        accounts.push((address, password.trim_start()));
+    }
+    Ok(accounts)
+}
+
+fn parse_id(text: &str) -> Option<u64> {
+    // The last id is kept free, so that there always is a next one.
+    text.parse().ok().filter(|id| (1..u64::MAX).contains(id))
+}
+
+fn canonical(address: &str) -> Result<String, UsersFileError> {
+    account_address(address)
+        .map_err(|what| UsersFileError::InvalidAddress { address: address.to_owned(), what })
+}
+
+fn io_error(path: &Path, error: io::Error) -> UsersFileError {
+    UsersFileError::Io { file: path.to_owned(), error }
+}
+
+/// The lock is a file of its own, because the users file itself is replaced by another inode.
+fn lock(path: &Path) -> Result<Flock<File>, UsersFileError> {
+    let path = beside(path, ".lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(NEW_FILE_MODE)
+        .open(&path)
+        .map_err(|error| io_error(&path, error))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io_error(&path, io::Error::from(errno)))
+}
+
+/// Owner and mode stay: a server that dropped its privileges must be able to read what root's
+/// command wrote.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new_path = beside(path, ".new");
+    let mut new_file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(NEW_FILE_MODE)
+        .open(&new_path)?;
+    if let Ok(metadata) = fs::metadata(path) {
+        new_file.set_permissions(fs::Permissions::from_mode(metadata.mode()))?;
+        let (uid, gid) = (metadata.uid(), metadata.gid());
+        if new_file.metadata().is_ok_and(|it| (it.uid(), it.gid()) != (uid, gid)) {
+            fchown(&new_file, Some(uid), Some(gid))?;
+        }
+    }
+    new_file.write_all(text.as_bytes())?;
+    new_file.sync_all()?;
+    fs::rename(&new_path, path)?;
+    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const HASH: &str = password::DEMO_HASH;
+
+    fn parse(text: &str) -> Result<UsersFile, String> {
+        let text = text.replace("HASH", HASH);
+        UsersFile::parse(&text, Path::new("users")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        const CASES: &[(&str, &str)] = &[
+            ("1 alice@demo.test", "users:1: expected three fields: <id> <address> <password hash>"),
+            ("# hello\n\nx a@b HASH", "users:3: account id \"x\" is not a number from 1"),
+            ("0 a@b HASH", "users:1: account id \"0\" is not a number from 1"),
+            ("1 alice HASH", "users:1: an address is written local-part@domain"),
+            ("1 a@b HASH\n1 b@b HASH", "users:2: account id 1 is used twice"),
+            ("1 a@b HASH\n2 A@B HASH", "users:2: a@b is there twice"),
+            ("1 a@b secret", "users:1: not a password hash in PHC string form"),
+            ("# next-id x", "users:1: next-id is not a number from 1 on"),
+        ];
+        for (text, expected) in CASES {
+            assert_eq!(parse(text).map(|_| ()), Err((*expected).to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn edits_keep_comments_and_never_reuse_ids() {
+        let mut file = parse("# ours\n7 alice@demo.test HASH\n# next-id 3\n").expect("parses");
+        let hash: Arc<str> = Arc::from(HASH);
+        assert_eq!(file.add("Bob@Demo.Test", hash.clone()).expect("added"), AccountId(8));
+        assert!(file.contains("BOB@demo.test"));
+        assert_eq!(file.remove("alice@demo.test").expect("removed"), AccountId(7));
+        assert_eq!(file.remove("bob@demo.test").expect("removed"), AccountId(8));
+        let text = file.render();
+        assert_eq!(text, "# next-id 9\n# ours\n");
+
+        let mut file = parse(&text).expect("parses");
+        assert_eq!(file.add("carol@demo.test", hash.clone()).expect("added"), AccountId(9));
+        assert!(!file.put("carol@demo.test", Arc::from("other")).expect("put"));
+        assert_eq!(file.users().next().map(|user| &*user.hash), Some("other"));
+        let error = |result: Result<AccountId, UsersFileError>| result.unwrap_err().to_string();
+        assert_eq!(error(file.add("carol@demo.test", hash)), "account carol@demo.test exists");
+        assert_eq!(error(file.remove("dave@demo.test")), "no account dave@demo.test");
+    }
+
+    #[test]
+    fn concurrent_edits_are_all_there() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = &directory.path().join("users");
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || {
+                    for number in 0..8 {
+                        let address = format!("user{thread}-{number}@demo.test");
+                        UsersFile::edit(path, |file| file.add(&address, Arc::from(HASH)))
+                            .expect("edited");
+                    }
+                });
+            }
+        });
+        let file = UsersFile::load(path).expect("loads");
+        let mut ids: Vec<u64> = file.users().map(|user| user.id.0).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (1..=32).collect::<Vec<_>>());
+        assert_eq!(fs::metadata(path).expect("metadata").mode() & 0o777, NEW_FILE_MODE);
+    }
+
+    #[test]
+    fn a_failed_edit_changes_nothing_and_a_mode_stays() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = &directory.path().join("users");
+        UsersFile::ensure_demo(path, "demo.test", 3).expect("demo accounts");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o640)).expect("chmod");
+        let before = fs::read_to_string(path).expect("text");
+        UsersFile::edit(path, |file| {
+            file.remove("alice@demo.test")?;
+            file.remove("nobody@demo.test")
+        })
+        .unwrap_err();
+        UsersFile::ensure_demo(path, "demo.test", 3).expect("demo accounts");
+        assert_eq!(fs::read_to_string(path).expect("text"), before);
+        UsersFile::ensure_demo(path, "demo.test", 4).expect("demo accounts");
+        assert_eq!(UsersFile::load(path).expect("loads").users().count(), 6);
+        assert_eq!(fs::metadata(path).expect("metadata").mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn demo_accounts_share_one_hash() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = &directory.path().join("users");
+        UsersFile::ensure_demo(path, "demo.test", 100).expect("demo accounts");
+        let file = UsersFile::load(path).expect("loads");
+        let mut users = file.users();
+        let first = users.next().expect("alice");
+        assert!(users.all(|user| Arc::ptr_eq(&user.hash, &first.hash)));
+    }
+
+    #[test]
+    fn import_lists() {
+        let text = "# list\nA@demo.test  pass word\n\n b@demo.test x\n";
+        let accounts = parse_import(text, Path::new("list")).expect("parses");
+        let expected =
+            vec![("a@demo.test".to_owned(), "pass word"), ("b@demo.test".to_owned(), "x")];
+        assert_eq!(accounts, expected);
+        let error = parse_import("a@demo.test", Path::new("list")).unwrap_err().to_string();
+        assert_eq!(error, "list:1: expected two fields: <address> <password>");
+    }
+}

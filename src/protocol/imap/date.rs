@@ -1,0 +1,161 @@
+//! Dates of IMAP (RFC 3501 9): `date-time` of INTERNALDATE and APPEND, `date` of SEARCH.
+
+use crate::{
+    model::Timestamp,
+    protocol::mime::date::{civil_from_days, days_from_civil},
+};
+
+const MONTHS: [&[u8; 3]; 12] = [
+    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
+];
+
+const SECONDS_PER_DAY: i64 = 86_400;
+
+/// Reads `23-Nov-2026` or `3-Nov-2026`: days since 1970-01-01.
+pub fn parse_date(text: &[u8]) -> Option<i64> {
+    let (day, rest) = match text {
+        [tens, ones, rest @ ..] if ones.is_ascii_digit() => (number(&[*tens, *ones])?, rest),
+        [ones, rest @ ..] => (number(&[*ones])?, rest),
+        [] => return None,
+    };
+    days(day, rest)
+}
+
+/// Reads `23-Nov-2026 21:30:00 +0000`, without quotes; a one-digit day has a space before it.
+pub fn parse_date_time(text: &[u8]) -> Option<Timestamp> {
+    let (date, time) = (text.get(..11)?, text.get(11..)?);
+    let day = match date {
+        [b' ', ones, ..] => number(&[*ones])?,
+        [tens, ones, ..] => number(&[*tens, *ones])?,
+        _ => return None,
+    };
+    let days = days(day, &date[2..])?;
+    let &[b' ', h1, h2, b':', m1, m2, b':', s1, s2, b' ', sign, z1, z2, z3, z4] = time else {
+        return None;
+    };
+    let (hour, minute, second) = (number(&[h1, h2])?, number(&[m1, m2])?, number(&[s1, s2])?);
+    let (zone_hour, zone_minute) = (number(&[z1, z2])?, number(&[z3, z4])?);
+    // 60 is a leap second.
+    if hour > 23 || minute > 59 || second > 60 || zone_hour > 23 || zone_minute > 59 {
+        return None;
+    }
+    let zone = match sign {
+        b'+' => zone_hour * 60 + zone_minute,
+        b'-' => -(zone_hour * 60 + zone_minute),
+        _ => return None,
+    };
+    let seconds = days * SECONDS_PER_DAY + (hour * 60 + minute - zone) * 60 + second;
+    Some(Timestamp::from_unix_seconds(seconds))
+}
+
+/// Appends `"23-Nov-2026 21:30:00 +0000"`, quotes included, in UTC.
+pub fn write_date_time(out: &mut Vec<u8>, date: Timestamp) {
+    let seconds = date.unix_seconds();
+    let (year, month, day) = civil_from_days(seconds.div_euclid(SECONDS_PER_DAY));
+    let second = seconds.rem_euclid(SECONDS_PER_DAY);
+    // Four digits are all that the syntax has.
+    let year = year.clamp(0, 9_999) as i64;
+    out.push(b'"');
+    push_two(out, day.into());
+    out.push(b'-');
+    let month = usize::from(month).saturating_sub(1);
+    out.extend_from_slice(MONTHS.get(month).copied().unwrap_or(b"Jan"));
+    out.push(b'-');
+    push_two(out, year / 100);
+    push_two(out, year % 100);
+    for (before, value) in [(b' ', second / 3_600), (b':', second / 60 % 60), (b':', second % 60)] {
+        out.push(before);
+        push_two(out, value);
+    }
+    out.extend_from_slice(b" +0000\"");
+}
+
+/// `rest` is `-Nov-2026`.
+fn days(day: i64, rest: &[u8]) -> Option<i64> {
+    let &[b'-', a, b, c, b'-', y1, y2, y3, y4] = rest else { return None };
+    let month = MONTHS.iter().position(|name| name.eq_ignore_ascii_case(&[a, b, c]))?;
+    let year = number(&[y1, y2, y3, y4])?;
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        1 => 28 + i64::from(is_leap),
+        3 | 5 | 8 | 10 => 30,
+        _ => 31,
+    };
+    // Both casts are in range: a month is 0..12, the year has four digits.
+    (1..=length).contains(&day).then(|| days_from_civil(year as i32, month as u8 + 1, day as u8))
+}
+
+fn number(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0, |number, digit| {
+        digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0'))
+    })
+}
+
+/// Appends two digits; `value` is below 100.
+fn push_two(out: &mut Vec<u8>, value: i64) {
+    out.extend_from_slice(&[b'0' + (value / 10 % 10) as u8, b'0' + (value % 10) as u8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn date_times() {
+        const CASES: &[(&str, Option<i64>)] = &[
+            ("01-Jan-1970 00:00:00 +0000", Some(0)),
+            (" 1-Jan-1970 00:00:00 +0000", Some(0)),
+            ("17-Jul-1996 02:44:25 -0700", Some(837_596_665)),
+            ("29-Feb-2024 23:59:60 +0000", Some(1_709_251_200)),
+            ("31-dec-1969 23:59:59 +0000", Some(-1)),
+            ("29-Feb-2023 00:00:00 +0000", None),
+            ("1-Jan-1970 00:00:00 +0000", None),
+            ("00-Jan-1970 00:00:00 +0000", None),
+            ("32-Jan-1970 00:00:00 +0000", None),
+            ("01-Foo-1970 00:00:00 +0000", None),
+            ("01-Jan-1970 24:00:00 +0000", None),
+            ("01-Jan-1970 00:60:00 +0000", None),
+            ("01-Jan-1970 00:00:00 0000", None),
+            ("01-Jan-1970 00:00:00 +00000", None),
+            ("01-Jan-1970 00:00:00 +0060", None),
+            ("01-Jan-1970", None),
+            ("", None),
+        ];
+        for &(text, expected) in CASES {
+            let got = parse_date_time(text.as_bytes()).map(Timestamp::unix_seconds);
+            assert_eq!(got, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn dates() {
+        const CASES: &[(&str, Option<i64>)] = &[
+            ("1-Jan-1970", Some(0)),
+            ("02-jan-1970", Some(1)),
+            ("31-Dec-1969", Some(-1)),
+            ("1-Feb-1994", Some(8_797)),
+            ("31-Jun-2020", None),
+            ("1-Jan-70", None),
+            ("-Jan-1970", None),
+            ("111-Jan-1970", None),
+            ("", None),
+            ("1", None),
+        ];
+        for &(text, expected) in CASES {
+            assert_eq!(parse_date(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(seconds in -60_000_000_000_i64..250_000_000_000) {
+            let mut out = Vec::new();
+            write_date_time(&mut out, Timestamp::from_unix_seconds(seconds));
+            prop_assert_eq!(out.len(), 28);
+            let read = parse_date_time(&out[1..27]);
+            prop_assert_eq!(read, Some(Timestamp::from_unix_seconds(seconds)));
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Where a command ends: lines and literals (RFC 3501 2.2.1, 4.3, RFC 7888).
+//!
+//! The service calls [`Framer::next`] with everything unread of the connection, always from the
+//! first byte of the same command until a frame was returned and consumed. No byte is looked at
+//! twice, however the input is split. The framer owns no input; it is a few words and travels with a
+//! connection to another shard.
+//!
+//! Invariant: no more than `Limits::line + Limits::command` bytes are asked for before a frame or a
+//! refusal. The message of an APPEND is not among them: it is announced ([`Frame::Append`]) and
+//! streamed by the service.
+
+use memchr::memchr;
+
+/// What one command may cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Octets of a command outside of its literals.
+    pub line: usize,
+    /// Octets from a command's start to the end of any literal in it, APPEND's message excepted.
+    pub command: usize,
+    /// Octets of APPEND's message.
+    pub message: u64,
+}
+
+impl Limits {
+    /// For clients that have not logged in: room for a long SASL response, no more.
+    pub const BEFORE_LOGIN: Limits = Limits { line: 16 * 1024, command: 16 * 1024, message: 0 };
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { line: 64 * 1024, command: 256 * 1024, message: 50 * 1024 * 1024 }
+    }
+}
+
+/// What the input starts with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// Not enough input: fill, then ask again.
+    More,
+    /// The client waits for a continuation (a synchronising literal inside a command): send
+    /// `+ OK`, then ask again with at least the same input.
+    Continue,
+    /// `input[..size]` is a whole command for [`super::parse`]: parse, then consume `size`.
+    Command { size: usize },
+    /// `input[..prefix]` is an APPEND up to its message for [`super::parse`] (consume `prefix`);
+    /// `size` octets of message follow, if `sync` only after a continuation. After them comes the
+    /// command's last line, by [`Framer::line`], which must be empty.
+    Append { prefix: usize, size: u64, sync: bool },
+    /// A synchronising literal is larger than allowed, and the client waits: answer the tag of
+    /// `input[..size]` ([`super::tag_of`]) with `NO [TOOBIG]`, consume `size`, go on.
+    Refused { size: usize },
+    /// The rest of the stream cannot be made out: `BYE` with this text, then close.
+    Bye(&'static str),
+}
+
+const LINE_TOO_LONG: &str = "command line too long";
+const LITERAL_TOO_LARGE: &str = "literal too large";
+const BARE_LF_AFTER_LITERAL: &str = "literal announced on a line without CRLF";
+
+/// Finds commands in a connection's input. See the module for the calling rule.
+#[derive(Clone, Debug)]
+pub struct Framer {
+    limits: Limits,
+    /// No line end before this offset needs a look. Beyond the input while a literal is awaited.
+    scanned: usize,
+    /// Where the present line starts: 0, or the end of the last literal.
+    line_start: usize,
+    /// Octets of earlier lines of this command.
+    earlier_lines: usize,
+}
+
+impl Framer {
+    pub fn new(limits: Limits) -> Framer {
+        Framer { limits, scanned: 0, line_start: 0, earlier_lines: 0 }
+    }
+
+    /// New limits (a client that logged in may send more). Call it between commands.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Looks for the end of the command at the start of `input`.
+    #[allow(clippy::should_implement_trait)] // not an iterator: it is asked with new input
+    pub fn next(&mut self, input: &[u8]) -> Frame {
+        loop {
+            let end = match self.line_end(input) {
+                Ok(end) => end,
+                Err(frame) => return frame,
+            };
+            let line = &input[self.line_start..end];
+            let Some(literal) = LiteralHeader::at_end_of(line) else {
+                self.reset();
+                return Frame::Command { size: end };
+            };
+            if !line.ends_with(b"\r\n") {
+                // What follows could be the literal or commands: a guess would let the octets of
+                // a message be executed.
+                return Frame::Bye(BARE_LF_AFTER_LITERAL);
+            }
+            let header_start = self.line_start + literal.start;
+            let is_message = announces_message(&input[..header_start]);
+            let fits = if is_message {
+                literal.size <= self.limits.message
+            } else {
+                literal.size <= self.limits.command.saturating_sub(end) as u64
+            };
+            if !fits {
+                self.reset();
+                return if literal.sync {
+                    Frame::Refused { size: end }
+                } else {
+                    Frame::Bye(LITERAL_TOO_LARGE)
+                };
+            }
+            if is_message {
+                self.reset();
+                return Frame::Append { prefix: end, size: literal.size, sync: literal.sync };
+            }
+            self.earlier_lines += end - self.line_start;
+            // Fits in usize: it was compared with `limits.command`.
+            self.line_start = end + literal.size as usize;
+            self.scanned = self.line_start;
+            if literal.sync {
+                return Frame::Continue;
+            }
+        }
+    }
+
+    /// A line without literals: a SASL response, `DONE`, the end of an APPEND. Answers
+    /// [`Frame::Command`] (`size` includes the line end), [`Frame::More`] or [`Frame::Bye`].
+    pub fn line(&mut self, input: &[u8]) -> Frame {
+        match self.line_end(input) {
+            Ok(size) => {
+                self.reset();
+                Frame::Command { size }
+            }
+            Err(frame) => frame,
+        }
+    }
+
+    /// Offset behind the LF that ends the present line.
+    fn line_end(&mut self, input: &[u8]) -> Result<usize, Frame> {
+        let Some(unseen) = input.get(self.scanned..) else { return Err(Frame::More) };
+        let found = memchr(b'\n', unseen).map(|index| self.scanned + index + 1);
+        let end = found.unwrap_or(input.len());
+        self.scanned = end;
+        if self.earlier_lines + (end - self.line_start) > self.limits.line {
+            return Err(Frame::Bye(LINE_TOO_LONG));
+        }
+        found.ok_or(Frame::More)
+    }
+
+    fn reset(&mut self) {
+        *self = Framer::new(self.limits);
+    }
+}
+
+/// `{size}` or `{size+}` before a line end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LiteralHeader {
+    /// Offset of its `{` in the line.
+    pub start: usize,
+    /// Octets; saturates, so that no number of digits makes a small one.
+    pub size: u64,
+    /// The client waits for a continuation (no `+`, RFC 7888 3).
+    pub sync: bool,
+}
+
+impl LiteralHeader {
+    /// The header that ends `line`, if one does. A quoted string cannot be mistaken for one: it
+    /// would end in a quote.
+    pub(super) fn at_end_of(line: &[u8]) -> Option<LiteralHeader> {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text).strip_suffix(b"}")?;
+        let (text, sync) = match text.strip_suffix(b"+") {
+            Some(text) => (text, false),
+            None => (text, true),
+        };
+        let digits = text.iter().rev().take_while(|octet| octet.is_ascii_digit()).count();
+        let (before, digits) = text.split_at(text.len() - digits);
+        let start = before.strip_suffix(b"{")?.len();
+        let size = digits.iter().fold(0_u64, |size, digit| {
+            size.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        });
+        (!digits.is_empty()).then_some(LiteralHeader { start, size, sync })
+    }
+}
+
+/// `before`, the command up to a literal's header, makes that literal the message of an APPEND. The
+/// only other literal of an APPEND is its mailbox, directly after the name.
+fn announces_message(before: &[u8]) -> bool {
+    let Some(space) = memchr(b' ', before) else { return false };
+    let rest = &before[space + 1..];
+    rest.len() > 7 && rest[..7].eq_ignore_ascii_case(b"APPEND ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Limits = Limits { line: 40, command: 60, message: 1_000 };
+
+    /// Feeds `input` in pieces of `step` bytes and lists what came out. Messages of APPEND are
+    /// skipped as the service would.
+    fn frames(input: &[u8], step: usize) -> Vec<Frame> {
+        let mut framer = Framer::new(SMALL);
+        let (mut start, mut end) = (0, 0);
+        let (mut skip, mut after_message) = (0, false);
+        let mut found = Vec::new();
+        loop {
+            let skipped = skip.min(end - start);
+            (start, skip) = (start + skipped, skip - skipped);
+            let frame = match (skip, after_message) {
+                (0, false) => framer.next(&input[start..end]),
+                (0, true) => framer.line(&input[start..end]),
+                _ => Frame::More,
+            };
+            match frame {
+                Frame::More if end == input.len() => return found,
+                Frame::More => end = (end + step).min(input.len()),
+                Frame::Continue => found.push(frame),
+                Frame::Command { size } => {
+                    (start, after_message) = (start + size, false);
+                    found.push(frame);
+                }
+                Frame::Refused { size } => {
+                    start += size;
+                    found.push(frame);
+                }
+                Frame::Append { prefix, size, .. } => {
+                    (start, skip, after_message) = (start + prefix, size as usize, true);
+                    found.push(frame);
+                }
+                Frame::Bye(_) => {
+                    found.push(frame);
+                    return found;
+                }
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(input: &[u8], expected: &[Frame]) {
+        for step in 1..=input.len().max(1) {
+            assert_eq!(frames(input, step), expected, "{} by {step}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn cases() {
+        use Frame::*;
+        const CASES: &[(&[u8], &[Frame])] = &[
+            (b"", &[]),
+            (b"a NOOP", &[]),
+            (b"a NOOP\r\n", &[Command { size: 8 }]),
+            (b"a NOOP\r\nb NOOP\r\nc", &[Command { size: 8 }, Command { size: 8 }]),
+            // A bare LF ends a frame, which the parser then refuses.
+            (b"a NOOP\nb NOOP\r\n", &[Command { size: 7 }, Command { size: 8 }]),
+            (b"a LOGIN {1}\r\nx {2}\r\nyz\r\n", &[Continue, Continue, Command { size: 24 }]),
+            (b"a LOGIN {1+}\r\nx {2+}\r\nyz\r\n", &[Command { size: 26 }]),
+            (b"a LOGIN {4+}\r\n\r\n\r\n x\r\n", &[Command { size: 22 }]),
+            (b"a LOGIN {0+}\r\n {0}\r\n\r\n", &[Continue, Command { size: 22 }]),
+            // RFC 3501 6.3.11: the message is announced, not framed.
+            (
+                b"a APPEND x {3}\r\nabc\r\nb NOOP\r\n",
+                &[
+                    Append { prefix: 16, size: 3, sync: true },
+                    Command { size: 2 },
+                    Command { size: 8 },
+                ],
+            ),
+            (
+                b"a append {1+}\r\nx (\\Seen) {3+}\r\nabc\r\n",
+                &[Append { prefix: 31, size: 3, sync: false }, Command { size: 2 }],
+            ),
+            // RFC 7888 4: too large and not synchronising cannot be skipped cheaply.
+            (b"a LOGIN {10000000000+}\r\n", &[Bye(LITERAL_TOO_LARGE)]),
+            (b"a LOGIN {9999999999999999999999+}\r\n", &[Bye(LITERAL_TOO_LARGE)]),
+            (b"a APPEND x {10000000000+}\r\n", &[Bye(LITERAL_TOO_LARGE)]),
+            (
+                b"a APPEND x {10000000000}\r\nb NOOP\r\n",
+                &[Refused { size: 26 }, Command { size: 8 }],
+            ),
+            (b"a LOGIN {50}\r\nb NOOP\r\n", &[Refused { size: 14 }, Command { size: 8 }]),
+            (b"a LOGIN x{3+}\nabc\r\n", &[Bye(BARE_LF_AFTER_LITERAL)]),
+            (b"a 45678901234567890123456789012345678901\r\n", &[Bye(LINE_TOO_LONG)]),
+            (b"a 456789012345678901234567890123456789012", &[Bye(LINE_TOO_LONG)]),
+            // Not literal headers.
+            (b"a x {}\r\n", &[Command { size: 8 }]),
+            (b"a x {+}\r\n", &[Command { size: 9 }]),
+            (b"a \"{3}\"\r\n", &[Command { size: 9 }]),
+            (b"a x {3} \r\n", &[Command { size: 10 }]),
+            (b"3}\r\n", &[Command { size: 4 }]),
+        ];
+        for &(input, expected) in CASES {
+            check(input, expected);
+        }
+    }
+
+    #[test]
+    fn lines_of_one_command_are_counted_together() {
+        // Four lines of 12 octets with empty literals between: over the 40 of SMALL.
+        let input = b"a LOGIN {0+}\r\n {0+}\r\n {0+}\r\n {0+}\r\n {0+}\r\n\r\n";
+        check(input, &[Frame::Bye(LINE_TOO_LONG)]);
+    }
+
+    #[test]
+    fn a_long_wait_scans_each_byte_once() {
+        let mut framer = Framer::new(Limits { line: 1 << 20, ..SMALL });
+        let input = vec![b'x'; 1 << 16];
+        for end in 0..input.len() {
+            assert_eq!(framer.next(&input[..end]), Frame::More);
+            assert_eq!(framer.scanned, end);
+        }
+    }
+}

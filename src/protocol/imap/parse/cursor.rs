@@ -1,0 +1,340 @@
+//! Reads the words of RFC 3501 9 off a command: atoms, strings, numbers, flags.
+//!
+//! A cursor only moves forward, by slices; nothing is copied but quoted strings with escapes in
+//! them. Errors are texts for `BAD`; after one the command is given up.
+
+use std::borrow::Cow;
+
+use memchr::{memchr2, memchr3};
+
+use super::super::{
+    command::{FlagList, Text},
+    date,
+    name::MailboxName,
+    sequence::{SequenceSet, SetError},
+    write::{is_astring_char, is_atom_char},
+};
+use crate::model::{Flags, KEYWORDS_PER_MAILBOX_MAX, ModSeq, Timestamp};
+
+/// Longest keyword a client may make, octets.
+const KEYWORD_MAX: usize = 100;
+
+/// What was read, or what was wrong.
+pub(super) type Parsed<T> = Result<T, &'static str>;
+
+/// The part of a command not yet read.
+pub(super) struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub fn new(rest: &'a [u8]) -> Cursor<'a> {
+        Cursor { rest }
+    }
+
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    pub fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    /// Reads `octet` if it is next.
+    pub fn eat(&mut self, octet: u8) -> bool {
+        self.eat_all(&[octet])
+    }
+
+    /// Reads `octets`, letters in any case, if they are next.
+    pub fn eat_all(&mut self, octets: &[u8]) -> bool {
+        match self.rest.split_at_checked(octets.len()) {
+            Some((next, rest)) if next.eq_ignore_ascii_case(octets) => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn expect(&mut self, octet: u8, otherwise: &'static str) -> Parsed<()> {
+        if self.eat(octet) { Ok(()) } else { Err(otherwise) }
+    }
+
+    pub fn space(&mut self) -> Parsed<()> {
+        self.expect(b' ', "a space is missing, or there are too few arguments")
+    }
+
+    pub fn end(&self) -> Parsed<()> {
+        if self.rest.is_empty() { Ok(()) } else { Err("unexpected characters after the command") }
+    }
+
+    pub fn take_while(&mut self, belongs: impl Fn(u8) -> bool) -> &'a [u8] {
+        let end = self.rest.iter().position(|&octet| !belongs(octet)).unwrap_or(self.rest.len());
+        let (taken, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        taken
+    }
+
+    pub fn atom(&mut self) -> Parsed<&'a str> {
+        non_empty(self.take_while(is_atom_char), "an atom is missing")
+    }
+
+    /// A name of the protocol: letters, digits and what joins them.
+    pub fn word(&mut self) -> Parsed<Word> {
+        let taken = self.take_while(|octet| octet.is_ascii_alphanumeric() || octet == b'.');
+        Word::new(taken).ok_or("unknown word")
+    }
+
+    /// RFC 3501 9 `tag`: anything of an astring but `+`.
+    pub fn tag(&mut self) -> Parsed<&'a str> {
+        let taken = self.take_while(|octet| is_astring_char(octet) && octet != b'+');
+        non_empty(taken, "a command starts with a tag")
+    }
+
+    /// Up to 63 bits: what is added up of two of them cannot overflow.
+    pub fn number(&mut self) -> Parsed<u64> {
+        let digits = self.take_while(|octet| octet.is_ascii_digit());
+        if digits.is_empty() {
+            return Err("a number is missing");
+        }
+        digits
+            .iter()
+            .try_fold(0_u64, |number, digit| {
+                number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+            })
+            .filter(|&number| number <= i64::MAX as u64)
+            .ok_or("number too large")
+    }
+
+    /// RFC 7162 7: 63 bits.
+    pub fn mod_seq(&mut self) -> Parsed<ModSeq> {
+        self.number().map(ModSeq)
+    }
+
+    pub fn sequence_set(&mut self) -> Parsed<SequenceSet> {
+        let text =
+            self.take_while(|octet| octet.is_ascii_digit() || matches!(octet, b'*' | b':' | b','));
+        SequenceSet::parse(text).map_err(|error| match error {
+            SetError::Syntax => "not a sequence set",
+            SetError::TooMany => "sequence set has too many parts",
+        })
+    }
+
+    pub fn astring(&mut self) -> Parsed<Text<'a>> {
+        match self.peek() {
+            Some(b'"' | b'{') => self.string(),
+            _ => match self.take_while(is_astring_char) {
+                [] => Err("a string is missing"),
+                taken => Ok(Cow::Borrowed(taken)),
+            },
+        }
+    }
+
+    pub fn string(&mut self) -> Parsed<Text<'a>> {
+        match self.peek() {
+            Some(b'"') => self.quoted(),
+            Some(b'{') => self.literal().map(Cow::Borrowed),
+            _ => Err("a string in quotes is missing"),
+        }
+    }
+
+    pub fn nstring(&mut self) -> Parsed<Option<Text<'a>>> {
+        match self.peek() {
+            Some(b'"' | b'{') => self.string().map(Some),
+            _ if self.eat_all(b"NIL") => Ok(None),
+            _ => Err("a string in quotes or NIL is missing"),
+        }
+    }
+
+    pub fn mailbox(&mut self) -> Parsed<MailboxName<'a>> {
+        self.astring().map(MailboxName)
+    }
+
+    /// RFC 3501 9 `list-mailbox`: wildcards may stand bare.
+    pub fn list_mailbox(&mut self) -> Parsed<MailboxName<'a>> {
+        match self.peek() {
+            Some(b'"' | b'{') => self.mailbox(),
+            _ => {
+                let taken =
+                    self.take_while(|octet| is_astring_char(octet) || matches!(octet, b'%' | b'*'));
+                if taken.is_empty() { Err("a mailbox pattern is missing") } else { Ok(taken) }
+                    .map(|taken| MailboxName(Cow::Borrowed(taken)))
+            }
+        }
+    }
+
+    /// Items in parentheses, one space between; at least one unless `may_be_empty`. `otherwise` is
+    /// the error when the list does not start.
+    pub fn list(
+        &mut self,
+        may_be_empty: bool,
+        otherwise: &'static str,
+        mut item: impl FnMut(&mut Cursor<'a>) -> Parsed<()>,
+    ) -> Parsed<()> {
+        self.expect(b'(', otherwise)?;
+        if may_be_empty && self.eat(b')') {
+            return Ok(());
+        }
+        loop {
+            item(self)?;
+            if self.eat(b')') {
+                return Ok(());
+            }
+            self.expect(b' ', "a closing parenthesis is missing")?;
+        }
+    }
+
+    /// A flag list in parentheses.
+    pub fn flag_list(&mut self) -> Parsed<FlagList<'a>> {
+        let mut flags = FlagList::default();
+        self.list(true, "a flag list is missing", |cursor| cursor.flag(&mut flags))?;
+        Ok(flags)
+    }
+
+    /// One flag, put into `flags`.
+    pub fn flag(&mut self, flags: &mut FlagList<'a>) -> Parsed<()> {
+        if !self.eat(b'\\') {
+            return push_keyword(&mut flags.keywords, self.keyword()?);
+        }
+        let name = self.atom()?;
+        let known = [
+            ("Seen", Flags::SEEN),
+            ("Answered", Flags::ANSWERED),
+            ("Flagged", Flags::FLAGGED),
+            ("Deleted", Flags::DELETED),
+            ("Draft", Flags::DRAFT),
+            // Cannot be set; a client that copies flags from FETCH may name it all the same.
+            ("Recent", Flags::default()),
+        ];
+        let found = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        flags.system |= found.ok_or("unknown system flag")?.1;
+        Ok(())
+    }
+
+    pub fn keyword(&mut self) -> Parsed<&'a str> {
+        let keyword = self.atom()?;
+        if keyword.len() > KEYWORD_MAX { Err("keyword too long") } else { Ok(keyword) }
+    }
+
+    /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01.
+    pub fn date(&mut self) -> Parsed<i64> {
+        let quoted = self.eat(b'"');
+        let text = self.take_while(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
+        let days = date::parse_date(text).ok_or("not a date such as 23-Nov-2026")?;
+        if quoted {
+            self.expect(b'"', "a closing quote is missing")?;
+        }
+        Ok(days)
+    }
+
+    /// RFC 3501 9 `date-time`, in quotes.
+    pub fn date_time(&mut self) -> Parsed<Timestamp> {
+        self.expect(b'"', "a date in quotes is missing")?;
+        let text = self.take_while(|octet| octet != b'"');
+        self.expect(b'"', "a closing quote is missing")?;
+        date::parse_date_time(text).ok_or("not a date-time such as 23-Nov-2026 21:30:00 +0000")
+    }
+
+    /// The header of a literal whose octets do not follow here: APPEND's message.
+    pub fn literal_header(&mut self) -> Parsed<u64> {
+        self.expect(b'{', "a literal is missing")?;
+        let size = self.number()?;
+        self.eat(b'+');
+        self.expect(b'}', "not a literal")?;
+        Ok(size)
+    }
+
+    fn literal(&mut self) -> Parsed<&'a [u8]> {
+        let size = self.literal_header()?;
+        if !self.eat_all(b"\r\n") {
+            return Err("a literal's size must end its line");
+        }
+        let size = usize::try_from(size).map_err(|_| "literal too large")?;
+        let (text, rest) = self.rest.split_at_checked(size).ok_or("literal is cut short")?;
+        self.rest = rest;
+        if memchr::memchr(0, text).is_some() {
+            return Err("a string must not contain NUL");
+        }
+        Ok(text)
+    }
+
+    fn quoted(&mut self) -> Parsed<Text<'a>> {
+        const UNCLOSED: &str = "a closing quote is missing";
+        self.expect(b'"', "a string in quotes is missing")?;
+        let end = memchr2(b'"', b'\\', self.rest).ok_or(UNCLOSED)?;
+        let (plain, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        if self.eat(b'"') {
+            return check_quoted(plain).map(Cow::Borrowed);
+        }
+        let mut text = check_quoted(plain)?.to_vec();
+        loop {
+            match self.rest {
+                [b'"', rest @ ..] => {
+                    self.rest = rest;
+                    return Ok(Cow::Owned(text));
+                }
+                [b'\\', escaped @ (b'"' | b'\\'), rest @ ..] => {
+                    text.push(*escaped);
+                    self.rest = rest;
+                }
+                [b'\\', ..] => return Err("only \" and \\ can be escaped"),
+                _ => {
+                    let end = memchr2(b'"', b'\\', self.rest).ok_or(UNCLOSED)?;
+                    let (plain, rest) = self.rest.split_at(end);
+                    text.extend_from_slice(check_quoted(plain)?);
+                    self.rest = rest;
+                }
+            }
+        }
+    }
+}
+
+/// Longest word of the protocol, e.g. `HEADER.FIELDS.NOT`.
+const WORD_MAX: usize = 24;
+
+/// A word in capitals, to be matched against names.
+pub(super) struct Word {
+    letters: [u8; WORD_MAX],
+    size: usize,
+}
+
+impl Word {
+    fn new(text: &[u8]) -> Option<Word> {
+        let mut letters = [0; WORD_MAX];
+        let target = letters.get_mut(..text.len()).filter(|target| !target.is_empty())?;
+        target.copy_from_slice(text);
+        target.make_ascii_uppercase();
+        Some(Word { letters, size: text.len() })
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.letters[..self.size]
+    }
+}
+
+/// Adds a keyword unless it is there in any case.
+fn push_keyword<'a>(keywords: &mut Vec<&'a str>, keyword: &'a str) -> Parsed<()> {
+    if keywords.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
+        return Ok(());
+    }
+    if keywords.len() == KEYWORDS_PER_MAILBOX_MAX {
+        return Err("too many keywords");
+    }
+    keywords.push(keyword);
+    Ok(())
+}
+
+fn non_empty<'a>(taken: &'a [u8], otherwise: &'static str) -> Parsed<&'a str> {
+    // Callers take ASCII only, so the conversion cannot fail.
+    std::str::from_utf8(taken).ok().filter(|text| !text.is_empty()).ok_or(otherwise)
+}
+
+/// Quoted strings hold no NUL, CR or LF (RFC 3501 9 `TEXT-CHAR`). Octets above 127, which are not
+/// allowed either, pass: clients send UTF-8 so, and where it matters the service decodes strictly.
+fn check_quoted(text: &[u8]) -> Parsed<&[u8]> {
+    match memchr3(0, b'\r', b'\n', text) {
+        None => Ok(text),
+        Some(_) => Err("a quoted string must not contain NUL, CR or LF"),
+    }
+}

@@ -1,0 +1,670 @@
+//! Responses (RFC 3501 7), all but FETCH, which is in [`super::fetch_response`].
+//!
+//! [`Writer`] appends to the connection's output and holds nothing of its own; make one wherever
+//! output is at hand. Texts from elsewhere cannot break a line: control characters in them are
+//! written as spaces.
+
+use super::{
+    command::{StatusItems, UseAttribute},
+    name,
+    sequence::{Ranges, write_set},
+    write::{push_astring, push_nstring, push_number, push_string},
+};
+use crate::model::{Flags, ModSeq, Uid, UidValidity};
+
+/// Condition of a status response (RFC 3501 7.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    Ok,
+    No,
+    Bad,
+    PreAuth,
+    Bye,
+}
+
+impl Status {
+    fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "OK",
+            Status::No => "NO",
+            Status::Bad => "BAD",
+            Status::PreAuth => "PREAUTH",
+            Status::Bye => "BYE",
+        }
+    }
+}
+
+/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Code<'a> {
+    Alert,
+    /// Charsets that would do.
+    BadCharset(&'a [&'a str]),
+    Capability(&'a str),
+    /// `more`: new keywords may be made (`\*`).
+    PermanentFlags {
+        system: Flags,
+        keywords: &'a [String],
+        more: bool,
+    },
+    ReadOnly,
+    ReadWrite,
+    TryCreate,
+    UidNext(Uid),
+    UidValidity(UidValidity),
+    /// Sequence number of the first unseen message.
+    Unseen(u32),
+    HighestModSeq(ModSeq),
+    NoModSeq,
+    /// Sequence numbers, or UIDs for UID STORE; ascending.
+    Modified(&'a [u32]),
+    AppendUid(UidValidity, Uid),
+    /// (source, target) of each message copied, ascending. Write nothing at all if there are none.
+    CopyUid(UidValidity, &'a [(Uid, Uid)]),
+    UidNotSticky,
+    AlreadyExists,
+    NonExistent,
+    AuthenticationFailed,
+    AuthorizationFailed,
+    Cannot,
+    ClientBug,
+    Closed,
+    ContactAdmin,
+    Corruption,
+    Expired,
+    ExpungeIssued,
+    HasChildren,
+    InUse,
+    Limit,
+    NoPerm,
+    OverQuota,
+    Parse,
+    PrivacyRequired,
+    ServerBug,
+    TooBig,
+    Unavailable,
+    UseAttr,
+}
+
+impl Code<'_> {
+    /// Appends the code without its brackets.
+    fn push(self, out: &mut Vec<u8>) {
+        let plain = match self {
+            Code::Alert => "ALERT",
+            Code::BadCharset(charsets) => return push_charsets(out, charsets),
+            Code::Capability(list) => {
+                out.extend_from_slice(b"CAPABILITY ");
+                return out.extend_from_slice(list.as_bytes());
+            }
+            Code::PermanentFlags { system, keywords, more } => {
+                out.extend_from_slice(b"PERMANENTFLAGS ");
+                return push_flags(out, system, keywords.iter().map(String::as_str), false, more);
+            }
+            Code::ReadOnly => "READ-ONLY",
+            Code::ReadWrite => "READ-WRITE",
+            Code::TryCreate => "TRYCREATE",
+            Code::UidNext(uid) => return push_pair(out, "UIDNEXT ", uid.0.into()),
+            Code::UidValidity(value) => return push_pair(out, "UIDVALIDITY ", value.0.into()),
+            Code::Unseen(number) => return push_pair(out, "UNSEEN ", number.into()),
+            Code::HighestModSeq(value) => return push_pair(out, "HIGHESTMODSEQ ", value.0),
+            Code::NoModSeq => "NOMODSEQ",
+            Code::Modified(numbers) => {
+                out.extend_from_slice(b"MODIFIED ");
+                return write_set(out, numbers.iter().copied());
+            }
+            Code::AppendUid(validity, uid) => {
+                push_pair(out, "APPENDUID ", validity.0.into());
+                return push_pair(out, " ", uid.0.into());
+            }
+            Code::CopyUid(validity, uids) => return push_copy_uid(out, validity, uids),
+            Code::UidNotSticky => "UIDNOTSTICKY",
+            Code::AlreadyExists => "ALREADYEXISTS",
+            Code::NonExistent => "NONEXISTENT",
+            Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
+            Code::AuthorizationFailed => "AUTHORIZATIONFAILED",
+            Code::Cannot => "CANNOT",
+            Code::ClientBug => "CLIENTBUG",
+            Code::Closed => "CLOSED",
+            Code::ContactAdmin => "CONTACTADMIN",
+            Code::Corruption => "CORRUPTION",
+            Code::Expired => "EXPIRED",
+            Code::ExpungeIssued => "EXPUNGEISSUED",
+            Code::HasChildren => "HASCHILDREN",
+            Code::InUse => "INUSE",
+            Code::Limit => "LIMIT",
+            Code::NoPerm => "NOPERM",
+            Code::OverQuota => "OVERQUOTA",
+            Code::Parse => "PARSE",
+            Code::PrivacyRequired => "PRIVACYREQUIRED",
+            Code::ServerBug => "SERVERBUG",
+            Code::TooBig => "TOOBIG",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::UseAttr => "USEATTR",
+        };
+        out.extend_from_slice(plain.as_bytes());
+    }
+}
+
+/// Mailbox attributes of LIST (RFC 3501 7.2.2, RFC 5258 3, RFC 6154 2).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Attributes(pub u16);
+
+impl Attributes {
+    pub const NO_INFERIORS: Attributes = Attributes(1);
+    pub const NO_SELECT: Attributes = Attributes(1 << 1);
+    pub const MARKED: Attributes = Attributes(1 << 2);
+    pub const UNMARKED: Attributes = Attributes(1 << 3);
+    pub const HAS_CHILDREN: Attributes = Attributes(1 << 4);
+    pub const HAS_NO_CHILDREN: Attributes = Attributes(1 << 5);
+    pub const NON_EXISTENT: Attributes = Attributes(1 << 6);
+    pub const SUBSCRIBED: Attributes = Attributes(1 << 7);
+    pub const REMOTE: Attributes = Attributes(1 << 8);
+
+    const NAMES: [(Attributes, &'static str); 9] = [
+        (Attributes::NO_INFERIORS, "\\Noinferiors"),
+        (Attributes::NO_SELECT, "\\Noselect"),
+        (Attributes::MARKED, "\\Marked"),
+        (Attributes::UNMARKED, "\\Unmarked"),
+        (Attributes::HAS_CHILDREN, "\\HasChildren"),
+        (Attributes::HAS_NO_CHILDREN, "\\HasNoChildren"),
+        (Attributes::NON_EXISTENT, "\\NonExistent"),
+        (Attributes::SUBSCRIBED, "\\Subscribed"),
+        (Attributes::REMOTE, "\\Remote"),
+    ];
+
+    pub fn contains(self, other: Attributes) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    pub fn insert(&mut self, other: Attributes) {
+        self.0 |= other.0;
+    }
+}
+
+/// One LIST or LSUB response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListItem<'a> {
+    /// In UTF-8.
+    pub name: &'a str,
+    pub attributes: Attributes,
+    pub special_use: Option<UseAttribute>,
+    /// `CHILDINFO ("SUBSCRIBED")` (RFC 5258 3.5): a child matched RECURSIVEMATCH.
+    pub child_subscribed: bool,
+}
+
+/// Values for STATUS; those not asked for are not looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct StatusValues {
+    pub messages: u32,
+    pub recent: u32,
+    pub uid_next: Uid,
+    pub uid_validity: UidValidity,
+    pub unseen: u32,
+    pub highest_mod_seq: ModSeq,
+    /// Octets.
+    pub size: u64,
+}
+
+/// What ESEARCH tells (RFC 4731 3.1); absent parts are left out.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SearchResult<'a> {
+    pub min: Option<u32>,
+    pub max: Option<u32>,
+    /// Ascending. Left out when empty, as the RFC asks.
+    pub all: Option<&'a [u32]>,
+    pub count: Option<u32>,
+    /// RFC 7162 3.1.10.
+    pub mod_seq: Option<ModSeq>,
+}
+
+/// Appends responses to an output buffer.
+pub struct Writer<'o> {
+    out: &'o mut Vec<u8>,
+}
+
+impl<'o> Writer<'o> {
+    pub fn new(out: &'o mut Vec<u8>) -> Writer<'o> {
+        Writer { out }
+    }
+
+    /// `tag OK [code] text`.
+    pub fn tagged(&mut self, tag: &str, status: Status, code: Option<Code<'_>>, text: &str) {
+        push_text(self.out, tag);
+        self.status_rest(status, code, text);
+    }
+
+    /// `* OK [code] text`; also the greeting and BYE.
+    pub fn untagged(&mut self, status: Status, code: Option<Code<'_>>, text: &str) {
+        self.out.push(b'*');
+        self.status_rest(status, code, text);
+    }
+
+    /// `* BYE text`; the caller then closes.
+    pub fn bye(&mut self, text: &str) {
+        self.untagged(Status::Bye, None, text);
+    }
+
+    /// `+ text`. For a SASL challenge `text` is base64, empty for none.
+    pub fn continuation(&mut self, text: &str) {
+        self.out.extend_from_slice(b"+ ");
+        push_text(self.out, text);
+        self.line_end();
+    }
+
+    /// `list` as it stands in a state's row, e.g. `IMAP4rev1 IDLE`.
+    pub fn capability(&mut self, list: &str) {
+        self.line("* CAPABILITY ", list);
+    }
+
+    /// RFC 5161 3.2.
+    pub fn enabled(&mut self, names: &[&str]) {
+        self.out.extend_from_slice(b"* ENABLED");
+        for name in names {
+            self.out.push(b' ');
+            push_text(self.out, name);
+        }
+        self.line_end();
+    }
+
+    /// RFC 2971 3.2.
+    pub fn id(&mut self, fields: &[(&str, Option<&str>)]) {
+        self.out.extend_from_slice(b"* ID ");
+        if fields.is_empty() {
+            self.out.extend_from_slice(b"NIL");
+        } else {
+            for (index, (name, value)) in fields.iter().enumerate() {
+                self.out.push(if index == 0 { b'(' } else { b' ' });
+                push_string(self.out, name.as_bytes());
+                self.out.push(b' ');
+                push_nstring(self.out, value.map(str::as_bytes));
+            }
+            self.out.push(b')');
+        }
+        self.line_end();
+    }
+
+    /// One personal namespace with no prefix (RFC 2342 5).
+    pub fn namespace(&mut self) {
+        self.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n");
+    }
+
+    pub fn exists(&mut self, count: u32) {
+        self.numbered(count, " EXISTS\r\n");
+    }
+
+    pub fn recent(&mut self, count: u32) {
+        self.numbered(count, " RECENT\r\n");
+    }
+
+    /// `number` is the sequence number as it is before this expunge (RFC 3501 7.4.1).
+    pub fn expunge(&mut self, number: u32) {
+        self.numbered(number, " EXPUNGE\r\n");
+    }
+
+    /// All flags that messages of the mailbox can have.
+    pub fn flags(&mut self, keywords: &[String]) {
+        self.out.extend_from_slice(b"* FLAGS ");
+        let system = !Flags::default();
+        push_flags(self.out, system, keywords.iter().map(String::as_str), false, false);
+        self.line_end();
+    }
+
+    pub fn list(&mut self, item: &ListItem<'_>) {
+        self.list_as("* LIST ", item);
+    }
+
+    pub fn lsub(&mut self, item: &ListItem<'_>) {
+        self.list_as("* LSUB ", item);
+    }
+
+    /// The answer to `LIST "" ""` (RFC 3501 6.3.8): the separator.
+    pub fn list_separator(&mut self) {
+        self.out.extend_from_slice(b"* LIST (\\Noselect) \"/\" \"\"\r\n");
+    }
+
+    /// `name` in UTF-8.
+    pub fn status(&mut self, name: &str, items: StatusItems, values: &StatusValues) {
+        let rows = [
+            (StatusItems::MESSAGES, "MESSAGES ", u64::from(values.messages)),
+            (StatusItems::RECENT, "RECENT ", u64::from(values.recent)),
+            (StatusItems::UID_NEXT, "UIDNEXT ", u64::from(values.uid_next.0)),
+            (StatusItems::UID_VALIDITY, "UIDVALIDITY ", u64::from(values.uid_validity.0)),
+            (StatusItems::UNSEEN, "UNSEEN ", u64::from(values.unseen)),
+            (StatusItems::HIGHEST_MOD_SEQ, "HIGHESTMODSEQ ", values.highest_mod_seq.0),
+            (StatusItems::SIZE, "SIZE ", values.size),
+        ];
+        self.out.extend_from_slice(b"* STATUS ");
+        push_mailbox(self.out, name);
+        let mut before: &[u8] = b" (";
+        for (item, label, value) in rows {
+            if items.contains(item) {
+                self.out.extend_from_slice(before);
+                push_pair(self.out, label, value);
+                before = b" ";
+            }
+        }
+        self.out.extend_from_slice(if before == b" (" { b" ()\r\n" } else { b")\r\n" });
+    }
+
+    /// RFC 3501 7.2.5; `mod_seq` if the search asked for MODSEQ and found something (RFC 7162
+    /// 3.1.5).
+    pub fn search(&mut self, numbers: impl IntoIterator<Item = u32>, mod_seq: Option<ModSeq>) {
+        self.out.extend_from_slice(b"* SEARCH");
+        for number in numbers {
+            push_pair(self.out, " ", number.into());
+        }
+        if let Some(mod_seq) = mod_seq {
+            push_pair(self.out, " (MODSEQ ", mod_seq.0);
+            self.out.push(b')');
+        }
+        self.line_end();
+    }
+
+    /// RFC 4731 3.1.
+    pub fn esearch(&mut self, tag: &str, uid: bool, result: &SearchResult<'_>) {
+        self.out.extend_from_slice(b"* ESEARCH (TAG ");
+        push_string(self.out, tag.as_bytes());
+        self.out.push(b')');
+        if uid {
+            self.out.extend_from_slice(b" UID");
+        }
+        if let Some(min) = result.min {
+            push_pair(self.out, " MIN ", min.into());
+        }
+        if let Some(max) = result.max {
+            push_pair(self.out, " MAX ", max.into());
+        }
+        if let Some(all) = result.all
+            && !all.is_empty()
+        {
+            self.out.extend_from_slice(b" ALL ");
+            write_set(self.out, all.iter().copied());
+        }
+        if let Some(count) = result.count {
+            push_pair(self.out, " COUNT ", count.into());
+        }
+        if let Some(mod_seq) = result.mod_seq {
+            push_pair(self.out, " MODSEQ ", mod_seq.0);
+        }
+        self.line_end();
+    }
+
+    fn list_as(&mut self, label: &str, item: &ListItem<'_>) {
+        self.out.extend_from_slice(label.as_bytes());
+        let named = Attributes::NAMES.iter().filter(|(bit, _)| item.attributes.contains(*bit));
+        let names = named.map(|&(_, name)| name).chain(item.special_use.map(UseAttribute::name));
+        push_list(self.out, names);
+        self.out.extend_from_slice(b" \"/\" ");
+        push_mailbox(self.out, item.name);
+        if item.child_subscribed {
+            self.out.extend_from_slice(b" (\"CHILDINFO\" (\"SUBSCRIBED\"))");
+        }
+        self.line_end();
+    }
+
+    fn status_rest(&mut self, status: Status, code: Option<Code<'_>>, text: &str) {
+        self.out.push(b' ');
+        self.out.extend_from_slice(status.name().as_bytes());
+        self.out.push(b' ');
+        if let Some(code) = code {
+            self.out.push(b'[');
+            code.push(self.out);
+            self.out.extend_from_slice(b"] ");
+        }
+        push_text(self.out, text);
+        self.line_end();
+    }
+
+    fn line(&mut self, label: &str, text: &str) {
+        self.out.extend_from_slice(label.as_bytes());
+        push_text(self.out, text);
+        self.line_end();
+    }
+
+    fn numbered(&mut self, number: u32, rest: &str) {
+        push_pair(self.out, "* ", number.into());
+        self.out.extend_from_slice(rest.as_bytes());
+    }
+
+    fn line_end(&mut self) {
+        self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends a flag list in parentheses. `more` adds `\*`.
+pub(super) fn push_flags<'k>(
+    out: &mut Vec<u8>,
+    system: Flags,
+    keywords: impl Iterator<Item = &'k str>,
+    recent: bool,
+    more: bool,
+) {
+    const NAMES: [(Flags, &str); 5] = [
+        (Flags::ANSWERED, "\\Answered"),
+        (Flags::FLAGGED, "\\Flagged"),
+        (Flags::DELETED, "\\Deleted"),
+        (Flags::SEEN, "\\Seen"),
+        (Flags::DRAFT, "\\Draft"),
+    ];
+    let system = NAMES.iter().filter(|(flag, _)| system.contains(*flag)).map(|&(_, name)| name);
+    let recent = recent.then_some("\\Recent");
+    push_list(out, system.chain(recent).chain(keywords).chain(more.then_some("\\*")));
+}
+
+/// Appends `label` and a number.
+pub(super) fn push_pair(out: &mut Vec<u8>, label: &str, number: u64) {
+    out.extend_from_slice(label.as_bytes());
+    push_number(out, number);
+}
+
+fn push_list<'n>(out: &mut Vec<u8>, names: impl Iterator<Item = &'n str>) {
+    out.push(b'(');
+    for (index, name) in names.enumerate() {
+        if index > 0 {
+            out.push(b' ');
+        }
+        out.extend_from_slice(name.as_bytes());
+    }
+    out.push(b')');
+}
+
+/// Appends a mailbox name given in UTF-8.
+fn push_mailbox(out: &mut Vec<u8>, name: &str) {
+    let mut encoded = Vec::new();
+    name::encode(name, &mut encoded);
+    push_astring(out, &encoded);
+}
+
+/// Appends text that must stay on its line.
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }));
+}
+
+fn push_charsets(out: &mut Vec<u8>, charsets: &[&str]) {
+    out.extend_from_slice(b"BADCHARSET");
+    for (index, charset) in charsets.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b" (" } else { b" " });
+        push_astring(out, charset.as_bytes());
+    }
+    if !charsets.is_empty() {
+        out.push(b')');
+    }
+}
+
+fn push_copy_uid(out: &mut Vec<u8>, validity: UidValidity, uids: &[(Uid, Uid)]) {
+    push_pair(out, "COPYUID ", validity.0.into());
+    out.push(b' ');
+    write_set(out, uids.iter().map(|(source, _)| source.0));
+    out.push(b' ');
+    write_set(out, uids.iter().map(|(_, target)| target.0));
+}
+
+/// Appends the ranges of a resolved set, e.g. for VANISHED or logs.
+pub fn write_ranges(out: &mut Vec<u8>, ranges: &Ranges) {
+    for (index, (first, last)) in ranges.ranges().enumerate() {
+        push_pair(out, if index == 0 { "" } else { "," }, first.into());
+        if first != last {
+            push_pair(out, ":", last.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(expected: &str, write: impl FnOnce(&mut Writer<'_>)) {
+        let mut out = Vec::new();
+        write(&mut Writer::new(&mut out));
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+
+    #[test]
+    fn status_responses() {
+        check("a1 OK NOOP completed\r\n", |writer| {
+            writer.tagged("a1", Status::Ok, None, "NOOP completed");
+        });
+        check("* BYE shutting down\r\n", |writer| writer.bye("shutting down"));
+        check("* PREAUTH hello\r\n", |writer| {
+            writer.untagged(Status::PreAuth, None, "hello");
+        });
+        check("+ \r\n", |writer| writer.continuation(""));
+        // Nothing that comes from elsewhere ends the line.
+        check("a NO no  such  thing\r\n", |writer| {
+            writer.tagged("a", Status::No, None, "no\r\nsuch\0\tthing");
+        });
+    }
+
+    #[test]
+    fn codes() {
+        let keywords = ["$Junk".to_owned()];
+        let cases: &[(Code<'_>, &str)] = &[
+            (Code::Alert, "ALERT"),
+            (Code::BadCharset(&[]), "BADCHARSET"),
+            (Code::BadCharset(&["US-ASCII", "UTF-8"]), "BADCHARSET (US-ASCII UTF-8)"),
+            (Code::Capability("IMAP4rev1 IDLE"), "CAPABILITY IMAP4rev1 IDLE"),
+            (
+                Code::PermanentFlags { system: Flags::SEEN, keywords: &keywords, more: true },
+                "PERMANENTFLAGS (\\Seen $Junk \\*)",
+            ),
+            (
+                Code::PermanentFlags { system: Flags::default(), keywords: &[], more: false },
+                "PERMANENTFLAGS ()",
+            ),
+            (Code::ReadOnly, "READ-ONLY"),
+            (Code::UidNext(Uid(4392)), "UIDNEXT 4392"),
+            (Code::UidValidity(UidValidity(3_857_529_045)), "UIDVALIDITY 3857529045"),
+            (Code::Unseen(12), "UNSEEN 12"),
+            (Code::HighestModSeq(ModSeq(715_194_045_007)), "HIGHESTMODSEQ 715194045007"),
+            (Code::Modified(&[7, 9, 10]), "MODIFIED 7,9:10"),
+            (Code::AppendUid(UidValidity(38_505), Uid(3_955)), "APPENDUID 38505 3955"),
+            (
+                Code::CopyUid(
+                    UidValidity(38_505),
+                    &[(Uid(304), Uid(3_956)), (Uid(319), Uid(3_957)), (Uid(320), Uid(3_958))],
+                ),
+                "COPYUID 38505 304,319:320 3956:3958",
+            ),
+            (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
+            (Code::UseAttr, "USEATTR"),
+        ];
+        for &(code, expected) in cases {
+            check(&format!("a OK [{expected}] done\r\n"), |writer| {
+                writer.tagged("a", Status::Ok, Some(code), "done");
+            });
+        }
+    }
+
+    #[test]
+    fn mailbox_data() {
+        check("* 23 EXISTS\r\n* 5 RECENT\r\n* 44 EXPUNGE\r\n", |writer| {
+            writer.exists(23);
+            writer.recent(5);
+            writer.expunge(44);
+        });
+        check("* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft x)\r\n", |writer| {
+            writer.flags(&["x".to_owned()]);
+        });
+        check("* LIST (\\Noselect) \"/\" \"\"\r\n", |writer| writer.list_separator());
+        check("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", |writer| writer.namespace());
+        check("* ENABLED CONDSTORE\r\n* ENABLED\r\n", |writer| {
+            writer.enabled(&["CONDSTORE"]);
+            writer.enabled(&[]);
+        });
+        check("* ID (\"name\" \"Ringmail\" \"os\" NIL)\r\n* ID NIL\r\n", |writer| {
+            writer.id(&[("name", Some("Ringmail")), ("os", None)]);
+            writer.id(&[]);
+        });
+        check("* CAPABILITY IMAP4rev1\r\n", |writer| writer.capability("IMAP4rev1"));
+    }
+
+    #[test]
+    fn lists() {
+        let item = ListItem {
+            name: "INBOX",
+            attributes: Attributes::HAS_NO_CHILDREN,
+            special_use: None,
+            child_subscribed: false,
+        };
+        check("* LIST (\\HasNoChildren) \"/\" INBOX\r\n", |writer| writer.list(&item));
+        let mut attributes = Attributes::NO_SELECT;
+        attributes.insert(Attributes::SUBSCRIBED);
+        let special = ListItem {
+            name: "Gel\u{f6}scht & weg",
+            attributes,
+            special_use: Some(UseAttribute::Trash),
+            child_subscribed: true,
+        };
+        check(
+            "* LSUB (\\Noselect \\Subscribed \\Trash) \"/\" \"Gel&APY-scht &- weg\" \
+             (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n",
+            |writer| writer.lsub(&special),
+        );
+        // A mailbox may be called so; a bare NIL would be none.
+        check("* LIST () \"/\" \"nil\"\r\n", |writer| {
+            writer.list(&ListItem { name: "nil", attributes: Attributes::default(), ..item });
+        });
+    }
+
+    #[test]
+    fn status_items() {
+        let values =
+            StatusValues { messages: 231, uid_next: Uid(44_292), size: 7, ..Default::default() };
+        let mut items = StatusItems::MESSAGES;
+        items.insert(StatusItems::UID_NEXT);
+        check("* STATUS a/b (MESSAGES 231 UIDNEXT 44292)\r\n", |writer| {
+            writer.status("a/b", items, &values);
+        });
+        check(
+            "* STATUS x (MESSAGES 231 RECENT 0 UIDNEXT 44292 UIDVALIDITY 0 UNSEEN 0 \
+             HIGHESTMODSEQ 0 SIZE 7)\r\n",
+            |writer| writer.status("x", StatusItems(0x7f), &values),
+        );
+    }
+
+    #[test]
+    fn searches() {
+        check("* SEARCH 2 84 882\r\n* SEARCH\r\n", |writer| {
+            writer.search([2, 84, 882], None);
+            writer.search([], None);
+        });
+        check("* SEARCH 2 5 (MODSEQ 917162500)\r\n", |writer| {
+            writer.search([2, 5], Some(ModSeq(917_162_500)));
+        });
+        let result = SearchResult {
+            min: Some(2),
+            max: Some(47),
+            all: Some(&[2, 10, 11]),
+            count: Some(3),
+            mod_seq: Some(ModSeq(9)),
+        };
+        check(
+            "* ESEARCH (TAG \"A285\") UID MIN 2 MAX 47 ALL 2,10:11 COUNT 3 MODSEQ 9\r\n",
+            |writer| writer.esearch("A285", true, &result),
+        );
+        // RFC 4731 3.1: nothing found, no ALL.
+        let nothing = SearchResult { all: Some(&[]), count: Some(0), ..Default::default() };
+        check("* ESEARCH (TAG \"A\") COUNT 0\r\n", |writer| writer.esearch("A", false, &nothing));
+    }
+}

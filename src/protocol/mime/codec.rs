@@ -1,0 +1,266 @@
+//! The stored form of a [`Summary`].
+//!
+//! The store keeps it beside each message and never looks inside, so the version octet is the only
+//! contract with what older servers wrote. Numbers are LEB128; the texts come last, in one piece,
+//! exactly as [`Summary::text`] holds them:
+//!
+//! ```text
+//! version 1 | size | parts | part... | text
+//! part: present << 2 | kind, header start (from the part before), header size, body size,
+//!       lines, descendants, size of each text present
+//! ```
+
+use super::summary::{DEPTH_MAX, DecodeError, Field, PARTS_MAX, PartKind, Record, Summary};
+
+const VERSION: u8 = 1;
+/// Octets of the longest number.
+const NUMBER_SIZE_MAX: usize = 10;
+
+impl Summary {
+    /// Versioned, compact: a few hundred octets for a typical message.
+    pub fn encode(&self) -> Vec<u8> {
+        let numbers = 2 + 6 * self.records.len() + self.ends.len();
+        let mut out = Vec::with_capacity(1 + numbers * 4 + self.text.len());
+        out.push(VERSION);
+        write_number(self.size, &mut out);
+        write_number(self.records.len() as u64, &mut out);
+        let mut header_start = 0;
+        let mut text_start = 0;
+        let mut ends = self.ends.iter();
+        for record in &self.records {
+            let kind = match record.kind {
+                PartKind::Leaf => 0,
+                PartKind::Multipart => 1,
+                PartKind::Message => 2,
+            };
+            write_number(u64::from(record.present) << 2 | kind, &mut out);
+            write_number(record.header_start - header_start, &mut out);
+            write_number(record.body_start - record.header_start, &mut out);
+            write_number(record.body_end - record.body_start, &mut out);
+            write_number(record.lines, &mut out);
+            write_number(u64::from(record.descendants), &mut out);
+            for &end in ends.by_ref().take(record.present.count_ones() as usize) {
+                write_number(u64::from(end - text_start), &mut out);
+                text_start = end;
+            }
+            header_start = record.header_start;
+        }
+        out.extend_from_slice(&self.text);
+        out
+    }
+
+    /// Never panics, and takes memory in proportion to `bytes` only.
+    pub fn decode(bytes: &[u8]) -> Result<Summary, DecodeError> {
+        match bytes.split_first() {
+            None => Err(DecodeError::Damaged),
+            Some((&VERSION, rest)) => decode(rest).ok_or(DecodeError::Damaged),
+            Some((&version, _)) => Err(DecodeError::Version(version)),
+        }
+    }
+}
+
+/// `None` unless every invariant of [`Record`] holds: the readers rely on them.
+fn decode(mut bytes: &[u8]) -> Option<Summary> {
+    let input = &mut bytes;
+    let size = read_number(input)?;
+    let count = usize::try_from(read_number(input)?).ok()?;
+    if count == 0 || count > PARTS_MAX || count > input.len() {
+        return None;
+    }
+    let mut summary = Summary {
+        size,
+        records: Vec::with_capacity(count),
+        ends: Vec::with_capacity(Field::COUNT.min(input.len())),
+        text: Vec::new(),
+    };
+    let mut header_start = 0;
+    let mut text_size = 0;
+    for _ in 0..count {
+        let record = read_record(input, header_start, &mut summary.ends, &mut text_size)?;
+        header_start = record.header_start;
+        summary.records.push(record);
+    }
+    summary.text = input.to_vec();
+    (summary.text.len() == text_size as usize && is_tree(&summary)).then_some(summary)
+}
+
+fn read_record(
+    input: &mut &[u8],
+    header_start_before: u64,
+    ends: &mut Vec<u32>,
+    text_size: &mut u32,
+) -> Option<Record> {
+    let tag = read_number(input)?;
+    let kind = match tag & 3 {
+        0 => PartKind::Leaf,
+        1 => PartKind::Multipart,
+        2 => PartKind::Message,
+        _ => return None,
+    };
+    let present = u32::try_from(tag >> 2).ok().filter(|present| present >> Field::COUNT == 0)?;
+    let header_start = header_start_before.checked_add(read_number(input)?)?;
+    let body_start = header_start.checked_add(read_number(input)?)?;
+    let body_end = body_start.checked_add(read_number(input)?)?;
+    let lines = read_number(input)?;
+    let descendants = u32::try_from(read_number(input)?).ok()?;
+    let first_text = ends.len() as u32;
+    for _ in 0..present.count_ones() {
+        *text_size = text_size.checked_add(u32::try_from(read_number(input)?).ok()?)?;
+        ends.push(*text_size);
+    }
+    Some(Record {
+        kind,
+        present,
+        first_text,
+        header_start,
+        body_start,
+        body_end,
+        lines,
+        descendants,
+    })
+}
+
+/// Whether parts lie inside their parents, and each kind has the children it must have.
+fn is_tree(summary: &Summary) -> bool {
+    let records = &summary.records;
+    // (index after the part's last descendant, end of its body), outermost first.
+    let mut open = vec![(records.len(), summary.size)];
+    let first_is_all = records[0].descendants as usize == records.len() - 1;
+    first_is_all
+        && records.iter().enumerate().all(|(index, record)| {
+            while open.len() > 1 && open.last().is_some_and(|&(end, _)| end == index) {
+                open.pop();
+            }
+            let Some(&(end_outer, body_end_outer)) = open.last() else { return false };
+            let descendants = record.descendants as usize;
+            let children_fit = match record.kind {
+                PartKind::Leaf => descendants == 0,
+                PartKind::Multipart => true,
+                PartKind::Message => records
+                    .get(index + 1)
+                    .is_some_and(|inner| inner.descendants as usize + 1 == descendants),
+            };
+            let end = index + 1 + descendants;
+            open.push((end, record.body_end));
+            children_fit
+                && end <= end_outer
+                && record.body_end <= body_end_outer
+                && open.len() <= DEPTH_MAX + 2
+                // Leaves last: what follows a part begins after its body did.
+                && records.get(index + 1).is_none_or(|next| {
+                    descendants == 0 || next.header_start >= record.body_start
+                })
+        })
+}
+
+fn write_number(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn read_number(input: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for index in 0..NUMBER_SIZE_MAX {
+        let (&byte, rest) = input.split_first()?;
+        *input = rest;
+        if index == NUMBER_SIZE_MAX - 1 && byte > 1 {
+            return None;
+        }
+        number |= u64::from(byte & 0x7f) << (7 * index);
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::Summarizer, *};
+
+    fn summary(message: &str) -> Summary {
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message.as_bytes());
+        summarizer.finish()
+    }
+
+    const MESSAGES: &[&str] = &[
+        "",
+        "\r\n",
+        "Subject: hi\r\nFrom: a@b\r\n\r\nbody\r\n",
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b\r\n\
+         Content-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\ntwo\r\n--b--\r\n",
+    ];
+
+    #[test]
+    fn round_trip() {
+        for message in MESSAGES {
+            let summary = summary(message);
+            assert_eq!(Summary::decode(&summary.encode()), Ok(summary));
+        }
+    }
+
+    #[test]
+    fn a_simple_message_is_small() {
+        let texts = "Mon, 23 Nov 2026 21:30:00 +0000".len() + "hi".len() + "a@b".len();
+        let summary =
+            summary("Date: Mon, 23 Nov 2026 21:30:00 +0000\r\nSubject: hi\r\nFrom: a@b\r\n\r\nx");
+        assert!(summary.encode().len() <= texts + 16);
+    }
+
+    #[test]
+    fn every_cut_and_every_damaged_octet_is_survived() {
+        for message in MESSAGES {
+            let encoded = summary(message).encode();
+            for cut in 0..encoded.len() {
+                assert!(Summary::decode(&encoded[..cut]).is_err());
+            }
+            for at in 0..encoded.len() {
+                for flip in 1..=255 {
+                    let mut damaged = encoded.clone();
+                    damaged[at] ^= flip;
+                    walk(&damaged);
+                }
+            }
+        }
+        assert_eq!(Summary::decode(&[9]), Err(DecodeError::Version(9)));
+    }
+
+    /// Decodes and, when that works, reads everything there is.
+    fn walk(bytes: &[u8]) {
+        fn walk_part(part: super::super::Part<'_>, size: u64) {
+            assert!(
+                part.header().start <= part.body().start && part.body().start <= part.body().end
+            );
+            assert!(part.body().end <= size);
+            let _ = (part.id(), part.parameters().count(), part.disposition_parameters().count());
+            let _ = (part.languages().count(), part.location(), part.envelope());
+            part.children().chain(part.message()).for_each(|part| walk_part(part, size));
+        }
+        if let Ok(summary) = Summary::decode(bytes) {
+            walk_part(summary.root(), summary.size());
+            let _ = summary.envelope();
+            assert_eq!(Summary::decode(&summary.encode()), Ok(summary));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            walk(&bytes);
+            bytes.insert(0, VERSION);
+            walk(&bytes);
+        }
+
+        #[test]
+        fn small_numbers_never_panic(mut bytes in prop::collection::vec(0u8..6, 0..60)) {
+            bytes.insert(0, VERSION);
+            walk(&bytes);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! From a part's header block to its record: kind, boundary, and the texts that FETCH tells.
+//!
+//! Called by the summarizer once per part. Each text is bounded, and so is their sum; a text that
+//! has no room left counts as absent.
+
+use super::{
+    header::{self, unfold},
+    parameter::{Cursor, languages, media_type},
+    summarizer::BOUNDARY_SIZE_MAX,
+    summary::{Field, PartKind, Summary, pairs},
+};
+
+/// Octets kept of one text; a longer one is cut, an address list after a whole address.
+pub const VALUE_SIZE_MAX: usize = 64 * 1024;
+/// Octets of all texts of a message.
+pub const TEXT_SIZE_MAX: usize = 256 * 1024;
+
+/// What the surroundings say of the part.
+pub(super) struct Description {
+    /// The root part of a message: its header has the envelope.
+    pub of_message: bool,
+    /// Inside multipart/digest.
+    pub in_digest: bool,
+    /// Beyond a limit: to be application/octet-stream whatever it says.
+    pub opaque: bool,
+}
+
+/// What the summarizer must know to go on.
+pub(super) struct Found {
+    pub kind: PartKind,
+    /// Of a multipart: not empty.
+    pub boundary: Vec<u8>,
+    pub digest: bool,
+}
+
+const LEAF: Found = Found { kind: PartKind::Leaf, boundary: Vec::new(), digest: false };
+
+/// The header fields that matter; the first of each name counts.
+const NAMES: [(&[u8], Field); 18] = [
+    (b"date", Field::Date),
+    (b"subject", Field::Subject),
+    (b"from", Field::From),
+    (b"sender", Field::Sender),
+    (b"reply-to", Field::ReplyTo),
+    (b"to", Field::To),
+    (b"cc", Field::Cc),
+    (b"bcc", Field::Bcc),
+    (b"in-reply-to", Field::InReplyTo),
+    (b"message-id", Field::MessageId),
+    (b"content-type", Field::MediaType),
+    (b"content-id", Field::Id),
+    (b"content-description", Field::Description),
+    (b"content-transfer-encoding", Field::Encoding),
+    (b"content-md5", Field::Md5),
+    (b"content-disposition", Field::Disposition),
+    (b"content-language", Field::Language),
+    (b"content-location", Field::Location),
+];
+
+/// Raw values by [`Field`].
+struct Values<'a> {
+    first: [Option<&'a [u8]>; Field::COUNT],
+    /// Bit n is set when `Field` n came more than once.
+    repeated: u32,
+}
+
+impl<'a> Values<'a> {
+    fn read(block: &'a [u8], of_message: bool) -> Values<'a> {
+        let mut values = Values { first: [None; Field::COUNT], repeated: 0 };
+        for field in header::fields(block) {
+            let Some(known) = known(field.name, of_message) else { continue };
+            match &mut values.first[known as usize] {
+                Some(_) => values.repeated |= 1 << known as u32,
+                first => *first = Some(field.value),
+            }
+        }
+        values
+    }
+
+    fn get(&self, field: Field) -> Option<&'a [u8]> {
+        self.first[field as usize]
+    }
+}
+
+fn known(name: &[u8], of_message: bool) -> Option<Field> {
+    // Most fields of a header are none of these: the first letter and the size tell.
+    let (envelope, mime) = NAMES.split_at(10);
+    let names = match name.first()? {
+        b'c' | b'C' if name.len() > 8 => mime,
+        _ if of_message => envelope,
+        _ => return None,
+    };
+    names.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|&(_, field)| field)
+}
+
+/// Reads `block` into record `index` of `summary` and tells what kind of part it heads.
+pub(super) fn describe(
+    block: &[u8],
+    surroundings: Description,
+    summary: &mut Summary,
+    index: usize,
+) -> Found {
+    let values = Values::read(block, surroundings.of_message);
+    let mut texts = Texts::new(summary, index);
+    if surroundings.of_message {
+        envelope_texts(block, &values, &mut texts);
+    }
+    let found = if surroundings.opaque {
+        texts.add(Field::MediaType, |out| out.extend_from_slice(b"application"));
+        texts.add(Field::MediaSubtype, |out| out.extend_from_slice(b"octet-stream"));
+        LEAF
+    } else {
+        let found = media_texts(values.get(Field::MediaType), surroundings.in_digest, &mut texts);
+        content_texts(&values, &mut texts);
+        found
+    };
+    summary.records[index].kind = found.kind;
+    found
+}
+
+/// Appends texts of one record, in the order of [`Field`].
+struct Texts<'a> {
+    summary: &'a mut Summary,
+    index: usize,
+}
+
+impl<'a> Texts<'a> {
+    fn new(summary: &'a mut Summary, index: usize) -> Texts<'a> {
+        summary.records[index].first_text = summary.ends.len() as u32;
+        Texts { summary, index }
+    }
+
+    fn add(&mut self, field: Field, write: impl FnOnce(&mut Vec<u8>)) {
+        let text = &mut self.summary.text;
+        let start = text.len();
+        write(text);
+        let room = VALUE_SIZE_MAX.min(TEXT_SIZE_MAX - start);
+        if text.len() - start > room {
+            text.truncate(start + room);
+            let whole = match field {
+                Field::From | Field::Sender | Field::ReplyTo => {
+                    memchr::memrchr(b',', &text[start..])
+                }
+                Field::To | Field::Cc | Field::Bcc => memchr::memrchr(b',', &text[start..]),
+                // Words must stay whole, and pairs paired: rather none.
+                Field::Parameters | Field::DispositionParameters | Field::Language => Some(0),
+                _ => None,
+            };
+            text.truncate(start + whole.unwrap_or(room));
+            if text.len() == start {
+                return;
+            }
+        }
+        self.summary.ends.push(text.len() as u32);
+        self.summary.records[self.index].present |= 1 << field as u32;
+    }
+
+    fn add_unfolded(&mut self, field: Field, values: &Values<'_>) {
+        if let Some(value) = values.get(field) {
+            self.add(field, |out| unfold(value, out));
+        }
+    }
+}
+
+fn envelope_texts(block: &[u8], values: &Values<'_>, texts: &mut Texts<'_>) {
+    for (name, field) in &NAMES[..10] {
+        let is_list =
+            !matches!(field, Field::Date | Field::Subject | Field::InReplyTo | Field::MessageId);
+        if is_list && values.repeated & (1 << *field as u32) != 0 {
+            // RFC 5322 3.6 lets each come once; what breaks it means one list.
+            texts.add(*field, |out| {
+                let start = out.len();
+                for other in header::fields(block) {
+                    if other.name.eq_ignore_ascii_case(name) {
+                        if out.len() > start {
+                            out.extend_from_slice(b", ");
+                        }
+                        unfold(other.value, out);
+                    }
+                }
+            });
+        } else {
+            texts.add_unfolded(*field, values);
+        }
+    }
+}
+
+/// Content-Type to its three texts. What RFC 2045 5.2 and 2046 5.1 forbid is text/plain: no type,
+/// or a multipart without boundary.
+fn media_texts(value: Option<&[u8]>, in_digest: bool, texts: &mut Texts<'_>) -> Found {
+    let mut cursor = Cursor::new(value.unwrap_or_default());
+    let Some((media_type, subtype)) = media_type(&mut cursor) else {
+        if !in_digest {
+            return LEAF;
+        }
+        texts.add(Field::MediaType, |out| out.extend_from_slice(b"message"));
+        texts.add(Field::MediaSubtype, |out| out.extend_from_slice(b"rfc822"));
+        return Found { kind: PartKind::Message, ..LEAF };
+    };
+    let mut parameters = Vec::new();
+    cursor.parameters(&mut parameters);
+    let mut found = LEAF;
+    if media_type.eq_ignore_ascii_case(b"multipart") {
+        let boundary = pairs(&parameters)
+            .find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"))
+            .map(|(_, boundary)| boundary.trim_ascii_end())
+            .filter(|boundary| !boundary.is_empty());
+        let Some(boundary) = boundary else { return LEAF };
+        found.kind = PartKind::Multipart;
+        found.boundary = boundary[..boundary.len().min(BOUNDARY_SIZE_MAX)].to_vec();
+        found.digest = subtype.eq_ignore_ascii_case(b"digest");
+    } else if media_type.eq_ignore_ascii_case(b"message")
+        && (subtype.eq_ignore_ascii_case(b"rfc822") || subtype.eq_ignore_ascii_case(b"global"))
+    {
+        found.kind = PartKind::Message;
+    }
+    texts.add(Field::MediaType, |out| out.extend_from_slice(media_type));
+    texts.add(Field::MediaSubtype, |out| out.extend_from_slice(subtype));
+    if !parameters.is_empty() {
+        texts.add(Field::Parameters, |out| out.extend_from_slice(&parameters));
+    }
+    found
+}
+
+/// The other content fields; one without a usable value counts as absent.
+fn content_texts(values: &Values<'_>, texts: &mut Texts<'_>) {
+    texts.add_unfolded(Field::Id, values);
+    texts.add_unfolded(Field::Description, values);
+    let encoding = Cursor::new(values.get(Field::Encoding).unwrap_or_default()).token();
+    if !encoding.is_empty() {
+        texts.add(Field::Encoding, |out| out.extend_from_slice(encoding));
+    }
+    texts.add_unfolded(Field::Md5, values);
+    let mut cursor = Cursor::new(values.get(Field::Disposition).unwrap_or_default());
+    let disposition = cursor.token();
+    if !disposition.is_empty() {
+        texts.add(Field::Disposition, |out| out.extend_from_slice(disposition));
+        let mut parameters = Vec::new();
+        cursor.parameters(&mut parameters);
+        if !parameters.is_empty() {
+            texts.add(Field::DispositionParameters, |out| out.extend_from_slice(&parameters));
+        }
+    }
+    let mut tags = Vec::new();
+    languages(values.get(Field::Language).unwrap_or_default(), &mut tags);
+    if !tags.is_empty() {
+        texts.add(Field::Language, |out| out.extend_from_slice(&tags));
+    }
+    texts.add_unfolded(Field::Location, values);
+}

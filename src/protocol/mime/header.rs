@@ -1,0 +1,146 @@
+//! Header blocks: fields, unfolding, and the filter of `HEADER.FIELDS` (RFC 3501 6.4.5).
+//!
+//! Called by the summarizer, by SEARCH HEADER, and by FETCH with the header bytes it has read. A
+//! block is taken as it is: line ends may be CRLF or bare LF, and a line that is no field is passed
+//! over (but kept by `HEADER.FIELDS.NOT`, which must lose nothing).
+
+use memchr::{memchr, memchr3};
+
+/// One field of a header block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Field<'a> {
+    /// Without the white space that RFC 5322 4.5 allowed before the colon; empty for a line that
+    /// has no colon.
+    pub name: &'a [u8],
+    /// What follows the colon, still folded, without the last line end.
+    pub value: &'a [u8],
+    /// The whole field, line ends included.
+    pub source: &'a [u8],
+}
+
+/// The fields of a header block, up to its blank line or its end.
+pub fn fields(header: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    let mut rest = header;
+    std::iter::from_fn(move || {
+        let (field, after) = split_field(rest)?;
+        rest = after;
+        Some(field)
+    })
+}
+
+fn split_field(block: &[u8]) -> Option<(Field<'_>, &[u8])> {
+    if block.is_empty() || block.starts_with(b"\n") || block.starts_with(b"\r\n") {
+        return None;
+    }
+    let first_line = memchr(b'\n', block).map_or(block.len(), |at| at + 1);
+    let mut end = first_line;
+    // A line that begins with white space continues the field (RFC 5322 2.2.3).
+    while let Some(b' ' | b'\t') = block.get(end) {
+        end = memchr(b'\n', &block[end..]).map_or(block.len(), |at| end + at + 1);
+    }
+    let (source, after) = block.split_at(end);
+    let (name, value) = match memchr(b':', &source[..first_line]) {
+        Some(colon) => (source[..colon].trim_ascii_end(), &source[colon + 1..]),
+        None => (&source[..0], &source[..0]),
+    };
+    let value = value.strip_suffix(b"\n").unwrap_or(value);
+    let value = value.strip_suffix(b"\r").unwrap_or(value);
+    Some((Field { name, value, source }, after))
+}
+
+/// Appends `value` unfolded (RFC 5322 2.2.3) and trimmed. CR, LF and NUL never pass: IMAP could
+/// not send a NUL, and the others have no meaning inside a value.
+pub fn unfold(value: &[u8], out: &mut Vec<u8>) {
+    let mut rest = value.trim_ascii();
+    while let Some(at) = memchr3(b'\r', b'\n', 0, rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Which fields pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeaderFilter {
+    /// `HEADER.FIELDS`
+    Only,
+    /// `HEADER.FIELDS.NOT`
+    Except,
+}
+
+/// The fields of `header` (a whole header block) that `filter` lets pass, original bytes and
+/// order, then a blank line. `names` compare without case.
+pub fn filter_header<N: AsRef<[u8]>>(header: &[u8], filter: HeaderFilter, names: &[N]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for field in fields(header) {
+        let named = names.iter().any(|name| name.as_ref().eq_ignore_ascii_case(field.name));
+        if named == (filter == HeaderFilter::Only) {
+            out.extend_from_slice(field.source);
+        }
+    }
+    // A header cut short may lack its last line end; the blank line must still be one.
+    if !out.is_empty() && !out.ends_with(b"\n") {
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &[u8] = b"From: a@b\r\nSubject: one\r\n two\r\n\tthree\r\nnonsense\r\n\
+        TO : c@d\r\nEmpty:\r\n\r\nNot: header\r\n";
+
+    #[test]
+    fn fields_are_split_and_unfolded() {
+        let got: Vec<(String, String)> = fields(HEADER)
+            .map(|field| {
+                let mut value = Vec::new();
+                unfold(field.value, &mut value);
+                (field.name.escape_ascii().to_string(), value.escape_ascii().to_string())
+            })
+            .collect();
+        let got: Vec<(&str, &str)> = got.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(
+            got,
+            [
+                ("From", "a@b"),
+                ("Subject", r"one two\tthree"),
+                ("", ""),
+                ("TO", "c@d"),
+                ("Empty", ""),
+            ]
+        );
+    }
+
+    #[test]
+    fn filter() {
+        const CASES: &[(&[u8], HeaderFilter, &[&str], &[u8])] = &[
+            (HEADER, HeaderFilter::Only, &["subject"], b"Subject: one\r\n two\r\n\tthree\r\n\r\n"),
+            (HEADER, HeaderFilter::Only, &["to", "FROM", "cc"], b"From: a@b\r\nTO : c@d\r\n\r\n"),
+            (HEADER, HeaderFilter::Only, &["nonsense"], b"\r\n"),
+            (
+                HEADER,
+                HeaderFilter::Except,
+                &["subject", "to"],
+                b"From: a@b\r\nnonsense\r\nEmpty:\r\n\r\n",
+            ),
+            (b"A: cut", HeaderFilter::Only, &["a"], b"A: cut\r\n\r\n"),
+            (b"A: b\nC: d\n\nx", HeaderFilter::Only, &["c"], b"C: d\n\r\n"),
+            (b"", HeaderFilter::Except, &[], b"\r\n"),
+        ];
+        for (header, filter, names, expected) in CASES {
+            let got = filter_header(header, *filter, names);
+            assert_eq!(got.escape_ascii().to_string(), expected.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn unfolding_drops_what_imap_cannot_send() {
+        let mut out = Vec::new();
+        unfold(b"  a\0b\r\n c\rd \r\n ", &mut out);
+        assert_eq!(out, b"ab cd");
+    }
+}

@@ -1,0 +1,475 @@
+//! SEARCH over decoded text (RFC 3501 6.4.4): substring, without case, as UTF-8.
+//!
+//! IMAP SEARCH makes a [`Needle`] per string, once, and asks header values or whole messages with
+//! it. A message is read as a stream: [`MessageSearch`] takes its bytes in any pieces, undoes
+//! transfer encoding and charset, and keeps only what a needle cut by a border needs.
+
+use std::ops::Range;
+
+use encoding_rs::Decoder;
+use memchr::memmem;
+
+use super::{
+    Part, PartKind, Summary, encoded_word, header, html::Stripper, summarizer::HEADER_SIZE_MAX,
+    transfer::TransferDecoder,
+};
+
+/// Octets taken through the decoders at once: bounds what they hold.
+const PIECE_SIZE: usize = 16 * 1024;
+
+/// A case-folded string to look for.
+#[derive(Clone, Debug)]
+pub struct Needle {
+    finder: memmem::Finder<'static>,
+}
+
+impl Needle {
+    pub fn new(text: &str) -> Needle {
+        let mut folded = Vec::with_capacity(text.len());
+        fold(text, &mut folded);
+        Needle { finder: memmem::Finder::new(&folded).into_owned() }
+    }
+
+    /// Whether `text` contains it, without case.
+    pub fn is_in(&self, text: &str) -> bool {
+        let mut folded = Vec::with_capacity(text.len());
+        fold(text, &mut folded);
+        self.is_in_folded(&folded)
+    }
+
+    /// Whether a raw header value (folded or not, encoded-words) contains it once decoded.
+    pub fn is_in_value(&self, value: &[u8]) -> bool {
+        self.is_in(&encoded_word::decode_value(value))
+    }
+
+    /// `HEADER name needle`: whether any field `name` of the header block contains it. An empty
+    /// needle asks for the field only.
+    pub fn is_in_header(&self, header: &[u8], name: &[u8]) -> bool {
+        header::fields(header)
+            .filter(|field| field.name.eq_ignore_ascii_case(name))
+            .any(|field| self.is_in_value(field.value))
+    }
+
+    fn is_in_folded(&self, folded: &[u8]) -> bool {
+        self.finder.find(folded).is_some()
+    }
+
+    fn size(&self) -> usize {
+        self.finder.needle().len()
+    }
+}
+
+/// Appends `text` in lower case; the final sigma counts as any other, a no-break space as a space.
+fn fold(text: &str, out: &mut Vec<u8>) {
+    if text.is_ascii() {
+        let start = out.len();
+        out.extend_from_slice(text.as_bytes());
+        out[start..].make_ascii_lowercase();
+        return;
+    }
+    for letter in text.chars().flat_map(char::to_lowercase) {
+        let letter = match letter {
+            '\u{3c2}' => '\u{3c3}',
+            '\u{a0}' => ' ',
+            other => other,
+        };
+        out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+}
+
+/// Where a needle may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// `BODY`: text and message parts, decoded; the headers of messages inside too.
+    Body,
+    /// `TEXT`: the same and every header, those of parts included.
+    Text,
+}
+
+/// Octets of the message that are looked into in one way.
+struct Region<'a> {
+    range: Range<u64>,
+    content: Content<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    /// A header block, and the widest scope it is in.
+    Header(Scope),
+    /// The body of a text part.
+    Text(Part<'a>),
+}
+
+/// What is being read.
+enum Reader {
+    Between,
+    Header(Scope, Vec<u8>),
+    Text(Box<TextReader>),
+}
+
+/// The needles and which of them were found.
+struct Needles<'a> {
+    /// (scope, needle, found), in the caller's order.
+    list: Vec<(Scope, &'a Needle, bool)>,
+    /// Octets that must be kept of a stream for the next piece.
+    keep: usize,
+}
+
+impl Needles<'_> {
+    fn look(&mut self, folded: &[u8], scope: Scope) {
+        for (wanted, needle, found) in &mut self.list {
+            if !*found && (scope == Scope::Body || *wanted == Scope::Text) {
+                *found = needle.is_in_folded(folded);
+            }
+        }
+    }
+
+    fn all_found(&self) -> bool {
+        self.list.iter().all(|(_, _, found)| *found)
+    }
+}
+
+/// Looks for needles in one message as its bytes are read; keeps none of them but a header block
+/// at a time, up to [`HEADER_SIZE_MAX`].
+pub struct MessageSearch<'a> {
+    needles: Needles<'a>,
+    /// What is still to be looked into, last first.
+    regions: Vec<Region<'a>>,
+    /// Octets of the message passed.
+    position: u64,
+    reader: Reader,
+}
+
+impl<'a> MessageSearch<'a> {
+    pub fn new(summary: &'a Summary, needles: &[(Scope, &'a Needle)]) -> MessageSearch<'a> {
+        let headers = needles.iter().any(|(scope, _)| *scope == Scope::Text);
+        let mut regions = Vec::new();
+        add_regions(summary.root(), Scope::Text, &mut regions);
+        regions.retain(|region| match region.content {
+            Content::Header(scope) => headers || scope == Scope::Body,
+            Content::Text(_) => true,
+        });
+        regions.retain(|region| !region.range.is_empty());
+        regions.reverse();
+        let start = regions.last().map_or(summary.size(), |region| region.range.start);
+        let longest = needles.iter().map(|(_, needle)| needle.size()).max().unwrap_or(0);
+        let found = |needle: &Needle| needle.size() == 0; // every message contains nothing
+        let list = needles.iter().map(|&(scope, needle)| (scope, needle, found(needle)));
+        MessageSearch {
+            needles: Needles { list: list.collect(), keep: longest.saturating_sub(1) },
+            regions,
+            position: start,
+            reader: Reader::Between,
+        }
+    }
+
+    /// Offset in the message of the first byte that `push` wants.
+    pub fn start(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether all is decided, so that nothing more need be read.
+    pub fn is_done(&self) -> bool {
+        self.regions.is_empty() || self.needles.all_found()
+    }
+
+    /// The next bytes of the message, from [`MessageSearch::start`] on; answers
+    /// [`MessageSearch::is_done`].
+    pub fn push(&mut self, chunk: &[u8]) -> bool {
+        let mut rest = chunk;
+        while !self.is_done()
+            && let Some(region) = self.regions.last()
+        {
+            let before = region.range.start.saturating_sub(self.position);
+            let skipped = rest.len().min(usize::try_from(before).unwrap_or(usize::MAX));
+            self.position += skipped as u64;
+            rest = &rest[skipped..];
+            if rest.is_empty() {
+                break;
+            }
+            let left = usize::try_from(region.range.end - self.position).unwrap_or(usize::MAX);
+            let (piece, after) = rest.split_at(rest.len().min(left).min(PIECE_SIZE));
+            if matches!(self.reader, Reader::Between) {
+                self.reader = Reader::new(region.content);
+            }
+            let ends = piece.len() == left;
+            self.reader.push(piece, &mut self.needles);
+            self.position += piece.len() as u64;
+            rest = after;
+            if ends {
+                self.end_region();
+            }
+        }
+        self.is_done()
+    }
+
+    /// For each needle, in the order given, whether it was found.
+    pub fn finish(mut self) -> Vec<bool> {
+        self.end_region();
+        self.needles.list.iter().map(|(_, _, found)| *found).collect()
+    }
+
+    fn end_region(&mut self) {
+        self.regions.pop();
+        std::mem::replace(&mut self.reader, Reader::Between).finish(&mut self.needles);
+    }
+}
+
+/// Appends the regions of a part in the order they lie in; no deeper than
+/// [`super::summary::DEPTH_MAX`].
+fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>) {
+    regions.push(Region { range: part.header(), content: Content::Header(header) });
+    let is = |media_type: &[u8]| part.media_type().eq_ignore_ascii_case(media_type);
+    match part.kind() {
+        PartKind::Leaf if is(b"text") || is(b"message") => {
+            regions.push(Region { range: part.body(), content: Content::Text(part) });
+        }
+        PartKind::Leaf => {}
+        PartKind::Multipart => {
+            part.children().for_each(|child| add_regions(child, Scope::Text, regions));
+        }
+        // The header of a message inside is text of the message around it.
+        PartKind::Message => {
+            part.message().into_iter().for_each(|root| add_regions(root, Scope::Body, regions));
+        }
+    }
+}
+
+impl Reader {
+    fn new(content: Content<'_>) -> Reader {
+        match content {
+            Content::Header(scope) => Reader::Header(scope, Vec::new()),
+            Content::Text(part) => Reader::Text(Box::new(TextReader::new(part))),
+        }
+    }
+
+    fn push(&mut self, piece: &[u8], needles: &mut Needles<'_>) {
+        match self {
+            Reader::Between => {}
+            Reader::Header(_, block) => {
+                let room = HEADER_SIZE_MAX - block.len();
+                block.extend_from_slice(&piece[..piece.len().min(room)]);
+            }
+            Reader::Text(reader) => reader.push(piece, false, needles),
+        }
+    }
+
+    fn finish(self, needles: &mut Needles<'_>) {
+        match self {
+            Reader::Between => {}
+            Reader::Header(scope, block) => {
+                for field in header::fields(&block) {
+                    let mut folded = Vec::with_capacity(field.source.len());
+                    fold(&String::from_utf8_lossy(field.name), &mut folded);
+                    folded.extend_from_slice(b": ");
+                    fold(&encoded_word::decode_value(field.value), &mut folded);
+                    needles.look(&folded, scope);
+                }
+            }
+            Reader::Text(mut reader) => reader.push(b"", true, needles),
+        }
+    }
+}
+
+/// A text part on its way: transfer encoding, charset, for HTML the tags, case, needles.
+struct TextReader {
+    transfer: TransferDecoder,
+    charset: Decoder,
+    /// For text/html, whose source is searched too.
+    html: Option<(Stripper, Stream)>,
+    source: Stream,
+    bytes: Vec<u8>,
+    text: String,
+    stripped: String,
+}
+
+impl TextReader {
+    fn new(part: Part<'_>) -> TextReader {
+        let charset = part
+            .parameters()
+            .find(|(name, _)| name.eq_ignore_ascii_case(b"charset"))
+            .map_or(b"us-ascii".as_slice(), |(_, charset)| charset);
+        let is_html = part.media_subtype().eq_ignore_ascii_case(b"html");
+        TextReader {
+            transfer: TransferDecoder::new(part.encoding()),
+            charset: encoded_word::encoding(charset).new_decoder(),
+            html: is_html.then(|| (Stripper::new(), Stream::default())),
+            source: Stream::default(),
+            bytes: Vec::new(),
+            text: String::new(),
+            stripped: String::new(),
+        }
+    }
+
+    fn push(&mut self, piece: &[u8], last: bool, needles: &mut Needles<'_>) {
+        self.bytes.clear();
+        self.transfer.push(piece, &mut self.bytes);
+        if last {
+            self.transfer.finish(&mut self.bytes);
+        }
+        self.text.clear();
+        let room = self.charset.max_utf8_buffer_length(self.bytes.len());
+        self.text.reserve(room.unwrap_or(self.bytes.len() * 3));
+        // The room suffices for all input, so nothing is left over.
+        let _ = self.charset.decode_to_string(&self.bytes, &mut self.text, last);
+        self.source.push(&self.text, needles);
+        if let Some((stripper, stream)) = &mut self.html {
+            self.stripped.clear();
+            stripper.push(&self.text, &mut self.stripped);
+            if last {
+                stripper.finish(&mut self.stripped);
+            }
+            stream.push(&self.stripped, needles);
+        }
+    }
+}
+
+/// A run of text in which needles are sought.
+#[derive(Default)]
+struct Stream {
+    /// Folded; between pieces only as much as the longest needle may need.
+    folded: Vec<u8>,
+}
+
+impl Stream {
+    fn push(&mut self, text: &str, needles: &mut Needles<'_>) {
+        if text.is_empty() {
+            return;
+        }
+        fold(text, &mut self.folded);
+        needles.look(&self.folded, Scope::Body);
+        let passed = self.folded.len().saturating_sub(needles.keep);
+        self.folded.drain(..passed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::Summarizer, *};
+
+    fn search(message: &[u8], scope: Scope, needle: &str, piece_size: usize) -> bool {
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message);
+        let summary = summarizer.finish();
+        let needle = Needle::new(needle);
+        let mut search = MessageSearch::new(&summary, &[(scope, &needle)]);
+        for piece in message[search.start() as usize..].chunks(piece_size) {
+            if search.push(piece) {
+                break;
+            }
+        }
+        search.finish()[0]
+    }
+
+    const PARTS: &str = "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?= outer\r\n\
+        Content-Type: multipart/mixed; boundary=b\r\n\r\npreamble\r\n\
+        --b\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\
+        Content-Transfer-Encoding: quoted-printable\r\n\r\n\
+        Ein sch=F6ner Satz, der um=\r\nbricht.\r\n\
+        --b\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n\
+        PHAgY2xhc3M9InJlZCI+SGVs\r\nbDxiPm88L2I+IHd2cmxkPC9wPg==\r\n\
+        --b\r\nContent-Type: application/pdf; name=attached.pdf\r\n\r\nhidden\r\n\
+        --b\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner subject\r\n\r\ninner body\r\n\
+        --b\r\nContent-Type: text/plain; charset=utf-16be\r\n\
+        Content-Transfer-Encoding: base64\r\n\r\n\
+        AFcAaQBkAGU=\r\n--b--\r\nepilogue\r\n";
+
+    /// Needle, found by BODY, found by TEXT.
+    const CASES: &[(&str, bool, bool)] = &[
+        ("", true, true),
+        ("SCH\u{d6}NER satz", true, true),
+        ("umbricht.", true, true),
+        ("Hello", true, true),
+        ("<B>O</B>", true, true),
+        ("class=\"red\"", true, true),
+        ("wide", true, true),
+        ("inner subject", true, true),
+        ("Inner Body", true, true),
+        ("gr\u{fc}\u{df}e outer", false, true),
+        ("subject: gr\u{fc}", false, true),
+        ("attached.pdf", false, true),
+        ("hidden", false, false),
+        ("PHAgY2", false, false),
+        ("preamble", false, false),
+        ("epilogue", false, false),
+        ("body\r\n--b", false, false),
+        ("nowhere", false, false),
+    ];
+
+    #[test]
+    fn scopes_and_borders() {
+        for &(needle, in_body, in_text) in CASES {
+            for piece_size in [1, 2, 3, 7, 64, 10_000] {
+                let message = PARTS.as_bytes();
+                assert_eq!(search(message, Scope::Body, needle, piece_size), in_body, "{needle}");
+                assert_eq!(search(message, Scope::Text, needle, piece_size), in_text, "{needle}");
+            }
+        }
+    }
+
+    #[test]
+    fn needles_are_told_in_order_and_end_the_reading() {
+        let message = b"Subject: x\r\n\r\none two three";
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message);
+        let summary = summarizer.finish();
+        let [two, four, x] = ["two", "four", "x"].map(Needle::new);
+        let needles = [(Scope::Body, &two), (Scope::Body, &four), (Scope::Text, &x)];
+        let mut search = MessageSearch::new(&summary, &needles);
+        assert_eq!(search.start(), 0);
+        assert!(search.push(message), "read to the end");
+        assert_eq!(search.finish(), [true, false, true]);
+        let mut search = MessageSearch::new(&summary, &needles[..1]);
+        assert_eq!(search.start(), 14);
+        assert!(!search.push(b"one t"));
+        assert!(search.push(b"wo "), "found");
+        assert!(search.push(b"three"));
+    }
+
+    #[test]
+    fn headers() {
+        const CASES: &[(&str, &str, bool)] = &[
+            ("subject", "gr\u{dc}", true),
+            ("Subject", "one  two", true),
+            ("subject", "", true),
+            ("subject", "three", true),
+            ("cc", "", false),
+            ("to", "subject", false),
+        ];
+        let header =
+            "To: a@b\r\nSubject: =?utf-8?b?R3LDvA==?= one\r\n  two\r\nSUBJECT: three\r\n\r\n";
+        for &(name, needle, expected) in CASES {
+            let got = Needle::new(needle).is_in_header(header.as_bytes(), name.as_bytes());
+            assert_eq!(got, expected, "{name} {needle}");
+        }
+    }
+
+    #[test]
+    fn case_is_no_difference() {
+        for (needle, text) in [
+            ("STRASSE", "die strasse"),
+            ("\u{39f}\u{394}\u{3a3}", "\u{3bf}\u{3b4}\u{3c2}"),
+            ("\u{416}", "\u{436}"),
+            ("a b", "A\u{a0}B"),
+        ] {
+            assert!(Needle::new(needle).is_in(text), "{needle} in {text}");
+        }
+        assert!(!Needle::new("a").is_in("\u{e4}"));
+    }
+
+    proptest! {
+        /// What a naive search finds in a plain text is found, however it is cut.
+        #[test]
+        fn as_a_naive_search(
+            body in "[ab\u{e4}]{0,40}",
+            needle in "[ab\u{e4}]{1,4}",
+            size in 1usize..20,
+        ) {
+            let message = format!("Content-Type: text/plain; charset=utf-8\r\n\r\n{body}");
+            let expected = body.contains(&needle);
+            prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The summary of one message: its MIME tree, envelope values and exact octet offsets.
+//!
+//! Built by [`super::Summarizer`] as a message passes, encoded by [`Summary::encode`], kept by the
+//! store beside the body, read by IMAP FETCH and SEARCH. Immutable once built.
+//!
+//! Parts lie flat in pre-order (a part, then its descendants), so nothing recurses in building,
+//! decoding or dropping. All texts lie in one buffer in a fixed order, found by rank: see
+//! [`Field`].
+
+use std::ops::Range;
+
+use super::address::{self, Address};
+
+/// Parts nested deeper than this are opaque `application/octet-stream`.
+pub const DEPTH_MAX: usize = 64;
+/// Parts recorded in one message; what follows belongs to the last one.
+pub const PARTS_MAX: usize = 1_000;
+/// Room made at first for a message's texts, octets.
+const TEXT_SIZE_TYPICAL: usize = 512;
+
+/// What a part holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PartKind {
+    /// Neither of the two below.
+    Leaf,
+    /// `multipart/*` with a boundary: has children (possibly none were found).
+    Multipart,
+    /// `message/rfc822` or `message/global`: [`Part::message`] is the root part inside.
+    Message,
+}
+
+/// A text a part may have, in the order the texts are stored. The first ten belong to the root
+/// part of a message only (its own envelope, RFC 3501 7.4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Field {
+    Date,
+    Subject,
+    From,
+    Sender,
+    ReplyTo,
+    To,
+    Cc,
+    Bcc,
+    InReplyTo,
+    MessageId,
+    MediaType,
+    MediaSubtype,
+    /// `name NUL value NUL` for each parameter.
+    Parameters,
+    Id,
+    Description,
+    Encoding,
+    Md5,
+    Disposition,
+    /// As [`Field::Parameters`].
+    DispositionParameters,
+    /// Tags, each followed by NUL.
+    Language,
+    Location,
+}
+
+impl Field {
+    pub(super) const COUNT: usize = Field::Location as usize + 1;
+}
+
+/// One part, in pre-order.
+///
+/// Invariant: `header_start <= body_start <= body_end <= Summary::size`, and the ranges of
+/// descendants lie inside `body_start..body_end`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    pub kind: PartKind,
+    /// Bit n is set when the part has `Field` n.
+    pub present: u32,
+    /// Index in `Summary::ends` of this part's first text.
+    pub first_text: u32,
+    pub header_start: u64,
+    pub body_start: u64,
+    pub body_end: u64,
+    /// Line ends (LF) in the body.
+    pub lines: u64,
+    /// Records after this one that lie inside it.
+    pub descendants: u32,
+}
+
+/// What is known of one message without its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Summary {
+    pub(super) size: u64,
+    /// Never empty: the first is the root part.
+    pub(super) records: Vec<Record>,
+    /// End of each text in `text`; a text starts where the one before ends.
+    pub(super) ends: Vec<u32>,
+    pub(super) text: Vec<u8>,
+}
+
+/// Why stored bytes are not a summary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("summary format version {0} is not known")]
+    Version(u8),
+    #[error("the summary is damaged")]
+    Damaged,
+}
+
+impl Summary {
+    /// RFC822.SIZE, octets.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Octets of the header with its blank line: where the body starts.
+    pub fn header_size(&self) -> u64 {
+        self.root().body().start
+    }
+
+    /// Line ends in the body.
+    pub fn lines(&self) -> u64 {
+        self.root().lines()
+    }
+
+    /// The root part: the message's own body.
+    pub fn root(&self) -> Part<'_> {
+        Part { summary: self, index: 0 }
+    }
+
+    /// The message's own envelope.
+    pub fn envelope(&self) -> Envelope<'_> {
+        self.root().message_envelope()
+    }
+
+    /// The Date field as sent, unfolded; for SEARCH SENT* and SORT without the rest of ENVELOPE.
+    pub fn date(&self) -> Option<&[u8]> {
+        self.root().text(Field::Date)
+    }
+
+    /// A summary in the making: no parts yet.
+    pub(super) fn empty() -> Summary {
+        Summary {
+            size: 0,
+            records: Vec::with_capacity(1),
+            ends: Vec::with_capacity(Field::COUNT),
+            text: Vec::with_capacity(TEXT_SIZE_TYPICAL),
+        }
+    }
+}
+
+/// One part of a message: a cheap handle.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    pub(super) summary: &'a Summary,
+    pub(super) index: usize,
+}
+
+impl<'a> Part<'a> {
+    pub fn kind(self) -> PartKind {
+        self.record().kind
+    }
+
+    /// As sent, e.g. `text`; the defaults of RFC 2045 5.2 when absent or unusable.
+    pub fn media_type(self) -> &'a [u8] {
+        self.text(Field::MediaType).unwrap_or(b"text")
+    }
+
+    pub fn media_subtype(self) -> &'a [u8] {
+        self.text(Field::MediaSubtype).unwrap_or(b"plain")
+    }
+
+    /// Content-Type parameters (name, value), values unquoted. A text part without a charset gets
+    /// `charset=us-ascii` here (RFC 2045 5.2). Continuations are joined; a parameter with charset
+    /// or percent-encoding (RFC 2231 4) keeps them, its name ends in `*`.
+    pub fn parameters(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let given = self.text(Field::Parameters).unwrap_or_default();
+        let defaulted = self.media_type().eq_ignore_ascii_case(b"text")
+            && !pairs(given).any(|(name, _)| name.eq_ignore_ascii_case(b"charset"));
+        pairs(given).chain(defaulted.then_some((b"charset".as_slice(), b"us-ascii".as_slice())))
+    }
+
+    /// Content-ID.
+    pub fn id(self) -> Option<&'a [u8]> {
+        self.text(Field::Id)
+    }
+
+    /// Content-Description, encoded-words as sent.
+    pub fn description(self) -> Option<&'a [u8]> {
+        self.text(Field::Description)
+    }
+
+    /// Content-Transfer-Encoding as sent; `7bit` when absent (RFC 2045 6.1).
+    pub fn encoding(self) -> &'a [u8] {
+        self.text(Field::Encoding).unwrap_or(b"7bit")
+    }
+
+    pub fn md5(self) -> Option<&'a [u8]> {
+        self.text(Field::Md5)
+    }
+
+    /// Disposition type (RFC 2183), e.g. `attachment`.
+    pub fn disposition(self) -> Option<&'a [u8]> {
+        self.text(Field::Disposition)
+    }
+
+    /// As [`Part::parameters`], of the disposition.
+    pub fn disposition_parameters(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        pairs(self.text(Field::DispositionParameters).unwrap_or_default())
+    }
+
+    /// Content-Language tags (RFC 3282); empty when absent.
+    pub fn languages(self) -> impl Iterator<Item = &'a [u8]> {
+        words(self.text(Field::Language).unwrap_or_default())
+    }
+
+    /// Content-Location (RFC 2557).
+    pub fn location(self) -> Option<&'a [u8]> {
+        self.text(Field::Location)
+    }
+
+    /// Octets of the part's header, its blank line included. For the root part inside a
+    /// message/rfc822 part this is that message's header.
+    pub fn header(self) -> Range<u64> {
+        self.record().header_start..self.record().body_start
+    }
+
+    /// Octets of the part's body; the CRLF before a boundary is not in it (RFC 2046 5.1.1).
+    pub fn body(self) -> Range<u64> {
+        self.record().body_start..self.record().body_end
+    }
+
+    /// Octets of the body as stored, still transfer-encoded.
+    pub fn size(self) -> u64 {
+        self.record().body_end - self.record().body_start
+    }
+
+    /// Line ends in the body; BODYSTRUCTURE tells it for text and message/rfc822.
+    pub fn lines(self) -> u64 {
+        self.record().lines
+    }
+
+    /// Parts of a multipart in order; empty for the others.
+    pub fn children(self) -> impl Iterator<Item = Part<'a>> {
+        let records = &self.summary.records;
+        let end = self.index + 1 + self.record().descendants as usize;
+        let mut next = if self.kind() == PartKind::Multipart { self.index + 1 } else { end };
+        std::iter::from_fn(move || {
+            let index = next;
+            let record = records.get(index).filter(|_| index < end)?;
+            next = index + 1 + record.descendants as usize;
+            Some(Part { summary: self.summary, index })
+        })
+    }
+
+    /// The root part of the message inside a message/rfc822 part.
+    pub fn message(self) -> Option<Part<'a>> {
+        (self.kind() == PartKind::Message)
+            .then_some(Part { summary: self.summary, index: self.index + 1 })
+    }
+
+    /// Envelope of the message inside a message/rfc822 part.
+    pub fn envelope(self) -> Option<Envelope<'a>> {
+        Some(self.message()?.message_envelope())
+    }
+
+    /// Envelope of the message whose root part this is.
+    fn message_envelope(self) -> Envelope<'a> {
+        let list = |field| self.text(field).map(address::parse_list).unwrap_or_default();
+        let from = list(Field::From);
+        // An empty Sender or Reply-To counts as absent (RFC 3501 7.4.2).
+        let or_from = |list: Vec<Address<'a>>| if list.is_empty() { from.clone() } else { list };
+        Envelope {
+            date: self.text(Field::Date),
+            subject: self.text(Field::Subject),
+            sender: or_from(list(Field::Sender)),
+            reply_to: or_from(list(Field::ReplyTo)),
+            to: list(Field::To),
+            cc: list(Field::Cc),
+            bcc: list(Field::Bcc),
+            in_reply_to: self.text(Field::InReplyTo),
+            message_id: self.text(Field::MessageId),
+            from,
+        }
+    }
+
+    fn record(self) -> &'a Record {
+        &self.summary.records[self.index]
+    }
+
+    pub(super) fn text(self, field: Field) -> Option<&'a [u8]> {
+        let record = self.record();
+        let bit = 1 << field as u32;
+        if record.present & bit == 0 {
+            return None;
+        }
+        let rank = (record.present & (bit - 1)).count_ones() as usize;
+        let index = record.first_text as usize + rank;
+        let ends = &self.summary.ends;
+        let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+        Some(&self.summary.text[start as usize..ends[index] as usize])
+    }
+}
+
+/// NUL-ended words.
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split_inclusive(|&byte| byte == 0).map(|word| word.strip_suffix(b"\0").unwrap_or(word))
+}
+
+/// NUL-ended words, two at a time.
+pub(super) fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut words = words(text);
+    std::iter::from_fn(move || Some((words.next()?, words.next()?)))
+}
+
+/// RFC 3501 7.4.2. Values are unfolded and otherwise as sent: encoded-words stay encoded, octets
+/// above 127 may be there, NUL never is. Absent is `None` (NIL) or an empty list (NIL).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Envelope<'a> {
+    pub date: Option<&'a [u8]>,
+    pub subject: Option<&'a [u8]>,
+    pub from: Vec<Address<'a>>,
+    /// `from` when the field is absent or empty; the same for `reply_to`.
+    pub sender: Vec<Address<'a>>,
+    pub reply_to: Vec<Address<'a>>,
+    pub to: Vec<Address<'a>>,
+    pub cc: Vec<Address<'a>>,
+    pub bcc: Vec<Address<'a>>,
+    pub in_reply_to: Option<&'a [u8]>,
+    pub message_id: Option<&'a [u8]>,
+}

@@ -1,0 +1,495 @@
+//! The order of a POP3 session (RFC 1939 3): which command is legal when, and all answers that
+//! need neither directory nor maildrop.
+//!
+//! `service::pop3` feeds it the connection's input, does what an [`Event`] asks for and tells what
+//! came of it ([`Session::tls_started`], [`Session::logged_in`]). UPDATE is no state here: QUIT
+//! ends the session whatever the update comes to.
+
+use super::{
+    COMMAND_MAX, Command, CommandError, LINE_MAX, ListingKind, parse, write_err, write_ok,
+};
+use crate::protocol::{
+    line::{Frame, LineFramer},
+    sasl::{self, Credentials, Exchange, Mechanism, SaslError},
+};
+
+/// What this connection may do, which CAPA tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The connection is private, or passwords may go in the clear.
+    pub login: bool,
+    /// STLS can be used.
+    pub start_tls: bool,
+}
+
+/// One connection's session. Plain data: a handover takes it along.
+#[derive(Debug)]
+pub struct Session {
+    framer: LineFramer,
+    state: State,
+    offer: Offer,
+    bad_commands_left: u32,
+    /// UTF8 was given (RFC 6856 2.1).
+    utf8: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Authorization {
+        /// From USER, waiting for PASS.
+        user: Option<String>,
+    },
+    /// In the middle of AUTH: the next line is no command.
+    Exchange(Exchange),
+    Transaction,
+}
+
+/// One line, taken from the input.
+#[derive(PartialEq, Debug)]
+pub struct Step {
+    /// Octets of input that are done with.
+    pub consumed: usize,
+    /// The command's keyword, for metrics.
+    pub command: &'static str,
+    pub event: Event,
+}
+
+/// What is to be done about it.
+#[derive(PartialEq, Debug)]
+pub enum Event {
+    /// There is no whole line: send the answers so far and read on.
+    Incomplete,
+    /// Only [`Answer::write`].
+    Answer(Answer),
+    /// [`Answer::write`], then close.
+    Close(Answer),
+    /// Answer +OK, send it, start TLS, [`Session::tls_started`].
+    StartTls,
+    /// Check them and take hold of the maildrop, answer, [`Session::logged_in`].
+    Login(Credentials),
+    Stat,
+    List(ListingKind, Option<u32>),
+    Retr(u32),
+    Top(u32, u32),
+    Dele(u32),
+    Rset,
+    /// Delete what is marked, if there is a maildrop; answer and close.
+    Quit,
+}
+
+/// An answer that the session knows by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    Ok(&'static str),
+    Err(&'static str),
+    /// `+ ` and base64 (RFC 5034 4).
+    Challenge(&'static str),
+    Capabilities(Offer),
+    Languages,
+}
+
+impl Answer {
+    pub fn write(self, output: &mut Vec<u8>) {
+        match self {
+            Answer::Ok(text) => write_ok(output, text),
+            Answer::Err(text) => write_err(output, text),
+            Answer::Challenge(base64) => {
+                for part in ["+ ", base64, "\r\n"] {
+                    output.extend_from_slice(part.as_bytes());
+                }
+            }
+            Answer::Capabilities(offer) => write_capabilities(offer, output),
+            Answer::Languages => {
+                write_ok(output, "Languages follow");
+                output.extend_from_slice(b"en English\r\ni-default Default language\r\n.\r\n");
+            }
+        }
+    }
+}
+
+/// RFC 2449 5: the same list in both states. What cannot be used here is not offered: neither
+/// passwords in the clear (RFC 2595 2.2) nor a second TLS.
+fn write_capabilities(offer: Offer, output: &mut Vec<u8>) {
+    write_ok(output, "Capability list follows");
+    if offer.login {
+        output.extend_from_slice(b"USER\r\nSASL PLAIN\r\n");
+    }
+    if offer.start_tls {
+        output.extend_from_slice(b"STLS\r\n");
+    }
+    output.extend_from_slice(
+        b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\n\
+          UTF8\r\nLANG\r\nIMPLEMENTATION Ringmail\r\n.\r\n",
+    );
+}
+
+const NOT_PRIVATE: &str = "[AUTH] passwords are only taken over TLS";
+
+impl Session {
+    /// `bad_commands_max` lines that are no legal command are answered; one more ends the session.
+    pub fn new(offer: Offer, bad_commands_max: u32) -> Session {
+        Session {
+            framer: LineFramer::new(LINE_MAX),
+            state: State::Authorization { user: None },
+            offer,
+            bad_commands_left: bad_commands_max,
+            utf8: false,
+        }
+    }
+
+    /// TLS is on: nothing the client said before counts (RFC 2595 4).
+    pub fn tls_started(&mut self, offer: Offer) {
+        self.state = State::Authorization { user: None };
+        self.framer = LineFramer::new(LINE_MAX);
+        self.offer = offer;
+    }
+
+    /// The maildrop is open.
+    pub fn logged_in(&mut self) {
+        self.state = State::Transaction;
+    }
+
+    /// Takes one line off `input`.
+    pub fn next(&mut self, input: &[u8]) -> Step {
+        let (consumed, frame) = self.framer.next(input);
+        let (command, event) = match frame {
+            Frame::Incomplete => ("", Event::Incomplete),
+            Frame::Line(line) => self.line(line),
+            Frame::BareLf => ("other", self.bad("lines end with CRLF")),
+            Frame::TooLong => ("other", self.bad("line too long")),
+            Frame::Endless => ("other", Event::Close(Answer::Err("line too long"))),
+        };
+        Step { consumed, command, event }
+    }
+
+    fn line(&mut self, line: &[u8]) -> (&'static str, Event) {
+        if let State::Exchange(exchange) = &mut self.state {
+            let step = exchange.respond(line);
+            return ("AUTH", self.sasl(step));
+        }
+        if line.len() > COMMAND_MAX {
+            return ("other", self.bad("line too long"));
+        }
+        match parse(line) {
+            Ok(command) => (command.name(), self.command(command)),
+            Err(CommandError::Unknown) => ("other", self.bad("unknown command")),
+            Err(CommandError::Arguments(syntax)) => ("other", self.bad(syntax)),
+        }
+    }
+
+    fn command(&mut self, command: Command<'_>) -> Event {
+        match command {
+            Command::Capa => return Event::Answer(Answer::Capabilities(self.offer)),
+            Command::Lang(tag) => return self.lang(tag),
+            Command::Quit => return Event::Quit,
+            _ => {}
+        }
+        match self.state {
+            State::Transaction => self.transaction_command(command),
+            _ => self.authorization_command(command),
+        }
+    }
+
+    fn authorization_command(&mut self, command: Command<'_>) -> Event {
+        match command {
+            Command::User(_) | Command::Pass(_) | Command::Auth { .. } if !self.offer.login => {
+                self.bad(NOT_PRIVATE)
+            }
+            Command::User(name) => self.user(name),
+            Command::Pass(password) => self.pass(password),
+            Command::Auth { mechanism, initial_response } => self.auth(mechanism, initial_response),
+            // RFC 6856 2.1: a client must not do this, since names might be sent twice.
+            Command::Stls if self.utf8 => self.bad("STLS comes before UTF8"),
+            Command::Stls if self.offer.start_tls => Event::StartTls,
+            Command::Stls => self.bad("TLS is not available"),
+            Command::Utf8 => {
+                self.utf8 = true;
+                Event::Answer(Answer::Ok("UTF-8 it is"))
+            }
+            _ => self.bad("log in first"),
+        }
+    }
+
+    fn transaction_command(&mut self, command: Command<'_>) -> Event {
+        match command {
+            Command::Stat => Event::Stat,
+            Command::List(number) => Event::List(ListingKind::Size, number),
+            Command::Uidl(number) => Event::List(ListingKind::UniqueId, number),
+            Command::Retr(number) => Event::Retr(number),
+            Command::Top(number, lines) => Event::Top(number, lines),
+            Command::Dele(number) => Event::Dele(number),
+            Command::Rset => Event::Rset,
+            Command::Noop => Event::Answer(Answer::Ok("done")),
+            _ => self.bad("only before login"),
+        }
+    }
+
+    /// Any name is fine, so that nobody learns which ones exist (RFC 1939 7, 13).
+    fn user(&mut self, name: &[u8]) -> Event {
+        match std::str::from_utf8(name) {
+            Ok(name) if name.len() <= sasl::USER_MAX => {
+                self.state = State::Authorization { user: Some(name.to_owned()) };
+                Event::Answer(Answer::Ok("now PASS"))
+            }
+            _ => self.bad("invalid user name"),
+        }
+    }
+
+    fn pass(&mut self, password: &[u8]) -> Event {
+        let State::Authorization { user } = &mut self.state else {
+            return self.bad("USER first");
+        };
+        match (user.take(), std::str::from_utf8(password)) {
+            (None, _) => self.bad("USER first"),
+            (Some(user), Ok(password)) => {
+                Event::Login(Credentials { user, password: password.to_owned() })
+            }
+            (Some(_), Err(_)) => self.bad("[AUTH] invalid password"),
+        }
+    }
+
+    fn auth(&mut self, mechanism: &[u8], initial_response: Option<&[u8]>) -> Event {
+        match Mechanism::parse(mechanism) {
+            Some(mechanism @ Mechanism::Plain) => {
+                let (exchange, step) = Exchange::start(mechanism, initial_response);
+                self.state = State::Exchange(exchange);
+                self.sasl(step)
+            }
+            _ => self.bad("mechanism not supported"),
+        }
+    }
+
+    fn sasl(&mut self, step: sasl::Step) -> Event {
+        if let sasl::Step::Challenge(base64) = step {
+            return Event::Answer(Answer::Challenge(base64));
+        }
+        self.state = State::Authorization { user: None };
+        match step {
+            sasl::Step::Done(credentials) => Event::Login(credentials),
+            sasl::Step::Failed(SaslError::Cancelled) => self.bad("authentication cancelled"),
+            sasl::Step::Failed(SaslError::AuthorizationDenied) => {
+                self.bad("[AUTH] not authorized to act for another user")
+            }
+            sasl::Step::Failed(SaslError::Malformed(what)) => self.bad(what),
+            sasl::Step::Challenge(_) => Event::Incomplete,
+        }
+    }
+
+    /// RFC 6856 3.2: English is all there is, by whatever name.
+    fn lang(&mut self, tag: Option<&[u8]>) -> Event {
+        let Some(tag) = tag else {
+            return Event::Answer(Answer::Languages);
+        };
+        let is = |name: &[u8]| tag.eq_ignore_ascii_case(name);
+        if is(b"i-default") {
+            Event::Answer(Answer::Ok("i-default Default language"))
+        } else if is(b"*") || is(b"en") || tag.get(..3).is_some_and(|it| it == b"en-") {
+            Event::Answer(Answer::Ok("en English"))
+        } else {
+            self.bad("language not supported")
+        }
+    }
+
+    /// Refuses; an AUTH exchange under way is over.
+    fn bad(&mut self, reason: &'static str) -> Event {
+        if let State::Exchange(_) = self.state {
+            self.state = State::Authorization { user: None };
+        }
+        match self.bad_commands_left.checked_sub(1) {
+            Some(left) => {
+                self.bad_commands_left = left;
+                Event::Answer(Answer::Err(reason))
+            }
+            None => Event::Close(Answer::Err("too many bad commands")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OPEN: Offer = Offer { login: true, start_tls: true };
+    const CLOSED: Offer = Offer { login: false, start_tls: true };
+
+    /// Client lines, and what each comes to: answers as sent, events by their debug form.
+    const CASES: &[(Offer, &[(&str, &str)])] = &[
+        (
+            OPEN,
+            &[
+                ("STAT", "-ERR log in first"),
+                ("NOOP", "-ERR log in first"),
+                ("PASS x", "-ERR USER first"),
+                ("USER alice", "+OK now PASS"),
+                ("PASS a b", "Login alice/a b"),
+                ("PASS a b", "-ERR USER first"),
+                ("STLS", "StartTls"),
+                ("UTF8", "+OK UTF-8 it is"),
+                ("STLS", "-ERR STLS comes before UTF8"),
+                ("QUIT", "Quit"),
+            ],
+        ),
+        (
+            OPEN,
+            &[
+                ("AUTH PLAIN AGEAYg==", "Login a/b"),
+                ("AUTH PLAIN", "+ "),
+                ("AGEAYg==", "Login a/b"),
+                ("AUTH plain", "+ "),
+                ("*", "-ERR authentication cancelled"),
+                ("AUTH PLAIN", "+ "),
+                // Not a command now, but base64 of three octets.
+                ("QUIT", "-ERR PLAIN wants three fields"),
+                ("AUTH PLAIN =", "-ERR PLAIN wants three fields"),
+                ("AUTH PLAIN YwBhAGI=", "-ERR [AUTH] not authorized to act for another user"),
+                ("AUTH CRAM-MD5", "-ERR mechanism not supported"),
+                ("AUTH LOGIN", "-ERR mechanism not supported"),
+            ],
+        ),
+        (
+            CLOSED,
+            &[
+                ("USER alice", "-ERR [AUTH] passwords are only taken over TLS"),
+                ("PASS x", "-ERR [AUTH] passwords are only taken over TLS"),
+                ("AUTH PLAIN AGEAYg==", "-ERR [AUTH] passwords are only taken over TLS"),
+                ("tls", "-ERR unknown command"),
+                ("STLS", "StartTls"),
+            ],
+        ),
+        (
+            Offer { login: true, start_tls: false },
+            &[("STLS", "-ERR TLS is not available"), ("STLS now", "-ERR no arguments")],
+        ),
+        (
+            OPEN,
+            &[
+                ("LANG *", "+OK en English"),
+                ("LANG en-GB", "+OK en English"),
+                ("LANG I-Default", "+OK i-default Default language"),
+                ("LANG de", "-ERR language not supported"),
+                ("LANG", "+OK Languages follow"),
+            ],
+        ),
+    ];
+
+    fn shown(event: Event) -> String {
+        match event {
+            Event::Answer(answer) | Event::Close(answer) => {
+                let mut output = Vec::new();
+                answer.write(&mut output);
+                let text = String::from_utf8(output).expect("text");
+                text.split("\r\n").next().expect("a line").to_owned()
+            }
+            Event::Login(credentials) => {
+                format!("Login {}/{}", credentials.user, credentials.password)
+            }
+            event => format!("{event:?}"),
+        }
+    }
+
+    fn say(session: &mut Session, line: &str) -> String {
+        let input = format!("{line}\r\nnext");
+        let step = session.next(input.as_bytes());
+        assert_eq!(step.consumed, line.len() + 2, "{line}");
+        shown(step.event)
+    }
+
+    #[test]
+    fn cases() {
+        for (offer, lines) in CASES {
+            let mut session = Session::new(*offer, 100);
+            for (line, expected) in *lines {
+                assert_eq!(say(&mut session, line), *expected, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn commands_after_login() {
+        let mut session = Session::new(OPEN, 100);
+        session.logged_in();
+        for (line, expected) in [
+            ("STAT", "Stat"),
+            ("LIST", "List(Size, None)"),
+            ("LIST 1", "List(Size, Some(1))"),
+            ("UIDL 2", "List(UniqueId, Some(2))"),
+            ("RETR 1", "Retr(1)"),
+            ("TOP 1 2", "Top(1, 2)"),
+            ("DELE 1", "Dele(1)"),
+            ("RSET", "Rset"),
+            ("NOOP", "+OK done"),
+            ("USER a", "-ERR only before login"),
+            ("AUTH PLAIN =", "-ERR only before login"),
+            ("STLS", "-ERR only before login"),
+            ("UTF8", "-ERR only before login"),
+            ("LANG", "+OK Languages follow"),
+            ("CAPA", "+OK Capability list follows"),
+            ("QUIT", "Quit"),
+        ] {
+            assert_eq!(say(&mut session, line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn capabilities_follow_the_offer() {
+        for (offer, first) in [
+            (OPEN, "USER\r\nSASL PLAIN\r\nSTLS\r\nTOP"),
+            (CLOSED, "STLS\r\nTOP"),
+            (Offer { login: true, start_tls: false }, "USER\r\nSASL PLAIN\r\nTOP"),
+        ] {
+            let mut output = Vec::new();
+            Answer::Capabilities(offer).write(&mut output);
+            let text = String::from_utf8(output).expect("text");
+            assert!(text.starts_with(&format!("+OK Capability list follows\r\n{first}")), "{text}");
+            assert!(text.ends_with("IMPLEMENTATION Ringmail\r\n.\r\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn tls_forgets_what_was_said() {
+        let mut session = Session::new(OPEN, 100);
+        assert_eq!(say(&mut session, "USER alice"), "+OK now PASS");
+        session.tls_started(Offer { login: true, start_tls: false });
+        assert_eq!(say(&mut session, "PASS x"), "-ERR USER first");
+        assert_eq!(say(&mut session, "STLS"), "-ERR TLS is not available");
+    }
+
+    #[test]
+    fn limits() {
+        let mut session = Session::new(OPEN, 3);
+        let too_long = "-ERR line too long";
+        assert_eq!(say(&mut session, &format!("USER {}", "x".repeat(COMMAND_MAX))), too_long);
+        assert_eq!(say(&mut session, &"x".repeat(LINE_MAX + 1)), too_long);
+        assert_eq!(shown(session.next(b"NOOP\n").event), "-ERR lines end with CRLF");
+        let step = session.next(b"FOO\r\n");
+        assert_eq!(step.event, Event::Close(Answer::Err("too many bad commands")));
+    }
+
+    #[test]
+    fn a_bad_line_ends_an_exchange() {
+        let mut session = Session::new(OPEN, 3);
+        assert_eq!(say(&mut session, "AUTH PLAIN"), "+ ");
+        assert_eq!(say(&mut session, &"x".repeat(LINE_MAX + 1)), "-ERR line too long");
+        assert_eq!(say(&mut session, "USER a"), "+OK now PASS");
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(input: Vec<u8>, logged_in: bool) {
+            let mut session = Session::new(OPEN, 3);
+            if logged_in {
+                session.logged_in();
+            }
+            let mut rest = &input[..];
+            loop {
+                let step = session.next(rest);
+                rest = &rest[step.consumed..];
+                if step.event == Event::Incomplete {
+                    break;
+                }
+            }
+        }
+    }
+}

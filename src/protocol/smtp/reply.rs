@@ -1,0 +1,161 @@
+//! Every reply of the server, with its code and enhanced status code (RFC 5321 4.2.3, RFC 3463,
+//! RFC 2034), in one place.
+//!
+//! Replies are constants, so that answering a command copies one short slice. Replies that carry
+//! something (greeting, capabilities, queue identifier, chunk size) have a function each.
+//! Enhanced codes are sent to HELO clients as well, as other servers do: RFC 2034 4 has them
+//! in the text, where an old client ignores them.
+
+use super::command::CommandError;
+
+/// A one-line reply without its CRLF.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reply(pub &'static str);
+
+impl Reply {
+    pub fn append_to(self, output: &mut Vec<u8>) {
+        output.extend_from_slice(self.0.as_bytes());
+        output.extend_from_slice(b"\r\n");
+    }
+
+    /// 4yz and 5yz.
+    pub fn is_refusal(self) -> bool {
+        matches!(self.0.as_bytes().first(), Some(b'4' | b'5'))
+    }
+}
+
+// Commands that went well.
+pub const MAIL_OK: Reply = Reply("250 2.1.0 Sender ok");
+pub const RCPT_OK: Reply = Reply("250 2.1.5 Recipient ok");
+pub const RESET_OK: Reply = Reply("250 2.0.0 Reset");
+pub const NOOP_OK: Reply = Reply("250 2.0.0 Ok");
+pub const START_DATA: Reply = Reply("354 End data with <CR><LF>.<CR><LF>");
+pub const DELIVERED: Reply = Reply("250 2.0.0 Delivered");
+pub const HELP: Reply =
+    Reply("214 2.0.0 RFC 5321 is spoken here; EHLO tells which extensions of it");
+/// RFC 5321 3.5.3: whether the user exists is not told; RCPT will tell.
+pub const VRFY: Reply = Reply("252 2.1.5 Cannot verify, but will take mail and try to deliver it");
+pub const BYE: Reply = Reply("221 2.0.0 Bye");
+pub const START_TLS: Reply = Reply("220 2.0.0 Begin TLS");
+pub const AUTHENTICATED: Reply = Reply("235 2.7.0 Authenticated");
+
+// Lines that are no command.
+pub const UNKNOWN_COMMAND: Reply = Reply("500 5.5.2 Command not recognized");
+pub const BAD_OCTET: Reply = Reply("500 5.5.2 Control characters or invalid UTF-8 in command");
+pub const BARE_LF: Reply = Reply("500 5.5.2 Lines end in CRLF, not in LF alone");
+pub const LINE_TOO_LONG: Reply = Reply("500 5.5.2 Line too long");
+pub const SYNTAX: Reply = Reply("501 5.5.4 Syntax error in arguments");
+pub const BAD_REVERSE_PATH: Reply = Reply("501 5.1.7 Bad sender address syntax");
+pub const BAD_FORWARD_PATH: Reply = Reply("501 5.1.3 Bad recipient address syntax");
+pub const BAD_PARAMETER: Reply = Reply("501 5.5.4 Bad parameter value");
+pub const UNKNOWN_PARAMETER: Reply = Reply("555 5.5.4 Parameter not recognized");
+pub const UNIMPLEMENTED: Reply = Reply("502 5.5.1 Command not implemented");
+pub const EXPN: Reply = Reply("502 5.7.0 Lists are not shown");
+/// RFC 6531 3.5.
+pub const REVERSE_PATH_NEEDS_UTF8: Reply = Reply("550 5.6.7 This sender needs SMTPUTF8");
+pub const FORWARD_PATH_NEEDS_UTF8: Reply = Reply("553 5.6.7 This recipient needs SMTPUTF8");
+
+// Commands out of order.
+pub const HELLO_FIRST: Reply = Reply("503 5.5.1 Say EHLO first");
+pub const LHLO_FIRST: Reply = Reply("503 5.5.1 Say LHLO first");
+/// RFC 2033 4.1.
+pub const LHLO_NOT_HELO: Reply = Reply("500 5.5.1 This is LMTP: say LHLO");
+pub const MAIL_FIRST: Reply = Reply("503 5.5.1 Say MAIL first");
+pub const NESTED_MAIL: Reply = Reply("503 5.5.1 A sender is given already");
+pub const NO_RECIPIENTS: Reply = Reply("554 5.5.1 No valid recipients");
+/// RFC 2033 4.2 asks for 503.
+pub const LMTP_NO_RECIPIENTS: Reply = Reply("503 5.5.1 No valid recipients");
+pub const IN_TRANSACTION: Reply = Reply("503 5.5.1 Not during a mail transaction");
+/// RFC 3030 3.
+pub const BINARY_NEEDS_BDAT: Reply = Reply("503 5.5.1 BODY=BINARYMIME needs BDAT");
+/// RFC 3030 2: DATA after BDAT of the same message.
+pub const DATA_AFTER_BDAT: Reply = Reply("503 5.5.1 BDAT was begun: finish it with LAST or RSET");
+/// RFC 3030 2: after a refused chunk only RSET goes on.
+pub const CHUNKS_REFUSED: Reply = Reply("503 5.5.1 An earlier chunk was refused: say RSET");
+
+// TLS and authentication.
+pub const TLS_ALREADY: Reply = Reply("503 5.5.1 TLS is active already");
+pub const TLS_UNAVAILABLE: Reply = Reply("502 5.5.1 TLS is not available");
+pub const AUTH_UNAVAILABLE: Reply = Reply("502 5.5.1 Authentication is not available");
+pub const AUTH_NEEDS_TLS: Reply = Reply("538 5.7.11 Authentication needs TLS: say STARTTLS first");
+pub const AUTH_ALREADY: Reply = Reply("503 5.5.1 Authenticated already");
+pub const AUTH_MECHANISM: Reply = Reply("504 5.5.4 Authentication mechanism not offered");
+pub const AUTH_MALFORMED: Reply = Reply("501 5.5.2 Malformed authentication response");
+pub const AUTH_CANCELLED: Reply = Reply("501 5.7.0 Authentication cancelled");
+pub const AUTH_LINE_TOO_LONG: Reply = Reply("500 5.5.6 Authentication line too long");
+pub const AUTH_REJECTED: Reply = Reply("535 5.7.8 Authentication failed");
+pub const AUTH_BUSY: Reply = Reply("454 4.7.0 Too many authentications, try again later");
+pub const AUTH_REQUIRED: Reply = Reply("530 5.7.0 Authentication required");
+pub const NOT_YOUR_ADDRESS: Reply = Reply("553 5.7.1 This account may not send as that address");
+
+// Recipients.
+pub const UNKNOWN_USER: Reply = Reply("550 5.1.1 No such user here");
+pub const RELAY_DENIED: Reply = Reply("550 5.7.1 Relaying denied");
+pub const NO_OUTBOUND_QUEUE: Reply =
+    Reply("550 5.7.1 Mail to other domains is not possible: this server has no outbound queue yet");
+pub const TOO_MANY_RECIPIENTS: Reply = Reply("452 4.5.3 Too many recipients");
+
+// Messages.
+pub const TOO_LARGE: Reply = Reply("552 5.3.4 Message too large");
+pub const BARE_NEWLINE: Reply = Reply("550 5.6.0 Message has CR or LF that is not part of CRLF");
+pub const TEXT_LINE_TOO_LONG: Reply = Reply("550 5.6.0 Message has a line that is too long");
+/// RFC 5321 6.3.
+pub const MAIL_LOOP: Reply = Reply("554 5.4.6 Too many Received header fields: a mail loop");
+pub const STORE_FULL: Reply = Reply("452 4.3.1 Not enough storage");
+pub const STORE_TROUBLE: Reply = Reply("451 4.3.0 Storage failed, try again later");
+pub const MAILBOX_REFUSED: Reply = Reply("554 5.2.0 The mailbox cannot take this message");
+pub const OUT_OF_MEMORY: Reply = Reply("452 4.3.1 Out of memory, try again later");
+
+// The end of a session.
+pub const AMBIGUOUS_END: Reply =
+    Reply("521 5.5.2 A dot alone between line ends that are not CRLF: closing");
+pub const TOO_MANY_ERRORS: Reply = Reply("421 4.7.0 Too many errors, closing");
+pub const TOO_MANY_COMMANDS: Reply = Reply("421 4.7.0 Too many commands without mail, closing");
+pub const TOO_MUCH_REFUSED: Reply = Reply("421 4.3.4 Too much data after a refusal, closing");
+pub const ENDLESS_LINE: Reply = Reply("421 4.5.2 Endless line, closing");
+pub const TIMED_OUT: Reply = Reply("421 4.4.2 Timed out, closing");
+pub const SHUTTING_DOWN: Reply = Reply("421 4.3.2 Shutting down, closing");
+pub const NO_MEMORY: Reply = Reply("421 4.3.1 Out of memory, closing");
+
+impl CommandError {
+    pub fn reply(self) -> Reply {
+        match self {
+            CommandError::Unknown => UNKNOWN_COMMAND,
+            CommandError::Unimplemented => UNIMPLEMENTED,
+            CommandError::BadOctet => BAD_OCTET,
+            CommandError::Syntax => SYNTAX,
+            CommandError::BadReversePath => BAD_REVERSE_PATH,
+            CommandError::BadForwardPath => BAD_FORWARD_PATH,
+            CommandError::ReversePathNeedsUtf8 => REVERSE_PATH_NEEDS_UTF8,
+            CommandError::BadParameter => BAD_PARAMETER,
+            CommandError::UnknownParameter => UNKNOWN_PARAMETER,
+        }
+    }
+}
+
+/// The greeting (RFC 5321 4.3.1). A host name is as long as a domain may be, no longer.
+pub fn append_greeting(output: &mut Vec<u8>, hostname: &str, protocol: &str) {
+    append_parts(output, &["220 ", hostname, " ", protocol, " Ringmail"]);
+}
+
+/// A refusal instead of the greeting, e.g. at the connection limit (RFC 5321 3.1).
+pub fn append_unavailable(output: &mut Vec<u8>, hostname: &str) {
+    append_parts(output, &["421 4.3.2 ", hostname, " takes no more connections now"]);
+}
+
+/// The answer to a BDAT that is not the last (RFC 3030 2).
+pub fn append_chunk_ok(output: &mut Vec<u8>, octets: u64) {
+    append_parts(output, &["250 2.0.0 ", &octets.to_string(), " octets received"]);
+}
+
+/// A message was taken, and what it is called in our Received field and logs.
+pub fn append_delivered(output: &mut Vec<u8>, id: &str) {
+    append_parts(output, &[DELIVERED.0, " as ", id]);
+}
+
+pub(super) fn append_parts(output: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        output.extend_from_slice(part.as_bytes());
+    }
+    output.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,965 @@
+//! The server's side of one SMTP, submission or LMTP session: what is legal when, and the reply.
+//!
+//! `service::smtp` feeds it the connection's input. [`Session::next`] takes one step: it answers
+//! what needs no judgement itself (order, syntax, limits) and tells the service the rest as an
+//! [`Event`] that borrows the input; the service decides and calls `accept_…` or `refuse_…`, which
+//! append the reply. Every reply goes to the output the caller gave, so all that a client
+//! pipelined (RFC 2920) is answered by one write.
+//!
+//! Invariants: input is consumed in whole lines or message octets, never waited on while a line's
+//! limit is passed; the memory held is one reverse-path, one client name and fixed state,
+//! whatever the client sends; message octets pass through uncopied.
+
+use super::{
+    address::Path,
+    command::{self, Command, Verb},
+    data::{BareNewline, DataReader, Piece},
+    parameter::{BodyKind, MailParameters},
+    reply::{self, Reply},
+    trace::{HopCounter, Transport},
+};
+use crate::protocol::{
+    line::{Frame, LineFramer},
+    sasl,
+};
+
+/// Octets of a command line: 512 (RFC 5321 4.5.3.1.4) and what the extensions add, with room.
+pub const COMMAND_LINE_MAX: usize = 2048;
+/// The same where AUTH is offered (RFC 4954 4).
+pub const AUTH_LINE_MAX: usize = 12_288;
+/// Octets of a refused message that are read and thrown away before the session closes.
+pub const SWALLOW_MAX: u64 = 64 * 1024 * 1024;
+
+/// Which listener the client came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Port 25: mail from other servers for our users.
+    Exchange,
+    /// Ports 587 and 465: mail from our users (RFC 6409).
+    Submission,
+    /// RFC 2033.
+    Lmtp,
+}
+
+/// Limits of a session; `config` fills them through the service's options.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Octets of a message, told by SIZE.
+    pub message_size_max: u64,
+    pub recipients_max: usize,
+    /// Recipients refused in one session before it is closed: guessing at users.
+    pub refused_recipients_max: usize,
+    /// Commands refused since the last message before the session is closed.
+    pub errors_max: usize,
+    /// Commands since the last message, refused or not.
+    pub commands_max: usize,
+    pub auth_failures_max: usize,
+    /// Received fields from which on a message is taken for looping (RFC 5321 6.3: 100 at least).
+    pub hops_max: usize,
+    pub bare_newline: BareNewline,
+    /// Octets of a line of a message. RFC 5321 4.5.3.1.6 lets 998 be the most a client may send,
+    /// yet real mail has more; `None` takes any length, as it costs nothing here.
+    pub text_line_max: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            message_size_max: 50 * 1024 * 1024,
+            recipients_max: 1000,
+            refused_recipients_max: 100,
+            errors_max: 20,
+            commands_max: 4000,
+            auth_failures_max: 4,
+            hops_max: 100,
+            bare_newline: BareNewline::Refuse,
+            text_line_max: None,
+        }
+    }
+}
+
+/// What the connection allows; the service sets it at the start and after TLS began.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Security {
+    pub tls: bool,
+    pub can_start_tls: bool,
+    /// AUTH without TLS: in demo only.
+    pub plaintext_auth: bool,
+}
+
+/// MAIL, as the client gave it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sender<'a> {
+    pub reverse_path: Path<'a>,
+    pub parameters: MailParameters<'a>,
+}
+
+/// What a step came to.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Event<'a> {
+    /// Nothing more without more input.
+    Incomplete,
+    /// The command was answered.
+    Answered(Verb),
+    /// The command was answered, and the transaction is over: forget recipients and message.
+    Reset(Verb),
+    /// Call `accept_sender` or `refuse`.
+    Sender(Sender<'a>),
+    /// Call `accept_recipient` or `refuse_recipient`.
+    Recipient(Path<'a>),
+    /// Octets of the message, dots removed.
+    Content(&'a [u8]),
+    /// The message is whole: append its reply, or in LMTP a reply for each recipient accepted, in
+    /// their order, and call `end_transaction`.
+    MessageEnd,
+    /// Call `authenticated` or `refuse_authentication`.
+    Authenticate(sasl::Credentials),
+    /// Send the output, begin TLS, call `tls_started`.
+    StartTls,
+    /// Send the output and close.
+    Close(Verb),
+}
+
+/// How the client introduced itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hello {
+    None,
+    Helo,
+    Extended,
+}
+
+enum Phase {
+    Command,
+    Auth(sasl::Exchange),
+    Data(DataReader),
+    Chunk(Chunk),
+}
+
+/// A BDAT chunk that is not all there yet.
+#[derive(Clone, Copy)]
+struct Chunk {
+    size: u64,
+    remaining: u64,
+    last: bool,
+}
+
+/// From MAIL to the end of its message.
+#[derive(Default)]
+struct Transaction {
+    open: bool,
+    /// Kept between transactions for its memory.
+    reverse_path: String,
+    body: BodyKind,
+    smtp_utf8: bool,
+    recipients: usize,
+    /// A BDAT came: DATA may not.
+    chunked: bool,
+    /// Octets of the message so far.
+    size: u64,
+    /// Why the message will be refused at its end; its octets are thrown away.
+    refusal: Option<Reply>,
+    swallowed: u64,
+    hop_counter: HopCounter,
+}
+
+/// One session. Shard-local; does no I/O.
+pub struct Session {
+    role: Role,
+    limits: Limits,
+    security: Security,
+    framer: LineFramer,
+    hello: Hello,
+    client_name: String,
+    authenticated: bool,
+    phase: Phase,
+    transaction: Transaction,
+    /// Since the last message.
+    errors: usize,
+    commands: usize,
+    refused_recipients: usize,
+    auth_failures: usize,
+}
+
+impl Session {
+    pub fn new(role: Role, limits: Limits, security: Security) -> Session {
+        let line_max = if role == Role::Submission { AUTH_LINE_MAX } else { COMMAND_LINE_MAX };
+        Session {
+            role,
+            limits,
+            security,
+            framer: LineFramer::new(line_max),
+            hello: Hello::None,
+            client_name: String::new(),
+            authenticated: false,
+            phase: Phase::Command,
+            transaction: Transaction::default(),
+            errors: 0,
+            commands: 0,
+            refused_recipients: 0,
+            auth_failures: 0,
+        }
+    }
+
+    /// The first thing to say (RFC 5321 3.1).
+    pub fn greet(&self, hostname: &str, output: &mut Vec<u8>) {
+        let protocol = if self.role == Role::Lmtp { "LMTP" } else { "ESMTP" };
+        reply::append_greeting(output, hostname, protocol);
+    }
+
+    pub fn reverse_path(&self) -> &str {
+        &self.transaction.reverse_path
+    }
+
+    /// What the client called itself.
+    pub fn client_name(&self) -> &str {
+        &self.client_name
+    }
+
+    /// MAIL was accepted and its message has not ended.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.open
+    }
+
+    /// A message is under way, so that the client is inside DATA or a chunk.
+    pub fn in_message(&self) -> bool {
+        matches!(self.phase, Phase::Data(_) | Phase::Chunk(_))
+    }
+
+    /// For the Received field.
+    pub fn transport(&self) -> Transport {
+        Transport {
+            lmtp: self.role == Role::Lmtp,
+            extended: self.hello == Hello::Extended,
+            tls: self.security.tls,
+            authenticated: self.authenticated,
+            utf8: self.transaction.smtp_utf8,
+        }
+    }
+
+    /// Takes one step. The first value is the number of octets done with, to be removed from the
+    /// input when the event, which borrows them, is dealt with.
+    pub fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        hostname: &str,
+        output: &mut Vec<u8>,
+    ) -> (usize, Event<'a>) {
+        let mut consumed = 0;
+        loop {
+            let rest = &input[consumed..];
+            let (count, event) = match &self.phase {
+                Phase::Data(_) => self.next_text(rest, output),
+                Phase::Chunk(chunk) => self.next_chunk(*chunk, rest, output),
+                Phase::Command | Phase::Auth(_) => self.next_line(rest, hostname, output),
+            };
+            consumed += count;
+            if let Some(event) = event {
+                return (consumed, event);
+            }
+        }
+    }
+
+    /// The sender is welcome.
+    pub fn accept_sender(&mut self, sender: &Sender<'_>, output: &mut Vec<u8>) {
+        let transaction = &mut self.transaction;
+        transaction.open = true;
+        transaction.reverse_path.clear();
+        transaction.reverse_path.push_str(sender.reverse_path.as_str());
+        transaction.body = sender.parameters.body;
+        transaction.smtp_utf8 = sender.parameters.smtp_utf8;
+        reply::MAIL_OK.append_to(output);
+    }
+
+    pub fn accept_recipient(&mut self, output: &mut Vec<u8>) {
+        self.transaction.recipients += 1;
+        reply::RCPT_OK.append_to(output);
+    }
+
+    pub fn refuse_recipient(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        self.refused_recipients += 1;
+        refusal.append_to(output);
+    }
+
+    /// Refuses the command at hand.
+    pub fn refuse(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        self.errors += 1;
+        refusal.append_to(output);
+    }
+
+    pub fn authenticated(&mut self, output: &mut Vec<u8>) {
+        self.authenticated = true;
+        reply::AUTHENTICATED.append_to(output);
+    }
+
+    pub fn refuse_authentication(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        self.auth_failures += 1;
+        self.refuse(refusal, output);
+    }
+
+    /// RFC 3207 4.2: all that was learnt before TLS is forgotten.
+    pub fn tls_started(&mut self) {
+        let security = Security { tls: true, can_start_tls: false, ..self.security };
+        *self = Session::new(self.role, self.limits, security);
+    }
+
+    /// After [`Event::MessageEnd`] was answered. An accepted message clears the counts of errors.
+    pub fn end_transaction(&mut self, accepted: bool) {
+        self.reset_transaction();
+        if accepted {
+            self.errors = 0;
+            self.commands = 0;
+        }
+    }
+
+    fn reset_transaction(&mut self) {
+        let mut reverse_path = std::mem::take(&mut self.transaction.reverse_path);
+        reverse_path.clear();
+        self.transaction = Transaction { reverse_path, ..Transaction::default() };
+    }
+
+    fn next_line<'a>(
+        &mut self,
+        input: &'a [u8],
+        hostname: &str,
+        output: &mut Vec<u8>,
+    ) -> (usize, Option<Event<'a>>) {
+        if let Some(farewell) = self.patience_lost() {
+            farewell.append_to(output);
+            return (0, Some(Event::Close(Verb::Unknown)));
+        }
+        let (count, frame) = self.framer.next(input);
+        let event = match frame {
+            Frame::Incomplete => Event::Incomplete,
+            Frame::Endless => {
+                reply::ENDLESS_LINE.append_to(output);
+                Event::Close(Verb::Unknown)
+            }
+            Frame::TooLong if matches!(self.phase, Phase::Auth(_)) => {
+                self.refused_auth_step(reply::AUTH_LINE_TOO_LONG, output)
+            }
+            Frame::TooLong => self.refused(Verb::Unknown, reply::LINE_TOO_LONG, output),
+            Frame::BareLf => {
+                self.phase = Phase::Command;
+                self.refused(Verb::Unknown, reply::BARE_LF, output)
+            }
+            Frame::Line(line) => match &mut self.phase {
+                Phase::Auth(exchange) => {
+                    let step = exchange.respond(line);
+                    self.auth_step(step, output)
+                }
+                _ => return (count, self.command(line, hostname, output)),
+            },
+        };
+        (count, Some(event))
+    }
+
+    fn patience_lost(&self) -> Option<Reply> {
+        let limits = &self.limits;
+        if self.errors > limits.errors_max
+            || self.refused_recipients > limits.refused_recipients_max
+            || self.auth_failures > limits.auth_failures_max
+        {
+            Some(reply::TOO_MANY_ERRORS)
+        } else if self.commands > limits.commands_max {
+            Some(reply::TOO_MANY_COMMANDS)
+        } else {
+            None
+        }
+    }
+
+    fn refused<'a>(&mut self, verb: Verb, refusal: Reply, output: &mut Vec<u8>) -> Event<'a> {
+        self.refuse(refusal, output);
+        Event::Answered(verb)
+    }
+
+    /// `None` when the answer comes later: after the octets of a chunk.
+    fn command<'a>(
+        &mut self,
+        line: &'a [u8],
+        hostname: &str,
+        output: &mut Vec<u8>,
+    ) -> Option<Event<'a>> {
+        self.commands += 1;
+        let (verb, parsed) = command::parse(line);
+        let command = match parsed {
+            Ok(command) => command,
+            Err(error) => {
+                let event = self.refused(verb, error.reply(), output);
+                // The octets of a chunk of unknown size cannot be told from commands.
+                return Some(if verb == Verb::Bdat { Event::Close(verb) } else { event });
+            }
+        };
+        let judged = match command {
+            Command::Helo(name) => self.hello(Hello::Helo, name, hostname, output),
+            Command::Ehlo(name) | Command::Lhlo(name)
+                if (verb == Verb::Lhlo) == (self.role == Role::Lmtp) =>
+            {
+                self.hello(Hello::Extended, name, hostname, output)
+            }
+            Command::Ehlo(_) => Err(reply::LHLO_NOT_HELO),
+            Command::Lhlo(_) => Err(reply::UNKNOWN_COMMAND),
+            Command::Mail { reverse_path, parameters } => {
+                self.mail(Sender { reverse_path, parameters })
+            }
+            Command::Rcpt { forward_path } => self.recipient(forward_path),
+            Command::Data => self.data(output),
+            Command::Bdat { size, last } => return self.bdat(size, last, output),
+            Command::Rset => {
+                self.reset_transaction();
+                Ok(answer(Event::Reset(verb), reply::RESET_OK, output))
+            }
+            Command::Vrfy => Ok(answer(Event::Answered(verb), reply::VRFY, output)),
+            Command::Expn => Err(reply::EXPN),
+            Command::Help => Ok(answer(Event::Answered(verb), reply::HELP, output)),
+            Command::Noop => Ok(answer(Event::Answered(verb), reply::NOOP_OK, output)),
+            Command::Quit => Ok(answer(Event::Close(verb), reply::BYE, output)),
+            Command::StartTls => self.start_tls(output),
+            Command::Auth { mechanism, initial_response } => {
+                self.auth(mechanism, initial_response, output)
+            }
+        };
+        Some(judged.unwrap_or_else(|refusal| self.refused(verb, refusal, output)))
+    }
+
+    fn hello<'a>(
+        &mut self,
+        hello: Hello,
+        name: &str,
+        hostname: &str,
+        output: &mut Vec<u8>,
+    ) -> Result<Event<'a>, Reply> {
+        if self.role == Role::Lmtp && hello == Hello::Helo {
+            return Err(reply::LHLO_NOT_HELO);
+        }
+        self.reset_transaction();
+        self.hello = hello;
+        self.client_name.clear();
+        self.client_name.push_str(name);
+        if hello == Hello::Helo {
+            reply::append_parts(output, &["250 ", hostname]);
+            return Ok(Event::Reset(Verb::Helo));
+        }
+        self.append_capabilities(hostname, output);
+        Ok(Event::Reset(if self.role == Role::Lmtp { Verb::Lhlo } else { Verb::Ehlo }))
+    }
+
+    /// RFC 5321 4.1.1.1: only what can be used in this state.
+    fn append_capabilities(&self, hostname: &str, output: &mut Vec<u8>) {
+        reply::append_parts(output, &["250-", hostname]);
+        output.extend_from_slice(
+            b"250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-BINARYMIME\r\n",
+        );
+        let size = self.limits.message_size_max.to_string();
+        reply::append_parts(output, &["250-SIZE ", &size]);
+        if self.security.can_start_tls && !self.security.tls {
+            output.extend_from_slice(b"250-STARTTLS\r\n");
+        }
+        if self.auth_permitted().is_ok() && !self.authenticated {
+            output.extend_from_slice(b"250-AUTH");
+            for mechanism in sasl::Mechanism::ALL {
+                output.push(b' ');
+                output.extend_from_slice(mechanism.name().as_bytes());
+            }
+            output.extend_from_slice(b"\r\n");
+        }
+        output.extend_from_slice(b"250-HELP\r\n250 ENHANCEDSTATUSCODES\r\n");
+    }
+
+    fn mail<'a>(&mut self, sender: Sender<'a>) -> Result<Event<'a>, Reply> {
+        if self.hello == Hello::None {
+            return Err(self.hello_first());
+        }
+        if self.role == Role::Submission && !self.authenticated {
+            return Err(reply::AUTH_REQUIRED);
+        }
+        if self.transaction.open {
+            return Err(reply::NESTED_MAIL);
+        }
+        // RFC 4954 5: the parameter belongs to the extension, which only submission offers.
+        if sender.parameters.auth.is_some() && self.role != Role::Submission {
+            return Err(reply::UNKNOWN_PARAMETER);
+        }
+        // RFC 1870 6.1: refused before a single octet travels.
+        if sender.parameters.size.is_some_and(|size| size > self.limits.message_size_max) {
+            return Err(reply::TOO_LARGE);
+        }
+        Ok(Event::Sender(sender))
+    }
+
+    fn hello_first(&self) -> Reply {
+        if self.role == Role::Lmtp { reply::LHLO_FIRST } else { reply::HELLO_FIRST }
+    }
+
+    fn recipient<'a>(&mut self, forward_path: Path<'a>) -> Result<Event<'a>, Reply> {
+        if !self.transaction.open {
+            return Err(reply::MAIL_FIRST);
+        }
+        if self.transaction.recipients >= self.limits.recipients_max {
+            // RFC 5321 4.5.3.1.10: a temporary refusal, so that the client sends the rest later.
+            return Err(reply::TOO_MANY_RECIPIENTS);
+        }
+        if !self.transaction.smtp_utf8 && !forward_path.is_ascii() {
+            return Err(reply::FORWARD_PATH_NEEDS_UTF8);
+        }
+        Ok(Event::Recipient(forward_path))
+    }
+
+    fn data<'a>(&mut self, output: &mut Vec<u8>) -> Result<Event<'a>, Reply> {
+        let transaction = &self.transaction;
+        if transaction.open && transaction.chunked {
+            return Err(reply::DATA_AFTER_BDAT);
+        }
+        self.message_allowed()?;
+        if transaction.body == BodyKind::BinaryMime {
+            return Err(reply::BINARY_NEEDS_BDAT);
+        }
+        self.phase = Phase::Data(DataReader::new(self.limits.bare_newline));
+        Ok(answer(Event::Answered(Verb::Data), reply::START_DATA, output))
+    }
+
+    /// Is there a sender and somebody to deliver to?
+    fn message_allowed(&self) -> Result<(), Reply> {
+        match (&self.transaction, self.role) {
+            (Transaction { open: false, .. }, _) => Err(reply::MAIL_FIRST),
+            (Transaction { recipients: 0, .. }, Role::Lmtp) => Err(reply::LMTP_NO_RECIPIENTS),
+            (Transaction { recipients: 0, .. }, _) => Err(reply::NO_RECIPIENTS),
+            _ => Ok(()),
+        }
+    }
+
+    /// RFC 3030 2: the chunk's octets follow whatever we think of the command, so a refusal is
+    /// said after them.
+    fn bdat<'a>(&mut self, size: u64, last: bool, output: &mut Vec<u8>) -> Option<Event<'a>> {
+        let allowed = self.message_allowed();
+        let transaction = &mut self.transaction;
+        if let Err(refusal) = allowed {
+            transaction.refusal = Some(refusal);
+        } else if transaction.refusal.is_some() {
+            transaction.refusal = Some(reply::CHUNKS_REFUSED);
+        } else if transaction.size.saturating_add(size) > self.limits.message_size_max {
+            transaction.refusal = Some(reply::TOO_LARGE);
+        }
+        transaction.chunked = true;
+        if transaction.refusal.is_some() && size > SWALLOW_MAX {
+            reply::TOO_MUCH_REFUSED.append_to(output);
+            return Some(Event::Close(Verb::Bdat));
+        }
+        self.phase = Phase::Chunk(Chunk { size, remaining: size, last });
+        None
+    }
+
+    fn next_chunk<'a>(
+        &mut self,
+        chunk: Chunk,
+        input: &'a [u8],
+        output: &mut Vec<u8>,
+    ) -> (usize, Option<Event<'a>>) {
+        if chunk.remaining == 0 {
+            self.phase = Phase::Command;
+            return (0, Some(self.end_chunk(chunk, output)));
+        }
+        if input.is_empty() {
+            return (0, Some(Event::Incomplete));
+        }
+        let count = usize::try_from(chunk.remaining).unwrap_or(usize::MAX).min(input.len());
+        let content = &input[..count];
+        self.phase = Phase::Chunk(Chunk { remaining: chunk.remaining - count as u64, ..chunk });
+        (count, self.content(content, output))
+    }
+
+    fn end_chunk<'a>(&mut self, chunk: Chunk, output: &mut Vec<u8>) -> Event<'a> {
+        let Some(refusal) = self.transaction.refusal else {
+            if chunk.last {
+                return Event::MessageEnd;
+            }
+            reply::append_chunk_ok(output, chunk.size);
+            return Event::Answered(Verb::Bdat);
+        };
+        self.errors += 1;
+        if chunk.last && self.transaction.recipients > 0 {
+            return self.end_refused(Verb::Bdat, refusal, output);
+        }
+        refusal.append_to(output);
+        if !self.transaction.open {
+            self.reset_transaction();
+        }
+        Event::Answered(Verb::Bdat)
+    }
+
+    fn next_text<'a>(
+        &mut self,
+        input: &'a [u8],
+        output: &mut Vec<u8>,
+    ) -> (usize, Option<Event<'a>>) {
+        let Phase::Data(reader) = &mut self.phase else {
+            return (0, Some(Event::Incomplete));
+        };
+        let (count, piece) = reader.next(input);
+        let bare_newline =
+            reader.saw_bare_newline() && self.limits.bare_newline == BareNewline::Refuse;
+        let long_line = self.limits.text_line_max.is_some_and(|max| reader.longest_line() > max);
+        if bare_newline {
+            self.transaction.refusal.get_or_insert(reply::BARE_NEWLINE);
+        } else if long_line {
+            self.transaction.refusal.get_or_insert(reply::TEXT_LINE_TOO_LONG);
+        }
+        let event = match piece {
+            Piece::Content(content) => self.content(content, output),
+            Piece::Incomplete => Some(Event::Incomplete),
+            Piece::AmbiguousEnd => {
+                reply::AMBIGUOUS_END.append_to(output);
+                Some(Event::Close(Verb::Data))
+            }
+            Piece::End => {
+                self.phase = Phase::Command;
+                Some(match self.transaction.refusal {
+                    None => Event::MessageEnd,
+                    Some(refusal) => self.end_refused(Verb::Data, refusal, output),
+                })
+            }
+        };
+        (count, event)
+    }
+
+    /// Octets of the message: passed on, or swallowed once it is to be refused.
+    fn content<'a>(&mut self, content: &'a [u8], output: &mut Vec<u8>) -> Option<Event<'a>> {
+        let transaction = &mut self.transaction;
+        transaction.size = transaction.size.saturating_add(content.len() as u64);
+        if transaction.refusal.is_none() {
+            transaction.hop_counter.push(content);
+            if transaction.size > self.limits.message_size_max {
+                transaction.refusal = Some(reply::TOO_LARGE);
+            } else if transaction.hop_counter.hops() > self.limits.hops_max {
+                transaction.refusal = Some(reply::MAIL_LOOP);
+            } else {
+                return Some(Event::Content(content));
+            }
+        }
+        transaction.swallowed += content.len() as u64;
+        if transaction.swallowed > SWALLOW_MAX {
+            reply::TOO_MUCH_REFUSED.append_to(output);
+            return Some(Event::Close(Verb::Data));
+        }
+        None
+    }
+
+    /// RFC 2033 4.2: in LMTP every accepted recipient gets the refusal.
+    fn end_refused<'a>(&mut self, verb: Verb, refusal: Reply, output: &mut Vec<u8>) -> Event<'a> {
+        let replies = if self.role == Role::Lmtp { self.transaction.recipients } else { 1 };
+        for _ in 0..replies {
+            refusal.append_to(output);
+        }
+        self.errors += 1;
+        self.reset_transaction();
+        Event::Reset(verb)
+    }
+
+    fn start_tls<'a>(&mut self, output: &mut Vec<u8>) -> Result<Event<'a>, Reply> {
+        if self.security.tls {
+            return Err(reply::TLS_ALREADY);
+        }
+        if !self.security.can_start_tls {
+            return Err(reply::TLS_UNAVAILABLE);
+        }
+        Ok(answer(Event::StartTls, reply::START_TLS, output))
+    }
+
+    /// AUTH is offered and usable.
+    fn auth_permitted(&self) -> Result<(), Reply> {
+        if self.role != Role::Submission {
+            Err(reply::AUTH_UNAVAILABLE)
+        } else if !self.security.tls && !self.security.plaintext_auth {
+            Err(reply::AUTH_NEEDS_TLS)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn auth<'a>(
+        &mut self,
+        mechanism: &str,
+        initial_response: Option<&str>,
+        output: &mut Vec<u8>,
+    ) -> Result<Event<'a>, Reply> {
+        self.auth_permitted()?;
+        if self.hello != Hello::Extended {
+            return Err(self.hello_first());
+        }
+        if self.authenticated {
+            return Err(reply::AUTH_ALREADY);
+        }
+        if self.transaction.open {
+            return Err(reply::IN_TRANSACTION);
+        }
+        let mechanism =
+            sasl::Mechanism::parse(mechanism.as_bytes()).ok_or(reply::AUTH_MECHANISM)?;
+        let (exchange, step) =
+            sasl::Exchange::start(mechanism, initial_response.map(str::as_bytes));
+        self.phase = Phase::Auth(exchange);
+        Ok(self.auth_step(step, output))
+    }
+
+    fn auth_step<'a>(&mut self, step: sasl::Step, output: &mut Vec<u8>) -> Event<'a> {
+        match step {
+            sasl::Step::Challenge(challenge) => {
+                reply::append_parts(output, &["334 ", challenge]);
+                Event::Answered(Verb::Auth)
+            }
+            sasl::Step::Done(credentials) => {
+                self.phase = Phase::Command;
+                Event::Authenticate(credentials)
+            }
+            sasl::Step::Failed(sasl::SaslError::Cancelled) => {
+                self.refused_auth_step(reply::AUTH_CANCELLED, output)
+            }
+            sasl::Step::Failed(sasl::SaslError::Malformed(_)) => {
+                self.refused_auth_step(reply::AUTH_MALFORMED, output)
+            }
+            sasl::Step::Failed(sasl::SaslError::AuthorizationDenied) => {
+                self.auth_failures += 1;
+                self.refused_auth_step(reply::AUTH_REJECTED, output)
+            }
+        }
+    }
+
+    fn refused_auth_step<'a>(&mut self, refusal: Reply, output: &mut Vec<u8>) -> Event<'a> {
+        self.phase = Phase::Command;
+        self.refused(Verb::Auth, refusal, output)
+    }
+}
+
+fn answer<'a>(event: Event<'a>, reply: Reply, output: &mut Vec<u8>) -> Event<'a> {
+    reply.append_to(output);
+    event
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PLAIN: Security = Security { tls: false, can_start_tls: false, plaintext_auth: true };
+
+    /// Plays `input`, cut at `cut`, with a service that accepts all but recipients named "no", and
+    /// answers everything said and all messages.
+    fn play(role: Role, limits: Limits, input: &[u8], cut: usize) -> (String, Vec<String>) {
+        let mut session = Session::new(role, limits, PLAIN);
+        let (mut output, mut messages, mut message) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut start, mut end, mut recipients) = (0, cut, 0);
+        loop {
+            let (consumed, event) = session.next(&input[start..end], "me.test", &mut output);
+            start += consumed;
+            match event {
+                Event::Incomplete if end == input.len() => break,
+                Event::Incomplete => end = input.len(),
+                Event::Answered(_) => (),
+                Event::Reset(_) => {
+                    recipients = 0;
+                    message.clear();
+                }
+                Event::Sender(sender) => session.accept_sender(&sender, &mut output),
+                Event::Recipient(path) if path.as_str().starts_with("no") => {
+                    session.refuse_recipient(reply::UNKNOWN_USER, &mut output);
+                }
+                Event::Recipient(_) => {
+                    recipients += 1;
+                    session.accept_recipient(&mut output);
+                }
+                Event::Content(content) => message.extend_from_slice(content),
+                Event::MessageEnd => {
+                    let replies = if role == Role::Lmtp { recipients } else { 1 };
+                    (0..replies).for_each(|_| reply::DELIVERED.append_to(&mut output));
+                    messages.push(String::from_utf8_lossy(&message).into_owned());
+                    message.clear();
+                    recipients = 0;
+                    session.end_transaction(true);
+                }
+                Event::Authenticate(_) => session.authenticated(&mut output),
+                Event::StartTls => panic!("TLS is not offered"),
+                Event::Close(_) => break,
+            }
+        }
+        (String::from_utf8_lossy(&output).into_owned(), messages)
+    }
+
+    /// The code of each reply, continuation lines left out.
+    fn codes(output: &str) -> Vec<&str> {
+        output.lines().filter(|line| line.get(3..4) == Some(" ")).map(|line| &line[..3]).collect()
+    }
+
+    fn check(role: Role, limits: Limits, input: &str, expected: &str, messages: &[&str]) {
+        for cut in 0..=input.len() {
+            let (output, found) = play(role, limits, input.as_bytes(), cut);
+            assert_eq!(codes(&output).join(" "), expected, "{input:?} cut at {cut}: {output}");
+            assert_eq!(found, messages, "{input:?} cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn dialogues() {
+        use Role::*;
+        const CASES: &[(Role, &str, &str, &[&str])] = &[
+            (Exchange, "NOOP\r\nRSET\r\nQUIT\r\nNOOP\r\n", "250 250 221", &[]),
+            (Exchange, "MAIL FROM:<a@b>\r\n", "503", &[]),
+            (Exchange, "LHLO x\r\n", "500", &[]),
+            (Lmtp, "HELO x\r\nEHLO x\r\nLHLO x\r\n", "500 500 250", &[]),
+            (
+                Exchange,
+                "HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n..x\r\n.\r\nQUIT\r\n",
+                "250 250 250 354 250 221",
+                &[".x\r\n"],
+            ),
+            (
+                Exchange,
+                "EHLO x\r\nRCPT TO:<a@b>\r\nDATA\r\nMAIL FROM:<c@d>\r\nMAIL FROM:<c@d>\r\nDATA\r\n",
+                "250 503 503 250 503 554",
+                &[],
+            ),
+            (
+                Lmtp,
+                "LHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<no@b>\r\nDATA\r\nRCPT TO:<a@b>\r\n\
+                 RCPT TO:<b@b>\r\nDATA\r\nx\r\n.\r\n",
+                "250 250 550 503 250 250 354 250 250",
+                &["x\r\n"],
+            ),
+            (
+                Exchange,
+                "EHLO x\r\nMAIL FROM:<c@d> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\nDATA\r\n\
+                 BDAT 4\r\na\n.\nBDAT 0\r\nDATA\r\nBDAT 2 LAST\r\nbcNOOP\r\n",
+                "250 250 250 503 250 250 503 250 250",
+                &["a\n.\nbc"],
+            ),
+            (Exchange, "EHLO x\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n", "250 503 250", &[]),
+            (Exchange, "EHLO x\r\nBDAT six\r\nQUIT\r\n", "250 501", &[]),
+            (
+                Exchange,
+                "EHLO x\r\nMAIL FROM:<c@d> SIZE=101\r\nMAIL FROM:<c@d> SIZE=100\r\n",
+                "250 552 250",
+                &[],
+            ),
+            (
+                Exchange,
+                "EHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<a@b>\r\nDATA\r\nbare\nLF\r\n.\r\nNOOP\r\n",
+                "250 250 250 354 550 250",
+                &[],
+            ),
+            (
+                Exchange,
+                "EHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<a@b>\r\nDATA\r\nx\r\n.\nMAIL FROM:<e@f>\r\n",
+                "250 250 250 354 521",
+                &[],
+            ),
+            (
+                Exchange,
+                "EHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<\u{e9}@b>\r\nRSET\r\n\
+                 MAIL FROM:<c@d> SMTPUTF8\r\nRCPT TO:<\u{e9}@b>\r\n",
+                "250 250 553 250 250 250",
+                &[],
+            ),
+            (Exchange, "EHLO x\r\nAUTH PLAIN AGEAYg==\r\nSTARTTLS\r\n", "250 502 502", &[]),
+            (Exchange, "EHLO x\r\nMAIL FROM:<c@d> AUTH=<>\r\n", "250 555", &[]),
+            (Submission, "EHLO x\r\nMAIL FROM:<c@d>\r\n", "250 530", &[]),
+            (
+                Submission,
+                "EHLO x\r\nAUTH PLAIN AGEAYg==\r\nAUTH PLAIN AGEAYg==\r\nMAIL FROM:<c@d> AUTH=<>\r\n",
+                "250 235 503 250",
+                &[],
+            ),
+            (Submission, "EHLO x\r\nAUTH LOGIN\r\nYQ==\r\nYg==\r\n", "250 334 334 235", &[]),
+            (Submission, "EHLO x\r\nAUTH PLAIN\r\n*\r\nNOOP\r\n", "250 334 501 250", &[]),
+            (Submission, "EHLO x\r\nAUTH PLAIN\r\n!\r\nAUTH X\r\n", "250 334 501 504", &[]),
+            (Submission, "HELO x\r\nAUTH PLAIN AGEAYg==\r\n", "250 503", &[]),
+            (Exchange, "VRFY a\r\nEXPN a\r\nHELP\r\nTURN\r\nFOO\r\n", "252 502 214 502 500", &[]),
+            (Exchange, "NOOP\nNOOP\r\n", "500 250", &[]),
+        ];
+        let limits = Limits { message_size_max: 100, ..Limits::default() };
+        for (role, input, expected, messages) in CASES {
+            check(*role, limits, input, expected, messages);
+        }
+    }
+
+    #[test]
+    fn limits_have_replies() {
+        const MAIL: &str = "EHLO x\r\nMAIL FROM:<c@d>\r\n";
+        let limits = Limits {
+            message_size_max: 10,
+            recipients_max: 2,
+            refused_recipients_max: 2,
+            errors_max: 2,
+            commands_max: 8,
+            hops_max: 1,
+            text_line_max: Some(5),
+            ..Limits::default()
+        };
+        let check = |input: &str, expected: &str| {
+            check(Role::Exchange, limits, &format!("{MAIL}{input}"), expected, &[]);
+        };
+        check(&"RCPT TO:<a@b>\r\n".repeat(4), "250 250 250 250 452 452");
+        check(&"RCPT TO:<no@b>\r\n".repeat(4), "250 250 550 550 550 421");
+        check(&"FOO\r\n".repeat(4), "250 250 500 500 500 421");
+        check(&"NOOP\r\n".repeat(9), "250 250 250 250 250 250 250 250 250 421");
+        let rcpt = "RCPT TO:<a@b>\r\nDATA\r\n";
+        check(&format!("{rcpt}a\r\nb\r\nc\r\nd\r\n.\r\n"), "250 250 250 354 552");
+        check(&format!("{rcpt}abcdef\r\n.\r\n"), "250 250 250 354 550");
+        check("RCPT TO:<a@b>\r\nBDAT 11 LAST\r\n12345678901", "250 250 250 552");
+        check("RCPT TO:<a@b>\r\nBDAT 99999999999 LAST\r\n", "250 250 250 421");
+        let long = format!("NOOP {}\r\n", "x".repeat(COMMAND_LINE_MAX));
+        assert_eq!(codes(&play(Role::Exchange, limits, long.as_bytes(), 0).0), ["500"]);
+        let hops = Limits { message_size_max: 1000, text_line_max: None, ..limits };
+        let looping = format!("{MAIL}{rcpt}Received: a\r\nReceived: b\r\n\r\n.\r\n");
+        let (output, _) = play(Role::Exchange, hops, looping.as_bytes(), 0);
+        assert!(output.ends_with("554 5.4.6 Too many Received header fields: a mail loop\r\n"));
+    }
+
+    #[test]
+    fn capabilities_follow_the_state() {
+        let offered = |role, security| {
+            let mut output = Vec::new();
+            let line: &[u8] = if role == Role::Lmtp { b"LHLO x\r\n" } else { b"EHLO x\r\n" };
+            Session::new(role, Limits::default(), security).next(line, "me.test", &mut output);
+            let text = String::from_utf8_lossy(&output).into_owned();
+            assert!(text.starts_with("250-me.test\r\n") && text.contains("250-SIZE 52428800\r\n"));
+            (text.contains("STARTTLS"), text.contains("AUTH PLAIN LOGIN"))
+        };
+        let plain = Security { can_start_tls: true, ..Security::default() };
+        let tls = Security { tls: true, can_start_tls: true, plaintext_auth: false };
+        assert_eq!(offered(Role::Exchange, plain), (true, false));
+        assert_eq!(offered(Role::Submission, plain), (true, false));
+        assert_eq!(offered(Role::Submission, tls), (false, true));
+        assert_eq!(offered(Role::Submission, PLAIN), (false, true));
+        assert_eq!(offered(Role::Lmtp, tls), (false, false));
+    }
+
+    #[test]
+    fn tls_forgets_what_was_said_before() {
+        let security = Security { can_start_tls: true, ..Security::default() };
+        let mut session = Session::new(Role::Exchange, Limits::default(), security);
+        let mut output = Vec::new();
+        session.next(b"EHLO x\r\n", "me.test", &mut output);
+        assert_eq!(session.next(b"STARTTLS\r\n", "me.test", &mut output).1, Event::StartTls);
+        session.tls_started();
+        output.clear();
+        session.next(b"MAIL FROM:<a@b>\r\n", "me.test", &mut output);
+        session.next(b"STARTTLS\r\n", "me.test", &mut output);
+        assert_eq!(codes(&String::from_utf8_lossy(&output)), ["503", "503"]);
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_answered_the_same_however_cut(
+            words in proptest::collection::vec(proptest::sample::select(vec![
+                "EHLO x", "MAIL FROM:<a@b>", "RCPT TO:<a@b>", "DATA", "BDAT 3", "BDAT 2 LAST",
+                "RSET", "\r\n", "\r\n", "\r\n", "\n", "\r", ".", "x", "AUTH PLAIN", "*",
+            ]), 0..40),
+            cut in 0usize..100,
+        ) {
+            let input = words.concat().into_bytes();
+            for role in [Role::Exchange, Role::Submission, Role::Lmtp] {
+                let whole = play(role, Limits::default(), &input, input.len());
+                let cut = play(role, Limits::default(), &input, cut.min(input.len()));
+                prop_assert_eq!(whole, cut);
+            }
+        }
+    }
+}

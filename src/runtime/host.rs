@@ -1,0 +1,221 @@
+//! Looks at the host before any shard starts, because glommio panics with a wrong reason when
+//! io_uring is refused, and a mail server that runs out of descriptors says so too late.
+//!
+//! Every complaint says what was found and exactly what to set. Called by `main` once.
+
+use std::{fmt, fs, io};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Locked memory glommio asks for per executor, besides `ShardOptions::io_memory`.
+const LOCKED_MEMORY_PER_SHARD: u64 = 512 * 1024;
+
+/// Descriptors a shard uses besides connections: rings, segments, listeners.
+const DESCRIPTORS_PER_SHARD: u64 = 64;
+
+/// What the server is about to ask of the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    pub shards: u16,
+    /// As `ShardOptions::io_memory`, bytes.
+    pub io_memory: usize,
+    /// As `ResourceLimits::connections_max`.
+    pub connections_per_shard: usize,
+}
+
+/// A fault of the host: the server cannot run, or (`warnings`) not as configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Complaint {
+    pub found: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.found, self.remedy)
+    }
+}
+
+impl std::error::Error for Complaint {}
+
+/// Checks the host and raises soft limits as far as it may. `Ok` carries warnings.
+pub fn probe(demand: Demand) -> Result<Vec<Complaint>, Complaint> {
+    let mut warnings = Vec::new();
+    probe_io_uring()?;
+    probe_locked_memory(demand)?;
+    warnings.extend(raise_descriptor_limit(demand)?);
+    Ok(warnings)
+}
+
+fn complaint(found: impl Into<String>, remedy: impl Into<String>) -> Complaint {
+    Complaint { found: found.into(), remedy: remedy.into() }
+}
+
+/// Makes and closes a ring.
+fn probe_io_uring() -> Result<(), Complaint> {
+    // struct io_uring_params: 120 bytes, all zero asks for nothing special.
+    let mut params = [0u64; 15];
+    // SAFETY: io_uring_setup reads and writes 120 bytes at `params`, which live past the call.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
+    if ring >= 0 {
+        // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+        unsafe { libc::close(ring as libc::c_int) };
+        return Ok(());
+    }
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+        .ok()
+        .and_then(|value| value.trim().parse().ok());
+    Err(explain_io_uring(&io::Error::last_os_error(), disabled))
+}
+
+/// Names the cause of a refused io_uring. `disabled` is sysctl kernel.io_uring_disabled.
+fn explain_io_uring(error: &io::Error, disabled: Option<u8>) -> Complaint {
+    match (error.raw_os_error(), disabled) {
+        (Some(libc::EPERM), Some(2)) => complaint(
+            "io_uring is switched off on this host (kernel.io_uring_disabled = 2)",
+            "run `sysctl -w kernel.io_uring_disabled=0` as root and keep it in /etc/sysctl.d/",
+        ),
+        (Some(libc::EPERM), Some(1)) => complaint(
+            "io_uring is reserved to privileged processes (kernel.io_uring_disabled = 1)",
+            "run `sysctl -w kernel.io_uring_disabled=0` as root, or set \
+             kernel.io_uring_group to the server's group",
+        ),
+        (Some(libc::EPERM), _) => complaint(
+            "io_uring is forbidden to this process, most likely by a container's seccomp filter",
+            "allow io_uring_setup, io_uring_enter and io_uring_register in the profile \
+             (docker or podman: --security-opt seccomp=PROFILE.json, or =unconfined to try)",
+        ),
+        (Some(libc::ENOSYS), _) => complaint(
+            "this kernel has no io_uring (or a seccomp filter hides it)",
+            "use Linux 5.8 or later with CONFIG_IO_URING=y; in a container, allow the \
+             io_uring system calls in its seccomp profile",
+        ),
+        (Some(libc::ENOMEM), _) => complaint(
+            "io_uring got no locked memory",
+            "raise the limit on locked memory: LimitMEMLOCK=infinity in the systemd unit, \
+             `ulimit -l unlimited` in a shell, --ulimit memlock=-1 for a container",
+        ),
+        (Some(libc::EMFILE | libc::ENFILE), _) => complaint(
+            "no file descriptor is left for io_uring",
+            "raise the limit: LimitNOFILE=1048576 in the systemd unit, `ulimit -n 1048576` \
+             in a shell",
+        ),
+        _ => complaint(
+            format!("io_uring_setup failed: {error}"),
+            "Ringmail needs io_uring; see io_uring_setup(2) for this error",
+        ),
+    }
+}
+
+fn probe_locked_memory(demand: Demand) -> Result<(), Complaint> {
+    // Root is not held to the limit (CAP_IPC_LOCK), but privileges are dropped later.
+    let needed = u64::from(demand.shards) * (LOCKED_MEMORY_PER_SHARD + demand.io_memory as u64);
+    let (soft, hard) = limit(Resource::RLIMIT_MEMLOCK)?;
+    if soft >= needed {
+        return Ok(());
+    }
+    let raised = hard.max(needed);
+    if setrlimit(Resource::RLIMIT_MEMLOCK, needed.min(raised), raised).is_ok() {
+        return Ok(());
+    }
+    if hard >= needed && setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard).is_ok() {
+        return Ok(());
+    }
+    Err(explain_locked_memory(demand.shards, needed, hard))
+}
+
+fn explain_locked_memory(shards: u16, needed: u64, hard: u64) -> Complaint {
+    let kib = needed.div_ceil(1024);
+    complaint(
+        format!(
+            "{shards} shards need {kib} KiB of locked memory, the limit is {} KiB",
+            hard / 1024
+        ),
+        format!(
+            "set LimitMEMLOCK={kib}K (or infinity) in the systemd unit, `ulimit -l {kib}` in a \
+             shell, --ulimit memlock={} for a container, or use fewer shards",
+            kib * 1024
+        ),
+    )
+}
+
+/// Raises the soft limit on descriptors to what is wanted, as far as the hard limit goes.
+fn raise_descriptor_limit(demand: Demand) -> Result<Option<Complaint>, Complaint> {
+    let per_shard = demand.connections_per_shard as u64 + DESCRIPTORS_PER_SHARD;
+    let wanted = u64::from(demand.shards) * per_shard + DESCRIPTORS_PER_SHARD;
+    let least = u64::from(demand.shards) * 2 * DESCRIPTORS_PER_SHARD;
+    let (soft, hard) = limit(Resource::RLIMIT_NOFILE)?;
+    let mut reached = soft;
+    // Root may raise the hard limit as well.
+    for (new_soft, new_hard) in [(wanted, hard.max(wanted)), (wanted.min(hard), hard)] {
+        if reached < wanted && setrlimit(Resource::RLIMIT_NOFILE, new_soft, new_hard).is_ok() {
+            reached = new_soft;
+        }
+    }
+    match explain_descriptors(demand, wanted, reached) {
+        Some(fault) if reached < least => Err(fault),
+        other => Ok(other),
+    }
+}
+
+fn explain_descriptors(demand: Demand, wanted: u64, reached: u64) -> Option<Complaint> {
+    (reached < wanted).then(|| {
+        complaint(
+            format!(
+                "{} shards with {} connections each need {wanted} file descriptors, the limit \
+                 is {reached}",
+                demand.shards, demand.connections_per_shard
+            ),
+            format!(
+                "set LimitNOFILE={wanted} in the systemd unit, `ulimit -n {wanted}` in a shell, \
+                 --ulimit nofile={wanted} for a container, or configure fewer connections"
+            ),
+        )
+    })
+}
+
+fn limit(resource: Resource) -> Result<(u64, u64), Complaint> {
+    getrlimit(resource).map_err(|error| {
+        complaint(format!("cannot read resource limits: {error}"), "see getrlimit(2)")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_io_uring_names_its_cause_and_remedy() {
+        const CASES: &[(i32, Option<u8>, &str, &str)] = &[
+            (libc::EPERM, Some(2), "io_uring_disabled = 2", "sysctl -w kernel.io_uring_disabled=0"),
+            (libc::EPERM, Some(1), "io_uring_disabled = 1", "kernel.io_uring_group"),
+            (libc::EPERM, Some(0), "seccomp", "io_uring_setup"),
+            (libc::EPERM, None, "seccomp", "--security-opt"),
+            (libc::ENOSYS, None, "no io_uring", "5.8"),
+            (libc::ENOMEM, None, "locked memory", "LimitMEMLOCK"),
+            (libc::EMFILE, None, "descriptor", "LimitNOFILE"),
+            (libc::EINVAL, None, "Invalid argument", "io_uring_setup(2)"),
+        ];
+        for &(errno, disabled, found, remedy) in CASES {
+            let complaint = explain_io_uring(&io::Error::from_raw_os_error(errno), disabled);
+            assert!(complaint.found.contains(found), "{complaint}");
+            assert!(complaint.remedy.contains(remedy), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn this_host_passes_a_small_demand() {
+        let demand = Demand { shards: 1, io_memory: 1 << 16, connections_per_shard: 16 };
+        assert_eq!(probe(demand), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn limits_are_told_with_the_numbers_to_set() {
+        let demand = Demand { shards: 4, io_memory: 1 << 20, connections_per_shard: 1000 };
+        assert_eq!(explain_descriptors(demand, 5000, 5000), None);
+        let text = explain_descriptors(demand, 5000, 1024).unwrap().to_string();
+        assert!(text.contains("LimitNOFILE=5000") && text.contains("1024"), "{text}");
+        let text = explain_locked_memory(4, 6 << 20, 64 << 10).to_string();
+        assert!(text.contains("LimitMEMLOCK=6144K") && text.contains("64 KiB"), "{text}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Giving up root for good, after the low ports are bound and before the shards start.
+//!
+//! Must run while the process has one thread: credentials are per thread in the kernel, and though
+//! libc changes all threads' user ids, threads of glommio or tokio must never exist with root's.
+
+use std::{
+    fs, io,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Group, Uid, User, setgid, setgroups, setresgid, setresuid, setuid};
+
+/// Why privileges could not be dropped. The server must not go on as root then.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegeError {
+    #[error("no user {0:?} on this system")]
+    NoUser(String),
+    #[error("no group {0:?} on this system")]
+    NoGroup(String),
+    #[error("user {0:?} is root: choose one without privileges")]
+    IsRoot(String),
+    #[error("cannot {action}: {source}")]
+    Failed { action: &'static str, source: io::Error },
+    #[error("{}: {error}", path.display())]
+    Directory { path: PathBuf, error: io::Error },
+    #[error("privileges could be regained after dropping them; refusing to run")]
+    Regained,
+}
+
+/// Whether this process may drop privileges, and should.
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// Becomes `user` (with `group`, or else the user's own group, and no others) and makes that
+/// irrevocable, for this process and whatever it executes.
+pub fn drop_to(user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
+    let failed = |action| move |error: nix::Error| failure(action, error);
+    let (account, gid) = look_up(user, group)?;
+    if account.uid.is_root() {
+        return Err(PrivilegeError::IsRoot(user.to_owned()));
+    }
+    // Groups first: once the user is no longer root they cannot be changed.
+    setgroups(&[gid]).map_err(failed("set supplementary groups"))?;
+    setgid(gid).map_err(failed("set the group"))?;
+    setresgid(gid, gid, gid).map_err(failed("set the saved group"))?;
+    setuid(account.uid).map_err(failed("set the user"))?;
+    setresuid(account.uid, account.uid, account.uid).map_err(failed("set the saved user"))?;
+    forbid_new_privileges()?;
+    verify_dropped(account.uid, gid)
+}
+
+fn look_up(user: &str, group: Option<&str>) -> Result<(User, Gid), PrivilegeError> {
+    let failed = |action| move |error: nix::Error| failure(action, error);
+    let account = User::from_name(user)
+        .map_err(failed("look up the user"))?
+        .ok_or_else(|| PrivilegeError::NoUser(user.to_owned()))?;
+    let gid = match group {
+        None => account.gid,
+        Some(name) => {
+            Group::from_name(name)
+                .map_err(failed("look up the group"))?
+                .ok_or_else(|| PrivilegeError::NoGroup(name.to_owned()))?
+                .gid
+        }
+    };
+    Ok((account, gid))
+}
+
+/// Makes `path` if it is absent and gives it to `user`: what root started must be able to write
+/// after `drop_to`. Only the directory itself: what lies in it was written by `user` already.
+pub fn own_directory(path: &Path, user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
+    let (account, gid) = look_up(user, group)?;
+    let failed = |error| PrivilegeError::Directory { path: path.to_owned(), error };
+    fs::create_dir_all(path).map_err(failed)?;
+    chown(path, Some(account.uid.as_raw()), Some(gid.as_raw())).map_err(failed)
+}
+
+/// No later execve gains privileges by set-user-id bits or file capabilities.
+pub fn forbid_new_privileges() -> Result<(), PrivilegeError> {
+    nix::sys::prctl::set_no_new_privs().map_err(|error| failure("set no_new_privs", error))
+}
+
+/// Trusts nothing: asks for root again, which must fail.
+fn verify_dropped(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
+    let root = Uid::from_raw(0);
+    let regained = setuid(root).is_ok() || setresuid(root, root, root).is_ok();
+    let dropped = Uid::current() == uid
+        && Uid::effective() == uid
+        && Gid::current() == gid
+        && Gid::effective() == gid;
+    if regained || !dropped { Err(PrivilegeError::Regained) } else { Ok(()) }
+}
+
+fn failure(action: &'static str, error: nix::Error) -> PrivilegeError {
+    PrivilegeError::Failed { action, source: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the child of `dropping_is_final`.
+    const CHILD: &str = "RINGMAIL_TEST_DROP_PRIVILEGES";
+
+    #[test]
+    fn unknown_and_privileged_users_are_refused() {
+        let error = drop_to("no-such-user-here", None).unwrap_err();
+        assert!(matches!(error, PrivilegeError::NoUser(_)), "{error}");
+        let error = drop_to("root", None).unwrap_err();
+        assert!(matches!(error, PrivilegeError::IsRoot(_)), "{error}");
+        let error = drop_to("nobody", Some("no-such-group-here")).unwrap_err();
+        assert!(matches!(error, PrivilegeError::NoGroup(_)), "{error}");
+    }
+
+    /// Runs this test again in a process of its own, since there is no way back. Without root it
+    /// sees that dropping fails instead of passing silently.
+    #[test]
+    fn dropping_is_final() {
+        if std::env::var_os(CHILD).is_some() {
+            return drop_and_look();
+        }
+        if !is_root() {
+            let error = drop_to("nobody", None).unwrap_err();
+            assert!(matches!(error, PrivilegeError::Failed { .. }), "{error}");
+            return;
+        }
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "runtime::privilege::tests::dropping_is_final"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    fn drop_and_look() {
+        let nobody = User::from_name("nobody").unwrap().unwrap();
+        drop_to("nobody", None).unwrap();
+        assert_eq!(Uid::effective(), nobody.uid);
+        assert_eq!(nix::unistd::getgroups().unwrap(), [nobody.gid]);
+        assert!(nix::unistd::seteuid(Uid::from_raw(0)).is_err());
+        assert_eq!(nix::sys::prctl::get_no_new_privs(), Ok(true));
+    }
+}

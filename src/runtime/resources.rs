@@ -1,0 +1,312 @@
+//! What the connections of one shard share: buffers, the scratch buffer, timers, the count of
+//! connections and the wish to shut down.
+//!
+//! Invariant: an idle connection holds none of this. Bytes are received into the shard's scratch
+//! buffer and copied to a pooled buffer only once there are some; a buffer that ran empty goes back
+//! to the pool. Each shard has a byte budget for buffers in use; at the limit `fill` fails with
+//! `NoMemory`, while replies always find memory, so that the refusal can be said.
+//!
+//! Ownership: shard-local, one per thread, held by `Rc`. `shard::start` installs it; tests on other
+//! executors get one on first use.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use super::{
+    executor::{Executor, Priority},
+    timer::TimerWheel,
+};
+
+/// Bytes received by one call at most, and therefore the size of the scratch buffer.
+pub const SCRATCH_SIZE: usize = 64 * 1024;
+
+/// Capacity of the small pooled buffers: a batch of commands or replies.
+const SMALL_BUFFER: usize = 4 * 1024;
+
+/// A buffer that grew past this is freed, not pooled.
+const POOLED_CAPACITY_MAX: usize = 2 * SCRATCH_SIZE;
+
+/// Free buffers kept of each size.
+const FREE_SMALL_MAX: usize = 512;
+const FREE_LARGE_MAX: usize = 32;
+
+/// Limits of one shard.
+#[derive(Clone, Debug)]
+pub struct ResourceLimits {
+    /// Bytes of connection buffers in use at once.
+    pub buffer_bytes_max: usize,
+    /// Connections served at once; those past it are refused in their protocol's words.
+    pub connections_max: usize,
+}
+
+impl Default for ResourceLimits {
+    fn default() -> Self {
+        ResourceLimits { buffer_bytes_max: 64 << 20, connections_max: 20_000 }
+    }
+}
+
+/// What one shard's connections share. See the module documentation.
+pub struct ShardResources {
+    limits: ResourceLimits,
+    scratch: RefCell<Box<[u8]>>,
+    free_small: RefCell<Vec<Vec<u8>>>,
+    free_large: RefCell<Vec<Vec<u8>>>,
+    buffer_bytes: Cell<usize>,
+    connections: Cell<usize>,
+    shutting_down: Cell<bool>,
+    timers: Rc<TimerWheel>,
+    timers_driven: Cell<bool>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<ShardResources>>> = const { RefCell::new(None) };
+}
+
+impl ShardResources {
+    /// Makes the resources of this thread's shard, in place of any before.
+    pub fn install(limits: ResourceLimits, executor: &Rc<dyn Executor>) -> Rc<ShardResources> {
+        let resources = Rc::new(Self::new(limits));
+        CURRENT.set(Some(resources.clone()));
+        resources.start_timers(executor);
+        resources
+    }
+
+    /// This thread's resources. Outside a shard (unit tests) they come into being here, with
+    /// default limits and with deadlines that never pass.
+    pub fn current() -> Rc<ShardResources> {
+        CURRENT.with_borrow_mut(|current| {
+            current.get_or_insert_with(|| Rc::new(Self::new(ResourceLimits::default()))).clone()
+        })
+    }
+
+    fn new(limits: ResourceLimits) -> ShardResources {
+        ShardResources {
+            limits,
+            scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
+            free_small: RefCell::default(),
+            free_large: RefCell::default(),
+            buffer_bytes: Cell::new(0),
+            connections: Cell::new(0),
+            shutting_down: Cell::new(false),
+            timers: Rc::new(TimerWheel::new()),
+            timers_driven: Cell::new(false),
+        }
+    }
+
+    /// Starts the task that makes deadlines pass, unless there is one.
+    pub fn start_timers(self: &Rc<Self>, executor: &Rc<dyn Executor>) {
+        if !self.timers_driven.replace(true) {
+            let driving = Driving(self.clone());
+            let drive = self.timers.clone().drive(executor.clone());
+            let task = async move {
+                let _driving = driving;
+                drive.await;
+            };
+            executor.spawn(Priority::Foreground, Box::pin(task));
+        }
+    }
+
+    pub fn timers(&self) -> &Rc<TimerWheel> {
+        &self.timers
+    }
+
+    /// Makes waiting sessions end: `Connection::fill` fails between commands from now on.
+    pub fn shut_down(&self) {
+        self.shutting_down.set(true);
+        self.timers.wake_all();
+    }
+
+    pub fn shutting_down(&self) -> bool {
+        self.shutting_down.get()
+    }
+
+    /// Connections on this shard now.
+    pub fn connection_count(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// True when the shard serves as many connections as it may (or more, after a handover).
+    pub fn connections_full(&self) -> bool {
+        self.connections.get() >= self.limits.connections_max
+    }
+
+    pub(super) fn count_connection(&self) {
+        self.connections.set(self.connections.get() + 1);
+    }
+
+    pub(super) fn uncount_connection(&self) {
+        self.connections.set(self.connections.get() - 1);
+    }
+
+    /// Bytes of connection buffers in use now.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes.get()
+    }
+
+    /// Lends the scratch buffer for the length of `use_scratch`, which must not call back here.
+    pub(super) fn with_scratch<T>(&self, use_scratch: impl FnOnce(&mut [u8]) -> T) -> T {
+        use_scratch(&mut self.scratch.borrow_mut())
+    }
+
+    fn within_budget(&self) -> bool {
+        self.buffer_bytes.get() <= self.limits.buffer_bytes_max
+    }
+
+    fn take(&self, size: usize) -> Vec<u8> {
+        let (free, capacity) = if size <= SMALL_BUFFER {
+            (&self.free_small, SMALL_BUFFER)
+        } else {
+            (&self.free_large, size.max(SCRATCH_SIZE))
+        };
+        let mut bytes = free.borrow_mut().pop().unwrap_or_default();
+        bytes.reserve(capacity);
+        bytes
+    }
+
+    fn give(&self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        let (free, count_max) = match bytes.capacity() {
+            0..SMALL_BUFFER => return,
+            SMALL_BUFFER..SCRATCH_SIZE => (&self.free_small, FREE_SMALL_MAX),
+            SCRATCH_SIZE..=POOLED_CAPACITY_MAX => (&self.free_large, FREE_LARGE_MAX),
+            _ => return,
+        };
+        let mut free = free.borrow_mut();
+        if free.len() < count_max {
+            free.push(bytes);
+        }
+    }
+}
+
+/// Held by the task that drives the timers: when its executor is dropped (one simulation after
+/// another on a thread), the next one starts another.
+struct Driving(Rc<ShardResources>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.timers_driven.set(false);
+    }
+}
+
+/// The shard's byte budget is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BudgetSpent;
+
+/// A byte buffer that counts against the shard's budget while it holds memory. Without memory
+/// until something is put in.
+pub(super) struct PooledBuffer {
+    bytes: Vec<u8>,
+    /// Bytes of capacity counted in `ShardResources::buffer_bytes`.
+    charged: usize,
+    resources: Rc<ShardResources>,
+}
+
+impl PooledBuffer {
+    pub fn new(resources: &Rc<ShardResources>) -> PooledBuffer {
+        PooledBuffer { bytes: Vec::new(), charged: 0, resources: resources.clone() }
+    }
+
+    pub fn from_vec(bytes: Vec<u8>, resources: &Rc<ShardResources>) -> PooledBuffer {
+        let mut buffer = PooledBuffer { bytes, charged: 0, resources: resources.clone() };
+        buffer.recount();
+        buffer
+    }
+
+    pub fn bytes(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+
+    /// The bytes for writing, with memory of some size behind them. Growth is counted by the next
+    /// `settle`.
+    pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = self.resources.take(SMALL_BUFFER);
+            self.recount();
+        }
+        &mut self.bytes
+    }
+
+    /// Makes room for `additional` bytes, from the pool when there was no memory yet.
+    pub fn reserve(&mut self, additional: usize) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = self.resources.take(additional);
+        } else {
+            self.bytes.reserve(additional);
+        }
+        self.recount();
+    }
+
+    /// Counts what the buffer holds by now against the budget. The bytes stay in any case.
+    pub fn settle(&mut self) -> Result<(), BudgetSpent> {
+        self.recount();
+        if self.resources.within_budget() { Ok(()) } else { Err(BudgetSpent) }
+    }
+
+    /// Gives the memory back if nothing is in it.
+    pub fn release_if_empty(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() > 0 {
+            self.resources.give(std::mem::take(&mut self.bytes));
+            self.recount();
+        }
+    }
+
+    /// Takes the bytes out of this shard's accounts.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    fn recount(&mut self) {
+        let capacity = self.bytes.capacity();
+        let in_use = &self.resources.buffer_bytes;
+        in_use.set(in_use.get() + capacity - self.charged);
+        self.charged = capacity;
+    }
+}
+
+impl Drop for PooledBuffer {
+    fn drop(&mut self) {
+        self.resources.give(std::mem::take(&mut self.bytes));
+        self.recount();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_counted_reused_and_limited() {
+        let limits = ResourceLimits { buffer_bytes_max: SCRATCH_SIZE, connections_max: 1 };
+        let resources = Rc::new(ShardResources::new(limits));
+        let mut buffer = PooledBuffer::new(&resources);
+        assert_eq!(resources.buffer_bytes(), 0);
+        buffer.bytes_mut().extend_from_slice(b"HELO");
+        assert_eq!(resources.buffer_bytes(), buffer.bytes().capacity());
+        assert!(buffer.settle().is_ok());
+
+        let memory = buffer.bytes().as_ptr();
+        buffer.bytes_mut().clear();
+        buffer.release_if_empty();
+        assert_eq!(resources.buffer_bytes(), 0);
+        buffer.bytes_mut().push(b'x');
+        assert_eq!(buffer.bytes().as_ptr(), memory, "the pooled buffer comes back");
+
+        buffer.bytes_mut().resize(2 * SCRATCH_SIZE, 0);
+        assert_eq!(buffer.settle(), Err(BudgetSpent));
+        drop(buffer);
+        assert_eq!(resources.buffer_bytes(), 0);
+    }
+
+    #[test]
+    fn detached_bytes_leave_the_accounts() {
+        let resources = Rc::new(ShardResources::new(ResourceLimits::default()));
+        let mut buffer = PooledBuffer::new(&resources);
+        buffer.bytes_mut().extend_from_slice(b"half a comm");
+        let bytes = buffer.into_vec();
+        assert_eq!(resources.buffer_bytes(), 0);
+        let buffer = PooledBuffer::from_vec(bytes, &resources);
+        assert_eq!(resources.buffer_bytes(), buffer.bytes().capacity());
+    }
+}

@@ -1,0 +1,237 @@
+//! Shards: one glommio executor a core, pinned, each on a thread of its own.
+//!
+//! `main` makes one start closure per shard (with that shard's listeners and mesh seat inside) and
+//! calls `start`; each closure's future is the life of its shard. What would make glommio panic
+//! with a wrong reason is probed first by `host::probe`.
+//!
+//! Ownership: `ShardContext` is shard-local; `ShardThreads` belongs to the starter.
+
+use std::{
+    future::Future,
+    io,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
+
+use glommio::{
+    ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle,
+};
+
+use super::{
+    LocalFuture,
+    executor::{Executor, Priority},
+    resources::{ResourceLimits, ShardResources},
+};
+use crate::model::{ShardId, Timestamp};
+
+/// How shards run. The same for all of them.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    pub limits: ResourceLimits,
+    /// Bytes registered with io_uring for file I/O; locked memory, a multiple of 64 KiB.
+    pub io_memory: usize,
+    /// Entries of each io_uring.
+    pub ring_depth: usize,
+    /// Busy-wait this long before sleeping: shorter wake-ups for a hot core. Off by default.
+    pub spin_before_park: Option<Duration>,
+    /// Shares of the core under contention: sessions and commits against checkpoints, indexing.
+    pub foreground_shares: usize,
+    pub background_shares: usize,
+    /// A background task is asked to yield when sessions waited this long.
+    pub foreground_latency: Duration,
+}
+
+impl Default for ShardOptions {
+    fn default() -> Self {
+        ShardOptions {
+            limits: ResourceLimits::default(),
+            io_memory: 1 << 20,
+            ring_depth: 256,
+            spin_before_park: None,
+            foreground_shares: 1000,
+            background_shares: 50,
+            foreground_latency: Duration::from_millis(5),
+        }
+    }
+}
+
+/// What a shard's start closure works with.
+pub struct ShardContext {
+    pub id: ShardId,
+    pub executor: Rc<dyn Executor>,
+    pub resources: Rc<ShardResources>,
+}
+
+/// The running shards.
+pub struct ShardThreads<T: Send + 'static> {
+    threads: Vec<ExecutorJoinHandle<io::Result<T>>>,
+}
+
+/// Starts as many shards as there are `starts`. Shard `i` is pinned to the `i`-th processor this
+/// process may use; with more shards than processors none is pinned.
+pub fn start<T, F, Life>(options: &ShardOptions, starts: Vec<F>) -> io::Result<ShardThreads<T>>
+where
+    T: Send + 'static,
+    F: FnOnce(ShardContext) -> Life + Send + 'static,
+    Life: Future<Output = T> + 'static,
+{
+    let processors = allowed_processors()?;
+    let pinned = starts.len() <= processors.len();
+    let mut threads = Vec::with_capacity(starts.len());
+    for (index, start) in starts.into_iter().enumerate() {
+        let placement = match processors.get(index) {
+            Some(processor) if pinned => Placement::Fixed(*processor),
+            _ => Placement::Unbound,
+        };
+        let mut builder = LocalExecutorBuilder::new(placement)
+            .name(&format!("shard-{index}"))
+            .io_memory(options.io_memory)
+            .ring_depth(options.ring_depth);
+        if let Some(spin) = options.spin_before_park {
+            builder = builder.spin_before_park(spin);
+        }
+        let id = ShardId(u16::try_from(index).map_err(io::Error::other)?);
+        let options = options.clone();
+        let life = move || async move {
+            let executor: Rc<dyn Executor> = Rc::new(GlommioExecutor::new(&options)?);
+            let resources = ShardResources::install(options.limits, &executor);
+            Ok(start(ShardContext { id, executor, resources }).await)
+        };
+        threads.push(builder.spawn(life).map_err(glommio_error)?);
+    }
+    Ok(ShardThreads { threads })
+}
+
+impl<T: Send + 'static> ShardThreads<T> {
+    /// Waits until every shard's life is over.
+    pub fn join(self) -> Vec<io::Result<T>> {
+        self.threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(glommio_error).and_then(|life| life))
+            .collect()
+    }
+}
+
+/// glommio's errors may hold a panic's payload, which io::Error cannot carry.
+fn glommio_error(error: glommio::GlommioError<()>) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// Processors this process may run on, in order.
+pub fn allowed_processors() -> io::Result<Vec<usize>> {
+    use nix::{
+        sched::{CpuSet, sched_getaffinity},
+        unistd::Pid,
+    };
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|&processor| set.is_set(processor) == Ok(true)).collect())
+}
+
+/// The production executor: two glommio task queues.
+pub struct GlommioExecutor {
+    foreground: TaskQueueHandle,
+    background: TaskQueueHandle,
+}
+
+impl GlommioExecutor {
+    /// Must be called on a glommio executor's thread.
+    pub fn new(options: &ShardOptions) -> io::Result<GlommioExecutor> {
+        let executor = glommio::executor();
+        Ok(GlommioExecutor {
+            foreground: executor.create_task_queue(
+                Shares::Static(options.foreground_shares),
+                Latency::Matters(options.foreground_latency),
+                "foreground",
+            ),
+            background: executor.create_task_queue(
+                Shares::Static(options.background_shares),
+                Latency::NotImportant,
+                "background",
+            ),
+        })
+    }
+}
+
+impl Executor for GlommioExecutor {
+    fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>) {
+        let queue = match priority {
+            Priority::Foreground => self.foreground,
+            Priority::Background => self.background,
+        };
+        match glommio::spawn_local_into(task, queue) {
+            Ok(task) => drop(task.detach()),
+            // Both queues live as long as the executor.
+            Err(error) => unreachable!("a task queue is gone: {error}"),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)),
+            Err(before) => {
+                Timestamp(-i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX))
+            }
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {
+        Box::pin(glommio::timer::sleep(duration))
+    }
+
+    fn yield_now(&self) -> LocalFuture<'static, ()> {
+        Box::pin(glommio::yield_if_needed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Starts `count` shards; each answers its number and the processors it may run on.
+    fn started(count: u16) -> Vec<(ShardId, Vec<usize>)> {
+        let life =
+            |context: ShardContext| async move { (context.id, allowed_processors().unwrap()) };
+        let starts = (0..count).map(|_| life).collect();
+        let threads = start(&ShardOptions::default(), starts).unwrap();
+        threads.join().into_iter().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn shards_are_pinned_while_processors_last() {
+        let processors = allowed_processors().unwrap();
+        let count = processors.len() as u16;
+        for (index, (id, allowed)) in started(count).into_iter().enumerate() {
+            assert_eq!(id, ShardId(index as u16));
+            assert_eq!(allowed, [processors[index]]);
+        }
+        let crowded = started(count + 1);
+        assert_eq!(crowded.len(), usize::from(count) + 1);
+        assert!(crowded.iter().all(|(_, allowed)| *allowed == processors));
+    }
+
+    #[test]
+    fn both_priorities_run_and_time_passes() {
+        let life = |context: ShardContext| async move {
+            let ran = Rc::new(Cell::new(0));
+            for priority in [Priority::Foreground, Priority::Background] {
+                let ran = ran.clone();
+                let task = async move { ran.set(ran.get() + 1) };
+                context.executor.spawn(priority, Box::pin(task));
+            }
+            let before = context.executor.now();
+            while ran.get() < 2 {
+                context.executor.sleep(Duration::from_millis(1)).await;
+            }
+            context.executor.yield_now().await;
+            before < context.executor.now()
+        };
+        let options = ShardOptions {
+            spin_before_park: Some(Duration::from_micros(50)),
+            ..Default::default()
+        };
+        let lives = start(&options, vec![life]).unwrap().join();
+        assert!(lives.into_iter().all(|life| life.unwrap()));
+    }
+}

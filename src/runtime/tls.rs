@@ -1,0 +1,213 @@
+//! Certificates and the TLS configuration all shards share.
+//!
+//! `TlsContext` is immutable but for one pointer: a reload swaps the whole `ServerConfig`, new
+//! handshakes use the new one, running sessions keep theirs. Session tickets are sealed by one
+//! ticketer for all shards and across reloads, so that a client may resume on whichever shard the
+//! kernel puts it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::{CryptoProvider, ring},
+    server::{NoServerSessionStorage, ProducesTickets},
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+/// TLS 1.3 tickets sent after a full handshake: one is what a mail client that reconnects uses.
+const TICKETS_SENT: usize = 1;
+
+/// What can be wrong with a certificate or key; each names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("{}: cannot read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: not PEM: {reason}", path.display())]
+    NotPem { path: PathBuf, reason: String },
+    #[error("{}: no {wanted} in the file", path.display())]
+    Missing { path: PathBuf, wanted: &'static str },
+    #[error("{} with {}: {source}", chain.display(), key.display())]
+    Unusable { chain: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("cannot make a self-signed certificate: {0}")]
+    SelfSigned(#[from] rcgen::Error),
+    #[error("TLS: {0}")]
+    Provider(#[from] rustls::Error),
+}
+
+/// A certificate chain and its private key.
+pub struct Certificate {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// For error messages.
+    chain_path: PathBuf,
+    key_path: PathBuf,
+}
+
+impl Certificate {
+    /// Reads a PEM chain (leaf first) and a PEM key (PKCS #8, PKCS #1 or SEC 1).
+    pub fn load(chain_path: &Path, key_path: &Path) -> Result<Certificate, CertificateError> {
+        let chain_pem = read(chain_path)?;
+        let key_pem = read(key_path)?;
+        Self::parse(&chain_pem, &key_pem, chain_path, key_path)
+    }
+
+    fn parse(
+        chain_pem: &[u8],
+        key_pem: &[u8],
+        chain_path: &Path,
+        key_path: &Path,
+    ) -> Result<Certificate, CertificateError> {
+        use rustls_pki_types::pem::Error::NoItemsFound;
+
+        let not_pem = |path: &Path, error: rustls_pki_types::pem::Error| CertificateError::NotPem {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
+        let chain = CertificateDer::pem_slice_iter(chain_pem)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| not_pem(chain_path, error))?;
+        if chain.is_empty() {
+            let path = chain_path.to_owned();
+            return Err(CertificateError::Missing { path, wanted: "certificate" });
+        }
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| match error {
+            NoItemsFound => {
+                CertificateError::Missing { path: key_path.to_owned(), wanted: "private key" }
+            }
+            error => not_pem(key_path, error),
+        })?;
+        let (chain_path, key_path) = (chain_path.to_owned(), key_path.to_owned());
+        Ok(Certificate { chain, key, chain_path, key_path })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+    fs::read(path).map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
+}
+
+/// A fresh self-signed certificate as PEM, for the caller to keep (`ringmail demo`).
+pub struct SelfSigned {
+    pub chain_pem: String,
+    pub key_pem: String,
+}
+
+impl SelfSigned {
+    /// `names` are DNS names or IP addresses. ECDSA P-256: the cheapest handshake.
+    pub fn generate(names: &[&str]) -> Result<SelfSigned, CertificateError> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names)?;
+        Ok(SelfSigned { chain_pem: made.cert.pem(), key_pem: made.signing_key.serialize_pem() })
+    }
+
+    pub fn certificate(&self) -> Result<Certificate, CertificateError> {
+        let path = Path::new("self-signed");
+        Certificate::parse(self.chain_pem.as_bytes(), self.key_pem.as_bytes(), path, path)
+    }
+}
+
+/// What TLS connections are accepted with. Shared by all shards and listeners.
+pub struct TlsContext {
+    config: ArcSwap<ServerConfig>,
+    provider: Arc<CryptoProvider>,
+    ticketer: Arc<dyn ProducesTickets>,
+}
+
+impl TlsContext {
+    pub fn new(certificate: Certificate) -> Result<Arc<TlsContext>, CertificateError> {
+        let provider = Arc::new(ring::default_provider());
+        let ticketer = ring::Ticketer::new()?;
+        let config = server_config(certificate, &provider, &ticketer)?;
+        let config = ArcSwap::from_pointee(config);
+        Ok(Arc::new(TlsContext { config, provider, ticketer }))
+    }
+
+    /// Uses `certificate` for handshakes from now on. On error the old one stays.
+    pub fn replace(&self, certificate: Certificate) -> Result<(), CertificateError> {
+        let config = server_config(certificate, &self.provider, &self.ticketer)?;
+        self.config.store(Arc::new(config));
+        Ok(())
+    }
+
+    /// The configuration for a new handshake.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.load_full()
+    }
+}
+
+/// TLS 1.2 and 1.3, no client certificates, no ALPN, no early data (it can be replayed), no
+/// session cache: tickets carry all that resumption needs.
+fn server_config(
+    certificate: Certificate,
+    provider: &Arc<CryptoProvider>,
+    ticketer: &Arc<dyn ProducesTickets>,
+) -> Result<ServerConfig, CertificateError> {
+    let Certificate { chain, key, chain_path, key_path } = certificate;
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|source| CertificateError::Unusable {
+            chain: chain_path,
+            key: key_path,
+            source,
+        })?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = ticketer.clone();
+    config.send_tls13_tickets = TICKETS_SENT;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_file_and_the_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = SelfSigned::generate(&["mail.demo.test", "127.0.0.1"]).unwrap();
+        let other = SelfSigned::generate(&["other.demo.test"]).unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let chain = file("chain.pem", &made.chain_pem);
+        let key = file("key.pem", &made.key_pem);
+        let other_key = file("other_key.pem", &other.key_pem);
+        let empty = file("empty.pem", "");
+        let broken = file("broken.pem", "-----BEGIN CERTIFICATE-----\n!!!\n");
+        let absent = folder.path().join("absent.pem");
+
+        assert!(TlsContext::new(Certificate::load(&chain, &key).unwrap()).is_ok());
+        let cases: [(&Path, &Path, &[&str]); 6] = [
+            (&absent, &key, &["absent.pem", "cannot read"]),
+            (&chain, &absent, &["absent.pem", "cannot read"]),
+            (&empty, &key, &["empty.pem", "no certificate"]),
+            (&chain, &empty, &["empty.pem", "no private key"]),
+            (&broken, &key, &["broken.pem", "not PEM"]),
+            (&chain, &other_key, &["chain.pem", "other_key.pem"]),
+        ];
+        for (chain, key, expected) in cases {
+            let made = Certificate::load(chain, key).and_then(TlsContext::new);
+            let error = made.err().expect("must be refused").to_string();
+            for part in expected {
+                assert!(error.contains(part), "{error:?} lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn replacing_changes_the_configuration_in_use() {
+        let made = SelfSigned::generate(&["localhost"]).unwrap();
+        let context = TlsContext::new(made.certificate().unwrap()).unwrap();
+        let before = context.config();
+        context.replace(made.certificate().unwrap()).unwrap();
+        assert!(!Arc::ptr_eq(&before, &context.config()));
+    }
+}

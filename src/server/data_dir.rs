@@ -1,0 +1,202 @@
+//! The data directory: what is fixed when it is made, and the lock that keeps a second server out.
+//!
+//! ```text
+//! DIR/store.toml        format version and number of partitions; written once
+//! DIR/lock              flock'ed by the server that runs on DIR
+//! DIR/users             accounts (unless the configuration names another file)
+//! DIR/control.sock      control socket of the running server
+//! DIR/partition-0000/   one folder a partition: docs/disk_format.md
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::Deserialize;
+
+use crate::model::PartitionId;
+
+/// The newest layout of a data directory that this binary knows.
+pub const FORMAT: u32 = 1;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreFile {
+    format: u32,
+    partitions: u16,
+}
+
+/// What `store.toml` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub format: u32,
+    pub partitions: u16,
+}
+
+/// A data directory held by this process; the lock goes with the value.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    layout: Layout,
+    _lock: Flock<fs::File>,
+}
+
+impl DataDirectory {
+    /// Opens `path`, making it with `partitions` partitions if it is new. An existing directory
+    /// keeps its own number.
+    pub fn open(path: &Path, partitions: u16) -> Result<DataDirectory> {
+        make_directory(path).with_context(|| format!("{}: cannot create", path.display()))?;
+        let lock = lock(path)?;
+        let layout = match read_layout(path)? {
+            Some(layout) => layout,
+            None => write_layout(path, Layout { format: FORMAT, partitions })?,
+        };
+        let directory = DataDirectory { path: path.to_owned(), layout, _lock: lock };
+        for number in 0..layout.partitions {
+            let folder = directory.partition_path(PartitionId(number));
+            make_directory(&folder)
+                .with_context(|| format!("{}: cannot create", folder.display()))?;
+        }
+        sync_directory(path)?;
+        Ok(directory)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub fn partition_path(&self, partition: PartitionId) -> PathBuf {
+        self.path.join(format!("partition-{:04}", partition.0))
+    }
+
+    /// Where the running server listens for `ringmail user` and friends.
+    pub fn control_socket(path: &Path) -> PathBuf {
+        path.join("control.sock")
+    }
+}
+
+fn lock(path: &Path) -> Result<Flock<fs::File>> {
+    let file_path = path.join("lock");
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&file_path)
+        .with_context(|| format!("{}: cannot open", file_path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
+            "{}: another ringmail runs on this directory; stop it first, or use another directory",
+            path.display()
+        ),
+        Err((_, errno)) => bail!("{}: cannot lock: {errno}", file_path.display()),
+    }
+}
+
+/// An error if a server runs on `path`: before anything in it is touched.
+pub fn refuse_if_running(path: &Path) -> Result<()> {
+    lock(path).map(drop)
+}
+
+/// What `path` holds, `None` if it is not a data directory yet. Refuses what this binary cannot
+/// open, and says which binary can.
+pub fn read_layout(path: &Path) -> Result<Option<Layout>> {
+    let file_path = path.join("store.toml");
+    let text = match fs::read_to_string(&file_path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("{}: cannot read", file_path.display()));
+        }
+    };
+    let file: StoreFile = toml::from_str(&text)
+        .with_context(|| format!("{}: not a ringmail store file", file_path.display()))?;
+    if file.format == 0 || file.format > FORMAT {
+        bail!(
+            "{}: format {} is newer than this binary's {FORMAT}: start the ringmail that wrote it, \
+             or a later one",
+            file_path.display(),
+            file.format
+        );
+    }
+    if file.partitions == 0 {
+        bail!("{}: partitions must be at least 1", file_path.display());
+    }
+    Ok(Some(Layout { format: file.format, partitions: file.partitions }))
+}
+
+/// Written under another name, synced and renamed: a crash leaves a whole file or none.
+fn write_layout(path: &Path, layout: Layout) -> Result<Layout> {
+    let file_path = path.join("store.toml");
+    let text = format!(
+        "# Written once, when this directory was made. Do not edit.\nformat = {}\npartitions = {}\n",
+        layout.format, layout.partitions
+    );
+    write_durably(&file_path, text.as_bytes())
+        .with_context(|| format!("{}: cannot write", file_path.display()))?;
+    Ok(layout)
+}
+
+/// Replaces `path` whole and durably, readable by its owner alone.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let temporary = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes `path` and what is missing above it, for its owner alone.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_existing_directory_keeps_its_partitions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mail");
+        drop(DataDirectory::open(&path, 3).unwrap());
+        let again = DataDirectory::open(&path, 9).unwrap();
+        assert_eq!(again.layout(), Layout { format: 1, partitions: 3 });
+        assert!(again.partition_path(PartitionId(2)).is_dir());
+    }
+
+    #[test]
+    fn a_second_server_is_kept_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let _held = DataDirectory::open(folder.path(), 1).unwrap();
+        let error = DataDirectory::open(folder.path(), 1).unwrap_err();
+        assert!(error.to_string().contains("another ringmail"), "{error:#}");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("store.toml"), "format = 2\npartitions = 1\n").unwrap();
+        let error = DataDirectory::open(folder.path(), 1).unwrap_err();
+        assert!(error.to_string().contains("format 2 is newer"), "{error:#}");
+    }
+}

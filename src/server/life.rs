@@ -1,0 +1,158 @@
+//! The life of one shard: open its partitions, join the mesh, serve, drain, close.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use super::{data_dir::DataDirectory, listeners::ShardListeners, sessions::sessions};
+use crate::{
+    directory::{Directory, SharedDirectory},
+    metrics::ShardMetrics,
+    model::{PartitionId, ShardId},
+    runtime::{
+        acceptor::Acceptor,
+        device::file::FileDevice,
+        executor::Priority,
+        mesh::{MeshGate, MeshSeat},
+        shard::ShardContext,
+        tls::TlsContext,
+        worker::WorkerPool,
+    },
+    service::{ServiceOptions, Shard, delivery},
+    store::{Partition, StoreOptions},
+};
+
+/// What all shards are made from.
+pub struct Plan {
+    pub service: Arc<ServiceOptions>,
+    pub store: StoreOptions,
+    pub shard_count: u16,
+    pub data: Arc<DataDirectory>,
+    pub directory: Arc<SharedDirectory>,
+    pub tls: Option<Arc<TlsContext>>,
+    pub workers: WorkerPool,
+    pub shutdown_timeout: Duration,
+}
+
+impl Plan {
+    /// Partitions go to shards in turn; the number of shards may differ from start to start.
+    fn owner(&self, partition: PartitionId) -> ShardId {
+        ShardId(partition.0 % self.shard_count)
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        (0..self.data.layout().partitions).map(PartitionId)
+    }
+}
+
+/// How often a shard looks whether it was asked to end, and then whether its last session did.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Runs a shard from start to end. Says through `ready` when its ports are about to be served, or
+/// why they will not be.
+pub async fn live(
+    plan: Arc<Plan>,
+    context: ShardContext,
+    seat: MeshSeat<Shard>,
+    listeners: ShardListeners,
+    ready: mpsc::Sender<Result<()>>,
+) -> Result<()> {
+    let partitions = match open_partitions(&plan, &context).await {
+        Ok(partitions) => partitions,
+        Err(error) => {
+            let text = format!("{error:#}");
+            let _ = ready.send(Err(error));
+            anyhow::bail!(text);
+        }
+    };
+    let executor = context.executor.clone();
+    let mesh = seat.join(executor.clone());
+    let shard = Rc::new(Shard {
+        id: context.id,
+        options: plan.service.clone(),
+        executor: context.executor.clone(),
+        mesh: mesh.clone(),
+        directory: Directory::new(plan.directory.clone(), Rc::new(plan.workers.clone())),
+        metrics: Rc::new(ShardMetrics::new()),
+        partitions,
+        owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
+        shutting_down: Cell::new(false),
+    });
+    mesh.open(shard.clone());
+    delivery::resume_spool(&shard);
+    for (service, listener) in listeners {
+        let acceptor = Acceptor {
+            listener,
+            tls: service.tls_mode(plan.tls.as_ref()),
+            session: sessions(shard.clone(), service),
+        };
+        executor.spawn(Priority::Foreground, Box::pin(acceptor.run(executor.clone())));
+    }
+    let _ = ready.send(Ok(()));
+    // The starter keeps no sender of ours: were it waiting for one that never comes, it would hang.
+    drop(ready);
+
+    while !shard.shutting_down.get() {
+        executor.sleep(LOOK_INTERVAL).await;
+    }
+    context.resources.shut_down();
+    let deadline = Instant::now() + plan.shutdown_timeout;
+    while context.resources.connection_count() > 0 && Instant::now() < deadline {
+        executor.sleep(LOOK_INTERVAL).await;
+    }
+    let closed = close_partitions(&shard).await;
+    mesh.close();
+    closed
+}
+
+/// Asks all shards to end: no new connections, sessions end between commands.
+pub fn begin_shutdown(gate: &MeshGate<Shard>) {
+    for shard in 0..gate.shard_count() {
+        let asked = gate.post(ShardId(shard), |shard| {
+            shard.shutting_down.set(true);
+            Box::pin(std::future::ready(()))
+        });
+        if let Err(error) = asked {
+            eprintln!("ringmail: shard {shard}: cannot be asked to end: {error}");
+        }
+    }
+}
+
+async fn open_partitions(plan: &Plan, context: &ShardContext) -> Result<Vec<Option<Partition>>> {
+    let mut partitions = Vec::new();
+    for partition in plan.partitions() {
+        if plan.owner(partition) != context.id {
+            partitions.push(None);
+            continue;
+        }
+        let folder = plan.data.partition_path(partition);
+        let device = Rc::new(FileDevice::new(&folder));
+        let options = StoreOptions { partition, ..plan.store.clone() };
+        let (opened, report) = Partition::open(device, context.executor.clone(), options)
+            .await
+            .with_context(|| format!("{}: cannot open", folder.display()))?;
+        for (segment, offset, what) in &report.damage {
+            eprintln!(
+                "ringmail: {}: damage in {segment} at offset {offset}: {what}",
+                folder.display()
+            );
+        }
+        partitions.push(Some(opened));
+    }
+    Ok(partitions)
+}
+
+async fn close_partitions(shard: &Shard) -> Result<()> {
+    for partition in shard.partitions.iter().flatten() {
+        partition
+            .close()
+            .await
+            .with_context(|| format!("partition {}: not closed cleanly", partition.id()))?;
+    }
+    Ok(())
+}

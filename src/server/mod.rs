@@ -1,0 +1,219 @@
+//! Puts a server together and runs it: data directory, users, certificates, listeners, shards,
+//! control thread. `ringmail demo` and `ringmail serve` differ only in the settings they bring.
+
+pub mod data_dir;
+
+mod life;
+mod listeners;
+mod monitor;
+mod sessions;
+
+use std::{
+    io::Write,
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+pub use self::listeners::probe_ports;
+
+use self::{data_dir::DataDirectory, life::Plan};
+use crate::{
+    config::Settings,
+    directory::{DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile},
+    runtime::{
+        host::{self, Demand},
+        mesh::{self, MeshGate},
+        privilege,
+        shard::{self, ShardOptions},
+        signal::{self, Signal, SignalThread},
+        tls::{Certificate, TlsContext},
+        worker::WorkerPool,
+    },
+    service::Shard,
+};
+
+/// How long opening the partitions may take before the start is given up: replay is bounded by
+/// the checkpoint interval, so longer means a disk that does not answer.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Runs until SIGTERM or SIGINT. Prints `ringmail: ready` once every port listens.
+/// `allow_plaintext_auth`: log-ins without TLS (the demo).
+pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
+    let shard_count = match settings.runtime.shards {
+        0 => u16::try_from(shard::allowed_processors()?.len()).unwrap_or(u16::MAX),
+        count => count,
+    };
+    let shard_options = settings.shard_options();
+    probe_host(shard_count, &shard_options)?;
+    let listeners = listeners::bind(&settings.listen, shard_count, settings.runtime.backlog)?;
+    let admin = bind_admin(&settings)?;
+    become_unprivileged(&settings)?;
+
+    let partitions = *settings.store.partitions.get_ref();
+    let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
+    let state = Arc::new(Reloadable::load(&settings)?);
+    let worker_count =
+        NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
+    let workers = WorkerPool::start(worker_count, settings.authentication.queue)?;
+
+    let (ready_sender, ready) = mpsc::channel();
+    let (seats, gate) = mesh::build::<Shard>(shard_count);
+    let plan = Arc::new(Plan {
+        service: Arc::new(settings.service_options(allow_plaintext_auth)),
+        store: settings.store_options(),
+        shard_count,
+        data: data.clone(),
+        directory: state.directory.clone(),
+        tls: state.tls.clone(),
+        workers,
+        shutdown_timeout: settings.runtime.shutdown_timeout,
+    });
+    let starts: Vec<_> = listeners
+        .into_iter()
+        .zip(seats)
+        .map(|(listeners, seat)| {
+            let (plan, ready) = (plan.clone(), ready_sender.clone());
+            move |context| life::live(plan, context, seat, listeners, ready)
+        })
+        .collect();
+    drop(ready_sender);
+    let threads = shard::start(&shard_options, starts).context("cannot start the shards")?;
+    wait_until_open(&ready, shard_count)?;
+    monitor::start(&settings, admin, gate.clone(), state.clone())?;
+    let _signals = watch_signals(gate, state)?;
+    announce()?;
+
+    for life in threads.join() {
+        life.context("a shard ended")??;
+    }
+    Ok(())
+}
+
+/// What the host must grant, before anything is touched.
+fn probe_host(shards: u16, options: &ShardOptions) -> Result<()> {
+    let warnings = host::probe(Demand {
+        shards,
+        io_memory: options.io_memory,
+        connections_per_shard: options.limits.connections_max,
+    })?;
+    for warning in warnings {
+        eprintln!("ringmail: {warning}");
+    }
+    Ok(())
+}
+
+/// What SIGHUP and the control socket's `reload` read again.
+pub struct Reloadable {
+    users_path: PathBuf,
+    directory_options: crate::directory::DirectoryOptions,
+    directory: Arc<SharedDirectory>,
+    tls: Option<Arc<TlsContext>>,
+    tls_files: Option<crate::config::TlsFiles>,
+}
+
+impl Reloadable {
+    fn load(settings: &Settings) -> Result<Reloadable> {
+        let users_path = settings.users_path();
+        let directory_options = settings.directory_options();
+        let limits = PeerLimits {
+            waiting_max: settings.authentication.queue,
+            waiting_per_peer_max: settings.authentication.queue.div_ceil(4).max(1),
+        };
+        let snapshot = read_users(&users_path, &directory_options)?;
+        let tls_files = settings.tls.as_ref().map(|tls| tls.get_ref().clone());
+        let tls = match &tls_files {
+            Some(files) => {
+                Some(TlsContext::new(Certificate::load(&files.certificate, &files.key)?)?)
+            }
+            None => None,
+        };
+        Ok(Reloadable {
+            users_path,
+            directory_options,
+            directory: SharedDirectory::new(snapshot, limits),
+            tls,
+            tls_files,
+        })
+    }
+
+    /// Users and certificates as they are on disk now; on error the old ones stay in force.
+    pub fn reload(&self) -> Result<()> {
+        let snapshot = read_users(&self.users_path, &self.directory_options)?;
+        if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
+            tls.replace(Certificate::load(&files.certificate, &files.key)?)?;
+        }
+        self.directory.replace(snapshot);
+        Ok(())
+    }
+}
+
+/// An absent users file is an empty one: accounts come with `ringmail user add`.
+fn read_users(
+    path: &Path,
+    options: &crate::directory::DirectoryOptions,
+) -> Result<DirectorySnapshot> {
+    let file = if path.exists() { UsersFile::load(path)? } else { UsersFile::new() };
+    DirectorySnapshot::new(&file, options)
+        .with_context(|| format!("{}: no account for postmaster", path.display()))
+}
+
+fn bind_admin(settings: &Settings) -> Result<Vec<std::net::TcpListener>> {
+    settings
+        .listen
+        .admin
+        .iter()
+        .map(|address| {
+            let listener = std::net::TcpListener::bind(address)
+                .with_context(|| format!("{address}: cannot listen for admin HTTP"))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        })
+        .collect()
+}
+
+/// Root binds the ports and hands over the data directory; everything after runs as `user`.
+fn become_unprivileged(settings: &Settings) -> Result<()> {
+    if !privilege::is_root() {
+        return Ok(());
+    }
+    let Some(user) = &settings.user else { return Ok(()) };
+    privilege::own_directory(&settings.data_dir, user, settings.group.as_deref())
+        .with_context(|| format!("{}: cannot hand over", settings.data_dir.display()))?;
+    privilege::drop_to(user, settings.group.as_deref())?;
+    Ok(())
+}
+
+/// Every shard says that its partitions are open, or why they are not.
+fn wait_until_open(ready: &mpsc::Receiver<Result<()>>, shard_count: u16) -> Result<()> {
+    for _ in 0..shard_count {
+        match ready.recv_timeout(START_TIMEOUT) {
+            Ok(outcome) => outcome?,
+            Err(_) => bail!("a shard did not start within {} s", START_TIMEOUT.as_secs()),
+        }
+    }
+    Ok(())
+}
+
+fn watch_signals(gate: MeshGate<Shard>, state: Arc<Reloadable>) -> Result<SignalThread> {
+    signal::start(move |signal| match signal {
+        Signal::Terminate => {
+            eprintln!("ringmail: finishing what is in flight");
+            life::begin_shutdown(&gate);
+        }
+        Signal::Reload => match state.reload() {
+            Ok(()) => eprintln!("ringmail: users and certificates read again"),
+            Err(error) => eprintln!("ringmail: reload: {error:#}; the old ones stay"),
+        },
+    })
+    .context("cannot start the signal thread")
+}
+
+/// The line that scripts wait for.
+fn announce() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ringmail: ready").and_then(|()| out.flush()).context("standard output")
+}

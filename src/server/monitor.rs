@@ -1,0 +1,155 @@
+//! The control thread: admin HTTP and the control socket, on a tokio event loop beside the shards.
+
+use std::{future::Future, pin::Pin, sync::Arc, thread, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::{Reloadable, data_dir::DataDirectory};
+use crate::{
+    admin::{self, Health, Source},
+    config::Settings,
+    control,
+    metrics::{MetricsSnapshot, render_prometheus},
+    model::ShardId,
+    runtime::mesh::{MeshError, MeshGate},
+    service::Shard,
+};
+
+/// How long a shard may take to answer a monitor; a shard that takes longer is itself the news.
+const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts the thread; the sockets are bound already, or bound here before it runs.
+pub fn start(
+    settings: &Settings,
+    admin: Vec<std::net::TcpListener>,
+    gate: MeshGate<Shard>,
+    state: Arc<Reloadable>,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the control thread's event loop")?;
+    let socket_path = DataDirectory::control_socket(&settings.data_dir);
+    let control_socket = {
+        let _guard = runtime.enter();
+        control::bind(&socket_path)
+            .with_context(|| format!("{}: cannot listen", socket_path.display()))?
+    };
+    let source: Arc<dyn Source> = Arc::new(Shards { gate });
+    thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || {
+            runtime.block_on(async move {
+                for listener in admin {
+                    let source = source.clone();
+                    match tokio::net::TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            tokio::spawn(admin::serve(listener, source));
+                        }
+                        Err(error) => eprintln!("ringmail: admin HTTP: {error}"),
+                    }
+                }
+                let handler: control::Handler = Arc::new(move |line| answer(&state, line));
+                if let Err(error) = control::serve(control_socket, handler).await {
+                    eprintln!("ringmail: control socket: {error}");
+                }
+            });
+        })
+        .context("cannot start the control thread")?;
+    Ok(())
+}
+
+fn answer(state: &Reloadable, line: &str) -> String {
+    match line {
+        "reload" => match state.reload() {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => format!("error: {error:#}"),
+        },
+        other => format!("error: unknown request \"{}\"", other.escape_debug()),
+    }
+}
+
+struct Shards {
+    gate: MeshGate<Shard>,
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl Source for Shards {
+    fn metrics(&self) -> Answer<String> {
+        let gate = self.gate.clone();
+        Box::pin(async move {
+            let mut snapshots: Vec<(u16, MetricsSnapshot)> = Vec::new();
+            for shard in 0..gate.shard_count() {
+                if let Ok(snapshot) = ask(&gate, shard, snapshot).await {
+                    snapshots.push((shard, snapshot));
+                }
+            }
+            render_prometheus(&snapshots)
+        })
+    }
+
+    fn health(&self) -> Answer<Health> {
+        let gate = self.gate.clone();
+        Box::pin(async move {
+            let mut trouble = String::new();
+            for shard in 0..gate.shard_count() {
+                match ask(&gate, shard, troubles).await {
+                    Ok(lines) => trouble.push_str(&lines),
+                    Err(error) => trouble.push_str(&format!("shard {shard}: {error}\n")),
+                }
+            }
+            if trouble.is_empty() { Ok(()) } else { Err(trouble) }
+        })
+    }
+}
+
+/// Runs `question` on a shard and waits for its answer, but not for ever.
+async fn ask<T: Send + 'static>(
+    gate: &MeshGate<Shard>,
+    shard: u16,
+    question: fn(&Shard) -> T,
+) -> Result<T, MeshError> {
+    let answer = gate.call(ShardId(shard), move |shard| Box::pin(async move { question(&shard) }));
+    tokio::time::timeout(SHARD_TIMEOUT, answer).await.unwrap_or(Err(MeshError::TimedOut))
+}
+
+fn troubles(shard: &Shard) -> String {
+    let mut lines = String::new();
+    for partition in shard.partitions.iter().flatten() {
+        if let Some(error) = partition.trouble() {
+            lines.push_str(&format!("partition {}: {error}\n", partition.id()));
+        }
+    }
+    lines
+}
+
+/// The shard's series, with its partitions' counters as of now.
+fn snapshot(shard: &Shard) -> MetricsSnapshot {
+    let mut sum = crate::store::StoreProbe::default();
+    for partition in shard.partitions.iter().flatten() {
+        let probe = partition.probe();
+        sum.syncs += probe.syncs;
+        sum.batches += probe.batches;
+        sum.entries += probe.entries;
+        sum.bytes_written += probe.bytes_written;
+        sum.messages_stored += probe.messages_stored;
+        sum.accounts_in_memory += probe.accounts_in_memory;
+        sum.checkpoints += probe.checkpoints;
+    }
+    let troubled =
+        shard.partitions.iter().flatten().filter(|partition| partition.trouble().is_some()).count();
+    for (name, value) in [
+        ("store_syncs_total", sum.syncs),
+        ("store_batches_total", sum.batches),
+        ("store_entries_total", sum.entries),
+        ("store_written_bytes_total", sum.bytes_written),
+        ("store_messages_total", sum.messages_stored),
+        ("store_checkpoints_total", sum.checkpoints),
+        ("store_accounts_in_memory", sum.accounts_in_memory),
+        ("store_partitions_in_trouble", troubled as u64),
+    ] {
+        shard.metrics.gauge(name, value);
+    }
+    shard.metrics.snapshot()
+}

@@ -1,0 +1,96 @@
+//! What a listener's connections become: a session of their protocol, its handover to the shard
+//! that owns the account, or a refusal.
+
+use std::rc::Rc;
+
+use super::listeners::Service;
+use crate::{
+    runtime::{LocalFuture, acceptor::Admission, connection::Connection},
+    service::{
+        Shard,
+        handover::hand_over,
+        imap::{self, ImapHandover},
+        pop3::{self, Pop3Handover},
+        smtp::{self, ListenerKind},
+    },
+};
+
+/// Makes the session of each connection that a listener of `service` accepts.
+pub fn sessions(
+    shard: Rc<Shard>,
+    service: Service,
+) -> Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>> {
+    Rc::new(move |connection, admission| {
+        let shard = shard.clone();
+        if admission == Admission::Refused {
+            return Box::pin(refuse(connection, shard, service));
+        }
+        match service {
+            Service::Smtp => Box::pin(smtp::run(connection, shard, ListenerKind::Smtp)),
+            Service::Submission => Box::pin(smtp::run(connection, shard, ListenerKind::Submission)),
+            Service::Submissions => {
+                Box::pin(smtp::run(connection, shard, ListenerKind::Submissions))
+            }
+            Service::Lmtp => Box::pin(smtp::run(connection, shard, ListenerKind::Lmtp)),
+            Service::Pop3 | Service::Pop3s => Box::pin(pop3_session(connection, shard)),
+            Service::Imap | Service::Imaps => Box::pin(imap_session(connection, shard)),
+        }
+    })
+}
+
+/// The shard serves as many connections as it may: the protocol's own words, then the end.
+async fn refuse(mut connection: Connection, shard: Rc<Shard>, service: Service) {
+    let words: &[u8] = match service {
+        Service::Smtp | Service::Submission | Service::Submissions | Service::Lmtp => {
+            b"421 4.3.2 Too many connections, try again later\r\n"
+        }
+        Service::Pop3 | Service::Pop3s => b"-ERR [SYS/TEMP] Too many connections\r\n",
+        Service::Imap | Service::Imaps => b"* BYE [UNAVAILABLE] Too many connections\r\n",
+    };
+    connection.output().extend_from_slice(words);
+    // A peer that does not take one line gets none.
+    let _ = connection.flush(shard.options.tls_handshake_timeout).await;
+    connection.close().await;
+}
+
+async fn pop3_session(connection: Connection, shard: Rc<Shard>) {
+    let pop3::Outcome::HandOver(connection, state) = pop3::run(connection, shard.clone()).await
+    else {
+        return;
+    };
+    let owner = shard.owner_of(state.identity.account);
+    let resume = |connection, owner, state: Pop3Handover| -> LocalFuture<'static, ()> {
+        Box::pin(async move {
+            pop3::resume(connection, owner, state).await;
+        })
+    };
+    if let Err((connection, _)) = hand_over(&shard, owner, connection, state, resume).await {
+        say(connection, &shard, b"-ERR [SYS/TEMP] Server busy, try again later\r\n").await;
+    }
+}
+
+async fn imap_session(connection: Connection, shard: Rc<Shard>) {
+    let imap::Outcome::HandOver(connection, state) = imap::run(connection, shard.clone()).await
+    else {
+        return;
+    };
+    let owner = shard.owner_of(state.identity.account);
+    let resume = |connection, owner, state: ImapHandover| -> LocalFuture<'static, ()> {
+        Box::pin(async move {
+            imap::resume(connection, owner, state).await;
+        })
+    };
+    if let Err((connection, state)) = hand_over(&shard, owner, connection, state, resume).await {
+        let words = format!(
+            "{} NO [UNAVAILABLE] Server busy, try again later\r\n* BYE Try again later\r\n",
+            state.tag
+        );
+        say(connection, &shard, words.as_bytes()).await;
+    }
+}
+
+async fn say(mut connection: Connection, shard: &Shard, words: &[u8]) {
+    connection.output().extend_from_slice(words);
+    let _ = connection.flush(shard.options.write_timeout).await;
+    connection.close().await;
+}

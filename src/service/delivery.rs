@@ -1,0 +1,416 @@
+//! The one way of a message into mailboxes: SMTP, submission and LMTP sessions, and later the
+//! queue, hand it the octets as they come and get one verdict for each partition.
+//!
+//! A [`Delivery`] derives the summary while the octets pass and stages them in every partition that
+//! holds a recipient: straight into the log buffer where this shard owns the partition, else over
+//! the mesh, small messages in one call, larger ones chunk by chunk through a queue of
+//! [`CHUNKS_IN_FLIGHT`], whose free places are the credits. `finish` commits all partitions side by
+//! side and answers when each is durable or refused.
+//!
+//! **One reply for several partitions** (SMTP DATA). When some partitions refused after others
+//! committed, the client can be told neither "yes" nor "no". Then the rest is put durably into the
+//! spool of a partition that did commit, and a task of that partition's shard repeats it until it
+//! succeeds, after a restart too ([`resume_spool`]). All tries carry one delivery id, by which a
+//! partition whose first answer was lost knows that it has the message.
+//!
+//! Ownership: shard-local. Memory: at most one chunk of [`CHUNK_SIZE`] here and
+//! [`CHUNKS_IN_FLIGHT`] for each remote partition. Dropping a delivery before `finish` leaves
+//! nothing but garbage in logs.
+
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shard;
+use crate::{
+    model::{AccountId, Flags, PartitionId, Timestamp},
+    protocol::mime::Summarizer,
+    runtime::{LocalFuture, executor::Priority, mesh::MeshError},
+    store::{BodyWriter, Delivered, DeliveryTarget, Partition, StoreError},
+};
+
+mod spool;
+
+pub use spool::resume_spool;
+
+/// Octets that travel to another shard at a time.
+const CHUNK_SIZE: usize = crate::store::BODY_CHUNK;
+/// Chunks sent to another shard and not yet taken by it.
+const CHUNKS_IN_FLIGHT: usize = 2;
+/// How long another shard may take to store a whole message that it has.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long another shard waits at most for a message that comes in chunks. The client's own
+/// deadlines end it sooner.
+const STAGE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Why a partition did not take the message. Unlike `StoreError` it can cross shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("the disk is full")]
+    Full,
+    /// Storage failed or did not answer: whether the message is there is unknown.
+    #[error("storage is in trouble")]
+    Unavailable,
+    /// The message as such cannot be stored.
+    #[error("the message is refused")]
+    Refused,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match error {
+            StoreError::Full => Failure::Full,
+            StoreError::NoSuchMailbox
+            | StoreError::MailboxExists
+            | StoreError::NotPermitted(_)
+            | StoreError::Limit(_) => Failure::Refused,
+            _ => Failure::Unavailable,
+        }
+    }
+}
+
+impl From<MeshError> for Failure {
+    fn from(_: MeshError) -> Failure {
+        Failure::Unavailable
+    }
+}
+
+/// What a partition answered: where one copy lies, unless it had the message already.
+type Stored = Result<Option<Delivered>, Failure>;
+
+/// A message on its way to its recipients' mailboxes.
+pub struct Delivery {
+    shard: Rc<Shard>,
+    summarizer: Summarizer,
+    parts: SmallVec<[Part; 1]>,
+    /// Octets not yet sent to remote partitions; unused when all are local.
+    pending: Vec<u8>,
+    internal_date: Timestamp,
+}
+
+/// The recipients of one partition.
+struct Part {
+    partition: PartitionId,
+    accounts: SmallVec<[AccountId; 1]>,
+    stage: Stage,
+}
+
+enum Stage {
+    Local {
+        partition: Partition,
+        writer: BodyWriter,
+    },
+    /// Another shard's, nothing sent yet.
+    Remote,
+    /// Another shard's, taking chunks.
+    Streaming {
+        chunks: mpsc::Sender<Piece>,
+        answer: oneshot::Receiver<Stored>,
+    },
+    Failed(Failure),
+}
+
+/// What travels to another shard while a message comes in.
+enum Piece {
+    Chunk(Bytes),
+    /// The message is whole; this is its summary.
+    Commit(Bytes),
+}
+
+/// What becomes of one partition's share once the message is whole. Can cross shards.
+#[derive(Clone)]
+struct Order {
+    partition: PartitionId,
+    accounts: SmallVec<[AccountId; 1]>,
+    internal_date: Timestamp,
+    delivery_id: Option<u128>,
+}
+
+impl Order {
+    fn targets(&self) -> Vec<DeliveryTarget> {
+        let target = |&account| DeliveryTarget {
+            account,
+            mailbox: None,
+            flags: Flags::default(),
+            keywords: Vec::new(),
+            internal_date: self.internal_date,
+        };
+        self.accounts.iter().map(target).collect()
+    }
+}
+
+/// How each partition answered.
+pub struct Outcome {
+    partitions: SmallVec<[(PartitionId, Result<(), Failure>); 1]>,
+    partition_count: u16,
+}
+
+impl Outcome {
+    /// What became of one recipient's copy.
+    pub fn of(&self, account: AccountId) -> Result<(), Failure> {
+        let partition = account.partition(self.partition_count);
+        let found = self.partitions.iter().find(|(it, _)| *it == partition);
+        found.map_or(Err(Failure::Unavailable), |(_, result)| *result)
+    }
+
+    /// The first failure, if there is one.
+    pub fn all(&self) -> Result<(), Failure> {
+        self.partitions.iter().try_for_each(|(_, result)| *result)
+    }
+}
+
+impl Delivery {
+    /// Begins a delivery to `accounts`; one named twice gets one copy.
+    pub fn new(shard: &Rc<Shard>, accounts: &[AccountId]) -> Delivery {
+        let mut parts: SmallVec<[Part; 1]> = SmallVec::new();
+        let mut sorted: SmallVec<[AccountId; 1]> = SmallVec::from_slice(accounts);
+        sorted.sort_unstable();
+        sorted.dedup();
+        for account in sorted {
+            let partition = shard.partition_of(account);
+            match parts.iter_mut().find(|part| part.partition == partition) {
+                Some(part) => part.accounts.push(account),
+                None => {
+                    let stage = match shard.local_partition(account) {
+                        Some(local) => {
+                            Stage::Local { partition: local.clone(), writer: local.stage() }
+                        }
+                        None => Stage::Remote,
+                    };
+                    let accounts = SmallVec::from_slice(&[account]);
+                    parts.push(Part { partition, accounts, stage });
+                }
+            }
+        }
+        Delivery {
+            shard: shard.clone(),
+            summarizer: Summarizer::new(),
+            parts,
+            pending: Vec::new(),
+            internal_date: shard.executor.now(),
+        }
+    }
+
+    /// Keeps the date of an earlier try.
+    fn with_internal_date(mut self, internal_date: Timestamp) -> Delivery {
+        self.internal_date = internal_date;
+        self
+    }
+
+    /// Takes the next octets of the message. Failures are kept for `finish`: the client must be
+    /// read to the end of its message in any case.
+    pub async fn push(&mut self, octets: &[u8]) {
+        self.summarizer.push(octets);
+        let mut remote = false;
+        for part in &mut self.parts {
+            match &mut part.stage {
+                Stage::Local { writer, .. } => {
+                    if let Err(error) = writer.write(octets).await {
+                        part.stage = Stage::Failed(error.into());
+                    }
+                }
+                Stage::Remote | Stage::Streaming { .. } => remote = true,
+                Stage::Failed(_) => (),
+            }
+        }
+        let mut rest = octets;
+        while remote && !rest.is_empty() {
+            if self.pending.len() == CHUNK_SIZE {
+                self.send_pending().await;
+            }
+            let (now, later) = rest.split_at(rest.len().min(CHUNK_SIZE - self.pending.len()));
+            self.pending.extend_from_slice(now);
+            rest = later;
+        }
+    }
+
+    /// Sends a chunk to all remote partitions, which share its memory.
+    async fn send_pending(&mut self) {
+        let chunk = Bytes::from(std::mem::take(&mut self.pending));
+        for index in 0..self.parts.len() {
+            if matches!(self.parts[index].stage, Stage::Remote) {
+                self.parts[index].stage = self.begin_streaming(index);
+            }
+            if let Stage::Streaming { chunks, .. } = &self.parts[index].stage {
+                // A receiver that gave up has left its reason in the answer.
+                let _ = chunks.send(Piece::Chunk(chunk.clone())).await;
+            }
+        }
+    }
+
+    /// Asks the owner of a partition to take chunks until it is told to commit.
+    fn begin_streaming(&self, index: usize) -> Stage {
+        let (chunks, incoming) = mpsc::channel(CHUNKS_IN_FLIGHT);
+        let (answered, answer) = oneshot::channel();
+        let (shard, order) = (self.shard.clone(), self.order(index, None));
+        let owner = shard.owners[usize::from(order.partition.0)];
+        let call = async move {
+            let take = move |target: Rc<Shard>| -> LocalFuture<'static, Stored> {
+                Box::pin(take_chunks(target, order, incoming))
+            };
+            let stored = shard.mesh.call(owner, STAGE_TIMEOUT, take).await;
+            // The session may be gone: then nobody asks.
+            let _ = answered.send(stored.unwrap_or_else(|error| Err(error.into())));
+        };
+        self.shard.executor.spawn(Priority::Foreground, Box::pin(call));
+        Stage::Streaming { chunks, answer }
+    }
+
+    fn order(&self, index: usize, delivery_id: Option<u128>) -> Order {
+        let part = &self.parts[index];
+        Order {
+            partition: part.partition,
+            accounts: part.accounts.clone(),
+            internal_date: self.internal_date,
+            delivery_id,
+        }
+    }
+
+    /// Ends the message: every recipient is told apart (LMTP).
+    pub async fn finish_each(self) -> Outcome {
+        let partition_count = self.shard.partitions.len() as u16;
+        let committed = self.commit(None).await;
+        let partitions = committed
+            .into_iter()
+            .map(|(order, stored)| (order.partition, stored.map(|_| ())))
+            .collect();
+        Outcome { partitions, partition_count }
+    }
+
+    /// Ends the message: it is accepted for all recipients or for none (SMTP).
+    pub async fn finish_together(self) -> Result<(), Failure> {
+        if self.parts.len() == 1 {
+            return self.finish_each().await.all();
+        }
+        let shard = self.shard.clone();
+        let committed = self.commit(Some(rand::random())).await;
+        spool::settle(&shard, committed).await
+    }
+
+    /// Commits everywhere at once.
+    async fn commit(mut self, delivery_id: Option<u128>) -> SmallVec<[(Order, Stored); 1]> {
+        let summarizer = std::mem::take(&mut self.summarizer);
+        let summary = summarizer.finish().encode();
+        if let [Part { stage: Stage::Local { .. }, .. }] = self.parts.as_slice() {
+            // The usual case: one partition, ours; nothing to join and nothing to box.
+            let order = self.order(0, delivery_id);
+            let stage = std::mem::replace(&mut self.parts[0].stage, Stage::Remote);
+            if let Stage::Local { partition, writer } = stage {
+                let stored = commit_here(&partition, writer, summary, &order).await;
+                return SmallVec::from_iter([(order, stored)]);
+            }
+        }
+        let summary = Bytes::from(summary);
+        let whole = Bytes::from(std::mem::take(&mut self.pending));
+        let mut orders = SmallVec::<[Order; 1]>::new();
+        let mut running = Vec::with_capacity(self.parts.len());
+        for index in 0..self.parts.len() {
+            let order = self.order(index, delivery_id);
+            let stage = std::mem::replace(&mut self.parts[index].stage, Stage::Remote);
+            orders.push(order.clone());
+            running.push(self.commit_part(stage, order, &whole, &summary));
+        }
+        orders.into_iter().zip(join(running).await).collect()
+    }
+
+    fn commit_part(
+        &self,
+        stage: Stage,
+        order: Order,
+        pending: &Bytes,
+        summary: &Bytes,
+    ) -> LocalFuture<'static, Stored> {
+        let (pending, summary) = (pending.clone(), summary.clone());
+        match stage {
+            Stage::Failed(failure) => Box::pin(async move { Err(failure) }),
+            Stage::Local { partition, writer } => {
+                Box::pin(
+                    async move { commit_here(&partition, writer, summary.to_vec(), &order).await },
+                )
+            }
+            Stage::Remote => {
+                let shard = self.shard.clone();
+                Box::pin(async move { commit_whole(&shard, order, pending, summary).await })
+            }
+            Stage::Streaming { chunks, answer } => Box::pin(async move {
+                // As in `send_pending`, the answer tells all.
+                if !pending.is_empty() {
+                    let _ = chunks.send(Piece::Chunk(pending)).await;
+                }
+                let _ = chunks.send(Piece::Commit(summary)).await;
+                answer.await.unwrap_or(Err(Failure::Unavailable))
+            }),
+        }
+    }
+}
+
+async fn commit_here(
+    partition: &Partition,
+    writer: BodyWriter,
+    summary: Vec<u8>,
+    order: &Order,
+) -> Stored {
+    let body = writer.finish(summary).await?;
+    let delivered = partition.deliver(body, order.targets(), order.delivery_id).await?;
+    Ok(delivered.first().copied())
+}
+
+/// Sends a small message to its owner in one call.
+async fn commit_whole(shard: &Rc<Shard>, order: Order, body: Bytes, summary: Bytes) -> Stored {
+    let owner = shard.owners[usize::from(order.partition.0)];
+    let store = move |target: Rc<Shard>| -> LocalFuture<'static, Stored> {
+        Box::pin(async move {
+            let partition = owned_partition(&target, order.partition)?;
+            let mut writer = partition.stage();
+            writer.write(&body).await?;
+            commit_here(&partition, writer, summary.to_vec(), &order).await
+        })
+    };
+    shard.mesh.call(owner, COMMIT_TIMEOUT, store).await?
+}
+
+/// On the owner's shard: takes a message chunk by chunk. The sender's end closed without a commit
+/// means that there will be no message.
+async fn take_chunks(
+    shard: Rc<Shard>,
+    order: Order,
+    mut incoming: mpsc::Receiver<Piece>,
+) -> Stored {
+    let partition = owned_partition(&shard, order.partition)?;
+    let mut writer = partition.stage();
+    loop {
+        match incoming.recv().await {
+            Some(Piece::Chunk(chunk)) => writer.write(&chunk).await?,
+            Some(Piece::Commit(summary)) => {
+                return commit_here(&partition, writer, summary.to_vec(), &order).await;
+            }
+            None => return Err(Failure::Unavailable),
+        }
+    }
+}
+
+fn owned_partition(shard: &Shard, partition: PartitionId) -> Result<Partition, Failure> {
+    let owned = shard.partitions.get(usize::from(partition.0)).and_then(Option::as_ref);
+    owned.cloned().ok_or(Failure::Unavailable)
+}
+
+/// Runs all futures side by side; their results in order.
+async fn join<T>(mut running: Vec<LocalFuture<'_, T>>) -> Vec<T> {
+    let mut results: Vec<Option<T>> = running.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        let mut waiting = false;
+        for (future, result) in running.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match future.as_mut().poll(context) {
+                    Poll::Ready(value) => *result = Some(value),
+                    Poll::Pending => waiting = true,
+                }
+            }
+        }
+        if waiting { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}

@@ -1,0 +1,82 @@
+//! COPY and MOVE (RFC 3501 6.4.7, RFC 6851, RFC 4315 3): all messages or none.
+
+use super::{
+    folder,
+    reply::{Done, Failure, OwnedCode, Reply, try_create},
+    session::Session,
+};
+use crate::{
+    model::MailboxId,
+    protocol::imap::{Code, MailboxName, SequenceSet, Status},
+    store::Message,
+};
+
+pub(super) async fn copy(
+    session: &mut Session,
+    uid: bool,
+    set: &SequenceSet,
+    target: &MailboxName<'_>,
+) -> Reply {
+    let source = session.selected()?.mailbox();
+    let target = target_mailbox(session, target)?;
+    let messages = messages(session, uid, set)?;
+    if messages.is_empty() {
+        return Done::ok("Nothing to copy");
+    }
+    let copied = session
+        .account()?
+        .copy(source, &messages, target)
+        .await
+        .map_err(Failure::with_try_create)?;
+    let code =
+        (!copied.uids.is_empty()).then_some(OwnedCode::CopyUid(copied.uid_validity, copied.uids));
+    Ok(Done::Ok { code, text: "COPY completed" })
+}
+
+pub(super) async fn move_messages(
+    session: &mut Session,
+    uid: bool,
+    set: &SequenceSet,
+    target: &MailboxName<'_>,
+) -> Reply {
+    let source = session.writable()?.mailbox();
+    let target = target_mailbox(session, target)?;
+    let messages = messages(session, uid, set)?;
+    if messages.is_empty() {
+        return Done::ok("Nothing to move");
+    }
+    let moved = session
+        .account()?
+        .move_messages(source, &messages, target)
+        .await
+        .map_err(Failure::with_try_create)?;
+    // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
+    if !moved.uids.is_empty() {
+        let code = Code::CopyUid(moved.uid_validity, &moved.uids);
+        session.writer().untagged(Status::Ok, Some(code), "Moved");
+    }
+    Done::ok("MOVE completed")
+}
+
+fn target_mailbox(session: &Session, name: &MailboxName<'_>) -> Result<MailboxId, Failure> {
+    let name = folder::existing_name(name).map_err(|_| try_create())?;
+    Ok(session.account()?.mailbox_by_name(&name).ok_or_else(try_create)?.id)
+}
+
+/// The messages of `set`. One that somebody else expunged cannot be copied: by number that refuses
+/// the whole command (RFC 2180 4.4.2), by UID it is one that does not exist.
+fn messages(session: &Session, uid: bool, set: &SequenceSet) -> Result<Vec<Message>, Failure> {
+    let selected = session.selected()?;
+    let current = selected.view.current();
+    let mut messages = Vec::new();
+    for index in selected.indexes(uid, set)?.into_iter().flatten() {
+        let Some(message) = selected.message(index) else { continue };
+        let newest = current.as_ref().and_then(|it| it.get(it.index_of(message.uid)?));
+        match newest {
+            Some(newest) => messages.push(*newest),
+            None if uid => {}
+            None => return Err(Failure::no(Code::ExpungeIssued, "Some messages are expunged")),
+        }
+    }
+    Ok(messages)
+}

@@ -1,0 +1,274 @@
+//! FETCH (RFC 3501 6.4.5, 7.4.2): what is in the snapshot first, then the summary, then octets
+//! straight from the log.
+//!
+//! Memory does not grow with the mailbox or the messages: output is sent whenever it is a buffer's
+//! worth, bodies pass in pieces of the store's chunk size. Messages that others expunge meanwhile
+//! are still answered from the session's snapshot, which keeps their bodies readable.
+
+use std::ops::Range;
+
+use super::{
+    message::MessageReader,
+    reply::{Done, Failure, Leave, Reply},
+    session::Session,
+    sync::{FlagEdit, OwnChange},
+};
+use crate::{
+    model::{FlagSet, Flags, Uid},
+    protocol::{
+        imap::{Fetch, FetchItem, FetchResponse, Partial, Section, SectionPart},
+        mime::{HeaderFilter, SectionText, filter_header},
+    },
+    store::{FlagChange, Message},
+};
+
+pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
+    let indexes = session.selected()?.indexes(fetch.uid, &fetch.set)?;
+    if fetch.items.contains(&FetchItem::ModSeq) {
+        session.enable_condstore();
+    }
+    let wanted = |message: &Message| fetch.changed_since.is_none_or(|it| message.mod_seq > it);
+    let seen_now = set_seen(session, fetch, &indexes, wanted).await?;
+    let account = session.account()?;
+    let keywords = session.selected()?.told().clone();
+    let mut trouble = None;
+    for index in indexes.into_iter().flatten() {
+        let Some(message) = session.selected()?.message(index) else { continue };
+        if !(wanted(&message) || seen_now.binary_search(&message.uid).is_ok()) {
+            continue;
+        }
+        let mut answer = Answer {
+            reader: MessageReader::new(&account, message.body),
+            number: index as u32 + 1,
+            recent: session.selected()?.is_recent(message.uid),
+            keywords: keywords.keywords(),
+            tell_flags: seen_now.binary_search(&message.uid).is_ok(),
+            message,
+        };
+        let start = (session.flushes, session.connection.output().len());
+        match answer.write(session, fetch).await {
+            Ok(()) => {}
+            Err(Failure::Leave(leave)) => return Err(Failure::Leave(leave)),
+            // Nothing of it has been sent: leave this message out and go on with the others.
+            Err(failure) if session.flushes == start.0 => {
+                session.connection.output().truncate(start.1);
+                trouble = Some(failure);
+            }
+            Err(_) => return Err(Failure::Leave(Leave::Lost)),
+        }
+        session.flush_if_full().await?;
+    }
+    trouble.map_or_else(|| Done::ok("FETCH completed"), Err)
+}
+
+/// Sets `\Seen` on what is about to be read (RFC 3501 6.4.5), in one transaction. Answers the UIDs
+/// it was set on: their FETCH responses tell the flags, and no other response does.
+async fn set_seen(
+    session: &mut Session,
+    fetch: &Fetch<'_>,
+    indexes: &[Range<usize>],
+    wanted: impl Fn(&Message) -> bool,
+) -> Result<Vec<Uid>, Failure> {
+    let selected = session.selected()?;
+    if selected.read_only || !fetch.items.iter().any(FetchItem::sets_seen) {
+        return Ok(Vec::new());
+    }
+    let unseen: Vec<Uid> = indexes
+        .iter()
+        .cloned()
+        .flatten()
+        .filter_map(|index| selected.message(index))
+        .filter(|message| wanted(message) && !message.flags.system.contains(Flags::SEEN))
+        .map(|message| message.uid)
+        .collect();
+    if unseen.is_empty() {
+        return Ok(unseen);
+    }
+    let change = FlagChange::Add(Flags::SEEN, Vec::new());
+    let mailbox = selected.mailbox();
+    // A full or broken disk must not keep anybody from reading: then \Seen is not set.
+    let Ok(outcome) = session.account()?.store_flags(mailbox, &unseen, change, None).await else {
+        return Ok(Vec::new());
+    };
+    let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();
+    let edit = FlagEdit::Add(FlagSet { system: Flags::SEEN, ..FlagSet::default() });
+    session.tell_changes_but(fetch.uid, OwnChange { uids: &uids, edit, mod_seqs: false }).await?;
+    Ok(uids)
+}
+
+/// One message's FETCH response in the making.
+struct Answer<'a> {
+    reader: MessageReader<'a>,
+    number: u32,
+    message: Message,
+    recent: bool,
+    keywords: &'a [String],
+    /// FLAGS although not asked for: this command changed them.
+    tell_flags: bool,
+}
+
+impl Answer<'_> {
+    async fn write(&mut self, session: &mut Session, fetch: &Fetch<'_>) -> Result<(), Failure> {
+        let condstore = session.condstore;
+        let out = session.connection.output();
+        let mut response = FetchResponse::begin(out, self.number);
+        if self.tell_flags {
+            if !fetch.items.contains(&FetchItem::Flags) {
+                self.flags(&mut response, out);
+            }
+            if condstore && !fetch.items.contains(&FetchItem::ModSeq) {
+                response.mod_seq(out, self.message.mod_seq);
+            }
+        }
+        for item in &fetch.items {
+            let out = session.connection.output();
+            match item {
+                FetchItem::Uid => response.uid(out, self.message.uid),
+                FetchItem::Flags => self.flags(&mut response, out),
+                FetchItem::ModSeq => response.mod_seq(out, self.message.mod_seq),
+                FetchItem::Rfc822Size => response.size(out, self.message.body.size),
+                FetchItem::InternalDate => {
+                    response.internal_date(out, self.message.internal_date);
+                }
+                item => self.write_content(session, &mut response, item).await?,
+            }
+        }
+        response.end(session.connection.output());
+        Ok(())
+    }
+
+    fn flags(&self, response: &mut FetchResponse, out: &mut Vec<u8>) {
+        response.flags(out, self.message.flags, self.keywords, self.recent);
+    }
+
+    /// Items for which the summary or the message has to be read.
+    async fn write_content(
+        &mut self,
+        session: &mut Session,
+        response: &mut FetchResponse,
+        item: &FetchItem<'_>,
+    ) -> Result<(), Failure> {
+        match item {
+            FetchItem::Envelope => {
+                let summary = self.reader.summary().await?;
+                response.envelope(session.connection.output(), summary);
+            }
+            FetchItem::Body => {
+                let summary = self.reader.summary().await?;
+                response.body(session.connection.output(), summary);
+            }
+            FetchItem::BodyStructure => {
+                let summary = self.reader.summary().await?;
+                response.body_structure(session.connection.output(), summary);
+            }
+            FetchItem::Rfc822 => self.rfc822(session, response, "RFC822").await?,
+            FetchItem::Rfc822Header => self.rfc822(session, response, "RFC822.HEADER").await?,
+            FetchItem::Rfc822Text => self.rfc822(session, response, "RFC822.TEXT").await?,
+            FetchItem::Section { section, partial, .. } => {
+                self.section(session, response, section, *partial).await?;
+            }
+            FetchItem::Uid
+            | FetchItem::Flags
+            | FetchItem::ModSeq
+            | FetchItem::Rfc822Size
+            | FetchItem::InternalDate => {}
+        }
+        Ok(())
+    }
+
+    /// The three items older than sections.
+    async fn rfc822(
+        &mut self,
+        session: &mut Session,
+        response: &mut FetchResponse,
+        name: &str,
+    ) -> Result<(), Failure> {
+        let all = 0..self.message.body.size;
+        let range = match name {
+            "RFC822" => all,
+            "RFC822.HEADER" => 0..self.reader.summary().await?.header_size(),
+            _ => self.reader.summary().await?.header_size()..all.end,
+        };
+        let announce = |out: &mut Vec<u8>, size| response.rfc822_literal(out, name, size);
+        self.stream(session, range, announce).await
+    }
+
+    async fn section(
+        &mut self,
+        session: &mut Session,
+        response: &mut FetchResponse,
+        section: &Section<'_>,
+        partial: Option<Partial>,
+    ) -> Result<(), Failure> {
+        let origin = partial.map(|partial| partial.offset);
+        let Some(range) = self.locate(section).await? else {
+            response.section(session.connection.output(), section, origin, None);
+            return Ok(());
+        };
+        let filter = match &section.part {
+            SectionPart::HeaderFields(names) => Some((HeaderFilter::Only, names)),
+            SectionPart::HeaderFieldsNot(names) => Some((HeaderFilter::Except, names)),
+            _ => None,
+        };
+        if let Some((filter, names)) = filter {
+            let fields = filter_header(&self.reader.header(range).await?, filter, names);
+            let cut = clip(0..fields.len() as u64, partial);
+            let text = fields.get(cut.start as usize..cut.end as usize).unwrap_or_default();
+            let out = session.connection.output();
+            response.section_literal(out, section, origin, text.len() as u64);
+            out.extend_from_slice(text);
+            return Ok(());
+        }
+        let announce =
+            |out: &mut Vec<u8>, size| response.section_literal(out, section, origin, size);
+        self.stream(session, clip(range, partial), announce).await
+    }
+
+    /// Where in the message the section lies (before header fields are picked out).
+    async fn locate(&mut self, section: &Section<'_>) -> Result<Option<Range<u64>>, Failure> {
+        let what = match section.part {
+            SectionPart::Full if section.path.is_empty() => {
+                return Ok(Some(0..self.message.body.size));
+            }
+            SectionPart::Full => SectionText::Full,
+            SectionPart::Header
+            | SectionPart::HeaderFields(_)
+            | SectionPart::HeaderFieldsNot(_) => SectionText::Header,
+            SectionPart::Text => SectionText::Text,
+            SectionPart::Mime => SectionText::Mime,
+        };
+        Ok(self.reader.summary().await?.section(&section.path, what))
+    }
+
+    /// A literal from the log. Its first piece is read before it is announced: up to there the
+    /// response can be taken back, after that a failure can only end the session.
+    async fn stream(
+        &mut self,
+        session: &mut Session,
+        range: Range<u64>,
+        announce: impl FnOnce(&mut Vec<u8>, u64),
+    ) -> Result<(), Failure> {
+        let mut piece = self.reader.piece(&range).await?;
+        announce(session.connection.output(), range.end.saturating_sub(range.start));
+        let mut rest = range;
+        loop {
+            session.connection.output().extend_from_slice(&piece);
+            rest.start += piece.len() as u64;
+            session.flush_if_full().await?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let Ok(next) = self.reader.piece(&rest).await else {
+                return Err(Failure::Leave(Leave::Lost));
+            };
+            piece = next;
+        }
+    }
+}
+
+/// `range` cut to what a partial fetch asks for (RFC 3501 6.4.5).
+fn clip(range: Range<u64>, partial: Option<Partial>) -> Range<u64> {
+    let Some(partial) = partial else { return range };
+    let start = range.start.saturating_add(partial.offset).min(range.end);
+    start..start.saturating_add(partial.count).min(range.end)
+}

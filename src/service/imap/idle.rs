@@ -1,0 +1,53 @@
+//! IDLE (RFC 2177): changes are told at once, until the client says DONE.
+//!
+//! Waits for the client and for the mailbox at the same time; both waits are cancel-safe, so that
+//! the one that lost can be begun again. What came in between is told with one flush.
+
+use futures_lite::future;
+
+use super::{
+    dispatch::Updates,
+    reply::{Done, Failure, Reply},
+    session::Session,
+};
+use crate::{protocol::imap::Frame, runtime::connection::ConnectionError};
+
+pub(super) async fn idle(session: &mut Session) -> Reply {
+    session.restart_deadline();
+    session.writer().continuation("idling");
+    loop {
+        match session.framer.line(session.connection.input()) {
+            Frame::Command { size } => {
+                let line = session.take_input(size);
+                let done = line.trim_ascii_end().eq_ignore_ascii_case(b"DONE");
+                return if done {
+                    Done::ok("IDLE completed")
+                } else {
+                    Err(Failure::bad("Expected DONE"))
+                };
+            }
+            Frame::Bye(text) => return Err(Failure::bye(text)),
+            _ => {}
+        }
+        session.tell_changes(Updates::All { uid: false }).await?;
+        session.flush().await?;
+        wait(session).await?;
+    }
+}
+
+/// Until the client sends something, the mailbox changes, or the time is up (RFC 2177 3 lets the
+/// server log out a client that idles too long).
+async fn wait(session: &mut Session) -> Result<(), ConnectionError> {
+    let timeout = session.time_left();
+    let Session { connection, selected, .. } = session;
+    match selected {
+        None => connection.fill(timeout).await,
+        Some(selected) => {
+            let changed = async {
+                selected.view.changed(selected.told()).await;
+                Ok(())
+            };
+            future::or(connection.fill(timeout), changed).await
+        }
+    }
+}

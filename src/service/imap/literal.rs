@@ -1,0 +1,73 @@
+//! The message literal of an APPEND while it arrives: counted, never kept.
+//!
+//! Announced by the framer, taken by [`super::append`]; what a refused APPEND leaves of it is
+//! thrown away by the session, so that the stream stays in step (RFC 7888 4).
+
+use super::{
+    reply::{Failure, Leave},
+    session::Session,
+};
+use crate::{protocol::imap::Frame, runtime::connection::ConnectionError};
+
+/// A literal that follows the command that was just read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Literal {
+    pub size: u64,
+    /// The client waits for `+` before it sends.
+    pub sync: bool,
+}
+
+impl Literal {
+    pub fn new(size: u64, sync: bool) -> Literal {
+        Literal { size, sync }
+    }
+}
+
+impl Session {
+    /// Input of the literal that has arrived, at least one octet; `remaining` are outstanding.
+    /// The caller consumes what it took.
+    pub async fn literal_input(&mut self, remaining: u64) -> Result<usize, ConnectionError> {
+        while self.connection.input().is_empty() {
+            self.restart_deadline();
+            self.wait_for_input().await?;
+        }
+        let arrived = self.connection.input().len();
+        Ok(usize::try_from(remaining).map_or(arrived, |remaining| arrived.min(remaining)))
+    }
+
+    /// The empty line after the literal. Anything else would be a second message (MULTIAPPEND),
+    /// which we do not offer.
+    pub async fn end_of_literal(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.framer.line(self.connection.input()) {
+                Frame::Command { size } => {
+                    let line = self.take_input(size);
+                    let empty = line == b"\r\n";
+                    return if empty { Ok(()) } else { Err(Failure::bad("Expected end of line")) };
+                }
+                Frame::Bye(text) => return Err(Failure::bye(text)),
+                _ => self.wait_for_input().await?,
+            }
+        }
+    }
+
+    /// Throws away the literal of an APPEND that was refused before reading it. A client that waits
+    /// for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
+    pub async fn skip_literal(&mut self) -> Result<(), Leave> {
+        let Some(literal) = self.literal.take() else { return Ok(()) };
+        if literal.sync {
+            return Ok(());
+        }
+        let mut remaining = literal.size;
+        while remaining > 0 {
+            let count = self.literal_input(remaining).await?;
+            self.connection.consume(count);
+            remaining -= count as u64;
+        }
+        // What the line says makes no difference: the command has been answered.
+        match self.end_of_literal().await {
+            Err(Failure::Leave(leave)) => Err(leave),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! One stored message being read: its summary at most once, its octets in pieces.
+//!
+//! Used by FETCH and SEARCH. Holds no body bytes.
+
+use std::ops::Range;
+
+use super::reply::Failure;
+use crate::{
+    protocol::mime::{Summarizer, Summary},
+    store::{Account, BODY_CHUNK, MessageBody},
+};
+
+/// A header longer than this is cut here where it has to be in memory whole (HEADER.FIELDS, and
+/// header keys of SEARCH).
+const HEADER_MAX: u64 = 1024 * 1024;
+
+pub(super) struct MessageReader<'a> {
+    account: &'a Account,
+    body: MessageBody,
+    summary: Option<Summary>,
+}
+
+impl<'a> MessageReader<'a> {
+    pub fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
+        MessageReader { account, body, summary: None }
+    }
+
+    pub async fn summary(&mut self) -> Result<&Summary, Failure> {
+        if self.summary.is_none() {
+            let bytes = self.account.read_summary(&self.body).await?;
+            let summary = match Summary::decode(&bytes) {
+                Ok(summary) => summary,
+                // Of a later format, or none: the message itself has it all.
+                Err(_) => self.summarize().await?,
+            };
+            return Ok(self.summary.insert(summary));
+        }
+        self.summary.as_ref().ok_or_else(unreadable)
+    }
+
+    /// The next piece of `range`; empty only if `range` is. Pieces end where the store's chunks do,
+    /// so that no chunk is read and checked twice.
+    pub async fn piece(&self, range: &Range<u64>) -> Result<bytes::Bytes, Failure> {
+        let in_chunk = BODY_CHUNK as u64 - range.start % BODY_CHUNK as u64;
+        let len = range.end.saturating_sub(range.start).min(in_chunk) as usize;
+        if len == 0 {
+            return Ok(bytes::Bytes::new());
+        }
+        let piece = self.account.read_body(&self.body, range.start, len).await?;
+        if piece.is_empty() { Err(unreadable()) } else { Ok(piece) }
+    }
+
+    /// `range` in memory: for headers only.
+    pub async fn header(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
+        let mut rest = range.start..range.end.min(range.start.saturating_add(HEADER_MAX));
+        let mut header = Vec::new();
+        while !rest.is_empty() {
+            let piece = self.piece(&rest).await?;
+            header.extend_from_slice(&piece);
+            rest.start += piece.len() as u64;
+        }
+        Ok(header)
+    }
+
+    async fn summarize(&self) -> Result<Summary, Failure> {
+        let mut summarizer = Summarizer::new();
+        let mut rest = 0..self.body.size;
+        while !rest.is_empty() {
+            let piece = self.piece(&rest).await?;
+            summarizer.push(&piece);
+            rest.start += piece.len() as u64;
+        }
+        Ok(summarizer.finish())
+    }
+}
+
+fn unreadable() -> Failure {
+    Failure::no(crate::protocol::imap::Code::ServerBug, "The message cannot be read")
+}

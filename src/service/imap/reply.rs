@@ -1,0 +1,149 @@
+//! How a command ends: tagged OK with a code, refusals, and the end of the session.
+//!
+//! Every handler returns [`Reply`]; the session writes it. The one place where [`StoreError`]
+//! becomes an IMAP response code (RFC 3501 7.1, RFC 5530).
+
+use std::borrow::Cow;
+
+use super::ImapHandover;
+use crate::{
+    model::{Uid, UidValidity},
+    protocol::imap::Code,
+    runtime::connection::ConnectionError,
+    store::StoreError,
+};
+
+/// Result of a command's handler.
+pub(super) type Reply = Result<Done, Failure>;
+
+/// A response code that outlives its handler: [`Code`] borrows its lists.
+#[derive(Debug)]
+pub(super) enum OwnedCode {
+    Plain(Code<'static>),
+    Modified(Vec<u32>),
+    CopyUid(UidValidity, Vec<(Uid, Uid)>),
+}
+
+impl OwnedCode {
+    pub fn borrowed(&self) -> Code<'_> {
+        match self {
+            OwnedCode::Plain(code) => *code,
+            OwnedCode::Modified(numbers) => Code::Modified(numbers),
+            OwnedCode::CopyUid(validity, uids) => Code::CopyUid(*validity, uids),
+        }
+    }
+}
+
+/// A command that was carried out.
+pub(super) enum Done {
+    Ok {
+        code: Option<OwnedCode>,
+        text: &'static str,
+    },
+    /// LOGOUT: the tagged OK is the session's last word.
+    LogOut,
+    /// The handler wrote its tagged response itself (STARTTLS must before it shakes hands).
+    Answered,
+    /// Logged in; the account's owner answers.
+    HandOver(ImapHandover),
+}
+
+impl Done {
+    pub fn ok(text: &'static str) -> Reply {
+        Ok(Done::Ok { code: None, text })
+    }
+
+    pub fn with_code(code: Code<'static>, text: &'static str) -> Reply {
+        Ok(Done::Ok { code: Some(OwnedCode::Plain(code)), text })
+    }
+}
+
+/// A command that was not carried out.
+#[derive(Debug)]
+pub(super) enum Failure {
+    No { code: Option<Code<'static>>, text: Cow<'static, str> },
+    Bad(Cow<'static, str>),
+    Leave(Leave),
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+pub(super) enum Leave {
+    /// Tell the client why (RFC 3501 7.1.5), then close.
+    Bye(&'static str),
+    /// The client is gone, or the stream cannot be continued.
+    Lost,
+}
+
+impl Failure {
+    pub fn no(code: Code<'static>, text: impl Into<Cow<'static, str>>) -> Failure {
+        Failure::No { code: Some(code), text: text.into() }
+    }
+
+    pub fn bad(text: impl Into<Cow<'static, str>>) -> Failure {
+        Failure::Bad(text.into())
+    }
+
+    pub fn bye(text: &'static str) -> Failure {
+        Failure::Leave(Leave::Bye(text))
+    }
+
+    /// For APPEND, COPY and MOVE: a missing target may be created first (RFC 3501 7.1 TRYCREATE).
+    pub fn with_try_create(error: StoreError) -> Failure {
+        match error {
+            StoreError::NoSuchMailbox => try_create(),
+            error => error.into(),
+        }
+    }
+}
+
+/// The target of APPEND, COPY or MOVE does not exist.
+pub(super) fn try_create() -> Failure {
+    Failure::no(Code::TryCreate, "No such mailbox")
+}
+
+/// A mailbox named by the client does not exist.
+pub(super) fn no_such_mailbox() -> Failure {
+    StoreError::NoSuchMailbox.into()
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match error {
+            StoreError::NoSuchMailbox => Failure::no(Code::NonExistent, "No such mailbox"),
+            StoreError::MailboxExists => Failure::no(Code::AlreadyExists, "Mailbox exists already"),
+            StoreError::NotPermitted(why) => Failure::no(Code::Cannot, why),
+            StoreError::Limit(what) => Failure::no(Code::Limit, format!("Limit reached: {what}")),
+            StoreError::Full => Failure::no(Code::Unavailable, "The disk is full; try again later"),
+            StoreError::Corrupt { .. } => {
+                Failure::no(Code::Corruption, "The message is damaged on disk")
+            }
+            // What failed is the operator's business and is in the log.
+            StoreError::Io(_) => Failure::no(Code::Unavailable, "Storage failed; try again later"),
+            StoreError::Poisoned => {
+                Failure::no(Code::Unavailable, "Storage accepts no changes now; try again later")
+            }
+        }
+    }
+}
+
+impl From<ConnectionError> for Failure {
+    fn from(error: ConnectionError) -> Failure {
+        Failure::Leave(error.into())
+    }
+}
+
+impl From<ConnectionError> for Leave {
+    fn from(error: ConnectionError) -> Leave {
+        match error {
+            ConnectionError::TimedOut => Leave::Bye("Timed out"),
+            ConnectionError::NoMemory => Leave::Bye("[UNAVAILABLE] Out of memory; try again later"),
+            ConnectionError::ShuttingDown => {
+                Leave::Bye("[UNAVAILABLE] The server is shutting down")
+            }
+            ConnectionError::Closed | ConnectionError::Tls(_) | ConnectionError::Io(_) => {
+                Leave::Lost
+            }
+        }
+    }
+}

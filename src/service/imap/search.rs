@@ -1,0 +1,162 @@
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 7162 3.1.5) by scanning: exact, and cheap keys first.
+//!
+//! A message is read only if flags, dates and sizes leave it undecided, and then the summary first,
+//! the header next, the text last; text is decoded in pieces and not kept. Other sessions get their
+//! turn between pieces and between batches of messages.
+
+use super::{
+    message::MessageReader,
+    reply::{Done, Failure, Reply},
+    search_key::{Known, Need, Query, Verdict},
+    selected::Selected,
+    session::Session,
+};
+use crate::{
+    model::{ModSeq, Uid},
+    protocol::{
+        imap::{Search, SearchResult, SearchReturn},
+        mime::{DateTime, MessageSearch, Needle, Scope, date},
+    },
+    runtime::executor::Executor,
+    store::{Account, Message},
+};
+
+/// Messages decided without reading before other sessions get their turn.
+const MESSAGES_PER_TURN: usize = 256;
+
+/// Octets of text decoded and searched at a time; under 1 ms of work.
+const TEXT_PIECE: usize = 64 * 1024;
+
+/// A message that matches.
+struct Hit {
+    number: u32,
+    mod_seq: ModSeq,
+}
+
+pub(super) async fn search(session: &mut Session, tag: &str, search: &Search<'_>) -> Reply {
+    let selected = session.selected()?;
+    let query = Query::new(&search.key, search.charset.as_deref(), selected)?;
+    if query.mod_seq {
+        session.enable_condstore();
+    }
+    let selected = session.selected()?;
+    let account = session.account()?;
+    let executor = session.shard.executor.clone();
+    let hits = scan(&query, selected, &account, &*executor, search.uid).await?;
+    match search.returns {
+        None => {
+            let mod_seq = highest(&hits).filter(|_| query.mod_seq);
+            session.writer().search(hits.iter().map(|hit| hit.number), mod_seq);
+        }
+        Some(returns) => tell_extended(session, search, tag, returns, query.mod_seq, &hits),
+    }
+    Done::ok("SEARCH completed")
+}
+
+async fn scan(
+    query: &Query,
+    selected: &Selected,
+    account: &Account,
+    executor: &dyn Executor,
+    uid: bool,
+) -> Result<Vec<Hit>, Failure> {
+    let mut hits = Vec::new();
+    for index in 0..selected.numbering().len() {
+        if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
+            executor.yield_now().await;
+        }
+        let Some(message) = selected.message(index) else { continue };
+        let subject = Subject { query, selected, executor, index, message: &message };
+        if subject.matches(account).await? {
+            let Uid(named) = message.uid;
+            let number = if uid { named } else { index as u32 + 1 };
+            hits.push(Hit { number, mod_seq: message.mod_seq });
+        }
+    }
+    Ok(hits)
+}
+
+/// One message under search.
+struct Subject<'a> {
+    query: &'a Query,
+    selected: &'a Selected,
+    executor: &'a dyn Executor,
+    index: usize,
+    message: &'a Message,
+}
+
+impl Subject<'_> {
+    /// Tests, and reads what the test asks for, until it is decided. Each need is met once.
+    async fn matches(&self, account: &Account) -> Result<bool, Failure> {
+        let mut reader = MessageReader::new(account, self.message.body);
+        let mut known = Known::default();
+        loop {
+            match self.query.test(self.index, self.message, self.selected, &known) {
+                Verdict::Yes => return Ok(true),
+                Verdict::No => return Ok(false),
+                Verdict::Needs(Need::SentDay) => {
+                    let date = reader.summary().await?.date().and_then(date::parse);
+                    known.sent_day = Some(date.map(DateTime::days));
+                }
+                Verdict::Needs(Need::Header) => {
+                    let size = reader.summary().await?.header_size();
+                    known.header = Some(reader.header(0..size).await?);
+                }
+                Verdict::Needs(Need::Text) => {
+                    known.found = Some(self.search_text(&mut reader).await?);
+                }
+            }
+        }
+    }
+
+    /// Looks for all strings of the query at once, in one reading of the message.
+    async fn search_text(&self, reader: &mut MessageReader<'_>) -> Result<Vec<bool>, Failure> {
+        let needles: Vec<(Scope, &Needle)> =
+            self.query.needles.iter().map(|(scope, needle)| (*scope, needle)).collect();
+        let summary = reader.summary().await?.clone();
+        let mut search = MessageSearch::new(&summary, &needles);
+        let mut rest = search.start()..self.message.body.size;
+        while !rest.is_empty() {
+            let piece = reader.piece(&rest).await?;
+            for part in piece.chunks(TEXT_PIECE) {
+                if search.push(part) {
+                    return Ok(search.finish());
+                }
+                self.executor.yield_now().await;
+            }
+            rest.start += piece.len() as u64;
+        }
+        Ok(search.finish())
+    }
+}
+
+fn highest<'h>(hits: impl IntoIterator<Item = &'h Hit>) -> Option<ModSeq> {
+    hits.into_iter().map(|hit| hit.mod_seq).max()
+}
+
+/// RFC 4731 3.1, and RFC 7162 3.1.10 on which mod-sequence goes with what was asked for.
+fn tell_extended(
+    session: &mut Session,
+    search: &Search<'_>,
+    tag: &str,
+    returns: SearchReturn,
+    with_mod_seq: bool,
+    hits: &[Hit],
+) {
+    let (first, last) = (hits.first(), hits.last());
+    let mod_seq = match returns {
+        SearchReturn { all: false, count: false, min, max } => {
+            highest(first.filter(|_| min).into_iter().chain(last.filter(|_| max)))
+        }
+        _ => highest(hits),
+    };
+    let all: Vec<u32> = hits.iter().map(|hit| hit.number).collect();
+    let result = SearchResult {
+        min: first.filter(|_| returns.min).map(|hit| hit.number),
+        max: last.filter(|_| returns.max).map(|hit| hit.number),
+        all: returns.all.then_some(&all),
+        count: returns.count.then_some(hits.len() as u32),
+        mod_seq: mod_seq.filter(|_| with_mod_seq),
+    };
+    session.writer().esearch(tag, search.uid, &result);
+}

@@ -1,0 +1,256 @@
+//! Search keys made ready to test messages, and the test itself (RFC 3501 6.4.4).
+//!
+//! Made by [`super::search`] once a command. A test never waits: it answers from what is known of
+//! the message so far, or says what it would have to know. So cheap keys decide first whatever the
+//! order in the command, and nothing is read for a message that they rule out.
+//!
+//! Invariant: as deep as the parser's limit on nesting at most, so that recursion is safe.
+
+use encoding_rs::Encoding;
+
+use super::{reply::Failure, selected::Selected};
+use crate::{
+    model::{Flags, ModSeq},
+    protocol::{
+        imap::{Code, DateTest, Ranges, SearchKey},
+        mime::{Needle, Scope},
+    },
+    store::Message,
+};
+
+const SECONDS_PER_DAY: i64 = 86_400;
+
+pub(super) enum Key {
+    Constant(bool),
+    Set(Flags),
+    Unset(Flags),
+    Recent,
+    /// Index in the mailbox's keyword table.
+    Keyword(usize),
+    InternalDate(DateTest, i64),
+    SentDate(DateTest, i64),
+    Larger(u64),
+    Smaller(u64),
+    Sequence(Ranges),
+    Uid(Ranges),
+    ModSeq(ModSeq),
+    Header(Box<HeaderKey>),
+    /// Index in [`Query::needles`].
+    Text(usize),
+    Not(Box<Key>),
+    Any(Vec<Key>),
+    All(Vec<Key>),
+}
+
+/// A field and what one of its kind has to contain.
+pub(super) struct HeaderKey {
+    name: Vec<u8>,
+    needle: Needle,
+}
+
+/// All that a SEARCH command asks for.
+pub(super) struct Query {
+    pub key: Key,
+    /// Strings of BODY and TEXT keys: looked for together, in one reading of the message.
+    pub needles: Vec<(Scope, Needle)>,
+    /// A MODSEQ key was used: the answer tells the highest (RFC 7162 3.1.5).
+    pub mod_seq: bool,
+}
+
+/// What is known of a message beside its entry in the snapshot.
+#[derive(Default)]
+pub(super) struct Known {
+    /// Day of the Date field, if it has one that can be read.
+    pub sent_day: Option<Option<i64>>,
+    pub header: Option<Vec<u8>>,
+    /// By index in [`Query::needles`].
+    pub found: Option<Vec<bool>>,
+}
+
+/// What a test would have to know; the cheapest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Need {
+    SentDay,
+    Header,
+    Text,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Yes,
+    No,
+    Needs(Need),
+}
+
+impl From<bool> for Verdict {
+    fn from(matches: bool) -> Verdict {
+        if matches { Verdict::Yes } else { Verdict::No }
+    }
+}
+
+impl Query {
+    /// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
+    pub fn new(
+        key: &SearchKey<'_>,
+        charset: Option<&[u8]>,
+        selected: &Selected,
+    ) -> Result<Query, Failure> {
+        let charset = match charset {
+            None => encoding_rs::UTF_8,
+            Some(label) => Encoding::for_label_no_replacement(label).ok_or_else(bad_charset)?,
+        };
+        let mut compiler = Compiler { charset, selected, needles: Vec::new(), mod_seq: false };
+        let key = compiler.key(key);
+        Ok(Query { key, needles: compiler.needles, mod_seq: compiler.mod_seq })
+    }
+
+    pub fn test(
+        &self,
+        index: usize,
+        message: &Message,
+        selected: &Selected,
+        known: &Known,
+    ) -> Verdict {
+        Subject { sequence: index as u32 + 1, message, selected, known }.test(&self.key)
+    }
+}
+
+/// RFC 3501 6.4.4: the code lists what we do support; it is a hint, so the common ones are enough.
+fn bad_charset() -> Failure {
+    let charsets = Code::BadCharset(&["US-ASCII", "UTF-8", "ISO-8859-1"]);
+    Failure::no(charsets, "Charset not supported")
+}
+
+struct Compiler<'a> {
+    charset: &'static Encoding,
+    selected: &'a Selected,
+    needles: Vec<(Scope, Needle)>,
+    mod_seq: bool,
+}
+
+impl Compiler<'_> {
+    fn key(&mut self, key: &SearchKey<'_>) -> Key {
+        match key {
+            SearchKey::All => Key::Constant(true),
+            SearchKey::Set(flags) => Key::Set(*flags),
+            SearchKey::Unset(flags) => Key::Unset(*flags),
+            SearchKey::Recent => Key::Recent,
+            SearchKey::Keyword(name) => self.keyword(name),
+            SearchKey::Unkeyword(name) => Key::Not(Box::new(self.keyword(name))),
+            SearchKey::Header(name, text) => {
+                let needle = self.needle(text);
+                Key::Header(Box::new(HeaderKey { name: name.to_vec(), needle }))
+            }
+            SearchKey::Body(text) => self.text(Scope::Body, text),
+            SearchKey::Text(text) => self.text(Scope::Text, text),
+            SearchKey::InternalDate(test, day) => Key::InternalDate(*test, *day),
+            SearchKey::SentDate(test, day) => Key::SentDate(*test, *day),
+            SearchKey::Larger(size) => Key::Larger(*size),
+            SearchKey::Smaller(size) => Key::Smaller(*size),
+            SearchKey::Sequence(set) => Key::Sequence(self.selected.sequence_ranges(set)),
+            SearchKey::Uid(set) => Key::Uid(self.selected.uid_ranges(set)),
+            SearchKey::ModSeq(mod_seq) => {
+                self.mod_seq = true;
+                Key::ModSeq(*mod_seq)
+            }
+            SearchKey::Not(key) => Key::Not(Box::new(self.key(key))),
+            SearchKey::Or(keys) => Key::Any(vec![self.key(&keys.0), self.key(&keys.1)]),
+            SearchKey::And(keys) => Key::All(keys.iter().map(|key| self.key(key)).collect()),
+        }
+    }
+
+    /// A keyword that the mailbox does not know is on no message.
+    fn keyword(&self, name: &str) -> Key {
+        let known = self.selected.told().keywords();
+        match known.iter().position(|keyword| keyword.eq_ignore_ascii_case(name)) {
+            Some(index) => Key::Keyword(index),
+            None => Key::Constant(false),
+        }
+    }
+
+    fn text(&mut self, scope: Scope, text: &[u8]) -> Key {
+        // RFC 3501 6.4.4: every message contains the empty string.
+        if text.is_empty() {
+            return Key::Constant(true);
+        }
+        let needle = self.needle(text);
+        self.needles.push((scope, needle));
+        Key::Text(self.needles.len() - 1)
+    }
+
+    fn needle(&self, text: &[u8]) -> Needle {
+        Needle::new(&self.charset.decode_without_bom_handling(text).0)
+    }
+}
+
+/// One message under test.
+struct Subject<'a> {
+    sequence: u32,
+    message: &'a Message,
+    selected: &'a Selected,
+    known: &'a Known,
+}
+
+impl Subject<'_> {
+    fn test(&self, key: &Key) -> Verdict {
+        let message = self.message;
+        match key {
+            Key::Constant(value) => (*value).into(),
+            Key::Set(flags) => message.flags.system.contains(*flags).into(),
+            Key::Unset(flags) => (!message.flags.system.contains(*flags)).into(),
+            Key::Recent => self.selected.is_recent(message.uid).into(),
+            Key::Keyword(index) => message.flags.keywords.contains(*index).into(),
+            Key::InternalDate(test, day) => {
+                let seconds = message.internal_date.unix_seconds();
+                date_matches(*test, seconds.div_euclid(SECONDS_PER_DAY), *day).into()
+            }
+            Key::SentDate(test, day) => match self.known.sent_day {
+                Some(sent) => sent.is_some_and(|sent| date_matches(*test, sent, *day)).into(),
+                None => Verdict::Needs(Need::SentDay),
+            },
+            Key::Larger(size) => (message.body.size > *size).into(),
+            Key::Smaller(size) => (message.body.size < *size).into(),
+            Key::Sequence(ranges) => ranges.contains(self.sequence).into(),
+            Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
+            Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
+            Key::Header(key) => match &self.known.header {
+                Some(header) => key.needle.is_in_header(header, &key.name).into(),
+                None => Verdict::Needs(Need::Header),
+            },
+            Key::Text(needle) => match &self.known.found {
+                Some(found) => found.get(*needle).copied().unwrap_or(false).into(),
+                None => Verdict::Needs(Need::Text),
+            },
+            Key::Not(key) => match self.test(key) {
+                Verdict::Yes => Verdict::No,
+                Verdict::No => Verdict::Yes,
+                needs => needs,
+            },
+            Key::Any(keys) => self.first_of(keys, Verdict::Yes, Verdict::No),
+            Key::All(keys) => self.first_of(keys, Verdict::No, Verdict::Yes),
+        }
+    }
+
+    /// `decisive` as soon as any key says so; else what the cheapest undecided key needs.
+    fn first_of(&self, keys: &[Key], decisive: Verdict, otherwise: Verdict) -> Verdict {
+        let mut cheapest: Option<Need> = None;
+        for key in keys {
+            match self.test(key) {
+                verdict if verdict == decisive => return decisive,
+                Verdict::Needs(need) => {
+                    cheapest = Some(cheapest.map_or(need, |other| other.min(need)));
+                }
+                _ => {}
+            }
+        }
+        cheapest.map_or(otherwise, Verdict::Needs)
+    }
+}
+
+fn date_matches(test: DateTest, day: i64, wanted: i64) -> bool {
+    match test {
+        DateTest::Before => day < wanted,
+        DateTest::On => day == wanted,
+        DateTest::Since => day >= wanted,
+    }
+}

@@ -1,0 +1,81 @@
+//! SELECT, EXAMINE, CLOSE, UNSELECT (RFC 3501 6.3.1, 6.3.2, 6.4.2; RFC 3691; RFC 7162 3.1.8).
+
+use super::{
+    folder,
+    reply::{Done, Reply, no_such_mailbox},
+    selected::Selected,
+    session::Session,
+    sync::permanent_flags,
+};
+use crate::{
+    model::Flags,
+    protocol::imap::{Code, MailboxName, Status, Writer},
+    store::Snapshot,
+};
+
+pub(super) async fn select(
+    session: &mut Session,
+    mailbox: &MailboxName<'_>,
+    condstore: bool,
+    read_only: bool,
+) -> Reply {
+    // RFC 3501 6.3.1: the old mailbox is deselected whatever comes of this.
+    session.selected = None;
+    let account = session.account()?;
+    let name = folder::existing_name(mailbox)?;
+    let info = account.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
+    let view = account.select(info.id, !read_only).await?;
+    let selected = Selected::new(view, read_only).ok_or_else(no_such_mailbox)?;
+    session.condstore |= condstore;
+    describe(&mut session.writer(), &selected);
+    session.selected = Some(selected);
+    if read_only {
+        Done::with_code(Code::ReadOnly, "EXAMINE completed")
+    } else {
+        Done::with_code(Code::ReadWrite, "SELECT completed")
+    }
+}
+
+/// The untagged responses of SELECT, in the order of RFC 3501 6.3.1.
+fn describe(writer: &mut Writer<'_>, selected: &Selected) {
+    let snapshot = selected.numbering();
+    let status = snapshot.status();
+    writer.flags(snapshot.keywords());
+    let permanent = permanent_flags(snapshot.keywords(), selected.read_only);
+    writer.untagged(Status::Ok, Some(permanent), "Flags permitted");
+    writer.exists(snapshot.len() as u32);
+    writer.recent(selected.recent_count(snapshot) as u32);
+    if status.unseen > 0
+        && let Some(number) = first_unseen(snapshot)
+    {
+        writer.untagged(Status::Ok, Some(Code::Unseen(number)), "First unseen");
+    }
+    writer.untagged(Status::Ok, Some(Code::UidValidity(status.uid_validity)), "UIDs valid");
+    writer.untagged(Status::Ok, Some(Code::UidNext(status.uid_next)), "Predicted next UID");
+    let highest = Code::HighestModSeq(status.highest_mod_seq);
+    writer.untagged(Status::Ok, Some(highest), "Highest");
+}
+
+/// Sequence number of the first message without `\Seen`.
+fn first_unseen(snapshot: &Snapshot) -> Option<u32> {
+    let unseen = |message: &crate::store::Message| !message.flags.system.contains(Flags::SEEN);
+    snapshot.iter_from(0).position(unseen).map(|index| index as u32 + 1)
+}
+
+/// CLOSE expunges without telling (RFC 3501 6.4.2), but not what was only examined.
+pub(super) async fn close(session: &mut Session) -> Reply {
+    let selected = session.selected()?;
+    if !selected.read_only {
+        let mailbox = selected.mailbox();
+        // Nothing marked in the state last told may still mean something marked since: the store
+        // looks, at no cost when there is nothing.
+        session.account()?.expunge(mailbox, None).await?;
+    }
+    session.selected = None;
+    Done::ok("CLOSE completed")
+}
+
+pub(super) async fn unselect(session: &mut Session) -> Reply {
+    session.selected = None;
+    Done::ok("UNSELECT completed")
+}

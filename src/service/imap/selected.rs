@@ -1,0 +1,182 @@
+//! A session's view of its selected mailbox: which message has which sequence number, and which
+//! state of each message the client was told last.
+//!
+//! Called by every command that names messages and by [`super::sync`], which alone moves the view
+//! forward. Shard-local; owned by one session.
+//!
+//! Invariants:
+//! * `numbering` is the sequence-number truth: message n of the client is `numbering[n - 1]`. It is
+//!   replaced only when the client has been told everything between the two (RFC 3501 7.4.1).
+//! * `told` is `numbering` or something newer. It is newer only while an EXPUNGE may not be told
+//!   (RFC 3501 7.4.1, 5.5): flags are told from it, numbers never.
+
+use std::ops::Range;
+
+use super::reply::Failure;
+use crate::{
+    model::{MailboxId, Uid},
+    protocol::imap::{Ranges, SequenceSet},
+    store::{MailboxView, Message, Snapshot},
+};
+
+/// How many ranges of `\Recent` UIDs a session remembers; the oldest is forgotten first. Ranges
+/// touch and merge unless two sessions take turns in claiming, so the limit is hardly ever met.
+const RECENT_RANGES_MAX: usize = 256;
+
+pub(super) struct Selected {
+    pub view: MailboxView,
+    /// EXAMINE: nothing may change, not even `\Seen` or `\Recent` (RFC 3501 6.3.2).
+    pub read_only: bool,
+    numbering: Snapshot,
+    told: Snapshot,
+    /// `told` lacks messages that `numbering` has.
+    expunge_pending: bool,
+    recent: Vec<Range<Uid>>,
+}
+
+impl Selected {
+    /// `None` if the mailbox was deleted between `select` and now.
+    pub fn new(view: MailboxView, read_only: bool) -> Option<Selected> {
+        let snapshot = view.current()?;
+        let first = view.recent_from();
+        let mut selected = Selected {
+            view,
+            read_only,
+            numbering: snapshot.clone(),
+            told: snapshot,
+            expunge_pending: false,
+            recent: Vec::new(),
+        };
+        // A read-only session claims nothing: what is unclaimed now and later is recent for it.
+        let end = if read_only { Uid(u32::MAX) } else { selected.numbering.status().uid_next };
+        selected.mark_recent(first..end);
+        Some(selected)
+    }
+
+    pub fn mailbox(&self) -> MailboxId {
+        self.view.mailbox()
+    }
+
+    /// What the client's sequence numbers stand for.
+    pub fn numbering(&self) -> &Snapshot {
+        &self.numbering
+    }
+
+    /// The newest state that the client knows, apart from expunges that could not be told yet.
+    pub fn told(&self) -> &Snapshot {
+        &self.told
+    }
+
+    pub fn expunge_pending(&self) -> bool {
+        self.expunge_pending
+    }
+
+    /// The message with sequence number `index + 1`, its flags as told last. A message that was
+    /// expunged by somebody else is still here until the client hears of it.
+    pub fn message(&self, index: usize) -> Option<Message> {
+        let numbered = self.numbering.get(index)?;
+        if !self.expunge_pending {
+            return Some(*numbered);
+        }
+        let newer = self.told.index_of(numbered.uid).and_then(|index| self.told.get(index));
+        Some(*newer.unwrap_or(numbered))
+    }
+
+    /// The sequence numbers of `set`, by what the client knows.
+    pub fn sequence_ranges(&self, set: &SequenceSet) -> Ranges {
+        set.resolve(self.numbering.len() as u32)
+    }
+
+    /// The UIDs of `set`; `*` is the highest that the client knows of.
+    pub fn uid_ranges(&self, set: &SequenceSet) -> Ranges {
+        let last = self.numbering.len().checked_sub(1).and_then(|last| self.numbering.get(last));
+        set.resolve(last.map_or(0, |message| message.uid.0))
+    }
+
+    /// Indexes of the messages in `set`, ascending. A number that no message has is the client's
+    /// mistake (RFC 3501 9 `seq-number`), a UID that none has is not (RFC 3501 6.4.8).
+    pub fn indexes(&self, uid: bool, set: &SequenceSet) -> Result<Vec<Range<usize>>, Failure> {
+        if uid {
+            let ranges = self.uid_ranges(set);
+            return Ok(ranges
+                .ranges()
+                .map(|(first, last)| {
+                    let after = last.checked_add(1);
+                    let end = after
+                        .map_or(self.numbering.len(), |it| self.numbering.lower_bound(Uid(it)));
+                    self.numbering.lower_bound(Uid(first))..end
+                })
+                .collect());
+        }
+        if set.exceeds(self.numbering.len() as u32) {
+            return Err(Failure::bad("No message has that number"));
+        }
+        let ranges = self.sequence_ranges(set);
+        Ok(ranges.ranges().map(|(first, last)| first as usize - 1..last as usize).collect())
+    }
+
+    /// UIDs of the messages in a set of UIDs, ascending.
+    pub fn uids_of(&self, set: &SequenceSet) -> Vec<Uid> {
+        let indexes = self.indexes(true, set).unwrap_or_default();
+        indexes
+            .into_iter()
+            .flatten()
+            .filter_map(|index| self.numbering.get(index))
+            .map(|it| it.uid)
+            .collect()
+    }
+
+    /// Moves flags on and leaves the numbers alone: `told` has lost messages of `numbering`.
+    pub fn advance_flags(&mut self, newer: Snapshot) {
+        self.told = newer;
+        self.expunge_pending = true;
+    }
+
+    /// The client was told everything up to `newer`.
+    pub fn advance(&mut self, newer: Snapshot) {
+        self.numbering = newer.clone();
+        self.told = newer;
+        self.expunge_pending = false;
+    }
+
+    /// Takes the `\Recent` marks of what arrived since; call it with the snapshot about to be told.
+    pub fn claim_recent(&mut self, newer: &Snapshot) {
+        if self.read_only {
+            return;
+        }
+        if let Some(first) = self.view.claim_recent() {
+            self.mark_recent(first..newer.status().uid_next);
+        }
+    }
+
+    pub fn is_recent(&self, uid: Uid) -> bool {
+        // Newest last, and recent messages are mostly asked about: the last range decides often.
+        self.recent.iter().rev().any(|range| range.contains(&uid))
+    }
+
+    /// The number in `* n RECENT` (RFC 3501 7.3.2) for `snapshot`.
+    pub fn recent_count(&self, snapshot: &Snapshot) -> usize {
+        self.recent
+            .iter()
+            .map(|range| {
+                snapshot.lower_bound(range.end).saturating_sub(snapshot.lower_bound(range.start))
+            })
+            .sum()
+    }
+
+    fn mark_recent(&mut self, range: Range<Uid>) {
+        if range.is_empty() {
+            return;
+        }
+        if let Some(last) = self.recent.last_mut()
+            && last.end >= range.start
+        {
+            last.end = last.end.max(range.end);
+            return;
+        }
+        if self.recent.len() == RECENT_RANGES_MAX {
+            self.recent.remove(0);
+        }
+        self.recent.push(range);
+    }
+}

@@ -1,0 +1,362 @@
+//! The loop of one IMAP session: frames in, commands run, one flush for all that was pipelined.
+//!
+//! Called by the acceptor ([`run`]) and, after a handover, by the owner of the account
+//! ([`resume`]). Owns the connection; shard-local. Between commands, with nothing unread, it holds
+//! no buffer: a command's bytes are copied once (commands are short; message literals are streamed
+//! and never here), so that its values may outlive reads and writes of the connection.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    ImapHandover, ImapOptions, Outcome,
+    dispatch::{self, Plan, Updates},
+    literal::Literal,
+    reply::{Done, Failure, Leave, Reply},
+    selected::Selected,
+};
+use crate::{
+    metrics::Protocol,
+    model::Timestamp,
+    protocol::imap::{
+        Code, Command, Frame, Framer, Limits, State, Status, Writer, capability, parse, tag_of,
+    },
+    runtime::connection::{Connection, ConnectionError},
+    service::{ServiceOptions, Shard},
+    store::Account,
+};
+
+/// Output beyond this is sent before more is made, so that a client that does not read costs one
+/// buffer and not its mailbox.
+pub(super) const OUTPUT_MAX: usize = 64 * 1024;
+
+/// Commands carried out one after the other before other sessions get their turn: a client may
+/// pipeline thousands that never wait for anything.
+const COMMANDS_PER_TURN: u32 = 32;
+
+/// Before login nothing longer is of use: credentials and ID fields.
+const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024, message: 0 };
+
+/// One client's session on this shard.
+pub(super) struct Session {
+    pub connection: Connection,
+    pub shard: Rc<Shard>,
+    /// Set once logged in.
+    pub account: Option<Account>,
+    pub selected: Option<Selected>,
+    /// A CONDSTORE-enabling command was given: FETCH responses tell MODSEQ (RFC 7162 3.1).
+    pub condstore: bool,
+    pub login_failures: u32,
+    /// The message of an APPEND that is running, until its handler takes it.
+    pub literal: Option<Literal>,
+    pub framer: Framer,
+    /// How often output was sent before a command was done: what was sent cannot be taken back.
+    pub flushes: u64,
+    /// Since the session last waited for input or let others run.
+    commands_in_turn: u32,
+    bad_commands: u32,
+    /// When the client must have sent its next command.
+    deadline: Timestamp,
+}
+
+/// Serves a new connection until it is closed or belongs to another shard.
+pub async fn run(connection: Connection, shard: Rc<Shard>) -> Outcome {
+    let mut session = Box::new(Session::new(connection, shard));
+    session.greet();
+    session.serve().await
+}
+
+/// Goes on with a session that logged in on another shard: answers its LOGIN and serves it.
+pub async fn resume(connection: Connection, shard: Rc<Shard>, handover: ImapHandover) -> Outcome {
+    let mut session = Box::new(Session::new(connection, shard));
+    let reply = session.log_in(handover.identity.account).await;
+    match session.answer(&handover.tag, reply) {
+        Ok(()) => session.serve().await,
+        Err(leave) => session.end(leave).await,
+    }
+}
+
+/// Why [`Session::work`] returned.
+enum End {
+    Leave(Leave),
+    LoggedOut,
+    HandOver(ImapHandover),
+}
+
+impl From<ConnectionError> for End {
+    fn from(error: ConnectionError) -> End {
+        End::Leave(error.into())
+    }
+}
+
+impl Session {
+    fn new(connection: Connection, shard: Rc<Shard>) -> Session {
+        let deadline = shard.executor.now().after(shard.options.imap.login_timeout);
+        Session {
+            connection,
+            shard,
+            account: None,
+            selected: None,
+            condstore: false,
+            login_failures: 0,
+            literal: None,
+            framer: Framer::new(LIMITS_BEFORE_LOGIN),
+            flushes: 0,
+            commands_in_turn: 0,
+            bad_commands: 0,
+            deadline,
+        }
+    }
+
+    pub fn options(&self) -> &ServiceOptions {
+        &self.shard.options
+    }
+
+    pub fn imap(&self) -> &ImapOptions {
+        &self.shard.options.imap
+    }
+
+    pub fn writer(&mut self) -> Writer<'_> {
+        Writer::new(self.connection.output())
+    }
+
+    pub fn state(&self) -> State {
+        match (&self.account, &self.selected) {
+            (None, _) => State::NotAuthenticated,
+            (Some(_), None) => State::Authenticated,
+            (Some(_), Some(_)) => State::Selected,
+        }
+    }
+
+    /// The account of a session that is logged in; the table lets no command through before.
+    pub fn account(&self) -> Result<Account, Failure> {
+        self.account.clone().ok_or_else(|| Failure::bad("Log in first"))
+    }
+
+    pub fn selected(&self) -> Result<&Selected, Failure> {
+        self.selected.as_ref().ok_or_else(|| Failure::bad("Select a mailbox first"))
+    }
+
+    /// For commands that change the selected mailbox (RFC 3501 6.3.2).
+    pub fn writable(&self) -> Result<&Selected, Failure> {
+        let selected = self.selected()?;
+        if selected.read_only {
+            return Err(Failure::no(Code::ReadOnly, "The mailbox is selected read-only"));
+        }
+        Ok(selected)
+    }
+
+    /// May passwords be sent as things stand? (RFC 3501 6.2.3)
+    pub fn can_login(&self) -> bool {
+        self.connection.is_tls() || self.options().allow_plaintext_auth
+    }
+
+    pub fn capabilities(&self) -> &'static str {
+        capability(self.state(), self.connection.can_start_tls(), self.can_login())
+    }
+
+    /// Sends the output once it is a buffer's worth, and lets other sessions run.
+    pub async fn flush_if_full(&mut self) -> Result<(), ConnectionError> {
+        if self.connection.output().len() > OUTPUT_MAX {
+            self.flush().await?;
+            self.shard.executor.yield_now().await;
+        }
+        Ok(())
+    }
+
+    pub async fn flush(&mut self) -> Result<(), ConnectionError> {
+        self.flushes += 1;
+        self.connection.flush(self.shard.options.write_timeout).await
+    }
+
+    /// Sends what is there and waits for more input, until the deadline of the state.
+    pub async fn wait_for_input(&mut self) -> Result<(), ConnectionError> {
+        self.commands_in_turn = 0;
+        self.flush().await?;
+        let timeout = self.time_left();
+        self.connection.fill(timeout).await
+    }
+
+    /// Until the client must have sent its next command.
+    pub fn time_left(&self) -> Duration {
+        let left = self.deadline.0.saturating_sub(self.shard.executor.now().0);
+        Duration::from_micros(u64::try_from(left).unwrap_or(0))
+    }
+
+    /// The client is active. Before login that earns it no more time: a stranger's NOOPs must not
+    /// keep a connection open.
+    pub fn restart_deadline(&mut self) {
+        if self.state() != State::NotAuthenticated {
+            self.deadline = self.shard.executor.now().after(self.imap().idle_timeout);
+        }
+    }
+
+    /// After STARTTLS: what was half read before is gone, and the client has its time to log in.
+    pub fn restart_under_tls(&mut self) {
+        self.framer = Framer::new(LIMITS_BEFORE_LOGIN);
+        self.deadline = self.shard.executor.now().after(self.imap().login_timeout);
+    }
+
+    /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses tell MODSEQ, and
+    /// the client must know where the selected mailbox stands.
+    pub fn enable_condstore(&mut self) {
+        if self.condstore {
+            return;
+        }
+        self.condstore = true;
+        if let Some(selected) = &self.selected {
+            let code = Code::HighestModSeq(selected.told().status().highest_mod_seq);
+            self.writer().untagged(Status::Ok, Some(code), "Highest");
+        }
+    }
+
+    /// Called once the session knows its account.
+    pub fn lift_limits(&mut self) {
+        let limits = self.imap().limits;
+        self.framer.set_limits(limits);
+    }
+
+    fn greet(&mut self) {
+        let code = Code::Capability(self.capabilities());
+        let text = format!("{} Ringmail ready", self.options().hostname);
+        self.writer().untagged(Status::Ok, Some(code), &text);
+    }
+
+    async fn serve(mut self: Box<Session>) -> Outcome {
+        match self.work().await {
+            End::Leave(leave) => self.end(leave).await,
+            End::LoggedOut => self.end(Leave::Lost).await,
+            End::HandOver(handover) => match self.flush().await {
+                Ok(()) => Outcome::HandOver(self.connection, handover),
+                Err(error) => self.end(error.into()).await,
+            },
+        }
+    }
+
+    /// The last words; `close` sends what it can of them.
+    async fn end(mut self: Box<Session>, leave: Leave) -> Outcome {
+        if let Leave::Bye(text) = leave {
+            self.writer().bye(text);
+        }
+        self.connection.close().await;
+        Outcome::Closed
+    }
+
+    async fn work(&mut self) -> End {
+        loop {
+            if let Err(end) = self.step().await {
+                return end;
+            }
+        }
+    }
+
+    /// Takes one frame off the input, or waits for one. Commands run in a box, so that a session
+    /// between commands is small.
+    async fn step(&mut self) -> Result<(), End> {
+        match self.framer.next(self.connection.input()) {
+            Frame::More => self.wait_for_input().await?,
+            Frame::Continue => self.writer().continuation("OK"),
+            Frame::Command { size } => {
+                let bytes = self.take_input(size);
+                Box::pin(self.command(&bytes)).await?;
+            }
+            Frame::Append { prefix, size, sync } => {
+                let bytes = self.take_input(prefix);
+                self.literal = Some(Literal::new(size, sync));
+                Box::pin(self.command(&bytes)).await?;
+                self.skip_literal().await.map_err(End::Leave)?;
+            }
+            Frame::Refused { size } => {
+                let bytes = self.take_input(size);
+                let tag = tag_of(&bytes).unwrap_or("*");
+                let text = "The literal is larger than this server takes";
+                self.writer().tagged(tag, Status::No, Some(Code::TooBig), text);
+            }
+            Frame::Bye(text) => return Err(End::Leave(Leave::Bye(text))),
+        }
+        Ok(())
+    }
+
+    pub fn take_input(&mut self, size: usize) -> Vec<u8> {
+        let bytes = self.connection.input().get(..size).unwrap_or_default().to_vec();
+        self.connection.consume(size);
+        bytes
+    }
+
+    /// Runs one command and answers it.
+    async fn command(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let started = self.shard.executor.now();
+        let command = match parse(bytes) {
+            Ok(command) => command,
+            Err(error) => {
+                self.writer().tagged(error.tag.unwrap_or("*"), Status::Bad, None, error.what);
+                self.shard.metrics.command(Protocol::Imap, "other", Duration::ZERO);
+                return self.count_bad_command();
+            }
+        };
+        let row = command.body.row();
+        let state = self.state();
+        let reply = if row.allowed(state) {
+            self.execute(&command).await
+        } else {
+            Err(Failure::bad(row.refusal(state)))
+        };
+        let elapsed = self.shard.executor.now().0.saturating_sub(started.0);
+        let elapsed = Duration::from_micros(u64::try_from(elapsed).unwrap_or(0));
+        self.shard.metrics.command(Protocol::Imap, row.name, elapsed);
+        let bad = matches!(reply, Err(Failure::Bad(_)));
+        if reply.is_ok() {
+            self.bad_commands = 0;
+        }
+        match reply {
+            Ok(Done::HandOver(handover)) => return Err(End::HandOver(handover)),
+            Ok(Done::LogOut) => {
+                self.writer().tagged(command.tag, Status::Ok, None, "Logged out");
+                return Err(End::LoggedOut);
+            }
+            reply => self.answer(command.tag, reply).map_err(End::Leave)?,
+        }
+        self.restart_deadline();
+        self.flush_if_full().await?;
+        self.commands_in_turn += 1;
+        if self.commands_in_turn >= COMMANDS_PER_TURN {
+            self.commands_in_turn = 0;
+            self.shard.executor.yield_now().await;
+        }
+        if bad { self.count_bad_command() } else { Ok(()) }
+    }
+
+    /// The handler's reply, after what else there is to tell.
+    async fn execute(&mut self, command: &Command<'_>) -> Reply {
+        let Plan { updates, run } = dispatch::plan(self, command);
+        let reply = run.await;
+        if updates != Updates::None && !matches!(reply, Err(Failure::Leave(_))) {
+            self.tell_changes(updates).await?;
+        }
+        reply
+    }
+
+    /// Writes the tagged response.
+    fn answer(&mut self, tag: &str, reply: Reply) -> Result<(), Leave> {
+        let mut writer = self.writer();
+        match reply {
+            Ok(Done::Ok { code, text }) => {
+                let code = code.as_ref().map(|code| code.borrowed());
+                writer.tagged(tag, Status::Ok, code, text);
+            }
+            Ok(Done::Answered | Done::LogOut | Done::HandOver(_)) => {}
+            Err(Failure::No { code, text }) => writer.tagged(tag, Status::No, code, &text),
+            Err(Failure::Bad(text)) => writer.tagged(tag, Status::Bad, None, &text),
+            Err(Failure::Leave(leave)) => return Err(leave),
+        }
+        Ok(())
+    }
+
+    /// A client that does not speak IMAP, or not with us, is sent away.
+    fn count_bad_command(&mut self) -> Result<(), End> {
+        self.bad_commands += 1;
+        if self.bad_commands > self.imap().bad_commands_max {
+            return Err(End::Leave(Leave::Bye("Too many bad commands")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! STATUS (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438), also as part of LIST (RFC 5819). Answered
+//! from kept counters; no message is looked at.
+
+use super::{
+    folder,
+    reply::{Done, Failure, Reply, no_such_mailbox},
+    session::Session,
+};
+use crate::{
+    protocol::imap::{MailboxName, StatusItems, StatusValues},
+    store::MailboxInfo,
+};
+
+pub(super) async fn status(
+    session: &mut Session,
+    mailbox: &MailboxName<'_>,
+    items: StatusItems,
+) -> Reply {
+    let name = folder::existing_name(mailbox)?;
+    let info = session.account()?.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
+    tell(session, &info, items).await?;
+    Done::ok("STATUS completed")
+}
+
+/// One STATUS response. Asking for HIGHESTMODSEQ enables CONDSTORE (RFC 7162 3.1).
+pub(super) async fn tell(
+    session: &mut Session,
+    mailbox: &MailboxInfo,
+    items: StatusItems,
+) -> Result<(), Failure> {
+    let status = session.account()?.status(mailbox.id).await?;
+    if items.contains(StatusItems::HIGHEST_MOD_SEQ) {
+        session.enable_condstore();
+    }
+    let values = StatusValues {
+        messages: status.messages,
+        recent: status.recent,
+        uid_next: status.uid_next,
+        uid_validity: status.uid_validity,
+        unseen: status.unseen,
+        highest_mod_seq: status.highest_mod_seq,
+        size: status.size,
+    };
+    session.writer().status(&mailbox.name, items, &values);
+    Ok(())
+}

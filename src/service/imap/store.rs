@@ -1,0 +1,110 @@
+//! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages in one transaction.
+
+use super::{
+    reply::{Done, Failure, OwnedCode, Reply},
+    session::Session,
+    sync::{FlagEdit, OwnChange},
+};
+use crate::{
+    model::{ModSeq, Uid},
+    protocol::imap::{Code, FetchResponse, Store, StoreAction},
+    store::{FlagChange, FlagOutcome},
+};
+
+pub(super) async fn store(session: &mut Session, store: &Store<'_>) -> Reply {
+    let selected = session.writable()?;
+    let mailbox = selected.mailbox();
+    let indexes = selected.indexes(store.uid, &store.set)?;
+    let current = selected.view.current();
+    let mut uids: Vec<Uid> = Vec::new();
+    let mut expunged = false;
+    for message in indexes.into_iter().flatten().filter_map(|it| selected.numbering().get(it)) {
+        match current.as_ref().and_then(|it| it.index_of(message.uid)) {
+            Some(_) => uids.push(message.uid),
+            None => expunged = true,
+        }
+    }
+    if store.unchanged_since.is_some() {
+        session.enable_condstore();
+    }
+    let keywords: Vec<String> = store.flags.keywords.iter().map(|&it| it.to_owned()).collect();
+    let system = store.flags.system;
+    let change = match store.action {
+        StoreAction::Add => FlagChange::Add(system, keywords.clone()),
+        StoreAction::Remove => FlagChange::Remove(system, keywords.clone()),
+        StoreAction::Replace => FlagChange::Replace(system, keywords.clone()),
+    };
+    let outcome =
+        session.account()?.store_flags(mailbox, &uids, change, store.unchanged_since).await?;
+    tell(session, store, &keywords, &outcome).await?;
+    // RFC 2180 4.2.2: the others are done; a client that goes by numbers must hear of the gap.
+    if expunged && !store.uid {
+        return Err(Failure::no(Code::ExpungeIssued, "Some messages are expunged"));
+    }
+    if outcome.modified.is_empty() {
+        return Done::ok("STORE completed");
+    }
+    let refused = refused_numbers(session, store.uid, &outcome.modified)?;
+    Ok(Done::Ok { code: Some(OwnedCode::Modified(refused)), text: "Some messages were modified" })
+}
+
+/// RFC 7162 3.1.3: the MODIFIED code counts as the command does.
+fn refused_numbers(session: &Session, uid: bool, uids: &[Uid]) -> Result<Vec<u32>, Failure> {
+    if uid {
+        return Ok(uids.iter().map(|uid| uid.0).collect());
+    }
+    let numbering = session.selected()?.numbering();
+    Ok(uids.iter().filter_map(|&uid| Some(numbering.index_of(uid)? as u32 + 1)).collect())
+}
+
+/// The FETCH responses of STORE. Changes that others made meanwhile are told as well, so that what
+/// the client believes of every message is true.
+async fn tell(
+    session: &mut Session,
+    store: &Store<'_>,
+    keywords: &[String],
+    outcome: &FlagOutcome,
+) -> Result<(), Failure> {
+    let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();
+    let Some(newer) = session.selected()?.view.current() else { return Ok(()) };
+    let bits = FlagEdit::bits(store.flags.system, keywords, newer.keywords());
+    let edit = match store.action {
+        StoreAction::Add => FlagEdit::Add(bits),
+        StoreAction::Remove => FlagEdit::Remove(bits),
+        StoreAction::Replace => FlagEdit::Replace(bits),
+    };
+    let own = OwnChange { uids: &uids, edit, mod_seqs: store.silent };
+    session.tell_changes_but(store.uid, own).await?;
+    if !store.silent {
+        tell_updated(session, store.uid, &outcome.updated).await?;
+    }
+    Ok(())
+}
+
+/// One FETCH response for each message named, changed or not.
+async fn tell_updated(
+    session: &mut Session,
+    uid: bool,
+    updated: &[(Uid, ModSeq)],
+) -> Result<(), Failure> {
+    let told = session.selected()?.told().clone();
+    for (named, _) in updated {
+        let selected = session.selected()?;
+        let Some(index) = selected.numbering().index_of(*named) else { continue };
+        let Some(message) = selected.message(index) else { continue };
+        let recent = selected.is_recent(*named);
+        let condstore = session.condstore;
+        let out = session.connection.output();
+        let mut response = FetchResponse::begin(out, index as u32 + 1);
+        if uid {
+            response.uid(out, message.uid);
+        }
+        response.flags(out, message.flags, told.keywords(), recent);
+        if condstore {
+            response.mod_seq(out, message.mod_seq);
+        }
+        response.end(out);
+        session.flush_if_full().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! From credentials to an open maildrop, or to the shard that has it.
+
+use super::{
+    maildrop::{OpenError, OpenMaildrop},
+    session::{Client, End},
+};
+use crate::{
+    directory::{AuthenticationError, Identity},
+    protocol::{
+        pop3::{write_err, write_ok},
+        sasl::Credentials,
+    },
+};
+
+impl Client {
+    pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), End> {
+        let Credentials { user, password } = credentials;
+        let peer = self.connection.peer().ip();
+        match self.shard.directory.authenticate(&user, &password, peer).await {
+            Ok(identity) if self.shard.owner_of(identity.account) != self.shard.id => {
+                Err(End::HandOver(identity))
+            }
+            Ok(identity) => {
+                self.open_maildrop(&identity).await;
+                Ok(())
+            }
+            Err(AuthenticationError::Busy) => {
+                self.refuse("[SYS/TEMP] too many logins at once, try again later");
+                Ok(())
+            }
+            Err(AuthenticationError::Rejected) => self.wrong_password().await,
+        }
+    }
+
+    /// Answers the login, on the shard that owns the account.
+    pub(super) async fn open_maildrop(&mut self, identity: &Identity) {
+        let Some(partition) = self.shard.local_partition(identity.account).cloned() else {
+            return self.refuse("[SYS/TEMP] the maildrop is not available now");
+        };
+        match OpenMaildrop::open(&partition, identity.account).await {
+            Ok(maildrop) => {
+                let (count, size) = (maildrop.numbers.count(), maildrop.numbers.size());
+                self.maildrop = Some(maildrop);
+                self.session.logged_in();
+                let text = format!("maildrop has {count} messages ({size} octets)");
+                write_ok(self.connection.output(), &text);
+            }
+            // RFC 2449 8.1.1: the password is right, so the client need not ask for another one.
+            Err(OpenError::InUse) => self.refuse("[IN-USE] another session has the maildrop"),
+            Err(OpenError::Store(error)) => {
+                self.store_failed(&error);
+                self.refuse("[SYS/TEMP] the maildrop is not available now");
+            }
+        }
+    }
+
+    /// Answers late, so that guessing is slow, and only so often.
+    async fn wrong_password(&mut self) -> Result<(), End> {
+        self.count("pop3_auth_failures_total", 1);
+        self.flush().await?;
+        let delay = self.shard.options.pop3.login_failure_delay;
+        if !delay.is_zero() {
+            self.shard.executor.sleep(delay).await;
+        }
+        self.refuse("[AUTH] wrong user name or password");
+        self.login_failures += 1;
+        if self.login_failures >= self.shard.options.pop3.login_failures_max {
+            return Err(End::Closed);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, text: &str) {
+        write_err(self.connection.output(), text);
+    }
+}

@@ -1,0 +1,236 @@
+//! The loop of one session: input to `protocol::smtp::Session`, its events to directory and
+//! delivery, all replies that one piece of input calls for out by one write.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{ListenerKind, envelope::Envelope, recipient};
+use crate::{
+    directory::{AuthenticationError, Identity},
+    model::Timestamp,
+    protocol::{
+        sasl::Credentials,
+        smtp::{Event, Reply, Role, Security, Session, Verb, reply},
+    },
+    runtime::connection::{Connection, ConnectionError},
+    service::Shard,
+};
+
+/// Octets of replies after which they are sent though more input waits.
+const REPLIES_MAX: usize = 64 * 1024;
+/// Reply memory kept while waiting for input.
+const IDLE_REPLIES_MAX: usize = 1024;
+
+/// What to do after an event.
+enum Turn {
+    Continue,
+    StartTls,
+    Close,
+}
+
+struct Conversation {
+    connection: Connection,
+    shard: Rc<Shard>,
+    kind: ListenerKind,
+    session: Session,
+    envelope: Envelope,
+    identity: Option<Identity>,
+    /// Replies not yet handed to the connection: events borrow its input meanwhile.
+    replies: Vec<u8>,
+    /// When the command at hand began.
+    started: Timestamp,
+}
+
+/// Runs a session to its end and closes the connection.
+pub async fn converse(mut connection: Connection, shard: Rc<Shard>, kind: ListenerKind) {
+    let options = &shard.options;
+    if connection.handshake(options.tls_handshake_timeout).await.is_err() {
+        return;
+    }
+    let security = Security {
+        tls: connection.is_tls(),
+        can_start_tls: connection.can_start_tls(),
+        plaintext_auth: options.allow_plaintext_auth,
+    };
+    let session = Session::new(kind.role(), options.smtp.limits, security);
+    let mut conversation = Conversation {
+        started: shard.executor.now(),
+        connection,
+        session,
+        kind,
+        envelope: Envelope::default(),
+        identity: None,
+        replies: Vec::new(),
+        shard,
+    };
+    if let Some(farewell) = conversation.run().await.err().and_then(farewell) {
+        farewell.append_to(&mut conversation.replies);
+    }
+    conversation.hand_over_replies();
+    // Closing sends what is left.
+    conversation.connection.close().await;
+}
+
+/// What to say when the connection ended the session; nothing where nobody listens.
+fn farewell(error: ConnectionError) -> Option<Reply> {
+    match error {
+        ConnectionError::TimedOut => Some(reply::TIMED_OUT),
+        ConnectionError::ShuttingDown => Some(reply::SHUTTING_DOWN),
+        ConnectionError::NoMemory => Some(reply::NO_MEMORY),
+        ConnectionError::Closed | ConnectionError::Tls(_) | ConnectionError::Io(_) => None,
+    }
+}
+
+impl Conversation {
+    /// `Ok` when the session closes by its own rules.
+    async fn run(&mut self) -> Result<(), ConnectionError> {
+        self.session.greet(&self.shard.options.hostname, &mut self.replies);
+        loop {
+            let (consumed, event) = self.session.next(
+                self.connection.input(),
+                &self.shard.options.hostname,
+                &mut self.replies,
+            );
+            let turn = match event {
+                Event::Incomplete => {
+                    self.connection.consume(consumed);
+                    self.listen().await?;
+                    continue;
+                }
+                // The only events whose borrowed octets must live through a wait.
+                Event::Content(content) => {
+                    let (session, connection) = (&self.session, &self.connection);
+                    self.envelope.push(&self.shard, session, connection, content).await;
+                    Turn::Continue
+                }
+                Event::Sender(sender) => {
+                    let identity = self.identity.as_ref();
+                    let path = sender.reverse_path;
+                    match recipient::check_sender(&self.shard.directory, identity, path) {
+                        Ok(()) => self.session.accept_sender(&sender, &mut self.replies),
+                        Err(refusal) => self.session.refuse(refusal, &mut self.replies),
+                    }
+                    self.answered(Verb::Mail)
+                }
+                Event::Recipient(path) => {
+                    let hostname = &self.shard.options.hostname;
+                    let role = self.kind.role();
+                    match recipient::resolve(&self.shard.directory, hostname, role, path) {
+                        Ok(account) => {
+                            self.envelope.add(account, path.as_str());
+                            self.session.accept_recipient(&mut self.replies);
+                        }
+                        Err(refusal) => self.session.refuse_recipient(refusal, &mut self.replies),
+                    }
+                    self.answered(Verb::Rcpt)
+                }
+                Event::Answered(verb) => self.answered(verb),
+                Event::Reset(verb) => {
+                    self.envelope.clear();
+                    self.answered(verb)
+                }
+                Event::MessageEnd => self.end_message().await,
+                Event::Authenticate(credentials) => self.authenticate(credentials).await,
+                Event::StartTls => Turn::StartTls,
+                Event::Close(verb) => {
+                    self.answered(verb);
+                    Turn::Close
+                }
+            };
+            self.connection.consume(consumed);
+            match turn {
+                Turn::Continue if self.replies.len() > REPLIES_MAX => self.flush().await?,
+                Turn::Continue => (),
+                Turn::StartTls => self.start_tls().await?,
+                Turn::Close => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends all replies, then waits for more input.
+    async fn listen(&mut self) -> Result<(), ConnectionError> {
+        self.flush().await?;
+        if self.replies.capacity() > IDLE_REPLIES_MAX {
+            self.replies = Vec::new();
+        }
+        // A client that never lets us wait must not keep others from running.
+        self.shard.executor.yield_now().await;
+        let in_message = self.session.in_message();
+        self.connection.set_interruptible(!in_message);
+        let timeout = self.patience(in_message);
+        self.connection.fill(timeout).await?;
+        self.started = self.shard.executor.now();
+        Ok(())
+    }
+
+    fn patience(&self, in_message: bool) -> Duration {
+        let options = &self.shard.options.smtp;
+        if in_message { options.data_timeout } else { options.command_timeout }
+    }
+
+    async fn flush(&mut self) -> Result<(), ConnectionError> {
+        if self.replies.is_empty() {
+            return Ok(());
+        }
+        self.hand_over_replies();
+        self.connection.flush(self.shard.options.write_timeout).await
+    }
+
+    fn hand_over_replies(&mut self) {
+        if !self.replies.is_empty() {
+            self.connection.output().extend_from_slice(&self.replies);
+            self.replies.clear();
+        }
+    }
+
+    /// Counts a command and begins the next.
+    fn answered(&mut self, verb: Verb) -> Turn {
+        self.record(verb.name());
+        Turn::Continue
+    }
+
+    fn record(&mut self, name: &'static str) {
+        let now = self.shard.executor.now();
+        let micros = u64::try_from(now.0 - self.started.0).unwrap_or(0);
+        let elapsed = Duration::from_micros(micros);
+        self.shard.metrics.command(self.kind.protocol(), name, elapsed);
+        self.started = now;
+    }
+
+    async fn end_message(&mut self) -> Turn {
+        let role: Role = self.kind.role();
+        let (session, connection) = (&self.session, &self.connection);
+        let accepted =
+            self.envelope.finish(&self.shard, session, connection, role, &mut self.replies).await;
+        self.session.end_transaction(accepted);
+        self.record("MESSAGE");
+        Turn::Continue
+    }
+
+    async fn authenticate(&mut self, credentials: Credentials) -> Turn {
+        let peer = self.connection.peer().ip();
+        let directory = &self.shard.directory;
+        match directory.authenticate(&credentials.user, &credentials.password, peer).await {
+            Ok(identity) => {
+                self.identity = Some(identity);
+                self.session.authenticated(&mut self.replies);
+            }
+            Err(AuthenticationError::Rejected) => {
+                self.session.refuse_authentication(reply::AUTH_REJECTED, &mut self.replies);
+            }
+            Err(AuthenticationError::Busy) => {
+                self.session.refuse_authentication(reply::AUTH_BUSY, &mut self.replies);
+            }
+        }
+        self.answered(Verb::Auth)
+    }
+
+    async fn start_tls(&mut self) -> Result<(), ConnectionError> {
+        self.flush().await?;
+        self.connection.start_tls(self.shard.options.tls_handshake_timeout).await?;
+        self.session.tls_started();
+        self.envelope.clear();
+        self.identity = None;
+        self.answered(Verb::StartTls);
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! One mail transaction as the service keeps it: recipients, and the message under way.
+
+use std::{fmt::Write, rc::Rc};
+
+use crate::{
+    model::AccountId,
+    protocol::smtp::{Reply, Role, Session, Trace, reply},
+    runtime::connection::Connection,
+    service::{
+        Shard,
+        delivery::{Delivery, Failure},
+    },
+};
+
+/// Octets of Return-Path and Received in most messages.
+const TRACE_SIZE: usize = 512;
+
+/// Recipients accepted since MAIL and the message to them. Kept between transactions for its
+/// memory, which the recipient limit bounds.
+#[derive(Default)]
+pub struct Envelope {
+    /// As accepted, so with repetitions: LMTP answers for each.
+    accounts: Vec<AccountId>,
+    /// The forward-path if there is only one.
+    first_path: String,
+    delivery: Option<Delivery>,
+    /// Of the message under way, in our Received field and the reply.
+    id: String,
+}
+
+impl Envelope {
+    pub fn clear(&mut self) {
+        self.accounts.clear();
+        self.delivery = None;
+    }
+
+    pub fn add(&mut self, account: AccountId, forward_path: &str) {
+        if self.accounts.is_empty() {
+            self.first_path.clear();
+            self.first_path.push_str(forward_path);
+        }
+        self.accounts.push(account);
+    }
+
+    /// Takes octets of the message; before the first go our trace fields.
+    pub async fn push(
+        &mut self,
+        shard: &Rc<Shard>,
+        session: &Session,
+        connection: &Connection,
+        content: &[u8],
+    ) {
+        if self.delivery.is_none() {
+            self.begin(shard, session, connection).await;
+        }
+        if let Some(delivery) = &mut self.delivery {
+            delivery.push(content).await;
+        }
+    }
+
+    async fn begin(&mut self, shard: &Rc<Shard>, session: &Session, connection: &Connection) {
+        let now = shard.executor.now();
+        self.id.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(self.id, "{:x}.{:08x}", now.0, rand::random::<u32>());
+        let tls = connection.tls_description();
+        let trace = Trace {
+            reverse_path: session.reverse_path(),
+            client_name: session.client_name(),
+            peer: connection.peer().ip(),
+            hostname: &shard.options.hostname,
+            transport: session.transport(),
+            tls: tls.as_deref(),
+            id: &self.id,
+            forward_path: (self.accounts.len() == 1).then_some(self.first_path.as_str()),
+            now,
+        };
+        let mut header = Vec::with_capacity(TRACE_SIZE);
+        trace.append_to(&mut header);
+        let mut delivery = Delivery::new(shard, &self.accounts);
+        delivery.push(&header).await;
+        self.delivery = Some(delivery);
+    }
+
+    /// Ends the message and appends its reply or replies. True when somebody got it.
+    pub async fn finish(
+        &mut self,
+        shard: &Rc<Shard>,
+        session: &Session,
+        connection: &Connection,
+        role: Role,
+        output: &mut Vec<u8>,
+    ) -> bool {
+        // An empty message has no content that began it.
+        if self.delivery.is_none() {
+            self.begin(shard, session, connection).await;
+        }
+        let Some(delivery) = self.delivery.take() else {
+            return false;
+        };
+        let accepted = if role == Role::Lmtp {
+            let outcome = delivery.finish_each().await;
+            let mut accepted = false;
+            for account in &self.accounts {
+                let result = outcome.of(*account);
+                accepted |= result.is_ok();
+                self.append_reply(result, output);
+            }
+            accepted
+        } else {
+            let result = delivery.finish_together().await;
+            self.append_reply(result, output);
+            result.is_ok()
+        };
+        let counter =
+            if accepted { "smtp_messages_accepted_total" } else { "smtp_messages_failed_total" };
+        shard.metrics.count(counter, 1);
+        self.clear();
+        accepted
+    }
+
+    fn append_reply(&self, result: Result<(), Failure>, output: &mut Vec<u8>) {
+        match result {
+            Ok(()) => reply::append_delivered(output, &self.id),
+            Err(failure) => failure_reply(failure).append_to(output),
+        }
+    }
+}
+
+/// The one place where storage troubles get their SMTP codes.
+fn failure_reply(failure: Failure) -> Reply {
+    match failure {
+        Failure::Full => reply::STORE_FULL,
+        Failure::Unavailable => reply::STORE_TROUBLE,
+        Failure::Refused => reply::MAILBOX_REFUSED,
+    }
+}

@@ -1,0 +1,47 @@
+//! `ringmail serve` and `ringmail demo`.
+
+use anyhow::{Context, Result};
+use ringmail::{
+    config::{DEMO_DOMAIN, Settings},
+    directory::UsersFile,
+    runtime::tls::SelfSigned,
+    server::{self, data_dir},
+};
+
+use super::Usage;
+use crate::cli::{ConfigArguments, DemoArguments};
+
+pub fn serve(arguments: ConfigArguments) -> Result<()> {
+    server::run(Settings::load(&arguments.config)?, false)
+}
+
+pub fn demo(arguments: DemoArguments) -> Result<()> {
+    if arguments.partitions == Some(0) {
+        return Err(Usage("--partitions must be at least 1".to_owned()).into());
+    }
+    let DemoArguments { dir, port_base, users, shards, partitions } = arguments;
+    let mut settings = Settings::demo(&dir, port_base, shards, partitions).ok_or_else(|| {
+        Usage(format!("--port-base {port_base}: port {port_base} + 995 would pass 65535"))
+    })?;
+    data_dir::make_directory(&dir).with_context(|| format!("{}: cannot create", dir.display()))?;
+    data_dir::refuse_if_running(&dir)?;
+    UsersFile::ensure_demo(&dir.join("users"), DEMO_DOMAIN, users as usize)?;
+    let fresh = SelfSigned::generate(&["localhost", DEMO_DOMAIN, "127.0.0.1"])?;
+    for (name, pem) in [("certificate.pem", &fresh.chain_pem), ("key.pem", &fresh.key_pem)] {
+        let path = dir.join(name);
+        data_dir::write_durably(&path, pem.as_bytes())
+            .with_context(|| format!("{}: cannot write", path.display()))?;
+    }
+    // The one port of ours that other programs are known to sit on (2024, on development machines);
+    // a demo without LMTP shows all the rest. `serve` takes no such liberty.
+    if let Err(error) = server::probe_ports(&settings.listen.lmtp) {
+        eprintln!("ringmail demo: no LMTP: {error:#}; another --port-base has it");
+        settings.listen.lmtp.clear();
+    }
+    eprintln!(
+        "ringmail demo: data in {}, ports {port_base} + standard, accounts alice and bob@{DEMO_DOMAIN}, \
+         password \"demo\"",
+        dir.display()
+    );
+    server::run(settings, true)
+}

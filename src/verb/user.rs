@@ -1,0 +1,197 @@
+//! `ringmail user …`: edits the users file, durably and under its lock, and tells a running server.
+
+use std::{
+    io::{self, BufRead, IsTerminal, Read},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use ringmail::{
+    config::Settings,
+    control,
+    directory::{self, UsersFile, UsersFileError, parse_import},
+    server::data_dir::DataDirectory,
+};
+
+use super::Usage;
+use crate::cli::{PasswordArguments, Place, UserVerb};
+
+pub fn user(verb: UserVerb) -> Result<()> {
+    match verb {
+        UserVerb::Add(arguments) => add(&arguments),
+        UserVerb::Passwd(arguments) => passwd(&arguments),
+        UserVerb::List { place } => list(&place),
+        UserVerb::Remove { address, dry_run, place } => remove(&address, dry_run, &place),
+        UserVerb::Import { file, dry_run, place } => import(&file, dry_run, &place),
+    }
+}
+
+/// Where the accounts are and where their server would listen.
+struct Accounts {
+    users_file: PathBuf,
+    control_socket: PathBuf,
+}
+
+impl Accounts {
+    fn find(place: &Place) -> Result<Accounts> {
+        let (users_file, data_dir) = match (&place.config, &place.dir) {
+            (Some(config), _) => {
+                let settings = Settings::load(config)?;
+                (settings.users_path(), settings.data_dir)
+            }
+            (None, Some(directory)) => (directory.join("users"), directory.clone()),
+            (None, None) => return Err(Usage("--config or --dir is needed".to_owned()).into()),
+        };
+        Ok(Accounts { users_file, control_socket: DataDirectory::control_socket(&data_dir) })
+    }
+
+    fn edit<T>(&self, change: impl FnOnce(&mut UsersFile) -> Result<T>) -> Result<T> {
+        if let Some(folder) = self.users_file.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("{}: cannot create", folder.display()))?;
+        }
+        let outcome =
+            UsersFile::edit(&self.users_file, |file| change(file).map_err(EditError::Change));
+        let outcome = outcome.map_err(EditError::into_error)?;
+        self.tell_server()?;
+        Ok(outcome)
+    }
+
+    /// A server that runs reads the file again; one that does not, will at its start.
+    fn tell_server(&self) -> Result<()> {
+        let reply = control::request(&self.control_socket, "reload").with_context(|| {
+            format!(
+                "{}: the change is made, but the server was not told",
+                self.control_socket.display()
+            )
+        })?;
+        match reply.as_deref() {
+            None | Some("ok") => Ok(()),
+            Some(other) => bail!("the change is made, but the server answered: {other}"),
+        }
+    }
+}
+
+/// Carries our own errors through `UsersFile::edit`.
+enum EditError {
+    File(UsersFileError),
+    Change(anyhow::Error),
+}
+
+impl From<UsersFileError> for EditError {
+    fn from(error: UsersFileError) -> EditError {
+        EditError::File(error)
+    }
+}
+
+impl EditError {
+    fn into_error(self) -> anyhow::Error {
+        match self {
+            EditError::File(error) => error.into(),
+            EditError::Change(error) => error,
+        }
+    }
+}
+
+fn add(arguments: &PasswordArguments) -> Result<()> {
+    let accounts = Accounts::find(&arguments.place)?;
+    let hash = directory::hash(&read_password(arguments)?)?;
+    let id = accounts.edit(|file| Ok(file.add(&arguments.address, hash)?))?;
+    println!("added {} (account {id})", arguments.address);
+    Ok(())
+}
+
+fn passwd(arguments: &PasswordArguments) -> Result<()> {
+    let accounts = Accounts::find(&arguments.place)?;
+    let hash = directory::hash(&read_password(arguments)?)?;
+    accounts.edit(|file| Ok(file.set_hash(&arguments.address, hash)?))?;
+    println!("changed the password of {}", arguments.address);
+    Ok(())
+}
+
+fn list(place: &Place) -> Result<()> {
+    let accounts = Accounts::find(place)?;
+    let file = UsersFile::load(&accounts.users_file)?;
+    let mut out = String::new();
+    for user in file.users() {
+        out.push_str(&format!("{:>8} {}\n", user.id, user.address));
+    }
+    print!("{out}");
+    Ok(())
+}
+
+fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
+    let accounts = Accounts::find(place)?;
+    if dry_run {
+        let file = UsersFile::load(&accounts.users_file)?;
+        if !file.contains(address) {
+            bail!("no account {address}");
+        }
+        println!("would remove the log-in of {address}; its mail would stay in the store");
+        return Ok(());
+    }
+    let id = accounts.edit(|file| Ok(file.remove(address)?))?;
+    println!("removed {address} (account {id}); its mail stays in the store");
+    Ok(())
+}
+
+fn import(path: &Path, dry_run: bool, place: &Place) -> Result<()> {
+    let accounts = Accounts::find(place)?;
+    let mut text = String::new();
+    if path == Path::new("-") {
+        io::stdin().read_to_string(&mut text).context("standard input")?;
+    } else {
+        text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot read", path.display()))?;
+    }
+    let wanted = parse_import(&text, path)?;
+    if dry_run {
+        println!("would add or update {} accounts", wanted.len());
+        return Ok(());
+    }
+    let passwords: Vec<&str> = wanted.iter().map(|(_, password)| *password).collect();
+    let progress = progress_bar(passwords.len() as u64);
+    let hashes = directory::hash_all(&passwords, &|| progress.inc(1))?;
+    progress.finish_and_clear();
+    let added = accounts.edit(|file| {
+        let mut added = 0usize;
+        for ((address, _), hash) in wanted.iter().zip(hashes) {
+            added += usize::from(file.put(address, hash)?);
+        }
+        Ok(added)
+    })?;
+    println!("added {added}, updated {}", wanted.len() - added);
+    Ok(())
+}
+
+/// Hashing takes 15 ms a password and core: thousands take a while.
+fn progress_bar(count: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("hashing {bar:40} {pos}/{len}  {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(count).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn read_password(arguments: &PasswordArguments) -> Result<String> {
+    if arguments.password_stdin || !io::stdin().is_terminal() {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).context("standard input")?;
+        let password = line.trim_end_matches(['\r', '\n']);
+        if password.is_empty() {
+            return Err(Usage("an empty password".to_owned()).into());
+        }
+        return Ok(password.to_owned());
+    }
+    let first = rpassword::prompt_password(format!("Password for {}: ", arguments.address))?;
+    let second = rpassword::prompt_password("Once more: ")?;
+    if first != second {
+        return Err(Usage("the two passwords differ".to_owned()).into());
+    }
+    if first.is_empty() {
+        return Err(Usage("an empty password".to_owned()).into());
+    }
+    Ok(first)
+}

@@ -1,0 +1,413 @@
+//! Our IMAP parser and writers against `imap-codec`, an independent implementation.
+//!
+//! Commands: whatever one side takes the other must take and understand alike. Understanding is
+//! compared through the wire: `imap-codec` writes its value in its own words, which we must read as
+//! we read the original. Responses: what we write, `imap-codec` must read as meant.
+
+use imap_codec::{
+    CommandCodec, GreetingCodec, ResponseCodec,
+    decode::{CommandDecodeError, Decoder},
+    encode::Encoder,
+    imap_types::{
+        fetch::MessageDataItem,
+        response::{Code as TheirCode, Data, Response, Status as TheirStatus},
+    },
+};
+use proptest::prelude::*;
+use ringmail::{
+    model::{FlagSet, Flags, KeywordSet, ModSeq, Timestamp, Uid, UidValidity},
+    protocol::{
+        imap::{
+            Attributes, Code, Command, FetchResponse, Frame, Framer, Limits, ListItem, Section,
+            SectionPart, Status, StatusItems, StatusValues, UseAttribute, Writer, parse,
+        },
+        mime::Summarizer,
+    },
+};
+
+/// Frames `input` and parses its one command. Continuations are taken as sent.
+fn ours(input: &[u8]) -> Result<Command<'_>, String> {
+    let mut framer = Framer::new(Limits::default());
+    loop {
+        let size = match framer.next(input) {
+            Frame::Continue => continue,
+            Frame::Command { size } if size == input.len() => size,
+            Frame::Append { prefix, size, .. }
+                if prefix as u64 + size + 2 == input.len() as u64 =>
+            {
+                prefix
+            }
+            other => return Err(format!("{other:?}")),
+        };
+        return parse(&input[..size]).map_err(|error| error.what.to_owned());
+    }
+}
+
+/// What `imap-codec` makes of `input`, in its own words.
+fn theirs(input: &[u8]) -> Result<Vec<u8>, CommandDecodeError<'_>> {
+    let (rest, command) = CommandCodec::default().decode(input)?;
+    if !rest.is_empty() {
+        return Err(CommandDecodeError::Failed);
+    }
+    Ok(CommandCodec::default().encode(&command).dump())
+}
+
+/// Why we refuse what `imap-codec` takes, knowingly.
+const STRICTER: &[&str] = &[
+    // RFC 3501 2.3.2 names five; storing others could not be told back.
+    "unknown system flag",
+];
+
+/// Both take it and understand it alike, or both refuse it.
+fn agree(input: &[u8]) -> Result<(), String> {
+    let shown = input.escape_ascii();
+    match (ours(input), theirs(input)) {
+        (Err(_), Err(_)) => Ok(()),
+        (Ok(_), Err(error)) => Err(format!("only we take {shown}: {error:?}")),
+        (Err(error), Ok(_)) if STRICTER.contains(&error.as_str()) => Ok(()),
+        (Err(error), Ok(_)) => Err(format!("only they take {shown}: {error}")),
+        (Ok(command), Ok(words)) => match ours(&words) {
+            Ok(again) if again == command => Ok(()),
+            again => Err(format!("{shown}\n{command:?}\n{}\n{again:?}", words.escape_ascii())),
+        },
+    }
+}
+
+#[test]
+fn commands_of_the_rfcs() {
+    const CASES: &[&str] = &[
+        "abcd CAPABILITY\r\n",
+        "a002 NOOP\r\n",
+        "A023 LOGOUT\r\n",
+        "a STARTTLS\r\n",
+        "a AUTHENTICATE PLAIN\r\n",
+        "a AUTHENTICATE PLAIN AGFsaWNlAGRlbW8=\r\n",
+        "a AUTHENTICATE PLAIN =\r\n",
+        "a001 LOGIN SMITH SESAME\r\n",
+        "A001 LOGIN {11+}\r\nFRED FOOBAR {7+}\r\nfat man\r\n",
+        "a LOGIN \"a\\\\b\" \"c\\\"d\"\r\n",
+        "a ENABLE CONDSTORE\r\n",
+        "a023 ID (\"name\" \"sodr\" \"version\" \"19.34\")\r\n",
+        "a ID NIL\r\n",
+        "A142 SELECT INBOX\r\n",
+        "A142 SELECT INBOX (CONDSTORE)\r\n",
+        "A932 EXAMINE blurdybloop\r\n",
+        "A003 CREATE owatagusiam/\r\n",
+        "A684 DELETE foo/bar\r\n",
+        "A684 RENAME INBOX old-mail\r\n",
+        "A002 SUBSCRIBE #news.comp.mail.mime\r\n",
+        "A002 UNSUBSCRIBE #news.comp.mail.mime\r\n",
+        "A101 LIST \"\" \"\"\r\n",
+        "A202 LIST ~/Mail/ %\r\n",
+        "A002 LSUB \"#news.\" \"comp.mail.*\"\r\n",
+        "A042 STATUS blurdybloop (UIDNEXT MESSAGES)\r\n",
+        "A042 STATUS blurdybloop (UNSEEN HIGHESTMODSEQ SIZE)\r\n",
+        "A003 APPEND saved-messages (\\Seen) {3+}\r\nabc\r\n",
+        "A003 APPEND saved {3}\r\nabc\r\n",
+        "A003 APPEND saved ($MDNSent \\Flagged) \" 7-Feb-1994 21:52:25 -0800\" {3}\r\nabc\r\n",
+        "a NAMESPACE\r\n",
+        "a IDLE\r\n",
+        "FXXZ CHECK\r\n",
+        "A341 CLOSE\r\n",
+        "A341 UNSELECT\r\n",
+        "A202 EXPUNGE\r\n",
+        "A003 UID EXPUNGE 3000:3002\r\n",
+        "A282 SEARCH FLAGGED SINCE 1-Feb-1994 NOT FROM \"Smith\"\r\n",
+        "A284 SEARCH CHARSET UTF-8 TEXT {6+}\r\nXXXXXX\r\n",
+        "A286 SEARCH OR (ALL SEEN) NOT (UID 5,7:* LARGER 100)\r\n",
+        "A287 UID SEARCH HEADER Message-ID <x@y> SENTON 1-Jan-2020 KEYWORD $Junk\r\n",
+        "A654 FETCH 2:4 (FLAGS BODY[HEADER.FIELDS (DATE FROM)])\r\n",
+        "A654 FETCH * (UID BODY.PEEK[1.2.MIME] BODY[3.TEXT]<5.10> BODY[])\r\n",
+        "A654 UID FETCH 1:* ALL\r\n",
+        "A654 FETCH 1 (FLAGS) (CHANGEDSINCE 5)\r\n",
+        "A003 STORE 2:4 +FLAGS (\\Deleted)\r\n",
+        "A003 STORE 2:4 -FLAGS.SILENT (x \\Seen)\r\n",
+        "A003 UID STORE 2 (UNCHANGEDSINCE 7) FLAGS (x)\r\n",
+        "A003 COPY 2:4 MEETING\r\n",
+        "A003 UID MOVE 42:69 foo\r\n",
+        "A003 SEARCH MODSEQ 5\r\n",
+    ];
+    let refused: Vec<&str> =
+        CASES.iter().copied().filter(|case| ours(case.as_bytes()).is_err()).collect();
+    assert_eq!(refused, [""; 0], "we must take these");
+    let errors: Vec<String> =
+        CASES.iter().filter_map(|case| agree(case.as_bytes()).err()).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// Strings as clients write them: bare, quoted, literal.
+fn astring() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-zA-Z0-9.\\]/~#-]{1,8}",
+        "[ -~&&[^\"\\\\]]{0,8}".prop_map(|text| format!("\"{text}\"")),
+        "[ -~]{0,6}".prop_map(|text| format!("{{{}}}\r\n{text}", text.len())),
+        "[ -~]{0,6}".prop_map(|text| format!("{{{}+}}\r\n{text}", text.len())),
+        "[\"\\\\a]{0,4}".prop_map(|text| {
+            format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+        }),
+    ]
+}
+
+/// No mailbox may be called INBOX here: `imap-codec` rewrites its case.
+fn mailbox() -> impl Strategy<Value = String> {
+    astring().prop_filter("INBOX", |name| !name.to_ascii_lowercase().contains("inbox"))
+}
+
+fn sequence_set() -> impl Strategy<Value = String> {
+    let number = prop_oneof![Just("*".to_owned()), "[1-9][0-9]{0,5}"];
+    let part = (number.clone(), proptest::option::of(number))
+        .prop_map(|(first, last)| last.map_or(first.clone(), |last| format!("{first}:{last}")));
+    proptest::collection::vec(part, 1..4).prop_map(|parts| parts.join(","))
+}
+
+fn search_key() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        proptest::sample::select(vec!["ALL", "SEEN", "UNSEEN", "NEW", "OLD", "RECENT", "DRAFT"])
+            .prop_map(str::to_owned),
+        (proptest::sample::select(vec!["FROM", "TO", "BODY", "TEXT", "SUBJECT"]), astring())
+            .prop_map(|(key, text)| format!("{key} {text}")),
+        sequence_set(),
+        sequence_set().prop_map(|set| format!("UID {set}")),
+        (1_u8..29, 1970_u16..2100).prop_map(|(day, year)| format!("SINCE {day}-Nov-{year}")),
+        // Damaged it must still fit 32 bits: we take 63, as IMAP4rev2 does.
+        (0..40_000_000).prop_map(|size| format!("LARGER {size}")),
+    ];
+    leaf.prop_recursive(4, 16, 3, |key| {
+        prop_oneof![
+            key.clone().prop_map(|key| format!("NOT {key}")),
+            (key.clone(), key.clone()).prop_map(|(left, right)| format!("OR {left} {right}")),
+            (key.clone(), key).prop_map(|(first, second)| format!("({first} {second})")),
+        ]
+    })
+}
+
+fn fetch_item() -> impl Strategy<Value = String> {
+    let bare = vec!["FLAGS", "UID", "ENVELOPE", "BODY", "BODYSTRUCTURE", "RFC822", "RFC822.SIZE"];
+    let part = prop_oneof![
+        Just(String::new()),
+        Just("HEADER".to_owned()),
+        Just("TEXT".to_owned()),
+        "[1-9](\\.[1-9]){0,3}(\\.(MIME|TEXT|HEADER))?",
+        astring().prop_map(|name| format!("HEADER.FIELDS ({name} To)")),
+    ];
+    prop_oneof![
+        proptest::sample::select(bare).prop_map(str::to_owned),
+        (part, any::<bool>(), proptest::option::of((0_u32..9, 1_u32..9))).prop_map(
+            |(part, peek, partial)| {
+                let partial = partial.map(|(offset, count)| format!("<{offset}.{count}>"));
+                let peek = if peek { ".PEEK" } else { "" };
+                format!("BODY{peek}[{part}]{}", partial.unwrap_or_default())
+            }
+        ),
+    ]
+}
+
+fn command() -> impl Strategy<Value = String> {
+    let items = proptest::collection::vec(fetch_item(), 1..4);
+    prop_oneof![
+        (astring(), astring()).prop_map(|(user, password)| format!("LOGIN {user} {password}")),
+        mailbox().prop_map(|name| format!("SELECT {name}")),
+        mailbox().prop_map(|name| format!("CREATE {name}")),
+        (mailbox(), mailbox()).prop_map(|(source, target)| format!("RENAME {source} {target}")),
+        mailbox().prop_map(|name| format!("STATUS {name} (MESSAGES UNSEEN)")),
+        (sequence_set(), mailbox()).prop_map(|(set, name)| format!("UID COPY {set} {name}")),
+        (sequence_set(), items)
+            .prop_map(|(set, items)| format!("FETCH {set} ({})", items.join(" "))),
+        sequence_set().prop_map(|set| format!("STORE {set} +FLAGS.SILENT (\\Seen $x)")),
+        search_key().prop_map(|key| format!("SEARCH {key}")),
+        search_key().prop_map(|key| format!("UID SEARCH {key}")),
+        mailbox().prop_map(|name| format!("APPEND {name} (\\Seen) {{2+}}\r\nhi")),
+    ]
+    .prop_map(|command| format!("a7 {command}\r\n"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+
+    #[test]
+    fn commands_that_are_valid(command in command()) {
+        if let Err(error) = ours(command.as_bytes()) {
+            prop_assert!(false, "we refuse {command:?}: {error}");
+        }
+        if let Err(error) = agree(command.as_bytes()) {
+            prop_assert!(false, "{error}");
+        }
+    }
+
+    /// One octet is lost, doubled or replaced.
+    #[test]
+    fn commands_that_may_be_damaged(
+        command in command(),
+        at in any::<proptest::sample::Index>(),
+        what in 0..3,
+        octet in proptest::sample::select(b" ()\"{}[]<>*:,.%\\a1+-\r\n\0".to_vec()),
+    ) {
+        let mut input = command.into_bytes();
+        // The line's end stays: without it both would wait.
+        let at = at.index(input.len() - 2);
+        match what {
+            0 => drop(input.remove(at)),
+            1 => input.insert(at, input[at]),
+            _ => input[at] = octet,
+        }
+        // They also look into the message of an APPEND; we stream it.
+        let appends_nul = input.starts_with(b"a7 APPEND") && input.contains(&0);
+        // RFC 3501 9: a number that is not 0 does not start with 0; they take it all the same.
+        let has_leading_zero = input.windows(3).any(|three| {
+            !three[0].is_ascii_digit() && three[1] == b'0' && three[2].is_ascii_digit()
+        });
+        prop_assume!(!appends_nul && !has_leading_zero);
+        if let Err(error) = agree(&input) {
+            prop_assert!(false, "{error}");
+        }
+    }
+}
+
+/// Everything a writer can say, as bytes.
+fn responses() -> Vec<u8> {
+    let mut out = Vec::new();
+    let keywords = ["$Junk".to_owned()];
+    let mut writer = Writer::new(&mut out);
+    let codes = [
+        Code::Alert,
+        Code::BadCharset(&["UTF-8", "US-ASCII"]),
+        Code::Capability("IMAP4rev1 IDLE"),
+        Code::PermanentFlags { system: Flags::SEEN, keywords: &keywords, more: true },
+        Code::ReadOnly,
+        Code::ReadWrite,
+        Code::TryCreate,
+        Code::UidNext(Uid(5)),
+        Code::UidValidity(UidValidity(6)),
+        Code::Unseen(7),
+        Code::HighestModSeq(ModSeq(8)),
+        Code::NoModSeq,
+        Code::Modified(&[1, 2, 9]),
+        Code::AppendUid(UidValidity(1), Uid(2)),
+        Code::CopyUid(UidValidity(1), &[(Uid(2), Uid(3)), (Uid(3), Uid(9))]),
+        Code::UidNotSticky,
+        Code::Closed,
+        Code::Parse,
+        Code::TooBig,
+        Code::OverQuota,
+    ];
+    for code in codes {
+        writer.untagged(Status::Ok, Some(code), "text");
+    }
+    writer.tagged("a1", Status::No, Some(Code::AlreadyExists), "exists");
+    writer.tagged("a2", Status::Bad, None, "syntax");
+    writer.bye("going");
+    writer.capability("IMAP4rev1 LITERAL+ CONDSTORE");
+    writer.enabled(&["CONDSTORE"]);
+    writer.id(&[("name", Some("Ringmail")), ("os", None)]);
+    writer.namespace();
+    writer.exists(3);
+    writer.recent(0);
+    writer.expunge(2);
+    writer.flags(&keywords);
+    writer.list_separator();
+    for name in ["INBOX", "a b", "Entw\u{fc}rfe", "\"quoted\"", "nil"] {
+        let attributes = Attributes(0x1ff);
+        let special_use = Some(UseAttribute::Drafts);
+        let item = ListItem { name, attributes, special_use, child_subscribed: false };
+        writer.list(&item);
+        writer.lsub(&item);
+    }
+    let values = StatusValues {
+        messages: 1,
+        uid_next: Uid(2),
+        uid_validity: UidValidity(3),
+        highest_mod_seq: ModSeq(4),
+        ..StatusValues::default()
+    };
+    writer.status("a b", StatusItems(0x7f), &values);
+    writer.search([1, 2, 3], None);
+    writer.search([1], Some(ModSeq(5)));
+    writer.search([], None);
+    out
+}
+
+/// `imap-codec` reads every response, to the last octet, and knows each code that has a type there.
+#[test]
+fn responses_are_read() {
+    let bytes = responses();
+    let mut rest = bytes.as_slice();
+    let mut count = 0;
+    while !rest.is_empty() {
+        let (after, response) = ResponseCodec::default()
+            .decode(rest)
+            .unwrap_or_else(|error| panic!("{error:?} at {}", rest.escape_ascii()));
+        if let Response::Status(TheirStatus::Untagged(body)) = &response {
+            let code = body.code.as_ref();
+            assert!(!matches!(code, None | Some(TheirCode::Other(_))), "{response:?}");
+        }
+        rest = after;
+        count += 1;
+    }
+    assert_eq!(count, bytes.split(|&octet| octet == b'\n').count() - 1, "one a line");
+    let mut greeting = Vec::new();
+    Writer::new(&mut greeting).untagged(Status::Ok, Some(Code::Capability("IMAP4rev1")), "hi");
+    assert!(GreetingCodec::default().decode(&greeting).is_ok());
+}
+
+/// A FETCH of everything, of messages as they are found, is read as meant.
+#[test]
+fn fetches_are_read() {
+    let inner = "From: =?utf-8?q?a?= <a@b.test>\r\nSubject: \"\\\u{e4}\r\n\r\ninner\r\n";
+    let messages = [
+        "\r\n".to_owned(),
+        inner.to_owned(),
+        format!("Content-Type: message/rfc822\r\n\r\n{inner}"),
+        format!(
+            "To: group: x@y.test, z@y.test;, \"q \\\" q\" <@r.test:u@v.test>\r\n\
+             Content-Type: multipart/alternative; boundary=\"=_x\"; a=\"b c\"\r\n\r\n\
+             --=_x\r\nContent-Language: de\r\n\r\none\r\n--=_x\r\n\
+             Content-Type: multipart/mixed; boundary=y\r\n\r\n--y\r\n\
+             Content-Type: message/rfc822\r\nContent-MD5: Q2hlY2s=\r\n\r\n{inner}\r\n--y--\r\n\
+             --=_x--\r\n"
+        ),
+    ];
+    for message in messages {
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message.as_bytes());
+        let summary = summarizer.finish();
+        let mut out = Vec::new();
+        let mut response = FetchResponse::begin(&mut out, 7);
+        let mut keywords = KeywordSet::default();
+        keywords.insert(0);
+        let flags = FlagSet { system: Flags::SEEN, keywords };
+        response.flags(&mut out, flags, &["$Junk".to_owned()], true);
+        response.uid(&mut out, Uid(9));
+        response.mod_seq(&mut out, ModSeq(10));
+        response.size(&mut out, message.len() as u64);
+        response.internal_date(&mut out, Timestamp(0));
+        response.envelope(&mut out, &summary);
+        response.body(&mut out, &summary);
+        response.body_structure(&mut out, &summary);
+        let header = Section {
+            part: SectionPart::HeaderFields(vec![b"To".as_slice().into()]),
+            ..Section::default()
+        };
+        response.section(&mut out, &header, None, Some(b"\r\n"));
+        response.section_literal(&mut out, &Section::default(), Some(2), message.len() as u64);
+        out.extend_from_slice(message.as_bytes());
+        response.end(&mut out);
+
+        let decoded = ResponseCodec::default().decode(&out);
+        let Ok((b"", Response::Data(Data::Fetch { seq, items }))) = decoded else {
+            panic!("{decoded:?} of {}", out.escape_ascii());
+        };
+        assert_eq!(seq.get(), 7);
+        assert_eq!(items.as_ref().len(), 10);
+        for item in items {
+            match item {
+                MessageDataItem::Uid(uid) => assert_eq!(uid.get(), 9),
+                MessageDataItem::Rfc822Size(size) => assert_eq!(size as usize, message.len()),
+                MessageDataItem::Flags(flags) => assert_eq!(flags.len(), 3),
+                MessageDataItem::BodyExt { origin: Some(2), data, .. } => {
+                    assert_eq!(data.into_option().as_deref(), Some(message.as_bytes()));
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Plays `tests/transcripts/imap` on the real service and store over in-memory connections and a
+//! virtual clock: whole, octet by octet, and cut in two everywhere; on the shard that owns the
+//! account and through a handover. And what a transcript cannot say: large mailboxes and messages,
+//! clients that do not read, a failing disk.
+
+mod transcript;
+mod world;
+
+use std::rc::Rc;
+
+use ringmail::{
+    runtime::{LocalFuture, connection::Connection, device::memory::Faults},
+    service::{
+        Shard,
+        imap::{self, Outcome},
+    },
+};
+use transcript::{Split, Transcript};
+use world::{Client, Kit, SimulatedWorld};
+
+/// What the acceptor and the mesh do.
+fn serve(
+    connection: Connection,
+    shards: Rc<[Rc<Shard>]>,
+    entry: usize,
+) -> LocalFuture<'static, ()> {
+    Box::pin(async move {
+        let mut outcome = imap::run(connection, shards[entry].clone()).await;
+        while let Outcome::HandOver(connection, handover) = outcome {
+            let owner = shards[entry].owner_of(handover.identity.account);
+            let connection = Connection::attach(connection.detach());
+            outcome =
+                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
+        }
+    })
+}
+
+fn play(kit: &Kit, file: &Transcript, split: Split, entry: usize) {
+    let plaintext = file.setting("plaintext") != Some("no");
+    let mut world = SimulatedWorld::new(kit, serve, entry, plaintext);
+    file.play(&mut world, split);
+}
+
+/// On the owner of alice's account, and through a handover.
+const ENTRIES: [usize; 2] = [0, 1];
+
+#[test]
+fn transcripts() {
+    let kit = Kit::new();
+    let only = std::env::var("TRANSCRIPT").ok();
+    let files = Transcript::folder("imap");
+    assert!(files.len() > 20, "found only {} transcripts", files.len());
+    for file in files {
+        let name = file.path.display().to_string();
+        if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        for entry in ENTRIES {
+            play(&kit, &file, Split::Whole, entry);
+            play(&kit, &file, Split::Every, entry);
+        }
+        for position in 1..file.client_octets() {
+            play(&kit, &file, Split::At(position), ENTRIES[position % 2]);
+        }
+    }
+}
+
+fn log_in(world: &SimulatedWorld<'_>) -> Client {
+    let mut client = world.client();
+    client.say("a LOGIN alice@demo.test demo\r\n");
+    client.read_to("a OK");
+    client
+}
+
+fn append(client: &mut Client, message: &str) {
+    client.say(format!("a APPEND INBOX {{{}+}}\r\n{message}\r\n", message.len()));
+    client.read_to("a OK");
+}
+
+#[test]
+fn a_large_message_comes_whole_and_in_parts() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 1, true);
+    let mut client = log_in(&world);
+    let body: String = (0..120_000).map(|line| format!("line {line:06}\r\n")).collect();
+    let message = format!("Subject: large\r\n\r\n{body}");
+    append(&mut client, &message);
+    client.say("b SELECT INBOX\r\nc FETCH 1 BODY.PEEK[]\r\n");
+    let answer = client.read_to("c OK");
+    let literal = format!("BODY[] {{{}}}\r\n{message})\r\n", message.len());
+    assert!(answer.contains(&literal), "{answer:.300}");
+    // Across the edge of the store's chunks.
+    client.say("d FETCH 1 BODY.PEEK[TEXT]<262000.500>\r\n");
+    let answer = client.read_to("d OK");
+    let part = &body[262_000..262_500];
+    assert!(answer.contains(&format!("BODY[TEXT]<262000> {{500}}\r\n{part})\r\n")), "{answer}");
+    client.say("e SEARCH BODY \"LINE 119999\" NOT BODY \"line 120000\"\r\n");
+    assert_eq!(client.read_to("e OK"), "* SEARCH 1\r\ne OK SEARCH completed\r\n");
+}
+
+#[test]
+fn many_messages_are_answered_and_changed_at_once() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut client = log_in(&world);
+    let count = 3_000;
+    let message = "Subject: many\r\n\r\nx\r\n";
+    let append = format!("a APPEND INBOX {{{}+}}\r\n{message}\r\n", message.len());
+    for _ in 0..count {
+        client.say(&append);
+    }
+    client.say("b SELECT INBOX\r\n");
+    client.read_to("b OK");
+    client.say("c UID STORE 1:* +FLAGS.SILENT (\\Deleted)\r\nd FETCH 1:* (UID BODY[TEXT])\r\n");
+    let answer = client.read_to("d OK");
+    for number in [1, 2, count - 1, count] {
+        let line = format!(
+            "* {number} FETCH (FLAGS (\\Deleted \\Seen \\Recent) UID {number} BODY[TEXT] {{3}}\r\nx\r\n)\r\n"
+        );
+        assert!(answer.contains(&line), "{number}: {answer:.500}");
+    }
+    client.say(format!("e UID EXPUNGE 1:{}\r\n", count - 1));
+    let answer = client.read_to("e OK");
+    assert_eq!(answer.matches(" EXPUNGE\r\n").count(), count - 1);
+    client.say("f FETCH 1:* UID\r\n");
+    assert!(client.read_to("f OK").starts_with(&format!("* 1 FETCH (UID {count})\r\n")));
+}
+
+#[test]
+fn a_failing_disk_gives_no_ok_and_reads_go_on() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut client = log_in(&world);
+    append(&mut client, "Subject: kept\r\n\r\nx\r\n");
+    client.say("b SELECT INBOX\r\n");
+    client.read_to("b OK");
+    world.device.inject(Faults { failed_syncs: (0..1000).collect(), ..Faults::default() });
+    client.say("c STORE 1 +FLAGS (\\Flagged)\r\n");
+    let answer = client.read_to("c NO");
+    assert!(answer.starts_with("c NO [UNAVAILABLE]"), "{answer}");
+    client.say("d APPEND INBOX {3+}\r\nx\r\n\r\n");
+    assert!(client.read_to("d NO").starts_with("d NO [UNAVAILABLE]"));
+    client.say("e CREATE x\r\n");
+    assert!(client.read_to("e NO").starts_with("e NO [UNAVAILABLE]"));
+    // \Seen cannot be set, but the message is there.
+    client.say("f FETCH 1 (FLAGS BODY[TEXT])\r\n");
+    let answer = client.read_to("f OK");
+    assert!(answer.starts_with("* 1 FETCH (FLAGS (\\Recent) BODY[TEXT] {3}\r\nx\r\n)"), "{answer}");
+}
+
+#[test]
+fn hostile_commands_are_refused_or_answered() {
+    const CASES: &[(&str, usize, &str, &str)] = &[
+        ("a SEARCH ", 15_000, "NOT ", "ALL\r\n"),
+        ("a SEARCH ", 60_000, "(", "ALL\r\n"),
+        ("a FETCH 1 ", 60_000, "(", "FLAGS\r\n"),
+        ("a LIST \"\" ", 500, "*%", "\r\n"),
+        ("a LIST \"\" (", 20_000, "* ", "x)\r\n"),
+        ("a FETCH 1", 20_000, ",1", " FLAGS\r\n"),
+        ("a LOGIN ", 1_000_000, "x", " y\r\n"),
+        ("", 1_000_000, "\0", "\r\n"),
+        ("a STORE 1 FLAGS (", 10_000, "$k ", ")\r\n"),
+    ];
+    let kit = Kit::new();
+    for (start, count, middle, end) in CASES {
+        let world = SimulatedWorld::new(&kit, serve, 0, true);
+        let mut client = log_in(&world);
+        append(&mut client, "Subject: x\r\n\r\nx\r\n");
+        client.say("b SELECT INBOX\r\n");
+        client.read_to("b OK");
+        client.say(format!("{start}{}{end}", middle.repeat(*count)));
+        let answer = transcript::Peer::receive(&mut client);
+        assert!(!answer.is_empty(), "closed without a word after {start}{middle}…");
+        // A bystander is served.
+        let mut bystander = log_in(&world);
+        bystander.say("n NOOP\r\n");
+        bystander.read_to("n OK");
+    }
+}
+
+#[test]
+fn an_idle_session_is_small() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let (connection, _peer) = Connection::memory();
+    let session = imap::run(connection, world.shards[0].clone());
+    let size = std::mem::size_of_val(&session);
+    assert!(size <= 2_048, "a session between commands is {size} octets");
+}

@@ -1,0 +1,384 @@
+//! Two shards of POP3 service on one simulated executor, with clients over memory: what
+//! `tests/pop3_transcripts.rs` plays on.
+
+use std::{
+    cell::Cell,
+    io::{Read, Write},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use argon2::password_hash::{PasswordHasher, SaltString};
+use ringmail::{
+    directory::{
+        Directory, DirectoryOptions, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits,
+        SharedDirectory, UsersFile,
+    },
+    metrics::ShardMetrics,
+    model::{AccountId, Flags, MailboxId, PartitionId, ShardId},
+    runtime::{
+        LocalFuture,
+        connection::{Connection, TlsMode},
+        device::{Device, memory::MemoryDevice},
+        executor::Executor,
+        mesh,
+        pipe::MemoryPeer,
+        simulation::Simulation,
+        tls::{SelfSigned, TlsContext},
+    },
+    service::{
+        ServiceOptions, Shard,
+        pop3::{self, Outcome},
+    },
+    store::{Account, Partition, StoreOptions},
+};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+
+use crate::transcript;
+
+pub type ShardNumber = u16;
+
+const ALICE: AccountId = AccountId(1);
+const HOST: &str = "mail.demo.test";
+
+/// The first of them are in alice's INBOX after `@set inbox count`.
+const MESSAGES: [&str; 3] = [
+    "Subject: one\r\n\r\nThe first one.\r\n",
+    "Subject: two\r\n\r\n.dot\r\n..\r\n.\r\nthe second end\r\n",
+    "Subject: three\r\n\r\nno line end",
+];
+
+/// What all playings share, because making it takes time.
+pub struct World {
+    simulation: Simulation,
+    directory: Directory,
+    tls: Arc<TlsContext>,
+    client_config: Arc<rustls::ClientConfig>,
+}
+
+/// Alice and bob with hashes that cost nothing, since wrong passwords are hashed each time.
+fn accounts() -> DirectorySnapshot {
+    let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
+    let hasher = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let salt = SaltString::from_b64("c2FsdHNhbHQ").expect("salt");
+    let hash = hasher.hash_password(b"demo", &salt).expect("hash").to_string();
+    let mut file = UsersFile::new();
+    for name in ["alice", "bob"] {
+        file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
+    }
+    let options =
+        DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };
+    DirectorySnapshot::new(&file, &options).expect("snapshot")
+}
+
+/// Hashes at once: the simulated executor knows no other threads.
+struct AtOnce;
+
+impl PasswordWorkers for AtOnce {
+    fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>> {
+        let verified = job();
+        Some(Box::pin(async move { verified }))
+    }
+}
+
+impl World {
+    pub fn new() -> World {
+        let made = SelfSigned::generate(&[HOST]).expect("certificate");
+        let tls = TlsContext::new(made.certificate().expect("certificate")).expect("TLS");
+        let certificate =
+            CertificateDer::from_pem_slice(made.chain_pem.as_bytes()).expect("certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).expect("root");
+        let client_config =
+            rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let shared = SharedDirectory::new(accounts(), PeerLimits::default());
+        World {
+            simulation: Simulation::new(1),
+            directory: Directory::new(shared, Rc::new(AtOnce)),
+            tls,
+            client_config: Arc::new(client_config),
+        }
+    }
+}
+
+/// One fresh pair of shards.
+pub struct SimulatedWorld {
+    simulation: Simulation,
+    tls: Arc<TlsContext>,
+    client_config: Arc<rustls::ClientConfig>,
+    shards: Vec<Rc<Shard>>,
+    /// Of the partition with alice's account.
+    device: MemoryDevice,
+    entry: ShardNumber,
+}
+
+impl SimulatedWorld {
+    /// Connections arrive on shard `entry`; alice's account is shard 0's, bob's is shard 1's.
+    pub fn new(world: &World, entry: ShardNumber, plaintext: bool) -> SimulatedWorld {
+        let executor: Rc<dyn Executor> = Rc::new(world.simulation.clone());
+        let (seats, _gate) = mesh::build::<Shard>(2);
+        let alices = ALICE.partition(2);
+        let owners: Vec<ShardId> =
+            (0..2).map(|number| ShardId(u16::from(PartitionId(number) != alices))).collect();
+        let device = MemoryDevice::new();
+        let mut shards = Vec::new();
+        for (seat, number) in seats.into_iter().zip(0..) {
+            let id = ShardId(number);
+            let device = if id == ShardId(0) { device.clone() } else { MemoryDevice::new() };
+            let partitions = (0..2)
+                .map(|number| {
+                    (owners[usize::from(number)] == id)
+                        .then(|| open(&world.simulation, &device, PartitionId(number)))
+                })
+                .collect();
+            shards.push(Rc::new(Shard {
+                id,
+                options: Arc::new(options(plaintext)),
+                executor: executor.clone(),
+                mesh: seat.join(executor.clone()),
+                directory: world.directory.clone(),
+                metrics: Rc::new(ShardMetrics::new()),
+                partitions,
+                owners: owners.clone(),
+                shutting_down: Cell::new(false),
+            }));
+        }
+        SimulatedWorld {
+            simulation: world.simulation.clone(),
+            tls: world.tls.clone(),
+            client_config: world.client_config.clone(),
+            shards,
+            device,
+            entry,
+        }
+    }
+
+    /// Puts the first `count` messages into alice's INBOX.
+    pub fn deliver(&mut self, count: usize) {
+        for message in &MESSAGES[..count] {
+            self.deliver_text(message);
+        }
+    }
+
+    pub fn deliver_text(&mut self, message: &str) {
+        let now = self.shards[0].executor.now();
+        let partition = self.alices_partition();
+        self.with_account(async |account| {
+            let mut writer = partition.stage();
+            writer.write(message.as_bytes()).await.expect("written");
+            let body = writer.finish(Vec::new()).await.expect("staged");
+            account
+                .append(MailboxId::INBOX, body, Flags::default(), &[], now)
+                .await
+                .expect("appended");
+        });
+    }
+
+    pub fn with_account<T>(&self, work: impl AsyncFnOnce(&Account) -> T) -> T {
+        let partition = self.alices_partition();
+        self.simulation.run_until(async {
+            let account = partition.account(ALICE).await.expect("account");
+            work(&account).await
+        })
+    }
+
+    /// UIDs in alice's INBOX.
+    pub fn uids(&self) -> Vec<u32> {
+        self.with_account(async |account| {
+            let view = account.select(MailboxId::INBOX, false).await.expect("selected");
+            let snapshot = view.current().expect("there");
+            snapshot.iter_from(0).map(|message| message.uid.0).collect()
+        })
+    }
+
+    fn alices_partition(&self) -> Partition {
+        self.shards[0].local_partition(ALICE).expect("shard 0 owns it").clone()
+    }
+
+    pub fn device(&self) -> &MemoryDevice {
+        &self.device
+    }
+
+    pub fn settle(&self) {
+        self.simulation.run_idle();
+    }
+
+    pub fn client(&self) -> Client {
+        let tls = TlsMode::Upgrade(self.tls.clone());
+        let (connection, peer) = Connection::memory_tls(&tls).expect("connection");
+        let task = serve(connection, self.shards.clone(), usize::from(self.entry));
+        self.shards[0]
+            .executor
+            .spawn(ringmail::runtime::executor::Priority::Foreground, Box::pin(task));
+        Client {
+            simulation: self.simulation.clone(),
+            peer,
+            tls: None,
+            unread: Vec::new(),
+            client_config: self.client_config.clone(),
+        }
+    }
+}
+
+/// Ends the partitions' tasks: the simulation goes on with other worlds.
+impl Drop for SimulatedWorld {
+    fn drop(&mut self) {
+        for partition in self.shards.iter().flat_map(|shard| &shard.partitions).flatten() {
+            // Fails where the test made the disk fail.
+            let _ = self.simulation.run_until(partition.close());
+        }
+        self.simulation.run_idle();
+    }
+}
+
+fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
+    let device: Rc<dyn Device> = Rc::new(device.clone());
+    let options = StoreOptions { partition, segment_size: 1 << 20, ..StoreOptions::default() };
+    let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
+    let (partition, _report) =
+        simulation.run_until(Partition::open(device, executor, options)).expect("opens");
+    partition
+}
+
+fn options(plaintext: bool) -> ServiceOptions {
+    ServiceOptions {
+        hostname: HOST.to_owned(),
+        allow_plaintext_auth: plaintext,
+        smtp: Default::default(),
+        pop3: Default::default(),
+        imap: Default::default(),
+        write_timeout: Duration::from_secs(60),
+        tls_handshake_timeout: Duration::from_secs(60),
+    }
+}
+
+/// What the acceptor and the mesh do.
+async fn serve(connection: Connection, shards: Vec<Rc<Shard>>, entry: usize) {
+    let mut outcome = pop3::run(connection, shards[entry].clone()).await;
+    while let Outcome::HandOver(connection, handover) = outcome {
+        let owner = shards[entry].owner_of(handover.identity.account);
+        let connection = Connection::attach(connection.detach());
+        outcome = pop3::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
+    }
+}
+
+/// The client's end of one connection.
+pub struct Client {
+    simulation: Simulation,
+    peer: MemoryPeer,
+    tls: Option<rustls::ClientConnection>,
+    /// Received, and not yet expected.
+    unread: Vec<u8>,
+    client_config: Arc<rustls::ClientConfig>,
+}
+
+impl Client {
+    pub fn log_in(&mut self) {
+        self.say("USER alice@demo.test\r\nPASS demo\r\n");
+        self.expect("+OK mail.demo.test POP3 server ready\r\n+OK now PASS\r\n+OK maildrop has ");
+        while !self.unread.ends_with(b"\r\n") {
+            self.read_more();
+        }
+        self.unread.clear();
+    }
+
+    pub fn say(&mut self, text: &str) {
+        transcript::Peer::send(self, text.as_bytes());
+    }
+
+    /// The server's next octets are `text`.
+    pub fn expect(&mut self, text: &str) {
+        while self.unread.len() < text.len() {
+            self.read_more();
+        }
+        let found: Vec<u8> = self.unread.drain(..text.len()).collect();
+        assert!(found == text.as_bytes(), "{:.300}", String::from_utf8_lossy(&found));
+    }
+
+    fn read_more(&mut self) {
+        let more = transcript::Peer::receive(self);
+        assert!(!more.is_empty(), "closed after {:?}", String::from_utf8_lossy(&self.unread));
+        self.unread.extend(more);
+    }
+
+    fn send_tls(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            let mut sealed = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut sealed).expect("sealed");
+            }
+            self.peer.send(&sealed);
+        }
+    }
+
+    /// One arrival of octets; `None` at the end.
+    fn receive_tls(&mut self) -> Option<Vec<u8>> {
+        let received = self.simulation.run_until(self.peer.receive());
+        if received.is_empty() {
+            return None;
+        }
+        let tls = self.tls.as_mut()?;
+        let mut rest = &received[..];
+        let mut plaintext = Vec::new();
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest).expect("read");
+            let state = tls.process_new_packets().expect("TLS");
+            let start = plaintext.len();
+            plaintext.resize(start + state.plaintext_bytes_to_read(), 0);
+            tls.reader().read_exact(&mut plaintext[start..]).expect("plaintext");
+        }
+        self.send_tls();
+        Some(plaintext)
+    }
+}
+
+impl transcript::Peer for Client {
+    fn send(&mut self, bytes: &[u8]) {
+        match &mut self.tls {
+            None => self.peer.send(bytes),
+            Some(tls) => {
+                tls.writer().write_all(bytes).expect("buffered");
+                self.send_tls();
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        self.simulation.run_idle();
+    }
+
+    fn receive(&mut self) -> Vec<u8> {
+        if self.tls.is_none() {
+            return self.simulation.run_until(self.peer.receive());
+        }
+        loop {
+            match self.receive_tls() {
+                None => return Vec::new(),
+                Some(plaintext) if !plaintext.is_empty() => return plaintext,
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn start_tls(&mut self) {
+        let name = ServerName::try_from(HOST).expect("name");
+        let tls = rustls::ClientConnection::new(self.client_config.clone(), name).expect("client");
+        self.tls = Some(tls);
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.send_tls();
+            assert!(self.receive_tls().is_some(), "closed during the handshake");
+        }
+    }
+}
+
+impl transcript::World for SimulatedWorld {
+    fn connect(&mut self, _name: &str) -> Box<dyn transcript::Peer> {
+        Box::new(self.client())
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        let sleep = self.shards[0].executor.sleep(Duration::from_secs(seconds));
+        self.simulation.run_until(sleep);
+    }
+}

@@ -1,0 +1,273 @@
+//! A small server in memory: shards with real directory and store on one simulated executor, and
+//! clients over pipes, plain or TLS. What transcripts are played on without sockets.
+//!
+//! The test brings the service loop ([`Serve`]). Alice's account is always shard 0's; connections
+//! arrive on the shard the test names, so that a handover is one number away.
+#![allow(dead_code)] // each test program uses its part
+
+use std::{
+    cell::Cell,
+    io::{Read, Write},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use ringmail::{
+    directory::{
+        Directory, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits, SharedDirectory,
+    },
+    metrics::ShardMetrics,
+    model::{AccountId, PartitionId, ShardId},
+    runtime::{
+        LocalFuture,
+        connection::{Connection, TlsMode},
+        device::{Device, memory::MemoryDevice},
+        executor::{Executor, Priority},
+        mesh,
+        pipe::MemoryPeer,
+        simulation::Simulation,
+        tls::{SelfSigned, TlsContext},
+    },
+    service::{ServiceOptions, Shard},
+    store::{Partition, StoreOptions},
+};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+
+use crate::transcript;
+
+const HOST: &str = "mail.demo.test";
+pub const ALICE: AccountId = AccountId(1);
+
+/// Serves one connection that arrived on shard `entry` of `shards` to its end, handovers included.
+pub type Serve = fn(Connection, Rc<[Rc<Shard>]>, usize) -> LocalFuture<'static, ()>;
+
+/// What all playings share, because making it takes time.
+pub struct Kit {
+    pub simulation: Simulation,
+    directory: Directory,
+    tls: Arc<TlsContext>,
+    client_config: Arc<rustls::ClientConfig>,
+}
+
+/// Hashes at once: the simulated executor knows no other threads.
+struct AtOnce;
+
+impl PasswordWorkers for AtOnce {
+    fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>> {
+        let verified = job();
+        Some(Box::pin(async move { verified }))
+    }
+}
+
+impl Kit {
+    pub fn new() -> Kit {
+        let made = SelfSigned::generate(&[HOST]).expect("certificate");
+        let tls = TlsContext::new(made.certificate().expect("certificate")).expect("TLS");
+        let certificate =
+            CertificateDer::from_pem_slice(made.chain_pem.as_bytes()).expect("certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).expect("root");
+        let client_config =
+            rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let snapshot = DirectorySnapshot::demo("demo.test", 0);
+        let shared = SharedDirectory::new(snapshot, PeerLimits::default());
+        Kit {
+            simulation: Simulation::new(1),
+            directory: Directory::new(shared, Rc::new(AtOnce)),
+            tls,
+            client_config: Arc::new(client_config),
+        }
+    }
+}
+
+/// One fresh pair of shards.
+pub struct SimulatedWorld<'k> {
+    kit: &'k Kit,
+    serve: Serve,
+    pub shards: Rc<[Rc<Shard>]>,
+    /// Of the partition with alice's account.
+    pub device: MemoryDevice,
+    entry: usize,
+}
+
+impl<'k> SimulatedWorld<'k> {
+    pub fn new(kit: &'k Kit, serve: Serve, entry: usize, plaintext: bool) -> SimulatedWorld<'k> {
+        let executor: Rc<dyn Executor> = Rc::new(kit.simulation.clone());
+        let (seats, _gate) = mesh::build::<Shard>(2);
+        let alices = ALICE.partition(2);
+        let owners: Vec<ShardId> =
+            (0..2).map(|number| ShardId(u16::from(PartitionId(number) != alices))).collect();
+        let device = MemoryDevice::new();
+        let mut shards = Vec::new();
+        for (seat, number) in seats.into_iter().zip(0..) {
+            let id = ShardId(number);
+            let device = if id == ShardId(0) { device.clone() } else { MemoryDevice::new() };
+            let partitions = (0..2)
+                .map(|number| {
+                    (owners[usize::from(number)] == id)
+                        .then(|| open(&kit.simulation, &device, PartitionId(number)))
+                })
+                .collect();
+            shards.push(Rc::new(Shard {
+                id,
+                options: Arc::new(options(plaintext)),
+                executor: executor.clone(),
+                mesh: seat.join(executor.clone()),
+                directory: kit.directory.clone(),
+                metrics: Rc::new(ShardMetrics::new()),
+                partitions,
+                owners: owners.clone(),
+                shutting_down: Cell::new(false),
+            }));
+        }
+        SimulatedWorld { kit, serve, shards: shards.into(), device, entry }
+    }
+
+    pub fn alices_partition(&self) -> Partition {
+        self.shards[0].local_partition(ALICE).expect("shard 0 owns it").clone()
+    }
+
+    pub fn client(&self) -> Client {
+        let tls = TlsMode::Upgrade(self.kit.tls.clone());
+        let (connection, peer) = Connection::memory_tls(&tls).expect("connection");
+        let task = (self.serve)(connection, self.shards.clone(), self.entry);
+        self.shards[0].executor.spawn(Priority::Foreground, task);
+        Client {
+            simulation: self.kit.simulation.clone(),
+            peer,
+            tls: None,
+            client_config: self.kit.client_config.clone(),
+        }
+    }
+}
+
+fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
+    let device: Rc<dyn Device> = Rc::new(device.clone());
+    let options = StoreOptions { partition, segment_size: 8 << 20, ..StoreOptions::default() };
+    let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
+    let (partition, _report) =
+        simulation.run_until(Partition::open(device, executor, options)).expect("opens");
+    partition
+}
+
+fn options(plaintext: bool) -> ServiceOptions {
+    ServiceOptions {
+        hostname: HOST.to_owned(),
+        allow_plaintext_auth: plaintext,
+        smtp: Default::default(),
+        pop3: Default::default(),
+        imap: Default::default(),
+        write_timeout: Duration::from_secs(60),
+        tls_handshake_timeout: Duration::from_secs(60),
+    }
+}
+
+/// The client's end of one connection.
+pub struct Client {
+    simulation: Simulation,
+    pub peer: MemoryPeer,
+    tls: Option<rustls::ClientConnection>,
+    client_config: Arc<rustls::ClientConfig>,
+}
+
+impl Client {
+    pub fn say(&mut self, text: impl AsRef<[u8]>) {
+        transcript::Peer::send(self, text.as_ref());
+    }
+
+    /// What the server says up to and including a line that begins with `start`.
+    pub fn read_to(&mut self, start: &str) -> String {
+        let mut found = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&found).into_owned();
+            let ends = |line: &str| line.starts_with(start);
+            if text.ends_with("\r\n") && text.lines().next_back().is_some_and(ends) {
+                return text;
+            }
+            let more = transcript::Peer::receive(self);
+            assert!(!more.is_empty(), "closed after {text:.2000}");
+            found.extend(more);
+        }
+    }
+
+    fn send_tls(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            let mut sealed = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut sealed).expect("sealed");
+            }
+            self.peer.send(&sealed);
+        }
+    }
+
+    /// One arrival of octets; `None` at the end.
+    fn receive_tls(&mut self) -> Option<Vec<u8>> {
+        let received = self.simulation.run_until(self.peer.receive());
+        if received.is_empty() {
+            return None;
+        }
+        let tls = self.tls.as_mut()?;
+        let mut rest = &received[..];
+        let mut plaintext = Vec::new();
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest).expect("read");
+            let state = tls.process_new_packets().expect("TLS");
+            let start = plaintext.len();
+            plaintext.resize(start + state.plaintext_bytes_to_read(), 0);
+            tls.reader().read_exact(&mut plaintext[start..]).expect("plaintext");
+        }
+        self.send_tls();
+        Some(plaintext)
+    }
+}
+
+impl transcript::Peer for Client {
+    fn send(&mut self, bytes: &[u8]) {
+        match &mut self.tls {
+            None => self.peer.send(bytes),
+            Some(tls) => {
+                tls.writer().write_all(bytes).expect("buffered");
+                self.send_tls();
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        self.simulation.run_idle();
+    }
+
+    fn receive(&mut self) -> Vec<u8> {
+        if self.tls.is_none() {
+            return self.simulation.run_until(self.peer.receive());
+        }
+        loop {
+            match self.receive_tls() {
+                None => return Vec::new(),
+                Some(plaintext) if !plaintext.is_empty() => return plaintext,
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn start_tls(&mut self) {
+        let name = ServerName::try_from(HOST).expect("name");
+        let tls = rustls::ClientConnection::new(self.client_config.clone(), name).expect("client");
+        self.tls = Some(tls);
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.send_tls();
+            assert!(self.receive_tls().is_some(), "closed during the handshake");
+        }
+    }
+}
+
+impl transcript::World for SimulatedWorld<'_> {
+    fn connect(&mut self, _name: &str) -> Box<dyn transcript::Peer> {
+        Box::new(self.client())
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        let sleep = self.shards[0].executor.sleep(Duration::from_secs(seconds));
+        self.kit.simulation.run_until(sleep);
+    }
+}
