@@ -66,13 +66,10 @@ fn agree(input: &[u8]) -> Result<(), String> {
         (Ok(_), Err(error)) => Err(format!("only we take {shown}: {error:?}")),
         (Err(error), Ok(_)) if STRICTER.contains(&error.as_str()) => Ok(()),
         (Err(error), Ok(_)) => Err(format!("only they take {shown}: {error}")),
-        (Ok(command), Ok(words)) => {
-            let (meant, read) = (format!("{command:?}"), format!("{:?}", ours(&words)));
-            if read == format!("Ok({meant})") {
-                return Ok(());
-            }
-            Err(format!("{shown}\n{meant}\n{}\n{read}", words.escape_ascii()))
-        }
+        (Ok(command), Ok(words)) => match ours(&words) {
+            Ok(again) if again == command => Ok(()),
+            again => Err(format!("{shown}\n{command:?}\n{}\n{again:?}", words.escape_ascii())),
+        },
     }
 }
 

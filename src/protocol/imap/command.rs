@@ -116,7 +116,7 @@ pub enum CommandBody<'a> {
 pub struct FlagList<'a> {
     pub system: Flags,
     /// As sent, each once (compared without case).
-    pub keywords: SmallVec<[&'a str; 4]>,
+    pub keywords: Vec<&'a str>,
 }
 
 /// RFC 3501 6.3.11, all but the message itself.
@@ -170,7 +170,7 @@ pub struct List<'a> {
     pub selection: ListSelection,
     pub reference: MailboxName<'a>,
     /// One or more, still with `*` and `%`; [`MailboxName::to_utf8`] keeps wildcards as they are.
-    pub patterns: SmallVec<[MailboxName<'a>; 1]>,
+    pub patterns: Vec<MailboxName<'a>>,
     pub returns: ListReturn,
     /// Any syntax of RFC 5258 was used: then an empty pattern is no question for the separator.
     pub extended: bool,
@@ -284,7 +284,7 @@ pub enum SearchKey<'a> {
 pub struct Fetch<'a> {
     pub uid: bool,
     pub set: SequenceSet,
-    pub items: SmallVec<[FetchItem<'a>; 6]>,
+    pub items: Vec<FetchItem<'a>>,
     /// RFC 7162 3.1.4.1. Asks for MODSEQ too, which is then in `items`.
     pub changed_since: Option<ModSeq>,
 }

@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn resolving() {
-        const CASES: &[(&str, u32, &[(u32, u32)])] = &[
+        type Case = (&'static str, u32, &'static [(u32, u32)]);
+        const CASES: &[Case] = &[
             ("1", 3, &[(1, 1)]),
             ("4", 3, &[]),
             ("*", 3, &[(3, 3)]),

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use memchr::{memchr2, memchr3};
-use smallvec::SmallVec;
 
 use super::super::{
     command::{FlagList, Text},
@@ -92,6 +91,7 @@ impl<'a> Cursor<'a> {
         non_empty(taken, "a command starts with a tag")
     }
 
+    /// Up to 63 bits: what is added up of two of them cannot overflow.
     pub fn number(&mut self) -> Parsed<u64> {
         let digits = self.take_while(|octet| octet.is_ascii_digit());
         if digits.is_empty() {
@@ -102,16 +102,13 @@ impl<'a> Cursor<'a> {
             .try_fold(0_u64, |number, digit| {
                 number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
             })
+            .filter(|&number| number <= i64::MAX as u64)
             .ok_or("number too large")
     }
 
     /// RFC 7162 7: 63 bits.
     pub fn mod_seq(&mut self) -> Parsed<ModSeq> {
-        let number = self.number()?;
-        if number > i64::MAX as u64 {
-            return Err("mod-sequence too large");
-        }
-        Ok(ModSeq(number))
+        self.number().map(ModSeq)
     }
 
     pub fn sequence_set(&mut self) -> Parsed<SequenceSet> {
@@ -317,7 +314,7 @@ impl Word {
 }
 
 /// Adds a keyword unless it is there in any case.
-fn push_keyword<'a>(keywords: &mut SmallVec<[&'a str; 4]>, keyword: &'a str) -> Parsed<()> {
+fn push_keyword<'a>(keywords: &mut Vec<&'a str>, keyword: &'a str) -> Parsed<()> {
     if keywords.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
         return Ok(());
     }

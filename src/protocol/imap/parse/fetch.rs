@@ -1,7 +1,5 @@
 //! Arguments of FETCH (RFC 3501 6.4.5, RFC 7162 3.1.4).
 
-use smallvec::{SmallVec, smallvec};
-
 use super::{
     super::command::{Fetch, FetchItem, Partial, Section, SectionPart, Text},
     cursor::{Cursor, Parsed},
@@ -14,12 +12,10 @@ const PATH_MAX: usize = 100;
 /// Field names in one HEADER.FIELDS.
 const FIELDS_MAX: usize = 500;
 
-type Items<'a> = SmallVec<[FetchItem<'a>; 6]>;
-
 pub(super) fn fetch<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Fetch<'a>> {
     let set = cursor.sequence_set()?;
     cursor.space()?;
-    let mut items = Items::new();
+    let mut items = Vec::new();
     if cursor.peek() == Some(b'(') {
         cursor.list(false, "fetch items are missing", |cursor| {
             let item = item(cursor)?;
@@ -47,7 +43,7 @@ pub(super) fn fetch<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Fetch<'a>>
 }
 
 /// Adds an item that is not there yet.
-fn push<'a>(items: &mut Items<'a>, item: FetchItem<'a>) -> Parsed<()> {
+fn push<'a>(items: &mut Vec<FetchItem<'a>>, item: FetchItem<'a>) -> Parsed<()> {
     if items.contains(&item) {
         return Ok(());
     }
@@ -58,17 +54,17 @@ fn push<'a>(items: &mut Items<'a>, item: FetchItem<'a>) -> Parsed<()> {
     Ok(())
 }
 
-fn macro_or_item<'a>(cursor: &mut Cursor<'a>) -> Parsed<Items<'a>> {
+fn macro_or_item<'a>(cursor: &mut Cursor<'a>) -> Parsed<Vec<FetchItem<'a>>> {
     use FetchItem::{Body, Envelope, Flags, InternalDate, Rfc822Size};
     let start = cursor.rest();
     let word = cursor.word()?;
     Ok(match word.as_bytes() {
-        b"ALL" => smallvec![Flags, InternalDate, Rfc822Size, Envelope],
-        b"FAST" => smallvec![Flags, InternalDate, Rfc822Size],
-        b"FULL" => smallvec![Flags, InternalDate, Rfc822Size, Envelope, Body],
+        b"ALL" => vec![Flags, InternalDate, Rfc822Size, Envelope],
+        b"FAST" => vec![Flags, InternalDate, Rfc822Size],
+        b"FULL" => vec![Flags, InternalDate, Rfc822Size, Envelope, Body],
         _ => {
             *cursor = Cursor::new(start);
-            smallvec![item(cursor)?]
+            vec![item(cursor)?]
         }
     })
 }

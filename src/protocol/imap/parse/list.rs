@@ -1,9 +1,10 @@
 //! Arguments of LIST (RFC 3501 6.3.8, RFC 5258, RFC 5819, RFC 6154) and CREATE.
 
-use smallvec::{SmallVec, smallvec};
-
 use super::{
-    super::command::{CommandBody, List, ListReturn, ListSelection, UseAttribute},
+    super::{
+        command::{CommandBody, List, ListReturn, ListSelection, UseAttribute},
+        name::MailboxName,
+    },
     cursor::{Cursor, Parsed},
     status_items,
 };
@@ -41,8 +42,8 @@ pub(super) fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
 pub(super) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
     let mut list = List {
         selection: ListSelection::default(),
-        reference: super::super::MailboxName(b"".into()),
-        patterns: SmallVec::new(),
+        reference: MailboxName(b"".into()),
+        patterns: Vec::new(),
         returns: ListReturn::default(),
         extended: false,
     };
@@ -63,7 +64,7 @@ pub(super) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
             Ok(())
         })?;
     } else {
-        list.patterns = smallvec![cursor.list_mailbox()?];
+        list.patterns = vec![cursor.list_mailbox()?];
     }
     if cursor.eat(b' ') {
         list.extended = true;

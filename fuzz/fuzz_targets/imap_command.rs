@@ -1,0 +1,93 @@
+//! Any bytes as what an IMAP client sends: nothing panics, cuts make no difference, and what the
+//! framer gives out stays within its limits.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringmail::protocol::imap::{
+    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, SequenceSet, parse,
+};
+
+const LIMITS: Limits = Limits { line: 2_048, command: 4_096, message: 1_000 };
+
+fuzz_target!(|bytes: &[u8]| {
+    let whole = frames(bytes, bytes.len().max(1));
+    assert_eq!(whole, frames(bytes, 1));
+    assert_eq!(whole, frames(bytes, 7));
+    // Most inputs frame as one bare line: show the parser the rest of them too.
+    let mut line = b"a ".to_vec();
+    line.extend_from_slice(bytes);
+    line.extend_from_slice(b"\r\n");
+    look_at(&line);
+});
+
+/// Feeds `bytes` in pieces of `step`; parses each command found.
+fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
+    let mut framer = Framer::new(LIMITS);
+    let (mut start, mut end) = (0, 0);
+    let (mut skip, mut after_message) = (0, false);
+    let mut found = Vec::new();
+    loop {
+        let skipped = skip.min(end - start);
+        (start, skip) = (start + skipped, skip - skipped);
+        let frame = match (skip, after_message) {
+            (0, false) => framer.next(&bytes[start..end]),
+            (0, true) => framer.line(&bytes[start..end]),
+            _ => Frame::More,
+        };
+        if frame != Frame::More {
+            found.push(frame);
+        }
+        match frame {
+            Frame::More if end == bytes.len() => return found,
+            Frame::More => {
+                // The end of a read never decides whether too much is kept.
+                assert!(after_message || end - start <= LIMITS.line + LIMITS.command + step);
+                end = (end + step).min(bytes.len());
+            }
+            Frame::Continue => {}
+            Frame::Command { size } => {
+                look_at(&bytes[start..start + size]);
+                (start, after_message) = (start + size, false);
+            }
+            Frame::Refused { size } => start += size,
+            Frame::Append { prefix, size, .. } => {
+                look_at(&bytes[start..start + prefix]);
+                (start, skip, after_message) = (start + prefix, size as usize, true);
+            }
+            Frame::Bye(_) => return found,
+        }
+    }
+}
+
+/// Parses, and uses what a service would use.
+fn look_at(frame: &[u8]) {
+    let Ok(command) = parse(frame) else { return };
+    command.body.row();
+    match &command.body {
+        CommandBody::Fetch(fetch) => resolve(&fetch.set),
+        CommandBody::Store(store) => resolve(&store.set),
+        CommandBody::Copy { set, mailbox, .. } | CommandBody::Move { set, mailbox, .. } => {
+            resolve(set);
+            name(mailbox);
+        }
+        CommandBody::Select { mailbox, .. } | CommandBody::Create { mailbox, .. } => name(mailbox),
+        CommandBody::List(list) => list.patterns.iter().for_each(name),
+        _ => {}
+    }
+}
+
+fn resolve(set: &SequenceSet) {
+    for max in [0, 1, 3, u32::MAX] {
+        let ranges = set.resolve(max);
+        assert!(ranges.ranges().all(|(first, last)| 1 <= first && first <= last && last <= max));
+        assert!(ranges.ranges().zip(ranges.ranges().skip(1)).all(|(a, b)| a.1 + 1 < b.0));
+    }
+}
+
+fn name(name: &MailboxName<'_>) {
+    let Ok(utf8) = name.to_utf8() else { return };
+    if let Some(pattern) = ListPattern::new(&utf8) {
+        let is_plain = !utf8.contains(['*', '%']);
+        assert!(pattern.matches(&utf8) || !is_plain);
+    }
+}
