@@ -245,11 +245,21 @@ fn counted(
     }
 }
 
-/// Errors of one connection that died in the queue; the next one is as good as ever.
+/// Errors of one connection that died in the queue (accept(2) passes its network errors on); the
+/// next one is as good as ever. Anything else, known or not, means a pause.
 fn is_passing(error: &io::Error) -> bool {
-    !matches!(
+    matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF)
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::EPERM
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+        )
     )
 }
 
@@ -478,6 +488,117 @@ mod tests {
         assert_eq!(second_server.err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
         drop(listeners);
         assert!(BoundListener::bind_for_shards(address, 1, 16).is_ok());
+    }
+
+    /// A silent client meets its deadline; one within its deadline is told of the shutdown.
+    #[test]
+    fn deadlines_pass_and_shutdown_reaches_idle_sessions() {
+        let any_port = (Ipv4Addr::LOCALHOST, 0).into();
+        let listener = BoundListener::bind(any_port, 16).unwrap();
+        let address = listener.local().unwrap();
+        let (shut_down, wish) = crossbeam_channel::bounded::<()>(1);
+        let life = move |context: ShardContext| async move {
+            let session = |mut connection: Connection, _| {
+                let session = async move {
+                    let mut timeout = PATIENCE;
+                    let reason = loop {
+                        match connection.fill(timeout).await {
+                            Ok(()) => timeout = Duration::from_millis(1),
+                            Err(reason) => break reason,
+                        }
+                        connection.consume(usize::MAX);
+                    };
+                    connection.output().extend_from_slice(reason.to_string().as_bytes());
+                    connection.close().await;
+                };
+                Box::pin(session) as LocalFuture<'static, ()>
+            };
+            let acceptor = Acceptor { listener, tls: TlsMode::Off, session: Rc::new(session) };
+            context
+                .executor
+                .spawn(Priority::Foreground, Box::pin(acceptor.run(context.executor.clone())));
+            while wish.try_recv().is_err() {
+                context.executor.sleep(Duration::from_millis(2)).await;
+            }
+            context.resources.shut_down();
+            while context.resources.connection_count() > 0 {
+                context.executor.sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let threads = shard::start(&ShardOptions::default(), vec![life]).unwrap();
+        let read_all = |mut client: ClientStream| {
+            let mut text = String::new();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.read_to_string(&mut text).unwrap();
+            text
+        };
+        let idle = ClientStream::connect(address).unwrap();
+        let mut silent = ClientStream::connect(address).unwrap();
+        silent.write_all(b"now I say nothing more").unwrap();
+        assert_eq!(read_all(silent), "timed out");
+        shut_down.send(()).unwrap();
+        assert_eq!(read_all(idle), "shutting down");
+        assert!(threads.join().into_iter().all(|life| life.is_ok()));
+        assert!(ClientStream::connect(address).is_err(), "nobody listens any more");
+    }
+
+    /// Set in the child of `running_out_of_descriptors_passes`, to the file for its address.
+    const CHILD: &str = "RINGMAIL_TEST_FEW_DESCRIPTORS";
+
+    /// The server is a process of its own with few descriptors. Clients past them are closed or
+    /// wait; once the others are gone, it serves again.
+    #[test]
+    fn running_out_of_descriptors_passes() {
+        if let Some(file) = std::env::var_os(CHILD) {
+            return serve_with_few_descriptors(file.as_ref());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("address");
+        let server = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "runtime::acceptor::tests::running_out_of_descriptors_passes"])
+            .env(CHILD, &file)
+            .stdout(std::process::Stdio::null())
+            .spawn();
+        let _server = KilledOnDrop(server.unwrap());
+        let started = Instant::now();
+        let address: SocketAddr = loop {
+            assert!(started.elapsed() < PATIENCE);
+            match std::fs::read_to_string(&file).map(|text| text.parse()) {
+                Ok(Ok(address)) => break address,
+                _ => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let greeted = |client: &mut ClientStream| {
+            let mut echoed = [0; 2];
+            client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            client.write_all(b"hi").is_ok() && client.read_exact(&mut echoed).is_ok()
+        };
+        let mut clients: Vec<_> =
+            (0..80).map(|_| ClientStream::connect(address).unwrap()).collect();
+        let served = clients.iter_mut().filter_map(|client| greeted(client).then_some(())).count();
+        assert!((1..64).contains(&served), "{served} of 80 served with 64 descriptors");
+        drop(clients);
+        while !greeted(&mut ClientStream::connect(address).unwrap()) {
+            assert!(started.elapsed() < PATIENCE);
+        }
+    }
+
+    struct KilledOnDrop(std::process::Child);
+
+    impl Drop for KilledOnDrop {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn serve_with_few_descriptors(file: &std::path::Path) {
+        use nix::sys::resource::{Resource, setrlimit};
+        setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+        let (address, _gate, threads) = start(1, TlsMode::Off, 1000);
+        std::fs::write(file, address.to_string()).unwrap();
+        // Until the parent kills us; without a parent, until the harness gives up.
+        threads.join();
     }
 
     #[test]

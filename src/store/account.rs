@@ -12,9 +12,7 @@ use super::{
     error::StoreError,
     mailbox::{Mailbox, MailboxStatus},
     namespace::{MailboxInfo, NameLimits, SpecialUse, normalise},
-    partition::{
-        Change, Changes, Delivered, DeliveryTarget, Inner, TRANSACTION_MESSAGES_MAX, misuse,
-    },
+    partition::{Change, Changes, Delivered, DeliveryTarget, Inner, TRANSACTION_MESSAGES_MAX},
     snapshot::{Message, MessageBody},
     state::{AccountCell, AccountState},
     view::MailboxView,
@@ -271,9 +269,7 @@ impl Account {
         keywords: &[String],
         internal_date: Timestamp,
     ) -> Result<Delivered, StoreError> {
-        if !body.belongs_to(&self.inner) {
-            return Err(misuse("a body was staged on another partition"));
-        }
+        self.inner.check_owner(&body)?;
         self.inner.log.room().await?;
         let target = DeliveryTarget {
             account: self.id(),

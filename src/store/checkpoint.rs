@@ -57,7 +57,7 @@ impl Schedule {
         self.wanted.set();
     }
 
-    pub fn may_trim(&self, memory: usize, _budget: usize) -> bool {
+    pub fn may_trim(&self, memory: usize) -> bool {
         memory > self.trim_above.get()
     }
 
@@ -136,9 +136,7 @@ impl Inner {
                 // One damaged account must not keep the others from their pages; what the log
                 // says of it is replayed again.
                 Err(error @ StoreError::Corrupt { .. }) => {
-                    let effects = self.replayed.borrow().get(&id).cloned();
-                    let first = effects.and_then(|effects| effects.first().map(|(lsn, _)| *lsn));
-                    replay_from = replay_from.min(first.unwrap_or(replay_from));
+                    replay_from = replay_from.min(self.first_unwritten(id).unwrap_or(replay_from));
                     damaged = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -150,6 +148,14 @@ impl Inner {
         self.log.durable(root).await?;
         self.log.publish_checkpoint(root, replay_from).await?;
         damaged.map_or(Ok(()), Err)
+    }
+
+    /// The first effect of the account that its page does not have.
+    fn first_unwritten(&self, id: AccountId) -> Option<Lsn> {
+        if let Some(cell) = self.accounts.borrow().get(&id) {
+            return cell.state.borrow().unwritten;
+        }
+        self.replayed.borrow().get(&id)?.first().map(|(lsn, _)| *lsn)
     }
 
     fn changed_accounts(&self) -> Vec<AccountId> {
@@ -210,7 +216,7 @@ impl Inner {
         self.append_deltas(&mut state, merges)?;
         let page = self.append_page(EntryKind::AccountPage, id, encode_account(&state))?;
         state.page = Some(page);
-        state.dirty = false;
+        (state.dirty, state.unwritten) = (false, None);
         self.directory.borrow_mut().set(id, page);
         drop(state);
         self.measure(&cell);

@@ -47,16 +47,30 @@ struct Share {
 }
 
 impl Share {
-    /// `self` as expected, `found` as recovered.
-    fn matches(&self, found: &Share) -> bool {
-        let message = |(expected, found): ((&Key, &Known), (&Key, &Known))| {
-            let mod_seq = expected.1.mod_seq.or(found.1.mod_seq);
-            expected.0 == found.0 && Known { mod_seq, ..expected.1.clone() } == *found.1
-        };
-        self.messages.len() == found.messages.len()
-            && std::iter::zip(&self.messages, &found.messages).all(message)
-            && self.mailboxes == found.mailboxes
-            && self.subscriptions == found.subscriptions
+    /// How `found`, as recovered, is not what is expected; empty if it is.
+    fn differences(&self, found: &Share) -> Vec<String> {
+        let mut differences = Vec::new();
+        let keys: BTreeSet<&Key> = self.messages.keys().chain(found.messages.keys()).collect();
+        for key in keys {
+            let (expected, found) = (self.messages.get(key), found.messages.get(key));
+            let same = match (expected, found) {
+                (Some(expected), Some(found)) => {
+                    let mod_seq = expected.mod_seq.or(found.mod_seq);
+                    Known { mod_seq, ..expected.clone() } == *found
+                }
+                _ => false,
+            };
+            if !same {
+                differences.push(format!("{key:?}: {expected:?}, found {found:?}"));
+            }
+        }
+        if self.mailboxes != found.mailboxes {
+            differences.push(format!("{:?}, found {:?}", self.mailboxes, found.mailboxes));
+        }
+        if self.subscriptions != found.subscriptions {
+            differences.push(format!("{:?}, found {:?}", self.subscriptions, found.subscriptions));
+        }
+        differences
     }
 }
 
@@ -562,10 +576,12 @@ impl History {
             let before = told.checked_sub(1).map_or(&nothing, |last| &commands[last].after);
             let under_way = commands.get(told).filter(|command| command.started <= step);
             let found = &shares[session];
-            if !before.matches(found) && !under_way.is_some_and(|c| c.after.matches(found)) {
+            let differences = before.differences(found);
+            let whole = |command: &Command| command.after.differences(found).is_empty();
+            if !differences.is_empty() && !under_way.is_some_and(whole) {
                 return Err(format!(
-                    "session {session} after {told} commands: expected {before:#?}\nor {:#?}\nfound {found:#?}",
-                    under_way.map(|command| &command.after)
+                    "session {session} after {told} commands, expected {differences:#?}\nor {:#?}",
+                    under_way.map(|command| command.after.differences(found))
                 ));
             }
         }
@@ -674,7 +690,8 @@ fn every_crash_keeps_what_was_told() {
     let seeds = std::env::var("RINGMAIL_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     for seed in 0..seeds.unwrap_or(2) {
         let (history, trace) = record(&Workload { seed, ..HONEST });
-        let images = check_images(&history, &trace, 1).unwrap_or_else(|error| panic!("{error}"));
+        let images = check_images(&history, &trace, 1)
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert!(images > 400, "{images} images");
     }
 }

@@ -239,6 +239,10 @@ impl Mailbox {
 
     fn publish_message(&mut self, message: Message) {
         self.raise_mod_seq(message.mod_seq);
+        // UIDs ascend in the log; one that does not is a repetition, and not a second message.
+        if message.uid < self.status.uid_next {
+            return;
+        }
         let status = &mut self.status;
         status.messages += 1;
         status.recent += 1;

@@ -29,6 +29,8 @@ mod view;
 #[cfg(test)]
 mod crash_images;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;
 
 pub use self::{

@@ -79,7 +79,8 @@ impl Inner {
                 && mailbox.loaded.is_none()
             {
                 let builder = self.read_runs(&mailbox.runs).await?;
-                install_table(mailbox, builder).map_err(|error| undecodable(Lsn(0), error))?;
+                install_table(mailbox, builder)
+                    .map_err(|error| undecodable(page.unwrap_or_default(), error))?;
             }
         }
         state.replay(effects);
@@ -127,10 +128,9 @@ impl Inner {
             };
             let builder = self.read_runs(&runs).await?;
             let mut state = cell.state.borrow_mut();
+            let page = state.page.unwrap_or_default();
             let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
             if mailbox.loaded.is_none() && mailbox.runs == runs {
-                let page = state.page.unwrap_or_default();
-                let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
                 install_table(mailbox, builder).map_err(|error| undecodable(page, error))?;
                 drop(state);
                 self.measure(cell);
@@ -157,7 +157,7 @@ impl Inner {
     /// when these are too many.
     pub(super) fn trim(&self) {
         let budget = self.options.account_budget;
-        if self.memory.get() <= budget || !self.checkpoints.may_trim(self.memory.get(), budget) {
+        if self.memory.get() <= budget || !self.checkpoints.may_trim(self.memory.get()) {
             return;
         }
         let durable = self.log.durable_lsn();

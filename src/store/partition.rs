@@ -14,7 +14,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io,
     rc::Rc,
 };
 
@@ -223,6 +222,7 @@ impl Partition {
             return Err(StoreError::Limit("recipients of a delivery"));
         }
         let inner = &self.inner;
+        inner.check_owner(&body)?;
         let mut cells = Vec::with_capacity(targets.len());
         for target in &targets {
             cells.push(inner.load(target.account).await?);
@@ -274,6 +274,7 @@ impl Partition {
         if payload.len() > SPOOL_PAYLOAD_MAX {
             return Err(StoreError::Limit("bytes of a spooled payload"));
         }
+        self.inner.check_owner(&body)?;
         // A start reads the entries of the whole spool: keep bodies out of them.
         let body = body.into_chunks().await?;
         self.inner.log.room().await?;
@@ -399,6 +400,14 @@ fn entry_kind(effect: &Effect) -> EntryKind {
 }
 
 impl Inner {
+    /// Refuses a body staged on another partition, whose chunks this log does not have.
+    pub(super) fn check_owner(self: &Rc<Self>, body: &StagedBody) -> Result<(), StoreError> {
+        match body.belongs_to(self) {
+            true => Ok(()),
+            false => Err(StoreError::NotPermitted("body staged on another partition")),
+        }
+    }
+
     /// Appends the entry that creates the account, if nothing is known of it. Its own entry: an
     /// account without the message that called it into being does no harm.
     pub(super) fn ensure_exists(&self, cell: &Rc<AccountCell>) -> Result<(), StoreError> {
@@ -604,9 +613,4 @@ fn resolve_body(effect: &mut Effect, (lsn, entry_len): (Lsn, u32)) {
     {
         (body.lsn, body.entry_len) = (lsn, entry_len);
     }
-}
-
-/// A device failure that is the caller's mistake, not the disk's.
-pub(super) fn misuse(what: &'static str) -> StoreError {
-    StoreError::Io(io::Error::new(io::ErrorKind::InvalidInput, what).into())
 }

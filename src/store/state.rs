@@ -47,6 +47,8 @@ pub(super) struct AccountState {
     pub staged: Option<Lsn>,
     /// The published state is not wholly in `page`.
     pub dirty: bool,
+    /// First effect published and not in `page`.
+    pub unwritten: Option<Lsn>,
     /// The account's page as last written.
     pub page: Option<Lsn>,
     /// Name-changing effects staged and not yet published.
@@ -73,6 +75,7 @@ impl AccountState {
             applied: Lsn(0),
             staged: None,
             dirty: false,
+            unwritten: None,
             page: None,
             pending_renames: 0,
         }
@@ -141,6 +144,7 @@ impl AccountState {
     pub fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         self.applied = Lsn(lsn.0 + 1);
         self.dirty = true;
+        self.unwritten.get_or_insert(lsn);
         if Namespace::concerns(effect) {
             self.publish_names(effect);
         }

@@ -410,6 +410,72 @@ fn a_failed_sync_shows_nothing_and_refuses_everything() {
     });
 }
 
+/// Whatever fails and whenever: what was told is there after reopening, what was refused is there
+/// whole or not at all, and nothing was shown that is gone.
+#[test]
+fn a_failing_device_loses_nothing_that_was_told() {
+    type Fault = fn(u64) -> Faults;
+    const CASES: &[(&str, Fault)] = &[
+        ("sync", |at| Faults { failed_syncs: vec![at], ..Faults::default() }),
+        ("append", |at| Faults { failed_appends: vec![at], ..Faults::default() }),
+        ("short append", |at| Faults { short_appends: vec![at], ..Faults::default() }),
+        ("full", |at| Faults { full_from: Some(at), ..Faults::default() }),
+    ];
+    for (name, fault) in CASES {
+        for at in 0..25 {
+            run(async |world: Rc<World>| {
+                world.device.inject(fault(at));
+                let partition = world.open().await;
+                let session = |number: u64| {
+                    let partition = partition.clone();
+                    async move {
+                        let mut told = Vec::new();
+                        for n in 0..6 {
+                            let body = staged(&partition, &bytes(number * 100 + n, 900)).await;
+                            let targets = vec![target(ALICE), target(BOB)];
+                            match partition.deliver(body, targets, None).await {
+                                Ok(delivered) => told.push((number * 100 + n, delivered)),
+                                Err(_) => break,
+                            }
+                        }
+                        told
+                    }
+                };
+                let told = join_all(&world.simulation, (0..5).map(session).collect()).await;
+                let mut shown = Vec::new();
+                for id in [ALICE, BOB] {
+                    let Ok(account) = partition.account(id).await else { continue };
+                    for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
+                        shown.push((id, message.uid, whole_body(&account, message).await));
+                    }
+                }
+                world.device.inject(Faults::default());
+                let again = world.open().await;
+                let mut found = Vec::new();
+                for id in [ALICE, BOB] {
+                    let account = again.account(id).await.unwrap();
+                    for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
+                        found.push((id, message.uid, whole_body(&account, message).await));
+                    }
+                }
+                for (seed, delivered) in told.iter().flatten() {
+                    for place in delivered {
+                        let expected = (place.account, place.uid, bytes(*seed, 900));
+                        assert!(found.contains(&expected), "{name} {at}: {place:?} is gone");
+                    }
+                }
+                for message in shown {
+                    assert!(found.contains(&message), "{name} {at}: was shown");
+                }
+                let alices = found.iter().filter(|(id, ..)| *id == ALICE).count();
+                assert_eq!(alices * 2, found.len(), "{name} {at}: half a delivery");
+                let next = deliver(&again, ALICE, b"next").await.uid;
+                assert!(found.iter().all(|(id, uid, _)| *id != ALICE || *uid < next));
+            });
+        }
+    }
+}
+
 #[test]
 fn spooled_mail_waits_through_restarts() {
     run(async |world: Rc<World>| {
@@ -549,5 +615,78 @@ fn checkpoint_bytes_are_proportional_to_change() {
         partition.close().await.unwrap();
         let account = world.open().await.account(ALICE).await.unwrap();
         assert_eq!(snapshot(&account, MailboxId::INBOX).await.status().messages, before.messages);
+    });
+}
+
+/// `cargo test --release --lib store::tests::measure -- --ignored --nocapture`: microseconds of
+/// one delivery of 4 KiB, simulator included.
+#[test]
+#[ignore = "measures, asserts nothing"]
+fn measure_deliveries() {
+    run(async |world: Rc<World>| {
+        let mut options = world.options.clone();
+        options.segment_size = 64 << 20;
+        let device = Rc::new(world.device.clone());
+        let executor = Rc::new(world.simulation.clone());
+        let (partition, _) = Partition::open(device, executor, options).await.unwrap();
+        let body = bytes(1, 4096);
+        for accounts in [1, 1000] {
+            const SESSIONS: u64 = 100;
+            const EACH: u64 = 200;
+            for id in 0..accounts {
+                partition.account(AccountId(id)).await.unwrap();
+            }
+            let session = |number: u64| {
+                let (partition, body) = (partition.clone(), body.clone());
+                async move {
+                    for n in 0..EACH {
+                        deliver(&partition, AccountId((number + n * 7) % accounts), &body).await;
+                    }
+                }
+            };
+            let start = std::time::Instant::now();
+            join_all(&world.simulation, (0..SESSIONS).map(session).collect()).await;
+            let each = start.elapsed().as_secs_f64() * 1e6 / (SESSIONS * EACH) as f64;
+            println!("{accounts} accounts: {each:.2} us, {:?}", partition.probe());
+        }
+        let account = partition.account(AccountId(0)).await.unwrap();
+        for _ in 0..9 {
+            let messages: Vec<Message> = snapshot(&account, MailboxId::INBOX)
+                .await
+                .iter_from(0)
+                .take(20_000)
+                .copied()
+                .collect();
+            account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
+        }
+        let view = account.select(MailboxId::INBOX, true).await.unwrap();
+        let mut held = view.current().unwrap();
+        let mut sum = Duration::ZERO;
+        for _ in 0..100 {
+            deliver(&partition, AccountId(0), b"x").await;
+            let start = std::time::Instant::now();
+            let now = view.current().unwrap();
+            assert_eq!(held.difference(&now).added, 1);
+            held = now;
+            sum += start.elapsed();
+        }
+        println!("difference of {} messages: {:?}", held.len(), sum / 100);
+        let start = std::time::Instant::now();
+        for _ in 0..100 {
+            let effect = super::effect::Effect::Message {
+                account: AccountId(0),
+                mailbox: MailboxId::INBOX,
+                message: Message { uid: Uid(3_000_000_000), ..Message::default() },
+            };
+            let mut state = account.cell.state.borrow_mut();
+            let mailbox = state.mailboxes.get_mut(&MailboxId::INBOX).unwrap();
+            let held = mailbox.snapshot();
+            mailbox.publish(Lsn(0), &effect);
+            account.inner.memory.get();
+            drop(held);
+            let loaded = mailbox.loaded.as_mut().unwrap();
+            Rc::make_mut(loaded).table.remove(&[Uid(3_000_000_000)], |_| ());
+        }
+        println!("publish with a held view: {:?}", start.elapsed() / 100);
     });
 }

@@ -358,15 +358,21 @@ class Reading(ClientCase):
             set copy=no
             set delete=no
             set move=no
+            push "<display-message><exit><quit>"
             """)
-        target = self.folder / "copied"
-        keys = f"push '<copy-message>{target}<enter>y<exit>'"
         environment = dict(os.environ, TERM="xterm", HOME=str(self.folder))
-        run("timeout", "30", "script", "-qec",
-            f'mutt -F {config} -f imap://127.0.0.1:{self.demo.port["imap"]}/INBOX '
-            f'-e "set mbox_type=mbox confirmcreate=no confirmappend=no" -e "{keys}"',
-            "/dev/null", env=environment, check=False)
-        self.assertIn("Subject: for mutt", target.read_text())
+        mutt = subprocess.Popen(
+            ["timeout", "30", "script", "-qec",
+             f"mutt -F {config} -f imap://127.0.0.1:{self.demo.port['imap']}/INBOX", "/dev/null"],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Its end of input stays open, else mutt leaves before it has read its keys.
+        screen = mutt.stdout.read()
+        mutt.wait(40)
+        mutt.stdin.close()
+        mutt.stdout.close()
+        self.assertIn("for mutt", screen)
+        self.assertIn("Hello.", screen)
+        self.assertIn("1 kept, 0 deleted", screen)
 
     def test_getmail(self):
         self.deliver("for getmail")
@@ -386,7 +392,10 @@ class Reading(ClientCase):
             [options]
             delete = true
             """)
-        run("getmail", "--getmaildir", self.folder, "--rcfile", self.folder / "getmailrc")
+        # getmail delivers to nobody as root.
+        run("chown", "-R", "nobody", self.folder)
+        run("runuser", "-u", "nobody", "--", "getmail", "--getmaildir", self.folder,
+            "--rcfile", self.folder / "getmailrc")
         files = list((self.folder / "box/new").iterdir())
         self.assertEqual(len(files), 1)
         self.assertIn("Subject: for getmail", files[0].read_text())

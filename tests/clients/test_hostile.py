@@ -247,6 +247,7 @@ class Hostile(unittest.TestCase):
             self.assertRegex(client.tagged(b"d%d" % number), rb"d\d+ (OK|BAD|NO)")
 
     def test_a_huge_sequence_set(self):
+        self.deliver(b"Subject: one\r\n\r\nbody")
         client = self.imap(select=True)
         client.send(b"c FETCH 1:4294967295 FLAGS\r\n")
         self.assertIn(b"c OK", client.tagged(b"c"))

@@ -9,9 +9,11 @@ use std::{
     time::Duration,
 };
 
+use argon2::password_hash::{PasswordHasher, SaltString};
 use ringmail::{
     directory::{
-        Directory, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits, SharedDirectory,
+        Directory, DirectoryOptions, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits,
+        SharedDirectory, UsersFile,
     },
     metrics::ShardMetrics,
     model::{AccountId, Flags, MailboxId, PartitionId, ShardId},
@@ -55,6 +57,21 @@ pub struct World {
     client_config: Arc<rustls::ClientConfig>,
 }
 
+/// Alice and bob with hashes that cost nothing, since wrong passwords are hashed each time.
+fn accounts() -> DirectorySnapshot {
+    let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
+    let hasher = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let salt = SaltString::from_b64("c2FsdHNhbHQ").expect("salt");
+    let hash = hasher.hash_password(b"demo", &salt).expect("hash").to_string();
+    let mut file = UsersFile::new();
+    for name in ["alice", "bob"] {
+        file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
+    }
+    let options =
+        DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };
+    DirectorySnapshot::new(&file, &options).expect("snapshot")
+}
+
 /// Hashes at once: the simulated executor knows no other threads.
 struct AtOnce;
 
@@ -75,8 +92,7 @@ impl World {
         roots.add(certificate).expect("root");
         let client_config =
             rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let snapshot = DirectorySnapshot::demo("demo.test", 0);
-        let shared = SharedDirectory::new(snapshot, PeerLimits::default());
+        let shared = SharedDirectory::new(accounts(), PeerLimits::default());
         World {
             simulation: Simulation::new(1),
             directory: Directory::new(shared, Rc::new(AtOnce)),
@@ -199,14 +215,26 @@ impl SimulatedWorld {
             simulation: self.simulation.clone(),
             peer,
             tls: None,
+            unread: Vec::new(),
             client_config: self.client_config.clone(),
         }
     }
 }
 
+/// Ends the partitions' tasks: the simulation goes on with other worlds.
+impl Drop for SimulatedWorld {
+    fn drop(&mut self) {
+        for partition in self.shards.iter().flat_map(|shard| &shard.partitions).flatten() {
+            // Fails where the test made the disk fail.
+            let _ = self.simulation.run_until(partition.close());
+        }
+        self.simulation.run_idle();
+    }
+}
+
 fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
-    let options = StoreOptions { partition, segment_size: 8 << 20, ..StoreOptions::default() };
+    let options = StoreOptions { partition, segment_size: 1 << 20, ..StoreOptions::default() };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
     let (partition, _report) =
         simulation.run_until(Partition::open(device, executor, options)).expect("opens");
@@ -240,36 +268,38 @@ pub struct Client {
     simulation: Simulation,
     peer: MemoryPeer,
     tls: Option<rustls::ClientConnection>,
+    /// Received, and not yet expected.
+    unread: Vec<u8>,
     client_config: Arc<rustls::ClientConfig>,
 }
 
 impl Client {
     pub fn log_in(&mut self) {
         self.say("USER alice@demo.test\r\nPASS demo\r\n");
-        self.expect("+OK mail.demo.test POP3 server ready\r\n+OK now PASS\r\n");
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            line.extend(self.receive());
+        self.expect("+OK mail.demo.test POP3 server ready\r\n+OK now PASS\r\n+OK maildrop has ");
+        while !self.unread.ends_with(b"\r\n") {
+            self.read_more();
         }
-        assert!(line.starts_with(b"+OK "), "{:?}", String::from_utf8_lossy(&line));
+        self.unread.clear();
     }
 
     pub fn say(&mut self, text: &str) {
         transcript::Peer::send(self, text.as_bytes());
     }
 
+    /// The server's next octets are `text`.
     pub fn expect(&mut self, text: &str) {
-        let mut found = Vec::new();
-        while found.len() < text.len() {
-            let more = self.receive();
-            assert!(!more.is_empty(), "closed after {:?}", String::from_utf8_lossy(&found));
-            found.extend(more);
+        while self.unread.len() < text.len() {
+            self.read_more();
         }
+        let found: Vec<u8> = self.unread.drain(..text.len()).collect();
         assert!(found == text.as_bytes(), "{:.300}", String::from_utf8_lossy(&found));
     }
 
-    fn receive(&mut self) -> Vec<u8> {
-        transcript::Peer::receive(self)
+    fn read_more(&mut self) {
+        let more = transcript::Peer::receive(self);
+        assert!(!more.is_empty(), "closed after {:?}", String::from_utf8_lossy(&self.unread));
+        self.unread.extend(more);
     }
 
     fn send_tls(&mut self) {

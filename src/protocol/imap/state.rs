@@ -180,9 +180,19 @@ impl CommandBody<'_> {
     }
 }
 
+/// The extensions are told before login too: clients such as Python's imaplib ask only once.
+macro_rules! extensions {
+    () => {
+        concat!(
+            "ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE CREATE-SPECIAL-USE UIDPLUS MOVE ",
+            "UNSELECT CONDSTORE ESEARCH LIST-EXTENDED LIST-STATUS STATUS=SIZE"
+        )
+    };
+}
+
 macro_rules! before_login {
     ($more:literal) => {
-        concat!("IMAP4rev1 LITERAL+ SASL-IR ENABLE ID ", $more)
+        concat!("IMAP4rev1 LITERAL+ SASL-IR ", extensions!(), " ", $more)
     };
 }
 
@@ -195,11 +205,9 @@ pub fn capability(state: State, can_start_tls: bool, can_login: bool) -> &'stati
         (State::NotAuthenticated, true, false) => before_login!("STARTTLS LOGINDISABLED"),
         (State::NotAuthenticated, false, true) => before_login!("AUTH=PLAIN"),
         (State::NotAuthenticated, true, true) => before_login!("STARTTLS AUTH=PLAIN"),
-        (State::Authenticated | State::Selected, ..) => concat!(
-            "IMAP4rev1 LITERAL+ ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE ",
-            "CREATE-SPECIAL-USE UIDPLUS MOVE UNSELECT CONDSTORE ESEARCH LIST-EXTENDED ",
-            "LIST-STATUS STATUS=SIZE"
-        ),
+        (State::Authenticated | State::Selected, ..) => {
+            concat!("IMAP4rev1 LITERAL+ ", extensions!())
+        }
     }
 }
 

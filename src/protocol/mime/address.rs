@@ -374,7 +374,8 @@ mod tests {
             "Pete|-|pete|silly.test",
         ),
         (
-            "A Group(Some people)\r\n :Chris Jones <c@(Chris's host.)public.example>,\r\n joe@example.org",
+            "A Group(Some people)\r\n :Chris Jones <c@(Chris's host.)public.example>,\r\n \
+             joe@example.org",
             "-|-|A Group|- & Chris Jones|-|c|public.example & -|-|joe|example.org & -|-|-|-",
         ),
         (

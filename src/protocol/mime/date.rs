@@ -12,7 +12,7 @@ const EPOCH_DAYS: i64 = 719_468;
 const ERA_DAYS: i64 = 146_097;
 
 const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-const MONTHS: [&str; 12] =
+pub(super) const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A date with time and zone as written in a Date field.
@@ -370,7 +370,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(seconds in -62_135_596_800i64..253_402_300_800, zone in -719i16..720) {
+        fn what_is_written_is_read(
+            seconds in -62_135_596_800i64..253_402_300_800,
+            zone in -719i16..720,
+        ) {
             let date = DateTime::from_timestamp(Timestamp::from_unix_seconds(seconds), zone);
             prop_assume!((1..=9999).contains(&date.year));
             prop_assert_eq!(date.timestamp(), Timestamp::from_unix_seconds(seconds));

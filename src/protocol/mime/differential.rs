@@ -62,7 +62,9 @@ fn part(depth: u32) -> BoxedStrategy<String> {
         let parts: Vec<String> =
             parts.iter().map(|part| format!("\r\n--{boundary}\r\n{part}")).collect();
         format!(
-            "Content-Type: multipart/mixed; boundary=\"{boundary}\"\r\n\r\npreamble{}\r\n--{boundary}--",
+            "Content-Type: multipart/mixed; boundary=\"{boundary}\"\r\n\r\n\
+             preamble{}\r\n\
+             --{boundary}--",
             parts.concat()
         )
     });
@@ -135,9 +137,10 @@ proptest! {
     #[test]
     fn dates(
         day in 1u32..29, month in 0usize..12, year in 1970u32..2100, hour in 0u32..24,
-        minute in 0u32..60, zone in prop::sample::select(vec!["+0000", "-0500", "+0530", "GMT", "EST"]),
+        minute in 0u32..60,
+        zone in prop::sample::select(vec!["+0000", "-0500", "+0530", "GMT", "EST"]),
     ) {
-        let month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"][month];
+        let month = date::MONTHS[month];
         let value = format!("{day} {month} {year} {hour:02}:{minute:02}:07 {zone}");
         let theirs = mail_parser::DateTime::parse_rfc822(&value).expect("a date");
         let ours = date::parse(value.as_bytes()).expect("a date");

@@ -167,7 +167,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn garbage_never_panics(value in "(=\\?|\\?=|utf-8|\\?q\\?|\\?b\\?|=C3|_|=| |a|\u{f6}){0,20}") {
+        fn garbage_never_panics(
+            value in "(=\\?|\\?=|utf-8|\\?q\\?|\\?b\\?|=C3|_|=| |a|\u{f6}){0,20}",
+        ) {
             decode_value(value.as_bytes());
         }
     }

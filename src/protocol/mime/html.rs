@@ -165,11 +165,8 @@ impl Stripper {
         let name = self.word.strip_prefix('/').unwrap_or(&self.word);
         let is_end = name.len() < self.word.len();
         match self.hidden {
-            Some(hidden) => {
-                if is_end && name == hidden {
-                    self.hidden = None;
-                }
-            }
+            Some(hidden) if is_end && name == hidden => self.hidden = None,
+            Some(_) => {}
             None if !INLINE.contains(&name) => {
                 let starts_hidden = ["script", "style"].into_iter().find(|&hidden| hidden == name);
                 self.hidden = starts_hidden.filter(|_| !is_end);

@@ -9,6 +9,24 @@
 /// Parameters kept of one field; RFC 2231 continuations count each.
 const PARAMETERS_MAX: usize = 64;
 
+/// RFC 2045 5.1: neither control, space nor tspecial.
+const TOKEN: [bool; 256] = {
+    let mut token = [true; 256];
+    let mut control = 0;
+    while control <= b' ' as usize {
+        token[control] = false;
+        control += 1;
+    }
+    token[0x7f] = false;
+    let specials = b"()<>@,;:\\\"/[]?=";
+    let mut index = 0;
+    while index < specials.len() {
+        token[specials[index] as usize] = false;
+        index += 1;
+    }
+    token
+};
+
 /// A place in a field value.
 pub(super) struct Cursor<'a> {
     value: &'a [u8],
@@ -48,7 +66,7 @@ impl<'a> Cursor<'a> {
     /// RFC 2045 5.1 token; empty when there is none. Octets above 127 are let in.
     pub(super) fn token(&mut self) -> &'a [u8] {
         self.skip_space();
-        self.run(|byte| byte > b' ' && byte != 0x7f && !b"()<>@,;:\\\"/[]?=".contains(&byte))
+        self.run(|byte| TOKEN[usize::from(byte)])
     }
 
     fn run(&mut self, accept: impl Fn(u8) -> bool) -> &'a [u8] {

@@ -366,12 +366,14 @@ mod tests {
     const PARTS: &str = "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?= outer\r\n\
         Content-Type: multipart/mixed; boundary=b\r\n\r\npreamble\r\n\
         --b\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\
-        Content-Transfer-Encoding: quoted-printable\r\n\r\nEin sch=F6ner Satz, der um=\r\nbricht.\r\n\
+        Content-Transfer-Encoding: quoted-printable\r\n\r\n\
+        Ein sch=F6ner Satz, der um=\r\nbricht.\r\n\
         --b\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n\
         PHAgY2xhc3M9InJlZCI+SGVs\r\nbDxiPm88L2I+IHd2cmxkPC9wPg==\r\n\
         --b\r\nContent-Type: application/pdf; name=attached.pdf\r\n\r\nhidden\r\n\
         --b\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner subject\r\n\r\ninner body\r\n\
-        --b\r\nContent-Type: text/plain; charset=utf-16be\r\nContent-Transfer-Encoding: base64\r\n\r\n\
+        --b\r\nContent-Type: text/plain; charset=utf-16be\r\n\
+        Content-Transfer-Encoding: base64\r\n\r\n\
         AFcAaQBkAGU=\r\n--b--\r\nepilogue\r\n";
 
     /// Needle, found by BODY, found by TEXT.
@@ -460,7 +462,11 @@ mod tests {
     proptest! {
         /// What a naive search finds in a plain text is found, however it is cut.
         #[test]
-        fn as_a_naive_search(body in "[ab\u{e4}]{0,40}", needle in "[ab\u{e4}]{1,4}", size in 1usize..20) {
+        fn as_a_naive_search(
+            body in "[ab\u{e4}]{0,40}",
+            needle in "[ab\u{e4}]{1,4}",
+            size in 1usize..20,
+        ) {
             let message = format!("Content-Type: text/plain; charset=utf-8\r\n\r\n{body}");
             let expected = body.contains(&needle);
             prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);

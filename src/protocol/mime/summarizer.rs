@@ -64,6 +64,13 @@ struct OpenPart {
     lines_before: u64,
 }
 
+impl OpenPart {
+    /// Whether `line`, after its `--`, begins with the part's boundary.
+    fn is_bounded_by(&self, line: &[u8]) -> bool {
+        !self.boundary.is_empty() && line.starts_with(&self.boundary)
+    }
+}
+
 /// Takes a message in chunks of any size; keeps no body bytes.
 #[derive(Debug)]
 pub struct Summarizer {
@@ -208,18 +215,31 @@ impl Summarizer {
             self.begin_candidate(false);
             return 0;
         }
-        // A delimiter that the chunk's end cuts begins with the next chunk or piece.
-        let line_start = match DELIMITER_START.find(chunk) {
-            Some(at) => Some(at + 1),
-            None if chunk.ends_with(b"\n-") => Some(chunk.len() - 1),
-            None if chunk.ends_with(b"\n") => Some(chunk.len()),
-            None => None,
-        };
+        let line_start = self.next_candidate(chunk);
         self.line_size = u64::from(line_start.is_none());
         let taken = &chunk[..line_start.unwrap_or(chunk.len())];
         self.lines += memchr_iter(b'\n', taken).count() as u64;
         self.advance(taken);
         taken.len()
+    }
+
+    /// Where a line begins that may be a delimiter, or that the next chunk has to tell.
+    fn next_candidate(&self, chunk: &[u8]) -> Option<usize> {
+        let mut from = 0;
+        while let Some(at) = DELIMITER_START.find(&chunk[from..]) {
+            let line_start = from + at + 1;
+            let rest = &chunk[line_start + 2..];
+            let is_told_here = rest.len() >= BOUNDARY_SIZE_MAX;
+            if !is_told_here || self.open.iter().any(|part| part.is_bounded_by(rest)) {
+                return Some(line_start);
+            }
+            from = line_start + 2;
+        }
+        match chunk {
+            [.., b'\n', b'-'] => Some(chunk.len() - 1),
+            [.., b'\n'] => Some(chunk.len()),
+            _ => None,
+        }
     }
 
     fn begin_candidate(&mut self, in_header: bool) {
@@ -275,11 +295,10 @@ impl Summarizer {
         let line = line.strip_prefix(b"--")?;
         let mut best: Option<(usize, bool)> = None;
         for (depth, part) in self.open.iter().enumerate().rev() {
-            if part.boundary.is_empty() {
+            if !part.is_bounded_by(line) {
                 continue;
             }
-            let Some(tail) = line.strip_prefix(part.boundary.as_slice()) else { continue };
-            let tail = tail.trim_ascii_end();
+            let tail = line[part.boundary.len()..].trim_ascii_end();
             if tail.is_empty() || tail == b"--" {
                 return Some((depth, !tail.is_empty()));
             }
@@ -441,7 +460,8 @@ mod tests {
         ("", "multipart/mixed:0\"\":0()"),
         ("--b\r\n\r\none\r\n--b--\r\n", "multipart/mixed:4(text/plain:0\"one\")"),
         (
-            "preamble\r\n--b\r\n\r\none\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>\r\n--b--\r\nepilogue",
+            "preamble\r\n--b\r\n\r\none\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>\r\n\
+             --b--\r\nepilogue",
             "multipart/mixed:10(text/plain:1\"one\\r\\n\" text/html:0\"<p>\")",
         ),
         // The end is missing.
@@ -481,20 +501,24 @@ mod tests {
         ("--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo\r\n", "multipart/mixed:7(text/plain:0\"one\")"),
         // An inner multipart with the same boundary takes it until it is closed.
         (
-            "--b\r\nContent-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
+            "--b\r\nContent-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\r\none\r\n\
+             --b--\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
             "multipart/mixed:11(multipart/alternative:3(text/plain:0\"one\") text/plain:0\"two\")",
         ),
         // An inner multipart that is not closed; one whose boundary begins as the outer one.
         (
-            "--b\r\nContent-Type: multipart/alternative; boundary=c\r\n\r\n--c\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
+            "--b\r\nContent-Type: multipart/alternative; boundary=c\r\n\r\n--c\r\n\r\none\r\n\
+             --b\r\n\r\ntwo\r\n--b--\r\n",
             "multipart/mixed:10(multipart/alternative:2(text/plain:0\"one\") text/plain:0\"two\")",
         ),
         (
-            "--b\r\nContent-Type: multipart/alternative; boundary=bb\r\n\r\n--bb\r\n\r\none\r\n--bb--\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
+            "--b\r\nContent-Type: multipart/alternative; boundary=bb\r\n\r\n--bb\r\n\r\none\r\n\
+             --bb--\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
             "multipart/mixed:11(multipart/alternative:3(text/plain:0\"one\") text/plain:0\"two\")",
         ),
         (
-            "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\ntwo\r\nlines\r\n--b--\r\n",
+            "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\ntwo\r\nlines\r\n\
+             --b--\r\n",
             "multipart/mixed:8(message/rfc822:3(text/plain:1\"two\\r\\nlines\"))",
         ),
         (
@@ -520,7 +544,8 @@ mod tests {
             "message/rfc822:2(text/plain:0\"x\")",
         ),
         (
-            "Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\nSubject: in\r\n\r\none\r\n\
+            "Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\nSubject: in\r\n\r\n\
+             one\r\n\
              --b\r\nContent-Type: text/plain\r\n\r\ntwo\r\n--b--\r\n",
             "multipart/digest:10(message/rfc822:2(text/plain:0\"one\") text/plain:0\"two\")",
         ),

@@ -17,11 +17,6 @@ impl Reply {
         output.extend_from_slice(self.0.as_bytes());
         output.extend_from_slice(b"\r\n");
     }
-
-    /// 4yz and 5yz.
-    pub fn is_refusal(self) -> bool {
-        matches!(self.0.as_bytes().first(), Some(b'4' | b'5'))
-    }
 }
 
 // Commands that went well.
@@ -70,6 +65,8 @@ pub const IN_TRANSACTION: Reply = Reply("503 5.5.1 Not during a mail transaction
 pub const BINARY_NEEDS_BDAT: Reply = Reply("503 5.5.1 BODY=BINARYMIME needs BDAT");
 /// RFC 3030 2: DATA after BDAT of the same message.
 pub const DATA_AFTER_BDAT: Reply = Reply("503 5.5.1 BDAT was begun: finish it with LAST or RSET");
+/// The message is under way to the recipients given before it.
+pub const RCPT_AFTER_BDAT: Reply = Reply("503 5.5.1 BDAT was begun: no more recipients");
 /// RFC 3030 2: after a refused chunk only RSET goes on.
 pub const CHUNKS_REFUSED: Reply = Reply("503 5.5.1 An earlier chunk was refused: say RSET");
 
@@ -104,7 +101,6 @@ pub const MAIL_LOOP: Reply = Reply("554 5.4.6 Too many Received header fields: a
 pub const STORE_FULL: Reply = Reply("452 4.3.1 Not enough storage");
 pub const STORE_TROUBLE: Reply = Reply("451 4.3.0 Storage failed, try again later");
 pub const MAILBOX_REFUSED: Reply = Reply("554 5.2.0 The mailbox cannot take this message");
-pub const OUT_OF_MEMORY: Reply = Reply("452 4.3.1 Out of memory, try again later");
 
 // The end of a session.
 pub const AMBIGUOUS_END: Reply =
@@ -136,11 +132,6 @@ impl CommandError {
 /// The greeting (RFC 5321 4.3.1). A host name is as long as a domain may be, no longer.
 pub fn append_greeting(output: &mut Vec<u8>, hostname: &str, protocol: &str) {
     append_parts(output, &["220 ", hostname, " ", protocol, " Ringmail"]);
-}
-
-/// A refusal instead of the greeting, e.g. at the connection limit (RFC 5321 3.1).
-pub fn append_unavailable(output: &mut Vec<u8>, hostname: &str) {
-    append_parts(output, &["421 4.3.2 ", hostname, " takes no more connections now"]);
 }
 
 /// The answer to a BDAT that is not the last (RFC 3030 2).

@@ -215,11 +215,6 @@ impl Session {
         &self.client_name
     }
 
-    /// MAIL was accepted and its message has not ended.
-    pub fn in_transaction(&self) -> bool {
-        self.transaction.open
-    }
-
     /// A message is under way, so that the client is inside DATA or a chunk.
     pub fn in_message(&self) -> bool {
         matches!(self.phase, Phase::Data(_) | Phase::Chunk(_))
@@ -401,7 +396,7 @@ impl Session {
             Command::Mail { reverse_path, parameters } => {
                 self.mail(Sender { reverse_path, parameters })
             }
-            Command::Rcpt { forward_path } => self.recipient(forward_path),
+            Command::Rcpt { forward_path } => self.recipient(forward_path, output),
             Command::Data => self.data(output),
             Command::Bdat { size, last } => return self.bdat(size, last, output),
             Command::Rset => {
@@ -490,13 +485,21 @@ impl Session {
         if self.role == Role::Lmtp { reply::LHLO_FIRST } else { reply::HELLO_FIRST }
     }
 
-    fn recipient<'a>(&mut self, forward_path: Path<'a>) -> Result<Event<'a>, Reply> {
+    fn recipient<'a>(
+        &mut self,
+        forward_path: Path<'a>,
+        output: &mut Vec<u8>,
+    ) -> Result<Event<'a>, Reply> {
         if !self.transaction.open {
             return Err(reply::MAIL_FIRST);
         }
+        if self.transaction.chunked {
+            return Err(reply::RCPT_AFTER_BDAT);
+        }
         if self.transaction.recipients >= self.limits.recipients_max {
-            // RFC 5321 4.5.3.1.10: a temporary refusal, so that the client sends the rest later.
-            return Err(reply::TOO_MANY_RECIPIENTS);
+            // RFC 5321 4.5.3.1.10: a temporary refusal, so that the client sends the rest later;
+            // no error of the client's, or a long list would cost it the session.
+            return Ok(answer(Event::Answered(Verb::Rcpt), reply::TOO_MANY_RECIPIENTS, output));
         }
         if !self.transaction.smtp_utf8 && !forward_path.is_ascii() {
             return Err(reply::FORWARD_PATH_NEEDS_UTF8);
@@ -575,10 +578,10 @@ impl Session {
             reply::append_chunk_ok(output, chunk.size);
             return Event::Answered(Verb::Bdat);
         };
-        self.errors += 1;
         if chunk.last && self.transaction.recipients > 0 {
             return self.end_refused(Verb::Bdat, refusal, output);
         }
+        self.errors += 1;
         refusal.append_to(output);
         if !self.transaction.open {
             self.reset_transaction();
@@ -895,7 +898,7 @@ mod tests {
         let check = |input: &str, expected: &str| {
             check(Role::Exchange, limits, &format!("{MAIL}{input}"), expected, &[]);
         };
-        check(&"RCPT TO:<a@b>\r\n".repeat(4), "250 250 250 250 452 452");
+        check(&"RCPT TO:<a@b>\r\n".repeat(6), "250 250 250 250 452 452 452 452");
         check(&"RCPT TO:<no@b>\r\n".repeat(4), "250 250 550 550 550 421");
         check(&"FOO\r\n".repeat(4), "250 250 500 500 500 421");
         check(&"NOOP\r\n".repeat(9), "250 250 250 250 250 250 250 250 250 421");

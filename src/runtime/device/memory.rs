@@ -386,10 +386,12 @@ impl Trace {
         mode: CrashMode,
         choices: &mut Choices,
     ) -> BTreeMap<String, u64> {
-        let synced = steps.iter().rev().find_map(|step| match step {
+        // The furthest, not the latest: of two syncs under way, the one begun first may end last.
+        let synced = steps.iter().filter_map(|step| match step {
             Step::SyncDirectory { through } => Some(*through),
             _ => None,
         });
+        let synced = synced.max();
         let mut names = BTreeMap::new();
         for (at, step) in steps.iter().enumerate() {
             let survives = at < synced.unwrap_or(0) || (mode != CrashMode::Lost && choices.heads());

@@ -51,6 +51,7 @@ impl Default for Pop3Options {
 }
 
 /// How a session on this shard ended.
+#[allow(clippy::large_enum_variant)] // one of them a session, moved once or twice
 pub enum Outcome {
     /// The connection is closed.
     Closed,

@@ -20,15 +20,16 @@ impl Log {
     pub async fn publish_checkpoint(&self, root: Lsn, replay_from: Lsn) -> Result<(), StoreError> {
         self.durable(root).await?;
         let checkpoint = Checkpoint { root, replay_from };
-        let (sequence, durable) = {
+        let (sequence, durable, scan_from) = {
             let state = &mut *self.0.state.borrow_mut();
             let sequence = state.checkpoint_next;
             state.checkpoint_next += 1;
             state.checkpoint_files.insert(sequence);
-            (sequence, Lsn(state.durable))
+            (sequence, Lsn(state.durable), Lsn(state.batch_before(replay_from)))
         };
         let partition = self.0.options.partition;
-        let content = CheckpointFile { partition, sequence, checkpoint, durable }.encode();
+        let content =
+            CheckpointFile { partition, sequence, checkpoint, durable, scan_from }.encode();
         self.write_checkpoint(sequence, content).await?;
         {
             let state = &mut *self.0.state.borrow_mut();

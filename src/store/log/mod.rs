@@ -59,6 +59,9 @@ const OPEN_FILES_MAX: usize = 256;
 /// Least and most memory given to a batch before it is known how much it will take.
 const BATCH_RESERVE: std::ops::RangeInclusive<usize> = 16 * 1024..=1024 * 1024;
 
+/// Log bytes between two batch starts that are remembered for the next checkpoint.
+const SCAN_STEP: u64 = 16 * 1024;
+
 /// Bytes that [`Log::read`] fetches before it knows how long the entry is.
 const READ_AHEAD: usize = 8 * 1024;
 
@@ -121,6 +124,8 @@ struct State {
     buffered: usize,
     /// Header checksum of the last batch written.
     chain: u32,
+    /// Starts of batches, about one in [`SCAN_STEP`] bytes, since the last checkpoint.
+    batch_starts: VecDeque<u64>,
     /// Where the segment written last ended, for its successor's header.
     ended: Ended,
     checkpoint: Option<Checkpoint>,
@@ -229,6 +234,15 @@ impl State {
             None if self.closing => Some(StoreError::Poisoned),
             None => None,
         }
+    }
+
+    /// The last remembered start of a batch at or below `lsn`, 0 if there is none; those before it
+    /// are forgotten.
+    fn batch_before(&mut self, lsn: Lsn) -> u64 {
+        while self.batch_starts.get(1).is_some_and(|next| *next <= lsn.0) {
+            self.batch_starts.pop_front();
+        }
+        self.batch_starts.front().copied().filter(|start| *start <= lsn.0).unwrap_or(0)
     }
 
     /// Counts a file opened to read from, and closes another once there are too many. Who reads
@@ -368,7 +382,8 @@ impl Log {
     /// Cancel-safe.
     pub fn durable(&self, lsn: Lsn) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let inner = self.0.clone();
-        async move { wait(&inner, |state| &mut state.waiters, lsn.0, |state| state.settled(lsn)).await }
+        let settled = move |state: &mut State| state.settled(lsn);
+        async move { wait(&inner, |state| &mut state.waiters, lsn.0, settled).await }
     }
 
     /// Sets the one callback. The writer calls it right after each sync and before the waiters of

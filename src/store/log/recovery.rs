@@ -4,8 +4,9 @@
 //! checkpoint before it can take in what came after: [`Recovered::read`] for the pages, then
 //! [`Recovered::replay`].
 //!
-//! A segment found here is never appended to. The last one may hold a batch that was written and
-//! not synced; it is synced before it is believed, so that nothing published from it can be lost.
+//! A segment found here is never appended to. A process that was killed may have left files,
+//! batches and a checkpoint that were written and not synced; whatever is believed is synced first,
+//! so that nothing published from it can be lost.
 
 use std::{
     cell::RefCell,
@@ -20,7 +21,7 @@ use super::{
     Batch, Checkpoint, Ended, Inner, Log, LogOptions, LogProbe, READ_AHEAD, Segment, State,
     entry::{EntryError, EntryHeader},
     failed, no_segment, read_entry,
-    scan::{Expected, Piece, SegmentScan, entries, scan_segment},
+    scan::{Expected, Piece, SegmentScan, entries, scan_batches, scan_segment},
     segment::{
         BLOCK, CheckpointFile, HeaderError, SegmentHeader, align, checkpoint_name,
         checkpoint_sequence, segment_epoch, segment_name,
@@ -55,6 +56,8 @@ pub struct Recovered {
     checkpoint_files: BTreeSet<u64>,
     /// Known from the checkpoint to have been durable.
     durable: Lsn,
+    /// From the checkpoint: a batch starts here, and nothing before it is replayed.
+    scan_from: Lsn,
     /// No segment had this epoch.
     epoch_next: u64,
     /// No entry had an LSN from here on.
@@ -106,10 +109,13 @@ impl Recovered {
             checkpoint_next: 1,
             checkpoint_files: BTreeSet::new(),
             durable: Lsn(0),
+            scan_from: Lsn(0),
             epoch_next: 1,
             lsn_next: 0,
             report: RecoveryReport::default(),
         };
+        // Files that a killed process made may not be in the directory for good yet.
+        recovered.device.sync_directory().await.map_err(failed)?;
         let names = recovered.device.list().await.map_err(failed)?;
         recovered.find_checkpoint(&names).await?;
         recovered.find_segments(&names).await?;
@@ -136,6 +142,7 @@ impl Recovered {
         for sequence in self.checkpoint_files.clone().into_iter().rev() {
             let name = checkpoint_name(sequence);
             let file = self.device.open(&name).await.map_err(failed)?;
+            file.sync().await.map_err(failed)?;
             let content = file.read_at(0, BLOCK).await.map_err(failed)?;
             match CheckpointFile::decode(&content) {
                 Ok(found) if found.partition != self.options.partition => {
@@ -145,6 +152,7 @@ impl Recovered {
                     self.checkpoint = Some(found.checkpoint);
                     self.checkpoint_sequence = sequence;
                     self.durable = found.durable;
+                    self.scan_from = found.scan_from;
                     self.lsn_next = align(found.durable.0);
                     return Ok(());
                 }
@@ -178,10 +186,11 @@ impl Recovered {
     async fn find_segments(&mut self, names: &[String]) -> Result<(), StoreError> {
         let mut epochs: Vec<u64> = names.iter().filter_map(|name| segment_epoch(name)).collect();
         epochs.sort_unstable();
-        self.epoch_next = epochs.last().map_or(1, |last| last + 1);
+        let last = epochs.last().copied().unwrap_or(0);
+        self.epoch_next = last + 1;
         let mut found = Vec::with_capacity(epochs.len());
         for epoch in epochs {
-            found.push(self.look_at(epoch).await?);
+            found.push(self.look_at(epoch, epoch == last).await?);
         }
         for (index, Found { epoch, len, header }) in found.iter().enumerate() {
             let successor = found[index + 1..].iter().find_map(|later| later.header);
@@ -209,11 +218,16 @@ impl Recovered {
         Ok(())
     }
 
-    /// Reads a segment's header. A whole header that does not belong here is refused: somebody
-    /// mixed up files, and guessing would make it worse.
-    async fn look_at(&self, epoch: u64) -> Result<Found, StoreError> {
+    /// Reads a segment's header. All but the last segment were synced to their end before the next
+    /// one was begun; the last is synced here, before anything in it is believed. A whole header
+    /// that does not belong here is refused: somebody mixed up files, and guessing would make it
+    /// worse.
+    async fn look_at(&self, epoch: u64, last: bool) -> Result<Found, StoreError> {
         let name = segment_name(epoch);
         let file = self.device.open(&name).await.map_err(failed)?;
+        if last {
+            file.sync().await.map_err(failed)?;
+        }
         let len = file.len().await.map_err(failed)?;
         let block = file.read_at(0, BLOCK).await.map_err(failed)?;
         let header = match SegmentHeader::decode(&block) {
@@ -272,7 +286,7 @@ impl Recovered {
             let next = self.started.get(index + 1).map(|next| next.segment.base);
             self.check_predecessor(index, from);
             if next.is_none_or(|next| next > from) {
-                tip = self.replay_segment(index, from, replay).await?;
+                tip = self.replay_segment(index, replay).await?;
                 self.executor.yield_now().await;
             }
         }
@@ -293,7 +307,6 @@ impl Recovered {
     async fn replay_segment(
         &mut self,
         index: usize,
-        from: u64,
         replay: &mut Replay<'_>,
     ) -> Result<Tip, StoreError> {
         let started = &self.started[index];
@@ -305,45 +318,56 @@ impl Recovered {
             Some(header) => {
                 (header.predecessor_end.0.saturating_sub(segment.base), header.predecessor_end)
             }
-            None => {
-                file.sync().await.map_err(failed)?;
-                (u64::MAX, self.durable)
-            }
+            None => (u64::MAX, self.durable),
         };
-        let bytes = file.read_at(0, len.min(limit) as usize).await.map_err(failed)?;
-        let scan = self.scan(&bytes, segment.epoch, durable)?;
-        self.report.tail_bytes += scan.tail as u64 + len.saturating_sub(limit);
+        let skip = self.skip(index);
+        let len = len.min(limit).saturating_sub(skip);
+        let bytes = file.read_at(skip, len as usize).await.map_err(failed)?;
+        let scan = match self.started[index].header {
+            Some(header) if skip > 0 => scan_batches(&bytes, header, skip, durable),
+            _ => self.scan(&bytes, segment.epoch, durable)?,
+        };
+        self.report.tail_bytes += scan.tail as u64;
         for piece in &scan.pieces {
-            self.replay_piece(&segment, &bytes, piece, from, replay)?;
+            self.replay_piece(&segment, &bytes, skip, piece, replay)?;
         }
-        let end = segment.base + scan.end as u64;
+        let end = segment.base + skip + scan.end as u64;
         self.lsn_next = self.lsn_next.max(end);
         Ok(Tip { ended: Ended { epoch: segment.epoch, end }, chain: scan.chain })
+    }
+
+    /// How much of a segment need not be looked at, because the checkpoint has it.
+    fn skip(&self, index: usize) -> u64 {
+        let started = &self.started[index];
+        let skip = self.scan_from.0.saturating_sub(started.segment.base);
+        let inside = skip >= BLOCK as u64 && skip % BLOCK as u64 == 0 && skip < started.len;
+        if inside && started.header.is_some() { skip } else { 0 }
     }
 
     fn replay_piece(
         &mut self,
         segment: &Segment,
         bytes: &[u8],
+        skip: u64,
         piece: &Piece,
-        from: u64,
         replay: &mut Replay<'_>,
     ) -> Result<(), StoreError> {
         let name = &segment.name;
+        let from = self.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0);
         let (start, end) = match piece {
             Piece::Damage { start, what, .. } => {
-                self.report.damage.push((name.clone(), *start as u64, what.clone()));
+                self.report.damage.push((name.clone(), skip + *start as u64, what.clone()));
                 return Ok(());
             }
             Piece::DamagedBatch { start, end } => {
                 let what = "batch payload checksum does not match".to_owned();
-                self.report.damage.push((name.clone(), *start as u64, what));
+                self.report.damage.push((name.clone(), skip + *start as u64, what));
                 (*start, *end)
             }
             Piece::Batch { start, end } => (*start, *end),
         };
         let payload = bytes.get(start..end).unwrap_or_default();
-        for entry in entries(payload, Lsn(segment.base + start as u64)) {
+        for entry in entries(payload, Lsn(segment.base + skip + start as u64)) {
             match (entry.header, entry.payload) {
                 (_, Err(EntryError::Unknown { kind, version })) => {
                     return Err(refused(name, EntryError::Unknown { kind, version }));
@@ -380,6 +404,7 @@ impl Recovered {
             durable: base,
             buffered: 0,
             chain: tip.chain,
+            batch_starts: VecDeque::new(),
             ended: tip.ended,
             checkpoint: self.checkpoint,
             checkpoint_sequence: self.checkpoint_sequence,

@@ -89,23 +89,34 @@ pub fn scan_segment(bytes: &[u8], expected: Expected) -> Result<SegmentScan, Hea
     if header.is_none() {
         let what = "segment header is damaged".to_owned();
         found.push(Place {
-            piece: Piece::Damage { start: 0, end: BLOCK, what },
+            piece: Piece::Damage { start: 0, end: BLOCK.min(bytes.len()), what },
             good: false,
             lsn: base,
             durable: 0,
             chain: 0,
         });
     }
-    let mut walk = Walk {
-        bytes,
-        expected,
-        base,
-        nonce,
-        chain: header.map(|header| header.predecessor_checksum),
-        found,
-    };
-    walk.batches();
-    Ok(decide(bytes, header, base, expected, walk.found))
+    let chain = header.map(|header| header.predecessor_checksum);
+    let mut walk = Walk { bytes, expected, base, nonce, chain, found };
+    walk.batches(BLOCK);
+    let began = if header.is_some() { BLOCK } else { 0 };
+    Ok(decide(bytes, header, base, expected, walk.found, began))
+}
+
+/// As [`scan_segment`], for a segment whose `header` is known: `bytes` begins `skip` bytes into the
+/// file, where a batch starts. Offsets in the result count from there, and so does its `base`.
+pub(super) fn scan_batches(
+    bytes: &[u8],
+    header: SegmentHeader,
+    skip: u64,
+    durable: Lsn,
+) -> SegmentScan {
+    let expected = Expected { partition: header.partition, epoch: header.epoch, durable };
+    let base = header.base.0.saturating_add(skip);
+    let mut walk =
+        Walk { bytes, expected, base, nonce: header.nonce, chain: None, found: Vec::new() };
+    walk.batches(0);
+    decide(bytes, Some(header), base, expected, walk.found, 0)
 }
 
 /// Origin of a segment whose header is damaged: the first batch header of this segment tells.
@@ -128,8 +139,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn batches(&mut self) {
-        let mut offset = BLOCK;
+    fn batches(&mut self, first: usize) {
+        let mut offset = first;
         while offset < self.bytes.len() {
             offset = match self.batch(offset) {
                 Ok(end) => align(end as u64) as usize,
@@ -188,13 +199,14 @@ impl Walk<'_> {
     }
 }
 
-/// Tells damage from tail, and cuts the tail.
+/// Tells damage from tail, and cuts the tail. `began` is where the first batch would start.
 fn decide(
     bytes: &[u8],
     header: Option<SegmentHeader>,
     base: u64,
     expected: Expected,
     mut found: Vec<Place>,
+    began: usize,
 ) -> SegmentScan {
     // From the back: what is known durable by everything that lies behind.
     let mut durable = expected.durable.0;
@@ -207,8 +219,7 @@ fn decide(
     }
     found.truncate(cut);
 
-    let began = header.is_some() || !found.is_empty();
-    let mut end = if began { BLOCK.min(bytes.len()) } else { 0 };
+    let mut end = began;
     let mut chain = header.map_or(0, |header| header.predecessor_checksum);
     let mut pieces = Vec::with_capacity(found.len());
     for place in found {
@@ -230,7 +241,7 @@ fn decide(
 /// The file is shorter than what is known to have been durable in it.
 fn missing_end(bytes: &[u8], base: u64, expected: Expected, end: usize) -> Option<Piece> {
     let missing = expected.durable.0.saturating_sub(base).saturating_sub(end as u64);
-    (missing > 0 && end > 0 && end >= bytes.len()).then(|| Piece::Damage {
+    (missing > 0 && end >= bytes.len()).then(|| Piece::Damage {
         start: bytes.len(),
         end: bytes.len(),
         what: format!("{missing} bytes at the end are missing"),

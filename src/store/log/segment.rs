@@ -193,6 +193,9 @@ pub struct CheckpointFile {
     pub checkpoint: Checkpoint,
     /// Durable end of the log when it was written: a bad batch below it is damage.
     pub durable: Lsn,
+    /// A batch starts here, at or shortly below `replay_from`: a start scans from it on. 0 if none
+    /// is known.
+    pub scan_from: Lsn,
 }
 
 impl CheckpointFile {
@@ -205,6 +208,7 @@ impl CheckpointFile {
         block[24..32].copy_from_slice(&self.checkpoint.root.0.to_le_bytes());
         block[32..40].copy_from_slice(&self.checkpoint.replay_from.0.to_le_bytes());
         block[40..48].copy_from_slice(&self.durable.0.to_le_bytes());
+        block[48..56].copy_from_slice(&self.scan_from.0.to_le_bytes());
         let checksum = crc32c::crc32c(&block[12..]);
         block[8..12].copy_from_slice(&checksum.to_le_bytes());
         block
@@ -228,6 +232,7 @@ impl CheckpointFile {
             sequence: u64_at(block, 16),
             checkpoint: Checkpoint { root, replay_from },
             durable: Lsn(u64_at(block, 40)),
+            scan_from: Lsn(u64_at(block, 48)),
         })
     }
 }
@@ -305,6 +310,7 @@ mod tests {
             sequence: 2,
             checkpoint,
             durable: Lsn(100),
+            scan_from: Lsn(64),
         };
         assert_eq!(CheckpointFile::decode(&file.encode()), Ok(file));
     }

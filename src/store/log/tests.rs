@@ -218,21 +218,19 @@ fn entry_too_long_is_refused() {
     });
 }
 
-/// Each fault: what fails, and whether appends then say that the disk is full.
 #[test]
 fn failures_poison_and_lose_nothing_acknowledged() {
-    let faults = [
-        (Faults { failed_syncs: vec![10], ..Faults::default() }, false),
-        (Faults { failed_appends: vec![10], ..Faults::default() }, false),
-        (Faults { short_appends: vec![10], ..Faults::default() }, false),
-        (Faults { full_from: Some(10), ..Faults::default() }, true),
-    ];
-    for (faults, full) in faults {
-        check_fault(faults, full);
+    for good in [0, 1, 10, 30] {
+        let failed = vec![good];
+        check_fault(Faults { failed_syncs: failed.clone(), ..Faults::default() }, good, false);
+        check_fault(Faults { failed_appends: failed.clone(), ..Faults::default() }, good, false);
+        check_fault(Faults { short_appends: failed, ..Faults::default() }, good, false);
+        check_fault(Faults { full_from: Some(good), ..Faults::default() }, good, true);
     }
 }
 
-fn check_fault(faults: Faults, full: bool) {
+/// `good` batches succeed before the fault; `full` tells whether it then counts as a full disk.
+fn check_fault(faults: Faults, good: u64, full: bool) {
     let (device, simulation) = (MemoryDevice::new(), Simulation::new(7));
     device.inject(faults.clone());
     let refused = |error: &StoreError| match error {
@@ -254,14 +252,16 @@ fn check_fault(faults: Faults, full: bool) {
                 Err(error) => break error,
             }
         };
-        assert_eq!(acknowledged.len(), 10);
+        assert_eq!(acknowledged.len() as u64, good);
         assert!(failure.get() && log.trouble().is_some());
         assert_eq!(matches!(error, StoreError::Full), full);
         assert!(refused(&log.append(header(0), &[]).unwrap_err()));
         assert!(refused(&log.room().await.unwrap_err()));
         assert!(log.close().await.is_err());
         // What was acknowledged can still be read.
-        assert!(log.read(Lsn(acknowledged[9])).await.is_ok());
+        for lsn in &acknowledged {
+            assert!(log.read(Lsn(*lsn)).await.is_ok());
+        }
 
         device.inject(Faults::default());
         let (log, entries, report) = reopen(&device, &simulation).await;
@@ -270,9 +270,10 @@ fn check_fault(faults: Faults, full: bool) {
         }
         assert_eq!(report.damage, []);
         // What is there after reopening stays, whatever the failed sync left behind.
-        let more = append_each(&log, 20..22).await;
+        let more = append_each(&log, 50..52).await;
         let image = device.trace().borrow().image(usize::MAX, CrashMode::Lost, 0);
-        let (_, survived, _) = reopen(&image, &simulation).await;
+        let (_, survived, report) = reopen(&image, &simulation).await;
+        assert_eq!(report.damage, []);
         assert!(entries.keys().all(|lsn| survived.contains_key(lsn)), "{faults:?}");
         assert!(more.iter().all(|lsn| survived.contains_key(&lsn.0)));
     });
@@ -379,8 +380,17 @@ fn start_reads_from_the_checkpoint_on() {
     let (device, simulation) = (MemoryDevice::new(), Simulation::new(12));
     simulation.run_until(async {
         let (log, ..) = reopen(&device, &simulation).await;
-        append_each(&log, 0..40).await;
+        // Until the next entry lies well inside a segment.
+        let holder = |lsn| segment_of(&log.0.state.borrow().segments, lsn).unwrap();
+        for uid in 0.. {
+            append_each(&log, uid..uid + 1).await;
+            let next = log.next_lsn();
+            if uid > 20 && next.0 - holder(next).base > 2 * SCAN_STEP {
+                break;
+            }
+        }
         let replay_from = log.next_lsn();
+        let before = holder(replay_from);
         let root = EntryHeader { kind: EntryKind::CheckpointRoot, ..header(0) };
         let root = log.append(root, &[b"pages"]).unwrap();
         append_each(&log, 40..45).await;
@@ -393,8 +403,10 @@ fn start_reads_from_the_checkpoint_on() {
         append_each(&log, 45..80).await;
         log.close().await.unwrap();
 
-        // The second time the file is broken, and the segments tell.
-        for damage in [0, 1] {
+        // What lies before the checkpoint is not looked at: damage there goes unnoticed. The second
+        // time the checkpoint's file is broken, the segments tell, and one is scanned whole.
+        device.corrupt(&before.name, |bytes| bytes[BLOCK + 100] ^= 1);
+        for damage in [0, 3] {
             let (log, entries, report) = reopen(&device, &simulation).await;
             assert_eq!(log.checkpoint(), Some(Checkpoint { root, replay_from }));
             assert_eq!(entries.len(), 1 + 40);
@@ -526,11 +538,11 @@ fn crash_test_notices_a_missing_sync() {
 
 #[test]
 fn what_a_restart_believed_survives_a_crash_after_it() {
-    for seed in 0..20 {
+    for seed in 0..40 {
         let (device, simulation) = (MemoryDevice::new(), Simulation::new(seed));
         let entries = simulation.run_until(async {
             let (log, ..) = reopen(&device, &simulation).await;
-            append_each(&log, 0..3).await;
+            append_each(&log, 0..(seed % 4) as u32).await;
             for uid in 3..6 {
                 log.append(header(uid), &[&payload(uid)]).unwrap();
             }
@@ -556,7 +568,10 @@ proptest! {
     /// Whatever happens to a segment's bytes, scanning them ends, and what it calls whole is.
     #[test]
     fn scan_bears_anything(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 1usize..9000), 0..6),
+        edits in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<u8>(), 1usize..9000),
+            0..6,
+        ),
         cut in any::<prop::sample::Index>(),
         durable in prop::option::of(0u64..60_000),
     ) {

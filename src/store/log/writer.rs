@@ -6,7 +6,7 @@
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use super::{
-    Batch, Ended, Inner, Segment, State, failed,
+    Batch, Ended, Inner, SCAN_STEP, Segment, State, failed,
     segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, BatchHeader, SegmentHeader},
 };
 use crate::{model::Lsn, runtime::device::File, store::StoreError};
@@ -74,11 +74,15 @@ impl State {
             };
             header.encode(&mut batch.bytes[..BLOCK]);
         }
+        let header_lsn = start + at as u64;
+        if self.batch_starts.back().is_none_or(|last| header_lsn >= last + SCAN_STEP) {
+            self.batch_starts.push_back(header_lsn);
+        }
         let payload = &batch.bytes[at + BATCH_HEADER..];
         let header = BatchHeader {
             partition: inner.options.partition,
             epoch: segment.epoch,
-            lsn: Lsn(start + at as u64),
+            lsn: Lsn(header_lsn),
             durable: Lsn(self.durable),
             nonce: segment.nonce,
             payload_len: payload.len(),

@@ -1,0 +1,163 @@
+//! Plays `tests/transcripts/smtp` on the real service and store over in-memory connections and a
+//! virtual clock: whole, octet by octet, and cut in two everywhere. And what a transcript cannot
+//! say: what arrived in the mailboxes, failing disks, the spool.
+
+mod smtp_world;
+mod transcript;
+
+use ringmail::{runtime::device::memory::Faults, service::smtp::ListenerKind};
+use smtp_world::{ALICE, BOB, Choices, Ground, World};
+use transcript::{Split, Transcript};
+
+#[test]
+fn transcripts() {
+    let ground = Ground::new();
+    let files = Transcript::folder("smtp");
+    assert!(files.len() > 10, "found only {} transcripts", files.len());
+    for file in &files {
+        // Mail of earlier playings changes nothing that a transcript can see.
+        let mut world = World::new(&ground, Choices::of(file));
+        let mut play = |split| file.play(&mut world, split);
+        play(Split::Whole);
+        if file.setting("split") == Some("no") {
+            continue;
+        }
+        play(Split::Every);
+        (1..file.client_octets()).for_each(|position| play(Split::At(position)));
+    }
+}
+
+/// Hello, sender and recipients; answers after the last reply.
+fn begin(client: &mut smtp_world::Client, hello: &str, recipients: &[&str]) {
+    client.say(&format!("{hello} client.test\r\nMAIL FROM:<carol@far.test>\r\n"));
+    client.expect("250");
+    for recipient in recipients {
+        client.say(&format!("RCPT TO:<{recipient}>\r\n"));
+    }
+    client.say("NOOP\r\n");
+    client.expect("250");
+    client.say("DATA\r\n");
+    client.expect("354");
+}
+
+#[test]
+fn one_message_to_accounts_of_two_shards() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    let recipients = ["alice@demo.test", "bob@demo.test", "alice+twice@demo.test"];
+    begin(&mut client, "EHLO", &recipients);
+    client.say("Subject: x\r\n\r\n..dot\r\n.\r\n");
+    client.expect("250");
+    for account in [ALICE, BOB] {
+        let messages = world.inbox(account);
+        let [message] = messages.as_slice() else { panic!("{messages:?}") };
+        assert!(
+            message.starts_with("Return-Path: <carol@far.test>\r\nReceived: from client.test (")
+        );
+        assert!(message.contains("\tby mail.demo.test with ESMTP id "), "{message}");
+        assert!(!message.contains("\tfor <"), "recipients learn of each other: {message}");
+        assert!(message.ends_with("\r\nSubject: x\r\n\r\n.dot\r\n"), "{message}");
+    }
+}
+
+#[test]
+fn the_only_recipient_is_named() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    begin(&mut client, "HELO", &["Alice+News@Demo.Test"]);
+    client.say(".\r\n");
+    client.expect("250");
+    let messages = world.inbox(ALICE);
+    assert!(messages[0].contains(" with SMTP id "), "{}", messages[0]);
+    assert!(messages[0].contains("\tfor <Alice+News@Demo.Test>;\r\n"), "{}", messages[0]);
+}
+
+#[test]
+fn large_messages_stream_to_both_shards() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test"]);
+    let line = "0123456789012345678901234567890123456789012345678901234567890123456789\r\n";
+    let body = line.repeat(14_000);
+    for piece in body.as_bytes().chunks(50_000) {
+        transcript::Peer::send(&mut client, piece);
+        transcript::Peer::settle(&mut client);
+    }
+    client.say(".\r\n");
+    client.expect("250");
+    for account in [ALICE, BOB] {
+        let messages = world.inbox(account);
+        assert!(messages.len() == 1 && messages[0].ends_with(&body));
+    }
+}
+
+fn break_disk(world: &World, shard: usize) {
+    let faults = Faults { failed_syncs: (0..1_000_000).collect(), ..Faults::default() };
+    world.devices[shard].inject(faults);
+}
+
+#[test]
+fn a_failed_disk_is_a_temporary_failure() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["alice@demo.test"]);
+    break_disk(&world, 0);
+    client.say("x\r\n.\r\n");
+    client.expect("451");
+    assert!(world.inbox(ALICE).is_empty());
+}
+
+#[test]
+fn lmtp_tells_each_recipient() {
+    let choices = Choices { listener: ListenerKind::Lmtp, ..Choices::default() };
+    let world = World::new(&Ground::new(), choices);
+    let mut client = world.client();
+    begin(&mut client, "LHLO", &["alice@demo.test", "bob@demo.test"]);
+    break_disk(&world, 1);
+    client.say("x\r\n.\r\n");
+    let replies = client.expect("451");
+    assert!(replies.starts_with("250 ") && replies.contains("\r\n451 "), "{replies}");
+    assert_eq!((world.inbox(ALICE).len(), world.inbox(BOB).len()), (1, 0));
+}
+
+#[test]
+fn what_one_shard_refused_is_spooled_and_delivered_after_a_restart() {
+    let ground = Ground::new();
+    let world = World::new(&ground, Choices::default());
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test"]);
+    break_disk(&world, 1);
+    client.say("Subject: spooled\r\n\r\nx\r\n.\r\n");
+    client.expect("250");
+    assert_eq!((world.inbox(ALICE).len(), world.inbox(BOB).len()), (1, 0));
+    world.sleep(1000);
+    assert_eq!(world.inbox(BOB).len(), 0, "the partition stays poisoned");
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop((client, world));
+
+    devices[1].inject(Faults::default());
+    let world = World::on(&ground, Choices::default(), devices);
+    world.sleep(10);
+    let bobs = world.inbox(BOB);
+    assert!(bobs.len() == 1 && bobs[0].ends_with("Subject: spooled\r\n\r\nx\r\n"), "{bobs:?}");
+    assert_eq!(world.inbox(ALICE).len(), 1, "nobody gets it twice");
+    let spooled: usize = world
+        .shards
+        .iter()
+        .flat_map(|shard| shard.partitions.iter().flatten())
+        .map(|partition| partition.spooled().len())
+        .sum();
+    assert_eq!(spooled, 0);
+}
+
+#[test]
+fn the_clients_death_leaves_no_message() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test"]);
+    client.say(&"x\r\n".repeat(200_000));
+    drop(client);
+    world.simulation.run_idle();
+    assert!(world.inbox(ALICE).is_empty() && world.inbox(BOB).is_empty());
+}

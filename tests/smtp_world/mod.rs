@@ -1,0 +1,354 @@
+//! Two shards of SMTP service on one simulated executor, with clients over memory: what
+//! `tests/smtp_transcripts.rs` plays on. Alice's account is shard 0's, bob's is shard 1's, so mail
+//! to both crosses the mesh.
+
+use std::{
+    cell::Cell,
+    io::{Read, Write},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use ringmail::{
+    directory::{
+        Directory, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits, SharedDirectory,
+    },
+    metrics::ShardMetrics,
+    model::{AccountId, MailboxId, PartitionId, ShardId},
+    protocol::smtp::{BareNewline, Limits},
+    runtime::{
+        LocalFuture,
+        connection::{Connection, TlsMode},
+        device::{Device, memory::MemoryDevice},
+        executor::{Executor, Priority},
+        mesh,
+        pipe::MemoryPeer,
+        resources::{ResourceLimits, ShardResources},
+        simulation::Simulation,
+        tls::{SelfSigned, TlsContext},
+    },
+    service::{
+        ServiceOptions, Shard, delivery,
+        smtp::{self, ListenerKind, SmtpOptions},
+    },
+    store::{Partition, StoreOptions},
+};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+
+use crate::transcript::{self, Transcript};
+
+pub const ALICE: AccountId = AccountId(1);
+pub const BOB: AccountId = AccountId(2);
+const HOST: &str = "mail.demo.test";
+
+/// Hashes at once: the simulated executor knows no other threads.
+struct AtOnce;
+
+impl PasswordWorkers for AtOnce {
+    fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>> {
+        let verified = job();
+        Some(Box::pin(async move { verified }))
+    }
+}
+
+/// What all playings share, because making it takes time.
+pub struct Ground {
+    directory: Directory,
+    tls: Arc<TlsContext>,
+    client_config: Arc<rustls::ClientConfig>,
+}
+
+impl Ground {
+    pub fn new() -> Ground {
+        let made = SelfSigned::generate(&[HOST]).expect("certificate");
+        let tls = TlsContext::new(made.certificate().expect("certificate")).expect("TLS");
+        let certificate =
+            CertificateDer::from_pem_slice(made.chain_pem.as_bytes()).expect("certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).expect("root");
+        let client_config =
+            rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let snapshot = DirectorySnapshot::demo("demo.test", 0);
+        let shared = SharedDirectory::new(snapshot, PeerLimits::default());
+        Ground {
+            directory: Directory::new(shared, Rc::new(AtOnce)),
+            tls,
+            client_config: Arc::new(client_config),
+        }
+    }
+}
+
+/// What a test or a transcript may choose.
+#[derive(Clone)]
+pub struct Choices {
+    pub listener: ListenerKind,
+    pub plaintext_auth: bool,
+    pub limits: Limits,
+    /// Deadlines pass as virtual time does; else never.
+    pub deadlines: bool,
+}
+
+impl Default for Choices {
+    fn default() -> Choices {
+        Choices {
+            listener: ListenerKind::Smtp,
+            plaintext_auth: true,
+            limits: Limits { message_size_max: 1 << 20, ..Limits::default() },
+            deadlines: false,
+        }
+    }
+}
+
+impl Choices {
+    /// From the `@set` lines of a file.
+    pub fn of(file: &Transcript) -> Choices {
+        let mut choices = Choices::default();
+        choices.listener = match file.setting("listener") {
+            None | Some("smtp") => ListenerKind::Smtp,
+            Some("submission") => ListenerKind::Submission,
+            Some("lmtp") => ListenerKind::Lmtp,
+            Some(other) => panic!("@set listener {other}"),
+        };
+        choices.deadlines = file.setting("sockets") == Some("no");
+        choices.plaintext_auth = file.setting("plaintext") != Some("no");
+        if file.setting("bare_newline") == Some("normalise") {
+            choices.limits.bare_newline = BareNewline::Normalise;
+        }
+        if let Some(count) = file.setting("recipients_max") {
+            choices.limits.recipients_max = count.parse().expect("@set recipients_max count");
+        }
+        choices
+    }
+}
+
+/// One fresh pair of shards.
+pub struct World {
+    pub simulation: Simulation,
+    pub shards: Vec<Rc<Shard>>,
+    /// One for each shard.
+    pub devices: Vec<MemoryDevice>,
+    tls: Arc<TlsContext>,
+    client_config: Arc<rustls::ClientConfig>,
+    choices: Choices,
+}
+
+impl World {
+    pub fn new(ground: &Ground, choices: Choices) -> World {
+        World::on(ground, choices, vec![MemoryDevice::new(), MemoryDevice::new()])
+    }
+
+    /// On devices that may hold mail already.
+    pub fn on(ground: &Ground, choices: Choices, devices: Vec<MemoryDevice>) -> World {
+        let simulation = Simulation::new(1);
+        let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
+        if choices.deadlines {
+            ShardResources::install(ResourceLimits::default(), &executor);
+        }
+        let (seats, _gate) = mesh::build::<Shard>(2);
+        assert_ne!(ALICE.partition(2), BOB.partition(2));
+        let owners: Vec<ShardId> = (0..2)
+            .map(|number| ShardId(u16::from(PartitionId(number) != ALICE.partition(2))))
+            .collect();
+        let mut shards = Vec::new();
+        for (seat, number) in seats.into_iter().zip(0..) {
+            let id = ShardId(number);
+            let partitions = (0..2)
+                .map(|number| {
+                    (owners[usize::from(number)] == id).then(|| {
+                        open(&simulation, &devices[usize::from(id.0)], PartitionId(number))
+                    })
+                })
+                .collect();
+            let shard = Rc::new(Shard {
+                id,
+                options: Arc::new(options(&choices)),
+                executor: executor.clone(),
+                mesh: seat.join(executor.clone()),
+                directory: ground.directory.clone(),
+                metrics: Rc::new(ShardMetrics::new()),
+                partitions,
+                owners: owners.clone(),
+                shutting_down: Cell::new(false),
+            });
+            shard.mesh.open(shard.clone());
+            shards.push(shard);
+        }
+        for shard in &shards {
+            delivery::resume_spool(shard);
+        }
+        World {
+            simulation,
+            shards,
+            devices,
+            tls: ground.tls.clone(),
+            client_config: ground.client_config.clone(),
+            choices,
+        }
+    }
+
+    /// All messages in the account's INBOX; none where the disk failed before it was made.
+    pub fn inbox(&self, account: AccountId) -> Vec<String> {
+        let shard = &self.shards[usize::from(self.shards[0].owner_of(account).0)];
+        let partition = shard.local_partition(account).expect("owned").clone();
+        self.simulation.run_until(async {
+            let Ok(account) = partition.account(account).await else { return Vec::new() };
+            let view = account.select(MailboxId::INBOX, false).await.expect("selected");
+            let snapshot = view.current().expect("there");
+            let mut messages = Vec::new();
+            for message in snapshot.iter_from(0) {
+                let mut text = Vec::new();
+                while (text.len() as u64) < message.body.size {
+                    let offset = text.len() as u64;
+                    let more = account.read_body(&message.body, offset, 1 << 20).await;
+                    text.extend_from_slice(&more.expect("body"));
+                }
+                messages.push(String::from_utf8_lossy(&text).into_owned());
+            }
+            messages
+        })
+    }
+
+    pub fn sleep(&self, seconds: u64) {
+        let sleep = self.shards[0].executor.sleep(Duration::from_secs(seconds));
+        self.simulation.run_until(sleep);
+    }
+
+    /// A client that came to shard 0.
+    pub fn client(&self) -> Client {
+        let tls = TlsMode::Upgrade(self.tls.clone());
+        let (connection, peer) = Connection::memory_tls(&tls).expect("connection");
+        let task = smtp::run(connection, self.shards[0].clone(), self.choices.listener);
+        self.shards[0].executor.spawn(Priority::Foreground, Box::pin(task));
+        Client {
+            simulation: self.simulation.clone(),
+            peer,
+            tls: None,
+            client_config: self.client_config.clone(),
+        }
+    }
+}
+
+fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
+    let device: Rc<dyn Device> = Rc::new(device.clone());
+    let options = StoreOptions { partition, segment_size: 8 << 20, ..StoreOptions::default() };
+    let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
+    simulation.run_until(Partition::open(device, executor, options)).expect("opens").0
+}
+
+fn options(choices: &Choices) -> ServiceOptions {
+    ServiceOptions {
+        hostname: HOST.to_owned(),
+        allow_plaintext_auth: choices.plaintext_auth,
+        smtp: SmtpOptions { limits: choices.limits, ..SmtpOptions::default() },
+        pop3: Default::default(),
+        imap: Default::default(),
+        write_timeout: Duration::from_secs(60),
+        tls_handshake_timeout: Duration::from_secs(60),
+    }
+}
+
+/// The client's end of one connection.
+pub struct Client {
+    simulation: Simulation,
+    peer: MemoryPeer,
+    tls: Option<rustls::ClientConnection>,
+    client_config: Arc<rustls::ClientConfig>,
+}
+
+impl Client {
+    pub fn say(&mut self, text: &str) {
+        transcript::Peer::send(self, text.as_bytes());
+    }
+
+    /// Reads until a line begins with `code` and a space; answers all that was read.
+    pub fn expect(&mut self, code: &str) -> String {
+        let mut found = String::new();
+        let last = format!("\r\n{code} ");
+        while !(format!("\r\n{found}").contains(&last) && found.ends_with("\r\n")) {
+            let more = transcript::Peer::receive(self);
+            assert!(!more.is_empty(), "closed after {found:?}, expected {code}");
+            found.push_str(&String::from_utf8_lossy(&more));
+        }
+        found
+    }
+
+    fn send_tls(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            let mut sealed = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut sealed).expect("sealed");
+            }
+            self.peer.send(&sealed);
+        }
+    }
+
+    /// One arrival of octets; `None` at the end.
+    fn receive_tls(&mut self) -> Option<Vec<u8>> {
+        let received = self.simulation.run_until(self.peer.receive());
+        if received.is_empty() {
+            return None;
+        }
+        let tls = self.tls.as_mut()?;
+        let mut rest = &received[..];
+        let mut plaintext = Vec::new();
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest).expect("read");
+            let state = tls.process_new_packets().expect("TLS");
+            let start = plaintext.len();
+            plaintext.resize(start + state.plaintext_bytes_to_read(), 0);
+            tls.reader().read_exact(&mut plaintext[start..]).expect("plaintext");
+        }
+        self.send_tls();
+        Some(plaintext)
+    }
+}
+
+impl transcript::Peer for Client {
+    fn send(&mut self, bytes: &[u8]) {
+        match &mut self.tls {
+            None => self.peer.send(bytes),
+            Some(tls) => {
+                tls.writer().write_all(bytes).expect("buffered");
+                self.send_tls();
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        self.simulation.run_idle();
+    }
+
+    fn receive(&mut self) -> Vec<u8> {
+        if self.tls.is_none() {
+            return self.simulation.run_until(self.peer.receive());
+        }
+        loop {
+            match self.receive_tls() {
+                None => return Vec::new(),
+                Some(plaintext) if !plaintext.is_empty() => return plaintext,
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn start_tls(&mut self) {
+        let name = ServerName::try_from(HOST).expect("name");
+        let tls = rustls::ClientConnection::new(self.client_config.clone(), name).expect("client");
+        self.tls = Some(tls);
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.send_tls();
+            assert!(self.receive_tls().is_some(), "closed during the handshake");
+        }
+    }
+}
+
+impl transcript::World for World {
+    fn connect(&mut self, _name: &str) -> Box<dyn transcript::Peer> {
+        Box::new(self.client())
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.sleep(seconds);
+    }
+}
