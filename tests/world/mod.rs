@@ -144,7 +144,7 @@ impl<'k> SimulatedWorld<'k> {
 
 fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
-    let options = StoreOptions { partition, segment_size: 8 << 20, ..StoreOptions::default() };
+    let options = StoreOptions { partition, segment_size: 1 << 20, ..StoreOptions::default() };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
     let (partition, _report) =
         simulation.run_until(Partition::open(device, executor, options)).expect("opens");
