@@ -9,14 +9,17 @@ mod world;
 use std::rc::Rc;
 
 use ringmail::{
-    runtime::{LocalFuture, connection::Connection, device::memory::Faults},
+    model::MailboxId,
+    runtime::{
+        LocalFuture, connection::Connection, device::memory::Faults, resources::ShardResources,
+    },
     service::{
         Shard,
         imap::{self, Outcome},
     },
 };
 use transcript::{Split, Transcript};
-use world::{Client, Kit, SimulatedWorld};
+use world::{ALICE, Client, Kit, SimulatedWorld};
 
 /// What the acceptor and the mesh do.
 fn serve(
@@ -186,4 +189,26 @@ fn an_idle_session_is_small() {
     let session = imap::run(connection, world.shards[0].clone());
     let size = std::mem::size_of_val(&session);
     assert!(size <= 2_048, "a session between commands is {size} octets");
+}
+
+#[test]
+fn a_shutdown_lets_a_message_come_in_and_says_goodbye() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut idler = log_in(&world);
+    idler.say("i SELECT INBOX\r\ni IDLE\r\n");
+    idler.read_to("+ idling");
+    let mut writer = log_in(&world);
+    writer.say("b APPEND INBOX {6+}\r\nx\r\n");
+    transcript::Peer::settle(&mut writer);
+    ShardResources::current().shut_down();
+    idler.read_to("* BYE [UNAVAILABLE]");
+    writer.say("y\r\n\r\n");
+    writer.read_to("* BYE [UNAVAILABLE]");
+    let partition = world.alices_partition();
+    let messages = kit.simulation.run_until(async {
+        let account = partition.account(ALICE).await.expect("account");
+        account.status(MailboxId::INBOX).await.expect("status").messages
+    });
+    assert_eq!(messages, 1);
 }
