@@ -279,7 +279,8 @@ mod tests {
 
     #[test]
     fn partials_are_clipped() {
-        const CASES: &[(Range<u64>, Option<(u64, u64)>, Range<u64>)] = &[
+        type Case = (Range<u64>, Option<(u64, u64)>, Range<u64>);
+        const CASES: &[Case] = &[
             (10..20, None, 10..20),
             (10..20, Some((0, 5)), 10..15),
             (10..20, Some((5, 100)), 15..20),
