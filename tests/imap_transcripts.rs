@@ -174,6 +174,7 @@ fn hostile_commands_are_refused_or_answered() {
     const CASES: &[(&str, usize, &str, &str)] = &[
         ("a SEARCH ", 15_000, "NOT ", "ALL\r\n"),
         ("a SEARCH ", 60_000, "(", "ALL\r\n"),
+        ("a SEARCH ", 5_000, "BODY x ", "ALL\r\n"),
         ("a FETCH 1 ", 60_000, "(", "FLAGS\r\n"),
         ("a LIST \"\" ", 500, "*%", "\r\n"),
         ("a LIST \"\" (", 20_000, "* ", "x)\r\n"),

@@ -18,6 +18,10 @@ use crate::{
     store::Message,
 };
 
+/// Strings that one SEARCH may look for in headers and texts; more is refused with `NO [LIMIT]`,
+/// since each is looked for in every message.
+const STRINGS_MAX: usize = 64;
+
 const SECONDS_PER_DAY: i64 = 86_400;
 
 pub(super) enum Key {
@@ -99,8 +103,12 @@ impl Query {
             None => encoding_rs::UTF_8,
             Some(label) => Encoding::for_label_no_replacement(label).ok_or_else(bad_charset)?,
         };
-        let mut compiler = Compiler { charset, selected, needles: Vec::new(), mod_seq: false };
+        let mut compiler =
+            Compiler { charset, selected, needles: Vec::new(), strings: 0, mod_seq: false };
         let key = compiler.key(key);
+        if compiler.strings > STRINGS_MAX {
+            return Err(Failure::no(Code::Limit, "Too many strings to search for"));
+        }
         Ok(Query { key, needles: compiler.needles, mod_seq: compiler.mod_seq })
     }
 
@@ -125,6 +133,8 @@ struct Compiler<'a> {
     charset: &'static Encoding,
     selected: &'a Selected,
     needles: Vec<(Scope, Needle)>,
+    /// In header keys and in `needles`.
+    strings: usize,
     mod_seq: bool,
 }
 
@@ -178,7 +188,8 @@ impl Compiler<'_> {
         Key::Text(self.needles.len() - 1)
     }
 
-    fn needle(&self, text: &[u8]) -> Needle {
+    fn needle(&mut self, text: &[u8]) -> Needle {
+        self.strings += 1;
         Needle::new(&self.charset.decode_without_bom_handling(text).0)
     }
 }
