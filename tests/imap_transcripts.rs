@@ -3,11 +3,13 @@
 //! account and through a handover. And what a transcript cannot say: large mailboxes and messages,
 //! clients that do not read, a failing disk.
 
+mod demo_server;
 mod transcript;
 mod world;
 
 use std::rc::Rc;
 
+use demo_server::DemoServer;
 use ringmail::{
     model::MailboxId,
     runtime::{
@@ -84,6 +86,18 @@ fn transcripts_cut_in_two_at_odd_octets_on_the_owner() {
 #[test]
 fn transcripts_cut_in_two_at_even_octets_through_a_handover() {
     cut_in_two(1);
+}
+
+/// The real binary, real ports, a fresh data directory for each.
+#[test]
+fn transcripts_over_sockets() {
+    for file in files() {
+        if file.setting("sockets") == Some("no") || file.setting("plaintext") == Some("no") {
+            continue;
+        }
+        let mut server = DemoServer::start(demo_server::IMAP);
+        file.play(&mut server, Split::Whole);
+    }
 }
 
 fn log_in(world: &SimulatedWorld<'_>) -> Client {

@@ -367,7 +367,7 @@ impl Settings {
         let store = StoreSection::default();
         let partitions = partitions.map_or(store.partitions.clone(), |n| Spanned::new(0..0, n));
         Some(Settings {
-            hostname: Spanned::new(0..0, "localhost".to_owned()),
+            hostname: Spanned::new(0..0, format!("mail.{DEMO_DOMAIN}")),
             domains: Spanned::new(0..0, vec![DEMO_DOMAIN.to_owned()]),
             data_dir: data_dir.to_owned(),
             users_file: None,

@@ -25,6 +25,7 @@ use crate::transcript::{Peer, World};
 /// Standard ports, for [`DemoServer::start`].
 pub const SMTP: u16 = 25;
 pub const LMTP: u16 = 24;
+pub const SUBMISSION: u16 = 587;
 pub const POP3: u16 = 110;
 pub const IMAP: u16 = 143;
 
