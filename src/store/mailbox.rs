@@ -319,6 +319,11 @@ impl Mailbox {
         }
     }
 
+    /// Who was told by `waker` waits no longer.
+    pub fn unwatch(&self, waker: &Waker) {
+        self.watchers.borrow_mut().retain(|other| !other.will_wake(waker));
+    }
+
     /// Moves the watchers out: they are woken once no state is borrowed.
     pub fn take_watchers(&self, into: &mut Vec<Waker>) {
         into.append(&mut self.watchers.borrow_mut());
