@@ -489,7 +489,11 @@ impl Inner {
             let mut state = cell.state.borrow_mut();
             let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
             let missing = found.missing_keywords(names);
-            (state.id, missing.ok_or(StoreError::Limit("keywords per mailbox"))?)
+            let missing = missing.ok_or(StoreError::Limit("keywords per mailbox"))?;
+            if !missing.is_empty() {
+                state.check_names(missing.iter())?;
+            }
+            (state.id, missing)
         };
         if !missing.is_empty() {
             let effect = Effect::Keyword { account, mailbox, names: missing };
