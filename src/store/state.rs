@@ -15,7 +15,7 @@ use super::{
     effect::{Effect, PropertyKey},
     error::StoreError,
     log::ENTRY_PAYLOAD_MAX,
-    mailbox::Mailbox,
+    mailbox::{MOD_SEQ_OF_NOTHING, Mailbox},
     namespace::Namespace,
 };
 use crate::model::{AccountId, Lsn, MailboxId, ModSeq};
@@ -75,8 +75,8 @@ impl AccountState {
             names: Rc::default(),
             pending_names: Rc::default(),
             mailboxes: BTreeMap::new(),
-            pending_mod_seq: ModSeq(0),
-            mod_seq: ModSeq(0),
+            pending_mod_seq: MOD_SEQ_OF_NOTHING,
+            mod_seq: MOD_SEQ_OF_NOTHING,
             properties: BTreeMap::new(),
             applied: Lsn(0),
             staged: None,

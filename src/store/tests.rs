@@ -223,7 +223,7 @@ fn flags_keywords_and_unchangedsince() {
         let add = FlagChange::Add(Flags::SEEN, vec!["$Work".to_owned()]);
         let outcome = account.store_flags(inbox, &all[..2], add.clone(), None).await.unwrap();
         assert_eq!(outcome.updated.iter().map(|(uid, _)| uid.0).collect::<Vec<_>>(), [1, 2]);
-        let since = Some(ModSeq(4));
+        let since = Some(ModSeq(5));
         let outcome = account.store_flags(inbox, &all, add.clone(), since).await.unwrap();
         assert_eq!(outcome.modified, [Uid(1), Uid(2)]);
         assert_eq!(outcome.updated.len(), 2);
@@ -656,6 +656,21 @@ fn names_of_an_account_fit_its_page() {
         deliver(&partition, BOB, b"2").await;
         partition.checkpoint().await.unwrap();
         assert_eq!(partition.probe().checkpoints, 1);
+    });
+}
+
+/// RFC 7162 7: a mod-sequence is at least 1, and what comes into an empty mailbox is above what
+/// was told of it.
+#[test]
+fn mod_sequences_begin_above_zero() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let empty = snapshot(&account, MailboxId::INBOX).await.status().told_mod_seq();
+        assert!(empty > ModSeq(0));
+        deliver(&partition, ALICE, b"1").await;
+        let first = snapshot(&account, MailboxId::INBOX).await.get(0).unwrap().mod_seq;
+        assert!(first > empty, "{first:?}");
     });
 }
 
