@@ -2,7 +2,7 @@
 
 use std::{future::Future, rc::Rc, time::Duration};
 
-use super::*;
+use super::{partition::SPOOLED_MAX, *};
 use crate::{
     model::{AccountId, FlagSet, Flags, Lsn, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
     runtime::{
@@ -671,6 +671,26 @@ fn mod_sequences_begin_above_zero() {
         deliver(&partition, ALICE, b"1").await;
         let first = snapshot(&account, MailboxId::INBOX).await.get(0).unwrap().mod_seq;
         assert!(first > empty, "{first:?}");
+    });
+}
+
+/// While another partition is broken the spool fills; it must not outgrow memory and root page.
+#[test]
+fn the_spool_has_an_end() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let mut refused = None;
+        for n in 0..=SPOOLED_MAX {
+            let body = staged(&partition, b"waits").await;
+            if let Err(error) = partition.spool(body, bytes::Bytes::new()).await {
+                refused = Some((n, error));
+                break;
+            }
+        }
+        assert!(matches!(refused, Some((SPOOLED_MAX, StoreError::Limit(_)))), "{refused:?}");
+        partition.unspool(partition.spooled()[0].lsn).await.unwrap();
+        let body = staged(&partition, b"waits").await;
+        partition.spool(body, bytes::Bytes::new()).await.unwrap();
     });
 }
 
