@@ -113,8 +113,11 @@ enum Stage {
 /// What travels to another shard while a message comes in.
 enum Piece {
     Chunk(Bytes),
-    /// The message is whole; this is its summary.
-    Commit(Bytes),
+    /// The message is whole.
+    Commit {
+        summary: Bytes,
+        delivery_id: Option<u128>,
+    },
 }
 
 /// What becomes of one partition's share once the message is whole. Can cross shards.
@@ -345,7 +348,8 @@ impl Delivery {
                 if !pending.is_empty() {
                     let _ = chunks.send(Piece::Chunk(pending)).await;
                 }
-                let _ = chunks.send(Piece::Commit(summary)).await;
+                let delivery_id = order.delivery_id;
+                let _ = chunks.send(Piece::Commit { summary, delivery_id }).await;
                 answer.await.unwrap_or(Err(Failure::Unavailable))
             }),
         }
@@ -381,7 +385,7 @@ async fn commit_whole(shard: &Rc<Shard>, order: Order, body: Bytes, summary: Byt
 /// means that there will be no message.
 async fn take_chunks(
     shard: Rc<Shard>,
-    order: Order,
+    mut order: Order,
     mut incoming: mpsc::Receiver<Piece>,
 ) -> Stored {
     let partition = owned_partition(&shard, order.partition)?;
@@ -389,7 +393,8 @@ async fn take_chunks(
     loop {
         match incoming.recv().await {
             Some(Piece::Chunk(chunk)) => writer.write(&chunk).await?,
-            Some(Piece::Commit(summary)) => {
+            Some(Piece::Commit { summary, delivery_id }) => {
+                order.delivery_id = delivery_id;
                 return commit_here(&partition, writer, summary.to_vec(), &order).await;
             }
             None => return Err(Failure::Unavailable),
