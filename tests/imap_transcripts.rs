@@ -3,20 +3,25 @@
 //! account and through a handover. And what a transcript cannot say: large mailboxes and messages,
 //! clients that do not read, a failing disk.
 
+mod demo_server;
 mod transcript;
 mod world;
 
 use std::rc::Rc;
 
+use demo_server::DemoServer;
 use ringmail::{
-    runtime::{LocalFuture, connection::Connection, device::memory::Faults},
+    model::MailboxId,
+    runtime::{
+        LocalFuture, connection::Connection, device::memory::Faults, resources::ShardResources,
+    },
     service::{
         Shard,
         imap::{self, Outcome},
     },
 };
 use transcript::{Split, Transcript};
-use world::{Client, Kit, SimulatedWorld};
+use world::{ALICE, Client, Kit, SimulatedWorld};
 
 /// What the acceptor and the mesh do.
 fn serve(
@@ -44,24 +49,54 @@ fn play(kit: &Kit, file: &Transcript, split: Split, entry: usize) {
 /// On the owner of alice's account, and through a handover.
 const ENTRIES: [usize; 2] = [0, 1];
 
-#[test]
-fn transcripts() {
-    let kit = Kit::new();
-    let only = std::env::var("TRANSCRIPT").ok();
+/// All files, or those that `TRANSCRIPT=part-of-the-name` picks.
+fn files() -> Vec<Transcript> {
     let files = Transcript::folder("imap");
     assert!(files.len() > 20, "found only {} transcripts", files.len());
-    for file in files {
-        let name = file.path.display().to_string();
-        if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
-            continue;
-        }
+    let only = std::env::var("TRANSCRIPT").unwrap_or_default();
+    files.into_iter().filter(|file| file.path.display().to_string().contains(&only)).collect()
+}
+
+#[test]
+fn transcripts_whole_and_octet_by_octet() {
+    let kit = Kit::new();
+    for file in files() {
         for entry in ENTRIES {
             play(&kit, &file, Split::Whole, entry);
             play(&kit, &file, Split::Every, entry);
         }
-        for position in 1..file.client_octets() {
-            play(&kit, &file, Split::At(position), ENTRIES[position % 2]);
+    }
+}
+
+/// Cut at every second octet; the two tests take turns and run side by side.
+fn cut_in_two(entry: usize) {
+    let kit = Kit::new();
+    for file in files() {
+        for position in (1 + entry..file.client_octets()).step_by(2) {
+            play(&kit, &file, Split::At(position), entry);
         }
+    }
+}
+
+#[test]
+fn transcripts_cut_in_two_at_odd_octets_on_the_owner() {
+    cut_in_two(0);
+}
+
+#[test]
+fn transcripts_cut_in_two_at_even_octets_through_a_handover() {
+    cut_in_two(1);
+}
+
+/// The real binary, real ports, a fresh data directory for each.
+#[test]
+fn transcripts_over_sockets() {
+    for file in files() {
+        if file.setting("sockets") == Some("no") || file.setting("plaintext") == Some("no") {
+            continue;
+        }
+        let mut server = DemoServer::start(demo_server::IMAP);
+        file.play(&mut server, Split::Whole);
     }
 }
 
@@ -153,6 +188,7 @@ fn hostile_commands_are_refused_or_answered() {
     const CASES: &[(&str, usize, &str, &str)] = &[
         ("a SEARCH ", 15_000, "NOT ", "ALL\r\n"),
         ("a SEARCH ", 60_000, "(", "ALL\r\n"),
+        ("a SEARCH ", 5_000, "BODY x ", "ALL\r\n"),
         ("a FETCH 1 ", 60_000, "(", "FLAGS\r\n"),
         ("a LIST \"\" ", 500, "*%", "\r\n"),
         ("a LIST \"\" (", 20_000, "* ", "x)\r\n"),
@@ -186,4 +222,26 @@ fn an_idle_session_is_small() {
     let session = imap::run(connection, world.shards[0].clone());
     let size = std::mem::size_of_val(&session);
     assert!(size <= 2_048, "a session between commands is {size} octets");
+}
+
+#[test]
+fn a_shutdown_lets_a_message_come_in_and_says_goodbye() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut idler = log_in(&world);
+    idler.say("i SELECT INBOX\r\ni IDLE\r\n");
+    idler.read_to("+ idling");
+    let mut writer = log_in(&world);
+    writer.say("b APPEND INBOX {6+}\r\nx\r\n");
+    transcript::Peer::settle(&mut writer);
+    ShardResources::current().shut_down();
+    idler.read_to("* BYE [UNAVAILABLE]");
+    writer.say("y\r\n\r\n");
+    writer.read_to("* BYE [UNAVAILABLE]");
+    let partition = world.alices_partition();
+    let messages = kit.simulation.run_until(async {
+        let account = partition.account(ALICE).await.expect("account");
+        account.status(MailboxId::INBOX).await.expect("status").messages
+    });
+    assert_eq!(messages, 1);
 }

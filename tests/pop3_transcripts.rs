@@ -3,53 +3,118 @@
 //! account and through a handover. And what a transcript cannot say: expunges by IMAP meanwhile,
 //! a failing disk, a client that hangs up.
 
-mod pop3_world;
+mod demo_server;
 mod transcript;
+mod world;
 
-use pop3_world::{ShardNumber, SimulatedWorld, World};
+use std::rc::Rc;
+
+use demo_server::DemoServer;
 use ringmail::{
     model::{MailboxId, Uid},
-    runtime::device::memory::Faults,
+    runtime::{LocalFuture, connection::Connection, device::memory::Faults},
+    service::{
+        Shard,
+        pop3::{self, Outcome},
+    },
 };
 use transcript::{Split, Transcript};
+use world::{Client, Kit, SimulatedWorld};
 
-/// Both: the owner of alice's account, and the other one.
-const ENTRIES: [ShardNumber; 2] = [0, 1];
+/// The first of them are in alice's INBOX after `@set inbox count`.
+const MESSAGES: [&str; 3] = [
+    "Subject: one\r\n\r\nThe first one.\r\n",
+    "Subject: two\r\n\r\n.dot\r\n..\r\n.\r\nthe second end\r\n",
+    "Subject: three\r\n\r\nno line end",
+];
 
-fn play(file: &Transcript, world: &World, split: Split, entry: ShardNumber) {
-    let plaintext = file.setting("plaintext") != Some("no");
+/// The owner of alice's account, and the other shard.
+const ENTRIES: [usize; 2] = [0, 1];
+
+/// What the acceptor and the mesh do.
+fn serve(
+    connection: Connection,
+    shards: Rc<[Rc<Shard>]>,
+    entry: usize,
+) -> LocalFuture<'static, ()> {
+    Box::pin(async move {
+        let mut outcome = pop3::run(connection, shards[entry].clone()).await;
+        while let Outcome::HandOver(connection, handover) = outcome {
+            let owner = usize::from(shards[entry].owner_of(handover.identity.account).0);
+            let connection = Connection::attach(connection.detach());
+            outcome = pop3::resume(connection, shards[owner].clone(), handover).await;
+        }
+    })
+}
+
+/// What alice's INBOX holds when the file begins.
+fn inbox(file: &Transcript) -> &'static [&'static str] {
     let count = file.setting("inbox").map_or(0, |count| count.parse().expect("@set inbox count"));
-    let mut world = SimulatedWorld::new(world, entry, plaintext);
-    world.deliver(count);
+    &MESSAGES[..count]
+}
+
+fn play(file: &Transcript, kit: &Kit, split: Split, entry: usize) {
+    let plaintext = file.setting("plaintext") != Some("no");
+    let mut world = SimulatedWorld::new(kit, serve, entry, plaintext);
+    for message in inbox(file) {
+        world.deliver(message);
+    }
     file.play(&mut world, split);
 }
 
 #[test]
 fn transcripts() {
-    let world = World::new();
+    let kit = Kit::new();
     let files = Transcript::folder("pop3");
     assert!(files.len() > 10, "found only {} transcripts", files.len());
     for file in &files {
         for entry in ENTRIES {
-            play(file, &world, Split::Whole, entry);
+            play(file, &kit, Split::Whole, entry);
             if file.setting("split") == Some("no") {
                 continue;
             }
-            play(file, &world, Split::Every, entry);
+            play(file, &kit, Split::Every, entry);
             for position in 1..file.client_octets() {
-                play(file, &world, Split::At(position), entry);
+                play(file, &kit, Split::At(position), entry);
             }
         }
     }
 }
 
 #[test]
-fn what_imap_expunges_meanwhile_is_still_read() {
-    let world = World::new();
-    let mut world = SimulatedWorld::new(&world, 0, true);
-    world.deliver(3);
+fn transcripts_over_sockets() {
+    for file in &Transcript::folder("pop3") {
+        if file.setting("sockets") == Some("no") || file.setting("plaintext") == Some("no") {
+            continue;
+        }
+        let mut server = DemoServer::start(demo_server::POP3);
+        for message in inbox(file) {
+            server.deliver("alice@demo.test", message);
+        }
+        file.play(&mut server, Split::Whole);
+    }
+}
+
+fn world_with(kit: &Kit, count: usize) -> SimulatedWorld<'_> {
+    let world = SimulatedWorld::new(kit, serve, 0, true);
+    for message in &MESSAGES[..count] {
+        world.deliver(message);
+    }
+    world
+}
+
+fn logged_in(world: &SimulatedWorld<'_>) -> Client {
     let mut client = world.client();
-    client.log_in();
+    client.say("USER alice@demo.test\r\nPASS demo\r\n");
+    client.read_to("+OK maildrop has ");
+    client
+}
+
+#[test]
+fn what_imap_expunges_meanwhile_is_still_read() {
+    let kit = Kit::new();
+    let world = world_with(&kit, 3);
+    let mut client = logged_in(&world);
     world.with_account(async |account| {
         account.remove(MailboxId::INBOX, &[Uid(1), Uid(3)]).await.expect("expunged");
     });
@@ -63,14 +128,12 @@ fn what_imap_expunges_meanwhile_is_still_read() {
 
 #[test]
 fn quit_tells_when_the_disk_fails() {
-    let world = World::new();
-    let mut world = SimulatedWorld::new(&world, 0, true);
-    world.deliver(2);
-    let mut client = world.client();
-    client.log_in();
+    let kit = Kit::new();
+    let world = world_with(&kit, 2);
+    let mut client = logged_in(&world);
     client.say("DELE 1\r\n");
     client.expect("+OK message deleted\r\n");
-    world.device().inject(Faults { failed_syncs: (0..1000).collect(), ..Faults::default() });
+    world.device.inject(Faults { failed_syncs: (0..1000).collect(), ..Faults::default() });
     client.say("QUIT\r\n");
     client.expect("-ERR [SYS/TEMP] the messages could not be deleted, try again later\r\n");
     assert_eq!(world.uids(), [1, 2], "nothing unsynced is seen");
@@ -78,30 +141,26 @@ fn quit_tells_when_the_disk_fails() {
 
 #[test]
 fn a_lost_connection_unlocks_and_deletes_nothing() {
-    let world = World::new();
-    let mut world = SimulatedWorld::new(&world, 0, true);
-    world.deliver(2);
-    let mut client = world.client();
-    client.log_in();
+    let kit = Kit::new();
+    let world = world_with(&kit, 2);
+    let mut client = logged_in(&world);
     client.say("DELE 1\r\n");
     client.expect("+OK message deleted\r\n");
     drop(client);
     world.settle();
-    let mut client = world.client();
-    client.log_in();
+    let mut client = logged_in(&world);
     client.say("STAT\r\n");
     client.expect("+OK 2 77\r\n");
 }
 
 #[test]
 fn a_large_message_comes_whole() {
-    let world = World::new();
-    let mut world = SimulatedWorld::new(&world, 0, true);
+    let kit = Kit::new();
+    let world = world_with(&kit, 0);
     let line = format!(".{}\r\n", "x".repeat(76));
     let message = format!("Subject: large\r\n\r\n{}", line.repeat(30_000));
-    world.deliver_text(&message);
-    let mut client = world.client();
-    client.log_in();
+    world.deliver(&message);
+    let mut client = logged_in(&world);
     client.say("RETR 1\r\n");
     let expected = format!(
         "+OK {} octets\r\nSubject: large\r\n\r\n{}.\r\n",

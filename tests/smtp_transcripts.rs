@@ -2,9 +2,11 @@
 //! virtual clock: whole, octet by octet, and cut in two everywhere. And what a transcript cannot
 //! say: what arrived in the mailboxes, failing disks, the spool.
 
+mod demo_server;
 mod smtp_world;
 mod transcript;
 
+use demo_server::DemoServer;
 use ringmail::{runtime::device::memory::Faults, service::smtp::ListenerKind};
 use smtp_world::{ALICE, BOB, Choices, Ground, World};
 use transcript::{Split, Transcript};
@@ -25,6 +27,27 @@ fn transcripts() {
         play(Split::Every);
         (1..file.client_octets()).for_each(|position| play(Split::At(position)));
     }
+}
+
+/// The real binary and real ports. Files whose settings or SIZE the demo does not have stay in memory.
+#[test]
+fn transcripts_over_sockets() {
+    let mut played = 0;
+    for file in &Transcript::folder("smtp") {
+        let own_settings = ["sockets", "plaintext", "recipients_max", "bare_newline"];
+        if own_settings.iter().any(|name| file.setting(name).is_some()) {
+            continue;
+        }
+        let port = match file.setting("listener") {
+            Some("lmtp") => demo_server::LMTP,
+            Some("submission") => demo_server::SUBMISSION,
+            _ => demo_server::SMTP,
+        };
+        let mut server = DemoServer::start(port);
+        file.play(&mut server, Split::Whole);
+        played += 1;
+    }
+    assert!(played > 10, "played only {played} transcripts");
 }
 
 /// Hello, sender and recipients; answers after the last reply.

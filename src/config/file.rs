@@ -175,6 +175,10 @@ pub struct StoreSection {
     pub mailboxes_per_account: usize,
 }
 
+/// Connections that each shard of a demo serves: two shards stay below the 20,000 descriptors that a
+/// plain shell may have.
+const DEMO_CONNECTIONS: usize = 9_000;
+
 /// The domain of `ringmail demo`.
 pub const DEMO_DOMAIN: &str = "demo.test";
 
@@ -363,7 +367,7 @@ impl Settings {
         let store = StoreSection::default();
         let partitions = partitions.map_or(store.partitions.clone(), |n| Spanned::new(0..0, n));
         Some(Settings {
-            hostname: Spanned::new(0..0, "localhost".to_owned()),
+            hostname: Spanned::new(0..0, format!("mail.{DEMO_DOMAIN}")),
             domains: Spanned::new(0..0, vec![DEMO_DOMAIN.to_owned()]),
             data_dir: data_dir.to_owned(),
             users_file: None,
@@ -377,7 +381,11 @@ impl Settings {
                     key: data_dir.join("key.pem"),
                 },
             )),
-            runtime: RuntimeSection { shards, ..RuntimeSection::default() },
+            runtime: RuntimeSection {
+                shards,
+                connections_per_shard: DEMO_CONNECTIONS,
+                ..RuntimeSection::default()
+            },
             store: StoreSection { partitions, ..store },
             smtp: SmtpSection::default(),
             pop3: Pop3Section::default(),

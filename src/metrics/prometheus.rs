@@ -35,7 +35,7 @@ pub fn render_prometheus(shards: &[(u16, MetricsSnapshot)]) -> String {
     connections(&mut page, shards, "connections_open", "gauge", "Connections now open.", |it| {
         it.open
     });
-    let help = "Connections accepted.";
+    let help = "Connections accepted, or taken over from another shard.";
     connections(&mut page, shards, "connections_total", "counter", help, |it| it.total);
     command_latencies(&mut page, shards);
     plain_family(&mut page, shards, "counter", |snapshot| &snapshot.counters);

@@ -54,14 +54,19 @@ async fn refuse(mut connection: Connection, shard: Rc<Shard>, service: Service) 
 }
 
 async fn pop3_session(connection: Connection, shard: Rc<Shard>) {
-    let pop3::Outcome::HandOver(connection, state) = pop3::run(connection, shard.clone()).await
-    else {
-        return;
-    };
+    let outcome = pop3::run(connection, shard.clone()).await;
+    pop3_hand_over(outcome, shard).await;
+}
+
+/// A log-in that the owner refused ([IN-USE]) may be followed by one to an account elsewhere: the
+/// connection goes on moving.
+async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
+    let pop3::Outcome::HandOver(connection, state) = outcome else { return };
     let owner = shard.owner_of(state.identity.account);
-    let resume = |connection, owner, state: Pop3Handover| -> LocalFuture<'static, ()> {
+    let resume = |connection, owner: Rc<Shard>, state: Pop3Handover| -> LocalFuture<'static, ()> {
         Box::pin(async move {
-            pop3::resume(connection, owner, state).await;
+            let outcome = pop3::resume(connection, owner.clone(), state).await;
+            Box::pin(pop3_hand_over(outcome, owner)).await;
         })
     };
     if let Err((connection, _)) = hand_over(&shard, owner, connection, state, resume).await {
@@ -70,14 +75,17 @@ async fn pop3_session(connection: Connection, shard: Rc<Shard>) {
 }
 
 async fn imap_session(connection: Connection, shard: Rc<Shard>) {
-    let imap::Outcome::HandOver(connection, state) = imap::run(connection, shard.clone()).await
-    else {
-        return;
-    };
+    let outcome = imap::run(connection, shard.clone()).await;
+    imap_hand_over(outcome, shard).await;
+}
+
+async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>) {
+    let imap::Outcome::HandOver(connection, state) = outcome else { return };
     let owner = shard.owner_of(state.identity.account);
-    let resume = |connection, owner, state: ImapHandover| -> LocalFuture<'static, ()> {
+    let resume = |connection, owner: Rc<Shard>, state: ImapHandover| -> LocalFuture<'static, ()> {
         Box::pin(async move {
-            imap::resume(connection, owner, state).await;
+            let outcome = imap::resume(connection, owner.clone(), state).await;
+            Box::pin(imap_hand_over(outcome, owner)).await;
         })
     };
     if let Err((connection, state)) = hand_over(&shard, owner, connection, state, resume).await {

@@ -11,7 +11,7 @@ use super::{
     effect::Effect,
     error::StoreError,
     mailbox::{Mailbox, MailboxStatus},
-    namespace::{MailboxInfo, NameLimits, SpecialUse, normalise},
+    namespace::{MailboxInfo, NameLimits, Renaming, SpecialUse, normalise},
     partition::{Change, Changes, Delivered, DeliveryTarget, Inner, TRANSACTION_MESSAGES_MAX},
     snapshot::{Message, MessageBody},
     state::{AccountCell, AccountState},
@@ -171,7 +171,7 @@ impl Account {
             return self.rename_inbox(target).await;
         }
         self.inner.log.room().await?;
-        let (account, (superiors, renames)) = {
+        let (account, Renaming { superiors, renames }) = {
             let state = self.cell.state.borrow();
             (state.id, state.pending_names.plan_rename(source, target, self.name_limits())?)
         };

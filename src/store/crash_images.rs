@@ -526,6 +526,10 @@ async fn extract(
             }
             let view = account.select(info.id, false).await.map_err(|e| e.to_string())?;
             let snapshot = view.current().ok_or("mailbox without messages table")?;
+            let distinct: BTreeSet<&String> = snapshot.keywords().iter().collect();
+            if distinct.len() != snapshot.keywords().len() {
+                return Err(format!("keywords defined twice: {:?}", snapshot.keywords()));
+            }
             let mut counted =
                 MailboxStatus { recent: snapshot.status().recent, ..snapshot.status() };
             (counted.messages, counted.unseen, counted.deleted, counted.size) = (0, 0, 0, 0);

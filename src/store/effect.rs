@@ -601,10 +601,9 @@ pub(super) mod tests {
     fn resolved(mut effect: Effect, here: (Lsn, u32)) -> Effect {
         if let Effect::Message { message: Message { body, .. }, .. } | Effect::Spool { body, .. } =
             &mut effect
+            && body.lsn == BODY_HERE
         {
-            if body.lsn == BODY_HERE {
-                (body.lsn, body.entry_len) = here;
-            }
+            (body.lsn, body.entry_len) = here;
         }
         effect
     }
@@ -625,10 +624,10 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn garbage_never_panics(mut effects in vec(any_effect(), 1..3), cut in any::<usize>(),
+        fn garbage_never_panics(effects in vec(any_effect(), 1..3), cut in any::<usize>(),
                                 flip in any::<(usize, u8)>()) {
             let mut payload = Vec::new();
-            encode_effects(effects.drain(..).collect::<Vec<_>>().iter(), &mut payload);
+            encode_effects(effects.iter(), &mut payload);
             let at = flip.0 % payload.len();
             payload[at] ^= flip.1;
             payload.truncate(cut % (payload.len() + 1));

@@ -105,6 +105,14 @@ fn validate(name: &str, name_max: usize) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What renaming a mailbox comes to.
+pub(super) struct Renaming {
+    /// Mailboxes to create first.
+    pub superiors: Vec<NewMailbox>,
+    /// New names of the mailbox and all below it.
+    pub renames: Vec<(MailboxId, String)>,
+}
+
 /// Limits that creating and renaming obey.
 #[derive(Clone, Copy)]
 pub(super) struct NameLimits {
@@ -218,14 +226,13 @@ impl Namespace {
         Ok(id)
     }
 
-    /// The new names of `source` and all below it, and the superiors to create first. Not for
-    /// INBOX, whose renaming moves messages instead.
+    /// Not for INBOX, whose renaming moves messages instead.
     pub fn plan_rename(
         &self,
         source: &str,
         target: &str,
         limits: NameLimits,
-    ) -> Result<(Vec<NewMailbox>, Vec<(MailboxId, String)>), StoreError> {
+    ) -> Result<Renaming, StoreError> {
         let (source, target) = (normalise(source), normalise(target));
         let id = self.find(&source).ok_or(StoreError::NoSuchMailbox)?;
         validate(&target, limits.name_max)?;
@@ -245,7 +252,7 @@ impl Namespace {
         if self.by_id.len() + superiors.len() > limits.mailboxes_max {
             return Err(StoreError::Limit("mailboxes per account"));
         }
-        Ok((superiors, renames))
+        Ok(Renaming { superiors, renames })
     }
 
     pub fn check_subscription(&self, name: &str, name_max: usize) -> Result<(), StoreError> {
@@ -363,7 +370,7 @@ mod tests {
     }
 
     fn rename(namespace: &mut Namespace, source: &str, target: &str) -> Result<(), StoreError> {
-        let (superiors, renames) = namespace.plan_rename(source, target, LIMITS)?;
+        let Renaming { superiors, renames } = namespace.plan_rename(source, target, LIMITS)?;
         for mailbox in superiors {
             namespace.apply(&Effect::CreateMailbox { account: ACCOUNT, mailbox });
         }

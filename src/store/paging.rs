@@ -12,7 +12,7 @@ use super::{
     error::StoreError,
     mailbox::Mailbox,
     page::decode_account,
-    partition::{Inner, undecodable},
+    partition::{Inner, LoggedEffects, undecodable},
     run::{RunRecord, RunRef, TableBuilder, decode_run},
     snapshot::{MessageTable, Published},
     state::{AccountCell, AccountState},
@@ -57,7 +57,7 @@ impl Inner {
         &self,
         id: AccountId,
         page: Option<Lsn>,
-        replayed: Option<&Vec<(Lsn, Effect)>>,
+        replayed: Option<&LoggedEffects>,
     ) -> Result<AccountState, StoreError> {
         let mut state = AccountState::new(id);
         if let Some(lsn) = page {

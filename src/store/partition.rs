@@ -107,6 +107,9 @@ pub(super) struct Change {
 /// The changes of one entry. Nearly always one.
 pub(super) type Changes = SmallVec<[Change; 1]>;
 
+/// Effects with the LSNs of their entries, in order.
+pub(super) type LoggedEffects = Vec<(Lsn, Effect)>;
+
 /// What the clones of a [`Partition`] share.
 pub(super) struct Inner {
     pub options: StoreOptions,
@@ -117,7 +120,7 @@ pub(super) struct Inner {
     /// Where the pages of all accounts lie.
     pub directory: RefCell<PageDirectory>,
     /// Effects of the last start's replay for accounts not loaded since.
-    pub replayed: RefCell<HashMap<AccountId, Rc<Vec<(Lsn, Effect)>>>>,
+    pub replayed: RefCell<HashMap<AccountId, Rc<LoggedEffects>>>,
     pub standing: RefCell<Standing>,
     /// Entries appended and not yet durable, in order.
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
@@ -355,8 +358,8 @@ async fn load_checkpoint(recovered: &Recovered) -> Result<(PageDirectory, Standi
 /// Effects found in the log after the last checkpoint, sorted by whom they concern.
 #[derive(Default)]
 struct Replayed {
-    accounts: HashMap<AccountId, Vec<(Lsn, Effect)>>,
-    standing: Vec<(Lsn, Effect)>,
+    accounts: HashMap<AccountId, LoggedEffects>,
+    standing: LoggedEffects,
 }
 
 impl Replayed {

@@ -26,7 +26,12 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
     data_dir::make_directory(&dir).with_context(|| format!("{}: cannot create", dir.display()))?;
     data_dir::refuse_if_running(&dir)?;
     UsersFile::ensure_demo(&dir.join("users"), DEMO_DOMAIN, users as usize)?;
-    let fresh = SelfSigned::generate(&["localhost", DEMO_DOMAIN, "127.0.0.1"])?;
+    let fresh = SelfSigned::generate(&[
+        "localhost",
+        DEMO_DOMAIN,
+        &format!("mail.{DEMO_DOMAIN}"),
+        "127.0.0.1",
+    ])?;
     for (name, pem) in [("certificate.pem", &fresh.chain_pem), ("key.pem", &fresh.key_pem)] {
         let path = dir.join(name);
         data_dir::write_durably(&path, pem.as_bytes())

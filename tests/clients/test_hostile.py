@@ -249,8 +249,10 @@ class Hostile(unittest.TestCase):
     def test_a_huge_sequence_set(self):
         self.deliver(b"Subject: one\r\n\r\nbody")
         client = self.imap(select=True)
-        client.send(b"c FETCH 1:4294967295 FLAGS\r\n")
-        self.assertIn(b"c OK", client.tagged(b"c"))
+        # RFC 3501 9: a sequence number above EXISTS is an error; a UID is not (6.4.8).
+        client.send(b"c FETCH 1:4294967295 FLAGS\r\ne UID FETCH 1:4294967295 FLAGS\r\n")
+        self.assertIn(b"c BAD", client.tagged(b"c"))
+        self.assertIn(b"e OK", client.tagged(b"e"))
         client.send(b"d UID FETCH " + b",".join(b"%d:*" % n for n in range(1, 8000)) + b" FLAGS\r\n")
         self.assertRegex(client.tagged(b"d"), rb"d (OK|BAD|NO)")
 

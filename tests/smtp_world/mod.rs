@@ -103,15 +103,15 @@ impl Default for Choices {
 impl Choices {
     /// From the `@set` lines of a file.
     pub fn of(file: &Transcript) -> Choices {
-        let mut choices = Choices::default();
-        choices.listener = match file.setting("listener") {
+        let listener = match file.setting("listener") {
             None | Some("smtp") => ListenerKind::Smtp,
             Some("submission") => ListenerKind::Submission,
             Some("lmtp") => ListenerKind::Lmtp,
             Some(other) => panic!("@set listener {other}"),
         };
-        choices.deadlines = file.setting("sockets") == Some("no");
-        choices.plaintext_auth = file.setting("plaintext") != Some("no");
+        let plaintext_auth = file.setting("plaintext") != Some("no");
+        let deadlines = file.setting("sockets") == Some("no");
+        let mut choices = Choices { listener, plaintext_auth, deadlines, ..Choices::default() };
         if file.setting("bare_newline") == Some("normalise") {
             choices.limits.bare_newline = BareNewline::Normalise;
         }

@@ -13,12 +13,14 @@ use std::{
     time::Duration,
 };
 
+use argon2::password_hash::{PasswordHasher, SaltString};
 use ringmail::{
     directory::{
-        Directory, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits, SharedDirectory,
+        Directory, DirectoryOptions, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits,
+        SharedDirectory, UsersFile,
     },
     metrics::ShardMetrics,
-    model::{AccountId, PartitionId, ShardId},
+    model::{AccountId, Flags, MailboxId, PartitionId, ShardId},
     runtime::{
         LocalFuture,
         connection::{Connection, TlsMode},
@@ -30,7 +32,7 @@ use ringmail::{
         tls::{SelfSigned, TlsContext},
     },
     service::{ServiceOptions, Shard},
-    store::{Partition, StoreOptions},
+    store::{Account, Partition, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 
@@ -48,6 +50,21 @@ pub struct Kit {
     directory: Directory,
     tls: Arc<TlsContext>,
     client_config: Arc<rustls::ClientConfig>,
+}
+
+/// Alice and bob with hashes that cost nothing, since wrong passwords are hashed each time.
+fn accounts() -> DirectorySnapshot {
+    let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
+    let hasher = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let salt = SaltString::from_b64("c2FsdHNhbHQ").expect("salt");
+    let hash = hasher.hash_password(b"demo", &salt).expect("hash").to_string();
+    let mut file = UsersFile::new();
+    for name in ["alice", "bob"] {
+        file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
+    }
+    let options =
+        DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };
+    DirectorySnapshot::new(&file, &options).expect("snapshot")
 }
 
 /// Hashes at once: the simulated executor knows no other threads.
@@ -70,8 +87,7 @@ impl Kit {
         roots.add(certificate).expect("root");
         let client_config =
             rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let snapshot = DirectorySnapshot::demo("demo.test", 0);
-        let shared = SharedDirectory::new(snapshot, PeerLimits::default());
+        let shared = SharedDirectory::new(accounts(), PeerLimits::default());
         Kit {
             simulation: Simulation::new(1),
             directory: Directory::new(shared, Rc::new(AtOnce)),
@@ -128,6 +144,43 @@ impl<'k> SimulatedWorld<'k> {
         self.shards[0].local_partition(ALICE).expect("shard 0 owns it").clone()
     }
 
+    pub fn with_account<T>(&self, work: impl AsyncFnOnce(&Account) -> T) -> T {
+        let partition = self.alices_partition();
+        self.kit.simulation.run_until(async {
+            let account = partition.account(ALICE).await.expect("account");
+            work(&account).await
+        })
+    }
+
+    /// Puts a message into alice's INBOX.
+    pub fn deliver(&self, message: &str) {
+        let now = self.shards[0].executor.now();
+        let partition = self.alices_partition();
+        self.with_account(async |account| {
+            let mut writer = partition.stage();
+            writer.write(message.as_bytes()).await.expect("written");
+            let body = writer.finish(Vec::new()).await.expect("staged");
+            account
+                .append(MailboxId::INBOX, body, Flags::default(), &[], now)
+                .await
+                .expect("appended");
+        });
+    }
+
+    /// UIDs in alice's INBOX.
+    pub fn uids(&self) -> Vec<u32> {
+        self.with_account(async |account| {
+            let view = account.select(MailboxId::INBOX, false).await.expect("selected");
+            let snapshot = view.current().expect("there");
+            snapshot.iter_from(0).map(|message| message.uid.0).collect()
+        })
+    }
+
+    /// Lets the server do all it can without time passing.
+    pub fn settle(&self) {
+        self.kit.simulation.run_idle();
+    }
+
     pub fn client(&self) -> Client {
         let tls = TlsMode::Upgrade(self.kit.tls.clone());
         let (connection, peer) = Connection::memory_tls(&tls).expect("connection");
@@ -137,14 +190,26 @@ impl<'k> SimulatedWorld<'k> {
             simulation: self.kit.simulation.clone(),
             peer,
             tls: None,
+            unread: Vec::new(),
             client_config: self.kit.client_config.clone(),
         }
     }
 }
 
+/// Ends the partitions' tasks: the simulation goes on with other worlds.
+impl Drop for SimulatedWorld<'_> {
+    fn drop(&mut self) {
+        for partition in self.shards.iter().flat_map(|shard| &shard.partitions).flatten() {
+            // Fails where the test made the disk fail.
+            let _ = self.kit.simulation.run_until(partition.close());
+        }
+        self.kit.simulation.run_idle();
+    }
+}
+
 fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
-    let options = StoreOptions { partition, segment_size: 8 << 20, ..StoreOptions::default() };
+    let options = StoreOptions { partition, segment_size: 1 << 20, ..StoreOptions::default() };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
     let (partition, _report) =
         simulation.run_until(Partition::open(device, executor, options)).expect("opens");
@@ -168,6 +233,8 @@ pub struct Client {
     simulation: Simulation,
     pub peer: MemoryPeer,
     tls: Option<rustls::ClientConnection>,
+    /// Received, and not yet expected.
+    unread: Vec<u8>,
     client_config: Arc<rustls::ClientConfig>,
 }
 
@@ -178,7 +245,7 @@ impl Client {
 
     /// What the server says up to and including a line that begins with `start`.
     pub fn read_to(&mut self, start: &str) -> String {
-        let mut found = Vec::new();
+        let mut found = std::mem::take(&mut self.unread);
         loop {
             let text = String::from_utf8_lossy(&found).into_owned();
             let ends = |line: &str| line.starts_with(start);
@@ -189,6 +256,17 @@ impl Client {
             assert!(!more.is_empty(), "closed after {text:.2000}");
             found.extend(more);
         }
+    }
+
+    /// The server's next octets are `text`.
+    pub fn expect(&mut self, text: &str) {
+        while self.unread.len() < text.len() {
+            let more = transcript::Peer::receive(self);
+            assert!(!more.is_empty(), "closed after {:?}", String::from_utf8_lossy(&self.unread));
+            self.unread.extend(more);
+        }
+        let found: Vec<u8> = self.unread.drain(..text.len()).collect();
+        assert!(found == text.as_bytes(), "{:.300}", String::from_utf8_lossy(&found));
     }
 
     fn send_tls(&mut self) {

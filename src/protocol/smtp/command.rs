@@ -301,7 +301,9 @@ mod tests {
 
     #[test]
     fn mail_and_rcpt() {
-        const MAIL: &[(&str, Result<(&str, Option<u64>, BodyKind), CommandError>)] = &[
+        /// Address, size and body.
+        type Mail = (&'static str, Option<u64>, BodyKind);
+        const MAIL: &[(&str, Result<Mail, CommandError>)] = &[
             ("MAIL FROM:<a@b.test>", Ok(("a@b.test", None, BodyKind::SevenBit))),
             ("mail from:<>", Ok(("", None, BodyKind::SevenBit))),
             ("MAIL FROM: <a@b>  SIZE=5", Ok(("a@b", Some(5), BodyKind::SevenBit))),

@@ -282,3 +282,25 @@ fn clip(range: Range<u64>, partial: Option<Partial>) -> Range<u64> {
     let start = range.start.saturating_add(partial.offset).min(range.end);
     start..start.saturating_add(partial.count).min(range.end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partials_are_clipped() {
+        type Case = (Range<u64>, Option<(u64, u64)>, Range<u64>);
+        const CASES: &[Case] = &[
+            (10..20, None, 10..20),
+            (10..20, Some((0, 5)), 10..15),
+            (10..20, Some((5, 100)), 15..20),
+            (10..20, Some((10, 1)), 20..20),
+            (10..20, Some((u64::MAX, u64::MAX)), 20..20),
+            (0..0, Some((0, 1)), 0..0),
+        ];
+        for (range, partial, expected) in CASES {
+            let partial = partial.map(|(offset, count)| Partial { offset, count });
+            assert_eq!(clip(range.clone(), partial), *expected, "{range:?} {partial:?}");
+        }
+    }
+}

@@ -117,3 +117,30 @@ pub(super) fn attribute_of_use(special_use: SpecialUse) -> UseAttribute {
         SpecialUse::Trash => UseAttribute::Trash,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_names() {
+        const CASES: &[(&str, Option<&str>)] = &[
+            ("a", Some("a")),
+            ("a/b/", Some("a/b")),
+            ("iNbOx/a", Some("INBOX/a")),
+            ("Entw&APw-rfe", Some("Entwürfe")),
+            ("", None),
+            ("/", None),
+            ("/a", None),
+            ("a//b", None),
+            ("a%", None),
+            ("a*b", None),
+            ("a&", None),
+            ("a\tb", None),
+        ];
+        for (name, expected) in CASES {
+            let named = new_name(&MailboxName(name.as_bytes().into())).ok();
+            assert_eq!(named.as_deref(), *expected, "{name:?}");
+        }
+    }
+}

@@ -184,3 +184,17 @@ pub(super) async fn lsub(
 fn ancestors(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices(SEPARATOR).filter_map(|(end, _)| name.get(..end))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn superior_levels() {
+        const CASES: &[(&str, &[&str])] =
+            &[("a", &[]), ("a/b", &["a"]), ("a/b/c", &["a", "a/b"]), ("ü/x", &["ü"])];
+        for (name, expected) in CASES {
+            assert_eq!(ancestors(name).collect::<Vec<_>>(), *expected, "{name}");
+        }
+    }
+}

@@ -4,15 +4,20 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::reply::Failure;
 use crate::{
-    protocol::mime::{Summarizer, Summary},
+    protocol::{
+        imap::Code,
+        mime::{Summarizer, Summary},
+    },
     store::{Account, BODY_CHUNK, MessageBody},
 };
 
 /// A header longer than this is cut here where it has to be in memory whole (HEADER.FIELDS, and
 /// header keys of SEARCH).
-const HEADER_MAX: u64 = 1024 * 1024;
+const HEADER_MAX: u64 = 256 * 1024;
 
 pub(super) struct MessageReader<'a> {
     account: &'a Account,
@@ -40,11 +45,11 @@ impl<'a> MessageReader<'a> {
 
     /// The next piece of `range`; empty only if `range` is. Pieces end where the store's chunks do,
     /// so that no chunk is read and checked twice.
-    pub async fn piece(&self, range: &Range<u64>) -> Result<bytes::Bytes, Failure> {
+    pub async fn piece(&self, range: &Range<u64>) -> Result<Bytes, Failure> {
         let in_chunk = BODY_CHUNK as u64 - range.start % BODY_CHUNK as u64;
         let len = range.end.saturating_sub(range.start).min(in_chunk) as usize;
         if len == 0 {
-            return Ok(bytes::Bytes::new());
+            return Ok(Bytes::new());
         }
         let piece = self.account.read_body(&self.body, range.start, len).await?;
         if piece.is_empty() { Err(unreadable()) } else { Ok(piece) }
@@ -75,5 +80,5 @@ impl<'a> MessageReader<'a> {
 }
 
 fn unreadable() -> Failure {
-    Failure::no(crate::protocol::imap::Code::ServerBug, "The message cannot be read")
+    Failure::no(Code::ServerBug, "The message cannot be read")
 }

@@ -1,4 +1,4 @@
-//! IMAP4rev1 sessions (RFC 3501 and the extensions in docs/rfc_imap.md): the loop and the commands.
+//! IMAP4rev1 sessions (RFC 3501 and the extensions in docs/rfc.md): the loop and the commands.
 //!
 //! The acceptor calls [`run`] with each connection; when the account that logged in lives on
 //! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:

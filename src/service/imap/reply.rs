@@ -147,3 +147,29 @@ impl From<ConnectionError> for Leave {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(error: StoreError, expected: Code<'static>) {
+        match Failure::from(error) {
+            Failure::No { code, .. } => assert_eq!(code, Some(expected)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// RFC 5530: every refusal of the store has a code that clients can act on.
+    #[test]
+    fn every_error_of_the_store_has_a_code() {
+        check(StoreError::NoSuchMailbox, Code::NonExistent);
+        check(StoreError::MailboxExists, Code::AlreadyExists);
+        check(StoreError::NotPermitted("no"), Code::Cannot);
+        check(StoreError::Limit("keywords"), Code::Limit);
+        check(StoreError::Full, Code::Unavailable);
+        check(StoreError::Poisoned, Code::Unavailable);
+        let (segment, what) = (String::new(), String::new());
+        check(StoreError::Corrupt { segment, offset: 0, what }, Code::Corruption);
+    }
+}

@@ -18,6 +18,10 @@ use crate::{
     store::Message,
 };
 
+/// Strings that one SEARCH may look for in headers and texts; more is refused with `NO [LIMIT]`,
+/// since each is looked for in every message.
+const STRINGS_MAX: usize = 64;
+
 const SECONDS_PER_DAY: i64 = 86_400;
 
 pub(super) enum Key {
@@ -118,6 +122,9 @@ impl Query {
         };
         let key = compiler.key(key);
         let Compiler { headers, needles, mod_seq, .. } = compiler;
+        if headers.len() + needles.len() > STRINGS_MAX {
+            return Err(Failure::no(Code::Limit, "Too many strings to search for"));
+        }
         Ok(Query { key, headers, needles, mod_seq })
     }
 

@@ -70,8 +70,7 @@ pub(super) async fn close(session: &mut Session) -> Reply {
     let selected = session.selected()?;
     if !selected.read_only {
         let mailbox = selected.mailbox();
-        // Nothing marked in the state last told may still mean something marked since: the store
-        // looks, at no cost when there is nothing.
+        // All that is marked, by others too; the store keeps count, so none costs nothing.
         session.account()?.expunge(mailbox, None).await?;
     }
     session.selected = None;

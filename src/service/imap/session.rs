@@ -18,7 +18,8 @@ use crate::{
     metrics::Protocol,
     model::Timestamp,
     protocol::imap::{
-        Code, Command, Frame, Framer, Limits, State, Status, Writer, capability, parse, tag_of,
+        Code, Command, CommandKind, Frame, Framer, Limits, State, Status, Writer, capability,
+        parse, tag_of,
     },
     runtime::connection::{Connection, ConnectionError},
     service::{ServiceOptions, Shard},
@@ -182,6 +183,11 @@ impl Session {
         Duration::from_micros(u64::try_from(left).unwrap_or(0))
     }
 
+    fn since(&self, started: Timestamp) -> Duration {
+        let elapsed = self.shard.executor.now().0.saturating_sub(started.0);
+        Duration::from_micros(u64::try_from(elapsed).unwrap_or(0))
+    }
+
     /// The client is active. Before login that earns it no more time: a stranger's NOOPs must not
     /// keep a connection open.
     pub fn restart_deadline(&mut self) {
@@ -300,8 +306,11 @@ impl Session {
         } else {
             Err(Failure::bad(row.refusal(state)))
         };
-        let elapsed = self.shard.executor.now().0.saturating_sub(started.0);
-        let elapsed = Duration::from_micros(u64::try_from(elapsed).unwrap_or(0));
+        // How long a client idles says nothing about us.
+        let elapsed = match row.kind {
+            CommandKind::Idle => Duration::ZERO,
+            _ => self.since(started),
+        };
         self.shard.metrics.command(Protocol::Imap, row.name, elapsed);
         let bad = matches!(reply, Err(Failure::Bad(_)));
         if reply.is_ok() {

@@ -8,7 +8,6 @@
 use super::{
     dispatch::Updates,
     reply::{Failure, Leave},
-    selected::Selected,
     session::Session,
 };
 use crate::{
@@ -63,13 +62,8 @@ impl FlagEdit {
     }
 }
 
-/// A FETCH response about flags, owed to the client.
-struct FlagNews {
-    number: u32,
-    message: Message,
-    /// False if only the mod-sequence is news.
-    flags: bool,
-}
+/// Changed messages looked at before other sessions get their turn.
+const CHANGES_PER_TURN: usize = 256;
 
 impl Session {
     /// Tells what others (and this session's own command) changed, as far as `updates` allows.
@@ -97,52 +91,40 @@ impl Session {
         let Some(newer) = selected.view.current() else {
             return Err(Failure::Leave(Leave::Bye("The selected mailbox was deleted")));
         };
-        let difference = selected.told().difference(&newer);
-        let news = flag_news(selected, &newer, &difference, own, self.condstore);
-        let keywords = difference.keywords;
+        let before = selected.told().clone();
+        let difference = before.difference(&newer);
         let lost = selected.expunge_pending() || !difference.expunged.is_empty();
-        if keywords {
-            self.tell_keywords(newer.keywords());
-        }
         if lost && !expunges {
             // Numbers stay; what is new waits with the expunges, since it would be numbered wrongly.
-            if let Some(selected) = &mut self.selected {
-                selected.advance_flags(newer.clone());
-            }
-            return Ok(self.tell_flags(&news, newer.keywords(), uid).await?);
+            selected.advance_flags(newer.clone());
+        } else {
+            self.tell_numbers(&newer, &difference).await?;
         }
-        let news = self.tell_numbers(&newer, &difference, news).await?;
-        Ok(self.tell_flags(&news, newer.keywords(), uid).await?)
+        if difference.keywords {
+            self.tell_keywords(newer.keywords());
+        }
+        let news = FlagNews { before: &before, newer: &newer, own, uid };
+        Ok(self.tell_flags(&news, &difference.changed).await?)
     }
 
     /// Moves on to `newer`: EXPUNGE from the highest number down, so that no number shifts another,
-    /// then EXISTS and RECENT. Answers `news` in the new numbers.
+    /// then EXISTS and RECENT.
     async fn tell_numbers(
         &mut self,
         newer: &Snapshot,
         difference: &Difference,
-        mut news: Vec<FlagNews>,
-    ) -> Result<Vec<FlagNews>, ConnectionError> {
-        let Some(selected) = &mut self.selected else { return Ok(news) };
-        let pending;
+    ) -> Result<(), ConnectionError> {
+        let Some(selected) = &mut self.selected else { return Ok(()) };
+        let since_numbered;
         let (expunged, added) = if selected.expunge_pending() {
-            pending = selected.numbering().difference(newer);
-            (&pending.expunged, pending.added)
+            since_numbered = selected.numbering().difference(newer);
+            (&since_numbered.expunged, since_numbered.added)
         } else {
             (&difference.expunged, difference.added)
         };
         selected.claim_recent(newer);
         selected.advance(newer.clone());
         let recent = selected.recent_count(newer);
-        if !expunged.is_empty() {
-            news.retain_mut(|item| match newer.index_of(item.message.uid) {
-                Some(index) => {
-                    item.number = index as u32 + 1;
-                    true
-                }
-                None => false,
-            });
-        }
         for &index in expunged.iter().rev() {
             self.writer().expunge(index as u32 + 1);
             self.flush_if_full().await?;
@@ -151,28 +133,38 @@ impl Session {
             self.writer().exists(newer.len() as u32);
             self.writer().recent(recent as u32);
         }
-        Ok(news)
+        Ok(())
     }
 
+    /// FETCH responses for those of `changed` (indexes in the newer snapshot) that are news.
     async fn tell_flags(
         &mut self,
-        news: &[FlagNews],
-        keywords: &[String],
-        uid: bool,
+        news: &FlagNews<'_>,
+        changed: &[usize],
     ) -> Result<(), ConnectionError> {
-        let condstore = self.condstore;
-        for item in news {
-            let recent = self.selected.as_ref().is_some_and(|it| it.is_recent(item.message.uid));
+        for (count, &index) in changed.iter().enumerate() {
+            if count % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
+                self.shard.executor.yield_now().await;
+            }
+            let Some(message) = news.newer.get(index) else { continue };
+            let Some(selected) = &self.selected else { break };
+            // Messages that came while an expunge is pending have no number yet.
+            let Some(number) = selected.numbering().index_of(message.uid) else { continue };
+            let (flags, mod_seq) = news.about(message, self.condstore);
+            if !(flags || mod_seq) {
+                continue;
+            }
+            let recent = selected.is_recent(message.uid);
             let out = self.connection.output();
-            let mut response = FetchResponse::begin(out, item.number);
-            if uid {
-                response.uid(out, item.message.uid);
+            let mut response = FetchResponse::begin(out, number as u32 + 1);
+            if news.uid {
+                response.uid(out, message.uid);
             }
-            if item.flags {
-                response.flags(out, item.message.flags, keywords, recent);
+            if flags {
+                response.flags(out, message.flags, news.newer.keywords(), recent);
             }
-            if condstore {
-                response.mod_seq(out, item.message.mod_seq);
+            if mod_seq {
+                response.mod_seq(out, message.mod_seq);
             }
             response.end(out);
             self.flush_if_full().await?;
@@ -198,30 +190,53 @@ pub(super) fn permanent_flags(keywords: &[String], read_only: bool) -> Code<'_> 
     Code::PermanentFlags { system: !Flags::default(), keywords, more }
 }
 
-/// What `difference` (from `told` to `newer`) means for a client that goes by `numbering`.
-fn flag_news(
-    selected: &Selected,
-    newer: &Snapshot,
-    difference: &Difference,
-    own: Option<OwnChange<'_>>,
-    condstore: bool,
-) -> Vec<FlagNews> {
-    let mut news = Vec::new();
-    for &index in &difference.changed {
-        let Some(message) = newer.get(index) else { continue };
-        let told = selected.told();
-        let before = told.index_of(message.uid).and_then(|index| told.get(index));
-        // Messages that came while an expunge was pending have no number yet.
-        let (Some(before), Some(number)) = (before, selected.numbering().index_of(message.uid))
-        else {
-            continue;
+/// Between what snapshots changes of flags are told.
+struct FlagNews<'a> {
+    before: &'a Snapshot,
+    newer: &'a Snapshot,
+    own: Option<OwnChange<'a>>,
+    /// FETCH responses name the UID.
+    uid: bool,
+}
+
+impl FlagNews<'_> {
+    /// Whether the client has to hear of the message's flags, and of its mod-sequence.
+    fn about(&self, message: &Message, condstore: bool) -> (bool, bool) {
+        let index = self.before.index_of(message.uid);
+        let Some(before) = index.and_then(|index| self.before.get(index)) else {
+            return (true, condstore);
         };
-        let own = own.as_ref().filter(|own| own.uids.binary_search(&message.uid).is_ok());
+        let own = self.own.as_ref().filter(|own| own.uids.binary_search(&message.uid).is_ok());
         let expected = own.map_or(before.flags, |own| own.edit.apply(before.flags));
         let flags = expected != message.flags;
-        if flags || condstore && own.is_none_or(|own| own.mod_seqs) {
-            news.push(FlagNews { number: number as u32 + 1, message: *message, flags });
-        }
+        (flags, condstore && (flags || own.is_none_or(|own| own.mod_seqs)))
     }
-    news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(system: Flags, keywords: &[usize]) -> FlagSet {
+        let mut bits = KeywordSet::default();
+        keywords.iter().for_each(|&keyword| bits.insert(keyword));
+        FlagSet { system, keywords: bits }
+    }
+
+    #[test]
+    fn edits() {
+        let before = flags(Flags::SEEN | Flags::DRAFT, &[1, 70]);
+        let edit = flags(Flags::SEEN | Flags::FLAGGED, &[70, 2]);
+        let all = flags(Flags::SEEN | Flags::DRAFT | Flags::FLAGGED, &[1, 2, 70]);
+        assert_eq!(FlagEdit::Add(edit).apply(before), all);
+        assert_eq!(FlagEdit::Remove(edit).apply(before), flags(Flags::DRAFT, &[1]));
+        assert_eq!(FlagEdit::Replace(edit).apply(before), edit);
+    }
+
+    #[test]
+    fn keywords_are_found_without_case() {
+        let table = ["$Junk".to_owned(), "Work".to_owned()];
+        let named = ["WORK".to_owned(), "unknown".to_owned()];
+        assert_eq!(FlagEdit::bits(Flags::SEEN, &named, &table), flags(Flags::SEEN, &[1]));
+    }
 }

@@ -1,4 +1,4 @@
-//! POP3 sessions (RFC 1939 and the extensions in docs/rfc_pop3.md).
+//! POP3 sessions (RFC 1939 and the extensions in docs/rfc.md).
 //!
 //! The acceptor calls [`run`] with each connection; when the account that logged in lives on
 //! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:

@@ -340,7 +340,8 @@ impl Recovered {
     fn skip(&self, index: usize) -> u64 {
         let started = &self.started[index];
         let skip = self.scan_from.0.saturating_sub(started.segment.base);
-        let inside = skip >= BLOCK as u64 && skip % BLOCK as u64 == 0 && skip < started.len;
+        let inside =
+            skip >= BLOCK as u64 && skip.is_multiple_of(BLOCK as u64) && skip < started.len;
         if inside && started.header.is_some() { skip } else { 0 }
     }
 
