@@ -114,6 +114,28 @@ fn large_messages_stream_to_both_shards() {
     }
 }
 
+/// More of them than shards may have requests under way: they must not use those up.
+#[test]
+fn slow_senders_of_large_messages_keep_nobody_from_the_other_shard() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let piece = "0123456789\r\n".repeat(23_000);
+    let slow: Vec<_> = (0..ringmail::runtime::mesh::CREDITS + 1)
+        .map(|_| {
+            let mut client = world.client();
+            begin(&mut client, "EHLO", &["bob@demo.test"]);
+            transcript::Peer::send(&mut client, piece.as_bytes());
+            transcript::Peer::settle(&mut client);
+            client
+        })
+        .collect();
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["bob@demo.test"]);
+    client.say("x\r\n.\r\n");
+    client.expect("250");
+    assert_eq!(world.inbox(BOB).len(), 1);
+    drop(slow);
+}
+
 fn break_disk(world: &World, shard: usize) {
     let faults = Faults { failed_syncs: (0..1_000_000).collect(), ..Faults::default() };
     world.devices[shard].inject(faults);

@@ -59,6 +59,13 @@ pub struct User {
     pub hash: Arc<str>,
 }
 
+impl UsersFileError {
+    /// The file does not exist, which is not the same as one that cannot be read.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, UsersFileError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// A parsed users file; changes happen here and are then written whole.
 #[derive(Debug)]
 pub struct UsersFile {

@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::chown,
+    os::unix::fs::{chown, lchown},
     path::{Path, PathBuf},
 };
 
@@ -77,6 +77,17 @@ pub fn own_directory(path: &Path, user: &str, group: Option<&str>) -> Result<(),
     chown(path, Some(account.uid.as_raw()), Some(gid.as_raw())).map_err(failed)
 }
 
+/// Gives `path` itself, not what a link there leads to, to `user`, if it exists.
+pub fn own_file(path: &Path, user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
+    let (account, gid) = look_up(user, group)?;
+    match lchown(path, Some(account.uid.as_raw()), Some(gid.as_raw())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(PrivilegeError::Directory { path: path.to_owned(), error })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// No later execve gains privileges by set-user-id bits or file capabilities.
 pub fn forbid_new_privileges() -> Result<(), PrivilegeError> {
     nix::sys::prctl::set_no_new_privs().map_err(|error| failure("set no_new_privs", error))
@@ -114,6 +125,23 @@ mod tests {
         assert!(matches!(error, PrivilegeError::IsRoot(_)), "{error}");
         let error = drop_to("nobody", Some("no-such-group-here")).unwrap_err();
         assert!(matches!(error, PrivilegeError::NoGroup(_)), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_given_away_and_what_it_links_to_is_not() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        if !is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "").unwrap();
+        symlink(&file, &link).unwrap();
+        own_file(&link, "nobody", None).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().uid(), 0);
+        own_file(&file, "nobody", None).unwrap();
+        assert_ne!(fs::metadata(&file).unwrap().uid(), 0);
+        own_file(&folder.path().join("absent"), "nobody", None).unwrap();
     }
 
     /// Runs this test again in a process of its own, since there is no way back. Without root it

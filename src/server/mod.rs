@@ -156,7 +156,11 @@ fn read_users(
     path: &Path,
     options: &crate::directory::DirectoryOptions,
 ) -> Result<DirectorySnapshot> {
-    let file = if path.exists() { UsersFile::load(path)? } else { UsersFile::new() };
+    let file = match UsersFile::load(path) {
+        // Only this: with no accounts for another reason all mail would be refused for good.
+        Err(error) if error.is_absence() => UsersFile::new(),
+        file => file?,
+    };
     DirectorySnapshot::new(&file, options)
         .with_context(|| format!("{}: no account for postmaster", path.display()))
 }
@@ -216,4 +220,19 @@ fn watch_signals(gate: MeshGate<Shard>, state: Arc<Reloadable>) -> Result<Signal
 fn announce() -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "ringmail: ready").and_then(|()| out.flush()).context("standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_file_that_cannot_be_read_is_not_an_absent_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file").join("users");
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let options = crate::directory::DirectoryOptions::default();
+        let error = read_users(&path, &options).err().unwrap();
+        assert!(error.to_string().contains("Not a directory"), "{error:#}");
+    }
 }

@@ -39,11 +39,9 @@ pub use spool::resume_spool;
 const CHUNK_SIZE: usize = crate::store::BODY_CHUNK;
 /// Chunks sent to another shard and not yet taken by it.
 const CHUNKS_IN_FLIGHT: usize = 2;
-/// How long another shard may take to store a whole message that it has.
+/// How long another shard may take to store a whole message that it has, or to begin with one that
+/// comes in chunks.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long another shard waits at most for a message that comes in chunks. The client's own
-/// deadlines end it sooner.
-const STAGE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Why a partition did not take the message. Unlike `StoreError` it can cross shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -115,8 +113,11 @@ enum Stage {
 /// What travels to another shard while a message comes in.
 enum Piece {
     Chunk(Bytes),
-    /// The message is whole; this is its summary.
-    Commit(Bytes),
+    /// The message is whole.
+    Commit {
+        summary: Bytes,
+        delivery_id: Option<u128>,
+    },
 }
 
 /// What becomes of one partition's share once the message is whole. Can cross shards.
@@ -234,25 +235,33 @@ impl Delivery {
                 self.parts[index].stage = self.begin_streaming(index);
             }
             if let Stage::Streaming { chunks, .. } = &self.parts[index].stage {
-                // A receiver that gave up has left its reason in the answer.
+                // A receiver that gave up has left its reason in the answer, if it ever began.
                 let _ = chunks.send(Piece::Chunk(chunk.clone())).await;
             }
         }
     }
 
-    /// Asks the owner of a partition to take chunks until it is told to commit.
+    /// Asks the owner of a partition to take chunks until it is told to commit. The request itself
+    /// ends when the owner has begun: clients who take their time over a large message must not hold
+    /// the credits that log-ins and other mail need.
     fn begin_streaming(&self, index: usize) -> Stage {
         let (chunks, incoming) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let (answered, answer) = oneshot::channel();
         let (shard, order) = (self.shard.clone(), self.order(index, None));
         let owner = shard.owners[usize::from(order.partition.0)];
         let call = async move {
-            let take = move |target: Rc<Shard>| -> LocalFuture<'static, Stored> {
-                Box::pin(take_chunks(target, order, incoming))
+            let begin = move |target: Rc<Shard>| -> LocalFuture<'static, ()> {
+                let executor = target.executor.clone();
+                let staging = async move {
+                    // The session may be gone: then nobody asks.
+                    let _ = answered.send(take_chunks(target, order, incoming).await);
+                };
+                executor.spawn(Priority::Foreground, Box::pin(staging));
+                Box::pin(std::future::ready(()))
             };
-            let stored = shard.mesh.call(owner, STAGE_TIMEOUT, take).await;
-            // The session may be gone: then nobody asks.
-            let _ = answered.send(stored.unwrap_or_else(|error| Err(error.into())));
+            // A request that is not carried out takes its ends of the channels with it, which
+            // `send_pending` and `commit_part` see.
+            let _ = shard.mesh.call(owner, COMMIT_TIMEOUT, begin).await;
         };
         self.shard.executor.spawn(Priority::Foreground, Box::pin(call));
         Stage::Streaming { chunks, answer }
@@ -339,7 +348,8 @@ impl Delivery {
                 if !pending.is_empty() {
                     let _ = chunks.send(Piece::Chunk(pending)).await;
                 }
-                let _ = chunks.send(Piece::Commit(summary)).await;
+                let delivery_id = order.delivery_id;
+                let _ = chunks.send(Piece::Commit { summary, delivery_id }).await;
                 answer.await.unwrap_or(Err(Failure::Unavailable))
             }),
         }
@@ -375,7 +385,7 @@ async fn commit_whole(shard: &Rc<Shard>, order: Order, body: Bytes, summary: Byt
 /// means that there will be no message.
 async fn take_chunks(
     shard: Rc<Shard>,
-    order: Order,
+    mut order: Order,
     mut incoming: mpsc::Receiver<Piece>,
 ) -> Stored {
     let partition = owned_partition(&shard, order.partition)?;
@@ -383,7 +393,8 @@ async fn take_chunks(
     loop {
         match incoming.recv().await {
             Some(Piece::Chunk(chunk)) => writer.write(&chunk).await?,
-            Some(Piece::Commit(summary)) => {
+            Some(Piece::Commit { summary, delivery_id }) => {
+                order.delivery_id = delivery_id;
                 return commit_here(&partition, writer, summary.to_vec(), &order).await;
             }
             None => return Err(Failure::Unavailable),

@@ -38,7 +38,7 @@ fn check_config(path: &Path) -> Result<()> {
             }
             println!("{}: {} accounts", users_path.display(), file.users().count());
         }
-        Err(_) if !users_path.exists() => {
+        Err(error) if error.is_absence() => {
             println!("{}: absent: no accounts yet", users_path.display());
         }
         Err(error) => problems.push(error.to_string()),

@@ -12,7 +12,8 @@ use ringmail::{
     config::Settings,
     control,
     directory::{self, UsersFile, UsersFileError, parse_import},
-    server::data_dir::DataDirectory,
+    runtime::privilege,
+    server::data_dir::{DataDirectory, make_directory},
 };
 
 use super::Usage;
@@ -32,29 +33,41 @@ pub fn user(verb: UserVerb) -> Result<()> {
 struct Accounts {
     users_file: PathBuf,
     control_socket: PathBuf,
+    /// User and group of the server, which must be able to read what root makes here.
+    owner: Option<(String, Option<String>)>,
 }
 
 impl Accounts {
     fn find(place: &Place) -> Result<Accounts> {
-        let (users_file, data_dir) = match (&place.config, &place.dir) {
+        let (users_file, data_dir, owner) = match (&place.config, &place.dir) {
             (Some(config), _) => {
                 let settings = Settings::load(config)?;
-                (settings.users_path(), settings.data_dir)
+                let owner = settings.user.clone().map(|user| (user, settings.group.clone()));
+                (settings.users_path(), settings.data_dir, owner)
             }
-            (None, Some(directory)) => (directory.join("users"), directory.clone()),
+            (None, Some(directory)) => (directory.join("users"), directory.clone(), None),
             (None, None) => return Err(Usage("--config or --dir is needed".to_owned()).into()),
         };
-        Ok(Accounts { users_file, control_socket: DataDirectory::control_socket(&data_dir) })
+        let control_socket = DataDirectory::control_socket(&data_dir);
+        Ok(Accounts { users_file, control_socket, owner })
     }
 
     fn edit<T>(&self, change: impl FnOnce(&mut UsersFile) -> Result<T>) -> Result<T> {
         if let Some(folder) = self.users_file.parent() {
-            std::fs::create_dir_all(folder)
+            make_directory(folder)
                 .with_context(|| format!("{}: cannot create", folder.display()))?;
         }
+        let is_new = !self.users_file.exists();
         let outcome =
             UsersFile::edit(&self.users_file, |file| change(file).map_err(EditError::Change));
         let outcome = outcome.map_err(EditError::into_error)?;
+        // An existing file keeps its owner.
+        if is_new
+            && privilege::is_root()
+            && let Some((user, group)) = &self.owner
+        {
+            privilege::own_file(&self.users_file, user, group.as_deref())?;
+        }
         self.tell_server()?;
         Ok(outcome)
     }

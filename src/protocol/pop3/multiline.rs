@@ -2,7 +2,11 @@
 //! another one before it, and a line of one `.` ends it all.
 //!
 //! `service::pop3` feeds the body piece by piece as the store reads it; the cut between two pieces
-//! may fall anywhere. Only CRLF ends a line: a lone CR or LF is an octet like others.
+//! may fall anywhere. Only CRLF ends a line here, but most clients take a lone LF for a line end, too,
+//! and messages may have some (BDAT and APPEND carry any octets). To such a client `<LF>.<CRLF>`
+//! would be the end of the response, and what follows the answer to its next command: a letter could
+//! forge answers. So dots after a lone LF are stuffed as well, which costs a strict client a dot too
+//! many in a message that has no proper lines anyway.
 
 use memchr::memmem;
 
@@ -18,6 +22,8 @@ pub struct MultilineWriter {
 enum Tail {
     /// CRLF, or nothing written yet: a line begins.
     LineStart,
+    /// LF alone: a line begins only for some clients.
+    LoneLf,
     Cr,
     Other,
 }
@@ -63,17 +69,12 @@ impl MultilineWriter {
     }
 
     fn write_stuffed(&mut self, piece: &[u8], output: &mut Vec<u8>) {
-        let mut copied = 0;
-        match (self.tail, piece) {
-            (Tail::LineStart, [b'.', ..]) => output.push(b'.'),
-            (Tail::Cr, [b'\n', b'.', ..]) => {
-                output.extend_from_slice(b"\n.");
-                copied = 1;
-            }
-            _ => {}
+        if let (Tail::LineStart | Tail::LoneLf, [b'.', ..]) = (self.tail, piece) {
+            output.push(b'.');
         }
-        for position in memmem::find_iter(piece, b"\r\n.") {
-            let dot = position + 2;
+        let mut copied = 0;
+        for position in memmem::find_iter(piece, b"\n.") {
+            let dot = position + 1;
             output.extend_from_slice(&piece[copied..dot]);
             output.push(b'.');
             copied = dot;
@@ -82,6 +83,7 @@ impl MultilineWriter {
         self.tail = match (self.tail, piece) {
             (tail, []) => tail,
             (Tail::Cr, [b'\n']) | (_, [.., b'\r', b'\n']) => Tail::LineStart,
+            (_, [.., b'\n']) => Tail::LoneLf,
             (_, [.., b'\r']) => Tail::Cr,
             _ => Tail::Other,
         };
@@ -136,8 +138,10 @@ mod tests {
         (".\r\n", None, "..\r\n.\r\n"),
         ("a\r\n.b\r\n..\r\n", None, "a\r\n..b\r\n...\r\n.\r\n"),
         ("\r\n.\r\n.\r\n", None, "\r\n..\r\n..\r\n.\r\n"),
-        // Only CRLF begins a line.
-        ("a\n.b\r.c", None, "a\n.b\r.c\r\n.\r\n"),
+        // A dot after a lone LF is stuffed as well, one after a lone CR is not.
+        ("a\n.b\r.c", None, "a\n..b\r.c\r\n.\r\n"),
+        ("a\n.\r\n-ERR x\r\n", None, "a\n..\r\n-ERR x\r\n.\r\n"),
+        ("a\n", None, "a\n\r\n.\r\n"),
         ("a\r", None, "a\r\r\n.\r\n"),
         ("a\r\n.", None, "a\r\n..\r\n.\r\n"),
         ("h: 1\r\nh: 2\r\n\r\nb1\r\nb2\r\n", Some(0), "h: 1\r\nh: 2\r\n\r\n.\r\n"),
@@ -187,16 +191,16 @@ mod tests {
         assert!(!writer.write(b"b1\r\n", &mut output));
     }
 
-    /// What a client makes of the response.
-    fn unstuff(response: &[u8]) -> Vec<u8> {
+    /// What a client makes of the response that takes lines to end in `line_end`.
+    fn unstuff(response: &[u8], line_end: &[u8]) -> Vec<u8> {
         let body = response.strip_suffix(b".\r\n").expect("the end");
         let mut message = Vec::new();
         let mut rest = body;
-        while let Some(len) = memmem::find(rest, b"\r\n") {
-            let line = &rest[..len + 2];
-            assert_ne!(line, b".\r\n", "an end before the end");
+        while let Some(len) = memmem::find(rest, line_end) {
+            let (line, after) = rest.split_at(len + line_end.len());
+            assert_ne!(line.trim_ascii_end(), b".", "an end before the end");
             message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
-            rest = &rest[len + 2..];
+            rest = after;
         }
         assert!(rest.is_empty());
         message
@@ -224,7 +228,9 @@ mod tests {
             if !expected.is_empty() && !expected.ends_with(b"\r\n") {
                 expected.extend_from_slice(b"\r\n");
             }
-            prop_assert_eq!(unstuff(&write(&pieces, None)), expected);
+            let response = write(&pieces, None);
+            prop_assert_eq!(unstuff(&response, b"\n"), expected);
+            unstuff(&response, b"\r\n");
         }
     }
 }

@@ -22,6 +22,9 @@ use crate::{
     store::{FlagChange, Message},
 };
 
+/// Messages looked at before other sessions get their turn.
+const MESSAGES_PER_TURN: usize = 4_096;
+
 pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
     let indexes = session.selected()?.indexes(fetch.uid, &fetch.set)?;
     if fetch.items.contains(&FetchItem::ModSeq) {
@@ -33,6 +36,10 @@ pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
     let keywords = session.selected()?.told().clone();
     let mut trouble = None;
     for index in indexes.into_iter().flatten() {
+        // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait for.
+        if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
+            session.shard.executor.yield_now().await;
+        }
         let Some(message) = session.selected()?.message(index) else { continue };
         if !(wanted(&message) || seen_now.binary_search(&message.uid).is_ok()) {
             continue;
@@ -132,6 +139,8 @@ impl Answer<'_> {
                 }
                 item => self.write_content(session, &mut response, item).await?,
             }
+            // A hundred items may each be as long as the longest header.
+            session.flush_if_full().await?;
         }
         response.end(session.connection.output());
         Ok(())
@@ -212,6 +221,7 @@ impl Answer<'_> {
         };
         if let Some((filter, names)) = filter {
             let fields = filter_header(&self.reader.header(range).await?, filter, names);
+            session.shard.executor.yield_now().await;
             let cut = clip(0..fields.len() as u64, partial);
             let text = fields.get(cut.start as usize..cut.end as usize).unwrap_or_default();
             let out = session.connection.output();

@@ -100,14 +100,31 @@ impl Subject<'_> {
                     known.sent_day = Some(date.map(DateTime::days));
                 }
                 Verdict::Needs(Need::Header) => {
-                    let size = reader.summary().await?.header_size();
-                    known.header = Some(reader.header(0..size).await?);
+                    known.header = Some(self.search_header(&mut reader).await?);
                 }
                 Verdict::Needs(Need::Text) => {
                     known.found = Some(self.search_text(&mut reader).await?);
                 }
             }
         }
+    }
+
+    /// Answers all header keys of the query. Each costs a reading of the header, which may have a
+    /// mebibyte: other sessions get their turn between them.
+    async fn search_header(&self, reader: &mut MessageReader<'_>) -> Result<Vec<bool>, Failure> {
+        let size = reader.summary().await?.header_size();
+        let header = reader.header(0..size).await?;
+        let mut found = Vec::with_capacity(self.query.headers.len());
+        let mut octets = 0;
+        for key in &self.query.headers {
+            found.push(key.is_in(&header));
+            octets += header.len();
+            if octets > TEXT_PIECE {
+                octets = 0;
+                self.executor.yield_now().await;
+            }
+        }
+        Ok(found)
     }
 
     /// Looks for all strings of the query at once, in one reading of the message.

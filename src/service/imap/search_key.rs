@@ -38,7 +38,8 @@ pub(super) enum Key {
     Sequence(Ranges),
     Uid(Ranges),
     ModSeq(ModSeq),
-    Header(Box<HeaderKey>),
+    /// Index in [`Query::headers`].
+    Header(usize),
     /// Index in [`Query::needles`].
     Text(usize),
     Not(Box<Key>),
@@ -52,9 +53,17 @@ pub(super) struct HeaderKey {
     needle: Needle,
 }
 
+impl HeaderKey {
+    /// Reads `header` once.
+    pub fn is_in(&self, header: &[u8]) -> bool {
+        self.needle.is_in_header(header, &self.name)
+    }
+}
+
 /// All that a SEARCH command asks for.
 pub(super) struct Query {
     pub key: Key,
+    pub headers: Vec<HeaderKey>,
     /// Strings of BODY and TEXT keys: looked for together, in one reading of the message.
     pub needles: Vec<(Scope, Needle)>,
     /// A MODSEQ key was used: the answer tells the highest (RFC 7162 3.1.5).
@@ -66,7 +75,8 @@ pub(super) struct Query {
 pub(super) struct Known {
     /// Day of the Date field, if it has one that can be read.
     pub sent_day: Option<Option<i64>>,
-    pub header: Option<Vec<u8>>,
+    /// By index in [`Query::headers`].
+    pub header: Option<Vec<bool>>,
     /// By index in [`Query::needles`].
     pub found: Option<Vec<bool>>,
 }
@@ -103,13 +113,19 @@ impl Query {
             None => encoding_rs::UTF_8,
             Some(label) => Encoding::for_label_no_replacement(label).ok_or_else(bad_charset)?,
         };
-        let mut compiler =
-            Compiler { charset, selected, needles: Vec::new(), strings: 0, mod_seq: false };
+        let mut compiler = Compiler {
+            charset,
+            selected,
+            headers: Vec::new(),
+            needles: Vec::new(),
+            mod_seq: false,
+        };
         let key = compiler.key(key);
-        if compiler.strings > STRINGS_MAX {
+        let Compiler { headers, needles, mod_seq, .. } = compiler;
+        if headers.len() + needles.len() > STRINGS_MAX {
             return Err(Failure::no(Code::Limit, "Too many strings to search for"));
         }
-        Ok(Query { key, needles: compiler.needles, mod_seq: compiler.mod_seq })
+        Ok(Query { key, headers, needles, mod_seq })
     }
 
     pub fn test(
@@ -132,9 +148,8 @@ fn bad_charset() -> Failure {
 struct Compiler<'a> {
     charset: &'static Encoding,
     selected: &'a Selected,
+    headers: Vec<HeaderKey>,
     needles: Vec<(Scope, Needle)>,
-    /// In header keys and in `needles`.
-    strings: usize,
     mod_seq: bool,
 }
 
@@ -149,7 +164,8 @@ impl Compiler<'_> {
             SearchKey::Unkeyword(name) => Key::Not(Box::new(self.keyword(name))),
             SearchKey::Header(name, text) => {
                 let needle = self.needle(text);
-                Key::Header(Box::new(HeaderKey { name: name.to_vec(), needle }))
+                self.headers.push(HeaderKey { name: name.to_vec(), needle });
+                Key::Header(self.headers.len() - 1)
             }
             SearchKey::Body(text) => self.text(Scope::Body, text),
             SearchKey::Text(text) => self.text(Scope::Text, text),
@@ -188,8 +204,7 @@ impl Compiler<'_> {
         Key::Text(self.needles.len() - 1)
     }
 
-    fn needle(&mut self, text: &[u8]) -> Needle {
-        self.strings += 1;
+    fn needle(&self, text: &[u8]) -> Needle {
         Needle::new(&self.charset.decode_without_bom_handling(text).0)
     }
 }
@@ -225,7 +240,7 @@ impl Subject<'_> {
             Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
             Key::Header(key) => match &self.known.header {
-                Some(header) => key.needle.is_in_header(header, &key.name).into(),
+                Some(found) => found.get(*key).copied().unwrap_or(false).into(),
                 None => Verdict::Needs(Need::Header),
             },
             Key::Text(needle) => match &self.known.found {

@@ -19,8 +19,11 @@ pub(super) async fn select(
     condstore: bool,
     read_only: bool,
 ) -> Reply {
-    // RFC 3501 6.3.1: the old mailbox is deselected whatever comes of this.
-    session.selected = None;
+    // RFC 3501 6.3.1: the old mailbox is deselected whatever comes of this. RFC 7162 3.2.11: what the
+    // client hears from here on is not about it.
+    if session.selected.take().is_some() {
+        session.writer().untagged(Status::Ok, Some(Code::Closed), "The old mailbox is left");
+    }
     let account = session.account()?;
     let name = folder::existing_name(mailbox)?;
     let info = account.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
