@@ -144,7 +144,9 @@ impl Account {
         let (account, new) = {
             let state = self.cell.state.borrow();
             let limits = self.name_limits();
-            (state.id, state.pending_names.plan_create(name, special_use, limits)?)
+            let new = state.pending_names.plan_create(name, special_use, limits)?;
+            state.check_names(new.iter().map(|mailbox| &mailbox.name))?;
+            (state.id, new)
         };
         let id = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
         let effects = new.into_iter().map(|mailbox| Effect::CreateMailbox { account, mailbox });
@@ -173,7 +175,10 @@ impl Account {
         self.inner.log.room().await?;
         let (account, Renaming { superiors, renames }) = {
             let state = self.cell.state.borrow();
-            (state.id, state.pending_names.plan_rename(source, target, self.name_limits())?)
+            let plan = state.pending_names.plan_rename(source, target, self.name_limits())?;
+            let created = plan.superiors.iter().map(|mailbox| &mailbox.name);
+            state.check_names(created.chain(plan.renames.iter().map(|(_, name)| name)))?;
+            (state.id, plan)
         };
         let create = |mailbox| Effect::CreateMailbox { account, mailbox };
         let rename = |(mailbox, name)| Effect::RenameMailbox { account, mailbox, name };
@@ -187,6 +192,9 @@ impl Account {
         let effects = {
             let mut state = self.cell.state.borrow_mut();
             let new = state.pending_names.plan_create(target, None, self.name_limits())?;
+            let keywords = state.mailboxes.get(&MailboxId::INBOX).map(Mailbox::pending_keywords);
+            let copied = keywords.into_iter().flat_map(|keywords| keywords.iter());
+            state.check_names(new.iter().map(|mailbox| &mailbox.name).chain(copied))?;
             let account = state.id;
             let mailbox = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
             let mut effects: Vec<Effect> =
@@ -227,6 +235,7 @@ impl Account {
             } else {
                 if subscribed {
                     names.check_subscription(&name, self.inner.options.mailbox_name_max)?;
+                    state.check_names(std::iter::once(&name))?;
                 }
                 vec![Effect::Subscription { account: state.id, name, subscribed }]
             }

@@ -8,6 +8,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     rc::{Rc, Weak},
 };
 
@@ -61,13 +62,11 @@ impl Schedule {
         memory > self.trim_above.get()
     }
 
-    /// After a trim that left `memory`: what stays is changed or pinned.
+    /// After a trim that left `memory`: what stays is changed or pinned. The next one waits until
+    /// there is more of it.
     pub fn trimmed(&self, memory: usize, budget: usize) {
         let over = memory > budget;
         self.trim_above.set(if over { memory + budget / 8 } else { 0 });
-        if over {
-            self.wanted.set();
-        }
     }
 }
 
@@ -97,6 +96,26 @@ struct Merge {
     /// How many of the newest runs they are.
     runs: usize,
     records: Vec<(Uid, RunRecord)>,
+}
+
+/// The delta of a mailbox whose table is being written anew. Not cleared by then, because the
+/// writing failed or was given up, it goes back below what was published meanwhile.
+struct Captured<'a> {
+    cell: &'a AccountCell,
+    id: MailboxId,
+    delta: BTreeMap<Uid, RunRecord>,
+}
+
+impl Drop for Captured<'_> {
+    fn drop(&mut self) {
+        if self.delta.is_empty() {
+            return;
+        }
+        if let Some(mailbox) = self.cell.state.borrow_mut().mailboxes.get_mut(&self.id) {
+            let captured = std::mem::take(&mut self.delta);
+            mailbox.delta = merge_over(captured.into_iter(), &mailbox.delta);
+        }
+    }
 }
 
 impl Inner {
@@ -133,9 +152,9 @@ impl Inner {
         for id in self.changed_accounts() {
             match self.write_account(id).await {
                 Ok(()) => {}
-                // One damaged account must not keep the others from their pages; what the log
-                // says of it is replayed again.
-                Err(error @ StoreError::Corrupt { .. }) => {
+                // One account that is damaged, or too large for a page, must not keep the others
+                // from theirs; what the log says of it is replayed again.
+                Err(error @ (StoreError::Corrupt { .. } | StoreError::Limit(_))) => {
                     replay_from = replay_from.min(self.first_unwritten(id).unwrap_or(replay_from));
                     damaged = Some(error);
                 }
@@ -258,13 +277,12 @@ impl Inner {
     /// the delta as always.
     async fn rewrite_runs(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<(), StoreError> {
         self.ensure_table(cell, id).await?;
-        let (account, table) = {
+        let (account, table, mut captured) = {
             let mut state = cell.state.borrow_mut();
             let account = state.id;
             let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
             let table = mailbox.loaded.clone().ok_or(StoreError::NoSuchMailbox)?;
-            mailbox.delta.clear();
-            (account, table)
+            (account, table, Captured { cell, id, delta: std::mem::take(&mut mailbox.delta) })
         };
         let mut runs = Vec::new();
         let mut start = 0;
@@ -284,6 +302,7 @@ impl Inner {
         let mut state = cell.state.borrow_mut();
         let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
         mailbox.runs = runs;
+        captured.delta.clear();
         Ok(())
     }
 

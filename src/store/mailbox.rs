@@ -32,6 +32,17 @@ pub struct MailboxStatus {
     pub size: u64,
 }
 
+/// What is told of a mailbox where nothing ever happened: 0 is no mod-sequence (RFC 7162 7), and
+/// the first change must be above what was told.
+pub(super) const MOD_SEQ_OF_NOTHING: ModSeq = ModSeq(1);
+
+impl MailboxStatus {
+    /// HIGHESTMODSEQ, at least 1.
+    pub fn told_mod_seq(&self) -> ModSeq {
+        self.highest_mod_seq.max(MOD_SEQ_OF_NOTHING)
+    }
+}
+
 /// A message as pending changes leave it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PendingState {
@@ -317,6 +328,11 @@ impl Mailbox {
         if !watchers.iter().any(|other| other.will_wake(waker)) {
             watchers.push(waker.clone());
         }
+    }
+
+    /// Who was told by `waker` waits no longer.
+    pub fn unwatch(&self, waker: &Waker) {
+        self.watchers.borrow_mut().retain(|other| !other.will_wake(waker));
     }
 
     /// Moves the watchers out: they are woken once no state is borrowed.

@@ -311,6 +311,12 @@ impl Namespace {
         self.next_uid_validity = self.next_uid_validity.max(next_validity);
     }
 
+    /// Octets of all names, as an account's page has them.
+    pub fn octets(&self) -> usize {
+        let names: usize = self.by_name.keys().map(|name| name.len()).sum();
+        names + self.subscriptions.iter().map(String::len).sum::<usize>()
+    }
+
     /// True for effects that [`Namespace::apply`] acts on.
     pub fn concerns(effect: &Effect) -> bool {
         matches!(

@@ -31,10 +31,8 @@ pub(super) fn encode_account(state: &AccountState) -> Vec<u8> {
 
     let mailboxes = state.names.list();
     out.put_varint(mailboxes.len() as u64);
-    let mut subscriptions: Vec<&String> = state.names.subscriptions.iter().collect();
     for info in mailboxes {
         let subscribed = state.names.subscriptions.contains(&info.name);
-        subscriptions.retain(|name| **name != info.name);
         out.put_u8(if subscribed { SUBSCRIBED } else { 0 });
         let id = info.id;
         put_mailbox(
@@ -49,6 +47,10 @@ pub(super) fn encode_account(state: &AccountState) -> Vec<u8> {
         let empty = Mailbox::new(info.uid_validity);
         put_mailbox_state(&mut out, state.mailboxes.get(&id).unwrap_or(&empty));
     }
+    // Subscriptions are kept normalised, as names are: what `find` finds is told above.
+    let names = &state.names;
+    let others = names.subscriptions.iter().filter(|name| names.find(name).is_none());
+    let subscriptions: Vec<&String> = others.collect();
     out.put_varint(subscriptions.len() as u64);
     subscriptions.iter().for_each(|name| out.put_bytes(name.as_bytes()));
     out.put_varint(state.properties.len() as u64);

@@ -42,7 +42,9 @@ impl Inner {
             cell.last_used.set(self.tick());
             self.accounts.borrow_mut().insert(id, cell.clone());
             self.measure(&cell);
-            self.trim();
+            if self.trim() {
+                self.checkpoints.wanted.set();
+            }
             return Ok(cell);
         }
     }
@@ -153,12 +155,13 @@ impl Inner {
     }
 
     /// Drops the accounts used least recently when the budget is spent, down to three quarters of
-    /// it so that the search pays. Pinned and changed accounts stay; a checkpoint is called for
-    /// when these are too many.
-    pub(super) fn trim(&self) {
+    /// it so that the search pays. Pinned and changed accounts stay; true if these alone are too
+    /// many. Then a checkpoint helps, but not the checkpoint that was just written: what stays
+    /// after that is pinned.
+    pub(super) fn trim(&self) -> bool {
         let budget = self.options.account_budget;
         if self.memory.get() <= budget || !self.checkpoints.may_trim(self.memory.get()) {
-            return;
+            return false;
         }
         let durable = self.log.durable_lsn();
         let mut accounts = self.accounts.borrow_mut();
@@ -181,6 +184,7 @@ impl Inner {
             }
         }
         self.checkpoints.trimmed(self.memory.get(), budget);
+        self.memory.get() > budget
     }
 }
 

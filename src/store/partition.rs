@@ -51,6 +51,8 @@ use crate::{
 
 /// Messages one transaction may put into mailboxes: its entry stays below the log's limit.
 pub(super) const TRANSACTION_MESSAGES_MAX: usize = 100_000;
+/// Messages in the spool: each costs memory, and a task that tries again.
+pub(super) const SPOOLED_MAX: usize = 10_000;
 /// Bytes of a spooled payload.
 const SPOOL_PAYLOAD_MAX: usize = 1 << 20;
 
@@ -281,6 +283,9 @@ impl Partition {
         // A start reads the entries of the whole spool: keep bodies out of them.
         let body = body.into_chunks().await?;
         self.inner.log.room().await?;
+        if self.inner.standing.borrow().spool.len() >= SPOOLED_MAX {
+            return Err(StoreError::Limit("spooled messages"));
+        }
         let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
         let effect = Effect::Spool { payload, body: place };
         let lsn = self.inner.commit_one(None, effect, Some(&body))?;
@@ -489,7 +494,11 @@ impl Inner {
             let mut state = cell.state.borrow_mut();
             let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
             let missing = found.missing_keywords(names);
-            (state.id, missing.ok_or(StoreError::Limit("keywords per mailbox"))?)
+            let missing = missing.ok_or(StoreError::Limit("keywords per mailbox"))?;
+            if !missing.is_empty() {
+                state.check_names(missing.iter())?;
+            }
+            (state.id, missing)
         };
         if !missing.is_empty() {
             let effect = Effect::Keyword { account, mailbox, names: missing };

@@ -13,10 +13,16 @@ use std::{
 
 use super::{
     effect::{Effect, PropertyKey},
-    mailbox::Mailbox,
+    error::StoreError,
+    log::ENTRY_PAYLOAD_MAX,
+    mailbox::{MOD_SEQ_OF_NOTHING, Mailbox},
     namespace::Namespace,
 };
 use crate::model::{AccountId, Lsn, MailboxId, ModSeq};
+
+/// Octets of mailbox names, subscriptions and keywords an account may have; leaves room for the
+/// rest of its page.
+const NAMES_OCTETS_MAX: usize = ENTRY_PAYLOAD_MAX / 2;
 
 /// An account in memory and what the partition's budget knows of it. Whoever holds the `Rc` pins
 /// the account.
@@ -69,8 +75,8 @@ impl AccountState {
             names: Rc::default(),
             pending_names: Rc::default(),
             mailboxes: BTreeMap::new(),
-            pending_mod_seq: ModSeq(0),
-            mod_seq: ModSeq(0),
+            pending_mod_seq: MOD_SEQ_OF_NOTHING,
+            mod_seq: MOD_SEQ_OF_NOTHING,
             properties: BTreeMap::new(),
             applied: Lsn(0),
             staged: None,
@@ -89,6 +95,21 @@ impl AccountState {
     pub fn allocate_mod_seq(&mut self) -> ModSeq {
         self.pending_mod_seq = ModSeq(self.pending_mod_seq.0 + 1);
         self.pending_mod_seq
+    }
+
+    /// Refuses `more` names of mailboxes, subscriptions or keywords when the account's page, one
+    /// entry of the log, might not hold them all.
+    pub fn check_names<'a>(
+        &self,
+        more: impl Iterator<Item = &'a String>,
+    ) -> Result<(), StoreError> {
+        let keywords = self.mailboxes.values().flat_map(|it| it.pending_keywords().iter());
+        let octets =
+            keywords.map(String::len).sum::<usize>() + more.map(String::len).sum::<usize>();
+        match octets + self.pending_names.octets() <= NAMES_OCTETS_MAX {
+            true => Ok(()),
+            false => Err(StoreError::Limit("octets of names per account")),
+        }
     }
 
     /// A mailbox that pending state knows: not deleted, not pending deletion.

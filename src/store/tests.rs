@@ -2,7 +2,7 @@
 
 use std::{future::Future, rc::Rc, time::Duration};
 
-use super::*;
+use super::{partition::SPOOLED_MAX, *};
 use crate::{
     model::{AccountId, FlagSet, Flags, Lsn, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
     runtime::{
@@ -223,7 +223,7 @@ fn flags_keywords_and_unchangedsince() {
         let add = FlagChange::Add(Flags::SEEN, vec!["$Work".to_owned()]);
         let outcome = account.store_flags(inbox, &all[..2], add.clone(), None).await.unwrap();
         assert_eq!(outcome.updated.iter().map(|(uid, _)| uid.0).collect::<Vec<_>>(), [1, 2]);
-        let since = Some(ModSeq(4));
+        let since = Some(ModSeq(5));
         let outcome = account.store_flags(inbox, &all, add.clone(), since).await.unwrap();
         assert_eq!(outcome.modified, [Uid(1), Uid(2)]);
         assert_eq!(outcome.updated.len(), 2);
@@ -568,6 +568,153 @@ fn cold_accounts_leave_memory_and_deliveries_read_no_tables() {
         }
         let account = partition.account(AccountId(50)).await.unwrap();
         assert_eq!(uids(&account, MailboxId::INBOX).await, [1, 2, 3, 4, 5, 6, 7]);
+    });
+}
+
+/// Sessions hold more than the budget: a checkpoint cannot change that, and must not try for ever.
+#[test]
+fn pinned_accounts_beyond_the_budget_cost_no_checkpoints() {
+    let mut world = World::new(9);
+    world.options.account_budget = 8 * 1024;
+    let world = Rc::new(world);
+    let simulation = world.simulation.clone();
+    simulation.run_until(async {
+        let partition = world.open().await;
+        let mut held = Vec::new();
+        for account in 0..30 {
+            deliver(&partition, AccountId(account), b"pinned").await;
+            held.push(partition.account(AccountId(account)).await.unwrap());
+        }
+        world.simulation.sleep(Duration::from_secs(5)).await;
+        let before = partition.probe().checkpoints;
+        partition.checkpoint().await.unwrap();
+        world.simulation.sleep(Duration::from_secs(60)).await;
+        let after = partition.probe().checkpoints;
+        assert!(after <= before + 2, "{} checkpoints", after - before);
+    });
+}
+
+/// A checkpoint that is given up half-way, here while it writes a folder anew, loses no change.
+#[test]
+fn a_checkpoint_given_up_loses_nothing() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        deliver(&partition, ALICE, b"seed").await;
+        for _ in 0..11 {
+            let messages: Vec<Message> =
+                snapshot(&account, MailboxId::INBOX).await.iter_from(0).copied().collect();
+            account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
+        }
+        partition.checkpoint().await.unwrap();
+        // Runs of 2,048 records for 20 messages: the next checkpoint writes the folder anew.
+        let most: Vec<Uid> = (1..=2028).map(Uid).collect();
+        account.remove(MailboxId::INBOX, &most).await.unwrap();
+        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+        account.store_flags(MailboxId::INBOX, &[Uid(2048)], seen, None).await.unwrap();
+        let delta = |account: &Account| {
+            account.cell.state.borrow().mailboxes[&MailboxId::INBOX].delta.len()
+        };
+        assert_eq!(delta(&account), 2029);
+        {
+            let mut checkpoint = Box::pin(partition.checkpoint());
+            std::future::poll_fn(|context| {
+                assert!(checkpoint.as_mut().poll(context).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+            assert_eq!(delta(&account), 0, "the checkpoint is at work on the folder");
+            account.remove(MailboxId::INBOX, &[Uid(2047)]).await.unwrap();
+        }
+        assert_eq!(delta(&account), 2030);
+        partition.checkpoint().await.unwrap();
+        let before: Vec<Message> =
+            snapshot(&account, MailboxId::INBOX).await.iter_from(0).copied().collect();
+        drop(account);
+        partition.close().await.unwrap();
+        let account = world.open().await.account(ALICE).await.unwrap();
+        let after = snapshot(&account, MailboxId::INBOX).await;
+        assert_eq!(after.iter_from(0).copied().collect::<Vec<_>>(), before);
+    });
+}
+
+/// One account with names too long for any page keeps no other from its checkpoint.
+#[test]
+fn names_of_an_account_fit_its_page() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        deliver(&partition, ALICE, b"1").await;
+        let mut refused = 0;
+        for n in 0..100 {
+            let keyword = format!("{n}{}", "k".repeat(90_000));
+            let change = FlagChange::Add(Flags::default(), vec![keyword]);
+            let stored = account.store_flags(MailboxId::INBOX, &[Uid(1)], change, None).await;
+            refused += u32::from(matches!(stored, Err(StoreError::Limit(_))));
+        }
+        assert!(refused > 0);
+        deliver(&partition, BOB, b"2").await;
+        partition.checkpoint().await.unwrap();
+        assert_eq!(partition.probe().checkpoints, 1);
+    });
+}
+
+/// RFC 7162 7: a mod-sequence is at least 1, and what comes into an empty mailbox is above what
+/// was told of it.
+#[test]
+fn mod_sequences_begin_above_zero() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let empty = snapshot(&account, MailboxId::INBOX).await.status().told_mod_seq();
+        assert!(empty > ModSeq(0));
+        deliver(&partition, ALICE, b"1").await;
+        let first = snapshot(&account, MailboxId::INBOX).await.get(0).unwrap().mod_seq;
+        assert!(first > empty, "{first:?}");
+    });
+}
+
+/// While another partition is broken the spool fills; it must not outgrow memory and root page.
+#[test]
+fn the_spool_has_an_end() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let mut refused = None;
+        for n in 0..=SPOOLED_MAX {
+            let body = staged(&partition, b"waits").await;
+            if let Err(error) = partition.spool(body, bytes::Bytes::new()).await {
+                refused = Some((n, error));
+                break;
+            }
+        }
+        assert!(matches!(refused, Some((SPOOLED_MAX, StoreError::Limit(_)))), "{refused:?}");
+        partition.unspool(partition.spooled()[0].lsn).await.unwrap();
+        let body = staged(&partition, b"waits").await;
+        partition.spool(body, bytes::Bytes::new()).await.unwrap();
+    });
+}
+
+/// Sessions that idle and leave while nothing happens leave nothing behind.
+#[test]
+fn a_view_that_stopped_waiting_is_forgotten() {
+    struct Nobody;
+    impl std::task::Wake for Nobody {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let wakers: Vec<_> = (0..50).map(|_| std::sync::Arc::new(Nobody)).collect();
+        for waker in &wakers {
+            let view = account.select(MailboxId::INBOX, false).await.unwrap();
+            let seen = view.current().unwrap();
+            let mut changed = Box::pin(view.changed(&seen));
+            let waker = waker.clone().into();
+            let mut context = std::task::Context::from_waker(&waker);
+            assert!(changed.as_mut().poll(&mut context).is_pending());
+        }
+        let held = wakers.iter().filter(|waker| std::sync::Arc::strong_count(waker) > 1).count();
+        assert_eq!(held, 0);
     });
 }
 

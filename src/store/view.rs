@@ -1,7 +1,12 @@
 //! A session's hold on a mailbox: the latest published snapshot, its `\Recent` claim, and waiting
 //! for changes (IMAP IDLE).
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+};
 
 use super::{partition::Inner, snapshot::Snapshot, state::AccountCell};
 use crate::model::{MailboxId, Uid};
@@ -55,6 +60,7 @@ impl MailboxView {
     /// Resolves when something newer than `seen` is published (or the mailbox is deleted).
     /// Cancel-safe.
     pub async fn changed(&self, seen: &Snapshot) {
+        let mut watch = Watch { view: self, waker: None };
         poll_fn(|context| {
             let state = self.cell.state.borrow();
             let Some(mailbox) = state.live_mailbox(self.mailbox) else { return Poll::Ready(()) };
@@ -63,8 +69,25 @@ impl MailboxView {
                 return Poll::Ready(());
             }
             mailbox.watch(context.waker());
+            watch.waker = Some(context.waker().clone());
             Poll::Pending
         })
         .await
+    }
+}
+
+/// A place among the mailbox's watchers, given up on drop: sessions that idle and leave while
+/// nothing happens must not add up.
+struct Watch<'a> {
+    view: &'a MailboxView,
+    waker: Option<Waker>,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let Some(waker) = &self.waker else { return };
+        if let Some(mailbox) = self.view.cell.state.borrow().mailboxes.get(&self.view.mailbox) {
+            mailbox.unwatch(waker);
+        }
     }
 }

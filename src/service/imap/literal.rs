@@ -38,6 +38,10 @@ impl Session {
     /// The empty line after the literal. Anything else would be a second message (MULTIAPPEND),
     /// which we do not offer.
     pub async fn end_of_literal(&mut self) -> Result<(), Failure> {
+        if self.connection.input().is_empty() {
+            // Python's imaplib and others send the command's last CRLF by itself.
+            self.connection.acknowledge();
+        }
         loop {
             match self.framer.line(self.connection.input()) {
                 Frame::Command { size } => {

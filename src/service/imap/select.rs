@@ -55,7 +55,7 @@ fn describe(writer: &mut Writer<'_>, selected: &Selected) {
     }
     writer.untagged(Status::Ok, Some(Code::UidValidity(status.uid_validity)), "UIDs valid");
     writer.untagged(Status::Ok, Some(Code::UidNext(status.uid_next)), "Predicted next UID");
-    let highest = Code::HighestModSeq(status.highest_mod_seq);
+    let highest = Code::HighestModSeq(status.told_mod_seq());
     writer.untagged(Status::Ok, Some(highest), "Highest");
 }
 

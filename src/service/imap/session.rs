@@ -210,7 +210,7 @@ impl Session {
         }
         self.condstore = true;
         if let Some(selected) = &self.selected {
-            let code = Code::HighestModSeq(selected.told().status().highest_mod_seq);
+            let code = Code::HighestModSeq(selected.told().status().told_mod_seq());
             self.writer().untagged(Status::Ok, Some(code), "Highest");
         }
     }

@@ -38,7 +38,7 @@ pub(super) async fn tell(
         uid_next: status.uid_next,
         uid_validity: status.uid_validity,
         unseen: status.unseen,
-        highest_mod_seq: status.highest_mod_seq,
+        highest_mod_seq: status.told_mod_seq(),
         size: status.size,
     };
     session.writer().status(&mailbox.name, items, &values);
