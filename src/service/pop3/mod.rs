@@ -26,7 +26,7 @@ pub use self::session::{resume, run};
 /// Limits and timeouts of POP3 sessions; `config` fills them.
 #[derive(Clone, Debug)]
 pub struct Pop3Options {
-    /// Time for the next command before login.
+    /// Time from the greeting (or STLS) until logged in.
     pub login_timeout: Duration,
     /// Time for the next command after login; RFC 1939 3 wants 10 minutes at least.
     pub idle_timeout: Duration,

@@ -187,6 +187,8 @@ impl Client {
         self.flush().await?;
         self.connection.start_tls(self.shard.options.tls_handshake_timeout).await?;
         self.session.tls_started(offer(&self.connection, &self.shard));
+        let timeout = self.shard.options.pop3.login_timeout;
+        self.deadline = self.shard.executor.now().after(timeout);
         Ok(())
     }
 
@@ -258,11 +260,13 @@ impl Client {
         Ok(self.connection.fill(timeout).await?)
     }
 
+    /// The client is active. Before login that earns it no more time: a stranger must not keep a
+    /// connection open.
     fn restart_deadline(&mut self) {
-        let options = &self.shard.options.pop3;
-        let timeout =
-            if self.maildrop.is_some() { options.idle_timeout } else { options.login_timeout };
-        self.deadline = self.shard.executor.now().after(timeout);
+        if self.maildrop.is_some() {
+            let timeout = self.shard.options.pop3.idle_timeout;
+            self.deadline = self.shard.executor.now().after(timeout);
+        }
     }
 
     /// The client only hears that it is temporary; the cause is the operator's business.
