@@ -18,7 +18,7 @@ use crate::{
         acceptor::Acceptor,
         device::file::FileDevice,
         executor::Priority,
-        mesh::{MeshGate, MeshSeat},
+        mesh::{MeshError, MeshGate, MeshSeat},
         shard::ShardContext,
         tls::TlsContext,
         worker::WorkerPool,
@@ -49,6 +49,9 @@ impl Plan {
         (0..self.data.layout().partitions).map(PartitionId)
     }
 }
+
+/// How often a full gate is asked again before a shard is given up.
+const BUSY_RETRIES_MAX: u32 = 50;
 
 /// How often a shard looks whether it was asked to end, and then whether its last session did.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -110,13 +113,24 @@ pub async fn live(
     closed
 }
 
-/// Asks all shards to end: no new connections, sessions end between commands.
+/// Asks all shards to end: no new connections, sessions end between commands. A gate full of other
+/// errands is asked again for a while.
 pub fn begin_shutdown(gate: &MeshGate<Shard>) {
     for shard in 0..gate.shard_count() {
-        let asked = gate.post(ShardId(shard), |shard| {
-            shard.shutting_down.set(true);
-            Box::pin(std::future::ready(()))
-        });
+        let ask = || {
+            gate.post(ShardId(shard), |shard| {
+                shard.shutting_down.set(true);
+                Box::pin(std::future::ready(()))
+            })
+        };
+        let mut asked = ask();
+        for _ in 0..BUSY_RETRIES_MAX {
+            if asked != Err(MeshError::Busy) {
+                break;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+            asked = ask();
+        }
         if let Err(error) = asked {
             eprintln!("ringmail: shard {shard}: cannot be asked to end: {error}");
         }

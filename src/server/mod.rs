@@ -51,7 +51,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     probe_host(shard_count, &shard_options)?;
     let listeners = listeners::bind(&settings.listen, shard_count, settings.runtime.backlog)?;
     let admin = bind_admin(&settings)?;
-    become_unprivileged(&settings)?;
+    become_unprivileged(&settings, allow_plaintext_auth)?;
 
     let partitions = *settings.store.partitions.get_ref();
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
@@ -180,11 +180,16 @@ fn bind_admin(settings: &Settings) -> Result<Vec<std::net::TcpListener>> {
 }
 
 /// Root binds the ports and hands over the data directory; everything after runs as `user`.
-fn become_unprivileged(settings: &Settings) -> Result<()> {
+fn become_unprivileged(settings: &Settings, demo: bool) -> Result<()> {
     if !privilege::is_root() {
         return Ok(());
     }
-    let Some(user) = &settings.user else { return Ok(()) };
+    let Some(user) = &settings.user else {
+        if !demo {
+            eprintln!("ringmail: running as root for good: set `user` in the configuration");
+        }
+        return Ok(());
+    };
     privilege::own_directory(&settings.data_dir, user, settings.group.as_deref())
         .with_context(|| format!("{}: cannot hand over", settings.data_dir.display()))?;
     privilege::drop_to(user, settings.group.as_deref())?;
