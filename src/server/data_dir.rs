@@ -48,6 +48,9 @@ impl DataDirectory {
     /// Opens `path`, making it with `partitions` partitions if it is new. An existing directory
     /// keeps its own number.
     pub fn open(path: &Path, partitions: u16) -> Result<DataDirectory> {
+        // glommio opens relative paths against no directory at all.
+        let path = &std::path::absolute(path)
+            .with_context(|| format!("{}: not a path", path.display()))?;
         make_directory(path).with_context(|| format!("{}: cannot create", path.display()))?;
         let lock = lock(path)?;
         let layout = match read_layout(path)? {
@@ -182,6 +185,15 @@ mod tests {
         let again = DataDirectory::open(&path, 9).unwrap();
         assert_eq!(again.layout(), Layout { format: 1, partitions: 3 });
         assert!(again.partition_path(PartitionId(2)).is_dir());
+    }
+
+    #[test]
+    fn partitions_have_absolute_paths() {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let relative = Path::new(folder.path().file_name().unwrap());
+        let opened = DataDirectory::open(relative, 1).unwrap();
+        assert!(opened.partition_path(PartitionId(0)).is_absolute());
+        assert!(folder.path().join("partition-0000").is_dir());
     }
 
     #[test]

@@ -6,6 +6,7 @@ import os
 import pathlib
 import poplib
 import smtplib
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -22,6 +23,19 @@ def message(subject, body="Hello.\r\n", sender="sender@example.org", to="alice@d
     return (f"From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\n"
             f"Date: Mon, 23 Nov 2026 10:00:00 +0000\r\n"
             f"Message-ID: <{subject.replace(' ', '.')}@example.org>\r\n\r\n{body}")
+
+
+def free_low_port(but=0):
+    """A port below 1024 that nobody listens on."""
+    for port in range(700, 1000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port != but:
+            return port
+    raise RuntimeError("no low port is free")
 
 
 def untrusting():
@@ -426,6 +440,18 @@ class Living(unittest.TestCase):
                 self.assertEqual(client.select(), ("OK", [b"1"]))
                 client.logout()
 
+    def test_a_directory_by_its_relative_name(self):
+        with tempfile.TemporaryDirectory() as folder:
+            before = os.getcwd()
+            os.chdir(folder)
+            try:
+                with Demo(directory="ringmail-demo") as demo:
+                    client = imaplib.IMAP4("127.0.0.1", demo.port["imap"])
+                    client.login("alice@demo.test", "demo")
+                    client.logout()
+            finally:
+                os.chdir(before)
+
     def test_ready_within_two_seconds_with_ten_thousand_users(self):
         with Demo("--users", "10000") as demo:
             self.assertLess(demo.started_in, 2.0)
@@ -456,6 +482,36 @@ class Living(unittest.TestCase):
             with self.assertRaises(imaplib.IMAP4.error):
                 client.login("dave@demo.test", "secret2")
             client.shutdown()
+
+    @unittest.skipUnless(os.geteuid() == 0, "binds low ports as root")
+    def test_serve_binds_as_root_and_runs_as_nobody(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            port = free_low_port()
+            config = pathlib.Path(folder, "ringmail.toml")
+            services = ("submission", "submissions", "lmtp", "pop3", "pop3s", "imaps", "admin")
+            config.write_text(
+                'hostname = "mail.example.org"\ndomains = ["example.org"]\ndata_dir = "data"\n'
+                'user = "nobody"\ngroup = "nogroup"\n[listen]\n'
+                f'smtp = ["127.0.0.1:{port}"]\nimap = ["127.0.0.1:{free_low_port(port)}"]\n'
+                + "".join(f"{service} = []\n" for service in services)
+                + "[runtime]\nconnections_per_shard = 1000\n")
+            run(BINARY, "user", "add", "alice@example.org", "--password-stdin", "--config", config,
+                stdin="secret\n")
+            self.assertIn("ok", run(BINARY, "check", "--config", config))
+            server = subprocess.Popen([str(BINARY), "serve", "--config", str(config)],
+                                      stdout=subprocess.PIPE, text=True)
+            try:
+                self.assertEqual(server.stdout.readline(), "ringmail: ready\n")
+                status = pathlib.Path(f"/proc/{server.pid}/status").read_text()
+                self.assertRegex(status, r"Uid:\t(?!0\t)(\d+)\t\1\t\1\t\1\n")
+                with smtplib.SMTP("127.0.0.1", port) as smtp:
+                    smtp.sendmail("s@example.org", ["alice@example.org"], message("low").encode())
+            finally:
+                server.terminate()
+                code = server.wait(30)
+                server.stdout.close()
+            self.assertEqual(code, 0)
 
     def test_a_second_server_on_the_directory_is_refused(self):
         with Demo() as demo:
