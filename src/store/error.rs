@@ -10,7 +10,7 @@ pub enum StoreError {
     /// Bytes on disk are not what was written.
     #[error("corrupt entry in {segment} at offset {offset}: {what}")]
     Corrupt { segment: String, offset: u64, what: String },
-    /// No space: new mail is refused, reads and expunges go on.
+    /// No space: every change is refused until the partition is reopened; reads go on.
     #[error("the disk is full")]
     Full,
     /// A write or sync failed earlier: nothing is accepted until the partition is reopened.
