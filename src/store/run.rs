@@ -133,47 +133,39 @@ pub(super) fn merge_over(
     merged
 }
 
-/// Builds a message table from runs and the delta on top, fed oldest first.
+/// Builds a message table from runs and the delta on top, fed oldest first. One run costs what it
+/// holds, not what the table holds: a caller that yields between runs never computes for long.
 #[derive(Default)]
 pub(super) struct TableBuilder {
-    messages: Vec<Message>,
-    /// Parallel to `messages`.
-    expunged: Vec<bool>,
+    table: MessageTable,
+    /// Highest UID seen, expunged ones included.
+    last: Option<Uid>,
 }
 
 impl TableBuilder {
     pub fn apply(&mut self, records: impl Iterator<Item = (Uid, RunRecord)>) -> Decoded<()> {
+        let mut expunged = Vec::new();
         for (uid, record) in records {
             match record {
                 RunRecord::Put(message) => {
-                    if self.messages.last().is_some_and(|last| last.uid >= uid) {
+                    if self.last.is_some_and(|last| last >= uid) {
                         return Err(Malformed("order of runs"));
                     }
-                    self.messages.push(message);
-                    self.expunged.push(false);
+                    self.last = Some(uid);
+                    self.table.push(message);
                 }
                 RunRecord::Flags { flags, mod_seq } => {
-                    if let Ok(index) = self.messages.binary_search_by_key(&uid, |m| m.uid) {
-                        let message = &mut self.messages[index];
-                        (message.flags, message.mod_seq) = (flags, mod_seq);
-                    }
+                    self.table.set_flags(uid, flags, mod_seq);
                 }
-                RunRecord::Expunged => {
-                    if let Ok(index) = self.messages.binary_search_by_key(&uid, |m| m.uid) {
-                        self.expunged[index] = true;
-                    }
-                }
+                RunRecord::Expunged => expunged.push(uid),
             }
         }
+        self.table.remove(&expunged, |_| {});
         Ok(())
     }
 
     pub fn finish(self) -> MessageTable {
-        let mut table = MessageTable::default();
-        std::iter::zip(self.messages, self.expunged)
-            .filter(|(_, expunged)| !expunged)
-            .for_each(|(message, _)| table.push(message));
-        table
+        self.table
     }
 }
 
