@@ -10,7 +10,7 @@ use super::{
     body::StagedBody,
     effect::Effect,
     error::StoreError,
-    mailbox::{Mailbox, MailboxStatus},
+    mailbox::{Mailbox, MailboxStatus, PendingState},
     namespace::{MailboxInfo, NameLimits, Renaming, SpecialUse, normalise},
     partition::{Change, Changes, Delivered, DeliveryTarget, Inner, TRANSACTION_MESSAGES_MAX},
     snapshot::{Message, MessageBody},
@@ -20,6 +20,10 @@ use super::{
 use crate::model::{
     AccountId, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, Timestamp, Uid, UidValidity,
 };
+
+/// Messages of one mailbox that a STORE or EXPUNGE decides on and logs at once: well under a
+/// millisecond of work.
+const SLICE: usize = 512;
 
 /// One account, loaded. Cheap to clone. All mutations return after their effects are durable and
 /// published; reads see published state only.
@@ -120,15 +124,23 @@ impl Account {
     /// Commits `effects` as one entry and waits for it. With none, waits for whatever this account
     /// has staged: the state that made them unnecessary may itself not be durable yet.
     async fn carry_out(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
-        let lsn = match effects.is_empty() {
-            true => self.cell.state.borrow().staged,
-            false => {
-                let changes: Changes =
-                    effects.into_iter().map(|effect| self.change(effect)).collect();
-                Some(self.inner.commit(changes, None)?)
-            }
-        };
-        match lsn {
+        self.stage(effects)?;
+        self.settled().await
+    }
+
+    /// Appends `effects`, if any, as one entry.
+    fn stage(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
+        if effects.is_empty() {
+            return Ok(());
+        }
+        let changes: Changes = effects.into_iter().map(|effect| self.change(effect)).collect();
+        self.inner.commit(changes, None).map(drop)
+    }
+
+    /// Resolves when the latest change staged to this account is durable and published.
+    async fn settled(&self) -> Result<(), StoreError> {
+        let staged = self.cell.state.borrow().staged;
+        match staged {
             Some(lsn) => self.inner.acknowledged(lsn).await,
             None => Ok(()),
         }
@@ -400,7 +412,9 @@ impl Account {
             .collect()
     }
 
-    /// One transaction. UIDs that no longer exist are skipped.
+    /// UIDs that no longer exist are skipped. Each message's change is whole by itself, and that is
+    /// all that is promised (RFC 3501 6.4.6): it is decided and logged by [`SLICE`] messages, so that
+    /// a folder of 100,000 does not hold the shard, and all of it is durable when this returns.
     pub async fn store_flags(
         &self,
         mailbox: MailboxId,
@@ -409,14 +423,26 @@ impl Account {
         unchanged_since: Option<ModSeq>,
     ) -> Result<FlagOutcome, StoreError> {
         self.inner.ensure_table(&self.cell, mailbox).await?;
-        self.inner.log.room().await?;
         let change = self.as_bits(mailbox, change)?;
-        let (outcome, effects) = {
-            let mut state = self.cell.state.borrow_mut();
-            plan_flags(&mut state, mailbox, &sorted(uids), change, unchanged_since)?
-        };
-        self.carry_out(effects).await?;
+        let mut outcome = FlagOutcome::default();
+        for (index, slice) in sorted(uids).chunks(SLICE).enumerate() {
+            self.room_for_slice(index).await?;
+            let effects = {
+                let mut state = self.cell.state.borrow_mut();
+                plan_flags(&mut state, mailbox, slice, change, unchanged_since, &mut outcome)?
+            };
+            self.stage(effects)?;
+        }
+        self.settled().await?;
         Ok(outcome)
+    }
+
+    /// Between the slices of a long command others run.
+    async fn room_for_slice(&self, index: usize) -> Result<(), StoreError> {
+        if index > 0 {
+            self.inner.executor.yield_now().await;
+        }
+        self.inner.log.room().await
     }
 
     fn as_bits(&self, mailbox: MailboxId, change: FlagChange) -> Result<BitChange, StoreError> {
@@ -445,55 +471,58 @@ impl Account {
         mailbox: MailboxId,
         uids: Option<&[Uid]>,
     ) -> Result<Vec<Uid>, StoreError> {
-        self.expunge_where(mailbox, |found| match uids {
-            _ if !found.may_have_deleted() => Vec::new(),
-            Some(uids) => {
-                let deleted = |uid: &Uid| {
-                    let pending = found.pending_state(*uid);
-                    pending.is_some_and(|pending| pending.flags.system.contains(Flags::DELETED))
-                };
-                sorted(uids).into_iter().filter(deleted).collect()
+        self.inner.ensure_table(&self.cell, mailbox).await?;
+        let deleted = |pending: PendingState| pending.flags.system.contains(Flags::DELETED);
+        let chosen = {
+            let mut state = self.cell.state.borrow_mut();
+            let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+            match uids {
+                _ if !found.may_have_deleted() => Vec::new(),
+                Some(uids) => sorted(uids),
+                None => found
+                    .pending_messages()
+                    .filter(|(_, pending)| deleted(*pending))
+                    .map(|(message, _)| message.uid)
+                    .collect(),
             }
-            None => found
-                .pending_messages()
-                .filter(|(_, pending)| pending.flags.system.contains(Flags::DELETED))
-                .map(|(message, _)| message.uid)
-                .collect(),
-        })
-        .await
+        };
+        self.expunge_where(mailbox, chosen, deleted).await
     }
 
-    /// Removes `uids` whatever their flags (POP3 QUIT), in one transaction.
+    /// Removes `uids` whatever their flags (POP3 QUIT).
     pub async fn remove(&self, mailbox: MailboxId, uids: &[Uid]) -> Result<Vec<Uid>, StoreError> {
-        self.expunge_where(mailbox, |found| {
-            let exists = |uid: &Uid| found.pending_state(*uid).is_some();
-            sorted(uids).into_iter().filter(exists).collect()
-        })
-        .await
+        self.inner.ensure_table(&self.cell, mailbox).await?;
+        self.expunge_where(mailbox, sorted(uids), |_| true).await
     }
 
+    /// Removes those of `uids` that exist and that `chosen` holds for, by [`SLICE`] messages as in
+    /// [`Account::store_flags`]; asked again for each slice, since others run in between.
     async fn expunge_where(
         &self,
         mailbox: MailboxId,
-        choose: impl FnOnce(&Mailbox) -> Vec<Uid>,
+        uids: Vec<Uid>,
+        chosen: impl Fn(PendingState) -> bool,
     ) -> Result<Vec<Uid>, StoreError> {
-        self.inner.ensure_table(&self.cell, mailbox).await?;
-        self.inner.log.room().await?;
-        let (uids, effects) = {
-            let mut state = self.cell.state.borrow_mut();
-            let account = state.id;
-            let uids = choose(state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?);
-            let effects = match uids.is_empty() {
-                true => Vec::new(),
-                false => {
-                    let mod_seq = state.allocate_mod_seq();
-                    vec![Effect::Expunge { account, mailbox, mod_seq, uids: uids.clone() }]
+        let mut removed = Vec::new();
+        for (index, slice) in uids.chunks(SLICE).enumerate() {
+            self.room_for_slice(index).await?;
+            let effects = {
+                let mut state = self.cell.state.borrow_mut();
+                let account = state.id;
+                let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+                let is_chosen = |uid: &Uid| found.pending_state(*uid).is_some_and(&chosen);
+                let uids: Vec<Uid> = slice.iter().copied().filter(is_chosen).collect();
+                if uids.is_empty() {
+                    continue;
                 }
+                removed.extend_from_slice(&uids);
+                let mod_seq = state.allocate_mod_seq();
+                vec![Effect::Expunge { account, mailbox, mod_seq, uids }]
             };
-            (uids, effects)
-        };
-        self.carry_out(effects).await?;
-        Ok(uids)
+            self.stage(effects)?;
+        }
+        self.settled().await?;
+        Ok(removed)
     }
 
     /// Checksummed read of `range` of the body (clamped to its size). Reads only the chunks that
@@ -521,16 +550,17 @@ fn translate(keywords: KeywordSet, between: &[(usize, KeywordSet)]) -> KeywordSe
         .fold(KeywordSet::default(), |set, (_, target)| set.union(*target))
 }
 
+/// Decides a slice of STORE and adds what becomes of each message to `outcome`.
 fn plan_flags(
     state: &mut AccountState,
     mailbox: MailboxId,
     uids: &[Uid],
     change: BitChange,
     unchanged_since: Option<ModSeq>,
-) -> Result<(FlagOutcome, Vec<Effect>), StoreError> {
+    outcome: &mut FlagOutcome,
+) -> Result<Vec<Effect>, StoreError> {
     let (account, mod_seq) = (state.id, ModSeq(state.pending_mod_seq.0 + 1));
     let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-    let mut outcome = FlagOutcome::default();
     let mut groups: Vec<(FlagSet, Vec<Uid>)> = Vec::new();
     let mut group_of: HashMap<FlagSet, usize> = HashMap::new();
     for uid in uids {
@@ -553,8 +583,8 @@ fn plan_flags(
         groups[group].1.push(*uid);
     }
     if groups.is_empty() {
-        return Ok((outcome, Vec::new()));
+        return Ok(Vec::new());
     }
     state.allocate_mod_seq();
-    Ok((outcome, vec![Effect::Flags { account, mailbox, mod_seq, groups }]))
+    Ok(vec![Effect::Flags { account, mailbox, mod_seq, groups }])
 }

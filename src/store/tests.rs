@@ -837,3 +837,45 @@ fn measure_deliveries() {
         println!("publish with a held view: {:?}", start.elapsed() / 100);
     });
 }
+
+/// A STORE or EXPUNGE of a large folder goes by slices: others run in between, and what they change
+/// meanwhile is respected.
+#[test]
+fn long_commands_let_others_in() {
+    const COUNT: u32 = 4_096;
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let first = deliver(&partition, ALICE, b"x").await;
+        while uids(&account, MailboxId::INBOX).await.len() < COUNT as usize {
+            let snapshot = snapshot(&account, MailboxId::INBOX).await;
+            let messages: Vec<Message> = snapshot.iter_from(0).copied().collect();
+            account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
+        }
+        let all: Vec<Uid> = (first.uid.0..first.uid.0 + COUNT).map(Uid).collect();
+        let (last, turns) = (*all.last().unwrap(), Rc::new(std::cell::Cell::new(0)));
+
+        // Another session takes `\Deleted` off the last message while EXPUNGE is under way, and
+        // counts how often it gets its turn.
+        let deleted = FlagChange::Add(Flags::DELETED, Vec::new());
+        account.store_flags(MailboxId::INBOX, &all, deleted, None).await.unwrap();
+        let other = {
+            let (account, clock, turns) =
+                (account.clone(), world.simulation.clone(), turns.clone());
+            Box::pin(async move {
+                let kept = FlagChange::Remove(Flags::DELETED, Vec::new());
+                account.store_flags(MailboxId::INBOX, &[last], kept, None).await.unwrap();
+                loop {
+                    turns.set(turns.get() + 1);
+                    clock.yield_now().await;
+                }
+            })
+        };
+        world.simulation.spawn(Priority::Foreground, other);
+        let removed = account.expunge(MailboxId::INBOX, None).await.unwrap();
+        assert!(turns.get() > 1, "nobody else ran");
+        let left: Vec<u32> = uids(&account, MailboxId::INBOX).await;
+        assert_eq!(removed.len() + left.len(), COUNT as usize);
+        assert_eq!(left, [last.0]);
+    });
+}

@@ -68,7 +68,7 @@ pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
     trouble.map_or_else(|| Done::ok("FETCH completed"), Err)
 }
 
-/// Sets `\Seen` on what is about to be read (RFC 3501 6.4.5), in one transaction. Answers the UIDs
+/// Sets `\Seen` on what is about to be read (RFC 3501 6.4.5), all at once. Answers the UIDs
 /// it was set on: their FETCH responses tell the flags, and no other response does.
 async fn set_seen(
     session: &mut Session,

@@ -1,4 +1,4 @@
-//! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages in one transaction.
+//! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages at once.
 
 use super::{
     reply::{Done, Failure, OwnedCode, Reply},

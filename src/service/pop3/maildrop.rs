@@ -49,7 +49,7 @@ impl OpenMaildrop {
         self.numbers.listing().snapshot.get(index).copied().ok_or("no such message")
     }
 
-    /// UPDATE (RFC 1939 6): removes what is marked, in one transaction; durable when this returns.
+    /// UPDATE (RFC 1939 6): removes what is marked; durable when this returns.
     /// What an IMAP session expunged meanwhile is gone already, which is as good.
     pub async fn remove_marked(&self) -> Result<(), StoreError> {
         if self.numbers.marked_count() == 0 {
