@@ -42,6 +42,7 @@ pub enum Verb {
 Examples:
   ringmail demo
   ringmail demo --dir /tmp/mail --users 1000 --shards 1
+  ringmail demo --set store.segment_size=8MiB --set smtp.message_size_max=1MiB
   curl --url smtp://127.0.0.1:2025 --mail-from me@example.org --mail-rcpt alice@demo.test -T msg.eml
   curl --user alice@demo.test:demo 'imap://127.0.0.1:2143/INBOX;MAILINDEX=1'")]
 pub struct DemoArguments {
@@ -60,6 +61,9 @@ pub struct DemoArguments {
     /// Partitions when DIR is new; fixed afterwards [default: 4]
     #[arg(long, value_name = "N")]
     pub partitions: Option<u16>,
+    /// A setting of the configuration file, e.g. store.segment_size=8MiB; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -357,41 +357,48 @@ impl Settings {
     }
 
     /// What `ringmail demo` runs: everything on 127.0.0.1, ports from `port_base`, the domain
-    /// demo.test. `None` if a port would pass 65535.
+    /// demo.test. `overrides` are lines `section.key=value` of settings (`--set`); a value that is not
+    /// TOML by itself is taken as a string.
+    ///
+    /// # Errors
+    /// A port past 65535; an override that a configuration file would not be allowed either.
     pub fn demo(
         data_dir: &Path,
         port_base: u16,
         shards: u16,
         partitions: Option<u16>,
-    ) -> Option<Settings> {
-        let store = StoreSection::default();
-        let partitions = partitions.map_or(store.partitions.clone(), |n| Spanned::new(0..0, n));
-        Some(Settings {
-            hostname: Spanned::new(0..0, format!("mail.{DEMO_DOMAIN}")),
-            domains: Spanned::new(0..0, vec![DEMO_DOMAIN.to_owned()]),
-            data_dir: data_dir.to_owned(),
-            users_file: None,
-            user: None,
-            group: None,
-            listen: Listen::loopback(port_base)?,
-            tls: Some(Spanned::new(
-                0..0,
-                TlsFiles {
-                    certificate: data_dir.join("certificate.pem"),
-                    key: data_dir.join("key.pem"),
-                },
-            )),
-            runtime: RuntimeSection {
-                shards,
-                connections_per_shard: DEMO_CONNECTIONS,
-                ..RuntimeSection::default()
+        overrides: &[String],
+    ) -> Result<Settings, ConfigProblem> {
+        let listen = Listen::loopback(port_base).ok_or_else(|| {
+            let what = format!("{port_base}: port {port_base} + 995 would pass 65535");
+            ConfigProblem::file("--port-base", what)
+        })?;
+        let mut text: String = overrides.iter().map(|line| as_toml(line) + "\n").collect();
+        text.push_str(&format!(
+            "hostname = \"mail.{DEMO_DOMAIN}\"\ndomains = [\"{DEMO_DOMAIN}\"]\ndata_dir = \"\"\n\
+             tls = {{ certificate = \"\", key = \"\" }}\n"
+        ));
+        let mut settings = Settings::parse(Path::new("--set"), &text)?;
+        settings.data_dir = data_dir.to_owned();
+        settings.listen = listen;
+        settings.tls = Some(Spanned::new(
+            0..0,
+            TlsFiles {
+                certificate: data_dir.join("certificate.pem"),
+                key: data_dir.join("key.pem"),
             },
-            store: StoreSection { partitions, ..store },
-            smtp: SmtpSection::default(),
-            pop3: Pop3Section::default(),
-            imap: ImapSection::default(),
-            authentication: AuthenticationSection::default(),
-        })
+        ));
+        let runtime = &mut settings.runtime;
+        if shards > 0 {
+            runtime.shards = shards;
+        }
+        if runtime.connections_per_shard == RuntimeSection::default().connections_per_shard {
+            runtime.connections_per_shard = DEMO_CONNECTIONS;
+        }
+        if let Some(partitions) = partitions {
+            settings.store.partitions = Spanned::new(0..0, partitions);
+        }
+        Ok(settings)
     }
 
     pub fn shard_options(&self) -> ShardOptions {
@@ -485,6 +492,16 @@ fn setting_at(text: &str, span: Option<std::ops::Range<usize>>) -> Option<String
     })
 }
 
+/// `store.segment_size=1MiB` as a line of TOML: the value in quotes unless it is one as it stands.
+fn as_toml(line: &str) -> String {
+    let Some((key, value)) = line.split_once('=') else { return line.to_owned() };
+    let plain = format!("{key} = {value}");
+    match plain.parse::<toml::Table>() {
+        Ok(_) => plain,
+        Err(_) => format!("{key} = {value:?}"),
+    }
+}
+
 /// RFC 1123 host name: labels of letters, digits and hyphens, at most 255 octets.
 fn is_domain(name: &str) -> bool {
     !name.is_empty()
@@ -535,6 +552,27 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn demo_takes_settings() {
+        let demo = |port_base, set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|line| (*line).to_owned()).collect();
+            Settings::demo(Path::new("d"), port_base, 0, Some(2), &set)
+        };
+        let settings = demo(2000, &["store.segment_size=1MiB", "runtime.shards=3"]).unwrap();
+        assert_eq!(settings.store_options().segment_size, 1 << 20);
+        assert_eq!((settings.runtime.shards, *settings.store.partitions.get_ref()), (3, 2));
+        assert_eq!(settings.data_dir, Path::new("d"));
+        for (port_base, set, expected) in [
+            (65_000, "", "--port-base: 65000: port 65000 + 995 would pass 65535"),
+            (2000, "store.segment=1", "--set:1: store.segment: unknown field"),
+            (2000, "store.segment_size=1KiB", "--set:1: store.segment_size: must be between"),
+            (2000, "nonsense", "--set:1"),
+        ] {
+            let problem = demo(port_base, &[set]).unwrap_err().to_string();
+            assert!(problem.starts_with(expected), "{set}: {problem}");
         }
     }
 

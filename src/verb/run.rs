@@ -19,10 +19,8 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
     if arguments.partitions == Some(0) {
         return Err(Usage("--partitions must be at least 1".to_owned()).into());
     }
-    let DemoArguments { dir, port_base, users, shards, partitions } = arguments;
-    let mut settings = Settings::demo(&dir, port_base, shards, partitions).ok_or_else(|| {
-        Usage(format!("--port-base {port_base}: port {port_base} + 995 would pass 65535"))
-    })?;
+    let DemoArguments { dir, port_base, users, shards, partitions, set } = arguments;
+    let mut settings = Settings::demo(&dir, port_base, shards, partitions, &set)?;
     data_dir::make_directory(&dir).with_context(|| format!("{}: cannot create", dir.display()))?;
     data_dir::refuse_if_running(&dir)?;
     UsersFile::ensure_demo(&dir.join("users"), DEMO_DOMAIN, users as usize)?;
