@@ -4,7 +4,7 @@
 //! one line never import each other (`tests/tidy.rs` checks it):
 //!
 //! ```text
-//! model, metrics
+//! model, metrics, plant
 //! protocol | runtime      pure parsers and sessions | executors, connections, devices
 //! store                   the partition log: what is durable
 //! search | queue | directory
@@ -23,8 +23,12 @@ pub mod control;
 pub mod directory;
 pub mod metrics;
 pub mod model;
+pub mod plant;
 pub mod protocol;
 pub mod runtime;
 pub mod server;
 pub mod service;
 pub mod store;
+
+/// Planted bugs (`plant`) exist in unit tests only; the simulator has a root of its own.
+const PLANTS_LIVE: bool = cfg!(test);

@@ -8,7 +8,7 @@ use std::{
 
 /// Layers in order; modules of one row are siblings and never import each other.
 const LAYERS: &[&[&str]] = &[
-    &["model", "metrics"],
+    &["model", "metrics", "plant"],
     &["protocol", "runtime"],
     &["store"],
     &["search", "queue", "directory"],

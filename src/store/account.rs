@@ -17,8 +17,11 @@ use super::{
     state::{AccountCell, AccountState},
     view::MailboxView,
 };
-use crate::model::{
-    AccountId, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, Timestamp, Uid, UidValidity,
+use crate::{
+    model::{
+        AccountId, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, Timestamp, Uid, UidValidity,
+    },
+    plant::{Plant, planted},
 };
 
 /// Messages of one mailbox that a STORE or EXPUNGE decides on and logs at once: well under a
@@ -544,6 +547,9 @@ impl Account {
 
 /// The target's bits for the keywords a message carries in its source.
 fn translate(keywords: KeywordSet, between: &[(usize, KeywordSet)]) -> KeywordSet {
+    if planted(Plant::MixKeywords) {
+        return keywords;
+    }
     between
         .iter()
         .filter(|(bit, _)| keywords.contains(*bit))

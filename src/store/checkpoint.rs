@@ -23,7 +23,10 @@ use super::{
     signal::Signal,
     state::{AccountCell, AccountState},
 };
-use crate::model::{AccountId, Lsn, MailboxId, Uid};
+use crate::{
+    model::{AccountId, Lsn, MailboxId, Uid},
+    plant::{Plant, planted},
+};
 
 /// When checkpoints and trims happen. Shard-local, owned by the partition.
 pub(super) struct Schedule {
@@ -164,6 +167,9 @@ impl Inner {
         }
         self.log.room().await?;
         let root = self.append_root()?;
+        if planted(Plant::CheckpointAhead) {
+            replay_from = root;
+        }
         self.log.durable(root).await?;
         self.log.publish_checkpoint(root, replay_from).await?;
         damaged.map_or(Ok(()), Err)

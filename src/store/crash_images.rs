@@ -12,9 +12,10 @@ use std::{
     rc::Rc,
 };
 
-use super::{partition::Planted, *};
+use super::*;
 use crate::{
     model::{AccountId, Flags, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
+    plant::{Plant, plant},
     runtime::{
         device::memory::{CrashMode, Faults, MemoryDevice, Trace},
         executor::{Executor, Priority},
@@ -461,12 +462,12 @@ struct Workload {
     seed: u64,
     commands: usize,
     large: bool,
-    planted: Planted,
+    planted: Option<Plant>,
     lying_sync: bool,
 }
 
 const HONEST: Workload =
-    Workload { seed: 0, commands: 50, large: false, planted: Planted::Nothing, lying_sync: false };
+    Workload { seed: 0, commands: 50, large: false, planted: None, lying_sync: false };
 
 fn record(workload: &Workload) -> (History, Trace) {
     let simulation = Simulation::new(workload.seed);
@@ -480,7 +481,7 @@ fn record(workload: &Workload) -> (History, Trace) {
         let executor = Rc::new(simulation.clone());
         let (partition, _) =
             Partition::open(Rc::new(device.clone()), executor, options()).await.unwrap();
-        partition.inner.planted.set(workload.planted);
+        plant(workload.planted);
         for number in 0..SESSIONS {
             let session = Session {
                 number,
@@ -503,6 +504,7 @@ fn record(workload: &Workload) -> (History, Trace) {
         watch(partition.clone(), clock, trace.clone(), log, done).await;
     });
     simulation.kill_tasks();
+    plant(None);
     let trace = trace.borrow().clone();
     (history.take(), trace)
 }
@@ -709,11 +711,11 @@ fn large_bodies_are_whole_or_absent() {
 /// The checker is worth something only if it finds these.
 #[test]
 fn planted_mistakes_are_found() {
-    let planted = |planted| Workload { seed: 3, planted, ..HONEST };
+    let planted = |plant| Workload { seed: 3, planted: Some(plant), ..HONEST };
     let cases = [
         Workload { seed: 3, lying_sync: true, ..HONEST },
-        planted(Planted::AcknowledgedBeforeDurable),
-        planted(Planted::VisibleBeforeDurable),
+        planted(Plant::AcknowledgeEarly),
+        planted(Plant::ShowEarly),
     ];
     for workload in cases {
         let (history, trace) = record(&workload);

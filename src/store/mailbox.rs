@@ -15,7 +15,10 @@ use super::{
     run::{RunRecord, RunRef},
     snapshot::{Message, Published, Snapshot},
 };
-use crate::model::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, Lsn, ModSeq, Uid, UidValidity};
+use crate::{
+    model::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, Lsn, ModSeq, Uid, UidValidity},
+    plant::{Plant, planted},
+};
 
 /// Kept counters (never recounted on request).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -141,7 +144,9 @@ impl Mailbox {
 
     /// The published message `uid` as pending changes leave it; needs the table loaded.
     pub fn pending_state(&self, uid: Uid) -> Option<PendingState> {
-        if let Some((_, state)) = self.pending.overlay.get(&uid) {
+        if let Some((_, state)) = self.pending.overlay.get(&uid)
+            && !planted(Plant::StaleUnchangedSince)
+        {
             return *state;
         }
         let message = self.loaded.as_ref()?.table.by_uid(uid)?;
@@ -296,7 +301,8 @@ impl Mailbox {
             };
             less(&mut status.messages, true);
             less(&mut status.recent, message.uid >= recent_from);
-            less(&mut status.unseen, !system.contains(Flags::SEEN));
+            let unseen = !system.contains(Flags::SEEN) && !planted(Plant::DriftUnseen);
+            less(&mut status.unseen, unseen);
             less(&mut status.deleted, system.contains(Flags::DELETED));
             status.size = status.size.saturating_sub(message.body.size);
             match delta.get(&message.uid) {

@@ -15,7 +15,10 @@ use super::{
     run::RunRef,
     state::AccountState,
 };
-use crate::model::{AccountId, Lsn, MailboxId, ModSeq, Uid};
+use crate::{
+    model::{AccountId, Lsn, MailboxId, ModSeq, Uid},
+    plant::{Plant, planted},
+};
 
 /// Bit of a mailbox's page flags: the account is subscribed to its name.
 const SUBSCRIBED: u8 = 1;
@@ -92,6 +95,9 @@ pub(super) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> 
     state.applied = Lsn(reader.varint("applied")?);
     state.mod_seq = ModSeq(reader.varint("mod_seq")?);
     state.pending_mod_seq = state.mod_seq;
+    if planted(Plant::ModSeqBack) {
+        state.pending_mod_seq.0 = state.mod_seq.0.saturating_sub(1);
+    }
     let next_mailbox = reader.varint_u32("next mailbox")?;
     let next_uid_validity = reader.varint_u32("next uid_validity")?;
 
@@ -122,7 +128,7 @@ pub(super) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> 
 }
 
 fn read_mailbox_state(reader: &mut Reader<'_>, info: &NewMailbox) -> Decoded<Mailbox> {
-    let status = MailboxStatus {
+    let mut status = MailboxStatus {
         messages: reader.varint_u32("messages")?,
         recent: reader.varint_u32("recent")?,
         unseen: reader.varint_u32("unseen")?,
@@ -132,6 +138,9 @@ fn read_mailbox_state(reader: &mut Reader<'_>, info: &NewMailbox) -> Decoded<Mai
         size: reader.varint("size")?,
         uid_validity: info.uid_validity,
     };
+    if planted(Plant::ReuseUid) {
+        status.uid_next.0 = status.uid_next.0.saturating_sub(1).max(1);
+    }
     let recent_from = Uid(reader.varint_u32("recent_from")?);
     let count = reader.count(1, "keywords")?;
     let keywords: Vec<String> =

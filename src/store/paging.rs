@@ -17,7 +17,10 @@ use super::{
     snapshot::{MessageTable, Published},
     state::{AccountCell, AccountState},
 };
-use crate::model::{AccountId, Lsn, MailboxId, Uid};
+use crate::{
+    model::{AccountId, Lsn, MailboxId, Uid},
+    plant::{Plant, planted},
+};
 
 impl Inner {
     /// The account's state, loaded if need be; empty (`exists()` is false) if nothing is known of
@@ -170,7 +173,8 @@ impl Inner {
             .filter(|cell| Rc::strong_count(cell) == 1)
             .filter_map(|cell| {
                 let state = cell.state.borrow();
-                let written = !state.dirty && state.page.is_none_or(|page| page < durable);
+                let written = (!state.dirty || planted(Plant::EvictDirty))
+                    && state.page.is_none_or(|page| page < durable);
                 written.then(|| (cell.last_used.get(), state.id))
             })
             .collect();

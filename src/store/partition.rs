@@ -43,6 +43,7 @@ use crate::{
         AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, PartitionId, Timestamp, Uid,
         UidValidity,
     },
+    plant::{Plant, planted},
     runtime::{
         device::Device,
         executor::{Executor, Priority},
@@ -135,18 +136,6 @@ pub(super) struct Inner {
     /// Encoding buffer, used again and again.
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
-    #[cfg(test)]
-    pub planted: Cell<Planted>,
-}
-
-/// Mistakes that the crash test plants to show that it would find them.
-#[cfg(test)]
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) enum Planted {
-    #[default]
-    Nothing,
-    AcknowledgedBeforeDurable,
-    VisibleBeforeDurable,
 }
 
 /// An entry whose checksums are right and whose content is not: a bug, or a newer version's.
@@ -188,8 +177,6 @@ impl Partition {
             checkpoints: checkpoint::Schedule::new(Rc::new(Signal::default()), &log),
             scratch: RefCell::default(),
             messages_stored: Cell::new(0),
-            #[cfg(test)]
-            planted: Cell::default(),
             options,
             log,
         });
@@ -235,7 +222,9 @@ impl Partition {
         inner.log.room().await?;
 
         // From here to the commit nothing awaits.
-        let repeated = delivery_id.and_then(|id| inner.standing.borrow().delivery(id));
+        let repeated = delivery_id
+            .filter(|_| !planted(Plant::IgnoreDeliveryId))
+            .and_then(|id| inner.standing.borrow().delivery(id));
         if let Some(lsn) = repeated {
             inner.acknowledged(lsn).await?;
             return Ok(Vec::new());
@@ -377,9 +366,16 @@ impl Replayed {
             | EntryKind::CheckpointRoot => return Ok(()),
             _ => {}
         }
-        decode_effects(lsn, payload, |effect| match effect.account() {
-            Some(account) => self.accounts.entry(account).or_default().push((lsn, effect)),
-            None => self.standing.push((lsn, effect)),
+        let mut taken = 0;
+        decode_effects(lsn, payload, |effect| {
+            taken += 1;
+            if taken > 1 && planted(Plant::HalfTransaction) {
+                return;
+            }
+            match effect.account() {
+                Some(account) => self.accounts.entry(account).or_default().push((lsn, effect)),
+                None => self.standing.push((lsn, effect)),
+            }
         })
         .map_err(|error| undecodable(lsn, error))
     }
@@ -556,8 +552,7 @@ impl Inner {
             }
         }
         self.staged.borrow_mut().push_back((lsn, changes));
-        #[cfg(test)]
-        if self.planted.get() == Planted::VisibleBeforeDurable {
+        if planted(Plant::ShowEarly) {
             self.publish_below(Lsn(lsn.0 + 1));
         }
         Ok(lsn)
@@ -565,8 +560,7 @@ impl Inner {
 
     /// Resolves when the entry at `lsn` is durable and its effects are published.
     pub(super) async fn acknowledged(&self, lsn: Lsn) -> Result<(), StoreError> {
-        #[cfg(test)]
-        if self.planted.get() == Planted::AcknowledgedBeforeDurable {
+        if planted(Plant::AcknowledgeEarly) {
             return Ok(());
         }
         self.log.durable(lsn).await

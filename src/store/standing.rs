@@ -7,7 +7,10 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::{effect::Effect, page::Root, partition::Spooled};
-use crate::model::Lsn;
+use crate::{
+    model::Lsn,
+    plant::{Plant, planted},
+};
 
 /// Delivery ids remembered; a repetition that comes later than this many others is not recognised.
 pub(super) const DELIVERIES_MAX: usize = 16 * 1024;
@@ -39,7 +42,9 @@ impl Standing {
     /// Fills in what a root keeps of this.
     pub fn to_root(&self, root: &mut Root) {
         root.applied = self.applied;
-        root.spool = self.spool.keys().copied().collect();
+        if !planted(Plant::LoseSpool) {
+            root.spool = self.spool.keys().copied().collect();
+        }
         root.deliveries = self.order.iter().copied().collect();
         root.intents = self.intents.iter().map(|(id, payload)| (*id, payload.clone())).collect();
     }

@@ -18,7 +18,10 @@ use super::{
     mailbox::{MOD_SEQ_OF_NOTHING, Mailbox},
     namespace::Namespace,
 };
-use crate::model::{AccountId, Lsn, MailboxId, ModSeq};
+use crate::{
+    model::{AccountId, Lsn, MailboxId, ModSeq},
+    plant::{Plant, planted},
+};
 
 /// Octets of mailbox names, subscriptions and keywords an account may have; leaves room for the
 /// rest of its page.
@@ -164,7 +167,9 @@ impl AccountState {
     /// `wake`, to be woken when nothing is borrowed.
     pub fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         self.applied = Lsn(lsn.0 + 1);
-        self.dirty = true;
+        if !(planted(Plant::LoseSubscription) && matches!(effect, Effect::Subscription { .. })) {
+            self.dirty = true;
+        }
         self.unwritten.get_or_insert(lsn);
         if Namespace::concerns(effect) {
             self.publish_names(effect);
@@ -225,6 +230,11 @@ impl AccountState {
     pub fn replay(&mut self, effects: &[(Lsn, Effect)]) {
         let applied = self.applied;
         for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
+            match effect {
+                Effect::RenameMailbox { .. } if planted(Plant::LoseRename) => continue,
+                Effect::Expunge { .. } if planted(Plant::ResurrectExpunged) => continue,
+                _ => {}
+            }
             self.stage(*lsn, effect);
             self.publish(*lsn, effect, &mut Vec::new());
         }

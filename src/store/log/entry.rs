@@ -6,7 +6,10 @@
 //! repeats the entry's LSN, so a misdirected read is never taken for the entry asked for, and a
 //! compacted segment (whose offsets no longer follow from LSNs) needs no other entry format.
 
-use crate::model::{AccountId, Lsn, MailboxId, Uid};
+use crate::{
+    model::{AccountId, Lsn, MailboxId, Uid},
+    plant::{Plant, planted},
+};
 
 /// Bytes before an entry's payload.
 pub const ENTRY_HEADER: usize = 40;
@@ -185,7 +188,7 @@ pub(super) fn decode_payload<'a>(
 ) -> Result<&'a [u8], EntryError> {
     let payload =
         bytes.get(ENTRY_HEADER..ENTRY_HEADER + header.payload_len).ok_or(EntryError::Short)?;
-    match crc32c::crc32c(payload) == header.payload_checksum {
+    match crc32c::crc32c(payload) == header.payload_checksum || planted(Plant::ReadUnchecked) {
         true => Ok(payload),
         false => Err(EntryError::PayloadChecksum),
     }

@@ -11,7 +11,10 @@ use super::{
     entry::{EntryError, EntryHeader, decode_header, decode_payload, entry_len},
     segment::{BATCH_HEADER, BLOCK, BatchHeader, HeaderError, SegmentHeader, align},
 };
-use crate::model::{Lsn, PartitionId};
+use crate::{
+    model::{Lsn, PartitionId},
+    plant::{Plant, planted},
+};
 
 /// What the caller knows of a segment before looking into it.
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +170,8 @@ impl Walk<'_> {
         let start = offset + BATCH_HEADER;
         let end = start + header.payload_len;
         let payload = self.bytes.get(start..end);
-        let good = payload.is_some_and(|p| crc32c::crc32c(p) == header.payload_checksum);
+        let good = payload.is_some_and(|p| crc32c::crc32c(p) == header.payload_checksum)
+            || planted(Plant::BatchUnchecked);
         let end = end.min(self.bytes.len());
         let piece = match good {
             true => Piece::Batch { start, end },

@@ -3,13 +3,18 @@
 //! Spawned by recovery, ends with `Log::close` or at the first failure. Group commit needs no
 //! timer: while one batch is being synced the next one fills, and an idle log writes at once.
 
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, io, rc::Rc, task::Poll};
 
 use super::{
     Batch, Ended, Inner, SCAN_STEP, Segment, State, failed,
     segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, BatchHeader, SegmentHeader},
 };
-use crate::{model::Lsn, runtime::device::File, store::StoreError};
+use crate::{
+    model::Lsn,
+    plant::{Plant, planted},
+    runtime::device::File,
+    store::StoreError,
+};
 
 /// Buffers kept for later batches: one fills while the other is written.
 const SPARE_BUFFERS: usize = 2;
@@ -141,8 +146,18 @@ async fn write(inner: &Inner, batch: Batch, current: &mut Current) -> Result<Lan
     *current = Some((segment.epoch, file.clone()));
     let (outcome, buffer) = file.append(offset, bytes).await;
     outcome.map_err(failed)?;
-    file.sync().await.map_err(failed)?;
+    sync(&*file).await.map_err(failed)?;
     Ok(Landed { epoch: segment.epoch, end, payload, written, buffer })
+}
+
+async fn sync(file: &dyn File) -> io::Result<()> {
+    if planted(Plant::SkipSync) {
+        return Ok(());
+    }
+    match file.sync().await {
+        Err(_) if planted(Plant::RetryFailedSync) => file.sync().await,
+        outcome => outcome,
+    }
 }
 
 /// Creates a segment's file when its first batch is about to be written. The file must be in its
@@ -150,7 +165,9 @@ async fn write(inner: &Inner, batch: Batch, current: &mut Current) -> Result<Lan
 async fn create_file(inner: &Inner, segment: &Rc<Segment>) -> Result<Rc<dyn File>, StoreError> {
     let size = inner.options.segment_size;
     let file = inner.device.create(&segment.name, size).await.map_err(failed)?;
-    inner.device.sync_directory().await.map_err(failed)?;
+    if !planted(Plant::SkipDirectorySync) {
+        inner.device.sync_directory().await.map_err(failed)?;
+    }
     *segment.file.borrow_mut() = Some(file.clone());
     let state = &mut *inner.state.borrow_mut();
     state.opened(segment.clone());
