@@ -151,6 +151,12 @@ pub(super) fn encode(buffer: &mut Vec<u8>, lsn: Lsn, header: &EntryHeader, paylo
     buffer[start..start + ENTRY_HEADER].copy_from_slice(&bytes);
 }
 
+/// The LSN that an entry claims to have, before anything of it is checked.
+pub(super) fn lsn_of(bytes: &[u8]) -> Option<Lsn> {
+    let header: &[u8; ENTRY_HEADER] = bytes.first_chunk()?;
+    Some(Lsn(u64_at(header, 16)))
+}
+
 /// Reads the header of the entry that should be at `lsn`, whatever follows it.
 pub(super) fn decode_header(bytes: &[u8], lsn: Lsn) -> Result<StoredHeader, EntryError> {
     let bytes: &[u8; ENTRY_HEADER] = bytes.first_chunk().ok_or(EntryError::Short)?;

@@ -4,7 +4,8 @@
 //! [`Log::on_durable`] when they are on stable storage, and gets them back in order at start.
 //!
 //! An entry's LSN is its segment's base LSN plus its offset in the file, so finding an entry needs
-//! no index, only the table of segments. Appending is synchronous: one copy and one checksum into
+//! no index, only the table of segments; compaction (`compact`) moves entries and keeps their LSNs,
+//! so a compacted segment has an index on disk (`index`). Appending is synchronous: one copy and one checksum into
 //! the open batch. One writer task (`writer`) writes and syncs a batch while the next one fills.
 //!
 //! Shard-local; clones share the log. Invariants:
@@ -14,7 +15,10 @@
 //! - No borrow of the state is held across an await or a callback.
 
 mod checkpoint;
+mod compact;
+mod compacted;
 mod entry;
+mod index;
 mod recovery;
 mod scan;
 mod segment;
@@ -24,7 +28,7 @@ mod wait;
 mod writer;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::{Future, poll_fn},
     io,
@@ -34,15 +38,18 @@ use std::{
 
 use bytes::Bytes;
 
-use self::{
-    entry::{ENTRY_HEADER, decode_header, decode_payload},
-    segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, align},
-    wait::Waiters,
-};
 pub use self::{
+    compact::{CompactedWriter, SealedSegment, SourceReader, compacted_len},
+    compacted::{CompactedHeader, CompactedScan, IndexRecord, SOURCES_MAX, scan_compacted},
     entry::{ENTRY_PAYLOAD_MAX, EntryError, EntryHeader, EntryKind, entry_len},
     recovery::{Recovered, Replay},
     scan::{Expected, Piece, SegmentScan, scan_segment},
+};
+use self::{
+    entry::{ENTRY_HEADER, decode_header, decode_payload},
+    index::{Index, IndexCache},
+    segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, align},
+    wait::Waiters,
 };
 use super::StoreError;
 use crate::{
@@ -104,7 +111,9 @@ pub struct Log(Rc<Inner>);
 
 struct Inner {
     device: Rc<dyn Device>,
+    executor: Rc<dyn Executor>,
     options: LogOptions,
+    index_cache: Rc<IndexCache>,
     state: RefCell<State>,
     on_durable: RefCell<Option<DurableCallback>>,
 }
@@ -112,6 +121,10 @@ struct Inner {
 struct State {
     /// By base LSN. The last one is being filled.
     segments: BTreeMap<u64, Rc<Segment>>,
+    /// Segments of this layout with a lower base are written to no more.
+    sealed_below: u64,
+    /// No segment has had this epoch, compacted ones included.
+    epoch_next: u64,
     /// Takes appends. Its headers are filled in when it is written.
     open: Batch,
     /// Closed because full, oldest first; waiting for the writer.
@@ -157,8 +170,22 @@ struct Segment {
     base: u64,
     nonce: u64,
     name: String,
+    layout: Layout,
+    /// Bytes of the file that were written.
+    len: Cell<u64>,
+    /// Bytes of entries believed to be in use: an estimate, may pass its bounds for a while. `None`
+    /// if nobody knows.
+    live: Cell<Option<i64>>,
     /// Open once somebody read or wrote it.
     file: RefCell<Option<Rc<dyn File>>>,
+}
+
+/// How an entry is found in a segment.
+enum Layout {
+    /// At LSN - base.
+    InPlace,
+    /// By the index at the end of the file.
+    Indexed(Index),
 }
 
 /// Bytes for one write: whole blocks, the segment's header included if they open a segment.
@@ -214,7 +241,7 @@ impl State {
         let (mut segment, mut offset) = (self.open.segment.clone(), self.open.end_offset());
         if new_segment {
             let end = segment.base + offset;
-            segment = Rc::new(Segment::new(segment.epoch + 1, end));
+            segment = Rc::new(Segment::new(self.take_epoch(), end));
             self.segments.insert(end, segment.clone());
             offset = 0;
         }
@@ -225,6 +252,13 @@ impl State {
         } else if self.spare.is_empty() {
             self.spare.push(closed.bytes);
         }
+    }
+
+    /// An epoch that no segment has had.
+    fn take_epoch(&mut self) -> u64 {
+        let epoch = self.epoch_next;
+        self.epoch_next += 1;
+        epoch
     }
 
     fn refusal(&self) -> Option<StoreError> {
@@ -272,9 +306,41 @@ impl State {
 }
 
 impl Segment {
+    /// A segment to be filled.
     fn new(epoch: u64, base: u64) -> Segment {
         let name = segment::segment_name(epoch);
-        Segment { epoch, base, nonce: rand::random(), name, file: RefCell::new(None) }
+        let fresh = Segment::found(epoch, base, name, Layout::InPlace, 0);
+        Segment { nonce: rand::random(), live: Cell::new(Some(0)), ..fresh }
+    }
+
+    /// A segment that is only read from.
+    fn found(epoch: u64, base: u64, name: String, layout: Layout, len: u64) -> Segment {
+        let (len, live, file) = (Cell::new(len), Cell::new(None), RefCell::new(None));
+        Segment { epoch, base, nonce: 0, name, layout, len, live, file }
+    }
+
+    /// First LSN that it does not cover.
+    fn end(&self) -> u64 {
+        match &self.layout {
+            Layout::InPlace => self.base + align(self.len.get()),
+            Layout::Indexed(index) => index.end,
+        }
+    }
+
+    /// Offset in the file of the entry at `lsn`.
+    async fn locate(
+        &self,
+        device: &dyn Device,
+        cache: &IndexCache,
+        lsn: Lsn,
+    ) -> Result<u64, StoreError> {
+        match &self.layout {
+            Layout::InPlace => Ok(lsn.0 - self.base),
+            Layout::Indexed(index) => match index.find(self, device, cache, lsn).await? {
+                Some(record) => Ok(record.offset),
+                None => Err(self.corrupt(lsn.0, "compaction did not keep this entry")),
+            },
+        }
     }
 
     fn corrupt(&self, lsn: u64, what: impl ToString) -> StoreError {
@@ -417,9 +483,14 @@ impl Log {
             }
         };
         let opens = segment.file.borrow().is_none();
-        let entry = read_entry(&*self.0.device, &segment, lsn, guess).await;
+        let inner = &self.0;
+        let entry = read_entry(&*inner.device, &inner.index_cache, &segment, lsn, guess).await;
         if opens {
-            self.0.state.borrow_mut().opened(segment);
+            let state = &mut *inner.state.borrow_mut();
+            // Not if compaction has replaced it meanwhile: nobody may hold it then.
+            if state.segments.get(&segment.base).is_some_and(|now| Rc::ptr_eq(now, &segment)) {
+                state.opened(segment);
+            }
         }
         entry
     }
@@ -509,7 +580,8 @@ enum Place {
 }
 
 fn segment_of(segments: &BTreeMap<u64, Rc<Segment>>, lsn: Lsn) -> Option<Rc<Segment>> {
-    segments.range(..=lsn.0).next_back().map(|(_, segment)| segment.clone())
+    let (_, segment) = segments.range(..=lsn.0).next_back()?;
+    (lsn.0 < segment.end()).then(|| segment.clone())
 }
 
 fn no_segment(lsn: Lsn) -> StoreError {
@@ -521,12 +593,13 @@ fn no_segment(lsn: Lsn) -> StoreError {
 /// spared when they were enough.
 async fn read_entry(
     device: &dyn Device,
+    cache: &IndexCache,
     segment: &Segment,
     lsn: Lsn,
     guess: usize,
 ) -> Result<(EntryHeader, Bytes), StoreError> {
     let corrupt = |error: EntryError| segment.corrupt(lsn.0, error);
-    let offset = lsn.0 - segment.base;
+    let offset = segment.locate(device, cache, lsn).await?;
     let file = segment.open(device).await?;
     let mut bytes = file.read_at(offset, guess.max(ENTRY_HEADER)).await.map_err(failed)?;
     let stored = decode_header(&bytes, lsn).map_err(corrupt)?;

@@ -18,20 +18,23 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Batch, Checkpoint, Ended, Inner, Log, LogOptions, LogProbe, READ_AHEAD, Segment, State,
+    Batch, Checkpoint, Ended, Inner, Layout, Log, LogOptions, LogProbe, READ_AHEAD, Segment, State,
+    compacted::{CompactedFooter, CompactedHeader, scan_compacted},
     entry::{EntryError, EntryHeader},
-    failed, no_segment, read_entry,
+    failed,
+    index::{Index, IndexCache},
+    no_segment, read_entry,
     scan::{Expected, Piece, SegmentScan, entries, scan_batches, scan_segment},
     segment::{
-        BLOCK, CheckpointFile, HeaderError, SegmentHeader, align, checkpoint_name,
-        checkpoint_sequence, segment_epoch, segment_name,
+        BATCH_HEADER, BLOCK, BatchHeader, CheckpointFile, HeaderError, SegmentHeader, align,
+        checkpoint_name, checkpoint_sequence, segment_epoch, segment_name,
     },
     segment_of,
     wait::Waiters,
     writer,
 };
 use crate::{
-    model::Lsn,
+    model::{Lsn, PartitionId},
     runtime::{
         device::Device,
         executor::{Executor, Priority},
@@ -47,7 +50,9 @@ pub struct Recovered {
     device: Rc<dyn Device>,
     executor: Rc<dyn Executor>,
     options: LogOptions,
-    /// Oldest first. Segments that never began are not here.
+    index_cache: Rc<IndexCache>,
+    /// Oldest first. Segments that never began are not here, nor are compacted ones: those lie below
+    /// every checkpoint and are never replayed.
     started: Vec<Started>,
     segments: BTreeMap<u64, Rc<Segment>>,
     checkpoint: Option<Checkpoint>,
@@ -70,6 +75,17 @@ struct Found {
     epoch: u64,
     len: u64,
     header: Option<SegmentHeader>,
+    compacted: Option<FoundCompacted>,
+}
+
+/// What a compacted file says of itself.
+struct FoundCompacted {
+    /// From the footer if there is one.
+    header: CompactedHeader,
+    /// `None` if the file was never finished, or is damaged.
+    footer: Option<CompactedFooter>,
+    /// The first block is not whole.
+    damaged: bool,
 }
 
 /// A segment that entries were written to.
@@ -87,6 +103,30 @@ struct Tip {
     chain: u32,
 }
 
+/// Segments that complete compacted ones stand for.
+#[derive(Default)]
+struct Replaced {
+    sources: BTreeSet<u64>,
+    /// Epoch, base and end of each compacted segment.
+    ranges: Vec<(u64, u64, u64)>,
+}
+
+impl Replaced {
+    fn add(&mut self, epoch: u64, header: &CompactedHeader) {
+        self.sources.extend(&header.sources);
+        self.ranges.push((epoch, header.base.0, header.end.0));
+    }
+
+    /// By name; or because it begins in what a later one covers, as a source of a source does whose
+    /// deletion a crash has undone.
+    fn contains(&self, epoch: u64, base: u64) -> bool {
+        let covers = |(later, start, end): &(u64, u64, u64)| {
+            epoch < *later && (*start..*end).contains(&base)
+        };
+        self.sources.contains(&epoch) || self.ranges.iter().any(covers)
+    }
+}
+
 fn refused(name: &str, reason: impl std::fmt::Display) -> StoreError {
     let what = format!("{name}: {reason}");
     StoreError::Io(io::Error::new(io::ErrorKind::Unsupported, what).into())
@@ -102,6 +142,7 @@ impl Recovered {
             device,
             executor,
             options,
+            index_cache: Rc::default(),
             started: Vec::new(),
             segments: BTreeMap::new(),
             checkpoint: None,
@@ -119,7 +160,7 @@ impl Recovered {
         let names = recovered.device.list().await.map_err(failed)?;
         recovered.find_checkpoint(&names).await?;
         recovered.find_segments(&names).await?;
-        recovered.checkpoint_of_segments();
+        recovered.checkpoint_of_segments().await;
         Ok(recovered)
     }
 
@@ -131,7 +172,7 @@ impl Recovered {
     /// An entry of the checkpoint.
     pub async fn read(&self, lsn: Lsn) -> Result<(EntryHeader, Bytes), StoreError> {
         let segment = segment_of(&self.segments, lsn).ok_or_else(|| no_segment(lsn))?;
-        read_entry(&*self.device, &segment, lsn, READ_AHEAD).await
+        read_entry(&*self.device, &self.index_cache, &segment, lsn, READ_AHEAD).await
     }
 
     /// The newest checkpoint file that is whole. A broken newer one was never finished: the older
@@ -143,7 +184,7 @@ impl Recovered {
             let name = checkpoint_name(sequence);
             let file = self.device.open(&name).await.map_err(failed)?;
             file.sync().await.map_err(failed)?;
-            let content = file.read_at(0, BLOCK).await.map_err(failed)?;
+            let content = file.read_at(0, 2 * BLOCK).await.map_err(failed)?;
             match CheckpointFile::decode(&content) {
                 Ok(found) if found.partition != self.options.partition => {
                     return Err(refused(&name, "belongs to another partition"));
@@ -165,34 +206,48 @@ impl Recovered {
         Ok(())
     }
 
-    /// Segments name the last checkpoint too, in case its file is gone or broken.
-    fn checkpoint_of_segments(&mut self) {
-        let newest = self
+    /// Segments name the last checkpoint too, in case its file is gone or broken. Compaction may have
+    /// dropped the pages of an old one: one whose root cannot be read does not count.
+    async fn checkpoint_of_segments(&mut self) {
+        let mut newer: Vec<(u64, Checkpoint)> = self
             .started
             .iter()
             .filter_map(|started| started.header)
-            .max_by_key(|header| header.checkpoint_sequence);
-        let Some(header) = newest.filter(|h| h.checkpoint_sequence > self.checkpoint_sequence)
-        else {
-            return;
-        };
-        let name = checkpoint_name(header.checkpoint_sequence);
-        self.report.damage.push((name, 0, "checkpoint file is missing or broken".to_owned()));
-        self.checkpoint = header.checkpoint;
-        self.checkpoint_sequence = header.checkpoint_sequence;
-        self.checkpoint_next = self.checkpoint_next.max(header.checkpoint_sequence + 1);
+            .filter(|header| header.checkpoint_sequence > self.checkpoint_sequence)
+            .filter_map(|header| Some((header.checkpoint_sequence, header.checkpoint?)))
+            .collect();
+        newer.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+        newer.dedup_by_key(|(sequence, _)| *sequence);
+        let Some(&newest) = newer.first() else { return };
+        let what = "checkpoint file is missing or broken".to_owned();
+        self.report.damage.push((checkpoint_name(newest.0), 0, what));
+        let mut chosen = newest;
+        for (sequence, checkpoint) in newer {
+            if self.read(checkpoint.root).await.is_ok() {
+                chosen = (sequence, checkpoint);
+                break;
+            }
+        }
+        (self.checkpoint_sequence, self.checkpoint) = (chosen.0, Some(chosen.1));
+        self.checkpoint_next = self.checkpoint_next.max(newest.0 + 1);
     }
 
     async fn find_segments(&mut self, names: &[String]) -> Result<(), StoreError> {
         let mut epochs: Vec<u64> = names.iter().filter_map(|name| segment_epoch(name)).collect();
         epochs.sort_unstable();
-        let last = epochs.last().copied().unwrap_or(0);
-        self.epoch_next = last + 1;
+        self.epoch_next = epochs.last().map_or(1, |last| last + 1);
         let mut found = Vec::with_capacity(epochs.len());
-        for epoch in epochs {
-            found.push(self.look_at(epoch, epoch == last).await?);
+        // All but the last segment were synced to their end before the next one was begun; the last
+        // one, and what compaction wrote after it, is synced here.
+        let mut unsynced = true;
+        for epoch in epochs.into_iter().rev() {
+            let file = self.look_at(epoch, unsynced).await?;
+            unsynced &= file.header.is_none();
+            found.push(file);
         }
-        for (index, Found { epoch, len, header }) in found.iter().enumerate() {
+        found.reverse();
+        let found = self.take_compacted(found).await?;
+        for (index, Found { epoch, len, header, .. }) in found.iter().enumerate() {
             let successor = found[index + 1..].iter().find_map(|later| later.header);
             let base = match header {
                 Some(header) => Some(header.base.0),
@@ -203,47 +258,156 @@ impl Recovered {
                 self.lsn_next = align(self.lsn_next + len);
                 continue;
             };
-            let segment = Rc::new(Segment {
-                epoch: *epoch,
-                base,
-                nonce: 0,
-                name: segment_name(*epoch),
-                file: RefCell::new(None),
-            });
+            // Where a damaged compacted segment and a source of it overlap, both stay.
+            if self.segments.contains_key(&base) {
+                continue;
+            }
+            let name = segment_name(*epoch);
+            let segment = Rc::new(Segment::found(*epoch, base, name, Layout::InPlace, *len));
             self.segments.insert(base, segment.clone());
             self.lsn_next = self.lsn_next.max(align(base + len));
             self.started.push(Started { segment, header: *header, len: *len });
         }
-        self.report.segments = self.started.len();
+        self.report.segments = self.segments.len();
         Ok(())
     }
 
-    /// Reads a segment's header. All but the last segment were synced to their end before the next
-    /// one was begun; the last is synced here, before anything in it is believed. A whole header
-    /// that does not belong here is refused: somebody mixed up files, and guessing would make it
-    /// worse.
-    async fn look_at(&self, epoch: u64, last: bool) -> Result<Found, StoreError> {
+    /// Puts compacted segments in the table, newest first, and deletes what they replace; an
+    /// unfinished one whose sources are all there is deleted itself. Returns the others, in order.
+    async fn take_compacted(&mut self, found: Vec<Found>) -> Result<Vec<Found>, StoreError> {
+        let present: BTreeSet<u64> = found.iter().map(|found| found.epoch).collect();
+        let (mut compacted, others): (Vec<Found>, Vec<Found>) =
+            found.into_iter().partition(|found| found.compacted.is_some());
+        let mut replaced = Replaced::default();
+        let mut doomed = Vec::new();
+        while let Some(Found { epoch, len, compacted: Some(mut file), .. }) = compacted.pop() {
+            if replaced.contains(epoch, file.header.base.0) {
+                doomed.push(epoch);
+                continue;
+            }
+            if file.header.sources.iter().any(|source| present.contains(source)) {
+                // A process that was killed may have written the footer and not synced it, and
+                // nothing may be deleted before that.
+                let again = self.look_at(epoch, true).await?.compacted;
+                file.footer = again.and_then(|again| again.footer);
+            }
+            let name = segment_name(epoch);
+            if file.damaged {
+                let what = "segment header is damaged, the footer tells".to_owned();
+                self.report.damage.push((name.clone(), 0, what));
+            }
+            let segment = match &file.footer {
+                Some(footer) => Segment::compacted(name, footer, len),
+                None if file.header.sources.iter().all(|source| present.contains(source)) => {
+                    doomed.push(epoch);
+                    continue;
+                }
+                None => self.walk_compacted(epoch, len, &file.header).await?,
+            };
+            // Two whole blocks must agree before anything is deleted on their word.
+            if file.footer.is_some() && !file.damaged {
+                replaced.add(epoch, &file.header);
+            }
+            self.lsn_next = self.lsn_next.max(align(segment.end()));
+            self.segments.insert(segment.base, Rc::new(segment));
+        }
+        let (old, kept): (Vec<Found>, Vec<Found>) = others.into_iter().partition(|found| {
+            found.header.is_some_and(|header| replaced.contains(found.epoch, header.base.0))
+                || replaced.sources.contains(&found.epoch)
+        });
+        doomed.extend(old.iter().map(|found| found.epoch));
+        for epoch in doomed {
+            // What cannot be deleted now is known for what it is at the next start too.
+            let _ = self.device.delete(&segment_name(epoch)).await;
+        }
+        Ok(kept)
+    }
+
+    /// A compacted segment whose footer is lost, as its sources are: what it holds is found entry by
+    /// entry.
+    async fn walk_compacted(
+        &mut self,
+        epoch: u64,
+        len: u64,
+        header: &CompactedHeader,
+    ) -> Result<Segment, StoreError> {
         let name = segment_name(epoch);
         let file = self.device.open(&name).await.map_err(failed)?;
-        if last {
+        let bytes = file.read_at(0, len as usize).await.map_err(failed)?;
+        let scan = scan_compacted(&bytes).map_err(|error| refused(&name, error))?;
+        let what = "the footer is damaged; entries were searched for".to_owned();
+        self.report.damage.push((name.clone(), len.saturating_sub(BLOCK as u64), what));
+        for (offset, what) in scan.damage {
+            self.report.damage.push((name.clone(), offset, what));
+        }
+        let layout = Layout::Indexed(Index::walked(header.end, scan.entries));
+        Ok(Segment::found(epoch, header.base.0, name, layout, len))
+    }
+
+    /// Reads a segment's header, and of a compacted one the footer; with `sync`, makes them durable
+    /// before anything in them is believed. A whole header that does not belong here is refused:
+    /// somebody mixed up files, and guessing would make it worse.
+    async fn look_at(&self, epoch: u64, sync: bool) -> Result<Found, StoreError> {
+        let name = segment_name(epoch);
+        let file = self.device.open(&name).await.map_err(failed)?;
+        if sync {
             file.sync().await.map_err(failed)?;
         }
         let len = file.len().await.map_err(failed)?;
         let block = file.read_at(0, BLOCK).await.map_err(failed)?;
+        let compacted = CompactedHeader::decode(&block).ok();
+        let footer_at = len.saturating_sub(BLOCK as u64);
         let header = match SegmentHeader::decode(&block) {
-            Ok(header) if header.partition != self.options.partition => {
-                return Err(refused(&name, "belongs to another partition"));
+            Ok(header) => {
+                self.check_place(&name, epoch, header.partition, header.epoch)?;
+                return Ok(Found { epoch, len, header: Some(header), compacted: None });
             }
-            Ok(header) if header.epoch != epoch => {
-                return Err(refused(&name, "was written under another name"));
-            }
-            Ok(header) => Some(header),
-            Err(HeaderError::Version(version)) => {
+            Err(HeaderError::Version(version)) if compacted.is_none() => {
                 return Err(refused(&name, HeaderError::Version(version)));
             }
-            Err(_) => None,
+            Err(_) => compacted,
         };
-        Ok(Found { epoch, len, header })
+        if header.is_none() {
+            // A batch in the second block: mail at the end of it may look like anything.
+            let second = file.read_at(BLOCK as u64, BATCH_HEADER).await.map_err(failed)?;
+            if BatchHeader::decode(&second).is_ok() {
+                return Ok(Found { epoch, len, header: None, compacted: None });
+            }
+        }
+        let last = file.read_at(footer_at, BLOCK).await.map_err(failed)?;
+        let footer = match CompactedFooter::decode(&last, len) {
+            Err(HeaderError::Version(version)) if header.is_none() => {
+                return Err(refused(&name, HeaderError::Version(version)));
+            }
+            // The last block of mail may look like a footer, but does not know the nonce.
+            decoded => decoded.ok().filter(|footer| {
+                footer.header.epoch == epoch
+                    && header.as_ref().is_none_or(|header| header.nonce == footer.header.nonce)
+            }),
+        };
+        let damaged = header.is_none();
+        let told = footer.as_ref().map(|footer| footer.header.clone()).or(header);
+        if let Some(header) = &told {
+            self.check_place(&name, epoch, header.partition, header.epoch)?;
+        }
+        let compacted = told.map(|header| FoundCompacted { header, footer, damaged });
+        Ok(Found { epoch, len, header: None, compacted })
+    }
+
+    fn check_place(
+        &self,
+        name: &str,
+        epoch: u64,
+        partition: PartitionId,
+        written: u64,
+    ) -> Result<(), StoreError> {
+        if partition != self.options.partition {
+            return Err(refused(name, "belongs to another partition"));
+        }
+        if written != epoch {
+            return Err(refused(name, "was written under another name"));
+        }
+        Ok(())
     }
 
     /// Base of a segment whose header is not whole: `None` if the segment never began, that is if
@@ -298,7 +462,8 @@ impl Recovered {
     fn check_predecessor(&mut self, index: usize, from: u64) {
         let Some(header) = self.started[index].header else { return };
         let before = index.checked_sub(1).map_or(0, |i| self.started[i].segment.epoch);
-        if header.predecessor > before && header.base.0 > from {
+        // One that ended below may have been compacted, or deleted because nothing in it was alive.
+        if header.predecessor > before && header.predecessor_end.0 > from {
             let name = segment_name(header.predecessor);
             self.report.damage.push((name, 0, "segment file is missing".to_owned()));
         }
@@ -399,6 +564,8 @@ impl Recovered {
         self.segments.insert(base, segment.clone());
         let state = State {
             segments: self.segments,
+            sealed_below: base,
+            epoch_next: self.epoch_next + 1,
             open: Batch::new(segment, 0, Vec::new()),
             closed: VecDeque::new(),
             flight: None,
@@ -424,6 +591,8 @@ impl Recovered {
         };
         let inner = Rc::new(Inner {
             device: self.device,
+            executor: self.executor.clone(),
+            index_cache: self.index_cache,
             options: self.options,
             state: RefCell::new(state),
             on_durable: RefCell::new(None),

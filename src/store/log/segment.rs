@@ -23,14 +23,14 @@ pub const BATCH_TARGET: usize = 4 * 1024 * 1024;
 /// Longest batch payload: a batch under the target may still take one entry of any size.
 pub const BATCH_PAYLOAD_MAX: usize = BATCH_TARGET + entry_len(ENTRY_PAYLOAD_MAX);
 
-const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG\n";
+pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG\n";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RBAT");
 const CHECKPOINT_MAGIC: [u8; 8] = *b"RINGCHK\n";
 
 /// Version of a segment (its batches included) and of a checkpoint file.
-const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 1;
 
-/// An entry lies at LSN - base. Compaction will write another layout, with an index.
+/// An entry lies at LSN - base. Compaction writes another layout, with an index (`compacted`).
 const LAYOUT_IN_PLACE: u8 = 1;
 
 /// First block of a segment.
@@ -185,7 +185,9 @@ impl BatchHeader {
     }
 }
 
-/// The whole content of a checkpoint file: one block.
+/// The content of a checkpoint file: one block, written twice in a row, so that one rotten block
+/// does not send a start to an older checkpoint, whose pages compaction may have dropped. Files of
+/// the first versions have one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CheckpointFile {
     pub partition: PartitionId,
@@ -211,10 +213,26 @@ impl CheckpointFile {
         block[48..56].copy_from_slice(&self.scan_from.0.to_le_bytes());
         let checksum = crc32c::crc32c(&block[12..]);
         block[8..12].copy_from_slice(&checksum.to_le_bytes());
+        block.extend_from_within(..);
         block
     }
 
+    /// From the first of the two blocks that is whole.
     pub fn decode(bytes: &[u8]) -> Result<CheckpointFile, HeaderError> {
+        match CheckpointFile::decode_block(bytes) {
+            Err(error @ HeaderError::Version(_)) => Err(error),
+            Err(error) => {
+                let mirror = bytes.get(BLOCK..).ok_or(HeaderError::Short);
+                mirror.and_then(CheckpointFile::decode_block).map_err(|second| match second {
+                    HeaderError::Version(_) => second,
+                    _ => error,
+                })
+            }
+            whole => whole,
+        }
+    }
+
+    fn decode_block(bytes: &[u8]) -> Result<CheckpointFile, HeaderError> {
         let block: &[u8; BLOCK] = bytes.first_chunk().ok_or(HeaderError::Short)?;
         if block[..8] != CHECKPOINT_MAGIC {
             return Err(HeaderError::Magic);
@@ -312,7 +330,14 @@ mod tests {
             durable: Lsn(100),
             scan_from: Lsn(64),
         };
-        assert_eq!(CheckpointFile::decode(&file.encode()), Ok(file));
+        let mut bytes = file.encode();
+        assert_eq!(CheckpointFile::decode(&bytes), Ok(file));
+        assert_eq!(CheckpointFile::decode(&bytes[..BLOCK]), Ok(file));
+        bytes[30] ^= 1;
+        assert_eq!(CheckpointFile::decode(&bytes), Ok(file));
+        assert_eq!(CheckpointFile::decode(&bytes[..BLOCK]), Err(HeaderError::Checksum));
+        bytes[BLOCK + 30] ^= 1;
+        assert_eq!(CheckpointFile::decode(&bytes), Err(HeaderError::Checksum));
     }
 
     #[test]

@@ -381,7 +381,10 @@ fn start_reads_from_the_checkpoint_on() {
     simulation.run_until(async {
         let (log, ..) = reopen(&device, &simulation).await;
         // Until the next entry lies well inside a segment.
-        let holder = |lsn| segment_of(&log.0.state.borrow().segments, lsn).unwrap();
+        let holder = |lsn: Lsn| {
+            let state = log.0.state.borrow();
+            state.segments.range(..=lsn.0).next_back().unwrap().1.clone()
+        };
         for uid in 0.. {
             append_each(&log, uid..uid + 1).await;
             let next = log.next_lsn();
@@ -412,7 +415,11 @@ fn start_reads_from_the_checkpoint_on() {
             assert_eq!(entries.len(), 1 + 40);
             assert_eq!(report.damage.len(), damage);
             assert_eq!(log.read(root).await.unwrap().1, &b"pages"[..]);
-            device.corrupt(&segment::checkpoint_name(2), |bytes| bytes[25] ^= 1);
+            device.corrupt(&segment::checkpoint_name(2), |bytes| {
+                // Its block and the mirror.
+                bytes[25] ^= 1;
+                bytes[BLOCK + 25] ^= 1;
+            });
         }
     });
 }
@@ -560,6 +567,204 @@ fn what_a_restart_believed_survives_a_crash_after_it() {
             assert_eq!(survived, entries, "{mode:?}");
         }
     }
+}
+
+/// Whether compaction keeps the entry: most go.
+fn kept(uid: u32) -> bool {
+    uid.is_multiple_of(3)
+}
+
+/// Compacts the sealed segments below the checkpoint, `group` of them into one, as if only the
+/// entries that [`kept`] names were alive. Returns how many were replaced.
+async fn compact(log: &Log, lsns: &[(u64, u32)], group: usize) -> Result<usize, StoreError> {
+    let horizon = log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
+    let sealed = log.sealed_below(horizon);
+    for sources in sealed.chunks(group) {
+        let epochs: Vec<u64> = sources.iter().map(|source| source.epoch).collect();
+        let (base, end) = (sources[0].base, sources[sources.len() - 1].end);
+        let mut writer = log.begin_compacted(base, end, epochs.clone()).await?;
+        for source in sources {
+            let mut reader = log.source(source.epoch)?;
+            let inside = |lsn: &u64| (source.base.0..source.end.0).contains(lsn);
+            for (lsn, _) in lsns.iter().filter(|(lsn, uid)| inside(lsn) && kept(*uid)) {
+                let entry = reader.entry(Lsn(*lsn)).await?.to_vec();
+                writer.push(Lsn(*lsn), &entry).await?;
+            }
+        }
+        let replacement = match writer.is_empty() {
+            true => {
+                writer.abandon().await?;
+                None
+            }
+            false => Some(writer.finish(end, epochs.clone()).await?),
+        };
+        let retired = log.supersede(&epochs, replacement);
+        assert_eq!(log.retire(retired, &|| true).await?, sources.len() as u64);
+    }
+    Ok(sealed.len())
+}
+
+/// Appends `uids`, then a root that makes all of them checkpointed; returns where they are.
+async fn append_and_checkpoint(log: &Log, uids: std::ops::Range<u32>) -> Vec<(u64, u32)> {
+    let numbers = uids.clone();
+    let lsns = append_each(log, uids).await;
+    let replay_from = log.next_lsn();
+    let root = log.append(header(99_999), &[&payload(99_999)]).unwrap();
+    log.publish_checkpoint(root, replay_from).await.unwrap();
+    lsns.iter().map(|lsn| lsn.0).zip(numbers).collect()
+}
+
+async fn check_kept(log: &Log, lsns: &[(u64, u32)]) {
+    for (lsn, uid) in lsns.iter().filter(|(_, uid)| kept(*uid)) {
+        let (found, bytes) = log.read(Lsn(*lsn)).await.unwrap();
+        check_entry(&(found, bytes.to_vec()));
+        assert_eq!(found.uid.0, *uid);
+    }
+}
+
+fn segment_files(device: &MemoryDevice) -> (usize, usize) {
+    let epochs = 1..200;
+    let files: Vec<usize> = epochs
+        .filter_map(|epoch| device.content(&segment::segment_name(epoch)))
+        .map(|content| content.len())
+        .collect();
+    (files.len(), files.iter().sum())
+}
+
+#[test]
+fn compacted_entries_keep_their_lsns_and_space_comes_back() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(20));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let mut lsns = append_and_checkpoint(&log, 0..120).await;
+        let (files, bytes) = segment_files(&device);
+        assert!(compact(&log, &lsns, 3).await.unwrap() > 6);
+        check_kept(&log, &lsns).await;
+        let (fewer, less) = segment_files(&device);
+        assert!(fewer < files / 2 && less < bytes / 2, "{fewer} files, {less} bytes");
+        for (lsn, _) in lsns.iter().filter(|(lsn, uid)| *lsn < 300_000 && !kept(*uid)) {
+            assert!(matches!(log.read(Lsn(*lsn)).await, Err(StoreError::Corrupt { .. })));
+        }
+        // Once more, with what was compacted before among the sources.
+        lsns.extend(append_and_checkpoint(&log, 200..300).await);
+        compact(&log, &lsns, 4).await.unwrap();
+        check_kept(&log, &lsns).await;
+        log.close().await.unwrap();
+        for _ in 0..2 {
+            let (log, entries, report) = reopen(&device, &simulation).await;
+            assert_eq!((report.damage, entries.len()), (Vec::new(), 1));
+            check_kept(&log, &lsns).await;
+            lsns.extend(append_and_checkpoint(&log, 300..310).await);
+            log.close().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn damage_of_a_compacted_segment_costs_no_whole_entry() {
+    // Offset in the file, from the start or (negative) from the end.
+    for at in [20, 3 * BLOCK as i64, -20, -(BLOCK as i64) - 20] {
+        let (device, simulation) = (MemoryDevice::new(), Simulation::new(21));
+        simulation.run_until(async {
+            let (log, ..) = reopen(&device, &simulation).await;
+            let lsns = append_and_checkpoint(&log, 0..60).await;
+            compact(&log, &lsns, 100).await.unwrap();
+            let epoch = log.sealed_below(Lsn(u64::MAX))[0].epoch;
+            log.close().await.unwrap();
+            device.corrupt(&segment::segment_name(epoch), |bytes| {
+                let at = if at < 0 { bytes.len() as i64 + at } else { at };
+                bytes[at as usize] ^= 1;
+            });
+            let (log, _, report) = reopen(&device, &simulation).await;
+            let mut lost = 0;
+            for (lsn, uid) in lsns.iter().filter(|(_, uid)| kept(*uid)) {
+                match log.read(Lsn(*lsn)).await {
+                    Ok((found, bytes)) => {
+                        check_entry(&(found, bytes.to_vec()));
+                        assert_eq!(found.uid.0, *uid);
+                    }
+                    Err(StoreError::Corrupt { .. }) => lost += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert_eq!(lost, usize::from(at == 3 * BLOCK as i64), "{at}");
+            // Header and footer are read at every start; the rest when it is asked for.
+            assert_eq!(report.damage.is_empty(), ![20, -20].contains(&at), "{at}");
+        });
+    }
+}
+
+/// Appends, checkpoints and compacts; what was acknowledged, and after how many operations.
+fn compacting_workload(device: &MemoryDevice, seed: u64) -> Told {
+    let simulation = Simulation::new(seed);
+    let mut told = Told::default();
+    simulation.run_until(async {
+        let (log, ..) = reopen(device, &simulation).await;
+        let mut lsns = Vec::new();
+        for round in 0..3 {
+            let uids = round * 100..round * 100 + 30;
+            let new = append_and_checkpoint(&log, uids).await;
+            let step = device.trace().borrow().len();
+            told.acknowledged.extend(new.iter().map(|(lsn, uid)| (step, *lsn, *uid)));
+            told.checkpoints.push((step, log.checkpoint().unwrap()));
+            lsns.extend(new);
+            compact(&log, &lsns, 2 + round as usize).await.unwrap();
+        }
+    });
+    told
+}
+
+#[test]
+fn no_crash_while_compacting_loses_what_is_kept() {
+    for seed in 0..2 {
+        let device = MemoryDevice::new();
+        let mut told = compacting_workload(&device, seed);
+        told.acknowledged.retain(|(_, _, uid)| kept(*uid));
+        let trace = device.trace();
+        let trace = trace.borrow();
+        for step in 0..=trace.len() {
+            for mode in CrashMode::ALL {
+                let image = trace.image(step, mode, seed);
+                let told = Told {
+                    // What the checkpoint covers is not replayed: only reads tell.
+                    acknowledged: told.acknowledged.clone(),
+                    checkpoints: told.checkpoints.clone(),
+                };
+                check_image(&image, step, &told).unwrap_or_else(|what| {
+                    panic!("seed {seed}, step {step} of {}, {mode:?}: {what}", trace.len())
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reader_holds_the_source_it_reads() {
+    let (device, simulation) = (MemoryDevice::new(), Simulation::new(23));
+    simulation.run_until(async {
+        let (log, ..) = reopen(&device, &simulation).await;
+        let lsns = append_and_checkpoint(&log, 0..40).await;
+        let sealed = log.sealed_below(Lsn(u64::MAX));
+        let name = segment::segment_name(sealed[0].epoch);
+        let mut reader = log.source(sealed[0].epoch).unwrap();
+        let retired = log.supersede(&[sealed[0].epoch], None);
+        let retiring = log.clone();
+        let deleted = Rc::new(Cell::new(0));
+        let count = deleted.clone();
+        let task = async move { count.set(retiring.retire(retired, &|| true).await.unwrap()) };
+        simulation.spawn(Priority::Background, Box::pin(task));
+        for _ in 0..50 {
+            simulation.sleep(std::time::Duration::from_millis(10)).await;
+            assert!(reader.entry(Lsn(lsns[0].0)).await.is_ok());
+        }
+        assert!(device.content(&name).is_some());
+        drop(reader);
+        while deleted.get() == 0 {
+            simulation.sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(device.content(&name).is_none());
+        assert!(log.read(Lsn(lsns[0].0)).await.is_err());
+    });
 }
 
 proptest! {

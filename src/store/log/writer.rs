@@ -147,6 +147,7 @@ async fn write(inner: &Inner, batch: Batch, current: &mut Current) -> Result<Lan
     let (outcome, buffer) = file.append(offset, bytes).await;
     outcome.map_err(failed)?;
     sync(&*file).await.map_err(failed)?;
+    segment.len.set(offset + written);
     Ok(Landed { epoch: segment.epoch, end, payload, written, buffer })
 }
 
@@ -170,6 +171,7 @@ async fn create_file(inner: &Inner, segment: &Rc<Segment>) -> Result<Rc<dyn File
     }
     *segment.file.borrow_mut() = Some(file.clone());
     let state = &mut *inner.state.borrow_mut();
+    state.sealed_below = segment.base;
     state.opened(segment.clone());
     state.probe.segments += 1;
     Ok(file)

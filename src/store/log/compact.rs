@@ -1,0 +1,369 @@
+//! Writing compacted segments, and putting them in the place of those they replace.
+//!
+//! Called by `store::compaction`, which knows what is live; one at a time. Order is everything: the
+//! new file is complete and durable before any read goes to it, reads go to it before a source is
+//! deleted, and a source is deleted only when nobody reads from it any more. A crash in between
+//! leaves files that recovery tells apart by the footer.
+
+use std::{io, rc::Rc, time::Duration};
+
+use super::{
+    Index, Layout, Log, Segment,
+    compacted::{CompactedFooter, CompactedHeader, IndexRecord, encode_index, index_place},
+    entry::{ENTRY_HEADER, decode_header, decode_payload, entry_len},
+    failed, no_segment, segment_of,
+};
+use crate::{model::Lsn, runtime::device::File, store::StoreError};
+
+/// Bytes written at once.
+const WRITE_SIZE: usize = 256 * 1024;
+
+/// Bytes of a source read at once.
+const READ_SIZE: usize = 256 * 1024;
+
+/// How often it is looked whether readers have let go of a source.
+const PIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A segment that is not written to any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SealedSegment {
+    pub epoch: u64,
+    /// LSNs it covers: `base..end`.
+    pub base: Lsn,
+    pub end: Lsn,
+    /// Bytes of its file.
+    pub len: u64,
+    pub compacted: bool,
+    /// Bytes of its entries believed to be in use; `None` if nobody knows.
+    pub live: Option<u64>,
+}
+
+impl Log {
+    /// The segments that are sealed and lie wholly below `horizon`, in the order of their LSNs.
+    pub fn sealed_below(&self, horizon: Lsn) -> Vec<SealedSegment> {
+        let state = self.0.state.borrow();
+        let sealed = |segment: &&Rc<Segment>| {
+            let written = match segment.layout {
+                Layout::InPlace => segment.base < state.sealed_below,
+                Layout::Indexed(_) => true,
+            };
+            written && segment.end() <= horizon.0
+        };
+        state.segments.values().filter(sealed).map(|segment| segment.describe()).collect()
+    }
+
+    /// Begins a segment that replaces `sources` and covers the LSNs `base..end`.
+    ///
+    /// # Errors
+    /// As the device's; nothing has changed then, and the file is gone again if it can be.
+    pub async fn begin_compacted(
+        &self,
+        base: Lsn,
+        end: Lsn,
+        sources: Vec<u64>,
+    ) -> Result<CompactedWriter, StoreError> {
+        let epoch = self.0.state.borrow_mut().take_epoch();
+        let header = CompactedHeader {
+            partition: self.0.options.partition,
+            epoch,
+            base,
+            end,
+            nonce: rand::random(),
+            sources,
+        };
+        let name = super::segment::segment_name(epoch);
+        let device = &self.0.device;
+        let file = device.create(&name, 0).await.map_err(failed)?;
+        let block = header.encode();
+        let mut writer = CompactedWriter {
+            log: self.clone(),
+            at: block.len() as u64,
+            buffer: Vec::with_capacity(WRITE_SIZE),
+            records: Vec::new(),
+            entry_bytes: 0,
+            header,
+            name,
+            file,
+        };
+        match writer.begin(block).await {
+            Ok(()) => Ok(writer),
+            Err(error) => {
+                writer.abandon().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts `replacement`, if there is any, in the place of the segments `sources`: reads go there
+    /// from now on. [`Log::retire`] then deletes them.
+    pub fn supersede(&self, sources: &[u64], replacement: Option<Compacted>) -> Retired {
+        let state = &mut *self.0.state.borrow_mut();
+        let mut retired = Vec::with_capacity(sources.len());
+        state.segments.retain(|_, segment| {
+            let stays = !sources.contains(&segment.epoch);
+            if !stays {
+                retired.push(segment.clone());
+            }
+            stays
+        });
+        state.open_files.retain(|segment| !sources.contains(&segment.epoch));
+        if let Some(Compacted(segment)) = replacement {
+            state.segments.insert(segment.base, segment);
+        }
+        Retired(retired)
+    }
+
+    /// Deletes superseded segments as soon as nobody reads from them. `go_on` is asked while
+    /// waiting; when it says no, what is left stays until the next start, which knows what to do.
+    ///
+    /// # Errors
+    /// As the device's: files may be left over.
+    pub async fn retire(
+        &self,
+        retired: Retired,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError> {
+        let device = &self.0.device;
+        // An earlier deletion that is undone by a crash must not find a later one in place.
+        device.sync_directory().await.map_err(failed)?;
+        let mut deleted = 0;
+        for segment in retired.0 {
+            while Rc::strong_count(&segment) > 1 {
+                if !go_on() {
+                    return Ok(deleted);
+                }
+                self.0.executor.sleep(PIN_INTERVAL).await;
+            }
+            segment.file.take();
+            match device.delete(&segment.name).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => deleted += 1,
+            }
+        }
+        device.sync_directory().await.map_err(failed)?;
+        Ok(deleted)
+    }
+
+    /// Reads entries of one sealed segment one after the other.
+    pub fn source(&self, epoch: u64) -> Result<SourceReader, StoreError> {
+        let state = self.0.state.borrow();
+        let found = state.segments.values().find(|segment| segment.epoch == epoch).cloned();
+        let segment = found.ok_or_else(|| no_segment(Lsn(0)))?;
+        Ok(SourceReader { log: self.clone(), segment, window: Vec::new(), window_at: 0 })
+    }
+
+    /// The segment that holds `lsn`, if any does.
+    pub fn segment_at(&self, lsn: Lsn) -> Option<SealedSegment> {
+        let state = self.0.state.borrow();
+        segment_of(&state.segments, lsn).map(|segment| segment.describe())
+    }
+}
+
+impl Segment {
+    fn describe(&self) -> SealedSegment {
+        SealedSegment {
+            epoch: self.epoch,
+            base: Lsn(self.base),
+            end: Lsn(self.end()),
+            len: self.len.get(),
+            compacted: matches!(self.layout, Layout::Indexed(_)),
+            live: self.live.get().map(|live| live.clamp(0, self.len.get() as i64) as u64),
+        }
+    }
+}
+
+/// Segments taken out of the table, whose files are still there.
+#[must_use]
+pub struct Retired(Vec<Rc<Segment>>);
+
+/// A complete, durable compacted segment that nobody reads yet.
+#[must_use]
+pub struct Compacted(Rc<Segment>);
+
+impl Compacted {
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.0.len.get()
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+}
+
+/// A compacted segment being written.
+pub struct CompactedWriter {
+    log: Log,
+    header: CompactedHeader,
+    name: String,
+    file: Rc<dyn File>,
+    /// Offset in the file of `buffer`.
+    at: u64,
+    buffer: Vec<u8>,
+    records: Vec<IndexRecord>,
+    entry_bytes: u64,
+}
+
+impl CompactedWriter {
+    /// The header is durable before anything follows it: a file without one never began.
+    async fn begin(&mut self, block: Vec<u8>) -> Result<(), StoreError> {
+        self.file.append(0, block).await.0.map_err(failed)?;
+        self.file.sync().await.map_err(failed)?;
+        self.log.0.device.sync_directory().await.map_err(failed)
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.header.epoch
+    }
+
+    /// Bytes of the file if it ended now.
+    pub fn file_len(&self) -> u64 {
+        compacted_len(self.at + self.buffer.len() as u64, self.records.len() as u64)
+    }
+
+    /// Adds an entry as [`SourceReader::entry`] gave it. LSNs ascend.
+    pub async fn push(&mut self, lsn: Lsn, entry: &[u8]) -> Result<(), StoreError> {
+        let offset = self.at + self.buffer.len() as u64;
+        self.records.push(IndexRecord { lsn, offset, len: entry.len() as u32 });
+        self.buffer.extend_from_slice(entry);
+        self.entry_bytes += entry.len() as u64;
+        match self.buffer.len() >= WRITE_SIZE {
+            true => self.write().await,
+            false => Ok(()),
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        let bytes = std::mem::take(&mut self.buffer);
+        let len = bytes.len() as u64;
+        let (outcome, mut buffer) = self.file.append(self.at, bytes).await;
+        outcome.map_err(failed)?;
+        self.at += len;
+        buffer.clear();
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    /// Forgets the entries from `lsn` on: their source turned out to be damaged and stays.
+    pub fn cut(&mut self, lsn: Lsn) {
+        let kept = self.records.partition_point(|record| record.lsn < lsn);
+        let cut: u64 = self.records.drain(kept..).map(|record| u64::from(record.len)).sum();
+        self.entry_bytes -= cut;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Completes the file: it covers the LSNs up to `end` and replaces `sources`, which may be fewer
+    /// than it began with.
+    ///
+    /// # Errors
+    /// As the device's; the file must then be abandoned.
+    pub async fn finish(&mut self, end: Lsn, sources: Vec<u64>) -> Result<Compacted, StoreError> {
+        (self.header.end, self.header.sources) = (end, sources);
+        let index_at = index_place(self.at + self.buffer.len() as u64);
+        self.buffer.resize((index_at - self.at) as usize, 0);
+        let index = encode_index(&self.records, self.header.nonce);
+        for piece in index.chunks(WRITE_SIZE) {
+            self.buffer.extend_from_slice(piece);
+            self.write().await?;
+        }
+        if !self.buffer.is_empty() {
+            self.write().await?;
+        }
+        self.file.sync().await.map_err(failed)?;
+        let footer = CompactedFooter {
+            header: self.header.clone(),
+            index_at,
+            entries: self.records.len() as u64,
+            entry_bytes: self.entry_bytes,
+        };
+        self.buffer = footer.encode();
+        self.write().await?;
+        self.file.sync().await.map_err(failed)?;
+        let segment = Segment::compacted(self.name.clone(), &footer, self.at);
+        segment.live.set(Some(self.entry_bytes as i64));
+        Ok(Compacted(Rc::new(segment)))
+    }
+
+    /// Deletes what was written.
+    ///
+    /// # Errors
+    /// As the device's: the file is left over, and the next start deletes it. Nothing must be
+    /// compacted before.
+    pub async fn abandon(self) -> Result<(), StoreError> {
+        drop(self.file);
+        self.log.0.device.delete(&self.name).await.map_err(failed)
+    }
+}
+
+/// Bytes of a compacted file whose entries end at `offset`.
+pub fn compacted_len(offset: u64, entries: u64) -> u64 {
+    let block = super::segment::BLOCK as u64;
+    let blocks = entries.div_ceil(super::compacted::INDEX_RECORDS as u64);
+    index_place(offset) + (blocks + 1) * block
+}
+
+/// Reads verified entries of one segment in ascending order, a piece of the file at a time. Keeps
+/// the segment from being deleted.
+pub struct SourceReader {
+    log: Log,
+    segment: Rc<Segment>,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+impl SourceReader {
+    pub fn name(&self) -> &str {
+        &self.segment.name
+    }
+
+    /// The entry at `lsn` as it lies in the file, padding included.
+    ///
+    /// # Errors
+    /// `Corrupt` if its checksums do not hold or nothing is there.
+    pub async fn entry(&mut self, lsn: Lsn) -> Result<&[u8], StoreError> {
+        let inner = self.log.0.clone();
+        let offset = self.segment.locate(&*inner.device, &inner.index_cache, lsn).await?;
+        self.fetch(offset, ENTRY_HEADER).await?;
+        let segment = self.segment.clone();
+        let stored = decode_header(self.at(offset, ENTRY_HEADER), lsn)
+            .map_err(|error| segment.corrupt(lsn.0, error))?;
+        let len = entry_len(stored.payload_len);
+        self.fetch(offset, len).await?;
+        let bytes = self.at(offset, len);
+        decode_payload(bytes, &stored).map_err(|error| segment.corrupt(lsn.0, error))?;
+        match bytes.len() == len {
+            true => Ok(bytes),
+            false => Err(segment.corrupt(lsn.0, "entry is cut short")),
+        }
+    }
+
+    /// Up to `len` bytes at `offset`, which were fetched.
+    fn at(&self, offset: u64, len: usize) -> &[u8] {
+        let start = (offset - self.window_at) as usize;
+        let end = self.window.len().min(start + len);
+        &self.window[start.min(end)..end]
+    }
+
+    async fn fetch(&mut self, offset: u64, len: usize) -> Result<(), StoreError> {
+        let end = self.window_at + self.window.len() as u64;
+        if offset >= self.window_at && offset + len as u64 <= end {
+            return Ok(());
+        }
+        let file = self.segment.open(&*self.log.0.device).await?;
+        self.window = file.read_at(offset, len.max(READ_SIZE)).await.map_err(failed)?;
+        self.window_at = offset;
+        Ok(())
+    }
+}
+
+impl Segment {
+    /// A complete compacted segment, as its footer tells.
+    pub(super) fn compacted(name: String, footer: &CompactedFooter, len: u64) -> Segment {
+        let layout = Layout::Indexed(Index::new(footer));
+        let header = &footer.header;
+        Segment::found(header.epoch, header.base.0, name, layout, len)
+    }
+}
