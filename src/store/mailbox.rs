@@ -352,7 +352,7 @@ impl Mailbox {
         let keywords: usize = self.keywords.iter().map(|name| name.len() + 24).sum();
         size_of::<Mailbox>()
             + table * size_of::<Message>()
-            + self.delta.len() * (size_of::<RunRecord>() + 16)
+            + self.delta.len() * 2 * size_of::<RunRecord>() // Ascending keys: half-full leaves.
             + self.runs.len() * size_of::<RunRef>()
             + keywords
     }
