@@ -111,6 +111,10 @@ pub struct SmtpArguments {
     /// BDAT instead of DATA (RFC 3030)
     #[arg(long)]
     pub bdat: bool,
+    /// Give each message an X-Ringload header of its own and append a line to FILE for it: "250 TOKEN
+    /// RECIPIENTS" as soon as it is acknowledged, "??? ..." when its content was sent and no 250 came
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
 }
 
 /// Which accounts read, and what they find.

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod client;
+mod ledger;
 mod record;
 mod report;
 mod run;

@@ -23,6 +23,7 @@ use crate::{
         pop3::Pop3Client,
         smtp::{SmtpClient, Style},
     },
+    ledger::Ledger,
     record::Recorder,
     report::Summary,
     schedule::{Schedule, Ticket},
@@ -285,13 +286,15 @@ struct SmtpLoad<'a> {
     arguments: &'a SmtpArguments,
     style: Style,
     message: Vec<u8>,
+    ledger: Option<Ledger>,
 }
 
 fn send(arguments: &SmtpArguments, lmtp: bool) -> Result<Summary> {
     let style = Style { lmtp, pipelining: arguments.pipelining, bdat: arguments.bdat };
     let plain = workload::message(arguments.size, &arguments.sender);
     let message = if arguments.bdat { plain } else { workload::dot_stuff(&plain) };
-    let load = SmtpLoad { arguments, style, message };
+    let ledger = arguments.ledger.as_deref().map(Ledger::open).transpose()?;
+    let load = SmtpLoad { arguments, style, message, ledger };
     let (title, port) = if lmtp { ("lmtp", 2024) } else { ("smtp", 2025) };
     drive(title, &arguments.common, port, 2465, arguments.messages, load)
 }
@@ -316,8 +319,17 @@ impl Load for SmtpLoad<'_> {
             .map(|number| workload::address(&self.arguments.recipient, number))
             .collect();
         session.1 += 1;
-        session.0.send(&self.arguments.sender, &recipients, &self.message).await?;
-        Ok("message")
+        let (client, sender) = (&mut session.0, &self.arguments.sender);
+        let Some(ledger) = &self.ledger else {
+            client.send(sender, &recipients, &self.message).await?;
+            return Ok("message");
+        };
+        let token = ledger.token(ticket.number);
+        let sent = client.send(sender, &recipients, &ledger.mark(&token, &self.message)).await;
+        if sent.is_ok() || client.in_doubt() {
+            ledger.note(&token, sent.is_ok(), &recipients).context("--ledger")?;
+        }
+        sent.map(|()| "message")
     }
 
     fn spent(&self, session: &Self::Session) -> bool {
@@ -537,6 +549,7 @@ fn fill(read: &ReadArguments) -> Result<()> {
         per_connection: 0,
         pipelining: false,
         bdat: false,
+        ledger: None,
     };
     let summary = send(&arguments, true).context("--fill")?;
     if let Some((error, _)) = summary.recorder.errors().first_key_value() {

@@ -1,83 +1,144 @@
-"""kill -9 under load: what was acknowledged is there afterwards, once."""
+"""kill -9 under ringload: what was acknowledged is there afterwards, once; with small segments and
+checkpoints, so that both happen all the time."""
 
 import collections
 import imaplib
 import os
+import pathlib
 import random
-import smtplib
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
 
-from demo import Demo
+from demo import Demo, RINGLOAD
 
+imaplib._MAXLINE = 1 << 26
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "20"))
-SENDERS = 8
 USERS = 10
+HEADER = "(UID BODY.PEEK[HEADER.FIELDS (X-RINGLOAD)])"
+SMALL = ["--set", "store.segment_size=1MiB", "--set", "store.checkpoint_interval=1MiB"]
+# (connections, octets, recipients a message): short messages to one, longer ones to three of the four
+# partitions, and some that travel in chunks.
+LOADS = [(16, 1000, 1), (8, 9000, 3), (2, 600_000, 2)]
 
 
-class Sender(threading.Thread):
-    """Sends numbered messages until its connection breaks; keeps which were acknowledged and
-    which one was in flight."""
+class Editor(threading.Thread):
+    """Flags and expunges one account's messages until the server is gone; keeps what was acknowledged
+    and what was in flight."""
 
-    def __init__(self, demo, name):
+    def __init__(self, demo, user):
         super().__init__(daemon=True)
-        self.demo, self.label = demo, name
-        self.acknowledged, self.attempted = [], []
+        self.demo, self.user = demo, user
+        self.flagged, self.expunged, self.in_doubt = set(), {}, {}
 
     def run(self):
         try:
-            with smtplib.SMTP("127.0.0.1", self.demo.port["smtp"], timeout=20) as smtp:
-                smtp.ehlo("load.example")
-                for number in range(1_000_000):
-                    chosen = random.sample(range(1, USERS + 1), random.choice((1, 1, 3)))
-                    key = f"{self.label}.{number}"
-                    self.attempted.append((key, chosen))
-                    smtp.sendmail("s@example.org", [f"user{n}@demo.test" for n in chosen],
-                                  f"Subject: {key}\r\n\r\n{'x' * random.randrange(9000)}\r\n")
-                    self.acknowledged.append((key, chosen))
-        except (OSError, smtplib.SMTPException):
+            imap = login(self.demo, self.user)
+            while True:
+                imap.select()
+                _, (found,) = imap.uid("SEARCH", "UNKEYWORD", "kept")
+                uids = found.split()
+                if not uids:
+                    time.sleep(0.01)
+                    continue
+                chosen = random.sample(uids, min(len(uids), 6))
+                kept, gone = chosen[:3], chosen[3:]
+                self.in_doubt = tokens_of(imap.uid("FETCH", b",".join(chosen), HEADER)[1])
+                for uid in kept:
+                    del self.in_doubt[int(uid)]
+                imap.uid("STORE", b",".join(kept), "+FLAGS", "(kept)")
+                self.flagged.update(map(int, kept))
+                if gone:
+                    imap.uid("STORE", b",".join(gone), "+FLAGS.SILENT", "(\\Deleted)")
+                    imap.uid("EXPUNGE", b",".join(gone))
+                    self.expunged.update(self.in_doubt)
+        except (OSError, imaplib.IMAP4.error, imaplib.IMAP4.abort):
             pass
+
+
+def login(demo, user):
+    imap = imaplib.IMAP4("127.0.0.1", demo.port["imap"], timeout=20)
+    imap.login(f"user{user}@demo.test", "demo")
+    return imap
+
+
+def tokens_of(data):
+    """A FETCH's answer as {uid: token}."""
+    found = {}
+    for part in data:
+        if isinstance(part, tuple):
+            uid = int(part[0].split(b"UID ")[1].split()[0])
+            found[uid] = part[1].decode().partition(":")[2].strip()
+    return found
+
+
+def read(demo, user):
+    """The account's INBOX: {uid: token}, and the UIDs that carry the keyword."""
+    imap = login(demo, user)
+    imap.select(readonly=True)
+    tokens = tokens_of(imap.fetch("1:*", HEADER)[1])
+    _, (kept,) = imap.uid("SEARCH", "KEYWORD", "kept")
+    imap.logout()
+    return tokens, set(map(int, kept.split()))
 
 
 class Kill(unittest.TestCase):
     def test_none_lost_none_twice(self):
-        with Demo("--shards", "2", "--users", str(USERS)) as demo:
-            acknowledged = collections.defaultdict(set)
-            attempted = collections.defaultdict(set)
-            identity = {}
-            for round_number in range(ROUNDS):
-                senders = [Sender(demo, f"r{round_number}.{n}") for n in range(SENDERS)]
-                for sender in senders:
-                    sender.start()
-                time.sleep(random.uniform(0.1, 0.6))
+        with tempfile.TemporaryDirectory() as folder, \
+                Demo("--shards", "2", "--users", str(USERS), *SMALL) as demo:
+            ledger = pathlib.Path(folder, "ledger")
+            flagged, expunged, in_doubt = set(), {}, {}
+            for _ in range(ROUNDS):
+                loads = [subprocess.Popen(
+                    [RINGLOAD, "smtp", "--address", f"127.0.0.1:{demo.port['smtp']}", "--quiet",
+                     "--connections", str(connections), "--size", str(size), "--duration", "30s",
+                     "--recipients", str(USERS), "--recipients-per-message", str(recipients),
+                     "--ledger", ledger], stdout=subprocess.DEVNULL)
+                    for connections, size, recipients in LOADS]
+                editor = Editor(demo, 1)
+                editor.start()
+                time.sleep(random.uniform(0.1, 0.8))
                 demo.kill()
-                for sender in senders:
-                    sender.join(30)
-                    for key, users in sender.acknowledged:
-                        for user in users:
-                            acknowledged[user].add(key)
-                    for key, users in sender.attempted:
-                        for user in users:
-                            attempted[user].add(key)
+                for load in loads:
+                    self.assertEqual(load.wait(40), 1, "ringload says that the server went away")
+                editor.join(30)
+                flagged |= editor.flagged
+                expunged |= editor.expunged
+                in_doubt |= editor.in_doubt
                 demo.start()
-            total = 0
-            for user in range(1, USERS + 1):
-                client = imaplib.IMAP4("127.0.0.1", demo.port["imap"])
-                client.login(f"user{user}@demo.test", "demo")
-                client.select("INBOX", readonly=True)
-                _, data = client.fetch("1:*", "(UID BODY.PEEK[HEADER.FIELDS (SUBJECT)])")
-                keys = [part[1].decode().strip().removeprefix("Subject: ")
-                        for part in data if isinstance(part, tuple)]
-                client.logout()
-                twice = [key for key, count in collections.Counter(keys).items() if count > 1]
-                self.assertEqual(twice, [], f"user{user} has messages twice")
-                self.assertEqual(acknowledged[user] - set(keys), set(), f"user{user} lost mail")
-                self.assertEqual(set(keys) - attempted[user], set(), f"user{user} has strangers")
-                total += len(keys)
-            print(f"{ROUNDS} kills, {total} messages in mailboxes, "
-                  f"{sum(map(len, acknowledged.values()))} acknowledged")
-            self.assertGreater(total, ROUNDS)
+            self.check(demo, ledger, flagged, expunged, in_doubt)
+
+    def check(self, demo, ledger, flagged, expunged, in_doubt):
+        acknowledged, possible = collections.defaultdict(set), collections.defaultdict(set)
+        count = 0
+        for line in ledger.read_text().splitlines():
+            outcome, token, recipients = line.split()
+            count += outcome == "250"
+            for recipient in recipients.split(","):
+                user = int(recipient.removeprefix("user").partition("@")[0])
+                possible[user].add(token)
+                if outcome == "250":
+                    acknowledged[user].add(token)
+        total = 0
+        for user in range(1, USERS + 1):
+            messages, kept = read(demo, user)
+            tokens = list(messages.values())
+            twice = [token for token, times in collections.Counter(tokens).items() if times > 1]
+            self.assertEqual(twice, [], f"user{user} has messages twice")
+            self.assertEqual(set(tokens) - possible[user], set(), f"user{user} has strangers")
+            lost = acknowledged[user] - set(tokens)
+            if user == 1:
+                self.assertEqual(set(expunged) & set(messages), set(), "expunged and back again")
+                self.assertEqual(flagged - kept, set(), "a flag was lost")
+                lost -= {*expunged.values(), *in_doubt.values()}
+            self.assertEqual(lost, set(), f"user{user} lost mail")
+            total += len(tokens)
+        print(f"{ROUNDS} kills, {count} messages acknowledged, {total} in mailboxes, "
+              f"{len(flagged)} flagged and {len(expunged)} expunged meanwhile")
+        self.assertGreater(total, ROUNDS * 100)
+        self.assertGreater(len(expunged), ROUNDS)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ pub struct SmtpClient {
     style: Style,
     /// Reused for each transaction's commands.
     commands: Vec<u8>,
+    /// The last message's content may be with the server, which has not acknowledged it.
+    in_doubt: bool,
 }
 
 impl SmtpClient {
     pub async fn connect(target: &Target, style: Style) -> Result<SmtpClient> {
-        let mut client =
-            SmtpClient { wire: Wire::connect(target).await?, style, commands: Vec::new() };
+        let wire = Wire::connect(target).await?;
+        let mut client = SmtpClient { wire, style, commands: Vec::new(), in_doubt: false };
         client.expect(220, "greeting").await?;
         client.hello().await?;
         if target.tls == Tls::Starttls {
@@ -73,6 +75,7 @@ impl SmtpClient {
             self.commands.extend_from_slice(last.as_bytes());
             if self.style.bdat {
                 self.commands.extend_from_slice(message);
+                self.in_doubt = true;
             }
             self.wire.send(&self.commands).await?;
             self.expect(250, "MAIL").await?;
@@ -88,17 +91,25 @@ impl SmtpClient {
             }
             self.wire.send(last.as_bytes()).await?;
             if self.style.bdat {
+                self.in_doubt = true;
                 self.wire.send(message).await?;
             }
         }
         if !self.style.bdat {
             self.expect(354, "DATA").await?;
+            self.in_doubt = true;
             self.wire.send(message).await?;
         }
         for _ in 0..replies {
             self.expect(250, "message").await?;
         }
+        self.in_doubt = false;
         Ok(())
+    }
+
+    /// After a `send` that failed: whether the server may have the message all the same.
+    pub fn in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     pub async fn quit(mut self) -> Result<()> {
