@@ -35,6 +35,10 @@ cargo test --workspace --quiet
 step "Release build"
 cargo build --release --quiet
 
+step "Simulation: crashes and disk faults from seeds, planted bugs"
+cargo run --release --quiet --bin simulate -- --seeds 300
+cargo run --release --quiet --bin simulate -- --plant all
+
 step "Real clients, hostile clients, kill -9"
 (cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill)
 

@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     io,
     rc::Rc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use super::{Device, File};
 use crate::runtime::{
     LocalFuture,
+    executor::Executor,
     simulation::{split_mix, yield_once},
 };
 
@@ -35,6 +37,11 @@ pub struct Faults {
     pub short_appends: Vec<u64>,
     /// Appends from this one on find the disk full.
     pub full_from: Option<u64>,
+    /// Appends from this one on find room again; never if `None`.
+    pub full_until: Option<u64>,
+    /// Operations (appends and syncs counted together) that take this long on the clock given by
+    /// [`MemoryDevice::set_clock`].
+    pub slow: Vec<(u64, Duration)>,
     /// `sync` answers `Ok` and does nothing: to prove that a crash test notices.
     pub lying_sync: bool,
 }
@@ -77,6 +84,11 @@ enum Step {
         inode: u64,
         through: usize,
     },
+    /// Somebody was told that the disk does not have the forgotten appends to `inode`: from here on
+    /// no crash brings them back.
+    Disown {
+        inode: u64,
+    },
     /// As `Sync`, for creations and deletions.
     SyncDirectory {
         through: usize,
@@ -103,6 +115,7 @@ struct Inner {
     faults: RefCell<Faults>,
     appends: Cell<u64>,
     syncs: Cell<u64>,
+    clock: RefCell<Option<Rc<dyn Executor>>>,
 }
 
 type Content = Rc<RefCell<Vec<u8>>>;
@@ -130,6 +143,16 @@ impl MemoryDevice {
         *self.0.faults.borrow_mut() = faults;
     }
 
+    /// What slow operations sleep on. A device outlives the executors of its users.
+    pub fn set_clock(&self, clock: Rc<dyn Executor>) {
+        *self.0.clock.borrow_mut() = Some(clock);
+    }
+
+    /// Appends and syncs so far, as [`Faults`] counts them.
+    pub fn operations(&self) -> (u64, u64) {
+        (self.0.appends.get(), self.0.syncs.get())
+    }
+
     /// Changes bytes behind everybody's back, as a failing disk does.
     ///
     /// # Panics
@@ -137,6 +160,11 @@ impl MemoryDevice {
     pub fn corrupt(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let content = self.0.files.borrow().get(name).expect("file to corrupt").1.clone();
         change(&mut content.borrow_mut());
+    }
+
+    /// Names of all files, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.0.files.borrow().keys().cloned().collect()
     }
 
     /// A copy of a file's bytes; `None` if there is no such file.
@@ -160,6 +188,16 @@ impl MemoryDevice {
 }
 
 impl Inner {
+    /// Takes as long as the next operation is to take.
+    async fn pause(&self) {
+        let number = self.appends.get() + self.syncs.get();
+        let slow = self.faults.borrow().slow.iter().find(|(at, _)| *at == number).copied();
+        let clock = self.clock.borrow().clone();
+        if let (Some((_, pause)), Some(clock)) = (slow, clock) {
+            clock.sleep(pause).await;
+        }
+    }
+
     /// Records `step`; returns how many there are now.
     fn record(&self, step: Step) -> usize {
         let steps = &mut self.trace.borrow_mut().steps;
@@ -258,7 +296,8 @@ impl MemoryFile {
     fn append_now(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let number = count(&self.device.appends);
         let faults = self.device.faults.borrow();
-        if faults.full_from.is_some_and(|from| number >= from) {
+        let full = faults.full_from.is_some_and(|from| number >= from);
+        if full && faults.full_until.is_none_or(|until| number < until) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         if faults.failed_appends.contains(&number) {
@@ -287,6 +326,8 @@ impl MemoryFile {
             let nothing = &mut Choices(0);
             let disk = trace.surviving_bytes(&trace.steps, self.inode, CrashMode::Lost, nothing);
             *self.content.borrow_mut() = disk;
+            drop(trace);
+            self.device.record(Step::Disown { inode: self.inode });
         }
         Ok(())
     }
@@ -296,6 +337,7 @@ impl File for MemoryFile {
     fn append(&self, offset: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)> {
         Box::pin(async move {
             yield_once().await;
+            self.device.pause().await;
             let outcome = self.append_now(offset, &bytes);
             yield_once().await;
             (outcome, bytes)
@@ -317,6 +359,7 @@ impl File for MemoryFile {
             // Only what was written before the call is promised.
             let through = self.device.trace.borrow().steps.len();
             yield_once().await;
+            self.device.pause().await;
             let outcome = self.sync_now(through);
             yield_once().await;
             outcome
@@ -416,6 +459,8 @@ impl Trace {
         choices: &mut Choices,
     ) -> Vec<u8> {
         let durable = durable_through(steps, inode);
+        let disowned = |step: &Step| matches!(step, Step::Disown { inode: of } if *of == inode);
+        let disowned = steps.iter().rposition(disowned).unwrap_or(0);
         let mut content = Vec::new();
         let mut loose = Vec::new();
         for (at, step) in steps.iter().enumerate() {
@@ -423,7 +468,7 @@ impl Trace {
                 Step::Append { inode: of, offset, bytes } if *of == inode => {
                     if at < durable && !self.forgotten.contains(&at) {
                         put(&mut content, *offset as usize, bytes);
-                    } else {
+                    } else if at >= disowned || !self.forgotten.contains(&at) {
                         loose.push((*offset as usize, bytes));
                     }
                 }
@@ -544,5 +589,30 @@ mod tests {
         let trace = device.trace();
         let image = trace.borrow().image(usize::MAX, CrashMode::Lost, 0);
         assert_eq!(image.content("a"), Some(Vec::new()));
+    }
+
+    /// Who opens the file anew is told what the disk has: no later crash adds to that.
+    #[test]
+    fn what_the_disk_was_told_not_to_have_stays_away() {
+        let device = MemoryDevice::new();
+        device.inject(Faults { failed_syncs: vec![0], ..Faults::default() });
+        Simulation::new(1).run_until(async {
+            let file = device.create("a", 0).await.unwrap();
+            device.sync_directory().await.unwrap();
+            file.append(0, vec![1; 4096]).await.0.unwrap();
+            assert!(file.sync().await.is_err());
+        });
+        let trace = device.trace();
+        let survives = |seed| {
+            let image = trace.borrow().image(usize::MAX, CrashMode::Reordered, seed);
+            !image.content("a").unwrap().is_empty()
+        };
+        assert!((0..64).any(survives));
+        Simulation::new(2).run_until(async {
+            let file = device.open("a").await.unwrap();
+            file.sync().await.unwrap();
+            assert_eq!(file.len().await.unwrap(), 0);
+        });
+        assert!(!(0..64).any(survives));
     }
 }

@@ -1,0 +1,500 @@
+//! What must be true: a plain in-memory model of what every client was told.
+//!
+//! Each session works on mail that carries its own tokens and on mailboxes that it named, so its
+//! view of the store is sequential: what is found must be the state after its last answered
+//! command, or that with the command under way carried out whole. Only UIDs, mailbox numbers and
+//! mod-sequences are taken from what is found; everything else the model knows by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    model::{AccountId, Flags, MailboxId, ModSeq},
+    store::MailboxStatus,
+};
+
+/// Partitions of the simulated server, each on a shard and a device of its own.
+pub const PARTITIONS: u16 = 2;
+/// Clients at once.
+pub const SESSIONS: u64 = 4;
+/// Tokens of this owner are the messages that all sessions race for; see `Op::Race`.
+pub const SHARED: u64 = SESSIONS;
+
+/// Account, mailbox, UID.
+pub type Key = (u64, u32, u32);
+
+/// Tokens name their session.
+pub fn owner_of(token: u64) -> u64 {
+    token % (SESSIONS + 1)
+}
+
+/// Mailboxes and subscriptions are named after their session: `s2-17/4` is session 2's.
+pub fn owner_of_name(name: &str) -> Option<usize> {
+    name.strip_prefix('s')?.chars().next()?.to_digit(10).map(|digit| digit as usize)
+}
+
+pub fn partition_of(account: u64) -> u16 {
+    AccountId(account).partition(PARTITIONS).0
+}
+
+/// The body that a token stands for. Tokens with bit 40 have long ones.
+pub fn body_of(token: u64) -> Vec<u8> {
+    let long = token >> 40 & 1 == 1;
+    let len = match long {
+        true => crate::store::BODY_CHUNK as u64 + 5000 + token % 9000,
+        false => token.wrapping_mul(7919) % 1500,
+    };
+    let mut body = format!("token {token}\r\n").into_bytes();
+    body.extend((0..len).map(|at| (at.wrapping_mul(token | 1) >> 2) as u8));
+    body
+}
+
+/// The token whose body this is; `None` if it is no token's whole body.
+pub fn token_of(body: &[u8]) -> Option<u64> {
+    let line = std::str::from_utf8(&body[..body.iter().position(|byte| *byte == b'\r')?]).ok()?;
+    let token = line.strip_prefix("token ")?.parse().ok()?;
+    (body_of(token) == body).then_some(token)
+}
+
+/// One message.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Known {
+    pub token: u64,
+    pub flags: Flags,
+    pub keywords: BTreeSet<String>,
+    pub mod_seq: ModSeq,
+}
+
+/// What one session made of the store.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Share {
+    pub messages: BTreeMap<Key, Known>,
+    /// By account and name: number.
+    pub mailboxes: BTreeMap<(u64, String), u32>,
+    pub subscriptions: BTreeSet<(u64, String)>,
+}
+
+/// A command of a session, with all that decides its effect.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// To the INBOX of each account, through the delivery service; `together`: one answer for all.
+    Deliver {
+        token: u64,
+        accounts: Vec<u64>,
+        together: bool,
+    },
+    Append {
+        account: u64,
+        mailbox: u32,
+        token: u64,
+        flags: Flags,
+        keywords: Vec<String>,
+    },
+    Copy {
+        account: u64,
+        source: u32,
+        target: u32,
+        uids: Vec<u32>,
+        expunge: bool,
+    },
+    Flag {
+        account: u64,
+        mailbox: u32,
+        uids: Vec<u32>,
+        kind: FlagKind,
+        flags: Flags,
+        keywords: Vec<String>,
+        since: Option<ModSeq>,
+    },
+    /// Messages removed: by POP3 whatever their flags, by EXPUNGE those that are `\Deleted`.
+    Remove {
+        account: u64,
+        mailbox: u32,
+        uids: Vec<u32>,
+        deleted_only: bool,
+    },
+    Create {
+        account: u64,
+        name: String,
+    },
+    Rename {
+        account: u64,
+        source: String,
+        target: String,
+    },
+    Delete {
+        account: u64,
+        name: String,
+        mailbox: u32,
+    },
+    Subscribe {
+        account: u64,
+        name: String,
+        subscribed: bool,
+    },
+    /// STORE with UNCHANGEDSINCE on the message that everybody races for.
+    Race {
+        account: u64,
+    },
+    Checkpoint {
+        partition: u16,
+    },
+    Compact {
+        partition: u16,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlagKind {
+    Add,
+    Remove,
+    Replace,
+}
+
+/// A delivery whose copies may still come: it was answered with success while a partition was out
+/// of reach (`required`), or its answer was none or a failure.
+#[derive(Clone, Debug)]
+pub struct Floating {
+    pub accounts: BTreeSet<u64>,
+    pub required: bool,
+}
+
+/// One session as the checker knows it.
+#[derive(Clone, Default, Debug)]
+pub struct Client {
+    pub share: Share,
+    /// Under way, and whether its success was answered already.
+    pub op: Option<(Op, bool)>,
+    pub floating: BTreeMap<u64, Floating>,
+}
+
+/// Everything the checker knows; outlives crashes.
+#[derive(Clone, Default, Debug)]
+pub struct Model {
+    pub clients: Vec<Client>,
+    /// Every message that was ever visible, by token: its bytes must never be another's.
+    pub ever: BTreeMap<Key, u64>,
+    /// Mod-sequence of every message when last seen.
+    pub seen: BTreeMap<Key, ModSeq>,
+    pub statuses: BTreeMap<(u64, u32), MailboxStatus>,
+    /// Messages, or mailboxes (UID 0), whose removal was asked for.
+    pub removals: BTreeSet<Key>,
+    /// Highest mod-sequence seen in each account.
+    pub mod_seqs: BTreeMap<u64, ModSeq>,
+    /// (account, mod-sequence) on which somebody won the race.
+    pub wins: BTreeSet<(u64, ModSeq)>,
+}
+
+impl Model {
+    pub fn new() -> Model {
+        let clients = (0..=SESSIONS).map(|_| Client::default()).collect();
+        Model { clients, ..Model::default() }
+    }
+
+    pub fn removed(&self, key: &Key) -> bool {
+        self.removals.contains(key) || self.removals.contains(&(key.0, key.1, 0))
+    }
+
+    /// Takes in a message seen as published; an error if it is not the one it was.
+    pub fn see(&mut self, key: Key, token: u64, mod_seq: ModSeq) -> Result<(), String> {
+        let before = *self.ever.entry(key).or_insert(token);
+        if before != token {
+            return Err(format!("{key:?} was the message {before}, and is {token}: a UID twice"));
+        }
+        let last = self.seen.insert(key, mod_seq).unwrap_or(mod_seq);
+        if last > mod_seq {
+            return Err(format!("{key:?}: mod-sequence went back from {last} to {mod_seq}"));
+        }
+        let highest = self.mod_seqs.entry(key.0).or_default();
+        *highest = mod_seq.max(*highest);
+        Ok(())
+    }
+
+    /// Takes in counters seen as published; an error if they went back.
+    pub fn see_status(&mut self, place: (u64, u32), now: MailboxStatus) -> Result<(), String> {
+        let before = self.statuses.insert(place, now).unwrap_or(now);
+        if before.uid_validity != now.uid_validity
+            || before.uid_next > now.uid_next
+            || before.highest_mod_seq > now.highest_mod_seq
+        {
+            return Err(format!("mailbox {place:?} went back from {before:?} to {now:?}"));
+        }
+        let highest = self.mod_seqs.entry(place.0).or_default();
+        *highest = now.highest_mod_seq.max(*highest);
+        Ok(())
+    }
+}
+
+/// The state found after a recovery, sorted by owner.
+#[derive(Clone, Default, Debug)]
+pub struct Found {
+    pub shares: Vec<Share>,
+    pub statuses: BTreeMap<(u64, u32), MailboxStatus>,
+    /// What could not be read, and why; empty unless the disk broke its contract.
+    pub errors: Vec<(Option<u64>, String)>,
+}
+
+/// UID of a message that ought to be there and is not.
+const MISSING: u32 = u32::MAX;
+
+impl Client {
+    /// The state after `op`, if it was carried out (`whole`) on the state before. New numbers are
+    /// those in `found`.
+    pub fn after(&self, op: &Op, found: &Share) -> Share {
+        let mut share = self.share.clone();
+        match op {
+            Op::Deliver { token, accounts, .. } => {
+                for account in accounts {
+                    let place = (*account, MailboxId::INBOX.0);
+                    let known = Known::new(*token, Flags::default(), &[]);
+                    share.add(found, &self.share, place, known);
+                }
+            }
+            Op::Append { account, mailbox, token, flags, keywords } => {
+                let known = Known::new(*token, *flags, keywords);
+                share.add(found, &self.share, (*account, *mailbox), known);
+            }
+            Op::Copy { account, source, target, uids, expunge } => {
+                for uid in uids {
+                    let Some(known) = self.share.messages.get(&(*account, *source, *uid)) else {
+                        continue;
+                    };
+                    share.add(found, &self.share, (*account, *target), known.clone());
+                    if *expunge {
+                        share.messages.remove(&(*account, *source, *uid));
+                    }
+                }
+            }
+            Op::Flag { .. } => share.flag(op, found),
+            Op::Remove { account, mailbox, uids, deleted_only } => {
+                for uid in uids {
+                    let key = (*account, *mailbox, *uid);
+                    let deleted = share
+                        .messages
+                        .get(&key)
+                        .is_some_and(|known| known.flags.contains(Flags::DELETED));
+                    if deleted || !deleted_only {
+                        share.messages.remove(&key);
+                    }
+                }
+            }
+            Op::Create { account, name } => {
+                let place = (*account, name.clone());
+                let id = found.mailboxes.get(&place).copied().unwrap_or(MISSING);
+                share.mailboxes.insert(place, id);
+            }
+            Op::Rename { account, source, target } => {
+                let children = format!("{source}/");
+                let mailboxes = std::mem::take(&mut share.mailboxes);
+                for ((of, name), id) in mailboxes {
+                    let name = match name.strip_prefix(&children) {
+                        Some(rest) if of == *account => format!("{target}/{rest}"),
+                        None if of == *account && name == *source => target.clone(),
+                        _ => name,
+                    };
+                    share.mailboxes.insert((of, name), id);
+                }
+            }
+            Op::Delete { account, name, mailbox } => {
+                share.mailboxes.remove(&(*account, name.clone()));
+                share.messages.retain(|key, _| (key.0, key.1) != (*account, *mailbox));
+            }
+            Op::Subscribe { account, name, subscribed: true } => {
+                share.subscriptions.insert((*account, name.clone()));
+            }
+            Op::Subscribe { account, name, subscribed: false } => {
+                share.subscriptions.remove(&(*account, name.clone()));
+            }
+            Op::Race { .. } | Op::Checkpoint { .. } | Op::Compact { .. } => {}
+        }
+        share
+    }
+
+    /// Holds what was found against what must be there and takes it over.
+    /// `settled`: all spools are empty, so nothing floats any more.
+    pub fn reconcile(&mut self, found: &Share, settled: bool) -> Result<(), String> {
+        self.take_in_floating(found)?;
+        let op = self.op.take();
+        let mut before = None;
+        if op.as_ref().is_none_or(|(_, answered)| !answered) {
+            let differences = self.share.differences(found);
+            if differences.is_empty() {
+                self.share = found.clone();
+                before = Some(Vec::new());
+            } else {
+                before = Some(differences);
+            }
+        }
+        if before.as_ref().is_none_or(|differences| !differences.is_empty()) {
+            let Some((op, answered)) = op else {
+                return Err(format!(
+                    "expected otherwise: {}",
+                    before.unwrap_or_default().join("; ")
+                ));
+            };
+            let floats = matches!(op, Op::Deliver { .. });
+            if floats {
+                self.float(&op, answered);
+                self.take_in_floating(found)?;
+            }
+            let after = if floats { self.share.clone() } else { self.after(&op, found) };
+            let differences = after.differences(found);
+            if !differences.is_empty() {
+                return Err(format!(
+                    "after {op:?} ({}): {}{}",
+                    if answered { "answered" } else { "under way: neither whole nor absent" },
+                    differences.join("; "),
+                    before.map_or(String::new(), |it| format!("; as before it: {}", it.join("; ")))
+                ));
+            }
+            self.share = found.clone();
+        }
+        if settled {
+            let floating = std::mem::take(&mut self.floating);
+            if let Some((token, missing)) =
+                floating.iter().find(|(_, it)| it.required && !it.accounts.is_empty())
+            {
+                return Err(format!(
+                    "the message {token} was accepted, the spools are empty, and accounts {:?} \
+                     never got it",
+                    missing.accounts
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies of this delivery may come from now on, and must if it was answered with success.
+    pub fn float(&mut self, op: &Op, required: bool) {
+        if let Op::Deliver { token, accounts, .. } = op {
+            let accounts = accounts.iter().copied().collect();
+            self.floating.insert(*token, Floating { accounts, required });
+        }
+    }
+
+    /// Copies that came of floating deliveries: one for each account, all of a partition at once.
+    fn take_in_floating(&mut self, found: &Share) -> Result<(), String> {
+        for (token, floating) in &mut self.floating {
+            let mut came = BTreeSet::new();
+            for account in floating.accounts.clone() {
+                let place = (account, MailboxId::INBOX.0);
+                let known = Known::new(*token, Flags::default(), &[]);
+                if self.share.clone().add(found, &self.share, place, known.clone()) {
+                    let before = self.share.clone();
+                    self.share.add(found, &before, place, known);
+                    floating.accounts.remove(&account);
+                    came.insert(partition_of(account));
+                }
+            }
+            let half = floating.accounts.iter().find(|it| came.contains(&partition_of(**it)));
+            if let Some(account) = half {
+                return Err(format!(
+                    "the message {token} came to other accounts of partition {} and not to {account}",
+                    partition_of(*account)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Known {
+    fn new(token: u64, flags: Flags, keywords: &[String]) -> Known {
+        let keywords = keywords.iter().cloned().collect();
+        Known { token, flags, keywords, mod_seq: ModSeq(0) }
+    }
+}
+
+impl Share {
+    /// Adds `known` at `place` under the number that it has in `found` and did not have `before`;
+    /// false if it is not there.
+    fn add(&mut self, found: &Share, before: &Share, place: (u64, u32), known: Known) -> bool {
+        let range = (place.0, place.1, 0)..(place.0, place.1, u32::MAX);
+        let new = found.messages.range(range).find(|(key, it)| {
+            it.token == known.token
+                && !before.messages.contains_key(key)
+                && !self.messages.contains_key(key)
+        });
+        let uid = new.map_or(MISSING, |(key, _)| key.2);
+        // Mod-sequence 0: whatever is found.
+        self.messages.insert((place.0, place.1, uid), Known { mod_seq: ModSeq(0), ..known });
+        new.is_some()
+    }
+
+    fn flag(&mut self, op: &Op, found: &Share) {
+        let Op::Flag { account, mailbox, uids, kind, flags, keywords, since } = op else { return };
+        for uid in uids {
+            let key = (*account, *mailbox, *uid);
+            let Some(known) = self.messages.get_mut(&key) else { continue };
+            if since.is_some_and(|since| known.mod_seq > since) {
+                continue;
+            }
+            let before = known.clone();
+            let names = keywords.iter().cloned();
+            match kind {
+                FlagKind::Add => {
+                    known.flags |= *flags;
+                    known.keywords.extend(names);
+                }
+                FlagKind::Remove => {
+                    known.flags = known.flags & !*flags;
+                    known.keywords.retain(|held| !keywords.contains(held));
+                }
+                FlagKind::Replace => (known.flags, known.keywords) = (*flags, names.collect()),
+            }
+            if *known != before {
+                // Higher than before, whatever it is.
+                let now = found.messages.get(&key).map_or(ModSeq(0), |found| found.mod_seq);
+                known.mod_seq = now.max(ModSeq(before.mod_seq.0 + 1));
+            }
+        }
+    }
+
+    /// How `found` is not what is expected; empty if it is.
+    pub fn differences(&self, found: &Share) -> Vec<String> {
+        let mut differences = Vec::new();
+        let keys: BTreeSet<&Key> = self.messages.keys().chain(found.messages.keys()).collect();
+        for key in keys {
+            let (expected, found) = (self.messages.get(key), found.messages.get(key));
+            let same = match (expected, found) {
+                (Some(expected), Some(found)) => {
+                    let mod_seq = match expected.mod_seq {
+                        ModSeq(0) => found.mod_seq,
+                        known => known,
+                    };
+                    Known { mod_seq, ..expected.clone() } == *found
+                }
+                _ => false,
+            };
+            if !same {
+                differences.push(format!("{}", Difference(*key, expected, found)));
+            }
+        }
+        if self.mailboxes != found.mailboxes {
+            differences
+                .push(format!("mailboxes {:?}, found {:?}", self.mailboxes, found.mailboxes));
+        }
+        if self.subscriptions != found.subscriptions {
+            differences.push(format!(
+                "subscriptions {:?}, found {:?}",
+                self.subscriptions, found.subscriptions
+            ));
+        }
+        differences
+    }
+}
+
+/// One message that is not as it should be, for people.
+struct Difference<'a>(Key, Option<&'a Known>, Option<&'a Known>);
+
+impl std::fmt::Display for Difference<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Difference((account, mailbox, uid), expected, found) = self;
+        let uid = if *uid == MISSING { "?".to_owned() } else { uid.to_string() };
+        write!(f, "account {account} mailbox {mailbox} UID {uid}: ")?;
+        match (expected, found) {
+            (Some(expected), None) => write!(f, "lost {expected:?}"),
+            (None, Some(found)) => write!(f, "nobody asked for {found:?}"),
+            _ => write!(f, "expected {expected:?}, found {found:?}"),
+        }
+    }
+}

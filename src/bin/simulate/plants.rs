@@ -1,0 +1,32 @@
+//! The planted bugs by name, and what they are for the table that `--plant` prints.
+
+use crate::plant::Plant;
+
+/// Name on the command line, the plant, what it does.
+pub const PLANTS: &[(&str, Plant, &str)] = &[
+    ("skip-sync", Plant::SkipSync, "a batch is durable once written"),
+    ("acknowledge-early", Plant::AcknowledgeEarly, "answered before durable"),
+    ("show-early", Plant::ShowEarly, "visible before durable"),
+    ("read-unchecked", Plant::ReadUnchecked, "reads ignore the entry's checksum"),
+    ("batch-unchecked", Plant::BatchUnchecked, "recovery ignores the batch's checksum"),
+    ("reuse-uid", Plant::ReuseUid, "a UID is given out again after a start"),
+    ("lose-rename", Plant::LoseRename, "replay forgets renames"),
+    ("resurrect-expunged", Plant::ResurrectExpunged, "replay forgets expunges"),
+    ("skip-directory-sync", Plant::SkipDirectorySync, "a new segment's name is not synced"),
+    ("skip-checkpoint-sync", Plant::SkipCheckpointSync, "a checkpoint file is not synced"),
+    ("checkpoint-ahead", Plant::CheckpointAhead, "a checkpoint claims what it does not have"),
+    ("retry-failed-sync", Plant::RetryFailedSync, "a failed sync is retried and believed"),
+    ("ignore-delivery-id", Plant::IgnoreDeliveryId, "a delivery is carried out twice"),
+    ("drift-unseen", Plant::DriftUnseen, "a counter is not counted"),
+    ("mod-seq-back", Plant::ModSeqBack, "a mod-sequence is given out again"),
+    ("evict-dirty", Plant::EvictDirty, "a changed account leaves memory unwritten"),
+    ("mix-keywords", Plant::MixKeywords, "COPY keeps keyword bits"),
+    ("half-transaction", Plant::HalfTransaction, "replay applies half a transaction"),
+    ("lose-subscription", Plant::LoseSubscription, "a checkpoint forgets a subscription"),
+    ("lose-spool", Plant::LoseSpool, "a checkpoint forgets the spool"),
+    ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
+];
+
+pub fn by_name(name: &str) -> Option<Plant> {
+    PLANTS.iter().find(|(known, ..)| *known == name).map(|(_, plant, _)| *plant)
+}

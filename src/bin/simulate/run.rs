@@ -1,0 +1,357 @@
+//! One seed: a server that lives several times on the same devices, with clients at work, faults,
+//! and an end that is a power loss, a kill or a shutdown; checked after every recovery.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use crate::{
+    model::{Flags, MailboxId},
+    runtime::{
+        device::memory::{CrashMode, Faults, MemoryDevice},
+        executor::{Executor, Priority},
+        simulation::split_mix,
+    },
+};
+
+use super::{
+    check,
+    expectation::{PARTITIONS, SESSIONS, SHARED, body_of, partition_of},
+    session::{Ledger, Life, Session, extract, hold_views, watch},
+    world::{NotOpened, World},
+};
+
+/// Turns of the main loop after which a life that does not end is a complaint.
+const TURNS_MAX: u64 = 3_000_000;
+
+/// What one seed came to when nothing was wrong.
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    pub crashes: u64,
+    pub recoveries: u64,
+}
+
+/// Why a seed failed.
+pub struct Complaint {
+    pub text: String,
+    pub history: Vec<String>,
+}
+
+/// A small stream of choices.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        split_mix(self.0)
+    }
+
+    fn below(&mut self, below: u64) -> u64 {
+        self.next() % below.max(1)
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+}
+
+/// Two accounts of each partition.
+fn accounts() -> Vec<u64> {
+    let mut of = [0; PARTITIONS as usize];
+    (1..)
+        .filter(|account| {
+            let count = &mut of[usize::from(partition_of(*account))];
+            *count += 1;
+            *count <= 2
+        })
+        .take(2 * usize::from(PARTITIONS))
+        .collect()
+}
+
+/// Runs `seed` to its end. `commands`: for each session in each life; drawn when `None`.
+pub fn run(seed: u64, commands: Option<usize>) -> Result<Tally, Complaint> {
+    let mut run = Run {
+        dice: Dice(split_mix(seed)),
+        ledger: Rc::new(Ledger::new()),
+        accounts: Rc::new(accounts()),
+        commands,
+        tally: Tally::default(),
+    };
+    run.lives().map_err(|text| Complaint {
+        text,
+        history: run.ledger.history.borrow().iter().cloned().collect(),
+    })?;
+    Ok(run.tally)
+}
+
+struct Run {
+    dice: Dice,
+    ledger: Rc<Ledger>,
+    accounts: Rc<Vec<u64>>,
+    commands: Option<usize>,
+    tally: Tally,
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Power loss.
+    Crash(CrashMode, u64),
+    /// The process is gone, the page cache is not.
+    Kill,
+    /// All clients are done and the server shuts down.
+    Close,
+}
+
+impl Run {
+    fn lives(&mut self) -> Result<(), String> {
+        let mut devices: Vec<MemoryDevice> = (0..PARTITIONS).map(|_| MemoryDevice::new()).collect();
+        let lives = 2 + self.dice.below(3) as u32;
+        for number in 0..=lives {
+            let world = self.recover(devices, number)?;
+            if number == lives {
+                world.kill();
+                break;
+            }
+            if number == 0 {
+                self.deliver_shared(&world)?;
+            }
+            let faults = self.inject(&world);
+            let life = self.life(&world, number, faults);
+            let done = self.live(&world, &life)?;
+            let end = self.draw_end(done);
+            self.ledger.note(format!("life {number} ends by {end:?} at step {}", world.step()));
+            devices = self.end(world, end, faults)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the server and checks everything.
+    fn recover(&mut self, devices: Vec<MemoryDevice>, number: u32) -> Result<World, String> {
+        for device in &devices {
+            device.inject(Faults::default());
+        }
+        let world = self.start(devices)?;
+        self.note_files(&world);
+        let life = self.life(&world, number, false);
+        let mut model = self.ledger.model.borrow_mut();
+        let found = world.simulation.run_until(extract(&life));
+        check::recovered(&mut model, &found)
+            .map_err(|error| format!("after the start of life {number}: {error}"))?;
+        drop(model);
+        self.tally.recoveries += 1;
+        Ok(world)
+    }
+
+    /// Notes what lies on the devices.
+    fn note_files(&self, world: &World) {
+        for (partition, device) in world.devices.iter().enumerate() {
+            for name in device.names() {
+                let bytes = device.content(&name).unwrap_or_default();
+                // A segment's header has its base LSN here (docs/disk_format.md).
+                let base = bytes.get(24..32).and_then(|base| base.try_into().ok());
+                let base = base.map_or(0, u64::from_le_bytes);
+                let line =
+                    format!("partition {partition}: {name}, {} bytes, base {base}", bytes.len());
+                self.ledger.note(line);
+            }
+        }
+    }
+
+    fn start(&mut self, devices: Vec<MemoryDevice>) -> Result<World, String> {
+        let world =
+            World::start(self.dice.next(), devices).map_err(|NotOpened(number, error)| {
+                format!("partition {number} does not open: {error}")
+            })?;
+        if let Some(damage) = world.reports.iter().find_map(|report| report.damage.first()) {
+            return Err(format!("damage reported on a disk that is whole: {damage:?}"));
+        }
+        world.drain()?;
+        Ok(world)
+    }
+
+    fn life(&self, world: &World, number: u32, faults: bool) -> Rc<Life> {
+        let traces: Vec<_> = world.devices.iter().map(MemoryDevice::trace).collect();
+        Rc::new(Life {
+            simulation: world.simulation.clone(),
+            shards: world.shards.clone(),
+            ledger: self.ledger.clone(),
+            accounts: self.accounts.clone(),
+            faults,
+            running: Cell::new(SESSIONS),
+            tokens: RefCell::default(),
+            number,
+            step: Box::new(move || traces.iter().map(|trace| trace.borrow().len()).sum()),
+        })
+    }
+
+    /// Puts the message that all sessions race for into each account.
+    fn deliver_shared(&mut self, world: &World) -> Result<(), String> {
+        for account in self.accounts.iter() {
+            let token = self.ledger.token(SHARED, false);
+            let partition = world.of_account(*account).clone();
+            let appended = world.simulation.run_until(async {
+                let account = partition.account(crate::model::AccountId(*account)).await?;
+                let mut writer = partition.stage();
+                writer.write(&body_of(token)).await?;
+                let body = writer.finish(Vec::new()).await?;
+                let now = world.simulation.now();
+                account.append(MailboxId::INBOX, body, Flags::default(), &[], now).await
+            });
+            appended.map_err(|error| format!("first message of {account}: {error}"))?;
+        }
+        let life = self.life(world, 0, false);
+        let found = world.simulation.run_until(extract(&life));
+        let shared = found.shares[SHARED as usize].clone();
+        self.ledger.model.borrow_mut().clients[SHARED as usize].share = shared;
+        Ok(())
+    }
+
+    /// Draws what the disks will do wrong within their contract; true if anything.
+    fn inject(&mut self, world: &World) -> bool {
+        if self.dice.one_in(2) {
+            return false;
+        }
+        for (partition, device) in world.devices.iter().enumerate() {
+            let mut faults = Faults::default();
+            let (appends, syncs) = device.operations();
+            match self.dice.below(8) {
+                0 => faults.failed_syncs = vec![syncs + self.dice.below(60)],
+                1 => faults.failed_appends = vec![appends + self.dice.below(60)],
+                2 => faults.short_appends = vec![appends + self.dice.below(60)],
+                3 => {
+                    let from = appends + self.dice.below(60);
+                    faults.full_from = Some(from);
+                    faults.full_until = Some(from + 1 + self.dice.below(20));
+                }
+                4 | 5 => {
+                    for _ in 0..1 + self.dice.below(4) {
+                        let at = appends + syncs + self.dice.below(100);
+                        let pause = match self.dice.below(3) {
+                            0 => Duration::from_millis(self.dice.below(50)),
+                            1 => Duration::from_millis(self.dice.below(5_000)),
+                            _ => Duration::from_secs(self.dice.below(200)),
+                        };
+                        faults.slow.push((at, pause));
+                    }
+                }
+                _ => {}
+            }
+            self.ledger.note(format!("partition {partition}: {faults:?}"));
+            device.inject(faults);
+        }
+        true
+    }
+
+    /// Lets clients work until the drawn step, or until they are done; true if they are.
+    fn live(&mut self, world: &World, life: &Rc<Life>) -> Result<bool, String> {
+        let executor = &world.simulation;
+        for number in 0..SESSIONS {
+            let home = self.accounts[self.dice.below(self.accounts.len() as u64) as usize];
+            let drawn = 4 + self.dice.below(28) as usize;
+            let commands = self.commands.unwrap_or(drawn);
+            let session =
+                Session { number, home: self.home(number, home), life: life.clone(), commands };
+            executor.spawn(Priority::Foreground, Box::pin(session.run()));
+        }
+        executor.spawn(Priority::Foreground, Box::pin(watch(life.clone())));
+        executor.spawn(Priority::Foreground, Box::pin(hold_views(life.clone())));
+        let until = match self.dice.one_in(4) {
+            true => usize::MAX,
+            false => world.step() + self.dice.below(500) as usize,
+        };
+        let ledger = self.ledger.clone();
+        world.simulation.run_until(async {
+            let (mut turns, mut idle, mut before) = (0u64, 0, 0);
+            while life.running.get() > 0 && ledger.complaint.borrow().is_none() {
+                let step = world.step();
+                if step >= until {
+                    break;
+                }
+                idle = if step == before { idle + 1 } else { 0 };
+                before = step;
+                turns += 1;
+                if turns > TURNS_MAX {
+                    return ledger.complain("the clients never end".to_owned());
+                }
+                match idle > 20 {
+                    true => executor.sleep(Duration::from_millis(1 << (idle / 20).min(12))).await,
+                    false => executor.yield_now().await,
+                }
+            }
+        });
+        match self.ledger.complaint.borrow().clone() {
+            Some(complaint) => Err(complaint),
+            None => Ok(life.running.get() == 0),
+        }
+    }
+
+    /// A session's home stays the same over all lives: what it knows is there.
+    fn home(&self, number: u64, drawn: u64) -> u64 {
+        let model = self.ledger.model.borrow();
+        let share = &model.clients[number as usize].share;
+        let of_mailbox = share.mailboxes.keys().map(|(account, _)| *account);
+        let of_subscription = share.subscriptions.iter().map(|(account, _)| *account);
+        of_mailbox.chain(of_subscription).next().unwrap_or(drawn)
+    }
+
+    fn draw_end(&mut self, done: bool) -> End {
+        match self.dice.below(6) {
+            0 => End::Kill,
+            1 | 2 if done => End::Close,
+            _ => {
+                let mode = CrashMode::ALL[self.dice.below(CrashMode::ALL.len() as u64) as usize];
+                End::Crash(mode, self.dice.next())
+            }
+        }
+    }
+
+    /// Ends the life; answers the devices that the next one finds.
+    fn end(&mut self, world: World, end: End, faults: bool) -> Result<Vec<MemoryDevice>, String> {
+        match end {
+            End::Kill => Ok(world.kill()),
+            End::Close => {
+                match world.close() {
+                    Err(error) if !faults => return Err(format!("close: {error}")),
+                    _ => {}
+                }
+                Ok(world.kill())
+            }
+            End::Crash(mode, seed) => {
+                self.tally.crashes += 1;
+                let devices = world.kill();
+                let images = |mode: CrashMode, seed: u64| -> Vec<MemoryDevice> {
+                    let image = |(index, device): (usize, &MemoryDevice)| {
+                        let trace = device.trace();
+                        trace.borrow().image(usize::MAX, mode, seed ^ index as u64)
+                    };
+                    devices.iter().enumerate().map(image).collect()
+                };
+                if self.dice.one_in(4) {
+                    for other in CrashMode::ALL.into_iter().filter(|other| *other != mode) {
+                        self.probe(images(other, seed)).map_err(|error| {
+                            format!(
+                                "power loss, {other:?}, looked at and not gone on with: {error}"
+                            )
+                        })?;
+                    }
+                }
+                Ok(images(mode, seed))
+            }
+        }
+    }
+
+    /// Checks what another outcome of the same crash would have been.
+    fn probe(&mut self, images: Vec<MemoryDevice>) -> Result<(), String> {
+        let world = self.start(images)?;
+        let life = self.life(&world, u32::MAX, false);
+        let found = world.simulation.run_until(extract(&life));
+        let mut model = self.ledger.model.borrow().clone();
+        check::recovered(&mut model, &found)?;
+        self.tally.recoveries += 1;
+        world.kill();
+        Ok(())
+    }
+}

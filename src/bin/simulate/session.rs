@@ -1,0 +1,800 @@
+//! Clients: sessions that issue commands one after the other and hold the answer of each against
+//! the model, and watchers that look at everything all the time, as IMAP clients do.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+use crate::{
+    model::{AccountId, Flags, Lsn, MailboxId, ModSeq, Uid},
+    runtime::{executor::Executor, simulation::Simulation},
+    service::{
+        Shard,
+        delivery::{Delivery, Failure},
+    },
+    store::{Account, FlagChange, MailboxStatus, Message, Partition, Snapshot, StoreError},
+};
+
+use super::expectation::{
+    Client, FlagKind, Found, Key, Known, Model, Op, PARTITIONS, SESSIONS, SHARED, Share, body_of,
+    owner_of, owner_of_name, partition_of, token_of,
+};
+
+/// Lines of history that are kept for the report of a failure.
+const HISTORY_MAX: usize = 400;
+
+/// What all clients of one run share; survives the crashes of the server.
+pub struct Ledger {
+    pub model: RefCell<Model>,
+    /// The first complaint.
+    pub complaint: RefCell<Option<String>>,
+    pub history: RefCell<VecDeque<String>>,
+    next_token: Cell<u64>,
+}
+
+impl Ledger {
+    pub fn new() -> Ledger {
+        Ledger {
+            model: RefCell::new(Model::new()),
+            complaint: RefCell::default(),
+            history: RefCell::default(),
+            next_token: Cell::new(1),
+        }
+    }
+
+    pub fn complain(&self, complaint: String) {
+        self.complaint.borrow_mut().get_or_insert(complaint);
+    }
+
+    pub fn note(&self, line: String) {
+        let mut history = self.history.borrow_mut();
+        if history.len() == HISTORY_MAX {
+            history.pop_front();
+        }
+        history.push_back(line);
+    }
+
+    /// A new token of `owner`.
+    pub fn token(&self, owner: u64, long: bool) -> u64 {
+        let serial = self.next_token.get();
+        self.next_token.set(serial + 1);
+        // The bit of long bodies must not change the owner.
+        let stride = SESSIONS + 1;
+        let high = if long { (1u64 << 40).next_multiple_of(stride) } else { 0 };
+        high + serial * stride + owner
+    }
+}
+
+/// One life of the server as clients see it.
+pub struct Life {
+    pub simulation: Simulation,
+    pub shards: Vec<Rc<Shard>>,
+    pub ledger: Rc<Ledger>,
+    pub accounts: Rc<Vec<u64>>,
+    /// The disk may fail within its contract: commands may be refused.
+    pub faults: bool,
+    /// Sessions that still have commands.
+    pub running: Cell<u64>,
+    /// Tokens of bodies read in this life, by partition and place.
+    pub tokens: RefCell<BTreeMap<(u16, Lsn), u64>>,
+    pub number: u32,
+    pub step: Box<dyn Fn() -> usize>,
+}
+
+/// Why a command has no answer that counts.
+enum Stop {
+    /// Refused by a disk that fails: allowed when faults are on.
+    Refused(String),
+    /// Must not happen.
+    Wrong(String),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Stop {
+        match error {
+            StoreError::Io(_) | StoreError::Full | StoreError::Poisoned => {
+                Stop::Refused(error.to_string())
+            }
+            error => Stop::Wrong(error.to_string()),
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Stop {
+        match failure {
+            Failure::Refused => Stop::Wrong(failure.to_string()),
+            _ => Stop::Refused(failure.to_string()),
+        }
+    }
+}
+
+impl Life {
+    pub fn partition(&self, number: u16) -> Partition {
+        self.shards[usize::from(number)].partitions[usize::from(number)]
+            .clone()
+            .expect("each shard owns the partition of its number")
+    }
+
+    pub async fn account(&self, account: u64) -> Result<Account, StoreError> {
+        self.partition(partition_of(account)).account(AccountId(account)).await
+    }
+
+    fn pick(&self, below: usize) -> usize {
+        (self.simulation.random() % below.max(1) as u64) as usize
+    }
+
+    fn note(&self, who: &str, what: String) {
+        let time = self.simulation.now().0 % 1_000_000_000;
+        let step = (self.step)();
+        self.ledger.note(format!("life {} step {step:5} {time:9} us  {who}: {what}", self.number));
+    }
+
+    /// Lets others run, and time pass now and then.
+    async fn breathe(&self, idle: u32) {
+        match self.pick(8) {
+            0 => self.simulation.sleep(Duration::from_millis(1 << idle.min(14))).await,
+            _ => self.simulation.yield_now().await,
+        }
+    }
+
+    fn over(&self) -> bool {
+        self.running.get() == 0 || self.ledger.complaint.borrow().is_some()
+    }
+
+    /// The token of a stored message, read from its body unless that was read before.
+    async fn token(&self, account: &Account, message: &Message) -> Result<u64, String> {
+        let place = (partition_of(account.id().0), message.body.lsn);
+        if let Some(token) = self.tokens.borrow().get(&place) {
+            return Ok(*token);
+        }
+        let token = read_token(account, message).await?;
+        self.tokens.borrow_mut().insert(place, token);
+        Ok(token)
+    }
+
+    /// Messages of `owner` in a mailbox as published, added to `share`; the rest is passed over.
+    async fn look(
+        &self,
+        account: &Account,
+        mailbox: MailboxId,
+        owner: u64,
+        share: &mut Share,
+    ) -> Result<(), Stop> {
+        let view = account.select(mailbox, false).await?;
+        let Some(snapshot) = view.current() else { return Ok(()) };
+        for message in snapshot.iter_from(0) {
+            let token = self.token(account, message).await.map_err(Stop::Wrong)?;
+            if owner_of(token) == owner {
+                let key = (account.id().0, mailbox.0, message.uid.0);
+                share.messages.insert(key, known(&snapshot, message, token));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a body and tells whose it is; an error if it cannot be read or is not a whole body.
+pub async fn read_token(account: &Account, message: &Message) -> Result<u64, String> {
+    let body = account.read_body(&message.body, 0, usize::MAX).await;
+    let body = body.map_err(|error| format!("body of UID {}: {error}", message.uid))?;
+    token_of(&body).ok_or_else(|| format!("FALSE BODY served for UID {}", message.uid))
+}
+
+pub fn known(snapshot: &Snapshot, message: &Message, token: u64) -> Known {
+    let names = snapshot.keywords();
+    let bits = message.flags.keywords.iter();
+    // A bit that has no name is a keyword that nobody set.
+    let keywords = bits.map(|bit| names.get(bit).cloned().unwrap_or_else(|| format!("?{bit}")));
+    Known {
+        token,
+        flags: message.flags.system,
+        keywords: keywords.collect(),
+        mod_seq: message.mod_seq,
+    }
+}
+
+/// The counters that the messages of a snapshot add up to; `recent` is taken as told.
+pub fn recount(snapshot: &Snapshot) -> MailboxStatus {
+    let mut counted = MailboxStatus { recent: snapshot.status().recent, ..snapshot.status() };
+    (counted.messages, counted.unseen, counted.deleted, counted.size) = (0, 0, 0, 0);
+    for message in snapshot.iter_from(0) {
+        counted.messages += 1;
+        counted.unseen += u32::from(!message.flags.system.contains(Flags::SEEN));
+        counted.deleted += u32::from(message.flags.system.contains(Flags::DELETED));
+        counted.size += message.body.size;
+    }
+    counted
+}
+
+/// One client and the commands it has left.
+pub struct Session {
+    pub number: u64,
+    pub home: u64,
+    pub life: Rc<Life>,
+    pub commands: usize,
+}
+
+impl Session {
+    pub async fn run(self) {
+        let who = format!("session {}", self.number);
+        for _ in 0..self.commands {
+            if self.life.ledger.complaint.borrow().is_some() {
+                break;
+            }
+            match self.command(&who).await {
+                Ok(()) => {}
+                Err(Stop::Refused(why)) if self.life.faults => {
+                    self.life.note(&who, format!("refused ({why}); gives up"));
+                    break;
+                }
+                Err(Stop::Refused(why) | Stop::Wrong(why)) => {
+                    let op = self.with_client(|client| client.op.clone());
+                    self.life.ledger.complain(format!("{who}: {op:?} failed: {why}"));
+                    break;
+                }
+            }
+            self.life.breathe(0).await;
+        }
+        self.life.running.set(self.life.running.get() - 1);
+    }
+
+    fn with_client<T>(&self, work: impl FnOnce(&mut Client) -> T) -> T {
+        work(&mut self.life.ledger.model.borrow_mut().clients[self.number as usize])
+    }
+
+    fn share(&self) -> Share {
+        self.with_client(|client| client.share.clone())
+    }
+
+    /// Chooses a command, carries it out, and checks what then is to be seen.
+    async fn command(&self, who: &str) -> Result<(), Stop> {
+        let Some(op) = self.choose() else { return Ok(()) };
+        let floor = {
+            let mut model = self.life.ledger.model.borrow_mut();
+            let removed = removals(&op, self.home);
+            model.removals.extend(removed);
+            model.clients[self.number as usize].op = Some((op.clone(), false));
+            model.mod_seqs.get(&self.home).copied().unwrap_or_default()
+        };
+        self.life.note(who, format!("{op:?}"));
+        let told = self.carry_out(&op).await?;
+        self.with_client(|client| client.op = Some((op.clone(), true)));
+        self.life.note(who, format!("answered {told:?}"));
+        let found = self.look_at_own().await?;
+        self.check_answer(&op, &told, floor, &found).map_err(Stop::Wrong)?;
+        let outcome = self.with_client(|client| client.reconcile(&found, false));
+        outcome.map_err(Stop::Wrong)
+    }
+
+    /// Everything of this session as published now.
+    async fn look_at_own(&self) -> Result<Share, Stop> {
+        let mut found = Share::default();
+        for id in self.life.accounts.iter() {
+            // Nobody else's account has mailboxes of this session; mail may be in its INBOX.
+            let account = self.life.account(*id).await?;
+            if *id == self.home {
+                for name in account.subscriptions() {
+                    if owner_of_name(&name) == Some(self.number as usize) {
+                        found.subscriptions.insert((*id, name));
+                    }
+                }
+            }
+            for info in account.mailboxes() {
+                let own = owner_of_name(&info.name) == Some(self.number as usize);
+                if own {
+                    found.mailboxes.insert((*id, info.name.clone()), info.id.0);
+                }
+                if own || info.id == MailboxId::INBOX {
+                    self.life.look(&account, info.id, self.number, &mut found).await?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Holds what the command answered against what is to be seen.
+    fn check_answer(
+        &self,
+        op: &Op,
+        told: &Told,
+        floor: ModSeq,
+        found: &Share,
+    ) -> Result<(), String> {
+        match (op, told) {
+            (Op::Append { account, mailbox, token, .. }, Told::Uids(uids)) => {
+                let key = (*account, *mailbox, uids.first().copied().unwrap_or(0));
+                let at = found.messages.get(&key);
+                if at.is_none_or(|known| known.token != *token) {
+                    return Err(format!("{op:?} answered {key:?}, where {at:?} is"));
+                }
+                if at.is_some_and(|known| known.mod_seq <= floor) {
+                    return Err(format!("{op:?} has {at:?}, not above {floor}"));
+                }
+            }
+            (Op::Copy { account, target, .. }, Told::Uids(uids)) => {
+                for uid in uids {
+                    let known = found.messages.get(&(*account, *target, *uid));
+                    if known.is_none_or(|known| known.mod_seq <= floor) {
+                        return Err(format!("{op:?}: {known:?} at UID {uid}, floor {floor}"));
+                    }
+                }
+            }
+            (Op::Flag { account, mailbox, .. }, Told::ModSeqs(updated)) => {
+                let share = self.share();
+                for (uid, mod_seq) in updated {
+                    let key = (*account, *mailbox, *uid);
+                    let (before, now) = (share.messages.get(&key), found.messages.get(&key));
+                    if now.is_none_or(|known| known.mod_seq != *mod_seq) {
+                        return Err(format!("{op:?} answered {mod_seq} for {key:?}: {now:?}"));
+                    }
+                    let changed = before.is_some_and(|known| known.mod_seq != *mod_seq);
+                    if changed && *mod_seq <= floor {
+                        return Err(format!("{op:?}: {mod_seq} is not above {floor}"));
+                    }
+                }
+            }
+            (Op::Race { account }, Told::Won(since)) => {
+                let mut model = self.life.ledger.model.borrow_mut();
+                if !model.wins.insert((*account, *since)) {
+                    return Err(format!("two changes UNCHANGEDSINCE {since} of account {account}"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What a command answered, as far as it is checked.
+#[derive(Debug)]
+enum Told {
+    Nothing,
+    Uids(Vec<u32>),
+    ModSeqs(Vec<(u32, ModSeq)>),
+    /// The race for the message of this mod-sequence.
+    Won(ModSeq),
+}
+
+/// Messages and mailboxes whose removal `op` asks for.
+fn removals(op: &Op, home: u64) -> Vec<Key> {
+    match op {
+        Op::Copy { source, uids, expunge: true, .. } => {
+            uids.iter().map(|uid| (home, *source, *uid)).collect()
+        }
+        Op::Remove { mailbox, uids, .. } => uids.iter().map(|uid| (home, *mailbox, *uid)).collect(),
+        Op::Delete { mailbox, .. } => vec![(home, *mailbox, 0)],
+        _ => Vec::new(),
+    }
+}
+
+// --- choosing ---
+
+impl Session {
+    fn pick(&self, below: usize) -> usize {
+        self.life.pick(below)
+    }
+
+    fn choose(&self) -> Option<Op> {
+        let share = self.share();
+        let home = self.home;
+        Some(match self.pick(24) {
+            0..=5 => self.choose_delivery(),
+            6..=8 => Op::Append {
+                account: home,
+                mailbox: self.own_mailbox(&share),
+                token: self.life.ledger.token(self.number, self.pick(24) == 0),
+                flags: Flags(self.pick(32) as u8),
+                keywords: self.keywords(),
+            },
+            9..=11 => {
+                let source = self.own_mailbox(&share);
+                let uids = self.own_messages(&share, source);
+                let (target, expunge) = (self.own_mailbox(&share), self.pick(2) == 0);
+                Op::Copy { account: home, source, target, uids, expunge }
+            }
+            12..=14 => self.choose_flag(&share),
+            15..=16 => {
+                let mailbox = self.own_mailbox(&share);
+                let uids = self.own_messages(&share, mailbox);
+                Op::Remove { account: home, mailbox, uids, deleted_only: self.pick(2) == 0 }
+            }
+            17 => Op::Create { account: home, name: self.new_name(&share) },
+            18 => {
+                let source = self.own_name(&share)?;
+                let target = format!("s{}-{}", self.number, self.pick(100_000));
+                Op::Rename { account: home, source, target }
+            }
+            19 => {
+                let name = self.own_name(&share)?;
+                let children = format!("{name}/");
+                if share.mailboxes.keys().any(|(_, other)| other.starts_with(&children)) {
+                    return None;
+                }
+                let mailbox = share.mailboxes[&(home, name.clone())];
+                Op::Delete { account: home, name, mailbox }
+            }
+            20 => {
+                let name = format!("s{}/{}", self.number, self.pick(4));
+                let subscribed = !share.subscriptions.contains(&(home, name.clone()));
+                Op::Subscribe { account: home, name, subscribed }
+            }
+            21 => Op::Race { account: home },
+            22 => Op::Compact { partition: self.pick(usize::from(PARTITIONS)) as u16 },
+            _ => Op::Checkpoint { partition: self.pick(usize::from(PARTITIONS)) as u16 },
+        })
+    }
+
+    fn choose_delivery(&self) -> Op {
+        let accounts = &self.life.accounts;
+        let count = 1 + self.pick(3).min(accounts.len() - 1);
+        let first = self.pick(accounts.len());
+        let accounts = (0..count).map(|n| accounts[(first + n) % accounts.len()]).collect();
+        let token = self.life.ledger.token(self.number, self.pick(24) == 0);
+        Op::Deliver { token, accounts, together: self.pick(4) > 0 }
+    }
+
+    fn choose_flag(&self, share: &Share) -> Op {
+        let mailbox = self.own_mailbox(share);
+        let uids = self.own_messages(share, mailbox);
+        let since = (self.pick(3) == 0).then(|| {
+            let known = uids.iter().filter_map(|uid| {
+                share.messages.get(&(self.home, mailbox, *uid)).map(|known| known.mod_seq)
+            });
+            known.min().unwrap_or_default()
+        });
+        let kinds = [FlagKind::Add, FlagKind::Remove, FlagKind::Replace];
+        Op::Flag {
+            account: self.home,
+            mailbox,
+            uids,
+            kind: kinds[self.pick(3)],
+            flags: Flags(self.pick(32) as u8),
+            keywords: self.keywords(),
+            since,
+        }
+    }
+
+    fn keywords(&self) -> Vec<String> {
+        (0..self.pick(3)).map(|_| format!("k{}", self.pick(5))).collect()
+    }
+
+    /// A mailbox of this session at home; INBOX too.
+    fn own_mailbox(&self, share: &Share) -> u32 {
+        let mut own: Vec<u32> = share.mailboxes.values().copied().collect();
+        own.push(MailboxId::INBOX.0);
+        own[self.pick(own.len())]
+    }
+
+    /// Some messages of this session in a mailbox at home.
+    fn own_messages(&self, share: &Share, mailbox: u32) -> Vec<u32> {
+        let range = (self.home, mailbox, 0)..(self.home, mailbox + 1, 0);
+        let uids = share.messages.range(range).map(|((_, _, uid), _)| *uid);
+        uids.filter(|_| self.pick(2) == 0).collect()
+    }
+
+    fn own_name(&self, share: &Share) -> Option<String> {
+        let mut names: Vec<String> = share.mailboxes.keys().map(|(_, name)| name.clone()).collect();
+        (!names.is_empty()).then(|| names.swap_remove(self.pick(names.len())))
+    }
+
+    fn new_name(&self, share: &Share) -> String {
+        let serial = self.pick(100_000);
+        match self.own_name(share) {
+            Some(parent) if self.pick(2) == 0 && parent.len() < 40 => format!("{parent}/{serial}"),
+            _ => format!("s{}-{serial}", self.number),
+        }
+    }
+}
+
+// --- carrying out ---
+
+impl Session {
+    async fn carry_out(&self, op: &Op) -> Result<Told, Stop> {
+        match op {
+            Op::Deliver { token, accounts, together } => {
+                self.deliver(*token, accounts, *together).await
+            }
+            Op::Checkpoint { partition } => {
+                self.life.partition(*partition).checkpoint().await?;
+                Ok(Told::Nothing)
+            }
+            Op::Compact { partition } => self.compact(*partition).await,
+            Op::Race { .. } => self.race().await,
+            op => self.carry_out_at_home(op).await,
+        }
+    }
+
+    async fn compact(&self, _partition: u16) -> Result<Told, Stop> {
+        Ok(Told::Nothing)
+    }
+
+    async fn deliver(&self, token: u64, accounts: &[u64], together: bool) -> Result<Told, Stop> {
+        let shard = &self.life.shards[self.pick(self.life.shards.len())];
+        let accounts: Vec<AccountId> = accounts.iter().copied().map(AccountId).collect();
+        let mut delivery = Delivery::new(shard, &accounts);
+        let body = body_of(token);
+        for piece in body.chunks(1 + self.pick(100_000)) {
+            delivery.push(piece).await;
+            if self.pick(4) == 0 {
+                self.life.simulation.yield_now().await;
+            }
+        }
+        match together {
+            true => delivery.finish_together().await?,
+            false => delivery.finish_each().await.all()?,
+        }
+        Ok(Told::Nothing)
+    }
+
+    async fn carry_out_at_home(&self, op: &Op) -> Result<Told, Stop> {
+        let account = self.life.account(self.home).await?;
+        match op {
+            Op::Append { mailbox, token, flags, keywords, .. } => {
+                let mut writer = self.life.partition(partition_of(self.home)).stage();
+                for piece in body_of(*token).chunks(50_000) {
+                    writer.write(piece).await?;
+                }
+                let body = writer.finish(token.to_le_bytes().to_vec()).await?;
+                let date = self.life.simulation.now();
+                let delivered =
+                    account.append(MailboxId(*mailbox), body, *flags, keywords, date).await?;
+                Ok(Told::Uids(vec![delivered.uid.0]))
+            }
+            Op::Copy { source, target, uids, expunge, .. } => {
+                let (source, target) = (MailboxId(*source), MailboxId(*target));
+                let messages = messages(&account, source, uids).await?;
+                let copied = match expunge {
+                    true => account.move_messages(source, &messages, target).await?,
+                    false => account.copy(source, &messages, target).await?,
+                };
+                Ok(Told::Uids(copied.uids.iter().map(|(_, uid)| uid.0).collect()))
+            }
+            Op::Flag { mailbox, uids, kind, flags, keywords, since, .. } => {
+                let change = match kind {
+                    FlagKind::Add => FlagChange::Add(*flags, keywords.clone()),
+                    FlagKind::Remove => FlagChange::Remove(*flags, keywords.clone()),
+                    FlagKind::Replace => FlagChange::Replace(*flags, keywords.clone()),
+                };
+                let uids: Vec<Uid> = uids.iter().copied().map(Uid).collect();
+                let outcome =
+                    account.store_flags(MailboxId(*mailbox), &uids, change, *since).await?;
+                let updated = outcome.updated.iter().map(|(uid, at)| (uid.0, *at));
+                Ok(Told::ModSeqs(updated.collect()))
+            }
+            Op::Remove { mailbox, uids, deleted_only, .. } => {
+                let uids: Vec<Uid> = uids.iter().copied().map(Uid).collect();
+                let removed = match deleted_only {
+                    true => account.expunge(MailboxId(*mailbox), Some(&uids)).await?,
+                    false => account.remove(MailboxId(*mailbox), &uids).await?,
+                };
+                Ok(Told::Uids(removed.iter().map(|uid| uid.0).collect()))
+            }
+            Op::Create { name, .. } => {
+                account.create_mailbox(name, None).await?;
+                Ok(Told::Nothing)
+            }
+            Op::Rename { source, target, .. } => {
+                account.rename_mailbox(source, target).await?;
+                Ok(Told::Nothing)
+            }
+            Op::Delete { name, .. } => {
+                account.delete_mailbox(name).await?;
+                Ok(Told::Nothing)
+            }
+            Op::Subscribe { name, subscribed, .. } => {
+                account.set_subscribed(name, *subscribed).await?;
+                Ok(Told::Nothing)
+            }
+            _ => Ok(Told::Nothing),
+        }
+    }
+
+    /// Reads the message that all race for, and changes its flags if nobody did since.
+    async fn race(&self) -> Result<Told, Stop> {
+        let account = self.life.account(self.home).await?;
+        let view = account.select(MailboxId::INBOX, false).await?;
+        let Some(snapshot) = view.current() else { return Ok(Told::Nothing) };
+        for message in snapshot.iter_from(0) {
+            let token = self.life.token(&account, message).await.map_err(Stop::Wrong)?;
+            if owner_of(token) != SHARED {
+                continue;
+            }
+            let since = message.mod_seq;
+            let flags = Flags(message.flags.system.0 ^ (1 + self.pick(31) as u8));
+            let change = FlagChange::Replace(flags, Vec::new());
+            let uids = [message.uid];
+            let outcome = account.store_flags(MailboxId::INBOX, &uids, change, Some(since)).await?;
+            let won = outcome.updated.iter().any(|(_, now)| *now > since);
+            return Ok(if won { Told::Won(since) } else { Told::Nothing });
+        }
+        Ok(Told::Nothing)
+    }
+}
+
+async fn messages(
+    account: &Account,
+    mailbox: MailboxId,
+    uids: &[u32],
+) -> Result<Vec<Message>, StoreError> {
+    let view = account.select(mailbox, false).await?;
+    let Some(snapshot) = view.current() else { return Ok(Vec::new()) };
+    let found = uids.iter().filter_map(|uid| snapshot.index_of(Uid(*uid)));
+    Ok(found.filter_map(|index| snapshot.get(index).copied()).collect())
+}
+
+// --- watching ---
+
+/// Looks at everything published, again and again: what was seen must never be taken back.
+pub async fn watch(life: Rc<Life>) {
+    let mut idle = 0;
+    let mut statuses: BTreeMap<(u64, u32), MailboxStatus> = BTreeMap::new();
+    while !life.over() {
+        idle += 1;
+        for id in life.accounts.iter() {
+            match watch_account(&life, *id, &mut statuses).await {
+                Ok(true) => idle = 0,
+                Ok(false) => {}
+                Err(Stop::Refused(_)) if life.faults => {}
+                Err(Stop::Refused(why) | Stop::Wrong(why)) => {
+                    return life.ledger.complain(format!("watcher, account {id}: {why}"));
+                }
+            }
+        }
+        life.breathe(idle).await;
+    }
+}
+
+/// True if something was new.
+async fn watch_account(
+    life: &Life,
+    id: u64,
+    statuses: &mut BTreeMap<(u64, u32), MailboxStatus>,
+) -> Result<bool, Stop> {
+    let account = life.account(id).await?;
+    let mut news = false;
+    for info in account.mailboxes() {
+        let view = match account.select(info.id, false).await {
+            Err(StoreError::NoSuchMailbox) => continue,
+            other => other?,
+        };
+        let Some(snapshot) = view.current() else { continue };
+        if statuses.insert((id, info.id.0), snapshot.status()) == Some(snapshot.status()) {
+            continue;
+        }
+        news = true;
+        check_counters(&snapshot).map_err(Stop::Wrong)?;
+        {
+            // Before anything awaits: what is seen now must survive a crash from now on.
+            let mut model = life.ledger.model.borrow_mut();
+            model.see_status((id, info.id.0), snapshot.status()).map_err(Stop::Wrong)?;
+            for message in snapshot.iter_from(0) {
+                let key = (id, info.id.0, message.uid.0);
+                if let Some(token) = model.ever.get(&key).copied() {
+                    model.see(key, token, message.mod_seq).map_err(Stop::Wrong)?;
+                } else {
+                    model.seen.insert(key, message.mod_seq);
+                }
+            }
+        }
+        for message in snapshot.iter_from(0) {
+            let token = life.token(&account, message).await.map_err(Stop::Wrong)?;
+            let key = (id, info.id.0, message.uid.0);
+            let before = *life.ledger.model.borrow_mut().ever.entry(key).or_insert(token);
+            if before != token {
+                let what = format!("{key:?} was the message {before} and is {token}");
+                return Err(Stop::Wrong(what));
+            }
+        }
+    }
+    Ok(news)
+}
+
+pub fn check_counters(snapshot: &Snapshot) -> Result<(), String> {
+    let counted = recount(snapshot);
+    match counted == snapshot.status() {
+        true => Ok(()),
+        false => Err(format!("counters say {:?}, recounted {counted:?}", snapshot.status())),
+    }
+}
+
+/// Holds a view while others expunge and compact, and reads its bodies: they must stay readable.
+pub async fn hold_views(life: Rc<Life>) {
+    while !life.over() {
+        let id = life.accounts[life.pick(life.accounts.len())];
+        match hold_one(&life, id).await {
+            Ok(()) => {}
+            Err(Stop::Refused(_)) if life.faults => {}
+            Err(Stop::Refused(why) | Stop::Wrong(why)) => {
+                return life.ledger.complain(format!("a view of account {id}: {why}"));
+            }
+        }
+        life.breathe(6).await;
+    }
+}
+
+async fn hold_one(life: &Life, id: u64) -> Result<(), Stop> {
+    let account = life.account(id).await?;
+    let mailboxes = account.mailboxes();
+    let mailbox = mailboxes[life.pick(mailboxes.len())].id;
+    let view = match account.select(mailbox, life.pick(4) == 0).await {
+        Err(StoreError::NoSuchMailbox) => return Ok(()),
+        other => other?,
+    };
+    let Some(snapshot) = view.current() else { return Ok(()) };
+    for _ in 0..life.pick(20) {
+        life.breathe(4).await;
+        if snapshot.is_empty() {
+            return Ok(());
+        }
+        let Some(message) = snapshot.get(life.pick(snapshot.len())) else { continue };
+        let token = read_token(&account, message).await.map_err(Stop::Wrong)?;
+        let key = (id, mailbox.0, message.uid.0);
+        let ever = life.ledger.model.borrow().ever.get(&key).copied();
+        if ever.is_some_and(|ever| ever != token) {
+            return Err(Stop::Wrong(format!("FALSE BODY: {key:?} is {ever:?}, served {token}")));
+        }
+    }
+    Ok(())
+}
+
+/// Extracts everything, sorted by owner. Errors are collected, not returned: the caller knows
+/// whether there may be any.
+pub async fn extract(life: &Life) -> Found {
+    let mut found = Found::default();
+    found.shares.resize_with(SESSIONS as usize + 1, Share::default);
+    for id in life.accounts.iter() {
+        if let Err(error) = extract_account(life, *id, &mut found).await {
+            found.errors.push((Some(*id), error));
+        }
+    }
+    found
+}
+
+async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), String> {
+    let account = life.account(id).await.map_err(|error| format!("account {id}: {error}"))?;
+    for name in account.subscriptions() {
+        if let Some(owner) = owner_of_name(&name) {
+            found.shares[owner].subscriptions.insert((id, name));
+        }
+    }
+    for info in account.mailboxes() {
+        if let Some(owner) = owner_of_name(&info.name) {
+            found.shares[owner].mailboxes.insert((id, info.name.clone()), info.id.0);
+        }
+        let view = match account.select(info.id, false).await {
+            Ok(view) => view,
+            Err(error) => {
+                found.errors.push((Some(id), format!("mailbox {} of {id}: {error}", info.id)));
+                continue;
+            }
+        };
+        let Some(snapshot) = view.current() else { continue };
+        if let Err(error) = check_counters(&snapshot) {
+            found.errors.push((Some(id), format!("COUNTERS of {}/{id}: {error}", info.name)));
+        }
+        let mut names: Vec<&String> = snapshot.keywords().iter().collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            found.errors.push((Some(id), format!("a keyword defined twice: {names:?}")));
+        }
+        for message in snapshot.iter_from(0) {
+            match read_token(&account, message).await {
+                Ok(token) => {
+                    let key = (id, info.id.0, message.uid.0);
+                    let known = known(&snapshot, message, token);
+                    found.shares[owner_of(token) as usize].messages.insert(key, known);
+                }
+                Err(error) => {
+                    let place = format!("account {id} mailbox {}: {error}", info.id);
+                    found.errors.push((Some(id), place));
+                }
+            }
+        }
+        found.statuses.insert((id, info.id.0), snapshot.status());
+    }
+    Ok(())
+}

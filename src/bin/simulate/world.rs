@@ -1,0 +1,175 @@
+//! One life of the simulated server: partitions on simulated devices, shards that own them and the
+//! mesh between, all on one seeded executor and its virtual clock.
+
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+
+use crate::{
+    directory::{
+        Directory, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits, SharedDirectory,
+    },
+    metrics::ShardMetrics,
+    model::{PartitionId, ShardId},
+    runtime::{
+        LocalFuture,
+        device::memory::MemoryDevice,
+        executor::Executor,
+        mesh::{self, Mesh},
+        resources::{ResourceLimits, ShardResources},
+        simulation::Simulation,
+    },
+    service::{ServiceOptions, Shard, delivery},
+    store::{Partition, RecoveryReport, StoreError, StoreOptions},
+};
+
+use super::expectation::{PARTITIONS, partition_of};
+
+/// Virtual time that the spools have to drain: redelivery pauses double up to five minutes.
+const DRAIN_MAX: Duration = Duration::from_secs(4 * 3600);
+
+/// A server that runs.
+pub struct World {
+    pub simulation: Simulation,
+    pub devices: Vec<MemoryDevice>,
+    pub shards: Vec<Rc<Shard>>,
+    pub reports: Vec<RecoveryReport>,
+}
+
+/// Small sizes, so that segments are sealed, checkpoints written and accounts paged all the time.
+fn store_options(partition: u16) -> StoreOptions {
+    StoreOptions {
+        partition: PartitionId(partition),
+        segment_size: 32 * 1024,
+        checkpoint_interval: 24 * 1024,
+        account_budget: 12 * 1024,
+        write_buffer: 64 * 1024,
+        default_mailboxes: Vec::new(),
+        ..StoreOptions::default()
+    }
+}
+
+fn service_options() -> ServiceOptions {
+    ServiceOptions {
+        hostname: "mail.example".to_owned(),
+        allow_plaintext_auth: false,
+        smtp: Default::default(),
+        pop3: Default::default(),
+        imap: Default::default(),
+        write_timeout: Duration::from_secs(60),
+        tls_handshake_timeout: Duration::from_secs(60),
+    }
+}
+
+/// Nobody logs in here.
+struct NoWorkers;
+
+impl PasswordWorkers for NoWorkers {
+    fn try_run(&self, _: PasswordJob) -> Option<LocalFuture<'static, bool>> {
+        None
+    }
+}
+
+/// Why a server did not start: the partition and what it said.
+pub struct NotOpened(pub u16, pub StoreError);
+
+impl World {
+    /// Opens all partitions on `devices`, joins the mesh, resumes what the spools hold.
+    pub fn start(seed: u64, devices: Vec<MemoryDevice>) -> Result<World, NotOpened> {
+        let simulation = Simulation::new(seed);
+        let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
+        ShardResources::install(ResourceLimits::default(), &executor);
+        let mut partitions = Vec::new();
+        let mut reports = Vec::new();
+        for (number, device) in (0..PARTITIONS).zip(&devices) {
+            device.set_clock(executor.clone());
+            let open =
+                Partition::open(Rc::new(device.clone()), executor.clone(), store_options(number));
+            match simulation.run_until(open) {
+                Ok((partition, report)) => {
+                    partitions.push(partition);
+                    reports.push(report);
+                }
+                Err(error) => {
+                    simulation.kill_tasks();
+                    return Err(NotOpened(number, error));
+                }
+            }
+        }
+        let snapshot = DirectorySnapshot::demo("example", 0);
+        let shared = SharedDirectory::new(snapshot, PeerLimits::default());
+        let owners: Vec<ShardId> = (0..PARTITIONS).map(ShardId).collect();
+        let (seats, _gate) = mesh::build::<Shard>(PARTITIONS);
+        let shards = seats.into_iter().zip(0..PARTITIONS).map(|(seat, number)| {
+            let own = |at: u16| (at == number).then(|| partitions[usize::from(at)].clone());
+            Rc::new(Shard {
+                id: ShardId(number),
+                options: Arc::new(service_options()),
+                executor: executor.clone(),
+                mesh: seat.join(executor.clone()),
+                directory: Directory::new(shared.clone(), Rc::new(NoWorkers)),
+                metrics: Rc::new(ShardMetrics::new()),
+                partitions: (0..PARTITIONS).map(own).collect(),
+                owners: owners.clone(),
+                shutting_down: Cell::new(false),
+            })
+        });
+        let shards: Vec<Rc<Shard>> = shards.collect();
+        for shard in &shards {
+            let mesh: &Mesh<Shard> = &shard.mesh;
+            mesh.open(shard.clone());
+            delivery::resume_spool(shard);
+        }
+        Ok(World { simulation, devices, shards, reports })
+    }
+
+    pub fn partition(&self, number: u16) -> &Partition {
+        self.shards[usize::from(number)].partitions[usize::from(number)]
+            .as_ref()
+            .expect("each shard owns the partition of its number")
+    }
+
+    pub fn of_account(&self, account: u64) -> &Partition {
+        self.partition(partition_of(account))
+    }
+
+    /// Operations on all devices so far: what crashes are counted in.
+    pub fn step(&self) -> usize {
+        self.devices.iter().map(|device| device.trace().borrow().len()).sum()
+    }
+
+    /// Waits until nothing is spooled any more.
+    pub fn drain(&self) -> Result<(), String> {
+        let from = self.simulation.now();
+        let spooled = || -> usize {
+            (0..PARTITIONS).map(|number| self.partition(number).spooled().len()).sum()
+        };
+        self.simulation.run_until(async {
+            while spooled() > 0 {
+                if self.simulation.now() > from.after(DRAIN_MAX) {
+                    return Err(format!("{} messages stay in the spools", spooled()));
+                }
+                self.simulation.sleep(Duration::from_secs(1)).await;
+            }
+            Ok(())
+        })
+    }
+
+    /// A clean end: checkpoints, writers stopped. Answers the first failure.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.simulation.run_until(async {
+            for number in 0..PARTITIONS {
+                self.partition(number).close().await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends everything at once: all tasks are gone, the devices stay as they are.
+    pub fn kill(self) -> Vec<MemoryDevice> {
+        self.simulation.kill_tasks();
+        for shard in &self.shards {
+            shard.mesh.close();
+        }
+        self.simulation.kill_tasks();
+        self.devices
+    }
+}
