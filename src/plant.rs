@@ -52,6 +52,16 @@ pub enum Plant {
     LoseSpool,
     /// UNCHANGEDSINCE looks at what is published, not at what is under way.
     StaleUnchangedSince,
+    /// Compaction overlooks every fourth body.
+    DropLiveBody,
+    /// Compaction does not ask what sessions still hold.
+    IgnoreHeldViews,
+    /// Compaction does not ask for bodies whose commit entry is still to come.
+    ForgetStagedBodies,
+    /// Compaction is completed without a checkpoint newer than its mark pass.
+    CompactAheadOfCheckpoint,
+    /// Sources go before the compacted segment is synced.
+    SkipCompactedSync,
 }
 
 thread_local! {

@@ -172,6 +172,10 @@ pub struct StoreSection {
     pub account_budget: ByteSize,
     /// Log bytes waiting to be written before senders wait, per partition.
     pub write_buffer: ByteSize,
+    /// Percent of a partition's log that may be garbage before compaction begins; 0 = never.
+    pub garbage_share: Spanned<u8>,
+    /// Bytes a second that a partition's compaction reads and writes at most; 0 = no limit.
+    pub compaction_rate: ByteSize,
     pub mailboxes_per_account: usize,
 }
 
@@ -193,6 +197,8 @@ impl Default for StoreSection {
             checkpoint_interval: ByteSize::mib(64),
             account_budget: ByteSize::mib(64),
             write_buffer: ByteSize::mib(4),
+            garbage_share: Spanned::new(0..0, 30),
+            compaction_rate: ByteSize::mib(64),
             mailboxes_per_account: 10_000,
         }
     }
@@ -332,6 +338,11 @@ impl Settings {
             let what = "must be between 1 MiB and 4 GiB".to_owned();
             return wrong(self.store.segment_size.span(), "store.segment_size", what);
         }
+        let share = *self.store.garbage_share.get_ref();
+        if share != 0 && !(10..=90).contains(&share) {
+            let what = "must be 0 (never) or a percentage between 10 and 90".to_owned();
+            return wrong(self.store.garbage_share.span(), "store.garbage_share", what);
+        }
         if self.tls.is_none() && self.listen.wants_implicit_tls() {
             return Err(ConfigProblem::file(
                 path,
@@ -421,6 +432,8 @@ impl Settings {
             checkpoint_interval: store.checkpoint_interval.as_u64(),
             account_budget: bytes(store.account_budget),
             write_buffer: bytes(store.write_buffer),
+            garbage_share: *store.garbage_share.get_ref(),
+            compaction_rate: store.compaction_rate.as_u64(),
             mailboxes_per_account: store.mailboxes_per_account,
             ..StoreOptions::default()
         }
@@ -531,6 +544,7 @@ mod tests {
         ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
         ("[store]\npartitions = 0\n", "t.toml:9: store.partitions: must be between 1 and 4096"),
         ("[store]\npartitions = \"x\"\n", "t.toml:9: store.partitions: invalid type"),
+        ("[store]\ngarbage_share = 95\n", "t.toml:9: store.garbage_share: must be 0"),
         ("[store]\n\nsegment_size = \"1KiB\"\n", "t.toml:10: store.segment_size: must be between"),
         ("[imap]\nidle_timeout = \"soon\"\n", "t.toml:9: imap.idle_timeout: "),
         ("[nonsense]\n", "t.toml:8"),

@@ -136,6 +136,13 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         sum.messages_stored += probe.messages_stored;
         sum.accounts_in_memory += probe.accounts_in_memory;
         sum.checkpoints += probe.checkpoints;
+        sum.segments += probe.segments;
+        sum.segment_bytes += probe.segment_bytes;
+        sum.garbage_bytes += probe.garbage_bytes;
+        sum.compactions += probe.compactions;
+        sum.compacted_bytes += probe.compacted_bytes;
+        sum.segments_deleted += probe.segments_deleted;
+        sum.segments_quarantined += probe.segments_quarantined;
     }
     let troubled =
         shard.partitions.iter().flatten().filter(|partition| partition.trouble().is_some()).count();
@@ -146,6 +153,13 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         ("store_written_bytes_total", sum.bytes_written),
         ("store_messages_total", sum.messages_stored),
         ("store_checkpoints_total", sum.checkpoints),
+        ("store_compactions_total", sum.compactions),
+        ("store_compacted_bytes_total", sum.compacted_bytes),
+        ("store_segments_deleted_total", sum.segments_deleted),
+        ("store_segments", sum.segments),
+        ("store_segment_bytes", sum.segment_bytes),
+        ("store_garbage_bytes", sum.garbage_bytes),
+        ("store_segments_quarantined", sum.segments_quarantined),
         ("store_accounts_in_memory", sum.accounts_in_memory),
         ("store_partitions_in_trouble", troubled as u64),
     ] {

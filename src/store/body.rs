@@ -52,11 +52,31 @@ pub struct BodyWriter {
     buffer: Vec<u8>,
     extents: Vec<Extent>,
     size: u64,
+    staging: Option<Staging>,
+}
+
+/// Holds compaction off the chunks of a body that no entry refers to yet.
+struct Staging {
+    partition: Rc<Inner>,
+    first: Lsn,
+}
+
+impl Staging {
+    fn new(partition: Rc<Inner>, first: Lsn) -> Staging {
+        partition.staging.borrow_mut().insert(first);
+        Staging { partition, first }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.partition.staging.borrow_mut().remove(&self.first);
+    }
 }
 
 impl BodyWriter {
     pub(super) fn new(partition: Rc<Inner>) -> BodyWriter {
-        BodyWriter { partition, buffer: Vec::new(), extents: Vec::new(), size: 0 }
+        BodyWriter { partition, buffer: Vec::new(), extents: Vec::new(), size: 0, staging: None }
     }
 
     /// Waits only when the partition's write buffer is full.
@@ -83,6 +103,9 @@ impl BodyWriter {
             uid: Uid(0),
         };
         let lsn = self.partition.log.append(header, &[&self.buffer])?;
+        if self.staging.is_none() {
+            self.staging = Some(Staging::new(self.partition.clone(), lsn));
+        }
         self.extents.push(Extent { lsn, len: self.buffer.len() as u32 });
         self.buffer.clear();
         Ok(())
@@ -104,7 +127,8 @@ impl BodyWriter {
             true => Content::Inline(self.buffer),
             false => Content::Chunked(self.extents),
         };
-        Ok(StagedBody { partition: self.partition, content, summary, size: self.size })
+        let (partition, size) = (self.partition, self.size);
+        Ok(StagedBody { partition, content, summary, size, _staging: self.staging })
     }
 }
 
@@ -114,6 +138,7 @@ pub struct StagedBody {
     content: Content,
     summary: Vec<u8>,
     size: u64,
+    _staging: Option<Staging>,
 }
 
 impl StagedBody {
@@ -164,6 +189,7 @@ impl StagedBody {
             partition: self.partition,
             summary: self.summary,
             size: self.size,
+            _staging: writer.staging,
         })
     }
 }
@@ -297,6 +323,15 @@ impl Inner {
             out.extend_from_slice(&piece);
         }
         Ok(out.freeze())
+    }
+
+    /// The entries that hold the body's chunks, with their bytes in the log; none if it lies in its
+    /// commit entry.
+    pub(super) async fn chunks(&self, body: &MessageBody) -> Result<Vec<(Lsn, u32)>, StoreError> {
+        let payload = self.read_payload(body.lsn, body.entry_len).await?;
+        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        let chunk = |extent: &Extent| (extent.lsn, entry_len(extent.len as usize) as u32);
+        Ok(block.extents.iter().map(chunk).collect())
     }
 
     pub(super) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {

@@ -14,11 +14,12 @@ use std::{
 
 use super::{
     error::StoreError,
-    log::{EntryHeader, EntryKind, Log},
+    log::{EntryHeader, EntryKind, Log, entry_len},
     page::{Root, encode_account, encode_root},
     partition::Inner,
     run::{
-        RUN_RECORDS_MAX, RunRecord, RunRef, encode_run, merge_over, runs_to_merge, wants_rewrite,
+        RUN_RECORD_BYTES, RUN_RECORDS_MAX, RunRecord, RunRef, encode_run, merge_over,
+        runs_to_merge, wants_rewrite,
     },
     signal::Signal,
     state::{AccountCell, AccountState},
@@ -130,8 +131,15 @@ impl Inner {
         }
     }
 
-    /// Writes a checkpoint; waits for one that is under way first.
+    /// Writes a checkpoint; waits for one that is under way first. Garbage may be worth something
+    /// after it.
     pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
+        let outcome = self.checkpoint_pages().await;
+        self.schedule_compaction();
+        outcome
+    }
+
+    pub(super) async fn checkpoint_pages(&self) -> Result<(), StoreError> {
         while self.checkpoints.running.replace(true) {
             self.checkpoints.ended.take().await;
         }
@@ -197,10 +205,21 @@ impl Inner {
     fn append_root(&self) -> Result<Lsn, StoreError> {
         let append = |kind, payload: Vec<u8>| self.append_page(kind, AccountId(0), payload);
         let mut directory = self.directory.borrow_mut();
-        directory.write_changed(|page| append(EntryKind::DirectoryPage, page))?;
-        let mut root = Root { buckets: directory.pages(), ..Root::default() };
+        directory.write_changed(|old, page| {
+            let len = page.len();
+            let new = append(EntryKind::DirectoryPage, page)?;
+            old.into_iter().for_each(|old| self.log.release(old, entry_len(len) as u32));
+            Ok(new)
+        })?;
+        if let Some(older) = self.log.checkpoint() {
+            self.log.release(older.root, self.root_len.get());
+        }
+        let segments = self.log.estimates();
+        let mut root = Root { buckets: directory.pages(), segments, ..Root::default() };
         self.standing.borrow().to_root(&mut root);
-        append(EntryKind::CheckpointRoot, encode_root(&root))
+        let root = encode_root(&root);
+        self.root_len.set(entry_len(root.len()) as u32);
+        append(EntryKind::CheckpointRoot, root)
     }
 
     fn append_page(
@@ -225,6 +244,10 @@ impl Inner {
         Ok(RunRef { lsn, records: count })
     }
 
+    fn release_run(&self, run: &RunRef) {
+        self.log.release(run.lsn, run.records * RUN_RECORD_BYTES);
+    }
+
     async fn write_account(&self, id: AccountId) -> Result<(), StoreError> {
         let cell = self.load(id).await?;
         let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
@@ -239,8 +262,12 @@ impl Inner {
             return Ok(());
         }
         self.append_deltas(&mut state, merges)?;
-        let page = self.append_page(EntryKind::AccountPage, id, encode_account(&state))?;
-        state.page = Some(page);
+        let content = encode_account(&state);
+        let len = entry_len(content.len()) as u32;
+        let page = self.append_page(EntryKind::AccountPage, id, content)?;
+        if let Some(older) = state.page.replace(page) {
+            self.log.release(older, len);
+        }
         (state.dirty, state.unwritten) = (false, None);
         self.directory.borrow_mut().set(id, page);
         drop(state);
@@ -307,7 +334,8 @@ impl Inner {
         }
         let mut state = cell.state.borrow_mut();
         let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
-        mailbox.runs = runs;
+        let older = std::mem::replace(&mut mailbox.runs, runs);
+        older.iter().for_each(|run| self.release_run(run));
         captured.delta.clear();
         Ok(())
     }
@@ -327,7 +355,8 @@ impl Inner {
             let (joined, older) =
                 merge.map_or((0, Vec::new()), |merge| (merge.runs, merge.records));
             let merged = merge_over(older.into_iter(), &mailbox.delta);
-            mailbox.runs.truncate(mailbox.runs.len() - joined);
+            let older = mailbox.runs.split_off(mailbox.runs.len() - joined);
+            older.iter().for_each(|run| self.release_run(run));
             mailbox.delta.clear();
             let records: Vec<(Uid, RunRecord)> = merged.into_iter().collect();
             for piece in records.chunks(RUN_RECORDS_MAX) {

@@ -8,7 +8,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 
@@ -92,6 +92,10 @@ struct History {
     seen_statuses: Vec<(usize, u64, u32, MailboxStatus)>,
     /// Step at which the removal of a message, or of a mailbox (UID 0), was first asked for.
     removals: BTreeMap<Key, usize>,
+    /// What a session could not read any more while it had it selected.
+    unreadable: Option<String>,
+    /// Segments that compaction deleted.
+    segments_deleted: u64,
 }
 
 fn options() -> StoreOptions {
@@ -102,6 +106,7 @@ fn options() -> StoreOptions {
         account_budget: 24 * 1024,
         write_buffer: 64 * 1024,
         default_mailboxes: Vec::new(),
+        compaction_rate: 0,
         ..StoreOptions::default()
     }
 }
@@ -192,6 +197,7 @@ impl Session {
             13 => self.rename().await,
             14 if self.pick(3) == 0 => self.delete().await,
             14 => self.subscribe().await,
+            _ if self.pick(2) == 0 => drop(self.partition.compact().await),
             _ => drop(self.partition.checkpoint().await),
         }
     }
@@ -434,6 +440,8 @@ async fn watch(
 ) {
     let mut messages: BTreeMap<Key, ModSeq> = BTreeMap::new();
     let mut statuses: BTreeMap<(u64, u32), MailboxStatus> = BTreeMap::new();
+    // What a session has selected it can read, whatever is expunged, deleted and compacted.
+    let mut held: VecDeque<(Account, Snapshot)> = VecDeque::new();
     while done.get() < SESSIONS {
         for id in 0..ACCOUNTS {
             let account = partition.account(AccountId(id)).await.unwrap();
@@ -451,6 +459,18 @@ async fn watch(
                 let status = snapshot.status();
                 if statuses.insert((id, mailbox.id.0), status) != Some(status) {
                     history.seen_statuses.push((step, id, mailbox.id.0, status));
+                }
+                drop(history);
+                held.push_back((account.clone(), snapshot));
+            }
+        }
+        while held.len() > 3 * ACCOUNTS as usize {
+            let Some((account, snapshot)) = held.pop_front() else { break };
+            for message in snapshot.iter_from(0) {
+                let body = account.read_body(&message.body, 0, usize::MAX).await;
+                if !body.as_ref().is_ok_and(|body| token_of(body).is_some()) {
+                    let what = format!("{message:?} in a held view: {:?}", body.err());
+                    history.borrow_mut().unreadable = Some(what);
                 }
             }
         }
@@ -502,6 +522,7 @@ fn record(workload: &Workload) -> (History, Trace) {
         }
         let (clock, log) = (simulation.clone(), history.clone());
         watch(partition.clone(), clock, trace.clone(), log, done).await;
+        history.borrow_mut().segments_deleted = partition.probe().segments_deleted;
     });
     simulation.kill_tasks();
     plant(None);
@@ -677,6 +698,9 @@ fn check_image(
 
 /// Checks images at every `stride`th step in every mode; answers the first failure.
 fn check_images(history: &History, trace: &Trace, stride: usize) -> Result<usize, String> {
+    if let Some(what) = &history.unreadable {
+        return Err(what.clone());
+    }
     let mut images = 0;
     for step in (0..=trace.len()).step_by(stride) {
         for mode in CrashMode::ALL {
@@ -698,6 +722,7 @@ fn every_crash_keeps_what_was_told() {
         let (history, trace) = record(&Workload { seed, ..HONEST });
         let images = check_images(&history, &trace, 1)
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(history.segments_deleted > 0, "the workload compacts");
         assert!(images > 400, "{images} images");
     }
 }

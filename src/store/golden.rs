@@ -163,6 +163,12 @@ fn the_first_format_is_still_read() {
         let partition = open(&device, &simulation).await;
         let expected = fs::read_to_string(Path::new(FOLDER).join(LISTING)).unwrap();
         assert_eq!(list(&partition).await, expected);
+        // Compaction moves all of it, and changes nothing.
+        partition.checkpoint().await.unwrap();
+        assert!(partition.compact().await.unwrap().segments_deleted > 0);
+        partition.close().await.unwrap();
+        let partition = open(&device, &simulation).await;
+        assert_eq!(list(&partition).await, expected);
         // And it goes on: the checkpoint is written by today's version, the rest is as it was.
         write_some_of_everything(&partition, 2).await;
         partition.close().await.unwrap();

@@ -2,15 +2,19 @@
 //!
 //! `partition` is the way in and the way every change takes; `account`, `view` and `body` are what
 //! services hold; `state`, `mailbox`, `namespace` and `snapshot` are an account in memory;
-//! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back; `effect`
+//! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back; `compaction`,
+//! `liveness` and `views` give back the space of what nobody refers to any more; `effect`
 //! and `codec` say what an entry of the `log` means.
 
 mod account;
 mod body;
 mod checkpoint;
 mod codec;
+mod compaction;
 mod effect;
 mod error;
+mod garbage;
+mod liveness;
 pub mod log;
 mod mailbox;
 mod namespace;
@@ -25,6 +29,7 @@ mod snapshot;
 mod standing;
 mod state;
 mod view;
+mod views;
 
 #[cfg(test)]
 mod crash_images;
@@ -36,6 +41,7 @@ mod tests;
 pub use self::{
     account::{Account, Copied, FlagChange, FlagOutcome},
     body::{BODY_CHUNK, BodyWriter, StagedBody},
+    compaction::CompactionReport,
     error::StoreError,
     mailbox::MailboxStatus,
     namespace::{MailboxInfo, SpecialUse},

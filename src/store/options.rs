@@ -15,6 +15,10 @@ pub struct StoreOptions {
     pub account_budget: usize,
     /// Bytes of un-written log a partition buffers before appenders wait.
     pub write_buffer: usize,
+    /// Percent of the sealed log that may be garbage before compaction begins by itself; 0 = never.
+    pub garbage_share: u8,
+    /// Bytes a second that compaction reads and writes at most; 0 = no limit.
+    pub compaction_rate: u64,
     pub mailboxes_per_account: usize,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
@@ -36,6 +40,8 @@ impl Default for StoreOptions {
             checkpoint_interval: 64 << 20,
             account_budget: 256 << 20,
             write_buffer: 8 << 20,
+            garbage_share: 30,
+            compaction_rate: 64 << 20,
             mailboxes_per_account: 10_000,
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
@@ -56,4 +62,16 @@ pub struct StoreProbe {
     pub messages_stored: u64,
     pub accounts_in_memory: u64,
     pub checkpoints: u64,
+    /// Segment files and their bytes.
+    pub segments: u64,
+    pub segment_bytes: u64,
+    /// Of these, bytes believed to be garbage.
+    pub garbage_bytes: u64,
+    pub compactions: u64,
+    /// Bytes that compaction wrote.
+    pub compacted_bytes: u64,
+    /// Segments that compaction deleted.
+    pub segments_deleted: u64,
+    /// Segments that compaction keeps because it cannot read what they hold.
+    pub segments_quarantined: u64,
 }

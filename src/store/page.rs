@@ -197,6 +197,8 @@ pub(super) struct Root {
     /// Deliveries already carried out, oldest first.
     pub deliveries: Vec<u128>,
     pub intents: Vec<(u128, Bytes)>,
+    /// Bytes of each segment, by epoch, that were believed to be in use.
+    pub segments: Vec<(u64, u64)>,
 }
 
 pub(super) fn encode_root(root: &Root) -> Vec<u8> {
@@ -212,6 +214,11 @@ pub(super) fn encode_root(root: &Root) -> Vec<u8> {
     for (id, payload) in &root.intents {
         out.put_u128(*id);
         out.put_bytes(payload);
+    }
+    out.put_varint(root.segments.len() as u64);
+    for (epoch, live) in &root.segments {
+        out.put_varint(*epoch);
+        out.put_varint(*live);
     }
     out
 }
@@ -236,7 +243,12 @@ pub(super) fn decode_root(payload: &[u8]) -> Decoded<Root> {
     let intents = (0..count)
         .map(|_| Ok((reader.u128("intent")?, Bytes::copy_from_slice(reader.bytes("intent")?))))
         .collect::<Decoded<Vec<_>>>()?;
-    Ok(Root { applied, buckets, spool, deliveries, intents })
+    // Not there in roots of the first versions.
+    let count = if reader.is_empty() { 0 } else { reader.count(2, "segments")? };
+    let segments = (0..count)
+        .map(|_| Ok((reader.varint("epoch")?, reader.varint("live bytes")?)))
+        .collect::<Decoded<Vec<_>>>()?;
+    Ok(Root { applied, buckets, spool, deliveries, intents, segments })
 }
 
 #[cfg(test)]
@@ -327,6 +339,7 @@ mod tests {
         fn roots_round_trip(
             buckets in vec(proptest::option::of(1u64..), 64), spool in vec(any::<u64>(), 0..9),
             deliveries in vec(any::<u128>(), 0..9), intent in any::<(u128, Vec<u8>)>(),
+            segments in vec(any::<(u64, u64)>(), 0..9),
         ) {
             let root = Root {
                 applied: Lsn(9),
@@ -334,6 +347,7 @@ mod tests {
                 spool: spool.into_iter().map(Lsn).collect(),
                 deliveries,
                 intents: vec![(intent.0, intent.1.into())],
+                segments,
             };
             prop_assert_eq!(decode_root(&encode_root(&root)), Ok(root));
         }

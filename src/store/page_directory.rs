@@ -84,19 +84,30 @@ impl PageDirectory {
         self.buckets.iter_mut().for_each(|bucket| bucket.dirty = true);
     }
 
-    /// Calls `write` with the content of each changed page and remembers the LSN it answers.
+    /// Calls `write` with the place so far and the content of each changed page, and remembers the
+    /// LSN it answers.
     pub fn write_changed<E>(
         &mut self,
-        mut write: impl FnMut(Vec<u8>) -> Result<Lsn, E>,
+        mut write: impl FnMut(Option<Lsn>, Vec<u8>) -> Result<Lsn, E>,
     ) -> Result<(), E> {
         for bucket in self.buckets.iter_mut().filter(|bucket| bucket.dirty) {
             bucket.page = match bucket.records.is_empty() {
                 true => None,
-                false => Some(write(encode_directory(&bucket.records))?),
+                false => Some(write(bucket.page, encode_directory(&bucket.records))?),
             };
             bucket.dirty = false;
         }
         Ok(())
+    }
+
+    pub fn bucket_count(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// The accounts of one bucket, ascending.
+    pub fn accounts_in(&self, bucket: usize) -> Vec<AccountId> {
+        let records = self.buckets.get(bucket).map(|bucket| &bucket.records);
+        records.into_iter().flatten().map(|(account, _)| *account).collect()
     }
 
     pub fn pages(&self) -> Vec<Option<Lsn>> {
@@ -134,7 +145,7 @@ mod tests {
         assert!(largest < Some(BUCKET_ACCOUNTS * 2), "{largest:?}");
 
         let mut pages = Vec::new();
-        let mut write = |page| {
+        let mut write = |_, page| {
             pages.push(page);
             Ok::<_, ()>(Lsn(1_000_000 + pages.len() as u64))
         };

@@ -13,7 +13,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     rc::Rc,
 };
 
@@ -26,6 +26,7 @@ use super::{
     body::{BodyWriter, EntryCache, StagedBody},
     checkpoint,
     codec::Malformed,
+    compaction::Compactions,
     effect::{BODY_HERE, Effect, PropertyKind, decode_effects, encode_effects},
     error::StoreError,
     log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, entry_len},
@@ -37,6 +38,7 @@ use super::{
     snapshot::{Message, MessageBody},
     standing::Standing,
     state::AccountCell,
+    views::Views,
 };
 use crate::{
     model::{
@@ -133,6 +135,13 @@ pub(super) struct Inner {
     /// Counts uses of accounts, to tell the least recent.
     pub clock: Cell<u64>,
     pub checkpoints: checkpoint::Schedule,
+    /// Published states that sessions hold, maybe.
+    pub views: RefCell<Views>,
+    /// First chunks of bodies that no entry refers to yet.
+    pub staging: RefCell<BTreeSet<Lsn>>,
+    pub compactions: Compactions,
+    /// Bytes of the last root.
+    pub root_len: Cell<u32>,
     /// Encoding buffer, used again and again.
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
@@ -156,12 +165,16 @@ impl Partition {
             write_buffer: options.write_buffer,
         };
         let recovered = Log::recover(device, executor.clone(), log_options).await?;
-        let (directory, mut standing) = load_checkpoint(&recovered).await?;
+        let root = recovered.checkpoint().map(|checkpoint| checkpoint.root);
+        let (directory, mut standing, estimates) = load_checkpoint(&recovered).await?;
         let mut effects = Replayed::default();
         let (log, report) = recovered
             .replay(&mut |lsn, header, payload| effects.take(lsn, header, payload))
             .await?;
         standing.replay(&effects.standing);
+        if let Some(root) = root {
+            log.adopt_estimates(&estimates, root);
+        }
 
         let replayed = effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
         let inner = Rc::new(Inner {
@@ -175,6 +188,10 @@ impl Partition {
             memory: Cell::new(0),
             clock: Cell::new(0),
             checkpoints: checkpoint::Schedule::new(Rc::new(Signal::default()), &log),
+            views: RefCell::default(),
+            staging: RefCell::default(),
+            compactions: Compactions::default(),
+            root_len: Cell::new(0),
             scratch: RefCell::default(),
             messages_stored: Cell::new(0),
             options,
@@ -188,6 +205,7 @@ impl Partition {
         }));
         let task = checkpoint::run(Rc::downgrade(&inner), inner.checkpoints.wanted.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
+        inner.start_compaction_task();
         inner.schedule_checkpoint();
         Ok((Partition { inner }, report))
     }
@@ -300,6 +318,8 @@ impl Partition {
 
     pub fn probe(&self) -> StoreProbe {
         let log = self.inner.log.probe();
+        let (segments, segment_bytes) = self.inner.log.disk_usage();
+        let compaction = self.inner.compactions.probe();
         StoreProbe {
             syncs: log.syncs,
             batches: log.batches,
@@ -308,6 +328,13 @@ impl Partition {
             messages_stored: self.inner.messages_stored.get(),
             accounts_in_memory: self.inner.accounts.borrow().len() as u64,
             checkpoints: log.checkpoints,
+            segments: segments as u64,
+            segment_bytes,
+            garbage_bytes: self.inner.garbage_bytes(),
+            compactions: compaction.runs,
+            compacted_bytes: compaction.rewritten,
+            segments_deleted: compaction.deleted,
+            segments_quarantined: compaction.quarantined,
         }
     }
 
@@ -318,16 +345,23 @@ impl Partition {
 
     /// Writes a checkpoint and stops the writer; for a clean shutdown.
     pub async fn close(&self) -> Result<(), StoreError> {
+        self.inner.compactions.stop();
+        self.inner.compactions.idle().await;
         let checkpoint = self.inner.checkpoint().await;
         self.inner.checkpoints.stop();
         self.inner.log.close().await.and(checkpoint)
     }
 }
 
+/// Estimated bytes in use of each segment, by epoch.
+type Estimates = Vec<(u64, u64)>;
+
 /// Reads the last checkpoint's directory and partition-wide state.
-async fn load_checkpoint(recovered: &Recovered) -> Result<(PageDirectory, Standing), StoreError> {
+async fn load_checkpoint(
+    recovered: &Recovered,
+) -> Result<(PageDirectory, Standing, Estimates), StoreError> {
     let Some(checkpoint) = recovered.checkpoint() else {
-        return Ok((PageDirectory::new(), Standing::default()));
+        return Ok((PageDirectory::new(), Standing::default(), Vec::new()));
     };
     let (_, payload) = recovered.read(checkpoint.root).await?;
     let root = decode_root(&payload).map_err(|error| undecodable(checkpoint.root, error))?;
@@ -346,7 +380,7 @@ async fn load_checkpoint(recovered: &Recovered) -> Result<(PageDirectory, Standi
         })
         .map_err(|error| undecodable(*lsn, error))?;
     }
-    Ok((directory, standing))
+    Ok((directory, standing, root.segments))
 }
 
 /// Effects found in the log after the last checkpoint, sorted by whom they concern.
@@ -543,6 +577,10 @@ impl Inner {
         let lsn = self.log.append(header, &[head, summary, inline])?;
         let here = (lsn, entry_len(head.len() + summary.len() + inline.len()) as u32);
         head.shrink_to(SCRATCH_KEPT);
+        if body.is_none() && kind.may_stay() {
+            // It holds no body: of no use once a checkpoint has its effects.
+            self.log.release(lsn, here.1);
+        }
 
         for change in &mut changes {
             resolve_body(&mut change.effect, here);
@@ -579,6 +617,11 @@ impl Inner {
         }
     }
 
+    /// The latest entry appended whose effects are not published.
+    pub(super) fn last_staged(&self) -> Option<Lsn> {
+        self.staged.borrow().back().map(|(lsn, _)| *lsn)
+    }
+
     fn publish_below(&self, durable: Lsn) {
         let mut wake = Vec::new();
         loop {
@@ -590,6 +633,7 @@ impl Inner {
                 }
             };
             let Some((lsn, changes)) = next else { break };
+            self.count_references(lsn, &changes);
             for Change { cell, effect } in &changes {
                 match cell {
                     Some(cell) => {

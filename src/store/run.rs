@@ -18,6 +18,8 @@ use crate::model::{FlagSet, Lsn, ModSeq, Uid};
 
 /// Records in a run: one entry of the log, at most some 300 KiB, decoded in under a millisecond.
 pub(super) const RUN_RECORDS_MAX: usize = 4096;
+/// What a record takes on disk, about.
+pub(super) const RUN_RECORD_BYTES: u32 = 45;
 /// Superfluous records that are never worth a rewrite.
 const GARBAGE_MIN: usize = 1024;
 

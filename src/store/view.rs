@@ -14,7 +14,7 @@ use crate::model::{MailboxId, Uid};
 /// Follows the mailbox through renames; keeps its account in memory.
 pub struct MailboxView {
     /// Keeps the partition from being dropped below its sessions.
-    _inner: Rc<Inner>,
+    inner: Rc<Inner>,
     cell: Rc<AccountCell>,
     mailbox: MailboxId,
     recent_from: Cell<Uid>,
@@ -27,7 +27,7 @@ impl MailboxView {
         mailbox: MailboxId,
         recent_from: Uid,
     ) -> MailboxView {
-        MailboxView { _inner: inner, cell, mailbox, recent_from: Cell::new(recent_from) }
+        MailboxView { inner, cell, mailbox, recent_from: Cell::new(recent_from) }
     }
 
     pub fn mailbox(&self) -> MailboxId {
@@ -36,7 +36,9 @@ impl MailboxView {
 
     /// Latest published state; `None` once the mailbox was deleted.
     pub fn current(&self) -> Option<Snapshot> {
-        self.cell.state.borrow().live_mailbox(self.mailbox)?.snapshot()
+        let snapshot = self.cell.state.borrow().live_mailbox(self.mailbox)?.snapshot()?;
+        self.inner.views.borrow_mut().note(&snapshot.published);
+        Some(snapshot)
     }
 
     /// Messages with a UID from here on are `\Recent` for this session, as of the selection.

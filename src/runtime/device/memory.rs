@@ -138,6 +138,11 @@ impl MemoryDevice {
         self.0.trace.clone()
     }
 
+    /// `append` calls so far, as [`Faults`] counts them.
+    pub fn appends(&self) -> u64 {
+        self.0.appends.get()
+    }
+
     /// Faults from now on.
     pub fn inject(&self, faults: Faults) {
         *self.0.faults.borrow_mut() = faults;

@@ -79,6 +79,32 @@ impl EntryKind {
         EntryKind::CheckpointRoot,
     ];
 
+    /// Whether an entry of this kind can be of use once a checkpoint has its effects: it holds a
+    /// body, or is a page.
+    pub fn may_stay(self) -> bool {
+        match self {
+            EntryKind::BodyChunk
+            | EntryKind::Message
+            | EntryKind::Spool
+            | EntryKind::Transaction
+            | EntryKind::AccountPage
+            | EntryKind::MailboxRun
+            | EntryKind::DirectoryPage
+            | EntryKind::CheckpointRoot => true,
+            EntryKind::Flags
+            | EntryKind::Expunge
+            | EntryKind::Mailbox
+            | EntryKind::Account
+            | EntryKind::Keyword
+            | EntryKind::Subscription
+            | EntryKind::Acl
+            | EntryKind::Quota
+            | EntryKind::Metadata
+            | EntryKind::Unspool
+            | EntryKind::Intent => false,
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<EntryKind> {
         EntryKind::ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }

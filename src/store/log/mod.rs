@@ -39,7 +39,7 @@ use std::{
 use bytes::Bytes;
 
 pub use self::{
-    compact::{CompactedWriter, SealedSegment, SourceReader, compacted_len},
+    compact::{CompactedWriter, SealedSegment, compacted_len},
     compacted::{CompactedHeader, CompactedScan, IndexRecord, SOURCES_MAX, scan_compacted},
     entry::{ENTRY_PAYLOAD_MAX, EntryError, EntryHeader, EntryKind, entry_len},
     recovery::{Recovered, Replay},
@@ -410,6 +410,9 @@ impl Log {
         let lsn = Lsn(state.open.next());
         entry::encode(&mut state.open.bytes, lsn, &header, payload);
         state.open.entries += 1;
+        if header.kind.may_stay() {
+            state.open.segment.add_live(len as i64);
+        }
         state.open.payload += len;
         state.buffered += len;
         state.probe.entries += 1;

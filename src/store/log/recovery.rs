@@ -476,6 +476,7 @@ impl Recovered {
     ) -> Result<Tip, StoreError> {
         let started = &self.started[index];
         let (segment, len) = (started.segment.clone(), started.len);
+        segment.live.set(Some(0));
         let successor = self.started.get(index + 1).and_then(|next| next.header);
         let successor = successor.filter(|header| header.predecessor == segment.epoch);
         let file = segment.open(&*self.device).await?;
@@ -546,6 +547,10 @@ impl Recovered {
                     self.report.damage.push((name.clone(), entry.lsn.0 - segment.base, what));
                 }
                 (Some(header), Ok(payload)) if entry.lsn.0 >= from => {
+                    if header.kind.may_stay() && self.checkpoint.is_none_or(|c| entry.lsn > c.root)
+                    {
+                        segment.add_live(super::entry_len(payload.len()) as i64);
+                    }
                     self.report.replayed_entries += 1;
                     self.report.replayed_bytes += super::entry_len(payload.len()) as u64;
                     replay(entry.lsn, &header, payload)?;

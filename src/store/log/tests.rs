@@ -583,6 +583,7 @@ async fn compact(log: &Log, lsns: &[(u64, u32)], group: usize) -> Result<usize, 
         let epochs: Vec<u64> = sources.iter().map(|source| source.epoch).collect();
         let (base, end) = (sources[0].base, sources[sources.len() - 1].end);
         let mut writer = log.begin_compacted(base, end, epochs.clone()).await?;
+        writer.begin().await?;
         for source in sources {
             let mut reader = log.source(source.epoch)?;
             let inside = |lsn: &u64| (source.base.0..source.end.0).contains(lsn);

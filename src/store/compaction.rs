@@ -1,0 +1,517 @@
+//! Compaction: live entries of old segments move to new files, and the space of the rest returns.
+//!
+//! A cycle chooses segments with much garbage, marks what is live in them (`liveness`), publishes a
+//! checkpoint, copies the live entries with their LSNs into compacted segments (`log::compact`) and
+//! deletes the old files once nobody reads them. It runs as a background task when the estimated
+//! share of garbage passes a setting, or when asked; one at a time.
+//!
+//! Shard-local. Invariants:
+//! - Only segments wholly below the *horizon* are touched: the checkpoint's `replay_from` and the
+//!   first chunk of every body that is still being staged.
+//! - A compacted segment is completed only after a checkpoint that was written wholly after the mark
+//!   pass: no start can want a page that the pass did not see.
+//! - A segment with an unreadable live entry is *quarantined*: kept as it is, named, never deleted.
+//! - Any failure ends the cycle and leaves the log as it was; it is not the partition's trouble.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use super::{
+    error::StoreError,
+    liveness::Marks,
+    log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len},
+    partition::{Inner, Partition},
+    signal::Signal,
+};
+use crate::{
+    model::Lsn,
+    plant::{Plant, planted},
+    runtime::executor::{Executor, Priority},
+};
+
+/// Segments looked at by one mark pass.
+const SEGMENTS_AT_ONCE: usize = 64;
+
+/// Bytes after which the background rests.
+const STEP: u64 = 256 * 1024;
+
+/// A segment is not rewritten for less than this share of it, in percent.
+const SHARE_MIN: u64 = 10;
+
+/// What one cycle did.
+#[derive(Clone, Default, Debug)]
+pub struct CompactionReport {
+    pub segments_before: usize,
+    pub segments_after: usize,
+    /// Bytes of all segment files.
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+    /// Of these, bytes of entries in use, as far as known.
+    pub live_bytes: u64,
+    /// Bytes of compacted segments written.
+    pub bytes_rewritten: u64,
+    pub segments_deleted: u64,
+    /// Segments kept because an entry in use cannot be read: name and what is wrong.
+    pub quarantined: Vec<(String, StoreError)>,
+}
+
+/// When compaction runs, and what it has done. Shard-local, owned by the partition.
+#[derive(Default)]
+pub(super) struct Compactions {
+    wanted: Rc<Signal>,
+    ended: Signal,
+    running: Cell<bool>,
+    stopped: Rc<Cell<bool>>,
+    /// An unfinished file could not be deleted, or a cycle was dropped: the next start clears up.
+    halted: Cell<bool>,
+    /// Garbage that the last cycle left or found nothing to do about.
+    left: Cell<u64>,
+    /// Garbage that expunges made in segments not known, since the last pass over all.
+    pub unattributed: Cell<u64>,
+    quarantined: RefCell<BTreeMap<u64, (String, StoreError)>>,
+    runs: Cell<u64>,
+    rewritten: Cell<u64>,
+    deleted: Cell<u64>,
+}
+
+/// Counters for [`super::StoreProbe`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct CompactionProbe {
+    pub runs: u64,
+    pub rewritten: u64,
+    pub deleted: u64,
+    pub quarantined: u64,
+}
+
+impl Compactions {
+    pub fn probe(&self) -> CompactionProbe {
+        CompactionProbe {
+            runs: self.runs.get(),
+            rewritten: self.rewritten.get(),
+            deleted: self.deleted.get(),
+            quarantined: self.quarantined.borrow().len() as u64,
+        }
+    }
+
+    /// Ends a cycle under way at its next step, and the background task.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        self.wanted.set();
+    }
+
+    /// Waits until no cycle is under way.
+    pub async fn idle(&self) {
+        while self.running.get() {
+            self.ended.take().await;
+        }
+        // Taken from those who wait for their turn.
+        self.ended.set();
+    }
+}
+
+/// One cycle under way. Dropped before its end, it may have left a file.
+struct Running<'a> {
+    compactions: &'a Compactions,
+    clean: bool,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.clean {
+            self.compactions.halted.set(true);
+        }
+        self.compactions.running.set(false);
+        self.compactions.ended.set();
+    }
+}
+
+/// Makes a cycle rest: bounded bytes between two pauses, a bounded rate in all.
+pub(super) struct Pace {
+    executor: Rc<dyn Executor>,
+    log: Log,
+    stopped: Rc<Cell<bool>>,
+    /// Bytes a second; 0 means as fast as the shares allow.
+    rate: u64,
+    debt: u64,
+}
+
+impl Pace {
+    /// Whether to go on: not at the end, nor when the log is in trouble.
+    fn go_on(&self) -> bool {
+        !self.stopped.get() && self.log.trouble().is_none()
+    }
+
+    /// `bytes` were read or written: lets others run.
+    ///
+    /// # Errors
+    /// `Poisoned` when the cycle is to end now.
+    pub async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.debt += bytes;
+        if self.rate > 0 && self.debt >= STEP {
+            let nanos = u128::from(self.debt) * 1_000_000_000 / u128::from(self.rate);
+            self.debt = 0;
+            self.executor.sleep(Duration::from_nanos(nanos as u64)).await;
+        } else {
+            self.executor.yield_now().await;
+        }
+        if self.go_on() { Ok(()) } else { Err(StoreError::Poisoned) }
+    }
+}
+
+/// The background task: a cycle whenever one is wanted, until the partition is gone.
+pub(super) async fn run(partition: Weak<Inner>, wanted: Rc<Signal>) {
+    loop {
+        wanted.take().await;
+        let Some(inner) = partition.upgrade() else { return };
+        if inner.compactions.stopped.get() {
+            return;
+        }
+        // A full disk or a damaged page ends a cycle; the next garbage asks again.
+        let _ = inner.compact(false).await;
+    }
+}
+
+impl Partition {
+    /// Runs one whole cycle over all segments now, at background priority; waits for one that is
+    /// under way first. Reads and changes go on meanwhile.
+    ///
+    /// # Errors
+    /// When the log is in trouble, the disk is full, or a page that leads to messages cannot be
+    /// read (nothing is deleted then that it might have named).
+    pub async fn compact(&self) -> Result<CompactionReport, StoreError> {
+        let outcome: Rc<RefCell<Option<Result<CompactionReport, StoreError>>>> = Rc::default();
+        let ended = Rc::new(Signal::default());
+        let (inner, told, signal) = (self.inner.clone(), outcome.clone(), ended.clone());
+        // A task of its own: the caller may give up waiting, the cycle goes on.
+        let task = async move {
+            let report = inner.compact(true).await;
+            *told.borrow_mut() = Some(report);
+            signal.set();
+        };
+        self.inner.executor.spawn(Priority::Background, Box::pin(task));
+        ended.take().await;
+        let report = outcome.borrow_mut().take();
+        report.unwrap_or(Err(StoreError::Poisoned))
+    }
+}
+
+impl Inner {
+    pub(super) fn start_compaction_task(self: &Rc<Inner>) {
+        let task = run(Rc::downgrade(self), self.compactions.wanted.clone());
+        self.executor.spawn(Priority::Background, Box::pin(task));
+    }
+
+    /// Calls for a cycle when the garbage is worth it. Cheap: a look at each segment's counters.
+    pub(super) fn schedule_compaction(&self) {
+        let share = u64::from(self.options.garbage_share);
+        if share == 0 || self.compactions.stopped.get() || self.compactions.halted.get() {
+            return;
+        }
+        let sealed = self.compactable();
+        let total: u64 = sealed.iter().map(|segment| segment.len).sum();
+        let garbage = garbage(&sealed) + self.compactions.unattributed.get();
+        let worth = garbage * 100 > total * share
+            && garbage >= self.compactions.left.get() + self.garbage_min();
+        if worth {
+            self.compactions.wanted.set();
+        }
+    }
+
+    /// Less garbage than this is not worth a pass over all accounts.
+    fn garbage_min(&self) -> u64 {
+        self.options.segment_size / 4
+    }
+
+    /// Below lies what nobody is about to refer to for the first time.
+    fn horizon(&self) -> Lsn {
+        let checkpoint = self.log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
+        let staged =
+            self.staging.borrow().first().copied().filter(|_| !planted(Plant::ForgetStagedBodies));
+        staged.map_or(checkpoint, |staged| staged.min(checkpoint))
+    }
+
+    /// Sealed segments below the horizon that may be rewritten.
+    fn compactable(&self) -> Vec<SealedSegment> {
+        let quarantined = self.compactions.quarantined.borrow();
+        let mut sealed = self.log.sealed_below(self.horizon());
+        sealed.retain(|segment| !quarantined.contains_key(&segment.epoch));
+        sealed
+    }
+
+    /// One cycle. `all`: everything is looked at, after a checkpoint; else what the estimates name.
+    pub(super) async fn compact(&self, all: bool) -> Result<CompactionReport, StoreError> {
+        while self.compactions.running.replace(true) {
+            self.compactions.ended.take().await;
+        }
+        let mut running = Running { compactions: &self.compactions, clean: false };
+        let mut report = CompactionReport::default();
+        (report.segments_before, report.bytes_before) = self.log.disk_usage();
+        let outcome = match self.compactions.halted.get() || self.compactions.stopped.get() {
+            true => Ok(()),
+            false => self.run_cycle(all, &mut report).await,
+        };
+        running.clean = true;
+        (report.segments_after, report.bytes_after) = self.log.disk_usage();
+        report.live_bytes = report.bytes_after.saturating_sub(self.garbage_bytes());
+        report.quarantined = self.compactions.quarantined.borrow().values().cloned().collect();
+        self.compactions.runs.set(self.compactions.runs.get() + 1);
+        self.compactions.left.set(garbage(&self.compactable()));
+        outcome.map(|()| report)
+    }
+
+    /// Garbage in all sealed segments, estimated.
+    pub(super) fn garbage_bytes(&self) -> u64 {
+        garbage(&self.log.sealed_below(Lsn(u64::MAX)))
+    }
+
+    async fn run_cycle(&self, all: bool, report: &mut CompactionReport) -> Result<(), StoreError> {
+        if all {
+            self.checkpoint_pages().await?;
+        }
+        let mut pace = Pace {
+            executor: self.executor.clone(),
+            log: self.log.clone(),
+            stopped: self.compactions.stopped.clone(),
+            rate: self.options.compaction_rate,
+            debt: 0,
+        };
+        let horizon = self.horizon();
+        let mut sealed = self.compactable();
+        let unknown = sealed.iter().any(|segment| segment.live.is_none());
+        if !all && (unknown || self.compactions.unattributed.get() >= self.garbage_min()) {
+            let marks = self.mark(&sealed, &BTreeSet::new(), &mut pace).await?;
+            self.adopt(&marks, |_| true);
+            sealed = self.compactable();
+        }
+        self.compactions.unattributed.set(0);
+        let least = if all { 0 } else { u64::from(self.options.garbage_share) / 2 };
+        let chosen: Vec<SealedSegment> = sealed
+            .iter()
+            .copied()
+            .filter(|segment| {
+                let dead = segment.live.map_or(segment.len, |live| segment.len - live);
+                all || dead * 100 >= segment.len * least || self.is_small(segment.len)
+            })
+            .collect();
+        for batch in chosen.chunks(SEGMENTS_AT_ONCE) {
+            self.compact_batch(batch, &sealed, horizon, &mut pace, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Small segments, as many restarts leave them, are joined whatever they hold.
+    fn is_small(&self, len: u64) -> bool {
+        len < self.options.segment_size / 8
+    }
+
+    /// Takes the pass's sums for the estimates of the segments that `which` holds for.
+    fn adopt(&self, marks: &Marks, which: impl Fn(u64) -> bool) {
+        let estimates = marks.estimates().filter(|(epoch, _)| which(*epoch));
+        estimates.for_each(|(epoch, live)| self.log.set_live(epoch, live));
+    }
+
+    async fn compact_batch(
+        &self,
+        batch: &[SealedSegment],
+        sealed: &[SealedSegment],
+        horizon: Lsn,
+        pace: &mut Pace,
+        report: &mut CompactionReport,
+    ) -> Result<(), StoreError> {
+        let wanted: BTreeSet<u64> = batch.iter().map(|segment| segment.epoch).collect();
+        let marks = self.mark(sealed, &wanted, pace).await?;
+        self.adopt(&marks, |epoch| wanted.contains(&epoch));
+        // What a start may use from here on was written after the pass, or seen by it.
+        if !planted(Plant::CompactAheadOfCheckpoint) {
+            self.checkpoint_pages().await?;
+        }
+        let checkpoint = self.log.checkpoint();
+        if checkpoint.is_none_or(|checkpoint| checkpoint.replay_from < horizon) {
+            return Ok(());
+        }
+        for group in self.groups(batch, sealed, &marks) {
+            self.compact_group(&group, &marks, pace, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Neighbours that fit into one segment together, and are smaller there.
+    fn groups(
+        &self,
+        batch: &[SealedSegment],
+        sealed: &[SealedSegment],
+        marks: &Marks,
+    ) -> Vec<Vec<SealedSegment>> {
+        let mut groups: Vec<Vec<SealedSegment>> = Vec::new();
+        let mut file_len = 0;
+        let mut expected = None;
+        for segment in batch {
+            let Some(live) = marks.of(segment.epoch) else { continue };
+            let bytes = marks.live_bytes(segment.epoch).unwrap_or(0);
+            let dead = segment.len.saturating_sub(bytes);
+            if dead * 100 < segment.len * SHARE_MIN && !self.is_small(segment.len) {
+                continue;
+            }
+            let at = sealed.iter().position(|other| other.epoch == segment.epoch);
+            let neighbour = at.is_some() && at == expected;
+            let grown = file_len + bytes + 16 * live.len() as u64;
+            match groups.last_mut() {
+                Some(group)
+                    if neighbour
+                        && group.len() < SOURCES_MAX
+                        && compacted_len(grown, 0) <= self.options.segment_size =>
+                {
+                    group.push(*segment);
+                    file_len = grown;
+                }
+                _ => {
+                    groups.push(vec![*segment]);
+                    file_len = compacted_len(0, 0) + bytes + 16 * live.len() as u64;
+                }
+            }
+            expected = at.map(|at| at + 1);
+        }
+        groups.retain(|group| {
+            let before: u64 = group.iter().map(|segment| segment.len).sum();
+            let entries: usize =
+                group.iter().filter_map(|segment| marks.of(segment.epoch)).map(<[_]>::len).sum();
+            let live: u64 =
+                group.iter().filter_map(|segment| marks.live_bytes(segment.epoch)).sum();
+            entries == 0 || compacted_len(4096 + live, entries as u64) < before
+        });
+        groups
+    }
+
+    /// Replaces the segments of `group` by one; or by several, around those that cannot be read.
+    async fn compact_group(
+        &self,
+        group: &[SealedSegment],
+        marks: &Marks,
+        pace: &mut Pace,
+        report: &mut CompactionReport,
+    ) -> Result<(), StoreError> {
+        let mut output = Output::default();
+        for (index, segment) in group.iter().enumerate() {
+            let planned = &group[index..];
+            match self.copy_segment(segment, planned, marks, &mut output, pace).await {
+                Ok(()) => output.sources.push(*segment),
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    if let Some(writer) = &mut output.writer {
+                        writer.cut(segment.base);
+                    }
+                    self.quarantine(segment.epoch, error);
+                    self.complete(std::mem::take(&mut output), pace, report).await?;
+                }
+                Err(error) => {
+                    self.give_up(output).await?;
+                    return Err(error);
+                }
+            }
+        }
+        self.complete(output, pace, report).await
+    }
+
+    fn quarantine(&self, epoch: u64, error: StoreError) {
+        let name = match &error {
+            StoreError::Corrupt { segment, .. } => segment.clone(),
+            _ => format!("segment {epoch}"),
+        };
+        self.compactions.quarantined.borrow_mut().insert(epoch, (name, error));
+    }
+
+    async fn copy_segment(
+        &self,
+        segment: &SealedSegment,
+        planned: &[SealedSegment],
+        marks: &Marks,
+        output: &mut Output,
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
+        let live = marks.of(segment.epoch).unwrap_or_default();
+        if live.is_empty() {
+            return Ok(());
+        }
+        if output.writer.is_none() {
+            let first = output.sources.first().unwrap_or(segment);
+            let sources = output.sources.iter().chain(planned).map(|source| source.epoch);
+            let end = planned.last().unwrap_or(segment).end;
+            let writer = self.log.begin_compacted(first.base, end, sources.collect()).await?;
+            output.writer.insert(writer).begin().await?;
+        }
+        let Some(writer) = &mut output.writer else { return Ok(()) };
+        let mut reader = self.log.source(segment.epoch)?;
+        let mut step = 0;
+        for (lsn, _) in live {
+            let entry = reader.entry(Lsn(*lsn)).await?;
+            step += entry.len() as u64;
+            writer.push(Lsn(*lsn), entry).await?;
+            if step >= STEP {
+                pace.spent(2 * step).await?;
+                step = 0;
+            }
+        }
+        pace.spent(2 * step).await
+    }
+
+    /// Completes what was written and puts it in the place of its sources.
+    async fn complete(
+        &self,
+        mut output: Output,
+        pace: &mut Pace,
+        report: &mut CompactionReport,
+    ) -> Result<(), StoreError> {
+        let Some(last) = output.sources.last().copied() else {
+            return self.give_up(output).await;
+        };
+        let sources: Vec<u64> = output.sources.iter().map(|source| source.epoch).collect();
+        if output.writer.as_ref().is_some_and(CompactedWriter::is_empty) {
+            self.give_up(std::mem::take(&mut output)).await?;
+        }
+        let replacement = match &mut output.writer {
+            None => None,
+            Some(writer) => match writer.finish(last.end, sources.clone()).await {
+                Ok(replacement) => Some(replacement),
+                Err(error) => {
+                    self.give_up(output).await?;
+                    return Err(error);
+                }
+            },
+        };
+        drop(output);
+        let written = replacement.as_ref().map_or(0, |replacement| replacement.file_len());
+        report.bytes_rewritten += written;
+        self.compactions.rewritten.set(self.compactions.rewritten.get() + written);
+        let retired = self.log.supersede(&sources, replacement);
+        let deleted = self.log.retire(retired, &|| pace.go_on()).await?;
+        report.segments_deleted += deleted;
+        self.compactions.deleted.set(self.compactions.deleted.get() + deleted);
+        pace.spent(0).await
+    }
+
+    /// Deletes an unfinished file. If that fails nothing is compacted any more: a later cycle's
+    /// deletions would make the leftover look like a finished file that was damaged.
+    async fn give_up(&self, output: Output) -> Result<(), StoreError> {
+        let Some(writer) = output.writer else { return Ok(()) };
+        let outcome = writer.abandon().await;
+        if outcome.is_err() {
+            self.compactions.halted.set(true);
+        }
+        outcome
+    }
+}
+
+/// A compacted segment being written, and what it replaces so far.
+#[derive(Default)]
+struct Output {
+    writer: Option<CompactedWriter>,
+    sources: Vec<SealedSegment>,
+}
+
+/// Bytes of no use in `segments`; those of which nothing is known count whole.
+fn garbage(segments: &[SealedSegment]) -> u64 {
+    segments.iter().map(|segment| segment.len - segment.live.unwrap_or(0).min(segment.len)).sum()
+}

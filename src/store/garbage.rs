@@ -1,0 +1,76 @@
+//! Estimates of garbage: which segments have lost references to their entries.
+//!
+//! Called when changes are published, before they take effect. Only counters of segments change, so
+//! it costs no memory for messages; what is wrong in them (a body shared by many, a deleted mailbox
+//! whose table was not in memory) the next mark pass corrects.
+
+use super::{
+    body::BODY_CHUNK,
+    effect::Effect,
+    partition::{Change, Changes, Inner},
+    snapshot::MessageBody,
+};
+use crate::model::{Lsn, MailboxId, Uid};
+
+/// Messages of one change that are looked up one by one; the rest counts as the average.
+const LOOKED_UP_MAX: usize = 1024;
+
+impl Inner {
+    /// Counts what the entry at `lsn`, about to be published, does to references.
+    pub(super) fn count_references(&self, lsn: Lsn, changes: &Changes) {
+        let mut first = true;
+        for change in changes {
+            match &change.effect {
+                // The first reference of an entry to its own body was counted when appended.
+                Effect::Message { message, .. } if message.body.lsn == lsn && first => {
+                    first = false;
+                }
+                Effect::Message { message, .. } => self.count_body(&message.body, 1),
+                Effect::Expunge { mailbox, uids, .. } => {
+                    self.count_expunged(change, *mailbox, uids)
+                }
+                Effect::DeleteMailbox { mailbox, .. } => {
+                    let size = change.cell.as_ref().and_then(|cell| {
+                        Some(cell.state.borrow().mailboxes.get(mailbox)?.status.size)
+                    });
+                    self.add_unattributed(size.unwrap_or(0));
+                }
+                Effect::Unspool { lsn } => {
+                    let body = self.standing.borrow().spool.get(lsn).map(|spooled| spooled.body);
+                    body.iter().for_each(|body| self.count_body(body, -1));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn count_expunged(&self, change: &Change, mailbox: MailboxId, uids: &[Uid]) {
+        let Some(cell) = &change.cell else { return };
+        let state = cell.state.borrow();
+        let Some(found) = state.mailboxes.get(&mailbox) else { return };
+        let (near, rest) = uids.split_at(uids.len().min(LOOKED_UP_MAX));
+        if let Some(loaded) = &found.loaded {
+            for message in near.iter().filter_map(|uid| loaded.table.by_uid(*uid)) {
+                self.count_body(&message.body, -1);
+            }
+        }
+        let average = found.status.size / u64::from(found.status.messages.max(1));
+        self.add_unattributed(average * rest.len() as u64);
+    }
+
+    fn add_unattributed(&self, bytes: u64) {
+        let unattributed = &self.compactions.unattributed;
+        unattributed.set(unattributed.get() + bytes);
+    }
+
+    /// One reference to a body more or less.
+    fn count_body(&self, body: &MessageBody, references: i64) {
+        match references > 0 {
+            true => self.log.retain(body.lsn, body.entry_len),
+            false => self.log.release(body.lsn, body.entry_len),
+        }
+        if body.size > BODY_CHUNK as u64 && u64::from(body.entry_len) < body.size {
+            self.log.release_before(body.lsn, -references * body.size as i64);
+        }
+    }
+}

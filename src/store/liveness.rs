@@ -1,0 +1,390 @@
+//! Which entries of old segments are still referred to: the mark pass of compaction.
+//!
+//! Walks everything that leads to an entry: directory, accounts one at a time, their runs and
+//! message tables, the spool, and last the states that sessions hold. Why nothing is overlooked
+//! while mail goes on: the pass looks only at segments that lie below every entry that anybody could
+//! still be about to commit (the caller's horizon), and a reference to an old entry can only come
+//! from one that the same account had before. So it is enough to see each account at one moment,
+//! whole, at any time during the pass; what it refers to later is either among that or new.
+//! Sessions' states are collected after all accounts: a message that left its account before the
+//! account was seen is in one of them, or nobody can ask for it.
+//!
+//! Memory is bounded: 16 bytes for each live entry of the segments in question, up to a limit.
+
+use std::{collections::BTreeSet, rc::Rc};
+
+use super::{
+    body::BODY_CHUNK,
+    compaction::Pace,
+    effect::Effect,
+    error::StoreError,
+    log::SealedSegment,
+    page::decode_account,
+    partition::{Inner, undecodable},
+    run::{RUN_RECORD_BYTES, RunRecord, RunRef},
+    snapshot::{MessageBody, Published},
+    state::AccountState,
+};
+use crate::{
+    model::{AccountId, Lsn, Uid},
+    plant::{Plant, planted},
+};
+
+/// Live entries remembered in one pass: 32 MiB. Beyond, the fullest segment is left for another.
+const MARKS_MAX: usize = 2 << 20;
+
+/// Messages looked at before others run.
+const MESSAGES_AT_ONCE: usize = 2048;
+
+/// Bodies no longer than this may be in chunks whatever [`BODY_CHUNK`] says: looking is cheap.
+const BODY_SMALL: u64 = 64;
+
+/// What a page of an account takes on disk, about; and one of the directory.
+const PAGE_BYTES: u32 = 512;
+const DIRECTORY_PAGE_BYTES: u32 = 6 * 1024;
+
+/// A live entry: LSN and bytes in the log, estimated for pages.
+type Mark = (u64, u32);
+
+/// The live entries of some segments, and how full the others seem.
+pub(super) struct Marks {
+    /// Ascending by base, not overlapping.
+    ranges: Vec<Range>,
+    total: usize,
+    /// Total at which duplicates are removed next.
+    settle_at: usize,
+}
+
+struct Range {
+    epoch: u64,
+    base: u64,
+    end: u64,
+    /// Sum over all references, also to one entry.
+    referred: u64,
+    /// `None` unless wanted, or given up because there were too many.
+    marks: Option<Vec<Mark>>,
+}
+
+impl Marks {
+    /// Sums for all of `segments`, the entries themselves for those in `wanted`.
+    fn new(segments: &[SealedSegment], wanted: &BTreeSet<u64>) -> Marks {
+        let ranges = segments.iter().map(|segment| Range {
+            epoch: segment.epoch,
+            base: segment.base.0,
+            end: segment.end.0,
+            referred: 0,
+            marks: wanted.contains(&segment.epoch).then(Vec::new),
+        });
+        Marks { ranges: ranges.collect(), total: 0, settle_at: MARKS_MAX / 4 }
+    }
+
+    fn range_of(&mut self, lsn: Lsn) -> Option<&mut Range> {
+        let at = self.ranges.partition_point(|range| range.base <= lsn.0).checked_sub(1)?;
+        self.ranges.get_mut(at).filter(|range| lsn.0 < range.end)
+    }
+
+    fn add(&mut self, lsn: Lsn, len: u32) {
+        let Some(range) = self.range_of(lsn) else { return };
+        range.referred += u64::from(len);
+        let Some(marks) = &mut range.marks else { return };
+        marks.push((lsn.0, len));
+        self.total += 1;
+    }
+
+    /// `bytes` of chunks lie somewhere below `lsn`: for sums alone, where exactly does not matter.
+    fn add_below(&mut self, lsn: Lsn, bytes: u64) {
+        let mut at = self.ranges.partition_point(|range| range.base <= lsn.0);
+        let mut left = bytes;
+        while left > 0 && at > 0 {
+            at -= 1;
+            let range = &mut self.ranges[at];
+            let room = lsn.0.min(range.end) - range.base;
+            let here = left.min(room);
+            range.referred += here;
+            left -= here;
+        }
+    }
+
+    /// The chunks of a body lie below its commit entry: nothing to look for below all ranges.
+    fn may_hold_chunks_of(&self, body: &MessageBody) -> bool {
+        let first = self.ranges.iter().find(|range| range.marks.is_some());
+        first.is_some_and(|range| body.lsn.0 >= range.base)
+    }
+
+    fn is_full(&self) -> bool {
+        self.total >= self.settle_at
+    }
+
+    /// Removes duplicates; gives up the fullest segment while there are too many marks.
+    async fn settle(&mut self, pace: &mut Pace) -> Result<(), StoreError> {
+        self.total = 0;
+        for marks in self.ranges.iter_mut().filter_map(|range| range.marks.as_mut()) {
+            marks.sort_unstable();
+            // Of two lengths for one entry the larger is the exact one.
+            marks.reverse();
+            marks.dedup_by_key(|(lsn, _)| *lsn);
+            marks.reverse();
+            self.total += marks.len();
+            pace.spent(0).await?;
+        }
+        let len = |range: &Range| range.marks.as_ref().map_or(0, Vec::len);
+        while self.total > MARKS_MAX / 2 {
+            let Some(fullest) = self.ranges.iter_mut().max_by_key(|range| len(range)) else {
+                break;
+            };
+            self.total -= len(fullest);
+            fullest.marks = None;
+        }
+        self.settle_at = MARKS_MAX.min(2 * self.total + MARKS_MAX / 4);
+        Ok(())
+    }
+
+    /// The live entries of a segment, ascending; `None` if it was not looked at.
+    pub fn of(&self, epoch: u64) -> Option<&[Mark]> {
+        self.ranges.iter().find(|range| range.epoch == epoch)?.marks.as_deref()
+    }
+
+    /// Bytes that the live entries of a segment take.
+    pub fn live_bytes(&self, epoch: u64) -> Option<u64> {
+        Some(self.of(epoch)?.iter().map(|(_, len)| u64::from(*len)).sum())
+    }
+
+    /// For every segment its bytes in use: exact if it was looked at, else counted once for each
+    /// reference.
+    pub fn estimates(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ranges
+            .iter()
+            .map(|range| (range.epoch, self.live_bytes(range.epoch).unwrap_or(range.referred)))
+    }
+}
+
+/// What an account refers to at one moment.
+struct Capture {
+    runs: Vec<RunRef>,
+    tables: Vec<Table>,
+}
+
+/// Messages of one mailbox.
+enum Table {
+    Loaded(Rc<Published>),
+    Stored {
+        runs: Vec<RunRef>,
+        /// Bodies that came since the last run, and messages that went.
+        added: Vec<MessageBody>,
+        expunged: Vec<Uid>,
+    },
+}
+
+impl Capture {
+    fn of(state: &AccountState) -> Capture {
+        let mut capture = Capture { runs: Vec::new(), tables: Vec::new() };
+        for mailbox in state.mailboxes.values() {
+            capture.runs.extend(&mailbox.runs);
+            let table = match &mailbox.loaded {
+                Some(loaded) => Table::Loaded(loaded.clone()),
+                None => {
+                    let (mut added, mut expunged) = (Vec::new(), Vec::new());
+                    for (uid, record) in &mailbox.delta {
+                        match record {
+                            RunRecord::Put(message) => added.push(message.body),
+                            RunRecord::Expunged => expunged.push(*uid),
+                            RunRecord::Flags { .. } => {}
+                        }
+                    }
+                    Table::Stored { runs: mailbox.runs.clone(), added, expunged }
+                }
+            };
+            capture.tables.push(table);
+        }
+        capture
+    }
+}
+
+impl Inner {
+    /// Marks what is live in the segments `wanted`, all of which must lie below the horizon that was
+    /// taken before.
+    pub(super) async fn mark(
+        &self,
+        segments: &[SealedSegment],
+        wanted: &BTreeSet<u64>,
+        pace: &mut Pace,
+    ) -> Result<Marks, StoreError> {
+        let mut marks = Marks::new(segments, wanted);
+        // Bodies committed and not yet published would be seen nowhere: let them be published.
+        if let Some(last) = self.last_staged() {
+            self.log.durable(last).await?;
+        }
+        self.mark_spool(&mut marks).await?;
+        // Accounts that no directory page knows yet.
+        let mut unpaged: Vec<AccountId> = {
+            let directory = self.directory.borrow();
+            let (accounts, replayed) = (self.accounts.borrow(), self.replayed.borrow());
+            let known = accounts.keys().chain(replayed.keys()).copied();
+            known.filter(|id| directory.get(*id).is_none()).collect()
+        };
+        unpaged.sort_unstable();
+        for id in unpaged {
+            self.mark_account(id, &mut marks, pace).await?;
+        }
+        let (mut bucket, mut count) = (0, self.directory.borrow().bucket_count());
+        while bucket < count {
+            let (ids, now) = {
+                let directory = self.directory.borrow();
+                (directory.accounts_in(bucket), directory.bucket_count())
+            };
+            if now != count {
+                // The directory has grown: accounts are elsewhere now.
+                (bucket, count) = (0, now);
+                continue;
+            }
+            for id in ids {
+                self.mark_account(id, &mut marks, pace).await?;
+            }
+            bucket += 1;
+        }
+        for page in self.directory.borrow().pages().into_iter().flatten() {
+            marks.add(page, DIRECTORY_PAGE_BYTES);
+        }
+        let held = self.views.borrow().held();
+        for published in held {
+            if planted(Plant::IgnoreHeldViews) {
+                break;
+            }
+            self.mark_table(&published, &mut marks, pace).await?;
+        }
+        marks.settle(pace).await?;
+        Ok(marks)
+    }
+
+    async fn mark_spool(&self, marks: &mut Marks) -> Result<(), StoreError> {
+        let spooled: Vec<MessageBody> =
+            self.standing.borrow().spool.values().map(|spooled| spooled.body).collect();
+        for body in spooled {
+            marks.add(body.lsn, body.entry_len);
+            self.mark_chunks(&body, marks).await?;
+        }
+        Ok(())
+    }
+
+    async fn mark_account(
+        &self,
+        id: AccountId,
+        marks: &mut Marks,
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
+        // One moment: nothing awaits until all is captured, or named by a page that never changes.
+        let page = self.directory.borrow().get(id);
+        let cell = self.accounts.borrow().get(&id).cloned();
+        let replayed = self.replayed.borrow().get(&id).cloned();
+        let loaded = cell.as_ref().map(|cell| {
+            let state = cell.state.borrow();
+            (state.page, Capture::of(&state))
+        });
+        drop(cell);
+        let capture = match (loaded, page) {
+            (Some((own, capture)), _) => {
+                own.into_iter().for_each(|own| marks.add(own, PAGE_BYTES));
+                capture
+            }
+            (None, None) => Capture { runs: Vec::new(), tables: Vec::new() },
+            (None, Some(lsn)) => {
+                let (_, payload) = self.log.read(lsn).await?;
+                pace.spent(payload.len() as u64).await?;
+                marks.add(lsn, payload.len() as u32);
+                let state = decode_account(lsn, &payload);
+                Capture::of(&state.map_err(|error| undecodable(lsn, error))?)
+            }
+        };
+        page.into_iter().for_each(|page| marks.add(page, PAGE_BYTES));
+        capture.runs.iter().for_each(|run| marks.add(run.lsn, run.records * RUN_RECORD_BYTES));
+        for (_, effect) in replayed.iter().flat_map(|effects| effects.iter()) {
+            if let Effect::Message { message, .. } = effect {
+                self.mark_body(&message.body, marks).await?;
+            }
+        }
+        for table in capture.tables {
+            match table {
+                Table::Loaded(published) => self.mark_table(&published, marks, pace).await?,
+                Table::Stored { runs, added, expunged } => {
+                    for body in &added {
+                        self.mark_body(body, marks).await?;
+                    }
+                    self.mark_runs(&runs, expunged, marks, pace).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Newest run first: what it says is gone is not marked in older ones.
+    async fn mark_runs(
+        &self,
+        runs: &[RunRef],
+        expunged: Vec<Uid>,
+        marks: &mut Marks,
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
+        let mut gone: hashbrown::HashSet<Uid> = expunged.into_iter().collect();
+        for run in runs.iter().rev() {
+            let records = self.read_run(run).await?;
+            pace.spent(u64::from(run.records * RUN_RECORD_BYTES)).await?;
+            for (uid, record) in records {
+                match record {
+                    RunRecord::Put(message) if !gone.contains(&uid) => {
+                        self.mark_body(&message.body, marks).await?;
+                    }
+                    RunRecord::Expunged => drop(gone.insert(uid)),
+                    RunRecord::Put(_) | RunRecord::Flags { .. } => {}
+                }
+            }
+            if marks.is_full() {
+                marks.settle(pace).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn mark_table(
+        &self,
+        published: &Published,
+        marks: &mut Marks,
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
+        let mut start = 0;
+        while start < published.table.len() {
+            for message in published.table.iter_from(start).take(MESSAGES_AT_ONCE) {
+                self.mark_body(&message.body, marks).await?;
+            }
+            start += MESSAGES_AT_ONCE;
+            pace.spent(0).await?;
+            if marks.is_full() {
+                marks.settle(pace).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn mark_body(&self, body: &MessageBody, marks: &mut Marks) -> Result<(), StoreError> {
+        if planted(Plant::DropLiveBody) && (body.lsn.0 / 8).is_multiple_of(4) {
+            return Ok(());
+        }
+        marks.add(body.lsn, body.entry_len);
+        // Shorter ones lie in their commit entry.
+        if body.size > BODY_CHUNK as u64 || body.size <= BODY_SMALL {
+            self.mark_chunks(body, marks).await?;
+        }
+        Ok(())
+    }
+
+    async fn mark_chunks(&self, body: &MessageBody, marks: &mut Marks) -> Result<(), StoreError> {
+        if !marks.may_hold_chunks_of(body) {
+            let inside = u64::from(body.entry_len) >= body.size;
+            marks.add_below(body.lsn, if inside { 0 } else { body.size });
+            return Ok(());
+        }
+        for (lsn, len) in self.chunks(body).await? {
+            marks.add(lsn, len);
+        }
+        Ok(())
+    }
+}

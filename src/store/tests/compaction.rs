@@ -1,0 +1,255 @@
+//! Compaction through the partition's handles: what is alive stays readable, the rest goes.
+
+use super::*;
+use crate::runtime::device::Device;
+
+/// Names and bytes of segment files.
+async fn segments(world: &World) -> Vec<(String, usize)> {
+    let mut names = world.device.list().await.unwrap();
+    names.retain(|name| name.starts_with("segment-"));
+    names.sort();
+    let len = |name: &String| world.device.content(name).unwrap().len();
+    names.iter().map(|name| (name.clone(), len(name))).collect()
+}
+
+async fn segment_bytes(world: &World) -> usize {
+    segments(world).await.iter().map(|(_, len)| len).sum()
+}
+
+/// Body number `n`: every tenth is in chunks.
+fn numbered(n: u64) -> Vec<u8> {
+    bytes(n, if n.is_multiple_of(10) { BODY_CHUNK + 5000 + n as usize } else { 4000 + n as usize })
+}
+
+async fn fill(partition: &Partition, account: AccountId, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        deliver(partition, account, &numbered(n)).await;
+    }
+}
+
+/// Checks every message of INBOX, whose UID tells its number, and returns the UIDs.
+async fn check_inbox(partition: &Partition, account: AccountId) -> Vec<u32> {
+    let account = partition.account(account).await.unwrap();
+    let snapshot = snapshot(&account, MailboxId::INBOX).await;
+    for message in snapshot.iter_from(0) {
+        let expected = numbered(u64::from(message.uid.0) - 1);
+        assert!(whole_body(&account, message).await == expected, "body of {:?}", message.uid);
+    }
+    snapshot.iter_from(0).map(|message| message.uid.0).collect()
+}
+
+async fn remove_all_but_every(partition: &Partition, account: AccountId, kept: u32) {
+    let account = partition.account(account).await.unwrap();
+    let all = uids(&account, MailboxId::INBOX).await;
+    let gone: Vec<Uid> = all.into_iter().filter(|uid| !uid.is_multiple_of(kept)).map(Uid).collect();
+    account.remove(MailboxId::INBOX, &gone).await.unwrap();
+}
+
+#[test]
+fn space_comes_back_and_what_stays_is_whole() {
+    run(async |world: Rc<World>| {
+        let mut partition = world.open().await;
+        fill(&partition, ALICE, 0..150).await;
+        fill(&partition, BOB, 0..50).await;
+        for round in 0..3 {
+            remove_all_but_every(&partition, ALICE, [2, 6, 12][round]).await;
+            let before = segment_bytes(&world).await;
+            let report = partition.compact().await.unwrap();
+            let after = segment_bytes(&world).await;
+            assert_eq!((report.bytes_before, report.quarantined.len()), (before as u64, 0));
+            assert_eq!(report.bytes_after, after as u64);
+            assert!(report.segments_deleted > 0 && after < before, "{report:?}");
+            // What lies above the last checkpoint, and less than a tenth of each segment.
+            let live: usize = check_inbox(&partition, ALICE)
+                .await
+                .iter()
+                .map(|uid| *uid as u64)
+                .chain(1..=50)
+                .map(|uid| numbered(uid - 1).len() + 200)
+                .sum();
+            let bound = live * 10 / 9 + 3 * world.options.segment_size as usize;
+            assert!(after < bound, "round {round}: {after} bytes, {live} live");
+            check_inbox(&partition, BOB).await;
+            if round == 1 {
+                partition.close().await.unwrap();
+                partition = world.open().await;
+            }
+            assert_eq!(check_inbox(&partition, BOB).await.len(), 50);
+        }
+        let again = partition.compact().await.unwrap();
+        assert_eq!(again.quarantined.len(), 0);
+        let settled = segment_bytes(&world).await;
+        partition.compact().await.unwrap();
+        // Nothing is rewritten for ever: only checkpoints come and go.
+        assert!(segment_bytes(&world).await.abs_diff(settled) < 64 * 1024);
+        partition.close().await.unwrap();
+        let partition = world.open().await;
+        assert_eq!(check_inbox(&partition, ALICE).await.len(), 12);
+        fill(&partition, ALICE, 150..160).await;
+        assert_eq!(check_inbox(&partition, ALICE).await.len(), 22);
+    });
+}
+
+#[test]
+fn a_held_view_reads_on_through_compaction() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        fill(&partition, ALICE, 0..60).await;
+        let account = partition.account(ALICE).await.unwrap();
+        let folder = account.create_mailbox("gone", None).await.unwrap();
+        let held = snapshot(&account, MailboxId::INBOX).await;
+        let all: Vec<Message> = held.iter_from(0).copied().collect();
+        account.copy(MailboxId::INBOX, &all[..30], folder).await.unwrap();
+        let deleted = snapshot(&account, folder).await;
+        account.delete_mailbox("gone").await.unwrap();
+        let uids: Vec<Uid> = all.iter().map(|message| message.uid).collect();
+        account.remove(MailboxId::INBOX, &uids).await.unwrap();
+        partition.compact().await.unwrap();
+        for message in held.iter_from(0) {
+            let expected = numbered(u64::from(message.uid.0) - 1);
+            assert!(whole_body(&account, message).await == expected);
+        }
+        let full = segment_bytes(&world).await;
+        // The copies in the deleted folder keep half of them.
+        drop(held);
+        partition.compact().await.unwrap();
+        for (message, original) in deleted.iter_from(0).zip(&all) {
+            let expected = numbered(u64::from(original.uid.0) - 1);
+            assert!(whole_body(&account, message).await == expected);
+        }
+        let half = segment_bytes(&world).await;
+        drop(deleted);
+        partition.compact().await.unwrap();
+        let none = segment_bytes(&world).await;
+        assert!(half < full * 3 / 4 && none < half / 2, "{full}, {half}, {none}");
+    });
+}
+
+#[test]
+fn what_is_being_taken_in_is_not_garbage() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let body = bytes(7, 5 * BODY_CHUNK + 9);
+        let mut writer = partition.stage();
+        writer.write(&body[..3 * BODY_CHUNK]).await.unwrap();
+        fill(&partition, ALICE, 1..40).await;
+        remove_all_but_every(&partition, ALICE, 100).await;
+        partition.compact().await.unwrap();
+        writer.write(&body[3 * BODY_CHUNK..]).await.unwrap();
+        let staged = writer.finish(b"s".to_vec()).await.unwrap();
+        partition.compact().await.unwrap();
+        partition.deliver(staged, vec![target(BOB)], None).await.unwrap();
+        let spooled = partition.spool(super::staged(&partition, b"spooled").await, "x".into());
+        spooled.await.unwrap();
+        partition.compact().await.unwrap();
+        partition.close().await.unwrap();
+        let partition = world.open().await;
+        let account = partition.account(BOB).await.unwrap();
+        let message = *snapshot(&account, MailboxId::INBOX).await.get(0).unwrap();
+        assert!(whole_body(&account, &message).await == body);
+        let waiting = partition.spooled();
+        assert_eq!(
+            &whole_body(&account, &Message { body: waiting[0].body, ..message }).await,
+            b"spooled"
+        );
+    });
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_stays_and_the_others_go() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        fill(&partition, ALICE, 1..10).await;
+        let rotten = deliver(&partition, ALICE, &numbered(9)).await;
+        fill(&partition, ALICE, 10..200).await;
+        remove_all_but_every(&partition, ALICE, 10).await;
+        let account = partition.account(ALICE).await.unwrap();
+        let message = snapshot(&account, MailboxId::INBOX).await;
+        let message = *message.get(message.index_of(rotten.uid).unwrap()).unwrap();
+        let (name, _) = segments(&world).await[0].clone();
+        let before = segments(&world).await.len();
+        world.device.corrupt(&name, |bytes| bytes[message.body.lsn.0 as usize + 100] ^= 1);
+        for _ in 0..2 {
+            let report = partition.compact().await.unwrap();
+            assert_eq!(report.quarantined.len(), 1, "{report:?}");
+            assert_eq!(report.quarantined[0].0, name);
+            assert!(world.device.content(&name).is_some());
+        }
+        assert_eq!(partition.probe().segments_quarantined, 1);
+        let after = segments(&world).await.len();
+        assert!(after * 3 < before, "{before} segments, then {after}");
+        partition.close().await.unwrap();
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let mut lost = Vec::new();
+        for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
+            if account.read_body(&message.body, 0, usize::MAX).await.is_err() {
+                lost.push(message.uid);
+            }
+        }
+        assert_eq!(lost, [rotten.uid]);
+    });
+}
+
+#[test]
+fn garbage_calls_for_compaction_by_itself() {
+    let mut world = World::new(3);
+    world.options.checkpoint_interval = 128 * 1024;
+    world.options.garbage_share = 30;
+    let (world, simulation) = (Rc::new(world), Simulation::new(3));
+    simulation.run_until(async {
+        let world = World {
+            device: world.device.clone(),
+            simulation: simulation.clone(),
+            options: world.options.clone(),
+        };
+        let partition = world.open().await;
+        let mut most = 0;
+        for round in 0..40 {
+            fill(&partition, ALICE, round * 20 + 1..round * 20 + 21).await;
+            let account = partition.account(ALICE).await.unwrap();
+            let all = uids(&account, MailboxId::INBOX).await;
+            let old: Vec<Uid> =
+                all[..all.len().saturating_sub(20)].iter().copied().map(Uid).collect();
+            account.remove(MailboxId::INBOX, &old).await.unwrap();
+            world.simulation.sleep(Duration::from_secs(1)).await;
+            most = most.max(segment_bytes(&world).await);
+        }
+        let probe = partition.probe();
+        assert!(probe.compactions > 3 && probe.segments_deleted > 20, "{probe:?}");
+        // Written is more than ten times that.
+        assert!(most < 12 * world.options.segment_size as usize, "{most} bytes, {probe:?}");
+        assert!(probe.bytes_written > 10 << 20, "{probe:?}");
+    });
+}
+
+/// Whatever append or sync of the disk fails while a cycle runs: either the log is in trouble and a
+/// restart finds everything, or the cycle alone has failed and everything goes on.
+#[test]
+fn a_failing_disk_ends_the_cycle_and_loses_nothing() {
+    let mut survived = 0;
+    for fault in 0..24 {
+        run(async |world: Rc<World>| {
+            let partition = world.open().await;
+            fill(&partition, ALICE, 0..60).await;
+            remove_all_but_every(&partition, ALICE, 3).await;
+            let appends = world.device.appends() + fault;
+            let faults = match fault % 2 {
+                0 => Faults { full_from: Some(appends), ..Faults::default() },
+                _ => Faults { short_appends: vec![appends], ..Faults::default() },
+            };
+            world.device.inject(faults);
+            let report = partition.compact().await;
+            world.device.inject(Faults::default());
+            if partition.trouble().is_none() {
+                survived += u32::from(report.is_err());
+                partition.compact().await.unwrap();
+                check_inbox(&partition, ALICE).await;
+                partition.close().await.unwrap();
+            }
+            let partition = world.open().await;
+            assert_eq!(check_inbox(&partition, ALICE).await.len(), 20);
+        });
+    }
+    assert!(survived > 3, "{survived}");
+}

@@ -1,0 +1,55 @@
+//! Which published states of mailboxes are still held by sessions.
+//!
+//! A body stays readable while any session's view contains it, also after the message was expunged
+//! or its mailbox deleted. Every state that is handed out is noted here; compaction asks. Shard-local,
+//! owned by the partition; holds nothing in memory but the empty shells of states not yet forgotten.
+
+use std::rc::{Rc, Weak};
+
+use hashbrown::HashMap;
+
+use super::snapshot::Published;
+
+/// States remembered before the first look for dead ones.
+const PRUNE_MIN: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Views {
+    /// By address: a weak reference keeps it from being used for another state.
+    handed_out: HashMap<*const Published, Weak<Published>>,
+    /// Size at which dead ones are looked for: twice those that were alive the last time.
+    prune_at: usize,
+}
+
+impl Views {
+    /// Notes that a session holds `published`.
+    pub fn note(&mut self, published: &Rc<Published>) {
+        self.handed_out.entry(Rc::as_ptr(published)).or_insert_with(|| Rc::downgrade(published));
+        if self.handed_out.len() > self.prune_at.max(PRUNE_MIN) {
+            self.handed_out.retain(|_, weak| weak.strong_count() > 0);
+            self.prune_at = 2 * self.handed_out.len();
+        }
+    }
+
+    /// States that somebody holds now.
+    pub fn held(&self) -> Vec<Rc<Published>> {
+        self.handed_out.values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_held_is_remembered() {
+        let mut views = Views::default();
+        let held = Rc::new(Published::default());
+        for _ in 0..10 * PRUNE_MIN {
+            views.note(&held);
+            views.note(&Rc::new(Published::default()));
+        }
+        assert_eq!(views.held().len(), 1);
+        assert!(views.handed_out.len() <= 2 * PRUNE_MIN);
+    }
+}
