@@ -58,8 +58,6 @@ pub enum Plant {
     IgnoreHeldViews,
     /// Compaction does not ask for bodies whose commit entry is still to come.
     ForgetStagedBodies,
-    /// Compaction is completed without a checkpoint newer than its mark pass.
-    CompactAheadOfCheckpoint,
     /// Sources go before the compacted segment is synced.
     SkipCompactedSync,
 }

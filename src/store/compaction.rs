@@ -39,6 +39,9 @@ const SEGMENTS_AT_ONCE: usize = 64;
 /// Bytes after which the background rests.
 const STEP: u64 = 256 * 1024;
 
+/// How long the end of the partition may go unnoticed in a rest.
+const REST_MAX: Duration = Duration::from_millis(50);
+
 /// A segment is not rewritten for less than this share of it, in percent.
 const SHARE_MIN: u64 = 10;
 
@@ -72,6 +75,8 @@ pub(super) struct Compactions {
     left: Cell<u64>,
     /// Garbage that expunges made in segments not known, since the last pass over all.
     pub unattributed: Cell<u64>,
+    /// Garbage that changes have made since it was last asked whether a cycle is worth it.
+    pub freed: Cell<u64>,
     quarantined: RefCell<BTreeMap<u64, (String, StoreError)>>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
@@ -153,8 +158,13 @@ impl Pace {
         self.debt += bytes;
         if self.rate > 0 && self.debt >= STEP {
             let nanos = u128::from(self.debt) * 1_000_000_000 / u128::from(self.rate);
+            let mut left = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
             self.debt = 0;
-            self.executor.sleep(Duration::from_nanos(nanos as u64)).await;
+            while !left.is_zero() && self.go_on() {
+                let rest = left.min(REST_MAX);
+                self.executor.sleep(rest).await;
+                left -= rest;
+            }
         } else {
             self.executor.yield_now().await;
         }
@@ -218,6 +228,15 @@ impl Inner {
             && garbage >= self.compactions.left.get() + self.garbage_min();
         if worth {
             self.compactions.wanted.set();
+        }
+    }
+
+    /// After changes were published: asks [`Inner::schedule_compaction`] when they have freed enough,
+    /// however little they added to the log.
+    pub(super) fn look_for_garbage(&self) {
+        if self.compactions.freed.get() >= self.garbage_min() {
+            self.compactions.freed.set(0);
+            self.schedule_compaction();
         }
     }
 
@@ -286,8 +305,11 @@ impl Inner {
             let marks = self.mark(&sealed, &BTreeSet::new(), &mut pace).await?;
             self.adopt(&marks, |_| true);
             sealed = self.compactable();
+            self.compactions.unattributed.set(0);
         }
-        self.compactions.unattributed.set(0);
+        if all {
+            self.compactions.unattributed.set(0);
+        }
         let least = if all { 0 } else { u64::from(self.options.garbage_share) / 2 };
         let chosen: Vec<SealedSegment> = sealed
             .iter()
@@ -311,7 +333,7 @@ impl Inner {
     /// Takes the pass's sums for the estimates of the segments that `which` holds for.
     fn adopt(&self, marks: &Marks, which: impl Fn(u64) -> bool) {
         let estimates = marks.estimates().filter(|(epoch, _)| which(*epoch));
-        estimates.for_each(|(epoch, live)| self.log.set_live(epoch, live));
+        self.log.set_live(&estimates.collect());
     }
 
     async fn compact_batch(
@@ -326,9 +348,7 @@ impl Inner {
         let marks = self.mark(sealed, &wanted, pace).await?;
         self.adopt(&marks, |epoch| wanted.contains(&epoch));
         // What a start may use from here on was written after the pass, or seen by it.
-        if !planted(Plant::CompactAheadOfCheckpoint) {
-            self.checkpoint_pages().await?;
-        }
+        self.checkpoint_pages().await?;
         let checkpoint = self.log.checkpoint();
         if checkpoint.is_none_or(|checkpoint| checkpoint.replay_from < horizon) {
             return Ok(());
@@ -404,7 +424,7 @@ impl Inner {
                         writer.cut(segment.base);
                     }
                     self.quarantine(segment.epoch, error);
-                    self.complete(std::mem::take(&mut output), pace, report).await?;
+                    self.complete(std::mem::take(&mut output), marks, pace, report).await?;
                 }
                 Err(error) => {
                     self.give_up(output).await?;
@@ -412,7 +432,7 @@ impl Inner {
                 }
             }
         }
-        self.complete(output, pace, report).await
+        self.complete(output, marks, pace, report).await
     }
 
     fn quarantine(&self, epoch: u64, error: StoreError) {
@@ -461,6 +481,7 @@ impl Inner {
     async fn complete(
         &self,
         mut output: Output,
+        marks: &Marks,
         pace: &mut Pace,
         report: &mut CompactionReport,
     ) -> Result<(), StoreError> {
@@ -483,6 +504,11 @@ impl Inner {
         };
         drop(output);
         let written = replacement.as_ref().map_or(0, |replacement| replacement.file_len());
+        if let Some(replacement) = &replacement {
+            // What only sessions' views hold is copied, and garbage as soon as they move on.
+            let owned = sources.iter().filter_map(|epoch| marks.owned_bytes(*epoch)).sum();
+            replacement.set_live(owned);
+        }
         report.bytes_rewritten += written;
         self.compactions.rewritten.set(self.compactions.rewritten.get() + written);
         let retired = self.log.supersede(&sources, replacement);

@@ -733,6 +733,21 @@ fn large_bodies_are_whole_or_absent() {
     check_images(&history, &trace, 2).unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Compaction's own: each must be found within a few seeds.
+#[test]
+fn planted_mistakes_of_compaction_are_found() {
+    let cases = [Plant::DropLiveBody, Plant::IgnoreHeldViews, Plant::SkipCompactedSync];
+    for plant in cases {
+        let found = (0..6).find(|seed| {
+            let planted = Some(plant);
+            let (history, trace) = record(&Workload { seed: *seed, planted, ..HONEST });
+            check_images(&history, &trace, 2).is_err()
+        });
+        println!("{plant:?}: {found:?}");
+        assert!(found.is_some(), "not noticed: {plant:?}");
+    }
+}
+
 /// The checker is worth something only if it finds these.
 #[test]
 fn planted_mistakes_are_found() {

@@ -61,13 +61,21 @@ impl Inner {
     fn add_unattributed(&self, bytes: u64) {
         let unattributed = &self.compactions.unattributed;
         unattributed.set(unattributed.get() + bytes);
+        self.add_freed(bytes);
+    }
+
+    fn add_freed(&self, bytes: u64) {
+        self.compactions.freed.set(self.compactions.freed.get() + bytes);
     }
 
     /// One reference to a body more or less.
     fn count_body(&self, body: &MessageBody, references: i64) {
         match references > 0 {
             true => self.log.retain(body.lsn, body.entry_len),
-            false => self.log.release(body.lsn, body.entry_len),
+            false => {
+                self.add_freed(u64::from(body.entry_len).max(body.size));
+                self.log.release(body.lsn, body.entry_len);
+            }
         }
         if body.size > BODY_CHUNK as u64 && u64::from(body.entry_len) < body.size {
             self.log.release_before(body.lsn, -references * body.size as i64);

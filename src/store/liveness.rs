@@ -63,6 +63,8 @@ struct Range {
     referred: u64,
     /// `None` unless wanted, or given up because there were too many.
     marks: Option<Vec<Mark>>,
+    /// Bytes of the marks without those that only sessions' views made.
+    owned: u64,
 }
 
 impl Marks {
@@ -73,6 +75,7 @@ impl Marks {
             base: segment.base.0,
             end: segment.end.0,
             referred: 0,
+            owned: 0,
             marks: wanted.contains(&segment.epoch).then(Vec::new),
         });
         Marks { ranges: ranges.collect(), total: 0, settle_at: MARKS_MAX / 4 }
@@ -149,12 +152,18 @@ impl Marks {
         Some(self.of(epoch)?.iter().map(|(_, len)| u64::from(*len)).sum())
     }
 
-    /// For every segment its bytes in use: exact if it was looked at, else counted once for each
-    /// reference.
+    /// As [`Marks::live_bytes`], without what only sessions' views hold.
+    pub fn owned_bytes(&self, epoch: u64) -> Option<u64> {
+        let range = self.ranges.iter().find(|range| range.epoch == epoch)?;
+        range.marks.is_some().then_some(range.owned)
+    }
+
+    /// For every segment its bytes in use by mailboxes: exact if it was looked at, else counted once
+    /// for each reference.
     pub fn estimates(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.ranges
-            .iter()
-            .map(|range| (range.epoch, self.live_bytes(range.epoch).unwrap_or(range.referred)))
+        self.ranges.iter().map(|range| {
+            (range.epoch, if range.marks.is_some() { range.owned } else { range.referred })
+        })
     }
 }
 
@@ -244,6 +253,11 @@ impl Inner {
         }
         for page in self.directory.borrow().pages().into_iter().flatten() {
             marks.add(page, DIRECTORY_PAGE_BYTES);
+        }
+        marks.settle(pace).await?;
+        for range in &mut marks.ranges {
+            let bytes = range.marks.iter().flatten().map(|(_, len)| u64::from(*len));
+            range.owned = bytes.sum();
         }
         let held = self.views.borrow().held();
         for published in held {

@@ -610,6 +610,7 @@ impl Inner {
             Ok(durable) => {
                 self.publish_below(durable);
                 self.schedule_checkpoint();
+                self.look_for_garbage();
             }
             // Their outcome is unknown for ever: nobody may see them. The log refuses all further
             // appends, so that nothing decided on them follows.

@@ -7,6 +7,8 @@
 
 use std::{collections::BTreeMap, io, rc::Rc, time::Duration};
 
+use hashbrown::HashMap;
+
 use super::{
     Index, Layout, Log, Segment,
     compacted::{CompactedFooter, CompactedHeader, IndexRecord, encode_index, index_place},
@@ -192,11 +194,12 @@ impl Log {
         }
     }
 
-    /// What a mark pass found to be in use.
-    pub fn set_live(&self, epoch: u64, live: u64) {
-        let state = self.0.state.borrow();
-        if let Some(segment) = state.segments.values().find(|segment| segment.epoch == epoch) {
-            segment.live.set(Some(live as i64));
+    /// What a mark pass found to be in use, by epoch.
+    pub fn set_live(&self, found: &HashMap<u64, u64>) {
+        for segment in self.0.state.borrow().segments.values() {
+            if let Some(live) = found.get(&segment.epoch) {
+                segment.live.set(Some(*live as i64));
+            }
         }
     }
 
@@ -210,11 +213,11 @@ impl Log {
     /// Takes in what [`Log::estimates`] told before `root` was written. What was appended since was
     /// counted by the replay; of a segment that began before and is not listed nobody knows.
     pub fn adopt_estimates(&self, estimates: &[(u64, u64)], root: Lsn) {
+        let listed: HashMap<u64, u64> = estimates.iter().copied().collect();
         let state = self.0.state.borrow();
         for segment in state.segments.values().filter(|segment| segment.base <= root.0) {
-            let listed = estimates.iter().find(|(epoch, _)| *epoch == segment.epoch);
             let since = segment.live.get().unwrap_or(0);
-            segment.live.set(listed.map(|(_, live)| *live as i64 + since));
+            segment.live.set(listed.get(&segment.epoch).map(|live| *live as i64 + since));
         }
     }
 }
@@ -254,6 +257,11 @@ impl Compacted {
     /// Bytes of the file.
     pub fn file_len(&self) -> u64 {
         self.0.len.get()
+    }
+
+    /// Bytes of its entries that are in use for longer than a session.
+    pub fn set_live(&self, bytes: u64) {
+        self.0.live.set(Some(bytes as i64));
     }
 }
 

@@ -1,7 +1,10 @@
 //! Compaction through the partition's handles: what is alive stays readable, the rest goes.
 
 use super::*;
-use crate::runtime::device::Device;
+use crate::{
+    plant::{Plant, plant},
+    runtime::device::Device,
+};
 
 /// Names and bytes of segment files.
 async fn segments(world: &World) -> Vec<(String, usize)> {
@@ -123,6 +126,25 @@ fn a_held_view_reads_on_through_compaction() {
         let none = segment_bytes(&world).await;
         assert!(half < full * 3 / 4 && none < half / 2, "{full}, {half}, {none}");
     });
+}
+
+/// The registry of bodies being staged is what keeps them.
+#[test]
+fn forgotten_staged_bodies_are_noticed() {
+    plant(Some(Plant::ForgetStagedBodies));
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let mut writer = partition.stage();
+        writer.write(&bytes(7, 2 * BODY_CHUNK + 9)).await.unwrap();
+        fill(&partition, ALICE, 1..3).await;
+        partition.compact().await.unwrap();
+        let staged = writer.finish(b"s".to_vec()).await.unwrap();
+        partition.deliver(staged, vec![target(BOB)], None).await.unwrap();
+        let account = partition.account(BOB).await.unwrap();
+        let message = *snapshot(&account, MailboxId::INBOX).await.get(0).unwrap();
+        assert!(account.read_body(&message.body, 0, usize::MAX).await.is_err());
+    });
+    plant(None);
 }
 
 #[test]
