@@ -136,6 +136,7 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         sum.messages_stored += probe.messages_stored;
         sum.accounts_in_memory += probe.accounts_in_memory;
         sum.checkpoints += probe.checkpoints;
+        sum.reopened += probe.reopened;
         sum.segments += probe.segments;
         sum.segment_bytes += probe.segment_bytes;
         sum.garbage_bytes += probe.garbage_bytes;
@@ -153,6 +154,7 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         ("store_written_bytes_total", sum.bytes_written),
         ("store_messages_total", sum.messages_stored),
         ("store_checkpoints_total", sum.checkpoints),
+        ("store_reopened_total", sum.reopened),
         ("store_compactions_total", sum.compactions),
         ("store_compacted_bytes_total", sum.compacted_bytes),
         ("store_segments_deleted_total", sum.segments_deleted),

@@ -13,7 +13,7 @@ use super::{
     codec::{Decoded, Malformed, Put, Reader},
     effect::split_payload,
     error::StoreError,
-    log::{EntryHeader, EntryKind, entry_len},
+    log::{EntryHeader, EntryKind, Log, entry_len},
     partition::{Inner, undecodable},
     snapshot::MessageBody,
 };
@@ -49,6 +49,8 @@ enum Content {
 /// Dropping it leaves at most garbage chunks, never a message.
 pub struct BodyWriter {
     partition: Rc<Inner>,
+    /// Of the log, when the body began.
+    generation: u64,
     buffer: Vec<u8>,
     extents: Vec<Extent>,
     size: u64,
@@ -76,7 +78,9 @@ impl Drop for Staging {
 
 impl BodyWriter {
     pub(super) fn new(partition: Rc<Inner>) -> BodyWriter {
-        BodyWriter { partition, buffer: Vec::new(), extents: Vec::new(), size: 0, staging: None }
+        let generation = partition.log.generation();
+        let (buffer, extents) = (Vec::new(), Vec::new());
+        BodyWriter { partition, generation, buffer, extents, size: 0, staging: None }
     }
 
     /// Waits only when the partition's write buffer is full.
@@ -127,14 +131,15 @@ impl BodyWriter {
             true => Content::Inline(self.buffer),
             false => Content::Chunked(self.extents),
         };
-        let (partition, size) = (self.partition, self.size);
-        Ok(StagedBody { partition, content, summary, size, _staging: self.staging })
+        let BodyWriter { partition, generation, size, staging, .. } = self;
+        Ok(StagedBody { partition, generation, content, summary, size, _staging: staging })
     }
 }
 
 /// A complete body waiting for its commit entry. Belongs to the partition that staged it.
 pub struct StagedBody {
     partition: Rc<Inner>,
+    generation: u64,
     content: Content,
     summary: Vec<u8>,
     size: u64,
@@ -149,6 +154,15 @@ impl StagedBody {
     /// Extents are LSNs of one log: a body must not be committed to another.
     pub(super) fn belongs_to(&self, partition: &Rc<Inner>) -> bool {
         Rc::ptr_eq(&self.partition, partition)
+    }
+
+    /// Refuses a body whose chunks may have gone with a failure of the log since it was begun.
+    pub(super) fn check_chunks(&self, log: &Log) -> Result<(), StoreError> {
+        let chunked = matches!(self.content, Content::Chunked(_));
+        match chunked && self.generation != log.generation() {
+            true => Err(StoreError::Poisoned),
+            false => Ok(()),
+        }
     }
 
     /// Appends the body block's beginning to `head`; the block goes on with [`Self::summary`] and
@@ -186,6 +200,7 @@ impl StagedBody {
         let content = Content::Chunked(writer.extents);
         Ok(StagedBody {
             content,
+            generation: writer.generation,
             partition: self.partition,
             summary: self.summary,
             size: self.size,
@@ -249,6 +264,10 @@ impl EntryCache {
     fn get(&self, lsn: Lsn) -> Option<Bytes> {
         let entries = self.entries.borrow();
         entries.iter().rev().find(|(at, _)| *at == lsn).map(|(_, payload)| payload.clone())
+    }
+
+    pub(super) fn clear(&self) {
+        self.entries.borrow_mut().clear();
     }
 
     fn insert(&self, lsn: Lsn, payload: Bytes) {

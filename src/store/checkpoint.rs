@@ -62,6 +62,14 @@ impl Schedule {
         self.wanted.set();
     }
 
+    pub fn stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.get()
+    }
+
     pub fn may_trim(&self, memory: usize) -> bool {
         memory > self.trim_above.get()
     }

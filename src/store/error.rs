@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The device failed; for a write this poisons the partition.
+    /// The device failed; after a write every change is refused until the partition reopened itself.
     #[error("{0}")]
     Io(Arc<std::io::Error>),
     /// Bytes on disk are not what was written.
     #[error("corrupt entry in {segment} at offset {offset}: {what}")]
     Corrupt { segment: String, offset: u64, what: String },
-    /// No space: every change is refused until the partition is reopened; reads go on.
+    /// No space: every change is refused until the partition reopened itself; reads go on.
     #[error("the disk is full")]
     Full,
-    /// A write or sync failed earlier: nothing is accepted until the partition is reopened.
-    #[error("the partition stopped accepting writes after a failed sync")]
+    /// A write or sync failed earlier: nothing is accepted until the partition reopened itself, and
+    /// what was under way then is gone.
+    #[error("a write or sync failed; the partition accepts nothing until it works again")]
     Poisoned,
     #[error("no such mailbox")]
     NoSuchMailbox,

@@ -2,8 +2,9 @@
 //!
 //! `partition` is the way in and the way every change takes; `account`, `view` and `body` are what
 //! services hold; `state`, `mailbox`, `namespace` and `snapshot` are an account in memory;
-//! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back; `compaction`,
-//! `liveness` and `views` give back the space of what nobody refers to any more; `effect`
+//! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back, `reopen` puts it
+//! back after a failed write; `compaction`, `liveness` and `views` give back the space of what nobody
+//! refers to any more; `effect`
 //! and `codec` say what an entry of the `log` means.
 
 mod account;
@@ -23,6 +24,7 @@ mod page;
 mod page_directory;
 mod paging;
 mod partition;
+mod reopen;
 mod run;
 mod signal;
 mod snapshot;

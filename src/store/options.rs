@@ -62,6 +62,8 @@ pub struct StoreProbe {
     pub messages_stored: u64,
     pub accounts_in_memory: u64,
     pub checkpoints: u64,
+    /// Times that the log was opened again in place after a failed write.
+    pub reopened: u64,
     /// Segment files and their bytes.
     pub segments: u64,
     pub segment_bytes: u64,

@@ -33,8 +33,10 @@ impl Inner {
             }
             let page = self.directory.borrow().get(id);
             let replayed = self.replayed.borrow().get(&id).cloned();
+            let generation = self.log.generation();
             let state = self.read_account(id, page, replayed.as_deref()).await?;
             let overtaken = self.accounts.borrow().contains_key(&id)
+                || self.log.generation() != generation
                 || self.directory.borrow().get(id) != page
                 || self.replayed.borrow().contains_key(&id) != replayed.is_some();
             if overtaken {
@@ -58,7 +60,7 @@ impl Inner {
         turn
     }
 
-    async fn read_account(
+    pub(super) async fn read_account(
         &self,
         id: AccountId,
         page: Option<Lsn>,
@@ -92,7 +94,7 @@ impl Inner {
         Ok(state)
     }
 
-    async fn read_runs(&self, runs: &[RunRef]) -> Result<TableBuilder, StoreError> {
+    pub(super) async fn read_runs(&self, runs: &[RunRef]) -> Result<TableBuilder, StoreError> {
         let mut builder = TableBuilder::default();
         for run in runs {
             let records = self.read_run(run).await?;
@@ -193,7 +195,7 @@ impl Inner {
 }
 
 /// Puts what runs and delta add up to in place, if it is as many messages as were counted.
-fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
+pub(super) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
     builder.apply(mailbox.delta.iter().map(|(uid, record)| (*uid, *record)))?;
     let table: MessageTable = builder.finish();
     if table.len() != mailbox.status.messages as usize {

@@ -34,6 +34,7 @@ use super::{
     options::{StoreOptions, StoreProbe},
     page::{decode_directory, decode_root},
     page_directory::PageDirectory,
+    reopen,
     signal::Signal,
     snapshot::{Message, MessageBody},
     standing::Standing,
@@ -142,6 +143,8 @@ pub(super) struct Inner {
     pub compactions: Compactions,
     /// Bytes of the last root.
     pub root_len: Cell<u32>,
+    /// Set when the log failed; the task that opens it again waits for it.
+    pub failed: Rc<Signal>,
     /// Encoding buffer, used again and again.
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
@@ -192,6 +195,7 @@ impl Partition {
             staging: RefCell::default(),
             compactions: Compactions::default(),
             root_len: Cell::new(0),
+            failed: Rc::default(),
             scratch: RefCell::default(),
             messages_stored: Cell::new(0),
             options,
@@ -206,6 +210,8 @@ impl Partition {
         let task = checkpoint::run(Rc::downgrade(&inner), inner.checkpoints.wanted.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
         inner.start_compaction_task();
+        let task = reopen::run(Rc::downgrade(&inner), inner.failed.clone());
+        inner.executor.spawn(Priority::Background, Box::pin(task));
         inner.schedule_checkpoint();
         Ok((Partition { inner }, report))
     }
@@ -328,6 +334,7 @@ impl Partition {
             messages_stored: self.inner.messages_stored.get(),
             accounts_in_memory: self.inner.accounts.borrow().len() as u64,
             checkpoints: log.checkpoints,
+            reopened: log.reopened,
             segments: segments as u64,
             segment_bytes,
             garbage_bytes: self.inner.garbage_bytes(),
@@ -357,7 +364,7 @@ impl Partition {
 type Estimates = Vec<(u64, u64)>;
 
 /// Reads the last checkpoint's directory and partition-wide state.
-async fn load_checkpoint(
+pub(super) async fn load_checkpoint(
     recovered: &Recovered,
 ) -> Result<(PageDirectory, Standing, Estimates), StoreError> {
     let Some(checkpoint) = recovered.checkpoint() else {
@@ -385,13 +392,18 @@ async fn load_checkpoint(
 
 /// Effects found in the log after the last checkpoint, sorted by whom they concern.
 #[derive(Default)]
-struct Replayed {
-    accounts: HashMap<AccountId, LoggedEffects>,
-    standing: LoggedEffects,
+pub(super) struct Replayed {
+    pub accounts: HashMap<AccountId, LoggedEffects>,
+    pub standing: LoggedEffects,
 }
 
 impl Replayed {
-    fn take(&mut self, lsn: Lsn, header: &EntryHeader, payload: &[u8]) -> Result<(), StoreError> {
+    pub fn take(
+        &mut self,
+        lsn: Lsn,
+        header: &EntryHeader,
+        payload: &[u8],
+    ) -> Result<(), StoreError> {
         match header.kind {
             EntryKind::BodyChunk
             | EntryKind::AccountPage
@@ -564,6 +576,9 @@ impl Inner {
         let account = first.account().unwrap_or_default();
         let header = EntryHeader { kind, account, mailbox, uid };
 
+        if let Some(body) = body {
+            body.check_chunks(&self.log)?;
+        }
         let head = &mut *self.scratch.borrow_mut();
         head.clear();
         encode_effects(changes.iter().map(|change| &change.effect), head);
@@ -613,8 +628,11 @@ impl Inner {
                 self.look_for_garbage();
             }
             // Their outcome is unknown for ever: nobody may see them. The log refuses all further
-            // appends, so that nothing decided on them follows.
-            Err(_) => self.staged.borrow_mut().clear(),
+            // appends, so that nothing decided on them follows, until it is opened again.
+            Err(_) => {
+                self.staged.borrow_mut().clear();
+                self.failed.set();
+            }
         }
     }
 

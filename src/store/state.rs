@@ -240,6 +240,23 @@ impl AccountState {
         }
     }
 
+    /// Takes over from `old`, the same published state before the log was opened again, what is not in
+    /// the log: claims on `\Recent`, and who watches.
+    pub fn succeed(&mut self, old: &AccountState, wake: &mut Vec<Waker>) {
+        for (id, mailbox) in &old.mailboxes {
+            mailbox.take_watchers(wake);
+            let Some(new) = self.mailboxes.get_mut(id) else { continue };
+            if new.recent_from < mailbox.recent_from {
+                (new.recent_from, new.status.recent) = (mailbox.recent_from, mailbox.status.recent);
+                self.dirty = true;
+            }
+            if let (Some(new), Some(before)) = (&mut new.loaded, &mailbox.loaded) {
+                // No number that a session has seen may stand for anything else.
+                Rc::make_mut(new).generation = before.generation + 1;
+            }
+        }
+    }
+
     /// Bytes of memory, estimated.
     pub fn memory(&self) -> usize {
         /// A mailbox's name, its entries in two maps, its node in the account's map.

@@ -11,7 +11,8 @@
 //! Shard-local; clones share the log. Invariants:
 //! - LSNs only grow, and none is given to two entries, across restarts too.
 //! - `durable <= written <= appended`; nobody is told of an entry before it is below `durable`.
-//! - After a failed write or sync the log accepts nothing: that batch's outcome is unknown.
+//! - After a failed write or sync the log accepts nothing: that batch's outcome is unknown. It may be
+//!   opened again in place (`reopen`), which cuts off what was not known to be durable.
 //! - No borrow of the state is held across an await or a callback.
 
 mod checkpoint;
@@ -20,6 +21,7 @@ mod compacted;
 mod entry;
 mod index;
 mod recovery;
+mod reopen;
 mod scan;
 mod segment;
 #[cfg(test)]
@@ -43,6 +45,7 @@ pub use self::{
     compacted::{CompactedHeader, CompactedScan, IndexRecord, SOURCES_MAX, scan_compacted},
     entry::{ENTRY_PAYLOAD_MAX, EntryError, EntryHeader, EntryKind, entry_len},
     recovery::{Recovered, Replay},
+    reopen::Reopened,
     scan::{Expected, Piece, SegmentScan, scan_segment},
 };
 use self::{
@@ -99,6 +102,8 @@ pub struct LogProbe {
     pub entries: u64,
     pub bytes_written: u64,
     pub segments: u64,
+    /// Times that the log was opened again after a failure.
+    pub reopened: u64,
     pub checkpoints: u64,
 }
 
@@ -148,8 +153,12 @@ struct State {
     checkpoint_next: u64,
     /// Checkpoint files that exist, or may.
     checkpoint_files: BTreeSet<u64>,
-    /// Why nothing is accepted any more.
+    /// Why nothing is accepted now.
     trouble: Option<StoreError>,
+    /// LSNs that were given out and whose entries a failure took away.
+    lost: Vec<(u64, u64)>,
+    /// Failures so far that the log was opened again after.
+    generation: u64,
     closing: bool,
     writer_ended: bool,
     /// Buffers of batches written, to be used again.
@@ -292,10 +301,17 @@ impl State {
 
     /// Whether the entry at `lsn` is durable by now, or never will be.
     fn settled(&self, lsn: Lsn) -> Option<Result<(), StoreError>> {
+        if self.is_lost(lsn.0) {
+            return Some(Err(StoreError::Poisoned));
+        }
         if lsn.0 < self.durable {
             return Some(Ok(()));
         }
         self.trouble.clone().map(Err)
+    }
+
+    fn is_lost(&self, lsn: u64) -> bool {
+        self.lost.iter().any(|(start, end)| (*start..*end).contains(&lsn))
     }
 
     /// The batch still in memory that holds `lsn`.
@@ -377,7 +393,7 @@ impl Log {
         executor: Rc<dyn Executor>,
         options: LogOptions,
     ) -> Result<Recovered, StoreError> {
-        Recovered::find(device, executor, options).await
+        Recovered::find(device, executor, options, Rc::default(), None).await
     }
 
     /// Appends an entry to the open batch and returns its LSN. It is durable, and may be spoken of,
@@ -500,15 +516,15 @@ impl Log {
 
     fn find(&self, lsn: Lsn) -> Result<Place, StoreError> {
         let state = self.0.state.borrow();
+        if state.is_lost(lsn.0) || (state.trouble.is_some() && lsn.0 >= state.durable) {
+            return Err(StoreError::Poisoned);
+        }
         if let Some(batch) = state.buffer_of(lsn.0) {
             let bytes = &batch.bytes[(lsn.0 - batch.start()) as usize..];
             let entry = decode_header(bytes, lsn)
                 .and_then(|stored| Ok((stored.header, decode_payload(bytes, &stored)?)));
             let (header, payload) = entry.map_err(|error| batch.segment.corrupt(lsn.0, error))?;
             return Ok(Place::Memory(header, Bytes::copy_from_slice(payload)));
-        }
-        if state.trouble.is_some() && lsn.0 >= state.durable {
-            return Err(StoreError::Poisoned);
         }
         if state.flight.is_some_and(|(start, end)| (start..end).contains(&lsn.0)) {
             return Ok(Place::Flight);

@@ -67,6 +67,8 @@ pub struct Recovered {
     epoch_next: u64,
     /// No entry had an LSN from here on.
     lsn_next: u64,
+    /// When a running log looks again after a failure: where it ended for everybody it told.
+    cut: Option<Ended>,
     report: RecoveryReport,
 }
 
@@ -98,7 +100,7 @@ struct Started {
 
 /// Where the log ended, found by the scan of the last segment.
 #[derive(Default)]
-struct Tip {
+pub(super) struct Tip {
     ended: Ended,
     chain: u32,
 }
@@ -137,12 +139,14 @@ impl Recovered {
         device: Rc<dyn Device>,
         executor: Rc<dyn Executor>,
         options: LogOptions,
+        index_cache: Rc<IndexCache>,
+        cut: Option<Ended>,
     ) -> Result<Recovered, StoreError> {
         let mut recovered = Recovered {
             device,
             executor,
             options,
-            index_cache: Rc::default(),
+            index_cache,
             started: Vec::new(),
             segments: BTreeMap::new(),
             checkpoint: None,
@@ -153,6 +157,7 @@ impl Recovered {
             scan_from: Lsn(0),
             epoch_next: 1,
             lsn_next: 0,
+            cut,
             report: RecoveryReport::default(),
         };
         // Files that a killed process made may not be in the directory for good yet.
@@ -162,6 +167,10 @@ impl Recovered {
         recovered.find_segments(&names).await?;
         recovered.checkpoint_of_segments().await;
         Ok(recovered)
+    }
+
+    pub(super) fn report(&self) -> &RecoveryReport {
+        &self.report
     }
 
     /// What the state above loads first; `None` in a log without one, which is replayed whole.
@@ -250,6 +259,7 @@ impl Recovered {
         for (index, Found { epoch, len, header, .. }) in found.iter().enumerate() {
             let successor = found[index + 1..].iter().find_map(|later| later.header);
             let base = match header {
+                _ if self.is_abandoned(*epoch, successor) => None,
                 Some(header) => Some(header.base.0),
                 None => self.lost_base(*epoch, *len, successor).await?,
             };
@@ -316,6 +326,8 @@ impl Recovered {
                 || replaced.sources.contains(&found.epoch)
         });
         doomed.extend(old.iter().map(|found| found.epoch));
+        // A running log has a cleaner that may be about to finish its file.
+        let doomed = if self.cut.is_some() { Vec::new() } else { doomed };
         for epoch in doomed {
             // What cannot be deleted now is known for what it is at the next start too.
             let _ = self.device.delete(&segment_name(epoch)).await;
@@ -410,16 +422,22 @@ impl Recovered {
         Ok(())
     }
 
+    /// A segment whose first write failed, or was not finished: the one that was written after it
+    /// follows on another. Whoever wrote into it was told that it failed, however whole it looks.
+    fn is_abandoned(&self, epoch: u64, successor: Option<SegmentHeader>) -> bool {
+        successor.is_some_and(|successor| successor.predecessor < epoch)
+            || self.cut.is_some_and(|cut| epoch > cut.epoch)
+    }
+
     /// Base of a segment whose header is not whole: `None` if the segment never began, that is if
-    /// its first write was not finished and the next segment did not count it.
+    /// its first write was not finished.
     async fn lost_base(
         &mut self,
         epoch: u64,
         len: u64,
         successor: Option<SegmentHeader>,
     ) -> Result<Option<u64>, StoreError> {
-        let abandoned = successor.is_some_and(|successor| successor.predecessor < epoch);
-        if len == 0 || abandoned {
+        if len == 0 {
             return Ok(None);
         }
         let file = self.device.open(&segment_name(epoch)).await.map_err(failed)?;
@@ -444,7 +462,13 @@ impl Recovered {
         mut self,
         replay: &mut Replay<'_>,
     ) -> Result<(Log, RecoveryReport), StoreError> {
-        let from = self.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0);
+        let tip = self.replay_all(replay).await?;
+        let report = self.report.clone();
+        Ok((self.start(tip), report))
+    }
+
+    pub(super) async fn replay_all(&mut self, replay: &mut Replay<'_>) -> Result<Tip, StoreError> {
+        let from = self.replay_from();
         let mut tip = Tip::default();
         for index in 0..self.started.len() {
             let next = self.started.get(index + 1).map(|next| next.segment.base);
@@ -454,8 +478,11 @@ impl Recovered {
                 self.executor.yield_now().await;
             }
         }
-        let report = self.report.clone();
-        Ok((self.start(tip, from), report))
+        Ok(tip)
+    }
+
+    fn replay_from(&self) -> u64 {
+        self.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0)
     }
 
     /// A segment between the checkpoint and the end that is not there is damage.
@@ -484,7 +511,10 @@ impl Recovered {
             Some(header) => {
                 (header.predecessor_end.0.saturating_sub(segment.base), header.predecessor_end)
             }
-            None => (u64::MAX, self.durable),
+            None => match self.cut {
+                Some(cut) => (cut.end.saturating_sub(segment.base), Lsn(cut.end)),
+                None => (u64::MAX, self.durable),
+            },
         };
         let skip = self.skip(index);
         let len = len.min(limit).saturating_sub(skip);
@@ -520,7 +550,7 @@ impl Recovered {
         replay: &mut Replay<'_>,
     ) -> Result<(), StoreError> {
         let name = &segment.name;
-        let from = self.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0);
+        let from = self.replay_from();
         let (start, end) = match piece {
             Piece::Damage { start, what, .. } => {
                 self.report.damage.push((name.clone(), skip + *start as u64, what.clone()));
@@ -561,16 +591,19 @@ impl Recovered {
         Ok(())
     }
 
-    /// The log, at a place where no entry ever was.
-    fn start(mut self, tip: Tip, replay_from: u64) -> Log {
+    /// A state of the log that goes on in a new segment, at a place where no entry ever was: with the
+    /// epoch and at the LSN given, or above.
+    pub(super) fn state(mut self, tip: Tip, epoch: u64, lsn: u64) -> State {
         let root = self.checkpoint.map_or(0, |checkpoint| checkpoint.root.0);
-        let base = align(self.lsn_next.max(replay_from).max(root + u64::from(root > 0)));
-        let segment = Rc::new(Segment::new(self.epoch_next, base));
+        let behind_root = root + u64::from(root > 0);
+        let base = align(self.lsn_next.max(self.replay_from()).max(behind_root).max(lsn));
+        let epoch = self.epoch_next.max(epoch);
+        let segment = Rc::new(Segment::new(epoch, base));
         self.segments.insert(base, segment.clone());
-        let state = State {
+        State {
             segments: self.segments,
             sealed_below: base,
-            epoch_next: self.epoch_next + 1,
+            epoch_next: epoch + 1,
             open: Batch::new(segment, 0, Vec::new()),
             closed: VecDeque::new(),
             flight: None,
@@ -584,6 +617,8 @@ impl Recovered {
             checkpoint_next: self.checkpoint_next,
             checkpoint_files: self.checkpoint_files,
             trouble: None,
+            lost: Vec::new(),
+            generation: 0,
             closing: false,
             writer_ended: false,
             spare: Vec::new(),
@@ -593,16 +628,21 @@ impl Recovered {
             waiters: Waiters::default(),
             room: Waiters::default(),
             probe: LogProbe::default(),
-        };
+        }
+    }
+
+    fn start(self, tip: Tip) -> Log {
+        let (device, executor) = (self.device.clone(), self.executor.clone());
+        let (index_cache, options) = (self.index_cache.clone(), self.options.clone());
         let inner = Rc::new(Inner {
-            device: self.device,
-            executor: self.executor.clone(),
-            index_cache: self.index_cache,
-            options: self.options,
-            state: RefCell::new(state),
+            device,
+            executor: executor.clone(),
+            index_cache,
+            options,
+            state: RefCell::new(self.state(tip, 0, 0)),
             on_durable: RefCell::new(None),
         });
-        self.executor.spawn(Priority::Foreground, Box::pin(writer::run(inner.clone())));
+        executor.spawn(Priority::Foreground, Box::pin(writer::run(inner.clone(), None)));
         Log(inner)
     }
 }

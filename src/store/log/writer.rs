@@ -22,9 +22,8 @@ const SPARE_BUFFERS: usize = 2;
 /// A buffer that one huge entry made larger than this is not kept.
 const SPARE_CAPACITY: usize = 2 * BATCH_TARGET;
 
-/// Runs until the log is closed or fails.
-pub(super) async fn run(inner: Rc<Inner>) {
-    let mut current = None;
+/// Runs until the log is closed or fails. `current` is the file to go on in, if it is open.
+pub(super) async fn run(inner: Rc<Inner>, mut current: Current) {
     while let Some(batch) = next_batch(&inner).await {
         let landed = write(&inner, batch, &mut current).await;
         let failed = landed.is_err();
@@ -133,7 +132,7 @@ struct Landed {
 }
 
 /// The file of the segment being filled, and its epoch.
-type Current = Option<(u64, Rc<dyn File>)>;
+pub(super) type Current = Option<(u64, Rc<dyn File>)>;
 
 async fn write(inner: &Inner, batch: Batch, current: &mut Current) -> Result<Landed, StoreError> {
     let Batch { segment, offset, bytes, payload, .. } = batch;

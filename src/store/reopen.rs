@@ -1,0 +1,392 @@
+//! Putting a partition back in service after a failed write, without a restart of the server.
+//!
+//! One background task a partition waits for a failure, pauses, and tries. What was staged and not
+//! durable is gone, and pending state, pages and runs in memory may build on it: so everything is read
+//! from the device again as at a start, up to where the log was durable (`log::reopen`), and takes the
+//! place of what is in memory in one step. Accounts that sessions hold get their new state inside the
+//! same cell: handles and views stay valid, and see what they saw.
+//!
+//! While it lasts, reads go on from the old state; published state does not change.
+
+use std::{
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+
+use super::{
+    error::StoreError,
+    page_directory::PageDirectory,
+    paging::install_table,
+    partition::{Inner, LoggedEffects, Replayed, load_checkpoint, undecodable},
+    signal::Signal,
+    state::{AccountCell, AccountState},
+};
+use crate::model::{AccountId, MailboxId};
+
+/// Pause before the first attempt; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long to wait for a checkpoint that has not noticed yet that its log failed.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(10);
+
+type ReplayedAccounts = HashMap<AccountId, Rc<LoggedEffects>>;
+
+/// The background task; ends with the partition.
+pub(super) async fn run(partition: Weak<Inner>, failed: Rc<Signal>) {
+    loop {
+        failed.take().await;
+        let mut pause = PAUSE_MIN;
+        loop {
+            let Some(executor) = partition.upgrade().map(|inner| inner.executor.clone()) else {
+                return;
+            };
+            executor.sleep(pause).await;
+            let Some(inner) = partition.upgrade() else { return };
+            if inner.checkpoints.stopped() {
+                return;
+            }
+            if inner.reopen().await.is_ok() {
+                break;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+impl Inner {
+    /// One attempt.
+    async fn reopen(&self) -> Result<(), StoreError> {
+        // Both end at their next step in a log that failed, and begin nothing.
+        while self.checkpoints.is_running() {
+            self.executor.sleep(CHECKPOINT_PAUSE).await;
+        }
+        self.compactions.idle().await;
+        let recovered = self.log.look_again().await?;
+        let (directory, mut standing, _) = load_checkpoint(&recovered).await?;
+        let mut effects = Replayed::default();
+        let mut replay = |lsn, header: &_, payload: &[u8]| effects.take(lsn, header, payload);
+        let (reopened, _) = self.log.reopen(recovered, &mut replay).await?;
+        standing.replay(&effects.standing);
+        let replayed: ReplayedAccounts =
+            effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list))).collect();
+        let fresh = self.read_pinned(&directory, &replayed).await?;
+
+        // From here on nothing awaits: log, directory and accounts change as one.
+        self.log.resume(reopened)?;
+        *self.directory.borrow_mut() = directory;
+        *self.standing.borrow_mut() = standing;
+        *self.replayed.borrow_mut() = replayed;
+        self.replace_accounts(fresh);
+        self.schedule_checkpoint();
+        Ok(())
+    }
+
+    /// Reads the accounts that somebody holds, with the message tables they have loaded, until there is
+    /// none left unread. `None` stands for one that cannot be read.
+    async fn read_pinned(
+        &self,
+        directory: &PageDirectory,
+        replayed: &ReplayedAccounts,
+    ) -> Result<HashMap<AccountId, Option<AccountState>>, StoreError> {
+        let mut fresh: HashMap<AccountId, Option<AccountState>> = HashMap::new();
+        loop {
+            let next = {
+                let accounts = self.accounts.borrow();
+                let unread = |(id, cell): &(&AccountId, &Rc<AccountCell>)| {
+                    Rc::strong_count(cell) > 1 && !fresh.contains_key(*id)
+                };
+                accounts.iter().find(unread).map(|(id, cell)| (*id, cell.clone()))
+            };
+            let Some((id, cell)) = next else { return Ok(fresh) };
+            let page = directory.get(id);
+            let replayed = replayed.get(&id).map(|effects| &**effects);
+            let state = match self.read_account(id, page, replayed).await {
+                Ok(mut state) => self.read_tables(&cell, &mut state).await.map(|()| Some(state)),
+                Err(error) => Err(error),
+            };
+            fresh.insert(
+                id,
+                match state {
+                    Err(StoreError::Corrupt { .. }) => None,
+                    state => state?,
+                },
+            );
+        }
+    }
+
+    /// Loads into `state` the tables that are loaded in `cell`.
+    async fn read_tables(
+        &self,
+        cell: &AccountCell,
+        state: &mut AccountState,
+    ) -> Result<(), StoreError> {
+        let loaded: Vec<MailboxId> = {
+            let before = cell.state.borrow();
+            let loaded = before.mailboxes.iter().filter(|(_, mailbox)| mailbox.loaded.is_some());
+            loaded.map(|(id, _)| *id).collect()
+        };
+        let page = state.page.unwrap_or_default();
+        for id in loaded {
+            if let Some(mailbox) = state.mailboxes.get_mut(&id)
+                && mailbox.loaded.is_none()
+            {
+                let builder = self.read_runs(&mailbox.runs).await?;
+                install_table(mailbox, builder).map_err(|error| undecodable(page, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the accounts that are held their new state and drops the others; wakes who watches one.
+    fn replace_accounts(&self, mut fresh: HashMap<AccountId, Option<AccountState>>) {
+        let mut wake = Vec::new();
+        self.cache.clear();
+        self.memory.set(0);
+        self.accounts.borrow_mut().retain(|id, cell| {
+            let Some(state) = fresh.remove(id) else { return false };
+            self.replayed.borrow_mut().remove(id);
+            // Without a state it is out of reach; its holders find no mailbox in it any more.
+            let readable = state.is_some();
+            let mut new = state.unwrap_or_else(|| AccountState::new(*id));
+            let old = &mut *cell.state.borrow_mut();
+            new.succeed(old, &mut wake);
+            *old = new;
+            cell.memory.set(0);
+            readable
+        });
+        let cells: Vec<Rc<AccountCell>> = self.accounts.borrow().values().cloned().collect();
+        cells.iter().for_each(|cell| self.measure(cell));
+        wake.into_iter().for_each(std::task::Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        model::{Flags, ModSeq, Timestamp, Uid},
+        runtime::{
+            device::memory::{Faults, MemoryDevice},
+            executor::Executor,
+            simulation::Simulation,
+        },
+        store::{BODY_CHUNK, DeliveryTarget, FlagChange, Partition, StagedBody, StoreOptions},
+    };
+
+    const ALICE: AccountId = AccountId(1);
+    const INBOX: MailboxId = MailboxId::INBOX;
+
+    struct World {
+        device: MemoryDevice,
+        simulation: Simulation,
+    }
+
+    impl World {
+        async fn open(&self) -> Partition {
+            let options = StoreOptions {
+                segment_size: 64 * 1024,
+                checkpoint_interval: 16 * 1024,
+                account_budget: 8 * 1024,
+                ..StoreOptions::default()
+            };
+            let (device, executor) = (self.device.clone(), self.simulation.clone());
+            let opened = Partition::open(Rc::new(device), Rc::new(executor), options).await;
+            opened.expect("opens").0
+        }
+
+        /// Waits until the partition is in service again.
+        async fn healed(&self, partition: &Partition) {
+            for _ in 0..100 {
+                if partition.trouble().is_none() {
+                    return;
+                }
+                self.simulation.sleep(PAUSE_MIN).await;
+            }
+            panic!("never in service again: {:?}", partition.trouble());
+        }
+    }
+
+    fn run(test: impl AsyncFnOnce(&World)) {
+        let world = World { device: MemoryDevice::new(), simulation: Simulation::new(5) };
+        world.simulation.run_until(test(&world));
+    }
+
+    async fn staged(partition: &Partition, body: &[u8]) -> Result<StagedBody, StoreError> {
+        let mut writer = partition.stage();
+        writer.write(body).await?;
+        writer.finish(Vec::new()).await
+    }
+
+    async fn deliver(
+        partition: &Partition,
+        account: AccountId,
+        body: &[u8],
+    ) -> Result<Uid, StoreError> {
+        let target = DeliveryTarget {
+            account,
+            mailbox: None,
+            flags: Flags::default(),
+            keywords: Vec::new(),
+            internal_date: Timestamp(0),
+        };
+        let body = staged(partition, body).await?;
+        Ok(partition.deliver(body, vec![target], None).await?[0].uid)
+    }
+
+    /// What an account's INBOX holds: body and flags by UID.
+    async fn content(partition: &Partition, account: AccountId) -> BTreeMap<u32, (Vec<u8>, Flags)> {
+        let account = partition.account(account).await.unwrap();
+        let snapshot = account.select(INBOX, false).await.unwrap().current().unwrap();
+        let mut found = BTreeMap::new();
+        for message in snapshot.iter_from(0) {
+            let body = account.read_body(&message.body, 0, usize::MAX).await.unwrap();
+            found.insert(message.uid.0, (body.to_vec(), message.flags.system));
+        }
+        found
+    }
+
+    /// A failed write is told, forgotten and survived: views go on, UIDs go up, and what failed
+    /// appears neither now nor after a restart, even where the disk has it whole.
+    #[test]
+    fn service_goes_on_after_a_failure() {
+        let nth = |n: u64| vec![n];
+        for (name, faults) in [
+            ("append", Faults { failed_appends: nth(1), ..Faults::default() }),
+            ("short append", Faults { short_appends: nth(1), ..Faults::default() }),
+            ("sync", Faults { failed_syncs: nth(1), ..Faults::default() }),
+        ] {
+            run(async |world| {
+                let partition = world.open().await;
+                world.device.inject(faults);
+                let first = deliver(&partition, ALICE, b"first").await.unwrap();
+                let account = partition.account(ALICE).await.unwrap();
+                let view = account.select(INBOX, false).await.unwrap();
+                let seen = view.current().unwrap();
+                assert!(deliver(&partition, ALICE, b"lost").await.is_err(), "{name}");
+                assert!(partition.trouble().is_some());
+                assert!(deliver(&partition, ALICE, b"refused").await.is_err());
+                assert_eq!(content(&partition, ALICE).await.len(), 1, "{name}: reads go on");
+
+                world.healed(&partition).await;
+                let second = deliver(&partition, ALICE, b"second").await.unwrap();
+                assert!(second > first);
+                view.changed(&seen).await;
+                assert_eq!(view.current().unwrap().len(), 2, "{name}");
+                let expected = content(&partition, ALICE).await;
+                let bodies: Vec<&[u8]> = expected.values().map(|(body, _)| &body[..]).collect();
+                assert_eq!(bodies, [&b"first"[..], b"second"], "{name}");
+                drop((view, account));
+                // As if killed, and after a clean stop.
+                world.simulation.kill_tasks();
+                let again = world.open().await;
+                assert_eq!(content(&again, ALICE).await, expected, "{name}");
+                again.close().await.unwrap();
+                assert_eq!(content(&world.open().await, ALICE).await, expected, "{name}");
+            });
+        }
+    }
+
+    /// A body whose first chunk went with the failure cannot be committed after it.
+    #[test]
+    fn chunks_do_not_outlive_a_failure() {
+        run(async |world| {
+            let partition = world.open().await;
+            deliver(&partition, ALICE, b"first").await.unwrap();
+            let mut writer = partition.stage();
+            writer.write(&vec![b'x'; 2 * BODY_CHUNK]).await.unwrap();
+            world.device.inject(Faults { full_from: Some(0), ..Faults::default() });
+            assert!(matches!(deliver(&partition, ALICE, b"y").await, Err(StoreError::Full)));
+            world.device.inject(Faults::default());
+            world.healed(&partition).await;
+            let body = writer.finish(Vec::new()).await.unwrap();
+            let target = DeliveryTarget {
+                account: ALICE,
+                mailbox: None,
+                flags: Flags::default(),
+                keywords: Vec::new(),
+                internal_date: Timestamp(0),
+            };
+            assert!(partition.deliver(body, vec![target], None).await.is_err());
+            deliver(&partition, ALICE, &vec![b'z'; 3 * BODY_CHUNK]).await.unwrap();
+            assert_eq!(content(&partition, ALICE).await.len(), 2);
+        });
+    }
+
+    /// Every append of a workload with checkpoints, flags and expunges fails once, in each way; what
+    /// was told is there, what was refused is not, before and after a restart.
+    #[test]
+    fn any_write_may_fail() {
+        let failures: [fn(u64) -> Faults; 3] = [
+            |n| Faults { failed_appends: vec![n], ..Faults::default() },
+            |n| Faults { short_appends: vec![n, n + 1], ..Faults::default() },
+            |n| Faults { failed_syncs: vec![n, n + 2, n + 3], ..Faults::default() },
+        ];
+        let mut failed = 0;
+        for n in (0..90).step_by(2) {
+            run(async |world| {
+                let partition = world.open().await;
+                world.device.inject(failures[n as usize / 2 % 3](n));
+                let mut expected: BTreeMap<AccountId, BTreeMap<u32, (Vec<u8>, Flags)>> =
+                    BTreeMap::new();
+                for step in 0..60u64 {
+                    let id = AccountId(step % 3);
+                    world.healed(&partition).await;
+                    if step == 30 {
+                        failed += u32::from(partition.checkpoint().await.is_err());
+                        world.healed(&partition).await;
+                    }
+                    let body = vec![step as u8; 1000 + step as usize];
+                    match deliver(&partition, id, &body).await {
+                        Ok(uid) => {
+                            let known = expected.entry(id).or_default();
+                            assert!(known.keys().all(|known| *known < uid.0));
+                            known.insert(uid.0, (body, Flags::default()));
+                        }
+                        Err(_) => {
+                            failed += 1;
+                            continue;
+                        }
+                    }
+                    let Ok(account) = partition.account(id).await else { continue };
+                    let known = expected.entry(id).or_default();
+                    let first = *known.keys().next().unwrap();
+                    if step % 4 == 1 {
+                        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+                        let uids = [Uid(first)];
+                        if account.store_flags(INBOX, &uids, seen, None).await.is_ok() {
+                            known.get_mut(&first).unwrap().1 = Flags::SEEN;
+                        }
+                    }
+                    if step % 5 == 4 && account.remove(INBOX, &[Uid(first)]).await.is_ok() {
+                        known.remove(&first);
+                    }
+                }
+                world.healed(&partition).await;
+                let mod_seqs = async |partition: &Partition, id| {
+                    let account = partition.account(id).await.unwrap();
+                    account.status(INBOX).await.unwrap().highest_mod_seq
+                };
+                for (id, known) in &expected {
+                    assert_eq!(content(&partition, *id).await, *known, "failure {n}");
+                }
+                let before: Vec<ModSeq> = vec![
+                    mod_seqs(&partition, AccountId(0)).await,
+                    mod_seqs(&partition, AccountId(1)).await,
+                ];
+                world.simulation.kill_tasks();
+                let again = world.open().await;
+                for (id, known) in &expected {
+                    assert_eq!(content(&again, *id).await, *known, "failure {n}, restarted");
+                }
+                assert!(mod_seqs(&again, AccountId(0)).await >= before[0]);
+                assert!(mod_seqs(&again, AccountId(1)).await >= before[1]);
+            });
+        }
+        assert!(failed > 25, "only {failed} failures");
+    }
+}
