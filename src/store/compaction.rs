@@ -77,6 +77,9 @@ pub(super) struct Compactions {
     pub unattributed: Cell<u64>,
     /// Garbage that changes have made since it was last asked whether a cycle is worth it.
     pub freed: Cell<u64>,
+    /// Bytes that changes have logged or freed since the last cycle. Checkpoints and cycles make
+    /// garbage too: without this they could call for each other for ever.
+    pub changed: Cell<u64>,
     quarantined: RefCell<BTreeMap<u64, (String, StoreError)>>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
@@ -224,7 +227,8 @@ impl Inner {
         let sealed = self.compactable();
         let total: u64 = sealed.iter().map(|segment| segment.len).sum();
         let garbage = garbage(&sealed) + self.compactions.unattributed.get();
-        let worth = garbage * 100 > total * share
+        let worth = self.compactions.changed.get() >= self.garbage_min() / 2
+            && garbage * 100 > total * share
             && garbage >= self.compactions.left.get() + self.garbage_min();
         if worth {
             self.compactions.wanted.set();
@@ -269,6 +273,7 @@ impl Inner {
         let mut running = Running { compactions: &self.compactions, clean: false };
         let mut report = CompactionReport::default();
         (report.segments_before, report.bytes_before) = self.log.disk_usage();
+        self.compactions.changed.set(0);
         let outcome = match self.compactions.halted.get() || self.compactions.stopped.get() {
             true => Ok(()),
             false => self.run_cycle(all, &mut report).await,
@@ -347,13 +352,17 @@ impl Inner {
         let wanted: BTreeSet<u64> = batch.iter().map(|segment| segment.epoch).collect();
         let marks = self.mark(sealed, &wanted, pace).await?;
         self.adopt(&marks, |epoch| wanted.contains(&epoch));
+        let groups = self.groups(batch, sealed, &marks);
+        if groups.is_empty() {
+            return Ok(());
+        }
         // What a start may use from here on was written after the pass, or seen by it.
         self.checkpoint_pages().await?;
         let checkpoint = self.log.checkpoint();
         if checkpoint.is_none_or(|checkpoint| checkpoint.replay_from < horizon) {
             return Ok(());
         }
-        for group in self.groups(batch, sealed, &marks) {
+        for group in groups {
             self.compact_group(&group, &marks, pace, report).await?;
         }
         Ok(())

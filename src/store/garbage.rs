@@ -64,8 +64,14 @@ impl Inner {
         self.add_freed(bytes);
     }
 
+    /// Changes logged or freed `bytes`.
+    pub(super) fn count_change(&self, bytes: u64) {
+        self.compactions.changed.set(self.compactions.changed.get() + bytes);
+    }
+
     fn add_freed(&self, bytes: u64) {
         self.compactions.freed.set(self.compactions.freed.get() + bytes);
+        self.count_change(bytes);
     }
 
     /// One reference to a body more or less.

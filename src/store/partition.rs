@@ -592,6 +592,7 @@ impl Inner {
         let lsn = self.log.append(header, &[head, summary, inline])?;
         let here = (lsn, entry_len(head.len() + summary.len() + inline.len()) as u32);
         head.shrink_to(SCRATCH_KEPT);
+        self.count_change(u64::from(here.1));
         if body.is_none() && kind.may_stay() {
             // It holds no body: of no use once a checkpoint has its effects.
             self.log.release(lsn, here.1);

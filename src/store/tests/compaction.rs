@@ -275,3 +275,34 @@ fn a_failing_disk_ends_the_cycle_and_loses_nothing() {
     }
     assert!(survived > 3, "{survived}");
 }
+
+/// Checkpoints and cycles make garbage themselves; with nobody changing anything they must end.
+#[test]
+fn an_idle_partition_comes_to_rest() {
+    let mut world = World::new(4);
+    world.options.segment_size = 16 * 1024;
+    world.options.checkpoint_interval = 8 * 1024;
+    world.options.garbage_share = 30;
+    let (world, simulation) = (Rc::new(world), Simulation::new(4));
+    simulation.run_until(async {
+        let world = World {
+            device: world.device.clone(),
+            simulation: simulation.clone(),
+            options: world.options.clone(),
+        };
+        let partition = world.open().await;
+        for n in 0..60 {
+            deliver(&partition, AccountId(n % 20), &bytes(n, 900)).await;
+        }
+        for n in 0..20 {
+            let account = partition.account(AccountId(n)).await.unwrap();
+            account.remove(MailboxId::INBOX, &[Uid(1), Uid(2)]).await.unwrap();
+        }
+        world.simulation.sleep(Duration::from_secs(600)).await;
+        let before = partition.probe();
+        world.simulation.sleep(Duration::from_secs(600)).await;
+        let after = partition.probe();
+        assert!(before.compactions > 0, "{before:?}");
+        assert_eq!((before.compactions, before.syncs), (after.compactions, after.syncs));
+    });
+}
