@@ -255,7 +255,7 @@ impl Recovered {
             found.push(file);
         }
         found.reverse();
-        let found = self.take_compacted(found).await?;
+        let (found, replaced) = self.take_compacted(found).await?;
         for (index, Found { epoch, len, header, .. }) in found.iter().enumerate() {
             let successor = found[index + 1..].iter().find_map(|later| later.header);
             let base = match header {
@@ -268,6 +268,12 @@ impl Recovered {
                 self.lsn_next = align(self.lsn_next + len);
                 continue;
             };
+            // One that never began lies where its neighbours were joined: with the one that followed
+            // it compacted away, nobody else says that it does not count.
+            if header.is_none() && replaced.contains(*epoch, base) {
+                let _ = self.device.delete(&segment_name(*epoch)).await;
+                continue;
+            }
             // Where a damaged compacted segment and a source of it overlap, both stay.
             if self.segments.contains_key(&base) {
                 continue;
@@ -283,8 +289,12 @@ impl Recovered {
     }
 
     /// Puts compacted segments in the table, newest first, and deletes what they replace; an
-    /// unfinished one whose sources are all there is deleted itself. Returns the others, in order.
-    async fn take_compacted(&mut self, found: Vec<Found>) -> Result<Vec<Found>, StoreError> {
+    /// unfinished one whose sources are all there is deleted itself. Returns the others, in order,
+    /// and what was replaced.
+    async fn take_compacted(
+        &mut self,
+        found: Vec<Found>,
+    ) -> Result<(Vec<Found>, Replaced), StoreError> {
         let present: BTreeSet<u64> = found.iter().map(|found| found.epoch).collect();
         let (mut compacted, others): (Vec<Found>, Vec<Found>) =
             found.into_iter().partition(|found| found.compacted.is_some());
@@ -332,7 +342,7 @@ impl Recovered {
             // What cannot be deleted now is known for what it is at the next start too.
             let _ = self.device.delete(&segment_name(epoch)).await;
         }
-        Ok(kept)
+        Ok((kept, replaced))
     }
 
     /// A compacted segment whose footer is lost, as its sources are: what it holds is found entry by
