@@ -18,6 +18,8 @@ pub enum Plant {
     ShowEarly,
     /// An entry is believed whatever its checksum says.
     ReadUnchecked,
+    /// An entry is believed to be the one asked for, whatever it says itself.
+    MisplacedEntry,
     /// A batch found at start is believed whatever its checksum says.
     BatchUnchecked,
     /// After a start a mailbox gives out its last UID once more.

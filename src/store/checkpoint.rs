@@ -18,8 +18,7 @@ use super::{
     page::{Root, encode_account, encode_root},
     partition::Inner,
     run::{
-        RUN_RECORD_BYTES, RUN_RECORDS_MAX, RunRecord, RunRef, encode_run, merge_over,
-        runs_to_merge, wants_rewrite,
+        RUN_RECORD_BYTES, RunRecord, RunRef, encode_run, merge_over, runs_to_merge, wants_rewrite,
     },
     signal::Signal,
     state::{AccountCell, AccountState},
@@ -294,7 +293,8 @@ impl Inner {
         let (runs, delta, rewrite) = {
             let state = cell.state.borrow();
             let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(()) };
-            let rewrite = wants_rewrite(&mailbox.runs, mailbox.status.messages);
+            let garbage_min = self.options.run_garbage_min;
+            let rewrite = wants_rewrite(&mailbox.runs, mailbox.status.messages, garbage_min);
             (mailbox.runs.clone(), mailbox.delta.len(), rewrite)
         };
         if rewrite {
@@ -329,7 +329,7 @@ impl Inner {
         let mut start = 0;
         while start < table.table.len() {
             self.log.room().await?;
-            let count = RUN_RECORDS_MAX.min(table.table.len() - start);
+            let count = self.options.run_records_max.min(table.table.len() - start);
             let messages: Vec<(Uid, RunRecord)> = table
                 .table
                 .iter_from(start)
@@ -367,7 +367,7 @@ impl Inner {
             older.iter().for_each(|run| self.release_run(run));
             mailbox.delta.clear();
             let records: Vec<(Uid, RunRecord)> = merged.into_iter().collect();
-            for piece in records.chunks(RUN_RECORDS_MAX) {
+            for piece in records.chunks(self.options.run_records_max) {
                 mailbox.runs.push(self.append_run(state.id, *id, piece.iter().copied())?);
             }
         }

@@ -1,6 +1,9 @@
 //! Settings and counters of a partition.
 
-use super::namespace::SpecialUse;
+use super::{
+    namespace::SpecialUse,
+    run::{RUN_GARBAGE_MIN, RUN_RECORDS_MAX},
+};
 use crate::model::PartitionId;
 
 /// Limits and sizes of a partition; `config` fills them.
@@ -19,6 +22,10 @@ pub struct StoreOptions {
     pub garbage_share: u8,
     /// Bytes a second that compaction reads and writes at most; 0 = no limit.
     pub compaction_rate: u64,
+    /// Records in one run of a mailbox's table; more would hold the shard while they are encoded.
+    pub run_records_max: usize,
+    /// Superfluous records in a mailbox's runs that are never worth writing them anew.
+    pub run_garbage_min: usize,
     pub mailboxes_per_account: usize,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
@@ -42,6 +49,8 @@ impl Default for StoreOptions {
             write_buffer: 8 << 20,
             garbage_share: 30,
             compaction_rate: 64 << 20,
+            run_records_max: RUN_RECORDS_MAX,
+            run_garbage_min: RUN_GARBAGE_MIN,
             mailboxes_per_account: 10_000,
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes

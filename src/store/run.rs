@@ -21,7 +21,7 @@ pub(super) const RUN_RECORDS_MAX: usize = 4096;
 /// What a record takes on disk, about.
 pub(super) const RUN_RECORD_BYTES: u32 = 45;
 /// Superfluous records that are never worth a rewrite.
-const GARBAGE_MIN: usize = 1024;
+pub(super) const RUN_GARBAGE_MIN: usize = 1024;
 
 /// What a run says of one UID.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -110,9 +110,9 @@ pub(super) fn runs_to_merge(runs: &[RunRef], delta: usize) -> usize {
 
 /// True when the runs hold so much of no use that writing the folder anew is cheaper in the end:
 /// at least as many records are garbage as live, so the work is paid for by past changes.
-pub(super) fn wants_rewrite(runs: &[RunRef], messages: u32) -> bool {
+pub(super) fn wants_rewrite(runs: &[RunRef], messages: u32, garbage_min: usize) -> bool {
     let records: usize = runs.iter().map(|run| run.records as usize).sum();
-    records > 2 * messages as usize + GARBAGE_MIN
+    records > 2 * messages as usize + garbage_min
 }
 
 /// Puts `newer` over the records of older runs that are being joined with it.

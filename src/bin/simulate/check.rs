@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::expectation::{Found, Key, Known, Model, SHARED};
+use super::expectation::{Found, Key, Known, Model, SHARED, Share, partition_of};
 
 /// Holds everything found against the model and takes it over. For a server that only crashed and
 /// met failures within the device's contract; its spools must be empty.
 pub fn recovered(model: &mut Model, found: &Found) -> Result<(), String> {
-    if let Some((_, error)) = found.errors.first() {
+    if let Some(error) = found.wrong.first().or(found.errors.first().map(|(_, error)| error)) {
         return Err(error.clone());
     }
     for (owner, client) in model.clients.iter_mut().enumerate() {
@@ -56,5 +56,88 @@ fn nothing_taken_back(model: &mut Model, found: &Found) -> Result<(), String> {
         0 => !found.statuses.contains_key(&(key.0, key.1)),
         _ => there(key).is_none(),
     });
+    Ok(())
+}
+
+/// What the disk of one partition did, and what its recovery said.
+pub struct Damage {
+    pub partition: u16,
+    /// Recovery named damage.
+    pub named: bool,
+    /// The disk lied about syncs: what it lost nobody can know.
+    pub lied: bool,
+}
+
+/// After a disk broke its contract: nothing false is served, what is not right is named, and what
+/// was not hit is as it was. `model` is exact unless the disk lied.
+pub fn damaged(model: &Model, found: &Found, damage: &Damage) -> Result<(), String> {
+    if let Some(wrong) = found.wrong.first() {
+        return Err(wrong.clone());
+    }
+    for (key, known) in found.shares.iter().flat_map(|share| &share.messages) {
+        let ever = model.ever.get(key).copied().unwrap_or(known.token);
+        if ever != known.token {
+            return Err(format!("FALSE BODY: {key:?} is {ever}, served as {}", known.token));
+        }
+    }
+    let hit = |account: u64| partition_of(account) == damage.partition;
+    if let Some((_, error)) = found.errors.iter().find(|(account, _)| !hit(*account)) {
+        return Err(format!("a partition that was not hit: {error}"));
+    }
+    if damage.lied {
+        return honest_partition_intact(model, found, hit);
+    }
+    let failed = |account: u64| found.errors.iter().any(|(of, _)| *of == account);
+    for (owner, client) in model.clients.iter().enumerate() {
+        for account in accounts_of(&client.share, &found.shares[owner]) {
+            let excused = hit(account) && damage.named;
+            let (mut expected, there) =
+                (client.share.only(account), found.shares[owner].only(account));
+            if failed(account) {
+                // What could not be read was named; the rest is compared.
+                expected.messages.retain(|key, _| there.messages.contains_key(key));
+                if there.mailboxes.is_empty() {
+                    continue;
+                }
+            }
+            let differences = expected.differences(&there);
+            if !differences.is_empty() && !excused {
+                return Err(format!("not named by anybody: {}", differences.join("; ")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn honest_partition_intact(
+    model: &Model,
+    found: &Found,
+    hit: impl Fn(u64) -> bool,
+) -> Result<(), String> {
+    for (key, mod_seq) in model.seen.iter().filter(|(key, _)| !hit(key.0)) {
+        let there = found.shares.iter().find_map(|share| share.messages.get(key));
+        if there.is_none_or(|known| known.mod_seq < *mod_seq) && !model.removed(key) {
+            return Err(format!("{key:?} lies on an honest disk and is {there:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn accounts_of(one: &Share, other: &Share) -> BTreeSet<u64> {
+    let of_messages = one.messages.keys().chain(other.messages.keys()).map(|key| key.0);
+    let of_mailboxes = one.mailboxes.keys().chain(other.mailboxes.keys()).map(|(of, _)| *of);
+    let of_names = one.subscriptions.iter().chain(&other.subscriptions).map(|(of, _)| *of);
+    of_messages.chain(of_mailboxes).chain(of_names).collect()
+}
+
+/// Everything that could be read `before` can be read `after`.
+pub fn still_there(before: &Found, after: &Found) -> Result<(), String> {
+    for (before, after) in std::iter::zip(&before.shares, &after.shares) {
+        for (key, known) in &before.messages {
+            if after.messages.get(key).is_none_or(|now| now.token != known.token) {
+                return Err(format!("{key:?} was {known:?}, and cannot be read now"));
+            }
+        }
+    }
     Ok(())
 }

@@ -229,8 +229,13 @@ impl Model {
 pub struct Found {
     pub shares: Vec<Share>,
     pub statuses: BTreeMap<(u64, u32), MailboxStatus>,
-    /// What could not be read, and why; empty unless the disk broke its contract.
-    pub errors: Vec<(Option<u64>, String)>,
+    /// Accounts of which something could not be read, and why; empty unless the disk broke its
+    /// contract.
+    pub errors: Vec<(u64, String)>,
+    /// Messages listed whose bodies could not be read.
+    pub unreadable: BTreeSet<Key>,
+    /// What was served and is false: never to be excused.
+    pub wrong: Vec<String>,
 }
 
 /// UID of a message that ought to be there and is not.
@@ -447,6 +452,15 @@ impl Share {
                 known.mod_seq = now.max(ModSeq(before.mod_seq.0 + 1));
             }
         }
+    }
+
+    /// What of this concerns one account.
+    pub fn only(&self, account: u64) -> Share {
+        let mut share = self.clone();
+        share.messages.retain(|key, _| key.0 == account);
+        share.mailboxes.retain(|(of, _), _| *of == account);
+        share.subscriptions.retain(|(of, _)| *of == account);
+        share
     }
 
     /// How `found` is not what is expected; empty if it is.

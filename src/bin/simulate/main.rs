@@ -64,7 +64,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const HISTORY_SHOWN: usize = 60;
 
 /// Seeds on which a plant is tried.
-const PLANT_SEEDS: u64 = 300;
+const PLANT_SEEDS: u64 = 2000;
 
 /// Run the store on simulated disks, with crashes and faults, against a model.
 #[derive(Parser)]
@@ -188,6 +188,8 @@ fn run_row(
                             summary.passed += 1;
                             summary.tally.crashes += tally.crashes;
                             summary.tally.recoveries += tally.recoveries;
+                            summary.tally.damages += tally.damages;
+                            summary.tally.refusals += tally.refusals;
                         }
                         Err(complaint) => {
                             if !first {
@@ -241,8 +243,11 @@ fn run_seeds(arguments: &Arguments, plant: Option<Plant>) -> ExitCode {
         println!("seed {seed}: {}", complaint.text);
         println!("alone: {}", reproduction(*seed, arguments.plant.as_deref()));
     }
-    let Tally { crashes, recoveries } = summary.tally;
-    println!("{crashes} power losses, {recoveries} recoveries checked");
+    let Tally { crashes, recoveries, damages, refusals } = summary.tally;
+    println!(
+        "{crashes} power losses, {recoveries} recoveries checked; {damages} broken disks, \
+         {refusals} of them refused by name"
+    );
     println!("{} passed, {} failed", summary.passed, summary.failed.len());
     match summary.failed.is_empty() {
         true => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("acknowledge-early", Plant::AcknowledgeEarly, "answered before durable"),
     ("show-early", Plant::ShowEarly, "visible before durable"),
     ("read-unchecked", Plant::ReadUnchecked, "reads ignore the entry's checksum"),
+    ("misplaced-entry", Plant::MisplacedEntry, "reads ignore which entry it is"),
     ("batch-unchecked", Plant::BatchUnchecked, "recovery ignores the batch's checksum"),
     ("reuse-uid", Plant::ReuseUid, "a UID is given out again after a start"),
     ("lose-rename", Plant::LoseRename, "replay forgets renames"),
@@ -24,6 +25,8 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("half-transaction", Plant::HalfTransaction, "replay applies half a transaction"),
     ("lose-subscription", Plant::LoseSubscription, "a checkpoint forgets a subscription"),
     ("lose-spool", Plant::LoseSpool, "a checkpoint forgets the spool"),
+    ("drop-live-body", Plant::DropLiveBody, "compaction overlooks a body"),
+    ("skip-compacted-sync", Plant::SkipCompactedSync, "sources go before the copy is synced"),
     ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
 ];
 

@@ -14,11 +14,12 @@ use crate::{
         executor::{Executor, Priority},
         simulation::split_mix,
     },
+    store::StoreError,
 };
 
 use super::{
     check,
-    expectation::{PARTITIONS, SESSIONS, SHARED, body_of, partition_of},
+    expectation::{Found, PARTITIONS, SESSIONS, SHARED, body_of, partition_of},
     session::{Ledger, Life, Session, extract, hold_views, watch},
     world::{NotOpened, World},
 };
@@ -26,11 +27,21 @@ use super::{
 /// Turns of the main loop after which a life that does not end is a complaint.
 const TURNS_MAX: u64 = 3_000_000;
 
+/// Operations of each device noted at the end of a life.
+const OPERATIONS_NOTED: usize = 40;
+
+/// Turns for which watchers go on looking when all sessions are done: reads must work whatever
+/// became of the disk.
+const AFTERWARDS: u32 = 100;
+
 /// What one seed came to when nothing was wrong.
 #[derive(Clone, Copy, Default)]
 pub struct Tally {
     pub crashes: u64,
     pub recoveries: u64,
+    /// Broken disks looked at, and how many of them were refused at the start.
+    pub damages: u64,
+    pub refusals: u64,
 }
 
 /// Why a seed failed.
@@ -55,6 +66,12 @@ impl Dice {
     fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }
+}
+
+/// The error says where the damage lies.
+fn names_place(error: &StoreError) -> bool {
+    let text = error.to_string();
+    ["segment-", "checkpoint-", "log at"].iter().any(|place| text.contains(place))
 }
 
 /// Two accounts of each partition.
@@ -112,16 +129,20 @@ impl Run {
         for number in 0..=lives {
             let world = self.recover(devices, number)?;
             if number == lives {
-                world.kill();
-                break;
+                return self.break_contract(world);
             }
             if number == 0 {
                 self.deliver_shared(&world)?;
             }
-            let faults = self.inject(&world);
+            let liar = self.draw_liar(number + 1 == lives);
+            let faults = self.inject(&world, liar);
             let life = self.life(&world, number, faults);
             let done = self.live(&world, &life)?;
+            if let Some(partition) = liar {
+                return self.check_liar(world, partition);
+            }
             let end = self.draw_end(done);
+            self.note_operations(&world);
             self.ledger.note(format!("life {number} ends by {end:?} at step {}", world.step()));
             devices = self.end(world, end, faults)?;
         }
@@ -181,6 +202,7 @@ impl Run {
             accounts: self.accounts.clone(),
             faults,
             running: Cell::new(SESSIONS),
+            ended: Cell::new(false),
             tokens: RefCell::default(),
             number,
             step: Box::new(move || traces.iter().map(|trace| trace.borrow().len()).sum()),
@@ -210,7 +232,12 @@ impl Run {
     }
 
     /// Draws what the disks will do wrong within their contract; true if anything.
-    fn inject(&mut self, world: &World) -> bool {
+    fn inject(&mut self, world: &World, liar: Option<u16>) -> bool {
+        if let Some(partition) = liar {
+            let faults = Faults { lying_sync: true, ..Faults::default() };
+            world.devices[usize::from(partition)].inject(faults);
+            return false;
+        }
         if self.dice.one_in(2) {
             return false;
         }
@@ -265,7 +292,11 @@ impl Run {
         let ledger = self.ledger.clone();
         world.simulation.run_until(async {
             let (mut turns, mut idle, mut before) = (0u64, 0, 0);
-            while life.running.get() > 0 && ledger.complaint.borrow().is_none() {
+            let mut afterwards = AFTERWARDS;
+            while afterwards > 0 && ledger.complaint.borrow().is_none() {
+                if life.running.get() == 0 {
+                    afterwards -= 1;
+                }
                 let step = world.step();
                 if step >= until {
                     break;
@@ -308,6 +339,15 @@ impl Run {
         }
     }
 
+    /// The last operations on all devices, for who asked for the whole history.
+    fn note_operations(&self, world: &World) {
+        for (partition, device) in world.devices.iter().enumerate() {
+            for line in device.trace().borrow().last(OPERATIONS_NOTED) {
+                self.ledger.note(format!("partition {partition} {line}"));
+            }
+        }
+    }
+
     /// Ends the life; answers the devices that the next one finds.
     fn end(&mut self, world: World, end: End, faults: bool) -> Result<Vec<MemoryDevice>, String> {
         match end {
@@ -341,6 +381,156 @@ impl Run {
                 Ok(images(mode, seed))
             }
         }
+    }
+
+    /// In some last lives one disk answers syncs and does nothing.
+    fn draw_liar(&mut self, last: bool) -> Option<u16> {
+        (last && self.dice.one_in(8)).then(|| self.dice.below(u64::from(PARTITIONS)) as u16)
+    }
+
+    /// Power loss after a life in which the disk of `partition` lied: the run ends here.
+    fn check_liar(&mut self, world: World, partition: u16) -> Result<(), String> {
+        let mode = CrashMode::ALL[self.dice.below(CrashMode::ALL.len() as u64) as usize];
+        let seed = self.dice.next();
+        self.ledger.note(format!("partition {partition} lied about syncs; power loss, {mode:?}"));
+        let devices = world.kill();
+        let images = devices.iter().map(|device| {
+            let trace = device.trace();
+            trace.borrow().image(usize::MAX, mode, seed)
+        });
+        self.check_damaged(images.collect(), partition, true)
+    }
+
+    /// Damages the disks of a server that was just found whole, in several ways one by one.
+    fn break_contract(&mut self, world: World) -> Result<(), String> {
+        if self.dice.one_in(2) {
+            world.kill();
+            return Ok(());
+        }
+        // With a checkpoint behind it no batch is the last, whose loss looks like a torn tail.
+        for number in 0..PARTITIONS {
+            let checkpoint = world.partition(number).checkpoint();
+            let outcome = world.simulation.run_until(checkpoint);
+            outcome.map_err(|error| format!("checkpoint of partition {number}: {error}"))?;
+        }
+        let devices = world.kill();
+        // What was believed at the last start was synced: nothing is lost by this.
+        let images = || -> Vec<MemoryDevice> {
+            let image = |device: &MemoryDevice| {
+                let trace = device.trace();
+                trace.borrow().image(usize::MAX, CrashMode::Lost, 0)
+            };
+            devices.iter().map(image).collect()
+        };
+        self.probe(images()).map_err(|error| format!("power loss after a start: {error}"))?;
+        for _ in 0..3 {
+            let images = images();
+            let partition = self.dice.below(u64::from(PARTITIONS)) as u16;
+            if let Some(what) = self.rot(&images[usize::from(partition)]) {
+                self.ledger.note(format!("partition {partition}: {what}"));
+                self.check_damaged(images, partition, false)
+                    .map_err(|error| format!("{what}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes one place of a file; says what, `None` if nothing changed.
+    fn rot(&mut self, device: &MemoryDevice) -> Option<String> {
+        const BLOCK: usize = 4096;
+        const SECTOR: usize = 512;
+        let names = device.names();
+        let name = &names[self.dice.below(names.len() as u64) as usize];
+        let before = device.content(name)?;
+        let mut bytes = before.clone();
+        if bytes.len() < BLOCK {
+            return None;
+        }
+        let at = self.dice.below(bytes.len() as u64) as usize;
+        let block = at / BLOCK * BLOCK;
+        let sector = at / SECTOR * SECTOR;
+        let what = match self.dice.below(5) {
+            0 | 1 => {
+                bytes[at] ^= 1 << self.dice.below(8);
+                format!("bit flipped in {name} at {at}")
+            }
+            2 => {
+                bytes[sector..].iter_mut().take(SECTOR).for_each(|byte| *byte = 0);
+                format!("sector zeroed in {name} at {sector}")
+            }
+            3 => {
+                bytes[block..].iter_mut().take(BLOCK).for_each(|byte| *byte = 0);
+                format!("block zeroed in {name} at {block}")
+            }
+            _ => {
+                let other = &names[self.dice.below(names.len() as u64) as usize];
+                let source = device.content(other)?;
+                let from = self.dice.below((source.len() / BLOCK) as u64) as usize * BLOCK;
+                let piece = source.get(from..from + BLOCK)?;
+                bytes.get_mut(block..block + BLOCK)?.copy_from_slice(piece);
+                format!("block of {other} at {from} written to {name} at {block}")
+            }
+        };
+        let changed = bytes != before;
+        device.corrupt(name, |content| *content = bytes);
+        changed.then_some(what)
+    }
+
+    fn check_damaged(
+        &mut self,
+        devices: Vec<MemoryDevice>,
+        partition: u16,
+        lied: bool,
+    ) -> Result<(), String> {
+        self.tally.damages += 1;
+        let world = match World::start(self.dice.next(), devices) {
+            Ok(world) => world,
+            // Refused, if by name.
+            Err(NotOpened(number, error)) if number == partition && names_place(&error) => {
+                self.tally.refusals += 1;
+                return Ok(());
+            }
+            Err(NotOpened(number, error)) => {
+                return Err(format!("partition {number} does not open: {error}"));
+            }
+        };
+        let reports = world.reports.iter();
+        let named: Vec<bool> = reports.map(|report| !report.damage.is_empty()).collect();
+        if named.iter().zip(0..).any(|(named, number)| *named && number != partition) {
+            return Err("damage reported on the other disk".to_owned());
+        }
+        let named = named[usize::from(partition)];
+        let damage = check::Damage { partition, named, lied };
+        let before = self.look_damaged(&world, &damage)?;
+        // Compaction must take nothing away that could still be read, and a start neither.
+        let compacted = world.simulation.run_until(world.partition(partition).compact());
+        self.ledger.note(format!("compacted after the damage: {compacted:?}"));
+        let after = self.look_damaged(&world, &damage)?;
+        check::still_there(&before, &after)
+            .map_err(|error| format!("after compaction of the damaged: {error}"))?;
+        let devices = world.kill();
+        match World::start(self.dice.next(), devices) {
+            Ok(world) => {
+                let again = self.look_damaged(&world, &damage)?;
+                world.kill();
+                check::still_there(&before, &again)
+                    .map_err(|error| format!("after one more start of the damaged: {error}"))
+            }
+            Err(NotOpened(number, error)) if number == partition && names_place(&error) => {
+                self.tally.refusals += 1;
+                Ok(())
+            }
+            Err(NotOpened(number, error)) => {
+                Err(format!("partition {number} does not open again: {error}"))
+            }
+        }
+    }
+
+    fn look_damaged(&self, world: &World, damage: &check::Damage) -> Result<Found, String> {
+        let life = self.life(world, u32::MAX, false);
+        let found = world.simulation.run_until(extract(&life));
+        check::damaged(&self.ledger.model.borrow(), &found, damage)?;
+        Ok(found)
     }
 
     /// Checks what another outcome of the same crash would have been.

@@ -78,6 +78,8 @@ pub struct Life {
     pub faults: bool,
     /// Sessions that still have commands.
     pub running: Cell<u64>,
+    /// Watchers stop.
+    pub ended: Cell<bool>,
     /// Tokens of bodies read in this life, by partition and place.
     pub tokens: RefCell<BTreeMap<(u16, Lsn), u64>>,
     pub number: u32,
@@ -142,7 +144,7 @@ impl Life {
     }
 
     fn over(&self) -> bool {
-        self.running.get() == 0 || self.ledger.complaint.borrow().is_some()
+        self.ended.get() || self.ledger.complaint.borrow().is_some()
     }
 
     /// The token of a stored message, read from its body unless that was read before.
@@ -502,14 +504,22 @@ impl Session {
                 self.life.partition(*partition).checkpoint().await?;
                 Ok(Told::Nothing)
             }
-            Op::Compact { partition } => self.compact(*partition).await,
+            Op::Compact { partition } => {
+                let report = self.life.partition(*partition).compact().await?;
+                match report.quarantined.first() {
+                    None => {
+                        let gone = report.segments_deleted;
+                        self.life.note("compaction", format!("{gone} segments deleted"));
+                        Ok(Told::Nothing)
+                    }
+                    Some((segment, error)) => {
+                        Err(Stop::Wrong(format!("{segment} quarantined: {error}")))
+                    }
+                }
+            }
             Op::Race { .. } => self.race().await,
             op => self.carry_out_at_home(op).await,
         }
-    }
-
-    async fn compact(&self, _partition: u16) -> Result<Told, Stop> {
-        Ok(Told::Nothing)
     }
 
     async fn deliver(&self, token: u64, accounts: &[u64], together: bool) -> Result<Told, Stop> {
@@ -638,7 +648,6 @@ pub async fn watch(life: Rc<Life>) {
             match watch_account(&life, *id, &mut statuses).await {
                 Ok(true) => idle = 0,
                 Ok(false) => {}
-                Err(Stop::Refused(_)) if life.faults => {}
                 Err(Stop::Refused(why) | Stop::Wrong(why)) => {
                     return life.ledger.complain(format!("watcher, account {id}: {why}"));
                 }
@@ -707,7 +716,6 @@ pub async fn hold_views(life: Rc<Life>) {
         let id = life.accounts[life.pick(life.accounts.len())];
         match hold_one(&life, id).await {
             Ok(()) => {}
-            Err(Stop::Refused(_)) if life.faults => {}
             Err(Stop::Refused(why) | Stop::Wrong(why)) => {
                 return life.ledger.complain(format!("a view of account {id}: {why}"));
             }
@@ -748,7 +756,7 @@ pub async fn extract(life: &Life) -> Found {
     found.shares.resize_with(SESSIONS as usize + 1, Share::default);
     for id in life.accounts.iter() {
         if let Err(error) = extract_account(life, *id, &mut found).await {
-            found.errors.push((Some(*id), error));
+            found.errors.push((*id, error));
         }
     }
     found
@@ -768,29 +776,33 @@ async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), 
         let view = match account.select(info.id, false).await {
             Ok(view) => view,
             Err(error) => {
-                found.errors.push((Some(id), format!("mailbox {} of {id}: {error}", info.id)));
+                found.errors.push((id, format!("mailbox {} of {id}: {error}", info.id)));
                 continue;
             }
         };
         let Some(snapshot) = view.current() else { continue };
         if let Err(error) = check_counters(&snapshot) {
-            found.errors.push((Some(id), format!("COUNTERS of {}/{id}: {error}", info.name)));
+            found.wrong.push(format!("{} of account {id}: {error}", info.name));
         }
         let mut names: Vec<&String> = snapshot.keywords().iter().collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            found.errors.push((Some(id), format!("a keyword defined twice: {names:?}")));
+            found.wrong.push(format!("account {id}: a keyword defined twice: {names:?}"));
         }
         for message in snapshot.iter_from(0) {
-            match read_token(&account, message).await {
-                Ok(token) => {
-                    let key = (id, info.id.0, message.uid.0);
-                    let known = known(&snapshot, message, token);
-                    found.shares[owner_of(token) as usize].messages.insert(key, known);
-                }
+            let place = || format!("account {id} mailbox {} UID {}", info.id, message.uid);
+            match account.read_body(&message.body, 0, usize::MAX).await {
+                Ok(body) => match token_of(&body) {
+                    Some(token) => {
+                        let key = (id, info.id.0, message.uid.0);
+                        let known = known(&snapshot, message, token);
+                        found.shares[owner_of(token) as usize].messages.insert(key, known);
+                    }
+                    None => found.wrong.push(format!("FALSE BODY of {}", place())),
+                },
                 Err(error) => {
-                    let place = format!("account {id} mailbox {}: {error}", info.id);
-                    found.errors.push((Some(id), place));
+                    found.unreadable.insert((id, info.id.0, message.uid.0));
+                    found.errors.push((id, format!("body of {}: {error}", place())));
                 }
             }
         }

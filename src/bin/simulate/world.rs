@@ -42,6 +42,10 @@ fn store_options(partition: u16) -> StoreOptions {
         checkpoint_interval: 24 * 1024,
         account_budget: 12 * 1024,
         write_buffer: 64 * 1024,
+        garbage_share: 20,
+        compaction_rate: 0,
+        run_records_max: 8,
+        run_garbage_min: 6,
         default_mailboxes: Vec::new(),
         ..StoreOptions::default()
     }

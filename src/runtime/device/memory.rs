@@ -413,6 +413,20 @@ impl Trace {
         MemoryDevice::from_files(files)
     }
 
+    /// The last `count` operations, for people.
+    pub fn last(&self, count: usize) -> Vec<String> {
+        let first = self.steps.len().saturating_sub(count);
+        let steps = self.steps.iter().enumerate().skip(first);
+        let line = |(at, step): (usize, &Step)| match step {
+            Step::Append { inode, offset, bytes } => {
+                let forgotten = if self.forgotten.contains(&at) { ", forgotten" } else { "" };
+                format!("{at}: append {} at {offset} of inode {inode}{forgotten}", bytes.len())
+            }
+            other => format!("{at}: {other:?}"),
+        };
+        steps.map(line).collect()
+    }
+
     fn forget(&mut self, inode: u64, through: usize) {
         let durable = durable_through(&self.steps, inode);
         let lost = (durable..through)
