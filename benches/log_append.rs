@@ -38,6 +38,12 @@ impl Device for NullDevice {
     fn delete(&self, _name: &str) -> LocalFuture<'_, io::Result<()>> {
         Box::pin(async { Ok(()) })
     }
+    fn reserve(&self, _name: &str, _len: u64) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
+        Box::pin(async { Ok(None) })
+    }
     fn list(&self) -> LocalFuture<'_, io::Result<Vec<String>>> {
         Box::pin(async { Ok(Vec::new()) })
     }

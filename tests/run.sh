@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
-packages=(curl swaks msmtp isync mutt getmail6 python3 util-linux bsdutils g++
+packages=(curl swaks msmtp isync mutt getmail6 python3 util-linux bsdutils e2fsprogs g++
   libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl ca-certificates)
 missing=()
 for package in "${packages[@]}"; do
@@ -40,7 +40,7 @@ cargo run --release --quiet --bin simulate -- --seeds 300
 cargo run --release --quiet --bin simulate -- --plant all
 
 step "Real clients, hostile clients, kill -9"
-(cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill)
+(cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk)
 
 if [ -z "${SKIP_FUZZ:-}" ]; then
   step "Fuzz smoke"

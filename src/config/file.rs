@@ -176,6 +176,10 @@ pub struct StoreSection {
     pub garbage_share: Spanned<u8>,
     /// Bytes a second that a partition's compaction reads and writes at most; 0 = no limit.
     pub compaction_rate: ByteSize,
+    pub reserve: ByteSize,
+    pub free_space_min: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub disk_timeout: Duration,
     pub mailboxes_per_account: usize,
 }
 
@@ -199,6 +203,9 @@ impl Default for StoreSection {
             write_buffer: ByteSize::mib(4),
             garbage_share: Spanned::new(0..0, 30),
             compaction_rate: ByteSize::mib(64),
+            reserve: ByteSize::mib(8),
+            free_space_min: ByteSize::mib(64),
+            disk_timeout: Duration::from_secs(10),
             mailboxes_per_account: 10_000,
         }
     }
@@ -434,6 +441,9 @@ impl Settings {
             write_buffer: bytes(store.write_buffer),
             garbage_share: *store.garbage_share.get_ref(),
             compaction_rate: store.compaction_rate.as_u64(),
+            reserve: store.reserve.as_u64(),
+            free_space_min: store.free_space_min.as_u64(),
+            disk_timeout: store.disk_timeout,
             mailboxes_per_account: store.mailboxes_per_account,
             ..StoreOptions::default()
         }

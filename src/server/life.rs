@@ -56,6 +56,9 @@ const BUSY_RETRIES_MAX: u32 = 50;
 /// How often a shard looks whether it was asked to end, and then whether its last session did.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often a shard looks whether its partitions take mail.
+const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Runs a shard from start to end. Says through `ready` when its ports are about to be served, or
 /// why they will not be.
 pub async fn live(
@@ -96,6 +99,7 @@ pub async fn live(
         };
         executor.spawn(Priority::Foreground, Box::pin(acceptor.run(executor.clone())));
     }
+    executor.spawn(Priority::Background, Box::pin(tell_troubles(shard.clone())));
     let _ = ready.send(Ok(()));
     // The starter keeps no sender of ours: were it waiting for one that never comes, it would hang.
     drop(ready);
@@ -159,6 +163,31 @@ async fn open_partitions(plan: &Plan, context: &ShardContext) -> Result<Vec<Opti
         partitions.push(Some(opened));
     }
     Ok(partitions)
+}
+
+/// One line on standard error when a partition begins to refuse new mail, and one when it ends.
+async fn tell_troubles(shard: Rc<Shard>) {
+    let mut refusing: Vec<bool> = vec![false; shard.partitions.len()];
+    while !shard.shutting_down.get() {
+        for (partition, before) in shard.partitions.iter().zip(&mut refusing) {
+            let Some(partition) = partition else { continue };
+            let trouble = partition.refusing();
+            match (&trouble, *before) {
+                (Some(trouble), false) => eprintln!(
+                    "ringmail: partition {}: {}: new mail is refused; reading and deleting go on, and \
+                     mail is taken again without a restart",
+                    partition.id(),
+                    trouble.reason
+                ),
+                (None, true) => {
+                    eprintln!("ringmail: partition {}: takes mail again", partition.id())
+                }
+                _ => {}
+            }
+            *before = trouble.is_some();
+        }
+        shard.executor.sleep(TROUBLE_INTERVAL).await;
+    }
 }
 
 async fn close_partitions(shard: &Shard) -> Result<()> {

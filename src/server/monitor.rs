@@ -13,6 +13,7 @@ use crate::{
     model::ShardId,
     runtime::mesh::{MeshError, MeshGate},
     service::Shard,
+    store::Partition,
 };
 
 /// How long a shard may take to answer a monitor; a shard that takes longer is itself the news.
@@ -117,8 +118,13 @@ async fn ask<T: Send + 'static>(
 fn troubles(shard: &Shard) -> String {
     let mut lines = String::new();
     for partition in shard.partitions.iter().flatten() {
-        if let Some(error) = partition.trouble() {
-            lines.push_str(&format!("partition {}: {error}\n", partition.id()));
+        if let Some(trouble) = partition.refusing() {
+            let seconds = shard.executor.now().unix_seconds() - trouble.since.unix_seconds();
+            lines.push_str(&format!(
+                "partition {}: {}; new mail is refused for {seconds} s, mail can be read\n",
+                partition.id(),
+                trouble.reason
+            ));
         }
     }
     lines
@@ -145,8 +151,13 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         sum.segments_deleted += probe.segments_deleted;
         sum.segments_quarantined += probe.segments_quarantined;
     }
-    let troubled =
-        shard.partitions.iter().flatten().filter(|partition| partition.trouble().is_some()).count();
+    let partitions = || shard.partitions.iter().flatten();
+    let troubled = partitions().filter(|partition| partition.trouble().is_some()).count();
+    let refusing = partitions().filter(|partition| partition.admits().is_err()).count();
+    // All partitions lie on one file system: each tells the same.
+    if let Some(free) = partitions().filter_map(Partition::free_space).min() {
+        shard.metrics.gauge("store_free_bytes", free);
+    }
     for (name, value) in [
         ("store_syncs_total", sum.syncs),
         ("store_batches_total", sum.batches),
@@ -164,6 +175,7 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         ("store_segments_quarantined", sum.segments_quarantined),
         ("store_accounts_in_memory", sum.accounts_in_memory),
         ("store_partitions_in_trouble", troubled as u64),
+        ("store_partitions_refusing_mail", refusing as u64),
     ] {
         shard.metrics.gauge(name, value);
     }

@@ -99,6 +99,7 @@ impl BodyWriter {
     }
 
     async fn append_chunk(&mut self) -> Result<(), StoreError> {
+        self.partition.admit()?;
         self.partition.log.room().await?;
         let header = EntryHeader {
             kind: EntryKind::BodyChunk,

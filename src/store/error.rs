@@ -17,6 +17,9 @@ pub enum StoreError {
     /// what was under way then is gone.
     #[error("a write or sync failed; the partition accepts nothing until it works again")]
     Poisoned,
+    /// A write has been under way for too long: new mail is refused until the disk answers.
+    #[error("the disk does not answer")]
+    NotAnswering,
     #[error("no such mailbox")]
     NoSuchMailbox,
     #[error("mailbox exists")]

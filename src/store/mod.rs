@@ -1,13 +1,14 @@
 //! What is durable: partitions, each a single-writer log that is the mailbox.
 //!
 //! `partition` is the way in and the way every change takes; `account`, `view` and `body` are what
-//! services hold; `state`, `mailbox`, `namespace` and `snapshot` are an account in memory;
+//! services hold; `admission` says whether new mail is taken; `state`, `mailbox`, `namespace` and `snapshot` are an account in memory;
 //! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back, `reopen` puts it
 //! back after a failed write; `compaction`, `liveness` and `views` give back the space of what nobody
 //! refers to any more; `effect`
 //! and `codec` say what an entry of the `log` means.
 
 mod account;
+mod admission;
 mod body;
 mod checkpoint;
 mod codec;
@@ -42,6 +43,7 @@ mod tests;
 
 pub use self::{
     account::{Account, Copied, FlagChange, FlagOutcome},
+    admission::PartitionTrouble,
     body::{BODY_CHUNK, BodyWriter, StagedBody},
     compaction::CompactionReport,
     error::StoreError,

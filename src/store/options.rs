@@ -1,5 +1,7 @@
 //! Settings and counters of a partition.
 
+use std::time::Duration;
+
 use super::{
     namespace::SpecialUse,
     run::{RUN_GARBAGE_MIN, RUN_RECORDS_MAX},
@@ -26,6 +28,12 @@ pub struct StoreOptions {
     pub run_records_max: usize,
     /// Superfluous records in a mailbox's runs that are never worth writing them anew.
     pub run_garbage_min: usize,
+    /// Bytes kept for expunges and compaction on a full disk; 0 = none.
+    pub reserve: u64,
+    /// New mail is refused while less than this is free, bytes.
+    pub free_space_min: u64,
+    /// New mail is refused while a write takes longer than this.
+    pub disk_timeout: Duration,
     pub mailboxes_per_account: usize,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
@@ -51,6 +59,9 @@ impl Default for StoreOptions {
             compaction_rate: 64 << 20,
             run_records_max: RUN_RECORDS_MAX,
             run_garbage_min: RUN_GARBAGE_MIN,
+            reserve: 8 << 20,
+            free_space_min: 64 << 20,
+            disk_timeout: Duration::from_secs(10),
             mailboxes_per_account: 10_000,
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes

@@ -23,6 +23,7 @@ use smallvec::SmallVec;
 
 use super::{
     account::Account,
+    admission::{self, Admission},
     body::{BodyWriter, EntryCache, StagedBody},
     checkpoint,
     codec::Malformed,
@@ -120,6 +121,8 @@ pub(super) type LoggedEffects = Vec<(Lsn, Effect)>;
 pub(super) struct Inner {
     pub options: StoreOptions,
     pub executor: Rc<dyn Executor>,
+    pub device: Rc<dyn Device>,
+    pub admission: Admission,
     pub log: Log,
     /// Accounts in memory.
     pub accounts: RefCell<HashMap<AccountId, Rc<AccountCell>>>,
@@ -167,7 +170,7 @@ impl Partition {
             segment_size: options.segment_size,
             write_buffer: options.write_buffer,
         };
-        let recovered = Log::recover(device, executor.clone(), log_options).await?;
+        let recovered = Log::recover(device.clone(), executor.clone(), log_options).await?;
         let root = recovered.checkpoint().map(|checkpoint| checkpoint.root);
         let (directory, mut standing, estimates) = load_checkpoint(&recovered).await?;
         let mut effects = Replayed::default();
@@ -182,6 +185,8 @@ impl Partition {
         let replayed = effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
         let inner = Rc::new(Inner {
             executor,
+            device,
+            admission: Admission::default(),
             accounts: RefCell::default(),
             directory: RefCell::new(directory),
             replayed: RefCell::new(replayed.collect()),
@@ -212,6 +217,8 @@ impl Partition {
         inner.start_compaction_task();
         let task = reopen::run(Rc::downgrade(&inner), inner.failed.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
+        let task = admission::run(Rc::downgrade(&inner));
+        inner.executor.spawn(Priority::Background, Box::pin(task));
         inner.schedule_checkpoint();
         Ok((Partition { inner }, report))
     }
@@ -239,6 +246,7 @@ impl Partition {
         }
         let inner = &self.inner;
         inner.check_owner(&body)?;
+        inner.admit()?;
         let mut cells = Vec::with_capacity(targets.len());
         for target in &targets {
             cells.push(inner.load(target.account).await?);
@@ -293,6 +301,7 @@ impl Partition {
             return Err(StoreError::Limit("bytes of a spooled payload"));
         }
         self.inner.check_owner(&body)?;
+        self.inner.admit()?;
         // A start reads the entries of the whole spool: keep bodies out of them.
         let body = body.into_chunks().await?;
         self.inner.log.room().await?;
@@ -632,6 +641,7 @@ impl Inner {
             // appends, so that nothing decided on them follows, until it is opened again.
             Err(_) => {
                 self.staged.borrow_mut().clear();
+                self.note_refusal();
                 self.failed.set();
             }
         }

@@ -48,7 +48,11 @@ pub(super) async fn run(partition: Weak<Inner>, failed: Rc<Signal>) {
             if inner.checkpoints.stopped() {
                 return;
             }
+            if matches!(inner.log.trouble(), Some(StoreError::Full)) {
+                inner.give_up_reserve().await;
+            }
             if inner.reopen().await.is_ok() {
+                inner.note_refusal();
                 break;
             }
             pause = (pause * 2).min(PAUSE_MAX);

@@ -8,7 +8,10 @@
 use std::{
     cell::Cell,
     fs, io,
-    os::fd::{AsRawFd, RawFd},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -73,6 +76,24 @@ impl Device for FileDevice {
     fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>> {
         let path = self.path.join(name);
         Box::pin(async move { Ok(glommio::io::remove(&path).await?) })
+    }
+
+    fn reserve(&self, name: &str, len: u64) -> LocalFuture<'_, io::Result<()>> {
+        let path = self.path.join(name);
+        Box::pin(
+            async move { glommio::executor().spawn_blocking(move || allocate(&path, len)).await },
+        )
+    }
+
+    fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
+        let path = self.path.clone();
+        Box::pin(async move {
+            // A file system that does not answer must not hold the shard.
+            let stat = glommio::executor()
+                .spawn_blocking(move || nix::sys::statvfs::statvfs(&path))
+                .await?;
+            Ok(Some(stat.blocks_available() as u64 * stat.fragment_size() as u64))
+        })
     }
 
     /// Blocks for the time of a `readdir`: asked for only when a partition opens.
@@ -149,6 +170,19 @@ impl File for DiskFile {
     }
 }
 
+/// Takes `len` bytes for the file `path`, which may be there already.
+fn allocate(path: &Path, len: u64) -> io::Result<()> {
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(FILE_MODE)
+        .open(path)?;
+    let len = i64::try_from(len).map_err(io::Error::other)?;
+    let taken = nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, len);
+    taken.map_err(io::Error::from)
+}
+
 /// Reads what is in the page cache at `offset` behind what `bytes` has, up to `len` bytes in all.
 /// Never waits for the disk: then it is `WouldBlock`. `Ok(0)` is the end of the file.
 fn read_cached(fd: RawFd, offset: u64, len: usize, bytes: &mut Vec<u8>) -> io::Result<usize> {
@@ -214,6 +248,11 @@ mod tests {
                 assert_eq!(file.read_at(1 << 30, 100).await.unwrap(), []);
             }
             assert_eq!(device.list().await.unwrap(), ["one"]);
+            device.reserve("two", 1 << 20).await.unwrap();
+            device.reserve("two", 1 << 20).await.unwrap();
+            assert_eq!(device.open("two").await.unwrap().len().await.unwrap(), 1 << 20);
+            device.delete("two").await.unwrap();
+            assert!(device.free_space().await.unwrap() > Some(0));
             device.delete("one").await.unwrap();
             assert_eq!(device.list().await.unwrap(), Vec::<String>::new());
             assert_eq!(

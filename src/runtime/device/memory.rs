@@ -42,6 +42,8 @@ pub struct Faults {
     /// Operations (appends and syncs counted together) that take this long on the clock given by
     /// [`MemoryDevice::set_clock`].
     pub slow: Vec<(u64, Duration)>,
+    /// What `free_space` answers.
+    pub free: Option<u64>,
     /// `sync` answers `Ok` and does nothing: to prove that a crash test notices.
     pub lying_sync: bool,
 }
@@ -193,6 +195,13 @@ impl MemoryDevice {
 }
 
 impl Inner {
+    /// Whether the next append would find the disk full.
+    fn is_full(&self) -> bool {
+        let (faults, number) = (self.faults.borrow(), self.appends.get());
+        faults.full_from.is_some_and(|from| number >= from)
+            && faults.full_until.is_none_or(|until| number < until)
+    }
+
     /// Takes as long as the next operation is to take.
     async fn pause(&self) {
         let number = self.appends.get() + self.syncs.get();
@@ -236,6 +245,24 @@ fn injected(what: &str) -> io::Error {
 }
 
 impl Device for MemoryDevice {
+    /// Only says whether there would be room: reserved space is not counted.
+    fn reserve(&self, _name: &str, _len: u64) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            yield_once().await;
+            match self.0.is_full() {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        })
+    }
+
+    fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
+        Box::pin(async move {
+            yield_once().await;
+            Ok(self.0.faults.borrow().free)
+        })
+    }
+
     fn create(&self, name: &str, _size_hint: u64) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
         let name = name.to_owned();
         Box::pin(async move {

@@ -29,6 +29,13 @@ pub trait Device {
 
     fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>>;
 
+    /// Makes sure that `name` takes `len` bytes of space which nobody else gets until it is deleted. A
+    /// device that cannot promise space answers `Unsupported`.
+    fn reserve(&self, name: &str, len: u64) -> LocalFuture<'_, io::Result<()>>;
+
+    /// Bytes that could be written now; `None` if the device does not know.
+    fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>>;
+
     /// Names of all files, in no order.
     fn list(&self) -> LocalFuture<'_, io::Result<Vec<String>>>;
 }

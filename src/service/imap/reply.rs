@@ -119,6 +119,9 @@ impl From<StoreError> for Failure {
                 Failure::no(Code::Corruption, "The message is damaged on disk")
             }
             // What failed is the operator's business and is in the log.
+            StoreError::NotAnswering => {
+                Failure::no(Code::Unavailable, "The disk does not answer; try again later")
+            }
             StoreError::Io(_) => Failure::no(Code::Unavailable, "Storage failed; try again later"),
             StoreError::Poisoned => {
                 Failure::no(Code::Unavailable, "Storage accepts no changes now; try again later")
@@ -169,6 +172,7 @@ mod tests {
         check(StoreError::Limit("keywords"), Code::Limit);
         check(StoreError::Full, Code::Unavailable);
         check(StoreError::Poisoned, Code::Unavailable);
+        check(StoreError::NotAnswering, Code::Unavailable);
         let (segment, what) = (String::new(), String::new());
         check(StoreError::Corrupt { segment, offset: 0, what }, Code::Corruption);
     }

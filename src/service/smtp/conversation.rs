@@ -3,7 +3,11 @@
 
 use std::{rc::Rc, time::Duration};
 
-use super::{ListenerKind, envelope::Envelope, recipient};
+use super::{
+    ListenerKind,
+    envelope::{self, Envelope},
+    recipient,
+};
 use crate::{
     directory::{AuthenticationError, Identity},
     model::Timestamp,
@@ -114,7 +118,8 @@ impl Conversation {
                 Event::Recipient(path) => {
                     let hostname = &self.shard.options.hostname;
                     let role = self.kind.role();
-                    match recipient::resolve(&self.shard.directory, hostname, role, path) {
+                    let resolved = recipient::resolve(&self.shard.directory, hostname, role, path);
+                    match resolved.and_then(|account| envelope::admit(&self.shard, account)) {
                         Ok(account) => {
                             self.envelope.add(account, path.as_str());
                             self.session.accept_recipient(&mut self.replies);

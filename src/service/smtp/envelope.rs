@@ -10,6 +10,7 @@ use crate::{
         Shard,
         delivery::{Delivery, Failure},
     },
+    store::Partition,
 };
 
 /// Octets of Return-Path and Received in most messages.
@@ -125,6 +126,13 @@ impl Envelope {
             Err(failure) => failure_reply(failure).append_to(output),
         }
     }
+}
+
+/// Refuses a recipient whose partition takes no new mail, before the message is sent for nothing.
+/// That of another shard tells when it gets the message.
+pub(super) fn admit(shard: &Shard, account: AccountId) -> Result<AccountId, Reply> {
+    let admits = shard.local_partition(account).map_or(Ok(()), Partition::admits);
+    admits.map(|()| account).map_err(|error| failure_reply(error.into()))
 }
 
 /// The one place where storage troubles get their SMTP codes.

@@ -56,7 +56,7 @@ use self::{
 };
 use super::StoreError;
 use crate::{
-    model::{Lsn, PartitionId},
+    model::{Lsn, PartitionId, Timestamp},
     runtime::{
         device::{Device, File},
         executor::Executor,
@@ -136,6 +136,8 @@ struct State {
     closed: VecDeque<Batch>,
     /// LSNs of the batch being written: its bytes are with the device.
     flight: Option<(u64, u64)>,
+    /// When it was handed over.
+    flight_since: Timestamp,
     /// Everything below is on stable storage.
     durable: u64,
     /// Bytes appended and not yet durable.
@@ -559,6 +561,17 @@ impl Log {
         let state = self.0.state.borrow();
         let from = state.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0);
         state.open.next().saturating_sub(from)
+    }
+
+    /// What an append would be refused with.
+    pub fn refusal(&self) -> Option<StoreError> {
+        self.0.state.borrow().refusal()
+    }
+
+    /// Since when the device has been writing the batch that it is writing.
+    pub fn in_flight_since(&self) -> Option<Timestamp> {
+        let state = self.0.state.borrow();
+        state.flight.map(|_| state.flight_since)
     }
 
     /// `None` while healthy, else why nothing is accepted.

@@ -34,7 +34,7 @@ use super::{
     writer,
 };
 use crate::{
-    model::{Lsn, PartitionId},
+    model::{Lsn, PartitionId, Timestamp},
     runtime::{
         device::Device,
         executor::{Executor, Priority},
@@ -617,6 +617,7 @@ impl Recovered {
             open: Batch::new(segment, 0, Vec::new()),
             closed: VecDeque::new(),
             flight: None,
+            flight_since: Timestamp::default(),
             durable: base,
             buffered: 0,
             chain: tip.chain,

@@ -1,0 +1,285 @@
+//! Whether a partition takes new mail: not while its disk is full or nearly so, failed, or does not
+//! answer. Whatever makes room (expunge, flags, compaction, checkpoints) goes on as long as it can.
+//!
+//! A background task looks at the free space and keeps the *reserve*: a file that takes space until the
+//! disk is full. Then it is deleted, and what it took is there for expunges and the files of compaction;
+//! new mail is refused until the reserve could be taken again. So a full disk can be emptied by those
+//! whose mail fills it. `reopen` gives it up; services ask [`Partition::admits`] as early as they can.
+
+use std::{
+    cell::Cell,
+    io,
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use super::{
+    error::StoreError,
+    partition::{Inner, Partition},
+};
+use crate::{model::Timestamp, runtime::executor::Executor};
+
+/// How often the free space is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The file that takes the space of the reserve.
+const RESERVE: &str = "reserve";
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Reserve {
+    /// Not looked at yet, or the device cannot promise space.
+    #[default]
+    Unknown,
+    Held,
+    GivenUp,
+}
+
+/// What is known of the partition's disk. Shard-local, owned by the partition.
+#[derive(Default)]
+pub(super) struct Admission {
+    free: Cell<Option<u64>>,
+    low: Cell<bool>,
+    reserve: Cell<Reserve>,
+    /// When new mail began to be refused.
+    since: Cell<Option<Timestamp>>,
+}
+
+/// Why new mail is refused, and since when.
+#[derive(Clone, Debug)]
+pub struct PartitionTrouble {
+    pub reason: StoreError,
+    pub since: Timestamp,
+}
+
+/// The background task; ends with the partition, or at once where the device knows nothing of space.
+pub(super) async fn run(partition: Weak<Inner>) {
+    loop {
+        let Some(executor) = look(&partition).await else { return };
+        executor.sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// One look; `None` to look no more.
+async fn look(partition: &Weak<Inner>) -> Option<Rc<dyn Executor>> {
+    let inner = partition.upgrade()?;
+    if inner.checkpoints.stopped() {
+        return None;
+    }
+    // What does not answer now may later.
+    if let Ok(free) = inner.device.free_space().await {
+        inner.look_at_space(free?).await;
+    }
+    Some(inner.executor.clone())
+}
+
+impl Inner {
+    async fn look_at_space(&self, free: u64) {
+        let admission = &self.admission;
+        let (least, reserve) = (self.options.free_space_min, self.options.reserve);
+        admission.free.set(Some(free));
+        admission.low.set(free < least);
+        let wanted = reserve > 0 && admission.reserve.get() != Reserve::Held;
+        if wanted && free >= least.saturating_add(reserve) && self.log.trouble().is_none() {
+            match self.device.reserve(RESERVE, reserve).await {
+                Ok(()) => admission.reserve.set(Reserve::Held),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    admission.reserve.set(Reserve::Unknown);
+                }
+                // Filled up meanwhile: the next look tries again.
+                Err(_) => {}
+            }
+        }
+        self.note_refusal();
+    }
+
+    /// The disk is full: what the reserve takes is for those who empty it.
+    pub(super) async fn give_up_reserve(&self) {
+        if self.options.reserve == 0 || self.admission.reserve.get() == Reserve::GivenUp {
+            return;
+        }
+        // Absent: an earlier life gave it up.
+        let _ = self.device.delete(RESERVE).await;
+        if self.admission.free.get().is_some() {
+            self.admission.reserve.set(Reserve::GivenUp);
+        }
+    }
+
+    /// Remembers since when new mail is refused.
+    pub(super) fn note_refusal(&self) {
+        let since = &self.admission.since;
+        match self.admit() {
+            Ok(()) => since.set(None),
+            Err(_) if since.get().is_none() => since.set(Some(self.executor.now())),
+            Err(_) => {}
+        }
+    }
+
+    /// Whether a new message may be taken.
+    pub(super) fn admit(&self) -> Result<(), StoreError> {
+        if let Some(refusal) = self.log.refusal() {
+            return Err(refusal);
+        }
+        if self.admission.low.get() || self.admission.reserve.get() == Reserve::GivenUp {
+            return Err(StoreError::Full);
+        }
+        match self.stalled_since() {
+            Some(_) => Err(StoreError::NotAnswering),
+            None => Ok(()),
+        }
+    }
+
+    /// Since when the device owes an answer, if that is longer than it may take.
+    fn stalled_since(&self) -> Option<Timestamp> {
+        let since = self.log.in_flight_since()?;
+        (since.after(self.options.disk_timeout) < self.executor.now()).then_some(since)
+    }
+}
+
+impl Partition {
+    /// Whether a delivery would be refused now, so that it can be refused before its octets come.
+    ///
+    /// # Errors
+    /// The reason: `Full`, `NotAnswering`, or what the log failed with.
+    pub fn admits(&self) -> Result<(), StoreError> {
+        self.inner.admit()
+    }
+
+    /// Why new mail is refused, `None` while it is not.
+    pub fn refusing(&self) -> Option<PartitionTrouble> {
+        let reason = self.inner.log.trouble().or_else(|| self.inner.admit().err())?;
+        let stalled = self.inner.stalled_since();
+        let since = self.inner.admission.since.get().or(stalled);
+        Some(PartitionTrouble { reason, since: since.unwrap_or_else(|| self.inner.executor.now()) })
+    }
+
+    /// Free space at the last look, bytes; `None` if the device does not know.
+    pub fn free_space(&self) -> Option<u64> {
+        self.inner.admission.free.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{AccountId, Flags, MailboxId, Uid},
+        runtime::{
+            device::memory::{Faults, MemoryDevice},
+            simulation::Simulation,
+        },
+        store::{DeliveryTarget, StoreOptions},
+    };
+
+    const ALICE: AccountId = AccountId(1);
+
+    struct World {
+        device: MemoryDevice,
+        simulation: Simulation,
+        partition: Partition,
+    }
+
+    impl World {
+        async fn deliver(&self) -> Result<Uid, StoreError> {
+            let body = self.partition.stage().finish(Vec::new()).await?;
+            let target = DeliveryTarget {
+                account: ALICE,
+                mailbox: None,
+                flags: Flags::default(),
+                keywords: Vec::new(),
+                internal_date: Timestamp(0),
+            };
+            Ok(self.partition.deliver(body, vec![target], None).await?[0].uid)
+        }
+
+        async fn expunge(&self, uid: Uid) -> Result<Vec<Uid>, StoreError> {
+            self.partition.account(ALICE).await?.remove(MailboxId::INBOX, &[uid]).await
+        }
+
+        fn inject(&self, free: u64, faults: Faults) {
+            self.device.inject(Faults { free: Some(free), ..faults });
+        }
+
+        async fn wait(&self, seconds: u64) {
+            self.simulation.sleep(Duration::from_secs(seconds)).await;
+        }
+    }
+
+    fn run(test: impl AsyncFnOnce(&World)) {
+        let (device, simulation) = (MemoryDevice::new(), Simulation::new(3));
+        device.inject(Faults { free: Some(1 << 40), ..Faults::default() });
+        device.set_clock(Rc::new(simulation.clone()));
+        simulation.run_until(async {
+            let executor = Rc::new(simulation.clone());
+            let options = StoreOptions::default();
+            let (partition, _) =
+                Partition::open(Rc::new(device.clone()), executor, options).await.unwrap();
+            let world = World { device, simulation: simulation.clone(), partition };
+            world.wait(5).await;
+            test(&world).await;
+        });
+    }
+
+    #[test]
+    fn little_space_refuses_mail_and_takes_expunges() {
+        run(async |world| {
+            let uid = world.deliver().await.unwrap();
+            world.inject(1 << 20, Faults::default());
+            world.wait(5).await;
+            assert!(matches!(world.deliver().await, Err(StoreError::Full)));
+            assert!(matches!(world.partition.admits(), Err(StoreError::Full)));
+            world.wait(7).await;
+            let trouble = world.partition.refusing().unwrap();
+            assert!(trouble.since.after(Duration::from_secs(5)) < world.simulation.now());
+            assert_eq!(world.expunge(uid).await.unwrap(), [uid]);
+            world.inject(1 << 40, Faults::default());
+            world.wait(5).await;
+            assert!(world.partition.refusing().is_none());
+            assert!(world.deliver().await.unwrap() > uid);
+        });
+    }
+
+    /// Full all at once: the reserve makes room for expunges, and mail waits until it is back.
+    #[test]
+    fn a_full_disk_can_be_emptied() {
+        run(async |world| {
+            let uid = world.deliver().await.unwrap();
+            world.inject(0, Faults { full_from: Some(0), ..Faults::default() });
+            assert!(matches!(world.deliver().await, Err(StoreError::Full)));
+            assert!(matches!(world.expunge(uid).await, Err(StoreError::Full)));
+            // What the reserve took is free now, and nothing else.
+            world.inject(8 << 20, Faults::default());
+            world.wait(60).await;
+            assert!(world.partition.trouble().is_none());
+            assert!(matches!(world.deliver().await, Err(StoreError::Full)));
+            assert_eq!(world.expunge(uid).await.unwrap(), [uid]);
+            world.inject(1 << 40, Faults::default());
+            world.wait(5).await;
+            assert!(world.deliver().await.is_ok());
+        });
+    }
+
+    /// New mail does not pile up behind a disk that does not answer; what waits for it goes on waiting.
+    #[test]
+    fn a_disk_that_does_not_answer() {
+        run(async |world| {
+            world.deliver().await.unwrap();
+            let (appends, syncs) = world.device.operations();
+            let slow = vec![(appends + syncs, Duration::from_secs(100))];
+            world.inject(1 << 40, Faults { slow, ..Faults::default() });
+            let waiting: Rc<Cell<Option<bool>>> = Rc::default();
+            let (partition, told) = (world.partition.clone(), waiting.clone());
+            let task = async move {
+                let account = partition.account(ALICE).await.unwrap();
+                told.set(Some(account.set_subscribed("x", true).await.is_ok()));
+            };
+            world.simulation.spawn(crate::runtime::executor::Priority::Foreground, Box::pin(task));
+            world.wait(20).await;
+            assert!(matches!(world.deliver().await, Err(StoreError::NotAnswering)));
+            assert!(world.partition.refusing().is_some() && waiting.get().is_none());
+            world.wait(100).await;
+            assert_eq!(waiting.get(), Some(true));
+            assert!(world.partition.refusing().is_none());
+            world.deliver().await.unwrap();
+        });
+    }
+}
