@@ -27,6 +27,10 @@ pub enum Verb {
     Serve(ConfigArguments),
     /// Find mistakes in a configuration or a data directory, without starting anything
     Check(CheckArguments),
+    /// Check every byte and message of a data directory; name what is damaged, save what can be
+    Verify(VerifyArguments),
+    /// Show what the files of a data directory hold
+    Inspect(InspectArguments),
     /// Add, list, remove and import accounts, and change passwords
     User {
         #[command(subcommand)]
@@ -82,6 +86,89 @@ pub struct CheckArguments {
     /// A data directory: can this binary open it?
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Works whether or not a server runs on the directory: if one does, it does the
+work, in the background. Every file, batch, entry and message is read; references to bodies are
+counted. Exit code 1 if anything is damaged.
+
+With --repair, what damage has left of accounts and folders becomes durable: messages whose folder is
+lost come back in \"Recovered\". A message whose own bytes are damaged stays listed and cannot be
+fetched.
+
+Examples:
+  ringmail verify --config ringmail.toml
+  ringmail verify --dir ringmail-demo --repair --dry-run
+  ringmail verify --dir ringmail-demo --json damage.json"
+)]
+pub struct VerifyArguments {
+    #[command(flatten)]
+    pub place: Place,
+    /// Make durable what could be salvaged
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair: say what is damaged, and write nothing
+    #[arg(long, requires = "repair")]
+    pub dry_run: bool,
+    /// Write the result to FILE, for machines
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Only reads, and takes no lock: safe beside a server that runs, whose newest
+batches may be missing or look torn.
+
+Examples:
+  ringmail inspect segments --dir ringmail-demo
+  ringmail inspect entries 0/segment-0000000000000001 --dir ringmail-demo
+  ringmail inspect account alice@demo.test --dir ringmail-demo"
+)]
+pub struct InspectArguments {
+    #[command(subcommand)]
+    pub verb: InspectVerb,
+    #[command(flatten)]
+    pub place: GlobalPlace,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// As [`Place`], also after the verb below.
+#[derive(Debug, Args, Clone)]
+pub struct GlobalPlace {
+    /// Configuration file of the server
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Directory of a demo
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "config")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum InspectVerb {
+    /// Every segment, with what it holds
+    Segments,
+    /// The checkpoint files
+    Checkpoint,
+    /// The batches of one segment
+    Batches {
+        /// PARTITION/NAME, e.g. 0/segment-0000000000000001
+        segment: String,
+    },
+    /// The entries of one segment
+    Entries {
+        /// PARTITION/NAME, e.g. 0/segment-0000000000000001
+        segment: String,
+    },
+    /// The folders of an account
+    Account {
+        /// Its address
+        address: String,
+    },
 }
 
 /// Whose accounts: a configuration's or a demo directory's.

@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         Verb::Demo(arguments) => verb::demo(arguments),
         Verb::Serve(arguments) => verb::serve(arguments),
         Verb::Check(arguments) => verb::check(arguments),
+        Verb::Verify(arguments) => verb::verify(arguments),
+        Verb::Inspect(arguments) => verb::inspect(arguments),
         Verb::User { verb } => verb::user(verb),
     };
     match outcome {

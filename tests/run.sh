@@ -40,7 +40,7 @@ cargo run --release --quiet --bin simulate -- --seeds 300
 cargo run --release --quiet --bin simulate -- --plant all
 
 step "Real clients, hostile clients, kill -9"
-(cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk)
+(cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk test_verify)
 
 if [ -z "${SKIP_FUZZ:-}" ]; then
   step "Fuzz smoke"

@@ -1,8 +1,9 @@
 //! The control socket: how `ringmail user` and its like talk to a running server.
 //!
-//! One line in, one line out, over a Unix socket in the data directory that its owner alone can
-//! open: `reload` answers `ok` or `error: why`.
+//! One line in, over a Unix socket in the data directory that its owner alone can open, and one or
+//! many out: `reload` answers `ok` or `error: why`; `verify` and `verify repair` answer with the
+//! lines of `server::examine` as they come.
 
 mod socket;
 
-pub use socket::{Handler, bind, request, serve};
+pub use socket::{Handler, Reply, bind, request, serve, stream};

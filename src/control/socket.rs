@@ -12,6 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader},
     net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
 };
 
 /// Longest request line, octets.
@@ -19,8 +20,20 @@ const REQUEST_MAX: u64 = 4096;
 /// How long either end waits for the other.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers one request line (without its line end) with one line.
-pub type Handler = Arc<dyn Fn(&str) -> String + Send + Sync>;
+/// Connections answered at once; others wait.
+const CONNECTIONS_MAX: usize = 16;
+/// Longest silence of a server that streams its answer: it has a lot to do and little right to it.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// What a request is answered with.
+pub enum Reply {
+    Line(String),
+    /// As many lines as come, until the senders are gone.
+    Lines(mpsc::Receiver<String>),
+}
+
+/// Answers one request line (without its line end).
+pub type Handler = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
 /// Listens at `path`; a socket left by a server that died is replaced (the data directory's lock
 /// says that none runs).
@@ -34,27 +47,65 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers requests one after the other: each is short, and its caller waits.
+/// Answers requests, a few at a time.
 pub async fn serve(listener: UnixListener, handler: Handler) -> io::Result<()> {
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let (stream, _) = listener.accept().await?;
-        // One caller's broken pipe is its own affair.
-        let _ = tokio::time::timeout(TIMEOUT, answer(stream, &handler)).await;
+        let seat = seats.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let handler = handler.clone();
+        tokio::spawn(async move {
+            // One caller's broken pipe is its own affair.
+            let _ = answer(stream, &handler).await;
+            drop(seat);
+        });
     }
 }
 
 async fn answer(stream: UnixStream, handler: &Handler) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    AsyncBufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line).await?;
-    let mut reply = handler(line.trim_end());
-    reply.push('\n');
-    writer.write_all(reply.as_bytes()).await
+    let mut reader = AsyncBufReader::new(reader.take(REQUEST_MAX));
+    tokio::time::timeout(TIMEOUT, reader.read_line(&mut line)).await??;
+    let mut write = async |mut line: String| {
+        line.push('\n');
+        tokio::time::timeout(TIMEOUT, writer.write_all(line.as_bytes())).await?
+    };
+    match handler(line.trim_end()) {
+        Reply::Line(reply) => write(reply).await,
+        Reply::Lines(mut lines) => {
+            while let Some(reply) = lines.recv().await {
+                write(reply).await?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Asks the server that listens at `path`; `None` when none does.
 pub fn request(path: &Path, line: &str) -> io::Result<Option<String>> {
-    let mut stream = match BlockingUnixStream::connect(path) {
+    let Some(mut stream) = connect(path)? else { return Ok(None) };
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    writeln!(stream, "{line}")?;
+    let mut reply = String::new();
+    BufReader::new(stream).read_line(&mut reply)?;
+    Ok(Some(reply.trim_end().to_owned()))
+}
+
+/// Asks the server that listens at `path` and hands each line of its answer to `each`; false when
+/// none listens.
+pub fn stream(path: &Path, line: &str, each: &mut dyn FnMut(&str)) -> io::Result<bool> {
+    let Some(mut stream) = connect(path)? else { return Ok(false) };
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    writeln!(stream, "{line}")?;
+    for reply in BufReader::new(stream).lines() {
+        each(&reply?);
+    }
+    Ok(true)
+}
+
+fn connect(path: &Path) -> io::Result<Option<BlockingUnixStream>> {
+    let stream = match BlockingUnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -66,12 +117,8 @@ pub fn request(path: &Path, line: &str) -> io::Result<Option<String>> {
         }
         Err(error) => return Err(error),
     };
-    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    writeln!(stream, "{line}")?;
-    let mut reply = String::new();
-    BufReader::new(stream).read_line(&mut reply)?;
-    Ok(Some(reply.trim_end().to_owned()))
+    Ok(Some(stream))
 }
 
 #[cfg(test)]
@@ -87,12 +134,25 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = bind(&path).unwrap();
-            let handler: Handler = Arc::new(|line| format!("got {line}"));
+            let handler: Handler = Arc::new(|line| {
+                if line != "count" {
+                    return Reply::Line(format!("got {line}"));
+                }
+                let (sender, lines) = mpsc::channel(3);
+                (1..=3).for_each(|n| sender.try_send(n.to_string()).unwrap());
+                Reply::Lines(lines)
+            });
             tokio::spawn(serve(listener, handler));
             let asked = path.clone();
             let reply =
                 tokio::task::spawn_blocking(move || request(&asked, "reload").unwrap()).await;
             assert_eq!(reply.unwrap().as_deref(), Some("got reload"));
+            let counted = tokio::task::spawn_blocking(move || {
+                let mut lines = Vec::new();
+                assert!(stream(&path, "count", &mut |line| lines.push(line.to_owned())).unwrap());
+                lines
+            });
+            assert_eq!(counted.await.unwrap(), ["1", "2", "3"]);
         });
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         worker::WorkerPool,
     },
     service::{ServiceOptions, Shard, delivery},
-    store::{Partition, StoreOptions},
+    store::{Damage, Partition, StoreOptions},
 };
 
 /// What all shards are made from.
@@ -106,6 +106,7 @@ pub async fn live(
 
     while !shard.shutting_down.get() {
         executor.sleep(LOOK_INTERVAL).await;
+        tell_damage(&shard);
     }
     context.resources.shut_down();
     let deadline = Instant::now() + plan.shutdown_timeout;
@@ -187,6 +188,20 @@ async fn tell_troubles(shard: Rc<Shard>) {
             *before = trouble.is_some();
         }
         shard.executor.sleep(TROUBLE_INTERVAL).await;
+    }
+}
+
+/// Says on standard error what reads have found since the last look.
+fn tell_damage(shard: &Shard) {
+    for partition in shard.partitions.iter().flatten() {
+        for damage in partition.damage_news() {
+            let Damage { segment, offset, what, place } = damage;
+            let account = place.account.map_or(String::new(), |id| format!(" (account {id})"));
+            let id = partition.id();
+            eprintln!(
+                "ringmail: partition {id}: damage in {segment} at offset {offset}{account}: {what}"
+            );
+        }
     }
 }
 

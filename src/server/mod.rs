@@ -2,6 +2,7 @@
 //! control thread. `ringmail demo` and `ringmail serve` differ only in the settings they bring.
 
 pub mod data_dir;
+pub mod examine;
 
 mod life;
 mod listeners;

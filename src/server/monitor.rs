@@ -3,18 +3,25 @@
 use std::{future::Future, pin::Pin, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Reloadable, data_dir::DataDirectory};
+use super::{Reloadable, data_dir::DataDirectory, examine};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
     control,
     metrics::{MetricsSnapshot, render_prometheus},
     model::ShardId,
-    runtime::mesh::{MeshError, MeshGate},
+    runtime::{
+        executor::Priority,
+        mesh::{MeshError, MeshGate},
+    },
     service::Shard,
     store::Partition,
 };
+
+/// Lines of an answer that wait for their reader: more than a partition's findings.
+const LINES_MAX: usize = 16 * 1024;
 
 /// How long a shard may take to answer a monitor; a shard that takes longer is itself the news.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,7 +43,7 @@ pub fn start(
         control::bind(&socket_path)
             .with_context(|| format!("{}: cannot listen", socket_path.display()))?
     };
-    let source: Arc<dyn Source> = Arc::new(Shards { gate });
+    let source: Arc<dyn Source> = Arc::new(Shards { gate: gate.clone() });
     thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || {
@@ -50,7 +57,7 @@ pub fn start(
                         Err(error) => eprintln!("ringmail: admin HTTP: {error}"),
                     }
                 }
-                let handler: control::Handler = Arc::new(move |line| answer(&state, line));
+                let handler: control::Handler = Arc::new(move |line| answer(&state, &gate, line));
                 if let Err(error) = control::serve(control_socket, handler).await {
                     eprintln!("ringmail: control socket: {error}");
                 }
@@ -60,13 +67,46 @@ pub fn start(
     Ok(())
 }
 
-fn answer(state: &Reloadable, line: &str) -> String {
-    match line {
+fn answer(state: &Reloadable, gate: &MeshGate<Shard>, line: &str) -> control::Reply {
+    control::Reply::Line(match line {
         "reload" => match state.reload() {
             Ok(()) => "ok".to_owned(),
             Err(error) => format!("error: {error:#}"),
         },
+        "verify" | "verify repair" => {
+            let (sender, lines) = mpsc::channel(LINES_MAX);
+            tokio::spawn(verify(gate.clone(), line == "verify repair", sender));
+            return control::Reply::Lines(lines);
+        }
         other => format!("error: unknown request \"{}\"", other.escape_debug()),
+    })
+}
+
+/// Verifies all partitions, one shard after the other, each in the background.
+async fn verify(gate: MeshGate<Shard>, repair: bool, lines: mpsc::Sender<String>) {
+    for id in 0..gate.shard_count() {
+        let sender = lines.clone();
+        let (ended, end) = oneshot::channel();
+        let asked = gate.post(ShardId(id), move |shard| {
+            let executor = shard.executor.clone();
+            let work = async move {
+                for partition in shard.partitions.iter().flatten() {
+                    // Who gives up listening, or listens too slowly, misses lines.
+                    let tell = |line: String| drop(sender.try_send(line));
+                    examine::verify(partition, repair, &tell).await;
+                }
+                let _ = ended.send(());
+            };
+            executor.spawn(Priority::Background, Box::pin(work));
+            Box::pin(std::future::ready(()))
+        });
+        let outcome = match asked {
+            Ok(()) => end.await.map_err(|_| MeshError::Closed),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            let _ = lines.send(format!("failed\t-\tshard {id}: {error}")).await;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
+    damage::Place,
     effect::split_payload,
     error::StoreError,
     log::{EntryHeader, EntryKind, Log, entry_len},
@@ -287,10 +288,11 @@ impl Inner {
         if let Some(payload) = self.cache.get(lsn) {
             return Ok(payload);
         }
-        let (_, payload) = match entry_len {
-            0 => self.log.read(lsn).await?,
-            len => self.log.read_sized(lsn, len).await?,
+        let read = match entry_len {
+            0 => self.log.read(lsn).await,
+            len => self.log.read_sized(lsn, len).await,
         };
+        let (_, payload) = read.inspect_err(|error| self.note_damage(error, Place::default()))?;
         self.cache.insert(lsn, payload.clone());
         Ok(payload)
     }

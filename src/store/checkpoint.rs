@@ -222,7 +222,13 @@ impl Inner {
             self.log.release(older.root, self.root_len.get());
         }
         let segments = self.log.estimates();
-        let mut root = Root { buckets: directory.pages(), segments, ..Root::default() };
+        let mut root = Root {
+            buckets: directory.pages(),
+            segments,
+            quarantined: self.quarantined_epochs(),
+            lost: self.lost.get(),
+            ..Root::default()
+        };
         self.standing.borrow().to_root(&mut root);
         let root = encode_root(&root);
         self.root_len.set(entry_len(root.len()) as u32);
@@ -307,7 +313,12 @@ impl Inner {
         if count > 0 {
             let mut records = Vec::new();
             for run in &runs[runs.len() - count..] {
-                records.extend(self.read_run(run).await?);
+                match self.read_run(run).await {
+                    Ok(found) => records.extend(found),
+                    // Loading the table salvages what there is, and writes all of it anew.
+                    Err(StoreError::Corrupt { .. }) => return self.ensure_table(cell, id).await,
+                    Err(error) => return Err(error),
+                }
             }
             merges.push(Merge { mailbox: id, runs: count, records });
         }

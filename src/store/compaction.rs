@@ -23,7 +23,7 @@ use std::{
 use super::{
     error::StoreError,
     liveness::Marks,
-    log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len},
+    log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, segment_name},
     partition::{Inner, Partition},
     signal::Signal,
 };
@@ -444,12 +444,26 @@ impl Inner {
         self.complete(output, marks, pace, report).await
     }
 
-    fn quarantine(&self, epoch: u64, error: StoreError) {
+    pub(super) fn quarantine(&self, epoch: u64, error: StoreError) {
         let name = match &error {
             StoreError::Corrupt { segment, .. } => segment.clone(),
             _ => format!("segment {epoch}"),
         };
-        self.compactions.quarantined.borrow_mut().insert(epoch, (name, error));
+        self.compactions.quarantined.borrow_mut().entry(epoch).or_insert((name, error));
+    }
+
+    /// Segments that are kept, by epoch, for the root.
+    pub(super) fn quarantined_epochs(&self) -> Vec<u64> {
+        self.compactions.quarantined.borrow().keys().copied().collect()
+    }
+
+    /// Takes over from the root which segments to keep.
+    pub(super) fn keep_quarantined(&self, epochs: &[u64]) {
+        for epoch in epochs {
+            let segment = segment_name(*epoch);
+            let what = "damage was found in it earlier".to_owned();
+            self.quarantine(*epoch, StoreError::Corrupt { segment, offset: 0, what });
+        }
     }
 
     async fn copy_segment(

@@ -26,7 +26,7 @@ use super::{
     state::AccountState,
 };
 use crate::{
-    model::{AccountId, Lsn, Uid},
+    model::{AccountId, Lsn, MailboxId, Uid},
     plant::{Plant, planted},
 };
 
@@ -286,6 +286,28 @@ impl Inner {
         marks: &mut Marks,
         pace: &mut Pace,
     ) -> Result<(), StoreError> {
+        match self.mark_account_as_is(id, marks, pace).await {
+            Err(StoreError::Corrupt { .. }) => {}
+            marked => return marked,
+        }
+        // Loading salvages; what is put together then is in memory, whole.
+        let cell = self.load(id).await?;
+        let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
+        for mailbox in mailboxes {
+            match self.ensure_table(&cell, mailbox).await {
+                Err(StoreError::NoSuchMailbox) => {}
+                loaded => loaded?,
+            }
+        }
+        self.mark_account_as_is(id, marks, pace).await
+    }
+
+    async fn mark_account_as_is(
+        &self,
+        id: AccountId,
+        marks: &mut Marks,
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
         // One moment: nothing awaits until all is captured, or named by a page that never changes.
         let page = self.directory.borrow().get(id);
         let cell = self.accounts.borrow().get(&id).cloned();
@@ -385,7 +407,11 @@ impl Inner {
         marks.add(body.lsn, body.entry_len);
         // Shorter ones lie in their commit entry.
         if body.size > BODY_CHUNK as u64 || body.size <= BODY_SMALL {
-            self.mark_chunks(body, marks).await?;
+            return match self.mark_chunks(body, marks).await {
+                // The list of its chunks is lost, and they with it; its segment is quarantined.
+                Err(StoreError::Corrupt { .. }) => Ok(()),
+                marked => marked,
+            };
         }
         Ok(())
     }

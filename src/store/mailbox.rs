@@ -321,6 +321,42 @@ impl Mailbox {
         first
     }
 
+    /// Goes on with higher numbers; see [`super::state::AccountState::skip_numbers`].
+    pub fn skip_numbers(&mut self, uids: u32, mod_seq: ModSeq) {
+        let next = Uid(self.status.uid_next.0.saturating_add(uids));
+        self.status.uid_next = next;
+        self.pending.uid_next = self.pending.uid_next.max(next);
+        self.raise_mod_seq(mod_seq);
+        self.show();
+    }
+
+    /// Takes `messages` (ascending by UID) for the whole table, after damage: counters are counted
+    /// anew and the next checkpoint writes all of it. UIDs up to `highest` are taken.
+    pub fn replace_table(&mut self, messages: impl Iterator<Item = Message>, highest: Uid) {
+        let status = &mut self.status;
+        (status.messages, status.recent, status.unseen) = (0, 0, 0);
+        (status.deleted, status.size) = (0, 0);
+        let mut published = Published { keywords: self.keywords.clone(), ..Published::default() };
+        published.generation = self.loaded.as_ref().map_or(0, |loaded| loaded.generation);
+        self.delta.clear();
+        self.runs.clear();
+        for message in messages {
+            status.messages += 1;
+            status.recent += u32::from(message.uid >= self.recent_from);
+            status.unseen += u32::from(!message.flags.system.contains(Flags::SEEN));
+            status.deleted += u32::from(message.flags.system.contains(Flags::DELETED));
+            status.size = status.size.saturating_add(message.body.size);
+            status.uid_next = status.uid_next.max(Uid(message.uid.0.saturating_add(1)));
+            status.highest_mod_seq = status.highest_mod_seq.max(message.mod_seq);
+            self.delta.insert(message.uid, RunRecord::Put(message));
+            published.table.push(message);
+        }
+        status.uid_next = status.uid_next.max(Uid(highest.0.saturating_add(1)));
+        self.pending.uid_next = self.pending.uid_next.max(status.uid_next);
+        self.loaded = Some(Rc::new(published));
+        self.show();
+    }
+
     /// The published state; `None` while the table is not loaded or nothing is published.
     pub fn snapshot(&self) -> Option<Snapshot> {
         let published = self.loaded.as_ref().filter(|_| self.live)?;

@@ -5,7 +5,8 @@
 //! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back, `reopen` puts it
 //! back after a failed write; `compaction`, `liveness` and `views` give back the space of what nobody
 //! refers to any more; `effect`
-//! and `codec` say what an entry of the `log` means.
+//! and `codec` say what an entry of the `log` means; `damage`, `rebuild` and `salvage` go on when
+//! some of it cannot be read, `verify` looks for that.
 
 mod account;
 mod admission;
@@ -13,6 +14,7 @@ mod body;
 mod checkpoint;
 mod codec;
 mod compaction;
+mod damage;
 mod effect;
 mod error;
 mod garbage;
@@ -25,12 +27,15 @@ mod page;
 mod page_directory;
 mod paging;
 mod partition;
+mod rebuild;
 mod reopen;
 mod run;
+mod salvage;
 mod signal;
 mod snapshot;
 mod standing;
 mod state;
+mod verify;
 mod view;
 mod views;
 
@@ -46,11 +51,13 @@ pub use self::{
     admission::PartitionTrouble,
     body::{BODY_CHUNK, BodyWriter, StagedBody},
     compaction::CompactionReport,
+    damage::{Damage, Place},
     error::StoreError,
     mailbox::MailboxStatus,
     namespace::{MailboxInfo, SpecialUse},
     options::{StoreOptions, StoreProbe},
     partition::{Delivered, DeliveryTarget, Partition, RecoveryReport, Spooled},
     snapshot::{Difference, Message, MessageBody, Snapshot},
+    verify::{Finding, VerifyReport, kind_name},
     view::MailboxView,
 };

@@ -199,6 +199,11 @@ pub(super) struct Root {
     pub intents: Vec<(u128, Bytes)>,
     /// Bytes of each segment, by epoch, that were believed to be in use.
     pub segments: Vec<(u64, u64)>,
+    /// Epochs of segments in which damage was found: their files stay.
+    pub quarantined: Vec<u64>,
+    /// Effects below were lost to damage, of whatever account: one whose page is older skips
+    /// numbers that may have been given out. 0 if none.
+    pub lost: Lsn,
 }
 
 pub(super) fn encode_root(root: &Root) -> Vec<u8> {
@@ -220,6 +225,9 @@ pub(super) fn encode_root(root: &Root) -> Vec<u8> {
         out.put_varint(*epoch);
         out.put_varint(*live);
     }
+    out.put_varint(root.quarantined.len() as u64);
+    root.quarantined.iter().for_each(|epoch| out.put_varint(*epoch));
+    out.put_varint(root.lost.0);
     out
 }
 
@@ -248,7 +256,11 @@ pub(super) fn decode_root(payload: &[u8]) -> Decoded<Root> {
     let segments = (0..count)
         .map(|_| Ok((reader.varint("epoch")?, reader.varint("live bytes")?)))
         .collect::<Decoded<Vec<_>>>()?;
-    Ok(Root { applied, buckets, spool, deliveries, intents, segments })
+    // Nor these in roots of later ones.
+    let count = if reader.is_empty() { 0 } else { reader.count(1, "quarantined")? };
+    let quarantined = (0..count).map(|_| reader.varint("epoch")).collect::<Decoded<Vec<_>>>()?;
+    let lost = Lsn(if reader.is_empty() { 0 } else { reader.varint("lost")? });
+    Ok(Root { applied, buckets, spool, deliveries, intents, segments, quarantined, lost })
 }
 
 #[cfg(test)]
@@ -348,6 +360,8 @@ mod tests {
                 deliveries,
                 intents: vec![(intent.0, intent.1.into())],
                 segments,
+                quarantined: vec![3, 9],
+                lost: Lsn(77),
             };
             prop_assert_eq!(decode_root(&encode_root(&root)), Ok(root));
         }

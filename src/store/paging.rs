@@ -34,7 +34,15 @@ impl Inner {
             let page = self.directory.borrow().get(id);
             let replayed = self.replayed.borrow().get(&id).cloned();
             let generation = self.log.generation();
-            let state = self.read_account(id, page, replayed.as_deref()).await?;
+            let state = match self.read_account(id, page, replayed.as_deref()).await {
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    match self.salvage_account(id, &error).await? {
+                        Some(state) => state,
+                        None => continue,
+                    }
+                }
+                read => read?,
+            };
             let overtaken = self.accounts.borrow().contains_key(&id)
                 || self.log.generation() != generation
                 || self.directory.borrow().get(id) != page
@@ -52,6 +60,19 @@ impl Inner {
             }
             return Ok(cell);
         }
+    }
+
+    /// Every account that there is, ascending.
+    pub(super) fn account_ids(&self) -> Vec<AccountId> {
+        let directory = self.directory.borrow();
+        let mut ids: Vec<AccountId> = (0..directory.bucket_count())
+            .flat_map(|bucket| directory.accounts_in(bucket))
+            .collect();
+        ids.extend(self.replayed.borrow().keys().copied());
+        ids.extend(self.accounts.borrow().keys().copied());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     fn tick(&self) -> u64 {
@@ -76,7 +97,24 @@ impl Inner {
                 })
                 .map_err(|error| undecodable(lsn, error))?;
         }
-        let Some(effects) = replayed else { return Ok(state) };
+        let lost = self.lost.get();
+        let may_lack = state.applied < lost;
+        if let Some(effects) = replayed {
+            self.replay_account(&mut state, page, effects).await?;
+        }
+        if may_lack && state.exists() {
+            state.skip_numbers();
+            state.applied = state.applied.max(lost);
+        }
+        Ok(state)
+    }
+
+    async fn replay_account(
+        &self,
+        state: &mut AccountState,
+        page: Option<Lsn>,
+        effects: &LoggedEffects,
+    ) -> Result<(), StoreError> {
         // Flags and expunges change counters by what the messages were: they need the table.
         for (_, effect) in effects {
             let (Effect::Flags { mailbox, .. } | Effect::Expunge { mailbox, .. }) = effect else {
@@ -91,7 +129,7 @@ impl Inner {
             }
         }
         state.replay(effects);
-        Ok(state)
+        Ok(())
     }
 
     pub(super) async fn read_runs(&self, runs: &[RunRef]) -> Result<TableBuilder, StoreError> {
@@ -133,16 +171,25 @@ impl Inner {
                 }
                 mailbox.runs.clone()
             };
-            let builder = self.read_runs(&runs).await?;
-            let mut state = cell.state.borrow_mut();
-            let page = state.page.unwrap_or_default();
-            let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
-            if mailbox.loaded.is_none() && mailbox.runs == runs {
-                install_table(mailbox, builder).map_err(|error| undecodable(page, error))?;
-                drop(state);
-                self.measure(cell);
-                return Ok(());
+            let installed = match self.read_runs(&runs).await {
+                Ok(builder) => {
+                    let mut state = cell.state.borrow_mut();
+                    let page = state.page.unwrap_or_default();
+                    let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
+                    if mailbox.loaded.is_some() || mailbox.runs != runs {
+                        continue;
+                    }
+                    install_table(mailbox, builder).map_err(|error| undecodable(page, error))
+                }
+                Err(error) => Err(error),
+            };
+            match installed {
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    self.salvage_table(cell, id, &runs, &error).await?;
+                }
+                installed => installed?,
             }
+            self.measure(cell);
         }
     }
 

@@ -28,13 +28,15 @@ use super::{
     checkpoint,
     codec::Malformed,
     compaction::Compactions,
+    damage::{Damage, Damages, Place},
     effect::{BODY_HERE, Effect, PropertyKind, decode_effects, encode_effects},
     error::StoreError,
     log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, entry_len},
     namespace::first_mailboxes,
     options::{StoreOptions, StoreProbe},
-    page::{decode_directory, decode_root},
+    page::{Root, decode_directory, decode_root},
     page_directory::PageDirectory,
+    rebuild::Rebuild,
     reopen,
     signal::Signal,
     snapshot::{Message, MessageBody},
@@ -77,6 +79,12 @@ pub struct RecoveryReport {
     pub tail_bytes: u64,
     /// Damaged batches below a durable LSN: (segment, offset, what).
     pub damage: Vec<(String, u64, String)>,
+    /// Entries that damage made unreadable, with what their headers say of them.
+    pub lost_entries: Vec<(Lsn, EntryHeader)>,
+    /// Effects below were lost, of whatever account; 0 if none.
+    pub lost: Lsn,
+    /// The way from the checkpoint to the accounts was damaged: all segments were read instead.
+    pub rebuilt: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -144,6 +152,9 @@ pub(super) struct Inner {
     /// First chunks of bodies that no entry refers to yet.
     pub staging: RefCell<BTreeSet<Lsn>>,
     pub compactions: Compactions,
+    pub damages: Damages,
+    /// As [`super::page::Root::lost`].
+    pub lost: Cell<Lsn>,
     /// Bytes of the last root.
     pub root_len: Cell<u32>,
     /// Set when the log failed; the task that opens it again waits for it.
@@ -171,18 +182,13 @@ impl Partition {
             write_buffer: options.write_buffer,
         };
         let recovered = Log::recover(device.clone(), executor.clone(), log_options).await?;
-        let root = recovered.checkpoint().map(|checkpoint| checkpoint.root);
-        let (directory, mut standing, estimates) = load_checkpoint(&recovered).await?;
-        let mut effects = Replayed::default();
-        let (log, report) = recovered
-            .replay(&mut |lsn, header, payload| effects.take(lsn, header, payload))
-            .await?;
-        standing.replay(&effects.standing);
-        if let Some(root) = root {
-            log.adopt_estimates(&estimates, root);
-        }
+        let Opened { log, mut report, directory, root, accounts, effects } =
+            replay(recovered).await?;
+        let mut standing = Standing::from_root(&root);
+        load_spool(&log, &root, &mut standing, &mut report).await?;
+        standing.replay(&effects);
 
-        let replayed = effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
+        let replayed = accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
         let inner = Rc::new(Inner {
             executor,
             device,
@@ -199,6 +205,8 @@ impl Partition {
             views: RefCell::default(),
             staging: RefCell::default(),
             compactions: Compactions::default(),
+            damages: Damages::default(),
+            lost: Cell::new(root.lost.max(report.lost)),
             root_len: Cell::new(0),
             failed: Rc::default(),
             scratch: RefCell::default(),
@@ -214,12 +222,23 @@ impl Partition {
         }));
         let task = checkpoint::run(Rc::downgrade(&inner), inner.checkpoints.wanted.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
+        inner.keep_quarantined(&root.quarantined);
+        for (segment, offset, what) in &report.damage {
+            let what = what.clone();
+            let error = StoreError::Corrupt { segment: segment.clone(), offset: *offset, what };
+            inner.note_damage(&error, Place::default());
+        }
+        // Told by the report.
+        inner.damages.news();
         inner.start_compaction_task();
         let task = reopen::run(Rc::downgrade(&inner), inner.failed.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
         let task = admission::run(Rc::downgrade(&inner));
         inner.executor.spawn(Priority::Background, Box::pin(task));
         inner.schedule_checkpoint();
+        if report.rebuilt || report.lost > Lsn(0) {
+            inner.checkpoints.wanted.set();
+        }
         Ok((Partition { inner }, report))
     }
 
@@ -326,6 +345,17 @@ impl Partition {
         self.inner.acknowledged(lsn).await
     }
 
+    /// Keeps checkpoints and compaction from writing: for who only looks.
+    pub fn keep_still(&self) {
+        self.inner.checkpoints.stop();
+        self.inner.compactions.stop();
+    }
+
+    /// Damage found since the last call, other than what the start reported.
+    pub fn damage_news(&self) -> Vec<Damage> {
+        self.inner.damages.news()
+    }
+
     /// `None` while healthy, else why writes are refused.
     pub fn trouble(&self) -> Option<StoreError> {
         self.inner.log.trouble()
@@ -369,15 +399,61 @@ impl Partition {
     }
 }
 
-/// Estimated bytes in use of each segment, by epoch.
-type Estimates = Vec<(u64, u64)>;
+/// A partition's log and what it says.
+struct Opened {
+    log: Log,
+    report: RecoveryReport,
+    directory: PageDirectory,
+    root: Root,
+    /// Effects that pages do not have.
+    accounts: HashMap<AccountId, LoggedEffects>,
+    effects: LoggedEffects,
+}
 
-/// Reads the last checkpoint's directory and partition-wide state.
-pub(super) async fn load_checkpoint(
-    recovered: &Recovered,
-) -> Result<(PageDirectory, Standing, Estimates), StoreError> {
+/// Reads the last checkpoint's pages and what came after; or everything, if these are damaged.
+async fn replay(mut recovered: Recovered) -> Result<Opened, StoreError> {
+    let loaded = match recovered.is_continuous() {
+        true => load_directory(&recovered).await,
+        false => Err(StoreError::Corrupt {
+            segment: "log".to_owned(),
+            offset: 0,
+            what: "the newest checkpoint is lost, an older one does not lead to everything"
+                .to_owned(),
+        }),
+    };
+    match loaded {
+        Ok((directory, root)) => {
+            let checkpoint = recovered.checkpoint();
+            let mut replayed = Replayed::default();
+            let (log, report) = recovered
+                .replay(&mut |lsn, header, payload| replayed.take(lsn, header, payload))
+                .await?;
+            if let Some(checkpoint) = checkpoint {
+                log.adopt_estimates(&root.segments, checkpoint.root);
+            }
+            let Replayed { accounts, standing: effects } = replayed;
+            Ok(Opened { log, report, directory, root, accounts, effects })
+        }
+        Err(StoreError::Corrupt { segment, offset, what }) => {
+            recovered.replay_everything();
+            let mut rebuild = Rebuild::default();
+            let (log, mut report) = recovered
+                .replay(&mut |lsn, header, payload| rebuild.take(lsn, header, payload))
+                .await?;
+            let what = format!("{what}; all segments were read to find every account");
+            report.damage.push((segment, offset, what));
+            let directory = rebuild.finish(&report.lost_entries);
+            let Rebuild { accounts, root, standing: effects, .. } = rebuild;
+            Ok(Opened { log, report, directory, root, accounts, effects })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the last checkpoint's root and where it says that every account lies.
+async fn load_directory(recovered: &Recovered) -> Result<(PageDirectory, Root), StoreError> {
     let Some(checkpoint) = recovered.checkpoint() else {
-        return Ok((PageDirectory::new(), Standing::default(), Vec::new()));
+        return Ok((PageDirectory::new(), Root::default()));
     };
     let (_, payload) = recovered.read(checkpoint.root).await?;
     let root = decode_root(&payload).map_err(|error| undecodable(checkpoint.root, error))?;
@@ -386,17 +462,45 @@ pub(super) async fn load_checkpoint(
         let (_, payload) = recovered.read(*page).await?;
         directory.fill(decode_directory(&payload).map_err(|error| undecodable(*page, error))?);
     }
+    Ok((directory, root))
+}
+
+/// Directory, partition-wide state and estimates, for a log that is opened again in place: one whose
+/// pages are damaged has to wait for a restart.
+pub(super) async fn load_checkpoint(
+    recovered: &Recovered,
+) -> Result<(PageDirectory, Standing, Vec<(u64, u64)>), StoreError> {
+    let (directory, root) = load_directory(recovered).await?;
     let mut standing = Standing::from_root(&root);
     for lsn in &root.spool {
         let (_, payload) = recovered.read(*lsn).await?;
-        decode_effects(*lsn, &payload, |effect| {
-            if let Effect::Spool { payload, body } = effect {
-                standing.spool.insert(*lsn, Spooled { lsn: *lsn, payload, body });
-            }
-        })
-        .map_err(|error| undecodable(*lsn, error))?;
+        standing.take_spooled(*lsn, &payload).map_err(|error| undecodable(*lsn, error))?;
     }
     Ok((directory, standing, root.segments))
+}
+
+/// Reads the spooled messages that the root names; one that is damaged is reported and lost.
+async fn load_spool(
+    log: &Log,
+    root: &Root,
+    standing: &mut Standing,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
+    for lsn in &root.spool {
+        let decoded = match log.read(*lsn).await {
+            Ok((_, payload)) => {
+                standing.take_spooled(*lsn, &payload).map_err(|error| undecodable(*lsn, error))
+            }
+            Err(error) => Err(error),
+        };
+        match decoded {
+            Err(StoreError::Corrupt { segment, offset, what }) => {
+                report.damage.push((segment, offset, format!("spooled message: {what}")));
+            }
+            decoded => decoded?,
+        }
+    }
+    Ok(())
 }
 
 /// Effects found in the log after the last checkpoint, sorted by whom they concern.

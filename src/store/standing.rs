@@ -6,7 +6,12 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::{effect::Effect, page::Root, partition::Spooled};
+use super::{
+    codec::Decoded,
+    effect::{Effect, decode_effects},
+    page::Root,
+    partition::Spooled,
+};
 use crate::{
     model::Lsn,
     plant::{Plant, planted},
@@ -37,6 +42,15 @@ impl Standing {
         standing.intents.extend(root.intents.iter().cloned());
         standing.applied = root.applied;
         standing
+    }
+
+    /// Takes the spooled message of the entry at `lsn`.
+    pub fn take_spooled(&mut self, lsn: Lsn, payload: &[u8]) -> Decoded<()> {
+        decode_effects(lsn, payload, |effect| {
+            if let Effect::Spool { payload, body } = effect {
+                self.spool.insert(lsn, Spooled { lsn, payload, body });
+            }
+        })
     }
 
     /// Fills in what a root keeps of this.

@@ -27,6 +27,14 @@ use crate::{
 /// rest of its page.
 const NAMES_OCTETS_MAX: usize = ENTRY_PAYLOAD_MAX / 2;
 
+/// UIDs that are passed over in a mailbox when effects may have been lost: more than the messages of
+/// the largest transaction.
+const UIDS_SKIPPED: u32 = 1 << 17;
+/// Mod-sequences that are passed over then: more than there are entries in the longest batch.
+const MOD_SEQS_SKIPPED: u64 = 1 << 20;
+/// Mailbox ids and UIDVALIDITY values that are passed over then.
+const MAILBOXES_SKIPPED: u32 = 1 << 10;
+
 /// An account in memory and what the partition's budget knows of it. Whoever holds the `Rc` pins
 /// the account.
 pub(super) struct AccountCell {
@@ -255,6 +263,22 @@ impl AccountState {
                 Rc::make_mut(new).generation = before.generation + 1;
             }
         }
+    }
+
+    /// Goes on with numbers that cannot have been given out, whatever is lost: UIDs, mod-sequences,
+    /// mailbox ids and UIDVALIDITY.
+    pub fn skip_numbers(&mut self) {
+        let last = self.mod_seq.max(self.pending_mod_seq);
+        let mod_seq = ModSeq(last.0.saturating_add(MOD_SEQS_SKIPPED));
+        (self.mod_seq, self.pending_mod_seq) = (mod_seq, mod_seq);
+        for mailbox in self.mailboxes.values_mut() {
+            mailbox.skip_numbers(UIDS_SKIPPED, mod_seq);
+        }
+        let names = Rc::make_mut(&mut self.names);
+        names.next_mailbox = names.next_mailbox.saturating_add(MAILBOXES_SKIPPED);
+        names.next_uid_validity = names.next_uid_validity.saturating_add(MAILBOXES_SKIPPED);
+        self.pending_names = self.names.clone();
+        self.dirty = true;
     }
 
     /// Bytes of memory, estimated.

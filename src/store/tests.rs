@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod compaction;
+mod damage;
 
 const ALICE: AccountId = AccountId(11);
 const BOB: AccountId = AccountId(12);

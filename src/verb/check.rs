@@ -1,13 +1,15 @@
 //! `ringmail check`: says what `serve` would stumble over, and starts nothing.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 use ringmail::{
     config::Settings,
     directory::{DirectorySnapshot, UsersFile},
+    model::{Lsn, PartitionId},
     runtime::tls::Certificate,
     server::data_dir,
+    store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name},
 };
 
 use crate::cli::CheckArguments;
@@ -67,11 +69,44 @@ fn check_config(path: &Path) -> Result<()> {
 fn check_directory(path: &Path) -> Result<()> {
     let layout = data_dir::read_layout(path)?
         .with_context(|| format!("{}: not a ringmail data directory", path.display()))?;
+    let mut files = 0;
+    for number in 0..layout.partitions {
+        files += check_partition(&path.join(format!("partition-{number:04}")), number)?;
+    }
     println!(
-        "{}: format {}, {} partitions: this binary can open it",
+        "{}: format {}, {} partitions, {files} files: this binary can open it",
         path.display(),
         layout.format,
         layout.partitions
     );
     Ok(())
+}
+
+/// Whether every file of a partition is of a version and layout, and every entry of a kind, that
+/// this binary knows. Damage is no matter here: `ringmail verify` looks for it.
+fn check_partition(folder: &Path, number: u16) -> Result<usize> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
+    let mut files = 0;
+    for entry in entries {
+        let path = entry.with_context(|| format!("{}: cannot read", folder.display()))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let read = || fs::read(&path).with_context(|| format!("{}: cannot read", path.display()));
+        let partition = PartitionId(number);
+        let refused = if let Some(epoch) = epoch_of_name(name) {
+            match dissect(&read()?, partition, epoch, Lsn(0)) {
+                Ok(found) => found.entries.into_iter().find_map(|entry| entry.unknown),
+                Err(error) => Some(error.to_string()),
+            }
+        } else if let Some(sequence) = checkpoint_of_name(name) {
+            check_checkpoint(&read()?, partition, sequence).err().map(|error| error.to_string())
+        } else {
+            continue;
+        };
+        if let Some(why) = refused {
+            bail!("{}: {why}; start the ringmail that wrote it, or a later one", path.display());
+        }
+        files += 1;
+    }
+    Ok(files)
 }

@@ -11,6 +11,7 @@
 
 pub mod file;
 pub mod memory;
+pub mod read_only;
 
 use std::{io, rc::Rc};
 

@@ -105,6 +105,18 @@ impl EntryKind {
         }
     }
 
+    /// Whether an entry of this kind holds effects.
+    pub fn is_effect(self) -> bool {
+        !matches!(
+            self,
+            EntryKind::BodyChunk
+                | EntryKind::AccountPage
+                | EntryKind::MailboxRun
+                | EntryKind::DirectoryPage
+                | EntryKind::CheckpointRoot
+        )
+    }
+
     fn from_byte(byte: u8) -> Option<EntryKind> {
         EntryKind::ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }

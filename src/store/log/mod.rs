@@ -15,6 +15,7 @@
 //!   opened again in place (`reopen`), which cuts off what was not known to be durable.
 //! - No borrow of the state is held across an await or a callback.
 
+mod check;
 mod checkpoint;
 mod compact;
 mod compacted;
@@ -22,8 +23,10 @@ mod entry;
 mod index;
 mod recovery;
 mod reopen;
+mod resync;
 mod scan;
 mod segment;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -41,12 +44,18 @@ use std::{
 use bytes::Bytes;
 
 pub use self::{
+    check::{
+        Checked, CheckpointRecord, Dissection, Flaw, ListedBatch, ListedEntry, check_checkpoint,
+        checkpoint_of_name, decode_checkpoint, dissect, epoch_of_name,
+    },
     compact::{CompactedWriter, SealedSegment, compacted_len},
     compacted::{CompactedHeader, CompactedScan, IndexRecord, SOURCES_MAX, scan_compacted},
     entry::{ENTRY_PAYLOAD_MAX, EntryError, EntryHeader, EntryKind, entry_len},
     recovery::{Recovered, Replay},
     reopen::Reopened,
     scan::{Expected, Piece, SegmentScan, scan_segment},
+    segment::{BatchHeader, HeaderError, SegmentHeader},
+    segment::{segment_epoch, segment_name},
 };
 use self::{
     entry::{ENTRY_HEADER, decode_header, decode_payload},
@@ -630,8 +639,11 @@ async fn read_entry(
     lsn: Lsn,
     guess: usize,
 ) -> Result<(EntryHeader, Bytes), StoreError> {
-    let corrupt = |error: EntryError| segment.corrupt(lsn.0, error);
     let offset = segment.locate(device, cache, lsn).await?;
+    let corrupt = |error: EntryError| {
+        let (segment, what) = (segment.name.clone(), error.to_string());
+        StoreError::Corrupt { segment, offset, what }
+    };
     let file = segment.open(device).await?;
     let mut bytes = file.read_at(offset, guess.max(ENTRY_HEADER)).await.map_err(failed)?;
     let stored = decode_header(&bytes, lsn).map_err(corrupt)?;

@@ -20,11 +20,12 @@ use bytes::Bytes;
 use super::{
     Batch, Checkpoint, Ended, Inner, Layout, Log, LogOptions, LogProbe, READ_AHEAD, Segment, State,
     compacted::{CompactedFooter, CompactedHeader, scan_compacted},
-    entry::{EntryError, EntryHeader},
+    entry::{EntryError, EntryHeader, decode_header, decode_payload},
     failed,
     index::{Index, IndexCache},
     no_segment, read_entry,
-    scan::{Expected, Piece, SegmentScan, entries, scan_batches, scan_segment},
+    resync::corrected_segment,
+    scan::{Expected, Piece, SegmentScan, entries, entries_in_gap, scan_batches, scan_segment},
     segment::{
         BATCH_HEADER, BLOCK, BatchHeader, CheckpointFile, HeaderError, SegmentHeader, align,
         checkpoint_name, checkpoint_sequence, segment_epoch, segment_name,
@@ -45,6 +46,9 @@ use crate::{
 /// Takes one replayed entry. An error ends the opening with it.
 pub type Replay<'a> = dyn FnMut(Lsn, &EntryHeader, &[u8]) -> Result<(), StoreError> + 'a;
 
+/// Places of damage that are reported, and entries lost to it that are named.
+const DAMAGE_MAX: usize = 1000;
+
 /// A log found on a device and not yet replayed.
 pub struct Recovered {
     device: Rc<dyn Device>,
@@ -63,6 +67,8 @@ pub struct Recovered {
     durable: Lsn,
     /// From the checkpoint: a batch starts here, and nothing before it is replayed.
     scan_from: Lsn,
+    /// Everything is replayed, compacted segments too, because the pages do not lead to all.
+    whole: bool,
     /// No segment had this epoch.
     epoch_next: u64,
     /// No entry had an LSN from here on.
@@ -77,6 +83,8 @@ struct Found {
     epoch: u64,
     len: u64,
     header: Option<SegmentHeader>,
+    /// The header had one wrong bit.
+    rotten: bool,
     compacted: Option<FoundCompacted>,
 }
 
@@ -129,7 +137,7 @@ impl Replaced {
     }
 }
 
-fn refused(name: &str, reason: impl std::fmt::Display) -> StoreError {
+pub(super) fn refused(name: &str, reason: impl std::fmt::Display) -> StoreError {
     let what = format!("{name}: {reason}");
     StoreError::Io(io::Error::new(io::ErrorKind::Unsupported, what).into())
 }
@@ -155,6 +163,7 @@ impl Recovered {
             checkpoint_files: BTreeSet::new(),
             durable: Lsn(0),
             scan_from: Lsn(0),
+            whole: false,
             epoch_next: 1,
             lsn_next: 0,
             cut,
@@ -228,8 +237,7 @@ impl Recovered {
         newer.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
         newer.dedup_by_key(|(sequence, _)| *sequence);
         let Some(&newest) = newer.first() else { return };
-        let what = "checkpoint file is missing or broken".to_owned();
-        self.report.damage.push((checkpoint_name(newest.0), 0, what));
+        self.damaged(&checkpoint_name(newest.0), 0, "checkpoint file is missing or broken");
         let mut chosen = newest;
         for (sequence, checkpoint) in newer {
             if self.read(checkpoint.root).await.is_ok() {
@@ -256,7 +264,10 @@ impl Recovered {
         }
         found.reverse();
         let (found, replaced) = self.take_compacted(found).await?;
-        for (index, Found { epoch, len, header, .. }) in found.iter().enumerate() {
+        for (index, Found { epoch, len, header, rotten, .. }) in found.iter().enumerate() {
+            if *rotten && header.is_some() {
+                self.damaged(&segment_name(*epoch), 0, "segment header is damaged");
+            }
             let successor = found[index + 1..].iter().find_map(|later| later.header);
             let base = match header {
                 _ if self.is_abandoned(*epoch, successor) => None,
@@ -279,7 +290,11 @@ impl Recovered {
                 continue;
             }
             let name = segment_name(*epoch);
-            let segment = Rc::new(Segment::found(*epoch, base, name, Layout::InPlace, *len));
+            // What lies behind its end is a tail that was cut, for every reader.
+            let end = successor.filter(|later| later.predecessor == *epoch);
+            let end = end.map_or(*len, |later| later.predecessor_end.0.saturating_sub(base));
+            let own = end.min(*len);
+            let segment = Rc::new(Segment::found(*epoch, base, name, Layout::InPlace, own));
             self.segments.insert(base, segment.clone());
             self.lsn_next = self.lsn_next.max(align(base + len));
             self.started.push(Started { segment, header: *header, len: *len });
@@ -313,8 +328,7 @@ impl Recovered {
             }
             let name = segment_name(epoch);
             if file.damaged {
-                let what = "segment header is damaged, the footer tells".to_owned();
-                self.report.damage.push((name.clone(), 0, what));
+                self.damaged(&name, 0, "segment header is damaged, the footer tells");
             }
             let segment = match &file.footer {
                 Some(footer) => Segment::compacted(name, footer, len),
@@ -357,10 +371,10 @@ impl Recovered {
         let file = self.device.open(&name).await.map_err(failed)?;
         let bytes = file.read_at(0, len as usize).await.map_err(failed)?;
         let scan = scan_compacted(&bytes).map_err(|error| refused(&name, error))?;
-        let what = "the footer is damaged; entries were searched for".to_owned();
-        self.report.damage.push((name.clone(), len.saturating_sub(BLOCK as u64), what));
+        let what = "the footer is damaged; entries were searched for";
+        self.damaged(&name, len.saturating_sub(BLOCK as u64), what);
         for (offset, what) in scan.damage {
-            self.report.damage.push((name.clone(), offset, what));
+            self.damaged(&name, offset, what);
         }
         let layout = Layout::Indexed(Index::walked(header.end, scan.entries));
         Ok(Segment::found(epoch, header.base.0, name, layout, len))
@@ -382,18 +396,32 @@ impl Recovered {
         let header = match SegmentHeader::decode(&block) {
             Ok(header) => {
                 self.check_place(&name, epoch, header.partition, header.epoch)?;
-                return Ok(Found { epoch, len, header: Some(header), compacted: None });
+                return Ok(Found {
+                    epoch,
+                    len,
+                    header: Some(header),
+                    rotten: false,
+                    compacted: None,
+                });
             }
             Err(HeaderError::Version(version)) if compacted.is_none() => {
                 return Err(refused(&name, HeaderError::Version(version)));
             }
             Err(_) => compacted,
         };
+        let whole = |header: &SegmentHeader| {
+            header.partition == self.options.partition && header.epoch == epoch
+        };
+        if header.is_none()
+            && let Some(header) = corrected_segment(&block).filter(whole)
+        {
+            return Ok(Found { epoch, len, header: Some(header), rotten: true, compacted: None });
+        }
         if header.is_none() {
             // A batch in the second block: mail at the end of it may look like anything.
             let second = file.read_at(BLOCK as u64, BATCH_HEADER).await.map_err(failed)?;
             if BatchHeader::decode(&second).is_ok() {
-                return Ok(Found { epoch, len, header: None, compacted: None });
+                return Ok(Found { epoch, len, header: None, rotten: true, compacted: None });
             }
         }
         let last = file.read_at(footer_at, BLOCK).await.map_err(failed)?;
@@ -413,7 +441,7 @@ impl Recovered {
             self.check_place(&name, epoch, header.partition, header.epoch)?;
         }
         let compacted = told.map(|header| FoundCompacted { header, footer, damaged });
-        Ok(Found { epoch, len, header: None, compacted })
+        Ok(Found { epoch, len, header: None, rotten: damaged, compacted })
     }
 
     fn check_place(
@@ -456,7 +484,8 @@ impl Recovered {
         let scan = self.scan(&bytes, epoch, durable)?;
         if scan.end == 0 && successor.is_some_and(|successor| successor.predecessor == epoch) {
             let name = segment_name(epoch);
-            self.report.damage.push((name, 0, "nothing in the segment is whole".to_owned()));
+            self.damaged(&name, 0, "nothing in the segment is whole");
+            self.lost_below(durable.0);
         }
         Ok(scan.base.filter(|_| scan.end > 0).map(|base| base.0))
     }
@@ -478,8 +507,11 @@ impl Recovered {
     }
 
     pub(super) async fn replay_all(&mut self, replay: &mut Replay<'_>) -> Result<Tip, StoreError> {
-        let from = self.replay_from();
+        let from = self.from();
         let mut tip = Tip::default();
+        if self.whole {
+            self.replay_compacted(replay).await?;
+        }
         for index in 0..self.started.len() {
             let next = self.started.get(index + 1).map(|next| next.segment.base);
             self.check_predecessor(index, from);
@@ -495,6 +527,104 @@ impl Recovered {
         self.checkpoint.map_or(0, |checkpoint| checkpoint.replay_from.0)
     }
 
+    /// First LSN that is replayed.
+    fn from(&self) -> u64 {
+        match self.checkpoint {
+            Some(checkpoint) if !self.whole => checkpoint.replay_from.0,
+            _ => 0,
+        }
+    }
+
+    /// From now on the pages that the checkpoint leads to do not count: [`Recovered::replay`] hands
+    /// out every entry there is, pages too, compacted segments first.
+    pub fn replay_everything(&mut self) {
+        (self.whole, self.scan_from, self.report.rebuilt) = (true, Lsn(0), true);
+    }
+
+    /// Whether the checkpoint, and what is replayed after it, are all there is. If its file is lost
+    /// and another stands in for it, maybe not: compaction has dropped what that one would need.
+    pub fn is_continuous(&self) -> bool {
+        let from = self.from();
+        let compacted = |segment: &Rc<Segment>| {
+            matches!(segment.layout, Layout::Indexed(_)) && segment.end() > from
+        };
+        // A segment of which nothing was alive is gone without a trace but this.
+        let gap = |(index, started): (usize, &Started)| {
+            let before = index.checked_sub(1).map_or(0, |i| self.started[i].segment.epoch);
+            let named = started.header.filter(|header| header.predecessor > before);
+            named.is_some_and(|header| header.predecessor_end.0 > from)
+        };
+        !self.segments.values().any(compacted) && !self.started.iter().enumerate().any(gap)
+    }
+
+    /// Notes a place that is not as it was written.
+    fn damaged(&mut self, name: &str, offset: u64, what: impl Into<String>) {
+        let damage = &mut self.report.damage;
+        let place = (name.to_owned(), offset, what.into());
+        if damage.len() < DAMAGE_MAX && !damage.contains(&place) {
+            damage.push(place);
+        }
+    }
+
+    /// Entries below `lsn` were lost, and it is not known whose.
+    fn lost_below(&mut self, lsn: u64) {
+        if lsn > self.from() {
+            self.report.lost = self.report.lost.max(Lsn(lsn));
+        }
+    }
+
+    fn lost_entry(&mut self, lsn: Lsn, header: Option<EntryHeader>) {
+        self.lost_below(lsn.0 + 1);
+        if let Some(header) = header
+            && self.report.lost_entries.len() < DAMAGE_MAX
+        {
+            self.report.lost_entries.push((lsn, header));
+        }
+    }
+
+    /// Hands out the entries of compacted segments, which no start but a damaged one looks at.
+    async fn replay_compacted(&mut self, replay: &mut Replay<'_>) -> Result<(), StoreError> {
+        let compacted = |segment: &&Rc<Segment>| matches!(segment.layout, Layout::Indexed(_));
+        let segments: Vec<Rc<Segment>> =
+            self.segments.values().filter(compacted).cloned().collect();
+        for segment in segments {
+            let file = segment.open(&*self.device).await?;
+            let len = segment.len.get() as usize;
+            let bytes = file.read_at(0, len).await.map_err(failed)?;
+            drop(file);
+            // Its file stays closed: there may be many.
+            segment.file.take();
+            let scan = scan_compacted(&bytes).map_err(|error| refused(&segment.name, error))?;
+            for (offset, what) in scan.damage {
+                self.damaged(&segment.name, offset, what);
+            }
+            for record in scan.entries {
+                let rest = &bytes[record.offset as usize..];
+                let Ok(stored) = decode_header(rest, record.lsn) else { continue };
+                match decode_payload(rest, &stored) {
+                    Ok(payload) => {
+                        self.replay_entry(record.lsn, &stored.header, payload, replay)?
+                    }
+                    Err(_) => self.lost_entry(record.lsn, Some(stored.header)),
+                }
+            }
+            self.executor.yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn replay_entry(
+        &mut self,
+        lsn: Lsn,
+        header: &EntryHeader,
+        payload: &[u8],
+        replay: &mut Replay<'_>,
+    ) -> Result<(), StoreError> {
+        self.report.replayed_entries += 1;
+        self.report.replayed_bytes += super::entry_len(payload.len()) as u64;
+        replay(lsn, header, payload)
+    }
+
     /// A segment between the checkpoint and the end that is not there is damage.
     fn check_predecessor(&mut self, index: usize, from: u64) {
         let Some(header) = self.started[index].header else { return };
@@ -502,7 +632,8 @@ impl Recovered {
         // One that ended below may have been compacted, or deleted because nothing in it was alive.
         if header.predecessor > before && header.predecessor_end.0 > from {
             let name = segment_name(header.predecessor);
-            self.report.damage.push((name, 0, "segment file is missing".to_owned()));
+            self.damaged(&name, 0, "segment file is missing");
+            self.lost_below(header.predecessor_end.0);
         }
     }
 
@@ -539,6 +670,12 @@ impl Recovered {
         }
         let end = segment.base + skip + scan.end as u64;
         self.lsn_next = self.lsn_next.max(end);
+        if self.whole {
+            segment.live.set(None);
+        }
+        if successor.is_none() {
+            segment.len.set(segment.len.get().min(end - segment.base));
+        }
         Ok(Tip { ended: Ended { epoch: segment.epoch, end }, chain: scan.chain })
     }
 
@@ -560,21 +697,30 @@ impl Recovered {
         replay: &mut Replay<'_>,
     ) -> Result<(), StoreError> {
         let name = &segment.name;
-        let from = self.replay_from();
+        let from = self.from();
         let (start, end) = match piece {
-            Piece::Damage { start, what, .. } => {
-                self.report.damage.push((name.clone(), skip + *start as u64, what.clone()));
-                return Ok(());
+            Piece::Damage { start, end, what } => {
+                self.damaged(name, skip + *start as u64, what.clone());
+                self.lost_below(segment.base + skip + *end as u64);
+                (*start, *end)
             }
-            Piece::DamagedBatch { start, end } => {
-                let what = "batch payload checksum does not match".to_owned();
-                self.report.damage.push((name.clone(), skip + *start as u64, what));
+            Piece::DamagedBatch { start, end, what } => {
+                self.damaged(name, skip + *start as u64, what.clone());
                 (*start, *end)
             }
             Piece::Batch { start, end } => (*start, *end),
         };
         let payload = bytes.get(start..end).unwrap_or_default();
-        for entry in entries(payload, Lsn(segment.base + skip + start as u64)) {
+        let lsn = Lsn(segment.base + skip + start as u64);
+        let found: &mut dyn Iterator<Item = _> = match piece {
+            Piece::Damage { .. } => &mut entries_in_gap(payload, lsn),
+            _ => &mut entries(payload, lsn),
+        };
+        for entry in found {
+            if let (true, Some(header)) = (entry.corrected, entry.header) {
+                let what = format!("entry header has a wrong bit: {header:?}");
+                self.damaged(name, entry.lsn.0 - segment.base, what);
+            }
             match (entry.header, entry.payload) {
                 (_, Err(EntryError::Unknown { kind, version })) => {
                     return Err(refused(name, EntryError::Unknown { kind, version }));
@@ -584,16 +730,15 @@ impl Recovered {
                         Some(header) => format!("{error}: {header:?}"),
                         None => error.to_string(),
                     };
-                    self.report.damage.push((name.clone(), entry.lsn.0 - segment.base, what));
+                    self.damaged(name, entry.lsn.0 - segment.base, what);
+                    self.lost_entry(entry.lsn, header);
                 }
                 (Some(header), Ok(payload)) if entry.lsn.0 >= from => {
                     if header.kind.may_stay() && self.checkpoint.is_none_or(|c| entry.lsn > c.root)
                     {
                         segment.add_live(super::entry_len(payload.len()) as i64);
                     }
-                    self.report.replayed_entries += 1;
-                    self.report.replayed_bytes += super::entry_len(payload.len()) as u64;
-                    replay(entry.lsn, &header, payload)?;
+                    self.replay_entry(entry.lsn, &header, payload, replay)?;
                 }
                 _ => {}
             }

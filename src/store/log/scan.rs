@@ -9,6 +9,7 @@
 
 use super::{
     entry::{EntryError, EntryHeader, decode_header, decode_payload, entry_len},
+    resync::{corrected_batch, corrected_entry, corrected_segment, next_entry, wrong_bit},
     segment::{BATCH_HEADER, BLOCK, BatchHeader, HeaderError, SegmentHeader, align},
 };
 use crate::{
@@ -32,14 +33,14 @@ pub enum Piece {
     Batch { start: usize, end: usize },
     /// Bytes that were durable and are not what was written.
     Damage { start: usize, end: usize, what: String },
-    /// As `Damage`, with the batch's header whole: entries in `start..end` may be.
-    DamagedBatch { start: usize, end: usize },
+    /// As `Damage`, with the batch's header whole or all but: entries in `start..end` may be.
+    DamagedBatch { start: usize, end: usize, what: String },
 }
 
 /// Result of [`scan_segment`].
 #[derive(Clone, Debug)]
 pub struct SegmentScan {
-    /// `None` if damaged; then `base` was found out from the batches.
+    /// `None` if damaged beyond one bit; then `base` was found out from the batches.
     pub header: Option<SegmentHeader>,
     /// LSN of the file's first byte; `None` when nothing in the file tells.
     pub base: Option<Lsn>,
@@ -58,10 +59,20 @@ pub struct SegmentScan {
 struct Place {
     piece: Piece,
     good: bool,
+    /// Bad, but no unfinished write leaves it so.
+    complete: bool,
     lsn: u64,
     /// What this place proves to have been durable.
     durable: u64,
     chain: u32,
+    /// Of the batch's payload.
+    checksum: u32,
+}
+
+impl Place {
+    fn bad(piece: Piece, lsn: u64, complete: bool) -> Place {
+        Place { piece, good: false, complete, lsn, durable: 0, chain: 0, checksum: 0 }
+    }
 }
 
 /// Finds the batches in `bytes`, a segment from its first byte to the end of file or to where its
@@ -70,12 +81,14 @@ struct Place {
 /// # Errors
 /// Only a format version that this program does not know.
 pub fn scan_segment(bytes: &[u8], expected: Expected) -> Result<SegmentScan, HeaderError> {
-    let header = match SegmentHeader::decode(bytes) {
+    let decoded = match SegmentHeader::decode(bytes) {
         Err(HeaderError::Version(version)) => return Err(HeaderError::Version(version)),
-        decoded => {
-            decoded.ok().filter(|h| h.partition == expected.partition && h.epoch == expected.epoch)
-        }
+        decoded => decoded.ok(),
     };
+    let whole = decoded.is_some();
+    let header = decoded
+        .or_else(|| corrected_segment(bytes))
+        .filter(|h| h.partition == expected.partition && h.epoch == expected.epoch);
     let Some((base, nonce)) =
         header.map(|h| (h.base.0, h.nonce)).or_else(|| guess_origin(bytes, expected))
     else {
@@ -89,19 +102,19 @@ pub fn scan_segment(bytes: &[u8], expected: Expected) -> Result<SegmentScan, Hea
         });
     };
     let mut found = Vec::new();
-    if header.is_none() {
+    if header.is_none() || !whole {
         let what = "segment header is damaged".to_owned();
-        found.push(Place {
-            piece: Piece::Damage { start: 0, end: BLOCK.min(bytes.len()), what },
-            good: false,
-            lsn: base,
-            durable: 0,
-            chain: 0,
-        });
+        let piece = Piece::Damage { start: 0, end: BLOCK.min(bytes.len()), what };
+        found.push(Place::bad(piece, base, header.is_some()));
     }
     let chain = header.map(|header| header.predecessor_checksum);
     let mut walk = Walk { bytes, expected, base, nonce, chain, found };
     walk.batches(BLOCK);
+    // Header and first batch are one write. The batch whole, nobody was told that it failed, and maybe
+    // that it succeeded: it counts, whatever became of the header.
+    if header.is_none() && walk.found.get(1).is_some_and(|first| first.good) {
+        walk.found[0].complete = true;
+    }
     let began = if header.is_some() { BLOCK } else { 0 };
     Ok(decide(bytes, header, base, expected, walk.found, began))
 }
@@ -157,7 +170,13 @@ impl Walk<'_> {
 
     /// Takes in the batch at `offset`; returns where it ends.
     fn batch(&mut self, offset: usize) -> Result<usize, HeaderError> {
-        let (header, checksum) = BatchHeader::decode(&self.bytes[offset..])?;
+        let bytes = &self.bytes[offset..];
+        let decoded = BatchHeader::decode(bytes);
+        let corrected = decoded.is_err();
+        let (header, checksum) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => corrected_batch(bytes).ok_or(error)?,
+        };
         let lsn = self.base.saturating_add(offset as u64);
         let here = header.partition == self.expected.partition
             && header.epoch == self.expected.epoch
@@ -170,15 +189,28 @@ impl Walk<'_> {
         let start = offset + BATCH_HEADER;
         let end = start + header.payload_len;
         let payload = self.bytes.get(start..end);
-        let good = payload.is_some_and(|p| crc32c::crc32c(p) == header.payload_checksum)
+        let whole = payload.is_some_and(|p| crc32c::crc32c(p) == header.payload_checksum)
             || planted(Plant::BatchUnchecked);
         let end = end.min(self.bytes.len());
-        let piece = match good {
-            true => Piece::Batch { start, end },
-            false => Piece::DamagedBatch { start, end },
+        let piece = match (whole, corrected) {
+            (true, false) => Piece::Batch { start, end },
+            (true, true) => {
+                Piece::DamagedBatch { start, end, what: "batch header has a wrong bit".to_owned() }
+            }
+            (false, _) => {
+                let what = "batch payload checksum does not match".to_owned();
+                Piece::DamagedBatch { start, end, what }
+            }
         };
-        let durable = header.durable.0;
-        self.found.push(Place { piece, good, lsn, durable, chain: checksum });
+        self.found.push(Place {
+            piece,
+            good: whole && !corrected,
+            complete: whole,
+            lsn,
+            durable: header.durable.0,
+            chain: checksum,
+            checksum: header.payload_checksum,
+        });
         self.chain = Some(checksum);
         Ok(end)
     }
@@ -189,18 +221,26 @@ impl Walk<'_> {
         let block_end = (offset + BLOCK).min(self.bytes.len());
         if let Some(Place { piece: Piece::Damage { end, .. }, .. }) = self.found.last_mut()
             && *end == offset
+            && offset > BLOCK
         {
             *end = block_end;
             return;
         }
-        self.found.push(Place {
-            piece: Piece::Damage { start: offset, end: block_end, what: reason },
-            good: false,
-            lsn: self.base.saturating_add(offset as u64),
-            durable: 0,
-            chain: 0,
-        });
+        let piece = Piece::Damage { start: offset, end: block_end, what: reason };
+        self.found.push(Place::bad(piece, self.base.saturating_add(offset as u64), false));
     }
+}
+
+/// Whether a batch that ends the log, and whose checksum does not match, was written whole and has
+/// rotted since: one bit is wrong, and every entry agrees that it is this one.
+fn rotted(bytes: &[u8], place: &Place) -> bool {
+    let Piece::DamagedBatch { start, end, .. } = place.piece else { return false };
+    let Some(payload) = bytes.get(start..end) else { return false };
+    let Some(bit) = wrong_bit(payload, place.checksum) else { return false };
+    let mut payload = payload.to_vec();
+    payload[bit / 8] ^= 1 << (bit % 8);
+    let mut entries = entries(&payload, Lsn(place.lsn + BATCH_HEADER as u64));
+    entries.all(|entry| entry.payload.is_ok() && !entry.corrected)
 }
 
 /// Tells damage from tail, and cuts the tail. `began` is where the first batch would start.
@@ -216,7 +256,7 @@ fn decide(
     let mut durable = expected.durable.0;
     let mut cut = found.len();
     for (index, place) in found.iter().enumerate().rev() {
-        if !place.good && place.lsn >= durable {
+        if !place.good && !place.complete && place.lsn >= durable && !rotted(bytes, place) {
             cut = index;
         }
         durable = durable.max(place.durable);
@@ -231,10 +271,14 @@ fn decide(
         | Piece::Damage { end: piece_end, .. }
         | Piece::DamagedBatch { end: piece_end, .. }) = place.piece;
         end = align(piece_end as u64) as usize;
-        if place.good {
+        if !matches!(place.piece, Piece::Damage { .. }) {
             chain = place.chain;
         }
-        pieces.push(place.piece);
+        // A header that a crash tore, its batch whole, is no damage.
+        let torn = header.is_none() && piece_end <= BLOCK && base >= durable;
+        if !torn {
+            pieces.push(place.piece);
+        }
     }
     pieces.extend(missing_end(bytes, base, expected, end));
     let end = end.min(bytes.len());
@@ -263,26 +307,41 @@ pub(super) struct Found<'a> {
     /// `None` if the header itself is broken.
     pub header: Option<EntryHeader>,
     pub payload: Result<&'a [u8], EntryError>,
+    /// The header was whole but for one bit.
+    pub corrected: bool,
 }
 
 /// The entries in `bytes`, the payload of a batch whose first entry has the LSN `lsn`. After a
-/// broken header the rest of the batch cannot be told apart: that error is the last item.
+/// header that is broken beyond one bit, an error, the next whole one is searched for.
 pub(super) fn entries(bytes: &[u8], lsn: Lsn) -> impl Iterator<Item = Found<'_>> {
     let mut at = Some(0);
     std::iter::from_fn(move || {
         let offset = at?;
         let rest = bytes.get(offset..).filter(|rest| !rest.is_empty())?;
-        let lsn = Lsn(lsn.0.saturating_add(offset as u64));
-        Some(match decode_header(rest, lsn) {
+        let here = Lsn(lsn.0.saturating_add(offset as u64));
+        let decoded = decode_header(rest, here);
+        let corrected = matches!(decoded, Err(EntryError::HeaderChecksum));
+        let stored = match decoded {
+            Err(error @ EntryError::HeaderChecksum) => corrected_entry(rest, here).ok_or(error),
+            decoded => decoded,
+        };
+        Some(match stored {
             Ok(stored) => {
                 at = Some(offset + entry_len(stored.payload_len));
                 let payload = decode_payload(rest, &stored);
-                Found { lsn, header: Some(stored.header), payload }
+                Found { lsn: here, header: Some(stored.header), payload, corrected }
             }
             Err(error) => {
-                at = None;
-                Found { lsn, header: None, payload: Err(error) }
+                at = next_entry(bytes, lsn, offset + 1);
+                Found { lsn: here, header: None, payload: Err(error), corrected: false }
             }
         })
     })
+}
+
+/// The entries that can be found in `bytes`, a gap between batches that begins at `lsn`.
+pub(super) fn entries_in_gap(bytes: &[u8], lsn: Lsn) -> impl Iterator<Item = Found<'_>> {
+    let first = next_entry(bytes, lsn, 0).unwrap_or(bytes.len());
+    let rest = entries(&bytes[first..], Lsn(lsn.0 + first as u64));
+    rest.filter(|entry| entry.header.is_some())
 }

@@ -14,6 +14,9 @@ use crate::model::{Lsn, PartitionId};
 /// Batches start at multiples of this; the segment header fills the first.
 pub const BLOCK: usize = 4096;
 
+/// Bytes of a segment header that are in use; the rest of the block is reserved.
+pub(super) const SEGMENT_HEADER_FIELDS: usize = 88;
+
 /// Bytes before a batch's first entry.
 pub const BATCH_HEADER: usize = 64;
 

@@ -319,10 +319,10 @@ fn torn_tail_is_cut_without_complaint() {
 fn damage_below_the_durable_point_is_reported_and_passed() {
     // Offset from the second batch's first entry; UIDs that are still there.
     let cases: [(i64, &[u32]); 4] = [
-        (-64 + 9, &[3, 5, 6]),  // batch header
-        (3, &[3, 5, 6]),        // entry header
-        (60, &[3, 5, 6]),       // payload
-        (-64 + 45, &[3, 5, 6]), // batch header: the payload's checksum
+        (-64 + 9, &[3, 4, 5, 6]),  // batch header
+        (3, &[3, 4, 5, 6]),        // entry header
+        (60, &[3, 5, 6]),          // payload
+        (-64 + 45, &[3, 4, 5, 6]), // batch header: the payload's checksum
     ];
     for (offset, expected) in cases {
         let (device, simulation) = (MemoryDevice::new(), Simulation::new(9));
@@ -797,7 +797,7 @@ proptest! {
         for piece in &scan.pieces {
             let (Piece::Batch { start, end }
             | Piece::Damage { start, end, .. }
-            | Piece::DamagedBatch { start, end }) = *piece;
+            | Piece::DamagedBatch { start, end, .. }) = *piece;
             prop_assert!(last <= start && start <= end && end <= bytes.len().max(BLOCK));
             last = end;
             if matches!(piece, Piece::Batch { .. }) {

@@ -1,0 +1,41 @@
+//! A device that is only looked at: for tools that examine a partition and must not change it.
+//!
+//! Nothing is created; what a start would clear away stays, and the start goes on as if it had.
+
+use std::{io, rc::Rc};
+
+use super::{Device, File};
+use crate::runtime::LocalFuture;
+
+/// Another device, of which nothing is changed.
+pub struct ReadOnlyDevice<D>(pub D);
+
+impl<D: Device> Device for ReadOnlyDevice<D> {
+    fn create(&self, _name: &str, _size_hint: u64) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
+        Box::pin(async { Err(io::ErrorKind::ReadOnlyFilesystem.into()) })
+    }
+
+    fn open(&self, name: &str) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
+        self.0.open(name)
+    }
+
+    fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn delete(&self, _name: &str) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn reserve(&self, _name: &str, _len: u64) -> LocalFuture<'_, io::Result<()>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
+    fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
+        self.0.free_space()
+    }
+
+    fn list(&self) -> LocalFuture<'_, io::Result<Vec<String>>> {
+        self.0.list()
+    }
+}

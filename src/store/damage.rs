@@ -1,0 +1,97 @@
+//! Damage that was found while the partition was open, and the turn of those who repair it.
+//!
+//! Filled by reads, start and salvage; `server` tells it to the administrator, `verify` reports it.
+//! Shard-local, bounded. A segment with damage is quarantined (`compaction`): its file stays.
+
+use std::cell::{Cell, RefCell};
+
+use super::{error::StoreError, log::segment_epoch, partition::Inner, signal::Signal};
+use crate::model::{AccountId, MailboxId, Uid};
+
+/// Places of damage remembered; more are counted only.
+const NOTES_MAX: usize = 1000;
+
+/// Whose bytes are damaged, as far as known.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Place {
+    pub account: Option<AccountId>,
+    pub mailbox: Option<MailboxId>,
+    pub uid: Option<Uid>,
+}
+
+/// One place that is not as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    pub segment: String,
+    pub offset: u64,
+    pub what: String,
+    pub place: Place,
+}
+
+#[derive(Default)]
+pub(super) struct Damages {
+    notes: RefCell<Vec<Damage>>,
+    /// How many of them were told.
+    told: Cell<usize>,
+    repairing: Cell<bool>,
+    ended: Signal,
+}
+
+/// The turn to read the whole log: one at a time, for the sake of memory.
+pub(super) struct Turn<'a>(&'a Damages);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.repairing.set(false);
+        self.0.ended.set();
+    }
+}
+
+impl Damages {
+    pub async fn turn(&self) -> Turn<'_> {
+        while self.repairing.replace(true) {
+            self.ended.take().await;
+        }
+        Turn(self)
+    }
+
+    pub fn note(&self, segment: String, offset: u64, what: String, place: Place) {
+        let damage = Damage { segment, offset, what, place };
+        let mut notes = self.notes.borrow_mut();
+        let known = notes.iter().any(|other| {
+            other.segment == damage.segment
+                && other.offset == damage.offset
+                && other.what == damage.what
+        });
+        if !known && notes.len() < NOTES_MAX {
+            notes.push(damage);
+        }
+    }
+
+    pub fn all(&self) -> Vec<Damage> {
+        self.notes.borrow().clone()
+    }
+
+    #[cfg(test)]
+    pub fn any(&self) -> bool {
+        !self.notes.borrow().is_empty()
+    }
+
+    /// What was noted since the last call.
+    pub fn news(&self) -> Vec<Damage> {
+        let notes = self.notes.borrow();
+        let from = self.told.replace(notes.len());
+        notes[from..].to_vec()
+    }
+}
+
+impl Inner {
+    /// Remembers damage and quarantines its segment; other errors are none.
+    pub(super) fn note_damage(&self, error: &StoreError, place: Place) {
+        let StoreError::Corrupt { segment, offset, what } = error else { return };
+        self.damages.note(segment.clone(), *offset, what.clone(), place);
+        if let Some(epoch) = segment_epoch(segment) {
+            self.quarantine(epoch, error.clone());
+        }
+    }
+}

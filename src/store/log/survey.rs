@@ -1,0 +1,89 @@
+//! Looking at every entry there is, page or garbage, because damage leaves no shorter way.
+//!
+//! Called by salvage. One segment is in memory at a time, and others run in between.
+
+use std::rc::Rc;
+
+use super::{
+    Layout, Log, Segment,
+    compacted::scan_compacted,
+    entry::{EntryHeader, decode_header, decode_payload},
+    failed,
+    scan::{Expected, Piece, entries, entries_in_gap, scan_segment},
+    segment_of,
+};
+use crate::{model::Lsn, store::StoreError};
+
+/// Takes one entry; without a payload if that is damaged.
+pub type Visit<'a> = dyn FnMut(Lsn, &EntryHeader, Option<&[u8]>) + 'a;
+
+impl Log {
+    /// Hands out every entry on stable storage that can still be told from others, segment by
+    /// segment in the order of LSNs.
+    ///
+    /// # Errors
+    /// As the device's: what cannot be read is an error, what is damaged is not.
+    pub async fn survey(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut after = None;
+        while let Some(segment) = self.segment_after(after) {
+            after = Some(segment.base);
+            self.survey_segment(&segment, visit).await?;
+            self.0.executor.yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn segment_after(&self, base: Option<u64>) -> Option<Rc<Segment>> {
+        let state = self.0.state.borrow();
+        let from = base.map_or(0, |base| base + 1);
+        let mut later = state.segments.range(from..).map(|(_, segment)| segment);
+        later.find(|segment| segment.len.get() > 0).cloned()
+    }
+
+    async fn survey_segment(
+        &self,
+        segment: &Rc<Segment>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        // Not the file that readers share: there may be many segments.
+        let file = self.0.device.open(&segment.name).await.map_err(failed)?;
+        let len = segment.len.get();
+        let bytes = file.read_at(0, len as usize).await.map_err(failed)?;
+        // Where files overlap, as after a crash in the middle of compaction, one of them counts.
+        let owned = |lsn: Lsn| {
+            let owner = segment_of(&self.0.state.borrow().segments, lsn);
+            owner.is_some_and(|owner| owner.epoch == segment.epoch)
+        };
+        if let Layout::Indexed(_) = segment.layout {
+            let scan = scan_compacted(&bytes).map_err(|error| segment.corrupt(0, error))?;
+            for record in scan.entries.iter().filter(|record| owned(record.lsn)) {
+                let rest = &bytes[record.offset as usize..];
+                let Ok(stored) = decode_header(rest, record.lsn) else { continue };
+                visit(record.lsn, &stored.header, decode_payload(rest, &stored).ok());
+            }
+            return Ok(());
+        }
+        let durable = Lsn(segment.base + len);
+        let partition = self.0.options.partition;
+        let expected = Expected { partition, epoch: segment.epoch, durable };
+        let scan = scan_segment(&bytes, expected).map_err(|error| segment.corrupt(0, error))?;
+        let base = scan.base.unwrap_or(Lsn(segment.base)).0;
+        for piece in &scan.pieces {
+            let (Piece::Batch { start, end }
+            | Piece::Damage { start, end, .. }
+            | Piece::DamagedBatch { start, end, .. }) = piece;
+            let payload = bytes.get(*start..*end).unwrap_or_default();
+            let lsn = Lsn(base + *start as u64);
+            let found: &mut dyn Iterator<Item = _> = match piece {
+                Piece::Damage { .. } => &mut entries_in_gap(payload, lsn),
+                _ => &mut entries(payload, lsn),
+            };
+            for entry in found.filter(|entry| owned(entry.lsn)) {
+                if let Some(header) = &entry.header {
+                    visit(entry.lsn, header, entry.payload.ok());
+                }
+            }
+        }
+        Ok(())
+    }
+}

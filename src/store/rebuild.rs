@@ -1,0 +1,102 @@
+//! A start whose root or directory is damaged: where accounts lie is found out from all segments.
+//!
+//! Called by `Partition::open`; takes every entry of the log, in any order. Of each account the
+//! newest page counts, and the effects that it does not have; the same holds for the root and what
+//! belongs to the partition itself. What an account's newest page was, when that page is damaged, is
+//! kept too: loading it fails, and `salvage` sees to it.
+
+use hashbrown::HashMap;
+
+use super::{
+    effect::{Effect, decode_effects},
+    error::StoreError,
+    log::{EntryHeader, EntryKind},
+    page::{Root, decode_account, decode_root},
+    page_directory::PageDirectory,
+    partition::{LoggedEffects, undecodable},
+};
+use crate::model::{AccountId, Lsn};
+
+/// What the log says of all accounts.
+#[derive(Default)]
+pub(super) struct Rebuild {
+    /// Page of each account, and the first effect it does not have.
+    pages: HashMap<AccountId, (Lsn, Lsn)>,
+    pub accounts: HashMap<AccountId, LoggedEffects>,
+    pub root: Root,
+    pub standing: LoggedEffects,
+}
+
+impl Rebuild {
+    pub fn take(
+        &mut self,
+        lsn: Lsn,
+        header: &EntryHeader,
+        payload: &[u8],
+    ) -> Result<(), StoreError> {
+        match header.kind {
+            EntryKind::BodyChunk | EntryKind::MailboxRun | EntryKind::DirectoryPage => Ok(()),
+            EntryKind::AccountPage => {
+                // One that cannot be decoded does not count: the next load says so.
+                if let Ok(state) = decode_account(lsn, payload) {
+                    self.take_page(state.id, lsn, state.applied);
+                }
+                Ok(())
+            }
+            EntryKind::CheckpointRoot => {
+                if let Ok(root) = decode_root(payload)
+                    && root.applied >= self.root.applied
+                {
+                    self.standing.retain(|(lsn, _)| *lsn >= root.applied);
+                    self.root = root;
+                }
+                Ok(())
+            }
+            _ => decode_effects(lsn, payload, |effect| self.take_effect(lsn, effect))
+                .map_err(|error| undecodable(lsn, error)),
+        }
+    }
+
+    fn take_page(&mut self, id: AccountId, lsn: Lsn, applied: Lsn) {
+        if self.pages.get(&id).is_some_and(|(_, known)| *known > applied) {
+            return;
+        }
+        self.pages.insert(id, (lsn, applied));
+        if let Some(effects) = self.accounts.get_mut(&id) {
+            effects.retain(|(lsn, _)| *lsn >= applied);
+        }
+    }
+
+    fn take_effect(&mut self, lsn: Lsn, effect: Effect) {
+        let Some(id) = effect.account() else {
+            if lsn >= self.root.applied {
+                self.standing.push((lsn, effect));
+            }
+            return;
+        };
+        if self.pages.get(&id).is_none_or(|(_, applied)| lsn >= *applied) {
+            self.accounts.entry(id).or_default().push((lsn, effect));
+        }
+    }
+
+    /// Puts everything in order. `lost` are entries that damage made unreadable.
+    pub fn finish(&mut self, lost: &[(Lsn, EntryHeader)]) -> PageDirectory {
+        // Compacted segments came first; of one entry the effects keep their order.
+        self.standing.sort_by_key(|(lsn, _)| *lsn);
+        self.accounts.retain(|_, effects| !effects.is_empty());
+        for effects in self.accounts.values_mut() {
+            effects.sort_by_key(|(lsn, _)| *lsn);
+        }
+        for (lsn, header) in lost.iter().filter(|(_, h)| h.kind == EntryKind::AccountPage) {
+            if self.pages.get(&header.account).is_none_or(|(page, _)| page < lsn) {
+                self.pages.insert(header.account, (*lsn, Lsn(0)));
+            }
+        }
+        let mut directory = PageDirectory::new();
+        let mut pages: Vec<(AccountId, Lsn)> =
+            self.pages.iter().map(|(id, (page, _))| (*id, *page)).collect();
+        pages.sort_unstable();
+        pages.into_iter().for_each(|(id, page)| directory.set(id, page));
+        directory
+    }
+}

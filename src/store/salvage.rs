@@ -1,0 +1,338 @@
+//! An account whose page or message table is damaged: what the log still says of it.
+//!
+//! Called by `paging` when reading an account fails, the only time that the whole log is read for
+//! one account. The newest whole page counts, then every effect found; of a lost run, the messages
+//! that their entries in the log still name. What a surviving expunge names stays gone; flags are
+//! those of the latest mod-sequence found. Messages of a mailbox that nothing is known of come back
+//! in "Recovered". UIDs, mod-sequences and UIDVALIDITY go on well above everything seen.
+//!
+//! Nothing is invented: what has no surviving record is lost, and said to be.
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashSet;
+
+use super::{
+    damage::Place,
+    effect::{Effect, decode_effects},
+    error::StoreError,
+    log::EntryKind,
+    namespace::{NameLimits, Namespace, first_mailboxes},
+    page::decode_account,
+    partition::{Inner, LoggedEffects},
+    run::{RunRecord, RunRef},
+    snapshot::Message,
+    state::{AccountCell, AccountState},
+};
+use crate::model::{AccountId, Lsn, MailboxId, Uid, UidValidity};
+
+/// Where messages go whose mailbox nothing is known of.
+pub(super) const RECOVERED: &str = "Recovered";
+
+/// What the log says of one account.
+#[derive(Default)]
+struct Remains {
+    /// The newest whole page.
+    page: Option<(Lsn, Lsn, Vec<u8>)>,
+    /// Every effect, in order.
+    effects: LoggedEffects,
+    /// Highest UID that any entry's header names, damaged ones included.
+    highest: BTreeMap<MailboxId, Uid>,
+}
+
+/// Messages by UID.
+type Records = BTreeMap<Uid, Message>;
+
+/// UIDs between two runs that are whole, `low < uid < high`: where the messages of one that is not
+/// may have been.
+type Window = (u32, u32);
+
+impl Inner {
+    /// The account as far as the log still tells. `None` if another task did it meanwhile.
+    pub(super) async fn salvage_account(
+        &self,
+        id: AccountId,
+        why: &StoreError,
+    ) -> Result<Option<AccountState>, StoreError> {
+        let _turn = self.damages.turn().await;
+        if self.accounts.borrow().contains_key(&id) {
+            return Ok(None);
+        }
+        self.note_damage(why, Place { account: Some(id), ..Place::default() });
+        let remains = self.remains_of(id).await?;
+        let (mut state, from) = match &remains.page {
+            Some((lsn, applied, payload)) => match decode_account(*lsn, payload) {
+                Ok(state) => (state, *applied),
+                Err(_) => (AccountState::new(id), Lsn(0)),
+            },
+            None => (AccountState::new(id), Lsn(0)),
+        };
+        for (lsn, effect) in remains.effects.iter().filter(|(lsn, _)| *lsn >= from) {
+            let counts = Namespace::concerns(effect)
+                || matches!(effect, Effect::Property { .. } | Effect::Keyword { .. });
+            if counts {
+                state.stage(*lsn, effect);
+                state.publish(*lsn, effect, &mut Vec::new());
+            }
+        }
+        if !state.exists() {
+            if remains.effects.is_empty() && remains.page.is_none() {
+                // A page that says nothing, of an account that nothing else names.
+                return Ok(Some(AccountState::new(id)));
+            }
+            self.create_again(&mut state);
+        }
+        self.restore_orphans(&mut state, &remains, from);
+        for mailbox in state.names.ids().collect::<Vec<_>>() {
+            if mailbox_is_recovered(&state, mailbox) {
+                continue;
+            }
+            let runs = state.mailboxes.get(&mailbox).map_or(Vec::new(), |it| it.runs.clone());
+            let (records, _) = self.records_of(&runs, &remains, mailbox, from).await;
+            let highest = remains.highest.get(&mailbox).copied().unwrap_or_default();
+            if let Some(found) = state.mailboxes.get_mut(&mailbox) {
+                found.replace_table(records.into_values(), highest);
+            }
+        }
+        let highest = state.mailboxes.values().map(|it| it.status.highest_mod_seq).max();
+        state.mod_seq = state.mod_seq.max(highest.unwrap_or_default());
+        state.pending_mod_seq = state.mod_seq;
+        state.skip_numbers();
+        state.applied = self.log.durable_lsn();
+        state.dirty = true;
+        self.checkpoints.wanted.set();
+        Ok(Some(state))
+    }
+
+    fn create_again(&self, state: &mut AccountState) {
+        let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2));
+        let validity = UidValidity(seconds as u32);
+        let mailboxes = first_mailboxes(validity, &self.options.default_mailboxes);
+        let effect = Effect::Account { account: state.id, mailboxes };
+        state.stage(Lsn(0), &effect);
+        state.publish(Lsn(0), &effect, &mut Vec::new());
+    }
+
+    async fn remains_of(&self, id: AccountId) -> Result<Remains, StoreError> {
+        let mut remains = Remains::default();
+        self.log
+            .survey(&mut |lsn, header, payload| {
+                let own = header.account == id;
+                if own && header.uid.0 > 0 {
+                    let highest = remains.highest.entry(header.mailbox).or_default();
+                    *highest = (*highest).max(header.uid);
+                }
+                let Some(payload) = payload else { return };
+                match header.kind {
+                    EntryKind::AccountPage if own => {
+                        let applied = decode_account(lsn, payload).map(|state| state.applied);
+                        let newest = remains.page.as_ref().map_or(Lsn(0), |page| page.1);
+                        if let Ok(applied) = applied
+                            && applied >= newest
+                        {
+                            remains.page = Some((lsn, applied, payload.to_vec()));
+                        }
+                    }
+                    EntryKind::Transaction => remains.take(id, lsn, payload),
+                    kind if own && kind.is_effect() => remains.take(id, lsn, payload),
+                    _ => {}
+                }
+            })
+            .await?;
+        remains.effects.sort_by_key(|(lsn, _)| *lsn);
+        Ok(remains)
+    }
+
+    /// A mailbox's messages: those of its runs that are whole; what came from `from` on; and, where
+    /// a run is lost, what is left in the log. Also whether one is.
+    async fn records_of(
+        &self,
+        runs: &[RunRef],
+        remains: &Remains,
+        mailbox: MailboxId,
+        from: Lsn,
+    ) -> (Records, bool) {
+        let mut records = Records::new();
+        let mut windows: Vec<Window> = Vec::new();
+        let (mut last, mut open) = (0, false);
+        for run in runs {
+            let found = match self.read_run(run).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let account = remains.account();
+                    self.note_damage(
+                        &error,
+                        Place { account, mailbox: Some(mailbox), ..Place::default() },
+                    );
+                    open = true;
+                    continue;
+                }
+            };
+            for (uid, record) in found {
+                if let (RunRecord::Put(_), true) = (record, open) {
+                    windows.push((last, uid.0));
+                    open = false;
+                }
+                last = last.max(uid.0);
+                put(&mut records, uid, record);
+            }
+            self.executor.yield_now().await;
+        }
+        if open {
+            windows.push((last, u32::MAX));
+        }
+        remains.add(&mut records, mailbox, from, &windows);
+        (records, !windows.is_empty())
+    }
+
+    /// Puts together a mailbox's table although one of its runs, or the count of them, is damaged.
+    pub(super) async fn salvage_table(
+        &self,
+        cell: &AccountCell,
+        id: MailboxId,
+        runs: &[RunRef],
+        why: &StoreError,
+    ) -> Result<(), StoreError> {
+        let _turn = self.damages.turn().await;
+        let account = cell.state.borrow().id;
+        let place = Place { account: Some(account), mailbox: Some(id), ..Place::default() };
+        self.note_damage(why, place);
+        let remains = self.remains_of(account).await?;
+        // What came since the page is in the delta.
+        let (mut records, _) = self.records_of(runs, &remains, id, Lsn(u64::MAX)).await;
+        let mut state = cell.state.borrow_mut();
+        let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
+        if mailbox.loaded.is_some() || mailbox.runs != runs {
+            return Ok(());
+        }
+        for (uid, record) in &mailbox.delta {
+            put(&mut records, *uid, *record);
+        }
+        let before = mailbox.status.messages;
+        mailbox.replace_table(records.into_values(), Uid(0));
+        let after = mailbox.status.messages;
+        state.dirty = true;
+        drop(state);
+        if after < before {
+            let what = format!("{} of {before} messages have no record left", before - after);
+            self.damages.note("log".to_owned(), 0, what, place);
+        }
+        self.checkpoints.wanted.set();
+        Ok(())
+    }
+
+    /// Messages of mailboxes that nothing is known of, and whose deletion nothing tells.
+    fn restore_orphans(&self, state: &mut AccountState, remains: &Remains, from: Lsn) {
+        let mut deleted = HashSet::new();
+        let mut orphaned: BTreeMap<MailboxId, ()> = BTreeMap::new();
+        for (lsn, effect) in &remains.effects {
+            match effect {
+                Effect::DeleteMailbox { mailbox, .. } => drop(deleted.insert(*mailbox)),
+                Effect::Message { mailbox, .. }
+                    if *lsn >= from && !state.names.contains(*mailbox) =>
+                {
+                    orphaned.insert(*mailbox, ());
+                }
+                _ => {}
+            }
+        }
+        let mut found: Vec<Message> = Vec::new();
+        for mailbox in orphaned.into_keys().filter(|mailbox| !deleted.contains(mailbox)) {
+            let mut records = Records::new();
+            remains.add(&mut records, mailbox, from, &[]);
+            found.extend(records.into_values());
+        }
+        if found.is_empty() {
+            return;
+        }
+        let limits = NameLimits { name_max: usize::MAX, mailboxes_max: usize::MAX };
+        if let Ok(new) = state.names.plan_create(RECOVERED, None, limits) {
+            for mailbox in new {
+                let effect = Effect::CreateMailbox { account: state.id, mailbox };
+                state.stage(Lsn(0), &effect);
+                state.publish(Lsn(0), &effect, &mut Vec::new());
+            }
+        }
+        let Some(recovered) = state.names.find(RECOVERED) else { return };
+        let Some(mailbox) = state.mailboxes.get_mut(&recovered) else { return };
+        let first = mailbox.status.uid_next.0;
+        let numbered = found.into_iter().zip(first..).map(|(message, uid)| {
+            // Keyword bits are of another mailbox's table.
+            let flags =
+                crate::model::FlagSet { system: message.flags.system, ..Default::default() };
+            Message { uid: Uid(uid), flags, ..message }
+        });
+        mailbox.replace_table(numbered, Uid(0));
+    }
+}
+
+/// "Recovered" made just now, whose messages are in place.
+fn mailbox_is_recovered(state: &AccountState, mailbox: MailboxId) -> bool {
+    state.names.find(RECOVERED) == Some(mailbox)
+        && state
+            .mailboxes
+            .get(&mailbox)
+            .is_some_and(|it| it.runs.is_empty() && !it.delta.is_empty())
+}
+
+fn put(records: &mut Records, uid: Uid, record: RunRecord) {
+    match record {
+        RunRecord::Put(message) => drop(records.insert(uid, message)),
+        RunRecord::Flags { flags, mod_seq } => {
+            if let Some(message) = records.get_mut(&uid) {
+                (message.flags, message.mod_seq) = (flags, mod_seq);
+            }
+        }
+        RunRecord::Expunged => drop(records.remove(&uid)),
+    }
+}
+
+impl Remains {
+    fn account(&self) -> Option<AccountId> {
+        self.effects.first().and_then(|(_, effect)| effect.account())
+    }
+
+    fn take(&mut self, id: AccountId, lsn: Lsn, payload: &[u8]) {
+        // Content of another version has stopped the start; here it is passed over.
+        let _ = decode_effects(lsn, payload, |effect| {
+            if effect.account() == Some(id) {
+                self.effects.push((lsn, effect));
+            }
+        });
+    }
+
+    /// Adds to `records` the messages of `mailbox` that came from `from` on or lie in a window;
+    /// then does what every surviving flag change and expunge says, whenever it was.
+    fn add(&self, records: &mut Records, mailbox: MailboxId, from: Lsn, windows: &[Window]) {
+        let in_window = |uid: Uid| windows.iter().any(|(low, high)| uid.0 > *low && uid.0 < *high);
+        for (lsn, effect) in &self.effects {
+            if let Effect::Message { mailbox: of, message, .. } = effect
+                && *of == mailbox
+                && (*lsn >= from || in_window(message.uid))
+            {
+                records.entry(message.uid).or_insert(*message);
+            }
+        }
+        for (_, effect) in &self.effects {
+            match effect {
+                Effect::Flags { mailbox: of, mod_seq, groups, .. } if *of == mailbox => {
+                    for (flags, uids) in groups {
+                        for uid in uids {
+                            if let Some(message) = records.get_mut(uid)
+                                && message.mod_seq < *mod_seq
+                            {
+                                (message.flags, message.mod_seq) = (*flags, *mod_seq);
+                            }
+                        }
+                    }
+                }
+                Effect::Expunge { mailbox: of, uids, .. } if *of == mailbox => {
+                    for uid in uids {
+                        records.remove(uid);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}

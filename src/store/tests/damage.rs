@@ -1,0 +1,234 @@
+//! One wrong bit, or one block gone, anywhere in a partition's files: it starts, loses at most what
+//! lay there, serves nothing false and gives no UID out again.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::runtime::{device::Device, simulation::split_mix};
+
+/// Flips tried; `RINGMAIL_FLIPS` asks for more.
+const FLIPS: u64 = 150;
+const BLOCKS: u64 = 60;
+
+/// Flags and body of each message.
+type Mail = BTreeMap<(AccountId, String, u32), (Flags, Vec<u8>)>;
+
+/// Accounts beside Alice and Bob.
+const OTHERS: std::ops::Range<u64> = 20..30;
+
+fn small(world: &World) -> StoreOptions {
+    StoreOptions {
+        segment_size: 48 * 1024,
+        checkpoint_interval: 24 * 1024,
+        ..world.options.clone()
+    }
+}
+
+async fn open(device: &MemoryDevice, world: &World) -> (Partition, RecoveryReport) {
+    let device = Rc::new(device.clone());
+    let executor = Rc::new(world.simulation.clone());
+    Partition::open(device, executor, small(world)).await.expect("starts under any damage")
+}
+
+async fn copy_of(files: &BTreeMap<String, Vec<u8>>) -> MemoryDevice {
+    let device = MemoryDevice::new();
+    for (name, bytes) in files {
+        let file = device.create(name, 0).await.unwrap();
+        file.append(0, bytes.clone()).await.0.unwrap();
+        file.sync().await.unwrap();
+    }
+    device.sync_directory().await.unwrap();
+    device
+}
+
+async fn changes(partition: &Partition, round: u64) {
+    for n in 0..12 {
+        let account = [ALICE, BOB][(n % 2) as usize];
+        deliver(partition, account, &bytes(round * 100 + n, 300 + 137 * n as usize)).await;
+    }
+    for id in OTHERS {
+        deliver(partition, AccountId(id), &bytes(round * 100 + id, 500)).await;
+    }
+    let body = staged(partition, &bytes(round * 100 + 50, 900)).await;
+    let targets = vec![target(ALICE), target(BOB), target(AccountId(20))];
+    partition.deliver(body, targets, Some(u128::from(round))).await.unwrap();
+    let alice = partition.account(ALICE).await.unwrap();
+    let folder = alice.create_mailbox(&format!("folder {round}"), None).await.unwrap();
+    let inbox = snapshot(&alice, MailboxId::INBOX).await;
+    let all: Vec<Message> = inbox.iter_from(0).copied().collect();
+    alice.copy(MailboxId::INBOX, &all[all.len() - 3..], folder).await.unwrap();
+    let uids: Vec<Uid> = all.iter().map(|message| message.uid).collect();
+    let change = FlagChange::Add(Flags::SEEN, vec![]);
+    alice.store_flags(MailboxId::INBOX, &uids[uids.len() / 2..], change, None).await.unwrap();
+    alice.remove(MailboxId::INBOX, &uids[..2]).await.unwrap();
+}
+
+async fn all_mail(
+    partition: &Partition,
+    mut each: impl FnMut((AccountId, String, u32), Flags, Result<Vec<u8>, StoreError>),
+) {
+    for id in [ALICE, BOB].into_iter().chain(OTHERS.map(AccountId)) {
+        let account = partition.account(id).await.expect("account can be read");
+        for info in account.mailboxes() {
+            let view = account.select(info.id, false).await.expect("folder can be read");
+            let found = view.current().unwrap();
+            assert_eq!(found.status().messages as usize, found.len(), "counted {}", info.name);
+            for message in found.iter_from(0) {
+                let body = account.read_body(&message.body, 0, usize::MAX).await;
+                let key = (id, info.name.clone(), message.uid.0);
+                each(key, message.flags.system, body.map(|body| body.to_vec()));
+            }
+        }
+    }
+}
+
+/// The files of a partition with everything in them, and what it holds.
+async fn workload(world: &World, crash: bool) -> (BTreeMap<String, Vec<u8>>, Mail) {
+    let (partition, _) = open(&world.device, world).await;
+    for round in 1..7 {
+        changes(&partition, round).await;
+        if round == 3 {
+            partition.compact().await.unwrap();
+        }
+    }
+    let mut mail = Mail::new();
+    all_mail(&partition, |key, flags, body| drop(mail.insert(key, (flags, body.unwrap())))).await;
+    if !crash {
+        partition.close().await.unwrap();
+    }
+    let names = world.device.list().await.unwrap();
+    let content = |name: String| (name.clone(), world.device.content(&name).unwrap());
+    (names.into_iter().map(content).collect(), mail)
+}
+
+/// Opens a copy with `damage` done to it and compares. Returns messages lost or unreadable.
+async fn check(world: &World, files: &BTreeMap<String, Vec<u8>>, mail: &Mail, what: &str) -> usize {
+    let device = copy_of(files).await;
+    let (partition, report) = open(&device, world).await;
+    let mut left = mail.clone();
+    let mut unreadable = 0;
+    all_mail(&partition, |key, flags, body| {
+        let Some((expected, bytes)) = left.remove(&key) else {
+            panic!("{what}: {key:?} was not there; {:?}", report.damage);
+        };
+        match body {
+            Ok(body) => assert!(body == bytes, "{what}: false body of {key:?}"),
+            Err(StoreError::Corrupt { .. }) => unreadable += 1,
+            Err(error) => panic!("{what}: {key:?}: {error}"),
+        }
+        // An effect that was lost may have been its flags.
+        assert!(flags == expected || !report.damage.is_empty() || partition.inner.damages.any());
+    })
+    .await;
+    // No UID comes back.
+    for (id, name) in [(ALICE, "INBOX"), (BOB, "INBOX")] {
+        let highest = mail.keys().filter(|key| key.0 == id && key.1 == name).map(|key| key.2).max();
+        let delivered = deliver(&partition, id, b"new").await;
+        assert!(Some(delivered.uid.0) > highest, "{what}: UID {} again", delivered.uid.0);
+    }
+    unreadable + left.len()
+}
+
+fn flips() -> u64 {
+    std::env::var("RINGMAIL_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLIPS)
+}
+
+fn names_and_sizes(files: &BTreeMap<String, Vec<u8>>) -> (Vec<(String, usize)>, usize) {
+    let sizes: Vec<(String, usize)> =
+        files.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect();
+    let total = sizes.iter().map(|(_, size)| size).sum();
+    (sizes, total)
+}
+
+/// The file and offset of the `at`-th byte of all.
+fn place(sizes: &[(String, usize)], mut at: usize) -> (String, usize) {
+    for (name, size) in sizes {
+        if at < *size {
+            return (name.clone(), at);
+        }
+        at -= size;
+    }
+    unreachable!("beyond the last byte")
+}
+
+/// Messages that one entry may hold: the delivery to three, and copies of what lies in it.
+const ENTRY_MESSAGES: usize = 6;
+
+fn bits_flip(crash: bool) {
+    run(async |world: Rc<World>| {
+        let (files, mail) = workload(&world, crash).await;
+        assert_eq!(check(&world, &files, &mail, "whole").await, 0);
+        let (sizes, total) = names_and_sizes(&files);
+        for n in 0..flips() {
+            let random = split_mix(n);
+            let (name, offset) = place(&sizes, (random >> 8) as usize % total);
+            let what = format!("flip {n}: bit {} of {offset} in {name}", random % 8);
+            let mut damaged = files.clone();
+            damaged.get_mut(&name).unwrap()[offset] ^= 1 << (random % 8);
+            let lost = check(&world, &damaged, &mail, &what).await;
+            assert!(lost <= ENTRY_MESSAGES, "{what}: {lost} messages lost");
+        }
+    });
+}
+
+#[test]
+fn a_wrong_bit_costs_what_lay_there() {
+    bits_flip(false);
+}
+
+#[test]
+fn a_wrong_bit_after_a_crash_costs_what_lay_there() {
+    bits_flip(true);
+}
+
+#[test]
+fn a_lost_block_costs_what_lay_there() {
+    run(async |world: Rc<World>| {
+        let (files, mail) = workload(&world, false).await;
+        let (sizes, total) = names_and_sizes(&files);
+        for n in 0..BLOCKS {
+            let (name, offset) = place(&sizes, (split_mix(n) >> 8) as usize % total);
+            let start = offset / 4096 * 4096;
+            let mut damaged = files.clone();
+            let bytes = damaged.get_mut(&name).unwrap();
+            let end = bytes.len().min(start + 4096);
+            bytes[start..end].fill(0);
+            let what = format!("block {n}: at {start} of {name}");
+            let lost = check(&world, &damaged, &mail, &what).await;
+            assert!(lost <= 60, "{what}: {lost} messages lost");
+        }
+    });
+}
+
+#[test]
+fn without_checkpoint_files_every_account_is_found() {
+    run(async |world: Rc<World>| {
+        let (mut files, mail) = workload(&world, false).await;
+        files.retain(|name, _| name.starts_with("segment-"));
+        assert_eq!(check(&world, &files, &mail, "no checkpoint").await, 0);
+    });
+}
+
+#[test]
+fn every_wrong_bit_is_found() {
+    run(async |world: Rc<World>| {
+        let (files, _) = workload(&world, false).await;
+        let (sizes, total) = names_and_sizes(&files);
+        let whole = copy_of(&files).await;
+        let (partition, _) = open(&whole, &world).await;
+        let report = partition.verify(&|_| {}).await.unwrap();
+        assert_eq!(report.findings, []);
+        assert!(report.shared_bytes > 0 && report.recounted && report.messages > 100);
+        for n in 0..flips() {
+            let random = split_mix(n + 1000);
+            let (name, offset) = place(&sizes, (random >> 8) as usize % total);
+            let mut damaged = files.clone();
+            damaged.get_mut(&name).unwrap()[offset] ^= 1 << (random % 8);
+            let (partition, _) = open(&copy_of(&damaged).await, &world).await;
+            partition.keep_still();
+            let report = partition.verify(&|_| {}).await.unwrap();
+            let what = format!("flip {n}: bit {} of {offset} in {name}", random % 8);
+            assert!(report.findings_total > 0, "{what} is not found");
+        }
+    });
+}

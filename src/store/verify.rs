@@ -1,0 +1,329 @@
+//! Whether a partition is what it should be, down to the last byte: every file as it was written,
+//! every account's tables and counters, every message's body, and how often each body is referred
+//! to.
+//!
+//! Called by `ringmail verify`. Works on an open partition, in the background: others run between
+//! two files, folders and messages. What it finds damaged on its way is salvaged in memory, as any
+//! reader's need would do; nothing is written here.
+
+use hashbrown::HashMap;
+
+use super::{
+    damage::{Damage, Place},
+    error::StoreError,
+    log::{Checked, EntryKind, Flaw},
+    mailbox::MailboxStatus,
+    namespace::MailboxInfo,
+    partition::Partition,
+    snapshot::{MessageBody, Snapshot},
+};
+use crate::model::{AccountId, Flags, Lsn, MailboxId, Uid};
+
+/// Findings that are named; more are counted only.
+const FINDINGS_MAX: usize = 10_000;
+/// Bodies whose references are counted: 24 bytes each.
+const BODIES_MAX: usize = 4 << 20;
+/// Bytes of a body read at once.
+const READ_SIZE: usize = 1 << 20;
+
+/// One place that is not as it was written, and whose it is as far as known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    pub file: String,
+    pub offset: u64,
+    pub what: String,
+    pub account: Option<AccountId>,
+    pub folder: Option<String>,
+    pub uid: Option<Uid>,
+}
+
+/// What [`Partition::verify`] looked at and found.
+#[derive(Clone, Default, Debug)]
+pub struct VerifyReport {
+    pub checked: Checked,
+    pub accounts: u64,
+    pub folders: u64,
+    pub messages: u64,
+    /// Messages that cannot be read.
+    pub messages_damaged: u64,
+    pub spooled: u64,
+    /// Different bodies, and their bytes.
+    pub bodies: u64,
+    pub body_bytes: u64,
+    /// References to them.
+    pub references: u64,
+    /// Bytes that storing each body once saves.
+    pub shared_bytes: u64,
+    /// False if there were too many bodies to count references.
+    pub recounted: bool,
+    pub findings: Vec<Finding>,
+    pub findings_total: u64,
+}
+
+impl VerifyReport {
+    fn find(&mut self, finding: Finding) {
+        let known = |other: &Finding| {
+            other.file == finding.file
+                && other.offset == finding.offset
+                && (other.uid, other.account) == (finding.uid, finding.account)
+        };
+        if self.findings.iter().any(known) {
+            return;
+        }
+        self.findings_total += 1;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+
+    fn find_error(
+        &mut self,
+        error: StoreError,
+        account: Option<AccountId>,
+        folder: Option<&str>,
+        uid: Option<Uid>,
+    ) -> Result<(), StoreError> {
+        let StoreError::Corrupt { segment: file, offset, what } = error else { return Err(error) };
+        let folder = folder.map(str::to_owned);
+        self.find(Finding { file, offset, what, account, folder, uid });
+        Ok(())
+    }
+}
+
+/// How often each body is referred to.
+#[derive(Default)]
+struct References {
+    counts: HashMap<Lsn, (u64, u64)>,
+    full: bool,
+}
+
+impl References {
+    fn count(&mut self, body: &MessageBody) {
+        if self.counts.len() >= BODIES_MAX && !self.counts.contains_key(&body.lsn) {
+            self.full = true;
+            return;
+        }
+        self.counts.entry(body.lsn).or_insert((0, body.size)).0 += 1;
+    }
+}
+
+impl Partition {
+    /// Bytes that [`Partition::verify`] will report as progress, about.
+    pub async fn verify_bytes(&self) -> Result<u64, StoreError> {
+        let files = self.inner.log.files().await?;
+        Ok(files.iter().map(|(_, len)| 2 * len).sum())
+    }
+
+    /// Checks everything. `progress` is told of bytes done.
+    ///
+    /// # Errors
+    /// When the device fails, or a file is of a version that this program does not know; damage is
+    /// no error.
+    pub async fn verify(&self, progress: &dyn Fn(u64)) -> Result<VerifyReport, StoreError> {
+        let mut report = VerifyReport::default();
+        let mut flaws = Vec::new();
+        let log = &self.inner.log;
+        report.checked = log.check_files(&mut |flaw| flaws.push(flaw), progress).await?;
+        let mut references = References::default();
+        for id in self.inner.account_ids() {
+            self.verify_account(id, &mut report, &mut references, progress).await?;
+            self.inner.executor.yield_now().await;
+        }
+        self.verify_spool(&mut report, &mut references).await?;
+        for flaw in flaws {
+            let finding = self.named(flaw).await;
+            report.find(finding);
+        }
+        for Damage { segment: file, offset, what, place } in self.inner.damages.all() {
+            let folder = self.folder_name(place.account, place.mailbox).await;
+            let Place { account, uid, .. } = place;
+            report.find(Finding { file, offset, what, account, folder, uid });
+        }
+        report.bodies = references.counts.len() as u64;
+        for (count, size) in references.counts.values() {
+            report.references += count;
+            report.body_bytes += size;
+            report.shared_bytes += (count - 1) * size;
+        }
+        report.recounted = !references.full;
+        Ok(report)
+    }
+
+    /// One row a folder of the account, for `ringmail inspect`; none if nothing is known of it.
+    ///
+    /// # Errors
+    /// As reads'.
+    pub async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
+        let cell = self.inner.load(id).await?;
+        let folders = cell.state.borrow().names.list();
+        let mut rows = Vec::with_capacity(folders.len());
+        for MailboxInfo { id: mailbox, name, .. } in folders {
+            self.inner.ensure_table(&cell, mailbox).await?;
+            let state = cell.state.borrow();
+            let Some(found) = state.live_mailbox(mailbox) else { continue };
+            let last =
+                found.snapshot().and_then(|all| Some(all.get(all.len().checked_sub(1)?)?.uid));
+            let status = found.status;
+            rows.push(vec![
+                name,
+                mailbox.to_string(),
+                status.uid_validity.to_string(),
+                status.uid_next.to_string(),
+                status.messages.to_string(),
+                status.unseen.to_string(),
+                status.recent.to_string(),
+                status.told_mod_seq().to_string(),
+                status.size.to_string(),
+                last.map_or("-".to_owned(), |uid| uid.to_string()),
+            ]);
+        }
+        Ok(rows)
+    }
+
+    /// Whose entry it is that is damaged.
+    async fn named(&self, flaw: Flaw) -> Finding {
+        let Flaw { file, offset, what, entry } = flaw;
+        let owner = entry.filter(|header| header.account.0 != 0);
+        let account = owner.map(|header| header.account);
+        let mailbox = owner.map(|header| header.mailbox).filter(|mailbox| mailbox.0 != 0);
+        let uid = owner.map(|header| header.uid).filter(|uid| uid.0 != 0);
+        let folder = self.folder_name(account, mailbox).await;
+        let kind = entry.map_or(String::new(), |header| format!("{}: ", kind_name(header.kind)));
+        Finding { file, offset, what: format!("{kind}{what}"), account, folder, uid }
+    }
+
+    async fn folder_name(
+        &self,
+        account: Option<AccountId>,
+        mailbox: Option<MailboxId>,
+    ) -> Option<String> {
+        let cell = self.inner.load(account?).await.ok()?;
+        let state = cell.state.borrow();
+        state.names.info(mailbox?).map(|info| info.name)
+    }
+
+    async fn verify_account(
+        &self,
+        id: AccountId,
+        report: &mut VerifyReport,
+        references: &mut References,
+        progress: &dyn Fn(u64),
+    ) -> Result<(), StoreError> {
+        let cell = match self.inner.load(id).await {
+            Ok(cell) => cell,
+            Err(error) => return report.find_error(error, Some(id), None, None),
+        };
+        report.accounts += 1;
+        let folders = cell.state.borrow().names.list();
+        for MailboxInfo { id: mailbox, name, .. } in folders {
+            match self.inner.ensure_table(&cell, mailbox).await {
+                // Deleted meanwhile.
+                Err(StoreError::NoSuchMailbox) => continue,
+                Err(error) => report.find_error(error, Some(id), Some(&name), None)?,
+                Ok(()) => {}
+            }
+            let (found, recent_from) = {
+                let state = cell.state.borrow();
+                let Some(mailbox) = state.live_mailbox(mailbox) else { continue };
+                (mailbox.snapshot(), mailbox.recent_from)
+            };
+            let Some(found) = found else { continue };
+            report.folders += 1;
+            if let Some(what) = miscounted(&found, recent_from) {
+                let file = "counters".to_owned();
+                let (account, folder) = (Some(id), Some(name.clone()));
+                report.find(Finding { file, offset: 0, what, account, folder, uid: None });
+            }
+            for message in found.iter_from(0) {
+                report.messages += 1;
+                references.count(&message.body);
+                if let Err(error) = self.verify_body(&message.body).await {
+                    report.messages_damaged += 1;
+                    report.find_error(error, Some(id), Some(&name), Some(message.uid))?;
+                }
+                progress(message.body.size);
+                self.inner.executor.yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn verify_body(&self, body: &MessageBody) -> Result<(), StoreError> {
+        self.inner.read_summary(body).await?;
+        let mut offset = 0;
+        while offset < body.size {
+            let piece = self.inner.read_body(body, offset, READ_SIZE).await?;
+            if piece.is_empty() {
+                let what = "the body is shorter than the message says".to_owned();
+                return Err(StoreError::Corrupt {
+                    segment: "log".to_owned(),
+                    offset: body.lsn.0,
+                    what,
+                });
+            }
+            offset += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    async fn verify_spool(
+        &self,
+        report: &mut VerifyReport,
+        references: &mut References,
+    ) -> Result<(), StoreError> {
+        for spooled in self.spooled() {
+            report.spooled += 1;
+            references.count(&spooled.body);
+            if let Err(error) = self.verify_body(&spooled.body).await {
+                report.find_error(error, None, Some("(spool)"), None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a mailbox's counters differ from its messages, if they do.
+fn miscounted(found: &Snapshot, recent_from: Uid) -> Option<String> {
+    let told = found.status();
+    let mut counted = MailboxStatus::default();
+    let (mut last, mut mod_seq) = (Uid(0), told.highest_mod_seq);
+    for message in found.iter_from(0) {
+        counted.messages += 1;
+        counted.recent += u32::from(message.uid >= recent_from);
+        counted.unseen += u32::from(!message.flags.system.contains(Flags::SEEN));
+        counted.deleted += u32::from(message.flags.system.contains(Flags::DELETED));
+        counted.size = counted.size.saturating_add(message.body.size);
+        last = last.max(message.uid);
+        mod_seq = mod_seq.max(message.mod_seq);
+    }
+    let same = (told.messages, told.unseen, told.deleted, told.size, told.recent)
+        == (counted.messages, counted.unseen, counted.deleted, counted.size, counted.recent)
+        && told.uid_next > last
+        && told.highest_mod_seq == mod_seq;
+    (!same).then(|| format!("kept counters {told:?}, counted {counted:?}, last UID {last}"))
+}
+
+/// What an entry is called in reports.
+pub fn kind_name(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::BodyChunk => "body chunk",
+        EntryKind::Message => "message",
+        EntryKind::Flags => "flags",
+        EntryKind::Expunge => "expunge",
+        EntryKind::Mailbox => "mailbox",
+        EntryKind::Account => "account",
+        EntryKind::Keyword => "keyword",
+        EntryKind::Subscription => "subscription",
+        EntryKind::Acl => "ACL",
+        EntryKind::Quota => "quota",
+        EntryKind::Metadata => "metadata",
+        EntryKind::Spool => "spooled message",
+        EntryKind::Unspool => "end of a spooled message",
+        EntryKind::Intent => "intent",
+        EntryKind::Transaction => "transaction",
+        EntryKind::AccountPage => "account page",
+        EntryKind::MailboxRun => "mailbox run",
+        EntryKind::DirectoryPage => "directory page",
+        EntryKind::CheckpointRoot => "checkpoint root",
+    }
+}

@@ -1,0 +1,218 @@
+//! `ringmail verify`: checks every byte and every message of a data directory, names what is damaged
+//! and whose it is; with `--repair`, makes durable what could be salvaged.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::mpsc, thread, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use ringmail::{
+    config::Settings,
+    control,
+    directory::UsersFile,
+    server::{data_dir::DataDirectory, examine},
+    store::StoreOptions,
+};
+
+use super::json;
+use crate::cli::VerifyArguments;
+
+/// One `finding` line taken apart.
+struct Found {
+    partition: String,
+    file: String,
+    offset: u64,
+    account: Option<String>,
+    uid: Option<String>,
+    folder: Option<String>,
+    what: String,
+}
+
+#[derive(Default)]
+struct Outcome {
+    found: Vec<Found>,
+    failed: Vec<String>,
+    sums: BTreeMap<String, u64>,
+}
+
+pub fn verify(arguments: VerifyArguments) -> Result<()> {
+    let (data_dir, users_file, options) = place(&arguments)?;
+    let repair = arguments.repair && !arguments.dry_run;
+    let bar = progress_bar();
+    let mut outcome = Outcome::default();
+    let socket = DataDirectory::control_socket(&data_dir);
+    let request = if repair { "verify repair" } else { "verify" };
+    let online = control::stream(&socket, request, &mut |line| outcome.take(line, &bar))
+        .with_context(|| format!("{}: the server does not answer", socket.display()))?;
+    if !online {
+        let (sender, lines) = mpsc::channel();
+        let path = data_dir.clone();
+        let work = thread::spawn(move || examine::verify_offline(&path, options, repair, sender));
+        lines.iter().for_each(|line| outcome.take(&line, &bar));
+        work.join().map_err(|_| anyhow::anyhow!("the verifying thread ended"))??;
+    }
+    bar.finish_and_clear();
+    let addresses: BTreeMap<String, String> = match UsersFile::load(&users_file) {
+        Ok(file) => file.users().map(|user| (user.id.to_string(), user.address.clone())).collect(),
+        Err(_) => BTreeMap::new(),
+    };
+    outcome.print(&addresses);
+    if let Some(path) = &arguments.json {
+        fs::write(path, outcome.json(&addresses))
+            .with_context(|| format!("{}: cannot write", path.display()))?;
+    }
+    let damaged = outcome.sums.get("findings").copied().unwrap_or(0);
+    match (outcome.failed.first(), damaged) {
+        (Some(why), _) => bail!("{why}"),
+        (None, 0) => Ok(()),
+        (None, count) if arguments.repair && arguments.dry_run => bail!(
+            "{}: damage in {count} place(s); --repair would make durable what could be salvaged",
+            data_dir.display()
+        ),
+        (None, count) if repair => bail!(
+            "{}: damage in {count} place(s); what could be salvaged is durable now",
+            data_dir.display()
+        ),
+        (None, count) => bail!("{}: damage in {count} place(s)", data_dir.display()),
+    }
+}
+
+fn place(arguments: &VerifyArguments) -> Result<(PathBuf, PathBuf, StoreOptions)> {
+    match (&arguments.place.config, &arguments.place.dir) {
+        (Some(config), _) => {
+            let settings = Settings::load(config)?;
+            let users = settings.users_path();
+            let options = settings.store_options();
+            Ok((settings.data_dir, users, options))
+        }
+        (None, Some(directory)) => {
+            let users = directory.join("users");
+            Ok((directory.clone(), users, StoreOptions::default()))
+        }
+        (None, None) => Err(super::Usage("--config or --dir is needed".to_owned()).into()),
+    }
+}
+
+/// Bytes of files and of bodies read.
+fn progress_bar() -> ProgressBar {
+    let template = "verifying {bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(0).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn known(field: &str) -> Option<String> {
+    (field != "-").then(|| field.to_owned())
+}
+
+impl Outcome {
+    fn take(&mut self, line: &str, bar: &ProgressBar) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        match fields.as_slice() {
+            ["total", bytes] => bar.inc_length(bytes.parse().unwrap_or(0)),
+            ["progress", bytes] => bar.inc(bytes.parse().unwrap_or(0)),
+            ["finding", partition, file, offset, account, uid, folder, what] => {
+                self.found.push(Found {
+                    partition: (*partition).to_owned(),
+                    file: (*file).to_owned(),
+                    offset: offset.parse().unwrap_or(0),
+                    account: known(account),
+                    uid: known(uid),
+                    folder: known(folder),
+                    what: (*what).to_owned(),
+                });
+            }
+            ["report", _, numbers @ ..] => {
+                for (name, value) in numbers.iter().filter_map(|number| number.split_once('=')) {
+                    *self.sums.entry(name.to_owned()).or_default() += value.parse().unwrap_or(0);
+                }
+            }
+            ["failed", partition, why] => {
+                self.failed.push(format!("partition {partition}: {why}"));
+            }
+            _ => self.failed.push(line.to_owned()),
+        }
+    }
+
+    fn print(&self, addresses: &BTreeMap<String, String>) {
+        for found in &self.found {
+            let mut whose = String::new();
+            if let Some(account) = &found.account {
+                let address = addresses.get(account);
+                whose += &match address {
+                    Some(address) => format!(" {address}"),
+                    None => format!(" account {account}"),
+                };
+            }
+            if let Some(folder) = &found.folder {
+                whose += &format!(", folder {folder}");
+            }
+            if let Some(uid) = &found.uid {
+                whose += &format!(", UID {uid}");
+            }
+            println!(
+                "damaged: partition {}, {} at offset {}:{whose}{} {}",
+                found.partition,
+                found.file,
+                found.offset,
+                if whose.is_empty() { "" } else { ":" },
+                found.what
+            );
+        }
+        for why in &self.failed {
+            println!("not verified: {why}");
+        }
+        let sum = |name: &str| self.sums.get(name).copied().unwrap_or(0);
+        println!(
+            "{} files, {} bytes, {} batches, {} entries; {} accounts, {} folders, {} messages \
+             ({} of them damaged), {} in the spool",
+            sum("files"),
+            sum("bytes"),
+            sum("batches"),
+            sum("entries"),
+            sum("accounts"),
+            sum("folders"),
+            sum("messages"),
+            sum("messages_damaged"),
+            sum("spooled"),
+        );
+        println!(
+            "{} bodies of {} bytes are referred to {} times: storing each once saves {} bytes",
+            sum("bodies"),
+            sum("body_bytes"),
+            sum("references"),
+            sum("shared_bytes"),
+        );
+        println!("{} damaged place(s)", sum("findings"));
+    }
+
+    fn json(&self, addresses: &BTreeMap<String, String>) -> String {
+        let findings: Vec<String> = self
+            .found
+            .iter()
+            .map(|found| {
+                let address = found.account.as_ref().and_then(|id| addresses.get(id));
+                json::object(&[
+                    ("partition", json::text(&found.partition)),
+                    ("file", json::text(&found.file)),
+                    ("offset", found.offset.to_string()),
+                    ("account", json::optional(found.account.as_deref())),
+                    ("address", json::optional(address.map(String::as_str))),
+                    ("folder", json::optional(found.folder.as_deref())),
+                    ("uid", found.uid.clone().unwrap_or("null".to_owned())),
+                    ("what", json::text(&found.what)),
+                ])
+            })
+            .collect();
+        let failed: Vec<String> = self.failed.iter().map(|why| json::text(why)).collect();
+        let sums: Vec<(&str, String)> =
+            self.sums.iter().map(|(name, value)| (name.as_str(), value.to_string())).collect();
+        let all = json::object(&[
+            ("sums", json::object(&sums)),
+            ("findings", json::list(&findings)),
+            ("failed", json::list(&failed)),
+        ]);
+        format!("{all}\n")
+    }
+}

@@ -1,0 +1,136 @@
+"""`ringmail verify`, `inspect` and `check --dir` on a real data directory: whole, with wrong bits, with
+a server running, and repaired."""
+
+import imaplib
+import json
+import os
+import pathlib
+import random
+import shutil
+import smtplib
+import subprocess
+import tempfile
+import unittest
+
+from demo import BINARY, Demo
+
+FLIPS = int(os.environ.get("VERIFY_FLIPS", "12"))
+SMALL = ["--set", "store.segment_size=64KiB", "--set", "store.checkpoint_interval=64KiB",
+         "--partitions", "1", "--users", "8"]
+
+
+def ringmail(*arguments):
+    command = [str(BINARY), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def files(directory):
+    found = sorted(pathlib.Path(directory).glob("partition-*/*"))
+    return [path for path in found if path.name.startswith(("segment-", "checkpoint-"))]
+
+
+def fill(demo):
+    with smtplib.SMTP("127.0.0.1", demo.port["smtp"]) as smtp:
+        for n in range(60):
+            to = ["alice@demo.test", f"user{n % 8 + 1}@demo.test"][: 1 + n % 2]
+            text = f"Subject: {n}\r\n\r\n" + f"line {n} of a message\r\n" * (20 + 7 * n)
+            smtp.sendmail("me@example.org", to, text)
+
+
+def mail(demo, user):
+    """UID to text of INBOX; None where the server says that it is damaged."""
+    imap = imaplib.IMAP4("127.0.0.1", demo.port["imap"])
+    imap.login(user, "demo")
+    imap.select()
+    _, (uids,) = imap.uid("SEARCH", "ALL")
+    found = {}
+    for uid in uids.split():
+        answer, data = imap.uid("FETCH", uid, "(BODY.PEEK[])")
+        if answer == "NO":
+            assert b"CORRUPTION" in data[0] or b"damaged" in data[0], data
+            found[uid] = None
+        else:
+            found[uid] = data[0][1]
+    imap.logout()
+    return found
+
+
+def flip(directory, generator):
+    all_files = files(directory)
+    at = generator.randrange(sum(path.stat().st_size for path in all_files))
+    for path in all_files:
+        if at < path.stat().st_size:
+            break
+        at -= path.stat().st_size
+    bit = generator.randrange(8)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << bit]))
+    return f"bit {bit} of {at} in {path.name}"
+
+
+class Verify(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = tempfile.mkdtemp(prefix="ringmail-verify-")
+        demo = Demo(*SMALL, directory=cls.directory)
+        fill(demo)
+        cls.before = {user: mail(demo, user) for user in ("alice@demo.test", "user1@demo.test")}
+        cls.online = ringmail("verify", "--dir", cls.directory)
+        demo.stop()
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.directory)
+
+    def copy(self):
+        target = tempfile.mkdtemp(prefix="ringmail-verify-")
+        self.addCleanup(shutil.rmtree, target, True)
+        shutil.copytree(self.directory, target, dirs_exist_ok=True)
+        return target
+
+    def test_whole(self):
+        self.assertEqual(self.online.returncode, 0, self.online)
+        self.assertIn("0 damaged place(s)", self.online.stdout)
+        offline = ringmail("verify", "--dir", self.directory)
+        self.assertEqual(offline.returncode, 0, offline)
+        check = ringmail("check", "--dir", self.directory)
+        self.assertEqual(check.returncode, 0, check)
+
+    def test_inspect(self):
+        segments = ringmail("inspect", "segments", "--dir", self.directory, "--json")
+        rows = json.loads(segments.stdout)
+        self.assertGreater(len(rows), 2)
+        name = f"0/{rows[0]['segment']}"
+        for what in (["entries", name], ["batches", name], ["checkpoint"],
+                     ["account", "alice@demo.test"]):
+            shown = ringmail("inspect", *what, "--dir", self.directory)
+            self.assertEqual(shown.returncode, 0, shown)
+            self.assertGreater(len(shown.stdout.splitlines()), 1, what)
+
+    def test_every_wrong_bit_is_found_and_stops_nothing(self):
+        for seed in range(FLIPS):
+            target = self.copy()
+            what = flip(target, random.Random(seed))
+            found = ringmail("verify", "--dir", target, "--json", f"{target}/result.json")
+            self.assertEqual(found.returncode, 1, (what, found))
+            with open(f"{target}/result.json") as result:
+                self.assertTrue(json.load(result)["findings"], what)
+            if seed % 2:
+                repaired = ringmail("verify", "--dir", target, "--repair")
+                self.assertEqual(repaired.returncode, 1, (what, repaired))
+            demo = Demo(*SMALL, directory=target)
+            online = ringmail("verify", "--dir", target)
+            self.assertIn(online.returncode, (0, 1), online)
+            for user, before in self.before.items():
+                after = mail(demo, user)
+                lost = [uid for uid, text in before.items() if after.get(uid) != text]
+                self.assertLessEqual(len(lost), 1, what)
+                self.assertTrue(all(after.get(uid) is None for uid in lost), what)
+            self.assertEqual(demo.stop(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
