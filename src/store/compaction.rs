@@ -352,7 +352,7 @@ impl Inner {
         let wanted: BTreeSet<u64> = batch.iter().map(|segment| segment.epoch).collect();
         let marks = self.mark(sealed, &wanted, pace).await?;
         self.adopt(&marks, |epoch| wanted.contains(&epoch));
-        let groups = self.groups(batch, sealed, &marks);
+        let groups = self.groups(batch, &marks);
         if groups.is_empty() {
             return Ok(());
         }
@@ -369,12 +369,10 @@ impl Inner {
     }
 
     /// Neighbours that fit into one segment together, and are smaller there.
-    fn groups(
-        &self,
-        batch: &[SealedSegment],
-        sealed: &[SealedSegment],
-        marks: &Marks,
-    ) -> Vec<Vec<SealedSegment>> {
+    fn groups(&self, batch: &[SealedSegment], marks: &Marks) -> Vec<Vec<SealedSegment>> {
+        // Quarantined ones too: what stays between two segments keeps them from being joined, or it
+        // would stand in front of a part of what they become.
+        let all = self.log.sealed_below(Lsn(u64::MAX));
         let mut groups: Vec<Vec<SealedSegment>> = Vec::new();
         let mut file_len = 0;
         let mut expected = None;
@@ -385,7 +383,7 @@ impl Inner {
             if dead * 100 < segment.len * SHARE_MIN && !self.is_small(segment.len) {
                 continue;
             }
-            let at = sealed.iter().position(|other| other.epoch == segment.epoch);
+            let at = all.iter().position(|other| other.epoch == segment.epoch);
             let neighbour = at.is_some() && at == expected;
             let grown = file_len + bytes + 16 * live.len() as u64;
             match groups.last_mut() {

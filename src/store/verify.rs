@@ -222,14 +222,14 @@ impl Partition {
                 Err(error) => report.find_error(error, Some(id), Some(&name), None)?,
                 Ok(()) => {}
             }
-            let (found, recent_from) = {
+            let (found, (status, recent_from)) = {
                 let state = cell.state.borrow();
                 let Some(mailbox) = state.live_mailbox(mailbox) else { continue };
-                (mailbox.snapshot(), mailbox.recent_from)
+                (mailbox.snapshot(), (mailbox.status, mailbox.recent_from))
             };
             let Some(found) = found else { continue };
             report.folders += 1;
-            if let Some(what) = miscounted(&found, recent_from) {
+            if let Some(what) = miscounted(&found, status, recent_from) {
                 let file = "counters".to_owned();
                 let (account, folder) = (Some(id), Some(name.clone()));
                 report.find(Finding { file, offset: 0, what, account, folder, uid: None });
@@ -283,8 +283,7 @@ impl Partition {
 }
 
 /// How a mailbox's counters differ from its messages, if they do.
-fn miscounted(found: &Snapshot, recent_from: Uid) -> Option<String> {
-    let told = found.status();
+fn miscounted(found: &Snapshot, told: MailboxStatus, recent_from: Uid) -> Option<String> {
     let mut counted = MailboxStatus::default();
     let (mut last, mut mod_seq) = (Uid(0), told.highest_mod_seq);
     for message in found.iter_from(0) {
