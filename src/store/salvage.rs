@@ -169,11 +169,13 @@ impl Inner {
                 }
             };
             for (uid, record) in found {
-                if let (RunRecord::Put(_), true) = (record, open) {
-                    windows.push((last, uid.0));
-                    open = false;
+                // Only new messages tell where a run lies: it may also change older ones.
+                if let RunRecord::Put(_) = record {
+                    if std::mem::take(&mut open) {
+                        windows.push((last, uid.0));
+                    }
+                    last = last.max(uid.0);
                 }
-                last = last.max(uid.0);
                 put(&mut records, uid, record);
             }
             self.executor.yield_now().await;
