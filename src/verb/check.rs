@@ -12,6 +12,7 @@ use ringmail::{
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name},
 };
 
+use super::read_if_there;
 use crate::cli::CheckArguments;
 
 pub fn check(arguments: CheckArguments) -> Result<()> {
@@ -91,17 +92,20 @@ fn check_partition(folder: &Path, number: u16) -> Result<usize> {
     for entry in entries {
         let path = entry.with_context(|| format!("{}: cannot read", folder.display()))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let read = || fs::read(&path).with_context(|| format!("{}: cannot read", path.display()));
+        let (epoch, sequence) = (epoch_of_name(name), checkpoint_of_name(name));
+        if epoch.is_none() && sequence.is_none() {
+            continue;
+        }
+        let Some(bytes) = read_if_there(&path)? else { continue };
         let partition = PartitionId(number);
-        let refused = if let Some(epoch) = epoch_of_name(name) {
-            match dissect(&read()?, partition, epoch, Lsn(0)) {
+        let refused = if let Some(epoch) = epoch {
+            match dissect(&bytes, partition, epoch, Lsn(0)) {
                 Ok(found) => found.entries.into_iter().find_map(|entry| entry.unknown),
                 Err(error) => Some(error.to_string()),
             }
-        } else if let Some(sequence) = checkpoint_of_name(name) {
-            check_checkpoint(&read()?, partition, sequence).err().map(|error| error.to_string())
         } else {
-            continue;
+            let sequence = sequence.unwrap_or_default();
+            check_checkpoint(&bytes, partition, sequence).err().map(|error| error.to_string())
         };
         if let Some(why) = refused {
             bail!("{}: {why}; start the ringmail that wrote it, or a later one", path.display());
@@ -109,4 +113,39 @@ fn check_partition(folder: &Path, number: u16) -> Result<usize> {
         files += 1;
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::of_version, *};
+
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
+    const FILES: [&str; 2] = ["segment-0000000000000001", "checkpoint-0000000000000001"];
+
+    #[test]
+    fn the_first_format_can_be_opened() {
+        assert_eq!(check_partition(Path::new(GOLDEN), 7).unwrap(), FILES.len());
+    }
+
+    #[test]
+    fn a_file_of_a_later_version_is_named() {
+        for changed in FILES {
+            let place = tempfile::tempdir().unwrap();
+            for name in FILES {
+                let version = if name == changed { 99 } else { 1 };
+                let bytes = of_version(version, &Path::new(GOLDEN).join(name));
+                fs::write(place.path().join(name), bytes).unwrap();
+            }
+            let error = check_partition(place.path(), 7).unwrap_err().to_string();
+            assert!(error.contains(changed) && error.contains("version 99"), "{error}");
+        }
+    }
+
+    /// Beside a running server: a name without a file, as a link to nowhere is.
+    #[test]
+    fn a_file_that_goes_meanwhile_is_no_problem() {
+        let place = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("nowhere", place.path().join(FILES[0])).unwrap();
+        assert_eq!(check_partition(place.path(), 7).unwrap(), 0);
+    }
 }

@@ -1,7 +1,7 @@
 //! `ringmail inspect`: what the files of a data directory hold, as tables or JSON.
 //!
 //! Only reads, takes no lock, and so is safe beside a server that runs; what that server has just
-//! written may be missing, or look torn.
+//! written may be missing, or look torn, and files that it deletes meanwhile are left out.
 
 use std::{
     collections::BTreeMap,
@@ -24,60 +24,92 @@ use ringmail::{
     },
 };
 
-use super::{Usage, json};
+use super::{Usage, json, read_if_there};
 use crate::cli::{InspectArguments, InspectVerb};
 
-/// A table: the names of its columns, and rows.
+/// A column and what its values are: what a value looks like does not tell, since a folder may be
+/// called "007".
+#[derive(Clone, Copy)]
+enum Column {
+    Text(&'static str),
+    /// "-" where it is not known.
+    Number(&'static str),
+}
+
+impl Column {
+    fn name(self) -> &'static str {
+        match self {
+            Text(name) | Number(name) => name,
+        }
+    }
+
+    fn json(self, value: &str) -> String {
+        match (self, value.parse::<u64>()) {
+            (Number(_), Ok(number)) => number.to_string(),
+            (Number(_), Err(_)) if value == "-" => "null".to_owned(),
+            _ => json::text(value),
+        }
+    }
+}
+
+use Column::{Number, Text};
+
+/// Rows have as many values as there are columns.
 struct Table {
-    columns: Vec<&'static str>,
+    columns: Vec<Column>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(columns: &[&'static str]) -> Table {
+    fn new(columns: &[Column]) -> Table {
         Table { columns: columns.to_vec(), rows: Vec::new() }
     }
 
-    fn print(&self, as_json: bool) {
-        if as_json {
-            let rows: Vec<String> = self
-                .rows
+    fn json(&self) -> String {
+        let row = |row: &Vec<String>| {
+            let fields: Vec<(&str, String)> = self
+                .columns
                 .iter()
-                .map(|row| {
-                    let fields: Vec<(&str, String)> = self
-                        .columns
-                        .iter()
-                        .zip(row)
-                        .map(|(name, value)| match value.parse::<u64>() {
-                            Ok(number) => (*name, number.to_string()),
-                            Err(_) => (*name, json::text(value)),
-                        })
-                        .collect();
-                    json::object(&fields)
-                })
+                .zip(row)
+                .map(|(column, value)| (column.name(), column.json(value)))
                 .collect();
-            println!("{}", json::list(&rows));
-            return;
-        }
-        let mut widths: Vec<usize> = self.columns.iter().map(|name| name.len()).collect();
-        for row in &self.rows {
-            for (width, value) in widths.iter_mut().zip(row) {
+            json::object(&fields)
+        };
+        json::list(&self.rows.iter().map(row).collect::<Vec<_>>())
+    }
+
+    /// Lines of aligned columns. Names come from users: what could move a terminal's cursor or
+    /// break a line is shown escaped.
+    fn text(&self) -> String {
+        let head = self.columns.iter().map(|column| column.name().to_owned()).collect();
+        let rows = self.rows.iter().map(|row| row.iter().map(|value| printable(value)).collect());
+        let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+        let mut widths = vec![0; self.columns.len()];
+        for line in &lines {
+            for (width, value) in widths.iter_mut().zip(line) {
                 *width = (*width).max(value.chars().count());
             }
         }
-        let line = |values: Vec<&str>| {
-            let cells: Vec<String> = values
-                .iter()
-                .zip(&widths)
-                .map(|(value, width)| format!("{value:<width$}"))
-                .collect();
-            println!("{}", cells.join("  ").trim_end());
-        };
-        line(self.columns.clone());
-        for row in &self.rows {
-            line(row.iter().map(String::as_str).collect());
+        let mut out = String::new();
+        for line in &lines {
+            let cells: Vec<String> =
+                line.iter().zip(&widths).map(|(value, width)| format!("{value:<width$}")).collect();
+            out.push_str(cells.join("  ").trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => out.extend(character.escape_default()),
+            false => out.push(character),
         }
     }
+    out
 }
 
 pub fn inspect(arguments: InspectArguments) -> Result<()> {
@@ -101,7 +133,10 @@ pub fn inspect(arguments: InspectArguments) -> Result<()> {
             account(&data_dir, &users_file, address, layout.partitions, options)?
         }
     };
-    table.print(arguments.json);
+    match arguments.json {
+        true => println!("{}", table.json()),
+        false => print!("{}", table.text()),
+    }
     Ok(())
 }
 
@@ -119,12 +154,12 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn take_apart(folder: &Path, name: &str, partition: PartitionId) -> Result<Dissection> {
-    let path = folder.join(name);
-    let bytes = fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+fn take_apart(path: &Path, name: &str, bytes: &[u8], partition: PartitionId) -> Result<Dissection> {
     let epoch =
         epoch_of_name(name).with_context(|| format!("{}: not a segment", path.display()))?;
-    dissect(&bytes, partition, epoch, Lsn(0)).with_context(|| path.display().to_string())
+    dissect(bytes, partition, epoch, Lsn(0)).with_context(|| {
+        format!("{}: start the ringmail that wrote it, or a later one", path.display())
+    })
 }
 
 /// `PARTITION/NAME`, a path, or a name if there is one partition only.
@@ -143,62 +178,83 @@ fn read_segment(data_dir: &Path, named: &str) -> Result<Dissection> {
             );
         }
     };
-    take_apart(&folder(data_dir, partition), name, partition)
+    let path = folder(data_dir, partition).join(name);
+    let bytes = fs::read(&path).with_context(|| {
+        format!("{}: cannot read; `ringmail inspect segments` lists what is there", path.display())
+    })?;
+    take_apart(&path, name, &bytes, partition)
 }
 
 fn segments(data_dir: &Path, partitions: u16) -> Result<Table> {
     let mut table = Table::new(&[
-        "partition",
-        "segment",
-        "layout",
-        "base",
-        "bytes",
-        "batches",
-        "entries",
-        "damaged",
-        "tail",
-        "replaces",
+        Number("partition"),
+        Text("segment"),
+        Text("layout"),
+        Number("base"),
+        Number("bytes"),
+        Number("batches"),
+        Number("entries"),
+        Number("damaged"),
+        Number("tail"),
+        Number("replaces"),
     ]);
     for partition in (0..partitions).map(PartitionId) {
         let folder = folder(data_dir, partition);
         for name in names(&folder)?.iter().filter(|name| epoch_of_name(name).is_some()) {
-            let found = take_apart(&folder, name, partition)?;
-            let len = fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
-            let damaged = found.flaws.len()
-                + found.entries.iter().filter(|entry| entry.flaw.is_some()).count();
-            let (layout, base, replaces) = match (&found.compacted, found.header) {
-                (Some(header), _) => {
-                    ("compacted", header.base.to_string(), header.sources.len().to_string())
-                }
-                (None, Some(header)) => ("log", header.base.to_string(), "0".to_owned()),
-                (None, None) => ("damaged", "-".to_owned(), "-".to_owned()),
-            };
-            table.rows.push(vec![
-                partition.to_string(),
-                name.clone(),
-                layout.to_owned(),
-                base,
-                len.to_string(),
-                found.batches.len().to_string(),
-                found.entries.len().to_string(),
-                damaged.to_string(),
-                found.tail.to_string(),
-                replaces,
-            ]);
+            let path = folder.join(name);
+            let Some(bytes) = read_if_there(&path)? else { continue };
+            let found = take_apart(&path, name, &bytes, partition).ok();
+            let described = [partition.to_string(), name.clone()];
+            let row = [described.as_slice(), &describe_segment(found.as_ref(), bytes.len())];
+            table.rows.push(row.concat());
         }
     }
     Ok(table)
 }
 
+/// Values from "layout" on. One segment of a later version (`None`) does not hide the others.
+fn describe_segment(found: Option<&Dissection>, len: usize) -> [String; 8] {
+    let Some(found) = found else {
+        let mut row = std::array::from_fn(|_| "-".to_owned());
+        row[0] = "unknown".to_owned();
+        row[2] = len.to_string();
+        return row;
+    };
+    let damaged =
+        found.flaws.len() + found.entries.iter().filter(|entry| entry.flaw.is_some()).count();
+    let (layout, base, replaces) = match (&found.compacted, found.header) {
+        (Some(header), _) => {
+            ("compacted", header.base.to_string(), header.sources.len().to_string())
+        }
+        (None, Some(header)) => ("log", header.base.to_string(), "0".to_owned()),
+        (None, None) => ("damaged", "-".to_owned(), "-".to_owned()),
+    };
+    [
+        layout.to_owned(),
+        base,
+        len.to_string(),
+        found.batches.len().to_string(),
+        found.entries.len().to_string(),
+        damaged.to_string(),
+        found.tail.to_string(),
+        replaces,
+    ]
+}
+
 fn checkpoints(data_dir: &Path, partitions: u16) -> Result<Table> {
-    let mut table =
-        Table::new(&["partition", "file", "root", "replay from", "scan from", "durable", "state"]);
+    let mut table = Table::new(&[
+        Number("partition"),
+        Text("file"),
+        Number("root"),
+        Number("replay from"),
+        Number("scan from"),
+        Number("durable"),
+        Text("state"),
+    ]);
     for partition in (0..partitions).map(PartitionId) {
         let folder = folder(data_dir, partition);
         for name in names(&folder)?.iter().filter(|name| checkpoint_of_name(name).is_some()) {
-            let path = folder.join(name);
-            let bytes =
-                fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+            let Some(bytes) = read_if_there(&folder.join(name))? else { continue };
             let row = match decode_checkpoint(&bytes) {
                 Ok(CheckpointRecord { root, replay_from, scan_from, durable }) => vec![
                     root.to_string(),
@@ -220,7 +276,14 @@ fn checkpoints(data_dir: &Path, partitions: u16) -> Result<Table> {
 }
 
 fn batches(found: &Dissection) -> Table {
-    let mut table = Table::new(&["offset", "lsn", "entries", "bytes", "durable", "state"]);
+    let mut table = Table::new(&[
+        Number("offset"),
+        Number("lsn"),
+        Number("entries"),
+        Number("bytes"),
+        Number("durable"),
+        Text("state"),
+    ]);
     for batch in &found.batches {
         let state = batch.flaw.clone().unwrap_or("whole".to_owned());
         let numbers = match batch.header {
@@ -238,8 +301,16 @@ fn batches(found: &Dissection) -> Table {
 }
 
 fn entries(found: &Dissection) -> Table {
-    let mut table =
-        Table::new(&["offset", "lsn", "kind", "account", "mailbox", "uid", "bytes", "state"]);
+    let mut table = Table::new(&[
+        Number("offset"),
+        Number("lsn"),
+        Text("kind"),
+        Number("account"),
+        Number("mailbox"),
+        Number("uid"),
+        Number("bytes"),
+        Text("state"),
+    ]);
     for entry in &found.entries {
         let about = match entry.header {
             Some(header) => [
@@ -277,17 +348,106 @@ fn account(
         bail!("{}: no account {address}", users_file.display());
     };
     let mut table = Table::new(&[
-        "folder",
-        "mailbox",
-        "uidvalidity",
-        "uidnext",
-        "messages",
-        "unseen",
-        "recent",
-        "highestmodseq",
-        "bytes",
-        "newest uid",
+        Text("folder"),
+        Number("mailbox"),
+        Number("uidvalidity"),
+        Number("uidnext"),
+        Number("messages"),
+        Number("unseen"),
+        Number("recent"),
+        Number("highestmodseq"),
+        Number("bytes"),
+        Number("newest uid"),
     ]);
     table.rows = examine::account(data_dir, partitions, id, options)?;
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
+    const SEGMENT: &str = "segment-0000000000000001";
+
+    /// A data directory whose only partition is the first format's, which was of partition 7.
+    fn data_dir() -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(place.path(), PartitionId(7));
+        fs::create_dir(&folder).unwrap();
+        for number in 0..7 {
+            fs::create_dir(super::folder(place.path(), PartitionId(number))).unwrap();
+        }
+        for name in [SEGMENT, "checkpoint-0000000000000001"] {
+            fs::copy(Path::new(GOLDEN).join(name), folder.join(name)).unwrap();
+        }
+        place
+    }
+
+    /// The values of one column.
+    fn column<'a>(table: &'a Table, name: &str) -> Vec<&'a str> {
+        let at = table.columns.iter().position(|column| column.name() == name).unwrap();
+        table.rows.iter().map(|row| row[at].as_str()).collect()
+    }
+
+    #[test]
+    fn the_first_format_is_shown_whole() {
+        let place = data_dir();
+        let found = segments(place.path(), 8).unwrap();
+        assert_eq!(column(&found, "layout"), ["log"]);
+        assert_eq!(column(&found, "damaged"), ["0"]);
+        assert_eq!(column(&checkpoints(place.path(), 8).unwrap(), "state"), ["whole"]);
+        let segment = read_segment(place.path(), &format!("7/{SEGMENT}")).unwrap();
+        let (batches, entries) = (batches(&segment), entries(&segment));
+        assert_eq!(column(&found, "batches"), [batches.rows.len().to_string()]);
+        assert_eq!(column(&found, "entries"), [entries.rows.len().to_string()]);
+        for table in [&batches, &entries] {
+            assert!(!table.rows.is_empty());
+            assert!(column(table, "state").iter().all(|state| *state == "whole"));
+        }
+        for kind in ["message", "body chunk", "checkpoint root", "expunge"] {
+            assert!(column(&entries, "kind").contains(&kind), "{kind}");
+        }
+    }
+
+    /// The server deletes what compaction replaced, between our listing and our reading: a name
+    /// without a file, as a link to nowhere is.
+    #[test]
+    fn files_that_go_meanwhile_are_left_out() {
+        let place = data_dir();
+        let folder = folder(place.path(), PartitionId(7));
+        for name in ["segment-0000000000000002", "checkpoint-0000000000000002"] {
+            std::os::unix::fs::symlink("nowhere", folder.join(name)).unwrap();
+        }
+        assert_eq!(column(&segments(place.path(), 8).unwrap(), "segment"), [SEGMENT]);
+        assert_eq!(checkpoints(place.path(), 8).unwrap().rows.len(), 1);
+    }
+
+    #[test]
+    fn a_segment_of_a_later_version_hides_no_other() {
+        let place = data_dir();
+        let folder = folder(place.path(), PartitionId(7));
+        let bytes = super::super::tests::of_version(99, &Path::new(GOLDEN).join(SEGMENT));
+        fs::write(folder.join("segment-0000000000000002"), bytes).unwrap();
+        let found = segments(place.path(), 8).unwrap();
+        assert_eq!(column(&found, "layout"), ["log", "unknown"]);
+        let error = read_segment(place.path(), "7/segment-0000000000000002").err().unwrap();
+        assert!(format!("{error:#}").contains("format version 99"), "{error:#}");
+    }
+
+    #[test]
+    fn values_stay_what_they_are() {
+        let mut table = Table::new(&[Text("folder"), Number("uid")]);
+        for (folder, uid) in [("007", "12"), ("+5", "-"), ("a\nb\u{1b}[2J", "0")] {
+            table.rows.push(vec![folder.to_owned(), uid.to_owned()]);
+        }
+        assert_eq!(
+            table.json(),
+            "[{\"folder\":\"007\",\"uid\":12},{\"folder\":\"+5\",\"uid\":null},\
+             {\"folder\":\"a\\u000ab\\u001b[2J\",\"uid\":0}]"
+        );
+        let text = table.text();
+        assert_eq!(text.lines().count(), 4);
+        assert!(!text.contains('\u{1b}'));
+    }
 }

@@ -1,5 +1,9 @@
 //! What each verb of the command line does.
 
+use std::{fs, io, path::Path};
+
+use anyhow::{Context, Result};
+
 mod check;
 mod inspect;
 mod json;
@@ -17,3 +21,31 @@ pub use verify::verify;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
+
+/// A file that was listed; `None` if it is gone: a server that runs deletes what it replaced.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{}: cannot read", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Offsets in the header block of a segment or checkpoint file (docs/disk_format.md).
+    const CHECKSUM: usize = 8;
+    const VERSION: usize = 12;
+    const BLOCK: usize = 4096;
+
+    /// The file's content as if another version had written it.
+    pub fn of_version(version: u16, path: &Path) -> Vec<u8> {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[VERSION..VERSION + 2].copy_from_slice(&version.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[VERSION..BLOCK]);
+        bytes[CHECKSUM..VERSION].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+}
