@@ -16,7 +16,9 @@ const PRUNE_MIN: usize = 64;
 #[derive(Default)]
 pub(super) struct Views {
     /// By address: a weak reference keeps it from being used for another state.
-    handed_out: HashMap<*const Published, Weak<Published>>,
+    handed_out: HashMap<*const Published, (u64, Weak<Published>)>,
+    /// Counts them: addresses are another in every run, and a simulation must repeat itself.
+    noted: u64,
     /// Size at which dead ones are looked for: twice those that were alive the last time.
     prune_at: usize,
 }
@@ -24,16 +26,22 @@ pub(super) struct Views {
 impl Views {
     /// Notes that a session holds `published`.
     pub fn note(&mut self, published: &Rc<Published>) {
-        self.handed_out.entry(Rc::as_ptr(published)).or_insert_with(|| Rc::downgrade(published));
+        let noted = &mut self.noted;
+        self.handed_out.entry(Rc::as_ptr(published)).or_insert_with(|| {
+            *noted += 1;
+            (*noted, Rc::downgrade(published))
+        });
         if self.handed_out.len() > self.prune_at.max(PRUNE_MIN) {
-            self.handed_out.retain(|_, weak| weak.strong_count() > 0);
+            self.handed_out.retain(|_, (_, weak)| weak.strong_count() > 0);
             self.prune_at = 2 * self.handed_out.len();
         }
     }
 
-    /// States that somebody holds now.
+    /// States that somebody holds now, in the order of their handing out.
     pub fn held(&self) -> Vec<Rc<Published>> {
-        self.handed_out.values().filter_map(Weak::upgrade).collect()
+        let mut noted: Vec<&(u64, Weak<Published>)> = self.handed_out.values().collect();
+        noted.sort_unstable_by_key(|(number, _)| *number);
+        noted.into_iter().filter_map(|(_, weak)| weak.upgrade()).collect()
     }
 }
 
