@@ -97,9 +97,10 @@ enum Stop {
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Stop {
         match error {
-            StoreError::Io(_) | StoreError::Full | StoreError::Poisoned => {
-                Stop::Refused(error.to_string())
-            }
+            StoreError::Io(_)
+            | StoreError::Full
+            | StoreError::Poisoned
+            | StoreError::NotAnswering => Stop::Refused(error.to_string()),
             error => Stop::Wrong(error.to_string()),
         }
     }
