@@ -76,7 +76,13 @@ impl Inner {
         standing.replay(&effects.standing);
         let replayed: ReplayedAccounts =
             effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list))).collect();
-        let fresh = self.read_pinned(&directory, &replayed).await?;
+        let fresh = match self.read_pinned(&directory, &replayed).await {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                self.log.discard(reopened).await;
+                return Err(error);
+            }
+        };
 
         // From here on nothing awaits: log, directory and accounts change as one.
         self.log.resume(reopened)?;

@@ -113,6 +113,12 @@ impl Log {
         Ok(file)
     }
 
+    /// Deletes the segment that `reopened` would have gone on in. One that stays counts as never begun.
+    pub async fn discard(&self, reopened: Reopened) {
+        let name = &reopened.state.open.segment.name;
+        let _ = self.0.device.delete(name).await;
+    }
+
     /// Puts `reopened` in the place of the failed state and accepts appends again. Does not await, so
     /// that the state above can be put back together with it.
     ///
