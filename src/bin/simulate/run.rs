@@ -501,18 +501,18 @@ impl Run {
             return Err("damage reported on the other disk".to_owned());
         }
         let named = named[usize::from(partition)];
-        let damage = check::Damage { partition, named, lied };
-        let before = self.look_damaged(&world, &damage)?;
+        let mut damage = check::Damage { partition, named, lied };
+        let before = self.look_damaged(&world, &mut damage)?;
         // Compaction must take nothing away that could still be read, and a start neither.
         let compacted = world.simulation.run_until(world.partition(partition).compact());
         self.ledger.note(format!("compacted after the damage: {compacted:?}"));
-        let after = self.look_damaged(&world, &damage)?;
+        let after = self.look_damaged(&world, &mut damage)?;
         check::still_there(&before, &after)
             .map_err(|error| format!("after compaction of the damaged: {error}"))?;
         let devices = world.kill();
         match World::start(self.dice.next(), devices) {
             Ok(world) => {
-                let again = self.look_damaged(&world, &damage)?;
+                let again = self.look_damaged(&world, &mut damage)?;
                 world.kill();
                 check::still_there(&before, &again)
                     .map_err(|error| format!("after one more start of the damaged: {error}"))
@@ -527,9 +527,11 @@ impl Run {
         }
     }
 
-    fn look_damaged(&self, world: &World, damage: &check::Damage) -> Result<Found, String> {
+    fn look_damaged(&self, world: &World, damage: &mut check::Damage) -> Result<Found, String> {
         let life = self.life(world, u32::MAX, false);
         let found = world.simulation.run_until(extract(&life));
+        // A damaged page is put together from what the log still says, and told when it is asked for.
+        damage.named |= !world.partition(damage.partition).damage_news().is_empty();
         check::damaged(&self.ledger.model.borrow(), &found, damage)?;
         Ok(found)
     }
