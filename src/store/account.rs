@@ -427,6 +427,7 @@ impl Account {
         unchanged_since: Option<ModSeq>,
     ) -> Result<FlagOutcome, StoreError> {
         self.inner.ensure_table(&self.cell, mailbox).await?;
+        let generation = self.inner.log.generation();
         let change = self.as_bits(mailbox, change)?;
         let mut outcome = FlagOutcome::default();
         for (index, slice) in sorted(uids).chunks(SLICE).enumerate() {
@@ -437,8 +438,18 @@ impl Account {
             };
             self.stage(effects)?;
         }
-        self.settled().await?;
+        self.slices_settled(generation).await?;
         Ok(outcome)
+    }
+
+    /// All slices of a command are durable: none if the log failed, and was opened again, after the
+    /// first of them, since only the last one is waited for.
+    async fn slices_settled(&self, generation: u64) -> Result<(), StoreError> {
+        self.settled().await?;
+        match self.inner.log.generation() == generation {
+            true => Ok(()),
+            false => Err(StoreError::Poisoned),
+        }
     }
 
     /// Between the slices of a long command others run.
@@ -507,6 +518,7 @@ impl Account {
         uids: Vec<Uid>,
         chosen: impl Fn(PendingState) -> bool,
     ) -> Result<Vec<Uid>, StoreError> {
+        let generation = self.inner.log.generation();
         let mut removed = Vec::new();
         for (index, slice) in uids.chunks(SLICE).enumerate() {
             self.room_for_slice(index).await?;
@@ -525,7 +537,7 @@ impl Account {
             };
             self.stage(effects)?;
         }
-        self.settled().await?;
+        self.slices_settled(generation).await?;
         Ok(removed)
     }
 
