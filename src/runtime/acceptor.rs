@@ -54,29 +54,19 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// Listens on `address` with one socket for each of `count` shards. `backlog` is cut by the
-    /// kernel at net.core.somaxconn. An IPv6 address takes IPv6 connections only.
-    ///
-    /// SO_REUSEPORT would let a second server share the port unnoticed, so the address is first
-    /// bound without it, which fails with `AddrInUse` if anybody listens there. Port 0 becomes one
-    /// free port for all.
-    pub fn bind_for_shards(
-        address: SocketAddr,
-        count: u16,
-        backlog: i32,
-    ) -> io::Result<Vec<BoundListener>> {
+    /// `AddrInUse` if anybody listens on `address`: SO_REUSEPORT, with which [`Self::bind`] gives each
+    /// shard a socket, would let a second server of this user share the port unnoticed.
+    pub fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
         let probe = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
         if address.is_ipv6() {
             probe.set_only_v6(true)?;
         }
         probe.set_reuse_address(true)?;
-        probe.bind(&SockAddr::from(address))?;
-        let address = local_address(&probe)?;
-        drop(probe);
-        (0..count).map(|_| Self::bind(address, backlog)).collect()
+        probe.bind(&SockAddr::from(address))
     }
 
-    /// Listens on `address` beside other sockets of this user that do so by this function.
+    /// Listens on `address` beside other sockets of this user that do so by this function. `backlog`
+    /// is cut by the kernel at net.core.somaxconn. An IPv6 address takes IPv6 connections only.
     pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<BoundListener> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -98,7 +88,7 @@ impl BoundListener {
 
     /// The address bound to: the port the kernel chose where 0 was asked for.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        local_address(&self.socket)
+        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Waits until a connection stands in the queue, or the shard shuts down.
@@ -147,10 +137,6 @@ impl BoundListener {
         let peer = unsafe { SockAddr::new(peer, length) };
         Ok((socket, peer.as_socket().ok_or(io::ErrorKind::Unsupported)?))
     }
-}
-
-fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
-    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Whether the shard has room for a connection.
@@ -481,13 +467,13 @@ mod tests {
     #[test]
     fn a_port_is_shared_among_our_shards_only() {
         let any_port = (Ipv4Addr::LOCALHOST, 0).into();
-        let listeners = BoundListener::bind_for_shards(any_port, 3, 16).unwrap();
-        let address = listeners[0].local().unwrap();
-        assert!(listeners.iter().all(|listener| listener.local().unwrap() == address));
-        let second_server = BoundListener::bind_for_shards(address, 1, 16);
+        let first = BoundListener::bind(any_port, 16).unwrap();
+        let address = first.local().unwrap();
+        let second = BoundListener::bind(address, 16).unwrap();
+        let second_server = BoundListener::refuse_if_taken(address);
         assert_eq!(second_server.err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
-        drop(listeners);
-        assert!(BoundListener::bind_for_shards(address, 1, 16).is_ok());
+        drop((first, second));
+        BoundListener::refuse_if_taken(address).unwrap();
     }
 
     /// A silent client meets its deadline; one within its deadline is told of the shutdown.

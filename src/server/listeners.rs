@@ -1,6 +1,12 @@
 //! Which sockets are opened, and whom they serve.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 
@@ -41,14 +47,12 @@ pub type ShardListeners = Vec<(Service, BoundListener)>;
 /// Done before privileges are dropped, so low ports work.
 pub fn bind(listen: &Listen, shards: u16, backlog: u32) -> Result<Vec<ShardListeners>> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let all: Vec<_> = addresses(listen).map(|(_, address)| address).collect();
+    probe_ports(&all, PORT_PATIENCE)?;
     (0..shards)
-        .map(|shard| {
+        .map(|_| {
             addresses(listen)
                 .map(|(service, address)| {
-                    // SO_REUSEPORT would let a second server of the same user in beside us.
-                    if shard == 0 {
-                        refuse_if_taken(address)?;
-                    }
                     let listener = BoundListener::bind(address, backlog)
                         .with_context(|| cannot_listen(service, address))?;
                     Ok((service, listener))
@@ -76,30 +80,54 @@ fn addresses(listen: &Listen) -> impl Iterator<Item = (Service, SocketAddr)> {
     .flatten()
 }
 
-/// An error for the first address that another program listens on.
-pub fn probe_ports(addresses: &[SocketAddr]) -> Result<()> {
-    addresses.iter().try_for_each(|&address| refuse_if_taken(address))
+/// How long a start waits for ports in use: the kernel takes a killed process's rings apart in the
+/// background, once their last writes have ended, and until then they hold its listening sockets.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An error for the first address that another program listens on, and goes on listening on for
+/// `patience`.
+pub fn probe_ports(addresses: &[SocketAddr], patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    addresses.iter().try_for_each(|&address| {
+        wait_until_free(address, deadline).with_context(|| {
+            format!("{address}: cannot listen (another server on this port? no permission for it?)")
+        })
+    })
 }
 
-/// A socket without SO_REUSEPORT cannot be bound beside one with it.
-fn refuse_if_taken(address: SocketAddr) -> Result<()> {
-    let probe = || -> std::io::Result<()> {
-        let socket = socket2::Socket::new(
-            socket2::Domain::for_address(address),
-            socket2::Type::STREAM,
-            None,
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+fn wait_until_free(address: SocketAddr, deadline: Instant) -> io::Result<()> {
+    loop {
+        match BoundListener::refuse_if_taken(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            answer => return answer,
         }
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())
-    };
-    probe().with_context(|| {
-        format!("{address}: cannot listen (another server on this port? no permission for it?)")
-    })
+    }
 }
 
 fn cannot_listen(service: Service, address: SocketAddr) -> String {
     format!("{address}: cannot listen for {service:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_comes_free_is_waited_for() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let held = BoundListener::bind(address, 1).unwrap();
+        let address = held.local().unwrap();
+        assert_eq!(
+            wait_until_free(address, Instant::now()).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+        let holder = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        wait_until_free(address, Instant::now() + Duration::from_secs(60)).unwrap();
+        holder.join().unwrap();
+    }
 }

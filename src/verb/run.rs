@@ -1,5 +1,7 @@
 //! `ringmail serve` and `ringmail demo`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use ringmail::{
     config::{DEMO_DOMAIN, Settings},
@@ -37,7 +39,7 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
     }
     // The one port of ours that other programs are known to sit on (2024, on development machines);
     // a demo without LMTP shows all the rest. `serve` takes no such liberty.
-    if let Err(error) = server::probe_ports(&settings.listen.lmtp) {
+    if let Err(error) = server::probe_ports(&settings.listen.lmtp, Duration::from_secs(1)) {
         eprintln!("ringmail demo: no LMTP: {error:#}; another --port-base has it");
         settings.listen.lmtp.clear();
     }
