@@ -10,11 +10,12 @@ import shutil
 import smtplib
 import subprocess
 import tempfile
+import time
 import unittest
 
 from demo import BINARY, Demo
 
-FLIPS = int(os.environ.get("VERIFY_FLIPS", "12"))
+FLIPS = int(os.environ.get("VERIFY_FLIPS", "50"))
 SMALL = ["--set", "store.segment_size=1MiB", "--set", "store.checkpoint_interval=1MiB",
          "--partitions", "1", "--users", "8"]
 
@@ -29,12 +30,46 @@ def files(directory):
     return [path for path in found if path.name.startswith(("segment-", "checkpoint-"))]
 
 
-def fill(demo):
+def deliver(demo):
     with smtplib.SMTP("127.0.0.1", demo.port["smtp"]) as smtp:
         for n in range(300):
             to = ["alice@demo.test", f"user{n % 8 + 1}@demo.test"][: 1 + n % 2]
             text = f"Subject: {n}\r\n\r\n" + f"line {n} of a message\r\n" * (20 + 3 * n)
             smtp.sendmail("me@example.org", to, text)
+
+
+def clean_up(demo, user):
+    """Deletes two messages of three, and puts one in ten of the rest into a second folder."""
+    imap = imaplib.IMAP4("127.0.0.1", demo.port["imap"])
+    imap.login(user, "demo")
+    imap.create("Kept")
+    count = int(imap.select()[1][0])
+    for n in range(1, count + 1):
+        if n % 3:
+            imap.store(str(n), "+FLAGS.SILENT", "(\\Deleted)")
+        elif n % 10 == 0:
+            imap.copy(str(n), "Kept")
+    imap.expunge()
+    imap.logout()
+
+
+def compacted(directory):
+    """Segments of a stopped or running server that compaction wrote."""
+    shown = ringmail("inspect", "segments", "--dir", directory, "--json")
+    return [row for row in json.loads(shown.stdout) if row["layout"] == "compacted"]
+
+
+def fill(demo):
+    """Mail, some of it in compacted segments."""
+    for _ in range(3):
+        deliver(demo)
+        for user in ["alice@demo.test"] + [f"user{n}@demo.test" for n in range(1, 9)]:
+            clean_up(demo, user)
+    deadline = time.monotonic() + 60
+    while not compacted(demo.directory):
+        if time.monotonic() > deadline:
+            raise RuntimeError("nothing was compacted")
+        time.sleep(0.2)
 
 
 def mail(demo, user):
