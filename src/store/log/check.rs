@@ -161,7 +161,7 @@ fn dissect_in_place(bytes: &[u8], expected: Expected) -> Result<Dissection, Head
 fn dissect_compacted(bytes: &[u8]) -> Result<Dissection, HeaderError> {
     let scan = scan_compacted(bytes)?;
     let mut found = Dissection { compacted: scan.header.clone(), ..Dissection::default() };
-    found.flaws = scan.damage;
+    found.flaws.clone_from(&scan.damage);
     let last = bytes.len().saturating_sub(BLOCK);
     let footer = CompactedFooter::decode(&bytes[last..], bytes.len() as u64);
     let mut end = BLOCK;
@@ -184,9 +184,21 @@ fn dissect_compacted(bytes: &[u8]) -> Result<Dissection, HeaderError> {
             unknown: None,
         });
     }
+    for (record, error) in &scan.unknown {
+        end = end.max(record.offset as usize + record.len as usize);
+        found.entries.push(ListedEntry {
+            offset: record.offset,
+            lsn: record.lsn,
+            header: None,
+            payload_len: 0,
+            flaw: Some(error.to_string()),
+            unknown: Some(error.to_string()),
+        });
+    }
+    found.entries.sort_by_key(|entry| entry.offset);
     match footer {
         Err(error) => found.flaws.push((last as u64, format!("footer: {error}"))),
-        Ok(footer) => check_index(bytes, &footer, &scan.entries, end, &mut found.flaws),
+        Ok(footer) => check_index(bytes, &footer, &scan.places(), end, &mut found.flaws),
     }
     Ok(found)
 }

@@ -7,7 +7,10 @@
 //! footer carry the file's nonce, so that mail which imitates them is never taken for them.
 
 use super::{
-    entry::{ENTRY_ALIGN, ENTRY_HEADER, decode_header, decode_payload, entry_len, lsn_of},
+    entry::{
+        ENTRY_ALIGN, ENTRY_HEADER, EntryError, decode_header, decode_payload, entry_len, len_of,
+        lsn_of,
+    },
     entry::{u16_at, u32_at, u64_at},
     segment::{BLOCK, HeaderError, SEGMENT_MAGIC, VERSION, align},
 };
@@ -219,8 +222,20 @@ pub struct CompactedScan {
     pub complete: bool,
     /// Entries with a whole header, ascending by LSN.
     pub entries: Vec<IndexRecord>,
+    /// Entries of a kind or version that this program does not know, not among `entries`.
+    pub unknown: Vec<(IndexRecord, EntryError)>,
     /// What is not as it was written: offset and reason.
     pub damage: Vec<(u64, String)>,
+}
+
+impl CompactedScan {
+    /// Where all entries lie, known or not, ascending.
+    pub fn places(self) -> Vec<IndexRecord> {
+        let mut places = self.entries;
+        places.extend(self.unknown.iter().map(|(record, _)| *record));
+        places.sort_unstable_by_key(|record| record.lsn);
+        places
+    }
 }
 
 /// Takes a whole compacted file apart without trusting any part of it: entries are found by walking
@@ -295,7 +310,17 @@ fn walk_entries(
         let rest = &bytes[at..];
         let next = known.partition_point(|record| record.offset < at as u64);
         let lsn = lsn_of(rest).filter(|lsn| (floor..header.end.0).contains(&lsn.0));
-        let Some(stored) = lsn.and_then(|lsn| decode_header(rest, lsn).ok()) else {
+        let decoded = lsn.map(|lsn| (lsn, decode_header(rest, lsn)));
+        if let (Some((lsn, Err(error @ EntryError::Unknown { .. }))), Some(len)) =
+            (&decoded, len_of(rest))
+        {
+            let record = IndexRecord { lsn: *lsn, offset: at as u64, len: len as u32 };
+            scan.unknown.push((record, error.clone()));
+            floor = lsn.0 + ENTRY_HEADER as u64;
+            at += len;
+            continue;
+        }
+        let Some((lsn, Ok(stored))) = decoded else {
             match known.get(next..).unwrap_or_default().iter().find(|r| r.offset > at as u64) {
                 Some(record) => {
                     scan.damage.push((at as u64, "entry header is damaged".to_owned()));
@@ -310,7 +335,6 @@ fn walk_entries(
             }
             continue;
         };
-        let lsn = lsn.unwrap_or_default();
         if let Err(error) = decode_payload(rest, &stored) {
             scan.damage.push((at as u64, error.to_string()));
         }
@@ -378,6 +402,20 @@ mod tests {
         let block = header(vec![1]).encode();
         let refused = super::super::segment::SegmentHeader::decode(&block);
         assert_eq!(refused, Err(HeaderError::Version(2)));
+    }
+
+    #[test]
+    fn an_entry_of_a_later_version_is_told_from_damage() {
+        let (mut bytes, records) = file(&[10, 20, 30]);
+        let at = records[1].offset as usize;
+        bytes[at + 12] = 200;
+        let checksum = crc32c::crc32c(&bytes[at + 4..at + ENTRY_HEADER]);
+        bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+        let scan = scan_compacted(&bytes).unwrap();
+        assert_eq!(scan.unknown, [(records[1], EntryError::Unknown { kind: 200, version: 1 })]);
+        assert_eq!(scan.entries, [records[0], records[2]]);
+        assert!(scan.damage.is_empty());
+        assert_eq!(scan.places(), records);
     }
 
     #[test]

@@ -195,6 +195,12 @@ pub(super) fn lsn_of(bytes: &[u8]) -> Option<Lsn> {
     Some(Lsn(u64_at(header, 16)))
 }
 
+/// Bytes that an entry claims to take in the log, before anything of it is checked.
+pub(super) fn len_of(bytes: &[u8]) -> Option<usize> {
+    let header: &[u8; ENTRY_HEADER] = bytes.first_chunk()?;
+    Some(entry_len(u32_at(header, 8) as usize))
+}
+
 /// Reads the header of the entry that should be at `lsn`, whatever follows it.
 pub(super) fn decode_header(bytes: &[u8], lsn: Lsn) -> Result<StoredHeader, EntryError> {
     let bytes: &[u8; ENTRY_HEADER] = bytes.first_chunk().ok_or(EntryError::Short)?;

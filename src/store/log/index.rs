@@ -129,7 +129,7 @@ impl Index {
         let file = segment.open(device).await?;
         let bytes = file.read_at(0, segment.len.get() as usize).await.map_err(failed)?;
         let scan = scan_compacted(&bytes).map_err(|error| segment.corrupt(segment.base, error))?;
-        *self.walked.borrow_mut() = Some(scan.entries.into());
+        *self.walked.borrow_mut() = Some(scan.places().into());
         Ok(())
     }
 }

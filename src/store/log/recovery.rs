@@ -373,10 +373,10 @@ impl Recovered {
         let scan = scan_compacted(&bytes).map_err(|error| refused(&name, error))?;
         let what = "the footer is damaged; entries were searched for";
         self.damaged(&name, len.saturating_sub(BLOCK as u64), what);
-        for (offset, what) in scan.damage {
-            self.damaged(&name, offset, what);
+        for (offset, what) in &scan.damage {
+            self.damaged(&name, *offset, what);
         }
-        let layout = Layout::Indexed(Index::walked(header.end, scan.entries));
+        let layout = Layout::Indexed(Index::walked(header.end, scan.places()));
         Ok(Segment::found(epoch, header.base.0, name, layout, len))
     }
 
@@ -595,6 +595,9 @@ impl Recovered {
             // Its file stays closed: there may be many.
             segment.file.take();
             let scan = scan_compacted(&bytes).map_err(|error| refused(&segment.name, error))?;
+            if let Some((_, error)) = scan.unknown.into_iter().next() {
+                return Err(refused(&segment.name, error));
+            }
             for (offset, what) in scan.damage {
                 self.damaged(&segment.name, offset, what);
             }
