@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
 use ringmail::{
     config::Settings,
     directory::{DirectorySnapshot, UsersFile},
@@ -12,7 +13,7 @@ use ringmail::{
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name},
 };
 
-use super::read_if_there;
+use super::{bytes_bar, partition_bytes, read_if_there};
 use crate::cli::CheckArguments;
 
 pub fn check(arguments: CheckArguments) -> Result<()> {
@@ -71,9 +72,11 @@ fn check_directory(path: &Path) -> Result<()> {
     let layout = data_dir::read_layout(path)?
         .with_context(|| format!("{}: not a ringmail data directory", path.display()))?;
     let mut files = 0;
+    let bar = bytes_bar("checking", partition_bytes(path, layout.partitions));
     for number in 0..layout.partitions {
-        files += check_partition(&path.join(format!("partition-{number:04}")), number)?;
+        files += check_partition(&path.join(format!("partition-{number:04}")), number, &bar)?;
     }
+    bar.finish_and_clear();
     println!(
         "{}: format {}, {} partitions, {files} files: this binary can open it",
         path.display(),
@@ -85,7 +88,7 @@ fn check_directory(path: &Path) -> Result<()> {
 
 /// Whether every file of a partition is of a version and layout, and every entry of a kind, that
 /// this binary knows. Damage is no matter here: `ringmail verify` looks for it.
-fn check_partition(folder: &Path, number: u16) -> Result<usize> {
+fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<usize> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
     let mut files = 0;
@@ -111,6 +114,7 @@ fn check_partition(folder: &Path, number: u16) -> Result<usize> {
             bail!("{}: {why}; start the ringmail that wrote it, or a later one", path.display());
         }
         files += 1;
+        bar.inc(bytes.len() as u64);
     }
     Ok(files)
 }
@@ -124,7 +128,10 @@ mod tests {
 
     #[test]
     fn the_first_format_can_be_opened() {
-        assert_eq!(check_partition(Path::new(GOLDEN), 7).unwrap(), FILES.len());
+        assert_eq!(
+            check_partition(Path::new(GOLDEN), 7, &ProgressBar::hidden()).unwrap(),
+            FILES.len()
+        );
     }
 
     #[test]
@@ -136,7 +143,8 @@ mod tests {
                 let bytes = of_version(version, &Path::new(GOLDEN).join(name));
                 fs::write(place.path().join(name), bytes).unwrap();
             }
-            let error = check_partition(place.path(), 7).unwrap_err().to_string();
+            let error =
+                check_partition(place.path(), 7, &ProgressBar::hidden()).unwrap_err().to_string();
             assert!(error.contains(changed) && error.contains("version 99"), "{error}");
         }
     }
@@ -146,6 +154,6 @@ mod tests {
     fn a_file_that_goes_meanwhile_is_no_problem() {
         let place = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("nowhere", place.path().join(FILES[0])).unwrap();
-        assert_eq!(check_partition(place.path(), 7).unwrap(), 0);
+        assert_eq!(check_partition(place.path(), 7, &ProgressBar::hidden()).unwrap(), 0);
     }
 }

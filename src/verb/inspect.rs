@@ -24,7 +24,7 @@ use ringmail::{
     },
 };
 
-use super::{Usage, json, read_if_there};
+use super::{Usage, bytes_bar, json, partition_bytes, read_if_there};
 use crate::cli::{InspectArguments, InspectVerb};
 
 /// A column and what its values are: what a value looks like does not tell, since a folder may be
@@ -198,17 +198,20 @@ fn segments(data_dir: &Path, partitions: u16) -> Result<Table> {
         Number("tail"),
         Number("replaces"),
     ]);
+    let bar = bytes_bar("reading", partition_bytes(data_dir, partitions));
     for partition in (0..partitions).map(PartitionId) {
         let folder = folder(data_dir, partition);
         for name in names(&folder)?.iter().filter(|name| epoch_of_name(name).is_some()) {
             let path = folder.join(name);
             let Some(bytes) = read_if_there(&path)? else { continue };
+            bar.inc(bytes.len() as u64);
             let found = take_apart(&path, name, &bytes, partition).ok();
             let described = [partition.to_string(), name.clone()];
             let row = [described.as_slice(), &describe_segment(found.as_ref(), bytes.len())];
             table.rows.push(row.concat());
         }
     }
+    bar.finish_and_clear();
     Ok(table)
 }
 

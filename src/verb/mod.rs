@@ -1,8 +1,9 @@
 //! What each verb of the command line does.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 
 mod check;
 mod inspect;
@@ -29,6 +30,24 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("{}: cannot read", path.display())),
     }
+}
+
+/// A bar of bytes on standard error, if that is a terminal.
+fn bytes_bar(doing: &str, total: u64) -> ProgressBar {
+    let template =
+        format!("{doing} {{bar:40}} {{bytes}}/{{total_bytes}}  {{bytes_per_sec}}  {{eta}} left");
+    let style =
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(total).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Bytes of all files of the data directory's partitions, about.
+fn partition_bytes(data_dir: &Path, partitions: u16) -> u64 {
+    let folders = (0..partitions).map(|number| data_dir.join(format!("partition-{number:04}")));
+    let files = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|about| about.len()).sum()
 }
 
 #[cfg(test)]

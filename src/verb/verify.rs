@@ -1,10 +1,10 @@
 //! `ringmail verify`: checks every byte and every message of a data directory, names what is damaged
 //! and whose it is; with `--repair`, makes durable what could be salvaged.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::mpsc, thread, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::mpsc, thread};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use ringmail::{
     config::Settings,
     control,
@@ -13,7 +13,7 @@ use ringmail::{
     store::StoreOptions,
 };
 
-use super::json;
+use super::{bytes_bar, json};
 use crate::cli::VerifyArguments;
 
 /// One `finding` line taken apart.
@@ -37,7 +37,8 @@ struct Outcome {
 pub fn verify(arguments: VerifyArguments) -> Result<()> {
     let (data_dir, users_file, options) = place(&arguments)?;
     let repair = arguments.repair && !arguments.dry_run;
-    let bar = progress_bar();
+    // Bytes of files, and of bodies read.
+    let bar = bytes_bar("verifying", 0);
     let mut outcome = Outcome::default();
     let socket = DataDirectory::control_socket(&data_dir);
     let request = if repair { "verify repair" } else { "verify" };
@@ -90,16 +91,6 @@ fn place(arguments: &VerifyArguments) -> Result<(PathBuf, PathBuf, StoreOptions)
         }
         (None, None) => Err(super::Usage("--config or --dir is needed".to_owned()).into()),
     }
-}
-
-/// Bytes of files and of bodies read.
-fn progress_bar() -> ProgressBar {
-    let template = "verifying {bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(0).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 fn known(field: &str) -> Option<String> {
