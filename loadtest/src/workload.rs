@@ -5,8 +5,9 @@ pub fn address(pattern: &str, number: u64) -> String {
     pattern.replace("{}", &number.to_string())
 }
 
-/// A message of about `size` octets (never less than its headers): CRLF lines, a dot at the start
-/// of some of them, no two runs of the same length alike.
+/// A message of about `size` octets (never less than its headers): CRLF lines of words, a dot at the
+/// start of some of them. Some words are much more frequent than others, so that it compresses as
+/// text in a language does, to somewhat less than half.
 pub fn message(size: usize, sender: &str) -> Vec<u8> {
     let mut text = format!(
         "From: <{sender}>\r\nTo: undisclosed-recipients:;\r\nSubject: ringload\r\n\
@@ -15,16 +16,27 @@ pub fn message(size: usize, sender: &str) -> Vec<u8> {
         rand::random::<u64>()
     )
     .into_bytes();
-    let mut line = 0u64;
+    let words = vocabulary();
+    let mut number = 0u64;
     while text.len() < size {
-        let start = if line % 16 == 7 { ".dotted " } else { "" };
-        let words = format!("{start}line {line} of a message made by ringload to measure a server");
-        let room = (size - text.len()).saturating_sub(2).min(words.len());
-        text.extend_from_slice(&words.as_bytes()[..room]);
+        let mut line = if number % 16 == 7 { ".dotted" } else { "line" }.to_owned();
+        while line.len() < 60 {
+            let share = rand::random::<f64>();
+            line.push(' ');
+            line.push_str(&words[(share.powi(4) * words.len() as f64) as usize]);
+        }
+        let room = (size - text.len()).saturating_sub(2).min(line.len());
+        text.extend_from_slice(&line.as_bytes()[..room]);
         text.extend_from_slice(b"\r\n");
-        line += 1;
+        number += 1;
     }
     text
+}
+
+/// Words of 2 to 10 letters.
+fn vocabulary() -> Vec<String> {
+    let letter = |_| char::from(b'a' + rand::random::<u8>() % 26);
+    (0..4000).map(|_| (0..2 + rand::random::<u8>() % 9).map(letter).collect()).collect()
 }
 
 /// RFC 5321 4.5.2: a dot at the start of a line is doubled; the final dot is added.
