@@ -25,6 +25,10 @@ pub trait Executor {
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()>;
 
+    /// Runs `job` where it does not hold the shard up; inline under simulation. It runs to its end
+    /// even if the future is dropped.
+    fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()>;
+
     /// Lets other tasks run if this one has had its share.
     fn yield_now(&self) -> LocalFuture<'static, ()>;
 }

@@ -7,6 +7,7 @@ pub mod acceptor;
 pub mod connection;
 pub mod device;
 pub mod executor;
+mod helpers;
 pub mod host;
 pub mod mesh;
 pub mod pipe;

@@ -20,6 +20,7 @@ use glommio::{
 use super::{
     LocalFuture,
     executor::{Executor, Priority},
+    helpers,
     resources::{ResourceLimits, ShardResources},
 };
 use crate::model::{ShardId, Timestamp};
@@ -75,6 +76,7 @@ where
     F: FnOnce(ShardContext) -> Life + Send + 'static,
     Life: Future<Output = T> + 'static,
 {
+    helpers::start()?;
     let processors = allowed_processors()?;
     let pinned = starts.len() <= processors.len();
     let mut threads = Vec::with_capacity(starts.len());
@@ -176,6 +178,10 @@ impl Executor for GlommioExecutor {
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {
         Box::pin(glommio::timer::sleep(duration))
+    }
+
+    fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()> {
+        Box::pin(helpers::compute(job))
     }
 
     fn yield_now(&self) -> LocalFuture<'static, ()> {

@@ -175,6 +175,11 @@ impl Executor for Simulation {
         Box::pin(poll_fn(move |context| sleeper.poll(until, context)))
     }
 
+    fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()> {
+        job();
+        Box::pin(yield_once())
+    }
+
     fn yield_now(&self) -> LocalFuture<'static, ()> {
         Box::pin(yield_once())
     }

@@ -1,5 +1,5 @@
-//! A few threads for work that would hold a shard up: password hashing, checks of thousands of
-//! signatures. Shared by all shards.
+//! A few threads for work that would hold a shard up: password hashing, compression, system calls
+//! that wait. Shared by all shards.
 //!
 //! The queue is bounded: a full one is the caller's temporary refusal, not a longer queue. Fairness
 //! among peers is the caller's business too, since only it knows whom a job is for.
@@ -30,12 +30,12 @@ pub struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Starts `threads` threads; up to `queue_max` jobs wait for them.
-    pub fn start(threads: NonZero<usize>, queue_max: usize) -> io::Result<WorkerPool> {
+    /// Starts `threads` threads, called `name` and a number; up to `queue_max` jobs wait for them.
+    pub fn start(name: &str, threads: NonZero<usize>, queue_max: usize) -> io::Result<WorkerPool> {
         let (jobs, queue) = crossbeam_channel::bounded::<Job>(queue_max);
         for index in 0..threads.get() {
             let queue = queue.clone();
-            thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
                 for job in queue {
                     // Only where a panic unwinds (tests): the job's caller learns of it by its
                     // dropped answer, the thread lives on.
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn runs_jobs_and_refuses_when_full() {
-        let pool = WorkerPool::start(NonZero::<usize>::MIN, 1).unwrap();
+        let pool = WorkerPool::start("worker", NonZero::<usize>::MIN, 1).unwrap();
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
         let (started, has_started) = crossbeam_channel::bounded::<()>(1);
         let running = pool
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn jobs_queued_run_although_the_pool_is_dropped() {
-        let pool = WorkerPool::start(NonZero::<usize>::MIN, 4).unwrap();
+        let pool = WorkerPool::start("worker", NonZero::<usize>::MIN, 4).unwrap();
         let answers: Vec<_> = (0..4).map(|n| pool.try_run(move || n).ok().unwrap()).collect();
         drop(pool);
         let answers: Vec<i32> = answers.into_iter().map(block_on).collect();

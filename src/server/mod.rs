@@ -59,7 +59,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let state = Arc::new(Reloadable::load(&settings)?);
     let worker_count =
         NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
-    let workers = WorkerPool::start(worker_count, settings.authentication.queue)?;
+    let workers = WorkerPool::start("password", worker_count, settings.authentication.queue)?;
 
     let (ready_sender, ready) = mpsc::channel();
     let (seats, gate) = mesh::build::<Shard>(shard_count);

@@ -14,13 +14,12 @@ use std::{
     },
     path::{Path, PathBuf},
     rc::Rc,
-    time::Duration,
 };
 
 use glommio::io::{BufferedFile, Directory, OpenOptions};
 
 use super::{Device, File};
-use crate::runtime::LocalFuture;
+use crate::runtime::{LocalFuture, helpers};
 
 /// Files are for the server's user alone.
 const FILE_MODE: libc::mode_t = 0o600;
@@ -74,38 +73,30 @@ impl Device for FileDevice {
         })
     }
 
-    /// The name goes at once, the blocks of a long file piece by piece: freeing 64 MiB in one go holds
-    /// the file system's journal, and every sync on it, for 10 ms and more.
+    /// The name goes at once, the blocks of a long file by and by.
     fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>> {
         let path = self.path.join(name);
-        Box::pin(async move {
-            let named = path.clone();
-            let open = move || fs::OpenOptions::new().write(true).open(named);
-            let held = glommio::executor().spawn_blocking(open).await;
-            glommio::io::remove(&path).await?;
+        Box::pin(helpers::call(move || {
+            let held = fs::OpenOptions::new().write(true).open(&path);
+            fs::remove_file(&path)?;
             if let Ok(file) = held {
-                glommio::spawn_local(give_back(file)).detach();
+                helpers::give_back(file);
             }
             Ok(())
-        })
+        }))
     }
 
     fn reserve(&self, name: &str, len: u64) -> LocalFuture<'_, io::Result<()>> {
         let path = self.path.join(name);
-        Box::pin(
-            async move { glommio::executor().spawn_blocking(move || allocate(&path, len)).await },
-        )
+        Box::pin(helpers::call(move || allocate(&path, len)))
     }
 
     fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
         let path = self.path.clone();
-        Box::pin(async move {
-            // A file system that does not answer must not hold the shard.
-            let stat = glommio::executor()
-                .spawn_blocking(move || nix::sys::statvfs::statvfs(&path))
-                .await?;
+        Box::pin(helpers::call(move || {
+            let stat = nix::sys::statvfs::statvfs(&path)?;
             Ok(Some(stat.blocks_available() as u64 * stat.fragment_size() as u64))
-        })
+        }))
     }
 
     /// Blocks for the time of a `readdir`: asked for only when a partition opens.
@@ -180,25 +171,6 @@ impl File for DiskFile {
     fn len(&self) -> LocalFuture<'_, io::Result<u64>> {
         Box::pin(async move { Ok(self.file.file_size().await?) })
     }
-}
-
-/// Bytes of a deleted file that are given back at once, and the time between two such pieces.
-const FREE_STEP: u64 = 1 << 20;
-const FREE_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Shortens a file that has no name any more, until nothing is left. Should the process end first,
-/// the file system frees the rest.
-async fn give_back(mut file: fs::File) {
-    let mut left = file.metadata().map_or(0, |about| about.len());
-    while left > FREE_STEP {
-        left -= FREE_STEP;
-        let shorten = move || file.set_len(left).map(|()| file);
-        let Ok(shorter) = glommio::executor().spawn_blocking(shorten).await else { return };
-        file = shorter;
-        glommio::timer::sleep(FREE_INTERVAL).await;
-    }
-    // Closing frees the last piece.
-    glommio::executor().spawn_blocking(move || drop(file)).await;
 }
 
 /// Takes `len` bytes for the file `path`, which may be there already.
@@ -279,7 +251,7 @@ mod tests {
                 assert_eq!(file.read_at(1 << 30, 100).await.unwrap(), []);
             }
             assert_eq!(device.list().await.unwrap(), ["one"]);
-            let large = 5 * FREE_STEP / 2;
+            let large = 5 << 19;
             device.reserve("two", large).await.unwrap();
             device.reserve("two", large).await.unwrap();
             assert_eq!(device.open("two").await.unwrap().len().await.unwrap(), large);

@@ -1,0 +1,144 @@
+//! The process's threads beside the shards: what would hold a shard up goes to them.
+//!
+//! Started by `shard::start`, on a thread that is not pinned to a processor yet, or they would all
+//! share one core with a shard. glommio has such threads too, but those abort the process when a
+//! shard ends while they still have something to do for it.
+
+use std::{
+    fs, io,
+    num::NonZero,
+    sync::{Arc, Mutex, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use crossbeam_channel::Sender;
+
+use super::worker::WorkerPool;
+
+/// Threads for calls that io_uring has not; several, so that a file system that does not answer
+/// holds up nothing else for long.
+const CALL_THREADS: NonZero<usize> = NonZero::new(4).unwrap();
+
+/// Jobs that wait for a thread; the caller of one more is refused, or does it itself.
+const JOBS_MAX: usize = 4096;
+
+/// Bytes of a deleted file that are given back at once, and the time between two such pieces.
+const FREE_STEP: u64 = 1 << 20;
+const FREE_INTERVAL: Duration = Duration::from_millis(5);
+
+struct Helpers {
+    calls: WorkerPool,
+    compute: WorkerPool,
+    deleted: Sender<fs::File>,
+}
+
+static HELPERS: OnceLock<Helpers> = OnceLock::new();
+
+impl Helpers {
+    fn start() -> io::Result<Helpers> {
+        let processors = thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        let (deleted, files) = crossbeam_channel::unbounded::<fs::File>();
+        let free = move || files.iter().for_each(|file| drop(shorten(&file)));
+        thread::Builder::new().name("free".to_owned()).spawn(free)?;
+        Ok(Helpers {
+            calls: WorkerPool::start("call", CALL_THREADS, JOBS_MAX)?,
+            compute: WorkerPool::start("compute", processors, JOBS_MAX)?,
+            deleted,
+        })
+    }
+
+    fn get() -> io::Result<&'static Helpers> {
+        if let Some(helpers) = HELPERS.get() {
+            return Ok(helpers);
+        }
+        let started = Helpers::start()?;
+        // Another thread may have been faster; ours end with their channels.
+        Ok(HELPERS.get_or_init(|| started))
+    }
+}
+
+/// Starts the threads, if that was not done.
+///
+/// # Errors
+/// If the process may have no more of them.
+pub fn start() -> io::Result<()> {
+    Helpers::get().map(|_| ())
+}
+
+/// Runs a system call that may wait, or a few.
+///
+/// # Errors
+/// The call's; `ResourceBusy` when too many are under way.
+pub async fn call<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let busy = |_| io::Error::new(io::ErrorKind::ResourceBusy, "too many calls are under way");
+    Helpers::get()?.calls.try_run(call).map_err(busy)?.await
+}
+
+/// Runs `job` on a thread for long computations; here if all have more than enough to do.
+pub async fn compute(job: Box<dyn FnOnce() + Send>) {
+    // Kept where it can be had back.
+    let slot = Arc::new(Mutex::new(Some(job)));
+    let take = |slot: &Mutex<Option<_>>| slot.lock().unwrap_or_else(|it| it.into_inner()).take();
+    let theirs = slot.clone();
+    let run = move || {
+        if let Some(job) = take(&theirs) {
+            job();
+        }
+    };
+    let running = Helpers::get().ok().and_then(|helpers| helpers.compute.try_run(run).ok());
+    if let Some(running) = running {
+        running.await;
+    } else if let Some(job) = take(&slot) {
+        job();
+    }
+}
+
+/// Frees the blocks of a file that has no name any more, piece by piece: 64 MiB in one go hold the
+/// file system's journal, and every sync on it, for 10 ms and more. Should the process end first,
+/// the file system frees the rest.
+pub fn give_back(deleted: fs::File) {
+    if let Ok(helpers) = Helpers::get() {
+        // The thread lives as long as the process.
+        let _ = helpers.deleted.send(deleted);
+    }
+}
+
+fn shorten(file: &fs::File) -> io::Result<()> {
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        left = left.saturating_sub(FREE_STEP);
+        file.set_len(left)?;
+        if left > 0 {
+            thread::sleep(FREE_INTERVAL);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::*;
+
+    #[test]
+    fn jobs_run_and_calls_answer() {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        block_on(compute(Box::new(move || sender.send(5).unwrap())));
+        assert_eq!(receiver.try_recv(), Ok(5));
+        assert_eq!(block_on(call(|| Ok(6))).unwrap(), 6);
+        let failed = block_on(call(|| Err::<(), _>(io::ErrorKind::NotFound.into())));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_deleted_file_shrinks_to_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(5 * FREE_STEP / 2).unwrap();
+        shorten(&file).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
+}
