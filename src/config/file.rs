@@ -16,7 +16,7 @@ use crate::{
     protocol::{imap, smtp},
     runtime::{resources::ResourceLimits, shard::ShardOptions},
     service::{ServiceOptions, imap::ImapOptions, pop3::Pop3Options, smtp::SmtpOptions},
-    store::StoreOptions,
+    store::{Compression, StoreOptions},
 };
 
 /// A whole configuration file. `docs/ringmail.example.toml` shows every key with its default.
@@ -180,7 +180,20 @@ pub struct StoreSection {
     pub free_space_min: ByteSize,
     #[serde(with = "humantime_serde")]
     pub disk_timeout: Duration,
+    pub compression: BodyCompression,
+    /// zstd's level: 1 is the fastest, 19 the smallest.
+    pub compression_level: Spanned<i32>,
+    /// Shorter messages are not compressed.
+    pub compression_min: ByteSize,
     pub mailboxes_per_account: usize,
+}
+
+/// How the store keeps messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BodyCompression {
+    Off,
+    Zstd,
 }
 
 /// Connections that each shard of a demo serves: two shards stay below the 20,000 descriptors that a
@@ -206,6 +219,9 @@ impl Default for StoreSection {
             reserve: ByteSize::mib(8),
             free_space_min: ByteSize::mib(64),
             disk_timeout: Duration::from_secs(10),
+            compression: BodyCompression::Zstd,
+            compression_level: Spanned::new(0..0, Compression::default().level),
+            compression_min: ByteSize(Compression::default().body_min as u64),
             mailboxes_per_account: 10_000,
         }
     }
@@ -345,6 +361,11 @@ impl Settings {
             let what = "must be between 1 MiB and 4 GiB".to_owned();
             return wrong(self.store.segment_size.span(), "store.segment_size", what);
         }
+        let level = *self.store.compression_level.get_ref();
+        if !(1..=19).contains(&level) {
+            let what = "must be 1 (fastest) to 19 (smallest)".to_owned();
+            return wrong(self.store.compression_level.span(), "store.compression_level", what);
+        }
         let share = *self.store.garbage_share.get_ref();
         if share != 0 && !(10..=90).contains(&share) {
             let what = "must be 0 (never) or a percentage between 10 and 90".to_owned();
@@ -444,6 +465,10 @@ impl Settings {
             reserve: store.reserve.as_u64(),
             free_space_min: store.free_space_min.as_u64(),
             disk_timeout: store.disk_timeout,
+            compression: (store.compression == BodyCompression::Zstd).then(|| Compression {
+                level: *store.compression_level.get_ref(),
+                body_min: bytes(store.compression_min),
+            }),
             mailboxes_per_account: store.mailboxes_per_account,
             ..StoreOptions::default()
         }
@@ -555,6 +580,8 @@ mod tests {
         ("[store]\npartitions = 0\n", "t.toml:9: store.partitions: must be between 1 and 4096"),
         ("[store]\npartitions = \"x\"\n", "t.toml:9: store.partitions: invalid type"),
         ("[store]\ngarbage_share = 95\n", "t.toml:9: store.garbage_share: must be 0"),
+        ("[store]\ncompression_level = 20\n", "t.toml:9: store.compression_level: must be 1"),
+        ("[store]\ncompression = \"gzip\"\n", "t.toml:9: "),
         ("[store]\n\nsegment_size = \"1KiB\"\n", "t.toml:10: store.segment_size: must be between"),
         ("[imap]\nidle_timeout = \"soon\"\n", "t.toml:9: imap.idle_timeout: "),
         ("[nonsense]\n", "t.toml:8"),

@@ -180,6 +180,8 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         sum.entries += probe.entries;
         sum.bytes_written += probe.bytes_written;
         sum.messages_stored += probe.messages_stored;
+        sum.body_bytes += probe.body_bytes;
+        sum.body_bytes_stored += probe.body_bytes_stored;
         sum.accounts_in_memory += probe.accounts_in_memory;
         sum.checkpoints += probe.checkpoints;
         sum.reopened += probe.reopened;
@@ -204,6 +206,8 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         ("store_entries_total", sum.entries),
         ("store_written_bytes_total", sum.bytes_written),
         ("store_messages_total", sum.messages_stored),
+        ("store_body_bytes_total", sum.body_bytes),
+        ("store_body_stored_bytes_total", sum.body_bytes_stored),
         ("store_checkpoints_total", sum.checkpoints),
         ("store_reopened_total", sum.reopened),
         ("store_compactions_total", sum.compactions),

@@ -3,7 +3,8 @@
 //! A body up to [`BODY_CHUNK`] lies inside its commit entry; a longer one is written as chunk
 //! entries while it arrives, so that a session never holds more than one chunk of it, and the
 //! commit entry lists them. Either way the commit entry's payload ends in a *body block*:
-//! attributes, size, summary, then the bytes or the list of chunks.
+//! attributes, size, summary, then the bytes or the list of chunks. Where it pays, a body or each
+//! chunk of it is compressed; what is said of lengths elsewhere is said of the body as it came.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -11,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
+    compression::{self, Packed},
     damage::Place,
     effect::split_payload,
     error::StoreError,
@@ -31,18 +33,33 @@ const CHUNKED: u8 = 1;
 /// Attribute of a body block: 16 bytes of explicit EMAILID (RFC 8474) precede the summary, for a
 /// body that came from another partition. Without it the id is partition and LSN.
 const HAS_EMAIL_ID: u8 = 2;
-/// Attributes this version can read; compression will add some.
-const KNOWN_ATTRIBUTES: u8 = CHUNKED | HAS_EMAIL_ID;
+/// Attribute of a body block: its bytes, or those of chunks that say so, are zstd frames.
+const COMPRESSED: u8 = 4;
+/// Attributes this version can read.
+const KNOWN_ATTRIBUTES: u8 = CHUNKED | HAS_EMAIL_ID | COMPRESSED;
 
 /// A chunk entry and how many bytes of the body it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Extent {
     lsn: Lsn,
-    len: u32,
+    /// Bytes of the entry's payload.
+    stored: u32,
+    /// Bytes of the body; more than `stored` if these are a frame.
+    raw: u32,
+}
+
+impl Extent {
+    fn is_compressed(&self) -> bool {
+        self.stored != self.raw
+    }
+
+    fn entry_len(&self) -> u32 {
+        entry_len(self.stored as usize) as u32
+    }
 }
 
 enum Content {
-    Inline(Vec<u8>),
+    Inline(Packed),
     Chunked(Vec<Extent>),
 }
 
@@ -55,6 +72,8 @@ pub struct BodyWriter {
     buffer: Vec<u8>,
     extents: Vec<Extent>,
     size: u64,
+    /// Compressing a chunk has not paid: the others of the body are not tried.
+    incompressible: bool,
     staging: Option<Staging>,
 }
 
@@ -81,7 +100,16 @@ impl BodyWriter {
     pub(super) fn new(partition: Rc<Inner>) -> BodyWriter {
         let generation = partition.log.generation();
         let (buffer, extents) = (Vec::new(), Vec::new());
-        BodyWriter { partition, generation, buffer, extents, size: 0, staging: None }
+        let incompressible = false;
+        BodyWriter {
+            partition,
+            generation,
+            buffer,
+            extents,
+            size: 0,
+            incompressible,
+            staging: None,
+        }
     }
 
     /// Waits only when the partition's write buffer is full.
@@ -99,7 +127,28 @@ impl BodyWriter {
         Ok(())
     }
 
+    async fn pack(&mut self) -> Packed {
+        let raw = std::mem::take(&mut self.buffer);
+        let how = self.partition.options.compression.filter(|_| !self.incompressible);
+        let packed = compression::pack(&*self.partition.executor, how, raw).await;
+        self.incompressible = !packed.is_compressed();
+        packed
+    }
+
     async fn append_chunk(&mut self) -> Result<(), StoreError> {
+        let packed = self.pack().await;
+        self.append_packed(&packed).await?;
+        if packed.is_compressed() {
+            self.buffer.reserve(BODY_CHUNK);
+        } else {
+            // The one that was just written.
+            self.buffer = packed.bytes;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    async fn append_packed(&mut self, packed: &Packed) -> Result<(), StoreError> {
         self.partition.admit()?;
         self.partition.log.room().await?;
         let header = EntryHeader {
@@ -108,12 +157,13 @@ impl BodyWriter {
             mailbox: MailboxId(0),
             uid: Uid(0),
         };
-        let lsn = self.partition.log.append(header, &[&self.buffer])?;
+        let lsn = self.partition.log.append(header, &[&packed.bytes])?;
         if self.staging.is_none() {
             self.staging = Some(Staging::new(self.partition.clone(), lsn));
         }
-        self.extents.push(Extent { lsn, len: self.buffer.len() as u32 });
-        self.buffer.clear();
+        let (stored, raw) = (packed.bytes.len() as u32, packed.raw as u32);
+        self.partition.body_counters.count_chunk(stored, raw);
+        self.extents.push(Extent { lsn, stored, raw });
         Ok(())
     }
 
@@ -130,7 +180,11 @@ impl BodyWriter {
             self.append_chunk().await?;
         }
         let content = match self.extents.is_empty() {
-            true => Content::Inline(self.buffer),
+            true => {
+                let packed = self.pack().await;
+                self.partition.body_counters.count(packed.bytes.len() as u32, packed.raw as u32);
+                Content::Inline(packed)
+            }
             false => Content::Chunked(self.extents),
         };
         let BodyWriter { partition, generation, size, staging, .. } = self;
@@ -170,13 +224,20 @@ impl StagedBody {
     /// Appends the body block's beginning to `head`; the block goes on with [`Self::summary`] and
     /// [`Self::inline`].
     pub(super) fn encode_head(&self, head: &mut Vec<u8>) {
-        head.put_u8(if matches!(self.content, Content::Chunked(_)) { CHUNKED } else { 0 });
+        let (chunked, compressed) = match &self.content {
+            Content::Inline(packed) => (0, packed.is_compressed()),
+            Content::Chunked(extents) => (CHUNKED, extents.iter().any(Extent::is_compressed)),
+        };
+        head.put_u8(chunked | if compressed { COMPRESSED } else { 0 });
         head.put_varint(self.size);
         if let Content::Chunked(extents) = &self.content {
             head.put_varint(extents.len() as u64);
             for extent in extents {
                 head.put_varint(extent.lsn.0);
-                head.put_varint(u64::from(extent.len));
+                head.put_varint(u64::from(extent.stored));
+                if compressed {
+                    head.put_varint(u64::from(extent.raw));
+                }
             }
         }
         head.put_varint(self.summary.len() as u64);
@@ -188,17 +249,16 @@ impl StagedBody {
 
     pub(super) fn inline(&self) -> &[u8] {
         match &self.content {
-            Content::Inline(bytes) => bytes,
+            Content::Inline(packed) => &packed.bytes,
             Content::Chunked(_) => &[],
         }
     }
 
     /// Moves a short body out into a chunk, so that the commit entry is small whatever the body.
     pub(super) async fn into_chunks(self) -> Result<StagedBody, StoreError> {
-        let Content::Inline(buffer) = self.content else { return Ok(self) };
-        let mut writer =
-            BodyWriter { buffer, size: self.size, ..BodyWriter::new(self.partition.clone()) };
-        writer.append_chunk().await?;
+        let Content::Inline(packed) = self.content else { return Ok(self) };
+        let mut writer = BodyWriter::new(self.partition.clone());
+        writer.append_packed(&packed).await?;
         let content = Content::Chunked(writer.extents);
         Ok(StagedBody {
             content,
@@ -218,6 +278,8 @@ struct Block<'a> {
     summary: &'a [u8],
     /// Empty when there are extents.
     inline: &'a [u8],
+    /// `inline` is a frame.
+    compressed: bool,
 }
 
 fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
@@ -230,32 +292,46 @@ fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
     if attributes & HAS_EMAIL_ID != 0 {
         reader.u128("email id")?;
     }
+    let compressed = attributes & COMPRESSED != 0;
     let mut extents = Vec::new();
     if attributes & CHUNKED != 0 {
         let count = reader.count(2, "extents")?;
         for _ in 0..count {
             let lsn = Lsn(reader.varint("extent lsn")?);
-            extents.push(Extent { lsn, len: reader.varint_u32("extent length")? });
+            let stored = reader.varint_u32("extent length")?;
+            let raw = if compressed { reader.varint_u32("bytes of the extent")? } else { stored };
+            extents.push(Extent { lsn, stored, raw });
         }
     }
     let summary = reader.bytes("summary")?;
     let inline = reader.take(reader.remaining(), "body")?;
-    let stored: u64 = match extents.is_empty() {
+    let held: u64 = match extents.is_empty() {
+        // What the frame holds is seen when it is opened.
+        true if compressed => size,
         true => inline.len() as u64,
-        false => extents.iter().map(|extent| u64::from(extent.len)).sum(),
+        false => extents.iter().map(|extent| u64::from(extent.raw)).sum(),
     };
-    if stored != size {
+    if held != size {
         return Err(Malformed("body size"));
     }
-    Ok(Block { size, extents, summary, inline })
+    let compressed = compressed && extents.is_empty();
+    Ok(Block { size, extents, summary, inline, compressed })
 }
 
 /// Entries read last, so that a long body read in pieces, or summary and then body, read each entry
-/// of the log once. Shard-local.
+/// of the log once, and decompress what it holds once. Shard-local.
 #[derive(Default)]
 pub(super) struct EntryCache {
     /// Latest last.
-    entries: RefCell<VecDeque<(Lsn, Bytes)>>,
+    entries: RefCell<VecDeque<(Key, Bytes)>>,
+}
+
+/// What is kept of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Payload(Lsn),
+    /// The body, or the piece of one, that the entry's frame stands for.
+    Decompressed(Lsn),
 }
 
 /// Entries kept in an [`EntryCache`], and bytes of them.
@@ -263,19 +339,19 @@ const CACHED_ENTRIES: usize = 16;
 const CACHED_BYTES: usize = 2 << 20;
 
 impl EntryCache {
-    fn get(&self, lsn: Lsn) -> Option<Bytes> {
+    fn get(&self, key: Key) -> Option<Bytes> {
         let entries = self.entries.borrow();
-        entries.iter().rev().find(|(at, _)| *at == lsn).map(|(_, payload)| payload.clone())
+        entries.iter().rev().find(|(at, _)| *at == key).map(|(_, bytes)| bytes.clone())
     }
 
     pub(super) fn clear(&self) {
         self.entries.borrow_mut().clear();
     }
 
-    fn insert(&self, lsn: Lsn, payload: Bytes) {
+    fn insert(&self, key: Key, kept: Bytes) {
         let mut entries = self.entries.borrow_mut();
-        entries.push_back((lsn, payload));
-        let mut bytes: usize = entries.iter().map(|(_, payload)| payload.len()).sum();
+        entries.push_back((key, kept));
+        let mut bytes: usize = entries.iter().map(|(_, kept)| kept.len()).sum();
         while entries.len() > CACHED_ENTRIES || bytes > CACHED_BYTES {
             let Some((_, oldest)) = entries.pop_front() else { break };
             bytes -= oldest.len();
@@ -285,7 +361,7 @@ impl EntryCache {
 
 impl Inner {
     async fn read_payload(&self, lsn: Lsn, entry_len: u32) -> Result<Bytes, StoreError> {
-        if let Some(payload) = self.cache.get(lsn) {
+        if let Some(payload) = self.cache.get(Key::Payload(lsn)) {
             return Ok(payload);
         }
         let read = match entry_len {
@@ -293,8 +369,23 @@ impl Inner {
             len => self.log.read_sized(lsn, len).await,
         };
         let (_, payload) = read.inspect_err(|error| self.note_damage(error, Place::default()))?;
-        self.cache.insert(lsn, payload.clone());
+        self.cache.insert(Key::Payload(lsn), payload.clone());
         Ok(payload)
+    }
+
+    /// The `raw` bytes that `frame`, of the entry at `lsn`, stands for.
+    fn decompressed(&self, lsn: Lsn, frame: &[u8], raw: u64) -> Result<Bytes, StoreError> {
+        let key = Key::Decompressed(lsn);
+        if let Some(bytes) = self.cache.get(key) {
+            return Ok(bytes);
+        }
+        let raw = usize::try_from(raw).unwrap_or(usize::MAX);
+        let bytes = compression::decompress(frame, raw)
+            .map_err(|error| undecodable(lsn, error))
+            .inspect_err(|error| self.note_damage(error, Place::default()))?;
+        let bytes = Bytes::from(bytes);
+        self.cache.insert(key, bytes.clone());
+        Ok(bytes)
     }
 
     /// Bytes `offset..offset + len` of the body, clamped to its size.
@@ -309,6 +400,10 @@ impl Inner {
         let end = offset.saturating_add(len as u64).min(block.size);
         if offset >= end {
             return Ok(Bytes::new());
+        }
+        if block.compressed {
+            let bytes = self.decompressed(body.lsn, block.inline, block.size)?;
+            return Ok(bytes.slice(offset as usize..end as usize));
         }
         if block.extents.is_empty() {
             return Ok(payload.slice_ref(&block.inline[offset as usize..end as usize]));
@@ -326,18 +421,14 @@ impl Inner {
         let mut start = 0;
         let mut out = BytesMut::new();
         for extent in extents {
-            let (first, last) = (start, start + u64::from(extent.len));
+            let (first, last) = (start, start + u64::from(extent.raw));
             start = last;
             if last <= offset || first >= end {
                 continue;
             }
-            let entry_len = entry_len(extent.len as usize) as u32;
-            let chunk = self.read_payload(extent.lsn, entry_len).await?;
+            let chunk = self.read_chunk(extent).await?;
             let from = (offset.max(first) - first) as usize;
             let to = (end.min(last) - first) as usize;
-            if chunk.len() != extent.len as usize {
-                return Err(undecodable(extent.lsn, Malformed("chunk length")));
-            }
             let piece = chunk.slice(from..to);
             if piece.len() as u64 == end - offset {
                 return Ok(piece);
@@ -347,12 +438,27 @@ impl Inner {
         Ok(out.freeze())
     }
 
+    /// The bytes of the body that a chunk holds, exactly as many as the extent says.
+    async fn read_chunk(&self, extent: &Extent) -> Result<Bytes, StoreError> {
+        if let Some(bytes) = self.cache.get(Key::Decompressed(extent.lsn)) {
+            return Ok(bytes);
+        }
+        let payload = self.read_payload(extent.lsn, extent.entry_len()).await?;
+        if payload.len() != extent.stored as usize {
+            return Err(undecodable(extent.lsn, Malformed("chunk length")));
+        }
+        match extent.is_compressed() {
+            true => self.decompressed(extent.lsn, &payload, u64::from(extent.raw)),
+            false => Ok(payload),
+        }
+    }
+
     /// The entries that hold the body's chunks, with their bytes in the log; none if it lies in its
     /// commit entry.
     pub(super) async fn chunks(&self, body: &MessageBody) -> Result<Vec<(Lsn, u32)>, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
         let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
-        let chunk = |extent: &Extent| (extent.lsn, entry_len(extent.len as usize) as u32);
+        let chunk = |extent: &Extent| (extent.lsn, extent.entry_len());
         Ok(block.extents.iter().map(chunk).collect())
     }
 
@@ -369,8 +475,14 @@ fn block_of(payload: &[u8]) -> Decoded<Block<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        model::Timestamp,
+        runtime::{device::memory::MemoryDevice, simulation::Simulation},
+        store::{DeliveryTarget, Partition, StoreOptions},
+    };
 
     proptest! {
         #[test]
@@ -386,17 +498,74 @@ mod tests {
         assert_eq!((block.size, block.summary, block.inline), (3, &b"su"[..], &b"abc"[..]));
         // One byte of the body lost, an unknown attribute.
         assert!(parse_block(&[0, 3, 2, b's', b'u', b'a', b'b']).is_err());
-        assert!(parse_block(&[4, 0, 0]).is_err());
+        assert!(parse_block(&[8, 0, 0]).is_err());
         // attributes, size, one extent (lsn 9, 5 bytes), summary length
         let block = parse_block(&[CHUNKED, 5, 1, 9, 5, 0]).unwrap();
-        assert_eq!(block.extents, [Extent { lsn: Lsn(9), len: 5 }]);
+        assert_eq!(block.extents, [Extent { lsn: Lsn(9), stored: 5, raw: 5 }]);
+        // Compressed: 2 bytes stand for 5 in the first extent, the second is plain.
+        let block = parse_block(&[CHUNKED | COMPRESSED, 8, 2, 9, 2, 5, 11, 3, 3, 0]).unwrap();
+        assert!(block.extents[0].is_compressed() && !block.extents[1].is_compressed());
+        // A frame: how much it holds is not seen yet.
+        let block = parse_block(&[COMPRESSED, 100, 0, b'z', b'z']).unwrap();
+        assert_eq!((block.size, block.inline, block.compressed), (100, &b"zz"[..], true));
+    }
+
+    /// A frame whose checksums hold and that is none, or of another length, is damage, and named.
+    #[test]
+    fn a_false_frame_is_not_served() {
+        let simulation = Simulation::new(1);
+        simulation.run_until(async {
+            let (device, executor) = (Rc::new(MemoryDevice::new()), Rc::new(simulation.clone()));
+            let partition =
+                Partition::open(device, executor, StoreOptions::default()).await.unwrap().0;
+            let frame = compression::compress(vec![b'x'; 5000], 1).bytes;
+            let cut = frame[..frame.len() - 1].to_vec();
+            let contents = [
+                (vec![1, 2, 3], 5000),
+                (cut, 5000),
+                (frame.clone(), 4999),
+                (frame.clone(), 5001),
+                (frame.clone(), 2 * BODY_CHUNK),
+            ];
+            for (bytes, raw) in contents {
+                for chunked in [false, true] {
+                    let staged = partition.stage().finish(Vec::new()).await.unwrap();
+                    let content = Content::Inline(Packed { bytes: bytes.clone(), raw });
+                    let mut staged = StagedBody { content, size: raw as u64, ..staged };
+                    if chunked {
+                        staged = staged.into_chunks().await.unwrap();
+                    }
+                    let target = DeliveryTarget {
+                        account: AccountId(1),
+                        mailbox: None,
+                        flags: Default::default(),
+                        keywords: Vec::new(),
+                        internal_date: Timestamp(0),
+                    };
+                    partition.deliver(staged, vec![target], None).await.unwrap();
+                }
+            }
+            let account = partition.account(AccountId(1)).await.unwrap();
+            let view = account.select(MailboxId::INBOX, false).await.unwrap();
+            let messages = view.current().unwrap();
+            assert_eq!(messages.len(), 10);
+            for message in messages.iter_from(0) {
+                for len in [1, usize::MAX] {
+                    let read = account.read_body(&message.body, 0, len).await;
+                    assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
+                }
+            }
+            assert_eq!(partition.verify(&|_| {}).await.unwrap().messages_damaged, 10);
+        });
     }
 
     #[test]
     fn the_cache_is_bounded() {
         let cache = EntryCache::default();
-        (0..100).for_each(|n| cache.insert(Lsn(n), Bytes::from(vec![0; 300_000])));
-        assert!(cache.get(Lsn(99)).is_some() && cache.get(Lsn(0)).is_none());
+        let key = |n| Key::Payload(Lsn(n));
+        (0..100).for_each(|n| cache.insert(key(n), Bytes::from(vec![0; 300_000])));
+        assert!(cache.get(key(99)).is_some() && cache.get(key(0)).is_none());
+        assert!(cache.get(Key::Decompressed(Lsn(99))).is_none());
         assert!(cache.entries.borrow().len() * 300_000 <= CACHED_BYTES);
     }
 }

@@ -107,6 +107,8 @@ fn options() -> StoreOptions {
         write_buffer: 64 * 1024,
         default_mailboxes: Vec::new(),
         compaction_rate: 0,
+        // Some bodies are, some are not.
+        compression: Some(Compression { level: 1, body_min: 700 }),
         ..StoreOptions::default()
     }
 }

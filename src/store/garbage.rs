@@ -79,12 +79,14 @@ impl Inner {
         match references > 0 {
             true => self.log.retain(body.lsn, body.entry_len),
             false => {
-                self.add_freed(u64::from(body.entry_len).max(body.size));
+                let chunked = body.size > BODY_CHUNK as u64;
+                self.add_freed(u64::from(body.entry_len).max(if chunked { body.size } else { 0 }));
                 self.log.release(body.lsn, body.entry_len);
             }
         }
         if body.size > BODY_CHUNK as u64 && u64::from(body.entry_len) < body.size {
-            self.log.release_before(body.lsn, -references * body.size as i64);
+            let chunks = self.body_counters.chunks_of(body.size) as i64;
+            self.log.release_before(body.lsn, -references * chunks);
         }
     }
 }

@@ -419,7 +419,8 @@ impl Inner {
     async fn mark_chunks(&self, body: &MessageBody, marks: &mut Marks) -> Result<(), StoreError> {
         if !marks.may_hold_chunks_of(body) {
             let inside = u64::from(body.entry_len) >= body.size;
-            marks.add_below(body.lsn, if inside { 0 } else { body.size });
+            let chunks = self.body_counters.chunks_of(body.size);
+            marks.add_below(body.lsn, if inside { 0 } else { chunks });
             return Ok(());
         }
         for (lsn, len) in self.chunks(body).await? {

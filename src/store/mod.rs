@@ -4,7 +4,7 @@
 //! services hold; `admission` says whether new mail is taken; `state`, `mailbox`, `namespace` and `snapshot` are an account in memory;
 //! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back, `reopen` puts it
 //! back after a failed write; `compaction`, `liveness` and `views` give back the space of what nobody
-//! refers to any more; `effect`
+//! refers to any more, `compression` makes bodies smaller; `effect`
 //! and `codec` say what an entry of the `log` means; `damage`, `rebuild` and `salvage` go on when
 //! some of it cannot be read, `verify` looks for that.
 
@@ -14,6 +14,7 @@ mod body;
 mod checkpoint;
 mod codec;
 mod compaction;
+pub mod compression;
 mod damage;
 mod effect;
 mod error;
@@ -51,6 +52,7 @@ pub use self::{
     admission::PartitionTrouble,
     body::{BODY_CHUNK, BodyWriter, StagedBody},
     compaction::CompactionReport,
+    compression::Compression,
     damage::{Damage, Place},
     error::StoreError,
     mailbox::MailboxStatus,

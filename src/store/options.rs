@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    compression::Compression,
     namespace::SpecialUse,
     run::{RUN_GARBAGE_MIN, RUN_RECORDS_MAX},
 };
@@ -34,6 +35,8 @@ pub struct StoreOptions {
     pub free_space_min: u64,
     /// New mail is refused while a write takes longer than this.
     pub disk_timeout: Duration,
+    /// How bodies are made smaller; `None`: kept as they came. What lies there is read either way.
+    pub compression: Option<Compression>,
     pub mailboxes_per_account: usize,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
@@ -62,6 +65,7 @@ impl Default for StoreOptions {
             reserve: 8 << 20,
             free_space_min: 64 << 20,
             disk_timeout: Duration::from_secs(10),
+            compression: None,
             mailboxes_per_account: 10_000,
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
@@ -80,6 +84,9 @@ pub struct StoreProbe {
     pub entries: u64,
     pub bytes_written: u64,
     pub messages_stored: u64,
+    /// Octets of bodies taken in, and what was written for them.
+    pub body_bytes: u64,
+    pub body_bytes_stored: u64,
     pub accounts_in_memory: u64,
     pub checkpoints: u64,
     /// Times that the log was opened again in place after a failed write.

@@ -26,8 +26,8 @@ use super::{
     admission::{self, Admission},
     body::{BodyWriter, EntryCache, StagedBody},
     checkpoint,
-    codec::Malformed,
     compaction::Compactions,
+    compression::BodyCounters,
     damage::{Damage, Damages, Place},
     effect::{BODY_HERE, Effect, PropertyKind, decode_effects, encode_effects},
     error::StoreError,
@@ -162,10 +162,11 @@ pub(super) struct Inner {
     /// Encoding buffer, used again and again.
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
+    pub body_counters: BodyCounters,
 }
 
 /// An entry whose checksums are right and whose content is not: a bug, or a newer version's.
-pub(super) fn undecodable(lsn: Lsn, error: Malformed) -> StoreError {
+pub(super) fn undecodable(lsn: Lsn, error: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what: error.to_string() }
 }
 
@@ -211,6 +212,7 @@ impl Partition {
             failed: Rc::default(),
             scratch: RefCell::default(),
             messages_stored: Cell::new(0),
+            body_counters: BodyCounters::default(),
             options,
             log,
         });
@@ -371,6 +373,8 @@ impl Partition {
             entries: log.entries,
             bytes_written: log.bytes_written,
             messages_stored: self.inner.messages_stored.get(),
+            body_bytes: self.inner.body_counters.raw.get(),
+            body_bytes_stored: self.inner.body_counters.stored.get(),
             accounts_in_memory: self.inner.accounts.borrow().len() as u64,
             checkpoints: log.checkpoints,
             reopened: log.reopened,

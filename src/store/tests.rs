@@ -12,6 +12,7 @@ use crate::{
     },
 };
 
+mod bodies;
 mod compaction;
 mod damage;
 

@@ -18,7 +18,7 @@ use crate::{
         simulation::Simulation,
     },
     service::{ServiceOptions, Shard, delivery},
-    store::{Partition, RecoveryReport, StoreError, StoreOptions},
+    store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions},
 };
 
 use super::expectation::{PARTITIONS, partition_of};
@@ -44,6 +44,8 @@ fn store_options(partition: u16) -> StoreOptions {
         write_buffer: 64 * 1024,
         garbage_share: 20,
         compaction_rate: 0,
+        // In every second partition, of what is not too short.
+        compression: (partition % 2 == 1).then_some(Compression { level: 1, body_min: 300 }),
         run_records_max: 8,
         run_garbage_min: 6,
         default_mailboxes: Vec::new(),

@@ -20,6 +20,7 @@ fn small(world: &World) -> StoreOptions {
     StoreOptions {
         segment_size: 48 * 1024,
         checkpoint_interval: 24 * 1024,
+        compression: Some(Compression { level: 1, body_min: 400 }),
         ..world.options.clone()
     }
 }

@@ -1,0 +1,201 @@
+//! How bodies lie in the log: compressed where it pays, once for all who have them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::runtime::simulation::split_mix;
+
+const COMPRESSED: Option<Compression> = Some(Compression { level: 1, body_min: 200 });
+
+/// Text that compresses well, noise that does not, or both in turn, 100,000 octets of each.
+fn content(kind: u8, len: usize) -> Vec<u8> {
+    let text = |at: usize| b"The quick brown fox jumps over it.\r\n"[at % 36];
+    let noise = |at: usize| split_mix(at as u64) as u8;
+    let noisy = |at: usize| kind == 1 || (kind == 2 && at / 100_000 % 2 == 1);
+    (0..len).map(|at| if noisy(at) { noise(at) } else { text(at) }).collect()
+}
+
+fn world(compression: Option<Compression>) -> World {
+    let mut world = World::new(1);
+    world.options.compression = compression;
+    world
+}
+
+fn run_with<F: Future<Output = ()>>(
+    compression: Option<Compression>,
+    test: impl FnOnce(Rc<World>) -> F,
+) {
+    let world = Rc::new(world(compression));
+    let simulation = world.simulation.clone();
+    simulation.run_until(test(world));
+}
+
+fn written(partition: &Partition) -> u64 {
+    partition.probe().bytes_written
+}
+
+/// All bodies of INBOX, in order.
+async fn bodies(partition: &Partition) -> Vec<Vec<u8>> {
+    let account = partition.account(ALICE).await.unwrap();
+    let mut bodies = Vec::new();
+    for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
+        assert!(account.read_summary(&message.body).await.unwrap().starts_with(b"summary of"));
+        bodies.push(whole_body(&account, message).await);
+    }
+    bodies
+}
+
+#[test]
+fn compressed_bodies_take_less_and_survive_everything_that_moves_them() {
+    run_with(COMPRESSED, async |world: Rc<World>| {
+        let partition = world.open().await;
+        let sizes = [0, 1, 199, 4096, 150_000, BODY_CHUNK, BODY_CHUNK + 1, 3 * BODY_CHUNK + 77];
+        let expected: Vec<Vec<u8>> =
+            [0, 1, 2].into_iter().flat_map(|kind| sizes.map(|size| content(kind, size))).collect();
+        for body in &expected {
+            deliver(&partition, ALICE, body).await;
+        }
+        let probe = partition.probe();
+        let raw: usize = expected.iter().map(Vec::len).sum();
+        assert_eq!(probe.body_bytes, raw as u64);
+        // All of the text and half of the mixture go.
+        assert!(probe.body_bytes_stored < probe.body_bytes * 60 / 100, "{probe:?}");
+        assert!(probe.bytes_written < probe.body_bytes * 65 / 100, "{probe:?}");
+        assert!(bodies(&partition).await == expected);
+        partition.close().await.unwrap();
+
+        // Switched off: what is there is read, what comes is kept as it came.
+        let plain = World { options: options(), device: world.device.clone(), ..World::new(2) };
+        let plain = World { simulation: world.simulation.clone(), ..plain };
+        let partition = plain.open().await;
+        assert!(bodies(&partition).await == expected);
+        deliver(&partition, BOB, &expected[4]).await;
+        assert_eq!(partition.probe().body_bytes_stored, expected[4].len() as u64);
+        partition.close().await.unwrap();
+
+        let partition = world.open().await;
+        let alice = partition.account(ALICE).await.unwrap();
+        // A third of them goes, the rest is moved by compaction as it lies.
+        let gone: Vec<Uid> =
+            (1..=expected.len() as u32).filter(|uid| uid % 3 == 0).map(Uid).collect();
+        alice.remove(MailboxId::INBOX, &gone).await.unwrap();
+        assert!(partition.compact().await.unwrap().segments_deleted > 0);
+        let left: Vec<Vec<u8>> = (1..)
+            .zip(&expected)
+            .filter(|(uid, _)| uid % 3 != 0)
+            .map(|(_, body)| body.clone())
+            .collect();
+        assert!(bodies(&partition).await == left);
+        let report = partition.verify(&|_| {}).await.unwrap();
+        assert_eq!((report.findings, report.messages_damaged), (vec![], 0));
+        partition.close().await.unwrap();
+        assert!(bodies(&world.open().await).await == left);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn every_range_of_a_body_is_that_of_the_message(
+        kind in 0..3u8,
+        len in prop_oneof![0..3000usize, 0..4 * BODY_CHUNK],
+        ranges in prop::collection::vec((any::<prop::sample::Index>(), 0..600_000usize), 1..12),
+        cold: bool,
+    ) {
+        run_with(COMPRESSED, async |world: Rc<World>| {
+            let mut partition = world.open().await;
+            let body = content(kind, len);
+            deliver(&partition, ALICE, &body).await;
+            if cold {
+                partition.close().await.unwrap();
+                partition = world.open().await;
+            }
+            let account = partition.account(ALICE).await.unwrap();
+            let message = *snapshot(&account, MailboxId::INBOX).await.get(0).unwrap();
+            for (start, count) in ranges {
+                let start = start.index(len + 1);
+                let end = (start + count).min(len);
+                let found = account.read_body(&message.body, start as u64, count).await.unwrap();
+                assert!(found == body[start..end], "{start}..{end} of {len}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_message_for_a_thousand_accounts_is_written_once() {
+    for compression in [None, COMPRESSED] {
+        run_with(compression, async |world: Rc<World>| {
+            let partition = world.open().await;
+            let ids = (1..=1000).map(AccountId);
+            // Accounts are made before: what follows is what mail takes.
+            for id in ids.clone() {
+                partition.account(id).await.unwrap();
+                deliver(&partition, id, b"first").await;
+            }
+            let body = content(1, 200_000);
+            let before = written(&partition);
+            let staged = staged(&partition, &body).await;
+            partition.deliver(staged, ids.clone().map(target).collect(), None).await.unwrap();
+            let taken = written(&partition) - before;
+            // An effect a recipient: some tens of bytes.
+            assert!(taken < 200_000 + 1000 * 100, "{taken} bytes for one body of 200,000");
+            for id in [1, 500, 1000].map(AccountId) {
+                let account = partition.account(id).await.unwrap();
+                let message = *snapshot(&account, MailboxId::INBOX).await.get(1).unwrap();
+                assert!(whole_body(&account, &message).await == body);
+            }
+            let report = partition.verify(&|_| {}).await.unwrap();
+            assert_eq!((report.references, report.bodies), (2000, 1001));
+            assert_eq!((report.shared_bytes, report.findings), (999 * 200_000, vec![]));
+
+            // It stays until the last of them has deleted it.
+            for id in ids.clone().skip(1) {
+                partition
+                    .account(id)
+                    .await
+                    .unwrap()
+                    .remove(MailboxId::INBOX, &[Uid(2)])
+                    .await
+                    .unwrap();
+            }
+            let kept = partition.compact().await.unwrap().bytes_after;
+            let account = partition.account(AccountId(1)).await.unwrap();
+            let message = *snapshot(&account, MailboxId::INBOX).await.get(1).unwrap();
+            assert!(whole_body(&account, &message).await == body);
+            account.remove(MailboxId::INBOX, &[Uid(2)]).await.unwrap();
+            let left = partition.compact().await.unwrap().bytes_after;
+            assert!(left < kept - 200_000, "{left} bytes are left of {kept}");
+        });
+    }
+}
+
+#[test]
+fn copies_write_no_bodies() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let mut writing = Vec::new();
+        for n in 0..10_000 {
+            let body = staged(&partition, &bytes(n, 1000)).await;
+            writing.push(partition.deliver(body, vec![target(ALICE)], None).await.unwrap());
+        }
+        let alice = partition.account(ALICE).await.unwrap();
+        let folder = alice.create_mailbox("copies", None).await.unwrap();
+        let all: Vec<Message> =
+            snapshot(&alice, MailboxId::INBOX).await.iter_from(0).copied().collect();
+        let before = written(&partition);
+        alice.copy(MailboxId::INBOX, &all, folder).await.unwrap();
+        let taken = written(&partition) - before;
+        assert!(taken < 10_000 * 60, "{taken} bytes for copies of 10,000 messages of 1,000 octets");
+        // Moved, they are not written again either.
+        let target = alice.create_mailbox("moved", None).await.unwrap();
+        let copies: Vec<Message> = snapshot(&alice, folder).await.iter_from(0).copied().collect();
+        let before = written(&partition);
+        alice.move_messages(folder, &copies, target).await.unwrap();
+        let taken = written(&partition) - before;
+        assert!(taken < 10_000 * 60, "{taken} bytes for moving 10,000 messages");
+        let moved: Vec<Message> = snapshot(&alice, target).await.iter_from(0).copied().collect();
+        assert_eq!(moved.len(), 10_000);
+        assert_eq!(whole_body(&alice, &moved[77]).await, bytes(77, 1000));
+    });
+}
