@@ -14,7 +14,6 @@ use crate::{
         executor::{Executor, Priority},
         simulation::split_mix,
     },
-    store::StoreError,
 };
 
 use super::{
@@ -39,9 +38,8 @@ const AFTERWARDS: u32 = 100;
 pub struct Tally {
     pub crashes: u64,
     pub recoveries: u64,
-    /// Broken disks looked at, and how many of them were refused at the start.
+    /// Broken disks looked at.
     pub damages: u64,
-    pub refusals: u64,
 }
 
 /// Why a seed failed.
@@ -66,12 +64,6 @@ impl Dice {
     fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }
-}
-
-/// The error says where the damage lies.
-fn names_place(error: &StoreError) -> bool {
-    let text = error.to_string();
-    ["segment-", "checkpoint-", "log at"].iter().any(|place| text.contains(place))
 }
 
 /// Two accounts of each partition.
@@ -486,11 +478,6 @@ impl Run {
         self.tally.damages += 1;
         let world = match World::start(self.dice.next(), devices) {
             Ok(world) => world,
-            // Refused, if by name.
-            Err(NotOpened(number, error)) if number == partition && names_place(&error) => {
-                self.tally.refusals += 1;
-                return Ok(());
-            }
             Err(NotOpened(number, error)) => {
                 return Err(format!("partition {number} does not open: {error}"));
             }
@@ -516,10 +503,6 @@ impl Run {
                 world.kill();
                 check::still_there(&before, &again)
                     .map_err(|error| format!("after one more start of the damaged: {error}"))
-            }
-            Err(NotOpened(number, error)) if number == partition && names_place(&error) => {
-                self.tally.refusals += 1;
-                Ok(())
             }
             Err(NotOpened(number, error)) => {
                 Err(format!("partition {number} does not open again: {error}"))

@@ -91,8 +91,8 @@ pub fn dissect(
     durable: Lsn,
 ) -> Result<Dissection, HeaderError> {
     let last = bytes.len().saturating_sub(BLOCK);
-    let compacted = CompactedHeader::decode(bytes).is_ok()
-        || (SegmentHeader::decode(bytes).is_err()
+    let compacted = CompactedHeader::decode(bytes).is_ok_and(|header| header.epoch == epoch)
+        || (SegmentHeader::decode(bytes).map_or(true, |header| header.epoch != epoch)
             && CompactedFooter::decode(&bytes[last..], bytes.len() as u64)
                 .is_ok_and(|footer| footer.header.epoch == epoch));
     match compacted {

@@ -381,8 +381,9 @@ impl Recovered {
     }
 
     /// Reads a segment's header, and of a compacted one the footer; with `sync`, makes them durable
-    /// before anything in them is believed. A whole header that does not belong here is refused:
-    /// somebody mixed up files, and guessing would make it worse.
+    /// before anything in them is believed. A whole header that does not belong here is damage if
+    /// what follows it does; else it is refused: somebody mixed up files, and guessing would make it
+    /// worse.
     async fn look_at(&self, epoch: u64, sync: bool) -> Result<Found, StoreError> {
         let name = segment_name(epoch);
         let file = self.device.open(&name).await.map_err(failed)?;
@@ -391,42 +392,44 @@ impl Recovered {
         }
         let len = file.len().await.map_err(failed)?;
         let block = file.read_at(0, BLOCK).await.map_err(failed)?;
-        let compacted = CompactedHeader::decode(&block).ok();
-        let footer_at = len.saturating_sub(BLOCK as u64);
-        let header = match SegmentHeader::decode(&block) {
-            Ok(header) => {
-                self.check_place(&name, epoch, header.partition, header.epoch)?;
-                return Ok(Found {
-                    epoch,
-                    len,
-                    header: Some(header),
-                    rotten: false,
-                    compacted: None,
-                });
-            }
-            Err(HeaderError::Version(version)) if compacted.is_none() => {
+        let rotten = Found { epoch, len, header: None, rotten: true, compacted: None };
+        let mut header = CompactedHeader::decode(&block).ok();
+        let mut foreign = None;
+        match SegmentHeader::decode(&block) {
+            Ok(header) => match self.check_place(&name, epoch, header.partition, header.epoch) {
+                Ok(()) => return Ok(Found { header: Some(header), rotten: false, ..rotten }),
+                Err(error) => foreign = Some(error),
+            },
+            Err(HeaderError::Version(version)) if header.is_none() => {
                 return Err(refused(&name, HeaderError::Version(version)));
             }
-            Err(_) => compacted,
-        };
-        let whole = |header: &SegmentHeader| {
-            header.partition == self.options.partition && header.epoch == epoch
-        };
-        if header.is_none()
-            && let Some(header) = corrected_segment(&block).filter(whole)
+            Err(_) => {}
+        }
+        if let Some(compacted) = &header
+            && let Err(error) = self.check_place(&name, epoch, compacted.partition, compacted.epoch)
         {
-            return Ok(Found { epoch, len, header: Some(header), rotten: true, compacted: None });
+            (header, foreign) = (None, Some(error));
+        }
+        let own =
+            |partition: PartitionId, of: u64| partition == self.options.partition && of == epoch;
+        if header.is_none()
+            && let Some(header) = corrected_segment(&block).filter(|it| own(it.partition, it.epoch))
+        {
+            return Ok(Found { header: Some(header), ..rotten });
         }
         if header.is_none() {
             // A batch in the second block: mail at the end of it may look like anything.
             let second = file.read_at(BLOCK as u64, BATCH_HEADER).await.map_err(failed)?;
-            if BatchHeader::decode(&second).is_ok() {
-                return Ok(Found { epoch, len, header: None, rotten: true, compacted: None });
+            if let Ok((batch, _)) = BatchHeader::decode(&second)
+                && (foreign.is_none() || own(batch.partition, batch.epoch))
+            {
+                return Ok(rotten);
             }
         }
+        let footer_at = len.saturating_sub(BLOCK as u64);
         let last = file.read_at(footer_at, BLOCK).await.map_err(failed)?;
         let footer = match CompactedFooter::decode(&last, len) {
-            Err(HeaderError::Version(version)) if header.is_none() => {
+            Err(HeaderError::Version(version)) if header.is_none() && foreign.is_none() => {
                 return Err(refused(&name, HeaderError::Version(version)));
             }
             // The last block of mail may look like a footer, but does not know the nonce.
@@ -437,11 +440,14 @@ impl Recovered {
         };
         let damaged = header.is_none();
         let told = footer.as_ref().map(|footer| footer.header.clone()).or(header);
-        if let Some(header) = &told {
-            self.check_place(&name, epoch, header.partition, header.epoch)?;
+        match (&told, foreign) {
+            (Some(header), _) => self.check_place(&name, epoch, header.partition, header.epoch)?,
+            // Of a file that holds nothing else it does not matter what it was.
+            (None, Some(error)) if len > BLOCK as u64 => return Err(error),
+            (None, _) => {}
         }
         let compacted = told.map(|header| FoundCompacted { header, footer, damaged });
-        Ok(Found { epoch, len, header: None, rotten: damaged, compacted })
+        Ok(Found { rotten: damaged, compacted, ..rotten })
     }
 
     fn check_place(

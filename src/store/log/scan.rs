@@ -8,6 +8,7 @@
 //! ends there, and nothing that follows counts, however whole it looks.
 
 use super::{
+    compacted::CompactedHeader,
     entry::{EntryError, EntryHeader, decode_header, decode_payload, entry_len},
     resync::{corrected_batch, corrected_entry, corrected_segment, next_entry, wrong_bit},
     segment::{BATCH_HEADER, BLOCK, BatchHeader, HeaderError, SegmentHeader, align},
@@ -82,7 +83,10 @@ impl Place {
 /// Only a format version that this program does not know.
 pub fn scan_segment(bytes: &[u8], expected: Expected) -> Result<SegmentScan, HeaderError> {
     let decoded = match SegmentHeader::decode(bytes) {
-        Err(HeaderError::Version(version)) => return Err(HeaderError::Version(version)),
+        // A compacted segment's, which a stray write left here, is damage.
+        Err(HeaderError::Version(version)) if CompactedHeader::decode(bytes).is_err() => {
+            return Err(HeaderError::Version(version));
+        }
         decoded => decoded.ok(),
     };
     let whole = decoded.is_some();

@@ -202,6 +202,33 @@ fn a_lost_block_costs_what_lay_there() {
 }
 
 #[test]
+fn a_header_written_over_another_is_damage_and_traded_names_are_refused() {
+    run(async |world: Rc<World>| {
+        let (files, mail) = workload(&world, false).await;
+        let segments: Vec<&String> =
+            files.keys().filter(|name| name.starts_with("segment-")).collect();
+        let mut refused = 0;
+        for (n, pair) in segments.windows(2).enumerate() {
+            let (one, other) = if n % 2 == 0 { (pair[0], pair[1]) } else { (pair[1], pair[0]) };
+            let mut damaged = files.clone();
+            let header = files[one][..4096].to_vec();
+            damaged.get_mut(other).unwrap()[..4096].copy_from_slice(&header);
+            check(&world, &damaged, &mail, &format!("header of {one} written over {other}")).await;
+
+            let mut traded = files.clone();
+            traded.insert(one.clone(), files[other].clone());
+            traded.insert(other.clone(), files[one].clone());
+            let (device, executor) = (copy_of(&traded).await, Rc::new(world.simulation.clone()));
+            let opened = Partition::open(Rc::new(device), executor, small(&world)).await;
+            let error = opened.err().expect("files under each other's names").to_string();
+            assert!(error.contains("was written under another name"), "{error}");
+            refused += 1;
+        }
+        assert!(refused > 3);
+    });
+}
+
+#[test]
 fn without_checkpoint_files_every_account_is_found() {
     run(async |world: Rc<World>| {
         let (mut files, mail) = workload(&world, false).await;
