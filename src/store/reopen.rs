@@ -175,14 +175,15 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{cell::Cell, collections::BTreeMap};
 
     use super::*;
     use crate::{
         model::{Flags, ModSeq, Timestamp, Uid},
         runtime::{
+            LocalFuture,
             device::memory::{Faults, MemoryDevice},
-            executor::Executor,
+            executor::{Executor, Priority},
             simulation::Simulation,
         },
         store::{BODY_CHUNK, DeliveryTarget, FlagChange, Partition, StagedBody, StoreOptions},
@@ -325,6 +326,69 @@ mod tests {
             deliver(&partition, ALICE, &vec![b'z'; 3 * BODY_CHUNK]).await.unwrap();
             assert_eq!(content(&partition, ALICE).await.len(), 2);
         });
+    }
+
+    /// A shard so busy that who yields next waits for ten minutes, when told so.
+    struct Busy(Simulation, Rc<Cell<bool>>);
+
+    impl Executor for Busy {
+        fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>) {
+            self.0.spawn(priority, task);
+        }
+
+        fn now(&self) -> Timestamp {
+            self.0.now()
+        }
+
+        fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {
+            self.0.sleep(duration)
+        }
+
+        fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()> {
+            self.0.offload(job)
+        }
+
+        fn yield_now(&self) -> LocalFuture<'static, ()> {
+            match self.1.take() {
+                true => self.0.sleep(Duration::from_secs(600)),
+                false => self.0.yield_now(),
+            }
+        }
+    }
+
+    /// Between two slices of a long command the log fails and is opened again: the command must not
+    /// be answered with success, as its first slice is gone.
+    #[test]
+    fn a_slice_lost_between_two_others_is_told() {
+        for expunge in [false, true] {
+            run(async |world| {
+                let device = Rc::new(world.device.clone());
+                let busy = Rc::new(Cell::new(false));
+                let executor = Rc::new(Busy(world.simulation.clone(), busy.clone()));
+                let options = StoreOptions { default_mailboxes: Vec::new(), ..Default::default() };
+                let partition = Partition::open(device, executor, options).await.unwrap().0;
+                for n in 0..600u32 {
+                    deliver(&partition, ALICE, &n.to_le_bytes()).await.unwrap();
+                }
+                let account = partition.account(ALICE).await.unwrap();
+                let uids: Vec<Uid> = (1..=600).map(Uid).collect();
+                let (appends, _) = world.device.operations();
+                world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
+                busy.set(true);
+                let told = match expunge {
+                    true => account.remove(INBOX, &uids).await.map(|_| ()),
+                    false => {
+                        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+                        account.store_flags(INBOX, &uids, seen, None).await.map(|_| ())
+                    }
+                };
+                assert_eq!(partition.probe().reopened, 1, "the log failed and works again");
+                assert!(matches!(told, Err(StoreError::Poisoned)), "{told:?}");
+                let left = content(&partition, ALICE).await;
+                let untouched = left.values().filter(|(_, flags)| !flags.contains(Flags::SEEN));
+                assert_eq!(untouched.count(), 512, "the first slice is gone, the second is not");
+            });
+        }
     }
 
     /// Every append of a workload with checkpoints, flags and expunges fails once, in each way; what

@@ -27,6 +27,8 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("lose-spool", Plant::LoseSpool, "a checkpoint forgets the spool"),
     ("drop-live-body", Plant::DropLiveBody, "compaction overlooks a body"),
     ("skip-compacted-sync", Plant::SkipCompactedSync, "sources go before the copy is synced"),
+    ("ignore-held-views", Plant::IgnoreHeldViews, "compaction overlooks what sessions hold"),
+    ("forget-staged-bodies", Plant::ForgetStagedBodies, "compaction overlooks bodies on their way"),
     ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
 ];
 

@@ -15,7 +15,9 @@ use crate::{
         Shard,
         delivery::{Delivery, Failure},
     },
-    store::{Account, FlagChange, MailboxStatus, Message, Partition, Snapshot, StoreError},
+    store::{
+        Account, BODY_CHUNK, FlagChange, MailboxStatus, Message, Partition, Snapshot, StoreError,
+    },
 };
 
 use super::expectation::{
@@ -231,8 +233,18 @@ impl Session {
             match self.command(&who).await {
                 Ok(()) => {}
                 Err(Stop::Refused(why)) if self.life.faults => {
-                    self.life.note(&who, format!("refused ({why}); gives up"));
-                    break;
+                    self.life.note(&who, format!("refused ({why})"));
+                    match self.wait_for_disks().await {
+                        Ok(true) => self.life.note(&who, "goes on".to_owned()),
+                        Ok(false) => {
+                            self.life.note(&who, "gives up".to_owned());
+                            break;
+                        }
+                        Err(Stop::Refused(why) | Stop::Wrong(why)) => {
+                            self.life.ledger.complain(format!("{who}, after a failed disk: {why}"));
+                            break;
+                        }
+                    }
                 }
                 Err(Stop::Refused(why) | Stop::Wrong(why)) => {
                     let op = self.with_client(|client| client.op.clone());
@@ -243,6 +255,40 @@ impl Session {
             self.life.breathe(0).await;
         }
         self.life.running.set(self.life.running.get() - 1);
+    }
+
+    /// Waits until all partitions have opened themselves again, then takes over what became of the
+    /// command that was refused: it happened or it did not. False if they take too long.
+    async fn wait_for_disks(&self) -> Result<bool, Stop> {
+        for idle in 0..300 {
+            if self.life.over() {
+                return Ok(false);
+            }
+            let partitions = (0..PARTITIONS).map(|number| self.life.partition(number));
+            if partitions.into_iter().all(|partition| partition.trouble().is_none()) {
+                let found = self.look_at_own().await?;
+                let outcome = self.with_client(|client| {
+                    // A spool may deliver it later.
+                    if let Some((op @ Op::Deliver { .. }, false)) = client.op.clone() {
+                        client.float(&op, false);
+                        client.op = None;
+                    }
+                    client.reconcile(&found, false)
+                });
+                return outcome.map(|()| true).map_err(Stop::Wrong);
+            }
+            self.life.breathe(idle.min(10)).await;
+        }
+        Ok(false)
+    }
+
+    /// Pauses in the middle of a long body, as a slow client does.
+    async fn linger(&self, len: usize) {
+        if len > BODY_CHUNK && self.pick(2) == 0 {
+            for _ in 0..self.pick(60) {
+                self.life.breathe(8).await;
+            }
+        }
     }
 
     fn with_client<T>(&self, work: impl FnOnce(&mut Client) -> T) -> T {
@@ -530,6 +576,7 @@ impl Session {
         let body = body_of(token);
         for piece in body.chunks(1 + self.pick(100_000)) {
             delivery.push(piece).await;
+            self.linger(body.len()).await;
             if self.pick(4) == 0 {
                 self.life.simulation.yield_now().await;
             }
@@ -546,8 +593,10 @@ impl Session {
         match op {
             Op::Append { mailbox, token, flags, keywords, .. } => {
                 let mut writer = self.life.partition(partition_of(self.home)).stage();
-                for piece in body_of(*token).chunks(50_000) {
+                let body = body_of(*token);
+                for piece in body.chunks(50_000) {
                     writer.write(piece).await?;
+                    self.linger(body.len()).await;
                 }
                 let body = writer.finish(token.to_le_bytes().to_vec()).await?;
                 let date = self.life.simulation.now();
