@@ -5,7 +5,12 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::{error::StoreError, log::segment_epoch, partition::Inner, signal::Signal};
+use super::{
+    error::StoreError,
+    log::segment_epoch,
+    partition::{Inner, RecoveryReport},
+    signal::Signal,
+};
 use crate::model::{AccountId, MailboxId, Uid};
 
 /// Places of damage remembered; more are counted only.
@@ -92,6 +97,15 @@ impl Inner {
         self.damages.note(segment.clone(), *offset, what.clone(), place);
         if let Some(epoch) = segment_epoch(segment) {
             self.quarantine(epoch, error.clone());
+        }
+    }
+
+    /// As [`Inner::note_damage`], for all that reading the log found.
+    pub(super) fn note_report(&self, report: &RecoveryReport) {
+        for (segment, offset, what) in &report.damage {
+            let (segment, what) = (segment.clone(), what.clone());
+            let error = StoreError::Corrupt { segment, offset: *offset, what };
+            self.note_damage(&error, Place::default());
         }
     }
 }

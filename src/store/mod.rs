@@ -2,7 +2,7 @@
 //!
 //! `partition` is the way in and the way every change takes; `account`, `view` and `body` are what
 //! services hold; `admission` says whether new mail is taken; `state`, `mailbox`, `namespace` and `snapshot` are an account in memory;
-//! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back, `reopen` puts it
+//! `checkpoint`, `paging`, `page`, `page_directory` and `run` move it to disk and back, `load` reads what a log says, `reopen` puts it
 //! back after a failed write; `compaction`, `liveness` and `views` give back the space of what nobody
 //! refers to any more, `compression` makes bodies smaller; `effect`
 //! and `codec` say what an entry of the `log` means; `damage`, `rebuild` and `salvage` go on when
@@ -20,6 +20,7 @@ mod effect;
 mod error;
 mod garbage;
 mod liveness;
+mod load;
 pub mod log;
 mod mailbox;
 mod namespace;

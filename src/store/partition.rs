@@ -28,15 +28,14 @@ use super::{
     checkpoint,
     compaction::Compactions,
     compression::BodyCounters,
-    damage::{Damage, Damages, Place},
-    effect::{BODY_HERE, Effect, PropertyKind, decode_effects, encode_effects},
+    damage::{Damage, Damages},
+    effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
     error::StoreError,
-    log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, entry_len},
+    load::{Loaded, load, load_spool},
+    log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, Replay, entry_len},
     namespace::first_mailboxes,
     options::{StoreOptions, StoreProbe},
-    page::{Root, decode_directory, decode_root},
     page_directory::PageDirectory,
-    rebuild::Rebuild,
     reopen,
     signal::Signal,
     snapshot::{Message, MessageBody},
@@ -183,8 +182,14 @@ impl Partition {
             write_buffer: options.write_buffer,
         };
         let recovered = Log::recover(device.clone(), executor.clone(), log_options).await?;
-        let Opened { log, mut report, directory, root, accounts, effects } =
-            replay(recovered).await?;
+        let checkpoint = recovered.checkpoint();
+        let begin =
+            async |recovered: Recovered, replay: &mut Replay<'_>| recovered.replay(replay).await;
+        let Loaded { log, mut report, directory, root, accounts, effects } =
+            load(recovered, begin).await?;
+        if let Some(checkpoint) = checkpoint.filter(|_| !report.rebuilt) {
+            log.adopt_estimates(&root.segments, checkpoint.root);
+        }
         let mut standing = Standing::from_root(&root);
         load_spool(&log, &root, &mut standing, &mut report).await?;
         standing.replay(&effects);
@@ -225,11 +230,7 @@ impl Partition {
         let task = checkpoint::run(Rc::downgrade(&inner), inner.checkpoints.wanted.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
         inner.keep_quarantined(&root.quarantined);
-        for (segment, offset, what) in &report.damage {
-            let what = what.clone();
-            let error = StoreError::Corrupt { segment: segment.clone(), offset: *offset, what };
-            inner.note_damage(&error, Place::default());
-        }
+        inner.note_report(&report);
         // Told by the report.
         inner.damages.news();
         inner.start_compaction_task();
@@ -400,147 +401,6 @@ impl Partition {
         let checkpoint = self.inner.checkpoint().await;
         self.inner.checkpoints.stop();
         self.inner.log.close().await.and(checkpoint)
-    }
-}
-
-/// A partition's log and what it says.
-struct Opened {
-    log: Log,
-    report: RecoveryReport,
-    directory: PageDirectory,
-    root: Root,
-    /// Effects that pages do not have.
-    accounts: HashMap<AccountId, LoggedEffects>,
-    effects: LoggedEffects,
-}
-
-/// Reads the last checkpoint's pages and what came after; or everything, if these are damaged.
-async fn replay(mut recovered: Recovered) -> Result<Opened, StoreError> {
-    let loaded = match recovered.is_continuous() {
-        true => load_directory(&recovered).await,
-        false => Err(StoreError::Corrupt {
-            segment: "log".to_owned(),
-            offset: 0,
-            what: "the newest checkpoint is lost, an older one does not lead to everything"
-                .to_owned(),
-        }),
-    };
-    match loaded {
-        Ok((directory, root)) => {
-            let checkpoint = recovered.checkpoint();
-            let mut replayed = Replayed::default();
-            let (log, report) = recovered
-                .replay(&mut |lsn, header, payload| replayed.take(lsn, header, payload))
-                .await?;
-            if let Some(checkpoint) = checkpoint {
-                log.adopt_estimates(&root.segments, checkpoint.root);
-            }
-            let Replayed { accounts, standing: effects } = replayed;
-            Ok(Opened { log, report, directory, root, accounts, effects })
-        }
-        Err(StoreError::Corrupt { segment, offset, what }) => {
-            recovered.replay_everything();
-            let mut rebuild = Rebuild::default();
-            let (log, mut report) = recovered
-                .replay(&mut |lsn, header, payload| rebuild.take(lsn, header, payload))
-                .await?;
-            let what = format!("{what}; all segments were read to find every account");
-            report.damage.push((segment, offset, what));
-            let directory = rebuild.finish(&report.lost_entries);
-            let Rebuild { accounts, root, standing: effects, .. } = rebuild;
-            Ok(Opened { log, report, directory, root, accounts, effects })
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Reads the last checkpoint's root and where it says that every account lies.
-async fn load_directory(recovered: &Recovered) -> Result<(PageDirectory, Root), StoreError> {
-    let Some(checkpoint) = recovered.checkpoint() else {
-        return Ok((PageDirectory::new(), Root::default()));
-    };
-    let (_, payload) = recovered.read(checkpoint.root).await?;
-    let root = decode_root(&payload).map_err(|error| undecodable(checkpoint.root, error))?;
-    let mut directory = PageDirectory::from_root(&root);
-    for page in root.buckets.iter().flatten() {
-        let (_, payload) = recovered.read(*page).await?;
-        directory.fill(decode_directory(&payload).map_err(|error| undecodable(*page, error))?);
-    }
-    Ok((directory, root))
-}
-
-/// Directory, partition-wide state and estimates, for a log that is opened again in place: one whose
-/// pages are damaged has to wait for a restart.
-pub(super) async fn load_checkpoint(
-    recovered: &Recovered,
-) -> Result<(PageDirectory, Standing, Vec<(u64, u64)>), StoreError> {
-    let (directory, root) = load_directory(recovered).await?;
-    let mut standing = Standing::from_root(&root);
-    for lsn in &root.spool {
-        let (_, payload) = recovered.read(*lsn).await?;
-        standing.take_spooled(*lsn, &payload).map_err(|error| undecodable(*lsn, error))?;
-    }
-    Ok((directory, standing, root.segments))
-}
-
-/// Reads the spooled messages that the root names; one that is damaged is reported and lost.
-async fn load_spool(
-    log: &Log,
-    root: &Root,
-    standing: &mut Standing,
-    report: &mut RecoveryReport,
-) -> Result<(), StoreError> {
-    for lsn in &root.spool {
-        let decoded = match log.read(*lsn).await {
-            Ok((_, payload)) => {
-                standing.take_spooled(*lsn, &payload).map_err(|error| undecodable(*lsn, error))
-            }
-            Err(error) => Err(error),
-        };
-        match decoded {
-            Err(StoreError::Corrupt { segment, offset, what }) => {
-                report.damage.push((segment, offset, format!("spooled message: {what}")));
-            }
-            decoded => decoded?,
-        }
-    }
-    Ok(())
-}
-
-/// Effects found in the log after the last checkpoint, sorted by whom they concern.
-#[derive(Default)]
-pub(super) struct Replayed {
-    pub accounts: HashMap<AccountId, LoggedEffects>,
-    pub standing: LoggedEffects,
-}
-
-impl Replayed {
-    pub fn take(
-        &mut self,
-        lsn: Lsn,
-        header: &EntryHeader,
-        payload: &[u8],
-    ) -> Result<(), StoreError> {
-        match header.kind {
-            EntryKind::BodyChunk
-            | EntryKind::AccountPage
-            | EntryKind::MailboxRun
-            | EntryKind::DirectoryPage
-            | EntryKind::CheckpointRoot => return Ok(()),
-            _ => {}
-        }
-        let mut taken = 0;
-        decode_effects(lsn, payload, |effect| {
-            taken += 1;
-            if taken > 1 && planted(Plant::HalfTransaction) {
-                return;
-            }
-            match effect.account() {
-                Some(account) => self.accounts.entry(account).or_default().push((lsn, effect)),
-                None => self.standing.push((lsn, effect)),
-            }
-        })
-        .map_err(|error| undecodable(lsn, error))
     }
 }
 

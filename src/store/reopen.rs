@@ -17,10 +17,13 @@ use hashbrown::HashMap;
 
 use super::{
     error::StoreError,
+    load::{Loaded, load, load_spool},
+    log::{Recovered, Replay},
     page_directory::PageDirectory,
     paging::install_table,
-    partition::{Inner, LoggedEffects, Replayed, load_checkpoint, undecodable},
+    partition::{Inner, LoggedEffects, undecodable},
     signal::Signal,
+    standing::Standing,
     state::{AccountCell, AccountState},
 };
 use crate::model::{AccountId, MailboxId};
@@ -69,15 +72,21 @@ impl Inner {
         }
         self.compactions.idle().await;
         let recovered = self.log.look_again().await?;
-        let (directory, mut standing, _) = load_checkpoint(&recovered).await?;
-        let mut effects = Replayed::default();
-        let mut replay = |lsn, header: &_, payload: &[u8]| effects.take(lsn, header, payload);
-        let (reopened, _) = self.log.reopen(recovered, &mut replay).await?;
-        standing.replay(&effects.standing);
+        let begin = async |recovered: Recovered, replay: &mut Replay<'_>| {
+            self.log.reopen(recovered, replay).await
+        };
+        let Loaded { log: reopened, mut report, directory, root, accounts, effects } =
+            load(recovered, begin).await?;
         let replayed: ReplayedAccounts =
-            effects.accounts.into_iter().map(|(id, list)| (id, Rc::new(list))).collect();
-        let fresh = match self.read_pinned(&directory, &replayed).await {
-            Ok(fresh) => fresh,
+            accounts.into_iter().map(|(id, list)| (id, Rc::new(list))).collect();
+        let read = async {
+            let mut standing = Standing::from_root(&root);
+            load_spool(&self.log, &root, &mut standing, &mut report).await?;
+            standing.replay(&effects);
+            Ok((standing, self.read_pinned(&directory, &replayed).await?))
+        };
+        let (standing, fresh) = match read.await {
+            Ok(read) => read,
             Err(error) => {
                 self.log.discard(reopened).await;
                 return Err(error);
@@ -89,7 +98,9 @@ impl Inner {
         *self.directory.borrow_mut() = directory;
         *self.standing.borrow_mut() = standing;
         *self.replayed.borrow_mut() = replayed;
+        self.lost.set(self.lost.get().max(report.lost));
         self.replace_accounts(fresh);
+        self.note_report(&report);
         self.schedule_checkpoint();
         Ok(())
     }
@@ -179,14 +190,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Flags, ModSeq, Timestamp, Uid},
+        model::{Flags, Lsn, ModSeq, PartitionId, Timestamp, Uid},
         runtime::{
             LocalFuture,
             device::memory::{Faults, MemoryDevice},
             executor::{Executor, Priority},
             simulation::Simulation,
         },
-        store::{BODY_CHUNK, DeliveryTarget, FlagChange, Partition, StagedBody, StoreOptions},
+        store::{BODY_CHUNK, DeliveryTarget, FlagChange, Partition, StagedBody, StoreOptions, log},
     };
 
     const ALICE: AccountId = AccountId(1);
@@ -300,6 +311,46 @@ mod tests {
                 assert_eq!(content(&world.open().await, ALICE).await, expected, "{name}");
             });
         }
+    }
+
+    /// The root of the last checkpoint rots while a partition lives, and then a write fails: where the
+    /// accounts lie is found out from all segments, as a start does.
+    #[test]
+    fn a_damaged_root_does_not_keep_it_out_of_service() {
+        run(async |world| {
+            let partition = world.open().await;
+            for n in 0..40u64 {
+                deliver(&partition, AccountId(n % 5), &[n as u8; 700]).await.unwrap();
+            }
+            partition.checkpoint().await.unwrap();
+            deliver(&partition, ALICE, b"after the checkpoint").await.unwrap();
+            let expected = content(&partition, ALICE).await;
+            let mut broken = 0;
+            for name in world.device.names() {
+                let Some(epoch) = log::epoch_of_name(&name) else { continue };
+                let bytes = world.device.content(&name).unwrap();
+                let found = log::dissect(&bytes, PartitionId(0), epoch, Lsn(0)).unwrap();
+                for entry in found.entries {
+                    if entry.header.is_some_and(|it| it.kind == log::EntryKind::CheckpointRoot) {
+                        world.device.corrupt(&name, |bytes| bytes[entry.offset as usize + 40] ^= 1);
+                        broken += 1;
+                    }
+                }
+            }
+            assert!(broken > 0);
+            let (appends, _) = world.device.operations();
+            world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
+            assert!(deliver(&partition, ALICE, b"lost").await.is_err());
+            world.healed(&partition).await;
+            deliver(&partition, ALICE, b"and on").await.unwrap();
+            let mut found = content(&partition, ALICE).await;
+            assert_eq!(found.pop_last().unwrap().1.0, b"and on");
+            assert_eq!(found, expected);
+            assert!(partition.damage_news().iter().any(|news| news.what.contains("all segments")));
+            for n in [0, 2, 3, 4] {
+                assert_eq!(content(&partition, AccountId(n)).await.len(), 8);
+            }
+        });
     }
 
     /// A body whose first chunk went with the failure cannot be committed after it.

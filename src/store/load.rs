@@ -1,0 +1,142 @@
+//! What a log says: the pages of its last checkpoint and what came after, or everything there is when
+//! these are damaged.
+//!
+//! Called when a partition opens, and when it opens itself again after a failed write (`reopen`);
+//! nothing here knows of a partition.
+
+use hashbrown::HashMap;
+
+use super::{
+    effect::decode_effects,
+    error::StoreError,
+    log::{EntryHeader, EntryKind, Log, Recovered, Replay},
+    page::{Root, decode_directory, decode_root},
+    page_directory::PageDirectory,
+    partition::{LoggedEffects, RecoveryReport, undecodable},
+    rebuild::Rebuild,
+    standing::Standing,
+};
+use crate::{
+    model::{AccountId, Lsn},
+    plant::{Plant, planted},
+};
+
+/// A log and what it says.
+pub(super) struct Loaded<L> {
+    pub log: L,
+    pub report: RecoveryReport,
+    pub directory: PageDirectory,
+    pub root: Root,
+    /// Effects that pages do not have.
+    pub accounts: HashMap<AccountId, LoggedEffects>,
+    pub effects: LoggedEffects,
+}
+
+/// Reads the last checkpoint's pages and what came after; or everything, if these are damaged.
+/// `begin` replays, and makes of what was recovered a log to go on with.
+pub(super) async fn load<L>(
+    mut recovered: Recovered,
+    begin: impl AsyncFnOnce(Recovered, &mut Replay<'_>) -> Result<(L, RecoveryReport), StoreError>,
+) -> Result<Loaded<L>, StoreError> {
+    let loaded = match recovered.is_continuous() {
+        true => load_directory(&recovered).await,
+        false => Err(StoreError::Corrupt {
+            segment: "log".to_owned(),
+            offset: 0,
+            what: "the newest checkpoint is lost, an older one does not lead to everything"
+                .to_owned(),
+        }),
+    };
+    match loaded {
+        Ok((directory, root)) => {
+            let mut replayed = Replayed::default();
+            let mut replay = |lsn, header: &_, payload: &[u8]| replayed.take(lsn, header, payload);
+            let (log, report) = begin(recovered, &mut replay).await?;
+            let Replayed { accounts, standing: effects } = replayed;
+            Ok(Loaded { log, report, directory, root, accounts, effects })
+        }
+        Err(StoreError::Corrupt { segment, offset, what }) => {
+            recovered.replay_everything();
+            let mut rebuild = Rebuild::default();
+            let mut replay = |lsn, header: &_, payload: &[u8]| rebuild.take(lsn, header, payload);
+            let (log, mut report) = begin(recovered, &mut replay).await?;
+            let what = format!("{what}; all segments were read to find every account");
+            report.damage.push((segment, offset, what));
+            let directory = rebuild.finish(&report.lost_entries);
+            let Rebuild { accounts, root, standing: effects, .. } = rebuild;
+            Ok(Loaded { log, report, directory, root, accounts, effects })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the last checkpoint's root and where it says that every account lies.
+async fn load_directory(recovered: &Recovered) -> Result<(PageDirectory, Root), StoreError> {
+    let Some(checkpoint) = recovered.checkpoint() else {
+        return Ok((PageDirectory::new(), Root::default()));
+    };
+    let (_, payload) = recovered.read(checkpoint.root).await?;
+    let root = decode_root(&payload).map_err(|error| undecodable(checkpoint.root, error))?;
+    let mut directory = PageDirectory::from_root(&root);
+    for page in root.buckets.iter().flatten() {
+        let (_, payload) = recovered.read(*page).await?;
+        directory.fill(decode_directory(&payload).map_err(|error| undecodable(*page, error))?);
+    }
+    Ok((directory, root))
+}
+
+/// Reads the spooled messages that the root names; one that is damaged is reported and lost.
+pub(super) async fn load_spool(
+    log: &Log,
+    root: &Root,
+    standing: &mut Standing,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
+    for lsn in &root.spool {
+        let decoded = match log.read(*lsn).await {
+            Ok((_, payload)) => {
+                standing.take_spooled(*lsn, &payload).map_err(|error| undecodable(*lsn, error))
+            }
+            Err(error) => Err(error),
+        };
+        match decoded {
+            Err(StoreError::Corrupt { segment, offset, what }) => {
+                report.damage.push((segment, offset, format!("spooled message: {what}")));
+            }
+            decoded => decoded?,
+        }
+    }
+    Ok(())
+}
+
+/// Effects found in the log after the last checkpoint, sorted by whom they concern.
+#[derive(Default)]
+struct Replayed {
+    accounts: HashMap<AccountId, LoggedEffects>,
+    standing: LoggedEffects,
+}
+
+impl Replayed {
+    fn take(&mut self, lsn: Lsn, header: &EntryHeader, payload: &[u8]) -> Result<(), StoreError> {
+        match header.kind {
+            EntryKind::BodyChunk
+            | EntryKind::AccountPage
+            | EntryKind::MailboxRun
+            | EntryKind::DirectoryPage
+            | EntryKind::CheckpointRoot => return Ok(()),
+            _ => {}
+        }
+        let mut taken = 0;
+        decode_effects(lsn, payload, |effect| {
+            taken += 1;
+            if taken > 1 && planted(Plant::HalfTransaction) {
+                return;
+            }
+            match effect.account() {
+                Some(account) => self.accounts.entry(account).or_default().push((lsn, effect)),
+                None => self.standing.push((lsn, effect)),
+            }
+        })
+        .map_err(|error| undecodable(lsn, error))
+    }
+}
