@@ -82,6 +82,7 @@ impl Inner {
             }
             self.create_again(&mut state);
         }
+        state.skip_mailbox_numbers();
         self.restore_orphans(&mut state, &remains, from);
         for mailbox in state.names.ids().collect::<Vec<_>>() {
             if mailbox_is_recovered(&state, mailbox) {

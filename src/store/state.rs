@@ -274,6 +274,11 @@ impl AccountState {
         for mailbox in self.mailboxes.values_mut() {
             mailbox.skip_numbers(UIDS_SKIPPED, mod_seq);
         }
+        self.skip_mailbox_numbers();
+    }
+
+    /// The part of [`AccountState::skip_numbers`] that must come before any mailbox is made anew.
+    pub fn skip_mailbox_numbers(&mut self) {
         let names = Rc::make_mut(&mut self.names);
         names.next_mailbox = names.next_mailbox.saturating_add(MAILBOXES_SKIPPED);
         names.next_uid_validity = names.next_uid_validity.saturating_add(MAILBOXES_SKIPPED);

@@ -308,6 +308,7 @@ fn messages_of_a_folder_that_nothing_names_come_back_in_recovered() {
             assert_eq!(uids(&alice, MailboxId::INBOX).await, [1], "round {round}");
             let found = alice.mailboxes().into_iter().find(|info| info.name == "Recovered");
             let found = found.unwrap_or_else(|| panic!("round {round}: {:?}", alice.mailboxes()));
+            assert!(found.id > folder, "the lost folder's number is given out again");
             let mut back = Vec::new();
             for message in snapshot(&alice, found.id).await.iter_from(0) {
                 back.push(whole_body(&alice, message).await);
