@@ -1,8 +1,9 @@
-//! A partition as the first format version wrote it, kept under tests/golden/v1 with a listing of
-//! what it holds: every later version must read the same from the same bytes.
+//! Partitions as earlier versions wrote them, kept under tests/golden with a listing of what they
+//! hold: every later version must read the same from the same bytes.
 //!
-//! The folder holds a checkpoint with merged runs and, after it, one entry of every kind to be
-//! replayed. Never regenerate it for a new version: write a new folder beside it.
+//! `v1` holds a checkpoint with merged runs and, after it, one entry of every kind to be replayed.
+//! `v1-compacted` holds compacted segments and compressed bodies beside these. Never regenerate one
+//! for a new version: write a new folder beside them.
 
 use std::{fmt::Write, fs, path::Path, rc::Rc};
 
@@ -14,18 +15,22 @@ use crate::{
     model::{AccountId, Flags, MailboxId, PartitionId, Timestamp, Uid},
     runtime::{
         device::{Device, memory::MemoryDevice},
-        simulation::Simulation,
+        simulation::{Simulation, split_mix},
     },
 };
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
+const FOLDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
 const LISTING: &str = "listing.txt";
 
 const ALICE: AccountId = AccountId(1);
 const BOB: AccountId = AccountId(0xFFFF_FFFF_0000_0001);
 
 async fn open(device: &MemoryDevice, simulation: &Simulation) -> Partition {
-    let options = StoreOptions { partition: PartitionId(7), ..StoreOptions::default() };
+    let options = StoreOptions {
+        partition: PartitionId(7),
+        compression: Some(Compression::default()),
+        ..StoreOptions::default()
+    };
     let executor = Rc::new(simulation.clone());
     let opened = Partition::open(Rc::new(device.clone()), executor, options).await;
     let (partition, report) = opened.expect("the golden folder opens");
@@ -37,6 +42,23 @@ async fn body(partition: &Partition, text: &str) -> StagedBody {
     let mut writer = partition.stage();
     writer.write(format!("Subject: {text}\r\n\r\n{text}\r\n").as_bytes()).await.unwrap();
     writer.finish(format!("summary of {text}").into_bytes()).await.unwrap()
+}
+
+/// Bodies that are compressed: within their entry, in chunks, and in chunks of which one is not.
+async fn write_long_bodies(partition: &Partition) {
+    let text = |len: usize| b"0123456789 abcdef\r\n".iter().copied().cycle().take(len);
+    let noise = |len: u64| (0..len).map(|at| split_mix(at) as u8);
+    let long = [
+        text(9000).collect::<Vec<u8>>(),
+        text(BODY_CHUNK + 9000).collect(),
+        text(BODY_CHUNK).chain(noise(9000)).collect(),
+    ];
+    for body in long {
+        let mut writer = partition.stage();
+        writer.write(&body).await.unwrap();
+        let staged = writer.finish(b"summary".to_vec()).await.unwrap();
+        partition.deliver(staged, vec![target(BOB, &[])], None).await.unwrap();
+    }
 }
 
 fn target(account: AccountId, keywords: &[&str]) -> DeliveryTarget {
@@ -131,7 +153,14 @@ async fn list(partition: &Partition) -> String {
                 let body = account.read_body(&message.body, 0, usize::MAX).await.unwrap();
                 let summary = account.read_summary(&message.body).await.unwrap();
                 writeln!(out, "    {message:?}").unwrap();
-                writeln!(out, "      {summary:?} {body:?}").unwrap();
+                match body.len() {
+                    0..1000 => writeln!(out, "      {summary:?} {body:?}").unwrap(),
+                    len => {
+                        let checksum = crc32c::crc32c(&body);
+                        writeln!(out, "      {summary:?} {len} bytes, CRC-32C {checksum:08x}")
+                            .unwrap();
+                    }
+                }
             }
         }
     }
@@ -148,10 +177,20 @@ async fn list(partition: &Partition) -> String {
 
 #[test]
 fn the_first_format_is_still_read() {
+    check("v1");
+}
+
+#[test]
+fn compacted_segments_and_compressed_bodies_are_still_read() {
+    check("v1-compacted");
+}
+
+fn check(folder: &str) {
+    let folder = Path::new(FOLDERS).join(folder);
     let simulation = Simulation::new(1);
     simulation.run_until(async {
         let device = MemoryDevice::new();
-        for file in fs::read_dir(FOLDER).unwrap() {
+        for file in fs::read_dir(&folder).unwrap() {
             let file = file.unwrap();
             let name = file.file_name().into_string().unwrap();
             if name != LISTING {
@@ -161,7 +200,7 @@ fn the_first_format_is_still_read() {
             }
         }
         let partition = open(&device, &simulation).await;
-        let expected = fs::read_to_string(Path::new(FOLDER).join(LISTING)).unwrap();
+        let expected = fs::read_to_string(folder.join(LISTING)).unwrap();
         assert_eq!(list(&partition).await, expected);
         // Compaction moves all of it, and changes nothing.
         partition.checkpoint().await.unwrap();
@@ -171,6 +210,7 @@ fn the_first_format_is_still_read() {
         assert_eq!(list(&partition).await, expected);
         // And it goes on: the checkpoint is written by today's version, the rest is as it was.
         write_some_of_everything(&partition, 2).await;
+        write_long_bodies(&partition).await;
         partition.close().await.unwrap();
         open(&device, &simulation).await;
     });
@@ -185,8 +225,14 @@ fn write_golden() {
         let device = MemoryDevice::new();
         let partition = open(&device, &simulation).await;
         write_some_of_everything(&partition, 0).await;
+        write_long_bodies(&partition).await;
         partition.checkpoint().await.unwrap();
+        // A segment of its own for what follows.
+        partition.close().await.unwrap();
+        let partition = open(&device, &simulation).await;
+        assert!(partition.compact().await.unwrap().bytes_rewritten > 0);
         write_some_of_everything(&partition, 1).await;
+        write_long_bodies(&partition).await;
         let listing = list(&partition).await;
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/golden");
         let _ = fs::remove_dir_all(&folder);

@@ -128,6 +128,8 @@ mod tests {
 
     #[test]
     fn the_first_format_can_be_opened() {
+        let compacted = Path::new(GOLDEN).with_file_name("v1-compacted");
+        assert_eq!(check_partition(&compacted, 7, &ProgressBar::hidden()).unwrap(), 3);
         assert_eq!(
             check_partition(Path::new(GOLDEN), 7, &ProgressBar::hidden()).unwrap(),
             FILES.len()
