@@ -1,7 +1,7 @@
 //! The seam between shard code and the executor that runs it: glommio in production, the seeded
 //! simulator in tests.
 
-use std::time::Duration;
+use std::{sync::mpsc, time::Duration};
 
 use super::LocalFuture;
 use crate::model::Timestamp;
@@ -31,4 +31,14 @@ pub trait Executor {
 
     /// Lets other tasks run if this one has had its share.
     fn yield_now(&self) -> LocalFuture<'static, ()>;
+}
+
+/// The result of `job`, which ran where it did not hold the shard up.
+pub async fn offload<T: Send + 'static>(
+    executor: &dyn Executor,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (result, answer) = mpsc::channel();
+    executor.offload(Box::new(move || drop(result.send(job())))).await;
+    answer.try_recv().unwrap_or_else(|_| unreachable!("the job has run"))
 }

@@ -4,15 +4,12 @@
 //! long goes off the shard. The contexts are big (about 1 MiB) and dear to make, so each thread has
 //! one, for as long as it lives.
 
-use std::{
-    cell::{Cell, RefCell},
-    sync::mpsc,
-};
+use std::cell::{Cell, RefCell};
 
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::body::BODY_CHUNK;
-use crate::runtime::executor::Executor;
+use crate::runtime::executor::{Executor, offload};
 
 /// How bodies are compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,9 +95,7 @@ pub(super) async fn pack(
     if raw.len() < OFFLOAD_MIN {
         return compress(raw, level);
     }
-    let (result, answer) = mpsc::channel();
-    executor.offload(Box::new(move || drop(result.send(compress(raw, level))))).await;
-    answer.try_recv().unwrap_or_else(|_| unreachable!("the job has run"))
+    offload(executor, move || compress(raw, level)).await
 }
 
 thread_local! {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     model::{Lsn, PartitionId},
+    runtime::executor::offload,
     store::StoreError,
 };
 
@@ -320,7 +321,7 @@ impl Log {
         for (name, _) in self.files().await? {
             let Ok(file) = self.0.device.open(&name).await else { continue };
             let len = file.len().await.map_err(failed)?;
-            let bytes = file.read_at(0, len as usize).await.map_err(failed)?;
+            let bytes = super::read_whole(&*file, len, &*self.0.executor).await?;
             let mut flaw = |offset, what, entry| {
                 flawed(Flaw { file: name.clone(), offset, what, entry });
             };
@@ -334,7 +335,7 @@ impl Log {
                     flaws.into_iter().for_each(|(at, what)| flaw(at, what, None));
                 }
             } else if let Some(epoch) = segment_epoch(&name) {
-                let found = self.check_segment(epoch, &bytes, &mut checked, &mut flaw);
+                let found = self.check_segment(epoch, bytes, &mut checked, &mut flaw).await;
                 if let Some(found) = found.map_err(refused)? {
                     let before = found.header.and_then(|header| {
                         let chain = chains.get(&header.predecessor)?;
@@ -356,10 +357,10 @@ impl Log {
     }
 
     /// `None` if the segment is not in use.
-    fn check_segment(
+    async fn check_segment(
         &self,
         epoch: u64,
-        bytes: &[u8],
+        bytes: Vec<u8>,
         checked: &mut Checked,
         flaw: &mut dyn FnMut(u64, String, Option<EntryHeader>),
     ) -> Result<Option<Dissection>, HeaderError> {
@@ -374,13 +375,15 @@ impl Log {
         let end = if in_place { align(len).min(bytes.len() as u64) } else { bytes.len() as u64 };
         let durable = Lsn(segment.base + len);
         let partition = self.0.options.partition;
-        let found = dissect(&bytes[..end as usize], partition, epoch, durable)?;
-        if (bytes.len() as u64) < len {
-            flaw(
-                bytes.len() as u64,
-                format!("{} bytes are missing", len - bytes.len() as u64),
-                None,
-            );
+        let there = bytes.len() as u64;
+        let take_apart = move || {
+            let found = dissect(&bytes[..end as usize], partition, epoch, durable);
+            (found, bytes[end as usize..].iter().filter(|byte| **byte != 0).count())
+        };
+        let (found, tail) = offload(&*self.0.executor, take_apart).await;
+        let found = found?;
+        if there < len {
+            flaw(there, format!("{} bytes are missing", len - there), None);
         }
         for (at, what) in &found.flaws {
             flaw(*at, what.clone(), None);
@@ -390,7 +393,6 @@ impl Log {
                 flaw(entry.offset, what.clone(), entry.header);
             }
         }
-        let tail = bytes[end as usize..].iter().filter(|byte| **byte != 0).count();
         checked.tail_bytes += tail as u64;
         if last && tail > 0 && in_place {
             let what = "bytes behind the end of the log: an unfinished write (nobody was told of \

@@ -397,6 +397,28 @@ fn failed(error: io::Error) -> StoreError {
     }
 }
 
+/// Bytes of a file read in one go: about as many as may be copied without holding the shard.
+const READ_PIECE: usize = 512 * 1024;
+
+/// The first `len` bytes of `file`, or all there are; others run in between.
+async fn read_whole(
+    file: &dyn File,
+    len: u64,
+    executor: &dyn Executor,
+) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::with_capacity(len as usize);
+    while (bytes.len() as u64) < len {
+        let wanted = READ_PIECE.min(len as usize - bytes.len());
+        let piece = file.read_at(bytes.len() as u64, wanted).await.map_err(failed)?;
+        if piece.is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(&piece);
+        executor.yield_now().await;
+    }
+    Ok(bytes)
+}
+
 impl Log {
     /// Reads what is on `device` so far as needed to find the last checkpoint; see [`Recovered`].
     pub async fn recover(

@@ -595,8 +595,7 @@ impl Recovered {
             self.segments.values().filter(compacted).cloned().collect();
         for segment in segments {
             let file = segment.open(&*self.device).await?;
-            let len = segment.len.get() as usize;
-            let bytes = file.read_at(0, len).await.map_err(failed)?;
+            let bytes = super::read_whole(&*file, segment.len.get(), &*self.executor).await?;
             drop(file);
             // Its file stays closed: there may be many.
             segment.file.take();

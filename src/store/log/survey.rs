@@ -7,12 +7,15 @@ use std::rc::Rc;
 use super::{
     Layout, Log, Segment,
     compacted::scan_compacted,
-    entry::{EntryHeader, decode_header, decode_payload},
-    failed,
+    entry::{ENTRY_HEADER, EntryHeader, decode_header, decode_payload},
+    failed, read_whole,
     scan::{Expected, Piece, entries, entries_in_gap, scan_segment},
     segment_of,
 };
-use crate::{model::Lsn, store::StoreError};
+use crate::{model::Lsn, runtime::executor::offload, store::StoreError};
+
+/// Bytes of entries checked and handed out before others run.
+const BURST_BYTES: usize = 256 * 1024;
 
 /// Takes one entry; without a payload if that is damaged.
 pub type Visit<'a> = dyn FnMut(Lsn, &EntryHeader, Option<&[u8]>) + 'a;
@@ -48,25 +51,32 @@ impl Log {
         // Not the file that readers share: there may be many segments.
         let file = self.0.device.open(&segment.name).await.map_err(failed)?;
         let len = segment.len.get();
-        let bytes = file.read_at(0, len as usize).await.map_err(failed)?;
+        let executor = &*self.0.executor;
+        let bytes = read_whole(&*file, len, executor).await?;
+        let mut burst = 0;
         // Where files overlap, as after a crash in the middle of compaction, one of them counts.
         let owned = |lsn: Lsn| {
             let owner = segment_of(&self.0.state.borrow().segments, lsn);
             owner.is_some_and(|owner| owner.epoch == segment.epoch)
         };
         if let Layout::Indexed(_) = segment.layout {
-            let scan = scan_compacted(&bytes).map_err(|error| segment.corrupt(0, error))?;
+            let take_apart = move || (scan_compacted(&bytes), bytes);
+            let (scan, bytes) = offload(executor, take_apart).await;
+            let scan = scan.map_err(|error| segment.corrupt(0, error))?;
             for record in scan.entries.iter().filter(|record| owned(record.lsn)) {
                 let rest = &bytes[record.offset as usize..];
                 let Ok(stored) = decode_header(rest, record.lsn) else { continue };
                 visit(record.lsn, &stored.header, decode_payload(rest, &stored).ok());
+                self.breathe(record.len as usize, &mut burst).await;
             }
             return Ok(());
         }
         let durable = Lsn(segment.base + len);
         let partition = self.0.options.partition;
         let expected = Expected { partition, epoch: segment.epoch, durable };
-        let scan = scan_segment(&bytes, expected).map_err(|error| segment.corrupt(0, error))?;
+        let take_apart = move || (scan_segment(&bytes, expected), bytes);
+        let (scan, bytes) = offload(executor, take_apart).await;
+        let scan = scan.map_err(|error| segment.corrupt(0, error))?;
         let base = scan.base.unwrap_or(Lsn(segment.base)).0;
         for piece in &scan.pieces {
             let (Piece::Batch { start, end }
@@ -79,11 +89,22 @@ impl Log {
                 _ => &mut entries(payload, lsn),
             };
             for entry in found.filter(|entry| owned(entry.lsn)) {
+                let len = entry.payload.as_ref().map_or(0, |payload| payload.len());
                 if let Some(header) = &entry.header {
                     visit(entry.lsn, header, entry.payload.ok());
                 }
+                self.breathe(len, &mut burst).await;
             }
         }
         Ok(())
+    }
+
+    /// Lets others run when enough was looked at since.
+    async fn breathe(&self, bytes: usize, burst: &mut usize) {
+        *burst += bytes + ENTRY_HEADER;
+        if *burst >= BURST_BYTES {
+            *burst = 0;
+            self.0.executor.yield_now().await;
+        }
     }
 }
