@@ -38,7 +38,7 @@ def deliver(way, size, count):
                         "--json", out.name], check=True, stdout=subprocess.DEVNULL)
         cpu = (demo.cpu_seconds() - before) / count * 1e6
         operation = json.load(out)["operations"][0]
-        print(f"{size:7} {way:5} {operation['rate']:8.0f}/s  {cpu:6.0f} us of CPU a message  "
+        print(f"{size:7} {way:5} {operation['per_second']:8.0f}/s  {cpu:6.0f} us of CPU a message  "
               f"p99 {operation['p99_us'] / 1e3:6.1f} ms  {stored(demo) / count:8.0f} bytes written "
               "for one", flush=True)
 

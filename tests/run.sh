@@ -36,7 +36,7 @@ step "Release build"
 cargo build --release --quiet
 
 step "Simulation: crashes and disk faults from seeds, planted bugs"
-cargo run --release --quiet --bin simulate -- --seeds 300
+cargo run --release --quiet --bin simulate -- --seeds 1000
 cargo run --release --quiet --bin simulate -- --plant all
 
 step "Real clients, hostile clients, kill -9"

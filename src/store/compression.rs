@@ -16,8 +16,8 @@ use crate::runtime::executor::{Executor, offload};
 pub struct Compression {
     /// zstd's: 1 is the fastest, 19 the smallest.
     pub level: i32,
-    /// Shorter bodies are kept as they are, octets: a small one saves little and costs its delivery
-    /// more than writing it does.
+    /// Shorter bodies are kept as they are, octets: they are most of the messages and little of the
+    /// bytes.
     pub body_min: usize,
 }
 
@@ -27,9 +27,10 @@ impl Default for Compression {
     }
 }
 
-/// Pieces from here on are compressed by another thread: longer than a hop there takes, and than a
-/// shard should be held (docs/performance.md).
+/// Pieces from here on are compressed by another thread, and all of them at a level above
+/// [`FAST_LEVEL_MAX`]: a hop there is cheaper than holding the shard (docs/performance.md).
 const OFFLOAD_MIN: usize = 64 * 1024;
+const FAST_LEVEL_MAX: i32 = 3;
 
 /// What must be saved for it to pay, as a share: one tenth.
 const SAVED_MIN: usize = 10;
@@ -92,7 +93,7 @@ pub(super) async fn pack(
     if raw.len() < body_min.max(1) {
         return Packed::plain(raw);
     }
-    if raw.len() < OFFLOAD_MIN {
+    if raw.len() < OFFLOAD_MIN && level <= FAST_LEVEL_MAX {
         return compress(raw, level);
     }
     offload(executor, move || compress(raw, level)).await

@@ -21,7 +21,7 @@ SIZE = 192 << 20
 # Small segments, so that compaction has something to give back.
 SETTINGS = ["--set", "store.segment_size=4MiB", "--set", "store.checkpoint_interval=4MiB",
             "--set", "store.reserve=4MiB", "--set", "store.free_space_min=16MiB",
-            "--set", "store.disk_timeout=2s"]
+            "--set", "store.disk_timeout=2s", "--set", "store.compression=off"]
 
 
 def command(*words):

@@ -20,7 +20,7 @@ ROUNDS = int(os.environ.get("KILL_ROUNDS", "20"))
 USERS = 10
 HEADER = "(UID BODY.PEEK[HEADER.FIELDS (X-RINGLOAD)])"
 SMALL = ["--set", "store.segment_size=1MiB", "--set", "store.checkpoint_interval=1MiB",
-         "--set", "store.garbage_share=10"]
+         "--set", "store.garbage_share=10", "--set", "store.compression_min=1KiB"]
 # Accounts whose mail is expunged as it comes; of the first one's, only some.
 EDITED = range(1, 6)
 # (connections, octets, recipients a message): short messages to one, longer ones to three of the four

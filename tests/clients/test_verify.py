@@ -17,7 +17,7 @@ from demo import BINARY, Demo
 
 FLIPS = int(os.environ.get("VERIFY_FLIPS", "50"))
 SMALL = ["--set", "store.segment_size=1MiB", "--set", "store.checkpoint_interval=1MiB",
-         "--partitions", "1", "--users", "8"]
+         "--set", "store.compression_min=4KiB", "--partitions", "1", "--users", "8"]
 
 
 def ringmail(*arguments):
@@ -36,6 +36,9 @@ def deliver(demo):
             to = ["alice@demo.test", f"user{n % 8 + 1}@demo.test"][: 1 + n % 2]
             text = f"Subject: {n}\r\n\r\n" + f"line {n} of a message\r\n" * (20 + 3 * n)
             smtp.sendmail("me@example.org", to, text)
+        # One in pieces.
+        text = "Subject: long\r\n\r\n" + "".join(f"line {n} of many\r\n" for n in range(30_000))
+        smtp.sendmail("me@example.org", ["alice@demo.test"], text)
 
 
 def clean_up(demo, user):
