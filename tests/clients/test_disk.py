@@ -51,8 +51,11 @@ class Disk:
         os.truncate(self.image, SIZE)
         command("mkfs.ext4", "-q", "-F", "-m", "0", self.image)
         self.path.mkdir()
-        command("mount", "-o", "loop", self.image, self.path)
+        self.mount()
         return self
+
+    def mount(self):
+        command("mount", "-o", "loop", self.image, self.path)
 
     def __exit__(self, *_):
         command("umount", "-l", self.path)
@@ -188,6 +191,26 @@ class DiskTrouble(unittest.TestCase):
         demo.kill()
         demo.start()
         self.assertEqual(count(demo, 1), before)
+
+    def test_read_only(self):
+        """What ext4 becomes after an error of the disk; it takes a new mount to make it writable."""
+        demo = self.demo
+        self.assertEqual(send(demo, 1, 10_000), 250)
+        command("mount", "-o", "remount,abort", self.disk.path)
+        for _ in range(2):
+            self.assertEqual(send(demo, 1, 10_000), 451)
+            time.sleep(2)
+        status, text = health(demo)
+        self.assertEqual(status, 503)
+        self.assertIn("Read-only file system", text)
+        self.assertEqual(count(demo, 1), 1, "mail can be read")
+        demo.kill()
+        # The kernel lets go of a killed process's files in the background.
+        self.assertTrue(wait_for(lambda: subprocess.run(["umount", self.disk.path]).returncode == 0))
+        self.disk.mount()
+        demo.start()
+        self.assertEqual(count(demo, 1), 1)
+        self.assertEqual(send(demo, 1, 10_000), 250)
 
     def test_a_disk_that_does_not_answer(self):
         demo = self.demo
