@@ -61,13 +61,20 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
+    /// A place is named once for each message that lies there; without an owner only while none is
+    /// known.
     fn find(&mut self, finding: Finding) {
-        let known = |other: &Finding| {
+        let here = |other: &&mut Finding| {
             other.file == finding.file
                 && other.offset == finding.offset
-                && (other.uid, other.account) == (finding.uid, finding.account)
+                && ((other.uid, other.account) == (finding.uid, finding.account)
+                    || other.account.is_none()
+                    || finding.account.is_none())
         };
-        if self.findings.iter().any(known) {
+        if let Some(known) = self.findings.iter_mut().find(here) {
+            if known.account.is_none() && finding.account.is_some() {
+                *known = finding;
+            }
             return;
         }
         self.findings_total += 1;
