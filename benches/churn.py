@@ -4,8 +4,8 @@
 Fills a partition, then ROUNDS times expunges every message of a third of its mailboxes (garbage in every
 segment, two thirds of each still alive: the worst case for a cleaner) and delivers as many new ones.
 Prints the bytes on disk beside the bytes that the live messages took when they were first written.
-Then measures deliveries at a fixed rate (open loop, from the intended start) while a backlog of
-garbage is cleaned, and the same with compaction off.
+Then measures deliveries at a fixed rate (open loop, from the intended start) with compaction off, while a
+backlog of garbage is cleaned, and while `ringmail verify` goes through everything again and again.
 
     cargo build --release && benches/churn.py [--messages 200000] [--mailboxes 1000] [--rounds 6]
 """
@@ -18,11 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/clients"))
-from demo import Demo, RINGLOAD  # noqa: E402
+from demo import BINARY, Demo, RINGLOAD  # noqa: E402
 
 imaplib._MAXLINE = 1 << 26
 OFF = ["--set", "store.garbage_share=0"]
@@ -126,6 +127,22 @@ def main():
                 deleted = metric(demo, "ringmail_store_segments_deleted_total")
                 print(f"{name:38} {summary(result)}  segments cleaned away: {deleted:.0f} "
                       f"({(log_bytes(directory) - before) / 1e6:+.0f} MB)", flush=True)
+        with Demo(*options, *OFF, directory=directory) as demo:
+            rounds, ended = [], threading.Event()
+
+            def verify():
+                while not ended.is_set():
+                    subprocess.run([BINARY, "verify", "--dir", directory], check=True,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                    rounds.append(log_bytes(directory))
+            verifier = threading.Thread(target=verify)
+            verifier.start()
+            result = latency(demo, arguments.rate, arguments.seconds, arguments.size,
+                             arguments.mailboxes)
+            ended.set()
+            verifier.join()
+            print(f"{'while it is verified':38} {summary(result)}  verified {len(rounds)} times, "
+                  f"{rounds[-1] / 1e6:.0f} MB", flush=True)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -23,7 +23,9 @@ use std::{
 use super::{
     error::StoreError,
     liveness::Marks,
-    log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, segment_name},
+    log::{
+        CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, segment_name, time_for,
+    },
     partition::{Inner, Partition},
     signal::Signal,
 };
@@ -160,8 +162,7 @@ impl Pace {
     pub async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.debt += bytes;
         if self.rate > 0 && self.debt >= STEP {
-            let nanos = u128::from(self.debt) * 1_000_000_000 / u128::from(self.rate);
-            let mut left = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            let mut left = time_for(self.debt, self.rate);
             self.debt = 0;
             while !left.is_zero() && self.go_on() {
                 let rest = left.min(REST_MAX);

@@ -2,8 +2,8 @@
 //! every account's tables and counters, every message's body, and how often each body is referred
 //! to.
 //!
-//! Called by `ringmail verify`. Works on an open partition, in the background: others run between
-//! two files, folders and messages. What it finds damaged on its way is salvaged in memory, as any
+//! Called by `ringmail verify`. Works on an open partition, in the background and at the rate of
+//! compaction, so that sessions hardly feel it. What it finds damaged on its way is salvaged in memory, as any
 //! reader's need would do; nothing is written here.
 
 use hashbrown::HashMap;
@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use super::{
     damage::{Damage, Place},
     error::StoreError,
-    log::{Checked, EntryKind, Flaw},
+    log::{Checked, EntryKind, Flaw, time_for},
     mailbox::MailboxStatus,
     namespace::MailboxInfo,
     partition::Partition,
@@ -23,6 +23,8 @@ use crate::model::{AccountId, Flags, Lsn, MailboxId, Uid};
 const FINDINGS_MAX: usize = 10_000;
 /// Bodies whose references are counted: 24 bytes each.
 const BODIES_MAX: usize = 4 << 20;
+/// Bytes of bodies after which it rests.
+const REST_AFTER: u64 = 256 * 1024;
 /// Bytes of a body read at once.
 const READ_SIZE: usize = 1 << 20;
 
@@ -102,6 +104,8 @@ impl VerifyReport {
 struct References {
     counts: HashMap<Lsn, (u64, u64)>,
     full: bool,
+    /// Bytes of bodies read on the way since the last rest.
+    unrested: u64,
 }
 
 impl References {
@@ -130,7 +134,8 @@ impl Partition {
         let mut report = VerifyReport::default();
         let mut flaws = Vec::new();
         let log = &self.inner.log;
-        report.checked = log.check_files(&mut |flaw| flaws.push(flaw), progress).await?;
+        let rate = self.inner.options.compaction_rate;
+        report.checked = log.check_files(rate, &mut |flaw| flaws.push(flaw), progress).await?;
         let mut references = References::default();
         for id in self.inner.account_ids() {
             self.verify_account(id, &mut report, &mut references, progress).await?;
@@ -222,6 +227,7 @@ impl Partition {
         };
         report.accounts += 1;
         let folders = cell.state.borrow().names.list();
+        let rate = self.inner.options.compaction_rate;
         for MailboxInfo { id: mailbox, name, .. } in folders {
             match self.inner.ensure_table(&cell, mailbox).await {
                 // Deleted meanwhile.
@@ -249,7 +255,13 @@ impl Partition {
                     report.find_error(error, Some(id), Some(&name), Some(message.uid))?;
                 }
                 progress(message.body.size);
-                self.inner.executor.yield_now().await;
+                references.unrested += message.body.size;
+                if rate > 0 && references.unrested >= REST_AFTER {
+                    let bytes = std::mem::take(&mut references.unrested);
+                    self.inner.executor.sleep(time_for(bytes, rate)).await;
+                } else {
+                    self.inner.executor.yield_now().await;
+                }
             }
         }
         Ok(())

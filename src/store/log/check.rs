@@ -306,13 +306,14 @@ impl Log {
         Ok(files)
     }
 
-    /// Checks every byte of every file that is in use, and tells what is wrong. Others run between
-    /// two files.
+    /// Checks every byte of every file that is in use, at most `rate` a second (0: any), and tells
+    /// what is wrong.
     ///
     /// # Errors
     /// As the device's; a version that this program does not know.
     pub async fn check_files(
         &self,
+        rate: u64,
         flawed: &mut dyn FnMut(Flaw),
         progress: &dyn Fn(u64),
     ) -> Result<Checked, StoreError> {
@@ -321,7 +322,7 @@ impl Log {
         for (name, _) in self.files().await? {
             let Ok(file) = self.0.device.open(&name).await else { continue };
             let len = file.len().await.map_err(failed)?;
-            let bytes = super::read_whole(&*file, len, &*self.0.executor).await?;
+            let bytes = super::read_whole(&*file, len, rate, &*self.0.executor).await?;
             let mut flaw = |offset, what, entry| {
                 flawed(Flaw { file: name.clone(), offset, what, entry });
             };

@@ -39,6 +39,7 @@ use std::{
     io,
     rc::Rc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -400,10 +401,12 @@ fn failed(error: io::Error) -> StoreError {
 /// Bytes of a file read in one go: about as many as may be copied without holding the shard.
 const READ_PIECE: usize = 512 * 1024;
 
-/// The first `len` bytes of `file`, or all there are; others run in between.
+/// The first `len` bytes of `file`, or all there are; others run in between. At most `rate` bytes a
+/// second, 0 meaning any.
 async fn read_whole(
     file: &dyn File,
     len: u64,
+    rate: u64,
     executor: &dyn Executor,
 ) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::with_capacity(len as usize);
@@ -414,9 +417,18 @@ async fn read_whole(
             break;
         }
         bytes.extend_from_slice(&piece);
-        executor.yield_now().await;
+        match rate {
+            0 => executor.yield_now().await,
+            rate => executor.sleep(time_for(piece.len() as u64, rate)).await,
+        }
     }
     Ok(bytes)
+}
+
+/// How long `bytes` take at `rate` bytes a second.
+pub(super) fn time_for(bytes: u64, rate: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 impl Log {

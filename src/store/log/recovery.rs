@@ -595,7 +595,7 @@ impl Recovered {
             self.segments.values().filter(compacted).cloned().collect();
         for segment in segments {
             let file = segment.open(&*self.device).await?;
-            let bytes = super::read_whole(&*file, segment.len.get(), &*self.executor).await?;
+            let bytes = super::read_whole(&*file, segment.len.get(), 0, &*self.executor).await?;
             drop(file);
             // Its file stays closed: there may be many.
             segment.file.take();

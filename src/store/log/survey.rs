@@ -52,7 +52,7 @@ impl Log {
         let file = self.0.device.open(&segment.name).await.map_err(failed)?;
         let len = segment.len.get();
         let executor = &*self.0.executor;
-        let bytes = read_whole(&*file, len, executor).await?;
+        let bytes = read_whole(&*file, len, 0, executor).await?;
         let mut burst = 0;
         // Where files overlap, as after a crash in the middle of compaction, one of them counts.
         let owned = |lsn: Lsn| {
