@@ -14,23 +14,21 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    pin::Pin,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     rc::Rc,
     task::Poll,
     time::Duration,
 };
 
-use futures_lite::io::AsyncRead;
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::{
     LocalFuture,
     connection::{Connection, TlsMode},
     executor::{Executor, Priority},
+    readiness::Watched,
     resources::ShardResources,
     timer::Timer,
-    transport::Transport,
 };
 
 /// Pause after running out of descriptors or kernel memory.
@@ -92,27 +90,19 @@ impl BoundListener {
     }
 
     /// Waits until a connection stands in the queue, or the shard shuts down.
-    ///
-    /// glommio has no readiness wait of its own for a listening socket. A stream over a duplicate
-    /// starts with a poll for reading; when that fires, its recv fails (a listening socket is not
-    /// connected), and that failure is the signal. Three cheap calls a batch of connections,
-    /// against four and a lost accept through glommio's listener.
-    async fn ready(&self, resources: &ShardResources) -> io::Result<()> {
-        let Transport::Tcp(mut probe) = Transport::tcp(self.socket.try_clone()?.into()) else {
-            return Ok(());
-        };
+    async fn ready(&self, watched: &Watched, resources: &ShardResources) {
         // A timer stands in the wheel, which wakes its waiters when the shard shuts down.
         let timer = Timer::new(resources.timers());
         timer.arm(READINESS_TIMEOUT);
         poll_fn(|context| {
-            let fired = Pin::new(&mut probe).poll_read(context, &mut [0]).is_ready();
-            if fired || timer.poll_passed(context) || resources.shutting_down() {
-                Poll::Ready(Ok(()))
+            let ready = watched.poll_readable(context).is_ready();
+            if ready || timer.poll_passed(context) || resources.shutting_down() {
+                Poll::Ready(())
             } else {
                 Poll::Pending
             }
         })
-        .await
+        .await;
     }
 
     /// Takes one connection out of the queue; `WouldBlock` when it is empty.
@@ -162,6 +152,7 @@ impl Acceptor {
     pub async fn run(self, executor: Rc<dyn Executor>) {
         let resources = ShardResources::current();
         let refusals = Rc::new(Cell::new(0));
+        let watched = resources.readiness().watch(self.listener.socket.as_fd());
         let mut reserve = reserve_descriptor();
         while !resources.shutting_down() {
             let drained = match self.drain(&executor, &resources, &refusals) {
@@ -178,9 +169,8 @@ impl Acceptor {
                 }
             };
             if drained {
-                if self.listener.ready(&resources).await.is_err() {
-                    executor.sleep(BACK_OFF).await;
-                }
+                watched.drained();
+                self.listener.ready(&watched, &resources).await;
             } else {
                 // Not `Executor::yield_now`, which yields only at the end of a time slice: the
                 // sessions just accepted come first.

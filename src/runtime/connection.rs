@@ -511,7 +511,7 @@ impl Connection {
                     Poll::Pending if *discarded > 0 => return Poll::Pending,
                     Poll::Ready(Ok(count @ 1..)) => {
                         if *discarded == 0 {
-                            self.transport.shut_down_sending(context);
+                            self.transport.shut_down_sending();
                         }
                         *discarded += count;
                     }

@@ -20,6 +20,7 @@ pub mod timer;
 pub mod tls;
 pub mod worker;
 
+mod readiness;
 mod tls_session;
 mod transport;
 

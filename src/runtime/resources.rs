@@ -10,12 +10,14 @@
 //! executors get one on first use.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
+    io,
     rc::Rc,
 };
 
 use super::{
     executor::{Executor, Priority},
+    readiness::Readiness,
     timer::TimerWheel,
 };
 
@@ -58,6 +60,7 @@ pub struct ShardResources {
     shutting_down: Cell<bool>,
     timers: Rc<TimerWheel>,
     timers_driven: Cell<bool>,
+    readiness: OnceCell<Rc<Readiness>>,
 }
 
 thread_local! {
@@ -92,6 +95,7 @@ impl ShardResources {
             shutting_down: Cell::new(false),
             timers: Rc::new(TimerWheel::new()),
             timers_driven: Cell::new(false),
+            readiness: OnceCell::new(),
         }
     }
 
@@ -105,6 +109,23 @@ impl ShardResources {
                 drive.await;
             };
             executor.spawn(Priority::Foreground, Box::pin(task));
+        }
+    }
+
+    /// Makes this shard one that has sockets, and starts the task that tells when they are ready.
+    pub(super) fn watch_sockets(&self, executor: &Rc<dyn Executor>) -> io::Result<()> {
+        let readiness = Rc::new(Readiness::new()?);
+        let drive = readiness.clone().drive(executor.clone());
+        executor.spawn(Priority::Foreground, Box::pin(drive));
+        let _ = self.readiness.set(readiness);
+        Ok(())
+    }
+
+    /// The set of this shard's sockets. Only on shards, not where tests play one.
+    pub(super) fn readiness(&self) -> &Rc<Readiness> {
+        match self.readiness.get() {
+            Some(readiness) => readiness,
+            None => unreachable!("a socket outside of a shard"),
         }
     }
 

@@ -97,6 +97,7 @@ where
         let life = move || async move {
             let executor: Rc<dyn Executor> = Rc::new(GlommioExecutor::new(&options)?);
             let resources = ShardResources::install(options.limits, &executor);
+            resources.watch_sockets(&executor)?;
             Ok(start(ShardContext { id, executor, resources }).await)
         };
         threads.push(builder.spawn(life).map_err(glommio_error)?);

@@ -1,28 +1,30 @@
-//! What a connection's bytes travel on: a TCP socket on this shard's io_uring, or a test's pipe.
+//! What a connection's bytes travel on: a TCP socket of this shard, or a test's pipe.
 
 use std::{
-    io,
-    mem::ManuallyDrop,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
-    pin::Pin,
-    task::{Context, Poll},
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    os::fd::{AsFd, OwnedFd},
+    task::{Context, Poll, ready},
 };
 
-use futures_lite::io::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use socket2::SockRef;
 
-use super::pipe::MemoryEnd;
+use super::{pipe::MemoryEnd, readiness::Watched, resources::ShardResources};
 
 /// The address of both ends of a memory pipe, and of a socket that has lost its own.
 pub(super) const MEMORY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 pub(super) enum Transport {
-    /// glommio tries a plain non-blocking recv or send first and asks io_uring for readiness only
-    /// when that would block; a pending read holds no buffer.
-    Tcp(TcpStream),
+    Tcp(Socket),
     Memory(MemoryEnd),
+}
+
+/// A non-blocking socket: a plain recv or send at once, and a wait only when that would block. A
+/// pending read holds no buffer.
+pub(super) struct Socket {
+    // Before the stream: the descriptor must not be another's while it is watched.
+    watched: Watched,
+    stream: TcpStream,
 }
 
 /// A transport that belongs to no shard.
@@ -32,10 +34,10 @@ pub(super) enum DetachedTransport {
 }
 
 impl Transport {
-    /// Takes over a connected, non-blocking socket.
+    /// Takes over a connected, non-blocking socket. Only on a shard.
     pub fn tcp(socket: OwnedFd) -> Transport {
-        // SAFETY: `socket` owns an open descriptor and gives it up here.
-        Transport::Tcp(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) })
+        let watched = ShardResources::current().readiness().watch(socket.as_fd());
+        Transport::Tcp(Socket { watched, stream: socket.into() })
     }
 
     pub fn attach(detached: DetachedTransport) -> Transport {
@@ -45,24 +47,13 @@ impl Transport {
         }
     }
 
-    /// Frees the socket from this shard. The stream's own descriptor cannot be taken from it, so
-    /// it is duplicated; the stream's pending poll is cancelled with the stream.
+    /// Frees the socket from this shard.
     pub fn detach(self) -> DetachedTransport {
-        let stream = match self {
-            Transport::Memory(end) => return DetachedTransport::Memory(end),
-            Transport::Tcp(stream) => stream,
-        };
-        let descriptor = stream.as_raw_fd();
-        // SAFETY: the stream keeps its descriptor open for the length of this borrow.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        match borrowed.try_clone_to_owned() {
-            Ok(duplicate) => DetachedTransport::Tcp(duplicate),
-            Err(_) => {
-                // Out of descriptors. Rather than lose the connection, leave the stream's
-                // book-keeping behind for good and take its descriptor.
-                let stream = ManuallyDrop::new(stream);
-                // SAFETY: the stream is never dropped, so nobody else closes the descriptor.
-                DetachedTransport::Tcp(unsafe { OwnedFd::from_raw_fd(stream.as_raw_fd()) })
+        match self {
+            Transport::Memory(end) => DetachedTransport::Memory(end),
+            Transport::Tcp(Socket { watched, stream }) => {
+                watched.release(stream.as_fd());
+                DetachedTransport::Tcp(stream.into())
             }
         }
     }
@@ -73,7 +64,7 @@ impl Transport {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Transport::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Tcp(socket) => socket.poll_receive(context, buffer),
             Transport::Memory(end) => end.poll_receive(context, buffer),
         }
     }
@@ -84,26 +75,24 @@ impl Transport {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Tcp(socket) => socket.poll_send(context, bytes),
             Transport::Memory(end) => Poll::Ready(end.send(bytes)),
         }
     }
 
     /// Acknowledges what was received now, not with our next reply or after 40 ms.
     pub fn acknowledge(&self) {
-        if let Transport::Tcp(stream) = self {
-            // SAFETY: the stream keeps its descriptor open for the length of this borrow.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+        if let Transport::Tcp(socket) = self {
             // Without it the peer only waits longer.
-            let _ = SockRef::from(&borrowed).set_tcp_quickack(true);
+            let _ = SockRef::from(&socket.stream).set_tcp_quickack(true);
         }
     }
 
     /// Ends our half of the stream (FIN).
-    pub fn shut_down_sending(&mut self, context: &mut Context<'_>) {
+    pub fn shut_down_sending(&mut self) {
         match self {
-            Transport::Tcp(stream) => {
-                let _ = Pin::new(stream).poll_close(context);
+            Transport::Tcp(socket) => {
+                let _ = socket.stream.shutdown(Shutdown::Write);
             }
             Transport::Memory(end) => end.close(),
         }
@@ -111,8 +100,45 @@ impl Transport {
 
     pub fn local(&self) -> SocketAddr {
         match self {
-            Transport::Tcp(stream) => stream.local_addr().unwrap_or(MEMORY_ADDRESS),
+            Transport::Tcp(socket) => socket.stream.local_addr().unwrap_or(MEMORY_ADDRESS),
             Transport::Memory(_) => MEMORY_ADDRESS,
+        }
+    }
+}
+
+impl Socket {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.watched.poll_readable(context));
+            match self.stream.read(buffer) {
+                Ok(count) => {
+                    // More may have come since, and is told anew.
+                    if count < buffer.len() {
+                        self.watched.drained();
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.watched.drained(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.watched.poll_writable(context));
+            match self.stream.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.watched.full(self.stream.as_fd())?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return Poll::Ready(sent),
+            }
         }
     }
 }

@@ -1,0 +1,184 @@
+//! Which sockets of a shard can be read or written: one epoll set, itself watched by io_uring.
+//!
+//! A poll request in the ring for every read would do as well, and did: but each completion is work
+//! that the kernel gives to the shard's thread by an interrupt to its processor, one for every piece
+//! a client sends (1.3 to 3.8 a message on loopback; glommio cannot ask for `IORING_SETUP_COOP_TASKRUN`).
+//! A set is registered with once a connection, notes what comes without disturbing anybody, and needs
+//! one poll request for all that came meanwhile. docs/performance.md has the figures.
+//!
+//! Registrations are edge-triggered: [`Watched`] remembers that its socket was readable until a read
+//! has taken all there was.
+//!
+//! Ownership: shard-local. A descriptor leaves the set when it is closed; `Watched::release` takes it
+//! out before another shard gets it.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    os::fd::{BorrowedFd, FromRawFd, IntoRawFd},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_lite::io::AsyncRead;
+use glommio::net::TcpStream;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use slab::Slab;
+
+use super::executor::Executor;
+
+/// Events taken by one call.
+const EVENTS_MAX: usize = 256;
+
+/// Between two looks at the set while no descriptor is free to wait with.
+const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
+
+/// The set of one shard.
+pub(super) struct Readiness {
+    epoll: Epoll,
+    watched: RefCell<Slab<Rc<State>>>,
+}
+
+/// What is known of one descriptor.
+#[derive(Default)]
+struct State {
+    /// There may be something to read that no read has looked for yet.
+    readable: Cell<bool>,
+    /// The peer ended its half, or the socket failed: every read finds something out.
+    ended: Cell<bool>,
+    /// A write may be tried.
+    writable: Cell<bool>,
+    /// The one task that uses the descriptor, while it waits.
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A descriptor's place in the set. Dropping it forgets the place; the descriptor leaves when it is closed.
+pub(super) struct Watched {
+    readiness: Rc<Readiness>,
+    key: usize,
+    state: Rc<State>,
+}
+
+impl Readiness {
+    pub fn new() -> io::Result<Readiness> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Readiness { epoll, watched: RefCell::default() })
+    }
+
+    /// Adds `descriptor`, which must be closed or given to [`Watched::release`] when the place is
+    /// dropped. If the kernel refuses (memory, fs.epoll.max_user_watches) reads and writes are tried
+    /// and fail or not, but nobody is ever woken: the connection's deadline ends it.
+    pub fn watch(self: &Rc<Self>, descriptor: BorrowedFd<'_>) -> Watched {
+        let state = Rc::new(State { writable: Cell::new(true), ..State::default() });
+        let key = self.watched.borrow_mut().insert(state.clone());
+        let event = EpollEvent::new(READING, key as u64);
+        if self.epoll.add(descriptor, event).is_err() {
+            state.readable.set(true);
+        }
+        Watched { readiness: self.clone(), key, state }
+    }
+
+    /// Wakes whoever waits for what has become ready, for as long as the shard lives.
+    pub async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
+        let mut events = [EpollEvent::empty(); EVENTS_MAX];
+        loop {
+            if self.ready().await.is_err() {
+                executor.sleep(WITHOUT_DESCRIPTOR).await;
+            }
+            // An error can only be EINTR: what is ready stays so.
+            let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+            let watched = self.watched.borrow();
+            for event in &events[..count] {
+                if let Some(state) = watched.get(event.data() as usize) {
+                    state.note(event.events());
+                }
+            }
+        }
+    }
+
+    /// Waits until something in the set is ready.
+    ///
+    /// glommio has no readiness wait of its own. A stream over a duplicate descriptor starts with a
+    /// poll for reading; when that fires, its recv fails (the set is no socket), and that failure is
+    /// the signal.
+    async fn ready(&self) -> io::Result<()> {
+        let duplicate = self.epoll.0.try_clone()?;
+        // SAFETY: `duplicate` owns an open descriptor and gives it up here.
+        let mut probe = unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) };
+        poll_fn(|context| Pin::new(&mut probe).poll_read(context, &mut [0]).map(drop)).await;
+        Ok(())
+    }
+}
+
+/// What a descriptor is watched for at first; writing only once a write had to wait.
+const READING: EpollFlags =
+    EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
+
+impl State {
+    fn note(&self, events: EpollFlags) {
+        if events.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            self.ended.set(true);
+        }
+        self.readable.set(true);
+        self.writable.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self, context: &mut Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(known) => known.clone_from(context.waker()),
+            None => *waker = Some(context.waker().clone()),
+        }
+    }
+}
+
+impl Watched {
+    /// Ready if there may be something to read; otherwise the task is woken when there is.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.state.readable.get() || self.state.ended.get() {
+            return Poll::Ready(());
+        }
+        self.state.wait(context);
+        Poll::Pending
+    }
+
+    /// Notes that there is nothing left to read. Call it without a wait after what showed it.
+    pub fn drained(&self) {
+        self.state.readable.set(false);
+    }
+
+    /// Ready unless the last write would have blocked and nothing became ready since; otherwise the
+    /// task is woken when something does.
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.state.writable.get() {
+            return Poll::Ready(());
+        }
+        self.state.wait(context);
+        Poll::Pending
+    }
+
+    /// Notes that a write to `descriptor` would have blocked.
+    pub fn full(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.state.writable.set(false);
+        // Said anew each time: the kernel tells at once if there is room by now.
+        let mut event = EpollEvent::new(READING | EpollFlags::EPOLLOUT, self.key as u64);
+        Ok(self.readiness.epoll.modify(descriptor, &mut event)?)
+    }
+
+    /// Takes `descriptor` out of the set, for it to be used elsewhere.
+    pub fn release(self, descriptor: BorrowedFd<'_>) {
+        let _ = self.readiness.epoll.delete(descriptor);
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.readiness.watched.borrow_mut().remove(self.key);
+    }
+}
