@@ -139,6 +139,10 @@ pub struct RuntimeSection {
     /// How long a shard without work spins before it sleeps; trades CPU for latency.
     #[serde(with = "humantime_serde")]
     pub spin_before_park: Duration,
+    /// How long a busy shard lets entries gather before it writes and syncs them; an idle one never
+    /// waits. 0 = never.
+    #[serde(with = "humantime_serde")]
+    pub commit_gather: Duration,
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -154,6 +158,7 @@ impl Default for RuntimeSection {
             backlog: 4096,
             shutdown_timeout: Duration::from_secs(10),
             spin_before_park: Duration::ZERO,
+            commit_gather: ShardOptions::default().commit_gather,
             write_timeout: Duration::from_secs(300),
             tls_handshake_timeout: Duration::from_secs(30),
         }
@@ -448,6 +453,7 @@ impl Settings {
                 connections_max: runtime.connections_per_shard,
             },
             spin_before_park: Some(runtime.spin_before_park).filter(|spin| !spin.is_zero()),
+            commit_gather: runtime.commit_gather,
             ..ShardOptions::default()
         }
     }
@@ -654,6 +660,7 @@ mod tests {
         let runtime = RuntimeSection::default();
         assert_eq!(settings.runtime.backlog, runtime.backlog);
         assert_eq!(settings.runtime.shutdown_timeout, runtime.shutdown_timeout);
+        assert_eq!(settings.runtime.commit_gather, runtime.commit_gather);
         assert_eq!(*settings.store.partitions.get_ref(), PARTITIONS_DEFAULT);
         assert_eq!(settings.smtp.message_size_max, SmtpSection::default().message_size_max);
         assert_eq!(settings.listen.imaps, Listen::default().imaps);

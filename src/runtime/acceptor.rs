@@ -169,7 +169,7 @@ impl Acceptor {
                 }
             };
             if drained {
-                watched.drained();
+                watched.empty();
                 self.listener.ready(&watched, &resources).await;
             } else {
                 // Not `Executor::yield_now`, which yields only at the end of a time slice: the

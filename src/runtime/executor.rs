@@ -1,7 +1,7 @@
 //! The seam between shard code and the executor that runs it: glommio in production, the seeded
 //! simulator in tests.
 
-use std::{sync::mpsc, time::Duration};
+use std::{any::Any, sync::mpsc, time::Duration};
 
 use super::LocalFuture;
 use crate::model::Timestamp;
@@ -29,8 +29,27 @@ pub trait Executor {
     /// even if the future is dropped.
     fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()>;
 
+    /// Waits for a good moment to write to disk. The turn is over when it is dropped, which should be
+    /// when what was written is durable.
+    fn commit_turn(&self) -> LocalFuture<'static, CommitTurn>;
+
     /// Lets other tasks run if this one has had its share.
     fn yield_now(&self) -> LocalFuture<'static, ()>;
+}
+
+/// A log's turn to write, among those of its shard.
+pub struct CommitTurn(#[allow(dead_code)] Option<Box<dyn Any>>);
+
+impl CommitTurn {
+    /// A turn that ends with `place`.
+    pub(super) fn new(place: impl Any) -> CommitTurn {
+        CommitTurn(Some(Box::new(place)))
+    }
+
+    /// A turn where nobody else has one.
+    pub fn alone() -> CommitTurn {
+        CommitTurn(None)
+    }
 }
 
 /// The result of `job`, which ran where it did not hold the shard up.

@@ -4,6 +4,7 @@
 //! so that the store runs under the simulator (`simulation`) exactly as it runs in production.
 
 pub mod acceptor;
+mod commit;
 pub mod connection;
 pub mod device;
 pub mod executor;

@@ -40,6 +40,8 @@ const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
 pub(super) struct Readiness {
     epoll: Epoll,
     watched: RefCell<Slab<Rc<State>>>,
+    /// Events so far, for who wants to know whether any came.
+    events: Cell<u64>,
 }
 
 /// What is known of one descriptor.
@@ -65,7 +67,7 @@ pub(super) struct Watched {
 impl Readiness {
     pub fn new() -> io::Result<Readiness> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Readiness { epoll, watched: RefCell::default() })
+        Ok(Readiness { epoll, watched: RefCell::default(), events: Cell::new(0) })
     }
 
     /// Adds `descriptor`, which must be closed or given to [`Watched::release`] when the place is
@@ -83,20 +85,38 @@ impl Readiness {
 
     /// Wakes whoever waits for what has become ready, for as long as the shard lives.
     pub async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
-        let mut events = [EpollEvent::empty(); EVENTS_MAX];
         loop {
             if self.ready().await.is_err() {
                 executor.sleep(WITHOUT_DESCRIPTOR).await;
             }
-            // An error can only be EINTR: what is ready stays so.
-            let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-            let watched = self.watched.borrow();
-            for event in &events[..count] {
-                if let Some(state) = watched.get(event.data() as usize) {
-                    state.note(event.events());
-                }
+            self.look();
+        }
+    }
+
+    /// Wakes whoever waits for what has become ready; false if nothing has.
+    pub fn look(&self) -> bool {
+        let mut events = [EpollEvent::empty(); EVENTS_MAX];
+        // An error can only be EINTR: what is ready stays so.
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        let watched = self.watched.borrow();
+        for event in &events[..count] {
+            if let Some(state) = watched.get(event.data() as usize) {
+                state.note(event.events());
             }
         }
+        self.events.set(self.events.get() + count as u64);
+        count > 0
+    }
+
+    /// How often anything has become ready so far.
+    pub fn events(&self) -> u64 {
+        self.events.get()
+    }
+
+    /// As if `events` more sockets had become ready.
+    #[cfg(test)]
+    pub fn pretend(&self, events: u64) {
+        self.events.set(self.events.get() + events);
     }
 
     /// Waits until something in the set is ready.
@@ -148,9 +168,15 @@ impl Watched {
         Poll::Pending
     }
 
-    /// Notes that there is nothing left to read. Call it without a wait after what showed it.
+    /// Notes that a read took all there was. Call it without a wait after that read.
     pub fn drained(&self) {
         self.state.readable.set(false);
+    }
+
+    /// Notes that a read would have blocked: neither octets nor an end wait to be read.
+    pub fn empty(&self) {
+        self.state.readable.set(false);
+        self.state.ended.set(false);
     }
 
     /// Ready unless the last write would have blocked and nothing became ready since; otherwise the
@@ -180,5 +206,136 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.readiness.watched.borrow_mut().remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+        os::fd::AsFd,
+    };
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+    use crate::runtime::{
+        executor::Priority,
+        shard::{self, ShardContext, ShardOptions},
+    };
+
+    /// Two ends of a connection; the first does not block.
+    fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, peer)
+    }
+
+    fn is_readable(watched: &Watched) -> bool {
+        block_on(poll_once(poll_fn(|context| watched.poll_readable(context)))).is_some()
+    }
+
+    fn is_writable(watched: &Watched) -> bool {
+        block_on(poll_once(poll_fn(|context| watched.poll_writable(context)))).is_some()
+    }
+
+    #[test]
+    fn what_is_ready_stays_so_until_a_read_took_it() {
+        let readiness = Rc::new(Readiness::new().unwrap());
+        let (mut ours, mut peer) = connected();
+        let watched = readiness.watch(ours.as_fd());
+        assert!(!readiness.look() && !is_readable(&watched));
+        peer.write_all(b"NOOP\r\n").unwrap();
+        assert!(readiness.look() && is_readable(&watched));
+        assert!(!readiness.look(), "told once");
+        assert!(is_readable(&watched), "and remembered");
+        assert_eq!(ours.read(&mut [0; 100]).unwrap(), 6);
+        watched.drained();
+        assert!(!is_readable(&watched));
+
+        // The end of the stream came with the last octets: one event tells both.
+        peer.write_all(b"QUIT\r\n").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        assert!(readiness.look());
+        assert_eq!(ours.read(&mut [0; 100]).unwrap(), 6);
+        watched.drained();
+        assert!(is_readable(&watched), "the end is still to be read");
+        assert_eq!(ours.read(&mut [0; 100]).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_was_there_before_is_told() {
+        let readiness = Rc::new(Readiness::new().unwrap());
+        let (ours, mut peer) = connected();
+        peer.write_all(b"EHLO early.test\r\n").unwrap();
+        let watched = readiness.watch(ours.as_fd());
+        assert!(readiness.look() && is_readable(&watched));
+    }
+
+    #[test]
+    fn a_full_socket_is_writable_once_the_peer_has_read() {
+        let readiness = Rc::new(Readiness::new().unwrap());
+        let (mut ours, mut peer) = connected();
+        let watched = readiness.watch(ours.as_fd());
+        let mut sent = 0;
+        loop {
+            match ours.write(&[b'x'; 1 << 16]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        watched.full(ours.as_fd()).unwrap();
+        assert!(!is_writable(&watched));
+        peer.read_exact(&mut vec![0; sent]).unwrap();
+        assert!(readiness.look() && is_writable(&watched));
+    }
+
+    #[test]
+    fn a_released_socket_is_told_to_nobody_and_its_place_is_free() {
+        let readiness = Rc::new(Readiness::new().unwrap());
+        let (ours, mut peer) = connected();
+        let watched = readiness.watch(ours.as_fd());
+        watched.release(ours.as_fd());
+        peer.write_all(b"NOOP\r\n").unwrap();
+        assert!(!readiness.look());
+        assert!(readiness.watched.borrow().is_empty());
+    }
+
+    /// More at once than one call takes; each task runs, on a real shard.
+    #[test]
+    fn a_shard_wakes_whoever_waits() {
+        let count = EVENTS_MAX + 50;
+        let life = move |context: ShardContext| async move {
+            let woken = Rc::new(Cell::new(0));
+            let (mut peers, mut last) = (Vec::new(), None);
+            for _ in 0..count {
+                let (ours, peer) = connected();
+                peers.push(peer);
+                let watched = context.resources.readiness().watch(ours.as_fd());
+                let woken = woken.clone();
+                let task = async move {
+                    poll_fn(|context| watched.poll_readable(context)).await;
+                    woken.set(woken.get() + 1);
+                    drop(ours);
+                };
+                context.executor.spawn(Priority::Foreground, Box::pin(task));
+            }
+            context.executor.sleep(Duration::from_millis(5)).await;
+            assert_eq!(woken.get(), 0);
+            for mut peer in peers {
+                peer.write_all(b"x").unwrap();
+                last = Some(peer);
+            }
+            while woken.get() < count {
+                context.executor.sleep(Duration::from_millis(1)).await;
+            }
+            drop(last);
+        };
+        let lives = shard::start(&ShardOptions::default(), vec![life]).unwrap().join();
+        assert!(lives.into_iter().all(|life| life.is_ok()));
     }
 }

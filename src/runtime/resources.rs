@@ -11,7 +11,6 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    io,
     rc::Rc,
 };
 
@@ -113,12 +112,10 @@ impl ShardResources {
     }
 
     /// Makes this shard one that has sockets, and starts the task that tells when they are ready.
-    pub(super) fn watch_sockets(&self, executor: &Rc<dyn Executor>) -> io::Result<()> {
-        let readiness = Rc::new(Readiness::new()?);
+    pub(super) fn watch_sockets(&self, readiness: Rc<Readiness>, executor: &Rc<dyn Executor>) {
         let drive = readiness.clone().drive(executor.clone());
         executor.spawn(Priority::Foreground, Box::pin(drive));
         let _ = self.readiness.set(readiness);
-        Ok(())
     }
 
     /// The set of this shard's sockets. Only on shards, not where tests play one.

@@ -19,8 +19,10 @@ use glommio::{
 
 use super::{
     LocalFuture,
-    executor::{Executor, Priority},
+    commit::CommitRounds,
+    executor::{CommitTurn, Executor, Priority},
     helpers,
+    readiness::Readiness,
     resources::{ResourceLimits, ShardResources},
 };
 use crate::model::{ShardId, Timestamp};
@@ -35,6 +37,9 @@ pub struct ShardOptions {
     pub ring_depth: usize,
     /// Busy-wait this long before sleeping: shorter wake-ups for a hot core. Off by default.
     pub spin_before_park: Option<Duration>,
+    /// A busy shard lets what is to be written gather this long, for fewer and larger writes. An idle
+    /// one never waits.
+    pub commit_gather: Duration,
     /// Shares of the core under contention: sessions and commits against checkpoints, indexing.
     pub foreground_shares: usize,
     pub background_shares: usize,
@@ -49,6 +54,7 @@ impl Default for ShardOptions {
             io_memory: 1 << 20,
             ring_depth: 256,
             spin_before_park: None,
+            commit_gather: Duration::from_micros(1500),
             foreground_shares: 1000,
             background_shares: 50,
             foreground_latency: Duration::from_millis(5),
@@ -95,9 +101,11 @@ where
         let id = ShardId(u16::try_from(index).map_err(io::Error::other)?);
         let options = options.clone();
         let life = move || async move {
-            let executor: Rc<dyn Executor> = Rc::new(GlommioExecutor::new(&options)?);
+            let readiness = Rc::new(Readiness::new()?);
+            let executor = GlommioExecutor::new(&options, readiness.clone())?;
+            let executor: Rc<dyn Executor> = Rc::new(executor);
             let resources = ShardResources::install(options.limits, &executor);
-            resources.watch_sockets(&executor)?;
+            resources.watch_sockets(readiness, &executor);
             Ok(start(ShardContext { id, executor, resources }).await)
         };
         threads.push(builder.spawn(life).map_err(glommio_error)?);
@@ -134,11 +142,12 @@ pub fn allowed_processors() -> io::Result<Vec<usize>> {
 pub struct GlommioExecutor {
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
+    commit_rounds: Rc<CommitRounds>,
 }
 
 impl GlommioExecutor {
     /// Must be called on a glommio executor's thread.
-    pub fn new(options: &ShardOptions) -> io::Result<GlommioExecutor> {
+    fn new(options: &ShardOptions, readiness: Rc<Readiness>) -> io::Result<GlommioExecutor> {
         let executor = glommio::executor();
         Ok(GlommioExecutor {
             foreground: executor.create_task_queue(
@@ -151,6 +160,7 @@ impl GlommioExecutor {
                 Latency::NotImportant,
                 "background",
             ),
+            commit_rounds: Rc::new(CommitRounds::new(readiness, options.commit_gather)),
         })
     }
 }
@@ -183,6 +193,10 @@ impl Executor for GlommioExecutor {
 
     fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()> {
         Box::pin(helpers::compute(job))
+    }
+
+    fn commit_turn(&self) -> LocalFuture<'static, CommitTurn> {
+        self.commit_rounds.turn(self)
     }
 
     fn yield_now(&self) -> LocalFuture<'static, ()> {

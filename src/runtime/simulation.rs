@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     LocalFuture,
-    executor::{Executor, Priority},
+    executor::{CommitTurn, Executor, Priority},
 };
 use crate::model::Timestamp;
 
@@ -178,6 +178,13 @@ impl Executor for Simulation {
     fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()> {
         job();
         Box::pin(yield_once())
+    }
+
+    fn commit_turn(&self) -> LocalFuture<'static, CommitTurn> {
+        Box::pin(async {
+            yield_once().await;
+            CommitTurn::alone()
+        })
     }
 
     fn yield_now(&self) -> LocalFuture<'static, ()> {

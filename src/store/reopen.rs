@@ -194,7 +194,7 @@ mod tests {
         runtime::{
             LocalFuture,
             device::memory::{Faults, MemoryDevice},
-            executor::{Executor, Priority},
+            executor::{CommitTurn, Executor, Priority},
             simulation::Simulation,
         },
         store::{BODY_CHUNK, DeliveryTarget, FlagChange, Partition, StagedBody, StoreOptions, log},
@@ -397,6 +397,10 @@ mod tests {
 
         fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()> {
             self.0.offload(job)
+        }
+
+        fn commit_turn(&self) -> LocalFuture<'static, CommitTurn> {
+            self.0.commit_turn()
         }
 
         fn yield_now(&self) -> LocalFuture<'static, ()> {

@@ -24,8 +24,12 @@ const SPARE_CAPACITY: usize = 2 * BATCH_TARGET;
 
 /// Runs until the log is closed or fails. `current` is the file to go on in, if it is open.
 pub(super) async fn run(inner: Rc<Inner>, mut current: Current) {
-    while let Some(batch) = next_batch(&inner).await {
+    while has_work(&inner).await {
+        // Whoever appends until the turn comes shares the sync.
+        let turn = inner.executor.commit_turn().await;
+        let batch = next_batch(&inner);
         let landed = write(&inner, batch, &mut current).await;
+        drop(turn);
         let failed = landed.is_err();
         settle(&inner, landed);
         if failed {
@@ -39,26 +43,35 @@ pub(super) async fn run(inner: Rc<Inner>, mut current: Current) {
     state.waiters.wake_all();
 }
 
-/// The oldest batch not yet written, headers filled in; `None` once the log is closing and empty.
-async fn next_batch(inner: &Inner) -> Option<Batch> {
+/// Waits until something is to be written; false once the log is closing and all is.
+async fn has_work(inner: &Inner) -> bool {
     poll_fn(|context| {
         let state = &mut *inner.state.borrow_mut();
-        if state.closed.is_empty() && state.open.entries > 0 {
-            state.close_batch(false);
+        if !state.closed.is_empty() || state.open.entries > 0 {
+            return Poll::Ready(true);
         }
-        match state.closed.pop_front() {
-            Some(mut batch) => {
-                state.seal(&mut batch, inner);
-                Poll::Ready(Some(batch))
-            }
-            None if state.closing => Poll::Ready(None),
-            None => {
-                state.writer = Some(context.waker().clone());
-                Poll::Pending
-            }
+        if state.closing {
+            return Poll::Ready(false);
         }
+        state.writer = Some(context.waker().clone());
+        Poll::Pending
     })
     .await
+}
+
+/// The oldest batch not yet written, headers filled in.
+fn next_batch(inner: &Inner) -> Batch {
+    let state = &mut *inner.state.borrow_mut();
+    if state.closed.is_empty() {
+        state.close_batch(false);
+    }
+    match state.closed.pop_front() {
+        Some(mut batch) => {
+            state.seal(&mut batch, inner);
+            batch
+        }
+        None => unreachable!("the writer was told of an entry, and nobody else takes any"),
+    }
 }
 
 impl State {

@@ -1,0 +1,259 @@
+//! When the partitions of a shard write to disk: together, and once the shard has nothing to do that
+//! would bring more to write.
+//!
+//! A sync costs the machine about as much as three messages, whatever is in it: a trip to one of
+//! io_uring's threads, a commit of the file system's journal, three interrupts and the wake-ups that
+//! follow. So the writers of a shard's logs go in rounds. A round opens when the last one's writes are
+//! done and either no socket of the shard has anything to say, so that waiting would only be waiting,
+//! or `ShardOptions::commit_gather` has passed. Files that are written at one time share one commit of the journal.
+//!
+//! An idle shard writes at once; a busy one writes seldom and much. Ownership: shard-local.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use super::{
+    LocalFuture,
+    executor::{CommitTurn, Executor, Priority},
+    readiness::Readiness,
+    resources::ShardResources,
+    timer::Timer,
+};
+
+/// A shard is busy if this many sockets became ready a millisecond since the last round was made
+/// ready: then the next ones are near enough to be waited for.
+const BUSY_EVENTS: u128 = 32;
+
+/// How long nothing may happen on a busy shard before a round opens.
+const QUIET: Duration = Duration::from_micros(100);
+
+/// How long the others wait for one whose write does not come back: a disk in trouble holds up its own
+/// partition only.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The rounds of one shard.
+pub(super) struct CommitRounds {
+    readiness: Rc<Readiness>,
+    /// How long a busy shard lets entries gather before it writes them.
+    gather_max: Duration,
+    /// Rounds that have opened.
+    opened: Cell<u64>,
+    /// Turns taken for the next round.
+    joined: Cell<usize>,
+    /// Somebody is about to open it.
+    opening: Cell<bool>,
+    /// Turns of the last round that opened which are not over.
+    writing: Cell<usize>,
+    /// When a round was last made ready, and the events until then.
+    measured: Cell<(Instant, u64)>,
+    /// Who waits for the next round, and who opens it.
+    waiters: RefCell<Vec<Waker>>,
+    opener: RefCell<Option<Waker>>,
+}
+
+/// A place in a round, from asking for it until the write is done.
+struct Place {
+    rounds: Rc<CommitRounds>,
+    round: u64,
+}
+
+impl CommitRounds {
+    pub fn new(readiness: Rc<Readiness>, gather_max: Duration) -> CommitRounds {
+        CommitRounds {
+            readiness,
+            gather_max,
+            opened: Cell::new(0),
+            joined: Cell::new(0),
+            opening: Cell::new(false),
+            writing: Cell::new(0),
+            measured: Cell::new((Instant::now(), 0)),
+            waiters: RefCell::default(),
+            opener: RefCell::default(),
+        }
+    }
+
+    /// Waits for the next round to open.
+    pub fn turn(self: &Rc<Self>, executor: &dyn Executor) -> LocalFuture<'static, CommitTurn> {
+        let place = Place { rounds: self.clone(), round: self.opened.get() + 1 };
+        self.joined.set(self.joined.get() + 1);
+        if !self.opening.replace(true) {
+            executor.spawn(Priority::Foreground, Box::pin(self.clone().open_next()));
+        }
+        Box::pin(async move {
+            poll_fn(|context| {
+                if place.rounds.opened.get() >= place.round {
+                    return Poll::Ready(());
+                }
+                place.rounds.waiters.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            CommitTurn::new(place)
+        })
+    }
+
+    async fn open_next(self: Rc<Self>) {
+        let busy = self.is_busy();
+        if busy {
+            self.last_is_over().await;
+        }
+        self.gather(if busy { QUIET } else { Duration::ZERO }).await;
+        self.opening.set(false);
+        self.opened.set(self.opened.get() + 1);
+        self.writing.set(self.joined.take());
+        for waiter in self.waiters.take() {
+            waiter.wake();
+        }
+    }
+
+    /// Serves sessions until they have brought nothing for `quiet_max`, or the time is over.
+    async fn gather(&self, quiet_max: Duration) {
+        let begun = Instant::now();
+        let mut quiet_since = begun;
+        loop {
+            let before = self.readiness.events();
+            // Everybody who can run does so before this returns.
+            futures_lite::future::yield_now().await;
+            self.readiness.look();
+            let now = Instant::now();
+            if self.readiness.events() != before {
+                quiet_since = now;
+            }
+            if now - quiet_since >= quiet_max || now - begun >= self.gather_max {
+                return;
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        let (now, events) = (Instant::now(), self.readiness.events());
+        let (before, events_before) = self.measured.replace((now, events));
+        let millionths = u128::from(events - events_before) * 1_000_000;
+        !self.gather_max.is_zero() && millionths >= BUSY_EVENTS * (now - before).as_nanos()
+    }
+
+    /// Waits until nobody of the last round writes any more, or for [`PATIENCE`].
+    async fn last_is_over(&self) {
+        let mut timer = None;
+        poll_fn(|context| {
+            if self.writing.get() == 0 {
+                return Poll::Ready(());
+            }
+            let timer = timer.get_or_insert_with(|| {
+                let timer = Timer::new(ShardResources::current().timers());
+                timer.arm(PATIENCE);
+                timer
+            });
+            if timer.poll_passed(context) {
+                return Poll::Ready(());
+            }
+            *self.opener.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let rounds = &self.rounds;
+        let opened = rounds.opened.get();
+        if self.round > opened {
+            rounds.joined.set(rounds.joined.get().saturating_sub(1));
+        } else if self.round == opened {
+            rounds.writing.set(rounds.writing.get().saturating_sub(1));
+            if rounds.writing.get() == 0
+                && let Some(opener) = rounds.opener.take()
+            {
+                opener.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use super::*;
+    use crate::runtime::shard::{self, ShardContext, ShardOptions};
+
+    /// Runs `life` on a shard.
+    fn on_a_shard<Life: Future<Output = ()> + 'static>(
+        life: impl FnOnce(ShardContext) -> Life + Send + 'static,
+    ) {
+        let lives = shard::start(&ShardOptions::default(), vec![life]).unwrap().join();
+        assert!(lives.into_iter().all(|life| life.is_ok()));
+    }
+
+    fn rounds(context: &ShardContext) -> Rc<CommitRounds> {
+        let readiness = context.resources.readiness().clone();
+        Rc::new(CommitRounds::new(readiness, ShardOptions::default().commit_gather))
+    }
+
+    /// Makes a shard look busy until the next round.
+    fn be_busy(rounds: &CommitRounds) {
+        let long_ago = Instant::now() - Duration::from_millis(1);
+        let events = rounds.readiness.events();
+        rounds.measured.set((long_ago, events));
+        rounds.readiness.pretend(1_000_000);
+    }
+
+    #[test]
+    fn those_who_ask_together_go_together() {
+        on_a_shard(async |context| {
+            let rounds = rounds(&context);
+            let first = rounds.turn(&*context.executor);
+            let second = rounds.turn(&*context.executor);
+            let (first, second) = futures_lite::future::zip(first, second).await;
+            assert_eq!((rounds.opened.get(), rounds.writing.get()), (1, 2));
+            drop((first, second));
+            assert_eq!(rounds.writing.get(), 0);
+        });
+    }
+
+    #[test]
+    fn an_idle_shard_holds_nobody_up() {
+        on_a_shard(async |context| {
+            let rounds = rounds(&context);
+            let writing = rounds.turn(&*context.executor).await;
+            let beside = rounds.turn(&*context.executor).await;
+            assert_eq!(rounds.opened.get(), 2, "nothing was gained by waiting");
+            drop((writing, beside));
+        });
+    }
+
+    #[test]
+    fn a_busy_shard_writes_after_what_it_is_writing() {
+        on_a_shard(async |context| {
+            let rounds = rounds(&context);
+            let writing = rounds.turn(&*context.executor).await;
+            be_busy(&rounds);
+            let mut next = rounds.turn(&*context.executor);
+            context.executor.sleep(Duration::from_millis(10)).await;
+            assert!(futures_lite::future::poll_once(&mut next).await.is_none());
+            drop(writing);
+            drop(next.await);
+            assert_eq!(rounds.opened.get(), 2);
+        });
+    }
+
+    #[test]
+    fn a_write_that_hangs_holds_the_others_up_once() {
+        on_a_shard(async |context| {
+            let rounds = rounds(&context);
+            let hanging = rounds.turn(&*context.executor).await;
+            for _ in 0..3 {
+                be_busy(&rounds);
+                drop(rounds.turn(&*context.executor).await);
+            }
+            drop(hanging);
+            assert_eq!((rounds.opened.get(), rounds.writing.get()), (4, 0));
+        });
+    }
+}
