@@ -168,7 +168,7 @@ impl Default for RuntimeSection {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSection {
-    /// Fixed when the data directory is created; read from there afterwards.
+    /// Fixed when the data directory is created; read from there afterwards. 0 = two for each shard.
     pub partitions: Spanned<u16>,
     pub segment_size: Spanned<ByteSize>,
     /// Log bytes after which a checkpoint is written; bounds what a start replays.
@@ -208,13 +208,16 @@ const DEMO_CONNECTIONS: usize = 9_000;
 /// The domain of `ringmail demo`.
 pub const DEMO_DOMAIN: &str = "demo.test";
 
-/// Chosen by measurement: docs/performance.md, "Partitions".
-pub const PARTITIONS_DEFAULT: u16 = 4;
+/// Partitions for each shard unless told otherwise. Chosen by measurement: docs/performance.md,
+/// "Partitions".
+const PARTITIONS_PER_SHARD: u16 = 2;
+
+const PARTITIONS_MAX: u16 = 4096;
 
 impl Default for StoreSection {
     fn default() -> StoreSection {
         StoreSection {
-            partitions: Spanned::new(0..0, PARTITIONS_DEFAULT),
+            partitions: Spanned::new(0..0, 0),
             segment_size: Spanned::new(0..0, ByteSize::mib(64)),
             checkpoint_interval: ByteSize::mib(64),
             account_budget: ByteSize::mib(64),
@@ -357,8 +360,8 @@ impl Settings {
             let what = format!("\"{bad}\" is not a domain name");
             return wrong(self.domains.span(), "domains", what);
         }
-        if *self.store.partitions.get_ref() == 0 || *self.store.partitions.get_ref() > 4096 {
-            let what = "must be between 1 and 4096".to_owned();
+        if *self.store.partitions.get_ref() > PARTITIONS_MAX {
+            let what = format!("must be between 1 and {PARTITIONS_MAX}, or 0: two for each shard");
             return wrong(self.store.partitions.span(), "store.partitions", what);
         }
         let segment = self.store.segment_size.get_ref().as_u64();
@@ -443,6 +446,14 @@ impl Settings {
             settings.store.partitions = Spanned::new(0..0, partitions);
         }
         Ok(settings)
+    }
+
+    /// Partitions that a new data directory gets on a machine with `shards` shards.
+    pub fn partitions(&self, shards: u16) -> u16 {
+        match *self.store.partitions.get_ref() {
+            0 => shards.saturating_mul(PARTITIONS_PER_SHARD).clamp(1, PARTITIONS_MAX),
+            partitions => partitions,
+        }
     }
 
     pub fn shard_options(&self) -> ShardOptions {
@@ -583,7 +594,8 @@ mod tests {
         ("[smtp]\nmessage_size_max = \"10MiB\"\n", ""),
         ("[imap]\nidle_timeout = \"45m\"\n", ""),
         ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
-        ("[store]\npartitions = 0\n", "t.toml:9: store.partitions: must be between 1 and 4096"),
+        ("[store]\npartitions = 0\n", ""),
+        ("[store]\npartitions = 5000\n", "t.toml:9: store.partitions: must be between 1 and 4096"),
         ("[store]\npartitions = \"x\"\n", "t.toml:9: store.partitions: invalid type"),
         ("[store]\ngarbage_share = 95\n", "t.toml:9: store.garbage_share: must be 0"),
         ("[store]\ncompression_level = 20\n", "t.toml:9: store.compression_level: must be 1"),
@@ -661,7 +673,7 @@ mod tests {
         assert_eq!(settings.runtime.backlog, runtime.backlog);
         assert_eq!(settings.runtime.shutdown_timeout, runtime.shutdown_timeout);
         assert_eq!(settings.runtime.commit_gather, runtime.commit_gather);
-        assert_eq!(*settings.store.partitions.get_ref(), PARTITIONS_DEFAULT);
+        assert_eq!(settings.partitions(3), 6);
         assert_eq!(settings.smtp.message_size_max, SmtpSection::default().message_size_max);
         assert_eq!(settings.listen.imaps, Listen::default().imaps);
     }

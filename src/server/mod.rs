@@ -54,7 +54,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let admin = bind_admin(&settings)?;
     become_unprivileged(&settings, allow_plaintext_auth)?;
 
-    let partitions = *settings.store.partitions.get_ref();
+    let partitions = settings.partitions(shard_count);
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
     let state = Arc::new(Reloadable::load(&settings)?);
     let worker_count =
