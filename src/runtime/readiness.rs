@@ -30,8 +30,8 @@ use slab::Slab;
 
 use super::executor::Executor;
 
-/// Events taken by one call.
-const EVENTS_MAX: usize = 256;
+/// Events taken by one call, and so sessions that run between two looks at the clock.
+const EVENTS_MAX: usize = 32;
 
 /// Between two looks at the set while no descriptor is free to wait with.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
