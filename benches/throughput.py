@@ -40,6 +40,15 @@ def metric(demo, name):
                if line.startswith(name + "{") or line.startswith(name + " "))
 
 
+def interrupts():
+    """Interrupts that one processor sent another to make it reschedule, so far."""
+    with open("/proc/interrupts") as table:
+        for line in table:
+            if line.lstrip().startswith("RES:"):
+                return sum(int(field) for field in line.split()[1:] if field.isdigit())
+    return 0
+
+
 def source(port, messages, reuse, recipient):
     command = ["taskset", "-c", "1", "smtp-source", "-s", "100", "-l", "4096", "-m", str(messages),
                "-f", "sender@example.org", "-t", recipient, f"127.0.0.1:{port}"]
@@ -50,9 +59,9 @@ def source(port, messages, reuse, recipient):
     return time.monotonic() - begin
 
 
-def ringload(port, messages, users, report):
+def ringload(port, messages, connections, users, report):
     command = ["taskset", "-c", "1", str(RINGLOAD), "smtp", "--address", f"127.0.0.1:{port}",
-               "--connections", "100", "--messages", str(messages), "--size", "4096",
+               "--connections", str(connections), "--messages", str(messages), "--size", "4096",
                "--recipients", str(users), "--quiet", "--json", report]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     # Its own measure: the process ends up to 50 ms later, with its progress bar.
@@ -60,10 +69,11 @@ def ringload(port, messages, users, report):
 
 
 def measure(pid, messages, drive):
-    before = cpu_seconds(pid)
+    before, interrupts_before = cpu_seconds(pid), interrupts()
     elapsed = drive()
     used = cpu_seconds(pid) - before
-    return messages / elapsed, used / messages * 1e6
+    return (messages / elapsed, used / messages * 1e6,
+            (interrupts() - interrupts_before) / messages)
 
 
 def main():
@@ -75,13 +85,15 @@ def main():
                         help="numbers of partitions to try; default: the demo's own")
     parser.add_argument("--recipients", type=int, default=1,
                         help="1: smtp-source to one mailbox; more: ringload, spread evenly")
+    parser.add_argument("--connections", type=int, default=100, help="of ringload")
     parser.add_argument("--dir", help="where the demo's data goes (default: a temporary directory)")
     arguments = parser.parse_args()
 
     sink_port = 20025
     print(f"{arguments.messages} messages of 4 KiB a run, {arguments.rounds} rounds, medians; "
           f"one shard on core 0, generator on core 1, {arguments.recipients} recipient(s)")
-    print(f"{'case':44} {'msgs/s':>8} {'CPU us':>7} {'of sink':>8} {'CPU x':>6} {'msgs/sync':>9}")
+    print(f"{'case':44} {'msgs/s':>8} {'CPU us':>7} {'of sink':>8} {'CPU x':>6} {'msgs/sync':>9} "
+          f"{'IPI/msg':>7}")
     for partitions in arguments.partitions:
         for reuse in ((True, False) if arguments.recipients == 1 else (True,)):
             case(arguments, sink_port, partitions, reuse)
@@ -106,8 +118,8 @@ def case(arguments, sink_port, partitions, reuse):
                             return source(port, arguments.messages, reuse, "user1@demo.test")
                     else:
                         def drive():
-                            return ringload(port, arguments.messages, arguments.recipients,
-                                            f"{directory}/report.json")
+                            return ringload(port, arguments.messages, arguments.connections,
+                                            arguments.recipients, f"{directory}/report.json")
                     if name == "ringmail":
                         syncs -= metric(demo, "ringmail_store_syncs_total")
                     results[name].append(measure(pid, arguments.messages, drive))
@@ -122,11 +134,11 @@ def case(arguments, sink_port, partitions, reuse):
               for name, runs in results.items()}
     kind = "reused connections" if reuse else "a connection a message"
     label = f"{partitions or 'default'} partitions, {kind}"
-    rate, cpu = median["sink"]
-    print(f"{'smtp-sink, ' + kind:44} {rate:8.0f} {cpu:7.1f}")
-    own_rate, own_cpu = median["ringmail"]
+    rate, cpu, ipis = median["sink"]
+    print(f"{'smtp-sink, ' + kind:44} {rate:8.0f} {cpu:7.1f} {ipis:34.2f}")
+    own_rate, own_cpu, own_ipis = median["ringmail"]
     print(f"{label:44} {own_rate:8.0f} {own_cpu:7.1f} {own_rate / rate:8.2f} {own_cpu / cpu:6.2f} "
-          f"{stored / syncs if syncs else float('nan'):9.1f}", flush=True)
+          f"{stored / syncs if syncs else float('nan'):9.1f} {own_ipis:7.2f}", flush=True)
 
 
 if __name__ == "__main__":
