@@ -57,7 +57,8 @@ struct State {
     waker: RefCell<Option<Waker>>,
 }
 
-/// A descriptor's place in the set. Dropping it forgets the place; the descriptor leaves when it is closed.
+/// A descriptor's place in the set. Dropping it forgets the place; the descriptor leaves when it is
+/// closed.
 pub(super) struct Watched {
     readiness: Rc<Readiness>,
     key: usize,
@@ -98,9 +99,10 @@ impl Readiness {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         // An error can only be EINTR: what is ready stays so.
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        let watched = self.watched.borrow();
         for event in &events[..count] {
-            if let Some(state) = watched.get(event.data() as usize) {
+            // Not borrowed while somebody is woken: whatever that drops may leave the set.
+            let state = self.watched.borrow().get(event.data() as usize).cloned();
+            if let Some(state) = state {
                 state.note(event.events());
             }
         }
