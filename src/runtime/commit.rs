@@ -30,7 +30,7 @@ use super::{
 const BUSY_EVENTS: u128 = 32;
 
 /// How long nothing may happen on a busy shard before a round opens.
-const QUIET: Duration = Duration::from_micros(100);
+const QUIET: Duration = Duration::from_micros(50);
 
 /// How long the others wait for one whose write does not come back: a disk in trouble holds up its own
 /// partition only.
