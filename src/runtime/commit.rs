@@ -25,12 +25,13 @@ use super::{
     timer::Timer,
 };
 
-/// A shard is busy if this many sockets became ready a millisecond since the last round was made
-/// ready: then the next ones are near enough to be waited for.
-const BUSY_EVENTS: u128 = 32;
+/// A shard is busy if sockets became ready this near to each other since the last round was made ready:
+/// then the next ones are near enough to be waited for.
+const BUSY_GAP: Duration = Duration::from_micros(31);
 
-/// How long nothing may happen on a busy shard before a round opens.
-const QUIET: Duration = Duration::from_micros(50);
+/// A round opens on a busy shard when nothing has happened for this many times as long as it took from
+/// one event to the next before.
+const QUIET_GAPS: u32 = 10;
 
 /// How long the others wait for one whose write does not come back: a disk in trouble holds up its own
 /// partition only.
@@ -98,11 +99,11 @@ impl CommitRounds {
     }
 
     async fn open_next(self: Rc<Self>) {
-        let busy = self.is_busy();
-        if busy {
+        let gap = self.gap_if_busy();
+        if gap.is_some() {
             self.last_is_over().await;
         }
-        self.gather(if busy { QUIET } else { Duration::ZERO }).await;
+        self.gather(gap.map_or(Duration::ZERO, |gap| gap * QUIET_GAPS)).await;
         self.opening.set(false);
         self.opened.set(self.opened.get() + 1);
         self.writing.set(self.joined.take());
@@ -130,11 +131,13 @@ impl CommitRounds {
         }
     }
 
-    fn is_busy(&self) -> bool {
+    /// On a busy shard, the time from one event to the next since this was last asked.
+    fn gap_if_busy(&self) -> Option<Duration> {
         let (now, events) = (Instant::now(), self.readiness.events());
         let (before, events_before) = self.measured.replace((now, events));
-        let millionths = u128::from(events - events_before) * 1_000_000;
-        !self.gather_max.is_zero() && millionths >= BUSY_EVENTS * (now - before).as_nanos()
+        let count = u32::try_from(events - events_before).unwrap_or(u32::MAX);
+        let gap = (now - before).checked_div(count)?;
+        (gap <= BUSY_GAP && !self.gather_max.is_zero()).then_some(gap)
     }
 
     /// Waits until nobody of the last round writes any more, or for [`PATIENCE`].
