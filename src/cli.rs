@@ -62,7 +62,7 @@ pub struct DemoArguments {
     /// Shards (one executor each); 0 = one a core
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub shards: u16,
-    /// Partitions when DIR is new; fixed afterwards [default: two for each shard]
+    /// Partitions when DIR is new; fixed afterwards [default: one for each shard]
     #[arg(long, value_name = "N")]
     pub partitions: Option<u16>,
     /// A setting of the configuration file, e.g. store.segment_size=8MiB; may be repeated

@@ -168,7 +168,8 @@ impl Default for RuntimeSection {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSection {
-    /// Fixed when the data directory is created; read from there afterwards. 0 = two for each shard.
+    /// Fixed when the data directory is created; read from there afterwards. 0 = one for
+    /// each shard, chosen by measurement: docs/performance.md, "Partitions".
     pub partitions: Spanned<u16>,
     pub segment_size: Spanned<ByteSize>,
     /// Log bytes after which a checkpoint is written; bounds what a start replays.
@@ -208,10 +209,6 @@ const DEMO_CONNECTIONS: usize = 9_000;
 /// The domain of `ringmail demo`.
 pub const DEMO_DOMAIN: &str = "demo.test";
 
-/// Partitions for each shard unless told otherwise. Chosen by measurement: docs/performance.md,
-/// "Partitions".
-const PARTITIONS_PER_SHARD: u16 = 2;
-
 const PARTITIONS_MAX: u16 = 4096;
 
 impl Default for StoreSection {
@@ -221,7 +218,7 @@ impl Default for StoreSection {
             segment_size: Spanned::new(0..0, ByteSize::mib(64)),
             checkpoint_interval: ByteSize::mib(64),
             account_budget: ByteSize::mib(64),
-            write_buffer: ByteSize::mib(4),
+            write_buffer: ByteSize::mib(16),
             garbage_share: Spanned::new(0..0, 30),
             compaction_rate: ByteSize::mib(64),
             reserve: ByteSize::mib(8),
@@ -361,7 +358,7 @@ impl Settings {
             return wrong(self.domains.span(), "domains", what);
         }
         if *self.store.partitions.get_ref() > PARTITIONS_MAX {
-            let what = format!("must be between 1 and {PARTITIONS_MAX}, or 0: two for each shard");
+            let what = format!("must be between 1 and {PARTITIONS_MAX}, or 0: one for each shard");
             return wrong(self.store.partitions.span(), "store.partitions", what);
         }
         let segment = self.store.segment_size.get_ref().as_u64();
@@ -451,7 +448,7 @@ impl Settings {
     /// Partitions that a new data directory gets on a machine with `shards` shards.
     pub fn partitions(&self, shards: u16) -> u16 {
         match *self.store.partitions.get_ref() {
-            0 => shards.saturating_mul(PARTITIONS_PER_SHARD).clamp(1, PARTITIONS_MAX),
+            0 => shards.clamp(1, PARTITIONS_MAX),
             partitions => partitions,
         }
     }
@@ -673,7 +670,7 @@ mod tests {
         assert_eq!(settings.runtime.backlog, runtime.backlog);
         assert_eq!(settings.runtime.shutdown_timeout, runtime.shutdown_timeout);
         assert_eq!(settings.runtime.commit_gather, runtime.commit_gather);
-        assert_eq!(settings.partitions(3), 6);
+        assert_eq!(settings.partitions(3), 3);
         assert_eq!(settings.smtp.message_size_max, SmtpSection::default().message_size_max);
         assert_eq!(settings.listen.imaps, Listen::default().imaps);
     }

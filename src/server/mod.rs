@@ -56,6 +56,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
 
     let partitions = settings.partitions(shard_count);
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
+    warn_of_idle_shards(&data, shard_count);
     let state = Arc::new(Reloadable::load(&settings)?);
     let worker_count =
         NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
@@ -92,6 +93,19 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
         life.context("a shard ended")??;
     }
     Ok(())
+}
+
+/// A shard without a partition speaks protocols and owns no mailbox.
+fn warn_of_idle_shards(data: &DataDirectory, shards: u16) {
+    let partitions = data.layout().partitions;
+    if partitions < shards {
+        eprintln!(
+            "ringmail: {} has {partitions} partition(s), fixed when it was made, for {shards} shards: {} \
+             of them own no mailboxes (tuning/partitions.md)",
+            data.path().display(),
+            shards - partitions,
+        );
+    }
 }
 
 /// What the host must grant, before anything is touched.
