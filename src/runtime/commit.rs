@@ -4,8 +4,9 @@
 //! A sync costs the machine about as much as three messages, whatever is in it: a trip to one of
 //! io_uring's threads, a commit of the file system's journal, three interrupts and the wake-ups that
 //! follow. So the writers of a shard's logs go in rounds. A round opens when the last one's writes are
-//! done and either no socket of the shard has anything to say, so that waiting would only be waiting,
-//! or `ShardOptions::commit_gather` has passed. Files that are written at one time share one commit of the journal.
+//! done and either no socket of the shard has said anything for a while, so that waiting would only be
+//! waiting, or `ShardOptions::commit_gather` has passed. Files that are written at one time share one
+//! commit of the journal.
 //!
 //! An idle shard writes at once; a busy one writes seldom and much. Ownership: shard-local.
 
