@@ -141,11 +141,18 @@ const READING: EpollFlags =
 
 impl State {
     fn note(&self, events: EpollFlags) {
-        if events.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+        const FAILED: EpollFlags = EpollFlags::EPOLLHUP.union(EpollFlags::EPOLLERR);
+        if events.intersects(EpollFlags::EPOLLRDHUP.union(FAILED)) {
             self.ended.set(true);
         }
-        self.readable.set(true);
-        self.writable.set(true);
+        if events.intersects(EpollFlags::EPOLLIN) {
+            self.readable.set(true);
+        }
+        // Not because of anything else: `full` makes the kernel tell of unread octets again, and a
+        // write tried then would make it tell again, for as long as the peer does not read.
+        if events.intersects(EpollFlags::EPOLLOUT.union(FAILED)) {
+            self.writable.set(true);
+        }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -181,8 +188,8 @@ impl Watched {
         self.state.ended.set(false);
     }
 
-    /// Ready unless the last write would have blocked and nothing became ready since; otherwise the
-    /// task is woken when something does.
+    /// Ready unless the last write would have blocked and there was no room since; otherwise the task
+    /// is woken when there is.
     pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.state.writable.get() {
             return Poll::Ready(());
@@ -294,6 +301,21 @@ mod tests {
         assert!(!is_writable(&watched));
         peer.read_exact(&mut vec![0; sent]).unwrap();
         assert!(readiness.look() && is_writable(&watched));
+    }
+
+    /// A client that sends and never reads: asking for room tells of its octets again each time.
+    #[test]
+    fn unread_input_does_not_make_a_full_socket_writable() {
+        let readiness = Rc::new(Readiness::new().unwrap());
+        let (mut ours, mut peer) = connected();
+        let watched = readiness.watch(ours.as_fd());
+        while ours.write(&[b'x'; 1 << 16]).is_ok() {}
+        peer.write_all(b"NOOP\r\n").unwrap();
+        for _ in 0..3 {
+            watched.full(ours.as_fd()).unwrap();
+            readiness.look();
+            assert!(is_readable(&watched) && !is_writable(&watched));
+        }
     }
 
     #[test]
