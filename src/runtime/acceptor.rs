@@ -169,8 +169,10 @@ impl Acceptor {
                 }
             };
             if drained {
-                watched.empty();
-                self.listener.ready(&watched, &resources).await;
+                match watched.empty() {
+                    Ok(()) => self.listener.ready(&watched, &resources).await,
+                    Err(_) => executor.sleep(BACK_OFF).await,
+                }
             } else {
                 // Not `Executor::yield_now`, which yields only at the end of a time slice: the
                 // sessions just accepted come first.

@@ -25,7 +25,10 @@ use std::{
 
 use futures_lite::io::AsyncRead;
 use glommio::net::TcpStream;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::{
+    errno::Errno,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
 use slab::Slab;
 
 use super::executor::Executor;
@@ -63,6 +66,8 @@ pub(super) struct Watched {
     readiness: Rc<Readiness>,
     key: usize,
     state: Rc<State>,
+    /// Why the kernel did not take it in.
+    refusal: Option<Errno>,
 }
 
 impl Readiness {
@@ -72,16 +77,14 @@ impl Readiness {
     }
 
     /// Adds `descriptor`, which must be closed or given to [`Watched::release`] when the place is
-    /// dropped. If the kernel refuses (memory, fs.epoll.max_user_watches) reads and writes are tried
-    /// and fail or not, but nobody is ever woken: the connection's deadline ends it.
+    /// dropped. If the kernel refuses (memory, fs.epoll.max_user_watches), whoever would have to wait
+    /// is told so instead ([`Watched::empty`], [`Watched::full`]).
     pub fn watch(self: &Rc<Self>, descriptor: BorrowedFd<'_>) -> Watched {
         let state = Rc::new(State { writable: Cell::new(true), ..State::default() });
         let key = self.watched.borrow_mut().insert(state.clone());
         let event = EpollEvent::new(READING, key as u64);
-        if self.epoll.add(descriptor, event).is_err() {
-            state.readable.set(true);
-        }
-        Watched { readiness: self.clone(), key, state }
+        let refusal = self.epoll.add(descriptor, event).err();
+        Watched { readiness: self.clone(), key, state, refusal }
     }
 
     /// Wakes whoever waits for what has become ready, for as long as the shard lives.
@@ -170,7 +173,7 @@ impl State {
 impl Watched {
     /// Ready if there may be something to read; otherwise the task is woken when there is.
     pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        if self.state.readable.get() || self.state.ended.get() {
+        if self.state.readable.get() || self.state.ended.get() || self.refusal.is_some() {
             return Poll::Ready(());
         }
         self.state.wait(context);
@@ -183,9 +186,13 @@ impl Watched {
     }
 
     /// Notes that a read would have blocked: neither octets nor an end wait to be read.
-    pub fn empty(&self) {
+    ///
+    /// # Errors
+    /// When nobody would be told of more, so that it cannot be waited for.
+    pub fn empty(&self) -> io::Result<()> {
         self.state.readable.set(false);
         self.state.ended.set(false);
+        self.refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
     /// Ready unless the last write would have blocked and there was no room since; otherwise the task
@@ -199,6 +206,9 @@ impl Watched {
     }
 
     /// Notes that a write to `descriptor` would have blocked.
+    ///
+    /// # Errors
+    /// When nobody would be told of room.
     pub fn full(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.state.writable.set(false);
         // Said anew each time: the kernel tells at once if there is room by now.
@@ -316,6 +326,17 @@ mod tests {
             readiness.look();
             assert!(is_readable(&watched) && !is_writable(&watched));
         }
+    }
+
+    /// Regular files are what a set always refuses.
+    #[test]
+    fn what_the_set_refuses_is_tried_and_never_waited_for() {
+        let readiness = Rc::new(Readiness::new().unwrap());
+        let file = tempfile::tempfile().unwrap();
+        let watched = readiness.watch(file.as_fd());
+        watched.drained();
+        assert!(is_readable(&watched));
+        assert!(watched.empty().is_err() && watched.full(file.as_fd()).is_err());
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Socket {
                     }
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.watched.empty(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.watched.empty()?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
