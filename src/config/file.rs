@@ -141,8 +141,7 @@ pub struct RuntimeSection {
     pub spin_before_park: Duration,
     /// How long a busy shard lets entries gather before it writes and syncs them; an idle one never
     /// waits. 0 = never.
-    #[serde(with = "humantime_serde")]
-    pub commit_gather: Duration,
+    pub commit_gather: Spanned<humantime_serde::Serde<Duration>>,
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -158,7 +157,7 @@ impl Default for RuntimeSection {
             backlog: 4096,
             shutdown_timeout: Duration::from_secs(10),
             spin_before_park: Duration::ZERO,
-            commit_gather: ShardOptions::default().commit_gather,
+            commit_gather: Spanned::new(0..0, ShardOptions::default().commit_gather.into()),
             write_timeout: Duration::from_secs(300),
             tls_handshake_timeout: Duration::from_secs(30),
         }
@@ -210,6 +209,9 @@ const DEMO_CONNECTIONS: usize = 9_000;
 pub const DEMO_DOMAIN: &str = "demo.test";
 
 const PARTITIONS_MAX: u16 = 4096;
+
+/// Nobody waits for a disk that long on purpose; and a shard looks at its ring only in between.
+const COMMIT_GATHER_MAX: Duration = Duration::from_millis(100);
 
 impl Default for StoreSection {
     fn default() -> StoreSection {
@@ -357,6 +359,10 @@ impl Settings {
             let what = format!("\"{bad}\" is not a domain name");
             return wrong(self.domains.span(), "domains", what);
         }
+        if **self.runtime.commit_gather.get_ref() > COMMIT_GATHER_MAX {
+            let what = format!("must be at most {COMMIT_GATHER_MAX:?}");
+            return wrong(self.runtime.commit_gather.span(), "runtime.commit_gather", what);
+        }
         if *self.store.partitions.get_ref() > PARTITIONS_MAX {
             let what = format!("must be between 1 and {PARTITIONS_MAX}, or 0: one for each shard");
             return wrong(self.store.partitions.span(), "store.partitions", what);
@@ -461,7 +467,7 @@ impl Settings {
                 connections_max: runtime.connections_per_shard,
             },
             spin_before_park: Some(runtime.spin_before_park).filter(|spin| !spin.is_zero()),
-            commit_gather: runtime.commit_gather,
+            commit_gather: **runtime.commit_gather.get_ref(),
             ..ShardOptions::default()
         }
     }
@@ -591,6 +597,11 @@ mod tests {
         ("[smtp]\nmessage_size_max = \"10MiB\"\n", ""),
         ("[imap]\nidle_timeout = \"45m\"\n", ""),
         ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
+        ("[runtime]\ncommit_gather = \"0s\"\n", ""),
+        (
+            "[runtime]\ncommit_gather = \"1h\"\n",
+            "t.toml:9: runtime.commit_gather: must be at most 100ms",
+        ),
         ("[store]\npartitions = 0\n", ""),
         ("[store]\npartitions = 5000\n", "t.toml:9: store.partitions: must be between 1 and 4096"),
         ("[store]\npartitions = \"x\"\n", "t.toml:9: store.partitions: invalid type"),
