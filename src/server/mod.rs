@@ -56,7 +56,9 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
 
     let partitions = settings.partitions(shard_count);
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
-    warn_of_idle_shards(&data, shard_count);
+    if let Some(warning) = idle_shards(data.layout().partitions, shard_count) {
+        eprintln!("ringmail: {}: {warning}", data.path().display());
+    }
     let state = Arc::new(Reloadable::load(&settings)?);
     let worker_count =
         NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
@@ -95,17 +97,13 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     Ok(())
 }
 
-/// A shard without a partition speaks protocols and owns no mailbox.
-fn warn_of_idle_shards(data: &DataDirectory, shards: u16) {
-    let partitions = data.layout().partitions;
-    if partitions < shards {
-        eprintln!(
-            "ringmail: {} has {partitions} partition(s), fixed when it was made, for {shards} shards: {} \
-             of them own no mailboxes (tuning/partitions.md)",
-            data.path().display(),
-            shards - partitions,
-        );
-    }
+/// What to say when there are shards without a partition: they speak protocols and own no mailbox.
+fn idle_shards(partitions: u16, shards: u16) -> Option<String> {
+    let idle = shards.checked_sub(partitions).filter(|idle| *idle > 0)?;
+    Some(format!(
+        "{partitions} partition(s), fixed when it was made, for {shards} shards: {idle} of them own no \
+         mailboxes (tuning/partitions.md)"
+    ))
 }
 
 /// What the host must grant, before anything is touched.
@@ -245,6 +243,13 @@ fn announce() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shards_without_a_partition_are_told_of() {
+        assert_eq!(idle_shards(4, 2), None);
+        assert_eq!(idle_shards(2, 2), None);
+        assert!(idle_shards(1, 4).unwrap().contains("for 4 shards: 3 of them"));
+    }
 
     #[test]
     fn a_users_file_that_cannot_be_read_is_not_an_absent_one() {
