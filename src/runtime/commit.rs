@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     LocalFuture,
-    executor::{CommitTurn, Executor, Priority},
+    executor::{Executor, Priority},
     readiness::Readiness,
     resources::ShardResources,
     timer::Timer,
@@ -56,6 +56,19 @@ pub(super) struct CommitRounds {
     /// Who waits for the next round, and who opens it.
     waiters: RefCell<Vec<Waker>>,
     opener: RefCell<Option<Waker>>,
+}
+
+/// A log's turn to write, among those of its shard.
+pub struct CommitTurn {
+    /// Ends the turn when it is dropped; none where nobody else has one.
+    _place: Option<Place>,
+}
+
+impl CommitTurn {
+    /// A turn where nobody else has one.
+    pub(super) fn alone() -> CommitTurn {
+        CommitTurn { _place: None }
+    }
 }
 
 /// A place in a round, from asking for it until the write is done.
@@ -95,7 +108,7 @@ impl CommitRounds {
                 Poll::Pending
             })
             .await;
-            CommitTurn::new(place)
+            CommitTurn { _place: Some(place) }
         })
     }
 
@@ -196,8 +209,26 @@ mod tests {
     }
 
     fn rounds(context: &ShardContext) -> Rc<CommitRounds> {
-        let readiness = context.resources.readiness().clone();
-        Rc::new(CommitRounds::new(readiness, ShardOptions::default().commit_gather))
+        gathering(context, ShardOptions::default().commit_gather)
+    }
+
+    fn gathering(context: &ShardContext, gather_max: Duration) -> Rc<CommitRounds> {
+        Rc::new(CommitRounds::new(context.resources.readiness().clone(), gather_max))
+    }
+
+    /// A session that has something to say `times` times, and how often it has.
+    fn talk(rounds: &Rc<CommitRounds>, context: &ShardContext, times: usize) -> Rc<Cell<usize>> {
+        let said = Rc::new(Cell::new(0));
+        let (readiness, saying) = (rounds.readiness.clone(), said.clone());
+        let task = async move {
+            while saying.get() < times {
+                saying.set(saying.get() + 1);
+                readiness.pretend(1);
+                futures_lite::future::yield_now().await;
+            }
+        };
+        context.executor.spawn(Priority::Foreground, Box::pin(task));
+        said
     }
 
     /// Makes a shard look busy until the next round.
@@ -244,6 +275,39 @@ mod tests {
             drop(writing);
             drop(next.await);
             assert_eq!(rounds.opened.get(), 2);
+        });
+    }
+
+    #[test]
+    fn a_busy_shard_writes_once_nobody_says_more() {
+        on_a_shard(async |context| {
+            let rounds = gathering(&context, Duration::from_secs(60));
+            be_busy(&rounds);
+            let said = talk(&rounds, &context, 200);
+            drop(rounds.turn(&*context.executor).await);
+            assert_eq!(said.get(), 200);
+        });
+    }
+
+    #[test]
+    fn a_busy_shard_gathers_for_a_while_at_most() {
+        on_a_shard(async |context| {
+            let rounds = gathering(&context, Duration::from_millis(2));
+            be_busy(&rounds);
+            let said = talk(&rounds, &context, usize::MAX);
+            drop(rounds.turn(&*context.executor).await);
+            assert!(said.replace(usize::MAX) < usize::MAX);
+        });
+    }
+
+    #[test]
+    fn without_gathering_a_busy_shard_writes_at_once() {
+        on_a_shard(async |context| {
+            let rounds = gathering(&context, Duration::ZERO);
+            let writing = rounds.turn(&*context.executor).await;
+            be_busy(&rounds);
+            drop(rounds.turn(&*context.executor).await);
+            drop(writing);
         });
     }
 

@@ -1,9 +1,10 @@
 //! The seam between shard code and the executor that runs it: glommio in production, the seeded
 //! simulator in tests.
 
-use std::{any::Any, sync::mpsc, time::Duration};
+use std::{sync::mpsc, time::Duration};
 
 use super::LocalFuture;
+pub use super::commit::CommitTurn;
 use crate::model::Timestamp;
 
 /// Which share of the core a task gets.
@@ -35,21 +36,6 @@ pub trait Executor {
 
     /// Lets other tasks run if this one has had its share.
     fn yield_now(&self) -> LocalFuture<'static, ()>;
-}
-
-/// A log's turn to write, among those of its shard.
-pub struct CommitTurn(#[allow(dead_code)] Option<Box<dyn Any>>);
-
-impl CommitTurn {
-    /// A turn that ends with `place`.
-    pub(super) fn new(place: impl Any) -> CommitTurn {
-        CommitTurn(Some(Box::new(place)))
-    }
-
-    /// A turn where nobody else has one.
-    pub fn alone() -> CommitTurn {
-        CommitTurn(None)
-    }
 }
 
 /// The result of `job`, which ran where it did not hold the shard up.
