@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import shutil
 import statistics
 import subprocess
@@ -49,6 +50,12 @@ def interrupts():
     return 0
 
 
+def driver_seconds():
+    """CPU of the generators so far: of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def source(port, messages, reuse, recipient):
     command = ["taskset", "-c", "1", "smtp-source", "-s", "100", "-l", "4096", "-m", str(messages),
                "-f", "sender@example.org", "-t", recipient, f"127.0.0.1:{port}"]
@@ -69,11 +76,12 @@ def ringload(port, messages, connections, users, report):
 
 
 def measure(pid, messages, drive):
-    before, interrupts_before = cpu_seconds(pid), interrupts()
+    before, interrupts_before, driver_before = cpu_seconds(pid), interrupts(), driver_seconds()
     elapsed = drive()
     used = cpu_seconds(pid) - before
     return (messages / elapsed, used / messages * 1e6,
-            (interrupts() - interrupts_before) / messages)
+            (interrupts() - interrupts_before) / messages,
+            (driver_seconds() - driver_before) / messages * 1e6)
 
 
 def main():
@@ -85,6 +93,8 @@ def main():
                         help="numbers of partitions to try; default: the demo's own")
     parser.add_argument("--recipients", type=int, default=1,
                         help="1: smtp-source to one mailbox; more: ringload, spread evenly")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                        help="a setting of the demo, e.g. runtime.commit_gather=0s")
     parser.add_argument("--connections", type=int, default=100, help="of ringload")
     parser.add_argument("--dir", help="where the demo's data goes (default: a temporary directory)")
     arguments = parser.parse_args()
@@ -93,7 +103,7 @@ def main():
     print(f"{arguments.messages} messages of 4 KiB a run, {arguments.rounds} rounds, medians; "
           f"one shard on core 0, generator on core 1, {arguments.recipients} recipient(s)")
     print(f"{'case':44} {'msgs/s':>8} {'CPU us':>7} {'of sink':>8} {'CPU x':>6} {'msgs/sync':>9} "
-          f"{'IPI/msg':>7}")
+          f"{'IPI/msg':>7} {'gen us':>6}")
     for partitions in arguments.partitions:
         for reuse in ((True, False) if arguments.recipients == 1 else (True,)):
             case(arguments, sink_port, partitions, reuse)
@@ -102,6 +112,7 @@ def main():
 def case(arguments, sink_port, partitions, reuse):
     directory = tempfile.mkdtemp(prefix="ringmail-bench-", dir=arguments.dir)
     extra = ["--partitions", partitions] if partitions else []
+    extra += [word for setting in arguments.set for word in ("--set", setting)]
     sink = subprocess.Popen(["taskset", "-c", "0", "smtp-sink", "-u", "nobody",
                              f"127.0.0.1:{sink_port}", "4096"], stderr=subprocess.DEVNULL)
     results = {"sink": [], "ringmail": []}
@@ -134,11 +145,12 @@ def case(arguments, sink_port, partitions, reuse):
               for name, runs in results.items()}
     kind = "reused connections" if reuse else "a connection a message"
     label = f"{partitions or 'default'} partitions, {kind}"
-    rate, cpu, ipis = median["sink"]
-    print(f"{'smtp-sink, ' + kind:44} {rate:8.0f} {cpu:7.1f} {ipis:34.2f}")
-    own_rate, own_cpu, own_ipis = median["ringmail"]
+    rate, cpu, ipis, driver = median["sink"]
+    print(f"{'smtp-sink, ' + kind:44} {rate:8.0f} {cpu:7.1f} {ipis:34.2f} {driver:6.1f}")
+    own_rate, own_cpu, own_ipis, own_driver = median["ringmail"]
     print(f"{label:44} {own_rate:8.0f} {own_cpu:7.1f} {own_rate / rate:8.2f} {own_cpu / cpu:6.2f} "
-          f"{stored / syncs if syncs else float('nan'):9.1f} {own_ipis:7.2f}", flush=True)
+          f"{stored / syncs if syncs else float('nan'):9.1f} {own_ipis:7.2f} "
+          f"{own_driver:6.1f}", flush=True)
 
 
 if __name__ == "__main__":
