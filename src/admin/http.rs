@@ -23,7 +23,8 @@ pub trait Source: Send + Sync + 'static {
     fn health(&self) -> Answer<Health>;
 }
 
-/// Serves the admin port until `listener` fails.
+/// Serves the admin port for as long as its event loop runs: out of descriptors, axum pauses for a
+/// second and listens on.
 pub async fn serve(listener: TcpListener, source: Arc<dyn Source>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    future::Future,
     io::{self, BufRead, BufReader, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream as BlockingUnixStream},
     path::Path,
@@ -22,6 +23,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections answered at once; others wait.
 const CONNECTIONS_MAX: usize = 16;
+
+/// Pause after a connection that could not be accepted: most likely no descriptor was free.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
 /// Longest silence of a server that streams its answer: it has a lot to do and little right to it.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
@@ -47,18 +52,30 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers requests, a few at a time.
-pub async fn serve(listener: UnixListener, handler: Handler) -> io::Result<()> {
+/// Answers requests, a few at a time, for as long as the process lives.
+pub async fn serve(listener: UnixListener, handler: Handler) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let (stream, _) = listener.accept().await?;
-        let seat = seats.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let (stream, _) = persist(|| listener.accept()).await;
+        // Fails only on a closed semaphore, and nobody closes ours.
+        let Ok(seat) = seats.clone().acquire_owned().await else { return };
         let handler = handler.clone();
         tokio::spawn(async move {
             // One caller's broken pipe is its own affair.
             let _ = answer(stream, &handler).await;
             drop(seat);
         });
+    }
+}
+
+/// The first success of `accept`. A process out of descriptors gets some back when sessions end; who
+/// gave up listening would be deaf until the next start.
+async fn persist<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
+    loop {
+        match accept().await {
+            Ok(accepted) => return accepted,
+            Err(_) => tokio::time::sleep(BACK_OFF).await,
+        }
     }
 }
 
@@ -124,6 +141,18 @@ fn connect(path: &Path) -> io::Result<Option<BlockingUnixStream>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn running_out_of_descriptors_is_not_the_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut failures = 2;
+        let accepted = runtime.block_on(persist(|| {
+            failures -= 1;
+            let full = failures >= 0;
+            async move { if full { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(7) } }
+        }));
+        assert_eq!((accepted, failures), (7, -1));
+    }
 
     #[test]
     fn asks_and_is_answered() {

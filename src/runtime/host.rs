@@ -10,7 +10,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Locked memory glommio asks for per executor, besides `ShardOptions::io_memory`.
 const LOCKED_MEMORY_PER_SHARD: u64 = 512 * 1024;
 
-/// Descriptors a shard uses besides connections: rings, segments, listeners.
+/// Descriptors a shard uses besides connections and the store's files: rings, epoll set, listeners.
+/// As many again are for the process: standard streams, control socket, admin page.
 const DESCRIPTORS_PER_SHARD: u64 = 64;
 
 /// What the server is about to ask of the host.
@@ -21,6 +22,33 @@ pub struct Demand {
     pub io_memory: usize,
     /// As `ResourceLimits::connections_max`.
     pub connections_per_shard: usize,
+    /// Descriptors kept for the store: it must be able to write when every connection is taken.
+    pub store_files: u64,
+}
+
+impl Demand {
+    /// Descriptors that connections must not take.
+    fn reserve(self) -> u64 {
+        (u64::from(self.shards) + 1) * DESCRIPTORS_PER_SHARD + self.store_files
+    }
+
+    fn descriptors(self) -> u64 {
+        u64::from(self.shards) * self.connections_per_shard as u64 + self.reserve()
+    }
+
+    /// Connections a shard may serve when the process may have `limit` descriptors.
+    fn connections_within(self, limit: u64) -> usize {
+        let left = limit.saturating_sub(self.reserve()) / u64::from(self.shards.max(1));
+        self.connections_per_shard.min(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+}
+
+/// What the host grants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// As demanded, or fewer.
+    pub connections_per_shard: usize,
+    pub warnings: Vec<Complaint>,
 }
 
 /// A fault of the host: the server cannot run, or (`warnings`) not as configured.
@@ -38,13 +66,11 @@ impl fmt::Display for Complaint {
 
 impl std::error::Error for Complaint {}
 
-/// Checks the host and raises soft limits as far as it may. `Ok` carries warnings.
-pub fn probe(demand: Demand) -> Result<Vec<Complaint>, Complaint> {
-    let mut warnings = Vec::new();
+/// Checks the host and raises soft limits as far as it may.
+pub fn probe(demand: Demand) -> Result<Grant, Complaint> {
     probe_io_uring()?;
     probe_locked_memory(demand)?;
-    warnings.extend(raise_descriptor_limit(demand)?);
-    Ok(warnings)
+    probe_descriptors(demand)
 }
 
 fn complaint(found: impl Into<String>, remedy: impl Into<String>) -> Complaint {
@@ -139,11 +165,11 @@ fn explain_locked_memory(shards: u16, needed: u64, hard: u64) -> Complaint {
     )
 }
 
-/// Raises the soft limit on descriptors to what is wanted, as far as the hard limit goes.
-fn raise_descriptor_limit(demand: Demand) -> Result<Option<Complaint>, Complaint> {
-    let per_shard = demand.connections_per_shard as u64 + DESCRIPTORS_PER_SHARD;
-    let wanted = u64::from(demand.shards) * per_shard + DESCRIPTORS_PER_SHARD;
-    let least = u64::from(demand.shards) * 2 * DESCRIPTORS_PER_SHARD;
+/// Raises the soft limit on descriptors to what is wanted, as far as the hard limit goes, and grants
+/// the connections for which there is room then: those past them could only fail, and the store's
+/// next file with them.
+pub fn probe_descriptors(demand: Demand) -> Result<Grant, Complaint> {
+    let wanted = demand.descriptors();
     let (soft, hard) = limit(Resource::RLIMIT_NOFILE)?;
     let mut reached = soft;
     // Root may raise the hard limit as well.
@@ -152,19 +178,30 @@ fn raise_descriptor_limit(demand: Demand) -> Result<Option<Complaint>, Complaint
             reached = new_soft;
         }
     }
-    match explain_descriptors(demand, wanted, reached) {
-        Some(fault) if reached < least => Err(fault),
-        other => Ok(other),
+    grant_descriptors(demand, reached)
+}
+
+fn grant_descriptors(demand: Demand, reached: u64) -> Result<Grant, Complaint> {
+    let connections_per_shard = demand.connections_within(reached);
+    let fault = explain_descriptors(demand, reached);
+    match fault {
+        Some(fault) if connections_per_shard == 0 => Err(fault),
+        fault => Ok(Grant { connections_per_shard, warnings: fault.into_iter().collect() }),
     }
 }
 
-fn explain_descriptors(demand: Demand, wanted: u64, reached: u64) -> Option<Complaint> {
+fn explain_descriptors(demand: Demand, reached: u64) -> Option<Complaint> {
+    let wanted = demand.descriptors();
     (reached < wanted).then(|| {
         complaint(
             format!(
                 "{} shards with {} connections each need {wanted} file descriptors, the limit \
-                 is {reached}",
-                demand.shards, demand.connections_per_shard
+                 is {reached}: after a reserve of {} for the store and the rest, {} connections \
+                 a shard are served",
+                demand.shards,
+                demand.connections_per_shard,
+                demand.reserve(),
+                demand.connections_within(reached)
             ),
             format!(
                 "set LimitNOFILE={wanted} in the systemd unit, `ulimit -n {wanted}` in a shell, \
@@ -203,18 +240,47 @@ mod tests {
         }
     }
 
+    fn demand(shards: u16, connections_per_shard: usize) -> Demand {
+        Demand { shards, io_memory: 1 << 16, connections_per_shard, store_files: 100 }
+    }
+
     #[test]
     fn this_host_passes_a_small_demand() {
-        let demand = Demand { shards: 1, io_memory: 1 << 16, connections_per_shard: 16 };
-        assert_eq!(probe(demand), Ok(Vec::new()));
+        let granted = Grant { connections_per_shard: 16, warnings: Vec::new() };
+        assert_eq!(probe(demand(1, 16)), Ok(granted));
+    }
+
+    #[test]
+    fn connections_take_what_the_store_leaves() {
+        // (limit, connections granted to each of two shards that want 1,000, told)
+        const CASES: &[(u64, Option<usize>, bool)] = &[
+            (2_292, Some(1_000), false),
+            (1_048_576, Some(1_000), false),
+            (2_291, Some(999), true),
+            (1_024, Some(366), true),
+            (294, Some(1), true),
+            (292, None, true),
+            (0, None, true),
+        ];
+        for &(limit, connections, told) in CASES {
+            match (grant_descriptors(demand(2, 1_000), limit), connections) {
+                (Ok(granted), Some(connections)) => {
+                    assert_eq!(granted.connections_per_shard, connections, "{limit}");
+                    assert_eq!(!granted.warnings.is_empty(), told, "{limit}");
+                }
+                (Err(_), None) => {}
+                (found, _) => panic!("{limit}: {found:?}"),
+            }
+        }
     }
 
     #[test]
     fn limits_are_told_with_the_numbers_to_set() {
-        let demand = Demand { shards: 4, io_memory: 1 << 20, connections_per_shard: 1000 };
-        assert_eq!(explain_descriptors(demand, 5000, 5000), None);
-        let text = explain_descriptors(demand, 5000, 1024).unwrap().to_string();
-        assert!(text.contains("LimitNOFILE=5000") && text.contains("1024"), "{text}");
+        assert_eq!(explain_descriptors(demand(4, 1000), 5000), None);
+        let text = explain_descriptors(demand(4, 1000), 1024).unwrap().to_string();
+        for part in ["LimitNOFILE=4420", "limit is 1024", "reserve of 420", "151 connections"] {
+            assert!(text.contains(part), "{text}");
+        }
         let text = explain_locked_memory(4, 6 << 20, 64 << 10).to_string();
         assert!(text.contains("LimitMEMLOCK=6144K") && text.contains("64 KiB"), "{text}");
     }

@@ -85,6 +85,27 @@ impl DataDirectory {
     }
 }
 
+/// Files that a partition's log opens beside its segments, and segments that it may gain before the
+/// next start looks again.
+const FILES_PER_PARTITION: u64 = 64;
+
+/// File descriptors that the store on `path` wants for itself: every segment stays open once it was
+/// read, so those there are count, and half as many again for mail to come. `partitions` is for a
+/// directory that has not been made yet.
+pub fn files_wanted(path: &Path, partitions: u16) -> u64 {
+    let partitions = match read_layout(path) {
+        Ok(Some(layout)) => layout.partitions,
+        // Whatever is wrong with it, opening it says so.
+        _ => partitions,
+    };
+    let files = |number: u16| -> u64 {
+        let folder = path.join(format!("partition-{number:04}"));
+        fs::read_dir(folder).map_or(0, |entries| entries.count() as u64)
+    };
+    let there: u64 = (0..partitions).map(files).sum();
+    there + there / 2 + u64::from(partitions) * FILES_PER_PARTITION
+}
+
 fn lock(path: &Path) -> Result<Flock<fs::File>> {
     let file_path = path.join("lock");
     let file = fs::OpenOptions::new()
@@ -176,6 +197,18 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_store_wants_what_it_has_and_more() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(files_wanted(folder.path(), 3), 3 * FILES_PER_PARTITION, "not made yet");
+        let path = folder.path().join("data");
+        let data = DataDirectory::open(&path, 2).unwrap();
+        for number in 0..10 {
+            fs::write(data.partition_path(PartitionId(1)).join(number.to_string()), "").unwrap();
+        }
+        assert_eq!(files_wanted(&path, 7), 2 * FILES_PER_PARTITION + 15);
+    }
 
     #[test]
     fn an_existing_directory_keeps_its_partitions() {

@@ -28,8 +28,7 @@ use crate::{
     runtime::{
         host::{self, Demand},
         mesh::{self, MeshGate},
-        privilege,
-        shard::{self, ShardOptions},
+        privilege, shard,
         signal::{self, Signal, SignalThread},
         tls::{Certificate, TlsContext},
         worker::WorkerPool,
@@ -44,12 +43,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Runs until SIGTERM or SIGINT. Prints `ringmail: ready` once every port listens.
 /// `allow_plaintext_auth`: log-ins without TLS (the demo).
 pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
-    let shard_count = match settings.runtime.shards {
-        0 => u16::try_from(shard::allowed_processors()?.len()).unwrap_or(u16::MAX),
-        count => count,
-    };
-    let shard_options = settings.shard_options();
-    probe_host(shard_count, &shard_options)?;
+    let demand = demand(&settings)?;
+    let shard_count = demand.shards;
+    let mut shard_options = settings.shard_options();
+    let granted = host::probe(demand)?;
+    granted.warnings.iter().for_each(|warning| eprintln!("ringmail: {warning}"));
+    shard_options.limits.connections_max = granted.connections_per_shard;
     let listeners = listeners::bind(&settings.listen, shard_count, settings.runtime.backlog)?;
     let admin = bind_admin(&settings)?;
     become_unprivileged(&settings, allow_plaintext_auth)?;
@@ -107,16 +106,18 @@ fn idle_shards(partitions: u16, shards: u16) -> Option<String> {
 }
 
 /// What the host must grant, before anything is touched.
-fn probe_host(shards: u16, options: &ShardOptions) -> Result<()> {
-    let warnings = host::probe(Demand {
+pub fn demand(settings: &Settings) -> Result<Demand> {
+    let shards = match settings.runtime.shards {
+        0 => u16::try_from(shard::allowed_processors()?.len()).unwrap_or(u16::MAX),
+        count => count,
+    };
+    let options = settings.shard_options();
+    Ok(Demand {
         shards,
         io_memory: options.io_memory,
         connections_per_shard: options.limits.connections_max,
-    })?;
-    for warning in warnings {
-        eprintln!("ringmail: {warning}");
-    }
-    Ok(())
+        store_files: data_dir::files_wanted(&settings.data_dir, settings.partitions(shards)),
+    })
 }
 
 /// What SIGHUP and the control socket's `reload` read again.

@@ -58,9 +58,8 @@ pub fn start(
                     }
                 }
                 let handler: control::Handler = Arc::new(move |line| answer(&state, &gate, line));
-                if let Err(error) = control::serve(control_socket, handler).await {
-                    eprintln!("ringmail: control socket: {error}");
-                }
+                // Never ends: with it this event loop would, and the admin page on it.
+                control::serve(control_socket, handler).await;
             });
         })
         .context("cannot start the control thread")?;

@@ -8,8 +8,8 @@ use ringmail::{
     config::Settings,
     directory::{DirectorySnapshot, UsersFile},
     model::{Lsn, PartitionId},
-    runtime::tls::Certificate,
-    server::data_dir,
+    runtime::{host, tls::Certificate},
+    server::{self, data_dir},
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name},
 };
 
@@ -56,6 +56,11 @@ fn check_config(path: &Path) -> Result<()> {
             layout.partitions
         ),
         Err(error) => problems.push(format!("{error:#}")),
+    }
+    match host::probe_descriptors(server::demand(&settings)?) {
+        // Under another limit, as of a systemd unit, `serve` says its own number.
+        Ok(granted) => granted.warnings.iter().for_each(|warning| println!("{warning}")),
+        Err(complaint) => problems.push(complaint.to_string()),
     }
     for problem in &problems {
         eprintln!("{problem}");
