@@ -263,7 +263,7 @@ mod tests {
         model::ShardId,
         runtime::{
             connection::ConnectionError,
-            mesh::{self, Mesh, MeshGate},
+            mesh::{self, Class, Mesh, MeshGate},
             resources::ResourceLimits,
             shard::{self, ShardContext, ShardOptions, ShardThreads},
             tls::{SelfSigned, TlsContext},
@@ -310,21 +310,22 @@ mod tests {
         async fn hand_over(&self, connection: Connection) -> Result<(), ConnectionError> {
             let detached = connection.detach();
             let next = ShardId((self.id.0 + 1) % self.shard_count);
-            let moved = self.mesh.get().unwrap().call(next, PATIENCE, move |there| {
-                Box::pin(async move {
-                    let mut connection = Connection::attach(detached);
-                    let executor = there.executor.clone();
-                    let session = async move {
-                        let rest = connection.input().to_vec();
-                        connection.consume(rest.len());
-                        connection.output().extend_from_slice(&rest);
-                        if connection.flush(PATIENCE).await.is_ok() {
-                            let _ = there.serve(connection).await;
-                        }
-                    };
-                    executor.spawn(Priority::Foreground, Box::pin(session));
-                })
-            });
+            let moved =
+                self.mesh.get().unwrap().call(next, Class::Handover, PATIENCE, move |there| {
+                    Box::pin(async move {
+                        let mut connection = Connection::attach(detached);
+                        let executor = there.executor.clone();
+                        let session = async move {
+                            let rest = connection.input().to_vec();
+                            connection.consume(rest.len());
+                            connection.output().extend_from_slice(&rest);
+                            if connection.flush(PATIENCE).await.is_ok() {
+                                let _ = there.serve(connection).await;
+                            }
+                        };
+                        executor.spawn(Priority::Foreground, Box::pin(session));
+                    })
+                });
             moved.await.map_err(|_| ConnectionError::ShuttingDown)
         }
     }

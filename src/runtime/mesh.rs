@@ -5,6 +5,9 @@
 //! it as a task of its own, and its reply goes into a slot that the sender reserved before it sent.
 //! So every inbox is bounded by the credits of all others, and no cycle of full queues can form.
 //!
+//! Requests are of a [`Class`], each with credits of its own: what waits for a silent disk must not
+//! hold up what needs none.
+//!
 //! Only a shard's receiver task is ever woken from another thread, once for any number of messages
 //! queued meanwhile; callers are woken on their own shard by their receiver.
 //!
@@ -36,8 +39,29 @@ use super::{
 };
 use crate::model::ShardId;
 
-/// Requests that one shard may have under way on another.
-pub const CREDITS: usize = 256;
+/// What a request is about. One class never waits for the credits of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Stores a message: lasts as long as the target's disk takes.
+    Delivery,
+    /// A connection whose client has logged in moves to its account's owner.
+    Handover,
+}
+
+impl Class {
+    const ALL: [Class; 2] = [Class::Delivery, Class::Handover];
+
+    /// Requests of this class that one shard may have under way on another.
+    pub const fn credits(self) -> usize {
+        match self {
+            Class::Delivery => 256,
+            Class::Handover => 64,
+        }
+    }
+}
+
+/// Requests that one shard may have under way on another: what bounds an inbox.
+pub const CREDITS: usize = Class::Delivery.credits() + Class::Handover.credits();
 
 /// Requests from outside the shards that may be under way on one shard.
 pub const GATE_CREDITS: usize = 1024;
@@ -67,7 +91,6 @@ enum Message<S> {
         request: Request<S>,
     },
     Reply {
-        target: ShardId,
         slot: usize,
         answer: Answer,
     },
@@ -139,7 +162,8 @@ impl<S: 'static> MeshSeat<S> {
     pub fn join(self, executor: Rc<dyn Executor>) -> Mesh<S> {
         let resources = ShardResources::current();
         resources.start_timers(&executor);
-        let credits = self.inboxes.iter().map(|_| Rc::default()).collect();
+        let of_target = || Class::ALL.map(|class| Rc::new(Credits::new(class)));
+        let credits = self.inboxes.iter().map(|_| of_target()).collect();
         Mesh {
             core: Rc::new(Core {
                 id: self.id,
@@ -176,14 +200,15 @@ struct Core<S> {
     state: RefCell<Option<Rc<S>>>,
     /// Calls under way, by the number their request carries.
     slots: RefCell<Slab<Rc<Slot>>>,
-    /// By target.
-    credits: Vec<Rc<Credits>>,
+    /// By target and class.
+    credits: Vec<[Rc<Credits>; Class::ALL.len()]>,
 }
 
 /// Where the reply of a call goes. The caller holds it too; if it stopped waiting, the reply is
 /// dropped with the slot.
-#[derive(Default)]
 struct Slot {
+    /// Given back by the answer; a call to the own shard takes none.
+    credits: Option<Rc<Credits>>,
     answer: RefCell<Option<Answer>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -219,6 +244,7 @@ impl<S: 'static> Mesh<S> {
     pub async fn call<T, F>(
         &self,
         target: ShardId,
+        class: Class,
         timeout: Duration,
         request: F,
     ) -> Result<T, MeshError>
@@ -236,8 +262,9 @@ impl<S: 'static> Mesh<S> {
         else {
             return Err(MeshError::Closed);
         };
+        let credits = &credits[class as usize];
         Credits::take(credits, &mut deadline).await?;
-        let (number, slot) = core.reserve_slot();
+        let (number, slot) = core.reserve_slot(credits);
         let request: Request<S> = Box::new(move |state| {
             let running = request(state);
             Box::pin(async move { Box::new(running.await) as Answer })
@@ -257,8 +284,8 @@ impl<S: 'static> Core<S> {
         &self.inboxes[usize::from(self.id.0)]
     }
 
-    fn reserve_slot(&self) -> (usize, Rc<Slot>) {
-        let slot = Rc::new(Slot::default());
+    fn reserve_slot(&self, credits: &Rc<Credits>) -> (usize, Rc<Slot>) {
+        let slot = Rc::new(Slot::new(Some(credits.clone())));
         (self.slots.borrow_mut().insert(slot.clone()), slot)
     }
 
@@ -274,7 +301,7 @@ impl<S: 'static> Core<S> {
         if let Some(value) = futures_lite::future::poll_once(&mut running).await {
             return Ok(value);
         }
-        let slot = Rc::new(Slot::default());
+        let slot = Rc::new(Slot::new(None));
         let answered = slot.clone();
         let task = async move { answered.set(Box::new(running.await)) };
         self.executor.spawn(Priority::Foreground, Box::pin(task));
@@ -306,15 +333,17 @@ impl<S: 'static> Core<S> {
         let core = self.clone();
         let state = self.state.borrow().clone();
         match (message, state) {
-            (Message::Reply { target, slot, answer }, _) => {
+            (Message::Reply { slot, answer }, _) => {
                 let slot = self.slots.borrow_mut().remove(slot);
                 slot.set(answer);
-                self.credits[usize::from(target.0)].give_back();
+                if let Some(credits) = &slot.credits {
+                    credits.give_back();
+                }
             }
             (Message::Request { source, slot, request }, Some(state)) => {
                 let running = request(state);
                 let task = async move {
-                    let reply = Message::Reply { target: core.id, slot, answer: running.await };
+                    let reply = Message::Reply { slot, answer: running.await };
                     // A source that closed meanwhile waits for nothing.
                     let _ = core.inboxes[usize::from(source.0)].send(reply);
                 };
@@ -335,6 +364,10 @@ impl<S: 'static> Core<S> {
 }
 
 impl Slot {
+    fn new(credits: Option<Rc<Credits>>) -> Slot {
+        Slot { credits, answer: RefCell::default(), waker: RefCell::default() }
+    }
+
     fn set(&self, answer: Answer) {
         *self.answer.borrow_mut() = Some(answer);
         if let Some(waker) = self.waker.borrow_mut().take() {
@@ -377,9 +410,9 @@ impl Deadline {
     }
 }
 
-/// What one shard may still send to one target. First come, first served.
-#[derive(Default)]
+/// What one shard may still send to one target, of one class. First come, first served.
 struct Credits {
+    class: Class,
     in_use: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<CreditWait>>>,
 }
@@ -395,8 +428,12 @@ struct CreditWait {
 }
 
 impl Credits {
+    fn new(class: Class) -> Credits {
+        Credits { class, in_use: Cell::new(0), waiting: RefCell::default() }
+    }
+
     async fn take(credits: &Rc<Credits>, deadline: &mut Deadline) -> Result<(), MeshError> {
-        if credits.in_use.get() < CREDITS {
+        if credits.in_use.get() < credits.class.credits() {
             credits.in_use.set(credits.in_use.get() + 1);
             return Ok(());
         }
@@ -566,7 +603,7 @@ mod tests {
         let ids = on_shard_zero(3, async |state, _| {
             let mut ids = Vec::new();
             for target in 0..3 {
-                let call = mesh(&state).call(ShardId(target), SECOND, |state| {
+                let call = mesh(&state).call(ShardId(target), Class::Delivery, SECOND, |state| {
                     Box::pin(async move {
                         glommio::timer::sleep(Duration::from_millis(1)).await;
                         state.id
@@ -575,7 +612,9 @@ mod tests {
                 ids.push(call.await);
             }
             ids.push(
-                mesh(&state).call(ShardId(7), SECOND, |s| Box::pin(async move { s.id })).await,
+                mesh(&state)
+                    .call(ShardId(7), Class::Delivery, SECOND, |s| Box::pin(async move { s.id }))
+                    .await,
             );
             ids
         });
@@ -586,23 +625,25 @@ mod tests {
     /// More calls than credits, both ways at once: none is lost and the credits come back.
     #[test]
     fn thousands_of_crossing_calls_all_return() {
-        let calls = 20 * CREDITS;
+        let calls = 20 * Class::Delivery.credits();
         let (answers, in_use) = on_shard_zero(2, async move |state, executor| {
             let returned = Rc::new(Cell::new(0));
             for _ in 0..calls {
                 let (state, returned) = (state.clone(), returned.clone());
                 let task = async move {
-                    let call = mesh(&state).call(ShardId(1), 20 * SECOND, |there| {
-                        Box::pin(async move {
-                            // And back to the asker from within.
-                            let mesh = mesh(&there).clone();
-                            let back = mesh.call(ShardId(0), 20 * SECOND, |here| {
-                                here.counter.set(here.counter.get() + 1);
-                                Box::pin(async {})
-                            });
-                            back.await.is_ok()
-                        })
-                    });
+                    let call =
+                        mesh(&state).call(ShardId(1), Class::Delivery, 20 * SECOND, |there| {
+                            Box::pin(async move {
+                                // And back to the asker from within.
+                                let mesh = mesh(&there).clone();
+                                let back =
+                                    mesh.call(ShardId(0), Class::Delivery, 20 * SECOND, |here| {
+                                        here.counter.set(here.counter.get() + 1);
+                                        Box::pin(async {})
+                                    });
+                                back.await.is_ok()
+                            })
+                        });
                     if call.await == Ok(true) {
                         returned.set(returned.get() + 1);
                     }
@@ -612,7 +653,7 @@ mod tests {
             while returned.get() < calls {
                 executor.sleep(Duration::from_millis(1)).await;
             }
-            let in_use = mesh(&state).core.credits[1].in_use.get();
+            let in_use = mesh(&state).core.credits[1][0].in_use.get();
             (state.counter.get(), in_use)
         });
         assert_eq!(answers, calls as u64);
@@ -622,7 +663,7 @@ mod tests {
     #[test]
     fn a_late_answer_is_dropped_and_gives_its_credit_back() {
         let (first, second, in_use, ran) = on_shard_zero(2, async |state, executor| {
-            let slow = mesh(&state).call(ShardId(1), Duration::ZERO, |there| {
+            let slow = mesh(&state).call(ShardId(1), Class::Delivery, Duration::ZERO, |there| {
                 Box::pin(async move {
                     glommio::timer::sleep(Duration::from_millis(400)).await;
                     there.counter.set(1);
@@ -632,15 +673,48 @@ mod tests {
             let read = |there: Rc<State>| -> LocalFuture<'static, u64> {
                 Box::pin(async move { there.counter.get() })
             };
-            let second = mesh(&state).call(ShardId(1), SECOND, read).await;
-            while mesh(&state).core.credits[1].in_use.get() > 0 {
+            let second = mesh(&state).call(ShardId(1), Class::Delivery, SECOND, read).await;
+            while mesh(&state).core.credits[1][0].in_use.get() > 0 {
                 executor.sleep(Duration::from_millis(5)).await;
             }
-            let ran = mesh(&state).call(ShardId(1), SECOND, read).await;
+            let ran = mesh(&state).call(ShardId(1), Class::Delivery, SECOND, read).await;
             (first, second, mesh(&state).core.slots.borrow().len(), ran)
         });
         assert_eq!(first, Err(MeshError::TimedOut));
         assert_eq!((second, in_use, ran), (Ok(0), 0, Ok(1)));
+    }
+
+    /// Messages for a shard whose disk says nothing take all credits of their class, and more wait
+    /// for one: who logs in moves there all the same.
+    #[test]
+    fn unanswered_deliveries_do_not_hold_up_handovers() {
+        let held = Class::Delivery.credits() + 10;
+        let (handed_over, delivered, begun) = on_shard_zero(2, async move |state, executor| {
+            for _ in 0..held {
+                let state = state.clone();
+                let task = async move {
+                    let silent =
+                        mesh(&state).call(ShardId(1), Class::Delivery, 20 * SECOND, |there| {
+                            there.counter.set(there.counter.get() + 1);
+                            Box::pin(std::future::pending::<()>())
+                        });
+                    let _ = silent.await;
+                };
+                executor.spawn(Priority::Foreground, Box::pin(task));
+            }
+            let begun = |there: Rc<State>| -> LocalFuture<'static, u64> {
+                Box::pin(async move { there.counter.get() })
+            };
+            while mesh(&state).core.credits[1][0].waiting.borrow().len() < 10 {
+                executor.yield_now().await;
+            }
+            let mesh = mesh(&state);
+            let handed_over = mesh.call(ShardId(1), Class::Handover, 20 * SECOND, begun).await;
+            let delivered = mesh.call(ShardId(1), Class::Delivery, Duration::ZERO, begun).await;
+            (handed_over, delivered, Class::Delivery.credits())
+        });
+        assert_eq!(handed_over, Ok(begun as u64));
+        assert_eq!(delivered, Err(MeshError::TimedOut));
     }
 
     #[test]

@@ -27,7 +27,11 @@ use super::Shard;
 use crate::{
     model::{AccountId, Flags, PartitionId, Timestamp},
     protocol::mime::Summarizer,
-    runtime::{LocalFuture, executor::Priority, mesh::MeshError},
+    runtime::{
+        LocalFuture,
+        executor::Priority,
+        mesh::{Class, MeshError},
+    },
     store::{BodyWriter, Delivered, DeliveryTarget, Partition, StoreError},
 };
 
@@ -261,7 +265,7 @@ impl Delivery {
             };
             // A request that is not carried out takes its ends of the channels with it, which
             // `send_pending` and `commit_part` see.
-            let _ = shard.mesh.call(owner, COMMIT_TIMEOUT, begin).await;
+            let _ = shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, begin).await;
         };
         self.shard.executor.spawn(Priority::Foreground, Box::pin(call));
         Stage::Streaming { chunks, answer }
@@ -378,7 +382,7 @@ async fn commit_whole(shard: &Rc<Shard>, order: Order, body: Bytes, summary: Byt
             commit_here(&partition, writer, summary.to_vec(), &order).await
         })
     };
-    shard.mesh.call(owner, COMMIT_TIMEOUT, store).await?
+    shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, store).await?
 }
 
 /// On the owner's shard: takes a message chunk by chunk. The sender's end closed without a commit

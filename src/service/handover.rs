@@ -18,6 +18,7 @@ use crate::{
         LocalFuture,
         connection::{Connection, DetachedConnection},
         executor::Priority,
+        mesh::Class,
         resources::ShardResources,
     },
 };
@@ -49,7 +50,9 @@ where
     let carried = parcel.clone();
     let outcome = shard
         .mesh
-        .call(target, TIMEOUT, move |owner| Box::pin(take_over(owner, carried, resume)))
+        .call(target, Class::Handover, TIMEOUT, move |owner| {
+            Box::pin(take_over(owner, carried, resume))
+        })
         .await;
     if matches!(outcome, Ok(Ok(()))) {
         return Ok(());

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{CHUNK_SIZE, COMMIT_TIMEOUT, Delivery, Failure, Order, Stored, owned_partition};
 use crate::{
     model::{AccountId, PartitionId, Timestamp},
-    runtime::{LocalFuture, executor::Priority},
+    runtime::{LocalFuture, executor::Priority, mesh::Class},
     service::Shard,
     store::{Account, Delivered, MessageBody, Partition, Spooled, StoreError},
 };
@@ -115,7 +115,7 @@ async fn spool(
     let keep = move |target: Rc<Shard>| -> LocalFuture<'static, Result<(), Failure>> {
         Box::pin(async move { spool_here(&target, partition, copy, rest).await })
     };
-    shard.mesh.call(owner, COMMIT_TIMEOUT, keep).await?
+    shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, keep).await?
 }
 
 async fn spool_here(
