@@ -134,7 +134,10 @@ impl Account {
     /// Appends `effects`, if any, as one entry.
     fn stage(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
         if effects.is_empty() {
-            return Ok(());
+            return match self.cell.state.borrow().stand_in {
+                true => Err(StoreError::Poisoned),
+                false => Ok(()),
+            };
         }
         let changes: Changes = effects.into_iter().map(|effect| self.change(effect)).collect();
         self.inner.commit(changes, None).map(drop)

@@ -556,6 +556,9 @@ impl Inner {
         if let Some(body) = body {
             body.check_chunks(&self.log)?;
         }
+        for Change { cell, effect } in &changes {
+            cell.as_ref().map_or(Ok(()), |cell| cell.state.borrow().check_change(effect))?;
+        }
         let head = &mut *self.scratch.borrow_mut();
         head.clear();
         encode_effects(changes.iter().map(|change| &change.effect), head);

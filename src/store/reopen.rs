@@ -169,9 +169,10 @@ impl Inner {
         self.accounts.borrow_mut().retain(|id, cell| {
             let Some(state) = fresh.remove(id) else { return false };
             self.replayed.borrow_mut().remove(id);
-            // Without a state it is out of reach; its holders find no mailbox in it any more.
+            // Without a state it is out of reach: its holders find no mailbox in it any more, and
+            // commit nothing by it.
             let readable = state.is_some();
-            let mut new = state.unwrap_or_else(|| AccountState::new(*id));
+            let mut new = state.unwrap_or_else(|| AccountState::stand_in(*id));
             let old = &mut *cell.state.borrow_mut();
             new.succeed(old, &mut wake);
             *old = new;
@@ -376,6 +377,86 @@ mod tests {
             assert!(partition.deliver(body, vec![target], None).await.is_err());
             deliver(&partition, ALICE, &vec![b'z'; 3 * BODY_CHUNK]).await.unwrap();
             assert_eq!(content(&partition, ALICE).await.len(), 2);
+        });
+    }
+
+    /// Flips a bit in every page of ALICE's account.
+    fn break_page(world: &World) -> usize {
+        let mut broken = 0;
+        for name in world.device.names() {
+            let Some(epoch) = log::epoch_of_name(&name) else { continue };
+            let bytes = world.device.content(&name).unwrap();
+            let found = log::dissect(&bytes, PartitionId(0), epoch, Lsn(0)).unwrap();
+            for entry in found.entries {
+                let page = entry.header.is_some_and(|it| {
+                    it.kind == log::EntryKind::AccountPage && it.account == ALICE
+                });
+                if page {
+                    world.device.corrupt(&name, |bytes| bytes[entry.offset as usize + 41] ^= 4);
+                    broken += 1;
+                }
+            }
+        }
+        broken
+    }
+
+    /// An account that cannot be read when the log is opened again: who holds a handle from before
+    /// can neither change it nor make it anew over what it was.
+    #[test]
+    fn nothing_is_committed_to_a_stand_in() {
+        run(async |world| {
+            let partition = world.open().await;
+            deliver(&partition, ALICE, b"first").await.unwrap();
+            partition.checkpoint().await.unwrap();
+            let account = partition.account(ALICE).await.unwrap();
+            account.create_mailbox("Kept", None).await.unwrap();
+            let subscribed = account.subscriptions();
+            let cell = account.cell.clone();
+            assert!(break_page(world) > 0);
+            let (appends, _) = world.device.operations();
+            world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
+            assert!(deliver(&partition, AccountId(2), b"lost").await.is_err());
+            world.healed(&partition).await;
+
+            assert!(cell.state.borrow().stand_in);
+            let refused = |told: Result<(), StoreError>| match told {
+                Err(StoreError::Poisoned | StoreError::NoSuchMailbox) => (),
+                told => panic!("{told:?}"),
+            };
+            refused(account.create_mailbox("New", None).await.map(drop));
+            refused(account.set_subscribed("New", true).await);
+            refused(account.set_subscribed("Old", false).await);
+            refused(account.delete_mailbox("Kept").await);
+            let body = staged(&partition, b"x").await.unwrap();
+            let append = account.append(INBOX, body, Flags::default(), &[], Timestamp(0));
+            refused(append.await.map(drop));
+            refused(partition.inner.ensure_exists(&cell));
+            // The account itself is put together again, and holds what it held.
+            let again = partition.account(ALICE).await.unwrap();
+            assert!(again.mailbox_by_name("Kept").is_some() && !subscribed.is_empty());
+            let bodies = content(&partition, ALICE).await;
+            assert!(bodies.values().any(|(body, _)| body == b"first"), "{bodies:?}");
+            deliver(&partition, ALICE, b"second").await.unwrap();
+        });
+    }
+
+    /// A handle to an account whose first entry went with the failure makes no folder in it.
+    #[test]
+    fn nothing_is_committed_to_an_account_that_was_not_made() {
+        run(async |world| {
+            let partition = world.open().await;
+            deliver(&partition, AccountId(2), b"first").await.unwrap();
+            let cell = partition.inner.load(ALICE).await.unwrap();
+            partition.inner.ensure_exists(&cell).unwrap();
+            let account = crate::store::Account { inner: partition.inner.clone(), cell };
+            let (appends, _) = world.device.operations();
+            world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
+            assert!(account.create_mailbox("lost", None).await.is_err());
+            world.healed(&partition).await;
+            let told = account.create_mailbox("alone", None).await;
+            assert!(matches!(told, Err(StoreError::Poisoned)), "{told:?}");
+            deliver(&partition, ALICE, b"x").await.unwrap();
+            assert!(partition.account(ALICE).await.unwrap().mailbox_by_name("alone").is_none());
         });
     }
 

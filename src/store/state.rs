@@ -68,6 +68,9 @@ pub(super) struct AccountState {
     pub unwritten: Option<Lsn>,
     /// The account's page as last written.
     pub page: Option<Lsn>,
+    /// Stands in for an account that could not be read when the log was opened again: its holders see
+    /// nothing in it, and must change nothing by it.
+    pub stand_in: bool,
     /// Name-changing effects staged and not yet published.
     pending_renames: u32,
 }
@@ -94,13 +97,30 @@ impl AccountState {
             dirty: false,
             unwritten: None,
             page: None,
+            stand_in: false,
             pending_renames: 0,
         }
+    }
+
+    /// For the holders of an account that cannot be read any more.
+    pub fn stand_in(id: AccountId) -> AccountState {
+        AccountState { stand_in: true, ..AccountState::new(id) }
     }
 
     /// Its `Account` effect is at least staged: INBOX is there.
     pub fn exists(&self) -> bool {
         self.pending_names.contains(MailboxId::INBOX)
+    }
+
+    /// Refuses `effect` where it would not follow from what the log says of the account. A handle
+    /// outlives a failure of the log; what it stood for may be out of reach since, or never have been
+    /// written.
+    pub fn check_change(&self, effect: &Effect) -> Result<(), StoreError> {
+        let begins = matches!(effect, Effect::Account { .. });
+        match !self.stand_in && (begins || self.exists()) {
+            true => Ok(()),
+            false => Err(StoreError::Poisoned),
+        }
     }
 
     pub fn allocate_mod_seq(&mut self) -> ModSeq {
