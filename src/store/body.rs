@@ -6,7 +6,11 @@
 //! attributes, size, summary, then the bytes or the list of chunks. Where it pays, a body or each
 //! chunk of it is compressed; what is said of lengths elsewhere is said of the body as it came.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -77,7 +81,11 @@ pub struct BodyWriter {
     staging: Option<Staging>,
 }
 
-/// Holds compaction off the chunks of a body that no entry refers to yet.
+/// Chunks of bodies that no entry refers to yet, by the LSN of the body's first, with the bytes each
+/// takes in the log. Compaction moves them like any others, however long their bodies take.
+pub(super) type StagedChunks = BTreeMap<Lsn, Vec<(Lsn, u32)>>;
+
+/// Keeps the chunks of one body among the partition's [`StagedChunks`].
 struct Staging {
     partition: Rc<Inner>,
     first: Lsn,
@@ -85,8 +93,14 @@ struct Staging {
 
 impl Staging {
     fn new(partition: Rc<Inner>, first: Lsn) -> Staging {
-        partition.staging.borrow_mut().insert(first);
+        partition.staging.borrow_mut().insert(first, Vec::new());
         Staging { partition, first }
+    }
+
+    fn add(&self, extent: &Extent) {
+        if let Some(chunks) = self.partition.staging.borrow_mut().get_mut(&self.first) {
+            chunks.push((extent.lsn, extent.entry_len()));
+        }
     }
 }
 
@@ -158,12 +172,12 @@ impl BodyWriter {
             uid: Uid(0),
         };
         let lsn = self.partition.log.append(header, &[&packed.bytes])?;
-        if self.staging.is_none() {
-            self.staging = Some(Staging::new(self.partition.clone(), lsn));
-        }
         let (stored, raw) = (packed.bytes.len() as u32, packed.raw as u32);
         self.partition.body_counters.count_chunk(stored, raw);
-        self.extents.push(Extent { lsn, stored, raw });
+        let extent = Extent { lsn, stored, raw };
+        let begin = || Staging::new(self.partition.clone(), lsn);
+        self.staging.get_or_insert_with(begin).add(&extent);
+        self.extents.push(extent);
         Ok(())
     }
 

@@ -6,8 +6,9 @@
 //! share of garbage passes a setting, or when asked; one at a time.
 //!
 //! Shard-local. Invariants:
-//! - Only segments wholly below the *horizon* are touched: the checkpoint's `replay_from` and the
-//!   first chunk of every body that is still being staged.
+//! - Only segments wholly below the *horizon* are touched, the checkpoint's `replay_from`. Chunks of
+//!   bodies that are still being staged are live like any others, and move with their LSNs: however
+//!   slowly a body comes in, it holds back nothing but itself.
 //! - A compacted segment is completed only after a checkpoint that was written wholly after the mark
 //!   pass: no start can want a page that the pass did not see.
 //! - A segment with an unreadable live entry is *quarantined*: kept as it is, named, never deleted.
@@ -31,7 +32,6 @@ use super::{
 };
 use crate::{
     model::Lsn,
-    plant::{Plant, planted},
     runtime::executor::{Executor, Priority},
 };
 
@@ -250,12 +250,10 @@ impl Inner {
         self.options.segment_size / 4
     }
 
-    /// Below lies what nobody is about to refer to for the first time.
+    /// Below lies what no start replays; and what nobody is about to refer to for the first time, but
+    /// for bodies that are staged already.
     fn horizon(&self) -> Lsn {
-        let checkpoint = self.log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
-        let staged =
-            self.staging.borrow().first().copied().filter(|_| !planted(Plant::ForgetStagedBodies));
-        staged.map_or(checkpoint, |staged| staged.min(checkpoint))
+        self.log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from)
     }
 
     /// Sealed segments below the horizon that may be rewritten.

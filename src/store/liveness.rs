@@ -2,10 +2,11 @@
 //!
 //! Walks everything that leads to an entry: directory, accounts one at a time, their runs and
 //! message tables, the spool, and last the states that sessions hold. Why nothing is overlooked
-//! while mail goes on: the pass looks only at segments that lie below every entry that anybody could
-//! still be about to commit (the caller's horizon), and a reference to an old entry can only come
-//! from one that the same account had before. So it is enough to see each account at one moment,
-//! whole, at any time during the pass; what it refers to later is either among that or new.
+//! while mail goes on: the pass looks only at segments that are complete (the caller's horizon), and a
+//! reference to an old entry can only come from one that the same account had before, or from a body
+//! whose chunks were written and not committed. Such bodies are noted first of all, before anything
+//! awaits: one committed by then is seen where it went. Else it is enough to see each account at one
+//! moment, whole, at any time during the pass; what it refers to later is either among that or new.
 //! Sessions' states are collected after all accounts: a message that left its account before the
 //! account was seen is in one of them, or nobody can ask for it.
 //!
@@ -219,6 +220,7 @@ impl Inner {
         pace: &mut Pace,
     ) -> Result<Marks, StoreError> {
         let mut marks = Marks::new(segments, wanted);
+        self.mark_staged(&mut marks);
         // Bodies committed and not yet published would be seen nowhere: let them be published.
         if let Some(last) = self.last_staged() {
             self.log.durable(last).await?;
@@ -268,6 +270,15 @@ impl Inner {
         }
         marks.settle(pace).await?;
         Ok(marks)
+    }
+
+    /// Chunks of bodies whose commit entry is still to come.
+    fn mark_staged(&self, marks: &mut Marks) {
+        for (lsn, len) in self.staging.borrow().values().flatten() {
+            if !planted(Plant::ForgetStagedBodies) {
+                marks.add(*lsn, *len);
+            }
+        }
     }
 
     async fn mark_spool(&self, marks: &mut Marks) -> Result<(), StoreError> {

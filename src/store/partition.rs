@@ -13,7 +13,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     rc::Rc,
 };
 
@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 use super::{
     account::Account,
     admission::{self, Admission},
-    body::{BodyWriter, EntryCache, StagedBody},
+    body::{BodyWriter, EntryCache, StagedBody, StagedChunks},
     checkpoint,
     compaction::Compactions,
     compression::BodyCounters,
@@ -148,8 +148,7 @@ pub(super) struct Inner {
     pub checkpoints: checkpoint::Schedule,
     /// Published states that sessions hold, maybe.
     pub views: RefCell<Views>,
-    /// First chunks of bodies that no entry refers to yet.
-    pub staging: RefCell<BTreeSet<Lsn>>,
+    pub staging: RefCell<StagedChunks>,
     pub compactions: Compactions,
     pub damages: Damages,
     /// As [`super::page::Root::lost`].

@@ -99,6 +99,8 @@ impl Inner {
         *self.standing.borrow_mut() = standing;
         *self.replayed.borrow_mut() = replayed;
         self.lost.set(self.lost.get().max(report.lost));
+        // Bodies begun before are refused; of their chunks some may never have been written.
+        self.staging.borrow_mut().clear();
         self.replace_accounts(fresh);
         self.note_report(&report);
         self.schedule_checkpoint();

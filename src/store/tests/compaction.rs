@@ -177,6 +177,50 @@ fn what_is_being_taken_in_is_not_garbage() {
     });
 }
 
+/// However slowly a body comes in, what is logged behind it is compacted, and its own chunks move; it
+/// is whole when it is committed at last, also after a kill and another compaction.
+#[test]
+fn a_body_that_trickles_in_holds_back_nothing() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let body = bytes(7, 4 * BODY_CHUNK + 9);
+        let mut slow = partition.stage();
+        slow.write(&body[..2 * BODY_CHUNK + 1]).await.unwrap();
+        let mut never = partition.stage();
+        never.write(&bytes(9, 2 * BODY_CHUNK)).await.unwrap();
+        let mut most = 0;
+        for round in 0..6 {
+            fill(&partition, ALICE, 1..30).await;
+            remove_all_but_every(&partition, ALICE, 1000).await;
+            partition.checkpoint().await.unwrap();
+            let report = partition.compact().await.unwrap();
+            assert!(report.quarantined.is_empty() && report.segments_deleted > 0, "{report:?}");
+            if round > 1 {
+                most = segment_bytes(&world).await.max(most);
+            }
+        }
+        let bound = 4 * BODY_CHUNK + 4 * world.options.segment_size as usize;
+        assert!(most < bound, "{most} bytes for two bodies on their way, {bound} at most");
+
+        slow.write(&body[2 * BODY_CHUNK + 1..]).await.unwrap();
+        let staged = slow.finish(b"s".to_vec()).await.unwrap();
+        partition.deliver(staged, vec![target(BOB)], None).await.unwrap();
+        let whole = async |partition: &Partition| {
+            let account = partition.account(BOB).await.unwrap();
+            let message = *snapshot(&account, MailboxId::INBOX).await.get(0).unwrap();
+            assert!(whole_body(&account, &message).await == body);
+        };
+        whole(&partition).await;
+        // As if killed: the commit entry is replayed, its chunks lie in compacted segments.
+        world.simulation.kill_tasks();
+        drop((never, partition));
+        let partition = world.open().await;
+        whole(&partition).await;
+        partition.compact().await.unwrap();
+        whole(&partition).await;
+    });
+}
+
 #[test]
 fn a_segment_that_cannot_be_read_stays_and_the_others_go() {
     run(async |world: Rc<World>| {
