@@ -58,11 +58,34 @@ const STRICTER: &[&str] = &[
     "unknown system flag",
 ];
 
+/// `input` without the spaces that change nothing for us. `imap-codec` knows one space only, as the
+/// grammar does; we take more, as other servers do.
+fn without_excess_spaces(input: &[u8]) -> Vec<u8> {
+    let mut input = input.to_vec();
+    let Ok(meaning) = ours(&input).map(|command| format!("{command:?}")) else { return input };
+    let mut at = 0;
+    while at < input.len() {
+        if input[at] == b' ' {
+            let mut shorter = input.clone();
+            shorter.remove(at);
+            if ours(&shorter).is_ok_and(|command| format!("{command:?}") == meaning) {
+                input = shorter;
+                continue;
+            }
+        }
+        at += 1;
+    }
+    input
+}
+
 /// Both take it and understand it alike, or both refuse it.
 fn agree(input: &[u8]) -> Result<(), String> {
     let shown = input.escape_ascii();
     match (ours(input), theirs(input)) {
         (Err(_), Err(_)) => Ok(()),
+        (Ok(_), Err(_)) if without_excess_spaces(input) != input => {
+            agree(&without_excess_spaces(input))
+        }
         (Ok(_), Err(error)) => Err(format!("only we take {shown}: {error:?}")),
         (Err(error), Ok(_)) if STRICTER.contains(&error.as_str()) => Ok(()),
         (Err(error), Ok(_)) => Err(format!("only they take {shown}: {error}")),

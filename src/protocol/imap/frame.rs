@@ -188,11 +188,13 @@ impl LiteralHeader {
 }
 
 /// `before`, the command up to a literal's header, makes that literal the message of an APPEND. The
-/// only other literal of an APPEND is its mailbox, directly after the name.
+/// only other literal of an APPEND is its mailbox, directly after the name. Spaces are counted as
+/// little as the parser counts them.
 fn announces_message(before: &[u8]) -> bool {
     let Some(space) = memchr(b' ', before) else { return false };
-    let rest = &before[space + 1..];
-    rest.len() > 7 && rest[..7].eq_ignore_ascii_case(b"APPEND ")
+    let spaces = before[space..].iter().take_while(|&&octet| octet == b' ').count();
+    let (name, arguments) = before[space + spaces..].split_at_checked(7).unwrap_or_default();
+    name.eq_ignore_ascii_case(b"APPEND ") && arguments.iter().any(|&octet| octet != b' ')
 }
 
 #[cfg(test)]
@@ -273,6 +275,11 @@ mod tests {
             (
                 b"a append {1+}\r\nx (\\Seen) {3+}\r\nabc\r\n",
                 &[Append { prefix: 31, size: 3, sync: false }, Command { size: 2 }],
+            ),
+            // More than one space changes nothing: the first literal is the mailbox.
+            (
+                b"a  append  {1}\r\nx  {3}\r\nabc \r\n",
+                &[Continue, Append { prefix: 24, size: 3, sync: true }, Command { size: 3 }],
             ),
             // RFC 7888 4: too large and not synchronising cannot be skipped cheaply.
             (b"a LOGIN {10000000000+}\r\n", &[Bye(LITERAL_TOO_LARGE)]),

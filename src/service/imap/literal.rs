@@ -46,7 +46,8 @@ impl Session {
             match self.framer.line(self.connection.input()) {
                 Frame::Command { size } => {
                     let line = self.take_input(size);
-                    let empty = line == b"\r\n";
+                    let text = line.strip_suffix(b"\r\n");
+                    let empty = text.is_some_and(|text| text.iter().all(|&octet| octet == b' '));
                     return if empty { Ok(()) } else { Err(Failure::bad("Expected end of line")) };
                 }
                 Frame::Bye(text) => return Err(Failure::bye(text)),

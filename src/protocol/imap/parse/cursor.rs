@@ -60,11 +60,25 @@ impl<'a> Cursor<'a> {
         if self.eat(octet) { Ok(()) } else { Err(otherwise) }
     }
 
+    /// Spaces between two arguments. The grammar has one; clients send more, and nobody else minds.
     pub fn space(&mut self) -> Parsed<()> {
-        self.expect(b' ', "a space is missing, or there are too few arguments")
+        let otherwise = "a space is missing, or there are too few arguments";
+        if self.spaces() { Ok(()) } else { Err(otherwise) }
     }
 
-    pub fn end(&self) -> Parsed<()> {
+    /// Skips spaces; tells whether there were any.
+    pub fn spaces(&mut self) -> bool {
+        !self.take_while(|octet| octet == b' ').is_empty()
+    }
+
+    /// Skips spaces; tells whether they part what was read from one more argument. Before the end
+    /// of a line or a list they part nothing.
+    pub fn another(&mut self) -> bool {
+        self.spaces() && !matches!(self.peek(), None | Some(b')'))
+    }
+
+    pub fn end(&mut self) -> Parsed<()> {
+        self.spaces();
         if self.rest.is_empty() { Ok(()) } else { Err("unexpected characters after the command") }
     }
 
@@ -163,7 +177,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Items in parentheses, one space between; at least one unless `may_be_empty`. `otherwise` is
+    /// Items in parentheses, spaces between; at least one unless `may_be_empty`. `otherwise` is
     /// the error when the list does not start.
     pub fn list(
         &mut self,
@@ -172,15 +186,19 @@ impl<'a> Cursor<'a> {
         mut item: impl FnMut(&mut Cursor<'a>) -> Parsed<()>,
     ) -> Parsed<()> {
         self.expect(b'(', otherwise)?;
+        self.spaces();
         if may_be_empty && self.eat(b')') {
             return Ok(());
         }
         loop {
             item(self)?;
+            let parted = self.spaces();
             if self.eat(b')') {
                 return Ok(());
             }
-            self.expect(b' ', "a closing parenthesis is missing")?;
+            if !parted {
+                return Err("a closing parenthesis is missing");
+            }
         }
     }
 

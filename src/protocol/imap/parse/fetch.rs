@@ -25,11 +25,12 @@ pub(super) fn fetch<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Fetch<'a>>
         items = macro_or_item(cursor)?;
     }
     let mut changed_since = None;
-    if cursor.eat(b' ') {
+    if cursor.another() {
         cursor.list(false, "a modifier list is missing", |cursor| {
             if !cursor.eat_all(b"CHANGEDSINCE ") {
                 return Err("unknown FETCH modifier");
             }
+            cursor.spaces();
             changed_since = Some(cursor.mod_seq()?);
             Ok(())
         })?;
@@ -93,7 +94,9 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
 /// `[section]` and `<offset.count>`.
 fn section_item<'a>(cursor: &mut Cursor<'a>, peek: bool) -> Parsed<FetchItem<'a>> {
     cursor.expect(b'[', "a section is missing")?;
+    cursor.spaces();
     let section = section(cursor)?;
+    cursor.spaces();
     cursor.expect(b']', "a section must end in ]")?;
     let mut partial = None;
     if cursor.eat(b'<') {

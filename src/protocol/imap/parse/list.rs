@@ -17,11 +17,12 @@ pub(super) fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
     let mailbox = cursor.mailbox()?;
     let mut special_use = Vec::new();
     let mut unknown_use = false;
-    if cursor.eat(b' ') {
+    if cursor.another() {
         cursor.list(false, "a parameter list is missing", |cursor| {
             if !cursor.eat_all(b"USE ") {
                 return Err("unknown CREATE parameter");
             }
+            cursor.spaces();
             cursor.list(true, "USE takes a list", |cursor| {
                 cursor.expect(b'\\', "a use attribute starts with a backslash")?;
                 let name = cursor.atom()?;
@@ -66,11 +67,12 @@ pub(super) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
     } else {
         list.patterns = vec![cursor.list_mailbox()?];
     }
-    if cursor.eat(b' ') {
+    if cursor.another() {
         list.extended = true;
         if !cursor.eat_all(b"RETURN ") {
             return Err("RETURN is all that can follow the pattern");
         }
+        cursor.spaces();
         list.returns = returns(cursor)?;
     }
     // RFC 5258 3.1 and RFC 6154 5.2: selecting by these implies returning them.

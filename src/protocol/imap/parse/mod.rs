@@ -1,7 +1,8 @@
 //! The command parser: a frame's octets to a [`Command`] that borrows them (RFC 3501 9).
 //!
-//! Called by `service::imap` with what [`super::Framer`] found. Grammar is taken strictly (one
-//! space, CRLF, no unknown words) and every failure says what was wrong. Recursion happens in
+//! Called by `service::imap` with what [`super::Framer`] found. Grammar is taken strictly (CRLF,
+//! no unknown words), but for spaces: where one stands there may be more, also inside parentheses and
+//! at the end of a line. Every failure says what was wrong. Recursion happens in
 //! SEARCH only and is limited there; every list has a named limit.
 
 mod cursor;
@@ -55,7 +56,7 @@ fn strip_line_end(frame: &[u8]) -> &[u8] {
 }
 
 fn command_body<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
-    cursor.expect(b' ', "a command name is missing after the tag")?;
+    cursor.space().map_err(|_| "a command name is missing after the tag")?;
     let name = cursor.word().map_err(|_| "unknown command")?;
     match name.as_bytes() {
         b"CAPABILITY" => Ok(CommandBody::Capability),
@@ -171,7 +172,7 @@ fn id<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
 /// RFC 3501 6.2.2, RFC 4959 3.
 fn authenticate<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
     let mechanism = cursor.atom()?;
-    if !cursor.eat(b' ') {
+    if !cursor.another() {
         return Ok(CommandBody::Authenticate { mechanism, initial_response: None });
     }
     let is_base64 =
@@ -187,7 +188,7 @@ fn authenticate<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
 /// RFC 5161 3.1.
 fn enable<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
     let mut names = vec![cursor.atom()?];
-    while cursor.eat(b' ') {
+    while cursor.another() {
         if names.len() == ENABLE_NAMES_MAX {
             return Err("too many extensions");
         }
@@ -200,7 +201,7 @@ fn enable<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
 /// others must be refused.
 fn select_parameters(cursor: &mut Cursor<'_>) -> Parsed<bool> {
     let mut condstore = false;
-    if cursor.eat(b' ') {
+    if cursor.another() {
         cursor.list(false, "a parameter list is missing", |cursor| {
             match cursor.word()?.as_bytes() {
                 b"CONDSTORE" => {
@@ -261,6 +262,7 @@ fn store<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Store<'a>> {
             if !cursor.eat_all(b"UNCHANGEDSINCE ") {
                 return Err("unknown STORE modifier");
             }
+            cursor.spaces();
             unchanged_since = Some(cursor.mod_seq()?);
             Ok(())
         })?;
@@ -284,7 +286,7 @@ fn store<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Store<'a>> {
     } else {
         let mut flags = FlagList::default();
         cursor.flag(&mut flags)?;
-        while cursor.eat(b' ') {
+        while cursor.another() {
             cursor.flag(&mut flags)?;
         }
         flags

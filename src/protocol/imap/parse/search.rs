@@ -19,11 +19,13 @@ const KEYS_MAX: usize = 1_000;
 pub(super) fn search<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
     let mut returns = None;
     if cursor.eat_all(b"RETURN ") {
+        cursor.spaces();
         returns = Some(return_options(cursor)?);
         cursor.space()?;
     }
     let mut charset = None;
     if cursor.eat_all(b"CHARSET ") {
+        cursor.spaces();
         charset = Some(cursor.astring()?);
         cursor.space()?;
     }
@@ -62,11 +64,11 @@ impl<'a> Keys<'_, 'a> {
     /// One key or more, all of which must hold.
     fn list(&mut self, depth: usize) -> Parsed<SearchKey<'a>> {
         let first = self.key(depth)?;
-        if self.cursor.peek() != Some(b' ') {
+        if !self.cursor.another() {
             return Ok(first);
         }
-        let mut keys = vec![first];
-        while self.cursor.eat(b' ') {
+        let mut keys = vec![first, self.key(depth)?];
+        while self.cursor.another() {
             keys.push(self.key(depth)?);
         }
         Ok(SearchKey::And(keys))
@@ -83,6 +85,7 @@ impl<'a> Keys<'_, 'a> {
         match self.cursor.peek() {
             Some(b'(') => {
                 self.cursor.eat(b'(');
+                self.cursor.spaces();
                 let key = self.list(depth + 1)?;
                 self.cursor.expect(b')', "a closing parenthesis is missing")?;
                 return Ok(key);

@@ -388,11 +388,11 @@ fn refused() {
         ("XYZZY", "unknown command"),
         ("XYZZY 1", "unknown command"),
         ("A-VERY-LONG-COMMAND-NAME-THAT-IS-NONE", "unknown command"),
-        ("NOOP ", "unexpected"),
         ("NOOP x", "unexpected"),
         ("LOGIN", "arguments"),
         ("LOGIN x", "arguments"),
-        ("LOGIN  x y", "string is missing"),
+        ("LOGIN x ", "string is missing"),
+        ("LOGIN  x", "arguments"),
         ("LOGIN \"x y", "quote"),
         ("LOGIN \"x\\n\" y", "escaped"),
         ("LOGIN \"x\0\" y", "NUL"),
@@ -429,7 +429,11 @@ fn refused() {
         ("FETCH 1 ()", "fetch item"),
         ("FETCH 1 (ALL)", "fetch item"),
         ("FETCH 1 (FLAGS", "parenthesis"),
-        ("FETCH 1 (FLAGS  UID)", "fetch item"),
+        ("FETCH 1 ( )", "fetch item"),
+        ("FETCH 1 BODY [TEXT]", "modifier"),
+        ("FETCH 1 BODY[]< 0.1>", "number"),
+        ("LOGIN x { 3}", "number"),
+        ("STORE 1 FLAGS \\Seen )", "unexpected"),
         ("FETCH 1 BODY[MIME]", "part number"),
         ("FETCH 1 BODY[0]", "from 1"),
         ("FETCH 1 BODY[1.]", "section"),
@@ -466,6 +470,61 @@ fn refused() {
         let error = parse(frame.as_bytes()).expect_err(line);
         assert_eq!(error.tag, Some("a1"), "{line}");
         assert!(error.what.contains(expected), "{line}: {}", error.what);
+    }
+}
+
+/// More spaces than the grammar has mean the same as one.
+#[test]
+fn spaces() {
+    const CASES: &[(&str, &str)] = &[
+        (" NOOP  ", "NOOP"),
+        ("  LOGIN  x  {1}\r\n   ", "LOGIN x {1}\r\n "),
+        ("LOGIN {3}\r\na b  {2}\r\n   ", "LOGIN {3}\r\na b {2}\r\n  "),
+        ("AUTHENTICATE  PLAIN ", "AUTHENTICATE PLAIN"),
+        ("AUTHENTICATE PLAIN  = ", "AUTHENTICATE PLAIN ="),
+        ("ENABLE  CONDSTORE  X-Y ", "ENABLE CONDSTORE X-Y"),
+        ("ID  ( \"a\"  NIL  \"b\" \"c\" ) ", "ID (\"a\" NIL \"b\" \"c\")"),
+        ("ID ( )", "ID ()"),
+        ("SELECT  x ", "SELECT x"),
+        ("SELECT x  ( CONDSTORE ) ", "SELECT x (CONDSTORE)"),
+        ("CREATE  x  ( USE  ( \\Sent  ) ) ", "CREATE x (USE (\\Sent))"),
+        ("CREATE x ", "CREATE x"),
+        ("RENAME  x  y ", "RENAME x y"),
+        ("LSUB  \"\"  * ", "LSUB \"\" *"),
+        ("LIST  \"\"  % ", "LIST \"\" %"),
+        (
+            "LIST  ( SUBSCRIBED )  \"\"  ( a  b )  RETURN  ( CHILDREN  STATUS  ( SIZE ) ) ",
+            "LIST (SUBSCRIBED) \"\" (a b) RETURN (CHILDREN STATUS (SIZE))",
+        ),
+        ("STATUS  x  (  MESSAGES  UNSEEN ) ", "STATUS x (MESSAGES UNSEEN)"),
+        ("APPEND  x  ( \\Seen  y )  {3}", "APPEND x (\\Seen y) {3}"),
+        (
+            "APPEND x  ( )  \"01-Jan-1970 00:00:00 +0000\"  {3+}",
+            "APPEND x () \"01-Jan-1970 00:00:00 +0000\" {3+}",
+        ),
+        ("FETCH  1  FLAGS ", "FETCH 1 FLAGS"),
+        (
+            "UID  FETCH  1  ( FLAGS  UID )  ( CHANGEDSINCE  7 ) ",
+            "UID FETCH 1 (FLAGS UID) (CHANGEDSINCE 7)",
+        ),
+        ("FETCH 1 BODY[ HEADER.FIELDS  ( To  From ) ]", "FETCH 1 BODY[HEADER.FIELDS (To From)]"),
+        ("STORE  1  +FLAGS  (\\Deleted )", "STORE 1 +FLAGS (\\Deleted)"),
+        ("STORE 1 FLAGS  \\Seen  x ", "STORE 1 FLAGS \\Seen x"),
+        ("STORE 1  ( UNCHANGEDSINCE  7 )  FLAGS x", "STORE 1 (UNCHANGEDSINCE 7) FLAGS x"),
+        ("UID  EXPUNGE  1 ", "UID EXPUNGE 1"),
+        ("UID COPY  1  x ", "UID COPY 1 x"),
+        (
+            "SEARCH  RETURN  ( MIN )  CHARSET  UTF-8  SEEN  OR  ( ALL )  ( 1  2 )  NOT  ALL ",
+            "SEARCH RETURN (MIN) CHARSET UTF-8 SEEN OR (ALL) (1 2) NOT ALL",
+        ),
+        ("SEARCH ( SEEN ) ", "SEARCH (SEEN)"),
+        ("SEARCH  HEADER  x  y ", "SEARCH HEADER x y"),
+        ("SEARCH MODSEQ  \"/flags/x\"  all  1 ", "SEARCH MODSEQ \"/flags/x\" all 1"),
+    ];
+    for &(spaced, plain) in CASES {
+        let (spaced, plain) = (format!("a1 {spaced}\r\n"), format!("a1 {plain}\r\n"));
+        let expected = parse(plain.as_bytes()).expect(&plain);
+        assert_eq!(parse(spaced.as_bytes()), Ok(expected), "{spaced}");
     }
 }
 
