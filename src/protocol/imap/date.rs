@@ -21,31 +21,38 @@ pub fn parse_date(text: &[u8]) -> Option<i64> {
     days(day, rest)
 }
 
-/// Reads `23-Nov-2026 21:30:00 +0000`, without quotes; a one-digit day has a space before it.
+/// Reads `23-Nov-2026 21:30:00 +0000`, without quotes. Beside the grammar's form it takes those
+/// that clients are known to send: days and hours of one digit, more than one space or some around,
+/// no zone (then UTC).
 pub fn parse_date_time(text: &[u8]) -> Option<Timestamp> {
-    let (date, time) = (text.get(..11)?, text.get(11..)?);
-    let day = match date {
-        [b' ', ones, ..] => number(&[*ones])?,
-        [tens, ones, ..] => number(&[*tens, *ones])?,
-        _ => return None,
-    };
-    let days = days(day, &date[2..])?;
-    let &[b' ', h1, h2, b':', m1, m2, b':', s1, s2, b' ', sign, z1, z2, z3, z4] = time else {
-        return None;
-    };
-    let (hour, minute, second) = (number(&[h1, h2])?, number(&[m1, m2])?, number(&[s1, s2])?);
-    let (zone_hour, zone_minute) = (number(&[z1, z2])?, number(&[z3, z4])?);
-    // 60 is a leap second.
-    if hour > 23 || minute > 59 || second > 60 || zone_hour > 23 || zone_minute > 59 {
+    let mut words = text.split(|&octet| octet == b' ').filter(|word| !word.is_empty());
+    let days = parse_date(words.next()?)?;
+    let second = second_of_day(words.next()?)?;
+    let zone = words.next().map_or(Some(0), zone_seconds)?;
+    let seconds = days * SECONDS_PER_DAY + second - zone;
+    words.next().is_none().then(|| Timestamp::from_unix_seconds(seconds))
+}
+
+/// Reads `21:30:00` or `1:30:00`.
+fn second_of_day(time: &[u8]) -> Option<i64> {
+    let (hour, rest) = time.split_at_checked(time.len().checked_sub(6)?)?;
+    let &[b':', m1, m2, b':', s1, s2] = rest else { return None };
+    if !(1..=2).contains(&hour.len()) {
         return None;
     }
-    let zone = match sign {
-        b'+' => zone_hour * 60 + zone_minute,
-        b'-' => -(zone_hour * 60 + zone_minute),
-        _ => return None,
-    };
-    let seconds = days * SECONDS_PER_DAY + (hour * 60 + minute - zone) * 60 + second;
-    Some(Timestamp::from_unix_seconds(seconds))
+    let (hour, minute, second) = (number(hour)?, number(&[m1, m2])?, number(&[s1, s2])?);
+    // 60 is a leap second.
+    let fits = hour <= 23 && minute <= 59 && second <= 60;
+    fits.then_some((hour * 60 + minute) * 60 + second)
+}
+
+/// Reads `+0130`: seconds east of UTC.
+fn zone_seconds(zone: &[u8]) -> Option<i64> {
+    let &[sign @ (b'+' | b'-'), h1, h2, m1, m2] = zone else { return None };
+    let (hour, minute) = (number(&[h1, h2])?, number(&[m1, m2])?);
+    let seconds = (hour * 60 + minute) * 60;
+    let fits = hour <= 23 && minute <= 59;
+    fits.then_some(if sign == b'-' { -seconds } else { seconds })
 }
 
 /// Appends `"23-Nov-2026 21:30:00 +0000"`, quotes included, in UTC.
@@ -111,7 +118,16 @@ mod tests {
             ("29-Feb-2024 23:59:60 +0000", Some(1_709_251_200)),
             ("31-dec-1969 23:59:59 +0000", Some(-1)),
             ("29-Feb-2023 00:00:00 +0000", None),
-            ("1-Jan-1970 00:00:00 +0000", None),
+            // What clients send beside the grammar's form.
+            ("1-Jan-1970 00:00:00 +0000", Some(0)),
+            ("  1-Jan-1970  00:00:00  +0000 ", Some(0)),
+            ("01-Jan-1970 1:00:00 +0000", Some(3_600)),
+            ("01-jAN-1970 00:00:01", Some(1)),
+            ("01-Jan-1970 00:00:00 +0000 +0000", None),
+            ("01-Jan-1970 :00:00 +0000", None),
+            ("01-Jan-1970 001:00:00 +0000", None),
+            ("01-Jan-1970 00:00 +0000", None),
+            ("1 Jan 1970 00:00:00 +0000", None),
             ("00-Jan-1970 00:00:00 +0000", None),
             ("32-Jan-1970 00:00:00 +0000", None),
             ("01-Foo-1970 00:00:00 +0000", None),
