@@ -29,7 +29,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// In the order to advertise them. POP3 and IMAP may offer PLAIN alone.
+    /// In the order to advertise them.
     pub const ALL: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
 
     /// By its name on the wire, in any case (RFC 4954 4: the argument is not case-sensitive).

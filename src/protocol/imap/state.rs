@@ -203,8 +203,8 @@ pub fn capability(state: State, can_start_tls: bool, can_login: bool) -> &'stati
     match (state, can_start_tls, can_login) {
         (State::NotAuthenticated, false, false) => before_login!("LOGINDISABLED"),
         (State::NotAuthenticated, true, false) => before_login!("STARTTLS LOGINDISABLED"),
-        (State::NotAuthenticated, false, true) => before_login!("AUTH=PLAIN"),
-        (State::NotAuthenticated, true, true) => before_login!("STARTTLS AUTH=PLAIN"),
+        (State::NotAuthenticated, false, true) => before_login!("AUTH=PLAIN AUTH=LOGIN"),
+        (State::NotAuthenticated, true, true) => before_login!("STARTTLS AUTH=PLAIN AUTH=LOGIN"),
         (State::Authenticated | State::Selected, ..) => {
             concat!("IMAP4rev1 LITERAL+ ", extensions!())
         }
@@ -253,7 +253,8 @@ mod tests {
             let list = capability(State::NotAuthenticated, can_start_tls, false);
             assert!(list.contains(" LOGINDISABLED") && !list.contains("AUTH="), "{list}");
             let list = capability(State::NotAuthenticated, can_start_tls, true);
-            assert!(!list.contains("LOGINDISABLED") && list.contains(" AUTH=PLAIN"), "{list}");
+            assert!(!list.contains("LOGINDISABLED"), "{list}");
+            assert!(list.ends_with(" AUTH=PLAIN AUTH=LOGIN"), "{list}");
             assert_eq!(list.contains(" STARTTLS"), can_start_tls);
         }
         let list = capability(State::Selected, true, true);

@@ -207,7 +207,12 @@ impl<'a> Cursor<'a> {
             Some(b'[') => self.address_literal()?,
             _ => self.domain()?,
         }
-        Ok(Mailbox { text: &self.text[start..self.at], at })
+        let mailbox = Mailbox { text: &self.text[start..self.at], at };
+        // The root's dot of DNS. The grammar has none, senders do; it names the same domain.
+        if self.peek() == Some(b'.') && !mailbox.text.ends_with(']') {
+            self.at += 1;
+        }
+        Ok(mailbox)
     }
 
     fn dot_string(&mut self) -> Result<(), BadPath> {
@@ -251,8 +256,9 @@ impl<'a> Cursor<'a> {
             if len == 0 || len > LABEL_MAX || text.starts_with(b"-") || text.ends_with(b"-") {
                 return Err(BadPath);
             }
+            let next = self.text.as_bytes().get(self.at + 1);
             match self.peek() {
-                Some(b'.') => self.at += 1,
+                Some(b'.') if next.is_some_and(|&octet| is_domain_octet(octet)) => self.at += 1,
                 _ => break,
             }
         }
@@ -315,9 +321,17 @@ mod tests {
             ("<a..b@c>", None),
             ("<a.b@c.d>", Some(("a.b@c.d", ""))),
             ("<a@c..d>", None),
-            ("<a@c.>", None),
+            ("<a@c.>", Some(("a@c", ""))),
+            ("<a@c.> X", Some(("a@c", " X"))),
+            ("<a@c..>", None),
+            ("<a@.>", None),
+            ("<a@[127.0.0.1].>", None),
             ("<a@-c>", None),
-            ("<a@c->", None),
+            ("<a@c.>", Some(("a@c", ""))),
+            ("<a@c.> X", Some(("a@c", " X"))),
+            ("<a@c..>", None),
+            ("<a@.>", None),
+            ("<a@[127.0.0.1].>", None),
             ("<a@b_c.d>", Some(("a@b_c.d", ""))),
             ("<\"a b\"@c>", Some(("\"a b\"@c", ""))),
             ("<\"a\\\"b>@x\"@c>", Some(("\"a\\\"b>@x\"@c", ""))),

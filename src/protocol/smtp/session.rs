@@ -473,10 +473,8 @@ impl Session {
         if self.transaction.open {
             return Err(reply::NESTED_MAIL);
         }
-        // RFC 4954 5: the parameter belongs to the extension, which only submission offers.
-        if sender.parameters.auth.is_some() && self.role != Role::Submission {
-            return Err(reply::UNKNOWN_PARAMETER);
-        }
+        // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere say AUTH=<>
+        // to everybody. Nothing is decided by it, so it is taken here too.
         // RFC 1870 6.1: refused before a single octet travels.
         if sender.parameters.size.is_some_and(|size| size > self.limits.message_size_max) {
             return Err(reply::TOO_LARGE);
@@ -651,7 +649,7 @@ mod tests {
                 &[],
             ),
             (Exchange, "EHLO x\r\nAUTH PLAIN AGEAYg==\r\nSTARTTLS\r\n", "250 502 502", &[]),
-            (Exchange, "EHLO x\r\nMAIL FROM:<c@d> AUTH=<>\r\n", "250 555", &[]),
+            (Exchange, "EHLO x\r\nMAIL FROM:<c@d> AUTH=<>\r\n", "250 250", &[]),
             (Submission, "EHLO x\r\nMAIL FROM:<c@d>\r\n", "250 530", &[]),
             (
                 Submission,
