@@ -11,7 +11,7 @@ use super::{
     effect::Effect,
     error::StoreError,
     mailbox::{Mailbox, MailboxStatus, PendingState},
-    namespace::{MailboxInfo, NameLimits, Renaming, SpecialUse, normalise},
+    namespace::{MailboxInfo, NameLimits, Names, Renaming, SpecialUse, normalise},
     partition::{Change, Changes, Delivered, DeliveryTarget, Inner, TRANSACTION_MESSAGES_MAX},
     snapshot::{Message, MessageBody},
     state::{AccountCell, AccountState},
@@ -106,6 +106,26 @@ impl Account {
 
     pub fn mailbox(&self, id: MailboxId) -> Option<MailboxInfo> {
         self.cell.state.borrow().names.info(id)
+    }
+
+    /// The next `count` names, in their order, after `after`.
+    pub fn names_after(&self, after: Option<&str>, which: Names, count: usize) -> Vec<String> {
+        self.cell.state.borrow().names.names_after(after, which, count)
+    }
+
+    /// `name` is spelled as [`Account::names_after`] does.
+    pub fn is_subscribed(&self, name: &str) -> bool {
+        self.cell.state.borrow().names.subscriptions.contains(name)
+    }
+
+    /// A mailbox lies below `name`.
+    pub fn has_children(&self, name: &str) -> bool {
+        self.cell.state.borrow().names.has_children(name)
+    }
+
+    /// A name subscribed to lies below `name`.
+    pub fn has_subscribed_below(&self, name: &str) -> bool {
+        self.cell.state.borrow().names.has_subscribed_below(name)
     }
 
     /// Names subscribed to; they need not exist (RFC 3501 6.3.6).

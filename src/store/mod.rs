@@ -57,7 +57,7 @@ pub use self::{
     damage::{Damage, Place},
     error::StoreError,
     mailbox::MailboxStatus,
-    namespace::{MailboxInfo, SpecialUse},
+    namespace::{MailboxInfo, Names, SpecialUse},
     options::{StoreOptions, StoreProbe},
     partition::{Delivered, DeliveryTarget, Partition, RecoveryReport, Spooled},
     snapshot::{Difference, Message, MessageBody, Snapshot},

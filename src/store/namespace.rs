@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     rc::Rc,
 };
 
@@ -50,6 +51,14 @@ pub struct MailboxInfo {
     pub name: String,
     pub special_use: Option<SpecialUse>,
     pub uid_validity: UidValidity,
+}
+
+/// Which names [`super::Account::names_after`] tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Names {
+    Existing,
+    Subscribed,
+    Both,
 }
 
 /// Levels a name may have.
@@ -126,6 +135,46 @@ impl Namespace {
         let inbox = self.by_name.get(INBOX).copied();
         let others = self.by_name.values().copied().filter(|id| Some(*id) != inbox);
         inbox.into_iter().chain(others).filter_map(|id| self.info(id)).collect()
+    }
+
+    /// The next `count` names in their order after `after`: of mailboxes, of subscriptions, or both.
+    pub fn names_after(&self, after: Option<&str>, which: Names, count: usize) -> Vec<String> {
+        let bounds = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let existing = self.by_name.range::<str, _>(bounds).map(|(name, _)| name.as_ref());
+        let subscribed = self.subscriptions.range::<str, _>(bounds).map(String::as_str);
+        let mut existing = existing.filter(|_| which != Names::Subscribed).peekable();
+        let mut subscribed = subscribed.filter(|_| which != Names::Existing).peekable();
+        let mut names = Vec::with_capacity(count);
+        while names.len() < count {
+            let next = match (existing.peek(), subscribed.peek()) {
+                (Some(left), Some(right)) if left == right => {
+                    subscribed.next();
+                    existing.next()
+                }
+                (Some(left), Some(right)) if left > right => subscribed.next(),
+                (Some(_), _) => existing.next(),
+                (None, _) => subscribed.next(),
+            };
+            let Some(name) = next else { break };
+            names.push(name.to_owned());
+        }
+        names
+    }
+
+    /// A mailbox lies below `name`.
+    pub fn has_children(&self, name: &str) -> bool {
+        let prefix = format!("{name}/");
+        let below = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        let first = self.by_name.range::<str, _>(below).next();
+        first.is_some_and(|(name, _)| name.starts_with(&prefix))
+    }
+
+    /// A name subscribed to lies below `name`.
+    pub fn has_subscribed_below(&self, name: &str) -> bool {
+        let prefix = format!("{name}/");
+        let below = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        let first = self.subscriptions.range::<str, _>(below).next();
+        first.is_some_and(|name| name.starts_with(&prefix))
     }
 
     pub fn info(&self, id: MailboxId) -> Option<MailboxInfo> {
@@ -407,6 +456,43 @@ mod tests {
         let namespace = namespace(&["A/b/c/", "inbox/Lists", "Zoo"]);
         assert_eq!(names(&namespace), ["INBOX", "A", "A/b", "A/b/c", "INBOX/Lists", "Zoo"]);
         assert_eq!(namespace.find("iNbOx/Lists"), namespace.find("INBOX/Lists"));
+    }
+
+    /// LIST goes through the names by pieces: nothing is left out or told twice, however cut.
+    #[test]
+    fn names_come_by_pieces() {
+        let mut namespace = namespace(&["A/b/c", "A-x", "Z"]);
+        for name in ["A/b/other", "A/b/c", "gone/deep/er"] {
+            namespace.subscriptions.insert(name.to_owned());
+        }
+        const BOTH: &[&str] =
+            &["A", "A-x", "A/b", "A/b/c", "A/b/other", "INBOX", "Z", "gone/deep/er"];
+        const CASES: &[(Names, &[&str])] = &[
+            (Names::Existing, &["A", "A-x", "A/b", "A/b/c", "INBOX", "Z"]),
+            (Names::Subscribed, &["A/b/c", "A/b/other", "INBOX", "gone/deep/er"]),
+            (Names::Both, BOTH),
+        ];
+        for (which, expected) in CASES {
+            for count in 1..=expected.len() + 1 {
+                let mut told: Vec<String> = Vec::new();
+                loop {
+                    let last = told.last().map(String::as_str);
+                    let piece = namespace.names_after(last, *which, count);
+                    assert!(piece.len() <= count);
+                    if piece.is_empty() {
+                        break;
+                    }
+                    told.extend(piece);
+                }
+                assert_eq!(told, *expected, "{which:?} by {count}");
+            }
+        }
+        for (name, children, subscribed) in
+            [("A", true, true), ("A/b/c", false, false), ("gone", false, true), ("Z", false, false)]
+        {
+            assert_eq!(namespace.has_children(name), children, "{name}");
+            assert_eq!(namespace.has_subscribed_below(name), subscribed, "{name}");
+        }
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl ListPattern {
         Some(ListPattern { steps, wild, any })
     }
 
+    /// Steps of work, at most, that [`ListPattern::matches`] takes with `name`: some 50 ns each.
+    pub fn cost(&self, name: &str) -> usize {
+        (name.len() + 1) * self.wild.len()
+    }
+
     /// `name` is in UTF-8; INBOX is spelled `INBOX`.
     pub fn matches(&self, name: &str) -> bool {
         // Bit p of `reached`: the name so far is matched by the first p steps.

@@ -1,9 +1,10 @@
 //! LIST with RFC 5258, RFC 5819 and RFC 6154, and LSUB (RFC 3501 6.3.8, 6.3.9).
 //!
+//! Names are taken from the account by pieces and looked up one by one: a LIST holds a piece of them
+//! and an output buffer, whatever the account has and however slowly its client reads.
+//!
 //! Every existing mailbox's superior levels exist too (the store sees to it), so that only names
 //! that are merely subscribed can be `\NonExistent`.
-
-use std::collections::{BTreeMap, HashSet};
 
 use super::{
     folder::attribute_of_use,
@@ -13,18 +14,23 @@ use super::{
 };
 use crate::{
     protocol::imap::{Attributes, Code, List, ListItem, ListPattern, MailboxName, SEPARATOR},
-    store::MailboxInfo,
+    store::{Account, MailboxInfo, Names},
 };
 
-/// Octets of names held against a pattern before other sessions get their turn: well under 1 ms
-/// even for a pattern of wildcards.
-const OCTETS_PER_TURN: usize = 4_096;
+/// Steps of matching before other sessions get their turn: well under 1 ms even for a pattern of
+/// wildcards.
+const STEPS_PER_TURN: usize = 4_096;
+
+/// Names that a LIST or LSUB holds at once.
+const NAMES_PIECE: usize = 64;
+
+const INBOX: &str = "INBOX";
 
 /// Patterns of one command and the work done with them.
 struct Matcher {
     patterns: Vec<ListPattern>,
-    /// Octets of names matched since the last turn.
-    octets: usize,
+    /// Steps taken since the last turn.
+    steps: usize,
 }
 
 impl Matcher {
@@ -38,14 +44,14 @@ impl Matcher {
             // match any name matches none.
             compiled.extend(ListPattern::new(&format!("{reference}{pattern}")));
         }
-        Ok(Matcher { patterns: compiled, octets: 0 })
+        Ok(Matcher { patterns: compiled, steps: 0 })
     }
 
     async fn matches(&mut self, session: &Session, name: &str) -> bool {
         for pattern in &self.patterns {
-            self.octets += name.len() + 1;
-            if self.octets > OCTETS_PER_TURN {
-                self.octets = 0;
+            self.steps += pattern.cost(name);
+            if self.steps > STEPS_PER_TURN {
+                self.steps = 0;
                 session.shard.executor.yield_now().await;
             }
             if pattern.matches(name) {
@@ -56,69 +62,90 @@ impl Matcher {
     }
 }
 
-/// What LIST has to know of all mailboxes before it can describe one.
-struct Folders {
-    existing: BTreeMap<String, MailboxInfo>,
-    subscribed: HashSet<String>,
-    /// Every proper ancestor of an existing mailbox.
-    parents: HashSet<String>,
-    /// Every proper ancestor of a name subscribed to.
-    subscribed_parents: HashSet<String>,
+/// The names of an account piece by piece, INBOX first: what is told of them may wait for a client
+/// that does not read, and then holds one piece, however many there are. Names that come or go
+/// meanwhile are told or not.
+struct NameWalk {
+    which: Names,
+    piece: std::vec::IntoIter<String>,
+    last: Option<String>,
+    inbox_told: bool,
 }
 
-impl Folders {
-    fn new(session: &Session) -> Result<Folders, Failure> {
-        let account = session.account()?;
-        let existing: BTreeMap<String, MailboxInfo> =
-            account.mailboxes().into_iter().map(|info| (info.name.clone(), info)).collect();
-        let subscribed: HashSet<String> = account.subscriptions().into_iter().collect();
-        let parents = existing.keys().flat_map(|name| ancestors(name)).map(str::to_owned).collect();
-        let subscribed_parents =
-            subscribed.iter().flat_map(|name| ancestors(name)).map(str::to_owned).collect();
-        Ok(Folders { existing, subscribed, parents, subscribed_parents })
+impl NameWalk {
+    fn new(which: Names) -> NameWalk {
+        NameWalk { which, piece: Vec::new().into_iter(), last: None, inbox_told: false }
     }
 
-    /// Names to hold against the patterns, INBOX first.
-    fn candidates(&self, list: &List<'_>) -> Vec<String> {
-        let mut names: Vec<&String> = self.existing.keys().collect();
-        if list.selection.subscribed {
-            names.extend(&self.subscribed);
-            if list.selection.recursive_match {
-                names.extend(&self.subscribed_parents);
+    fn next(&mut self, account: &Account) -> Option<String> {
+        if !self.inbox_told {
+            self.inbox_told = true;
+            if self.which != Names::Subscribed || account.is_subscribed(INBOX) {
+                return Some(INBOX.to_owned());
             }
         }
-        names.sort_by_key(|name| (name.as_str() != "INBOX", name.as_str()));
-        names.dedup();
-        names.into_iter().cloned().collect()
+        loop {
+            let Some(name) = self.piece.next() else {
+                let piece = account.names_after(self.last.as_deref(), self.which, NAMES_PIECE);
+                self.last = Some(piece.last()?.clone());
+                self.piece = piece.into_iter();
+                continue;
+            };
+            if name != INBOX {
+                return Some(name);
+            }
+        }
     }
+}
 
-    /// The LIST response for `name`; `None` if the selection options rule it out (RFC 5258 3.1).
-    fn describe<'n>(&self, name: &'n str, list: &List<'_>) -> Option<ListItem<'n>> {
-        let info = self.existing.get(name);
-        let special_use = info.and_then(|info| info.special_use).map(attribute_of_use);
-        let subscribed = self.subscribed.contains(name);
-        let selection = list.selection;
-        let child_subscribed = selection.recursive_match
-            && selection.subscribed
-            && self.subscribed_parents.contains(name);
-        let selected = (!selection.subscribed || subscribed || child_subscribed)
-            && (!selection.special_use || special_use.is_some());
-        if !selected {
-            return None;
-        }
-        let mut attributes = if self.parents.contains(name) {
-            Attributes::HAS_CHILDREN
-        } else {
-            Attributes::HAS_NO_CHILDREN
+/// Superior levels of names that come in order, each once: all names below a level are neighbours.
+#[derive(Default)]
+struct Superiors {
+    previous: String,
+}
+
+impl Superiors {
+    /// Those of `name` that the name before did not have.
+    fn new_of(&mut self, name: &str) -> Vec<String> {
+        let is_new = |level: &&str| {
+            let rest = self.previous.strip_prefix(level);
+            !rest.is_some_and(|rest| rest.starts_with(SEPARATOR))
         };
-        if info.is_none() {
-            attributes.insert(Attributes::NON_EXISTENT);
-        }
-        if subscribed && (list.returns.subscribed || selection.subscribed) {
-            attributes.insert(Attributes::SUBSCRIBED);
-        }
-        Some(ListItem { name, attributes, special_use, child_subscribed })
+        let new = ancestors(name).filter(is_new).map(str::to_owned).collect();
+        name.clone_into(&mut self.previous);
+        new
     }
+}
+
+/// The LIST response for `name`; `None` if the selection options rule it out (RFC 5258 3.1).
+fn describe<'n>(
+    account: &Account,
+    name: &'n str,
+    info: Option<&MailboxInfo>,
+    list: &List<'_>,
+) -> Option<ListItem<'n>> {
+    let special_use = info.and_then(|info| info.special_use).map(attribute_of_use);
+    let subscribed = account.is_subscribed(name);
+    let selection = list.selection;
+    let child_subscribed =
+        selection.recursive_match && selection.subscribed && account.has_subscribed_below(name);
+    let selected = (!selection.subscribed || subscribed || child_subscribed)
+        && (!selection.special_use || special_use.is_some());
+    if !selected {
+        return None;
+    }
+    let mut attributes = if account.has_children(name) {
+        Attributes::HAS_CHILDREN
+    } else {
+        Attributes::HAS_NO_CHILDREN
+    };
+    if info.is_none() {
+        attributes.insert(Attributes::NON_EXISTENT);
+    }
+    if subscribed && (list.returns.subscribed || selection.subscribed) {
+        attributes.insert(Attributes::SUBSCRIBED);
+    }
+    Some(ListItem { name, attributes, special_use, child_subscribed })
 }
 
 pub(super) async fn list(session: &mut Session, list: &List<'_>) -> Reply {
@@ -128,23 +155,48 @@ pub(super) async fn list(session: &mut Session, list: &List<'_>) -> Reply {
         return Done::ok("LIST completed");
     }
     let mut matcher = Matcher::new(&list.reference, &list.patterns)?;
-    let folders = Folders::new(session)?;
-    for name in folders.candidates(list) {
-        if !matcher.matches(session, &name).await {
-            continue;
-        }
-        let Some(item) = folders.describe(&name, list) else { continue };
-        session.writer().list(&item);
-        if let (Some(items), Some(info)) = (list.returns.status, folders.existing.get(&name)) {
-            match status::tell(session, info, items).await {
-                // Deleted since: RFC 5819 2 lets the STATUS be missing.
-                Err(Failure::No { .. }) | Ok(()) => {}
-                Err(failure) => return Err(failure),
+    let account = session.account()?;
+    let selection = list.selection;
+    let mut walk = NameWalk::new(if selection.subscribed { Names::Both } else { Names::Existing });
+    let mut superiors = Superiors::default();
+    while let Some(name) = walk.next(&account) {
+        // RFC 5258 3.1: superior levels of what is subscribed may be names of nothing themselves.
+        if selection.subscribed && selection.recursive_match && account.is_subscribed(&name) {
+            for level in superiors.new_of(&name) {
+                let comes_itself =
+                    account.is_subscribed(&level) || account.mailbox_by_name(&level).is_some();
+                if !comes_itself {
+                    tell(session, &account, &mut matcher, &level, list).await?;
+                }
             }
         }
-        session.flush_if_full().await?;
+        tell(session, &account, &mut matcher, &name, list).await?;
     }
     Done::ok("LIST completed")
+}
+
+/// The responses for `name`, if it is asked for.
+async fn tell(
+    session: &mut Session,
+    account: &Account,
+    matcher: &mut Matcher,
+    name: &str,
+    list: &List<'_>,
+) -> Result<(), Failure> {
+    if !matcher.matches(session, name).await {
+        return Ok(());
+    }
+    let info = account.mailbox_by_name(name);
+    let Some(item) = describe(account, name, info.as_ref(), list) else { return Ok(()) };
+    session.writer().list(&item);
+    if let (Some(items), Some(info)) = (list.returns.status, info) {
+        match status::tell(session, &info, items).await {
+            // Deleted since: RFC 5819 2 lets the STATUS be missing.
+            Err(Failure::No { .. }) | Ok(()) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(session.flush_if_full().await?)
 }
 
 pub(super) async fn lsub(
@@ -153,31 +205,33 @@ pub(super) async fn lsub(
     pattern: &MailboxName<'_>,
 ) -> Reply {
     let mut matcher = Matcher::new(reference, std::slice::from_ref(pattern))?;
-    let subscribed = session.account()?.subscriptions();
-    let mut told: BTreeMap<&str, Attributes> = BTreeMap::new();
-    for name in &subscribed {
-        if matcher.matches(session, name).await {
-            told.insert(name, Attributes::default());
+    let account = session.account()?;
+    let mut walk = NameWalk::new(Names::Subscribed);
+    let mut superiors = Superiors::default();
+    while let Some(name) = walk.next(&account) {
+        if matcher.matches(session, &name).await {
+            tell_lsub(session, &name, Attributes::default()).await?;
             continue;
         }
         // RFC 3501 6.3.9: with `%` a level that is not subscribed itself, but has subscribed
         // levels below, is told as \Noselect.
-        for parent in ancestors(name) {
-            if !told.contains_key(parent) && matcher.matches(session, parent).await {
-                told.insert(parent, Attributes::NO_SELECT);
+        for level in superiors.new_of(&name) {
+            if !account.is_subscribed(&level) && matcher.matches(session, &level).await {
+                tell_lsub(session, &level, Attributes::NO_SELECT).await?;
             }
         }
     }
-    for (name, attributes) in told {
-        session.writer().lsub(&ListItem {
-            name,
-            attributes,
-            special_use: None,
-            child_subscribed: false,
-        });
-        session.flush_if_full().await?;
-    }
     Done::ok("LSUB completed")
+}
+
+async fn tell_lsub(
+    session: &mut Session,
+    name: &str,
+    attributes: Attributes,
+) -> Result<(), Failure> {
+    let item = ListItem { name, attributes, special_use: None, child_subscribed: false };
+    session.writer().lsub(&item);
+    Ok(session.flush_if_full().await?)
 }
 
 /// Superior levels of `name`: of `a/b/c` these are `a` and `a/b`.
@@ -187,7 +241,23 @@ fn ancestors(name: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn superiors_come_once(names in prop::collection::btree_set("[ab]([-/][ab]){0,4}", 0..12)) {
+            let mut superiors = Superiors::default();
+            let mut told: Vec<String> =
+                names.iter().flat_map(|name| superiors.new_of(name)).collect();
+            told.sort();
+            let mut expected: Vec<&str> = names.iter().flat_map(|name| ancestors(name)).collect();
+            expected.sort();
+            expected.dedup();
+            prop_assert_eq!(told, expected);
+        }
+    }
 
     #[test]
     fn superior_levels() {
