@@ -292,7 +292,7 @@ impl Connection {
             return;
         }
         if let Some(tls) = &mut self.tls
-            && tls.seal_close_notify(self.sealed.bytes_mut()).is_ok()
+            && tls.seal_close_notify(self.ciphertext.bytes_mut(), self.sealed.bytes_mut()).is_ok()
         {
             let _ = self.wait(CLOSE_TIMEOUT, Self::poll_send_sealed).await;
         }
@@ -417,13 +417,20 @@ impl Connection {
                 Some(tls) => {
                     // Sealed piece by piece, so that a big reply is never in memory twice.
                     let piece = &unsent[..unsent.len().min(SCRATCH_SIZE)];
-                    let opened = tls.seal(
+                    let sealed = tls.seal(
                         piece,
                         self.ciphertext.bytes_mut(),
                         self.input.bytes_mut(),
                         self.sealed.bytes_mut(),
-                    )?;
+                    );
                     self.taken += piece.len();
+                    let opened = match sealed {
+                        Ok(opened) => opened,
+                        Err(error) => {
+                            self.send_alert(context);
+                            return Poll::Ready(Err(error.into()));
+                        }
+                    };
                     self.ciphertext.bytes_mut().drain(..opened);
                     self.ciphertext.release_if_empty();
                     self.input.release_if_empty();
@@ -465,12 +472,17 @@ impl Connection {
             }
             let opened = self.open_tls(received);
             if opened.is_err() {
-                // Tell the peer by TLS alert, as far as the socket takes it.
-                self.broken = true;
-                let _ = self.poll_send_sealed(context);
+                self.send_alert(context);
             }
             Poll::Ready(opened)
         })
+    }
+
+    /// After an error of TLS: tells the peer by its alert, as far as the socket takes it, and
+    /// nothing else any more.
+    fn send_alert(&mut self, context: &mut Context<'_>) {
+        self.broken = true;
+        let _ = self.poll_send_sealed(context);
     }
 
     /// Opens what was received together with what was kept, and keeps a record cut short.

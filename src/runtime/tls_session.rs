@@ -4,6 +4,15 @@
 //! It stands on rustls' unbuffered interface, so that an idle TLS connection holds keys and
 //! nothing else: records are decrypted where they were received, only a record cut short is kept,
 //! and that by `Connection`, which can therefore hand it to another shard.
+//!
+//! rustls keeps positions in bytes that it does not have: where the fragments of an unfinished
+//! handshake message lie, and how far it has read, both from the start of what it has not
+//! discarded. It slices there without a look at the length, and panics if somebody took the bytes
+//! away. Hence two rules, whatever is wanted (opening, sealing, closing):
+//! - It is always handed all that it has not discarded: each call takes `ciphertext`, and its
+//!   caller keeps what the answer did not count.
+//! - After an error nothing more is opened or sealed. It would read on in the middle of what failed
+//!   (and send a second alert); only the alert that it has queued is taken out.
 
 use std::sync::Arc;
 
@@ -11,7 +20,8 @@ use rustls::{
     ServerConfig,
     server::UnbufferedServerConnection,
     unbuffered::{
-        ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+        ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
+        UnbufferedStatus, WriteTraffic,
     },
 };
 
@@ -27,12 +37,14 @@ pub(super) struct TlsSession {
     connection: UnbufferedServerConnection,
     handshake_done: bool,
     peer_closed: bool,
+    /// The first error, which is also the answer to whatever is asked after it.
+    failed: Option<rustls::Error>,
 }
 
 impl TlsSession {
     pub fn new(config: Arc<ServerConfig>) -> Result<TlsSession, rustls::Error> {
         let connection = UnbufferedServerConnection::new(config)?;
-        Ok(TlsSession { connection, handshake_done: false, peer_closed: false })
+        Ok(TlsSession { connection, handshake_done: false, peer_closed: false, failed: None })
     }
 
     pub fn handshake_done(&self) -> bool {
@@ -57,24 +69,20 @@ impl TlsSession {
 
     /// Opens the records in `ciphertext`, which is overwritten: plaintext goes to `plaintext`,
     /// what must be sent (handshake, alerts, key updates) to `outgoing`. Answers how many bytes of
-    /// `ciphertext` are done with; the rest is a record cut short, to be passed again with more
-    /// behind it. After an error `outgoing` may hold the alert that tells the peer.
+    /// `ciphertext` are done with; the rest is a record or a handshake message cut short, to be
+    /// passed again with more behind it. After an error `outgoing` may hold the alert that tells
+    /// the peer.
     pub fn open(
         &mut self,
         ciphertext: &mut [u8],
         plaintext: &mut Vec<u8>,
         outgoing: &mut Vec<u8>,
     ) -> Result<usize, rustls::Error> {
-        let result = self.open_and_seal(ciphertext, plaintext, None, outgoing);
-        if result.is_err() {
-            // The alert is queued inside rustls; it comes out when asked with nothing to read.
-            let _ = self.open_and_seal(&mut [], &mut Vec::new(), None, outgoing);
-        }
-        result
+        self.open_and_seal(ciphertext, plaintext, None, outgoing)
     }
 
-    /// Seals all of `message` into `outgoing`. Needs a finished handshake. `ciphertext` is the
-    /// record cut short that `open` left, if any; its count of finished bytes is answered again.
+    /// Seals all of `message` into `outgoing`. Needs a finished handshake. `ciphertext` is what
+    /// `open` left, if anything; the count of finished bytes is answered again.
     pub fn seal(
         &mut self,
         message: &[u8],
@@ -85,70 +93,120 @@ impl TlsSession {
         self.open_and_seal(ciphertext, plaintext, Some(Sealing::Data(message)), outgoing)
     }
 
-    /// Appends close_notify to `outgoing`.
-    pub fn seal_close_notify(&mut self, outgoing: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    /// Appends close_notify to `outgoing`. `ciphertext` is what `open` left. The last call.
+    pub fn seal_close_notify(
+        &mut self,
+        ciphertext: &mut [u8],
+        outgoing: &mut Vec<u8>,
+    ) -> Result<(), rustls::Error> {
         let sealing = Some(Sealing::CloseNotify);
-        self.open_and_seal(&mut [], &mut Vec::new(), sealing, outgoing).map(|_| ())
+        self.open_and_seal(ciphertext, &mut Vec::new(), sealing, outgoing).map(|_| ())
     }
 
     fn open_and_seal(
         &mut self,
         ciphertext: &mut [u8],
         plaintext: &mut Vec<u8>,
-        mut sealing: Option<Sealing<'_>>,
+        sealing: Option<Sealing<'_>>,
         outgoing: &mut Vec<u8>,
     ) -> Result<usize, rustls::Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let mut opened = 0;
+        let result = self.advance(ciphertext, &mut opened, plaintext, sealing, outgoing);
+        if let Err(error) = result {
+            self.take_alert(rest_of(ciphertext, opened), outgoing);
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
+        // RFC 8446 6.1: what comes behind close_notify is ignored.
+        Ok(if self.peer_closed { ciphertext.len() } else { opened })
+    }
+
+    /// Drives rustls until it has nothing to do before more bytes come. `opened` counts the bytes
+    /// of `ciphertext` that it discards.
+    fn advance(
+        &mut self,
+        ciphertext: &mut [u8],
+        opened: &mut usize,
+        plaintext: &mut Vec<u8>,
+        mut sealing: Option<Sealing<'_>>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<(), rustls::Error> {
         loop {
-            let UnbufferedStatus { mut discard, state } =
-                self.connection.process_tls_records(&mut ciphertext[opened..]);
+            let rest = rest_of(ciphertext, *opened);
+            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
             let mut finished = false;
-            match state? {
-                ConnectionState::ReadTraffic(mut traffic) => {
+            match state {
+                Err(error) => {
+                    *opened += discard;
+                    return Err(error);
+                }
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
                         plaintext.extend_from_slice(record.payload);
                     }
                 }
-                // Early data is never offered, so none is ever accepted.
-                ConnectionState::ReadEarlyData(_) => {}
-                ConnectionState::EncodeTlsData(mut data) => {
-                    with_room(outgoing, 0, |room| match data.encode(room) {
-                        Err(EncodeError::InsufficientSize(size)) => Err(Some(size)),
-                        Err(EncodeError::AlreadyEncoded) => Err(None),
-                        Ok(written) => Ok(written),
-                    })?;
+                // Early data is never offered, so none is ever accepted; it would be dropped.
+                Ok(ConnectionState::ReadEarlyData(mut early)) => {
+                    while let Some(record) = early.next_record() {
+                        discard += record?.discard;
+                    }
                 }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, outgoing)?,
                 // "Sent" here means queued: `Connection` sends `outgoing` before anything else.
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => self.peer_closed = true,
-                ConnectionState::WriteTraffic(mut traffic) => {
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     self.handshake_done = true;
                     finished = true;
                     if let Some(sealing) = sealing.take() {
-                        let guess = sealing.size_sealed();
-                        with_room(outgoing, guess, |room| {
-                            let sealed = match &sealing {
-                                Sealing::Data(message) => traffic.encrypt(message, room),
-                                Sealing::CloseNotify => traffic.queue_close_notify(room),
-                            };
-                            sealed.map_err(|error| match error {
-                                EncryptError::InsufficientSize(size) => Some(size),
-                                EncryptError::EncryptExhausted => None,
-                            })
-                        })?;
+                        sealing.write(&mut traffic, outgoing)?;
                     }
                 }
                 // Nothing to do before more bytes come.
-                _ => finished = true,
+                Ok(_) => finished = true,
             }
-            opened += discard;
+            *opened += discard;
             if finished {
-                return Ok(opened);
+                return Ok(());
             }
         }
     }
+
+    /// After an error: takes out the alert that rustls queued, and has it read nothing more. While
+    /// it has something to say it says that before it looks at `rest`.
+    fn take_alert(&mut self, rest: &mut [u8], outgoing: &mut Vec<u8>) {
+        while self.connection.wants_write() {
+            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(rest);
+            let Ok(ConnectionState::EncodeTlsData(data)) = state else { return };
+            if encode(data, outgoing).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What rustls has not discarded of `ciphertext`.
+fn rest_of(ciphertext: &mut [u8], opened: usize) -> &mut [u8] {
+    ciphertext.get_mut(opened..).unwrap_or_default()
+}
+
+type ServerData = rustls::server::ServerConnectionData;
+
+fn encode(
+    mut data: EncodeTlsData<'_, ServerData>,
+    outgoing: &mut Vec<u8>,
+) -> Result<(), rustls::Error> {
+    with_room(outgoing, 0, |room| {
+        data.encode(room).map_err(|error| match error {
+            EncodeError::InsufficientSize(size) => Some(size),
+            EncodeError::AlreadyEncoded => None,
+        })
+    })
 }
 
 enum Sealing<'a> {
@@ -157,6 +215,23 @@ enum Sealing<'a> {
 }
 
 impl Sealing<'_> {
+    fn write(
+        &self,
+        traffic: &mut WriteTraffic<'_, ServerData>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<(), rustls::Error> {
+        with_room(outgoing, self.size_sealed(), |room| {
+            let sealed = match self {
+                Sealing::Data(message) => traffic.encrypt(message, room),
+                Sealing::CloseNotify => traffic.queue_close_notify(room),
+            };
+            sealed.map_err(|error| match error {
+                EncryptError::InsufficientSize(size) => Some(size),
+                EncryptError::EncryptExhausted => None,
+            })
+        })
+    }
+
     fn size_sealed(&self) -> usize {
         match self {
             Sealing::Data(message) => {
