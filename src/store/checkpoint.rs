@@ -102,11 +102,19 @@ impl Drop for Inner {
 }
 
 /// Records of older runs, read before the capture, to be joined with a mailbox's delta.
-struct Merge {
+pub(super) struct Merge {
     mailbox: MailboxId,
-    /// How many of the newest runs they are.
-    runs: usize,
+    /// The runs they are of: the newest ones, as it was then.
+    runs: Vec<RunRef>,
     records: Vec<(Uid, RunRecord)>,
+}
+
+impl Merge {
+    /// The merge if these still are the mailbox's newest runs. Others may have written its table
+    /// anew meanwhile (salvage clears all runs): then its delta has all that matters, alone.
+    fn still_of(self, runs: &[RunRef]) -> Option<Merge> {
+        runs.ends_with(&self.runs).then_some(self)
+    }
 }
 
 /// The delta of a mailbox whose table is being written anew. Not cleared by then, because the
@@ -290,7 +298,7 @@ impl Inner {
 
     /// Does what must await before a mailbox's changes can be captured: reads the runs they will be
     /// joined with, or writes the whole folder anew.
-    async fn prepare_mailbox(
+    pub(super) async fn prepare_mailbox(
         &self,
         cell: &Rc<AccountCell>,
         id: MailboxId,
@@ -312,7 +320,8 @@ impl Inner {
         let count = runs_to_merge(&runs, delta);
         if count > 0 {
             let mut records = Vec::new();
-            for run in &runs[runs.len() - count..] {
+            let runs = newest(&runs, count);
+            for run in runs {
                 match self.read_run(run).await {
                     Ok(found) => records.extend(found),
                     // Loading the table salvages what there is, and writes all of it anew.
@@ -320,7 +329,7 @@ impl Inner {
                     Err(error) => return Err(error),
                 }
             }
-            merges.push(Merge { mailbox: id, runs: count, records });
+            merges.push(Merge { mailbox: id, runs: runs.to_vec(), records });
         }
         Ok(())
     }
@@ -360,22 +369,25 @@ impl Inner {
     }
 
     /// Moves every mailbox's delta into runs, joined with those in `merges`.
-    fn append_deltas(
+    pub(super) fn append_deltas(
         &self,
         state: &mut AccountState,
         merges: Vec<Merge>,
     ) -> Result<(), StoreError> {
         let mut merges = merges.into_iter().peekable();
         for (id, mailbox) in &mut state.mailboxes {
+            // Both go up by mailbox. One that is gone by now leaves its merge behind.
+            while merges.next_if(|merge| merge.mailbox < *id).is_some() {}
             let merge = merges.next_if(|merge| merge.mailbox == *id);
             if mailbox.delta.is_empty() {
                 continue;
             }
-            let (joined, older) =
-                merge.map_or((0, Vec::new()), |merge| (merge.runs, merge.records));
+            let merge = merge.and_then(|merge| merge.still_of(&mailbox.runs));
+            let (joined, older) = merge.map_or_else(Default::default, |it| (it.runs, it.records));
             let merged = merge_over(older.into_iter(), &mailbox.delta);
-            let older = mailbox.runs.split_off(mailbox.runs.len() - joined);
-            older.iter().for_each(|run| self.release_run(run));
+            let kept = mailbox.runs.len().saturating_sub(joined.len());
+            mailbox.runs.truncate(kept);
+            joined.iter().for_each(|run| self.release_run(run));
             mailbox.delta.clear();
             let records: Vec<(Uid, RunRecord)> = merged.into_iter().collect();
             for piece in records.chunks(self.options.run_records_max) {
@@ -384,6 +396,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// The last `count` of `runs`.
+fn newest(runs: &[RunRef], count: usize) -> &[RunRef] {
+    runs.get(runs.len().saturating_sub(count)..).unwrap_or_default()
 }
 
 /// Lets the next checkpoint begin when dropped.

@@ -323,3 +323,40 @@ fn messages_of_a_folder_that_nothing_names_come_back_in_recovered() {
         }
     });
 }
+
+/// Between the reading of runs that a checkpoint will join and the joining others run. One of them
+/// may salvage the table, after which none of those runs is the mailbox's any more.
+#[test]
+fn a_table_salvaged_under_a_checkpoint() {
+    run(async |world: Rc<World>| {
+        let (partition, _) = open(&world.device, &world).await;
+        for n in 0..3 {
+            deliver(&partition, ALICE, &bytes(n, 400)).await;
+        }
+        partition.checkpoint().await.unwrap();
+        for n in 3..6 {
+            deliver(&partition, ALICE, &bytes(n, 400)).await;
+        }
+        let account = partition.account(ALICE).await.unwrap();
+        let all: Vec<Message> =
+            snapshot(&account, MailboxId::INBOX).await.iter_from(0).copied().collect();
+        let cell = account.cell.clone();
+        let mut merges = Vec::new();
+        partition.inner.prepare_mailbox(&cell, MailboxId::INBOX, &mut merges).await.unwrap();
+        assert_eq!(merges.len(), 1, "the run is short enough to be joined");
+        {
+            let mut state = cell.state.borrow_mut();
+            let inbox = state.mailboxes.get_mut(&MailboxId::INBOX).unwrap();
+            inbox.replace_table(all.iter().copied(), Uid(0));
+            partition.inner.append_deltas(&mut state, merges).unwrap();
+            state.dirty = true;
+        }
+        partition.checkpoint().await.unwrap();
+        drop((account, cell));
+        partition.close().await.unwrap();
+        let (partition, report) = open(&world.device, &world).await;
+        assert!(report.damage.is_empty(), "{:?}", report.damage);
+        let account = partition.account(ALICE).await.unwrap();
+        assert_eq!(uids(&account, MailboxId::INBOX).await, [1, 2, 3, 4, 5, 6]);
+    });
+}
