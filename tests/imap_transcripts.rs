@@ -13,7 +13,10 @@ use demo_server::DemoServer;
 use ringmail::{
     model::MailboxId,
     runtime::{
-        LocalFuture, connection::Connection, device::memory::Faults, resources::ShardResources,
+        LocalFuture,
+        connection::Connection,
+        device::memory::Faults,
+        resources::{ResourceLimits, ShardResources},
     },
     service::{
         Shard,
@@ -244,4 +247,42 @@ fn a_shutdown_lets_a_message_come_in_and_says_goodbye() {
         account.status(MailboxId::INBOX).await.expect("status").messages
     });
     assert_eq!(messages, 1);
+}
+
+/// A shard whose buffers are taken by lines that never end serves newcomers and those logged in;
+/// whoever holds most hears BYE.
+#[test]
+fn unfinished_lines_do_not_shut_others_out() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 1, true);
+    let limits = ResourceLimits { buffer_bytes_max: 256 << 10, ..ResourceLimits::default() };
+    ShardResources::install(limits, &world.shards[0].executor);
+    let mut alice = world.client();
+    alice.read_to("* OK");
+    alice.say("a1 LOGIN alice@demo.test demo\r\n");
+    alice.read_to("a1 OK");
+    alice.say(format!("a2 NOOP{}", " ".repeat(30_000)));
+    world.settle();
+    let mut strangers: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut stranger = world.client();
+            stranger.read_to("* OK");
+            stranger.say(format!("b1 LOGIN {}", "x".repeat(4_097)));
+            world.settle();
+            stranger
+        })
+        .collect();
+    assert!(ShardResources::current().buffers().gave_way() > 30);
+    let sent_away = strangers.iter().filter(|stranger| stranger.peer.is_closed()).count();
+    assert!(sent_away > 30, "{sent_away}");
+    for stranger in strangers.iter_mut().filter(|stranger| stranger.peer.is_closed()) {
+        stranger.read_to("* BYE [UNAVAILABLE]");
+    }
+    let mut bob = world.client();
+    bob.read_to("* OK");
+    bob.say("c1 LOGIN bob@demo.test demo\r\n");
+    bob.read_to("c1 OK");
+    alice.say("\r\n");
+    alice.read_to("a2 ");
+    assert!(ShardResources::current().buffer_bytes() <= 256 << 10);
 }

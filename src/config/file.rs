@@ -129,7 +129,7 @@ pub struct RuntimeSection {
     pub shards: u16,
     /// Connections a shard serves at once; more are refused in the protocol's words.
     pub connections_per_shard: usize,
-    /// Bytes of connection buffers a shard may hold.
+    /// Bytes of connection buffers a shard may hold; a quarter is kept for those logged in.
     pub buffers_per_shard: ByteSize,
     /// Length of the kernel's queue of connections not yet accepted.
     pub backlog: u32,

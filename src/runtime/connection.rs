@@ -5,7 +5,8 @@
 //! `fill()`. All pipelined commands are answered by one write.
 //!
 //! Invariants:
-//! - Idle (nothing in `input` or `output`) a connection holds no buffer, TLS or not.
+//! - Idle (nothing in `input` or `output`) a connection holds no buffer, TLS or not; waiting with
+//!   something in them, it holds buffers of that size, and may have to give way (`budget`).
 //! - Both `fill` and `flush` keep their progress in the connection, so dropping their futures
 //!   loses nothing.
 //! - What TLS wants sent (`sealed`) leaves before anything else does and before we wait to read.
@@ -24,6 +25,7 @@ use std::{
 };
 
 use super::{
+    budget::{GivesWay, HolderId},
     pipe::{self, MemoryPeer},
     resources::{PooledBuffer, SCRATCH_SIZE, ShardResources},
     timer::Timer,
@@ -59,7 +61,8 @@ pub enum ConnectionError {
     Tls(#[from] rustls::Error),
     #[error("{0}")]
     Io(io::Error),
-    /// The shard's memory budget is spent; the session says so in its protocol and closes.
+    /// The shard's memory budget is spent, and this connection gives way; the session says so in its
+    /// protocol and closes.
     #[error("out of buffer memory")]
     NoMemory,
     /// The server is shutting down.
@@ -114,22 +117,39 @@ pub struct Connection {
     /// Fills and flushes in a row that did not wait.
     eager: u8,
     timer: Timer,
+    /// The session has heard of `NoMemory`: what it says now is not to fail for that again.
+    gave_way: bool,
     seat: Seat,
 }
 
-/// Counts the connection among its shard's for as long as it is there.
-struct Seat(Rc<ShardResources>);
+/// Counts the connection among its shard's, and holds its place in the budget of buffers, for as
+/// long as it is there.
+struct Seat {
+    resources: Rc<ShardResources>,
+    holder: HolderId,
+}
 
 impl Seat {
     fn take(resources: &Rc<ShardResources>) -> Seat {
         resources.count_connection();
-        Seat(resources.clone())
+        Seat { resources: resources.clone(), holder: resources.buffers().enter() }
+    }
+
+    fn buffer(&self) -> PooledBuffer {
+        PooledBuffer::new(&self.resources, self.holder)
+    }
+
+    /// `NoMemory` if it is this connection that gives way.
+    fn settle(&self) -> Result<(), ConnectionError> {
+        let settled = self.resources.buffers().settle(self.holder);
+        settled.map_err(|GivesWay| ConnectionError::NoMemory)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.uncount_connection();
+        self.resources.buffers().leave(self.holder);
+        self.resources.uncount_connection();
     }
 }
 
@@ -161,24 +181,26 @@ impl Connection {
 
     fn new(transport: Transport, peer: SocketAddr) -> Connection {
         let resources = ShardResources::current();
+        let seat = Seat::take(&resources);
         Connection {
             transport,
             peer,
             tls: None,
             upgrade: None,
-            input: PooledBuffer::new(&resources),
+            input: seat.buffer(),
             consumed: 0,
-            ciphertext: PooledBuffer::new(&resources),
-            output: PooledBuffer::new(&resources),
+            ciphertext: seat.buffer(),
+            output: seat.buffer(),
             taken: 0,
-            sealed: PooledBuffer::new(&resources),
+            sealed: seat.buffer(),
             sealed_sent: 0,
             ended: false,
             broken: false,
             interruptible: true,
             eager: 0,
             timer: Timer::new(resources.timers()),
-            seat: Seat::take(&resources),
+            gave_way: false,
+            seat,
         }
     }
 
@@ -237,6 +259,12 @@ impl Connection {
         self.interruptible = interruptible;
     }
 
+    /// The session knows who its client is (or, with false, no more): at the shard's limits others give
+    /// way first. A handover carries it along.
+    pub fn set_logged_in(&mut self, logged_in: bool) {
+        self.seat.resources.buffers().set_logged_in(self.seat.holder, logged_in);
+    }
+
     /// Acknowledges what the peer sent without waiting for a reply to carry it. For protocols whose
     /// clients write one message in two small pieces: with Nagle's algorithm on their side and
     /// delayed acknowledgements on ours, the second piece comes 40 ms late.
@@ -281,7 +309,7 @@ impl Connection {
 
     /// True once the server wants sessions to end; `fill` then fails with `ShuttingDown`.
     pub fn shutting_down(&self) -> bool {
-        self.seat.0.shutting_down()
+        self.seat.resources.shutting_down()
     }
 
     /// Flushes what it can, says goodbye (TLS close_notify) and closes.
@@ -322,6 +350,7 @@ impl Connection {
             ended: self.ended,
             broken: self.broken,
             interruptible: self.interruptible,
+            logged_in: self.seat.resources.buffers().is_logged_in(self.seat.holder),
         }
     }
 
@@ -329,10 +358,11 @@ impl Connection {
     /// limit the caller has looked at before (`ShardResources::connections_full`).
     pub fn attach(detached: DetachedConnection) -> Connection {
         let mut connection = Self::new(Transport::attach(detached.transport), detached.peer);
-        let resources = &connection.seat.0;
-        connection.input = PooledBuffer::from_vec(detached.input, resources);
-        connection.ciphertext = PooledBuffer::from_vec(detached.ciphertext, resources);
-        connection.sealed = PooledBuffer::from_vec(detached.sealed, resources);
+        let Seat { resources, holder } = &connection.seat;
+        connection.input = PooledBuffer::from_vec(detached.input, resources, *holder);
+        connection.ciphertext = PooledBuffer::from_vec(detached.ciphertext, resources, *holder);
+        connection.sealed = PooledBuffer::from_vec(detached.sealed, resources, *holder);
+        connection.set_logged_in(detached.logged_in);
         connection.tls = detached.tls;
         connection.upgrade = detached.upgrade;
         connection.ended = detached.ended;
@@ -350,20 +380,27 @@ impl Connection {
     ) -> Result<(), ConnectionError> {
         let mut armed = false;
         let result = poll_fn(|context| {
+            self.stay()?;
             if let Poll::Ready(result) = poll(self, context) {
                 return Poll::Ready(result);
             }
             if !armed {
+                self.fit_buffers()?;
                 self.timer.arm(timeout);
                 armed = true;
             }
+            self.seat.resources.buffers().wait(self.seat.holder, context.waker());
             if self.timer.poll_passed(context) {
                 return Poll::Ready(Err(ConnectionError::TimedOut));
             }
             Poll::Pending
         })
         .await;
+        if matches!(result, Err(ConnectionError::NoMemory)) {
+            self.give_way();
+        }
         if armed {
+            self.seat.resources.buffers().waited(self.seat.holder);
             self.timer.disarm();
             self.eager = 0;
         } else if self.eager < EAGER_MAX {
@@ -376,6 +413,32 @@ impl Connection {
         result
     }
 
+    /// `NoMemory` if this connection was told to give way and its session has not heard of it.
+    fn stay(&self) -> Result<(), ConnectionError> {
+        if !self.gave_way && self.seat.resources.buffers().is_leaving(self.seat.holder) {
+            return Err(ConnectionError::NoMemory);
+        }
+        Ok(())
+    }
+
+    /// Before a wait: what is kept meanwhile is kept in its own size, and counted.
+    fn fit_buffers(&mut self) -> Result<(), ConnectionError> {
+        self.compact_input();
+        self.input.fit();
+        self.ciphertext.fit();
+        self.output.recount();
+        self.sealed.recount();
+        if self.gave_way { Ok(()) } else { self.seat.settle() }
+    }
+
+    /// Nothing that was received will be read any more.
+    fn give_way(&mut self) {
+        self.gave_way = true;
+        self.consumed = 0;
+        self.input.discard();
+        self.ciphertext.discard();
+    }
+
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         let before = self.input().len();
         if before == 0 && self.interruptible && self.shutting_down() {
@@ -384,8 +447,12 @@ impl Connection {
         loop {
             ready!(self.poll_send_sealed(context))?;
             if self.input().len() > before {
-                self.input.settle().map_err(|_| ConnectionError::NoMemory)?;
-                return Poll::Ready(Ok(()));
+                self.input.recount();
+                if !self.seat.resources.buffers().has_room() {
+                    // What counts is what was received, not the buffer that happened to be free.
+                    self.input.fit();
+                }
+                return Poll::Ready(self.seat.settle());
             }
             ready!(self.poll_receive(context))?;
         }
@@ -434,7 +501,7 @@ impl Connection {
                     self.ciphertext.bytes_mut().drain(..opened);
                     self.ciphertext.release_if_empty();
                     self.input.release_if_empty();
-                    let _ = self.sealed.settle();
+                    self.sealed.recount();
                 }
             }
         }
@@ -457,7 +524,7 @@ impl Connection {
         if self.ended {
             return Poll::Ready(Err(ConnectionError::Closed));
         }
-        let resources = self.seat.0.clone();
+        let resources = self.seat.resources.clone();
         resources.with_scratch(|scratch| {
             let count = ready!(self.transport.poll_receive(context, scratch))?;
             let Some(received @ [_, ..]) = scratch.get_mut(..count) else {
@@ -506,7 +573,8 @@ impl Connection {
         if self.ciphertext.bytes().len() > CIPHERTEXT_MAX {
             return Err(rustls::Error::General("record or handshake too long".into()).into());
         }
-        self.ciphertext.settle().map_err(|_| ConnectionError::NoMemory)
+        self.ciphertext.recount();
+        Ok(())
     }
 
     /// Ready at once unless the peer is still sending; then ends our half and reads on until the
@@ -516,7 +584,7 @@ impl Connection {
         context: &mut Context<'_>,
         discarded: &mut usize,
     ) -> Poll<Result<(), ConnectionError>> {
-        let resources = self.seat.0.clone();
+        let resources = self.seat.resources.clone();
         resources.with_scratch(|scratch| {
             while *discarded <= LINGER_BYTES_MAX {
                 match self.transport.poll_receive(context, scratch) {
@@ -555,6 +623,7 @@ pub struct DetachedConnection {
     ended: bool,
     broken: bool,
     interruptible: bool,
+    logged_in: bool,
 }
 
 const _: fn() = || {
@@ -652,6 +721,78 @@ mod tests {
         peer.close();
         assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::Closed)));
         assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::Closed)));
+    }
+
+    /// A shard's resources of this size, without timers.
+    fn small_shard(buffer_bytes_max: usize) {
+        let executor: Rc<dyn crate::runtime::executor::Executor> =
+            Rc::new(crate::runtime::simulation::Simulation::new(1));
+        let limits =
+            crate::runtime::resources::ResourceLimits { buffer_bytes_max, ..Default::default() };
+        ShardResources::install(limits, &executor);
+    }
+
+    /// Connections that wait with an unfinished line of `len` octets in them.
+    fn unfinished(count: usize, len: usize) -> Vec<(Connection, MemoryPeer)> {
+        let made = (0..count).map(|_| {
+            let (mut connection, peer) = Connection::memory();
+            peer.send(&vec![b'x'; len]);
+            block_on(connection.fill(SECOND)).unwrap();
+            assert!(block_on(poll_once(connection.fill(SECOND))).is_none());
+            (connection, peer)
+        });
+        made.collect()
+    }
+
+    /// One octet more than a small buffer holds used to cost 64 KiB.
+    #[test]
+    fn an_unfinished_line_costs_its_octets() {
+        small_shard(64 << 20);
+        let connections = unfinished(1_024, 4_097);
+        assert!(
+            resources().buffer_bytes() < 1_024 * 4_097 * 5 / 4,
+            "{}",
+            resources().buffer_bytes()
+        );
+        drop(connections);
+        assert_eq!(resources().buffer_bytes(), 0);
+        assert_eq!(resources().buffers().gave_way(), 0);
+    }
+
+    #[test]
+    fn who_holds_most_gives_way_and_hears_so() {
+        small_shard(256 << 10);
+        let mut logged_in = unfinished(1, 60_000);
+        logged_in[0].0.set_logged_in(true);
+        logged_in.iter_mut().for_each(|(connection, _)| {
+            // As a handover does.
+            let (moved, _peer) = Connection::memory();
+            let moved = std::mem::replace(connection, moved);
+            *connection = Connection::attach(moved.detach());
+            assert!(block_on(poll_once(connection.fill(SECOND))).is_none());
+        });
+        let mut strangers = unfinished(40, 4_097);
+        assert_eq!(resources().buffers().gave_way(), 0);
+        let mut newcomers = unfinished(20, 3_000);
+        let gave_way = resources().buffers().gave_way();
+        assert!((1..40).contains(&gave_way), "{gave_way}");
+        let mut lost = 0;
+        for (connection, peer) in &mut strangers {
+            if let Some(heard) = block_on(poll_once(connection.fill(SECOND))) {
+                assert!(matches!(heard, Err(ConnectionError::NoMemory)));
+                assert_eq!(connection.input(), b"");
+                connection.output().extend_from_slice(b"421 4.3.2 full\r\n");
+                block_on(connection.flush(SECOND)).unwrap();
+                assert_eq!(peer.take_output(), b"421 4.3.2 full\r\n");
+                lost += 1;
+            }
+        }
+        assert_eq!(lost, gave_way);
+        for (connection, peer) in newcomers.iter_mut().chain(&mut logged_in) {
+            peer.send(b"\r\n");
+            block_on(connection.fill(SECOND)).unwrap();
+        }
+        assert!(resources().buffer_bytes() <= 256 << 10);
     }
 
     #[test]

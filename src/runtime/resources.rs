@@ -3,8 +3,9 @@
 //!
 //! Invariant: an idle connection holds none of this. Bytes are received into the shard's scratch
 //! buffer and copied to a pooled buffer only once there are some; a buffer that ran empty goes back
-//! to the pool. Each shard has a byte budget for buffers in use; at the limit `fill` fails with
-//! `NoMemory`, while replies always find memory, so that the refusal can be said.
+//! to the pool, and one that has to wait with something in it is cut to that. Each shard has a byte
+//! budget for buffers in use (`budget`); at the limit waits of the connection that gives way fail
+//! with `NoMemory`, while replies always find memory, so that the refusal can be said.
 //!
 //! Ownership: shard-local, one per thread, held by `Rc`. `shard::start` installs it; tests on other
 //! executors get one on first use.
@@ -15,6 +16,7 @@ use std::{
 };
 
 use super::{
+    budget::{Budget, HolderId},
     executor::{Executor, Priority},
     readiness::Readiness,
     timer::TimerWheel,
@@ -26,10 +28,14 @@ pub const SCRATCH_SIZE: usize = 64 * 1024;
 /// Capacity of the small pooled buffers: a batch of commands or replies.
 const SMALL_BUFFER: usize = 4 * 1024;
 
+/// Capacity of the pooled buffers for what is left of a line: a waiting connection's least cost.
+const REMAINDER_BUFFER: usize = 256;
+
 /// A buffer that grew past this is freed, not pooled.
 const POOLED_CAPACITY_MAX: usize = 2 * SCRATCH_SIZE;
 
 /// Free buffers kept of each size.
+const FREE_REMAINDER_MAX: usize = 512;
 const FREE_SMALL_MAX: usize = 512;
 const FREE_LARGE_MAX: usize = 32;
 
@@ -52,9 +58,10 @@ impl Default for ResourceLimits {
 pub struct ShardResources {
     limits: ResourceLimits,
     scratch: RefCell<Box<[u8]>>,
+    free_remainder: RefCell<Vec<Vec<u8>>>,
     free_small: RefCell<Vec<Vec<u8>>>,
     free_large: RefCell<Vec<Vec<u8>>>,
-    buffer_bytes: Cell<usize>,
+    buffers: Budget,
     connections: Cell<usize>,
     shutting_down: Cell<bool>,
     timers: Rc<TimerWheel>,
@@ -85,11 +92,12 @@ impl ShardResources {
 
     fn new(limits: ResourceLimits) -> ShardResources {
         ShardResources {
+            buffers: Budget::new(limits.buffer_bytes_max, SMALL_BUFFER),
             limits,
             scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
+            free_remainder: RefCell::default(),
             free_small: RefCell::default(),
             free_large: RefCell::default(),
-            buffer_bytes: Cell::new(0),
             connections: Cell::new(0),
             shutting_down: Cell::new(false),
             timers: Rc::new(TimerWheel::new()),
@@ -160,7 +168,12 @@ impl ShardResources {
 
     /// Bytes of connection buffers in use now.
     pub fn buffer_bytes(&self) -> usize {
-        self.buffer_bytes.get()
+        self.buffers.used()
+    }
+
+    /// The budget of connection buffers.
+    pub fn buffers(&self) -> &Budget {
+        &self.buffers
     }
 
     /// Lends the scratch buffer for the length of `use_scratch`, which must not call back here.
@@ -168,15 +181,11 @@ impl ShardResources {
         use_scratch(&mut self.scratch.borrow_mut())
     }
 
-    fn within_budget(&self) -> bool {
-        self.buffer_bytes.get() <= self.limits.buffer_bytes_max
-    }
-
     fn take(&self, size: usize) -> Vec<u8> {
-        let (free, capacity) = if size <= SMALL_BUFFER {
-            (&self.free_small, SMALL_BUFFER)
-        } else {
-            (&self.free_large, size.max(SCRATCH_SIZE))
+        let (free, capacity) = match size {
+            ..=REMAINDER_BUFFER => (&self.free_remainder, REMAINDER_BUFFER),
+            ..=SMALL_BUFFER => (&self.free_small, SMALL_BUFFER),
+            _ => (&self.free_large, size.max(SCRATCH_SIZE)),
         };
         let mut bytes = free.borrow_mut().pop().unwrap_or_default();
         bytes.reserve(capacity);
@@ -186,6 +195,7 @@ impl ShardResources {
     fn give(&self, mut bytes: Vec<u8>) {
         bytes.clear();
         let (free, count_max) = match bytes.capacity() {
+            REMAINDER_BUFFER => (&self.free_remainder, FREE_REMAINDER_MAX),
             0..SMALL_BUFFER => return,
             SMALL_BUFFER..SCRATCH_SIZE => (&self.free_small, FREE_SMALL_MAX),
             SCRATCH_SIZE..=POOLED_CAPACITY_MAX => (&self.free_large, FREE_LARGE_MAX),
@@ -208,26 +218,28 @@ impl Drop for Driving {
     }
 }
 
-/// The shard's byte budget is spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BudgetSpent;
-
 /// A byte buffer that counts against the shard's budget while it holds memory. Without memory
 /// until something is put in.
 pub(super) struct PooledBuffer {
     bytes: Vec<u8>,
-    /// Bytes of capacity counted in `ShardResources::buffer_bytes`.
+    /// Bytes of capacity counted in the budget.
     charged: usize,
     resources: Rc<ShardResources>,
+    holder: HolderId,
 }
 
 impl PooledBuffer {
-    pub fn new(resources: &Rc<ShardResources>) -> PooledBuffer {
-        PooledBuffer { bytes: Vec::new(), charged: 0, resources: resources.clone() }
+    pub fn new(resources: &Rc<ShardResources>, holder: HolderId) -> PooledBuffer {
+        PooledBuffer { bytes: Vec::new(), charged: 0, resources: resources.clone(), holder }
     }
 
-    pub fn from_vec(bytes: Vec<u8>, resources: &Rc<ShardResources>) -> PooledBuffer {
-        let mut buffer = PooledBuffer { bytes, charged: 0, resources: resources.clone() };
+    pub fn from_vec(
+        bytes: Vec<u8>,
+        resources: &Rc<ShardResources>,
+        holder: HolderId,
+    ) -> PooledBuffer {
+        let mut buffer = PooledBuffer::new(resources, holder);
+        buffer.bytes = bytes;
         buffer.recount();
         buffer
     }
@@ -237,7 +249,7 @@ impl PooledBuffer {
     }
 
     /// The bytes for writing, with memory of some size behind them. Growth is counted by the next
-    /// `settle`.
+    /// `recount`.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
             self.bytes = self.resources.take(SMALL_BUFFER);
@@ -246,20 +258,33 @@ impl PooledBuffer {
         &mut self.bytes
     }
 
-    /// Makes room for `additional` bytes, from the pool when there was no memory yet.
+    /// Makes room for `additional` bytes, from the pool when there is too little.
     pub fn reserve(&mut self, additional: usize) {
-        if self.bytes.capacity() == 0 {
-            self.bytes = self.resources.take(additional);
-        } else {
-            self.bytes.reserve(additional);
+        if self.bytes.capacity() - self.bytes.len() < additional {
+            let size = (self.bytes.len() + additional).max(SMALL_BUFFER);
+            let mut larger = self.resources.take(size);
+            larger.extend_from_slice(&self.bytes);
+            self.resources.give(std::mem::replace(&mut self.bytes, larger));
         }
         self.recount();
     }
 
-    /// Counts what the buffer holds by now against the budget. The bytes stay in any case.
-    pub fn settle(&mut self) -> Result<(), BudgetSpent> {
+    /// Before a wait: what the buffer holds, if much less than it could, goes to one of its size. With
+    /// an eighth to spare, so that what trickles in is not copied for every octet.
+    pub fn fit(&mut self) {
+        let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
+        if len == 0 {
+            return self.release_if_empty();
+        }
+        if capacity - len > REMAINDER_BUFFER + len / 4 {
+            let mut fitting = match len {
+                ..=REMAINDER_BUFFER => self.resources.take(len),
+                _ => Vec::with_capacity(len + len / 8),
+            };
+            fitting.extend_from_slice(&self.bytes);
+            self.resources.give(std::mem::replace(&mut self.bytes, fitting));
+        }
         self.recount();
-        if self.resources.within_budget() { Ok(()) } else { Err(BudgetSpent) }
     }
 
     /// Gives the memory back if nothing is in it.
@@ -270,16 +295,24 @@ impl PooledBuffer {
         }
     }
 
+    /// Gives the memory back, whatever is in it.
+    pub fn discard(&mut self) {
+        self.bytes.clear();
+        self.release_if_empty();
+    }
+
     /// Takes the bytes out of this shard's accounts.
     pub fn into_vec(mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
 
-    fn recount(&mut self) {
+    /// Counts what the buffer holds by now against the budget.
+    pub fn recount(&mut self) {
         let capacity = self.bytes.capacity();
-        let in_use = &self.resources.buffer_bytes;
-        in_use.set(in_use.get() + capacity - self.charged);
-        self.charged = capacity;
+        if capacity != self.charged {
+            self.resources.buffers.change(self.holder, capacity, self.charged);
+            self.charged = capacity;
+        }
     }
 }
 
@@ -294,15 +327,19 @@ impl Drop for PooledBuffer {
 mod tests {
     use super::*;
 
+    fn resources() -> (Rc<ShardResources>, HolderId) {
+        let resources = Rc::new(ShardResources::new(ResourceLimits::default()));
+        let holder = resources.buffers.enter();
+        (resources, holder)
+    }
+
     #[test]
-    fn buffers_are_counted_reused_and_limited() {
-        let limits = ResourceLimits { buffer_bytes_max: SCRATCH_SIZE, connections_max: 1 };
-        let resources = Rc::new(ShardResources::new(limits));
-        let mut buffer = PooledBuffer::new(&resources);
+    fn buffers_are_counted_and_reused() {
+        let (resources, holder) = resources();
+        let mut buffer = PooledBuffer::new(&resources, holder);
         assert_eq!(resources.buffer_bytes(), 0);
         buffer.bytes_mut().extend_from_slice(b"HELO");
         assert_eq!(resources.buffer_bytes(), buffer.bytes().capacity());
-        assert!(buffer.settle().is_ok());
 
         let memory = buffer.bytes().as_ptr();
         buffer.bytes_mut().clear();
@@ -312,19 +349,42 @@ mod tests {
         assert_eq!(buffer.bytes().as_ptr(), memory, "the pooled buffer comes back");
 
         buffer.bytes_mut().resize(2 * SCRATCH_SIZE, 0);
-        assert_eq!(buffer.settle(), Err(BudgetSpent));
+        buffer.recount();
+        assert_eq!(resources.buffers.cost(holder), buffer.bytes().capacity());
         drop(buffer);
         assert_eq!(resources.buffer_bytes(), 0);
     }
 
+    /// Whatever was received before, what waits costs what it is, and a little.
+    #[test]
+    fn a_remainder_costs_its_octets() {
+        for len in [1, 100, 257, 1_000, 4_097, 60_000] {
+            let (resources, holder) = resources();
+            let mut buffer = PooledBuffer::new(&resources, holder);
+            buffer.reserve(SCRATCH_SIZE);
+            let large = buffer.bytes().as_ptr();
+            let octets: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            buffer.bytes_mut().extend_from_slice(&octets);
+            buffer.fit();
+            assert_eq!(*buffer.bytes(), octets);
+            let cost = resources.buffer_bytes();
+            assert!(cost <= len + len / 4 + REMAINDER_BUFFER, "{len} octets cost {cost}");
+            buffer.reserve(SCRATCH_SIZE - len);
+            assert_eq!(*buffer.bytes(), octets);
+            if cost < SCRATCH_SIZE {
+                assert_eq!(buffer.bytes().as_ptr(), large, "from the pool");
+            }
+        }
+    }
+
     #[test]
     fn detached_bytes_leave_the_accounts() {
-        let resources = Rc::new(ShardResources::new(ResourceLimits::default()));
-        let mut buffer = PooledBuffer::new(&resources);
+        let (resources, holder) = resources();
+        let mut buffer = PooledBuffer::new(&resources, holder);
         buffer.bytes_mut().extend_from_slice(b"half a comm");
         let bytes = buffer.into_vec();
         assert_eq!(resources.buffer_bytes(), 0);
-        let buffer = PooledBuffer::from_vec(bytes, &resources);
+        let buffer = PooledBuffer::from_vec(bytes, &resources, holder);
         assert_eq!(resources.buffer_bytes(), buffer.bytes().capacity());
     }
 }

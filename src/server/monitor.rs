@@ -15,6 +15,7 @@ use crate::{
     runtime::{
         executor::Priority,
         mesh::{MeshError, MeshGate},
+        resources::ShardResources,
     },
     service::Shard,
     store::Partition,
@@ -199,7 +200,10 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
     if let Some(free) = partitions().filter_map(Partition::free_space).min() {
         shard.metrics.gauge("store_free_bytes", free);
     }
+    let resources = ShardResources::current();
     for (name, value) in [
+        ("connection_buffer_bytes", resources.buffer_bytes() as u64),
+        ("connections_gave_way_total", resources.buffers().gave_way()),
         ("store_syncs_total", sum.syncs),
         ("store_batches_total", sum.batches),
         ("store_entries_total", sum.entries),

@@ -99,7 +99,11 @@ fn require_privacy(session: &Session) -> Result<(), Failure> {
 async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> Reply {
     let peer = session.connection.peer().ip();
     let shard = session.shard.clone();
-    match shard.directory.authenticate(user, password, peer).await {
+    let checked = shard.directory.authenticate(user, password, peer).await;
+    if checked.is_ok() {
+        session.connection.set_logged_in(true);
+    }
+    match checked {
         Ok(identity) if shard.owner_of(identity.account) == shard.id => {
             session.log_in(identity.account).await
         }

@@ -16,7 +16,11 @@ impl Client {
     pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), End> {
         let Credentials { user, password } = credentials;
         let peer = self.connection.peer().ip();
-        match self.shard.directory.authenticate(&user, &password, peer).await {
+        let checked = self.shard.directory.authenticate(&user, &password, peer).await;
+        if checked.is_ok() {
+            self.connection.set_logged_in(true);
+        }
+        match checked {
             Ok(identity) if self.shard.owner_of(identity.account) != self.shard.id => {
                 Err(End::HandOver(identity))
             }

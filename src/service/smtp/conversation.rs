@@ -50,6 +50,7 @@ pub async fn converse(mut connection: Connection, shard: Rc<Shard>, kind: Listen
     if connection.handshake(options.tls_handshake_timeout).await.is_err() {
         return;
     }
+    connection.set_logged_in(kind.is_trusted());
     let security = Security {
         tls: connection.is_tls(),
         can_start_tls: connection.can_start_tls(),
@@ -217,6 +218,7 @@ impl Conversation {
         match directory.authenticate(&credentials.user, &credentials.password, peer).await {
             Ok(identity) => {
                 self.identity = Some(identity);
+                self.connection.set_logged_in(true);
                 self.session.authenticated(&mut self.replies);
             }
             Err(AuthenticationError::Rejected) => {
@@ -235,6 +237,7 @@ impl Conversation {
         self.session.tls_started();
         self.envelope.clear();
         self.identity = None;
+        self.connection.set_logged_in(self.kind.is_trusted());
         self.answered(Verb::StartTls);
         Ok(())
     }

@@ -58,6 +58,12 @@ impl ListenerKind {
         }
     }
 
+    /// Whom LMTP is opened to are the site's own servers: they count as logged in where a shard has to
+    /// choose who gives way.
+    fn is_trusted(self) -> bool {
+        self == ListenerKind::Lmtp
+    }
+
     /// The label in metrics.
     pub fn protocol(self) -> Protocol {
         match self {
