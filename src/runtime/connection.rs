@@ -114,6 +114,8 @@ pub struct Connection {
     broken: bool,
     /// Whether a shutdown may end a waiting `fill`.
     interruptible: bool,
+    /// The peer may be in the middle of sending when `close` comes.
+    lingering: bool,
     /// Fills and flushes in a row that did not wait.
     eager: u8,
     timer: Timer,
@@ -197,6 +199,7 @@ impl Connection {
             ended: false,
             broken: false,
             interruptible: true,
+            lingering: false,
             eager: 0,
             timer: Timer::new(resources.timers()),
             gave_way: false,
@@ -312,6 +315,13 @@ impl Connection {
         self.seat.resources.shutting_down()
     }
 
+    /// We end the session, not the peer: it may be sending still, so that `close` has to read on for
+    /// a while or its octets, arriving at a closed socket, reset the connection and with it our
+    /// last words.
+    pub fn linger(&mut self) {
+        self.lingering = true;
+    }
+
     /// Flushes what it can, says goodbye (TLS close_notify) and closes.
     pub async fn close(mut self) {
         self.interruptible = false;
@@ -326,6 +336,11 @@ impl Connection {
         }
         if !self.ended {
             let mut discarded = 0;
+            // A shutdown waits for nobody.
+            self.lingering &= !self.shutting_down();
+            if self.lingering {
+                self.transport.shut_down_sending();
+            }
             let linger = |this: &mut Self, context: &mut Context<'_>| {
                 this.poll_linger(context, &mut discarded)
             };
@@ -588,9 +603,9 @@ impl Connection {
         resources.with_scratch(|scratch| {
             while *discarded <= LINGER_BYTES_MAX {
                 match self.transport.poll_receive(context, scratch) {
-                    Poll::Pending if *discarded > 0 => return Poll::Pending,
+                    Poll::Pending if self.lingering || *discarded > 0 => return Poll::Pending,
                     Poll::Ready(Ok(count @ 1..)) => {
-                        if *discarded == 0 {
+                        if *discarded == 0 && !self.lingering {
                             self.transport.shut_down_sending();
                         }
                         *discarded += count;
@@ -839,6 +854,28 @@ mod tests {
         block_on(connection.close());
         assert_eq!(peer.take_output(), b"421 bye\r\n");
         assert!(peer.is_closed());
+    }
+
+    /// What comes after our last words is read, for a bounded time, so that it cannot destroy them.
+    #[test]
+    fn a_server_that_hangs_up_reads_on() {
+        for waits_for_us in [true, false] {
+            let (mut connection, peer) = Connection::memory();
+            connection.output().extend_from_slice(b"421 bye\r\n");
+            connection.linger();
+            let mut close = Box::pin(connection.close());
+            assert!(block_on(poll_once(&mut close)).is_none());
+            assert_eq!(peer.take_output(), b"421 bye\r\n");
+            assert!(peer.is_closed());
+            peer.send(b"octets of a chunk");
+            assert!(block_on(poll_once(&mut close)).is_none());
+            if waits_for_us {
+                peer.close();
+            } else {
+                resources().timers().advance(30);
+            }
+            block_on(close);
+        }
     }
 
     /// An echo over TLS, the client's bytes cut into pieces of every small size.

@@ -108,6 +108,8 @@ pub const AMBIGUOUS_END: Reply =
 pub const TOO_MANY_ERRORS: Reply = Reply("421 4.7.0 Too many errors, closing");
 pub const TOO_MANY_COMMANDS: Reply = Reply("421 4.7.0 Too many commands without mail, closing");
 pub const TOO_MUCH_REFUSED: Reply = Reply("421 4.3.4 Too much data after a refusal, closing");
+/// RFC 3030 2: the octets of a chunk whose size is not told.
+pub const CHUNK_UNKNOWN: Reply = Reply("421 4.5.2 Cannot tell the chunk from commands, closing");
 pub const ENDLESS_LINE: Reply = Reply("421 4.5.2 Endless line, closing");
 pub const TIMED_OUT: Reply = Reply("421 4.4.2 Timed out, closing");
 pub const SHUTTING_DOWN: Reply = Reply("421 4.3.2 Shutting down, closing");

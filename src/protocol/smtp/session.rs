@@ -383,8 +383,12 @@ impl Session {
             Ok(command) => command,
             Err(error) => {
                 let event = self.refused(verb, error.reply(), output);
-                // The octets of a chunk of unknown size cannot be told from commands.
-                return Some(if verb == Verb::Bdat { Event::Close(verb) } else { event });
+                if verb != Verb::Bdat {
+                    return Some(event);
+                }
+                // The octets of a chunk of unknown size cannot be told from commands. RFC 5321 3.8:
+                // no close without a 421.
+                return Some(answer(Event::Close(verb), reply::CHUNK_UNKNOWN, output));
             }
         };
         let judged = match command {
@@ -622,7 +626,7 @@ mod tests {
                 &["a\n.\nbc"],
             ),
             (Exchange, "EHLO x\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n", "250 503 250", &[]),
-            (Exchange, "EHLO x\r\nBDAT six\r\nQUIT\r\n", "250 501", &[]),
+            (Exchange, "EHLO x\r\nBDAT six\r\nQUIT\r\n", "250 501 421", &[]),
             (
                 Exchange,
                 "EHLO x\r\nMAIL FROM:<c@d> SIZE=101\r\nMAIL FROM:<c@d> SIZE=100\r\n",

@@ -242,6 +242,7 @@ impl Session {
     async fn end(mut self: Box<Session>, leave: Leave) -> Outcome {
         if let Leave::Bye(text) = leave {
             self.writer().bye(text);
+            self.connection.linger();
         }
         self.connection.close().await;
         Outcome::Closed

@@ -127,6 +127,7 @@ impl Client {
             _ => return,
         };
         write_err(self.connection.output(), text);
+        self.connection.linger();
     }
 
     /// Takes one line off the input, or waits for one.
@@ -150,6 +151,7 @@ impl Client {
             Event::Answer(answer) => answer.write(self.connection.output()),
             Event::Close(answer) => {
                 answer.write(self.connection.output());
+                self.connection.linger();
                 return Err(End::Closed);
             }
             Event::StartTls => self.start_tls().await?,

@@ -69,6 +69,7 @@ pub async fn converse(mut connection: Connection, shard: Rc<Shard>, kind: Listen
     };
     if let Some(farewell) = conversation.run().await.err().and_then(farewell) {
         farewell.append_to(&mut conversation.replies);
+        conversation.connection.linger();
     }
     conversation.hand_over_replies();
     // Closing sends what is left.
@@ -139,6 +140,9 @@ impl Conversation {
                 Event::StartTls => Turn::StartTls,
                 Event::Close(verb) => {
                     self.answered(verb);
+                    if verb != Verb::Quit {
+                        self.connection.linger();
+                    }
                     Turn::Close
                 }
             };
