@@ -7,7 +7,7 @@
 //! chunk of it is compressed; what is said of lengths elsewhere is said of the body as it came.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
     rc::Rc,
 };
@@ -338,7 +338,17 @@ fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
 pub(super) struct EntryCache {
     /// Latest last.
     entries: RefCell<VecDeque<(Key, Bytes)>>,
+    /// Octets read and decompressed since others were let in.
+    work: Cell<usize>,
 }
+
+/// Octets read and decompressed before other sessions get their turn, about a millisecond's, however
+/// few of them were asked for.
+const WORK_PER_TURN: usize = 1 << 20;
+/// What any reading counts as, also one of what is kept here.
+const WORK_MIN: usize = 4 * 1024;
+/// Decompressing an octet takes about as long as reading and checking this many.
+const DECOMPRESSION_WORK: usize = 3;
 
 /// What is kept of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -358,6 +368,19 @@ impl EntryCache {
         entries.iter().rev().find(|(at, _)| *at == key).map(|(_, bytes)| bytes.clone())
     }
 
+    fn worked(&self, octets: usize) {
+        self.work.set(self.work.get().saturating_add(octets));
+    }
+
+    /// Enough was done since the last time this said so.
+    fn turn_is_over(&self) -> bool {
+        let over = self.work.get() >= WORK_PER_TURN;
+        if over {
+            self.work.set(0);
+        }
+        over
+    }
+
     pub(super) fn clear(&self) {
         self.entries.borrow_mut().clear();
     }
@@ -374,7 +397,16 @@ impl EntryCache {
 }
 
 impl Inner {
+    /// To be awaited before each reading for a session: whoever asks for a few octets each of many
+    /// bodies costs what is read and decompressed for them.
+    pub(super) async fn reading_turn(&self) {
+        if self.cache.turn_is_over() {
+            self.executor.yield_now().await;
+        }
+    }
+
     async fn read_payload(&self, lsn: Lsn, entry_len: u32) -> Result<Bytes, StoreError> {
+        self.cache.worked(WORK_MIN);
         if let Some(payload) = self.cache.get(Key::Payload(lsn)) {
             return Ok(payload);
         }
@@ -383,6 +415,7 @@ impl Inner {
             len => self.log.read_sized(lsn, len).await,
         };
         let (_, payload) = read.inspect_err(|error| self.note_damage(error, Place::default()))?;
+        self.cache.worked(payload.len());
         self.cache.insert(Key::Payload(lsn), payload.clone());
         Ok(payload)
     }
@@ -398,6 +431,7 @@ impl Inner {
             .map_err(|error| undecodable(lsn, error))
             .inspect_err(|error| self.note_damage(error, Place::default()))?;
         let bytes = Bytes::from(bytes);
+        self.cache.worked(bytes.len().saturating_mul(DECOMPRESSION_WORK));
         self.cache.insert(key, bytes.clone());
         Ok(bytes)
     }
@@ -571,6 +605,19 @@ mod tests {
             }
             assert_eq!(partition.verify(&|_| {}).await.unwrap().messages_damaged, 10);
         });
+    }
+
+    #[test]
+    fn a_turn_ends_by_what_was_done() {
+        let cache = EntryCache::default();
+        assert!(!cache.turn_is_over());
+        cache.worked(WORK_PER_TURN - 1);
+        assert!(!cache.turn_is_over());
+        cache.worked(1);
+        assert!(cache.turn_is_over() && !cache.turn_is_over());
+        cache.worked(usize::MAX);
+        cache.worked(usize::MAX);
+        assert!(cache.turn_is_over());
     }
 
     #[test]

@@ -21,8 +21,9 @@ use crate::{
     store::{Account, Message},
 };
 
-/// Messages decided without reading before other sessions get their turn.
-const MESSAGES_PER_TURN: usize = 256;
+/// Keys of messages looked at without reading before other sessions get their turn: under 1 ms of
+/// work. A query may have thousands of keys.
+const KEYS_PER_TURN: usize = 4_096;
 
 /// Octets of text decoded and searched for one string before other sessions get their turn, under
 /// 1 ms of work; for several strings it is that much less.
@@ -62,8 +63,11 @@ async fn scan(
     uid: bool,
 ) -> Result<Vec<Hit>, Failure> {
     let mut hits = Vec::new();
+    let mut keys = 0;
     for index in 0..selected.numbering().len() {
-        if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
+        keys += query.keys;
+        if keys >= KEYS_PER_TURN {
+            keys = 0;
             executor.yield_now().await;
         }
         let Some(message) = selected.message(index) else { continue };

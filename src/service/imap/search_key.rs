@@ -68,6 +68,8 @@ pub(super) struct Query {
     pub needles: Vec<(Scope, Needle)>,
     /// A MODSEQ key was used: the answer tells the highest (RFC 7162 3.1.5).
     pub mod_seq: bool,
+    /// Keys that a test looks at, at most.
+    pub keys: usize,
 }
 
 /// What is known of a message beside its entry in the snapshot.
@@ -119,13 +121,14 @@ impl Query {
             headers: Vec::new(),
             needles: Vec::new(),
             mod_seq: false,
+            keys: 0,
         };
         let key = compiler.key(key);
-        let Compiler { headers, needles, mod_seq, .. } = compiler;
+        let Compiler { headers, needles, mod_seq, keys, .. } = compiler;
         if headers.len() + needles.len() > STRINGS_MAX {
             return Err(Failure::no(Code::Limit, "Too many strings to search for"));
         }
-        Ok(Query { key, headers, needles, mod_seq })
+        Ok(Query { key, headers, needles, mod_seq, keys })
     }
 
     pub fn test(
@@ -151,10 +154,12 @@ struct Compiler<'a> {
     headers: Vec<HeaderKey>,
     needles: Vec<(Scope, Needle)>,
     mod_seq: bool,
+    keys: usize,
 }
 
 impl Compiler<'_> {
     fn key(&mut self, key: &SearchKey<'_>) -> Key {
+        self.keys += 1;
         match key {
             SearchKey::All => Key::Constant(true),
             SearchKey::Set(flags) => Key::Set(*flags),

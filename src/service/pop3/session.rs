@@ -23,6 +23,10 @@ use crate::{
 /// buffer and not its maildrop.
 const OUTPUT_MAX: usize = 64 * 1024;
 
+/// Commands carried out one after the other before other sessions get their turn: a client may
+/// pipeline thousands that never wait for anything.
+const COMMANDS_PER_TURN: u32 = 32;
+
 /// One client's session on this shard.
 pub(super) struct Client {
     pub connection: Connection,
@@ -31,6 +35,8 @@ pub(super) struct Client {
     /// Set once logged in.
     pub maildrop: Option<OpenMaildrop>,
     pub login_failures: u32,
+    /// Since the session last let others run.
+    commands_in_turn: u32,
     /// When the client must have sent its next command.
     deadline: Timestamp,
 }
@@ -87,7 +93,8 @@ impl Client {
     ) -> Client {
         shard.metrics.connection_opened(Protocol::Pop3);
         let deadline = shard.executor.now().after(shard.options.pop3.login_timeout);
-        Client { connection, shard, session, maildrop: None, login_failures, deadline }
+        let (maildrop, commands_in_turn) = (None, 0);
+        Client { connection, shard, session, maildrop, login_failures, commands_in_turn, deadline }
     }
 
     async fn serve(mut self) -> Outcome {
@@ -142,6 +149,11 @@ impl Client {
         self.shard.metrics.command(Protocol::Pop3, step.command, start.elapsed());
         self.restart_deadline();
         done?;
+        self.commands_in_turn += 1;
+        if self.commands_in_turn >= COMMANDS_PER_TURN {
+            self.commands_in_turn = 0;
+            self.shard.executor.yield_now().await;
+        }
         self.flush_if_full().await
     }
 

@@ -199,3 +199,31 @@ fn copies_write_no_bodies() {
         assert_eq!(whole_body(&alice, &moved[77]).await, bytes(77, 1000));
     });
 }
+
+/// A few octets of each of many pieces cost what is read and decompressed for them: others get
+/// their turn by that, also when nothing waits for the disk.
+#[test]
+fn many_small_readings_let_others_in() {
+    run_with(COMPRESSED, async |world: Rc<World>| {
+        let partition = world.open().await;
+        deliver(&partition, ALICE, &content(0, 1_000)).await;
+        let account = partition.account(ALICE).await.unwrap();
+        let body = snapshot(&account, MailboxId::INBOX).await.get(0).unwrap().body;
+        account.read_body(&body, 0, 1).await.unwrap();
+
+        let turns = Rc::new(std::cell::Cell::new(0));
+        let (clock, counted) = (world.simulation.clone(), turns.clone());
+        let other = Box::pin(async move {
+            loop {
+                counted.set(counted.get() + 1);
+                clock.yield_now().await;
+            }
+        });
+        world.simulation.spawn(Priority::Foreground, other);
+        // All of it lies in the cache.
+        for _ in 0..5_000 {
+            account.read_body(&body, 0, 1).await.unwrap();
+        }
+        assert!(turns.get() >= 10, "{} turns", turns.get());
+    });
+}
