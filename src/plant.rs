@@ -38,6 +38,8 @@ pub enum Plant {
     RetryFailedSync,
     /// A delivery that was carried out already is carried out again.
     IgnoreDeliveryId,
+    /// Ids of deliveries are forgotten though a repetition may come.
+    ForgetDeliveries,
     /// The counter of unseen messages forgets those that are expunged.
     DriftUnseen,
     /// After a start an account's mod-sequence begins one lower.

@@ -46,22 +46,26 @@ pub enum Class {
     Delivery,
     /// A connection whose client has logged in moves to its account's owner.
     Handover,
+    /// One shard asks another for what it knows, without its disk.
+    Upkeep,
 }
 
 impl Class {
-    const ALL: [Class; 2] = [Class::Delivery, Class::Handover];
+    const ALL: [Class; 3] = [Class::Delivery, Class::Handover, Class::Upkeep];
 
     /// Requests of this class that one shard may have under way on another.
     pub const fn credits(self) -> usize {
         match self {
             Class::Delivery => 256,
             Class::Handover => 64,
+            Class::Upkeep => 8,
         }
     }
 }
 
 /// Requests that one shard may have under way on another: what bounds an inbox.
-pub const CREDITS: usize = Class::Delivery.credits() + Class::Handover.credits();
+pub const CREDITS: usize =
+    Class::Delivery.credits() + Class::Handover.credits() + Class::Upkeep.credits();
 
 /// Requests from outside the shards that may be under way on one shard.
 pub const GATE_CREDITS: usize = 1024;
@@ -224,6 +228,10 @@ impl<S: 'static> Mesh<S> {
             }
         };
         self.core.executor.spawn(Priority::Foreground, Box::pin(receive));
+    }
+
+    pub fn shard_count(&self) -> u16 {
+        self.core.inboxes.len() as u16
     }
 
     /// Stops answering: calls to this shard fail with `Closed`, requests not yet begun are dropped

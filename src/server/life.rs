@@ -87,6 +87,7 @@ pub async fn live(
         metrics: Rc::new(ShardMetrics::new()),
         partitions,
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
+        deliveries: Default::default(),
         shutting_down: Cell::new(false),
     });
     mesh.open(shard.clone());
@@ -107,6 +108,7 @@ pub async fn live(
     while !shard.shutting_down.get() {
         executor.sleep(LOOK_INTERVAL).await;
         tell_damage(&shard);
+        shard.deliveries.news().iter().for_each(|line| eprintln!("ringmail: {line}"));
     }
     context.resources.shut_down();
     let deadline = Instant::now() + plan.shutdown_timeout;

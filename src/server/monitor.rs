@@ -192,6 +192,7 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         sum.compacted_bytes += probe.compacted_bytes;
         sum.segments_deleted += probe.segments_deleted;
         sum.segments_quarantined += probe.segments_quarantined;
+        sum.spooled += probe.spooled;
     }
     let partitions = || shard.partitions.iter().flatten();
     let troubled = partitions().filter(|partition| partition.trouble().is_some()).count();
@@ -220,6 +221,7 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         ("store_segment_bytes", sum.segment_bytes),
         ("store_garbage_bytes", sum.garbage_bytes),
         ("store_segments_quarantined", sum.segments_quarantined),
+        ("store_spooled", sum.spooled),
         ("store_accounts_in_memory", sum.accounts_in_memory),
         ("store_partitions_in_trouble", troubled as u64),
         ("store_partitions_refusing_mail", refusing as u64),

@@ -32,12 +32,16 @@ use crate::{
         executor::Priority,
         mesh::{Class, MeshError},
     },
-    store::{BodyWriter, Delivered, DeliveryTarget, Partition, StoreError},
+    store::{self, BodyWriter, Delivered, DeliveryTarget, Partition, StoreError},
 };
 
+mod known;
 mod spool;
 
+pub use known::Deliveries;
 pub use spool::resume_spool;
+
+use known::Open;
 
 /// Octets that travel to another shard at a time.
 const CHUNK_SIZE: usize = crate::store::BODY_CHUNK;
@@ -79,8 +83,15 @@ impl From<MeshError> for Failure {
     }
 }
 
-/// What a partition answered: where one copy lies, unless it had the message already.
-type Stored = Result<Option<Delivered>, Failure>;
+/// What a partition answered when it took the message for some accounts.
+struct Taken {
+    /// Where one copy lies, unless all had the message already.
+    copy: Option<Delivered>,
+    /// Accounts that did not get it, for certain.
+    failed: Vec<(AccountId, Failure)>,
+}
+
+type Stored = Result<Taken, Failure>;
 
 /// A message on its way to its recipients' mailboxes.
 pub struct Delivery {
@@ -146,15 +157,19 @@ impl Order {
     }
 }
 
-/// How each partition answered.
+/// How each partition answered, and for which accounts it could not do as the others.
 pub struct Outcome {
     partitions: SmallVec<[(PartitionId, Result<(), Failure>); 1]>,
+    failed: Vec<(AccountId, Failure)>,
     partition_count: u16,
 }
 
 impl Outcome {
     /// What became of one recipient's copy.
     pub fn of(&self, account: AccountId) -> Result<(), Failure> {
+        if let Some((_, failure)) = self.failed.iter().find(|(failed, _)| *failed == account) {
+            return Err(*failure);
+        }
         let partition = account.partition(self.partition_count);
         let found = self.partitions.iter().find(|(it, _)| *it == partition);
         found.map_or(Err(Failure::Unavailable), |(_, result)| *result)
@@ -162,7 +177,8 @@ impl Outcome {
 
     /// The first failure, if there is one.
     pub fn all(&self) -> Result<(), Failure> {
-        self.partitions.iter().try_for_each(|(_, result)| *result)
+        let one = self.failed.first().map_or(Ok(()), |(_, failure)| Err(*failure));
+        one.and(self.partitions.iter().try_for_each(|(_, result)| *result))
     }
 }
 
@@ -284,21 +300,22 @@ impl Delivery {
     /// Ends the message: every recipient is told apart (LMTP).
     pub async fn finish_each(self) -> Outcome {
         let partition_count = self.shard.partitions.len() as u16;
-        let committed = self.commit(None).await;
-        let partitions = committed
-            .into_iter()
-            .map(|(order, stored)| (order.partition, stored.map(|_| ())))
-            .collect();
-        Outcome { partitions, partition_count }
+        let mut failed = Vec::new();
+        let mut partitions = SmallVec::new();
+        for (order, stored) in self.commit(None).await {
+            let result = stored.map(|taken| failed.extend(taken.failed));
+            partitions.push((order.partition, result));
+        }
+        Outcome { partitions, failed, partition_count }
     }
 
     /// Ends the message: it is accepted for all recipients or for none (SMTP).
     pub async fn finish_together(self) -> Result<(), Failure> {
-        if self.parts.len() == 1 {
-            return self.finish_each().await.all();
-        }
         let shard = self.shard.clone();
-        let committed = self.commit(Some(rand::random())).await;
+        // One partition needs no id: it answers for all, or the client asks again.
+        let delivery_id = (self.parts.len() > 1).then(rand::random);
+        let _open = delivery_id.map(|id| Open::new(&shard, id));
+        let committed = self.commit(delivery_id).await;
         spool::settle(&shard, committed).await
     }
 
@@ -311,7 +328,7 @@ impl Delivery {
             let order = self.order(0, delivery_id);
             let stage = std::mem::replace(&mut self.parts[0].stage, Stage::Remote);
             if let Stage::Local { partition, writer } = stage {
-                let stored = commit_here(&partition, writer, summary, &order).await;
+                let stored = commit_here(&self.shard, &partition, writer, summary, &order).await;
                 return SmallVec::from_iter([(order, stored)]);
             }
         }
@@ -339,9 +356,10 @@ impl Delivery {
         match stage {
             Stage::Failed(failure) => Box::pin(async move { Err(failure) }),
             Stage::Local { partition, writer } => {
-                Box::pin(
-                    async move { commit_here(&partition, writer, summary.to_vec(), &order).await },
-                )
+                let shard = self.shard.clone();
+                Box::pin(async move {
+                    commit_here(&shard, &partition, writer, summary.to_vec(), &order).await
+                })
             }
             Stage::Remote => {
                 let shard = self.shard.clone();
@@ -361,14 +379,22 @@ impl Delivery {
 }
 
 async fn commit_here(
+    shard: &Rc<Shard>,
     partition: &Partition,
     writer: BodyWriter,
     summary: Vec<u8>,
     order: &Order,
 ) -> Stored {
+    // Whoever asked may have given up by now: a repetition must be known for as long as this lasts.
+    let open = order.delivery_id.map(|id| Open::new(shard, id));
     let body = writer.finish(summary).await?;
-    let delivered = partition.deliver(body, order.targets(), order.delivery_id).await?;
-    Ok(delivered.first().copied())
+    let outcome = partition.deliver_each(body, order.targets(), order.delivery_id).await;
+    if open.is_some() {
+        known::look_after(shard, partition);
+    }
+    let store::Deliveries { delivered, failed } = outcome?;
+    let failed = failed.into_iter().map(|(account, error)| (account, error.into())).collect();
+    Ok(Taken { copy: delivered.first().copied(), failed })
 }
 
 /// Sends a small message to its owner in one call.
@@ -379,7 +405,7 @@ async fn commit_whole(shard: &Rc<Shard>, order: Order, body: Bytes, summary: Byt
             let partition = owned_partition(&target, order.partition)?;
             let mut writer = partition.stage();
             writer.write(&body).await?;
-            commit_here(&partition, writer, summary.to_vec(), &order).await
+            commit_here(&target, &partition, writer, summary.to_vec(), &order).await
         })
     };
     shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, store).await?
@@ -399,7 +425,7 @@ async fn take_chunks(
             Some(Piece::Chunk(chunk)) => writer.write(&chunk).await?,
             Some(Piece::Commit { summary, delivery_id }) => {
                 order.delivery_id = delivery_id;
-                return commit_here(&partition, writer, summary.to_vec(), &order).await;
+                return commit_here(&shard, &partition, writer, summary.to_vec(), &order).await;
             }
             None => return Err(Failure::Unavailable),
         }

@@ -28,6 +28,7 @@ pub struct Shard {
     pub partitions: Vec<Option<Partition>>,
     /// Owner shard of each partition.
     pub owners: Vec<ShardId>,
+    pub deliveries: delivery::Deliveries,
     /// Sessions end at their next command boundary once this is set.
     pub shutting_down: Cell<bool>,
 }

@@ -510,6 +510,24 @@ impl Inner {
         Ok(block.extents.iter().map(chunk).collect())
     }
 
+    /// The chunks of a body in the log, to be committed once more. Who calls holds the entry that has
+    /// them now.
+    pub(super) async fn stage_again(
+        self: &Rc<Self>,
+        body: &MessageBody,
+    ) -> Result<StagedBody, StoreError> {
+        let generation = self.log.generation();
+        let payload = self.read_payload(body.lsn, body.entry_len).await?;
+        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        if block.extents.is_empty() {
+            return Err(StoreError::NotPermitted("a body that is not in chunks"));
+        }
+        let (size, summary) = (block.size, block.summary.to_vec());
+        let content = Content::Chunked(block.extents);
+        let partition = self.clone();
+        Ok(StagedBody { partition, generation, content, summary, size, _staging: None })
+    }
+
     pub(super) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
         let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;

@@ -20,6 +20,10 @@ pub enum StoreError {
     /// A write has been under way for too long: new mail is refused until the disk answers.
     #[error("the disk does not answer")]
     NotAnswering,
+    /// Too many deliveries are known whose repetition may still come: none of several partitions is
+    /// taken until some of them have ended.
+    #[error("too many deliveries are half done")]
+    Crowded,
     #[error("no such mailbox")]
     NoSuchMailbox,
     #[error("mailbox exists")]

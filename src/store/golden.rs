@@ -170,7 +170,7 @@ async fn list(partition: &Partition) -> String {
     }
     let standing = partition.inner.standing.borrow();
     writeln!(out, "intents {:?}", standing.intents).unwrap();
-    let delivered = |round: u128| standing.delivery(round << 90 | 5).is_some();
+    let delivered = |round: u128| standing.delivery(round << 90 | 5, BOB).is_some();
     writeln!(out, "deliveries {} {} {}", delivered(0), delivered(1), delivered(2)).unwrap();
     out
 }

@@ -59,7 +59,7 @@ pub use self::{
     mailbox::MailboxStatus,
     namespace::{MailboxInfo, Names, SpecialUse},
     options::{StoreOptions, StoreProbe},
-    partition::{Delivered, DeliveryTarget, Partition, RecoveryReport, Spooled},
+    partition::{Delivered, Deliveries, DeliveryTarget, Partition, RecoveryReport, Spooled},
     snapshot::{Difference, Message, MessageBody, Snapshot},
     verify::{Finding, VerifyReport, kind_name},
     view::MailboxView,

@@ -37,6 +37,9 @@ pub struct StoreOptions {
     pub disk_timeout: Duration,
     /// How bodies are made smaller; `None`: kept as they came. What lies there is read either way.
     pub compression: Option<Compression>,
+    /// Deliveries known that a repetition may still come of; beyond, none that could be repeated is
+    /// taken.
+    pub deliveries_known: usize,
     pub mailboxes_per_account: usize,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
@@ -66,6 +69,7 @@ impl Default for StoreOptions {
             free_space_min: 64 << 20,
             disk_timeout: Duration::from_secs(10),
             compression: None,
+            deliveries_known: 16 * 1024,
             mailboxes_per_account: 10_000,
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
@@ -101,6 +105,8 @@ pub struct StoreProbe {
     pub compacted_bytes: u64,
     /// Segments that compaction deleted.
     pub segments_deleted: u64,
+    /// Messages in the spool.
+    pub spooled: u64,
     /// Segments that compaction keeps because it cannot read what they hold.
     pub segments_quarantined: u64,
 }

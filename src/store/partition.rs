@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::{
@@ -39,7 +39,7 @@ use super::{
     reopen,
     signal::Signal,
     snapshot::{Message, MessageBody},
-    standing::Standing,
+    standing::{Standing, id_of_one},
     state::AccountCell,
     views::Views,
 };
@@ -102,6 +102,15 @@ pub struct DeliveryTarget {
     /// Keyword names to set, e.g. `$Junk`.
     pub keywords: Vec<String>,
     pub internal_date: Timestamp,
+}
+
+/// What became of a delivery to several accounts.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    /// Where it lies now. Accounts that had it already are neither here nor there.
+    pub delivered: Vec<Delivered>,
+    /// Accounts that could not take it; nothing of it is in them.
+    pub failed: Vec<(AccountId, StoreError)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -253,52 +262,100 @@ impl Partition {
         BodyWriter::new(self.inner.clone())
     }
 
-    /// Puts one staged body into several mailboxes by one commit entry: all or nothing, durable
-    /// when this returns. `delivery_id`, when given, makes a repetition a no-op, which answers with
-    /// an empty list.
+    /// [`Partition::deliver_each`] for who expects it to fail for none: an account that cannot take it
+    /// is an error then, though others have it.
     pub async fn deliver(
         &self,
         body: StagedBody,
         targets: Vec<DeliveryTarget>,
         delivery_id: Option<u128>,
     ) -> Result<Vec<Delivered>, StoreError> {
+        let Deliveries { delivered, failed } =
+            self.deliver_each(body, targets, delivery_id).await?;
+        failed.into_iter().next().map_or(Ok(delivered), |(_, error)| Err(error))
+    }
+
+    /// Puts one staged body into several mailboxes by one commit entry, durable when this returns. An
+    /// account that cannot be read, or takes no more, fails by itself; the others get it all or none.
+    /// `delivery_id`, when given, makes a repetition a no-op for the accounts that have it.
+    pub async fn deliver_each(
+        &self,
+        body: StagedBody,
+        targets: Vec<DeliveryTarget>,
+        delivery_id: Option<u128>,
+    ) -> Result<Deliveries, StoreError> {
         if targets.len() > TRANSACTION_MESSAGES_MAX {
             return Err(StoreError::Limit("recipients of a delivery"));
         }
         let inner = &self.inner;
         inner.check_owner(&body)?;
         inner.admit()?;
-        let mut cells = Vec::with_capacity(targets.len());
-        for target in &targets {
-            cells.push(inner.load(target.account).await?);
+        let mut failed = Vec::new();
+        let mut wanted = Vec::with_capacity(targets.len());
+        for target in targets {
+            match inner.load(target.account).await {
+                Ok(cell) => wanted.push((cell, target)),
+                Err(error) => failed.push((target.account, error)),
+            }
         }
         inner.log.room().await?;
 
         // From here to the commit nothing awaits.
-        let repeated = delivery_id
-            .filter(|_| !planted(Plant::IgnoreDeliveryId))
-            .and_then(|id| inner.standing.borrow().delivery(id));
-        if let Some(lsn) = repeated {
-            inner.acknowledged(lsn).await?;
-            return Ok(Vec::new());
-        }
+        let id = delivery_id.filter(|_| !planted(Plant::IgnoreDeliveryId));
+        let repeated = match id {
+            Some(id) => inner.leave_out_repeated(id, &mut wanted, &mut failed)?,
+            None => None,
+        };
         let now = inner.executor.now();
-        let mut delivered = Vec::with_capacity(targets.len());
+        let mut delivered = Vec::with_capacity(wanted.len());
         let mut changes = Changes::new();
-        for (cell, target) in std::iter::zip(cells, targets) {
-            let (change, place) = inner.plan_delivery(cell, &target, body.size(), now)?;
-            changes.push(change);
-            delivered.push(place);
+        for (cell, target) in wanted {
+            match inner.plan_delivery(cell, &target, body.size(), now) {
+                Ok((change, place)) => {
+                    changes.push(change);
+                    delivered.push(place);
+                }
+                Err(error) => failed.push((target.account, error)),
+            }
         }
-        if let Some(id) = delivery_id {
-            changes.push(Change { cell: None, effect: Effect::Delivery { id } });
+        let lsn = if changes.is_empty() {
+            repeated
+        } else {
+            for id in delivery_id.map_or_else(SmallVec::new, |id| ids(id, &delivered, &failed)) {
+                changes.push(Change { cell: None, effect: Effect::Delivery { id } });
+            }
+            Some(inner.commit(changes, Some(&body))?)
+        };
+        if let Some(lsn) = lsn {
+            inner.acknowledged(lsn).await?;
         }
-        if changes.is_empty() {
-            return Ok(delivered);
-        }
-        let lsn = inner.commit(changes, Some(&body))?;
-        inner.acknowledged(lsn).await?;
-        Ok(delivered)
+        Ok(Deliveries { delivered, failed })
+    }
+
+    /// Families (see `standing`) of the deliveries that a repetition would be known of.
+    pub fn delivery_families(&self) -> HashSet<u64> {
+        self.inner.standing.borrow().families()
+    }
+
+    /// No repetition of these comes any more.
+    pub fn forget_deliveries(&self, families: &HashSet<u64>) {
+        self.inner.standing.borrow_mut().forget(families);
+    }
+
+    /// It is time to find out which deliveries can be forgotten.
+    pub fn deliveries_crowded(&self) -> bool {
+        let known = self.inner.standing.borrow().deliveries_known();
+        known * 2 >= self.inner.options.deliveries_known
+    }
+
+    /// As [`Account::read_body`], of a body in no account.
+    pub async fn read_body(
+        &self,
+        body: &MessageBody,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        self.inner.read_body(body, offset, len).await
     }
 
     /// Loads an account, creating it with an empty INBOX at first use. The handle pins its state
@@ -332,6 +389,22 @@ impl Partition {
         let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
         let effect = Effect::Spool { payload, body: place };
         let lsn = self.inner.commit_one(None, effect, Some(&body))?;
+        self.inner.acknowledged(lsn).await?;
+        Ok(lsn)
+    }
+
+    /// Gives a spooled message another payload, by one entry; its body stays where it is.
+    pub async fn respool(&self, spooled: &Spooled, payload: Bytes) -> Result<Lsn, StoreError> {
+        if payload.len() > SPOOL_PAYLOAD_MAX {
+            return Err(StoreError::Limit("bytes of a spooled payload"));
+        }
+        let body = self.inner.stage_again(&spooled.body).await?;
+        self.inner.log.room().await?;
+        let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
+        let spool = Effect::Spool { payload, body: place };
+        let unspool = Effect::Unspool { lsn: spooled.lsn };
+        let changes = [spool, unspool].map(|effect| Change { cell: None, effect });
+        let lsn = self.inner.commit(changes.into_iter().collect(), Some(&body))?;
         self.inner.acknowledged(lsn).await?;
         Ok(lsn)
     }
@@ -385,6 +458,7 @@ impl Partition {
             compacted_bytes: compaction.rewritten,
             segments_deleted: compaction.deleted,
             segments_quarantined: compaction.quarantined,
+            spooled: self.inner.standing.borrow().spool.len() as u64,
         }
     }
 
@@ -400,6 +474,18 @@ impl Partition {
         let checkpoint = self.inner.checkpoint().await;
         self.inner.checkpoints.stop();
         self.inner.log.close().await.and(checkpoint)
+    }
+}
+
+/// What stands for the delivery `id` in the log: itself, if all accounts asked for have it then.
+fn ids(
+    id: u128,
+    delivered: &[Delivered],
+    failed: &[(AccountId, StoreError)],
+) -> SmallVec<[u128; 1]> {
+    match failed.is_empty() {
+        true => SmallVec::from_buf([id]),
+        false => delivered.iter().map(|it| id_of_one(id, it.account)).collect(),
     }
 }
 
@@ -449,6 +535,27 @@ impl Inner {
             first_mailboxes(UidValidity(seconds as u32), &self.options.default_mailboxes);
         self.commit_one(Some(cell), Effect::Account { account, mailboxes }, None)?;
         Ok(())
+    }
+
+    /// Takes the accounts that have the delivery `id` already out of both lists; the last entry that
+    /// gave it to one.
+    fn leave_out_repeated(
+        &self,
+        id: u128,
+        wanted: &mut Vec<(Rc<AccountCell>, DeliveryTarget)>,
+        failed: &mut Vec<(AccountId, StoreError)>,
+    ) -> Result<Option<Lsn>, StoreError> {
+        let standing = self.standing.borrow();
+        let mut last = None;
+        let mut is_new = |account: AccountId| {
+            let known = standing.delivery(id, account);
+            last = last.max(known);
+            known.is_none()
+        };
+        wanted.retain(|(_, target)| is_new(target.account));
+        failed.retain(|(account, _)| is_new(*account));
+        let full = standing.deliveries_known() >= self.options.deliveries_known;
+        if full && !wanted.is_empty() { Err(StoreError::Crowded) } else { Ok(last) }
     }
 
     /// Decides where a delivery goes and takes its UID. Does not await.

@@ -96,7 +96,8 @@ impl Inner {
         // From here on nothing awaits: log, directory and accounts change as one.
         self.log.resume(reopened)?;
         *self.directory.borrow_mut() = directory;
-        *self.standing.borrow_mut() = standing;
+        let before = self.standing.replace(standing);
+        self.standing.borrow_mut().succeed(&before);
         *self.replayed.borrow_mut() = replayed;
         self.lost.set(self.lost.get().max(report.lost));
         // Bodies begun before are refused; of their chunks some may never have been written.

@@ -1,10 +1,16 @@
 //! State of the partition itself, beside its accounts: the spool, deliveries already carried out,
 //! intents. Kept whole in memory and in the checkpoint's root; bounded by named limits.
+//!
+//! A delivery's id is remembered until its caller says that no repetition can come any more
+//! ([`Standing::forget`]); none is forgotten for want of room. What is forgotten goes from memory; a
+//! start brings back what the log still names, and the caller sorts it out again. Ids of one *family*
+//! (upper half) belong together: where only some accounts of a delivery got it, each of them has an
+//! id of its own, derived from that of the delivery.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{
     codec::Decoded,
@@ -13,20 +19,27 @@ use super::{
     partition::Spooled,
 };
 use crate::{
-    model::Lsn,
+    model::{AccountId, Lsn},
     plant::{Plant, planted},
 };
 
-/// Delivery ids remembered; a repetition that comes later than this many others is not recognised.
-pub(super) const DELIVERIES_MAX: usize = 16 * 1024;
+/// What deliveries share that belong together.
+pub(super) fn family(id: u128) -> u64 {
+    (id >> 64) as u64
+}
+
+/// Stands for the delivery `id` where only some of its accounts got it, and `account` did.
+pub(super) fn id_of_one(id: u128, account: AccountId) -> u128 {
+    id ^ u128::from(account.0.wrapping_add(1))
+}
 
 #[derive(Default)]
 pub(super) struct Standing {
     pub spool: BTreeMap<Lsn, Spooled>,
     /// Deliveries staged or published, with the entry that carries them out.
     deliveries: HashMap<u128, Lsn>,
-    /// Published ones in order, to forget the oldest.
-    order: VecDeque<u128>,
+    /// Those of them that are published.
+    published: HashSet<u128>,
     pub intents: BTreeMap<u128, Bytes>,
     /// Partition-wide effects below are included.
     applied: Lsn,
@@ -59,13 +72,36 @@ impl Standing {
         if !planted(Plant::LoseSpool) {
             root.spool = self.spool.keys().copied().collect();
         }
-        root.deliveries = self.order.iter().copied().collect();
+        root.deliveries = self.published.iter().copied().collect();
+        root.deliveries.sort_unstable();
         root.intents = self.intents.iter().map(|(id, payload)| (*id, payload.clone())).collect();
     }
 
-    /// The entry that carries out, or will, the delivery `id`.
-    pub fn delivery(&self, id: u128) -> Option<Lsn> {
-        self.deliveries.get(&id).copied()
+    /// The entry that carries out, or will, the delivery `id` to `account`.
+    pub fn delivery(&self, id: u128, account: AccountId) -> Option<Lsn> {
+        let known = |id: u128| self.deliveries.get(&id).copied();
+        known(id).or_else(|| known(id_of_one(id, account)))
+    }
+
+    pub fn deliveries_known(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    pub fn families(&self) -> HashSet<u64> {
+        self.deliveries.keys().map(|id| family(*id)).collect()
+    }
+
+    /// No repetition of these comes any more.
+    pub fn forget(&mut self, families: &HashSet<u64>) {
+        self.deliveries.retain(|id, _| !families.contains(&family(*id)));
+        self.published.retain(|id| !families.contains(&family(*id)));
+    }
+
+    /// Takes over from `old`, the same before the log was opened again, what is not in the log: which
+    /// deliveries were forgotten.
+    pub fn succeed(&mut self, old: &Standing) {
+        self.deliveries.retain(|id, _| old.deliveries.contains_key(id));
+        self.published.retain(|id| old.deliveries.contains_key(id));
     }
 
     pub fn stage(&mut self, lsn: Lsn, effect: &Effect) {
@@ -79,12 +115,7 @@ impl Standing {
         match effect {
             Effect::Delivery { id } => {
                 self.deliveries.insert(*id, lsn);
-                self.order.push_back(*id);
-                if self.order.len() > DELIVERIES_MAX
-                    && let Some(oldest) = self.order.pop_front()
-                {
-                    self.deliveries.remove(&oldest);
-                }
+                self.published.insert(*id);
             }
             Effect::Spool { payload, body } => {
                 let spooled = Spooled { lsn, payload: payload.clone(), body: *body };
@@ -110,23 +141,54 @@ impl Standing {
 mod tests {
     use super::*;
 
+    const ALICE: AccountId = AccountId(1);
+    const BOB: AccountId = AccountId(2);
+
     #[test]
-    fn old_deliveries_are_forgotten_and_the_rest_survives_a_root() {
+    fn deliveries_are_known_until_they_are_forgotten() {
+        let id = |family: u64| u128::from(family) << 64 | 77;
         let mut standing = Standing::default();
-        for id in 0..=DELIVERIES_MAX as u128 {
-            standing.publish(Lsn(id as u64 + 1), &Effect::Delivery { id });
+        for n in 0..20_000 {
+            standing.publish(Lsn(n + 1), &Effect::Delivery { id: id(n) });
         }
-        assert_eq!((standing.delivery(0), standing.delivery(1)), (None, Some(Lsn(2))));
+        assert_eq!(standing.delivery(id(0), ALICE), Some(Lsn(1)));
+        assert_eq!(standing.deliveries_known(), 20_000);
+        // Only alice got this one.
+        let one = id_of_one(id(30_000), ALICE);
+        standing.stage(Lsn(30_000), &Effect::Delivery { id: one });
+        assert_eq!(standing.delivery(id(30_000), ALICE), Some(Lsn(30_000)));
+        assert_eq!(standing.delivery(id(30_000), BOB), None);
+        let mut root = Root::default();
+        standing.to_root(&mut root);
+        assert_eq!(root.deliveries.len(), 20_000, "what is not published is not in the root");
+
+        standing.publish(Lsn(30_000), &Effect::Delivery { id: one });
+        let mut gone = standing.families();
+        gone.remove(&7);
+        standing.forget(&gone);
+        assert_eq!(standing.deliveries_known(), 1);
+        assert_eq!(standing.delivery(id(7), BOB), Some(Lsn(8)));
+        // Opened again from an older root, it knows no more than it did.
+        let mut again = Standing::from_root(&root);
+        assert_eq!(again.deliveries_known(), 20_000);
+        again.succeed(&standing);
+        assert_eq!(again.families().into_iter().collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
+    fn a_root_has_what_lies_below_it() {
+        let mut standing = Standing::default();
+        standing.publish(Lsn(2), &Effect::Delivery { id: 1 });
         standing.publish(Lsn(90_000), &Effect::Intent { id: 4, payload: Bytes::from("x") });
         let mut root = Root::default();
         standing.to_root(&mut root);
         let mut again = Standing::from_root(&root);
-        assert!(again.delivery(1).is_some() && again.intents.contains_key(&4));
-        // The root has what lies below; what lies above is new.
+        assert!(again.delivery(1, ALICE).is_some() && again.intents.contains_key(&4));
+        // What lies above is new.
         again.replay(&[
             (Lsn(90_000), Effect::IntentDone { id: 4 }),
             (Lsn(90_001), Effect::Delivery { id: 1 << 100 }),
         ]);
-        assert!(again.delivery(1 << 100).is_some() && again.intents.contains_key(&4));
+        assert!(again.delivery(1 << 100, BOB).is_some() && again.intents.contains_key(&4));
     }
 }

@@ -169,6 +169,7 @@ impl World {
                 metrics: Rc::new(ShardMetrics::new()),
                 partitions,
                 owners: owners.clone(),
+                deliveries: Default::default(),
                 shutting_down: Cell::new(false),
             });
             shard.mesh.open(shard.clone());

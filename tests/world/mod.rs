@@ -134,6 +134,7 @@ impl<'k> SimulatedWorld<'k> {
                 metrics: Rc::new(ShardMetrics::new()),
                 partitions,
                 owners: owners.clone(),
+                deliveries: Default::default(),
                 shutting_down: Cell::new(false),
             }));
         }

@@ -18,6 +18,7 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("checkpoint-ahead", Plant::CheckpointAhead, "a checkpoint claims what it does not have"),
     ("retry-failed-sync", Plant::RetryFailedSync, "a failed sync is retried and believed"),
     ("ignore-delivery-id", Plant::IgnoreDeliveryId, "a delivery is carried out twice"),
+    ("forget-deliveries", Plant::ForgetDeliveries, "an id is forgotten before its repetition"),
     ("drift-unseen", Plant::DriftUnseen, "a counter is not counted"),
     ("mod-seq-back", Plant::ModSeqBack, "a mod-sequence is given out again"),
     ("evict-dirty", Plant::EvictDirty, "a changed account leaves memory unwritten"),

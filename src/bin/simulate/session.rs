@@ -102,6 +102,7 @@ impl From<StoreError> for Stop {
             StoreError::Io(_)
             | StoreError::Full
             | StoreError::Poisoned
+            | StoreError::Crowded
             | StoreError::NotAnswering => Stop::Refused(error.to_string()),
             error => Stop::Wrong(error.to_string()),
         }

@@ -115,6 +115,7 @@ impl World {
                 metrics: Rc::new(ShardMetrics::new()),
                 partitions: (0..PARTITIONS).map(own).collect(),
                 owners: owners.clone(),
+                deliveries: Default::default(),
                 shutting_down: Cell::new(false),
             })
         });

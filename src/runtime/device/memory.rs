@@ -42,6 +42,8 @@ pub struct Faults {
     /// Operations (appends and syncs counted together) that take this long on the clock given by
     /// [`MemoryDevice::set_clock`].
     pub slow: Vec<(u64, Duration)>,
+    /// Reads fail.
+    pub unreadable: bool,
     /// What `free_space` answers.
     pub free: Option<u64>,
     /// `sync` answers `Ok` and does nothing: to prove that a crash test notices.
@@ -379,6 +381,9 @@ impl File for MemoryFile {
     fn read_at(&self, offset: u64, len: usize) -> LocalFuture<'_, io::Result<Vec<u8>>> {
         Box::pin(async move {
             yield_once().await;
+            if self.device.faults.borrow().unreadable {
+                return Err(io::Error::other("simulated: cannot be read"));
+            }
             let content = self.content.borrow();
             let start = content.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
             let end = content.len().min(start.saturating_add(len));

@@ -1,5 +1,7 @@
 //! What is left of a delivery when some partitions took it and others did not, yet the client was
-//! told 250: kept in the spool of a partition that works, and tried again until it succeeds.
+//! told 250: kept in the spool of a partition that works, and tried again until it succeeds. As accounts
+//! get it the rest is narrowed, durably. Who refuses it, or cannot be reached for [`RETRY_TIME`], is
+//! named to the operator; for them it stays in the spool, to be tried at the next start.
 //!
 //! The body is copied from the mailbox that has it, so that no session holds a message in memory
 //! for the case of failure.
@@ -9,17 +11,28 @@ use std::{rc::Rc, time::Duration};
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-use super::{CHUNK_SIZE, COMMIT_TIMEOUT, Delivery, Failure, Order, Stored, owned_partition};
+use super::{
+    CHUNK_SIZE, COMMIT_TIMEOUT, Delivery, Failure, Order, Stored, Taken,
+    known::{self, family},
+    owned_partition,
+};
 use crate::{
     model::{AccountId, PartitionId, Timestamp},
     runtime::{LocalFuture, executor::Priority, mesh::Class},
     service::Shard,
-    store::{Account, Delivered, MessageBody, Partition, Spooled, StoreError},
+    store::{Delivered, MessageBody, Partition, Spooled, StoreError},
 };
 
 /// Pause before the first new try; it doubles up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// How long after its arrival a message is tried again (RFC 5321 4.5.4.1); what is older is tried once
+/// at each start.
+const RETRY_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
+
+/// Accounts that a line about a message given up names.
+const NAMED_MAX: usize = 10;
 
 /// First octet of a spool payload of this kind; other kinds belong to others.
 const PAYLOAD_KIND: u8 = 1;
@@ -29,7 +42,7 @@ const PAYLOAD_KIND: u8 = 1;
 struct Rest {
     delivery_id: u128,
     internal_date: Timestamp,
-    /// Some account of the partition that spools, to read the body by.
+    /// Some account of the partition that spools; older versions read the body by it.
     reader: AccountId,
     accounts: Vec<AccountId>,
 }
@@ -68,23 +81,22 @@ pub(super) async fn settle(
     shard: &Rc<Shard>,
     committed: SmallVec<[(Order, Stored); 1]>,
 ) -> Result<(), Failure> {
-    let failures = || committed.iter().filter_map(|(_, stored)| stored.as_ref().err().copied());
-    let Some(failure) = failures().next() else {
-        return Ok(());
-    };
+    let Left { again, refused } = Left::of(&committed);
     // Trying again will not help the refused ones: the sender must learn of them.
-    if failures().any(|failure| failure == Failure::Refused) {
+    if !refused.is_empty() {
         return Err(Failure::Refused);
     }
+    let Some(&(_, failure)) = again.first() else { return Ok(()) };
+    let accounts: Vec<AccountId> = again.into_iter().map(|(account, _)| account).collect();
     for (order, stored) in &committed {
-        let (Ok(Some(copy)), Some(delivery_id)) = (stored, order.delivery_id) else { continue };
-        let accounts = committed
-            .iter()
-            .filter(|(_, stored)| stored.is_err())
-            .flat_map(|(order, _)| order.accounts.iter().copied())
-            .collect();
-        let internal_date = order.internal_date;
-        let rest = Rest { delivery_id, internal_date, reader: copy.account, accounts };
+        let Ok(Taken { copy: Some(copy), .. }) = stored else { continue };
+        let rest = Rest {
+            // Where there is none, what failed is known, and nobody repeats the rest.
+            delivery_id: order.delivery_id.unwrap_or_else(rand::random),
+            internal_date: order.internal_date,
+            reader: copy.account,
+            accounts: accounts.clone(),
+        };
         if spool(shard, order.partition, *copy, rest).await.is_ok() {
             shard.metrics.count("delivery_spooled_total", 1);
             return Ok(());
@@ -93,8 +105,47 @@ pub(super) async fn settle(
     Err(failure)
 }
 
+/// Accounts that a try left without the message.
+#[derive(Default)]
+struct Left {
+    /// Another try may help.
+    again: Vec<(AccountId, Failure)>,
+    refused: Vec<AccountId>,
+}
+
+impl Left {
+    fn of(committed: &[(Order, Stored)]) -> Left {
+        let mut left = Left::default();
+        for (order, stored) in committed {
+            match stored {
+                Ok(taken) => {
+                    taken.failed.iter().for_each(|(account, why)| left.add(*account, *why))
+                }
+                Err(why) => order.accounts.iter().for_each(|account| left.add(*account, *why)),
+            }
+        }
+        left
+    }
+
+    fn add(&mut self, account: AccountId, why: Failure) {
+        match why {
+            Failure::Refused => self.refused.push(account),
+            why => self.again.push((account, why)),
+        }
+    }
+}
+
+/// Families of the deliveries that spools of this shard may repeat.
+pub(super) fn families(shard: &Shard) -> Vec<u64> {
+    let spooled = shard.partitions.iter().flatten().flat_map(Partition::spooled);
+    spooled
+        .filter_map(|spooled| Some(family(Rest::decode(&spooled.payload)?.delivery_id)))
+        .collect()
+}
+
 /// Starts again, after a start of the server, what its partitions' spools hold.
 pub fn resume_spool(shard: &Rc<Shard>) {
+    known::sort_out(shard);
     for partition in shard.partitions.iter().flatten() {
         for spooled in partition.spooled() {
             if let Some(rest) = Rest::decode(&spooled.payload) {
@@ -132,7 +183,7 @@ async fn spool_here(
     let index = snapshot.index_of(copy.uid).ok_or(Failure::Unavailable)?;
     let body = snapshot.get(index).ok_or(Failure::Unavailable)?.body;
     let mut writer = partition.stage();
-    let mut reader = BodyReader { account: &account, body, offset: 0 };
+    let mut reader = BodyReader { partition: &partition, body, offset: 0 };
     while let Some(chunk) = reader.next().await? {
         writer.write(&chunk).await?;
     }
@@ -150,22 +201,76 @@ fn start_redelivery(shard: &Rc<Shard>, partition: Partition, spooled: Spooled, r
     shard.executor.spawn(Priority::Background, Box::pin(task));
 }
 
-/// Tries until all partitions have the message, or the server shuts down; the spool keeps it.
-async fn redeliver(shard: Rc<Shard>, partition: Partition, spooled: Spooled, rest: Rest) {
+/// Tries until everybody has the message, or nobody is left whom another try may help, or the server
+/// shuts down; the spool keeps it. What is given up stays there too: the next start tries it once more.
+async fn redeliver(shard: Rc<Shard>, partition: Partition, mut spooled: Spooled, mut rest: Rest) {
     let mut pause = RETRY_PAUSE_MIN;
+    // Of `rest`, those that need no other try.
+    let mut refused: Vec<AccountId> = Vec::new();
     loop {
         shard.executor.sleep(pause).await;
         if shard.shutting_down.get() {
             return;
         }
-        if redeliver_once(&shard, &partition, &spooled, &rest).await.is_ok()
-            && partition.unspool(spooled.lsn).await.is_ok()
+        let mut waiting = rest.accounts.clone();
+        waiting.retain(|account| !refused.contains(account));
+        if !waiting.is_empty()
+            && let Ok(left) = redeliver_once(&shard, &partition, &spooled, &rest, &waiting).await
         {
+            give_up(&shard, &partition, &left.refused, "they refuse it");
+            refused.extend(left.refused);
+            waiting.retain(|account| left.again.iter().any(|(other, _)| other == account));
+        }
+        let open = |account: &AccountId| waiting.contains(account) || refused.contains(account);
+        rest.accounts.retain(open);
+        if rest.accounts.is_empty() && partition.unspool(spooled.lsn).await.is_ok() {
             shard.metrics.count("delivery_unspooled_total", 1);
+            return;
+        }
+        // A spool that could not be narrowed is harmless, as ids are known; the next turn tries again.
+        if !rest.accounts.is_empty()
+            && Rest::decode(&spooled.payload).is_some_and(|stored| stored != rest)
+            && let Ok(narrowed) = narrow(&partition, &spooled, &rest).await
+        {
+            spooled = narrowed;
+        }
+        let late = shard.executor.now() > rest.internal_date.after(RETRY_TIME);
+        let stored = Rest::decode(&spooled.payload).is_none_or(|stored| stored == rest);
+        if !rest.accounts.is_empty() && (late || waiting.is_empty()) && stored {
+            if late {
+                give_up(&shard, &partition, &waiting, "they could not be reached for five days");
+            }
             return;
         }
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }
+}
+
+/// Counts and tells that `accounts` will not get a message before the next start.
+fn give_up(shard: &Shard, partition: &Partition, accounts: &[AccountId], why: &str) {
+    if accounts.is_empty() {
+        return;
+    }
+    shard.metrics.count("delivery_given_up_total", accounts.len() as u64);
+    let ids: Vec<String> = accounts.iter().take(NAMED_MAX).map(AccountId::to_string).collect();
+    let more = if accounts.len() > NAMED_MAX { ", ..." } else { "" };
+    shard.deliveries.tell(format!(
+        "partition {}: a message that was accepted is not delivered to account {}{more}: {why}; it \
+         stays in the spool, and the next start tries once more",
+        partition.id(),
+        ids.join(", ")
+    ));
+}
+
+/// Makes durable that only `rest` is left.
+async fn narrow(
+    partition: &Partition,
+    spooled: &Spooled,
+    rest: &Rest,
+) -> Result<Spooled, StoreError> {
+    let lsn = partition.respool(spooled, rest.encode()).await?;
+    let mut all = partition.spooled().into_iter();
+    all.find(|spooled| spooled.lsn == lsn).ok_or(StoreError::Poisoned)
 }
 
 async fn redeliver_once(
@@ -173,20 +278,20 @@ async fn redeliver_once(
     partition: &Partition,
     spooled: &Spooled,
     rest: &Rest,
-) -> Result<(), Failure> {
-    let account = partition.account(rest.reader).await?;
-    let mut delivery = Delivery::new(shard, &rest.accounts).with_internal_date(rest.internal_date);
-    let mut reader = BodyReader { account: &account, body: spooled.body, offset: 0 };
+    accounts: &[AccountId],
+) -> Result<Left, Failure> {
+    let mut delivery = Delivery::new(shard, accounts).with_internal_date(rest.internal_date);
+    let mut reader = BodyReader { partition, body: spooled.body, offset: 0 };
     while let Some(chunk) = reader.next().await? {
         delivery.push(&chunk).await;
     }
     let committed = delivery.commit(Some(rest.delivery_id)).await;
-    committed.into_iter().try_for_each(|(_, stored)| stored.map(|_| ()))
+    Ok(Left::of(&committed))
 }
 
 /// Reads a stored body from front to back.
 struct BodyReader<'a> {
-    account: &'a Account,
+    partition: &'a Partition,
     body: MessageBody,
     offset: u64,
 }
@@ -197,7 +302,7 @@ impl BodyReader<'_> {
         if self.offset >= self.body.size {
             return Ok(None);
         }
-        let chunk = self.account.read_body(&self.body, self.offset, CHUNK_SIZE).await?;
+        let chunk = self.partition.read_body(&self.body, self.offset, CHUNK_SIZE).await?;
         self.offset += chunk.len() as u64;
         Ok((!chunk.is_empty()).then_some(chunk))
     }

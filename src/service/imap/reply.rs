@@ -123,7 +123,7 @@ impl From<StoreError> for Failure {
                 Failure::no(Code::Unavailable, "The disk does not answer; try again later")
             }
             StoreError::Io(_) => Failure::no(Code::Unavailable, "Storage failed; try again later"),
-            StoreError::Poisoned => {
+            StoreError::Poisoned | StoreError::Crowded => {
                 Failure::no(Code::Unavailable, "Storage accepts no changes now; try again later")
             }
         }

@@ -1,0 +1,156 @@
+//! Which deliveries may still be repeated: what lets partitions forget the others.
+//!
+//! A partition remembers the id of a delivery so that a repetition is a no-op. A repetition comes from
+//! two places only: a delivery under way on some shard, and a spool. So when a partition remembers
+//! many, its shard asks all shards, first for the deliveries *open* there, then for what their spools
+//! hold; in that order, since a delivery is spooled before it is closed. What neither names is
+//! forgotten. None is forgotten by its age or for want of room: a partition that is full of them
+//! refuses further ones instead (`StoreError::Crowded`).
+//!
+//! After a start no delivery is open but what the spools hold, and the ids that the log brings back are
+//! sorted out in the same way.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use hashbrown::{HashMap, HashSet};
+
+use super::spool;
+use crate::{
+    model::ShardId,
+    plant::{Plant, planted},
+    runtime::{
+        LocalFuture,
+        executor::Priority,
+        mesh::{Class, MeshError},
+    },
+    service::Shard,
+    store::Partition,
+};
+
+/// How long a shard may take to say what is open; it needs no disk for that.
+const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after a look, and before another where a shard did not answer.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Lines about deliveries that wait to be printed; further ones are only counted.
+const NEWS_MAX: usize = 64;
+
+/// A shard's part in deliveries that could be repeated.
+#[derive(Default)]
+pub struct Deliveries {
+    /// Families of ids that are in use here, and how often.
+    open: RefCell<HashMap<u64, u32>>,
+    /// A look at what can be forgotten is under way.
+    looking: Cell<bool>,
+    news: RefCell<Vec<String>>,
+}
+
+impl Deliveries {
+    /// What became of deliveries that the operator should know, since the last call.
+    pub fn news(&self) -> Vec<String> {
+        self.news.take()
+    }
+
+    pub(super) fn tell(&self, line: String) {
+        let mut news = self.news.borrow_mut();
+        if news.len() < NEWS_MAX {
+            news.push(line);
+        }
+    }
+}
+
+/// Ids of one family, the upper half, belong to one delivery.
+pub(super) fn family(delivery_id: u128) -> u64 {
+    (delivery_id >> 64) as u64
+}
+
+/// While it lives, nobody forgets the delivery.
+pub(super) struct Open {
+    shard: Rc<Shard>,
+    family: u64,
+}
+
+impl Open {
+    pub(super) fn new(shard: &Rc<Shard>, delivery_id: u128) -> Open {
+        let family = family(delivery_id);
+        *shard.deliveries.open.borrow_mut().entry(family).or_default() += 1;
+        Open { shard: shard.clone(), family }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut open = self.shard.deliveries.open.borrow_mut();
+        if let Some(count) = open.get_mut(&self.family) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.family);
+            }
+        }
+    }
+}
+
+/// After a start: what the log brought back is sorted out once all shards answer.
+pub(super) fn sort_out(shard: &Rc<Shard>) {
+    let known = |partition: &Partition| !partition.delivery_families().is_empty();
+    if shard.partitions.iter().flatten().any(known) {
+        begin(shard, false);
+    }
+}
+
+/// After a delivery that `partition` remembers.
+pub(super) fn look_after(shard: &Rc<Shard>, partition: &Partition) {
+    if partition.deliveries_crowded() {
+        begin(shard, true);
+    }
+}
+
+/// `once`: a look that finds no answer is given up, since the next delivery asks for one again.
+fn begin(shard: &Rc<Shard>, once: bool) {
+    if shard.deliveries.looking.replace(true) {
+        return;
+    }
+    let looking = shard.clone();
+    let task = async move {
+        loop {
+            let outcome = forget_ended(&looking).await;
+            looking.executor.sleep(LOOK_PAUSE).await;
+            if once || outcome.is_ok() || looking.shutting_down.get() {
+                break;
+            }
+        }
+        looking.deliveries.looking.set(false);
+    };
+    shard.executor.spawn(Priority::Background, Box::pin(task));
+}
+
+/// One look.
+async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
+    // Only these: what is remembered from here on may belong to a delivery opened after its shard
+    // was asked.
+    let own = shard.partitions.iter().flatten();
+    let known: Vec<(Partition, HashSet<u64>)> =
+        own.map(|partition| (partition.clone(), partition.delivery_families())).collect();
+    let mut live = HashSet::new();
+    for what in [open as fn(&Shard) -> Vec<u64>, spool::families] {
+        for target in 0..shard.mesh.shard_count() {
+            let ask = move |target: Rc<Shard>| -> LocalFuture<'static, Vec<u64>> {
+                Box::pin(async move { what(&target) })
+            };
+            let target = ShardId(target);
+            live.extend(shard.mesh.call(target, Class::Upkeep, ASK_TIMEOUT, ask).await?);
+        }
+    }
+    for (partition, mut families) in known {
+        families.retain(|family| planted(Plant::ForgetDeliveries) || !live.contains(family));
+        partition.forget_deliveries(&families);
+    }
+    Ok(())
+}
+
+fn open(shard: &Shard) -> Vec<u64> {
+    shard.deliveries.open.borrow().keys().copied().collect()
+}
