@@ -5,6 +5,9 @@
 //! memory holds no password, and a key ends to matter when the stored hash changes, for whatever
 //! reason. The salt makes stored hashes unique to accounts, except in the demo, whose accounts
 //! share one hash and so one cache entry, too.
+//!
+//! What is in the cache and was right from the same network passes without another question; all
+//! else has to pass the [`Guard`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,13 +16,19 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use hashbrown::{HashMap, HashSet};
 use ring::{hmac, rand::SystemRandom};
+use tokio::sync::oneshot;
 
-use super::{AuthenticationError, DirectorySnapshot, Identity, password, peers::Peers};
-use crate::runtime::{LocalFuture, worker::WorkerPool};
+use super::{
+    AuthenticationError, DirectorySnapshot, GuardOptions, Identity, Network, PeerLimits,
+    guard::{Ask, Charge, Guard},
+    turns::{Ticket, Turns, Verdict},
+};
+use crate::{model::AccountId, runtime::worker::WorkerPool};
 
 /// Entries of half the cache: when one half is full, the other one is forgotten.
 const CACHE_HALF_MAX: usize = 8192;
@@ -29,73 +38,36 @@ const PASSWORD_MAX: usize = 1024;
 
 /// Where hashing happens: the runtime's worker pool, or a test's.
 pub trait PasswordWorkers {
-    /// Queues `job`; `None` if the queue is full. The job runs to its end even when the future is
-    /// dropped.
-    fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>>;
+    /// Queues `job`; false if the queue is full. Whose password a job checks is decided when it runs.
+    fn try_run(&self, job: PasswordJob) -> bool;
 }
 
-pub type PasswordJob = Box<dyn FnOnce() -> bool + Send>;
+pub type PasswordJob = Box<dyn FnOnce() + Send>;
 
 impl PasswordWorkers for WorkerPool {
-    fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>> {
-        let answer = WorkerPool::try_run(self, job).ok()?;
-        Some(Box::pin(answer))
+    fn try_run(&self, job: PasswordJob) -> bool {
+        WorkerPool::try_run(self, job).is_ok()
     }
 }
 
 /// HMAC-SHA256 over password, stored hash and, for users that do not exist, the name.
-type Key = [u8; 32];
+pub(super) type Key = [u8; 32];
 
-pub(super) struct Authenticator {
-    peers: Arc<Peers>,
-    workers: Rc<dyn PasswordWorkers>,
+/// What the shards have in common.
+pub(super) struct Common {
+    pub guard: Arc<Guard>,
+    turns: Arc<Turns>,
     /// `None` if the system has no randomness: then nothing is remembered or shared.
     secret: Option<hmac::Key>,
-    cache: RefCell<Cache>,
-    /// Checks that are under way.
-    flights: RefCell<HashMap<Key, Rc<Flight>>>,
 }
 
-impl Authenticator {
-    pub fn new(peers: Arc<Peers>, workers: Rc<dyn PasswordWorkers>) -> Authenticator {
-        Authenticator {
-            peers,
-            workers,
+impl Common {
+    pub fn new(limits: PeerLimits, guard: GuardOptions) -> Common {
+        Common {
+            guard: Arc::new(Guard::new(guard)),
+            turns: Arc::new(Turns::new(limits)),
             secret: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok(),
-            cache: RefCell::default(),
-            flights: RefCell::default(),
         }
-    }
-
-    pub async fn authenticate(
-        &self,
-        snapshot: Arc<DirectorySnapshot>,
-        name: &str,
-        password: &str,
-        peer: IpAddr,
-    ) -> Result<Identity, AuthenticationError> {
-        if password.len() > PASSWORD_MAX {
-            return Err(AuthenticationError::Rejected);
-        }
-        let Some(user) = snapshot.user(name) else {
-            // Costs what a wrong password costs, and is as wrong whatever comes out. The name is
-            // part of the key, because for existing users such checks are not shared either.
-            let key = self.key(password, password::DEMO_HASH, name);
-            self.check(key, password, password::DEMO_HASH, peer).await?;
-            return Err(AuthenticationError::Rejected);
-        };
-        let identity = Identity { account: user.id, address: user.address.clone() };
-        let key = self.key(password, &user.hash, "");
-        if key.is_some_and(|key| self.cache.borrow_mut().contains(&snapshot, &key)) {
-            return Ok(identity);
-        }
-        if !self.check(key, password, &user.hash, peer).await? {
-            return Err(AuthenticationError::Rejected);
-        }
-        if let Some(key) = key {
-            self.cache.borrow_mut().insert(&snapshot, key);
-        }
-        Ok(identity)
     }
 
     fn key(&self, password: &str, hash: &str, unknown_name: &str) -> Option<Key> {
@@ -107,48 +79,160 @@ impl Authenticator {
         }
         context.sign().as_ref().try_into().ok()
     }
+}
+
+pub(super) struct Authenticator {
+    common: Arc<Common>,
+    workers: Rc<dyn PasswordWorkers>,
+    cache: RefCell<Cache>,
+    /// Checks that are under way.
+    flights: RefCell<HashMap<Key, Rc<Flight>>>,
+}
+
+/// One password to check, and for whom.
+struct Question<'a> {
+    ask: Ask<'a>,
+    password: &'a str,
+    hash: &'a Arc<str>,
+    now: Duration,
+}
+
+impl Authenticator {
+    pub fn new(common: Arc<Common>, workers: Rc<dyn PasswordWorkers>) -> Authenticator {
+        Authenticator { common, workers, cache: RefCell::default(), flights: RefCell::default() }
+    }
+
+    pub async fn authenticate(
+        &self,
+        snapshot: Arc<DirectorySnapshot>,
+        name: &str,
+        password: &str,
+        peer: IpAddr,
+        now: Duration,
+    ) -> Result<Identity, AuthenticationError> {
+        let name = snapshot.login_key(name);
+        let user = snapshot.user_of_key(&name);
+        let (stand_in, unknown_name) = match user {
+            Some(_) => (None, ""),
+            // Costs what a wrong password costs, and is as wrong whatever comes out. The name is
+            // part of the key, because for existing users such checks are not shared either.
+            None => (Some(snapshot.stand_in(&name)), &*name),
+        };
+        let hash = user.map(|user| &user.hash).or(stand_in.as_ref());
+        let hash = hash.ok_or(AuthenticationError::Rejected)?;
+        let key = self.common.key(password, hash, unknown_name);
+        let account = user.map(|user| user.id);
+        let ask = Ask { name: &name, account, peer, key };
+        if let (Some(user), Some(key)) = (user, key)
+            && self.cache.borrow_mut().contains(&snapshot, &key)
+        {
+            self.pass(&ask, user.id, &key, now)?;
+            return Ok(Identity { account: user.id, address: user.address.clone() });
+        }
+        let right = self.check(&Question { ask, password, hash, now }).await?;
+        let user = user.filter(|_| right).ok_or(AuthenticationError::Rejected)?;
+        if let Some(key) = key {
+            self.cache.borrow_mut().insert(&snapshot, key);
+        }
+        Ok(Identity { account: user.id, address: user.address.clone() })
+    }
+
+    /// The password is right. From where it was right before, nothing else is asked.
+    fn pass(
+        &self,
+        ask: &Ask<'_>,
+        account: AccountId,
+        key: &Key,
+        now: Duration,
+    ) -> Result<(), AuthenticationError> {
+        let network = Network::narrow(ask.peer);
+        if !self.common.guard.is_wary() && self.cache.borrow().is_noted(account, network, key) {
+            return Ok(());
+        }
+        let admitted = self.common.guard.admit(ask, now);
+        admitted.map_err(|wait| AuthenticationError::Limited { wait })?.settle(true);
+        self.cache.borrow_mut().note(account, network, key);
+        Ok(())
+    }
 
     /// Hashes, or waits for the one who does already.
-    async fn check(
-        &self,
-        key: Option<Key>,
-        password: &str,
-        hash: &str,
-        peer: IpAddr,
-    ) -> Result<bool, AuthenticationError> {
-        let Some(key) = key else {
-            return Ok(self.enqueue(password, hash, peer)?.await);
+    async fn check(&self, question: &Question<'_>) -> Result<bool, AuthenticationError> {
+        let Some(key) = question.ask.key.filter(|_| question.password.len() <= PASSWORD_MAX) else {
+            return self.hash(question, self.admit(question)?)?.await;
         };
         loop {
             let under_way = self.flights.borrow().get(&key).cloned();
             let Some(flight) = under_way else {
-                let job = self.enqueue(password, hash, peer)?;
+                let job = self.hash(question, self.admit(question)?)?;
                 let lead = Lead::new(self, key);
-                let verified = job.await;
+                let verified = job.await?;
                 lead.flight.verified.set(Some(verified));
                 return Ok(verified);
             };
-            // Without a result its leader's client hung up: the next one takes the lead.
-            if let Some(verified) = flight.landed().await {
-                return Ok(verified);
+            // Without a result its leader hung up or was refused: the next one takes the lead.
+            match flight.landed().await {
+                None => {}
+                Some(true) => {
+                    let Ask { account, peer, .. } = question.ask;
+                    if let Some(account) = account {
+                        self.common.guard.note(account, peer, Some(key), question.now);
+                    }
+                    return Ok(true);
+                }
+                // Many who guess the same at once are told no oftener than if each were hashed.
+                Some(false) => {
+                    self.admit(question)?.settle(false);
+                    return Ok(false);
+                }
             }
         }
     }
 
-    fn enqueue(
+    fn admit(&self, question: &Question<'_>) -> Result<Charge, AuthenticationError> {
+        self.common
+            .guard
+            .admit(&question.ask, question.now)
+            .map_err(|wait| AuthenticationError::Limited { wait })
+    }
+
+    /// Queues one check; the future is its result.
+    fn hash(
         &self,
-        password: &str,
-        hash: &str,
-        peer: IpAddr,
-    ) -> Result<LocalFuture<'static, bool>, AuthenticationError> {
-        let permit = self.peers.admit(peer).ok_or(AuthenticationError::Busy)?;
-        let (password, hash) = (password.to_owned(), hash.to_owned());
-        let job = Box::new(move || {
-            let verified = password::verify(&password, &hash);
-            drop(permit);
-            verified
-        });
-        self.workers.try_run(job).ok_or(AuthenticationError::Busy)
+        question: &Question<'_>,
+        charge: Charge,
+    ) -> Result<impl Future<Output = Result<bool, AuthenticationError>> + use<>, AuthenticationError>
+    {
+        let (answer, verdict) = oneshot::channel();
+        let Question { ask, password, hash, .. } = question;
+        let network = Network::narrow(ask.peer);
+        if password.len() > PASSWORD_MAX {
+            charge.settle(false);
+            let _ = answer.send(Verdict::Wrong);
+        } else {
+            let ticket = Ticket {
+                network,
+                password: (*password).to_owned(),
+                hash: (*hash).clone(),
+                exists: ask.account.is_some(),
+                charge,
+                answer,
+            };
+            let turns = self.common.turns.clone();
+            let trusted = self.common.guard.trusts(ask.peer);
+            let needs_turn = turns.push(ticket, trusted).map_err(|_| AuthenticationError::Busy)?;
+            let turn = turns.clone();
+            if needs_turn && !self.workers.try_run(Box::new(move || turn.take_turn())) {
+                turns.withdraw(network);
+            }
+        }
+        Ok(async move {
+            match verdict.await {
+                Ok(Verdict::Right) => Ok(true),
+                Ok(Verdict::Wrong) => Ok(false),
+                Ok(Verdict::Limited(wait)) => Err(AuthenticationError::Limited { wait }),
+                Err(_) => Err(AuthenticationError::Busy),
+            }
+        })
     }
 }
 
@@ -159,6 +243,8 @@ struct Cache {
     snapshot: Option<Arc<DirectorySnapshot>>,
     young: HashSet<Key>,
     old: HashSet<Key>,
+    /// Of whom the guard knows: account, network, and the key's beginning.
+    noted: HashSet<(AccountId, Network, [u8; 8])>,
 }
 
 impl Cache {
@@ -178,11 +264,26 @@ impl Cache {
         self.young.insert(key);
     }
 
+    fn is_noted(&self, account: AccountId, network: Network, key: &Key) -> bool {
+        self.noted.contains(&(account, network, beginning(key)))
+    }
+
+    fn note(&mut self, account: AccountId, network: Network, key: &Key) {
+        if self.noted.len() >= 2 * CACHE_HALF_MAX {
+            self.noted.clear();
+        }
+        self.noted.insert((account, network, beginning(key)));
+    }
+
     fn follow(&mut self, snapshot: &Arc<DirectorySnapshot>) {
         if !self.snapshot.as_ref().is_some_and(|it| Arc::ptr_eq(it, snapshot)) {
             *self = Cache { snapshot: Some(snapshot.clone()), ..Cache::default() };
         }
     }
+}
+
+fn beginning(key: &Key) -> [u8; 8] {
+    key.first_chunk().copied().unwrap_or_default()
 }
 
 /// One hash under way and those who wait for it.
@@ -247,42 +348,40 @@ mod tests {
     use futures_lite::future::block_on;
 
     use super::{
-        super::{Directory, DirectoryOptions, PeerLimits, SharedDirectory, UsersFile},
+        super::{Directory, DirectoryOptions, PeerLimits, SharedDirectory, UsersFile, password},
         *,
     };
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    type Queued = (PasswordJob, Rc<Cell<Option<bool>>>);
-
     /// A pool that works when told to, and counts.
     #[derive(Default)]
     struct Pool {
-        jobs: RefCell<VecDeque<Queued>>,
+        jobs: RefCell<VecDeque<PasswordJob>>,
         done: Cell<usize>,
         manual: Cell<bool>,
     }
 
     impl Pool {
         fn work(&self) {
-            while let Some((job, result)) = self.jobs.borrow_mut().pop_front() {
-                result.set(Some(job()));
-                self.done.set(self.done.get() + 1);
-            }
+            while self.work_once() {}
+        }
+
+        fn work_once(&self) -> bool {
+            let Some(job) = self.jobs.borrow_mut().pop_front() else { return false };
+            job();
+            self.done.set(self.done.get() + 1);
+            true
         }
     }
 
     impl PasswordWorkers for Pool {
-        fn try_run(&self, job: PasswordJob) -> Option<LocalFuture<'static, bool>> {
-            let result = Rc::new(Cell::new(None));
-            self.jobs.borrow_mut().push_back((job, result.clone()));
+        fn try_run(&self, job: PasswordJob) -> bool {
+            self.jobs.borrow_mut().push_back(job);
             if !self.manual.get() {
                 self.work();
             }
-            Some(Box::pin(poll_fn(move |_| match result.get() {
-                Some(verified) => Poll::Ready(verified),
-                None => Poll::Pending,
-            })))
+            true
         }
     }
 
@@ -297,7 +396,8 @@ mod tests {
         user: &str,
         password: &str,
     ) -> Result<u64, AuthenticationError> {
-        block_on(directory.authenticate(user, password, PEER)).map(|it| it.account.0)
+        block_on(directory.authenticate(user, password, PEER, Duration::ZERO))
+            .map(|it| it.account.0)
     }
 
     #[test]
@@ -315,7 +415,8 @@ mod tests {
         assert_eq!(login(&directory, "nobody@demo.test", "demo"), rejected);
         assert_eq!(pool.done.get(), 5, "failures and unknown users are hashed each time");
 
-        assert_eq!(login(&directory, "alice", &"x".repeat(PASSWORD_MAX + 1)), rejected);
+        let long = "x".repeat(PASSWORD_MAX + 1);
+        assert_eq!(login(&directory, "bob", &long), rejected);
         assert_eq!(pool.done.get(), 5);
     }
 
@@ -343,8 +444,8 @@ mod tests {
         let (directory, pool) = directory(PeerLimits::default());
         pool.manual.set(true);
         let mut context = Context::from_waker(Waker::noop());
-        let mut leader = Box::pin(directory.authenticate("alice", "demo", PEER));
-        let mut follower = pin!(directory.authenticate("bob", "demo", PEER));
+        let mut leader = Box::pin(directory.authenticate("alice", "demo", PEER, Duration::ZERO));
+        let mut follower = pin!(directory.authenticate("bob", "demo", PEER, Duration::ZERO));
         assert!(leader.as_mut().poll(&mut context).is_pending());
         assert!(follower.as_mut().poll(&mut context).is_pending());
         assert_eq!(pool.jobs.borrow().len(), 1);
@@ -363,7 +464,7 @@ mod tests {
         let (directory, pool) = directory(limits);
         pool.manual.set(true);
         let mut context = Context::from_waker(Waker::noop());
-        let mut first = Box::pin(directory.authenticate("alice", "wrong", PEER));
+        let mut first = Box::pin(directory.authenticate("alice", "wrong", PEER, Duration::ZERO));
         assert!(first.as_mut().poll(&mut context).is_pending());
         drop(first);
         let busy = Err(AuthenticationError::Busy);
@@ -381,9 +482,11 @@ mod tests {
             let mut key = Key::default();
             key[..8].copy_from_slice(&number.to_le_bytes());
             cache.insert(&snapshot, key);
+            cache.note(AccountId(number), Network::narrow(PEER), &key);
             assert!(cache.contains(&snapshot, &key));
             assert!(cache.contains(&snapshot, &Key::default()), "what is in use stays");
         }
         assert!(cache.young.len() + cache.old.len() <= 2 * CACHE_HALF_MAX);
+        assert!(cache.noted.len() <= 2 * CACHE_HALF_MAX);
     }
 }

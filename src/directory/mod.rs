@@ -10,21 +10,28 @@
 
 mod address;
 mod authenticate;
+mod guard;
+mod network;
 mod password;
-mod peers;
 mod snapshot;
+mod turns;
 mod users_file;
 
-use std::{net::IpAddr, rc::Rc, sync::Arc};
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
-use self::{authenticate::Authenticator, peers::Peers};
+use self::{
+    authenticate::{Authenticator, Common},
+    guard::Guard,
+};
 pub use self::{
     authenticate::{PasswordJob, PasswordWorkers},
+    guard::{Block, GuardOptions, Held, Lift},
+    network::Network,
     password::{HashError, hash, hash_all},
-    peers::PeerLimits,
     snapshot::{DirectoryOptions, DirectorySnapshot},
+    turns::PeerLimits,
     users_file::{User, UsersFile, UsersFileError, parse_import},
 };
 use crate::model::AccountId;
@@ -55,20 +62,39 @@ pub enum AuthenticationError {
     /// The hashing queue is full or this address has too many attempts waiting: try again later.
     #[error("too many authentications in progress")]
     Busy,
+    /// Too many wrong passwords came before; nothing was checked.
+    #[error("too many failed authentications")]
+    Limited {
+        /// Until it may be worth while to ask again.
+        wait: Duration,
+    },
 }
 
-/// What all shards share: the current snapshot, and who waits for a password check.
+/// What all shards share: the current snapshot, who waits for a password check, and who guesses.
 pub struct SharedDirectory {
     snapshot: ArcSwap<DirectorySnapshot>,
-    peers: Arc<Peers>,
+    common: Arc<Common>,
 }
 
 impl SharedDirectory {
     pub fn new(snapshot: DirectorySnapshot, limits: PeerLimits) -> Arc<SharedDirectory> {
+        SharedDirectory::guarded(snapshot, limits, GuardOptions::default())
+    }
+
+    pub fn guarded(
+        snapshot: DirectorySnapshot,
+        limits: PeerLimits,
+        guard: GuardOptions,
+    ) -> Arc<SharedDirectory> {
         Arc::new(SharedDirectory {
             snapshot: ArcSwap::from_pointee(snapshot),
-            peers: Arc::new(Peers::new(limits)),
+            common: Arc::new(Common::new(limits, guard)),
         })
+    }
+
+    /// Lines for the operator about who was held back since the last call.
+    pub fn news(&self) -> Vec<String> {
+        self.common.guard.news()
     }
 
     /// Reload: what shards look up from now on; password caches forget what they knew.
@@ -87,7 +113,7 @@ pub struct Directory {
 impl Directory {
     /// One a shard: it has a password cache of its own.
     pub fn new(shared: Arc<SharedDirectory>, workers: Rc<dyn PasswordWorkers>) -> Directory {
-        let authenticator = Rc::new(Authenticator::new(shared.peers.clone(), workers));
+        let authenticator = Rc::new(Authenticator::new(shared.common.clone(), workers));
         Directory { shared, authenticator }
     }
 
@@ -107,15 +133,47 @@ impl Directory {
         self.shared.snapshot.load().is_local_domain(domain)
     }
 
-    /// Whether `password` is that of `user`, an address or a name in the default domain. Hashing
-    /// happens on the worker pool; unknown users cost the same. Cancel-safe.
+    /// Whether `password` is that of `user`, an address or a name in the default domain, asked from
+    /// `peer` at `now`, a time since whatever never goes back. Hashing happens on the worker pool;
+    /// unknown users cost the same. Cancel-safe.
     pub async fn authenticate(
         &self,
         user: &str,
         password: &str,
         peer: IpAddr,
+        now: Duration,
     ) -> Result<Identity, AuthenticationError> {
         let snapshot = self.shared.snapshot.load_full();
-        self.authenticator.authenticate(snapshot, user, password, peer).await
+        self.authenticator.authenticate(snapshot, user, password, peer, now).await
+    }
+
+    /// How long the answer to a wrong password takes, and a refusal at most.
+    pub fn failure_delay(&self) -> Duration {
+        self.guard().options().failure_delay
+    }
+
+    /// A place among the refusals that are held back; without one they are answered at once.
+    pub fn hold(&self, peer: IpAddr) -> Option<Held> {
+        self.guard().hold(peer)
+    }
+
+    /// Who is held back, the longest first.
+    pub fn blocks(&self, now: Duration) -> Vec<Block> {
+        self.guard().blocks(now)
+    }
+
+    /// Forgives; how many blocks and counts are gone.
+    pub fn lift(&self, what: &Lift) -> usize {
+        match what {
+            Lift::Account(name) => {
+                let key = self.shared.snapshot.load().login_key(name);
+                self.guard().lift(&Lift::Account(key))
+            }
+            other => self.guard().lift(other),
+        }
+    }
+
+    fn guard(&self) -> &Arc<Guard> {
+        &self.shared.common.guard
     }
 }

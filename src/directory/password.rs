@@ -25,7 +25,7 @@ const PASSES_MAX: u32 = 16;
 const LANES_MAX: u32 = 4;
 
 /// Hash of "demo", shared by all demo accounts so that a start with 10,000 of them hashes nothing.
-/// It also stands in for the hash of users that do not exist.
+/// It also stands in for the hash of users that do not exist where none exists.
 pub(super) const DEMO_HASH: &str = concat!(
     "$argon2id$v=19$m=19456,t=2,p=1$a5OE1qxm147R0whGF/wfFA$",
     "sxbtrPzHhSEq7ISNyScSRi7ZeyaAkDHz6b602PLTei4",
@@ -102,6 +102,21 @@ pub(super) fn check_hash(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What a check of `hash` costs, as the beginning of its PHC string.
+pub(super) fn cost(hash: &str) -> Option<String> {
+    let hash = PasswordHash::new(hash).ok()?;
+    let params = Params::try_from(&hash).ok()?;
+    let version = hash.version.unwrap_or(Version::V0x13.into());
+    let (m, t, p) = (params.m_cost(), params.t_cost(), params.p_cost());
+    Some(format!("{}$v={version}$m={m},t={t},p={p}", hash.algorithm))
+}
+
+/// A hash that costs `cost` and is nobody's: salt and result are made up.
+pub(super) fn stand_in(cost: &str) -> Arc<str> {
+    const MADE_UP: &str = "UmluZ21haWxSaW5nbWFpbA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    Arc::from(format!("${cost}${MADE_UP}"))
+}
+
 /// Runs on a worker thread, never on a shard.
 pub(super) fn verify(password: &str, hash: &str) -> bool {
     PasswordHash::new(hash)
@@ -121,6 +136,17 @@ mod tests {
             assert!(!verify("other", hash), "{password}");
         }
         assert_ne!(hash("one"), hash("one"), "salts are fresh");
+    }
+
+    #[test]
+    fn a_stand_in_costs_what_it_stands_for_and_is_nobodys() {
+        const IMPORTED: &str = "$argon2id$v=16$m=64,t=3,p=2$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA";
+        for hash in [DEMO_HASH, IMPORTED] {
+            let made_up = stand_in(&cost(hash).expect("cost"));
+            assert_eq!(check_hash(&made_up), Ok(()));
+            assert_eq!(cost(&made_up), cost(hash));
+            assert!(!verify("demo", &made_up));
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! One immutable state of the directory: built whole at start and on reload, then shared by all
 //! shards through an `Arc`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::{HashMap, HashSet};
+use ring::hmac;
 
 use super::{
     Destination,
@@ -35,6 +36,53 @@ pub struct DirectorySnapshot {
     domains: HashSet<String>,
     default_domain: Option<String>,
     postmaster: Option<AccountId>,
+    stand_ins: StandIns,
+}
+
+/// Hashes for names that nobody has. Checking them costs what it costs for the names that somebody
+/// has, in the same shares, since accounts may come from elsewhere with hashes of other cost. Which
+/// one a name gets does not change from guess to guess, nor from start to start.
+#[derive(Debug, Default)]
+struct StandIns {
+    /// With how many accounts have a hash of that cost, or of one before it.
+    hashes: Vec<(Arc<str>, u64)>,
+    /// Nobody outside may know it, and it may not change without need: the first account's hash.
+    secret: Option<Arc<str>>,
+}
+
+impl StandIns {
+    fn of(users: &[User]) -> StandIns {
+        let mut counts = BTreeMap::<String, u64>::new();
+        let mut last: Option<(&Arc<str>, String)> = None;
+        for user in users {
+            // The demo's accounts share one hash; taking it apart once is enough.
+            let cost = match &last {
+                Some((hash, cost)) if Arc::ptr_eq(hash, &user.hash) => Some(cost.clone()),
+                _ => password::cost(&user.hash),
+            };
+            let Some(cost) = cost else { continue };
+            *counts.entry(cost.clone()).or_default() += 1;
+            last = Some((&user.hash, cost));
+        }
+        let mut total = 0;
+        let hashes = counts.into_iter().map(|(cost, count)| {
+            total += count;
+            (password::stand_in(&cost), total)
+        });
+        StandIns { hashes: hashes.collect(), secret: users.first().map(|user| user.hash.clone()) }
+    }
+
+    fn of_name(&self, name: &str) -> Arc<str> {
+        let (Some((_, total)), Some(secret)) = (self.hashes.last(), &self.secret) else {
+            return Arc::from(password::DEMO_HASH);
+        };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let tag = hmac::sign(&key, name.as_bytes());
+        let draw = tag.as_ref().iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        let draw = draw % (*total).max(1);
+        let index = self.hashes.partition_point(|(_, up_to)| *up_to <= draw);
+        self.hashes.get(index).map_or_else(|| Arc::from(password::DEMO_HASH), |it| it.0.clone())
+    }
 }
 
 impl DirectorySnapshot {
@@ -66,6 +114,7 @@ impl DirectorySnapshot {
             domains: HashSet::new(),
             default_domain: None,
             postmaster: None,
+            stand_ins: StandIns::default(),
         }
     }
 
@@ -81,6 +130,7 @@ impl DirectorySnapshot {
             snapshot.by_address.insert(user.address.clone(), index);
         }
         snapshot.default_domain = options.domains.first().map(|domain| domain.to_lowercase());
+        snapshot.stand_ins = StandIns::of(&users);
         snapshot.users = users;
         snapshot.postmaster = match &options.postmaster {
             Some(address) => Some(snapshot.user(address)?.id),
@@ -126,12 +176,26 @@ impl DirectorySnapshot {
     /// The account that logs in as `name`: its address, or the part before `@` if the domain is
     /// the default one. No sub-addresses, no aliases.
     pub fn user(&self, name: &str) -> Option<&User> {
+        self.by_key(&self.login_key(name))
+    }
+
+    /// One spelling for all names that log in to one account, whether it exists or not.
+    pub fn login_key(&self, name: &str) -> String {
         let address = match (Address::parse(name), &self.default_domain) {
-            (Some(address), _) => address,
-            (None, Some(domain)) => Address::parse(&format!("{name}@{domain}"))?,
-            (None, None) => return None,
+            (None, Some(domain)) => Address::parse(&format!("{name}@{domain}")),
+            (address, _) => address,
         };
-        self.by_key(&address.key())
+        address.map_or_else(|| name.to_lowercase(), |address| address.key())
+    }
+
+    /// The account of a key that [`DirectorySnapshot::login_key`] made.
+    pub(super) fn user_of_key(&self, key: &str) -> Option<&User> {
+        self.by_key(key)
+    }
+
+    /// What is hashed for `key` of [`DirectorySnapshot::login_key`] that is no account's.
+    pub(super) fn stand_in(&self, key: &str) -> Arc<str> {
+        self.stand_ins.of_name(key)
     }
 
     fn by_key(&self, key: &str) -> Option<&User> {
@@ -202,6 +266,29 @@ mod tests {
         assert_eq!(id("eve"), None);
         assert_eq!(id("alice+lists@demo.test"), None);
         assert_eq!(id("postmaster"), None);
+    }
+
+    #[test]
+    fn unknown_names_cost_what_known_ones_do() {
+        let mut text = String::new();
+        for (id, m) in (1..=40).zip([64, 64, 64, 128].into_iter().cycle()) {
+            let salt_and_hash = "c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA";
+            text += &format!("{id} u{id}@demo.test $argon2id$v=19$m={m},t=1,p=1${salt_and_hash}\n");
+        }
+        let file = UsersFile::parse(&text, Path::new("users")).expect("parses");
+        let snapshot =
+            |file| DirectorySnapshot::new(file, &DirectoryOptions::default()).expect("snapshot");
+        let (one, again) = (snapshot(&file), snapshot(&file));
+        let mut dear = 0;
+        for number in 0..400 {
+            let name = format!("nobody{number}@demo.test");
+            let hash = one.stand_in(&name);
+            assert_eq!(hash, again.stand_in(&name), "the same at every guess and start");
+            dear += u32::from(hash.contains("m=128"));
+        }
+        assert!((60..140).contains(&dear), "a quarter of 400 as of the accounts, not {dear}");
+        let empty = DirectorySnapshot::empty();
+        assert_eq!(&*empty.stand_in("x"), password::DEMO_HASH);
     }
 
     #[test]

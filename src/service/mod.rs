@@ -10,6 +10,7 @@ use crate::{
     store::Partition,
 };
 
+pub mod authentication;
 pub mod delivery;
 pub mod handover;
 pub mod imap;

@@ -10,7 +10,6 @@ use crate::{
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     runtime::{
-        LocalFuture,
         device::memory::MemoryDevice,
         executor::Executor,
         mesh::{self, Mesh},
@@ -69,8 +68,8 @@ fn service_options() -> ServiceOptions {
 struct NoWorkers;
 
 impl PasswordWorkers for NoWorkers {
-    fn try_run(&self, _: PasswordJob) -> Option<LocalFuture<'static, bool>> {
-        None
+    fn try_run(&self, _: PasswordJob) -> bool {
+        false
     }
 }
 

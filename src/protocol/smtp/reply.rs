@@ -82,6 +82,7 @@ pub const AUTH_CANCELLED: Reply = Reply("501 5.7.0 Authentication cancelled");
 pub const AUTH_LINE_TOO_LONG: Reply = Reply("500 5.5.6 Authentication line too long");
 pub const AUTH_REJECTED: Reply = Reply("535 5.7.8 Authentication failed");
 pub const AUTH_BUSY: Reply = Reply("454 4.7.0 Too many authentications, try again later");
+pub const AUTH_LIMITED: Reply = Reply("454 4.7.0 Too many wrong passwords, try again later");
 pub const AUTH_REQUIRED: Reply = Reply("530 5.7.0 Authentication required");
 pub const NOT_YOUR_ADDRESS: Reply = Reply("553 5.7.1 This account may not send as that address");
 

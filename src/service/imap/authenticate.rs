@@ -16,6 +16,7 @@ use crate::{
         imap::{Code, Frame, Status, Text},
         sasl::{Exchange, Mechanism, SaslError, Step},
     },
+    service::authentication,
 };
 
 pub(super) async fn start_tls(session: &mut Session, tag: &str) -> Reply {
@@ -99,7 +100,8 @@ fn require_privacy(session: &Session) -> Result<(), Failure> {
 async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> Reply {
     let peer = session.connection.peer().ip();
     let shard = session.shard.clone();
-    let checked = shard.directory.authenticate(user, password, peer).await;
+    session.flush().await?;
+    let checked = authentication::authenticate(&shard, user, password, peer).await;
     if checked.is_ok() {
         session.connection.set_logged_in(true);
     }
@@ -108,23 +110,35 @@ async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> 
             session.log_in(identity.account).await
         }
         Ok(identity) => Ok(Done::HandOver(ImapHandover { identity, tag: tag.to_owned() })),
-        Err(AuthenticationError::Rejected) => refuse(session).await,
+        Err(AuthenticationError::Rejected) => {
+            count_failure(session)?;
+            Err(Failure::no(Code::AuthenticationFailed, "Wrong user or password"))
+        }
+        Err(AuthenticationError::Limited { .. }) => {
+            count_failure(session)?;
+            Err(Failure::no(Code::Unavailable, "Too many wrong passwords; try again later"))
+        }
         Err(AuthenticationError::Busy) => {
             Err(Failure::no(Code::Unavailable, "Too many logins in progress; try again"))
         }
     }
 }
 
-/// The answer to a wrong password comes late, and not often.
+/// What no password could make right: told as late as a wrong one.
 async fn refuse(session: &mut Session) -> Reply {
-    let delay = session.imap().login_failure_delay;
     session.flush().await?;
+    let delay = session.shard.directory.failure_delay();
     session.shard.executor.sleep(delay).await;
+    count_failure(session)?;
+    Err(Failure::no(Code::AuthenticationFailed, "Wrong user or password"))
+}
+
+fn count_failure(session: &mut Session) -> Result<(), Failure> {
     session.login_failures += 1;
     if session.login_failures >= session.imap().login_failures_max {
         return Err(Failure::bye("Too many failed logins"));
     }
-    Err(Failure::no(Code::AuthenticationFailed, "Wrong user or password"))
+    Ok(())
 }
 
 /// One line of a SASL exchange, without its CRLF.

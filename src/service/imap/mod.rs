@@ -51,8 +51,6 @@ pub struct ImapOptions {
     pub login_timeout: Duration,
     /// Time between commands, and between the octets of one; RFC 3501 5.4 wants 30 minutes.
     pub idle_timeout: Duration,
-    /// How long a refused LOGIN waits for its answer.
-    pub login_failure_delay: Duration,
     /// Refused LOGINs after which the session ends.
     pub login_failures_max: u32,
     /// Commands in a row that are not understood, after which the session ends.
@@ -65,7 +63,6 @@ impl Default for ImapOptions {
             limits: Limits::default(),
             login_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30 * 60),
-            login_failure_delay: Duration::from_secs(2),
             login_failures_max: 3,
             bad_commands_max: 20,
         }

@@ -10,13 +10,16 @@ use crate::{
         pop3::{write_err, write_ok},
         sasl::Credentials,
     },
+    service::authentication,
 };
 
 impl Client {
     pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), End> {
         let Credentials { user, password } = credentials;
         let peer = self.connection.peer().ip();
-        let checked = self.shard.directory.authenticate(&user, &password, peer).await;
+        // The answer may take its time.
+        self.flush().await?;
+        let checked = authentication::authenticate(&self.shard, &user, &password, peer).await;
         if checked.is_ok() {
             self.connection.set_logged_in(true);
         }
@@ -32,7 +35,11 @@ impl Client {
                 self.refuse("[SYS/TEMP] too many logins at once, try again later");
                 Ok(())
             }
-            Err(AuthenticationError::Rejected) => self.wrong_password().await,
+            // RFC 3206 5: not [AUTH], since the password may well be right.
+            Err(AuthenticationError::Limited { .. }) => {
+                self.failed("[SYS/TEMP] too many wrong passwords, try again later")
+            }
+            Err(AuthenticationError::Rejected) => self.failed("[AUTH] wrong user name or password"),
         }
     }
 
@@ -58,15 +65,9 @@ impl Client {
         }
     }
 
-    /// Answers late, so that guessing is slow, and only so often.
-    async fn wrong_password(&mut self) -> Result<(), End> {
-        self.count("pop3_auth_failures_total", 1);
-        self.flush().await?;
-        let delay = self.shard.options.pop3.login_failure_delay;
-        if !delay.is_zero() {
-            self.shard.executor.sleep(delay).await;
-        }
-        self.refuse("[AUTH] wrong user name or password");
+    /// Answers, and only so often.
+    fn failed(&mut self, text: &str) -> Result<(), End> {
+        self.refuse(text);
         self.login_failures += 1;
         if self.login_failures >= self.shard.options.pop3.login_failures_max {
             return Err(End::Closed);

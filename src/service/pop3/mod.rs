@@ -30,8 +30,6 @@ pub struct Pop3Options {
     pub login_timeout: Duration,
     /// Time for the next command after login; RFC 1939 3 wants 10 minutes at least.
     pub idle_timeout: Duration,
-    /// How long a wrong password waits for its answer.
-    pub login_failure_delay: Duration,
     /// Wrong passwords after which the session ends.
     pub login_failures_max: u32,
     /// Lines that are no legal command after which the session ends.
@@ -43,7 +41,6 @@ impl Default for Pop3Options {
         Pop3Options {
             login_timeout: Duration::from_secs(3 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
-            login_failure_delay: Duration::from_secs(2),
             login_failures_max: 3,
             bad_commands_max: 20,
         }

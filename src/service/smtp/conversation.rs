@@ -16,7 +16,7 @@ use crate::{
         smtp::{Event, Reply, Role, Security, Session, Verb, reply},
     },
     runtime::connection::{Connection, ConnectionError},
-    service::Shard,
+    service::{Shard, authentication},
 };
 
 /// Octets of replies after which they are sent though more input waits.
@@ -136,7 +136,7 @@ impl Conversation {
                     self.answered(verb)
                 }
                 Event::MessageEnd => self.end_message().await,
-                Event::Authenticate(credentials) => self.authenticate(credentials).await,
+                Event::Authenticate(credentials) => self.authenticate(credentials).await?,
                 Event::StartTls => Turn::StartTls,
                 Event::Close(verb) => {
                     self.answered(verb);
@@ -216,10 +216,12 @@ impl Conversation {
         Turn::Continue
     }
 
-    async fn authenticate(&mut self, credentials: Credentials) -> Turn {
+    async fn authenticate(&mut self, credentials: Credentials) -> Result<Turn, ConnectionError> {
+        // The answer may take its time.
+        self.flush().await?;
+        let Credentials { user, password } = credentials;
         let peer = self.connection.peer().ip();
-        let directory = &self.shard.directory;
-        match directory.authenticate(&credentials.user, &credentials.password, peer).await {
+        match authentication::authenticate(&self.shard, &user, &password, peer).await {
             Ok(identity) => {
                 self.identity = Some(identity);
                 self.connection.set_logged_in(true);
@@ -231,8 +233,11 @@ impl Conversation {
             Err(AuthenticationError::Busy) => {
                 self.session.refuse_authentication(reply::AUTH_BUSY, &mut self.replies);
             }
+            Err(AuthenticationError::Limited { .. }) => {
+                self.session.refuse_authentication(reply::AUTH_LIMITED, &mut self.replies);
+            }
         }
-        self.answered(Verb::Auth)
+        Ok(self.answered(Verb::Auth))
     }
 
     async fn start_tls(&mut self) -> Result<(), ConnectionError> {

@@ -1,0 +1,617 @@
+//! Guessing passwords is slow: failures are counted by (account, network) and by network, and who
+//! has too many is refused before anything is hashed.
+//!
+//! One guard a process, asked by every shard and every protocol, so neither parallel connections
+//! nor other ports nor other shards bring more guesses. A guess counts from when it is admitted:
+//! what is under way is as bad as wrong until it turns out right.
+//!
+//! - **Account and network**: [`GuardOptions::free_failures`] at once, then one at a time, 1, 2,
+//!   4 ... seconds apart, at most [`GuardOptions::delay_max`]. Forgiven one by one
+//!   ([`FORGIVEN_EACH`]), and not by a success: that may be another one's behind the same address.
+//! - **Network**: [`GuardOptions::network_failures`] a minute, whatever the account; and
+//!   [`WIDE_FACTOR`] times that for the /24 or /48 around it. Not for who logged in to this account
+//!   from there before, nor for trusted networks.
+//!
+//! A password that was right from this network for this hash passes in any case, so guesses of
+//! others lock nobody out. That a refused guess would have been such a password is itself an answer
+//! to who guesses behind the same address: after [`LOOKS_BURST`] of them it is not even looked at.
+//! A wrong one that is only repeated takes no later attempt away. Accounts that do not exist are
+//! counted by their name alike.
+//!
+//! Tables are bounded; a full one forgets the least guilty eighth. Time is an argument; workers,
+//! which have no clock, count by the latest time that anybody told.
+
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+
+use super::{Network, authenticate::Key};
+use crate::model::AccountId;
+
+/// After this long without a failure, one is forgiven.
+const FORGIVEN_EACH: Duration = Duration::from_secs(600);
+/// Between the last free failure and the next attempt; then doubled each time.
+const DELAY_FIRST: Duration = Duration::from_secs(1);
+/// The /24 or /48 around a network may fail so many times as often.
+const WIDE_FACTOR: u32 = 10;
+/// More failures than this past the free ones change nothing.
+const DOUBLINGS_MAX: u32 = 12;
+/// Guesses in vain, during a back-off, at an account that people log in to from the same network,
+/// before a right password has to wait for its attempt as well; and in which one is forgiven.
+const LOOKS_BURST: u32 = 2000;
+const LOOK_EACH: Duration = Duration::from_secs(10);
+/// How long to wait for attempts under way, before asking again.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
+/// (account, network) pairs with failures: at most some 4 MiB.
+const PAIRS_MAX: usize = 16 * 1024;
+/// Networks with failures, both widths.
+const BUCKETS_MAX: usize = 16 * 1024;
+/// (account, network) pairs that logged in: about 5 MiB.
+const KNOWN_MAX: usize = 64 * 1024;
+/// Octets of a name that are kept: no address is longer.
+const NAME_MAX: usize = 320;
+/// Wrong passwords of a pair that are known again.
+const WRONG_KEPT: usize = 4;
+/// Refusals held back at once, of one network and of all.
+const HELD_PER_NETWORK_MAX: usize = 32;
+const HELD_MAX: usize = 1024;
+/// Lines for the operator that wait to be written.
+const EVENTS_MAX: usize = 64;
+/// Lines of a list of blocks.
+const LISTED_MAX: usize = 4096;
+
+/// How fast passwords may be guessed; `config` fills it.
+#[derive(Clone, Debug)]
+pub struct GuardOptions {
+    /// Failures of an account from a network before its attempts must wait.
+    pub free_failures: u32,
+    /// Longest wait between attempts at an account from a network.
+    pub delay_max: Duration,
+    /// Failures a minute of a network, over all accounts.
+    pub network_failures: u32,
+    /// How long the answer to a wrong password takes, and a refusal at most.
+    pub failure_delay: Duration,
+    /// Networks that many people come from (a webmail server): no limits by network.
+    pub trusted: Vec<Network>,
+}
+
+impl Default for GuardOptions {
+    fn default() -> GuardOptions {
+        GuardOptions {
+            free_failures: 5,
+            delay_max: Duration::from_secs(60),
+            network_failures: 20,
+            failure_delay: Duration::from_secs(2),
+            trusted: Vec::new(),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    /// Canonical, whether it exists or not.
+    pub name: &'a str,
+    pub account: Option<AccountId>,
+    pub peer: IpAddr,
+    pub key: Option<Key>,
+}
+
+#[derive(Debug)]
+pub(super) struct Guard {
+    options: GuardOptions,
+    state: Mutex<State>,
+    /// Some pair may have used up its looks.
+    wary: AtomicBool,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct PairKey {
+    name: Arc<str>,
+    network: Network,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of all times that anybody told.
+    latest: Duration,
+    pairs: HashMap<PairKey, Pair>,
+    buckets: HashMap<Network, Bucket>,
+    known: HashMap<(AccountId, Network), Known>,
+    held: HashMap<Network, usize>,
+    held_total: usize,
+    events: VecDeque<String>,
+    events_lost: u64,
+}
+
+/// An account as seen from one network.
+#[derive(Debug, Default)]
+struct Pair {
+    failures: u32,
+    /// Admitted and not settled.
+    under_way: u32,
+    last: Duration,
+    /// No attempt before.
+    until: Duration,
+    /// Beginnings of the keys of wrong passwords, the oldest replaced first.
+    wrong: VecDeque<u64>,
+    /// Refused guesses that were compared with a right password.
+    looks: Bucket,
+}
+
+/// Failures of a network, draining: a level that is full `burst` intervals from now.
+#[derive(Debug, Default)]
+struct Bucket {
+    empty_at: Duration,
+}
+
+/// A log-in that was right.
+#[derive(Debug)]
+struct Known {
+    key: Option<Key>,
+    last: Duration,
+}
+
+/// What holds somebody back, for `ringmail block list`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// `None`: the network as a whole.
+    pub account: Option<String>,
+    pub network: Network,
+    /// Failures that are not forgiven yet.
+    pub failures: u32,
+    /// Until the next attempt is admitted.
+    pub left: Duration,
+}
+
+/// What to forgive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lift {
+    All,
+    /// As it logs in, in canonical spelling.
+    Account(String),
+    /// What lies in it or around it.
+    Network(Network),
+}
+
+impl Guard {
+    pub fn new(options: GuardOptions) -> Guard {
+        Guard { options, state: Mutex::default(), wary: AtomicBool::new(false) }
+    }
+
+    pub fn options(&self) -> &GuardOptions {
+        &self.options
+    }
+
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let address = Network::exact(peer);
+        self.options.trusted.iter().any(|trusted| trusted.contains(&address))
+    }
+
+    /// Lets an attempt begin, or says how long it would have to wait.
+    pub fn admit(self: &Arc<Guard>, ask: &Ask<'_>, now: Duration) -> Result<Charge, Duration> {
+        let network = Network::narrow(ask.peer);
+        let trusted = self.trusts(ask.peer);
+        let mut state = self.state(now);
+        let known = ask.account.and_then(|account| state.known.get_mut(&(account, network)));
+        let mut charge = Charge {
+            guard: self.clone(),
+            pair: None,
+            network,
+            wide: Network::wide(ask.peer),
+            trusted,
+            known: known.is_some(),
+            account: ask.account,
+            key: ask.key,
+        };
+        let proven = match known {
+            Some(known) => {
+                known.last = known.last.max(now);
+                known.key.is_some() && known.key == ask.key
+            }
+            None => false,
+        };
+        let pair = PairKey { name: shortened(ask.name).into(), network };
+        let time = state.latest;
+        let guilt = state.pairs.get_mut(&pair);
+        let wary = guilt.as_ref().is_some_and(|guilt| guilt.has_no_looks(time, &self.options));
+        if proven && !wary {
+            return Ok(charge);
+        }
+        if let Some(guilt) = guilt
+            && let Err(refusal) = guilt.admits(time, &self.options, ask.key.as_ref())
+        {
+            if charge.known && refusal.is_guess {
+                guilt.looks.add(time, LOOK_EACH);
+                if guilt.has_no_looks(time, &self.options) {
+                    self.wary.store(true, Ordering::Relaxed);
+                }
+            }
+            return Err(refusal.wait);
+        }
+        if charge.by_network() {
+            state.network_admits(&charge, &self.options)?;
+        }
+        state.make_room_for_pair(&pair);
+        state.pairs.entry(pair.clone()).or_default().under_way += 1;
+        charge.pair = Some(pair);
+        Ok(charge)
+    }
+
+    /// Whether what was right before must be asked about, too.
+    pub fn is_wary(&self) -> bool {
+        self.wary.load(Ordering::Relaxed)
+    }
+
+    /// A log-in that was found right without the guard: by a cache, or in company.
+    pub fn note(&self, account: AccountId, peer: IpAddr, key: Option<Key>, now: Duration) {
+        self.state(now).remember(account, Network::narrow(peer), key);
+    }
+
+    /// A place among the refusals that are held back; without one they are answered at once.
+    pub fn hold(self: &Arc<Guard>, peer: IpAddr) -> Option<Held> {
+        let network = Network::narrow(peer);
+        let mut state = self.state(Duration::ZERO);
+        let of_network = state.held.get(&network).copied().unwrap_or(0);
+        if state.held_total >= HELD_MAX || of_network >= HELD_PER_NETWORK_MAX {
+            return None;
+        }
+        state.held_total += 1;
+        state.held.insert(network, of_network + 1);
+        Some(Held { guard: self.clone(), network })
+    }
+
+    /// Who is held back, the longest first.
+    pub fn blocks(&self, now: Duration) -> Vec<Block> {
+        let options = &self.options;
+        let state = self.state(now);
+        let time = state.latest;
+        let pairs = state.pairs.iter().map(|(key, pair)| Block {
+            account: Some(key.name.to_string()),
+            network: key.network,
+            failures: pair.standing(time),
+            left: pair.until.saturating_sub(time),
+        });
+        let mut blocks: Vec<Block> =
+            pairs.filter(|block| block.failures >= options.free_failures).collect();
+        blocks.extend(state.buckets.iter().filter_map(|(network, bucket)| {
+            let left = bucket.wait(time, options.interval(*network), options.burst(*network))?;
+            let failures = bucket.failures(time, options.interval(*network));
+            Some(Block { account: None, network: *network, failures, left })
+        }));
+        drop(state);
+        blocks.sort_by(|a, b| b.left.cmp(&a.left).then(a.network.cmp(&b.network)));
+        blocks.truncate(LISTED_MAX);
+        blocks
+    }
+
+    /// Forgives; how many pairs and networks had something to be forgiven.
+    pub fn lift(&self, what: &Lift) -> usize {
+        let mut state = self.state(Duration::ZERO);
+        let near =
+            |mine: &Network, theirs: &Network| mine.contains(theirs) || theirs.contains(mine);
+        let before = state.pairs.len() + state.buckets.len();
+        state.pairs.retain(|key, _| match what {
+            Lift::All => false,
+            Lift::Account(name) => *key.name != **name,
+            Lift::Network(network) => !near(network, &key.network),
+        });
+        state.buckets.retain(|key, _| match what {
+            Lift::All => false,
+            Lift::Account(_) => true,
+            Lift::Network(network) => !near(network, key),
+        });
+        before - state.pairs.len() - state.buckets.len()
+    }
+
+    /// Lines for the operator since the last call.
+    pub fn news(&self) -> Vec<String> {
+        let mut state = self.state(Duration::ZERO);
+        let mut lines: Vec<String> = std::mem::take(&mut state.events).into();
+        if self.is_wary() {
+            let time = state.latest;
+            let mut pairs = state.pairs.values();
+            let wary = pairs.any(|pair| pair.has_no_looks(time, &self.options));
+            self.wary.store(wary, Ordering::Relaxed);
+        }
+        match std::mem::take(&mut state.events_lost) {
+            0 => {}
+            lost => lines.push(format!("log-ins are held back: {lost} more in the same while")),
+        }
+        lines
+    }
+
+    /// Locked, and told the time.
+    fn state(&self, now: Duration) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.latest = state.latest.max(now);
+        state
+    }
+}
+
+impl GuardOptions {
+    /// In which one failure of a network drains.
+    fn interval(&self, network: Network) -> Duration {
+        Duration::from_secs(60) / self.burst(network)
+    }
+
+    fn burst(&self, network: Network) -> u32 {
+        let factor = if network.is_wide() { WIDE_FACTOR } else { 1 };
+        self.network_failures.saturating_mul(factor).max(1)
+    }
+
+    /// Wait after failure number `failures`.
+    fn delay(&self, failures: u32) -> Duration {
+        match failures.checked_sub(self.free_failures) {
+            None => Duration::ZERO,
+            Some(doublings) => {
+                (DELAY_FIRST * (1 << doublings.min(DOUBLINGS_MAX))).min(self.delay_max)
+            }
+        }
+    }
+}
+
+impl State {
+    fn network_admits(&self, charge: &Charge, options: &GuardOptions) -> Result<(), Duration> {
+        for network in [charge.network, charge.wide] {
+            let Some(bucket) = self.buckets.get(&network) else { continue };
+            let (interval, burst) = (options.interval(network), options.burst(network));
+            if let Some(wait) = bucket.wait(self.latest, interval, burst) {
+                return Err(wait);
+            }
+        }
+        Ok(())
+    }
+
+    fn network_failed(&mut self, network: Network, options: &GuardOptions) {
+        let time = self.latest;
+        if self.buckets.len() >= BUCKETS_MAX && !self.buckets.contains_key(&network) {
+            forget_eighth(&mut self.buckets, |bucket| {
+                (bucket.empty_at > time).then_some(bucket.empty_at)
+            });
+        }
+        let (interval, burst) = (options.interval(network), options.burst(network));
+        let bucket = self.buckets.entry(network).or_default();
+        let before = bucket.wait(time, interval, burst);
+        bucket.add(time, interval);
+        if before.is_none() && bucket.wait(time, interval, burst).is_some() {
+            self.tell(format!(
+                "log-ins from {network} are held back: {burst} wrong passwords within a minute"
+            ));
+        }
+    }
+
+    fn pair_failed(&mut self, key: &PairKey, wrong: Option<&Key>, options: &GuardOptions) {
+        let time = self.latest;
+        let pair = self.pairs.entry(key.clone()).or_default();
+        let before = pair.standing(time);
+        pair.failures = (before + 1).min(options.free_failures.saturating_add(DOUBLINGS_MAX));
+        pair.last = time;
+        let delay = options.delay(pair.failures);
+        pair.until = time + delay;
+        if let Some(wrong) = wrong.map(beginning)
+            && !pair.wrong.contains(&wrong)
+        {
+            pair.wrong.truncate(WRONG_KEPT - 1);
+            pair.wrong.push_front(wrong);
+        }
+        let failures = pair.failures;
+        let longest = delay == options.delay_max && options.delay(before) < delay;
+        if failures == options.free_failures || longest {
+            let PairKey { name, network } = key;
+            self.tell(format!(
+                "log-ins to {} from {network} are held back for {} s: {failures} wrong passwords",
+                name.escape_debug(),
+                delay.as_secs_f32()
+            ));
+        }
+    }
+
+    fn remember(&mut self, account: AccountId, network: Network, key: Option<Key>) {
+        let last = self.latest;
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&(account, network)) {
+            forget_eighth(&mut self.known, |known| Some(known.last));
+        }
+        self.known.insert((account, network), Known { key, last });
+    }
+
+    fn make_room_for_pair(&mut self, key: &PairKey) {
+        if self.pairs.len() >= PAIRS_MAX && !self.pairs.contains_key(key) {
+            let time = self.latest;
+            forget_eighth(&mut self.pairs, |pair| {
+                let guilt = (pair.under_way > 0, pair.standing(time), pair.last);
+                (guilt.0 || guilt.1 > 0).then_some(guilt)
+            });
+        }
+    }
+
+    fn tell(&mut self, line: String) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events_lost += 1;
+        } else {
+            self.events.push_back(line);
+        }
+    }
+}
+
+impl Pair {
+    /// Failures that are not forgiven yet.
+    fn standing(&self, time: Duration) -> u32 {
+        let forgiven = time.saturating_sub(self.last).as_secs() / FORGIVEN_EACH.as_secs();
+        self.failures.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
+    }
+
+    fn admits(
+        &self,
+        time: Duration,
+        options: &GuardOptions,
+        key: Option<&Key>,
+    ) -> Result<(), Refusal> {
+        let standing = self.standing(time);
+        if standing < options.free_failures {
+            let attempts = standing.saturating_add(self.under_way);
+            let refusal = Refusal { wait: UNDER_WAY, is_guess: true };
+            return if attempts < options.free_failures { Ok(()) } else { Err(refusal) };
+        }
+        let wait = self.until.saturating_sub(time);
+        // A device with an old password asks for ever: what it repeats must not take the one
+        // attempt that another one in the same house needs.
+        if key.is_some_and(|key| self.wrong.contains(&beginning(key))) {
+            return Err(Refusal { wait: wait.max(options.delay_max), is_guess: false });
+        }
+        if wait.is_zero() && self.under_way == 0 {
+            return Ok(());
+        }
+        Err(Refusal { wait: if wait.is_zero() { UNDER_WAY } else { wait }, is_guess: true })
+    }
+
+    /// Too many were refused to tell even a right password from the others.
+    fn has_no_looks(&self, time: Duration, options: &GuardOptions) -> bool {
+        self.standing(time) >= options.free_failures
+            && self.looks.wait(time, LOOK_EACH, LOOKS_BURST).is_some()
+    }
+}
+
+/// Why a pair's attempt is not admitted.
+struct Refusal {
+    wait: Duration,
+    /// Something new, not a known wrong password.
+    is_guess: bool,
+}
+
+impl Bucket {
+    /// How long until another failure fits; `None` if one does.
+    fn wait(&self, time: Duration, interval: Duration, burst: u32) -> Option<Duration> {
+        let level = self.empty_at.saturating_sub(time);
+        let wait = (level + interval).saturating_sub(interval * burst);
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    fn add(&mut self, time: Duration, interval: Duration) {
+        self.empty_at = self.empty_at.max(time) + interval;
+    }
+
+    fn failures(&self, time: Duration, interval: Duration) -> u32 {
+        let level = self.empty_at.saturating_sub(time);
+        u32::try_from(level.as_nanos().div_ceil(interval.as_nanos().max(1))).unwrap_or(u32::MAX)
+    }
+}
+
+/// An attempt that was admitted. Dropped without having been settled, it never was.
+#[derive(Debug)]
+pub(super) struct Charge {
+    guard: Arc<Guard>,
+    /// `None` where the password was right before.
+    pair: Option<PairKey>,
+    network: Network,
+    wide: Network,
+    trusted: bool,
+    /// Somebody logged in to this account from this network before.
+    known: bool,
+    account: Option<AccountId>,
+    key: Option<Key>,
+}
+
+impl Charge {
+    /// Whether the network's failures can hold it back.
+    fn by_network(&self) -> bool {
+        !self.trusted && !self.known
+    }
+
+    /// Asked again when its turn has come: others of the network may have failed meanwhile.
+    pub fn may_hash(&self) -> Result<(), Duration> {
+        if self.pair.is_none() || !self.by_network() {
+            return Ok(());
+        }
+        self.guard.state(Duration::ZERO).network_admits(self, &self.guard.options)
+    }
+
+    pub fn settle(self, right: bool) {
+        let mut state = self.guard.state(Duration::ZERO);
+        if right {
+            if let Some(account) = self.account {
+                state.remember(account, self.network, self.key);
+            }
+        } else if let Some(pair) = &self.pair {
+            let options = &self.guard.options;
+            state.pair_failed(pair, self.key.as_ref(), options);
+            if !self.trusted {
+                state.network_failed(self.network, options);
+                state.network_failed(self.wide, options);
+            }
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let Some(key) = &self.pair else { return };
+        let mut state = self.guard.state(Duration::ZERO);
+        let Some(pair) = state.pairs.get_mut(key) else { return };
+        pair.under_way = pair.under_way.saturating_sub(1);
+        if pair.under_way == 0 && pair.failures == 0 {
+            state.pairs.remove(key);
+        }
+    }
+}
+
+/// A refusal that is held back.
+#[derive(Debug)]
+pub struct Held {
+    guard: Arc<Guard>,
+    network: Network,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.guard.state(Duration::ZERO);
+        state.held_total = state.held_total.saturating_sub(1);
+        match state.held.get_mut(&self.network) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                state.held.remove(&self.network);
+            }
+        }
+    }
+}
+
+/// The longest beginning of `name` that is kept.
+fn shortened(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(NAME_MAX)).unwrap_or(name)
+}
+
+fn beginning(key: &Key) -> u64 {
+    key.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte))
+}
+
+/// Drops what has no guilt and, if that was not enough, the least guilty: an eighth of the table is
+/// free afterwards.
+fn forget_eighth<K: Eq + std::hash::Hash, V, G: Ord>(
+    table: &mut HashMap<K, V>,
+    guilt: impl Fn(&V) -> Option<G>,
+) {
+    let room = table.len() / 8;
+    let keep = table.len() - room;
+    table.retain(|_, value| guilt(value).is_some());
+    if table.len() <= keep {
+        return;
+    }
+    let mut surplus = table.len() - keep;
+    let mut guilts: Vec<Option<G>> = table.values().map(&guilt).collect();
+    let (_, limit, _) = guilts.select_nth_unstable(surplus - 1);
+    let limit = limit.take();
+    table.retain(|_, value| {
+        let goes = surplus > 0 && guilt(value) <= limit;
+        surplus -= usize::from(goes);
+        !goes
+    });
+}

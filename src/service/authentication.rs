@@ -1,0 +1,50 @@
+//! Log-ins of every protocol: who may ask, how late the answer comes, and what is counted.
+//!
+//! SMTP AUTH, POP3 and IMAP differ only in the words, so that guessing is equally slow everywhere. A
+//! session that waits here holds its credentials and no worker; how many refusals wait is bounded by
+//! the directory, and wrong passwords by how fast they are hashed.
+
+use std::{net::IpAddr, time::Duration};
+
+use super::Shard;
+use crate::directory::{AuthenticationError, Identity};
+
+/// Checks a password. A wrong one is told late. Who has to wait is kept waiting for as long, if that
+/// is not long, and then tried; so one who mistyped hears of it at most by a pause.
+pub(super) async fn authenticate(
+    shard: &Shard,
+    user: &str,
+    password: &str,
+    peer: IpAddr,
+) -> Result<Identity, AuthenticationError> {
+    let directory = &shard.directory;
+    let delay = directory.failure_delay();
+    let mut outcome = directory.authenticate(user, password, peer, now(shard)).await;
+    if let Err(AuthenticationError::Limited { wait }) = outcome
+        && let Some(_held) = directory.hold(peer)
+    {
+        shard.executor.sleep(wait.min(delay)).await;
+        if wait <= delay {
+            outcome = directory.authenticate(user, password, peer, now(shard)).await;
+        }
+    }
+    shard.metrics.count(counter(&outcome), 1);
+    if outcome == Err(AuthenticationError::Rejected) && !delay.is_zero() {
+        shard.executor.sleep(delay).await;
+    }
+    outcome
+}
+
+fn counter(outcome: &Result<Identity, AuthenticationError>) -> &'static str {
+    match outcome {
+        Ok(_) => "authentication_successes_total",
+        Err(AuthenticationError::Rejected) => "authentication_failures_total",
+        Err(AuthenticationError::Limited { .. }) => "authentication_limited_total",
+        Err(AuthenticationError::Busy) => "authentication_busy_total",
+    }
+}
+
+/// The clock by which failures are counted and forgiven.
+pub fn now(shard: &Shard) -> Duration {
+    Duration::from_micros(u64::try_from(shard.executor.now().0).unwrap_or(0))
+}
