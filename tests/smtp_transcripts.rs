@@ -95,6 +95,50 @@ fn the_only_recipient_is_named() {
     assert!(messages[0].contains("\tfor <Alice+News@Demo.Test>;\r\n"), "{}", messages[0]);
 }
 
+/// RFC 5322 3.5: text must not become part of the header that our trace fields begin. However the
+/// octets arrive, by DATA and by BDAT.
+#[test]
+fn a_message_without_a_header_gets_a_blank_line() {
+    const CASES: &[(&str, &str)] = &[
+        ("Hello, world\r\nagain: x\r\n", "\r\nHello, world\r\nagain: x\r\n"),
+        (" folded\r\n", "\r\n folded\r\n"),
+        ("Subject : x\r\n\r\ny\r\n", "Subject : x\r\n\r\ny\r\n"),
+        ("From a Mon\r\nSubject: x\r\n", "From a Mon\r\nSubject: x\r\n"),
+        ("From me to you\r\nall is well\r\n", "\r\nFrom me to you\r\nall is well\r\n"),
+        ("\r\nHello\r\n", "\r\nHello\r\n"),
+        ("Hello\r\n", "\r\nHello\r\n"),
+        ("", ""),
+    ];
+    for listener in [ListenerKind::Smtp, ListenerKind::Lmtp] {
+        let choices = Choices { listener, ..Choices::default() };
+        let hello = if listener == ListenerKind::Lmtp { "LHLO" } else { "EHLO" };
+        let world = World::new(&Ground::new(), choices);
+        for size in [1, 3, 1_000] {
+            for (sent, kept) in CASES {
+                let mut client = world.client();
+                begin(&mut client, hello, &["alice@demo.test"]);
+                for piece in format!("{sent}.\r\n").as_bytes().chunks(size) {
+                    transcript::Peer::send(&mut client, piece);
+                    transcript::Peer::settle(&mut client);
+                }
+                client.expect("250");
+                let chunk = format!("BDAT {} LAST\r\n{sent}", sent.len());
+                let commands =
+                    ["MAIL FROM:<carol@far.test>\r\n", "RCPT TO:<alice@demo.test>\r\n", &chunk];
+                for command in commands {
+                    client.say(command);
+                    client.expect("250");
+                }
+                let messages = world.inbox(ALICE);
+                for message in &messages[messages.len() - 2..] {
+                    let (_, after_trace) = message.split_once(" +0000\r\n").expect("trace");
+                    assert_eq!(after_trace, *kept, "{sent:?} by {size}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn large_messages_stream_to_both_shards() {
     let world = World::new(&Ground::new(), Choices::default());

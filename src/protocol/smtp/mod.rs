@@ -4,6 +4,7 @@
 pub mod address;
 pub mod command;
 pub mod data;
+pub mod opening;
 pub mod parameter;
 pub mod reply;
 pub mod session;
@@ -12,6 +13,7 @@ pub mod trace;
 pub use address::{Mailbox, Path};
 pub use command::Verb;
 pub use data::BareNewline;
+pub use opening::{Opening, Verdict};
 pub use reply::Reply;
 pub use session::{Event, Limits, Role, Security, Sender, Session};
 pub use trace::{Trace, Transport};

@@ -4,7 +4,7 @@ use std::{fmt::Write, rc::Rc};
 
 use crate::{
     model::AccountId,
-    protocol::smtp::{Reply, Role, Session, Trace, reply},
+    protocol::smtp::{Opening, Reply, Role, Session, Trace, Verdict, reply},
     runtime::connection::Connection,
     service::{
         Shard,
@@ -25,6 +25,12 @@ pub struct Envelope {
     /// The forward-path if there is only one.
     first_path: String,
     delivery: Option<Delivery>,
+    /// Tells whether the message under way begins with a header.
+    opening: Opening,
+    /// Octets of the message kept back until that is known: hardly ever any, and few.
+    held: Vec<u8>,
+    /// It is known, and said.
+    opened: bool,
     /// Of the message under way, in our Received field and the reply.
     id: String,
 }
@@ -54,9 +60,18 @@ impl Envelope {
         if self.delivery.is_none() {
             self.begin(shard, session, connection).await;
         }
-        if let Some(delivery) = &mut self.delivery {
-            delivery.push(content).await;
+        let Some(delivery) = &mut self.delivery else { return };
+        if !self.opened {
+            match self.opening.push(content) {
+                Verdict::Undecided => return self.held.extend_from_slice(content),
+                Verdict::Headless => delivery.push(b"\r\n").await,
+                Verdict::Header => {}
+            }
+            self.opened = true;
+            delivery.push(&self.held).await;
+            self.held = Vec::new();
         }
+        delivery.push(content).await;
     }
 
     async fn begin(&mut self, shard: &Rc<Shard>, session: &Session, connection: &Connection) {
@@ -80,6 +95,8 @@ impl Envelope {
         trace.append_to(&mut header);
         let mut delivery = Delivery::new(shard, &self.accounts);
         delivery.push(&header).await;
+        (self.opening, self.opened) = (Opening::default(), false);
+        self.held.clear();
         self.delivery = Some(delivery);
     }
 
@@ -96,9 +113,14 @@ impl Envelope {
         if self.delivery.is_none() {
             self.begin(shard, session, connection).await;
         }
-        let Some(delivery) = self.delivery.take() else {
+        let Some(mut delivery) = self.delivery.take() else {
             return false;
         };
+        // A message that ended before its first line was known to be a field has none.
+        if !self.held.is_empty() {
+            delivery.push(b"\r\n").await;
+            delivery.push(&std::mem::take(&mut self.held)).await;
+        }
         let accepted = if role == Role::Lmtp {
             let outcome = delivery.finish_each().await;
             let mut accepted = false;
