@@ -1,23 +1,17 @@
-//! Header values as text: encoded-words (RFC 2047), raw UTF-8 (RFC 6532), and charsets.
+//! Header values as text: encoded-words (RFC 2047) and raw UTF-8 (RFC 6532).
 //!
 //! Called by SEARCH. FETCH never is: IMAP tells header values as they were sent.
 
-use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
+use encoding_rs::{Encoding, ISO_2022_JP, WINDOWS_1252};
 use memchr::memmem;
 
-use super::transfer::TransferDecoder;
+use super::{
+    charset::{self, TextDecoder},
+    transfer::TransferDecoder,
+};
 
 /// Octets from `=?` to `?=`; RFC 2047 2 allows 75, and nobody keeps to it.
 const ENCODED_WORD_SIZE_MAX: usize = 4_096;
-
-/// The encoding of a charset name. ASCII, no name, and names not known are taken as UTF-8, which
-/// is what unlabelled text is.
-pub(super) fn encoding(charset: &[u8]) -> &'static Encoding {
-    if charset.eq_ignore_ascii_case(b"us-ascii") || charset.eq_ignore_ascii_case(b"ascii") {
-        return UTF_8;
-    }
-    Encoding::for_label(charset).unwrap_or(UTF_8)
-}
 
 /// A raw header value, folded or not, as text. White space between adjacent encoded-words is
 /// dropped, and a character cut by them is put together (RFC 2047 6.2).
@@ -39,11 +33,16 @@ pub fn decode_value(value: &[u8]) -> String {
             flush(&mut word, &mut out);
             push_raw(between, &mut out);
         }
-        let encoding = encoding(next.charset);
+        let encoding = charset::encoding(next.charset);
         if word.as_ref().is_some_and(|(current, _)| *current != encoding) {
             flush(&mut word, &mut out);
         }
-        next.decode(&mut word.get_or_insert((encoding, Vec::new())).1);
+        let (_, bytes) = word.get_or_insert((encoding, Vec::new()));
+        // RFC 2047 3: each word begins in ASCII, however the one before ended.
+        if encoding == ISO_2022_JP {
+            bytes.extend_from_slice(charset::TO_ASCII);
+        }
+        next.decode(bytes);
         rest = &rest[at + size..];
         from = 0;
     }
@@ -54,7 +53,7 @@ pub fn decode_value(value: &[u8]) -> String {
 
 fn flush(word: &mut Option<(&'static Encoding, Vec<u8>)>, out: &mut String) {
     if let Some((encoding, bytes)) = word.take() {
-        out.push_str(&encoding.decode(&bytes).0);
+        TextDecoder::new(encoding).push(&bytes, true, out);
     }
 }
 
@@ -145,6 +144,17 @@ mod tests {
         (b"=?utf-8?b?w7Y?= x =?utf-8?b?w7Y=?=", "\u{f6} x \u{f6}"),
         (b"=?shift_jis?b?k/qWew==?=", "\u{65e5}\u{672c}"),
         (b"=?iso-2022-jp?b?GyRCRnxLXBsoQg==?=", "\u{65e5}\u{672c}"),
+        // Adjacent words of a charset with a state: no trace of the seam, B or Q, ended or not.
+        (b"=?ISO-2022-JP?B?GyRCRnwbKEI=?= =?ISO-2022-JP?B?GyRCS1wbKEI=?=", "\u{65e5}\u{672c}"),
+        (
+            b"=?ISO-2022-JP?B?GyRCRnwbKEI=?=\r\n =?iso-2022-jp?Q?=1B$BK=5C=1B(B?=",
+            "\u{65e5}\u{672c}",
+        ),
+        (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?B?GyRCS1wbKEI=?=", "\u{65e5}\u{672c}"),
+        (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?abc?=", "\u{65e5}abc"),
+        (b"=?ISO-2022-JP?B?GyRCRnwbKEIbJEJLXBsoQg==?=", "\u{65e5}\u{672c}"),
+        (b"=?hz-gb-2312?q?plain_text?=", "plain text"),
+        (b"=?utf-8?b?5pc=?= =?utf-8?q?=A5?=", "\u{65e5}"),
         // No encoded-words.
         (b"=? =?x =?x?q =?x?q? =?x?z?y?= =?", "=? =?x =?x?q =?x?q? =?x?z?y?= =?"),
         (b"=?unknown?q?a=20b?=", "a b"),

@@ -7,6 +7,7 @@
 //! bytes are text. Everything here is pure: bytes in, values out.
 
 pub mod address;
+mod charset;
 mod codec;
 pub mod date;
 mod describe;

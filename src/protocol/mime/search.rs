@@ -6,11 +6,14 @@
 
 use std::ops::Range;
 
-use encoding_rs::Decoder;
 use memchr::memmem;
 
 use super::{
-    Part, PartKind, Summary, encoded_word, header, html::Stripper, summarizer::HEADER_SIZE_MAX,
+    Part, PartKind, Summary,
+    charset::{self, TextDecoder},
+    encoded_word, header,
+    html::Stripper,
+    summarizer::HEADER_SIZE_MAX,
     transfer::TransferDecoder,
 };
 
@@ -274,7 +277,7 @@ impl Reader {
 /// A text part on its way: transfer encoding, charset, for HTML the tags, case, needles.
 struct TextReader {
     transfer: TransferDecoder,
-    charset: Decoder,
+    charset: TextDecoder,
     /// For text/html, whose source is searched too.
     html: Option<(Stripper, Stream)>,
     source: Stream,
@@ -292,7 +295,7 @@ impl TextReader {
         let is_html = part.media_subtype().eq_ignore_ascii_case(b"html");
         TextReader {
             transfer: TransferDecoder::new(part.encoding()),
-            charset: encoded_word::encoding(charset).new_decoder(),
+            charset: TextDecoder::new(charset::encoding(charset)),
             html: is_html.then(|| (Stripper::new(), Stream::default())),
             source: Stream::default(),
             bytes: Vec::new(),
@@ -308,10 +311,7 @@ impl TextReader {
             self.transfer.finish(&mut self.bytes);
         }
         self.text.clear();
-        let room = self.charset.max_utf8_buffer_length(self.bytes.len());
-        self.text.reserve(room.unwrap_or(self.bytes.len() * 3));
-        // The room suffices for all input, so nothing is left over.
-        let _ = self.charset.decode_to_string(&self.bytes, &mut self.text, last);
+        self.charset.push(&self.bytes, last, &mut self.text);
         self.source.push(&self.text, needles);
         if let Some((stripper, stream)) = &mut self.html {
             self.stripped.clear();
@@ -405,6 +405,24 @@ mod tests {
                 let message = PARTS.as_bytes();
                 assert_eq!(search(message, Scope::Body, needle, piece_size), in_body, "{needle}");
                 assert_eq!(search(message, Scope::Text, needle, piece_size), in_text, "{needle}");
+            }
+        }
+    }
+
+    /// Charsets that have no decoder are searched for their ASCII, ISO-2022-JP across its seams.
+    #[test]
+    fn charsets_with_a_state() {
+        const CASES: &[(&str, &str, &str)] = &[
+            ("iso-2022-jp", "\x1b$BF|\x1b(B\x1b$BK\\\x1b(B", "\u{65e5}\u{672c}"),
+            ("iso-2022-kr", "\x1b$)C plain text", "Plain Text"),
+            ("iso-2022-cn", "plain text", "plain text"),
+            ("hz-gb-2312", "plain ~{<:Ky~} text", "plain"),
+            ("replacement", "plain text", "plain text"),
+        ];
+        for &(charset, body, needle) in CASES {
+            let message = format!("Content-Type: text/plain; charset={charset}\r\n\r\n{body}\r\n");
+            for piece_size in [1, 3, 10_000] {
+                assert!(search(message.as_bytes(), Scope::Body, needle, piece_size), "{charset}");
             }
         }
     }

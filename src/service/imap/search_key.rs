@@ -113,7 +113,7 @@ impl Query {
     ) -> Result<Query, Failure> {
         let charset = match charset {
             None => encoding_rs::UTF_8,
-            Some(label) => Encoding::for_label_no_replacement(label).ok_or_else(bad_charset)?,
+            Some(label) => searchable(label).ok_or_else(bad_charset)?,
         };
         let mut compiler = Compiler {
             charset,
@@ -140,6 +140,13 @@ impl Query {
     ) -> Verdict {
         Subject { sequence: index as u32 + 1, message, selected, known }.test(&self.key)
     }
+}
+
+/// The charset of a command's strings. UTF-16 is none: RFC 3501 4.3 has no NUL in a string, so that
+/// hardly any text could be said in it. (UTF-7 and UTF-32 are not known at all.)
+fn searchable(label: &[u8]) -> Option<&'static Encoding> {
+    Encoding::for_label_no_replacement(label)
+        .filter(|found| ![encoding_rs::UTF_16LE, encoding_rs::UTF_16BE].contains(found))
 }
 
 /// RFC 3501 6.4.4: the code lists what we do support; it is a hint, so the common ones are enough.
