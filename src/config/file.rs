@@ -14,7 +14,11 @@ use super::ConfigProblem;
 use crate::{
     directory::DirectoryOptions,
     protocol::{imap, smtp},
-    runtime::{resources::ResourceLimits, shard::ShardOptions},
+    runtime::{
+        clients::{ClientLimits, ClientShare, Network},
+        resources::ResourceLimits,
+        shard::ShardOptions,
+    },
     service::{ServiceOptions, imap::ImapOptions, pop3::Pop3Options, smtp::SmtpOptions},
     store::{Compression, StoreOptions},
 };
@@ -43,6 +47,8 @@ pub struct Settings {
     pub tls: Option<Spanned<TlsFiles>>,
     #[serde(default)]
     pub runtime: RuntimeSection,
+    #[serde(default)]
+    pub limits: LimitsSection,
     #[serde(default)]
     pub store: StoreSection,
     #[serde(default)]
@@ -160,6 +166,40 @@ impl Default for RuntimeSection {
             commit_gather: Spanned::new(0..0, ShardOptions::default().commit_gather.into()),
             write_timeout: Duration::from_secs(300),
             tls_handshake_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What one client address (an IPv4 address, an IPv6 /64) and one network (an IPv4 /24, an IPv6 /48)
+/// may have, on all shards together. 0 = no limit.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Addresses and networks that are never limited: ours, and proxies that speak for others.
+    pub allow: Spanned<Vec<String>>,
+    pub connections_per_address: u32,
+    pub connections_per_network: u32,
+    /// Connections that are not logged in; on port 25 all are.
+    pub strangers_per_address: u32,
+    pub strangers_per_network: u32,
+    /// New connections a second.
+    pub new_per_address: u32,
+    pub new_per_network: u32,
+}
+
+impl Default for LimitsSection {
+    /// An office behind one address has some hundred clients with five connections each. Twice what
+    /// Postfix takes from one sender (50), and more than a provider opens at once. Postfix has no
+    /// limit of new connections; ours is for those who only connect.
+    fn default() -> LimitsSection {
+        LimitsSection {
+            allow: Spanned::new(0..0, ["127.0.0.0/8", "::1"].map(str::to_owned).to_vec()),
+            connections_per_address: 1000,
+            connections_per_network: 4000,
+            strangers_per_address: 100,
+            strangers_per_network: 400,
+            new_per_address: 50,
+            new_per_network: 200,
         }
     }
 }
@@ -363,6 +403,13 @@ impl Settings {
             let what = format!("must be at most {COMMIT_GATHER_MAX:?}");
             return wrong(self.runtime.commit_gather.span(), "runtime.commit_gather", what);
         }
+        let allow = &self.limits.allow;
+        if let Some((bad, why)) = allow.get_ref().iter().find_map(|text| {
+            let error = text.parse::<Network>().err()?;
+            Some((text, error))
+        }) {
+            return wrong(allow.span(), "limits.allow", format!("\"{bad}\" is {why}"));
+        }
         if *self.store.partitions.get_ref() > PARTITIONS_MAX {
             let what = format!("must be between 1 and {PARTITIONS_MAX}, or 0: one for each shard");
             return wrong(self.store.partitions.span(), "store.partitions", what);
@@ -469,6 +516,25 @@ impl Settings {
             spin_before_park: Some(runtime.spin_before_park).filter(|spin| !spin.is_zero()),
             commit_gather: **runtime.commit_gather.get_ref(),
             ..ShardOptions::default()
+        }
+    }
+
+    /// What one client may have.
+    pub fn client_limits(&self) -> ClientLimits {
+        let limits = &self.limits;
+        ClientLimits {
+            address: ClientShare {
+                connections: limits.connections_per_address,
+                strangers: limits.strangers_per_address,
+                new_per_second: limits.new_per_address,
+            },
+            network: ClientShare {
+                connections: limits.connections_per_network,
+                strangers: limits.strangers_per_network,
+                new_per_second: limits.new_per_network,
+            },
+            // `check` has let only networks through.
+            allow: limits.allow.get_ref().iter().filter_map(|text| text.parse().ok()).collect(),
         }
     }
 
@@ -596,6 +662,11 @@ mod tests {
         ("", ""),
         ("[smtp]\nmessage_size_max = \"10MiB\"\n", ""),
         ("[imap]\nidle_timeout = \"45m\"\n", ""),
+        ("[limits]\nallow = []\nstrangers_per_address = 3\n", ""),
+        (
+            "[limits]\nallow = [\"::/0\", \"10.0.0.0/99\"]\n",
+            "t.toml:9: limits.allow: \"10.0.0.0/99\" is not",
+        ),
         ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
         ("[runtime]\ncommit_gather = \"0s\"\n", ""),
         (
@@ -681,6 +752,11 @@ mod tests {
         assert_eq!(settings.runtime.backlog, runtime.backlog);
         assert_eq!(settings.runtime.shutdown_timeout, runtime.shutdown_timeout);
         assert_eq!(settings.runtime.commit_gather, runtime.commit_gather);
+        let limits = settings.client_limits();
+        let defaults = LimitsSection::default();
+        assert_eq!(limits.allow, ["127.0.0.0/8", "::1"].map(|text| text.parse().unwrap()));
+        assert_eq!(limits.address.strangers, defaults.strangers_per_address);
+        assert_eq!(limits.network.new_per_second, defaults.new_per_network);
         assert_eq!(settings.partitions(3), 3);
         assert_eq!(settings.smtp.message_size_max, SmtpSection::default().message_size_max);
         assert_eq!(settings.listen.imaps, Listen::default().imaps);

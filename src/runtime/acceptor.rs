@@ -5,6 +5,8 @@
 //! drains the queue by accept4, so a connection costs one system call here: everything else
 //! (no-delay, keep-alive) is inherited from the listening socket.
 //!
+//! A client at the limit of its address or network (`clients`) is refused likewise.
+//!
 //! Invariants: a shard at its limit goes on accepting, since the kernel goes on giving it
 //! connections, and lets the service refuse them in its protocol's words. Out of descriptors, the
 //! acceptor closes what it cannot serve and pauses; it never spins and never gives up.
@@ -16,6 +18,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -24,6 +27,7 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::{
     LocalFuture,
+    clients::{Clients, Visit},
     connection::{Connection, TlsMode},
     executor::{Executor, Priority},
     readiness::Watched,
@@ -136,12 +140,16 @@ pub enum Admission {
     /// The shard is at its limit: say so in the protocol's words (SMTP 421, POP3 `-ERR
     /// [SYS/TEMP]`, IMAP `BYE`) and close.
     Refused,
+    /// The client's address or network is at its limit.
+    ClientRefused,
 }
 
 /// What a listener does with connections.
 pub struct Acceptor {
     pub listener: BoundListener,
     pub tls: TlsMode,
+    /// Limits by client address, where there are any.
+    pub clients: Option<Arc<Clients>>,
     /// Makes the session; runs as a foreground task of its own.
     pub session: Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>>,
 }
@@ -194,20 +202,41 @@ impl Acceptor {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error),
             };
-            let refused = resources.connections_full();
+            let (admission, visit) = self.admission(peer, resources);
+            let refused = admission != Admission::Admitted;
             if refused && refusals.get() >= REFUSALS_MAX {
                 continue;
             }
-            let Ok(connection) = Connection::accept(socket, peer, &self.tls) else { continue };
+            let Ok(mut connection) = Connection::accept(socket, peer, &self.tls) else { continue };
+            connection.set_visit(visit);
+            let session = (self.session)(connection, admission);
             if refused {
-                let refusal = (self.session)(connection, Admission::Refused);
-                executor.spawn(Priority::Foreground, Box::pin(counted(refusal, refusals.clone())));
+                executor.spawn(Priority::Foreground, Box::pin(counted(session, refusals.clone())));
             } else {
-                let session = (self.session)(connection, Admission::Admitted);
                 executor.spawn(Priority::Foreground, session);
             }
         }
         Ok(false)
+    }
+
+    /// Whether the shard serves a connection of `peer`.
+    fn admission(
+        &self,
+        peer: SocketAddr,
+        resources: &ShardResources,
+    ) -> (Admission, Option<Visit>) {
+        if resources.connections_full() {
+            resources.refusals().count(None);
+            return (Admission::Refused, None);
+        }
+        let Some(clients) = &self.clients else { return (Admission::Admitted, None) };
+        match clients.admit(peer.ip()) {
+            Ok(visit) => (Admission::Admitted, visit),
+            Err(excess) => {
+                resources.refusals().count(Some(excess));
+                (Admission::ClientRefused, None)
+            }
+        }
     }
 }
 
@@ -252,7 +281,6 @@ mod tests {
         cell::OnceCell,
         io::{Read, Write},
         net::{Ipv4Addr, TcpStream as ClientStream},
-        sync::Arc,
         time::Instant,
     };
 
@@ -262,6 +290,7 @@ mod tests {
     use crate::{
         model::ShardId,
         runtime::{
+            clients::{ClientLimits, ClientShare},
             connection::ConnectionError,
             mesh::{self, Class, Mesh, MeshGate},
             resources::ResourceLimits,
@@ -336,12 +365,21 @@ mod tests {
         tls: TlsMode,
         connections_max: usize,
     ) -> (SocketAddr, MeshGate<Echo>, ShardThreads<()>) {
+        start_limited(shard_count, tls, connections_max, None)
+    }
+
+    fn start_limited(
+        shard_count: u16,
+        tls: TlsMode,
+        connections_max: usize,
+        clients: Option<Arc<Clients>>,
+    ) -> (SocketAddr, MeshGate<Echo>, ShardThreads<()>) {
         let (seats, gate) = mesh::build::<Echo>(shard_count);
         let listener = BoundListener::bind((Ipv4Addr::LOCALHOST, 0).into(), 64).unwrap();
         let address = listener.local().unwrap();
         let mut listener = Some(listener);
         let starts = seats.into_iter().map(|seat| {
-            let (listener, tls) = (listener.take(), tls.clone());
+            let (listener, tls, clients) = (listener.take(), tls.clone(), clients.clone());
             move |context: ShardContext| async move {
                 let mesh = seat.join(context.executor.clone());
                 let echo = Rc::new(Echo {
@@ -356,8 +394,13 @@ mod tests {
                     let session = move |mut connection: Connection, admission| {
                         let echo = echo.clone();
                         let session = async move {
-                            if admission == Admission::Refused {
-                                connection.output().extend_from_slice(b"421 full\r\n");
+                            let words: &[u8] = match admission {
+                                Admission::Refused => b"421 full\r\n",
+                                Admission::ClientRefused => b"421 too many\r\n",
+                                Admission::Admitted => b"",
+                            };
+                            if !words.is_empty() {
+                                connection.output().extend_from_slice(words);
                                 connection.close().await;
                             } else {
                                 let _ = echo.serve(connection).await;
@@ -365,7 +408,7 @@ mod tests {
                         };
                         Box::pin(session) as LocalFuture<'static, ()>
                     };
-                    let acceptor = Acceptor { listener, tls, session: Rc::new(session) };
+                    let acceptor = Acceptor { listener, tls, clients, session: Rc::new(session) };
                     acceptor.run(context.executor.clone()).await;
                 }
                 while !context.resources.shutting_down() {
@@ -492,7 +535,8 @@ mod tests {
                 };
                 Box::pin(session) as LocalFuture<'static, ()>
             };
-            let acceptor = Acceptor { listener, tls: TlsMode::Off, session: Rc::new(session) };
+            let session = Rc::new(session);
+            let acceptor = Acceptor { listener, tls: TlsMode::Off, clients: None, session };
             context
                 .executor
                 .spawn(Priority::Foreground, Box::pin(acceptor.run(context.executor.clone())));
@@ -578,6 +622,36 @@ mod tests {
         std::fs::write(file, address.to_string()).unwrap();
         // Until the parent kills us; without a parent, until the harness gives up.
         threads.join();
+    }
+
+    /// The count moves with the connection, from shard to shard, and ends with it.
+    #[test]
+    fn a_client_at_its_limit_is_refused_in_words_and_served_again() {
+        let address = ClientShare { connections: 2, strangers: 2, new_per_second: 0 };
+        let limits = ClientLimits { address, ..ClientLimits::default() };
+        let clients = Clients::new(limits);
+        let (address, gate, threads) = start_limited(2, TlsMode::Off, 100, Some(clients));
+        let mut echoed = [0; 2];
+        let mut served: Vec<_> = (0..2).map(|_| ClientStream::connect(address).unwrap()).collect();
+        for turn in 0..8 {
+            let stream = &mut served[turn % 2];
+            stream.write_all(b"hi").unwrap();
+            stream.read_exact(&mut echoed).unwrap();
+        }
+        let mut text = String::new();
+        ClientStream::connect(address).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "421 too many\r\n");
+        served.pop();
+        let started = Instant::now();
+        loop {
+            assert!(started.elapsed() < PATIENCE);
+            let mut again = ClientStream::connect(address).unwrap();
+            again.write_all(b"hi").unwrap();
+            if again.read_exact(&mut echoed).is_ok() && &echoed == b"hi" {
+                break;
+            }
+        }
+        stop(&gate, threads);
     }
 
     #[test]

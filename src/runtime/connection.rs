@@ -26,6 +26,7 @@ use std::{
 
 use super::{
     budget::{GivesWay, HolderId},
+    clients::Visit,
     pipe::{self, MemoryPeer},
     resources::{PooledBuffer, SCRATCH_SIZE, ShardResources},
     timer::Timer,
@@ -121,6 +122,8 @@ pub struct Connection {
     timer: Timer,
     /// The session has heard of `NoMemory`: what it says now is not to fail for that again.
     gave_way: bool,
+    /// Counts it among its client's, where these are limited.
+    visit: Option<Visit>,
     seat: Seat,
 }
 
@@ -203,6 +206,7 @@ impl Connection {
             eager: 0,
             timer: Timer::new(resources.timers()),
             gave_way: false,
+            visit: None,
             seat,
         }
     }
@@ -265,7 +269,15 @@ impl Connection {
     /// The session knows who its client is (or, with false, no more): at the shard's limits others give
     /// way first. A handover carries it along.
     pub fn set_logged_in(&mut self, logged_in: bool) {
+        if let Some(visit) = &mut self.visit {
+            visit.set_logged_in(logged_in);
+        }
         self.seat.resources.buffers().set_logged_in(self.seat.holder, logged_in);
+    }
+
+    /// Keeps the client's count for as long as the connection lives, on whatever shard.
+    pub fn set_visit(&mut self, visit: Option<Visit>) {
+        self.visit = visit;
     }
 
     /// Acknowledges what the peer sent without waiting for a reply to carry it. For protocols whose
@@ -365,6 +377,7 @@ impl Connection {
             ended: self.ended,
             broken: self.broken,
             interruptible: self.interruptible,
+            visit: self.visit,
             logged_in: self.seat.resources.buffers().is_logged_in(self.seat.holder),
         }
     }
@@ -377,6 +390,7 @@ impl Connection {
         connection.input = PooledBuffer::from_vec(detached.input, resources, *holder);
         connection.ciphertext = PooledBuffer::from_vec(detached.ciphertext, resources, *holder);
         connection.sealed = PooledBuffer::from_vec(detached.sealed, resources, *holder);
+        connection.visit = detached.visit;
         connection.set_logged_in(detached.logged_in);
         connection.tls = detached.tls;
         connection.upgrade = detached.upgrade;
@@ -639,6 +653,7 @@ pub struct DetachedConnection {
     broken: bool,
     interruptible: bool,
     logged_in: bool,
+    visit: Option<Visit>,
 }
 
 const _: fn() = || {
@@ -833,6 +848,29 @@ mod tests {
         assert!(block_on(poll_once(connection.fill(SECOND))).is_none());
         connection.set_interruptible(true);
         assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::ShuttingDown)));
+    }
+
+    /// Whoever logs in makes room for the next stranger of its address, and stays logged in
+    /// on another shard.
+    #[test]
+    fn a_log_in_is_told_to_the_clients_count_and_carried_along() {
+        use crate::runtime::clients::{ClientLimits, ClientShare, Clients, Excess};
+        let address = ClientShare { connections: 2, strangers: 1, new_per_second: 0 };
+        let clients = Clients::new(ClientLimits { address, ..ClientLimits::default() });
+        let admit = || clients.admit(MEMORY_ADDRESS.ip());
+        let (mut connection, _peer) = Connection::memory();
+        connection.set_visit(admit().unwrap());
+        assert_eq!(admit().err(), Some(Excess::Strangers));
+        connection.set_logged_in(true);
+        let connection = Connection::attach(connection.detach());
+        let second = admit().unwrap();
+        assert_eq!(admit().err(), Some(Excess::Connections));
+        drop(second);
+        drop(admit().unwrap());
+        block_on(connection.close());
+        let (first, second) = (admit().unwrap(), admit());
+        assert_eq!(second.err(), Some(Excess::Strangers));
+        drop(first);
     }
 
     #[test]

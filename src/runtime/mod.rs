@@ -5,6 +5,7 @@
 
 pub mod acceptor;
 pub mod budget;
+pub mod clients;
 mod commit;
 pub mod connection;
 pub mod device;

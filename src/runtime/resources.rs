@@ -17,6 +17,7 @@ use std::{
 
 use super::{
     budget::{Budget, HolderId},
+    clients::Excess,
     executor::{Executor, Priority},
     readiness::Readiness,
     timer::TimerWheel,
@@ -54,6 +55,30 @@ impl Default for ResourceLimits {
     }
 }
 
+/// Connections that the shard did not serve since its start, by what there was too much of.
+#[derive(Default)]
+pub struct RefusalCounts {
+    /// Of all connections.
+    pub full: Cell<u64>,
+    /// Of one address or network.
+    pub connections: Cell<u64>,
+    pub strangers: Cell<u64>,
+    pub new_connections: Cell<u64>,
+}
+
+impl RefusalCounts {
+    /// Counts one; `None`: the shard is full.
+    pub(super) fn count(&self, excess: Option<Excess>) {
+        let count = match excess {
+            None => &self.full,
+            Some(Excess::Connections) => &self.connections,
+            Some(Excess::Strangers) => &self.strangers,
+            Some(Excess::NewConnections) => &self.new_connections,
+        };
+        count.set(count.get() + 1);
+    }
+}
+
 /// What one shard's connections share. See the module documentation.
 pub struct ShardResources {
     limits: ResourceLimits,
@@ -63,6 +88,7 @@ pub struct ShardResources {
     free_large: RefCell<Vec<Vec<u8>>>,
     buffers: Budget,
     connections: Cell<usize>,
+    refusals: RefusalCounts,
     shutting_down: Cell<bool>,
     timers: Rc<TimerWheel>,
     timers_driven: Cell<bool>,
@@ -99,6 +125,7 @@ impl ShardResources {
             free_small: RefCell::default(),
             free_large: RefCell::default(),
             connections: Cell::new(0),
+            refusals: RefusalCounts::default(),
             shutting_down: Cell::new(false),
             timers: Rc::new(TimerWheel::new()),
             timers_driven: Cell::new(false),
@@ -156,6 +183,11 @@ impl ShardResources {
     /// True when the shard serves as many connections as it may (or more, after a handover).
     pub fn connections_full(&self) -> bool {
         self.connections.get() >= self.limits.connections_max
+    }
+
+    /// Connections refused so far.
+    pub fn refusals(&self) -> &RefusalCounts {
+        &self.refusals
     }
 
     pub(super) fn count_connection(&self) {

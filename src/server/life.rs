@@ -9,13 +9,18 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{data_dir::DataDirectory, listeners::ShardListeners, sessions::sessions};
+use super::{
+    data_dir::DataDirectory,
+    listeners::{Service, ShardListeners},
+    sessions::sessions,
+};
 use crate::{
     directory::{Directory, SharedDirectory},
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     runtime::{
         acceptor::Acceptor,
+        clients::Clients,
         device::file::FileDevice,
         executor::Priority,
         mesh::{MeshError, MeshGate, MeshSeat},
@@ -36,6 +41,7 @@ pub struct Plan {
     pub directory: Arc<SharedDirectory>,
     pub tls: Option<Arc<TlsContext>>,
     pub workers: WorkerPool,
+    pub clients: Arc<Clients>,
     pub shutdown_timeout: Duration,
 }
 
@@ -96,6 +102,8 @@ pub async fn live(
         let acceptor = Acceptor {
             listener,
             tls: service.tls_mode(plan.tls.as_ref()),
+            // Who hands mail in by LMTP is the site's own.
+            clients: (service != Service::Lmtp).then(|| plan.clients.clone()),
             session: sessions(shard.clone(), service),
         };
         executor.spawn(Priority::Foreground, Box::pin(acceptor.run(executor.clone())));

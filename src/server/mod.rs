@@ -26,6 +26,7 @@ use crate::{
     config::Settings,
     directory::{DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile},
     runtime::{
+        clients::Clients,
         host::{self, Demand},
         mesh::{self, MeshGate},
         privilege, shard,
@@ -73,6 +74,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
         directory: state.directory.clone(),
         tls: state.tls.clone(),
         workers,
+        clients: Clients::new(settings.client_limits()),
         shutdown_timeout: settings.runtime.shutdown_timeout,
     });
     let starts: Vec<_> = listeners

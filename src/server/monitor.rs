@@ -202,7 +202,12 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         shard.metrics.gauge("store_free_bytes", free);
     }
     let resources = ShardResources::current();
+    let refusals = resources.refusals();
     for (name, value) in [
+        ("connections_refused_shard_full_total", refusals.full.get()),
+        ("connections_refused_client_connections_total", refusals.connections.get()),
+        ("connections_refused_client_strangers_total", refusals.strangers.get()),
+        ("connections_refused_client_rate_total", refusals.new_connections.get()),
         ("connection_buffer_bytes", resources.buffer_bytes() as u64),
         ("connections_gave_way_total", resources.buffers().gave_way()),
         ("store_syncs_total", sum.syncs),

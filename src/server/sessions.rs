@@ -22,8 +22,8 @@ pub fn sessions(
 ) -> Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>> {
     Rc::new(move |connection, admission| {
         let shard = shard.clone();
-        if admission == Admission::Refused {
-            return Box::pin(refuse(connection, shard, service));
+        if admission != Admission::Admitted {
+            return Box::pin(refuse(connection, shard, service, admission));
         }
         match service {
             Service::Smtp => Box::pin(smtp::run(connection, shard, ListenerKind::Smtp)),
@@ -38,15 +38,36 @@ pub fn sessions(
     })
 }
 
-/// The shard serves as many connections as it may: the protocol's own words, then the end.
-async fn refuse(mut connection: Connection, shard: Rc<Shard>, service: Service) {
-    let words: &[u8] = match service {
+/// What a client hears that is not served.
+fn refusal(service: Service, admission: Admission) -> &'static [u8] {
+    let client = admission == Admission::ClientRefused;
+    match service {
+        Service::Smtp | Service::Submission | Service::Submissions | Service::Lmtp if client => {
+            b"421 4.7.0 Too many connections from your network, try again later\r\n"
+        }
         Service::Smtp | Service::Submission | Service::Submissions | Service::Lmtp => {
             b"421 4.3.2 Too many connections, try again later\r\n"
         }
+        Service::Pop3 | Service::Pop3s if client => {
+            b"-ERR [SYS/TEMP] Too many connections from your network\r\n"
+        }
         Service::Pop3 | Service::Pop3s => b"-ERR [SYS/TEMP] Too many connections\r\n",
+        Service::Imap | Service::Imaps if client => {
+            b"* BYE [UNAVAILABLE] Too many connections from your network\r\n"
+        }
         Service::Imap | Service::Imaps => b"* BYE [UNAVAILABLE] Too many connections\r\n",
-    };
+    }
+}
+
+/// The shard, or the client, has as many connections as it may: the protocol's own words, then the
+/// end.
+async fn refuse(
+    mut connection: Connection,
+    shard: Rc<Shard>,
+    service: Service,
+    admission: Admission,
+) {
+    let words = refusal(service, admission);
     connection.output().extend_from_slice(words);
     // A peer that does not take one line gets none.
     let _ = connection.flush(shard.options.tls_handshake_timeout).await;
