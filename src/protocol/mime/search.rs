@@ -4,12 +4,12 @@
 //! it. A message is read as a stream: [`MessageSearch`] takes its bytes in any pieces, undoes
 //! transfer encoding and charset, and keeps only what a needle cut by a border needs.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use memchr::memmem;
 
 use super::{
-    Part, PartKind, Summary,
+    Address, Part, PartKind, Summary, address,
     charset::{self, TextDecoder},
     encoded_word, header,
     html::Stripper,
@@ -46,11 +46,23 @@ impl Needle {
     }
 
     /// `HEADER name needle`: whether any field `name` of the header block contains it. An empty
-    /// needle asks for the field only.
+    /// needle asks for the field only. In fields of addresses it may also be in an address as
+    /// ENVELOPE tells it: `FROM` and its kin ask for that (RFC 3501 6.4.4).
     pub fn is_in_header(&self, header: &[u8], name: &[u8]) -> bool {
-        header::fields(header)
-            .filter(|field| field.name.eq_ignore_ascii_case(name))
-            .any(|field| self.is_in_value(field.value))
+        let of_addresses = ADDRESS_FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name));
+        header::fields(header).filter(|field| field.name.eq_ignore_ascii_case(name)).any(|field| {
+            self.is_in_value(field.value) || of_addresses && self.is_in_addresses(field.value)
+        })
+    }
+
+    /// Whether an address of the list `value` contains it, without comments, needless quotes and
+    /// white space. Most lists have none of these, and then the text has told already.
+    fn is_in_addresses(&self, value: &[u8]) -> bool {
+        let differs = memchr::memchr3(b'(', b'"', b'\n', value).is_some()
+            || [b" @".as_slice(), b"@ ", b" >", b"< ", b". ", b"\t"]
+                .iter()
+                .any(|pair| memmem::find(value, pair).is_some());
+        differs && address::parse_list(value).iter().any(|address| self.is_in(&spelt(address)))
     }
 
     fn is_in_folded(&self, folded: &[u8]) -> bool {
@@ -59,6 +71,22 @@ impl Needle {
 
     fn size(&self) -> usize {
         self.finder.needle().len()
+    }
+}
+
+/// Fields of addresses that ENVELOPE tells.
+const ADDRESS_FIELDS: [&[u8]; 6] = [b"From", b"To", b"Cc", b"Bcc", b"Sender", b"Reply-To"];
+
+/// `Name <mailbox@host>`, the name decoded; a group's name alone.
+fn spelt(address: &Address<'_>) -> String {
+    let text = |part: &Option<Cow<'_, [u8]>>| {
+        part.as_deref().map(encoded_word::decode_value).unwrap_or_default()
+    };
+    let (name, mailbox) = (text(&address.name), text(&address.mailbox));
+    match address.host.as_deref() {
+        None => mailbox,
+        Some(b"") => format!("{name} <{mailbox}>"),
+        Some(host) => format!("{name} <{mailbox}@{}>", String::from_utf8_lossy(host)),
     }
 }
 
@@ -462,6 +490,37 @@ mod tests {
             let got = Needle::new(needle).is_in_header(header.as_bytes(), name.as_bytes());
             assert_eq!(got, expected, "{name} {needle}");
         }
+    }
+
+    /// RFC 3501 6.4.4 FROM, TO, CC, BCC: the address of the envelope, however it is written; and
+    /// still whatever the field says.
+    #[test]
+    fn addresses_in_headers() {
+        const CASES: &[(&str, &str, bool)] = &[
+            ("<user (c)@ (c) host>", "user@host", true),
+            ("<user (c)@ (c) host>", "(c)", true),
+            ("user (c) @ host.test", "<user@host.test>", true),
+            ("\"Q. Public\" <user\r\n @host.test>", "Q. Public <user@host.test>", true),
+            ("\"joe\"@host.test (Joe)", "joe@host.test", true),
+            ("\"joe\"@host.test (Joe)", "joe <joe@host.test>", true),
+            ("=?utf-8?q?J=C3=B6rg?= (c) <j@host.test>", "j\u{f6}rg <j@host", true),
+            ("Friends: a (x)@ b.test, \"c d\"@e.test;", "a@b.test", true),
+            ("Friends: a (x)@ b.test, \"c d\"@e.test;", "friends", true),
+            ("Friends: a (x)@ b.test, \"c d\"@e.test;", "c d@e.test", true),
+            ("Friends: a (x)@ b.test, \"c d\"@e.test;", "a@b.test, ", false),
+            ("user@host. test", "user@host.test", true),
+            ("user (c)@host", "user@other", false),
+        ];
+        for &(value, needle, expected) in CASES {
+            for name in ["From", "to", "CC", "Bcc"] {
+                let header = format!("{name}: {value}\r\n\r\n");
+                let got = Needle::new(needle).is_in_header(header.as_bytes(), name.as_bytes());
+                assert_eq!(got, expected, "{needle} in {header}");
+            }
+        }
+        // Other fields have no addresses.
+        let header = b"Subject: <user (c)@ (c) host>\r\n\r\n";
+        assert!(!Needle::new("user@host").is_in_header(header, b"subject"));
     }
 
     #[test]
