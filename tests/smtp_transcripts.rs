@@ -7,7 +7,7 @@ mod smtp_world;
 mod transcript;
 
 use demo_server::DemoServer;
-use ringmail::{runtime::device::memory::Faults, service::smtp::ListenerKind};
+use ringmail::{model::AccountId, runtime::device::memory::Faults, service::smtp::ListenerKind};
 use smtp_world::{ALICE, BOB, Choices, Ground, World};
 use transcript::{Split, Transcript};
 
@@ -238,6 +238,140 @@ fn what_one_shard_refused_is_spooled_and_delivered_after_a_restart() {
         .map(|partition| partition.spooled().len())
         .sum();
     assert_eq!(spooled, 0);
+}
+
+/// Some user beside alice and bob whose account lies in the same partition.
+fn neighbour(of: AccountId) -> (AccountId, String) {
+    let id = (3..=8).map(AccountId).find(|id| id.partition(2) == of.partition(2));
+    let id = id.expect("six users are spread over two partitions");
+    (id, format!("user{}@demo.test", id.0 - 2))
+}
+
+/// `of` is in memory, and from here on its neighbour cannot be read.
+fn hide_neighbour(world: &World, of: AccountId, shard: usize) {
+    let before = world.inbox(of).len();
+    world.devices[shard].inject(Faults { unreadable: true, ..Faults::default() });
+    // Whoever was not loaded has to be: nothing of the neighbour is in memory after a start.
+    assert!(before < 2);
+}
+
+fn spooled(world: &World) -> Vec<usize> {
+    let partitions = world.shards.iter().flat_map(|shard| shard.partitions.iter().flatten());
+    partitions.flat_map(|it| it.spooled()).map(|spooled| spooled.payload.len()).collect()
+}
+
+/// Alice and her neighbour have a mailbox; the server starts again, and the neighbour cannot be read.
+fn world_with_unreadable_neighbour(ground: &Ground, choices: Choices) -> (World, String) {
+    let (neighbour, address) = neighbour(ALICE);
+    let world = World::new(ground, Choices::default());
+    let partition = world.shards[0].local_partition(ALICE).expect("owned").clone();
+    world.simulation.run_until(async {
+        for account in [ALICE, neighbour] {
+            drop(partition.account(account).await.expect("made"));
+        }
+        partition.close().await.expect("closed");
+    });
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop(world);
+    let world = World::on(ground, choices, devices);
+    hide_neighbour(&world, ALICE, 0);
+    (world, address)
+}
+
+#[test]
+fn lmtp_tells_an_account_that_cannot_be_read_from_the_others_of_its_partition() {
+    let choices = Choices { listener: ListenerKind::Lmtp, ..Choices::default() };
+    let (world, neighbour) = world_with_unreadable_neighbour(&Ground::new(), choices);
+    let mut client = world.client();
+    begin(&mut client, "LHLO", &["alice@demo.test", &neighbour]);
+    client.say("x\r\n.\r\n");
+    let replies = client.expect("451");
+    assert!(replies.starts_with("250 ") && replies.contains("\r\n451 "), "{replies}");
+    world.devices[0].inject(Faults::default());
+    assert_eq!(world.inbox(ALICE).len(), 1);
+    assert!(spooled(&world).is_empty());
+}
+
+/// The one that cannot be read is waited for, and nobody else gets the message again.
+#[test]
+fn an_account_that_cannot_be_read_fails_alone() {
+    let (world, neighbour_address) =
+        world_with_unreadable_neighbour(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test", &neighbour_address]);
+    client.say("Subject: x\r\n\r\n.\r\n");
+    client.expect("250");
+    assert_eq!(spooled(&world), [33 + 8], "only the neighbour is left");
+    world.sleep(1000);
+    assert_eq!(spooled(&world).len(), 1);
+    world.devices[0].inject(Faults::default());
+    world.sleep(1000);
+    let (neighbour, _) = neighbour(ALICE);
+    for account in [ALICE, BOB, neighbour] {
+        assert_eq!(world.inbox(account).len(), 1, "{account}");
+    }
+    assert!(spooled(&world).is_empty());
+    assert!(world.shards.iter().all(|shard| shard.deliveries.news().is_empty()));
+}
+
+/// Bob takes his copy when his disk works again, his neighbour does not: from then on, and after a
+/// restart, only the neighbour is tried. After five days that ends, and the operator hears of it.
+#[test]
+fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
+    let ground = Ground::new();
+    let (neighbour, address) = neighbour(BOB);
+    let world = World::new(&ground, Choices::default());
+    let partition = world.shards[1].local_partition(BOB).expect("owned").clone();
+    world.simulation.run_until(async {
+        for account in [BOB, neighbour] {
+            drop(partition.account(account).await.expect("made"));
+        }
+        partition.checkpoint().await.expect("written");
+    });
+    drop(partition);
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test", &address]);
+    break_disk(&world, 1);
+    client.say("Subject: narrowed\r\n\r\nx\r\n.\r\n");
+    client.expect("250");
+    assert_eq!(spooled(&world), [33 + 16]);
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop((client, world));
+
+    devices[1].inject(Faults::default());
+    let world = World::on(&ground, Choices::default(), devices);
+    hide_neighbour(&world, BOB, 1);
+    world.sleep(60);
+    assert_eq!(spooled(&world), [33 + 8], "what succeeded is not tried again");
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop(world);
+
+    devices[1].inject(Faults::default());
+    let world = World::on(&ground, Choices::default(), devices);
+    assert_eq!(spooled(&world), [33 + 8], "after a restart too");
+    hide_neighbour(&world, BOB, 1);
+    world.sleep(6 * 24 * 3600);
+    let news: Vec<String> = world.shards.iter().flat_map(|shard| shard.deliveries.news()).collect();
+    let [line] = news.as_slice() else { panic!("{news:?}") };
+    let named = format!("account {neighbour}: they could not be reached");
+    assert!(line.contains(&named) && line.contains("stays in the spool"), "{line}");
+    world.devices[1].inject(Faults::default());
+    world.sleep(24 * 3600);
+    assert_eq!(world.inbox(neighbour).len(), 0, "given up until the next start");
+    assert_eq!(spooled(&world).len(), 1);
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop(world);
+
+    let world = World::on(&ground, Choices::default(), devices);
+    world.sleep(10);
+    for account in [ALICE, BOB, neighbour] {
+        assert_eq!(world.inbox(account).len(), 1, "{account}");
+    }
+    assert!(spooled(&world).is_empty());
 }
 
 #[test]

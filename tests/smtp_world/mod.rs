@@ -69,7 +69,7 @@ impl Ground {
         roots.add(certificate).expect("root");
         let client_config =
             rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let snapshot = DirectorySnapshot::demo("demo.test", 0);
+        let snapshot = DirectorySnapshot::demo("demo.test", 6);
         let shared = SharedDirectory::new(snapshot, PeerLimits::default());
         Ground {
             directory: Directory::new(shared, Rc::new(AtOnce)),
