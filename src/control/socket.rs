@@ -3,7 +3,7 @@
 use std::{
     fs,
     future::Future,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream as BlockingUnixStream},
     path::Path,
     sync::Arc,
@@ -18,6 +18,8 @@ use tokio::{
 
 /// Longest request line, octets.
 const REQUEST_MAX: u64 = 4096;
+/// Longest line of an answer, octets; a longer one comes in pieces.
+const LINE_MAX: u64 = 64 * 1024;
 /// How long either end waits for the other.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -105,7 +107,7 @@ pub fn request(path: &Path, line: &str) -> io::Result<Option<String>> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     writeln!(stream, "{line}")?;
     let mut reply = String::new();
-    BufReader::new(stream).read_line(&mut reply)?;
+    BufReader::new(stream.take(LINE_MAX)).read_line(&mut reply)?;
     Ok(Some(reply.trim_end().to_owned()))
 }
 
@@ -115,10 +117,15 @@ pub fn stream(path: &Path, line: &str, each: &mut dyn FnMut(&str)) -> io::Result
     let Some(mut stream) = connect(path)? else { return Ok(false) };
     stream.set_read_timeout(Some(SILENCE_MAX))?;
     writeln!(stream, "{line}")?;
-    for reply in BufReader::new(stream).lines() {
-        each(&reply?);
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut reply = String::new();
+        // Who listens there need not be our server.
+        if reader.by_ref().take(LINE_MAX).read_line(&mut reply)? == 0 {
+            return Ok(true);
+        }
+        each(reply.trim_end_matches(['\r', '\n']));
     }
-    Ok(true)
 }
 
 fn connect(path: &Path) -> io::Result<Option<BlockingUnixStream>> {

@@ -32,7 +32,7 @@ pub use self::{
     password::{HashError, hash, hash_all},
     snapshot::{DirectoryOptions, DirectorySnapshot},
     turns::PeerLimits,
-    users_file::{User, UsersFile, UsersFileError, parse_import},
+    users_file::{User, UsersFile, UsersFileError, lock_name, parse_import},
 };
 use crate::model::AccountId;
 

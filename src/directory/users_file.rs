@@ -15,9 +15,9 @@
 //! a reader sees the old or the new file, also after a crash.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,13 +26,19 @@ use hashbrown::{HashMap, HashSet};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{address::account_address, password};
-use crate::model::AccountId;
+use crate::{
+    model::AccountId,
+    runtime::{
+        folder::{Folder, read_file},
+        privilege::Owner,
+    },
+};
 
 const NEXT_ID: &str = "# next-id ";
 const FORMAT_LINE: &str = "# <id> <address> <argon2id hash in PHC string form>";
 
-/// Mode of a users file that did not exist: nobody else needs to see the hashes.
-const NEW_FILE_MODE: u32 = 0o600;
+/// Longest users file: some millions of accounts.
+const FILE_MAX: u64 = 1 << 30;
 
 /// What is wrong with a users file or with a wanted change of it.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +99,8 @@ impl UsersFile {
 
     /// Reads a file that must exist.
     pub fn load(path: &Path) -> Result<UsersFile, UsersFileError> {
-        let text = fs::read_to_string(path).map_err(|error| io_error(path, error))?;
-        UsersFile::parse(&text, path)
+        let bytes = read_file(path, FILE_MAX).map_err(|error| io_error(path, error))?;
+        UsersFile::parse(&text_of(bytes, path)?, path)
     }
 
     /// `path` is only named in errors.
@@ -236,11 +242,20 @@ impl UsersFile {
         path: &Path,
         change: impl FnOnce(&mut UsersFile) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _lock = lock(path)?;
-        let before = match fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            text => Some(text.map_err(|error| io_error(path, error))?),
-        };
+        UsersFile::edit_for(None, path, change)
+    }
+
+    /// As [`UsersFile::edit`]; if the file is new and root makes it, it is `owner`'s.
+    pub fn edit_for<T, E: From<UsersFileError>>(
+        owner: Option<Owner>,
+        path: &Path,
+        change: impl FnOnce(&mut UsersFile) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let failed = |error| io_error(path, error);
+        let (folder, name) = place(path)?;
+        let _lock = lock(&folder, name, owner).map_err(failed)?;
+        let before = folder.read(name, FILE_MAX).map_err(failed)?;
+        let before = before.map(|bytes| text_of(bytes, path)).transpose()?;
         let mut file = match &before {
             Some(text) => UsersFile::parse(text, path)?,
             None => UsersFile::new(),
@@ -248,7 +263,7 @@ impl UsersFile {
         let outcome = change(&mut file)?;
         let after = file.render();
         if before.as_ref() != Some(&after) {
-            replace(path, &after).map_err(|error| io_error(path, error))?;
+            folder.replace(name, after.as_bytes(), owner).map_err(failed)?;
         }
         Ok(outcome)
     }
@@ -320,53 +335,40 @@ fn io_error(path: &Path, error: io::Error) -> UsersFileError {
     UsersFileError::Io { file: path.to_owned(), error }
 }
 
-/// The lock is a file of its own, because the users file itself is replaced by another inode.
-fn lock(path: &Path) -> Result<Flock<File>, UsersFileError> {
-    let path = beside(path, ".lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(NEW_FILE_MODE)
-        .open(&path)
-        .map_err(|error| io_error(&path, error))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| io_error(&path, io::Error::from(errno)))
+/// The folder that holds `path`, and the file's name in it.
+fn place(path: &Path) -> Result<(Folder, &OsStr), UsersFileError> {
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let folder = Folder::open(parent.unwrap_or(Path::new(".")));
+    let folder = folder.map_err(|error| io_error(path, error))?;
+    let name = path.file_name().ok_or_else(|| io_error(path, io::ErrorKind::NotFound.into()))?;
+    Ok((folder, name))
 }
 
-/// Owner and mode stay: a server that dropped its privileges must be able to read what root's
-/// command wrote.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let new_path = beside(path, ".new");
-    let mut new_file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(NEW_FILE_MODE)
-        .open(&new_path)?;
-    if let Ok(metadata) = fs::metadata(path) {
-        new_file.set_permissions(fs::Permissions::from_mode(metadata.mode()))?;
-        let (uid, gid) = (metadata.uid(), metadata.gid());
-        if new_file.metadata().is_ok_and(|it| (it.uid(), it.gid()) != (uid, gid)) {
-            fchown(&new_file, Some(uid), Some(gid))?;
-        }
-    }
-    new_file.write_all(text.as_bytes())?;
-    new_file.sync_all()?;
-    fs::rename(&new_path, path)?;
-    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+/// The name of the lock of the users file `name`: a file of its own, because the users file itself
+/// is replaced by another inode.
+pub fn lock_name(name: &OsStr) -> OsString {
+    let mut lock = name.to_owned();
+    lock.push(".lock");
+    lock
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
+fn lock(folder: &Folder, name: &OsStr, owner: Option<Owner>) -> io::Result<Flock<File>> {
+    let file = folder.lock_file(&lock_name(name), owner)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String, UsersFileError> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    String::from_utf8(bytes).map_err(|error| io_error(path, invalid(error)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        thread,
+    };
 
     use super::*;
 
@@ -433,7 +435,7 @@ mod tests {
         let mut ids: Vec<u64> = file.users().map(|user| user.id.0).collect();
         ids.sort_unstable();
         assert_eq!(ids, (1..=32).collect::<Vec<_>>());
-        assert_eq!(fs::metadata(path).expect("metadata").mode() & 0o777, NEW_FILE_MODE);
+        assert_eq!(fs::metadata(path).expect("metadata").mode() & 0o777, 0o600);
     }
 
     #[test]

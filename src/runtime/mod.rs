@@ -10,6 +10,7 @@ mod commit;
 pub mod connection;
 pub mod device;
 pub mod executor;
+pub mod folder;
 mod helpers;
 pub mod host;
 pub mod mesh;

@@ -3,13 +3,19 @@
 //! Must run while the process has one thread: credentials are per thread in the kernel, and though
 //! libc changes all threads' user ids, threads of glommio or tokio must never exist with root's.
 
-use std::{
-    fs, io,
-    os::unix::fs::{chown, lchown},
-    path::{Path, PathBuf},
+use std::{io, path::PathBuf};
+
+use nix::unistd::{
+    Gid, Group, Uid, User, getgroups, setegid, seteuid, setgid, setgroups, setresgid, setresuid,
+    setuid,
 };
 
-use nix::unistd::{Gid, Group, Uid, User, setgid, setgroups, setresgid, setresuid, setuid};
+/// Whose a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    pub uid: Uid,
+    pub gid: Gid,
+}
 
 /// Why privileges could not be dropped. The server must not go on as root then.
 #[derive(Debug, thiserror::Error)]
@@ -36,19 +42,62 @@ pub fn is_root() -> bool {
 /// Becomes `user` (with `group`, or else the user's own group, and no others) and makes that
 /// irrevocable, for this process and whatever it executes.
 pub fn drop_to(user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
-    let failed = |action| move |error: nix::Error| failure(action, error);
-    let (account, gid) = look_up(user, group)?;
-    if account.uid.is_root() {
+    let owner = identity(user, group)?;
+    if owner.uid.is_root() {
         return Err(PrivilegeError::IsRoot(user.to_owned()));
     }
+    become_owner(owner)
+}
+
+/// As [`drop_to`], to a user known by its ids.
+pub fn become_owner(Owner { uid, gid }: Owner) -> Result<(), PrivilegeError> {
+    let failed = |action| move |error: nix::Error| failure(action, error);
     // Groups first: once the user is no longer root they cannot be changed.
     setgroups(&[gid]).map_err(failed("set supplementary groups"))?;
     setgid(gid).map_err(failed("set the group"))?;
     setresgid(gid, gid, gid).map_err(failed("set the saved group"))?;
-    setuid(account.uid).map_err(failed("set the user"))?;
-    setresuid(account.uid, account.uid, account.uid).map_err(failed("set the saved user"))?;
+    setuid(uid).map_err(failed("set the user"))?;
+    setresuid(uid, uid, uid).map_err(failed("set the saved user"))?;
     forbid_new_privileges()?;
-    verify_dropped(account.uid, gid)
+    verify_dropped(uid, gid)
+}
+
+/// The ids of `user`, with `group` or else the user's own.
+pub fn identity(user: &str, group: Option<&str>) -> Result<Owner, PrivilegeError> {
+    let (account, gid) = look_up(user, group)?;
+    Ok(Owner { uid: account.uid, gid })
+}
+
+/// Runs `work` as `owner`, if we are root and it is not: for the files that root touches in a folder
+/// of another's. The real user stays root, so that the other can neither signal nor trace us.
+pub fn act_as<T>(owner: Owner, work: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
+    let failed = |action| move |error: nix::Error| failure(action, error);
+    if !is_root() || owner.uid.is_root() {
+        return Ok(work());
+    }
+    let groups = getgroups().map_err(failed("read supplementary groups"))?;
+    let _root = BackToRoot { groups, gid: Gid::effective() };
+    setgroups(&[owner.gid]).map_err(failed("set supplementary groups"))?;
+    setegid(owner.gid).map_err(failed("set the group"))?;
+    seteuid(owner.uid).map_err(failed("set the user"))?;
+    Ok(work())
+}
+
+struct BackToRoot {
+    groups: Vec<Gid>,
+    gid: Gid,
+}
+
+impl Drop for BackToRoot {
+    fn drop(&mut self) {
+        let back = seteuid(Uid::from_raw(0))
+            .and_then(|()| setegid(self.gid))
+            .and_then(|()| setgroups(&self.groups));
+        // What follows counts on being root again; half a user must not go on.
+        if back.is_err() {
+            std::process::abort();
+        }
+    }
 }
 
 fn look_up(user: &str, group: Option<&str>) -> Result<(User, Gid), PrivilegeError> {
@@ -66,26 +115,6 @@ fn look_up(user: &str, group: Option<&str>) -> Result<(User, Gid), PrivilegeErro
         }
     };
     Ok((account, gid))
-}
-
-/// Makes `path` if it is absent and gives it to `user`: what root started must be able to write
-/// after `drop_to`. Only the directory itself: what lies in it was written by `user` already.
-pub fn own_directory(path: &Path, user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
-    let (account, gid) = look_up(user, group)?;
-    let failed = |error| PrivilegeError::Directory { path: path.to_owned(), error };
-    fs::create_dir_all(path).map_err(failed)?;
-    chown(path, Some(account.uid.as_raw()), Some(gid.as_raw())).map_err(failed)
-}
-
-/// Gives `path` itself, not what a link there leads to, to `user`, if it exists.
-pub fn own_file(path: &Path, user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
-    let (account, gid) = look_up(user, group)?;
-    match lchown(path, Some(account.uid.as_raw()), Some(gid.as_raw())) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(PrivilegeError::Directory { path: path.to_owned(), error })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// No later execve gains privileges by set-user-id bits or file capabilities.
@@ -125,23 +154,6 @@ mod tests {
         assert!(matches!(error, PrivilegeError::IsRoot(_)), "{error}");
         let error = drop_to("nobody", Some("no-such-group-here")).unwrap_err();
         assert!(matches!(error, PrivilegeError::NoGroup(_)), "{error}");
-    }
-
-    #[test]
-    fn a_file_is_given_away_and_what_it_links_to_is_not() {
-        use std::os::unix::fs::{MetadataExt, symlink};
-        if !is_root() {
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        fs::write(&file, "").unwrap();
-        symlink(&file, &link).unwrap();
-        own_file(&link, "nobody", None).unwrap();
-        assert_eq!(fs::metadata(&file).unwrap().uid(), 0);
-        own_file(&file, "nobody", None).unwrap();
-        assert_ne!(fs::metadata(&file).unwrap().uid(), 0);
-        own_file(&folder.path().join("absent"), "nobody", None).unwrap();
     }
 
     /// Runs this test again in a process of its own, since there is no way back. Without root it

@@ -9,6 +9,7 @@
 //! ```
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -17,10 +18,22 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
-use crate::model::PartitionId;
+use crate::{
+    model::PartitionId,
+    runtime::{
+        folder::{Folder, read_file},
+        privilege,
+    },
+};
 
 /// The newest layout of a data directory that this binary knows.
 pub const FORMAT: u32 = 1;
+
+/// flock'ed by who works on the directory.
+const LOCK: &str = "lock";
+
+/// A layout is two lines.
+const STORE_FILE_MAX: u64 = 4096;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,22 +61,25 @@ impl DataDirectory {
     /// Opens `path`, making it with `partitions` partitions if it is new. An existing directory
     /// keeps its own number.
     pub fn open(path: &Path, partitions: u16) -> Result<DataDirectory> {
+        let folder = Folder::make(path, None)
+            .with_context(|| format!("{}: cannot create", path.display()))?;
         // glommio opens relative paths against no directory at all.
-        let path = &std::path::absolute(path)
-            .with_context(|| format!("{}: not a path", path.display()))?;
-        make_directory(path).with_context(|| format!("{}: cannot create", path.display()))?;
-        let lock = lock(path)?;
+        let path = folder.path();
+        keep_private(&folder)?;
+        let lock = lock(&folder)?;
         let layout = match read_layout(path)? {
             Some(layout) => layout,
-            None => write_layout(path, Layout { format: FORMAT, partitions })?,
+            None => write_layout(&folder, Layout { format: FORMAT, partitions })?,
         };
         let directory = DataDirectory { path: path.to_owned(), layout, _lock: lock };
         for number in 0..layout.partitions {
-            let folder = directory.partition_path(PartitionId(number));
-            make_directory(&folder)
-                .with_context(|| format!("{}: cannot create", folder.display()))?;
+            let path = directory.partition_path(PartitionId(number));
+            let partition = folder
+                .child(&partition_name(PartitionId(number)))
+                .with_context(|| format!("{}: cannot open", path.display()))?;
+            keep_private(&partition)?;
         }
-        sync_directory(path)?;
+        folder.sync()?;
         Ok(directory)
     }
 
@@ -76,7 +92,7 @@ impl DataDirectory {
     }
 
     pub fn partition_path(&self, partition: PartitionId) -> PathBuf {
-        self.path.join(format!("partition-{:04}", partition.0))
+        self.path.join(partition_name(partition))
     }
 
     /// Where the running server listens for `ringmail user` and friends.
@@ -99,42 +115,67 @@ pub fn files_wanted(path: &Path, partitions: u16) -> u64 {
         _ => partitions,
     };
     let files = |number: u16| -> u64 {
-        let folder = path.join(format!("partition-{number:04}"));
+        let folder = path.join(partition_name(PartitionId(number)));
         fs::read_dir(folder).map_or(0, |entries| entries.count() as u64)
     };
     let there: u64 = (0..partitions).map(files).sum();
     there + there / 2 + u64::from(partitions) * FILES_PER_PARTITION
 }
 
-fn lock(path: &Path) -> Result<Flock<fs::File>> {
-    let file_path = path.join("lock");
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&file_path)
-        .with_context(|| format!("{}: cannot open", file_path.display()))?;
+/// The name of a partition's folder.
+pub fn partition_name(partition: PartitionId) -> String {
+    format!("partition-{:04}", partition.0)
+}
+
+/// Mail is for its owner alone. Root does not work in a folder of another's: who that is decides
+/// what lies there, and could not open what root leaves (`as_owner`).
+fn keep_private(folder: &Folder) -> Result<()> {
+    let path = folder.path().display();
+    let uid = folder.owner().uid;
+    if privilege::is_root() && !uid.is_root() {
+        bail!(
+            "{path}: belongs to user {uid}, not to root as what lies around it: chown one of them"
+        );
+    }
+    let mode = folder.tighten().with_context(|| format!("{path}: cannot change its mode"))?;
+    if let Some(mode) = mode {
+        eprintln!("ringmail: {path}: its mode was {mode:o}, open to others; it is 700 now");
+    }
+    Ok(())
+}
+
+/// Runs `work` as the owner of the folder `path`, if we are root: see [`Folder::act`].
+pub fn as_owner<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let folder = Folder::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+    folder.adopt(OsStr::new(LOCK))?;
+    folder.act(work)?
+}
+
+fn lock(folder: &Folder) -> Result<Flock<fs::File>> {
+    let path = folder.path().display();
+    let file = folder
+        .lock_file(OsStr::new(LOCK), None)
+        .with_context(|| format!("{path}/{LOCK}: cannot open"))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
-            "{}: another ringmail runs on this directory; stop it first, or use another directory",
-            path.display()
+            "{path}: another ringmail runs on this directory; stop it first, or use another directory"
         ),
-        Err((_, errno)) => bail!("{}: cannot lock: {errno}", file_path.display()),
+        Err((_, errno)) => bail!("{path}/{LOCK}: cannot lock: {errno}"),
     }
 }
 
-/// An error if a server runs on `path`: before anything in it is touched.
-pub fn refuse_if_running(path: &Path) -> Result<()> {
-    lock(path).map(drop)
+/// An error if a server runs on `folder`: before anything in it is touched.
+pub fn refuse_if_running(folder: &Folder) -> Result<()> {
+    lock(folder).map(drop)
 }
 
 /// What `path` holds, `None` if it is not a data directory yet. Refuses what this binary cannot
 /// open, and says which binary can.
 pub fn read_layout(path: &Path) -> Result<Option<Layout>> {
     let file_path = path.join("store.toml");
-    let text = match fs::read_to_string(&file_path) {
-        Ok(text) => text,
+    let text = match read_file(&file_path, STORE_FILE_MAX) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(error).with_context(|| format!("{}: cannot read", file_path.display()));
@@ -157,41 +198,15 @@ pub fn read_layout(path: &Path) -> Result<Option<Layout>> {
 }
 
 /// Written under another name, synced and renamed: a crash leaves a whole file or none.
-fn write_layout(path: &Path, layout: Layout) -> Result<Layout> {
-    let file_path = path.join("store.toml");
+fn write_layout(folder: &Folder, layout: Layout) -> Result<Layout> {
     let text = format!(
         "# Written once, when this directory was made. Do not edit.\nformat = {}\npartitions = {}\n",
         layout.format, layout.partitions
     );
-    write_durably(&file_path, text.as_bytes())
-        .with_context(|| format!("{}: cannot write", file_path.display()))?;
+    folder
+        .replace(OsStr::new("store.toml"), text.as_bytes(), None)
+        .with_context(|| format!("{}/store.toml: cannot write", folder.path().display()))?;
     Ok(layout)
-}
-
-/// Replaces `path` whole and durably, readable by its owner alone.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let temporary = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
-}
-
-/// Makes `path` and what is missing above it, for its owner alone.
-pub fn make_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    fs::File::open(path)?.sync_all()
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::{
     directory::{DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile},
     runtime::{
         clients::Clients,
+        folder::Folder,
         host::{self, Demand},
         mesh::{self, MeshGate},
         privilege, shard,
@@ -195,19 +196,33 @@ fn bind_admin(settings: &Settings) -> Result<Vec<std::net::TcpListener>> {
         .collect()
 }
 
-/// Root binds the ports and hands over the data directory; everything after runs as `user`.
+/// Root binds the ports and hands over the data directory; everything after runs as `user`, or,
+/// without one, as the directory's owner.
 fn become_unprivileged(settings: &Settings, demo: bool) -> Result<()> {
     if !privilege::is_root() {
         return Ok(());
     }
+    let path = &settings.data_dir;
     let Some(user) = &settings.user else {
-        if !demo {
+        let owner = Folder::make(path, None)
+            .with_context(|| format!("{}: cannot create", path.display()))?
+            .owner();
+        if !owner.uid.is_root() {
+            eprintln!(
+                "ringmail: {}: belongs to user {}: running as that",
+                path.display(),
+                owner.uid
+            );
+            privilege::become_owner(owner)?;
+        } else if !demo {
             eprintln!("ringmail: running as root for good: set `user` in the configuration");
         }
         return Ok(());
     };
-    privilege::own_directory(&settings.data_dir, user, settings.group.as_deref())
-        .with_context(|| format!("{}: cannot hand over", settings.data_dir.display()))?;
+    let owner = privilege::identity(user, settings.group.as_deref())?;
+    Folder::make(path, Some(owner))
+        .and_then(|mut folder| folder.give(owner))
+        .with_context(|| format!("{}: cannot hand over", path.display()))?;
     privilege::drop_to(user, settings.group.as_deref())?;
     Ok(())
 }

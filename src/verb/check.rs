@@ -1,14 +1,14 @@
 //! `ringmail check`: says what `serve` would stumble over, and starts nothing.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use ringmail::{
-    config::Settings,
+    config::{Settings, TlsFiles},
     directory::{DirectorySnapshot, UsersFile},
     model::{Lsn, PartitionId},
-    runtime::{host, tls::Certificate},
+    runtime::{folder::Folder, host, privilege, tls::Certificate},
     server::{self, data_dir},
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name},
 };
@@ -30,24 +30,27 @@ fn check_config(path: &Path) -> Result<()> {
     let mut problems = Vec::new();
     if let Some(tls) = &settings.tls {
         let files = tls.get_ref();
-        if let Err(error) = Certificate::load(&files.certificate, &files.key) {
+        if let Err(error) = load_certificate(&settings, files) {
             problems.push(error.to_string());
         }
     }
     let users_path = settings.users_path();
-    match UsersFile::load(&users_path) {
-        Ok(file) => {
+    let users_folder = users_path.parent().unwrap_or(Path::new("."));
+    match inside(users_folder, || UsersFile::load(&users_path))? {
+        None => println!("{}: absent: no accounts yet", users_path.display()),
+        Some(Ok(file)) => {
             if DirectorySnapshot::new(&file, &settings.directory_options()).is_none() {
                 problems.push(format!("{}: no account for postmaster", users_path.display()));
             }
             println!("{}: {} accounts", users_path.display(), file.users().count());
         }
-        Err(error) if error.is_absence() => {
+        Some(Err(error)) if error.is_absence() => {
             println!("{}: absent: no accounts yet", users_path.display());
         }
-        Err(error) => problems.push(error.to_string()),
+        Some(Err(error)) => problems.push(error.to_string()),
     }
-    match data_dir::read_layout(&settings.data_dir) {
+    let layout = inside(&settings.data_dir, || data_dir::read_layout(&settings.data_dir))?;
+    match layout.unwrap_or(Ok(None)) {
         Ok(None) => println!("{}: will be made at start", settings.data_dir.display()),
         Ok(Some(layout)) => println!(
             "{}: format {}, {} partitions",
@@ -73,7 +76,32 @@ fn check_config(path: &Path) -> Result<()> {
     }
 }
 
+/// As the user who will: whom root's files may be closed to.
+fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<Certificate> {
+    let load = || Certificate::load(&files.certificate, &files.key);
+    Ok(match &settings.user {
+        Some(user) if privilege::is_root() => {
+            let owner = privilege::identity(user, settings.group.as_deref())?;
+            privilege::act_as(owner, load)??
+        }
+        _ => load()?,
+    })
+}
+
+/// `look`, done as the owner of `folder`; `None` if that is absent.
+fn inside<T>(folder: &Path, look: impl FnOnce() -> T) -> Result<Option<T>> {
+    match Folder::open(folder) {
+        Ok(folder) => Ok(Some(folder.act(look)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{}: cannot open", folder.display())),
+    }
+}
+
 fn check_directory(path: &Path) -> Result<()> {
+    data_dir::as_owner(path, || check_partitions(path))
+}
+
+fn check_partitions(path: &Path) -> Result<()> {
     let layout = data_dir::read_layout(path)?
         .with_context(|| format!("{}: not a ringmail data directory", path.display()))?;
     let mut files = 0;

@@ -24,7 +24,7 @@ use ringmail::{
     },
 };
 
-use super::{Usage, bytes_bar, json, partition_bytes, read_if_there};
+use super::{Usage, bytes_bar, json, partition_bytes, printable, read_if_there};
 use crate::cli::{InspectArguments, InspectVerb};
 
 /// A column and what its values are: what a value looks like does not tell, since a folder may be
@@ -101,17 +101,6 @@ impl Table {
     }
 }
 
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character.is_control() {
-            true => out.extend(character.escape_default()),
-            false => out.push(character),
-        }
-    }
-    out
-}
-
 pub fn inspect(arguments: InspectArguments) -> Result<()> {
     let (data_dir, users_file, options) = match (&arguments.place.config, &arguments.place.dir) {
         (Some(config), _) => {
@@ -122,22 +111,32 @@ pub fn inspect(arguments: InspectArguments) -> Result<()> {
         (None, Some(dir)) => (dir.clone(), dir.join("users"), StoreOptions::default()),
         (None, None) => return Err(Usage("--config or --dir is needed".to_owned()).into()),
     };
-    let layout = data_dir::read_layout(&data_dir)?
-        .with_context(|| format!("{}: not a ringmail data directory", data_dir.display()))?;
-    let table = match &arguments.verb {
-        InspectVerb::Segments => segments(&data_dir, layout.partitions)?,
-        InspectVerb::Checkpoint => checkpoints(&data_dir, layout.partitions)?,
-        InspectVerb::Batches { segment } => batches(&read_segment(&data_dir, segment)?),
-        InspectVerb::Entries { segment } => entries(&read_segment(&data_dir, segment)?),
-        InspectVerb::Account { address } => {
-            account(&data_dir, &users_file, address, layout.partitions, options)?
-        }
-    };
+    let table =
+        data_dir::as_owner(&data_dir, || table(&arguments.verb, &data_dir, &users_file, options))?;
     match arguments.json {
         true => println!("{}", table.json()),
         false => print!("{}", table.text()),
     }
     Ok(())
+}
+
+fn table(
+    verb: &InspectVerb,
+    data_dir: &Path,
+    users_file: &Path,
+    options: StoreOptions,
+) -> Result<Table> {
+    let layout = data_dir::read_layout(data_dir)?
+        .with_context(|| format!("{}: not a ringmail data directory", data_dir.display()))?;
+    match verb {
+        InspectVerb::Segments => segments(data_dir, layout.partitions),
+        InspectVerb::Checkpoint => checkpoints(data_dir, layout.partitions),
+        InspectVerb::Batches { segment } => Ok(batches(&read_segment(data_dir, segment)?)),
+        InspectVerb::Entries { segment } => Ok(entries(&read_segment(data_dir, segment)?)),
+        InspectVerb::Account { address } => {
+            account(data_dir, users_file, address, layout.partitions, options)
+        }
+    }
 }
 
 fn folder(data_dir: &Path, partition: PartitionId) -> PathBuf {

@@ -4,6 +4,7 @@ use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use ringmail::runtime::folder::read_file;
 
 mod check;
 mod inspect;
@@ -23,13 +24,31 @@ pub use verify::verify;
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// A file that was listed; `None` if it is gone: a server that runs deletes what it replaced.
+/// Longest file of a partition that is read whole: the largest `store.segment_size`, and what a last
+/// entry adds.
+const FILE_MAX: u64 = 5 << 30;
+
+/// A file that was listed; `None` if it is gone: a server that runs deletes what it replaced. Never
+/// waits for a pipe.
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match read_file(path, FILE_MAX) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("{}: cannot read", path.display())),
     }
+}
+
+/// Control characters escaped: what comes from files or a socket may have been put there to move a
+/// terminal's cursor.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => out.extend(character.escape_default()),
+            false => out.push(character),
+        }
+    }
+    out
 }
 
 /// A bar of bytes on standard error, if that is a terminal.

@@ -1,12 +1,12 @@
 //! `ringmail serve` and `ringmail demo`.
 
-use std::time::Duration;
+use std::{ffi::OsStr, time::Duration};
 
 use anyhow::{Context, Result};
 use ringmail::{
     config::{DEMO_DOMAIN, Settings},
     directory::UsersFile,
-    runtime::tls::SelfSigned,
+    runtime::{folder::Folder, tls::SelfSigned},
     server::{self, data_dir},
 };
 
@@ -23,20 +23,9 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
     }
     let DemoArguments { dir, port_base, users, shards, partitions, set } = arguments;
     let mut settings = Settings::demo(&dir, port_base, shards, partitions, &set)?;
-    data_dir::make_directory(&dir).with_context(|| format!("{}: cannot create", dir.display()))?;
-    data_dir::refuse_if_running(&dir)?;
-    UsersFile::ensure_demo(&dir.join("users"), DEMO_DOMAIN, users as usize)?;
-    let fresh = SelfSigned::generate(&[
-        "localhost",
-        DEMO_DOMAIN,
-        &format!("mail.{DEMO_DOMAIN}"),
-        "127.0.0.1",
-    ])?;
-    for (name, pem) in [("certificate.pem", &fresh.chain_pem), ("key.pem", &fresh.key_pem)] {
-        let path = dir.join(name);
-        data_dir::write_durably(&path, pem.as_bytes())
-            .with_context(|| format!("{}: cannot write", path.display()))?;
-    }
+    let folder =
+        Folder::make(&dir, None).with_context(|| format!("{}: cannot create", dir.display()))?;
+    data_dir::as_owner(&dir, || prepare(&folder, users as usize))?;
     // The one port of ours that other programs are known to sit on (2024, on development machines);
     // a demo without LMTP shows all the rest. `serve` takes no such liberty.
     if let Err(error) = server::probe_ports(&settings.listen.lmtp, Duration::from_secs(1)) {
@@ -49,4 +38,22 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
         dir.display()
     );
     server::run(settings, true)
+}
+
+/// Accounts and a fresh certificate.
+fn prepare(folder: &Folder, users: usize) -> Result<()> {
+    data_dir::refuse_if_running(folder)?;
+    UsersFile::ensure_demo(&folder.path().join("users"), DEMO_DOMAIN, users)?;
+    let fresh = SelfSigned::generate(&[
+        "localhost",
+        DEMO_DOMAIN,
+        &format!("mail.{DEMO_DOMAIN}"),
+        "127.0.0.1",
+    ])?;
+    for (name, pem) in [("certificate.pem", &fresh.chain_pem), ("key.pem", &fresh.key_pem)] {
+        folder
+            .replace(OsStr::new(name), pem.as_bytes(), None)
+            .with_context(|| format!("{}/{name}: cannot write", folder.path().display()))?;
+    }
+    Ok(())
 }

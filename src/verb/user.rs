@@ -11,12 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ringmail::{
     config::Settings,
     control,
-    directory::{self, UsersFile, UsersFileError, parse_import},
-    runtime::privilege,
-    server::data_dir::{DataDirectory, make_directory},
+    directory::{self, UsersFile, UsersFileError, lock_name, parse_import},
+    runtime::{
+        folder::Folder,
+        privilege::{self, Owner},
+    },
+    server::data_dir::{self, DataDirectory},
 };
 
-use super::Usage;
+use super::{Usage, printable};
 use crate::cli::{PasswordArguments, Place, UserVerb};
 
 pub fn user(verb: UserVerb) -> Result<()> {
@@ -32,57 +35,75 @@ pub fn user(verb: UserVerb) -> Result<()> {
 /// Where the accounts are and where their server would listen.
 struct Accounts {
     users_file: PathBuf,
-    control_socket: PathBuf,
-    /// User and group of the server, which must be able to read what root makes here.
-    owner: Option<(String, Option<String>)>,
+    data_dir: PathBuf,
+    /// The server's user, who must be able to read what root makes here.
+    owner: Option<Owner>,
 }
 
 impl Accounts {
     fn find(place: &Place) -> Result<Accounts> {
-        let (users_file, data_dir, owner) = match (&place.config, &place.dir) {
+        match (&place.config, &place.dir) {
             (Some(config), _) => {
                 let settings = Settings::load(config)?;
-                let owner = settings.user.clone().map(|user| (user, settings.group.clone()));
-                (settings.users_path(), settings.data_dir, owner)
+                let owner = match &settings.user {
+                    Some(user) if privilege::is_root() => {
+                        Some(privilege::identity(user, settings.group.as_deref())?)
+                    }
+                    _ => None,
+                };
+                let users_file = settings.users_path();
+                Ok(Accounts { users_file, data_dir: settings.data_dir, owner })
             }
-            (None, Some(directory)) => (directory.join("users"), directory.clone(), None),
-            (None, None) => return Err(Usage("--config or --dir is needed".to_owned()).into()),
-        };
-        let control_socket = DataDirectory::control_socket(&data_dir);
-        Ok(Accounts { users_file, control_socket, owner })
+            (None, Some(directory)) => Ok(Accounts {
+                users_file: directory.join("users"),
+                data_dir: directory.clone(),
+                owner: None,
+            }),
+            (None, None) => Err(Usage("--config or --dir is needed".to_owned()).into()),
+        }
     }
 
+    fn folder(&self) -> &Path {
+        self.users_file.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    /// As the owner of its folder, who may have put anything there.
+    fn load(&self) -> Result<UsersFile> {
+        let path = &self.users_file;
+        data_dir::as_owner(self.folder(), || Ok(UsersFile::load(path)?))
+    }
+
+    /// As the owner of its folder too; in root's, the file becomes the server's.
     fn edit<T>(&self, change: impl FnOnce(&mut UsersFile) -> Result<T>) -> Result<T> {
-        if let Some(folder) = self.users_file.parent() {
-            make_directory(folder)
-                .with_context(|| format!("{}: cannot create", folder.display()))?;
-        }
-        let is_new = !self.users_file.exists();
-        let outcome =
-            UsersFile::edit(&self.users_file, |file| change(file).map_err(EditError::Change));
+        let path = self.folder();
+        let owner_of_new = self.owner.filter(|_| path == self.data_dir);
+        let folder = Folder::make(path, owner_of_new)
+            .with_context(|| format!("{}: cannot create", path.display()))?;
+        folder.adopt(&lock_name(self.users_file.file_name().unwrap_or_default()))?;
+        let outcome = folder.act(|| {
+            let change = |file: &mut UsersFile| change(file).map_err(EditError::Change);
+            UsersFile::edit_for(self.owner, &self.users_file, change)
+        })?;
         let outcome = outcome.map_err(EditError::into_error)?;
-        // An existing file keeps its owner.
-        if is_new
-            && privilege::is_root()
-            && let Some((user, group)) = &self.owner
-        {
-            privilege::own_file(&self.users_file, user, group.as_deref())?;
-        }
         self.tell_server()?;
         Ok(outcome)
     }
 
     /// A server that runs reads the file again; one that does not, will at its start.
     fn tell_server(&self) -> Result<()> {
-        let reply = control::request(&self.control_socket, "reload").with_context(|| {
-            format!(
-                "{}: the change is made, but the server was not told",
-                self.control_socket.display()
-            )
-        })?;
-        match reply.as_deref() {
+        let socket = DataDirectory::control_socket(&self.data_dir);
+        let not_told =
+            || format!("{}: the change is made, but the server was not told", socket.display());
+        let reply = match Folder::open(&self.data_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).with_context(not_told),
+            Ok(folder) => folder.act(|| control::request(&socket, "reload"))?,
+        };
+        match reply.with_context(not_told)?.as_deref() {
             None | Some("ok") => Ok(()),
-            Some(other) => bail!("the change is made, but the server answered: {other}"),
+            Some(other) => {
+                bail!("the change is made, but the server answered: {}", printable(other))
+            }
         }
     }
 }
@@ -126,7 +147,7 @@ fn passwd(arguments: &PasswordArguments) -> Result<()> {
 
 fn list(place: &Place) -> Result<()> {
     let accounts = Accounts::find(place)?;
-    let file = UsersFile::load(&accounts.users_file)?;
+    let file = accounts.load()?;
     let mut out = String::new();
     for user in file.users() {
         out.push_str(&format!("{:>8} {}\n", user.id, user.address));
@@ -138,7 +159,7 @@ fn list(place: &Place) -> Result<()> {
 fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
     let accounts = Accounts::find(place)?;
     if dry_run {
-        let file = UsersFile::load(&accounts.users_file)?;
+        let file = accounts.load()?;
         if !file.contains(address) {
             bail!("no account {address}");
         }

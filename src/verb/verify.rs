@@ -1,7 +1,13 @@
 //! `ringmail verify`: checks every byte and every message of a data directory, names what is damaged
 //! and whose it is; with `--repair`, makes durable what could be salvaged.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::mpsc, thread};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
@@ -9,11 +15,15 @@ use ringmail::{
     config::Settings,
     control,
     directory::UsersFile,
-    server::{data_dir::DataDirectory, examine},
+    runtime::folder::Folder,
+    server::{
+        data_dir::{self, DataDirectory},
+        examine,
+    },
     store::StoreOptions,
 };
 
-use super::{bytes_bar, json};
+use super::{bytes_bar, json, printable};
 use crate::cli::VerifyArguments;
 
 /// One `finding` line taken apart.
@@ -37,28 +47,14 @@ struct Outcome {
 pub fn verify(arguments: VerifyArguments) -> Result<()> {
     let (data_dir, users_file, options) = place(&arguments)?;
     let repair = arguments.repair && !arguments.dry_run;
-    // Bytes of files, and of bodies read.
-    let bar = bytes_bar("verifying", 0);
     let mut outcome = Outcome::default();
-    let socket = DataDirectory::control_socket(&data_dir);
-    let request = if repair { "verify repair" } else { "verify" };
-    let online = control::stream(&socket, request, &mut |line| outcome.take(line, &bar))
-        .with_context(|| format!("{}: the server does not answer", socket.display()))?;
-    if !online {
-        let (sender, lines) = mpsc::channel();
-        let path = data_dir.clone();
-        let work = thread::spawn(move || examine::verify_offline(&path, options, repair, sender));
-        lines.iter().for_each(|line| outcome.take(&line, &bar));
-        work.join().map_err(|_| anyhow::anyhow!("the verifying thread ended"))??;
-    }
-    bar.finish_and_clear();
-    let addresses: BTreeMap<String, String> = match UsersFile::load(&users_file) {
-        Ok(file) => file.users().map(|user| (user.id.to_string(), user.address.clone())).collect(),
-        Err(_) => BTreeMap::new(),
-    };
+    let addresses = data_dir::as_owner(&data_dir, || {
+        outcome.fill(&data_dir, options, repair)?;
+        Ok(addresses(&users_file))
+    })?;
     outcome.print(&addresses);
     if let Some(path) = &arguments.json {
-        fs::write(path, outcome.json(&addresses))
+        write_report(path, &outcome.json(&addresses))
             .with_context(|| format!("{}: cannot write", path.display()))?;
     }
     let damaged = outcome.sums.get("findings").copied().unwrap_or(0);
@@ -75,6 +71,20 @@ pub fn verify(arguments: VerifyArguments) -> Result<()> {
         ),
         (None, count) => bail!("{}: damage in {count} place(s)", data_dir.display()),
     }
+}
+
+fn addresses(users_file: &Path) -> BTreeMap<String, String> {
+    match UsersFile::load(users_file) {
+        Ok(file) => file.users().map(|user| (user.id.to_string(), user.address.clone())).collect(),
+        Err(_) => BTreeMap::new(),
+    }
+}
+
+/// Where the caller says; in a folder of another's, as that other, since there may be a link.
+fn write_report(path: &Path, text: &str) -> Result<()> {
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let folder = Folder::open(parent.unwrap_or(Path::new(".")))?;
+    Ok(folder.act(|| fs::write(path, text))??)
 }
 
 fn place(arguments: &VerifyArguments) -> Result<(PathBuf, PathBuf, StoreOptions)> {
@@ -98,6 +108,26 @@ fn known(field: &str) -> Option<String> {
 }
 
 impl Outcome {
+    /// By the server that runs on `data_dir`, or else here.
+    fn fill(&mut self, data_dir: &Path, options: StoreOptions, repair: bool) -> Result<()> {
+        // Bytes of files, and of bodies read.
+        let bar = bytes_bar("verifying", 0);
+        let socket = DataDirectory::control_socket(data_dir);
+        let request = if repair { "verify repair" } else { "verify" };
+        let online = control::stream(&socket, request, &mut |line| self.take(line, &bar))
+            .with_context(|| format!("{}: the server does not answer", socket.display()))?;
+        if !online {
+            let (sender, lines) = mpsc::channel();
+            let path = data_dir.to_owned();
+            let work =
+                thread::spawn(move || examine::verify_offline(&path, options, repair, sender));
+            lines.iter().for_each(|line| self.take(&line, &bar));
+            work.join().map_err(|_| anyhow::anyhow!("the verifying thread ended"))??;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
     fn take(&mut self, line: &str, bar: &ProgressBar) {
         let fields: Vec<&str> = line.split('\t').collect();
         match fields.as_slice() {
@@ -142,7 +172,7 @@ impl Outcome {
             if let Some(uid) = &found.uid {
                 whose += &format!(", UID {uid}");
             }
-            println!(
+            let line = format!(
                 "damaged: partition {}, {} at offset {}:{whose}{} {}",
                 found.partition,
                 found.file,
@@ -150,9 +180,10 @@ impl Outcome {
                 if whose.is_empty() { "" } else { ":" },
                 found.what
             );
+            println!("{}", printable(&line));
         }
         for why in &self.failed {
-            println!("not verified: {why}");
+            println!("not verified: {}", printable(why));
         }
         let sum = |name: &str| self.sums.get(name).copied().unwrap_or(0);
         println!(

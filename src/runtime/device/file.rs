@@ -10,7 +10,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsRawFd, RawFd},
-        unix::fs::OpenOptionsExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     rc::Rc,
@@ -51,7 +51,7 @@ impl Device for FileDevice {
         Box::pin(async move {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(FILE_MODE);
-            options.custom_flags(libc::O_DSYNC);
+            options.custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
             let file = options.buffered_open(&path).await?;
             Ok(Rc::new(DiskFile { file, found: false, peek: Cell::new(true) }) as Rc<dyn File>)
         })
@@ -60,7 +60,9 @@ impl Device for FileDevice {
     fn open(&self, name: &str) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
         let path = self.path.join(name);
         Box::pin(async move {
-            let file = BufferedFile::open(&path).await?;
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+            let file = options.buffered_open(&path).await?;
             Ok(Rc::new(DiskFile { file, found: true, peek: Cell::new(true) }) as Rc<dyn File>)
         })
     }
@@ -73,13 +75,17 @@ impl Device for FileDevice {
         })
     }
 
-    /// The name goes at once, the blocks of a long file by and by.
+    /// The name goes at once, the blocks of a long file by and by: unless it has another name, as in
+    /// a copy made of hard links, which must keep them.
     fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>> {
         let path = self.path.join(name);
         Box::pin(helpers::call(move || {
-            let held = fs::OpenOptions::new().write(true).open(&path);
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            let held = fs::OpenOptions::new().write(true).custom_flags(flags).open(&path);
             fs::remove_file(&path)?;
-            if let Ok(file) = held {
+            if let Ok(file) = held
+                && file.metadata().is_ok_and(|about| about.nlink() == 0)
+            {
                 helpers::give_back(file);
             }
             Ok(())
@@ -180,6 +186,7 @@ fn allocate(path: &Path, len: u64) -> io::Result<()> {
         .truncate(false)
         .write(true)
         .mode(FILE_MODE)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)?;
     let len = i64::try_from(len).map_err(io::Error::other)?;
     let taken = nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, len);

@@ -1,0 +1,483 @@
+//! A folder held by its descriptor, for whoever is root and works where others may write.
+//!
+//! The service user owns the data directory, so it may put a link, a pipe or another folder where
+//! root will look next. Hence: the way to a folder is walked name by name, and root follows only
+//! links that nobody else can have put there; files are named relative to the descriptor, opened
+//! without following links, and made under fresh names; and root works in a folder of another's as
+//! that other ([`Folder::act`]), so that whatever it was led to, it has no more rights there than
+//! who led it, and leaves no file behind that the owner cannot open.
+//!
+//! Called by `server::data_dir`, `directory::users_file` and the verbs; blocks, so never on a shard.
+
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat},
+    sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat},
+    unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat},
+};
+
+use super::privilege::{self, Owner, PrivilegeError};
+
+/// A folder that holds mail is for its owner alone, and so are the files in it.
+pub const FOLDER_MODE: u32 = 0o700;
+pub const FILE_MODE: u32 = 0o600;
+
+/// Others must get through what lies above it.
+const PARENT_MODE: u32 = 0o755;
+/// Bits by which somebody else than the owner gets in.
+const OTHERS: u32 = 0o077;
+/// Links on the way to one folder; Linux has the same limit.
+const LINKS_MAX: usize = 40;
+/// Fresh names tried: one is taken only if somebody guesses.
+const NAMES_MAX: usize = 16;
+
+/// An open folder.
+#[derive(Debug)]
+pub struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+    stat: FileStat,
+    /// Nobody but root can have led us here.
+    trusted: bool,
+}
+
+impl Folder {
+    /// Opens the folder `path`.
+    pub fn open(path: &Path) -> io::Result<Folder> {
+        Folder::walk(path, None)
+    }
+
+    /// Opens the folder `path`, making it and what is missing above it. If root makes it, it becomes
+    /// `owner`'s.
+    pub fn make(path: &Path, owner: Option<Owner>) -> io::Result<Folder> {
+        Folder::walk(path, Some(owner))
+    }
+
+    fn walk(path: &Path, make: Option<Option<Owner>>) -> io::Result<Folder> {
+        let path = std::path::absolute(path)?;
+        let mut rest = names(&path);
+        let mut here = Place::top()?;
+        let mut links = 0;
+        while let Some(name) = rest.pop_front() {
+            match here.look(&name)? {
+                Some(stat) if kind(&stat) == SFlag::S_IFLNK => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(Errno::ELOOP.into());
+                    }
+                    let target = here.follow(&name, &stat)?;
+                    if target.is_absolute() {
+                        here = Place::top()?;
+                    }
+                    let mut ahead = names(&target);
+                    ahead.append(&mut rest);
+                    rest = ahead;
+                }
+                Some(_) => here = here.enter(&name)?,
+                None => match make {
+                    Some(owner) => here = here.make(&name, rest.is_empty(), owner)?,
+                    None => return Err(Errno::ENOENT.into()),
+                },
+            }
+        }
+        let fd = openat(&here.fd, ".", FOLDER_FLAGS, Mode::empty())?;
+        Ok(Folder { stat: fstat(&fd)?, fd, path, trusted: here.trusted })
+    }
+
+    /// The folder `name` in this one, made if it is absent; never what a link leads to.
+    pub fn child(&self, name: &str) -> io::Result<Folder> {
+        match mkdirat(&self.fd, name, Mode::from_bits_truncate(FOLDER_MODE)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let fd = openat(&self.fd, name, FOLDER_FLAGS | OFlag::O_NOFOLLOW, Mode::empty())?;
+        let (stat, path) = (fstat(&fd)?, self.path.join(name));
+        Ok(Folder { fd, path, stat, trusted: self.trusted })
+    }
+
+    /// Absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn owner(&self) -> Owner {
+        owner_of(&self.stat)
+    }
+
+    /// Makes it `owner`'s. Refused where somebody but root can have put another folder in its place.
+    pub fn give(&mut self, owner: Owner) -> io::Result<()> {
+        if self.owner().uid == owner.uid {
+            return Ok(());
+        }
+        if !self.trusted {
+            return Err(refusal("others can write above it: give it away by hand (chown)"));
+        }
+        fchown(&self.fd, Some(owner.uid), Some(owner.gid))?;
+        self.stat = fstat(&self.fd)?;
+        Ok(())
+    }
+
+    /// Takes group and others out, if it is ours; the mode that it had, if anything was changed.
+    pub fn tighten(&self) -> io::Result<Option<u32>> {
+        let mode = self.stat.st_mode & 0o7777;
+        if mode & OTHERS == 0 || Uid::effective() != self.owner().uid {
+            return Ok(None);
+        }
+        fchmod(&self.fd, Mode::from_bits_truncate(FOLDER_MODE))?;
+        Ok(Some(mode))
+    }
+
+    /// Runs `work` as the folder's owner, if we are root and it is not.
+    ///
+    /// # Errors
+    /// When root's own folder lies where others could swap it for another.
+    pub fn act<T>(&self, work: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
+        if privilege::is_root() && self.owner().uid.is_root() && !self.trusted {
+            let error = refusal("root's, in a folder that others can write: chown it to them");
+            return Err(PrivilegeError::Directory { path: self.path.clone(), error });
+        }
+        privilege::act_as(self.owner(), work)
+    }
+
+    /// Gives the owner an empty file that earlier versions made as root (a lock). What is not that
+    /// stays as it is: it may have been put there to be given away.
+    pub fn adopt(&self, name: &OsStr) -> io::Result<()> {
+        if !privilege::is_root() || self.owner().uid.is_root() {
+            return Ok(());
+        }
+        let file = match self.open_file(name, OFlag::O_RDONLY) {
+            Ok(file) => file,
+            // Absent, or nothing that we made.
+            Err(_) => return Ok(()),
+        };
+        let stat = fstat(&file)?;
+        if stat.st_uid == 0 && stat.st_nlink == 1 && stat.st_size == 0 {
+            fchown(&file, Some(self.owner().uid), Some(self.owner().gid))?;
+        }
+        Ok(())
+    }
+
+    /// What the file `name` holds; `None` if it is absent.
+    pub fn read(&self, name: &OsStr, max: u64) -> io::Result<Option<Vec<u8>>> {
+        match self.open_file(name, OFlag::O_RDONLY) {
+            Ok(file) => read_bounded(file, max).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens or makes the file `name`, for locks; a new one becomes `owner`'s.
+    pub fn lock_file(&self, name: &OsStr, owner: Option<Owner>) -> io::Result<File> {
+        match self.create(name) {
+            Ok(file) => {
+                own(&file, owner)?;
+                Ok(file)
+            }
+            Err(Errno::EEXIST) => {
+                let file = self.open_file(name, OFlag::O_RDWR)?;
+                let stat = fstat(&file)?;
+                let ours = stat.st_uid == Uid::effective().as_raw() && stat.st_nlink == 1;
+                if ours && stat.st_mode & OTHERS != 0 {
+                    fchmod(&file, Mode::from_bits_truncate(FILE_MODE))?;
+                }
+                Ok(file)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Replaces the file `name` whole and durably. Owner and mode stay as they were; a new one is
+    /// readable by its owner alone, who is `owner`.
+    pub fn replace(&self, name: &OsStr, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
+        let before = match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if kind(&stat) == SFlag::S_IFREG => Some(stat),
+            Ok(_) => return Err(not_a_file()),
+            Err(Errno::ENOENT) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let (fresh, mut file) = self.create_fresh(name)?;
+        let written = (|| {
+            match &before {
+                Some(stat) => keep_owner(&file, stat)?,
+                None => own(&file, owner)?,
+            }
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            renameat(&self.fd, &*fresh, &self.fd, name)?;
+            self.sync()
+        })();
+        if written.is_err() {
+            // The error at hand says more than that of clearing up would.
+            let _ = unlinkat(&self.fd, &*fresh, UnlinkatFlags::NoRemoveDir);
+        }
+        written
+    }
+
+    /// Makes names in it durable.
+    pub fn sync(&self) -> io::Result<()> {
+        File::from(self.fd.try_clone()?).sync_all()
+    }
+
+    fn create_fresh(&self, name: &OsStr) -> io::Result<(OsString, File)> {
+        for _ in 0..NAMES_MAX {
+            let mut fresh = name.to_owned();
+            fresh.push(format!(".new-{:016x}", rand::random::<u64>()));
+            match self.create(&fresh) {
+                Err(Errno::EEXIST) => {}
+                made => return Ok((fresh, made?)),
+            }
+        }
+        Err(Errno::EEXIST.into())
+    }
+
+    fn create(&self, name: &OsStr) -> nix::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | FILE_FLAGS;
+        let file = openat(&self.fd, name, flags, Mode::from_bits_truncate(FILE_MODE))?;
+        Ok(File::from(file))
+    }
+
+    fn open_file(&self, name: &OsStr, access: OFlag) -> io::Result<File> {
+        let file = openat(&self.fd, name, access | FILE_FLAGS, Mode::empty());
+        plain_file(file.map_err(|errno| match errno {
+            Errno::ELOOP => not_a_file(),
+            errno => errno.into(),
+        })?)
+    }
+}
+
+/// Reads a file where links are the administrator's own, and no pipe makes us wait.
+pub fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    read_bounded(plain_file(openat(AT_FDCWD, path, flags, Mode::empty())?)?, max)
+}
+
+const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+/// A pipe that somebody put there must not make us wait for its other end.
+const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
+
+/// A step on the way: good for names below it, not for reading it.
+struct Place {
+    fd: OwnedFd,
+    stat: FileStat,
+    trusted: bool,
+}
+
+impl Place {
+    fn top() -> io::Result<Place> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(AT_FDCWD, "/", flags, Mode::empty())?;
+        Ok(Place { stat: fstat(&fd)?, fd, trusted: true })
+    }
+
+    fn look(&self, name: &OsStr) -> io::Result<Option<FileStat>> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Only root can have put `entry` here. Who is not root has nothing to be tricked out of.
+    fn vouches_for(&self, entry: &FileStat) -> bool {
+        if !privilege::is_root() {
+            return true;
+        }
+        let sticky = self.stat.st_mode & 0o1000 != 0 && entry.st_uid == 0;
+        self.trusted && self.stat.st_uid == 0 && (self.stat.st_mode & 0o022 == 0 || sticky)
+    }
+
+    fn follow(&self, name: &OsStr, link: &FileStat) -> io::Result<PathBuf> {
+        if !self.vouches_for(link) {
+            let what = format!("{:?} is a link that others could have put there", name);
+            return Err(refusal(&what));
+        }
+        Ok(PathBuf::from(readlinkat(&self.fd, name)?))
+    }
+
+    fn enter(&self, name: &OsStr) -> io::Result<Place> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        Ok(Place { trusted: self.vouches_for(&stat), stat, fd })
+    }
+
+    /// In a folder of another's, as that other.
+    fn make(&self, name: &OsStr, last: bool, owner: Option<Owner>) -> io::Result<Place> {
+        let mode = if last { FOLDER_MODE } else { PARENT_MODE };
+        let above = owner_of(&self.stat);
+        let made =
+            privilege::act_as(above, || mkdirat(&self.fd, name, Mode::from_bits_truncate(mode)));
+        match made.map_err(io::Error::other)? {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut place = self.enter(name)?;
+        if privilege::is_root() && place.trusted {
+            let fd = openat(&place.fd, ".", FOLDER_FLAGS, Mode::empty())?;
+            // Whatever our umask.
+            fchmod(&fd, Mode::from_bits_truncate(mode))?;
+            if let Some(owner) = owner.filter(|_| last) {
+                fchown(&fd, Some(owner.uid), Some(owner.gid))?;
+                place.stat = fstat(&fd)?;
+            }
+        }
+        Ok(place)
+    }
+}
+
+fn names(path: &Path) -> VecDeque<OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+fn owner_of(stat: &FileStat) -> Owner {
+    Owner { uid: Uid::from_raw(stat.st_uid), gid: Gid::from_raw(stat.st_gid) }
+}
+
+fn plain_file(fd: OwnedFd) -> io::Result<File> {
+    match kind(&fstat(&fd)?) {
+        SFlag::S_IFREG => Ok(File::from(fd)),
+        _ => Err(not_a_file()),
+    }
+}
+
+fn read_bounded(file: File, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > max {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("over {max} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+/// Only root gives files away.
+fn own(file: impl AsFd, owner: Option<Owner>) -> io::Result<()> {
+    match owner.filter(|_| privilege::is_root()) {
+        Some(owner) => Ok(fchown(file, Some(owner.uid), Some(owner.gid))?),
+        None => Ok(()),
+    }
+}
+
+/// As far as we may: who is not root is the owner now, and a group that it could not keep must not
+/// be exchanged for another that can read.
+fn keep_owner(file: impl AsFd, before: &FileStat) -> io::Result<()> {
+    let Owner { uid, gid } = owner_of(before);
+    let now = fstat(&file)?;
+    let mut mode = before.st_mode & 0o777;
+    if privilege::is_root() {
+        fchown(&file, Some(uid), Some(gid))?;
+    } else if now.st_gid != before.st_gid && fchown(&file, None, Some(gid)).is_err() {
+        mode &= !0o070;
+    }
+    Ok(fchmod(&file, Mode::from_bits_truncate(mode))?)
+}
+
+fn not_a_file() -> io::Error {
+    refusal("not a plain file: a link, a pipe or the like")
+}
+
+fn refusal(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    };
+
+    use super::*;
+
+    const NOBODY: u32 = 65_534;
+
+    #[test]
+    fn names_that_are_no_plain_files_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let victim = place.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let folder = Folder::make(&place.path().join("mail"), None).unwrap();
+        for name in ["users", "lock"] {
+            symlink(&victim, folder.path().join(name)).unwrap();
+            let name = OsStr::new(name);
+            assert!(folder.read(name, 100).is_err());
+            assert!(folder.replace(name, b"x", None).is_err());
+            assert!(folder.lock_file(name, None).is_err());
+        }
+        symlink(place.path(), folder.path().join("partition-0000")).unwrap();
+        assert!(folder.child("partition-0000").is_err());
+        nix::unistd::mkfifo(&folder.path().join("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
+        assert!(folder.read(OsStr::new("pipe"), 100).is_err());
+        assert!(read_file(&folder.path().join("pipe"), 100).is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert!(read_file(&victim, 7).is_err());
+        assert_eq!(read_file(&victim, 8).unwrap(), b"precious");
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 4);
+    }
+
+    #[test]
+    fn made_and_tightened() {
+        let place = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let path = place.path().join("above").join("mail");
+        let folder = Folder::make(&path, None).unwrap();
+        assert_eq!((mode(&path), folder.tighten().unwrap()), (0o700, None));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(Folder::open(&path).unwrap().tighten().unwrap(), Some(0o755));
+        assert_eq!(mode(&path), 0o700);
+        let lock = path.join("lock");
+        fs::write(&lock, "").unwrap();
+        fs::set_permissions(&lock, fs::Permissions::from_mode(0o666)).unwrap();
+        folder.lock_file(OsStr::new("lock"), None).unwrap();
+        assert_eq!(mode(&lock), 0o600);
+        folder.replace(OsStr::new("key"), b"secret", None).unwrap();
+        assert_eq!(mode(&path.join("key")), 0o600);
+    }
+
+    /// Needs two users, so root.
+    #[test]
+    fn root_is_not_led_astray() {
+        if !privilege::is_root() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (victim, theirs) = (place.path().join("victim"), place.path().join("theirs"));
+        fs::create_dir(&victim).unwrap();
+        fs::create_dir(&theirs).unwrap();
+        symlink(&victim, theirs.join("mail")).unwrap();
+        symlink(&theirs, place.path().join("ours")).unwrap();
+        chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+        // A link of root's own is followed, one that nobody planted is not.
+        assert_eq!(Folder::open(&place.path().join("ours")).unwrap().owner().uid.as_raw(), NOBODY);
+        assert!(Folder::open(&theirs.join("mail")).is_err());
+        assert!(Folder::make(&theirs.join("mail"), None).is_err());
+        // What root finds there is not given away: it may be a folder that was moved.
+        let moved = theirs.join("moved");
+        fs::create_dir(&moved).unwrap();
+        let nobody = Owner { uid: Uid::from_raw(NOBODY), gid: Gid::from_raw(NOBODY) };
+        assert!(Folder::open(&moved).unwrap().give(nobody).is_err());
+        assert!(Folder::open(&moved).unwrap().act(|| ()).is_err());
+        let mut kept = Folder::open(&victim).unwrap();
+        kept.give(nobody).unwrap();
+        assert_eq!(fs::metadata(&victim).unwrap().uid(), NOBODY);
+    }
+}

@@ -1,0 +1,239 @@
+//! Root's verbs in a data directory that the service user owns and has prepared: links, pipes and
+//! folders lie where root will look. Nothing outside is touched, and nothing that root makes is
+//! closed to the server. Needs two users, so only root can run it.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+const NOBODY: u32 = 65_534;
+
+/// What the service user wants changed, and its data directory.
+struct Scene {
+    place: tempfile::TempDir,
+}
+
+impl Scene {
+    /// `None` if we are not root.
+    fn new() -> Option<Scene> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("needs root: nothing is tested");
+            return None;
+        }
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(place.path().join("precious")).unwrap();
+        fs::write(place.path().join("precious/file"), "precious").unwrap();
+        fs::create_dir(place.path().join("mail")).unwrap();
+        let scene = Scene { place };
+        scene.give_all();
+        Some(scene)
+    }
+
+    fn mail(&self) -> PathBuf {
+        self.place.path().join("mail")
+    }
+
+    fn precious(&self) -> PathBuf {
+        self.place.path().join("precious")
+    }
+
+    fn give_all(&self) {
+        for path in walk(&self.mail()) {
+            lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+
+    /// A data directory with mail in its last partition, made by the service user's server.
+    fn fill(&self) {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1");
+        let partition = self.mail().join("partition-0007");
+        fs::create_dir(&partition).unwrap();
+        for name in ["segment-0000000000000001", "checkpoint-0000000000000001"] {
+            fs::copy(golden.join(name), partition.join(name)).unwrap();
+        }
+        fs::write(self.mail().join("store.toml"), "format = 1\npartitions = 8\n").unwrap();
+        self.give_all();
+    }
+
+    /// Links at `names` of the data directory: to the file, and to a name not there yet.
+    fn plant(&self, names: &[&str]) {
+        for (index, name) in names.iter().enumerate() {
+            let target = if index % 2 == 0 { "file" } else { "absent" };
+            let link = self.mail().join(name);
+            symlink(self.precious().join(target), &link).unwrap();
+            lchown(link, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+
+    fn ringmail(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringmail"))
+            .args(arguments)
+            .current_dir(self.place.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Who refuses at once reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// Nothing precious is changed, given away or added to; what lies in the data directory is its
+    /// owner's.
+    fn check(&self, doing: &str) {
+        let file = self.precious().join("file");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious", "{doing}");
+        assert_eq!(fs::read_dir(self.precious()).unwrap().count(), 1, "{doing}");
+        for path in walk(&self.precious()) {
+            let about = fs::symlink_metadata(&path).unwrap();
+            assert_eq!(about.uid(), 0, "{doing}: {}", path.display());
+        }
+        for path in walk(&self.mail()) {
+            let about = fs::symlink_metadata(&path).unwrap();
+            assert_eq!(about.uid(), NOBODY, "{doing}: {}", path.display());
+        }
+    }
+}
+
+/// `path` and all below it, links as links.
+fn walk(path: &Path) -> Vec<PathBuf> {
+    let mut found = vec![path.to_owned()];
+    if fs::symlink_metadata(path).unwrap().is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            found.extend(walk(&entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn user_follows_no_link() {
+    let names: &[&[&str]] = &[&["users.new"], &["users.lock"], &["users"], &["x", "users.new"]];
+    for names in names {
+        let Some(scene) = Scene::new() else { return };
+        scene.plant(names);
+        let add = ["user", "add", "a@demo.test", "--dir", "mail", "--password-stdin"];
+        let output = scene.ringmail(&add, "secret\n");
+        scene.check(names[0]);
+        let refused = matches!(names[0], "users.lock" | "users");
+        assert_eq!(output.status.success(), !refused, "{}", text(&output));
+    }
+}
+
+/// A lock that an earlier version made as root does not keep the owner out.
+#[test]
+fn roots_old_lock_is_given_to_the_owner() {
+    let Some(scene) = Scene::new() else { return };
+    let lock = scene.mail().join("users.lock");
+    fs::write(&lock, "").unwrap();
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o600)).unwrap();
+    let add = ["user", "add", "a@demo.test", "--dir", "mail", "--password-stdin"];
+    let output = scene.ringmail(&add, "secret\n");
+    assert!(output.status.success(), "{}", text(&output));
+    scene.check("users.lock");
+    // Nor is anything else given away for lying there.
+    let file = scene.mail().join("lock");
+    fs::hard_link(scene.precious().join("file"), &file).unwrap();
+    scene.ringmail(&["verify", "--dir", "mail"], "");
+    assert_eq!(fs::metadata(&file).unwrap().uid(), 0);
+}
+
+#[test]
+fn a_linked_folder_is_not_entered() {
+    for way in ["mail/data", "mail/data/deep"] {
+        let Some(scene) = Scene::new() else { return };
+        scene.plant(&[]);
+        symlink(scene.precious(), scene.mail().join("data")).unwrap();
+        scene.give_all();
+        for arguments in [
+            ["user", "list", "--dir", way].as_slice(),
+            &["user", "add", "a@demo.test", "--password-stdin", "--dir", way],
+            &["demo", "--port-base", "16000", "--dir", way],
+            &["verify", "--repair", "--dir", way],
+            &["inspect", "segments", "--dir", way],
+            &["check", "--dir", way],
+        ] {
+            let output = scene.ringmail(arguments, "secret\n");
+            assert!(!output.status.success(), "{arguments:?}: {}", text(&output));
+            scene.check(arguments[0]);
+        }
+        let config = scene.place.path().join("config.toml");
+        let listen =
+            ["smtp", "submission", "submissions", "lmtp", "pop3", "pop3s", "imap", "imaps"];
+        let listen: String = listen.map(|service| format!("{service} = []\n")).concat();
+        let settings = format!(
+            "hostname = \"a.test\"\ndomains = [\"a.test\"]\ndata_dir = \"{way}\"\nuser = \"nobody\"\n\
+             [listen]\n{listen}admin = []\n[runtime]\nshards = 1\n"
+        );
+        fs::write(&config, settings).unwrap();
+        let output = scene.ringmail(&["serve", "--config", "config.toml"], "");
+        assert!(!output.status.success(), "{}", text(&output));
+        scene.check("serve");
+    }
+}
+
+#[test]
+fn verify_repair_leaves_the_servers_files() {
+    for names in [&["segment-new"][..], &["lock"], &["partition-0007/checkpoint.new"]] {
+        let Some(scene) = Scene::new() else { return };
+        scene.fill();
+        scene.plant(names);
+        let verify = ["verify", "--dir", "mail", "--repair", "--json", "report.json"];
+        let output = scene.ringmail(&verify, "");
+        scene.check(names[0]);
+        let made = fs::read_dir(scene.mail().join("partition-0007")).unwrap().count();
+        match names[0] {
+            "lock" => assert!(!output.status.success()),
+            _ => assert!(made > 2 && output.status.success(), "{}", text(&output)),
+        }
+        let report = scene.place.path().join("report.json");
+        if let Ok(about) = fs::metadata(report) {
+            assert_eq!(about.uid(), 0);
+        }
+    }
+}
+
+#[test]
+fn demo_follows_no_link() {
+    let Some(scene) = Scene::new() else { return };
+    scene.plant(&["certificate.new", "key.new", "store.new", "users.new", "key.pem"]);
+    let output = scene.ringmail(&["demo", "--port-base", "16000", "--dir", "mail"], "");
+    scene.check("demo");
+    assert!(text(&output).contains("key.pem"), "{}", text(&output));
+}
+
+/// A partition that is a link, and a root that is sent there by a directory of its own.
+#[test]
+fn partitions_are_no_links() {
+    let Some(scene) = Scene::new() else { return };
+    scene.fill();
+    let partition = scene.mail().join("partition-0007");
+    fs::remove_dir_all(&partition).unwrap();
+    symlink(scene.precious(), &partition).unwrap();
+    scene.give_all();
+    let verify = ["verify", "--dir", "mail", "--repair"];
+    assert!(!scene.ringmail(&verify, "").status.success());
+    scene.check("link");
+    // Root's directory around a partition of another's.
+    fs::remove_file(&partition).unwrap();
+    fs::create_dir(&partition).unwrap();
+    scene.give_all();
+    chown(scene.mail(), Some(0), Some(0)).unwrap();
+    let output = scene.ringmail(&verify, "");
+    assert!(text(&output).contains("belongs to user"), "{}", text(&output));
+    assert_eq!(fs::read_dir(&partition).unwrap().count(), 0);
+}
