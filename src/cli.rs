@@ -31,6 +31,11 @@ pub enum Verb {
     Verify(VerifyArguments),
     /// Show what the files of a data directory hold
     Inspect(InspectArguments),
+    /// List and lift what holds log-ins back after wrong passwords
+    Block {
+        #[command(subcommand)]
+        verb: BlockVerb,
+    },
     /// Add, list, remove and import accounts, and change passwords
     User {
         #[command(subcommand)]
@@ -212,6 +217,41 @@ pub enum UserVerb {
         /// Check the file and say what would be added, and add nothing
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Asks the running server: blocks are in its memory, and a restart forgets them.
+
+Examples:
+  ringmail block list --config ringmail.toml
+  ringmail block lift alice@example.org --config ringmail.toml
+  ringmail block lift 192.0.2.0/24 --config ringmail.toml
+  ringmail block lift --all --dir ringmail-demo"
+)]
+pub enum BlockVerb {
+    /// Who is held back: account, network, wrong passwords, seconds until the next attempt
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Forgive wrong passwords
+    Lift {
+        /// An account's address, or an address or network that log-ins come from
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        what: Option<String>,
+        /// Forgive all
+        #[arg(long)]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         place: Place,
     },

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => verb::check(arguments),
         Verb::Verify(arguments) => verb::verify(arguments),
         Verb::Inspect(arguments) => verb::inspect(arguments),
+        Verb::Block { verb } => verb::block(verb),
         Verb::User { verb } => verb::user(verb),
     };
     match outcome {

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::ConfigProblem;
 use crate::{
-    directory::DirectoryOptions,
+    directory::{DirectoryOptions, GuardOptions, Network},
     protocol::{imap, smtp},
     runtime::{
         clients::{ClientLimits, ClientShare, Network},
@@ -351,11 +351,68 @@ pub struct AuthenticationSection {
     pub workers: usize,
     /// Log-ins that may wait for a worker; more get a temporary refusal.
     pub queue: usize,
+    /// Wrong passwords for an account from a network before its next attempts must wait.
+    pub free_failures: Spanned<u32>,
+    /// Longest wait between two attempts at an account from a network.
+    #[serde(with = "humantime_serde")]
+    pub backoff_max: Duration,
+    /// Wrong passwords a minute from a network, over all accounts.
+    pub network_failures: Spanned<u32>,
+    /// How late a wrong password is answered.
+    pub failure_delay: Spanned<humantime_serde::Serde<Duration>>,
+    /// Networks that are held to no limit by network, e.g. a webmail server.
+    pub trusted_networks: Spanned<Vec<String>>,
 }
+
+/// Before its log-in nobody has a minute.
+const FAILURE_DELAY_MAX: Duration = Duration::from_secs(10);
+
+const FREE_FAILURES_MAX: u32 = 100;
+const NETWORK_FAILURES_MAX: u32 = 100_000;
 
 impl Default for AuthenticationSection {
     fn default() -> AuthenticationSection {
-        AuthenticationSection { workers: 2, queue: 256 }
+        let guard = GuardOptions::default();
+        AuthenticationSection {
+            workers: 2,
+            queue: 256,
+            free_failures: Spanned::new(0..0, guard.free_failures),
+            backoff_max: guard.delay_max,
+            network_failures: Spanned::new(0..0, guard.network_failures),
+            failure_delay: Spanned::new(0..0, guard.failure_delay.into()),
+            trusted_networks: Spanned::new(0..0, Vec::new()),
+        }
+    }
+}
+
+/// Where in the file, which setting, and what is wrong.
+type Wrong = (std::ops::Range<usize>, &'static str, String);
+
+impl AuthenticationSection {
+    fn check(&self) -> Result<(), Wrong> {
+        if !(1..=FREE_FAILURES_MAX).contains(self.free_failures.get_ref()) {
+            let what = format!("must be between 1 and {FREE_FAILURES_MAX}");
+            return Err((self.free_failures.span(), "authentication.free_failures", what));
+        }
+        if !(1..=NETWORK_FAILURES_MAX).contains(self.network_failures.get_ref()) {
+            let what = format!("must be between 1 and {NETWORK_FAILURES_MAX}");
+            return Err((self.network_failures.span(), "authentication.network_failures", what));
+        }
+        if **self.failure_delay.get_ref() > FAILURE_DELAY_MAX {
+            let what = format!("must be at most {FAILURE_DELAY_MAX:?}");
+            return Err((self.failure_delay.span(), "authentication.failure_delay", what));
+        }
+        for text in self.trusted_networks.get_ref() {
+            if let Err(why) = text.parse::<Network>() {
+                let what = format!("\"{text}\": {why}");
+                return Err((
+                    self.trusted_networks.span(),
+                    "authentication.trusted_networks",
+                    what,
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -428,6 +485,9 @@ impl Settings {
         if share != 0 && !(10..=90).contains(&share) {
             let what = "must be 0 (never) or a percentage between 10 and 90".to_owned();
             return wrong(self.store.garbage_share.span(), "store.garbage_share", what);
+        }
+        if let Err((span, setting, what)) = self.authentication.check() {
+            return wrong(span, setting, what);
         }
         if self.tls.is_none() && self.listen.wants_implicit_tls() {
             return Err(ConfigProblem::file(
@@ -599,6 +659,20 @@ impl Settings {
         DirectoryOptions { domains: self.domains.get_ref().clone(), postmaster: None }
     }
 
+    /// How fast passwords may be guessed.
+    pub fn guard_options(&self) -> GuardOptions {
+        let section = &self.authentication;
+        let trusted = section.trusted_networks.get_ref().iter();
+        GuardOptions {
+            free_failures: *section.free_failures.get_ref(),
+            delay_max: section.backoff_max,
+            network_failures: *section.network_failures.get_ref(),
+            failure_delay: **section.failure_delay.get_ref(),
+            // Checked when the file was read.
+            trusted: trusted.filter_map(|text| text.parse().ok()).collect(),
+        }
+    }
+
     /// The users file in force.
     pub fn users_path(&self) -> PathBuf {
         self.users_file.clone().unwrap_or_else(|| self.data_dir.join("users"))
@@ -681,6 +755,23 @@ mod tests {
         ("[store]\ncompression = \"gzip\"\n", "t.toml:9: "),
         ("[store]\n\nsegment_size = \"1KiB\"\n", "t.toml:10: store.segment_size: must be between"),
         ("[imap]\nidle_timeout = \"soon\"\n", "t.toml:9: imap.idle_timeout: "),
+        ("[authentication]\ntrusted_networks = [\"192.0.2.0/24\", \"2001:db8::7\"]\n", ""),
+        (
+            "[authentication]\ntrusted_networks = [\"192.0.2.0/33\"]\n",
+            "t.toml:9: authentication.trusted_networks: \"192.0.2.0/33\": not a network",
+        ),
+        (
+            "[authentication]\nfree_failures = 0\n",
+            "t.toml:9: authentication.free_failures: must be between 1 and 100",
+        ),
+        (
+            "[authentication]\nfailure_delay = \"1m\"\n",
+            "t.toml:9: authentication.failure_delay: must be at most 10s",
+        ),
+        (
+            "[authentication]\nnetwork_failures = 0\n",
+            "t.toml:9: authentication.network_failures: must be between 1",
+        ),
         ("[nonsense]\n", "t.toml:8"),
     ];
 
@@ -758,6 +849,8 @@ mod tests {
         assert_eq!(limits.address.strangers, defaults.strangers_per_address);
         assert_eq!(limits.network.new_per_second, defaults.new_per_network);
         assert_eq!(settings.partitions(3), 3);
+        let (guard, defaults) = (settings.guard_options(), GuardOptions::default());
+        assert_eq!(format!("{guard:?}"), format!("{defaults:?}"));
         assert_eq!(settings.smtp.message_size_max, SmtpSection::default().message_size_max);
         assert_eq!(settings.listen.imaps, Listen::default().imaps);
     }

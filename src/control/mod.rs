@@ -2,7 +2,8 @@
 //!
 //! One line in, over a Unix socket in the data directory that its owner alone can open, and one or
 //! many out: `reload` answers `ok` or `error: why`; `verify` and `verify repair` answer with the
-//! lines of `server::examine` as they come.
+//! lines of `server::examine` as they come, `block list` and `block lift ...` with those of
+//! `server::blocks`.
 
 mod socket;
 

@@ -615,3 +615,6 @@ fn forget_eighth<K: Eq + std::hash::Hash, V, G: Ord>(
         !goes
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 pub mod data_dir;
 pub mod examine;
 
+mod blocks;
 mod life;
 mod listeners;
 mod monitor;
@@ -90,6 +91,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let threads = shard::start(&shard_options, starts).context("cannot start the shards")?;
     wait_until_open(&ready, shard_count)?;
     monitor::start(&settings, admin, gate.clone(), state.clone())?;
+    blocks::start_telling(&state.directory).context("cannot start the thread for events")?;
     let _signals = watch_signals(gate, state)?;
     announce()?;
 
@@ -151,7 +153,7 @@ impl Reloadable {
         Ok(Reloadable {
             users_path,
             directory_options,
-            directory: SharedDirectory::new(snapshot, limits),
+            directory: SharedDirectory::guarded(snapshot, limits, settings.guard_options()),
             tls,
             tls_files,
         })

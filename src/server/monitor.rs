@@ -1,11 +1,11 @@
 //! The control thread: admin HTTP and the control socket, on a tokio event loop beside the shards.
 
-use std::{future::Future, pin::Pin, sync::Arc, thread, time::Duration};
+use std::{future::Future, pin::Pin, rc::Rc, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Reloadable, data_dir::DataDirectory, examine};
+use super::{Reloadable, blocks, data_dir::DataDirectory, examine};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
@@ -17,7 +17,7 @@ use crate::{
         mesh::{MeshError, MeshGate},
         resources::ShardResources,
     },
-    service::Shard,
+    service::{Shard, authentication},
     store::Partition,
 };
 
@@ -78,6 +78,11 @@ fn answer(state: &Reloadable, gate: &MeshGate<Shard>, line: &str) -> control::Re
             tokio::spawn(verify(gate.clone(), line == "verify repair", sender));
             return control::Reply::Lines(lines);
         }
+        request if request.starts_with("block ") => {
+            let (sender, lines) = mpsc::channel(LINES_MAX);
+            tokio::spawn(block(gate.clone(), request.to_owned(), sender));
+            return control::Reply::Lines(lines);
+        }
         other => format!("error: unknown request \"{}\"", other.escape_debug()),
     })
 }
@@ -106,6 +111,23 @@ async fn verify(gate: MeshGate<Shard>, repair: bool, lines: mpsc::Sender<String>
         };
         if let Err(error) = outcome {
             let _ = lines.send(format!("failed\t-\tshard {id}: {error}")).await;
+        }
+    }
+}
+
+/// `block list` and `block lift ...`. What is asked is the process's; the shard brings the clock.
+async fn block(gate: MeshGate<Shard>, request: String, lines: mpsc::Sender<String>) {
+    let answer = gate.call(ShardId(0), move |shard: Rc<Shard>| {
+        Box::pin(async move { blocks::answer(&shard, &request) })
+    });
+    let answer = tokio::time::timeout(SHARD_TIMEOUT, answer).await;
+    let answer = match answer.unwrap_or(Err(MeshError::TimedOut)) {
+        Ok(answer) => answer,
+        Err(error) => vec![format!("error: {error}")],
+    };
+    for line in answer {
+        if lines.send(line).await.is_err() {
+            return;
         }
     }
 }
@@ -232,6 +254,13 @@ fn snapshot(shard: &Shard) -> MetricsSnapshot {
         ("store_partitions_refusing_mail", refusing as u64),
     ] {
         shard.metrics.gauge(name, value);
+    }
+    if shard.id == ShardId(0) {
+        let blocks = shard.directory.blocks(authentication::now(shard));
+        let pairs = blocks.iter().filter(|block| block.account.is_some()).count();
+        shard.metrics.gauge("authentication_blocked_accounts", pairs as u64);
+        let networks = blocks.len().saturating_sub(pairs);
+        shard.metrics.gauge("authentication_blocked_networks", networks as u64);
     }
     shard.metrics.snapshot()
 }

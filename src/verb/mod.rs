@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringmail::runtime::folder::read_file;
 
+mod block;
 mod check;
 mod inspect;
 mod json;
@@ -13,6 +14,7 @@ mod run;
 mod user;
 mod verify;
 
+pub use block::block;
 pub use check::check;
 pub use inspect::inspect;
 pub use run::{demo, serve};

@@ -1,0 +1,99 @@
+//! Who is held back for guessing passwords: what the operator hears, and may ask and lift.
+//!
+//! Lines of an answer are fields between tabs: `block`, account or `-`, network, failures, seconds
+//! until the next attempt, for `ringmail block`.
+
+use std::{io::Write, sync::Arc, thread, time::Duration};
+
+use crate::{
+    directory::{Block, Lift, SharedDirectory},
+    service::{Shard, authentication},
+};
+
+/// How often lines are written, and how many at most each time.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+const LINES_EACH_MAX: usize = 10;
+
+/// Answers `block list`, `block lift all`, `block lift account NAME`, `block lift network NETWORK`.
+pub fn answer(shard: &Shard, request: &str) -> Vec<String> {
+    if request == "block list" {
+        let blocks = shard.directory.blocks(authentication::now(shard));
+        return blocks.iter().map(line).chain(["ok".to_owned()]).collect();
+    }
+    match lift(request) {
+        Ok(what) => vec![format!("lifted\t{}", shard.directory.lift(&what)), "ok".to_owned()],
+        Err(why) => vec![format!("error: {why}")],
+    }
+}
+
+fn lift(request: &str) -> Result<Lift, &'static str> {
+    let what = request.strip_prefix("block lift ").ok_or("unknown request")?;
+    match what.split_once(' ') {
+        None if what == "all" => Ok(Lift::All),
+        Some(("account", name)) => Ok(Lift::Account(name.to_owned())),
+        Some(("network", network)) => Ok(Lift::Network(network.parse()?)),
+        _ => Err("unknown request"),
+    }
+}
+
+fn line(block: &Block) -> String {
+    let Block { account, network, failures, left } = block;
+    // What was tried as a name may hold anything.
+    let account = account.as_ref().map_or("-".to_owned(), |name| name.escape_debug().to_string());
+    format!("block\t{account}\t{network}\t{failures}\t{}", left.as_secs_f64().ceil())
+}
+
+/// Says on standard error who is held back, from a thread of its own: a full pipe there must hold up
+/// nobody, and a flood of guesses must not become a flood of lines.
+pub fn start_telling(directory: &Arc<SharedDirectory>) -> std::io::Result<()> {
+    let directory = Arc::downgrade(directory);
+    thread::Builder::new().name("events".to_owned()).spawn(move || {
+        while let Some(directory) = directory.upgrade() {
+            for line in shortened(directory.news()) {
+                // Nobody may read it any more.
+                let _ = writeln!(std::io::stderr(), "ringmail: {line}");
+            }
+            drop(directory);
+            thread::sleep(TELL_INTERVAL);
+        }
+    })?;
+    Ok(())
+}
+
+fn shortened(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(LINES_EACH_MAX);
+    if more > 0 {
+        lines.truncate(LINES_EACH_MAX);
+        lines.push(format!("log-ins are held back: {more} more in the same second"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests() {
+        assert_eq!(lift("block lift all"), Ok(Lift::All));
+        let account = Lift::Account("a b@demo.test".to_owned());
+        assert_eq!(lift("block lift account a b@demo.test"), Ok(account));
+        let network = Lift::Network("192.0.2.0/24".parse().unwrap());
+        assert_eq!(lift("block lift network 192.0.2.0/24"), Ok(network));
+        for wrong in ["block lift", "block lift x", "block lift network x", "block lift all x"] {
+            assert!(lift(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_cannot_break_lines() {
+        let block = Block {
+            account: Some("a\tb\nc".to_owned()),
+            network: "192.0.2.7".parse().unwrap(),
+            failures: 6,
+            left: Duration::from_millis(1200),
+        };
+        assert_eq!(line(&block), "block\ta\\tb\\nc\t192.0.2.7\t6\t2");
+        assert_eq!(shortened(vec![String::new(); 100]).len(), LINES_EACH_MAX + 1);
+    }
+}

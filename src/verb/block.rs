@@ -1,0 +1,145 @@
+//! `ringmail block …`: asks a running server who is held back for wrong passwords, and lifts it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use ringmail::{config::Settings, control, directory::Network, server::data_dir::DataDirectory};
+
+use super::{Usage, json};
+use crate::cli::{BlockVerb, Place};
+
+pub fn block(verb: BlockVerb) -> Result<()> {
+    match verb {
+        BlockVerb::List { json, place } => list(&place, json),
+        BlockVerb::Lift { what, json, place, .. } => lift(what.as_deref(), &place, json),
+    }
+}
+
+/// One line of the answer, taken apart.
+struct Found {
+    account: Option<String>,
+    network: String,
+    failures: u64,
+    seconds: u64,
+}
+
+impl Found {
+    fn parse(line: &str) -> Option<Found> {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let ["block", account, network, failures, seconds] = fields.as_slice() else { return None };
+        Some(Found {
+            account: (*account != "-").then(|| (*account).to_owned()),
+            network: (*network).to_owned(),
+            failures: failures.parse().ok()?,
+            seconds: seconds.parse().ok()?,
+        })
+    }
+
+    fn json(&self) -> String {
+        json::object(&[
+            ("account", json::optional(self.account.as_deref())),
+            ("network", json::text(&self.network)),
+            ("failures", self.failures.to_string()),
+            ("seconds", self.seconds.to_string()),
+        ])
+    }
+
+    fn text(&self) -> String {
+        let account = self.account.as_deref().unwrap_or("(all accounts)");
+        let Found { network, failures, seconds, .. } = self;
+        format!("{account} from {network}: {failures} wrong passwords, next attempt in {seconds} s")
+    }
+}
+
+fn list(place: &Place, as_json: bool) -> Result<()> {
+    let lines = ask(place, "block list")?;
+    let found: Vec<Found> = lines.iter().filter_map(|line| Found::parse(line)).collect();
+    if as_json {
+        let items: Vec<String> = found.iter().map(Found::json).collect();
+        println!("{}", json::list(&items));
+    } else if found.is_empty() {
+        println!("nobody is held back");
+    } else {
+        found.iter().for_each(|found| println!("{}", found.text()));
+    }
+    Ok(())
+}
+
+fn lift(what: Option<&str>, place: &Place, as_json: bool) -> Result<()> {
+    let lines = ask(place, &format!("block lift {}", request(what)?))?;
+    let lifted = lines.iter().find_map(|line| line.strip_prefix("lifted\t")).unwrap_or("0");
+    if as_json {
+        println!("{}", json::object(&[("lifted", lifted.to_owned())]));
+    } else {
+        println!("lifted {lifted}");
+    }
+    Ok(())
+}
+
+/// `None` is all. Something with an `@` is an account, a network one that log-ins come from; what is
+/// neither is a name in the default domain.
+fn request(what: Option<&str>) -> Result<String> {
+    match what {
+        None => Ok("all".to_owned()),
+        Some(text) if text.parse::<Network>().is_ok() => Ok(format!("network {text}")),
+        Some(text) if text.contains(['/', ':']) && !text.contains('@') => {
+            let why = text.parse::<Network>().err().unwrap_or_default();
+            Err(Usage(format!("{text}: {why}")).into())
+        }
+        Some(text) if text.is_empty() || text.chars().any(char::is_control) => {
+            Err(Usage("neither an account nor a network".to_owned()).into())
+        }
+        Some(text) => Ok(format!("account {text}")),
+    }
+}
+
+fn ask(place: &Place, request: &str) -> Result<Vec<String>> {
+    let data_dir: PathBuf = match (&place.config, &place.dir) {
+        (Some(config), _) => Settings::load(config)?.data_dir,
+        (None, Some(directory)) => directory.clone(),
+        (None, None) => return Err(Usage("--config or --dir is needed".to_owned()).into()),
+    };
+    let socket = DataDirectory::control_socket(&data_dir);
+    let mut lines = Vec::new();
+    let runs = control::stream(&socket, request, &mut |line| lines.push(line.to_owned()))
+        .with_context(|| format!("{}: the server does not answer", socket.display()))?;
+    if !runs {
+        bail!("{}: no server runs here; blocks are in its memory only", data_dir.display());
+    }
+    match lines.last().map(String::as_str) {
+        Some("ok") => Ok(lines),
+        Some(other) => bail!("the server answered: {other}"),
+        None => bail!("the server gave no answer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_lift() {
+        const CASES: &[(Option<&str>, Option<&str>)] = &[
+            (None, Some("all")),
+            (Some("192.0.2.7"), Some("network 192.0.2.7")),
+            (Some("2001:db8::/48"), Some("network 2001:db8::/48")),
+            (Some("alice@demo.test"), Some("account alice@demo.test")),
+            (Some("alice"), Some("account alice")),
+            (Some("192.0.2.0/33"), None),
+            (Some("a\nb"), None),
+            (Some(""), None),
+        ];
+        for (what, expected) in CASES {
+            assert_eq!(request(*what).ok().as_deref(), *expected, "{what:?}");
+        }
+    }
+
+    #[test]
+    fn lines() {
+        let found = Found::parse("block\ta@b\t192.0.2.7\t6\t2").unwrap();
+        let expected = r#"{"account":"a@b","network":"192.0.2.7","failures":6,"seconds":2}"#;
+        assert_eq!(found.json(), expected);
+        assert!(Found::parse("block\t-\t192.0.2.0/24\t6\t2").unwrap().account.is_none());
+        assert!(Found::parse("ok").is_none());
+    }
+}
