@@ -62,8 +62,8 @@ const NAME_MAX: usize = 320;
 /// Wrong passwords of a pair that are known again.
 const WRONG_KEPT: usize = 4;
 /// Refusals held back at once, of one network and of all.
-const HELD_PER_NETWORK_MAX: usize = 32;
-const HELD_MAX: usize = 1024;
+const HELD_PER_NETWORK_MAX: usize = 256;
+const HELD_MAX: usize = 4096;
 /// Lines for the operator that wait to be written.
 const EVENTS_MAX: usize = 64;
 /// Lines of a list of blocks.

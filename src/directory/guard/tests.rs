@@ -331,7 +331,7 @@ fn tables_are_bounded_and_keep_the_worst() {
     drop(state);
     assert!(!fail("alice", worst, seconds(0)), "what is blocked stays so");
 
-    let held: Vec<_> = (0..100).filter_map(|_| guard.hold(worst)).collect();
+    let held: Vec<_> = (0..300).filter_map(|_| guard.hold(worst)).collect();
     assert_eq!(held.len(), HELD_PER_NETWORK_MAX);
     drop(held);
     assert!(guard.hold(worst).is_some() && guard.state(seconds(0)).held.is_empty());
