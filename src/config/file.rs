@@ -12,10 +12,11 @@ use toml::Spanned;
 
 use super::ConfigProblem;
 use crate::{
-    directory::{DirectoryOptions, GuardOptions, Network},
+    directory::{DirectoryOptions, GuardOptions},
+    model::Network,
     protocol::{imap, smtp},
     runtime::{
-        clients::{ClientLimits, ClientShare, Network},
+        clients::{ClientLimits, ClientShare},
         resources::ResourceLimits,
         shard::ShardOptions,
     },
@@ -465,7 +466,7 @@ impl Settings {
             let error = text.parse::<Network>().err()?;
             Some((text, error))
         }) {
-            return wrong(allow.span(), "limits.allow", format!("\"{bad}\" is {why}"));
+            return wrong(allow.span(), "limits.allow", format!("\"{bad}\": {why}"));
         }
         if *self.store.partitions.get_ref() > PARTITIONS_MAX {
             let what = format!("must be between 1 and {PARTITIONS_MAX}, or 0: one for each shard");

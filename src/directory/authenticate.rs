@@ -24,11 +24,14 @@ use ring::{hmac, rand::SystemRandom};
 use tokio::sync::oneshot;
 
 use super::{
-    AuthenticationError, DirectorySnapshot, GuardOptions, Identity, Network, PeerLimits,
+    AuthenticationError, DirectorySnapshot, GuardOptions, Identity, PeerLimits,
     guard::{Ask, Charge, Guard},
     turns::{Ticket, Turns, Verdict},
 };
-use crate::{model::AccountId, runtime::worker::WorkerPool};
+use crate::{
+    model::{AccountId, Network},
+    runtime::worker::WorkerPool,
+};
 
 /// Entries of half the cache: when one half is full, the other one is forgotten.
 const CACHE_HALF_MAX: usize = 8192;

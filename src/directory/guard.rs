@@ -33,8 +33,8 @@ use std::{
 
 use hashbrown::HashMap;
 
-use super::{Network, authenticate::Key};
-use crate::model::AccountId;
+use super::authenticate::Key;
+use crate::model::{AccountId, Network};
 
 /// After this long without a failure, one is forgiven.
 const FORGIVEN_EACH: Duration = Duration::from_secs(600);

@@ -11,7 +11,6 @@
 mod address;
 mod authenticate;
 mod guard;
-mod network;
 mod password;
 mod snapshot;
 mod turns;
@@ -28,7 +27,6 @@ use self::{
 pub use self::{
     authenticate::{PasswordJob, PasswordWorkers},
     guard::{Block, GuardOptions, Held, Lift},
-    network::Network,
     password::{HashError, hash, hash_all},
     snapshot::{DirectoryOptions, DirectorySnapshot},
     turns::PeerLimits,

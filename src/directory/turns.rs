@@ -12,7 +12,8 @@ use std::{
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use super::{Network, guard::Charge, password};
+use super::{guard::Charge, password};
+use crate::model::Network;
 
 /// Password checks that may wait; beyond, a login is refused for now.
 #[derive(Clone, Copy, Debug)]

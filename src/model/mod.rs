@@ -2,8 +2,10 @@
 
 mod flag;
 mod id;
+mod network;
 mod time;
 
 pub use flag::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
+pub use network::{Network, NotANetwork};
 pub use time::Timestamp;

@@ -16,13 +16,14 @@
 
 use std::{
     hash::BuildHasher,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    str::FromStr,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use hashbrown::{DefaultHashBuilder, HashMap, hash_map::Entry};
+
+use crate::model::Network;
 
 /// Addresses and networks counted at once, 16 MiB of them.
 pub const ENTRIES_MAX: usize = 256 * 1024;
@@ -53,57 +54,6 @@ pub struct ClientLimits {
     pub network: ClientShare,
     /// Never limited.
     pub allow: Vec<Network>,
-}
-
-/// Addresses that begin alike.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Network {
-    first: IpAddr,
-    prefix: u8,
-}
-
-/// Not "address" or "address/prefix length".
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("not an address or a network like 192.0.2.0/24 or 2001:db8::/32")]
-pub struct NotANetwork;
-
-impl Network {
-    /// The network of the first `prefix` bits of `address`.
-    fn of(address: IpAddr, prefix: u8) -> Network {
-        let first = match address {
-            IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(u32::from(32 - prefix.min(32))).unwrap_or(0);
-                IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & mask))
-            }
-            IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(u32::from(128 - prefix.min(128))).unwrap_or(0);
-                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
-            }
-        };
-        Network { first, prefix }
-    }
-
-    fn contains(self, address: IpAddr) -> bool {
-        self.first.is_ipv4() == address.is_ipv4() && Network::of(address, self.prefix) == self
-    }
-}
-
-impl FromStr for Network {
-    type Err = NotANetwork;
-
-    fn from_str(text: &str) -> Result<Network, NotANetwork> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| NotANetwork)?;
-        let whole = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(whole), str::parse).map_err(|_| NotANetwork)?;
-        if prefix > whole {
-            return Err(NotANetwork);
-        }
-        Ok(Network::of(address, prefix))
-    }
 }
 
 /// What an address or its network has too much of.
@@ -177,15 +127,17 @@ impl Clients {
         now: Duration,
     ) -> Result<Option<Visit>, Excess> {
         let client = client.to_canonical();
-        if self.limits.allow.iter().any(|network| network.contains(client)) {
+        let exact = Network::exact(client);
+        if self.limits.allow.iter().any(|network| network.contains(&exact)) {
             return Ok(None);
         }
-        let (host, site) = if client.is_ipv4() { (32, 24) } else { (64, 48) };
         let mut visit = Visit { clients: self.clone(), counted: [None, None], stranger: true };
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let shares = [(host, self.limits.address), (site, self.limits.network)];
-        for ((prefix, share), counted) in shares.into_iter().zip(0..) {
-            let network = Network::of(client, prefix);
+        let shares = [
+            (Network::narrow(client), self.limits.address),
+            (Network::wide(client), self.limits.network),
+        ];
+        for ((network, share), counted) in shares.into_iter().zip(0..) {
             // On an error the visit is dropped, and what it counted already with it.
             if share != ClientShare::default() && self.enter(network, share, now)? {
                 visit.counted[counted] = Some(network);
@@ -292,6 +244,8 @@ impl Drop for Visit {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -404,18 +358,5 @@ mod tests {
             drop(clients.admit_at(address(1 << 30 | n), now).unwrap());
         }
         assert!(size() <= (SWEEP_MIN + 1) * STRIPES);
-    }
-
-    #[test]
-    fn networks_are_read() {
-        for text in ["192.0.2.0/24", "0.0.0.0/0", "::/0", "10.1.2.3", "2001:db8::/127"] {
-            assert!(text.parse::<Network>().is_ok(), "{text}");
-        }
-        for text in ["", "localhost", "192.0.2.0/33", "::/129", "1.2.3/8", "1.2.3.4/-1", "1.2.3.4/"]
-        {
-            assert_eq!(text.parse::<Network>(), Err(NotANetwork), "{text}");
-        }
-        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains(ip("9.9.9.9")));
-        assert!(!"0.0.0.0/0".parse::<Network>().unwrap().contains(ip("::")));
     }
 }

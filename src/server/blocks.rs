@@ -7,6 +7,7 @@ use std::{io::Write, sync::Arc, thread, time::Duration};
 
 use crate::{
     directory::{Block, Lift, SharedDirectory},
+    model::NotANetwork,
     service::{Shard, authentication},
 };
 
@@ -31,7 +32,10 @@ fn lift(request: &str) -> Result<Lift, &'static str> {
     match what.split_once(' ') {
         None if what == "all" => Ok(Lift::All),
         Some(("account", name)) => Ok(Lift::Account(name.to_owned())),
-        Some(("network", network)) => Ok(Lift::Network(network.parse()?)),
+        Some(("network", network)) => match network.parse() {
+            Ok(network) => Ok(Lift::Network(network)),
+            Err(NotANetwork) => Err("unknown request"),
+        },
         _ => Err("unknown request"),
     }
 }

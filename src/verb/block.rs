@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use ringmail::{config::Settings, control, directory::Network, server::data_dir::DataDirectory};
+use ringmail::{
+    config::Settings,
+    control,
+    model::{Network, NotANetwork},
+    server::data_dir::DataDirectory,
+};
 
 use super::{Usage, json};
 use crate::cli::{BlockVerb, Place};
@@ -83,8 +88,7 @@ fn request(what: Option<&str>) -> Result<String> {
         None => Ok("all".to_owned()),
         Some(text) if text.parse::<Network>().is_ok() => Ok(format!("network {text}")),
         Some(text) if text.contains(['/', ':']) && !text.contains('@') => {
-            let why = text.parse::<Network>().err().unwrap_or_default();
-            Err(Usage(format!("{text}: {why}")).into())
+            Err(Usage(format!("{text}: {NotANetwork}")).into())
         }
         Some(text) if text.is_empty() || text.chars().any(char::is_control) => {
             Err(Usage("neither an account nor a network".to_owned()).into())

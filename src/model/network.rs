@@ -1,4 +1,5 @@
-//! Networks: what guesses are counted by, what turns are shared by, what an operator trusts.
+//! Networks: what clients and guesses are counted by, what turns are shared by, what an operator
+//! trusts.
 //!
 //! One household or host has a whole IPv6 /64 and may have a /48, so addresses inside are one peer.
 
@@ -63,6 +64,11 @@ impl Network {
     }
 }
 
+/// Not an address, nor an address and the length of a prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("not a network: write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64")]
+pub struct NotANetwork;
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = Ipv6Addr::from_bits(self.bits);
@@ -75,25 +81,26 @@ impl fmt::Display for Network {
 }
 
 impl FromStr for Network {
-    type Err = &'static str;
+    type Err = NotANetwork;
 
     /// An address, or an address and how many of its bits count: `192.0.2.0/24`.
-    fn from_str(text: &str) -> Result<Network, &'static str> {
-        const WRONG: &str = "not a network: write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64";
+    fn from_str(text: &str) -> Result<Network, NotANetwork> {
         let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse::<u8>().map_err(|_| WRONG)?)),
+            Some((address, prefix)) => {
+                (address, Some(prefix.parse::<u8>().map_err(|_| NotANetwork)?))
+            }
             None => (text, None),
         };
-        match address.parse().map_err(|_| WRONG)? {
+        match address.parse().map_err(|_| NotANetwork)? {
             IpAddr::V4(address) => match prefix.unwrap_or(32) {
                 prefix @ 0..=32 => {
                     Ok(Network::new(address.to_ipv6_mapped().to_bits(), MAPPED + prefix))
                 }
-                _ => Err(WRONG),
+                _ => Err(NotANetwork),
             },
             IpAddr::V6(address) => match prefix.unwrap_or(128) {
                 prefix @ 0..=128 => Ok(Network::new(address.to_bits(), prefix)),
-                _ => Err(WRONG),
+                _ => Err(NotANetwork),
             },
         }
     }
@@ -124,6 +131,9 @@ mod tests {
         }
         let all: Network = "::/0".parse().expect("all");
         assert!(all.contains(&Network::narrow(ip("192.0.2.7"))));
+        let all_v4: Network = "0.0.0.0/0".parse().expect("all of IPv4");
+        assert!(all_v4.contains(&Network::exact(ip("9.9.9.9"))));
+        assert!(!all_v4.contains(&Network::exact(ip("::"))));
     }
 
     #[test]
