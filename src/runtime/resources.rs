@@ -214,10 +214,12 @@ impl ShardResources {
     }
 
     fn take(&self, size: usize) -> Vec<u8> {
-        let (free, capacity) = match size {
-            ..=REMAINDER_BUFFER => (&self.free_remainder, REMAINDER_BUFFER),
-            ..=SMALL_BUFFER => (&self.free_small, SMALL_BUFFER),
-            _ => (&self.free_large, size.max(SCRATCH_SIZE)),
+        let (free, capacity) = if size <= REMAINDER_BUFFER {
+            (&self.free_remainder, REMAINDER_BUFFER)
+        } else if size <= SMALL_BUFFER {
+            (&self.free_small, SMALL_BUFFER)
+        } else {
+            (&self.free_large, size.max(SCRATCH_SIZE))
         };
         let mut bytes = free.borrow_mut().pop().unwrap_or_default();
         bytes.reserve(capacity);
