@@ -374,6 +374,64 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     assert!(spooled(&world).is_empty());
 }
 
+fn deliveries_known(world: &World) -> usize {
+    let partitions = world.shards.iter().flat_map(|shard| shard.partitions.iter().flatten());
+    partitions.map(|partition| partition.delivery_families().len()).max().unwrap_or(0)
+}
+
+/// Ids of deliveries that have ended make room; those in a spool stay, and where all are of that kind
+/// further messages to several partitions are refused for a while.
+#[test]
+fn deliveries_that_may_be_repeated_are_never_forgotten() {
+    let ground = Ground::new();
+    let choices = || Choices { deliveries_known: 4, ..Choices::default() };
+    let both = ["alice@demo.test", "bob@demo.test"];
+    let world = World::new(&ground, choices());
+    let send = |world: &World, reply: &str| {
+        let mut client = world.client();
+        begin(&mut client, "EHLO", &both);
+        client.say("x\r\n.\r\n");
+        client.expect(reply);
+        world.sleep(3);
+    };
+    for _ in 0..20 {
+        send(&world, "250");
+        assert!(deliveries_known(&world) <= 3);
+    }
+    // Bob's disk fails: four messages wait in the spool of alice's partition, which knows their ids.
+    break_disk(&world, 1);
+    for _ in 0..4 {
+        send(&world, "250");
+    }
+    assert_eq!((spooled(&world).len(), deliveries_known(&world)), (4, 4));
+    send(&world, "451");
+    assert_eq!(world.inbox(ALICE).len(), 24);
+    // After a start too, as long as they are there.
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop(world);
+    devices[1].inject(Faults::default());
+    let world = World::on(&ground, choices(), devices.clone());
+    devices[1].inject(Faults { failed_appends: (0..1000).collect(), ..Faults::default() });
+    world.simulation.run_idle();
+    assert_eq!(spooled(&world).len(), 4);
+    devices[1].inject(Faults::default());
+    world.sleep(400);
+    assert!(spooled(&world).is_empty());
+    assert_eq!((world.inbox(ALICE).len(), world.inbox(BOB).len()), (24, 24));
+    // One that finds the table full has it looked through.
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &both);
+    client.say("x\r\n.\r\n");
+    world.sleep(400);
+    let before = world.inbox(ALICE).len();
+    for _ in 0..8 {
+        send(&world, "250");
+    }
+    assert_eq!(world.inbox(ALICE).len(), before + 8);
+    assert_eq!(world.inbox(BOB).len(), before + 8);
+}
+
 #[test]
 fn the_clients_death_leaves_no_message() {
     let world = World::new(&Ground::new(), Choices::default());

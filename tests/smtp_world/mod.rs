@@ -87,6 +87,8 @@ pub struct Choices {
     pub limits: Limits,
     /// Deadlines pass as virtual time does; else never.
     pub deadlines: bool,
+    /// Each partition's `StoreOptions::deliveries_known`.
+    pub deliveries_known: usize,
 }
 
 impl Default for Choices {
@@ -96,6 +98,7 @@ impl Default for Choices {
             plaintext_auth: true,
             limits: Limits { message_size_max: 1 << 20, ..Limits::default() },
             deadlines: false,
+            deliveries_known: 1000,
         }
     }
 }
@@ -158,7 +161,12 @@ impl World {
             let partitions = (0..2)
                 .map(|number| {
                     (owners[usize::from(number)] == id).then(|| {
-                        open(&simulation, &devices[usize::from(id.0)], PartitionId(number))
+                        open(
+                            &simulation,
+                            &devices[usize::from(id.0)],
+                            number,
+                            choices.deliveries_known,
+                        )
                     })
                 })
                 .collect();
@@ -232,9 +240,19 @@ impl World {
     }
 }
 
-fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
+fn open(
+    simulation: &Simulation,
+    device: &MemoryDevice,
+    number: u16,
+    deliveries_known: usize,
+) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
-    let options = StoreOptions { partition, segment_size: 8 << 20, ..StoreOptions::default() };
+    let options = StoreOptions {
+        partition: PartitionId(number),
+        segment_size: 8 << 20,
+        deliveries_known,
+        ..StoreOptions::default()
+    };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
     simulation.run_until(Partition::open(device, executor, options)).expect("opens").0
 }

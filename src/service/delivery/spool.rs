@@ -225,6 +225,7 @@ async fn redeliver(shard: Rc<Shard>, partition: Partition, mut spooled: Spooled,
         rest.accounts.retain(open);
         if rest.accounts.is_empty() && partition.unspool(spooled.lsn).await.is_ok() {
             shard.metrics.count("delivery_unspooled_total", 1);
+            known::look_after(&shard, &partition);
             return;
         }
         // A spool that could not be narrowed is harmless, as ids are known; the next turn tries again.
