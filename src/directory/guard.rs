@@ -586,7 +586,8 @@ impl Drop for Held {
 
 /// The longest beginning of `name` that is kept.
 fn shortened(name: &str) -> &str {
-    name.get(..name.floor_char_boundary(NAME_MAX)).unwrap_or(name)
+    let ends = (0..=NAME_MAX.min(name.len())).rev();
+    ends.filter_map(|end| name.get(..end)).next().unwrap_or_default()
 }
 
 fn beginning(key: &Key) -> u64 {
