@@ -92,8 +92,11 @@ fn write_multipart(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
         write_part(out, child, extended);
     }
     if out.len() == start {
-        // The syntax has no multipart without parts: tell an empty text.
-        out.extend_from_slice(b"(\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 0 0");
+        // The syntax has no multipart without parts: tell what is there as a text.
+        out.extend_from_slice(b"(\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" ");
+        push_number(out, part.size());
+        out.push(b' ');
+        push_number(out, part.lines());
         out.extend_from_slice(if extended { b" NIL NIL NIL NIL)" } else { b")" });
     }
     out.push(b' ');
@@ -266,10 +269,10 @@ mod tests {
     }
 
     #[test]
-    fn a_multipart_without_parts_is_told_with_an_empty_one() {
+    fn a_multipart_without_parts_is_told_with_its_text() {
         check(
             "Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n",
-            "BODY ((\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 0 0) \"mixed\")",
+            "BODY ((\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 9 1) \"mixed\")",
             FetchResponse::body,
         );
     }

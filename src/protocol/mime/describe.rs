@@ -5,7 +5,7 @@
 
 use super::{
     header::{self, unfold},
-    parameter::{Cursor, languages, media_type},
+    parameter::{Cursor, languages, media_type, percent_decode},
     summarizer::BOUNDARY_SIZE_MAX,
     summary::{Field, PartKind, Summary, pairs},
 };
@@ -201,9 +201,13 @@ fn media_texts(value: Option<&[u8]>, in_digest: bool, texts: &mut Texts<'_>) -> 
     cursor.parameters(&mut parameters);
     let mut found = LEAF;
     if media_type.eq_ignore_ascii_case(b"multipart") {
-        let boundary = pairs(&parameters)
-            .find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"))
-            .map(|(_, boundary)| boundary.trim_ascii_end())
+        let named =
+            |wanted: &[u8]| pairs(&parameters).find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        // RFC 2231 4: a boundary needs no other charset, but may be written so.
+        let boundary = named(b"boundary")
+            .map(|(_, boundary)| boundary.to_vec())
+            .or_else(|| named(b"boundary*").map(|(_, value)| percent_decode(value)))
+            .map(|boundary| boundary.trim_ascii_end().to_vec())
             .filter(|boundary| !boundary.is_empty());
         let Some(boundary) = boundary else { return LEAF };
         found.kind = PartKind::Multipart;

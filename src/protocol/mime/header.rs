@@ -71,23 +71,24 @@ pub enum HeaderFilter {
 }
 
 /// The fields of `header` (a whole header block) that `filter` lets pass, original bytes and
-/// order, then a blank line. `names` compare without case.
+/// order, then the block's blank line if it has one: "except in the case of a message which has no
+/// body and no blank line" (RFC 3501 6.4.5). `names` compare without case.
 pub fn filter_header<N: AsRef<[u8]>>(header: &[u8], filter: HeaderFilter, names: &[N]) -> Vec<u8> {
     // Sorted, so that a client's hundreds of names are not each held against each field.
     let mut names: Vec<&[u8]> = names.iter().map(AsRef::as_ref).collect();
     names.sort_unstable_by(|one, other| compare_names(one, other));
     let mut out = Vec::new();
+    let mut end = 0;
     for field in fields(header) {
+        end += field.source.len();
         let named = names.binary_search_by(|name| compare_names(name, field.name)).is_ok();
         if named == (filter == HeaderFilter::Only) {
             out.extend_from_slice(field.source);
         }
     }
-    // A header cut short may lack its last line end; the blank line must still be one.
-    if !out.is_empty() && !out.ends_with(b"\n") {
+    if end < header.len() {
         out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(b"\r\n");
     out
 }
 
@@ -145,9 +146,12 @@ mod tests {
                 &["subject", "to"],
                 b"From: a@b\r\nnonsense\r\nEmpty:\r\n\r\n",
             ),
-            (b"A: cut", HeaderFilter::Only, &["a"], b"A: cut\r\n\r\n"),
+            (b"A: cut", HeaderFilter::Only, &["a"], b"A: cut"),
+            (b"A: b\r\n", HeaderFilter::Only, &["a"], b"A: b\r\n"),
+            (b"A: b\r\n", HeaderFilter::Only, &["c"], b""),
             (b"A: b\nC: d\n\nx", HeaderFilter::Only, &["c"], b"C: d\n\r\n"),
-            (b"", HeaderFilter::Except, &[], b"\r\n"),
+            (b"\r\nx", HeaderFilter::Except, &[], b"\r\n"),
+            (b"", HeaderFilter::Except, &[], b""),
         ];
         for (header, filter, names, expected) in CASES {
             let got = filter_header(header, *filter, names);

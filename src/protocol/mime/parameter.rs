@@ -233,6 +233,26 @@ fn join(segments: &[Segment<'_>], base: &[u8], out: &mut Vec<u8>) {
     out.push(0);
 }
 
+/// The octets of an extended value (RFC 2231 4), without charset and language.
+pub(super) fn percent_decode(value: &[u8]) -> Vec<u8> {
+    let mut rest = value.splitn(3, |&byte| byte == b'\'').last().unwrap_or_default();
+    let mut out = Vec::with_capacity(rest.len());
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(decoded) if byte == b'%' => {
+                out.push(decoded);
+                rest = &after[2..];
+            }
+            _ => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
 /// RFC 2231 7: all but attribute-char.
 fn percent_encode(value: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";

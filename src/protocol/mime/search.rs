@@ -257,6 +257,10 @@ fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>)
         }
         PartKind::Leaf => {}
         PartKind::Multipart => {
+            // What stands before the first part: text for readers without MIME, or all of it.
+            let body = part.body();
+            let end = part.children().next().map_or(body.end, |first| first.header().start);
+            regions.push(Region { range: body.start..end, content: Content::Text(part) });
             part.children().for_each(|child| add_regions(child, Scope::Text, regions));
         }
         // The header of a message inside is text of the message around it.
@@ -420,7 +424,7 @@ mod tests {
         ("attached.pdf", false, true),
         ("hidden", false, false),
         ("PHAgY2", false, false),
-        ("preamble", false, false),
+        ("preamble", true, true),
         ("epilogue", false, false),
         ("body\r\n--b", false, false),
         ("nowhere", false, false),
@@ -453,6 +457,12 @@ mod tests {
                 assert!(search(message.as_bytes(), Scope::Body, needle, piece_size), "{charset}");
             }
         }
+    }
+
+    #[test]
+    fn a_multipart_whose_boundary_never_comes() {
+        let message = b"Content-Type: multipart/mixed; boundary=b\r\n\r\nno delimiter here\r\n";
+        assert!(search(message, Scope::Body, "Delimiter Here", 10_000));
     }
 
     #[test]

@@ -43,12 +43,16 @@ impl Summary {
     pub fn part(&self, path: &[u32]) -> Option<Option<Part<'_>>> {
         let Some((&first, rest)) = path.split_first() else { return Some(None) };
         let mut part = numbered(self.root(), first)?;
+        // A multipart without parts has been taken for its own text, which has no parts.
+        let mut is_text = self.root().is_undelimited();
         for &number in rest {
-            part = match part.kind() {
-                PartKind::Leaf => return None,
-                PartKind::Multipart => child(part, number)?,
-                PartKind::Message => numbered(part.message()?, number)?,
+            let inside = match part.kind() {
+                PartKind::Multipart if !is_text => part,
+                PartKind::Message => part.message()?,
+                _ => return None,
             };
+            part = numbered(inside, number)?;
+            is_text = inside.is_undelimited();
         }
         Some(Some(part))
     }
@@ -64,6 +68,10 @@ fn numbered(root: Part<'_>, number: u32) -> Option<Part<'_>> {
 }
 
 fn child(part: Part<'_>, number: u32) -> Option<Part<'_>> {
+    // BODYSTRUCTURE tells it as a text (RFC 3501 has no multipart without parts): it is to be had.
+    if part.is_undelimited() {
+        return (number == 1).then_some(part);
+    }
     part.children().nth(usize::try_from(number).ok()?.checked_sub(1)?)
 }
 
@@ -88,7 +96,12 @@ mod tests {
     const PLAIN: &str = "Subject: plain\r\n\r\nbody\r\n";
     const FORWARD: &str = "Content-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\nbody of in\r\n";
 
+    const UNDELIMITED: &str = "Content-Type: multipart/mixed; boundary=b\r\n\r\nnothing\r\n";
+
     const CASES: &[(&str, &[u32], SectionText, Option<&str>)] = &[
+        (UNDELIMITED, &[1], Full, Some("nothing\r\n")),
+        (UNDELIMITED, &[1, 1], Full, None),
+        (UNDELIMITED, &[2], Full, None),
         (PLAIN, &[], Full, Some(PLAIN)),
         (PLAIN, &[], Header, Some("Subject: plain\r\n\r\n")),
         (PLAIN, &[], Text, Some("body\r\n")),

@@ -27,9 +27,9 @@ use super::{
 
 /// Octets kept of one header block; later fields of a longer one are not seen.
 pub const HEADER_SIZE_MAX: usize = 256 * 1024;
-/// Octets that count of a boundary. RFC 2046 5.1.1 allows 70; a longer one is cut here and still
-/// matches, since delimiter lines are compared by their beginning.
-pub const BOUNDARY_SIZE_MAX: usize = 256;
+/// Octets that count of a boundary. RFC 2046 5.1.1 allows 70, a line has room for this many; a
+/// longer one is cut here and still matches, since delimiter lines are compared by their beginning.
+pub const BOUNDARY_SIZE_MAX: usize = 998;
 /// Octets of a line that decide whether it is a delimiter: `--`, boundary, `--`, some padding.
 const CANDIDATE_SIZE_MAX: usize = BOUNDARY_SIZE_MAX + 16;
 
@@ -418,6 +418,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::Part, *};
+
+    /// Boundaries as RFC 2231 writes them, and far beyond the 70 octets of RFC 2046 5.1.1.
+    #[test]
+    fn unusual_boundaries() {
+        let long = "b".repeat(900);
+        let cases = [
+            ("boundary*=us-ascii'en'a%2Db", "a-b"),
+            ("boundary*0=a; boundary*1=b", "ab"),
+            ("boundary*0*=''a%2D; boundary*1=b", "a-b"),
+            (&format!("boundary={long}"), long.as_str()),
+        ];
+        for (parameter, boundary) in cases {
+            let message = format!(
+                "Content-Type: multipart/mixed; {parameter}\r\n\r\n--{boundary}\r\n\r\none\r\n\
+                 --{boundary}\r\n\r\ntwo\r\n--{boundary}--\r\n"
+            );
+            let mut summarizer = Summarizer::new();
+            summarizer.push(message.as_bytes());
+            let summary = summarizer.finish();
+            assert_eq!(summary.root().children().count(), 2, "{parameter}");
+        }
+    }
 
     fn summarize<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Summary {
         let mut summarizer = Summarizer::new();

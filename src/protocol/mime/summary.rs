@@ -237,6 +237,11 @@ impl<'a> Part<'a> {
         self.record().lines
     }
 
+    /// A multipart whose boundary never comes: its body is told, found and given out as a text.
+    pub fn is_undelimited(self) -> bool {
+        self.kind() == PartKind::Multipart && self.children().next().is_none()
+    }
+
     /// Parts of a multipart in order; empty for the others.
     pub fn children(self) -> impl Iterator<Item = Part<'a>> {
         let records = &self.summary.records;

@@ -220,7 +220,13 @@ impl Answer<'_> {
             _ => None,
         };
         if let Some((filter, names)) = filter {
-            let fields = filter_header(&self.reader.header(range).await?, filter, names);
+            let size = range.end - range.start;
+            let mut header = self.reader.header(range).await?;
+            // Cut at its limit, its last line and the blank line are missing, but only here.
+            if (header.len() as u64) < size {
+                header.extend_from_slice(b"\r\n\r\n");
+            }
+            let fields = filter_header(&header, filter, names);
             session.shard.executor.yield_now().await;
             let cut = clip(0..fields.len() as u64, partial);
             let text = fields.get(cut.start as usize..cut.end as usize).unwrap_or_default();
