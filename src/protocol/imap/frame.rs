@@ -54,6 +54,10 @@ pub enum Frame {
     Bye(&'static str),
 }
 
+/// Octets of an ID command, whatever else the limits say: 30 fields of 1,024 octets (RFC 2971 3.3),
+/// each octet escaped, with their names. Clients send it before they log in.
+const ID_COMMAND_MAX: usize = 64 * 1024;
+
 const LINE_TOO_LONG: &str = "command line too long";
 const LITERAL_TOO_LARGE: &str = "literal too large";
 const BARE_LF_AFTER_LITERAL: &str = "literal announced on a line without CRLF";
@@ -103,7 +107,8 @@ impl Framer {
             let fits = if is_message {
                 literal.size <= self.limits.message
             } else {
-                literal.size <= self.limits.command.saturating_sub(end) as u64
+                let max = at_least_for_id(self.limits.command, input);
+                literal.size <= max.saturating_sub(end) as u64
             };
             if !fits {
                 self.reset();
@@ -145,7 +150,8 @@ impl Framer {
         let found = memchr(b'\n', unseen).map(|index| self.scanned + index + 1);
         let end = found.unwrap_or(input.len());
         self.scanned = end;
-        if self.earlier_lines + (end - self.line_start) > self.limits.line {
+        let size = self.earlier_lines + (end - self.line_start);
+        if size > self.limits.line && size > at_least_for_id(self.limits.line, input) {
             return Err(Frame::Bye(LINE_TOO_LONG));
         }
         found.ok_or(Frame::More)
@@ -154,6 +160,14 @@ impl Framer {
     fn reset(&mut self) {
         *self = Framer::new(self.limits);
     }
+}
+
+/// `limit`, but enough for an ID if `input` begins with one.
+fn at_least_for_id(limit: usize, input: &[u8]) -> usize {
+    let space = memchr(b' ', input).unwrap_or(input.len());
+    let spaces = input[space..].iter().take_while(|&&octet| octet == b' ').count();
+    let name = input[space + spaces..].get(..3).unwrap_or_default();
+    if name.eq_ignore_ascii_case(b"ID ") { limit.max(ID_COMMAND_MAX) } else { limit }
 }
 
 /// `{size}` or `{size+}` before a line end.
@@ -303,6 +317,20 @@ mod tests {
         for &(input, expected) in CASES {
             check(input, expected);
         }
+    }
+
+    /// RFC 2971 3.3, and no more.
+    #[test]
+    fn a_full_id_is_taken_whatever_the_limits() {
+        let value = "x".repeat(1_024);
+        let fields = |count| vec![format!("\"name\" \"{value}\""); count].join(" ");
+        let id = format!("a ID ({})\r\n", fields(30));
+        let mut framer = Framer::new(SMALL);
+        assert_eq!(framer.next(id.as_bytes()), Frame::Command { size: id.len() });
+        let literals = format!("a ID (\"name\" {{1024+}}\r\n{value})\r\n");
+        assert_eq!(framer.next(literals.as_bytes()), Frame::Command { size: literals.len() });
+        let endless = format!("a ID ({})\r\n", fields(70));
+        assert_eq!(framer.next(endless.as_bytes()), Frame::Bye(LINE_TOO_LONG));
     }
 
     #[test]
