@@ -207,6 +207,36 @@ fn verify_repair_leaves_the_servers_files() {
     }
 }
 
+/// Whatever the umask: folders 0700, locks and keys 0600, no core files.
+#[test]
+fn a_demo_is_private_and_leaves_no_core() {
+    use std::{io::BufRead, os::unix::process::CommandExt};
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("mail")).unwrap();
+    fs::set_permissions(place.path().join("mail"), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new("sh");
+    // `exec`: the server is our child.
+    let script =
+        "umask 0; ulimit -c unlimited; exec \"$0\" demo --port-base 16000 --shards 1 --dir mail";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_ringmail")]).current_dir(place.path());
+    let mut child = command.arg0("sh").stdout(Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = lines.map_while(Result::ok).any(|line| line == "ringmail: ready");
+    let about = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap();
+    let (limits, filter) = (about("limits"), about("coredump_filter"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(ready);
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    assert_eq!(u32::from_str_radix(filter.trim(), 16), Ok(0));
+    for path in walk(&place.path().join("mail")) {
+        let about = fs::symlink_metadata(&path).unwrap();
+        let wanted = if about.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(about.mode() & 0o777, wanted, "{}", path.display());
+    }
+}
+
 #[test]
 fn demo_follows_no_link() {
     let Some(scene) = Scene::new() else { return };

@@ -47,6 +47,8 @@ pub struct Settings {
     #[serde(default)]
     pub tls: Option<Spanned<TlsFiles>>,
     #[serde(default)]
+    pub process: ProcessSection,
+    #[serde(default)]
     pub runtime: RuntimeSection,
     #[serde(default)]
     pub limits: LimitsSection,
@@ -114,7 +116,7 @@ impl Listen {
         })
     }
 
-    /// No service that begins in TLS is wanted.
+    /// A service that begins in TLS is wanted.
     fn wants_implicit_tls(&self) -> bool {
         !(self.submissions.is_empty() && self.pop3s.is_empty() && self.imaps.is_empty())
     }
@@ -127,6 +129,14 @@ pub struct TlsFiles {
     /// Leaf first, then intermediates.
     pub certificate: PathBuf,
     pub key: PathBuf,
+}
+
+/// What the process as a whole may do.
+#[derive(Clone, Default, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessSection {
+    /// Whether a crash may leave a core file, with keys and mail in it.
+    pub core_dumps: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -841,6 +851,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ringmail.example.toml");
         let settings = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
         let runtime = RuntimeSection::default();
+        assert_eq!(settings.process.core_dumps, ProcessSection::default().core_dumps);
         assert_eq!(settings.runtime.backlog, runtime.backlog);
         assert_eq!(settings.runtime.shutdown_timeout, runtime.shutdown_timeout);
         assert_eq!(settings.runtime.commit_gather, runtime.commit_gather);

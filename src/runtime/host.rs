@@ -165,6 +165,19 @@ fn explain_locked_memory(shards: u16, needed: u64, hard: u64) -> Complaint {
     )
 }
 
+/// Keys and passwords are in memory: a core file must not keep them. RLIMIT_CORE is 0, which a
+/// handler that `core_pattern` pipes to need not obey, so its filter leaves all memory out too. Not
+/// PR_SET_DUMPABLE: that makes /proc/PID root's, and monitors of our own user read there. Before
+/// privileges are dropped: afterwards the kernel may have made it so.
+pub fn forbid_core_dumps() -> std::io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    match fs::write("/proc/self/coredump_filter", "0") {
+        // Only kernels built without core dumps have no filter.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
 /// Raises the soft limit on descriptors to what is wanted, as far as the hard limit goes, and grants
 /// the connections for which there is room then: those past them could only fail, and the store's
 /// next file with them.

@@ -46,6 +46,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Runs until SIGTERM or SIGINT. Prints `ringmail: ready` once every port listens.
 /// `allow_plaintext_auth`: log-ins without TLS (the demo).
 pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
+    if !settings.process.core_dumps {
+        host::forbid_core_dumps().context("cannot turn core dumps off")?;
+    }
     let demand = demand(&settings)?;
     let shard_count = demand.shards;
     let mut shard_options = settings.shard_options();

@@ -14,6 +14,7 @@ use ringmail::{
     directory::{self, UsersFile, UsersFileError, lock_name, parse_import},
     runtime::{
         folder::Folder,
+        host,
         privilege::{self, Owner},
     },
     server::data_dir::{self, DataDirectory},
@@ -23,6 +24,8 @@ use super::{Usage, printable};
 use crate::cli::{PasswordArguments, Place, UserVerb};
 
 pub fn user(verb: UserVerb) -> Result<()> {
+    // Passwords are typed here.
+    host::forbid_core_dumps().context("cannot turn core dumps off")?;
     match verb {
         UserVerb::Add(arguments) => add(&arguments),
         UserVerb::Passwd(arguments) => passwd(&arguments),
