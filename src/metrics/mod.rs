@@ -11,7 +11,7 @@
 mod prometheus;
 mod snapshot;
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use hashbrown::HashMap;
 use hdrhistogram::Histogram;
@@ -67,6 +67,18 @@ struct Series {
     gauges: Named<(), u64>,
 }
 
+/// An open connection of this shard.
+pub struct Seat {
+    metrics: Rc<ShardMetrics>,
+    protocol: Protocol,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.metrics.connection_closed(self.protocol);
+    }
+}
+
 impl ShardMetrics {
     pub fn new() -> ShardMetrics {
         ShardMetrics::default()
@@ -78,14 +90,21 @@ impl ShardMetrics {
         self.series.borrow_mut().commands.entry(protocol, command).record(micros);
     }
 
-    pub fn connection_opened(&self, protocol: Protocol) {
+    /// Counts a connection as open until the seat is dropped. The one way to count it: whoever runs
+    /// the session on this shard holds the seat.
+    pub fn seat(self: &Rc<Self>, protocol: Protocol) -> Seat {
+        self.connection_opened(protocol);
+        Seat { metrics: self.clone(), protocol }
+    }
+
+    fn connection_opened(&self, protocol: Protocol) {
         let mut series = self.series.borrow_mut();
         let connections = &mut series.connections[protocol as usize];
         connections.open += 1;
         connections.total += 1;
     }
 
-    pub fn connection_closed(&self, protocol: Protocol) {
+    fn connection_closed(&self, protocol: Protocol) {
         let mut series = self.series.borrow_mut();
         let connections = &mut series.connections[protocol as usize];
         connections.open = connections.open.saturating_sub(1);

@@ -1,10 +1,12 @@
 //! What a listener's connections become: a session of their protocol, its handover to the shard
-//! that owns the account, or a refusal.
+//! that owns the account, or a refusal. Here alone connections are counted: a session holds a seat of
+//! its shard's metrics, and after a handover one of the owner's.
 
 use std::rc::Rc;
 
 use super::listeners::Service;
 use crate::{
+    metrics::Protocol,
     runtime::{LocalFuture, acceptor::Admission, connection::Connection},
     service::{
         Shard,
@@ -26,12 +28,14 @@ pub fn sessions(
             return Box::pin(refuse(connection, shard, service, admission));
         }
         match service {
-            Service::Smtp => Box::pin(smtp::run(connection, shard, ListenerKind::Smtp)),
-            Service::Submission => Box::pin(smtp::run(connection, shard, ListenerKind::Submission)),
-            Service::Submissions => {
-                Box::pin(smtp::run(connection, shard, ListenerKind::Submissions))
+            Service::Smtp => Box::pin(smtp_session(connection, shard, ListenerKind::Smtp)),
+            Service::Submission => {
+                Box::pin(smtp_session(connection, shard, ListenerKind::Submission))
             }
-            Service::Lmtp => Box::pin(smtp::run(connection, shard, ListenerKind::Lmtp)),
+            Service::Submissions => {
+                Box::pin(smtp_session(connection, shard, ListenerKind::Submissions))
+            }
+            Service::Lmtp => Box::pin(smtp_session(connection, shard, ListenerKind::Lmtp)),
             Service::Pop3 | Service::Pop3s => Box::pin(pop3_session(connection, shard)),
             Service::Imap | Service::Imaps => Box::pin(imap_session(connection, shard)),
         }
@@ -74,7 +78,13 @@ async fn refuse(
     connection.close().await;
 }
 
+async fn smtp_session(connection: Connection, shard: Rc<Shard>, kind: ListenerKind) {
+    let _seat = shard.metrics.seat(kind.protocol());
+    smtp::run(connection, shard, kind).await;
+}
+
 async fn pop3_session(connection: Connection, shard: Rc<Shard>) {
+    let _seat = shard.metrics.seat(Protocol::Pop3);
     let outcome = pop3::run(connection, shard.clone()).await;
     pop3_hand_over(outcome, shard).await;
 }
@@ -86,6 +96,7 @@ async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
     let owner = shard.owner_of(state.identity.account);
     let resume = |connection, owner: Rc<Shard>, state: Pop3Handover| -> LocalFuture<'static, ()> {
         Box::pin(async move {
+            let _seat = owner.metrics.seat(Protocol::Pop3);
             let outcome = pop3::resume(connection, owner.clone(), state).await;
             Box::pin(pop3_hand_over(outcome, owner)).await;
         })
@@ -96,6 +107,7 @@ async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
 }
 
 async fn imap_session(connection: Connection, shard: Rc<Shard>) {
+    let _seat = shard.metrics.seat(Protocol::Imap);
     let outcome = imap::run(connection, shard.clone()).await;
     imap_hand_over(outcome, shard).await;
 }
@@ -105,6 +117,7 @@ async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>) {
     let owner = shard.owner_of(state.identity.account);
     let resume = |connection, owner: Rc<Shard>, state: ImapHandover| -> LocalFuture<'static, ()> {
         Box::pin(async move {
+            let _seat = owner.metrics.seat(Protocol::Imap);
             let outcome = imap::resume(connection, owner.clone(), state).await;
             Box::pin(imap_hand_over(outcome, owner)).await;
         })

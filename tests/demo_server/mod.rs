@@ -28,6 +28,7 @@ pub const LMTP: u16 = 24;
 pub const SUBMISSION: u16 = 587;
 pub const POP3: u16 = 110;
 pub const IMAP: u16 = 143;
+pub const ADMIN: u16 = 80;
 
 /// Ports of one demo: standard ports up to 995 above its base.
 const PORTS_EACH: u16 = 1000;
@@ -86,6 +87,31 @@ impl DemoServer {
             .expect("connected to the demo");
         stream.set_read_timeout(Some(TIMEOUT)).expect("timeout");
         stream.set_write_timeout(Some(TIMEOUT)).expect("timeout");
+        stream
+    }
+
+    /// The page of the admin port.
+    pub fn metrics(&self) -> String {
+        let mut stream = self.dial(ADMIN);
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n")
+            .expect("sent");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("a page");
+        page
+    }
+
+    /// A connection to standard port `port` on which `say` was answered by something with `answer`.
+    pub fn converse(&self, port: u16, say: &str, answer: &str) -> TcpStream {
+        let mut stream = self.dial(port);
+        stream.write_all(say.as_bytes()).expect("sent");
+        let mut heard = Vec::new();
+        let mut bytes = [0; 4096];
+        while !String::from_utf8_lossy(&heard).contains(answer) {
+            let count = stream.read(&mut bytes).expect("octets");
+            assert!(count > 0, "{say:?} was answered {:?}", String::from_utf8_lossy(&heard));
+            heard.extend_from_slice(&bytes[..count]);
+        }
         stream
     }
 

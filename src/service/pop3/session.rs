@@ -91,7 +91,6 @@ impl Client {
         session: Session,
         login_failures: u32,
     ) -> Client {
-        shard.metrics.connection_opened(Protocol::Pop3);
         let deadline = shard.executor.now().after(shard.options.pop3.login_timeout);
         let (maildrop, commands_in_turn) = (None, 0);
         Client { connection, shard, session, maildrop, login_failures, commands_in_turn, deadline }
@@ -105,7 +104,6 @@ impl Client {
         };
         // Unlocked before the client can know: it may come back at once.
         self.maildrop = None;
-        self.shard.metrics.connection_closed(Protocol::Pop3);
         match end {
             End::HandOver(identity) => return self.hand_over(identity).await,
             End::Closed => {}

@@ -76,8 +76,5 @@ impl ListenerKind {
 
 /// Speaks with one client until either side ends it.
 pub async fn run(connection: Connection, shard: Rc<Shard>, kind: ListenerKind) {
-    let metrics = shard.metrics.clone();
-    metrics.connection_opened(kind.protocol());
     conversation::converse(connection, shard, kind).await;
-    metrics.connection_closed(kind.protocol());
 }
