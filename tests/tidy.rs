@@ -50,11 +50,19 @@ fn module_of(path: &Path) -> Option<String> {
     below.components().nth(1).map(|_| first.to_owned())
 }
 
-/// Code lines before the test module, comments cut off: (line number, text).
+/// Code lines but those of items for tests, comments cut off: (line number, text). As rustfmt leaves
+/// it, an item of a file ends with the first line that is not indented and ends so.
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut in_tests = false;
     text.lines()
         .enumerate()
-        .take_while(|(_, line)| !line.starts_with("#[cfg(test)]"))
+        .filter(move |(_, line)| {
+            in_tests |= line.starts_with("#[cfg(test)]");
+            let skipped = in_tests;
+            let whole = !line.starts_with([' ', '#']) && line.ends_with([';', '}']);
+            in_tests &= !whole;
+            !skipped
+        })
         .map(|(index, line)| (index + 1, line.split("//").next().unwrap_or("")))
 }
 
@@ -130,6 +138,14 @@ fn the_import_reader_sees_both_forms() {
                 use crate::service::Shard;\n";
     let names: Vec<String> = crate_imports(text).into_iter().map(|(_, name)| name).collect();
     assert_eq!(names, ["model", "store", "service"]);
+}
+
+#[test]
+fn only_the_test_item_is_skipped() {
+    let text = "a();\n#[cfg(test)]\n#[path = \"x\"]\nmod x;\nb();\n#[cfg(test)]\nmod tests {\n    \
+                fn c() {}\n}\nd();\n";
+    let lines: Vec<&str> = code_lines(text).map(|(_, line)| line).collect();
+    assert_eq!(lines, ["a();", "b();", "d();"]);
 }
 
 #[test]
