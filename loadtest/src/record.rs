@@ -1,6 +1,6 @@
 //! What happened, counted where it happened: one recorder a thread, merged at the end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use hdrhistogram::Histogram;
 
@@ -21,9 +21,10 @@ impl Recorder {
         histogram.saturating_record((latency.as_micros() as u64).max(1));
     }
 
-    pub fn error(&mut self, operation: &'static str, error: &anyhow::Error) {
+    /// With the address that it is about: a run may fill one server and read from another.
+    pub fn error(&mut self, operation: &str, address: SocketAddr, error: &anyhow::Error) {
         // Kept short and few: a million different messages must not become a million keys.
-        let mut text = format!("{operation}: {error:#}");
+        let mut text = format!("{operation}: {address}: {error:#}");
         if let Some((cut, _)) = text.char_indices().nth(120) {
             text.truncate(cut);
         }
@@ -56,4 +57,19 @@ impl Recorder {
 
 fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_address() {
+        let mut recorder = Recorder::default();
+        let address = SocketAddr::from(([127, 0, 0, 1], 2024));
+        let error = anyhow::anyhow!("the server closed the connection");
+        recorder.error("connect", address, &error);
+        let expected = "connect: 127.0.0.1:2024: the server closed the connection";
+        assert_eq!(recorder.errors().keys().collect::<Vec<_>>(), [expected]);
+    }
 }

@@ -90,7 +90,8 @@ fn drive<L: Load>(
     let address = common.address.clone().unwrap_or_else(|| {
         format!("127.0.0.1:{}", if common.tls == Tls::Implicit { tls_port } else { port })
     });
-    let target = Target::new(&address, common.tls, common.timeout)?;
+    let target = Target::new(&address, common.tls, common.timeout)
+        .with_context(|| format!("{address}: cannot be used"))?;
     let duration = common.duration.or(operations.is_none().then_some(DURATION_DEFAULT));
     let threads = common.threads.min(common.connections);
     let barrier = Barrier::new(threads);
@@ -144,7 +145,7 @@ fn drive<L: Load>(
         elapsed = elapsed.max(time);
     }
     if recorder.operations().is_empty() && recorder.errors().is_empty() {
-        bail!("nothing was done");
+        bail!("{address}: nothing was done");
     }
     let missed = schedule.get().map_or(0, |schedule| schedule.missed(Instant::now()));
     Ok(Summary {
@@ -212,7 +213,7 @@ async fn connect<L: Load>(
             Some(session)
         }
         Err(error) => {
-            recorder.borrow_mut().error(L::CONNECT.unwrap_or("connect"), &error);
+            recorder.borrow_mut().error(L::CONNECT.unwrap_or("connect"), target.address, &error);
             None
         }
     }
@@ -251,7 +252,7 @@ async fn run_connection<L: Load>(
                 failures = 0;
             }
             Err(error) => {
-                recorder.borrow_mut().error("operation", &error);
+                recorder.borrow_mut().error("operation", target.address, &error);
                 session = None;
                 failures += 1;
                 if failures >= FAILURES_IN_A_ROW_MAX {
@@ -267,7 +268,7 @@ async fn run_connection<L: Load>(
     if let Some(open) = session
         && let Err(error) = load.disconnect(open).await
     {
-        recorder.borrow_mut().error("disconnect", &error);
+        recorder.borrow_mut().error("disconnect", target.address, &error);
     }
 }
 

@@ -38,9 +38,9 @@ impl Target {
     pub fn new(address: &str, tls: Tls, timeout: Duration) -> Result<Target> {
         let resolved = address
             .to_socket_addrs()
-            .with_context(|| format!("--address {address}: not HOST:PORT, or no such host"))?
+            .context("not HOST:PORT, or no such host")?
             .next()
-            .with_context(|| format!("--address {address}: no address"))?;
+            .context("no address")?;
         let provider = Arc::new(default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?
