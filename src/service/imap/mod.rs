@@ -12,7 +12,8 @@
 //! the rest   a file per command family
 //! ```
 //!
-//! A further extension is a row in `dispatch` and a file. Everything here is shard-local.
+//! A further command is a row of `protocol::imap::state`, its parser, a `Command`, an arm of `dispatch` and a
+//! file; an extension may also change responses, capabilities and docs. Everything here is shard-local.
 
 use std::time::Duration;
 
