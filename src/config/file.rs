@@ -750,7 +750,7 @@ mod tests {
         ("[limits]\nallow = []\nstrangers_per_address = 3\n", ""),
         (
             "[limits]\nallow = [\"::/0\", \"10.0.0.0/99\"]\n",
-            "t.toml:9: limits.allow: \"10.0.0.0/99\" is not",
+            "t.toml:9: limits.allow: \"10.0.0.0/99\": not a network",
         ),
         ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
         ("[runtime]\ncommit_gather = \"0s\"\n", ""),
