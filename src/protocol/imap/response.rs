@@ -468,11 +468,16 @@ fn push_list<'n>(out: &mut Vec<u8>, names: impl Iterator<Item = &'n str>) {
     out.push(b')');
 }
 
-/// Appends a mailbox name given in UTF-8.
+/// Appends a mailbox name given in UTF-8. Quoted if it has a bracket: an atom may have `[` and an
+/// astring `]`, but there are readers that take either for a response code's or a section's.
 fn push_mailbox(out: &mut Vec<u8>, name: &str) {
     let mut encoded = Vec::new();
     name::encode(name, &mut encoded);
-    push_astring(out, &encoded);
+    if name.contains(['[', ']']) {
+        push_string(out, &encoded);
+    } else {
+        push_astring(out, &encoded);
+    }
 }
 
 /// Appends text that must stay on its line.
@@ -625,6 +630,15 @@ mod tests {
         check("* LIST () \"/\" \"nil\"\r\n", |writer| {
             writer.list(&ListItem { name: "nil", attributes: Attributes::default(), ..item });
         });
+        // Brackets and wildcards never stand in an atom.
+        for name in ["[a", "a]", "[a]", "a%", "*a"] {
+            check(&format!("* LIST () \"/\" \"{name}\"\r\n"), |writer| {
+                writer.list(&ListItem { name, attributes: Attributes::default(), ..item });
+            });
+            check(&format!("* STATUS \"{name}\" ()\r\n"), |writer| {
+                writer.status(name, StatusItems::default(), &StatusValues::default());
+            });
+        }
     }
 
     #[test]
