@@ -13,7 +13,7 @@ use super::{
     status,
 };
 use crate::{
-    protocol::imap::{Attributes, Code, List, ListItem, ListPattern, MailboxName, SEPARATOR},
+    protocol::imap::{Attributes, List, ListItem, ListPattern, MailboxName, SEPARATOR},
     store::{Account, MailboxInfo, Names},
 };
 
@@ -34,17 +34,16 @@ struct Matcher {
 }
 
 impl Matcher {
-    fn new(reference: &MailboxName<'_>, patterns: &[MailboxName<'_>]) -> Result<Matcher, Failure> {
-        let not_a_name = |_| Failure::no(Code::Cannot, "Not a mailbox pattern");
-        let reference = reference.to_utf8().map_err(not_a_name)?;
-        let mut compiled = Vec::new();
-        for pattern in patterns {
-            let pattern = pattern.to_utf8().map_err(not_a_name)?;
-            // RFC 3501 6.3.8: the canonical form is the two put together. A pattern too long to
-            // match any name matches none.
-            compiled.extend(ListPattern::new(&format!("{reference}{pattern}")));
-        }
-        Ok(Matcher { patterns: compiled, steps: 0 })
+    /// A pattern that no name can match, being too long or not decodable, matches none: asking for
+    /// it is no error (RFC 3501 6.3.8).
+    fn new(reference: &MailboxName<'_>, patterns: &[MailboxName<'_>]) -> Matcher {
+        let reference = reference.to_utf8().ok();
+        let compile = |pattern: &MailboxName<'_>| {
+            let (reference, pattern) = (reference.as_deref()?, pattern.to_utf8().ok()?);
+            // RFC 3501 6.3.8: the canonical form is the two put together.
+            ListPattern::new(&format!("{reference}{pattern}"))
+        };
+        Matcher { patterns: patterns.iter().filter_map(compile).collect(), steps: 0 }
     }
 
     async fn matches(&mut self, session: &Session, name: &str) -> bool {
@@ -154,7 +153,7 @@ pub(super) async fn list(session: &mut Session, list: &List<'_>) -> Reply {
         session.writer().list_separator();
         return Done::ok("LIST completed");
     }
-    let mut matcher = Matcher::new(&list.reference, &list.patterns)?;
+    let mut matcher = Matcher::new(&list.reference, &list.patterns);
     let account = session.account()?;
     let selection = list.selection;
     let mut walk = NameWalk::new(if selection.subscribed { Names::Both } else { Names::Existing });
@@ -204,7 +203,7 @@ pub(super) async fn lsub(
     reference: &MailboxName<'_>,
     pattern: &MailboxName<'_>,
 ) -> Reply {
-    let mut matcher = Matcher::new(reference, std::slice::from_ref(pattern))?;
+    let mut matcher = Matcher::new(reference, std::slice::from_ref(pattern));
     let account = session.account()?;
     let mut walk = NameWalk::new(Names::Subscribed);
     let mut superiors = Superiors::default();
