@@ -192,8 +192,8 @@ impl Account {
         Ok(id)
     }
 
-    /// There is no `\Noselect` here to stand in for a deleted parent: deleting a mailbox with
-    /// children is `NotPermitted`, as is deleting INBOX.
+    /// A mailbox's children stay, and its name with them as one of no mailbox (RFC 3501 6.3.4).
+    /// Deleting such a name is `NotPermitted`, as is deleting INBOX.
     pub async fn delete_mailbox(&self, name: &str) -> Result<(), StoreError> {
         self.inner.log.room().await?;
         let effect = {

@@ -1,7 +1,9 @@
 //! The names of an account's mailboxes: rules, hierarchy, subscriptions, counters for new ids.
 //!
 //! Names are UTF-8 paths with '/' between levels (the IMAP service translates modified UTF-7).
-//! INBOX is case-insensitive and always there (RFC 3501 5.1). An account keeps two of these, one
+//! INBOX is case-insensitive and always there (RFC 3501 5.1). A level above a mailbox that is no
+//! mailbox itself, its own having been deleted, is a `\Noselect` name (RFC 3501 6.3.4): it is kept
+//! nowhere, the names below tell of it, and it goes with the last of them. An account keeps two of these, one
 //! pending and one published; both change by the same effects.
 
 use std::{
@@ -238,11 +240,12 @@ impl Namespace {
         Ok(new)
     }
 
+    /// A `\Noselect` level is there already: what was deleted does not come back by a child.
     fn missing_superiors(&self, name: &str) -> Vec<NewMailbox> {
         let mut new = Vec::new();
         for (at, _) in name.match_indices('/') {
             let superior = &name[..at];
-            if self.find(superior).is_none() {
+            if self.find(superior).is_none() && !self.has_children(superior) {
                 new.push(self.next_after(new.len(), superior.to_owned(), None));
             }
         }
@@ -263,19 +266,22 @@ impl Namespace {
         }
     }
 
-    /// A mailbox with children is not deleted: there is no `\Noselect` here to stay in its place.
+    /// Children stay, and with them the name as `\Noselect`. That cannot be deleted again.
     pub fn plan_delete(&self, name: &str) -> Result<MailboxId, StoreError> {
-        let id = self.find(name).ok_or(StoreError::NoSuchMailbox)?;
+        let Some(id) = self.find(name) else {
+            return Err(match self.has_children(&normalise(name)) {
+                true => StoreError::NotPermitted("not a mailbox, and has children"),
+                false => StoreError::NoSuchMailbox,
+            });
+        };
         if id == MailboxId::INBOX {
             return Err(StoreError::NotPermitted("INBOX cannot be deleted"));
-        }
-        if self.children(&normalise(name)).next().is_some() {
-            return Err(StoreError::NotPermitted("mailbox has children"));
         }
         Ok(id)
     }
 
-    /// Not for INBOX, whose renaming moves messages instead.
+    /// Not for INBOX, whose renaming moves messages instead. Renaming a `\Noselect` name renames what
+    /// is below. None can be the target: its children and the source's could have the same names.
     pub fn plan_rename(
         &self,
         source: &str,
@@ -283,15 +289,18 @@ impl Namespace {
         limits: NameLimits,
     ) -> Result<Renaming, StoreError> {
         let (source, target) = (normalise(source), normalise(target));
-        let id = self.find(&source).ok_or(StoreError::NoSuchMailbox)?;
+        let id = self.find(&source);
+        if id.is_none() && !self.has_children(&source) {
+            return Err(StoreError::NoSuchMailbox);
+        }
         validate(&target, limits.name_max)?;
-        if self.find(&target).is_some() {
+        if self.find(&target).is_some() || self.has_children(&target) {
             return Err(StoreError::MailboxExists);
         }
         if target.strip_prefix(source.as_str()).is_some_and(|rest| rest.starts_with('/')) {
             return Err(StoreError::NotPermitted("a mailbox cannot move below itself"));
         }
-        let mut renames = vec![(id, target.clone())];
+        let mut renames: Vec<_> = id.into_iter().map(|id| (id, target.clone())).collect();
         for (name, id) in self.children(&source) {
             let name = format!("{target}{}", &name[source.len()..]);
             validate(&name, limits.name_max)?;
@@ -520,10 +529,60 @@ mod tests {
         assert!(second.id > first.id && second.uid_validity > first.uid_validity);
     }
 
+    fn delete(namespace: &mut Namespace, name: &str) -> Result<(), StoreError> {
+        let mailbox = namespace.plan_delete(name)?;
+        namespace.apply(&Effect::DeleteMailbox { account: ACCOUNT, mailbox });
+        Ok(())
+    }
+
+    #[test]
+    fn children_outlive_their_parent() {
+        let mut namespace = namespace(&["A/b/c"]);
+        let first = namespace.info(namespace.find("A").unwrap()).unwrap();
+        delete(&mut namespace, "A").unwrap();
+        delete(&mut namespace, "A/b").unwrap();
+        assert_eq!(names(&namespace), ["INBOX", "A/b/c"]);
+        assert!(namespace.has_children("A") && namespace.has_children("A/b"));
+        for name in ["A", "A/", "A/b"] {
+            let refused = delete(&mut namespace, name);
+            assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "{name}");
+        }
+        // Neither a new child nor a renamed one brings it back; CREATE does, as a new mailbox.
+        create(&mut namespace, "A/d").unwrap();
+        rename(&mut namespace, "A/d", "A/b/e").unwrap();
+        assert_eq!(names(&namespace), ["INBOX", "A/b/c", "A/b/e"]);
+        create(&mut namespace, "A").unwrap();
+        let second = namespace.info(namespace.find("A").unwrap()).unwrap();
+        assert!(second.id > first.id && second.uid_validity > first.uid_validity);
+        // It is gone with its last child.
+        for name in ["A/b/c", "A/b/e"] {
+            delete(&mut namespace, name).unwrap();
+        }
+        assert!(matches!(delete(&mut namespace, "A/b"), Err(StoreError::NoSuchMailbox)));
+        assert_eq!(names(&namespace), ["INBOX", "A"]);
+    }
+
+    #[test]
+    fn a_name_of_no_mailbox_is_renamed_with_its_children() {
+        let mut namespace = namespace(&["A/b", "A/c/d", "F", "T/b"]);
+        for name in ["A", "T"] {
+            delete(&mut namespace, name).unwrap();
+        }
+        // What is below T would get between.
+        for source in ["A", "F", "T/b"] {
+            let refused = rename(&mut namespace, source, "T");
+            assert!(matches!(refused, Err(StoreError::MailboxExists)), "{source}");
+        }
+        assert!(rename(&mut namespace, "A", "A/b/x").is_err());
+        rename(&mut namespace, "A", "N").unwrap();
+        assert_eq!(names(&namespace), ["INBOX", "F", "N/b", "N/c", "N/c/d", "T/b"]);
+        assert!(matches!(rename(&mut namespace, "A", "M"), Err(StoreError::NoSuchMailbox)));
+    }
+
     #[test]
     fn refused_deletions_and_limits() {
         let mut namespace = namespace(&["A/b"]);
-        for name in ["INBOX", "inbox", "A", "none"] {
+        for name in ["INBOX", "inbox", "none"] {
             assert!(namespace.plan_delete(name).is_err(), "{name}");
         }
         let results: Vec<_> =

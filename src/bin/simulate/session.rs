@@ -460,10 +460,6 @@ impl Session {
             }
             19 => {
                 let name = self.own_name(&share)?;
-                let children = format!("{name}/");
-                if share.mailboxes.keys().any(|(_, other)| other.starts_with(&children)) {
-                    return None;
-                }
                 let mailbox = share.mailboxes[&(home, name.clone())];
                 Op::Delete { account: home, name, mailbox }
             }

@@ -59,7 +59,13 @@ pub(super) async fn create(
 pub(super) async fn delete(session: &mut Session, mailbox: &MailboxName<'_>) -> Reply {
     let account = session.account()?;
     let name = existing_name(mailbox)?;
-    let info = account.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
+    let Some(info) = account.mailbox_by_name(&name) else {
+        // RFC 3501 6.3.4: a \Noselect name goes with the last that is below it, not before.
+        return Err(match account.has_children(name.strip_suffix(SEPARATOR).unwrap_or(&name)) {
+            true => Failure::no(Code::HasChildren, "Not a mailbox, and has mailboxes below"),
+            false => no_such_mailbox(),
+        });
+    };
     account.delete_mailbox(&name).await?;
     // Our own client knows what it did: it goes on in the authenticated state. Other sessions are
     // told BYE by `tell_changes`.

@@ -3,8 +3,9 @@
 //! Names are taken from the account by pieces and looked up one by one: a LIST holds a piece of them
 //! and an output buffer, whatever the account has and however slowly its client reads.
 //!
-//! Every existing mailbox's superior levels exist too (the store sees to it), so that only names
-//! that are merely subscribed can be `\NonExistent`.
+//! A level above a mailbox that is none itself, its own having been deleted, is `\Noselect` (RFC
+//! 3501 6.3.4). The account does not keep such names: they are derived, each just before the first
+//! name below it. Names that are merely subscribed are `\NonExistent`.
 
 use super::{
     folder::attribute_of_use,
@@ -133,13 +134,16 @@ fn describe<'n>(
     if !selected {
         return None;
     }
-    let mut attributes = if account.has_children(name) {
-        Attributes::HAS_CHILDREN
-    } else {
-        Attributes::HAS_NO_CHILDREN
+    let has_children = account.has_children(name);
+    let mut attributes = match has_children {
+        true => Attributes::HAS_CHILDREN,
+        false => Attributes::HAS_NO_CHILDREN,
     };
     if info.is_none() {
-        attributes.insert(Attributes::NON_EXISTENT);
+        attributes.insert(match has_children {
+            true => Attributes::NO_SELECT,
+            false => Attributes::NON_EXISTENT,
+        });
     }
     if subscribed && (list.returns.subscribed || selection.subscribed) {
         attributes.insert(Attributes::SUBSCRIBED);
@@ -159,11 +163,14 @@ pub(super) async fn list(session: &mut Session, list: &List<'_>) -> Reply {
     let mut walk = NameWalk::new(if selection.subscribed { Names::Both } else { Names::Existing });
     let mut superiors = Superiors::default();
     while let Some(name) = walk.next(&account) {
-        // RFC 5258 3.1: superior levels of what is subscribed may be names of nothing themselves.
-        if selection.subscribed && selection.recursive_match && account.is_subscribed(&name) {
+        // RFC 5258 3.1: superior levels of what is subscribed may be names of nothing themselves. If
+        // it is not subscriptions that are asked for, so may those of every mailbox.
+        let has_levels_to_tell =
+            !selection.subscribed || selection.recursive_match && account.is_subscribed(&name);
+        if has_levels_to_tell {
             for level in superiors.new_of(&name) {
-                let comes_itself =
-                    account.is_subscribed(&level) || account.mailbox_by_name(&level).is_some();
+                let comes_itself = account.mailbox_by_name(&level).is_some()
+                    || selection.subscribed && account.is_subscribed(&level);
                 if !comes_itself {
                     tell(session, &account, &mut matcher, &level, list).await?;
                 }
