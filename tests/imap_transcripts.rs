@@ -7,7 +7,7 @@ mod demo_server;
 mod transcript;
 mod world;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use demo_server::DemoServer;
 use ringmail::{
@@ -16,6 +16,7 @@ use ringmail::{
         LocalFuture,
         connection::Connection,
         device::memory::Faults,
+        executor::Executor,
         resources::{ResourceLimits, ShardResources},
     },
     service::{
@@ -285,4 +286,27 @@ fn unfinished_lines_do_not_shut_others_out() {
     alice.say("\r\n");
     alice.read_to("a2 ");
     assert!(ShardResources::current().buffer_bytes() <= 256 << 10);
+}
+
+/// Commands that trickle in faster than the timers tick earn a stranger no time, and a wall clock
+/// that somebody sets takes none away.
+#[test]
+fn the_login_deadline_is_absolute() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut client = world.client();
+    client.read_to("* OK");
+    let start = kit.simulation.moment();
+    kit.simulation.set_wall_clock(24 * 3600);
+    loop {
+        client.say("a NOOP\r\n");
+        let answer = transcript::Peer::receive(&mut client);
+        if answer.is_empty() || answer.starts_with(b"* BYE") {
+            break;
+        }
+        let elapsed = kit.simulation.moment().since(start);
+        assert!(elapsed < Duration::from_secs(62), "still served after {elapsed:?}");
+        kit.simulation.run_until(kit.simulation.sleep(Duration::from_millis(40)));
+    }
+    assert!(kit.simulation.moment().since(start) >= Duration::from_secs(59));
 }

@@ -7,12 +7,12 @@ mod demo_server;
 mod transcript;
 mod world;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use demo_server::DemoServer;
 use ringmail::{
     model::{MailboxId, Uid},
-    runtime::{LocalFuture, connection::Connection, device::memory::Faults},
+    runtime::{LocalFuture, connection::Connection, device::memory::Faults, executor::Executor},
     service::{
         Shard,
         pop3::{self, Outcome},
@@ -170,4 +170,26 @@ fn a_large_message_comes_whole() {
     client.expect(&expected);
     client.say("TOP 1 1\r\n");
     client.expect(&format!("+OK {} octets\r\nSubject: large\r\n\r\n.{line}.\r\n", message.len()));
+}
+
+/// Commands that trickle in faster than the timers tick earn a stranger no time, and a wall clock
+/// that somebody sets takes none away.
+#[test]
+fn the_login_deadline_is_absolute() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut client = world.client();
+    client.read_to("+OK");
+    let start = kit.simulation.moment();
+    kit.simulation.set_wall_clock(24 * 3600);
+    loop {
+        client.say("CAPA\r\n");
+        if transcript::Peer::receive(&mut client).is_empty() {
+            break;
+        }
+        let elapsed = kit.simulation.moment().since(start);
+        assert!(elapsed < Duration::from_secs(182), "still served after {elapsed:?}");
+        kit.simulation.run_until(kit.simulation.sleep(Duration::from_millis(40)));
+    }
+    assert!(kit.simulation.moment().since(start) >= Duration::from_secs(179));
 }

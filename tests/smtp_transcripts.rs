@@ -442,3 +442,27 @@ fn the_clients_death_leaves_no_message() {
     world.simulation.run_idle();
     assert!(world.inbox(ALICE).is_empty() && world.inbox(BOB).is_empty());
 }
+
+/// RFC 5321 4.5.3.2.7: five minutes for a command, however its octets trickle in and whatever
+/// happens to the wall clock.
+#[test]
+fn octets_of_a_command_earn_no_time() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    client.expect("220");
+    client.say("NO");
+    world.simulation.set_wall_clock(24 * 3600);
+    for _ in 0..4 {
+        world.sleep(70);
+        client.say("O");
+    }
+    client.say("\r\n");
+    client.expect("500");
+    client.say("NO");
+    for _ in 0..4 {
+        world.sleep(70);
+        client.say("O");
+    }
+    world.sleep(30);
+    client.expect("421");
+}

@@ -298,3 +298,24 @@ fn a_key_update_in_fragments_around_a_reply() {
     peer.close();
     block_on(server.close());
 }
+
+/// Key updates and empty records in turn pass every limit of rustls and bring no plaintext. They do
+/// not keep the session's turn: its wait lets others run in between, and sees its deadline.
+#[test]
+fn records_without_plaintext_let_others_run() {
+    let sides = Sides::new();
+    let (mut server, peer) = Connection::memory_tls(&sides.implicit()).unwrap();
+    let mut client = sides.client(&TLS13);
+    shaken(&mut server, &peer, &mut client);
+    for _ in 0..100 {
+        peer.send(&client.record(DATA, &[]));
+        peer.send(&client.key_update());
+    }
+    peer.send(&client.record(DATA, b"x"));
+    let mut turns = 1;
+    while block_on(poll_once(server.fill(SECOND))).is_none() {
+        turns += 1;
+        assert!(turns < 1000, "the data never came");
+    }
+    assert!(turns > 20, "{turns} turns");
+}

@@ -8,4 +8,4 @@ mod time;
 pub use flag::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};
-pub use time::Timestamp;
+pub use time::{Moment, Timestamp};

@@ -1,4 +1,5 @@
-//! Wall-clock time as a value, so that pure code takes it as an argument.
+//! Time as a value, so that pure code takes it as an argument: the wall clock's for dates, the
+//! monotonic clock's for everything that waits.
 
 use std::time::Duration;
 
@@ -18,5 +19,25 @@ impl Timestamp {
 
     pub fn after(self, duration: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    pub fn before(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// Microseconds on a clock that only goes forward, counted from some moment before the process
+/// serves anything. Deadlines are moments: nobody who sets the wall clock brings one nearer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    pub fn after(self, duration: Duration) -> Moment {
+        Moment(self.0.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// The time from `earlier` until now, zero if that lies ahead.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }

@@ -51,6 +51,11 @@ const CIPHERTEXT_MAX: usize = 96 * 1024;
 /// client faster than us does not keep the core (1 MiB at most between two yields).
 const EAGER_MAX: u8 = 16;
 
+/// Reads in a row that bring no plaintext; then the session lets others run. A peer that sends key
+/// updates and empty records as fast as we open them would keep the core otherwise, and its
+/// deadline would not be looked at.
+const FRUITLESS_READS_MAX: u8 = 4;
+
 /// Why a connection can no longer be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
@@ -119,6 +124,8 @@ pub struct Connection {
     lingering: bool,
     /// Fills and flushes in a row that did not wait.
     eager: u8,
+    /// Reads of the present wait that brought it no nearer to its end, since it last let others run.
+    fruitless: u8,
     timer: Timer,
     /// The session has heard of `NoMemory`: what it says now is not to fail for that again.
     gave_way: bool,
@@ -204,6 +211,7 @@ impl Connection {
             interruptible: true,
             lingering: false,
             eager: 0,
+            fruitless: 0,
             timer: Timer::new(resources.timers()),
             gave_way: false,
             visit: None,
@@ -408,6 +416,7 @@ impl Connection {
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<(), ConnectionError>>,
     ) -> Result<(), ConnectionError> {
         let mut armed = false;
+        self.fruitless = 0;
         let result = poll_fn(|context| {
             self.stay()?;
             if let Poll::Ready(result) = poll(self, context) {
@@ -483,8 +492,21 @@ impl Connection {
                 }
                 return Poll::Ready(self.seat.settle());
             }
+            ready!(self.poll_fruitless(context));
             ready!(self.poll_receive(context))?;
         }
+    }
+
+    /// Before each read of a wait: ready unless there were so many of them that others must have a
+    /// turn first. `wait` begins to count anew.
+    fn poll_fruitless(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.fruitless < FRUITLESS_READS_MAX {
+            self.fruitless += 1;
+            return Poll::Ready(());
+        }
+        self.fruitless = 0;
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
@@ -493,6 +515,7 @@ impl Connection {
             if self.tls.as_ref().is_none_or(|tls| tls.handshake_done()) {
                 return Poll::Ready(Ok(()));
             }
+            ready!(self.poll_fruitless(context));
             ready!(self.poll_receive(context))?;
         }
     }

@@ -5,7 +5,7 @@ use std::{sync::mpsc, time::Duration};
 
 use super::LocalFuture;
 pub use super::commit::CommitTurn;
-use crate::model::Timestamp;
+use crate::model::{Moment, Timestamp};
 
 /// Which share of the core a task gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,8 +21,11 @@ pub trait Executor {
     /// Starts `task` on this shard; it runs to its end, detached.
     fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>);
 
-    /// Wall-clock time; virtual under simulation.
+    /// Wall-clock time, for dates; it may be set at any time. Virtual under simulation.
     fn now(&self) -> Timestamp;
+
+    /// The monotonic clock, for deadlines and lengths of time. Virtual under simulation.
+    fn moment(&self) -> Moment;
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()>;
 

@@ -10,7 +10,8 @@ use std::{
     future::Future,
     io,
     rc::Rc,
-    time::{Duration, SystemTime},
+    sync::LazyLock,
+    time::{Duration, Instant, SystemTime},
 };
 
 use glommio::{
@@ -25,7 +26,7 @@ use super::{
     readiness::Readiness,
     resources::{ResourceLimits, ShardResources},
 };
-use crate::model::{ShardId, Timestamp};
+use crate::model::{Moment, ShardId, Timestamp};
 
 /// How shards run. The same for all of them.
 #[derive(Clone, Debug)]
@@ -185,6 +186,12 @@ impl Executor for GlommioExecutor {
                 Timestamp(-i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX))
             }
         }
+    }
+
+    fn moment(&self) -> Moment {
+        // One start for all shards: sessions move, and their deadlines with them.
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Moment::default().after(START.elapsed())
     }
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {

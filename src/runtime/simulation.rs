@@ -19,10 +19,10 @@ use super::{
     LocalFuture,
     executor::{CommitTurn, Executor, Priority},
 };
-use crate::model::Timestamp;
+use crate::model::{Moment, Timestamp};
 
 /// A start of time that looks like today in logs and headers.
-const EPOCH_SECONDS: i64 = 1_700_000_000;
+const EPOCH_SECONDS: u64 = 1_700_000_000;
 
 /// The task that [`Simulation::run_until`] was given.
 const MAIN: u64 = 0;
@@ -35,6 +35,8 @@ struct Inner {
     random: Cell<u64>,
     /// Microseconds since the simulation began.
     clock: Cell<u64>,
+    /// Microseconds by which somebody set the wall clock forward.
+    wall_steps: Cell<i64>,
     tasks: RefCell<BTreeMap<u64, LocalFuture<'static, ()>>>,
     next_task: Cell<u64>,
     ready: Arc<Ready>,
@@ -79,6 +81,7 @@ impl Simulation {
         Simulation(Rc::new(Inner {
             random: Cell::new(seed),
             clock: Cell::new(0),
+            wall_steps: Cell::new(0),
             tasks: RefCell::default(),
             next_task: Cell::new(MAIN + 1),
             ready: Arc::default(),
@@ -155,6 +158,14 @@ impl Simulation {
     }
 }
 
+impl Simulation {
+    /// Somebody sets the wall clock, by so many seconds forward or, below zero, back.
+    pub fn set_wall_clock(&self, seconds: i64) {
+        let step = Timestamp::from_unix_seconds(seconds).0;
+        self.0.wall_steps.set(self.0.wall_steps.get().saturating_add(step));
+    }
+}
+
 impl Executor for Simulation {
     fn spawn(&self, _priority: Priority, task: LocalFuture<'static, ()>) {
         let number = self.0.next_task.get();
@@ -164,7 +175,13 @@ impl Executor for Simulation {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix_seconds(EPOCH_SECONDS).after(Duration::from_micros(self.0.clock.get()))
+        let wall = Timestamp(self.0.wall_steps.get());
+        let start = wall.after(Duration::from_secs(EPOCH_SECONDS));
+        start.after(Duration::from_micros(self.0.clock.get()))
+    }
+
+    fn moment(&self) -> Moment {
+        Moment(self.0.clock.get())
     }
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {

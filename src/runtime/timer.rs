@@ -25,8 +25,7 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// Slots of the wheel; a timer further away than this many ticks is looked at once a turn.
 const SLOTS: usize = 512;
 
-/// Most ticks taken at once. A shard that was suspended for hours (or whose wall clock jumped)
-/// lets its deadlines pass gradually instead of all at one moment.
+/// Most ticks taken at once. A shard that was suspended for hours lets its deadlines pass gradually instead of all at one moment.
 const TICKS_AT_ONCE_MAX: u64 = 50;
 
 /// `Node::index` of a timer that stands in no slot.
@@ -101,11 +100,11 @@ impl TimerWheel {
     pub async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
         loop {
             std::future::poll_fn(|context| self.poll_occupied(context)).await;
-            let before = executor.now();
+            let before = executor.moment();
             executor.sleep(TICK).await;
-            let elapsed = executor.now().0.saturating_sub(before.0).max(0) as u64;
-            let ticks = elapsed / TICK.as_micros() as u64;
-            self.advance(ticks.clamp(1, TICKS_AT_ONCE_MAX));
+            let elapsed = executor.moment().since(before);
+            let ticks = (elapsed.as_micros() / TICK.as_micros()).min(u128::from(TICKS_AT_ONCE_MAX));
+            self.advance((ticks as u64).max(1));
         }
     }
 

@@ -7,7 +7,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::Shard;
-use crate::directory::{AuthenticationError, Identity};
+use crate::{
+    directory::{AuthenticationError, Identity},
+    model::Moment,
+};
 
 /// Checks a password. A wrong one is told late. Who has to wait is kept waiting for as long, if that
 /// is not long, and then tried; so one who mistyped hears of it at most by a pause.
@@ -46,5 +49,5 @@ fn counter(outcome: &Result<Identity, AuthenticationError>) -> &'static str {
 
 /// The clock by which failures are counted and forgiven.
 pub fn now(shard: &Shard) -> Duration {
-    Duration::from_micros(u64::try_from(shard.executor.now().0).unwrap_or(0))
+    shard.executor.moment().since(Moment::default())
 }

@@ -122,16 +122,16 @@ impl Inner {
         if self.admission.low.get() || self.admission.reserve.get() == Reserve::GivenUp {
             return Err(StoreError::Full);
         }
-        match self.stalled_since() {
+        match self.stalled_for() {
             Some(_) => Err(StoreError::NotAnswering),
             None => Ok(()),
         }
     }
 
-    /// Since when the device owes an answer, if that is longer than it may take.
-    fn stalled_since(&self) -> Option<Timestamp> {
-        let since = self.log.in_flight_since()?;
-        (since.after(self.options.disk_timeout) < self.executor.now()).then_some(since)
+    /// How long the device has owed an answer, if that is longer than it may take.
+    fn stalled_for(&self) -> Option<Duration> {
+        let owed = self.executor.moment().since(self.log.in_flight_since()?);
+        (owed > self.options.disk_timeout).then_some(owed)
     }
 }
 
@@ -147,9 +147,10 @@ impl Partition {
     /// Why new mail is refused, `None` while it is not.
     pub fn refusing(&self) -> Option<PartitionTrouble> {
         let reason = self.inner.log.trouble().or_else(|| self.inner.admit().err())?;
-        let stalled = self.inner.stalled_since();
-        let since = self.inner.admission.since.get().or(stalled);
-        Some(PartitionTrouble { reason, since: since.unwrap_or_else(|| self.inner.executor.now()) })
+        let stalled = self.inner.stalled_for().unwrap_or_default();
+        let since = self.inner.admission.since.get();
+        let since = since.unwrap_or_else(|| self.inner.executor.now().before(stalled));
+        Some(PartitionTrouble { reason, since })
     }
 
     /// Free space at the last look, bytes; `None` if the device does not know.

@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Flags, Lsn, ModSeq, PartitionId, Timestamp, Uid},
+        model::{Flags, Lsn, ModSeq, Moment, PartitionId, Timestamp, Uid},
         runtime::{
             LocalFuture,
             device::memory::{Faults, MemoryDevice},
@@ -473,6 +473,10 @@ mod tests {
 
         fn now(&self) -> Timestamp {
             self.0.now()
+        }
+
+        fn moment(&self) -> Moment {
+            self.0.moment()
         }
 
         fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {

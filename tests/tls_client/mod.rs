@@ -15,6 +15,7 @@ use ringmail::runtime::{
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, KeyLog,
     ProtocolVersion, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
+    Tls13CipherSuite,
     crypto::{
         CryptoProvider,
         cipher::{AeadKey, Iv, MessageEncrypter, OutboundPlainMessage},
@@ -69,17 +70,21 @@ fn provider() -> CryptoProvider {
     provider
 }
 
-/// The traffic secret of the client's side of the handshake (TLS 1.3), as rustls logs it.
+/// The traffic secrets of the client's side (TLS 1.3), as rustls logs them.
 #[derive(Debug, Default)]
 struct Secrets {
     handshake: Mutex<Option<Vec<u8>>>,
+    traffic: Mutex<Option<Vec<u8>>>,
 }
 
 impl KeyLog for Secrets {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
-        if label == "CLIENT_HANDSHAKE_TRAFFIC_SECRET" {
-            *self.handshake.lock().unwrap() = Some(secret.to_vec());
-        }
+        let kept = match label {
+            "CLIENT_HANDSHAKE_TRAFFIC_SECRET" => &self.handshake,
+            "CLIENT_TRAFFIC_SECRET_0" => &self.traffic,
+            _ => return,
+        };
+        *kept.lock().unwrap() = Some(secret.to_vec());
     }
 }
 
@@ -93,6 +98,35 @@ pub struct RecordClient {
 struct Sealer {
     encrypter: Box<dyn MessageEncrypter>,
     sequence: u64,
+    /// What the encrypter's keys were made of; TLS 1.3 only.
+    secret: Vec<u8>,
+}
+
+impl Sealer {
+    /// RFC 8446 7.3: key and nonce of TLS 1.3 from a traffic secret.
+    fn tls13(secret: &[u8]) -> Sealer {
+        let (mut key, mut iv) = ([0; 32], [0; 12]);
+        expand_label(secret, b"key", &mut key);
+        expand_label(secret, b"iv", &mut iv);
+        let encrypter = suite13().aead_alg.encrypter(AeadKey::from(key), Iv::new(iv));
+        Sealer { encrypter, sequence: 0, secret: secret.to_vec() }
+    }
+}
+
+fn suite13() -> &'static Tls13CipherSuite {
+    let tls13 = |suite| match suite {
+        SupportedCipherSuite::Tls13(suite) => Some(suite),
+        SupportedCipherSuite::Tls12(_) => None,
+    };
+    provider().cipher_suites.into_iter().find_map(tls13).unwrap()
+}
+
+/// HKDF-Expand-Label with an empty context (RFC 8446 7.1).
+fn expand_label(secret: &[u8], label: &[u8], out: &mut [u8]) {
+    let expander = suite13().hkdf_provider.expander_for_okm(&OkmBlock::new(secret));
+    let lengths = [0, out.len() as u8, label.len() as u8 + 6];
+    let info: [&[u8]; 4] = [&lengths, b"tls13 ", label, &[0]];
+    expander.expand_slice(&info, out).unwrap();
 }
 
 impl RecordClient {
@@ -124,23 +158,7 @@ impl RecordClient {
     pub fn take_handshake_keys(&mut self) -> bool {
         let secret = self.secrets.handshake.lock().unwrap().take();
         let Some(secret) = secret else { return false };
-        let suite = provider().cipher_suites.into_iter().find_map(|suite| match suite {
-            SupportedCipherSuite::Tls13(suite) => Some(suite),
-            SupportedCipherSuite::Tls12(_) => None,
-        });
-        let suite = suite.unwrap();
-        let expander = suite.hkdf_provider.expander_for_okm(&OkmBlock::new(&secret));
-        // RFC 8446 7.1, 7.3: HKDF-Expand-Label with an empty context.
-        let expand = |label: &[u8], out: &mut [u8]| {
-            let lengths = [0, out.len() as u8, label.len() as u8 + 6];
-            let info: [&[u8]; 4] = [&lengths, b"tls13 ", label, &[0]];
-            expander.expand_slice(&info, out).unwrap();
-        };
-        let (mut key, mut iv) = ([0; 32], [0; 12]);
-        expand(b"key", &mut key);
-        expand(b"iv", &mut iv);
-        let encrypter = suite.aead_alg.encrypter(AeadKey::from(key), Iv::new(iv));
-        self.sealer = Some(Sealer { encrypter, sequence: 0 });
+        self.sealer = Some(Sealer::tls13(&secret));
         true
     }
 
@@ -151,7 +169,9 @@ impl RecordClient {
         }
         let Some(tls) = self.tls.take() else { return self.sealer.is_some() };
         let suite = tls.negotiated_cipher_suite().unwrap();
-        let (sequence, secrets) = tls.dangerous_extract_secrets().unwrap().tx;
+        // It has none after an error.
+        let Ok(extracted) = tls.dangerous_extract_secrets() else { return false };
+        let (sequence, secrets) = extracted.tx;
         let ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } = secrets else {
             panic!("only suites with ChaCha20-Poly1305 are offered");
         };
@@ -159,8 +179,20 @@ impl RecordClient {
             SupportedCipherSuite::Tls13(suite) => suite.aead_alg.encrypter(key, iv),
             SupportedCipherSuite::Tls12(suite) => suite.aead_alg.encrypter(key, iv.as_ref(), &[]),
         };
-        self.sealer = Some(Sealer { encrypter, sequence });
+        let secret = self.secrets.traffic.lock().unwrap().take().unwrap_or_default();
+        self.sealer = Some(Sealer { encrypter, sequence, secret });
         true
+    }
+
+    /// TLS 1.3, with the keys of traffic: a record that tells of new keys, which are used from here on.
+    pub fn key_update(&mut self) -> Vec<u8> {
+        let record = self.record(22, &[24, 0, 0, 1, 0]);
+        if let Some(sealer) = &mut self.sealer {
+            let mut next = [0; 32];
+            expand_label(&sealer.secret, b"traffic upd", &mut next);
+            *sealer = Sealer::tls13(&next);
+        }
+        record
     }
 
     /// A record of `kind` that holds `payload`: sealed if keys were taken, else plain.

@@ -38,7 +38,7 @@ pub(super) async fn idle(session: &mut Session) -> Reply {
 /// Until the client sends something, the mailbox changes, or the time is up (RFC 2177 3 lets the
 /// server log out a client that idles too long).
 async fn wait(session: &mut Session) -> Result<(), ConnectionError> {
-    let timeout = session.time_left();
+    let timeout = session.time_left()?;
     let Session { connection, selected, .. } = session;
     match selected {
         None => connection.fill(timeout).await,

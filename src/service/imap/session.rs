@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     metrics::Protocol,
-    model::Timestamp,
+    model::Moment,
     protocol::imap::{
         Code, Command, CommandKind, Frame, Framer, Limits, State, Status, Writer, capability,
         parse, tag_of,
@@ -56,11 +56,14 @@ pub(super) struct Session {
     commands_in_turn: u32,
     bad_commands: u32,
     /// When the client must have sent its next command.
-    deadline: Timestamp,
+    deadline: Moment,
 }
 
 /// Serves a new connection until it is closed or belongs to another shard.
-pub async fn run(connection: Connection, shard: Rc<Shard>) -> Outcome {
+pub async fn run(mut connection: Connection, shard: Rc<Shard>) -> Outcome {
+    if connection.handshake(shard.options.tls_handshake_timeout).await.is_err() {
+        return Outcome::Closed;
+    }
     let mut session = Box::new(Session::new(connection, shard));
     session.greet();
     session.serve().await
@@ -91,7 +94,7 @@ impl From<ConnectionError> for End {
 
 impl Session {
     fn new(connection: Connection, shard: Rc<Shard>) -> Session {
-        let deadline = shard.executor.now().after(shard.options.imap.login_timeout);
+        let deadline = shard.executor.moment().after(shard.options.imap.login_timeout);
         Session {
             connection,
             shard,
@@ -173,33 +176,31 @@ impl Session {
     pub async fn wait_for_input(&mut self) -> Result<(), ConnectionError> {
         self.commands_in_turn = 0;
         self.flush().await?;
-        let timeout = self.time_left();
+        let timeout = self.time_left()?;
         self.connection.fill(timeout).await
     }
 
-    /// Until the client must have sent its next command.
-    pub fn time_left(&self) -> Duration {
-        let left = self.deadline.0.saturating_sub(self.shard.executor.now().0);
-        Duration::from_micros(u64::try_from(left).unwrap_or(0))
-    }
-
-    fn since(&self, started: Timestamp) -> Duration {
-        let elapsed = self.shard.executor.now().0.saturating_sub(started.0);
-        Duration::from_micros(u64::try_from(elapsed).unwrap_or(0))
+    /// Until the client must have sent its next command. A deadline that has passed ends the session
+    /// at once: a wait of no length would end only if nothing came, and a trickle always comes.
+    pub fn time_left(&self) -> Result<Duration, ConnectionError> {
+        match self.deadline.since(self.shard.executor.moment()) {
+            Duration::ZERO => Err(ConnectionError::TimedOut),
+            left => Ok(left),
+        }
     }
 
     /// The client is active. Before login that earns it no more time: a stranger's NOOPs must not
     /// keep a connection open.
     pub fn restart_deadline(&mut self) {
         if self.state() != State::NotAuthenticated {
-            self.deadline = self.shard.executor.now().after(self.imap().idle_timeout);
+            self.deadline = self.shard.executor.moment().after(self.imap().idle_timeout);
         }
     }
 
     /// After STARTTLS: what was half read before is gone, and the client has its time to log in.
     pub fn restart_under_tls(&mut self) {
         self.framer = Framer::new(LIMITS_BEFORE_LOGIN);
-        self.deadline = self.shard.executor.now().after(self.imap().login_timeout);
+        self.deadline = self.shard.executor.moment().after(self.imap().login_timeout);
     }
 
     /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses tell MODSEQ, and
@@ -291,7 +292,7 @@ impl Session {
 
     /// Runs one command and answers it.
     async fn command(&mut self, bytes: &[u8]) -> Result<(), End> {
-        let started = self.shard.executor.now();
+        let started = self.shard.executor.moment();
         let command = match parse(bytes) {
             Ok(command) => command,
             Err(error) => {
@@ -310,7 +311,7 @@ impl Session {
         // How long a client idles says nothing about us.
         let elapsed = match row.kind {
             CommandKind::Idle => Duration::ZERO,
-            _ => self.since(started),
+            _ => self.shard.executor.moment().since(started),
         };
         self.shard.metrics.command(Protocol::Imap, row.name, elapsed);
         let bad = matches!(reply, Err(Failure::Bad(_)));

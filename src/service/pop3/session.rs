@@ -12,7 +12,7 @@ use super::{Outcome, Pop3Handover, maildrop::OpenMaildrop};
 use crate::{
     directory::Identity,
     metrics::Protocol,
-    model::Timestamp,
+    model::Moment,
     protocol::pop3::{Event, ListingKind, Offer, Session, write_err, write_ok},
     runtime::connection::{Connection, ConnectionError},
     service::Shard,
@@ -38,7 +38,7 @@ pub(super) struct Client {
     /// Since the session last let others run.
     commands_in_turn: u32,
     /// When the client must have sent its next command.
-    deadline: Timestamp,
+    deadline: Moment,
 }
 
 /// Why a session ends, or leaves this shard.
@@ -58,7 +58,10 @@ impl From<ConnectionError> for End {
 }
 
 /// Serves a new connection until it is closed or belongs to another shard.
-pub async fn run(connection: Connection, shard: Rc<Shard>) -> Outcome {
+pub async fn run(mut connection: Connection, shard: Rc<Shard>) -> Outcome {
+    if connection.handshake(shard.options.tls_handshake_timeout).await.is_err() {
+        return Outcome::Closed;
+    }
     let offer = offer(&connection, &shard);
     let session = Session::new(offer, shard.options.pop3.bad_commands_max);
     let mut client = Client::new(connection, shard, session, 0);
@@ -91,7 +94,7 @@ impl Client {
         session: Session,
         login_failures: u32,
     ) -> Client {
-        let deadline = shard.executor.now().after(shard.options.pop3.login_timeout);
+        let deadline = shard.executor.moment().after(shard.options.pop3.login_timeout);
         let (maildrop, commands_in_turn) = (None, 0);
         Client { connection, shard, session, maildrop, login_failures, commands_in_turn, deadline }
     }
@@ -200,7 +203,7 @@ impl Client {
         self.connection.start_tls(self.shard.options.tls_handshake_timeout).await?;
         self.session.tls_started(offer(&self.connection, &self.shard));
         let timeout = self.shard.options.pop3.login_timeout;
-        self.deadline = self.shard.executor.now().after(timeout);
+        self.deadline = self.shard.executor.moment().after(timeout);
         Ok(())
     }
 
@@ -267,9 +270,12 @@ impl Client {
         if self.shard.shutting_down.get() {
             return Err(ConnectionError::ShuttingDown.into());
         }
-        let left = self.deadline.0.saturating_sub(self.shard.executor.now().0);
-        let timeout = Duration::from_micros(u64::try_from(left).unwrap_or(0));
-        Ok(self.connection.fill(timeout).await?)
+        // Looked at here, as a wait of no length would end only if nothing came: a trickle always
+        // comes.
+        match self.deadline.since(self.shard.executor.moment()) {
+            Duration::ZERO => Err(ConnectionError::TimedOut.into()),
+            left => Ok(self.connection.fill(left).await?),
+        }
     }
 
     /// The client is active. Before login that earns it no more time: a stranger must not keep a
@@ -277,7 +283,7 @@ impl Client {
     fn restart_deadline(&mut self) {
         if self.maildrop.is_some() {
             let timeout = self.shard.options.pop3.idle_timeout;
-            self.deadline = self.shard.executor.now().after(timeout);
+            self.deadline = self.shard.executor.moment().after(timeout);
         }
     }
 

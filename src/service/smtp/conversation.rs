@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     directory::{AuthenticationError, Identity},
-    model::Timestamp,
+    model::Moment,
     protocol::{
         sasl::Credentials,
         smtp::{Event, Reply, Role, Security, Session, Verb, reply},
@@ -40,8 +40,11 @@ struct Conversation {
     identity: Option<Identity>,
     /// Replies not yet handed to the connection: events borrow its input meanwhile.
     replies: Vec<u8>,
+    /// Until the next command must have come whole; `None` while none is waited for. Octets of it
+    /// that trickle in earn a client no more time.
+    deadline: Option<Moment>,
     /// When the command at hand began.
-    started: Timestamp,
+    started: Moment,
 }
 
 /// Runs a session to its end and closes the connection.
@@ -58,7 +61,8 @@ pub async fn converse(mut connection: Connection, shard: Rc<Shard>, kind: Listen
     };
     let session = Session::new(kind.role(), options.smtp.limits, security);
     let mut conversation = Conversation {
-        started: shard.executor.now(),
+        started: shard.executor.moment(),
+        deadline: None,
         connection,
         session,
         kind,
@@ -147,6 +151,7 @@ impl Conversation {
                 }
             };
             self.connection.consume(consumed);
+            self.deadline = None;
             match turn {
                 Turn::Continue if self.replies.len() > REPLIES_MAX => self.flush().await?,
                 Turn::Continue => (),
@@ -166,15 +171,23 @@ impl Conversation {
         self.shard.executor.yield_now().await;
         let in_message = self.session.in_message();
         self.connection.set_interruptible(!in_message);
-        let timeout = self.patience(in_message);
+        let timeout = self.patience(in_message)?;
         self.connection.fill(timeout).await?;
-        self.started = self.shard.executor.now();
+        self.started = self.shard.executor.moment();
         Ok(())
     }
 
-    fn patience(&self, in_message: bool) -> Duration {
+    fn patience(&mut self, in_message: bool) -> Result<Duration, ConnectionError> {
         let options = &self.shard.options.smtp;
-        if in_message { options.data_timeout } else { options.command_timeout }
+        if in_message {
+            return Ok(options.data_timeout);
+        }
+        let now = self.shard.executor.moment();
+        let deadline = *self.deadline.get_or_insert_with(|| now.after(options.command_timeout));
+        match deadline.since(now) {
+            Duration::ZERO => Err(ConnectionError::TimedOut),
+            left => Ok(left),
+        }
     }
 
     async fn flush(&mut self) -> Result<(), ConnectionError> {
@@ -199,9 +212,8 @@ impl Conversation {
     }
 
     fn record(&mut self, name: &'static str) {
-        let now = self.shard.executor.now();
-        let micros = u64::try_from(now.0 - self.started.0).unwrap_or(0);
-        let elapsed = Duration::from_micros(micros);
+        let now = self.shard.executor.moment();
+        let elapsed = now.since(self.started);
         self.shard.metrics.command(self.kind.protocol(), name, elapsed);
         self.started = now;
     }

@@ -66,7 +66,7 @@ use self::{
 };
 use super::StoreError;
 use crate::{
-    model::{Lsn, PartitionId, Timestamp},
+    model::{Lsn, Moment, PartitionId},
     runtime::{
         device::{Device, File},
         executor::Executor,
@@ -147,7 +147,7 @@ struct State {
     /// LSNs of the batch being written: its bytes are with the device.
     flight: Option<(u64, u64)>,
     /// When it was handed over.
-    flight_since: Timestamp,
+    flight_since: Moment,
     /// Everything below is on stable storage.
     durable: u64,
     /// Bytes appended and not yet durable.
@@ -612,7 +612,7 @@ impl Log {
     }
 
     /// Since when the device has been writing the batch that it is writing.
-    pub fn in_flight_since(&self) -> Option<Timestamp> {
+    pub fn in_flight_since(&self) -> Option<Moment> {
         let state = self.0.state.borrow();
         state.flight.map(|_| state.flight_since)
     }

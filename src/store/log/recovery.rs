@@ -35,7 +35,7 @@ use super::{
     writer,
 };
 use crate::{
-    model::{Lsn, PartitionId, Timestamp},
+    model::{Lsn, Moment, PartitionId},
     runtime::{
         device::Device,
         executor::{Executor, Priority},
@@ -770,7 +770,7 @@ impl Recovered {
             open: Batch::new(segment, 0, Vec::new()),
             closed: VecDeque::new(),
             flight: None,
-            flight_since: Timestamp::default(),
+            flight_since: Moment::default(),
             durable: base,
             buffered: 0,
             chain: tip.chain,

@@ -113,7 +113,7 @@ impl State {
         let padded = batch.bytes.len().next_multiple_of(BLOCK);
         batch.bytes.resize(padded, 0);
         self.flight = Some((start, start + padded as u64));
-        self.flight_since = inner.executor.now();
+        self.flight_since = inner.executor.moment();
     }
 
     /// Everything below `landed.end` is durable now.
