@@ -12,7 +12,7 @@ use super::{
     error::StoreError,
     mailbox::{Mailbox, MailboxStatus, PendingState},
     namespace::{MailboxInfo, NameLimits, Names, Renaming, SpecialUse, normalise},
-    partition::{Change, Changes, Delivered, DeliveryTarget, Inner, TRANSACTION_MESSAGES_MAX},
+    partition::{Change, Changes, Delivered, DeliveryTarget, Inner},
     snapshot::{Message, MessageBody},
     state::{AccountCell, AccountState},
     view::MailboxView,
@@ -27,6 +27,16 @@ use crate::{
 /// Messages of one mailbox that a STORE or EXPUNGE decides on and logs at once: well under a
 /// millisecond of work.
 const SLICE: usize = 512;
+
+/// Messages that a COPY, a MOVE or a RENAME of INBOX puts into a mailbox by one transaction: its
+/// entry is published as a whole, which takes about a millisecond.
+const COPY_SLICE: usize = 1_024;
+
+/// Messages that one COPY or MOVE may name.
+const COMMAND_MESSAGES_MAX: usize = 100_000;
+
+/// Messages of a table looked through before others run.
+const SCAN: usize = 4_096;
 
 /// One account, loaded. Cheap to clone. All mutations return after their effects are durable and
 /// published; reads see published state only.
@@ -55,6 +65,15 @@ pub struct FlagOutcome {
     pub updated: Vec<(Uid, ModSeq)>,
     /// Refused by UNCHANGEDSINCE (RFC 7162 3.1.3); ascending.
     pub modified: Vec<Uid>,
+}
+
+/// How messages come from one mailbox into another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Copy,
+    Move,
+    /// As MOVE, and they were saved when they were.
+    Rename,
 }
 
 /// A [`FlagChange`] with keywords as bits.
@@ -224,10 +243,12 @@ impl Account {
         self.carry_out(effects.collect()).await
     }
 
+    /// One transaction as long as it is a slice. Else the new mailbox comes first and the messages
+    /// follow: what arrives meanwhile stays in INBOX, and so does the rest after a crash.
     async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
         self.inner.ensure_table(&self.cell, MailboxId::INBOX).await?;
         self.inner.log.room().await?;
-        let effects = {
+        let (effects, mailbox, whole) = {
             let mut state = self.cell.state.borrow_mut();
             let new = state.pending_names.plan_create(target, None, self.name_limits())?;
             let keywords = state.mailboxes.get(&MailboxId::INBOX).map(Mailbox::pending_keywords);
@@ -243,23 +264,26 @@ impl Account {
             if !keywords.is_empty() {
                 effects.push(Effect::Keyword { account, mailbox, names: keywords.to_vec() });
             }
+            let whole = inbox.status.messages as usize <= COPY_SLICE;
             let mut moved = Vec::new();
-            for (message, pending) in inbox.pending_messages() {
+            for (message, pending) in inbox.pending_messages().filter(|_| whole) {
                 moved.push(message.uid);
                 let uid = Uid(moved.len() as u32);
                 let message = Message { uid, mod_seq, flags: pending.flags, ..*message };
                 effects.push(Effect::Message { account, mailbox, message });
             }
-            if moved.len() > TRANSACTION_MESSAGES_MAX {
-                return Err(StoreError::Limit("messages moved by one command"));
-            }
             if !moved.is_empty() {
                 let mailbox = MailboxId::INBOX;
                 effects.push(Effect::Expunge { account, mailbox, mod_seq, uids: moved });
             }
-            effects
+            (effects, mailbox, whole)
         };
-        self.carry_out(effects).await
+        self.carry_out(effects).await?;
+        if !whole {
+            let uids = self.uids_where(MailboxId::INBOX, |_| true).await?;
+            self.copy_by_slices(MailboxId::INBOX, &uids, mailbox, Way::Rename).await?;
+        }
+        Ok(())
     }
 
     pub async fn set_subscribed(&self, name: &str, subscribed: bool) -> Result<(), StoreError> {
@@ -334,25 +358,28 @@ impl Account {
         Ok(delivered)
     }
 
-    /// All or nothing; answers (source, target) UIDs in ascending order. Keywords are carried by
-    /// name; `\Recent` is set in the target. Messages expunged meanwhile are skipped.
+    /// Answers (source, target) UIDs in ascending order. Keywords are carried by name; `\Recent` is
+    /// set in the target. Messages expunged meanwhile are skipped. Up to [`COPY_SLICE`] messages are
+    /// one transaction. More are several, so that they do not hold the shard: a refusal on the way
+    /// takes back what was copied, but a crash or a failing disk may leave some of it.
     pub async fn copy(
         &self,
         source: MailboxId,
         messages: &[Message],
         target: MailboxId,
     ) -> Result<Copied, StoreError> {
-        self.copy_messages(source, messages, target, false).await
+        self.copy_messages(source, messages, target, Way::Copy).await
     }
 
-    /// COPY and EXPUNGE of the same messages in one transaction (RFC 6851).
+    /// COPY and EXPUNGE of the same messages: each is moved or not (RFC 6851 3.3), [`COPY_SLICE`] of
+    /// them in one transaction.
     pub async fn move_messages(
         &self,
         source: MailboxId,
         messages: &[Message],
         target: MailboxId,
     ) -> Result<Copied, StoreError> {
-        self.copy_messages(source, messages, target, true).await
+        self.copy_messages(source, messages, target, Way::Move).await
     }
 
     async fn copy_messages(
@@ -360,55 +387,103 @@ impl Account {
         source: MailboxId,
         messages: &[Message],
         target: MailboxId,
-        expunge: bool,
+        way: Way,
     ) -> Result<Copied, StoreError> {
-        if messages.len() > TRANSACTION_MESSAGES_MAX {
+        if messages.len() > COMMAND_MESSAGES_MAX {
             return Err(StoreError::Limit("messages copied by one command"));
         }
         self.inner.ensure_table(&self.cell, source).await?;
-        self.inner.log.room().await?;
-        let originals = self.originals(source, messages)?;
+        let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
+        self.copy_by_slices(source, &uids, target, way).await
+    }
+
+    /// `uids` are in order, and the table of `source` is loaded.
+    async fn copy_by_slices(
+        &self,
+        source: MailboxId,
+        uids: &[Uid],
+        target: MailboxId,
+        way: Way,
+    ) -> Result<Copied, StoreError> {
+        let generation = self.inner.log.generation();
+        let mut copied = Copied { uid_validity: UidValidity(0), uids: Vec::new() };
+        for (index, slice) in uids.chunks(COPY_SLICE).enumerate() {
+            let staged = match self.room_for_slice(index, slice.len()).await {
+                Ok(()) => self.copy_slice(source, slice, target, way, &mut copied),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = staged {
+                return Err(self.take_back(error, target, &copied, way).await);
+            }
+        }
+        self.slices_settled(generation).await?;
+        Ok(copied)
+    }
+
+    /// Decides on a slice and logs it; nothing awaits.
+    fn copy_slice(
+        &self,
+        source: MailboxId,
+        uids: &[Uid],
+        target: MailboxId,
+        way: Way,
+        copied: &mut Copied,
+    ) -> Result<(), StoreError> {
+        let originals = self.originals(source, uids)?;
         let keywords = self.keywords_between(source, target, &originals)?;
         let now = self.inner.executor.now();
-
         let mut effects = Vec::with_capacity(originals.len() + 1);
-        let copied = {
+        let mut slice = Vec::with_capacity(originals.len());
+        {
             let mut state = self.cell.state.borrow_mut();
             let (account, mod_seq) = (state.id, state.allocate_mod_seq());
             let found = state.pending_mailbox(target).ok_or(StoreError::NoSuchMailbox)?;
-            let uid_validity = found.status.uid_validity;
-            let mut uids = Vec::with_capacity(originals.len());
+            copied.uid_validity = found.status.uid_validity;
             for original in &originals {
                 let uid = found.allocate_uid().ok_or(StoreError::Limit("UIDs of a mailbox"))?;
-                uids.push((original.uid, uid));
+                slice.push((original.uid, uid));
                 let flags = FlagSet {
                     system: original.flags.system,
                     keywords: translate(original.flags.keywords, &keywords),
                 };
-                let message = Message { uid, mod_seq, flags, save_date: now, ..*original };
+                let save_date = if way == Way::Rename { original.save_date } else { now };
+                let message = Message { uid, mod_seq, flags, save_date, ..*original };
                 effects.push(Effect::Message { account, mailbox: target, message });
             }
-            if expunge && !uids.is_empty() {
-                let uids = uids.iter().map(|(uid, _)| *uid).collect();
+            if way != Way::Copy && !slice.is_empty() {
+                let uids = slice.iter().map(|(uid, _)| *uid).collect();
                 effects.push(Effect::Expunge { account, mailbox: source, mod_seq, uids });
             }
-            Copied { uid_validity, uids }
-        };
-        self.carry_out(effects).await?;
-        Ok(copied)
+        }
+        self.stage_slice(effects, originals.len())?;
+        copied.uids.extend(slice);
+        Ok(())
     }
 
-    /// Those of `messages` that still exist, as pending state has them, ascending by UID.
-    fn originals(
+    /// A later slice of a COPY was refused: what was copied goes again (RFC 3501 6.4.7). What was
+    /// moved is in one place and stays there (RFC 6851 3.3). Answers the `error`.
+    async fn take_back(
         &self,
-        source: MailboxId,
-        messages: &[Message],
-    ) -> Result<Vec<Message>, StoreError> {
+        error: StoreError,
+        target: MailboxId,
+        copied: &Copied,
+        way: Way,
+    ) -> StoreError {
+        if way == Way::Copy && !copied.uids.is_empty() && self.settled().await.is_ok() {
+            let uids = copied.uids.iter().map(|(_, uid)| *uid).collect();
+            if let Err(worse) = self.expunge_where(target, uids, |_| true).await {
+                return worse;
+            }
+        }
+        error
+    }
+
+    /// Those of `uids` that still exist, as pending state has them, ascending by UID.
+    fn originals(&self, source: MailboxId, uids: &[Uid]) -> Result<Vec<Message>, StoreError> {
         let mut state = self.cell.state.borrow_mut();
         let found = state.pending_mailbox(source).ok_or(StoreError::NoSuchMailbox)?;
-        let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
         let table = found.loaded.as_ref().map(|loaded| &loaded.table);
-        let originals = uids.into_iter().filter_map(|uid| {
+        let originals = uids.iter().filter_map(|&uid| {
             let pending = found.pending_state(uid)?;
             let message = table?.by_uid(uid)?;
             Some(Message { flags: pending.flags, mod_seq: pending.mod_seq, ..*message })
@@ -454,12 +529,12 @@ impl Account {
         let change = self.as_bits(mailbox, change)?;
         let mut outcome = FlagOutcome::default();
         for (index, slice) in sorted(uids).chunks(SLICE).enumerate() {
-            self.room_for_slice(index).await?;
+            self.room_for_slice(index, slice.len()).await?;
             let effects = {
                 let mut state = self.cell.state.borrow_mut();
                 plan_flags(&mut state, mailbox, slice, change, unchanged_since, &mut outcome)?
             };
-            self.stage(effects)?;
+            self.stage_slice(effects, slice.len())?;
         }
         self.slices_settled(generation).await?;
         Ok(outcome)
@@ -475,12 +550,23 @@ impl Account {
         }
     }
 
-    /// Between the slices of a long command others run.
-    async fn room_for_slice(&self, index: usize) -> Result<(), StoreError> {
+    /// Between the slices of a long command others run, and what all long commands have staged
+    /// together is published in a turn.
+    async fn room_for_slice(&self, index: usize, messages: usize) -> Result<(), StoreError> {
         if index > 0 {
             self.inner.executor.yield_now().await;
+            self.inner.bulk_turn(messages).await?;
         }
         self.inner.log.room().await
+    }
+
+    fn stage_slice(&self, effects: Vec<Effect>, messages: usize) -> Result<(), StoreError> {
+        let staged = !effects.is_empty();
+        self.stage(effects)?;
+        if staged && let Some(lsn) = self.cell.state.borrow().staged {
+            self.inner.bulk.staged(lsn, messages);
+        }
+        Ok(())
     }
 
     fn as_bits(&self, mailbox: MailboxId, change: FlagChange) -> Result<BitChange, StoreError> {
@@ -511,20 +597,46 @@ impl Account {
     ) -> Result<Vec<Uid>, StoreError> {
         self.inner.ensure_table(&self.cell, mailbox).await?;
         let deleted = |pending: PendingState| pending.flags.system.contains(Flags::DELETED);
-        let chosen = {
-            let mut state = self.cell.state.borrow_mut();
-            let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-            match uids {
-                _ if !found.may_have_deleted() => Vec::new(),
-                Some(uids) => sorted(uids),
-                None => found
-                    .pending_messages()
-                    .filter(|(_, pending)| deleted(*pending))
-                    .map(|(message, _)| message.uid)
-                    .collect(),
-            }
+        let chosen = match uids {
+            _ if !self.may_have_deleted(mailbox)? => Vec::new(),
+            Some(uids) => sorted(uids),
+            None => self.uids_where(mailbox, deleted).await?,
         };
         self.expunge_where(mailbox, chosen, deleted).await
+    }
+
+    fn may_have_deleted(&self, mailbox: MailboxId) -> Result<bool, StoreError> {
+        let mut state = self.cell.state.borrow_mut();
+        let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+        Ok(found.may_have_deleted())
+    }
+
+    /// UIDs of the messages that `chosen` holds for, ascending; others run in between.
+    async fn uids_where(
+        &self,
+        mailbox: MailboxId,
+        chosen: impl Fn(PendingState) -> bool,
+    ) -> Result<Vec<Uid>, StoreError> {
+        let (mut uids, mut from) = (Vec::new(), Uid(0));
+        loop {
+            let mut looked_at = 0;
+            {
+                let mut state = self.cell.state.borrow_mut();
+                let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+                for (message, pending) in found.pending_messages_from(from).take(SCAN) {
+                    looked_at += 1;
+                    from = Uid(message.uid.0.saturating_add(1));
+                    if chosen(pending) {
+                        uids.push(message.uid);
+                    }
+                }
+            }
+            if looked_at < SCAN {
+                break;
+            }
+            self.inner.executor.yield_now().await;
+        }
+        Ok(uids)
     }
 
     /// Removes `uids` whatever their flags (POP3 QUIT).
@@ -544,7 +656,7 @@ impl Account {
         let generation = self.inner.log.generation();
         let mut removed = Vec::new();
         for (index, slice) in uids.chunks(SLICE).enumerate() {
-            self.room_for_slice(index).await?;
+            self.room_for_slice(index, slice.len()).await?;
             let effects = {
                 let mut state = self.cell.state.borrow_mut();
                 let account = state.id;
@@ -558,7 +670,7 @@ impl Account {
                 let mod_seq = state.allocate_mod_seq();
                 vec![Effect::Expunge { account, mailbox, mod_seq, uids }]
             };
-            self.stage(effects)?;
+            self.stage_slice(effects, slice.len())?;
         }
         self.slices_settled(generation).await?;
         Ok(removed)

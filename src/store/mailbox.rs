@@ -13,7 +13,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Waker};
 use super::{
     effect::Effect,
     run::{RunRecord, RunRef},
-    snapshot::{Message, Published, Snapshot},
+    snapshot::{Message, MessageTable, Published, Snapshot},
 };
 use crate::{
     model::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, Lsn, ModSeq, Uid, UidValidity},
@@ -155,7 +155,16 @@ impl Mailbox {
 
     /// Published messages that are not expunged in pending state, with their pending flags.
     pub fn pending_messages(&self) -> impl Iterator<Item = (&Message, PendingState)> {
-        let table = self.loaded.as_ref().map(|published| published.table.iter_from(0));
+        self.pending_messages_from(Uid(0))
+    }
+
+    /// Those with a UID from `first` on.
+    pub fn pending_messages_from(
+        &self,
+        first: Uid,
+    ) -> impl Iterator<Item = (&Message, PendingState)> {
+        let from = |table: &'_ MessageTable| table.lower_bound(first);
+        let table = self.loaded.as_ref().map(|it| it.table.iter_from(from(&it.table)));
         table.into_iter().flatten().filter_map(|message| {
             let state = match self.pending.overlay.get(&message.uid) {
                 Some((_, state)) => (*state)?,

@@ -11,6 +11,7 @@
 mod account;
 mod admission;
 mod body;
+mod bulk;
 mod checkpoint;
 mod codec;
 mod compaction;

@@ -25,6 +25,7 @@ use super::{
     account::Account,
     admission::{self, Admission},
     body::{BodyWriter, EntryCache, StagedBody, StagedChunks},
+    bulk::Bulk,
     checkpoint,
     compaction::Compactions,
     compression::BodyCounters,
@@ -150,6 +151,7 @@ pub(super) struct Inner {
     /// Entries appended and not yet durable, in order.
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
     pub cache: EntryCache,
+    pub bulk: Bulk,
     /// Sum of what the accounts in memory are charged.
     pub memory: Cell<usize>,
     /// Counts uses of accounts, to tell the least recent.
@@ -213,6 +215,7 @@ impl Partition {
             standing: RefCell::new(standing),
             staged: RefCell::default(),
             cache: EntryCache::default(),
+            bulk: Bulk::default(),
             memory: Cell::new(0),
             clock: Cell::new(0),
             checkpoints: checkpoint::Schedule::new(Rc::new(Signal::default()), &log),

@@ -885,3 +885,117 @@ fn long_commands_let_others_in() {
         assert_eq!(left, [last.0]);
     });
 }
+
+/// Runs beside a long command and notes by how many messages a number of the account's moved
+/// between two of its turns.
+fn watch_steps(
+    world: &World,
+    account: &Account,
+    number: impl Fn(&Account) -> i64 + 'static,
+) -> Rc<std::cell::Cell<i64>> {
+    let largest = Rc::new(std::cell::Cell::new(0));
+    let (account, clock, noted) = (account.clone(), world.simulation.clone(), largest.clone());
+    let other = Box::pin(async move {
+        let mut before = number(&account);
+        loop {
+            let now = number(&account);
+            noted.set(noted.get().max((now - before).abs()));
+            before = now;
+            clock.yield_now().await;
+        }
+    });
+    world.simulation.spawn(Priority::Foreground, other);
+    largest
+}
+
+fn published(account: &Account, mailbox: MailboxId) -> MailboxStatus {
+    account.cell.state.borrow().live_mailbox(mailbox).map(|it| it.status).unwrap_or_default()
+}
+
+/// An INBOX of `count` messages with a keyword.
+async fn filled(partition: &Partition, count: usize) -> Account {
+    let account = partition.account(ALICE).await.unwrap();
+    let first = deliver(partition, ALICE, b"x").await;
+    let keyword = FlagChange::Add(Flags::FLAGGED, vec!["Kept".to_owned()]);
+    account.store_flags(MailboxId::INBOX, &[first.uid], keyword, None).await.unwrap();
+    while uids(&account, MailboxId::INBOX).await.len() < count {
+        let snapshot = snapshot(&account, MailboxId::INBOX).await;
+        let missing = count - snapshot.len();
+        let messages: Vec<Message> = snapshot.iter_from(0).take(missing).copied().collect();
+        account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
+    }
+    account
+}
+
+/// What one command changes in thousands of messages is published by pieces with turns between
+/// them, not with one batch of the log: publishing does not wait for anything.
+#[test]
+fn long_commands_are_published_by_pieces() {
+    const COUNT: usize = 10_000;
+    const AT_ONCE: i64 = 2_048;
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = filled(&partition, COUNT).await;
+        let all = snapshot(&account, MailboxId::INBOX).await;
+        let messages: Vec<Message> = all.iter_from(0).copied().collect();
+        let numbers: Vec<Uid> = messages.iter().map(|message| message.uid).collect();
+
+        let unseen = |account: &Account| i64::from(published(account, MailboxId::INBOX).unseen);
+        let inbox = |account: &Account| i64::from(published(account, MailboxId::INBOX).messages);
+        let steps = watch_steps(&world, &account, unseen);
+        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+        account.store_flags(MailboxId::INBOX, &numbers, seen, None).await.unwrap();
+        assert!((1..=AT_ONCE).contains(&steps.get()), "STORE: {}", steps.get());
+
+        let steps = watch_steps(&world, &account, inbox);
+        let copied = account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
+        assert_eq!(copied.uids.len(), COUNT);
+        assert!((1..=AT_ONCE).contains(&steps.get()), "COPY: {}", steps.get());
+
+        let steps = watch_steps(&world, &account, inbox);
+        account.rename_mailbox("INBOX", "Old/All").await.unwrap();
+        assert!((1..=AT_ONCE).contains(&steps.get()), "RENAME: {}", steps.get());
+        let old = account.mailbox_by_name("Old/All").unwrap().id;
+        assert_eq!(published(&account, MailboxId::INBOX).messages, 0);
+        assert_eq!(uids(&account, old).await, (1..=2 * COUNT as u32).collect::<Vec<_>>());
+        let moved = snapshot(&account, old).await;
+        assert_eq!(moved.keywords(), ["Kept"]);
+        assert!(moved.iter_from(0).all(|it| it.flags.keywords.contains(0)));
+        let dates = |snapshot: &Snapshot| -> Vec<Timestamp> {
+            snapshot.iter_from(0).take(COUNT).map(|message| message.save_date).collect()
+        };
+        assert_eq!(dates(&moved), dates(&all));
+    });
+}
+
+/// RFC 3501 6.4.7: a COPY that ends half way, here because its source is deleted, leaves nothing.
+#[test]
+fn a_copy_refused_on_the_way_is_taken_back() {
+    const COUNT: usize = 8_000;
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let account = filled(&partition, COUNT).await;
+        let source = account.create_mailbox("source", None).await.unwrap();
+        let target = account.create_mailbox("target", None).await.unwrap();
+        let inbox = snapshot(&account, MailboxId::INBOX).await;
+        let messages: Vec<Message> = inbox.iter_from(0).copied().collect();
+        account.copy(MailboxId::INBOX, &messages, source).await.unwrap();
+        let messages: Vec<Message> =
+            snapshot(&account, source).await.iter_from(0).copied().collect();
+
+        let (other, clock) = (account.clone(), world.simulation.clone());
+        world.simulation.spawn(
+            Priority::Foreground,
+            Box::pin(async move {
+                while published(&other, target).messages == 0 {
+                    clock.yield_now().await;
+                }
+                other.delete_mailbox("source").await.unwrap();
+            }),
+        );
+        let copied = account.copy(source, &messages, target).await;
+        assert!(matches!(copied, Err(StoreError::NoSuchMailbox)), "{copied:?}");
+        assert_eq!(published(&account, target).messages, 0);
+        assert!(published(&account, target).uid_next > Uid(1));
+    });
+}

@@ -19,7 +19,7 @@ pub(super) async fn copy(
 ) -> Reply {
     let source = session.selected()?.mailbox();
     let target = target_mailbox(session, target)?;
-    let messages = messages(session, uid, set)?;
+    let messages = messages(session, uid, set).await?;
     if messages.is_empty() {
         return Done::ok("Nothing to copy");
     }
@@ -41,7 +41,7 @@ pub(super) async fn move_messages(
 ) -> Reply {
     let source = session.writable()?.mailbox();
     let target = target_mailbox(session, target)?;
-    let messages = messages(session, uid, set)?;
+    let messages = messages(session, uid, set).await?;
     if messages.is_empty() {
         return Done::ok("Nothing to move");
     }
@@ -65,11 +65,16 @@ fn target_mailbox(session: &Session, name: &MailboxName<'_>) -> Result<MailboxId
 
 /// The messages of `set`. One that somebody else expunged cannot be copied: by number that refuses
 /// the whole command (RFC 2180 4.4.2), by UID it is one that does not exist.
-fn messages(session: &Session, uid: bool, set: &SequenceSet) -> Result<Vec<Message>, Failure> {
+async fn messages(
+    session: &Session,
+    uid: bool,
+    set: &SequenceSet,
+) -> Result<Vec<Message>, Failure> {
     let selected = session.selected()?;
     let current = selected.view.current();
     let mut messages = Vec::new();
     for index in selected.indexes(uid, set)?.into_iter().flatten() {
+        session.turn_of_scan(index).await;
         let Some(message) = selected.message(index) else { continue };
         let newest = current.as_ref().and_then(|it| it.get(it.index_of(message.uid)?));
         match newest {

@@ -2,15 +2,29 @@
 //! it, with everybody else's, by [`super::sync`].
 
 use super::{
-    reply::{Done, Reply},
+    reply::{Done, Failure, Reply},
     session::Session,
 };
-use crate::protocol::imap::SequenceSet;
+use crate::{model::Uid, protocol::imap::SequenceSet};
 
 pub(super) async fn expunge(session: &mut Session, uids: Option<&SequenceSet>) -> Reply {
     let selected = session.writable()?;
     let mailbox = selected.mailbox();
-    let named = uids.map(|set| selected.uids_of(set));
+    let named = match uids {
+        Some(set) => Some(uids_of(session, set).await?),
+        None => None,
+    };
     session.account()?.expunge(mailbox, named.as_deref()).await?;
     Done::ok("EXPUNGE completed")
+}
+
+/// UIDs of the messages in a set of UIDs, ascending.
+async fn uids_of(session: &Session, set: &SequenceSet) -> Result<Vec<Uid>, Failure> {
+    let selected = session.selected()?;
+    let mut uids = Vec::new();
+    for index in selected.indexes(true, set)?.into_iter().flatten() {
+        session.turn_of_scan(index).await;
+        uids.extend(selected.numbering().get(index).map(|message| message.uid));
+    }
+    Ok(uids)
 }

@@ -22,9 +22,6 @@ use crate::{
     store::{FlagChange, Message},
 };
 
-/// Messages looked at before other sessions get their turn.
-const MESSAGES_PER_TURN: usize = 4_096;
-
 pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
     let indexes = session.selected()?.indexes(fetch.uid, &fetch.set)?;
     if fetch.items.contains(&FetchItem::ModSeq) {
@@ -37,9 +34,7 @@ pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
     let mut trouble = None;
     for index in indexes.into_iter().flatten() {
         // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait for.
-        if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
-            session.shard.executor.yield_now().await;
-        }
+        session.turn_of_scan(index).await;
         let Some(message) = session.selected()?.message(index) else { continue };
         if !(wanted(&message) || seen_now.binary_search(&message.uid).is_ok()) {
             continue;
@@ -80,14 +75,13 @@ async fn set_seen(
     if selected.read_only || !fetch.items.iter().any(FetchItem::sets_seen) {
         return Ok(Vec::new());
     }
-    let unseen: Vec<Uid> = indexes
-        .iter()
-        .cloned()
-        .flatten()
-        .filter_map(|index| selected.message(index))
-        .filter(|message| wanted(message) && !message.flags.system.contains(Flags::SEEN))
-        .map(|message| message.uid)
-        .collect();
+    let mut unseen: Vec<Uid> = Vec::new();
+    for index in indexes.iter().cloned().flatten() {
+        session.turn_of_scan(index).await;
+        let message = selected.message(index).filter(&wanted);
+        let message = message.filter(|message| !message.flags.system.contains(Flags::SEEN));
+        unseen.extend(message.map(|message| message.uid));
+    }
     if unseen.is_empty() {
         return Ok(unseen);
     }

@@ -115,17 +115,6 @@ impl Selected {
         Ok(ranges.ranges().map(|(first, last)| first as usize - 1..last as usize).collect())
     }
 
-    /// UIDs of the messages in a set of UIDs, ascending.
-    pub fn uids_of(&self, set: &SequenceSet) -> Vec<Uid> {
-        let indexes = self.indexes(true, set).unwrap_or_default();
-        indexes
-            .into_iter()
-            .flatten()
-            .filter_map(|index| self.numbering.get(index))
-            .map(|it| it.uid)
-            .collect()
-    }
-
     /// Moves flags on and leaves the numbers alone: `told` has lost messages of `numbering`.
     pub fn advance_flags(&mut self, newer: Snapshot) {
         self.told = newer;

@@ -34,6 +34,10 @@ pub(super) const OUTPUT_MAX: usize = 64 * 1024;
 /// pipeline thousands that never wait for anything.
 const COMMANDS_PER_TURN: u32 = 32;
 
+/// Messages of the view looked at, with nothing read or written for them, before other sessions get
+/// their turn.
+const MESSAGES_PER_TURN: usize = 4_096;
+
 /// Before login nothing longer is of use: credentials and ID fields.
 const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024, message: 0 };
 
@@ -165,6 +169,13 @@ impl Session {
             self.shard.executor.yield_now().await;
         }
         Ok(())
+    }
+
+    /// To be awaited at each index of a loop over messages that may have nothing else to wait for.
+    pub async fn turn_of_scan(&self, index: usize) {
+        if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
+            self.shard.executor.yield_now().await;
+        }
     }
 
     pub async fn flush(&mut self) -> Result<(), ConnectionError> {

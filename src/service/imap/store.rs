@@ -18,7 +18,9 @@ pub(super) async fn store(session: &mut Session, store: &Store<'_>) -> Reply {
     let current = selected.view.current();
     let mut uids: Vec<Uid> = Vec::new();
     let mut expunged = false;
-    for message in indexes.into_iter().flatten().filter_map(|it| selected.numbering().get(it)) {
+    for index in indexes.into_iter().flatten() {
+        session.turn_of_scan(index).await;
+        let Some(message) = selected.numbering().get(index) else { continue };
         match current.as_ref().and_then(|it| it.index_of(message.uid)) {
             Some(_) => uids.push(message.uid),
             None => expunged = true,

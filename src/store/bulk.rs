@@ -1,0 +1,76 @@
+//! How much long commands have staged: what STORE, EXPUNGE, COPY and MOVE of many messages log by
+//! slices is published with the batch it is in, all at once, and one batch takes thousands of
+//! slices. So that no publication holds the shard, all of them together stage
+//! [`BULK_MESSAGES_MAX`] and then wait for the disk.
+//!
+//! Owned by the partition; shard-local. Short commands and deliveries are not counted: their clients
+//! wait for each.
+
+use std::cell::Cell;
+
+use super::{error::StoreError, partition::Inner};
+use crate::model::Lsn;
+
+/// Messages whose changes long commands may have staged and not yet published: a few milliseconds of
+/// work.
+const BULK_MESSAGES_MAX: usize = 2_048;
+
+#[derive(Default)]
+pub(super) struct Bulk {
+    /// The latest slice.
+    last: Cell<Lsn>,
+    /// Messages in slices since all were published.
+    messages: Cell<usize>,
+}
+
+impl Bulk {
+    /// A slice of `messages` was appended at `lsn`.
+    pub fn staged(&self, lsn: Lsn, messages: usize) {
+        self.last.set(self.last.get().max(lsn));
+        self.messages.set(self.messages.get() + messages);
+    }
+
+    fn takes(&self, messages: usize) -> bool {
+        let staged = self.messages.get();
+        staged == 0 || staged + messages <= BULK_MESSAGES_MAX
+    }
+
+    /// All up to `lsn` are settled.
+    fn settled(&self, lsn: Lsn) {
+        if self.last.get() == lsn {
+            self.messages.set(0);
+        }
+    }
+}
+
+impl Inner {
+    /// To be awaited before a slice of a long command that is not its first. Cancel-safe.
+    pub(super) async fn bulk_turn(&self, messages: usize) -> Result<(), StoreError> {
+        while !self.bulk.takes(messages) {
+            let last = self.bulk.last.get();
+            let settled = self.log.durable(last).await;
+            self.bulk.settled(last);
+            settled?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_until_the_last_slice_is_settled() {
+        let bulk = Bulk::default();
+        // One that is larger than all is taken alone.
+        assert!(bulk.takes(BULK_MESSAGES_MAX + 1));
+        bulk.staged(Lsn(1), 1_000);
+        bulk.staged(Lsn(2), 1_000);
+        assert!(bulk.takes(48) && !bulk.takes(49));
+        bulk.settled(Lsn(1));
+        assert!(!bulk.takes(49));
+        bulk.settled(Lsn(2));
+        assert!(bulk.takes(BULK_MESSAGES_MAX));
+    }
+}
