@@ -392,11 +392,7 @@ impl Session {
 
     async fn delete(&mut self) {
         let names = self.own_names();
-        if names.is_empty() {
-            return;
-        }
-        // With children, too: they stay.
-        let name = &names[self.pick(names.len())];
+        let Some(name) = names.last() else { return };
         let id = self.share.mailboxes[&(self.home(), name.clone())];
         let account = self.account(self.home()).await;
         let step = self.step();
