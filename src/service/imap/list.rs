@@ -62,7 +62,7 @@ impl Matcher {
     }
 }
 
-/// The names of an account piece by piece, INBOX first: what is told of them may wait for a client
+/// The names of an account piece by piece, INBOX first if it is about mailboxes: what is told of them may wait for a client
 /// that does not read, and then holds one piece, however many there are. Names that come or go
 /// meanwhile are told or not.
 struct NameWalk {
@@ -78,11 +78,10 @@ impl NameWalk {
     }
 
     fn next(&mut self, account: &Account) -> Option<String> {
-        if !self.inbox_told {
+        let inbox_first = self.which != Names::Subscribed;
+        if inbox_first && !self.inbox_told {
             self.inbox_told = true;
-            if self.which != Names::Subscribed || account.is_subscribed(INBOX) {
-                return Some(INBOX.to_owned());
-            }
+            return Some(INBOX.to_owned());
         }
         loop {
             let Some(name) = self.piece.next() else {
@@ -91,7 +90,7 @@ impl NameWalk {
                 self.piece = piece.into_iter();
                 continue;
             };
-            if name != INBOX {
+            if !(inbox_first && name == INBOX) {
                 return Some(name);
             }
         }
