@@ -64,11 +64,13 @@ pub(super) struct Session {
 }
 
 /// Serves a new connection until it is closed or belongs to another shard.
-pub async fn run(mut connection: Connection, shard: Rc<Shard>) -> Outcome {
-    if connection.handshake(shard.options.tls_handshake_timeout).await.is_err() {
+pub async fn run(connection: Connection, shard: Rc<Shard>) -> Outcome {
+    // Boxed before the first wait: the task holds the connection nowhere else.
+    let timeout = shard.options.tls_handshake_timeout;
+    let mut session = Box::new(Session::new(connection, shard));
+    if session.connection.handshake(timeout).await.is_err() {
         return Outcome::Closed;
     }
-    let mut session = Box::new(Session::new(connection, shard));
     session.greet();
     session.serve().await
 }
