@@ -17,6 +17,13 @@
 //! Protocol decides what is legal, service what is wanted, store what is durable, runtime when it
 //! runs. `docs/architecture.md` is the longer map.
 
+// No byte from the network or the disk may panic us, as a panic ends the process: what cannot fail
+// says so where it stands, with the reason (docs/contributing.md).
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
+)]
+
 pub mod admin;
 pub mod config;
 pub mod control;

@@ -3,6 +3,8 @@
 //! Runs on the control thread; asks the shards through [`Source`], which `server` implements over
 //! the mesh.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 mod http;
 
 pub use http::{Health, Source, serve};

@@ -3,6 +3,8 @@
 //! The server reads this file and never writes it. Unknown keys are errors; every error names the
 //! file, the line and the setting, and says what would be right.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 mod file;
 mod problem;
 

@@ -5,6 +5,8 @@
 //! lines of `server::examine` as they come, `block list` and `block lift ...` with those of
 //! `server::blocks`.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 mod socket;
 
 pub use socket::{Handler, Reply, bind, request, serve, stream};

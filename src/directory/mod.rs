@@ -8,6 +8,8 @@
 //! Invariants: a lookup takes no lock and sees one snapshot; no password is hashed on a shard; no
 //! lock is held across an await.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 mod address;
 mod authenticate;
 mod guard;

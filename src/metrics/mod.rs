@@ -148,6 +148,7 @@ impl CommandSummary {
 }
 
 impl Default for CommandSummary {
+    #[allow(clippy::unreachable, reason = "constants of ours")]
     fn default() -> CommandSummary {
         // Grows with the largest value seen, so that a fast command's histogram stays under 1 KiB.
         let mut latency_us = Histogram::new_with_max(LATENCY_MIN_TOP_US, LATENCY_DIGITS)

@@ -9,6 +9,8 @@
 //! that the session refuses it; a CR inside a line is left for the parser, to which it is a control
 //! character like others.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use memchr::memchr;
 
 /// Octets of one over-long line that are skipped before the peer is given up.
@@ -60,7 +62,7 @@ impl LineFramer {
             self.skipped = 0;
             return (end + 1, Frame::TooLong);
         }
-        let frame = match input[..end].strip_suffix(b"\r") {
+        let frame = match input.get(..end).unwrap_or_default().strip_suffix(b"\r") {
             None => Frame::BareLf,
             Some(line) if line.len() > self.limit => Frame::TooLong,
             Some(line) => Frame::Line(line),

@@ -9,6 +9,8 @@
 //! [`RESPONSE_MAX`]; it never panics on any input; after [`Step::Done`] or [`Step::Failed`] it is
 //! over. The names and passwords are compared octet by octet: no SASLprep.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -13,6 +13,8 @@
 //!
 //! Ownership: shard-local. `detach` makes it `Send`, `attach` makes it another shard's.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::{
     future::poll_fn,
     io,
@@ -535,7 +537,7 @@ impl Connection {
                 None => self.taken += ready!(self.transport.poll_send(context, unsent))?,
                 Some(tls) => {
                     // Sealed piece by piece, so that a big reply is never in memory twice.
-                    let piece = &unsent[..unsent.len().min(SCRATCH_SIZE)];
+                    let piece = unsent.get(..SCRATCH_SIZE).unwrap_or(unsent);
                     let sealed = tls.seal(
                         piece,
                         self.ciphertext.bytes_mut(),

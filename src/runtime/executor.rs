@@ -42,6 +42,7 @@ pub trait Executor {
 }
 
 /// The result of `job`, which ran where it did not hold the shard up.
+#[allow(clippy::unreachable, reason = "a job that panics ends the process")]
 pub async fn offload<T: Send + 'static>(
     executor: &dyn Executor,
     job: impl FnOnce() -> T + Send + 'static,

@@ -383,6 +383,7 @@ impl Slot {
         }
     }
 
+    #[allow(clippy::expect_used, reason = "the type is the call's own")]
     async fn answer<T: 'static>(&self, deadline: &mut Deadline) -> Result<T, MeshError> {
         let answer = poll_fn(|context| {
             if let Some(answer) = self.answer.borrow_mut().take() {

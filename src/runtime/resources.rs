@@ -154,6 +154,7 @@ impl ShardResources {
     }
 
     /// The set of this shard's sockets. Only on shards, not where tests play one.
+    #[allow(clippy::unreachable, reason = "every shard has one before its first socket")]
     pub(super) fn readiness(&self) -> &Rc<Readiness> {
         match self.readiness.get() {
             Some(readiness) => readiness,

@@ -167,6 +167,7 @@ impl GlommioExecutor {
 }
 
 impl Executor for GlommioExecutor {
+    #[allow(clippy::unreachable, reason = "both queues live as long as the executor")]
     fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>) {
         let queue = match priority {
             Priority::Foreground => self.foreground,

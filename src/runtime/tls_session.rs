@@ -14,6 +14,8 @@
 //! - After an error nothing more is opened or sealed. It would read on in the middle of what failed
 //!   (and send a second alert); only the alert that it has queued is taken out.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::sync::Arc;
 
 use rustls::{
@@ -252,7 +254,7 @@ fn with_room(
     let mut room = guess;
     for _ in 0..2 {
         outgoing.resize(start + room, 0);
-        match write(&mut outgoing[start..]) {
+        match write(outgoing.get_mut(start..).unwrap_or_default()) {
             Ok(written) => {
                 outgoing.truncate(start + written);
                 return Ok(());

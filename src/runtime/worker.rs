@@ -51,6 +51,7 @@ impl WorkerPool {
     ///
     /// # Panics
     /// The future panics if the job did.
+    #[allow(clippy::expect_used, reason = "a job that panics ends the process")]
     pub fn try_run<T, F>(&self, job: F) -> Result<impl Future<Output = T> + use<T, F>, Busy>
     where
         T: Send + 'static,

@@ -1,6 +1,8 @@
 //! Puts a server together and runs it: data directory, users, certificates, listeners, shards,
 //! control thread. `ringmail demo` and `ringmail serve` differ only in the settings they bring.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 pub mod data_dir;
 pub mod examine;
 

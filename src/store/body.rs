@@ -423,10 +423,11 @@ impl Inner {
     /// The `raw` bytes that `frame`, of the entry at `lsn`, stands for.
     fn decompressed(&self, lsn: Lsn, frame: &[u8], raw: u64) -> Result<Bytes, StoreError> {
         let key = Key::Decompressed(lsn);
-        if let Some(bytes) = self.cache.get(key) {
+        let raw = usize::try_from(raw).unwrap_or(usize::MAX);
+        // Two references to one chunk may disagree about its size, on a disk that was tampered with.
+        if let Some(bytes) = self.cache.get(key).filter(|bytes| bytes.len() == raw) {
             return Ok(bytes);
         }
-        let raw = usize::try_from(raw).unwrap_or(usize::MAX);
         let bytes = compression::decompress(frame, raw)
             .map_err(|error| undecodable(lsn, error))
             .inspect_err(|error| self.note_damage(error, Place::default()))?;
@@ -488,7 +489,8 @@ impl Inner {
 
     /// The bytes of the body that a chunk holds, exactly as many as the extent says.
     async fn read_chunk(&self, extent: &Extent) -> Result<Bytes, StoreError> {
-        if let Some(bytes) = self.cache.get(Key::Decompressed(extent.lsn)) {
+        let cached = self.cache.get(Key::Decompressed(extent.lsn));
+        if let Some(bytes) = cached.filter(|bytes| bytes.len() == extent.raw as usize) {
             return Ok(bytes);
         }
         let payload = self.read_payload(extent.lsn, extent.entry_len()).await?;

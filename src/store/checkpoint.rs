@@ -6,6 +6,8 @@
 //! not have, so nothing is lost or applied twice. An account is captured between two awaits.
 //! Only changed accounts, changed directory pages and a root are written.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::{
     cell::Cell,
     collections::BTreeMap,

@@ -4,6 +4,8 @@
 //! Invariant: decoding never panics and never allocates more than its input could hold, whatever
 //! the bytes. Checksums make garbage unlikely, not impossible (a bug of ours is garbage too).
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use crate::model::Uid;
 
 /// Payload bytes that cannot be what we wrote; the text names the field.

@@ -4,6 +4,8 @@
 //! one log entry, found by its LSN. Pure encoding; `checkpoint` decides when, `paging` reads back.
 //! Fields may be added at the end of every page: readers ignore what follows what they know.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::rc::Rc;
 
 use bytes::Bytes;

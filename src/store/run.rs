@@ -7,6 +7,8 @@
 //!
 //! Since UIDs ascend in time, a run's new messages come after those of every older run.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::collections::BTreeMap;
 
 use super::{

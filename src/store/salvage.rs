@@ -8,6 +8,8 @@
 //!
 //! Nothing is invented: what has no surviving record is lost, and said to be.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::collections::BTreeMap;
 
 use hashbrown::HashSet;

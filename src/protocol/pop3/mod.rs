@@ -5,6 +5,8 @@
 //! [`Event`]; a [`Maildrop`] knows the numbers and deletion marks of the messages seen at login and
 //! writes the listings; a [`MultilineWriter`] turns message octets into a dot-stuffed response.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 mod command;
 mod maildrop;
 mod multiline;

@@ -75,11 +75,11 @@ impl MultilineWriter {
         let mut copied = 0;
         for position in memmem::find_iter(piece, b"\n.") {
             let dot = position + 1;
-            output.extend_from_slice(&piece[copied..dot]);
+            output.extend_from_slice(piece.get(copied..dot).unwrap_or_default());
             output.push(b'.');
             copied = dot;
         }
-        output.extend_from_slice(&piece[copied..]);
+        output.extend_from_slice(piece.get(copied..).unwrap_or_default());
         self.tail = match (self.tail, piece) {
             (tail, []) => tail,
             (Tail::Cr, [b'\n']) | (_, [.., b'\r', b'\n']) => Tail::LineStart,

@@ -166,6 +166,7 @@ impl MemoryDevice {
     ///
     /// # Panics
     /// If there is no such file.
+    #[allow(clippy::expect_used, reason = "for tests")]
     pub fn corrupt(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let content = self.0.files.borrow().get(name).expect("file to corrupt").1.clone();
         change(&mut content.borrow_mut());

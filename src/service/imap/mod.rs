@@ -15,6 +15,8 @@
 //! A further command is a row of `protocol::imap::state`, its parser, a `Command`, an arm of `dispatch` and a
 //! file; an extension may also change responses, capabilities and docs. Everything here is shard-local.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::time::Duration;
 
 use crate::{directory::Identity, protocol::imap::Limits, runtime::connection::Connection};

@@ -12,6 +12,8 @@
 //!
 //! Which command is legal when is `protocol::pop3`'s business. Everything here is shard-local.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 use std::time::Duration;
 
 use crate::{directory::Identity, protocol::pop3, runtime::connection::Connection};

@@ -2,6 +2,8 @@
 //!
 //! The server's acceptor runs [`run`] for each connection. Its limits come from [`SmtpOptions`].
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 mod conversation;
 mod envelope;
 mod recipient;

@@ -230,7 +230,7 @@ fn segment_of_any(segments: &BTreeMap<u64, Rc<Segment>>, lsn: Lsn) -> Option<&Rc
 impl Segment {
     /// Unknown stays unknown.
     pub(super) fn add_live(&self, bytes: i64) {
-        self.live.set(self.live.get().map(|live| live + bytes));
+        self.live.set(self.live.get().map(|live| live.saturating_add(bytes)));
     }
 
     fn describe(&self) -> SealedSegment {

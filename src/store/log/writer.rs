@@ -60,6 +60,7 @@ async fn has_work(inner: &Inner) -> bool {
 }
 
 /// The oldest batch not yet written, headers filled in.
+#[allow(clippy::unreachable, reason = "only the writer takes batches")]
 fn next_batch(inner: &Inner) -> Batch {
     let state = &mut *inner.state.borrow_mut();
     if state.closed.is_empty() {
