@@ -310,3 +310,44 @@ fn the_login_deadline_is_absolute() {
     }
     assert!(kit.simulation.moment().since(start) >= Duration::from_secs(59));
 }
+
+/// Without memory for messages under way APPEND is refused before its literal is asked for.
+#[test]
+fn messages_under_way_have_a_budget() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::with_memory(&kit, serve, 0, true, 8 * 1024);
+    let mut client = log_in(&world);
+    client.say("b APPEND INBOX {3}\r\n");
+    let answer = client.read_to("b NO");
+    assert!(answer.starts_with("b NO [LIMIT] "), "{answer}");
+    client.say("c APPEND INBOX {3+}\r\nx\r\n\r\nd NOOP\r\n");
+    let answer = client.read_to("d OK");
+    assert!(answer.starts_with("c NO [LIMIT] "), "{answer}");
+
+    let world = SimulatedWorld::with_memory(&kit, serve, 0, true, 48 * 1024);
+    let mut client = log_in(&world);
+    let body = "0123456789012345678901234567890\r\n".repeat(10_000);
+    let message = format!("Subject: spilled\r\n\r\n{body}");
+    for piece in [900, 70_000] {
+        client.say(format!("e APPEND INBOX {{{}+}}\r\n", message.len()));
+        for piece in message.as_bytes().chunks(piece) {
+            client.say(piece);
+            world.settle();
+            assert!(world.shards[0].messages.held() <= 48 * 1024);
+        }
+        client.say("\r\n");
+        client.read_to("e OK");
+    }
+    // A header cannot be spilled: it is read to its end, and refused.
+    let header = "X-Long: 0123456789012345678901234567890\r\n".repeat(5_000);
+    client.say(format!("f APPEND INBOX {{{}+}}\r\n{header}", header.len()));
+    world.settle();
+    assert_eq!(world.shards[0].messages.held(), 0);
+    client.say("\r\n");
+    let answer = client.read_to("f NO");
+    assert!(answer.starts_with("f NO [LIMIT] "), "{answer}");
+    client.say("g SELECT INBOX\r\nh FETCH 1:2 BODY.PEEK[]\r\n");
+    let answer = client.read_to("h OK");
+    assert_eq!(answer.matches(&body).count(), 2);
+    assert_eq!(world.shards[0].messages.held(), 0);
+}

@@ -20,7 +20,10 @@ use crate::{
         resources::ResourceLimits,
         shard::ShardOptions,
     },
-    service::{ServiceOptions, imap::ImapOptions, pop3::Pop3Options, smtp::SmtpOptions},
+    service::{
+        ServiceOptions, imap::ImapOptions, intake::IntakeOptions, pop3::Pop3Options,
+        smtp::SmtpOptions,
+    },
     store::{Compression, StoreOptions},
 };
 
@@ -54,6 +57,8 @@ pub struct Settings {
     pub limits: LimitsSection,
     #[serde(default)]
     pub store: StoreSection,
+    #[serde(default)]
+    pub intake: IntakeSection,
     #[serde(default)]
     pub smtp: SmtpSection,
     #[serde(default)]
@@ -282,6 +287,31 @@ impl Default for StoreSection {
             compression_min: ByteSize(Compression::default().body_min as u64),
             mailboxes_per_account: 10_000,
         }
+    }
+}
+
+/// Messages under way, whatever the protocol: DATA, BDAT, APPEND.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IntakeSection {
+    /// Bytes of memory that they may hold together, per shard; a quarter is for clients that logged
+    /// in.
+    pub memory_per_shard: ByteSize,
+    /// How long a client may send nothing of its message.
+    #[serde(with = "humantime_serde")]
+    pub silence: Duration,
+    /// Octets a second that a message must come in at; 0 = any.
+    pub rate_min: ByteSize,
+    /// How long one message may take in all.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for IntakeSection {
+    fn default() -> IntakeSection {
+        let IntakeOptions { memory, silence, rate_min, deadline } = IntakeOptions::default();
+        let (memory, rate_min) = (ByteSize(memory as u64), ByteSize(rate_min));
+        IntakeSection { memory_per_shard: memory, silence, rate_min, deadline }
     }
 }
 
@@ -647,9 +677,16 @@ impl Settings {
                 },
                 ..defaults
             },
+            intake: self.intake_options(),
             write_timeout: self.runtime.write_timeout,
             tls_handshake_timeout: self.runtime.tls_handshake_timeout,
         }
+    }
+
+    fn intake_options(&self) -> IntakeOptions {
+        let IntakeSection { memory_per_shard, silence, rate_min, deadline } = self.intake;
+        let memory = usize::try_from(memory_per_shard.as_u64()).unwrap_or(usize::MAX);
+        IntakeOptions { memory, silence, rate_min: rate_min.as_u64(), deadline }
     }
 
     fn smtp_options(&self) -> SmtpOptions {

@@ -28,7 +28,7 @@ use crate::{
         tls::TlsContext,
         worker::WorkerPool,
     },
-    service::{ServiceOptions, Shard, delivery},
+    service::{ServiceOptions, Shard, budget::MessageBudget, delivery},
     store::{Damage, Partition, StoreOptions},
 };
 
@@ -91,6 +91,7 @@ pub async fn live(
         mesh: mesh.clone(),
         directory: Directory::new(plan.directory.clone(), Rc::new(plan.workers.clone())),
         metrics: Rc::new(ShardMetrics::new()),
+        messages: MessageBudget::new(plan.service.intake.memory),
         partitions,
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
         deliveries: Default::default(),

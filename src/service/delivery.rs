@@ -14,7 +14,8 @@
 //! partition whose first answer was lost knows that it has the message.
 //!
 //! Ownership: shard-local. Memory: at most one chunk of [`CHUNK_SIZE`] here and
-//! [`CHUNKS_IN_FLIGHT`] for each remote partition. Dropping a delivery before `finish` leaves
+//! [`CHUNKS_IN_FLIGHT`] for each remote partition, less where the shard's budget for messages is
+//! short, and counted there (`service/budget.rs`). Dropping a delivery before `finish` leaves
 //! nothing but garbage in logs.
 
 use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
@@ -23,7 +24,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shard;
+use super::{
+    Shard,
+    budget::{Charge, Trust},
+};
 use crate::{
     model::{AccountId, Flags, PartitionId, Timestamp},
     protocol::mime::Summarizer,
@@ -62,6 +66,9 @@ pub enum Failure {
     /// The message as such cannot be stored.
     #[error("the message is refused")]
     Refused,
+    /// The messages under way hold too much memory.
+    #[error("out of memory for messages")]
+    NoMemory,
 }
 
 impl From<StoreError> for Failure {
@@ -100,6 +107,9 @@ pub struct Delivery {
     parts: SmallVec<[Part; 1]>,
     /// Octets not yet sent to remote partitions; unused when all are local.
     pending: Vec<u8>,
+    /// What of `pending` went out last: as much may be on its way to each remote partition.
+    sent: usize,
+    charge: Charge,
     internal_date: Timestamp,
 }
 
@@ -139,6 +149,7 @@ enum Piece {
 #[derive(Clone)]
 struct Order {
     partition: PartitionId,
+    trust: Trust,
     accounts: SmallVec<[AccountId; 1]>,
     internal_date: Timestamp,
     delivery_id: Option<u128>,
@@ -184,7 +195,7 @@ impl Outcome {
 
 impl Delivery {
     /// Begins a delivery to `accounts`; one named twice gets one copy.
-    pub fn new(shard: &Rc<Shard>, accounts: &[AccountId]) -> Delivery {
+    pub fn new(shard: &Rc<Shard>, accounts: &[AccountId], trust: Trust) -> Delivery {
         let mut parts: SmallVec<[Part; 1]> = SmallVec::new();
         let mut sorted: SmallVec<[AccountId; 1]> = SmallVec::from_slice(accounts);
         sorted.sort_unstable();
@@ -210,6 +221,8 @@ impl Delivery {
             summarizer: Summarizer::new(),
             parts,
             pending: Vec::new(),
+            sent: 0,
+            charge: Charge::new(&shard.messages, trust),
             internal_date: shard.executor.now(),
         }
     }
@@ -223,6 +236,9 @@ impl Delivery {
     /// Takes the next octets of the message. Failures are kept for `finish`: the client must be
     /// read to the end of its message in any case.
     pub async fn push(&mut self, octets: &[u8]) {
+        if self.parts.iter().all(|part| matches!(part.stage, Stage::Failed(_))) {
+            return;
+        }
         self.summarizer.push(octets);
         let mut remote = false;
         for part in &mut self.parts {
@@ -242,14 +258,108 @@ impl Delivery {
                 self.send_pending().await;
             }
             let (now, later) = rest.split_at(rest.len().min(CHUNK_SIZE - self.pending.len()));
+            let needed = self.pending.len() + now.len();
+            if needed > self.pending.capacity() {
+                let capacity = needed.max((2 * self.pending.capacity()).min(CHUNK_SIZE));
+                self.pending.reserve_exact(capacity - self.pending.len());
+            }
             self.pending.extend_from_slice(now);
             rest = later;
         }
+        let stage_max = self.charge.stage_max(self.summarizer.size());
+        self.settle(stage_max).await;
+    }
+
+    /// The client makes us wait for more of the message. It waits with less memory if that is short.
+    pub async fn stalled(&mut self) {
+        let stage_max = self.charge.stage_max_stalled(self.summarizer.size());
+        self.settle(stage_max).await;
+        if stage_max < usize::MAX {
+            self.pending.shrink_to_fit();
+            for part in &mut self.parts {
+                if let Stage::Local { writer, .. } = &mut part.stage {
+                    writer.shrink();
+                }
+            }
+            let _ = self.charge.set(self.memory());
+        }
+    }
+
+    /// Whether anything of the message waits in memory here.
+    pub fn is_staged(&self) -> bool {
+        self.staged() > 0
+    }
+
+    /// Counts what is held, and holds less of it from `stage_max` octets of the body on. What cannot
+    /// be held in any case ends the message: it will be refused when it is whole.
+    async fn settle(&mut self, stage_max: usize) {
+        let mut within = self.charge.set(self.memory());
+        if self.staged() >= stage_max || !within && self.is_staged() {
+            self.spill().await;
+            within = self.charge.set(self.memory());
+        }
+        if !within {
+            self.give_up(Failure::NoMemory);
+        }
+    }
+
+    /// Octets of the body that wait in memory, in each place where they do.
+    fn staged(&self) -> usize {
+        let local = self.parts.iter().map(|part| match &part.stage {
+            Stage::Local { writer, .. } => writer.staged(),
+            _ => 0,
+        });
+        local.max().unwrap_or(0).max(self.pending.len())
+    }
+
+    /// Bytes of memory held here.
+    fn memory(&self) -> usize {
+        let mut octets = self.summarizer.memory() + self.pending.capacity();
+        let mut in_flight = 0;
+        for part in &self.parts {
+            if part.accounts.spilled() {
+                octets += part.accounts.capacity() * size_of::<AccountId>();
+            }
+            match &part.stage {
+                Stage::Local { writer, .. } => octets += writer.memory(),
+                Stage::Streaming { chunks, .. } => {
+                    in_flight = in_flight.max(CHUNKS_IN_FLIGHT - chunks.capacity());
+                }
+                Stage::Remote | Stage::Failed(_) => {}
+            }
+        }
+        octets + in_flight * self.sent
+    }
+
+    /// Moves what waits of the body to the logs.
+    async fn spill(&mut self) {
+        for part in &mut self.parts {
+            if let Stage::Local { writer, .. } = &mut part.stage
+                && let Err(error) = writer.spill().await
+            {
+                part.stage = Stage::Failed(error.into());
+            }
+        }
+        if !self.pending.is_empty() {
+            self.send_pending().await;
+        }
+    }
+
+    /// Lets go of everything; the message fails for everybody.
+    fn give_up(&mut self, failure: Failure) {
+        for part in &mut self.parts {
+            part.stage = Stage::Failed(failure);
+        }
+        self.pending = Vec::new();
+        self.summarizer = Summarizer::new();
+        let _ = self.charge.set(0);
+        self.shard.metrics.count("messages_out_of_memory_total", 1);
     }
 
     /// Sends a chunk to all remote partitions, which share its memory.
     async fn send_pending(&mut self) {
         let chunk = Bytes::from(std::mem::take(&mut self.pending));
+        self.sent = chunk.len();
         for index in 0..self.parts.len() {
             if matches!(self.parts[index].stage, Stage::Remote) {
                 self.parts[index].stage = self.begin_streaming(index);
@@ -291,6 +401,7 @@ impl Delivery {
         let part = &self.parts[index];
         Order {
             partition: part.partition,
+            trust: self.charge.trust(),
             accounts: part.accounts.clone(),
             internal_date: self.internal_date,
             delivery_id,
@@ -323,6 +434,8 @@ impl Delivery {
     async fn commit(mut self, delivery_id: Option<u128>) -> SmallVec<[(Order, Stored); 1]> {
         let summarizer = std::mem::take(&mut self.summarizer);
         let summary = summarizer.finish().encode();
+        // The message is whole: what it takes on its last steps is counted, not judged.
+        let _ = self.charge.set(self.memory() + summary.capacity());
         if let [Part { stage: Stage::Local { .. }, .. }] = self.parts.as_slice() {
             // The usual case: one partition, ours; nothing to join and nothing to box.
             let order = self.order(0, delivery_id);
@@ -403,6 +516,10 @@ async fn commit_whole(shard: &Rc<Shard>, order: Order, body: Bytes, summary: Byt
     let store = move |target: Rc<Shard>| -> LocalFuture<'static, Stored> {
         Box::pin(async move {
             let partition = owned_partition(&target, order.partition)?;
+            let mut charge = Charge::new(&target.messages, order.trust);
+            if !charge.set(2 * body.len() + summary.len()) {
+                return Err(Failure::NoMemory);
+            }
             let mut writer = partition.stage();
             writer.write(&body).await?;
             commit_here(&target, &partition, writer, summary.to_vec(), &order).await
@@ -420,9 +537,17 @@ async fn take_chunks(
 ) -> Stored {
     let partition = owned_partition(&shard, order.partition)?;
     let mut writer = partition.stage();
+    let mut charge = Charge::new(&shard.messages, order.trust);
     loop {
         match incoming.recv().await {
-            Some(Piece::Chunk(chunk)) => writer.write(&chunk).await?,
+            Some(Piece::Chunk(chunk)) => {
+                writer.write(&chunk).await?;
+                // More is to come, perhaps much later: nothing waits in memory for it.
+                writer.spill().await?;
+                if !charge.set(writer.memory()) {
+                    return Err(Failure::NoMemory);
+                }
+            }
             Some(Piece::Commit { summary, delivery_id }) => {
                 order.delivery_id = delivery_id;
                 return commit_here(&shard, &partition, writer, summary.to_vec(), &order).await;

@@ -2,6 +2,8 @@
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
+use budget::MessageBudget;
+
 use crate::{
     directory::Directory,
     metrics::ShardMetrics,
@@ -11,9 +13,11 @@ use crate::{
 };
 
 pub mod authentication;
+pub mod budget;
 pub mod delivery;
 pub mod handover;
 pub mod imap;
+pub mod intake;
 pub mod pop3;
 pub mod smtp;
 
@@ -25,6 +29,8 @@ pub struct Shard {
     pub mesh: Mesh<Shard>,
     pub directory: Directory,
     pub metrics: Rc<ShardMetrics>,
+    /// Memory of messages under way.
+    pub messages: Rc<MessageBudget>,
     /// By partition number; `None` where another shard is the owner.
     pub partitions: Vec<Option<Partition>>,
     /// Owner shard of each partition.
@@ -59,6 +65,7 @@ pub struct ServiceOptions {
     pub smtp: smtp::SmtpOptions,
     pub pop3: pop3::Pop3Options,
     pub imap: imap::ImapOptions,
+    pub intake: intake::IntakeOptions,
     /// How long a peer may take to read our output.
     pub write_timeout: Duration,
     pub tls_handshake_timeout: Duration,

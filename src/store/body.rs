@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
@@ -31,6 +32,9 @@ pub const BODY_CHUNK: usize = 256 * 1024;
 
 /// Summaries above this are refused: a commit entry must stay one entry.
 const SUMMARY_MAX: usize = 4 << 20;
+
+/// Spilled bodies put together again at a time, a partition: 2 MiB of memory.
+pub(super) const REASSEMBLED_MAX: usize = 8;
 
 /// Attribute of a body block: a list of chunks instead of the bytes themselves.
 const CHUNKED: u8 = 1;
@@ -67,8 +71,9 @@ enum Content {
     Chunked(Vec<Extent>),
 }
 
-/// Takes body bytes as they arrive; over [`BODY_CHUNK`] they go to the log as chunk entries.
-/// Dropping it leaves at most garbage chunks, never a message.
+/// Takes body bytes as they arrive; over [`BODY_CHUNK`] they go to the log as chunk entries, and
+/// sooner where memory is short ([`BodyWriter::spill`]). Dropping it leaves at most garbage chunks,
+/// never a message.
 pub struct BodyWriter {
     partition: Rc<Inner>,
     /// Of the log, when the body began.
@@ -134,6 +139,7 @@ impl BodyWriter {
                 self.append_chunk().await?;
             }
             let (now, later) = rest.split_at(rest.len().min(BODY_CHUNK - self.buffer.len()));
+            grow(&mut self.buffer, now.len());
             self.buffer.extend_from_slice(now);
             self.size += now.len() as u64;
             rest = later;
@@ -144,9 +150,56 @@ impl BodyWriter {
     async fn pack(&mut self) -> Packed {
         let raw = std::mem::take(&mut self.buffer);
         let how = self.partition.options.compression.filter(|_| !self.incompressible);
+        // A short piece is not even tried, which says nothing about the others.
+        let tried = how.is_some_and(|how| raw.len() >= how.body_min);
         let packed = compression::pack(&*self.partition.executor, how, raw).await;
-        self.incompressible = !packed.is_compressed();
+        self.incompressible |= tried && !packed.is_compressed();
         packed
+    }
+
+    /// Bytes waiting in memory.
+    pub fn staged(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Bytes of memory held, used or not.
+    pub fn memory(&self) -> usize {
+        self.buffer.capacity() + self.extents.capacity() * size_of::<Extent>()
+    }
+
+    /// Writes what waits in memory to the log as a chunk and gives its memory back.
+    pub async fn spill(&mut self) -> Result<(), StoreError> {
+        if !self.buffer.is_empty() {
+            let packed = self.pack().await;
+            self.append_packed(&packed).await?;
+        }
+        self.buffer = Vec::new();
+        Ok(())
+    }
+
+    /// Gives back memory that nothing waits in.
+    pub fn shrink(&mut self) {
+        self.buffer.shrink_to_fit();
+    }
+
+    /// A body that was spilled and turned out short is put together again: only longer ones may be
+    /// in chunks, since compaction does not look for those of others.
+    async fn reassemble(&mut self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let gate = self.partition.reassembly.clone();
+        let permit = gate.acquire_owned().await.map_err(|_| StoreError::Poisoned)?;
+        if self.generation != self.partition.log.generation() {
+            return Err(StoreError::Poisoned);
+        }
+        let mut whole = Vec::with_capacity(usize::try_from(self.size).unwrap_or(BODY_CHUNK));
+        for extent in &self.extents {
+            whole.extend_from_slice(&self.partition.read_chunk(extent).await?);
+        }
+        whole.extend_from_slice(&self.buffer);
+        self.buffer = whole;
+        self.extents.clear();
+        self.staging = None;
+        self.incompressible = false;
+        Ok(permit)
     }
 
     async fn append_chunk(&mut self) -> Result<(), StoreError> {
@@ -190,7 +243,10 @@ impl BodyWriter {
         if summary.len() > SUMMARY_MAX {
             return Err(StoreError::Limit("bytes of a message summary"));
         }
-        if !self.extents.is_empty() && !self.buffer.is_empty() {
+        let mut reassembled = None;
+        if !self.extents.is_empty() && self.size <= BODY_CHUNK as u64 {
+            reassembled = Some(self.reassemble().await?);
+        } else if !self.extents.is_empty() && !self.buffer.is_empty() {
             self.append_chunk().await?;
         }
         let content = match self.extents.is_empty() {
@@ -202,7 +258,24 @@ impl BodyWriter {
             false => Content::Chunked(self.extents),
         };
         let BodyWriter { partition, generation, size, staging, .. } = self;
-        Ok(StagedBody { partition, generation, content, summary, size, _staging: staging })
+        Ok(StagedBody {
+            partition,
+            generation,
+            content,
+            summary,
+            size,
+            _staging: staging,
+            _reassembled: reassembled,
+        })
+    }
+}
+
+/// Makes room for `more` bytes of a body: what is doubled is never more than a chunk.
+fn grow(buffer: &mut Vec<u8>, more: usize) {
+    let needed = buffer.len() + more;
+    if needed > buffer.capacity() {
+        let capacity = needed.max((2 * buffer.capacity()).min(BODY_CHUNK));
+        buffer.reserve_exact(capacity - buffer.len());
     }
 }
 
@@ -214,6 +287,8 @@ pub struct StagedBody {
     summary: Vec<u8>,
     size: u64,
     _staging: Option<Staging>,
+    /// Kept until the body is in the log: bounds the memory of those put together again.
+    _reassembled: Option<OwnedSemaphorePermit>,
 }
 
 impl StagedBody {
@@ -281,6 +356,7 @@ impl StagedBody {
             summary: self.summary,
             size: self.size,
             _staging: writer.staging,
+            _reassembled: None,
         })
     }
 }
@@ -527,7 +603,15 @@ impl Inner {
         let (size, summary) = (block.size, block.summary.to_vec());
         let content = Content::Chunked(block.extents);
         let partition = self.clone();
-        Ok(StagedBody { partition, generation, content, summary, size, _staging: None })
+        Ok(StagedBody {
+            partition,
+            generation,
+            content,
+            summary,
+            size,
+            _staging: None,
+            _reassembled: None,
+        })
     }
 
     pub(super) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {

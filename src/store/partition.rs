@@ -15,16 +15,18 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
+use tokio::sync::Semaphore;
 
 use super::{
     account::Account,
     admission::{self, Admission},
-    body::{BodyWriter, EntryCache, StagedBody, StagedChunks},
+    body::{BodyWriter, EntryCache, REASSEMBLED_MAX, StagedBody, StagedChunks},
     bulk::Bulk,
     checkpoint,
     compaction::Compactions,
@@ -160,6 +162,8 @@ pub(super) struct Inner {
     /// Published states that sessions hold, maybe.
     pub views: RefCell<Views>,
     pub staging: RefCell<StagedChunks>,
+    /// See [`super::body::REASSEMBLED_MAX`].
+    pub reassembly: Arc<Semaphore>,
     pub compactions: Compactions,
     pub damages: Damages,
     /// As [`super::page::Root::lost`].
@@ -221,6 +225,7 @@ impl Partition {
             checkpoints: checkpoint::Schedule::new(Rc::new(Signal::default()), &log),
             views: RefCell::default(),
             staging: RefCell::default(),
+            reassembly: Arc::new(Semaphore::new(REASSEMBLED_MAX)),
             compactions: Compactions::default(),
             damages: Damages::default(),
             lost: Cell::new(root.lost.max(report.lost)),

@@ -29,7 +29,10 @@ use ringmail::{
         tls::{SelfSigned, TlsContext},
     },
     service::{
-        ServiceOptions, Shard, delivery,
+        ServiceOptions, Shard,
+        budget::MessageBudget,
+        delivery,
+        intake::IntakeOptions,
         smtp::{self, ListenerKind, SmtpOptions},
     },
     store::{Partition, StoreOptions},
@@ -85,6 +88,7 @@ pub struct Choices {
     pub listener: ListenerKind,
     pub plaintext_auth: bool,
     pub limits: Limits,
+    pub intake: IntakeOptions,
     /// Deadlines pass as virtual time does; else never.
     pub deadlines: bool,
     /// Each partition's `StoreOptions::deliveries_known`.
@@ -97,6 +101,7 @@ impl Default for Choices {
             listener: ListenerKind::Smtp,
             plaintext_auth: true,
             limits: Limits { message_size_max: 1 << 20, ..Limits::default() },
+            intake: IntakeOptions::default(),
             deadlines: false,
             deliveries_known: 1000,
         }
@@ -177,6 +182,7 @@ impl World {
                 mesh: seat.join(executor.clone()),
                 directory: ground.directory.clone(),
                 metrics: Rc::new(ShardMetrics::new()),
+                messages: MessageBudget::new(choices.intake.memory),
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
@@ -227,9 +233,13 @@ impl World {
 
     /// A client that came to shard 0.
     pub fn client(&self) -> Client {
+        self.client_at(self.choices.listener)
+    }
+
+    pub fn client_at(&self, listener: ListenerKind) -> Client {
         let tls = TlsMode::Upgrade(self.tls.clone());
         let (connection, peer) = Connection::memory_tls(&tls).expect("connection");
-        let task = smtp::run(connection, self.shards[0].clone(), self.choices.listener);
+        let task = smtp::run(connection, self.shards[0].clone(), listener);
         self.shards[0].executor.spawn(Priority::Foreground, Box::pin(task));
         Client {
             simulation: self.simulation.clone(),
@@ -264,6 +274,7 @@ fn options(choices: &Choices) -> ServiceOptions {
         smtp: SmtpOptions { limits: choices.limits, ..SmtpOptions::default() },
         pop3: Default::default(),
         imap: Default::default(),
+        intake: choices.intake.clone(),
         write_timeout: Duration::from_secs(60),
         tls_handshake_timeout: Duration::from_secs(60),
     }

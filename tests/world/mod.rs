@@ -31,7 +31,7 @@ use ringmail::{
         simulation::Simulation,
         tls::{SelfSigned, TlsContext},
     },
-    service::{ServiceOptions, Shard},
+    service::{ServiceOptions, Shard, budget::MessageBudget},
     store::{Account, Partition, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -109,6 +109,17 @@ pub struct SimulatedWorld<'k> {
 
 impl<'k> SimulatedWorld<'k> {
     pub fn new(kit: &'k Kit, serve: Serve, entry: usize, plaintext: bool) -> SimulatedWorld<'k> {
+        SimulatedWorld::with_memory(kit, serve, entry, plaintext, 64 << 20)
+    }
+
+    /// With `intake_memory` for the messages under way of each shard.
+    pub fn with_memory(
+        kit: &'k Kit,
+        serve: Serve,
+        entry: usize,
+        plaintext: bool,
+        intake_memory: usize,
+    ) -> SimulatedWorld<'k> {
         let executor: Rc<dyn Executor> = Rc::new(kit.simulation.clone());
         // Wrong passwords of earlier playings are not this one's.
         kit.directory.lift(&Lift::All);
@@ -134,6 +145,7 @@ impl<'k> SimulatedWorld<'k> {
                 mesh: seat.join(executor.clone()),
                 directory: kit.directory.clone(),
                 metrics: Rc::new(ShardMetrics::new()),
+                messages: MessageBudget::new(intake_memory),
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
@@ -226,6 +238,7 @@ fn options(plaintext: bool) -> ServiceOptions {
         smtp: Default::default(),
         pop3: Default::default(),
         imap: Default::default(),
+        intake: Default::default(),
         write_timeout: Duration::from_secs(60),
         tls_handshake_timeout: Duration::from_secs(60),
     }

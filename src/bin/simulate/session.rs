@@ -13,6 +13,7 @@ use crate::{
     runtime::{executor::Executor, simulation::Simulation},
     service::{
         Shard,
+        budget::Trust,
         delivery::{Delivery, Failure},
     },
     store::{
@@ -569,7 +570,7 @@ impl Session {
     async fn deliver(&self, token: u64, accounts: &[u64], together: bool) -> Result<Told, Stop> {
         let shard = &self.life.shards[self.pick(self.life.shards.len())];
         let accounts: Vec<AccountId> = accounts.iter().copied().map(AccountId).collect();
-        let mut delivery = Delivery::new(shard, &accounts);
+        let mut delivery = Delivery::new(shard, &accounts, Trust::Known);
         let body = body_of(token);
         for piece in body.chunks(1 + self.pick(100_000)) {
             delivery.push(piece).await;

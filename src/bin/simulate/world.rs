@@ -16,7 +16,7 @@ use crate::{
         resources::{ResourceLimits, ShardResources},
         simulation::Simulation,
     },
-    service::{ServiceOptions, Shard, delivery},
+    service::{ServiceOptions, Shard, budget::MessageBudget, delivery},
     store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions},
 };
 
@@ -59,6 +59,7 @@ fn service_options() -> ServiceOptions {
         smtp: Default::default(),
         pop3: Default::default(),
         imap: Default::default(),
+        intake: Default::default(),
         write_timeout: Duration::from_secs(60),
         tls_handshake_timeout: Duration::from_secs(60),
     }
@@ -112,6 +113,7 @@ impl World {
                 mesh: seat.join(executor.clone()),
                 directory: Directory::new(shared.clone(), Rc::new(NoWorkers)),
                 metrics: Rc::new(ShardMetrics::new()),
+                messages: MessageBudget::new(64 << 20),
                 partitions: (0..PARTITIONS).map(own).collect(),
                 owners: owners.clone(),
                 deliveries: Default::default(),

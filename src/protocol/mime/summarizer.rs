@@ -27,6 +27,8 @@ use super::{
 
 /// Octets kept of one header block; later fields of a longer one are not seen.
 pub const HEADER_SIZE_MAX: usize = 256 * 1024;
+/// Memory of one part's header that is kept for the next.
+const HEADER_KEPT_MAX: usize = 8 * 1024;
 /// Octets that count of a boundary. RFC 2046 5.1.1 allows 70, a line has room for this many; a
 /// longer one is cut here and still matches, since delimiter lines are compared by their beginning.
 pub const BOUNDARY_SIZE_MAX: usize = 998;
@@ -120,6 +122,20 @@ impl Summarizer {
         Summarizer::default()
     }
 
+    /// Octets taken.
+    pub fn size(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes of memory held beside the summarizer itself, used or not.
+    pub fn memory(&self) -> usize {
+        self.header.capacity()
+            + self.candidate.capacity()
+            + self.boundaries * BOUNDARY_SIZE_MAX
+            + self.open.capacity() * size_of::<OpenPart>()
+            + self.summary.memory()
+    }
+
     /// The next bytes of the message as stored.
     pub fn push(&mut self, chunk: &[u8]) {
         let mut rest = chunk;
@@ -188,7 +204,13 @@ impl Summarizer {
     fn keep_header(&mut self, bytes: &[u8]) {
         self.advance(bytes);
         let room = HEADER_SIZE_MAX - self.header.len();
-        self.header.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let kept = &bytes[..bytes.len().min(room)];
+        let needed = self.header.len() + kept.len();
+        if needed > self.header.capacity() {
+            let capacity = needed.max((2 * self.header.capacity()).min(HEADER_SIZE_MAX));
+            self.header.reserve_exact(capacity - self.header.len());
+        }
+        self.header.extend_from_slice(kept);
     }
 
     /// The blank line was found: `bytes` are the header's last.
@@ -201,7 +223,9 @@ impl Summarizer {
             let mut header = std::mem::take(&mut self.header);
             self.begin_body(&header, self.offset, self.lines);
             header.clear();
-            self.header = header; // its room serves the next part
+            if header.capacity() <= HEADER_KEPT_MAX {
+                self.header = header; // its room serves the next part
+            }
         }
     }
 

@@ -105,6 +105,13 @@ pub enum DecodeError {
 }
 
 impl Summary {
+    /// Bytes of memory held beside the value itself, used or not.
+    pub(super) fn memory(&self) -> usize {
+        self.records.capacity() * size_of::<Record>()
+            + self.ends.capacity() * size_of::<u32>()
+            + self.text.capacity()
+    }
+
     /// RFC822.SIZE, octets.
     pub fn size(&self) -> u64 {
         self.size

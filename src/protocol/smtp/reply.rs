@@ -100,6 +100,7 @@ pub const TEXT_LINE_TOO_LONG: Reply = Reply("550 5.6.0 Message has a line that i
 /// RFC 5321 6.3.
 pub const MAIL_LOOP: Reply = Reply("554 5.4.6 Too many Received header fields: a mail loop");
 pub const STORE_FULL: Reply = Reply("452 4.3.1 Not enough storage");
+pub const MESSAGES_BUSY: Reply = Reply("452 4.3.1 Too many messages under way, try again later");
 pub const STORE_TROUBLE: Reply = Reply("451 4.3.0 Storage failed, try again later");
 pub const MAILBOX_REFUSED: Reply = Reply("554 5.2.0 The mailbox cannot take this message");
 

@@ -176,6 +176,8 @@ pub struct Session {
     authenticated: bool,
     phase: Phase,
     transaction: Transaction,
+    /// There is room for one more message.
+    admits_messages: bool,
     /// Since the last message.
     errors: usize,
     commands: usize,
@@ -196,6 +198,7 @@ impl Session {
             authenticated: false,
             phase: Phase::Command,
             transaction: Transaction::default(),
+            admits_messages: true,
             errors: 0,
             commands: 0,
             refused_recipients: 0,
@@ -221,6 +224,12 @@ impl Session {
     /// A message is under way, so that the client is inside DATA or a chunk.
     pub fn in_message(&self) -> bool {
         matches!(self.phase, Phase::Data(_) | Phase::Chunk(_))
+    }
+
+    /// Whether the service has room for one more message: else DATA, and a first BDAT, are refused
+    /// for now. True at first.
+    pub fn admit_messages(&mut self, admits: bool) {
+        self.admits_messages = admits;
     }
 
     /// For the Received field.

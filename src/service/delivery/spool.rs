@@ -19,7 +19,7 @@ use super::{
 use crate::{
     model::{AccountId, PartitionId, Timestamp},
     runtime::{LocalFuture, executor::Priority, mesh::Class},
-    service::Shard,
+    service::{Shard, budget::Trust},
     store::{Delivered, MessageBody, Partition, Spooled, StoreError},
 };
 
@@ -281,7 +281,8 @@ async fn redeliver_once(
     rest: &Rest,
     accounts: &[AccountId],
 ) -> Result<Left, Failure> {
-    let mut delivery = Delivery::new(shard, accounts).with_internal_date(rest.internal_date);
+    let mut delivery =
+        Delivery::new(shard, accounts, Trust::Known).with_internal_date(rest.internal_date);
     let mut reader = BodyReader { partition, body: spooled.body, offset: 0 };
     while let Some(chunk) = reader.next().await? {
         delivery.push(&chunk).await;

@@ -14,7 +14,12 @@ use crate::{
         imap::{Append, Code},
         mime::Summarizer,
     },
-    store::{BodyWriter, StagedBody},
+    runtime::connection::ConnectionError,
+    service::{
+        budget::{Charge, Trust},
+        intake::STALL,
+    },
+    store::{BodyWriter, Partition, StagedBody},
 };
 
 pub(super) async fn append(session: &mut Session, append: &Append<'_>) -> Reply {
@@ -38,13 +43,16 @@ async fn receive(session: &mut Session, literal: Literal) -> Result<StagedBody, 
     let Some(partition) = session.shard.local_partition(account.id()).cloned() else {
         return Err(Failure::no(Code::Unavailable, "The account is not available now"));
     };
+    if !session.shard.messages.admits(Trust::Known) {
+        return Err(too_many());
+    }
     if literal.sync {
         session.writer().continuation("Ready for the message");
         session.flush().await?;
     }
     // A shutdown lets the message come in whole; the deadline still bounds it.
     session.connection.set_interruptible(false);
-    let received = take_in(session, literal, partition.stage()).await;
+    let received = take_in(session, literal, Incoming::new(session, &partition)).await;
     session.connection.set_interruptible(true);
     received
 }
@@ -54,29 +62,99 @@ async fn receive(session: &mut Session, literal: Literal) -> Result<StagedBody, 
 async fn take_in(
     session: &mut Session,
     literal: Literal,
-    mut writer: BodyWriter,
+    mut incoming: Incoming,
 ) -> Result<StagedBody, Failure> {
-    let mut summarizer = Summarizer::new();
     let mut refusal: Option<Failure> = None;
+    let mut pace = session.literal_pace();
     let mut remaining = literal.size;
     while remaining > 0 {
-        let count = session.literal_input(remaining).await?;
+        if session.connection.input().is_empty() && incoming.writer.staged() > 0 {
+            let waited = session.wait_for_literal(&mut pace, Some(STALL)).await;
+            if matches!(waited, Err(ConnectionError::TimedOut)) {
+                refusal = incoming.stalled().await.err().or(refusal);
+            } else {
+                waited?;
+            }
+        }
+        let count = session.literal_input(remaining, &mut pace).await?;
         if refusal.is_none() {
             let chunk = session.connection.input().get(..count).unwrap_or_default();
             // RFC 3501 4.3: a literal has no NUL (RFC 3516 would allow it; we do not offer that).
             if memchr::memchr(0, chunk).is_some() {
                 refusal = Some(Failure::no(Code::Cannot, "The message contains NUL octets"));
             } else {
-                summarizer.push(chunk);
-                refusal = writer.write(chunk).await.err().map(Failure::from);
+                refusal = incoming.push(chunk).await.err();
+            }
+            if refusal.is_some() {
+                incoming.let_go();
             }
         }
         session.connection.consume(count);
         remaining -= count as u64;
     }
-    session.end_of_literal().await?;
+    session.end_of_literal(&mut pace).await?;
     match refusal {
         Some(refusal) => Err(refusal),
-        None => Ok(writer.finish(summarizer.finish().encode()).await?),
+        None => Ok(incoming.writer.finish(incoming.summarizer.finish().encode()).await?),
     }
+}
+
+/// A message of which octets come in, and the memory they take.
+struct Incoming {
+    partition: Partition,
+    writer: BodyWriter,
+    summarizer: Summarizer,
+    charge: Charge,
+}
+
+impl Incoming {
+    fn new(session: &Session, partition: &Partition) -> Incoming {
+        Incoming {
+            partition: partition.clone(),
+            writer: partition.stage(),
+            summarizer: Summarizer::new(),
+            charge: Charge::new(&session.shard.messages, Trust::Known),
+        }
+    }
+
+    async fn push(&mut self, octets: &[u8]) -> Result<(), Failure> {
+        self.summarizer.push(octets);
+        self.writer.write(octets).await?;
+        let stage_max = self.charge.stage_max(self.writer.size());
+        self.settle(stage_max).await
+    }
+
+    /// The client makes us wait: with less memory, if that is short.
+    async fn stalled(&mut self) -> Result<(), Failure> {
+        let stage_max = self.charge.stage_max_stalled(self.writer.size());
+        if stage_max < usize::MAX {
+            self.writer.shrink();
+        }
+        self.settle(stage_max).await
+    }
+
+    /// Counts what is held, and holds less of it from `stage_max` octets of the body on.
+    async fn settle(&mut self, stage_max: usize) -> Result<(), Failure> {
+        let mut within = self.charge.set(self.memory());
+        if self.writer.staged() >= stage_max || !within {
+            self.writer.spill().await?;
+            within = self.charge.set(self.memory());
+        }
+        if within { Ok(()) } else { Err(too_many()) }
+    }
+
+    fn memory(&self) -> usize {
+        self.writer.memory() + self.summarizer.memory()
+    }
+
+    /// Holds nothing any more: the message is refused.
+    fn let_go(&mut self) {
+        self.writer = self.partition.stage();
+        self.summarizer = Summarizer::new();
+        let _ = self.charge.set(0);
+    }
+}
+
+fn too_many() -> Failure {
+    Failure::no(Code::Limit, "Too many messages under way; try again later")
 }

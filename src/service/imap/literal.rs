@@ -3,11 +3,13 @@
 //! Announced by the framer, taken by [`super::append`]; what a refused APPEND leaves of it is
 //! thrown away by the session, so that the stream stays in step (RFC 7888 4).
 
+use std::time::Duration;
+
 use super::{
     reply::{Failure, Leave},
     session::Session,
 };
-use crate::{protocol::imap::Frame, runtime::connection::ConnectionError};
+use crate::{protocol::imap::Frame, runtime::connection::ConnectionError, service::intake::Pace};
 
 /// A literal that follows the command that was just read.
 #[derive(Clone, Copy, Debug)]
@@ -26,18 +28,45 @@ impl Literal {
 impl Session {
     /// Input of the literal that has arrived, at least one octet; `remaining` are outstanding.
     /// The caller consumes what it took.
-    pub async fn literal_input(&mut self, remaining: u64) -> Result<usize, ConnectionError> {
+    pub async fn literal_input(
+        &mut self,
+        remaining: u64,
+        pace: &mut Pace,
+    ) -> Result<usize, ConnectionError> {
         while self.connection.input().is_empty() {
-            self.restart_deadline();
-            self.wait_for_input().await?;
+            self.wait_for_literal(pace, None).await?;
         }
         let arrived = self.connection.input().len();
         Ok(usize::try_from(remaining).map_or(arrived, |remaining| arrived.min(remaining)))
     }
 
+    /// The time that a client has for a message.
+    pub fn literal_pace(&self) -> Pace {
+        Pace::new(&self.options().intake, self.shard.executor.moment())
+    }
+
+    /// Waits for more of a message, `most` at the longest, and only while the client keeps up its
+    /// pace.
+    pub async fn wait_for_literal(
+        &mut self,
+        pace: &mut Pace,
+        most: Option<Duration>,
+    ) -> Result<(), ConnectionError> {
+        self.flush().await?;
+        let patience = pace.patience(self.shard.executor.moment());
+        if patience == Duration::ZERO {
+            return Err(ConnectionError::TimedOut);
+        }
+        let before = self.connection.input().len();
+        self.connection.fill(most.map_or(patience, |most| most.min(patience))).await?;
+        let came = self.connection.input().len().saturating_sub(before);
+        pace.credit(&self.shard.options.intake, came, self.shard.executor.moment());
+        Ok(())
+    }
+
     /// The empty line after the literal. Anything else would be a second message (MULTIAPPEND),
     /// which we do not offer.
-    pub async fn end_of_literal(&mut self) -> Result<(), Failure> {
+    pub async fn end_of_literal(&mut self, pace: &mut Pace) -> Result<(), Failure> {
         if self.connection.input().is_empty() {
             // Python's imaplib and others send the command's last CRLF by itself.
             self.connection.acknowledge();
@@ -51,7 +80,7 @@ impl Session {
                     return if empty { Ok(()) } else { Err(Failure::bad("Expected end of line")) };
                 }
                 Frame::Bye(text) => return Err(Failure::bye(text)),
-                _ => self.wait_for_input().await?,
+                _ => self.wait_for_literal(pace, None).await?,
             }
         }
     }
@@ -63,14 +92,15 @@ impl Session {
         if literal.sync {
             return Ok(());
         }
+        let mut pace = self.literal_pace();
         let mut remaining = literal.size;
         while remaining > 0 {
-            let count = self.literal_input(remaining).await?;
+            let count = self.literal_input(remaining, &mut pace).await?;
             self.connection.consume(count);
             remaining -= count as u64;
         }
         // What the line says makes no difference: the command has been answered.
-        match self.end_of_literal().await {
+        match self.end_of_literal(&mut pace).await {
             Err(Failure::Leave(leave)) => Err(leave),
             _ => Ok(()),
         }

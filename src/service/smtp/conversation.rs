@@ -16,7 +16,11 @@ use crate::{
         smtp::{Event, Reply, Role, Security, Session, Verb, reply},
     },
     runtime::connection::{Connection, ConnectionError},
-    service::{Shard, authentication},
+    service::{
+        Shard, authentication,
+        budget::Trust,
+        intake::{Pace, STALL},
+    },
 };
 
 /// Octets of replies after which they are sent though more input waits.
@@ -37,6 +41,8 @@ struct Conversation {
     kind: ListenerKind,
     session: Session,
     envelope: Envelope,
+    /// Of the message under way.
+    pace: Option<Pace>,
     identity: Option<Identity>,
     /// Replies not yet handed to the connection: events borrow its input meanwhile.
     replies: Vec<u8>,
@@ -53,12 +59,13 @@ pub async fn converse(mut connection: Connection, shard: Rc<Shard>, kind: Listen
     if connection.handshake(options.tls_handshake_timeout).await.is_err() {
         return;
     }
-    connection.set_logged_in(kind.is_trusted());
+    connection.set_logged_in(kind.trust() == Trust::Known);
     let security = Security {
         tls: connection.is_tls(),
         can_start_tls: connection.can_start_tls(),
         plaintext_auth: options.allow_plaintext_auth,
     };
+    let envelope = Envelope::new(&shard, kind.trust());
     let session = Session::new(kind.role(), options.smtp.limits, security);
     let mut conversation = Conversation {
         started: shard.executor.moment(),
@@ -66,7 +73,8 @@ pub async fn converse(mut connection: Connection, shard: Rc<Shard>, kind: Listen
         connection,
         session,
         kind,
-        envelope: Envelope::default(),
+        envelope,
+        pace: None,
         identity: None,
         replies: Vec::new(),
         shard,
@@ -95,6 +103,7 @@ impl Conversation {
     async fn run(&mut self) -> Result<(), ConnectionError> {
         self.session.greet(&self.shard.options.hostname, &mut self.replies);
         loop {
+            self.session.admit_messages(self.envelope.admits(&self.shard));
             let (consumed, event) = self.session.next(
                 self.connection.input(),
                 &self.shard.options.hostname,
@@ -125,11 +134,11 @@ impl Conversation {
                     let hostname = &self.shard.options.hostname;
                     let role = self.kind.role();
                     let resolved = recipient::resolve(&self.shard.directory, hostname, role, path);
-                    match resolved.and_then(|account| envelope::admit(&self.shard, account)) {
-                        Ok(account) => {
-                            self.envelope.add(account, path.as_str());
-                            self.session.accept_recipient(&mut self.replies);
-                        }
+                    let admitted = resolved
+                        .and_then(|account| envelope::admit(&self.shard, account))
+                        .and_then(|account| self.envelope.add(account, path.as_str()));
+                    match admitted {
+                        Ok(()) => self.session.accept_recipient(&mut self.replies),
                         Err(refusal) => self.session.refuse_recipient(refusal, &mut self.replies),
                     }
                     self.answered(Verb::Rcpt)
@@ -137,6 +146,7 @@ impl Conversation {
                 Event::Answered(verb) => self.answered(verb),
                 Event::Reset(verb) => {
                     self.envelope.clear();
+                    self.pace = None;
                     self.answered(verb)
                 }
                 Event::MessageEnd => self.end_message().await,
@@ -171,23 +181,52 @@ impl Conversation {
         self.shard.executor.yield_now().await;
         let in_message = self.session.in_message();
         self.connection.set_interruptible(!in_message);
-        let timeout = self.patience(in_message)?;
-        self.connection.fill(timeout).await?;
+        if in_message || self.envelope.under_way() {
+            self.listen_to_message(in_message).await?;
+        } else {
+            self.pace = None;
+            let patience = self.patience()?;
+            self.connection.fill(patience).await?;
+        }
         self.started = self.shard.executor.moment();
         Ok(())
     }
 
-    fn patience(&mut self, in_message: bool) -> Result<Duration, ConnectionError> {
-        let options = &self.shard.options.smtp;
-        if in_message {
-            return Ok(options.data_timeout);
-        }
+    /// How long the next command may take to come whole.
+    fn patience(&mut self) -> Result<Duration, ConnectionError> {
         let now = self.shard.executor.moment();
-        let deadline = *self.deadline.get_or_insert_with(|| now.after(options.command_timeout));
-        match deadline.since(now) {
+        let timeout = self.shard.options.smtp.command_timeout;
+        match self.deadline.get_or_insert_with(|| now.after(timeout)).since(now) {
             Duration::ZERO => Err(ConnectionError::TimedOut),
             left => Ok(left),
         }
+    }
+
+    /// Waits for more of a message, or for its next chunk: with as little memory as can be, and only
+    /// while the client keeps up its pace.
+    async fn listen_to_message(&mut self, in_message: bool) -> Result<(), ConnectionError> {
+        let intake = &self.shard.options.intake;
+        let executor = &*self.shard.executor;
+        let now = executor.moment();
+        let mut pace = *self.pace.get_or_insert_with(|| Pace::new(intake, now));
+        let patience = pace.patience(now);
+        if patience == Duration::ZERO {
+            return Err(ConnectionError::TimedOut);
+        }
+        let before = self.connection.input().len();
+        let stalls = self.envelope.is_staged() && patience > STALL;
+        let mut filled = self.connection.fill(if stalls { STALL } else { patience }).await;
+        if stalls && matches!(filled, Err(ConnectionError::TimedOut)) {
+            self.envelope.stalled().await;
+            filled = self.connection.fill(patience - STALL).await;
+        }
+        filled?;
+        if in_message {
+            let came = self.connection.input().len().saturating_sub(before);
+            pace.credit(intake, came, executor.moment());
+            self.pace = Some(pace);
+        }
+        Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), ConnectionError> {
@@ -224,6 +263,7 @@ impl Conversation {
         let accepted =
             self.envelope.finish(&self.shard, session, connection, role, &mut self.replies).await;
         self.session.end_transaction(accepted);
+        self.pace = None;
         self.record("MESSAGE");
         Turn::Continue
     }
@@ -237,6 +277,7 @@ impl Conversation {
             Ok(identity) => {
                 self.identity = Some(identity);
                 self.connection.set_logged_in(true);
+                self.envelope.trust(&self.shard);
                 self.session.authenticated(&mut self.replies);
             }
             Err(AuthenticationError::Rejected) => {
@@ -256,9 +297,9 @@ impl Conversation {
         self.flush().await?;
         self.connection.start_tls(self.shard.options.tls_handshake_timeout).await?;
         self.session.tls_started();
-        self.envelope.clear();
+        self.envelope = Envelope::new(&self.shard, self.kind.trust());
         self.identity = None;
-        self.connection.set_logged_in(self.kind.is_trusted());
+        self.connection.set_logged_in(self.kind.trust() == Trust::Known);
         self.answered(Verb::StartTls);
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::{
     runtime::connection::Connection,
     service::{
         Shard,
+        budget::{Charge, Trust},
         delivery::{Delivery, Failure},
     },
     store::Partition,
@@ -16,9 +17,11 @@ use crate::{
 /// Octets of Return-Path and Received in most messages.
 const TRACE_SIZE: usize = 512;
 
+/// Recipients whose memory is not worth counting.
+const ACCOUNTS_FEW: usize = 64;
+
 /// Recipients accepted since MAIL and the message to them. Kept between transactions for its
-/// memory, which the recipient limit bounds.
-#[derive(Default)]
+/// memory if they were few.
 pub struct Envelope {
     /// As accepted, so with repetitions: LMTP answers for each.
     accounts: Vec<AccountId>,
@@ -33,20 +36,79 @@ pub struct Envelope {
     opened: bool,
     /// Of the message under way, in our Received field and the reply.
     id: String,
+    /// For `accounts`, once they are many.
+    charge: Charge,
 }
 
 impl Envelope {
+    pub fn new(shard: &Shard, trust: Trust) -> Envelope {
+        Envelope {
+            accounts: Vec::new(),
+            first_path: String::new(),
+            delivery: None,
+            opening: Opening::default(),
+            held: Vec::new(),
+            opened: false,
+            id: String::new(),
+            charge: Charge::new(&shard.messages, trust),
+        }
+    }
+
     pub fn clear(&mut self) {
         self.accounts.clear();
         self.delivery = None;
+        self.held = Vec::new();
+        if self.accounts.capacity() > ACCOUNTS_FEW {
+            self.accounts = Vec::new();
+            let _ = self.charge.set(0);
+        }
     }
 
-    pub fn add(&mut self, account: AccountId, forward_path: &str) {
+    /// Is there room for one more message of this client?
+    pub fn admits(&self, shard: &Shard) -> bool {
+        shard.messages.admits(self.charge.trust())
+    }
+
+    /// A message has begun and not ended.
+    pub fn under_way(&self) -> bool {
+        self.delivery.is_some()
+    }
+
+    /// Part of the message waits in memory.
+    pub fn is_staged(&self) -> bool {
+        self.delivery.as_ref().is_some_and(Delivery::is_staged)
+    }
+
+    /// The client makes us wait in the middle of its message.
+    pub async fn stalled(&mut self) {
+        if let Some(delivery) = &mut self.delivery {
+            delivery.stalled().await;
+        }
+    }
+
+    /// The client logged in: what it sends from now on is held for somebody known.
+    pub fn trust(&mut self, shard: &Shard) {
+        self.clear();
+        self.charge = Charge::new(&shard.messages, Trust::Known);
+    }
+
+    /// Takes a recipient.
+    ///
+    /// # Errors
+    /// With the reply, if there is no memory for more.
+    pub fn add(&mut self, account: AccountId, forward_path: &str) -> Result<(), Reply> {
         if self.accounts.is_empty() {
             self.first_path.clear();
             self.first_path.push_str(forward_path);
         }
         self.accounts.push(account);
+        if self.accounts.capacity() > ACCOUNTS_FEW
+            && !self.charge.set(self.accounts.capacity() * size_of::<AccountId>())
+        {
+            self.accounts.pop();
+            return Err(reply::MESSAGES_BUSY);
+        }
+        Ok(())
     }
 
     /// Takes octets of the message; before the first go our trace fields.
@@ -93,7 +155,7 @@ impl Envelope {
         };
         let mut header = Vec::with_capacity(TRACE_SIZE);
         trace.append_to(&mut header);
-        let mut delivery = Delivery::new(shard, &self.accounts);
+        let mut delivery = Delivery::new(shard, &self.accounts, self.charge.trust());
         delivery.push(&header).await;
         (self.opening, self.opened) = (Opening::default(), false);
         self.held.clear();
@@ -161,6 +223,7 @@ pub(super) fn admit(shard: &Shard, account: AccountId) -> Result<AccountId, Repl
 fn failure_reply(failure: Failure) -> Reply {
     match failure {
         Failure::Full => reply::STORE_FULL,
+        Failure::NoMemory => reply::MESSAGES_BUSY,
         Failure::Unavailable => reply::STORE_TROUBLE,
         Failure::Refused => reply::MAILBOX_REFUSED,
     }

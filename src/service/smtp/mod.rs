@@ -14,7 +14,7 @@ use crate::{
     metrics::Protocol,
     protocol::smtp::{Limits, Role},
     runtime::connection::Connection,
-    service::Shard,
+    service::{Shard, budget::Trust},
 };
 
 /// Limits and timeouts of SMTP sessions; `config` fills them.
@@ -23,19 +23,12 @@ pub struct SmtpOptions {
     pub limits: Limits,
     /// How long to wait for a command (RFC 5321 4.5.3.2.7: five minutes at least).
     pub command_timeout: Duration,
-    /// How long to wait for more of a message (RFC 5321 4.5.3.2.5 gives the client three minutes
-    /// for a block).
-    pub data_timeout: Duration,
 }
 
 impl Default for SmtpOptions {
     fn default() -> SmtpOptions {
         const FIVE_MINUTES: Duration = Duration::from_secs(300);
-        SmtpOptions {
-            limits: Limits::default(),
-            command_timeout: FIVE_MINUTES,
-            data_timeout: FIVE_MINUTES,
-        }
+        SmtpOptions { limits: Limits::default(), command_timeout: FIVE_MINUTES }
     }
 }
 
@@ -60,10 +53,13 @@ impl ListenerKind {
         }
     }
 
-    /// Whom LMTP is opened to are the site's own servers: they count as logged in where a shard has to
-    /// choose who gives way.
-    fn is_trusted(self) -> bool {
-        self == ListenerKind::Lmtp
+    /// Of a client that has not logged in.
+    fn trust(self) -> Trust {
+        match self {
+            // Whom LMTP is opened to are the site's own servers.
+            ListenerKind::Lmtp => Trust::Known,
+            _ => Trust::Stranger,
+        }
     }
 
     /// The label in metrics.

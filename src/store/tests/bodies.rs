@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::runtime::simulation::split_mix;
+use crate::runtime::{
+    executor::{Executor, Priority},
+    simulation::split_mix,
+};
 
 const COMPRESSED: Option<Compression> = Some(Compression { level: 1, body_min: 200 });
 
@@ -225,5 +228,73 @@ fn many_small_readings_let_others_in() {
             account.read_body(&body, 0, 1).await.unwrap();
         }
         assert!(turns.get() >= 10, "{} turns", turns.get());
+    });
+}
+
+/// Stages `body` in pieces of `piece` octets, spilling after each.
+async fn spilled(partition: &Partition, body: &[u8], piece: usize) -> StagedBody {
+    let mut writer = partition.stage();
+    for piece in body.chunks(piece) {
+        writer.write(piece).await.unwrap();
+        assert!(writer.memory() >= writer.staged());
+        writer.spill().await.unwrap();
+        assert_eq!(writer.staged(), 0);
+        // The list of chunks is all that is left.
+        assert!(writer.memory() < 64 * 1024, "{}", writer.memory());
+    }
+    writer.finish(format!("summary of {}", body.len()).into_bytes()).await.unwrap()
+}
+
+/// Compaction does not look for chunks of short bodies: a short one that was spilled is put together
+/// again, or its bytes would go with the next compaction.
+#[test]
+fn spilled_bodies_survive_compaction_whatever_their_size() {
+    run_with(COMPRESSED, async |world: Rc<World>| {
+        let partition = world.open().await;
+        let sizes = [0, 65, 4096, 150_000, BODY_CHUNK, BODY_CHUNK + 1, 3 * BODY_CHUNK + 77];
+        let expected: Vec<Vec<u8>> =
+            [0, 1, 2].into_iter().flat_map(|kind| sizes.map(|size| content(kind, size))).collect();
+        for (body, piece) in expected.iter().zip([4096, 100_000].into_iter().cycle()) {
+            let staged = spilled(&partition, body, piece).await;
+            partition.deliver(staged, vec![target(ALICE)], None).await.unwrap();
+        }
+        assert!(bodies(&partition).await == expected);
+        for uid in 100..140 {
+            deliver(&partition, BOB, &content(1, 100_000 + uid)).await;
+        }
+        let bob = partition.account(BOB).await.unwrap();
+        let gone: Vec<Uid> = (1..=40).map(Uid).collect();
+        bob.remove(MailboxId::INBOX, &gone).await.unwrap();
+        for _ in 0..3 {
+            partition.compact().await.unwrap();
+        }
+        assert!(bodies(&partition).await == expected);
+        let report = partition.verify(&|_| {}).await.unwrap();
+        assert_eq!((report.findings, report.messages_damaged), (vec![], 0));
+        partition.close().await.unwrap();
+        assert!(bodies(&world.open().await).await == expected);
+    });
+}
+
+/// However many end at once, only a few are put together in memory, and none waits for ever.
+#[test]
+fn many_spilled_bodies_end_at_once() {
+    run_with(None, async |world: Rc<World>| {
+        let partition = world.open().await;
+        let body = content(2, 100_000);
+        let ending = (0..40).map(|_| {
+            let (partition, body) = (partition.clone(), body.clone());
+            async move {
+                let staged = spilled(&partition, &body, 30_000).await;
+                partition.deliver(staged, vec![target(ALICE)], None).await.unwrap();
+            }
+        });
+        for ending in ending {
+            world.simulation.spawn(Priority::Foreground, Box::pin(ending));
+        }
+        while bodies(&partition).await.len() < 40 {
+            world.simulation.sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert!(bodies(&partition).await.iter().all(|it| *it == body));
     });
 }

@@ -27,12 +27,13 @@ impl Session {
         Ok(answer(Event::Answered(Verb::Data), reply::START_DATA, output))
     }
 
-    /// Is there a sender and somebody to deliver to?
+    /// Is there a sender, somebody to deliver to, and room for a message?
     fn message_allowed(&self) -> Result<(), Reply> {
         match (&self.transaction, self.role) {
             (Transaction { open: false, .. }, _) => Err(reply::MAIL_FIRST),
             (Transaction { recipients: 0, .. }, Role::Lmtp) => Err(reply::LMTP_NO_RECIPIENTS),
             (Transaction { recipients: 0, .. }, _) => Err(reply::NO_RECIPIENTS),
+            _ if !self.admits_messages && !self.transaction.chunked => Err(reply::MESSAGES_BUSY),
             _ => Ok(()),
         }
     }

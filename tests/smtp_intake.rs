@@ -1,0 +1,263 @@
+//! Messages under way: what they may hold and how long they may take, on two simulated shards.
+
+#[allow(dead_code)] // what transcripts need
+mod smtp_world;
+#[allow(dead_code)] // what transcripts need
+mod transcript;
+
+use std::time::Duration;
+
+use ringmail::service::{intake::IntakeOptions, smtp::ListenerKind};
+use smtp_world::{ALICE, BOB, Choices, Client, Ground, World};
+
+const KIB: usize = 1024;
+
+fn with_memory(memory: usize) -> Choices {
+    Choices { intake: IntakeOptions { memory, ..IntakeOptions::default() }, ..Choices::default() }
+}
+
+fn settle(client: &mut Client) {
+    transcript::Peer::settle(client);
+}
+
+/// Hello, sender and recipients, without a word about the message.
+fn envelope(client: &mut Client, recipients: &[&str]) {
+    let hello = "EHLO client.test\r\nMAIL FROM:<carol@far.test>\r\n";
+    client.say(hello);
+    for recipient in recipients {
+        client.say(&format!("RCPT TO:<{recipient}>\r\n"));
+    }
+    settle(client);
+    client.say("NOOP\r\n");
+    client.expect("250");
+    settle(client);
+}
+
+/// What the server answers to `text`.
+fn answer(client: &mut Client, text: &str) -> String {
+    client.say(text);
+    settle(client);
+    String::from_utf8(transcript::Peer::receive(client)).unwrap()
+}
+
+fn held(world: &World) -> [usize; 2] {
+    [0, 1].map(|shard| world.shards[shard].messages.held())
+}
+
+const RECIPIENTS: [&[&str]; 3] =
+    [&["alice@demo.test"], &["bob@demo.test"], &["alice@demo.test", "bob@demo.test"]];
+
+/// Each message is either taken whole or refused aloud, and the budget holds throughout.
+fn many_at_once(deadlines: bool) {
+    let limit = 512 * KIB;
+    let world = World::new(&Ground::new(), Choices { deadlines, ..with_memory(limit) });
+    let body = format!("Subject: x\r\n\r\n{}", "0123456789012345678901234567890\r\n".repeat(3_000));
+    let mut under_way = Vec::new();
+    let mut refused = 0;
+    for (number, recipients) in (0..90).zip(RECIPIENTS.into_iter().cycle()) {
+        let mut client = world.client();
+        envelope(&mut client, recipients);
+        let first = answer(&mut client, "DATA\r\n");
+        if first.starts_with("354") {
+            for piece in body.as_bytes().chunks(3_000 + number) {
+                transcript::Peer::send(&mut client, piece);
+                settle(&mut client);
+                let held = held(&world);
+                assert!(held[0] <= limit * 3 / 4 && held[1] <= limit * 3 / 4, "{held:?}");
+            }
+            under_way.push((client, recipients));
+        } else {
+            assert_eq!(first, "452 4.3.1 Too many messages under way, try again later\r\n");
+            refused += 1;
+        }
+    }
+    assert!(under_way.len() >= 40, "refused more than it had to: {refused}");
+    if deadlines {
+        world.sleep(2);
+        assert!(under_way.len() > 60, "{}", under_way.len());
+    }
+    let mut expected = [0, 0];
+    for (mut client, recipients) in under_way {
+        client.say(".\r\n");
+        let reply = String::from_utf8(transcript::Peer::receive(&mut client)).unwrap();
+        match &reply[..9] {
+            "250 2.0.0" => {
+                expected[0] += usize::from(recipients.contains(&"alice@demo.test"));
+                expected[1] += usize::from(recipients.contains(&"bob@demo.test"));
+            }
+            "452 4.3.1" => {}
+            other => panic!("{other}"),
+        }
+    }
+    for (account, expected) in [(ALICE, expected[0]), (BOB, expected[1])] {
+        let messages = world.inbox(account);
+        assert_eq!(messages.len(), expected);
+        assert!(messages.len() > 20 && messages.iter().all(|message| message.ends_with(&body)));
+    }
+    world.simulation.run_idle();
+    assert_eq!(held(&world), [0, 0]);
+}
+
+#[test]
+fn messages_under_way_stay_within_the_budget() {
+    many_at_once(false);
+}
+
+#[test]
+fn a_stalled_sender_costs_next_to_nothing() {
+    let world = World::new(&Ground::new(), Choices { deadlines: true, ..with_memory(512 * KIB) });
+    let body = "0123456789012345678901234567890\r\n".repeat(3_000);
+    let mut under_way = Vec::new();
+    for _ in 0..20 {
+        let mut client = world.client();
+        envelope(&mut client, RECIPIENTS[0]);
+        assert!(answer(&mut client, "DATA\r\n").starts_with("354"));
+        client.say(&format!("\r\n{body}"));
+        settle(&mut client);
+        under_way.push(client);
+    }
+    let busy = held(&world)[0];
+    world.sleep(2);
+    let idle = held(&world)[0];
+    assert!(idle < 512 * KIB / 4 && idle < busy, "{busy}, {idle}");
+    for client in &mut under_way {
+        client.say(".\r\n");
+        client.expect("250");
+    }
+    assert_eq!(held(&world), [0, 0]);
+    assert!(world.inbox(ALICE).iter().all(|message| message.ends_with(&body)));
+}
+
+/// A header cannot be spilled: the message is read to its end, then refused.
+#[test]
+fn what_does_not_fit_is_refused_at_its_end() {
+    for recipients in RECIPIENTS {
+        let world = World::new(&Ground::new(), with_memory(128 * KIB));
+        let mut client = world.client();
+        envelope(&mut client, recipients);
+        assert!(answer(&mut client, "DATA\r\n").starts_with("354"));
+        client.say(&"X-Long: 0123456789012345678901234567890\r\n".repeat(6_000));
+        settle(&mut client);
+        assert_eq!(held(&world), [0, 0], "what will be refused holds nothing");
+        client.say("\r\nbody\r\n.\r\n");
+        client.expect("452");
+        // The session goes on.
+        client.say("MAIL FROM:<>\r\nRCPT TO:<alice@demo.test>\r\nDATA\r\n");
+        client.expect("354");
+        client.say("x\r\n.\r\n");
+        client.expect("250");
+        assert_eq!(world.inbox(ALICE).len(), 1);
+        assert_eq!(world.inbox(BOB).len(), 0);
+    }
+}
+
+#[test]
+fn without_room_a_message_is_refused_before_it_is_sent() {
+    let world = World::new(&Ground::new(), with_memory(8 * KIB));
+    let mut client = world.client();
+    envelope(&mut client, RECIPIENTS[0]);
+    assert!(answer(&mut client, "DATA\r\n").starts_with("452 4.3.1 "));
+    assert!(answer(&mut client, "BDAT 5 LAST\r\nabcde").starts_with("452 4.3.1 "));
+    assert!(answer(&mut client, "NOOP\r\n").starts_with("250 "));
+    assert!(world.inbox(ALICE).is_empty());
+}
+
+/// Strangers cannot take the part that is kept for peers that are known.
+#[test]
+fn strangers_are_refused_first() {
+    let world = World::new(&Ground::new(), with_memory(100 * KIB));
+    let mut strangers = Vec::new();
+    loop {
+        let mut client = world.client();
+        envelope(&mut client, RECIPIENTS[0]);
+        if answer(&mut client, "DATA\r\n").starts_with("452") {
+            break;
+        }
+        client.say(&"X-Long: 0123456789012345678901234567890\r\n".repeat(200));
+        settle(&mut client);
+        strangers.push(client);
+        assert!(strangers.len() < 100);
+    }
+    let mut known = world.client_at(ListenerKind::Lmtp);
+    known.say("LHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<alice@demo.test>\r\nDATA\r\n");
+    known.expect("354");
+    known.say("x\r\n.\r\n");
+    known.expect("250");
+    // Who goes away gives everything back at once.
+    drop(strangers);
+    world.simulation.run_idle();
+    assert_eq!(held(&world), [0, 0]);
+}
+
+#[test]
+fn many_recipients_are_counted() {
+    let world = World::new(&Ground::new(), with_memory(64 * KIB));
+    let mut client = world.client();
+    envelope(&mut client, &["alice@demo.test"; 900]);
+    assert_eq!(held(&world), [1024 * 8, 0]);
+    client.say("RSET\r\n");
+    settle(&mut client);
+    assert_eq!(held(&world), [0, 0]);
+    let world = World::new(&Ground::new(), with_memory(4 * KIB));
+    let mut client = world.client();
+    envelope(&mut client, &["alice@demo.test"; 256]);
+    assert!(answer(&mut client, "RSET\r\n").starts_with("250 "));
+    client.say("MAIL FROM:<>\r\n");
+    settle(&mut client);
+    for _ in 0..600 {
+        client.say("RCPT TO:<alice@demo.test>\r\n");
+    }
+    client.expect("452");
+}
+
+/// Seconds until the server closes on a client that sends `text` every `every` seconds after
+/// `begin`; and its last words.
+fn lasts(begin: &str, text: &str, every: u64) -> (u64, String) {
+    let world = World::new(&Ground::new(), Choices { deadlines: true, ..Choices::default() });
+    let mut client = world.client();
+    envelope(&mut client, RECIPIENTS[2]);
+    client.say(begin);
+    settle(&mut client);
+    let mut passed = 0;
+    while world.shards[0].messages.held() > 0 || passed == 0 {
+        client.say(text);
+        world.sleep(every);
+        passed += every;
+        assert!(passed < 10_000);
+    }
+    (passed, String::from_utf8(transcript::Peer::receive(&mut client)).unwrap())
+}
+
+#[test]
+fn a_message_that_trickles_in_is_cut_off() {
+    let farewell = "421 4.4.2 Timed out, closing\r\n";
+    let (passed, said) = lasts("DATA\r\nx", "x", 1);
+    assert!((301..310).contains(&passed) && said.ends_with(farewell), "{passed} {said}");
+    let (passed, said) = lasts("BDAT 100000\r\nx", "x", 1);
+    assert!((301..310).contains(&passed) && said.ends_with(farewell), "{passed} {said}");
+    // Between chunks, whatever else is said.
+    let (passed, said) = lasts("BDAT 1\r\nx", "NOOP\r\n", 10);
+    assert!((300..320).contains(&passed) && said.ends_with(farewell), "{passed} {said}");
+    // Fast enough, and yet not for ever.
+    let line = format!("{}\r\n", "x".repeat(298));
+    let (passed, said) = lasts("DATA\r\nx", &line, 1);
+    assert!((3600..3610).contains(&passed) && said.ends_with(farewell), "{passed} {said}");
+}
+
+#[test]
+fn the_next_message_has_its_own_time() {
+    let intake = IntakeOptions { deadline: Duration::from_secs(100), ..IntakeOptions::default() };
+    let world =
+        World::new(&Ground::new(), Choices { deadlines: true, intake, ..Choices::default() });
+    let mut client = world.client();
+    for _ in 0..3 {
+        envelope(&mut client, RECIPIENTS[1]);
+        client.say("DATA\r\nx\r\n");
+        client.expect("354");
+        world.sleep(80);
+        client.say(".\r\n");
+        client.expect("250");
+        world.sleep(80);
+    }
+    assert_eq!(world.inbox(BOB).len(), 3);
+}
