@@ -351,3 +351,29 @@ fn messages_under_way_have_a_budget() {
     assert_eq!(answer.matches(&body).count(), 2);
     assert_eq!(world.shards[0].messages.held(), 0);
 }
+
+/// A message that trickles in is cut off with BYE, whether it is taken in or thrown away, and holds
+/// nothing afterwards.
+#[test]
+fn a_message_that_trickles_in_is_cut_off() {
+    let kit = Kit::new();
+    for mailbox in ["INBOX", "missing"] {
+        let world = SimulatedWorld::new(&kit, serve, 0, true);
+        let mut client = log_in(&world);
+        client.say(format!("b APPEND {mailbox} {{100000+}}\r\n"));
+        let mut seconds = 0;
+        let farewell = loop {
+            client.say("x");
+            world.settle();
+            if client.peer.is_closed() {
+                break String::from_utf8(transcript::Peer::receive(&mut client)).unwrap();
+            }
+            assert!(seconds < 400, "still served");
+            kit.simulation.run_until(kit.simulation.sleep(Duration::from_secs(1)));
+            seconds += 1;
+        };
+        assert!((300..310).contains(&seconds), "{mailbox}: {seconds} s, {farewell}");
+        assert!(farewell.contains("* BYE Timed out"), "{farewell}");
+        assert_eq!(world.shards[0].messages.held(), 0);
+    }
+}
