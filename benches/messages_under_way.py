@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Memory of a demo while many strangers have a message under way.
 
-    benches/slow_messages.py [--binary target/release/ringmail] [--count 5000] [--kib 255]
-                             [--kind text|header] [--port-base 13000]
+    benches/messages_under_way.py [--binary target/release/ringmail] [--count 5000] [--kib 255]
+                                  [--kind text|header] [--port-base 13000]
 
 Starts a demo of two shards, opens COUNT connections to its SMTP port, sends KIB of a message on
 each without its final dot, waits until the senders count as stalled, and prints the server's VmRSS
