@@ -25,7 +25,8 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// Slots of the wheel; a timer further away than this many ticks is looked at once a turn.
 const SLOTS: usize = 512;
 
-/// Most ticks taken at once. A shard that was suspended for hours lets its deadlines pass gradually instead of all at one moment.
+/// Most ticks taken at once. A shard that was suspended for hours lets its deadlines pass gradually
+/// instead of all at one moment.
 const TICKS_AT_ONCE_MAX: u64 = 50;
 
 /// `Node::index` of a timer that stands in no slot.
