@@ -51,7 +51,7 @@ fn theirs(line: &str) -> Option<Meaning> {
             Meaning::Hello(name, host.into_owned())
         }
         Request::Mail { from } => Meaning::Mail {
-            reverse_path: from.address.into_owned(),
+            reverse_path: without_root(&from.address),
             size: from.size as u64,
             body: match from.flags & (MAIL_BODY_7BIT | MAIL_BODY_8BITMIME | MAIL_BODY_BINARYMIME) {
                 MAIL_BODY_8BITMIME => BodyKind::EightBitMime,
@@ -60,11 +60,19 @@ fn theirs(line: &str) -> Option<Meaning> {
             },
             smtp_utf8: from.flags & MAIL_SMTPUTF8 != 0,
         },
-        Request::Rcpt { to } => Meaning::Rcpt(to.address.into_owned()),
+        Request::Rcpt { to } => Meaning::Rcpt(without_root(&to.address)),
         Request::Bdat { chunk_size, is_last } => Meaning::Bdat(chunk_size as u64, is_last),
         Request::Auth { .. } => Meaning::Auth,
         _ => Meaning::Plain(name),
     })
+}
+
+/// smtp-proto keeps the dot of a rooted domain; we drop it (docs/rfc.md).
+fn without_root(address: &str) -> String {
+    match address.contains('@') {
+        true => address.strip_suffix('.').unwrap_or(address).to_owned(),
+        false => address.to_owned(),
+    }
 }
 
 fn well_formed() -> impl Strategy<Value = String> {
