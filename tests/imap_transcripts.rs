@@ -377,3 +377,23 @@ fn a_message_that_trickles_in_is_cut_off() {
         assert_eq!(world.shards[0].messages.held(), 0);
     }
 }
+
+/// One password does not buy all connections; who leaves makes room.
+#[test]
+fn sessions_of_an_account_are_counted() {
+    let kit = Kit::new();
+    for entry in ENTRIES {
+        let world = SimulatedWorld::new(&kit, serve, entry, true);
+        let most = imap::ImapOptions::default().sessions_per_account;
+        let mut sessions: Vec<Client> = (0..most).map(|_| log_in(&world)).collect();
+        let mut late = world.client();
+        late.say("a LOGIN alice@demo.test demo\r\n");
+        late.read_to("a NO [LIMIT]");
+        late.say("b LOGIN bob@demo.test demo\r\n");
+        late.read_to("b OK");
+        let mut first = sessions.swap_remove(0);
+        first.say("a LOGOUT\r\n");
+        first.read_to("a OK");
+        let _in_its_place = log_in(&world);
+    }
+}

@@ -24,7 +24,7 @@ use crate::{
         ServiceOptions, imap::ImapOptions, intake::IntakeOptions, pop3::Pop3Options,
         smtp::SmtpOptions,
     },
-    store::{Compression, StoreOptions},
+    store::{Compression, HoldingLimits, StoreOptions},
 };
 
 /// A whole configuration file. `docs/ringmail.example.toml` shows every key with its default.
@@ -247,6 +247,9 @@ pub struct StoreSection {
     /// Shorter messages are not compressed.
     pub compression_min: ByteSize,
     pub mailboxes_per_account: usize,
+    /// Messages of an account, copies included, and their octets. What they cost is memory.
+    pub messages_per_account: u64,
+    pub octets_per_account: ByteSize,
 }
 
 /// How the store keeps messages.
@@ -286,6 +289,8 @@ impl Default for StoreSection {
             compression_level: Spanned::new(0..0, Compression::default().level),
             compression_min: ByteSize(Compression::default().body_min as u64),
             mailboxes_per_account: 10_000,
+            messages_per_account: HoldingLimits::default().messages,
+            octets_per_account: ByteSize(HoldingLimits::default().octets),
         }
     }
 }
@@ -377,11 +382,17 @@ pub struct ImapSection {
     pub idle_timeout: Duration,
     /// Largest message that APPEND takes.
     pub append_size_max: ByteSize,
+    /// Sessions of one account at once.
+    pub sessions_per_account: u32,
 }
 
 impl Default for ImapSection {
     fn default() -> ImapSection {
-        ImapSection { idle_timeout: Duration::from_secs(1800), append_size_max: ByteSize::mib(50) }
+        ImapSection {
+            idle_timeout: Duration::from_secs(1800),
+            append_size_max: ByteSize::mib(50),
+            sessions_per_account: ImapOptions::default().sessions_per_account,
+        }
     }
 }
 
@@ -593,6 +604,10 @@ impl Settings {
         if runtime.connections_per_shard == RuntimeSection::default().connections_per_shard {
             runtime.connections_per_shard = DEMO_CONNECTIONS;
         }
+        // Load tests have thousands of clients and few accounts.
+        if settings.imap.sessions_per_account == ImapOptions::default().sessions_per_account {
+            settings.imap.sessions_per_account = DEMO_CONNECTIONS as u32;
+        }
         if let Some(partitions) = partitions {
             settings.store.partitions = Spanned::new(0..0, partitions);
         }
@@ -657,6 +672,10 @@ impl Settings {
                 body_min: bytes(store.compression_min),
             }),
             mailboxes_per_account: store.mailboxes_per_account,
+            holding: HoldingLimits {
+                messages: store.messages_per_account,
+                octets: store.octets_per_account.as_u64(),
+            },
             ..StoreOptions::default()
         }
     }
@@ -671,6 +690,7 @@ impl Settings {
             pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
             imap: ImapOptions {
                 idle_timeout: self.imap.idle_timeout,
+                sessions_per_account: self.imap.sessions_per_account,
                 limits: imap::Limits {
                     message: self.imap.append_size_max.as_u64(),
                     ..defaults.limits

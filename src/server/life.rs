@@ -95,6 +95,7 @@ pub async fn live(
         partitions,
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
         deliveries: Default::default(),
+        imap_seats: Default::default(),
         shutting_down: Cell::new(false),
     });
     mesh.open(shard.clone());

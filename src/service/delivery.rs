@@ -78,6 +78,7 @@ impl From<StoreError> for Failure {
             StoreError::NoSuchMailbox
             | StoreError::MailboxExists
             | StoreError::NotPermitted(_)
+            | StoreError::OverQuota
             | StoreError::Limit(_) => Failure::Refused,
             _ => Failure::Unavailable,
         }

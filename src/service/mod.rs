@@ -36,6 +36,7 @@ pub struct Shard {
     /// Owner shard of each partition.
     pub owners: Vec<ShardId>,
     pub deliveries: delivery::Deliveries,
+    pub imap_seats: imap::AccountSeats,
     /// Sessions end at their next command boundary once this is set.
     pub shutting_down: Cell<bool>,
 }

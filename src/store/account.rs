@@ -392,6 +392,11 @@ impl Account {
         if messages.len() > COMMAND_MESSAGES_MAX {
             return Err(StoreError::Limit("messages copied by one command"));
         }
+        if way == Way::Copy {
+            let octets = messages.iter().map(|message| message.body.size).sum();
+            let limits = self.inner.options.holding;
+            self.cell.state.borrow().check_holding(messages.len() as u64, octets, limits)?;
+        }
         self.inner.ensure_table(&self.cell, source).await?;
         let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
         self.copy_by_slices(source, &uids, target, way).await

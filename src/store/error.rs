@@ -31,6 +31,9 @@ pub enum StoreError {
     /// e.g. deleting INBOX or creating a name deeper or longer than allowed.
     #[error("{0}")]
     NotPermitted(&'static str),
+    /// The account has as many messages, or as many octets of them, as it may.
+    #[error("the account is full")]
+    OverQuota,
     /// A named limit was hit, e.g. "keywords per mailbox".
     #[error("limit reached: {0}")]
     Limit(&'static str),

@@ -20,6 +20,7 @@ mod damage;
 mod effect;
 mod error;
 mod garbage;
+mod holding;
 mod liveness;
 mod load;
 pub mod log;
@@ -57,6 +58,7 @@ pub use self::{
     compression::Compression,
     damage::{Damage, Place},
     error::StoreError,
+    holding::HoldingLimits,
     mailbox::MailboxStatus,
     namespace::{MailboxInfo, Names, SpecialUse},
     options::{StoreOptions, StoreProbe},

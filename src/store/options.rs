@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     compression::Compression,
+    holding::HoldingLimits,
     namespace::SpecialUse,
     run::{RUN_GARBAGE_MIN, RUN_RECORDS_MAX},
 };
@@ -41,6 +42,8 @@ pub struct StoreOptions {
     /// taken.
     pub deliveries_known: usize,
     pub mailboxes_per_account: usize,
+    /// Messages of one account, and their octets.
+    pub holding: HoldingLimits,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
     /// Mailboxes that a new account gets beside INBOX.
@@ -71,6 +74,7 @@ impl Default for StoreOptions {
             compression: None,
             deliveries_known: 16 * 1024,
             mailboxes_per_account: 10_000,
+            holding: HoldingLimits::default(),
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
                 .into_iter()

@@ -595,6 +595,7 @@ impl Inner {
         let mut state = cell.state.borrow_mut();
         let state = &mut *state;
         let account = state.id;
+        state.check_holding(1, size, self.options.holding)?;
         let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
         let uid_validity = found.status.uid_validity;
         let uid = found.allocate_uid().ok_or(StoreError::Limit("UIDs of a mailbox"))?;

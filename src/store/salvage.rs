@@ -217,6 +217,7 @@ impl Inner {
         mailbox.replace_table(records.into_values(), Uid(0));
         let after = mailbox.status.messages;
         state.dirty = true;
+        state.holding.set(None);
         drop(state);
         if after < before {
             let what = format!("{} of {before} messages have no record left", before - after);

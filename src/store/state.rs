@@ -14,8 +14,9 @@ use std::{
 use super::{
     effect::{Effect, PropertyKey},
     error::StoreError,
+    holding::{Holding, HoldingLimits},
     log::ENTRY_PAYLOAD_MAX,
-    mailbox::{MOD_SEQ_OF_NOTHING, Mailbox},
+    mailbox::{MOD_SEQ_OF_NOTHING, Mailbox, MailboxStatus},
     namespace::Namespace,
 };
 use crate::{
@@ -71,6 +72,8 @@ pub(super) struct AccountState {
     /// Stands in for an account that could not be read when the log was opened again: its holders see
     /// nothing in it, and must change nothing by it.
     pub stand_in: bool,
+    /// Messages published in all mailboxes; `None` until somebody asks.
+    pub holding: Cell<Option<Holding>>,
     /// Name-changing effects staged and not yet published.
     pending_renames: u32,
 }
@@ -98,6 +101,7 @@ impl AccountState {
             unwritten: None,
             page: None,
             stand_in: false,
+            holding: Cell::new(None),
             pending_renames: 0,
         }
     }
@@ -209,6 +213,7 @@ impl AccountState {
             Effect::CreateMailbox { mailbox, .. } => self.publish_mailbox(mailbox.id),
             Effect::DeleteMailbox { mailbox, .. } => {
                 if let Some(mailbox) = self.mailboxes.remove(mailbox) {
+                    self.holding_changed(&mailbox.status, &MailboxStatus::default());
                     mailbox.take_watchers(wake);
                 }
                 self.properties.retain(|(_, of, _), _| of != mailbox);
@@ -248,9 +253,30 @@ impl AccountState {
 
     fn publish_in(&mut self, mailbox: MailboxId, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         if let Some(mailbox) = self.mailboxes.get_mut(&mailbox) {
+            let before = mailbox.status;
             mailbox.publish(lsn, effect);
             mailbox.take_watchers(wake);
+            let after = mailbox.status;
+            self.holding_changed(&before, &after);
         }
+    }
+
+    fn holding_changed(&self, before: &MailboxStatus, after: &MailboxStatus) {
+        self.holding.set(self.holding.get().map(|holding| holding.changed(before, after)));
+    }
+
+    /// Refuses what would give the account more than it may have.
+    pub fn check_holding(
+        &self,
+        messages: u64,
+        octets: u64,
+        limits: HoldingLimits,
+    ) -> Result<(), StoreError> {
+        let sum = || Holding::of(self.mailboxes.values().map(|mailbox| &mailbox.status));
+        let holding = self.holding.get().unwrap_or_else(sum);
+        debug_assert_eq!(holding, sum(), "of account {}", self.id.0);
+        self.holding.set(Some(holding));
+        holding.check(messages, octets, limits)
     }
 
     /// Carries out the effects found in the log at start that the page does not have. The tables

@@ -1002,3 +1002,47 @@ fn a_copy_refused_on_the_way_is_taken_back() {
         assert!(published(&account, target).uid_next > Uid(1));
     });
 }
+
+/// Copies count, expunged messages and deleted mailboxes do not; the same after a restart.
+#[test]
+fn an_account_holds_so_many_messages() {
+    run(async |world: Rc<World>| {
+        let limits = HoldingLimits { messages: 4, octets: 1_000 };
+        let options = StoreOptions { holding: limits, ..world.options.clone() };
+        let device = world.device.clone();
+        let world = World { device, options, simulation: world.simulation.clone() };
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let append = async |account: &Account, body: &[u8]| {
+            let body = staged(&partition, body).await;
+            account.append(MailboxId::INBOX, body, Flags::default(), &[], Timestamp(0)).await
+        };
+        for body in [&bytes(1, 100), &bytes(2, 100)] {
+            append(&account, body).await.unwrap();
+        }
+        let before = snapshot(&account, MailboxId::INBOX).await;
+        let messages: Vec<Message> = before.iter_from(0).copied().collect();
+        let copy = async |account: &Account| {
+            account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.map(drop)
+        };
+        copy(&account).await.unwrap();
+        let full = |outcome: Result<(), StoreError>| matches!(outcome, Err(StoreError::OverQuota));
+        assert!(full(copy(&account).await), "nothing doubles for ever");
+        assert!(full(append(&account, b"x").await.map(drop)));
+        // A move brings nothing new.
+        let other = account.create_mailbox("Other", None).await.unwrap();
+        account.move_messages(MailboxId::INBOX, &messages, other).await.unwrap();
+        assert!(full(append(&account, b"x").await.map(drop)));
+        account.delete_mailbox("Other").await.unwrap();
+        append(&account, &bytes(3, 700)).await.unwrap();
+        assert!(full(append(&account, &bytes(4, 101)).await.map(drop)), "octets");
+        append(&account, &bytes(4, 100)).await.unwrap();
+        drop(account);
+        partition.close().await.unwrap();
+        let partition = world.open().await;
+        let account = partition.account(ALICE).await.unwrap();
+        let body = staged(&partition, b"x").await;
+        let more = account.append(MailboxId::INBOX, body, Flags::default(), &[], Timestamp(0));
+        assert!(full(more.await.map(drop)));
+    });
+}

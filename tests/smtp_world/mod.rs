@@ -186,6 +186,7 @@ impl World {
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             });
             shard.mesh.open(shard.clone());

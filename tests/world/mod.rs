@@ -149,6 +149,7 @@ impl<'k> SimulatedWorld<'k> {
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             }));
         }

@@ -117,6 +117,7 @@ impl World {
                 partitions: (0..PARTITIONS).map(own).collect(),
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             })
         });

@@ -82,7 +82,12 @@ impl Session {
         let Some(partition) = self.shard.local_partition(account).cloned() else {
             return Err(Failure::no(Code::Unavailable, "The account is not available now"));
         };
+        let most = self.imap().sessions_per_account;
+        let Some(seat) = self.shard.imap_seats.take(account, most) else {
+            return Err(Failure::no(Code::Limit, "Too many sessions of this account"));
+        };
         self.account = Some(partition.account(account).await?);
+        self.seat = Some(seat);
         self.lift_limits();
         self.restart_deadline();
         Done::with_code(Code::Capability(self.capabilities()), "Logged in")

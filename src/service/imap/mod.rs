@@ -36,6 +36,7 @@ mod message;
 mod reply;
 mod search;
 mod search_key;
+mod seats;
 mod select;
 mod selected;
 mod session;
@@ -43,6 +44,7 @@ mod status;
 mod store;
 mod sync;
 
+pub use seats::AccountSeats;
 pub use session::{resume, run};
 
 /// Limits and timeouts of IMAP sessions; `config` fills them.
@@ -56,6 +58,8 @@ pub struct ImapOptions {
     pub idle_timeout: Duration,
     /// Refused LOGINs after which the session ends.
     pub login_failures_max: u32,
+    /// Sessions of one account at once.
+    pub sessions_per_account: u32,
     /// Commands in a row that are not understood, after which the session ends.
     pub bad_commands_max: u32,
 }
@@ -67,6 +71,7 @@ impl Default for ImapOptions {
             login_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30 * 60),
             login_failures_max: 3,
+            sessions_per_account: 1000,
             bad_commands_max: 20,
         }
     }

@@ -113,6 +113,7 @@ impl From<StoreError> for Failure {
             StoreError::NoSuchMailbox => Failure::no(Code::NonExistent, "No such mailbox"),
             StoreError::MailboxExists => Failure::no(Code::AlreadyExists, "Mailbox exists already"),
             StoreError::NotPermitted(why) => Failure::no(Code::Cannot, why),
+            StoreError::OverQuota => Failure::no(Code::OverQuota, "The account is full"),
             StoreError::Limit(what) => Failure::no(Code::Limit, format!("Limit reached: {what}")),
             StoreError::Full => Failure::no(Code::Unavailable, "The disk is full; try again later"),
             StoreError::Corrupt { .. } => {
@@ -170,6 +171,7 @@ mod tests {
         check(StoreError::MailboxExists, Code::AlreadyExists);
         check(StoreError::NotPermitted("no"), Code::Cannot);
         check(StoreError::Limit("keywords"), Code::Limit);
+        check(StoreError::OverQuota, Code::OverQuota);
         check(StoreError::Full, Code::Unavailable);
         check(StoreError::Poisoned, Code::Unavailable);
         check(StoreError::NotAnswering, Code::Unavailable);

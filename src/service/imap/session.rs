@@ -12,6 +12,7 @@ use super::{
     dispatch::{self, Plan, Updates},
     literal::Literal,
     reply::{Done, Failure, Leave, Reply},
+    seats::AccountSeat,
     selected::Selected,
 };
 use crate::{
@@ -47,6 +48,8 @@ pub(super) struct Session {
     pub shard: Rc<Shard>,
     /// Set once logged in.
     pub account: Option<Account>,
+    /// Its place among the account's sessions.
+    pub seat: Option<AccountSeat>,
     pub selected: Option<Selected>,
     /// A CONDSTORE-enabling command was given: FETCH responses tell MODSEQ (RFC 7162 3.1).
     pub condstore: bool,
@@ -105,6 +108,7 @@ impl Session {
             connection,
             shard,
             account: None,
+            seat: None,
             selected: None,
             condstore: false,
             login_failures: 0,
