@@ -20,7 +20,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_lite::io::AsyncRead;
@@ -39,12 +39,18 @@ const EVENTS_MAX: usize = 32;
 /// Between two looks at the set while no descriptor is free to wait with.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
 
+/// A shard that is never out of work looks at the set this often all the same: the ring, which would
+/// say that it is time to, is looked at only when a time slice is over.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// The set of one shard.
 pub(super) struct Readiness {
     epoll: Epoll,
     watched: RefCell<Slab<Rc<State>>>,
     /// Events so far, for who wants to know whether any came.
     events: Cell<u64>,
+    /// The last look.
+    looked: Cell<Instant>,
 }
 
 /// What is known of one descriptor.
@@ -73,7 +79,12 @@ pub(super) struct Watched {
 impl Readiness {
     pub fn new() -> io::Result<Readiness> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Readiness { epoll, watched: RefCell::default(), events: Cell::new(0) })
+        Ok(Readiness {
+            epoll,
+            watched: RefCell::default(),
+            events: Cell::new(0),
+            looked: Cell::new(Instant::now()),
+        })
     }
 
     /// Adds `descriptor`, which must be closed or given to [`Watched::release`] when the place is
@@ -99,6 +110,7 @@ impl Readiness {
 
     /// Wakes whoever waits for what has become ready; false if nothing has.
     pub fn look(&self) -> bool {
+        self.looked.set(Instant::now());
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         // An error can only be EINTR: what is ready stays so.
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
@@ -111,6 +123,11 @@ impl Readiness {
         }
         self.events.set(self.events.get() + count as u64);
         count > 0
+    }
+
+    /// [`Readiness::look`], if the last one was a while ago.
+    pub fn look_if_due(&self) -> bool {
+        self.looked.get().elapsed() >= LOOK_INTERVAL && self.look()
     }
 
     /// How often anything has become ready so far.

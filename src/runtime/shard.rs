@@ -143,6 +143,7 @@ pub fn allowed_processors() -> io::Result<Vec<usize>> {
 pub struct GlommioExecutor {
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
+    readiness: Rc<Readiness>,
     commit_rounds: Rc<CommitRounds>,
 }
 
@@ -161,7 +162,8 @@ impl GlommioExecutor {
                 Latency::NotImportant,
                 "background",
             ),
-            commit_rounds: Rc::new(CommitRounds::new(readiness, options.commit_gather)),
+            commit_rounds: Rc::new(CommitRounds::new(readiness.clone(), options.commit_gather)),
+            readiness,
         })
     }
 }
@@ -208,7 +210,11 @@ impl Executor for GlommioExecutor {
     }
 
     fn yield_now(&self) -> LocalFuture<'static, ()> {
-        Box::pin(glommio::yield_if_needed())
+        // A long command's turns are shorter than a time slice: who has become ready meanwhile is next.
+        match self.readiness.look_if_due() {
+            true => Box::pin(futures_lite::future::yield_now()),
+            false => Box::pin(glommio::yield_if_needed()),
+        }
     }
 }
 
