@@ -132,7 +132,7 @@ pub struct Connection {
     /// The session has heard of `NoMemory`: what it says now is not to fail for that again.
     gave_way: bool,
     /// Counts it among its client's, where these are limited.
-    visit: Option<Visit>,
+    visit: Option<Box<Visit>>,
     seat: Seat,
 }
 
@@ -287,7 +287,7 @@ impl Connection {
 
     /// Keeps the client's count for as long as the connection lives, on whatever shard.
     pub fn set_visit(&mut self, visit: Option<Visit>) {
-        self.visit = visit;
+        self.visit = visit.map(Box::new);
     }
 
     /// Acknowledges what the peer sent without waiting for a reply to carry it. For protocols whose
@@ -678,7 +678,7 @@ pub struct DetachedConnection {
     broken: bool,
     interruptible: bool,
     logged_in: bool,
-    visit: Option<Visit>,
+    visit: Option<Box<Visit>>,
 }
 
 const _: fn() = || {

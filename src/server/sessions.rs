@@ -83,10 +83,14 @@ async fn smtp_session(connection: Connection, shard: Rc<Shard>, kind: ListenerKi
     smtp::run(connection, shard, kind).await;
 }
 
-async fn pop3_session(connection: Connection, shard: Rc<Shard>) {
-    let _seat = shard.metrics.seat(Protocol::Pop3);
-    let outcome = pop3::run(connection, shard.clone()).await;
-    pop3_hand_over(outcome, shard).await;
+/// Not an async function, which would keep a second place for the connection; and the handover, which
+/// takes long of no session's life, has memory only then. Many sessions are idle for hours.
+fn pop3_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
+    let session = pop3::run(connection, shard.clone());
+    async move {
+        let _seat = shard.metrics.seat(Protocol::Pop3);
+        Box::pin(pop3_hand_over(session.await, shard)).await;
+    }
 }
 
 /// A log-in that the owner refused ([IN-USE]) may be followed by one to an account elsewhere: the
@@ -106,10 +110,13 @@ async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
     }
 }
 
-async fn imap_session(connection: Connection, shard: Rc<Shard>) {
-    let _seat = shard.metrics.seat(Protocol::Imap);
-    let outcome = imap::run(connection, shard.clone()).await;
-    imap_hand_over(outcome, shard).await;
+/// As small as [`pop3_session`], for the same reason.
+fn imap_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
+    let session = imap::run(connection, shard.clone());
+    async move {
+        let _seat = shard.metrics.seat(Protocol::Imap);
+        Box::pin(imap_hand_over(session.await, shard)).await;
+    }
 }
 
 async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>) {

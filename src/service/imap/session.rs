@@ -67,15 +67,17 @@ pub(super) struct Session {
 }
 
 /// Serves a new connection until it is closed or belongs to another shard.
-pub async fn run(connection: Connection, shard: Rc<Shard>) -> Outcome {
-    // Boxed before the first wait: the task holds the connection nowhere else.
+pub fn run(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = Outcome> {
+    // Boxed before the task begins, which has no place for the connection but this.
     let timeout = shard.options.tls_handshake_timeout;
     let mut session = Box::new(Session::new(connection, shard));
-    if session.connection.handshake(timeout).await.is_err() {
-        return Outcome::Closed;
+    async move {
+        if session.connection.handshake(timeout).await.is_err() {
+            return Outcome::Closed;
+        }
+        session.greet();
+        session.serve().await
     }
-    session.greet();
-    session.serve().await
 }
 
 /// Goes on with a session that logged in on another shard: answers its LOGIN and serves it.
