@@ -83,10 +83,11 @@ async fn smtp_session(connection: Connection, shard: Rc<Shard>, kind: ListenerKi
     smtp::run(connection, shard, kind).await;
 }
 
-/// Not an async function, which would keep a second place for the connection; and the handover, which
-/// takes long of no session's life, has memory only then. Many sessions are idle for hours.
+/// Not an async function, which would keep a second place for the connection, and boxed, or the session
+/// had a second place in the task that awaits it; the handover has memory only while it lasts. Many
+/// sessions are idle for hours.
 fn pop3_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
-    let session = pop3::run(connection, shard.clone());
+    let session = Box::pin(pop3::run(connection, shard.clone()));
     async move {
         let _seat = shard.metrics.seat(Protocol::Pop3);
         Box::pin(pop3_hand_over(session.await, shard)).await;
@@ -112,7 +113,7 @@ async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
 
 /// As small as [`pop3_session`], for the same reason.
 fn imap_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
-    let session = imap::run(connection, shard.clone());
+    let session = Box::pin(imap::run(connection, shard.clone()));
     async move {
         let _seat = shard.metrics.seat(Protocol::Imap);
         Box::pin(imap_hand_over(session.await, shard)).await;
