@@ -100,10 +100,10 @@ async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
     let pop3::Outcome::HandOver(connection, state) = outcome else { return };
     let owner = shard.owner_of(state.identity.account);
     let resume = |connection, owner: Rc<Shard>, state: Pop3Handover| -> LocalFuture<'static, ()> {
+        let session = Box::pin(pop3::resume(connection, owner.clone(), state));
         Box::pin(async move {
             let _seat = owner.metrics.seat(Protocol::Pop3);
-            let outcome = pop3::resume(connection, owner.clone(), state).await;
-            Box::pin(pop3_hand_over(outcome, owner)).await;
+            Box::pin(pop3_hand_over(session.await, owner)).await;
         })
     };
     if let Err((connection, _)) = hand_over(&shard, owner, connection, state, resume).await {
@@ -124,10 +124,10 @@ async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>) {
     let imap::Outcome::HandOver(connection, state) = outcome else { return };
     let owner = shard.owner_of(state.identity.account);
     let resume = |connection, owner: Rc<Shard>, state: ImapHandover| -> LocalFuture<'static, ()> {
+        let session = Box::pin(imap::resume(connection, owner.clone(), state));
         Box::pin(async move {
             let _seat = owner.metrics.seat(Protocol::Imap);
-            let outcome = imap::resume(connection, owner.clone(), state).await;
-            Box::pin(imap_hand_over(outcome, owner)).await;
+            Box::pin(imap_hand_over(session.await, owner)).await;
         })
     };
     if let Err((connection, state)) = hand_over(&shard, owner, connection, state, resume).await {

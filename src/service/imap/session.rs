@@ -81,12 +81,21 @@ pub fn run(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = Out
 }
 
 /// Goes on with a session that logged in on another shard: answers its LOGIN and serves it.
-pub async fn resume(connection: Connection, shard: Rc<Shard>, handover: ImapHandover) -> Outcome {
+pub fn resume(
+    connection: Connection,
+    shard: Rc<Shard>,
+    handover: ImapHandover,
+) -> impl Future<Output = Outcome> {
     let mut session = Box::new(Session::new(connection, shard));
-    let reply = session.log_in(handover.identity.account).await;
-    match session.answer(&handover.tag, reply) {
-        Ok(()) => session.serve().await,
-        Err(leave) => session.end(leave).await,
+    async move {
+        let reply = session.log_in(handover.identity.account).await;
+        let answered = session.answer(&handover.tag, reply);
+        // Of no use while the session lasts.
+        drop(handover);
+        match answered {
+            Ok(()) => session.serve().await,
+            Err(leave) => session.end(leave).await,
+        }
     }
 }
 
