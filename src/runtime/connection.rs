@@ -476,7 +476,8 @@ impl Connection {
         self.gave_way = true;
         self.consumed = 0;
         self.input.discard();
-        self.ciphertext.discard();
+        // Not what is still sealed: rustls counts on it for as long as it has anything to seal, and
+        // the words that the session says now are sealed. It is at most `CIPHERTEXT_MAX`.
     }
 
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
