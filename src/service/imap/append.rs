@@ -26,8 +26,8 @@ pub(super) async fn append(session: &mut Session, append: &Append<'_>) -> Reply 
     let account = session.account()?;
     let name = folder::existing_name(&append.mailbox).map_err(|_| try_create())?;
     let mailbox = account.mailbox_by_name(&name).ok_or_else(try_create)?;
-    let literal = session.literal.take().ok_or_else(|| Failure::bad("Message literal missing"))?;
-    let body = receive(session, literal).await?;
+    // Counted until the store has written it.
+    let (body, _charge) = receive(session).await?;
     let keywords: Vec<String> = append.flags.keywords.iter().map(|&it| it.to_owned()).collect();
     let date = append.internal_date.unwrap_or_else(|| session.shard.executor.now());
     let appended = account
@@ -38,7 +38,7 @@ pub(super) async fn append(session: &mut Session, append: &Append<'_>) -> Reply 
 }
 
 /// Asks for the literal if the client waits, and takes it in.
-async fn receive(session: &mut Session, literal: Literal) -> Result<StagedBody, Failure> {
+async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure> {
     let account = session.account()?;
     let Some(partition) = session.shard.local_partition(account.id()).cloned() else {
         return Err(Failure::no(Code::Unavailable, "The account is not available now"));
@@ -46,6 +46,9 @@ async fn receive(session: &mut Session, literal: Literal) -> Result<StagedBody, 
     if !session.shard.messages.admits(Trust::Known) {
         return Err(too_many());
     }
+    // Not before it will be read: one that was refused is thrown away by the session's loop, and its
+    // octets are no commands.
+    let literal = session.literal.take().ok_or_else(|| Failure::bad("Message literal missing"))?;
     if literal.sync {
         session.writer().continuation("Ready for the message");
         session.flush().await?;
@@ -63,7 +66,7 @@ async fn take_in(
     session: &mut Session,
     literal: Literal,
     mut incoming: Incoming,
-) -> Result<StagedBody, Failure> {
+) -> Result<(StagedBody, Charge), Failure> {
     let mut refusal: Option<Failure> = None;
     let mut pace = session.literal_pace();
     let mut remaining = literal.size;
@@ -95,7 +98,10 @@ async fn take_in(
     session.end_of_literal(&mut pace).await?;
     match refusal {
         Some(refusal) => Err(refusal),
-        None => Ok(incoming.writer.finish(incoming.summarizer.finish().encode()).await?),
+        None => {
+            let summary = incoming.summarizer.finish().encode();
+            Ok((incoming.writer.finish(summary).await?, incoming.charge))
+        }
     }
 }
 

@@ -88,6 +88,8 @@ impl Session {
         };
         self.account = Some(partition.account(account).await?);
         self.seat = Some(seat);
+        // Only now: whom the account has no room for is still a stranger.
+        self.connection.set_logged_in(true);
         self.lift_limits();
         self.restart_deadline();
         Done::with_code(Code::Capability(self.capabilities()), "Logged in")
@@ -107,9 +109,6 @@ async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> 
     let shard = session.shard.clone();
     session.flush().await?;
     let checked = authentication::authenticate(&shard, user, password, peer).await;
-    if checked.is_ok() {
-        session.connection.set_logged_in(true);
-    }
     match checked {
         Ok(identity) if shard.owner_of(identity.account) == shard.id => {
             session.log_in(identity.account).await

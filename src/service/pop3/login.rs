@@ -20,9 +20,6 @@ impl Client {
         // The answer may take its time.
         self.flush().await?;
         let checked = authentication::authenticate(&self.shard, &user, &password, peer).await;
-        if checked.is_ok() {
-            self.connection.set_logged_in(true);
-        }
         match checked {
             Ok(identity) if self.shard.owner_of(identity.account) != self.shard.id => {
                 Err(End::HandOver(identity))
@@ -53,6 +50,7 @@ impl Client {
                 let (count, size) = (maildrop.numbers.count(), maildrop.numbers.size());
                 self.maildrop = Some(maildrop);
                 self.session.logged_in();
+                self.connection.set_logged_in(true);
                 let text = format!("maildrop has {count} messages ({size} octets)");
                 write_ok(self.connection.output(), &text);
             }
