@@ -36,7 +36,7 @@ use crate::{
         executor::Priority,
         mesh::{Class, MeshError},
     },
-    store::{self, BodyWriter, Delivered, DeliveryTarget, Partition, StoreError},
+    store::{self, BodyWriter, Delivered, DeliveryId, DeliveryTarget, Partition, StoreError},
 };
 
 mod known;
@@ -112,6 +112,7 @@ pub struct Delivery {
     sent: usize,
     charge: Charge,
     internal_date: Timestamp,
+    repetition: bool,
 }
 
 /// The recipients of one partition.
@@ -154,6 +155,8 @@ struct Order {
     accounts: SmallVec<[AccountId; 1]>,
     internal_date: Timestamp,
     delivery_id: Option<u128>,
+    /// As [`DeliveryId::repetition`].
+    repetition: bool,
 }
 
 impl Order {
@@ -225,12 +228,13 @@ impl Delivery {
             sent: 0,
             charge: Charge::new(&shard.messages, trust),
             internal_date: shard.executor.now(),
+            repetition: false,
         }
     }
 
-    /// Keeps the date of an earlier try.
-    fn with_internal_date(mut self, internal_date: Timestamp) -> Delivery {
-        self.internal_date = internal_date;
+    /// Of a delivery that was tried before, and keeps its date.
+    fn again(mut self, internal_date: Timestamp) -> Delivery {
+        (self.internal_date, self.repetition) = (internal_date, true);
         self
     }
 
@@ -406,6 +410,7 @@ impl Delivery {
             accounts: part.accounts.clone(),
             internal_date: self.internal_date,
             delivery_id,
+            repetition: self.repetition,
         }
     }
 
@@ -502,7 +507,9 @@ async fn commit_here(
     // Whoever asked may have given up by now: a repetition must be known for as long as this lasts.
     let open = order.delivery_id.map(|id| Open::new(shard, id));
     let body = writer.finish(summary).await?;
-    let outcome = partition.deliver_each(body, order.targets(), order.delivery_id).await;
+    let repetition = order.repetition;
+    let id = order.delivery_id.map(|number| DeliveryId { number, repetition });
+    let outcome = partition.deliver_each(body, order.targets(), id).await;
     if open.is_some() {
         known::look_after(shard, partition);
     }

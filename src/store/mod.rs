@@ -62,7 +62,9 @@ pub use self::{
     mailbox::MailboxStatus,
     namespace::{MailboxInfo, Names, SpecialUse},
     options::{StoreOptions, StoreProbe},
-    partition::{Delivered, Deliveries, DeliveryTarget, Partition, RecoveryReport, Spooled},
+    partition::{
+        Delivered, Deliveries, DeliveryId, DeliveryTarget, Partition, RecoveryReport, Spooled,
+    },
     snapshot::{Difference, Message, MessageBody, Snapshot},
     verify::{Finding, VerifyReport, kind_name},
     view::MailboxView,

@@ -278,8 +278,8 @@ impl Partition {
         targets: Vec<DeliveryTarget>,
         delivery_id: Option<u128>,
     ) -> Result<Vec<Delivered>, StoreError> {
-        let Deliveries { delivered, failed } =
-            self.deliver_each(body, targets, delivery_id).await?;
+        let id = delivery_id.map(|number| DeliveryId { number, repetition: false });
+        let Deliveries { delivered, failed } = self.deliver_each(body, targets, id).await?;
         failed.into_iter().next().map_or(Ok(delivered), |(_, error)| Err(error))
     }
 
@@ -290,7 +290,7 @@ impl Partition {
         &self,
         body: StagedBody,
         targets: Vec<DeliveryTarget>,
-        delivery_id: Option<u128>,
+        delivery_id: Option<DeliveryId>,
     ) -> Result<Deliveries, StoreError> {
         if targets.len() > TRANSACTION_MESSAGES_MAX {
             return Err(StoreError::Limit("recipients of a delivery"));
@@ -311,7 +311,7 @@ impl Partition {
         // From here to the commit nothing awaits.
         let id = delivery_id.filter(|_| !planted(Plant::IgnoreDeliveryId));
         let repeated = match id {
-            Some(id) => inner.leave_out_repeated(id, &mut wanted, &mut failed)?,
+            Some(id) => inner.leave_out_repeated(id.number, &mut wanted, &mut failed)?,
             None => None,
         };
         let now = inner.executor.now();
@@ -485,15 +485,24 @@ impl Partition {
     }
 }
 
-/// What stands for the delivery `id` in the log: itself, if all accounts asked for have it then.
+/// By what a delivery is known that comes again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliveryId {
+    pub number: u128,
+    /// It comes again, maybe for some of its accounts only.
+    pub repetition: bool,
+}
+
+/// What stands for a delivery in the log: itself, if all its accounts have it then. A repetition does
+/// not know all of them: who is left out of it may still be without.
 fn ids(
-    id: u128,
+    id: DeliveryId,
     delivered: &[Delivered],
     failed: &[(AccountId, StoreError)],
 ) -> SmallVec<[u128; 1]> {
-    match failed.is_empty() {
-        true => SmallVec::from_buf([id]),
-        false => delivered.iter().map(|it| id_of_one(id, it.account)).collect(),
+    match failed.is_empty() && !id.repetition {
+        true => SmallVec::from_buf([id.number]),
+        false => delivered.iter().map(|it| id_of_one(id.number, it.account)).collect(),
     }
 }
 
