@@ -323,6 +323,10 @@ fn messages_under_way_have_a_budget() {
     client.say("c APPEND INBOX {3+}\r\nx\r\n\r\nd NOOP\r\n");
     let answer = client.read_to("d OK");
     assert!(answer.starts_with("c NO [LIMIT] "), "{answer}");
+    client.say("c APPEND INBOX {11+}\r\nx NOOP\r\nabc\r\nd NOOP\r\n");
+    let answer = client.read_to("d OK");
+    assert!(answer.starts_with("c NO [LIMIT] "), "{answer}");
+    assert!(!answer.contains("x "), "a message's octets are no commands: {answer}");
 
     let world = SimulatedWorld::with_memory(&kit, serve, 0, true, 48 * 1024);
     let mut client = log_in(&world);

@@ -5,12 +5,15 @@
 
 mod tls_client;
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use futures_lite::future::{block_on, poll_once};
 use ringmail::runtime::{
     connection::{Connection, ConnectionError, TlsMode},
+    executor::Executor,
     pipe::MemoryPeer,
+    resources::{ResourceLimits, ShardResources},
+    simulation::Simulation,
 };
 use rustls::{
     SupportedProtocolVersion,
@@ -318,4 +321,33 @@ fn records_without_plaintext_let_others_run() {
         assert!(turns < 1000, "the data never came");
     }
     assert!(turns > 20, "{turns} turns");
+}
+
+/// Who holds most of a shard's buffers gives way, and hears so: in a record of its own, sealed while
+/// the fragment that it sent is still there.
+#[test]
+fn a_fragment_of_who_gives_way() {
+    let sides = Sides::new();
+    for version in BOTH {
+        let executor: Rc<dyn Executor> = Rc::new(Simulation::new(1));
+        let limits = ResourceLimits { buffer_bytes_max: 16 * 1024, ..ResourceLimits::default() };
+        ShardResources::install(limits, &executor);
+        let (mut server, peer) = Connection::memory_tls(&sides.implicit()).unwrap();
+        let mut client = sides.client(version);
+        shaken(&mut server, &peer, &mut client);
+        let mut fragment = vec![24, 0, 0xff, 0xff];
+        fragment.resize(16_000, 0);
+        peer.send(&client.record(HANDSHAKE, &fragment));
+        peer.send(&client.record(HANDSHAKE, &fragment));
+        let mut told = None;
+        for _ in 0..10 {
+            told = told.or(block_on(poll_once(server.fill(SECOND))));
+        }
+        assert!(matches!(told, Some(Err(ConnectionError::NoMemory))), "{version:?}: {told:?}");
+        server.output().extend_from_slice(b"421 no memory\r\n");
+        let before = peer.take_output().len();
+        block_on(server.flush(SECOND)).unwrap();
+        assert!(peer.take_output().len() > before, "{version:?}: told in words");
+        block_on(server.close());
+    }
 }

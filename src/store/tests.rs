@@ -1046,3 +1046,19 @@ fn an_account_holds_so_many_messages() {
         assert!(full(more.await.map(drop)));
     });
 }
+
+/// A repetition may be for some of a delivery's accounts: the others are still without it.
+#[test]
+fn a_repetition_stands_for_whom_it_was_for() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let id = DeliveryId { number: 7, repetition: true };
+        let body = staged(&partition, b"once more").await;
+        partition.deliver_each(body, vec![target(BOB)], Some(id)).await.unwrap();
+        for (account, delivered) in [(BOB, 0), (ALICE, 1), (ALICE, 0)] {
+            let body = staged(&partition, b"once more").await;
+            let outcome = partition.deliver_each(body, vec![target(account)], Some(id)).await;
+            assert_eq!(outcome.unwrap().delivered.len(), delivered);
+        }
+    });
+}
