@@ -246,6 +246,8 @@ impl Account {
     /// One transaction as long as it is a slice. Else the new mailbox comes first and the messages
     /// follow: what arrives meanwhile stays in INBOX, and so does the rest after a crash.
     async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
+        // Before anything awaits: what a reopened log took back must not be taken for done.
+        let generation = self.inner.log.generation();
         self.inner.ensure_table(&self.cell, MailboxId::INBOX).await?;
         self.inner.log.room().await?;
         let (effects, mailbox, whole) = {
@@ -281,7 +283,8 @@ impl Account {
         self.carry_out(effects).await?;
         if !whole {
             let uids = self.uids_where(MailboxId::INBOX, |_| true).await?;
-            self.copy_by_slices(MailboxId::INBOX, &uids, mailbox, Way::Rename).await?;
+            let inbox = MailboxId::INBOX;
+            self.copy_by_slices(generation, inbox, &uids, mailbox, Way::Rename).await?;
         }
         Ok(())
     }
@@ -335,7 +338,7 @@ impl Account {
     pub async fn append(
         &self,
         mailbox: MailboxId,
-        body: StagedBody,
+        mut body: StagedBody,
         flags: Flags,
         keywords: &[String],
         internal_date: Timestamp,
@@ -354,6 +357,7 @@ impl Account {
         let (change, delivered) =
             self.inner.plan_message(self.cell.clone(), mailbox, &target, size, now)?;
         let lsn = self.inner.commit(Changes::from_buf([change]), Some(&body))?;
+        body.logged();
         self.inner.acknowledged(lsn).await?;
         Ok(delivered)
     }
@@ -397,20 +401,21 @@ impl Account {
             let limits = self.inner.options.holding;
             self.cell.state.borrow().check_holding(messages.len() as u64, octets, limits)?;
         }
+        let generation = self.inner.log.generation();
         self.inner.ensure_table(&self.cell, source).await?;
         let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
-        self.copy_by_slices(source, &uids, target, way).await
+        self.copy_by_slices(generation, source, &uids, target, way).await
     }
 
     /// `uids` are in order, and the table of `source` is loaded.
     async fn copy_by_slices(
         &self,
+        generation: u64,
         source: MailboxId,
         uids: &[Uid],
         target: MailboxId,
         way: Way,
     ) -> Result<Copied, StoreError> {
-        let generation = self.inner.log.generation();
         let mut copied = Copied { uid_validity: UidValidity(0), uids: Vec::new() };
         for (index, slice) in uids.chunks(COPY_SLICE).enumerate() {
             let staged = match self.room_for_slice(index, slice.len()).await {
@@ -441,6 +446,12 @@ impl Account {
         let mut slice = Vec::with_capacity(originals.len());
         {
             let mut state = self.cell.state.borrow_mut();
+            if way == Way::Copy {
+                // Once more: others may have copied since the command was looked at as a whole.
+                let octets = originals.iter().map(|original| original.body.size).sum();
+                let limits = self.inner.options.holding;
+                state.check_holding(originals.len() as u64, octets, limits)?;
+            }
             let (account, mod_seq) = (state.id, state.allocate_mod_seq());
             let found = state.pending_mailbox(target).ok_or(StoreError::NoSuchMailbox)?;
             copied.uid_validity = found.status.uid_validity;

@@ -194,6 +194,10 @@ impl BodyWriter {
         for extent in &self.extents {
             whole.extend_from_slice(&self.partition.read_chunk(extent).await?);
         }
+        // Chunks of before a failure are not to be told from others' by now.
+        if self.generation != self.partition.log.generation() {
+            return Err(StoreError::Poisoned);
+        }
         whole.extend_from_slice(&self.buffer);
         self.buffer = whole;
         self.extents.clear();
@@ -292,6 +296,15 @@ pub struct StagedBody {
 }
 
 impl StagedBody {
+    /// The log has taken the body: what it held in memory is free for others while the disk writes. Its
+    /// chunks stay staged until it is dropped.
+    pub(super) fn logged(&mut self) {
+        if matches!(self.content, Content::Inline(_)) {
+            self.content = Content::Chunked(Vec::new());
+        }
+        self._reassembled = None;
+    }
+
     pub fn size(&self) -> u64 {
         self.size
     }

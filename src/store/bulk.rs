@@ -30,6 +30,11 @@ impl Bulk {
         self.messages.set(self.messages.get() + messages);
     }
 
+    /// The log was opened again: nothing that was staged comes any more.
+    pub fn reset(&self) {
+        self.messages.set(0);
+    }
+
     fn takes(&self, messages: usize) -> bool {
         let staged = self.messages.get();
         staged == 0 || staged + messages <= BULK_MESSAGES_MAX

@@ -288,7 +288,7 @@ impl Partition {
     /// `delivery_id`, when given, makes a repetition a no-op for the accounts that have it.
     pub async fn deliver_each(
         &self,
-        body: StagedBody,
+        mut body: StagedBody,
         targets: Vec<DeliveryTarget>,
         delivery_id: Option<DeliveryId>,
     ) -> Result<Deliveries, StoreError> {
@@ -332,7 +332,9 @@ impl Partition {
             for id in delivery_id.map_or_else(SmallVec::new, |id| ids(id, &delivered, &failed)) {
                 changes.push(Change { cell: None, effect: Effect::Delivery { id } });
             }
-            Some(inner.commit(changes, Some(&body))?)
+            let lsn = inner.commit(changes, Some(&body))?;
+            body.logged();
+            Some(lsn)
         };
         if let Some(lsn) = lsn {
             inner.acknowledged(lsn).await?;

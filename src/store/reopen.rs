@@ -102,6 +102,7 @@ impl Inner {
         self.lost.set(self.lost.get().max(report.lost));
         // Bodies begun before are refused; of their chunks some may never have been written.
         self.staging.borrow_mut().clear();
+        self.bulk.reset();
         self.replace_accounts(fresh);
         self.note_report(&report);
         self.schedule_checkpoint();
