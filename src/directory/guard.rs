@@ -300,17 +300,27 @@ impl Guard {
         let near =
             |mine: &Network, theirs: &Network| mine.contains(theirs) || theirs.contains(mine);
         let before = state.pairs.len() + state.buckets.len();
-        state.pairs.retain(|key, _| match what {
-            Lift::All => false,
-            Lift::Account(name) => *key.name != **name,
-            Lift::Network(network) => !near(network, &key.network),
+        let mut under_way = 0;
+        state.pairs.retain(|key, pair| {
+            let stays = match what {
+                Lift::All => false,
+                Lift::Account(name) => *key.name != **name,
+                Lift::Network(network) => !near(network, &key.network),
+            };
+            // Attempts that are admitted are settled in it still.
+            let awaited = pair.under_way > 0;
+            if !stays && awaited {
+                *pair = Pair { under_way: pair.under_way, last: pair.last, ..Pair::default() };
+                under_way += 1;
+            }
+            stays || awaited
         });
         state.buckets.retain(|key, _| match what {
             Lift::All => false,
             Lift::Account(_) => true,
             Lift::Network(network) => !near(network, key),
         });
-        before - state.pairs.len() - state.buckets.len()
+        before + under_way - state.pairs.len() - state.buckets.len()
     }
 
     /// Lines for the operator since the last call.
