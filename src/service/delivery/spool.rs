@@ -175,6 +175,8 @@ async fn spool_here(
     copy: Delivered,
     rest: Rest,
 ) -> Result<(), Failure> {
+    // The asker may give up waiting, and no spool names the delivery yet.
+    let _open = known::Open::new(shard, rest.delivery_id);
     let partition = owned_partition(shard, partition)?;
     let account = partition.account(copy.account).await?;
     let view = account.select(copy.mailbox, false).await?;
