@@ -418,6 +418,8 @@ impl Connection {
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<(), ConnectionError>>,
     ) -> Result<(), ConnectionError> {
         let mut armed = false;
+        // A wait that was dropped may have left it so.
+        self.seat.resources.buffers().waited(self.seat.holder);
         self.fruitless = 0;
         let result = poll_fn(|context| {
             self.stay()?;

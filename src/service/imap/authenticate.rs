@@ -5,7 +5,6 @@
 //! [`super::Outcome::HandOver`].
 
 use super::{
-    ImapHandover,
     reply::{Done, Failure, Leave, Reply},
     session::Session,
 };
@@ -113,7 +112,7 @@ async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> 
         Ok(identity) if shard.owner_of(identity.account) == shard.id => {
             session.log_in(identity.account).await
         }
-        Ok(identity) => Ok(Done::HandOver(ImapHandover { identity, tag: tag.to_owned() })),
+        Ok(identity) => Ok(Done::HandOver(session.handover(identity, tag))),
         Err(AuthenticationError::Rejected) => {
             count_failure(session)?;
             Err(Failure::no(Code::AuthenticationFailed, "Wrong user or password"))

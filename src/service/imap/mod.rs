@@ -19,7 +19,9 @@
 
 use std::time::Duration;
 
-use crate::{directory::Identity, protocol::imap::Limits, runtime::connection::Connection};
+use crate::{
+    directory::Identity, model::Moment, protocol::imap::Limits, runtime::connection::Connection,
+};
 
 mod append;
 mod authenticate;
@@ -93,4 +95,7 @@ pub struct ImapHandover {
     pub identity: Identity,
     /// Of the LOGIN or AUTHENTICATE that the owner answers.
     pub tag: String,
+    /// The time to log in goes on, should the owner refuse.
+    deadline: Moment,
+    login_failures: u32,
 }

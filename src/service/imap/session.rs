@@ -16,6 +16,7 @@ use super::{
     selected::Selected,
 };
 use crate::{
+    directory::Identity,
     metrics::Protocol,
     model::Moment,
     protocol::imap::{
@@ -87,6 +88,7 @@ pub fn resume(
     handover: ImapHandover,
 ) -> impl Future<Output = Outcome> {
     let mut session = Box::new(Session::new(connection, shard));
+    (session.deadline, session.login_failures) = (handover.deadline, handover.login_failures);
     async move {
         let reply = session.log_in(handover.identity.account).await;
         let answered = session.answer(&handover.tag, reply);
@@ -242,6 +244,12 @@ impl Session {
             let code = Code::HighestModSeq(selected.told().status().told_mod_seq());
             self.writer().untagged(Status::Ok, Some(code), "Highest");
         }
+    }
+
+    /// What the owner of the account has to know.
+    pub fn handover(&self, identity: Identity, tag: &str) -> ImapHandover {
+        let (deadline, login_failures) = (self.deadline, self.login_failures);
+        ImapHandover { identity, tag: tag.to_owned(), deadline, login_failures }
     }
 
     /// Called once the session knows its account.

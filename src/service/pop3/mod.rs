@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::{directory::Identity, protocol::pop3, runtime::connection::Connection};
+use crate::{directory::Identity, model::Moment, protocol::pop3, runtime::connection::Connection};
 
 mod login;
 mod maildrop;
@@ -65,6 +65,8 @@ pub struct Pop3Handover {
     pub identity: Identity,
     session: pop3::Session,
     login_failures: u32,
+    /// The time to log in goes on, should the owner refuse.
+    deadline: Moment,
 }
 
 const _: fn() = || {

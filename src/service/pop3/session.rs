@@ -72,8 +72,9 @@ pub async fn run(mut connection: Connection, shard: Rc<Shard>) -> Outcome {
 
 /// Goes on with a session that logged in on another shard: answers its login and serves it.
 pub async fn resume(connection: Connection, shard: Rc<Shard>, handover: Pop3Handover) -> Outcome {
-    let Pop3Handover { identity, session, login_failures } = handover;
+    let Pop3Handover { identity, session, login_failures, deadline } = handover;
     let mut client = Client::new(connection, shard, session, login_failures);
+    client.deadline = deadline;
     client.open_maildrop(&identity).await;
     client.restart_deadline();
     client.serve().await
@@ -123,8 +124,9 @@ impl Client {
             self.connection.close().await;
             return Outcome::Closed;
         }
-        let Client { connection, session, login_failures, .. } = self;
-        Outcome::HandOver(connection, Pop3Handover { identity, session, login_failures })
+        let Client { connection, session, login_failures, deadline, .. } = self;
+        let state = Pop3Handover { identity, session, login_failures, deadline };
+        Outcome::HandOver(connection, state)
     }
 
     /// RFC 1939 3: an autologout says nothing. Where the server is at fault, it says so.
