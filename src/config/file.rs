@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::ConfigProblem;
+use super::{ConfigProblem, least};
 use crate::{
     directory::{DirectoryOptions, GuardOptions},
     model::Network,
@@ -541,6 +541,10 @@ impl Settings {
         if let Err((span, setting, what)) = self.authentication.check() {
             return wrong(span, setting, what);
         }
+        if let Some((setting, what)) = least::too_little(self) {
+            let span = line_of(text, setting);
+            return Err(ConfigProblem::at(path, text, span, Some(setting), what));
+        }
         if self.tls.is_none() && self.listen.wants_implicit_tls() {
             return Err(ConfigProblem::file(
                 path,
@@ -768,6 +772,16 @@ fn setting_at(text: &str, span: Option<std::ops::Range<usize>>) -> Option<String
     })
 }
 
+/// Where `setting` is set, if it is.
+fn line_of(text: &str, setting: &str) -> Option<std::ops::Range<usize>> {
+    let mut start = 0;
+    text.split_inclusive('\n').find_map(|line| {
+        let span = start..start + line.len();
+        start = span.end;
+        (setting_at(text, Some(span.clone())).as_deref() == Some(setting)).then_some(span)
+    })
+}
+
 /// `store.segment_size=1MiB` as a line of TOML: the value in quotes unless it is one as it stands.
 fn as_toml(line: &str) -> String {
     let Some((key, value)) = line.split_once('=') else { return line.to_owned() };
@@ -809,6 +823,12 @@ mod tests {
             "[limits]\nallow = [\"::/0\", \"10.0.0.0/99\"]\n",
             "t.toml:9: limits.allow: \"10.0.0.0/99\": not a network",
         ),
+        (
+            "[store]\nreserve = \"8MiB\"\nwrite_buffer = \"0B\"\n",
+            "t.toml:10: store.write_buffer: must be at least \"256.0 KiB\"",
+        ),
+        ("[pop3]\nidle_timeout = \"0s\"\n", "t.toml:9: pop3.idle_timeout: must be at least \"1s\""),
+        ("[imap]\nsessions_per_account = 0\n", "t.toml:9: imap.sessions_per_account: must be"),
         ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
         ("[runtime]\ncommit_gather = \"0s\"\n", ""),
         (
@@ -877,6 +897,7 @@ mod tests {
             (2000, "store.segment=1", "--set:1: store.segment: unknown field"),
             (2000, "store.segment_size=1KiB", "--set:1: store.segment_size: must be between"),
             (2000, "nonsense", "--set:1"),
+            (2000, "authentication.queue=0", "--set:1: authentication.queue: must be at least 1"),
         ] {
             let problem = demo(port_base, &[set]).unwrap_err().to_string();
             assert!(problem.starts_with(expected), "{set}: {problem}");

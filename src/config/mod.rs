@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod file;
+mod least;
 mod problem;
 
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
