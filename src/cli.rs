@@ -183,7 +183,7 @@ pub struct Place {
     /// Configuration file of the server
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Directory of a demo; created if absent
+    /// Directory of a demo
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }

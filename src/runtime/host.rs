@@ -181,7 +181,7 @@ pub fn forbid_core_dumps() -> std::io::Result<()> {
 /// Raises the soft limit on descriptors to what is wanted, as far as the hard limit goes, and grants
 /// the connections for which there is room then: those past them could only fail, and the store's
 /// next file with them.
-pub fn probe_descriptors(demand: Demand) -> Result<Grant, Complaint> {
+fn probe_descriptors(demand: Demand) -> Result<Grant, Complaint> {
     let wanted = demand.descriptors();
     let (soft, hard) = limit(Resource::RLIMIT_NOFILE)?;
     let mut reached = soft;

@@ -60,9 +60,9 @@ fn check_config(path: &Path) -> Result<()> {
         ),
         Err(error) => problems.push(format!("{error:#}")),
     }
-    match host::probe_descriptors(server::demand(&settings)?) {
+    match host::probe(server::demand(&settings)?) {
         // Under another limit, as of a systemd unit, `serve` says its own number.
-        Ok(granted) => granted.warnings.iter().for_each(|warning| println!("{warning}")),
+        Ok(granted) => granted.warnings.iter().for_each(|warning| println!("warning: {warning}")),
         Err(complaint) => problems.push(complaint.to_string()),
     }
     for problem in &problems {
