@@ -5,7 +5,10 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -266,4 +269,102 @@ fn partitions_are_no_links() {
     let output = scene.ringmail(&verify, "");
     assert!(text(&output).contains("belongs to user"), "{}", text(&output));
     assert_eq!(fs::read_dir(&partition).unwrap().count(), 0);
+}
+
+/// The report is root's; a link at its name is replaced, wherever it lies.
+#[test]
+fn a_report_follows_no_link() {
+    for (owner, mode) in [(NOBODY, 0o755), (0, 0o1777), (0, 0o777), (0, 0o755)] {
+        let Some(scene) = Scene::new() else { return };
+        scene.fill();
+        let reports = scene.place.path().join("reports");
+        fs::create_dir(&reports).unwrap();
+        symlink(scene.precious().join("file"), reports.join("linked")).unwrap();
+        symlink(scene.precious().join("absent"), reports.join("dangling")).unwrap();
+        fs::set_permissions(&reports, fs::Permissions::from_mode(mode)).unwrap();
+        walk(&reports).iter().for_each(|it| lchown(it, Some(owner), Some(owner)).unwrap());
+        for (name, refused) in [("linked", true), ("dangling", true), ("fresh", false)] {
+            let report = format!("reports/{name}");
+            let output =
+                scene.ringmail(&["verify", "--dir", "mail", "--json", report.as_str()], "");
+            scene.check(name);
+            assert_eq!(output.status.success(), !refused, "{name}: {}", text(&output));
+        }
+        assert_eq!(fs::metadata(reports.join("fresh")).unwrap().uid(), owner);
+    }
+}
+
+/// Root's verbs talk to no server that the service user may not talk to.
+#[test]
+fn another_servers_socket_is_not_asked() {
+    let Some(scene) = Scene::new() else { return };
+    scene.fill();
+    let socket = scene.precious().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+    symlink(&socket, scene.mail().join("control.sock")).unwrap();
+    scene.give_all();
+    let verbs: &[&[&str]] = &[
+        &["block", "list", "--dir", "mail"],
+        &["block", "lift", "--all", "--dir", "mail"],
+        &["verify", "--dir", "mail"],
+        &["user", "add", "a@demo.test", "--password-stdin", "--dir", "mail"],
+    ];
+    for verb in verbs {
+        let output = scene.ringmail(verb, "secret\n");
+        assert!(text(&output).contains("Permission denied"), "{}", text(&output));
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
+
+/// A server that answers without end, and what it says moves no terminal's cursor.
+#[test]
+fn an_answer_without_end_is_cut_off() {
+    let Some(scene) = Scene::new() else { return };
+    scene.fill();
+    let listener = UnixListener::bind(scene.mail().join("control.sock")).unwrap();
+    scene.give_all();
+    let flood = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let line = format!("block\ta\u{1b}[2J\t192.0.2.7\t6\t{}\n", "9".repeat(60_000));
+            while stream.write_all(line.as_bytes()).is_ok() {}
+        }
+    });
+    for verb in ["block", "verify"] {
+        let arguments: &[&str] = if verb == "block" {
+            &["block", "list", "--dir", "mail"]
+        } else {
+            &["verify", "--dir", "mail"]
+        };
+        let output = scene.ringmail(arguments, "");
+        assert!(!output.status.success());
+        assert!(text(&output).contains("without end"), "{verb}: {}", text(&output));
+        assert!(!text(&output).contains('\u{1b}'));
+    }
+    flood.join().unwrap();
+}
+
+/// What lies in root's own directory is followed only if nobody else can have put it there.
+#[test]
+fn root_reads_nothing_where_others_write() {
+    let Some(scene) = Scene::new() else { return };
+    let shared = scene.place.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    symlink(scene.precious().join("file"), shared.join("store.toml")).unwrap();
+    symlink(scene.precious().join("file"), shared.join("users")).unwrap();
+    for mode in [0o775, 0o757, 0o1777] {
+        fs::set_permissions(&shared, fs::Permissions::from_mode(mode)).unwrap();
+        for verb in [
+            &["check", "--dir", "shared"][..],
+            &["verify", "--dir", "shared"],
+            &["inspect", "segments", "--dir", "shared"],
+            &["user", "list", "--dir", "shared"],
+        ] {
+            let output = scene.ringmail(verb, "");
+            assert!(text(&output).contains("others can write in it"), "{}", text(&output));
+            assert!(!text(&output).contains("precious\n"), "{}", text(&output));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream as BlockingUnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -16,21 +16,20 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
+use crate::runtime::folder::Folder;
+
 /// Longest request line, octets.
 const REQUEST_MAX: u64 = 4096;
 /// Longest line of an answer, octets; a longer one comes in pieces.
 const LINE_MAX: u64 = 64 * 1024;
 /// How long either end waits for the other.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections answered at once; others wait.
 const CONNECTIONS_MAX: usize = 16;
 
 /// Pause after a connection that could not be accepted: most likely no descriptor was free.
 const BACK_OFF: Duration = Duration::from_millis(100);
-
-/// Longest silence of a server that streams its answer: it has a lot to do and little right to it.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// What a request is answered with.
 pub enum Reply {
@@ -41,6 +40,11 @@ pub enum Reply {
 
 /// Answers one request line (without its line end).
 pub type Handler = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
+
+/// Where the server on `data_dir` listens.
+pub fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join("control.sock")
+}
 
 /// Listens at `path`; a socket left by a server that died is replaced (the data directory's lock
 /// says that none runs).
@@ -101,9 +105,9 @@ async fn answer(stream: UnixStream, handler: &Handler) -> io::Result<()> {
     }
 }
 
-/// Asks the server that listens at `path`; `None` when none does.
-pub fn request(path: &Path, line: &str) -> io::Result<Option<String>> {
-    let Some(mut stream) = connect(path)? else { return Ok(None) };
+/// Asks the server that runs on the data directory `folder`; `None` when none does.
+pub fn request(folder: &Folder, line: &str) -> io::Result<Option<String>> {
+    let Some(mut stream) = connect(folder)? else { return Ok(None) };
     stream.set_read_timeout(Some(TIMEOUT))?;
     writeln!(stream, "{line}")?;
     let mut reply = String::new();
@@ -111,25 +115,34 @@ pub fn request(path: &Path, line: &str) -> io::Result<Option<String>> {
     Ok(Some(reply.trim_end().to_owned()))
 }
 
-/// Asks the server that listens at `path` and hands each line of its answer to `each`; false when
-/// none listens.
-pub fn stream(path: &Path, line: &str, each: &mut dyn FnMut(&str)) -> io::Result<bool> {
-    let Some(mut stream) = connect(path)? else { return Ok(false) };
-    stream.set_read_timeout(Some(SILENCE_MAX))?;
+/// Asks the server that runs on the data directory `folder` and hands each line of its answer to
+/// `each`, until that fails; false when none runs. A server that is silent for `silence_max` is given
+/// up.
+///
+/// Who listens there need not be our server: `each` bounds what it keeps.
+pub fn stream(
+    folder: &Folder,
+    line: &str,
+    silence_max: Duration,
+    each: &mut dyn FnMut(&str) -> io::Result<()>,
+) -> io::Result<bool> {
+    let Some(mut stream) = connect(folder)? else { return Ok(false) };
+    stream.set_read_timeout(Some(silence_max))?;
     writeln!(stream, "{line}")?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut reply = String::new();
-        // Who listens there need not be our server.
         if reader.by_ref().take(LINE_MAX).read_line(&mut reply)? == 0 {
             return Ok(true);
         }
-        each(reply.trim_end_matches(['\r', '\n']));
+        each(reply.trim_end_matches(['\r', '\n']))?;
     }
 }
 
-fn connect(path: &Path) -> io::Result<Option<BlockingUnixStream>> {
-    let stream = match BlockingUnixStream::connect(path) {
+/// As the folder's owner, who may have put a link to another's socket there.
+fn connect(folder: &Folder) -> io::Result<Option<BlockingUnixStream>> {
+    let path = path(folder.path());
+    let stream = match folder.act(|| BlockingUnixStream::connect(path)).map_err(io::Error::other)? {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -163,13 +176,13 @@ mod tests {
 
     #[test]
     fn asks_and_is_answered() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control.sock");
-        assert_eq!(request(&path, "reload").unwrap(), None);
+        let place = tempfile::tempdir().unwrap();
+        let folder = Arc::new(Folder::open(place.path()).unwrap());
+        assert_eq!(request(&folder, "reload").unwrap(), None);
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let listener = bind(&path).unwrap();
+            let listener = bind(&path(place.path())).unwrap();
             let handler: Handler = Arc::new(|line| {
                 if line != "count" {
                     return Reply::Line(format!("got {line}"));
@@ -179,16 +192,26 @@ mod tests {
                 Reply::Lines(lines)
             });
             tokio::spawn(serve(listener, handler));
-            let asked = path.clone();
+            let asked = folder.clone();
             let reply =
                 tokio::task::spawn_blocking(move || request(&asked, "reload").unwrap()).await;
             assert_eq!(reply.unwrap().as_deref(), Some("got reload"));
             let counted = tokio::task::spawn_blocking(move || {
                 let mut lines = Vec::new();
-                assert!(stream(&path, "count", &mut |line| lines.push(line.to_owned())).unwrap());
-                lines
+                let asked = stream(&folder, "count", TIMEOUT, &mut |line| {
+                    lines.push(line.to_owned());
+                    match line {
+                        "2" => Err(io::ErrorKind::FileTooLarge.into()),
+                        _ => Ok(()),
+                    }
+                });
+                (asked.unwrap_err().kind(), lines)
             });
-            assert_eq!(counted.await.unwrap(), ["1", "2", "3"]);
+            let (why, lines) = counted.await.unwrap();
+            assert_eq!(
+                (why, lines.as_slice()),
+                (io::ErrorKind::FileTooLarge, ["1", "2"].map(String::from).as_slice())
+            );
         });
     }
 }

@@ -35,6 +35,8 @@ pub const FILE_MODE: u32 = 0o600;
 const PARENT_MODE: u32 = 0o755;
 /// Bits by which somebody else than the owner gets in.
 const OTHERS: u32 = 0o077;
+/// Bits by which somebody else makes and renames files in it.
+const OTHERS_WRITE: u32 = 0o022;
 /// Links on the way to one folder; Linux has the same limit.
 const LINKS_MAX: usize = 40;
 /// Fresh names tried: one is taken only if somebody guesses.
@@ -139,13 +141,29 @@ impl Folder {
     /// Runs `work` as the folder's owner, if we are root and it is not.
     ///
     /// # Errors
-    /// When root's own folder lies where others could swap it for another.
+    /// When root's own folder lies where others could swap it for another, or others can put links
+    /// into it.
     pub fn act<T>(&self, work: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
-        if privilege::is_root() && self.owner().uid.is_root() && !self.trusted {
-            let error = refusal("root's, in a folder that others can write: chown it to them");
-            return Err(PrivilegeError::Directory { path: self.path.clone(), error });
+        if privilege::is_root() && self.owner().uid.is_root() {
+            self.refuse_if_shared().map_err(|error| self.about(error))?;
         }
         privilege::act_as(self.owner(), work)
+    }
+
+    fn refuse_if_shared(&self) -> io::Result<()> {
+        if !self.trusted {
+            return Err(refusal("root's, in a folder that others can write: chown it to them"));
+        }
+        match self.stat.st_mode & OTHERS_WRITE {
+            0 => Ok(()),
+            _ => {
+                Err(refusal("root's, but others can write in it: chmod go-w, or chown it to them"))
+            }
+        }
+    }
+
+    fn about(&self, error: io::Error) -> PrivilegeError {
+        PrivilegeError::Directory { path: self.path.clone(), error }
     }
 
     /// Gives the owner an empty file that earlier versions made as root (a lock). What is not that
@@ -222,6 +240,13 @@ impl Folder {
         written
     }
 
+    /// As [`Folder::replace`], as the folder's owner; in root's, as root, wherever that is: a link is
+    /// replaced and not followed, so nothing outside the folder is touched.
+    pub fn replace_as_owner(&self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+        privilege::act_as(self.owner(), || self.replace(name, bytes, None))
+            .map_err(io::Error::other)?
+    }
+
     /// Makes names in it durable.
     pub fn sync(&self) -> io::Result<()> {
         File::from(self.fd.try_clone()?).sync_all()
@@ -292,7 +317,7 @@ impl Place {
             return true;
         }
         let sticky = self.stat.st_mode & 0o1000 != 0 && entry.st_uid == 0;
-        self.trusted && self.stat.st_uid == 0 && (self.stat.st_mode & 0o022 == 0 || sticky)
+        self.trusted && self.stat.st_uid == 0 && (self.stat.st_mode & OTHERS_WRITE == 0 || sticky)
     }
 
     fn follow(&self, name: &OsStr, link: &FileStat) -> io::Result<PathBuf> {

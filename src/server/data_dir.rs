@@ -20,10 +20,7 @@ use serde::Deserialize;
 
 use crate::{
     model::PartitionId,
-    runtime::{
-        folder::{Folder, read_file},
-        privilege,
-    },
+    runtime::{folder::Folder, privilege},
 };
 
 /// The newest layout of a data directory that this binary knows.
@@ -31,6 +28,8 @@ pub const FORMAT: u32 = 1;
 
 /// flock'ed by who works on the directory.
 const LOCK: &str = "lock";
+
+const STORE_FILE: &str = "store.toml";
 
 /// A layout is two lines.
 const STORE_FILE_MAX: u64 = 4096;
@@ -67,7 +66,7 @@ impl DataDirectory {
         let path = folder.path();
         keep_private(&folder)?;
         let lock = lock(&folder)?;
-        let layout = match read_layout(path)? {
+        let layout = match layout_of(&folder)? {
             Some(layout) => layout,
             None => write_layout(&folder, Layout { format: FORMAT, partitions })?,
         };
@@ -93,11 +92,6 @@ impl DataDirectory {
 
     pub fn partition_path(&self, partition: PartitionId) -> PathBuf {
         self.path.join(partition_name(partition))
-    }
-
-    /// Where the running server listens for `ringmail user` and friends.
-    pub fn control_socket(path: &Path) -> PathBuf {
-        path.join("control.sock")
     }
 }
 
@@ -173,14 +167,21 @@ pub fn refuse_if_running(folder: &Folder) -> Result<()> {
 /// What `path` holds, `None` if it is not a data directory yet. Refuses what this binary cannot
 /// open, and says which binary can.
 pub fn read_layout(path: &Path) -> Result<Option<Layout>> {
-    let file_path = path.join("store.toml");
-    let text = match read_file(&file_path, STORE_FILE_MAX) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(error).with_context(|| format!("{}: cannot read", file_path.display()));
-        }
-    };
+    match Folder::open(path) {
+        Ok(folder) => layout_of(&folder),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{}: cannot open", path.display())),
+    }
+}
+
+/// As [`read_layout`]. What a link leads to is not read: the errors quote it.
+fn layout_of(folder: &Folder) -> Result<Option<Layout>> {
+    let file_path = folder.path().join(STORE_FILE);
+    let bytes = folder
+        .read(OsStr::new(STORE_FILE), STORE_FILE_MAX)
+        .with_context(|| format!("{}: cannot read", file_path.display()))?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    let text = String::from_utf8_lossy(&bytes);
     let file: StoreFile = toml::from_str(&text)
         .with_context(|| format!("{}: not a ringmail store file", file_path.display()))?;
     if file.format == 0 || file.format > FORMAT {
@@ -204,8 +205,8 @@ fn write_layout(folder: &Folder, layout: Layout) -> Result<Layout> {
         layout.format, layout.partitions
     );
     folder
-        .replace(OsStr::new("store.toml"), text.as_bytes(), None)
-        .with_context(|| format!("{}/store.toml: cannot write", folder.path().display()))?;
+        .replace(OsStr::new(STORE_FILE), text.as_bytes(), None)
+        .with_context(|| format!("{}/{STORE_FILE}: cannot write", folder.path().display()))?;
     Ok(layout)
 }
 

@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, rc::Rc, sync::Arc, thread, time::Duration};
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Reloadable, blocks, data_dir::DataDirectory, examine};
+use super::{Reloadable, blocks, examine};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
@@ -38,7 +38,7 @@ pub fn start(
         .enable_all()
         .build()
         .context("cannot start the control thread's event loop")?;
-    let socket_path = DataDirectory::control_socket(&settings.data_dir);
+    let socket_path = control::path(&settings.data_dir);
     let control_socket = {
         let _guard = runtime.enter();
         control::bind(&socket_path)

@@ -1,16 +1,16 @@
 //! `ringmail block …`: asks a running server who is held back for wrong passwords, and lifts it.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ringmail::{
     config::Settings,
     control,
     model::{Network, NotANetwork},
-    server::data_dir::DataDirectory,
+    runtime::folder::Folder,
 };
 
-use super::{Usage, json};
+use super::{Usage, json, printable};
 use crate::cli::{BlockVerb, Place};
 
 pub fn block(verb: BlockVerb) -> Result<()> {
@@ -52,7 +52,10 @@ impl Found {
     fn text(&self) -> String {
         let account = self.account.as_deref().unwrap_or("(all accounts)");
         let Found { network, failures, seconds, .. } = self;
-        format!("{account} from {network}: {failures} wrong passwords, next attempt in {seconds} s")
+        let line = format!(
+            "{account} from {network}: {failures} wrong passwords, next attempt in {seconds} s"
+        );
+        printable(&line)
     }
 }
 
@@ -72,9 +75,12 @@ fn list(place: &Place, as_json: bool) -> Result<()> {
 
 fn lift(what: Option<&str>, place: &Place, as_json: bool) -> Result<()> {
     let lines = ask(place, &format!("block lift {}", request(what)?))?;
-    let lifted = lines.iter().find_map(|line| line.strip_prefix("lifted\t")).unwrap_or("0");
+    let lifted: u64 = lines
+        .iter()
+        .find_map(|line| line.strip_prefix("lifted\t")?.parse().ok())
+        .context("the server did not say how many it lifted")?;
     if as_json {
-        println!("{}", json::object(&[("lifted", lifted.to_owned())]));
+        println!("{}", json::object(&[("lifted", lifted.to_string())]));
     } else {
         println!("lifted {lifted}");
     }
@@ -97,22 +103,34 @@ fn request(what: Option<&str>) -> Result<String> {
     }
 }
 
+/// More than any server has to tell: the guard's tables are bounded.
+const ANSWER_MAX: usize = 64 << 20;
+
 fn ask(place: &Place, request: &str) -> Result<Vec<String>> {
     let data_dir: PathBuf = match (&place.config, &place.dir) {
         (Some(config), _) => Settings::load(config)?.data_dir,
         (None, Some(directory)) => directory.clone(),
         (None, None) => return Err(Usage("--config or --dir is needed".to_owned()).into()),
     };
-    let socket = DataDirectory::control_socket(&data_dir);
-    let mut lines = Vec::new();
-    let runs = control::stream(&socket, request, &mut |line| lines.push(line.to_owned()))
-        .with_context(|| format!("{}: the server does not answer", socket.display()))?;
+    let folder =
+        Folder::open(&data_dir).with_context(|| format!("{}: cannot open", data_dir.display()))?;
+    let (mut lines, mut octets) = (Vec::new(), 0);
+    let mut keep = |line: &str| {
+        octets += line.len() + size_of::<String>();
+        if octets > ANSWER_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an answer without end"));
+        }
+        lines.push(line.to_owned());
+        Ok(())
+    };
+    let runs = control::stream(&folder, request, control::TIMEOUT, &mut keep)
+        .with_context(|| format!("{}: the server does not answer", data_dir.display()))?;
     if !runs {
         bail!("{}: no server runs here; blocks are in its memory only", data_dir.display());
     }
     match lines.last().map(String::as_str) {
         Some("ok") => Ok(lines),
-        Some(other) => bail!("the server answered: {other}"),
+        Some(other) => bail!("the server answered: {}", printable(other)),
         None => bail!("the server gave no answer"),
     }
 }

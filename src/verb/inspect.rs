@@ -178,8 +178,8 @@ fn read_segment(data_dir: &Path, named: &str) -> Result<Dissection> {
         }
     };
     let path = folder(data_dir, partition).join(name);
-    let bytes = fs::read(&path).with_context(|| {
-        format!("{}: cannot read; `ringmail inspect segments` lists what is there", path.display())
+    let bytes = read_if_there(&path)?.with_context(|| {
+        format!("{}: absent; `ringmail inspect segments` lists what is there", path.display())
     })?;
     take_apart(&path, name, &bytes, partition)
 }

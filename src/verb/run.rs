@@ -25,6 +25,7 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
     let mut settings = Settings::demo(&dir, port_base, shards, partitions, &set)?;
     let folder =
         Folder::make(&dir, None).with_context(|| format!("{}: cannot create", dir.display()))?;
+    folder.tighten().with_context(|| format!("{}: cannot change its mode", dir.display()))?;
     data_dir::as_owner(&dir, || prepare(&folder, users as usize))?;
     // The one port of ours that other programs are known to sit on (2024, on development machines);
     // a demo without LMTP shows all the rest. `serve` takes no such liberty.

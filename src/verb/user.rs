@@ -17,7 +17,7 @@ use ringmail::{
         host,
         privilege::{self, Owner},
     },
-    server::data_dir::{self, DataDirectory},
+    server::data_dir,
 };
 
 use super::{Usage, printable};
@@ -94,13 +94,13 @@ impl Accounts {
 
     /// A server that runs reads the file again; one that does not, will at its start.
     fn tell_server(&self) -> Result<()> {
-        let socket = DataDirectory::control_socket(&self.data_dir);
+        let socket = control::path(&self.data_dir);
         let not_told =
             || format!("{}: the change is made, but the server was not told", socket.display());
         let reply = match Folder::open(&self.data_dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error).with_context(not_told),
-            Ok(folder) => folder.act(|| control::request(&socket, "reload"))?,
+            Ok(folder) => control::request(&folder, "reload"),
         };
         match reply.with_context(not_told)?.as_deref() {
             None | Some("ok") => Ok(()),

@@ -3,10 +3,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    io,
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -16,10 +17,7 @@ use ringmail::{
     control,
     directory::UsersFile,
     runtime::folder::Folder,
-    server::{
-        data_dir::{self, DataDirectory},
-        examine,
-    },
+    server::{data_dir, examine},
     store::StoreOptions,
 };
 
@@ -32,7 +30,7 @@ struct Found {
     file: String,
     offset: u64,
     account: Option<String>,
-    uid: Option<String>,
+    uid: Option<u32>,
     folder: Option<String>,
     what: String,
 }
@@ -42,7 +40,15 @@ struct Outcome {
     found: Vec<Found>,
     failed: Vec<String>,
     sums: BTreeMap<String, u64>,
+    /// Octets of the lines that all this was made from, about.
+    kept: usize,
 }
+
+/// Two million findings; who listens on the control socket need not be our server.
+const KEPT_MAX: usize = 512 << 20;
+
+/// A server that verifies has a lot to do, and little right to it.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 pub fn verify(arguments: VerifyArguments) -> Result<()> {
     let (data_dir, users_file, options) = place(&arguments)?;
@@ -80,11 +86,12 @@ fn addresses(users_file: &Path) -> BTreeMap<String, String> {
     }
 }
 
-/// Where the caller says; in a folder of another's, as that other, since there may be a link.
+/// Where the caller says, and not where a link leads that somebody planted there.
 fn write_report(path: &Path, text: &str) -> Result<()> {
     let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let name = path.file_name().context("no name of a file")?;
     let folder = Folder::open(parent.unwrap_or(Path::new(".")))?;
-    Ok(folder.act(|| fs::write(path, text))??)
+    Ok(folder.replace_as_owner(name, text.as_bytes())?)
 }
 
 fn place(arguments: &VerifyArguments) -> Result<(PathBuf, PathBuf, StoreOptions)> {
@@ -112,41 +119,56 @@ impl Outcome {
     fn fill(&mut self, data_dir: &Path, options: StoreOptions, repair: bool) -> Result<()> {
         // Bytes of files, and of bodies read.
         let bar = bytes_bar("verifying", 0);
-        let socket = DataDirectory::control_socket(data_dir);
+        let folder = Folder::open(data_dir)?;
         let request = if repair { "verify repair" } else { "verify" };
-        let online = control::stream(&socket, request, &mut |line| self.take(line, &bar))
-            .with_context(|| format!("{}: the server does not answer", socket.display()))?;
+        let mut each = |line: &str| self.take(line, &bar);
+        let online = control::stream(&folder, request, SILENCE_MAX, &mut each)
+            .with_context(|| format!("{}: the server does not answer", data_dir.display()))?;
         if !online {
             let (sender, lines) = mpsc::channel();
             let path = data_dir.to_owned();
             let work =
                 thread::spawn(move || examine::verify_offline(&path, options, repair, sender));
-            lines.iter().for_each(|line| self.take(&line, &bar));
+            lines.iter().try_for_each(|line| self.take(&line, &bar))?;
             work.join().map_err(|_| anyhow::anyhow!("the verifying thread ended"))??;
         }
         bar.finish_and_clear();
         Ok(())
     }
 
-    fn take(&mut self, line: &str, bar: &ProgressBar) {
+    /// # Errors
+    /// When the answer is longer than any store has to tell.
+    fn take(&mut self, line: &str, bar: &ProgressBar) -> io::Result<()> {
         let fields: Vec<&str> = line.split('\t').collect();
         match fields.as_slice() {
             ["total", bytes] => bar.inc_length(bytes.parse().unwrap_or(0)),
             ["progress", bytes] => bar.inc(bytes.parse().unwrap_or(0)),
+            _ => self.keep(line, &fields)?,
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, line: &str, fields: &[&str]) -> io::Result<()> {
+        self.kept += line.len() + size_of::<Found>();
+        if self.kept > KEPT_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an answer without end"));
+        }
+        match fields {
             ["finding", partition, file, offset, account, uid, folder, what] => {
                 self.found.push(Found {
                     partition: (*partition).to_owned(),
                     file: (*file).to_owned(),
                     offset: offset.parse().unwrap_or(0),
                     account: known(account),
-                    uid: known(uid),
+                    uid: uid.parse().ok(),
                     folder: known(folder),
                     what: (*what).to_owned(),
                 });
             }
             ["report", _, numbers @ ..] => {
                 for (name, value) in numbers.iter().filter_map(|number| number.split_once('=')) {
-                    *self.sums.entry(name.to_owned()).or_default() += value.parse().unwrap_or(0);
+                    let sum = self.sums.entry(name.to_owned()).or_default();
+                    *sum = sum.saturating_add(value.parse().unwrap_or(0));
                 }
             }
             ["failed", partition, why] => {
@@ -154,6 +176,7 @@ impl Outcome {
             }
             _ => self.failed.push(line.to_owned()),
         }
+        Ok(())
     }
 
     fn print(&self, addresses: &BTreeMap<String, String>) {
@@ -222,7 +245,7 @@ impl Outcome {
                     ("account", json::optional(found.account.as_deref())),
                     ("address", json::optional(address.map(String::as_str))),
                     ("folder", json::optional(found.folder.as_deref())),
-                    ("uid", found.uid.clone().unwrap_or("null".to_owned())),
+                    ("uid", found.uid.map_or("null".to_owned(), |uid| uid.to_string())),
                     ("what", json::text(&found.what)),
                 ])
             })
