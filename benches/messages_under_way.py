@@ -2,7 +2,7 @@
 """Memory of a demo while many strangers have a message under way.
 
     benches/messages_under_way.py [--binary target/release/ringmail] [--count 5000] [--kib 255]
-                                  [--kind text|header] [--port-base 13000]
+                                  [--kind text|header|noise] [--port-base 13000]
 
 Starts a demo of two shards, opens COUNT connections to its SMTP port, sends KIB of a message on
 each without its final dot, waits until the senders count as stalled, and prints the server's VmRSS
@@ -12,6 +12,7 @@ replies. Bounded: one message a connection, two minutes. Needs `ulimit -n` above
 import argparse
 import asyncio
 import collections
+import os
 import pathlib
 import resource
 import shutil
@@ -28,6 +29,15 @@ def memory(pid, field):
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def octets(kind, size):
+    """The beginning of a message: noise is text that does not compress well."""
+    if kind == "header":
+        return (b"X-Long: " + LINE) * (size // len(LINE) + 1)
+    text = (os.urandom(30).hex().encode() + b"\r\n" for _ in range(size // 62 + 1))
+    return b"Subject: x\r\n\r\n" + (
+        b"".join(text) if kind == "noise" else LINE * (size // len(LINE) + 1))
 
 
 async def command(reader, writer, text):
@@ -55,10 +65,8 @@ async def begin(port, number, body, gate):
 
 
 async def measure(arguments, pid, port):
-    start = b"Subject: x\r\n\r\n" if arguments.kind == "text" else b""
-    line = LINE if arguments.kind == "text" else b"X-Long: " + LINE
     size = arguments.kib * 1024
-    body = (start + line * (size // len(line) + 1))[:size]
+    body = octets(arguments.kind, size)[:size]
     before = memory(pid, "VmRSS")
     gate = asyncio.Semaphore(64)
     began = time.monotonic()
@@ -91,7 +99,7 @@ def main():
     parser.add_argument("--binary", default=str(ROOT / "target/release/ringmail"))
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--kib", type=int, default=255)
-    parser.add_argument("--kind", choices=("text", "header"), default="text")
+    parser.add_argument("--kind", choices=("text", "header", "noise"), default="text")
     parser.add_argument("--port-base", type=int, default=13000)
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()

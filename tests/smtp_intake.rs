@@ -48,7 +48,7 @@ const RECIPIENTS: [&[&str]; 3] =
 /// Each message is either taken whole or refused aloud, and the budget holds throughout.
 #[test]
 fn messages_under_way_stay_within_the_budget() {
-    let limit = 512 * KIB;
+    let limit = 1024 * KIB;
     let world = World::new(&Ground::new(), with_memory(limit));
     let body = format!("Subject: x\r\n\r\n{}", "0123456789012345678901234567890\r\n".repeat(3_000));
     let mut under_way = Vec::new();

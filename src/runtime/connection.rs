@@ -124,6 +124,8 @@ pub struct Connection {
     interruptible: bool,
     /// The peer may be in the middle of sending when `close` comes.
     lingering: bool,
+    /// Bytes received by one call at most.
+    read_max: u32,
     /// Fills and flushes in a row that did not wait.
     eager: u8,
     /// Reads of the present wait that brought it no nearer to its end, since it last let others run.
@@ -212,6 +214,7 @@ impl Connection {
             broken: false,
             interruptible: true,
             lingering: false,
+            read_max: SCRATCH_SIZE as u32,
             eager: 0,
             fruitless: 0,
             timer: Timer::new(resources.timers()),
@@ -261,6 +264,12 @@ impl Connection {
             self.input.bytes_mut().clear();
             self.consumed = 0;
         }
+    }
+
+    /// From now on `fill` takes at most `octets` from the socket at a time (64 KiB at first): what
+    /// stays there costs the shard nothing.
+    pub fn set_read_max(&mut self, octets: usize) {
+        self.read_max = octets.clamp(1, SCRATCH_SIZE) as u32;
     }
 
     /// Waits for more input and appends it to `input()`; at most 64 KiB a call. The caller keeps
@@ -583,6 +592,7 @@ impl Connection {
         }
         let resources = self.seat.resources.clone();
         resources.with_scratch(|scratch| {
+            let scratch = scratch.get_mut(..self.read_max as usize).unwrap_or_default();
             let count = ready!(self.transport.poll_receive(context, scratch))?;
             let Some(received @ [_, ..]) = scratch.get_mut(..count) else {
                 self.ended = true;

@@ -78,14 +78,21 @@ async fn refuse(
     connection.close().await;
 }
 
-async fn smtp_session(connection: Connection, shard: Rc<Shard>, kind: ListenerKind) {
-    let _seat = shard.metrics.seat(kind.protocol());
-    smtp::run(connection, shard, kind).await;
+/// Not an async function, which would keep a second place for the connection, and boxed, or the session
+/// had a second place in the task that awaits it. Many sessions are idle for hours.
+fn smtp_session(
+    connection: Connection,
+    shard: Rc<Shard>,
+    kind: ListenerKind,
+) -> impl Future<Output = ()> {
+    let session = Box::pin(smtp::run(connection, shard.clone(), kind));
+    async move {
+        let _seat = shard.metrics.seat(kind.protocol());
+        session.await;
+    }
 }
 
-/// Not an async function, which would keep a second place for the connection, and boxed, or the session
-/// had a second place in the task that awaits it; the handover has memory only while it lasts. Many
-/// sessions are idle for hours.
+/// As small as [`smtp_session`]; the handover too has memory only while it lasts.
 fn pop3_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
     let session = Box::pin(pop3::run(connection, shard.clone()));
     async move {
@@ -111,7 +118,7 @@ async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
     }
 }
 
-/// As small as [`pop3_session`], for the same reason.
+/// As small as [`smtp_session`], for the same reason.
 fn imap_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
     let session = Box::pin(imap::run(connection, shard.clone()));
     async move {

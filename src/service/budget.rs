@@ -55,6 +55,23 @@ impl MessageBudget {
         self.held.get().saturating_add(ADMISSION) <= self.limit_of(trust)
     }
 
+    /// Octets of a message that should be read from its connection at a time: what was read and
+    /// waits for the log is in memory too, and what was not read waits with the client.
+    pub fn read_max(&self, trust: Trust) -> usize {
+        self.piece_max(trust).unwrap_or(usize::MAX)
+    }
+
+    /// How long a piece of a message may wait in memory; `None` while there is plenty.
+    fn piece_max(&self, trust: Trust) -> Option<usize> {
+        let eighths = self.held.get().saturating_mul(8) / self.limit_of(trust).max(1);
+        match eighths {
+            0 | 1 => None,
+            2 | 3 => Some(16 * SPILL_MIN),
+            4 => Some(4 * SPILL_MIN),
+            _ => Some(SPILL_MIN),
+        }
+    }
+
     fn limit_of(&self, trust: Trust) -> usize {
         match trust {
             Trust::Stranger => self.limit - self.limit / KEPT_FOR_KNOWN,
@@ -92,15 +109,7 @@ impl Charge {
     /// Octets of the body from which on those of a message that has come to `size` should not wait
     /// in memory.
     pub fn stage_max(&self, size: u64) -> usize {
-        let limit = self.budget.limit_of(self.trust);
-        let eighths = self.budget.held.get().saturating_mul(8) / limit.max(1);
-        let most = match eighths {
-            0 | 1 => return usize::MAX,
-            2 | 3 => 16 * SPILL_MIN,
-            4 => 4 * SPILL_MIN,
-            _ => SPILL_MIN,
-        };
-        most.max(least_piece(size))
+        self.budget.piece_max(self.trust).map_or(usize::MAX, |most| most.max(least_piece(size)))
     }
 
     /// As [`Charge::stage_max`], of a message whose sender makes us wait.
@@ -155,6 +164,7 @@ mod tests {
         for (held, most) in stages {
             assert!(charge.set(held * KIB));
             assert_eq!(charge.stage_max(0), most.saturating_mul(KIB), "{held}");
+            assert_eq!(budget.read_max(Trust::Known), most.saturating_mul(KIB), "{held}");
         }
         assert_eq!(charge.stage_max(50 << 20), 200 * KIB, "a long message has longer pieces");
         assert_eq!(charge.stage_max(u64::MAX), usize::MAX >> 8);

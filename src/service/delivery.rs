@@ -101,6 +101,9 @@ struct Taken {
 
 type Stored = Result<Taken, Failure>;
 
+/// What a stream to another shard takes beside its chunks, bytes: two channels and two tasks.
+const STREAM: usize = 5 * 1024;
+
 /// A message on its way to its recipients' mailboxes.
 pub struct Delivery {
     shard: Rc<Shard>,
@@ -328,6 +331,7 @@ impl Delivery {
             match &part.stage {
                 Stage::Local { writer, .. } => octets += writer.memory(),
                 Stage::Streaming { chunks, .. } => {
+                    octets += STREAM;
                     in_flight = in_flight.max(CHUNKS_IN_FLIGHT - chunks.capacity());
                 }
                 Stage::Remote | Stage::Failed(_) => {}
@@ -550,6 +554,9 @@ async fn take_chunks(
         match incoming.recv().await {
             Some(Piece::Chunk(chunk)) => {
                 writer.write(&chunk).await?;
+                drop(chunk);
+                // Counted while the log has no room for it, and refused only if that does not help.
+                let _ = charge.set(writer.memory());
                 // More is to come, perhaps much later: nothing waits in memory for it.
                 writer.spill().await?;
                 if !charge.set(writer.memory()) {

@@ -25,7 +25,7 @@ pub struct IntakeOptions {
 impl Default for IntakeOptions {
     fn default() -> IntakeOptions {
         IntakeOptions {
-            memory: 64 << 20,
+            memory: 32 << 20,
             silence: Duration::from_secs(300),
             rate_min: 256,
             deadline: Duration::from_secs(3600),

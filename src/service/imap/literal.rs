@@ -9,7 +9,11 @@ use super::{
     reply::{Failure, Leave},
     session::Session,
 };
-use crate::{protocol::imap::Frame, runtime::connection::ConnectionError, service::intake::Pace};
+use crate::{
+    protocol::imap::Frame,
+    runtime::connection::ConnectionError,
+    service::{budget::Trust, intake::Pace},
+};
 
 /// A literal that follows the command that was just read.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +62,10 @@ impl Session {
             return Err(ConnectionError::TimedOut);
         }
         let before = self.connection.input().len();
-        self.connection.fill(most.map_or(patience, |most| most.min(patience))).await?;
+        self.connection.set_read_max(self.shard.messages.read_max(Trust::Known));
+        let filled = self.connection.fill(most.map_or(patience, |most| most.min(patience))).await;
+        self.connection.set_read_max(usize::MAX);
+        filled?;
         let came = self.connection.input().len().saturating_sub(before);
         pace.credit(&self.shard.options.intake, came, self.shard.executor.moment());
         Ok(())

@@ -57,27 +57,37 @@ impl From<ConnectionError> for End {
     }
 }
 
-/// Serves a new connection until it is closed or belongs to another shard.
-pub async fn run(mut connection: Connection, shard: Rc<Shard>) -> Outcome {
-    if connection.handshake(shard.options.tls_handshake_timeout).await.is_err() {
-        return Outcome::Closed;
+/// Serves a new connection until it is closed or belongs to another shard. The session is boxed
+/// before the task begins, which has no place for the connection but this.
+pub fn run(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = Outcome> {
+    let session = Session::new(offer(&connection, &shard), shard.options.pop3.bad_commands_max);
+    let mut client = Box::new(Client::new(connection, shard, session, 0));
+    async move {
+        let patience = client.shard.options.tls_handshake_timeout;
+        if client.connection.handshake(patience).await.is_err() {
+            return Outcome::Closed;
+        }
+        client.begin_log_in();
+        let greeting = format!("{} POP3 server ready", client.shard.options.hostname);
+        write_ok(client.connection.output(), &greeting);
+        client.serve().await
     }
-    let offer = offer(&connection, &shard);
-    let session = Session::new(offer, shard.options.pop3.bad_commands_max);
-    let mut client = Client::new(connection, shard, session, 0);
-    let greeting = format!("{} POP3 server ready", client.shard.options.hostname);
-    write_ok(client.connection.output(), &greeting);
-    client.serve().await
 }
 
 /// Goes on with a session that logged in on another shard: answers its login and serves it.
-pub async fn resume(connection: Connection, shard: Rc<Shard>, handover: Pop3Handover) -> Outcome {
+pub fn resume(
+    connection: Connection,
+    shard: Rc<Shard>,
+    handover: Pop3Handover,
+) -> impl Future<Output = Outcome> {
     let Pop3Handover { identity, session, login_failures, deadline } = handover;
-    let mut client = Client::new(connection, shard, session, login_failures);
+    let mut client = Box::new(Client::new(connection, shard, session, login_failures));
     client.deadline = deadline;
-    client.open_maildrop(&identity).await;
-    client.restart_deadline();
-    client.serve().await
+    async move {
+        Box::pin(client.open_maildrop(&identity)).await;
+        client.restart_deadline();
+        client.serve().await
+    }
 }
 
 /// RFC 2595 2.2: passwords only where nobody listens, unless the configuration says otherwise.
@@ -100,7 +110,13 @@ impl Client {
         Client { connection, shard, session, maildrop, login_failures, commands_in_turn, deadline }
     }
 
-    async fn serve(mut self) -> Outcome {
+    /// From now on the client's time to log in runs.
+    fn begin_log_in(&mut self) {
+        let timeout = self.shard.options.pop3.login_timeout;
+        self.deadline = self.shard.executor.moment().after(timeout);
+    }
+
+    async fn serve(mut self: Box<Self>) -> Outcome {
         let end = loop {
             if let Err(end) = self.step().await {
                 break end;
@@ -109,7 +125,7 @@ impl Client {
         // Unlocked before the client can know: it may come back at once.
         self.maildrop = None;
         match end {
-            End::HandOver(identity) => return self.hand_over(identity).await,
+            End::HandOver(identity) => return Box::pin(self.hand_over(identity)).await,
             End::Closed => {}
             End::Abort => self.connection.output().clear(),
             End::Lost(error) => self.last_words(&error),
@@ -119,12 +135,12 @@ impl Client {
     }
 
     /// What was pipelined before the login is answered here, the login itself by the new owner.
-    async fn hand_over(mut self, identity: Identity) -> Outcome {
+    async fn hand_over(mut self: Box<Self>, identity: Identity) -> Outcome {
         if self.flush().await.is_err() {
             self.connection.close().await;
             return Outcome::Closed;
         }
-        let Client { connection, session, login_failures, deadline, .. } = self;
+        let Client { connection, session, login_failures, deadline, .. } = *self;
         let state = Pop3Handover { identity, session, login_failures, deadline };
         Outcome::HandOver(connection, state)
     }
@@ -169,8 +185,9 @@ impl Client {
                 self.connection.linger();
                 return Err(End::Closed);
             }
-            Event::StartTls => self.start_tls().await?,
-            Event::Login(credentials) => self.login(credentials).await?,
+            // Boxed: of use for a moment of a session that may be idle for hours.
+            Event::StartTls => Box::pin(self.start_tls()).await?,
+            Event::Login(credentials) => Box::pin(self.login(credentials)).await?,
             Event::Stat => {
                 let (maildrop, output) = self.maildrop_and_output()?;
                 maildrop.numbers.write_stat(output);
@@ -180,8 +197,8 @@ impl Client {
                 maildrop.numbers.write_one(kind, number, output);
             }
             Event::List(kind, None) => self.list(kind).await?,
-            Event::Retr(number) => self.retr(number).await?,
-            Event::Top(number, body_lines) => self.top(number, body_lines).await?,
+            Event::Retr(number) => Box::pin(self.retr(number)).await?,
+            Event::Top(number, body_lines) => Box::pin(self.top(number, body_lines)).await?,
             Event::Dele(number) => {
                 let (maildrop, output) = self.maildrop_and_output()?;
                 match maildrop.numbers.mark(number) {
@@ -194,7 +211,7 @@ impl Client {
                 maildrop.numbers.unmark_all();
                 write_ok(output, "nothing is deleted");
             }
-            Event::Quit => return Err(self.quit().await),
+            Event::Quit => return Err(Box::pin(self.quit()).await),
         }
         Ok(())
     }
@@ -204,8 +221,7 @@ impl Client {
         self.flush().await?;
         self.connection.start_tls(self.shard.options.tls_handshake_timeout).await?;
         self.session.tls_started(offer(&self.connection, &self.shard));
-        let timeout = self.shard.options.pop3.login_timeout;
-        self.deadline = self.shard.executor.moment().after(timeout);
+        self.begin_log_in();
         Ok(())
     }
 

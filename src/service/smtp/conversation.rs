@@ -53,39 +53,29 @@ struct Conversation {
     started: Moment,
 }
 
-/// Runs a session to its end and closes the connection.
-pub async fn converse(mut connection: Connection, shard: Rc<Shard>, kind: ListenerKind) {
-    let options = &shard.options;
-    if connection.handshake(options.tls_handshake_timeout).await.is_err() {
-        return;
+/// Runs a session to its end and closes the connection. The session is boxed before the task begins,
+/// which has no place for the connection but this; and what a session needs for a moment is boxed,
+/// since it may wait for hours.
+pub fn converse(
+    connection: Connection,
+    shard: Rc<Shard>,
+    kind: ListenerKind,
+) -> impl Future<Output = ()> {
+    let mut conversation = Box::new(Conversation::new(connection, shard, kind));
+    async move {
+        let patience = conversation.shard.options.tls_handshake_timeout;
+        if conversation.connection.handshake(patience).await.is_err() {
+            return;
+        }
+        conversation.started = conversation.shard.executor.moment();
+        if let Some(farewell) = conversation.run().await.err().and_then(farewell) {
+            farewell.append_to(&mut conversation.replies);
+            conversation.connection.linger();
+        }
+        conversation.hand_over_replies();
+        // Closing sends what is left.
+        conversation.connection.close().await;
     }
-    connection.set_logged_in(kind.trust() == Trust::Known);
-    let security = Security {
-        tls: connection.is_tls(),
-        can_start_tls: connection.can_start_tls(),
-        plaintext_auth: options.allow_plaintext_auth,
-    };
-    let envelope = Envelope::new(&shard, kind.trust());
-    let session = Session::new(kind.role(), options.smtp.limits, security);
-    let mut conversation = Conversation {
-        started: shard.executor.moment(),
-        deadline: None,
-        connection,
-        session,
-        kind,
-        envelope,
-        pace: None,
-        identity: None,
-        replies: Vec::new(),
-        shard,
-    };
-    if let Some(farewell) = conversation.run().await.err().and_then(farewell) {
-        farewell.append_to(&mut conversation.replies);
-        conversation.connection.linger();
-    }
-    conversation.hand_over_replies();
-    // Closing sends what is left.
-    conversation.connection.close().await;
 }
 
 /// What to say when the connection ended the session; nothing where nobody listens.
@@ -99,6 +89,28 @@ fn farewell(error: ConnectionError) -> Option<Reply> {
 }
 
 impl Conversation {
+    fn new(mut connection: Connection, shard: Rc<Shard>, kind: ListenerKind) -> Conversation {
+        let options = &shard.options;
+        let security = Security {
+            tls: connection.is_tls(),
+            can_start_tls: connection.can_start_tls(),
+            plaintext_auth: options.allow_plaintext_auth,
+        };
+        connection.set_logged_in(kind.trust() == Trust::Known);
+        Conversation {
+            started: shard.executor.moment(),
+            deadline: None,
+            session: Session::new(kind.role(), options.smtp.limits, security),
+            envelope: Envelope::new(&shard, kind.trust()),
+            connection,
+            kind,
+            pace: None,
+            identity: None,
+            replies: Vec::new(),
+            shard,
+        }
+    }
+
     /// `Ok` when the session closes by its own rules.
     async fn run(&mut self) -> Result<(), ConnectionError> {
         self.session.greet(&self.shard.options.hostname, &mut self.replies);
@@ -118,7 +130,7 @@ impl Conversation {
                 // The only events whose borrowed octets must live through a wait.
                 Event::Content(content) => {
                     let (session, connection) = (&self.session, &self.connection);
-                    self.envelope.push(&self.shard, session, connection, content).await;
+                    Box::pin(self.envelope.push(&self.shard, session, connection, content)).await;
                     Turn::Continue
                 }
                 Event::Sender(sender) => {
@@ -149,8 +161,10 @@ impl Conversation {
                     self.pace = None;
                     self.answered(verb)
                 }
-                Event::MessageEnd => self.end_message().await,
-                Event::Authenticate(credentials) => self.authenticate(credentials).await?,
+                Event::MessageEnd => Box::pin(self.end_message()).await,
+                Event::Authenticate(credentials) => {
+                    Box::pin(self.authenticate(credentials)).await?
+                }
                 Event::StartTls => Turn::StartTls,
                 Event::Close(verb) => {
                     self.answered(verb);
@@ -165,7 +179,7 @@ impl Conversation {
             match turn {
                 Turn::Continue if self.replies.len() > REPLIES_MAX => self.flush().await?,
                 Turn::Continue => (),
-                Turn::StartTls => self.start_tls().await?,
+                Turn::StartTls => Box::pin(self.start_tls()).await?,
                 Turn::Close => return Ok(()),
             }
         }
@@ -181,6 +195,8 @@ impl Conversation {
         self.shard.executor.yield_now().await;
         let in_message = self.session.in_message();
         self.connection.set_interruptible(!in_message);
+        let read_max = if in_message { self.envelope.read_max(&self.shard) } else { usize::MAX };
+        self.connection.set_read_max(read_max);
         if in_message || self.envelope.under_way() {
             self.listen_to_message(in_message).await?;
         } else {
@@ -217,7 +233,7 @@ impl Conversation {
         let stalls = self.envelope.is_staged() && patience > STALL;
         let mut filled = self.connection.fill(if stalls { STALL } else { patience }).await;
         if stalls && matches!(filled, Err(ConnectionError::TimedOut)) {
-            self.envelope.stalled().await;
+            Box::pin(self.envelope.stalled()).await;
             filled = self.connection.fill(patience - STALL).await;
         }
         filled?;

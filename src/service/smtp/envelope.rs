@@ -27,7 +27,7 @@ pub struct Envelope {
     accounts: Vec<AccountId>,
     /// The forward-path if there is only one.
     first_path: String,
-    delivery: Option<Delivery>,
+    delivery: Option<Box<Delivery>>,
     /// Tells whether the message under way begins with a header.
     opening: Opening,
     /// Octets of the message kept back until that is known: hardly ever any, and few.
@@ -69,6 +69,11 @@ impl Envelope {
         shard.messages.admits(self.charge.trust())
     }
 
+    /// Octets of a message to be read at a time.
+    pub fn read_max(&self, shard: &Shard) -> usize {
+        shard.messages.read_max(self.charge.trust())
+    }
+
     /// A message has begun and not ended.
     pub fn under_way(&self) -> bool {
         self.delivery.is_some()
@@ -76,7 +81,7 @@ impl Envelope {
 
     /// Part of the message waits in memory.
     pub fn is_staged(&self) -> bool {
-        self.delivery.as_ref().is_some_and(Delivery::is_staged)
+        self.delivery.as_ref().is_some_and(|delivery| delivery.is_staged())
     }
 
     /// The client makes us wait in the middle of its message.
@@ -155,7 +160,7 @@ impl Envelope {
         };
         let mut header = Vec::with_capacity(TRACE_SIZE);
         trace.append_to(&mut header);
-        let mut delivery = Delivery::new(shard, &self.accounts, self.charge.trust());
+        let mut delivery = Box::new(Delivery::new(shard, &self.accounts, self.charge.trust()));
         delivery.push(&header).await;
         (self.opening, self.opened) = (Opening::default(), false);
         self.held.clear();

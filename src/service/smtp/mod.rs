@@ -73,6 +73,10 @@ impl ListenerKind {
 }
 
 /// Speaks with one client until either side ends it.
-pub async fn run(connection: Connection, shard: Rc<Shard>, kind: ListenerKind) {
-    conversation::converse(connection, shard, kind).await;
+pub fn run(
+    connection: Connection,
+    shard: Rc<Shard>,
+    kind: ListenerKind,
+) -> impl Future<Output = ()> {
+    conversation::converse(connection, shard, kind)
 }
