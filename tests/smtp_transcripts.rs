@@ -7,7 +7,10 @@ mod smtp_world;
 mod transcript;
 
 use demo_server::DemoServer;
-use ringmail::{model::AccountId, runtime::device::memory::Faults, service::smtp::ListenerKind};
+use ringmail::{
+    model::AccountId, runtime::device::memory::Faults, service::smtp::ListenerKind,
+    store::HoldingLimits,
+};
 use smtp_world::{ALICE, BOB, Choices, Ground, World};
 use transcript::{Split, Transcript};
 
@@ -238,6 +241,39 @@ fn what_one_shard_refused_is_spooled_and_delivered_after_a_restart() {
         .map(|partition| partition.spooled().len())
         .sum();
     assert_eq!(spooled, 0);
+}
+
+/// One reply stands for all recipients (RFC 5321 4.1.1.4): who is refused for one has sent it to nobody.
+#[test]
+fn a_message_that_one_account_is_too_full_for_reaches_nobody() {
+    let (neighbour, neighbours_address) = neighbour(ALICE);
+    let holding = HoldingLimits { messages: 2, ..HoldingLimits::default() };
+    for (full, other) in [
+        ("alice@demo.test", "bob@demo.test"),
+        ("bob@demo.test", "alice@demo.test"),
+        (&neighbours_address, "alice@demo.test"),
+    ] {
+        for size in [1, 300_000] {
+            let world = World::new(&Ground::new(), Choices { holding, ..Choices::default() });
+            let mut client = world.client();
+            let body = format!("{}.\r\n", "0123456789\r\n".repeat(size / 12 + 1));
+            let mut send = |recipients: &[&str], reply| {
+                begin(&mut client, "EHLO", recipients);
+                client.say(&body);
+                client.expect(reply);
+            };
+            send(&[full], "250");
+            send(&[full], "250");
+            send(&[full], "552 5.2.2");
+            for recipients in [[full, other], [other, full]] {
+                send(&recipients, "552 5.2.2");
+            }
+            let held = [ALICE, BOB, neighbour].map(|account| world.inbox(account).len());
+            assert_eq!(held.iter().sum::<usize>(), 2, "{full} {other} {held:?}");
+            assert!(spooled(&world).is_empty());
+            send(&[other], "250");
+        }
+    }
 }
 
 /// Some user beside alice and bob whose account lies in the same partition.

@@ -66,6 +66,9 @@ pub enum Failure {
     /// The message as such cannot be stored.
     #[error("the message is refused")]
     Refused,
+    /// An account has as much mail as it may have.
+    #[error("the account is full")]
+    OverQuota,
     /// The messages under way hold too much memory.
     #[error("out of memory for messages")]
     NoMemory,
@@ -75,10 +78,10 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         match error {
             StoreError::Full => Failure::Full,
+            StoreError::OverQuota => Failure::OverQuota,
             StoreError::NoSuchMailbox
             | StoreError::MailboxExists
             | StoreError::NotPermitted(_)
-            | StoreError::OverQuota
             | StoreError::Limit(_) => Failure::Refused,
             _ => Failure::Unavailable,
         }
@@ -432,12 +435,49 @@ impl Delivery {
 
     /// Ends the message: it is accepted for all recipients or for none (SMTP).
     pub async fn finish_together(self) -> Result<(), Failure> {
+        self.check_room().await?;
         let shard = self.shard.clone();
         // One partition needs no id: it answers for all, or the client asks again.
         let delivery_id = (self.parts.len() > 1).then(rand::random);
         let _open = delivery_id.map(|id| Open::new(&shard, id));
         let committed = self.commit(delivery_id).await;
         spool::settle(&shard, committed).await
+    }
+
+    /// One account that is full refuses the message for all: before anybody has it.
+    async fn check_room(&self) -> Result<(), Failure> {
+        if let [only] = self.parts.as_slice()
+            && only.accounts.len() == 1
+        {
+            return Ok(());
+        }
+        let octets = self.summarizer.size();
+        let checks = self.parts.iter().map(|part| -> LocalFuture<'static, Result<(), Failure>> {
+            let (shard, accounts) = (self.shard.clone(), part.accounts.clone());
+            match &part.stage {
+                Stage::Local { partition, .. } => {
+                    let partition = partition.clone();
+                    Box::pin(async move { has_room(&partition, &accounts, octets).await })
+                }
+                // Nobody gets it in any case.
+                Stage::Failed(_) => Box::pin(std::future::ready(Ok(()))),
+                Stage::Remote | Stage::Streaming { .. } => {
+                    let id = part.partition;
+                    let owner = shard.owners[usize::from(id.0)];
+                    let check = move |target: Rc<Shard>| -> LocalFuture<'static, _> {
+                        Box::pin(async move {
+                            has_room(&owned_partition(&target, id)?, &accounts, octets).await
+                        })
+                    };
+                    Box::pin(async move {
+                        // Who does not answer now may do so when it gets the message.
+                        let asked = shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, check);
+                        asked.await.unwrap_or(Ok(()))
+                    })
+                }
+            }
+        });
+        join(checks.collect()).await.into_iter().collect()
     }
 
     /// Commits everywhere at once.
@@ -498,6 +538,19 @@ impl Delivery {
                 answer.await.unwrap_or(Err(Failure::Unavailable))
             }),
         }
+    }
+}
+
+/// Only what is known to be too much counts: what else keeps an account from its mail is said when it
+/// gets the message.
+async fn has_room(
+    partition: &Partition,
+    accounts: &[AccountId],
+    octets: u64,
+) -> Result<(), Failure> {
+    match partition.has_room(accounts, octets).await {
+        Err(StoreError::OverQuota) => Err(Failure::OverQuota),
+        _ => Ok(()),
     }
 }
 

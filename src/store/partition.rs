@@ -16,6 +16,7 @@ use std::{
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -265,6 +266,11 @@ impl Partition {
         self.inner.options.partition
     }
 
+    /// How long the device may take to answer.
+    pub fn disk_timeout(&self) -> Duration {
+        self.inner.options.disk_timeout
+    }
+
     /// Starts taking in a message body of unknown size.
     pub fn stage(&self) -> BodyWriter {
         BodyWriter::new(self.inner.clone())
@@ -340,6 +346,24 @@ impl Partition {
             inner.acknowledged(lsn).await?;
         }
         Ok(Deliveries { delivered, failed })
+    }
+
+    /// Whether each of `accounts` could take one more message of `octets`.
+    ///
+    /// # Errors
+    /// `OverQuota` if one could not, whatever is wrong with others; else why one cannot be read.
+    pub async fn has_room(&self, accounts: &[AccountId], octets: u64) -> Result<(), StoreError> {
+        let mut unreadable = None;
+        for account in accounts {
+            match self.inner.load(*account).await {
+                Ok(cell) => {
+                    let state = cell.state.borrow();
+                    state.check_holding(1, octets, self.inner.options.holding)?;
+                }
+                Err(error) => unreadable = Some(error),
+            }
+        }
+        unreadable.map_or(Ok(()), Err)
     }
 
     /// Families (see `standing`) of the deliveries that a repetition would be known of.

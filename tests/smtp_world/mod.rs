@@ -35,7 +35,7 @@ use ringmail::{
         intake::IntakeOptions,
         smtp::{self, ListenerKind, SmtpOptions},
     },
-    store::{Partition, StoreOptions},
+    store::{HoldingLimits, Partition, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 
@@ -93,6 +93,7 @@ pub struct Choices {
     pub deadlines: bool,
     /// Each partition's `StoreOptions::deliveries_known`.
     pub deliveries_known: usize,
+    pub holding: HoldingLimits,
 }
 
 impl Default for Choices {
@@ -104,6 +105,7 @@ impl Default for Choices {
             intake: IntakeOptions::default(),
             deadlines: false,
             deliveries_known: 1000,
+            holding: HoldingLimits::default(),
         }
     }
 }
@@ -165,14 +167,8 @@ impl World {
             let id = ShardId(number);
             let partitions = (0..2)
                 .map(|number| {
-                    (owners[usize::from(number)] == id).then(|| {
-                        open(
-                            &simulation,
-                            &devices[usize::from(id.0)],
-                            number,
-                            choices.deliveries_known,
-                        )
-                    })
+                    (owners[usize::from(number)] == id)
+                        .then(|| open(&simulation, &devices[usize::from(id.0)], number, &choices))
                 })
                 .collect();
             let shard = Rc::new(Shard {
@@ -255,13 +251,14 @@ fn open(
     simulation: &Simulation,
     device: &MemoryDevice,
     number: u16,
-    deliveries_known: usize,
+    choices: &Choices,
 ) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
     let options = StoreOptions {
         partition: PartitionId(number),
         segment_size: 8 << 20,
-        deliveries_known,
+        deliveries_known: choices.deliveries_known,
+        holding: choices.holding,
         ..StoreOptions::default()
     };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());

@@ -113,7 +113,7 @@ impl From<StoreError> for Stop {
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Stop {
         match failure {
-            Failure::Refused => Stop::Wrong(failure.to_string()),
+            Failure::Refused | Failure::OverQuota => Stop::Wrong(failure.to_string()),
             _ => Stop::Refused(failure.to_string()),
         }
     }

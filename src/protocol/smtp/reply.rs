@@ -102,6 +102,7 @@ pub const MAIL_LOOP: Reply = Reply("554 5.4.6 Too many Received header fields: a
 pub const STORE_FULL: Reply = Reply("452 4.3.1 Not enough storage");
 pub const MESSAGES_BUSY: Reply = Reply("452 4.3.1 Too many messages under way, try again later");
 pub const STORE_TROUBLE: Reply = Reply("451 4.3.0 Storage failed, try again later");
+pub const MAILBOX_FULL: Reply = Reply("552 5.2.2 The mailbox is full");
 pub const MAILBOX_REFUSED: Reply = Reply("554 5.2.0 The mailbox cannot take this message");
 
 // The end of a session.

@@ -83,8 +83,8 @@ pub(super) async fn settle(
 ) -> Result<(), Failure> {
     let Left { again, refused } = Left::of(&committed);
     // Trying again will not help the refused ones: the sender must learn of them.
-    if !refused.is_empty() {
-        return Err(Failure::Refused);
+    if let Some((_, failure)) = refused.first() {
+        return Err(*failure);
     }
     let Some(&(_, failure)) = again.first() else { return Ok(()) };
     let accounts: Vec<AccountId> = again.into_iter().map(|(account, _)| account).collect();
@@ -110,7 +110,7 @@ pub(super) async fn settle(
 struct Left {
     /// Another try may help.
     again: Vec<(AccountId, Failure)>,
-    refused: Vec<AccountId>,
+    refused: Vec<(AccountId, Failure)>,
 }
 
 impl Left {
@@ -129,7 +129,7 @@ impl Left {
 
     fn add(&mut self, account: AccountId, why: Failure) {
         match why {
-            Failure::Refused => self.refused.push(account),
+            Failure::Refused | Failure::OverQuota => self.refused.push((account, why)),
             why => self.again.push((account, why)),
         }
     }
@@ -219,8 +219,9 @@ async fn redeliver(shard: Rc<Shard>, partition: Partition, mut spooled: Spooled,
         if !waiting.is_empty()
             && let Ok(left) = redeliver_once(&shard, &partition, &spooled, &rest, &waiting).await
         {
-            give_up(&shard, &partition, &left.refused, "they refuse it");
-            refused.extend(left.refused);
+            let final_ones: Vec<AccountId> = left.refused.into_iter().map(|(id, _)| id).collect();
+            give_up(&shard, &partition, &final_ones, "they refuse it");
+            refused.extend(final_ones);
             waiting.retain(|account| left.again.iter().any(|(other, _)| other == account));
         }
         let open = |account: &AccountId| waiting.contains(account) || refused.contains(account);

@@ -230,6 +230,7 @@ fn failure_reply(failure: Failure) -> Reply {
         Failure::Full => reply::STORE_FULL,
         Failure::NoMemory => reply::MESSAGES_BUSY,
         Failure::Unavailable => reply::STORE_TROUBLE,
+        Failure::OverQuota => reply::MAILBOX_FULL,
         Failure::Refused => reply::MAILBOX_REFUSED,
     }
 }
