@@ -187,6 +187,41 @@ fn a_failing_disk_gives_no_ok_and_reads_go_on() {
     assert!(answer.starts_with("* 1 FETCH (FLAGS (\\Recent) BODY[TEXT] {3}\r\nx\r\n)"), "{answer}");
 }
 
+/// Its octets come at a fair pace, but for longer than a client may be idle.
+#[test]
+fn a_refused_message_takes_no_time_from_the_next_command() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut client = log_in(&world);
+    client.say("b APPEND Nowhere {1000000+}\r\n");
+    for _ in 0..10 {
+        client.say("x".repeat(100_000));
+        world.sleep(200);
+    }
+    client.say("\r\n");
+    client.read_to("b NO");
+    world.settle();
+    client.say("c NOOP\r\n");
+    client.read_to("c OK");
+}
+
+/// The account is made at the first log-in, which the disk has to take down.
+#[test]
+fn a_log_in_does_not_wait_for_ever() {
+    let kit = Kit::new();
+    for entry in [0, 1] {
+        let world = SimulatedWorld::new(&kit, serve, entry, true);
+        world.slow_disk();
+        let mut client = world.client();
+        client.say("a LOGIN alice@demo.test demo\r\n");
+        world.sleep(11);
+        let answer = client.read_to("a NO");
+        assert!(answer.contains("\r\na NO [UNAVAILABLE]"), "{answer}");
+        world.sleep(100);
+        log_in(&world);
+    }
+}
+
 #[test]
 fn hostile_commands_are_refused_or_answered() {
     const CASES: &[(&str, usize, &str, &str)] = &[

@@ -140,6 +140,19 @@ fn quit_tells_when_the_disk_fails() {
 }
 
 #[test]
+fn a_log_in_does_not_wait_for_ever() {
+    let kit = Kit::new();
+    let world = world_with(&kit, 0);
+    world.slow_disk();
+    let mut client = world.client();
+    client.say("USER alice@demo.test\r\nPASS demo\r\n");
+    world.sleep(11);
+    client.read_to("-ERR [SYS/TEMP] the maildrop is not available now");
+    world.sleep(100);
+    logged_in(&world);
+}
+
+#[test]
 fn a_lost_connection_unlocks_and_deletes_nothing() {
     let kit = Kit::new();
     let world = world_with(&kit, 2);

@@ -888,6 +888,24 @@ mod tests {
         assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::ShuttingDown)));
     }
 
+    /// Octets that trickle in earn no more time.
+    #[test]
+    fn a_handshake_has_one_deadline() {
+        let (mode, config) = tls_pair(&rustls::version::TLS13);
+        let mut hello = Vec::new();
+        tls_client(&config).write_tls(&mut hello).unwrap();
+        let (mut connection, peer) = Connection::memory_tls(&mode).unwrap();
+        let mut handshake = Box::pin(connection.handshake(5 * SECOND));
+        for second in 1..=5u64 {
+            assert!(block_on(poll_once(&mut handshake)).is_none(), "{second}");
+            peer.send(&[hello.remove(0)]);
+            assert!(block_on(poll_once(&mut handshake)).is_none(), "{second}");
+            resources().timers().advance(10);
+        }
+        resources().timers().advance(1);
+        assert!(matches!(block_on(handshake), Err(ConnectionError::TimedOut)));
+    }
+
     /// Whoever logs in makes room for the next stranger of its address, and stays logged in
     /// on another shard.
     #[test]

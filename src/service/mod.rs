@@ -8,8 +8,11 @@ use crate::{
     directory::Directory,
     metrics::ShardMetrics,
     model::{AccountId, PartitionId, ShardId},
-    runtime::{executor::Executor, mesh::Mesh},
-    store::Partition,
+    runtime::{
+        executor::{Executor, Priority},
+        mesh::Mesh,
+    },
+    store::{Partition, StoreError},
 };
 
 pub mod authentication;
@@ -53,6 +56,29 @@ impl Shard {
     /// The account's partition if this shard owns it.
     pub fn local_partition(&self, account: AccountId) -> Option<&Partition> {
         self.partitions[usize::from(self.partition_of(account).0)].as_ref()
+    }
+
+    /// `work` that reads from `partition` for a client who waits for it no longer than the disk may take
+    /// to answer. It goes on without the client then, and the next finds in memory what it has read.
+    ///
+    /// # Errors
+    /// `NotAnswering`, beside those of `work`.
+    async fn in_time<T, E, W>(&self, partition: &Partition, work: W) -> Result<T, E>
+    where
+        T: 'static,
+        E: From<StoreError> + 'static,
+        W: Future<Output = Result<T, E>> + 'static,
+    {
+        let mut work = Box::pin(work);
+        let wait = async {
+            self.executor.sleep(partition.disk_timeout()).await;
+            None
+        };
+        let done = futures_lite::future::or(async { Some(work.as_mut().await) }, wait).await;
+        done.unwrap_or_else(|| {
+            self.executor.spawn(Priority::Foreground, Box::pin(async move { drop(work.await) }));
+            Err(StoreError::NotAnswering.into())
+        })
     }
 }
 

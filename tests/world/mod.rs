@@ -24,7 +24,10 @@ use ringmail::{
     runtime::{
         LocalFuture,
         connection::{Connection, TlsMode},
-        device::{Device, memory::MemoryDevice},
+        device::{
+            Device,
+            memory::{Faults, MemoryDevice},
+        },
         executor::{Executor, Priority},
         mesh,
         pipe::MemoryPeer,
@@ -190,6 +193,19 @@ impl<'k> SimulatedWorld<'k> {
             let snapshot = view.current().expect("there");
             snapshot.iter_from(0).map(|message| message.uid.0).collect()
         })
+    }
+
+    /// Alice's disk takes 100 seconds for what it is told next.
+    pub fn slow_disk(&self) {
+        self.device.set_clock(self.shards[0].executor.clone());
+        let (appends, syncs) = self.device.operations();
+        let slow = vec![(appends + syncs, Duration::from_secs(100))];
+        self.device.inject(Faults { slow, ..Faults::default() });
+    }
+
+    pub fn sleep(&self, seconds: u64) {
+        let sleep = self.shards[0].executor.sleep(Duration::from_secs(seconds));
+        self.kit.simulation.run_until(sleep);
     }
 
     /// Lets the server do all it can without time passing.

@@ -85,7 +85,11 @@ impl Session {
         let Some(seat) = self.shard.imap_seats.take(account, most) else {
             return Err(Failure::no(Code::Limit, "Too many sessions of this account"));
         };
-        self.account = Some(partition.account(account).await?);
+        let opened = {
+            let partition = partition.clone();
+            async move { partition.account(account).await }
+        };
+        self.account = Some(self.shard.in_time(&partition, opened).await?);
         self.seat = Some(seat);
         // Only now: whom the account has no room for is still a stranger.
         self.connection.set_logged_in(true);

@@ -308,6 +308,8 @@ impl Session {
                 self.literal = Some(Literal::new(size, sync));
                 Box::pin(self.command(&bytes)).await?;
                 self.skip_literal().await.map_err(End::Leave)?;
+                // A refused message may have taken longer than a client may be idle.
+                self.restart_deadline();
             }
             Frame::Refused { size } => {
                 let bytes = self.take_input(size);

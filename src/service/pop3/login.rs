@@ -45,7 +45,8 @@ impl Client {
         let Some(partition) = self.shard.local_partition(identity.account).cloned() else {
             return self.refuse("[SYS/TEMP] the maildrop is not available now");
         };
-        match OpenMaildrop::open(&partition, identity.account).await {
+        let opened = OpenMaildrop::open(partition.clone(), identity.account);
+        match self.shard.in_time(&partition, opened).await {
             Ok(maildrop) => {
                 let (count, size) = (maildrop.numbers.count(), maildrop.numbers.size());
                 self.maildrop = Some(maildrop);

@@ -34,7 +34,7 @@ pub(super) enum OpenError {
 
 impl OpenMaildrop {
     /// `partition` is the account's own.
-    pub async fn open(partition: &Partition, id: AccountId) -> Result<OpenMaildrop, OpenError> {
+    pub async fn open(partition: Partition, id: AccountId) -> Result<OpenMaildrop, OpenError> {
         let lock = MaildropLock::take(id).ok_or(OpenError::InUse)?;
         let account = partition.account(id).await?;
         let view = account.select(MailboxId::INBOX, false).await?;
