@@ -234,12 +234,17 @@ impl<'a> Cursor<'a> {
         if keyword.len() > KEYWORD_MAX { Err("keyword too long") } else { Ok(keyword) }
     }
 
-    /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01.
+    /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01. In quotes there may be spaces
+    /// around it: phones pad the day to two places, as `date-time` does.
     pub fn date(&mut self) -> Parsed<i64> {
         let quoted = self.eat(b'"');
+        if quoted {
+            self.spaces();
+        }
         let text = self.take_while(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
         let days = date::parse_date(text).ok_or("not a date such as 23-Nov-2026")?;
         if quoted {
+            self.spaces();
             self.expect(b'"', "a closing quote is missing")?;
         }
         Ok(days)

@@ -353,6 +353,11 @@ fn search_dates() {
     check("SEARCH SENTBEFORE 1-Feb-1994", search(SearchKey::SentDate(Before, 8_797)));
     check("SEARCH SENTON 1-Feb-1994", search(SearchKey::SentDate(On, 8_797)));
     check("SEARCH SENTSINCE 1-Feb-1994", search(SearchKey::SentDate(Since, 8_797)));
+    // RFC 3501 9 `date-day-fixed` is of date-time only; phones send it here, too.
+    for date in ["\" 1-Feb-1994\"", "\"1-Feb-1994 \"", "\"  01-feb-1994\"", " 1-Feb-1994"] {
+        check(&format!("SEARCH SINCE {date}"), search(SearchKey::InternalDate(Since, 8_797)));
+        check(&format!("SEARCH SENTON {date}"), search(SearchKey::SentDate(On, 8_797)));
+    }
     let append = parse(b"a APPEND x \"01-Feb-1994 01:00:00 +0100\" {1}\r\n").expect("a command");
     let CommandBody::Append(append) = append.body else { panic!("an APPEND") };
     let expected = crate::model::Timestamp::from_unix_seconds(8_797 * 86_400);
@@ -458,6 +463,9 @@ fn refused() {
         ("SEARCH ()", "search key"),
         ("SEARCH (SEEN", "parenthesis"),
         ("SEARCH ON 31-Feb-2020", "date"),
+        ("SEARCH ON \"1 -Feb-2020\"", "date"),
+        ("SEARCH ON \" \"", "date"),
+        ("SEARCH ON \" 1-Feb-2020", "quote"),
         ("SEARCH RETURN (SAVE) ALL", "return option"),
         ("SEARCH MODSEQ \"/x\" all 1", "MODSEQ entry"),
         ("SEARCH LARGER 99999999999999999999", "too large"),
