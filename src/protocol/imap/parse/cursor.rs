@@ -221,9 +221,10 @@ impl<'a> Cursor<'a> {
             ("Flagged", Flags::FLAGGED),
             ("Deleted", Flags::DELETED),
             ("Draft", Flags::DRAFT),
-            // Cannot be set; a client that copies flags from FETCH may name it all the same.
-            ("Recent", Flags::default()),
         ];
+        if name.eq_ignore_ascii_case("Recent") {
+            return Err("\\Recent is set and cleared by the server only");
+        }
         let found = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         flags.system |= found.ok_or("unknown system flag")?.1;
         Ok(())

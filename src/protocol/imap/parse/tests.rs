@@ -177,7 +177,7 @@ fn appends() {
     check("APPEND {1}\r\nx {310+}", CommandBody::Append(plain.clone()));
     check("APPEND x () {310}", CommandBody::Append(plain.clone()));
     check(
-        "APPEND x (\\Seen \\Recent $Junk \\DRAFT $junk) {310}",
+        "APPEND x (\\Seen $Junk \\DRAFT $junk) {310}",
         CommandBody::Append(Append {
             flags: FlagList { system: Flags::SEEN | Flags::DRAFT, keywords: vec!["$Junk"] },
             ..plain
@@ -423,6 +423,10 @@ fn refused() {
         ("APPEND x", "arguments"),
         ("APPEND x (\\Seen) hello", "literal"),
         ("APPEND x (\\Strange) {3}", "system flag"),
+        ("APPEND x (\\Seen \\Recent) {3}", "Recent"),
+        ("STORE 1 FLAGS (\\Recent)", "Recent"),
+        ("STORE 1 +FLAGS \\Seen \\recent", "Recent"),
+        ("UID STORE 1 -FLAGS.SILENT (\\RECENT x)", "Recent"),
         ("APPEND x \"yesterday\" {3}", "date-time"),
         ("APPEND x ~{3}", "literal"),
         ("FETCH 0 FLAGS", "sequence set"),
