@@ -463,6 +463,14 @@ mod tests {
     fn a_multipart_whose_boundary_never_comes() {
         let message = b"Content-Type: multipart/mixed; boundary=b\r\n\r\nno delimiter here\r\n";
         assert!(search(message, Scope::Body, "Delimiter Here", 10_000));
+        let boundary = "b".repeat(1_200);
+        let message = format!(
+            "Content-Type: multipart/mixed; boundary={boundary}\r\n\r\n\
+             --{boundary}\r\n\r\nin one\r\n--{boundary}--\r\nafter it\r\n"
+        );
+        for needle in ["In One", "After it"] {
+            assert!(search(message.as_bytes(), Scope::Body, needle, 10_000), "{needle}");
+        }
     }
 
     #[test]
