@@ -168,6 +168,8 @@ pub struct MessageSearch<'a> {
     regions: Vec<Region<'a>>,
     /// Octets of the message passed.
     position: u64,
+    /// Octets of the message.
+    size: u64,
     reader: Reader,
 }
 
@@ -182,20 +184,23 @@ impl<'a> MessageSearch<'a> {
         });
         regions.retain(|region| !region.range.is_empty());
         regions.reverse();
-        let start = regions.last().map_or(summary.size(), |region| region.range.start);
         let longest = needles.iter().map(|(_, needle)| needle.size()).max().unwrap_or(0);
         let found = |needle: &Needle| needle.size() == 0; // every message contains nothing
         let list = needles.iter().map(|&(scope, needle)| (scope, needle, found(needle)));
         MessageSearch {
             needles: Needles { list: list.collect(), keep: longest.saturating_sub(1) },
             regions,
-            position: start,
+            position: 0,
+            size: summary.size(),
             reader: Reader::Between,
         }
     }
 
-    /// Offset in the message of the first byte that `push` wants.
-    pub fn start(&self) -> u64 {
+    /// Passes over what need not be looked into, say an attachment: the offset in the message of
+    /// the next byte that `push` wants. Its size, when there is none.
+    pub fn seek(&mut self) -> u64 {
+        let next = self.regions.last().map_or(self.size, |region| region.range.start);
+        self.position = self.position.max(next);
         self.position
     }
 
@@ -204,8 +209,8 @@ impl<'a> MessageSearch<'a> {
         self.regions.is_empty() || self.needles.all_found()
     }
 
-    /// The next bytes of the message, from [`MessageSearch::start`] on; answers
-    /// [`MessageSearch::is_done`].
+    /// The next bytes of the message, after those of the last call or from
+    /// [`MessageSearch::seek`] on; answers [`MessageSearch::is_done`].
     pub fn push(&mut self, chunk: &[u8]) -> bool {
         let mut rest = chunk;
         while !self.is_done()
@@ -387,12 +392,35 @@ mod tests {
         let summary = summarizer.finish();
         let needle = Needle::new(needle);
         let mut search = MessageSearch::new(&summary, &[(scope, &needle)]);
-        for piece in message[search.start() as usize..].chunks(piece_size) {
+        for piece in message.chunks(piece_size) {
             if search.push(piece) {
                 break;
             }
         }
-        search.finish()[0]
+        let found = search.finish()[0];
+        assert_eq!(search_by_seeking(&summary, message, scope, &needle, piece_size).0, found);
+        found
+    }
+
+    /// Whether it is found, and how many octets were read for it.
+    fn search_by_seeking(
+        summary: &Summary,
+        message: &[u8],
+        scope: Scope,
+        needle: &Needle,
+        piece_size: usize,
+    ) -> (bool, usize) {
+        let mut search = MessageSearch::new(summary, &[(scope, needle)]);
+        let (mut at, mut octets) = (search.seek() as usize, 0);
+        while at < message.len() {
+            let piece = &message[at..message.len().min(at + piece_size)];
+            octets += piece.len();
+            if search.push(piece) {
+                break;
+            }
+            at = search.seek() as usize;
+        }
+        (search.finish()[0], octets)
     }
 
     const PARTS: &str = "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?= outer\r\n\
@@ -482,14 +510,34 @@ mod tests {
         let [two, four, x] = ["two", "four", "x"].map(Needle::new);
         let needles = [(Scope::Body, &two), (Scope::Body, &four), (Scope::Text, &x)];
         let mut search = MessageSearch::new(&summary, &needles);
-        assert_eq!(search.start(), 0);
+        assert_eq!(search.seek(), 0);
         assert!(search.push(message), "read to the end");
         assert_eq!(search.finish(), [true, false, true]);
         let mut search = MessageSearch::new(&summary, &needles[..1]);
-        assert_eq!(search.start(), 14);
+        assert_eq!(search.seek(), 14);
         assert!(!search.push(b"one t"));
         assert!(search.push(b"wo "), "found");
         assert!(search.push(b"three"));
+    }
+
+    #[test]
+    fn what_is_no_text_is_passed_over() {
+        let attachment = "QUJD".repeat(25_000);
+        let message = format!(
+            "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n\
+             --b\r\nContent-Type: application/pdf\r\n\r\n{attachment}\r\n\
+             --b\r\n\r\ntwo\r\n--b--\r\n"
+        );
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message.as_bytes());
+        let summary = summarizer.finish();
+        for (needle, expected) in [("two", true), ("three", false)] {
+            let needle = Needle::new(needle);
+            let (found, octets) =
+                search_by_seeking(&summary, message.as_bytes(), Scope::Text, &needle, 100);
+            assert_eq!(found, expected);
+            assert!(octets < 1_000, "{octets}");
+        }
     }
 
     #[test]
