@@ -223,7 +223,9 @@ impl<'a> MessageSearch<'a> {
             if rest.is_empty() {
                 break;
             }
-            let left = usize::try_from(region.range.end - self.position).unwrap_or(usize::MAX);
+            // Parts of a damaged summary may overlap: then nothing may be left.
+            let left = region.range.end.saturating_sub(self.position);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
             let (piece, after) = rest.split_at(rest.len().min(left).min(PIECE_SIZE));
             if matches!(self.reader, Reader::Between) {
                 self.reader = Reader::new(region.content);
