@@ -127,8 +127,10 @@ struct Region<'a> {
 enum Content<'a> {
     /// A header block, and the widest scope it is in.
     Header(Scope),
-    /// The body of a text part.
+    /// The body of a text part, or what stands before the parts of a multipart.
     Text(Part<'a>),
+    /// What stands after the parts of a multipart, from the close delimiter on.
+    Epilogue(Part<'a>),
 }
 
 /// What is being read.
@@ -180,7 +182,7 @@ impl<'a> MessageSearch<'a> {
         add_regions(summary.root(), Scope::Text, &mut regions);
         regions.retain(|region| match region.content {
             Content::Header(scope) => headers || scope == Scope::Body,
-            Content::Text(_) => true,
+            Content::Text(_) | Content::Epilogue(_) => true,
         });
         regions.retain(|region| !region.range.is_empty());
         regions.reverse();
@@ -269,6 +271,8 @@ fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>)
             let end = part.children().next().map_or(body.end, |first| first.header().start);
             regions.push(Region { range: body.start..end, content: Content::Text(part) });
             part.children().for_each(|child| add_regions(child, Scope::Text, regions));
+            let range = after_parts(part);
+            regions.push(Region { range, content: Content::Epilogue(part) });
         }
         // The header of a message inside is text of the message around it.
         PartKind::Message => {
@@ -277,11 +281,29 @@ fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>)
     }
 }
 
+/// Octets of a multipart behind its last part, the close delimiter first; none if there is room
+/// for that only. The end of a large message is not read for it. (Where line ends are bare LF, two
+/// octets of text fit into the room of CRLFs, and are not looked for.)
+fn after_parts(part: Part<'_>) -> Range<u64> {
+    let end = part.body().end;
+    let Some(last) = part.children().last() else { return end..end };
+    let boundary = part
+        .parameters()
+        .find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"))
+        .map_or(0, |(_, boundary)| boundary.trim_ascii_end().len());
+    // An empty part may take the line end before the delimiter for that of its header.
+    let line_end_before = if part.last_descendant().size() == 0 { 0 } else { 2 };
+    let delimiter = line_end_before + b"--".len() + boundary + b"--\r\n".len();
+    let start = last.body().end;
+    if end.saturating_sub(start) <= delimiter as u64 { end..end } else { start..end }
+}
+
 impl Reader {
     fn new(content: Content<'_>) -> Reader {
         match content {
             Content::Header(scope) => Reader::Header(scope, Vec::new()),
             Content::Text(part) => Reader::Text(Box::new(TextReader::new(part))),
+            Content::Epilogue(part) => Reader::Text(Box::new(TextReader::epilogue(part))),
         }
     }
 
@@ -315,6 +337,8 @@ impl Reader {
 
 /// A text part on its way: transfer encoding, charset, for HTML the tags, case, needles.
 struct TextReader {
+    /// What comes before the text.
+    delimiter: Delimiter,
     transfer: TransferDecoder,
     charset: TextDecoder,
     /// For text/html, whose source is searched too.
@@ -333,6 +357,7 @@ impl TextReader {
             .map_or(b"us-ascii".as_slice(), |(_, charset)| charset);
         let is_html = part.media_subtype().eq_ignore_ascii_case(b"html");
         TextReader {
+            delimiter: Delimiter::Passed,
             transfer: TransferDecoder::new(part.encoding()),
             charset: TextDecoder::new(charset::encoding(charset)),
             html: is_html.then(|| (Stripper::new(), Stream::default())),
@@ -343,7 +368,13 @@ impl TextReader {
         }
     }
 
+    /// Of a multipart's text that begins with its close delimiter.
+    fn epilogue(part: Part<'_>) -> TextReader {
+        TextReader { delimiter: Delimiter::LineEnd, ..TextReader::new(part) }
+    }
+
     fn push(&mut self, piece: &[u8], last: bool, needles: &mut Needles<'_>) {
+        let piece = self.delimiter.pass(piece);
         self.bytes.clear();
         self.transfer.push(piece, &mut self.bytes);
         if last {
@@ -360,6 +391,35 @@ impl TextReader {
             }
             stream.push(&self.stripped, needles);
         }
+    }
+}
+
+/// How much of a delimiter has come: it is a line, and the line end before it (RFC 2046 5.1.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Delimiter {
+    LineEnd,
+    Line,
+    Passed,
+}
+
+impl Delimiter {
+    /// What of `piece` is behind the delimiter.
+    fn pass<'p>(&mut self, piece: &'p [u8]) -> &'p [u8] {
+        let mut rest = piece;
+        if *self == Delimiter::LineEnd {
+            rest = rest.trim_ascii_start();
+            if !rest.is_empty() {
+                *self = Delimiter::Line;
+            }
+        }
+        if *self == Delimiter::Line {
+            let line_end = memchr::memchr(b'\n', rest);
+            rest = line_end.map_or(b"", |at| &rest[at + 1..]);
+            if line_end.is_some() {
+                *self = Delimiter::Passed;
+            }
+        }
+        rest
     }
 }
 
@@ -455,7 +515,8 @@ mod tests {
         ("hidden", false, false),
         ("PHAgY2", false, false),
         ("preamble", true, true),
-        ("epilogue", false, false),
+        ("epilogue", true, true),
+        ("--b--", false, false),
         ("body\r\n--b", false, false),
         ("nowhere", false, false),
     ];
@@ -500,6 +561,67 @@ mod tests {
         );
         for needle in ["In One", "After it"] {
             assert!(search(message.as_bytes(), Scope::Body, needle, 10_000), "{needle}");
+        }
+    }
+
+    /// RFC 2046 5.1.1: what stands after the last part is text of the body; its delimiter is none.
+    #[test]
+    fn epilogues() {
+        const CASES: &[(&str, &[&str], &[&str])] = &[
+            ("--b\r\n\r\none\r\n--b--\r\nlast words", &["Last Words"], &["--b--", "one\r\n"]),
+            ("--b\r\n\r\none\r\n--b--\r\n\r\nx\r\n", &["\r\nx"], &["--b--"]),
+            ("--b\r\n\r\none\r\n--b--\r\nX", &["x"], &["--b--"]),
+            ("--b\r\n\r\n--b--\r\nX", &["x"], &["--b--"]),
+            ("--b\r\n\r\n\r\n--b--\r\nX", &["x"], &["--b--"]),
+            ("--b\n\none\n--b--\nlast words\n", &["last words"], &["--b--"]),
+            ("--b\r\n\r\none\r\n--b-- \t \r\nlast words", &["last words"], &["b-- "]),
+            ("--b\r\n\r\none\r\n--b--ox\r\nlast words", &["last words"], &["--ox"]),
+            // After the close delimiter nothing begins.
+            ("--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo", &["\r\n\r\ntwo"], &["--b--"]),
+            // No end, or nothing after it.
+            ("--b\r\n\r\none", &["one"], &["--b--"]),
+            ("--b\r\n\r\none\r\n--b", &["one"], &["one\r\n"]),
+            ("--b\r\n\r\none\r\n--b--", &["one"], &["--b--"]),
+            // Inside another part, and after both.
+            (
+                "--b\r\nContent-Type: multipart/alternative; boundary=i\r\n\r\n\
+                 --i\r\n\r\none\r\n--i--\r\ninner end\r\n--b--\r\nouter end\r\n",
+                &["inner end", "outer end"],
+                &["--i--", "--b--", "end\r\n--", "end\r\nouter"],
+            ),
+            (
+                "--b\r\nContent-Type: message/rfc822\r\n\r\n\
+                 Content-Type: multipart/mixed; boundary=i\r\n\r\n\
+                 --i\r\nContent-Type: image/png\r\n\r\none\r\n--i--\r\ninner end\r\n--b--",
+                &["inner end"],
+                &["one", "--i--", "--b--"],
+            ),
+        ];
+        for (rest, found, missed) in CASES {
+            let message = ["Content-Type: multipart/mixed; boundary=b\r\n\r\n", rest].concat();
+            for piece_size in [1, 2, 5, 10_000] {
+                let is_found = |needle| search(message.as_bytes(), Scope::Body, needle, piece_size);
+                found.iter().for_each(|needle| assert!(is_found(needle), "{needle} in {rest}"));
+                missed.iter().for_each(|needle| assert!(!is_found(needle), "{needle} in {rest}"));
+            }
+        }
+    }
+
+    /// The end of a large message is not read for a delimiter.
+    #[test]
+    fn a_close_delimiter_alone_is_not_read() {
+        for (end, octets_max) in [("\r\n", 100), ("", 100), ("\r\nepilogue", 200)] {
+            let message = format!(
+                "Content-Type: multipart/mixed; boundary=\"b c\"\r\n\r\n--b c\r\n\r\none\r\n\
+                 --b c\r\nContent-Type: application/pdf\r\n\r\n{}\r\n--b c--{end}",
+                "QUJD".repeat(25_000)
+            );
+            let mut summarizer = Summarizer::new();
+            summarizer.push(message.as_bytes());
+            let (needle, summary) = (Needle::new("none"), summarizer.finish());
+            let (found, octets) =
+                search_by_seeking(&summary, message.as_bytes(), Scope::Body, &needle, 50);
+            assert!(!found && octets <= octets_max, "{octets} for {end:?}");
         }
     }
 
@@ -614,6 +736,22 @@ mod tests {
         ) {
             let message = format!("Content-Type: text/plain; charset=utf-8\r\n\r\n{body}");
             let expected = body.contains(&needle);
+            prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);
+        }
+
+        /// So is what stands in any text of a multipart, and nothing across two of them.
+        #[test]
+        fn as_a_naive_search_of_each_text(
+            texts in prop::collection::vec("[xy]{0,5}", 4),
+            needle in "[xy]{1,4}",
+            size in 1usize..20,
+        ) {
+            let message = format!(
+                "Content-Type: multipart/mixed; boundary=b\r\n\r\n{}\r\n\
+                 --b\r\n\r\n{}\r\n--b\r\n\r\n{}\r\n--b--\r\n{}",
+                texts[0], texts[1], texts[2], texts[3]
+            );
+            let expected = texts.iter().any(|text| text.contains(&needle));
             prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);
         }
     }
