@@ -355,10 +355,13 @@ impl TextReader {
             .parameters()
             .find(|(name, _)| name.eq_ignore_ascii_case(b"charset"))
             .map_or(b"us-ascii".as_slice(), |(_, charset)| charset);
+        // RFC 2045 6.4: what is around the parts of a multipart is not encoded.
+        let is_multipart = part.kind() == PartKind::Multipart;
+        let encoding = if is_multipart { b"7bit" } else { part.encoding() };
         let is_html = part.media_subtype().eq_ignore_ascii_case(b"html");
         TextReader {
             delimiter: Delimiter::Passed,
-            transfer: TransferDecoder::new(part.encoding()),
+            transfer: TransferDecoder::new(encoding),
             charset: TextDecoder::new(charset::encoding(charset)),
             html: is_html.then(|| (Stripper::new(), Stream::default())),
             source: Stream::default(),
@@ -603,6 +606,24 @@ mod tests {
                 let is_found = |needle| search(message.as_bytes(), Scope::Body, needle, piece_size);
                 found.iter().for_each(|needle| assert!(is_found(needle), "{needle} in {rest}"));
                 missed.iter().for_each(|needle| assert!(!is_found(needle), "{needle} in {rest}"));
+            }
+        }
+    }
+
+    /// RFC 2045 6.4: a multipart is not encoded, whatever its header says, and BODYSTRUCTURE tells
+    /// the text of one without parts so.
+    #[test]
+    fn multiparts_are_not_encoded() {
+        for encoding in ["base64", "quoted-printable"] {
+            for rest in
+                ["no=20parts", "no=20parts\r\n--b\r\n\r\n--b--", "--b\r\n\r\n--b--\r\nno=20parts"]
+            {
+                let message = format!(
+                    "Content-Type: multipart/mixed; boundary=b\r\n\
+                     Content-Transfer-Encoding: {encoding}\r\n\r\n{rest}"
+                );
+                let is_found = search(message.as_bytes(), Scope::Body, "no=20parts", 10_000);
+                assert!(is_found, "{message}");
             }
         }
     }
