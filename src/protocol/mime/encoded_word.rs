@@ -2,11 +2,11 @@
 //!
 //! Called by SEARCH. FETCH never is: IMAP tells header values as they were sent.
 
-use encoding_rs::{Encoding, ISO_2022_JP, WINDOWS_1252};
+use encoding_rs::{ISO_2022_JP, WINDOWS_1252};
 use memchr::memmem;
 
 use super::{
-    charset::{self, TextDecoder},
+    charset::{self, Charset, TextDecoder},
     transfer::TransferDecoder,
 };
 
@@ -20,7 +20,7 @@ pub fn decode_value(value: &[u8]) -> String {
     super::header::unfold(value, &mut unfolded);
     let mut out = String::with_capacity(unfolded.len());
     // Decoded octets of adjacent words of one charset.
-    let mut word: Option<(&'static Encoding, Vec<u8>)> = None;
+    let mut word: Option<(Charset, Vec<u8>)> = None;
     let mut rest = unfolded.as_slice();
     let mut from = 0;
     while let Some(at) = memmem::find(&rest[from..], b"=?").map(|at| at + from) {
@@ -33,13 +33,13 @@ pub fn decode_value(value: &[u8]) -> String {
             flush(&mut word, &mut out);
             push_raw(between, &mut out);
         }
-        let encoding = charset::encoding(next.charset);
-        if word.as_ref().is_some_and(|(current, _)| *current != encoding) {
+        let charset = Charset::new(next.charset);
+        if word.as_ref().is_some_and(|(current, _)| *current != charset) {
             flush(&mut word, &mut out);
         }
-        let (_, bytes) = word.get_or_insert((encoding, Vec::new()));
+        let (_, bytes) = word.get_or_insert((charset, Vec::new()));
         // RFC 2047 3: each word begins in ASCII, however the one before ended.
-        if encoding == ISO_2022_JP {
+        if charset == Charset::Known(ISO_2022_JP) {
             bytes.extend_from_slice(charset::TO_ASCII);
         }
         next.decode(bytes);
@@ -51,9 +51,9 @@ pub fn decode_value(value: &[u8]) -> String {
     out
 }
 
-fn flush(word: &mut Option<(&'static Encoding, Vec<u8>)>, out: &mut String) {
-    if let Some((encoding, bytes)) = word.take() {
-        TextDecoder::new(encoding).push(&bytes, true, out);
+fn flush(word: &mut Option<(Charset, Vec<u8>)>, out: &mut String) {
+    if let Some((charset, bytes)) = word.take() {
+        TextDecoder::new(charset).push(&bytes, true, out);
     }
 }
 
@@ -154,6 +154,11 @@ mod tests {
         (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?abc?=", "\u{65e5}abc"),
         (b"=?ISO-2022-JP?B?GyRCRnwbKEIbJEJLXBsoQg==?=", "\u{65e5}\u{672c}"),
         (b"=?hz-gb-2312?q?plain_text?=", "plain text"),
+        (b"=?HZ-GB-2312?Q?~=7B<:Ky~=7D?= =?hz-gb-2312?B?fns8On59?=", "\u{5df1}\u{6240}\u{5df1}"),
+        (
+            b"=?iso-2022-kr?B?GyQpQw4wITMqDw==?= =?ISO-2022-KR?B?DjAhDw==?=",
+            "\u{ac00}\u{b098}\u{ac00}",
+        ),
         (b"=?utf-8?b?5pc=?= =?utf-8?q?=A5?=", "\u{65e5}"),
         // No encoded-words.
         (b"=? =?x =?x?q =?x?q? =?x?z?y?= =?", "=? =?x =?x?q =?x?q? =?x?z?y?= =?"),

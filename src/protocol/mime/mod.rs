@@ -19,6 +19,7 @@ mod html;
 mod parameter;
 pub mod search;
 mod section;
+mod shifted;
 mod summarizer;
 mod summary;
 mod transfer;

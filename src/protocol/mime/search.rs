@@ -10,7 +10,7 @@ use memchr::memmem;
 
 use super::{
     Address, Part, PartKind, Summary, address,
-    charset::{self, TextDecoder},
+    charset::{Charset, TextDecoder},
     encoded_word, header,
     html::Stripper,
     summarizer::HEADER_SIZE_MAX,
@@ -362,7 +362,7 @@ impl TextReader {
         TextReader {
             delimiter: Delimiter::Passed,
             transfer: TransferDecoder::new(encoding),
-            charset: TextDecoder::new(charset::encoding(charset)),
+            charset: TextDecoder::new(Charset::new(charset)),
             html: is_html.then(|| (Stripper::new(), Stream::default())),
             source: Stream::default(),
             bytes: Vec::new(),
@@ -535,12 +535,15 @@ mod tests {
         }
     }
 
-    /// Charsets that have no decoder are searched for their ASCII, ISO-2022-JP across its seams.
+    /// ISO-2022-JP across its seams, and charsets that `encoding_rs` has no decoder for.
     #[test]
     fn charsets_with_a_state() {
         const CASES: &[(&str, &str, &str)] = &[
             ("iso-2022-jp", "\x1b$BF|\x1b(B\x1b$BK\\\x1b(B", "\u{65e5}\u{672c}"),
             ("iso-2022-kr", "\x1b$)C plain text", "Plain Text"),
+            ("iso-2022-kr", "\x1b$)C\r\n\x0e0!3*\x0f text", "\u{ac00}\u{b098} Text"),
+            ("hz-gb-2312", "plain ~{<:Ky~} text", "\u{5df1}\u{6240} Text"),
+            ("hz-gb-2312", "~{<:~}~\r\n~{Ky~}", "\u{5df1}\u{6240}"),
             ("iso-2022-cn", "plain text", "plain text"),
             ("hz-gb-2312", "plain ~{<:Ky~} text", "plain"),
             ("replacement", "plain text", "plain text"),
