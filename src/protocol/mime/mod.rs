@@ -25,6 +25,7 @@ mod summary;
 mod transfer;
 
 pub use address::Address;
+pub use charset::encoding_of;
 pub use date::DateTime;
 pub use header::{HeaderFilter, filter_header};
 pub use search::{MessageSearch, Needle, Scope};
