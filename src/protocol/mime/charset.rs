@@ -14,8 +14,6 @@ use super::shifted::{Shifts, Unshifter};
 const ESCAPE: u8 = 0x1b;
 /// Octets of every escape sequence that ISO-2022-JP has (RFC 1468).
 const SEQUENCE_SIZE: usize = 3;
-/// Back to ASCII.
-pub(super) const TO_ASCII: &[u8; SEQUENCE_SIZE] = b"\x1b(B";
 
 /// What text is decoded by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +34,15 @@ impl Charset {
         match encoding_of(label) {
             Some(encoding) => Charset::Known(encoding),
             None => shifts(label).map_or(Charset::Known(UTF_8), Charset::Shifted),
+        }
+    }
+
+    /// Whether what octets mean may depend on those before them, also where these are broken.
+    pub fn may_go_on(self) -> bool {
+        match self {
+            // A broken character of UTF-8 takes nothing along.
+            Charset::Known(encoding) => encoding != UTF_8 && !encoding.is_single_byte(),
+            Charset::Shifted(_) => true,
         }
     }
 }
@@ -165,7 +172,7 @@ impl TextDecoder {
 }
 
 /// Leaves out escape sequences directly before others. They switch to a set of characters and use
-/// none of it, as at the seam of two encoded-words (each ends in ASCII, RFC 2047 3); the WHATWG
+/// none of it, as at the seam of two encoded-words (each ends in ASCII, RFC 2047 3); the WHATWG's
 /// decoder takes that for an attack and puts U+FFFD there.
 #[derive(Default)]
 struct Escapes {

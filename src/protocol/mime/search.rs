@@ -42,7 +42,7 @@ impl Needle {
 
     /// Whether a raw header value (folded or not, encoded-words) contains it once decoded.
     pub fn is_in_value(&self, value: &[u8]) -> bool {
-        self.is_in(&encoded_word::decode_value(value))
+        encoded_word::decode_value(value).readings().any(|text| self.is_in(text))
     }
 
     /// `HEADER name needle`: whether any field `name` of the header block contains it. An empty
@@ -80,7 +80,7 @@ const ADDRESS_FIELDS: [&[u8]; 6] = [b"From", b"To", b"Cc", b"Bcc", b"Sender", b"
 /// `Name <mailbox@host>`, the name decoded; a group's name alone.
 fn spelt(address: &Address<'_>) -> String {
     let text = |part: &Option<Cow<'_, [u8]>>| {
-        part.as_deref().map(encoded_word::decode_value).unwrap_or_default()
+        part.as_deref().map(|part| encoded_word::decode_value(part).text).unwrap_or_default()
     };
     let (name, mailbox) = (text(&address.name), text(&address.mailbox));
     match address.host.as_deref() {
@@ -323,11 +323,13 @@ impl Reader {
             Reader::Between => {}
             Reader::Header(scope, block) => {
                 for field in header::fields(&block) {
-                    let mut folded = Vec::with_capacity(field.source.len());
-                    fold(&String::from_utf8_lossy(field.name), &mut folded);
-                    folded.extend_from_slice(b": ");
-                    fold(&encoded_word::decode_value(field.value), &mut folded);
-                    needles.look(&folded, scope);
+                    for text in encoded_word::decode_value(field.value).readings() {
+                        let mut folded = Vec::with_capacity(field.source.len());
+                        fold(&String::from_utf8_lossy(field.name), &mut folded);
+                        folded.extend_from_slice(b": ");
+                        fold(text, &mut folded);
+                        needles.look(&folded, scope);
+                    }
                 }
             }
             Reader::Text(mut reader) => reader.push(b"", true, needles),
@@ -703,6 +705,21 @@ mod tests {
         for &(name, needle, expected) in CASES {
             let got = Needle::new(needle).is_in_header(header.as_bytes(), name.as_bytes());
             assert_eq!(got, expected, "{name} {needle}");
+        }
+    }
+
+    /// A word that is not ended may go on in the next one, or be broken off: both are looked for.
+    #[test]
+    fn both_readings_of_a_header() {
+        let header = "Subject: x =?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?K=5C?= y\r\n\r\n";
+        for (needle, expected) in
+            [("\u{65e5}\u{672c} y", true), ("x \u{65e5}k\\ Y", true), ("\u{672c}k\\", false)]
+        {
+            assert_eq!(Needle::new(needle).is_in_header(header.as_bytes(), b"subject"), expected);
+            for piece_size in [1, 10_000] {
+                let got = search(header.as_bytes(), Scope::Text, needle, piece_size);
+                assert_eq!(got, expected, "{needle}");
+            }
         }
     }
 
