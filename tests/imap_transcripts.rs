@@ -135,6 +135,16 @@ fn a_large_message_comes_whole_and_in_parts() {
     assert!(answer.contains(&format!("BODY[TEXT]<262000> {{500}}\r\n{part})\r\n")), "{answer}");
     client.say("e SEARCH BODY \"LINE 119999\" NOT BODY \"line 120000\"\r\n");
     assert_eq!(client.read_to("e OK"), "* SEARCH 1\r\ne OK SEARCH completed\r\n");
+    // What stands behind an attachment of many chunks, which is not read.
+    let message = format!(
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nbefore\r\n--b\r\n\
+         Content-Type: application/pdf\r\n\r\n{body}\r\n--b\r\n\r\nbehind it\r\n--b--\r\n"
+    );
+    append(&mut client, &message);
+    client.say("f SEARCH BODY before BODY \"BEHIND it\"\r\ng SEARCH 2 TEXT \"line 000001\"\r\n");
+    let answer = client.read_to("g OK");
+    assert!(answer.contains("* SEARCH 2\r\nf OK "), "{answer}");
+    assert!(answer.contains("* SEARCH\r\ng OK "), "{answer}");
 }
 
 #[test]

@@ -53,11 +53,12 @@ fn read(summary: &Summary, bytes: &[u8]) {
     let found = |size: usize| {
         let needles = [(Scope::Body, &needle), (Scope::Text, &needle)];
         let mut search = MessageSearch::new(summary, &needles);
-        let rest = bytes.get(search.start() as usize..).unwrap_or_default();
-        for piece in rest.chunks(size) {
-            if search.push(piece) {
+        let mut rest = bytes.get(search.seek() as usize..).unwrap_or_default();
+        while !rest.is_empty() {
+            if search.push(&rest[..rest.len().min(size)]) {
                 break;
             }
+            rest = bytes.get(search.seek() as usize..).unwrap_or_default();
         }
         search.finish()
     };

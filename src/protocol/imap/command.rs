@@ -110,8 +110,7 @@ pub enum CommandBody<'a> {
     },
 }
 
-/// Flags named by a client. `\Recent` may be named (clients copy it from FETCH) and is dropped: it
-/// cannot be set (RFC 3501 2.3.2).
+/// Flags named by a client. `\Recent` is never among them: no client can alter it (RFC 3501 2.3.2).
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct FlagList<'a> {
     pub system: Flags,

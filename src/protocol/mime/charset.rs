@@ -1,54 +1,167 @@
-//! Charsets of text: which decoder a label stands for, and text in ISO-2022-JP as mailers write it.
+//! Charsets of text: which decoder a label stands for, and texts of two octets a character that
+//! shift, as mailers write them.
 //!
-//! Called by `encoded_word` and `search`, for SEARCH alone.
+//! Called by `encoded_word` and `search`, and by the service for the charset of a command: for
+//! SEARCH alone.
 
-use encoding_rs::{Decoder, Encoding, ISO_2022_JP, REPLACEMENT, UTF_8};
+use encoding_rs::{
+    BIG5, Decoder, EUC_JP, EUC_KR, Encoding, GBK, ISO_2022_JP, KOI8_U, REPLACEMENT, SHIFT_JIS,
+    UTF_8, WINDOWS_874,
+};
+
+use super::shifted::{Shifts, Unshifter};
 
 const ESCAPE: u8 = 0x1b;
 /// Octets of every escape sequence that ISO-2022-JP has (RFC 1468).
 const SEQUENCE_SIZE: usize = 3;
-/// Back to ASCII.
-pub(super) const TO_ASCII: &[u8; SEQUENCE_SIZE] = b"\x1b(B";
 
-/// The encoding of a charset label. ASCII, no label, and labels not known are taken as UTF-8, which
-/// is what unlabelled text is. So are those that `encoding_rs` has no decoder for (iso-2022-kr,
-/// iso-2022-cn, hz-gb-2312): it would make one U+FFFD of the whole text, yet the ASCII in it can be
-/// found.
-pub(super) fn encoding(label: &[u8]) -> &'static Encoding {
-    if label.eq_ignore_ascii_case(b"us-ascii") || label.eq_ignore_ascii_case(b"ascii") {
-        return UTF_8;
+/// What text is decoded by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Charset {
+    Known(&'static Encoding),
+    /// `encoding_rs` has no decoder for these.
+    Shifted(Shifts),
+}
+
+impl Charset {
+    /// By its label. ASCII, no label, and labels not known are taken as UTF-8, which is what
+    /// unlabelled text is.
+    pub fn new(label: &[u8]) -> Charset {
+        let label = label.trim_ascii();
+        if label.eq_ignore_ascii_case(b"us-ascii") || label.eq_ignore_ascii_case(b"ascii") {
+            return Charset::Known(UTF_8);
+        }
+        match encoding_of(label) {
+            Some(encoding) => Charset::Known(encoding),
+            None => shifts(label).map_or(Charset::Known(UTF_8), Charset::Shifted),
+        }
     }
-    Encoding::for_label(label).filter(|found| *found != REPLACEMENT).unwrap_or(UTF_8)
+
+    /// Whether what octets mean may depend on those before them, also where these are broken.
+    pub fn may_go_on(self) -> bool {
+        match self {
+            // A broken character of UTF-8 takes nothing along.
+            Charset::Known(encoding) => encoding != UTF_8 && !encoding.is_single_byte(),
+            Charset::Shifted(_) => true,
+        }
+    }
+}
+
+/// Octets of the longest label that is looked up beyond those of the WHATWG.
+const LABEL_SIZE_MAX: usize = 40;
+
+/// The encoding that a label stands for, in mail: the WHATWG's labels, and what mailers send beside
+/// them. `None` for those that `encoding_rs` does not decode.
+pub fn encoding_of(label: &[u8]) -> Option<&'static Encoding> {
+    let found = Encoding::for_label(label).or_else(|| {
+        let name = squeezed(label)?;
+        // The labels of the IANA that begin with "cs" are squeezed, too.
+        [b"".as_slice(), b"cs", b"iso", b"csiso"]
+            .iter()
+            .find_map(|before| Encoding::for_label(&[before, name.as_slice()].concat()))
+            .or_else(|| code_page(&name))
+            .or_else(|| alias(&name))
+    });
+    found.filter(|found| *found != REPLACEMENT)
+}
+
+/// A label without what mailers write in different ways: `x-` before it, case, and punctuation.
+fn squeezed(label: &[u8]) -> Option<Vec<u8>> {
+    if label.len() > LABEL_SIZE_MAX {
+        return None;
+    }
+    let label = label.strip_prefix(b"x-").or_else(|| label.strip_prefix(b"X-")).unwrap_or(label);
+    let counts = |octet: &&u8| octet.is_ascii_alphanumeric();
+    Some(label.iter().filter(counts).map(u8::to_ascii_lowercase).collect())
+}
+
+/// Microsoft's numbers: `cp932`, `ms932`, `windows-932`, `win-1251`.
+fn code_page(name: &[u8]) -> Option<&'static Encoding> {
+    const BEFORE: [&[u8]; 5] = [b"cp", b"ms", b"windows", b"win", b"ibm"];
+    let number = BEFORE.iter().find_map(|before| name.strip_prefix(*before))?;
+    Some(match number {
+        b"874" => WINDOWS_874,
+        b"932" => SHIFT_JIS,
+        b"936" => GBK,
+        b"949" => EUC_KR,
+        b"950" => BIG5,
+        b"50220" | b"50221" | b"50222" => ISO_2022_JP,
+        b"51932" => EUC_JP,
+        _ => return Encoding::for_label(&[b"cp", number].concat()),
+    })
+}
+
+fn alias(name: &[u8]) -> Option<&'static Encoding> {
+    Some(match name {
+        b"sjiswin" => SHIFT_JIS,
+        b"eucjp" | b"eucjpms" | b"eucjpwin" | b"ujis" => EUC_JP,
+        b"euccn" => GBK,
+        b"uhc" => EUC_KR,
+        b"big5hkscs" | b"big5eten" => BIG5,
+        b"koi8u" => KOI8_U,
+        b"tis620" => WINDOWS_874,
+        // What -1, -2, -3, -MS and -2004 have beside its characters is hardly used.
+        _ if name.starts_with(b"iso2022jp") => ISO_2022_JP,
+        _ => return None,
+    })
+}
+
+fn shifts(label: &[u8]) -> Option<Shifts> {
+    Some(match squeezed(label)?.as_slice() {
+        b"hz" | b"hzgb2312" => Shifts::Tilde,
+        b"iso2022kr" | b"csiso2022kr" => Shifts::ISO_2022_KR,
+        b"iso2022cn" | b"iso2022cnext" => Shifts::ISO_2022_CN,
+        _ => return None,
+    })
 }
 
 /// A decoder of text in pieces that takes mail as it is.
 pub(super) struct TextDecoder {
     decoder: Decoder,
-    /// `None` for charsets without a state.
-    escapes: Option<Escapes>,
-    collapsed: Vec<u8>,
+    filter: Filter,
+    filtered: Vec<u8>,
+}
+
+/// What octets pass before they are decoded.
+enum Filter {
+    None,
+    Escapes(Escapes),
+    Unshifter(Unshifter),
 }
 
 impl TextDecoder {
-    pub fn new(encoding: &'static Encoding) -> TextDecoder {
-        TextDecoder {
-            decoder: encoding.new_decoder(),
-            escapes: (encoding == ISO_2022_JP).then(Escapes::default),
-            collapsed: Vec::new(),
-        }
+    pub fn new(charset: Charset) -> TextDecoder {
+        let (encoding, filter) = match charset {
+            Charset::Known(encoding) if encoding == ISO_2022_JP => {
+                (encoding, Filter::Escapes(Escapes::default()))
+            }
+            Charset::Known(encoding) => (encoding, Filter::None),
+            Charset::Shifted(shifts) => {
+                (shifts.encoding(), Filter::Unshifter(Unshifter::new(shifts)))
+            }
+        };
+        TextDecoder { decoder: encoding.new_decoder(), filter, filtered: Vec::new() }
     }
 
     /// Appends the text of `bytes`.
     pub fn push(&mut self, bytes: &[u8], last: bool, out: &mut String) {
-        let bytes = match &mut self.escapes {
-            None => bytes,
-            Some(escapes) => {
-                self.collapsed.clear();
-                escapes.push(bytes, &mut self.collapsed);
+        self.filtered.clear();
+        let filtered = &mut self.filtered;
+        let bytes = match &mut self.filter {
+            Filter::None => bytes,
+            Filter::Escapes(escapes) => {
+                escapes.push(bytes, filtered);
                 if last {
-                    escapes.flush(&mut self.collapsed);
+                    escapes.flush(filtered);
                 }
-                &self.collapsed
+                filtered
+            }
+            Filter::Unshifter(unshifter) => {
+                unshifter.push(bytes, filtered);
+                if last {
+                    unshifter.flush(filtered);
+                }
+                filtered
             }
         };
         let room = self.decoder.max_utf8_buffer_length(bytes.len());
@@ -59,7 +172,7 @@ impl TextDecoder {
 }
 
 /// Leaves out escape sequences directly before others. They switch to a set of characters and use
-/// none of it, as at the seam of two encoded-words (each ends in ASCII, RFC 2047 3); the WHATWG
+/// none of it, as at the seam of two encoded-words (each ends in ASCII, RFC 2047 3); the WHATWG's
 /// decoder takes that for an attack and puts U+FFFD there.
 #[derive(Default)]
 struct Escapes {
@@ -96,7 +209,7 @@ mod tests {
     use super::*;
 
     fn decode(label: &str, bytes: &[u8], size: usize) -> String {
-        let mut decoder = TextDecoder::new(encoding(label.as_bytes()));
+        let mut decoder = TextDecoder::new(Charset::new(label.as_bytes()));
         let mut text = String::new();
         bytes.chunks(size).for_each(|piece| decoder.push(piece, false, &mut text));
         decoder.push(b"", true, &mut text);
@@ -116,9 +229,12 @@ mod tests {
             ),
             ("iso-2022-jp", b"a\x1b", "a\u{fffd}"),
             ("iso-2022-jp", b"\x1b$BF|\x1b(B\x1b$B", "\u{65e5}"),
-            ("iso-2022-kr", b"\x1b$)C plain \x0e!!\x0f text", "\x1b$)C plain \x0e!!\x0f text"),
-            ("hz-gb-2312", b"plain ~{<:Ky~} text", "plain ~{<:Ky~} text"),
-            ("iso-2022-cn", b"plain", "plain"),
+            ("iso-2022-kr", b"\x1b$)C plain \x0e0!3*\x0f text", " plain \u{ac00}\u{b098} text"),
+            ("csISO2022KR", b"\x0e0!3*\x0f text", "\u{ac00}\u{b098} text"),
+            ("hz-gb-2312", b"plain ~{<:Ky~} text", "plain \u{5df1}\u{6240} text"),
+            ("HZ", b"~{<:Ky", "\u{5df1}\u{6240}"),
+            ("iso-2022-cn", b"plain \x1b$)A\x0e=;\x0f", "plain \u{4ea4}"),
+            ("iso-2022-cn-ext", b"plain", "plain"),
             ("replacement", b"plain", "plain"),
             ("nonsense", "\u{fc}".as_bytes(), "\u{fc}"),
             ("", b"a", "a"),
@@ -129,6 +245,119 @@ mod tests {
                 assert_eq!(decode(label, bytes, size), *expected, "{label} by {size}");
             }
         }
+    }
+
+    /// Labels that mailers send and the WHATWG does not list.
+    #[test]
+    fn aliases() {
+        use encoding_rs::*;
+        let cases: &[(&Encoding, &[&str])] = &[
+            (
+                SHIFT_JIS,
+                &[
+                    "cp932",
+                    "CP-932",
+                    "ms932",
+                    "windows-932",
+                    "windows-31j",
+                    "x-sjis",
+                    "SJIS-win",
+                    "Shift-JIS",
+                    "x-shift_jis",
+                ],
+            ),
+            (
+                GBK,
+                &[
+                    "cp936",
+                    "MS936",
+                    "windows-936",
+                    "x-gbk",
+                    "EUC-CN",
+                    "x-euc-cn",
+                    "GB_2312-80",
+                    "gb2312",
+                ],
+            ),
+            (GB18030, &["gb18030"]),
+            (
+                EUC_KR,
+                &["cp949", "ms949", "x-windows-949", "UHC", "euckr", "ks_c_5601", "KSC5601-1987"],
+            ),
+            (
+                BIG5,
+                &[
+                    "cp950",
+                    "windows-950",
+                    "ms950",
+                    "x-big5",
+                    "Big5-HKSCS",
+                    "big5hkscs",
+                    "Big5-ETEN",
+                ],
+            ),
+            (EUC_JP, &["eucJP", "x-eucjp", "euc_jp", "eucJP-ms", "cp51932", "ujis"]),
+            (
+                ISO_2022_JP,
+                &[
+                    "cp50220",
+                    "cp50221",
+                    "ISO-2022-JP-MS",
+                    "iso2022jp",
+                    "ISO-2022-JP-2",
+                    "iso-2022-jp-1",
+                    "iso-2022-jp-2004",
+                ],
+            ),
+            (WINDOWS_1250, &["cp1250", "cp-1250", "win-1250", "x-windows-1250", "windows1250"]),
+            (WINDOWS_1251, &["cp1251", "win1251", "WIN-1251"]),
+            (
+                WINDOWS_1252,
+                &[
+                    "cp1252",
+                    "latin-1",
+                    "ISO-Latin-1",
+                    "8859-1",
+                    "x-iso-8859-1",
+                    "ISO 8859-1",
+                    "ISO_8859_1",
+                ],
+            ),
+            (WINDOWS_874, &["cp874", "tis620", "ms874"]),
+            (ISO_8859_2, &["latin-2", "iso8859_2"]),
+            (ISO_8859_15, &["latin9", "latin-9", "ISO_8859_15"]),
+            (KOI8_R, &["koi8r"]),
+            (KOI8_U, &["koi8u"]),
+            (IBM866, &["cp866", "cp-866", "ibm-866"]),
+            (
+                UTF_8,
+                &[
+                    "utf8",
+                    "x-utf-8",
+                    "UTF_8",
+                    "cp65001",
+                    "us-ascii",
+                    "ascii",
+                    "x-unknown",
+                    "unknown-8bit",
+                    "cp",
+                    "windows-",
+                    "cp99999999",
+                    "x-",
+                    "-",
+                    "\u{fc}",
+                ],
+            ),
+        ];
+        for (expected, labels) in cases {
+            for label in *labels {
+                assert_eq!(Charset::new(label.as_bytes()), Charset::Known(expected), "{label}");
+                assert_eq!(Charset::new(format!(" {label} ").as_bytes()), Charset::Known(expected));
+            }
+        }
+        assert_eq!(Charset::new(b"x-hz"), Charset::Shifted(Shifts::Tilde));
+        assert_eq!(Charset::new(b"ISO2022KR"), Charset::Shifted(Shifts::ISO_2022_KR));
+        assert_eq!(Charset::new(&[b'-'; 100_000]), Charset::Known(UTF_8));
     }
 
     proptest::proptest! {

@@ -181,7 +181,10 @@ fn read_number(input: &mut &[u8]) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::Summarizer, *};
+    use super::{
+        super::{MessageSearch, Needle, Scope, Summarizer},
+        *,
+    };
 
     fn summary(message: &str) -> Summary {
         let mut summarizer = Summarizer::new();
@@ -245,8 +248,20 @@ mod tests {
         if let Ok(summary) = Summary::decode(bytes) {
             walk_part(summary.root(), summary.size());
             let _ = summary.envelope();
+            search_in(&summary);
             assert_eq!(Summary::decode(&summary.encode()), Ok(summary));
         }
+    }
+
+    /// Parts of a damaged summary may overlap.
+    fn search_in(summary: &Summary) {
+        let needle = Needle::new("needle");
+        let mut search = MessageSearch::new(summary, &[(Scope::Text, &needle)]);
+        let message = [b'-'; 300];
+        while let Some(rest) = message.get(search.seek() as usize..).filter(|rest| !rest.is_empty())
+            && !search.push(&rest[..rest.len().min(40)])
+        {}
+        assert_eq!(search.finish(), [false]);
     }
 
     proptest! {

@@ -28,7 +28,7 @@ pub(super) struct Description {
 /// What the summarizer must know to go on.
 pub(super) struct Found {
     pub kind: PartKind,
-    /// Of a multipart: not empty.
+    /// Of a multipart; empty if it is longer than [`BOUNDARY_SIZE_MAX`].
     pub boundary: Vec<u8>,
     pub digest: bool,
 }
@@ -211,7 +211,9 @@ fn media_texts(value: Option<&[u8]>, in_digest: bool, texts: &mut Texts<'_>) -> 
             .filter(|boundary| !boundary.is_empty());
         let Some(boundary) = boundary else { return LEAF };
         found.kind = PartKind::Multipart;
-        found.boundary = boundary[..boundary.len().min(BOUNDARY_SIZE_MAX)].to_vec();
+        if boundary.len() <= BOUNDARY_SIZE_MAX {
+            found.boundary = boundary;
+        }
         found.digest = subtype.eq_ignore_ascii_case(b"digest");
     } else if media_type.eq_ignore_ascii_case(b"message")
         && (subtype.eq_ignore_ascii_case(b"rfc822") || subtype.eq_ignore_ascii_case(b"global"))

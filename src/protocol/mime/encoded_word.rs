@@ -2,67 +2,129 @@
 //!
 //! Called by SEARCH. FETCH never is: IMAP tells header values as they were sent.
 
-use encoding_rs::{Encoding, ISO_2022_JP, WINDOWS_1252};
+use encoding_rs::WINDOWS_1252;
 use memchr::memmem;
 
 use super::{
-    charset::{self, TextDecoder},
+    charset::{Charset, TextDecoder},
     transfer::TransferDecoder,
 };
 
 /// Octets from `=?` to `?=`; RFC 2047 2 allows 75, and nobody keeps to it.
 const ENCODED_WORD_SIZE_MAX: usize = 4_096;
 
+/// A header value as text.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Decoded {
+    /// Adjacent words of one charset are read as one text.
+    pub text: String,
+    /// Each word is read for itself, if that makes a difference: then one cannot tell whether a
+    /// word broke off, or the next one goes on where it ended.
+    pub apart: Option<String>,
+}
+
+impl Decoded {
+    /// All that the value may say.
+    pub fn readings(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.text.as_str()).chain(self.apart.as_deref())
+    }
+
+    /// Octets as sent: UTF-8 if they are, else what most mailers of old meant.
+    fn push_raw(&mut self, bytes: &[u8]) {
+        let start = self.text.len();
+        match str::from_utf8(bytes) {
+            Ok(text) => self.text.push_str(text),
+            Err(_) => self.text.push_str(&WINDOWS_1252.decode(bytes).0),
+        }
+        self.end_same(start);
+    }
+
+    fn push_run(&mut self, run: Option<Run>) {
+        let Some(run) = run else { return };
+        let start = self.text.len();
+        run.decode(&mut self.text);
+        if run.seams.is_empty() {
+            return self.end_same(start);
+        }
+        let mut apart = String::new();
+        run.decode_apart(&mut apart);
+        match self.text.split_at(start) {
+            (_, text) if text == apart => self.end_same(start),
+            (before, _) => self.apart.get_or_insert_with(|| before.to_owned()).push_str(&apart),
+        }
+    }
+
+    /// What begins at `start` is in both readings.
+    fn end_same(&mut self, start: usize) {
+        if let Some(apart) = &mut self.apart {
+            apart.push_str(&self.text[start..]);
+        }
+    }
+}
+
+/// Adjacent words of one charset.
+struct Run {
+    charset: Charset,
+    octets: Vec<u8>,
+    /// Where words after the first begin, if the charset makes a difference of it.
+    seams: Vec<usize>,
+}
+
+impl Run {
+    fn new(charset: Charset) -> Run {
+        Run { charset, octets: Vec::new(), seams: Vec::new() }
+    }
+
+    fn push(&mut self, word: &EncodedWord<'_>) {
+        if !self.octets.is_empty() && self.charset.may_go_on() {
+            self.seams.push(self.octets.len());
+        }
+        word.decode(&mut self.octets);
+    }
+
+    fn decode(&self, out: &mut String) {
+        TextDecoder::new(self.charset).push(&self.octets, true, out);
+    }
+
+    fn decode_apart(&self, out: &mut String) {
+        let mut start = 0;
+        for end in self.seams.iter().copied().chain([self.octets.len()]) {
+            TextDecoder::new(self.charset).push(&self.octets[start..end], true, out);
+            start = end;
+        }
+    }
+}
+
 /// A raw header value, folded or not, as text. White space between adjacent encoded-words is
 /// dropped, and a character cut by them is put together (RFC 2047 6.2).
-pub fn decode_value(value: &[u8]) -> String {
+pub fn decode_value(value: &[u8]) -> Decoded {
     let mut unfolded = Vec::with_capacity(value.len());
     super::header::unfold(value, &mut unfolded);
-    let mut out = String::with_capacity(unfolded.len());
-    // Decoded octets of adjacent words of one charset.
-    let mut word: Option<(&'static Encoding, Vec<u8>)> = None;
+    let mut out = Decoded { text: String::with_capacity(unfolded.len()), apart: None };
+    let mut run: Option<Run> = None;
     let mut rest = unfolded.as_slice();
     let mut from = 0;
     while let Some(at) = memmem::find(&rest[from..], b"=?").map(|at| at + from) {
-        let Some((next, size)) = EncodedWord::read(&rest[at..]) else {
+        let Some((word, size)) = EncodedWord::read(&rest[at..]) else {
             from = at + 2;
             continue;
         };
         let between = &rest[..at];
-        if word.is_none() || !between.trim_ascii().is_empty() {
-            flush(&mut word, &mut out);
-            push_raw(between, &mut out);
+        if run.is_none() || !between.trim_ascii().is_empty() {
+            out.push_run(run.take());
+            out.push_raw(between);
         }
-        let encoding = charset::encoding(next.charset);
-        if word.as_ref().is_some_and(|(current, _)| *current != encoding) {
-            flush(&mut word, &mut out);
+        let charset = Charset::new(word.charset);
+        if run.as_ref().is_some_and(|run| run.charset != charset) {
+            out.push_run(run.take());
         }
-        let (_, bytes) = word.get_or_insert((encoding, Vec::new()));
-        // RFC 2047 3: each word begins in ASCII, however the one before ended.
-        if encoding == ISO_2022_JP {
-            bytes.extend_from_slice(charset::TO_ASCII);
-        }
-        next.decode(bytes);
+        run.get_or_insert_with(|| Run::new(charset)).push(&word);
         rest = &rest[at + size..];
         from = 0;
     }
-    flush(&mut word, &mut out);
-    push_raw(rest, &mut out);
+    out.push_run(run);
+    out.push_raw(rest);
     out
-}
-
-fn flush(word: &mut Option<(&'static Encoding, Vec<u8>)>, out: &mut String) {
-    if let Some((encoding, bytes)) = word.take() {
-        TextDecoder::new(encoding).push(&bytes, true, out);
-    }
-}
-
-/// Octets as sent: UTF-8 if they are, else what most mailers of old meant.
-fn push_raw(bytes: &[u8], out: &mut String) {
-    match str::from_utf8(bytes) {
-        Ok(text) => out.push_str(text),
-        Err(_) => out.push_str(&WINDOWS_1252.decode(bytes).0),
-    }
 }
 
 /// `"=?" charset ["*" language] "?" encoding "?" text "?="`.
@@ -151,9 +213,13 @@ mod tests {
             "\u{65e5}\u{672c}",
         ),
         (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?B?GyRCS1wbKEI=?=", "\u{65e5}\u{672c}"),
-        (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?abc?=", "\u{65e5}abc"),
         (b"=?ISO-2022-JP?B?GyRCRnwbKEIbJEJLXBsoQg==?=", "\u{65e5}\u{672c}"),
         (b"=?hz-gb-2312?q?plain_text?=", "plain text"),
+        (b"=?HZ-GB-2312?Q?~=7B<:Ky~=7D?= =?hz-gb-2312?B?fns8On59?=", "\u{5df1}\u{6240}\u{5df1}"),
+        (
+            b"=?iso-2022-kr?B?GyQpQw4wITMqDw==?= =?ISO-2022-KR?B?DjAhDw==?=",
+            "\u{ac00}\u{b098}\u{ac00}",
+        ),
         (b"=?utf-8?b?5pc=?= =?utf-8?q?=A5?=", "\u{65e5}"),
         // No encoded-words.
         (b"=? =?x =?x?q =?x?q? =?x?z?y?= =?", "=? =?x =?x?q =?x?q? =?x?z?y?= =?"),
@@ -165,14 +231,60 @@ mod tests {
     #[test]
     fn values() {
         for (value, expected) in CASES {
-            assert_eq!(decode_value(value), *expected, "{}", value.escape_ascii());
+            let readings = Vec::from_iter(decode(value));
+            assert_eq!(readings, [*expected], "{}", value.escape_ascii());
         }
+    }
+
+    fn decode(value: &[u8]) -> impl Iterator<Item = String> {
+        let decoded = decode_value(value);
+        std::iter::once(decoded.text).chain(decoded.apart)
+    }
+
+    /// Adjacent words that mean one thing read as one text, another each for itself.
+    #[test]
+    fn words_that_may_go_on() {
+        const CASES: &[(&[u8], &str)] = &[
+            // The second word goes on in the state of the first, to its end or not.
+            (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?B?S1wbKEI=?=", "\u{65e5}\u{672c}"),
+            (b"=?ISO-2022-JP?B?GyRCRnw=?=\r\n =?iso-2022-jp?Q?K=5C?=", "\u{65e5}\u{672c}"),
+            (
+                b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?B?S1w=?= =?ISO-2022-JP?B?S1wbKEI=?=",
+                "\u{65e5}\u{672c}\u{672c}",
+            ),
+            // Or it does not: it is ASCII, as RFC 2047 3 says.
+            (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?abc?=", "\u{65e5}abc"),
+            (b"=?ISO-2022-JP?B?GyRCRnxL?= =?ISO-2022-JP?Q?abc?=", "\u{65e5}\u{fffd}abc"),
+            // A character is cut in two.
+            (b"=?ISO-2022-JP?B?GyRCRnxL?= =?ISO-2022-JP?B?XBsoQg==?=", "\u{65e5}\u{672c}"),
+            (b"=?shift_jis?b?k/qW?= =?cp932?q?=7B?=", "\u{65e5}\u{672c}"),
+            (b"=?gb2312?q?=C8=D5=B1?= =?gb2312?q?=BE?=", "\u{65e5}\u{672c}"),
+            // Or it is broken off, and what could be its second half is good.
+            (b"=?shift_jis?b?k/qW?= =?shift_jis?q?Kappa?=", "\u{65e5}\u{fffd}Kappa"),
+            (b"=?big5?q?=A4?= =?big5?q?Big?=", "\u{fffd}Big"),
+            (b"=?HZ-GB-2312?Q?~=7B<:?= =?HZ-GB-2312?Q?Ky~=7D?=", "\u{5df1}\u{6240}"),
+            (b"=?HZ-GB-2312?Q?~=7B<:?= =?HZ-GB-2312?Q?Ky?=", "\u{5df1}Ky"),
+            (b"=?iso-2022-kr?Q?=0E0!?= =?iso-2022-kr?Q?3*=0F?=", "\u{ac00}\u{b098}"),
+            // What is around them is in both readings.
+            (
+                b"\xf6 =?utf-8?q?=C3?= =?utf-8?q?=B6?= =?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?a?= b \
+                  =?utf-8?q?c?= =?utf-8?q?d?=",
+                "\u{f6} \u{f6}\u{65e5}a b cd",
+            ),
+        ];
+        for (value, expected) in CASES {
+            let readings = Vec::from_iter(decode(value));
+            assert!(readings.iter().any(|text| text == expected), "{readings:?} {expected}");
+        }
+        // A word that begins with a sequence of its own has one reading, however the first ended.
+        let readings = decode(b"=?ISO-2022-JP?B?GyRCRnxL?= =?ISO-2022-JP?B?GyRCS1wbKEI=?=");
+        assert_eq!(Vec::from_iter(readings), ["\u{65e5}\u{fffd}\u{672c}"]);
     }
 
     #[test]
     fn unfinished_words_cost_no_more_than_their_limit() {
         let value = b"=?a?q?".repeat(40_000);
-        assert_eq!(decode_value(&value).len(), value.len());
+        assert_eq!(decode_value(&value).text.len(), value.len());
     }
 
     proptest::proptest! {

@@ -19,11 +19,13 @@ mod html;
 mod parameter;
 pub mod search;
 mod section;
+mod shifted;
 mod summarizer;
 mod summary;
 mod transfer;
 
 pub use address::Address;
+pub use charset::encoding_of;
 pub use date::DateTime;
 pub use header::{HeaderFilter, filter_header};
 pub use search::{MessageSearch, Needle, Scope};

@@ -10,7 +10,7 @@ use memchr::memmem;
 
 use super::{
     Address, Part, PartKind, Summary, address,
-    charset::{self, TextDecoder},
+    charset::{Charset, TextDecoder},
     encoded_word, header,
     html::Stripper,
     summarizer::HEADER_SIZE_MAX,
@@ -42,7 +42,7 @@ impl Needle {
 
     /// Whether a raw header value (folded or not, encoded-words) contains it once decoded.
     pub fn is_in_value(&self, value: &[u8]) -> bool {
-        self.is_in(&encoded_word::decode_value(value))
+        encoded_word::decode_value(value).readings().any(|text| self.is_in(text))
     }
 
     /// `HEADER name needle`: whether any field `name` of the header block contains it. An empty
@@ -80,7 +80,7 @@ const ADDRESS_FIELDS: [&[u8]; 6] = [b"From", b"To", b"Cc", b"Bcc", b"Sender", b"
 /// `Name <mailbox@host>`, the name decoded; a group's name alone.
 fn spelt(address: &Address<'_>) -> String {
     let text = |part: &Option<Cow<'_, [u8]>>| {
-        part.as_deref().map(encoded_word::decode_value).unwrap_or_default()
+        part.as_deref().map(|part| encoded_word::decode_value(part).text).unwrap_or_default()
     };
     let (name, mailbox) = (text(&address.name), text(&address.mailbox));
     match address.host.as_deref() {
@@ -127,8 +127,10 @@ struct Region<'a> {
 enum Content<'a> {
     /// A header block, and the widest scope it is in.
     Header(Scope),
-    /// The body of a text part.
+    /// The body of a text part, or what stands before the parts of a multipart.
     Text(Part<'a>),
+    /// What stands after the parts of a multipart, from the close delimiter on.
+    Epilogue(Part<'a>),
 }
 
 /// What is being read.
@@ -168,6 +170,8 @@ pub struct MessageSearch<'a> {
     regions: Vec<Region<'a>>,
     /// Octets of the message passed.
     position: u64,
+    /// Octets of the message.
+    size: u64,
     reader: Reader,
 }
 
@@ -178,24 +182,27 @@ impl<'a> MessageSearch<'a> {
         add_regions(summary.root(), Scope::Text, &mut regions);
         regions.retain(|region| match region.content {
             Content::Header(scope) => headers || scope == Scope::Body,
-            Content::Text(_) => true,
+            Content::Text(_) | Content::Epilogue(_) => true,
         });
         regions.retain(|region| !region.range.is_empty());
         regions.reverse();
-        let start = regions.last().map_or(summary.size(), |region| region.range.start);
         let longest = needles.iter().map(|(_, needle)| needle.size()).max().unwrap_or(0);
         let found = |needle: &Needle| needle.size() == 0; // every message contains nothing
         let list = needles.iter().map(|&(scope, needle)| (scope, needle, found(needle)));
         MessageSearch {
             needles: Needles { list: list.collect(), keep: longest.saturating_sub(1) },
             regions,
-            position: start,
+            position: 0,
+            size: summary.size(),
             reader: Reader::Between,
         }
     }
 
-    /// Offset in the message of the first byte that `push` wants.
-    pub fn start(&self) -> u64 {
+    /// Passes over what need not be looked into, say an attachment: the offset in the message of
+    /// the next byte that `push` wants. Its size, when there is none.
+    pub fn seek(&mut self) -> u64 {
+        let next = self.regions.last().map_or(self.size, |region| region.range.start);
+        self.position = self.position.max(next);
         self.position
     }
 
@@ -204,8 +211,8 @@ impl<'a> MessageSearch<'a> {
         self.regions.is_empty() || self.needles.all_found()
     }
 
-    /// The next bytes of the message, from [`MessageSearch::start`] on; answers
-    /// [`MessageSearch::is_done`].
+    /// The next bytes of the message, after those of the last call or from
+    /// [`MessageSearch::seek`] on; answers [`MessageSearch::is_done`].
     pub fn push(&mut self, chunk: &[u8]) -> bool {
         let mut rest = chunk;
         while !self.is_done()
@@ -218,7 +225,9 @@ impl<'a> MessageSearch<'a> {
             if rest.is_empty() {
                 break;
             }
-            let left = usize::try_from(region.range.end - self.position).unwrap_or(usize::MAX);
+            // Parts of a damaged summary may overlap: then nothing may be left.
+            let left = region.range.end.saturating_sub(self.position);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
             let (piece, after) = rest.split_at(rest.len().min(left).min(PIECE_SIZE));
             if matches!(self.reader, Reader::Between) {
                 self.reader = Reader::new(region.content);
@@ -262,6 +271,8 @@ fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>)
             let end = part.children().next().map_or(body.end, |first| first.header().start);
             regions.push(Region { range: body.start..end, content: Content::Text(part) });
             part.children().for_each(|child| add_regions(child, Scope::Text, regions));
+            let range = after_parts(part);
+            regions.push(Region { range, content: Content::Epilogue(part) });
         }
         // The header of a message inside is text of the message around it.
         PartKind::Message => {
@@ -270,11 +281,29 @@ fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>)
     }
 }
 
+/// Octets of a multipart behind its last part, the close delimiter first; none if there is room
+/// for that only. The end of a large message is not read for it. (Where line ends are bare LF, two
+/// octets of text fit into the room of CRLFs, and are not looked for.)
+fn after_parts(part: Part<'_>) -> Range<u64> {
+    let end = part.body().end;
+    let Some(last) = part.children().last() else { return end..end };
+    let boundary = part
+        .parameters()
+        .find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"))
+        .map_or(0, |(_, boundary)| boundary.trim_ascii_end().len());
+    // An empty part may take the line end before the delimiter for that of its header.
+    let line_end_before = if part.last_descendant().size() == 0 { 0 } else { 2 };
+    let delimiter = line_end_before + b"--".len() + boundary + b"--\r\n".len();
+    let start = last.body().end;
+    if end.saturating_sub(start) <= delimiter as u64 { end..end } else { start..end }
+}
+
 impl Reader {
     fn new(content: Content<'_>) -> Reader {
         match content {
             Content::Header(scope) => Reader::Header(scope, Vec::new()),
             Content::Text(part) => Reader::Text(Box::new(TextReader::new(part))),
+            Content::Epilogue(part) => Reader::Text(Box::new(TextReader::epilogue(part))),
         }
     }
 
@@ -294,11 +323,13 @@ impl Reader {
             Reader::Between => {}
             Reader::Header(scope, block) => {
                 for field in header::fields(&block) {
-                    let mut folded = Vec::with_capacity(field.source.len());
-                    fold(&String::from_utf8_lossy(field.name), &mut folded);
-                    folded.extend_from_slice(b": ");
-                    fold(&encoded_word::decode_value(field.value), &mut folded);
-                    needles.look(&folded, scope);
+                    for text in encoded_word::decode_value(field.value).readings() {
+                        let mut folded = Vec::with_capacity(field.source.len());
+                        fold(&String::from_utf8_lossy(field.name), &mut folded);
+                        folded.extend_from_slice(b": ");
+                        fold(text, &mut folded);
+                        needles.look(&folded, scope);
+                    }
                 }
             }
             Reader::Text(mut reader) => reader.push(b"", true, needles),
@@ -308,6 +339,8 @@ impl Reader {
 
 /// A text part on its way: transfer encoding, charset, for HTML the tags, case, needles.
 struct TextReader {
+    /// What comes before the text.
+    delimiter: Delimiter,
     transfer: TransferDecoder,
     charset: TextDecoder,
     /// For text/html, whose source is searched too.
@@ -324,10 +357,14 @@ impl TextReader {
             .parameters()
             .find(|(name, _)| name.eq_ignore_ascii_case(b"charset"))
             .map_or(b"us-ascii".as_slice(), |(_, charset)| charset);
+        // RFC 2045 6.4: what is around the parts of a multipart is not encoded.
+        let is_multipart = part.kind() == PartKind::Multipart;
+        let encoding = if is_multipart { b"7bit" } else { part.encoding() };
         let is_html = part.media_subtype().eq_ignore_ascii_case(b"html");
         TextReader {
-            transfer: TransferDecoder::new(part.encoding()),
-            charset: TextDecoder::new(charset::encoding(charset)),
+            delimiter: Delimiter::Passed,
+            transfer: TransferDecoder::new(encoding),
+            charset: TextDecoder::new(Charset::new(charset)),
             html: is_html.then(|| (Stripper::new(), Stream::default())),
             source: Stream::default(),
             bytes: Vec::new(),
@@ -336,7 +373,13 @@ impl TextReader {
         }
     }
 
+    /// Of a multipart's text that begins with its close delimiter.
+    fn epilogue(part: Part<'_>) -> TextReader {
+        TextReader { delimiter: Delimiter::LineEnd, ..TextReader::new(part) }
+    }
+
     fn push(&mut self, piece: &[u8], last: bool, needles: &mut Needles<'_>) {
+        let piece = self.delimiter.pass(piece);
         self.bytes.clear();
         self.transfer.push(piece, &mut self.bytes);
         if last {
@@ -353,6 +396,35 @@ impl TextReader {
             }
             stream.push(&self.stripped, needles);
         }
+    }
+}
+
+/// How much of a delimiter has come: it is a line, and the line end before it (RFC 2046 5.1.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Delimiter {
+    LineEnd,
+    Line,
+    Passed,
+}
+
+impl Delimiter {
+    /// What of `piece` is behind the delimiter.
+    fn pass<'p>(&mut self, piece: &'p [u8]) -> &'p [u8] {
+        let mut rest = piece;
+        if *self == Delimiter::LineEnd {
+            rest = rest.trim_ascii_start();
+            if !rest.is_empty() {
+                *self = Delimiter::Line;
+            }
+        }
+        if *self == Delimiter::Line {
+            let line_end = memchr::memchr(b'\n', rest);
+            rest = line_end.map_or(b"", |at| &rest[at + 1..]);
+            if line_end.is_some() {
+                *self = Delimiter::Passed;
+            }
+        }
+        rest
     }
 }
 
@@ -387,12 +459,35 @@ mod tests {
         let summary = summarizer.finish();
         let needle = Needle::new(needle);
         let mut search = MessageSearch::new(&summary, &[(scope, &needle)]);
-        for piece in message[search.start() as usize..].chunks(piece_size) {
+        for piece in message.chunks(piece_size) {
             if search.push(piece) {
                 break;
             }
         }
-        search.finish()[0]
+        let found = search.finish()[0];
+        assert_eq!(search_by_seeking(&summary, message, scope, &needle, piece_size).0, found);
+        found
+    }
+
+    /// Whether it is found, and how many octets were read for it.
+    fn search_by_seeking(
+        summary: &Summary,
+        message: &[u8],
+        scope: Scope,
+        needle: &Needle,
+        piece_size: usize,
+    ) -> (bool, usize) {
+        let mut search = MessageSearch::new(summary, &[(scope, needle)]);
+        let (mut at, mut octets) = (search.seek() as usize, 0);
+        while at < message.len() {
+            let piece = &message[at..message.len().min(at + piece_size)];
+            octets += piece.len();
+            if search.push(piece) {
+                break;
+            }
+            at = search.seek() as usize;
+        }
+        (search.finish()[0], octets)
     }
 
     const PARTS: &str = "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?= outer\r\n\
@@ -425,7 +520,8 @@ mod tests {
         ("hidden", false, false),
         ("PHAgY2", false, false),
         ("preamble", true, true),
-        ("epilogue", false, false),
+        ("epilogue", true, true),
+        ("--b--", false, false),
         ("body\r\n--b", false, false),
         ("nowhere", false, false),
     ];
@@ -441,12 +537,15 @@ mod tests {
         }
     }
 
-    /// Charsets that have no decoder are searched for their ASCII, ISO-2022-JP across its seams.
+    /// ISO-2022-JP across its seams, and charsets that `encoding_rs` has no decoder for.
     #[test]
     fn charsets_with_a_state() {
         const CASES: &[(&str, &str, &str)] = &[
             ("iso-2022-jp", "\x1b$BF|\x1b(B\x1b$BK\\\x1b(B", "\u{65e5}\u{672c}"),
             ("iso-2022-kr", "\x1b$)C plain text", "Plain Text"),
+            ("iso-2022-kr", "\x1b$)C\r\n\x0e0!3*\x0f text", "\u{ac00}\u{b098} Text"),
+            ("hz-gb-2312", "plain ~{<:Ky~} text", "\u{5df1}\u{6240} Text"),
+            ("hz-gb-2312", "~{<:~}~\r\n~{Ky~}", "\u{5df1}\u{6240}"),
             ("iso-2022-cn", "plain text", "plain text"),
             ("hz-gb-2312", "plain ~{<:Ky~} text", "plain"),
             ("replacement", "plain text", "plain text"),
@@ -463,6 +562,93 @@ mod tests {
     fn a_multipart_whose_boundary_never_comes() {
         let message = b"Content-Type: multipart/mixed; boundary=b\r\n\r\nno delimiter here\r\n";
         assert!(search(message, Scope::Body, "Delimiter Here", 10_000));
+        let boundary = "b".repeat(1_200);
+        let message = format!(
+            "Content-Type: multipart/mixed; boundary={boundary}\r\n\r\n\
+             --{boundary}\r\n\r\nin one\r\n--{boundary}--\r\nafter it\r\n"
+        );
+        for needle in ["In One", "After it"] {
+            assert!(search(message.as_bytes(), Scope::Body, needle, 10_000), "{needle}");
+        }
+    }
+
+    /// RFC 2046 5.1.1: what stands after the last part is text of the body; its delimiter is none.
+    #[test]
+    fn epilogues() {
+        const CASES: &[(&str, &[&str], &[&str])] = &[
+            ("--b\r\n\r\none\r\n--b--\r\nlast words", &["Last Words"], &["--b--", "one\r\n"]),
+            ("--b\r\n\r\none\r\n--b--\r\n\r\nx\r\n", &["\r\nx"], &["--b--"]),
+            ("--b\r\n\r\none\r\n--b--\r\nX", &["x"], &["--b--"]),
+            ("--b\r\n\r\n--b--\r\nX", &["x"], &["--b--"]),
+            ("--b\r\n\r\n\r\n--b--\r\nX", &["x"], &["--b--"]),
+            ("--b\n\none\n--b--\nlast words\n", &["last words"], &["--b--"]),
+            ("--b\r\n\r\none\r\n--b-- \t \r\nlast words", &["last words"], &["b-- "]),
+            ("--b\r\n\r\none\r\n--b--ox\r\nlast words", &["last words"], &["--ox"]),
+            // After the close delimiter nothing begins.
+            ("--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo", &["\r\n\r\ntwo"], &["--b--"]),
+            // No end, or nothing after it.
+            ("--b\r\n\r\none", &["one"], &["--b--"]),
+            ("--b\r\n\r\none\r\n--b", &["one"], &["one\r\n"]),
+            ("--b\r\n\r\none\r\n--b--", &["one"], &["--b--"]),
+            // Inside another part, and after both.
+            (
+                "--b\r\nContent-Type: multipart/alternative; boundary=i\r\n\r\n\
+                 --i\r\n\r\none\r\n--i--\r\ninner end\r\n--b--\r\nouter end\r\n",
+                &["inner end", "outer end"],
+                &["--i--", "--b--", "end\r\n--", "end\r\nouter"],
+            ),
+            (
+                "--b\r\nContent-Type: message/rfc822\r\n\r\n\
+                 Content-Type: multipart/mixed; boundary=i\r\n\r\n\
+                 --i\r\nContent-Type: image/png\r\n\r\none\r\n--i--\r\ninner end\r\n--b--",
+                &["inner end"],
+                &["one", "--i--", "--b--"],
+            ),
+        ];
+        for (rest, found, missed) in CASES {
+            let message = ["Content-Type: multipart/mixed; boundary=b\r\n\r\n", rest].concat();
+            for piece_size in [1, 2, 5, 10_000] {
+                let is_found = |needle| search(message.as_bytes(), Scope::Body, needle, piece_size);
+                found.iter().for_each(|needle| assert!(is_found(needle), "{needle} in {rest}"));
+                missed.iter().for_each(|needle| assert!(!is_found(needle), "{needle} in {rest}"));
+            }
+        }
+    }
+
+    /// RFC 2045 6.4: a multipart is not encoded, whatever its header says, and BODYSTRUCTURE tells
+    /// the text of one without parts so.
+    #[test]
+    fn multiparts_are_not_encoded() {
+        for encoding in ["base64", "quoted-printable"] {
+            for rest in
+                ["no=20parts", "no=20parts\r\n--b\r\n\r\n--b--", "--b\r\n\r\n--b--\r\nno=20parts"]
+            {
+                let message = format!(
+                    "Content-Type: multipart/mixed; boundary=b\r\n\
+                     Content-Transfer-Encoding: {encoding}\r\n\r\n{rest}"
+                );
+                let is_found = search(message.as_bytes(), Scope::Body, "no=20parts", 10_000);
+                assert!(is_found, "{message}");
+            }
+        }
+    }
+
+    /// The end of a large message is not read for a delimiter.
+    #[test]
+    fn a_close_delimiter_alone_is_not_read() {
+        for (end, octets_max) in [("\r\n", 100), ("", 100), ("\r\nepilogue", 200)] {
+            let message = format!(
+                "Content-Type: multipart/mixed; boundary=\"b c\"\r\n\r\n--b c\r\n\r\none\r\n\
+                 --b c\r\nContent-Type: application/pdf\r\n\r\n{}\r\n--b c--{end}",
+                "QUJD".repeat(25_000)
+            );
+            let mut summarizer = Summarizer::new();
+            summarizer.push(message.as_bytes());
+            let (needle, summary) = (Needle::new("none"), summarizer.finish());
+            let (found, octets) =
+                search_by_seeking(&summary, message.as_bytes(), Scope::Body, &needle, 50);
+            assert!(!found && octets <= octets_max, "{octets} for {end:?}");
+        }
     }
 
     #[test]
@@ -474,14 +660,34 @@ mod tests {
         let [two, four, x] = ["two", "four", "x"].map(Needle::new);
         let needles = [(Scope::Body, &two), (Scope::Body, &four), (Scope::Text, &x)];
         let mut search = MessageSearch::new(&summary, &needles);
-        assert_eq!(search.start(), 0);
+        assert_eq!(search.seek(), 0);
         assert!(search.push(message), "read to the end");
         assert_eq!(search.finish(), [true, false, true]);
         let mut search = MessageSearch::new(&summary, &needles[..1]);
-        assert_eq!(search.start(), 14);
+        assert_eq!(search.seek(), 14);
         assert!(!search.push(b"one t"));
         assert!(search.push(b"wo "), "found");
         assert!(search.push(b"three"));
+    }
+
+    #[test]
+    fn what_is_no_text_is_passed_over() {
+        let attachment = "QUJD".repeat(25_000);
+        let message = format!(
+            "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n\
+             --b\r\nContent-Type: application/pdf\r\n\r\n{attachment}\r\n\
+             --b\r\n\r\ntwo\r\n--b--\r\n"
+        );
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message.as_bytes());
+        let summary = summarizer.finish();
+        for (needle, expected) in [("two", true), ("three", false)] {
+            let needle = Needle::new(needle);
+            let (found, octets) =
+                search_by_seeking(&summary, message.as_bytes(), Scope::Text, &needle, 100);
+            assert_eq!(found, expected);
+            assert!(octets < 1_000, "{octets}");
+        }
     }
 
     #[test]
@@ -499,6 +705,21 @@ mod tests {
         for &(name, needle, expected) in CASES {
             let got = Needle::new(needle).is_in_header(header.as_bytes(), name.as_bytes());
             assert_eq!(got, expected, "{name} {needle}");
+        }
+    }
+
+    /// A word that is not ended may go on in the next one, or be broken off: both are looked for.
+    #[test]
+    fn both_readings_of_a_header() {
+        let header = "Subject: x =?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?K=5C?= y\r\n\r\n";
+        for (needle, expected) in
+            [("\u{65e5}\u{672c} y", true), ("x \u{65e5}k\\ Y", true), ("\u{672c}k\\", false)]
+        {
+            assert_eq!(Needle::new(needle).is_in_header(header.as_bytes(), b"subject"), expected);
+            for piece_size in [1, 10_000] {
+                let got = search(header.as_bytes(), Scope::Text, needle, piece_size);
+                assert_eq!(got, expected, "{needle}");
+            }
         }
     }
 
@@ -556,6 +777,22 @@ mod tests {
         ) {
             let message = format!("Content-Type: text/plain; charset=utf-8\r\n\r\n{body}");
             let expected = body.contains(&needle);
+            prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);
+        }
+
+        /// So is what stands in any text of a multipart, and nothing across two of them.
+        #[test]
+        fn as_a_naive_search_of_each_text(
+            texts in prop::collection::vec("[xy]{0,5}", 4),
+            needle in "[xy]{1,4}",
+            size in 1usize..20,
+        ) {
+            let message = format!(
+                "Content-Type: multipart/mixed; boundary=b\r\n\r\n{}\r\n\
+                 --b\r\n\r\n{}\r\n--b\r\n\r\n{}\r\n--b--\r\n{}",
+                texts[0], texts[1], texts[2], texts[3]
+            );
+            let expected = texts.iter().any(|text| text.contains(&needle));
             prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);
         }
     }

@@ -29,8 +29,8 @@ use super::{
 pub const HEADER_SIZE_MAX: usize = 256 * 1024;
 /// Memory of one part's header that is kept for the next.
 const HEADER_KEPT_MAX: usize = 8 * 1024;
-/// Octets that count of a boundary. RFC 2046 5.1.1 allows 70, a line has room for this many; a
-/// longer one is cut here and still matches, since delimiter lines are compared by their beginning.
+/// Octets of a boundary. RFC 2046 5.1.1 allows 70, a line has room for this many; a longer one
+/// never comes.
 pub const BOUNDARY_SIZE_MAX: usize = 998;
 /// Octets of a line that decide whether it is a delimiter: `--`, boundary, `--`, some padding.
 const CANDIDATE_SIZE_MAX: usize = BOUNDARY_SIZE_MAX + 16;
@@ -58,7 +58,7 @@ enum State {
 struct OpenPart {
     /// Index in `records`.
     index: usize,
-    /// Of a multipart until its close delimiter; else empty.
+    /// Of a multipart until its close delimiter, if it can come at all; else empty.
     boundary: Vec<u8>,
     /// Parts inside are message/rfc822 by default (RFC 2046 5.1.5).
     digest: bool,
@@ -397,7 +397,7 @@ impl Summarizer {
             PartKind::Multipart => {
                 part.boundary = found.boundary;
                 part.digest = found.digest;
-                self.boundaries += 1;
+                self.boundaries += usize::from(!part.boundary.is_empty());
             }
             PartKind::Message => {
                 self.open_part();
@@ -463,6 +463,36 @@ mod tests {
             let summary = summarizer.finish();
             assert_eq!(summary.root().children().count(), 2, "{parameter}");
         }
+    }
+
+    /// A boundary that no line has room for never comes, not even where a longer line has it: there
+    /// is no part that is none, and no end that is not seen.
+    #[test]
+    fn boundaries_beyond_the_limit() {
+        for (size, parts) in [(998, 2), (999, 0), (1_200, 0)] {
+            let boundary = "b".repeat(size);
+            let message = format!(
+                "Content-Type: multipart/mixed; boundary={boundary}\r\n\r\n--{boundary}\r\n\r\n\
+                 one\r\n--{boundary}\r\n\r\ntwo\r\n--{boundary}--\r\n"
+            );
+            let summary = summarize([message.as_bytes()]);
+            assert_eq!(summary.root().children().count(), parts, "{size}");
+            assert_eq!(summary.root().is_undelimited(), parts == 0, "{size}");
+            assert_eq!(summary.root().body().end, message.len() as u64);
+            for pieces in [1, 7, 500] {
+                assert_eq!(summarize(message.as_bytes().chunks(pieces)), summary);
+            }
+            assert_eq!(Summary::decode(&summary.encode()), Ok(summary));
+        }
+        // The multipart around it goes on.
+        let (inner, outer) = ("i".repeat(999), "--o\r\n\r\none\r\n--o--\r\n");
+        let message = format!(
+            "Content-Type: multipart/mixed; boundary=o\r\n\r\n\
+             --o\r\nContent-Type: multipart/mixed; boundary={inner}\r\n\r\ntwo\r\n{outer}"
+        );
+        let summary = summarize([message.as_bytes()]);
+        let sizes: Vec<u64> = summary.root().children().map(Part::size).collect();
+        assert_eq!(sizes, [3, 3]);
     }
 
     fn summarize<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Summary {

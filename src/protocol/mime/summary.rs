@@ -262,6 +262,11 @@ impl<'a> Part<'a> {
         })
     }
 
+    /// The last of the parts inside, however deep; the part itself if there is none.
+    pub(super) fn last_descendant(self) -> Part<'a> {
+        Part { index: self.index + self.record().descendants as usize, ..self }
+    }
+
     /// The root part of the message inside a message/rfc822 part.
     pub fn message(self) -> Option<Part<'a>> {
         (self.kind() == PartKind::Message)

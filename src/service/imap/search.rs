@@ -138,7 +138,7 @@ impl Subject<'_> {
         let summary = reader.summary().await?.clone();
         let mut search = MessageSearch::new(&summary, &needles);
         let piece_size = (TEXT_PIECE / needles.len().max(1)).max(1);
-        let mut rest = search.start()..self.message.body.size;
+        let mut rest = search.seek()..self.message.body.size;
         while !rest.is_empty() {
             let piece = reader.piece(&rest).await?;
             for part in piece.chunks(piece_size) {
@@ -147,7 +147,7 @@ impl Subject<'_> {
                 }
                 self.executor.yield_now().await;
             }
-            rest.start += piece.len() as u64;
+            rest.start = search.seek();
         }
         Ok(search.finish())
     }

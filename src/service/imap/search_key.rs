@@ -13,7 +13,7 @@ use crate::{
     model::{Flags, ModSeq},
     protocol::{
         imap::{Code, DateTest, Ranges, SearchKey},
-        mime::{Needle, Scope},
+        mime::{Needle, Scope, encoding_of},
     },
     store::Message,
 };
@@ -145,7 +145,7 @@ impl Query {
 /// The charset of a command's strings. UTF-16 is none: RFC 3501 4.3 has no NUL in a string, so that
 /// hardly any text could be said in it. (UTF-7 and UTF-32 are not known at all.)
 fn searchable(label: &[u8]) -> Option<&'static Encoding> {
-    Encoding::for_label_no_replacement(label)
+    encoding_of(label)
         .filter(|found| ![encoding_rs::UTF_16LE, encoding_rs::UTF_16BE].contains(found))
 }
 

@@ -221,9 +221,10 @@ impl<'a> Cursor<'a> {
             ("Flagged", Flags::FLAGGED),
             ("Deleted", Flags::DELETED),
             ("Draft", Flags::DRAFT),
-            // Cannot be set; a client that copies flags from FETCH may name it all the same.
-            ("Recent", Flags::default()),
         ];
+        if name.eq_ignore_ascii_case("Recent") {
+            return Err("\\Recent is set and cleared by the server only");
+        }
         let found = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         flags.system |= found.ok_or("unknown system flag")?.1;
         Ok(())
@@ -234,12 +235,17 @@ impl<'a> Cursor<'a> {
         if keyword.len() > KEYWORD_MAX { Err("keyword too long") } else { Ok(keyword) }
     }
 
-    /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01.
+    /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01. In quotes there may be spaces
+    /// around it: phones pad the day to two places, as `date-time` does.
     pub fn date(&mut self) -> Parsed<i64> {
         let quoted = self.eat(b'"');
+        if quoted {
+            self.spaces();
+        }
         let text = self.take_while(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
         let days = date::parse_date(text).ok_or("not a date such as 23-Nov-2026")?;
         if quoted {
+            self.spaces();
             self.expect(b'"', "a closing quote is missing")?;
         }
         Ok(days)

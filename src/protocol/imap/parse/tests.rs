@@ -177,7 +177,7 @@ fn appends() {
     check("APPEND {1}\r\nx {310+}", CommandBody::Append(plain.clone()));
     check("APPEND x () {310}", CommandBody::Append(plain.clone()));
     check(
-        "APPEND x (\\Seen \\Recent $Junk \\DRAFT $junk) {310}",
+        "APPEND x (\\Seen $Junk \\DRAFT $junk) {310}",
         CommandBody::Append(Append {
             flags: FlagList { system: Flags::SEEN | Flags::DRAFT, keywords: vec!["$Junk"] },
             ..plain
@@ -353,6 +353,11 @@ fn search_dates() {
     check("SEARCH SENTBEFORE 1-Feb-1994", search(SearchKey::SentDate(Before, 8_797)));
     check("SEARCH SENTON 1-Feb-1994", search(SearchKey::SentDate(On, 8_797)));
     check("SEARCH SENTSINCE 1-Feb-1994", search(SearchKey::SentDate(Since, 8_797)));
+    // RFC 3501 9 `date-day-fixed` is of date-time only; phones send it here, too.
+    for date in ["\" 1-Feb-1994\"", "\"1-Feb-1994 \"", "\"  01-feb-1994\"", " 1-Feb-1994"] {
+        check(&format!("SEARCH SINCE {date}"), search(SearchKey::InternalDate(Since, 8_797)));
+        check(&format!("SEARCH SENTON {date}"), search(SearchKey::SentDate(On, 8_797)));
+    }
     let append = parse(b"a APPEND x \"01-Feb-1994 01:00:00 +0100\" {1}\r\n").expect("a command");
     let CommandBody::Append(append) = append.body else { panic!("an APPEND") };
     let expected = crate::model::Timestamp::from_unix_seconds(8_797 * 86_400);
@@ -418,6 +423,10 @@ fn refused() {
         ("APPEND x", "arguments"),
         ("APPEND x (\\Seen) hello", "literal"),
         ("APPEND x (\\Strange) {3}", "system flag"),
+        ("APPEND x (\\Seen \\Recent) {3}", "Recent"),
+        ("STORE 1 FLAGS (\\Recent)", "Recent"),
+        ("STORE 1 +FLAGS \\Seen \\recent", "Recent"),
+        ("UID STORE 1 -FLAGS.SILENT (\\RECENT x)", "Recent"),
         ("APPEND x \"yesterday\" {3}", "date-time"),
         ("APPEND x ~{3}", "literal"),
         ("FETCH 0 FLAGS", "sequence set"),
@@ -458,6 +467,9 @@ fn refused() {
         ("SEARCH ()", "search key"),
         ("SEARCH (SEEN", "parenthesis"),
         ("SEARCH ON 31-Feb-2020", "date"),
+        ("SEARCH ON \"1 -Feb-2020\"", "date"),
+        ("SEARCH ON \" \"", "date"),
+        ("SEARCH ON \" 1-Feb-2020", "quote"),
         ("SEARCH RETURN (SAVE) ALL", "return option"),
         ("SEARCH MODSEQ \"/x\" all 1", "MODSEQ entry"),
         ("SEARCH LARGER 99999999999999999999", "too large"),
