@@ -28,11 +28,10 @@ pub fn check(arguments: CheckArguments) -> Result<()> {
 fn check_config(path: &Path) -> Result<()> {
     let settings = Settings::load(path)?;
     let mut problems = Vec::new();
-    if let Some(tls) = &settings.tls {
-        let files = tls.get_ref();
-        if let Err(error) = load_certificate(&settings, files) {
-            problems.push(error.to_string());
-        }
+    if let Some(files) = &settings.tls
+        && let Err(error) = load_certificate(&settings, files)
+    {
+        problems.push(error.to_string());
     }
     let users_path = settings.users_path();
     let users_folder = users_path.parent().unwrap_or(Path::new("."));
