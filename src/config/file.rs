@@ -462,7 +462,8 @@ impl Settings {
 
     /// Relative paths count from the configuration file's folder, not from where we were started.
     fn resolve_paths(&mut self, path: &Path) {
-        let base = path.parent().unwrap_or(Path::new("."));
+        let named = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let base = named.unwrap_or(Path::new("."));
         self.data_dir = base.join(&self.data_dir);
         if let Some(users) = &mut self.users_file {
             *users = base.join(&*users);
@@ -711,6 +712,10 @@ mod tests {
         let text = format!("{BASE}{NO_TLS}");
         let settings = Settings::parse(Path::new("/etc/ringmail/t.toml"), &text).unwrap();
         assert_eq!(settings.users_path(), Path::new("/etc/ringmail/mail/users"));
+        // Named without a folder: the file's is where we were started, and a path that can be opened.
+        let text = format!("users_file = \"users\"\n{text}");
+        let settings = Settings::parse(Path::new("t.toml"), &text).unwrap();
+        assert_eq!(settings.users_path().parent(), Some(Path::new(".")));
     }
 
     /// What is not set stands in the example as an example: all else must be what it is without.
