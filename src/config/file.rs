@@ -266,6 +266,9 @@ pub enum BodyCompression {
 /// plain shell may have.
 const DEMO_CONNECTIONS: usize = 9_000;
 
+/// What a demo has of its own: settings and sections that `--set` may not change.
+const DEMO_OWN: &[&str] = &["hostname", "domains", "data_dir", "users_file", "listen", "tls"];
+
 /// The domain of `ringmail demo`.
 pub const DEMO_DOMAIN: &str = "demo.test";
 
@@ -479,7 +482,8 @@ impl Settings {
     /// TOML by itself is taken as a string.
     ///
     /// # Errors
-    /// A port past 65535; an override that a configuration file would not be allowed either.
+    /// A port past 65535; an override that a configuration file would not be allowed either, or of what
+    /// a demo has of its own.
     pub fn demo(
         data_dir: &Path,
         port_base: u16,
@@ -491,6 +495,17 @@ impl Settings {
             let what = format!("{port_base}: port {port_base} + 995 would pass 65535");
             ConfigProblem::file("--port-base", what)
         })?;
+        for line in overrides {
+            let name = line.split(['=', '.']).next().unwrap_or_default().trim();
+            if DEMO_OWN.contains(&name) {
+                let what = format!("{line}: the demo sets {name} itself, by --dir and --port-base");
+                return Err(ConfigProblem::file("--set", what));
+            }
+        }
+        let is_set = |name: &str| {
+            let names = overrides.iter().filter_map(|line| line.split_once('='));
+            names.into_iter().any(|(key, _)| key.trim() == name)
+        };
         let mut text: String = overrides.iter().map(|line| as_toml(line) + "\n").collect();
         text.push_str(&format!(
             "hostname = \"mail.{DEMO_DOMAIN}\"\ndomains = [\"{DEMO_DOMAIN}\"]\ndata_dir = \".\"\n\
@@ -507,11 +522,11 @@ impl Settings {
         if shards > 0 {
             runtime.shards = shards;
         }
-        if runtime.connections_per_shard == RuntimeSection::default().connections_per_shard {
+        if !is_set("runtime.connections_per_shard") {
             runtime.connections_per_shard = DEMO_CONNECTIONS;
         }
         // Load tests have thousands of clients and few accounts.
-        if settings.imap.sessions_per_account == ImapOptions::default().sessions_per_account {
+        if !is_set("imap.sessions_per_account") {
             settings.imap.sessions_per_account = DEMO_CONNECTIONS as u32;
         }
         if let Some(partitions) = partitions {
@@ -685,6 +700,13 @@ mod tests {
         assert_eq!(settings.store_options().segment_size, 1 << 20);
         assert_eq!((settings.runtime.shards, settings.store.partitions), (3, 2));
         assert_eq!(settings.data_dir, Path::new("d"));
+        // What a demo has of its own gives way to what is asked for, if that is the product's default too.
+        let connections = |settings: Settings| {
+            (settings.runtime.connections_per_shard, settings.imap.sessions_per_account)
+        };
+        assert_eq!(connections(settings), (9_000, 9_000));
+        let asked = ["runtime.connections_per_shard=100000", "imap.sessions_per_account=1000"];
+        assert_eq!(connections(demo(2000, &asked).unwrap()), (100_000, 1_000));
         for (port_base, set, expected) in [
             (65_000, "", "--port-base: 65000: port 65000 + 995 would pass 65535"),
             (2000, "store.segment=1", "--set:1: store.segment: there is no such setting"),
@@ -695,6 +717,8 @@ mod tests {
             ),
             (2000, "nonsense", "--set:1"),
             (2000, "authentication.queue=0", "--set:1: authentication.queue: found 0; expected"),
+            (2000, "listen.smtp=[]", "--set: listen.smtp=[]: the demo sets listen itself"),
+            (2000, "data_dir=x", "--set: data_dir=x: the demo sets data_dir itself"),
         ] {
             let problem = demo(port_base, &[set]).unwrap_err().to_string();
             assert!(problem.starts_with(expected), "{set}: {problem}");
