@@ -11,4 +11,4 @@ mod schema;
 
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
 pub use problem::ConfigProblem;
-pub use schema::{SETTINGS, Setting};
+pub use schema::{PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Setting};

@@ -130,7 +130,7 @@ pub const SETTINGS: &[Setting] = &[
     required("tls.certificate", Kind::Path, "\"/etc/ringmail/fullchain.pem\""),
     required("tls.key", Kind::Path, "\"/etc/ringmail/privkey.pem\""),
     setting("process.core_dumps", Flag, "false"),
-    setting("runtime.shards", count(1, 1024).or_zero("one for each core"), "0"),
+    setting("runtime.shards", count(1, SHARDS_MAX as u64).or_zero("one for each core"), "0"),
     setting("runtime.connections_per_shard", count(1, 10_000_000), "100000"),
     setting("runtime.buffers_per_shard", size(256 * KIB, PIB), "\"64MiB\""),
     setting("runtime.backlog", count(1, 1_000_000), "4096"),
@@ -188,7 +188,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
 ];
 
-pub(super) const PARTITIONS_MAX: u16 = 4096;
+pub const SHARDS_MAX: u16 = 1024;
+pub const PARTITIONS_MAX: u16 = 4096;
 
 /// Checks what `text` sets. `path` is only for messages.
 ///
