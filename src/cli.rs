@@ -162,9 +162,9 @@ pub struct VerifyArguments {
 Only reads, and takes no lock: safe beside a server that runs, whose newest batches may be missing \
 or look torn. One of --config and --dir is needed; both stand before or after the command.
 
-Examples (\"segments\" tells the names that \"batches\" and \"entries\" take):
+Examples:
   ringmail inspect segments --dir ringmail-demo
-  ringmail inspect entries 0/segment-0000000000000001 --dir ringmail-demo
+  ringmail inspect entries --dir ringmail-demo
   ringmail inspect account alice@demo.test --dir ringmail-demo")]
 pub struct InspectArguments {
     #[command(subcommand)]
@@ -201,19 +201,21 @@ Example:
     Checkpoint,
     /// The batches (what was written and synced at once) of one segment
     #[command(after_help = "\
-Example:
-  ringmail inspect batches 0/segment-0000000000000001 --dir ringmail-demo")]
+Examples (the first segment; one that \"inspect segments\" has named):
+  ringmail inspect batches --dir ringmail-demo
+  ringmail inspect batches 1/segment-0000000000000001 --dir ringmail-demo")]
     Batches {
-        /// PARTITION/NAME, as "inspect segments" shows them
-        segment: String,
+        /// PARTITION/NAME, as "inspect segments" shows them [default: the first]
+        segment: Option<String>,
     },
     /// The entries (messages, changes, pages) of one segment
     #[command(after_help = "\
-Example:
-  ringmail inspect entries 0/segment-0000000000000001 --dir ringmail-demo")]
+Examples (the first segment; one that \"inspect segments\" has named):
+  ringmail inspect entries --dir ringmail-demo
+  ringmail inspect entries 1/segment-0000000000000001 --dir ringmail-demo")]
     Entries {
-        /// PARTITION/NAME, as "inspect segments" shows them
-        segment: String,
+        /// PARTITION/NAME, as "inspect segments" shows them [default: the first]
+        segment: Option<String>,
     },
     /// The folders of an account
     #[command(after_help = "\
