@@ -37,7 +37,7 @@ Examples, with \"ringmail demo --users 1000\" running (capacity; latency at 5,00
 submission; what was acknowledged, to be looked for after a crash):
   ringload smtp --recipients 1000 --messages 100000
   ringload smtp --recipients 1000 --rate 5000 --duration 30s
-  ringload smtp --tls implicit --user bob@demo.test --recipients 1000
+  ringload smtp --tls implicit --user bob@demo.test --sender bob@demo.test
   ringload smtp --recipients 1000 --ledger acknowledged.txt")]
     Smtp(SmtpArguments),
     /// Send messages by LMTP (a reply for each recipient)
