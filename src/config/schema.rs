@@ -19,11 +19,21 @@ use crate::model::Network;
 pub struct Setting {
     /// `section.key`, or `key` alone for those above the first section.
     pub name: &'static str,
-    /// As docs/ringmail.example.toml shows it: its default, if that is of use as an example.
+    /// As docs/ringmail.example.toml shows it.
     pub example: &'static str,
     kind: Kind,
-    /// Without it nothing starts; in a section, once that is there.
-    required: bool,
+    need: Need,
+}
+
+/// What it means that a setting is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Nothing starts; for one in a section, once that is there.
+    Required,
+    /// It is as in the example.
+    Default,
+    /// There is none.
+    Optional,
 }
 
 /// What a setting may be.
@@ -101,11 +111,15 @@ const WEEK: u64 = 7 * 24 * 3600 * SECOND;
 const MESSAGE_MOST: u64 = 2 * GIB;
 
 const fn setting(name: &'static str, kind: Kind, example: &'static str) -> Setting {
-    Setting { name, example, kind, required: false }
+    Setting { name, example, kind, need: Need::Default }
+}
+
+const fn optional(name: &'static str, kind: Kind, example: &'static str) -> Setting {
+    Setting { name, example, kind, need: Need::Optional }
 }
 
 const fn required(name: &'static str, kind: Kind, example: &'static str) -> Setting {
-    Setting { name, example, kind, required: true }
+    Setting { name, example, kind, need: Need::Required }
 }
 
 /// In the order of docs/ringmail.example.toml. Too little of what the server needs would stop it, so there is
@@ -115,9 +129,9 @@ pub const SETTINGS: &[Setting] = &[
     required("hostname", HostName, "\"mail.example.org\""),
     required("domains", HostNames, "[\"example.org\", \"example.net\"]"),
     required("data_dir", Kind::Path, "\"/var/lib/ringmail\""),
-    setting("users_file", Kind::Path, "\"/etc/ringmail/users\""),
-    setting("user", Name, "\"ringmail\""),
-    setting("group", Name, "\"ringmail\""),
+    optional("users_file", Kind::Path, "\"/etc/ringmail/users\""),
+    optional("user", Name, "\"ringmail\""),
+    optional("group", Name, "\"ringmail\""),
     setting("listen.smtp", Addresses, "[\"0.0.0.0:25\"]"),
     setting("listen.submission", Addresses, "[\"0.0.0.0:587\"]"),
     setting("listen.submissions", Addresses, "[\"0.0.0.0:465\"]"),
@@ -185,7 +199,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("authentication.network_failures", count(1, 100_000), "20"),
     // Before its log-in nobody has a minute.
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
-    setting("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
+    optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
 ];
 
 pub const SHARDS_MAX: u16 = 1024;
@@ -205,7 +219,7 @@ pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblem> {
         let Wrong { span, name, what } = first;
         return Err(ConfigProblem::at(path, text, Some(span), Some(&name), what));
     }
-    for setting in SETTINGS.iter().filter(|setting| setting.required) {
+    for setting in SETTINGS.iter().filter(|setting| setting.need == Need::Required) {
         let (section, key) = setting.parts();
         let (found, span) = match section {
             None => (document.get_ref().contains_key(key), None),
@@ -284,9 +298,19 @@ impl Setting {
         }
     }
 
+    /// What it is where the file does not set it.
+    pub fn default(&self) -> Option<&'static str> {
+        (self.need == Need::Default).then_some(self.example)
+    }
+
+    /// What it may be, in words.
+    pub fn wants(&self) -> String {
+        self.kind.wants()
+    }
+
     fn expected(&self) -> String {
         let (_, key) = self.parts();
-        format!("expected {}, e.g. {key} = {}", self.kind.expected(), self.example)
+        format!("expected {}, e.g. {key} = {}", self.wants(), self.example)
     }
 }
 
@@ -311,7 +335,7 @@ impl Kind {
         if fits { Ok(()) } else { Err(value.span()) }
     }
 
-    fn expected(self) -> String {
+    fn wants(self) -> String {
         let between = |what: &str, bounds: Bounds, spell: fn(u64) -> String| {
             let mut text = format!("{what} from {} to {}", spell(bounds.least), spell(bounds.most));
             if let Some(zero) = bounds.zero {
