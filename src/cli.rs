@@ -1,17 +1,24 @@
 //! Arguments. One enum variant a verb; `main` matches on it.
+//!
+//! In `after_help` a paragraph is one line, which clap wraps; a line that clap must not wrap (an example)
+//! begins with two spaces and fits 80 columns.
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
+use ringmail::config::{PARTITIONS_MAX, SHARDS_MAX};
 
-/// A thread-per-core mail gateway and mailbox server on io_uring.
+/// A mail server on io_uring: mail comes in by SMTP and LMTP and is read by POP3 and IMAP
 #[derive(Debug, Parser)]
 #[command(name = "ringmail", version, arg_required_else_help = true, max_term_width = 100)]
-#[command(after_help = "Examples:
-  ringmail demo                                 try it: everything on 127.0.0.1, ports 2000 + n
-  ringmail check --config ringmail.toml         find mistakes in a configuration
-  ringmail serve --config ringmail.toml         run it
+#[command(after_help = "\
+Examples:
+  ringmail demo                             try it: everything on 127.0.0.1
+  ringmail check --config ringmail.toml     find mistakes in a configuration
   ringmail user add alice@example.org --config ringmail.toml
+  ringmail serve --config ringmail.toml     run it
+
+Each command has a help of its own: ringmail demo --help.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.")]
 pub struct Arguments {
@@ -44,38 +51,56 @@ pub enum Verb {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Ports: base + 25 SMTP, 587 submission, 465 submissions, 24 LMTP, 110 POP3,
-995 POP3S, 143 IMAP, 993 IMAPS, 80 admin HTTP. Accounts: alice@demo.test, bob@demo.test and with
---users N also user1@demo.test ... userN@demo.test, all with password \"demo\".
+#[command(after_help = "\
+Ports: base + 25 SMTP, 587 submission, 465 submissions, 24 LMTP, 110 POP3, 995 POP3S, 143 IMAP, \
+993 IMAPS, 80 admin HTTP.
+
+Accounts: alice@demo.test, bob@demo.test and, with --users N, user1@demo.test to userN@demo.test; \
+each has the password \"demo\".
+
+Settings are the defaults of docs/ringmail.example.toml, but for runtime.connections_per_shard and \
+imap.sessions_per_account, which are 9000: two shards then fit into the 20,000 file descriptors that a \
+plain shell may have, and a load test may have thousands of clients and few accounts. --set changes these too. \
+Log-ins need no TLS.
 
 Examples:
   ringmail demo
   ringmail demo --dir /tmp/mail --users 1000 --shards 1
-  ringmail demo --set store.segment_size=8MiB --set smtp.message_size_max=1MiB
-  curl --url smtp://127.0.0.1:2025 --mail-from me@example.org --mail-rcpt alice@demo.test -T msg.eml
-  curl --user alice@demo.test:demo 'imap://127.0.0.1:2143/INBOX;MAILINDEX=1'")]
+  ringmail demo --set store.segment_size=8MiB --set smtp.recipients_max=5
+
+  printf 'Subject: Hello\\r\\n\\r\\nHello.\\r\\n' > hello.eml
+  curl smtp://127.0.0.1:2025 --mail-from me@example.org \\
+       --mail-rcpt alice@demo.test -T hello.eml
+  curl -u alice@demo.test:demo 'imap://127.0.0.1:2143/INBOX;MAILINDEX=1'")]
 pub struct DemoArguments {
-    /// Where mail, accounts and the certificate stay; created if absent
+    /// Where mail, accounts and the certificate are kept; created if absent
     #[arg(long, default_value = "ringmail-demo")]
     pub dir: PathBuf,
-    /// Added to every standard port
-    #[arg(long, default_value_t = 2000)]
+    /// Added to every standard port: SMTP is at 2025
+    #[arg(long, default_value_t = 2000, value_name = "PORT")]
     pub port_base: u16,
     /// Also make user1@demo.test to userN@demo.test
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub users: u32,
-    /// Shards (one executor each); 0 = one a core
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    /// Shards (one executor each); 0 = one for each core
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = value_parser!(u16).range(..=i64::from(SHARDS_MAX)))]
     pub shards: u16,
     /// Partitions when DIR is new; fixed afterwards [default: one for each shard]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     pub partitions: Option<u16>,
-    /// A setting of the configuration file, e.g. store.segment_size=8MiB; may be repeated
+    /// A setting as in the configuration file, all but [listen], [tls] and those above; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Prints \"ringmail: ready\" once every port listens. SIGTERM and SIGINT end it in good order; SIGHUP \
+makes it read users and certificates again. To open ports below 1024 it is started as root and becomes the \
+configuration's user.
+
+Example:
+  ringmail serve --config /etc/ringmail/ringmail.toml")]
 pub struct ConfigArguments {
     /// The configuration file (docs/ringmail.example.toml shows every key)
     #[arg(long, value_name = "FILE")]
@@ -84,6 +109,16 @@ pub struct ConfigArguments {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
+#[command(after_help = "\
+Of a configuration: its settings, certificate and key, users file, data directory, and what the host \
+grants (io_uring, locked memory, file descriptors). No port is tried. Of a data directory: whether this \
+program knows the version of every file; \"ringmail verify\" looks for damage.
+
+Examples:
+  ringmail check --config ringmail.toml
+  ringmail check --dir ringmail-demo
+
+Exit codes: 0 nothing was found, 1 something was, 2 a setting is wrong.")]
 pub struct CheckArguments {
     /// The configuration file to check
     #[arg(long, value_name = "FILE")]
@@ -94,20 +129,20 @@ pub struct CheckArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Works whether or not a server runs on the directory: if one does, it does the
-work, in the background. Every file, batch, entry and message is read; references to bodies are
-counted. Exit code 1 if anything is damaged.
+#[command(after_help = "\
+Reads every file, batch, entry and message, and counts the references to bodies. If a server runs on \
+the directory, it does the work itself, in the background.
 
-With --repair, what damage has left of accounts and folders becomes durable: messages whose folder is
-lost come back in \"Recovered\". A message whose own bytes are damaged stays listed and cannot be
-fetched.
+With --repair, what damage has left of accounts and folders becomes durable: messages whose folder is \
+lost come back in a folder \"Recovered\". A message whose own bytes are damaged stays listed and cannot \
+be fetched.
 
 Examples:
   ringmail verify --config ringmail.toml
   ringmail verify --dir ringmail-demo --repair --dry-run
-  ringmail verify --dir ringmail-demo --json damage.json"
-)]
+  ringmail verify --dir ringmail-demo --json damage.json
+
+Exit codes: 0 nothing is damaged, 1 something is, or could not be verified.")]
 pub struct VerifyArguments {
     #[command(flatten)]
     pub place: Place,
@@ -117,27 +152,26 @@ pub struct VerifyArguments {
     /// With --repair: say what is damaged, and write nothing
     #[arg(long, requires = "repair")]
     pub dry_run: bool,
-    /// Write the result to FILE, for machines
+    /// Also write the result to FILE, for programs
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Only reads, and takes no lock: safe beside a server that runs, whose newest
-batches may be missing or look torn.
+#[command(after_help = "\
+Only reads, and takes no lock: safe beside a server that runs, whose newest batches may be missing \
+or look torn. One of --config and --dir is needed; both stand before or after the command.
 
 Examples:
   ringmail inspect segments --dir ringmail-demo
-  ringmail inspect entries 0/segment-0000000000000001 --dir ringmail-demo
-  ringmail inspect account alice@demo.test --dir ringmail-demo"
-)]
+  ringmail inspect entries --dir ringmail-demo
+  ringmail inspect account alice@demo.test --dir ringmail-demo")]
 pub struct InspectArguments {
     #[command(subcommand)]
     pub verb: InspectVerb,
     #[command(flatten)]
     pub place: GlobalPlace,
-    /// Print JSON
+    /// Print JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -145,33 +179,50 @@ pub struct InspectArguments {
 /// As [`Place`], also after the verb below.
 #[derive(Debug, Args, Clone)]
 pub struct GlobalPlace {
-    /// Configuration file of the server
+    /// The server's configuration file
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Directory of a demo
+    /// Or else its data directory, e.g. a demo's: ringmail-demo
     #[arg(long, value_name = "DIR", global = true, conflicts_with = "config")]
     pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum InspectVerb {
-    /// Every segment, with what it holds
+    /// Every segment (file of the log), with what it holds
+    #[command(after_help = "\
+Example:
+  ringmail inspect segments --dir ringmail-demo")]
     Segments,
-    /// The checkpoint files
+    /// The checkpoint files: where a start begins to read the log
+    #[command(after_help = "\
+Example:
+  ringmail inspect checkpoint --dir ringmail-demo")]
     Checkpoint,
-    /// The batches of one segment
+    /// The batches (what was written and synced at once) of one segment
+    #[command(after_help = "\
+Examples (the first segment; one that \"inspect segments\" has named):
+  ringmail inspect batches --dir ringmail-demo
+  ringmail inspect batches 1/segment-0000000000000001 --dir ringmail-demo")]
     Batches {
-        /// PARTITION/NAME, e.g. 0/segment-0000000000000001
-        segment: String,
+        /// PARTITION/NAME, as "inspect segments" shows them [default: the first]
+        segment: Option<String>,
     },
-    /// The entries of one segment
+    /// The entries (messages, changes, pages) of one segment
+    #[command(after_help = "\
+Examples (the first segment; one that \"inspect segments\" has named):
+  ringmail inspect entries --dir ringmail-demo
+  ringmail inspect entries 1/segment-0000000000000001 --dir ringmail-demo")]
     Entries {
-        /// PARTITION/NAME, e.g. 0/segment-0000000000000001
-        segment: String,
+        /// PARTITION/NAME, as "inspect segments" shows them [default: the first]
+        segment: Option<String>,
     },
     /// The folders of an account
+    #[command(after_help = "\
+Example:
+  ringmail inspect account alice@demo.test --dir ringmail-demo")]
     Account {
-        /// Its address
+        /// Its address, e.g. alice@example.org
         address: String,
     },
 }
@@ -180,29 +231,48 @@ pub enum InspectVerb {
 #[derive(Debug, Args, Clone)]
 #[group(required = true, multiple = false)]
 pub struct Place {
-    /// Configuration file of the server
+    /// The server's configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Directory of a demo
+    /// Or else its data directory, e.g. a demo's: ringmail-demo
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
-#[command(after_help = "A running server is told at once.")]
+#[command(after_help = "\
+Changes the users file, safely beside a server that runs, which is told at once.
+
+Examples:
+  ringmail user add alice@example.org --config ringmail.toml
+  ringmail user list --config ringmail.toml
+  ringmail user import accounts.txt --dry-run --config ringmail.toml")]
 pub enum UserVerb {
-    /// Add an account; the password is asked for unless --password-stdin
+    /// Add an account
+    #[command(after_help = "\
+Examples (the first asks for the password):
+  ringmail user add alice@example.org --config ringmail.toml
+  printf 'secret\\n' | ringmail user add bob@example.org --config ringmail.toml")]
     Add(PasswordArguments),
-    /// List addresses and account numbers
+    /// List account numbers and addresses
+    #[command(after_help = "\
+Example:
+  ringmail user list --config ringmail.toml")]
     List {
         #[command(flatten)]
         place: Place,
     },
     /// Change a password
+    #[command(after_help = "\
+Example:
+  ringmail user passwd alice@example.org --config ringmail.toml")]
     Passwd(PasswordArguments),
     /// Remove an account's log-in and address (its mail stays in the store)
+    #[command(after_help = "\
+Example:
+  ringmail user remove alice@example.org --config ringmail.toml")]
     Remove {
-        /// The account's address
+        /// The account's address, e.g. alice@example.org
         address: String,
         /// Say what would be removed, and remove nothing
         #[arg(long)]
@@ -210,9 +280,16 @@ pub enum UserVerb {
         #[command(flatten)]
         place: Place,
     },
-    /// Add the accounts of a file of "address password" lines ("-": standard input)
+    /// Add the accounts of a file, and change the passwords of those that are there
+    #[command(after_help = "\
+A line is an address, white space and a password or its argon2id hash; empty lines and those that \
+begin with # are skipped.
+
+Examples:
+  ringmail user import accounts.txt --dry-run --config ringmail.toml
+  ringmail user import - --config ringmail.toml < accounts.txt")]
     Import {
-        /// One account a line: address, white space, password
+        /// The file, or - for standard input
         file: PathBuf,
         /// Check the file and say what would be added, and add nothing
         #[arg(long)]
@@ -223,33 +300,42 @@ pub enum UserVerb {
 }
 
 #[derive(Debug, Subcommand)]
-#[command(
-    after_help = "Asks the running server: blocks are in its memory, and a restart forgets them.
+#[command(after_help = "\
+Asks the running server: blocks are in its memory, and a restart forgets them.
 
 Examples:
   ringmail block list --config ringmail.toml
   ringmail block lift alice@example.org --config ringmail.toml
   ringmail block lift 192.0.2.0/24 --config ringmail.toml
-  ringmail block lift --all --dir ringmail-demo"
-)]
+  ringmail block lift --all --dir ringmail-demo")]
 pub enum BlockVerb {
-    /// Who is held back: account, network, wrong passwords, seconds until the next attempt
+    /// Who is held back: account, network, wrong passwords, time until the next attempt
+    #[command(after_help = "\
+Example:
+  ringmail block list --config ringmail.toml")]
     List {
-        /// Print JSON
+        /// Print JSON, for programs
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         place: Place,
     },
     /// Forgive wrong passwords
+    #[command(after_help = "\
+Says how many accounts and networks were forgiven. None is no failure: the exit code is 0.
+
+Examples:
+  ringmail block lift alice@example.org --config ringmail.toml
+  ringmail block lift 192.0.2.0/24 --config ringmail.toml
+  ringmail block lift --all --config ringmail.toml")]
     Lift {
-        /// An account's address, or an address or network that log-ins come from
+        /// An account's address, or an IP address or network that log-ins come from
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         what: Option<String>,
         /// Forgive all
         #[arg(long)]
         all: bool,
-        /// Print JSON
+        /// Print JSON, for programs
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -261,9 +347,74 @@ pub enum BlockVerb {
 pub struct PasswordArguments {
     /// The account's address, e.g. alice@example.org
     pub address: String,
-    /// Read the password from standard input (one line) without asking
+    /// Read the password from standard input, one line, as happens without a terminal anyway
     #[arg(long)]
     pub password_stdin: bool,
     #[command(flatten)]
     pub place: Place,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::*;
+
+    fn each(command: &Command, path: &str, look: &mut dyn FnMut(&str, &Command)) {
+        let path = format!("{path} {}", command.get_name()).trim_start().to_owned();
+        look(&path, command);
+        for verb in command.get_subcommands() {
+            each(verb, &path, look);
+        }
+    }
+
+    #[test]
+    fn every_help_has_an_example_and_wraps_well() {
+        each(&Arguments::command(), "", &mut |path, command| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let mut examples = 0;
+            let mut before = "";
+            for line in help.lines() {
+                match line.strip_prefix("  ") {
+                    Some(example) => {
+                        assert!(line.len() < 80, "{path}: clap would wrap: {line}");
+                        examples += usize::from(example.starts_with(path));
+                    }
+                    // Two such lines are one paragraph, broken where clap breaks it again.
+                    None => assert!(line.is_empty() || before.is_empty(), "{path}: {line}"),
+                }
+                before = line;
+            }
+            assert!(examples > 0, "{path}: no example");
+        });
+    }
+
+    /// As long as clap wraps at all.
+    #[test]
+    fn no_help_is_wider_than_asked_for() {
+        each(&Arguments::command(), "", &mut |path, command| {
+            for width in [80, 100] {
+                let help = command.clone().term_width(width).render_long_help().to_string();
+                for line in help.lines() {
+                    assert!(line.chars().count() <= width, "{path} at {width}: {line}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn examples_can_be_parsed() {
+        each(&Arguments::command(), "", &mut |path, command| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter_map(|line| line.strip_prefix("  ringmail ")) {
+                // What follows two spaces says what it is for.
+                let line = line.split("  ").next().unwrap_or_default();
+                let line = line.split(" < ").next().unwrap_or_default();
+                let words = ["ringmail"].into_iter().chain(line.split_whitespace());
+                if let Err(error) = Arguments::try_parse_from(words) {
+                    panic!("{path}: {line}: {error}");
+                }
+            }
+        });
+    }
 }

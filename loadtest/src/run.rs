@@ -522,7 +522,7 @@ impl Load for IdleLoad<'_> {
     }
 }
 
-/// `--fill`: mail for accounts that have too little, sent in rounds over all of them.
+/// `--fill`: mail for every account, sent in rounds over all of them.
 fn fill(read: &ReadArguments) -> Result<()> {
     if read.fill == 0 {
         return Ok(());

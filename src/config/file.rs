@@ -8,12 +8,13 @@ use std::{
 
 use bytesize::ByteSize;
 use serde::Deserialize;
-use toml::Spanned;
 
-use super::{ConfigProblem, least};
+use super::{
+    ConfigProblem,
+    schema::{self, PARTITIONS_MAX},
+};
 use crate::{
     directory::{DirectoryOptions, GuardOptions},
-    model::Network,
     protocol::{imap, smtp},
     runtime::{
         clients::{ClientLimits, ClientShare},
@@ -32,9 +33,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Our name in greetings and Received headers.
-    pub hostname: Spanned<String>,
+    pub hostname: String,
     /// Domains whose mail is kept here.
-    pub domains: Spanned<Vec<String>>,
+    pub domains: Vec<String>,
     /// Holds the mail, the users file and the control socket.
     pub data_dir: PathBuf,
     /// `<data_dir>/users` unless set.
@@ -48,7 +49,7 @@ pub struct Settings {
     #[serde(default)]
     pub listen: Listen,
     #[serde(default)]
-    pub tls: Option<Spanned<TlsFiles>>,
+    pub tls: Option<TlsFiles>,
     #[serde(default)]
     pub process: ProcessSection,
     #[serde(default)]
@@ -163,7 +164,8 @@ pub struct RuntimeSection {
     pub spin_before_park: Duration,
     /// How long a busy shard lets entries gather before it writes and syncs them; an idle one never
     /// waits. 0 = never.
-    pub commit_gather: Spanned<humantime_serde::Serde<Duration>>,
+    #[serde(with = "humantime_serde")]
+    pub commit_gather: Duration,
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -179,7 +181,7 @@ impl Default for RuntimeSection {
             backlog: 4096,
             shutdown_timeout: Duration::from_secs(10),
             spin_before_park: Duration::ZERO,
-            commit_gather: Spanned::new(0..0, ShardOptions::default().commit_gather.into()),
+            commit_gather: ShardOptions::default().commit_gather,
             write_timeout: Duration::from_secs(300),
             tls_handshake_timeout: Duration::from_secs(30),
         }
@@ -192,7 +194,7 @@ impl Default for RuntimeSection {
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
     /// Addresses and networks that are never limited: ours, and proxies that speak for others.
-    pub allow: Spanned<Vec<String>>,
+    pub allow: Vec<String>,
     pub connections_per_address: u32,
     pub connections_per_network: u32,
     /// Connections that are not logged in; on port 25 all are.
@@ -209,7 +211,7 @@ impl Default for LimitsSection {
     /// limit of new connections; ours is for those who only connect.
     fn default() -> LimitsSection {
         LimitsSection {
-            allow: Spanned::new(0..0, ["127.0.0.0/8", "::1"].map(str::to_owned).to_vec()),
+            allow: ["127.0.0.0/8", "::1"].map(str::to_owned).to_vec(),
             connections_per_address: 1000,
             connections_per_network: 4000,
             strangers_per_address: 100,
@@ -225,8 +227,8 @@ impl Default for LimitsSection {
 pub struct StoreSection {
     /// Fixed when the data directory is created; read from there afterwards. 0 = one for
     /// each shard, chosen by measurement: docs/performance.md, "Partitions".
-    pub partitions: Spanned<u16>,
-    pub segment_size: Spanned<ByteSize>,
+    pub partitions: u16,
+    pub segment_size: ByteSize,
     /// Log bytes after which a checkpoint is written; bounds what a start replays.
     pub checkpoint_interval: ByteSize,
     /// Account state kept in memory, per partition.
@@ -234,7 +236,7 @@ pub struct StoreSection {
     /// Log bytes waiting to be written before senders wait, per partition.
     pub write_buffer: ByteSize,
     /// Percent of a partition's log that may be garbage before compaction begins; 0 = never.
-    pub garbage_share: Spanned<u8>,
+    pub garbage_share: u8,
     /// Bytes a second that a partition's compaction reads and writes at most; 0 = no limit.
     pub compaction_rate: ByteSize,
     pub reserve: ByteSize,
@@ -243,7 +245,7 @@ pub struct StoreSection {
     pub disk_timeout: Duration,
     pub compression: BodyCompression,
     /// zstd's level: 1 is the fastest, 19 the smallest.
-    pub compression_level: Spanned<i32>,
+    pub compression_level: i32,
     /// Shorter messages are not compressed.
     pub compression_min: ByteSize,
     pub mailboxes_per_account: usize,
@@ -264,29 +266,27 @@ pub enum BodyCompression {
 /// plain shell may have.
 const DEMO_CONNECTIONS: usize = 9_000;
 
+/// What a demo has of its own: settings and sections that `--set` may not change.
+const DEMO_OWN: &[&str] = &["hostname", "domains", "data_dir", "users_file", "listen", "tls"];
+
 /// The domain of `ringmail demo`.
 pub const DEMO_DOMAIN: &str = "demo.test";
-
-const PARTITIONS_MAX: u16 = 4096;
-
-/// Nobody waits for a disk that long on purpose; and a shard looks at its ring only in between.
-const COMMIT_GATHER_MAX: Duration = Duration::from_millis(100);
 
 impl Default for StoreSection {
     fn default() -> StoreSection {
         StoreSection {
-            partitions: Spanned::new(0..0, 0),
-            segment_size: Spanned::new(0..0, ByteSize::mib(64)),
+            partitions: 0,
+            segment_size: ByteSize::mib(64),
             checkpoint_interval: ByteSize::mib(64),
             account_budget: ByteSize::mib(64),
             write_buffer: ByteSize::mib(16),
-            garbage_share: Spanned::new(0..0, 30),
+            garbage_share: 30,
             compaction_rate: ByteSize::mib(64),
             reserve: ByteSize::mib(8),
             free_space_min: ByteSize::mib(64),
             disk_timeout: Duration::from_secs(10),
             compression: BodyCompression::Zstd,
-            compression_level: Spanned::new(0..0, Compression::default().level),
+            compression_level: Compression::default().level,
             compression_min: ByteSize(Compression::default().body_min as u64),
             mailboxes_per_account: 10_000,
             messages_per_account: HoldingLimits::default().messages,
@@ -404,23 +404,18 @@ pub struct AuthenticationSection {
     /// Log-ins that may wait for a worker; more get a temporary refusal.
     pub queue: usize,
     /// Wrong passwords for an account from a network before its next attempts must wait.
-    pub free_failures: Spanned<u32>,
+    pub free_failures: u32,
     /// Longest wait between two attempts at an account from a network.
     #[serde(with = "humantime_serde")]
     pub backoff_max: Duration,
     /// Wrong passwords a minute from a network, over all accounts.
-    pub network_failures: Spanned<u32>,
+    pub network_failures: u32,
     /// How late a wrong password is answered.
-    pub failure_delay: Spanned<humantime_serde::Serde<Duration>>,
+    #[serde(with = "humantime_serde")]
+    pub failure_delay: Duration,
     /// Networks that are held to no limit by network, e.g. a webmail server.
-    pub trusted_networks: Spanned<Vec<String>>,
+    pub trusted_networks: Vec<String>,
 }
-
-/// Before its log-in nobody has a minute.
-const FAILURE_DELAY_MAX: Duration = Duration::from_secs(10);
-
-const FREE_FAILURES_MAX: u32 = 100;
-const NETWORK_FAILURES_MAX: u32 = 100_000;
 
 impl Default for AuthenticationSection {
     fn default() -> AuthenticationSection {
@@ -428,43 +423,12 @@ impl Default for AuthenticationSection {
         AuthenticationSection {
             workers: 2,
             queue: 256,
-            free_failures: Spanned::new(0..0, guard.free_failures),
+            free_failures: guard.free_failures,
             backoff_max: guard.delay_max,
-            network_failures: Spanned::new(0..0, guard.network_failures),
-            failure_delay: Spanned::new(0..0, guard.failure_delay.into()),
-            trusted_networks: Spanned::new(0..0, Vec::new()),
+            network_failures: guard.network_failures,
+            failure_delay: guard.failure_delay,
+            trusted_networks: Vec::new(),
         }
-    }
-}
-
-/// Where in the file, which setting, and what is wrong.
-type Wrong = (std::ops::Range<usize>, &'static str, String);
-
-impl AuthenticationSection {
-    fn check(&self) -> Result<(), Wrong> {
-        if !(1..=FREE_FAILURES_MAX).contains(self.free_failures.get_ref()) {
-            let what = format!("must be between 1 and {FREE_FAILURES_MAX}");
-            return Err((self.free_failures.span(), "authentication.free_failures", what));
-        }
-        if !(1..=NETWORK_FAILURES_MAX).contains(self.network_failures.get_ref()) {
-            let what = format!("must be between 1 and {NETWORK_FAILURES_MAX}");
-            return Err((self.network_failures.span(), "authentication.network_failures", what));
-        }
-        if **self.failure_delay.get_ref() > FAILURE_DELAY_MAX {
-            let what = format!("must be at most {FAILURE_DELAY_MAX:?}");
-            return Err((self.failure_delay.span(), "authentication.failure_delay", what));
-        }
-        for text in self.trusted_networks.get_ref() {
-            if let Err(why) = text.parse::<Network>() {
-                let what = format!("\"{text}\": {why}");
-                return Err((
-                    self.trusted_networks.span(),
-                    "authentication.trusted_networks",
-                    what,
-                ));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -478,73 +442,17 @@ impl Settings {
 
     /// Checks `text`; `path` is only for messages and relative paths.
     pub fn parse(path: &Path, text: &str) -> Result<Settings, ConfigProblem> {
+        schema::check(path, text)?;
         let mut settings: Settings = toml::from_str(text).map_err(|error| {
-            ConfigProblem::at(
-                path,
-                text,
-                error.span(),
-                setting_at(text, error.span()).as_deref(),
-                error.message().trim_end(),
-            )
+            ConfigProblem::at(path, text, error.span(), None, error.message().trim_end())
         })?;
-        settings.check(path, text)?;
+        settings.check(path)?;
         settings.resolve_paths(path);
         Ok(settings)
     }
 
-    fn check(&self, path: &Path, text: &str) -> Result<(), ConfigProblem> {
-        let wrong = |span: std::ops::Range<usize>, setting: &str, what: String| {
-            Err(ConfigProblem::at(path, text, Some(span), Some(setting), what))
-        };
-        if !is_domain(self.hostname.get_ref()) {
-            let what = format!("\"{}\" is not a host name", self.hostname.get_ref());
-            return wrong(self.hostname.span(), "hostname", what);
-        }
-        if self.domains.get_ref().is_empty() {
-            let what = "no domain: name at least one, e.g. [\"example.org\"]".to_owned();
-            return wrong(self.domains.span(), "domains", what);
-        }
-        if let Some(bad) = self.domains.get_ref().iter().find(|domain| !is_domain(domain)) {
-            let what = format!("\"{bad}\" is not a domain name");
-            return wrong(self.domains.span(), "domains", what);
-        }
-        if **self.runtime.commit_gather.get_ref() > COMMIT_GATHER_MAX {
-            let what = format!("must be at most {COMMIT_GATHER_MAX:?}");
-            return wrong(self.runtime.commit_gather.span(), "runtime.commit_gather", what);
-        }
-        let allow = &self.limits.allow;
-        if let Some((bad, why)) = allow.get_ref().iter().find_map(|text| {
-            let error = text.parse::<Network>().err()?;
-            Some((text, error))
-        }) {
-            return wrong(allow.span(), "limits.allow", format!("\"{bad}\": {why}"));
-        }
-        if *self.store.partitions.get_ref() > PARTITIONS_MAX {
-            let what = format!("must be between 1 and {PARTITIONS_MAX}, or 0: one for each shard");
-            return wrong(self.store.partitions.span(), "store.partitions", what);
-        }
-        let segment = self.store.segment_size.get_ref().as_u64();
-        if !(1 << 20..=4 << 30).contains(&segment) {
-            let what = "must be between 1 MiB and 4 GiB".to_owned();
-            return wrong(self.store.segment_size.span(), "store.segment_size", what);
-        }
-        let level = *self.store.compression_level.get_ref();
-        if !(1..=19).contains(&level) {
-            let what = "must be 1 (fastest) to 19 (smallest)".to_owned();
-            return wrong(self.store.compression_level.span(), "store.compression_level", what);
-        }
-        let share = *self.store.garbage_share.get_ref();
-        if share != 0 && !(10..=90).contains(&share) {
-            let what = "must be 0 (never) or a percentage between 10 and 90".to_owned();
-            return wrong(self.store.garbage_share.span(), "store.garbage_share", what);
-        }
-        if let Err((span, setting, what)) = self.authentication.check() {
-            return wrong(span, setting, what);
-        }
-        if let Some((setting, what)) = least::too_little(self) {
-            let span = line_of(text, setting);
-            return Err(ConfigProblem::at(path, text, span, Some(setting), what));
-        }
+    /// What one setting asks of another.
+    fn check(&self, path: &Path) -> Result<(), ConfigProblem> {
         if self.tls.is_none() && self.listen.wants_implicit_tls() {
             return Err(ConfigProblem::file(
                 path,
@@ -557,15 +465,15 @@ impl Settings {
 
     /// Relative paths count from the configuration file's folder, not from where we were started.
     fn resolve_paths(&mut self, path: &Path) {
-        let base = path.parent().unwrap_or(Path::new("."));
+        let named = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let base = named.unwrap_or(Path::new("."));
         self.data_dir = base.join(&self.data_dir);
         if let Some(users) = &mut self.users_file {
             *users = base.join(&*users);
         }
         if let Some(tls) = &mut self.tls {
-            let files = tls.get_mut();
-            files.certificate = base.join(&files.certificate);
-            files.key = base.join(&files.key);
+            tls.certificate = base.join(&tls.certificate);
+            tls.key = base.join(&tls.key);
         }
     }
 
@@ -574,7 +482,8 @@ impl Settings {
     /// TOML by itself is taken as a string.
     ///
     /// # Errors
-    /// A port past 65535; an override that a configuration file would not be allowed either.
+    /// A port past 65535; an override that a configuration file would not be allowed either, or of what
+    /// a demo has of its own.
     pub fn demo(
         data_dir: &Path,
         port_base: u16,
@@ -586,41 +495,49 @@ impl Settings {
             let what = format!("{port_base}: port {port_base} + 995 would pass 65535");
             ConfigProblem::file("--port-base", what)
         })?;
+        for line in overrides {
+            let name = line.split(['=', '.']).next().unwrap_or_default().trim();
+            if DEMO_OWN.contains(&name) {
+                let what = format!("{line}: the demo sets {name} itself, by --dir and --port-base");
+                return Err(ConfigProblem::file("--set", what));
+            }
+        }
+        let is_set = |name: &str| {
+            let names = overrides.iter().filter_map(|line| line.split_once('='));
+            names.into_iter().any(|(key, _)| key.trim() == name)
+        };
         let mut text: String = overrides.iter().map(|line| as_toml(line) + "\n").collect();
         text.push_str(&format!(
-            "hostname = \"mail.{DEMO_DOMAIN}\"\ndomains = [\"{DEMO_DOMAIN}\"]\ndata_dir = \"\"\n\
-             tls = {{ certificate = \"\", key = \"\" }}\n"
+            "hostname = \"mail.{DEMO_DOMAIN}\"\ndomains = [\"{DEMO_DOMAIN}\"]\ndata_dir = \".\"\n\
+             tls = {{ certificate = \".\", key = \".\" }}\n"
         ));
         let mut settings = Settings::parse(Path::new("--set"), &text)?;
         settings.data_dir = data_dir.to_owned();
         settings.listen = listen;
-        settings.tls = Some(Spanned::new(
-            0..0,
-            TlsFiles {
-                certificate: data_dir.join("certificate.pem"),
-                key: data_dir.join("key.pem"),
-            },
-        ));
+        settings.tls = Some(TlsFiles {
+            certificate: data_dir.join("certificate.pem"),
+            key: data_dir.join("key.pem"),
+        });
         let runtime = &mut settings.runtime;
         if shards > 0 {
             runtime.shards = shards;
         }
-        if runtime.connections_per_shard == RuntimeSection::default().connections_per_shard {
+        if !is_set("runtime.connections_per_shard") {
             runtime.connections_per_shard = DEMO_CONNECTIONS;
         }
         // Load tests have thousands of clients and few accounts.
-        if settings.imap.sessions_per_account == ImapOptions::default().sessions_per_account {
+        if !is_set("imap.sessions_per_account") {
             settings.imap.sessions_per_account = DEMO_CONNECTIONS as u32;
         }
         if let Some(partitions) = partitions {
-            settings.store.partitions = Spanned::new(0..0, partitions);
+            settings.store.partitions = partitions;
         }
         Ok(settings)
     }
 
     /// Partitions that a new data directory gets on a machine with `shards` shards.
     pub fn partitions(&self, shards: u16) -> u16 {
-        match *self.store.partitions.get_ref() {
+        match self.store.partitions {
             0 => shards.clamp(1, PARTITIONS_MAX),
             partitions => partitions,
         }
@@ -634,7 +551,7 @@ impl Settings {
                 connections_max: runtime.connections_per_shard,
             },
             spin_before_park: Some(runtime.spin_before_park).filter(|spin| !spin.is_zero()),
-            commit_gather: **runtime.commit_gather.get_ref(),
+            commit_gather: runtime.commit_gather,
             ..ShardOptions::default()
         }
     }
@@ -654,7 +571,7 @@ impl Settings {
                 new_per_second: limits.new_per_network,
             },
             // `check` has let only networks through.
-            allow: limits.allow.get_ref().iter().filter_map(|text| text.parse().ok()).collect(),
+            allow: limits.allow.iter().filter_map(|text| text.parse().ok()).collect(),
         }
     }
 
@@ -662,17 +579,17 @@ impl Settings {
     pub fn store_options(&self) -> StoreOptions {
         let store = &self.store;
         StoreOptions {
-            segment_size: store.segment_size.get_ref().as_u64(),
+            segment_size: store.segment_size.as_u64(),
             checkpoint_interval: store.checkpoint_interval.as_u64(),
             account_budget: bytes(store.account_budget),
             write_buffer: bytes(store.write_buffer),
-            garbage_share: *store.garbage_share.get_ref(),
+            garbage_share: store.garbage_share,
             compaction_rate: store.compaction_rate.as_u64(),
             reserve: store.reserve.as_u64(),
             free_space_min: store.free_space_min.as_u64(),
             disk_timeout: store.disk_timeout,
             compression: (store.compression == BodyCompression::Zstd).then(|| Compression {
-                level: *store.compression_level.get_ref(),
+                level: store.compression_level,
                 body_min: bytes(store.compression_min),
             }),
             mailboxes_per_account: store.mailboxes_per_account,
@@ -688,7 +605,7 @@ impl Settings {
     pub fn service_options(&self, allow_plaintext_auth: bool) -> ServiceOptions {
         let defaults = ImapOptions::default();
         ServiceOptions {
-            hostname: self.hostname.get_ref().clone(),
+            hostname: self.hostname.clone(),
             allow_plaintext_auth,
             smtp: self.smtp_options(),
             pop3: Pop3Options { idle_timeout: self.pop3.idle_timeout, ..Pop3Options::default() },
@@ -728,18 +645,18 @@ impl Settings {
     }
 
     pub fn directory_options(&self) -> DirectoryOptions {
-        DirectoryOptions { domains: self.domains.get_ref().clone(), postmaster: None }
+        DirectoryOptions { domains: self.domains.clone(), postmaster: None }
     }
 
     /// How fast passwords may be guessed.
     pub fn guard_options(&self) -> GuardOptions {
         let section = &self.authentication;
-        let trusted = section.trusted_networks.get_ref().iter();
+        let trusted = section.trusted_networks.iter();
         GuardOptions {
-            free_failures: *section.free_failures.get_ref(),
+            free_failures: section.free_failures,
             delay_max: section.backoff_max,
-            network_failures: *section.network_failures.get_ref(),
-            failure_delay: **section.failure_delay.get_ref(),
+            network_failures: section.network_failures,
+            failure_delay: section.failure_delay,
             // Checked when the file was read.
             trusted: trusted.filter_map(|text| text.parse().ok()).collect(),
         }
@@ -755,33 +672,6 @@ fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
-/// `section.key` of the line in which `span` starts, for messages that do not name it themselves.
-fn setting_at(text: &str, span: Option<std::ops::Range<usize>>) -> Option<String> {
-    let start = span?.start.min(text.len());
-    let line_start = text.get(..start)?.rfind('\n').map_or(0, |at| at + 1);
-    let line = text.get(line_start..)?.lines().next()?;
-    let (key, _) = line.split_once('=')?;
-    let section = text
-        .get(..line_start)?
-        .lines()
-        .rev()
-        .find_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']').map(str::to_owned));
-    Some(match section {
-        Some(section) => format!("{section}.{}", key.trim()),
-        None => key.trim().to_owned(),
-    })
-}
-
-/// Where `setting` is set, if it is.
-fn line_of(text: &str, setting: &str) -> Option<std::ops::Range<usize>> {
-    let mut start = 0;
-    text.split_inclusive('\n').find_map(|line| {
-        let span = start..start + line.len();
-        start = span.end;
-        (setting_at(text, Some(span.clone())).as_deref() == Some(setting)).then_some(span)
-    })
-}
-
 /// `store.segment_size=1MiB` as a line of TOML: the value in quotes unless it is one as it stands.
 fn as_toml(line: &str) -> String {
     let Some((key, value)) = line.split_once('=') else { return line.to_owned() };
@@ -792,19 +682,6 @@ fn as_toml(line: &str) -> String {
     }
 }
 
-/// RFC 1123 host name: labels of letters, digits and hyphens, at most 255 octets.
-fn is_domain(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 255
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -812,75 +689,6 @@ mod tests {
     const BASE: &str = "hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\n\
                         data_dir = \"mail\"\n";
     const NO_TLS: &str = "[listen]\nsubmissions = []\npop3s = []\nimaps = []\n";
-
-    /// (what follows the base, the error it must give; "" when it must pass)
-    const CASES: &[(&str, &str)] = &[
-        ("", ""),
-        ("[smtp]\nmessage_size_max = \"10MiB\"\n", ""),
-        ("[imap]\nidle_timeout = \"45m\"\n", ""),
-        ("[limits]\nallow = []\nstrangers_per_address = 3\n", ""),
-        (
-            "[limits]\nallow = [\"::/0\", \"10.0.0.0/99\"]\n",
-            "t.toml:9: limits.allow: \"10.0.0.0/99\": not a network",
-        ),
-        (
-            "[store]\nreserve = \"8MiB\"\nwrite_buffer = \"0B\"\n",
-            "t.toml:10: store.write_buffer: must be at least \"256.0 KiB\"",
-        ),
-        ("[pop3]\nidle_timeout = \"0s\"\n", "t.toml:9: pop3.idle_timeout: must be at least \"1s\""),
-        ("[imap]\nsessions_per_account = 0\n", "t.toml:9: imap.sessions_per_account: must be"),
-        ("[smtp]\nmessage_size = 3\n", "t.toml:9: smtp.message_size: unknown field"),
-        ("[runtime]\ncommit_gather = \"0s\"\n", ""),
-        (
-            "[runtime]\ncommit_gather = \"1h\"\n",
-            "t.toml:9: runtime.commit_gather: must be at most 100ms",
-        ),
-        ("[store]\npartitions = 0\n", ""),
-        ("[store]\npartitions = 5000\n", "t.toml:9: store.partitions: must be between 1 and 4096"),
-        ("[store]\npartitions = \"x\"\n", "t.toml:9: store.partitions: invalid type"),
-        ("[store]\ngarbage_share = 95\n", "t.toml:9: store.garbage_share: must be 0"),
-        ("[store]\ncompression_level = 20\n", "t.toml:9: store.compression_level: must be 1"),
-        ("[store]\ncompression = \"gzip\"\n", "t.toml:9: "),
-        ("[store]\n\nsegment_size = \"1KiB\"\n", "t.toml:10: store.segment_size: must be between"),
-        ("[imap]\nidle_timeout = \"soon\"\n", "t.toml:9: imap.idle_timeout: "),
-        ("[authentication]\ntrusted_networks = [\"192.0.2.0/24\", \"2001:db8::7\"]\n", ""),
-        (
-            "[authentication]\ntrusted_networks = [\"192.0.2.0/33\"]\n",
-            "t.toml:9: authentication.trusted_networks: \"192.0.2.0/33\": not a network",
-        ),
-        (
-            "[authentication]\nfree_failures = 0\n",
-            "t.toml:9: authentication.free_failures: must be between 1 and 100",
-        ),
-        (
-            "[authentication]\nfailure_delay = \"1m\"\n",
-            "t.toml:9: authentication.failure_delay: must be at most 10s",
-        ),
-        (
-            "[authentication]\nnetwork_failures = 0\n",
-            "t.toml:9: authentication.network_failures: must be between 1",
-        ),
-        ("[nonsense]\n", "t.toml:8"),
-    ];
-
-    #[test]
-    fn settings() {
-        for (text, expected) in CASES {
-            let text = format!("{BASE}{NO_TLS}{text}");
-            let outcome = Settings::parse(Path::new("t.toml"), &text);
-            match (outcome, expected.is_empty()) {
-                (Ok(_), true) => {}
-                (Ok(_), false) => panic!("accepted:\n{text}"),
-                (Err(problem), _) => {
-                    let problem = problem.to_string();
-                    assert!(
-                        !expected.is_empty() && problem.starts_with(expected),
-                        "{text}\n{problem}"
-                    );
-                }
-            }
-        }
-    }
 
     #[test]
     fn demo_takes_settings() {
@@ -890,14 +698,27 @@ mod tests {
         };
         let settings = demo(2000, &["store.segment_size=1MiB", "runtime.shards=3"]).unwrap();
         assert_eq!(settings.store_options().segment_size, 1 << 20);
-        assert_eq!((settings.runtime.shards, *settings.store.partitions.get_ref()), (3, 2));
+        assert_eq!((settings.runtime.shards, settings.store.partitions), (3, 2));
         assert_eq!(settings.data_dir, Path::new("d"));
+        // What a demo has of its own gives way to what is asked for, if that is the product's default too.
+        let connections = |settings: Settings| {
+            (settings.runtime.connections_per_shard, settings.imap.sessions_per_account)
+        };
+        assert_eq!(connections(settings), (9_000, 9_000));
+        let asked = ["runtime.connections_per_shard=100000", "imap.sessions_per_account=1000"];
+        assert_eq!(connections(demo(2000, &asked).unwrap()), (100_000, 1_000));
         for (port_base, set, expected) in [
             (65_000, "", "--port-base: 65000: port 65000 + 995 would pass 65535"),
-            (2000, "store.segment=1", "--set:1: store.segment: unknown field"),
-            (2000, "store.segment_size=1KiB", "--set:1: store.segment_size: must be between"),
+            (2000, "store.segment=1", "--set:1: store.segment: there is no such setting"),
+            (
+                2000,
+                "store.segment_size=1KiB",
+                "--set:1: store.segment_size: found \"1KiB\"; expected a size",
+            ),
             (2000, "nonsense", "--set:1"),
-            (2000, "authentication.queue=0", "--set:1: authentication.queue: must be at least 1"),
+            (2000, "authentication.queue=0", "--set:1: authentication.queue: found 0; expected"),
+            (2000, "listen.smtp=[]", "--set: listen.smtp=[]: the demo sets listen itself"),
+            (2000, "data_dir=x", "--set: data_dir=x: the demo sets data_dir itself"),
         ] {
             let problem = demo(port_base, &[set]).unwrap_err().to_string();
             assert!(problem.starts_with(expected), "{set}: {problem}");
@@ -911,37 +732,26 @@ mod tests {
     }
 
     #[test]
-    fn bad_hostname_names_the_line() {
-        let text = BASE.replace("mx.example.org", "mx..org");
-        let problem = Settings::parse(Path::new("t.toml"), &text).unwrap_err().to_string();
-        assert!(problem.starts_with("t.toml:1: hostname: "), "{problem}");
-    }
-
-    #[test]
     fn paths_count_from_the_file() {
         let text = format!("{BASE}{NO_TLS}");
         let settings = Settings::parse(Path::new("/etc/ringmail/t.toml"), &text).unwrap();
         assert_eq!(settings.users_path(), Path::new("/etc/ringmail/mail/users"));
+        // Named without a folder: the file's is where we were started, and a path that can be opened.
+        let text = format!("users_file = \"users\"\n{text}");
+        let settings = Settings::parse(Path::new("t.toml"), &text).unwrap();
+        assert_eq!(settings.users_path().parent(), Some(Path::new(".")));
     }
 
+    /// What is not set stands in the example as an example: all else must be what it is without.
     #[test]
     fn the_example_file_is_valid_and_shows_the_defaults() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ringmail.example.toml");
-        let settings = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
-        let runtime = RuntimeSection::default();
-        assert_eq!(settings.process.core_dumps, ProcessSection::default().core_dumps);
-        assert_eq!(settings.runtime.backlog, runtime.backlog);
-        assert_eq!(settings.runtime.shutdown_timeout, runtime.shutdown_timeout);
-        assert_eq!(settings.runtime.commit_gather, runtime.commit_gather);
-        let limits = settings.client_limits();
-        let defaults = LimitsSection::default();
-        assert_eq!(limits.allow, ["127.0.0.0/8", "::1"].map(|text| text.parse().unwrap()));
-        assert_eq!(limits.address.strangers, defaults.strangers_per_address);
-        assert_eq!(limits.network.new_per_second, defaults.new_per_network);
-        assert_eq!(settings.partitions(3), 3);
-        let (guard, defaults) = (settings.guard_options(), GuardOptions::default());
-        assert_eq!(format!("{guard:?}"), format!("{defaults:?}"));
-        assert_eq!(settings.smtp.message_size_max, SmtpSection::default().message_size_max);
-        assert_eq!(settings.listen.imaps, Listen::default().imaps);
+        let example = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
+        let text = format!("{BASE}[tls]\ncertificate = \"c\"\nkey = \"k\"\n");
+        let mut defaults = Settings::parse(&path, &text).unwrap();
+        let Settings { hostname, domains, data_dir, tls, .. } = example;
+        defaults = Settings { hostname, domains, data_dir, tls, ..defaults };
+        let example = Settings::load(&path).unwrap();
+        assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));
     }
 }

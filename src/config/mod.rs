@@ -6,8 +6,9 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod file;
-mod least;
 mod problem;
+mod schema;
 
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
 pub use problem::ConfigProblem;
+pub use schema::{PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Setting};

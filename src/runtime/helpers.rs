@@ -79,7 +79,8 @@ pub async fn call<T: Send + 'static>(
 
 /// Runs `job` on a thread for long computations; here if all have more than enough to do.
 pub async fn compute(job: Box<dyn FnOnce() + Send>) {
-    // Kept where it can be had back.
+    // `try_run` drops a job that it refuses; out of the slot we can still take ours and run it here.
+    // Only one side ever looks into it, so nobody waits for the mutex.
     let slot = Arc::new(Mutex::new(Some(job)));
     let take = |slot: &Mutex<Option<_>>| slot.lock().unwrap_or_else(|it| it.into_inner()).take();
     let theirs = slot.clone();

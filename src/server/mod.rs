@@ -148,7 +148,7 @@ impl Reloadable {
             waiting_per_peer_max: settings.authentication.queue.div_ceil(4).max(1),
         };
         let snapshot = read_users(&users_path, &directory_options)?;
-        let tls_files = settings.tls.as_ref().map(|tls| tls.get_ref().clone());
+        let tls_files = settings.tls.clone();
         let tls = match &tls_files {
             Some(files) => {
                 Some(TlsContext::new(Certificate::load(&files.certificate, &files.key)?)?)

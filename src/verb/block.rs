@@ -52,9 +52,12 @@ impl Found {
     fn text(&self) -> String {
         let account = self.account.as_deref().unwrap_or("(all accounts)");
         let Found { network, failures, seconds, .. } = self;
-        let line = format!(
-            "{account} from {network}: {failures} wrong passwords, next attempt in {seconds} s"
-        );
+        let wait = match seconds {
+            0 => "now".to_owned(),
+            seconds => format!("in {seconds} s"),
+        };
+        let line =
+            format!("{account} from {network}: {failures} wrong passwords, next attempt {wait}");
         printable(&line)
     }
 }
@@ -82,9 +85,18 @@ fn lift(what: Option<&str>, place: &Place, as_json: bool) -> Result<()> {
     if as_json {
         println!("{}", json::object(&[("lifted", lifted.to_string())]));
     } else {
-        println!("lifted {lifted}");
+        println!("{}", outcome(what, lifted));
     }
     Ok(())
+}
+
+/// Nothing to lift is no failure: what a script asks for is so. But a name may be misspelled.
+fn outcome(what: Option<&str>, lifted: u64) -> String {
+    match (lifted, what) {
+        (0, Some(what)) => format!("lifted 0: no wrong passwords are counted for {what}"),
+        (0, None) => "lifted 0: nobody is held back".to_owned(),
+        _ => format!("lifted {lifted}"),
+    }
 }
 
 /// `None` is all. Something with an `@` is an account, a network one that log-ins come from; what is
@@ -157,10 +169,27 @@ mod tests {
     }
 
     #[test]
+    fn nothing_to_lift_says_so() {
+        for (what, expected) in [
+            (Some("a@b"), "lifted 0: no wrong passwords are counted for a@b"),
+            (Some("192.0.2.0/24"), "lifted 0: no wrong passwords are counted for 192.0.2.0/24"),
+            (None, "lifted 0: nobody is held back"),
+        ] {
+            assert_eq!(outcome(what, 0), expected);
+        }
+        assert_eq!(outcome(Some("a@b"), 2), "lifted 2");
+    }
+
+    #[test]
     fn lines() {
         let found = Found::parse("block\ta@b\t192.0.2.7\t6\t2").unwrap();
         let expected = r#"{"account":"a@b","network":"192.0.2.7","failures":6,"seconds":2}"#;
         assert_eq!(found.json(), expected);
+        let text = "a@b from 192.0.2.7: 6 wrong passwords, next attempt in 2 s";
+        assert_eq!(found.text(), text);
+        // Listed for its failures; it need not wait any more.
+        let found = Found::parse("block\ta@b\t192.0.2.7\t6\t0").unwrap();
+        assert_eq!(found.text(), "a@b from 192.0.2.7: 6 wrong passwords, next attempt now");
         assert!(Found::parse("block\t-\t192.0.2.0/24\t6\t2").unwrap().account.is_none());
         assert!(Found::parse("ok").is_none());
     }

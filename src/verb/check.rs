@@ -8,7 +8,12 @@ use ringmail::{
     config::{Settings, TlsFiles},
     directory::{DirectorySnapshot, UsersFile},
     model::{Lsn, PartitionId},
-    runtime::{folder::Folder, host, privilege, tls::Certificate},
+    runtime::{
+        folder::Folder,
+        host,
+        privilege::{self, PrivilegeError},
+        tls::Certificate,
+    },
     server::{self, data_dir},
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name},
 };
@@ -27,12 +32,11 @@ pub fn check(arguments: CheckArguments) -> Result<()> {
 
 fn check_config(path: &Path) -> Result<()> {
     let settings = Settings::load(path)?;
-    let mut problems = Vec::new();
-    if let Some(tls) = &settings.tls {
-        let files = tls.get_ref();
-        if let Err(error) = load_certificate(&settings, files) {
-            problems.push(error.to_string());
-        }
+    let mut problems: Vec<String> = user_problem(&settings).into_iter().collect();
+    if let Some(files) = settings.tls.as_ref().filter(|_| problems.is_empty())
+        && let Err(error) = load_certificate(&settings, files)
+    {
+        problems.push(error.to_string());
     }
     let users_path = settings.users_path();
     let users_folder = users_path.parent().unwrap_or(Path::new("."));
@@ -74,6 +78,18 @@ fn check_config(path: &Path) -> Result<()> {
     } else {
         bail!("{}: {} problem(s)", path.display(), problems.len())
     }
+}
+
+/// What is wrong with whom the server is to become.
+fn user_problem(settings: &Settings) -> Option<String> {
+    let user = settings.user.as_ref()?;
+    let error = match privilege::identity(user, settings.group.as_deref()) {
+        Ok(owner) if owner.uid.is_root() => PrivilegeError::IsRoot(user.clone()),
+        Ok(_) => return None,
+        Err(error) => error,
+    };
+    let setting = if matches!(error, PrivilegeError::NoGroup(_)) { "group" } else { "user" };
+    Some(format!("{setting}: {error}"))
 }
 
 /// As the user who will: whom root's files may be closed to.
@@ -181,6 +197,24 @@ mod tests {
             let error =
                 check_partition(place.path(), 7, &ProgressBar::hidden()).unwrap_err().to_string();
             assert!(error.contains(changed) && error.contains("version 99"), "{error}");
+        }
+    }
+
+    /// `serve` would end at it, if root starts it; whoever checks may not be root.
+    #[test]
+    fn a_user_that_is_not_there_is_a_problem() {
+        for (names, expected) in [
+            ("user = \"nobody-of-this-name\"", "user: no user \"nobody-of-this-name\""),
+            ("user = \"root\"", "user: user \"root\" is root"),
+            ("user = \"daemon\"\ngroup = \"no-such-group\"", "group: no group \"no-such-group\""),
+        ] {
+            let text = format!(
+                "hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = \"mail\"\n{names}\n\
+                 listen = {{ submissions = [], pop3s = [], imaps = [] }}\n"
+            );
+            let settings = Settings::parse(Path::new("t.toml"), &text).unwrap();
+            let problem = user_problem(&settings).unwrap();
+            assert!(problem.starts_with(expected), "{problem}");
         }
     }
 

@@ -131,8 +131,14 @@ fn table(
     match verb {
         InspectVerb::Segments => segments(data_dir, layout.partitions),
         InspectVerb::Checkpoint => checkpoints(data_dir, layout.partitions),
-        InspectVerb::Batches { segment } => Ok(batches(&read_segment(data_dir, segment)?)),
-        InspectVerb::Entries { segment } => Ok(entries(&read_segment(data_dir, segment)?)),
+        InspectVerb::Batches { segment } => {
+            let found = choose_segment(data_dir, layout.partitions, segment.as_deref())?;
+            Ok(batches(found.as_ref()))
+        }
+        InspectVerb::Entries { segment } => {
+            let found = choose_segment(data_dir, layout.partitions, segment.as_deref())?;
+            Ok(entries(found.as_ref()))
+        }
         InspectVerb::Account { address } => {
             account(data_dir, users_file, address, layout.partitions, options)
         }
@@ -161,6 +167,26 @@ fn take_apart(path: &Path, name: &str, bytes: &[u8], partition: PartitionId) -> 
     })
 }
 
+/// The segment that is named, or else the first; `None` if there is none yet.
+fn choose_segment(
+    data_dir: &Path,
+    partitions: u16,
+    named: Option<&str>,
+) -> Result<Option<Dissection>> {
+    if let Some(named) = named {
+        return read_segment(data_dir, named).map(Some);
+    }
+    for partition in (0..partitions).map(PartitionId) {
+        let names = names(&folder(data_dir, partition))?;
+        if let Some(name) = names.iter().find(|name| epoch_of_name(name).is_some()) {
+            eprintln!("ringmail inspect: {partition}/{name}");
+            return read_segment(data_dir, &format!("{partition}/{name}")).map(Some);
+        }
+    }
+    eprintln!("ringmail inspect: no segment: nothing was written yet");
+    Ok(None)
+}
+
 /// `PARTITION/NAME`, a path, or a name if there is one partition only.
 fn read_segment(data_dir: &Path, named: &str) -> Result<Dissection> {
     let path = Path::new(named);
@@ -179,7 +205,7 @@ fn read_segment(data_dir: &Path, named: &str) -> Result<Dissection> {
     };
     let path = folder(data_dir, partition).join(name);
     let bytes = read_if_there(&path)?.with_context(|| {
-        format!("{}: absent; `ringmail inspect segments` lists what is there", path.display())
+        format!("{}: absent; \"ringmail inspect segments\" lists what is there", path.display())
     })?;
     take_apart(&path, name, &bytes, partition)
 }
@@ -277,7 +303,7 @@ fn checkpoints(data_dir: &Path, partitions: u16) -> Result<Table> {
     Ok(table)
 }
 
-fn batches(found: &Dissection) -> Table {
+fn batches(found: Option<&Dissection>) -> Table {
     let mut table = Table::new(&[
         Number("offset"),
         Number("lsn"),
@@ -286,7 +312,7 @@ fn batches(found: &Dissection) -> Table {
         Number("durable"),
         Text("state"),
     ]);
-    for batch in &found.batches {
+    for batch in found.iter().flat_map(|found| &found.batches) {
         let state = batch.flaw.clone().unwrap_or("whole".to_owned());
         let numbers = match batch.header {
             Some(header) => [
@@ -302,7 +328,7 @@ fn batches(found: &Dissection) -> Table {
     table
 }
 
-fn entries(found: &Dissection) -> Table {
+fn entries(found: Option<&Dissection>) -> Table {
     let mut table = Table::new(&[
         Number("offset"),
         Number("lsn"),
@@ -313,7 +339,7 @@ fn entries(found: &Dissection) -> Table {
         Number("bytes"),
         Text("state"),
     ]);
-    for entry in &found.entries {
+    for entry in found.iter().flat_map(|found| &found.entries) {
         let about = match entry.header {
             Some(header) => [
                 kind_name(header.kind).to_owned(),
@@ -362,6 +388,9 @@ fn account(
         Number("newest uid"),
     ]);
     table.rows = examine::account(data_dir, partitions, id, options)?;
+    if table.rows.is_empty() {
+        eprintln!("ringmail inspect: no folders: they are made by the first message or log-in");
+    }
     Ok(table)
 }
 
@@ -400,7 +429,7 @@ mod tests {
         assert_eq!(column(&found, "damaged"), ["0"]);
         assert_eq!(column(&checkpoints(place.path(), 8).unwrap(), "state"), ["whole"]);
         let segment = read_segment(place.path(), &format!("7/{SEGMENT}")).unwrap();
-        let (batches, entries) = (batches(&segment), entries(&segment));
+        let (batches, entries) = (batches(Some(&segment)), entries(Some(&segment)));
         assert_eq!(column(&found, "batches"), [batches.rows.len().to_string()]);
         assert_eq!(column(&found, "entries"), [entries.rows.len().to_string()]);
         for table in [&batches, &entries] {
@@ -410,6 +439,20 @@ mod tests {
         for kind in ["message", "body chunk", "checkpoint root", "expunge"] {
             assert!(column(&entries, "kind").contains(&kind), "{kind}");
         }
+    }
+
+    /// On a machine with several cores nobody knows in which partition the first message lies.
+    #[test]
+    fn a_segment_need_not_be_named() {
+        let place = data_dir();
+        let found = entries(choose_segment(place.path(), 8, None).unwrap().as_ref());
+        let named = format!("7/{SEGMENT}");
+        let expected = entries(choose_segment(place.path(), 8, Some(&named)).unwrap().as_ref());
+        assert!(!found.rows.is_empty());
+        assert_eq!(found.rows, expected.rows);
+        // Nothing was written yet.
+        assert!(choose_segment(place.path(), 7, None).unwrap().is_none());
+        assert!(entries(None).rows.is_empty() && batches(None).rows.is_empty());
     }
 
     /// The server deletes what compaction replaced, between our listing and our reading: a name

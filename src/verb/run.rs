@@ -10,7 +10,6 @@ use ringmail::{
     server::{self, data_dir},
 };
 
-use super::Usage;
 use crate::cli::{ConfigArguments, DemoArguments};
 
 pub fn serve(arguments: ConfigArguments) -> Result<()> {
@@ -18,9 +17,6 @@ pub fn serve(arguments: ConfigArguments) -> Result<()> {
 }
 
 pub fn demo(arguments: DemoArguments) -> Result<()> {
-    if arguments.partitions == Some(0) {
-        return Err(Usage("--partitions must be at least 1".to_owned()).into());
-    }
     let DemoArguments { dir, port_base, users, shards, partitions, set } = arguments;
     let mut settings = Settings::demo(&dir, port_base, shards, partitions, &set)?;
     let folder =

@@ -22,11 +22,6 @@ pub struct Limits {
     pub message: u64,
 }
 
-impl Limits {
-    /// For clients that have not logged in: room for a long SASL response, no more.
-    pub const BEFORE_LOGIN: Limits = Limits { line: 16 * 1024, command: 16 * 1024, message: 0 };
-}
-
 impl Default for Limits {
     fn default() -> Limits {
         Limits { line: 64 * 1024, command: 256 * 1024, message: 50 * 1024 * 1024 }

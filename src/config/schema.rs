@@ -1,0 +1,760 @@
+//! Every setting: its name, what it may be, and what is said of anything else.
+//!
+//! [`Settings::parse`](super::Settings::parse) comes here first, so what serde reads afterwards is known to
+//! fit. serde's own errors name Rust's types, and not always the setting.
+
+use std::{net::SocketAddr, ops::Range, path::Path, time::Duration};
+
+use bytesize::ByteSize;
+use humantime_serde::re::humantime;
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
+
+use super::ConfigProblem;
+use crate::model::Network;
+
+/// One setting of the configuration file.
+pub struct Setting {
+    /// `section.key`, or `key` alone for those above the first section.
+    pub name: &'static str,
+    /// As docs/ringmail.example.toml shows it.
+    pub example: &'static str,
+    kind: Kind,
+    need: Need,
+}
+
+/// What it means that a setting is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Nothing starts; for one in a section, once that is there.
+    Required,
+    /// It is as in the example.
+    Default,
+    /// There is none.
+    Optional,
+}
+
+/// What a setting may be.
+#[derive(Clone, Copy)]
+enum Kind {
+    HostName,
+    HostNames,
+    Path,
+    /// Of a user or group.
+    Name,
+    Flag,
+    /// To listen on.
+    Addresses,
+    Networks,
+    OneOf(&'static [&'static str]),
+    Count(Bounds),
+    /// In octets.
+    Size(Bounds),
+    /// In microseconds.
+    Time(Bounds),
+}
+
+use Kind::{Addresses, Flag, HostName, HostNames, Name, Networks, OneOf};
+
+#[derive(Clone, Copy)]
+struct Bounds {
+    least: u64,
+    most: u64,
+    /// What 0 stands for, where it is not an amount like others.
+    zero: Option<&'static str>,
+}
+
+impl Bounds {
+    fn allow(self, amount: u64) -> bool {
+        (self.zero.is_some() && amount == 0) || (self.least..=self.most).contains(&amount)
+    }
+}
+
+impl Kind {
+    const fn or_zero(self, meaning: &'static str) -> Kind {
+        match self {
+            Kind::Count(bounds) => Kind::Count(Bounds { zero: Some(meaning), ..bounds }),
+            Kind::Size(bounds) => Kind::Size(Bounds { zero: Some(meaning), ..bounds }),
+            Kind::Time(bounds) => Kind::Time(Bounds { zero: Some(meaning), ..bounds }),
+            other => other,
+        }
+    }
+}
+
+const fn count(least: u64, most: u64) -> Kind {
+    Kind::Count(Bounds { least, most, zero: None })
+}
+
+const fn size(least: u64, most: u64) -> Kind {
+    Kind::Size(Bounds { least, most, zero: None })
+}
+
+const fn time(least: u64, most: u64) -> Kind {
+    Kind::Time(Bounds { least, most, zero: None })
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// More than any disk has, and far from where sums of sizes would overflow.
+const PIB: u64 = 1 << 50;
+
+const MILLISECOND: u64 = 1_000;
+const SECOND: u64 = 1_000_000;
+/// Nobody waits longer on purpose; and a clock's reading and this can be added.
+const WEEK: u64 = 7 * 24 * 3600 * SECOND;
+
+/// Messages of two GiB and more would pass what IMAP can say of a size (RFC 3501 9, `number`) with what we
+/// put in front.
+const MESSAGE_MOST: u64 = 2 * GIB;
+
+const fn setting(name: &'static str, kind: Kind, example: &'static str) -> Setting {
+    Setting { name, example, kind, need: Need::Default }
+}
+
+const fn optional(name: &'static str, kind: Kind, example: &'static str) -> Setting {
+    Setting { name, example, kind, need: Need::Optional }
+}
+
+const fn required(name: &'static str, kind: Kind, example: &'static str) -> Setting {
+    Setting { name, example, kind, need: Need::Required }
+}
+
+/// In the order of docs/ringmail.example.toml. Too little of what the server needs would stop it, so there is
+/// a least; too much would overflow or be allocated, so there is a most.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    required("hostname", HostName, "\"mail.example.org\""),
+    required("domains", HostNames, "[\"example.org\", \"example.net\"]"),
+    required("data_dir", Kind::Path, "\"/var/lib/ringmail\""),
+    optional("users_file", Kind::Path, "\"/etc/ringmail/users\""),
+    optional("user", Name, "\"ringmail\""),
+    optional("group", Name, "\"ringmail\""),
+    setting("listen.smtp", Addresses, "[\"0.0.0.0:25\"]"),
+    setting("listen.submission", Addresses, "[\"0.0.0.0:587\"]"),
+    setting("listen.submissions", Addresses, "[\"0.0.0.0:465\"]"),
+    setting("listen.lmtp", Addresses, "[\"127.0.0.1:24\"]"),
+    setting("listen.pop3", Addresses, "[\"0.0.0.0:110\"]"),
+    setting("listen.pop3s", Addresses, "[\"0.0.0.0:995\"]"),
+    setting("listen.imap", Addresses, "[\"0.0.0.0:143\"]"),
+    setting("listen.imaps", Addresses, "[\"0.0.0.0:993\"]"),
+    setting("listen.admin", Addresses, "[\"127.0.0.1:8080\"]"),
+    required("tls.certificate", Kind::Path, "\"/etc/ringmail/fullchain.pem\""),
+    required("tls.key", Kind::Path, "\"/etc/ringmail/privkey.pem\""),
+    setting("process.core_dumps", Flag, "false"),
+    setting("runtime.shards", count(1, SHARDS_MAX as u64).or_zero("one for each core"), "0"),
+    setting("runtime.connections_per_shard", count(1, 10_000_000), "100000"),
+    setting("runtime.buffers_per_shard", size(256 * KIB, PIB), "\"64MiB\""),
+    setting("runtime.backlog", count(1, 1_000_000), "4096"),
+    setting("runtime.shutdown_timeout", time(0, WEEK), "\"10s\""),
+    setting("runtime.spin_before_park", time(0, SECOND), "\"0s\""),
+    // A shard looks at its ring only in between.
+    setting("runtime.commit_gather", time(0, 100 * MILLISECOND), "\"1500us\""),
+    setting("runtime.write_timeout", time(SECOND, WEEK), "\"5m\""),
+    setting("runtime.tls_handshake_timeout", time(SECOND, WEEK), "\"30s\""),
+    setting("limits.allow", Networks, "[\"127.0.0.0/8\", \"::1\"]"),
+    setting("limits.connections_per_address", count(1, 10_000_000).or_zero("no limit"), "1000"),
+    setting("limits.connections_per_network", count(1, 10_000_000).or_zero("no limit"), "4000"),
+    setting("limits.strangers_per_address", count(1, 10_000_000).or_zero("no limit"), "100"),
+    setting("limits.strangers_per_network", count(1, 10_000_000).or_zero("no limit"), "400"),
+    setting("limits.new_per_address", count(1, 10_000_000).or_zero("no limit"), "50"),
+    setting("limits.new_per_network", count(1, 10_000_000).or_zero("no limit"), "200"),
+    setting("store.partitions", count(1, PARTITIONS_MAX as u64).or_zero("one for each shard"), "0"),
+    setting("store.segment_size", size(MIB, 4 * GIB), "\"64MiB\""),
+    setting("store.checkpoint_interval", size(256 * KIB, PIB), "\"64MiB\""),
+    setting("store.account_budget", size(256 * KIB, PIB), "\"64MiB\""),
+    setting("store.write_buffer", size(256 * KIB, PIB), "\"16MiB\""),
+    setting("store.garbage_share", count(10, 90).or_zero("never"), "30"),
+    setting("store.compaction_rate", size(64 * KIB, PIB).or_zero("no limit"), "\"64MiB\""),
+    setting("store.reserve", size(0, PIB), "\"8MiB\""),
+    setting("store.free_space_min", size(0, PIB), "\"64MiB\""),
+    setting("store.disk_timeout", time(100 * MILLISECOND, WEEK), "\"10s\""),
+    setting("store.compression", OneOf(&["zstd", "off"]), "\"zstd\""),
+    setting("store.compression_level", count(1, 19), "1"),
+    setting("store.compression_min", size(0, PIB), "\"8KiB\""),
+    // INBOX, and those that a new account gets.
+    setting("store.mailboxes_per_account", count(5, 1_000_000), "10000"),
+    // There are no more UIDs.
+    setting("store.messages_per_account", count(1, u32::MAX as u64), "2000000"),
+    setting("store.octets_per_account", size(KIB, PIB), "\"1TiB\""),
+    setting("intake.memory_per_shard", size(256 * KIB, PIB), "\"32MiB\""),
+    setting("intake.silence", time(SECOND, WEEK), "\"5m\""),
+    setting("intake.rate_min", size(1, GIB).or_zero("any rate"), "\"256B\""),
+    setting("intake.deadline", time(SECOND, WEEK), "\"1h\""),
+    setting("smtp.message_size_max", size(KIB, MESSAGE_MOST), "\"50MiB\""),
+    // No partition takes more in one delivery.
+    setting("smtp.recipients_max", count(1, 100_000), "1000"),
+    setting("smtp.received_headers_max", count(1, 10_000), "100"),
+    setting("smtp.bare_newline", OneOf(&["refuse", "normalise"]), "\"refuse\""),
+    setting("pop3.idle_timeout", time(SECOND, WEEK), "\"10m\""),
+    setting("imap.idle_timeout", time(SECOND, WEEK), "\"30m\""),
+    setting("imap.append_size_max", size(KIB, MESSAGE_MOST), "\"50MiB\""),
+    setting("imap.sessions_per_account", count(1, 10_000_000), "1000"),
+    setting("authentication.workers", count(1, 1024), "2"),
+    setting("authentication.queue", count(1, 1_000_000), "256"),
+    setting("authentication.free_failures", count(1, 100), "5"),
+    setting("authentication.backoff_max", time(SECOND, WEEK), "\"1m\""),
+    setting("authentication.network_failures", count(1, 100_000), "20"),
+    // Before its log-in nobody has a minute.
+    setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
+    optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
+];
+
+pub const SHARDS_MAX: u16 = 1024;
+pub const PARTITIONS_MAX: u16 = 4096;
+
+/// Checks what `text` sets. `path` is only for messages.
+///
+/// # Errors
+/// The first thing wrong, in the order of the file; what is missing comes last.
+pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblem> {
+    let document = DeTable::parse(text).map_err(|error| not_toml(path, text, &error))?;
+    let mut wrongs = Vec::new();
+    for (key, value) in document.get_ref() {
+        look_at(text, key, value, &mut wrongs);
+    }
+    if let Some(first) = wrongs.into_iter().min_by_key(|wrong| wrong.span.start) {
+        let Wrong { span, name, what } = first;
+        return Err(ConfigProblem::at(path, text, Some(span), Some(&name), what));
+    }
+    for setting in SETTINGS.iter().filter(|setting| setting.need == Need::Required) {
+        let (section, key) = setting.parts();
+        let (found, span) = match section {
+            None => (document.get_ref().contains_key(key), None),
+            Some(section) => match document.get_ref().get(section) {
+                None => continue,
+                Some(table) => (table.get_ref().get(key).is_some(), Some(table.span())),
+            },
+        };
+        if !found {
+            let what = format!("missing; {}", setting.expected());
+            return Err(ConfigProblem::at(path, text, span, Some(setting.name), what));
+        }
+    }
+    match document.get_ref().get("group") {
+        Some(group) if !document.get_ref().contains_key("user") => {
+            let what = "has no effect without user: set that too, e.g. user = \"ringmail\"";
+            Err(ConfigProblem::at(path, text, Some(group.span()), Some("group"), what))
+        }
+        _ => Ok(()),
+    }
+}
+
+struct Wrong {
+    span: Range<usize>,
+    /// Of the setting, as the file has it.
+    name: String,
+    what: String,
+}
+
+type Key<'a> = Spanned<DeString<'a>>;
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// A key of the document's top level.
+fn look_at(text: &str, key: &Key<'_>, value: &Value<'_>, wrongs: &mut Vec<Wrong>) {
+    let name = key.get_ref();
+    let is_section = sections().any(|section| section == name);
+    match value.get_ref().as_table() {
+        Some(table) if is_section => {
+            for (key, value) in table {
+                look_at_setting(text, &format!("{name}.{}", key.get_ref()), key, value, wrongs);
+            }
+        }
+        None if is_section => {
+            let what = format!("{}; expected a section: [{name}]", found(text, value.span()));
+            wrongs.push(Wrong { span: value.span(), name: name.to_string(), what });
+        }
+        _ => look_at_setting(text, name, key, value, wrongs),
+    }
+}
+
+fn look_at_setting(
+    text: &str,
+    name: &str,
+    key: &Key<'_>,
+    value: &Value<'_>,
+    wrongs: &mut Vec<Wrong>,
+) {
+    let wrong = |span, what| Wrong { span, name: name.to_owned(), what };
+    match SETTINGS.iter().find(|setting| setting.name == name) {
+        None => wrongs.push(wrong(key.span(), unknown(name, value.get_ref().is_table()))),
+        Some(setting) => {
+            if let Err(span) = setting.kind.take(value) {
+                let what = format!("{}; {}", found(text, span.clone()), setting.expected());
+                wrongs.push(wrong(span, what));
+            }
+        }
+    }
+}
+
+impl Setting {
+    /// Section, if it is in one, and key.
+    fn parts(&self) -> (Option<&'static str>, &'static str) {
+        match self.name.split_once('.') {
+            Some((section, key)) => (Some(section), key),
+            None => (None, self.name),
+        }
+    }
+
+    /// What it is where the file does not set it.
+    pub fn default(&self) -> Option<&'static str> {
+        (self.need == Need::Default).then_some(self.example)
+    }
+
+    /// What it may be, in words.
+    pub fn wants(&self) -> String {
+        self.kind.wants()
+    }
+
+    fn expected(&self) -> String {
+        let (_, key) = self.parts();
+        format!("expected {}, e.g. {key} = {}", self.wants(), self.example)
+    }
+}
+
+impl Kind {
+    /// The part of `value` that is none of these, if there is one.
+    fn take(self, value: &Value<'_>) -> Result<(), Range<usize>> {
+        let amount =
+            |amount: Option<u64>, bounds: Bounds| amount.is_some_and(|amount| bounds.allow(amount));
+        let text = value.get_ref().as_str();
+        let fits = match self {
+            HostName => text.is_some_and(is_domain),
+            HostNames => return each(value, true, is_domain),
+            Addresses => return each(value, false, |text| text.parse::<SocketAddr>().is_ok()),
+            Networks => return each(value, false, |text| text.parse::<Network>().is_ok()),
+            Kind::Path | Name => text.is_some_and(|text| !text.is_empty()),
+            Flag => value.get_ref().is_bool(),
+            OneOf(words) => text.is_some_and(|text| words.contains(&text)),
+            Kind::Count(bounds) => amount(whole(value), bounds),
+            Kind::Size(bounds) => amount(octets(value), bounds),
+            Kind::Time(bounds) => amount(microseconds(value), bounds),
+        };
+        if fits { Ok(()) } else { Err(value.span()) }
+    }
+
+    fn wants(self) -> String {
+        let between = |what: &str, bounds: Bounds, spell: fn(u64) -> String| {
+            let mut text = format!("{what} from {} to {}", spell(bounds.least), spell(bounds.most));
+            if let Some(zero) = bounds.zero {
+                text.push_str(&format!(", or 0 ({zero})"));
+            }
+            text
+        };
+        match self {
+            HostName => "a host name".to_owned(),
+            HostNames => "a list of domain names, at least one".to_owned(),
+            Kind::Path => "a path".to_owned(),
+            Name => "a name".to_owned(),
+            Flag => "true or false".to_owned(),
+            Addresses => "a list of addresses with ports, or [] for none".to_owned(),
+            Networks => "a list of addresses and networks (address/bits)".to_owned(),
+            OneOf(words) => {
+                words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
+            }
+            Kind::Count(bounds) => between("a whole number", bounds, |count| count.to_string()),
+            Kind::Size(bounds) => between("a size", bounds, spell_size),
+            Kind::Time(bounds) => between("a time", bounds, |time| {
+                humantime::format_duration(Duration::from_micros(time)).to_string()
+            }),
+        }
+    }
+}
+
+/// A list whose every item `fits`, or else what is wrong: an item, or the value.
+fn each(
+    value: &Value<'_>,
+    at_least_one: bool,
+    fits: impl Fn(&str) -> bool,
+) -> Result<(), Range<usize>> {
+    let list = value.get_ref().as_array().ok_or(value.span())?;
+    if at_least_one && list.is_empty() {
+        return Err(value.span());
+    }
+    match list.iter().find(|item| !item.get_ref().as_str().is_some_and(&fits)) {
+        Some(item) => Err(item.span()),
+        None => Ok(()),
+    }
+}
+
+fn whole(value: &Value<'_>) -> Option<u64> {
+    let integer = value.get_ref().as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// "64MiB", or a number of octets.
+fn octets(value: &Value<'_>) -> Option<u64> {
+    match value.get_ref().as_str() {
+        Some(text) => text.parse().ok().map(|ByteSize(octets)| octets),
+        None => whole(value),
+    }
+}
+
+/// "1m 30s".
+fn microseconds(value: &Value<'_>) -> Option<u64> {
+    let time = humantime::parse_duration(value.get_ref().as_str()?).ok()?;
+    Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// As the file spells it: 65536 is 64KiB.
+fn spell_size(octets: u64) -> String {
+    let units = [(50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    units
+        .into_iter()
+        .find(|(bits, _)| octets != 0 && octets.trailing_zeros() >= *bits)
+        .map_or(format!("{octets}B"), |(bits, unit)| format!("{}{unit}", octets >> bits))
+}
+
+/// Longest piece of the file that a message repeats.
+const FOUND_MAX: usize = 60;
+
+fn found(text: &str, span: Range<usize>) -> String {
+    let piece = text.get(span).unwrap_or_default();
+    let short: String = piece.lines().next().unwrap_or_default().chars().take(FOUND_MAX).collect();
+    let more = if short.len() < piece.len() { " ..." } else { "" };
+    format!("found {short}{more}")
+}
+
+/// Sections, each once.
+fn sections() -> impl Iterator<Item = &'static str> {
+    let mut last = None;
+    SETTINGS.iter().filter_map(|setting| setting.parts().0).filter(move |section| {
+        let is_new = last != Some(*section);
+        last = Some(*section);
+        is_new
+    })
+}
+
+fn keys(of: Option<&str>) -> String {
+    let settings = SETTINGS.iter().map(Setting::parts).filter(|(section, _)| *section == of);
+    settings.map(|(_, key)| key).collect::<Vec<_>>().join(", ")
+}
+
+/// Of a name that is no setting's.
+fn unknown(name: &str, is_table: bool) -> String {
+    let (section, key) = match name.split_once('.') {
+        Some((section, key)) => (Some(section), key),
+        None => (None, name),
+    };
+    if section.is_none() && is_table {
+        let sections: Vec<String> = sections().map(|section| format!("[{section}]")).collect();
+        return format!("there is no such section; there are {}", sections.join(", "));
+    }
+    let elsewhere: Vec<String> = SETTINGS
+        .iter()
+        .filter(|setting| setting.parts().1 == key)
+        .map(|setting| match setting.parts().0 {
+            Some(section) => format!("in [{section}]"),
+            None => "above the first section".to_owned(),
+        })
+        .collect();
+    let whose = match section {
+        Some(section) => format!("[{section}] has"),
+        None => "outside of sections there are".to_owned(),
+    };
+    match elsewhere.is_empty() {
+        true => format!("there is no such setting; {whose} {}", keys(section)),
+        false => format!("there is no such setting here; it belongs {}", elsewhere.join(" or ")),
+    }
+}
+
+/// What is wrong with a file that cannot be taken apart: the line, and an example if it is a setting's.
+fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigProblem {
+    let message = error.message().trim_end();
+    let name = error.span().and_then(|span| name_at(text, span.start));
+    let setting = SETTINGS.iter().find(|setting| Some(setting.name) == name.as_deref());
+    let what = match setting {
+        Some(_) if message == "duplicate key" => "set a second time".to_owned(),
+        // Beside the example, what a parser would have expected says nothing.
+        Some(setting) => {
+            let message = message.split(", expected").next().unwrap_or(message);
+            format!("{message}; {}", setting.expected())
+        }
+        None => message.to_owned(),
+    };
+    ConfigProblem::at(path, text, error.span(), name.as_deref(), what)
+}
+
+/// `section.key` of the line at `start`.
+fn name_at(text: &str, start: usize) -> Option<String> {
+    let before = text.get(..start.min(text.len()))?;
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let (above, line) = (text.get(..line_start)?, text.get(line_start..)?.lines().next()?);
+    let (key, _) = line.split_once('=')?;
+    let header =
+        |line: &str| Some(line.trim().strip_prefix('[')?.split_once(']')?.0.trim().to_owned());
+    Some(match above.lines().rev().find_map(header) {
+        Some(section) => format!("{section}.{}", key.trim()),
+        None => key.trim().to_owned(),
+    })
+}
+
+/// RFC 1123 host name: labels of letters, digits and hyphens, at most 255 octets.
+fn is_domain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 255
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Settings, *};
+
+    const REQUIRED: &[&str] = &[
+        "hostname = \"mx.example.org\"",
+        "domains = [\"example.org\"]",
+        "data_dir = \"mail\"",
+        "listen = { submissions = [], pop3s = [], imaps = [] }",
+    ];
+
+    fn problem(text: &str) -> String {
+        match Settings::parse(Path::new("t.toml"), text) {
+            Ok(_) => String::new(),
+            Err(problem) => problem.to_string(),
+        }
+    }
+
+    /// (what follows four lines with what is required, what is said of it: nothing if it passes)
+    #[rustfmt::skip]
+    const CASES: &[(&str, &str)] = &[
+        ("", ""),
+        ("smtp.message_size_max = \"10MiB\"", ""),
+        ("smtp.message_size_max = 1_000_000", ""),
+        ("[imap]\nidle_timeout = \"1h 30m\"", ""),
+        ("[runtime]\ncommit_gather = \"0s\"\nbacklog = 0x1000", ""),
+        ("[limits]\nallow = []\nstrangers_per_address = 0", ""),
+        ("[authentication]\ntrusted_networks = [\"192.0.2.0/24\", \"2001:db8::7\"]", ""),
+
+        // Of another type.
+        ("user = 3", "5: user: found 3; expected a name, e.g. user = \"ringmail\""),
+        ("users_file = false",
+         "5: users_file: found false; expected a path, e.g. users_file = \"/etc/ringmail/users\""),
+        ("[process]\ncore_dumps = \"no\"",
+         "6: process.core_dumps: found \"no\"; expected true or false, e.g. core_dumps = false"),
+        ("[runtime]\nshards = \"x\"",
+         "6: runtime.shards: found \"x\"; expected a whole number from 1 to 1024, or 0 (one for each \
+          core), e.g. shards = 0"),
+        ("[pop3]\nidle_timeout = 600",
+         "6: pop3.idle_timeout: found 600; expected a time from 1s to 7days, e.g. idle_timeout = \
+          \"10m\""),
+        ("[store]\nsegment_size = 1.5",
+         "6: store.segment_size: found 1.5; expected a size from 1MiB to 4GiB, e.g. segment_size = \
+          \"64MiB\""),
+        ("[limits]\nallow = \"10.0.0.0/8\"",
+         "6: limits.allow: found \"10.0.0.0/8\"; expected a list of addresses and networks \
+          (address/bits), e.g. allow = [\"127.0.0.0/8\", \"::1\"]"),
+        ("[[store]]\npartitions = 3", "5: store: found [[store]]; expected a section: [store]"),
+        ("store = 3", "5: store: found 3; expected a section: [store]"),
+        ("[store.partitions]\nx = 1",
+         "5: store.partitions: found [store.partitions]; expected a whole number from 1 to 4096, or 0 \
+          (one for each shard), e.g. partitions = 0"),
+
+        // Of the type, and no such thing.
+        ("[imap]\nidle_timeout = \"soon\"",
+         "6: imap.idle_timeout: found \"soon\"; expected a time from 1s to 7days, e.g. idle_timeout = \
+          \"30m\""),
+        ("[imap]\nappend_size_max = \"5 parsecs\"",
+         "6: imap.append_size_max: found \"5 parsecs\"; expected a size from 1KiB to 2GiB, e.g. \
+          append_size_max = \"50MiB\""),
+        ("[store]\ncompression = \"gzip\"",
+         "6: store.compression: found \"gzip\"; expected \"zstd\" or \"off\", e.g. compression = \
+          \"zstd\""),
+        ("users_file = \"\"",
+         "5: users_file: found \"\"; expected a path, e.g. users_file = \"/etc/ringmail/users\""),
+        ("[limits]\nallow = [\n  \"::/0\",\n  \"10.0.0.0/99\",\n]",
+         "8: limits.allow: found \"10.0.0.0/99\"; expected a list of addresses and networks"),
+
+        // Too little and too much.
+        ("[authentication]\nfree_failures = -1",
+         "6: authentication.free_failures: found -1; expected a whole number from 1 to 100, e.g. \
+          free_failures = 5"),
+        ("[store]\nreserve = \"8MiB\"\nwrite_buffer = \"0B\"",
+         "7: store.write_buffer: found \"0B\"; expected a size from 256KiB to 1PiB, e.g. write_buffer = \
+          \"16MiB\""),
+        ("[store]\ngarbage_share = 95",
+         "6: store.garbage_share: found 95; expected a whole number from 10 to 90, or 0 (never), e.g. \
+          garbage_share = 30"),
+        ("[runtime]\ncommit_gather = \"1h\"",
+         "6: runtime.commit_gather: found \"1h\"; expected a time from 0s to 100ms, e.g. commit_gather \
+          = \"1500us\""),
+        ("[runtime]\nshutdown_timeout = \"500000000000y\"", "6: runtime.shutdown_timeout: found"),
+
+        // No setting.
+        ("[smtp]\nmessage_size = 3",
+         "6: smtp.message_size: there is no such setting; [smtp] has message_size_max, recipients_max, \
+          received_headers_max, bare_newline"),
+        ("[smtp]\nidle_timeout = \"1m\"",
+         "6: smtp.idle_timeout: there is no such setting here; it belongs in [pop3] or in [imap]"),
+        ("[smtp]\nuser = \"x\"",
+         "6: smtp.user: there is no such setting here; it belongs above the first section"),
+        ("shards = 3",
+         "5: shards: there is no such setting here; it belongs in [runtime]"),
+        ("colour = 3",
+         "5: colour: there is no such setting; outside of sections there are hostname, domains, \
+          data_dir, users_file, user, group"),
+        ("[nonsense]\n",
+         "5: nonsense: there is no such section; there are [listen], [tls], [process], [runtime], \
+          [limits], [store], [intake], [smtp], [pop3], [imap], [authentication]"),
+        ("group = \"mail\"",
+         "5: group: has no effect without user: set that too, e.g. user = \"ringmail\""),
+
+        // No TOML. A comment behind the section's name once hid it.
+        ("[store]  # disk\ncompression = zstd",
+         "6: store.compression: string values must be quoted; expected \"zstd\" or \"off\", e.g. \
+          compression = \"zstd\""),
+        ("[pop3]\nidle_timeout = \"1m\"\nidle_timeout = \"2m\"",
+         "7: pop3.idle_timeout: set a second time"),
+        ("[store", "5: unclosed table, expected `]`"),
+        ("store", "5: key with no value, expected `=`"),
+
+        // The first of several.
+        ("[store]\npartitions = 0\nreserve = \"x\"\n[imap]\nx = 3\n[limits]\nallow = 3",
+         "7: store.reserve: found \"x\"; expected a size from 0B to 1PiB, e.g. reserve = \"8MiB\""),
+    ];
+
+    #[test]
+    fn what_is_said() {
+        for (text, expected) in CASES {
+            let said = problem(&format!("{}\n{text}\n", REQUIRED.join("\n")));
+            match expected.is_empty() {
+                true => assert_eq!(said, "", "{text}"),
+                false => assert!(
+                    said.starts_with(&format!("t.toml:{expected}")),
+                    "{text}\n said: {said}\n not:  t.toml:{expected}"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (left_out, expected) in [
+            (0, "hostname: missing; expected a host name, e.g. hostname = \"mail.example.org\""),
+            (
+                1,
+                "domains: missing; expected a list of domain names, at least one, e.g. domains = \
+                 [\"example.org\", \"example.net\"]",
+            ),
+            (2, "data_dir: missing; expected a path, e.g. data_dir = \"/var/lib/ringmail\""),
+        ] {
+            let mut lines = REQUIRED.to_vec();
+            lines.remove(left_out);
+            assert_eq!(problem(&lines.join("\n")), format!("t.toml: {expected}"));
+        }
+        let text = format!("{}\n\n[tls]\ncertificate = \"c.pem\"\n", REQUIRED.join("\n"));
+        let expected = "t.toml:6: tls.key: missing; expected a path, e.g. key = \
+                        \"/etc/ringmail/privkey.pem\"";
+        assert_eq!(problem(&text), expected);
+    }
+
+    /// Each setting with each of these: what is refused names its line, what was found, and the example.
+    #[test]
+    fn every_setting_says_what_it_wants() {
+        const VALUES: &[&str] = &[
+            "3",
+            "-1",
+            "0",
+            "true",
+            "1e3",
+            "99999999999999999999",
+            "\"\"",
+            "\"x y\"",
+            "\"-5s\"",
+            "\"-5MiB\"",
+            "\"99999999999999999999s\"",
+            "\"99999999999 GiB\"",
+            "\"500000000000y\"",
+            "[]",
+            "[3]",
+            "[\"x y\"]",
+            "{}",
+            "1979-05-27",
+        ];
+        for setting in SETTINGS {
+            let top: Vec<&str> = REQUIRED
+                .iter()
+                .filter(|line| !line.starts_with(setting.name) && !line.starts_with("listen"))
+                .copied()
+                .collect();
+            let mut refused = 0;
+            for value in VALUES {
+                let listen = "listen.submissions = []\nlisten.pop3s = []\nlisten.imaps = []";
+                let listen: Vec<&str> =
+                    listen.lines().filter(|line| !line.starts_with(setting.name)).collect();
+                let lines = [top.join("\n"), listen.join("\n")].join("\n");
+                let line = 1 + lines.lines().count();
+                let said = problem(&format!("{lines}\n{} = {value}\n", setting.name));
+                let begins = format!("t.toml:{line}: {}: found ", setting.name);
+                let (_, key) = setting.parts();
+                if said.starts_with(&begins) {
+                    refused += 1;
+                    let ends = format!(", e.g. {key} = {}", setting.example);
+                    assert!(said.ends_with(&ends), "{said}");
+                    let item = value.trim_matches(['[', ']']);
+                    assert!(said.contains(value) || said.contains(item), "{said}");
+                } else {
+                    // Accepted, but something else is missing or in want of it.
+                    let other = said.is_empty()
+                        || said.contains("missing")
+                        || said.contains("without user")
+                        || said.contains("need a certificate");
+                    assert!(other, "{} = {value}: {said}", setting.name);
+                }
+            }
+            assert!(refused >= 8, "{}: {refused}", setting.name);
+        }
+    }
+
+    /// A struct's fields, as serde names them to whoever asks for another one.
+    fn fields(section: Option<&str>) -> Vec<String> {
+        let mut text = REQUIRED.join("\n");
+        match section {
+            Some("listen") => text = text.replace("imaps = []", "imaps = [], nonsense = 1"),
+            Some(section) => text.push_str(&format!("\n[{section}]\nnonsense = 1\n")),
+            None => text.push_str("\nnonsense = 1\n"),
+        }
+        let error = toml::from_str::<Settings>(&text).unwrap_err();
+        let (_, expected) = error.message().split_once("expected ").unwrap();
+        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_settings_are_those_that_are_read() {
+        let mut read: Vec<String> = fields(None);
+        read.retain(|field| !sections().any(|section| section == field));
+        for section in sections() {
+            read.extend(fields(Some(section)).iter().map(|field| format!("{section}.{field}")));
+        }
+        let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+        assert_eq!(read, names);
+    }
+
+    #[test]
+    fn the_example_file_shows_the_examples_in_this_order() {
+        let text = include_str!("../../docs/ringmail.example.toml");
+        let mut lines = text.lines();
+        for setting in SETTINGS {
+            let (_, key) = setting.parts();
+            let begins = format!("{key} = ");
+            let line = lines.find(|line| line.trim_start_matches('#').starts_with(&begins));
+            let line = line.unwrap_or_else(|| panic!("{} is not in the example", setting.name));
+            assert!(line.contains(setting.example), "{}: {line}", setting.name);
+        }
+    }
+
+    #[test]
+    fn sizes_are_spelled_as_in_the_file() {
+        for (octets, spelled) in [(0, "0B"), (1000, "1000B"), (256 * KIB, "256KiB"), (PIB, "1PiB")]
+        {
+            assert_eq!(spell_size(octets), spelled);
+        }
+    }
+}

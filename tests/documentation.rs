@@ -1,0 +1,179 @@
+//! docs/operations.md tells every setting as the code has it, and every limit that a client can meet.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use ringmail::config::SETTINGS;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn operations() -> String {
+    fs::read_to_string(root().join("docs/operations.md")).unwrap()
+}
+
+/// Files of `folder` and below that end so.
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, ending, found);
+            } else if path.to_string_lossy().ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), ending, &mut found);
+    assert!(!found.is_empty(), "{folder}");
+    found.sort();
+    found
+}
+
+/// What stands between backticks in one line.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_setting_is_in_the_table_as_the_code_has_it() {
+    let text = operations();
+    for setting in SETTINGS {
+        let default = match setting.default() {
+            Some(default) => format!("`{default}`"),
+            None => "–".to_owned(),
+        };
+        let begins = format!("| `{}` | {default} | {} | ", setting.name, setting.wants());
+        assert!(text.lines().any(|line| line.starts_with(&begins)), "no line begins: {begins}");
+    }
+}
+
+/// Files may be called as sections are: `store.txt`.
+const ENDINGS: &[&str] = &["md", "rs", "toml", "txt"];
+
+/// `section.key` and `section.key = value` in all that an operator reads.
+#[test]
+fn no_setting_is_named_that_is_none() {
+    let sections: BTreeSet<&str> =
+        SETTINGS.iter().filter_map(|setting| Some(setting.name.split_once('.')?.0)).collect();
+    let mut pages = files("docs", ".md");
+    pages.extend(files("tuning", ".md"));
+    pages.push(root().join("README.md"));
+    let mut named = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            for code in quoted(line) {
+                let name = code.split([' ', '=']).next().unwrap_or_default();
+                let Some((section, key)) = name.split_once('.') else { continue };
+                let is_key =
+                    key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+                if !sections.contains(section) || !is_key || ENDINGS.contains(&key) {
+                    continue;
+                }
+                named += 1;
+                let known = SETTINGS.iter().any(|setting| setting.name == name);
+                assert!(known, "{}:{}: {name} is no setting", page.display(), number + 1);
+            }
+        }
+    }
+    assert!(named > SETTINGS.len());
+}
+
+/// Bounds that no client and no operator meets: of buffers and turns, and of what is written or told.
+const INTERNAL: &[&str] = &[
+    "CANDIDATE_SIZE_MAX",
+    "DIGITS_MAX",
+    "HEADER_KEPT_MAX",
+    "IDLE_REPLIES_MAX",
+    "NAMED_MAX",
+    "NAME_SIZE_MAX",
+    "NEWS_MAX",
+    "NUMBER_SIZE_MAX",
+    "OUTPUT_MAX",
+    "QUOTED_MAX",
+    "REFERENCE_SIZE_MAX",
+    "REPLIES_MAX",
+    "RETRY_PAUSE_MAX",
+    "UNDECIDED_MAX",
+    "WORD_MAX",
+];
+
+/// Names of constants that end in `_MAX`.
+fn bounds(text: &str) -> impl Iterator<Item = &str> {
+    let names =
+        text.lines().filter_map(|line| Some(line.split_once("const ")?.1.split_once(':')?.0));
+    names.filter(|name| name.ends_with("_MAX"))
+}
+
+#[test]
+fn every_bound_that_a_client_can_meet_is_in_the_table() {
+    let text = operations();
+    let told: BTreeSet<&str> = text.lines().flat_map(quoted).collect();
+    let mut sources = files("src/protocol", ".rs");
+    sources.extend(files("src/service", ".rs"));
+    sources.extend(files("src/model", ".rs"));
+    for file in ["store/namespace", "store/account", "store/partition", "store/state"] {
+        sources.push(root().join(format!("src/{file}.rs")));
+    }
+    sources.push(root().join("src/directory/address.rs"));
+    let mut internal: BTreeSet<&str> = INTERNAL.iter().copied().collect();
+    for path in &sources {
+        let source = fs::read_to_string(path).unwrap();
+        for name in bounds(&source) {
+            let known = told.contains(name) || INTERNAL.contains(&name);
+            assert!(known, "{}: {name} is in no table", path.display());
+            internal.remove(name);
+        }
+    }
+    assert!(internal.is_empty(), "no more: {internal:?}");
+}
+
+#[test]
+fn no_bound_is_told_that_is_none() {
+    let sources: String =
+        files("src", ".rs").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let known: BTreeSet<&str> = bounds(&sources).collect();
+    let text = operations();
+    for name in text.lines().flat_map(quoted) {
+        let is_bound = name.ends_with("_MAX") && !name.contains([' ', '.']);
+        assert!(!is_bound || known.contains(name), "{name} is no constant");
+    }
+}
+
+/// As GitHub makes an anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut pages = files("docs", ".md");
+    pages.extend(files("tuning", ".md"));
+    pages.push(root().join("README.md"));
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            if link.contains("://") {
+                continue;
+            }
+            let (path, place) = link.split_once('#').unwrap_or((link, ""));
+            let target =
+                if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if !place.is_empty() {
+                let target = fs::read_to_string(&target).unwrap();
+                let mut headings = target.lines().filter_map(|line| line.strip_prefix('#'));
+                let found = headings.any(|line| anchor(line.trim_start_matches('#')) == place);
+                assert!(found, "{}: {link}", page.display());
+            }
+        }
+    }
+}
