@@ -15,11 +15,11 @@ use imap_codec::{
 };
 use proptest::prelude::*;
 use ringmail::{
-    model::{FlagSet, Flags, KeywordSet, ModSeq, Timestamp, Uid, UidValidity},
+    model::{FlagSet, Flags, KeywordSet, ModSeq, SpecialUse, Timestamp, Uid, UidValidity},
     protocol::{
         imap::{
             Attributes, Code, Command, FetchResponse, Frame, Framer, Limits, ListItem, Section,
-            SectionPart, Status, StatusItems, StatusValues, UseAttribute, Writer, parse,
+            SectionPart, Status, StatusItems, StatusValues, Writer, parse,
         },
         mime::Summarizer,
     },
@@ -330,7 +330,7 @@ fn responses() -> Vec<u8> {
     writer.list_separator();
     for name in ["INBOX", "a b", "Entw\u{fc}rfe", "\"quoted\"", "nil"] {
         let attributes = Attributes(0x1ff);
-        let special_use = Some(UseAttribute::Drafts);
+        let special_use = Some(SpecialUse::Drafts);
         let item = ListItem { name, attributes, special_use, child_subscribed: false };
         writer.list(&item);
         writer.lsub(&item);

@@ -11,7 +11,7 @@ use super::{
     effect::Effect,
     error::StoreError,
     mailbox::{Mailbox, MailboxStatus, PendingState},
-    namespace::{MailboxInfo, NameLimits, Names, Renaming, SpecialUse, normalise},
+    namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
     partition::{Change, Changes, Delivered, DeliveryTarget, Inner},
     snapshot::{Message, MessageBody},
     state::{AccountCell, AccountState},
@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     model::{
-        AccountId, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, Timestamp, Uid, UidValidity,
+        AccountId, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, SpecialUse, Timestamp, Uid,
+        UidValidity,
     },
     plant::{Plant, planted},
 };

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
     log::entry_len,
-    namespace::SpecialUse,
     snapshot::{Message, MessageBody},
 };
 use crate::model::{
-    AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, ModSeq, Timestamp, Uid, UidValidity,
+    AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, ModSeq, SpecialUse, Timestamp, Uid,
+    UidValidity,
 };
 
 /// In a message effect: the body is in the body block of the very entry that holds the effect.
@@ -210,7 +210,7 @@ pub(super) fn read_message(
 pub(super) fn put_mailbox(out: &mut Vec<u8>, mailbox: &NewMailbox) {
     out.put_varint(u64::from(mailbox.id.0));
     out.put_varint(u64::from(mailbox.uid_validity.0));
-    out.put_u8(mailbox.special_use.map_or(0, |special_use| special_use as u8));
+    out.put_u8(mailbox.special_use.map_or(0, special_use_number));
     out.put_bytes(mailbox.name.as_bytes());
 }
 
@@ -218,9 +218,26 @@ pub(super) fn read_mailbox(reader: &mut Reader<'_>) -> Decoded<NewMailbox> {
     Ok(NewMailbox {
         id: MailboxId(reader.varint_u32("mailbox id")?),
         uid_validity: UidValidity(reader.varint_u32("uid_validity")?),
-        special_use: SpecialUse::from_byte(reader.u8("special use")?),
+        special_use: special_use_of(reader.u8("special use")?),
         name: reader.string("mailbox name")?,
     })
+}
+
+fn special_use_number(special_use: SpecialUse) -> u8 {
+    match special_use {
+        SpecialUse::All => 1,
+        SpecialUse::Archive => 2,
+        SpecialUse::Drafts => 3,
+        SpecialUse::Flagged => 4,
+        SpecialUse::Junk => 5,
+        SpecialUse::Sent => 6,
+        SpecialUse::Trash => 7,
+    }
+}
+
+/// 0 and numbers of later versions are none.
+fn special_use_of(number: u8) -> Option<SpecialUse> {
+    SpecialUse::EVERY.into_iter().find(|it| special_use_number(*it) == number)
 }
 
 /// Fewest bytes a mailbox record takes; bounds what a count may allocate.
@@ -527,7 +544,7 @@ pub(super) mod tests {
             NewMailbox {
                 id: MailboxId(id),
                 uid_validity: UidValidity(validity),
-                special_use: SpecialUse::from_byte(special),
+                special_use: special_use_of(special),
                 name,
             }
         })

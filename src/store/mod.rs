@@ -60,7 +60,7 @@ pub use self::{
     error::StoreError,
     holding::HoldingLimits,
     mailbox::MailboxStatus,
-    namespace::{MailboxInfo, Names, SpecialUse},
+    namespace::{MailboxInfo, Names},
     options::{StoreOptions, StoreProbe},
     partition::{
         Delivered, Deliveries, DeliveryId, DeliveryTarget, Partition, RecoveryReport, Spooled,

@@ -16,35 +16,7 @@ use super::{
     effect::{Effect, NewMailbox},
     error::StoreError,
 };
-use crate::model::{MailboxId, UidValidity};
-
-/// RFC 6154 special use of a mailbox. The numbers are the disk format's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SpecialUse {
-    All = 1,
-    Archive = 2,
-    Drafts = 3,
-    Flagged = 4,
-    Junk = 5,
-    Sent = 6,
-    Trash = 7,
-}
-
-impl SpecialUse {
-    /// 0 and numbers of later versions are none.
-    pub(super) fn from_byte(byte: u8) -> Option<SpecialUse> {
-        Some(match byte {
-            1 => SpecialUse::All,
-            2 => SpecialUse::Archive,
-            3 => SpecialUse::Drafts,
-            4 => SpecialUse::Flagged,
-            5 => SpecialUse::Junk,
-            6 => SpecialUse::Sent,
-            7 => SpecialUse::Trash,
-            _ => return None,
-        })
-    }
-}
+use crate::model::{MailboxId, SpecialUse, UidValidity};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MailboxInfo {

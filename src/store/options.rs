@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::{
     compression::Compression,
     holding::HoldingLimits,
-    namespace::SpecialUse,
     run::{RUN_GARBAGE_MIN, RUN_RECORDS_MAX},
 };
-use crate::model::PartitionId;
+use crate::model::{PartitionId, SpecialUse};
 
 /// Limits and sizes of a partition; `config` fills them.
 #[derive(Clone, Debug)]

@@ -269,10 +269,10 @@ pub(super) fn decode_root(payload: &[u8]) -> Decoded<Root> {
 mod tests {
     use super::*;
     use crate::{
-        model::{FlagSet, Flags, UidValidity},
+        model::{FlagSet, Flags, SpecialUse, UidValidity},
         store::{
             effect::{Effect, PropertyKind},
-            namespace::{SpecialUse, first_mailboxes},
+            namespace::first_mailboxes,
             snapshot::{Message, MessageBody},
         },
     };

@@ -4,7 +4,9 @@ use std::{future::Future, rc::Rc, time::Duration};
 
 use super::{partition::SPOOLED_MAX, *};
 use crate::{
-    model::{AccountId, FlagSet, Flags, Lsn, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
+    model::{
+        AccountId, FlagSet, Flags, Lsn, MailboxId, ModSeq, PartitionId, SpecialUse, Timestamp, Uid,
+    },
     runtime::{
         device::memory::{Faults, MemoryDevice},
         executor::{Executor, Priority},

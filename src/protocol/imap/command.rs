@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::{name::MailboxName, sequence::SequenceSet};
-use crate::model::{Flags, ModSeq, Timestamp};
+use crate::model::{Flags, ModSeq, SpecialUse, Timestamp};
 
 /// A string of the client: any octets but NUL (RFC 3501 4.3).
 pub type Text<'a> = Cow<'a, [u8]>;
@@ -57,7 +57,7 @@ pub enum CommandBody<'a> {
     /// do not know, which is a `NO [USEATTR]`.
     Create {
         mailbox: MailboxName<'a>,
-        special_use: Vec<UseAttribute>,
+        special_use: Vec<SpecialUse>,
         unknown_use: bool,
     },
     Delete {
@@ -124,43 +124,6 @@ pub struct Append<'a> {
     pub mailbox: MailboxName<'a>,
     pub flags: FlagList<'a>,
     pub internal_date: Option<Timestamp>,
-}
-
-/// RFC 6154 2.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum UseAttribute {
-    All,
-    Archive,
-    Drafts,
-    Flagged,
-    Junk,
-    Sent,
-    Trash,
-}
-
-impl UseAttribute {
-    pub const ALL: [UseAttribute; 7] = [
-        UseAttribute::All,
-        UseAttribute::Archive,
-        UseAttribute::Drafts,
-        UseAttribute::Flagged,
-        UseAttribute::Junk,
-        UseAttribute::Sent,
-        UseAttribute::Trash,
-    ];
-
-    /// The attribute as LIST tells it, e.g. `\Sent`.
-    pub fn name(self) -> &'static str {
-        match self {
-            UseAttribute::All => "\\All",
-            UseAttribute::Archive => "\\Archive",
-            UseAttribute::Drafts => "\\Drafts",
-            UseAttribute::Flagged => "\\Flagged",
-            UseAttribute::Junk => "\\Junk",
-            UseAttribute::Sent => "\\Sent",
-            UseAttribute::Trash => "\\Trash",
-        }
-    }
 }
 
 /// LIST, plain (RFC 3501 6.3.8) or extended (RFC 5258 3).

@@ -5,12 +5,12 @@
 //! written as spaces.
 
 use super::{
-    command::{StatusItems, UseAttribute},
+    command::StatusItems,
     name,
     sequence::{Ranges, write_set},
     write::{push_astring, push_nstring, push_number, push_string},
 };
-use crate::model::{Flags, ModSeq, Uid, UidValidity};
+use crate::model::{Flags, ModSeq, SpecialUse, Uid, UidValidity};
 
 /// Condition of a status response (RFC 3501 7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -187,7 +187,7 @@ pub struct ListItem<'a> {
     /// In UTF-8.
     pub name: &'a str,
     pub attributes: Attributes,
-    pub special_use: Option<UseAttribute>,
+    pub special_use: Option<SpecialUse>,
     /// `CHILDINFO ("SUBSCRIBED")` (RFC 5258 3.5): a child matched RECURSIVEMATCH.
     pub child_subscribed: bool,
 }
@@ -392,7 +392,7 @@ impl<'o> Writer<'o> {
     fn list_as(&mut self, label: &str, item: &ListItem<'_>) {
         self.out.extend_from_slice(label.as_bytes());
         let named = Attributes::NAMES.iter().filter(|(bit, _)| item.attributes.contains(*bit));
-        let names = named.map(|&(_, name)| name).chain(item.special_use.map(UseAttribute::name));
+        let names = named.map(|&(_, name)| name).chain(item.special_use.map(SpecialUse::attribute));
         push_list(self.out, names);
         self.out.extend_from_slice(b" \"/\" ");
         push_mailbox(self.out, item.name);
@@ -618,7 +618,7 @@ mod tests {
         let special = ListItem {
             name: "Gel\u{f6}scht & weg",
             attributes,
-            special_use: Some(UseAttribute::Trash),
+            special_use: Some(SpecialUse::Trash),
             child_subscribed: true,
         };
         check(

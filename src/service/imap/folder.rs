@@ -10,8 +10,8 @@ use super::{
     session::Session,
 };
 use crate::{
-    protocol::imap::{Code, MailboxName, SEPARATOR, Status, UseAttribute},
-    store::SpecialUse,
+    model::SpecialUse,
+    protocol::imap::{Code, MailboxName, SEPARATOR, Status},
 };
 
 /// The name of a mailbox that should exist: what cannot be decoded names none.
@@ -38,18 +38,18 @@ fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
 pub(super) async fn create(
     session: &mut Session,
     mailbox: &MailboxName<'_>,
-    special_use: &[UseAttribute],
+    special_use: &[SpecialUse],
     unknown_use: bool,
 ) -> Reply {
     let name = new_name(mailbox)?;
     let special_use = match special_use {
         // RFC 6154 3: what cannot be had is refused. \All and \Flagged are no place to put mail.
         _ if unknown_use => return Err(Failure::no(Code::UseAttr, "Special use not known")),
-        [UseAttribute::All | UseAttribute::Flagged] => {
+        [SpecialUse::All | SpecialUse::Flagged] => {
             return Err(Failure::no(Code::UseAttr, "No mailbox can be created for this use"));
         }
         [] => None,
-        [one] => Some(use_of_attribute(*one)),
+        [one] => Some(*one),
         _ => return Err(Failure::no(Code::UseAttr, "A mailbox has one special use")),
     };
     session.account()?.create_mailbox(&name, special_use).await?;
@@ -96,32 +96,6 @@ pub(super) async fn subscribe(
     let name = if subscribed { new_name(mailbox)? } else { existing_name(mailbox)?.into_owned() };
     session.account()?.set_subscribed(&name, subscribed).await?;
     Done::ok(if subscribed { "SUBSCRIBE completed" } else { "UNSUBSCRIBE completed" })
-}
-
-/// The same use in the store's words.
-fn use_of_attribute(attribute: UseAttribute) -> SpecialUse {
-    match attribute {
-        UseAttribute::All => SpecialUse::All,
-        UseAttribute::Archive => SpecialUse::Archive,
-        UseAttribute::Drafts => SpecialUse::Drafts,
-        UseAttribute::Flagged => SpecialUse::Flagged,
-        UseAttribute::Junk => SpecialUse::Junk,
-        UseAttribute::Sent => SpecialUse::Sent,
-        UseAttribute::Trash => SpecialUse::Trash,
-    }
-}
-
-/// And back.
-pub(super) fn attribute_of_use(special_use: SpecialUse) -> UseAttribute {
-    match special_use {
-        SpecialUse::All => UseAttribute::All,
-        SpecialUse::Archive => UseAttribute::Archive,
-        SpecialUse::Drafts => UseAttribute::Drafts,
-        SpecialUse::Flagged => UseAttribute::Flagged,
-        SpecialUse::Junk => UseAttribute::Junk,
-        SpecialUse::Sent => UseAttribute::Sent,
-        SpecialUse::Trash => UseAttribute::Trash,
-    }
 }
 
 #[cfg(test)]

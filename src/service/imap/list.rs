@@ -8,7 +8,6 @@
 //! name below it. Names that are merely subscribed are `\NonExistent`.
 
 use super::{
-    folder::attribute_of_use,
     reply::{Done, Failure, Reply},
     session::Session,
     status,
@@ -123,7 +122,7 @@ fn describe<'n>(
     info: Option<&MailboxInfo>,
     list: &List<'_>,
 ) -> Option<ListItem<'n>> {
-    let special_use = info.and_then(|info| info.special_use).map(attribute_of_use);
+    let special_use = info.and_then(|info| info.special_use);
     let subscribed = account.is_subscribed(name);
     let selection = list.selection;
     let child_subscribed =

@@ -2,12 +2,13 @@
 
 use super::{
     super::{
-        command::{CommandBody, List, ListReturn, ListSelection, UseAttribute},
+        command::{CommandBody, List, ListReturn, ListSelection},
         name::MailboxName,
     },
     cursor::{Cursor, Parsed},
     status_items,
 };
+use crate::model::SpecialUse;
 
 /// Patterns in one LIST.
 const PATTERNS_MAX: usize = 32;
@@ -26,8 +27,8 @@ pub(super) fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
             cursor.list(true, "USE takes a list", |cursor| {
                 cursor.expect(b'\\', "a use attribute starts with a backslash")?;
                 let name = cursor.atom()?;
-                let named = |known: &UseAttribute| known.name()[1..].eq_ignore_ascii_case(name);
-                match UseAttribute::ALL.into_iter().find(named) {
+                let named = |known: &SpecialUse| known.attribute()[1..].eq_ignore_ascii_case(name);
+                match SpecialUse::EVERY.into_iter().find(named) {
                     None => unknown_use = true,
                     Some(known) if special_use.contains(&known) => {}
                     Some(known) => special_use.push(known),

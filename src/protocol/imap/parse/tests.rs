@@ -7,10 +7,9 @@ use proptest::prelude::*;
 use super::super::{
     Append, Command, CommandBody, DateTest, Fetch, FetchItem, FlagList, Frame, Framer, Limits,
     List, ListReturn, ListSelection, MailboxName, Partial, Search, SearchKey, SearchReturn,
-    Section, SectionPart, SequenceSet, StatusItems, Store, StoreAction, UseAttribute, parse,
-    tag_of,
+    Section, SectionPart, SequenceSet, StatusItems, Store, StoreAction, parse, tag_of,
 };
-use crate::model::{Flags, ModSeq};
+use crate::model::{Flags, ModSeq, SpecialUse};
 
 fn text(text: &'static str) -> Cow<'static, [u8]> {
     Cow::Borrowed(text.as_bytes())
@@ -90,7 +89,7 @@ fn mailboxes() {
     check("CREATE x", create(vec![], false));
     check(
         "CREATE x (USE (\\Drafts \\sent \\Sent))",
-        create(vec![UseAttribute::Drafts, UseAttribute::Sent], false),
+        create(vec![SpecialUse::Drafts, SpecialUse::Sent], false),
     );
     check("CREATE x (USE (\\Weird))", create(vec![], true));
     check("DELETE x", CommandBody::Delete { mailbox: mailbox("x") });
