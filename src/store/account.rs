@@ -10,10 +10,10 @@ use super::{
     body::StagedBody,
     effect::Effect,
     error::StoreError,
-    mailbox::{Mailbox, MailboxStatus, PendingState},
+    mailbox::{Mailbox, PendingState},
+    message::{MailboxStatus, Message, MessageBody},
     namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
     partition::{Change, Changes, Delivered, DeliveryTarget, Inner},
-    snapshot::{Message, MessageBody},
     state::{AccountCell, AccountState},
     view::MailboxView,
 };

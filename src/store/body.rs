@@ -22,8 +22,8 @@ use super::{
     effect::split_payload,
     error::StoreError,
     log::{EntryHeader, EntryKind, Log, entry_len},
+    message::MessageBody,
     partition::{Inner, undecodable},
-    snapshot::MessageBody,
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid};
 

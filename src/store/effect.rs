@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
     log::entry_len,
-    snapshot::{Message, MessageBody},
+    message::{Message, MessageBody},
 };
 use crate::model::{
     AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, ModSeq, SpecialUse, Timestamp, Uid,

@@ -7,8 +7,8 @@
 use super::{
     body::BODY_CHUNK,
     effect::Effect,
+    message::MessageBody,
     partition::{Change, Changes, Inner},
-    snapshot::MessageBody,
 };
 use crate::model::{Lsn, MailboxId, Uid};
 

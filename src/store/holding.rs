@@ -8,7 +8,7 @@
 //!
 //! Owned by the account in memory; shard-local.
 
-use super::{error::StoreError, mailbox::MailboxStatus};
+use super::{error::StoreError, message::MailboxStatus};
 
 /// What an account may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

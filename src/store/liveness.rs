@@ -20,10 +20,11 @@ use super::{
     effect::Effect,
     error::StoreError,
     log::SealedSegment,
+    message::MessageBody,
     page::decode_account,
     partition::{Inner, undecodable},
     run::{RUN_RECORD_BYTES, RunRecord, RunRef},
-    snapshot::{MessageBody, Published},
+    snapshot::Published,
     state::AccountState,
 };
 use crate::{

@@ -12,39 +12,14 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Waker};
 
 use super::{
     effect::Effect,
+    message::{MailboxStatus, Message},
     run::{RunRecord, RunRef},
-    snapshot::{Message, MessageTable, Published, Snapshot},
+    snapshot::{MessageTable, Published, Snapshot},
 };
 use crate::{
     model::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, Lsn, ModSeq, Uid, UidValidity},
     plant::{Plant, planted},
 };
-
-/// Kept counters (never recounted on request).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct MailboxStatus {
-    pub messages: u32,
-    /// Messages that no session has been told as `\Recent` yet.
-    pub recent: u32,
-    pub unseen: u32,
-    pub deleted: u32,
-    pub uid_next: Uid,
-    pub uid_validity: UidValidity,
-    pub highest_mod_seq: ModSeq,
-    /// Sum of RFC822.SIZE, octets.
-    pub size: u64,
-}
-
-/// What is told of a mailbox where nothing ever happened: 0 is no mod-sequence (RFC 7162 7), and
-/// the first change must be above what was told.
-pub(super) const MOD_SEQ_OF_NOTHING: ModSeq = ModSeq(1);
-
-impl MailboxStatus {
-    /// HIGHESTMODSEQ, at least 1.
-    pub fn told_mod_seq(&self) -> ModSeq {
-        self.highest_mod_seq.max(MOD_SEQ_OF_NOTHING)
-    }
-}
 
 /// A message as pending changes leave it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -408,7 +383,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{AccountId, MailboxId},
-        store::snapshot::MessageBody,
+        store::message::MessageBody,
     };
 
     const ACCOUNT: AccountId = AccountId(1);

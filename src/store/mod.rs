@@ -25,6 +25,7 @@ mod liveness;
 mod load;
 pub mod log;
 mod mailbox;
+mod message;
 mod namespace;
 mod options;
 mod page;
@@ -59,13 +60,13 @@ pub use self::{
     damage::{Damage, Place},
     error::StoreError,
     holding::HoldingLimits,
-    mailbox::MailboxStatus,
+    message::{MailboxStatus, Message, MessageBody},
     namespace::{MailboxInfo, Names},
     options::{StoreOptions, StoreProbe},
     partition::{
         Delivered, Deliveries, DeliveryId, DeliveryTarget, Partition, RecoveryReport, Spooled,
     },
-    snapshot::{Difference, Message, MessageBody, Snapshot},
+    snapshot::{Difference, Snapshot},
     verify::{Finding, VerifyReport, kind_name},
     view::MailboxView,
 };

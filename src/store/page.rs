@@ -13,7 +13,8 @@ use bytes::Bytes;
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
     effect::{MAILBOX_MIN, NewMailbox, put_mailbox, put_property, read_mailbox, read_property},
-    mailbox::{Mailbox, MailboxStatus},
+    mailbox::Mailbox,
+    message::MailboxStatus,
     run::RunRef,
     state::AccountState,
 };
@@ -272,8 +273,8 @@ mod tests {
         model::{FlagSet, Flags, SpecialUse, UidValidity},
         store::{
             effect::{Effect, PropertyKind},
+            message::{Message, MessageBody},
             namespace::first_mailboxes,
-            snapshot::{Message, MessageBody},
         },
     };
     use proptest::{collection::vec, prelude::*};

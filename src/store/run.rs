@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use super::{
     codec::{Decoded, Malformed, Put, Reader},
     effect::{put_flags, put_message, read_flags, read_message},
-    snapshot::{Message, MessageTable},
+    message::Message,
+    snapshot::MessageTable,
 };
 use crate::model::{FlagSet, Lsn, ModSeq, Uid};
 
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
     use crate::store::{
         effect::{BODY_HERE, tests::any_message},
-        snapshot::MessageBody,
+        message::MessageBody,
     };
     use proptest::{collection::vec, prelude::*};
 

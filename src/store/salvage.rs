@@ -19,11 +19,11 @@ use super::{
     effect::{Effect, decode_effects},
     error::StoreError,
     log::EntryKind,
+    message::Message,
     namespace::{NameLimits, Namespace, first_mailboxes},
     page::decode_account,
     partition::{Inner, LoggedEffects},
     run::{RunRecord, RunRef},
-    snapshot::Message,
     state::{AccountCell, AccountState},
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid, UidValidity};

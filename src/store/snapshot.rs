@@ -9,31 +9,8 @@
 
 use std::rc::Rc;
 
-use super::mailbox::MailboxStatus;
-use crate::model::{FlagSet, Lsn, ModSeq, Timestamp, Uid};
-
-/// Where a body lies in the log; valid as long as some view or mailbox holds the message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct MessageBody {
-    /// Entry that commits the body. With the partition it is the body's permanent name: copies of
-    /// a message share it.
-    pub lsn: Lsn,
-    /// RFC822.SIZE, octets.
-    pub size: u64,
-    /// Octets that entry takes in the log, so that it is read in one go.
-    pub entry_len: u32,
-}
-
-/// One message of a published mailbox.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Message {
-    pub uid: Uid,
-    pub mod_seq: ModSeq,
-    pub flags: FlagSet,
-    pub internal_date: Timestamp,
-    pub save_date: Timestamp,
-    pub body: MessageBody,
-}
+use super::message::{MailboxStatus, Message};
+use crate::model::{FlagSet, ModSeq, Uid};
 
 /// Messages in a chunk: what a change copies while a session holds the old state (20 KiB).
 const CHUNK_MAX: usize = 256;

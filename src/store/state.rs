@@ -16,7 +16,8 @@ use super::{
     error::StoreError,
     holding::{Holding, HoldingLimits},
     log::ENTRY_PAYLOAD_MAX,
-    mailbox::{MOD_SEQ_OF_NOTHING, Mailbox, MailboxStatus},
+    mailbox::Mailbox,
+    message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     namespace::Namespace,
 };
 use crate::{

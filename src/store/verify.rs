@@ -12,10 +12,10 @@ use super::{
     damage::{Damage, Place},
     error::StoreError,
     log::{Checked, EntryKind, Flaw, time_for},
-    mailbox::MailboxStatus,
+    message::{MailboxStatus, MessageBody},
     namespace::MailboxInfo,
     partition::Partition,
-    snapshot::{MessageBody, Snapshot},
+    snapshot::Snapshot,
 };
 use crate::model::{AccountId, Flags, Lsn, MailboxId, Uid};
 
