@@ -17,11 +17,11 @@ use std::{
 use super::{
     error::StoreError,
     log::{EntryHeader, EntryKind, Log, entry_len},
-    page::{Root, encode_account, encode_root},
+    page::encode_account,
     partition::Inner,
-    run::{
-        RUN_RECORD_BYTES, RunRecord, RunRef, encode_run, merge_over, runs_to_merge, wants_rewrite,
-    },
+    root::{Root, encode_root},
+    run::{RUN_RECORD_BYTES, RunRecord, RunRef, encode_run},
+    runs::{merge_over, runs_to_merge, wants_rewrite},
     signal::Signal,
     state::{AccountCell, AccountState},
 };

@@ -10,10 +10,10 @@ use super::{
     effect::decode_effects,
     error::StoreError,
     log::{EntryHeader, EntryKind, Log, Recovered, Replay},
-    page::{Root, decode_directory, decode_root},
     page_directory::PageDirectory,
     partition::{LoggedEffects, RecoveryReport, undecodable},
     rebuild::Rebuild,
+    root::{Root, decode_directory, decode_root},
     standing::Standing,
 };
 use crate::{

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    compression::Compression,
-    holding::HoldingLimits,
-    run::{RUN_GARBAGE_MIN, RUN_RECORDS_MAX},
+    compression::Compression, holding::HoldingLimits, run::RUN_RECORDS_MAX, runs::RUN_GARBAGE_MIN,
 };
 use crate::model::{PartitionId, SpecialUse};
 

@@ -13,7 +13,8 @@ use super::{
     mailbox::Mailbox,
     page::decode_account,
     partition::{Inner, LoggedEffects, undecodable},
-    run::{RunRecord, RunRef, TableBuilder, decode_run},
+    run::{RunRecord, RunRef, decode_run},
+    runs::TableBuilder,
     snapshot::{MessageTable, Published},
     state::{AccountCell, AccountState},
 };

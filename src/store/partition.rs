@@ -167,7 +167,7 @@ pub(super) struct Inner {
     pub reassembly: Arc<Semaphore>,
     pub compactions: Compactions,
     pub damages: Damages,
-    /// As [`super::page::Root::lost`].
+    /// As [`super::root::Root::lost`].
     pub lost: Cell<Lsn>,
     /// Bytes of the last root.
     pub root_len: Cell<u32>,

@@ -11,9 +11,10 @@ use super::{
     effect::{Effect, decode_effects},
     error::StoreError,
     log::{EntryHeader, EntryKind},
-    page::{Root, decode_account, decode_root},
+    page::decode_account,
     page_directory::PageDirectory,
     partition::{LoggedEffects, undecodable},
+    root::{Root, decode_root},
 };
 use crate::model::{AccountId, Lsn};
 

@@ -15,8 +15,8 @@ use hashbrown::{HashMap, HashSet};
 use super::{
     codec::Decoded,
     effect::{Effect, decode_effects},
-    page::Root,
     partition::Spooled,
+    root::Root,
 };
 use crate::{
     model::{AccountId, Lsn},
