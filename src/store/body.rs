@@ -16,11 +16,13 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    codec::{Decoded, Malformed, Put, Reader},
     compression::{self, Packed},
     damage::Place,
-    effect::split_payload,
     error::StoreError,
+    format::{
+        codec::{Decoded, Malformed, Put, Reader},
+        effect::split_payload,
+    },
     log::{EntryHeader, EntryKind, Log, entry_len},
     message::MessageBody,
     partition::{Inner, undecodable},

@@ -15,15 +15,19 @@ use std::{
 };
 
 use super::{
+    account::{
+        page::encode_account,
+        runs::{merge_over, runs_to_merge, wants_rewrite},
+        state::{AccountCell, AccountState},
+    },
     error::StoreError,
+    format::{
+        root::{Root, encode_root},
+        run::{RUN_RECORD_BYTES, RunRecord, RunRef, encode_run},
+    },
     log::{EntryHeader, EntryKind, Log, entry_len},
-    page::encode_account,
     partition::Inner,
-    root::{Root, encode_root},
-    run::{RUN_RECORD_BYTES, RunRecord, RunRef, encode_run},
-    runs::{merge_over, runs_to_merge, wants_rewrite},
     signal::Signal,
-    state::{AccountCell, AccountState},
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},

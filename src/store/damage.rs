@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 
 use super::{
     error::StoreError,
-    log::segment_epoch,
-    partition::{Inner, RecoveryReport},
+    log::{RecoveryReport, segment_epoch},
+    partition::Inner,
     signal::Signal,
 };
 use crate::model::{AccountId, MailboxId, Uid};

@@ -6,7 +6,7 @@
 
 use super::{
     body::BODY_CHUNK,
-    effect::Effect,
+    format::effect::Effect,
     message::MessageBody,
     partition::{Change, Changes, Inner},
 };

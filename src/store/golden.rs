@@ -8,7 +8,7 @@
 use std::{fmt::Write, fs, path::Path, rc::Rc};
 
 use super::{
-    effect::{Effect, PropertyKind},
+    format::effect::{Effect, PropertyKind},
     *,
 };
 use crate::{

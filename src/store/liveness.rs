@@ -15,17 +15,17 @@
 use std::{collections::BTreeSet, rc::Rc};
 
 use super::{
+    account::{page::decode_account, snapshot::Published, state::AccountState},
     body::BODY_CHUNK,
     compaction::Pace,
-    effect::Effect,
     error::StoreError,
+    format::{
+        effect::Effect,
+        run::{RUN_RECORD_BYTES, RunRecord, RunRef},
+    },
     log::SealedSegment,
     message::MessageBody,
-    page::decode_account,
     partition::{Inner, undecodable},
-    run::{RUN_RECORD_BYTES, RunRecord, RunRef},
-    snapshot::Published,
-    state::AccountState,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},

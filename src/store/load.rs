@@ -7,13 +7,15 @@
 use hashbrown::HashMap;
 
 use super::{
-    effect::decode_effects,
     error::StoreError,
-    log::{EntryHeader, EntryKind, Log, Recovered, Replay},
+    format::{
+        effect::decode_effects,
+        root::{Root, decode_directory, decode_root},
+    },
+    log::{EntryHeader, EntryKind, Log, Recovered, RecoveryReport, Replay},
     page_directory::PageDirectory,
-    partition::{LoggedEffects, RecoveryReport, undecodable},
+    partition::{LoggedEffects, undecodable},
     rebuild::Rebuild,
-    root::{Root, decode_directory, decode_root},
     standing::Standing,
 };
 use crate::{

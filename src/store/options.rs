@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    compression::Compression, holding::HoldingLimits, run::RUN_RECORDS_MAX, runs::RUN_GARBAGE_MIN,
+    account::{holding::HoldingLimits, runs::RUN_GARBAGE_MIN},
+    compression::Compression,
+    format::run::RUN_RECORDS_MAX,
 };
 use crate::model::{PartitionId, SpecialUse};
 

@@ -4,7 +4,7 @@
 //! Accounts hash into buckets, a power of two of them; each bucket is one directory page on disk,
 //! and a checkpoint rewrites only the buckets that changed. Shard-local, owned by the partition.
 
-use super::root::{Root, encode_directory};
+use super::format::root::{Root, encode_directory};
 use crate::model::{AccountId, Lsn};
 
 /// Accounts per bucket at which the number of buckets doubles: a page is then some 6 KiB.
@@ -132,7 +132,7 @@ fn insert(records: &mut Vec<(AccountId, Lsn)>, account: AccountId, page: Lsn) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::root::decode_directory;
+    use crate::store::format::root::decode_directory;
 
     #[test]
     fn grows_and_writes_only_what_changed() {

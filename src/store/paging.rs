@@ -7,16 +7,20 @@
 use std::rc::Rc;
 
 use super::{
-    codec::{Decoded, Malformed},
-    effect::Effect,
+    account::{
+        mailbox::Mailbox,
+        page::decode_account,
+        runs::TableBuilder,
+        snapshot::{MessageTable, Published},
+        state::{AccountCell, AccountState},
+    },
     error::StoreError,
-    mailbox::Mailbox,
-    page::decode_account,
+    format::{
+        codec::{Decoded, Malformed},
+        effect::Effect,
+        run::{RunRecord, RunRef, decode_run},
+    },
     partition::{Inner, LoggedEffects, undecodable},
-    run::{RunRecord, RunRef, decode_run},
-    runs::TableBuilder,
-    snapshot::{MessageTable, Published},
-    state::{AccountCell, AccountState},
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},

@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
 use super::{
-    account::Account,
+    account::{namespace::first_mailboxes, state::AccountCell},
     admission::{self, Admission},
     body::{BodyWriter, EntryCache, REASSEMBLED_MAX, StagedBody, StagedChunks},
     bulk::Bulk,
@@ -33,18 +33,17 @@ use super::{
     compaction::Compactions,
     compression::BodyCounters,
     damage::{Damage, Damages},
-    effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
     error::StoreError,
+    format::effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
+    handle::Account,
     load::{Loaded, load, load_spool},
-    log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, Replay, entry_len},
+    log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, RecoveryReport, Replay, entry_len},
     message::{Message, MessageBody},
-    namespace::first_mailboxes,
     options::{StoreOptions, StoreProbe},
     page_directory::PageDirectory,
     reopen,
     signal::Signal,
     standing::{Standing, id_of_one},
-    state::AccountCell,
     views::Views,
 };
 use crate::{
@@ -70,24 +69,6 @@ const SPOOL_PAYLOAD_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Partition {
     pub(super) inner: Rc<Inner>,
-}
-
-/// What opening found; `ringmail serve` logs it.
-#[derive(Debug, Default, Clone)]
-pub struct RecoveryReport {
-    pub segments: usize,
-    pub replayed_bytes: u64,
-    pub replayed_entries: u64,
-    /// Bytes of torn, un-acknowledged tail ignored.
-    pub tail_bytes: u64,
-    /// Damaged batches below a durable LSN: (segment, offset, what).
-    pub damage: Vec<(String, u64, String)>,
-    /// Entries that damage made unreadable, with what their headers say of them.
-    pub lost_entries: Vec<(Lsn, EntryHeader)>,
-    /// Effects below were lost, of whatever account; 0 if none.
-    pub lost: Lsn,
-    /// The way from the checkpoint to the accounts was damaged: all segments were read instead.
-    pub rebuilt: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -167,7 +148,7 @@ pub(super) struct Inner {
     pub reassembly: Arc<Semaphore>,
     pub compactions: Compactions,
     pub damages: Damages,
-    /// As [`super::root::Root::lost`].
+    /// As [`super::format::root::Root::lost`].
     pub lost: Cell<Lsn>,
     /// Bytes of the last root.
     pub root_len: Cell<u32>,

@@ -8,13 +8,15 @@
 use hashbrown::HashMap;
 
 use super::{
-    effect::{Effect, decode_effects},
+    account::page::decode_account,
     error::StoreError,
+    format::{
+        effect::{Effect, decode_effects},
+        root::{Root, decode_root},
+    },
     log::{EntryHeader, EntryKind},
-    page::decode_account,
     page_directory::PageDirectory,
     partition::{LoggedEffects, undecodable},
-    root::{Root, decode_root},
 };
 use crate::model::{AccountId, Lsn};
 

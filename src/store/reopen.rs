@@ -16,6 +16,7 @@ use std::{
 use hashbrown::HashMap;
 
 use super::{
+    account::state::{AccountCell, AccountState},
     error::StoreError,
     load::{Loaded, load, load_spool},
     log::{Recovered, Replay},
@@ -24,7 +25,6 @@ use super::{
     partition::{Inner, LoggedEffects, undecodable},
     signal::Signal,
     standing::Standing,
-    state::{AccountCell, AccountState},
 };
 use crate::model::{AccountId, MailboxId};
 

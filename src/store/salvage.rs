@@ -15,16 +15,20 @@ use std::collections::BTreeMap;
 use hashbrown::HashSet;
 
 use super::{
+    account::{
+        namespace::{NameLimits, Namespace, first_mailboxes},
+        page::decode_account,
+        state::{AccountCell, AccountState},
+    },
     damage::Place,
-    effect::{Effect, decode_effects},
     error::StoreError,
+    format::{
+        effect::{Effect, decode_effects},
+        run::{RunRecord, RunRef},
+    },
     log::EntryKind,
     message::Message,
-    namespace::{NameLimits, Namespace, first_mailboxes},
-    page::decode_account,
     partition::{Inner, LoggedEffects},
-    run::{RunRecord, RunRef},
-    state::{AccountCell, AccountState},
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid, UidValidity};
 

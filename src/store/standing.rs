@@ -13,10 +13,12 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    codec::Decoded,
-    effect::{Effect, decode_effects},
+    format::{
+        codec::Decoded,
+        effect::{Effect, decode_effects},
+        root::Root,
+    },
     partition::Spooled,
-    root::Root,
 };
 use crate::{
     model::{AccountId, Lsn},

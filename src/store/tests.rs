@@ -831,7 +831,7 @@ fn measure_deliveries() {
         println!("difference of {} messages: {:?}", held.len(), sum / 100);
         let start = std::time::Instant::now();
         for _ in 0..100 {
-            let effect = super::effect::Effect::Message {
+            let effect = super::format::effect::Effect::Message {
                 account: AccountId(0),
                 mailbox: MailboxId::INBOX,
                 message: Message { uid: Uid(3_000_000_000), ..Message::default() },

@@ -9,13 +9,12 @@
 use hashbrown::HashMap;
 
 use super::{
+    account::{namespace::MailboxInfo, snapshot::Snapshot},
     damage::{Damage, Place},
     error::StoreError,
     log::{Checked, EntryKind, Flaw, time_for},
     message::{MailboxStatus, MessageBody},
-    namespace::MailboxInfo,
     partition::Partition,
-    snapshot::Snapshot,
 };
 use crate::model::{AccountId, Flags, Lsn, MailboxId, Uid};
 

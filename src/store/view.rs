@@ -8,7 +8,10 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::{partition::Inner, snapshot::Snapshot, state::AccountCell};
+use super::{
+    account::{snapshot::Snapshot, state::AccountCell},
+    partition::Inner,
+};
 use crate::model::{MailboxId, Uid};
 
 /// Follows the mailbox through renames; keeps its account in memory.

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 
 use hashbrown::HashMap;
 
-use super::snapshot::Published;
+use super::account::snapshot::Published;
 
 /// States remembered before the first look for dead ones.
 const PRUNE_MIN: usize = 64;

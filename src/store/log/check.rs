@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::error::StoreError;
 use super::{
     Checkpoint, Layout, Log,
     compacted::{CompactedFooter, CompactedHeader, decode_index_block, scan_compacted},
@@ -20,7 +21,6 @@ use super::{
 use crate::{
     model::{Lsn, PartitionId},
     runtime::executor::offload,
-    store::StoreError,
 };
 
 /// A place that is not as it was written.

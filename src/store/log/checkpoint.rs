@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::super::error::StoreError;
 use super::{
     Checkpoint, Log, failed,
     segment::{CheckpointFile, checkpoint_name},
@@ -12,7 +13,6 @@ use super::{
 use crate::{
     model::Lsn,
     plant::{Plant, planted},
-    store::StoreError,
 };
 
 impl Log {

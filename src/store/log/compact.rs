@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, io, rc::Rc, time::Duration};
 
 use hashbrown::HashMap;
 
+use super::super::error::StoreError;
 use super::{
     Index, Layout, Log, Segment,
     compacted::{CompactedFooter, CompactedHeader, IndexRecord, encode_index, index_place},
@@ -19,7 +20,6 @@ use crate::{
     model::Lsn,
     plant::{Plant, planted},
     runtime::device::File,
-    store::StoreError,
 };
 
 /// Bytes written at once.

@@ -9,13 +9,14 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use hashbrown::HashMap;
 
+use super::super::error::StoreError;
 use super::{
     Segment,
     compacted::{CompactedFooter, IndexRecord, decode_index_block, scan_compacted},
     failed,
     segment::BLOCK,
 };
-use crate::{model::Lsn, runtime::device::Device, store::StoreError};
+use crate::{model::Lsn, runtime::device::Device};
 
 /// Blocks kept in an [`IndexCache`]: 4 MiB on disk, 6 MiB decoded.
 const CACHED_BLOCKS: usize = 1024;

@@ -64,7 +64,7 @@ use self::{
     segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, align},
     wait::Waiters,
 };
-use super::StoreError;
+use super::error::StoreError;
 use crate::{
     model::{Lsn, Moment, PartitionId},
     runtime::{
@@ -102,6 +102,24 @@ pub struct Checkpoint {
     pub root: Lsn,
     /// The first entry whose effect the pages do not have.
     pub replay_from: Lsn,
+}
+
+/// What opening found; `ringmail serve` logs it.
+#[derive(Debug, Default, Clone)]
+pub struct RecoveryReport {
+    pub segments: usize,
+    pub replayed_bytes: u64,
+    pub replayed_entries: u64,
+    /// Bytes of torn, un-acknowledged tail ignored.
+    pub tail_bytes: u64,
+    /// Damaged batches below a durable LSN: (segment, offset, what).
+    pub damage: Vec<(String, u64, String)>,
+    /// Entries that damage made unreadable, with what their headers say of them.
+    pub lost_entries: Vec<(Lsn, EntryHeader)>,
+    /// Effects below were lost, of whatever account; 0 if none.
+    pub lost: Lsn,
+    /// The way from the checkpoint to the accounts was damaged: all segments were read instead.
+    pub rebuilt: bool,
 }
 
 /// Counters since the log was opened.

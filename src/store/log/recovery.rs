@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 
+use super::{super::error::StoreError, RecoveryReport};
 use super::{
     Batch, Checkpoint, Ended, Inner, Layout, Log, LogOptions, LogProbe, READ_AHEAD, Segment, State,
     compacted::{CompactedFooter, CompactedHeader, scan_compacted},
@@ -40,7 +41,6 @@ use crate::{
         device::Device,
         executor::{Executor, Priority},
     },
-    store::{RecoveryReport, StoreError},
 };
 
 /// Takes one replayed entry. An error ends the opening with it.

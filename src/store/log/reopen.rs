@@ -11,6 +11,7 @@
 
 use std::rc::Rc;
 
+use super::{super::error::StoreError, RecoveryReport};
 use super::{
     Batch, Ended, Log, Recovered, Replay, State, failed,
     segment::{BLOCK, SegmentHeader},
@@ -19,7 +20,6 @@ use super::{
 use crate::{
     model::Lsn,
     runtime::{device::File, executor::Priority},
-    store::{RecoveryReport, StoreError},
 };
 
 /// Ranges of lost LSNs that are remembered: nobody waits for an entry of so many failures ago.

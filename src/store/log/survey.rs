@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use super::super::error::StoreError;
 use super::{
     Layout, Log, Segment,
     compacted::scan_compacted,
@@ -12,7 +13,7 @@ use super::{
     scan::{Expected, Piece, entries, entries_in_gap, scan_segment},
     segment_of,
 };
-use crate::{model::Lsn, runtime::executor::offload, store::StoreError};
+use crate::{model::Lsn, runtime::executor::offload};
 
 /// Bytes of entries checked and handed out before others run.
 const BURST_BYTES: usize = 256 * 1024;

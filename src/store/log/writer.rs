@@ -5,6 +5,7 @@
 
 use std::{future::poll_fn, io, rc::Rc, task::Poll};
 
+use super::super::error::StoreError;
 use super::{
     Batch, Ended, Inner, SCAN_STEP, Segment, State, failed,
     segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, BatchHeader, SegmentHeader},
@@ -13,7 +14,6 @@ use crate::{
     model::Lsn,
     plant::{Plant, planted},
     runtime::device::File,
-    store::StoreError,
 };
 
 /// Buffers kept for later batches: one fills while the other is written.

@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 
-use super::message::{MailboxStatus, Message};
+use super::super::message::{MailboxStatus, Message};
 use crate::model::{FlagSet, ModSeq, Uid};
 
 /// Messages in a chunk: what a change copies while a session holds the old state (20 KiB).
@@ -21,7 +21,7 @@ type Chunk = Vec<Message>;
 
 /// The persistent vector itself.
 #[derive(Clone, Default)]
-pub(super) struct MessageTable {
+pub(crate) struct MessageTable {
     /// None is empty.
     chunks: Vec<Rc<Chunk>>,
     /// Index of each chunk's first message.
@@ -160,7 +160,7 @@ impl MessageTable {
 
 /// What a [`Snapshot`] shares.
 #[derive(Clone, Default)]
-pub(super) struct Published {
+pub(crate) struct Published {
     pub table: MessageTable,
     pub keywords: Rc<Vec<String>>,
     pub status: MailboxStatus,
@@ -171,7 +171,7 @@ pub(super) struct Published {
 /// An immutable published state of one mailbox, shared by its sessions. Clones are cheap.
 #[derive(Clone)]
 pub struct Snapshot {
-    pub(super) published: Rc<Published>,
+    pub(crate) published: Rc<Published>,
 }
 
 impl Snapshot {

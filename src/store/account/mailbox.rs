@@ -11,9 +11,13 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Waker};
 
 use super::{
-    effect::Effect,
-    message::{MailboxStatus, Message},
-    run::{RunRecord, RunRef},
+    super::{
+        format::{
+            effect::Effect,
+            run::{RunRecord, RunRef},
+        },
+        message::{MailboxStatus, Message},
+    },
     snapshot::{MessageTable, Published, Snapshot},
 };
 use crate::{
@@ -23,7 +27,7 @@ use crate::{
 
 /// A message as pending changes leave it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct PendingState {
+pub(crate) struct PendingState {
     pub flags: FlagSet,
     pub mod_seq: ModSeq,
 }
@@ -36,7 +40,7 @@ struct Pending {
     overlay: BTreeMap<Uid, (Lsn, Option<PendingState>)>,
 }
 
-pub(super) struct Mailbox {
+pub(crate) struct Mailbox {
     /// The effect that made this mailbox is durable.
     pub live: bool,
     pub status: MailboxStatus,

@@ -12,17 +12,19 @@
 use std::collections::BTreeMap;
 
 use super::{
-    codec::{Decoded, Malformed},
-    run::{RUN_RECORDS_MAX, RunRecord, RunRef},
+    super::format::{
+        codec::{Decoded, Malformed},
+        run::{RUN_RECORDS_MAX, RunRecord, RunRef},
+    },
     snapshot::MessageTable,
 };
 use crate::model::Uid;
 
 /// Superfluous records that are never worth a rewrite.
-pub(super) const RUN_GARBAGE_MIN: usize = 1024;
+pub(crate) const RUN_GARBAGE_MIN: usize = 1024;
 
 /// How many of the newest `runs` to join with a delta of `delta` records.
-pub(super) fn runs_to_merge(runs: &[RunRef], delta: usize) -> usize {
+pub(crate) fn runs_to_merge(runs: &[RunRef], delta: usize) -> usize {
     let mut records = delta;
     let mut count = 0;
     for run in runs.iter().rev() {
@@ -38,13 +40,13 @@ pub(super) fn runs_to_merge(runs: &[RunRef], delta: usize) -> usize {
 
 /// True when the runs hold so much of no use that writing the folder anew is cheaper in the end:
 /// at least as many records are garbage as live, so the work is paid for by past changes.
-pub(super) fn wants_rewrite(runs: &[RunRef], messages: u32, garbage_min: usize) -> bool {
+pub(crate) fn wants_rewrite(runs: &[RunRef], messages: u32, garbage_min: usize) -> bool {
     let records: usize = runs.iter().map(|run| run.records as usize).sum();
     records > 2 * messages as usize + garbage_min
 }
 
 /// Puts `newer` over the records of older runs that are being joined with it.
-pub(super) fn merge_over(
+pub(crate) fn merge_over(
     older: impl Iterator<Item = (Uid, RunRecord)>,
     newer: &BTreeMap<Uid, RunRecord>,
 ) -> BTreeMap<Uid, RunRecord> {
@@ -66,7 +68,7 @@ pub(super) fn merge_over(
 /// Builds a message table from runs and the delta on top, fed oldest first. One run costs what it
 /// holds, not what the table holds: a caller that yields between runs never computes for long.
 #[derive(Default)]
-pub(super) struct TableBuilder {
+pub(crate) struct TableBuilder {
     table: MessageTable,
     /// Highest UID seen, expunged ones included.
     last: Option<Uid>,

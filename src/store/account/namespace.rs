@@ -12,9 +12,9 @@ use std::{
     rc::Rc,
 };
 
-use super::{
-    effect::{Effect, NewMailbox},
+use super::super::{
     error::StoreError,
+    format::effect::{Effect, NewMailbox},
 };
 use crate::model::{MailboxId, SpecialUse, UidValidity};
 
@@ -27,7 +27,7 @@ pub struct MailboxInfo {
     pub uid_validity: UidValidity,
 }
 
-/// Which names [`super::Account::names_after`] tells.
+/// Which names [`crate::store::Account::names_after`] tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Names {
     Existing,
@@ -51,7 +51,7 @@ struct Entry {
 }
 
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub(super) struct Namespace {
+pub(crate) struct Namespace {
     by_name: BTreeMap<Rc<str>, MailboxId>,
     by_id: BTreeMap<MailboxId, Entry>,
     pub subscriptions: BTreeSet<String>,
@@ -62,7 +62,7 @@ pub(super) struct Namespace {
 
 /// `name` as it is kept: INBOX in capitals (also as the first level of a path), no trailing '/'
 /// (with which a client announces that it will create children, RFC 3501 6.3.3).
-pub(super) fn normalise(name: &str) -> String {
+pub(crate) fn normalise(name: &str) -> String {
     let name = name.strip_suffix('/').unwrap_or(name);
     match name.split_once('/') {
         Some((first, rest)) if first.eq_ignore_ascii_case(INBOX) => format!("{INBOX}/{rest}"),
@@ -89,7 +89,7 @@ fn validate(name: &str, name_max: usize) -> Result<(), StoreError> {
 }
 
 /// What renaming a mailbox comes to.
-pub(super) struct Renaming {
+pub(crate) struct Renaming {
     /// Mailboxes to create first.
     pub superiors: Vec<NewMailbox>,
     /// New names of the mailbox and all below it.
@@ -98,7 +98,7 @@ pub(super) struct Renaming {
 
 /// Limits that creating and renaming obey.
 #[derive(Clone, Copy)]
-pub(super) struct NameLimits {
+pub(crate) struct NameLimits {
     pub name_max: usize,
     pub mailboxes_max: usize,
 }
@@ -363,7 +363,7 @@ impl Namespace {
 /// The first mailboxes of a new account: INBOX and `defaults`, numbered from INBOX's 1.
 /// `uid_validity` seeds the account's counter: the time, so that an account made anew after a lost
 /// data directory does not meet clients' caches of the old one.
-pub(super) fn first_mailboxes(
+pub(crate) fn first_mailboxes(
     uid_validity: UidValidity,
     defaults: &[(String, SpecialUse)],
 ) -> Vec<NewMailbox> {

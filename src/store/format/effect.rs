@@ -12,9 +12,11 @@
 use bytes::Bytes;
 
 use super::{
+    super::{
+        log::entry_len,
+        message::{Message, MessageBody},
+    },
     codec::{Decoded, Malformed, Put, Reader},
-    log::entry_len,
-    message::{Message, MessageBody},
 };
 use crate::model::{
     AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, ModSeq, SpecialUse, Timestamp, Uid,
@@ -23,11 +25,11 @@ use crate::model::{
 
 /// In a message effect: the body is in the body block of the very entry that holds the effect.
 /// Replaced by the entry's LSN as soon as that is known.
-pub(super) const BODY_HERE: Lsn = Lsn(u64::MAX);
+pub(crate) const BODY_HERE: Lsn = Lsn(u64::MAX);
 
 /// A mailbox as its creating effect describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct NewMailbox {
+pub(crate) struct NewMailbox {
     pub id: MailboxId,
     pub uid_validity: UidValidity,
     pub special_use: Option<SpecialUse>,
@@ -36,17 +38,17 @@ pub(super) struct NewMailbox {
 
 /// Families of opaque per-account values: kept, paged and replayed now, interpreted later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum PropertyKind {
+pub(crate) enum PropertyKind {
     Acl = 1,
     Quota = 2,
     Metadata = 3,
 }
 
 /// Key of a property; mailbox 0 stands for the account itself.
-pub(super) type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
+pub(crate) type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
 
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// An account's birth with its first mailboxes, to all of which it is subscribed.
     Account {
         account: AccountId,
@@ -145,7 +147,7 @@ const HAS_KEYWORDS: u8 = 0x80;
 /// Bit of a message's flags byte: a length-prefixed extension follows the record.
 const HAS_EXTENSION: u8 = 0x40;
 
-pub(super) fn put_flags(out: &mut Vec<u8>, flags: FlagSet) {
+pub(crate) fn put_flags(out: &mut Vec<u8>, flags: FlagSet) {
     let keywords = if flags.keywords.is_empty() { 0 } else { HAS_KEYWORDS };
     out.put_u8(flags.system.0 & 0x1f | keywords);
     if keywords != 0 {
@@ -153,7 +155,7 @@ pub(super) fn put_flags(out: &mut Vec<u8>, flags: FlagSet) {
     }
 }
 
-pub(super) fn read_flags(reader: &mut Reader<'_>) -> Decoded<FlagSet> {
+pub(crate) fn read_flags(reader: &mut Reader<'_>) -> Decoded<FlagSet> {
     let byte = reader.u8("flags")?;
     read_flags_after(byte, reader)
 }
@@ -167,7 +169,7 @@ fn read_flags_after(byte: u8, reader: &mut Reader<'_>) -> Decoded<FlagSet> {
 }
 
 /// Everything of a message but its UID, which runs encode as a difference. ~30 bytes.
-pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
+pub(crate) fn put_message(out: &mut Vec<u8>, message: &Message) {
     put_flags(out, message.flags);
     out.put_varint(message.mod_seq.0);
     out.put_i64(message.internal_date.0);
@@ -184,7 +186,7 @@ pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
 }
 
 /// `here` is the entry being decoded: its LSN and length in the log.
-pub(super) fn read_message(
+pub(crate) fn read_message(
     reader: &mut Reader<'_>,
     uid: Uid,
     here: (Lsn, u32),
@@ -207,14 +209,14 @@ pub(super) fn read_message(
     Ok(Message { uid, mod_seq, flags, internal_date, save_date, body })
 }
 
-pub(super) fn put_mailbox(out: &mut Vec<u8>, mailbox: &NewMailbox) {
+pub(crate) fn put_mailbox(out: &mut Vec<u8>, mailbox: &NewMailbox) {
     out.put_varint(u64::from(mailbox.id.0));
     out.put_varint(u64::from(mailbox.uid_validity.0));
     out.put_u8(mailbox.special_use.map_or(0, special_use_number));
     out.put_bytes(mailbox.name.as_bytes());
 }
 
-pub(super) fn read_mailbox(reader: &mut Reader<'_>) -> Decoded<NewMailbox> {
+pub(crate) fn read_mailbox(reader: &mut Reader<'_>) -> Decoded<NewMailbox> {
     Ok(NewMailbox {
         id: MailboxId(reader.varint_u32("mailbox id")?),
         uid_validity: UidValidity(reader.varint_u32("uid_validity")?),
@@ -241,7 +243,7 @@ fn special_use_of(number: u8) -> Option<SpecialUse> {
 }
 
 /// Fewest bytes a mailbox record takes; bounds what a count may allocate.
-pub(super) const MAILBOX_MIN: usize = 4;
+pub(crate) const MAILBOX_MIN: usize = 4;
 
 impl Effect {
     pub fn account(&self) -> Option<AccountId> {
@@ -454,7 +456,7 @@ impl Effect {
     }
 }
 
-pub(super) fn put_property(out: &mut Vec<u8>, key: &PropertyKey, value: Option<&[u8]>) {
+pub(crate) fn put_property(out: &mut Vec<u8>, key: &PropertyKey, value: Option<&[u8]>) {
     out.put_u8(key.0 as u8);
     out.put_varint(u64::from(key.1.0));
     out.put_bytes(&key.2);
@@ -462,7 +464,7 @@ pub(super) fn put_property(out: &mut Vec<u8>, key: &PropertyKey, value: Option<&
     out.put_bytes(value.unwrap_or_default());
 }
 
-pub(super) fn read_property(reader: &mut Reader<'_>) -> Decoded<(PropertyKey, Option<Vec<u8>>)> {
+pub(crate) fn read_property(reader: &mut Reader<'_>) -> Decoded<(PropertyKey, Option<Vec<u8>>)> {
     let kind = match reader.u8("property kind")? {
         1 => PropertyKind::Acl,
         2 => PropertyKind::Quota,
@@ -477,7 +479,7 @@ pub(super) fn read_property(reader: &mut Reader<'_>) -> Decoded<(PropertyKey, Op
 }
 
 /// Appends the effect list with its length; the body block, if any, follows it in the payload.
-pub(super) fn encode_effects<'a>(effects: impl Iterator<Item = &'a Effect>, out: &mut Vec<u8>) {
+pub(crate) fn encode_effects<'a>(effects: impl Iterator<Item = &'a Effect>, out: &mut Vec<u8>) {
     // The length is of fixed width: known only afterwards, and moving 200,000 effects to make room
     // for a varint would be waste.
     let length_at = out.len();
@@ -488,13 +490,13 @@ pub(super) fn encode_effects<'a>(effects: impl Iterator<Item = &'a Effect>, out:
 }
 
 /// Splits a payload into its effect list and its body block (empty if there is none).
-pub(super) fn split_payload(payload: &[u8]) -> Decoded<(&[u8], &[u8])> {
+pub(crate) fn split_payload(payload: &[u8]) -> Decoded<(&[u8], &[u8])> {
     let (length, rest) = payload.split_first_chunk::<4>().ok_or(Malformed("effects length"))?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Malformed("effects"))
 }
 
 /// Calls `each` with every effect of the entry at `lsn`.
-pub(super) fn decode_effects(
+pub(crate) fn decode_effects(
     lsn: Lsn,
     payload: &[u8],
     mut each: impl FnMut(Effect),
@@ -510,7 +512,7 @@ pub(super) fn decode_effects(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::{collection::vec, prelude::*};
 

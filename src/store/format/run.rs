@@ -5,19 +5,19 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 use super::{
+    super::message::Message,
     codec::{Decoded, Malformed, Put, Reader},
     effect::{put_flags, put_message, read_flags, read_message},
-    message::Message,
 };
 use crate::model::{FlagSet, Lsn, ModSeq, Uid};
 
 /// Records in a run: one entry of the log, at most some 300 KiB, decoded in under a millisecond.
-pub(super) const RUN_RECORDS_MAX: usize = 4096;
+pub(crate) const RUN_RECORDS_MAX: usize = 4096;
 /// What a record takes on disk, about.
-pub(super) const RUN_RECORD_BYTES: u32 = 45;
+pub(crate) const RUN_RECORD_BYTES: u32 = 45;
 /// What a run says of one UID.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum RunRecord {
+pub(crate) enum RunRecord {
     Put(Message),
     Flags { flags: FlagSet, mod_seq: ModSeq },
     Expunged,
@@ -25,7 +25,7 @@ pub(super) enum RunRecord {
 
 /// A run's place in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct RunRef {
+pub(crate) struct RunRef {
     pub lsn: Lsn,
     pub records: u32,
 }
@@ -37,7 +37,7 @@ mod tag {
 }
 
 /// Encodes `records` (ascending by UID) as one run's payload.
-pub(super) fn encode_run<'a>(
+pub(crate) fn encode_run<'a>(
     records: impl ExactSizeIterator<Item = (Uid, RunRecord)> + 'a,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + records.len() * 40);
@@ -62,7 +62,7 @@ pub(super) fn encode_run<'a>(
     out
 }
 
-pub(super) fn decode_run(payload: &[u8]) -> Decoded<Vec<(Uid, RunRecord)>> {
+pub(crate) fn decode_run(payload: &[u8]) -> Decoded<Vec<(Uid, RunRecord)>> {
     let mut reader = Reader::new(payload);
     let count = reader.count(2, "run records")?;
     let mut records = Vec::with_capacity(count.min(RUN_RECORDS_MAX));
@@ -89,7 +89,7 @@ pub(super) fn decode_run(payload: &[u8]) -> Decoded<Vec<(Uid, RunRecord)>> {
 mod tests {
     use super::*;
     use crate::store::{
-        effect::{BODY_HERE, tests::any_message},
+        format::effect::{BODY_HERE, tests::any_message},
         message::MessageBody,
     };
     use proptest::{collection::vec, prelude::*};

@@ -11,12 +11,12 @@ use crate::model::Uid;
 /// Payload bytes that cannot be what we wrote; the text names the field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("undecodable {0}")]
-pub(super) struct Malformed(pub &'static str);
+pub(crate) struct Malformed(pub &'static str);
 
-pub(super) type Decoded<T> = Result<T, Malformed>;
+pub(crate) type Decoded<T> = Result<T, Malformed>;
 
 /// Appends to a caller's buffer.
-pub(super) trait Put {
+pub(crate) trait Put {
     fn put_u8(&mut self, value: u8);
     fn put_varint(&mut self, value: u64);
     /// Small magnitudes of either sign stay short (zigzag).
@@ -76,7 +76,7 @@ const UIDS_MAX: u64 = 16 * 1024 * 1024;
 
 /// Takes values off the front of a slice.
 #[derive(Clone, Copy)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
 }
 

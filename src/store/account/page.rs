@@ -9,11 +9,17 @@
 use std::rc::Rc;
 
 use super::{
-    codec::{Decoded, Malformed, Put, Reader},
-    effect::{MAILBOX_MIN, NewMailbox, put_mailbox, put_property, read_mailbox, read_property},
+    super::{
+        format::{
+            codec::{Decoded, Malformed, Put, Reader},
+            effect::{
+                MAILBOX_MIN, NewMailbox, put_mailbox, put_property, read_mailbox, read_property,
+            },
+            run::RunRef,
+        },
+        message::MailboxStatus,
+    },
     mailbox::Mailbox,
-    message::MailboxStatus,
-    run::RunRef,
     state::AccountState,
 };
 use crate::{
@@ -25,7 +31,7 @@ use crate::{
 const SUBSCRIBED: u8 = 1;
 
 /// Encodes the published state of an account. Its mailboxes' deltas must be in their runs.
-pub(super) fn encode_account(state: &AccountState) -> Vec<u8> {
+pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.put_varint(state.id.0);
     out.put_varint(state.applied.0);
@@ -88,7 +94,7 @@ fn put_mailbox_state(out: &mut Vec<u8>, mailbox: &Mailbox) {
 }
 
 /// The account on a page at `lsn`; message tables are not loaded.
-pub(super) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> {
+pub(crate) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> {
     let mut reader = Reader::new(payload);
     let reader = &mut reader;
     let mut state = AccountState::new(AccountId(reader.varint("account")?));
@@ -162,9 +168,9 @@ mod tests {
     use crate::{
         model::{FlagSet, Flags, SpecialUse, UidValidity},
         store::{
-            effect::{Effect, PropertyKind},
+            account::namespace::first_mailboxes,
+            format::effect::{Effect, PropertyKind},
             message::{Message, MessageBody},
-            namespace::first_mailboxes,
         },
     };
     use proptest::prelude::*;

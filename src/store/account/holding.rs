@@ -8,7 +8,7 @@
 //!
 //! Owned by the account in memory; shard-local.
 
-use super::{error::StoreError, message::MailboxStatus};
+use super::super::{error::StoreError, message::MailboxStatus};
 
 /// What an account may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +26,7 @@ impl Default for HoldingLimits {
 
 /// Messages in all mailboxes of an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Holding {
+pub(crate) struct Holding {
     pub messages: u64,
     pub octets: u64,
 }

@@ -7,14 +7,16 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::{
+    account::{
+        mailbox::{Mailbox, PendingState},
+        namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
+        state::{AccountCell, AccountState},
+    },
     body::StagedBody,
-    effect::Effect,
     error::StoreError,
-    mailbox::{Mailbox, PendingState},
+    format::effect::Effect,
     message::{MailboxStatus, Message, MessageBody},
-    namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
     partition::{Change, Changes, Delivered, DeliveryTarget, Inner},
-    state::{AccountCell, AccountState},
     view::MailboxView,
 };
 use crate::{

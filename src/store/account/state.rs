@@ -12,12 +12,14 @@ use std::{
 };
 
 use super::{
-    effect::{Effect, PropertyKey},
-    error::StoreError,
+    super::{
+        error::StoreError,
+        format::effect::{Effect, PropertyKey},
+        log::ENTRY_PAYLOAD_MAX,
+        message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
+    },
     holding::{Holding, HoldingLimits},
-    log::ENTRY_PAYLOAD_MAX,
     mailbox::Mailbox,
-    message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     namespace::Namespace,
 };
 use crate::{
@@ -39,7 +41,7 @@ const MAILBOXES_SKIPPED: u32 = 1 << 10;
 
 /// An account in memory and what the partition's budget knows of it. Whoever holds the `Rc` pins
 /// the account.
-pub(super) struct AccountCell {
+pub(crate) struct AccountCell {
     pub state: RefCell<AccountState>,
     /// Turn of the partition's clock at the last use.
     pub last_used: Cell<u64>,
@@ -47,7 +49,7 @@ pub(super) struct AccountCell {
     pub memory: Cell<usize>,
 }
 
-pub(super) struct AccountState {
+pub(crate) struct AccountState {
     pub id: AccountId,
     /// Names as everybody sees them.
     pub names: Rc<Namespace>,

@@ -12,7 +12,7 @@ use super::codec::{Decoded, Malformed, Put, Reader};
 use crate::model::{AccountId, Lsn};
 
 /// Encodes one directory page: which account's page lies where. `records` ascend by account.
-pub(super) fn encode_directory(records: &[(AccountId, Lsn)]) -> Vec<u8> {
+pub(crate) fn encode_directory(records: &[(AccountId, Lsn)]) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + records.len() * 12);
     out.put_varint(records.len() as u64);
     let mut previous = 0;
@@ -24,7 +24,7 @@ pub(super) fn encode_directory(records: &[(AccountId, Lsn)]) -> Vec<u8> {
     out
 }
 
-pub(super) fn decode_directory(payload: &[u8]) -> Decoded<Vec<(AccountId, Lsn)>> {
+pub(crate) fn decode_directory(payload: &[u8]) -> Decoded<Vec<(AccountId, Lsn)>> {
     let mut reader = Reader::new(payload);
     let count = reader.count(2, "directory records")?;
     let mut records = Vec::with_capacity(count);
@@ -43,7 +43,7 @@ pub(super) fn decode_directory(payload: &[u8]) -> Decoded<Vec<(AccountId, Lsn)>>
 
 /// The page that leads to all others, and what belongs to the partition itself.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Root {
+pub(crate) struct Root {
     /// Partition-wide effects below are in this root.
     pub applied: Lsn,
     /// One page for each bucket of the directory; `None` where a bucket is empty.
@@ -62,7 +62,7 @@ pub(super) struct Root {
     pub lost: Lsn,
 }
 
-pub(super) fn encode_root(root: &Root) -> Vec<u8> {
+pub(crate) fn encode_root(root: &Root) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_varint(root.applied.0);
     out.put_varint(root.buckets.len() as u64);
@@ -87,7 +87,7 @@ pub(super) fn encode_root(root: &Root) -> Vec<u8> {
     out
 }
 
-pub(super) fn decode_root(payload: &[u8]) -> Decoded<Root> {
+pub(crate) fn decode_root(payload: &[u8]) -> Decoded<Root> {
     let mut reader = Reader::new(payload);
     let reader = &mut reader;
     let applied = Lsn(reader.varint("applied")?);

@@ -1,0 +1,10 @@
+//! What the octets of a log entry's payload mean: effects, runs, roots and directory pages, and the
+//! primitives that all of them are made of. docs/disk_format.md draws them.
+//!
+//! Owns no state: octets in, values out, and back. Knows the log's limits and the values of `message`,
+//! and no other room.
+
+pub(crate) mod codec;
+pub(crate) mod effect;
+pub(crate) mod root;
+pub(crate) mod run;
