@@ -132,6 +132,120 @@ fn imports_point_down() {
     assert!(wrong.is_empty(), "imports that point up or sideways:\n{}", wrong.join("\n"));
 }
 
+/// The rooms of the store that stand, and what each may import of the store. Rooms and modules that are
+/// not named here are above all of them.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("signal", &[]),
+    ("message", &[]),
+    ("log", &["error"]),
+    ("format", &["error", "message", "log"]),
+    ("account", &["error", "message", "log", "format"]),
+];
+
+/// All paths of the `use` statements of `text`, groups resolved: (line number, path).
+fn use_paths(text: &str) -> Vec<(usize, String)> {
+    let mut paths = Vec::new();
+    let mut statement: Option<(usize, String)> = None;
+    for (number, line) in code_lines(text) {
+        let line = line.trim();
+        match &mut statement {
+            Some((_, tree)) => tree.push_str(line),
+            None => {
+                let Some(at) =
+                    line.strip_prefix("use ").or(line.split_once(") use ").map(|it| it.1))
+                else {
+                    continue;
+                };
+                statement = Some((number, at.to_owned()));
+            }
+        }
+        if line.ends_with(';')
+            && let Some((number, tree)) = statement.take()
+        {
+            resolve_groups(tree.trim_end_matches(';'), "", &mut |path| paths.push((number, path)));
+        }
+    }
+    paths
+}
+
+fn resolve_groups(tree: &str, before: &str, found: &mut dyn FnMut(String)) {
+    let Some((prefix, group)) = tree.split_once('{') else {
+        return found(format!("{before}{}", tree.trim()));
+    };
+    let group = group.strip_suffix('}').expect("a group at the end of a path");
+    let (mut depth, mut start) = (0, 0);
+    let before = format!("{before}{prefix}");
+    for (at, character) in group.char_indices().chain([(group.len(), ',')]) {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let item = group[start..at].trim();
+                if !item.is_empty() {
+                    resolve_groups(item, &before, found);
+                }
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The module of the store that `path`, seen in a file of `depth` modules below `store`, leads to.
+fn room_of(path: &str, depth: usize) -> Option<&str> {
+    let in_store = match path.strip_prefix("crate::store::") {
+        Some(rest) => rest,
+        None => (0..depth).try_fold(path, |path, _| path.strip_prefix("super::"))?,
+    };
+    in_store.split("::").next()
+}
+
+#[test]
+fn rooms_of_the_store_know_those_below() {
+    let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for (path, text) in sources() {
+        let Ok(below) = path.strip_prefix(&store) else { continue };
+        let names: Vec<&str> =
+            below.iter().map(|name| name.to_str().unwrap().trim_end_matches(".rs")).collect();
+        let Some((room, allowed)) = ROOMS.iter().find(|(room, _)| *room == names[0]) else {
+            continue;
+        };
+        if names.last() == Some(&"tests") {
+            continue;
+        }
+        let depth = names.iter().filter(|name| **name != "mod").count();
+        for (line, import) in use_paths(&text) {
+            let Some(target) = room_of(&import, depth) else { continue };
+            seen += 1;
+            if target != *room && !allowed.contains(&target) {
+                wrong.push(format!("{}:{line}: {room} imports {target}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 20, "only {seen} imports within the store");
+}
+
+#[test]
+fn use_statements_are_read_whole() {
+    let text = "use super::{\n    super::{\n        error::E,\n        a::{B, c::D},\n    },\n    x,\n};\n\
+                pub(crate) use crate::store::y::Z;\n";
+    let paths: Vec<String> = use_paths(text).into_iter().map(|(_, path)| path).collect();
+    let expected = [
+        "super::super::error::E",
+        "super::super::a::B",
+        "super::super::a::c::D",
+        "super::x",
+        "crate::store::y::Z",
+    ];
+    assert_eq!(paths, expected);
+    let rooms: Vec<Option<&str>> = paths.iter().map(|path| room_of(path, 2)).collect();
+    assert_eq!(rooms, [Some("error"), Some("a"), Some("a"), None, Some("y")]);
+}
+
 #[test]
 fn the_import_reader_sees_both_forms() {
     let text = "use crate::{\n    model::Uid,\n    store::{Account, Partition},\n};\n\
