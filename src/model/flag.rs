@@ -83,9 +83,84 @@ impl KeywordSet {
     }
 }
 
+/// What a change does with the flags it names (RFC 3501 6.4.6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlagAction {
+    Replace,
+    Add,
+    Remove,
+}
+
+/// A change of one message's flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlagEdit {
+    pub action: FlagAction,
+    pub flags: FlagSet,
+}
+
+impl FlagEdit {
+    /// The flags that a message with `before` has after it.
+    pub fn apply(self, before: FlagSet) -> FlagSet {
+        let FlagSet { system, keywords } = self.flags;
+        match self.action {
+            FlagAction::Replace => self.flags,
+            FlagAction::Add => FlagSet {
+                system: before.system | system,
+                keywords: before.keywords.union(keywords),
+            },
+            FlagAction::Remove => FlagSet {
+                system: before.system & !system,
+                keywords: before.keywords.without(keywords),
+            },
+        }
+    }
+}
+
 /// All permanent flags of one message.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash, Debug)]
 pub struct FlagSet {
     pub system: Flags,
     pub keywords: KeywordSet,
+}
+
+impl FlagSet {
+    /// `keywords` as bits of a mailbox's `table`; those that are not in it are left out.
+    pub fn named(system: Flags, keywords: &[String], table: &[String]) -> FlagSet {
+        let mut bits = KeywordSet::default();
+        for keyword in keywords {
+            if let Some(index) = table.iter().position(|name| name.eq_ignore_ascii_case(keyword)) {
+                bits.insert(index);
+            }
+        }
+        FlagSet { system, keywords: bits }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(system: Flags, keywords: &[usize]) -> FlagSet {
+        let mut bits = KeywordSet::default();
+        keywords.iter().for_each(|&keyword| bits.insert(keyword));
+        FlagSet { system, keywords: bits }
+    }
+
+    #[test]
+    fn edits() {
+        let before = flags(Flags::SEEN | Flags::DRAFT, &[1, 70]);
+        let named = flags(Flags::SEEN | Flags::FLAGGED, &[70, 2]);
+        let all = flags(Flags::SEEN | Flags::DRAFT | Flags::FLAGGED, &[1, 2, 70]);
+        let applied = |action| FlagEdit { action, flags: named }.apply(before);
+        assert_eq!(applied(FlagAction::Add), all);
+        assert_eq!(applied(FlagAction::Remove), flags(Flags::DRAFT, &[1]));
+        assert_eq!(applied(FlagAction::Replace), named);
+    }
+
+    #[test]
+    fn keywords_are_found_without_case() {
+        let table = ["$Junk".to_owned(), "Work".to_owned()];
+        let named = ["WORK".to_owned(), "unknown".to_owned()];
+        assert_eq!(FlagSet::named(Flags::SEEN, &named, &table), flags(Flags::SEEN, &[1]));
+    }
 }

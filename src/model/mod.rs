@@ -6,7 +6,7 @@ mod network;
 mod special_use;
 mod time;
 
-pub use flag::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
+pub use flag::{FlagAction, FlagEdit, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};
 pub use special_use::SpecialUse;

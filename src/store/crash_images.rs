@@ -304,9 +304,9 @@ impl Session {
         let names: Vec<String> = (0..self.pick(3)).map(|n| format!("k{n}")).collect();
         let kind = self.pick(3);
         let change = match kind {
-            0 => FlagChange::Add(flags, names.clone()),
-            1 => FlagChange::Remove(flags, names.clone()),
-            _ => FlagChange::Replace(flags, names.clone()),
+            0 => FlagChange::add(flags, names.clone()),
+            1 => FlagChange::remove(flags, names.clone()),
+            _ => FlagChange::replace(flags, names.clone()),
         };
         let account = self.account(self.home()).await;
         let outcome = account.store_flags(mailbox, &uids, change, None).await.unwrap();

@@ -97,7 +97,7 @@ async fn write_some_of_everything(partition: &Partition, round: u64) {
     let uids: Vec<Uid> = all.iter().map(|message| message.uid).collect();
     account.copy(inbox, &all[..2], folder).await.unwrap();
     account.move_messages(inbox, &all[2..3], folder).await.unwrap();
-    let change = FlagChange::Add(Flags::FLAGGED, vec!["k".to_owned()]);
+    let change = FlagChange::add(Flags::FLAGGED, vec!["k".to_owned()]);
     account.store_flags(inbox, &uids, change, None).await.unwrap();
     account.remove(inbox, &uids[1..2]).await.unwrap();
     account.create_mailbox(&format!("gone {round}/child"), None).await.unwrap();

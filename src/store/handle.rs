@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     model::{
-        AccountId, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, SpecialUse, Timestamp, Uid,
-        UidValidity,
+        AccountId, FlagAction, FlagEdit, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, SpecialUse,
+        Timestamp, Uid, UidValidity,
     },
     plant::{Plant, planted},
 };
@@ -55,11 +55,26 @@ pub struct Copied {
     pub uids: Vec<(Uid, Uid)>,
 }
 
+/// A change of flags as a client names them.
 #[derive(Clone, Debug)]
-pub enum FlagChange {
-    Add(Flags, Vec<String>),
-    Remove(Flags, Vec<String>),
-    Replace(Flags, Vec<String>),
+pub struct FlagChange {
+    pub action: FlagAction,
+    pub system: Flags,
+    pub keywords: Vec<String>,
+}
+
+impl FlagChange {
+    pub fn add(system: Flags, keywords: Vec<String>) -> FlagChange {
+        FlagChange { action: FlagAction::Add, system, keywords }
+    }
+
+    pub fn remove(system: Flags, keywords: Vec<String>) -> FlagChange {
+        FlagChange { action: FlagAction::Remove, system, keywords }
+    }
+
+    pub fn replace(system: Flags, keywords: Vec<String>) -> FlagChange {
+        FlagChange { action: FlagAction::Replace, system, keywords }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,30 +92,6 @@ enum Way {
     Move,
     /// As MOVE, and they were saved when they were.
     Rename,
-}
-
-/// A [`FlagChange`] with keywords as bits.
-#[derive(Clone, Copy)]
-enum BitChange {
-    Add(FlagSet),
-    Remove(FlagSet),
-    Replace(FlagSet),
-}
-
-impl BitChange {
-    fn apply(self, flags: FlagSet) -> FlagSet {
-        match self {
-            BitChange::Add(set) => FlagSet {
-                system: flags.system | set.system,
-                keywords: flags.keywords.union(set.keywords),
-            },
-            BitChange::Remove(set) => FlagSet {
-                system: flags.system & !set.system,
-                keywords: flags.keywords.without(set.keywords),
-            },
-            BitChange::Replace(set) => set,
-        }
-    }
 }
 
 fn sorted(uids: &[Uid]) -> Vec<Uid> {
@@ -588,24 +579,21 @@ impl Account {
         Ok(())
     }
 
-    fn as_bits(&self, mailbox: MailboxId, change: FlagChange) -> Result<BitChange, StoreError> {
-        let define = |names: &[String]| self.inner.define_keywords(&self.cell, mailbox, names);
-        Ok(match change {
-            FlagChange::Add(system, names) => {
-                BitChange::Add(FlagSet { system, keywords: define(&names)? })
+    /// With keywords as bits. Those that are added come into the mailbox's table.
+    fn as_bits(&self, mailbox: MailboxId, change: FlagChange) -> Result<FlagEdit, StoreError> {
+        let FlagChange { action, system, keywords } = change;
+        let flags = match action {
+            FlagAction::Add | FlagAction::Replace => {
+                let keywords = self.inner.define_keywords(&self.cell, mailbox, &keywords)?;
+                FlagSet { system, keywords }
             }
-            FlagChange::Replace(system, names) => {
-                BitChange::Replace(FlagSet { system, keywords: define(&names)? })
-            }
-            FlagChange::Remove(system, names) => {
+            FlagAction::Remove => {
                 let mut state = self.cell.state.borrow_mut();
                 let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-                let mut keywords = KeywordSet::default();
-                let bits = names.iter().filter_map(|name| found.keyword_index(name));
-                bits.for_each(|bit| keywords.insert(bit));
-                BitChange::Remove(FlagSet { system, keywords })
+                FlagSet::named(system, &keywords, found.pending_keywords())
             }
-        })
+        };
+        Ok(FlagEdit { action, flags })
     }
 
     /// Removes those of `uids` (or of all messages when `None`) that carry `\Deleted`.
@@ -730,7 +718,7 @@ fn plan_flags(
     state: &mut AccountState,
     mailbox: MailboxId,
     uids: &[Uid],
-    change: BitChange,
+    change: FlagEdit,
     unchanged_since: Option<ModSeq>,
     outcome: &mut FlagOutcome,
 ) -> Result<Vec<Effect>, StoreError> {

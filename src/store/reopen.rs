@@ -522,7 +522,7 @@ mod tests {
                 let told = match expunge {
                     true => account.remove(INBOX, &uids).await.map(|_| ()),
                     false => {
-                        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+                        let seen = FlagChange::add(Flags::SEEN, Vec::new());
                         account.store_flags(INBOX, &uids, seen, None).await.map(|_| ())
                     }
                 };
@@ -574,7 +574,7 @@ mod tests {
                     let known = expected.entry(id).or_default();
                     let first = *known.keys().next().unwrap();
                     if step % 4 == 1 {
-                        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+                        let seen = FlagChange::add(Flags::SEEN, Vec::new());
                         let uids = [Uid(first)];
                         if account.store_flags(INBOX, &uids, seen, None).await.is_ok() {
                             known.get_mut(&first).unwrap().1 = Flags::SEEN;

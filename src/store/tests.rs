@@ -228,7 +228,7 @@ fn flags_keywords_and_unchangedsince() {
         let account = partition.account(ALICE).await.unwrap();
         let inbox = MailboxId::INBOX;
         let all = [Uid(1), Uid(2), Uid(3), Uid(4), Uid(99)];
-        let add = FlagChange::Add(Flags::SEEN, vec!["$Work".to_owned()]);
+        let add = FlagChange::add(Flags::SEEN, vec!["$Work".to_owned()]);
         let outcome = account.store_flags(inbox, &all[..2], add.clone(), None).await.unwrap();
         assert_eq!(outcome.updated.iter().map(|(uid, _)| uid.0).collect::<Vec<_>>(), [1, 2]);
         let since = Some(ModSeq(5));
@@ -242,9 +242,9 @@ fn flags_keywords_and_unchangedsince() {
         assert_eq!(account.status(inbox).await.unwrap(), before);
         assert_eq!(before.unseen, 0);
 
-        let replace = FlagChange::Replace(Flags::FLAGGED, vec!["$WORK".into(), "other".into()]);
+        let replace = FlagChange::replace(Flags::FLAGGED, vec!["$WORK".into(), "other".into()]);
         account.store_flags(inbox, &all[..1], replace, None).await.unwrap();
-        let remove = FlagChange::Remove(Flags::SEEN, vec!["$work".into(), "unknown".into()]);
+        let remove = FlagChange::remove(Flags::SEEN, vec!["$work".into(), "unknown".into()]);
         account.store_flags(inbox, &all[1..2], remove, None).await.unwrap();
         let snapshot = snapshot(&account, inbox).await;
         assert_eq!(snapshot.keywords(), ["$Work", "other"]);
@@ -266,7 +266,7 @@ fn copy_move_and_expunge() {
         let account = partition.account(ALICE).await.unwrap();
         let inbox = MailboxId::INBOX;
         let sent = account.mailbox_by_name("Sent").unwrap().id;
-        let add = FlagChange::Add(Flags::DELETED, vec!["a".into(), "b".into()]);
+        let add = FlagChange::add(Flags::DELETED, vec!["a".into(), "b".into()]);
         account.store_flags(inbox, &[Uid(2), Uid(3)], add, None).await.unwrap();
         let view = account.select(inbox, true).await.unwrap();
         let before = view.current().unwrap();
@@ -306,7 +306,7 @@ fn renaming_inbox_moves_its_messages() {
             deliver(&partition, ALICE, &bytes(n, 100)).await;
         }
         let account = partition.account(ALICE).await.unwrap();
-        let add = FlagChange::Add(Flags::SEEN, vec!["k".into()]);
+        let add = FlagChange::add(Flags::SEEN, vec!["k".into()]);
         account.store_flags(MailboxId::INBOX, &[Uid(2)], add, None).await.unwrap();
         account.remove(MailboxId::INBOX, &[Uid(1)]).await.unwrap();
         account.rename_mailbox("inbox", "Old/mail").await.unwrap();
@@ -523,7 +523,7 @@ fn restarts_find_everything_with_and_without_checkpoints() {
             for n in 0..30u64 {
                 deliver(&partition, ALICE, &bytes(n, 100)).await;
                 let account = partition.account(ALICE).await.unwrap();
-                let change = FlagChange::Add(Flags::SEEN, vec![format!("k{}", n % 4)]);
+                let change = FlagChange::add(Flags::SEEN, vec![format!("k{}", n % 4)]);
                 account.store_flags(inbox, &[Uid(n as u32 / 2 + 1)], change, None).await.unwrap();
                 if n % 5 == 4 {
                     account.remove(inbox, &[Uid(n as u32 - 3)]).await.unwrap();
@@ -621,7 +621,7 @@ fn a_checkpoint_given_up_loses_nothing() {
         // Runs of 2,048 records for 20 messages: the next checkpoint writes the folder anew.
         let most: Vec<Uid> = (1..=2028).map(Uid).collect();
         account.remove(MailboxId::INBOX, &most).await.unwrap();
-        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+        let seen = FlagChange::add(Flags::SEEN, Vec::new());
         account.store_flags(MailboxId::INBOX, &[Uid(2048)], seen, None).await.unwrap();
         let delta = |account: &Account| {
             account.cell.state.borrow().mailboxes[&MailboxId::INBOX].delta.len()
@@ -659,7 +659,7 @@ fn names_of_an_account_fit_its_page() {
         let mut refused = 0;
         for n in 0..100 {
             let keyword = format!("{n}{}", "k".repeat(90_000));
-            let change = FlagChange::Add(Flags::default(), vec![keyword]);
+            let change = FlagChange::add(Flags::default(), vec![keyword]);
             let stored = account.store_flags(MailboxId::INBOX, &[Uid(1)], change, None).await;
             refused += u32::from(matches!(stored, Err(StoreError::Limit(_))));
         }
@@ -747,7 +747,7 @@ fn checkpoint_bytes_are_proportional_to_change() {
         let mut largest = 0;
         for n in 0..40 {
             deliver(&partition, ALICE, &bytes(n, 50)).await;
-            let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+            let seen = FlagChange::add(Flags::SEEN, Vec::new());
             let uid = Uid(n as u32 * 400 + 1);
             account.store_flags(MailboxId::INBOX, &[uid], seen, None).await.unwrap();
             let before = written(&partition);
@@ -757,7 +757,7 @@ fn checkpoint_bytes_are_proportional_to_change() {
         assert!(largest <= 16 * 1024, "{largest} bytes");
         // Changes without end do not let the runs grow without end.
         for round in 0..6 {
-            let every = FlagChange::Replace(Flags(round & 3), Vec::new());
+            let every = FlagChange::replace(Flags(round & 3), Vec::new());
             let all: Vec<Uid> = (1..=1 << 14).map(Uid).collect();
             account.store_flags(MailboxId::INBOX, &all, every, None).await.unwrap();
             partition.checkpoint().await.unwrap();
@@ -868,13 +868,13 @@ fn long_commands_let_others_in() {
 
         // Another session takes `\Deleted` off the last message while EXPUNGE is under way, and
         // counts how often it gets its turn.
-        let deleted = FlagChange::Add(Flags::DELETED, Vec::new());
+        let deleted = FlagChange::add(Flags::DELETED, Vec::new());
         account.store_flags(MailboxId::INBOX, &all, deleted, None).await.unwrap();
         let other = {
             let (account, clock, turns) =
                 (account.clone(), world.simulation.clone(), turns.clone());
             Box::pin(async move {
-                let kept = FlagChange::Remove(Flags::DELETED, Vec::new());
+                let kept = FlagChange::remove(Flags::DELETED, Vec::new());
                 account.store_flags(MailboxId::INBOX, &[last], kept, None).await.unwrap();
                 loop {
                     turns.set(turns.get() + 1);
@@ -921,7 +921,7 @@ fn published(account: &Account, mailbox: MailboxId) -> MailboxStatus {
 async fn filled(partition: &Partition, count: usize) -> Account {
     let account = partition.account(ALICE).await.unwrap();
     let first = deliver(partition, ALICE, b"x").await;
-    let keyword = FlagChange::Add(Flags::FLAGGED, vec!["Kept".to_owned()]);
+    let keyword = FlagChange::add(Flags::FLAGGED, vec!["Kept".to_owned()]);
     account.store_flags(MailboxId::INBOX, &[first.uid], keyword, None).await.unwrap();
     while uids(&account, MailboxId::INBOX).await.len() < count {
         let snapshot = snapshot(&account, MailboxId::INBOX).await;
@@ -948,7 +948,7 @@ fn long_commands_are_published_by_pieces() {
         let unseen = |account: &Account| i64::from(published(account, MailboxId::INBOX).unseen);
         let inbox = |account: &Account| i64::from(published(account, MailboxId::INBOX).messages);
         let steps = watch_steps(&world, &account, unseen);
-        let seen = FlagChange::Add(Flags::SEEN, Vec::new());
+        let seen = FlagChange::add(Flags::SEEN, Vec::new());
         account.store_flags(MailboxId::INBOX, &numbers, seen, None).await.unwrap();
         assert!((1..=AT_ONCE).contains(&steps.get()), "STORE: {}", steps.get());
 

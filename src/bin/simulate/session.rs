@@ -613,9 +613,9 @@ impl Session {
             }
             Op::Flag { mailbox, uids, kind, flags, keywords, since, .. } => {
                 let change = match kind {
-                    FlagKind::Add => FlagChange::Add(*flags, keywords.clone()),
-                    FlagKind::Remove => FlagChange::Remove(*flags, keywords.clone()),
-                    FlagKind::Replace => FlagChange::Replace(*flags, keywords.clone()),
+                    FlagKind::Add => FlagChange::add(*flags, keywords.clone()),
+                    FlagKind::Remove => FlagChange::remove(*flags, keywords.clone()),
+                    FlagKind::Replace => FlagChange::replace(*flags, keywords.clone()),
                 };
                 let uids: Vec<Uid> = uids.iter().copied().map(Uid).collect();
                 let outcome =
@@ -663,7 +663,7 @@ impl Session {
             }
             let since = message.mod_seq;
             let flags = Flags(message.flags.system.0 ^ (1 + self.pick(31) as u8));
-            let change = FlagChange::Replace(flags, Vec::new());
+            let change = FlagChange::replace(flags, Vec::new());
             let uids = [message.uid];
             let outcome = account.store_flags(MailboxId::INBOX, &uids, change, Some(since)).await?;
             let won = outcome.updated.iter().any(|(_, now)| *now > since);

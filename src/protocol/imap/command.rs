@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::{name::MailboxName, sequence::SequenceSet};
-use crate::model::{Flags, ModSeq, SpecialUse, Timestamp};
+use crate::model::{FlagAction, Flags, ModSeq, SpecialUse, Timestamp};
 
 /// A string of the client: any octets but NUL (RFC 3501 4.3).
 pub type Text<'a> = Cow<'a, [u8]>;
@@ -321,14 +321,7 @@ pub struct Store<'a> {
     pub set: SequenceSet,
     /// RFC 7162 3.1.3.
     pub unchanged_since: Option<ModSeq>,
-    pub action: StoreAction,
+    pub action: FlagAction,
     pub silent: bool,
     pub flags: FlagList<'a>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StoreAction {
-    Replace,
-    Add,
-    Remove,
 }

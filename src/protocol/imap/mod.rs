@@ -21,7 +21,7 @@ mod write;
 pub use command::{
     Append, Command, CommandBody, DateTest, Fetch, FetchItem, FlagList, List, ListReturn,
     ListSelection, Partial, Search, SearchKey, SearchReturn, Section, SectionPart, StatusItems,
-    Store, StoreAction, Text,
+    Store, Text,
 };
 pub use fetch_response::FetchResponse;
 pub use frame::{Frame, Framer, Limits};

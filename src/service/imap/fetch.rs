@@ -11,10 +11,10 @@ use super::{
     message::MessageReader,
     reply::{Done, Failure, Leave, Reply},
     session::Session,
-    sync::{FlagEdit, OwnChange},
+    sync::OwnChange,
 };
 use crate::{
-    model::{FlagSet, Flags, Uid},
+    model::{FlagAction, FlagEdit, FlagSet, Flags, Uid},
     protocol::{
         imap::{Fetch, FetchItem, FetchResponse, Partial, Section, SectionPart},
         mime::{HeaderFilter, SectionText, filter_header},
@@ -85,14 +85,15 @@ async fn set_seen(
     if unseen.is_empty() {
         return Ok(unseen);
     }
-    let change = FlagChange::Add(Flags::SEEN, Vec::new());
+    let change = FlagChange::add(Flags::SEEN, Vec::new());
     let mailbox = selected.mailbox();
     // A full or broken disk must not keep anybody from reading: then \Seen is not set.
     let Ok(outcome) = session.account()?.store_flags(mailbox, &unseen, change, None).await else {
         return Ok(Vec::new());
     };
     let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();
-    let edit = FlagEdit::Add(FlagSet { system: Flags::SEEN, ..FlagSet::default() });
+    let flags = FlagSet { system: Flags::SEEN, ..FlagSet::default() };
+    let edit = FlagEdit { action: FlagAction::Add, flags };
     session.tell_changes_but(fetch.uid, OwnChange { uids: &uids, edit, mod_seqs: false }).await?;
     Ok(uids)
 }

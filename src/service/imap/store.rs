@@ -3,11 +3,11 @@
 use super::{
     reply::{Done, Failure, OwnedCode, Reply},
     session::Session,
-    sync::{FlagEdit, OwnChange},
+    sync::OwnChange,
 };
 use crate::{
-    model::{ModSeq, Uid},
-    protocol::imap::{Code, FetchResponse, Store, StoreAction},
+    model::{FlagEdit, FlagSet, ModSeq, Uid},
+    protocol::imap::{Code, FetchResponse, Store},
     store::{FlagChange, FlagOutcome},
 };
 
@@ -31,11 +31,7 @@ pub(super) async fn store(session: &mut Session, store: &Store<'_>) -> Reply {
     }
     let keywords: Vec<String> = store.flags.keywords.iter().map(|&it| it.to_owned()).collect();
     let system = store.flags.system;
-    let change = match store.action {
-        StoreAction::Add => FlagChange::Add(system, keywords.clone()),
-        StoreAction::Remove => FlagChange::Remove(system, keywords.clone()),
-        StoreAction::Replace => FlagChange::Replace(system, keywords.clone()),
-    };
+    let change = FlagChange { action: store.action, system, keywords: keywords.clone() };
     let outcome =
         session.account()?.store_flags(mailbox, &uids, change, store.unchanged_since).await?;
     tell(session, store, &keywords, &outcome).await?;
@@ -69,12 +65,9 @@ async fn tell(
 ) -> Result<(), Failure> {
     let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();
     let Some(newer) = session.selected()?.view.current() else { return Ok(()) };
-    let bits = FlagEdit::bits(store.flags.system, keywords, newer.keywords());
-    let edit = match store.action {
-        StoreAction::Add => FlagEdit::Add(bits),
-        StoreAction::Remove => FlagEdit::Remove(bits),
-        StoreAction::Replace => FlagEdit::Replace(bits),
-    };
+    // New keywords are in the table now.
+    let flags = FlagSet::named(store.flags.system, keywords, newer.keywords());
+    let edit = FlagEdit { action: store.action, flags };
     let own = OwnChange { uids: &uids, edit, mod_seqs: store.silent };
     session.tell_changes_but(store.uid, own).await?;
     if !store.silent {

@@ -11,7 +11,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    model::{FlagSet, Flags, KeywordSet, Uid},
+    model::{FlagEdit, Flags, Uid},
     protocol::imap::{Code, FetchResponse, Status},
     runtime::connection::ConnectionError,
     store::{Difference, Message, Snapshot},
@@ -24,42 +24,6 @@ pub(super) struct OwnChange<'a> {
     pub edit: FlagEdit,
     /// Tell the new mod-sequences even so, under CONDSTORE (RFC 7162 3.1.3).
     pub mod_seqs: bool,
-}
-
-/// What STORE does to the flags of a message.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum FlagEdit {
-    Add(FlagSet),
-    Remove(FlagSet),
-    Replace(FlagSet),
-}
-
-impl FlagEdit {
-    pub fn apply(self, before: FlagSet) -> FlagSet {
-        match self {
-            FlagEdit::Add(flags) => FlagSet {
-                system: before.system | flags.system,
-                keywords: before.keywords.union(flags.keywords),
-            },
-            FlagEdit::Remove(flags) => FlagSet {
-                system: before.system & !flags.system,
-                keywords: before.keywords.without(flags.keywords),
-            },
-            FlagEdit::Replace(flags) => flags,
-        }
-    }
-
-    /// The flags named by a command, as bits of the mailbox's `table`. Call it after the store took
-    /// the command: new keywords are in the table then.
-    pub fn bits(system: Flags, keywords: &[String], table: &[String]) -> FlagSet {
-        let mut bits = KeywordSet::default();
-        for keyword in keywords {
-            if let Some(index) = table.iter().position(|name| name.eq_ignore_ascii_case(keyword)) {
-                bits.insert(index);
-            }
-        }
-        FlagSet { system, keywords: bits }
-    }
 }
 
 /// Changed messages looked at before other sessions get their turn.
@@ -210,33 +174,5 @@ impl FlagNews<'_> {
         let expected = own.map_or(before.flags, |own| own.edit.apply(before.flags));
         let flags = expected != message.flags;
         (flags, condstore && (flags || own.is_none_or(|own| own.mod_seqs)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flags(system: Flags, keywords: &[usize]) -> FlagSet {
-        let mut bits = KeywordSet::default();
-        keywords.iter().for_each(|&keyword| bits.insert(keyword));
-        FlagSet { system, keywords: bits }
-    }
-
-    #[test]
-    fn edits() {
-        let before = flags(Flags::SEEN | Flags::DRAFT, &[1, 70]);
-        let edit = flags(Flags::SEEN | Flags::FLAGGED, &[70, 2]);
-        let all = flags(Flags::SEEN | Flags::DRAFT | Flags::FLAGGED, &[1, 2, 70]);
-        assert_eq!(FlagEdit::Add(edit).apply(before), all);
-        assert_eq!(FlagEdit::Remove(edit).apply(before), flags(Flags::DRAFT, &[1]));
-        assert_eq!(FlagEdit::Replace(edit).apply(before), edit);
-    }
-
-    #[test]
-    fn keywords_are_found_without_case() {
-        let table = ["$Junk".to_owned(), "Work".to_owned()];
-        let named = ["WORK".to_owned(), "unknown".to_owned()];
-        assert_eq!(FlagEdit::bits(Flags::SEEN, &named, &table), flags(Flags::SEEN, &[1]));
     }
 }

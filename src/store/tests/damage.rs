@@ -59,7 +59,7 @@ async fn changes(partition: &Partition, round: u64) {
     let all: Vec<Message> = inbox.iter_from(0).copied().collect();
     alice.copy(MailboxId::INBOX, &all[all.len() - 3..], folder).await.unwrap();
     let uids: Vec<Uid> = all.iter().map(|message| message.uid).collect();
-    let change = FlagChange::Add(Flags::SEEN, vec![]);
+    let change = FlagChange::add(Flags::SEEN, vec![]);
     alice.store_flags(MailboxId::INBOX, &uids[uids.len() / 2..], change, None).await.unwrap();
     alice.remove(MailboxId::INBOX, &uids[..2]).await.unwrap();
 }

@@ -14,7 +14,8 @@ mod tests;
 
 use cursor::{Cursor, Parsed};
 
-use super::command::{Append, Command, CommandBody, FlagList, StatusItems, Store, StoreAction};
+use super::command::{Append, Command, CommandBody, FlagList, StatusItems, Store};
+use crate::model::FlagAction;
 
 /// ID fields in one command (RFC 2971 3.3).
 const ID_FIELDS_MAX: usize = 30;
@@ -269,11 +270,11 @@ fn store<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Store<'a>> {
         cursor.space()?;
     }
     let action = if cursor.eat(b'+') {
-        StoreAction::Add
+        FlagAction::Add
     } else if cursor.eat(b'-') {
-        StoreAction::Remove
+        FlagAction::Remove
     } else {
-        StoreAction::Replace
+        FlagAction::Replace
     };
     let silent = match cursor.word()?.as_bytes() {
         b"FLAGS" => false,

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use super::super::{
     Append, Command, CommandBody, DateTest, Fetch, FetchItem, FlagList, Frame, Framer, Limits,
     List, ListReturn, ListSelection, MailboxName, Partial, Search, SearchKey, SearchReturn,
-    Section, SectionPart, SequenceSet, StatusItems, Store, StoreAction, parse, tag_of,
+    Section, SectionPart, SequenceSet, StatusItems, Store, parse, tag_of,
 };
-use crate::model::{Flags, ModSeq, SpecialUse};
+use crate::model::{FlagAction, Flags, ModSeq, SpecialUse};
 
 fn text(text: &'static str) -> Cow<'static, [u8]> {
     Cow::Borrowed(text.as_bytes())
@@ -264,7 +264,7 @@ fn stores_and_copies() {
         uid: false,
         set: set("2:4"),
         unchanged_since: None,
-        action: StoreAction::Add,
+        action: FlagAction::Add,
         silent: false,
         flags: FlagList { system: Flags::DELETED, ..FlagList::default() },
     };
@@ -275,7 +275,7 @@ fn stores_and_copies() {
         CommandBody::Store(Store {
             uid: true,
             unchanged_since: Some(ModSeq(0)),
-            action: StoreAction::Remove,
+            action: FlagAction::Remove,
             silent: true,
             flags: FlagList { system: Flags::DELETED, keywords: vec!["x", "Y"] },
             ..store.clone()
@@ -284,7 +284,7 @@ fn stores_and_copies() {
     check(
         "STORE 2:4 FLAGS ()",
         CommandBody::Store(Store {
-            action: StoreAction::Replace,
+            action: FlagAction::Replace,
             flags: FlagList::default(),
             ..store
         }),
