@@ -23,6 +23,8 @@
     not(test),
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
+// What is not the library's face is `pub(crate)`, so that the compiler sees what nobody uses.
+#![warn(unreachable_pub)]
 
 pub mod admin;
 pub mod config;

@@ -20,7 +20,7 @@ pub(super) struct Address {
 impl Address {
     /// `None` if there is no domain; otherwise nothing is refused here: what nobody owns is found
     /// nowhere.
-    pub fn parse(text: &str) -> Option<Address> {
+    pub(super) fn parse(text: &str) -> Option<Address> {
         let (local_part, domain) = text.rsplit_once('@')?;
         Some(Address {
             local_part: unquote(local_part).to_lowercase(),
@@ -29,13 +29,13 @@ impl Address {
     }
 
     /// The address without its sub-address, if it has one: "alice" of "alice+lists".
-    pub fn without_subaddress(&self) -> Option<Address> {
+    pub(super) fn without_subaddress(&self) -> Option<Address> {
         let (user, _) = self.local_part.split_once(SUBADDRESS_SEPARATOR)?;
         (!user.is_empty())
             .then(|| Address { local_part: user.to_owned(), domain: self.domain.clone() })
     }
 
-    pub fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         format!("{}@{}", self.local_part, self.domain)
     }
 }

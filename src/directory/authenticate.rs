@@ -65,7 +65,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub fn new(limits: PeerLimits, guard: GuardOptions) -> Common {
+    pub(super) fn new(limits: PeerLimits, guard: GuardOptions) -> Common {
         Common {
             guard: Arc::new(Guard::new(guard)),
             turns: Arc::new(Turns::new(limits)),
@@ -101,11 +101,11 @@ struct Question<'a> {
 }
 
 impl Authenticator {
-    pub fn new(common: Arc<Common>, workers: Rc<dyn PasswordWorkers>) -> Authenticator {
+    pub(super) fn new(common: Arc<Common>, workers: Rc<dyn PasswordWorkers>) -> Authenticator {
         Authenticator { common, workers, cache: RefCell::default(), flights: RefCell::default() }
     }
 
-    pub async fn authenticate(
+    pub(super) async fn authenticate(
         &self,
         snapshot: Arc<DirectorySnapshot>,
         name: &str,

@@ -184,21 +184,25 @@ pub enum Lift {
 }
 
 impl Guard {
-    pub fn new(options: GuardOptions) -> Guard {
+    pub(super) fn new(options: GuardOptions) -> Guard {
         Guard { options, state: Mutex::default(), wary: AtomicBool::new(false) }
     }
 
-    pub fn options(&self) -> &GuardOptions {
+    pub(super) fn options(&self) -> &GuardOptions {
         &self.options
     }
 
-    pub fn trusts(&self, peer: IpAddr) -> bool {
+    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
         let address = Network::exact(peer);
         self.options.trusted.iter().any(|trusted| trusted.contains(&address))
     }
 
     /// Lets an attempt begin, or says how long it would have to wait.
-    pub fn admit(self: &Arc<Guard>, ask: &Ask<'_>, now: Duration) -> Result<Charge, Duration> {
+    pub(super) fn admit(
+        self: &Arc<Guard>,
+        ask: &Ask<'_>,
+        now: Duration,
+    ) -> Result<Charge, Duration> {
         let network = Network::narrow(ask.peer);
         let trusted = self.trusts(ask.peer);
         let mut state = self.state(now);
@@ -248,17 +252,17 @@ impl Guard {
     }
 
     /// Whether what was right before must be asked about, too.
-    pub fn is_wary(&self) -> bool {
+    pub(super) fn is_wary(&self) -> bool {
         self.wary.load(Ordering::Relaxed)
     }
 
     /// A log-in that was found right without the guard: by a cache, or in company.
-    pub fn note(&self, account: AccountId, peer: IpAddr, key: Option<Key>, now: Duration) {
+    pub(super) fn note(&self, account: AccountId, peer: IpAddr, key: Option<Key>, now: Duration) {
         self.state(now).remember(account, Network::narrow(peer), key);
     }
 
     /// A place among the refusals that are held back; without one they are answered at once.
-    pub fn hold(self: &Arc<Guard>, peer: IpAddr) -> Option<Held> {
+    pub(super) fn hold(self: &Arc<Guard>, peer: IpAddr) -> Option<Held> {
         let network = Network::narrow(peer);
         let mut state = self.state(Duration::ZERO);
         let of_network = state.held.get(&network).copied().unwrap_or(0);
@@ -271,7 +275,7 @@ impl Guard {
     }
 
     /// Who is held back, the longest first.
-    pub fn blocks(&self, now: Duration) -> Vec<Block> {
+    pub(super) fn blocks(&self, now: Duration) -> Vec<Block> {
         let options = &self.options;
         let state = self.state(now);
         let time = state.latest;
@@ -295,7 +299,7 @@ impl Guard {
     }
 
     /// Forgives; how many pairs and networks had something to be forgiven.
-    pub fn lift(&self, what: &Lift) -> usize {
+    pub(super) fn lift(&self, what: &Lift) -> usize {
         let mut state = self.state(Duration::ZERO);
         let near =
             |mine: &Network, theirs: &Network| mine.contains(theirs) || theirs.contains(mine);
@@ -324,7 +328,7 @@ impl Guard {
     }
 
     /// Lines for the operator since the last call.
-    pub fn news(&self) -> Vec<String> {
+    pub(super) fn news(&self) -> Vec<String> {
         let mut state = self.state(Duration::ZERO);
         let mut lines: Vec<String> = std::mem::take(&mut state.events).into();
         if self.is_wary() {
@@ -538,14 +542,14 @@ impl Charge {
     }
 
     /// Asked again when its turn has come: others of the network may have failed meanwhile.
-    pub fn may_hash(&self) -> Result<(), Duration> {
+    pub(super) fn may_hash(&self) -> Result<(), Duration> {
         if self.pair.is_none() || !self.by_network() {
             return Ok(());
         }
         self.guard.state(Duration::ZERO).network_admits(self, &self.guard.options)
     }
 
-    pub fn settle(self, right: bool) {
+    pub(super) fn settle(self, right: bool) {
         let mut state = self.guard.state(Duration::ZERO);
         if right {
             if let Some(account) = self.account {

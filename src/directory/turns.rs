@@ -75,13 +75,13 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Turns {
-    pub fn new(limits: PeerLimits) -> Turns {
+    pub(super) fn new(limits: PeerLimits) -> Turns {
         Turns { limits, waiting: Mutex::default() }
     }
 
     /// Queues `ticket`; true if it needs a turn of its own, false if it took another one's place.
     /// A full queue makes room for a network that has fewer waiting than the one with the most.
-    pub fn push(&self, ticket: Ticket, trusted: bool) -> Result<bool, Full> {
+    pub(super) fn push(&self, ticket: Ticket, trusted: bool) -> Result<bool, Full> {
         let mut waiting = self.waiting();
         let network = ticket.network;
         let of_network = waiting.by_network.get(&network).map_or(0, VecDeque::len);
@@ -107,7 +107,7 @@ impl Turns {
     }
 
     /// No worker came for the ticket that `network` queued last.
-    pub fn withdraw(&self, network: Network) {
+    pub(super) fn withdraw(&self, network: Network) {
         let mut waiting = self.waiting();
         let ticket = waiting.take(network, VecDeque::pop_back);
         let ticket = ticket.or_else(|| {
@@ -119,7 +119,7 @@ impl Turns {
     }
 
     /// What a worker does with one job.
-    pub fn take_turn(&self) {
+    pub(super) fn take_turn(&self) {
         let ticket = self.waiting().next();
         if let Some(ticket) = ticket {
             ticket.check();

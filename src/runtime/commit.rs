@@ -78,7 +78,7 @@ struct Place {
 }
 
 impl CommitRounds {
-    pub fn new(readiness: Rc<Readiness>, gather_max: Duration) -> CommitRounds {
+    pub(super) fn new(readiness: Rc<Readiness>, gather_max: Duration) -> CommitRounds {
         CommitRounds {
             readiness,
             gather_max,
@@ -93,7 +93,10 @@ impl CommitRounds {
     }
 
     /// Waits for the next round to open.
-    pub fn turn(self: &Rc<Self>, executor: &dyn Executor) -> LocalFuture<'static, CommitTurn> {
+    pub(super) fn turn(
+        self: &Rc<Self>,
+        executor: &dyn Executor,
+    ) -> LocalFuture<'static, CommitTurn> {
         let place = Place { rounds: self.clone(), round: self.opened.get() + 1 };
         self.joined.set(self.joined.get() + 1);
         if !self.opening.replace(true) {

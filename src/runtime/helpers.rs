@@ -62,7 +62,7 @@ impl Helpers {
 ///
 /// # Errors
 /// If the process may have no more of them.
-pub fn start() -> io::Result<()> {
+pub(super) fn start() -> io::Result<()> {
     Helpers::get().map(|_| ())
 }
 
@@ -70,7 +70,7 @@ pub fn start() -> io::Result<()> {
 ///
 /// # Errors
 /// The call's; `ResourceBusy` when too many are under way.
-pub async fn call<T: Send + 'static>(
+pub(super) async fn call<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let busy = |_| io::Error::new(io::ErrorKind::ResourceBusy, "too many calls are under way");
@@ -78,7 +78,7 @@ pub async fn call<T: Send + 'static>(
 }
 
 /// Runs `job` on a thread for long computations; here if all have more than enough to do.
-pub async fn compute(job: Box<dyn FnOnce() + Send>) {
+pub(super) async fn compute(job: Box<dyn FnOnce() + Send>) {
     // `try_run` drops a job that it refuses; out of the slot we can still take ours and run it here.
     // Only one side ever looks into it, so nobody waits for the mutex.
     let slot = Arc::new(Mutex::new(Some(job)));
@@ -100,7 +100,7 @@ pub async fn compute(job: Box<dyn FnOnce() + Send>) {
 /// Frees the blocks of a file that has no name any more, piece by piece: 64 MiB in one go hold the
 /// file system's journal, and every sync on it, for 10 ms and more. Should the process end first,
 /// the file system frees the rest.
-pub fn give_back(deleted: fs::File) {
+pub(super) fn give_back(deleted: fs::File) {
     if let Ok(helpers) = Helpers::get() {
         // The thread lives as long as the process.
         let _ = helpers.deleted.send(deleted);

@@ -107,7 +107,7 @@ impl Drop for MemoryPeer {
 
 impl MemoryEnd {
     /// Like a socket's recv: 0 at the end of the stream.
-    pub fn poll_receive(
+    pub(super) fn poll_receive(
         &self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
@@ -133,7 +133,7 @@ impl MemoryEnd {
     }
 
     /// Never waits: what the client does not take stays in memory.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut result = Ok(bytes.len());
         change(&self.pipe, |pipe| {
             if Arc::strong_count(&self.pipe) == 1 {
@@ -146,7 +146,7 @@ impl MemoryEnd {
         result
     }
 
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         change(&self.pipe, |pipe| {
             pipe.server_closed = true;
             pipe.client_waker.take()

@@ -77,7 +77,7 @@ pub(super) struct Watched {
 }
 
 impl Readiness {
-    pub fn new() -> io::Result<Readiness> {
+    pub(super) fn new() -> io::Result<Readiness> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Readiness {
             epoll,
@@ -90,7 +90,7 @@ impl Readiness {
     /// Adds `descriptor`, which must be closed or given to [`Watched::release`] when the place is
     /// dropped. If the kernel refuses (memory, fs.epoll.max_user_watches), whoever would have to wait
     /// is told so instead ([`Watched::empty`], [`Watched::full`]).
-    pub fn watch(self: &Rc<Self>, descriptor: BorrowedFd<'_>) -> Watched {
+    pub(super) fn watch(self: &Rc<Self>, descriptor: BorrowedFd<'_>) -> Watched {
         let state = Rc::new(State { writable: Cell::new(true), ..State::default() });
         let key = self.watched.borrow_mut().insert(state.clone());
         let event = EpollEvent::new(READING, key as u64);
@@ -99,7 +99,7 @@ impl Readiness {
     }
 
     /// Wakes whoever waits for what has become ready, for as long as the shard lives.
-    pub async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
+    pub(super) async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
         loop {
             if self.ready().await.is_err() {
                 executor.sleep(WITHOUT_DESCRIPTOR).await;
@@ -109,7 +109,7 @@ impl Readiness {
     }
 
     /// Wakes whoever waits for what has become ready; false if nothing has.
-    pub fn look(&self) -> bool {
+    pub(super) fn look(&self) -> bool {
         self.looked.set(Instant::now());
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         // An error can only be EINTR: what is ready stays so.
@@ -126,18 +126,18 @@ impl Readiness {
     }
 
     /// [`Readiness::look`], if the last one was a while ago.
-    pub fn look_if_due(&self) -> bool {
+    pub(super) fn look_if_due(&self) -> bool {
         self.looked.get().elapsed() >= LOOK_INTERVAL && self.look()
     }
 
     /// How often anything has become ready so far.
-    pub fn events(&self) -> u64 {
+    pub(super) fn events(&self) -> u64 {
         self.events.get()
     }
 
     /// As if `events` more sockets had become ready.
     #[cfg(test)]
-    pub fn pretend(&self, events: u64) {
+    pub(crate) fn pretend(&self, events: u64) {
         self.events.set(self.events.get() + events);
     }
 
@@ -189,7 +189,7 @@ impl State {
 
 impl Watched {
     /// Ready if there may be something to read; otherwise the task is woken when there is.
-    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.state.readable.get() || self.state.ended.get() || self.refusal.is_some() {
             return Poll::Ready(());
         }
@@ -198,7 +198,7 @@ impl Watched {
     }
 
     /// Notes that a read took all there was. Call it without a wait after that read.
-    pub fn drained(&self) {
+    pub(super) fn drained(&self) {
         self.state.readable.set(false);
     }
 
@@ -206,7 +206,7 @@ impl Watched {
     ///
     /// # Errors
     /// When nobody would be told of more, so that it cannot be waited for.
-    pub fn empty(&self) -> io::Result<()> {
+    pub(super) fn empty(&self) -> io::Result<()> {
         self.state.readable.set(false);
         self.state.ended.set(false);
         self.refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
@@ -214,7 +214,7 @@ impl Watched {
 
     /// Ready unless the last write would have blocked and there was no room since; otherwise the task
     /// is woken when there is.
-    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.state.writable.get() {
             return Poll::Ready(());
         }
@@ -226,7 +226,7 @@ impl Watched {
     ///
     /// # Errors
     /// When nobody would be told of room.
-    pub fn full(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn full(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.state.writable.set(false);
         // Said anew each time: the kernel tells at once if there is room by now.
         let mut event = EpollEvent::new(READING | EpollFlags::EPOLLOUT, self.key as u64);
@@ -234,7 +234,7 @@ impl Watched {
     }
 
     /// Takes `descriptor` out of the set, for it to be used elsewhere.
-    pub fn release(self, descriptor: BorrowedFd<'_>) {
+    pub(super) fn release(self, descriptor: BorrowedFd<'_>) {
         let _ = self.readiness.epoll.delete(descriptor);
     }
 }

@@ -264,11 +264,11 @@ pub(super) struct PooledBuffer {
 }
 
 impl PooledBuffer {
-    pub fn new(resources: &Rc<ShardResources>, holder: HolderId) -> PooledBuffer {
+    pub(super) fn new(resources: &Rc<ShardResources>, holder: HolderId) -> PooledBuffer {
         PooledBuffer { bytes: Vec::new(), charged: 0, resources: resources.clone(), holder }
     }
 
-    pub fn from_vec(
+    pub(super) fn from_vec(
         bytes: Vec<u8>,
         resources: &Rc<ShardResources>,
         holder: HolderId,
@@ -279,13 +279,13 @@ impl PooledBuffer {
         buffer
     }
 
-    pub fn bytes(&self) -> &Vec<u8> {
+    pub(super) fn bytes(&self) -> &Vec<u8> {
         &self.bytes
     }
 
     /// The bytes for writing, with memory of some size behind them. Growth is counted by the next
     /// `recount`.
-    pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
+    pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
             self.bytes = self.resources.take(SMALL_BUFFER);
             self.recount();
@@ -294,7 +294,7 @@ impl PooledBuffer {
     }
 
     /// Makes room for `additional` bytes, from the pool when there is too little.
-    pub fn reserve(&mut self, additional: usize) {
+    pub(super) fn reserve(&mut self, additional: usize) {
         if self.bytes.capacity() - self.bytes.len() < additional {
             let size = (self.bytes.len() + additional).max(SMALL_BUFFER);
             let mut larger = self.resources.take(size);
@@ -306,7 +306,7 @@ impl PooledBuffer {
 
     /// Before a wait: what the buffer holds, if much less than it could, goes to one of its size. With
     /// an eighth to spare, so that what trickles in is not copied for every octet.
-    pub fn fit(&mut self) {
+    pub(super) fn fit(&mut self) {
         let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
         if len == 0 {
             return self.release_if_empty();
@@ -323,7 +323,7 @@ impl PooledBuffer {
     }
 
     /// Gives the memory back if nothing is in it.
-    pub fn release_if_empty(&mut self) {
+    pub(super) fn release_if_empty(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 0 {
             self.resources.give(std::mem::take(&mut self.bytes));
             self.recount();
@@ -331,18 +331,18 @@ impl PooledBuffer {
     }
 
     /// Gives the memory back, whatever is in it.
-    pub fn discard(&mut self) {
+    pub(super) fn discard(&mut self) {
         self.bytes.clear();
         self.release_if_empty();
     }
 
     /// Takes the bytes out of this shard's accounts.
-    pub fn into_vec(mut self) -> Vec<u8> {
+    pub(super) fn into_vec(mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
 
     /// Counts what the buffer holds by now against the budget.
-    pub fn recount(&mut self) {
+    pub(super) fn recount(&mut self) {
         let capacity = self.bytes.capacity();
         if capacity != self.charged {
             self.resources.buffers.change(self.holder, capacity, self.charged);

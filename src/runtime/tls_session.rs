@@ -44,22 +44,22 @@ pub(super) struct TlsSession {
 }
 
 impl TlsSession {
-    pub fn new(config: Arc<ServerConfig>) -> Result<TlsSession, rustls::Error> {
+    pub(super) fn new(config: Arc<ServerConfig>) -> Result<TlsSession, rustls::Error> {
         let connection = UnbufferedServerConnection::new(config)?;
         Ok(TlsSession { connection, handshake_done: false, peer_closed: false, failed: None })
     }
 
-    pub fn handshake_done(&self) -> bool {
+    pub(super) fn handshake_done(&self) -> bool {
         self.handshake_done
     }
 
     /// The peer said close_notify: no plaintext will come any more.
-    pub fn peer_closed(&self) -> bool {
+    pub(super) fn peer_closed(&self) -> bool {
         self.peer_closed
     }
 
     /// E.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384".
-    pub fn description(&self) -> Option<String> {
+    pub(super) fn description(&self) -> Option<String> {
         let version = match self.connection.protocol_version()? {
             rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
             rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
@@ -74,7 +74,7 @@ impl TlsSession {
     /// `ciphertext` are done with; the rest is a record or a handshake message cut short, to be
     /// passed again with more behind it. After an error `outgoing` may hold the alert that tells
     /// the peer.
-    pub fn open(
+    pub(super) fn open(
         &mut self,
         ciphertext: &mut [u8],
         plaintext: &mut Vec<u8>,
@@ -85,7 +85,7 @@ impl TlsSession {
 
     /// Seals all of `message` into `outgoing`. Needs a finished handshake. `ciphertext` is what
     /// `open` left, if anything; the count of finished bytes is answered again.
-    pub fn seal(
+    pub(super) fn seal(
         &mut self,
         message: &[u8],
         ciphertext: &mut [u8],
@@ -96,7 +96,7 @@ impl TlsSession {
     }
 
     /// Appends close_notify to `outgoing`. `ciphertext` is what `open` left. The last call.
-    pub fn seal_close_notify(
+    pub(super) fn seal_close_notify(
         &mut self,
         ciphertext: &mut [u8],
         outgoing: &mut Vec<u8>,

@@ -35,12 +35,12 @@ pub(super) enum DetachedTransport {
 
 impl Transport {
     /// Takes over a connected, non-blocking socket. Only on a shard.
-    pub fn tcp(socket: OwnedFd) -> Transport {
+    pub(super) fn tcp(socket: OwnedFd) -> Transport {
         let watched = ShardResources::current().readiness().watch(socket.as_fd());
         Transport::Tcp(Socket { watched, stream: socket.into() })
     }
 
-    pub fn attach(detached: DetachedTransport) -> Transport {
+    pub(super) fn attach(detached: DetachedTransport) -> Transport {
         match detached {
             DetachedTransport::Tcp(socket) => Transport::tcp(socket),
             DetachedTransport::Memory(end) => Transport::Memory(end),
@@ -48,7 +48,7 @@ impl Transport {
     }
 
     /// Frees the socket from this shard.
-    pub fn detach(self) -> DetachedTransport {
+    pub(super) fn detach(self) -> DetachedTransport {
         match self {
             Transport::Memory(end) => DetachedTransport::Memory(end),
             Transport::Tcp(Socket { watched, stream }) => {
@@ -58,7 +58,7 @@ impl Transport {
         }
     }
 
-    pub fn poll_receive(
+    pub(super) fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
@@ -69,7 +69,7 @@ impl Transport {
         }
     }
 
-    pub fn poll_send(
+    pub(super) fn poll_send(
         &mut self,
         context: &mut Context<'_>,
         bytes: &[u8],
@@ -81,7 +81,7 @@ impl Transport {
     }
 
     /// Acknowledges what was received now, not with our next reply or after 40 ms.
-    pub fn acknowledge(&self) {
+    pub(super) fn acknowledge(&self) {
         if let Transport::Tcp(socket) = self {
             // Without it the peer only waits longer.
             let _ = SockRef::from(&socket.stream).set_tcp_quickack(true);
@@ -89,7 +89,7 @@ impl Transport {
     }
 
     /// Ends our half of the stream (FIN).
-    pub fn shut_down_sending(&mut self) {
+    pub(super) fn shut_down_sending(&mut self) {
         match self {
             Transport::Tcp(socket) => {
                 let _ = socket.stream.shutdown(Shutdown::Write);
@@ -98,7 +98,7 @@ impl Transport {
         }
     }
 
-    pub fn local(&self) -> SocketAddr {
+    pub(super) fn local(&self) -> SocketAddr {
         match self {
             Transport::Tcp(socket) => socket.stream.local_addr().unwrap_or(MEMORY_ADDRESS),
             Transport::Memory(_) => MEMORY_ADDRESS,

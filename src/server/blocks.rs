@@ -16,7 +16,7 @@ const TELL_INTERVAL: Duration = Duration::from_secs(1);
 const LINES_EACH_MAX: usize = 10;
 
 /// Answers `block list`, `block lift all`, `block lift account NAME`, `block lift network NETWORK`.
-pub fn answer(shard: &Shard, request: &str) -> Vec<String> {
+pub(super) fn answer(shard: &Shard, request: &str) -> Vec<String> {
     if request == "block list" {
         let blocks = shard.directory.blocks(authentication::now(shard));
         return blocks.iter().map(line).chain(["ok".to_owned()]).collect();
@@ -49,7 +49,7 @@ fn line(block: &Block) -> String {
 
 /// Says on standard error who is held back, from a thread of its own: a full pipe there must hold up
 /// nobody, and a flood of guesses must not become a flood of lines.
-pub fn start_telling(directory: &Arc<SharedDirectory>) -> std::io::Result<()> {
+pub(super) fn start_telling(directory: &Arc<SharedDirectory>) -> std::io::Result<()> {
     let directory = Arc::downgrade(directory);
     thread::Builder::new().name("events".to_owned()).spawn(move || {
         while let Some(directory) = directory.upgrade() {

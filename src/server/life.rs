@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What all shards are made from.
-pub struct Plan {
+pub(super) struct Plan {
     pub service: Arc<ServiceOptions>,
     pub store: StoreOptions,
     pub shard_count: u16,
@@ -67,7 +67,7 @@ const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a shard from start to end. Says through `ready` when its ports are about to be served, or
 /// why they will not be.
-pub async fn live(
+pub(super) async fn live(
     plan: Arc<Plan>,
     context: ShardContext,
     seat: MeshSeat<Shard>,
@@ -132,7 +132,7 @@ pub async fn live(
 
 /// Asks all shards to end: no new connections, sessions end between commands. A gate full of other
 /// errands is asked again for a while.
-pub fn begin_shutdown(gate: &MeshGate<Shard>) {
+pub(super) fn begin_shutdown(gate: &MeshGate<Shard>) {
     for shard in 0..gate.shard_count() {
         let ask = || {
             gate.post(ShardId(shard), |shard| {

@@ -17,7 +17,7 @@ use crate::{
 
 /// A port's protocol and how it begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Service {
+pub(super) enum Service {
     Smtp,
     Submission,
     Submissions,
@@ -30,7 +30,7 @@ pub enum Service {
 
 impl Service {
     /// TLS from the first byte, or on request where there is a certificate.
-    pub fn tls_mode(self, tls: Option<&Arc<TlsContext>>) -> TlsMode {
+    pub(super) fn tls_mode(self, tls: Option<&Arc<TlsContext>>) -> TlsMode {
         let implicit = matches!(self, Service::Submissions | Service::Pop3s | Service::Imaps);
         match tls {
             None => TlsMode::Off,
@@ -41,11 +41,11 @@ impl Service {
 }
 
 /// One shard's sockets.
-pub type ShardListeners = Vec<(Service, BoundListener)>;
+pub(super) type ShardListeners = Vec<(Service, BoundListener)>;
 
 /// Opens every address once a shard: the kernel spreads connections over them (SO_REUSEPORT).
 /// Done before privileges are dropped, so low ports work.
-pub fn bind(listen: &Listen, shards: u16, backlog: u32) -> Result<Vec<ShardListeners>> {
+pub(super) fn bind(listen: &Listen, shards: u16, backlog: u32) -> Result<Vec<ShardListeners>> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let all: Vec<_> = addresses(listen).map(|(_, address)| address).collect();
     probe_ports(&all, PORT_PATIENCE)?;

@@ -28,7 +28,7 @@ const LINES_MAX: usize = 16 * 1024;
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Starts the thread; the sockets are bound already, or bound here before it runs.
-pub fn start(
+pub(super) fn start(
     settings: &Settings,
     admin: Vec<std::net::TcpListener>,
     gate: MeshGate<Shard>,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Makes the session of each connection that a listener of `service` accepts.
-pub fn sessions(
+pub(super) fn sessions(
     shard: Rc<Shard>,
     service: Service,
 ) -> Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>> {

@@ -25,13 +25,13 @@ pub(super) struct Bulk {
 
 impl Bulk {
     /// A slice of `messages` was appended at `lsn`.
-    pub fn staged(&self, lsn: Lsn, messages: usize) {
+    pub(super) fn staged(&self, lsn: Lsn, messages: usize) {
         self.last.set(self.last.get().max(lsn));
         self.messages.set(self.messages.get() + messages);
     }
 
     /// The log was opened again: nothing that was staged comes any more.
-    pub fn reset(&self) {
+    pub(super) fn reset(&self) {
         self.messages.set(0);
     }
 

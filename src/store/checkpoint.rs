@@ -49,7 +49,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub fn new(wanted: Rc<Signal>, log: &Log) -> Schedule {
+    pub(super) fn new(wanted: Rc<Signal>, log: &Log) -> Schedule {
         let attempted = log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
         Schedule {
             wanted,
@@ -62,26 +62,26 @@ impl Schedule {
     }
 
     /// Ends the background task.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stopped.set(true);
         self.wanted.set();
     }
 
-    pub fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.stopped.get()
     }
 
-    pub fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         self.running.get()
     }
 
-    pub fn may_trim(&self, memory: usize) -> bool {
+    pub(super) fn may_trim(&self, memory: usize) -> bool {
         memory > self.trim_above.get()
     }
 
     /// After a trim that left `memory`: what stays is changed or pinned. The next one waits until
     /// there is more of it.
-    pub fn trimmed(&self, memory: usize, budget: usize) {
+    pub(super) fn trimmed(&self, memory: usize, budget: usize) {
         let over = memory > budget;
         self.trim_above.set(if over { memory + budget / 8 } else { 0 });
     }

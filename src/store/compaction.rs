@@ -98,7 +98,7 @@ pub(super) struct CompactionProbe {
 }
 
 impl Compactions {
-    pub fn probe(&self) -> CompactionProbe {
+    pub(super) fn probe(&self) -> CompactionProbe {
         CompactionProbe {
             runs: self.runs.get(),
             rewritten: self.rewritten.get(),
@@ -108,13 +108,13 @@ impl Compactions {
     }
 
     /// Ends a cycle under way at its next step, and the background task.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stopped.set(true);
         self.wanted.set();
     }
 
     /// Waits until no cycle is under way.
-    pub async fn idle(&self) {
+    pub(super) async fn idle(&self) {
         while self.running.get() {
             self.ended.take().await;
         }
@@ -159,7 +159,7 @@ impl Pace {
     ///
     /// # Errors
     /// `Poisoned` when the cycle is to end now.
-    pub async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
+    pub(super) async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.debt += bytes;
         if self.rate > 0 && self.debt >= STEP {
             let mut left = time_for(self.debt, self.rate);

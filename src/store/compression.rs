@@ -62,19 +62,19 @@ pub(super) struct BodyCounters {
 }
 
 impl BodyCounters {
-    pub fn count(&self, stored: u32, raw: u32) {
+    pub(super) fn count(&self, stored: u32, raw: u32) {
         self.raw.set(self.raw.get() + u64::from(raw));
         self.stored.set(self.stored.get() + u64::from(stored));
     }
 
-    pub fn count_chunk(&self, stored: u32, raw: u32) {
+    pub(super) fn count_chunk(&self, stored: u32, raw: u32) {
         self.count(stored, raw);
         self.chunks_raw.set(self.chunks_raw.get() + u64::from(raw));
         self.chunks_stored.set(self.chunks_stored.get() + u64::from(stored));
     }
 
     /// Bytes in the log that the chunks of a body of `size` take, as a guess: by what others took.
-    pub fn chunks_of(&self, size: u64) -> u64 {
+    pub(super) fn chunks_of(&self, size: u64) -> u64 {
         let (raw, stored) = (self.chunks_raw.get(), self.chunks_stored.get());
         match raw {
             0 => size,

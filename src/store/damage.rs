@@ -53,14 +53,14 @@ impl Drop for Turn<'_> {
 }
 
 impl Damages {
-    pub async fn turn(&self) -> Turn<'_> {
+    pub(super) async fn turn(&self) -> Turn<'_> {
         while self.repairing.replace(true) {
             self.ended.take().await;
         }
         Turn(self)
     }
 
-    pub fn note(&self, segment: String, offset: u64, what: String, place: Place) {
+    pub(super) fn note(&self, segment: String, offset: u64, what: String, place: Place) {
         let damage = Damage { segment, offset, what, place };
         let mut notes = self.notes.borrow_mut();
         let known = notes.iter().any(|other| {
@@ -73,17 +73,17 @@ impl Damages {
         }
     }
 
-    pub fn all(&self) -> Vec<Damage> {
+    pub(super) fn all(&self) -> Vec<Damage> {
         self.notes.borrow().clone()
     }
 
     #[cfg(test)]
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         !self.notes.borrow().is_empty()
     }
 
     /// What was noted since the last call.
-    pub fn news(&self) -> Vec<Damage> {
+    pub(super) fn news(&self) -> Vec<Damage> {
         let notes = self.notes.borrow();
         let from = self.told.replace(notes.len());
         notes[from..].to_vec()

@@ -145,24 +145,24 @@ impl Marks {
     }
 
     /// The live entries of a segment, ascending; `None` if it was not looked at.
-    pub fn of(&self, epoch: u64) -> Option<&[Mark]> {
+    pub(super) fn of(&self, epoch: u64) -> Option<&[Mark]> {
         self.ranges.iter().find(|range| range.epoch == epoch)?.marks.as_deref()
     }
 
     /// Bytes that the live entries of a segment take.
-    pub fn live_bytes(&self, epoch: u64) -> Option<u64> {
+    pub(super) fn live_bytes(&self, epoch: u64) -> Option<u64> {
         Some(self.of(epoch)?.iter().map(|(_, len)| u64::from(*len)).sum())
     }
 
     /// As [`Marks::live_bytes`], without what only sessions' views hold.
-    pub fn owned_bytes(&self, epoch: u64) -> Option<u64> {
+    pub(super) fn owned_bytes(&self, epoch: u64) -> Option<u64> {
         let range = self.ranges.iter().find(|range| range.epoch == epoch)?;
         range.marks.is_some().then_some(range.owned)
     }
 
     /// For every segment its bytes in use by mailboxes: exact if it was looked at, else counted once
     /// for each reference.
-    pub fn estimates(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn estimates(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().map(|range| {
             (range.epoch, if range.marks.is_some() { range.owned } else { range.referred })
         })

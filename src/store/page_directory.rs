@@ -29,19 +29,19 @@ fn empty(count: usize) -> Vec<Bucket> {
 }
 
 impl PageDirectory {
-    pub fn new() -> PageDirectory {
+    pub(super) fn new() -> PageDirectory {
         PageDirectory { buckets: empty(BUCKETS_MIN), accounts: 0 }
     }
 
     /// The directory a root describes, its buckets still to be filled.
-    pub fn from_root(root: &Root) -> PageDirectory {
+    pub(super) fn from_root(root: &Root) -> PageDirectory {
         let mut buckets = empty(root.buckets.len());
         std::iter::zip(&mut buckets, &root.buckets).for_each(|(bucket, page)| bucket.page = *page);
         PageDirectory { buckets, accounts: 0 }
     }
 
     /// Takes in the records read from a directory page.
-    pub fn fill(&mut self, records: Vec<(AccountId, Lsn)>) {
+    pub(super) fn fill(&mut self, records: Vec<(AccountId, Lsn)>) {
         for (account, page) in records {
             let bucket = self.bucket_of(account);
             insert(&mut self.buckets[bucket].records, account, page);
@@ -55,13 +55,13 @@ impl PageDirectory {
         (mixed >> 32) as usize & (self.buckets.len() - 1)
     }
 
-    pub fn get(&self, account: AccountId) -> Option<Lsn> {
+    pub(super) fn get(&self, account: AccountId) -> Option<Lsn> {
         let records = &self.buckets[self.bucket_of(account)].records;
         let index = records.binary_search_by_key(&account, |(id, _)| *id).ok()?;
         Some(records[index].1)
     }
 
-    pub fn set(&mut self, account: AccountId, page: Lsn) {
+    pub(super) fn set(&mut self, account: AccountId, page: Lsn) {
         let at = self.bucket_of(account);
         let bucket = &mut self.buckets[at];
         bucket.dirty = true;
@@ -86,7 +86,7 @@ impl PageDirectory {
 
     /// Calls `write` with the place so far and the content of each changed page, and remembers the
     /// LSN it answers.
-    pub fn write_changed<E>(
+    pub(super) fn write_changed<E>(
         &mut self,
         mut write: impl FnMut(Option<Lsn>, Vec<u8>) -> Result<Lsn, E>,
     ) -> Result<(), E> {
@@ -100,17 +100,17 @@ impl PageDirectory {
         Ok(())
     }
 
-    pub fn bucket_count(&self) -> usize {
+    pub(super) fn bucket_count(&self) -> usize {
         self.buckets.len()
     }
 
     /// The accounts of one bucket, ascending.
-    pub fn accounts_in(&self, bucket: usize) -> Vec<AccountId> {
+    pub(super) fn accounts_in(&self, bucket: usize) -> Vec<AccountId> {
         let records = self.buckets.get(bucket).map(|bucket| &bucket.records);
         records.into_iter().flatten().map(|(account, _)| *account).collect()
     }
 
-    pub fn pages(&self) -> Vec<Option<Lsn>> {
+    pub(super) fn pages(&self) -> Vec<Option<Lsn>> {
         self.buckets.iter().map(|bucket| bucket.page).collect()
     }
 }

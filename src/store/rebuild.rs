@@ -31,7 +31,7 @@ pub(super) struct Rebuild {
 }
 
 impl Rebuild {
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         lsn: Lsn,
         header: &EntryHeader,
@@ -83,7 +83,7 @@ impl Rebuild {
     }
 
     /// Puts everything in order. `lost` are entries that damage made unreadable.
-    pub fn finish(&mut self, lost: &[(Lsn, EntryHeader)]) -> PageDirectory {
+    pub(super) fn finish(&mut self, lost: &[(Lsn, EntryHeader)]) -> PageDirectory {
         // Compacted segments came first; of one entry the effects keep their order.
         self.standing.sort_by_key(|(lsn, _)| *lsn);
         self.accounts.retain(|_, effects| !effects.is_empty());

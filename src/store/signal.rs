@@ -13,7 +13,7 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    pub fn set(&self) {
+    pub(super) fn set(&self) {
         if !self.set.replace(true) {
             let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
             waiting.into_iter().for_each(Waker::wake);
@@ -21,7 +21,7 @@ impl Signal {
     }
 
     /// Waits until the flag is set and clears it. Cancel-safe.
-    pub async fn take(&self) {
+    pub(super) async fn take(&self) {
         poll_fn(|context| {
             if self.set.replace(false) {
                 return Poll::Ready(());

@@ -49,7 +49,7 @@ pub(super) struct Standing {
 
 impl Standing {
     /// The state a checkpoint's root holds; the spool's entries are read by the caller.
-    pub fn from_root(root: &Root) -> Standing {
+    pub(super) fn from_root(root: &Root) -> Standing {
         let mut standing = Standing { applied: root.applied, ..Standing::default() };
         for id in &root.deliveries {
             standing.publish(Lsn(0), &Effect::Delivery { id: *id });
@@ -60,7 +60,7 @@ impl Standing {
     }
 
     /// Takes the spooled message of the entry at `lsn`.
-    pub fn take_spooled(&mut self, lsn: Lsn, payload: &[u8]) -> Decoded<()> {
+    pub(super) fn take_spooled(&mut self, lsn: Lsn, payload: &[u8]) -> Decoded<()> {
         decode_effects(lsn, payload, |effect| {
             if let Effect::Spool { payload, body } = effect {
                 self.spool.insert(lsn, Spooled { lsn, payload, body });
@@ -69,7 +69,7 @@ impl Standing {
     }
 
     /// Fills in what a root keeps of this.
-    pub fn to_root(&self, root: &mut Root) {
+    pub(super) fn to_root(&self, root: &mut Root) {
         root.applied = self.applied;
         if !planted(Plant::LoseSpool) {
             root.spool = self.spool.keys().copied().collect();
@@ -80,39 +80,39 @@ impl Standing {
     }
 
     /// The entry that carries out, or will, the delivery `id` to `account`.
-    pub fn delivery(&self, id: u128, account: AccountId) -> Option<Lsn> {
+    pub(super) fn delivery(&self, id: u128, account: AccountId) -> Option<Lsn> {
         let known = |id: u128| self.deliveries.get(&id).copied();
         known(id).or_else(|| known(id_of_one(id, account)))
     }
 
-    pub fn deliveries_known(&self) -> usize {
+    pub(super) fn deliveries_known(&self) -> usize {
         self.deliveries.len()
     }
 
-    pub fn families(&self) -> HashSet<u64> {
+    pub(super) fn families(&self) -> HashSet<u64> {
         self.deliveries.keys().map(|id| family(*id)).collect()
     }
 
     /// No repetition of these comes any more.
-    pub fn forget(&mut self, families: &HashSet<u64>) {
+    pub(super) fn forget(&mut self, families: &HashSet<u64>) {
         self.deliveries.retain(|id, _| !families.contains(&family(*id)));
         self.published.retain(|id| !families.contains(&family(*id)));
     }
 
     /// Takes over from `old`, the same before the log was opened again, what is not in the log: which
     /// deliveries were forgotten.
-    pub fn succeed(&mut self, old: &Standing) {
+    pub(super) fn succeed(&mut self, old: &Standing) {
         self.deliveries.retain(|id, _| old.deliveries.contains_key(id));
         self.published.retain(|id| old.deliveries.contains_key(id));
     }
 
-    pub fn stage(&mut self, lsn: Lsn, effect: &Effect) {
+    pub(super) fn stage(&mut self, lsn: Lsn, effect: &Effect) {
         if let Effect::Delivery { id } = effect {
             self.deliveries.insert(*id, lsn);
         }
     }
 
-    pub fn publish(&mut self, lsn: Lsn, effect: &Effect) {
+    pub(super) fn publish(&mut self, lsn: Lsn, effect: &Effect) {
         self.applied = Lsn(lsn.0 + 1);
         match effect {
             Effect::Delivery { id } => {
@@ -131,7 +131,7 @@ impl Standing {
     }
 
     /// Carries out what the log said after the root was written.
-    pub fn replay(&mut self, effects: &[(Lsn, Effect)]) {
+    pub(super) fn replay(&mut self, effects: &[(Lsn, Effect)]) {
         let applied = self.applied;
         for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
             self.publish(*lsn, effect);

@@ -25,7 +25,7 @@ pub(super) struct Views {
 
 impl Views {
     /// Notes that a session holds `published`.
-    pub fn note(&mut self, published: &Rc<Published>) {
+    pub(super) fn note(&mut self, published: &Rc<Published>) {
         let noted = &mut self.noted;
         self.handed_out.entry(Rc::as_ptr(published)).or_insert_with(|| {
             *noted += 1;
@@ -38,7 +38,7 @@ impl Views {
     }
 
     /// States that somebody holds now, in the order of their handing out.
-    pub fn held(&self) -> Vec<Rc<Published>> {
+    pub(super) fn held(&self) -> Vec<Rc<Published>> {
         let mut noted: Vec<&(u64, Weak<Published>)> = self.handed_out.values().collect();
         noted.sort_unstable_by_key(|(number, _)| *number);
         noted.into_iter().filter_map(|(_, weak)| weak.upgrade()).collect()

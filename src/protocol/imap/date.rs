@@ -12,7 +12,7 @@ const MONTHS: [&[u8; 3]; 12] = [
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Reads `23-Nov-2026` or `3-Nov-2026`: days since 1970-01-01.
-pub fn parse_date(text: &[u8]) -> Option<i64> {
+pub(super) fn parse_date(text: &[u8]) -> Option<i64> {
     let (day, rest) = match text {
         [tens, ones, rest @ ..] if ones.is_ascii_digit() => (number(&[*tens, *ones])?, rest),
         [ones, rest @ ..] => (number(&[*ones])?, rest),
@@ -24,7 +24,7 @@ pub fn parse_date(text: &[u8]) -> Option<i64> {
 /// Reads `23-Nov-2026 21:30:00 +0000`, without quotes. Beside the grammar's form it takes those
 /// that clients are known to send: days and hours of one digit, more than one space or some around,
 /// no zone (then UTC).
-pub fn parse_date_time(text: &[u8]) -> Option<Timestamp> {
+pub(super) fn parse_date_time(text: &[u8]) -> Option<Timestamp> {
     let mut words = text.split(|&octet| octet == b' ').filter(|word| !word.is_empty());
     let days = parse_date(words.next()?)?;
     let second = second_of_day(words.next()?)?;
@@ -56,7 +56,7 @@ fn zone_seconds(zone: &[u8]) -> Option<i64> {
 }
 
 /// Appends `"23-Nov-2026 21:30:00 +0000"`, quotes included, in UTC.
-pub fn write_date_time(out: &mut Vec<u8>, date: Timestamp) {
+pub(super) fn write_date_time(out: &mut Vec<u8>, date: Timestamp) {
     let seconds = date.unix_seconds();
     let (year, month, day) = civil_from_days(seconds.div_euclid(SECONDS_PER_DAY));
     let second = seconds.rem_euclid(SECONDS_PER_DAY);

@@ -38,7 +38,7 @@ impl MailboxName<'_> {
 }
 
 /// Reads modified UTF-7. Refuses control characters, encoded or not.
-pub fn decode(raw: &[u8]) -> Result<Cow<'_, str>, NameError> {
+pub(super) fn decode(raw: &[u8]) -> Result<Cow<'_, str>, NameError> {
     if raw.iter().any(u8::is_ascii_control) {
         return Err(NameError::Control);
     }
@@ -75,7 +75,7 @@ pub fn decode(raw: &[u8]) -> Result<Cow<'_, str>, NameError> {
 }
 
 /// Appends `name` in modified UTF-7.
-pub fn encode(name: &str, out: &mut Vec<u8>) {
+pub(super) fn encode(name: &str, out: &mut Vec<u8>) {
     let mut rest = name;
     while let Some(octet) = rest.bytes().next() {
         if is_direct(octet) {

@@ -9,7 +9,7 @@ use super::write::push_number;
 
 /// Ranges kept of one set after neighbours were joined; more is refused. A line of 64 KiB cannot
 /// name more than twice as many.
-pub const SET_RANGES_MAX: usize = 16_384;
+pub(super) const SET_RANGES_MAX: usize = 16_384;
 
 /// `*` inside a set: numbers start at 1, so 0 is free.
 const STAR: u32 = 0;

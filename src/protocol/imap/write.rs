@@ -5,7 +5,7 @@
 const QUOTED_MAX: usize = 1_000;
 
 /// Appends `number` in decimal.
-pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
+pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {
@@ -20,14 +20,14 @@ pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Appends the header of a literal of `size` octets, which the caller appends next.
-pub fn push_literal_header(out: &mut Vec<u8>, size: u64) {
+pub(super) fn push_literal_header(out: &mut Vec<u8>, size: u64) {
     out.push(b'{');
     push_number(out, size);
     out.extend_from_slice(b"}\r\n");
 }
 
 /// Appends `string`: quoted where RFC 3501 allows and it is short, else a literal.
-pub fn push_string(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     // A quoted string holds TEXT-CHAR: no NUL, CR, LF, nothing above 127 (RFC 3501 9).
     let quotable = text.len() <= QUOTED_MAX
         && text.iter().all(|&octet| octet.is_ascii() && !matches!(octet, 0 | b'\r' | b'\n'));
@@ -51,7 +51,7 @@ pub fn push_string(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Appends `nstring`: `NIL` if absent.
-pub fn push_nstring(out: &mut Vec<u8>, text: Option<&[u8]>) {
+pub(super) fn push_nstring(out: &mut Vec<u8>, text: Option<&[u8]>) {
     match text {
         Some(text) => push_string(out, text),
         None => out.extend_from_slice(b"NIL"),
@@ -60,7 +60,7 @@ pub fn push_nstring(out: &mut Vec<u8>, text: Option<&[u8]>) {
 
 /// Appends `astring`: bare where every octet may stand in an atom, else as a string. `NIL` is
 /// quoted, for readers that cannot tell an atom from nil.
-pub fn push_astring(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn push_astring(out: &mut Vec<u8>, text: &[u8]) {
     let bare = !text.is_empty()
         && text.len() <= QUOTED_MAX
         && text.iter().all(|&octet| is_astring_char(octet))
@@ -73,13 +73,13 @@ pub fn push_astring(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// ATOM-CHAR (RFC 3501 9).
-pub fn is_atom_char(octet: u8) -> bool {
+pub(super) fn is_atom_char(octet: u8) -> bool {
     matches!(octet, 0x21..=0x7e)
         && !matches!(octet, b'(' | b')' | b'{' | b'%' | b'*' | b'"' | b'\\' | b']')
 }
 
 /// ASTRING-CHAR: an atom's, and `]`.
-pub fn is_astring_char(octet: u8) -> bool {
+pub(super) fn is_astring_char(octet: u8) -> bool {
     is_atom_char(octet) || octet == b']'
 }
 

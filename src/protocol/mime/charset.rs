@@ -26,7 +26,7 @@ pub(super) enum Charset {
 impl Charset {
     /// By its label. ASCII, no label, and labels not known are taken as UTF-8, which is what
     /// unlabelled text is.
-    pub fn new(label: &[u8]) -> Charset {
+    pub(super) fn new(label: &[u8]) -> Charset {
         let label = label.trim_ascii();
         if label.eq_ignore_ascii_case(b"us-ascii") || label.eq_ignore_ascii_case(b"ascii") {
             return Charset::Known(UTF_8);
@@ -38,7 +38,7 @@ impl Charset {
     }
 
     /// Whether what octets mean may depend on those before them, also where these are broken.
-    pub fn may_go_on(self) -> bool {
+    pub(super) fn may_go_on(self) -> bool {
         match self {
             // A broken character of UTF-8 takes nothing along.
             Charset::Known(encoding) => encoding != UTF_8 && !encoding.is_single_byte(),
@@ -130,7 +130,7 @@ enum Filter {
 }
 
 impl TextDecoder {
-    pub fn new(charset: Charset) -> TextDecoder {
+    pub(super) fn new(charset: Charset) -> TextDecoder {
         let (encoding, filter) = match charset {
             Charset::Known(encoding) if encoding == ISO_2022_JP => {
                 (encoding, Filter::Escapes(Escapes::default()))
@@ -144,7 +144,7 @@ impl TextDecoder {
     }
 
     /// Appends the text of `bytes`.
-    pub fn push(&mut self, bytes: &[u8], last: bool, out: &mut String) {
+    pub(super) fn push(&mut self, bytes: &[u8], last: bool, out: &mut String) {
         self.filtered.clear();
         let filtered = &mut self.filtered;
         let bytes = match &mut self.filter {

@@ -11,9 +11,9 @@ use super::{
 };
 
 /// Octets kept of one text; a longer one is cut, an address list after a whole address.
-pub const VALUE_SIZE_MAX: usize = 64 * 1024;
+pub(super) const VALUE_SIZE_MAX: usize = 64 * 1024;
 /// Octets of all texts of a message.
-pub const TEXT_SIZE_MAX: usize = 256 * 1024;
+pub(super) const TEXT_SIZE_MAX: usize = 256 * 1024;
 
 /// What the surroundings say of the part.
 pub(super) struct Description {

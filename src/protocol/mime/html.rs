@@ -36,7 +36,7 @@ enum State {
 
 /// Strips one document.
 #[derive(Debug)]
-pub struct Stripper {
+pub(super) struct Stripper {
     state: State,
     /// The tag's name or the reference so far, without `<` or `&`.
     word: String,
@@ -53,12 +53,12 @@ impl Default for Stripper {
 }
 
 impl Stripper {
-    pub fn new() -> Stripper {
+    pub(super) fn new() -> Stripper {
         Stripper::default()
     }
 
     /// Appends the text of `piece`.
-    pub fn push(&mut self, piece: &str, out: &mut String) {
+    pub(super) fn push(&mut self, piece: &str, out: &mut String) {
         let mut rest = piece;
         while let Some(next) = rest.chars().next() {
             let taken = match self.state {
@@ -73,7 +73,7 @@ impl Stripper {
     }
 
     /// Appends what an open end leaves.
-    pub fn finish(&mut self, out: &mut String) {
+    pub(super) fn finish(&mut self, out: &mut String) {
         if self.state == State::Reference {
             self.end_reference(out);
         }

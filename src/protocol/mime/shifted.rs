@@ -25,11 +25,11 @@ pub(super) enum Shifts {
 }
 
 impl Shifts {
-    pub const ISO_2022_KR: Shifts = Shifts::Designated(b'C');
-    pub const ISO_2022_CN: Shifts = Shifts::Designated(b'A');
+    pub(super) const ISO_2022_KR: Shifts = Shifts::Designated(b'C');
+    pub(super) const ISO_2022_CN: Shifts = Shifts::Designated(b'A');
 
     /// What decodes the octets that [`Unshifter`] makes.
-    pub fn encoding(self) -> &'static Encoding {
+    pub(super) fn encoding(self) -> &'static Encoding {
         if self == Shifts::ISO_2022_KR { EUC_KR } else { GBK }
     }
 }
@@ -47,16 +47,16 @@ pub(super) struct Unshifter {
 }
 
 impl Unshifter {
-    pub fn new(shifts: Shifts) -> Unshifter {
+    pub(super) fn new(shifts: Shifts) -> Unshifter {
         Unshifter { shifts, wide: false, known: true, held: [0; HELD_MAX], size: 0 }
     }
 
-    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         bytes.iter().for_each(|&octet| self.take(octet, out));
     }
 
     /// Appends what is held and does not go on.
-    pub fn flush(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
         match &self.held[..self.size] {
             [first, ..] if self.wide && first.is_ascii_graphic() => out.push(BROKEN),
             held => out.extend_from_slice(held),

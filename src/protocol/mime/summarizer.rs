@@ -26,12 +26,12 @@ use super::{
 };
 
 /// Octets kept of one header block; later fields of a longer one are not seen.
-pub const HEADER_SIZE_MAX: usize = 256 * 1024;
+pub(super) const HEADER_SIZE_MAX: usize = 256 * 1024;
 /// Memory of one part's header that is kept for the next.
 const HEADER_KEPT_MAX: usize = 8 * 1024;
 /// Octets of a boundary. RFC 2046 5.1.1 allows 70, a line has room for this many; a longer one
 /// never comes.
-pub const BOUNDARY_SIZE_MAX: usize = 998;
+pub(super) const BOUNDARY_SIZE_MAX: usize = 998;
 /// Octets of a line that decide whether it is a delimiter: `--`, boundary, `--`, some padding.
 const CANDIDATE_SIZE_MAX: usize = BOUNDARY_SIZE_MAX + 16;
 

@@ -12,9 +12,9 @@ use std::ops::Range;
 use super::address::{self, Address};
 
 /// Parts nested deeper than this are opaque `application/octet-stream`.
-pub const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 64;
 /// Parts recorded in one message; what follows belongs to the last one.
-pub const PARTS_MAX: usize = 1_000;
+pub(super) const PARTS_MAX: usize = 1_000;
 /// Room made at first for a message's texts, octets.
 const TEXT_SIZE_TYPICAL: usize = 512;
 

@@ -7,7 +7,7 @@ use memchr::memchr;
 
 /// Decodes one body; pieces may be cut anywhere.
 #[derive(Debug)]
-pub enum TransferDecoder {
+pub(super) enum TransferDecoder {
     /// 7bit, 8bit, binary, and what is not known.
     Identity,
     Base64 {
@@ -21,7 +21,7 @@ pub enum TransferDecoder {
 
 /// Where a quoted-printable text was cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Quoted {
+pub(super) enum Quoted {
     Text,
     /// After `=`.
     Equals,
@@ -33,7 +33,7 @@ pub enum Quoted {
 
 impl TransferDecoder {
     /// By the value of Content-Transfer-Encoding.
-    pub fn new(encoding: &[u8]) -> TransferDecoder {
+    pub(super) fn new(encoding: &[u8]) -> TransferDecoder {
         if encoding.eq_ignore_ascii_case(b"base64") {
             TransferDecoder::Base64 { bits: 0, characters: 0 }
         } else if encoding.eq_ignore_ascii_case(b"quoted-printable") {
@@ -45,7 +45,7 @@ impl TransferDecoder {
 
     /// Appends what `piece` decodes to: never more octets than it has, but for one or two that
     /// waited.
-    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match self {
             TransferDecoder::Identity => out.extend_from_slice(piece),
             TransferDecoder::Base64 { bits, characters } => {
@@ -58,7 +58,7 @@ impl TransferDecoder {
     }
 
     /// Appends what a cut end leaves.
-    pub fn finish(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         match self {
             TransferDecoder::Identity => {}
             TransferDecoder::Base64 { bits, characters } => end_group(bits, characters, out),

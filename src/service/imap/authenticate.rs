@@ -77,7 +77,7 @@ pub(super) async fn authenticate(
 impl Session {
     /// Opens the account on this shard, its owner. The tagged OK tells what is possible now, which
     /// saves the client a CAPABILITY.
-    pub async fn log_in(&mut self, account: AccountId) -> Reply {
+    pub(super) async fn log_in(&mut self, account: AccountId) -> Reply {
         let Some(partition) = self.shard.local_partition(account).cloned() else {
             return Err(Failure::no(Code::Unavailable, "The account is not available now"));
         };

@@ -24,7 +24,7 @@ pub(super) struct Literal {
 }
 
 impl Literal {
-    pub fn new(size: u64, sync: bool) -> Literal {
+    pub(super) fn new(size: u64, sync: bool) -> Literal {
         Literal { size, sync }
     }
 }
@@ -32,7 +32,7 @@ impl Literal {
 impl Session {
     /// Input of the literal that has arrived, at least one octet; `remaining` are outstanding.
     /// The caller consumes what it took.
-    pub async fn literal_input(
+    pub(super) async fn literal_input(
         &mut self,
         remaining: u64,
         pace: &mut Pace,
@@ -45,13 +45,13 @@ impl Session {
     }
 
     /// The time that a client has for a message.
-    pub fn literal_pace(&self) -> Pace {
+    pub(super) fn literal_pace(&self) -> Pace {
         Pace::new(&self.options().intake, self.shard.executor.moment())
     }
 
     /// Waits for more of a message, `most` at the longest, and only while the client keeps up its
     /// pace.
-    pub async fn wait_for_literal(
+    pub(super) async fn wait_for_literal(
         &mut self,
         pace: &mut Pace,
         most: Option<Duration>,
@@ -73,7 +73,7 @@ impl Session {
 
     /// The empty line after the literal. Anything else would be a second message (MULTIAPPEND),
     /// which we do not offer.
-    pub async fn end_of_literal(&mut self, pace: &mut Pace) -> Result<(), Failure> {
+    pub(super) async fn end_of_literal(&mut self, pace: &mut Pace) -> Result<(), Failure> {
         if self.connection.input().is_empty() {
             // Python's imaplib and others send the command's last CRLF by itself.
             self.connection.acknowledge();
@@ -94,7 +94,7 @@ impl Session {
 
     /// Throws away the literal of an APPEND that was refused before reading it. A client that waits
     /// for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
-    pub async fn skip_literal(&mut self) -> Result<(), Leave> {
+    pub(super) async fn skip_literal(&mut self) -> Result<(), Leave> {
         let Some(literal) = self.literal.take() else { return Ok(()) };
         if literal.sync {
             return Ok(());

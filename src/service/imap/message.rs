@@ -26,11 +26,11 @@ pub(super) struct MessageReader<'a> {
 }
 
 impl<'a> MessageReader<'a> {
-    pub fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
+    pub(super) fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
         MessageReader { account, body, summary: None }
     }
 
-    pub async fn summary(&mut self) -> Result<&Summary, Failure> {
+    pub(super) async fn summary(&mut self) -> Result<&Summary, Failure> {
         if self.summary.is_none() {
             let bytes = self.account.read_summary(&self.body).await?;
             let summary = match Summary::decode(&bytes) {
@@ -45,7 +45,7 @@ impl<'a> MessageReader<'a> {
 
     /// The next piece of `range`; empty only if `range` is. Pieces end where the store's chunks do,
     /// so that no chunk is read and checked twice.
-    pub async fn piece(&self, range: &Range<u64>) -> Result<Bytes, Failure> {
+    pub(super) async fn piece(&self, range: &Range<u64>) -> Result<Bytes, Failure> {
         let in_chunk = BODY_CHUNK as u64 - range.start % BODY_CHUNK as u64;
         let len = range.end.saturating_sub(range.start).min(in_chunk) as usize;
         if len == 0 {
@@ -56,7 +56,7 @@ impl<'a> MessageReader<'a> {
     }
 
     /// `range` in memory: for headers only.
-    pub async fn header(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn header(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
         let mut rest = range.start..range.end.min(range.start.saturating_add(HEADER_MAX));
         let mut header = Vec::new();
         while !rest.is_empty() {

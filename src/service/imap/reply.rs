@@ -25,7 +25,7 @@ pub(super) enum OwnedCode {
 }
 
 impl OwnedCode {
-    pub fn borrowed(&self) -> Code<'_> {
+    pub(super) fn borrowed(&self) -> Code<'_> {
         match self {
             OwnedCode::Plain(code) => *code,
             OwnedCode::Modified(numbers) => Code::Modified(numbers),
@@ -49,11 +49,11 @@ pub(super) enum Done {
 }
 
 impl Done {
-    pub fn ok(text: &'static str) -> Reply {
+    pub(super) fn ok(text: &'static str) -> Reply {
         Ok(Done::Ok { code: None, text })
     }
 
-    pub fn with_code(code: Code<'static>, text: &'static str) -> Reply {
+    pub(super) fn with_code(code: Code<'static>, text: &'static str) -> Reply {
         Ok(Done::Ok { code: Some(OwnedCode::Plain(code)), text })
     }
 }
@@ -76,20 +76,20 @@ pub(super) enum Leave {
 }
 
 impl Failure {
-    pub fn no(code: Code<'static>, text: impl Into<Cow<'static, str>>) -> Failure {
+    pub(super) fn no(code: Code<'static>, text: impl Into<Cow<'static, str>>) -> Failure {
         Failure::No { code: Some(code), text: text.into() }
     }
 
-    pub fn bad(text: impl Into<Cow<'static, str>>) -> Failure {
+    pub(super) fn bad(text: impl Into<Cow<'static, str>>) -> Failure {
         Failure::Bad(text.into())
     }
 
-    pub fn bye(text: &'static str) -> Failure {
+    pub(super) fn bye(text: &'static str) -> Failure {
         Failure::Leave(Leave::Bye(text))
     }
 
     /// For APPEND, COPY and MOVE: a missing target may be created first (RFC 3501 7.1 TRYCREATE).
-    pub fn with_try_create(error: StoreError) -> Failure {
+    pub(super) fn with_try_create(error: StoreError) -> Failure {
         match error {
             StoreError::NoSuchMailbox => try_create(),
             error => error.into(),

@@ -55,7 +55,7 @@ pub(super) struct HeaderKey {
 
 impl HeaderKey {
     /// Reads `header` once.
-    pub fn is_in(&self, header: &[u8]) -> bool {
+    pub(super) fn is_in(&self, header: &[u8]) -> bool {
         self.needle.is_in_header(header, &self.name)
     }
 }
@@ -106,7 +106,7 @@ impl From<bool> for Verdict {
 
 impl Query {
     /// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
-    pub fn new(
+    pub(super) fn new(
         key: &SearchKey<'_>,
         charset: Option<&[u8]>,
         selected: &Selected,
@@ -131,7 +131,7 @@ impl Query {
         Ok(Query { key, headers, needles, mod_seq, keys })
     }
 
-    pub fn test(
+    pub(super) fn test(
         &self,
         index: usize,
         message: &Message,

@@ -14,7 +14,7 @@ use crate::model::AccountId;
 pub struct AccountSeats(Rc<RefCell<HashMap<AccountId, u32>>>);
 
 /// One session's place; dropped, it is free.
-pub struct AccountSeat {
+pub(super) struct AccountSeat {
     seats: AccountSeats,
     account: AccountId,
 }

@@ -36,7 +36,7 @@ pub(super) struct Selected {
 
 impl Selected {
     /// `None` if the mailbox was deleted between `select` and now.
-    pub fn new(view: MailboxView, read_only: bool) -> Option<Selected> {
+    pub(super) fn new(view: MailboxView, read_only: bool) -> Option<Selected> {
         let snapshot = view.current()?;
         let first = view.recent_from();
         let mut selected = Selected {
@@ -53,27 +53,27 @@ impl Selected {
         Some(selected)
     }
 
-    pub fn mailbox(&self) -> MailboxId {
+    pub(super) fn mailbox(&self) -> MailboxId {
         self.view.mailbox()
     }
 
     /// What the client's sequence numbers stand for.
-    pub fn numbering(&self) -> &Snapshot {
+    pub(super) fn numbering(&self) -> &Snapshot {
         &self.numbering
     }
 
     /// The newest state that the client knows, apart from expunges that could not be told yet.
-    pub fn told(&self) -> &Snapshot {
+    pub(super) fn told(&self) -> &Snapshot {
         &self.told
     }
 
-    pub fn expunge_pending(&self) -> bool {
+    pub(super) fn expunge_pending(&self) -> bool {
         self.expunge_pending
     }
 
     /// The message with sequence number `index + 1`, its flags as told last. A message that was
     /// expunged by somebody else is still here until the client hears of it.
-    pub fn message(&self, index: usize) -> Option<Message> {
+    pub(super) fn message(&self, index: usize) -> Option<Message> {
         let numbered = self.numbering.get(index)?;
         if !self.expunge_pending {
             return Some(*numbered);
@@ -83,19 +83,23 @@ impl Selected {
     }
 
     /// The sequence numbers of `set`, by what the client knows.
-    pub fn sequence_ranges(&self, set: &SequenceSet) -> Ranges {
+    pub(super) fn sequence_ranges(&self, set: &SequenceSet) -> Ranges {
         set.resolve(self.numbering.len() as u32)
     }
 
     /// The UIDs of `set`; `*` is the highest that the client knows of.
-    pub fn uid_ranges(&self, set: &SequenceSet) -> Ranges {
+    pub(super) fn uid_ranges(&self, set: &SequenceSet) -> Ranges {
         let last = self.numbering.len().checked_sub(1).and_then(|last| self.numbering.get(last));
         set.resolve(last.map_or(0, |message| message.uid.0))
     }
 
     /// Indexes of the messages in `set`, ascending. A number that no message has is the client's
     /// mistake (RFC 3501 9 `seq-number`), a UID that none has is not (RFC 3501 6.4.8).
-    pub fn indexes(&self, uid: bool, set: &SequenceSet) -> Result<Vec<Range<usize>>, Failure> {
+    pub(super) fn indexes(
+        &self,
+        uid: bool,
+        set: &SequenceSet,
+    ) -> Result<Vec<Range<usize>>, Failure> {
         if uid {
             let ranges = self.uid_ranges(set);
             return Ok(ranges
@@ -116,20 +120,20 @@ impl Selected {
     }
 
     /// Moves flags on and leaves the numbers alone: `told` has lost messages of `numbering`.
-    pub fn advance_flags(&mut self, newer: Snapshot) {
+    pub(super) fn advance_flags(&mut self, newer: Snapshot) {
         self.told = newer;
         self.expunge_pending = true;
     }
 
     /// The client was told everything up to `newer`.
-    pub fn advance(&mut self, newer: Snapshot) {
+    pub(super) fn advance(&mut self, newer: Snapshot) {
         self.numbering = newer.clone();
         self.told = newer;
         self.expunge_pending = false;
     }
 
     /// Takes the `\Recent` marks of what arrived since; call it with the snapshot about to be told.
-    pub fn claim_recent(&mut self, newer: &Snapshot) {
+    pub(super) fn claim_recent(&mut self, newer: &Snapshot) {
         if self.read_only {
             return;
         }
@@ -138,13 +142,13 @@ impl Selected {
         }
     }
 
-    pub fn is_recent(&self, uid: Uid) -> bool {
+    pub(super) fn is_recent(&self, uid: Uid) -> bool {
         // Newest last, and recent messages are mostly asked about: the last range decides often.
         self.recent.iter().rev().any(|range| range.contains(&uid))
     }
 
     /// The number in `* n RECENT` (RFC 3501 7.3.2) for `snapshot`.
-    pub fn recent_count(&self, snapshot: &Snapshot) -> usize {
+    pub(super) fn recent_count(&self, snapshot: &Snapshot) -> usize {
         self.recent
             .iter()
             .map(|range| {

@@ -134,19 +134,19 @@ impl Session {
         }
     }
 
-    pub fn options(&self) -> &ServiceOptions {
+    pub(super) fn options(&self) -> &ServiceOptions {
         &self.shard.options
     }
 
-    pub fn imap(&self) -> &ImapOptions {
+    pub(super) fn imap(&self) -> &ImapOptions {
         &self.shard.options.imap
     }
 
-    pub fn writer(&mut self) -> Writer<'_> {
+    pub(super) fn writer(&mut self) -> Writer<'_> {
         Writer::new(self.connection.output())
     }
 
-    pub fn state(&self) -> State {
+    pub(super) fn state(&self) -> State {
         match (&self.account, &self.selected) {
             (None, _) => State::NotAuthenticated,
             (Some(_), None) => State::Authenticated,
@@ -155,16 +155,16 @@ impl Session {
     }
 
     /// The account of a session that is logged in; the table lets no command through before.
-    pub fn account(&self) -> Result<Account, Failure> {
+    pub(super) fn account(&self) -> Result<Account, Failure> {
         self.account.clone().ok_or_else(|| Failure::bad("Log in first"))
     }
 
-    pub fn selected(&self) -> Result<&Selected, Failure> {
+    pub(super) fn selected(&self) -> Result<&Selected, Failure> {
         self.selected.as_ref().ok_or_else(|| Failure::bad("Select a mailbox first"))
     }
 
     /// For commands that change the selected mailbox (RFC 3501 6.3.2).
-    pub fn writable(&self) -> Result<&Selected, Failure> {
+    pub(super) fn writable(&self) -> Result<&Selected, Failure> {
         let selected = self.selected()?;
         if selected.read_only {
             return Err(Failure::no(Code::ReadOnly, "The mailbox is selected read-only"));
@@ -173,16 +173,16 @@ impl Session {
     }
 
     /// May passwords be sent as things stand? (RFC 3501 6.2.3)
-    pub fn can_login(&self) -> bool {
+    pub(super) fn can_login(&self) -> bool {
         self.connection.is_tls() || self.options().allow_plaintext_auth
     }
 
-    pub fn capabilities(&self) -> &'static str {
+    pub(super) fn capabilities(&self) -> &'static str {
         capability(self.state(), self.connection.can_start_tls(), self.can_login())
     }
 
     /// Sends the output once it is a buffer's worth, and lets other sessions run.
-    pub async fn flush_if_full(&mut self) -> Result<(), ConnectionError> {
+    pub(super) async fn flush_if_full(&mut self) -> Result<(), ConnectionError> {
         if self.connection.output().len() > OUTPUT_MAX {
             self.flush().await?;
             self.shard.executor.yield_now().await;
@@ -191,19 +191,19 @@ impl Session {
     }
 
     /// To be awaited at each index of a loop over messages that may have nothing else to wait for.
-    pub async fn turn_of_scan(&self, index: usize) {
+    pub(super) async fn turn_of_scan(&self, index: usize) {
         if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
             self.shard.executor.yield_now().await;
         }
     }
 
-    pub async fn flush(&mut self) -> Result<(), ConnectionError> {
+    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
         self.flushes += 1;
         self.connection.flush(self.shard.options.write_timeout).await
     }
 
     /// Sends what is there and waits for more input, until the deadline of the state.
-    pub async fn wait_for_input(&mut self) -> Result<(), ConnectionError> {
+    pub(super) async fn wait_for_input(&mut self) -> Result<(), ConnectionError> {
         self.commands_in_turn = 0;
         self.flush().await?;
         let timeout = self.time_left()?;
@@ -212,7 +212,7 @@ impl Session {
 
     /// Until the client must have sent its next command. A deadline that has passed ends the session
     /// at once: a wait of no length would end only if nothing came, and a trickle always comes.
-    pub fn time_left(&self) -> Result<Duration, ConnectionError> {
+    pub(super) fn time_left(&self) -> Result<Duration, ConnectionError> {
         match self.deadline.since(self.shard.executor.moment()) {
             Duration::ZERO => Err(ConnectionError::TimedOut),
             left => Ok(left),
@@ -221,21 +221,21 @@ impl Session {
 
     /// The client is active. Before login that earns it no more time: a stranger's NOOPs must not
     /// keep a connection open.
-    pub fn restart_deadline(&mut self) {
+    pub(super) fn restart_deadline(&mut self) {
         if self.state() != State::NotAuthenticated {
             self.deadline = self.shard.executor.moment().after(self.imap().idle_timeout);
         }
     }
 
     /// After STARTTLS: what was half read before is gone, and the client has its time to log in.
-    pub fn restart_under_tls(&mut self) {
+    pub(super) fn restart_under_tls(&mut self) {
         self.framer = Framer::new(LIMITS_BEFORE_LOGIN);
         self.deadline = self.shard.executor.moment().after(self.imap().login_timeout);
     }
 
     /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses tell MODSEQ, and
     /// the client must know where the selected mailbox stands.
-    pub fn enable_condstore(&mut self) {
+    pub(super) fn enable_condstore(&mut self) {
         if self.condstore {
             return;
         }
@@ -247,13 +247,13 @@ impl Session {
     }
 
     /// What the owner of the account has to know.
-    pub fn handover(&self, identity: Identity, tag: &str) -> ImapHandover {
+    pub(super) fn handover(&self, identity: Identity, tag: &str) -> ImapHandover {
         let (deadline, login_failures) = (self.deadline, self.login_failures);
         ImapHandover { identity, tag: tag.to_owned(), deadline, login_failures }
     }
 
     /// Called once the session knows its account.
-    pub fn lift_limits(&mut self) {
+    pub(super) fn lift_limits(&mut self) {
         let limits = self.imap().limits;
         self.framer.set_limits(limits);
     }
@@ -322,7 +322,7 @@ impl Session {
         Ok(())
     }
 
-    pub fn take_input(&mut self, size: usize) -> Vec<u8> {
+    pub(super) fn take_input(&mut self, size: usize) -> Vec<u8> {
         let bytes = self.connection.input().get(..size).unwrap_or_default().to_vec();
         self.connection.consume(size);
         bytes

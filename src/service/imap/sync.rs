@@ -31,7 +31,7 @@ const CHANGES_PER_TURN: usize = 256;
 
 impl Session {
     /// Tells what others (and this session's own command) changed, as far as `updates` allows.
-    pub async fn tell_changes(&mut self, updates: Updates) -> Result<(), Failure> {
+    pub(super) async fn tell_changes(&mut self, updates: Updates) -> Result<(), Failure> {
         match updates {
             Updates::None => Ok(()),
             Updates::Flags { uid } => self.tell(false, uid, None).await,
@@ -40,7 +40,11 @@ impl Session {
     }
 
     /// The same without EXPUNGE, and without the session's own change of flags: its client knows.
-    pub async fn tell_changes_but(&mut self, uid: bool, own: OwnChange<'_>) -> Result<(), Failure> {
+    pub(super) async fn tell_changes_but(
+        &mut self,
+        uid: bool,
+        own: OwnChange<'_>,
+    ) -> Result<(), Failure> {
         self.tell(false, uid, Some(own)).await
     }
 
@@ -137,7 +141,7 @@ impl Session {
     }
 
     /// The keyword table grew: the client learns the names before it sees them on a message.
-    pub fn tell_keywords(&mut self, keywords: &[String]) {
+    pub(super) fn tell_keywords(&mut self, keywords: &[String]) {
         let read_only = self.selected.as_ref().is_some_and(|it| it.read_only);
         let mut writer = self.writer();
         writer.flags(keywords);

@@ -34,7 +34,10 @@ pub(super) enum OpenError {
 
 impl OpenMaildrop {
     /// `partition` is the account's own.
-    pub async fn open(partition: Partition, id: AccountId) -> Result<OpenMaildrop, OpenError> {
+    pub(super) async fn open(
+        partition: Partition,
+        id: AccountId,
+    ) -> Result<OpenMaildrop, OpenError> {
         let lock = MaildropLock::take(id).ok_or(OpenError::InUse)?;
         let account = partition.account(id).await?;
         let view = account.select(MailboxId::INBOX, false).await?;
@@ -44,14 +47,14 @@ impl OpenMaildrop {
     }
 
     /// The message `number`, or why it cannot be had.
-    pub fn message(&self, number: u32) -> Result<Message, &'static str> {
+    pub(super) fn message(&self, number: u32) -> Result<Message, &'static str> {
         let index = self.numbers.index(number)?;
         self.numbers.listing().snapshot.get(index).copied().ok_or("no such message")
     }
 
     /// UPDATE (RFC 1939 6): removes what is marked; durable when this returns.
     /// What an IMAP session expunged meanwhile is gone already, which is as good.
-    pub async fn remove_marked(&self) -> Result<(), StoreError> {
+    pub(super) async fn remove_marked(&self) -> Result<(), StoreError> {
         if self.numbers.marked_count() == 0 {
             return Ok(());
         }

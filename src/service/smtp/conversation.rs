@@ -56,7 +56,7 @@ struct Conversation {
 /// Runs a session to its end and closes the connection. The session is boxed before the task begins,
 /// which has no place for the connection but this; and what a session needs for a moment is boxed,
 /// since it may wait for hours.
-pub fn converse(
+pub(super) fn converse(
     connection: Connection,
     shard: Rc<Shard>,
     kind: ListenerKind,

@@ -22,7 +22,7 @@ const ACCOUNTS_FEW: usize = 64;
 
 /// Recipients accepted since MAIL and the message to them. Kept between transactions for its
 /// memory if they were few.
-pub struct Envelope {
+pub(super) struct Envelope {
     /// As accepted, so with repetitions: LMTP answers for each.
     accounts: Vec<AccountId>,
     /// The forward-path if there is only one.
@@ -41,7 +41,7 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    pub fn new(shard: &Shard, trust: Trust) -> Envelope {
+    pub(super) fn new(shard: &Shard, trust: Trust) -> Envelope {
         Envelope {
             accounts: Vec::new(),
             first_path: String::new(),
@@ -54,7 +54,7 @@ impl Envelope {
         }
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.accounts.clear();
         self.delivery = None;
         self.held = Vec::new();
@@ -65,34 +65,34 @@ impl Envelope {
     }
 
     /// Is there room for one more message of this client?
-    pub fn admits(&self, shard: &Shard) -> bool {
+    pub(super) fn admits(&self, shard: &Shard) -> bool {
         shard.messages.admits(self.charge.trust())
     }
 
     /// Octets of a message to be read at a time.
-    pub fn read_max(&self, shard: &Shard) -> usize {
+    pub(super) fn read_max(&self, shard: &Shard) -> usize {
         shard.messages.read_max(self.charge.trust())
     }
 
     /// A message has begun and not ended.
-    pub fn under_way(&self) -> bool {
+    pub(super) fn under_way(&self) -> bool {
         self.delivery.is_some()
     }
 
     /// Part of the message waits in memory.
-    pub fn is_staged(&self) -> bool {
+    pub(super) fn is_staged(&self) -> bool {
         self.delivery.as_ref().is_some_and(|delivery| delivery.is_staged())
     }
 
     /// The client makes us wait in the middle of its message.
-    pub async fn stalled(&mut self) {
+    pub(super) async fn stalled(&mut self) {
         if let Some(delivery) = &mut self.delivery {
             delivery.stalled().await;
         }
     }
 
     /// The client logged in: what it sends from now on is held for somebody known.
-    pub fn trust(&mut self, shard: &Shard) {
+    pub(super) fn trust(&mut self, shard: &Shard) {
         self.clear();
         self.charge = Charge::new(&shard.messages, Trust::Known);
     }
@@ -101,7 +101,7 @@ impl Envelope {
     ///
     /// # Errors
     /// With the reply, if there is no memory for more.
-    pub fn add(&mut self, account: AccountId, forward_path: &str) -> Result<(), Reply> {
+    pub(super) fn add(&mut self, account: AccountId, forward_path: &str) -> Result<(), Reply> {
         if self.accounts.is_empty() {
             self.first_path.clear();
             self.first_path.push_str(forward_path);
@@ -117,7 +117,7 @@ impl Envelope {
     }
 
     /// Takes octets of the message; before the first go our trace fields.
-    pub async fn push(
+    pub(super) async fn push(
         &mut self,
         shard: &Rc<Shard>,
         session: &Session,
@@ -168,7 +168,7 @@ impl Envelope {
     }
 
     /// Ends the message and appends its reply or replies. True when somebody got it.
-    pub async fn finish(
+    pub(super) async fn finish(
         &mut self,
         shard: &Rc<Shard>,
         session: &Session,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The account that a forward-path delivers to. `hostname` is ours.
-pub fn resolve(
+pub(super) fn resolve(
     directory: &Directory,
     hostname: &str,
     role: Role,
@@ -47,7 +47,7 @@ fn postmaster(directory: &Directory, hostname: &str) -> Option<AccountId> {
 
 /// May the authenticated account use this MAIL FROM? The null path is for notifications of its
 /// mail program (RFC 8098 3) and names nobody.
-pub fn check_sender(
+pub(super) fn check_sender(
     directory: &Directory,
     identity: Option<&Identity>,
     reverse_path: Path<'_>,

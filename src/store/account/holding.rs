@@ -33,13 +33,13 @@ pub(crate) struct Holding {
 
 impl Holding {
     /// Sums up mailboxes.
-    pub fn of<'a>(mailboxes: impl Iterator<Item = &'a MailboxStatus>) -> Holding {
+    pub(crate) fn of<'a>(mailboxes: impl Iterator<Item = &'a MailboxStatus>) -> Holding {
         mailboxes
             .fold(Holding::default(), |sum, status| sum.changed(&MailboxStatus::default(), status))
     }
 
     /// With one mailbox changed from `before` to `after`.
-    pub fn changed(self, before: &MailboxStatus, after: &MailboxStatus) -> Holding {
+    pub(crate) fn changed(self, before: &MailboxStatus, after: &MailboxStatus) -> Holding {
         let count =
             |sum: u64, before: u64, after: u64| sum.saturating_add(after).saturating_sub(before);
         Holding {
@@ -52,7 +52,7 @@ impl Holding {
     ///
     /// # Errors
     /// [`StoreError::OverQuota`]
-    pub fn check(
+    pub(crate) fn check(
         self,
         messages: u64,
         octets: u64,

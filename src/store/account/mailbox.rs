@@ -60,7 +60,7 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     /// A new, empty mailbox whose creation is pending.
-    pub fn new(uid_validity: UidValidity) -> Mailbox {
+    pub(crate) fn new(uid_validity: UidValidity) -> Mailbox {
         let status = MailboxStatus { uid_next: Uid(1), uid_validity, ..MailboxStatus::default() };
         let mut mailbox = Mailbox::stored(status, Rc::default(), Uid(1), Vec::new());
         mailbox.live = false;
@@ -69,7 +69,7 @@ impl Mailbox {
     }
 
     /// A mailbox as an account page describes it, its message table not loaded.
-    pub fn stored(
+    pub(crate) fn stored(
         status: MailboxStatus,
         keywords: Rc<Vec<String>>,
         recent_from: Uid,
@@ -91,19 +91,19 @@ impl Mailbox {
     // --- pending ---
 
     /// Takes the next UID; `None` when the mailbox has used them all up.
-    pub fn allocate_uid(&mut self) -> Option<Uid> {
+    pub(crate) fn allocate_uid(&mut self) -> Option<Uid> {
         let uid = self.pending.uid_next;
         self.pending.uid_next = Uid(uid.0.checked_add(1)?);
         Some(uid)
     }
 
-    pub fn pending_keywords(&self) -> &Rc<Vec<String>> {
+    pub(crate) fn pending_keywords(&self) -> &Rc<Vec<String>> {
         &self.pending.keywords
     }
 
     /// Those of `names` that the pending keyword table lacks; names compare without case
     /// (RFC 3501 9). `None` if the table cannot hold them all.
-    pub fn missing_keywords(&self, names: &[String]) -> Option<Vec<String>> {
+    pub(crate) fn missing_keywords(&self, names: &[String]) -> Option<Vec<String>> {
         let mut missing: Vec<String> = Vec::new();
         for name in names {
             if self.keyword_index(name).is_none()
@@ -117,12 +117,12 @@ impl Mailbox {
     }
 
     /// Bit of a keyword in the pending table.
-    pub fn keyword_index(&self, name: &str) -> Option<usize> {
+    pub(crate) fn keyword_index(&self, name: &str) -> Option<usize> {
         self.pending.keywords.iter().position(|other| other.eq_ignore_ascii_case(name))
     }
 
     /// The published message `uid` as pending changes leave it; needs the table loaded.
-    pub fn pending_state(&self, uid: Uid) -> Option<PendingState> {
+    pub(crate) fn pending_state(&self, uid: Uid) -> Option<PendingState> {
         if let Some((_, state)) = self.pending.overlay.get(&uid)
             && !planted(Plant::StaleUnchangedSince)
         {
@@ -133,12 +133,12 @@ impl Mailbox {
     }
 
     /// Published messages that are not expunged in pending state, with their pending flags.
-    pub fn pending_messages(&self) -> impl Iterator<Item = (&Message, PendingState)> {
+    pub(crate) fn pending_messages(&self) -> impl Iterator<Item = (&Message, PendingState)> {
         self.pending_messages_from(Uid(0))
     }
 
     /// Those with a UID from `first` on.
-    pub fn pending_messages_from(
+    pub(crate) fn pending_messages_from(
         &self,
         first: Uid,
     ) -> impl Iterator<Item = (&Message, PendingState)> {
@@ -154,12 +154,12 @@ impl Mailbox {
     }
 
     /// False only if no message can be `\Deleted` in pending state: spares a scan.
-    pub fn may_have_deleted(&self) -> bool {
+    pub(crate) fn may_have_deleted(&self) -> bool {
         self.status.deleted > 0 || !self.pending.overlay.is_empty()
     }
 
     /// Records a change of this mailbox's messages that was appended at `lsn`.
-    pub fn stage(&mut self, lsn: Lsn, effect: &Effect) {
+    pub(crate) fn stage(&mut self, lsn: Lsn, effect: &Effect) {
         match effect {
             Effect::Message { message, .. } => {
                 let next = Uid(message.uid.0.saturating_add(1));
@@ -196,7 +196,7 @@ impl Mailbox {
     // --- published ---
 
     /// Carries out a durable change of this mailbox's messages, appended at `lsn`.
-    pub fn publish(&mut self, lsn: Lsn, effect: &Effect) {
+    pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect) {
         match effect {
             Effect::Message { message, .. } => self.publish_message(*message),
             Effect::Flags { mod_seq, groups, .. } => {
@@ -302,7 +302,7 @@ impl Mailbox {
     }
 
     /// Takes the `\Recent` marks; answers the first UID that has one, `uid_next` if none.
-    pub fn claim_recent(&mut self) -> Uid {
+    pub(crate) fn claim_recent(&mut self) -> Uid {
         let first = self.recent_from;
         self.recent_from = self.status.uid_next;
         self.status.recent = 0;
@@ -310,7 +310,7 @@ impl Mailbox {
     }
 
     /// Goes on with higher numbers; see [`super::state::AccountState::skip_numbers`].
-    pub fn skip_numbers(&mut self, uids: u32, mod_seq: ModSeq) {
+    pub(crate) fn skip_numbers(&mut self, uids: u32, mod_seq: ModSeq) {
         let next = Uid(self.status.uid_next.0.saturating_add(uids));
         self.status.uid_next = next;
         self.pending.uid_next = self.pending.uid_next.max(next);
@@ -320,7 +320,7 @@ impl Mailbox {
 
     /// Takes `messages` (ascending by UID) for the whole table, after damage: counters are counted
     /// anew and the next checkpoint writes all of it. UIDs up to `highest` are taken.
-    pub fn replace_table(&mut self, messages: impl Iterator<Item = Message>, highest: Uid) {
+    pub(crate) fn replace_table(&mut self, messages: impl Iterator<Item = Message>, highest: Uid) {
         let status = &mut self.status;
         (status.messages, status.recent, status.unseen) = (0, 0, 0);
         (status.deleted, status.size) = (0, 0);
@@ -346,14 +346,14 @@ impl Mailbox {
     }
 
     /// The published state; `None` while the table is not loaded or nothing is published.
-    pub fn snapshot(&self) -> Option<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         let published = self.loaded.as_ref().filter(|_| self.live)?;
         Some(Snapshot { published: published.clone() })
     }
 
     // --- watchers ---
 
-    pub fn watch(&self, waker: &Waker) {
+    pub(crate) fn watch(&self, waker: &Waker) {
         let mut watchers = self.watchers.borrow_mut();
         if !watchers.iter().any(|other| other.will_wake(waker)) {
             watchers.push(waker.clone());
@@ -361,17 +361,17 @@ impl Mailbox {
     }
 
     /// Who was told by `waker` waits no longer.
-    pub fn unwatch(&self, waker: &Waker) {
+    pub(crate) fn unwatch(&self, waker: &Waker) {
         self.watchers.borrow_mut().retain(|other| !other.will_wake(waker));
     }
 
     /// Moves the watchers out: they are woken once no state is borrowed.
-    pub fn take_watchers(&self, into: &mut Vec<Waker>) {
+    pub(crate) fn take_watchers(&self, into: &mut Vec<Waker>) {
         into.append(&mut self.watchers.borrow_mut());
     }
 
     /// Bytes of memory, estimated.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         let table = self.loaded.as_ref().map_or(0, |loaded| loaded.table.len());
         let keywords: usize = self.keywords.iter().map(|name| name.len() + 24).sum();
         size_of::<Mailbox>()

@@ -105,14 +105,19 @@ pub(crate) struct NameLimits {
 
 impl Namespace {
     /// All mailboxes, sorted by name, INBOX first.
-    pub fn list(&self) -> Vec<MailboxInfo> {
+    pub(crate) fn list(&self) -> Vec<MailboxInfo> {
         let inbox = self.by_name.get(INBOX).copied();
         let others = self.by_name.values().copied().filter(|id| Some(*id) != inbox);
         inbox.into_iter().chain(others).filter_map(|id| self.info(id)).collect()
     }
 
     /// The next `count` names in their order after `after`: of mailboxes, of subscriptions, or both.
-    pub fn names_after(&self, after: Option<&str>, which: Names, count: usize) -> Vec<String> {
+    pub(crate) fn names_after(
+        &self,
+        after: Option<&str>,
+        which: Names,
+        count: usize,
+    ) -> Vec<String> {
         let bounds = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let existing = self.by_name.range::<str, _>(bounds).map(|(name, _)| name.as_ref());
         let subscribed = self.subscriptions.range::<str, _>(bounds).map(String::as_str);
@@ -136,7 +141,7 @@ impl Namespace {
     }
 
     /// A mailbox lies below `name`.
-    pub fn has_children(&self, name: &str) -> bool {
+    pub(crate) fn has_children(&self, name: &str) -> bool {
         let prefix = format!("{name}/");
         let below = (Bound::Included(prefix.as_str()), Bound::Unbounded);
         let first = self.by_name.range::<str, _>(below).next();
@@ -144,14 +149,14 @@ impl Namespace {
     }
 
     /// A name subscribed to lies below `name`.
-    pub fn has_subscribed_below(&self, name: &str) -> bool {
+    pub(crate) fn has_subscribed_below(&self, name: &str) -> bool {
         let prefix = format!("{name}/");
         let below = (Bound::Included(prefix.as_str()), Bound::Unbounded);
         let first = self.subscriptions.range::<str, _>(below).next();
         first.is_some_and(|name| name.starts_with(&prefix))
     }
 
-    pub fn info(&self, id: MailboxId) -> Option<MailboxInfo> {
+    pub(crate) fn info(&self, id: MailboxId) -> Option<MailboxInfo> {
         let Entry { name, special_use, uid_validity } = self.by_id.get(&id)?;
         Some(MailboxInfo {
             id,
@@ -161,19 +166,19 @@ impl Namespace {
         })
     }
 
-    pub fn contains(&self, id: MailboxId) -> bool {
+    pub(crate) fn contains(&self, id: MailboxId) -> bool {
         self.by_id.contains_key(&id)
     }
 
     /// `name` in any spelling of INBOX.
-    pub fn find(&self, name: &str) -> Option<MailboxId> {
+    pub(crate) fn find(&self, name: &str) -> Option<MailboxId> {
         match self.by_name.get(name) {
             Some(id) => Some(*id),
             None => self.by_name.get(normalise(name).as_str()).copied(),
         }
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = MailboxId> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = MailboxId> {
         self.by_id.keys().copied()
     }
 
@@ -193,7 +198,7 @@ impl Namespace {
 
     /// The mailboxes to create so that `name` exists: itself and its missing superiors, these
     /// first (RFC 3501 6.3.3).
-    pub fn plan_create(
+    pub(crate) fn plan_create(
         &self,
         name: &str,
         special_use: Option<SpecialUse>,
@@ -239,7 +244,7 @@ impl Namespace {
     }
 
     /// Children stay, and with them the name as `\Noselect`. That cannot be deleted again.
-    pub fn plan_delete(&self, name: &str) -> Result<MailboxId, StoreError> {
+    pub(crate) fn plan_delete(&self, name: &str) -> Result<MailboxId, StoreError> {
         let Some(id) = self.find(name) else {
             return Err(match self.has_children(&normalise(name)) {
                 true => StoreError::NotPermitted("not a mailbox, and has children"),
@@ -254,7 +259,7 @@ impl Namespace {
 
     /// Not for INBOX, whose renaming moves messages instead. Renaming a `\Noselect` name renames what
     /// is below. None can be the target: its children and the source's could have the same names.
-    pub fn plan_rename(
+    pub(crate) fn plan_rename(
         &self,
         source: &str,
         target: &str,
@@ -285,7 +290,7 @@ impl Namespace {
         Ok(Renaming { superiors, renames })
     }
 
-    pub fn check_subscription(&self, name: &str, name_max: usize) -> Result<(), StoreError> {
+    pub(crate) fn check_subscription(&self, name: &str, name_max: usize) -> Result<(), StoreError> {
         validate(name, name_max)?;
         if self.subscriptions.len() >= SUBSCRIPTIONS_MAX {
             return Err(StoreError::Limit("subscriptions"));
@@ -294,7 +299,7 @@ impl Namespace {
     }
 
     /// Carries out `effect` if it concerns names.
-    pub fn apply(&mut self, effect: &Effect) {
+    pub(crate) fn apply(&mut self, effect: &Effect) {
         match effect {
             Effect::Account { mailboxes, .. } => {
                 for mailbox in mailboxes {
@@ -329,7 +334,7 @@ impl Namespace {
         }
     }
 
-    pub fn insert(&mut self, mailbox: &NewMailbox) {
+    pub(crate) fn insert(&mut self, mailbox: &NewMailbox) {
         let name: Rc<str> = mailbox.name.as_str().into();
         self.by_name.insert(name.clone(), mailbox.id);
         self.by_id.insert(
@@ -342,13 +347,13 @@ impl Namespace {
     }
 
     /// Octets of all names, as an account's page has them.
-    pub fn octets(&self) -> usize {
+    pub(crate) fn octets(&self) -> usize {
         let names: usize = self.by_name.keys().map(|name| name.len()).sum();
         names + self.subscriptions.iter().map(String::len).sum::<usize>()
     }
 
     /// True for effects that [`Namespace::apply`] acts on.
-    pub fn concerns(effect: &Effect) -> bool {
+    pub(crate) fn concerns(effect: &Effect) -> bool {
         matches!(
             effect,
             Effect::Account { .. }

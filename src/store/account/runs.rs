@@ -75,7 +75,7 @@ pub(crate) struct TableBuilder {
 }
 
 impl TableBuilder {
-    pub fn apply(&mut self, records: impl Iterator<Item = (Uid, RunRecord)>) -> Decoded<()> {
+    pub(crate) fn apply(&mut self, records: impl Iterator<Item = (Uid, RunRecord)>) -> Decoded<()> {
         let mut expunged = Vec::new();
         for (uid, record) in records {
             match record {
@@ -96,7 +96,7 @@ impl TableBuilder {
         Ok(())
     }
 
-    pub fn finish(self) -> MessageTable {
+    pub(crate) fn finish(self) -> MessageTable {
         self.table
     }
 }

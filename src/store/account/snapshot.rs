@@ -30,7 +30,7 @@ pub(crate) struct MessageTable {
 }
 
 impl MessageTable {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
@@ -42,7 +42,7 @@ impl MessageTable {
         Some((chunk, index - self.starts[chunk] as usize))
     }
 
-    pub fn get(&self, index: usize) -> Option<&Message> {
+    pub(crate) fn get(&self, index: usize) -> Option<&Message> {
         let (chunk, offset) = self.chunk_of_index(index)?;
         self.chunks[chunk].get(offset)
     }
@@ -55,7 +55,7 @@ impl MessageTable {
         (chunk, offset)
     }
 
-    pub fn lower_bound(&self, uid: Uid) -> usize {
+    pub(crate) fn lower_bound(&self, uid: Uid) -> usize {
         let (chunk, offset) = self.position(uid);
         self.starts.get(chunk).map_or(self.len, |&start| start as usize + offset)
     }
@@ -65,17 +65,17 @@ impl MessageTable {
         (self.chunks.get(chunk)?.get(offset)?.uid == uid).then_some((chunk, offset))
     }
 
-    pub fn by_uid(&self, uid: Uid) -> Option<&Message> {
+    pub(crate) fn by_uid(&self, uid: Uid) -> Option<&Message> {
         self.find(uid).map(|(chunk, offset)| &self.chunks[chunk][offset])
     }
 
-    pub fn iter_from(&self, index: usize) -> impl Iterator<Item = &Message> {
+    pub(crate) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Message> {
         let (chunk, offset) = self.chunk_of_index(index).unwrap_or((self.chunks.len(), 0));
         self.chunks[chunk..].iter().flat_map(|chunk| chunk.iter()).skip(offset)
     }
 
     /// `message.uid` must be above all others.
-    pub fn push(&mut self, message: Message) {
+    pub(crate) fn push(&mut self, message: Message) {
         debug_assert!(
             self.chunks.last().and_then(|c| c.last()).is_none_or(|m| m.uid < message.uid)
         );
@@ -90,7 +90,12 @@ impl MessageTable {
     }
 
     /// Sets flags and mod-sequence; answers the flags before, `None` if there is no such message.
-    pub fn set_flags(&mut self, uid: Uid, flags: FlagSet, mod_seq: ModSeq) -> Option<FlagSet> {
+    pub(crate) fn set_flags(
+        &mut self,
+        uid: Uid,
+        flags: FlagSet,
+        mod_seq: ModSeq,
+    ) -> Option<FlagSet> {
         let (chunk, offset) = self.find(uid)?;
         let message = &mut Rc::make_mut(&mut self.chunks[chunk])[offset];
         let before = message.flags;
@@ -99,7 +104,7 @@ impl MessageTable {
     }
 
     /// Removes `uids` (ascending), calling `removed` with each message that was there.
-    pub fn remove(&mut self, uids: &[Uid], mut removed: impl FnMut(&Message)) {
+    pub(crate) fn remove(&mut self, uids: &[Uid], mut removed: impl FnMut(&Message)) {
         let mut first_changed = self.chunks.len();
         let mut rest = uids;
         // Chunks before this one are done with; they may be empty by now, so no search may see them.

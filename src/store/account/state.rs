@@ -82,14 +82,14 @@ pub(crate) struct AccountState {
 }
 
 impl AccountCell {
-    pub fn new(state: AccountState) -> AccountCell {
+    pub(crate) fn new(state: AccountState) -> AccountCell {
         AccountCell { memory: Cell::new(0), last_used: Cell::new(0), state: RefCell::new(state) }
     }
 }
 
 impl AccountState {
     /// An account that nothing is known of: it exists once its `Account` effect is staged.
-    pub fn new(id: AccountId) -> AccountState {
+    pub(crate) fn new(id: AccountId) -> AccountState {
         AccountState {
             id,
             names: Rc::default(),
@@ -110,19 +110,19 @@ impl AccountState {
     }
 
     /// For the holders of an account that cannot be read any more.
-    pub fn stand_in(id: AccountId) -> AccountState {
+    pub(crate) fn stand_in(id: AccountId) -> AccountState {
         AccountState { stand_in: true, ..AccountState::new(id) }
     }
 
     /// Its `Account` effect is at least staged: INBOX is there.
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.pending_names.contains(MailboxId::INBOX)
     }
 
     /// Refuses `effect` where it would not follow from what the log says of the account. A handle
     /// outlives a failure of the log; what it stood for may be out of reach since, or never have been
     /// written.
-    pub fn check_change(&self, effect: &Effect) -> Result<(), StoreError> {
+    pub(crate) fn check_change(&self, effect: &Effect) -> Result<(), StoreError> {
         let begins = matches!(effect, Effect::Account { .. });
         match !self.stand_in && (begins || self.exists()) {
             true => Ok(()),
@@ -130,14 +130,14 @@ impl AccountState {
         }
     }
 
-    pub fn allocate_mod_seq(&mut self) -> ModSeq {
+    pub(crate) fn allocate_mod_seq(&mut self) -> ModSeq {
         self.pending_mod_seq = ModSeq(self.pending_mod_seq.0 + 1);
         self.pending_mod_seq
     }
 
     /// Refuses `more` names of mailboxes, subscriptions or keywords when the account's page, one
     /// entry of the log, might not hold them all.
-    pub fn check_names<'a>(
+    pub(crate) fn check_names<'a>(
         &self,
         more: impl Iterator<Item = &'a String>,
     ) -> Result<(), StoreError> {
@@ -151,7 +151,7 @@ impl AccountState {
     }
 
     /// A mailbox that pending state knows: not deleted, not pending deletion.
-    pub fn pending_mailbox(&mut self, id: MailboxId) -> Option<&mut Mailbox> {
+    pub(crate) fn pending_mailbox(&mut self, id: MailboxId) -> Option<&mut Mailbox> {
         if !self.pending_names.contains(id) {
             return None;
         }
@@ -159,12 +159,12 @@ impl AccountState {
     }
 
     /// A mailbox as readers may see it.
-    pub fn live_mailbox(&self, id: MailboxId) -> Option<&Mailbox> {
+    pub(crate) fn live_mailbox(&self, id: MailboxId) -> Option<&Mailbox> {
         self.mailboxes.get(&id).filter(|mailbox| mailbox.live)
     }
 
     /// Records an effect appended at `lsn` in pending state.
-    pub fn stage(&mut self, lsn: Lsn, effect: &Effect) {
+    pub(crate) fn stage(&mut self, lsn: Lsn, effect: &Effect) {
         self.staged = Some(lsn);
         if Namespace::concerns(effect) {
             Rc::make_mut(&mut self.pending_names).apply(effect);
@@ -200,7 +200,7 @@ impl AccountState {
 
     /// Carries out a staged effect whose entry at `lsn` is durable. Whom it concerns is moved to
     /// `wake`, to be woken when nothing is borrowed.
-    pub fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
+    pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         self.applied = Lsn(lsn.0 + 1);
         if !(planted(Plant::LoseSubscription) && matches!(effect, Effect::Subscription { .. })) {
             self.dirty = true;
@@ -269,7 +269,7 @@ impl AccountState {
     }
 
     /// Refuses what would give the account more than it may have.
-    pub fn check_holding(
+    pub(crate) fn check_holding(
         &self,
         messages: u64,
         octets: u64,
@@ -284,7 +284,7 @@ impl AccountState {
 
     /// Carries out the effects found in the log at start that the page does not have. The tables
     /// of mailboxes that they flag or expunge in must be loaded.
-    pub fn replay(&mut self, effects: &[(Lsn, Effect)]) {
+    pub(crate) fn replay(&mut self, effects: &[(Lsn, Effect)]) {
         let applied = self.applied;
         for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
             match effect {
@@ -299,7 +299,7 @@ impl AccountState {
 
     /// Takes over from `old`, the same published state before the log was opened again, what is not in
     /// the log: claims on `\Recent`, and who watches.
-    pub fn succeed(&mut self, old: &AccountState, wake: &mut Vec<Waker>) {
+    pub(crate) fn succeed(&mut self, old: &AccountState, wake: &mut Vec<Waker>) {
         for (id, mailbox) in &old.mailboxes {
             mailbox.take_watchers(wake);
             let Some(new) = self.mailboxes.get_mut(id) else { continue };
@@ -316,7 +316,7 @@ impl AccountState {
 
     /// Goes on with numbers that cannot have been given out, whatever is lost: UIDs, mod-sequences,
     /// mailbox ids and UIDVALIDITY.
-    pub fn skip_numbers(&mut self) {
+    pub(crate) fn skip_numbers(&mut self) {
         let last = self.mod_seq.max(self.pending_mod_seq);
         let mod_seq = ModSeq(last.0.saturating_add(MOD_SEQS_SKIPPED));
         (self.mod_seq, self.pending_mod_seq) = (mod_seq, mod_seq);
@@ -327,7 +327,7 @@ impl AccountState {
     }
 
     /// The part of [`AccountState::skip_numbers`] that must come before any mailbox is made anew.
-    pub fn skip_mailbox_numbers(&mut self) {
+    pub(crate) fn skip_mailbox_numbers(&mut self) {
         let names = Rc::make_mut(&mut self.names);
         names.next_mailbox = names.next_mailbox.saturating_add(MAILBOXES_SKIPPED);
         names.next_uid_validity = names.next_uid_validity.saturating_add(MAILBOXES_SKIPPED);
@@ -336,7 +336,7 @@ impl AccountState {
     }
 
     /// Bytes of memory, estimated.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         /// A mailbox's name, its entries in two maps, its node in the account's map.
         const MAILBOX_NAMES: usize = 200;
         let mailboxes: usize =

@@ -81,19 +81,19 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Reader<'a> {
         Reader { bytes }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    pub fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.bytes.len()
     }
 
-    pub fn take(&mut self, count: usize, what: &'static str) -> Decoded<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize, what: &'static str) -> Decoded<&'a [u8]> {
         let (head, tail) = self.bytes.split_at_checked(count).ok_or(Malformed(what))?;
         self.bytes = tail;
         Ok(head)
@@ -105,19 +105,19 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    pub fn u8(&mut self, what: &'static str) -> Decoded<u8> {
+    pub(crate) fn u8(&mut self, what: &'static str) -> Decoded<u8> {
         self.array::<1>(what).map(|[byte]| byte)
     }
 
-    pub fn i64(&mut self, what: &'static str) -> Decoded<i64> {
+    pub(crate) fn i64(&mut self, what: &'static str) -> Decoded<i64> {
         self.array(what).map(i64::from_le_bytes)
     }
 
-    pub fn u128(&mut self, what: &'static str) -> Decoded<u128> {
+    pub(crate) fn u128(&mut self, what: &'static str) -> Decoded<u128> {
         self.array(what).map(u128::from_le_bytes)
     }
 
-    pub fn varint(&mut self, what: &'static str) -> Decoded<u64> {
+    pub(crate) fn varint(&mut self, what: &'static str) -> Decoded<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8(what)?;
@@ -133,17 +133,17 @@ impl<'a> Reader<'a> {
         Err(Malformed(what))
     }
 
-    pub fn varint_u32(&mut self, what: &'static str) -> Decoded<u32> {
+    pub(crate) fn varint_u32(&mut self, what: &'static str) -> Decoded<u32> {
         u32::try_from(self.varint(what)?).map_err(|_| Malformed(what))
     }
 
-    pub fn signed(&mut self, what: &'static str) -> Decoded<i64> {
+    pub(crate) fn signed(&mut self, what: &'static str) -> Decoded<i64> {
         let raw = self.varint(what)?;
         Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
     }
 
     /// A count of things that take at least `each` bytes, refused when the rest cannot hold them.
-    pub fn count(&mut self, each: usize, what: &'static str) -> Decoded<usize> {
+    pub(crate) fn count(&mut self, each: usize, what: &'static str) -> Decoded<usize> {
         let count = usize::try_from(self.varint(what)?).map_err(|_| Malformed(what))?;
         match count.checked_mul(each.max(1)) {
             Some(bytes) if bytes <= self.bytes.len() => Ok(count),
@@ -151,17 +151,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn bytes(&mut self, what: &'static str) -> Decoded<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, what: &'static str) -> Decoded<&'a [u8]> {
         let len = self.count(1, what)?;
         self.take(len, what)
     }
 
-    pub fn string(&mut self, what: &'static str) -> Decoded<String> {
+    pub(crate) fn string(&mut self, what: &'static str) -> Decoded<String> {
         let bytes = self.bytes(what)?;
         std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Malformed(what))
     }
 
-    pub fn uids(&mut self, what: &'static str) -> Decoded<Vec<Uid>> {
+    pub(crate) fn uids(&mut self, what: &'static str) -> Decoded<Vec<Uid>> {
         let runs = self.count(2, what)?;
         let mut uids = Vec::new();
         let mut previous = 0u64;

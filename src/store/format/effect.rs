@@ -125,21 +125,21 @@ pub(crate) enum Effect {
 }
 
 mod kind {
-    pub const ACCOUNT: u8 = 1;
-    pub const MESSAGE: u8 = 2;
-    pub const FLAGS: u8 = 3;
-    pub const EXPUNGE: u8 = 4;
-    pub const CREATE_MAILBOX: u8 = 5;
-    pub const DELETE_MAILBOX: u8 = 6;
-    pub const RENAME_MAILBOX: u8 = 7;
-    pub const KEYWORD: u8 = 8;
-    pub const SUBSCRIPTION: u8 = 9;
-    pub const PROPERTY: u8 = 10;
-    pub const DELIVERY: u8 = 11;
-    pub const SPOOL: u8 = 12;
-    pub const UNSPOOL: u8 = 13;
-    pub const INTENT: u8 = 14;
-    pub const INTENT_DONE: u8 = 15;
+    pub(super) const ACCOUNT: u8 = 1;
+    pub(super) const MESSAGE: u8 = 2;
+    pub(super) const FLAGS: u8 = 3;
+    pub(super) const EXPUNGE: u8 = 4;
+    pub(super) const CREATE_MAILBOX: u8 = 5;
+    pub(super) const DELETE_MAILBOX: u8 = 6;
+    pub(super) const RENAME_MAILBOX: u8 = 7;
+    pub(super) const KEYWORD: u8 = 8;
+    pub(super) const SUBSCRIPTION: u8 = 9;
+    pub(super) const PROPERTY: u8 = 10;
+    pub(super) const DELIVERY: u8 = 11;
+    pub(super) const SPOOL: u8 = 12;
+    pub(super) const UNSPOOL: u8 = 13;
+    pub(super) const INTENT: u8 = 14;
+    pub(super) const INTENT_DONE: u8 = 15;
 }
 
 /// Bit of the flags byte: two keyword words follow.
@@ -246,7 +246,7 @@ fn special_use_of(number: u8) -> Option<SpecialUse> {
 pub(crate) const MAILBOX_MIN: usize = 4;
 
 impl Effect {
-    pub fn account(&self) -> Option<AccountId> {
+    pub(crate) fn account(&self) -> Option<AccountId> {
         match self {
             Effect::Account { account, .. }
             | Effect::Message { account, .. }
@@ -267,7 +267,7 @@ impl Effect {
     }
 
     /// The mailbox and UID that the entry's header names, for tools that read headers alone.
-    pub fn place(&self) -> (MailboxId, Uid) {
+    pub(crate) fn place(&self) -> (MailboxId, Uid) {
         match self {
             Effect::Message { mailbox, message, .. } => (*mailbox, message.uid),
             Effect::Flags { mailbox, .. }
@@ -281,7 +281,7 @@ impl Effect {
     }
 
     /// Appends kind, length and content.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(self.kind());
         let length_at = out.len();
         out.put_u8(0);
@@ -516,7 +516,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::{collection::vec, prelude::*};
 
-    pub fn any_message() -> impl Strategy<Value = Message> {
+    pub(crate) fn any_message() -> impl Strategy<Value = Message> {
         (any::<[u64; 5]>(), any::<[i64; 2]>(), 0u8..32, 1u32.., any::<[bool; 2]>()).prop_map(
             |(n, dates, system, uid, [keywords, here])| Message {
                 uid: Uid(uid),

@@ -31,9 +31,9 @@ pub(crate) struct RunRef {
 }
 
 mod tag {
-    pub const PUT: u8 = 0;
-    pub const FLAGS: u8 = 1;
-    pub const EXPUNGED: u8 = 2;
+    pub(super) const PUT: u8 = 0;
+    pub(super) const FLAGS: u8 = 1;
+    pub(super) const EXPUNGED: u8 = 2;
 }
 
 /// Encodes `records` (ascending by UID) as one run's payload.

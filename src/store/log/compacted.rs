@@ -46,7 +46,7 @@ pub struct CompactedHeader {
 
 /// The last block: only a complete file has one.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CompactedFooter {
+pub(super) struct CompactedFooter {
     pub header: CompactedHeader,
     /// Offset of the first index block.
     pub index_at: u64,

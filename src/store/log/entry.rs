@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// Bytes before an entry's payload.
-pub const ENTRY_HEADER: usize = 40;
+pub(super) const ENTRY_HEADER: usize = 40;
 
 /// Entries start at multiples of this, so that a header never straddles more than it must.
-pub const ENTRY_ALIGN: usize = 8;
+pub(super) const ENTRY_ALIGN: usize = 8;
 
 /// Longest payload. A body chunk is 256 KiB, a page of account state a few MiB.
 pub const ENTRY_PAYLOAD_MAX: usize = 8 * 1024 * 1024;

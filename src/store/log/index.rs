@@ -63,7 +63,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub fn new(footer: &CompactedFooter) -> Index {
+    pub(super) fn new(footer: &CompactedFooter) -> Index {
         Index {
             end: footer.header.end.0,
             at: footer.index_at,
@@ -74,12 +74,12 @@ impl Index {
     }
 
     /// For a file whose footer is lost: what a scan found.
-    pub fn walked(end: Lsn, records: Vec<IndexRecord>) -> Index {
+    pub(super) fn walked(end: Lsn, records: Vec<IndexRecord>) -> Index {
         Index { end: end.0, at: 0, blocks: 0, nonce: 0, walked: RefCell::new(Some(records.into())) }
     }
 
     /// Where the entry at `lsn` lies; `None` if the segment does not hold it.
-    pub async fn find(
+    pub(super) async fn find(
         &self,
         segment: &Segment,
         device: &dyn Device,

@@ -12,19 +12,19 @@ use super::{
 use crate::model::{Lsn, PartitionId};
 
 /// Batches start at multiples of this; the segment header fills the first.
-pub const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 
 /// Bytes of a segment header that are in use; the rest of the block is reserved.
 pub(super) const SEGMENT_HEADER_FIELDS: usize = 88;
 
 /// Bytes before a batch's first entry.
-pub const BATCH_HEADER: usize = 64;
+pub(super) const BATCH_HEADER: usize = 64;
 
 /// A batch that has grown past this is closed, so that one sync never waits for too much.
-pub const BATCH_TARGET: usize = 4 * 1024 * 1024;
+pub(super) const BATCH_TARGET: usize = 4 * 1024 * 1024;
 
 /// Longest batch payload: a batch under the target may still take one entry of any size.
-pub const BATCH_PAYLOAD_MAX: usize = BATCH_TARGET + entry_len(ENTRY_PAYLOAD_MAX);
+pub(super) const BATCH_PAYLOAD_MAX: usize = BATCH_TARGET + entry_len(ENTRY_PAYLOAD_MAX);
 
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG\n";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RBAT");
@@ -192,7 +192,7 @@ impl BatchHeader {
 /// does not send a start to an older checkpoint, whose pages compaction may have dropped. Files of
 /// the first versions have one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CheckpointFile {
+pub(super) struct CheckpointFile {
     pub partition: PartitionId,
     pub sequence: u64,
     pub checkpoint: Checkpoint,
@@ -204,7 +204,7 @@ pub struct CheckpointFile {
 }
 
 impl CheckpointFile {
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut block = vec![0; BLOCK];
         block[..8].copy_from_slice(&CHECKPOINT_MAGIC);
         block[12..14].copy_from_slice(&VERSION.to_le_bytes());
@@ -221,7 +221,7 @@ impl CheckpointFile {
     }
 
     /// From the first of the two blocks that is whole.
-    pub fn decode(bytes: &[u8]) -> Result<CheckpointFile, HeaderError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<CheckpointFile, HeaderError> {
         match CheckpointFile::decode_block(bytes) {
             Err(error @ HeaderError::Version(_)) => Err(error),
             Err(error) => {
@@ -259,7 +259,7 @@ impl CheckpointFile {
 }
 
 /// The next place a batch may start.
-pub fn align(offset: u64) -> u64 {
+pub(super) fn align(offset: u64) -> u64 {
     offset.next_multiple_of(BLOCK as u64)
 }
 
@@ -267,7 +267,7 @@ pub fn segment_name(epoch: u64) -> String {
     format!("segment-{epoch:016x}")
 }
 
-pub fn checkpoint_name(sequence: u64) -> String {
+pub(super) fn checkpoint_name(sequence: u64) -> String {
     format!("checkpoint-{sequence:016x}")
 }
 
@@ -275,7 +275,7 @@ pub fn segment_epoch(name: &str) -> Option<u64> {
     number(name, "segment-")
 }
 
-pub fn checkpoint_sequence(name: &str) -> Option<u64> {
+pub(super) fn checkpoint_sequence(name: &str) -> Option<u64> {
     number(name, "checkpoint-")
 }
 

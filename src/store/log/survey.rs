@@ -19,7 +19,7 @@ use crate::{model::Lsn, runtime::executor::offload};
 const BURST_BYTES: usize = 256 * 1024;
 
 /// Takes one entry; without a payload if that is damaged.
-pub type Visit<'a> = dyn FnMut(Lsn, &EntryHeader, Option<&[u8]>) + 'a;
+pub(super) type Visit<'a> = dyn FnMut(Lsn, &EntryHeader, Option<&[u8]>) + 'a;
 
 impl Log {
     /// Hands out every entry on stable storage that can still be told from others, segment by

@@ -13,7 +13,7 @@ pub(super) struct Waiters(Slab<(u64, Waker)>);
 
 impl Waiters {
     /// Parks `waker` until [`Waiters::wake_below`] passes `point`; `key` names the caller's place.
-    pub fn park(&mut self, key: &mut Option<usize>, point: u64, waker: &Waker) {
+    pub(super) fn park(&mut self, key: &mut Option<usize>, point: u64, waker: &Waker) {
         match key.and_then(|key| self.0.get_mut(key)) {
             Some((at, parked)) => {
                 *at = point;
@@ -24,14 +24,14 @@ impl Waiters {
     }
 
     /// The caller no longer waits.
-    pub fn leave(&mut self, key: &mut Option<usize>) {
+    pub(super) fn leave(&mut self, key: &mut Option<usize>) {
         if let Some(key) = key.take() {
             self.0.try_remove(key);
         }
     }
 
     /// Wakes all that wait for a point below `reached`. They stay parked until they leave.
-    pub fn wake_below(&self, reached: u64) {
+    pub(super) fn wake_below(&self, reached: u64) {
         for (_, (point, waker)) in &self.0 {
             if *point < reached {
                 waker.wake_by_ref();
@@ -39,7 +39,7 @@ impl Waiters {
         }
     }
 
-    pub fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         self.wake_below(u64::MAX);
     }
 }

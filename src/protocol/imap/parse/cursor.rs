@@ -28,25 +28,25 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(rest: &'a [u8]) -> Cursor<'a> {
+    pub(super) fn new(rest: &'a [u8]) -> Cursor<'a> {
         Cursor { rest }
     }
 
-    pub fn rest(&self) -> &'a [u8] {
+    pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    pub fn peek(&self) -> Option<u8> {
+    pub(super) fn peek(&self) -> Option<u8> {
         self.rest.first().copied()
     }
 
     /// Reads `octet` if it is next.
-    pub fn eat(&mut self, octet: u8) -> bool {
+    pub(super) fn eat(&mut self, octet: u8) -> bool {
         self.eat_all(&[octet])
     }
 
     /// Reads `octets`, letters in any case, if they are next.
-    pub fn eat_all(&mut self, octets: &[u8]) -> bool {
+    pub(super) fn eat_all(&mut self, octets: &[u8]) -> bool {
         match self.rest.split_at_checked(octets.len()) {
             Some((next, rest)) if next.eq_ignore_ascii_case(octets) => {
                 self.rest = rest;
@@ -56,57 +56,57 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub fn expect(&mut self, octet: u8, otherwise: &'static str) -> Parsed<()> {
+    pub(super) fn expect(&mut self, octet: u8, otherwise: &'static str) -> Parsed<()> {
         if self.eat(octet) { Ok(()) } else { Err(otherwise) }
     }
 
     /// Spaces between two arguments. The grammar has one; clients send more, and nobody else minds.
-    pub fn space(&mut self) -> Parsed<()> {
+    pub(super) fn space(&mut self) -> Parsed<()> {
         let otherwise = "a space is missing, or there are too few arguments";
         if self.spaces() { Ok(()) } else { Err(otherwise) }
     }
 
     /// Skips spaces; tells whether there were any.
-    pub fn spaces(&mut self) -> bool {
+    pub(super) fn spaces(&mut self) -> bool {
         !self.take_while(|octet| octet == b' ').is_empty()
     }
 
     /// Skips spaces; tells whether they part what was read from one more argument. Before the end
     /// of a line or a list they part nothing.
-    pub fn another(&mut self) -> bool {
+    pub(super) fn another(&mut self) -> bool {
         self.spaces() && !matches!(self.peek(), None | Some(b')'))
     }
 
-    pub fn end(&mut self) -> Parsed<()> {
+    pub(super) fn end(&mut self) -> Parsed<()> {
         self.spaces();
         if self.rest.is_empty() { Ok(()) } else { Err("unexpected characters after the command") }
     }
 
-    pub fn take_while(&mut self, belongs: impl Fn(u8) -> bool) -> &'a [u8] {
+    pub(super) fn take_while(&mut self, belongs: impl Fn(u8) -> bool) -> &'a [u8] {
         let end = self.rest.iter().position(|&octet| !belongs(octet)).unwrap_or(self.rest.len());
         let (taken, rest) = self.rest.split_at(end);
         self.rest = rest;
         taken
     }
 
-    pub fn atom(&mut self) -> Parsed<&'a str> {
+    pub(super) fn atom(&mut self) -> Parsed<&'a str> {
         non_empty(self.take_while(is_atom_char), "an atom is missing")
     }
 
     /// A name of the protocol: letters, digits and what joins them.
-    pub fn word(&mut self) -> Parsed<Word> {
+    pub(super) fn word(&mut self) -> Parsed<Word> {
         let taken = self.take_while(|octet| octet.is_ascii_alphanumeric() || octet == b'.');
         Word::new(taken).ok_or("unknown word")
     }
 
     /// RFC 3501 9 `tag`: anything of an astring but `+`.
-    pub fn tag(&mut self) -> Parsed<&'a str> {
+    pub(super) fn tag(&mut self) -> Parsed<&'a str> {
         let taken = self.take_while(|octet| is_astring_char(octet) && octet != b'+');
         non_empty(taken, "a command starts with a tag")
     }
 
     /// Up to 63 bits: what is added up of two of them cannot overflow.
-    pub fn number(&mut self) -> Parsed<u64> {
+    pub(super) fn number(&mut self) -> Parsed<u64> {
         let digits = self.take_while(|octet| octet.is_ascii_digit());
         if digits.is_empty() {
             return Err("a number is missing");
@@ -121,11 +121,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// RFC 7162 7: 63 bits.
-    pub fn mod_seq(&mut self) -> Parsed<ModSeq> {
+    pub(super) fn mod_seq(&mut self) -> Parsed<ModSeq> {
         self.number().map(ModSeq)
     }
 
-    pub fn sequence_set(&mut self) -> Parsed<SequenceSet> {
+    pub(super) fn sequence_set(&mut self) -> Parsed<SequenceSet> {
         let text =
             self.take_while(|octet| octet.is_ascii_digit() || matches!(octet, b'*' | b':' | b','));
         SequenceSet::parse(text).map_err(|error| match error {
@@ -134,7 +134,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    pub fn astring(&mut self) -> Parsed<Text<'a>> {
+    pub(super) fn astring(&mut self) -> Parsed<Text<'a>> {
         match self.peek() {
             Some(b'"' | b'{') => self.string(),
             _ => match self.take_while(is_astring_char) {
@@ -144,7 +144,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub fn string(&mut self) -> Parsed<Text<'a>> {
+    pub(super) fn string(&mut self) -> Parsed<Text<'a>> {
         match self.peek() {
             Some(b'"') => self.quoted(),
             Some(b'{') => self.literal().map(Cow::Borrowed),
@@ -152,7 +152,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub fn nstring(&mut self) -> Parsed<Option<Text<'a>>> {
+    pub(super) fn nstring(&mut self) -> Parsed<Option<Text<'a>>> {
         match self.peek() {
             Some(b'"' | b'{') => self.string().map(Some),
             _ if self.eat_all(b"NIL") => Ok(None),
@@ -160,12 +160,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub fn mailbox(&mut self) -> Parsed<MailboxName<'a>> {
+    pub(super) fn mailbox(&mut self) -> Parsed<MailboxName<'a>> {
         self.astring().map(MailboxName)
     }
 
     /// RFC 3501 9 `list-mailbox`: wildcards may stand bare.
-    pub fn list_mailbox(&mut self) -> Parsed<MailboxName<'a>> {
+    pub(super) fn list_mailbox(&mut self) -> Parsed<MailboxName<'a>> {
         match self.peek() {
             Some(b'"' | b'{') => self.mailbox(),
             _ => {
@@ -179,7 +179,7 @@ impl<'a> Cursor<'a> {
 
     /// Items in parentheses, spaces between; at least one unless `may_be_empty`. `otherwise` is
     /// the error when the list does not start.
-    pub fn list(
+    pub(super) fn list(
         &mut self,
         may_be_empty: bool,
         otherwise: &'static str,
@@ -203,14 +203,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// A flag list in parentheses.
-    pub fn flag_list(&mut self) -> Parsed<FlagList<'a>> {
+    pub(super) fn flag_list(&mut self) -> Parsed<FlagList<'a>> {
         let mut flags = FlagList::default();
         self.list(true, "a flag list is missing", |cursor| cursor.flag(&mut flags))?;
         Ok(flags)
     }
 
     /// One flag, put into `flags`.
-    pub fn flag(&mut self, flags: &mut FlagList<'a>) -> Parsed<()> {
+    pub(super) fn flag(&mut self, flags: &mut FlagList<'a>) -> Parsed<()> {
         if !self.eat(b'\\') {
             return push_keyword(&mut flags.keywords, self.keyword()?);
         }
@@ -230,14 +230,14 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    pub fn keyword(&mut self) -> Parsed<&'a str> {
+    pub(super) fn keyword(&mut self) -> Parsed<&'a str> {
         let keyword = self.atom()?;
         if keyword.len() > KEYWORD_MAX { Err("keyword too long") } else { Ok(keyword) }
     }
 
     /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01. In quotes there may be spaces
     /// around it: phones pad the day to two places, as `date-time` does.
-    pub fn date(&mut self) -> Parsed<i64> {
+    pub(super) fn date(&mut self) -> Parsed<i64> {
         let quoted = self.eat(b'"');
         if quoted {
             self.spaces();
@@ -252,7 +252,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// RFC 3501 9 `date-time`, in quotes.
-    pub fn date_time(&mut self) -> Parsed<Timestamp> {
+    pub(super) fn date_time(&mut self) -> Parsed<Timestamp> {
         self.expect(b'"', "a date in quotes is missing")?;
         let text = self.take_while(|octet| octet != b'"');
         self.expect(b'"', "a closing quote is missing")?;
@@ -260,7 +260,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The header of a literal whose octets do not follow here: APPEND's message.
-    pub fn literal_header(&mut self) -> Parsed<u64> {
+    pub(super) fn literal_header(&mut self) -> Parsed<u64> {
         self.expect(b'{', "a literal is missing")?;
         let size = self.number()?;
         self.eat(b'+');
@@ -332,7 +332,7 @@ impl Word {
         Some(Word { letters, size: text.len() })
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.letters[..self.size]
     }
 }
