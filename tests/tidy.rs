@@ -324,3 +324,20 @@ fn protocol_is_pure() {
         }
     }
 }
+
+/// A seed of the simulator is a run that can be had again: what it plays asks the executor.
+#[test]
+fn chance_and_time_come_from_the_executor() {
+    const PLAYED: [&str; 4] = ["store", "service", "protocol", "model"];
+    for (path, text) in sources() {
+        let played = module_of(&path).is_some_and(|module| PLAYED.contains(&module.as_str()));
+        if !played || path.ends_with("tests.rs") {
+            continue;
+        }
+        for (line, code) in code_lines(&text) {
+            for name in ["rand::", "Instant::now", "SystemTime::now"] {
+                assert!(!code.contains(name), "{}:{line}: {name}", path.display());
+            }
+        }
+    }
+}

@@ -29,6 +29,10 @@ pub trait Executor {
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()>;
 
+    /// A number that nobody can guess; under simulation the next of the seed's, so that a run can be had
+    /// again.
+    fn random(&self) -> u64;
+
     /// Runs `job` where it does not hold the shard up; inline under simulation. It runs to its end
     /// even if the future is dropped.
     fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()>;

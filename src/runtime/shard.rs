@@ -191,6 +191,10 @@ impl Executor for GlommioExecutor {
         }
     }
 
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+
     fn moment(&self) -> Moment {
         // One start for all shards: sessions move, and their deadlines with them.
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -180,6 +180,10 @@ impl Executor for Simulation {
         start.after(Duration::from_micros(self.0.clock.get()))
     }
 
+    fn random(&self) -> u64 {
+        Simulation::random(self)
+    }
+
     fn moment(&self) -> Moment {
         Moment(self.0.clock.get())
     }

@@ -438,7 +438,7 @@ impl Delivery {
         self.check_room().await?;
         let shard = self.shard.clone();
         // One partition needs no id: it answers for all, or the client asks again.
-        let delivery_id = (self.parts.len() > 1).then(rand::random);
+        let delivery_id = (self.parts.len() > 1).then(|| new_id(&shard));
         let _open = delivery_id.map(|id| Open::new(&shard, id));
         let committed = self.commit(delivery_id).await;
         spool::settle(&shard, committed).await
@@ -539,6 +539,12 @@ impl Delivery {
             }),
         }
     }
+}
+
+/// An id that no other delivery has.
+fn new_id(shard: &Shard) -> u128 {
+    let [high, low] = [(); 2].map(|()| u128::from(shard.executor.random()));
+    high << 64 | low
 }
 
 /// Only what is known to be too much counts: what else keeps an account from its mail is said when it

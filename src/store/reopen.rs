@@ -480,6 +480,10 @@ mod tests {
             self.0.moment()
         }
 
+        fn random(&self) -> u64 {
+            self.0.random()
+        }
+
         fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()> {
             self.0.sleep(duration)
         }

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::{
     CHUNK_SIZE, COMMIT_TIMEOUT, Delivery, Failure, Order, Stored, Taken,
     known::{self, family},
-    owned_partition,
+    new_id, owned_partition,
 };
 use crate::{
     model::{AccountId, PartitionId, Timestamp},
@@ -92,7 +92,7 @@ pub(super) async fn settle(
         let Ok(Taken { copy: Some(copy), .. }) = stored else { continue };
         let rest = Rest {
             // Where there is none, what failed is known, and nobody repeats the rest.
-            delivery_id: order.delivery_id.unwrap_or_else(rand::random),
+            delivery_id: order.delivery_id.unwrap_or_else(|| new_id(shard)),
             internal_date: order.internal_date,
             reader: copy.account,
             accounts: accounts.clone(),

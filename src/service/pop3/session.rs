@@ -3,10 +3,7 @@
 //! Called by the acceptor ([`run`]) and, after a handover, by the owner of the account
 //! ([`resume`]). Owns the connection; shard-local. Between commands it holds no buffer.
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, time::Duration};
 
 use super::{Outcome, Pop3Handover, maildrop::OpenMaildrop};
 use crate::{
@@ -163,9 +160,13 @@ impl Client {
         if step.event == Event::Incomplete {
             return self.wait_for_input().await;
         }
-        let start = Instant::now();
+        let start = self.shard.executor.moment();
         let done = self.perform(step.event).await;
-        self.shard.metrics.command(Protocol::Pop3, step.command, start.elapsed());
+        self.shard.metrics.command(
+            Protocol::Pop3,
+            step.command,
+            self.shard.executor.moment().since(start),
+        );
         self.restart_deadline();
         done?;
         self.commands_in_turn += 1;

@@ -145,7 +145,7 @@ impl Envelope {
         let now = shard.executor.now();
         self.id.clear();
         // Writing to a string cannot fail.
-        let _ = write!(self.id, "{:x}.{:08x}", now.0, rand::random::<u32>());
+        let _ = write!(self.id, "{:x}.{:08x}", now.0, shard.executor.random() as u32);
         let tls = connection.tls_description();
         let trace = Trace {
             reverse_path: session.reverse_path(),

@@ -74,7 +74,7 @@ impl Log {
             epoch,
             base,
             end,
-            nonce: rand::random(),
+            nonce: self.0.executor.random(),
             sources,
         };
         let name = super::segment::segment_name(epoch);

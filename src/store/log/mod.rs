@@ -275,12 +275,13 @@ impl Batch {
 }
 
 impl State {
-    /// Puts the open batch in the writer's queue and opens the next one behind it.
-    fn close_batch(&mut self, new_segment: bool) {
+    /// Puts the open batch in the writer's queue and opens the next one behind it, in a new segment if its
+    /// nonce is given.
+    fn close_batch(&mut self, new_segment: Option<u64>) {
         let (mut segment, mut offset) = (self.open.segment.clone(), self.open.end_offset());
-        if new_segment {
+        if let Some(nonce) = new_segment {
             let end = segment.base + offset;
-            segment = Rc::new(Segment::new(self.take_epoch(), end));
+            segment = Rc::new(Segment::new(self.take_epoch(), end, nonce));
             self.segments.insert(end, segment.clone());
             offset = 0;
         }
@@ -353,10 +354,10 @@ impl State {
 
 impl Segment {
     /// A segment to be filled.
-    fn new(epoch: u64, base: u64) -> Segment {
+    fn new(epoch: u64, base: u64, nonce: u64) -> Segment {
         let name = segment::segment_name(epoch);
         let fresh = Segment::found(epoch, base, name, Layout::InPlace, 0);
-        Segment { nonce: rand::random(), live: Cell::new(Some(0)), ..fresh }
+        Segment { nonce, live: Cell::new(Some(0)), ..fresh }
     }
 
     /// A segment that is only read from.
@@ -478,9 +479,9 @@ impl Log {
         let end = open.offset + (open.bytes.len() + len) as u64;
         let fresh = open.offset == 0 && open.entries == 0;
         if end > self.0.options.segment_size && !fresh {
-            state.close_batch(true);
+            state.close_batch(Some(self.0.executor.random()));
         } else if open.entries > 0 && open.bytes.len() + len > BATCH_TARGET {
-            state.close_batch(false);
+            state.close_batch(None);
         }
         if state.open.entries == 0 {
             let (least, most) = BATCH_RESERVE.into_inner();

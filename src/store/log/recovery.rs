@@ -761,7 +761,7 @@ impl Recovered {
         let behind_root = root + u64::from(root > 0);
         let base = align(self.lsn_next.max(self.replay_from()).max(behind_root).max(lsn));
         let epoch = self.epoch_next.max(epoch);
-        let segment = Rc::new(Segment::new(epoch, base));
+        let segment = Rc::new(Segment::new(epoch, base, self.executor.random()));
         self.segments.insert(base, segment.clone());
         State {
             segments: self.segments,

@@ -64,7 +64,7 @@ async fn has_work(inner: &Inner) -> bool {
 fn next_batch(inner: &Inner) -> Batch {
     let state = &mut *inner.state.borrow_mut();
     if state.closed.is_empty() {
-        state.close_batch(false);
+        state.close_batch(None);
     }
     match state.closed.pop_front() {
         Some(mut batch) => {
