@@ -101,6 +101,8 @@ const INTERNAL: &[&str] = &[
     "QUOTED_MAX",
     "REFERENCE_SIZE_MAX",
     "REPLIES_MAX",
+    "BEFORE_MAX",
+    "SHORT_MAX",
     "RETRY_PAUSE_MAX",
     "UNDECIDED_MAX",
     "WORD_MAX",

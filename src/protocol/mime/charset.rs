@@ -54,25 +54,39 @@ const LABEL_SIZE_MAX: usize = 40;
 /// them. `None` for those that `encoding_rs` does not decode.
 pub fn encoding_of(label: &[u8]) -> Option<&'static Encoding> {
     let found = Encoding::for_label(label).or_else(|| {
-        let name = squeezed(label)?;
+        let mut room = [0; BEFORE_MAX + LABEL_SIZE_MAX];
+        let size = squeeze(label, room.get_mut(BEFORE_MAX..)?)?;
         // The labels of the IANA that begin with "cs" are squeezed, too.
-        [b"".as_slice(), b"cs", b"iso", b"csiso"]
-            .iter()
-            .find_map(|before| Encoding::for_label(&[before, name.as_slice()].concat()))
-            .or_else(|| code_page(&name))
-            .or_else(|| alias(&name))
+        for before in [b"".as_slice(), b"cs", b"iso", b"csiso"] {
+            let start = BEFORE_MAX - before.len();
+            room[start..BEFORE_MAX].copy_from_slice(before);
+            if let Some(found) = Encoding::for_label(&room[start..BEFORE_MAX + size]) {
+                return Some(found);
+            }
+        }
+        let name = &room[BEFORE_MAX..BEFORE_MAX + size];
+        code_page(name).or_else(|| alias(name))
     });
     found.filter(|found| *found != REPLACEMENT)
 }
 
-/// A label without what mailers write in different ways: `x-` before it, case, and punctuation.
-fn squeezed(label: &[u8]) -> Option<Vec<u8>> {
+/// Octets of the longest beginning that is tried before a label.
+const BEFORE_MAX: usize = b"csiso".len();
+
+/// A label without what mailers write in different ways: `x-` before it, case, and punctuation. Into
+/// `out`; its size there.
+fn squeeze(label: &[u8], out: &mut [u8]) -> Option<usize> {
     if label.len() > LABEL_SIZE_MAX {
         return None;
     }
     let label = label.strip_prefix(b"x-").or_else(|| label.strip_prefix(b"X-")).unwrap_or(label);
     let counts = |octet: &&u8| octet.is_ascii_alphanumeric();
-    Some(label.iter().filter(counts).map(u8::to_ascii_lowercase).collect())
+    let mut size = 0;
+    for (place, octet) in std::iter::zip(out, label.iter().filter(counts)) {
+        *place = octet.to_ascii_lowercase();
+        size += 1;
+    }
+    Some(size)
 }
 
 /// Microsoft's numbers: `cp932`, `ms932`, `windows-932`, `win-1251`.
@@ -107,7 +121,9 @@ fn alias(name: &[u8]) -> Option<&'static Encoding> {
 }
 
 fn shifts(label: &[u8]) -> Option<Shifts> {
-    Some(match squeezed(label)?.as_slice() {
+    let mut room = [0; LABEL_SIZE_MAX];
+    let size = squeeze(label, &mut room)?;
+    Some(match &room[..size] {
         b"hz" | b"hzgb2312" => Shifts::Tilde,
         b"iso2022kr" | b"csiso2022kr" => Shifts::ISO_2022_KR,
         b"iso2022cn" | b"iso2022cnext" => Shifts::ISO_2022_CN,

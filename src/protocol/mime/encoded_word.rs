@@ -13,6 +13,15 @@ use super::{
 /// Octets from `=?` to `?=`; RFC 2047 2 allows 75, and nobody keeps to it.
 const ENCODED_WORD_SIZE_MAX: usize = 4_096;
 
+/// Encoded-words of one value that are decoded, about as many as ENVELOPE tells addresses; what comes
+/// after them is taken as it is.
+const WORDS_MAX: usize = 4_096;
+
+/// Whether a header value is text already, but for its line ends.
+pub(super) fn is_plain(value: &[u8]) -> bool {
+    value.is_ascii() && (memchr::memchr(b'?', value).is_none() || !value.contains(&b'='))
+}
+
 /// A header value as text.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Decoded {
@@ -104,7 +113,10 @@ pub fn decode_value(value: &[u8]) -> Decoded {
     let mut run: Option<Run> = None;
     let mut rest = unfolded.as_slice();
     let mut from = 0;
-    while let Some(at) = memmem::find(&rest[from..], b"=?").map(|at| at + from) {
+    let mut words = 0;
+    while words < WORDS_MAX
+        && let Some(at) = memmem::find(&rest[from..], b"=?").map(|at| at + from)
+    {
         let Some((word, size)) = EncodedWord::read(&rest[at..]) else {
             from = at + 2;
             continue;
@@ -114,6 +126,7 @@ pub fn decode_value(value: &[u8]) -> Decoded {
             out.push_run(run.take());
             out.push_raw(between);
         }
+        words += 1;
         let charset = Charset::new(word.charset);
         if run.as_ref().is_some_and(|run| run.charset != charset) {
             out.push_run(run.take());
@@ -293,6 +306,26 @@ mod tests {
             value in "(=\\?|\\?=|utf-8|\\?q\\?|\\?b\\?|=C3|_|=| |a|\u{f6}){0,20}",
         ) {
             decode_value(value.as_bytes());
+        }
+    }
+
+    #[test]
+    fn words_of_a_value_are_bounded() {
+        let decoded = decode_value(&b"=?utf-8?q?a?= ".repeat(WORDS_MAX + 10)).text;
+        assert!(decoded.starts_with(&"a".repeat(WORDS_MAX)));
+        assert!(decoded.ends_with(&"=?utf-8?q?a?= ".repeat(10).trim_end().to_owned()));
+    }
+
+    #[test]
+    fn plain_values_are_told_apart() {
+        for (value, plain) in [
+            (b"a=b c?d".as_slice(), false),
+            (b"what?", true),
+            (b"a=b", true),
+            (b"=\r?utf-8?q?a?=", false),
+            ("\u{e4}".as_bytes(), false),
+        ] {
+            assert_eq!(is_plain(value), plain);
         }
     }
 }

@@ -42,6 +42,12 @@ impl Needle {
 
     /// Whether a raw header value (folded or not, encoded-words) contains it once decoded.
     pub fn is_in_value(&self, value: &[u8]) -> bool {
+        if encoded_word::is_plain(value) {
+            let mut folded = Vec::with_capacity(value.len());
+            header::unfold(value, &mut folded);
+            folded.make_ascii_lowercase();
+            return self.is_in_folded(&folded);
+        }
         encoded_word::decode_value(value).readings().any(|text| self.is_in(text))
     }
 
@@ -72,7 +78,16 @@ impl Needle {
     fn size(&self) -> usize {
         self.finder.needle().len()
     }
+
+    /// It is looked for in every piece of a text; longer ones only when as much has come as they are
+    /// long, or each piece were looked through as often as it goes into them.
+    fn is_short(&self) -> bool {
+        self.size() <= SHORT_MAX
+    }
 }
+
+/// Octets of a needle that is looked for in every piece.
+const SHORT_MAX: usize = 4 * 1024;
 
 /// Fields of addresses that ENVELOPE tells.
 const ADDRESS_FIELDS: [&[u8]; 6] = [b"From", b"To", b"Cc", b"Bcc", b"Sender", b"Reply-To"];
@@ -133,6 +148,20 @@ enum Content<'a> {
     Epilogue(Part<'a>),
 }
 
+/// A header block that was read and is looked into a few fields at a time.
+struct Fields {
+    scope: Scope,
+    block: Vec<u8>,
+    /// Where the next field begins.
+    at: usize,
+}
+
+/// Stands between fields where needles are sought; in no needle, since it is not UTF-8.
+const BETWEEN_FIELDS: u8 = 0xff;
+
+/// Octets of fields looked into at a time, shared by all needles.
+const FIELDS_STEP: usize = 64 * 1024;
+
 /// What is being read.
 enum Reader {
     Between,
@@ -149,10 +178,23 @@ struct Needles<'a> {
 }
 
 impl Needles<'_> {
+    /// Looks for all in a text that is whole.
     fn look(&mut self, folded: &[u8], scope: Scope) {
+        self.look_from(folded, 0, scope, |_| true);
+    }
+
+    /// Looks for those `chosen` in a text that is new from `fresh` on.
+    fn look_from(
+        &mut self,
+        folded: &[u8],
+        fresh: usize,
+        scope: Scope,
+        chosen: impl Fn(&Needle) -> bool,
+    ) {
         for (wanted, needle, found) in &mut self.list {
-            if !*found && (scope == Scope::Body || *wanted == Scope::Text) {
-                *found = needle.is_in_folded(folded);
+            if !*found && (scope == Scope::Body || *wanted == Scope::Text) && chosen(needle) {
+                let start = (fresh + 1).saturating_sub(needle.size());
+                *found = folded.get(start..).is_some_and(|text| needle.is_in_folded(text));
             }
         }
     }
@@ -173,6 +215,8 @@ pub struct MessageSearch<'a> {
     /// Octets of the message.
     size: u64,
     reader: Reader,
+    /// What was read and is not yet looked into.
+    fields: Option<Fields>,
 }
 
 impl<'a> MessageSearch<'a> {
@@ -195,7 +239,19 @@ impl<'a> MessageSearch<'a> {
             position: 0,
             size: summary.size(),
             reader: Reader::Between,
+            fields: None,
         }
+    }
+
+    /// Looks into some of what was read and waits for that: a header, of which all fields at once would
+    /// hold others up. False when nothing is left. `push`,
+    /// `take` and `finish` do what nobody asked for before.
+    pub fn look_on(&mut self) -> bool {
+        let Some(fields) = &mut self.fields else { return false };
+        if self.needles.all_found() || !fields.look(&mut self.needles) {
+            self.fields = None;
+        }
+        self.fields.is_some()
     }
 
     /// Passes over what need not be looked into, say an attachment: the offset in the message of
@@ -208,14 +264,27 @@ impl<'a> MessageSearch<'a> {
 
     /// Whether all is decided, so that nothing more need be read.
     pub fn is_done(&self) -> bool {
-        self.regions.is_empty() || self.needles.all_found()
+        self.regions.is_empty() && self.fields.is_none() || self.needles.all_found()
     }
 
     /// The next bytes of the message, after those of the last call or from
     /// [`MessageSearch::seek`] on; answers [`MessageSearch::is_done`].
     pub fn push(&mut self, chunk: &[u8]) -> bool {
         let mut rest = chunk;
-        while !self.is_done()
+        while !rest.is_empty() && !self.is_done() {
+            rest = &rest[self.take(rest)..];
+            while self.look_on() {}
+        }
+        self.is_done()
+    }
+
+    /// As `push`, for who would let others run before [`MessageSearch::look_on`]: takes no more than comes
+    /// before the next of that, and answers how much it took.
+    pub fn take(&mut self, chunk: &[u8]) -> usize {
+        while self.look_on() {}
+        let mut rest = chunk;
+        while self.fields.is_none()
+            && !self.is_done()
             && let Some(region) = self.regions.last()
         {
             let before = region.range.start.saturating_sub(self.position);
@@ -240,18 +309,24 @@ impl<'a> MessageSearch<'a> {
                 self.end_region();
             }
         }
-        self.is_done()
+        match self.is_done() {
+            true => chunk.len(),
+            false => chunk.len() - rest.len(),
+        }
     }
 
     /// For each needle, in the order given, whether it was found.
     pub fn finish(mut self) -> Vec<bool> {
+        while self.look_on() {}
         self.end_region();
+        while self.look_on() {}
         self.needles.list.iter().map(|(_, _, found)| *found).collect()
     }
 
     fn end_region(&mut self) {
         self.regions.pop();
-        std::mem::replace(&mut self.reader, Reader::Between).finish(&mut self.needles);
+        self.fields =
+            std::mem::replace(&mut self.reader, Reader::Between).finish(&mut self.needles);
     }
 }
 
@@ -318,23 +393,60 @@ impl Reader {
         }
     }
 
-    fn finish(self, needles: &mut Needles<'_>) {
+    fn finish(self, needles: &mut Needles<'_>) -> Option<Fields> {
         match self {
-            Reader::Between => {}
-            Reader::Header(scope, block) => {
-                for field in header::fields(&block) {
-                    for text in encoded_word::decode_value(field.value).readings() {
-                        let mut folded = Vec::with_capacity(field.source.len());
-                        fold(&String::from_utf8_lossy(field.name), &mut folded);
-                        folded.extend_from_slice(b": ");
-                        fold(text, &mut folded);
-                        needles.look(&folded, scope);
-                    }
-                }
+            Reader::Between => None,
+            Reader::Header(scope, block) => Some(Fields { scope, block, at: 0 }),
+            Reader::Text(mut reader) => {
+                reader.push(b"", true, needles);
+                None
             }
-            Reader::Text(mut reader) => reader.push(b"", true, needles),
         }
     }
+}
+
+impl Fields {
+    /// Looks into the next fields; false when there are no more.
+    fn look(&mut self, needles: &mut Needles<'_>) -> bool {
+        let step = FIELDS_STEP / needles.list.len().max(1);
+        let block = self.block.get(self.at..).unwrap_or_default();
+        let mut folded = Vec::with_capacity(step.min(block.len()));
+        let mut passed = 0;
+        let mut fields = header::fields(block);
+        let more = loop {
+            let Some(field) = fields.next() else { break false };
+            append_field(&field, &mut folded);
+            passed += field.source.len();
+            if passed >= step {
+                break true;
+            }
+        };
+        self.at += passed;
+        needles.look(&folded, self.scope);
+        more
+    }
+}
+
+/// `name: value` in all its readings, folded.
+fn append_field(field: &header::Field<'_>, folded: &mut Vec<u8>) {
+    let start = folded.len();
+    fold(&String::from_utf8_lossy(field.name), folded);
+    folded.extend_from_slice(b": ");
+    if encoded_word::is_plain(field.value) {
+        let value = folded.len();
+        header::unfold(field.value, folded);
+        folded[value..].make_ascii_lowercase();
+    } else {
+        let name = folded[start..].to_vec();
+        for (number, text) in encoded_word::decode_value(field.value).readings().enumerate() {
+            if number > 0 {
+                folded.push(BETWEEN_FIELDS);
+                folded.extend_from_slice(&name);
+            }
+            fold(text, folded);
+        }
+    }
+    folded.push(BETWEEN_FIELDS);
 }
 
 /// A text part on its way: transfer encoding, charset, for HTML the tags, case, needles.
@@ -387,14 +499,14 @@ impl TextReader {
         }
         self.text.clear();
         self.charset.push(&self.bytes, last, &mut self.text);
-        self.source.push(&self.text, needles);
+        self.source.push(&self.text, last, needles);
         if let Some((stripper, stream)) = &mut self.html {
             self.stripped.clear();
             stripper.push(&self.text, &mut self.stripped);
             if last {
                 stripper.finish(&mut self.stripped);
             }
-            stream.push(&self.stripped, needles);
+            stream.push(&self.stripped, last, needles);
         }
     }
 }
@@ -431,19 +543,27 @@ impl Delimiter {
 /// A run of text in which needles are sought.
 #[derive(Default)]
 struct Stream {
-    /// Folded; between pieces only as much as the longest needle may need.
+    /// Folded; between pieces only as much as the longest needle may need, twice.
     folded: Vec<u8>,
+    /// From here on long needles were not looked for.
+    fresh: usize,
 }
 
 impl Stream {
-    fn push(&mut self, text: &str, needles: &mut Needles<'_>) {
-        if text.is_empty() {
-            return;
-        }
+    fn push(&mut self, text: &str, last: bool, needles: &mut Needles<'_>) {
+        let fresh = self.folded.len();
         fold(text, &mut self.folded);
-        needles.look(&self.folded, Scope::Body);
+        needles.look_from(&self.folded, fresh, Scope::Body, Needle::is_short);
+        let waits = self.folded.len() - self.fresh < needles.keep;
+        if needles.keep >= SHORT_MAX {
+            if waits && !last {
+                return;
+            }
+            needles.look_from(&self.folded, self.fresh, Scope::Body, |it| !it.is_short());
+        }
         let passed = self.folded.len().saturating_sub(needles.keep);
         self.folded.drain(..passed);
+        self.fresh = self.folded.len();
     }
 }
 
@@ -795,5 +915,61 @@ mod tests {
             let expected = texts.iter().any(|text| text.contains(&needle));
             prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);
         }
+    }
+
+    /// Needles longer than pieces, in plain text and in HTML, at the beginning, across pieces, at the end.
+    #[test]
+    fn long_needles() {
+        let text: String = (0..4_000).map(|number| format!("{number:05} ")).collect();
+        for (subtype, body) in [("plain", text.clone()), ("html", format!("<p>{text}</p>"))] {
+            let message = format!("Content-Type: text/{subtype}\r\n\r\n{body}\r\n");
+            let whole = text.trim_end();
+            for needle in
+                [whole, &whole[..5_000], &whole[whole.len() - 5_000..], &whole[9_000..15_000]]
+            {
+                for size in [100, 1_000, 7_000, 1 << 20] {
+                    assert!(
+                        search(message.as_bytes(), Scope::Body, needle, size),
+                        "{subtype} {size}"
+                    );
+                    let other = format!("{needle}x");
+                    assert!(
+                        !search(message.as_bytes(), Scope::Body, &other, size),
+                        "{subtype} {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// However many fields a header has, and words a field: each step is short.
+    #[test]
+    fn a_header_is_looked_into_by_steps() {
+        let mut message = b"S:\n".repeat(80_000);
+        message.extend_from_slice(b"Last: here\n\nx");
+        let mut summarizer = Summarizer::new();
+        summarizer.push(&message);
+        let summary = summarizer.finish();
+        let needles: Vec<Needle> = (0..64).map(|n| Needle::new(&format!("{n}x"))).collect();
+        let last = Needle::new("last: here");
+        let mut wanted: Vec<(Scope, &Needle)> =
+            needles.iter().map(|it| (Scope::Text, it)).collect();
+        wanted.push((Scope::Text, &last));
+        let mut search = MessageSearch::new(&summary, &wanted);
+        let (mut taken, mut steps) = (0, 0);
+        while taken < message.len() && !search.is_done() {
+            taken += search.take(&message[taken..]);
+            while search.look_on() {
+                steps += 1;
+            }
+        }
+        assert!(steps > 200, "{steps}");
+        let found = search.finish();
+        assert!(found[64] && !found[..64].contains(&true));
+        // Nothing is found across two fields.
+        let across = Needle::new("s: s:");
+        let mut search = MessageSearch::new(&summary, &[(Scope::Text, &across)]);
+        search.push(&message);
+        assert_eq!(search.finish(), [false]);
     }
 }

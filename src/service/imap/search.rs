@@ -141,9 +141,15 @@ impl Subject<'_> {
         let mut rest = search.seek()..self.message.body.size;
         while !rest.is_empty() {
             let piece = reader.piece(&rest).await?;
-            for part in piece.chunks(piece_size) {
-                if search.push(part) {
-                    return Ok(search.finish());
+            for mut part in piece.chunks(piece_size) {
+                while !part.is_empty() {
+                    part = part.get(search.take(part)..).unwrap_or_default();
+                    while search.look_on() {
+                        self.executor.yield_now().await;
+                    }
+                    if search.is_done() {
+                        return Ok(search.finish());
+                    }
                 }
                 self.executor.yield_now().await;
             }
