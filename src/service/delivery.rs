@@ -278,13 +278,13 @@ impl Delivery {
             rest = later;
         }
         let stage_max = self.charge.stage_max(self.summarizer.size());
-        self.settle(stage_max).await;
+        self.settle(stage_max, octets.len()).await;
     }
 
     /// The client makes us wait for more of the message. It waits with less memory if that is short.
     pub async fn stalled(&mut self) {
         let stage_max = self.charge.stage_max_stalled(self.summarizer.size());
-        self.settle(stage_max).await;
+        self.settle(stage_max, 0).await;
         if stage_max < usize::MAX {
             self.pending.shrink_to_fit();
             for part in &mut self.parts {
@@ -301,11 +301,13 @@ impl Delivery {
         self.staged() > 0
     }
 
-    /// Counts what is held, and holds less of it from `stage_max` octets of the body on. What cannot
+    /// Counts what is held, and what the connection holds of it `at_hand` for as long as the log has no
+    /// room; and holds less of it from `stage_max` octets of the body on. What cannot
     /// be held in any case ends the message: it will be refused when it is whole.
-    async fn settle(&mut self, stage_max: usize) {
+    async fn settle(&mut self, stage_max: usize, at_hand: usize) {
         let mut within = self.charge.set(self.memory());
         if self.staged() >= stage_max || !within && self.is_staged() {
+            let _ = self.charge.set(self.memory() + at_hand);
             self.spill().await;
             within = self.charge.set(self.memory());
         }

@@ -129,7 +129,7 @@ impl Left {
 
     fn add(&mut self, account: AccountId, why: Failure) {
         match why {
-            Failure::Refused | Failure::OverQuota => self.refused.push((account, why)),
+            Failure::Refused => self.refused.push((account, why)),
             why => self.again.push((account, why)),
         }
     }

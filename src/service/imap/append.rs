@@ -127,7 +127,7 @@ impl Incoming {
         self.summarizer.push(octets);
         self.writer.write(octets).await?;
         let stage_max = self.charge.stage_max(self.writer.size());
-        self.settle(stage_max).await
+        self.settle(stage_max, octets.len()).await
     }
 
     /// The client makes us wait: with less memory, if that is short.
@@ -136,13 +136,15 @@ impl Incoming {
         if stage_max < usize::MAX {
             self.writer.shrink();
         }
-        self.settle(stage_max).await
+        self.settle(stage_max, 0).await
     }
 
     /// Counts what is held, and holds less of it from `stage_max` octets of the body on.
-    async fn settle(&mut self, stage_max: usize) -> Result<(), Failure> {
+    async fn settle(&mut self, stage_max: usize, at_hand: usize) -> Result<(), Failure> {
         let mut within = self.charge.set(self.memory());
         if self.writer.staged() >= stage_max || !within {
+            // What the connection still holds of it waits for the log, too.
+            let _ = self.charge.set(self.memory() + at_hand);
             self.writer.spill().await?;
             within = self.charge.set(self.memory());
         }
