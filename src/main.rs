@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ringmail: {error:#}");
+            // What it quotes may be anybody's: no terminal's cursor moves for it.
+            eprintln!("ringmail: {}", verb::printable_lines(&format!("{error:#}")));
             let wrong_usage = error.downcast_ref::<ringmail::config::ConfigProblem>().is_some()
                 || error.downcast_ref::<verb::Usage>().is_some();
             ExitCode::from(if wrong_usage { 2 } else { 1 })

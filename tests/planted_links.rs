@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
         net::UnixListener,
@@ -213,7 +213,7 @@ fn verify_repair_leaves_the_servers_files() {
 /// Whatever the umask: folders 0700, locks and keys 0600, no core files.
 #[test]
 fn a_demo_is_private_and_leaves_no_core() {
-    use std::{io::BufRead, os::unix::process::CommandExt};
+    use std::os::unix::process::CommandExt;
     let place = tempfile::tempdir().unwrap();
     fs::create_dir(place.path().join("mail")).unwrap();
     fs::set_permissions(place.path().join("mail"), fs::Permissions::from_mode(0o777)).unwrap();
@@ -223,7 +223,7 @@ fn a_demo_is_private_and_leaves_no_core() {
         "umask 0; ulimit -c unlimited; exec \"$0\" demo --port-base 16000 --shards 1 --dir mail";
     command.args(["-c", script, env!("CARGO_BIN_EXE_ringmail")]).current_dir(place.path());
     let mut child = command.arg0("sh").stdout(Stdio::piped()).spawn().unwrap();
-    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let ready = lines.map_while(Result::ok).any(|line| line == "ringmail: ready");
     let about = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap();
     let (limits, filter) = (about("limits"), about("coredump_filter"));
@@ -269,6 +269,58 @@ fn partitions_are_no_links() {
     let output = scene.ringmail(&verify, "");
     assert!(text(&output).contains("belongs to user"), "{}", text(&output));
     assert_eq!(fs::read_dir(&partition).unwrap().count(), 0);
+}
+
+/// Root's directory that others could fill is neither closed to them nor used; one that is empty is.
+#[test]
+fn a_demo_takes_no_shared_directory() {
+    let Some(scene) = Scene::new() else { return };
+    let shared = scene.place.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("users"), "theirs").unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let output = scene.ringmail(&["demo", "--port-base", "16000", "--dir", "shared"], "");
+    assert!(text(&output).contains("others can write in it"), "{}", text(&output));
+    assert_eq!(fs::metadata(&shared).unwrap().mode() & 0o7777, 0o1777);
+}
+
+/// A file of another's at the report's name is not written into, nor does root's become theirs.
+#[test]
+fn a_report_is_nobody_elses() {
+    let Some(scene) = Scene::new() else { return };
+    scene.fill();
+    let reports = scene.place.path().join("reports");
+    fs::create_dir(&reports).unwrap();
+    fs::set_permissions(&reports, fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(reports.join("theirs"), "x").unwrap();
+    chown(reports.join("theirs"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let output = scene.ringmail(&["verify", "--dir", "mail", "--json", "reports/theirs"], "");
+    assert!(text(&output).contains("another user's"), "{}", text(&output));
+    assert_eq!(fs::read_to_string(reports.join("theirs")).unwrap(), "x");
+}
+
+/// What a server says, or ends without saying, is no clean bill and moves no cursor.
+#[test]
+fn an_unfinished_verification_is_none() {
+    let Some(scene) = Scene::new() else { return };
+    scene.fill();
+    let listener = UnixListener::bind(scene.mail().join("control.sock")).unwrap();
+    scene.give_all();
+    let answers = std::thread::spawn(move || {
+        for answer in ["", "failed\t0\t\u{1b}[31m\n"] {
+            let (stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&stream).read_line(&mut request).unwrap();
+            (&stream).write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    for expected in ["before it had verified anything", "not verified"] {
+        let output = scene.ringmail(&["verify", "--dir", "mail"], "");
+        assert!(!output.status.success());
+        assert!(text(&output).contains(expected), "{}", text(&output));
+        assert!(!text(&output).contains('\u{1b}'));
+    }
+    answers.join().unwrap();
 }
 
 /// The report is root's; a link at its name is replaced, wherever it lies.

@@ -267,7 +267,8 @@ pub enum BodyCompression {
 const DEMO_CONNECTIONS: usize = 9_000;
 
 /// What a demo has of its own: settings and sections that `--set` may not change.
-const DEMO_OWN: &[&str] = &["hostname", "domains", "data_dir", "users_file", "listen", "tls"];
+const DEMO_OWN: &[&str] =
+    &["hostname", "domains", "data_dir", "users_file", "listen", "tls", "user", "group"];
 
 /// The domain of `ringmail demo`.
 pub const DEMO_DOMAIN: &str = "demo.test";
@@ -496,9 +497,10 @@ impl Settings {
             ConfigProblem::file("--port-base", what)
         })?;
         for line in overrides {
-            let name = line.split(['=', '.']).next().unwrap_or_default().trim();
+            let name = line.split(['=', '.']).next().unwrap_or_default();
+            let name = name.trim_matches([' ', '\t', '"', '\'']);
             if DEMO_OWN.contains(&name) {
-                let what = format!("{line}: the demo sets {name} itself, by --dir and --port-base");
+                let what = format!("{line}: the demo sets {name} itself (see --dir, --port-base)");
                 return Err(ConfigProblem::file("--set", what));
             }
         }

@@ -19,6 +19,7 @@ use std::{
 };
 
 use nix::{
+    dir::Dir,
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat},
     sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat},
@@ -129,13 +130,30 @@ impl Folder {
     }
 
     /// Takes group and others out, if it is ours; the mode that it had, if anything was changed.
+    ///
+    /// # Errors
+    /// Root's, where others could write and something lies already: who knows whose that is.
     pub fn tighten(&self) -> io::Result<Option<u32>> {
         let mode = self.stat.st_mode & 0o7777;
         if mode & OTHERS == 0 || Uid::effective() != self.owner().uid {
             return Ok(None);
         }
+        if privilege::is_root() && mode & OTHERS_WRITE != 0 && !self.is_empty()? {
+            return Err(refusal(
+                "root's, and others can write in it, and it is not empty: chmod go-w",
+            ));
+        }
         fchmod(&self.fd, Mode::from_bits_truncate(FOLDER_MODE))?;
         Ok(Some(mode))
+    }
+
+    fn is_empty(&self) -> io::Result<bool> {
+        let mut entries = Dir::from_fd(self.fd.try_clone()?)?;
+        let other = entries.iter().find(|entry| match entry {
+            Ok(entry) => !matches!(entry.file_name().to_bytes(), b"." | b".."),
+            Err(_) => true,
+        });
+        Ok(other.is_none())
     }
 
     /// Runs `work` as the folder's owner, if we are root and it is not.
@@ -240,9 +258,14 @@ impl Folder {
         written
     }
 
-    /// As [`Folder::replace`], as the folder's owner; in root's, as root, wherever that is: a link is
-    /// replaced and not followed, so nothing outside the folder is touched.
+    /// As [`Folder::replace`], as the folder's owner; in root's, as root, wherever that is: no link is
+    /// followed, so nothing outside the folder is touched, and a file of another's is left to that.
     pub fn replace_as_owner(&self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+        let before = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if before.is_ok_and(|stat| stat.st_uid != self.owner().uid.as_raw()) && privilege::is_root()
+        {
+            return Err(refusal("there is a file of another user's"));
+        }
         privilege::act_as(self.owner(), || self.replace(name, bytes, None))
             .map_err(io::Error::other)?
     }

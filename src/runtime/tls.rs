@@ -6,7 +6,6 @@
 //! kernel puts it.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,6 +18,8 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use super::folder::read_file;
 
 /// TLS 1.3 tickets sent after a full handshake: one is what a mail client that reconnects uses.
 const TICKETS_SENT: usize = 1;
@@ -87,8 +88,13 @@ impl Certificate {
     }
 }
 
+/// Octets of a certificate chain's file, or a key's.
+const FILE_MAX: u64 = 4 << 20;
+
+/// Never waits for a pipe.
 fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
-    fs::read(path).map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
+    read_file(path, FILE_MAX)
+        .map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
 }
 
 /// A fresh self-signed certificate as PEM, for the caller to keep (`ringmail demo`).
@@ -174,7 +180,7 @@ mod tests {
         let other = SelfSigned::generate(&["other.demo.test"]).unwrap();
         let file = |name: &str, content: &str| {
             let path = folder.path().join(name);
-            fs::write(&path, content).unwrap();
+            std::fs::write(&path, content).unwrap();
             path
         };
         let chain = file("chain.pem", &made.chain_pem);

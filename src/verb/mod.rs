@@ -53,6 +53,11 @@ fn printable(text: &str) -> String {
     out
 }
 
+/// As [`printable`], of a text that has lines.
+pub fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
 /// A bar of bytes on standard error, if that is a terminal.
 fn bytes_bar(doing: &str, total: u64) -> ProgressBar {
     let template =

@@ -40,6 +40,8 @@ struct Outcome {
     found: Vec<Found>,
     failed: Vec<String>,
     sums: BTreeMap<String, u64>,
+    /// Partitions verified to their end.
+    reports: u64,
     /// Octets of the lines that all this was made from, about.
     kept: usize,
 }
@@ -65,7 +67,10 @@ pub fn verify(arguments: VerifyArguments) -> Result<()> {
     }
     let damaged = outcome.sums.get("findings").copied().unwrap_or(0);
     match (outcome.failed.first(), damaged) {
-        (Some(why), _) => bail!("{why}"),
+        (Some(why), _) => bail!("{}", printable(why)),
+        (None, _) if outcome.reports == 0 => {
+            bail!("{}: the server ended before it had verified anything", data_dir.display())
+        }
         (None, 0) => Ok(()),
         (None, count) if arguments.repair && arguments.dry_run => bail!(
             "{}: damage in {count} place(s); --repair would make durable what could be salvaged",
@@ -166,6 +171,7 @@ impl Outcome {
                 });
             }
             ["report", _, numbers @ ..] => {
+                self.reports += 1;
                 for (name, value) in numbers.iter().filter_map(|number| number.split_once('=')) {
                     let sum = self.sums.entry(name.to_owned()).or_default();
                     *sum = sum.saturating_add(value.parse().unwrap_or(0));
