@@ -108,6 +108,19 @@ def large_bodies(client, count, mebibytes):
     client.command("NOOP")
 
 
+def odd_messages(client):
+    """Of 85,000 fields; of 15,000 encoded words; of HTML in two letters."""
+    letters = random.Random(1)
+    html = b"\r\n".join(bytes(letters.choice(b"qz") for _ in range(900)) for _ in range(450))
+    client.command("CREATE odd")
+    client.command("SELECT INBOX")
+    for message in (b"S:\n" * 85_000 + b"\r\nx",
+                    b"Subject: " + b"=?hz?q??==?x?q??=" * 15_000 + b"\r\n\r\nx",
+                    b"Content-Type: text/html\r\n\r\n" + html):
+        client.append(message)
+    client.command("MOVE 1:* odd")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,6 +138,9 @@ def main():
         subscribe(attacker, arguments.subscriptions)
         fill(attacker, "many", many)
         large_bodies(attacker, 8, 8)
+        odd_messages(attacker)
+        strings = " ".join(f'NOT TEXT "{chr(97 + n % 26)}{n % 10}"' for n in range(64))
+        long = "".join(random.Random(2).choice("qz") for _ in range(200 * 1024))
         here, there = multiprocessing.Pipe()
         bystander = multiprocessing.Process(target=stand_by, args=(port, there), daemon=True)
         bystander.start()
@@ -146,8 +162,12 @@ def main():
             ("FETCH, 1 octet of each piece", "SELECT large", f"FETCH 1:* ({parts})"),
             ("FETCH ENVELOPE BODYSTRUCTURE", None, "FETCH 1:* (ENVELOPE BODYSTRUCTURE)"),
             ("SEARCH BODY", None, "SEARCH BODY nowhere"),
+            ("SEARCH, 64 strings, 85,000 fields", "SELECT odd", f"SEARCH 1 {strings}"),
+            ("SEARCH, 15,000 encoded words", None, "SEARCH 2 TEXT nowhere"),
+            ("SEARCH, a string of 200 KiB", None,
+             f"SEARCH 3 {strings.replace('TEXT', 'BODY')} NOT BODY {{{len(long)}+}}\r\n{long}"),
         ]
-        print(f"{'attack':30} {'seconds':>8} {'NOOPs':>7} {'99.9 % ms':>10} {'worst ms':>9}")
+        print(f"{'attack':33} {'seconds':>8} {'NOOPs':>7} {'99.9 % ms':>10} {'worst ms':>9}")
         for name, before, command in attacks:
             if before:
                 attacker.command(before)
@@ -162,7 +182,7 @@ def main():
             here.send("stop")
             count, worst, percentile = here.recv()
             note = "" if answer and answer.startswith(b"t OK") else f"  {(answer or b'cut off')[:60]}"
-            print(f"{name:30} {seconds:8.2f} {count:7} {percentile:10.2f} {worst:9.2f}{note}",
+            print(f"{name:33} {seconds:8.2f} {count:7} {percentile:10.2f} {worst:9.2f}{note}",
                   flush=True)
             if answer is None:
                 attacker.socket.close()
