@@ -5,8 +5,7 @@
 //! whose table was not in memory) the next mark pass corrects.
 
 use super::{
-    body::BODY_CHUNK,
-    format::effect::Effect,
+    format::{body::BODY_CHUNK, effect::Effect},
     message::MessageBody,
     partition::{Change, Changes, Inner},
 };

@@ -12,7 +12,7 @@ use super::{
         namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
         state::{AccountCell, AccountState},
     },
-    body::StagedBody,
+    bodies::write::StagedBody,
     error::StoreError,
     format::effect::Effect,
     message::{MailboxStatus, Message, MessageBody},

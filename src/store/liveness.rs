@@ -16,10 +16,10 @@ use std::{collections::BTreeSet, rc::Rc};
 
 use super::{
     account::{page::decode_account, snapshot::Published, state::AccountState},
-    body::BODY_CHUNK,
     compaction::Pace,
     error::StoreError,
     format::{
+        body::BODY_CHUNK,
         effect::Effect,
         run::{RUN_RECORD_BYTES, RunRecord, RunRef},
     },

@@ -1,21 +1,20 @@
 //! What is durable: partitions, each a single-writer log that is the mailbox.
 //!
-//! `partition` is the way in and the way every change takes; `handle`, `view` and `body` are what
+//! `partition` is the way in and the way every change takes; `handle`, `view` and `bodies/` are what
 //! services hold. `account/` is an account in memory, `format/` what an entry's octets mean, `log/` the
 //! entries; `message` and `error` are what all of them speak of. Of the rest, `admission` says whether new
 //! mail is taken; `checkpoint`, `paging` and `page_directory` move accounts to disk and back, `load`
 //! reads what a log says, `reopen` puts it back after a failed write; `compaction`, `liveness` and
-//! `views` give back the space of what nobody refers to any more, `compression` makes bodies smaller;
+//! `views` give back the space of what nobody refers to any more;
 //! `damage`, `rebuild` and `salvage` go on when some of it cannot be read, `verify` looks for that.
 //! docs/architecture.md, "The rooms of the store", says which of them will share a room.
 
 mod account;
 mod admission;
-mod body;
+mod bodies;
 mod bulk;
 mod checkpoint;
 mod compaction;
-pub mod compression;
 mod damage;
 mod error;
 mod format;
@@ -52,11 +51,14 @@ pub use self::{
         snapshot::{Difference, Snapshot},
     },
     admission::PartitionTrouble,
-    body::{BODY_CHUNK, BodyWriter, StagedBody},
+    bodies::{
+        compression::{self, Compression},
+        write::{BodyWriter, StagedBody},
+    },
     compaction::CompactionReport,
-    compression::Compression,
     damage::{Damage, Place},
     error::StoreError,
+    format::body::BODY_CHUNK,
     handle::{Account, Copied, FlagChange, FlagOutcome},
     log::RecoveryReport,
     message::{MailboxStatus, Message, MessageBody},

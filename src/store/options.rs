@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     account::{holding::HoldingLimits, runs::RUN_GARBAGE_MIN},
-    compression::Compression,
+    bodies::compression::Compression,
     format::run::RUN_RECORDS_MAX,
 };
 use crate::model::{PartitionId, SpecialUse};

@@ -27,11 +27,14 @@ use tokio::sync::Semaphore;
 use super::{
     account::{namespace::first_mailboxes, state::AccountCell},
     admission::{self, Admission},
-    body::{BodyWriter, EntryCache, REASSEMBLED_MAX, StagedBody, StagedChunks},
+    bodies::{
+        compression::BodyCounters,
+        read::EntryCache,
+        write::{BodyWriter, REASSEMBLED_MAX, StagedBody, StagedChunks},
+    },
     bulk::Bulk,
     checkpoint,
     compaction::Compactions,
-    compression::BodyCounters,
     damage::{Damage, Damages},
     error::StoreError,
     format::effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
@@ -144,7 +147,7 @@ pub(super) struct Inner {
     /// Published states that sessions hold, maybe.
     pub views: RefCell<Views>,
     pub staging: RefCell<StagedChunks>,
-    /// See [`super::body::REASSEMBLED_MAX`].
+    /// See [`super::bodies::write::REASSEMBLED_MAX`].
     pub reassembly: Arc<Semaphore>,
     pub compactions: Compactions,
     pub damages: Damages,

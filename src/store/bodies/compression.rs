@@ -1,6 +1,6 @@
 //! Bodies made smaller (zstd, RFC 8878) on their way into the log, where it pays.
 //!
-//! Called by `body`, a body or a chunk of one at a time, never more than [`BODY_CHUNK`]. What takes
+//! Called by `write` and `read`, a body or a chunk of one at a time, never more than [`BODY_CHUNK`]. What takes
 //! long goes off the shard. The contexts are big (about 1 MiB) and dear to make, so each thread has
 //! one, for as long as it lives.
 
@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::body::BODY_CHUNK;
+use super::super::format::body::BODY_CHUNK;
 use crate::runtime::executor::{Executor, offload};
 
 /// How bodies are compressed.
@@ -54,7 +54,7 @@ impl Packed {
 
 /// Octets of bodies that came, and that were written for them, since the partition was opened.
 #[derive(Default)]
-pub(super) struct BodyCounters {
+pub(crate) struct BodyCounters {
     pub raw: Cell<u64>,
     pub stored: Cell<u64>,
     chunks_raw: Cell<u64>,
@@ -62,19 +62,19 @@ pub(super) struct BodyCounters {
 }
 
 impl BodyCounters {
-    pub(super) fn count(&self, stored: u32, raw: u32) {
+    pub(crate) fn count(&self, stored: u32, raw: u32) {
         self.raw.set(self.raw.get() + u64::from(raw));
         self.stored.set(self.stored.get() + u64::from(stored));
     }
 
-    pub(super) fn count_chunk(&self, stored: u32, raw: u32) {
+    pub(crate) fn count_chunk(&self, stored: u32, raw: u32) {
         self.count(stored, raw);
         self.chunks_raw.set(self.chunks_raw.get() + u64::from(raw));
         self.chunks_stored.set(self.chunks_stored.get() + u64::from(stored));
     }
 
     /// Bytes in the log that the chunks of a body of `size` take, as a guess: by what others took.
-    pub(super) fn chunks_of(&self, size: u64) -> u64 {
+    pub(crate) fn chunks_of(&self, size: u64) -> u64 {
         let (raw, stored) = (self.chunks_raw.get(), self.chunks_stored.get());
         match raw {
             0 => size,
@@ -84,7 +84,7 @@ impl BodyCounters {
 }
 
 /// `raw` compressed if that pays, else as it is.
-pub(super) async fn pack(
+pub(crate) async fn pack(
     executor: &dyn Executor,
     how: Option<Compression>,
     raw: Vec<u8>,

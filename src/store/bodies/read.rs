@@ -1,0 +1,241 @@
+//! Bodies on their way out of the log: read, decompressed, cut to what was asked for.
+//!
+//! What was read last is kept (`EntryCache`), and what was done is counted: whoever asks for a few octets
+//! each of many bodies costs what is read and decompressed for them.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    super::{
+        damage::Place,
+        error::StoreError,
+        format::{
+            body::{Extent, block_of},
+            codec::Malformed,
+        },
+        message::MessageBody,
+        partition::{Inner, undecodable},
+    },
+    compression,
+};
+use crate::model::Lsn;
+
+/// Entries read last, so that a long body read in pieces, or summary and then body, read each entry
+/// of the log once, and decompress what it holds once. Shard-local.
+#[derive(Default)]
+pub(crate) struct EntryCache {
+    /// Latest last.
+    entries: RefCell<VecDeque<(Key, Bytes)>>,
+    /// Octets read and decompressed since others were let in.
+    work: Cell<usize>,
+}
+
+/// Octets read and decompressed before other sessions get their turn, about a millisecond's, however
+/// few of them were asked for.
+const WORK_PER_TURN: usize = 1 << 20;
+/// What any reading counts as, also one of what is kept here.
+const WORK_MIN: usize = 4 * 1024;
+/// Decompressing an octet takes about as long as reading and checking this many.
+const DECOMPRESSION_WORK: usize = 3;
+
+/// What is kept of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Payload(Lsn),
+    /// The body, or the piece of one, that the entry's frame stands for.
+    Decompressed(Lsn),
+}
+
+/// Entries kept in an [`EntryCache`], and bytes of them.
+const CACHED_ENTRIES: usize = 16;
+const CACHED_BYTES: usize = 2 << 20;
+
+impl EntryCache {
+    fn get(&self, key: Key) -> Option<Bytes> {
+        let entries = self.entries.borrow();
+        entries.iter().rev().find(|(at, _)| *at == key).map(|(_, bytes)| bytes.clone())
+    }
+
+    fn worked(&self, octets: usize) {
+        self.work.set(self.work.get().saturating_add(octets));
+    }
+
+    /// Enough was done since the last time this said so.
+    fn turn_is_over(&self) -> bool {
+        let over = self.work.get() >= WORK_PER_TURN;
+        if over {
+            self.work.set(0);
+        }
+        over
+    }
+
+    pub(crate) fn clear(&self) {
+        self.entries.borrow_mut().clear();
+    }
+
+    fn insert(&self, key: Key, kept: Bytes) {
+        let mut entries = self.entries.borrow_mut();
+        entries.push_back((key, kept));
+        let mut bytes: usize = entries.iter().map(|(_, kept)| kept.len()).sum();
+        while entries.len() > CACHED_ENTRIES || bytes > CACHED_BYTES {
+            let Some((_, oldest)) = entries.pop_front() else { break };
+            bytes -= oldest.len();
+        }
+    }
+}
+
+impl Inner {
+    /// To be awaited before each reading for a session: whoever asks for a few octets each of many
+    /// bodies costs what is read and decompressed for them.
+    pub(crate) async fn reading_turn(&self) {
+        if self.cache.turn_is_over() {
+            self.executor.yield_now().await;
+        }
+    }
+
+    pub(super) async fn read_payload(&self, lsn: Lsn, entry_len: u32) -> Result<Bytes, StoreError> {
+        self.cache.worked(WORK_MIN);
+        if let Some(payload) = self.cache.get(Key::Payload(lsn)) {
+            return Ok(payload);
+        }
+        let read = match entry_len {
+            0 => self.log.read(lsn).await,
+            len => self.log.read_sized(lsn, len).await,
+        };
+        let (_, payload) = read.inspect_err(|error| self.note_damage(error, Place::default()))?;
+        self.cache.worked(payload.len());
+        self.cache.insert(Key::Payload(lsn), payload.clone());
+        Ok(payload)
+    }
+
+    /// The `raw` bytes that `frame`, of the entry at `lsn`, stands for.
+    fn decompressed(&self, lsn: Lsn, frame: &[u8], raw: u64) -> Result<Bytes, StoreError> {
+        let key = Key::Decompressed(lsn);
+        let raw = usize::try_from(raw).unwrap_or(usize::MAX);
+        // Two references to one chunk may disagree about its size, on a disk that was tampered with.
+        if let Some(bytes) = self.cache.get(key).filter(|bytes| bytes.len() == raw) {
+            return Ok(bytes);
+        }
+        let bytes = compression::decompress(frame, raw)
+            .map_err(|error| undecodable(lsn, error))
+            .inspect_err(|error| self.note_damage(error, Place::default()))?;
+        let bytes = Bytes::from(bytes);
+        self.cache.worked(bytes.len().saturating_mul(DECOMPRESSION_WORK));
+        self.cache.insert(key, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// Bytes `offset..offset + len` of the body, clamped to its size.
+    pub(crate) async fn read_body(
+        &self,
+        body: &MessageBody,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        let payload = self.read_payload(body.lsn, body.entry_len).await?;
+        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        let end = offset.saturating_add(len as u64).min(block.size);
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        if block.compressed {
+            let bytes = self.decompressed(body.lsn, block.inline, block.size)?;
+            return Ok(bytes.slice(offset as usize..end as usize));
+        }
+        if block.extents.is_empty() {
+            return Ok(payload.slice_ref(&block.inline[offset as usize..end as usize]));
+        }
+        self.read_extents(&block.extents, offset, end).await
+    }
+
+    /// Reads only the chunks that hold some of `offset..end`, which lies within them.
+    async fn read_extents(
+        &self,
+        extents: &[Extent],
+        offset: u64,
+        end: u64,
+    ) -> Result<Bytes, StoreError> {
+        let mut start = 0;
+        let mut out = BytesMut::new();
+        for extent in extents {
+            let (first, last) = (start, start + u64::from(extent.raw));
+            start = last;
+            if last <= offset || first >= end {
+                continue;
+            }
+            let chunk = self.read_chunk(extent).await?;
+            let from = (offset.max(first) - first) as usize;
+            let to = (end.min(last) - first) as usize;
+            let piece = chunk.slice(from..to);
+            if piece.len() as u64 == end - offset {
+                return Ok(piece);
+            }
+            out.extend_from_slice(&piece);
+        }
+        Ok(out.freeze())
+    }
+
+    /// The bytes of the body that a chunk holds, exactly as many as the extent says.
+    pub(super) async fn read_chunk(&self, extent: &Extent) -> Result<Bytes, StoreError> {
+        let cached = self.cache.get(Key::Decompressed(extent.lsn));
+        if let Some(bytes) = cached.filter(|bytes| bytes.len() == extent.raw as usize) {
+            return Ok(bytes);
+        }
+        let payload = self.read_payload(extent.lsn, extent.entry_len()).await?;
+        if payload.len() != extent.stored as usize {
+            return Err(undecodable(extent.lsn, Malformed("chunk length")));
+        }
+        match extent.is_compressed() {
+            true => self.decompressed(extent.lsn, &payload, u64::from(extent.raw)),
+            false => Ok(payload),
+        }
+    }
+
+    /// The entries that hold the body's chunks, with their bytes in the log; none if it lies in its
+    /// commit entry.
+    pub(crate) async fn chunks(&self, body: &MessageBody) -> Result<Vec<(Lsn, u32)>, StoreError> {
+        let payload = self.read_payload(body.lsn, body.entry_len).await?;
+        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        let chunk = |extent: &Extent| (extent.lsn, extent.entry_len());
+        Ok(block.extents.iter().map(chunk).collect())
+    }
+
+    pub(crate) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
+        let payload = self.read_payload(body.lsn, body.entry_len).await?;
+        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        Ok(payload.slice_ref(block.summary))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_ends_by_what_was_done() {
+        let cache = EntryCache::default();
+        assert!(!cache.turn_is_over());
+        cache.worked(WORK_PER_TURN - 1);
+        assert!(!cache.turn_is_over());
+        cache.worked(1);
+        assert!(cache.turn_is_over() && !cache.turn_is_over());
+        cache.worked(usize::MAX);
+        cache.worked(usize::MAX);
+        assert!(cache.turn_is_over());
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let cache = EntryCache::default();
+        let key = |n| Key::Payload(Lsn(n));
+        (0..100).for_each(|n| cache.insert(key(n), Bytes::from(vec![0; 300_000])));
+        assert!(cache.get(key(99)).is_some() && cache.get(key(0)).is_none());
+        assert!(cache.get(Key::Decompressed(Lsn(99))).is_none());
+        assert!(cache.entries.borrow().len() * 300_000 <= CACHED_BYTES);
+    }
+}

@@ -1,0 +1,406 @@
+//! Bodies on their way into the log: taken in pieces, staged, committed by the entry that names them.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    super::{
+        error::StoreError,
+        format::body::{BODY_CHUNK, Extent, block_of, put_head},
+        log::{EntryHeader, EntryKind, Log},
+        message::MessageBody,
+        partition::{Inner, undecodable},
+    },
+    compression::{self, Packed},
+};
+use crate::model::{AccountId, Lsn, MailboxId, Uid};
+
+/// Summaries above this are refused: a commit entry must stay one entry.
+const SUMMARY_MAX: usize = 4 << 20;
+
+/// Spilled bodies put together again at a time, a partition: 2 MiB of memory.
+pub(crate) const REASSEMBLED_MAX: usize = 8;
+
+enum Content {
+    Inline(Packed),
+    Chunked(Vec<Extent>),
+}
+
+/// Takes body bytes as they arrive; over [`BODY_CHUNK`] they go to the log as chunk entries, and
+/// sooner where memory is short ([`BodyWriter::spill`]). Dropping it leaves at most garbage chunks,
+/// never a message.
+pub struct BodyWriter {
+    partition: Rc<Inner>,
+    /// Of the log, when the body began.
+    generation: u64,
+    buffer: Vec<u8>,
+    extents: Vec<Extent>,
+    size: u64,
+    /// Compressing a chunk has not paid: the others of the body are not tried.
+    incompressible: bool,
+    staging: Option<Staging>,
+}
+
+/// Chunks of bodies that no entry refers to yet, by the LSN of the body's first, with the bytes each
+/// takes in the log. Compaction moves them like any others, however long their bodies take.
+pub(crate) type StagedChunks = BTreeMap<Lsn, Vec<(Lsn, u32)>>;
+
+/// Keeps the chunks of one body among the partition's [`StagedChunks`].
+struct Staging {
+    partition: Rc<Inner>,
+    first: Lsn,
+}
+
+impl Staging {
+    fn new(partition: Rc<Inner>, first: Lsn) -> Staging {
+        partition.staging.borrow_mut().insert(first, Vec::new());
+        Staging { partition, first }
+    }
+
+    fn add(&self, extent: &Extent) {
+        if let Some(chunks) = self.partition.staging.borrow_mut().get_mut(&self.first) {
+            chunks.push((extent.lsn, extent.entry_len()));
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.partition.staging.borrow_mut().remove(&self.first);
+    }
+}
+
+impl BodyWriter {
+    pub(in crate::store) fn new(partition: Rc<Inner>) -> BodyWriter {
+        let generation = partition.log.generation();
+        let (buffer, extents) = (Vec::new(), Vec::new());
+        let incompressible = false;
+        BodyWriter {
+            partition,
+            generation,
+            buffer,
+            extents,
+            size: 0,
+            incompressible,
+            staging: None,
+        }
+    }
+
+    /// Waits only when the partition's write buffer is full.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.buffer.len() == BODY_CHUNK {
+                self.append_chunk().await?;
+            }
+            let (now, later) = rest.split_at(rest.len().min(BODY_CHUNK - self.buffer.len()));
+            grow(&mut self.buffer, now.len());
+            self.buffer.extend_from_slice(now);
+            self.size += now.len() as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    async fn pack(&mut self) -> Packed {
+        let raw = std::mem::take(&mut self.buffer);
+        let how = self.partition.options.compression.filter(|_| !self.incompressible);
+        // A short piece is not even tried, which says nothing about the others.
+        let tried = how.is_some_and(|how| raw.len() >= how.body_min);
+        let packed = compression::pack(&*self.partition.executor, how, raw).await;
+        self.incompressible |= tried && !packed.is_compressed();
+        packed
+    }
+
+    /// Bytes waiting in memory.
+    pub fn staged(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Bytes of memory held, used or not.
+    pub fn memory(&self) -> usize {
+        self.buffer.capacity() + self.extents.capacity() * size_of::<Extent>()
+    }
+
+    /// Writes what waits in memory to the log as a chunk and gives its memory back.
+    pub async fn spill(&mut self) -> Result<(), StoreError> {
+        if !self.buffer.is_empty() {
+            let packed = self.pack().await;
+            self.append_packed(&packed).await?;
+        }
+        self.buffer = Vec::new();
+        Ok(())
+    }
+
+    /// Gives back memory that nothing waits in.
+    pub fn shrink(&mut self) {
+        self.buffer.shrink_to_fit();
+    }
+
+    /// A body that was spilled and turned out short is put together again: only longer ones may be
+    /// in chunks, since compaction does not look for those of others.
+    async fn reassemble(&mut self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let gate = self.partition.reassembly.clone();
+        let permit = gate.acquire_owned().await.map_err(|_| StoreError::Poisoned)?;
+        if self.generation != self.partition.log.generation() {
+            return Err(StoreError::Poisoned);
+        }
+        let mut whole = Vec::with_capacity(usize::try_from(self.size).unwrap_or(BODY_CHUNK));
+        for extent in &self.extents {
+            whole.extend_from_slice(&self.partition.read_chunk(extent).await?);
+        }
+        // Chunks of before a failure are not to be told from others' by now.
+        if self.generation != self.partition.log.generation() {
+            return Err(StoreError::Poisoned);
+        }
+        whole.extend_from_slice(&self.buffer);
+        self.buffer = whole;
+        self.extents.clear();
+        self.staging = None;
+        self.incompressible = false;
+        Ok(permit)
+    }
+
+    async fn append_chunk(&mut self) -> Result<(), StoreError> {
+        let packed = self.pack().await;
+        self.append_packed(&packed).await?;
+        if packed.is_compressed() {
+            self.buffer.reserve(BODY_CHUNK);
+        } else {
+            // The one that was just written.
+            self.buffer = packed.bytes;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    async fn append_packed(&mut self, packed: &Packed) -> Result<(), StoreError> {
+        self.partition.admit()?;
+        self.partition.log.room().await?;
+        let header = EntryHeader {
+            kind: EntryKind::BodyChunk,
+            account: AccountId(0),
+            mailbox: MailboxId(0),
+            uid: Uid(0),
+        };
+        let lsn = self.partition.log.append(header, &[&packed.bytes])?;
+        let (stored, raw) = (packed.bytes.len() as u32, packed.raw as u32);
+        self.partition.body_counters.count_chunk(stored, raw);
+        let extent = Extent { lsn, stored, raw };
+        let begin = || Staging::new(self.partition.clone(), lsn);
+        self.staging.get_or_insert_with(begin).add(&extent);
+        self.extents.push(extent);
+        Ok(())
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// `summary` is what `protocol::mime` derived, opaque here, kept beside the message.
+    pub async fn finish(mut self, summary: Vec<u8>) -> Result<StagedBody, StoreError> {
+        if summary.len() > SUMMARY_MAX {
+            return Err(StoreError::Limit("bytes of a message summary"));
+        }
+        let mut reassembled = None;
+        if !self.extents.is_empty() && self.size <= BODY_CHUNK as u64 {
+            reassembled = Some(self.reassemble().await?);
+        } else if !self.extents.is_empty() && !self.buffer.is_empty() {
+            self.append_chunk().await?;
+        }
+        let content = match self.extents.is_empty() {
+            true => {
+                let packed = self.pack().await;
+                self.partition.body_counters.count(packed.bytes.len() as u32, packed.raw as u32);
+                Content::Inline(packed)
+            }
+            false => Content::Chunked(self.extents),
+        };
+        let BodyWriter { partition, generation, size, staging, .. } = self;
+        Ok(StagedBody {
+            partition,
+            generation,
+            content,
+            summary,
+            size,
+            _staging: staging,
+            _reassembled: reassembled,
+        })
+    }
+}
+
+/// Makes room for `more` bytes of a body: what is doubled is never more than a chunk.
+fn grow(buffer: &mut Vec<u8>, more: usize) {
+    let needed = buffer.len() + more;
+    if needed > buffer.capacity() {
+        let capacity = needed.max((2 * buffer.capacity()).min(BODY_CHUNK));
+        buffer.reserve_exact(capacity - buffer.len());
+    }
+}
+
+/// A complete body waiting for its commit entry. Belongs to the partition that staged it.
+pub struct StagedBody {
+    partition: Rc<Inner>,
+    generation: u64,
+    content: Content,
+    summary: Vec<u8>,
+    size: u64,
+    _staging: Option<Staging>,
+    /// Kept until the body is in the log: bounds the memory of those put together again.
+    _reassembled: Option<OwnedSemaphorePermit>,
+}
+
+impl StagedBody {
+    /// The log has taken the body: what it held in memory is free for others while the disk writes. Its
+    /// chunks stay staged until it is dropped.
+    pub(crate) fn logged(&mut self) {
+        if matches!(self.content, Content::Inline(_)) {
+            self.content = Content::Chunked(Vec::new());
+        }
+        self._reassembled = None;
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Extents are LSNs of one log: a body must not be committed to another.
+    pub(in crate::store) fn belongs_to(&self, partition: &Rc<Inner>) -> bool {
+        Rc::ptr_eq(&self.partition, partition)
+    }
+
+    /// Refuses a body whose chunks may have gone with a failure of the log since it was begun.
+    pub(crate) fn check_chunks(&self, log: &Log) -> Result<(), StoreError> {
+        let chunked = matches!(self.content, Content::Chunked(_));
+        match chunked && self.generation != log.generation() {
+            true => Err(StoreError::Poisoned),
+            false => Ok(()),
+        }
+    }
+
+    /// Appends the body block's beginning to `head`; the block goes on with [`Self::summary`] and
+    /// [`Self::inline`].
+    pub(crate) fn encode_head(&self, head: &mut Vec<u8>) {
+        let (extents, compressed) = match &self.content {
+            Content::Inline(packed) => (None, packed.is_compressed()),
+            Content::Chunked(extents) => (Some(extents.as_slice()), false),
+        };
+        put_head(head, extents, compressed, self.size, self.summary.len());
+    }
+
+    pub(crate) fn summary(&self) -> &[u8] {
+        &self.summary
+    }
+
+    pub(crate) fn inline(&self) -> &[u8] {
+        match &self.content {
+            Content::Inline(packed) => &packed.bytes,
+            Content::Chunked(_) => &[],
+        }
+    }
+
+    /// Moves a short body out into a chunk, so that the commit entry is small whatever the body.
+    pub(crate) async fn into_chunks(self) -> Result<StagedBody, StoreError> {
+        let Content::Inline(packed) = self.content else { return Ok(self) };
+        let mut writer = BodyWriter::new(self.partition.clone());
+        writer.append_packed(&packed).await?;
+        let content = Content::Chunked(writer.extents);
+        Ok(StagedBody {
+            content,
+            generation: writer.generation,
+            partition: self.partition,
+            summary: self.summary,
+            size: self.size,
+            _staging: writer.staging,
+            _reassembled: None,
+        })
+    }
+}
+
+impl Inner {
+    /// The chunks of a body in the log, to be committed once more. Who calls holds the entry that has
+    /// them now.
+    pub(crate) async fn stage_again(
+        self: &Rc<Self>,
+        body: &MessageBody,
+    ) -> Result<StagedBody, StoreError> {
+        let generation = self.log.generation();
+        let payload = self.read_payload(body.lsn, body.entry_len).await?;
+        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        if block.extents.is_empty() {
+            return Err(StoreError::NotPermitted("a body that is not in chunks"));
+        }
+        let (size, summary) = (block.size, block.summary.to_vec());
+        let content = Content::Chunked(block.extents);
+        let partition = self.clone();
+        Ok(StagedBody {
+            partition,
+            generation,
+            content,
+            summary,
+            size,
+            _staging: None,
+            _reassembled: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::Timestamp,
+        runtime::{device::memory::MemoryDevice, simulation::Simulation},
+        store::{DeliveryTarget, Partition, StoreOptions},
+    };
+
+    /// A frame whose checksums hold and that is none, or of another length, is damage, and named.
+    #[test]
+    fn a_false_frame_is_not_served() {
+        let simulation = Simulation::new(1);
+        simulation.run_until(async {
+            let (device, executor) = (Rc::new(MemoryDevice::new()), Rc::new(simulation.clone()));
+            let partition =
+                Partition::open(device, executor, StoreOptions::default()).await.unwrap().0;
+            let frame = compression::compress(vec![b'x'; 5000], 1).bytes;
+            let cut = frame[..frame.len() - 1].to_vec();
+            let contents = [
+                (vec![1, 2, 3], 5000),
+                (cut, 5000),
+                (frame.clone(), 4999),
+                (frame.clone(), 5001),
+                (frame.clone(), 2 * BODY_CHUNK),
+            ];
+            for (bytes, raw) in contents {
+                for chunked in [false, true] {
+                    let staged = partition.stage().finish(Vec::new()).await.unwrap();
+                    let content = Content::Inline(Packed { bytes: bytes.clone(), raw });
+                    let mut staged = StagedBody { content, size: raw as u64, ..staged };
+                    if chunked {
+                        staged = staged.into_chunks().await.unwrap();
+                    }
+                    let target = DeliveryTarget {
+                        account: AccountId(1),
+                        mailbox: None,
+                        flags: Default::default(),
+                        keywords: Vec::new(),
+                        internal_date: Timestamp(0),
+                    };
+                    partition.deliver(staged, vec![target], None).await.unwrap();
+                }
+            }
+            let account = partition.account(AccountId(1)).await.unwrap();
+            let view = account.select(MailboxId::INBOX, false).await.unwrap();
+            let messages = view.current().unwrap();
+            assert_eq!(messages.len(), 10);
+            for message in messages.iter_from(0) {
+                for len in [1, usize::MAX] {
+                    let read = account.read_body(&message.body, 0, len).await;
+                    assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
+                }
+            }
+            assert_eq!(partition.verify(&|_| {}).await.unwrap().messages_damaged, 10);
+        });
+    }
+}
