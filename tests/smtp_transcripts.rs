@@ -276,6 +276,39 @@ fn a_message_that_one_account_is_too_full_for_reaches_nobody() {
     }
 }
 
+/// Two messages find room at one time, and there is room for one: the other's copy waits in the spool, and
+/// no sender hears of a failure whose message somebody has.
+#[test]
+fn an_account_that_fills_up_meanwhile_gets_its_copy_later() {
+    let holding = HoldingLimits { messages: 2, ..HoldingLimits::default() };
+    let both = ["bob@demo.test", "alice@demo.test"];
+    let mut races = 0;
+    for pause in 0..200 {
+        let world = World::new(&Ground::new(), Choices { holding, ..Choices::default() });
+        for _ in 0..pause {
+            world.simulation.random();
+        }
+        let mut first = world.client();
+        begin(&mut first, "EHLO", &both[..1]);
+        first.say("x\r\n.\r\n");
+        first.expect("250");
+        let mut clients = [world.client(), world.client()];
+        clients.iter_mut().for_each(|client| begin(client, "EHLO", &both));
+        clients.iter_mut().for_each(|client| client.say("x\r\n.\r\n"));
+        let accepted = clients.iter_mut().filter_map(|client| {
+            let reply = String::from_utf8(transcript::Peer::receive(client)).unwrap();
+            assert!(reply.starts_with("250 ") || reply.starts_with("552 5.2.2"), "{reply}");
+            reply.starts_with("250 ").then_some(())
+        });
+        let accepted = accepted.count();
+        assert_eq!(world.inbox(ALICE).len(), accepted, "nobody has what was refused");
+        let waiting = spooled(&world).len();
+        assert_eq!(world.inbox(BOB).len() - 1 + waiting, accepted);
+        races += waiting;
+    }
+    assert!(races > 0, "nobody filled up meanwhile");
+}
+
 /// Some user beside alice and bob whose account lies in the same partition.
 fn neighbour(of: AccountId) -> (AccountId, String) {
     let id = (3..=8).map(AccountId).find(|id| id.partition(2) == of.partition(2));

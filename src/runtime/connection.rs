@@ -888,6 +888,19 @@ mod tests {
         assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::ShuttingDown)));
     }
 
+    /// What is not read stays in the socket and costs nothing.
+    #[test]
+    fn reads_are_as_small_as_wanted() {
+        let (mut connection, peer) = Connection::memory();
+        peer.send(&[b'x'; 100]);
+        connection.set_read_max(10);
+        block_on(connection.fill(SECOND)).unwrap();
+        assert_eq!(connection.input().len(), 10);
+        connection.set_read_max(usize::MAX);
+        block_on(connection.fill(SECOND)).unwrap();
+        assert_eq!(connection.input().len(), 100);
+    }
+
     /// Octets that trickle in earn no more time.
     #[test]
     fn a_handshake_has_one_deadline() {
