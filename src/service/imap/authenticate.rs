@@ -85,12 +85,13 @@ impl Session {
         let Some(seat) = self.shard.imap_seats.take(account, most) else {
             return Err(Failure::no(Code::Limit, "Too many sessions of this account"));
         };
+        // The seat goes with the work: who tries again and again on a silent disk runs out of them.
         let opened = {
             let partition = partition.clone();
-            async move { partition.account(account).await }
+            async move { partition.account(account).await.map(|account| (account, seat)) }
         };
-        self.account = Some(self.shard.in_time(&partition, opened).await?);
-        self.seat = Some(seat);
+        let (account, seat) = self.shard.in_time(&partition, opened).await?;
+        (self.account, self.seat) = (Some(account), Some(seat));
         // Only now: whom the account has no room for is still a stranger.
         self.connection.set_logged_in(true);
         self.lift_limits();
