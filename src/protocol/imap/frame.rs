@@ -102,7 +102,7 @@ impl Framer {
             let fits = if is_message {
                 literal.size <= self.limits.message
             } else {
-                let max = at_least_for_id(self.limits.command, input);
+                let max = self.at_least_for_id(self.limits.command, input);
                 literal.size <= max.saturating_sub(end) as u64
             };
             if !fits {
@@ -146,23 +146,26 @@ impl Framer {
         let end = found.unwrap_or(input.len());
         self.scanned = end;
         let size = self.earlier_lines + (end - self.line_start);
-        if size > self.limits.line && size > at_least_for_id(self.limits.line, input) {
+        if size > self.limits.line && size > self.at_least_for_id(self.limits.line, input) {
             return Err(Frame::Bye(LINE_TOO_LONG));
         }
         found.ok_or(Frame::More)
     }
 
+    /// `limit`, but enough for an ID if the command in `input` is one. Call it with a whole first
+    /// line, or with more than the limit of a line: what else was read with it plays no part.
+    fn at_least_for_id(&self, limit: usize, input: &[u8]) -> usize {
+        let line = &input[..input.len().min(self.limits.line)];
+        let line = &line[..memchr(b'\n', line).unwrap_or(line.len())];
+        let space = memchr(b' ', line).unwrap_or(line.len());
+        let spaces = line[space..].iter().take_while(|&&octet| octet == b' ').count();
+        let name = line[space + spaces..].get(..3).unwrap_or_default();
+        if name.eq_ignore_ascii_case(b"ID ") { limit.max(ID_COMMAND_MAX) } else { limit }
+    }
+
     fn reset(&mut self) {
         *self = Framer::new(self.limits);
     }
-}
-
-/// `limit`, but enough for an ID if `input` begins with one.
-fn at_least_for_id(limit: usize, input: &[u8]) -> usize {
-    let space = memchr(b' ', input).unwrap_or(input.len());
-    let spaces = input[space..].iter().take_while(|&&octet| octet == b' ').count();
-    let name = input[space + spaces..].get(..3).unwrap_or_default();
-    if name.eq_ignore_ascii_case(b"ID ") { limit.max(ID_COMMAND_MAX) } else { limit }
 }
 
 /// `{size}` or `{size+}` before a line end.
@@ -326,6 +329,20 @@ mod tests {
         assert_eq!(framer.next(literals.as_bytes()), Frame::Command { size: literals.len() });
         let endless = format!("a ID ({})\r\n", fields(70));
         assert_eq!(framer.next(endless.as_bytes()), Frame::Bye(LINE_TOO_LONG));
+    }
+
+    /// What is read with a line, or not yet, does not make it an ID: only what stands within the
+    /// limit of the line and before its end does.
+    #[test]
+    fn how_the_input_is_cut_makes_no_id() {
+        let long_tag = format!("{}\n ID NIL\r\n", "x".repeat(SMALL.line));
+        check(long_tag.as_bytes(), &[Frame::Bye(LINE_TOO_LONG)]);
+        let spaces = format!("a{}ID NIL\r\n", " ".repeat(SMALL.line));
+        check(spaces.as_bytes(), &[Frame::Bye(LINE_TOO_LONG)]);
+        let literal = b"a{61}\r\n ID NIL\r\n";
+        check(literal, &[Frame::Refused { size: 7 }, Frame::Command { size: 9 }]);
+        let fits = format!("a{}ID NIL\r\n", " ".repeat(SMALL.line - "aID ".len()));
+        check(fits.as_bytes(), &[Frame::Command { size: fits.len() }]);
     }
 
     #[test]
