@@ -239,7 +239,7 @@ impl Inner {
         let mut root = Root {
             buckets: directory.pages(),
             segments,
-            quarantined: self.quarantined_epochs(),
+            quarantined: self.damages.quarantined().keys().copied().collect(),
             lost: self.lost.get(),
             ..Root::default()
         };

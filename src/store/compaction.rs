@@ -16,7 +16,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -24,9 +24,7 @@ use std::{
 use super::{
     error::StoreError,
     liveness::Marks,
-    log::{
-        CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, segment_name, time_for,
-    },
+    log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, time_for},
     partition::{Inner, Partition},
     signal::Signal,
 };
@@ -82,7 +80,6 @@ pub(super) struct Compactions {
     /// Bytes that changes have logged or freed since the last cycle. Checkpoints and cycles make
     /// garbage too: without this they could call for each other for ever.
     pub changed: Cell<u64>,
-    quarantined: RefCell<BTreeMap<u64, (String, StoreError)>>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
     deleted: Cell<u64>,
@@ -94,7 +91,6 @@ pub(super) struct CompactionProbe {
     pub runs: u64,
     pub rewritten: u64,
     pub deleted: u64,
-    pub quarantined: u64,
 }
 
 impl Compactions {
@@ -103,7 +99,6 @@ impl Compactions {
             runs: self.runs.get(),
             rewritten: self.rewritten.get(),
             deleted: self.deleted.get(),
-            quarantined: self.quarantined.borrow().len() as u64,
         }
     }
 
@@ -258,7 +253,7 @@ impl Inner {
 
     /// Sealed segments below the horizon that may be rewritten.
     fn compactable(&self) -> Vec<SealedSegment> {
-        let quarantined = self.compactions.quarantined.borrow();
+        let quarantined = self.damages.quarantined();
         let mut sealed = self.log.sealed_below(self.horizon());
         sealed.retain(|segment| !quarantined.contains_key(&segment.epoch));
         sealed
@@ -280,7 +275,7 @@ impl Inner {
         running.clean = true;
         (report.segments_after, report.bytes_after) = self.log.disk_usage();
         report.live_bytes = report.bytes_after.saturating_sub(self.garbage_bytes());
-        report.quarantined = self.compactions.quarantined.borrow().values().cloned().collect();
+        report.quarantined = self.damages.quarantined().values().cloned().collect();
         self.compactions.runs.set(self.compactions.runs.get() + 1);
         self.compactions.left.set(garbage(&self.compactable()));
         outcome.map(|()| report)
@@ -429,7 +424,7 @@ impl Inner {
                     if let Some(writer) = &mut output.writer {
                         writer.cut(segment.base);
                     }
-                    self.quarantine(segment.epoch, error);
+                    self.damages.quarantine(segment.epoch, error);
                     self.complete(std::mem::take(&mut output), marks, pace, report).await?;
                 }
                 Err(error) => {
@@ -439,28 +434,6 @@ impl Inner {
             }
         }
         self.complete(output, marks, pace, report).await
-    }
-
-    pub(super) fn quarantine(&self, epoch: u64, error: StoreError) {
-        let name = match &error {
-            StoreError::Corrupt { segment, .. } => segment.clone(),
-            _ => format!("segment {epoch}"),
-        };
-        self.compactions.quarantined.borrow_mut().entry(epoch).or_insert((name, error));
-    }
-
-    /// Segments that are kept, by epoch, for the root.
-    pub(super) fn quarantined_epochs(&self) -> Vec<u64> {
-        self.compactions.quarantined.borrow().keys().copied().collect()
-    }
-
-    /// Takes over from the root which segments to keep.
-    pub(super) fn keep_quarantined(&self, epochs: &[u64]) {
-        for epoch in epochs {
-            let segment = segment_name(*epoch);
-            let what = "damage was found in it earlier".to_owned();
-            self.quarantine(*epoch, StoreError::Corrupt { segment, offset: 0, what });
-        }
     }
 
     async fn copy_segment(

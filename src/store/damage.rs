@@ -1,14 +1,17 @@
 //! Damage that was found while the partition was open, and the turn of those who repair it.
 //!
 //! Filled by reads, start and salvage; `server` tells it to the administrator, `verify` reports it.
-//! Shard-local, bounded. A segment with damage is quarantined (`compaction`): its file stays.
+//! Shard-local, bounded. A segment with damage is *quarantined*: its file stays, whatever else
+//! of it is garbage, and the checkpoint's root names it.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, Ref, RefCell},
+    collections::BTreeMap,
+};
 
 use super::{
     error::StoreError,
-    log::{RecoveryReport, segment_epoch},
-    partition::Inner,
+    log::{RecoveryReport, segment_epoch, segment_name},
     signal::Signal,
 };
 use crate::model::{AccountId, MailboxId, Uid};
@@ -38,6 +41,7 @@ pub(super) struct Damages {
     notes: RefCell<Vec<Damage>>,
     /// How many of them were told.
     told: Cell<usize>,
+    quarantined: RefCell<BTreeMap<u64, (String, StoreError)>>,
     repairing: Cell<bool>,
     ended: Signal,
 }
@@ -60,8 +64,54 @@ impl Damages {
         Turn(self)
     }
 
-    pub(super) fn note(&self, segment: String, offset: u64, what: String, place: Place) {
-        let damage = Damage { segment, offset, what, place };
+    /// Remembers damage and quarantines its segment; other errors are none.
+    pub(super) fn note(&self, error: &StoreError, place: Place) {
+        let StoreError::Corrupt { segment, offset, what } = error else { return };
+        self.note_loss(Damage {
+            segment: segment.clone(),
+            offset: *offset,
+            what: what.clone(),
+            place,
+        });
+        if let Some(epoch) = segment_epoch(segment) {
+            self.quarantine(epoch, error.clone());
+        }
+    }
+
+    /// As [`Damages::note`], for all that reading the log found.
+    pub(super) fn note_report(&self, report: &RecoveryReport) {
+        for (segment, offset, what) in &report.damage {
+            let (segment, what) = (segment.clone(), what.clone());
+            let error = StoreError::Corrupt { segment, offset: *offset, what };
+            self.note(&error, Place::default());
+        }
+    }
+
+    /// The segment of this epoch stays as it is.
+    pub(super) fn quarantine(&self, epoch: u64, error: StoreError) {
+        let name = match &error {
+            StoreError::Corrupt { segment, .. } => segment.clone(),
+            _ => format!("segment {epoch}"),
+        };
+        self.quarantined.borrow_mut().entry(epoch).or_insert((name, error));
+    }
+
+    /// Takes over from the last checkpoint's root which segments to keep.
+    pub(super) fn keep_quarantined(&self, epochs: &[u64]) {
+        for epoch in epochs {
+            let segment = segment_name(*epoch);
+            let what = "damage was found in it earlier".to_owned();
+            self.quarantine(*epoch, StoreError::Corrupt { segment, offset: 0, what });
+        }
+    }
+
+    /// Segments that are kept, by epoch: their names and what is wrong with them.
+    pub(super) fn quarantined(&self) -> Ref<'_, BTreeMap<u64, (String, StoreError)>> {
+        self.quarantined.borrow()
+    }
+
+    /// Remembers what is gone, wherever it was.
+    pub(super) fn note_loss(&self, damage: Damage) {
         let mut notes = self.notes.borrow_mut();
         let known = notes.iter().any(|other| {
             other.segment == damage.segment
@@ -87,25 +137,5 @@ impl Damages {
         let notes = self.notes.borrow();
         let from = self.told.replace(notes.len());
         notes[from..].to_vec()
-    }
-}
-
-impl Inner {
-    /// Remembers damage and quarantines its segment; other errors are none.
-    pub(super) fn note_damage(&self, error: &StoreError, place: Place) {
-        let StoreError::Corrupt { segment, offset, what } = error else { return };
-        self.damages.note(segment.clone(), *offset, what.clone(), place);
-        if let Some(epoch) = segment_epoch(segment) {
-            self.quarantine(epoch, error.clone());
-        }
-    }
-
-    /// As [`Inner::note_damage`], for all that reading the log found.
-    pub(super) fn note_report(&self, report: &RecoveryReport) {
-        for (segment, offset, what) in &report.damage {
-            let (segment, what) = (segment.clone(), what.clone());
-            let error = StoreError::Corrupt { segment, offset: *offset, what };
-            self.note_damage(&error, Place::default());
-        }
     }
 }

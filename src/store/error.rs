@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::model::Lsn;
+
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The device failed; after a write every change is refused until the partition reopened itself.
@@ -37,4 +39,11 @@ pub enum StoreError {
     /// A named limit was hit, e.g. "keywords per mailbox".
     #[error("limit reached: {0}")]
     Limit(&'static str),
+}
+
+impl StoreError {
+    /// An entry whose checksums are right and whose content is not: a bug, or a newer version's.
+    pub(super) fn undecodable(lsn: Lsn, error: impl std::fmt::Display) -> StoreError {
+        StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what: error.to_string() }
+    }
 }

@@ -25,7 +25,7 @@ use super::{
     },
     log::SealedSegment,
     message::MessageBody,
-    partition::{Inner, undecodable},
+    partition::Inner,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
@@ -340,7 +340,7 @@ impl Inner {
                 pace.spent(payload.len() as u64).await?;
                 marks.add(lsn, payload.len() as u32);
                 let state = decode_account(lsn, &payload);
-                Capture::of(&state.map_err(|error| undecodable(lsn, error))?)
+                Capture::of(&state.map_err(|error| StoreError::undecodable(lsn, error))?)
             }
         };
         page.into_iter().for_each(|page| marks.add(page, PAGE_BYTES));

@@ -9,12 +9,11 @@ use hashbrown::HashMap;
 use super::{
     error::StoreError,
     format::{
-        effect::decode_effects,
+        effect::{LoggedEffects, decode_effects},
         root::{Root, decode_directory, decode_root},
     },
     log::{EntryHeader, EntryKind, Log, Recovered, RecoveryReport, Replay},
     page_directory::PageDirectory,
-    partition::{LoggedEffects, undecodable},
     rebuild::Rebuild,
     standing::Standing,
 };
@@ -78,11 +77,14 @@ async fn load_directory(recovered: &Recovered) -> Result<(PageDirectory, Root), 
         return Ok((PageDirectory::new(), Root::default()));
     };
     let (_, payload) = recovered.read(checkpoint.root).await?;
-    let root = decode_root(&payload).map_err(|error| undecodable(checkpoint.root, error))?;
+    let root =
+        decode_root(&payload).map_err(|error| StoreError::undecodable(checkpoint.root, error))?;
     let mut directory = PageDirectory::from_root(&root);
     for page in root.buckets.iter().flatten() {
         let (_, payload) = recovered.read(*page).await?;
-        directory.fill(decode_directory(&payload).map_err(|error| undecodable(*page, error))?);
+        directory.fill(
+            decode_directory(&payload).map_err(|error| StoreError::undecodable(*page, error))?,
+        );
     }
     Ok((directory, root))
 }
@@ -96,9 +98,9 @@ pub(super) async fn load_spool(
 ) -> Result<(), StoreError> {
     for lsn in &root.spool {
         let decoded = match log.read(*lsn).await {
-            Ok((_, payload)) => {
-                standing.take_spooled(*lsn, &payload).map_err(|error| undecodable(*lsn, error))
-            }
+            Ok((_, payload)) => standing
+                .take_spooled(*lsn, &payload)
+                .map_err(|error| StoreError::undecodable(*lsn, error)),
             Err(error) => Err(error),
         };
         match decoded {
@@ -139,6 +141,6 @@ impl Replayed {
                 None => self.standing.push((lsn, effect)),
             }
         })
-        .map_err(|error| undecodable(lsn, error))
+        .map_err(|error| StoreError::undecodable(lsn, error))
     }
 }

@@ -17,10 +17,10 @@ use super::{
     error::StoreError,
     format::{
         codec::{Decoded, Malformed},
-        effect::Effect,
+        effect::{Effect, LoggedEffects},
         run::{RunRecord, RunRef, decode_run},
     },
-    partition::{Inner, LoggedEffects, undecodable},
+    partition::Inner,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
@@ -100,7 +100,7 @@ impl Inner {
                     true => Ok(state),
                     false => Err(Malformed("account of a page")),
                 })
-                .map_err(|error| undecodable(lsn, error))?;
+                .map_err(|error| StoreError::undecodable(lsn, error))?;
         }
         let lost = self.lost.get();
         let may_lack = state.applied < lost;
@@ -130,7 +130,7 @@ impl Inner {
             {
                 let builder = self.read_runs(&mailbox.runs).await?;
                 install_table(mailbox, builder)
-                    .map_err(|error| undecodable(page.unwrap_or_default(), error))?;
+                    .map_err(|error| StoreError::undecodable(page.unwrap_or_default(), error))?;
             }
         }
         state.replay(effects);
@@ -142,7 +142,7 @@ impl Inner {
         for run in runs {
             let records = self.read_run(run).await?;
             let applied = builder.apply(records.into_iter());
-            applied.map_err(|error| undecodable(run.lsn, error))?;
+            applied.map_err(|error| StoreError::undecodable(run.lsn, error))?;
             self.executor.yield_now().await;
         }
         Ok(builder)
@@ -155,7 +155,7 @@ impl Inner {
                 true => Ok(records),
                 false => Err(Malformed("length of a run")),
             })
-            .map_err(|error| undecodable(run.lsn, error))
+            .map_err(|error| StoreError::undecodable(run.lsn, error))
     }
 
     /// Makes sure the mailbox's message table is in memory.
@@ -184,7 +184,8 @@ impl Inner {
                     if mailbox.loaded.is_some() || mailbox.runs != runs {
                         continue;
                     }
-                    install_table(mailbox, builder).map_err(|error| undecodable(page, error))
+                    install_table(mailbox, builder)
+                        .map_err(|error| StoreError::undecodable(page, error))
                 }
                 Err(error) => Err(error),
             };

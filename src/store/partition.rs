@@ -37,7 +37,7 @@ use super::{
     compaction::Compactions,
     damage::{Damage, Damages},
     error::StoreError,
-    format::effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
+    format::effect::{BODY_HERE, Effect, LoggedEffects, PropertyKind, encode_effects},
     handle::Account,
     load::{Loaded, load, load_spool},
     log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, RecoveryReport, Replay, entry_len},
@@ -118,9 +118,6 @@ pub(super) struct Change {
 /// The changes of one entry. Nearly always one.
 pub(super) type Changes = SmallVec<[Change; 1]>;
 
-/// Effects with the LSNs of their entries, in order.
-pub(super) type LoggedEffects = Vec<(Lsn, Effect)>;
-
 /// What the clones of a [`Partition`] share.
 pub(super) struct Inner {
     pub options: StoreOptions,
@@ -161,11 +158,6 @@ pub(super) struct Inner {
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
     pub body_counters: BodyCounters,
-}
-
-/// An entry whose checksums are right and whose content is not: a bug, or a newer version's.
-pub(super) fn undecodable(lsn: Lsn, error: impl std::fmt::Display) -> StoreError {
-    StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what: error.to_string() }
 }
 
 impl Partition {
@@ -230,8 +222,8 @@ impl Partition {
         }));
         let task = checkpoint::run(Rc::downgrade(&inner), inner.checkpoints.wanted.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
-        inner.keep_quarantined(&root.quarantined);
-        inner.note_report(&report);
+        inner.damages.keep_quarantined(&root.quarantined);
+        inner.damages.note_report(&report);
         // Told by the report.
         inner.damages.news();
         inner.start_compaction_task();
@@ -475,7 +467,7 @@ impl Partition {
             compactions: compaction.runs,
             compacted_bytes: compaction.rewritten,
             segments_deleted: compaction.deleted,
-            segments_quarantined: compaction.quarantined,
+            segments_quarantined: self.inner.damages.quarantined().len() as u64,
             spooled: self.inner.standing.borrow().spool.len() as u64,
         }
     }

@@ -11,12 +11,11 @@ use super::{
     account::page::decode_account,
     error::StoreError,
     format::{
-        effect::{Effect, decode_effects},
+        effect::{Effect, LoggedEffects, decode_effects},
         root::{Root, decode_root},
     },
     log::{EntryHeader, EntryKind},
     page_directory::PageDirectory,
-    partition::{LoggedEffects, undecodable},
 };
 use crate::model::{AccountId, Lsn};
 
@@ -56,7 +55,7 @@ impl Rebuild {
                 Ok(())
             }
             _ => decode_effects(lsn, payload, |effect| self.take_effect(lsn, effect))
-                .map_err(|error| undecodable(lsn, error)),
+                .map_err(|error| StoreError::undecodable(lsn, error)),
         }
     }
 

@@ -18,11 +18,12 @@ use hashbrown::HashMap;
 use super::{
     account::state::{AccountCell, AccountState},
     error::StoreError,
+    format::effect::LoggedEffects,
     load::{Loaded, load, load_spool},
     log::{Recovered, Replay},
     page_directory::PageDirectory,
     paging::install_table,
-    partition::{Inner, LoggedEffects, undecodable},
+    partition::Inner,
     signal::Signal,
     standing::Standing,
 };
@@ -104,7 +105,7 @@ impl Inner {
         self.staging.borrow_mut().clear();
         self.bulk.reset();
         self.replace_accounts(fresh);
-        self.note_report(&report);
+        self.damages.note_report(&report);
         self.schedule_checkpoint();
         Ok(())
     }
@@ -159,7 +160,8 @@ impl Inner {
                 && mailbox.loaded.is_none()
             {
                 let builder = self.read_runs(&mailbox.runs).await?;
-                install_table(mailbox, builder).map_err(|error| undecodable(page, error))?;
+                install_table(mailbox, builder)
+                    .map_err(|error| StoreError::undecodable(page, error))?;
             }
         }
         Ok(())

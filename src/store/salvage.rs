@@ -20,15 +20,15 @@ use super::{
         page::decode_account,
         state::{AccountCell, AccountState},
     },
-    damage::Place,
+    damage::{Damage, Place},
     error::StoreError,
     format::{
-        effect::{Effect, decode_effects},
+        effect::{Effect, LoggedEffects, decode_effects},
         run::{RunRecord, RunRef},
     },
     log::EntryKind,
     message::Message,
-    partition::{Inner, LoggedEffects},
+    partition::Inner,
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid, UidValidity};
 
@@ -64,7 +64,7 @@ impl Inner {
         if self.accounts.borrow().contains_key(&id) {
             return Ok(None);
         }
-        self.note_damage(why, Place { account: Some(id), ..Place::default() });
+        self.damages.note(why, Place { account: Some(id), ..Place::default() });
         let remains = self.remains_of(id).await?;
         let (mut state, from) = match &remains.page {
             Some((lsn, applied, payload)) => match decode_account(*lsn, payload) {
@@ -167,7 +167,7 @@ impl Inner {
                 Ok(found) => found,
                 Err(error) => {
                     let account = remains.account();
-                    self.note_damage(
+                    self.damages.note(
                         &error,
                         Place { account, mailbox: Some(mailbox), ..Place::default() },
                     );
@@ -205,7 +205,7 @@ impl Inner {
         let _turn = self.damages.turn().await;
         let account = cell.state.borrow().id;
         let place = Place { account: Some(account), mailbox: Some(id), ..Place::default() };
-        self.note_damage(why, place);
+        self.damages.note(why, place);
         let remains = self.remains_of(account).await?;
         // What came since the page is in the delta.
         let (mut records, _) = self.records_of(runs, &remains, id, Lsn(u64::MAX)).await;
@@ -225,7 +225,8 @@ impl Inner {
         drop(state);
         if after < before {
             let what = format!("{} of {before} messages have no record left", before - after);
-            self.damages.note("log".to_owned(), 0, what, place);
+            let segment = "log".to_owned();
+            self.damages.note_loss(Damage { segment, offset: 0, what, place });
         }
         self.checkpoints.wanted.set();
         Ok(())

@@ -19,7 +19,7 @@ use super::{
             codec::Malformed,
         },
         message::MessageBody,
-        partition::{Inner, undecodable},
+        partition::Inner,
     },
     compression,
 };
@@ -107,7 +107,7 @@ impl Inner {
             0 => self.log.read(lsn).await,
             len => self.log.read_sized(lsn, len).await,
         };
-        let (_, payload) = read.inspect_err(|error| self.note_damage(error, Place::default()))?;
+        let (_, payload) = read.inspect_err(|error| self.damages.note(error, Place::default()))?;
         self.cache.worked(payload.len());
         self.cache.insert(Key::Payload(lsn), payload.clone());
         Ok(payload)
@@ -122,8 +122,8 @@ impl Inner {
             return Ok(bytes);
         }
         let bytes = compression::decompress(frame, raw)
-            .map_err(|error| undecodable(lsn, error))
-            .inspect_err(|error| self.note_damage(error, Place::default()))?;
+            .map_err(|error| StoreError::undecodable(lsn, error))
+            .inspect_err(|error| self.damages.note(error, Place::default()))?;
         let bytes = Bytes::from(bytes);
         self.cache.worked(bytes.len().saturating_mul(DECOMPRESSION_WORK));
         self.cache.insert(key, bytes.clone());
@@ -138,7 +138,7 @@ impl Inner {
         len: usize,
     ) -> Result<Bytes, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
-        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
         let end = offset.saturating_add(len as u64).min(block.size);
         if offset >= end {
             return Ok(Bytes::new());
@@ -188,7 +188,7 @@ impl Inner {
         }
         let payload = self.read_payload(extent.lsn, extent.entry_len()).await?;
         if payload.len() != extent.stored as usize {
-            return Err(undecodable(extent.lsn, Malformed("chunk length")));
+            return Err(StoreError::undecodable(extent.lsn, Malformed("chunk length")));
         }
         match extent.is_compressed() {
             true => self.decompressed(extent.lsn, &payload, u64::from(extent.raw)),
@@ -200,14 +200,14 @@ impl Inner {
     /// commit entry.
     pub(crate) async fn chunks(&self, body: &MessageBody) -> Result<Vec<(Lsn, u32)>, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
-        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
         let chunk = |extent: &Extent| (extent.lsn, extent.entry_len());
         Ok(block.extents.iter().map(chunk).collect())
     }
 
     pub(crate) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
-        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
         Ok(payload.slice_ref(block.summary))
     }
 }

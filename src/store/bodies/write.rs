@@ -10,7 +10,7 @@ use super::{
         format::body::{BODY_CHUNK, Extent, block_of, put_head},
         log::{EntryHeader, EntryKind, Log},
         message::MessageBody,
-        partition::{Inner, undecodable},
+        partition::Inner,
     },
     compression::{self, Packed},
 };
@@ -327,7 +327,7 @@ impl Inner {
     ) -> Result<StagedBody, StoreError> {
         let generation = self.log.generation();
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
-        let block = block_of(&payload).map_err(|error| undecodable(body.lsn, error))?;
+        let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
         if block.extents.is_empty() {
             return Err(StoreError::NotPermitted("a body that is not in chunks"));
         }

@@ -245,6 +245,9 @@ fn special_use_of(number: u8) -> Option<SpecialUse> {
 /// Fewest bytes a mailbox record takes; bounds what a count may allocate.
 pub(crate) const MAILBOX_MIN: usize = 4;
 
+/// Effects with the LSNs of their entries, in order.
+pub(crate) type LoggedEffects = Vec<(Lsn, Effect)>;
+
 impl Effect {
     pub(crate) fn account(&self) -> Option<AccountId> {
         match self {
