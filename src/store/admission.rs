@@ -4,7 +4,8 @@
 //! A background task looks at the free space and keeps the *reserve*: a file that takes space until the
 //! disk is full. Then it is deleted, and what it took is there for expunges and the files of compaction;
 //! new mail is refused until the reserve could be taken again. So a full disk can be emptied by those
-//! whose mail fills it. `reopen` gives it up; services ask [`Partition::admits`] as early as they can.
+//! whose mail fills it. `reopen` gives it up; services ask
+//! [`Partition::admits`](super::Partition::admits) as early as they can.
 
 use std::{
     cell::Cell,
@@ -13,11 +14,11 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    error::StoreError,
-    partition::{Inner, Partition},
+use super::{error::StoreError, log::Log};
+use crate::{
+    model::Timestamp,
+    runtime::{device::Device, executor::Executor},
 };
-use crate::{model::Timestamp, runtime::executor::Executor};
 
 /// How often the free space is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -34,14 +35,27 @@ enum Reserve {
     GivenUp,
 }
 
-/// What is known of the partition's disk. Shard-local, owned by the partition.
-#[derive(Default)]
+/// What is known of the partition's disk. Shard-local.
 pub(super) struct Admission {
+    log: Log,
+    device: Rc<dyn Device>,
+    executor: Rc<dyn Executor>,
+    limits: DiskLimits,
     free: Cell<Option<u64>>,
     low: Cell<bool>,
     reserve: Cell<Reserve>,
     /// When new mail began to be refused.
     since: Cell<Option<Timestamp>>,
+}
+
+/// When a disk is too full, or too slow, for new mail.
+pub(super) struct DiskLimits {
+    /// Bytes that must be free.
+    pub free_space_min: u64,
+    /// Bytes of the reserve; 0 = none.
+    pub reserve: u64,
+    /// How long a write may take.
+    pub timeout: Duration,
 }
 
 /// Why new mail is refused, and since when.
@@ -52,38 +66,55 @@ pub struct PartitionTrouble {
 }
 
 /// The background task; ends with the partition, or at once where the device knows nothing of space.
-pub(super) async fn run(partition: Weak<Inner>) {
+pub(super) async fn run(admission: Weak<Admission>, stopped: Rc<Cell<bool>>) {
     loop {
-        let Some(executor) = look(&partition).await else { return };
+        let Some(executor) = look(&admission, &stopped).await else { return };
         executor.sleep(LOOK_INTERVAL).await;
     }
 }
 
 /// One look; `None` to look no more.
-async fn look(partition: &Weak<Inner>) -> Option<Rc<dyn Executor>> {
-    let inner = partition.upgrade()?;
-    if inner.checkpoints.stopped() {
+async fn look(admission: &Weak<Admission>, stopped: &Cell<bool>) -> Option<Rc<dyn Executor>> {
+    let admission = admission.upgrade()?;
+    if stopped.get() {
         return None;
     }
     // What does not answer now may later.
-    if let Ok(free) = inner.device.free_space().await {
-        inner.look_at_space(free?).await;
+    if let Ok(free) = admission.device.free_space().await {
+        admission.look_at_space(free?).await;
     }
-    Some(inner.executor.clone())
+    Some(admission.executor.clone())
 }
 
-impl Inner {
+impl Admission {
+    pub(super) fn new(
+        log: Log,
+        device: Rc<dyn Device>,
+        executor: Rc<dyn Executor>,
+        limits: DiskLimits,
+    ) -> Admission {
+        Admission {
+            log,
+            device,
+            executor,
+            limits,
+            free: Cell::default(),
+            low: Cell::default(),
+            reserve: Cell::default(),
+            since: Cell::default(),
+        }
+    }
+
     async fn look_at_space(&self, free: u64) {
-        let admission = &self.admission;
-        let (least, reserve) = (self.options.free_space_min, self.options.reserve);
-        admission.free.set(Some(free));
-        admission.low.set(free < least);
-        let wanted = reserve > 0 && admission.reserve.get() != Reserve::Held;
+        let (least, reserve) = (self.limits.free_space_min, self.limits.reserve);
+        self.free.set(Some(free));
+        self.low.set(free < least);
+        let wanted = reserve > 0 && self.reserve.get() != Reserve::Held;
         if wanted && free >= least.saturating_add(reserve) && self.log.trouble().is_none() {
             match self.device.reserve(RESERVE, reserve).await {
-                Ok(()) => admission.reserve.set(Reserve::Held),
+                Ok(()) => self.reserve.set(Reserve::Held),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    admission.reserve.set(Reserve::Unknown);
+                    self.reserve.set(Reserve::Unknown);
                 }
                 // Filled up meanwhile: the next look tries again.
                 Err(_) => {}
@@ -94,19 +125,19 @@ impl Inner {
 
     /// The disk is full: what the reserve takes is for those who empty it.
     pub(super) async fn give_up_reserve(&self) {
-        if self.options.reserve == 0 || self.admission.reserve.get() == Reserve::GivenUp {
+        if self.limits.reserve == 0 || self.reserve.get() == Reserve::GivenUp {
             return;
         }
         // Absent: an earlier life gave it up.
         let _ = self.device.delete(RESERVE).await;
-        if self.admission.free.get().is_some() {
-            self.admission.reserve.set(Reserve::GivenUp);
+        if self.free.get().is_some() {
+            self.reserve.set(Reserve::GivenUp);
         }
     }
 
     /// Remembers since when new mail is refused.
     pub(super) fn note_refusal(&self) {
-        let since = &self.admission.since;
+        let since = &self.since;
         match self.admit() {
             Ok(()) => since.set(None),
             Err(_) if since.get().is_none() => since.set(Some(self.executor.now())),
@@ -119,7 +150,7 @@ impl Inner {
         if let Some(refusal) = self.log.refusal() {
             return Err(refusal);
         }
-        if self.admission.low.get() || self.admission.reserve.get() == Reserve::GivenUp {
+        if self.low.get() || self.reserve.get() == Reserve::GivenUp {
             return Err(StoreError::Full);
         }
         match self.stalled_for() {
@@ -131,31 +162,21 @@ impl Inner {
     /// How long the device has owed an answer, if that is longer than it may take.
     fn stalled_for(&self) -> Option<Duration> {
         let owed = self.executor.moment().since(self.log.in_flight_since()?);
-        (owed > self.options.disk_timeout).then_some(owed)
-    }
-}
-
-impl Partition {
-    /// Whether a delivery would be refused now, so that it can be refused before its octets come.
-    ///
-    /// # Errors
-    /// The reason: `Full`, `NotAnswering`, or what the log failed with.
-    pub fn admits(&self) -> Result<(), StoreError> {
-        self.inner.admit()
+        (owed > self.limits.timeout).then_some(owed)
     }
 
     /// Why new mail is refused, `None` while it is not.
-    pub fn refusing(&self) -> Option<PartitionTrouble> {
-        let reason = self.inner.log.trouble().or_else(|| self.inner.admit().err())?;
-        let stalled = self.inner.stalled_for().unwrap_or_default();
-        let since = self.inner.admission.since.get();
-        let since = since.unwrap_or_else(|| self.inner.executor.now().before(stalled));
+    pub(super) fn refusing(&self) -> Option<PartitionTrouble> {
+        let reason = self.log.trouble().or_else(|| self.admit().err())?;
+        let stalled = self.stalled_for().unwrap_or_default();
+        let since = self.since.get();
+        let since = since.unwrap_or_else(|| self.executor.now().before(stalled));
         Some(PartitionTrouble { reason, since })
     }
 
     /// Free space at the last look, bytes; `None` if the device does not know.
-    pub fn free_space(&self) -> Option<u64> {
-        self.inner.admission.free.get()
+    pub(super) fn free_space(&self) -> Option<u64> {
+        self.free.get()
     }
 }
 
@@ -168,7 +189,7 @@ mod tests {
             device::memory::{Faults, MemoryDevice},
             simulation::Simulation,
         },
-        store::{DeliveryTarget, StoreOptions},
+        store::{DeliveryTarget, Partition, StoreOptions},
     };
 
     const ALICE: AccountId = AccountId(1);

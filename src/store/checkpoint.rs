@@ -45,7 +45,7 @@ pub(super) struct Schedule {
     attempted: Cell<Lsn>,
     /// Memory below which trimming again would find nothing.
     trim_above: Cell<usize>,
-    stopped: Rc<Cell<bool>>,
+    pub stopped: Rc<Cell<bool>>,
 }
 
 impl Schedule {

@@ -338,7 +338,7 @@ impl Account {
         internal_date: Timestamp,
     ) -> Result<Delivered, StoreError> {
         self.inner.check_owner(&body)?;
-        self.inner.admit()?;
+        self.inner.admission.admit()?;
         self.inner.log.room().await?;
         let target = DeliveryTarget {
             account: self.id(),

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     account::{namespace::first_mailboxes, state::AccountCell},
-    admission::{self, Admission},
+    admission::{self, Admission, DiskLimits, PartitionTrouble},
     bodies::{
         compression::BodyCounters,
         read::EntryCache,
@@ -122,8 +122,7 @@ pub(super) type Changes = SmallVec<[Change; 1]>;
 pub(super) struct Inner {
     pub options: StoreOptions,
     pub executor: Rc<dyn Executor>,
-    pub device: Rc<dyn Device>,
-    pub admission: Admission,
+    pub admission: Rc<Admission>,
     pub log: Log,
     /// Accounts in memory.
     pub accounts: RefCell<HashMap<AccountId, Rc<AccountCell>>>,
@@ -186,10 +185,16 @@ impl Partition {
         standing.replay(&effects);
 
         let replayed = accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
+        let limits = DiskLimits {
+            free_space_min: options.free_space_min,
+            reserve: options.reserve,
+            timeout: options.disk_timeout,
+        };
+        let admission = Admission::new(log.clone(), device, executor.clone(), limits);
+        let admission = Rc::new(admission);
         let inner = Rc::new(Inner {
             executor,
-            device,
-            admission: Admission::default(),
+            admission,
             accounts: RefCell::default(),
             directory: RefCell::new(directory),
             replayed: RefCell::new(replayed.collect()),
@@ -229,7 +234,8 @@ impl Partition {
         inner.start_compaction_task();
         let task = reopen::run(Rc::downgrade(&inner), inner.failed.clone());
         inner.executor.spawn(Priority::Background, Box::pin(task));
-        let task = admission::run(Rc::downgrade(&inner));
+        let stopped = inner.checkpoints.stopped.clone();
+        let task = admission::run(Rc::downgrade(&inner.admission), stopped);
         inner.executor.spawn(Priority::Background, Box::pin(task));
         inner.schedule_checkpoint();
         if report.rebuilt || report.lost > Lsn(0) {
@@ -279,7 +285,7 @@ impl Partition {
         }
         let inner = &self.inner;
         inner.check_owner(&body)?;
-        inner.admit()?;
+        inner.admission.admit()?;
         let mut failed = Vec::new();
         let mut wanted = Vec::with_capacity(targets.len());
         for target in targets {
@@ -389,7 +395,7 @@ impl Partition {
             return Err(StoreError::Limit("bytes of a spooled payload"));
         }
         self.inner.check_owner(&body)?;
-        self.inner.admit()?;
+        self.inner.admission.admit()?;
         // A start reads the entries of the whole spool: keep bodies out of them.
         let body = body.into_chunks().await?;
         self.inner.log.room().await?;
@@ -439,6 +445,24 @@ impl Partition {
     /// Damage found since the last call, other than what the start reported.
     pub fn damage_news(&self) -> Vec<Damage> {
         self.inner.damages.news()
+    }
+
+    /// Whether a delivery would be refused now, so that it can be refused before its octets come.
+    ///
+    /// # Errors
+    /// The reason: `Full`, `NotAnswering`, or what the log failed with.
+    pub fn admits(&self) -> Result<(), StoreError> {
+        self.inner.admission.admit()
+    }
+
+    /// Why new mail is refused, `None` while it is not.
+    pub fn refusing(&self) -> Option<PartitionTrouble> {
+        self.inner.admission.refusing()
+    }
+
+    /// Free space at the last look, bytes; `None` if the device does not know.
+    pub fn free_space(&self) -> Option<u64> {
+        self.inner.admission.free_space()
     }
 
     /// `None` while healthy, else why writes are refused.
@@ -738,7 +762,7 @@ impl Inner {
             // appends, so that nothing decided on them follows, until it is opened again.
             Err(_) => {
                 self.staged.borrow_mut().clear();
-                self.note_refusal();
+                self.admission.note_refusal();
                 self.failed.set();
             }
         }

@@ -53,10 +53,10 @@ pub(super) async fn run(partition: Weak<Inner>, failed: Rc<Signal>) {
                 return;
             }
             if matches!(inner.log.trouble(), Some(StoreError::Full)) {
-                inner.give_up_reserve().await;
+                inner.admission.give_up_reserve().await;
             }
             if inner.reopen().await.is_ok() {
-                inner.note_refusal();
+                inner.admission.note_refusal();
                 break;
             }
             pause = (pause * 2).min(PAUSE_MAX);

@@ -176,7 +176,7 @@ impl BodyWriter {
     }
 
     async fn append_packed(&mut self, packed: &Packed) -> Result<(), StoreError> {
-        self.partition.admit()?;
+        self.partition.admission.admit()?;
         self.partition.log.room().await?;
         let header = EntryHeader {
             kind: EntryKind::BodyChunk,
