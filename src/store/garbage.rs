@@ -84,7 +84,7 @@ impl Inner {
             }
         }
         if body.size > BODY_CHUNK as u64 && u64::from(body.entry_len) < body.size {
-            let chunks = self.body_counters.chunks_of(body.size) as i64;
+            let chunks = self.bodies.counters.chunks_of(body.size) as i64;
             self.log.release_before(body.lsn, -references * chunks);
         }
     }

@@ -165,7 +165,7 @@ async fn list(partition: &Partition) -> String {
         }
     }
     for spooled in partition.spooled() {
-        let body = partition.inner.read_body(&spooled.body, 0, usize::MAX).await.unwrap();
+        let body = partition.inner.bodies.read_body(&spooled.body, 0, usize::MAX).await.unwrap();
         writeln!(out, "spooled {spooled:?} {body:?}").unwrap();
     }
     let standing = partition.inner.standing.borrow();

@@ -691,14 +691,14 @@ impl Account {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, StoreError> {
-        self.inner.reading_turn().await;
-        self.inner.read_body(body, offset, len).await
+        self.inner.bodies.reading_turn().await;
+        self.inner.bodies.read_body(body, offset, len).await
     }
 
     /// The summary given to [`super::BodyWriter::finish`].
     pub async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
-        self.inner.reading_turn().await;
-        self.inner.read_summary(body).await
+        self.inner.bodies.reading_turn().await;
+        self.inner.bodies.read_summary(body).await
     }
 }
 

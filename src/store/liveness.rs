@@ -275,9 +275,9 @@ impl Inner {
 
     /// Chunks of bodies whose commit entry is still to come.
     fn mark_staged(&self, marks: &mut Marks) {
-        for (lsn, len) in self.staging.borrow().values().flatten() {
+        for (lsn, len) in self.bodies.staged_chunks() {
             if !planted(Plant::ForgetStagedBodies) {
-                marks.add(*lsn, *len);
+                marks.add(lsn, len);
             }
         }
     }
@@ -431,11 +431,11 @@ impl Inner {
     async fn mark_chunks(&self, body: &MessageBody, marks: &mut Marks) -> Result<(), StoreError> {
         if !marks.may_hold_chunks_of(body) {
             let inside = u64::from(body.entry_len) >= body.size;
-            let chunks = self.body_counters.chunks_of(body.size);
+            let chunks = self.bodies.counters.chunks_of(body.size);
             marks.add_below(body.lsn, if inside { 0 } else { chunks });
             return Ok(());
         }
-        for (lsn, len) in self.chunks(body).await? {
+        for (lsn, len) in self.bodies.chunks(body).await? {
             marks.add(lsn, len);
         }
         Ok(())

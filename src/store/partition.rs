@@ -15,22 +15,19 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
-use tokio::sync::Semaphore;
 
 use super::{
     account::{namespace::first_mailboxes, state::AccountCell},
     admission::{self, Admission, DiskLimits, PartitionTrouble},
     bodies::{
-        compression::BodyCounters,
-        read::EntryCache,
-        write::{BodyWriter, REASSEMBLED_MAX, StagedBody, StagedChunks},
+        Bodies,
+        write::{BodyWriter, StagedBody},
     },
     bulk::Bulk,
     checkpoint,
@@ -133,7 +130,7 @@ pub(super) struct Inner {
     pub standing: RefCell<Standing>,
     /// Entries appended and not yet durable, in order.
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
-    pub cache: EntryCache,
+    pub bodies: Rc<Bodies>,
     pub bulk: Bulk,
     /// Sum of what the accounts in memory are charged.
     pub memory: Cell<usize>,
@@ -142,11 +139,8 @@ pub(super) struct Inner {
     pub checkpoints: checkpoint::Schedule,
     /// Published states that sessions hold, maybe.
     pub views: RefCell<Views>,
-    pub staging: RefCell<StagedChunks>,
-    /// See [`super::bodies::write::REASSEMBLED_MAX`].
-    pub reassembly: Arc<Semaphore>,
     pub compactions: Compactions,
-    pub damages: Damages,
+    pub damages: Rc<Damages>,
     /// As [`super::format::root::Root::lost`].
     pub lost: Cell<Lsn>,
     /// Bytes of the last root.
@@ -156,7 +150,6 @@ pub(super) struct Inner {
     /// Encoding buffer, used again and again.
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
-    pub body_counters: BodyCounters,
 }
 
 impl Partition {
@@ -192,6 +185,14 @@ impl Partition {
         };
         let admission = Admission::new(log.clone(), device, executor.clone(), limits);
         let admission = Rc::new(admission);
+        let damages: Rc<Damages> = Rc::default();
+        let bodies = Rc::new(Bodies::new(
+            log.clone(),
+            executor.clone(),
+            admission.clone(),
+            damages.clone(),
+            options.compression,
+        ));
         let inner = Rc::new(Inner {
             executor,
             admission,
@@ -200,22 +201,19 @@ impl Partition {
             replayed: RefCell::new(replayed.collect()),
             standing: RefCell::new(standing),
             staged: RefCell::default(),
-            cache: EntryCache::default(),
+            bodies,
             bulk: Bulk::default(),
             memory: Cell::new(0),
             clock: Cell::new(0),
             checkpoints: checkpoint::Schedule::new(Rc::new(Signal::default()), &log),
             views: RefCell::default(),
-            staging: RefCell::default(),
-            reassembly: Arc::new(Semaphore::new(REASSEMBLED_MAX)),
             compactions: Compactions::default(),
-            damages: Damages::default(),
+            damages,
             lost: Cell::new(root.lost.max(report.lost)),
             root_len: Cell::new(0),
             failed: Rc::default(),
             scratch: RefCell::default(),
             messages_stored: Cell::new(0),
-            body_counters: BodyCounters::default(),
             options,
             log,
         });
@@ -255,7 +253,7 @@ impl Partition {
 
     /// Starts taking in a message body of unknown size.
     pub fn stage(&self) -> BodyWriter {
-        BodyWriter::new(self.inner.clone())
+        BodyWriter::new(self.inner.bodies.clone())
     }
 
     /// [`Partition::deliver_each`] for who expects it to fail for none: an account that cannot take it
@@ -371,7 +369,7 @@ impl Partition {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, StoreError> {
-        self.inner.read_body(body, offset, len).await
+        self.inner.bodies.read_body(body, offset, len).await
     }
 
     /// Loads an account, creating it with an empty INBOX at first use. The handle pins its state
@@ -414,7 +412,7 @@ impl Partition {
         if payload.len() > SPOOL_PAYLOAD_MAX {
             return Err(StoreError::Limit("bytes of a spooled payload"));
         }
-        let body = self.inner.stage_again(&spooled.body).await?;
+        let body = self.inner.bodies.stage_again(&spooled.body).await?;
         self.inner.log.room().await?;
         let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
         let spool = Effect::Spool { payload, body: place };
@@ -480,8 +478,8 @@ impl Partition {
             entries: log.entries,
             bytes_written: log.bytes_written,
             messages_stored: self.inner.messages_stored.get(),
-            body_bytes: self.inner.body_counters.raw.get(),
-            body_bytes_stored: self.inner.body_counters.stored.get(),
+            body_bytes: self.inner.bodies.counters.raw.get(),
+            body_bytes_stored: self.inner.bodies.counters.stored.get(),
             accounts_in_memory: self.inner.accounts.borrow().len() as u64,
             checkpoints: log.checkpoints,
             reopened: log.reopened,
@@ -556,8 +554,8 @@ fn entry_kind(effect: &Effect) -> EntryKind {
 
 impl Inner {
     /// Refuses a body staged on another partition, whose chunks this log does not have.
-    pub(super) fn check_owner(self: &Rc<Self>, body: &StagedBody) -> Result<(), StoreError> {
-        match body.belongs_to(self) {
+    pub(super) fn check_owner(&self, body: &StagedBody) -> Result<(), StoreError> {
+        match body.belongs_to(&self.bodies) {
             true => Ok(()),
             false => Err(StoreError::NotPermitted("body staged on another partition")),
         }

@@ -101,8 +101,7 @@ impl Inner {
         self.standing.borrow_mut().succeed(&before);
         *self.replayed.borrow_mut() = replayed;
         self.lost.set(self.lost.get().max(report.lost));
-        // Bodies begun before are refused; of their chunks some may never have been written.
-        self.staging.borrow_mut().clear();
+        self.bodies.reset();
         self.bulk.reset();
         self.replace_accounts(fresh);
         self.damages.note_report(&report);
@@ -170,7 +169,6 @@ impl Inner {
     /// Gives the accounts that are held their new state and drops the others; wakes who watches one.
     fn replace_accounts(&self, mut fresh: HashMap<AccountId, Option<AccountState>>) {
         let mut wake = Vec::new();
-        self.cache.clear();
         self.memory.set(0);
         self.accounts.borrow_mut().retain(|id, cell| {
             let Some(state) = fresh.remove(id) else { return false };

@@ -1,8 +1,9 @@
-//! A flag that a task of the same shard can wait for; setting it twice counts once.
+//! What tasks of one shard wait for: a flag (setting it twice counts once), and a number of permits.
 
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    rc::Rc,
     task::{Poll, Waker},
 };
 
@@ -33,5 +34,80 @@ impl Signal {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// So many may do something at a time.
+pub(super) struct Permits {
+    free: Cell<usize>,
+    freed: Signal,
+}
+
+/// One of [`Permits`], given back when dropped.
+pub(super) struct Permit(Rc<Permits>);
+
+impl Permits {
+    pub(super) fn new(count: usize) -> Permits {
+        Permits { free: Cell::new(count), freed: Signal::default() }
+    }
+
+    /// Waits for a permit. Cancel-safe; who came first does not always get it first.
+    pub(super) async fn acquire(self: &Rc<Permits>) -> Permit {
+        while self.free.get() == 0 {
+            self.freed.take().await;
+        }
+        self.free.set(self.free.get() - 1);
+        // Several may have come back before the first who waited ran.
+        if self.free.get() > 0 {
+            self.freed.set();
+        }
+        Permit(self.clone())
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.free.set(self.0.free.get() + 1);
+        self.0.freed.set();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{
+        executor::{Executor, Priority},
+        simulation::Simulation,
+    };
+
+    #[test]
+    fn permits_bound_how_many_and_starve_nobody() {
+        for seed in 0..20 {
+            let simulation = Simulation::new(seed);
+            let permits = Rc::new(Permits::new(3));
+            let (inside, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+            for _ in 0..20 {
+                let (permits, executor) = (permits.clone(), simulation.clone());
+                let (inside, done) = (inside.clone(), done.clone());
+                let task = async move {
+                    let permit = permits.acquire().await;
+                    inside.set(inside.get() + 1);
+                    assert!(inside.get() <= 3);
+                    executor.yield_now().await;
+                    inside.set(inside.get() - 1);
+                    drop(permit);
+                    done.set(done.get() + 1);
+                };
+                simulation.spawn(Priority::Foreground, Box::pin(task));
+            }
+            let executor = simulation.clone();
+            simulation.run_until(async {
+                for _ in 0..1_000 {
+                    executor.yield_now().await;
+                }
+            });
+            assert_eq!(done.get(), 20);
+            assert_eq!(permits.free.get(), 3);
+        }
     }
 }

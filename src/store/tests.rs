@@ -504,7 +504,8 @@ fn spooled_mail_waits_through_restarts() {
             let spooled = partition.spooled();
             assert_eq!(spooled.iter().map(|s| s.lsn).collect::<Vec<Lsn>>(), kept);
             assert_eq!(spooled[0].payload, "to 1");
-            let read = partition.inner.read_body(&spooled[0].body, 0, usize::MAX).await.unwrap();
+            let read =
+                partition.inner.bodies.read_body(&spooled[0].body, 0, usize::MAX).await.unwrap();
             assert_eq!(read, bytes(1, 2000));
             if restart == 1 {
                 partition.close().await.unwrap();

@@ -267,10 +267,10 @@ impl Partition {
     }
 
     async fn verify_body(&self, body: &MessageBody) -> Result<(), StoreError> {
-        self.inner.read_summary(body).await?;
+        self.inner.bodies.read_summary(body).await?;
         let mut offset = 0;
         while offset < body.size {
-            let piece = self.inner.read_body(body, offset, READ_SIZE).await?;
+            let piece = self.inner.bodies.read_body(body, offset, READ_SIZE).await?;
             if piece.is_empty() {
                 let what = "the body is shorter than the message says".to_owned();
                 return Err(StoreError::Corrupt {

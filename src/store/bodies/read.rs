@@ -19,9 +19,8 @@ use super::{
             codec::Malformed,
         },
         message::MessageBody,
-        partition::Inner,
     },
-    compression,
+    Bodies, compression,
 };
 use crate::model::Lsn;
 
@@ -89,7 +88,7 @@ impl EntryCache {
     }
 }
 
-impl Inner {
+impl Bodies {
     /// To be awaited before each reading for a session: whoever asks for a few octets each of many
     /// bodies costs what is read and decompressed for them.
     pub(crate) async fn reading_turn(&self) {

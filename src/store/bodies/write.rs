@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{
     super::{
         error::StoreError,
         format::body::{BODY_CHUNK, Extent, block_of, put_head},
         log::{EntryHeader, EntryKind, Log},
         message::MessageBody,
-        partition::Inner,
+        signal::Permit,
     },
+    Bodies,
     compression::{self, Packed},
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid};
@@ -31,7 +30,7 @@ enum Content {
 /// sooner where memory is short ([`BodyWriter::spill`]). Dropping it leaves at most garbage chunks,
 /// never a message.
 pub struct BodyWriter {
-    partition: Rc<Inner>,
+    bodies: Rc<Bodies>,
     /// Of the log, when the body began.
     generation: u64,
     buffer: Vec<u8>,
@@ -46,20 +45,20 @@ pub struct BodyWriter {
 /// takes in the log. Compaction moves them like any others, however long their bodies take.
 pub(crate) type StagedChunks = BTreeMap<Lsn, Vec<(Lsn, u32)>>;
 
-/// Keeps the chunks of one body among the partition's [`StagedChunks`].
+/// Keeps the chunks of one body among those of [`Bodies`].
 struct Staging {
-    partition: Rc<Inner>,
+    bodies: Rc<Bodies>,
     first: Lsn,
 }
 
 impl Staging {
-    fn new(partition: Rc<Inner>, first: Lsn) -> Staging {
-        partition.staging.borrow_mut().insert(first, Vec::new());
-        Staging { partition, first }
+    fn new(bodies: Rc<Bodies>, first: Lsn) -> Staging {
+        bodies.staging.borrow_mut().insert(first, Vec::new());
+        Staging { bodies, first }
     }
 
     fn add(&self, extent: &Extent) {
-        if let Some(chunks) = self.partition.staging.borrow_mut().get_mut(&self.first) {
+        if let Some(chunks) = self.bodies.staging.borrow_mut().get_mut(&self.first) {
             chunks.push((extent.lsn, extent.entry_len()));
         }
     }
@@ -67,24 +66,16 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        self.partition.staging.borrow_mut().remove(&self.first);
+        self.bodies.staging.borrow_mut().remove(&self.first);
     }
 }
 
 impl BodyWriter {
-    pub(in crate::store) fn new(partition: Rc<Inner>) -> BodyWriter {
-        let generation = partition.log.generation();
+    pub(in crate::store) fn new(bodies: Rc<Bodies>) -> BodyWriter {
+        let generation = bodies.log.generation();
         let (buffer, extents) = (Vec::new(), Vec::new());
         let incompressible = false;
-        BodyWriter {
-            partition,
-            generation,
-            buffer,
-            extents,
-            size: 0,
-            incompressible,
-            staging: None,
-        }
+        BodyWriter { bodies, generation, buffer, extents, size: 0, incompressible, staging: None }
     }
 
     /// Waits only when the partition's write buffer is full.
@@ -105,10 +96,10 @@ impl BodyWriter {
 
     async fn pack(&mut self) -> Packed {
         let raw = std::mem::take(&mut self.buffer);
-        let how = self.partition.options.compression.filter(|_| !self.incompressible);
+        let how = self.bodies.compression.filter(|_| !self.incompressible);
         // A short piece is not even tried, which says nothing about the others.
         let tried = how.is_some_and(|how| raw.len() >= how.body_min);
-        let packed = compression::pack(&*self.partition.executor, how, raw).await;
+        let packed = compression::pack(&*self.bodies.executor, how, raw).await;
         self.incompressible |= tried && !packed.is_compressed();
         packed
     }
@@ -140,18 +131,17 @@ impl BodyWriter {
 
     /// A body that was spilled and turned out short is put together again: only longer ones may be
     /// in chunks, since compaction does not look for those of others.
-    async fn reassemble(&mut self) -> Result<OwnedSemaphorePermit, StoreError> {
-        let gate = self.partition.reassembly.clone();
-        let permit = gate.acquire_owned().await.map_err(|_| StoreError::Poisoned)?;
-        if self.generation != self.partition.log.generation() {
+    async fn reassemble(&mut self) -> Result<Permit, StoreError> {
+        let permit = self.bodies.reassembly.acquire().await;
+        if self.generation != self.bodies.log.generation() {
             return Err(StoreError::Poisoned);
         }
         let mut whole = Vec::with_capacity(usize::try_from(self.size).unwrap_or(BODY_CHUNK));
         for extent in &self.extents {
-            whole.extend_from_slice(&self.partition.read_chunk(extent).await?);
+            whole.extend_from_slice(&self.bodies.read_chunk(extent).await?);
         }
         // Chunks of before a failure are not to be told from others' by now.
-        if self.generation != self.partition.log.generation() {
+        if self.generation != self.bodies.log.generation() {
             return Err(StoreError::Poisoned);
         }
         whole.extend_from_slice(&self.buffer);
@@ -176,19 +166,19 @@ impl BodyWriter {
     }
 
     async fn append_packed(&mut self, packed: &Packed) -> Result<(), StoreError> {
-        self.partition.admission.admit()?;
-        self.partition.log.room().await?;
+        self.bodies.admission.admit()?;
+        self.bodies.log.room().await?;
         let header = EntryHeader {
             kind: EntryKind::BodyChunk,
             account: AccountId(0),
             mailbox: MailboxId(0),
             uid: Uid(0),
         };
-        let lsn = self.partition.log.append(header, &[&packed.bytes])?;
+        let lsn = self.bodies.log.append(header, &[&packed.bytes])?;
         let (stored, raw) = (packed.bytes.len() as u32, packed.raw as u32);
-        self.partition.body_counters.count_chunk(stored, raw);
+        self.bodies.counters.count_chunk(stored, raw);
         let extent = Extent { lsn, stored, raw };
-        let begin = || Staging::new(self.partition.clone(), lsn);
+        let begin = || Staging::new(self.bodies.clone(), lsn);
         self.staging.get_or_insert_with(begin).add(&extent);
         self.extents.push(extent);
         Ok(())
@@ -212,14 +202,14 @@ impl BodyWriter {
         let content = match self.extents.is_empty() {
             true => {
                 let packed = self.pack().await;
-                self.partition.body_counters.count(packed.bytes.len() as u32, packed.raw as u32);
+                self.bodies.counters.count(packed.bytes.len() as u32, packed.raw as u32);
                 Content::Inline(packed)
             }
             false => Content::Chunked(self.extents),
         };
-        let BodyWriter { partition, generation, size, staging, .. } = self;
+        let BodyWriter { bodies, generation, size, staging, .. } = self;
         Ok(StagedBody {
-            partition,
+            bodies,
             generation,
             content,
             summary,
@@ -241,14 +231,14 @@ fn grow(buffer: &mut Vec<u8>, more: usize) {
 
 /// A complete body waiting for its commit entry. Belongs to the partition that staged it.
 pub struct StagedBody {
-    partition: Rc<Inner>,
+    bodies: Rc<Bodies>,
     generation: u64,
     content: Content,
     summary: Vec<u8>,
     size: u64,
     _staging: Option<Staging>,
     /// Kept until the body is in the log: bounds the memory of those put together again.
-    _reassembled: Option<OwnedSemaphorePermit>,
+    _reassembled: Option<Permit>,
 }
 
 impl StagedBody {
@@ -266,8 +256,8 @@ impl StagedBody {
     }
 
     /// Extents are LSNs of one log: a body must not be committed to another.
-    pub(in crate::store) fn belongs_to(&self, partition: &Rc<Inner>) -> bool {
-        Rc::ptr_eq(&self.partition, partition)
+    pub(in crate::store) fn belongs_to(&self, bodies: &Rc<Bodies>) -> bool {
+        Rc::ptr_eq(&self.bodies, bodies)
     }
 
     /// Refuses a body whose chunks may have gone with a failure of the log since it was begun.
@@ -303,13 +293,13 @@ impl StagedBody {
     /// Moves a short body out into a chunk, so that the commit entry is small whatever the body.
     pub(crate) async fn into_chunks(self) -> Result<StagedBody, StoreError> {
         let Content::Inline(packed) = self.content else { return Ok(self) };
-        let mut writer = BodyWriter::new(self.partition.clone());
+        let mut writer = BodyWriter::new(self.bodies.clone());
         writer.append_packed(&packed).await?;
         let content = Content::Chunked(writer.extents);
         Ok(StagedBody {
             content,
             generation: writer.generation,
-            partition: self.partition,
+            bodies: self.bodies,
             summary: self.summary,
             size: self.size,
             _staging: writer.staging,
@@ -318,7 +308,7 @@ impl StagedBody {
     }
 }
 
-impl Inner {
+impl Bodies {
     /// The chunks of a body in the log, to be committed once more. Who calls holds the entry that has
     /// them now.
     pub(crate) async fn stage_again(
@@ -333,9 +323,9 @@ impl Inner {
         }
         let (size, summary) = (block.size, block.summary.to_vec());
         let content = Content::Chunked(block.extents);
-        let partition = self.clone();
+        let bodies = self.clone();
         Ok(StagedBody {
-            partition,
+            bodies,
             generation,
             content,
             summary,
