@@ -43,8 +43,6 @@ pub(super) struct Schedule {
     running: Cell<bool>,
     /// Where the log was at the last attempt: a failing checkpoint is not tried without end.
     attempted: Cell<Lsn>,
-    /// Memory below which trimming again would find nothing.
-    trim_above: Cell<usize>,
     pub stopped: Rc<Cell<bool>>,
 }
 
@@ -56,7 +54,6 @@ impl Schedule {
             ended: Signal::default(),
             running: Cell::new(false),
             attempted: Cell::new(attempted),
-            trim_above: Cell::new(0),
             stopped: Rc::default(),
         }
     }
@@ -73,17 +70,6 @@ impl Schedule {
 
     pub(super) fn is_running(&self) -> bool {
         self.running.get()
-    }
-
-    pub(super) fn may_trim(&self, memory: usize) -> bool {
-        memory > self.trim_above.get()
-    }
-
-    /// After a trim that left `memory`: what stays is changed or pinned. The next one waits until
-    /// there is more of it.
-    pub(super) fn trimmed(&self, memory: usize, budget: usize) {
-        let over = memory > budget;
-        self.trim_above.set(if over { memory + budget / 8 } else { 0 });
     }
 }
 
@@ -169,8 +155,7 @@ impl Inner {
         self.checkpoints.attempted.set(self.log.next_lsn());
         let outcome = self.write_checkpoint().await;
         drop(running);
-        self.checkpoints.trim_above.set(0);
-        self.trim();
+        self.accounts.trim_anew();
         outcome
     }
 
@@ -181,13 +166,14 @@ impl Inner {
         // Everything durable is published, and everything published is in the pages written below.
         let mut replay_from = self.log.durable_lsn();
         let mut damaged = None;
-        for id in self.changed_accounts() {
+        for id in self.accounts.changed() {
             match self.write_account(id).await {
                 Ok(()) => {}
                 // One account that is damaged, or too large for a page, must not keep the others
                 // from theirs; what the log says of it is replayed again.
                 Err(error @ (StoreError::Corrupt { .. } | StoreError::Limit(_))) => {
-                    replay_from = replay_from.min(self.first_unwritten(id).unwrap_or(replay_from));
+                    replay_from =
+                        replay_from.min(self.accounts.first_unwritten(id).unwrap_or(replay_from));
                     damaged = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -204,28 +190,9 @@ impl Inner {
         damaged.map_or(Ok(()), Err)
     }
 
-    /// The first effect of the account that its page does not have.
-    fn first_unwritten(&self, id: AccountId) -> Option<Lsn> {
-        if let Some(cell) = self.accounts.borrow().get(&id) {
-            return cell.state.borrow().unwritten;
-        }
-        self.replayed.borrow().get(&id)?.first().map(|(lsn, _)| *lsn)
-    }
-
-    fn changed_accounts(&self) -> Vec<AccountId> {
-        let accounts = self.accounts.borrow();
-        let loaded = accounts.iter().filter(|(_, cell)| cell.state.borrow().dirty);
-        let mut changed: Vec<AccountId> = loaded.map(|(id, _)| *id).collect();
-        changed.extend(self.replayed.borrow().keys().copied());
-        // In order, so that a simulation repeats itself.
-        changed.sort_unstable();
-        changed.dedup();
-        changed
-    }
-
     fn append_root(&self) -> Result<Lsn, StoreError> {
         let append = |kind, payload: Vec<u8>| self.append_page(kind, AccountId(0), payload);
-        let mut directory = self.directory.borrow_mut();
+        let mut directory = self.accounts.directory.borrow_mut();
         directory.write_changed(|old, page| {
             let len = page.len();
             let new = append(EntryKind::DirectoryPage, page)?;
@@ -240,7 +207,7 @@ impl Inner {
             buckets: directory.pages(),
             segments,
             quarantined: self.damages.quarantined().keys().copied().collect(),
-            lost: self.lost.get(),
+            lost: self.accounts.lost.get(),
             ..Root::default()
         };
         self.standing.borrow().to_root(&mut root);
@@ -276,7 +243,7 @@ impl Inner {
     }
 
     async fn write_account(&self, id: AccountId) -> Result<(), StoreError> {
-        let cell = self.load(id).await?;
+        let cell = self.accounts.load(id).await?;
         let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
         let mut merges = Vec::new();
         for mailbox in mailboxes {
@@ -296,9 +263,9 @@ impl Inner {
             self.log.release(older, len);
         }
         (state.dirty, state.unwritten) = (false, None);
-        self.directory.borrow_mut().set(id, page);
+        self.accounts.directory.borrow_mut().set(id, page);
         drop(state);
-        self.measure(&cell);
+        self.accounts.measure(&cell);
         Ok(())
     }
 
@@ -328,10 +295,12 @@ impl Inner {
             let mut records = Vec::new();
             let runs = newest(&runs, count);
             for run in runs {
-                match self.read_run(run).await {
+                match self.accounts.read_run(run).await {
                     Ok(found) => records.extend(found),
                     // Loading the table salvages what there is, and writes all of it anew.
-                    Err(StoreError::Corrupt { .. }) => return self.ensure_table(cell, id).await,
+                    Err(StoreError::Corrupt { .. }) => {
+                        return self.accounts.ensure_table(cell, id).await;
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -343,7 +312,7 @@ impl Inner {
     /// Writes a mailbox's whole table as new runs, in pieces. What is published meanwhile goes to
     /// the delta as always.
     async fn rewrite_runs(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<(), StoreError> {
-        self.ensure_table(cell, id).await?;
+        self.accounts.ensure_table(cell, id).await?;
         let (account, table, mut captured) = {
             let mut state = cell.state.borrow_mut();
             let account = state.id;

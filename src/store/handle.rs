@@ -242,7 +242,7 @@ impl Account {
     async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
         // Before anything awaits: what a reopened log took back must not be taken for done.
         let generation = self.inner.log.generation();
-        self.inner.ensure_table(&self.cell, MailboxId::INBOX).await?;
+        self.inner.accounts.ensure_table(&self.cell, MailboxId::INBOX).await?;
         self.inner.log.room().await?;
         let (effects, mailbox, whole) = {
             let mut state = self.cell.state.borrow_mut();
@@ -316,7 +316,7 @@ impl Account {
         mailbox: MailboxId,
         claim_recent: bool,
     ) -> Result<MailboxView, StoreError> {
-        self.inner.ensure_table(&self.cell, mailbox).await?;
+        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
         let mut state = self.cell.state.borrow_mut();
         let found = state.mailboxes.get_mut(&mailbox).filter(|found| found.live);
         let found = found.ok_or(StoreError::NoSuchMailbox)?;
@@ -396,7 +396,7 @@ impl Account {
             self.cell.state.borrow().check_holding(messages.len() as u64, octets, limits)?;
         }
         let generation = self.inner.log.generation();
-        self.inner.ensure_table(&self.cell, source).await?;
+        self.inner.accounts.ensure_table(&self.cell, source).await?;
         let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
         self.copy_by_slices(generation, source, &uids, target, way).await
     }
@@ -534,7 +534,7 @@ impl Account {
         change: FlagChange,
         unchanged_since: Option<ModSeq>,
     ) -> Result<FlagOutcome, StoreError> {
-        self.inner.ensure_table(&self.cell, mailbox).await?;
+        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
         let generation = self.inner.log.generation();
         let change = self.as_bits(mailbox, change)?;
         let mut outcome = FlagOutcome::default();
@@ -602,7 +602,7 @@ impl Account {
         mailbox: MailboxId,
         uids: Option<&[Uid]>,
     ) -> Result<Vec<Uid>, StoreError> {
-        self.inner.ensure_table(&self.cell, mailbox).await?;
+        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
         let deleted = |pending: PendingState| pending.flags.system.contains(Flags::DELETED);
         let chosen = match uids {
             _ if !self.may_have_deleted(mailbox)? => Vec::new(),
@@ -648,7 +648,7 @@ impl Account {
 
     /// Removes `uids` whatever their flags (POP3 QUIT).
     pub async fn remove(&self, mailbox: MailboxId, uids: &[Uid]) -> Result<Vec<Uid>, StoreError> {
-        self.inner.ensure_table(&self.cell, mailbox).await?;
+        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
         self.expunge_where(mailbox, sorted(uids), |_| true).await
     }
 

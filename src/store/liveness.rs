@@ -229,8 +229,9 @@ impl Inner {
         self.mark_spool(&mut marks).await?;
         // Accounts that no directory page knows yet.
         let mut unpaged: Vec<AccountId> = {
-            let directory = self.directory.borrow();
-            let (accounts, replayed) = (self.accounts.borrow(), self.replayed.borrow());
+            let directory = self.accounts.directory.borrow();
+            let (accounts, replayed) =
+                (self.accounts.cells.borrow(), self.accounts.replayed.borrow());
             let known = accounts.keys().chain(replayed.keys()).copied();
             known.filter(|id| directory.get(*id).is_none()).collect()
         };
@@ -238,10 +239,10 @@ impl Inner {
         for id in unpaged {
             self.mark_account(id, &mut marks, pace).await?;
         }
-        let (mut bucket, mut count) = (0, self.directory.borrow().bucket_count());
+        let (mut bucket, mut count) = (0, self.accounts.directory.borrow().bucket_count());
         while bucket < count {
             let (ids, now) = {
-                let directory = self.directory.borrow();
+                let directory = self.accounts.directory.borrow();
                 (directory.accounts_in(bucket), directory.bucket_count())
             };
             if now != count {
@@ -254,7 +255,7 @@ impl Inner {
             }
             bucket += 1;
         }
-        for page in self.directory.borrow().pages().into_iter().flatten() {
+        for page in self.accounts.directory.borrow().pages().into_iter().flatten() {
             marks.add(page, DIRECTORY_PAGE_BYTES);
         }
         marks.settle(pace).await?;
@@ -262,7 +263,7 @@ impl Inner {
             let bytes = range.marks.iter().flatten().map(|(_, len)| u64::from(*len));
             range.owned = bytes.sum();
         }
-        let held = self.views.borrow().held();
+        let held = self.accounts.held();
         for published in held {
             if planted(Plant::IgnoreHeldViews) {
                 break;
@@ -303,10 +304,10 @@ impl Inner {
             marked => return marked,
         }
         // Loading salvages; what is put together then is in memory, whole.
-        let cell = self.load(id).await?;
+        let cell = self.accounts.load(id).await?;
         let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
         for mailbox in mailboxes {
-            match self.ensure_table(&cell, mailbox).await {
+            match self.accounts.ensure_table(&cell, mailbox).await {
                 Err(StoreError::NoSuchMailbox) => {}
                 loaded => loaded?,
             }
@@ -321,9 +322,9 @@ impl Inner {
         pace: &mut Pace,
     ) -> Result<(), StoreError> {
         // One moment: nothing awaits until all is captured, or named by a page that never changes.
-        let page = self.directory.borrow().get(id);
-        let cell = self.accounts.borrow().get(&id).cloned();
-        let replayed = self.replayed.borrow().get(&id).cloned();
+        let page = self.accounts.directory.borrow().get(id);
+        let cell = self.accounts.get(id);
+        let replayed = self.accounts.replayed.borrow().get(&id).cloned();
         let loaded = cell.as_ref().map(|cell| {
             let state = cell.state.borrow();
             (state.page, Capture::of(&state))
@@ -374,7 +375,7 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let mut gone: hashbrown::HashSet<Uid> = expunged.into_iter().collect();
         for run in runs.iter().rev() {
-            let records = self.read_run(run).await?;
+            let records = self.accounts.read_run(run).await?;
             pace.spent(u64::from(run.records * RUN_RECORD_BYTES)).await?;
             for (uid, record) in records {
                 match record {

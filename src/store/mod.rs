@@ -10,6 +10,7 @@
 //! docs/architecture.md, "The rooms of the store", says which of them will share a room.
 
 mod account;
+mod accounts;
 mod admission;
 mod bodies;
 mod bulk;

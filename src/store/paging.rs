@@ -14,25 +14,25 @@ use super::{
         snapshot::{MessageTable, Published},
         state::{AccountCell, AccountState},
     },
+    accounts::Accounts,
     error::StoreError,
     format::{
         codec::{Decoded, Malformed},
         effect::{Effect, LoggedEffects},
         run::{RunRecord, RunRef, decode_run},
     },
-    partition::Inner,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
     plant::{Plant, planted},
 };
 
-impl Inner {
+impl Accounts {
     /// The account's state, loaded if need be; empty (`exists()` is false) if nothing is known of
     /// it.
     pub(super) async fn load(&self, id: AccountId) -> Result<Rc<AccountCell>, StoreError> {
         loop {
-            if let Some(cell) = self.accounts.borrow().get(&id) {
+            if let Some(cell) = self.cells.borrow().get(&id) {
                 cell.last_used.set(self.tick());
                 return Ok(cell.clone());
             }
@@ -48,7 +48,7 @@ impl Inner {
                 }
                 read => read?,
             };
-            let overtaken = self.accounts.borrow().contains_key(&id)
+            let overtaken = self.cells.borrow().contains_key(&id)
                 || self.log.generation() != generation
                 || self.directory.borrow().get(id) != page
                 || self.replayed.borrow().contains_key(&id) != replayed.is_some();
@@ -58,32 +58,13 @@ impl Inner {
             self.replayed.borrow_mut().remove(&id);
             let cell = Rc::new(AccountCell::new(state));
             cell.last_used.set(self.tick());
-            self.accounts.borrow_mut().insert(id, cell.clone());
+            self.cells.borrow_mut().insert(id, cell.clone());
             self.measure(&cell);
             if self.trim() {
-                self.checkpoints.wanted.set();
+                self.checkpoint_wanted.set();
             }
             return Ok(cell);
         }
-    }
-
-    /// Every account that there is, ascending.
-    pub(super) fn account_ids(&self) -> Vec<AccountId> {
-        let directory = self.directory.borrow();
-        let mut ids: Vec<AccountId> = (0..directory.bucket_count())
-            .flat_map(|bucket| directory.accounts_in(bucket))
-            .collect();
-        ids.extend(self.replayed.borrow().keys().copied());
-        ids.extend(self.accounts.borrow().keys().copied());
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-
-    fn tick(&self) -> u64 {
-        let turn = self.clock.get() + 1;
-        self.clock.set(turn);
-        turn
     }
 
     pub(super) async fn read_account(
@@ -212,17 +193,23 @@ impl Inner {
         self.memory.set((self.memory.get() + now).saturating_sub(before));
     }
 
+    /// After a checkpoint, which may have made much of it clean.
+    pub(super) fn trim_anew(&self) {
+        self.trim_above.set(0);
+        self.trim();
+    }
+
     /// Drops the accounts used least recently when the budget is spent, down to three quarters of
     /// it so that the search pays. Pinned and changed accounts stay; true if these alone are too
     /// many. Then a checkpoint helps, but not the checkpoint that was just written: what stays
     /// after that is pinned.
     pub(super) fn trim(&self) -> bool {
-        let budget = self.options.account_budget;
-        if self.memory.get() <= budget || !self.checkpoints.may_trim(self.memory.get()) {
+        let budget = self.budget;
+        if self.memory.get() <= budget || self.memory.get() <= self.trim_above.get() {
             return false;
         }
         let durable = self.log.durable_lsn();
-        let mut accounts = self.accounts.borrow_mut();
+        let mut accounts = self.cells.borrow_mut();
         let mut idle: Vec<(u64, AccountId)> = accounts
             .values()
             .filter(|cell| Rc::strong_count(cell) == 1)
@@ -242,8 +229,10 @@ impl Inner {
                 self.memory.set(self.memory.get().saturating_sub(cell.memory.get()));
             }
         }
-        self.checkpoints.trimmed(self.memory.get(), budget);
-        self.memory.get() > budget
+        // What stays is changed or pinned: the next trim waits until there is more of it.
+        let over = self.memory.get() > budget;
+        self.trim_above.set(if over { self.memory.get() + budget / 8 } else { 0 });
+        over
     }
 }
 

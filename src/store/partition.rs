@@ -19,11 +19,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use smallvec::SmallVec;
 
 use super::{
     account::{namespace::first_mailboxes, state::AccountCell},
+    accounts::{Accounts, Known},
     admission::{self, Admission, DiskLimits, PartitionTrouble},
     bodies::{
         Bodies,
@@ -34,17 +35,15 @@ use super::{
     compaction::Compactions,
     damage::{Damage, Damages},
     error::StoreError,
-    format::effect::{BODY_HERE, Effect, LoggedEffects, PropertyKind, encode_effects},
+    format::effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
     handle::Account,
     load::{Loaded, load, load_spool},
     log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, RecoveryReport, Replay, entry_len},
     message::{Message, MessageBody},
     options::{StoreOptions, StoreProbe},
-    page_directory::PageDirectory,
     reopen,
     signal::Signal,
     standing::{Standing, id_of_one},
-    views::Views,
 };
 use crate::{
     model::{
@@ -121,28 +120,15 @@ pub(super) struct Inner {
     pub executor: Rc<dyn Executor>,
     pub admission: Rc<Admission>,
     pub log: Log,
-    /// Accounts in memory.
-    pub accounts: RefCell<HashMap<AccountId, Rc<AccountCell>>>,
-    /// Where the pages of all accounts lie.
-    pub directory: RefCell<PageDirectory>,
-    /// Effects of the last start's replay for accounts not loaded since.
-    pub replayed: RefCell<HashMap<AccountId, Rc<LoggedEffects>>>,
+    pub accounts: Rc<Accounts>,
     pub standing: RefCell<Standing>,
     /// Entries appended and not yet durable, in order.
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
     pub bodies: Rc<Bodies>,
     pub bulk: Bulk,
-    /// Sum of what the accounts in memory are charged.
-    pub memory: Cell<usize>,
-    /// Counts uses of accounts, to tell the least recent.
-    pub clock: Cell<u64>,
     pub checkpoints: checkpoint::Schedule,
-    /// Published states that sessions hold, maybe.
-    pub views: RefCell<Views>,
     pub compactions: Compactions,
     pub damages: Rc<Damages>,
-    /// As [`super::format::root::Root::lost`].
-    pub lost: Cell<Lsn>,
     /// Bytes of the last root.
     pub root_len: Cell<u32>,
     /// Set when the log failed; the task that opens it again waits for it.
@@ -177,7 +163,7 @@ impl Partition {
         load_spool(&log, &root, &mut standing, &mut report).await?;
         standing.replay(&effects);
 
-        let replayed = accounts.into_iter().map(|(id, list)| (id, Rc::new(list)));
+        let checkpoint_wanted: Rc<Signal> = Rc::default();
         let limits = DiskLimits {
             free_space_min: options.free_space_min,
             reserve: options.reserve,
@@ -193,23 +179,26 @@ impl Partition {
             damages.clone(),
             options.compression,
         ));
+        let known = Known { directory, replayed: accounts, lost: root.lost.max(report.lost) };
+        let accounts = Rc::new(Accounts::new(
+            log.clone(),
+            executor.clone(),
+            damages.clone(),
+            checkpoint_wanted.clone(),
+            &options,
+            known,
+        ));
         let inner = Rc::new(Inner {
             executor,
             admission,
-            accounts: RefCell::default(),
-            directory: RefCell::new(directory),
-            replayed: RefCell::new(replayed.collect()),
+            accounts,
             standing: RefCell::new(standing),
             staged: RefCell::default(),
             bodies,
             bulk: Bulk::default(),
-            memory: Cell::new(0),
-            clock: Cell::new(0),
-            checkpoints: checkpoint::Schedule::new(Rc::new(Signal::default()), &log),
-            views: RefCell::default(),
+            checkpoints: checkpoint::Schedule::new(checkpoint_wanted, &log),
             compactions: Compactions::default(),
             damages,
-            lost: Cell::new(root.lost.max(report.lost)),
             root_len: Cell::new(0),
             failed: Rc::default(),
             scratch: RefCell::default(),
@@ -287,7 +276,7 @@ impl Partition {
         let mut failed = Vec::new();
         let mut wanted = Vec::with_capacity(targets.len());
         for target in targets {
-            match inner.load(target.account).await {
+            match inner.accounts.load(target.account).await {
                 Ok(cell) => wanted.push((cell, target)),
                 Err(error) => failed.push((target.account, error)),
             }
@@ -335,7 +324,7 @@ impl Partition {
     pub async fn has_room(&self, accounts: &[AccountId], octets: u64) -> Result<(), StoreError> {
         let mut unreadable = None;
         for account in accounts {
-            match self.inner.load(*account).await {
+            match self.inner.accounts.load(*account).await {
                 Ok(cell) => {
                     let state = cell.state.borrow();
                     state.check_holding(1, octets, self.inner.options.holding)?;
@@ -375,7 +364,7 @@ impl Partition {
     /// Loads an account, creating it with an empty INBOX at first use. The handle pins its state
     /// in memory until dropped.
     pub async fn account(&self, account: AccountId) -> Result<Account, StoreError> {
-        let cell = self.inner.load(account).await?;
+        let cell = self.inner.accounts.load(account).await?;
         self.inner.ensure_exists(&cell)?;
         let created = {
             let state = cell.state.borrow();
@@ -480,7 +469,7 @@ impl Partition {
             messages_stored: self.inner.messages_stored.get(),
             body_bytes: self.inner.bodies.counters.raw.get(),
             body_bytes_stored: self.inner.bodies.counters.stored.get(),
-            accounts_in_memory: self.inner.accounts.borrow().len() as u64,
+            accounts_in_memory: self.inner.accounts.in_memory() as u64,
             checkpoints: log.checkpoints,
             reopened: log.reopened,
             segments: segments as u64,
@@ -787,7 +776,7 @@ impl Inner {
                 match cell {
                     Some(cell) => {
                         cell.state.borrow_mut().publish(lsn, effect, &mut wake);
-                        self.charge(cell, CHANGE_MEMORY);
+                        self.accounts.charge(cell, CHANGE_MEMORY);
                     }
                     None => self.standing.borrow_mut().publish(lsn, effect),
                 }

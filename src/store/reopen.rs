@@ -13,21 +13,15 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::HashMap;
-
 use super::{
-    account::state::{AccountCell, AccountState},
+    accounts::Known,
     error::StoreError,
-    format::effect::LoggedEffects,
     load::{Loaded, load, load_spool},
     log::{Recovered, Replay},
-    page_directory::PageDirectory,
-    paging::install_table,
     partition::Inner,
     signal::Signal,
     standing::Standing,
 };
-use crate::model::{AccountId, MailboxId};
 
 /// Pause before the first attempt; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -35,8 +29,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long to wait for a checkpoint that has not noticed yet that its log failed.
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(10);
-
-type ReplayedAccounts = HashMap<AccountId, Rc<LoggedEffects>>;
 
 /// The background task; ends with the partition.
 pub(super) async fn run(partition: Weak<Inner>, failed: Rc<Signal>) {
@@ -78,13 +70,12 @@ impl Inner {
         };
         let Loaded { log: reopened, mut report, directory, root, accounts, effects } =
             load(recovered, begin).await?;
-        let replayed: ReplayedAccounts =
-            accounts.into_iter().map(|(id, list)| (id, Rc::new(list))).collect();
+        let known = Known { directory, replayed: accounts, lost: report.lost };
         let read = async {
             let mut standing = Standing::from_root(&root);
             load_spool(&self.log, &root, &mut standing, &mut report).await?;
             standing.replay(&effects);
-            Ok((standing, self.read_pinned(&directory, &replayed).await?))
+            Ok((standing, self.accounts.read_again(&known).await?))
         };
         let (standing, fresh) = match read.await {
             Ok(read) => read,
@@ -96,96 +87,14 @@ impl Inner {
 
         // From here on nothing awaits: log, directory and accounts change as one.
         self.log.resume(reopened)?;
-        *self.directory.borrow_mut() = directory;
         let before = self.standing.replace(standing);
         self.standing.borrow_mut().succeed(&before);
-        *self.replayed.borrow_mut() = replayed;
-        self.lost.set(self.lost.get().max(report.lost));
         self.bodies.reset();
         self.bulk.reset();
-        self.replace_accounts(fresh);
+        self.accounts.renew(known, fresh);
         self.damages.note_report(&report);
         self.schedule_checkpoint();
         Ok(())
-    }
-
-    /// Reads the accounts that somebody holds, with the message tables they have loaded, until there is
-    /// none left unread. `None` stands for one that cannot be read.
-    async fn read_pinned(
-        &self,
-        directory: &PageDirectory,
-        replayed: &ReplayedAccounts,
-    ) -> Result<HashMap<AccountId, Option<AccountState>>, StoreError> {
-        let mut fresh: HashMap<AccountId, Option<AccountState>> = HashMap::new();
-        loop {
-            let next = {
-                let accounts = self.accounts.borrow();
-                let unread = |(id, cell): &(&AccountId, &Rc<AccountCell>)| {
-                    Rc::strong_count(cell) > 1 && !fresh.contains_key(*id)
-                };
-                accounts.iter().find(unread).map(|(id, cell)| (*id, cell.clone()))
-            };
-            let Some((id, cell)) = next else { return Ok(fresh) };
-            let page = directory.get(id);
-            let replayed = replayed.get(&id).map(|effects| &**effects);
-            let state = match self.read_account(id, page, replayed).await {
-                Ok(mut state) => self.read_tables(&cell, &mut state).await.map(|()| Some(state)),
-                Err(error) => Err(error),
-            };
-            fresh.insert(
-                id,
-                match state {
-                    Err(StoreError::Corrupt { .. }) => None,
-                    state => state?,
-                },
-            );
-        }
-    }
-
-    /// Loads into `state` the tables that are loaded in `cell`.
-    async fn read_tables(
-        &self,
-        cell: &AccountCell,
-        state: &mut AccountState,
-    ) -> Result<(), StoreError> {
-        let loaded: Vec<MailboxId> = {
-            let before = cell.state.borrow();
-            let loaded = before.mailboxes.iter().filter(|(_, mailbox)| mailbox.loaded.is_some());
-            loaded.map(|(id, _)| *id).collect()
-        };
-        let page = state.page.unwrap_or_default();
-        for id in loaded {
-            if let Some(mailbox) = state.mailboxes.get_mut(&id)
-                && mailbox.loaded.is_none()
-            {
-                let builder = self.read_runs(&mailbox.runs).await?;
-                install_table(mailbox, builder)
-                    .map_err(|error| StoreError::undecodable(page, error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the accounts that are held their new state and drops the others; wakes who watches one.
-    fn replace_accounts(&self, mut fresh: HashMap<AccountId, Option<AccountState>>) {
-        let mut wake = Vec::new();
-        self.memory.set(0);
-        self.accounts.borrow_mut().retain(|id, cell| {
-            let Some(state) = fresh.remove(id) else { return false };
-            self.replayed.borrow_mut().remove(id);
-            // Without a state it is out of reach: its holders find no mailbox in it any more, and
-            // commit nothing by it.
-            let readable = state.is_some();
-            let mut new = state.unwrap_or_else(|| AccountState::stand_in(*id));
-            let old = &mut *cell.state.borrow_mut();
-            new.succeed(old, &mut wake);
-            *old = new;
-            cell.memory.set(0);
-            readable
-        });
-        let cells: Vec<Rc<AccountCell>> = self.accounts.borrow().values().cloned().collect();
-        cells.iter().for_each(|cell| self.measure(cell));
-        wake.into_iter().for_each(std::task::Waker::wake);
     }
 }
 
@@ -195,7 +104,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Flags, Lsn, ModSeq, Moment, PartitionId, Timestamp, Uid},
+        model::{AccountId, Flags, Lsn, MailboxId, ModSeq, Moment, PartitionId, Timestamp, Uid},
         runtime::{
             LocalFuture,
             device::memory::{Faults, MemoryDevice},
@@ -450,7 +359,7 @@ mod tests {
         run(async |world| {
             let partition = world.open().await;
             deliver(&partition, AccountId(2), b"first").await.unwrap();
-            let cell = partition.inner.load(ALICE).await.unwrap();
+            let cell = partition.inner.accounts.load(ALICE).await.unwrap();
             partition.inner.ensure_exists(&cell).unwrap();
             let account = crate::store::Account { inner: partition.inner.clone(), cell };
             let (appends, _) = world.device.operations();

@@ -20,6 +20,7 @@ use super::{
         page::decode_account,
         state::{AccountCell, AccountState},
     },
+    accounts::Accounts,
     damage::{Damage, Place},
     error::StoreError,
     format::{
@@ -28,7 +29,6 @@ use super::{
     },
     log::EntryKind,
     message::Message,
-    partition::Inner,
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid, UidValidity};
 
@@ -53,7 +53,7 @@ type Records = BTreeMap<Uid, Message>;
 /// may have been.
 type Window = (u32, u32);
 
-impl Inner {
+impl Accounts {
     /// The account as far as the log still tells. `None` if another task did it meanwhile.
     pub(super) async fn salvage_account(
         &self,
@@ -61,7 +61,7 @@ impl Inner {
         why: &StoreError,
     ) -> Result<Option<AccountState>, StoreError> {
         let _turn = self.damages.turn().await;
-        if self.accounts.borrow().contains_key(&id) {
+        if self.cells.borrow().contains_key(&id) {
             return Ok(None);
         }
         self.damages.note(why, Place { account: Some(id), ..Place::default() });
@@ -107,14 +107,14 @@ impl Inner {
         state.skip_numbers();
         state.applied = self.log.durable_lsn();
         state.dirty = true;
-        self.checkpoints.wanted.set();
+        self.checkpoint_wanted.set();
         Ok(Some(state))
     }
 
     fn create_again(&self, state: &mut AccountState) {
         let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2));
         let validity = UidValidity(seconds as u32);
-        let mailboxes = first_mailboxes(validity, &self.options.default_mailboxes);
+        let mailboxes = first_mailboxes(validity, &self.default_mailboxes);
         let effect = Effect::Account { account: state.id, mailboxes };
         state.stage(Lsn(0), &effect);
         state.publish(Lsn(0), &effect, &mut Vec::new());
@@ -228,7 +228,7 @@ impl Inner {
             let segment = "log".to_owned();
             self.damages.note_loss(Damage { segment, offset: 0, what, place });
         }
-        self.checkpoints.wanted.set();
+        self.checkpoint_wanted.set();
         Ok(())
     }
 

@@ -574,7 +574,7 @@ fn cold_accounts_leave_memory_and_deliveries_read_no_tables() {
         assert!(probe.checkpoints > 2, "{probe:?}");
         for account in [0, 50, 99] {
             deliver(&partition, AccountId(account), b"last").await;
-            let cell = partition.inner.load(AccountId(account)).await.unwrap();
+            let cell = partition.inner.accounts.load(AccountId(account)).await.unwrap();
             let state = cell.state.borrow();
             assert!(state.mailboxes[&MailboxId::INBOX].loaded.is_none());
         }
@@ -841,7 +841,7 @@ fn measure_deliveries() {
             let mailbox = state.mailboxes.get_mut(&MailboxId::INBOX).unwrap();
             let held = mailbox.snapshot();
             mailbox.publish(Lsn(0), &effect);
-            account.inner.memory.get();
+            account.inner.accounts.memory.get();
             drop(held);
             let loaded = mailbox.loaded.as_mut().unwrap();
             Rc::make_mut(loaded).table.remove(&[Uid(3_000_000_000)], |_| ());

@@ -136,7 +136,7 @@ impl Partition {
         let rate = self.inner.options.compaction_rate;
         report.checked = log.check_files(rate, &mut |flaw| flaws.push(flaw), progress).await?;
         let mut references = References::default();
-        for id in self.inner.account_ids() {
+        for id in self.inner.accounts.ids() {
             self.verify_account(id, &mut report, &mut references, progress).await?;
             self.inner.executor.yield_now().await;
         }
@@ -165,11 +165,11 @@ impl Partition {
     /// # Errors
     /// As reads'.
     pub async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
-        let cell = self.inner.load(id).await?;
+        let cell = self.inner.accounts.load(id).await?;
         let folders = cell.state.borrow().names.list();
         let mut rows = Vec::with_capacity(folders.len());
         for MailboxInfo { id: mailbox, name, .. } in folders {
-            self.inner.ensure_table(&cell, mailbox).await?;
+            self.inner.accounts.ensure_table(&cell, mailbox).await?;
             let state = cell.state.borrow();
             let Some(found) = state.live_mailbox(mailbox) else { continue };
             let last =
@@ -208,7 +208,7 @@ impl Partition {
         account: Option<AccountId>,
         mailbox: Option<MailboxId>,
     ) -> Option<String> {
-        let cell = self.inner.load(account?).await.ok()?;
+        let cell = self.inner.accounts.load(account?).await.ok()?;
         let state = cell.state.borrow();
         state.names.info(mailbox?).map(|info| info.name)
     }
@@ -220,7 +220,7 @@ impl Partition {
         references: &mut References,
         progress: &dyn Fn(u64),
     ) -> Result<(), StoreError> {
-        let cell = match self.inner.load(id).await {
+        let cell = match self.inner.accounts.load(id).await {
             Ok(cell) => cell,
             Err(error) => return report.find_error(error, Some(id), None, None),
         };
@@ -228,7 +228,7 @@ impl Partition {
         let folders = cell.state.borrow().names.list();
         let rate = self.inner.options.compaction_rate;
         for MailboxInfo { id: mailbox, name, .. } in folders {
-            match self.inner.ensure_table(&cell, mailbox).await {
+            match self.inner.accounts.ensure_table(&cell, mailbox).await {
                 // Deleted meanwhile.
                 Err(StoreError::NoSuchMailbox) => continue,
                 Err(error) => report.find_error(error, Some(id), Some(&name), None)?,

@@ -40,7 +40,7 @@ impl MailboxView {
     /// Latest published state; `None` once the mailbox was deleted.
     pub fn current(&self) -> Option<Snapshot> {
         let snapshot = self.cell.state.borrow().live_mailbox(self.mailbox)?.snapshot()?;
-        self.inner.views.borrow_mut().note(&snapshot.published);
+        self.inner.accounts.note_held(&snapshot.published);
         Some(snapshot)
     }
 

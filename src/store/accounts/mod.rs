@@ -1,0 +1,158 @@
+//! The accounts of a partition: which are in memory, and where the pages of all of them lie.
+//!
+//! `paging` brings accounts and message tables into memory and drops what nobody uses; `salvage` makes of
+//! a damaged one what the log still says of it; `page_directory` remembers where each lies, `views` which
+//! states sessions hold; `renewal` gives accounts their state anew when the log was opened again. Shard-local. Of commits and checkpoints it knows nothing: it is told where a page
+//! was written, and asks for a checkpoint by a signal.
+
+mod renewal;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use hashbrown::HashMap;
+
+use super::{
+    account::{snapshot::Published, state::AccountCell},
+    damage::Damages,
+    format::effect::LoggedEffects,
+    log::Log,
+    options::StoreOptions,
+    page_directory::PageDirectory,
+    signal::Signal,
+    views::Views,
+};
+use crate::{
+    model::{AccountId, Lsn, SpecialUse},
+    runtime::executor::Executor,
+};
+
+/// What a log says of its accounts when it is opened.
+pub(super) struct Known {
+    pub directory: PageDirectory,
+    /// Effects that pages do not have.
+    pub replayed: HashMap<AccountId, LoggedEffects>,
+    /// As [`super::format::root::Root::lost`].
+    pub lost: Lsn,
+}
+
+/// The accounts of one partition.
+pub(super) struct Accounts {
+    pub(super) log: Log,
+    pub(super) executor: Rc<dyn Executor>,
+    pub(super) damages: Rc<Damages>,
+    /// Set when only a checkpoint helps.
+    pub(super) checkpoint_wanted: Rc<Signal>,
+    /// Bytes of memory before cold accounts are dropped.
+    pub(super) budget: usize,
+    pub(super) default_mailboxes: Vec<(String, SpecialUse)>,
+    /// Those in memory.
+    pub(super) cells: RefCell<HashMap<AccountId, Rc<AccountCell>>>,
+    pub(super) directory: RefCell<PageDirectory>,
+    /// As [`Known::replayed`], for accounts not loaded since.
+    pub(super) replayed: RefCell<HashMap<AccountId, Rc<LoggedEffects>>>,
+    /// Published states that sessions hold, maybe.
+    views: RefCell<Views>,
+    /// Sum of what the accounts in memory are charged.
+    pub(super) memory: Cell<usize>,
+    /// Memory below which trimming again would find nothing.
+    pub(super) trim_above: Cell<usize>,
+    /// Counts uses of accounts, to tell the least recent.
+    clock: Cell<u64>,
+    pub(super) lost: Cell<Lsn>,
+}
+
+impl Accounts {
+    pub(super) fn new(
+        log: Log,
+        executor: Rc<dyn Executor>,
+        damages: Rc<Damages>,
+        checkpoint_wanted: Rc<Signal>,
+        options: &StoreOptions,
+        known: Known,
+    ) -> Accounts {
+        Accounts {
+            log,
+            executor,
+            damages,
+            checkpoint_wanted,
+            budget: options.account_budget,
+            default_mailboxes: options.default_mailboxes.clone(),
+            cells: RefCell::default(),
+            directory: RefCell::new(known.directory),
+            replayed: RefCell::new(shared(known.replayed)),
+            views: RefCell::default(),
+            memory: Cell::new(0),
+            trim_above: Cell::new(0),
+            clock: Cell::new(0),
+            lost: Cell::new(known.lost),
+        }
+    }
+
+    pub(super) fn in_memory(&self) -> usize {
+        self.cells.borrow().len()
+    }
+
+    /// The account if it is in memory. It stays as long used as it was.
+    pub(super) fn get(&self, id: AccountId) -> Option<Rc<AccountCell>> {
+        self.cells.borrow().get(&id).cloned()
+    }
+
+    /// Every account that there is, ascending.
+    pub(super) fn ids(&self) -> Vec<AccountId> {
+        let directory = self.directory.borrow();
+        let mut ids: Vec<AccountId> = (0..directory.bucket_count())
+            .flat_map(|bucket| directory.accounts_in(bucket))
+            .collect();
+        ids.extend(self.replayed.borrow().keys().copied());
+        ids.extend(self.cells.borrow().keys().copied());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Those whose pages do not have everything, in order, so that a simulation repeats itself.
+    pub(super) fn changed(&self) -> Vec<AccountId> {
+        let cells = self.cells.borrow();
+        let loaded = cells.iter().filter(|(_, cell)| cell.state.borrow().dirty);
+        let mut changed: Vec<AccountId> = loaded.map(|(id, _)| *id).collect();
+        changed.extend(self.replayed.borrow().keys().copied());
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    /// The first effect of the account that its page does not have.
+    pub(super) fn first_unwritten(&self, id: AccountId) -> Option<Lsn> {
+        if let Some(cell) = self.cells.borrow().get(&id) {
+            return cell.state.borrow().unwritten;
+        }
+        self.replayed.borrow().get(&id)?.first().map(|(lsn, _)| *lsn)
+    }
+
+    /// A session holds `published` from now on.
+    pub(super) fn note_held(&self, published: &Rc<Published>) {
+        self.views.borrow_mut().note(published);
+    }
+
+    /// States that sessions hold, in the order of their handing out.
+    pub(super) fn held(&self) -> Vec<Rc<Published>> {
+        self.views.borrow().held()
+    }
+
+    /// Counts a use.
+    pub(super) fn tick(&self) -> u64 {
+        let turn = self.clock.get() + 1;
+        self.clock.set(turn);
+        turn
+    }
+}
+
+/// With each account's effects to be taken without copying them.
+pub(super) fn shared(
+    effects: HashMap<AccountId, LoggedEffects>,
+) -> HashMap<AccountId, Rc<LoggedEffects>> {
+    effects.into_iter().map(|(id, list)| (id, Rc::new(list))).collect()
+}
