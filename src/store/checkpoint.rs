@@ -210,7 +210,7 @@ impl Inner {
             lost: self.accounts.lost.get(),
             ..Root::default()
         };
-        self.standing.borrow().to_root(&mut root);
+        self.commits.standing.borrow().to_root(&mut root);
         let root = encode_root(&root);
         self.root_len.set(entry_len(root.len()) as u32);
         append(EntryKind::CheckpointRoot, root)

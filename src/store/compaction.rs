@@ -73,13 +73,6 @@ pub(super) struct Compactions {
     halted: Cell<bool>,
     /// Garbage that the last cycle left or found nothing to do about.
     left: Cell<u64>,
-    /// Garbage that expunges made in segments not known, since the last pass over all.
-    pub unattributed: Cell<u64>,
-    /// Garbage that changes have made since it was last asked whether a cycle is worth it.
-    pub freed: Cell<u64>,
-    /// Bytes that changes have logged or freed since the last cycle. Checkpoints and cycles make
-    /// garbage too: without this they could call for each other for ever.
-    pub changed: Cell<u64>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
     deleted: Cell<u64>,
@@ -222,8 +215,8 @@ impl Inner {
         }
         let sealed = self.compactable();
         let total: u64 = sealed.iter().map(|segment| segment.len).sum();
-        let garbage = garbage(&sealed) + self.compactions.unattributed.get();
-        let worth = self.compactions.changed.get() >= self.garbage_min() / 2
+        let garbage = garbage(&sealed) + self.commits.freed.unattributed.get();
+        let worth = self.commits.freed.changed.get() >= self.garbage_min() / 2
             && garbage * 100 > total * share
             && garbage >= self.compactions.left.get() + self.garbage_min();
         if worth {
@@ -234,8 +227,8 @@ impl Inner {
     /// After changes were published: asks [`Inner::schedule_compaction`] when they have freed enough,
     /// however little they added to the log.
     pub(super) fn look_for_garbage(&self) {
-        if self.compactions.freed.get() >= self.garbage_min() {
-            self.compactions.freed.set(0);
+        if self.commits.freed.freed.get() >= self.garbage_min() {
+            self.commits.freed.freed.set(0);
             self.schedule_compaction();
         }
     }
@@ -267,7 +260,7 @@ impl Inner {
         let mut running = Running { compactions: &self.compactions, clean: false };
         let mut report = CompactionReport::default();
         (report.segments_before, report.bytes_before) = self.log.disk_usage();
-        self.compactions.changed.set(0);
+        self.commits.freed.changed.set(0);
         let outcome = match self.compactions.halted.get() || self.compactions.stopped.get() {
             true => Ok(()),
             false => self.run_cycle(all, &mut report).await,
@@ -300,14 +293,14 @@ impl Inner {
         let horizon = self.horizon();
         let mut sealed = self.compactable();
         let unknown = sealed.iter().any(|segment| segment.live.is_none());
-        if !all && (unknown || self.compactions.unattributed.get() >= self.garbage_min()) {
+        if !all && (unknown || self.commits.freed.unattributed.get() >= self.garbage_min()) {
             let marks = self.mark(&sealed, &BTreeSet::new(), &mut pace).await?;
             self.adopt(&marks, |_| true);
             sealed = self.compactable();
-            self.compactions.unattributed.set(0);
+            self.commits.freed.unattributed.set(0);
         }
         if all {
-            self.compactions.unattributed.set(0);
+            self.commits.freed.unattributed.set(0);
         }
         let least = if all { 0 } else { u64::from(self.options.garbage_share) / 2 };
         let chosen: Vec<SealedSegment> = sealed

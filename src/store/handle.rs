@@ -13,10 +13,11 @@ use super::{
         state::{AccountCell, AccountState},
     },
     bodies::write::StagedBody,
+    commits::{Change, Changes, Commits},
+    delivery::{Delivered, DeliveryTarget, plan_message},
     error::StoreError,
     format::effect::Effect,
     message::{MailboxStatus, Message, MessageBody},
-    partition::{Change, Changes, Delivered, DeliveryTarget, Inner},
     view::MailboxView,
 };
 use crate::{
@@ -45,7 +46,7 @@ const SCAN: usize = 4_096;
 /// published; reads see published state only.
 #[derive(Clone)]
 pub struct Account {
-    pub(super) inner: Rc<Inner>,
+    pub(super) commits: Rc<Commits>,
     pub(super) cell: Rc<AccountCell>,
 }
 
@@ -148,8 +149,8 @@ impl Account {
 
     fn name_limits(&self) -> NameLimits {
         NameLimits {
-            name_max: self.inner.options.mailbox_name_max,
-            mailboxes_max: self.inner.options.mailboxes_per_account,
+            name_max: self.commits.options.mailbox_name_max,
+            mailboxes_max: self.commits.options.mailboxes_per_account,
         }
     }
 
@@ -173,14 +174,14 @@ impl Account {
             };
         }
         let changes: Changes = effects.into_iter().map(|effect| self.change(effect)).collect();
-        self.inner.commit(changes, None).map(drop)
+        self.commits.commit(changes, None).map(drop)
     }
 
     /// Resolves when the latest change staged to this account is durable and published.
     async fn settled(&self) -> Result<(), StoreError> {
         let staged = self.cell.state.borrow().staged;
         match staged {
-            Some(lsn) => self.inner.acknowledged(lsn).await,
+            Some(lsn) => self.commits.acknowledged(lsn).await,
             None => Ok(()),
         }
     }
@@ -191,7 +192,7 @@ impl Account {
         name: &str,
         special_use: Option<SpecialUse>,
     ) -> Result<MailboxId, StoreError> {
-        self.inner.log.room().await?;
+        self.commits.log.room().await?;
         let (account, new) = {
             let state = self.cell.state.borrow();
             let limits = self.name_limits();
@@ -208,7 +209,7 @@ impl Account {
     /// A mailbox's children stay, and its name with them as one of no mailbox (RFC 3501 6.3.4).
     /// Deleting such a name is `NotPermitted`, as is deleting INBOX.
     pub async fn delete_mailbox(&self, name: &str) -> Result<(), StoreError> {
-        self.inner.log.room().await?;
+        self.commits.log.room().await?;
         let effect = {
             let state = self.cell.state.borrow();
             let mailbox = state.pending_names.plan_delete(name)?;
@@ -223,7 +224,7 @@ impl Account {
         if normalise(source) == "INBOX" {
             return self.rename_inbox(target).await;
         }
-        self.inner.log.room().await?;
+        self.commits.log.room().await?;
         let (account, Renaming { superiors, renames }) = {
             let state = self.cell.state.borrow();
             let plan = state.pending_names.plan_rename(source, target, self.name_limits())?;
@@ -241,9 +242,9 @@ impl Account {
     /// follow: what arrives meanwhile stays in INBOX, and so does the rest after a crash.
     async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
         // Before anything awaits: what a reopened log took back must not be taken for done.
-        let generation = self.inner.log.generation();
-        self.inner.accounts.ensure_table(&self.cell, MailboxId::INBOX).await?;
-        self.inner.log.room().await?;
+        let generation = self.commits.log.generation();
+        self.commits.accounts.ensure_table(&self.cell, MailboxId::INBOX).await?;
+        self.commits.log.room().await?;
         let (effects, mailbox, whole) = {
             let mut state = self.cell.state.borrow_mut();
             let new = state.pending_names.plan_create(target, None, self.name_limits())?;
@@ -284,7 +285,7 @@ impl Account {
     }
 
     pub async fn set_subscribed(&self, name: &str, subscribed: bool) -> Result<(), StoreError> {
-        self.inner.log.room().await?;
+        self.commits.log.room().await?;
         let name = normalise(name);
         let effects = {
             let state = self.cell.state.borrow();
@@ -293,7 +294,7 @@ impl Account {
                 Vec::new()
             } else {
                 if subscribed {
-                    names.check_subscription(&name, self.inner.options.mailbox_name_max)?;
+                    names.check_subscription(&name, self.commits.options.mailbox_name_max)?;
                     state.check_names(std::iter::once(&name))?;
                 }
                 vec![Effect::Subscription { account: state.id, name, subscribed }]
@@ -316,7 +317,7 @@ impl Account {
         mailbox: MailboxId,
         claim_recent: bool,
     ) -> Result<MailboxView, StoreError> {
-        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
+        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
         let mut state = self.cell.state.borrow_mut();
         let found = state.mailboxes.get_mut(&mailbox).filter(|found| found.live);
         let found = found.ok_or(StoreError::NoSuchMailbox)?;
@@ -325,7 +326,7 @@ impl Account {
             recent_from = found.claim_recent();
             state.dirty = true;
         }
-        Ok(MailboxView::new(self.inner.clone(), self.cell.clone(), mailbox, recent_from))
+        Ok(MailboxView::new(self.commits.clone(), self.cell.clone(), mailbox, recent_from))
     }
 
     /// Body staged on this account's partition.
@@ -337,9 +338,9 @@ impl Account {
         keywords: &[String],
         internal_date: Timestamp,
     ) -> Result<Delivered, StoreError> {
-        self.inner.check_owner(&body)?;
-        self.inner.admission.admit()?;
-        self.inner.log.room().await?;
+        self.commits.check_owner(&body)?;
+        self.commits.admission.admit()?;
+        self.commits.log.room().await?;
         let target = DeliveryTarget {
             account: self.id(),
             mailbox: None,
@@ -347,12 +348,12 @@ impl Account {
             keywords: keywords.to_vec(),
             internal_date,
         };
-        let (size, now) = (body.size(), self.inner.executor.now());
+        let (size, now) = (body.size(), self.commits.executor.now());
         let (change, delivered) =
-            self.inner.plan_message(self.cell.clone(), mailbox, &target, size, now)?;
-        let lsn = self.inner.commit(Changes::from_buf([change]), Some(&body))?;
+            plan_message(&self.commits, self.cell.clone(), mailbox, &target, size, now)?;
+        let lsn = self.commits.commit(Changes::from_buf([change]), Some(&body))?;
         body.logged();
-        self.inner.acknowledged(lsn).await?;
+        self.commits.acknowledged(lsn).await?;
         Ok(delivered)
     }
 
@@ -392,11 +393,11 @@ impl Account {
         }
         if way == Way::Copy {
             let octets = messages.iter().map(|message| message.body.size).sum();
-            let limits = self.inner.options.holding;
+            let limits = self.commits.options.holding;
             self.cell.state.borrow().check_holding(messages.len() as u64, octets, limits)?;
         }
-        let generation = self.inner.log.generation();
-        self.inner.accounts.ensure_table(&self.cell, source).await?;
+        let generation = self.commits.log.generation();
+        self.commits.accounts.ensure_table(&self.cell, source).await?;
         let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
         self.copy_by_slices(generation, source, &uids, target, way).await
     }
@@ -435,7 +436,7 @@ impl Account {
     ) -> Result<(), StoreError> {
         let originals = self.originals(source, uids)?;
         let keywords = self.keywords_between(source, target, &originals)?;
-        let now = self.inner.executor.now();
+        let now = self.commits.executor.now();
         let mut effects = Vec::with_capacity(originals.len() + 1);
         let mut slice = Vec::with_capacity(originals.len());
         {
@@ -443,7 +444,7 @@ impl Account {
             if way == Way::Copy {
                 // Once more: others may have copied since the command was looked at as a whole.
                 let octets = originals.iter().map(|original| original.body.size).sum();
-                let limits = self.inner.options.holding;
+                let limits = self.commits.options.holding;
                 state.check_holding(originals.len() as u64, octets, limits)?;
             }
             let (account, mod_seq) = (state.id, state.allocate_mod_seq());
@@ -520,7 +521,9 @@ impl Account {
         };
         names
             .into_iter()
-            .map(|(bit, name)| Ok((bit, self.inner.define_keywords(&self.cell, target, &[name])?)))
+            .map(|(bit, name)| {
+                Ok((bit, self.commits.define_keywords(&self.cell, target, &[name])?))
+            })
             .collect()
     }
 
@@ -534,8 +537,8 @@ impl Account {
         change: FlagChange,
         unchanged_since: Option<ModSeq>,
     ) -> Result<FlagOutcome, StoreError> {
-        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
-        let generation = self.inner.log.generation();
+        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
+        let generation = self.commits.log.generation();
         let change = self.as_bits(mailbox, change)?;
         let mut outcome = FlagOutcome::default();
         for (index, slice) in sorted(uids).chunks(SLICE).enumerate() {
@@ -554,7 +557,7 @@ impl Account {
     /// first of them, since only the last one is waited for.
     async fn slices_settled(&self, generation: u64) -> Result<(), StoreError> {
         self.settled().await?;
-        match self.inner.log.generation() == generation {
+        match self.commits.log.generation() == generation {
             true => Ok(()),
             false => Err(StoreError::Poisoned),
         }
@@ -564,17 +567,17 @@ impl Account {
     /// together is published in a turn.
     async fn room_for_slice(&self, index: usize, messages: usize) -> Result<(), StoreError> {
         if index > 0 {
-            self.inner.executor.yield_now().await;
-            self.inner.bulk_turn(messages).await?;
+            self.commits.executor.yield_now().await;
+            self.commits.bulk_turn(messages).await?;
         }
-        self.inner.log.room().await
+        self.commits.log.room().await
     }
 
     fn stage_slice(&self, effects: Vec<Effect>, messages: usize) -> Result<(), StoreError> {
         let staged = !effects.is_empty();
         self.stage(effects)?;
         if staged && let Some(lsn) = self.cell.state.borrow().staged {
-            self.inner.bulk.staged(lsn, messages);
+            self.commits.bulk.staged(lsn, messages);
         }
         Ok(())
     }
@@ -584,7 +587,7 @@ impl Account {
         let FlagChange { action, system, keywords } = change;
         let flags = match action {
             FlagAction::Add | FlagAction::Replace => {
-                let keywords = self.inner.define_keywords(&self.cell, mailbox, &keywords)?;
+                let keywords = self.commits.define_keywords(&self.cell, mailbox, &keywords)?;
                 FlagSet { system, keywords }
             }
             FlagAction::Remove => {
@@ -602,7 +605,7 @@ impl Account {
         mailbox: MailboxId,
         uids: Option<&[Uid]>,
     ) -> Result<Vec<Uid>, StoreError> {
-        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
+        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
         let deleted = |pending: PendingState| pending.flags.system.contains(Flags::DELETED);
         let chosen = match uids {
             _ if !self.may_have_deleted(mailbox)? => Vec::new(),
@@ -641,14 +644,14 @@ impl Account {
             if looked_at < SCAN {
                 break;
             }
-            self.inner.executor.yield_now().await;
+            self.commits.executor.yield_now().await;
         }
         Ok(uids)
     }
 
     /// Removes `uids` whatever their flags (POP3 QUIT).
     pub async fn remove(&self, mailbox: MailboxId, uids: &[Uid]) -> Result<Vec<Uid>, StoreError> {
-        self.inner.accounts.ensure_table(&self.cell, mailbox).await?;
+        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
         self.expunge_where(mailbox, sorted(uids), |_| true).await
     }
 
@@ -660,7 +663,7 @@ impl Account {
         uids: Vec<Uid>,
         chosen: impl Fn(PendingState) -> bool,
     ) -> Result<Vec<Uid>, StoreError> {
-        let generation = self.inner.log.generation();
+        let generation = self.commits.log.generation();
         let mut removed = Vec::new();
         for (index, slice) in uids.chunks(SLICE).enumerate() {
             self.room_for_slice(index, slice.len()).await?;
@@ -691,14 +694,14 @@ impl Account {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, StoreError> {
-        self.inner.bodies.reading_turn().await;
-        self.inner.bodies.read_body(body, offset, len).await
+        self.commits.bodies.reading_turn().await;
+        self.commits.bodies.read_body(body, offset, len).await
     }
 
     /// The summary given to [`super::BodyWriter::finish`].
     pub async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
-        self.inner.bodies.reading_turn().await;
-        self.inner.bodies.read_summary(body).await
+        self.commits.bodies.reading_turn().await;
+        self.commits.bodies.read_summary(body).await
     }
 }
 

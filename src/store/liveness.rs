@@ -223,7 +223,7 @@ impl Inner {
         let mut marks = Marks::new(segments, wanted);
         self.mark_staged(&mut marks);
         // Bodies committed and not yet published would be seen nowhere: let them be published.
-        if let Some(last) = self.last_staged() {
+        if let Some(last) = self.commits.last_staged() {
             self.log.durable(last).await?;
         }
         self.mark_spool(&mut marks).await?;
@@ -285,7 +285,7 @@ impl Inner {
 
     async fn mark_spool(&self, marks: &mut Marks) -> Result<(), StoreError> {
         let spooled: Vec<MessageBody> =
-            self.standing.borrow().spool.values().map(|spooled| spooled.body).collect();
+            self.commits.standing.borrow().spool.values().map(|spooled| spooled.body).collect();
         for body in spooled {
             marks.add(body.lsn, body.entry_len);
             self.mark_chunks(&body, marks).await?;

@@ -7,6 +7,7 @@
 use hashbrown::HashMap;
 
 use super::{
+    commits::standing::Standing,
     error::StoreError,
     format::{
         effect::{LoggedEffects, decode_effects},
@@ -15,7 +16,6 @@ use super::{
     log::{EntryHeader, EntryKind, Log, Recovered, RecoveryReport, Replay},
     page_directory::PageDirectory,
     rebuild::Rebuild,
-    standing::Standing,
 };
 use crate::{
     model::{AccountId, Lsn},

@@ -13,13 +13,13 @@ mod account;
 mod accounts;
 mod admission;
 mod bodies;
-mod bulk;
 mod checkpoint;
+mod commits;
 mod compaction;
 mod damage;
+mod delivery;
 mod error;
 mod format;
-mod garbage;
 mod handle;
 mod liveness;
 mod load;
@@ -33,7 +33,6 @@ mod rebuild;
 mod reopen;
 mod salvage;
 mod signal;
-mod standing;
 mod verify;
 mod view;
 mod views;
@@ -56,15 +55,17 @@ pub use self::{
         compression::{self, Compression},
         write::{BodyWriter, StagedBody},
     },
+    commits::standing::Spooled,
     compaction::CompactionReport,
     damage::{Damage, Place},
+    delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},
     error::StoreError,
     format::body::BODY_CHUNK,
     handle::{Account, Copied, FlagChange, FlagOutcome},
     log::RecoveryReport,
     message::{MailboxStatus, Message, MessageBody},
     options::{StoreOptions, StoreProbe},
-    partition::{Delivered, Deliveries, DeliveryId, DeliveryTarget, Partition, Spooled},
+    partition::Partition,
     verify::{Finding, VerifyReport, kind_name},
     view::MailboxView,
 };

@@ -11,54 +11,44 @@
 //! - After a failed write or sync nothing more is published or accepted.
 //! - No `RefCell` is borrowed across an await or while a waker runs.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use hashbrown::HashSet;
-use smallvec::SmallVec;
 
 use super::{
-    account::{namespace::first_mailboxes, state::AccountCell},
     accounts::{Accounts, Known},
     admission::{self, Admission, DiskLimits, PartitionTrouble},
     bodies::{
         Bodies,
         write::{BodyWriter, StagedBody},
     },
-    bulk::Bulk,
     checkpoint,
+    commits::{
+        Change, Commits,
+        standing::{Spooled, Standing},
+    },
     compaction::Compactions,
     damage::{Damage, Damages},
+    delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
     error::StoreError,
-    format::effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
+    format::effect::{BODY_HERE, Effect},
     handle::Account,
     load::{Loaded, load, load_spool},
-    log::{EntryHeader, EntryKind, Log, LogOptions, Recovered, RecoveryReport, Replay, entry_len},
-    message::{Message, MessageBody},
+    log::{Log, LogOptions, Recovered, RecoveryReport, Replay},
+    message::MessageBody,
     options::{StoreOptions, StoreProbe},
     reopen,
     signal::Signal,
-    standing::{Standing, id_of_one},
 };
 use crate::{
-    model::{
-        AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, PartitionId, Timestamp, Uid,
-        UidValidity,
-    },
-    plant::{Plant, planted},
+    model::{AccountId, Lsn, MailboxId, PartitionId},
     runtime::{
         device::Device,
         executor::{Executor, Priority},
     },
 };
 
-/// Messages one transaction may put into mailboxes: its entry stays below the log's limit.
-pub(super) const TRANSACTION_MESSAGES_MAX: usize = 100_000;
 /// Messages in the spool: each costs memory, and a task that tries again.
 pub(super) const SPOOLED_MAX: usize = 10_000;
 /// Bytes of a spooled payload.
@@ -70,62 +60,15 @@ pub struct Partition {
     pub(super) inner: Rc<Inner>,
 }
 
-#[derive(Clone, Debug)]
-pub struct Spooled {
-    pub lsn: Lsn,
-    pub payload: Bytes,
-    pub body: MessageBody,
-}
-
-#[derive(Clone, Debug)]
-pub struct DeliveryTarget {
-    pub account: AccountId,
-    /// `INBOX` or a path as in [`super::MailboxInfo::name`]; absent folders fall back to INBOX.
-    pub mailbox: Option<String>,
-    pub flags: Flags,
-    /// Keyword names to set, e.g. `$Junk`.
-    pub keywords: Vec<String>,
-    pub internal_date: Timestamp,
-}
-
-/// What became of a delivery to several accounts.
-#[derive(Debug, Default)]
-pub struct Deliveries {
-    /// Where it lies now. Accounts that had it already are neither here nor there.
-    pub delivered: Vec<Delivered>,
-    /// Accounts that could not take it; nothing of it is in them.
-    pub failed: Vec<(AccountId, StoreError)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Delivered {
-    pub account: AccountId,
-    pub mailbox: MailboxId,
-    pub uid_validity: UidValidity,
-    pub uid: Uid,
-}
-
-/// An effect and the account it changes, pinned until published; `None` for the partition itself.
-pub(super) struct Change {
-    pub cell: Option<Rc<AccountCell>>,
-    pub effect: Effect,
-}
-
-/// The changes of one entry. Nearly always one.
-pub(super) type Changes = SmallVec<[Change; 1]>;
-
 /// What the clones of a [`Partition`] share.
 pub(super) struct Inner {
-    pub options: StoreOptions,
+    pub options: Rc<StoreOptions>,
     pub executor: Rc<dyn Executor>,
     pub admission: Rc<Admission>,
     pub log: Log,
     pub accounts: Rc<Accounts>,
-    pub standing: RefCell<Standing>,
-    /// Entries appended and not yet durable, in order.
-    staged: RefCell<VecDeque<(Lsn, Changes)>>,
+    pub commits: Rc<Commits>,
     pub bodies: Rc<Bodies>,
-    pub bulk: Bulk,
     pub checkpoints: checkpoint::Schedule,
     pub compactions: Compactions,
     pub damages: Rc<Damages>,
@@ -133,9 +76,6 @@ pub(super) struct Inner {
     pub root_len: Cell<u32>,
     /// Set when the log failed; the task that opens it again waits for it.
     pub failed: Rc<Signal>,
-    /// Encoding buffer, used again and again.
-    scratch: RefCell<Vec<u8>>,
-    messages_stored: Cell<u64>,
 }
 
 impl Partition {
@@ -188,21 +128,27 @@ impl Partition {
             &options,
             known,
         ));
+        let options = Rc::new(options);
+        let commits = Rc::new(Commits::new(
+            options.clone(),
+            executor.clone(),
+            log.clone(),
+            admission.clone(),
+            bodies.clone(),
+            accounts.clone(),
+            standing,
+        ));
         let inner = Rc::new(Inner {
             executor,
             admission,
             accounts,
-            standing: RefCell::new(standing),
-            staged: RefCell::default(),
+            commits,
             bodies,
-            bulk: Bulk::default(),
             checkpoints: checkpoint::Schedule::new(checkpoint_wanted, &log),
             compactions: Compactions::default(),
             damages,
             root_len: Cell::new(0),
             failed: Rc::default(),
-            scratch: RefCell::default(),
-            messages_stored: Cell::new(0),
             options,
             log,
         });
@@ -263,58 +209,11 @@ impl Partition {
     /// `delivery_id`, when given, makes a repetition a no-op for the accounts that have it.
     pub async fn deliver_each(
         &self,
-        mut body: StagedBody,
+        body: StagedBody,
         targets: Vec<DeliveryTarget>,
         delivery_id: Option<DeliveryId>,
     ) -> Result<Deliveries, StoreError> {
-        if targets.len() > TRANSACTION_MESSAGES_MAX {
-            return Err(StoreError::Limit("recipients of a delivery"));
-        }
-        let inner = &self.inner;
-        inner.check_owner(&body)?;
-        inner.admission.admit()?;
-        let mut failed = Vec::new();
-        let mut wanted = Vec::with_capacity(targets.len());
-        for target in targets {
-            match inner.accounts.load(target.account).await {
-                Ok(cell) => wanted.push((cell, target)),
-                Err(error) => failed.push((target.account, error)),
-            }
-        }
-        inner.log.room().await?;
-
-        // From here to the commit nothing awaits.
-        let id = delivery_id.filter(|_| !planted(Plant::IgnoreDeliveryId));
-        let repeated = match id {
-            Some(id) => inner.leave_out_repeated(id.number, &mut wanted, &mut failed)?,
-            None => None,
-        };
-        let now = inner.executor.now();
-        let mut delivered = Vec::with_capacity(wanted.len());
-        let mut changes = Changes::new();
-        for (cell, target) in wanted {
-            match inner.plan_delivery(cell, &target, body.size(), now) {
-                Ok((change, place)) => {
-                    changes.push(change);
-                    delivered.push(place);
-                }
-                Err(error) => failed.push((target.account, error)),
-            }
-        }
-        let lsn = if changes.is_empty() {
-            repeated
-        } else {
-            for id in delivery_id.map_or_else(SmallVec::new, |id| ids(id, &delivered, &failed)) {
-                changes.push(Change { cell: None, effect: Effect::Delivery { id } });
-            }
-            let lsn = inner.commit(changes, Some(&body))?;
-            body.logged();
-            Some(lsn)
-        };
-        if let Some(lsn) = lsn {
-            inner.acknowledged(lsn).await?;
-        }
-        Ok(Deliveries { delivered, failed })
+        deliver_each(&self.inner.commits, body, targets, delivery_id).await
     }
 
     /// Whether each of `accounts` could take one more message of `octets`.
@@ -337,17 +236,17 @@ impl Partition {
 
     /// Families (see `standing`) of the deliveries that a repetition would be known of.
     pub fn delivery_families(&self) -> HashSet<u64> {
-        self.inner.standing.borrow().families()
+        self.inner.commits.standing.borrow().families()
     }
 
     /// No repetition of these comes any more.
     pub fn forget_deliveries(&self, families: &HashSet<u64>) {
-        self.inner.standing.borrow_mut().forget(families);
+        self.inner.commits.standing.borrow_mut().forget(families);
     }
 
     /// It is time to find out which deliveries can be forgotten.
     pub fn deliveries_crowded(&self) -> bool {
-        let known = self.inner.standing.borrow().deliveries_known();
+        let known = self.inner.commits.standing.borrow().deliveries_known();
         known * 2 >= self.inner.options.deliveries_known
     }
 
@@ -365,7 +264,7 @@ impl Partition {
     /// in memory until dropped.
     pub async fn account(&self, account: AccountId) -> Result<Account, StoreError> {
         let cell = self.inner.accounts.load(account).await?;
-        self.inner.ensure_exists(&cell)?;
+        self.inner.commits.ensure_exists(&cell)?;
         let created = {
             let state = cell.state.borrow();
             state.staged.filter(|_| !state.names.contains(MailboxId::INBOX))
@@ -373,7 +272,7 @@ impl Partition {
         if let Some(lsn) = created {
             self.inner.log.durable(lsn).await?;
         }
-        Ok(Account { inner: self.inner.clone(), cell })
+        Ok(Account { commits: self.inner.commits.clone(), cell })
     }
 
     /// Spool: keeps `payload` (opaque to the store) durably until `unspool`. For mail that waits.
@@ -381,18 +280,18 @@ impl Partition {
         if payload.len() > SPOOL_PAYLOAD_MAX {
             return Err(StoreError::Limit("bytes of a spooled payload"));
         }
-        self.inner.check_owner(&body)?;
+        self.inner.commits.check_owner(&body)?;
         self.inner.admission.admit()?;
         // A start reads the entries of the whole spool: keep bodies out of them.
         let body = body.into_chunks().await?;
         self.inner.log.room().await?;
-        if self.inner.standing.borrow().spool.len() >= SPOOLED_MAX {
+        if self.inner.commits.standing.borrow().spool.len() >= SPOOLED_MAX {
             return Err(StoreError::Limit("spooled messages"));
         }
         let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
         let effect = Effect::Spool { payload, body: place };
-        let lsn = self.inner.commit_one(None, effect, Some(&body))?;
-        self.inner.acknowledged(lsn).await?;
+        let lsn = self.inner.commits.commit_one(None, effect, Some(&body))?;
+        self.inner.commits.acknowledged(lsn).await?;
         Ok(lsn)
     }
 
@@ -407,20 +306,20 @@ impl Partition {
         let spool = Effect::Spool { payload, body: place };
         let unspool = Effect::Unspool { lsn: spooled.lsn };
         let changes = [spool, unspool].map(|effect| Change { cell: None, effect });
-        let lsn = self.inner.commit(changes.into_iter().collect(), Some(&body))?;
-        self.inner.acknowledged(lsn).await?;
+        let lsn = self.inner.commits.commit(changes.into_iter().collect(), Some(&body))?;
+        self.inner.commits.acknowledged(lsn).await?;
         Ok(lsn)
     }
 
     /// Published spooled messages, oldest first.
     pub fn spooled(&self) -> Vec<Spooled> {
-        self.inner.standing.borrow().spool.values().cloned().collect()
+        self.inner.commits.standing.borrow().spool.values().cloned().collect()
     }
 
     pub async fn unspool(&self, lsn: Lsn) -> Result<(), StoreError> {
         self.inner.log.room().await?;
-        let lsn = self.inner.commit_one(None, Effect::Unspool { lsn }, None)?;
-        self.inner.acknowledged(lsn).await
+        let lsn = self.inner.commits.commit_one(None, Effect::Unspool { lsn }, None)?;
+        self.inner.commits.acknowledged(lsn).await
     }
 
     /// Keeps checkpoints and compaction from writing: for who only looks.
@@ -466,7 +365,7 @@ impl Partition {
             batches: log.batches,
             entries: log.entries,
             bytes_written: log.bytes_written,
-            messages_stored: self.inner.messages_stored.get(),
+            messages_stored: self.inner.commits.messages_stored(),
             body_bytes: self.inner.bodies.counters.raw.get(),
             body_bytes_stored: self.inner.bodies.counters.stored.get(),
             accounts_in_memory: self.inner.accounts.in_memory() as u64,
@@ -479,7 +378,7 @@ impl Partition {
             compacted_bytes: compaction.rewritten,
             segments_deleted: compaction.deleted,
             segments_quarantined: self.inner.damages.quarantined().len() as u64,
-            spooled: self.inner.standing.borrow().spool.len() as u64,
+            spooled: self.inner.commits.standing.borrow().spool.len() as u64,
         }
     }
 
@@ -498,307 +397,20 @@ impl Partition {
     }
 }
 
-/// By what a delivery is known that comes again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DeliveryId {
-    pub number: u128,
-    /// It comes again, maybe for some of its accounts only.
-    pub repetition: bool,
-}
-
-/// What stands for a delivery in the log: itself, if all its accounts have it then. A repetition does
-/// not know all of them: who is left out of it may still be without.
-fn ids(
-    id: DeliveryId,
-    delivered: &[Delivered],
-    failed: &[(AccountId, StoreError)],
-) -> SmallVec<[u128; 1]> {
-    match failed.is_empty() && !id.repetition {
-        true => SmallVec::from_buf([id.number]),
-        false => delivered.iter().map(|it| id_of_one(id.number, it.account)).collect(),
-    }
-}
-
-/// Kind of the entry that holds just this effect.
-fn entry_kind(effect: &Effect) -> EntryKind {
-    match effect {
-        Effect::Account { .. } => EntryKind::Account,
-        Effect::Message { .. } => EntryKind::Message,
-        Effect::Flags { .. } => EntryKind::Flags,
-        Effect::Expunge { .. } => EntryKind::Expunge,
-        Effect::CreateMailbox { .. }
-        | Effect::DeleteMailbox { .. }
-        | Effect::RenameMailbox { .. } => EntryKind::Mailbox,
-        Effect::Keyword { .. } => EntryKind::Keyword,
-        Effect::Subscription { .. } => EntryKind::Subscription,
-        Effect::Property { key: (PropertyKind::Acl, ..), .. } => EntryKind::Acl,
-        Effect::Property { key: (PropertyKind::Quota, ..), .. } => EntryKind::Quota,
-        Effect::Property { key: (PropertyKind::Metadata, ..), .. } => EntryKind::Metadata,
-        Effect::Delivery { .. } => EntryKind::Transaction,
-        Effect::Spool { .. } => EntryKind::Spool,
-        Effect::Unspool { .. } => EntryKind::Unspool,
-        Effect::Intent { .. } | Effect::IntentDone { .. } => EntryKind::Intent,
-    }
-}
-
 impl Inner {
-    /// Refuses a body staged on another partition, whose chunks this log does not have.
-    pub(super) fn check_owner(&self, body: &StagedBody) -> Result<(), StoreError> {
-        match body.belongs_to(&self.bodies) {
-            true => Ok(()),
-            false => Err(StoreError::NotPermitted("body staged on another partition")),
-        }
-    }
-
-    /// Appends the entry that creates the account, if nothing is known of it. Its own entry: an
-    /// account without the message that called it into being does no harm.
-    pub(super) fn ensure_exists(&self, cell: &Rc<AccountCell>) -> Result<(), StoreError> {
-        let account = {
-            let state = cell.state.borrow();
-            if state.exists() {
-                return Ok(());
-            }
-            state.id
-        };
-        let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2));
-        let mailboxes =
-            first_mailboxes(UidValidity(seconds as u32), &self.options.default_mailboxes);
-        self.commit_one(Some(cell), Effect::Account { account, mailboxes }, None)?;
-        Ok(())
-    }
-
-    /// Takes the accounts that have the delivery `id` already out of both lists; the last entry that
-    /// gave it to one.
-    fn leave_out_repeated(
-        &self,
-        id: u128,
-        wanted: &mut Vec<(Rc<AccountCell>, DeliveryTarget)>,
-        failed: &mut Vec<(AccountId, StoreError)>,
-    ) -> Result<Option<Lsn>, StoreError> {
-        let standing = self.standing.borrow();
-        let mut last = None;
-        let mut is_new = |account: AccountId| {
-            let known = standing.delivery(id, account);
-            last = last.max(known);
-            known.is_none()
-        };
-        wanted.retain(|(_, target)| is_new(target.account));
-        failed.retain(|(account, _)| is_new(*account));
-        let full = standing.deliveries_known() >= self.options.deliveries_known;
-        if full && !wanted.is_empty() { Err(StoreError::Crowded) } else { Ok(last) }
-    }
-
-    /// Decides where a delivery goes and takes its UID. Does not await.
-    fn plan_delivery(
-        &self,
-        cell: Rc<AccountCell>,
-        target: &DeliveryTarget,
-        size: u64,
-        now: Timestamp,
-    ) -> Result<(Change, Delivered), StoreError> {
-        self.ensure_exists(&cell)?;
-        let mailbox = {
-            let state = cell.state.borrow();
-            let named = target.mailbox.as_ref().and_then(|name| state.pending_names.find(name));
-            named.unwrap_or(MailboxId::INBOX)
-        };
-        self.plan_message(cell, mailbox, target, size, now)
-    }
-
-    pub(super) fn plan_message(
-        &self,
-        cell: Rc<AccountCell>,
-        mailbox: MailboxId,
-        target: &DeliveryTarget,
-        size: u64,
-        now: Timestamp,
-    ) -> Result<(Change, Delivered), StoreError> {
-        let keywords = self.define_keywords(&cell, mailbox, &target.keywords)?;
-        let mut state = cell.state.borrow_mut();
-        let state = &mut *state;
-        let account = state.id;
-        state.check_holding(1, size, self.options.holding)?;
-        let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-        let uid_validity = found.status.uid_validity;
-        let uid = found.allocate_uid().ok_or(StoreError::Limit("UIDs of a mailbox"))?;
-        let message = Message {
-            uid,
-            mod_seq: state.allocate_mod_seq(),
-            flags: FlagSet { system: target.flags, keywords },
-            internal_date: target.internal_date,
-            save_date: now,
-            body: MessageBody { lsn: BODY_HERE, size, entry_len: 0 },
-        };
-        let effect = Effect::Message { account, mailbox, message };
-        let delivered = Delivered { account, mailbox, uid_validity, uid };
-        Ok((Change { cell: Some(cell.clone()), effect }, delivered))
-    }
-
-    /// The bits of keyword `names` in the mailbox's pending table, after appending an entry that
-    /// adds those it lacks. Its own entry: a keyword that nothing uses does no harm.
-    pub(super) fn define_keywords(
-        &self,
-        cell: &Rc<AccountCell>,
-        mailbox: MailboxId,
-        names: &[String],
-    ) -> Result<KeywordSet, StoreError> {
-        let mut set = KeywordSet::default();
-        if names.is_empty() {
-            return Ok(set);
-        }
-        let (account, missing) = {
-            let mut state = cell.state.borrow_mut();
-            let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-            let missing = found.missing_keywords(names);
-            let missing = missing.ok_or(StoreError::Limit("keywords per mailbox"))?;
-            if !missing.is_empty() {
-                state.check_names(missing.iter())?;
-            }
-            (state.id, missing)
-        };
-        if !missing.is_empty() {
-            let effect = Effect::Keyword { account, mailbox, names: missing };
-            self.commit_one(Some(cell), effect, None)?;
-        }
-        let mut state = cell.state.borrow_mut();
-        let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-        names.iter().filter_map(|name| found.keyword_index(name)).for_each(|bit| set.insert(bit));
-        Ok(set)
-    }
-
-    /// [`Inner::commit`] of a single effect.
-    pub(super) fn commit_one(
-        &self,
-        cell: Option<&Rc<AccountCell>>,
-        effect: Effect,
-        body: Option<&StagedBody>,
-    ) -> Result<Lsn, StoreError> {
-        let change = Change { cell: cell.cloned(), effect };
-        self.commit(Changes::from_buf([change]), body)
-    }
-
-    /// Appends `changes` (not empty) as one entry with at most one body, and stages them. The
-    /// caller awaits [`Inner::acknowledged`] before it speaks of them.
-    pub(super) fn commit(
-        &self,
-        mut changes: Changes,
-        body: Option<&StagedBody>,
-    ) -> Result<Lsn, StoreError> {
-        let first = &changes[0].effect;
-        let (mailbox, uid) = first.place();
-        let kind = if changes.len() == 1 { entry_kind(first) } else { EntryKind::Transaction };
-        let account = first.account().unwrap_or_default();
-        let header = EntryHeader { kind, account, mailbox, uid };
-
-        if let Some(body) = body {
-            body.check_chunks(&self.log)?;
-        }
-        for Change { cell, effect } in &changes {
-            cell.as_ref().map_or(Ok(()), |cell| cell.state.borrow().check_change(effect))?;
-        }
-        let head = &mut *self.scratch.borrow_mut();
-        head.clear();
-        encode_effects(changes.iter().map(|change| &change.effect), head);
-        let (summary, inline) = match body {
-            Some(body) => {
-                body.encode_head(head);
-                (body.summary(), body.inline())
-            }
-            None => (&[][..], &[][..]),
-        };
-        let lsn = self.log.append(header, &[head, summary, inline])?;
-        let here = (lsn, entry_len(head.len() + summary.len() + inline.len()) as u32);
-        head.shrink_to(SCRATCH_KEPT);
-        self.count_change(u64::from(here.1));
-        if body.is_none() && kind.may_stay() {
-            // It holds no body: of no use once a checkpoint has its effects.
-            self.log.release(lsn, here.1);
-        }
-
-        for change in &mut changes {
-            resolve_body(&mut change.effect, here);
-            match &change.cell {
-                Some(cell) => cell.state.borrow_mut().stage(lsn, &change.effect),
-                None => self.standing.borrow_mut().stage(lsn, &change.effect),
-            }
-        }
-        self.staged.borrow_mut().push_back((lsn, changes));
-        if planted(Plant::ShowEarly) {
-            self.publish_below(Lsn(lsn.0 + 1));
-        }
-        Ok(lsn)
-    }
-
-    /// Resolves when the entry at `lsn` is durable and its effects are published.
-    pub(super) async fn acknowledged(&self, lsn: Lsn) -> Result<(), StoreError> {
-        if planted(Plant::AcknowledgeEarly) {
-            return Ok(());
-        }
-        self.log.durable(lsn).await
-    }
-
     /// Told by the log after each sync, and once when it fails.
     fn settle(&self, outcome: Result<Lsn, StoreError>) {
         match outcome {
             Ok(durable) => {
-                self.publish_below(durable);
+                self.commits.settle(durable);
                 self.schedule_checkpoint();
                 self.look_for_garbage();
             }
-            // Their outcome is unknown for ever: nobody may see them. The log refuses all further
-            // appends, so that nothing decided on them follows, until it is opened again.
             Err(_) => {
-                self.staged.borrow_mut().clear();
+                self.commits.give_up_staged();
                 self.admission.note_refusal();
                 self.failed.set();
             }
         }
-    }
-
-    /// The latest entry appended whose effects are not published.
-    pub(super) fn last_staged(&self) -> Option<Lsn> {
-        self.staged.borrow().back().map(|(lsn, _)| *lsn)
-    }
-
-    fn publish_below(&self, durable: Lsn) {
-        let mut wake = Vec::new();
-        loop {
-            let next = {
-                let mut staged = self.staged.borrow_mut();
-                match staged.front() {
-                    Some((lsn, _)) if *lsn < durable => staged.pop_front(),
-                    _ => None,
-                }
-            };
-            let Some((lsn, changes)) = next else { break };
-            self.count_references(lsn, &changes);
-            for Change { cell, effect } in &changes {
-                match cell {
-                    Some(cell) => {
-                        cell.state.borrow_mut().publish(lsn, effect, &mut wake);
-                        self.accounts.charge(cell, CHANGE_MEMORY);
-                    }
-                    None => self.standing.borrow_mut().publish(lsn, effect),
-                }
-                let stored = u64::from(matches!(effect, Effect::Message { .. }));
-                self.messages_stored.set(self.messages_stored.get() + stored);
-            }
-        }
-        wake.into_iter().for_each(std::task::Waker::wake);
-    }
-}
-
-/// What a published change is taken to cost until its account is measured again.
-const CHANGE_MEMORY: usize = 2 * size_of::<Message>();
-/// A rare huge transaction's buffer is not kept.
-const SCRATCH_KEPT: usize = 64 * 1024;
-
-/// Now that the entry's place is known, so is that of the bodies in it.
-fn resolve_body(effect: &mut Effect, (lsn, entry_len): (Lsn, u32)) {
-    if let Effect::Message { message: Message { body, .. }, .. } | Effect::Spool { body, .. } =
-        effect
-        && body.lsn == BODY_HERE
-    {
-        (body.lsn, body.entry_len) = (lsn, entry_len);
     }
 }

@@ -15,12 +15,12 @@ use std::{
 
 use super::{
     accounts::Known,
+    commits::standing::Standing,
     error::StoreError,
     load::{Loaded, load, load_spool},
     log::{Recovered, Replay},
     partition::Inner,
     signal::Signal,
-    standing::Standing,
 };
 
 /// Pause before the first attempt; it doubles up to [`PAUSE_MAX`].
@@ -87,10 +87,8 @@ impl Inner {
 
         // From here on nothing awaits: log, directory and accounts change as one.
         self.log.resume(reopened)?;
-        let before = self.standing.replace(standing);
-        self.standing.borrow_mut().succeed(&before);
+        self.commits.reset(standing);
         self.bodies.reset();
-        self.bulk.reset();
         self.accounts.renew(known, fresh);
         self.damages.note_report(&report);
         self.schedule_checkpoint();
@@ -343,7 +341,7 @@ mod tests {
             let body = staged(&partition, b"x").await.unwrap();
             let append = account.append(INBOX, body, Flags::default(), &[], Timestamp(0));
             refused(append.await.map(drop));
-            refused(partition.inner.ensure_exists(&cell));
+            refused(partition.inner.commits.ensure_exists(&cell));
             // The account itself is put together again, and holds what it held.
             let again = partition.account(ALICE).await.unwrap();
             assert!(again.mailbox_by_name("Kept").is_some() && !subscribed.is_empty());
@@ -360,8 +358,8 @@ mod tests {
             let partition = world.open().await;
             deliver(&partition, AccountId(2), b"first").await.unwrap();
             let cell = partition.inner.accounts.load(ALICE).await.unwrap();
-            partition.inner.ensure_exists(&cell).unwrap();
-            let account = crate::store::Account { inner: partition.inner.clone(), cell };
+            partition.inner.commits.ensure_exists(&cell).unwrap();
+            let account = crate::store::Account { commits: partition.inner.commits.clone(), cell };
             let (appends, _) = world.device.operations();
             world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
             assert!(account.create_mailbox("lost", None).await.is_err());

@@ -841,7 +841,7 @@ fn measure_deliveries() {
             let mailbox = state.mailboxes.get_mut(&MailboxId::INBOX).unwrap();
             let held = mailbox.snapshot();
             mailbox.publish(Lsn(0), &effect);
-            account.inner.accounts.memory.get();
+            account.commits.accounts.memory.get();
             drop(held);
             let loaded = mailbox.loaded.as_mut().unwrap();
             Rc::make_mut(loaded).table.remove(&[Uid(3_000_000_000)], |_| ());

@@ -10,14 +10,14 @@ use std::{
 
 use super::{
     account::{snapshot::Snapshot, state::AccountCell},
-    partition::Inner,
+    commits::Commits,
 };
 use crate::model::{MailboxId, Uid};
 
 /// Follows the mailbox through renames; keeps its account in memory.
 pub struct MailboxView {
-    /// Keeps the partition from being dropped below its sessions.
-    inner: Rc<Inner>,
+    /// Keeps what publishes from being dropped below its sessions.
+    commits: Rc<Commits>,
     cell: Rc<AccountCell>,
     mailbox: MailboxId,
     recent_from: Cell<Uid>,
@@ -25,12 +25,12 @@ pub struct MailboxView {
 
 impl MailboxView {
     pub(super) fn new(
-        inner: Rc<Inner>,
+        commits: Rc<Commits>,
         cell: Rc<AccountCell>,
         mailbox: MailboxId,
         recent_from: Uid,
     ) -> MailboxView {
-        MailboxView { inner, cell, mailbox, recent_from: Cell::new(recent_from) }
+        MailboxView { commits, cell, mailbox, recent_from: Cell::new(recent_from) }
     }
 
     pub fn mailbox(&self) -> MailboxId {
@@ -40,7 +40,7 @@ impl MailboxView {
     /// Latest published state; `None` once the mailbox was deleted.
     pub fn current(&self) -> Option<Snapshot> {
         let snapshot = self.cell.state.borrow().live_mailbox(self.mailbox)?.snapshot()?;
-        self.inner.accounts.note_held(&snapshot.published);
+        self.commits.accounts.note_held(&snapshot.published);
         Some(snapshot)
     }
 

@@ -3,12 +3,12 @@
 //! slices. So that no publication holds the shard, all of them together stage
 //! [`BULK_MESSAGES_MAX`] and then wait for the disk.
 //!
-//! Owned by the partition; shard-local. Short commands and deliveries are not counted: their clients
+//! Shard-local. Short commands and deliveries are not counted: their clients
 //! wait for each.
 
 use std::cell::Cell;
 
-use super::{error::StoreError, partition::Inner};
+use super::{super::error::StoreError, Commits};
 use crate::model::Lsn;
 
 /// Messages whose changes long commands may have staged and not yet published: a few milliseconds of
@@ -16,7 +16,7 @@ use crate::model::Lsn;
 const BULK_MESSAGES_MAX: usize = 2_048;
 
 #[derive(Default)]
-pub(super) struct Bulk {
+pub(crate) struct Bulk {
     /// The latest slice.
     last: Cell<Lsn>,
     /// Messages in slices since all were published.
@@ -25,13 +25,13 @@ pub(super) struct Bulk {
 
 impl Bulk {
     /// A slice of `messages` was appended at `lsn`.
-    pub(super) fn staged(&self, lsn: Lsn, messages: usize) {
+    pub(crate) fn staged(&self, lsn: Lsn, messages: usize) {
         self.last.set(self.last.get().max(lsn));
         self.messages.set(self.messages.get() + messages);
     }
 
     /// The log was opened again: nothing that was staged comes any more.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.messages.set(0);
     }
 
@@ -48,9 +48,9 @@ impl Bulk {
     }
 }
 
-impl Inner {
+impl Commits {
     /// To be awaited before a slice of a long command that is not its first. Cancel-safe.
-    pub(super) async fn bulk_turn(&self, messages: usize) -> Result<(), StoreError> {
+    pub(crate) async fn bulk_turn(&self, messages: usize) -> Result<(), StoreError> {
         while !self.bulk.takes(messages) {
             let last = self.bulk.last.get();
             let settled = self.log.durable(last).await;

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
-use super::{
+use super::super::{
     format::{
         codec::Decoded,
         effect::{Effect, decode_effects},
         root::Root,
     },
-    partition::Spooled,
+    message::MessageBody,
 };
 use crate::{
     model::{AccountId, Lsn},
@@ -26,17 +26,25 @@ use crate::{
 };
 
 /// What deliveries share that belong together.
-pub(super) fn family(id: u128) -> u64 {
+pub(crate) fn family(id: u128) -> u64 {
     (id >> 64) as u64
 }
 
 /// Stands for the delivery `id` where only some of its accounts got it, and `account` did.
-pub(super) fn id_of_one(id: u128, account: AccountId) -> u128 {
+pub(crate) fn id_of_one(id: u128, account: AccountId) -> u128 {
     id ^ u128::from(account.0.wrapping_add(1))
 }
 
+/// A message of no mailbox, kept for who put it there.
+#[derive(Clone, Debug)]
+pub struct Spooled {
+    pub lsn: Lsn,
+    pub payload: Bytes,
+    pub body: MessageBody,
+}
+
 #[derive(Default)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     pub spool: BTreeMap<Lsn, Spooled>,
     /// Deliveries staged or published, with the entry that carries them out.
     deliveries: HashMap<u128, Lsn>,
@@ -49,7 +57,7 @@ pub(super) struct Standing {
 
 impl Standing {
     /// The state a checkpoint's root holds; the spool's entries are read by the caller.
-    pub(super) fn from_root(root: &Root) -> Standing {
+    pub(crate) fn from_root(root: &Root) -> Standing {
         let mut standing = Standing { applied: root.applied, ..Standing::default() };
         for id in &root.deliveries {
             standing.publish(Lsn(0), &Effect::Delivery { id: *id });
@@ -60,7 +68,7 @@ impl Standing {
     }
 
     /// Takes the spooled message of the entry at `lsn`.
-    pub(super) fn take_spooled(&mut self, lsn: Lsn, payload: &[u8]) -> Decoded<()> {
+    pub(crate) fn take_spooled(&mut self, lsn: Lsn, payload: &[u8]) -> Decoded<()> {
         decode_effects(lsn, payload, |effect| {
             if let Effect::Spool { payload, body } = effect {
                 self.spool.insert(lsn, Spooled { lsn, payload, body });
@@ -69,7 +77,7 @@ impl Standing {
     }
 
     /// Fills in what a root keeps of this.
-    pub(super) fn to_root(&self, root: &mut Root) {
+    pub(crate) fn to_root(&self, root: &mut Root) {
         root.applied = self.applied;
         if !planted(Plant::LoseSpool) {
             root.spool = self.spool.keys().copied().collect();
@@ -80,39 +88,39 @@ impl Standing {
     }
 
     /// The entry that carries out, or will, the delivery `id` to `account`.
-    pub(super) fn delivery(&self, id: u128, account: AccountId) -> Option<Lsn> {
+    pub(crate) fn delivery(&self, id: u128, account: AccountId) -> Option<Lsn> {
         let known = |id: u128| self.deliveries.get(&id).copied();
         known(id).or_else(|| known(id_of_one(id, account)))
     }
 
-    pub(super) fn deliveries_known(&self) -> usize {
+    pub(crate) fn deliveries_known(&self) -> usize {
         self.deliveries.len()
     }
 
-    pub(super) fn families(&self) -> HashSet<u64> {
+    pub(crate) fn families(&self) -> HashSet<u64> {
         self.deliveries.keys().map(|id| family(*id)).collect()
     }
 
     /// No repetition of these comes any more.
-    pub(super) fn forget(&mut self, families: &HashSet<u64>) {
+    pub(crate) fn forget(&mut self, families: &HashSet<u64>) {
         self.deliveries.retain(|id, _| !families.contains(&family(*id)));
         self.published.retain(|id| !families.contains(&family(*id)));
     }
 
     /// Takes over from `old`, the same before the log was opened again, what is not in the log: which
     /// deliveries were forgotten.
-    pub(super) fn succeed(&mut self, old: &Standing) {
+    pub(crate) fn succeed(&mut self, old: &Standing) {
         self.deliveries.retain(|id, _| old.deliveries.contains_key(id));
         self.published.retain(|id| old.deliveries.contains_key(id));
     }
 
-    pub(super) fn stage(&mut self, lsn: Lsn, effect: &Effect) {
+    pub(crate) fn stage(&mut self, lsn: Lsn, effect: &Effect) {
         if let Effect::Delivery { id } = effect {
             self.deliveries.insert(*id, lsn);
         }
     }
 
-    pub(super) fn publish(&mut self, lsn: Lsn, effect: &Effect) {
+    pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect) {
         self.applied = Lsn(lsn.0 + 1);
         match effect {
             Effect::Delivery { id } => {
@@ -131,7 +139,7 @@ impl Standing {
     }
 
     /// Carries out what the log said after the root was written.
-    pub(super) fn replay(&mut self, effects: &[(Lsn, Effect)]) {
+    pub(crate) fn replay(&mut self, effects: &[(Lsn, Effect)]) {
         let applied = self.applied;
         for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
             self.publish(*lsn, effect);

@@ -4,19 +4,52 @@
 //! it costs no memory for messages; what is wrong in them (a body shared by many, a deleted mailbox
 //! whose table was not in memory) the next mark pass corrects.
 
+use std::cell::Cell;
+
 use super::{
-    format::{body::BODY_CHUNK, effect::Effect},
-    message::MessageBody,
-    partition::{Change, Changes, Inner},
+    super::{
+        format::{body::BODY_CHUNK, effect::Effect},
+        message::MessageBody,
+    },
+    Change, Changes, Commits,
 };
 use crate::model::{Lsn, MailboxId, Uid};
 
 /// Messages of one change that are looked up one by one; the rest counts as the average.
 const LOOKED_UP_MAX: usize = 1024;
 
-impl Inner {
+/// What changes have freed. Compaction asks, and begins to count anew.
+#[derive(Default)]
+pub(crate) struct Freed {
+    /// Garbage that expunges made in segments not known, since the last pass over all.
+    pub unattributed: Cell<u64>,
+    /// Garbage that changes have made since it was last asked whether a cycle is worth it.
+    pub freed: Cell<u64>,
+    /// Bytes that changes have logged or freed since the last cycle. Checkpoints and cycles make
+    /// garbage too: without this they could call for each other for ever.
+    pub changed: Cell<u64>,
+}
+
+impl Freed {
+    fn add_unattributed(&self, bytes: u64) {
+        self.unattributed.set(self.unattributed.get() + bytes);
+        self.add(bytes);
+    }
+
+    fn add(&self, bytes: u64) {
+        self.freed.set(self.freed.get() + bytes);
+        self.count_change(bytes);
+    }
+
+    /// Changes logged or freed `bytes`.
+    pub(crate) fn count_change(&self, bytes: u64) {
+        self.changed.set(self.changed.get() + bytes);
+    }
+}
+
+impl Commits {
     /// Counts what the entry at `lsn`, about to be published, does to references.
-    pub(super) fn count_references(&self, lsn: Lsn, changes: &Changes) {
+    pub(crate) fn count_references(&self, lsn: Lsn, changes: &Changes) {
         let mut first = true;
         for change in changes {
             match &change.effect {
@@ -32,7 +65,7 @@ impl Inner {
                     let size = change.cell.as_ref().and_then(|cell| {
                         Some(cell.state.borrow().mailboxes.get(mailbox)?.status.size)
                     });
-                    self.add_unattributed(size.unwrap_or(0));
+                    self.freed.add_unattributed(size.unwrap_or(0));
                 }
                 Effect::Unspool { lsn } => {
                     let body = self.standing.borrow().spool.get(lsn).map(|spooled| spooled.body);
@@ -54,23 +87,7 @@ impl Inner {
             }
         }
         let average = found.status.size / u64::from(found.status.messages.max(1));
-        self.add_unattributed(average * rest.len() as u64);
-    }
-
-    fn add_unattributed(&self, bytes: u64) {
-        let unattributed = &self.compactions.unattributed;
-        unattributed.set(unattributed.get() + bytes);
-        self.add_freed(bytes);
-    }
-
-    /// Changes logged or freed `bytes`.
-    pub(super) fn count_change(&self, bytes: u64) {
-        self.compactions.changed.set(self.compactions.changed.get() + bytes);
-    }
-
-    fn add_freed(&self, bytes: u64) {
-        self.compactions.freed.set(self.compactions.freed.get() + bytes);
-        self.count_change(bytes);
+        self.freed.add_unattributed(average * rest.len() as u64);
     }
 
     /// One reference to a body more or less.
@@ -79,7 +96,7 @@ impl Inner {
             true => self.log.retain(body.lsn, body.entry_len),
             false => {
                 let chunked = body.size > BODY_CHUNK as u64;
-                self.add_freed(u64::from(body.entry_len).max(if chunked { body.size } else { 0 }));
+                self.freed.add(u64::from(body.entry_len).max(if chunked { body.size } else { 0 }));
                 self.log.release(body.lsn, body.entry_len);
             }
         }

@@ -1,0 +1,270 @@
+//! Commits: effects that were appended and are not yet durable, and the order in which they become
+//! visible.
+//!
+//! A change is *decided* by its caller on pending state, *appended* here as one entry, *staged* in
+//! pending state, and *published* when the log says that the entry is durable; only then does the
+//! caller hear of it. Shard-local. Invariants:
+//! - From deciding to staging nothing awaits, so a decision is never out of date.
+//! - Effects are published in the order of their LSNs, and never before they are durable.
+//! - After a failed write or sync nothing that was staged is published.
+//! - No `RefCell` is borrowed across an await or while a waker runs.
+//!
+//! `standing` is what the partition itself has of effects; `bulk` bounds what long commands stage,
+//! `garbage` counts what published changes leave behind, `foundation` makes what a change builds on.
+
+mod bulk;
+mod foundation;
+mod garbage;
+pub(super) mod standing;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use smallvec::SmallVec;
+
+use self::{bulk::Bulk, garbage::Freed, standing::Standing};
+use super::{
+    account::state::AccountCell,
+    accounts::Accounts,
+    admission::Admission,
+    bodies::{Bodies, write::StagedBody},
+    error::StoreError,
+    format::effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
+    log::{EntryHeader, EntryKind, Log, entry_len},
+    message::Message,
+    options::StoreOptions,
+};
+use crate::{
+    model::Lsn,
+    plant::{Plant, planted},
+    runtime::executor::Executor,
+};
+
+/// An effect and the account it changes, pinned until published; `None` for the partition itself.
+pub(crate) struct Change {
+    pub cell: Option<Rc<AccountCell>>,
+    pub effect: Effect,
+}
+
+/// The changes of one entry. Nearly always one.
+pub(crate) type Changes = SmallVec<[Change; 1]>;
+
+/// The commits of one partition. Whoever changes something holds on to it.
+pub(super) struct Commits {
+    pub(super) options: Rc<StoreOptions>,
+    pub(super) executor: Rc<dyn Executor>,
+    pub(super) log: Log,
+    pub(super) admission: Rc<Admission>,
+    pub(super) bodies: Rc<Bodies>,
+    pub(super) accounts: Rc<Accounts>,
+    pub(super) standing: RefCell<Standing>,
+    pub(super) bulk: Bulk,
+    pub(super) freed: Freed,
+    /// Entries appended and not yet durable, in order.
+    staged: RefCell<VecDeque<(Lsn, Changes)>>,
+    /// Encoding buffer, used again and again.
+    scratch: RefCell<Vec<u8>>,
+    messages_stored: Cell<u64>,
+}
+
+impl Commits {
+    pub(super) fn new(
+        options: Rc<StoreOptions>,
+        executor: Rc<dyn Executor>,
+        log: Log,
+        admission: Rc<Admission>,
+        bodies: Rc<Bodies>,
+        accounts: Rc<Accounts>,
+        standing: Standing,
+    ) -> Commits {
+        Commits {
+            options,
+            executor,
+            log,
+            admission,
+            bodies,
+            accounts,
+            standing: RefCell::new(standing),
+            bulk: Bulk::default(),
+            freed: Freed::default(),
+            staged: RefCell::default(),
+            scratch: RefCell::default(),
+            messages_stored: Cell::new(0),
+        }
+    }
+
+    /// Messages published since the partition was opened.
+    pub(super) fn messages_stored(&self) -> u64 {
+        self.messages_stored.get()
+    }
+
+    /// Refuses a body staged on another partition, whose chunks this log does not have.
+    pub(super) fn check_owner(&self, body: &StagedBody) -> Result<(), StoreError> {
+        match body.belongs_to(&self.bodies) {
+            true => Ok(()),
+            false => Err(StoreError::NotPermitted("body staged on another partition")),
+        }
+    }
+
+    /// [`Commits::commit`] of a single effect.
+    pub(super) fn commit_one(
+        &self,
+        cell: Option<&Rc<AccountCell>>,
+        effect: Effect,
+        body: Option<&StagedBody>,
+    ) -> Result<Lsn, StoreError> {
+        let change = Change { cell: cell.cloned(), effect };
+        self.commit(Changes::from_buf([change]), body)
+    }
+
+    /// Appends `changes` (not empty) as one entry with at most one body, and stages them. The
+    /// caller awaits [`Commits::acknowledged`] before it speaks of them.
+    pub(super) fn commit(
+        &self,
+        mut changes: Changes,
+        body: Option<&StagedBody>,
+    ) -> Result<Lsn, StoreError> {
+        let first = &changes[0].effect;
+        let (mailbox, uid) = first.place();
+        let kind = if changes.len() == 1 { entry_kind(first) } else { EntryKind::Transaction };
+        let account = first.account().unwrap_or_default();
+        let header = EntryHeader { kind, account, mailbox, uid };
+
+        if let Some(body) = body {
+            body.check_chunks(&self.log)?;
+        }
+        for Change { cell, effect } in &changes {
+            cell.as_ref().map_or(Ok(()), |cell| cell.state.borrow().check_change(effect))?;
+        }
+        let head = &mut *self.scratch.borrow_mut();
+        head.clear();
+        encode_effects(changes.iter().map(|change| &change.effect), head);
+        let (summary, inline) = match body {
+            Some(body) => {
+                body.encode_head(head);
+                (body.summary(), body.inline())
+            }
+            None => (&[][..], &[][..]),
+        };
+        let lsn = self.log.append(header, &[head, summary, inline])?;
+        let here = (lsn, entry_len(head.len() + summary.len() + inline.len()) as u32);
+        head.shrink_to(SCRATCH_KEPT);
+        self.freed.count_change(u64::from(here.1));
+        if body.is_none() && kind.may_stay() {
+            // It holds no body: of no use once a checkpoint has its effects.
+            self.log.release(lsn, here.1);
+        }
+
+        for change in &mut changes {
+            resolve_body(&mut change.effect, here);
+            match &change.cell {
+                Some(cell) => cell.state.borrow_mut().stage(lsn, &change.effect),
+                None => self.standing.borrow_mut().stage(lsn, &change.effect),
+            }
+        }
+        self.staged.borrow_mut().push_back((lsn, changes));
+        if planted(Plant::ShowEarly) {
+            self.publish_below(Lsn(lsn.0 + 1));
+        }
+        Ok(lsn)
+    }
+
+    /// Resolves when the entry at `lsn` is durable and its effects are published.
+    pub(super) async fn acknowledged(&self, lsn: Lsn) -> Result<(), StoreError> {
+        if planted(Plant::AcknowledgeEarly) {
+            return Ok(());
+        }
+        self.log.durable(lsn).await
+    }
+
+    /// The latest entry appended whose effects are not published.
+    pub(super) fn last_staged(&self) -> Option<Lsn> {
+        self.staged.borrow().back().map(|(lsn, _)| *lsn)
+    }
+
+    fn publish_below(&self, durable: Lsn) {
+        let mut wake = Vec::new();
+        loop {
+            let next = {
+                let mut staged = self.staged.borrow_mut();
+                match staged.front() {
+                    Some((lsn, _)) if *lsn < durable => staged.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some((lsn, changes)) = next else { break };
+            self.count_references(lsn, &changes);
+            for Change { cell, effect } in &changes {
+                match cell {
+                    Some(cell) => {
+                        cell.state.borrow_mut().publish(lsn, effect, &mut wake);
+                        self.accounts.charge(cell, CHANGE_MEMORY);
+                    }
+                    None => self.standing.borrow_mut().publish(lsn, effect),
+                }
+                let stored = u64::from(matches!(effect, Effect::Message { .. }));
+                self.messages_stored.set(self.messages_stored.get() + stored);
+            }
+        }
+        wake.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    /// Told by the log after each sync: what lies below `durable` may be seen now.
+    pub(super) fn settle(&self, durable: Lsn) {
+        self.publish_below(durable);
+    }
+
+    /// The log failed: the outcome of what is staged is unknown for ever, and nobody may see it. The
+    /// log refuses all further appends, so that nothing decided on it follows, until it is opened
+    /// again.
+    pub(super) fn give_up_staged(&self) {
+        self.staged.borrow_mut().clear();
+    }
+
+    /// The log was opened again, and says that this is what stands.
+    pub(super) fn reset(&self, standing: Standing) {
+        let before = self.standing.replace(standing);
+        self.standing.borrow_mut().succeed(&before);
+        self.bulk.reset();
+    }
+}
+
+/// Kind of the entry that holds just this effect.
+fn entry_kind(effect: &Effect) -> EntryKind {
+    match effect {
+        Effect::Account { .. } => EntryKind::Account,
+        Effect::Message { .. } => EntryKind::Message,
+        Effect::Flags { .. } => EntryKind::Flags,
+        Effect::Expunge { .. } => EntryKind::Expunge,
+        Effect::CreateMailbox { .. }
+        | Effect::DeleteMailbox { .. }
+        | Effect::RenameMailbox { .. } => EntryKind::Mailbox,
+        Effect::Keyword { .. } => EntryKind::Keyword,
+        Effect::Subscription { .. } => EntryKind::Subscription,
+        Effect::Property { key: (PropertyKind::Acl, ..), .. } => EntryKind::Acl,
+        Effect::Property { key: (PropertyKind::Quota, ..), .. } => EntryKind::Quota,
+        Effect::Property { key: (PropertyKind::Metadata, ..), .. } => EntryKind::Metadata,
+        Effect::Delivery { .. } => EntryKind::Transaction,
+        Effect::Spool { .. } => EntryKind::Spool,
+        Effect::Unspool { .. } => EntryKind::Unspool,
+        Effect::Intent { .. } | Effect::IntentDone { .. } => EntryKind::Intent,
+    }
+}
+
+/// What a published change is taken to cost until its account is measured again.
+const CHANGE_MEMORY: usize = 2 * size_of::<Message>();
+/// A rare huge transaction's buffer is not kept.
+const SCRATCH_KEPT: usize = 64 * 1024;
+
+/// Now that the entry's place is known, so is that of the bodies in it.
+fn resolve_body(effect: &mut Effect, (lsn, entry_len): (Lsn, u32)) {
+    if let Effect::Message { message: Message { body, .. }, .. } | Effect::Spool { body, .. } =
+        effect
+        && body.lsn == BODY_HERE
+    {
+        (body.lsn, body.entry_len) = (lsn, entry_len);
+    }
+}
