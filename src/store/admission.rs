@@ -17,7 +17,10 @@ use std::{
 use super::{error::StoreError, log::Log};
 use crate::{
     model::Timestamp,
-    runtime::{device::Device, executor::Executor},
+    runtime::{
+        device::Device,
+        executor::{Executor, Priority},
+    },
 };
 
 /// How often the free space is looked at.
@@ -66,7 +69,7 @@ pub struct PartitionTrouble {
 }
 
 /// The background task; ends with the partition, or at once where the device knows nothing of space.
-pub(super) async fn run(admission: Weak<Admission>, stopped: Rc<Cell<bool>>) {
+async fn run(admission: Weak<Admission>, stopped: Rc<Cell<bool>>) {
     loop {
         let Some(executor) = look(&admission, &stopped).await else { return };
         executor.sleep(LOOK_INTERVAL).await;
@@ -103,6 +106,12 @@ impl Admission {
             reserve: Cell::default(),
             since: Cell::default(),
         }
+    }
+
+    /// Starts the background task; it ends when `stopped` is set.
+    pub(super) fn start(self: &Rc<Admission>, stopped: &Rc<Cell<bool>>) {
+        let task = run(Rc::downgrade(self), stopped.clone());
+        self.executor.spawn(Priority::Background, Box::pin(task));
     }
 
     async fn look_at_space(&self, free: u64) {

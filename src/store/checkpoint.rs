@@ -9,7 +9,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::{Rc, Weak},
 };
@@ -20,42 +20,81 @@ use super::{
         runs::{merge_over, runs_to_merge, wants_rewrite},
         state::{AccountCell, AccountState},
     },
+    accounts::Accounts,
+    commits::Commits,
+    damage::Damages,
     error::StoreError,
     format::{
         root::{Root, encode_root},
         run::{RUN_RECORD_BYTES, RunRecord, RunRef, encode_run},
     },
     log::{EntryHeader, EntryKind, Log, entry_len},
-    partition::Inner,
+    options::StoreOptions,
     signal::Signal,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
     plant::{Plant, planted},
+    runtime::executor::{Executor, Priority},
 };
 
-/// When checkpoints and trims happen. Shard-local, owned by the partition.
-pub(super) struct Schedule {
+/// When checkpoints are written, and the writing of them. Shard-local.
+pub(super) struct Checkpoints {
+    options: Rc<StoreOptions>,
+    executor: Rc<dyn Executor>,
+    log: Log,
+    accounts: Rc<Accounts>,
+    commits: Rc<Commits>,
+    damages: Rc<Damages>,
     /// Set when a checkpoint is wanted; the background task waits for it.
-    pub wanted: Rc<Signal>,
+    wanted: Rc<Signal>,
     /// Set when a checkpoint ended.
     ended: Signal,
     running: Cell<bool>,
     /// Where the log was at the last attempt: a failing checkpoint is not tried without end.
     attempted: Cell<Lsn>,
-    pub stopped: Rc<Cell<bool>>,
+    stopped: Rc<Cell<bool>>,
+    /// Bytes of the last root.
+    root_len: Cell<u32>,
+    /// Called after each checkpoint that was not asked for by compaction itself.
+    after: RefCell<Option<Rc<dyn Fn()>>>,
 }
 
-impl Schedule {
-    pub(super) fn new(wanted: Rc<Signal>, log: &Log) -> Schedule {
+impl Checkpoints {
+    /// `wanted` is what others ask for one by.
+    pub(super) fn new(
+        commits: Rc<Commits>,
+        damages: Rc<Damages>,
+        wanted: Rc<Signal>,
+    ) -> Checkpoints {
+        let log = commits.log.clone();
         let attempted = log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
-        Schedule {
+        Checkpoints {
+            options: commits.options.clone(),
+            executor: commits.executor.clone(),
+            accounts: commits.accounts.clone(),
+            log,
+            commits,
+            damages,
             wanted,
             ended: Signal::default(),
             running: Cell::new(false),
             attempted: Cell::new(attempted),
             stopped: Rc::default(),
+            root_len: Cell::new(0),
+            after: RefCell::default(),
         }
+    }
+
+    /// Starts the background task.
+    pub(super) fn start(self: &Rc<Checkpoints>) {
+        let task = run(Rc::downgrade(self), self.wanted.clone());
+        self.executor.spawn(Priority::Background, Box::pin(task));
+    }
+
+    /// `call` is called after each checkpoint: garbage may be worth something then.
+    pub(super) fn on_written(&self, call: Rc<dyn Fn()>) {
+        self.after.replace(Some(call));
     }
 
     /// Ends the background task.
@@ -64,32 +103,32 @@ impl Schedule {
         self.wanted.set();
     }
 
-    pub(super) fn stopped(&self) -> bool {
-        self.stopped.get()
+    /// Set when no checkpoint is to be written any more: the partition ends, or is only looked at.
+    pub(super) fn stopped(&self) -> &Rc<Cell<bool>> {
+        &self.stopped
     }
 
     pub(super) fn is_running(&self) -> bool {
         self.running.get()
     }
+
+    /// Asks the background task for a checkpoint.
+    pub(super) fn want(&self) {
+        self.wanted.set();
+    }
 }
 
 /// The background task: a checkpoint whenever one is wanted, until the partition is gone.
-pub(super) async fn run(partition: Weak<Inner>, wanted: Rc<Signal>) {
+async fn run(checkpoints: Weak<Checkpoints>, wanted: Rc<Signal>) {
     loop {
         wanted.take().await;
-        let Some(inner) = partition.upgrade() else { return };
-        if inner.checkpoints.stopped.get() {
+        let Some(checkpoints) = checkpoints.upgrade() else { return };
+        if checkpoints.stopped.get() {
             return;
         }
         // A failed write is the partition's trouble and shows there; a damaged account keeps its
         // effects in the log. Either way the next interval tries again.
-        let _ = inner.checkpoint().await;
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.checkpoints.stop();
+        let _ = checkpoints.checkpoint().await;
     }
 }
 
@@ -129,12 +168,12 @@ impl Drop for Captured<'_> {
     }
 }
 
-impl Inner {
+impl Checkpoints {
     /// Calls for a checkpoint when the log has grown by the interval since the last attempt.
-    pub(super) fn schedule_checkpoint(&self) {
-        let grown = self.log.next_lsn().0.saturating_sub(self.checkpoints.attempted.get().0);
+    pub(super) fn schedule(&self) {
+        let grown = self.log.next_lsn().0.saturating_sub(self.attempted.get().0);
         if grown > self.options.checkpoint_interval {
-            self.checkpoints.wanted.set();
+            self.wanted.set();
         }
     }
 
@@ -142,17 +181,18 @@ impl Inner {
     /// after it.
     pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
         let outcome = self.checkpoint_pages().await;
-        self.schedule_compaction();
+        let after = self.after.borrow().clone();
+        after.iter().for_each(|call| call());
         outcome
     }
 
     pub(super) async fn checkpoint_pages(&self) -> Result<(), StoreError> {
-        while self.checkpoints.running.replace(true) {
-            self.checkpoints.ended.take().await;
+        while self.running.replace(true) {
+            self.ended.take().await;
         }
         // A dropped future must not leave the flag behind.
-        let running = Running(&self.checkpoints);
-        self.checkpoints.attempted.set(self.log.next_lsn());
+        let running = Running(self);
+        self.attempted.set(self.log.next_lsn());
         let outcome = self.write_checkpoint().await;
         drop(running);
         self.accounts.trim_anew();
@@ -379,7 +419,7 @@ fn newest(runs: &[RunRef], count: usize) -> &[RunRef] {
 }
 
 /// Lets the next checkpoint begin when dropped.
-struct Running<'a>(&'a Schedule);
+struct Running<'a>(&'a Checkpoints);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {

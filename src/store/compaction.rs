@@ -22,10 +22,15 @@ use std::{
 };
 
 use super::{
+    accounts::Accounts,
+    bodies::Bodies,
+    checkpoint::Checkpoints,
+    commits::Commits,
+    damage::Damages,
     error::StoreError,
     liveness::Marks,
     log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, time_for},
-    partition::{Inner, Partition},
+    options::StoreOptions,
     signal::Signal,
 };
 use crate::{
@@ -62,9 +67,16 @@ pub struct CompactionReport {
     pub quarantined: Vec<(String, StoreError)>,
 }
 
-/// When compaction runs, and what it has done. Shard-local, owned by the partition.
-#[derive(Default)]
-pub(super) struct Compactions {
+/// When compaction runs, and what it has done. Shard-local.
+pub(super) struct Space {
+    pub(super) options: Rc<StoreOptions>,
+    pub(super) executor: Rc<dyn Executor>,
+    pub(super) log: Log,
+    pub(super) bodies: Rc<Bodies>,
+    pub(super) accounts: Rc<Accounts>,
+    pub(super) commits: Rc<Commits>,
+    checkpoints: Rc<Checkpoints>,
+    damages: Rc<Damages>,
     wanted: Rc<Signal>,
     ended: Signal,
     running: Cell<bool>,
@@ -86,7 +98,39 @@ pub(super) struct CompactionProbe {
     pub deleted: u64,
 }
 
-impl Compactions {
+impl Space {
+    pub(super) fn new(
+        commits: Rc<Commits>,
+        checkpoints: Rc<Checkpoints>,
+        damages: Rc<Damages>,
+    ) -> Space {
+        Space {
+            options: commits.options.clone(),
+            executor: commits.executor.clone(),
+            log: commits.log.clone(),
+            bodies: commits.bodies.clone(),
+            accounts: commits.accounts.clone(),
+            commits,
+            checkpoints,
+            damages,
+            wanted: Rc::default(),
+            ended: Signal::default(),
+            running: Cell::new(false),
+            stopped: Rc::default(),
+            halted: Cell::new(false),
+            left: Cell::new(0),
+            runs: Cell::new(0),
+            rewritten: Cell::new(0),
+            deleted: Cell::new(0),
+        }
+    }
+
+    /// Starts the background task.
+    pub(super) fn start(self: &Rc<Space>) {
+        let task = run(Rc::downgrade(self), self.wanted.clone());
+        self.executor.spawn(Priority::Background, Box::pin(task));
+    }
+
     pub(super) fn probe(&self) -> CompactionProbe {
         CompactionProbe {
             runs: self.runs.get(),
@@ -113,17 +157,17 @@ impl Compactions {
 
 /// One cycle under way. Dropped before its end, it may have left a file.
 struct Running<'a> {
-    compactions: &'a Compactions,
+    space: &'a Space,
     clean: bool,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.clean {
-            self.compactions.halted.set(true);
+            self.space.halted.set(true);
         }
-        self.compactions.running.set(false);
-        self.compactions.ended.set();
+        self.space.running.set(false);
+        self.space.ended.set();
     }
 }
 
@@ -165,52 +209,45 @@ impl Pace {
 }
 
 /// The background task: a cycle whenever one is wanted, until the partition is gone.
-pub(super) async fn run(partition: Weak<Inner>, wanted: Rc<Signal>) {
+async fn run(space: Weak<Space>, wanted: Rc<Signal>) {
     loop {
         wanted.take().await;
-        let Some(inner) = partition.upgrade() else { return };
-        if inner.compactions.stopped.get() {
+        let Some(space) = space.upgrade() else { return };
+        if space.stopped.get() {
             return;
         }
         // A full disk or a damaged page ends a cycle; the next garbage asks again.
-        let _ = inner.compact(false).await;
+        let _ = space.compact(false).await;
     }
 }
 
-impl Partition {
+impl Space {
     /// Runs one whole cycle over all segments now, at background priority; waits for one that is
     /// under way first. Reads and changes go on meanwhile.
     ///
     /// # Errors
     /// When the log is in trouble, the disk is full, or a page that leads to messages cannot be
     /// read (nothing is deleted then that it might have named).
-    pub async fn compact(&self) -> Result<CompactionReport, StoreError> {
+    pub(super) async fn compact_now(self: &Rc<Space>) -> Result<CompactionReport, StoreError> {
         let outcome: Rc<RefCell<Option<Result<CompactionReport, StoreError>>>> = Rc::default();
         let ended = Rc::new(Signal::default());
-        let (inner, told, signal) = (self.inner.clone(), outcome.clone(), ended.clone());
+        let (space, told, signal) = (self.clone(), outcome.clone(), ended.clone());
         // A task of its own: the caller may give up waiting, the cycle goes on.
         let task = async move {
-            let report = inner.compact(true).await;
+            let report = space.compact(true).await;
             *told.borrow_mut() = Some(report);
             signal.set();
         };
-        self.inner.executor.spawn(Priority::Background, Box::pin(task));
+        self.executor.spawn(Priority::Background, Box::pin(task));
         ended.take().await;
         let report = outcome.borrow_mut().take();
         report.unwrap_or(Err(StoreError::Poisoned))
     }
-}
-
-impl Inner {
-    pub(super) fn start_compaction_task(self: &Rc<Inner>) {
-        let task = run(Rc::downgrade(self), self.compactions.wanted.clone());
-        self.executor.spawn(Priority::Background, Box::pin(task));
-    }
 
     /// Calls for a cycle when the garbage is worth it. Cheap: a look at each segment's counters.
-    pub(super) fn schedule_compaction(&self) {
+    pub(super) fn schedule(&self) {
         let share = u64::from(self.options.garbage_share);
-        if share == 0 || self.compactions.stopped.get() || self.compactions.halted.get() {
+        if share == 0 || self.stopped.get() || self.halted.get() {
             return;
         }
         let sealed = self.compactable();
@@ -218,18 +255,18 @@ impl Inner {
         let garbage = garbage(&sealed) + self.commits.freed.unattributed.get();
         let worth = self.commits.freed.changed.get() >= self.garbage_min() / 2
             && garbage * 100 > total * share
-            && garbage >= self.compactions.left.get() + self.garbage_min();
+            && garbage >= self.left.get() + self.garbage_min();
         if worth {
-            self.compactions.wanted.set();
+            self.wanted.set();
         }
     }
 
-    /// After changes were published: asks [`Inner::schedule_compaction`] when they have freed enough,
+    /// After changes were published: asks [`Space::schedule`] when they have freed enough,
     /// however little they added to the log.
     pub(super) fn look_for_garbage(&self) {
         if self.commits.freed.freed.get() >= self.garbage_min() {
             self.commits.freed.freed.set(0);
-            self.schedule_compaction();
+            self.schedule();
         }
     }
 
@@ -254,14 +291,14 @@ impl Inner {
 
     /// One cycle. `all`: everything is looked at, after a checkpoint; else what the estimates name.
     pub(super) async fn compact(&self, all: bool) -> Result<CompactionReport, StoreError> {
-        while self.compactions.running.replace(true) {
-            self.compactions.ended.take().await;
+        while self.running.replace(true) {
+            self.ended.take().await;
         }
-        let mut running = Running { compactions: &self.compactions, clean: false };
+        let mut running = Running { space: self, clean: false };
         let mut report = CompactionReport::default();
         (report.segments_before, report.bytes_before) = self.log.disk_usage();
         self.commits.freed.changed.set(0);
-        let outcome = match self.compactions.halted.get() || self.compactions.stopped.get() {
+        let outcome = match self.halted.get() || self.stopped.get() {
             true => Ok(()),
             false => self.run_cycle(all, &mut report).await,
         };
@@ -269,8 +306,8 @@ impl Inner {
         (report.segments_after, report.bytes_after) = self.log.disk_usage();
         report.live_bytes = report.bytes_after.saturating_sub(self.garbage_bytes());
         report.quarantined = self.damages.quarantined().values().cloned().collect();
-        self.compactions.runs.set(self.compactions.runs.get() + 1);
-        self.compactions.left.set(garbage(&self.compactable()));
+        self.runs.set(self.runs.get() + 1);
+        self.left.set(garbage(&self.compactable()));
         outcome.map(|()| report)
     }
 
@@ -281,12 +318,12 @@ impl Inner {
 
     async fn run_cycle(&self, all: bool, report: &mut CompactionReport) -> Result<(), StoreError> {
         if all {
-            self.checkpoint_pages().await?;
+            self.checkpoints.checkpoint_pages().await?;
         }
         let mut pace = Pace {
             executor: self.executor.clone(),
             log: self.log.clone(),
-            stopped: self.compactions.stopped.clone(),
+            stopped: self.stopped.clone(),
             rate: self.options.compaction_rate,
             debt: 0,
         };
@@ -344,7 +381,7 @@ impl Inner {
             return Ok(());
         }
         // What a start may use from here on was written after the pass, or seen by it.
-        self.checkpoint_pages().await?;
+        self.checkpoints.checkpoint_pages().await?;
         let checkpoint = self.log.checkpoint();
         if checkpoint.is_none_or(|checkpoint| checkpoint.replay_from < horizon) {
             return Ok(());
@@ -496,11 +533,11 @@ impl Inner {
             replacement.set_live(owned);
         }
         report.bytes_rewritten += written;
-        self.compactions.rewritten.set(self.compactions.rewritten.get() + written);
+        self.rewritten.set(self.rewritten.get() + written);
         let retired = self.log.supersede(&sources, replacement);
         let deleted = self.log.retire(retired, &|| pace.go_on()).await?;
         report.segments_deleted += deleted;
-        self.compactions.deleted.set(self.compactions.deleted.get() + deleted);
+        self.deleted.set(self.deleted.get() + deleted);
         pace.spent(0).await
     }
 
@@ -510,7 +547,7 @@ impl Inner {
         let Some(writer) = output.writer else { return Ok(()) };
         let outcome = writer.abandon().await;
         if outcome.is_err() {
-            self.compactions.halted.set(true);
+            self.halted.set(true);
         }
         outcome
     }

@@ -129,8 +129,8 @@ async fn write_some_of_everything(partition: &Partition, round: u64) {
 
 async fn commit(partition: &Partition, account: Option<&Account>, effect: Effect) {
     let cell = account.map(|account| &account.cell);
-    let lsn = partition.inner.commits.commit_one(cell, effect, None).unwrap();
-    partition.inner.commits.acknowledged(lsn).await.unwrap();
+    let lsn = partition.rooms.commits.commit_one(cell, effect, None).unwrap();
+    partition.rooms.commits.acknowledged(lsn).await.unwrap();
 }
 
 /// Everything the partition holds, as text.
@@ -165,10 +165,10 @@ async fn list(partition: &Partition) -> String {
         }
     }
     for spooled in partition.spooled() {
-        let body = partition.inner.bodies.read_body(&spooled.body, 0, usize::MAX).await.unwrap();
+        let body = partition.rooms.bodies.read_body(&spooled.body, 0, usize::MAX).await.unwrap();
         writeln!(out, "spooled {spooled:?} {body:?}").unwrap();
     }
-    let standing = partition.inner.commits.standing.borrow();
+    let standing = partition.rooms.commits.standing.borrow();
     writeln!(out, "intents {:?}", standing.intents).unwrap();
     let delivered = |round: u128| standing.delivery(round << 90 | 5, BOB).is_some();
     writeln!(out, "deliveries {} {} {}", delivered(0), delivered(1), delivered(2)).unwrap();

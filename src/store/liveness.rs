@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, rc::Rc};
 
 use super::{
     account::{page::decode_account, snapshot::Published, state::AccountState},
-    compaction::Pace,
+    compaction::{Pace, Space},
     error::StoreError,
     format::{
         body::BODY_CHUNK,
@@ -25,7 +25,6 @@ use super::{
     },
     log::SealedSegment,
     message::MessageBody,
-    partition::Inner,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
@@ -211,7 +210,7 @@ impl Capture {
     }
 }
 
-impl Inner {
+impl Space {
     /// Marks what is live in the segments `wanted`, all of which must lie below the horizon that was
     /// taken before.
     pub(super) async fn mark(

@@ -7,6 +7,7 @@
 use hashbrown::HashMap;
 
 use super::{
+    accounts::Known,
     commits::standing::Standing,
     error::StoreError,
     format::{
@@ -22,15 +23,23 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// A log and what it says.
-pub(super) struct Loaded<L> {
-    pub log: L,
-    pub report: RecoveryReport,
-    pub directory: PageDirectory,
-    pub root: Root,
+/// What a log says, as far as pages and effects do.
+pub(super) struct Contents {
+    report: RecoveryReport,
+    directory: PageDirectory,
+    root: Root,
     /// Effects that pages do not have.
-    pub accounts: HashMap<AccountId, LoggedEffects>,
-    pub effects: LoggedEffects,
+    accounts: HashMap<AccountId, LoggedEffects>,
+    effects: LoggedEffects,
+}
+
+/// What a partition is made of, or goes on with when its log was opened again.
+pub(super) struct Loaded {
+    pub report: RecoveryReport,
+    /// The last checkpoint's, of which the parts below are made.
+    pub root: Root,
+    pub known: Known,
+    pub standing: Standing,
 }
 
 /// Reads the last checkpoint's pages and what came after; or everything, if these are damaged.
@@ -38,7 +47,7 @@ pub(super) struct Loaded<L> {
 pub(super) async fn load<L>(
     mut recovered: Recovered,
     begin: impl AsyncFnOnce(Recovered, &mut Replay<'_>) -> Result<(L, RecoveryReport), StoreError>,
-) -> Result<Loaded<L>, StoreError> {
+) -> Result<(L, Contents), StoreError> {
     let loaded = match recovered.is_continuous() {
         true => load_directory(&recovered).await,
         false => Err(StoreError::Corrupt {
@@ -54,7 +63,7 @@ pub(super) async fn load<L>(
             let mut replay = |lsn, header: &_, payload: &[u8]| replayed.take(lsn, header, payload);
             let (log, report) = begin(recovered, &mut replay).await?;
             let Replayed { accounts, standing: effects } = replayed;
-            Ok(Loaded { log, report, directory, root, accounts, effects })
+            Ok((log, Contents { report, directory, root, accounts, effects }))
         }
         Err(StoreError::Corrupt { segment, offset, what }) => {
             recovered.replay_everything();
@@ -65,9 +74,21 @@ pub(super) async fn load<L>(
             report.damage.push((segment, offset, what));
             let directory = rebuild.finish(&report.lost_entries);
             let Rebuild { accounts, root, standing: effects, .. } = rebuild;
-            Ok(Loaded { log, report, directory, root, accounts, effects })
+            Ok((log, Contents { report, directory, root, accounts, effects }))
         }
         Err(error) => Err(error),
+    }
+}
+
+impl Contents {
+    /// Reads what the pages only name, from the log they are of.
+    pub(super) async fn complete(self, log: &Log) -> Result<Loaded, StoreError> {
+        let Contents { mut report, directory, root, accounts, effects } = self;
+        let mut standing = Standing::from_root(&root);
+        load_spool(log, &root, &mut standing, &mut report).await?;
+        standing.replay(&effects);
+        let known = Known { directory, replayed: accounts, lost: root.lost.max(report.lost) };
+        Ok(Loaded { report, root, known, standing })
     }
 }
 
@@ -90,7 +111,7 @@ async fn load_directory(recovered: &Recovered) -> Result<(PageDirectory, Root), 
 }
 
 /// Reads the spooled messages that the root names; one that is damaged is reported and lost.
-pub(super) async fn load_spool(
+async fn load_spool(
     log: &Log,
     root: &Root,
     standing: &mut Standing,

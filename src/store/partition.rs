@@ -11,42 +11,40 @@
 //! - After a failed write or sync nothing more is published or accepted.
 //! - No `RefCell` is borrowed across an await or while a waker runs.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use hashbrown::HashSet;
 
 use super::{
     accounts::{Accounts, Known},
-    admission::{self, Admission, DiskLimits, PartitionTrouble},
+    admission::{Admission, DiskLimits, PartitionTrouble},
     bodies::{
         Bodies,
         write::{BodyWriter, StagedBody},
     },
-    checkpoint,
+    checkpoint::Checkpoints,
     commits::{
         Change, Commits,
         standing::{Spooled, Standing},
     },
-    compaction::Compactions,
+    compaction::{CompactionReport, Space},
     damage::{Damage, Damages},
     delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
     error::StoreError,
     format::effect::{BODY_HERE, Effect},
     handle::Account,
-    load::{Loaded, load, load_spool},
+    load::{Loaded, load},
     log::{Log, LogOptions, Recovered, RecoveryReport, Replay},
     message::MessageBody,
     options::{StoreOptions, StoreProbe},
-    reopen,
+    reopen::Repair,
     signal::Signal,
+    verify::VerifyReport,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, PartitionId},
-    runtime::{
-        device::Device,
-        executor::{Executor, Priority},
-    },
+    runtime::{device::Device, executor::Executor},
 };
 
 /// Messages in the spool: each costs memory, and a task that tries again.
@@ -57,25 +55,126 @@ const SPOOL_PAYLOAD_MAX: usize = 1 << 20;
 /// A single-writer, log-structured store in a folder of its own. Cheap to clone; shard-local.
 #[derive(Clone)]
 pub struct Partition {
-    pub(super) inner: Rc<Inner>,
+    pub(super) rooms: Rc<Rooms>,
 }
 
-/// What the clones of a [`Partition`] share.
-pub(super) struct Inner {
+/// What the clones of a [`Partition`] share: its rooms.
+pub(super) struct Rooms {
     pub options: Rc<StoreOptions>,
-    pub executor: Rc<dyn Executor>,
-    pub admission: Rc<Admission>,
     pub log: Log,
+    pub damages: Rc<Damages>,
+    pub admission: Rc<Admission>,
+    pub bodies: Rc<Bodies>,
     pub accounts: Rc<Accounts>,
     pub commits: Rc<Commits>,
-    pub bodies: Rc<Bodies>,
-    pub checkpoints: checkpoint::Schedule,
-    pub compactions: Compactions,
-    pub damages: Rc<Damages>,
-    /// Bytes of the last root.
-    pub root_len: Cell<u32>,
-    /// Set when the log failed; the task that opens it again waits for it.
-    pub failed: Rc<Signal>,
+    pub checkpoints: Rc<Checkpoints>,
+    pub space: Rc<Space>,
+    pub repair: Rc<Repair>,
+}
+
+impl Rooms {
+    /// Puts them together around `log` and what it says, from the lowest up.
+    fn new(
+        device: Rc<dyn Device>,
+        executor: Rc<dyn Executor>,
+        options: StoreOptions,
+        log: Log,
+        known: Known,
+        standing: Standing,
+    ) -> Rooms {
+        let options = Rc::new(options);
+        let damages: Rc<Damages> = Rc::default();
+        let limits = DiskLimits {
+            free_space_min: options.free_space_min,
+            reserve: options.reserve,
+            timeout: options.disk_timeout,
+        };
+        let admission = Admission::new(log.clone(), device, executor.clone(), limits);
+        let admission = Rc::new(admission);
+        let bodies = Rc::new(Bodies::new(
+            log.clone(),
+            executor.clone(),
+            admission.clone(),
+            damages.clone(),
+            options.compression,
+        ));
+        let checkpoint_wanted: Rc<Signal> = Rc::default();
+        let accounts = Rc::new(Accounts::new(
+            log.clone(),
+            executor.clone(),
+            damages.clone(),
+            checkpoint_wanted.clone(),
+            &options,
+            known,
+        ));
+        let commits = Rc::new(Commits::new(
+            options.clone(),
+            executor,
+            log.clone(),
+            admission.clone(),
+            bodies.clone(),
+            accounts.clone(),
+            standing,
+        ));
+        let checkpoints = Checkpoints::new(commits.clone(), damages.clone(), checkpoint_wanted);
+        let checkpoints = Rc::new(checkpoints);
+        let space = Rc::new(Space::new(commits.clone(), checkpoints.clone(), damages.clone()));
+        let repair =
+            Repair::new(commits.clone(), checkpoints.clone(), space.clone(), damages.clone());
+        Rooms {
+            options,
+            log,
+            damages,
+            admission,
+            bodies,
+            accounts,
+            commits,
+            checkpoints,
+            space,
+            repair: Rc::new(repair),
+        }
+    }
+
+    /// What happens below tells the rooms above. Nobody keeps them alive by it.
+    fn connect(&self) {
+        let (commits, admission) = (Rc::downgrade(&self.commits), Rc::downgrade(&self.admission));
+        let (checkpoints, space) = (Rc::downgrade(&self.checkpoints), Rc::downgrade(&self.space));
+        let repair = Rc::downgrade(&self.repair);
+        self.log.on_durable(Rc::new(move |outcome| {
+            let Some(commits) = commits.upgrade() else { return };
+            match outcome {
+                Ok(durable) => {
+                    commits.settle(durable);
+                    checkpoints.upgrade().iter().for_each(|it| it.schedule());
+                    space.upgrade().iter().for_each(|it| it.look_for_garbage());
+                }
+                Err(_) => {
+                    commits.give_up_staged();
+                    admission.upgrade().iter().for_each(|it| it.note_refusal());
+                    repair.upgrade().iter().for_each(|it| it.log_failed());
+                }
+            }
+        }));
+        let space = Rc::downgrade(&self.space);
+        self.checkpoints.on_written(Rc::new(move || {
+            space.upgrade().iter().for_each(|it| it.schedule());
+        }));
+    }
+
+    /// Starts what goes on in the background.
+    fn start(&self) {
+        self.checkpoints.start();
+        self.space.start();
+        self.repair.start();
+        self.admission.start(self.checkpoints.stopped());
+    }
+}
+
+impl Drop for Rooms {
+    fn drop(&mut self) {
+        self.checkpoints.stop();
+        self.space.stop();
+    }
 }
 
 impl Partition {
@@ -94,101 +193,37 @@ impl Partition {
         let checkpoint = recovered.checkpoint();
         let begin =
             async |recovered: Recovered, replay: &mut Replay<'_>| recovered.replay(replay).await;
-        let Loaded { log, mut report, directory, root, accounts, effects } =
-            load(recovered, begin).await?;
+        let (log, contents) = load(recovered, begin).await?;
+        let Loaded { report, root, known, standing } = contents.complete(&log).await?;
         if let Some(checkpoint) = checkpoint.filter(|_| !report.rebuilt) {
             log.adopt_estimates(&root.segments, checkpoint.root);
         }
-        let mut standing = Standing::from_root(&root);
-        load_spool(&log, &root, &mut standing, &mut report).await?;
-        standing.replay(&effects);
-
-        let checkpoint_wanted: Rc<Signal> = Rc::default();
-        let limits = DiskLimits {
-            free_space_min: options.free_space_min,
-            reserve: options.reserve,
-            timeout: options.disk_timeout,
-        };
-        let admission = Admission::new(log.clone(), device, executor.clone(), limits);
-        let admission = Rc::new(admission);
-        let damages: Rc<Damages> = Rc::default();
-        let bodies = Rc::new(Bodies::new(
-            log.clone(),
-            executor.clone(),
-            admission.clone(),
-            damages.clone(),
-            options.compression,
-        ));
-        let known = Known { directory, replayed: accounts, lost: root.lost.max(report.lost) };
-        let accounts = Rc::new(Accounts::new(
-            log.clone(),
-            executor.clone(),
-            damages.clone(),
-            checkpoint_wanted.clone(),
-            &options,
-            known,
-        ));
-        let options = Rc::new(options);
-        let commits = Rc::new(Commits::new(
-            options.clone(),
-            executor.clone(),
-            log.clone(),
-            admission.clone(),
-            bodies.clone(),
-            accounts.clone(),
-            standing,
-        ));
-        let inner = Rc::new(Inner {
-            executor,
-            admission,
-            accounts,
-            commits,
-            bodies,
-            checkpoints: checkpoint::Schedule::new(checkpoint_wanted, &log),
-            compactions: Compactions::default(),
-            damages,
-            root_len: Cell::new(0),
-            failed: Rc::default(),
-            options,
-            log,
-        });
-        let weak = Rc::downgrade(&inner);
-        inner.log.on_durable(Rc::new(move |outcome| {
-            if let Some(inner) = weak.upgrade() {
-                inner.settle(outcome);
-            }
-        }));
-        let task = checkpoint::run(Rc::downgrade(&inner), inner.checkpoints.wanted.clone());
-        inner.executor.spawn(Priority::Background, Box::pin(task));
-        inner.damages.keep_quarantined(&root.quarantined);
-        inner.damages.note_report(&report);
+        let rooms = Rooms::new(device, executor, options, log, known, standing);
+        rooms.connect();
+        rooms.damages.keep_quarantined(&root.quarantined);
+        rooms.damages.note_report(&report);
         // Told by the report.
-        inner.damages.news();
-        inner.start_compaction_task();
-        let task = reopen::run(Rc::downgrade(&inner), inner.failed.clone());
-        inner.executor.spawn(Priority::Background, Box::pin(task));
-        let stopped = inner.checkpoints.stopped.clone();
-        let task = admission::run(Rc::downgrade(&inner.admission), stopped);
-        inner.executor.spawn(Priority::Background, Box::pin(task));
-        inner.schedule_checkpoint();
+        rooms.damages.news();
+        rooms.start();
+        rooms.checkpoints.schedule();
         if report.rebuilt || report.lost > Lsn(0) {
-            inner.checkpoints.wanted.set();
+            rooms.checkpoints.want();
         }
-        Ok((Partition { inner }, report))
+        Ok((Partition { rooms: Rc::new(rooms) }, report))
     }
 
     pub fn id(&self) -> PartitionId {
-        self.inner.options.partition
+        self.rooms.options.partition
     }
 
     /// How long the device may take to answer.
     pub fn disk_timeout(&self) -> Duration {
-        self.inner.options.disk_timeout
+        self.rooms.options.disk_timeout
     }
 
     /// Starts taking in a message body of unknown size.
     pub fn stage(&self) -> BodyWriter {
-        BodyWriter::new(self.inner.bodies.clone())
+        BodyWriter::new(self.rooms.bodies.clone())
     }
 
     /// [`Partition::deliver_each`] for who expects it to fail for none: an account that cannot take it
@@ -213,7 +248,7 @@ impl Partition {
         targets: Vec<DeliveryTarget>,
         delivery_id: Option<DeliveryId>,
     ) -> Result<Deliveries, StoreError> {
-        deliver_each(&self.inner.commits, body, targets, delivery_id).await
+        deliver_each(&self.rooms.commits, body, targets, delivery_id).await
     }
 
     /// Whether each of `accounts` could take one more message of `octets`.
@@ -223,10 +258,10 @@ impl Partition {
     pub async fn has_room(&self, accounts: &[AccountId], octets: u64) -> Result<(), StoreError> {
         let mut unreadable = None;
         for account in accounts {
-            match self.inner.accounts.load(*account).await {
+            match self.rooms.accounts.load(*account).await {
                 Ok(cell) => {
                     let state = cell.state.borrow();
-                    state.check_holding(1, octets, self.inner.options.holding)?;
+                    state.check_holding(1, octets, self.rooms.options.holding)?;
                 }
                 Err(error) => unreadable = Some(error),
             }
@@ -236,18 +271,18 @@ impl Partition {
 
     /// Families (see `standing`) of the deliveries that a repetition would be known of.
     pub fn delivery_families(&self) -> HashSet<u64> {
-        self.inner.commits.standing.borrow().families()
+        self.rooms.commits.standing.borrow().families()
     }
 
     /// No repetition of these comes any more.
     pub fn forget_deliveries(&self, families: &HashSet<u64>) {
-        self.inner.commits.standing.borrow_mut().forget(families);
+        self.rooms.commits.standing.borrow_mut().forget(families);
     }
 
     /// It is time to find out which deliveries can be forgotten.
     pub fn deliveries_crowded(&self) -> bool {
-        let known = self.inner.commits.standing.borrow().deliveries_known();
-        known * 2 >= self.inner.options.deliveries_known
+        let known = self.rooms.commits.standing.borrow().deliveries_known();
+        known * 2 >= self.rooms.options.deliveries_known
     }
 
     /// As [`Account::read_body`], of a body in no account.
@@ -257,22 +292,22 @@ impl Partition {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, StoreError> {
-        self.inner.bodies.read_body(body, offset, len).await
+        self.rooms.bodies.read_body(body, offset, len).await
     }
 
     /// Loads an account, creating it with an empty INBOX at first use. The handle pins its state
     /// in memory until dropped.
     pub async fn account(&self, account: AccountId) -> Result<Account, StoreError> {
-        let cell = self.inner.accounts.load(account).await?;
-        self.inner.commits.ensure_exists(&cell)?;
+        let cell = self.rooms.accounts.load(account).await?;
+        self.rooms.commits.ensure_exists(&cell)?;
         let created = {
             let state = cell.state.borrow();
             state.staged.filter(|_| !state.names.contains(MailboxId::INBOX))
         };
         if let Some(lsn) = created {
-            self.inner.log.durable(lsn).await?;
+            self.rooms.log.durable(lsn).await?;
         }
-        Ok(Account { commits: self.inner.commits.clone(), cell })
+        Ok(Account { commits: self.rooms.commits.clone(), cell })
     }
 
     /// Spool: keeps `payload` (opaque to the store) durably until `unspool`. For mail that waits.
@@ -280,18 +315,18 @@ impl Partition {
         if payload.len() > SPOOL_PAYLOAD_MAX {
             return Err(StoreError::Limit("bytes of a spooled payload"));
         }
-        self.inner.commits.check_owner(&body)?;
-        self.inner.admission.admit()?;
+        self.rooms.commits.check_owner(&body)?;
+        self.rooms.admission.admit()?;
         // A start reads the entries of the whole spool: keep bodies out of them.
         let body = body.into_chunks().await?;
-        self.inner.log.room().await?;
-        if self.inner.commits.standing.borrow().spool.len() >= SPOOLED_MAX {
+        self.rooms.log.room().await?;
+        if self.rooms.commits.standing.borrow().spool.len() >= SPOOLED_MAX {
             return Err(StoreError::Limit("spooled messages"));
         }
         let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
         let effect = Effect::Spool { payload, body: place };
-        let lsn = self.inner.commits.commit_one(None, effect, Some(&body))?;
-        self.inner.commits.acknowledged(lsn).await?;
+        let lsn = self.rooms.commits.commit_one(None, effect, Some(&body))?;
+        self.rooms.commits.acknowledged(lsn).await?;
         Ok(lsn)
     }
 
@@ -300,37 +335,37 @@ impl Partition {
         if payload.len() > SPOOL_PAYLOAD_MAX {
             return Err(StoreError::Limit("bytes of a spooled payload"));
         }
-        let body = self.inner.bodies.stage_again(&spooled.body).await?;
-        self.inner.log.room().await?;
+        let body = self.rooms.bodies.stage_again(&spooled.body).await?;
+        self.rooms.log.room().await?;
         let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
         let spool = Effect::Spool { payload, body: place };
         let unspool = Effect::Unspool { lsn: spooled.lsn };
         let changes = [spool, unspool].map(|effect| Change { cell: None, effect });
-        let lsn = self.inner.commits.commit(changes.into_iter().collect(), Some(&body))?;
-        self.inner.commits.acknowledged(lsn).await?;
+        let lsn = self.rooms.commits.commit(changes.into_iter().collect(), Some(&body))?;
+        self.rooms.commits.acknowledged(lsn).await?;
         Ok(lsn)
     }
 
     /// Published spooled messages, oldest first.
     pub fn spooled(&self) -> Vec<Spooled> {
-        self.inner.commits.standing.borrow().spool.values().cloned().collect()
+        self.rooms.commits.standing.borrow().spool.values().cloned().collect()
     }
 
     pub async fn unspool(&self, lsn: Lsn) -> Result<(), StoreError> {
-        self.inner.log.room().await?;
-        let lsn = self.inner.commits.commit_one(None, Effect::Unspool { lsn }, None)?;
-        self.inner.commits.acknowledged(lsn).await
+        self.rooms.log.room().await?;
+        let lsn = self.rooms.commits.commit_one(None, Effect::Unspool { lsn }, None)?;
+        self.rooms.commits.acknowledged(lsn).await
     }
 
     /// Keeps checkpoints and compaction from writing: for who only looks.
     pub fn keep_still(&self) {
-        self.inner.checkpoints.stop();
-        self.inner.compactions.stop();
+        self.rooms.checkpoints.stop();
+        self.rooms.space.stop();
     }
 
     /// Damage found since the last call, other than what the start reported.
     pub fn damage_news(&self) -> Vec<Damage> {
-        self.inner.damages.news()
+        self.rooms.damages.news()
     }
 
     /// Whether a delivery would be refused now, so that it can be refused before its octets come.
@@ -338,79 +373,93 @@ impl Partition {
     /// # Errors
     /// The reason: `Full`, `NotAnswering`, or what the log failed with.
     pub fn admits(&self) -> Result<(), StoreError> {
-        self.inner.admission.admit()
+        self.rooms.admission.admit()
     }
 
     /// Why new mail is refused, `None` while it is not.
     pub fn refusing(&self) -> Option<PartitionTrouble> {
-        self.inner.admission.refusing()
+        self.rooms.admission.refusing()
     }
 
     /// Free space at the last look, bytes; `None` if the device does not know.
     pub fn free_space(&self) -> Option<u64> {
-        self.inner.admission.free_space()
+        self.rooms.admission.free_space()
     }
 
     /// `None` while healthy, else why writes are refused.
     pub fn trouble(&self) -> Option<StoreError> {
-        self.inner.log.trouble()
+        self.rooms.log.trouble()
     }
 
     pub fn probe(&self) -> StoreProbe {
-        let log = self.inner.log.probe();
-        let (segments, segment_bytes) = self.inner.log.disk_usage();
-        let compaction = self.inner.compactions.probe();
+        let log = self.rooms.log.probe();
+        let (segments, segment_bytes) = self.rooms.log.disk_usage();
+        let compaction = self.rooms.space.probe();
         StoreProbe {
             syncs: log.syncs,
             batches: log.batches,
             entries: log.entries,
             bytes_written: log.bytes_written,
-            messages_stored: self.inner.commits.messages_stored(),
-            body_bytes: self.inner.bodies.counters.raw.get(),
-            body_bytes_stored: self.inner.bodies.counters.stored.get(),
-            accounts_in_memory: self.inner.accounts.in_memory() as u64,
+            messages_stored: self.rooms.commits.messages_stored(),
+            body_bytes: self.rooms.bodies.counters.raw.get(),
+            body_bytes_stored: self.rooms.bodies.counters.stored.get(),
+            accounts_in_memory: self.rooms.accounts.in_memory() as u64,
             checkpoints: log.checkpoints,
             reopened: log.reopened,
             segments: segments as u64,
             segment_bytes,
-            garbage_bytes: self.inner.garbage_bytes(),
+            garbage_bytes: self.rooms.space.garbage_bytes(),
             compactions: compaction.runs,
             compacted_bytes: compaction.rewritten,
             segments_deleted: compaction.deleted,
-            segments_quarantined: self.inner.damages.quarantined().len() as u64,
-            spooled: self.inner.commits.standing.borrow().spool.len() as u64,
+            segments_quarantined: self.rooms.damages.quarantined().len() as u64,
+            spooled: self.rooms.commits.standing.borrow().spool.len() as u64,
         }
+    }
+
+    /// Runs one whole cycle of compaction over all segments now, at background priority; waits for one
+    /// that is under way first. Reads and changes go on meanwhile.
+    ///
+    /// # Errors
+    /// When the log is in trouble, the disk is full, or a page that leads to messages cannot be
+    /// read (nothing is deleted then that it might have named).
+    pub async fn compact(&self) -> Result<CompactionReport, StoreError> {
+        self.rooms.space.compact_now().await
+    }
+
+    /// Bytes that [`Partition::verify`] will report as progress, about.
+    pub async fn verify_bytes(&self) -> Result<u64, StoreError> {
+        self.rooms.repair.verify_bytes().await
+    }
+
+    /// Checks everything. `progress` is told of bytes done.
+    ///
+    /// # Errors
+    /// When the device fails, or a file is of a version that this program does not know; damage is
+    /// no error.
+    pub async fn verify(&self, progress: &dyn Fn(u64)) -> Result<VerifyReport, StoreError> {
+        self.rooms.repair.verify(progress).await
+    }
+
+    /// One row a folder of the account, for `ringmail inspect`; none if nothing is known of it.
+    ///
+    /// # Errors
+    /// As reads'.
+    pub async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
+        self.rooms.repair.describe(id).await
     }
 
     /// Writes a checkpoint now; `close` and the background task do so by themselves.
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
-        self.inner.checkpoint().await
+        self.rooms.checkpoints.checkpoint().await
     }
 
     /// Writes a checkpoint and stops the writer; for a clean shutdown.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.inner.compactions.stop();
-        self.inner.compactions.idle().await;
-        let checkpoint = self.inner.checkpoint().await;
-        self.inner.checkpoints.stop();
-        self.inner.log.close().await.and(checkpoint)
-    }
-}
-
-impl Inner {
-    /// Told by the log after each sync, and once when it fails.
-    fn settle(&self, outcome: Result<Lsn, StoreError>) {
-        match outcome {
-            Ok(durable) => {
-                self.commits.settle(durable);
-                self.schedule_checkpoint();
-                self.look_for_garbage();
-            }
-            Err(_) => {
-                self.commits.give_up_staged();
-                self.admission.note_refusal();
-                self.failed.set();
-            }
-        }
+        self.rooms.space.stop();
+        self.rooms.space.idle().await;
+        let checkpoint = self.rooms.checkpoints.checkpoint().await;
+        self.rooms.checkpoints.stop();
+        self.rooms.log.close().await.and(checkpoint)
     }
 }

@@ -14,14 +14,17 @@ use std::{
 };
 
 use super::{
-    accounts::Known,
-    commits::standing::Standing,
+    admission::Admission,
+    checkpoint::Checkpoints,
+    commits::Commits,
+    compaction::Space,
+    damage::Damages,
     error::StoreError,
-    load::{Loaded, load, load_spool},
+    load::load,
     log::{Recovered, Replay},
-    partition::Inner,
     signal::Signal,
 };
+use crate::runtime::executor::Priority;
 
 /// Pause before the first attempt; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -30,25 +33,36 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long to wait for a checkpoint that has not noticed yet that its log failed.
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(10);
 
+/// Puts a partition back in service. Shard-local.
+pub(super) struct Repair {
+    pub(super) admission: Rc<Admission>,
+    pub(super) commits: Rc<Commits>,
+    pub(super) checkpoints: Rc<Checkpoints>,
+    pub(super) space: Rc<Space>,
+    pub(super) damages: Rc<Damages>,
+    /// Set when the log failed.
+    failed: Rc<Signal>,
+}
+
 /// The background task; ends with the partition.
-pub(super) async fn run(partition: Weak<Inner>, failed: Rc<Signal>) {
+async fn run(repair: Weak<Repair>, failed: Rc<Signal>) {
     loop {
         failed.take().await;
         let mut pause = PAUSE_MIN;
         loop {
-            let Some(executor) = partition.upgrade().map(|inner| inner.executor.clone()) else {
+            let Some(executor) = repair.upgrade().map(|it| it.commits.executor.clone()) else {
                 return;
             };
             executor.sleep(pause).await;
-            let Some(inner) = partition.upgrade() else { return };
-            if inner.checkpoints.stopped() {
+            let Some(repair) = repair.upgrade() else { return };
+            if repair.checkpoints.stopped().get() {
                 return;
             }
-            if matches!(inner.log.trouble(), Some(StoreError::Full)) {
-                inner.admission.give_up_reserve().await;
+            if matches!(repair.commits.log.trouble(), Some(StoreError::Full)) {
+                repair.admission.give_up_reserve().await;
             }
-            if inner.reopen().await.is_ok() {
-                inner.admission.note_refusal();
+            if repair.reopen().await.is_ok() {
+                repair.admission.note_refusal();
                 break;
             }
             pause = (pause * 2).min(PAUSE_MAX);
@@ -56,42 +70,62 @@ pub(super) async fn run(partition: Weak<Inner>, failed: Rc<Signal>) {
     }
 }
 
-impl Inner {
+impl Repair {
+    pub(super) fn new(
+        commits: Rc<Commits>,
+        checkpoints: Rc<Checkpoints>,
+        space: Rc<Space>,
+        damages: Rc<Damages>,
+    ) -> Repair {
+        let (admission, failed) = (commits.admission.clone(), Rc::default());
+        Repair { admission, commits, checkpoints, space, damages, failed }
+    }
+
+    /// Starts the background task.
+    pub(super) fn start(self: &Rc<Repair>) {
+        let task = run(Rc::downgrade(self), self.failed.clone());
+        self.commits.executor.spawn(Priority::Background, Box::pin(task));
+    }
+
+    /// The log failed: it is opened again after a pause.
+    pub(super) fn log_failed(&self) {
+        self.failed.set();
+    }
+
     /// One attempt.
     async fn reopen(&self) -> Result<(), StoreError> {
         // Both end at their next step in a log that failed, and begin nothing.
         while self.checkpoints.is_running() {
-            self.executor.sleep(CHECKPOINT_PAUSE).await;
+            self.commits.executor.sleep(CHECKPOINT_PAUSE).await;
         }
-        self.compactions.idle().await;
-        let recovered = self.log.look_again().await?;
+        self.space.idle().await;
+        let log = &self.commits.log;
+        let recovered = log.look_again().await?;
         let begin = async |recovered: Recovered, replay: &mut Replay<'_>| {
-            self.log.reopen(recovered, replay).await
+            log.reopen(recovered, replay).await
         };
-        let Loaded { log: reopened, mut report, directory, root, accounts, effects } =
-            load(recovered, begin).await?;
-        let known = Known { directory, replayed: accounts, lost: report.lost };
+        let (reopened, contents) = load(recovered, begin).await?;
+        let accounts = &self.commits.accounts;
         let read = async {
-            let mut standing = Standing::from_root(&root);
-            load_spool(&self.log, &root, &mut standing, &mut report).await?;
-            standing.replay(&effects);
-            Ok((standing, self.accounts.read_again(&known).await?))
+            let loaded = contents.complete(log).await?;
+            let fresh = accounts.read_again(&loaded.known).await?;
+            Ok((loaded, fresh))
         };
-        let (standing, fresh) = match read.await {
+        let (loaded, fresh) = match read.await {
             Ok(read) => read,
             Err(error) => {
-                self.log.discard(reopened).await;
+                log.discard(reopened).await;
                 return Err(error);
             }
         };
 
         // From here on nothing awaits: log, directory and accounts change as one.
-        self.log.resume(reopened)?;
-        self.commits.reset(standing);
-        self.bodies.reset();
-        self.accounts.renew(known, fresh);
-        self.damages.note_report(&report);
-        self.schedule_checkpoint();
+        log.resume(reopened)?;
+        self.commits.reset(loaded.standing);
+        self.commits.bodies.reset();
+        accounts.renew(loaded.known, fresh);
+        self.damages.note_report(&loaded.report);
+        self.checkpoints.schedule();
         Ok(())
     }
 }
@@ -106,7 +140,7 @@ mod tests {
         runtime::{
             LocalFuture,
             device::memory::{Faults, MemoryDevice},
-            executor::{CommitTurn, Executor, Priority},
+            executor::{CommitTurn, Executor},
             simulation::Simulation,
         },
         store::{BODY_CHUNK, DeliveryTarget, FlagChange, Partition, StagedBody, StoreOptions, log},
@@ -341,7 +375,7 @@ mod tests {
             let body = staged(&partition, b"x").await.unwrap();
             let append = account.append(INBOX, body, Flags::default(), &[], Timestamp(0));
             refused(append.await.map(drop));
-            refused(partition.inner.commits.ensure_exists(&cell));
+            refused(partition.rooms.commits.ensure_exists(&cell));
             // The account itself is put together again, and holds what it held.
             let again = partition.account(ALICE).await.unwrap();
             assert!(again.mailbox_by_name("Kept").is_some() && !subscribed.is_empty());
@@ -357,9 +391,9 @@ mod tests {
         run(async |world| {
             let partition = world.open().await;
             deliver(&partition, AccountId(2), b"first").await.unwrap();
-            let cell = partition.inner.accounts.load(ALICE).await.unwrap();
-            partition.inner.commits.ensure_exists(&cell).unwrap();
-            let account = crate::store::Account { commits: partition.inner.commits.clone(), cell };
+            let cell = partition.rooms.accounts.load(ALICE).await.unwrap();
+            partition.rooms.commits.ensure_exists(&cell).unwrap();
+            let account = crate::store::Account { commits: partition.rooms.commits.clone(), cell };
             let (appends, _) = world.device.operations();
             world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
             assert!(account.create_mailbox("lost", None).await.is_err());

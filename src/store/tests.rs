@@ -505,7 +505,7 @@ fn spooled_mail_waits_through_restarts() {
             assert_eq!(spooled.iter().map(|s| s.lsn).collect::<Vec<Lsn>>(), kept);
             assert_eq!(spooled[0].payload, "to 1");
             let read =
-                partition.inner.bodies.read_body(&spooled[0].body, 0, usize::MAX).await.unwrap();
+                partition.rooms.bodies.read_body(&spooled[0].body, 0, usize::MAX).await.unwrap();
             assert_eq!(read, bytes(1, 2000));
             if restart == 1 {
                 partition.close().await.unwrap();
@@ -574,7 +574,7 @@ fn cold_accounts_leave_memory_and_deliveries_read_no_tables() {
         assert!(probe.checkpoints > 2, "{probe:?}");
         for account in [0, 50, 99] {
             deliver(&partition, AccountId(account), b"last").await;
-            let cell = partition.inner.accounts.load(AccountId(account)).await.unwrap();
+            let cell = partition.rooms.accounts.load(AccountId(account)).await.unwrap();
             let state = cell.state.borrow();
             assert!(state.mailboxes[&MailboxId::INBOX].loaded.is_none());
         }

@@ -10,11 +10,12 @@ use hashbrown::HashMap;
 
 use super::{
     account::{namespace::MailboxInfo, snapshot::Snapshot},
+    commits::standing::Spooled,
     damage::{Damage, Place},
     error::StoreError,
     log::{Checked, EntryKind, Flaw, time_for},
     message::{MailboxStatus, MessageBody},
-    partition::Partition,
+    reopen::Repair,
 };
 use crate::model::{AccountId, Flags, Lsn, MailboxId, Uid};
 
@@ -38,7 +39,7 @@ pub struct Finding {
     pub uid: Option<Uid>,
 }
 
-/// What [`Partition::verify`] looked at and found.
+/// What [`Partition::verify`](super::Partition::verify) looked at and found.
 #[derive(Clone, Default, Debug)]
 pub struct VerifyReport {
     pub checked: Checked,
@@ -117,35 +118,30 @@ impl References {
     }
 }
 
-impl Partition {
-    /// Bytes that [`Partition::verify`] will report as progress, about.
-    pub async fn verify_bytes(&self) -> Result<u64, StoreError> {
-        let files = self.inner.log.files().await?;
+impl Repair {
+    /// Bytes that [`Repair::verify`] will report as progress, about.
+    pub(super) async fn verify_bytes(&self) -> Result<u64, StoreError> {
+        let files = self.commits.log.files().await?;
         Ok(files.iter().map(|(_, len)| 2 * len).sum())
     }
 
-    /// Checks everything. `progress` is told of bytes done.
-    ///
-    /// # Errors
-    /// When the device fails, or a file is of a version that this program does not know; damage is
-    /// no error.
-    pub async fn verify(&self, progress: &dyn Fn(u64)) -> Result<VerifyReport, StoreError> {
+    pub(super) async fn verify(&self, progress: &dyn Fn(u64)) -> Result<VerifyReport, StoreError> {
         let mut report = VerifyReport::default();
         let mut flaws = Vec::new();
-        let log = &self.inner.log;
-        let rate = self.inner.options.compaction_rate;
+        let log = &self.commits.log;
+        let rate = self.commits.options.compaction_rate;
         report.checked = log.check_files(rate, &mut |flaw| flaws.push(flaw), progress).await?;
         let mut references = References::default();
-        for id in self.inner.accounts.ids() {
+        for id in self.commits.accounts.ids() {
             self.verify_account(id, &mut report, &mut references, progress).await?;
-            self.inner.executor.yield_now().await;
+            self.commits.executor.yield_now().await;
         }
         self.verify_spool(&mut report, &mut references).await?;
         for flaw in flaws {
             let finding = self.named(flaw).await;
             report.find(finding);
         }
-        for Damage { segment: file, offset, what, place } in self.inner.damages.all() {
+        for Damage { segment: file, offset, what, place } in self.damages.all() {
             let folder = self.folder_name(place.account, place.mailbox).await;
             let Place { account, uid, .. } = place;
             report.find(Finding { file, offset, what, account, folder, uid });
@@ -160,16 +156,12 @@ impl Partition {
         Ok(report)
     }
 
-    /// One row a folder of the account, for `ringmail inspect`; none if nothing is known of it.
-    ///
-    /// # Errors
-    /// As reads'.
-    pub async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
-        let cell = self.inner.accounts.load(id).await?;
+    pub(super) async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
+        let cell = self.commits.accounts.load(id).await?;
         let folders = cell.state.borrow().names.list();
         let mut rows = Vec::with_capacity(folders.len());
         for MailboxInfo { id: mailbox, name, .. } in folders {
-            self.inner.accounts.ensure_table(&cell, mailbox).await?;
+            self.commits.accounts.ensure_table(&cell, mailbox).await?;
             let state = cell.state.borrow();
             let Some(found) = state.live_mailbox(mailbox) else { continue };
             let last =
@@ -208,7 +200,7 @@ impl Partition {
         account: Option<AccountId>,
         mailbox: Option<MailboxId>,
     ) -> Option<String> {
-        let cell = self.inner.accounts.load(account?).await.ok()?;
+        let cell = self.commits.accounts.load(account?).await.ok()?;
         let state = cell.state.borrow();
         state.names.info(mailbox?).map(|info| info.name)
     }
@@ -220,15 +212,15 @@ impl Partition {
         references: &mut References,
         progress: &dyn Fn(u64),
     ) -> Result<(), StoreError> {
-        let cell = match self.inner.accounts.load(id).await {
+        let cell = match self.commits.accounts.load(id).await {
             Ok(cell) => cell,
             Err(error) => return report.find_error(error, Some(id), None, None),
         };
         report.accounts += 1;
         let folders = cell.state.borrow().names.list();
-        let rate = self.inner.options.compaction_rate;
+        let rate = self.commits.options.compaction_rate;
         for MailboxInfo { id: mailbox, name, .. } in folders {
-            match self.inner.accounts.ensure_table(&cell, mailbox).await {
+            match self.commits.accounts.ensure_table(&cell, mailbox).await {
                 // Deleted meanwhile.
                 Err(StoreError::NoSuchMailbox) => continue,
                 Err(error) => report.find_error(error, Some(id), Some(&name), None)?,
@@ -257,9 +249,9 @@ impl Partition {
                 references.unrested += message.body.size;
                 if rate > 0 && references.unrested >= REST_AFTER {
                     let bytes = std::mem::take(&mut references.unrested);
-                    self.inner.executor.sleep(time_for(bytes, rate)).await;
+                    self.commits.executor.sleep(time_for(bytes, rate)).await;
                 } else {
-                    self.inner.executor.yield_now().await;
+                    self.commits.executor.yield_now().await;
                 }
             }
         }
@@ -267,10 +259,10 @@ impl Partition {
     }
 
     async fn verify_body(&self, body: &MessageBody) -> Result<(), StoreError> {
-        self.inner.bodies.read_summary(body).await?;
+        self.commits.bodies.read_summary(body).await?;
         let mut offset = 0;
         while offset < body.size {
-            let piece = self.inner.bodies.read_body(body, offset, READ_SIZE).await?;
+            let piece = self.commits.bodies.read_body(body, offset, READ_SIZE).await?;
             if piece.is_empty() {
                 let what = "the body is shorter than the message says".to_owned();
                 return Err(StoreError::Corrupt {
@@ -289,7 +281,9 @@ impl Partition {
         report: &mut VerifyReport,
         references: &mut References,
     ) -> Result<(), StoreError> {
-        for spooled in self.spooled() {
+        let spooled: Vec<Spooled> =
+            self.commits.standing.borrow().spool.values().cloned().collect();
+        for spooled in spooled {
             report.spooled += 1;
             references.count(&spooled.body);
             if let Err(error) = self.verify_body(&spooled.body).await {

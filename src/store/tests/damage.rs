@@ -118,7 +118,7 @@ async fn check(world: &World, files: &BTreeMap<String, Vec<u8>>, mail: &Mail, wh
             Err(error) => panic!("{what}: {key:?}: {error}"),
         }
         // An effect that was lost may have been its flags.
-        assert!(flags == expected || !report.damage.is_empty() || partition.inner.damages.any());
+        assert!(flags == expected || !report.damage.is_empty() || partition.rooms.damages.any());
     })
     .await;
     // No UID comes back.
@@ -342,13 +342,18 @@ fn a_table_salvaged_under_a_checkpoint() {
             snapshot(&account, MailboxId::INBOX).await.iter_from(0).copied().collect();
         let cell = account.cell.clone();
         let mut merges = Vec::new();
-        partition.inner.prepare_mailbox(&cell, MailboxId::INBOX, &mut merges).await.unwrap();
+        partition
+            .rooms
+            .checkpoints
+            .prepare_mailbox(&cell, MailboxId::INBOX, &mut merges)
+            .await
+            .unwrap();
         assert_eq!(merges.len(), 1, "the run is short enough to be joined");
         {
             let mut state = cell.state.borrow_mut();
             let inbox = state.mailboxes.get_mut(&MailboxId::INBOX).unwrap();
             inbox.replace_table(all.iter().copied(), Uid(0));
-            partition.inner.append_deltas(&mut state, merges).unwrap();
+            partition.rooms.checkpoints.append_deltas(&mut state, merges).unwrap();
             state.dirty = true;
         }
         partition.checkpoint().await.unwrap();
