@@ -122,10 +122,9 @@ fn every_bound_that_a_client_can_meet_is_in_the_table() {
     let mut sources = files("src/protocol", ".rs");
     sources.extend(files("src/service", ".rs"));
     sources.extend(files("src/model", ".rs"));
-    for file in
-        ["store/account/namespace", "store/handle", "store/partition", "store/account/state"]
-    {
-        sources.push(root().join(format!("src/{file}.rs")));
+    sources.extend(files("src/store/handle", ".rs"));
+    for file in ["account/namespace", "account/state", "partition"] {
+        sources.push(root().join(format!("src/store/{file}.rs")));
     }
     sources.push(root().join("src/directory/address.rs"));
     let mut internal: BTreeSet<&str> = INTERNAL.iter().copied().collect();

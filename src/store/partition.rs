@@ -1,15 +1,9 @@
-//! A partition: the accounts of one log, and the way every change takes through it.
+//! A partition: the accounts of one log. The way in to the store, and the place where its rooms are put
+//! together; what is done stands in them.
 //!
-//! Services call [`Partition`] and the handles it gives out; the log below knows only entries. A
-//! change is *decided* on pending state, *appended* as one entry, *staged* in pending state, and
-//! *published* when the log says that the entry is durable; only then does its caller hear of it.
-//! From deciding to staging nothing awaits, so a decision is never out of date; nothing is locked
-//! while the log syncs, so the changes of all sessions share its syncs.
-//!
-//! Shard-local. Invariants:
-//! - Effects are published in the order of their LSNs, and never before they are durable.
-//! - After a failed write or sync nothing more is published or accepted.
-//! - No `RefCell` is borrowed across an await or while a waker runs.
+//! Services call [`Partition`] and hold the handles it gives out. [`Rooms`] is built from the lowest up,
+//! around a log and what it says; what happens below tells those above by calls that are connected here.
+//! Shard-local.
 
 use std::{rc::Rc, time::Duration};
 
@@ -28,19 +22,23 @@ use super::{
         Change, Commits,
         standing::{Spooled, Standing},
     },
-    compaction::{CompactionReport, Space},
     damage::{Damage, Damages},
-    delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
     error::StoreError,
     format::effect::{BODY_HERE, Effect},
-    handle::Account,
-    load::{Loaded, load},
+    handle::{
+        account::Account,
+        delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
+    },
     log::{Log, LogOptions, Recovered, RecoveryReport, Replay},
     message::MessageBody,
     options::{StoreOptions, StoreProbe},
-    reopen::Repair,
+    repair::{
+        load::{Loaded, load},
+        reopen::Repair,
+        verify::VerifyReport,
+    },
     signal::Signal,
-    verify::VerifyReport,
+    space::compaction::{CompactionReport, Space},
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, PartitionId},

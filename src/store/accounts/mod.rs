@@ -5,7 +5,11 @@
 //! states sessions hold; `renewal` gives accounts their state anew when the log was opened again. Shard-local. Of commits and checkpoints it knows nothing: it is told where a page
 //! was written, and asks for a checkpoint by a signal.
 
+pub(super) mod page_directory;
+mod paging;
 mod renewal;
+mod salvage;
+mod views;
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,13 +20,12 @@ use hashbrown::HashMap;
 
 use super::{
     account::{snapshot::Published, state::AccountCell},
+    accounts::{page_directory::PageDirectory, views::Views},
     damage::Damages,
     format::effect::LoggedEffects,
     log::Log,
     options::StoreOptions,
-    page_directory::PageDirectory,
     signal::Signal,
-    views::Views,
 };
 use crate::{
     model::{AccountId, Lsn, SpecialUse},

@@ -9,9 +9,10 @@ use super::{
     super::{
         account::state::{AccountCell, AccountState},
         error::StoreError,
-        paging::install_table,
     },
-    Accounts, Known, shared,
+    Accounts, Known,
+    paging::install_table,
+    shared,
 };
 use crate::model::{AccountId, MailboxId};
 

@@ -15,25 +15,27 @@ use std::collections::BTreeMap;
 use hashbrown::HashSet;
 
 use super::{
-    account::{
-        namespace::{NameLimits, Namespace, first_mailboxes},
-        page::decode_account,
-        state::{AccountCell, AccountState},
+    super::{
+        account::{
+            namespace::{NameLimits, Namespace, first_mailboxes},
+            page::decode_account,
+            state::{AccountCell, AccountState},
+        },
+        damage::{Damage, Place},
+        error::StoreError,
+        format::{
+            effect::{Effect, LoggedEffects, decode_effects},
+            run::{RunRecord, RunRef},
+        },
+        log::EntryKind,
+        message::Message,
     },
-    accounts::Accounts,
-    damage::{Damage, Place},
-    error::StoreError,
-    format::{
-        effect::{Effect, LoggedEffects, decode_effects},
-        run::{RunRecord, RunRef},
-    },
-    log::EntryKind,
-    message::Message,
+    Accounts,
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid, UidValidity};
 
 /// Where messages go whose mailbox nothing is known of.
-pub(super) const RECOVERED: &str = "Recovered";
+pub(crate) const RECOVERED: &str = "Recovered";
 
 /// What the log says of one account.
 #[derive(Default)]
@@ -55,7 +57,7 @@ type Window = (u32, u32);
 
 impl Accounts {
     /// The account as far as the log still tells. `None` if another task did it meanwhile.
-    pub(super) async fn salvage_account(
+    pub(crate) async fn salvage_account(
         &self,
         id: AccountId,
         why: &StoreError,
@@ -195,7 +197,7 @@ impl Accounts {
     }
 
     /// Puts together a mailbox's table although one of its runs, or the count of them, is damaged.
-    pub(super) async fn salvage_table(
+    pub(crate) async fn salvage_table(
         &self,
         cell: &AccountCell,
         id: MailboxId,

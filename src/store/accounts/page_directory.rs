@@ -4,7 +4,7 @@
 //! Accounts hash into buckets, a power of two of them; each bucket is one directory page on disk,
 //! and a checkpoint rewrites only the buckets that changed. Shard-local, owned by the partition.
 
-use super::format::root::{Root, encode_directory};
+use super::super::format::root::{Root, encode_directory};
 use crate::model::{AccountId, Lsn};
 
 /// Accounts per bucket at which the number of buckets doubles: a page is then some 6 KiB.
@@ -19,7 +19,7 @@ struct Bucket {
     dirty: bool,
 }
 
-pub(super) struct PageDirectory {
+pub(crate) struct PageDirectory {
     buckets: Vec<Bucket>,
     accounts: usize,
 }
@@ -29,19 +29,19 @@ fn empty(count: usize) -> Vec<Bucket> {
 }
 
 impl PageDirectory {
-    pub(super) fn new() -> PageDirectory {
+    pub(crate) fn new() -> PageDirectory {
         PageDirectory { buckets: empty(BUCKETS_MIN), accounts: 0 }
     }
 
     /// The directory a root describes, its buckets still to be filled.
-    pub(super) fn from_root(root: &Root) -> PageDirectory {
+    pub(crate) fn from_root(root: &Root) -> PageDirectory {
         let mut buckets = empty(root.buckets.len());
         std::iter::zip(&mut buckets, &root.buckets).for_each(|(bucket, page)| bucket.page = *page);
         PageDirectory { buckets, accounts: 0 }
     }
 
     /// Takes in the records read from a directory page.
-    pub(super) fn fill(&mut self, records: Vec<(AccountId, Lsn)>) {
+    pub(crate) fn fill(&mut self, records: Vec<(AccountId, Lsn)>) {
         for (account, page) in records {
             let bucket = self.bucket_of(account);
             insert(&mut self.buckets[bucket].records, account, page);
@@ -55,13 +55,13 @@ impl PageDirectory {
         (mixed >> 32) as usize & (self.buckets.len() - 1)
     }
 
-    pub(super) fn get(&self, account: AccountId) -> Option<Lsn> {
+    pub(crate) fn get(&self, account: AccountId) -> Option<Lsn> {
         let records = &self.buckets[self.bucket_of(account)].records;
         let index = records.binary_search_by_key(&account, |(id, _)| *id).ok()?;
         Some(records[index].1)
     }
 
-    pub(super) fn set(&mut self, account: AccountId, page: Lsn) {
+    pub(crate) fn set(&mut self, account: AccountId, page: Lsn) {
         let at = self.bucket_of(account);
         let bucket = &mut self.buckets[at];
         bucket.dirty = true;
@@ -86,7 +86,7 @@ impl PageDirectory {
 
     /// Calls `write` with the place so far and the content of each changed page, and remembers the
     /// LSN it answers.
-    pub(super) fn write_changed<E>(
+    pub(crate) fn write_changed<E>(
         &mut self,
         mut write: impl FnMut(Option<Lsn>, Vec<u8>) -> Result<Lsn, E>,
     ) -> Result<(), E> {
@@ -100,17 +100,17 @@ impl PageDirectory {
         Ok(())
     }
 
-    pub(super) fn bucket_count(&self) -> usize {
+    pub(crate) fn bucket_count(&self) -> usize {
         self.buckets.len()
     }
 
     /// The accounts of one bucket, ascending.
-    pub(super) fn accounts_in(&self, bucket: usize) -> Vec<AccountId> {
+    pub(crate) fn accounts_in(&self, bucket: usize) -> Vec<AccountId> {
         let records = self.buckets.get(bucket).map(|bucket| &bucket.records);
         records.into_iter().flatten().map(|(account, _)| *account).collect()
     }
 
-    pub(super) fn pages(&self) -> Vec<Option<Lsn>> {
+    pub(crate) fn pages(&self) -> Vec<Option<Lsn>> {
         self.buckets.iter().map(|bucket| bucket.page).collect()
     }
 }
@@ -131,7 +131,7 @@ fn insert(records: &mut Vec<(AccountId, Lsn)>, account: AccountId, page: Lsn) ->
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::store::accounts::page_directory::*;
     use crate::store::format::root::decode_directory;
 
     #[test]

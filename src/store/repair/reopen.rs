@@ -14,15 +14,17 @@ use std::{
 };
 
 use super::{
-    admission::Admission,
-    checkpoint::Checkpoints,
-    commits::Commits,
-    compaction::Space,
-    damage::Damages,
-    error::StoreError,
+    super::{
+        admission::Admission,
+        checkpoint::Checkpoints,
+        commits::Commits,
+        damage::Damages,
+        error::StoreError,
+        log::{Recovered, Replay},
+        signal::Signal,
+        space::compaction::Space,
+    },
     load::load,
-    log::{Recovered, Replay},
-    signal::Signal,
 };
 use crate::runtime::executor::Priority;
 
@@ -34,12 +36,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Puts a partition back in service. Shard-local.
-pub(super) struct Repair {
-    pub(super) admission: Rc<Admission>,
-    pub(super) commits: Rc<Commits>,
-    pub(super) checkpoints: Rc<Checkpoints>,
-    pub(super) space: Rc<Space>,
-    pub(super) damages: Rc<Damages>,
+pub(crate) struct Repair {
+    pub(crate) admission: Rc<Admission>,
+    pub(crate) commits: Rc<Commits>,
+    pub(crate) checkpoints: Rc<Checkpoints>,
+    pub(crate) space: Rc<Space>,
+    pub(crate) damages: Rc<Damages>,
     /// Set when the log failed.
     failed: Rc<Signal>,
 }
@@ -71,7 +73,7 @@ async fn run(repair: Weak<Repair>, failed: Rc<Signal>) {
 }
 
 impl Repair {
-    pub(super) fn new(
+    pub(crate) fn new(
         commits: Rc<Commits>,
         checkpoints: Rc<Checkpoints>,
         space: Rc<Space>,
@@ -82,13 +84,13 @@ impl Repair {
     }
 
     /// Starts the background task.
-    pub(super) fn start(self: &Rc<Repair>) {
+    pub(crate) fn start(self: &Rc<Repair>) {
         let task = run(Rc::downgrade(self), self.failed.clone());
         self.commits.executor.spawn(Priority::Background, Box::pin(task));
     }
 
     /// The log failed: it is opened again after a pause.
-    pub(super) fn log_failed(&self) {
+    pub(crate) fn log_failed(&self) {
         self.failed.set();
     }
 
@@ -134,7 +136,7 @@ impl Repair {
 mod tests {
     use std::{cell::Cell, collections::BTreeMap};
 
-    use super::*;
+    use crate::store::repair::reopen::*;
     use crate::{
         model::{AccountId, Flags, Lsn, MailboxId, ModSeq, Moment, PartitionId, Timestamp, Uid},
         runtime::{

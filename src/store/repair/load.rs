@@ -7,15 +7,16 @@
 use hashbrown::HashMap;
 
 use super::{
-    accounts::Known,
-    commits::standing::Standing,
-    error::StoreError,
-    format::{
-        effect::{LoggedEffects, decode_effects},
-        root::{Root, decode_directory, decode_root},
+    super::{
+        accounts::{Known, page_directory::PageDirectory},
+        commits::standing::Standing,
+        error::StoreError,
+        format::{
+            effect::{LoggedEffects, decode_effects},
+            root::{Root, decode_directory, decode_root},
+        },
+        log::{EntryHeader, EntryKind, Log, Recovered, RecoveryReport, Replay},
     },
-    log::{EntryHeader, EntryKind, Log, Recovered, RecoveryReport, Replay},
-    page_directory::PageDirectory,
     rebuild::Rebuild,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// What a log says, as far as pages and effects do.
-pub(super) struct Contents {
+pub(crate) struct Contents {
     report: RecoveryReport,
     directory: PageDirectory,
     root: Root,
@@ -34,7 +35,7 @@ pub(super) struct Contents {
 }
 
 /// What a partition is made of, or goes on with when its log was opened again.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     pub report: RecoveryReport,
     /// The last checkpoint's, of which the parts below are made.
     pub root: Root,
@@ -44,7 +45,7 @@ pub(super) struct Loaded {
 
 /// Reads the last checkpoint's pages and what came after; or everything, if these are damaged.
 /// `begin` replays, and makes of what was recovered a log to go on with.
-pub(super) async fn load<L>(
+pub(crate) async fn load<L>(
     mut recovered: Recovered,
     begin: impl AsyncFnOnce(Recovered, &mut Replay<'_>) -> Result<(L, RecoveryReport), StoreError>,
 ) -> Result<(L, Contents), StoreError> {
@@ -82,7 +83,7 @@ pub(super) async fn load<L>(
 
 impl Contents {
     /// Reads what the pages only name, from the log they are of.
-    pub(super) async fn complete(self, log: &Log) -> Result<Loaded, StoreError> {
+    pub(crate) async fn complete(self, log: &Log) -> Result<Loaded, StoreError> {
         let Contents { mut report, directory, root, accounts, effects } = self;
         let mut standing = Standing::from_root(&root);
         load_spool(log, &root, &mut standing, &mut report).await?;

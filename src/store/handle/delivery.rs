@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use super::{
+use super::super::{
     account::state::AccountCell,
     bodies::write::StagedBody,
     commits::{Change, Changes, Commits, standing::id_of_one},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Messages one transaction may put into mailboxes: its entry stays below the log's limit.
-pub(super) const TRANSACTION_MESSAGES_MAX: usize = 100_000;
+pub(crate) const TRANSACTION_MESSAGES_MAX: usize = 100_000;
 
 #[derive(Clone, Debug)]
 pub struct DeliveryTarget {
@@ -75,7 +75,7 @@ fn ids(
 /// Puts one staged body into several mailboxes by one commit entry, durable when this returns. An
 /// account that cannot be read, or takes no more, fails by itself; the others get it all or none.
 /// `delivery_id`, when given, makes a repetition a no-op for the accounts that have it.
-pub(super) async fn deliver_each(
+pub(crate) async fn deliver_each(
     commits: &Commits,
     mut body: StagedBody,
     targets: Vec<DeliveryTarget>,
@@ -168,7 +168,7 @@ fn plan_delivery(
     plan_message(commits, cell, mailbox, target, size, now)
 }
 
-pub(super) fn plan_message(
+pub(crate) fn plan_message(
     commits: &Commits,
     cell: Rc<AccountCell>,
     mailbox: MailboxId,

@@ -8,13 +8,13 @@ use std::rc::{Rc, Weak};
 
 use hashbrown::HashMap;
 
-use super::account::snapshot::Published;
+use super::super::account::snapshot::Published;
 
 /// States remembered before the first look for dead ones.
 const PRUNE_MIN: usize = 64;
 
 #[derive(Default)]
-pub(super) struct Views {
+pub(crate) struct Views {
     /// By address: a weak reference keeps it from being used for another state.
     handed_out: HashMap<*const Published, (u64, Weak<Published>)>,
     /// Counts them: addresses are another in every run, and a simulation must repeat itself.
@@ -25,7 +25,7 @@ pub(super) struct Views {
 
 impl Views {
     /// Notes that a session holds `published`.
-    pub(super) fn note(&mut self, published: &Rc<Published>) {
+    pub(crate) fn note(&mut self, published: &Rc<Published>) {
         let noted = &mut self.noted;
         self.handed_out.entry(Rc::as_ptr(published)).or_insert_with(|| {
             *noted += 1;
@@ -38,7 +38,7 @@ impl Views {
     }
 
     /// States that somebody holds now, in the order of their handing out.
-    pub(super) fn held(&self) -> Vec<Rc<Published>> {
+    pub(crate) fn held(&self) -> Vec<Rc<Published>> {
         let mut noted: Vec<&(u64, Weak<Published>)> = self.handed_out.values().collect();
         noted.sort_unstable_by_key(|(number, _)| *number);
         noted.into_iter().filter_map(|(_, weak)| weak.upgrade()).collect()
@@ -47,7 +47,7 @@ impl Views {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::store::accounts::views::*;
 
     #[test]
     fn only_what_is_held_is_remembered() {

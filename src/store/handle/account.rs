@@ -7,17 +7,19 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::{
-    account::{
-        mailbox::{Mailbox, PendingState},
-        namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
-        state::{AccountCell, AccountState},
+    super::{
+        account::{
+            mailbox::{Mailbox, PendingState},
+            namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
+            state::{AccountCell, AccountState},
+        },
+        bodies::write::StagedBody,
+        commits::{Change, Changes, Commits},
+        error::StoreError,
+        format::effect::Effect,
+        message::{MailboxStatus, Message, MessageBody},
     },
-    bodies::write::StagedBody,
-    commits::{Change, Changes, Commits},
     delivery::{Delivered, DeliveryTarget, plan_message},
-    error::StoreError,
-    format::effect::Effect,
-    message::{MailboxStatus, Message, MessageBody},
     view::MailboxView,
 };
 use crate::{
@@ -46,8 +48,8 @@ const SCAN: usize = 4_096;
 /// published; reads see published state only.
 #[derive(Clone)]
 pub struct Account {
-    pub(super) commits: Rc<Commits>,
-    pub(super) cell: Rc<AccountCell>,
+    pub(in crate::store) commits: Rc<Commits>,
+    pub(crate) cell: Rc<AccountCell>,
 }
 
 #[derive(Clone, Debug)]

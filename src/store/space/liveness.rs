@@ -15,16 +15,18 @@
 use std::{collections::BTreeSet, rc::Rc};
 
 use super::{
-    account::{page::decode_account, snapshot::Published, state::AccountState},
-    compaction::{Pace, Space},
-    error::StoreError,
-    format::{
-        body::BODY_CHUNK,
-        effect::Effect,
-        run::{RUN_RECORD_BYTES, RunRecord, RunRef},
+    super::{
+        account::{page::decode_account, snapshot::Published, state::AccountState},
+        error::StoreError,
+        format::{
+            body::BODY_CHUNK,
+            effect::Effect,
+            run::{RUN_RECORD_BYTES, RunRecord, RunRef},
+        },
+        log::SealedSegment,
+        message::MessageBody,
     },
-    log::SealedSegment,
-    message::MessageBody,
+    compaction::{Pace, Space},
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
@@ -48,7 +50,7 @@ const DIRECTORY_PAGE_BYTES: u32 = 6 * 1024;
 type Mark = (u64, u32);
 
 /// The live entries of some segments, and how full the others seem.
-pub(super) struct Marks {
+pub(crate) struct Marks {
     /// Ascending by base, not overlapping.
     ranges: Vec<Range>,
     total: usize,
@@ -144,24 +146,24 @@ impl Marks {
     }
 
     /// The live entries of a segment, ascending; `None` if it was not looked at.
-    pub(super) fn of(&self, epoch: u64) -> Option<&[Mark]> {
+    pub(crate) fn of(&self, epoch: u64) -> Option<&[Mark]> {
         self.ranges.iter().find(|range| range.epoch == epoch)?.marks.as_deref()
     }
 
     /// Bytes that the live entries of a segment take.
-    pub(super) fn live_bytes(&self, epoch: u64) -> Option<u64> {
+    pub(crate) fn live_bytes(&self, epoch: u64) -> Option<u64> {
         Some(self.of(epoch)?.iter().map(|(_, len)| u64::from(*len)).sum())
     }
 
     /// As [`Marks::live_bytes`], without what only sessions' views hold.
-    pub(super) fn owned_bytes(&self, epoch: u64) -> Option<u64> {
+    pub(crate) fn owned_bytes(&self, epoch: u64) -> Option<u64> {
         let range = self.ranges.iter().find(|range| range.epoch == epoch)?;
         range.marks.is_some().then_some(range.owned)
     }
 
     /// For every segment its bytes in use by mailboxes: exact if it was looked at, else counted once
     /// for each reference.
-    pub(super) fn estimates(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(crate) fn estimates(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().map(|range| {
             (range.epoch, if range.marks.is_some() { range.owned } else { range.referred })
         })
@@ -213,7 +215,7 @@ impl Capture {
 impl Space {
     /// Marks what is live in the segments `wanted`, all of which must lie below the horizon that was
     /// taken before.
-    pub(super) async fn mark(
+    pub(crate) async fn mark(
         &self,
         segments: &[SealedSegment],
         wanted: &BTreeSet<u64>,

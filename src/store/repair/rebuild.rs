@@ -7,21 +7,21 @@
 
 use hashbrown::HashMap;
 
-use super::{
+use super::super::{
     account::page::decode_account,
+    accounts::page_directory::PageDirectory,
     error::StoreError,
     format::{
         effect::{Effect, LoggedEffects, decode_effects},
         root::{Root, decode_root},
     },
     log::{EntryHeader, EntryKind},
-    page_directory::PageDirectory,
 };
 use crate::model::{AccountId, Lsn};
 
 /// What the log says of all accounts.
 #[derive(Default)]
-pub(super) struct Rebuild {
+pub(crate) struct Rebuild {
     /// Page of each account, and the first effect it does not have.
     pages: HashMap<AccountId, (Lsn, Lsn)>,
     pub accounts: HashMap<AccountId, LoggedEffects>,
@@ -30,7 +30,7 @@ pub(super) struct Rebuild {
 }
 
 impl Rebuild {
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         lsn: Lsn,
         header: &EntryHeader,
@@ -82,7 +82,7 @@ impl Rebuild {
     }
 
     /// Puts everything in order. `lost` are entries that damage made unreadable.
-    pub(super) fn finish(&mut self, lost: &[(Lsn, EntryHeader)]) -> PageDirectory {
+    pub(crate) fn finish(&mut self, lost: &[(Lsn, EntryHeader)]) -> PageDirectory {
         // Compacted segments came first; of one entry the effects keep their order.
         self.standing.sort_by_key(|(lsn, _)| *lsn);
         self.accounts.retain(|_, effects| !effects.is_empty());

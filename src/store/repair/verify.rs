@@ -9,12 +9,14 @@
 use hashbrown::HashMap;
 
 use super::{
-    account::{namespace::MailboxInfo, snapshot::Snapshot},
-    commits::standing::Spooled,
-    damage::{Damage, Place},
-    error::StoreError,
-    log::{Checked, EntryKind, Flaw, time_for},
-    message::{MailboxStatus, MessageBody},
+    super::{
+        account::{namespace::MailboxInfo, snapshot::Snapshot},
+        commits::standing::Spooled,
+        damage::{Damage, Place},
+        error::StoreError,
+        log::{Checked, EntryKind, Flaw, time_for},
+        message::{MailboxStatus, MessageBody},
+    },
     reopen::Repair,
 };
 use crate::model::{AccountId, Flags, Lsn, MailboxId, Uid};
@@ -120,12 +122,12 @@ impl References {
 
 impl Repair {
     /// Bytes that [`Repair::verify`] will report as progress, about.
-    pub(super) async fn verify_bytes(&self) -> Result<u64, StoreError> {
+    pub(crate) async fn verify_bytes(&self) -> Result<u64, StoreError> {
         let files = self.commits.log.files().await?;
         Ok(files.iter().map(|(_, len)| 2 * len).sum())
     }
 
-    pub(super) async fn verify(&self, progress: &dyn Fn(u64)) -> Result<VerifyReport, StoreError> {
+    pub(crate) async fn verify(&self, progress: &dyn Fn(u64)) -> Result<VerifyReport, StoreError> {
         let mut report = VerifyReport::default();
         let mut flaws = Vec::new();
         let log = &self.commits.log;
@@ -156,7 +158,7 @@ impl Repair {
         Ok(report)
     }
 
-    pub(super) async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
+    pub(crate) async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
         let cell = self.commits.accounts.load(id).await?;
         let folders = cell.state.borrow().names.list();
         let mut rows = Vec::with_capacity(folders.len());

@@ -22,16 +22,18 @@ use std::{
 };
 
 use super::{
-    accounts::Accounts,
-    bodies::Bodies,
-    checkpoint::Checkpoints,
-    commits::Commits,
-    damage::Damages,
-    error::StoreError,
+    super::{
+        accounts::Accounts,
+        bodies::Bodies,
+        checkpoint::Checkpoints,
+        commits::Commits,
+        damage::Damages,
+        error::StoreError,
+        log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, time_for},
+        options::StoreOptions,
+        signal::Signal,
+    },
     liveness::Marks,
-    log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, time_for},
-    options::StoreOptions,
-    signal::Signal,
 };
 use crate::{
     model::Lsn,
@@ -68,13 +70,13 @@ pub struct CompactionReport {
 }
 
 /// When compaction runs, and what it has done. Shard-local.
-pub(super) struct Space {
-    pub(super) options: Rc<StoreOptions>,
-    pub(super) executor: Rc<dyn Executor>,
-    pub(super) log: Log,
-    pub(super) bodies: Rc<Bodies>,
-    pub(super) accounts: Rc<Accounts>,
-    pub(super) commits: Rc<Commits>,
+pub(crate) struct Space {
+    pub(crate) options: Rc<StoreOptions>,
+    pub(crate) executor: Rc<dyn Executor>,
+    pub(crate) log: Log,
+    pub(crate) bodies: Rc<Bodies>,
+    pub(crate) accounts: Rc<Accounts>,
+    pub(crate) commits: Rc<Commits>,
     checkpoints: Rc<Checkpoints>,
     damages: Rc<Damages>,
     wanted: Rc<Signal>,
@@ -92,14 +94,14 @@ pub(super) struct Space {
 
 /// Counters for [`super::StoreProbe`].
 #[derive(Clone, Copy, Default)]
-pub(super) struct CompactionProbe {
+pub(crate) struct CompactionProbe {
     pub runs: u64,
     pub rewritten: u64,
     pub deleted: u64,
 }
 
 impl Space {
-    pub(super) fn new(
+    pub(crate) fn new(
         commits: Rc<Commits>,
         checkpoints: Rc<Checkpoints>,
         damages: Rc<Damages>,
@@ -126,12 +128,12 @@ impl Space {
     }
 
     /// Starts the background task.
-    pub(super) fn start(self: &Rc<Space>) {
+    pub(crate) fn start(self: &Rc<Space>) {
         let task = run(Rc::downgrade(self), self.wanted.clone());
         self.executor.spawn(Priority::Background, Box::pin(task));
     }
 
-    pub(super) fn probe(&self) -> CompactionProbe {
+    pub(crate) fn probe(&self) -> CompactionProbe {
         CompactionProbe {
             runs: self.runs.get(),
             rewritten: self.rewritten.get(),
@@ -140,13 +142,13 @@ impl Space {
     }
 
     /// Ends a cycle under way at its next step, and the background task.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopped.set(true);
         self.wanted.set();
     }
 
     /// Waits until no cycle is under way.
-    pub(super) async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         while self.running.get() {
             self.ended.take().await;
         }
@@ -172,7 +174,7 @@ impl Drop for Running<'_> {
 }
 
 /// Makes a cycle rest: bounded bytes between two pauses, a bounded rate in all.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     executor: Rc<dyn Executor>,
     log: Log,
     stopped: Rc<Cell<bool>>,
@@ -191,7 +193,7 @@ impl Pace {
     ///
     /// # Errors
     /// `Poisoned` when the cycle is to end now.
-    pub(super) async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
+    pub(crate) async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.debt += bytes;
         if self.rate > 0 && self.debt >= STEP {
             let mut left = time_for(self.debt, self.rate);
@@ -228,7 +230,7 @@ impl Space {
     /// # Errors
     /// When the log is in trouble, the disk is full, or a page that leads to messages cannot be
     /// read (nothing is deleted then that it might have named).
-    pub(super) async fn compact_now(self: &Rc<Space>) -> Result<CompactionReport, StoreError> {
+    pub(crate) async fn compact_now(self: &Rc<Space>) -> Result<CompactionReport, StoreError> {
         let outcome: Rc<RefCell<Option<Result<CompactionReport, StoreError>>>> = Rc::default();
         let ended = Rc::new(Signal::default());
         let (space, told, signal) = (self.clone(), outcome.clone(), ended.clone());
@@ -245,7 +247,7 @@ impl Space {
     }
 
     /// Calls for a cycle when the garbage is worth it. Cheap: a look at each segment's counters.
-    pub(super) fn schedule(&self) {
+    pub(crate) fn schedule(&self) {
         let share = u64::from(self.options.garbage_share);
         if share == 0 || self.stopped.get() || self.halted.get() {
             return;
@@ -263,7 +265,7 @@ impl Space {
 
     /// After changes were published: asks [`Space::schedule`] when they have freed enough,
     /// however little they added to the log.
-    pub(super) fn look_for_garbage(&self) {
+    pub(crate) fn look_for_garbage(&self) {
         if self.commits.freed.freed.get() >= self.garbage_min() {
             self.commits.freed.freed.set(0);
             self.schedule();
@@ -290,7 +292,7 @@ impl Space {
     }
 
     /// One cycle. `all`: everything is looked at, after a checkpoint; else what the estimates name.
-    pub(super) async fn compact(&self, all: bool) -> Result<CompactionReport, StoreError> {
+    pub(crate) async fn compact(&self, all: bool) -> Result<CompactionReport, StoreError> {
         while self.running.replace(true) {
             self.ended.take().await;
         }
@@ -312,7 +314,7 @@ impl Space {
     }
 
     /// Garbage in all sealed segments, estimated.
-    pub(super) fn garbage_bytes(&self) -> u64 {
+    pub(crate) fn garbage_bytes(&self) -> u64 {
         garbage(&self.log.sealed_below(Lsn(u64::MAX)))
     }
 

@@ -7,20 +7,22 @@
 use std::rc::Rc;
 
 use super::{
-    account::{
-        mailbox::Mailbox,
-        page::decode_account,
-        runs::TableBuilder,
-        snapshot::{MessageTable, Published},
-        state::{AccountCell, AccountState},
+    super::{
+        account::{
+            mailbox::Mailbox,
+            page::decode_account,
+            runs::TableBuilder,
+            snapshot::{MessageTable, Published},
+            state::{AccountCell, AccountState},
+        },
+        error::StoreError,
+        format::{
+            codec::{Decoded, Malformed},
+            effect::{Effect, LoggedEffects},
+            run::{RunRecord, RunRef, decode_run},
+        },
     },
-    accounts::Accounts,
-    error::StoreError,
-    format::{
-        codec::{Decoded, Malformed},
-        effect::{Effect, LoggedEffects},
-        run::{RunRecord, RunRef, decode_run},
-    },
+    Accounts,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
@@ -30,7 +32,7 @@ use crate::{
 impl Accounts {
     /// The account's state, loaded if need be; empty (`exists()` is false) if nothing is known of
     /// it.
-    pub(super) async fn load(&self, id: AccountId) -> Result<Rc<AccountCell>, StoreError> {
+    pub(crate) async fn load(&self, id: AccountId) -> Result<Rc<AccountCell>, StoreError> {
         loop {
             if let Some(cell) = self.cells.borrow().get(&id) {
                 cell.last_used.set(self.tick());
@@ -67,7 +69,7 @@ impl Accounts {
         }
     }
 
-    pub(super) async fn read_account(
+    pub(crate) async fn read_account(
         &self,
         id: AccountId,
         page: Option<Lsn>,
@@ -118,7 +120,7 @@ impl Accounts {
         Ok(())
     }
 
-    pub(super) async fn read_runs(&self, runs: &[RunRef]) -> Result<TableBuilder, StoreError> {
+    pub(crate) async fn read_runs(&self, runs: &[RunRef]) -> Result<TableBuilder, StoreError> {
         let mut builder = TableBuilder::default();
         for run in runs {
             let records = self.read_run(run).await?;
@@ -129,7 +131,7 @@ impl Accounts {
         Ok(builder)
     }
 
-    pub(super) async fn read_run(&self, run: &RunRef) -> Result<Vec<(Uid, RunRecord)>, StoreError> {
+    pub(crate) async fn read_run(&self, run: &RunRef) -> Result<Vec<(Uid, RunRecord)>, StoreError> {
         let (_, payload) = self.log.read(run.lsn).await?;
         decode_run(&payload)
             .and_then(|records| match records.len() == run.records as usize {
@@ -143,7 +145,7 @@ impl Accounts {
     ///
     /// # Errors
     /// `NoSuchMailbox` if it does not exist (any more).
-    pub(super) async fn ensure_table(
+    pub(crate) async fn ensure_table(
         &self,
         cell: &Rc<AccountCell>,
         id: MailboxId,
@@ -181,20 +183,20 @@ impl Accounts {
     }
 
     /// Adds `bytes` to what the account is charged.
-    pub(super) fn charge(&self, cell: &AccountCell, bytes: usize) {
+    pub(crate) fn charge(&self, cell: &AccountCell, bytes: usize) {
         cell.memory.set(cell.memory.get() + bytes);
         self.memory.set(self.memory.get() + bytes);
     }
 
     /// Charges the account what it takes now.
-    pub(super) fn measure(&self, cell: &AccountCell) {
+    pub(crate) fn measure(&self, cell: &AccountCell) {
         let now = cell.state.borrow().memory();
         let before = cell.memory.replace(now);
         self.memory.set((self.memory.get() + now).saturating_sub(before));
     }
 
     /// After a checkpoint, which may have made much of it clean.
-    pub(super) fn trim_anew(&self) {
+    pub(crate) fn trim_anew(&self) {
         self.trim_above.set(0);
         self.trim();
     }
@@ -203,7 +205,7 @@ impl Accounts {
     /// it so that the search pays. Pinned and changed accounts stay; true if these alone are too
     /// many. Then a checkpoint helps, but not the checkpoint that was just written: what stays
     /// after that is pinned.
-    pub(super) fn trim(&self) -> bool {
+    pub(crate) fn trim(&self) -> bool {
         let budget = self.budget;
         if self.memory.get() <= budget || self.memory.get() <= self.trim_above.get() {
             return false;
@@ -237,7 +239,7 @@ impl Accounts {
 }
 
 /// Puts what runs and delta add up to in place, if it is as many messages as were counted.
-pub(super) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
+pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
     builder.apply(mailbox.delta.iter().map(|(uid, record)| (*uid, *record)))?;
     let table: MessageTable = builder.finish();
     if table.len() != mailbox.status.messages as usize {

@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::{
+use super::super::{
     account::{snapshot::Snapshot, state::AccountCell},
     commits::Commits,
 };
@@ -24,7 +24,7 @@ pub struct MailboxView {
 }
 
 impl MailboxView {
-    pub(super) fn new(
+    pub(in crate::store) fn new(
         commits: Rc<Commits>,
         cell: Rc<AccountCell>,
         mailbox: MailboxId,

@@ -1,0 +1,8 @@
+//! What services hold: an account, a view of one of its mailboxes, and what becomes of a delivery.
+//!
+//! Each command decides on pending state, commits one entry and answers once that is durable and
+//! published.
+
+pub(super) mod account;
+pub(super) mod delivery;
+pub(super) mod view;
