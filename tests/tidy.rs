@@ -293,10 +293,7 @@ fn rooms_of_the_store_know_those_below() {
     let mut seen = 0;
     for (at, (room, allowed)) in ROOMS.iter().enumerate() {
         let is_below = |name: &&str| ROOMS[..at].iter().any(|(lower, _)| lower == name);
-        assert!(
-            allowed.iter().all(is_below),
-            "{room} may import what is not below it"
-        );
+        assert!(allowed.iter().all(is_below), "{room} may import what is not below it");
     }
     for (path, text) in sources() {
         let Ok(below) = path.strip_prefix(&store) else { continue };

@@ -15,9 +15,11 @@ use super::{
         damage::Place,
         error::StoreError,
         format::{
-            body::{Extent, block_of},
+            body::{Extent, block_of, summary_of},
             codec::Malformed,
+            payload::{self, Head},
         },
+        log::ENTRY_PAYLOAD_MAX,
         message::MessageBody,
     },
     Bodies, compression,
@@ -41,6 +43,11 @@ const WORK_PER_TURN: usize = 1 << 20;
 const WORK_MIN: usize = 4 * 1024;
 /// Decompressing an octet takes about as long as reading and checking this many.
 const DECOMPRESSION_WORK: usize = 3;
+
+/// Entries longer than this are not read whole for their summary.
+const HEAD_ALONE_MIN: usize = 16 * 1024;
+/// Bytes of the payload read for it at first: few summaries are longer.
+const HEAD_READ: usize = 4 * 1024;
 
 /// What is kept of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,10 +211,40 @@ impl Bodies {
         Ok(block.extents.iter().map(chunk).collect())
     }
 
+    /// The summary of a body. Of an entry with a long body only the head is read.
     pub(crate) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
-        let payload = self.read_payload(body.lsn, body.entry_len).await?;
-        let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
-        Ok(payload.slice_ref(block.summary))
+        let known = self.cache.get(Key::Payload(body.lsn));
+        let head = match known {
+            None if body.entry_len as usize > HEAD_ALONE_MIN => self.read_head(body.lsn).await?,
+            _ => None,
+        };
+        let payload = match head {
+            Some(head) => head,
+            None => self.read_payload(body.lsn, body.entry_len).await?,
+        };
+        let summary = summary_of(&payload);
+        let summary = summary.map_err(|error| StoreError::undecodable(body.lsn, error))?;
+        Ok(payload.slice_ref(summary))
+    }
+
+    /// The payload of the entry at `lsn` up to the end of the summary, checked; `None` if that has no
+    /// checksum of its own.
+    async fn read_head(&self, lsn: Lsn) -> Result<Option<Bytes>, StoreError> {
+        let mut wanted = HEAD_READ;
+        loop {
+            self.cache.worked(wanted);
+            let start = self.log.read_start(lsn, wanted).await;
+            let start = start.inspect_err(|error| self.damages.note(error, Place::default()))?;
+            match payload::head(&start) {
+                Ok(Head::Whole(head)) => return Ok(Some(start.slice_ref(head))),
+                // Once, and no further than an entry goes.
+                Ok(Head::Longer(len)) if wanted == HEAD_READ && len <= ENTRY_PAYLOAD_MAX => {
+                    wanted = len;
+                }
+                // The whole entry says what is wrong with it, if something is.
+                Ok(Head::Unframed | Head::Longer(_)) | Err(_) => return Ok(None),
+            }
+        }
     }
 }
 

@@ -32,7 +32,10 @@ use super::{
     admission::Admission,
     bodies::{Bodies, write::StagedBody},
     error::StoreError,
-    format::effect::{BODY_HERE, Effect, PropertyKind, encode_effects},
+    format::{
+        effect::{BODY_HERE, Effect, PropertyKind},
+        payload,
+    },
     log::{EntryHeader, EntryKind, Log, entry_len},
     message::Message,
     options::StoreOptions,
@@ -141,7 +144,10 @@ impl Commits {
         }
         let head = &mut *self.scratch.borrow_mut();
         head.clear();
-        encode_effects(changes.iter().map(|change| &change.effect), head);
+        let framed = kind.has_head();
+        payload::begin(head, framed);
+        changes.iter().for_each(|change| change.effect.encode(head));
+        payload::end_effects(head, framed);
         let (summary, inline) = match body {
             Some(body) => {
                 body.encode_head(head);
@@ -149,6 +155,9 @@ impl Commits {
             }
             None => (&[][..], &[][..]),
         };
+        if framed {
+            payload::end_head(head, summary);
+        }
         let lsn = self.log.append(header, &[head, summary, inline])?;
         let here = (lsn, entry_len(head.len() + summary.len() + inline.len()) as u32);
         head.shrink_to(SCRATCH_KEPT);

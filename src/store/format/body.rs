@@ -6,7 +6,7 @@
 use super::{
     super::log::entry_len,
     codec::{Decoded, Malformed, Put, Reader},
-    effect::split_payload,
+    payload,
 };
 use crate::model::Lsn;
 
@@ -83,6 +83,25 @@ pub(crate) struct Block<'a> {
 
 fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
     let mut reader = Reader::new(block);
+    let (size, attributes, extents) = parse_head(&mut reader)?;
+    let compressed = attributes & COMPRESSED != 0;
+    let summary = reader.bytes("summary")?;
+    let inline = reader.take(reader.remaining(), "body")?;
+    let held: u64 = match extents.is_empty() {
+        // What the frame holds is seen when it is opened.
+        true if compressed => size,
+        true => inline.len() as u64,
+        false => extents.iter().map(|extent| u64::from(extent.raw)).sum(),
+    };
+    if held != size {
+        return Err(Malformed("body size"));
+    }
+    let compressed = compressed && extents.is_empty();
+    Ok(Block { size, extents, summary, inline, compressed })
+}
+
+/// Reads what stands before the summary: size of the body, attributes, chunks.
+fn parse_head(reader: &mut Reader<'_>) -> Decoded<(u64, u8, Vec<Extent>)> {
     let attributes = reader.u8("body attributes")?;
     if attributes & !KNOWN_ATTRIBUTES != 0 {
         return Err(Malformed("body attributes"));
@@ -102,24 +121,19 @@ fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
             extents.push(Extent { lsn, stored, raw });
         }
     }
-    let summary = reader.bytes("summary")?;
-    let inline = reader.take(reader.remaining(), "body")?;
-    let held: u64 = match extents.is_empty() {
-        // What the frame holds is seen when it is opened.
-        true if compressed => size,
-        true => inline.len() as u64,
-        false => extents.iter().map(|extent| u64::from(extent.raw)).sum(),
-    };
-    if held != size {
-        return Err(Malformed("body size"));
-    }
-    let compressed = compressed && extents.is_empty();
-    Ok(Block { size, extents, summary, inline, compressed })
+    Ok((size, attributes, extents))
+}
+
+/// The summary in an entry's payload, of which the body's bytes may be missing.
+pub(crate) fn summary_of(payload: &[u8]) -> Decoded<&[u8]> {
+    let mut reader = Reader::new(payload::split(payload)?.block);
+    parse_head(&mut reader)?;
+    reader.bytes("summary")
 }
 
 /// The block of an entry's payload.
 pub(crate) fn block_of(payload: &[u8]) -> Decoded<Block<'_>> {
-    parse_block(split_payload(payload)?.1)
+    parse_block(payload::split(payload)?.block)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::{
         message::{Message, MessageBody},
     },
     codec::{Decoded, Malformed, Put, Reader},
+    payload,
 };
 use crate::model::{
     AccountId, FlagSet, Flags, KeywordSet, Lsn, MailboxId, ModSeq, SpecialUse, Timestamp, Uid,
@@ -481,23 +482,6 @@ pub(crate) fn read_property(reader: &mut Reader<'_>) -> Decoded<(PropertyKey, Op
     Ok(((kind, mailbox, key), present.then_some(value)))
 }
 
-/// Appends the effect list with its length; the body block, if any, follows it in the payload.
-pub(crate) fn encode_effects<'a>(effects: impl Iterator<Item = &'a Effect>, out: &mut Vec<u8>) {
-    // The length is of fixed width: known only afterwards, and moving 200,000 effects to make room
-    // for a varint would be waste.
-    let length_at = out.len();
-    out.extend_from_slice(&[0; 4]);
-    effects.for_each(|effect| effect.encode(out));
-    let length = (out.len() - length_at - 4) as u32;
-    out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
-}
-
-/// Splits a payload into its effect list and its body block (empty if there is none).
-pub(crate) fn split_payload(payload: &[u8]) -> Decoded<(&[u8], &[u8])> {
-    let (length, rest) = payload.split_first_chunk::<4>().ok_or(Malformed("effects length"))?;
-    rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Malformed("effects"))
-}
-
 /// Calls `each` with every effect of the entry at `lsn`.
 pub(crate) fn decode_effects(
     lsn: Lsn,
@@ -505,7 +489,7 @@ pub(crate) fn decode_effects(
     mut each: impl FnMut(Effect),
 ) -> Decoded<()> {
     let here = (lsn, entry_len(payload.len()) as u32);
-    let mut reader = Reader::new(split_payload(payload)?.0);
+    let mut reader = Reader::new(payload::split(payload)?.effects);
     while !reader.is_empty() {
         let kind = reader.u8("effect kind")?;
         let content = reader.bytes("effect")?;
@@ -518,6 +502,13 @@ pub(crate) fn decode_effects(
 pub(crate) mod tests {
     use super::*;
     use proptest::{collection::vec, prelude::*};
+
+    /// A payload of `effects`, to which a body block may be appended.
+    fn encode_effects<'a>(effects: impl Iterator<Item = &'a Effect>, out: &mut Vec<u8>) {
+        payload::begin(out, true);
+        effects.for_each(|effect| effect.encode(out));
+        payload::end_effects(out, true);
+    }
 
     pub(crate) fn any_message() -> impl Strategy<Value = Message> {
         (any::<[u64; 5]>(), any::<[i64; 2]>(), 0u8..32, 1u32.., any::<[bool; 2]>()).prop_map(
@@ -642,7 +633,7 @@ pub(crate) mod tests {
             let expected: Vec<Effect> =
                 effects.into_iter().map(|effect| resolved(effect, here)).collect();
             prop_assert_eq!(decoded, expected);
-            prop_assert_eq!(split_payload(&payload).unwrap().1, &block[..]);
+            prop_assert_eq!(super::payload::split(&payload).unwrap().block, &block[..]);
         }
 
         #[test]
@@ -663,12 +654,12 @@ pub(crate) mod tests {
         encode_effects([Effect::Unspool { lsn: Lsn(7) }].iter(), &mut payload);
         // One more byte inside the frame: a later version's field.
         payload[0] += 1;
-        payload[5] += 1;
+        payload[13] += 1;
         payload.push(99);
         let mut decoded = Vec::new();
         decode_effects(Lsn(1), &payload, |effect| decoded.push(effect)).unwrap();
         assert_eq!(decoded, [Effect::Unspool { lsn: Lsn(7) }]);
-        payload[4] = 200;
+        payload[12] = 200;
         assert_eq!(decode_effects(Lsn(1), &payload, |_| ()), Err(Malformed("effect kind")));
     }
 
@@ -685,6 +676,6 @@ pub(crate) mod tests {
         let effect = Effect::Message { account: AccountId(77), mailbox: MailboxId::INBOX, message };
         let mut out = Vec::new();
         encode_effects([effect].iter(), &mut out);
-        assert!(out.len() <= 32, "{} bytes", out.len());
+        assert!(out.len() <= 40, "{} bytes", out.len());
     }
 }

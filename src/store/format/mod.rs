@@ -7,5 +7,6 @@
 pub(crate) mod body;
 pub(crate) mod codec;
 pub(crate) mod effect;
+pub(crate) mod payload;
 pub(crate) mod root;
 pub(crate) mod run;

@@ -12,7 +12,7 @@ use super::{
         lsn_of,
     },
     entry::{u16_at, u32_at, u64_at},
-    segment::{BLOCK, HeaderError, SEGMENT_MAGIC, VERSION, align},
+    segment::{BLOCK, HeaderError, SEGMENT_MAGIC, VERSION, VERSIONS, align},
 };
 use crate::model::{Lsn, PartitionId};
 
@@ -144,7 +144,7 @@ fn decode_block(
         return Err(HeaderError::Checksum);
     }
     let (version, layout) = (u16_at(block, 12), block[14]);
-    if version != VERSION || layout != LAYOUT_INDEXED {
+    if !VERSIONS.contains(&version) || layout != LAYOUT_INDEXED {
         return Err(HeaderError::Version(version.max(u16::from(layout))));
     }
     let count = u32_at(block, 48) as usize;
@@ -412,7 +412,7 @@ mod tests {
         let checksum = crc32c::crc32c(&bytes[at + 4..at + ENTRY_HEADER]);
         bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
         let scan = scan_compacted(&bytes).unwrap();
-        assert_eq!(scan.unknown, [(records[1], EntryError::Unknown { kind: 200, version: 1 })]);
+        assert_eq!(scan.unknown, [(records[1], EntryError::Unknown { kind: 200, version: 2 })]);
         assert_eq!(scan.entries, [records[0], records[2]]);
         assert!(scan.damage.is_empty());
         assert_eq!(scan.places(), records);

@@ -20,9 +20,6 @@ pub(super) const ENTRY_ALIGN: usize = 8;
 /// Longest payload. A body chunk is 256 KiB, a page of account state a few MiB.
 pub const ENTRY_PAYLOAD_MAX: usize = 8 * 1024 * 1024;
 
-/// Payload layout version written for every kind today; a kind whose payload changes gets the next.
-const PAYLOAD_VERSION: u8 = 1;
-
 /// What an entry says. Numbers are on disk for ever: never reuse one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
@@ -78,6 +75,18 @@ impl EntryKind {
         EntryKind::DirectoryPage,
         EntryKind::CheckpointRoot,
     ];
+
+    /// Version of the payload's layout that is written. Older ones are read; a kind whose payload changes
+    /// gets the next number.
+    fn version(self) -> u8 {
+        if self.has_head() { 2 } else { 1 }
+    }
+
+    /// Whether the payload begins with a head that has a checksum of its own (`format::payload`): where
+    /// a body may follow.
+    pub fn has_head(self) -> bool {
+        matches!(self, EntryKind::Message | EntryKind::Spool | EntryKind::Transaction)
+    }
 
     /// Whether an entry of this kind can be of use once a checkpoint has its effects: it holds a
     /// body, or is a page.
@@ -179,7 +188,7 @@ pub(super) fn encode(buffer: &mut Vec<u8>, lsn: Lsn, header: &EntryHeader, paylo
     bytes[4..8].copy_from_slice(&payload_checksum.to_le_bytes());
     bytes[8..12].copy_from_slice(&(payload_len as u32).to_le_bytes());
     bytes[12] = header.kind as u8;
-    bytes[13] = PAYLOAD_VERSION;
+    bytes[13] = header.kind.version();
     bytes[16..24].copy_from_slice(&lsn.0.to_le_bytes());
     bytes[24..32].copy_from_slice(&header.account.0.to_le_bytes());
     bytes[32..36].copy_from_slice(&header.mailbox.0.to_le_bytes());
@@ -217,7 +226,7 @@ pub(super) fn decode_header(bytes: &[u8], lsn: Lsn) -> Result<StoredHeader, Entr
     }
     let (kind, version) = (bytes[12], bytes[13]);
     let kind = EntryKind::from_byte(kind)
-        .filter(|_| version == PAYLOAD_VERSION)
+        .filter(|kind| (1..=kind.version()).contains(&version))
         .ok_or(EntryError::Unknown { kind, version })?;
     Ok(StoredHeader {
         header: EntryHeader {
@@ -229,6 +238,17 @@ pub(super) fn decode_header(bytes: &[u8], lsn: Lsn) -> Result<StoredHeader, Entr
         payload_len,
         payload_checksum: u32_at(bytes, 4),
     })
+}
+
+/// The first `wanted` bytes of the payload, or all of a shorter one, unchecked; `bytes` starts at the
+/// entry.
+pub(super) fn payload_start<'a>(
+    bytes: &'a [u8],
+    header: &StoredHeader,
+    wanted: usize,
+) -> Result<&'a [u8], EntryError> {
+    let end = ENTRY_HEADER + header.payload_len.min(wanted);
+    bytes.get(ENTRY_HEADER..end).ok_or(EntryError::Short)
 }
 
 /// The payload that follows `header`; `bytes` starts at the entry.
@@ -301,7 +321,7 @@ mod tests {
         let checksum = crc32c::crc32c(&bytes[4..ENTRY_HEADER]);
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         let error = decode_header(&bytes, Lsn(8)).unwrap_err();
-        assert_eq!(error, EntryError::Unknown { kind: 77, version: 1 });
+        assert_eq!(error, EntryError::Unknown { kind: 77, version: 2 });
     }
 
     proptest! {

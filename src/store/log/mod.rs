@@ -59,7 +59,7 @@ pub use self::{
     segment::{segment_epoch, segment_name},
 };
 use self::{
-    entry::{ENTRY_HEADER, decode_header, decode_payload},
+    entry::{ENTRY_HEADER, decode_header, decode_payload, payload_start},
     index::{Index, IndexCache},
     segment::{BATCH_HEADER, BATCH_TARGET, BLOCK, align},
     wait::Waiters,
@@ -557,17 +557,37 @@ impl Log {
         self.read_guess(lsn, entry_len as usize).await
     }
 
+    /// The first `wanted` bytes of the payload of the entry at `lsn`, or all of a shorter one. Only the
+    /// entry's header is verified: the caller has a checksum of its own for what it wants.
+    pub async fn read_start(&self, lsn: Lsn, wanted: usize) -> Result<Bytes, StoreError> {
+        Ok(self.read_part(lsn, ENTRY_HEADER + wanted, Some(wanted)).await?.1)
+    }
+
     async fn read_guess(&self, lsn: Lsn, guess: usize) -> Result<(EntryHeader, Bytes), StoreError> {
+        self.read_part(lsn, guess, None).await
+    }
+
+    /// `guess` is how many bytes to fetch at first. With `start`, so much of the payload and unverified.
+    async fn read_part(
+        &self,
+        lsn: Lsn,
+        guess: usize,
+        start: Option<usize>,
+    ) -> Result<(EntryHeader, Bytes), StoreError> {
         let segment = loop {
             match self.find(lsn)? {
-                Place::Memory(header, payload) => return Ok((header, payload)),
+                Place::Memory(header, payload) => {
+                    let end = start.unwrap_or(payload.len()).min(payload.len());
+                    return Ok((header, payload.slice(..end)));
+                }
                 Place::Flight => self.landed(lsn).await,
                 Place::Disk(segment) => break segment,
             }
         };
         let opens = segment.file.borrow().is_none();
         let inner = &self.0;
-        let entry = read_entry(&*inner.device, &inner.index_cache, &segment, lsn, guess).await;
+        let entry =
+            read_entry(&*inner.device, &inner.index_cache, &segment, lsn, guess, start).await;
         if opens {
             let state = &mut *inner.state.borrow_mut();
             // Not if compaction has replaced it meanwhile: nobody may hold it then.
@@ -683,14 +703,15 @@ fn no_segment(lsn: Lsn) -> StoreError {
     StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what }
 }
 
-/// Reads and verifies one entry. `guess` is how many bytes to fetch at first; the second read is
-/// spared when they were enough.
+/// Reads and verifies one entry, or only its header and the `start` of its payload. `guess` is how many
+/// bytes to fetch at first; the second read is spared when they were enough.
 async fn read_entry(
     device: &dyn Device,
     cache: &IndexCache,
     segment: &Segment,
     lsn: Lsn,
     guess: usize,
+    start: Option<usize>,
 ) -> Result<(EntryHeader, Bytes), StoreError> {
     let offset = segment.locate(device, cache, lsn).await?;
     let corrupt = |error: EntryError| {
@@ -700,13 +721,18 @@ async fn read_entry(
     let file = segment.open(device).await?;
     let mut bytes = file.read_at(offset, guess.max(ENTRY_HEADER)).await.map_err(failed)?;
     let stored = decode_header(&bytes, lsn).map_err(corrupt)?;
-    let end = ENTRY_HEADER + stored.payload_len;
+    let wanted = start.unwrap_or(stored.payload_len);
+    let end = ENTRY_HEADER + stored.payload_len.min(wanted);
     if bytes.len() < end {
         let have = bytes.len();
         let rest = file.read_at(offset + have as u64, end - have).await.map_err(failed)?;
         bytes.extend_from_slice(&rest);
     }
-    decode_payload(&bytes, &stored).map_err(corrupt)?;
+    let checked = match start {
+        Some(wanted) => payload_start(&bytes, &stored, wanted),
+        None => decode_payload(&bytes, &stored),
+    };
+    checked.map_err(corrupt)?;
     Ok((stored.header, Bytes::from(bytes).slice(ENTRY_HEADER..end)))
 }
 

@@ -190,7 +190,7 @@ impl Recovered {
     /// An entry of the checkpoint.
     pub async fn read(&self, lsn: Lsn) -> Result<(EntryHeader, Bytes), StoreError> {
         let segment = segment_of(&self.segments, lsn).ok_or_else(|| no_segment(lsn))?;
-        read_entry(&*self.device, &self.index_cache, &segment, lsn, READ_AHEAD).await
+        read_entry(&*self.device, &self.index_cache, &segment, lsn, READ_AHEAD, None).await
     }
 
     /// The newest checkpoint file that is whole. A broken newer one was never finished: the older

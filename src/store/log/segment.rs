@@ -5,6 +5,8 @@
 //! Every header carries the segment's `nonce`, a random number that no peer can know, so that mail
 //! which imitates a batch is never taken for one while recovery scans past damage.
 
+use std::ops::RangeInclusive;
+
 use super::{
     Checkpoint,
     entry::{ENTRY_PAYLOAD_MAX, entry_len, u16_at, u32_at, u64_at},
@@ -30,8 +32,11 @@ pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG\n";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RBAT");
 const CHECKPOINT_MAGIC: [u8; 8] = *b"RINGCHK\n";
 
-/// Version of a segment (its batches included) and of a checkpoint file.
-pub(super) const VERSION: u16 = 1;
+/// Version of a segment (its batches included) and of a checkpoint file, as they are written. A file keeps
+/// its version for life.
+pub(super) const VERSION: u16 = 2;
+/// Versions that are read. What differs between them is said by each entry's own version.
+pub(super) const VERSIONS: RangeInclusive<u16> = 1..=VERSION;
 
 /// An entry lies at LSN - base. Compaction writes another layout, with an index (`compacted`).
 const LAYOUT_IN_PLACE: u8 = 1;
@@ -120,7 +125,7 @@ impl SegmentHeader {
             return Err(HeaderError::Checksum);
         }
         let (version, layout) = (u16_at(block, 12), block[14]);
-        if version != VERSION || layout != LAYOUT_IN_PLACE {
+        if !VERSIONS.contains(&version) || layout != LAYOUT_IN_PLACE {
             return Err(HeaderError::Version(version.max(u16::from(layout))));
         }
         let sequence = u64_at(block, 80);
@@ -244,7 +249,7 @@ impl CheckpointFile {
             return Err(HeaderError::Checksum);
         }
         let version = u16_at(block, 12);
-        if version != VERSION {
+        if !VERSIONS.contains(&version) {
             return Err(HeaderError::Version(version));
         }
         let (root, replay_from) = (Lsn(u64_at(block, 24)), Lsn(u64_at(block, 32)));

@@ -298,3 +298,32 @@ fn many_spilled_bodies_end_at_once() {
         assert!(bodies(&partition).await.iter().all(|it| *it == body));
     });
 }
+
+/// The head of an entry has a checksum of its own: what a long message is about is read without its
+/// body, also when the body is damaged; a damaged head is told.
+#[test]
+fn a_summary_is_read_and_checked_without_its_body() {
+    run_with(None, async |world: Rc<World>| {
+        let partition = world.open().await;
+        deliver(&partition, ALICE, &content(1, 100_000)).await;
+        partition.checkpoint().await.unwrap();
+        let account = partition.account(ALICE).await.unwrap();
+        let message = *snapshot(&account, MailboxId::INBOX).await.get(0).unwrap();
+        let name = world.device.names().into_iter().find(|name| name.starts_with("segment"));
+        let name = name.unwrap();
+        let flip = |at: u64| world.device.corrupt(&name, |bytes| bytes[at as usize] ^= 4);
+
+        // Its segment is the first: LSNs are offsets.
+        let summary_at = message.body.lsn.0 + 40 + 12 + 40;
+        flip(message.body.lsn.0 + 50_000);
+        assert_eq!(&account.read_summary(&message.body).await.unwrap()[..], b"summary of 100000");
+        assert!(account.read_body(&message.body, 0, 10).await.is_err());
+        flip(message.body.lsn.0 + 50_000);
+        account.read_body(&message.body, 0, 10).await.unwrap();
+
+        partition.rooms.bodies.reset();
+        flip(summary_at);
+        let read = account.read_summary(&message.body).await;
+        assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
+    });
+}
