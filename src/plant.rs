@@ -56,6 +56,10 @@ pub enum Plant {
     LoseSpool,
     /// UNCHANGEDSINCE looks at what is published, not at what is under way.
     StaleUnchangedSince,
+    /// A message's card is made of another message.
+    CardOfAnother,
+    /// Compaction overlooks the cards of messages.
+    ForgetCards,
     /// Compaction overlooks every fourth body.
     DropLiveBody,
     /// Compaction does not ask what sessions still hold.

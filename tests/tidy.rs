@@ -145,6 +145,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("admission", &["error", "log"]),
     ("bodies", &["error", "signal", "message", "log", "format", "damage", "admission"]),
     ("options", &["format", "account", "bodies"]),
+    ("cards", &["error", "message", "log", "format", "bodies"]),
     ("accounts", &["error", "signal", "message", "log", "format", "account", "damage", "options"]),
     (
         "commits",
@@ -160,12 +161,18 @@ const ROOMS: &[(&str, &[&str])] = &[
             "accounts",
         ],
     ),
-    ("handle", &["error", "message", "format", "account", "bodies", "accounts", "commits"]),
+    (
+        "handle",
+        &[
+            "error", "message", "format", "account", "damage", "bodies", "cards", "accounts",
+            "commits",
+        ],
+    ),
     (
         "checkpoint",
         &[
-            "error", "signal", "log", "format", "account", "damage", "options", "accounts",
-            "commits",
+            "error", "message", "signal", "log", "format", "account", "damage", "options", "cards",
+            "accounts", "commits",
         ],
     ),
     (
@@ -196,6 +203,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "account",
             "damage",
             "admission",
+            "cards",
             "accounts",
             "commits",
             "checkpoint",
@@ -215,6 +223,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "admission",
             "bodies",
             "options",
+            "cards",
             "accounts",
             "commits",
             "handle",

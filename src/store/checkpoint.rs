@@ -21,14 +21,17 @@ use super::{
         state::{AccountCell, AccountState},
     },
     accounts::Accounts,
+    cards::Cards,
     commits::Commits,
     damage::Damages,
     error::StoreError,
     format::{
+        cards::{CardRunRef, RUN_CARDS_MAX},
         root::{Root, encode_root},
         run::{RUN_RECORD_BYTES, RunRecord, RunRef, encode_run},
     },
     log::{EntryHeader, EntryKind, Log, entry_len},
+    message::MessageBody,
     options::StoreOptions,
     signal::Signal,
 };
@@ -38,6 +41,9 @@ use crate::{
     runtime::executor::{Executor, Priority},
 };
 
+/// Messages of one mailbox that get their cards in one checkpoint.
+const CARDS_AT_ONCE: usize = 8 * RUN_CARDS_MAX;
+
 /// When checkpoints are written, and the writing of them. Shard-local.
 pub(super) struct Checkpoints {
     options: Rc<StoreOptions>,
@@ -45,6 +51,7 @@ pub(super) struct Checkpoints {
     log: Log,
     accounts: Rc<Accounts>,
     commits: Rc<Commits>,
+    cards: Rc<Cards>,
     damages: Rc<Damages>,
     /// Set when a checkpoint is wanted; the background task waits for it.
     wanted: Rc<Signal>,
@@ -64,6 +71,7 @@ impl Checkpoints {
     /// `wanted` is what others ask for one by.
     pub(super) fn new(
         commits: Rc<Commits>,
+        cards: Rc<Cards>,
         damages: Rc<Damages>,
         wanted: Rc<Signal>,
     ) -> Checkpoints {
@@ -75,6 +83,7 @@ impl Checkpoints {
             accounts: commits.accounts.clone(),
             log,
             commits,
+            cards,
             damages,
             wanted,
             ended: Signal::default(),
@@ -286,8 +295,10 @@ impl Checkpoints {
         let cell = self.accounts.load(id).await?;
         let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
         let mut merges = Vec::new();
+        let mut cards_left = false;
         for mailbox in mailboxes {
             self.prepare_mailbox(&cell, mailbox, &mut merges).await?;
+            cards_left |= self.make_cards(&cell, mailbox).await?;
         }
         self.log.room().await?;
         // From here to the end nothing awaits: page and runs are of one moment.
@@ -302,7 +313,10 @@ impl Checkpoints {
         if let Some(older) = state.page.replace(page) {
             self.log.release(older, len);
         }
-        (state.dirty, state.unwritten) = (false, None);
+        (state.dirty, state.unwritten) = (cards_left, None);
+        if cards_left {
+            self.wanted.set();
+        }
         self.accounts.directory.borrow_mut().set(id, page);
         drop(state);
         self.accounts.measure(&cell);
@@ -383,6 +397,129 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Makes cards for the messages of a mailbox that have none, once they are many; [`CARDS_AT_ONCE`]
+    /// at the most. True if some are left to the next checkpoint.
+    async fn make_cards(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<bool, StoreError> {
+        let (next, uid_next) = {
+            let mut state = cell.state.borrow_mut();
+            let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
+            self.release_cards(mailbox.cards.give_up_garbage(mailbox.status.messages));
+            if !mailbox.cards.wanted(mailbox.status.uid_next, self.options.cards_wanted) {
+                return Ok(false);
+            }
+            (mailbox.cards.next(), mailbox.status.uid_next)
+        };
+        let mut bare = match self.bodies_from(cell, id, next).await {
+            Ok(bare) => bare,
+            // Deleted meanwhile; or damaged, which is for those who load the table.
+            Err(StoreError::NoSuchMailbox | StoreError::Corrupt { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let left = bare.len() > CARDS_AT_ONCE;
+        bare.truncate(CARDS_AT_ONCE);
+        let mut pieces = bare.chunks(RUN_CARDS_MAX).peekable();
+        loop {
+            let piece = pieces.next().unwrap_or_default();
+            let joined: Vec<CardRunRef> = {
+                let state = cell.state.borrow();
+                let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(false) };
+                newest(mailbox.cards.runs(), mailbox.cards.to_join(piece.len())).to_vec()
+            };
+            let made = match self.cards.make_run(&joined, piece).await {
+                Err(StoreError::Corrupt { .. }) => {
+                    self.give_up_cards(cell, id, &joined);
+                    return Ok(true);
+                }
+                made => made?,
+            };
+            self.log.room().await?;
+            let state = &mut *cell.state.borrow_mut();
+            let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
+            if !mailbox.cards.runs().ends_with(&joined) || mailbox.cards.next() > uid_next {
+                // Some were given up meanwhile.
+                return Ok(true);
+            }
+            let run = match made {
+                Some(made) => Some(self.append_cards(state.id, id, made)?),
+                None => None,
+            };
+            let whole = pieces.peek().is_none() && !left;
+            let last = piece.last().map_or(uid_next, |(uid, _)| Uid(uid.0.saturating_add(1)));
+            let next = if whole { uid_next } else { last };
+            self.release_cards(mailbox.cards.add(joined.len(), run, next));
+            if pieces.peek().is_none() {
+                return Ok(left);
+            }
+        }
+    }
+
+    /// The bodies of a mailbox's messages with UIDs from `first` on, ascending.
+    async fn bodies_from(
+        &self,
+        cell: &AccountCell,
+        id: MailboxId,
+        first: Uid,
+    ) -> Result<Vec<(Uid, MessageBody)>, StoreError> {
+        let (runs, delta) = {
+            let state = cell.state.borrow();
+            let mailbox = state.mailboxes.get(&id).ok_or(StoreError::NoSuchMailbox)?;
+            if let Some(loaded) = &mailbox.loaded {
+                let messages = loaded.table.iter_from(loaded.table.lower_bound(first));
+                return Ok(messages.map(|message| (message.uid, message.body)).collect());
+            }
+            let delta: Vec<(Uid, RunRecord)> =
+                mailbox.delta.range(first..).map(|(uid, record)| (*uid, *record)).collect();
+            (mailbox.runs.clone(), delta)
+        };
+        // New messages of a run come after those of older ones: the newest runs have what is wanted.
+        let mut records = Vec::new();
+        for run in runs.iter().rev() {
+            let found = self.accounts.read_run(run).await?;
+            let put = found.iter().find(|(_, record)| matches!(record, RunRecord::Put(_)));
+            let oldest = put.is_some_and(|(uid, _)| *uid < first);
+            records.push(found);
+            if oldest {
+                break;
+            }
+            self.executor.yield_now().await;
+        }
+        let mut bodies = BTreeMap::new();
+        let newer = records.into_iter().rev().flatten().chain(delta);
+        for (uid, record) in newer.filter(|(uid, _)| *uid >= first) {
+            match record {
+                RunRecord::Put(message) => drop(bodies.insert(uid, message.body)),
+                RunRecord::Expunged => drop(bodies.remove(&uid)),
+                RunRecord::Flags { .. } => {}
+            }
+        }
+        Ok(bodies.into_iter().collect())
+    }
+
+    fn append_cards(
+        &self,
+        account: AccountId,
+        mailbox: MailboxId,
+        (payload, first, last, cards): (Vec<u8>, Uid, Uid, u32),
+    ) -> Result<CardRunRef, StoreError> {
+        let header = EntryHeader { kind: EntryKind::CardRun, account, mailbox, uid: Uid(0) };
+        let lsn = self.log.append(header, &[&payload])?;
+        let entry_len = entry_len(payload.len()) as u32;
+        Ok(CardRunRef { lsn, entry_len, first, last, cards })
+    }
+
+    /// Of the runs in `joined` one is damaged: they are made anew by the next checkpoint.
+    fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[CardRunRef]) {
+        let mut state = cell.state.borrow_mut();
+        let Some(mailbox) = state.mailboxes.get_mut(&id) else { return };
+        if let Some(first) = joined.first() {
+            self.release_cards(mailbox.cards.give_up(first.lsn));
+        }
+    }
+
+    fn release_cards(&self, runs: Vec<CardRunRef>) {
+        runs.iter().for_each(|run| self.log.release(run.lsn, run.entry_len));
+    }
+
     /// Moves every mailbox's delta into runs, joined with those in `merges`.
     pub(super) fn append_deltas(
         &self,
@@ -414,7 +551,7 @@ impl Checkpoints {
 }
 
 /// The last `count` of `runs`.
-fn newest(runs: &[RunRef], count: usize) -> &[RunRef] {
+fn newest<T>(runs: &[T], count: usize) -> &[T] {
     runs.get(runs.len().saturating_sub(count)..).unwrap_or_default()
 }
 

@@ -9,6 +9,7 @@ mod account;
 mod accounts;
 mod admission;
 mod bodies;
+mod cards;
 mod checkpoint;
 mod commits;
 mod damage;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    account::{holding::HoldingLimits, runs::RUN_GARBAGE_MIN},
+    account::{cards::CARDS_WANTED, holding::HoldingLimits, runs::RUN_GARBAGE_MIN},
     bodies::compression::Compression,
     format::run::RUN_RECORDS_MAX,
 };
@@ -29,6 +29,8 @@ pub struct StoreOptions {
     pub run_records_max: usize,
     /// Superfluous records in a mailbox's runs that are never worth writing them anew.
     pub run_garbage_min: usize,
+    /// Messages of a mailbox without cards before a checkpoint makes them some.
+    pub cards_wanted: u32,
     /// Bytes kept for expunges and compaction on a full disk; 0 = none.
     pub reserve: u64,
     /// New mail is refused while less than this is free, bytes.
@@ -67,6 +69,7 @@ impl Default for StoreOptions {
             compaction_rate: 64 << 20,
             run_records_max: RUN_RECORDS_MAX,
             run_garbage_min: RUN_GARBAGE_MIN,
+            cards_wanted: CARDS_WANTED,
             reserve: 8 << 20,
             free_space_min: 64 << 20,
             disk_timeout: Duration::from_secs(10),

@@ -17,6 +17,7 @@ use super::{
         Bodies,
         write::{BodyWriter, StagedBody},
     },
+    cards::Cards,
     checkpoint::Checkpoints,
     commits::{
         Change, Commits,
@@ -63,6 +64,7 @@ pub(super) struct Rooms {
     pub damages: Rc<Damages>,
     pub admission: Rc<Admission>,
     pub bodies: Rc<Bodies>,
+    pub cards: Rc<Cards>,
     pub accounts: Rc<Accounts>,
     pub commits: Rc<Commits>,
     pub checkpoints: Rc<Checkpoints>,
@@ -96,6 +98,7 @@ impl Rooms {
             damages.clone(),
             options.compression,
         ));
+        let cards = Rc::new(Cards::new(log.clone(), executor.clone(), bodies.clone()));
         let checkpoint_wanted: Rc<Signal> = Rc::default();
         let accounts = Rc::new(Accounts::new(
             log.clone(),
@@ -114,17 +117,24 @@ impl Rooms {
             accounts.clone(),
             standing,
         ));
-        let checkpoints = Checkpoints::new(commits.clone(), damages.clone(), checkpoint_wanted);
+        let checkpoints =
+            Checkpoints::new(commits.clone(), cards.clone(), damages.clone(), checkpoint_wanted);
         let checkpoints = Rc::new(checkpoints);
         let space = Rc::new(Space::new(commits.clone(), checkpoints.clone(), damages.clone()));
-        let repair =
-            Repair::new(commits.clone(), checkpoints.clone(), space.clone(), damages.clone());
+        let repair = Repair::new(
+            commits.clone(),
+            cards.clone(),
+            checkpoints.clone(),
+            space.clone(),
+            damages.clone(),
+        );
         Rooms {
             options,
             log,
             damages,
             admission,
             bodies,
+            cards,
             accounts,
             commits,
             checkpoints,
@@ -305,7 +315,7 @@ impl Partition {
         if let Some(lsn) = created {
             self.rooms.log.durable(lsn).await?;
         }
-        Ok(Account { commits: self.rooms.commits.clone(), cell })
+        Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
     }
 
     /// Spool: keeps `payload` (opaque to the store) durably until `unspool`. For mail that waits.

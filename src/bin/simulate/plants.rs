@@ -26,6 +26,8 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("half-transaction", Plant::HalfTransaction, "replay applies half a transaction"),
     ("lose-subscription", Plant::LoseSubscription, "a checkpoint forgets a subscription"),
     ("lose-spool", Plant::LoseSpool, "a checkpoint forgets the spool"),
+    ("card-of-another", Plant::CardOfAnother, "a card is made of another message"),
+    ("forget-cards", Plant::ForgetCards, "compaction overlooks cards"),
     ("drop-live-body", Plant::DropLiveBody, "compaction overlooks a body"),
     ("skip-compacted-sync", Plant::SkipCompactedSync, "sources go before the copy is synced"),
     ("ignore-held-views", Plant::IgnoreHeldViews, "compaction overlooks what sessions hold"),

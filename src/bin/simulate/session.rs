@@ -853,6 +853,13 @@ async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), 
                     found.errors.push((id, format!("body of {}: {error}", place())));
                 }
             }
+            let card = account.read_card(info.id, message).await;
+            let summary = account.read_summary(&message.body).await;
+            if let (Ok(card), Ok(summary)) = (card, summary)
+                && card != summary
+            {
+                found.wrong.push(format!("FALSE CARD of {}", place()));
+            }
         }
         found.statuses.insert((id, info.id.0), snapshot.status());
     }

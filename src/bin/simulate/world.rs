@@ -47,6 +47,7 @@ fn store_options(partition: u16) -> StoreOptions {
         compression: (partition % 2 == 1).then_some(Compression { level: 1, body_min: 300 }),
         run_records_max: 8,
         run_garbage_min: 6,
+        cards_wanted: 3,
         default_mailboxes: Vec::new(),
         ..StoreOptions::default()
     }

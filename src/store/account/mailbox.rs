@@ -18,6 +18,7 @@ use super::{
         },
         message::{MailboxStatus, Message},
     },
+    cards::MailboxCards,
     snapshot::{MessageTable, Published, Snapshot},
 };
 use crate::{
@@ -53,6 +54,8 @@ pub(crate) struct Mailbox {
     pub runs: Vec<RunRef>,
     /// Changes published since the last run was written.
     pub delta: BTreeMap<Uid, RunRecord>,
+    /// Where the cards of its messages lie.
+    pub cards: MailboxCards,
     pending: Pending,
     /// Sessions waiting in `MailboxView::changed`.
     watchers: RefCell<Vec<Waker>>,
@@ -83,6 +86,7 @@ impl Mailbox {
             loaded: None,
             runs,
             delta: BTreeMap::new(),
+            cards: MailboxCards::default(),
             pending: Pending { uid_next: status.uid_next, keywords, overlay: BTreeMap::new() },
             watchers: RefCell::default(),
         }
@@ -328,6 +332,7 @@ impl Mailbox {
         published.generation = self.loaded.as_ref().map_or(0, |loaded| loaded.generation);
         self.delta.clear();
         self.runs.clear();
+        self.cards = MailboxCards::default();
         for message in messages {
             status.messages += 1;
             status.recent += u32::from(message.uid >= self.recent_from);
@@ -378,6 +383,7 @@ impl Mailbox {
             + table * size_of::<Message>()
             + self.delta.len() * 2 * size_of::<RunRecord>() // Ascending keys: half-full leaves.
             + self.runs.len() * size_of::<RunRef>()
+            + self.cards.memory()
             + keywords
     }
 }

@@ -19,6 +19,7 @@ use super::{
         },
         message::MailboxStatus,
     },
+    cards::MailboxCards,
     mailbox::Mailbox,
     state::AccountState,
 };
@@ -67,7 +68,20 @@ pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
     for (key, value) in &state.properties {
         put_property(&mut out, key, Some(value));
     }
+    put_cards(&mut out, state);
     out
+}
+
+/// Appends the cards of the mailboxes that have some.
+fn put_cards(out: &mut Vec<u8>, state: &AccountState) {
+    let with = || state.mailboxes.iter().filter(|(_, mailbox)| mailbox.cards.next() > Uid(1));
+    out.put_varint(with().count() as u64);
+    for (id, mailbox) in with() {
+        out.put_varint(u64::from(id.0));
+        let mut record = Vec::new();
+        mailbox.cards.put(&mut record);
+        out.put_bytes(&record);
+    }
 }
 
 fn put_mailbox_state(out: &mut Vec<u8>, mailbox: &Mailbox) {
@@ -129,6 +143,15 @@ pub(crate) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> 
     }
     if !names.contains(MailboxId::INBOX) {
         return Err(Malformed("account without INBOX"));
+    }
+    // Pages of the first version end here.
+    let count = if reader.is_empty() { 0 } else { reader.count(4, "mailboxes with cards")? };
+    for _ in 0..count {
+        let id = MailboxId(reader.varint_u32("mailbox")?);
+        let cards = MailboxCards::read(&mut Reader::new(reader.bytes("cards")?))?;
+        if let Some(mailbox) = state.mailboxes.get_mut(&id) {
+            mailbox.cards = cards;
+        }
     }
     state.pending_names = state.names.clone();
     Ok(state)

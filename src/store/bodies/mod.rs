@@ -16,7 +16,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use self::{
     compression::{BodyCounters, Compression},
-    read::EntryCache,
+    read::{EntryCache, RecentSummaries},
     write::{REASSEMBLED_MAX, StagedChunks},
 };
 use super::{admission::Admission, damage::Damages, log::Log, signal::Permits};
@@ -34,6 +34,8 @@ pub(super) struct Bodies {
     staging: RefCell<StagedChunks>,
     /// Bounds how many are put together again at a time.
     reassembly: Rc<Permits>,
+    /// Of messages that came lately.
+    recent: RefCell<RecentSummaries>,
     pub(super) counters: BodyCounters,
 }
 
@@ -54,6 +56,7 @@ impl Bodies {
             cache: EntryCache::default(),
             staging: RefCell::default(),
             reassembly: Rc::new(Permits::new(REASSEMBLED_MAX)),
+            recent: RefCell::default(),
             counters: BodyCounters::default(),
         }
     }
@@ -63,6 +66,7 @@ impl Bodies {
     pub(super) fn reset(&self) {
         self.staging.borrow_mut().clear();
         self.cache.clear();
+        self.recent.take();
     }
 
     /// The chunks that nothing refers to yet, with the bytes each takes in the log.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use hashbrown::HashMap;
 
 use super::{
     super::{
@@ -34,6 +35,39 @@ pub(crate) struct EntryCache {
     entries: RefCell<VecDeque<(Key, Bytes)>>,
     /// Octets read and decompressed since others were let in.
     work: Cell<usize>,
+}
+
+/// Summaries of the messages that came last, for the checkpoint that makes cards of them: it need not read
+/// them again. Keyed by the entry of the body.
+#[derive(Default)]
+pub(crate) struct RecentSummaries {
+    summaries: HashMap<Lsn, Bytes>,
+    /// In the order in which they came.
+    order: VecDeque<Lsn>,
+    bytes: usize,
+}
+
+/// Bytes of them kept: those of what comes between two checkpoints, as a rule.
+const RECENT_BYTES: usize = 4 << 20;
+/// What keeping one costs beside its bytes.
+const RECENT_OVERHEAD: usize = 96;
+
+impl RecentSummaries {
+    pub(crate) fn keep(&mut self, body: Lsn, summary: Vec<u8>) {
+        let cost = |summary: &Bytes| summary.len() + RECENT_OVERHEAD;
+        let summary = Bytes::from(summary);
+        self.bytes += cost(&summary);
+        self.order.push_back(body);
+        self.summaries.insert(body, summary);
+        while self.bytes > RECENT_BYTES {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.bytes -= self.summaries.remove(&oldest).as_ref().map_or(0, cost);
+        }
+    }
+
+    fn get(&self, body: Lsn) -> Option<Bytes> {
+        self.summaries.get(&body).cloned()
+    }
 }
 
 /// Octets read and decompressed before other sessions get their turn, about a millisecond's, however
@@ -211,6 +245,15 @@ impl Bodies {
         Ok(block.extents.iter().map(chunk).collect())
     }
 
+    /// As [`Bodies::read_summary`], for who looks at messages that just came.
+    pub(crate) async fn recent_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
+        let recent = self.recent.borrow().get(body.lsn);
+        match recent {
+            Some(summary) => Ok(summary),
+            None => self.read_summary(body).await,
+        }
+    }
+
     /// The summary of a body. Of an entry with a long body only the head is read.
     pub(crate) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
         let known = self.cache.get(Key::Payload(body.lsn));
@@ -263,6 +306,15 @@ mod tests {
         cache.worked(usize::MAX);
         cache.worked(usize::MAX);
         assert!(cache.turn_is_over());
+    }
+
+    #[test]
+    fn recent_summaries_are_bounded() {
+        let mut recent = RecentSummaries::default();
+        (0..100_000).for_each(|n| recent.keep(Lsn(n), vec![n as u8; 1_000]));
+        assert!(recent.get(Lsn(99_999)).is_some() && recent.get(Lsn(0)).is_none());
+        assert!(recent.bytes <= RECENT_BYTES && recent.summaries.len() == recent.order.len());
+        assert!(recent.summaries.len() * (1_000 + RECENT_OVERHEAD) == recent.bytes);
     }
 
     #[test]

@@ -242,9 +242,10 @@ pub struct StagedBody {
 }
 
 impl StagedBody {
-    /// The log has taken the body: what it held in memory is free for others while the disk writes. Its
-    /// chunks stay staged until it is dropped.
-    pub(crate) fn logged(&mut self) {
+    /// The log has taken the body in the entry at `lsn`: what it held in memory is free for others while
+    /// the disk writes. Its chunks stay staged until it is dropped.
+    pub(crate) fn logged(&mut self, lsn: Lsn) {
+        self.bodies.recent.borrow_mut().keep(lsn, std::mem::take(&mut self.summary));
         if matches!(self.content, Content::Inline(_)) {
             self.content = Content::Chunked(Vec::new());
         }

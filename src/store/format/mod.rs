@@ -5,6 +5,7 @@
 //! and no other room.
 
 pub(crate) mod body;
+pub(crate) mod cards;
 pub(crate) mod codec;
 pub(crate) mod effect;
 pub(crate) mod payload;

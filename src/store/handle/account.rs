@@ -14,9 +14,11 @@ use super::{
             state::{AccountCell, AccountState},
         },
         bodies::write::StagedBody,
+        cards::Cards,
         commits::{Change, Changes, Commits},
+        damage::Place,
         error::StoreError,
-        format::effect::Effect,
+        format::{cards::CardRunRef, effect::Effect},
         message::{MailboxStatus, Message, MessageBody},
     },
     delivery::{Delivered, DeliveryTarget, plan_message},
@@ -49,6 +51,7 @@ const SCAN: usize = 4_096;
 #[derive(Clone)]
 pub struct Account {
     pub(in crate::store) commits: Rc<Commits>,
+    pub(in crate::store) cards: Rc<Cards>,
     pub(crate) cell: Rc<AccountCell>,
 }
 
@@ -354,7 +357,7 @@ impl Account {
         let (change, delivered) =
             plan_message(&self.commits, self.cell.clone(), mailbox, &target, size, now)?;
         let lsn = self.commits.commit(Changes::from_buf([change]), Some(&body))?;
-        body.logged();
+        body.logged(lsn);
         self.commits.acknowledged(lsn).await?;
         Ok(delivered)
     }
@@ -698,6 +701,56 @@ impl Account {
     ) -> Result<Bytes, StoreError> {
         self.commits.bodies.reading_turn().await;
         self.commits.bodies.read_body(body, offset, len).await
+    }
+
+    /// The summary of a message, as [`Account::read_summary`], for who asks for many messages of
+    /// `mailbox` in the order of their UIDs: it comes from the mailbox's cards, if these have it.
+    pub async fn read_card(
+        &self,
+        mailbox: MailboxId,
+        message: &Message,
+    ) -> Result<Bytes, StoreError> {
+        self.commits.bodies.reading_turn().await;
+        if let Some(run) = self.card_run_of(mailbox, message.uid) {
+            match self.cards.summary(run, message.uid, &message.body).await {
+                Ok(Some(summary)) => return Ok(summary),
+                Ok(None) => {}
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    self.give_up_cards(mailbox, run, &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.commits.bodies.read_summary(&message.body).await
+    }
+
+    /// Where the card of `uid` lies. If it has none yet, and many others neither, a checkpoint is asked
+    /// to make them.
+    fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<CardRunRef> {
+        let mut state = self.cell.state.borrow_mut();
+        let found = state.mailboxes.get(&mailbox)?;
+        let run = found.cards.run_of(uid);
+        if run.is_none()
+            && uid >= found.cards.next()
+            && found.cards.wanted(found.status.uid_next, self.commits.options.cards_wanted)
+        {
+            state.dirty = true;
+            self.commits.accounts.checkpoint_wanted.set();
+        }
+        run
+    }
+
+    /// A run of cards is damaged: they are made anew from the messages.
+    fn give_up_cards(&self, mailbox: MailboxId, run: CardRunRef, error: &StoreError) {
+        let mut state = self.cell.state.borrow_mut();
+        let place = Place { account: Some(state.id), mailbox: Some(mailbox), uid: None };
+        self.commits.accounts.damages.note(error, place);
+        let Some(found) = state.mailboxes.get_mut(&mailbox) else { return };
+        for lost in found.cards.give_up(run.lsn) {
+            self.commits.log.release(lost.lsn, lost.entry_len);
+        }
+        state.dirty = true;
+        self.commits.accounts.checkpoint_wanted.set();
     }
 
     /// The summary given to [`super::BodyWriter::finish`].

@@ -121,7 +121,7 @@ pub(crate) async fn deliver_each(
             changes.push(Change { cell: None, effect: Effect::Delivery { id } });
         }
         let lsn = commits.commit(changes, Some(&body))?;
-        body.logged();
+        body.logged(lsn);
         Some(lsn)
     };
     if let Some(lsn) = lsn {

@@ -51,10 +51,12 @@ pub enum EntryKind {
     DirectoryPage = 18,
     /// Checkpoint: the page that refers to all others.
     CheckpointRoot = 19,
+    /// Checkpoint: cards of messages of one mailbox.
+    CardRun = 20,
 }
 
 impl EntryKind {
-    const ALL: [EntryKind; 19] = [
+    const ALL: [EntryKind; 20] = [
         EntryKind::BodyChunk,
         EntryKind::Message,
         EntryKind::Flags,
@@ -74,6 +76,7 @@ impl EntryKind {
         EntryKind::MailboxRun,
         EntryKind::DirectoryPage,
         EntryKind::CheckpointRoot,
+        EntryKind::CardRun,
     ];
 
     /// Version of the payload's layout that is written. Older ones are read; a kind whose payload changes
@@ -99,7 +102,8 @@ impl EntryKind {
             | EntryKind::AccountPage
             | EntryKind::MailboxRun
             | EntryKind::DirectoryPage
-            | EntryKind::CheckpointRoot => true,
+            | EntryKind::CheckpointRoot
+            | EntryKind::CardRun => true,
             EntryKind::Flags
             | EntryKind::Expunge
             | EntryKind::Mailbox
@@ -123,6 +127,7 @@ impl EntryKind {
                 | EntryKind::MailboxRun
                 | EntryKind::DirectoryPage
                 | EntryKind::CheckpointRoot
+                | EntryKind::CardRun
         )
     }
 
@@ -310,7 +315,7 @@ mod tests {
             assert_eq!(EntryKind::from_byte(kind as u8), Some(kind));
         }
         assert_eq!(EntryKind::from_byte(0), None);
-        assert_eq!(EntryKind::from_byte(20), None);
+        assert_eq!(EntryKind::from_byte(21), None);
     }
 
     #[test]
@@ -327,7 +332,7 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(
-            kind in 1u8..=19,
+            kind in 1u8..=20,
             (account, mailbox, uid, lsn) in any::<(u64, u32, u32, u64)>(),
             parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..4),
         ) {

@@ -563,6 +563,45 @@ impl Log {
         Ok(self.read_part(lsn, ENTRY_HEADER + wanted, Some(wanted)).await?.1)
     }
 
+    /// `len` bytes from `offset` of the payload of the entry at `lsn`, nothing of which is verified: the
+    /// caller has a checksum for them. Fewer if the file ends.
+    pub async fn read_range(
+        &self,
+        lsn: Lsn,
+        offset: usize,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        let segment = loop {
+            match self.find(lsn)? {
+                Place::Memory(_, payload) => {
+                    let start = offset.min(payload.len());
+                    let end = offset.saturating_add(len).min(payload.len());
+                    return Ok(payload.slice(start..end));
+                }
+                Place::Flight => self.landed(lsn).await,
+                Place::Disk(segment) => break segment,
+            }
+        };
+        let device = &*self.0.device;
+        let at = segment.locate(device, &self.0.index_cache, lsn).await?;
+        let opens = segment.file.borrow().is_none();
+        let file = segment.open(device).await?;
+        let bytes = file.read_at(at + (ENTRY_HEADER + offset) as u64, len).await.map_err(failed)?;
+        self.note_opened(opens, segment);
+        Ok(Bytes::from(bytes))
+    }
+
+    /// A segment whose file was opened for reading counts among those that are.
+    fn note_opened(&self, opens: bool, segment: Rc<Segment>) {
+        if opens {
+            let state = &mut *self.0.state.borrow_mut();
+            // Not if compaction has replaced it meanwhile: nobody may hold it then.
+            if state.segments.get(&segment.base).is_some_and(|now| Rc::ptr_eq(now, &segment)) {
+                state.opened(segment);
+            }
+        }
+    }
+
     async fn read_guess(&self, lsn: Lsn, guess: usize) -> Result<(EntryHeader, Bytes), StoreError> {
         self.read_part(lsn, guess, None).await
     }
@@ -588,13 +627,7 @@ impl Log {
         let inner = &self.0;
         let entry =
             read_entry(&*inner.device, &inner.index_cache, &segment, lsn, guess, start).await;
-        if opens {
-            let state = &mut *inner.state.borrow_mut();
-            // Not if compaction has replaced it meanwhile: nobody may hold it then.
-            if state.segments.get(&segment.base).is_some_and(|now| Rc::ptr_eq(now, &segment)) {
-                state.opened(segment);
-            }
-        }
+        self.note_opened(opens, segment);
         entry
     }
 

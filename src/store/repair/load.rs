@@ -149,7 +149,8 @@ impl Replayed {
             | EntryKind::AccountPage
             | EntryKind::MailboxRun
             | EntryKind::DirectoryPage
-            | EntryKind::CheckpointRoot => return Ok(()),
+            | EntryKind::CheckpointRoot
+            | EntryKind::CardRun => return Ok(()),
             _ => {}
         }
         let mut taken = 0;

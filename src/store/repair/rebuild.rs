@@ -37,7 +37,10 @@ impl Rebuild {
         payload: &[u8],
     ) -> Result<(), StoreError> {
         match header.kind {
-            EntryKind::BodyChunk | EntryKind::MailboxRun | EntryKind::DirectoryPage => Ok(()),
+            EntryKind::BodyChunk
+            | EntryKind::MailboxRun
+            | EntryKind::DirectoryPage
+            | EntryKind::CardRun => Ok(()),
             EntryKind::AccountPage => {
                 // One that cannot be decoded does not count: the next load says so.
                 if let Ok(state) = decode_account(lsn, payload) {

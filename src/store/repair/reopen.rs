@@ -16,6 +16,7 @@ use std::{
 use super::{
     super::{
         admission::Admission,
+        cards::Cards,
         checkpoint::Checkpoints,
         commits::Commits,
         damage::Damages,
@@ -39,6 +40,7 @@ const CHECKPOINT_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Repair {
     pub(crate) admission: Rc<Admission>,
     pub(crate) commits: Rc<Commits>,
+    pub(crate) cards: Rc<Cards>,
     pub(crate) checkpoints: Rc<Checkpoints>,
     pub(crate) space: Rc<Space>,
     pub(crate) damages: Rc<Damages>,
@@ -75,12 +77,13 @@ async fn run(repair: Weak<Repair>, failed: Rc<Signal>) {
 impl Repair {
     pub(crate) fn new(
         commits: Rc<Commits>,
+        cards: Rc<Cards>,
         checkpoints: Rc<Checkpoints>,
         space: Rc<Space>,
         damages: Rc<Damages>,
     ) -> Repair {
         let (admission, failed) = (commits.admission.clone(), Rc::default());
-        Repair { admission, commits, checkpoints, space, damages, failed }
+        Repair { admission, commits, cards, checkpoints, space, damages, failed }
     }
 
     /// Starts the background task.
@@ -125,6 +128,7 @@ impl Repair {
         log.resume(reopened)?;
         self.commits.reset(loaded.standing);
         self.commits.bodies.reset();
+        self.cards.reset();
         accounts.renew(loaded.known, fresh);
         self.damages.note_report(&loaded.report);
         self.checkpoints.schedule();
@@ -395,7 +399,11 @@ mod tests {
             deliver(&partition, AccountId(2), b"first").await.unwrap();
             let cell = partition.rooms.accounts.load(ALICE).await.unwrap();
             partition.rooms.commits.ensure_exists(&cell).unwrap();
-            let account = crate::store::Account { commits: partition.rooms.commits.clone(), cell };
+            let account = crate::store::Account {
+                commits: partition.rooms.commits.clone(),
+                cards: partition.rooms.cards.clone(),
+                cell,
+            };
             let (appends, _) = world.device.operations();
             world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
             assert!(account.create_mailbox("lost", None).await.is_err());

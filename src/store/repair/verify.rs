@@ -14,8 +14,9 @@ use super::{
         commits::standing::Spooled,
         damage::{Damage, Place},
         error::StoreError,
+        format::cards::CardRunRef,
         log::{Checked, EntryKind, Flaw, time_for},
-        message::{MailboxStatus, MessageBody},
+        message::{MailboxStatus, Message, MessageBody},
     },
     reopen::Repair,
 };
@@ -247,6 +248,15 @@ impl Repair {
                     report.messages_damaged += 1;
                     report.find_error(error, Some(id), Some(&name), Some(message.uid))?;
                 }
+                let run = {
+                    let state = cell.state.borrow();
+                    state.live_mailbox(mailbox).and_then(|it| it.cards.run_of(message.uid))
+                };
+                if let Some(run) = run
+                    && let Err(error) = self.verify_card(run, message).await
+                {
+                    report.find_error(error, Some(id), Some(&name), Some(message.uid))?;
+                }
                 progress(message.body.size);
                 references.unrested += message.body.size;
                 if rate > 0 && references.unrested >= REST_AFTER {
@@ -276,6 +286,23 @@ impl Repair {
             offset += piece.len() as u64;
         }
         Ok(())
+    }
+
+    /// A card says of its message what the message's own entry says. One that is damaged is made anew by
+    /// the next checkpoint after somebody reads it.
+    async fn verify_card(&self, run: CardRunRef, message: &Message) -> Result<(), StoreError> {
+        let Some(card) = self.cards.summary(run, message.uid, &message.body).await? else {
+            return Ok(());
+        };
+        match self.commits.bodies.read_summary(&message.body).await {
+            Ok(summary) if summary != card => {
+                let what = "a card that is not of its message".to_owned();
+                let segment = "log".to_owned();
+                Err(StoreError::Corrupt { segment, offset: run.lsn.0, what })
+            }
+            // Told already, if it cannot be read.
+            _ => Ok(()),
+        }
     }
 
     async fn verify_spool(
@@ -338,5 +365,6 @@ pub fn kind_name(kind: EntryKind) -> &'static str {
         EntryKind::MailboxRun => "mailbox run",
         EntryKind::DirectoryPage => "directory page",
         EntryKind::CheckpointRoot => "checkpoint root",
+        EntryKind::CardRun => "card run",
     }
 }
