@@ -60,6 +60,14 @@ pub enum Plant {
     CardOfAnother,
     /// Compaction overlooks the cards of messages.
     ForgetCards,
+    /// The change feed leaves out every fifth change.
+    FeedDrops,
+    /// The change feed tells every fifth change twice.
+    FeedTellsTwice,
+    /// The change feed tells what is appended, not what is durable.
+    FeedTellsEarly,
+    /// Who resumes the feed is told only of accounts whose pages lack something.
+    FeedForgetsPages,
     /// Compaction overlooks every fourth body.
     DropLiveBody,
     /// Compaction does not ask what sessions still hold.

@@ -21,6 +21,7 @@ use super::{
     checkpoint::Checkpoints,
     commits::{
         Change, Commits,
+        feed::Subscription,
         standing::{Spooled, Standing},
     },
     damage::{Damage, Damages},
@@ -392,6 +393,19 @@ impl Partition {
     /// Free space at the last look, bytes; `None` if the device does not know.
     pub fn free_space(&self) -> Option<u64> {
         self.rooms.admission.free_space()
+    }
+
+    /// Follows what is published from now on, by a queue of `capacity` changes. Who resumes compares
+    /// [`Partition::changed_since`] afterwards, so that nothing falls between.
+    pub fn subscribe(&self, capacity: usize) -> Subscription {
+        self.rooms.commits.feed.subscribe(capacity, self.rooms.log.durable_lsn())
+    }
+
+    /// Accounts that may have changed by entries from `lsn` on ([`Subscription::seen`] of an earlier
+    /// life, or of before changes were missed), ascending. What changed in them is the difference between
+    /// what the asker knows and their snapshots.
+    pub fn changed_since(&self, lsn: Lsn) -> Vec<AccountId> {
+        self.rooms.accounts.changed_since(lsn)
     }
 
     /// `None` while healthy, else why writes are refused.

@@ -18,6 +18,7 @@ mod bodies;
 mod cards;
 mod compaction;
 mod damage;
+mod feed;
 
 const ALICE: AccountId = AccountId(11);
 const BOB: AccountId = AccountId(12);

@@ -79,6 +79,8 @@ pub(crate) struct AccountState {
     pub holding: Cell<Option<Holding>>,
     /// Name-changing effects staged and not yet published.
     pending_renames: u32,
+    /// Who waits for any change of the account.
+    watchers: Vec<Waker>,
 }
 
 impl AccountCell {
@@ -106,6 +108,7 @@ impl AccountState {
             stand_in: false,
             holding: Cell::new(None),
             pending_renames: 0,
+            watchers: Vec::new(),
         }
     }
 
@@ -202,6 +205,7 @@ impl AccountState {
     /// `wake`, to be woken when nothing is borrowed.
     pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         self.applied = Lsn(lsn.0 + 1);
+        wake.append(&mut self.watchers);
         if !(planted(Plant::LoseSubscription) && matches!(effect, Effect::Subscription { .. })) {
             self.dirty = true;
         }
@@ -236,6 +240,18 @@ impl AccountState {
             },
             _ => {}
         }
+    }
+
+    /// `waker` is woken by the next change that is published, of whatever kind.
+    pub(crate) fn watch(&mut self, waker: &Waker) {
+        if !self.watchers.iter().any(|other| other.will_wake(waker)) {
+            self.watchers.push(waker.clone());
+        }
+    }
+
+    /// Who was told by `waker` waits no longer.
+    pub(crate) fn unwatch(&mut self, waker: &Waker) {
+        self.watchers.retain(|other| !other.will_wake(waker));
     }
 
     fn publish_names(&mut self, effect: &Effect) {
@@ -300,6 +316,7 @@ impl AccountState {
     /// Takes over from `old`, the same published state before the log was opened again, what is not in
     /// the log: claims on `\Recent`, and who watches.
     pub(crate) fn succeed(&mut self, old: &AccountState, wake: &mut Vec<Waker>) {
+        wake.extend(old.watchers.iter().cloned());
         for (id, mailbox) in &old.mailboxes {
             mailbox.take_watchers(wake);
             let Some(new) = self.mailboxes.get_mut(id) else { continue };

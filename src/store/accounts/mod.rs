@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Lsn, SpecialUse},
+    plant::{Plant, planted},
     runtime::executor::Executor,
 };
 
@@ -122,6 +123,18 @@ impl Accounts {
         let loaded = cells.iter().filter(|(_, cell)| cell.state.borrow().dirty);
         let mut changed: Vec<AccountId> = loaded.map(|(id, _)| *id).collect();
         changed.extend(self.replayed.borrow().keys().copied());
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    /// Accounts that may have changed by entries from `lsn` on, ascending: those whose page was written
+    /// later, or does not have everything.
+    pub(super) fn changed_since(&self, lsn: Lsn) -> Vec<AccountId> {
+        let mut changed = self.changed();
+        if !planted(Plant::FeedForgetsPages) {
+            changed.extend(self.directory.borrow().written_since(lsn));
+        }
         changed.sort_unstable();
         changed.dedup();
         changed

@@ -110,6 +110,12 @@ impl PageDirectory {
         records.into_iter().flatten().map(|(account, _)| *account).collect()
     }
 
+    /// The accounts whose pages lie at `lsn` or later.
+    pub(crate) fn written_since(&self, lsn: Lsn) -> impl Iterator<Item = AccountId> {
+        let records = self.buckets.iter().flat_map(|bucket| &bucket.records);
+        records.filter(move |(_, page)| *page >= lsn).map(|(account, _)| *account)
+    }
+
     pub(crate) fn pages(&self) -> Vec<Option<Lsn>> {
         self.buckets.iter().map(|bucket| bucket.page).collect()
     }

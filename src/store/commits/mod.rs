@@ -10,9 +10,10 @@
 //! - No `RefCell` is borrowed across an await or while a waker runs.
 //!
 //! `standing` is what the partition itself has of effects; `bulk` bounds what long commands stage,
-//! `garbage` counts what published changes leave behind, `foundation` makes what a change builds on.
+//! `feed` tells those who follow, `garbage` counts what published changes leave behind, `foundation` makes what a change builds on.
 
 mod bulk;
+pub(super) mod feed;
 mod foundation;
 mod garbage;
 pub(super) mod standing;
@@ -21,11 +22,12 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
+    task::Waker,
 };
 
 use smallvec::SmallVec;
 
-use self::{bulk::Bulk, garbage::Freed, standing::Standing};
+use self::{bulk::Bulk, feed::Feed, garbage::Freed, standing::Standing};
 use super::{
     account::state::AccountCell,
     accounts::Accounts,
@@ -66,6 +68,7 @@ pub(super) struct Commits {
     pub(super) standing: RefCell<Standing>,
     pub(super) bulk: Bulk,
     pub(super) freed: Freed,
+    pub(super) feed: Feed,
     /// Entries appended and not yet durable, in order.
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
     /// Encoding buffer, used again and again.
@@ -93,6 +96,7 @@ impl Commits {
             standing: RefCell::new(standing),
             bulk: Bulk::default(),
             freed: Freed::default(),
+            feed: Feed::default(),
             staged: RefCell::default(),
             scratch: RefCell::default(),
             messages_stored: Cell::new(0),
@@ -174,6 +178,9 @@ impl Commits {
                 None => self.standing.borrow_mut().stage(lsn, &change.effect),
             }
         }
+        if planted(Plant::FeedTellsEarly) {
+            self.tell(lsn, &changes, &mut Vec::new());
+        }
         self.staged.borrow_mut().push_back((lsn, changes));
         if planted(Plant::ShowEarly) {
             self.publish_below(Lsn(lsn.0 + 1));
@@ -187,6 +194,10 @@ impl Commits {
             return Ok(());
         }
         self.log.durable(lsn).await
+    }
+
+    fn tell(&self, lsn: Lsn, changes: &Changes, wake: &mut Vec<Waker>) {
+        self.feed.tell(lsn, changes.iter().map(|change| &change.effect), wake);
     }
 
     /// The latest entry appended whose effects are not published.
@@ -217,8 +228,11 @@ impl Commits {
                 let stored = u64::from(matches!(effect, Effect::Message { .. }));
                 self.messages_stored.set(self.messages_stored.get() + stored);
             }
+            if self.feed.has_subscribers() && !planted(Plant::FeedTellsEarly) {
+                self.tell(lsn, &changes, &mut wake);
+            }
         }
-        wake.into_iter().for_each(std::task::Waker::wake);
+        wake.into_iter().for_each(Waker::wake);
     }
 
     /// Told by the log after each sync: what lies below `durable` may be seen now.

@@ -22,7 +22,7 @@ use super::{
         message::{MailboxStatus, Message, MessageBody},
     },
     delivery::{Delivered, DeliveryTarget, plan_message},
-    view::MailboxView,
+    view::{AccountWatch, MailboxView},
 };
 use crate::{
     model::{
@@ -332,6 +332,11 @@ impl Account {
             state.dirty = true;
         }
         Ok(MailboxView::new(self.commits.clone(), self.cell.clone(), mailbox, recent_from))
+    }
+
+    /// Waits for changes of the whole account, published from now on.
+    pub fn watch(&self) -> AccountWatch {
+        AccountWatch::new(self.commits.clone(), self.cell.clone())
     }
 
     /// Body staged on this account's partition.

@@ -1,5 +1,5 @@
 //! A session's hold on a mailbox: the latest published snapshot, its `\Recent` claim, and waiting
-//! for changes (IMAP IDLE).
+//! for changes (IMAP IDLE); and a watch over a whole account.
 
 use std::{
     cell::Cell,
@@ -12,7 +12,7 @@ use super::super::{
     account::{snapshot::Snapshot, state::AccountCell},
     commits::Commits,
 };
-use crate::model::{MailboxId, Uid};
+use crate::model::{Lsn, MailboxId, Uid};
 
 /// Follows the mailbox through renames; keeps its account in memory.
 pub struct MailboxView {
@@ -78,6 +78,52 @@ impl MailboxView {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// Follows all that is published of an account: messages and flags in any mailbox, names, properties.
+pub struct AccountWatch {
+    /// Keeps what publishes from being dropped below its sessions.
+    _commits: Rc<Commits>,
+    cell: Rc<AccountCell>,
+    seen: Cell<Lsn>,
+}
+
+impl AccountWatch {
+    pub(in crate::store) fn new(commits: Rc<Commits>, cell: Rc<AccountCell>) -> AccountWatch {
+        let seen = Cell::new(cell.state.borrow().applied);
+        AccountWatch { _commits: commits, cell, seen }
+    }
+
+    /// Resolves when something was published since the last time it did, or since the watch began.
+    /// Cancel-safe.
+    pub async fn changed(&self) {
+        let mut seat = Seat { cell: &self.cell, waker: None };
+        poll_fn(|context| {
+            let mut state = self.cell.state.borrow_mut();
+            if state.applied != self.seen.get() {
+                self.seen.set(state.applied);
+                return Poll::Ready(());
+            }
+            state.watch(context.waker());
+            seat.waker = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// A place among the account's watchers, given up on drop.
+struct Seat<'a> {
+    cell: &'a AccountCell,
+    waker: Option<Waker>,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if let Some(waker) = &self.waker {
+            self.cell.state.borrow_mut().unwatch(waker);
+        }
     }
 }
 
