@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     account::{
-        page::encode_account,
+        page::{decode_account, encode_account},
         runs::{merge_over, runs_to_merge, wants_rewrite},
         state::{AccountCell, AccountState},
     },
@@ -27,8 +27,8 @@ use super::{
     error::StoreError,
     format::{
         cards::{CardRunRef, RUN_CARDS_MAX},
-        root::{Root, encode_root},
-        run::{RUN_RECORD_BYTES, RunRecord, RunRef, encode_run},
+        root::{Root, decode_root, encode_root},
+        run::{RUN_RECORD_BYTES, RunRecord, RunRef, decode_run, encode_run},
     },
     log::{EntryHeader, EntryKind, Log, entry_len},
     message::MessageBody,
@@ -260,7 +260,9 @@ impl Checkpoints {
             ..Root::default()
         };
         self.commits.standing.borrow().to_root(&mut root);
-        let root = encode_root(&root);
+        let encoded = encode_root(&root);
+        debug_assert_eq!(decode_root(&encoded), Ok(root));
+        let root = encoded;
         self.root_len.set(entry_len(root.len()) as u32);
         append(EntryKind::CheckpointRoot, root)
     }
@@ -283,7 +285,9 @@ impl Checkpoints {
     ) -> Result<RunRef, StoreError> {
         let header = EntryHeader { kind: EntryKind::MailboxRun, account, mailbox, uid: Uid(0) };
         let count = records.len() as u32;
-        let lsn = self.log.append(header, &[&encode_run(records)])?;
+        let payload = encode_run(records);
+        debug_assert_eq!(decode_run(&payload).map(|it| it.len()), Ok(count as usize));
+        let lsn = self.log.append(header, &[&payload])?;
         Ok(RunRef { lsn, records: count })
     }
 
@@ -308,6 +312,7 @@ impl Checkpoints {
         }
         self.append_deltas(&mut state, merges)?;
         let content = encode_account(&state);
+        debug_assert!(reads_back(&content), "the page of {id:?} does not read back as written");
         let len = entry_len(content.len()) as u32;
         let page = self.append_page(EntryKind::AccountPage, id, content)?;
         if let Some(older) = state.page.replace(page) {
@@ -548,6 +553,13 @@ impl Checkpoints {
         }
         Ok(())
     }
+}
+
+/// A page decodes to what encodes to it.
+fn reads_back(page: &[u8]) -> bool {
+    // Those two alter what they decode, on purpose.
+    let altered = planted(Plant::ReuseUid) || planted(Plant::ModSeqBack);
+    altered || decode_account(Lsn(0), page).is_ok_and(|state| encode_account(&state) == page)
 }
 
 /// The last `count` of `runs`.

@@ -201,6 +201,23 @@ impl AccountState {
         }
     }
 
+    /// That numbers only go up, of an effect that this process decided on and is about to publish. What
+    /// a start finds in the log is not asked.
+    pub(crate) fn assert_follows(&self, effect: &Effect) {
+        match effect {
+            Effect::Message { mailbox, message, .. } => {
+                let next = self.mailboxes.get(mailbox).map(|mailbox| mailbox.status.uid_next);
+                let (uid, mod_seq) = (message.uid, message.mod_seq);
+                assert!(next.is_none_or(|next| next <= uid), "UID {uid} after {next:?}");
+                assert!(self.mod_seq <= mod_seq, "{mod_seq} after {}", self.mod_seq);
+            }
+            Effect::Flags { mod_seq, .. } | Effect::Expunge { mod_seq, .. } => {
+                assert!(self.mod_seq <= *mod_seq, "{mod_seq} after {}", self.mod_seq);
+            }
+            _ => {}
+        }
+    }
+
     /// Carries out a staged effect whose entry at `lsn` is durable. Whom it concerns is moved to
     /// `wake`, to be woken when nothing is borrowed.
     pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {

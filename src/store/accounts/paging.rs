@@ -24,6 +24,8 @@ use super::{
     },
     Accounts,
 };
+#[cfg(debug_assertions)]
+use crate::model::Flags;
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
     plant::{Plant, planted},
@@ -245,6 +247,8 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
     if table.len() != mailbox.status.messages as usize {
         return Err(Malformed("number of messages in the runs of a mailbox"));
     }
+    #[cfg(debug_assertions)]
+    assert_recounted(mailbox, &table);
     mailbox.loaded = Some(Rc::new(Published {
         table,
         keywords: mailbox.keywords.clone(),
@@ -252,4 +256,19 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
         generation: 0,
     }));
     Ok(())
+}
+
+/// The counters that a page has of a mailbox are what its messages add up to.
+#[cfg(debug_assertions)]
+fn assert_recounted(mailbox: &Mailbox, table: &MessageTable) {
+    let (mut unseen, mut deleted, mut size) = (0, 0, 0u64);
+    for message in table.iter_from(0) {
+        unseen += u32::from(!message.flags.system.contains(Flags::SEEN));
+        deleted += u32::from(message.flags.system.contains(Flags::DELETED));
+        size = size.saturating_add(message.body.size);
+    }
+    let status = &mailbox.status;
+    let drifts = planted(Plant::DriftUnseen);
+    assert!(drifts || status.unseen == unseen, "{} unseen, counted {unseen}", status.unseen);
+    assert_eq!((status.deleted, status.size), (deleted, size), "deleted, octets");
 }

@@ -71,6 +71,8 @@ pub(super) struct Commits {
     pub(super) feed: Feed,
     /// Entries appended and not yet durable, in order.
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
+    /// The entry published last.
+    published: Cell<Lsn>,
     /// Encoding buffer, used again and again.
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
@@ -98,6 +100,7 @@ impl Commits {
             freed: Freed::default(),
             feed: Feed::default(),
             staged: RefCell::default(),
+            published: Cell::default(),
             scratch: RefCell::default(),
             messages_stored: Cell::new(0),
         }
@@ -216,10 +219,13 @@ impl Commits {
                 }
             };
             let Some((lsn, changes)) = next else { break };
+            let before = self.published.replace(lsn);
+            assert!(before < lsn && lsn < durable, "{lsn:?} is published after {before:?}");
             self.count_references(lsn, &changes);
             for Change { cell, effect } in &changes {
                 match cell {
                     Some(cell) => {
+                        cell.state.borrow().assert_follows(effect);
                         cell.state.borrow_mut().publish(lsn, effect, &mut wake);
                         self.accounts.charge(cell, CHANGE_MEMORY);
                     }

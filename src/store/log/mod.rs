@@ -488,6 +488,7 @@ impl Log {
             state.open.bytes.reserve(state.batch_guess.clamp(least, most));
         }
         let lsn = Lsn(state.open.next());
+        assert!(lsn.0 >= state.durable, "{lsn:?} is below what is durable, {}", state.durable);
         entry::encode(&mut state.open.bytes, lsn, &header, payload);
         state.open.entries += 1;
         if header.kind.may_stay() {

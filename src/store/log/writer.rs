@@ -113,12 +113,20 @@ impl State {
         self.chain = header.encode(&mut batch.bytes[at..at + BATCH_HEADER]);
         let padded = batch.bytes.len().next_multiple_of(BLOCK);
         batch.bytes.resize(padded, 0);
+        assert!(self.flight.is_none() && self.durable <= start, "one batch after the other");
         self.flight = Some((start, start + padded as u64));
         self.flight_since = inner.executor.moment();
     }
 
     /// Everything below `landed.end` is durable now.
     fn advance(&mut self, landed: Landed) -> Lsn {
+        let waiting = self.closed.front().map_or(self.open.start(), Batch::start);
+        assert!(
+            self.durable <= landed.end && landed.end <= waiting,
+            "durable {} <= written {} <= waiting {waiting}",
+            self.durable,
+            landed.end,
+        );
         self.durable = landed.end;
         self.ended = Ended { epoch: landed.epoch, end: landed.end };
         self.buffered -= landed.payload;
