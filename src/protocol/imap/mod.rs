@@ -6,9 +6,12 @@
 //! connection's output.
 
 mod command;
+mod cursor;
 mod date;
 mod fetch_response;
 mod frame;
+mod mailbox;
+mod message;
 mod name;
 mod parse;
 mod pattern;

@@ -5,8 +5,12 @@
 //! is a row here, one there, and a file.
 
 use super::{
-    append, authenticate, capability, copy, expunge, fetch, folder, idle, list, reply::Reply,
-    search, select, session::Session, status, store,
+    authentication::authenticate,
+    mailbox::{append, folder, list, select, status},
+    message::{copy, expunge, fetch, search, store},
+    reply::Reply,
+    session::{capability, idle},
+    state::Session,
 };
 use crate::{
     protocol::imap::{Command, CommandBody},

@@ -1,13 +1,13 @@
 //! The message literal of an APPEND while it arrives: counted, never kept.
 //!
-//! Announced by the framer, taken by [`super::append`]; what a refused APPEND leaves of it is
+//! Announced by the framer, taken by [`super::mailbox::append`]; what a refused APPEND leaves of it is
 //! thrown away by the session, so that the stream stays in step (RFC 7888 4).
 
 use std::time::Duration;
 
 use super::{
     reply::{Failure, Leave},
-    session::Session,
+    state::Session,
 };
 use crate::{
     protocol::imap::Frame,

@@ -4,12 +4,12 @@
 //! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:
 //!
 //! ```text
-//! session    the loop: frames in, commands run, one flush
+//! state      the loop: frames in, commands run, one flush
 //! dispatch   command -> state it is allowed in, handler, updates that may follow
 //! reply      how a command ends; StoreError -> response code
 //! selected   the selected mailbox as the client knows it
 //! sync       what changed since -> untagged responses
-//! the rest   a file per command family
+//! session/, authentication/, mailbox/, message/   the commands
 //! ```
 //!
 //! A further command is a row of `protocol::imap::state`, its parser, a `Command`, an arm of `dispatch` and a
@@ -23,31 +23,20 @@ use crate::{
     directory::Identity, model::Moment, protocol::imap::Limits, runtime::connection::Connection,
 };
 
-mod append;
-mod authenticate;
-mod capability;
-mod copy;
+mod authentication;
 mod dispatch;
-mod expunge;
-mod fetch;
-mod folder;
-mod idle;
-mod list;
 mod literal;
+mod mailbox;
 mod message;
 mod reply;
-mod search;
-mod search_key;
 mod seats;
-mod select;
 mod selected;
 mod session;
-mod status;
-mod store;
+mod state;
 mod sync;
 
 pub use seats::AccountSeats;
-pub use session::{resume, run};
+pub use state::{resume, run};
 
 /// Limits and timeouts of IMAP sessions; `config` fills them.
 #[derive(Clone, Debug)]

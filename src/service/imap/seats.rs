@@ -1,6 +1,6 @@
 //! How many sessions an account has. All of them are on its owner's shard, and nowhere else.
 //!
-//! Each holds the snapshot of a mailbox and up to [`super::session`]'s output; a client that opens
+//! Each holds the snapshot of a mailbox and up to [`super::state`]'s output; a client that opens
 //! sessions without end would take the memory of others' by that.
 
 use std::{cell::RefCell, rc::Rc};

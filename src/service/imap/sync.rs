@@ -8,7 +8,7 @@
 use super::{
     dispatch::Updates,
     reply::{Failure, Leave},
-    session::Session,
+    state::Session,
 };
 use crate::{
     model::{FlagEdit, Flags, Uid},

@@ -8,8 +8,10 @@
 //! name below it. Names that are merely subscribed are `\NonExistent`.
 
 use super::{
-    reply::{Done, Failure, Reply},
-    session::Session,
+    super::{
+        reply::{Done, Failure, Reply},
+        state::Session,
+    },
     status,
 };
 use crate::{
@@ -149,7 +151,7 @@ fn describe<'n>(
     Some(ListItem { name, attributes, special_use, child_subscribed })
 }
 
-pub(super) async fn list(session: &mut Session, list: &List<'_>) -> Reply {
+pub(crate) async fn list(session: &mut Session, list: &List<'_>) -> Reply {
     let asks_separator = !list.extended && list.patterns.iter().all(|it| it.0.is_empty());
     if asks_separator {
         session.writer().list_separator();
@@ -203,7 +205,7 @@ async fn tell(
     Ok(session.flush_if_full().await?)
 }
 
-pub(super) async fn lsub(
+pub(crate) async fn lsub(
     session: &mut Session,
     reference: &MailboxName<'_>,
     pattern: &MailboxName<'_>,

@@ -1,13 +1,13 @@
 //! EXPUNGE and UID EXPUNGE (RFC 3501 6.4.3, RFC 4315 2.1). The untagged responses are told after
-//! it, with everybody else's, by [`super::sync`].
+//! it, with everybody else's, by [`crate::service::imap::sync`].
 
-use super::{
+use super::super::{
     reply::{Done, Failure, Reply},
-    session::Session,
+    state::Session,
 };
 use crate::{model::Uid, protocol::imap::SequenceSet};
 
-pub(super) async fn expunge(session: &mut Session, uids: Option<&SequenceSet>) -> Reply {
+pub(crate) async fn expunge(session: &mut Session, uids: Option<&SequenceSet>) -> Reply {
     let selected = session.writable()?;
     let mailbox = selected.mailbox();
     let named = match uids {

@@ -2,11 +2,11 @@
 //!
 //! Nothing that came in clear is used under TLS: `Connection::start_tls` throws it away (RFC 3501
 //! 11.1). After login the account's owner shard answers, which may be another one: see
-//! [`super::Outcome::HandOver`].
+//! [`crate::service::imap::Outcome::HandOver`].
 
-use super::{
+use super::super::{
     reply::{Done, Failure, Leave, Reply},
-    session::Session,
+    state::Session,
 };
 use crate::{
     directory::AuthenticationError,
@@ -18,7 +18,7 @@ use crate::{
     service::authentication,
 };
 
-pub(super) async fn start_tls(session: &mut Session, tag: &str) -> Reply {
+pub(crate) async fn start_tls(session: &mut Session, tag: &str) -> Reply {
     if !session.connection.can_start_tls() {
         return Err(Failure::bad("TLS is active already or not available"));
     }
@@ -30,7 +30,7 @@ pub(super) async fn start_tls(session: &mut Session, tag: &str) -> Reply {
     Ok(Done::Answered)
 }
 
-pub(super) async fn login(
+pub(crate) async fn login(
     session: &mut Session,
     tag: &str,
     user: &Text<'_>,
@@ -44,7 +44,7 @@ pub(super) async fn login(
     }
 }
 
-pub(super) async fn authenticate(
+pub(crate) async fn authenticate(
     session: &mut Session,
     tag: &str,
     mechanism: &str,
@@ -77,7 +77,7 @@ pub(super) async fn authenticate(
 impl Session {
     /// Opens the account on this shard, its owner. The tagged OK tells what is possible now, which
     /// saves the client a CAPABILITY.
-    pub(super) async fn log_in(&mut self, account: AccountId) -> Reply {
+    pub(crate) async fn log_in(&mut self, account: AccountId) -> Reply {
         let Some(partition) = self.shard.local_partition(account).cloned() else {
             return Err(Failure::no(Code::Unavailable, "The account is not available now"));
         };

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use memchr::{memchr2, memchr3};
 
-use super::super::{
+use super::{
     command::{FlagList, Text},
     date,
     name::MailboxName,

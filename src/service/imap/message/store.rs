@@ -1,8 +1,8 @@
 //! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages at once.
 
-use super::{
+use super::super::{
     reply::{Done, Failure, OwnedCode, Reply},
-    session::Session,
+    state::Session,
     sync::OwnChange,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     store::{FlagChange, FlagOutcome},
 };
 
-pub(super) async fn store(session: &mut Session, store: &Store<'_>) -> Reply {
+pub(crate) async fn store(session: &mut Session, store: &Store<'_>) -> Reply {
     let selected = session.writable()?;
     let mailbox = selected.mailbox();
     let indexes = selected.indexes(store.uid, &store.set)?;

@@ -8,7 +8,7 @@
 
 use encoding_rs::Encoding;
 
-use super::{reply::Failure, selected::Selected};
+use super::super::{reply::Failure, selected::Selected};
 use crate::{
     model::{Flags, ModSeq},
     protocol::{
@@ -24,7 +24,7 @@ const STRINGS_MAX: usize = 64;
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
-pub(super) enum Key {
+pub(crate) enum Key {
     Constant(bool),
     Set(Flags),
     Unset(Flags),
@@ -48,20 +48,20 @@ pub(super) enum Key {
 }
 
 /// A field and what one of its kind has to contain.
-pub(super) struct HeaderKey {
+pub(crate) struct HeaderKey {
     name: Vec<u8>,
     needle: Needle,
 }
 
 impl HeaderKey {
     /// Reads `header` once.
-    pub(super) fn is_in(&self, header: &[u8]) -> bool {
+    pub(crate) fn is_in(&self, header: &[u8]) -> bool {
         self.needle.is_in_header(header, &self.name)
     }
 }
 
 /// All that a SEARCH command asks for.
-pub(super) struct Query {
+pub(crate) struct Query {
     pub key: Key,
     pub headers: Vec<HeaderKey>,
     /// Strings of BODY and TEXT keys: looked for together, in one reading of the message.
@@ -74,7 +74,7 @@ pub(super) struct Query {
 
 /// What is known of a message beside its entry in the snapshot.
 #[derive(Default)]
-pub(super) struct Known {
+pub(crate) struct Known {
     /// Day of the Date field, if it has one that can be read.
     pub sent_day: Option<Option<i64>>,
     /// By index in [`Query::headers`].
@@ -85,14 +85,14 @@ pub(super) struct Known {
 
 /// What a test would have to know; the cheapest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Need {
+pub(crate) enum Need {
     SentDay,
     Header,
     Text,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Yes,
     No,
     Needs(Need),
@@ -106,7 +106,7 @@ impl From<bool> for Verdict {
 
 impl Query {
     /// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
-    pub(super) fn new(
+    pub(crate) fn new(
         key: &SearchKey<'_>,
         charset: Option<&[u8]>,
         selected: &Selected,
@@ -131,7 +131,7 @@ impl Query {
         Ok(Query { key, headers, needles, mod_seq, keys })
     }
 
-    pub(super) fn test(
+    pub(crate) fn test(
         &self,
         index: usize,
         message: &Message,

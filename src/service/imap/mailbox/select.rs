@@ -1,11 +1,13 @@
 //! SELECT, EXAMINE, CLOSE, UNSELECT (RFC 3501 6.3.1, 6.3.2, 6.4.2; RFC 3691; RFC 7162 3.1.8).
 
 use super::{
+    super::{
+        reply::{Done, Reply, no_such_mailbox},
+        selected::Selected,
+        state::Session,
+        sync::permanent_flags,
+    },
     folder,
-    reply::{Done, Reply, no_such_mailbox},
-    selected::Selected,
-    session::Session,
-    sync::permanent_flags,
 };
 use crate::{
     model::Flags,
@@ -13,7 +15,7 @@ use crate::{
     store::Snapshot,
 };
 
-pub(super) async fn select(
+pub(crate) async fn select(
     session: &mut Session,
     mailbox: &MailboxName<'_>,
     condstore: bool,
@@ -66,7 +68,7 @@ fn first_unseen(snapshot: &Snapshot) -> Option<u32> {
 }
 
 /// CLOSE expunges without telling (RFC 3501 6.4.2), but not what was only examined.
-pub(super) async fn close(session: &mut Session) -> Reply {
+pub(crate) async fn close(session: &mut Session) -> Reply {
     let selected = session.selected()?;
     if !selected.read_only {
         let mailbox = selected.mailbox();
@@ -77,7 +79,7 @@ pub(super) async fn close(session: &mut Session) -> Reply {
     Done::ok("CLOSE completed")
 }
 
-pub(super) async fn unselect(session: &mut Session) -> Reply {
+pub(crate) async fn unselect(session: &mut Session) -> Reply {
     session.selected = None;
     Done::ok("UNSELECT completed")
 }

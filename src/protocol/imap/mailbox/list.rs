@@ -1,12 +1,10 @@
 //! Arguments of LIST (RFC 3501 6.3.8, RFC 5258, RFC 5819, RFC 6154) and CREATE.
 
-use super::{
-    super::{
-        command::{CommandBody, List, ListReturn, ListSelection},
-        name::MailboxName,
-    },
+use super::super::{
+    command::{CommandBody, List, ListReturn, ListSelection},
     cursor::{Cursor, Parsed},
-    status_items,
+    name::MailboxName,
+    parse::status_items,
 };
 use crate::model::SpecialUse;
 
@@ -14,7 +12,7 @@ use crate::model::SpecialUse;
 const PATTERNS_MAX: usize = 32;
 
 /// RFC 3501 6.3.3, RFC 6154 3.
-pub(super) fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
+pub(crate) fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
     let mailbox = cursor.mailbox()?;
     let mut special_use = Vec::new();
     let mut unknown_use = false;
@@ -41,7 +39,7 @@ pub(super) fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
 }
 
 /// Arguments of LIST in all its forms.
-pub(super) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
+pub(crate) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
     let mut list = List {
         selection: ListSelection::default(),
         reference: MailboxName(b"".into()),

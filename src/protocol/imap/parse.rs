@@ -5,16 +5,15 @@
 //! at the end of a line. Every failure says what was wrong. Recursion happens in
 //! SEARCH only and is limited there; every list has a named limit.
 
-mod cursor;
-mod fetch;
-mod list;
-mod search;
 #[cfg(test)]
 mod tests;
 
-use cursor::{Cursor, Parsed};
-
-use super::command::{Append, Command, CommandBody, FlagList, StatusItems, Store};
+use super::{
+    command::{Append, Command, CommandBody, FlagList, StatusItems, Store},
+    cursor::{Cursor, Parsed},
+    mailbox::list,
+    message::{fetch, search},
+};
 use crate::model::FlagAction;
 
 /// ID fields in one command (RFC 2971 3.3).
@@ -217,7 +216,7 @@ fn select_parameters(cursor: &mut Cursor<'_>) -> Parsed<bool> {
 }
 
 /// RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438 2.
-fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
+pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
     let mut items = StatusItems::default();
     cursor.list(false, "a list of status items is missing", |cursor| {
         items.insert(match cursor.word()?.as_bytes() {

@@ -1,9 +1,9 @@
 //! COPY and MOVE (RFC 3501 6.4.7, RFC 6851, RFC 4315 3): all messages or none.
 
-use super::{
-    folder,
+use super::super::{
+    mailbox::folder,
     reply::{Done, Failure, OwnedCode, Reply, try_create},
-    session::Session,
+    state::Session,
 };
 use crate::{
     model::MailboxId,
@@ -11,7 +11,7 @@ use crate::{
     store::Message,
 };
 
-pub(super) async fn copy(
+pub(crate) async fn copy(
     session: &mut Session,
     uid: bool,
     set: &SequenceSet,
@@ -33,7 +33,7 @@ pub(super) async fn copy(
     Ok(Done::Ok { code, text: "COPY completed" })
 }
 
-pub(super) async fn move_messages(
+pub(crate) async fn move_messages(
     session: &mut Session,
     uid: bool,
     set: &SequenceSet,

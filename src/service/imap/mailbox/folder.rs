@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
-use super::{
+use super::super::{
     reply::{Done, Failure, Reply, no_such_mailbox},
-    session::Session,
+    state::Session,
 };
 use crate::{
     model::SpecialUse,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The name of a mailbox that should exist: what cannot be decoded names none.
-pub(super) fn existing_name<'a>(name: &'a MailboxName<'_>) -> Result<Cow<'a, str>, Failure> {
+pub(crate) fn existing_name<'a>(name: &'a MailboxName<'_>) -> Result<Cow<'a, str>, Failure> {
     name.to_utf8().map_err(|_| no_such_mailbox())
 }
 
@@ -35,7 +35,7 @@ fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
     Ok(name.to_owned())
 }
 
-pub(super) async fn create(
+pub(crate) async fn create(
     session: &mut Session,
     mailbox: &MailboxName<'_>,
     special_use: &[SpecialUse],
@@ -56,7 +56,7 @@ pub(super) async fn create(
     Done::ok("CREATE completed")
 }
 
-pub(super) async fn delete(session: &mut Session, mailbox: &MailboxName<'_>) -> Reply {
+pub(crate) async fn delete(session: &mut Session, mailbox: &MailboxName<'_>) -> Reply {
     let account = session.account()?;
     let name = existing_name(mailbox)?;
     let Some(info) = account.mailbox_by_name(&name) else {
@@ -76,7 +76,7 @@ pub(super) async fn delete(session: &mut Session, mailbox: &MailboxName<'_>) -> 
     Done::ok("DELETE completed")
 }
 
-pub(super) async fn rename(
+pub(crate) async fn rename(
     session: &mut Session,
     source: &MailboxName<'_>,
     target: &MailboxName<'_>,
@@ -88,7 +88,7 @@ pub(super) async fn rename(
 }
 
 /// Names may be subscribed to before they exist and after they are gone (RFC 3501 6.3.6).
-pub(super) async fn subscribe(
+pub(crate) async fn subscribe(
     session: &mut Session,
     mailbox: &MailboxName<'_>,
     subscribed: bool,

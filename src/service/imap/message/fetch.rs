@@ -8,10 +8,12 @@
 use std::ops::Range;
 
 use super::{
-    message::MessageReader,
-    reply::{Done, Failure, Leave, Reply},
-    session::Session,
-    sync::OwnChange,
+    super::{
+        reply::{Done, Failure, Leave, Reply},
+        state::Session,
+        sync::OwnChange,
+    },
+    reader::MessageReader,
 };
 use crate::{
     model::{FlagAction, FlagEdit, FlagSet, Flags, Uid},
@@ -22,7 +24,7 @@ use crate::{
     store::{FlagChange, Message},
 };
 
-pub(super) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
+pub(crate) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
     let indexes = session.selected()?.indexes(fetch.uid, &fetch.set)?;
     if fetch.items.contains(&FetchItem::ModSeq) {
         session.enable_condstore();

@@ -5,11 +5,13 @@
 //! turn between pieces and between batches of messages.
 
 use super::{
-    message::MessageReader,
-    reply::{Done, Failure, Reply},
+    super::{
+        reply::{Done, Failure, Reply},
+        selected::Selected,
+        state::Session,
+    },
+    reader::MessageReader,
     search_key::{Known, Need, Query, Verdict},
-    selected::Selected,
-    session::Session,
 };
 use crate::{
     model::{ModSeq, Uid},
@@ -35,7 +37,7 @@ struct Hit {
     mod_seq: ModSeq,
 }
 
-pub(super) async fn search(session: &mut Session, tag: &str, search: &Search<'_>) -> Reply {
+pub(crate) async fn search(session: &mut Session, tag: &str, search: &Search<'_>) -> Reply {
     let selected = session.selected()?;
     let query = Query::new(&search.key, search.charset.as_deref(), selected)?;
     if query.mod_seq {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::reply::Failure;
+use super::super::reply::Failure;
 use crate::{
     protocol::{
         imap::Code,
@@ -19,18 +19,18 @@ use crate::{
 /// header keys of SEARCH).
 const HEADER_MAX: u64 = 256 * 1024;
 
-pub(super) struct MessageReader<'a> {
+pub(crate) struct MessageReader<'a> {
     account: &'a Account,
     body: MessageBody,
     summary: Option<Summary>,
 }
 
 impl<'a> MessageReader<'a> {
-    pub(super) fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
+    pub(crate) fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
         MessageReader { account, body, summary: None }
     }
 
-    pub(super) async fn summary(&mut self) -> Result<&Summary, Failure> {
+    pub(crate) async fn summary(&mut self) -> Result<&Summary, Failure> {
         if self.summary.is_none() {
             let bytes = self.account.read_summary(&self.body).await?;
             let summary = match Summary::decode(&bytes) {
@@ -45,7 +45,7 @@ impl<'a> MessageReader<'a> {
 
     /// The next piece of `range`; empty only if `range` is. Pieces end where the store's chunks do,
     /// so that no chunk is read and checked twice.
-    pub(super) async fn piece(&self, range: &Range<u64>) -> Result<Bytes, Failure> {
+    pub(crate) async fn piece(&self, range: &Range<u64>) -> Result<Bytes, Failure> {
         let in_chunk = BODY_CHUNK as u64 - range.start % BODY_CHUNK as u64;
         let len = range.end.saturating_sub(range.start).min(in_chunk) as usize;
         if len == 0 {
@@ -56,7 +56,7 @@ impl<'a> MessageReader<'a> {
     }
 
     /// `range` in memory: for headers only.
-    pub(super) async fn header(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn header(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
         let mut rest = range.start..range.end.min(range.start.saturating_add(HEADER_MAX));
         let mut header = Vec::new();
         while !rest.is_empty() {

@@ -2,16 +2,18 @@
 //! from kept counters; no message is looked at.
 
 use super::{
+    super::{
+        reply::{Done, Failure, Reply, no_such_mailbox},
+        state::Session,
+    },
     folder,
-    reply::{Done, Failure, Reply, no_such_mailbox},
-    session::Session,
 };
 use crate::{
     protocol::imap::{MailboxName, StatusItems, StatusValues},
     store::MailboxInfo,
 };
 
-pub(super) async fn status(
+pub(crate) async fn status(
     session: &mut Session,
     mailbox: &MailboxName<'_>,
     items: StatusItems,
@@ -23,7 +25,7 @@ pub(super) async fn status(
 }
 
 /// One STATUS response. Asking for HIGHESTMODSEQ enables CONDSTORE (RFC 7162 3.1).
-pub(super) async fn tell(
+pub(crate) async fn tell(
     session: &mut Session,
     mailbox: &MailboxInfo,
     items: StatusItems,

@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-use super::{
-    super::command::{DateTest, Search, SearchKey, SearchReturn, Text},
+use super::super::{
+    command::{DateTest, Search, SearchKey, SearchReturn, Text},
     cursor::{Cursor, Parsed},
 };
 use crate::model::Flags;
@@ -16,7 +16,7 @@ const DEPTH_MAX: usize = 100;
 /// Keys in one SEARCH.
 const KEYS_MAX: usize = 1_000;
 
-pub(super) fn search<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
+pub(crate) fn search<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
     let mut returns = None;
     if cursor.eat_all(b"RETURN ") {
         cursor.spaces();

@@ -1,7 +1,7 @@
 //! Arguments of FETCH (RFC 3501 6.4.5, RFC 7162 3.1.4).
 
-use super::{
-    super::command::{Fetch, FetchItem, Partial, Section, SectionPart, Text},
+use super::super::{
+    command::{Fetch, FetchItem, Partial, Section, SectionPart, Text},
     cursor::{Cursor, Parsed},
 };
 
@@ -12,7 +12,7 @@ const PATH_MAX: usize = 100;
 /// Field names in one HEADER.FIELDS.
 const FIELDS_MAX: usize = 500;
 
-pub(super) fn fetch<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Fetch<'a>> {
+pub(crate) fn fetch<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Fetch<'a>> {
     let set = cursor.sequence_set()?;
     cursor.space()?;
     let mut items = Vec::new();

@@ -5,14 +5,14 @@
 
 use futures_lite::future;
 
-use super::{
+use super::super::{
     dispatch::Updates,
     reply::{Done, Failure, Reply},
-    session::Session,
+    state::Session,
 };
 use crate::{protocol::imap::Frame, runtime::connection::ConnectionError};
 
-pub(super) async fn idle(session: &mut Session) -> Reply {
+pub(crate) async fn idle(session: &mut Session) -> Reply {
     session.restart_deadline();
     session.writer().continuation("idling");
     loop {

@@ -4,10 +4,12 @@
 //! the message. Whatever can be refused is refused before the literal is asked for.
 
 use super::{
+    super::{
+        literal::Literal,
+        reply::{Done, Failure, Reply, try_create},
+        state::Session,
+    },
     folder,
-    literal::Literal,
-    reply::{Done, Failure, Reply, try_create},
-    session::Session,
 };
 use crate::{
     protocol::{
@@ -22,7 +24,7 @@ use crate::{
     store::{BodyWriter, Partition, StagedBody},
 };
 
-pub(super) async fn append(session: &mut Session, append: &Append<'_>) -> Reply {
+pub(crate) async fn append(session: &mut Session, append: &Append<'_>) -> Reply {
     let account = session.account()?;
     let name = folder::existing_name(&append.mailbox).map_err(|_| try_create())?;
     let mailbox = account.mailbox_by_name(&name).ok_or_else(try_create)?;
