@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringmail::{
     model::{FlagSet, Flags, KeywordSet, ModSeq, Timestamp, Uid},
     protocol::{
-        imap::{FetchResponse, Section, write_set},
+        imap::{FetchResponse, message::fetch::Section, write_set},
         mime::{Summarizer, Summary},
     },
 };

@@ -18,8 +18,11 @@ use ringmail::{
     model::{FlagSet, Flags, KeywordSet, ModSeq, SpecialUse, Timestamp, Uid, UidValidity},
     protocol::{
         imap::{
-            Attributes, Code, Command, FetchResponse, Frame, Framer, Limits, ListItem, Section,
-            SectionPart, Status, StatusItems, StatusValues, Writer, parse,
+            Attributes, Code, Command, FetchResponse, Frame, Framer, Limits, ListItem, Status,
+            StatusValues, Writer,
+            mailbox::status::StatusItems,
+            message::fetch::{Section, SectionPart},
+            parse,
         },
         mime::Summarizer,
     },

@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringmail::protocol::imap::{
-    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, SequenceSet, parse,
+    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, SequenceSet, message::copy::Move,
+    parse,
 };
 
 const LIMITS: Limits = Limits { line: 2_048, command: 4_096, message: 1_000 };
@@ -62,15 +63,16 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
 /// Parses, and uses what a service would use.
 fn look_at(frame: &[u8]) {
     let Ok(command) = parse(frame) else { return };
-    command.body.row();
+    command.body.updates();
     match &command.body {
         CommandBody::Fetch(fetch) => resolve(&fetch.set),
         CommandBody::Store(store) => resolve(&store.set),
-        CommandBody::Copy { set, mailbox, .. } | CommandBody::Move { set, mailbox, .. } => {
-            resolve(set);
-            name(mailbox);
+        CommandBody::Copy(copy) | CommandBody::Move(Move(copy)) => {
+            resolve(&copy.set);
+            name(&copy.mailbox);
         }
-        CommandBody::Select { mailbox, .. } | CommandBody::Create { mailbox, .. } => name(mailbox),
+        CommandBody::Select(select) => name(&select.mailbox),
+        CommandBody::Create(create) => name(&create.mailbox),
         CommandBody::List(list) => list.patterns.iter().for_each(name),
         _ => {}
     }

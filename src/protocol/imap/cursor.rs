@@ -1,4 +1,4 @@
-//! Reads the words of RFC 3501 9 off a command: atoms, strings, numbers, flags.
+//! Reads the words of RFC 3501 9 off a command: atoms, strings, numbers, dates.
 //!
 //! A cursor only moves forward, by slices; nothing is copied but quoted strings with escapes in
 //! them. Errors are texts for `BAD`; after one the command is given up.
@@ -8,16 +8,15 @@ use std::borrow::Cow;
 use memchr::{memchr2, memchr3};
 
 use super::{
-    command::{FlagList, Text},
     date,
     name::MailboxName,
     sequence::{SequenceSet, SetError},
     write::{is_astring_char, is_atom_char},
 };
-use crate::model::{Flags, KEYWORDS_PER_MAILBOX_MAX, ModSeq, Timestamp};
+use crate::model::{ModSeq, Timestamp};
 
-/// Longest keyword a client may make, octets.
-const KEYWORD_MAX: usize = 100;
+/// A string of the client: any octets but NUL (RFC 3501 4.3).
+pub type Text<'a> = Cow<'a, [u8]>;
 
 /// What was read, or what was wrong.
 pub(super) type Parsed<T> = Result<T, &'static str>;
@@ -64,6 +63,11 @@ impl<'a> Cursor<'a> {
     pub(super) fn space(&mut self) -> Parsed<()> {
         let otherwise = "a space is missing, or there are too few arguments";
         if self.spaces() { Ok(()) } else { Err(otherwise) }
+    }
+
+    /// Spaces between a command's name and its first argument.
+    pub(super) fn arguments(&mut self) -> Parsed<()> {
+        if self.spaces() { Ok(()) } else { Err("the command's arguments are missing") }
     }
 
     /// Skips spaces; tells whether there were any.
@@ -202,39 +206,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A flag list in parentheses.
-    pub(super) fn flag_list(&mut self) -> Parsed<FlagList<'a>> {
-        let mut flags = FlagList::default();
-        self.list(true, "a flag list is missing", |cursor| cursor.flag(&mut flags))?;
-        Ok(flags)
-    }
-
-    /// One flag, put into `flags`.
-    pub(super) fn flag(&mut self, flags: &mut FlagList<'a>) -> Parsed<()> {
-        if !self.eat(b'\\') {
-            return push_keyword(&mut flags.keywords, self.keyword()?);
-        }
-        let name = self.atom()?;
-        let known = [
-            ("Seen", Flags::SEEN),
-            ("Answered", Flags::ANSWERED),
-            ("Flagged", Flags::FLAGGED),
-            ("Deleted", Flags::DELETED),
-            ("Draft", Flags::DRAFT),
-        ];
-        if name.eq_ignore_ascii_case("Recent") {
-            return Err("\\Recent is set and cleared by the server only");
-        }
-        let found = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        flags.system |= found.ok_or("unknown system flag")?.1;
-        Ok(())
-    }
-
-    pub(super) fn keyword(&mut self) -> Parsed<&'a str> {
-        let keyword = self.atom()?;
-        if keyword.len() > KEYWORD_MAX { Err("keyword too long") } else { Ok(keyword) }
-    }
-
     /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01. In quotes there may be spaces
     /// around it: phones pad the day to two places, as `date-time` does.
     pub(super) fn date(&mut self) -> Parsed<i64> {
@@ -335,18 +306,6 @@ impl Word {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.letters[..self.size]
     }
-}
-
-/// Adds a keyword unless it is there in any case.
-fn push_keyword<'a>(keywords: &mut Vec<&'a str>, keyword: &'a str) -> Parsed<()> {
-    if keywords.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
-        return Ok(());
-    }
-    if keywords.len() == KEYWORDS_PER_MAILBOX_MAX {
-        return Err("too many keywords");
-    }
-    keywords.push(keyword);
-    Ok(())
 }
 
 fn non_empty<'a>(taken: &'a [u8], otherwise: &'static str) -> Parsed<&'a str> {

@@ -5,8 +5,8 @@
 //! path formats nothing: fixed labels, numbers, slices.
 
 use super::{
-    command::{Section, SectionPart},
     date::write_date_time,
+    message::fetch::{Section, SectionPart},
     response::{push_flags, push_pair},
     write::{push_astring, push_literal_header, push_nstring},
 };

@@ -5,34 +5,40 @@
 //! says in which [`State`]s it is allowed; [`Writer`] and [`FetchResponse`] append responses to the
 //! connection's output.
 
+pub mod authentication;
+mod capability;
 mod command;
 mod cursor;
 mod date;
 mod fetch_response;
+mod flag_list;
 mod frame;
-mod mailbox;
-mod message;
+pub mod mailbox;
+pub mod message;
 mod name;
-mod parse;
 mod pattern;
 mod response;
 mod sequence;
+pub mod session;
 mod state;
 mod structure;
+mod table;
+#[cfg(test)]
+mod tests;
 mod write;
 
-pub use command::{
-    Append, Command, CommandBody, DateTest, Fetch, FetchItem, FlagList, List, ListReturn,
-    ListSelection, Partial, Search, SearchKey, SearchReturn, Section, SectionPart, StatusItems,
-    Store, Text,
-};
+pub use capability::capability;
+pub use command::{Command, ParseError, parse, tag_of};
+pub use cursor::Text;
 pub use fetch_response::FetchResponse;
+pub use flag_list::FlagList;
 pub use frame::{Frame, Framer, Limits};
 pub use name::{MailboxName, NameError, SEPARATOR};
-pub use parse::{ParseError, parse, tag_of};
 pub use pattern::{ListPattern, PATTERN_MAX};
 pub use response::{
     Attributes, Code, ListItem, SearchResult, Status, StatusValues, Writer, write_ranges,
 };
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};
-pub use state::{COMMANDS, CommandKind, CommandRow, State, capability};
+pub use state::State;
+pub(crate) use table::command_table;
+pub use table::{COMMANDS, CommandBody, CommandKind, CommandRow, Updates};

@@ -5,7 +5,7 @@
 //! written as spaces.
 
 use super::{
-    command::StatusItems,
+    mailbox::status::StatusItems,
     name,
     sequence::{Ranges, write_set},
     write::{push_astring, push_nstring, push_number, push_string},

@@ -24,7 +24,8 @@ use crate::{
 };
 
 mod authentication;
-mod dispatch;
+mod folder;
+mod handler;
 mod literal;
 mod mailbox;
 mod message;

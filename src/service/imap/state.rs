@@ -9,7 +9,7 @@ use std::{rc::Rc, time::Duration};
 
 use super::{
     ImapHandover, ImapOptions, Outcome,
-    dispatch::{self, Plan, Updates},
+    handler::Handler,
     literal::Literal,
     reply::{Done, Failure, Leave, Reply},
     seats::AccountSeat,
@@ -20,10 +20,13 @@ use crate::{
     metrics::Protocol,
     model::Moment,
     protocol::imap::{
-        Code, Command, CommandKind, Frame, Framer, Limits, State, Status, Writer, capability,
-        parse, tag_of,
+        Code, Command, CommandBody, CommandKind, Frame, Framer, Limits, State, Status, Updates,
+        Writer, capability, command_table, parse, tag_of,
     },
-    runtime::connection::{Connection, ConnectionError},
+    runtime::{
+        LocalFuture,
+        connection::{Connection, ConnectionError},
+    },
     service::{ServiceOptions, Shard},
     store::Account,
 };
@@ -376,8 +379,8 @@ impl Session {
 
     /// The handler's reply, after what else there is to tell.
     async fn execute(&mut self, command: &Command<'_>) -> Reply {
-        let Plan { updates, run } = dispatch::plan(self, command);
-        let reply = run.await;
+        let reply = run_handler(self, command).await;
+        let updates = command.body.updates();
         if updates != Updates::None && !matches!(reply, Err(Failure::Leave(_))) {
             self.tell_changes(updates).await?;
         }
@@ -408,4 +411,20 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// By the table of commands. Handlers run in a box of their own: an idle session then holds none of
+/// their state.
+fn run_handler<'a>(session: &'a mut Session, command: &'a Command<'_>) -> LocalFuture<'a, Reply> {
+    let tag = command.tag;
+    macro_rules! run {
+        ($($family:ident {
+            $($file:ident::$kind:ident $(<$life:lifetime>)? [$($column:tt)*];)*
+        })*) => {
+            match &command.body {
+                $($(CommandBody::$kind(value) => Box::pin(value.run(session, tag)),)*)*
+            }
+        };
+    }
+    command_table!(run)
 }

@@ -6,13 +6,12 @@
 //! ([`OwnChange`]), since the client need not hear that again.
 
 use super::{
-    dispatch::Updates,
     reply::{Failure, Leave},
     state::Session,
 };
 use crate::{
     model::{FlagEdit, Flags, Uid},
-    protocol::imap::{Code, FetchResponse, Status},
+    protocol::imap::{Code, FetchResponse, Status, Updates},
     runtime::connection::ConnectionError,
     store::{Difference, Message, Snapshot},
 };

@@ -1,83 +1,89 @@
-//! Arguments of LIST (RFC 3501 6.3.8, RFC 5258, RFC 5819, RFC 6154) and CREATE.
+//! LIST, plain (RFC 3501 6.3.8) and extended (RFC 5258 3, RFC 5819 2, RFC 6154 5.2).
 
-use super::super::{
-    command::{CommandBody, List, ListReturn, ListSelection},
-    cursor::{Cursor, Parsed},
-    name::MailboxName,
-    parse::status_items,
+use super::{
+    super::{
+        cursor::{Cursor, Parsed},
+        name::MailboxName,
+        table::Arguments,
+    },
+    status::{StatusItems, status_items},
 };
-use crate::model::SpecialUse;
 
 /// Patterns in one LIST.
 const PATTERNS_MAX: usize = 32;
 
-/// RFC 3501 6.3.3, RFC 6154 3.
-pub(crate) fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<CommandBody<'a>> {
-    let mailbox = cursor.mailbox()?;
-    let mut special_use = Vec::new();
-    let mut unknown_use = false;
-    if cursor.another() {
-        cursor.list(false, "a parameter list is missing", |cursor| {
-            if !cursor.eat_all(b"USE ") {
-                return Err("unknown CREATE parameter");
-            }
-            cursor.spaces();
-            cursor.list(true, "USE takes a list", |cursor| {
-                cursor.expect(b'\\', "a use attribute starts with a backslash")?;
-                let name = cursor.atom()?;
-                let named = |known: &SpecialUse| known.attribute()[1..].eq_ignore_ascii_case(name);
-                match SpecialUse::EVERY.into_iter().find(named) {
-                    None => unknown_use = true,
-                    Some(known) if special_use.contains(&known) => {}
-                    Some(known) => special_use.push(known),
-                }
-                Ok(())
-            })
-        })?;
-    }
-    Ok(CommandBody::Create { mailbox, special_use, unknown_use })
+/// `list = "LIST" [SP list-select-opts] SP mailbox SP mbox-or-pat [SP "RETURN" SP list-return-opts]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct List<'a> {
+    pub selection: ListSelection,
+    pub reference: MailboxName<'a>,
+    /// One or more, still with `*` and `%`; [`MailboxName::to_utf8`] keeps wildcards as they are.
+    pub patterns: Vec<MailboxName<'a>>,
+    pub returns: ListReturn,
+    /// Any syntax of RFC 5258 was used: then an empty pattern is no question for the separator.
+    pub extended: bool,
 }
 
-/// Arguments of LIST in all its forms.
-pub(crate) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
-    let mut list = List {
-        selection: ListSelection::default(),
-        reference: MailboxName(b"".into()),
-        patterns: Vec::new(),
-        returns: ListReturn::default(),
-        extended: false,
-    };
-    if cursor.peek() == Some(b'(') {
-        list.extended = true;
-        list.selection = selection(cursor)?;
-        cursor.space()?;
-    }
-    list.reference = cursor.mailbox()?;
-    cursor.space()?;
-    if cursor.peek() == Some(b'(') {
-        list.extended = true;
-        cursor.list(false, "a mailbox pattern is missing", |cursor| {
-            if list.patterns.len() == PATTERNS_MAX {
-                return Err("too many patterns");
-            }
-            list.patterns.push(cursor.list_mailbox()?);
-            Ok(())
-        })?;
-    } else {
-        list.patterns = vec![cursor.list_mailbox()?];
-    }
-    if cursor.another() {
-        list.extended = true;
-        if !cursor.eat_all(b"RETURN ") {
-            return Err("RETURN is all that can follow the pattern");
+/// RFC 5258 3.1 and RFC 6154 5.2. `recursive_match` comes only with one that it can modify.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ListSelection {
+    pub subscribed: bool,
+    pub remote: bool,
+    pub recursive_match: bool,
+    pub special_use: bool,
+}
+
+/// RFC 5258 3.2, RFC 6154 5.2 and RFC 5819 2.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ListReturn {
+    pub subscribed: bool,
+    pub children: bool,
+    pub special_use: bool,
+    pub status: Option<StatusItems>,
+}
+
+impl<'a> Arguments<'a> for List<'a> {
+    fn parse(cursor: &mut Cursor<'a>, _: bool) -> Parsed<List<'a>> {
+        cursor.arguments()?;
+        let mut list = List {
+            selection: ListSelection::default(),
+            reference: MailboxName(b"".into()),
+            patterns: Vec::new(),
+            returns: ListReturn::default(),
+            extended: false,
+        };
+        if cursor.peek() == Some(b'(') {
+            list.extended = true;
+            list.selection = selection(cursor)?;
+            cursor.space()?;
         }
-        cursor.spaces();
-        list.returns = returns(cursor)?;
+        list.reference = cursor.mailbox()?;
+        cursor.space()?;
+        if cursor.peek() == Some(b'(') {
+            list.extended = true;
+            cursor.list(false, "a mailbox pattern is missing", |cursor| {
+                if list.patterns.len() == PATTERNS_MAX {
+                    return Err("too many patterns");
+                }
+                list.patterns.push(cursor.list_mailbox()?);
+                Ok(())
+            })?;
+        } else {
+            list.patterns = vec![cursor.list_mailbox()?];
+        }
+        if cursor.another() {
+            list.extended = true;
+            if !cursor.eat_all(b"RETURN ") {
+                return Err("RETURN is all that can follow the pattern");
+            }
+            cursor.spaces();
+            list.returns = returns(cursor)?;
+        }
+        // RFC 5258 3.1 and RFC 6154 5.2: selecting by these implies returning them.
+        list.returns.subscribed |= list.selection.subscribed;
+        list.returns.special_use |= list.selection.special_use;
+        Ok(list)
     }
-    // RFC 5258 3.1 and RFC 6154 5.2: selecting by these implies returning them.
-    list.returns.subscribed |= list.selection.subscribed;
-    list.returns.special_use |= list.selection.special_use;
-    Ok(list)
 }
 
 fn selection(cursor: &mut Cursor<'_>) -> Parsed<ListSelection> {
@@ -122,4 +128,72 @@ fn returns(cursor: &mut Cursor<'_>) -> Parsed<ListReturn> {
         Ok(())
     })?;
     Ok(returns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{
+            CommandBody,
+            tests::{check, mailbox},
+        },
+        *,
+    };
+
+    #[test]
+    fn lists() {
+        let plain = List {
+            selection: ListSelection::default(),
+            reference: mailbox(""),
+            patterns: vec![mailbox("*")],
+            returns: ListReturn::default(),
+            extended: false,
+        };
+        check("LIST \"\" *", CommandBody::List(plain.clone()));
+        check("LIST \"\" \"*\"", CommandBody::List(plain.clone()));
+        check(
+            "LIST a/ b%",
+            CommandBody::List(List {
+                reference: mailbox("a/"),
+                patterns: vec![mailbox("b%")],
+                ..plain.clone()
+            }),
+        );
+        let extended = List { extended: true, ..plain };
+        check("LIST () \"\" *", CommandBody::List(extended.clone()));
+        check("LIST \"\" * RETURN ()", CommandBody::List(extended.clone()));
+        check(
+            "LIST \"\" (INBOX \"a b\" %)",
+            CommandBody::List(List {
+                patterns: vec![mailbox("INBOX"), mailbox("a b"), mailbox("%")],
+                ..extended.clone()
+            }),
+        );
+        check(
+            "LIST (SUBSCRIBED RECURSIVEMATCH REMOTE) \"\" * RETURN (CHILDREN STATUS (SIZE UNSEEN))",
+            CommandBody::List(List {
+                selection: ListSelection {
+                    subscribed: true,
+                    remote: true,
+                    recursive_match: true,
+                    special_use: false,
+                },
+                returns: ListReturn {
+                    subscribed: true,
+                    children: true,
+                    special_use: false,
+                    status: Some(StatusItems(StatusItems::SIZE.0 | StatusItems::UNSEEN.0)),
+                },
+                ..extended.clone()
+            }),
+        );
+        check(
+            "LIST (SPECIAL-USE) \"\" * RETURN (SPECIAL-USE SUBSCRIBED)",
+            CommandBody::List(List {
+                selection: ListSelection { special_use: true, ..Default::default() },
+                returns: ListReturn { special_use: true, subscribed: true, ..Default::default() },
+                ..extended
+            }),
+        );
+    }
 }

@@ -1,9 +1,13 @@
-//! Arguments of FETCH (RFC 3501 6.4.5, RFC 7162 3.1.4).
+//! FETCH (RFC 3501 6.4.5, RFC 7162 3.1.4).
+
+use smallvec::SmallVec;
 
 use super::super::{
-    command::{Fetch, FetchItem, Partial, Section, SectionPart, Text},
-    cursor::{Cursor, Parsed},
+    cursor::{Cursor, Parsed, Text},
+    sequence::SequenceSet,
+    table::Arguments,
 };
+use crate::model::ModSeq;
 
 /// Different items in one FETCH.
 const ITEMS_MAX: usize = 100;
@@ -12,35 +16,117 @@ const PATH_MAX: usize = 100;
 /// Field names in one HEADER.FIELDS.
 const FIELDS_MAX: usize = 500;
 
-pub(crate) fn fetch<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Fetch<'a>> {
-    let set = cursor.sequence_set()?;
-    cursor.space()?;
-    let mut items = Vec::new();
-    if cursor.peek() == Some(b'(') {
-        cursor.list(false, "fetch items are missing", |cursor| {
-            let item = item(cursor)?;
-            push(&mut items, item)
-        })?;
-    } else {
-        items = macro_or_item(cursor)?;
+/// `fetch = "FETCH" SP sequence-set SP ("ALL" / "FULL" / "FAST" / fetch-att /
+/// "(" fetch-att *(SP fetch-att) ")") [SP "(" "CHANGEDSINCE" SP mod-sequence ")"]`. Macros are expanded; an item named twice is there once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetch<'a> {
+    /// Its `UID` form.
+    pub uid: bool,
+    pub set: SequenceSet,
+    pub items: Vec<FetchItem<'a>>,
+    /// RFC 7162 3.1.4.1. Asks for MODSEQ too, which is then in `items`.
+    pub changed_since: Option<ModSeq>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FetchItem<'a> {
+    Envelope,
+    Flags,
+    InternalDate,
+    /// The message; sets `\Seen`.
+    Rfc822,
+    Rfc822Header,
+    Rfc822Size,
+    /// The text; sets `\Seen`.
+    Rfc822Text,
+    /// `BODY`: BODYSTRUCTURE without extension data.
+    Body,
+    BodyStructure,
+    Uid,
+    ModSeq,
+    /// `BODY[…]`; sets `\Seen` unless `peek`.
+    Section {
+        section: Section<'a>,
+        partial: Option<Partial>,
+        peek: bool,
+    },
+}
+
+impl FetchItem<'_> {
+    /// Fetching this sets `\Seen` (RFC 3501 6.4.5).
+    pub fn sets_seen(&self) -> bool {
+        matches!(
+            self,
+            FetchItem::Rfc822 | FetchItem::Rfc822Text | FetchItem::Section { peek: false, .. }
+        )
     }
-    let mut changed_since = None;
-    if cursor.another() {
-        cursor.list(false, "a modifier list is missing", |cursor| {
-            if !cursor.eat_all(b"CHANGEDSINCE ") {
-                return Err("unknown FETCH modifier");
-            }
-            cursor.spaces();
-            changed_since = Some(cursor.mod_seq()?);
-            Ok(())
-        })?;
-        push(&mut items, FetchItem::ModSeq)?;
+}
+
+/// `<offset.count>` of a section: octets. `count` is not 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Partial {
+    pub offset: u64,
+    pub count: u64,
+}
+
+/// What stands between the brackets of `BODY[…]`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Section<'a> {
+    /// Part numbers, from 1; empty for the message itself.
+    pub path: SmallVec<[u32; 4]>,
+    pub part: SectionPart<'a>,
+}
+
+/// Which octets of the part (RFC 3501 6.4.5).
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum SectionPart<'a> {
+    /// Nothing said: the whole message, or the part's body.
+    #[default]
+    Full,
+    Header,
+    HeaderFields(Vec<Text<'a>>),
+    HeaderFieldsNot(Vec<Text<'a>>),
+    Text,
+    /// Only with a path.
+    Mime,
+}
+
+impl<'a> Arguments<'a> for Fetch<'a> {
+    fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Fetch<'a>> {
+        cursor.arguments()?;
+        let set = cursor.sequence_set()?;
+        cursor.space()?;
+        let mut items = Vec::new();
+        if cursor.peek() == Some(b'(') {
+            cursor.list(false, "fetch items are missing", |cursor| {
+                let item = item(cursor)?;
+                push(&mut items, item)
+            })?;
+        } else {
+            items = macro_or_item(cursor)?;
+        }
+        let mut changed_since = None;
+        if cursor.another() {
+            cursor.list(false, "a modifier list is missing", |cursor| {
+                if !cursor.eat_all(b"CHANGEDSINCE ") {
+                    return Err("unknown FETCH modifier");
+                }
+                cursor.spaces();
+                changed_since = Some(cursor.mod_seq()?);
+                Ok(())
+            })?;
+            push(&mut items, FetchItem::ModSeq)?;
+        }
+        if uid {
+            // RFC 3501 6.4.8: the UID is told whether asked for or not.
+            push(&mut items, FetchItem::Uid)?;
+        }
+        Ok(Fetch { uid, set, items, changed_since })
     }
-    if uid {
-        // RFC 3501 6.4.8: the UID is told whether asked for or not.
-        push(&mut items, FetchItem::Uid)?;
+
+    fn uid(&self) -> bool {
+        self.uid
     }
-    Ok(Fetch { uid, set, items, changed_since })
 }
 
 /// Adds an item that is not there yet.
@@ -154,4 +240,88 @@ fn fields<'a>(cursor: &mut Cursor<'a>) -> Parsed<Vec<Text<'a>>> {
         Ok(())
     })?;
     Ok(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{
+            CommandBody,
+            tests::{check, set, text},
+        },
+        *,
+    };
+
+    fn fetch(items: &[FetchItem<'static>]) -> CommandBody<'static> {
+        CommandBody::Fetch(Fetch {
+            uid: false,
+            set: set("1"),
+            items: items.to_vec(),
+            changed_since: None,
+        })
+    }
+
+    /// RFC 3501 6.4.5.
+    #[test]
+    fn fetch_items() {
+        use FetchItem::*;
+        check("FETCH 1 FLAGS", fetch(&[Flags]));
+        check("FETCH 1 (FLAGS)", fetch(&[Flags]));
+        check("FETCH 1 (UID flags UID)", fetch(&[Uid, Flags]));
+        check("FETCH 1 FAST", fetch(&[Flags, InternalDate, Rfc822Size]));
+        check("FETCH 1 ALL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope]));
+        check("FETCH 1 FULL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope, Body]));
+        check(
+            "FETCH 1 (RFC822 RFC822.HEADER RFC822.TEXT BODY BODYSTRUCTURE MODSEQ)",
+            fetch(&[Rfc822, Rfc822Header, Rfc822Text, Body, BodyStructure, ModSeq]),
+        );
+    }
+
+    #[test]
+    fn fetch_sections() {
+        let section = |path: &[u32], part| Section { path: path.into(), part };
+        let peek = |section| FetchItem::Section { section, partial: None, peek: true };
+        check("FETCH 1 BODY.PEEK[]", fetch(&[peek(section(&[], SectionPart::Full))]));
+        check("FETCH 1 BODY.PEEK[1.2.3]", fetch(&[peek(section(&[1, 2, 3], SectionPart::Full))]));
+        check("FETCH 1 BODY.PEEK[1.MIME]", fetch(&[peek(section(&[1], SectionPart::Mime))]));
+        check("FETCH 1 BODY.PEEK[4.text]", fetch(&[peek(section(&[4], SectionPart::Text))]));
+        check("FETCH 1 BODY.PEEK[HEADER]", fetch(&[peek(section(&[], SectionPart::Header))]));
+        check(
+            "FETCH 1 BODY.PEEK[HEADER.FIELDS (From \"To\")]",
+            fetch(&[peek(section(&[], SectionPart::HeaderFields(vec![text("From"), text("To")])))]),
+        );
+        check(
+            "FETCH 1 BODY.PEEK[2.HEADER.FIELDS.NOT ({2}\r\nTo)]",
+            fetch(&[peek(section(&[2], SectionPart::HeaderFieldsNot(vec![text("To")])))]),
+        );
+        check(
+            "FETCH 1 (BODY[]<0.2048> BODY[TEXT])",
+            fetch(&[
+                FetchItem::Section {
+                    section: section(&[], SectionPart::Full),
+                    partial: Some(Partial { offset: 0, count: 2048 }),
+                    peek: false,
+                },
+                FetchItem::Section {
+                    section: section(&[], SectionPart::Text),
+                    partial: None,
+                    peek: false,
+                },
+            ]),
+        );
+    }
+
+    /// RFC 3501 6.4.8, RFC 7162 3.1.4.
+    #[test]
+    fn fetch_forms() {
+        check(
+            "UID FETCH 1:* (FLAGS) (CHANGEDSINCE 12345)",
+            CommandBody::Fetch(Fetch {
+                uid: true,
+                set: set("1:*"),
+                items: vec![FetchItem::Flags, FetchItem::ModSeq, FetchItem::Uid],
+                changed_since: Some(ModSeq(12345)),
+            }),
+        );
+    }
 }

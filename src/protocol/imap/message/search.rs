@@ -1,4 +1,4 @@
-//! Arguments of SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 7162 3.1.5).
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 7162 3.1.5).
 //!
 //! NOT, OR and parentheses nest by recursion, at most [`DEPTH_MAX`] deep: fifteen thousand NOTs
 //! cost a hundred steps and a BAD.
@@ -6,32 +6,104 @@
 use std::borrow::Cow;
 
 use super::super::{
-    command::{DateTest, Search, SearchKey, SearchReturn, Text},
-    cursor::{Cursor, Parsed},
+    cursor::{Cursor, Parsed, Text},
+    sequence::SequenceSet,
+    table::Arguments,
 };
-use crate::model::Flags;
+use crate::model::{Flags, ModSeq};
 
 /// How deep keys may nest.
 const DEPTH_MAX: usize = 100;
 /// Keys in one SEARCH.
 const KEYS_MAX: usize = 1_000;
 
-pub(crate) fn search<'a>(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
-    let mut returns = None;
-    if cursor.eat_all(b"RETURN ") {
-        cursor.spaces();
-        returns = Some(return_options(cursor)?);
-        cursor.space()?;
+/// `search = "SEARCH" [SP "RETURN" SP "(" … ")"] [SP "CHARSET" SP astring] 1*(SP search-key)`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Search<'a> {
+    /// Its `UID` form.
+    pub uid: bool,
+    /// `None`: answer by SEARCH. `RETURN ()` means `ALL` (RFC 4731 3.1) and is stored so.
+    pub returns: Option<SearchReturn>,
+    /// As sent; strings of the keys are in this charset, US-ASCII if `None`.
+    pub charset: Option<Text<'a>>,
+    pub key: SearchKey<'a>,
+}
+
+/// RFC 4731 3.1.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SearchReturn {
+    pub min: bool,
+    pub max: bool,
+    pub all: bool,
+    pub count: bool,
+}
+
+/// How a date is compared: earlier than, the same day, the same day or later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DateTest {
+    Before,
+    On,
+    Since,
+}
+
+/// A search key. The RFC's short forms are folded: `SEEN` is `Set(SEEN)`, `UNSEEN` is
+/// `Unset(SEEN)`, `FROM x` is `Header("From", x)`, `NEW` is `And([Recent, Unset(SEEN)])`, `OLD` is
+/// `Not(Recent)`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SearchKey<'a> {
+    All,
+    /// The message carries this system flag.
+    Set(Flags),
+    Unset(Flags),
+    Recent,
+    Keyword(&'a str),
+    Unkeyword(&'a str),
+    /// Field name, and a string it contains (empty: the field is there).
+    Header(Text<'a>, Text<'a>),
+    Body(Text<'a>),
+    /// Header or body.
+    Text(Text<'a>),
+    /// Internal date, days since 1970-01-01, zone disregarded.
+    InternalDate(DateTest, i64),
+    /// Date field, days since 1970-01-01, zone disregarded.
+    SentDate(DateTest, i64),
+    /// Strictly more octets than this.
+    Larger(u64),
+    /// Strictly fewer octets than this.
+    Smaller(u64),
+    /// Messages by sequence number.
+    Sequence(SequenceSet),
+    Uid(SequenceSet),
+    /// This or higher (RFC 7162 3.1.5); the entry name, if any, makes no difference to us.
+    ModSeq(ModSeq),
+    Not(Box<SearchKey<'a>>),
+    Or(Box<(SearchKey<'a>, SearchKey<'a>)>),
+    And(Vec<SearchKey<'a>>),
+}
+
+impl<'a> Arguments<'a> for Search<'a> {
+    fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Search<'a>> {
+        cursor.arguments()?;
+        let mut returns = None;
+        if cursor.eat_all(b"RETURN ") {
+            cursor.spaces();
+            returns = Some(return_options(cursor)?);
+            cursor.space()?;
+        }
+        let mut charset = None;
+        if cursor.eat_all(b"CHARSET ") {
+            cursor.spaces();
+            charset = Some(cursor.astring()?);
+            cursor.space()?;
+        }
+        let mut keys = Keys { cursor, count: 0 };
+        let key = keys.list(0)?;
+        Ok(Search { uid, returns, charset, key })
     }
-    let mut charset = None;
-    if cursor.eat_all(b"CHARSET ") {
-        cursor.spaces();
-        charset = Some(cursor.astring()?);
-        cursor.space()?;
+
+    fn uid(&self) -> bool {
+        self.uid
     }
-    let mut keys = Keys { cursor, count: 0 };
-    let key = keys.list(0)?;
-    Ok(Search { uid, returns, charset, key })
 }
 
 /// RFC 4731 3.1; an empty list means ALL.
@@ -179,4 +251,103 @@ fn mod_seq<'a>(cursor: &mut Cursor<'a>) -> Parsed<SearchKey<'a>> {
         }
     }
     cursor.mod_seq().map(SearchKey::ModSeq)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{
+            CommandBody,
+            tests::{check, set, text},
+        },
+        *,
+    };
+
+    fn search(key: SearchKey<'static>) -> CommandBody<'static> {
+        CommandBody::Search(Search { uid: false, returns: None, charset: None, key })
+    }
+
+    /// RFC 3501 6.4.4.
+    #[test]
+    fn search_keys() {
+        use SearchKey as Key;
+        let header = |name, value| Key::Header(text(name), text(value));
+        let cases: Vec<(&str, SearchKey<'static>)> = vec![
+            ("ALL", Key::All),
+            ("ANSWERED", Key::Set(Flags::ANSWERED)),
+            ("unseen", Key::Unset(Flags::SEEN)),
+            ("UNDRAFT", Key::Unset(Flags::DRAFT)),
+            ("NEW", Key::And(vec![Key::Recent, Key::Unset(Flags::SEEN)])),
+            ("OLD", Key::Not(Box::new(Key::Recent))),
+            ("RECENT", Key::Recent),
+            ("KEYWORD $Junk", Key::Keyword("$Junk")),
+            ("UNKEYWORD x", Key::Unkeyword("x")),
+            ("BCC x", header("Bcc", "x")),
+            ("CC x", header("Cc", "x")),
+            ("FROM \"a b\"", header("From", "a b")),
+            ("SUBJECT {4}\r\n\u{e4}\u{e4}", header("Subject", "\u{e4}\u{e4}")),
+            ("TO \"\"", header("To", "")),
+            ("HEADER X-Y z", header("X-Y", "z")),
+            ("BODY x", Key::Body(text("x"))),
+            ("TEXT x", Key::Text(text("x"))),
+            ("LARGER 0", Key::Larger(0)),
+            ("SMALLER 5000000000", Key::Smaller(5_000_000_000)),
+            ("1:3,*", Key::Sequence(set("1:3,*"))),
+            ("*:4", Key::Sequence(set("*:4"))),
+            ("UID 7", Key::Uid(set("7"))),
+            ("MODSEQ 620162338", Key::ModSeq(ModSeq(620_162_338))),
+            ("MODSEQ \"/flags/\\\\draft\" all 1", Key::ModSeq(ModSeq(1))),
+            ("NOT SEEN", Key::Not(Box::new(Key::Set(Flags::SEEN)))),
+            ("OR SEEN ALL", Key::Or(Box::new((Key::Set(Flags::SEEN), Key::All)))),
+            ("(ALL)", Key::All),
+            (
+                "ALL (SEEN DRAFT)",
+                Key::And(vec![
+                    Key::All,
+                    Key::And(vec![Key::Set(Flags::SEEN), Key::Set(Flags::DRAFT)]),
+                ]),
+            ),
+        ];
+        for (line, key) in cases {
+            check(&format!("SEARCH {line}"), search(key));
+        }
+    }
+
+    /// Needs `mime::date` for the days.
+    #[test]
+    fn search_dates() {
+        use DateTest::{Before, On, Since};
+        check("SEARCH BEFORE 1-Feb-1994", search(SearchKey::InternalDate(Before, 8_797)));
+        check("SEARCH ON \"01-Feb-1994\"", search(SearchKey::InternalDate(On, 8_797)));
+        check("SEARCH SINCE 1-feb-1994", search(SearchKey::InternalDate(Since, 8_797)));
+        check("SEARCH SENTBEFORE 1-Feb-1994", search(SearchKey::SentDate(Before, 8_797)));
+        check("SEARCH SENTON 1-Feb-1994", search(SearchKey::SentDate(On, 8_797)));
+        check("SEARCH SENTSINCE 1-Feb-1994", search(SearchKey::SentDate(Since, 8_797)));
+        // RFC 3501 9 `date-day-fixed` is of date-time only; phones send it here, too.
+        for date in ["\" 1-Feb-1994\"", "\"1-Feb-1994 \"", "\"  01-feb-1994\"", " 1-Feb-1994"] {
+            check(&format!("SEARCH SINCE {date}"), search(SearchKey::InternalDate(Since, 8_797)));
+            check(&format!("SEARCH SENTON {date}"), search(SearchKey::SentDate(On, 8_797)));
+        }
+    }
+
+    /// RFC 4731 3.1, RFC 3501 6.4.4.
+    #[test]
+    fn search_forms() {
+        let all = SearchReturn { all: true, ..SearchReturn::default() };
+        let form = |uid, returns, charset: Option<&'static str>| {
+            CommandBody::Search(Search {
+                uid,
+                returns,
+                charset: charset.map(text),
+                key: SearchKey::All,
+            })
+        };
+        check("SEARCH RETURN () ALL", form(false, Some(all), None));
+        check("UID SEARCH RETURN (ALL) CHARSET UTF-8 ALL", form(true, Some(all), Some("UTF-8")));
+        check(
+            "SEARCH RETURN (MIN MAX COUNT) ALL",
+            form(false, Some(SearchReturn { min: true, max: true, all: false, count: true }), None),
+        );
+        check("SEARCH CHARSET \"x\" ALL", form(false, None, Some("x")));
+    }
 }

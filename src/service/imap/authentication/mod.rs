@@ -1,3 +1,6 @@
-//! Commands of a client that is not logged in (RFC 3501 6.2).
+//! Commands of a client that is not logged in (RFC 3501 6.2): STARTTLS, AUTHENTICATE, LOGIN.
 
-pub(super) mod authenticate;
+mod authenticate;
+mod credentials;
+mod login;
+mod start_tls;

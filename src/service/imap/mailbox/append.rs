@@ -3,17 +3,16 @@
 //! Octets go once from the connection's input to the summary and the log; memory does not grow with
 //! the message. Whatever can be refused is refused before the literal is asked for.
 
-use super::{
-    super::{
-        literal::Literal,
-        reply::{Done, Failure, Reply, try_create},
-        state::Session,
-    },
+use super::super::{
     folder,
+    handler::Handler,
+    literal::Literal,
+    reply::{Done, Failure, Reply, try_create},
+    state::Session,
 };
 use crate::{
     protocol::{
-        imap::{Append, Code},
+        imap::{Code, mailbox::append::Append},
         mime::Summarizer,
     },
     runtime::connection::ConnectionError,
@@ -24,19 +23,21 @@ use crate::{
     store::{BodyWriter, Partition, StagedBody},
 };
 
-pub(crate) async fn append(session: &mut Session, append: &Append<'_>) -> Reply {
-    let account = session.account()?;
-    let name = folder::existing_name(&append.mailbox).map_err(|_| try_create())?;
-    let mailbox = account.mailbox_by_name(&name).ok_or_else(try_create)?;
-    // Counted until the store has written it.
-    let (body, _charge) = receive(session).await?;
-    let keywords: Vec<String> = append.flags.keywords.iter().map(|&it| it.to_owned()).collect();
-    let date = append.internal_date.unwrap_or_else(|| session.shard.executor.now());
-    let appended = account
-        .append(mailbox.id, body, append.flags.system, &keywords, date)
-        .await
-        .map_err(Failure::with_try_create)?;
-    Done::with_code(Code::AppendUid(appended.uid_validity, appended.uid), "APPEND completed")
+impl Handler for Append<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let account = session.account()?;
+        let name = folder::existing_name(&self.mailbox).map_err(|_| try_create())?;
+        let mailbox = account.mailbox_by_name(&name).ok_or_else(try_create)?;
+        // Counted until the store has written it.
+        let (body, _charge) = receive(session).await?;
+        let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
+        let date = self.internal_date.unwrap_or_else(|| session.shard.executor.now());
+        let appended = account
+            .append(mailbox.id, body, self.flags.system, &keywords, date)
+            .await
+            .map_err(Failure::with_try_create)?;
+        Done::with_code(Code::AppendUid(appended.uid_validity, appended.uid), "APPEND completed")
+    }
 }
 
 /// Asks for the literal if the client waits, and takes it in.

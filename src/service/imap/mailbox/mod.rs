@@ -1,7 +1,15 @@
-//! Commands about mailboxes and their names (RFC 3501 6.3), and those that leave one.
+//! Commands about mailboxes as wholes and about their names (RFC 3501 6.3, 6.4.1, 6.4.2): opening
+//! and leaving one, making, renaming and listing them, putting a message in.
 
-pub(super) mod append;
-pub(super) mod folder;
-pub(super) mod list;
-pub(super) mod select;
-pub(super) mod status;
+mod append;
+mod check;
+mod close;
+mod create;
+mod delete;
+mod list;
+mod lsub;
+mod names;
+mod rename;
+mod select;
+mod status;
+mod subscribe;

@@ -1,37 +1,46 @@
-//! SELECT, EXAMINE, CLOSE, UNSELECT (RFC 3501 6.3.1, 6.3.2, 6.4.2; RFC 3691; RFC 7162 3.1.8).
+//! SELECT and EXAMINE (RFC 3501 6.3.1, 6.3.2; RFC 7162 3.1.8).
 
-use super::{
-    super::{
-        reply::{Done, Reply, no_such_mailbox},
-        selected::Selected,
-        state::Session,
-        sync::permanent_flags,
-    },
+use super::super::{
     folder,
+    handler::Handler,
+    reply::{Done, Reply, no_such_mailbox},
+    selected::Selected,
+    state::Session,
+    sync::permanent_flags,
 };
 use crate::{
     model::Flags,
-    protocol::imap::{Code, MailboxName, Status, Writer},
+    protocol::imap::{
+        Code, Status, Writer,
+        mailbox::select::{Examine, Select},
+    },
     store::Snapshot,
 };
 
-pub(crate) async fn select(
-    session: &mut Session,
-    mailbox: &MailboxName<'_>,
-    condstore: bool,
-    read_only: bool,
-) -> Reply {
+impl Handler for Select<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        open(session, self, false).await
+    }
+}
+
+impl Handler for Examine<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        open(session, &self.0, true).await
+    }
+}
+
+async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Reply {
     // RFC 3501 6.3.1: the old mailbox is deselected whatever comes of this. RFC 7162 3.2.11: what the
     // client hears from here on is not about it.
     if session.selected.take().is_some() {
         session.writer().untagged(Status::Ok, Some(Code::Closed), "The old mailbox is left");
     }
     let account = session.account()?;
-    let name = folder::existing_name(mailbox)?;
+    let name = folder::existing_name(&select.mailbox)?;
     let info = account.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
     let view = account.select(info.id, !read_only).await?;
     let selected = Selected::new(view, read_only).ok_or_else(no_such_mailbox)?;
-    session.condstore |= condstore;
+    session.condstore |= select.condstore;
     describe(&mut session.writer(), &selected);
     session.selected = Some(selected);
     if read_only {
@@ -65,21 +74,4 @@ fn describe(writer: &mut Writer<'_>, selected: &Selected) {
 fn first_unseen(snapshot: &Snapshot) -> Option<u32> {
     let unseen = |message: &crate::store::Message| !message.flags.system.contains(Flags::SEEN);
     snapshot.iter_from(0).position(unseen).map(|index| index as u32 + 1)
-}
-
-/// CLOSE expunges without telling (RFC 3501 6.4.2), but not what was only examined.
-pub(crate) async fn close(session: &mut Session) -> Reply {
-    let selected = session.selected()?;
-    if !selected.read_only {
-        let mailbox = selected.mailbox();
-        // All that is marked, by others too; the store keeps count, so none costs nothing.
-        session.account()?.expunge(mailbox, None).await?;
-    }
-    session.selected = None;
-    Done::ok("CLOSE completed")
-}
-
-pub(crate) async fn unselect(session: &mut Session) -> Reply {
-    session.selected = None;
-    Done::ok("UNSELECT completed")
 }

@@ -1,31 +1,31 @@
 //! STATUS (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438), also as part of LIST (RFC 5819). Answered
 //! from kept counters; no message is looked at.
 
-use super::{
-    super::{
-        reply::{Done, Failure, Reply, no_such_mailbox},
-        state::Session,
-    },
+use super::super::{
     folder,
+    handler::Handler,
+    reply::{Done, Failure, Reply, no_such_mailbox},
+    state::Session,
 };
 use crate::{
-    protocol::imap::{MailboxName, StatusItems, StatusValues},
+    protocol::imap::{
+        StatusValues,
+        mailbox::status::{Status, StatusItems},
+    },
     store::MailboxInfo,
 };
 
-pub(crate) async fn status(
-    session: &mut Session,
-    mailbox: &MailboxName<'_>,
-    items: StatusItems,
-) -> Reply {
-    let name = folder::existing_name(mailbox)?;
-    let info = session.account()?.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
-    tell(session, &info, items).await?;
-    Done::ok("STATUS completed")
+impl Handler for Status<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let name = folder::existing_name(&self.mailbox)?;
+        let info = session.account()?.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
+        tell(session, &info, self.items).await?;
+        Done::ok("STATUS completed")
+    }
 }
 
 /// One STATUS response. Asking for HIGHESTMODSEQ enables CONDSTORE (RFC 7162 3.1).
-pub(crate) async fn tell(
+pub(super) async fn tell(
     session: &mut Session,
     mailbox: &MailboxInfo,
     items: StatusItems,

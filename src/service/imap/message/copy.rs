@@ -1,61 +1,60 @@
 //! COPY and MOVE (RFC 3501 6.4.7, RFC 6851, RFC 4315 3): all messages or none.
 
 use super::super::{
-    mailbox::folder,
+    folder,
+    handler::Handler,
     reply::{Done, Failure, OwnedCode, Reply, try_create},
     state::Session,
 };
 use crate::{
     model::MailboxId,
-    protocol::imap::{Code, MailboxName, SequenceSet, Status},
+    protocol::imap::{
+        Code, MailboxName, SequenceSet, Status,
+        message::copy::{Copy, Move},
+    },
     store::Message,
 };
 
-pub(crate) async fn copy(
-    session: &mut Session,
-    uid: bool,
-    set: &SequenceSet,
-    target: &MailboxName<'_>,
-) -> Reply {
-    let source = session.selected()?.mailbox();
-    let target = target_mailbox(session, target)?;
-    let messages = messages(session, uid, set).await?;
-    if messages.is_empty() {
-        return Done::ok("Nothing to copy");
+impl Handler for Copy<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let source = session.selected()?.mailbox();
+        let target = target_mailbox(session, &self.mailbox)?;
+        let messages = messages(session, self.uid, &self.set).await?;
+        if messages.is_empty() {
+            return Done::ok("Nothing to copy");
+        }
+        let copied = session
+            .account()?
+            .copy(source, &messages, target)
+            .await
+            .map_err(Failure::with_try_create)?;
+        let code = (!copied.uids.is_empty())
+            .then_some(OwnedCode::CopyUid(copied.uid_validity, copied.uids));
+        Ok(Done::Ok { code, text: "COPY completed" })
     }
-    let copied = session
-        .account()?
-        .copy(source, &messages, target)
-        .await
-        .map_err(Failure::with_try_create)?;
-    let code =
-        (!copied.uids.is_empty()).then_some(OwnedCode::CopyUid(copied.uid_validity, copied.uids));
-    Ok(Done::Ok { code, text: "COPY completed" })
 }
 
-pub(crate) async fn move_messages(
-    session: &mut Session,
-    uid: bool,
-    set: &SequenceSet,
-    target: &MailboxName<'_>,
-) -> Reply {
-    let source = session.writable()?.mailbox();
-    let target = target_mailbox(session, target)?;
-    let messages = messages(session, uid, set).await?;
-    if messages.is_empty() {
-        return Done::ok("Nothing to move");
+impl Handler for Move<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let Move(Copy { uid, set, mailbox }) = self;
+        let source = session.writable()?.mailbox();
+        let target = target_mailbox(session, mailbox)?;
+        let messages = messages(session, *uid, set).await?;
+        if messages.is_empty() {
+            return Done::ok("Nothing to move");
+        }
+        let moved = session
+            .account()?
+            .move_messages(source, &messages, target)
+            .await
+            .map_err(Failure::with_try_create)?;
+        // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
+        if !moved.uids.is_empty() {
+            let code = Code::CopyUid(moved.uid_validity, &moved.uids);
+            session.writer().untagged(Status::Ok, Some(code), "Moved");
+        }
+        Done::ok("MOVE completed")
     }
-    let moved = session
-        .account()?
-        .move_messages(source, &messages, target)
-        .await
-        .map_err(Failure::with_try_create)?;
-    // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
-    if !moved.uids.is_empty() {
-        let code = Code::CopyUid(moved.uid_validity, &moved.uids);
-        session.writer().untagged(Status::Ok, Some(code), "Moved");
-    }
-    Done::ok("MOVE completed")
 }
 
 fn target_mailbox(session: &Session, name: &MailboxName<'_>) -> Result<MailboxId, Failure> {

@@ -2,20 +2,26 @@
 //! it, with everybody else's, by [`crate::service::imap::sync`].
 
 use super::super::{
+    handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
 };
-use crate::{model::Uid, protocol::imap::SequenceSet};
+use crate::{
+    model::Uid,
+    protocol::imap::{SequenceSet, message::expunge::Expunge},
+};
 
-pub(crate) async fn expunge(session: &mut Session, uids: Option<&SequenceSet>) -> Reply {
-    let selected = session.writable()?;
-    let mailbox = selected.mailbox();
-    let named = match uids {
-        Some(set) => Some(uids_of(session, set).await?),
-        None => None,
-    };
-    session.account()?.expunge(mailbox, named.as_deref()).await?;
-    Done::ok("EXPUNGE completed")
+impl Handler for Expunge {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let selected = session.writable()?;
+        let mailbox = selected.mailbox();
+        let named = match &self.uids {
+            Some(set) => Some(uids_of(session, set).await?),
+            None => None,
+        };
+        session.account()?.expunge(mailbox, named.as_deref()).await?;
+        Done::ok("EXPUNGE completed")
+    }
 }
 
 /// UIDs of the messages in a set of UIDs, ascending.

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::{
     super::{
+        handler::Handler,
         reply::{Done, Failure, Leave, Reply},
         state::Session,
         sync::OwnChange,
@@ -18,51 +19,56 @@ use super::{
 use crate::{
     model::{FlagAction, FlagEdit, FlagSet, Flags, Uid},
     protocol::{
-        imap::{Fetch, FetchItem, FetchResponse, Partial, Section, SectionPart},
+        imap::{
+            FetchResponse,
+            message::fetch::{Fetch, FetchItem, Partial, Section, SectionPart},
+        },
         mime::{HeaderFilter, SectionText, filter_header},
     },
     store::{FlagChange, Message},
 };
 
-pub(crate) async fn fetch(session: &mut Session, fetch: &Fetch<'_>) -> Reply {
-    let indexes = session.selected()?.indexes(fetch.uid, &fetch.set)?;
-    if fetch.items.contains(&FetchItem::ModSeq) {
-        session.enable_condstore();
-    }
-    let wanted = |message: &Message| fetch.changed_since.is_none_or(|it| message.mod_seq > it);
-    let seen_now = set_seen(session, fetch, &indexes, wanted).await?;
-    let account = session.account()?;
-    let keywords = session.selected()?.told().clone();
-    let mut trouble = None;
-    for index in indexes.into_iter().flatten() {
-        // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait for.
-        session.turn_of_scan(index).await;
-        let Some(message) = session.selected()?.message(index) else { continue };
-        if !(wanted(&message) || seen_now.binary_search(&message.uid).is_ok()) {
-            continue;
+impl Handler for Fetch<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let indexes = session.selected()?.indexes(self.uid, &self.set)?;
+        if self.items.contains(&FetchItem::ModSeq) {
+            session.enable_condstore();
         }
-        let mut answer = Answer {
-            reader: MessageReader::new(&account, message.body),
-            number: index as u32 + 1,
-            recent: session.selected()?.is_recent(message.uid),
-            keywords: keywords.keywords(),
-            tell_flags: seen_now.binary_search(&message.uid).is_ok(),
-            message,
-        };
-        let start = (session.flushes, session.connection.output().len());
-        match answer.write(session, fetch).await {
-            Ok(()) => {}
-            Err(Failure::Leave(leave)) => return Err(Failure::Leave(leave)),
-            // Nothing of it has been sent: leave this message out and go on with the others.
-            Err(failure) if session.flushes == start.0 => {
-                session.connection.output().truncate(start.1);
-                trouble = Some(failure);
+        let wanted = |message: &Message| self.changed_since.is_none_or(|it| message.mod_seq > it);
+        let seen_now = set_seen(session, self, &indexes, wanted).await?;
+        let account = session.account()?;
+        let keywords = session.selected()?.told().clone();
+        let mut trouble = None;
+        for index in indexes.into_iter().flatten() {
+            // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait for.
+            session.turn_of_scan(index).await;
+            let Some(message) = session.selected()?.message(index) else { continue };
+            if !(wanted(&message) || seen_now.binary_search(&message.uid).is_ok()) {
+                continue;
             }
-            Err(_) => return Err(Failure::Leave(Leave::Lost)),
+            let mut answer = Answer {
+                reader: MessageReader::new(&account, message.body),
+                number: index as u32 + 1,
+                recent: session.selected()?.is_recent(message.uid),
+                keywords: keywords.keywords(),
+                tell_flags: seen_now.binary_search(&message.uid).is_ok(),
+                message,
+            };
+            let start = (session.flushes, session.connection.output().len());
+            match answer.write(session, self).await {
+                Ok(()) => {}
+                Err(Failure::Leave(leave)) => return Err(Failure::Leave(leave)),
+                // Nothing of it has been sent: leave this message out and go on with the others.
+                Err(failure) if session.flushes == start.0 => {
+                    session.connection.output().truncate(start.1);
+                    trouble = Some(failure);
+                }
+                Err(_) => return Err(Failure::Leave(Leave::Lost)),
+            }
+            session.flush_if_full().await?;
         }
-        session.flush_if_full().await?;
+        trouble.map_or_else(|| Done::ok("FETCH completed"), Err)
     }
-    trouble.map_or_else(|| Done::ok("FETCH completed"), Err)
 }
 
 /// Sets `\Seen` on what is about to be read (RFC 3501 6.4.5), all at once. Answers the UIDs

@@ -1,10 +1,10 @@
-//! Commands on messages of the selected mailbox (RFC 3501 6.4).
+//! Commands on messages of the selected mailbox (RFC 3501 6.4.3 to 6.4.7): SEARCH, FETCH, STORE,
+//! COPY, MOVE, EXPUNGE.
 
-pub(super) mod copy;
-pub(super) mod expunge;
-pub(super) mod fetch;
-pub(super) mod search;
-pub(super) mod store;
-
+mod copy;
+mod expunge;
+mod fetch;
 mod reader;
+mod search;
 mod search_key;
+mod store;

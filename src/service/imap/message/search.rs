@@ -6,6 +6,7 @@
 
 use super::{
     super::{
+        handler::Handler,
         reply::{Done, Failure, Reply},
         selected::Selected,
         state::Session,
@@ -16,7 +17,10 @@ use super::{
 use crate::{
     model::{ModSeq, Uid},
     protocol::{
-        imap::{Search, SearchResult, SearchReturn},
+        imap::{
+            SearchResult,
+            message::search::{Search, SearchReturn},
+        },
         mime::{DateTime, MessageSearch, Needle, Scope, date},
     },
     runtime::executor::Executor,
@@ -37,24 +41,26 @@ struct Hit {
     mod_seq: ModSeq,
 }
 
-pub(crate) async fn search(session: &mut Session, tag: &str, search: &Search<'_>) -> Reply {
-    let selected = session.selected()?;
-    let query = Query::new(&search.key, search.charset.as_deref(), selected)?;
-    if query.mod_seq {
-        session.enable_condstore();
-    }
-    let selected = session.selected()?;
-    let account = session.account()?;
-    let executor = session.shard.executor.clone();
-    let hits = scan(&query, selected, &account, &*executor, search.uid).await?;
-    match search.returns {
-        None => {
-            let mod_seq = highest(&hits).filter(|_| query.mod_seq);
-            session.writer().search(hits.iter().map(|hit| hit.number), mod_seq);
+impl Handler for Search<'_> {
+    async fn run(&self, session: &mut Session, tag: &str) -> Reply {
+        let selected = session.selected()?;
+        let query = Query::new(&self.key, self.charset.as_deref(), selected)?;
+        if query.mod_seq {
+            session.enable_condstore();
         }
-        Some(returns) => tell_extended(session, search, tag, returns, query.mod_seq, &hits),
+        let selected = session.selected()?;
+        let account = session.account()?;
+        let executor = session.shard.executor.clone();
+        let hits = scan(&query, selected, &account, &*executor, self.uid).await?;
+        match self.returns {
+            None => {
+                let mod_seq = highest(&hits).filter(|_| query.mod_seq);
+                session.writer().search(hits.iter().map(|hit| hit.number), mod_seq);
+            }
+            Some(returns) => tell_extended(session, self, tag, returns, query.mod_seq, &hits),
+        }
+        Done::ok("SEARCH completed")
     }
-    Done::ok("SEARCH completed")
 }
 
 async fn scan(

@@ -12,7 +12,10 @@ use super::super::{reply::Failure, selected::Selected};
 use crate::{
     model::{Flags, ModSeq},
     protocol::{
-        imap::{Code, DateTest, Ranges, SearchKey},
+        imap::{
+            Code, Ranges,
+            message::search::{DateTest, SearchKey},
+        },
         mime::{Needle, Scope, encoding_of},
     },
     store::Message,

@@ -1,49 +1,55 @@
 //! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages at once.
 
 use super::super::{
+    handler::Handler,
     reply::{Done, Failure, OwnedCode, Reply},
     state::Session,
     sync::OwnChange,
 };
 use crate::{
     model::{FlagEdit, FlagSet, ModSeq, Uid},
-    protocol::imap::{Code, FetchResponse, Store},
+    protocol::imap::{Code, FetchResponse, message::store::Store},
     store::{FlagChange, FlagOutcome},
 };
 
-pub(crate) async fn store(session: &mut Session, store: &Store<'_>) -> Reply {
-    let selected = session.writable()?;
-    let mailbox = selected.mailbox();
-    let indexes = selected.indexes(store.uid, &store.set)?;
-    let current = selected.view.current();
-    let mut uids: Vec<Uid> = Vec::new();
-    let mut expunged = false;
-    for index in indexes.into_iter().flatten() {
-        session.turn_of_scan(index).await;
-        let Some(message) = selected.numbering().get(index) else { continue };
-        match current.as_ref().and_then(|it| it.index_of(message.uid)) {
-            Some(_) => uids.push(message.uid),
-            None => expunged = true,
+impl Handler for Store<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let selected = session.writable()?;
+        let mailbox = selected.mailbox();
+        let indexes = selected.indexes(self.uid, &self.set)?;
+        let current = selected.view.current();
+        let mut uids: Vec<Uid> = Vec::new();
+        let mut expunged = false;
+        for index in indexes.into_iter().flatten() {
+            session.turn_of_scan(index).await;
+            let Some(message) = selected.numbering().get(index) else { continue };
+            match current.as_ref().and_then(|it| it.index_of(message.uid)) {
+                Some(_) => uids.push(message.uid),
+                None => expunged = true,
+            }
         }
+        if self.unchanged_since.is_some() {
+            session.enable_condstore();
+        }
+        let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
+        let system = self.flags.system;
+        let change = FlagChange { action: self.action, system, keywords: keywords.clone() };
+        let outcome =
+            session.account()?.store_flags(mailbox, &uids, change, self.unchanged_since).await?;
+        tell(session, self, &keywords, &outcome).await?;
+        // RFC 2180 4.2.2: the others are done; a client that goes by numbers must hear of the gap.
+        if expunged && !self.uid {
+            return Err(Failure::no(Code::ExpungeIssued, "Some messages are expunged"));
+        }
+        if outcome.modified.is_empty() {
+            return Done::ok("STORE completed");
+        }
+        let refused = refused_numbers(session, self.uid, &outcome.modified)?;
+        Ok(Done::Ok {
+            code: Some(OwnedCode::Modified(refused)),
+            text: "Some messages were modified",
+        })
     }
-    if store.unchanged_since.is_some() {
-        session.enable_condstore();
-    }
-    let keywords: Vec<String> = store.flags.keywords.iter().map(|&it| it.to_owned()).collect();
-    let system = store.flags.system;
-    let change = FlagChange { action: store.action, system, keywords: keywords.clone() };
-    let outcome =
-        session.account()?.store_flags(mailbox, &uids, change, store.unchanged_since).await?;
-    tell(session, store, &keywords, &outcome).await?;
-    // RFC 2180 4.2.2: the others are done; a client that goes by numbers must hear of the gap.
-    if expunged && !store.uid {
-        return Err(Failure::no(Code::ExpungeIssued, "Some messages are expunged"));
-    }
-    if outcome.modified.is_empty() {
-        return Done::ok("STORE completed");
-    }
-    let refused = refused_numbers(session, store.uid, &outcome.modified)?;
-    Ok(Done::Ok { code: Some(OwnedCode::Modified(refused)), text: "Some messages were modified" })
 }
 
 /// RFC 7162 3.1.3: the MODIFIED code counts as the command does.

@@ -6,32 +6,37 @@
 use futures_lite::future;
 
 use super::super::{
-    dispatch::Updates,
+    handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
 };
-use crate::{protocol::imap::Frame, runtime::connection::ConnectionError};
+use crate::{
+    protocol::imap::{Frame, Updates, session::idle::Idle},
+    runtime::connection::ConnectionError,
+};
 
-pub(crate) async fn idle(session: &mut Session) -> Reply {
-    session.restart_deadline();
-    session.writer().continuation("idling");
-    loop {
-        match session.framer.line(session.connection.input()) {
-            Frame::Command { size } => {
-                let line = session.take_input(size);
-                let done = line.trim_ascii_end().eq_ignore_ascii_case(b"DONE");
-                return if done {
-                    Done::ok("IDLE completed")
-                } else {
-                    Err(Failure::bad("Expected DONE"))
-                };
+impl Handler for Idle {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        session.restart_deadline();
+        session.writer().continuation("idling");
+        loop {
+            match session.framer.line(session.connection.input()) {
+                Frame::Command { size } => {
+                    let line = session.take_input(size);
+                    let done = line.trim_ascii_end().eq_ignore_ascii_case(b"DONE");
+                    return if done {
+                        Done::ok("IDLE completed")
+                    } else {
+                        Err(Failure::bad("Expected DONE"))
+                    };
+                }
+                Frame::Bye(text) => return Err(Failure::bye(text)),
+                _ => {}
             }
-            Frame::Bye(text) => return Err(Failure::bye(text)),
-            _ => {}
+            session.tell_changes(Updates::All { uid: false }).await?;
+            session.flush().await?;
+            wait(session).await?;
         }
-        session.tell_changes(Updates::All { uid: false }).await?;
-        session.flush().await?;
-        wait(session).await?;
     }
 }
 

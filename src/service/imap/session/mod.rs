@@ -1,5 +1,10 @@
 //! Commands about the session itself and what it may use: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
 //! NAMESPACE, IDLE.
 
-pub(super) mod capability;
-pub(super) mod idle;
+mod capability;
+mod enable;
+mod id;
+mod idle;
+mod logout;
+mod namespace;
+mod noop;

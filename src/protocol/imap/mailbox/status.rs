@@ -1,0 +1,88 @@
+//! STATUS (RFC 3501 6.3.10), and its items, which LIST takes too (RFC 5819 2).
+
+use super::super::{
+    cursor::{Cursor, Parsed},
+    name::MailboxName,
+    table::Arguments,
+};
+
+/// `status = "STATUS" SP mailbox SP "(" status-att *(SP status-att) ")"`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status<'a> {
+    pub mailbox: MailboxName<'a>,
+    pub items: StatusItems,
+}
+
+/// A set of STATUS data items (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438 2).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct StatusItems(pub u8);
+
+impl StatusItems {
+    pub const MESSAGES: StatusItems = StatusItems(1);
+    pub const RECENT: StatusItems = StatusItems(2);
+    pub const UID_NEXT: StatusItems = StatusItems(4);
+    pub const UID_VALIDITY: StatusItems = StatusItems(8);
+    pub const UNSEEN: StatusItems = StatusItems(16);
+    pub const HIGHEST_MOD_SEQ: StatusItems = StatusItems(32);
+    pub const SIZE: StatusItems = StatusItems(64);
+
+    pub fn contains(self, other: StatusItems) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    pub fn insert(&mut self, other: StatusItems) {
+        self.0 |= other.0;
+    }
+}
+
+impl<'a> Arguments<'a> for Status<'a> {
+    fn parse(cursor: &mut Cursor<'a>, _: bool) -> Parsed<Status<'a>> {
+        cursor.arguments()?;
+        let mailbox = cursor.mailbox()?;
+        cursor.space()?;
+        Ok(Status { mailbox, items: status_items(cursor)? })
+    }
+}
+
+/// The list of items, in parentheses.
+pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
+    let mut items = StatusItems::default();
+    cursor.list(false, "a list of status items is missing", |cursor| {
+        items.insert(match cursor.word()?.as_bytes() {
+            b"MESSAGES" => StatusItems::MESSAGES,
+            b"RECENT" => StatusItems::RECENT,
+            b"UIDNEXT" => StatusItems::UID_NEXT,
+            b"UIDVALIDITY" => StatusItems::UID_VALIDITY,
+            b"UNSEEN" => StatusItems::UNSEEN,
+            b"HIGHESTMODSEQ" => StatusItems::HIGHEST_MOD_SEQ,
+            b"SIZE" => StatusItems::SIZE,
+            _ => return Err("unknown status item"),
+        });
+        Ok(())
+    })?;
+    Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{
+            CommandBody,
+            tests::{check, mailbox},
+        },
+        Status, StatusItems,
+    };
+
+    #[test]
+    fn items() {
+        let status = |items| CommandBody::Status(Status { mailbox: mailbox("x"), items });
+        check(
+            "STATUS x (messages UIDNEXT)",
+            status(StatusItems(StatusItems::MESSAGES.0 | StatusItems::UID_NEXT.0)),
+        );
+        check(
+            "STATUS x (RECENT UIDVALIDITY UNSEEN HIGHESTMODSEQ SIZE)",
+            status(StatusItems(0x7f & !1 & !4)),
+        );
+    }
+}

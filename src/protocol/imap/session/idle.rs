@@ -1,0 +1,30 @@
+//! IDLE (RFC 2177 3): tell changes at once. The `DONE` line is read by
+//! [`super::super::Framer::line`].
+
+use super::super::{
+    cursor::{Cursor, Parsed},
+    table::Arguments,
+};
+
+/// `idle = "IDLE" CRLF "DONE"`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Idle;
+
+impl Arguments<'_> for Idle {
+    fn parse(_: &mut Cursor<'_>, _: bool) -> Parsed<Idle> {
+        Ok(Idle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{CommandBody, tests::check},
+        Idle,
+    };
+
+    #[test]
+    fn has_no_arguments() {
+        check("IDLE", CommandBody::Idle(Idle));
+    }
+}

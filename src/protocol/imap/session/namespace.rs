@@ -1,0 +1,29 @@
+//! NAMESPACE (RFC 2342 5): where whose mailboxes are.
+
+use super::super::{
+    cursor::{Cursor, Parsed},
+    table::Arguments,
+};
+
+/// `"NAMESPACE"`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Namespace;
+
+impl Arguments<'_> for Namespace {
+    fn parse(_: &mut Cursor<'_>, _: bool) -> Parsed<Namespace> {
+        Ok(Namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{CommandBody, tests::check},
+        Namespace,
+    };
+
+    #[test]
+    fn has_no_arguments() {
+        check("NAMESPACE", CommandBody::Namespace(Namespace));
+    }
+}

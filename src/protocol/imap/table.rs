@@ -1,0 +1,280 @@
+//! The table of commands: one row each, and nothing else that names them all.
+//!
+//! A row is read twice. Here it becomes a [`CommandKind`], a variant of [`CommandBody`], a
+//! [`CommandRow`] and an arm of the parser; in `service::imap`, which knows how commands are carried
+//! out, an arm that calls the handler of the row's value. So a command without a parser or without a
+//! handler does not compile. A new command is a row and a file on each side.
+
+use super::{
+    authentication,
+    cursor::{Cursor, Parsed},
+    mailbox, message, session,
+    state::{State, States},
+};
+
+/// The value of a command, read off what follows its name.
+pub(super) trait Arguments<'a>: Sized {
+    /// `uid`: the name stands behind `UID` (RFC 3501 6.4.8); only of commands whose row has that form.
+    /// Begins at the end of the name, so that a command may have no arguments.
+    fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Self>;
+
+    /// It was the `UID` form.
+    fn uid(&self) -> bool {
+        false
+    }
+}
+
+/// What may be told of other sessions' changes before the tagged response of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Updates {
+    /// The command leaves or changes the selected state itself.
+    None,
+    /// All but EXPUNGE: the client may have numbers of its own in flight (RFC 3501 7.4.1).
+    Flags { uid: bool },
+    /// Everything. `uid`: FETCH responses name the UID, as answers to a UID command must (RFC 3501
+    /// 6.4.8).
+    All { uid: bool },
+}
+
+/// The updates of a row, whatever the form of the command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tells {
+    Nothing,
+    All,
+    /// Everything after the `UID` form; after the other, which goes by numbers, all but EXPUNGE.
+    ByNumbers,
+}
+
+/// Hands the rows, by family, to the macro `$read`. A row:
+///
+/// * the file and the type of its value, whose name is that of its [`CommandKind`] and of its variant
+///   of [`CommandBody`], too;
+/// * its name in capitals, also the label of its metrics;
+/// * `Plain`, or `Uid` if it has a `UID` form as well;
+/// * the [`States`] it is allowed in;
+/// * what may be told after it: a [`Tells`].
+macro_rules! command_table {
+    ($read:ident) => {
+        $read! {
+            session {
+                capability::Capability         [b"CAPABILITY"   Plain Any              All];
+                noop::Noop                     [b"NOOP"         Plain Any              All];
+                logout::Logout                 [b"LOGOUT"       Plain Any              Nothing];
+                id::Id<'a>                     [b"ID"           Plain Any              All];
+                enable::Enable<'a>             [b"ENABLE"       Plain LoggedIn         All];
+                namespace::Namespace           [b"NAMESPACE"    Plain LoggedIn         All];
+                idle::Idle                     [b"IDLE"         Plain LoggedIn         All];
+            }
+            authentication {
+                start_tls::StartTls            [b"STARTTLS"     Plain NotAuthenticated Nothing];
+                authenticate::Authenticate<'a> [b"AUTHENTICATE" Plain NotAuthenticated Nothing];
+                login::Login<'a>               [b"LOGIN"        Plain NotAuthenticated Nothing];
+            }
+            mailbox {
+                select::Select<'a>             [b"SELECT"       Plain LoggedIn         Nothing];
+                select::Examine<'a>            [b"EXAMINE"      Plain LoggedIn         Nothing];
+                create::Create<'a>             [b"CREATE"       Plain LoggedIn         All];
+                delete::Delete<'a>             [b"DELETE"       Plain LoggedIn         All];
+                rename::Rename<'a>             [b"RENAME"       Plain LoggedIn         All];
+                subscribe::Subscribe<'a>       [b"SUBSCRIBE"    Plain LoggedIn         All];
+                subscribe::Unsubscribe<'a>     [b"UNSUBSCRIBE"  Plain LoggedIn         All];
+                list::List<'a>                 [b"LIST"         Plain LoggedIn         All];
+                lsub::Lsub<'a>                 [b"LSUB"         Plain LoggedIn         All];
+                status::Status<'a>             [b"STATUS"       Plain LoggedIn         All];
+                append::Append<'a>             [b"APPEND"       Plain LoggedIn         All];
+                check::Check                   [b"CHECK"        Plain Selected         All];
+                close::Close                   [b"CLOSE"        Plain Selected         Nothing];
+                close::Unselect                [b"UNSELECT"     Plain Selected         Nothing];
+            }
+            message {
+                expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All];
+                search::Search<'a>             [b"SEARCH"       Uid   Selected         ByNumbers];
+                fetch::Fetch<'a>               [b"FETCH"        Uid   Selected         ByNumbers];
+                store::Store<'a>               [b"STORE"        Uid   Selected         ByNumbers];
+                copy::Copy<'a>                 [b"COPY"         Uid   Selected         All];
+                copy::Move<'a>                 [b"MOVE"         Uid   Selected         All];
+            }
+        }
+    };
+}
+pub(crate) use command_table;
+
+macro_rules! commands {
+    ($($family:ident { $(
+        $file:ident::$kind:ident $(<$life:lifetime>)?
+        [$name:literal $form:ident $states:ident $tells:ident];
+    )* })*) => {
+        /// The commands; each is an index of [`COMMANDS`]. `UID` forms are the same command.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum CommandKind {
+            $($($kind,)*)*
+        }
+
+        /// What a command asks for.
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub enum CommandBody<'a> {
+            $($($kind($family::$file::$kind $(<$life>)?),)*)*
+        }
+
+        /// Every command, by [`CommandKind`].
+        pub static COMMANDS: &[CommandRow] = &[
+            $($(CommandRow {
+                kind: CommandKind::$kind,
+                name: as_text($name),
+                states: States::$states,
+                tells: Tells::$tells,
+            },)*)*
+        ];
+
+        impl<'a> CommandBody<'a> {
+            /// Reads what follows the name of a command; `None` if there is none of this name and
+            /// form.
+            pub(super) fn parse(
+                name: &[u8],
+                uid: bool,
+                cursor: &mut Cursor<'a>,
+            ) -> Option<Parsed<CommandBody<'a>>> {
+                Some(match name {
+                    $($($name if !uid || Form::$form.has_uid() => {
+                        $family::$file::$kind::parse(cursor, uid).map(CommandBody::$kind)
+                    })*)*
+                    _ => return None,
+                })
+            }
+
+            pub fn kind(&self) -> CommandKind {
+                match self {
+                    $($(CommandBody::$kind(_) => CommandKind::$kind,)*)*
+                }
+            }
+
+            /// It was the `UID` form.
+            fn uid(&self) -> bool {
+                match self {
+                    $($(CommandBody::$kind(value) => value.uid(),)*)*
+                }
+            }
+        }
+    };
+}
+command_table!(commands);
+
+/// The forms a command has.
+enum Form {
+    Plain,
+    /// `UID` before its name, too (RFC 3501 6.4.8).
+    Uid,
+}
+
+impl Form {
+    const fn has_uid(self) -> bool {
+        matches!(self, Form::Uid)
+    }
+}
+
+/// The row of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CommandRow {
+    pub kind: CommandKind,
+    /// As the RFC writes it; also the label of its metrics.
+    pub name: &'static str,
+    states: States,
+    tells: Tells,
+}
+
+impl CommandRow {
+    pub fn allowed(&self, state: State) -> bool {
+        self.states.contain(state)
+    }
+
+    /// Text of the `BAD` when it is not allowed.
+    pub fn refusal(&self, state: State) -> &'static str {
+        self.states.refusal(state)
+    }
+}
+
+impl CommandKind {
+    pub fn row(self) -> &'static CommandRow {
+        &COMMANDS[self as usize]
+    }
+}
+
+impl CommandBody<'_> {
+    pub fn row(&self) -> &'static CommandRow {
+        self.kind().row()
+    }
+
+    pub fn updates(&self) -> Updates {
+        let uid = self.uid();
+        match self.row().tells {
+            Tells::Nothing => Updates::None,
+            Tells::ByNumbers if !uid => Updates::Flags { uid },
+            Tells::All | Tells::ByNumbers => Updates::All { uid },
+        }
+    }
+}
+
+/// Names stand in the rows as octets, since the parser compares octets.
+#[allow(clippy::panic)] // when compiled, if at all
+const fn as_text(name: &'static [u8]) -> &'static str {
+    match std::str::from_utf8(name) {
+        Ok(name) => name,
+        Err(_) => panic!("a command's name is ASCII"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_where_their_kind_points() {
+        for (index, row) in COMMANDS.iter().enumerate() {
+            assert_eq!(row.kind as usize, index, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn states() {
+        use State::{Authenticated, NotAuthenticated, Selected};
+        const CASES: &[(CommandKind, [bool; 3])] = &[
+            (CommandKind::Noop, [true, true, true]),
+            (CommandKind::Id, [true, true, true]),
+            (CommandKind::Login, [true, false, false]),
+            (CommandKind::StartTls, [true, false, false]),
+            (CommandKind::Select, [false, true, true]),
+            (CommandKind::Append, [false, true, true]),
+            (CommandKind::Idle, [false, true, true]),
+            (CommandKind::Fetch, [false, false, true]),
+            (CommandKind::Unselect, [false, false, true]),
+        ];
+        for &(kind, expected) in CASES {
+            let row = kind.row();
+            let allowed =
+                [NotAuthenticated, Authenticated, Selected].map(|state| row.allowed(state));
+            assert_eq!(allowed, expected, "{}", row.name);
+        }
+        assert_eq!(CommandKind::Login.row().refusal(Selected), "already logged in");
+        assert_eq!(CommandKind::Fetch.row().refusal(NotAuthenticated), "log in first");
+        assert_eq!(CommandKind::Fetch.row().refusal(Authenticated), "select a mailbox first");
+    }
+
+    #[test]
+    fn updates() {
+        const CASES: &[(&str, Updates)] = &[
+            ("a NOOP\r\n", Updates::All { uid: false }),
+            ("a SELECT x\r\n", Updates::None),
+            ("a FETCH 1 FLAGS\r\n", Updates::Flags { uid: false }),
+            ("a UID FETCH 1 FLAGS\r\n", Updates::All { uid: true }),
+            ("a STORE 1 FLAGS x\r\n", Updates::Flags { uid: false }),
+            ("a UID SEARCH ALL\r\n", Updates::All { uid: true }),
+            ("a EXPUNGE\r\n", Updates::All { uid: false }),
+            ("a UID EXPUNGE 1\r\n", Updates::All { uid: true }),
+            ("a UID MOVE 1 x\r\n", Updates::All { uid: true }),
+        ];
+        for &(frame, expected) in CASES {
+            let command = super::super::parse(frame.as_bytes()).expect(frame);
+            assert_eq!(command.body.updates(), expected, "{frame}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! STARTTLS (RFC 3501 6.2.1).
+//!
+//! Nothing that came in clear is used under TLS: `Connection::start_tls` throws it away (RFC 3501
+//! 11.1).
+
+use super::super::{
+    handler::Handler,
+    reply::{Done, Failure, Leave, Reply},
+    state::Session,
+};
+use crate::protocol::imap::{Status, authentication::start_tls::StartTls};
+
+impl Handler for StartTls {
+    async fn run(&self, session: &mut Session, tag: &str) -> Reply {
+        if !session.connection.can_start_tls() {
+            return Err(Failure::bad("TLS is active already or not available"));
+        }
+        session.writer().tagged(tag, Status::Ok, None, "Begin TLS negotiation now");
+        session.flush().await?;
+        let timeout = session.options().tls_handshake_timeout;
+        session.connection.start_tls(timeout).await.map_err(|_| Failure::Leave(Leave::Lost))?;
+        session.restart_under_tls();
+        Ok(Done::Answered)
+    }
+}

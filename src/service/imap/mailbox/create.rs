@@ -1,0 +1,32 @@
+//! CREATE (RFC 3501 6.3.3, RFC 6154 3).
+
+use super::super::{
+    folder::new_name,
+    handler::Handler,
+    reply::{Done, Failure, Reply},
+    state::Session,
+};
+use crate::{
+    model::SpecialUse,
+    protocol::imap::{Code, mailbox::create::Create},
+};
+
+impl Handler for Create<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let name = new_name(&self.mailbox)?;
+        let special_use = match self.special_use.as_slice() {
+            // RFC 6154 3: what cannot be had is refused. \All and \Flagged are no place to put mail.
+            _ if self.unknown_use => {
+                return Err(Failure::no(Code::UseAttr, "Special use not known"));
+            }
+            [SpecialUse::All | SpecialUse::Flagged] => {
+                return Err(Failure::no(Code::UseAttr, "No mailbox can be created for this use"));
+            }
+            [] => None,
+            [one] => Some(*one),
+            _ => return Err(Failure::no(Code::UseAttr, "A mailbox has one special use")),
+        };
+        session.account()?.create_mailbox(&name, special_use).await?;
+        Done::ok("CREATE completed")
+    }
+}

@@ -1,0 +1,43 @@
+//! LSUB (RFC 3501 6.3.9).
+
+use super::{
+    super::{
+        handler::Handler,
+        reply::{Done, Failure, Reply},
+        state::Session,
+    },
+    names::{Matcher, NameWalk, Superiors},
+};
+use crate::{
+    protocol::imap::{Attributes, ListItem, mailbox::lsub::Lsub},
+    store::Names,
+};
+
+impl Handler for Lsub<'_> {
+    async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let mut matcher = Matcher::new(&self.reference, std::slice::from_ref(&self.pattern));
+        let account = session.account()?;
+        let mut walk = NameWalk::new(Names::Subscribed);
+        let mut superiors = Superiors::default();
+        while let Some(name) = walk.next(&account) {
+            if matcher.matches(session, &name).await {
+                tell(session, &name, Attributes::default()).await?;
+                continue;
+            }
+            // RFC 3501 6.3.9: with `%` a level that is not subscribed itself, but has subscribed
+            // levels below, is told as \Noselect.
+            for level in superiors.new_of(&name) {
+                if !account.is_subscribed(&level) && matcher.matches(session, &level).await {
+                    tell(session, &level, Attributes::NO_SELECT).await?;
+                }
+            }
+        }
+        Done::ok("LSUB completed")
+    }
+}
+
+async fn tell(session: &mut Session, name: &str, attributes: Attributes) -> Result<(), Failure> {
+    let item = ListItem { name, attributes, special_use: None, child_subscribed: false };
+    session.writer().lsub(&item);
+    Ok(session.flush_if_full().await?)
+}

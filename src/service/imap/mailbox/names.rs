@@ -1,0 +1,143 @@
+//! The names of an account for LIST and LSUB: walked in order, matched by patterns.
+//!
+//! Names are taken from the account by pieces and looked up one by one: a LIST holds a piece of them
+//! and an output buffer, whatever the account has and however slowly its client reads.
+
+use super::super::state::Session;
+use crate::{
+    protocol::imap::{ListPattern, MailboxName, SEPARATOR},
+    store::{Account, Names},
+};
+
+/// Steps of matching before other sessions get their turn: well under 1 ms even for a pattern of
+/// wildcards.
+const STEPS_PER_TURN: usize = 4_096;
+
+/// Names that a LIST or LSUB holds at once.
+const NAMES_PIECE: usize = 64;
+
+const INBOX: &str = "INBOX";
+
+/// Patterns of one command and the work done with them.
+pub(super) struct Matcher {
+    patterns: Vec<ListPattern>,
+    /// Steps taken since the last turn.
+    steps: usize,
+}
+
+impl Matcher {
+    /// A pattern that no name can match, being too long or not decodable, matches none: asking for
+    /// it is no error (RFC 3501 6.3.8).
+    pub(super) fn new(reference: &MailboxName<'_>, patterns: &[MailboxName<'_>]) -> Matcher {
+        let reference = reference.to_utf8().ok();
+        let compile = |pattern: &MailboxName<'_>| {
+            let (reference, pattern) = (reference.as_deref()?, pattern.to_utf8().ok()?);
+            // RFC 3501 6.3.8: the canonical form is the two put together.
+            ListPattern::new(&format!("{reference}{pattern}"))
+        };
+        Matcher { patterns: patterns.iter().filter_map(compile).collect(), steps: 0 }
+    }
+
+    pub(super) async fn matches(&mut self, session: &Session, name: &str) -> bool {
+        for pattern in &self.patterns {
+            self.steps += pattern.cost(name);
+            if self.steps > STEPS_PER_TURN {
+                self.steps = 0;
+                session.shard.executor.yield_now().await;
+            }
+            if pattern.matches(name) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// The names of an account piece by piece, INBOX first if it is about mailboxes: what is told of them
+/// may wait for a client that does not read, and then holds one piece, however many there are. Names
+/// that come or go meanwhile are told or not.
+pub(super) struct NameWalk {
+    which: Names,
+    piece: std::vec::IntoIter<String>,
+    last: Option<String>,
+    inbox_told: bool,
+}
+
+impl NameWalk {
+    pub(super) fn new(which: Names) -> NameWalk {
+        NameWalk { which, piece: Vec::new().into_iter(), last: None, inbox_told: false }
+    }
+
+    pub(super) fn next(&mut self, account: &Account) -> Option<String> {
+        let inbox_first = self.which != Names::Subscribed;
+        if inbox_first && !self.inbox_told {
+            self.inbox_told = true;
+            return Some(INBOX.to_owned());
+        }
+        loop {
+            let Some(name) = self.piece.next() else {
+                let piece = account.names_after(self.last.as_deref(), self.which, NAMES_PIECE);
+                self.last = Some(piece.last()?.clone());
+                self.piece = piece.into_iter();
+                continue;
+            };
+            if !(inbox_first && name == INBOX) {
+                return Some(name);
+            }
+        }
+    }
+}
+
+/// Superior levels of names that come in order, each once: all names below a level are neighbours.
+#[derive(Default)]
+pub(super) struct Superiors {
+    previous: String,
+}
+
+impl Superiors {
+    /// Those of `name` that the name before did not have.
+    pub(super) fn new_of(&mut self, name: &str) -> Vec<String> {
+        let is_new = |level: &&str| {
+            let rest = self.previous.strip_prefix(level);
+            !rest.is_some_and(|rest| rest.starts_with(SEPARATOR))
+        };
+        let new = ancestors(name).filter(is_new).map(str::to_owned).collect();
+        name.clone_into(&mut self.previous);
+        new
+    }
+}
+
+/// Superior levels of `name`: of `a/b/c` these are `a` and `a/b`.
+fn ancestors(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices(SEPARATOR).filter_map(|(end, _)| name.get(..end))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn superiors_come_once(names in prop::collection::btree_set("[ab]([-/][ab]){0,4}", 0..12)) {
+            let mut superiors = Superiors::default();
+            let mut told: Vec<String> =
+                names.iter().flat_map(|name| superiors.new_of(name)).collect();
+            told.sort();
+            let mut expected: Vec<&str> = names.iter().flat_map(|name| ancestors(name)).collect();
+            expected.sort();
+            expected.dedup();
+            prop_assert_eq!(told, expected);
+        }
+    }
+
+    #[test]
+    fn superior_levels() {
+        const CASES: &[(&str, &[&str])] =
+            &[("a", &[]), ("a/b", &["a"]), ("a/b/c", &["a", "a/b"]), ("ü/x", &["ü"])];
+        for (name, expected) in CASES {
+            assert_eq!(ancestors(name).collect::<Vec<_>>(), *expected, "{name}");
+        }
+    }
+}
