@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::ImapHandover;
+use super::handover::ImapHandover;
 use crate::{
     model::{Uid, UidValidity},
     protocol::imap::Code,
