@@ -18,8 +18,8 @@ use ringmail::{
     model::{FlagSet, Flags, KeywordSet, ModSeq, SpecialUse, Timestamp, Uid, UidValidity},
     protocol::{
         imap::{
-            Attributes, Code, Command, FetchResponse, Frame, Framer, Limits, ListItem, Status,
-            StatusValues, Writer,
+            Attributes, Capabilities, Capability, Code, Command, FetchResponse, Frame, Framer,
+            Limits, ListItem, Status, StatusValues, Writer,
             mailbox::status::StatusItems,
             message::fetch::{Section, SectionPart},
             parse,
@@ -297,7 +297,7 @@ fn responses() -> Vec<u8> {
     let codes = [
         Code::Alert,
         Code::BadCharset(&["UTF-8", "US-ASCII"]),
-        Code::Capability("IMAP4rev1 IDLE"),
+        Code::Capability(Capabilities::ALL),
         Code::PermanentFlags { system: Flags::SEEN, keywords: &keywords, more: true },
         Code::ReadOnly,
         Code::ReadWrite,
@@ -322,8 +322,8 @@ fn responses() -> Vec<u8> {
     writer.tagged("a1", Status::No, Some(Code::AlreadyExists), "exists");
     writer.tagged("a2", Status::Bad, None, "syntax");
     writer.bye("going");
-    writer.capability("IMAP4rev1 LITERAL+ CONDSTORE");
-    writer.enabled(&["CONDSTORE"]);
+    writer.capability(Capabilities::ALL);
+    writer.enabled([Capability::CondStore].into_iter().collect());
     writer.id(&[("name", Some("Ringmail")), ("os", None)]);
     writer.namespace();
     writer.exists(3);
@@ -371,7 +371,8 @@ fn responses_are_read() {
     }
     assert_eq!(count, bytes.split(|&octet| octet == b'\n').count() - 1, "one a line");
     let mut greeting = Vec::new();
-    Writer::new(&mut greeting).untagged(Status::Ok, Some(Code::Capability("IMAP4rev1")), "hi");
+    let capabilities = Code::Capability([Capability::Imap4Rev1].into_iter().collect());
+    Writer::new(&mut greeting).untagged(Status::Ok, Some(capabilities), "hi");
     assert!(GreetingCodec::default().decode(&greeting).is_ok());
 }
 

@@ -12,6 +12,7 @@ use std::{rc::Rc, time::Duration};
 use demo_server::DemoServer;
 use ringmail::{
     model::MailboxId,
+    protocol::imap::{Capabilities, Capability},
     runtime::{
         LocalFuture,
         connection::Connection,
@@ -114,6 +115,23 @@ fn log_in(world: &SimulatedWorld<'_>) -> Client {
 fn append(client: &mut Client, message: &str) {
     client.say(format!("a APPEND INBOX {{{}+}}\r\n{message}\r\n", message.len()));
     client.read_to("a OK");
+}
+
+#[test]
+fn what_is_not_configured_is_neither_told_nor_known() {
+    let kit = Kit::new();
+    let mut options = world::options(true);
+    options.imap.capabilities =
+        Capabilities::ALL.without(Capability::Idle).without(Capability::CondStore);
+    let world = SimulatedWorld::with_options(&kit, serve, 0, options, 64 << 20);
+    let mut client = world.client();
+    client.say("a LOGIN alice@demo.test demo\r\nb CAPABILITY\r\n");
+    let told = client.read_to("b OK");
+    assert!(!told.contains("IDLE") && !told.contains("CONDSTORE"), "{told}");
+    assert!(told.contains(" ENABLE ID NAMESPACE "), "{told}");
+    client.say("c IDLE\r\nd ENABLE CONDSTORE\r\n");
+    let told = client.read_to("d OK");
+    assert!(told.starts_with("c BAD unknown command\r\n* ENABLED\r\nd OK "), "{told}");
 }
 
 #[test]

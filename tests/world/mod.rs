@@ -123,6 +123,17 @@ impl<'k> SimulatedWorld<'k> {
         plaintext: bool,
         intake_memory: usize,
     ) -> SimulatedWorld<'k> {
+        SimulatedWorld::with_options(kit, serve, entry, options(plaintext), intake_memory)
+    }
+
+    pub fn with_options(
+        kit: &'k Kit,
+        serve: Serve,
+        entry: usize,
+        options: ServiceOptions,
+        intake_memory: usize,
+    ) -> SimulatedWorld<'k> {
+        let options = Arc::new(options);
         let executor: Rc<dyn Executor> = Rc::new(kit.simulation.clone());
         // Wrong passwords of earlier playings are not this one's.
         kit.directory.lift(&Lift::All);
@@ -143,7 +154,7 @@ impl<'k> SimulatedWorld<'k> {
                 .collect();
             shards.push(Rc::new(Shard {
                 id,
-                options: Arc::new(options(plaintext)),
+                options: options.clone(),
                 executor: executor.clone(),
                 mesh: seat.join(executor.clone()),
                 directory: kit.directory.clone(),
@@ -248,7 +259,7 @@ fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) 
     partition
 }
 
-fn options(plaintext: bool) -> ServiceOptions {
+pub fn options(plaintext: bool) -> ServiceOptions {
     ServiceOptions {
         hostname: HOST.to_owned(),
         allow_plaintext_auth: plaintext,

@@ -1,35 +1,101 @@
-//! What CAPABILITY tells (RFC 3501 7.2.1).
+//! What the server can do (RFC 3501 7.2.1) as a set: told by CAPABILITY, asked by ENABLE, needed by
+//! commands. The names are rows of [`super::table`].
 
-use super::state::State;
+use super::{
+    state::State,
+    table::{CAPABILITIES, Capability},
+};
 
-/// The extensions are told before login too: clients such as Python's imaplib ask only once.
-macro_rules! extensions {
-    () => {
-        concat!(
-            "ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE CREATE-SPECIAL-USE UIDPLUS MOVE ",
-            "UNSELECT CONDSTORE ESEARCH LIST-EXTENDED LIST-STATUS STATUS=SIZE"
-        )
-    };
+/// A set of capabilities. Told in the order of the table, whatever came into it first.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Capabilities(u64);
+
+/// When a capability is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Offered {
+    /// Before login, too: clients such as Python's imaplib ask only once.
+    Always,
+    BeforeLogin,
+    /// Before login, while TLS is possible and not active (RFC 3501 6.2.1).
+    WhileInClear,
+    /// Before login, while passwords may be sent (RFC 3501 6.2.3).
+    WithLogin,
+    /// Before login, while they may not.
+    WithoutLogin,
 }
 
-macro_rules! before_login {
-    ($more:literal) => {
-        concat!("IMAP4rev1 LITERAL+ SASL-IR ", extensions!(), " ", $more)
-    };
+/// The row of a capability.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CapabilityRow {
+    pub capability: Capability,
+    pub name: &'static str,
+    pub offered: Offered,
+    /// ENABLE takes it (RFC 5161 1): it changes what the server says on its own.
+    pub can_be_enabled: bool,
 }
 
-/// What CAPABILITY tells (RFC 3501 7.2.1). `can_start_tls`: STARTTLS is possible; `can_login`:
-/// passwords may be sent on this connection, else LOGINDISABLED (RFC 3501 6.2.3). Both count before
-/// login only.
-pub fn capability(state: State, can_start_tls: bool, can_login: bool) -> &'static str {
-    match (state, can_start_tls, can_login) {
-        (State::NotAuthenticated, false, false) => before_login!("LOGINDISABLED"),
-        (State::NotAuthenticated, true, false) => before_login!("STARTTLS LOGINDISABLED"),
-        (State::NotAuthenticated, false, true) => before_login!("AUTH=PLAIN AUTH=LOGIN"),
-        (State::NotAuthenticated, true, true) => before_login!("STARTTLS AUTH=PLAIN AUTH=LOGIN"),
-        (State::Authenticated | State::Selected, ..) => {
-            concat!("IMAP4rev1 LITERAL+ ", extensions!())
+const _: () = assert!(CAPABILITIES.len() < 64, "a bit for each");
+
+impl Capabilities {
+    pub const NONE: Capabilities = Capabilities(0);
+    pub const ALL: Capabilities = Capabilities((1 << CAPABILITIES.len()) - 1);
+
+    /// Those of `configured` that a client is told as things stand. `can_start_tls`: STARTTLS is
+    /// possible; `can_login`: passwords may be sent on this connection. Both count before login only.
+    pub fn offered(
+        configured: Capabilities,
+        state: State,
+        can_start_tls: bool,
+        can_login: bool,
+    ) -> Capabilities {
+        let before_login = state == State::NotAuthenticated;
+        let offered = |row: &&CapabilityRow| match row.offered {
+            Offered::Always => true,
+            Offered::BeforeLogin => before_login,
+            Offered::WhileInClear => before_login && can_start_tls,
+            Offered::WithLogin => before_login && can_login,
+            Offered::WithoutLogin => before_login && !can_login,
+        };
+        let named = CAPABILITIES.iter().filter(offered).map(|row| row.capability);
+        named.filter(|&it| configured.contains(it)).collect()
+    }
+
+    /// What ENABLE can do with the name of an extension; `None` if that is nothing.
+    pub(super) fn that_can_be_enabled(name: &str) -> Option<Capability> {
+        let row = CAPABILITIES.iter().find(|row| row.name.eq_ignore_ascii_case(name))?;
+        row.can_be_enabled.then_some(row.capability)
+    }
+
+    pub fn contains(self, capability: Capability) -> bool {
+        self.0 & (1 << capability as u32) != 0
+    }
+
+    pub fn insert(&mut self, capability: Capability) {
+        self.0 |= 1 << capability as u32;
+    }
+
+    pub fn without(self, capability: Capability) -> Capabilities {
+        Capabilities(self.0 & !(1 << capability as u32))
+    }
+
+    pub fn and(self, other: Capabilities) -> Capabilities {
+        Capabilities(self.0 & other.0)
+    }
+
+    /// Appends the names, a space before each.
+    pub(super) fn push(self, out: &mut Vec<u8>) {
+        for row in CAPABILITIES.iter().filter(|row| self.contains(row.capability)) {
+            out.push(b' ');
+            out.extend_from_slice(row.name.as_bytes());
         }
+    }
+}
+
+impl FromIterator<Capability> for Capabilities {
+    fn from_iter<T: IntoIterator<Item = Capability>>(capabilities: T) -> Capabilities {
+        let mut set = Capabilities::NONE;
+        capabilities.into_iter().for_each(|capability| set.insert(capability));
+        set
     }
 }
 
@@ -37,17 +103,53 @@ pub fn capability(state: State, can_start_tls: bool, can_login: bool) -> &'stati
 mod tests {
     use super::*;
 
+    fn told(state: State, can_start_tls: bool, can_login: bool) -> String {
+        let mut out = Vec::new();
+        let all = Capabilities::ALL;
+        Capabilities::offered(all, state, can_start_tls, can_login).push(&mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
     #[test]
-    fn capability_never_offers_passwords_where_they_are_refused() {
+    fn rows_stand_where_their_capability_points() {
+        for (index, row) in CAPABILITIES.iter().enumerate() {
+            assert_eq!(row.capability as usize, index, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn passwords_are_never_offered_where_they_are_refused() {
         for can_start_tls in [false, true] {
-            let list = capability(State::NotAuthenticated, can_start_tls, false);
+            let list = told(State::NotAuthenticated, can_start_tls, false);
             assert!(list.contains(" LOGINDISABLED") && !list.contains("AUTH="), "{list}");
-            let list = capability(State::NotAuthenticated, can_start_tls, true);
+            let list = told(State::NotAuthenticated, can_start_tls, true);
             assert!(!list.contains("LOGINDISABLED"), "{list}");
             assert!(list.ends_with(" AUTH=PLAIN AUTH=LOGIN"), "{list}");
             assert_eq!(list.contains(" STARTTLS"), can_start_tls);
         }
-        let list = capability(State::Selected, true, true);
+        let list = told(State::Selected, true, true);
         assert!(!list.contains("STARTTLS") && !list.contains("AUTH="), "{list}");
+    }
+
+    /// Clients compare the list with the one they keep: its order does not change.
+    #[test]
+    fn the_list_before_and_after_login() {
+        let extensions = "ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE CREATE-SPECIAL-USE UIDPLUS \
+                          MOVE UNSELECT CONDSTORE ESEARCH LIST-EXTENDED LIST-STATUS STATUS=SIZE";
+        assert_eq!(
+            told(State::NotAuthenticated, true, false),
+            format!(" IMAP4rev1 LITERAL+ SASL-IR {extensions} STARTTLS LOGINDISABLED")
+        );
+        let after = format!(" IMAP4rev1 LITERAL+ {extensions}");
+        assert_eq!(told(State::Authenticated, true, false), after);
+        assert_eq!(told(State::Selected, false, true), after);
+    }
+
+    #[test]
+    fn what_is_not_configured_is_not_told() {
+        let configured = Capabilities::ALL.without(Capability::Idle).without(Capability::StartTls);
+        let told = Capabilities::offered(configured, State::NotAuthenticated, true, true);
+        assert!(!told.contains(Capability::Idle) && !told.contains(Capability::StartTls));
+        assert!(told.contains(Capability::Id));
     }
 }

@@ -27,7 +27,7 @@ mod table;
 mod tests;
 mod write;
 
-pub use capability::capability;
+pub use capability::Capabilities;
 pub use command::{Command, ParseError, parse, tag_of};
 pub use cursor::Text;
 pub use fetch_response::FetchResponse;
@@ -41,4 +41,4 @@ pub use response::{
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};
 pub use state::State;
 pub(crate) use table::command_table;
-pub use table::{COMMANDS, CommandBody, CommandKind, CommandRow, Updates};
+pub use table::{COMMANDS, Capability, CommandBody, CommandKind, CommandRow, Updates};

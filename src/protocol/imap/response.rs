@@ -5,6 +5,7 @@
 //! written as spaces.
 
 use super::{
+    capability::Capabilities,
     mailbox::status::StatusItems,
     name,
     sequence::{Ranges, write_set},
@@ -40,7 +41,7 @@ pub enum Code<'a> {
     Alert,
     /// Charsets that would do.
     BadCharset(&'a [&'a str]),
-    Capability(&'a str),
+    Capability(Capabilities),
     /// `more`: new keywords may be made (`\*`).
     PermanentFlags {
         system: Flags,
@@ -93,8 +94,8 @@ impl Code<'_> {
             Code::Alert => "ALERT",
             Code::BadCharset(charsets) => return push_charsets(out, charsets),
             Code::Capability(list) => {
-                out.extend_from_slice(b"CAPABILITY ");
-                return out.extend_from_slice(list.as_bytes());
+                out.extend_from_slice(b"CAPABILITY");
+                return list.push(out);
             }
             Code::PermanentFlags { system, keywords, more } => {
                 out.extend_from_slice(b"PERMANENTFLAGS ");
@@ -251,18 +252,16 @@ impl<'o> Writer<'o> {
         self.line_end();
     }
 
-    /// `list` as it stands in a state's row, e.g. `IMAP4rev1 IDLE`.
-    pub fn capability(&mut self, list: &str) {
-        self.line("* CAPABILITY ", list);
+    pub fn capability(&mut self, list: Capabilities) {
+        self.out.extend_from_slice(b"* CAPABILITY");
+        list.push(self.out);
+        self.line_end();
     }
 
     /// RFC 5161 3.2.
-    pub fn enabled(&mut self, names: &[&str]) {
+    pub fn enabled(&mut self, extensions: Capabilities) {
         self.out.extend_from_slice(b"* ENABLED");
-        for name in names {
-            self.out.push(b' ');
-            push_text(self.out, name);
-        }
+        extensions.push(self.out);
         self.line_end();
     }
 
@@ -415,12 +414,6 @@ impl<'o> Writer<'o> {
         self.line_end();
     }
 
-    fn line(&mut self, label: &str, text: &str) {
-        self.out.extend_from_slice(label.as_bytes());
-        push_text(self.out, text);
-        self.line_end();
-    }
-
     fn numbered(&mut self, number: u32, rest: &str) {
         push_pair(self.out, "* ", number.into());
         self.out.extend_from_slice(rest.as_bytes());
@@ -516,7 +509,11 @@ pub fn write_ranges(out: &mut Vec<u8>, ranges: &Ranges) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::table::Capability, *};
+
+    fn set(capabilities: &[Capability]) -> Capabilities {
+        capabilities.iter().copied().collect()
+    }
 
     #[track_caller]
     fn check(expected: &str, write: impl FnOnce(&mut Writer<'_>)) {
@@ -548,7 +545,7 @@ mod tests {
             (Code::Alert, "ALERT"),
             (Code::BadCharset(&[]), "BADCHARSET"),
             (Code::BadCharset(&["US-ASCII", "UTF-8"]), "BADCHARSET (US-ASCII UTF-8)"),
-            (Code::Capability("IMAP4rev1 IDLE"), "CAPABILITY IMAP4rev1 IDLE"),
+            (Code::Capability(set(&[Capability::Idle])), "CAPABILITY IDLE"),
             (
                 Code::PermanentFlags { system: Flags::SEEN, keywords: &keywords, more: true },
                 "PERMANENTFLAGS (\\Seen $Junk \\*)",
@@ -594,14 +591,16 @@ mod tests {
         check("* LIST (\\Noselect) \"/\" \"\"\r\n", |writer| writer.list_separator());
         check("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", |writer| writer.namespace());
         check("* ENABLED CONDSTORE\r\n* ENABLED\r\n", |writer| {
-            writer.enabled(&["CONDSTORE"]);
-            writer.enabled(&[]);
+            writer.enabled(set(&[Capability::CondStore]));
+            writer.enabled(set(&[]));
         });
         check("* ID (\"name\" \"Ringmail\" \"os\" NIL)\r\n* ID NIL\r\n", |writer| {
             writer.id(&[("name", Some("Ringmail")), ("os", None)]);
             writer.id(&[]);
         });
-        check("* CAPABILITY IMAP4rev1\r\n", |writer| writer.capability("IMAP4rev1"));
+        check("* CAPABILITY IMAP4rev1 ID\r\n", |writer| {
+            writer.capability(set(&[Capability::Id, Capability::Imap4Rev1]))
+        });
     }
 
     #[test]

@@ -1,16 +1,63 @@
-//! The table of commands: one row each, and nothing else that names them all.
+//! The tables of commands and of capabilities: one row each, and nothing else that names them all.
 //!
-//! A row is read twice. Here it becomes a [`CommandKind`], a variant of [`CommandBody`], a
+//! The row of a command is read twice. Here it becomes a [`CommandKind`], a variant of [`CommandBody`], a
 //! [`CommandRow`] and an arm of the parser; in `service::imap`, which knows how commands are carried
 //! out, an arm that calls the handler of the row's value. So a command without a parser or without a
 //! handler does not compile. A new command is a row and a file on each side.
 
 use super::{
     authentication,
+    capability::{CapabilityRow, Offered},
     cursor::{Cursor, Parsed},
     mailbox, message, session,
     state::{State, States},
 };
+
+macro_rules! capabilities {
+    ($($capability:ident $name:literal $offered:ident $($can_be_enabled:ident)?;)*) => {
+        /// What a server may be able to do (RFC 3501 7.2.1). The order is that in which it is told.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Capability {
+            $($capability,)*
+        }
+
+        /// Every capability, by [`Capability`].
+        pub(super) static CAPABILITIES: &[CapabilityRow] = &[
+            $(CapabilityRow {
+                capability: Capability::$capability,
+                name: $name,
+                offered: Offered::$offered,
+                can_be_enabled: !stringify!($($can_be_enabled)?).is_empty(),
+            },)*
+        ];
+    };
+}
+
+// The name, when it is told (an `Offered`), and whether ENABLE takes it.
+capabilities! {
+    Imap4Rev1        "IMAP4rev1"          Always;
+    LiteralPlus      "LITERAL+"           Always; // RFC 7888
+    SaslIr           "SASL-IR"            BeforeLogin; // RFC 4959
+    Enable           "ENABLE"             Always; // RFC 5161
+    Id               "ID"                 Always; // RFC 2971
+    Idle             "IDLE"               Always; // RFC 2177
+    Namespace        "NAMESPACE"          Always; // RFC 2342
+    Children         "CHILDREN"           Always; // RFC 3348
+    SpecialUse       "SPECIAL-USE"        Always; // RFC 6154
+    CreateSpecialUse "CREATE-SPECIAL-USE" Always; // RFC 6154
+    UidPlus          "UIDPLUS"            Always; // RFC 4315
+    Move             "MOVE"               Always; // RFC 6851
+    Unselect         "UNSELECT"           Always; // RFC 3691
+    CondStore        "CONDSTORE"          Always can_be_enabled; // RFC 7162
+    ESearch          "ESEARCH"            Always; // RFC 4731
+    ListExtended     "LIST-EXTENDED"      Always; // RFC 5258
+    ListStatus       "LIST-STATUS"        Always; // RFC 5819
+    StatusSize       "STATUS=SIZE"        Always; // RFC 8438
+    StartTls         "STARTTLS"           WhileInClear;
+    LoginDisabled    "LOGINDISABLED"      WithoutLogin;
+    AuthPlain        "AUTH=PLAIN"         WithLogin; // RFC 4616
+    AuthLogin        "AUTH=LOGIN"         WithLogin;
+}
 
 /// The value of a command, read off what follows its name.
 pub(super) trait Arguments<'a>: Sized {
@@ -52,48 +99,49 @@ enum Tells {
 /// * its name in capitals, also the label of its metrics;
 /// * `Plain`, or `Uid` if it has a `UID` form as well;
 /// * the [`States`] it is allowed in;
-/// * what may be told after it: a [`Tells`].
+/// * what may be told after it: a [`Tells`];
+/// * the [`Capability`] that it belongs to.
 macro_rules! command_table {
     ($read:ident) => {
         $read! {
-            session {
-                capability::Capability         [b"CAPABILITY"   Plain Any              All];
-                noop::Noop                     [b"NOOP"         Plain Any              All];
-                logout::Logout                 [b"LOGOUT"       Plain Any              Nothing];
-                id::Id<'a>                     [b"ID"           Plain Any              All];
-                enable::Enable<'a>             [b"ENABLE"       Plain LoggedIn         All];
-                namespace::Namespace           [b"NAMESPACE"    Plain LoggedIn         All];
-                idle::Idle                     [b"IDLE"         Plain LoggedIn         All];
-            }
-            authentication {
-                start_tls::StartTls            [b"STARTTLS"     Plain NotAuthenticated Nothing];
-                authenticate::Authenticate<'a> [b"AUTHENTICATE" Plain NotAuthenticated Nothing];
-                login::Login<'a>               [b"LOGIN"        Plain NotAuthenticated Nothing];
-            }
-            mailbox {
-                select::Select<'a>             [b"SELECT"       Plain LoggedIn         Nothing];
-                select::Examine<'a>            [b"EXAMINE"      Plain LoggedIn         Nothing];
-                create::Create<'a>             [b"CREATE"       Plain LoggedIn         All];
-                delete::Delete<'a>             [b"DELETE"       Plain LoggedIn         All];
-                rename::Rename<'a>             [b"RENAME"       Plain LoggedIn         All];
-                subscribe::Subscribe<'a>       [b"SUBSCRIBE"    Plain LoggedIn         All];
-                subscribe::Unsubscribe<'a>     [b"UNSUBSCRIBE"  Plain LoggedIn         All];
-                list::List<'a>                 [b"LIST"         Plain LoggedIn         All];
-                lsub::Lsub<'a>                 [b"LSUB"         Plain LoggedIn         All];
-                status::Status<'a>             [b"STATUS"       Plain LoggedIn         All];
-                append::Append<'a>             [b"APPEND"       Plain LoggedIn         All];
-                check::Check                   [b"CHECK"        Plain Selected         All];
-                close::Close                   [b"CLOSE"        Plain Selected         Nothing];
-                close::Unselect                [b"UNSELECT"     Plain Selected         Nothing];
-            }
-            message {
-                expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All];
-                search::Search<'a>             [b"SEARCH"       Uid   Selected         ByNumbers];
-                fetch::Fetch<'a>               [b"FETCH"        Uid   Selected         ByNumbers];
-                store::Store<'a>               [b"STORE"        Uid   Selected         ByNumbers];
-                copy::Copy<'a>                 [b"COPY"         Uid   Selected         All];
-                copy::Move<'a>                 [b"MOVE"         Uid   Selected         All];
-            }
+    session {
+        capability::Capability         [b"CAPABILITY"   Plain Any              All      Imap4Rev1];
+        noop::Noop                     [b"NOOP"         Plain Any              All      Imap4Rev1];
+        logout::Logout                 [b"LOGOUT"       Plain Any              Nothing  Imap4Rev1];
+        id::Id<'a>                     [b"ID"           Plain Any              All      Id];
+        enable::Enable                 [b"ENABLE"       Plain LoggedIn         All      Enable];
+        namespace::Namespace           [b"NAMESPACE"    Plain LoggedIn         All      Namespace];
+        idle::Idle                     [b"IDLE"         Plain LoggedIn         All      Idle];
+    }
+    authentication {
+        start_tls::StartTls            [b"STARTTLS"     Plain NotAuthenticated Nothing  StartTls];
+        authenticate::Authenticate<'a> [b"AUTHENTICATE" Plain NotAuthenticated Nothing  Imap4Rev1];
+        login::Login<'a>               [b"LOGIN"        Plain NotAuthenticated Nothing  Imap4Rev1];
+    }
+    mailbox {
+        select::Select<'a>             [b"SELECT"       Plain LoggedIn         Nothing  Imap4Rev1];
+        select::Examine<'a>            [b"EXAMINE"      Plain LoggedIn         Nothing  Imap4Rev1];
+        create::Create<'a>             [b"CREATE"       Plain LoggedIn         All      Imap4Rev1];
+        delete::Delete<'a>             [b"DELETE"       Plain LoggedIn         All      Imap4Rev1];
+        rename::Rename<'a>             [b"RENAME"       Plain LoggedIn         All      Imap4Rev1];
+        subscribe::Subscribe<'a>       [b"SUBSCRIBE"    Plain LoggedIn         All      Imap4Rev1];
+        subscribe::Unsubscribe<'a>     [b"UNSUBSCRIBE"  Plain LoggedIn         All      Imap4Rev1];
+        list::List<'a>                 [b"LIST"         Plain LoggedIn         All      Imap4Rev1];
+        lsub::Lsub<'a>                 [b"LSUB"         Plain LoggedIn         All      Imap4Rev1];
+        status::Status<'a>             [b"STATUS"       Plain LoggedIn         All      Imap4Rev1];
+        append::Append<'a>             [b"APPEND"       Plain LoggedIn         All      Imap4Rev1];
+        check::Check                   [b"CHECK"        Plain Selected         All      Imap4Rev1];
+        close::Close                   [b"CLOSE"        Plain Selected         Nothing  Imap4Rev1];
+        close::Unselect                [b"UNSELECT"     Plain Selected         Nothing  Unselect];
+    }
+    message {
+        expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All      Imap4Rev1];
+        search::Search<'a>             [b"SEARCH"       Uid   Selected         ByNumbers Imap4Rev1];
+        fetch::Fetch<'a>               [b"FETCH"        Uid   Selected         ByNumbers Imap4Rev1];
+        store::Store<'a>               [b"STORE"        Uid   Selected         ByNumbers Imap4Rev1];
+        copy::Copy<'a>                 [b"COPY"         Uid   Selected         All      Imap4Rev1];
+        copy::Move<'a>                 [b"MOVE"         Uid   Selected         All      Move];
+    }
         }
     };
 }
@@ -102,7 +150,7 @@ pub(crate) use command_table;
 macro_rules! commands {
     ($($family:ident { $(
         $file:ident::$kind:ident $(<$life:lifetime>)?
-        [$name:literal $form:ident $states:ident $tells:ident];
+        [$name:literal $form:ident $states:ident $tells:ident $needs:ident];
     )* })*) => {
         /// The commands; each is an index of [`COMMANDS`]. `UID` forms are the same command.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -123,6 +171,7 @@ macro_rules! commands {
                 name: as_text($name),
                 states: States::$states,
                 tells: Tells::$tells,
+                needs: Capability::$needs,
             },)*)*
         ];
 
@@ -180,6 +229,8 @@ pub struct CommandRow {
     pub name: &'static str,
     states: States,
     tells: Tells,
+    /// It is a command only where this is offered.
+    pub needs: Capability,
 }
 
 impl CommandRow {

@@ -176,10 +176,12 @@ impl Conversation {
         };
         let row = command.body.row();
         let state = self.session.state();
-        let reply = if row.allowed(state) {
-            self.execute(&command).await
-        } else {
+        let reply = if !self.session.imap().capabilities.contains(row.needs) {
+            Err(Failure::bad("unknown command"))
+        } else if !row.allowed(state) {
             Err(Failure::bad(row.refusal(state)))
+        } else {
+            self.execute(&command).await
         };
         // How long a client idles says nothing about us.
         let elapsed = match row.kind {

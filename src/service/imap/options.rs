@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use crate::protocol::imap::Limits;
+use crate::protocol::imap::{Capabilities, Limits};
 
 /// Limits and timeouts of IMAP sessions; `config` fills them.
 #[derive(Clone, Debug)]
 pub struct ImapOptions {
     /// What one command may cost, once logged in. Before that 8 KiB are enough for anything.
     pub limits: Limits,
+    /// What is offered at all; commands that need another capability are not known.
+    pub capabilities: Capabilities,
     /// Time from the greeting (or STARTTLS) until logged in.
     pub login_timeout: Duration,
     /// Time between commands, and between the octets of one; RFC 3501 5.4 wants 30 minutes.
@@ -25,6 +27,7 @@ impl Default for ImapOptions {
     fn default() -> ImapOptions {
         ImapOptions {
             limits: Limits::default(),
+            capabilities: Capabilities::ALL,
             login_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30 * 60),
             login_failures_max: 3,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     directory::Identity,
     model::Moment,
-    protocol::imap::{Code, Framer, Limits, State, Status, Writer, capability},
+    protocol::imap::{Capabilities, Capability, Code, Framer, Limits, State, Status, Writer},
     runtime::connection::{Connection, ConnectionError},
     service::{ServiceOptions, Shard},
     store::Account,
@@ -40,8 +40,8 @@ pub(super) struct Session {
     /// Its place among the account's sessions.
     pub seat: Option<AccountSeat>,
     pub selected: Option<Selected>,
-    /// A CONDSTORE-enabling command was given: FETCH responses tell MODSEQ (RFC 7162 3.1).
-    pub condstore: bool,
+    /// What changes responses from now on: by ENABLE, or by a command that implies it.
+    enabled: Capabilities,
     pub login_failures: u32,
     /// The message of an APPEND that is running, until its handler takes it.
     pub literal: Option<Literal>,
@@ -61,7 +61,7 @@ impl Session {
             account: None,
             seat: None,
             selected: None,
-            condstore: false,
+            enabled: Capabilities::NONE,
             login_failures: 0,
             literal: None,
             framer: Framer::new(LIMITS_BEFORE_LOGIN),
@@ -113,8 +113,9 @@ impl Session {
         self.connection.is_tls() || self.options().allow_plaintext_auth
     }
 
-    pub(super) fn capabilities(&self) -> &'static str {
-        capability(self.state(), self.connection.can_start_tls(), self.can_login())
+    pub(super) fn capabilities(&self) -> Capabilities {
+        let (can_start_tls, can_login) = (self.connection.can_start_tls(), self.can_login());
+        Capabilities::offered(self.imap().capabilities, self.state(), can_start_tls, can_login)
     }
 
     /// Sends the output once it is a buffer's worth, and lets other sessions run.
@@ -168,13 +169,18 @@ impl Session {
         self.deadline = self.shard.executor.moment().after(self.imap().login_timeout);
     }
 
+    /// A CONDSTORE-enabling command was given: FETCH responses tell MODSEQ (RFC 7162 3.1).
+    pub(super) fn condstore(&self) -> bool {
+        self.enabled.contains(Capability::CondStore)
+    }
+
     /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses tell MODSEQ, and
     /// the client must know where the selected mailbox stands.
     pub(super) fn enable_condstore(&mut self) {
-        if self.condstore {
+        if self.condstore() {
             return;
         }
-        self.condstore = true;
+        self.enabled.insert(Capability::CondStore);
         if let Some(selected) = &self.selected {
             let code = Code::HighestModSeq(selected.told().status().told_mod_seq());
             self.writer().untagged(Status::Ok, Some(code), "Highest");

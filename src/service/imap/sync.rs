@@ -117,7 +117,7 @@ impl Session {
             let Some(selected) = &self.selected else { break };
             // Messages that came while an expunge is pending have no number yet.
             let Some(number) = selected.numbering().index_of(message.uid) else { continue };
-            let (flags, mod_seq) = news.about(message, self.condstore);
+            let (flags, mod_seq) = news.about(message, self.condstore());
             if !(flags || mod_seq) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! ENABLE (RFC 5161 3.1): extensions that change what the server says on its own.
 
 use super::super::{
+    capability::Capabilities,
     cursor::{Cursor, Parsed},
     table::Arguments,
 };
@@ -9,36 +10,53 @@ use super::super::{
 const ENABLE_NAMES_MAX: usize = 50;
 
 /// `enable = "ENABLE" 1*(SP capability)`
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Enable<'a> {
-    /// As sent.
-    pub names: Vec<&'a str>,
+/// Names that are not known, or cannot be enabled, are left out (RFC 5161 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Enable {
+    pub extensions: Capabilities,
 }
 
-impl<'a> Arguments<'a> for Enable<'a> {
-    fn parse(cursor: &mut Cursor<'a>, _: bool) -> Parsed<Enable<'a>> {
+impl Arguments<'_> for Enable {
+    fn parse(cursor: &mut Cursor<'_>, _: bool) -> Parsed<Enable> {
         cursor.arguments()?;
-        let mut names = vec![cursor.atom()?];
-        while cursor.another() {
-            if names.len() == ENABLE_NAMES_MAX {
+        let mut extensions = Capabilities::NONE;
+        let mut count = 0;
+        loop {
+            if count == ENABLE_NAMES_MAX {
                 return Err("too many extensions");
             }
-            names.push(cursor.atom()?);
+            count += 1;
+            if let Some(known) = Capabilities::that_can_be_enabled(cursor.atom()?) {
+                extensions.insert(known);
+            }
+            if !cursor.another() {
+                return Ok(Enable { extensions });
+            }
         }
-        Ok(Enable { names })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::super::{CommandBody, tests::check},
-        Enable,
+        super::super::{Capability, CommandBody, parse, tests::check},
+        *,
     };
 
     #[test]
     fn names() {
-        let names = vec!["CONDSTORE", "X-Y"];
-        check("ENABLE CONDSTORE X-Y", CommandBody::Enable(Enable { names }));
+        let enable = |extensions| CommandBody::Enable(Enable { extensions });
+        let condstore = [Capability::CondStore].into_iter().collect();
+        check("ENABLE Condstore X-Y", enable(condstore));
+        check("ENABLE X-Y IDLE", enable(Capabilities::NONE));
+    }
+
+    #[test]
+    fn a_limit() {
+        let line = |names| format!("a ENABLE{}\r\n", " X".repeat(names));
+        assert!(parse(line(ENABLE_NAMES_MAX).as_bytes()).is_ok());
+        let more = line(ENABLE_NAMES_MAX + 1);
+        let error = parse(more.as_bytes()).expect_err("too many");
+        assert_eq!(error.what, "too many extensions");
     }
 }

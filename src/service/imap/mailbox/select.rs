@@ -40,7 +40,9 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
     let info = account.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
     let view = account.select(info.id, !read_only).await?;
     let selected = Selected::new(view, read_only).ok_or_else(no_such_mailbox)?;
-    session.condstore |= select.condstore;
+    if select.condstore {
+        session.enable_condstore();
+    }
     describe(&mut session.writer(), &selected);
     session.selected = Some(selected);
     if read_only {

@@ -119,7 +119,7 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     async fn write(&mut self, session: &mut Session, fetch: &Fetch<'_>) -> Result<(), Failure> {
-        let condstore = session.condstore;
+        let condstore = session.condstore();
         let out = session.connection.output();
         let mut response = FetchResponse::begin(out, self.number);
         if self.tell_flags {

@@ -5,16 +5,16 @@ use super::super::{
     reply::{Done, Reply},
     state::Session,
 };
-use crate::protocol::imap::session::enable::Enable;
+use crate::protocol::imap::{Capability, session::enable::Enable};
 
-impl Handler for Enable<'_> {
-    /// Of what may be enabled we have CONDSTORE; unknown names are ignored (RFC 5161 3.1).
+impl Handler for Enable {
+    /// Of what may be enabled we have CONDSTORE.
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let condstore = self.names.iter().any(|name| name.eq_ignore_ascii_case("CONDSTORE"));
-        if condstore {
+        let extensions = self.extensions.and(session.imap().capabilities);
+        if extensions.contains(Capability::CondStore) {
             session.enable_condstore();
         }
-        session.writer().enabled(if condstore { &["CONDSTORE"] } else { &[] });
+        session.writer().enabled(extensions);
         Done::ok("ENABLE completed")
     }
 }
