@@ -298,7 +298,6 @@ fn responses() -> Vec<u8> {
         Code::Alert,
         Code::BadCharset(&["UTF-8", "US-ASCII"]),
         Code::Capability(Capabilities::ALL),
-        Code::PermanentFlags { system: Flags::SEEN, keywords: &keywords, more: true },
         Code::ReadOnly,
         Code::ReadWrite,
         Code::TryCreate,
@@ -307,9 +306,9 @@ fn responses() -> Vec<u8> {
         Code::Unseen(7),
         Code::HighestModSeq(ModSeq(8)),
         Code::NoModSeq,
-        Code::Modified(&[1, 2, 9]),
+        Code::Modified(vec![1, 2, 9]),
         Code::AppendUid(UidValidity(1), Uid(2)),
-        Code::CopyUid(UidValidity(1), &[(Uid(2), Uid(3)), (Uid(3), Uid(9))]),
+        Code::CopyUid(UidValidity(1), vec![(Uid(2), Uid(3)), (Uid(3), Uid(9))]),
         Code::UidNotSticky,
         Code::Closed,
         Code::Parse,
@@ -330,6 +329,7 @@ fn responses() -> Vec<u8> {
     writer.recent(0);
     writer.expunge(2);
     writer.flags(&keywords);
+    writer.permanent_flags(Flags::SEEN, &keywords, true);
     writer.list_separator();
     for name in ["INBOX", "a b", "Entw\u{fc}rfe", "\"quoted\"", "nil"] {
         let attributes = Attributes(0x1ff);

@@ -35,19 +35,14 @@ impl Status {
     }
 }
 
-/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Code<'a> {
+/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3. A code owns its lists,
+/// so that a handler can return it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Code {
     Alert,
     /// Charsets that would do.
-    BadCharset(&'a [&'a str]),
+    BadCharset(&'static [&'static str]),
     Capability(Capabilities),
-    /// `more`: new keywords may be made (`\*`).
-    PermanentFlags {
-        system: Flags,
-        keywords: &'a [String],
-        more: bool,
-    },
     ReadOnly,
     ReadWrite,
     TryCreate,
@@ -58,10 +53,10 @@ pub enum Code<'a> {
     HighestModSeq(ModSeq),
     NoModSeq,
     /// Sequence numbers, or UIDs for UID STORE; ascending.
-    Modified(&'a [u32]),
+    Modified(Vec<u32>),
     AppendUid(UidValidity, Uid),
     /// (source, target) of each message copied, ascending. Write nothing at all if there are none.
-    CopyUid(UidValidity, &'a [(Uid, Uid)]),
+    CopyUid(UidValidity, Vec<(Uid, Uid)>),
     UidNotSticky,
     AlreadyExists,
     NonExistent,
@@ -87,19 +82,15 @@ pub enum Code<'a> {
     UseAttr,
 }
 
-impl Code<'_> {
+impl Code {
     /// Appends the code without its brackets.
-    fn push(self, out: &mut Vec<u8>) {
-        let plain = match self {
+    fn push(&self, out: &mut Vec<u8>) {
+        let plain = match *self {
             Code::Alert => "ALERT",
             Code::BadCharset(charsets) => return push_charsets(out, charsets),
             Code::Capability(list) => {
                 out.extend_from_slice(b"CAPABILITY");
                 return list.push(out);
-            }
-            Code::PermanentFlags { system, keywords, more } => {
-                out.extend_from_slice(b"PERMANENTFLAGS ");
-                return push_flags(out, system, keywords.iter().map(String::as_str), false, more);
             }
             Code::ReadOnly => "READ-ONLY",
             Code::ReadWrite => "READ-WRITE",
@@ -109,7 +100,7 @@ impl Code<'_> {
             Code::Unseen(number) => return push_pair(out, "UNSEEN ", number.into()),
             Code::HighestModSeq(value) => return push_pair(out, "HIGHESTMODSEQ ", value.0),
             Code::NoModSeq => "NOMODSEQ",
-            Code::Modified(numbers) => {
+            Code::Modified(ref numbers) => {
                 out.extend_from_slice(b"MODIFIED ");
                 return write_set(out, numbers.iter().copied());
             }
@@ -117,7 +108,7 @@ impl Code<'_> {
                 push_pair(out, "APPENDUID ", validity.0.into());
                 return push_pair(out, " ", uid.0.into());
             }
-            Code::CopyUid(validity, uids) => return push_copy_uid(out, validity, uids),
+            Code::CopyUid(validity, ref uids) => return push_copy_uid(out, validity, uids),
             Code::UidNotSticky => "UIDNOTSTICKY",
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
@@ -229,13 +220,13 @@ impl<'o> Writer<'o> {
     }
 
     /// `tag OK [code] text`.
-    pub fn tagged(&mut self, tag: &str, status: Status, code: Option<Code<'_>>, text: &str) {
+    pub fn tagged(&mut self, tag: &str, status: Status, code: Option<Code>, text: &str) {
         push_text(self.out, tag);
         self.status_rest(status, code, text);
     }
 
     /// `* OK [code] text`; also the greeting and BYE.
-    pub fn untagged(&mut self, status: Status, code: Option<Code<'_>>, text: &str) {
+    pub fn untagged(&mut self, status: Status, code: Option<Code>, text: &str) {
         self.out.push(b'*');
         self.status_rest(status, code, text);
     }
@@ -306,6 +297,14 @@ impl<'o> Writer<'o> {
         let system = !Flags::default();
         push_flags(self.out, system, keywords.iter().map(String::as_str), false, false);
         self.line_end();
+    }
+
+    /// PERMANENTFLAGS (RFC 3501 7.1): what STORE can change for good. `more`: new keywords may be made
+    /// (`\*`). No [`Code`], since that would copy the mailbox's keywords.
+    pub fn permanent_flags(&mut self, system: Flags, keywords: &[String], more: bool) {
+        self.out.extend_from_slice(b"* OK [PERMANENTFLAGS ");
+        push_flags(self.out, system, keywords.iter().map(String::as_str), false, more);
+        self.out.extend_from_slice(b"] Flags permitted\r\n");
     }
 
     pub fn list(&mut self, item: &ListItem<'_>) {
@@ -401,7 +400,7 @@ impl<'o> Writer<'o> {
         self.line_end();
     }
 
-    fn status_rest(&mut self, status: Status, code: Option<Code<'_>>, text: &str) {
+    fn status_rest(&mut self, status: Status, code: Option<Code>, text: &str) {
         self.out.push(b' ');
         self.out.extend_from_slice(status.name().as_bytes());
         self.out.push(b' ');
@@ -540,40 +539,31 @@ mod tests {
 
     #[test]
     fn codes() {
-        let keywords = ["$Junk".to_owned()];
-        let cases: &[(Code<'_>, &str)] = &[
+        let cases = vec![
             (Code::Alert, "ALERT"),
             (Code::BadCharset(&[]), "BADCHARSET"),
             (Code::BadCharset(&["US-ASCII", "UTF-8"]), "BADCHARSET (US-ASCII UTF-8)"),
             (Code::Capability(set(&[Capability::Idle])), "CAPABILITY IDLE"),
-            (
-                Code::PermanentFlags { system: Flags::SEEN, keywords: &keywords, more: true },
-                "PERMANENTFLAGS (\\Seen $Junk \\*)",
-            ),
-            (
-                Code::PermanentFlags { system: Flags::default(), keywords: &[], more: false },
-                "PERMANENTFLAGS ()",
-            ),
             (Code::ReadOnly, "READ-ONLY"),
             (Code::UidNext(Uid(4392)), "UIDNEXT 4392"),
             (Code::UidValidity(UidValidity(3_857_529_045)), "UIDVALIDITY 3857529045"),
             (Code::Unseen(12), "UNSEEN 12"),
             (Code::HighestModSeq(ModSeq(715_194_045_007)), "HIGHESTMODSEQ 715194045007"),
-            (Code::Modified(&[7, 9, 10]), "MODIFIED 7,9:10"),
+            (Code::Modified(vec![7, 9, 10]), "MODIFIED 7,9:10"),
             (Code::AppendUid(UidValidity(38_505), Uid(3_955)), "APPENDUID 38505 3955"),
             (
                 Code::CopyUid(
                     UidValidity(38_505),
-                    &[(Uid(304), Uid(3_956)), (Uid(319), Uid(3_957)), (Uid(320), Uid(3_958))],
+                    vec![(Uid(304), Uid(3_956)), (Uid(319), Uid(3_957)), (Uid(320), Uid(3_958))],
                 ),
                 "COPYUID 38505 304,319:320 3956:3958",
             ),
             (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
             (Code::UseAttr, "USEATTR"),
         ];
-        for &(code, expected) in cases {
+        for (code, expected) in cases {
             check(&format!("a OK [{expected}] done\r\n"), |writer| {
-                writer.tagged("a", Status::Ok, Some(code), "done");
+                writer.tagged("a", Status::Ok, Some(code.clone()), "done");
             });
         }
     }
@@ -587,6 +577,12 @@ mod tests {
         });
         check("* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft x)\r\n", |writer| {
             writer.flags(&["x".to_owned()]);
+        });
+        check("* OK [PERMANENTFLAGS (\\Seen $Junk \\*)] Flags permitted\r\n", |writer| {
+            writer.permanent_flags(Flags::SEEN, &["$Junk".to_owned()], true);
+        });
+        check("* OK [PERMANENTFLAGS ()] Flags permitted\r\n", |writer| {
+            writer.permanent_flags(Flags::default(), &[], false);
         });
         check("* LIST (\\Noselect) \"/\" \"\"\r\n", |writer| writer.list_separator());
         check("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", |writer| writer.namespace());

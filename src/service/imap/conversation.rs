@@ -226,7 +226,6 @@ impl Conversation {
         let mut writer = self.session.writer();
         match reply {
             Ok(Done::Ok { code, text }) => {
-                let code = code.as_ref().map(|code| code.borrowed());
                 writer.tagged(tag, Status::Ok, code, text);
             }
             Ok(Done::Answered | Done::LogOut | Done::HandOver(_)) => {}

@@ -6,38 +6,15 @@
 use std::borrow::Cow;
 
 use super::handover::ImapHandover;
-use crate::{
-    model::{Uid, UidValidity},
-    protocol::imap::Code,
-    runtime::connection::ConnectionError,
-    store::StoreError,
-};
+use crate::{protocol::imap::Code, runtime::connection::ConnectionError, store::StoreError};
 
 /// Result of a command's handler.
 pub(super) type Reply = Result<Done, Failure>;
 
-/// A response code that outlives its handler: [`Code`] borrows its lists.
-#[derive(Debug)]
-pub(super) enum OwnedCode {
-    Plain(Code<'static>),
-    Modified(Vec<u32>),
-    CopyUid(UidValidity, Vec<(Uid, Uid)>),
-}
-
-impl OwnedCode {
-    pub(super) fn borrowed(&self) -> Code<'_> {
-        match self {
-            OwnedCode::Plain(code) => *code,
-            OwnedCode::Modified(numbers) => Code::Modified(numbers),
-            OwnedCode::CopyUid(validity, uids) => Code::CopyUid(*validity, uids),
-        }
-    }
-}
-
 /// A command that was carried out.
 pub(super) enum Done {
     Ok {
-        code: Option<OwnedCode>,
+        code: Option<Code>,
         text: &'static str,
     },
     /// LOGOUT: the tagged OK is the session's last word.
@@ -53,15 +30,15 @@ impl Done {
         Ok(Done::Ok { code: None, text })
     }
 
-    pub(super) fn with_code(code: Code<'static>, text: &'static str) -> Reply {
-        Ok(Done::Ok { code: Some(OwnedCode::Plain(code)), text })
+    pub(super) fn with_code(code: Code, text: &'static str) -> Reply {
+        Ok(Done::Ok { code: Some(code), text })
     }
 }
 
 /// A command that was not carried out.
 #[derive(Debug)]
 pub(super) enum Failure {
-    No { code: Option<Code<'static>>, text: Cow<'static, str> },
+    No { code: Option<Code>, text: Cow<'static, str> },
     Bad(Cow<'static, str>),
     Leave(Leave),
 }
@@ -76,7 +53,7 @@ pub(super) enum Leave {
 }
 
 impl Failure {
-    pub(super) fn no(code: Code<'static>, text: impl Into<Cow<'static, str>>) -> Failure {
+    pub(super) fn no(code: Code, text: impl Into<Cow<'static, str>>) -> Failure {
         Failure::No { code: Some(code), text: text.into() }
     }
 
@@ -157,7 +134,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(error: StoreError, expected: Code<'static>) {
+    fn check(error: StoreError, expected: Code) {
         match Failure::from(error) {
             Failure::No { code, .. } => assert_eq!(code, Some(expected)),
             other => panic!("{other:?}"),

@@ -10,8 +10,8 @@ use super::{
     state::Session,
 };
 use crate::{
-    model::{FlagEdit, Flags, Uid},
-    protocol::imap::{Code, FetchResponse, Status, Updates},
+    model::{FlagEdit, Flags, KEYWORDS_PER_MAILBOX_MAX, Uid},
+    protocol::imap::{FetchResponse, Updates, Writer},
     runtime::connection::ConnectionError,
     store::{Difference, Message, Snapshot},
 };
@@ -144,17 +144,17 @@ impl Session {
         let read_only = self.selected.as_ref().is_some_and(|it| it.read_only);
         let mut writer = self.writer();
         writer.flags(keywords);
-        writer.untagged(Status::Ok, Some(permanent_flags(keywords, read_only)), "Flags permitted");
+        tell_permanent_flags(&mut writer, keywords, read_only);
     }
 }
 
 /// PERMANENTFLAGS (RFC 3501 7.1): none in a mailbox that is examined.
-pub(super) fn permanent_flags(keywords: &[String], read_only: bool) -> Code<'_> {
+pub(super) fn tell_permanent_flags(writer: &mut Writer<'_>, keywords: &[String], read_only: bool) {
     if read_only {
-        return Code::PermanentFlags { system: Flags::default(), keywords: &[], more: false };
+        return writer.permanent_flags(Flags::default(), &[], false);
     }
-    let more = keywords.len() < crate::model::KEYWORDS_PER_MAILBOX_MAX;
-    Code::PermanentFlags { system: !Flags::default(), keywords, more }
+    let more = keywords.len() < KEYWORDS_PER_MAILBOX_MAX;
+    writer.permanent_flags(!Flags::default(), keywords, more);
 }
 
 /// Between what snapshots changes of flags are told.

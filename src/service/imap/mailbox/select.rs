@@ -6,7 +6,7 @@ use super::super::{
     reply::{Done, Reply, no_such_mailbox},
     selected::Selected,
     state::Session,
-    sync::permanent_flags,
+    sync::tell_permanent_flags,
 };
 use crate::{
     model::Flags,
@@ -57,8 +57,7 @@ fn describe(writer: &mut Writer<'_>, selected: &Selected) {
     let snapshot = selected.numbering();
     let status = snapshot.status();
     writer.flags(snapshot.keywords());
-    let permanent = permanent_flags(snapshot.keywords(), selected.read_only);
-    writer.untagged(Status::Ok, Some(permanent), "Flags permitted");
+    tell_permanent_flags(writer, snapshot.keywords(), selected.read_only);
     writer.exists(snapshot.len() as u32);
     writer.recent(selected.recent_count(snapshot) as u32);
     if status.unseen > 0

@@ -3,7 +3,7 @@
 use super::super::{
     folder,
     handler::Handler,
-    reply::{Done, Failure, OwnedCode, Reply, try_create},
+    reply::{Done, Failure, Reply, try_create},
     state::Session,
 };
 use crate::{
@@ -28,8 +28,8 @@ impl Handler for Copy<'_> {
             .copy(source, &messages, target)
             .await
             .map_err(Failure::with_try_create)?;
-        let code = (!copied.uids.is_empty())
-            .then_some(OwnedCode::CopyUid(copied.uid_validity, copied.uids));
+        let code =
+            (!copied.uids.is_empty()).then_some(Code::CopyUid(copied.uid_validity, copied.uids));
         Ok(Done::Ok { code, text: "COPY completed" })
     }
 }
@@ -50,7 +50,7 @@ impl Handler for Move<'_> {
             .map_err(Failure::with_try_create)?;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
         if !moved.uids.is_empty() {
-            let code = Code::CopyUid(moved.uid_validity, &moved.uids);
+            let code = Code::CopyUid(moved.uid_validity, moved.uids);
             session.writer().untagged(Status::Ok, Some(code), "Moved");
         }
         Done::ok("MOVE completed")

@@ -2,7 +2,7 @@
 
 use super::super::{
     handler::Handler,
-    reply::{Done, Failure, OwnedCode, Reply},
+    reply::{Done, Failure, Reply},
     state::Session,
     sync::OwnChange,
 };
@@ -45,10 +45,7 @@ impl Handler for Store<'_> {
             return Done::ok("STORE completed");
         }
         let refused = refused_numbers(session, self.uid, &outcome.modified)?;
-        Ok(Done::Ok {
-            code: Some(OwnedCode::Modified(refused)),
-            text: "Some messages were modified",
-        })
+        Ok(Done::Ok { code: Some(Code::Modified(refused)), text: "Some messages were modified" })
     }
 }
 
