@@ -35,10 +35,10 @@ fn ours(input: &[u8]) -> Result<Command<'_>, String> {
         let size = match framer.next(input) {
             Frame::Continue => continue,
             Frame::Command { size } if size == input.len() => size,
-            Frame::Append { prefix, size, .. }
-                if prefix as u64 + size + 2 == input.len() as u64 =>
+            Frame::Part { size, literal }
+                if size as u64 + literal.size + 2 == input.len() as u64 =>
             {
-                prefix
+                size
             }
             other => return Err(format!("{other:?}")),
         };

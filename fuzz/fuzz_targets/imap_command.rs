@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringmail::protocol::imap::{
-    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, SequenceSet, message::copy::Move,
-    parse,
+    CommandBody, Frame, Framer, Limits, ListPattern, MailboxName, SequenceSet,
+    mailbox::append::Append, message::copy::Move, parse,
 };
 
 const LIMITS: Limits = Limits { line: 2_048, command: 4_096, message: 1_000 };
@@ -18,23 +18,19 @@ fuzz_target!(|bytes: &[u8]| {
     let mut line = b"a ".to_vec();
     line.extend_from_slice(bytes);
     line.extend_from_slice(b"\r\n");
-    look_at(&line);
+    look_at(&line, false);
 });
 
 /// Feeds `bytes` in pieces of `step`; parses each command found.
 fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
     let mut framer = Framer::new(LIMITS);
-    let (mut start, mut end) = (0, 0);
-    let (mut skip, mut after_message) = (0, false);
+    let (mut start, mut end, mut skip) = (0, 0, 0);
+    let mut in_command = false;
     let mut found = Vec::new();
     loop {
         let skipped = skip.min(end - start);
         (start, skip) = (start + skipped, skip - skipped);
-        let frame = match (skip, after_message) {
-            (0, false) => framer.next(&bytes[start..end]),
-            (0, true) => framer.line(&bytes[start..end]),
-            _ => Frame::More,
-        };
+        let frame = if skip == 0 { framer.next(&bytes[start..end]) } else { Frame::More };
         if frame != Frame::More {
             found.push(frame);
         }
@@ -42,18 +38,24 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
             Frame::More if end == bytes.len() => return found,
             Frame::More => {
                 // The end of a read never decides whether too much is kept.
-                assert!(after_message || end - start <= LIMITS.line + LIMITS.command + step);
+                assert!(skip > 0 || end - start <= LIMITS.line + LIMITS.command + step);
                 end = (end + step).min(bytes.len());
             }
             Frame::Continue => {}
             Frame::Command { size } => {
-                look_at(&bytes[start..start + size]);
-                (start, after_message) = (start + size, false);
+                look_at(&bytes[start..start + size], in_command);
+                (start, in_command) = (start + size, false);
             }
-            Frame::Refused { size } => start += size,
-            Frame::Append { prefix, size, .. } => {
-                look_at(&bytes[start..start + prefix]);
-                (start, skip, after_message) = (start + prefix, size as usize, true);
+            Frame::Refused { size } => (start, in_command) = (start + size, false),
+            Frame::Part { size, literal } => {
+                assert!(literal.size <= LIMITS.message);
+                look_at(&bytes[start..start + size], in_command);
+                (start, skip, in_command) = (start + size, literal.size as usize, true);
+                // A client that waits is told NO now and then, and goes on with another command.
+                if literal.sync && literal.size % 2 == 1 {
+                    framer.abandon();
+                    (skip, in_command) = (0, false);
+                }
             }
             Frame::Bye(_) => return found,
         }
@@ -61,7 +63,11 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
 }
 
 /// Parses, and uses what a service would use.
-fn look_at(frame: &[u8]) {
+fn look_at(frame: &[u8], in_command: bool) {
+    if in_command {
+        let _ = Append::parse_rest(frame);
+        return;
+    }
     let Ok(command) = parse(frame) else { return };
     command.body.updates();
     match &command.body {

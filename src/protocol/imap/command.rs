@@ -34,7 +34,7 @@ pub struct ParseError<'a> {
     pub what: &'static str,
 }
 
-/// Reads the command that is `frame` ([`super::Frame::Command`] or [`super::Frame::Append`]).
+/// Reads the command that is `frame` ([`super::Frame::Command`] or [`super::Frame::Part`]).
 pub fn parse(frame: &[u8]) -> Result<Command<'_>, ParseError<'_>> {
     let mut cursor = Cursor::new(strip_line_end(frame));
     let tag = cursor.tag().map_err(|what| ParseError { tag: None, what })?;

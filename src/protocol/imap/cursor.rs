@@ -9,6 +9,7 @@ use memchr::{memchr2, memchr3};
 
 use super::{
     date,
+    frame::Literal,
     name::MailboxName,
     sequence::{SequenceSet, SetError},
     write::{is_astring_char, is_atom_char},
@@ -141,6 +142,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn astring(&mut self) -> Parsed<Text<'a>> {
         match self.peek() {
             Some(b'"' | b'{') => self.string(),
+            Some(b'~') if self.rest.starts_with(b"~{") => self.string(),
             _ => match self.take_while(is_astring_char) {
                 [] => Err("a string is missing"),
                 taken => Ok(Cow::Borrowed(taken)),
@@ -152,6 +154,8 @@ impl<'a> Cursor<'a> {
         match self.peek() {
             Some(b'"') => self.quoted(),
             Some(b'{') => self.literal().map(Cow::Borrowed),
+            // RFC 3516 4.4
+            Some(b'~') => Err("no literal8 is taken here"),
             _ => Err("a string in quotes is missing"),
         }
     }
@@ -230,17 +234,18 @@ impl<'a> Cursor<'a> {
         date::parse_date_time(text).ok_or("not a date-time such as 23-Nov-2026 21:30:00 +0000")
     }
 
-    /// The header of a literal whose octets do not follow here: APPEND's message.
-    pub(super) fn literal_header(&mut self) -> Parsed<u64> {
+    /// The header of a literal: of a streamed one, a command's part has no more.
+    pub(super) fn literal_header(&mut self) -> Parsed<Literal> {
+        let binary = self.eat(b'~');
         self.expect(b'{', "a literal is missing")?;
         let size = self.number()?;
-        self.eat(b'+');
+        let sync = !self.eat(b'+');
         self.expect(b'}', "not a literal")?;
-        Ok(size)
+        Ok(Literal { size, sync, binary })
     }
 
     fn literal(&mut self) -> Parsed<&'a [u8]> {
-        let size = self.literal_header()?;
+        let size = self.literal_header()?.size;
         if !self.eat_all(b"\r\n") {
             return Err("a literal's size must end its line");
         }

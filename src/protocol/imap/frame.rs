@@ -1,24 +1,34 @@
-//! Where a command ends: lines and literals (RFC 3501 2.2.1, 4.3, RFC 7888).
+//! Where a command ends: lines and literals (RFC 3501 2.2.1, 4.3, RFC 7888, RFC 3516 4.4).
 //!
 //! The service calls [`Framer::next`] with everything unread of the connection, always from the
 //! first byte of the same command until a frame was returned and consumed. No byte is looked at
 //! twice, however the input is split. The framer owns no input; it is a few words and travels with a
 //! connection to another shard.
 //!
+//! Literals are part of their command, but for those that the command's parser calls streamed
+//! (`Arguments::streams`): messages. Such a command comes in parts ([`Frame::Part`]), each up to the
+//! header of a streamed literal, the last one ([`Frame::Command`]) up to the end.
+//!
 //! Invariant: no more than `Limits::line + Limits::command` bytes are asked for before a frame or a
-//! refusal. The message of an APPEND is not among them: it is announced ([`Frame::Append`]) and
-//! streamed by the service.
+//! refusal. Octets of streamed literals are not among them: the service takes them off the input
+//! between two calls.
 
 use memchr::memchr;
+
+use super::{
+    cursor::Cursor,
+    table::{CommandKind, Streams},
+};
 
 /// What one command may cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Octets of a command outside of its literals.
     pub line: usize,
-    /// Octets from a command's start to the end of any literal in it, APPEND's message excepted.
+    /// Octets from the start of a command, or of a part of one, to the end of any literal in it that is
+    /// not streamed.
     pub command: usize,
-    /// Octets of APPEND's message.
+    /// Octets of a streamed literal.
     pub message: u64,
 }
 
@@ -36,12 +46,13 @@ pub enum Frame {
     /// The client waits for a continuation (a synchronising literal inside a command): send
     /// `+ OK`, then ask again with at least the same input.
     Continue,
-    /// `input[..size]` is a whole command for [`super::parse`]: parse, then consume `size`.
+    /// `input[..size]` is a whole command for [`super::parse`], or what follows the last
+    /// [`Frame::Part`] of one: parse, then consume `size`.
     Command { size: usize },
-    /// `input[..prefix]` is an APPEND up to its message for [`super::parse`] (consume `prefix`);
-    /// `size` octets of message follow, if `sync` only after a continuation. After them comes the
-    /// command's last line, by [`Framer::line`], which must be empty.
-    Append { prefix: usize, size: u64, sync: bool },
+    /// `input[..size]` is a command up to a streamed literal, its header included, for
+    /// [`super::parse`]; or the part after such a literal, up to the next. Consume `size`, then the
+    /// octets of the literal; then ask for the next part. Or [`Framer::abandon`] the command.
+    Part { size: usize, literal: Literal },
     /// A synchronising literal is larger than allowed, and the client waits: answer the tag of
     /// `input[..size]` ([`super::tag_of`]) with `NO [TOOBIG]`, consume `size`, go on.
     Refused { size: usize },
@@ -67,11 +78,13 @@ pub struct Framer {
     line_start: usize,
     /// Octets of earlier lines of this command.
     earlier_lines: usize,
+    /// Of the command that a part was given out of: the next part is awaited.
+    streams: Option<Streams>,
 }
 
 impl Framer {
     pub fn new(limits: Limits) -> Framer {
-        Framer { limits, scanned: 0, line_start: 0, earlier_lines: 0 }
+        Framer { limits, scanned: 0, line_start: 0, earlier_lines: 0, streams: None }
     }
 
     /// New limits (a client that logged in may send more). Call it between commands.
@@ -88,7 +101,7 @@ impl Framer {
                 Err(frame) => return frame,
             };
             let line = &input[self.line_start..end];
-            let Some(literal) = LiteralHeader::at_end_of(line) else {
+            let Some(header) = LiteralHeader::at_end_of(line) else {
                 self.reset();
                 return Frame::Command { size: end };
             };
@@ -97,9 +110,9 @@ impl Framer {
                 // a message be executed.
                 return Frame::Bye(BARE_LF_AFTER_LITERAL);
             }
-            let header_start = self.line_start + literal.start;
-            let is_message = announces_message(&input[..header_start]);
-            let fits = if is_message {
+            let literal = header.literal;
+            let streams = self.streams_after(&input[..self.line_start + header.start]);
+            let fits = if streams.is_some() {
                 literal.size <= self.limits.message
             } else {
                 let max = self.at_least_for_id(self.limits.command, input);
@@ -113,9 +126,10 @@ impl Framer {
                     Frame::Bye(LITERAL_TOO_LARGE)
                 };
             }
-            if is_message {
+            if streams.is_some() {
                 self.reset();
-                return Frame::Append { prefix: end, size: literal.size, sync: literal.sync };
+                self.streams = streams;
+                return Frame::Part { size: end, literal };
             }
             self.earlier_lines += end - self.line_start;
             // Fits in usize: it was compared with `limits.command`.
@@ -127,7 +141,13 @@ impl Framer {
         }
     }
 
-    /// A line without literals: a SASL response, `DONE`, the end of an APPEND. Answers
+    /// The command whose [`Frame::Part`] came last was answered before its literal was asked for: what
+    /// comes next is another command (RFC 3501 7.5).
+    pub fn abandon(&mut self) {
+        self.reset();
+    }
+
+    /// A line without literals: a SASL response, `DONE`. Answers
     /// [`Frame::Command`] (`size` includes the line end), [`Frame::More`] or [`Frame::Bye`].
     pub fn line(&mut self, input: &[u8]) -> Frame {
         match self.line_end(input) {
@@ -152,9 +172,31 @@ impl Framer {
         found.ok_or(Frame::More)
     }
 
+    /// Whether the literal that follows `before`, a command or a part of one, is streamed: then how the
+    /// command's later ones are told. Asked once a literal, with all that stands before it.
+    fn streams_after(&self, before: &[u8]) -> Option<Streams> {
+        if let Some(streams) = self.streams {
+            return streams(false, before).then_some(streams);
+        }
+        let mut cursor = Cursor::new(before);
+        cursor.take_while(|octet| octet != b' ');
+        cursor.spaces();
+        let mut name = cursor.word().ok()?;
+        let uid = name.as_bytes() == b"UID";
+        if uid {
+            cursor.spaces();
+            name = cursor.word().ok()?;
+        }
+        let streams = CommandKind::named(name.as_bytes(), uid)?.row().streams;
+        (cursor.spaces() && streams(true, cursor.rest())).then_some(streams)
+    }
+
     /// `limit`, but enough for an ID if the command in `input` is one. Call it with a whole first
     /// line, or with more than the limit of a line: what else was read with it plays no part.
     fn at_least_for_id(&self, limit: usize, input: &[u8]) -> usize {
+        if self.streams.is_some() {
+            return limit;
+        }
         let line = &input[..input.len().min(self.limits.line)];
         let line = &line[..memchr(b'\n', line).unwrap_or(line.len())];
         let space = memchr(b' ', line).unwrap_or(line.len());
@@ -168,21 +210,29 @@ impl Framer {
     }
 }
 
-/// `{size}` or `{size+}` before a line end.
+/// A literal, as its header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct LiteralHeader {
-    /// Offset of its `{` in the line.
-    pub start: usize,
+pub struct Literal {
     /// Octets; saturates, so that no number of digits makes a small one.
     pub size: u64,
     /// The client waits for a continuation (no `+`, RFC 7888 3).
     pub sync: bool,
+    /// A `literal8`, which may have NUL octets (RFC 3516 4.4).
+    pub binary: bool,
+}
+
+/// `{size}` or `{size+}`, perhaps after a `~`, before a line end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct LiteralHeader {
+    /// Offset in the line of its first octet.
+    start: usize,
+    literal: Literal,
 }
 
 impl LiteralHeader {
     /// The header that ends `line`, if one does. A quoted string cannot be mistaken for one: it
     /// would end in a quote.
-    pub(super) fn at_end_of(line: &[u8]) -> Option<LiteralHeader> {
+    fn at_end_of(line: &[u8]) -> Option<LiteralHeader> {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text).strip_suffix(b"}")?;
         let (text, sync) = match text.strip_suffix(b"+") {
@@ -191,22 +241,17 @@ impl LiteralHeader {
         };
         let digits = text.iter().rev().take_while(|octet| octet.is_ascii_digit()).count();
         let (before, digits) = text.split_at(text.len() - digits);
-        let start = before.strip_suffix(b"{")?.len();
+        let before = before.strip_suffix(b"{")?;
+        let (before, binary) = match before.strip_suffix(b"~") {
+            Some(before) => (before, true),
+            None => (before, false),
+        };
         let size = digits.iter().fold(0_u64, |size, digit| {
             size.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
         });
-        (!digits.is_empty()).then_some(LiteralHeader { start, size, sync })
+        let literal = Literal { size, sync, binary };
+        (!digits.is_empty()).then_some(LiteralHeader { start: before.len(), literal })
     }
-}
-
-/// `before`, the command up to a literal's header, makes that literal the message of an APPEND. The
-/// only other literal of an APPEND is its mailbox, directly after the name. Spaces are counted as
-/// little as the parser counts them.
-fn announces_message(before: &[u8]) -> bool {
-    let Some(space) = memchr(b' ', before) else { return false };
-    let spaces = before[space..].iter().take_while(|&&octet| octet == b' ').count();
-    let (name, arguments) = before[space + spaces..].split_at_checked(7).unwrap_or_default();
-    name.eq_ignore_ascii_case(b"APPEND ") && arguments.iter().any(|&octet| octet != b' ')
 }
 
 #[cfg(test)]
@@ -215,43 +260,34 @@ mod tests {
 
     const SMALL: Limits = Limits { line: 40, command: 60, message: 1_000 };
 
-    /// Feeds `input` in pieces of `step` bytes and lists what came out. Messages of APPEND are
-    /// skipped as the service would.
+    /// Feeds `input` in pieces of `step` bytes and lists what came out. The octets of streamed literals
+    /// are skipped as the service would.
     fn frames(input: &[u8], step: usize) -> Vec<Frame> {
         let mut framer = Framer::new(SMALL);
-        let (mut start, mut end) = (0, 0);
-        let (mut skip, mut after_message) = (0, false);
+        let (mut start, mut end, mut skip) = (0, 0, 0);
         let mut found = Vec::new();
         loop {
             let skipped = skip.min(end - start);
             (start, skip) = (start + skipped, skip - skipped);
-            let frame = match (skip, after_message) {
-                (0, false) => framer.next(&input[start..end]),
-                (0, true) => framer.line(&input[start..end]),
-                _ => Frame::More,
-            };
+            let frame = if skip == 0 { framer.next(&input[start..end]) } else { Frame::More };
+            if frame != Frame::More {
+                found.push(frame);
+            }
             match frame {
                 Frame::More if end == input.len() => return found,
                 Frame::More => end = (end + step).min(input.len()),
-                Frame::Continue => found.push(frame),
-                Frame::Command { size } => {
-                    (start, after_message) = (start + size, false);
-                    found.push(frame);
+                Frame::Continue => {}
+                Frame::Command { size } | Frame::Refused { size } => start += size,
+                Frame::Part { size, literal } => {
+                    (start, skip) = (start + size, literal.size as usize)
                 }
-                Frame::Refused { size } => {
-                    start += size;
-                    found.push(frame);
-                }
-                Frame::Append { prefix, size, .. } => {
-                    (start, skip, after_message) = (start + prefix, size as usize, true);
-                    found.push(frame);
-                }
-                Frame::Bye(_) => {
-                    found.push(frame);
-                    return found;
-                }
+                Frame::Bye(_) => return found,
             }
         }
+    }
+
+    const fn part(size: usize, octets: u64, sync: bool) -> Frame {
+        Frame::Part { size, literal: Literal { size: octets, sync, binary: false } }
     }
 
     #[track_caller]
@@ -278,21 +314,39 @@ mod tests {
             // RFC 3501 6.3.11: the message is announced, not framed.
             (
                 b"a APPEND x {3}\r\nabc\r\nb NOOP\r\n",
-                &[
-                    Append { prefix: 16, size: 3, sync: true },
-                    Command { size: 2 },
-                    Command { size: 8 },
-                ],
+                &[part(16, 3, true), Command { size: 2 }, Command { size: 8 }],
             ),
             (
                 b"a append {1+}\r\nx (\\Seen) {3+}\r\nabc\r\n",
-                &[Append { prefix: 31, size: 3, sync: false }, Command { size: 2 }],
+                &[part(31, 3, false), Command { size: 2 }],
             ),
             // More than one space changes nothing: the first literal is the mailbox.
             (
                 b"a  append  {1}\r\nx  {3}\r\nabc \r\n",
-                &[Continue, Append { prefix: 24, size: 3, sync: true }, Command { size: 3 }],
+                &[Continue, part(24, 3, true), Command { size: 3 }],
             ),
+            // What follows a message is the same command's, a second message too.
+            (
+                b"a APPEND x {1+}\r\ny (\\Seen) {2}\r\nzz\r\nb NOOP\r\n",
+                &[part(17, 1, false), part(14, 2, true), Command { size: 2 }, Command { size: 8 }],
+            ),
+            (
+                b"a APPEND x {1+}\r\ny {1001}\r\nb LOGIN {1+}\r\nx\r\n",
+                &[part(17, 1, false), Refused { size: 9 }, Command { size: 17 }],
+            ),
+            (b"a APPEND x {1+}\r\ny {1001+}\r\n", &[part(17, 1, false), Bye(LITERAL_TOO_LARGE)]),
+            // Names that only begin or end like it, and its UID form, which it has not.
+            (b"a APPENDS x {3+}\r\nabc\r\n", &[Command { size: 23 }]),
+            (b"a UID APPEND x {3+}\r\nabc\r\n", &[Command { size: 26 }]),
+            // RFC 3516 4.4: a literal8 is a literal wherever it stands.
+            (
+                b"a APPEND x ~{3+}\r\na\0c\r\n",
+                &[
+                    Part { size: 18, literal: Literal { size: 3, sync: false, binary: true } },
+                    Command { size: 2 },
+                ],
+            ),
+            (b"a LOGIN ~{3}\r\na\nc x\r\n", &[Continue, Command { size: 21 }]),
             // RFC 7888 4: too large and not synchronising cannot be skipped cheaply.
             (b"a LOGIN {10000000000+}\r\n", &[Bye(LITERAL_TOO_LARGE)]),
             (b"a LOGIN {9999999999999999999999+}\r\n", &[Bye(LITERAL_TOO_LARGE)]),

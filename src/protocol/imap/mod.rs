@@ -32,7 +32,7 @@ pub use command::{Command, ParseError, parse, tag_of};
 pub use cursor::Text;
 pub use fetch_response::FetchResponse;
 pub use flag_list::FlagList;
-pub use frame::{Frame, Framer, Limits};
+pub use frame::{Frame, Framer, Limits, Literal};
 pub use name::{MailboxName, NameError, SEPARATOR};
 pub use pattern::{ListPattern, PATTERN_MAX};
 pub use response::{

@@ -69,7 +69,16 @@ pub(super) trait Arguments<'a>: Sized {
     fn uid(&self) -> bool {
         false
     }
+
+    /// A [`Streams`], for commands that carry messages; the others' literals are all part of them.
+    fn streams(_first: bool, _before: &[u8]) -> bool {
+        false
+    }
 }
+
+/// Whether a literal of a command is streamed. `before` is what stands before the literal: of the
+/// arguments if none was streamed yet (`first`), else of the part since the last one.
+pub(super) type Streams = fn(first: bool, before: &[u8]) -> bool;
 
 /// What may be told of other sessions' changes before the tagged response of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,8 +181,19 @@ macro_rules! commands {
                 states: States::$states,
                 tells: Tells::$tells,
                 needs: Capability::$needs,
+                streams: $family::$file::$kind::streams,
             },)*)*
         ];
+
+        impl CommandKind {
+            /// The command of this name and form.
+            pub(super) fn named(name: &[u8], uid: bool) -> Option<CommandKind> {
+                Some(match name {
+                    $($($name if !uid || Form::$form.has_uid() => CommandKind::$kind,)*)*
+                    _ => return None,
+                })
+            }
+        }
 
         impl<'a> CommandBody<'a> {
             /// Reads what follows the name of a command; `None` if there is none of this name and
@@ -222,7 +242,7 @@ impl Form {
 }
 
 /// The row of a command.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct CommandRow {
     pub kind: CommandKind,
     /// As the RFC writes it; also the label of its metrics.
@@ -231,6 +251,7 @@ pub struct CommandRow {
     tells: Tells,
     /// It is a command only where this is offered.
     pub needs: Capability,
+    pub(super) streams: Streams,
 }
 
 impl CommandRow {

@@ -9,7 +9,6 @@ use std::{rc::Rc, time::Duration};
 use super::{
     handler::Handler,
     handover::{ImapHandover, Outcome},
-    literal::Literal,
     reply::{Done, Failure, Leave, Reply},
     state::Session,
 };
@@ -139,19 +138,19 @@ impl Conversation {
                 let bytes = self.session.take_input(size);
                 Box::pin(self.command(&bytes)).await?;
             }
-            Frame::Append { prefix, size, sync } => {
-                let bytes = self.session.take_input(prefix);
-                self.session.literal = Some(Literal::new(size, sync));
+            Frame::Part { size, literal } => {
+                let bytes = self.session.take_input(size);
+                self.session.literal = Some(literal);
                 Box::pin(self.command(&bytes)).await?;
-                self.session.skip_literal().await.map_err(End::Leave)?;
+                self.session.skip_rest().await.map_err(End::Leave)?;
                 // A refused message may have taken longer than a client may be idle.
                 self.session.restart_deadline();
             }
             Frame::Refused { size } => {
                 let bytes = self.session.take_input(size);
                 let tag = tag_of(&bytes).unwrap_or("*");
-                let text = "The literal is larger than this server takes";
-                self.session.writer().tagged(tag, Status::No, Some(Code::TooBig), text);
+                let refusal = Err(Failure::literal_too_large());
+                self.answer(tag, refusal).map_err(End::Leave)?;
             }
             Frame::Bye(text) => return Err(End::Leave(Leave::Bye(text))),
         }

@@ -1,7 +1,7 @@
-//! The message literal of an APPEND while it arrives: counted, never kept.
+//! Streamed literals while they arrive: counted, never kept; and the parts of a command around them.
 //!
-//! Announced by the framer, taken by [`super::mailbox::append`]; what a refused APPEND leaves of it is
-//! thrown away by the session, so that the stream stays in step (RFC 7888 4).
+//! Announced by the framer, taken by the handlers of commands that carry messages; what a refused
+//! command leaves is thrown away by the session's loop, so that the stream stays in step (RFC 7888 4).
 
 use std::time::Duration;
 
@@ -14,20 +14,6 @@ use crate::{
     runtime::connection::ConnectionError,
     service::{budget::Trust, intake::Pace},
 };
-
-/// A literal that follows the command that was just read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Literal {
-    pub size: u64,
-    /// The client waits for `+` before it sends.
-    pub sync: bool,
-}
-
-impl Literal {
-    pub(super) fn new(size: u64, sync: bool) -> Literal {
-        Literal { size, sync }
-    }
-}
 
 impl Session {
     /// Input of the literal that has arrived, at least one octet; `remaining` are outstanding.
@@ -71,45 +57,51 @@ impl Session {
         Ok(())
     }
 
-    /// The empty line after the literal. Anything else would be a second message (MULTIAPPEND),
-    /// which we do not offer.
-    pub(super) async fn end_of_literal(&mut self, pace: &mut Pace) -> Result<(), Failure> {
+    /// The part of the command that follows a streamed literal: up to the header of the next, which is
+    /// [`Session::literal`] then, or up to the command's end.
+    pub(super) async fn next_part(&mut self, pace: &mut Pace) -> Result<Vec<u8>, Failure> {
         if self.connection.input().is_empty() {
             // Python's imaplib and others send the command's last CRLF by itself.
             self.connection.acknowledge();
         }
         loop {
-            match self.framer.line(self.connection.input()) {
-                Frame::Command { size } => {
-                    let line = self.take_input(size);
-                    let text = line.strip_suffix(b"\r\n");
-                    let empty = text.is_some_and(|text| text.iter().all(|&octet| octet == b' '));
-                    return if empty { Ok(()) } else { Err(Failure::bad("Expected end of line")) };
+            match self.framer.next(self.connection.input()) {
+                Frame::More => self.wait_for_literal(pace, None).await?,
+                Frame::Continue => self.writer().continuation("OK"),
+                Frame::Command { size } => return Ok(self.take_input(size)),
+                Frame::Part { size, literal } => {
+                    self.literal = Some(literal);
+                    return Ok(self.take_input(size));
+                }
+                Frame::Refused { size } => {
+                    self.connection.consume(size);
+                    return Err(Failure::literal_too_large());
                 }
                 Frame::Bye(text) => return Err(Failure::bye(text)),
-                _ => self.wait_for_literal(pace, None).await?,
             }
         }
     }
 
-    /// Throws away the literal of an APPEND that was refused before reading it. A client that waits
-    /// for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
-    pub(super) async fn skip_literal(&mut self) -> Result<(), Leave> {
-        let Some(literal) = self.literal.take() else { return Ok(()) };
-        if literal.sync {
-            return Ok(());
-        }
+    /// Throws away what a command leaves of itself that was refused before it was read. A client that
+    /// waits for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
+    pub(super) async fn skip_rest(&mut self) -> Result<(), Leave> {
         let mut pace = self.literal_pace();
-        let mut remaining = literal.size;
-        while remaining > 0 {
-            let count = self.literal_input(remaining, &mut pace).await?;
-            self.connection.consume(count);
-            remaining -= count as u64;
+        while let Some(literal) = self.literal.take() {
+            if literal.sync {
+                self.framer.abandon();
+                return Ok(());
+            }
+            let mut remaining = literal.size;
+            while remaining > 0 {
+                let count = self.literal_input(remaining, &mut pace).await?;
+                self.connection.consume(count);
+                remaining -= count as u64;
+            }
+            // What the part says makes no difference: the command has been answered.
+            if let Err(Failure::Leave(leave)) = self.next_part(&mut pace).await {
+                return Err(leave);
+            }
         }
-        // What the line says makes no difference: the command has been answered.
-        match self.end_of_literal(&mut pace).await {
-            Err(Failure::Leave(leave)) => Err(leave),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }

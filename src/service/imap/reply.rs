@@ -65,6 +65,11 @@ impl Failure {
         Failure::Leave(Leave::Bye(text))
     }
 
+    /// A synchronising literal is refused before it is sent (RFC 7888 4).
+    pub(super) fn literal_too_large() -> Failure {
+        Failure::no(Code::TooBig, "The literal is larger than this server takes")
+    }
+
     /// For APPEND, COPY and MOVE: a missing target may be created first (RFC 3501 7.1 TRYCREATE).
     pub(super) fn with_try_create(error: StoreError) -> Failure {
         match error {

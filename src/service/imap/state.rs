@@ -8,13 +8,15 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{
-    handover::ImapHandover, literal::Literal, options::ImapOptions, reply::Failure,
-    seats::AccountSeat, selected::Selected,
+    handover::ImapHandover, options::ImapOptions, reply::Failure, seats::AccountSeat,
+    selected::Selected,
 };
 use crate::{
     directory::Identity,
     model::Moment,
-    protocol::imap::{Capabilities, Capability, Code, Framer, Limits, State, Status, Writer},
+    protocol::imap::{
+        Capabilities, Capability, Code, Framer, Limits, Literal, State, Status, Writer,
+    },
     runtime::connection::{Connection, ConnectionError},
     service::{ServiceOptions, Shard},
     store::Account,
@@ -43,7 +45,7 @@ pub(super) struct Session {
     /// What changes responses from now on: by ENABLE, or by a command that implies it.
     enabled: Capabilities,
     pub login_failures: u32,
-    /// The message of an APPEND that is running, until its handler takes it.
+    /// The literal whose octets are next in the input, until the handler of its command takes it.
     pub literal: Option<Literal>,
     pub framer: Framer,
     /// How often output was sent before a command was done: what was sent cannot be taken back.

@@ -1,4 +1,4 @@
-//! APPEND (RFC 3501 6.3.11), up to its message, which is streamed: see [`super::super::Frame::Append`].
+//! APPEND (RFC 3501 6.3.11), up to its message, which is streamed: see [`super::super::Frame::Part`].
 
 use super::super::{
     cursor::{Cursor, Parsed},
@@ -32,8 +32,29 @@ impl<'a> Arguments<'a> for Append<'a> {
             internal_date = Some(cursor.date_time()?);
             cursor.space()?;
         }
-        cursor.literal_header().map_err(|_| "APPEND takes the message as a literal")?;
+        let literal =
+            cursor.literal_header().map_err(|_| "APPEND takes the message as a literal")?;
+        // RFC 3516 4.4 lets a literal8 be appended, which we do not offer.
+        if literal.binary {
+            return Err("APPEND takes no literal8");
+        }
         Ok(Append { mailbox, flags, internal_date })
+    }
+
+    /// The mailbox may be a literal and stands first; all others are messages.
+    fn streams(first: bool, before: &[u8]) -> bool {
+        !first || !before.is_empty()
+    }
+}
+
+impl Append<'_> {
+    /// Reads the part of the command after its message: the end of the line. More messages
+    /// (RFC 3502) are not offered.
+    pub fn parse_rest(part: &[u8]) -> Result<(), &'static str> {
+        match part.strip_suffix(b"\r\n") {
+            Some(rest) if rest.iter().all(|&octet| octet == b' ') => Ok(()),
+            _ => Err("Expected end of line"),
+        }
     }
 }
 
@@ -72,5 +93,15 @@ mod tests {
             internal_date: Some(Timestamp::from_unix_seconds(8_797 * 86_400)),
         };
         check("APPEND x \"01-Feb-1994 01:00:00 +0100\" {1}", CommandBody::Append(append));
+    }
+
+    #[test]
+    fn the_part_after_the_message() {
+        for part in [&b"\r\n"[..], b"  \r\n"] {
+            assert_eq!(Append::parse_rest(part), Ok(()));
+        }
+        for part in [&b"\n"[..], b"", b"x\r\n", b" (\\Seen) {3}\r\n"] {
+            assert!(Append::parse_rest(part).is_err(), "{}", part.escape_ascii());
+        }
     }
 }

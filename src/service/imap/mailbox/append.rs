@@ -6,13 +6,12 @@
 use super::super::{
     folder,
     handler::Handler,
-    literal::Literal,
     reply::{Done, Failure, Reply, try_create},
     state::Session,
 };
 use crate::{
     protocol::{
-        imap::{Code, mailbox::append::Append},
+        imap::{Code, Literal, mailbox::append::Append},
         mime::Summarizer,
     },
     runtime::connection::ConnectionError,
@@ -63,7 +62,7 @@ async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure>
     received
 }
 
-/// Takes in the literal and the end of the command. All of it is read even if the store refuses:
+/// Takes in the literal and the end of the command. Its octets are read even if the store refuses them:
 /// the stream must stay in step.
 async fn take_in(
     session: &mut Session,
@@ -98,7 +97,8 @@ async fn take_in(
         session.connection.consume(count);
         remaining -= count as u64;
     }
-    session.end_of_literal(&mut pace).await?;
+    let rest = session.next_part(&mut pace).await?;
+    Append::parse_rest(&rest).map_err(Failure::bad)?;
     match refusal {
         Some(refusal) => Err(refusal),
         None => {
