@@ -1,20 +1,264 @@
-//! From a mailbox name of the client to one of the store's.
+//! What a mailbox name of the client stands for: the only way from a name to a mailbox.
 //!
-//! The store knows names in UTF-8; modified UTF-7 ends here.
+//! Every command that names one says which right it needs ([`resolve`]) and gets a [`Folder`], on which
+//! it then works. A session has every right on the mailboxes of its own account, and sees no others
+//! yet. The store knows names in UTF-8; modified UTF-7 ends here.
 
-use std::borrow::Cow;
+use super::{
+    reply::{Failure, no_such_mailbox, try_create},
+    selected::Selected,
+    state::Session,
+};
+use crate::{
+    model::{Flags, SpecialUse, Timestamp},
+    protocol::imap::{Code, MailboxName, SEPARATOR},
+    store::{
+        Account, Copied, Delivered, MailboxInfo, MailboxStatus, MailboxView, Message, Names,
+        StagedBody, StoreError,
+    },
+};
 
-use super::reply::{Failure, no_such_mailbox};
-use crate::protocol::imap::{Code, MailboxName, SEPARATOR};
+/// What a command must be allowed to do with a mailbox (RFC 4314 2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Right {
+    /// `l`: see that it is there.
+    Lookup,
+    /// `r`: select it, ask for its status.
+    Read,
+    /// `i`: put messages in.
+    Insert,
+    /// `k`: make one below it, or by this name.
+    Create,
+    /// `x`: delete or rename it.
+    DeleteMailbox,
+}
 
-/// The name of a mailbox that should exist: what cannot be decoded names none.
-pub(super) fn existing_name<'a>(name: &'a MailboxName<'_>) -> Result<Cow<'a, str>, Failure> {
-    name.to_utf8().map_err(|_| no_such_mailbox())
+/// A set of rights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Rights(u8);
+
+impl Rights {
+    /// Of an account on its own mailboxes.
+    const ALL: Rights = Rights(u8::MAX);
+
+    fn contain(self, right: Right) -> bool {
+        self.0 & (1 << right as u8) != 0
+    }
+}
+
+/// Decides by the rights on what was found. Who may not even look it up is told what is told of a
+/// mailbox that does not exist (RFC 4314 6).
+fn permitted(
+    found: Option<Rights>,
+    right: Right,
+    missing: impl FnOnce() -> Failure,
+) -> Result<(), Failure> {
+    match found {
+        Some(rights) if rights.contain(right) => Ok(()),
+        Some(rights) if rights.contain(Right::Lookup) => {
+            Err(Failure::no(Code::NoPerm, "Not allowed on this mailbox"))
+        }
+        _ => Err(missing()),
+    }
+}
+
+/// A mailbox that a command may work on.
+pub(super) enum Folder {
+    /// Of the session's own account, on this shard.
+    Local { account: Account, info: MailboxInfo },
+}
+
+/// The mailbox of this name, for a command that needs `right` on it.
+pub(super) fn resolve(
+    session: &Session,
+    name: &MailboxName<'_>,
+    right: Right,
+) -> Result<Folder, Failure> {
+    let namespace = Namespace::of(session)?;
+    // What cannot be decoded names none.
+    let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
+    namespace.folder(&name, right, no_such_mailbox)
+}
+
+/// The same for the target of APPEND, COPY or MOVE: if it is missing the client may create it first
+/// (RFC 3501 7.1 TRYCREATE).
+pub(super) fn resolve_target(session: &Session, name: &MailboxName<'_>) -> Result<Folder, Failure> {
+    let namespace = Namespace::of(session)?;
+    let name = name.to_utf8().map_err(|_| try_create())?;
+    namespace.folder(&name, Right::Insert, try_create)
+}
+
+impl Folder {
+    /// In UTF-8.
+    pub(super) fn name(&self) -> &str {
+        let Folder::Local { info, .. } = self;
+        &info.name
+    }
+
+    pub(super) fn special_use(&self) -> Option<SpecialUse> {
+        let Folder::Local { info, .. } = self;
+        info.special_use
+    }
+
+    /// It is the mailbox that is selected.
+    pub(super) fn is(&self, selected: &Selected) -> bool {
+        let Folder::Local { info, .. } = self;
+        info.id == selected.mailbox()
+    }
+
+    pub(super) async fn select(&self, claim_recent: bool) -> Result<MailboxView, StoreError> {
+        let Folder::Local { account, info } = self;
+        account.select(info.id, claim_recent).await
+    }
+
+    pub(super) async fn status(&self) -> Result<MailboxStatus, StoreError> {
+        let Folder::Local { account, info } = self;
+        account.status(info.id).await
+    }
+
+    pub(super) async fn append(
+        &self,
+        body: StagedBody,
+        flags: Flags,
+        keywords: &[String],
+        internal_date: Timestamp,
+    ) -> Result<Delivered, StoreError> {
+        let Folder::Local { account, info } = self;
+        account.append(info.id, body, flags, keywords, internal_date).await
+    }
+
+    /// Copies messages of the selected mailbox in.
+    pub(super) async fn copy_in(
+        &self,
+        source: &Selected,
+        messages: &[Message],
+    ) -> Result<Copied, StoreError> {
+        let Folder::Local { account, info } = self;
+        account.copy(source.mailbox(), messages, info.id).await
+    }
+
+    /// Moves messages of the selected mailbox in.
+    pub(super) async fn move_in(
+        &self,
+        source: &Selected,
+        messages: &[Message],
+    ) -> Result<Copied, StoreError> {
+        let Folder::Local { account, info } = self;
+        account.move_messages(source.mailbox(), messages, info.id).await
+    }
+
+    pub(super) async fn delete(&self) -> Result<(), StoreError> {
+        let Folder::Local { account, info } = self;
+        account.delete_mailbox(&info.name).await
+    }
+}
+
+/// A name, whether or not a mailbox has it.
+pub(super) struct Place {
+    account: Account,
+    name: String,
+}
+
+impl Place {
+    /// Of a mailbox, of levels above some, or one that is merely subscribed.
+    pub(super) fn existing(
+        session: &Session,
+        name: &MailboxName<'_>,
+        right: Right,
+    ) -> Result<Place, Failure> {
+        let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
+        Place::of(session, name.into_owned(), right)
+    }
+
+    /// That is to come into being.
+    pub(super) fn new(
+        session: &Session,
+        name: &MailboxName<'_>,
+        right: Right,
+    ) -> Result<Place, Failure> {
+        Place::of(session, new_name(name)?, right)
+    }
+
+    fn of(session: &Session, name: String, right: Right) -> Result<Place, Failure> {
+        permitted(Some(Rights::ALL), right, no_such_mailbox)?;
+        Ok(Place { account: session.account()?, name })
+    }
+
+    /// No mailbox has this name, but some lie below it (RFC 3501 6.3.4).
+    pub(super) fn is_only_above(&self) -> bool {
+        let name = self.name.strip_suffix(SEPARATOR).unwrap_or(&self.name);
+        self.account.mailbox_by_name(&self.name).is_none() && self.account.has_children(name)
+    }
+
+    pub(super) async fn create(&self, special_use: Option<SpecialUse>) -> Result<(), Failure> {
+        self.account.create_mailbox(&self.name, special_use).await?;
+        Ok(())
+    }
+
+    pub(super) async fn rename(&self, target: &Place) -> Result<(), Failure> {
+        Ok(self.account.rename_mailbox(&self.name, &target.name).await?)
+    }
+
+    pub(super) async fn set_subscribed(&self, subscribed: bool) -> Result<(), Failure> {
+        Ok(self.account.set_subscribed(&self.name, subscribed).await?)
+    }
+}
+
+/// All names that a session can list: those of its own account (RFC 2342: the personal namespace).
+pub(super) struct Namespace {
+    account: Account,
+}
+
+impl Namespace {
+    pub(super) fn of(session: &Session) -> Result<Namespace, Failure> {
+        Ok(Namespace { account: session.account()? })
+    }
+
+    fn folder(
+        &self,
+        name: &str,
+        right: Right,
+        missing: impl FnOnce() -> Failure,
+    ) -> Result<Folder, Failure> {
+        let info = self.account.mailbox_by_name(name);
+        permitted(info.as_ref().map(|_| Rights::ALL), right, missing)?;
+        let info = info.ok_or_else(no_such_mailbox)?;
+        Ok(Folder::Local { account: self.account.clone(), info })
+    }
+
+    /// The mailbox of a name in UTF-8, if there is one that may be looked up.
+    pub(super) fn look_up(&self, name: &str) -> Option<Folder> {
+        self.folder(name, Right::Lookup, no_such_mailbox).ok()
+    }
+
+    /// The next `count` names, in their order, after `after`.
+    pub(super) fn names_after(
+        &self,
+        after: Option<&str>,
+        which: Names,
+        count: usize,
+    ) -> Vec<String> {
+        self.account.names_after(after, which, count)
+    }
+
+    pub(super) fn is_subscribed(&self, name: &str) -> bool {
+        self.account.is_subscribed(name)
+    }
+
+    /// A mailbox lies below `name`.
+    pub(super) fn has_children(&self, name: &str) -> bool {
+        self.account.has_children(name)
+    }
+
+    /// A name subscribed to lies below `name`.
+    pub(super) fn has_subscribed_below(&self, name: &str) -> bool {
+        self.account.has_subscribed_below(name)
+    }
 }
 
 /// A name that is to come into being. A separator at its end says that the client will create
 /// children, and means nothing here (RFC 3501 6.3.3).
-pub(super) fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
+fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
     let cannot = |why: &str| Failure::no(Code::Cannot, why.to_owned());
     let name = name.to_utf8().map_err(|error| cannot(&error.to_string()))?;
     let name = name.strip_suffix(SEPARATOR).unwrap_or(&name);
@@ -31,6 +275,28 @@ pub(super) fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rights(rights: &[Right]) -> Rights {
+        Rights(rights.iter().fold(0, |bits, &right| bits | 1 << right as u8))
+    }
+
+    #[test]
+    fn a_mailbox_that_may_not_be_seen_does_not_exist() {
+        let found = |exists: bool, rights| {
+            permitted(exists.then_some(rights), Right::Read, no_such_mailbox).map_err(|it| match it
+            {
+                Failure::No { code: Some(code), text } => (code, text),
+                other => panic!("{other:?}"),
+            })
+        };
+        assert!(found(true, Rights::ALL).is_ok());
+        assert!(found(true, rights(&[Right::Read])).is_ok());
+        let hidden = found(true, rights(&[Right::Insert])).unwrap_err();
+        assert_eq!(hidden, found(false, Rights::ALL).unwrap_err());
+        assert_eq!(hidden.0, Code::NonExistent);
+        let refused = found(true, rights(&[Right::Lookup, Right::Insert])).unwrap_err();
+        assert_eq!(refused.0, Code::NoPerm);
+    }
 
     #[test]
     fn new_names() {

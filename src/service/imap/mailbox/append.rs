@@ -6,7 +6,7 @@
 use super::super::{
     folder,
     handler::Handler,
-    reply::{Done, Failure, Reply, try_create},
+    reply::{Done, Failure, Reply},
     state::Session,
 };
 use crate::{
@@ -24,15 +24,13 @@ use crate::{
 
 impl Handler for Append<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let account = session.account()?;
-        let name = folder::existing_name(&self.mailbox).map_err(|_| try_create())?;
-        let mailbox = account.mailbox_by_name(&name).ok_or_else(try_create)?;
+        let folder = folder::resolve_target(session, &self.mailbox)?;
         // Counted until the store has written it.
         let (body, _charge) = receive(session).await?;
         let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
         let date = self.internal_date.unwrap_or_else(|| session.shard.executor.now());
-        let appended = account
-            .append(mailbox.id, body, self.flags.system, &keywords, date)
+        let appended = folder
+            .append(body, self.flags.system, &keywords, date)
             .await
             .map_err(Failure::with_try_create)?;
         Done::with_code(Code::AppendUid(appended.uid_validity, appended.uid), "APPEND completed")

@@ -1,7 +1,7 @@
 //! CREATE (RFC 3501 6.3.3, RFC 6154 3).
 
 use super::super::{
-    folder::new_name,
+    folder::{Place, Right},
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
@@ -13,7 +13,7 @@ use crate::{
 
 impl Handler for Create<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let name = new_name(&self.mailbox)?;
+        let place = Place::new(session, &self.mailbox, Right::Create)?;
         let special_use = match self.special_use.as_slice() {
             // RFC 6154 3: what cannot be had is refused. \All and \Flagged are no place to put mail.
             _ if self.unknown_use => {
@@ -26,7 +26,7 @@ impl Handler for Create<'_> {
             [one] => Some(*one),
             _ => return Err(Failure::no(Code::UseAttr, "A mailbox has one special use")),
         };
-        session.account()?.create_mailbox(&name, special_use).await?;
+        place.create(special_use).await?;
         Done::ok("CREATE completed")
     }
 }

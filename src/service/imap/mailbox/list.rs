@@ -6,6 +6,7 @@
 
 use super::{
     super::{
+        folder::{Folder, Namespace},
         handler::Handler,
         reply::{Done, Failure, Reply},
         state::Session,
@@ -15,32 +16,32 @@ use super::{
 };
 use crate::{
     protocol::imap::{Attributes, ListItem, mailbox::list::List},
-    store::{Account, MailboxInfo, Names},
+    store::Names,
 };
 
 /// The LIST response for `name`; `None` if the selection options rule it out (RFC 5258 3.1).
 fn describe<'n>(
-    account: &Account,
+    namespace: &Namespace,
     name: &'n str,
-    info: Option<&MailboxInfo>,
+    folder: Option<&Folder>,
     list: &List<'_>,
 ) -> Option<ListItem<'n>> {
-    let special_use = info.and_then(|info| info.special_use);
-    let subscribed = account.is_subscribed(name);
+    let special_use = folder.and_then(Folder::special_use);
+    let subscribed = namespace.is_subscribed(name);
     let selection = list.selection;
     let child_subscribed =
-        selection.recursive_match && selection.subscribed && account.has_subscribed_below(name);
+        selection.recursive_match && selection.subscribed && namespace.has_subscribed_below(name);
     let selected = (!selection.subscribed || subscribed || child_subscribed)
         && (!selection.special_use || special_use.is_some());
     if !selected {
         return None;
     }
-    let has_children = account.has_children(name);
+    let has_children = namespace.has_children(name);
     let mut attributes = match has_children {
         true => Attributes::HAS_CHILDREN,
         false => Attributes::HAS_NO_CHILDREN,
     };
-    if info.is_none() {
+    if folder.is_none() {
         attributes.insert(match has_children {
             true => Attributes::NO_SELECT,
             false => Attributes::NON_EXISTENT,
@@ -60,26 +61,26 @@ impl Handler for List<'_> {
             return Done::ok("LIST completed");
         }
         let mut matcher = Matcher::new(&self.reference, &self.patterns);
-        let account = session.account()?;
+        let namespace = Namespace::of(session)?;
         let selection = self.selection;
         let mut walk =
             NameWalk::new(if selection.subscribed { Names::Both } else { Names::Existing });
         let mut superiors = Superiors::default();
-        while let Some(name) = walk.next(&account) {
+        while let Some(name) = walk.next(&namespace) {
             // RFC 5258 3.1: superior levels of what is subscribed may be names of nothing themselves. If
             // it is not subscriptions that are asked for, so may those of every mailbox.
-            let has_levels_to_tell =
-                !selection.subscribed || selection.recursive_match && account.is_subscribed(&name);
+            let has_levels_to_tell = !selection.subscribed
+                || selection.recursive_match && namespace.is_subscribed(&name);
             if has_levels_to_tell {
                 for level in superiors.new_of(&name) {
-                    let comes_itself = account.mailbox_by_name(&level).is_some()
-                        || selection.subscribed && account.is_subscribed(&level);
+                    let comes_itself = namespace.look_up(&level).is_some()
+                        || selection.subscribed && namespace.is_subscribed(&level);
                     if !comes_itself {
-                        tell(session, &account, &mut matcher, &level, self).await?;
+                        tell(session, &namespace, &mut matcher, &level, self).await?;
                     }
                 }
             }
-            tell(session, &account, &mut matcher, &name, self).await?;
+            tell(session, &namespace, &mut matcher, &name, self).await?;
         }
         Done::ok("LIST completed")
     }
@@ -88,7 +89,7 @@ impl Handler for List<'_> {
 /// The responses for `name`, if it is asked for.
 async fn tell(
     session: &mut Session,
-    account: &Account,
+    namespace: &Namespace,
     matcher: &mut Matcher,
     name: &str,
     list: &List<'_>,
@@ -96,11 +97,11 @@ async fn tell(
     if !matcher.matches(session, name).await {
         return Ok(());
     }
-    let info = account.mailbox_by_name(name);
-    let Some(item) = describe(account, name, info.as_ref(), list) else { return Ok(()) };
+    let folder = namespace.look_up(name);
+    let Some(item) = describe(namespace, name, folder.as_ref(), list) else { return Ok(()) };
     session.writer().list(&item);
-    if let (Some(items), Some(info)) = (list.returns.status, info) {
-        match status::tell(session, &info, items).await {
+    if let (Some(items), Some(folder)) = (list.returns.status, folder) {
+        match status::tell(session, &folder, items).await {
             // Deleted since: RFC 5819 2 lets the STATUS be missing.
             Err(Failure::No { .. }) | Ok(()) => {}
             Err(failure) => return Err(failure),

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        folder::Namespace,
         handler::Handler,
         reply::{Done, Failure, Reply},
         state::Session,
@@ -16,10 +17,10 @@ use crate::{
 impl Handler for Lsub<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let mut matcher = Matcher::new(&self.reference, std::slice::from_ref(&self.pattern));
-        let account = session.account()?;
+        let namespace = Namespace::of(session)?;
         let mut walk = NameWalk::new(Names::Subscribed);
         let mut superiors = Superiors::default();
-        while let Some(name) = walk.next(&account) {
+        while let Some(name) = walk.next(&namespace) {
             if matcher.matches(session, &name).await {
                 tell(session, &name, Attributes::default()).await?;
                 continue;
@@ -27,7 +28,7 @@ impl Handler for Lsub<'_> {
             // RFC 3501 6.3.9: with `%` a level that is not subscribed itself, but has subscribed
             // levels below, is told as \Noselect.
             for level in superiors.new_of(&name) {
-                if !account.is_subscribed(&level) && matcher.matches(session, &level).await {
+                if !namespace.is_subscribed(&level) && matcher.matches(session, &level).await {
                     tell(session, &level, Attributes::NO_SELECT).await?;
                 }
             }

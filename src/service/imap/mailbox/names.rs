@@ -3,10 +3,10 @@
 //! Names are taken from the account by pieces and looked up one by one: a LIST holds a piece of them
 //! and an output buffer, whatever the account has and however slowly its client reads.
 
-use super::super::state::Session;
+use super::super::{folder::Namespace, state::Session};
 use crate::{
     protocol::imap::{ListPattern, MailboxName, SEPARATOR},
-    store::{Account, Names},
+    store::Names,
 };
 
 /// Steps of matching before other sessions get their turn: well under 1 ms even for a pattern of
@@ -68,7 +68,7 @@ impl NameWalk {
         NameWalk { which, piece: Vec::new().into_iter(), last: None, inbox_told: false }
     }
 
-    pub(super) fn next(&mut self, account: &Account) -> Option<String> {
+    pub(super) fn next(&mut self, namespace: &Namespace) -> Option<String> {
         let inbox_first = self.which != Names::Subscribed;
         if inbox_first && !self.inbox_told {
             self.inbox_told = true;
@@ -76,7 +76,7 @@ impl NameWalk {
         }
         loop {
             let Some(name) = self.piece.next() else {
-                let piece = account.names_after(self.last.as_deref(), self.which, NAMES_PIECE);
+                let piece = namespace.names_after(self.last.as_deref(), self.which, NAMES_PIECE);
                 self.last = Some(piece.last()?.clone());
                 self.piece = piece.into_iter();
                 continue;

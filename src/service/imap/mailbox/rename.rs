@@ -1,7 +1,7 @@
 //! RENAME (RFC 3501 6.3.5).
 
 use super::super::{
-    folder::{existing_name, new_name},
+    folder::{Place, Right},
     handler::Handler,
     reply::{Done, Reply},
     state::Session,
@@ -10,9 +10,9 @@ use crate::protocol::imap::mailbox::rename::Rename;
 
 impl Handler for Rename<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let source = existing_name(&self.source)?;
-        let target = new_name(&self.target)?;
-        session.account()?.rename_mailbox(&source, &target).await?;
+        let source = Place::existing(session, &self.source, Right::DeleteMailbox)?;
+        let target = Place::new(session, &self.target, Right::Create)?;
+        source.rename(&target).await?;
         Done::ok("RENAME completed")
     }
 }

@@ -1,7 +1,7 @@
 //! SELECT and EXAMINE (RFC 3501 6.3.1, 6.3.2; RFC 7162 3.1.8).
 
 use super::super::{
-    folder,
+    folder::{self, Right},
     handler::Handler,
     reply::{Done, Reply, no_such_mailbox},
     selected::Selected,
@@ -35,10 +35,8 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
     if session.selected.take().is_some() {
         session.writer().untagged(Status::Ok, Some(Code::Closed), "The old mailbox is left");
     }
-    let account = session.account()?;
-    let name = folder::existing_name(&select.mailbox)?;
-    let info = account.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
-    let view = account.select(info.id, !read_only).await?;
+    let folder = folder::resolve(session, &select.mailbox, Right::Read)?;
+    let view = folder.select(!read_only).await?;
     let selected = Selected::new(view, read_only).ok_or_else(no_such_mailbox)?;
     if select.condstore {
         session.enable_condstore();

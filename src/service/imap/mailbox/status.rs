@@ -2,24 +2,20 @@
 //! from kept counters; no message is looked at.
 
 use super::super::{
-    folder,
+    folder::{self, Folder, Right},
     handler::Handler,
-    reply::{Done, Failure, Reply, no_such_mailbox},
+    reply::{Done, Failure, Reply},
     state::Session,
 };
-use crate::{
-    protocol::imap::{
-        StatusValues,
-        mailbox::status::{Status, StatusItems},
-    },
-    store::MailboxInfo,
+use crate::protocol::imap::{
+    StatusValues,
+    mailbox::status::{Status, StatusItems},
 };
 
 impl Handler for Status<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let name = folder::existing_name(&self.mailbox)?;
-        let info = session.account()?.mailbox_by_name(&name).ok_or_else(no_such_mailbox)?;
-        tell(session, &info, self.items).await?;
+        let folder = folder::resolve(session, &self.mailbox, Right::Read)?;
+        tell(session, &folder, self.items).await?;
         Done::ok("STATUS completed")
     }
 }
@@ -27,10 +23,10 @@ impl Handler for Status<'_> {
 /// One STATUS response. Asking for HIGHESTMODSEQ enables CONDSTORE (RFC 7162 3.1).
 pub(super) async fn tell(
     session: &mut Session,
-    mailbox: &MailboxInfo,
+    folder: &Folder,
     items: StatusItems,
 ) -> Result<(), Failure> {
-    let status = session.account()?.status(mailbox.id).await?;
+    let status = folder.status().await?;
     if items.contains(StatusItems::HIGHEST_MOD_SEQ) {
         session.enable_condstore();
     }
@@ -43,6 +39,6 @@ pub(super) async fn tell(
         highest_mod_seq: status.told_mod_seq(),
         size: status.size,
     };
-    session.writer().status(&mailbox.name, items, &values);
+    session.writer().status(folder.name(), items, &values);
     Ok(())
 }

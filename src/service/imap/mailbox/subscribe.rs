@@ -2,7 +2,7 @@
 //! after they are gone.
 
 use super::super::{
-    folder::{existing_name, new_name},
+    folder::{Place, Right},
     handler::Handler,
     reply::{Done, Reply},
     state::Session,
@@ -11,16 +11,16 @@ use crate::protocol::imap::mailbox::subscribe::{Subscribe, Unsubscribe};
 
 impl Handler for Subscribe<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let name = new_name(&self.mailbox)?;
-        session.account()?.set_subscribed(&name, true).await?;
+        let place = Place::new(session, &self.mailbox, Right::Lookup)?;
+        place.set_subscribed(true).await?;
         Done::ok("SUBSCRIBE completed")
     }
 }
 
 impl Handler for Unsubscribe<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let name = existing_name(&self.mailbox)?;
-        session.account()?.set_subscribed(&name, false).await?;
+        let place = Place::existing(session, &self.mailbox, Right::Lookup)?;
+        place.set_subscribed(false).await?;
         Done::ok("UNSUBSCRIBE completed")
     }
 }

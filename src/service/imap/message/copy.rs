@@ -3,13 +3,12 @@
 use super::super::{
     folder,
     handler::Handler,
-    reply::{Done, Failure, Reply, try_create},
+    reply::{Done, Failure, Reply},
     state::Session,
 };
 use crate::{
-    model::MailboxId,
     protocol::imap::{
-        Code, MailboxName, SequenceSet, Status,
+        Code, SequenceSet, Status,
         message::copy::{Copy, Move},
     },
     store::Message,
@@ -17,15 +16,14 @@ use crate::{
 
 impl Handler for Copy<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let source = session.selected()?.mailbox();
-        let target = target_mailbox(session, &self.mailbox)?;
+        session.selected()?;
+        let target = folder::resolve_target(session, &self.mailbox)?;
         let messages = messages(session, self.uid, &self.set).await?;
         if messages.is_empty() {
             return Done::ok("Nothing to copy");
         }
-        let copied = session
-            .account()?
-            .copy(source, &messages, target)
+        let copied = target
+            .copy_in(session.selected()?, &messages)
             .await
             .map_err(Failure::with_try_create)?;
         let code =
@@ -37,15 +35,14 @@ impl Handler for Copy<'_> {
 impl Handler for Move<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let Move(Copy { uid, set, mailbox }) = self;
-        let source = session.writable()?.mailbox();
-        let target = target_mailbox(session, mailbox)?;
+        session.writable()?;
+        let target = folder::resolve_target(session, mailbox)?;
         let messages = messages(session, *uid, set).await?;
         if messages.is_empty() {
             return Done::ok("Nothing to move");
         }
-        let moved = session
-            .account()?
-            .move_messages(source, &messages, target)
+        let moved = target
+            .move_in(session.selected()?, &messages)
             .await
             .map_err(Failure::with_try_create)?;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
@@ -55,11 +52,6 @@ impl Handler for Move<'_> {
         }
         Done::ok("MOVE completed")
     }
-}
-
-fn target_mailbox(session: &Session, name: &MailboxName<'_>) -> Result<MailboxId, Failure> {
-    let name = folder::existing_name(name).map_err(|_| try_create())?;
-    Ok(session.account()?.mailbox_by_name(&name).ok_or_else(try_create)?.id)
 }
 
 /// The messages of `set`. One that somebody else expunged cannot be copied: by number that refuses
