@@ -41,7 +41,8 @@ impl Capabilities {
     pub const ALL: Capabilities = Capabilities((1 << CAPABILITIES.len()) - 1);
 
     /// Those of `configured` that a client is told as things stand. `can_start_tls`: STARTTLS is
-    /// possible; `can_login`: passwords may be sent on this connection. Both count before login only.
+    /// possible; `can_login`: passwords may be sent on this connection. Both count before login
+    /// only.
     pub fn offered(
         configured: Capabilities,
         state: State,

@@ -1,14 +1,14 @@
 //! A complete command: a frame's octets to a [`Command`] that borrows them (RFC 3501 9).
 //!
-//! Called by `service::imap` with what [`super::Framer`] found. The rows of [`super::table`] say which
-//! file reads what follows a name. Grammar is taken strictly (CRLF, no unknown words), but for spaces:
-//! where one stands there may be more, also inside parentheses and at the end of a line. Every
-//! failure says what was wrong. Recursion happens in SEARCH only and is limited there; every list has a
-//! named limit.
+//! Called by `service::imap` with what [`super::Framer`] found. The rows of [`super::table`] say
+//! which file reads what follows a name. Grammar is taken strictly (CRLF, no unknown words), but
+//! for spaces: where one stands there may be more, also inside parentheses and at the end of a
+//! line. Every failure says what was wrong. Recursion happens in SEARCH only and is limited there;
+//! every list has a named limit.
 //!
-//! Everything borrows the command's bytes in the connection's buffer; a string is owned only where a
-//! quoted string had escapes in it. What outlives an await on the connection is copied by the service,
-//! visibly.
+//! Everything borrows the command's bytes in the connection's buffer; a string is owned only where
+//! a quoted string had escapes in it. What outlives an await on the connection is copied by the
+//! service, visibly.
 //!
 //! Invariants: no value is deeper than [`super::Limits`] allows, so dropping and walking one by
 //! recursion is safe; flags and keywords are ASCII; numbers of a [`super::SequenceSet`] are not 0.

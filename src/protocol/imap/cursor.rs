@@ -9,7 +9,7 @@ use memchr::{memchr2, memchr3};
 
 use super::{
     date,
-    frame::Literal,
+    literal::Literal,
     name::MailboxName,
     sequence::{SequenceSet, SetError},
     write::{is_astring_char, is_atom_char},

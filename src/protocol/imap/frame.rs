@@ -2,12 +2,12 @@
 //!
 //! The service calls [`Framer::next`] with everything unread of the connection, always from the
 //! first byte of the same command until a frame was returned and consumed. No byte is looked at
-//! twice, however the input is split. The framer owns no input; it is a few words and travels with a
-//! connection to another shard.
+//! twice, however the input is split. The framer owns no input; it is a few words and travels with
+//! a connection to another shard.
 //!
 //! Literals are part of their command, but for those that the command's parser calls streamed
-//! (`Arguments::streams`): messages. Such a command comes in parts ([`Frame::Part`]), each up to the
-//! header of a streamed literal, the last one ([`Frame::Command`]) up to the end.
+//! (`Arguments::streams`): messages. Such a command comes in parts ([`Frame::Part`]), each up to
+//! the header of a streamed literal, the last one ([`Frame::Command`]) up to the end.
 //!
 //! Invariant: no more than `Limits::line + Limits::command` bytes are asked for before a frame or a
 //! refusal. Octets of streamed literals are not among them: the service takes them off the input
@@ -16,8 +16,10 @@
 use memchr::memchr;
 
 use super::{
+    arguments::Streams,
     cursor::Cursor,
-    table::{CommandKind, Streams},
+    literal::{Literal, LiteralHeader},
+    table::CommandKind,
 };
 
 /// What one command may cost.
@@ -25,8 +27,8 @@ use super::{
 pub struct Limits {
     /// Octets of a command outside of its literals.
     pub line: usize,
-    /// Octets from the start of a command, or of a part of one, to the end of any literal in it that is
-    /// not streamed.
+    /// Octets from the start of a command, or of a part of one, to the end of any literal in it
+    /// that is not streamed.
     pub command: usize,
     /// Octets of a streamed literal.
     pub message: u64,
@@ -141,8 +143,8 @@ impl Framer {
         }
     }
 
-    /// The command whose [`Frame::Part`] came last was answered before its literal was asked for: what
-    /// comes next is another command (RFC 3501 7.5).
+    /// The command whose [`Frame::Part`] came last was answered before its literal was asked for:
+    /// what comes next is another command (RFC 3501 7.5).
     pub fn abandon(&mut self) {
         self.reset();
     }
@@ -172,8 +174,8 @@ impl Framer {
         found.ok_or(Frame::More)
     }
 
-    /// Whether the literal that follows `before`, a command or a part of one, is streamed: then how the
-    /// command's later ones are told. Asked once a literal, with all that stands before it.
+    /// Whether the literal that follows `before`, a command or a part of one, is streamed: then how
+    /// the command's later ones are told. Asked once a literal, with all that stands before it.
     fn streams_after(&self, before: &[u8]) -> Option<Streams> {
         if let Some(streams) = self.streams {
             return streams(false, before).then_some(streams);
@@ -210,58 +212,14 @@ impl Framer {
     }
 }
 
-/// A literal, as its header says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Literal {
-    /// Octets; saturates, so that no number of digits makes a small one.
-    pub size: u64,
-    /// The client waits for a continuation (no `+`, RFC 7888 3).
-    pub sync: bool,
-    /// A `literal8`, which may have NUL octets (RFC 3516 4.4).
-    pub binary: bool,
-}
-
-/// `{size}` or `{size+}`, perhaps after a `~`, before a line end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct LiteralHeader {
-    /// Offset in the line of its first octet.
-    start: usize,
-    literal: Literal,
-}
-
-impl LiteralHeader {
-    /// The header that ends `line`, if one does. A quoted string cannot be mistaken for one: it
-    /// would end in a quote.
-    fn at_end_of(line: &[u8]) -> Option<LiteralHeader> {
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        let text = text.strip_suffix(b"\r").unwrap_or(text).strip_suffix(b"}")?;
-        let (text, sync) = match text.strip_suffix(b"+") {
-            Some(text) => (text, false),
-            None => (text, true),
-        };
-        let digits = text.iter().rev().take_while(|octet| octet.is_ascii_digit()).count();
-        let (before, digits) = text.split_at(text.len() - digits);
-        let before = before.strip_suffix(b"{")?;
-        let (before, binary) = match before.strip_suffix(b"~") {
-            Some(before) => (before, true),
-            None => (before, false),
-        };
-        let size = digits.iter().fold(0_u64, |size, digit| {
-            size.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
-        });
-        let literal = Literal { size, sync, binary };
-        (!digits.is_empty()).then_some(LiteralHeader { start: before.len(), literal })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SMALL: Limits = Limits { line: 40, command: 60, message: 1_000 };
 
-    /// Feeds `input` in pieces of `step` bytes and lists what came out. The octets of streamed literals
-    /// are skipped as the service would.
+    /// Feeds `input` in pieces of `step` bytes and lists what came out. The octets of streamed
+    /// literals are skipped as the service would.
     fn frames(input: &[u8], step: usize) -> Vec<Frame> {
         let mut framer = Framer::new(SMALL);
         let (mut start, mut end, mut skip) = (0, 0, 0);

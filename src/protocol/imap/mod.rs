@@ -5,6 +5,7 @@
 //! says in which [`State`]s it is allowed; [`Writer`] and [`FetchResponse`] append responses to the
 //! connection's output.
 
+mod arguments;
 pub mod authentication;
 mod capability;
 mod command;
@@ -13,6 +14,7 @@ mod date;
 mod fetch_response;
 mod flag_list;
 mod frame;
+mod literal;
 pub mod mailbox;
 pub mod message;
 mod name;
@@ -32,7 +34,8 @@ pub use command::{Command, ParseError, parse, tag_of};
 pub use cursor::Text;
 pub use fetch_response::FetchResponse;
 pub use flag_list::FlagList;
-pub use frame::{Frame, Framer, Limits, Literal};
+pub use frame::{Frame, Framer, Limits};
+pub use literal::Literal;
 pub use name::{MailboxName, NameError, SEPARATOR};
 pub use pattern::{ListPattern, PATTERN_MAX};
 pub use response::{

@@ -25,8 +25,9 @@ pub enum NameError {
 }
 
 impl MailboxName<'_> {
-    /// The name in UTF-8. A first level `inbox` in any case becomes `INBOX` (RFC 3501 5.1); borrowed
-    /// unless there was something to decode or fold. `*` and `%` of a pattern are left as they are.
+    /// The name in UTF-8. A first level `inbox` in any case becomes `INBOX` (RFC 3501 5.1);
+    /// borrowed unless there was something to decode or fold. `*` and `%` of a pattern are left as
+    /// they are.
     pub fn to_utf8(&self) -> Result<Cow<'_, str>, NameError> {
         let name = decode(&self.0)?;
         let (first, rest) = name.split_at(name.find(SEPARATOR).unwrap_or(name.len()));

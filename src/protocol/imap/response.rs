@@ -35,8 +35,8 @@ impl Status {
     }
 }
 
-/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3. A code owns its lists,
-/// so that a handler can return it.
+/// Response codes: RFC 3501 7.1, RFC 4315 3, RFC 5530 3, RFC 7162 3.1.2, RFC 6154 3. A code owns
+/// its lists, so that a handler can return it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Code {
     Alert,
@@ -299,8 +299,8 @@ impl<'o> Writer<'o> {
         self.line_end();
     }
 
-    /// PERMANENTFLAGS (RFC 3501 7.1): what STORE can change for good. `more`: new keywords may be made
-    /// (`\*`). No [`Code`], since that would copy the mailbox's keywords.
+    /// PERMANENTFLAGS (RFC 3501 7.1): what STORE can change for good. `more`: new keywords may be
+    /// made (`\*`). No [`Code`], since that would copy the mailbox's keywords.
     pub fn permanent_flags(&mut self, system: Flags, keywords: &[String], more: bool) {
         self.out.extend_from_slice(b"* OK [PERMANENTFLAGS ");
         push_flags(self.out, system, keywords.iter().map(String::as_str), false, more);

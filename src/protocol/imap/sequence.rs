@@ -59,8 +59,8 @@ impl SequenceSet {
     }
 
     /// What the set names in a mailbox whose highest number (or UID) is `max`; nothing if `max` is
-    /// 0. `*` is `max`, also as the end of a range that starts above it: `999:*` always has the last
-    /// message in it (RFC 3501 9 `seq-range`).
+    /// 0. `*` is `max`, also as the end of a range that starts above it: `999:*` always has the
+    /// last message in it (RFC 3501 9 `seq-range`).
     pub fn resolve(&self, max: u32) -> Ranges {
         let mut ranges: SmallVec<[(u32, u32); 2]> = self
             .ranges

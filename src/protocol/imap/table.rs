@@ -1,11 +1,12 @@
 //! The tables of commands and of capabilities: one row each, and nothing else that names them all.
 //!
-//! The row of a command is read twice. Here it becomes a [`CommandKind`], a variant of [`CommandBody`], a
-//! [`CommandRow`] and an arm of the parser; in `service::imap`, which knows how commands are carried
-//! out, an arm that calls the handler of the row's value. So a command without a parser or without a
-//! handler does not compile. A new command is a row and a file on each side.
+//! The row of a command is read twice. Here it becomes a [`CommandKind`], a variant of
+//! [`CommandBody`], a [`CommandRow`] and an arm of the parser; in `service::imap`, which knows how
+//! commands are carried out, an arm that calls the handler of the row's value. So a command without
+//! a parser or without a handler does not compile. A new command is a row and a file on each side.
 
 use super::{
+    arguments::{Arguments, Streams},
     authentication,
     capability::{CapabilityRow, Offered},
     cursor::{Cursor, Parsed},
@@ -59,27 +60,6 @@ capabilities! {
     AuthLogin        "AUTH=LOGIN"         WithLogin;
 }
 
-/// The value of a command, read off what follows its name.
-pub(super) trait Arguments<'a>: Sized {
-    /// `uid`: the name stands behind `UID` (RFC 3501 6.4.8); only of commands whose row has that form.
-    /// Begins at the end of the name, so that a command may have no arguments.
-    fn parse(cursor: &mut Cursor<'a>, uid: bool) -> Parsed<Self>;
-
-    /// It was the `UID` form.
-    fn uid(&self) -> bool {
-        false
-    }
-
-    /// A [`Streams`], for commands that carry messages; the others' literals are all part of them.
-    fn streams(_first: bool, _before: &[u8]) -> bool {
-        false
-    }
-}
-
-/// Whether a literal of a command is streamed. `before` is what stands before the literal: of the
-/// arguments if none was streamed yet (`first`), else of the part since the last one.
-pub(super) type Streams = fn(first: bool, before: &[u8]) -> bool;
-
 /// What may be told of other sessions' changes before the tagged response of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Updates {
@@ -103,7 +83,8 @@ enum Tells {
 
 /// Hands the rows, by family, to the macro `$read`. A row:
 ///
-/// * the file and the type of its value, whose name is that of its [`CommandKind`] and of its variant
+/// * the file and the type of its value, whose name is that of its [`CommandKind`] and of its
+///   variant
 ///   of [`CommandBody`], too;
 /// * its name in capitals, also the label of its metrics;
 /// * `Plain`, or `Uid` if it has a `UID` form as well;

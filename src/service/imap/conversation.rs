@@ -1,8 +1,8 @@
 //! The loop of one IMAP session: frames in, commands run, one flush for all that was pipelined.
 //!
-//! Called by the acceptor ([`run`]) and, after a handover, by the owner of the account ([`resume`]).
-//! Alone knows the table of commands, and so their handlers; those know the [`Session`] and nothing of
-//! this.
+//! Called by the acceptor ([`run`]) and, after a handover, by the owner of the account
+//! ([`resume`]). Alone knows the table of commands, and so their handlers; those know the
+//! [`Session`] and nothing of this.
 
 use std::{rc::Rc, time::Duration};
 

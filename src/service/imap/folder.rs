@@ -1,8 +1,8 @@
 //! What a mailbox name of the client stands for: the only way from a name to a mailbox.
 //!
-//! Every command that names one says which right it needs ([`resolve`]) and gets a [`Folder`], on which
-//! it then works. A session has every right on the mailboxes of its own account, and sees no others
-//! yet. The store knows names in UTF-8; modified UTF-7 ends here.
+//! Every command that names one says which right it needs ([`resolve`]) and gets a [`Folder`], on
+//! which it then works. A session has every right on the mailboxes of its own account, and sees no
+//! others yet. The store knows names in UTF-8; modified UTF-7 ends here.
 
 use super::{
     reply::{Failure, no_such_mailbox, try_create},

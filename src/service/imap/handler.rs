@@ -1,7 +1,7 @@
 //! What the session's loop asks of a command, whichever it is.
 //!
-//! Each command's file implements [`Handler`] for the value that its parser makes; the loop calls it by
-//! the table of `protocol::imap`. A row whose value has no handler does not compile.
+//! Each command's file implements [`Handler`] for the value that its parser makes; the loop calls
+//! it by the table of `protocol::imap`. A row whose value has no handler does not compile.
 
 use super::{reply::Reply, state::Session};
 

@@ -7,8 +7,9 @@ use crate::{directory::Identity, model::Moment, runtime::connection::Connection}
 pub enum Outcome {
     /// The connection is closed.
     Closed,
-    /// The account lives on another shard: detach the connection, attach it there, [`super::resume`].
-    /// Its output is empty; what the client pipelined after LOGIN is unread in its input.
+    /// The account lives on another shard: detach the connection, attach it there,
+    /// [`super::resume`]. Its output is empty; what the client pipelined after LOGIN is unread in
+    /// its input.
     HandOver(Connection, ImapHandover),
 }
 

@@ -1,7 +1,9 @@
-//! Streamed literals while they arrive: counted, never kept; and the parts of a command around them.
+//! Streamed literals while they arrive: counted, never kept; and the parts of a command around
+//! them.
 //!
 //! Announced by the framer, taken by the handlers of commands that carry messages; what a refused
-//! command leaves is thrown away by the session's loop, so that the stream stays in step (RFC 7888 4).
+//! command leaves is thrown away by the session's loop, so that the stream stays in step (RFC 7888
+//! 4).
 
 use std::time::Duration;
 
@@ -57,8 +59,8 @@ impl Session {
         Ok(())
     }
 
-    /// The part of the command that follows a streamed literal: up to the header of the next, which is
-    /// [`Session::literal`] then, or up to the command's end.
+    /// The part of the command that follows a streamed literal: up to the header of the next, which
+    /// is [`Session::literal`] then, or up to the command's end.
     pub(super) async fn next_part(&mut self, pace: &mut Pace) -> Result<Vec<u8>, Failure> {
         if self.connection.input().is_empty() {
             // Python's imaplib and others send the command's last CRLF by itself.
@@ -82,8 +84,8 @@ impl Session {
         }
     }
 
-    /// Throws away what a command leaves of itself that was refused before it was read. A client that
-    /// waits for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
+    /// Throws away what a command leaves of itself that was refused before it was read. A client
+    /// that waits for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
     pub(super) async fn skip_rest(&mut self) -> Result<(), Leave> {
         let mut pace = self.literal_pace();
         while let Some(literal) = self.literal.take() {

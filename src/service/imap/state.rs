@@ -1,9 +1,9 @@
 //! One client's session: what it is, and what every command needs of it.
 //!
-//! Made by [`super::conversation`], lent to one command's handler after the other. Owns the connection;
-//! shard-local. Between commands, with nothing unread, it holds no buffer: a command's bytes are copied
-//! once (commands are short; message literals are streamed and never here), so that its values may
-//! outlive reads and writes of the connection.
+//! Made by [`super::conversation`], lent to one command's handler after the other. Owns the
+//! connection; shard-local. Between commands, with nothing unread, it holds no buffer: a command's
+//! bytes are copied once (commands are short; message literals are streamed and never here), so
+//! that its values may outlive reads and writes of the connection.
 
 use std::{rc::Rc, time::Duration};
 
@@ -148,8 +148,9 @@ impl Session {
         self.connection.fill(timeout).await
     }
 
-    /// Until the client must have sent its next command. A deadline that has passed ends the session
-    /// at once: a wait of no length would end only if nothing came, and a trickle always comes.
+    /// Until the client must have sent its next command. A deadline that has passed ends the
+    /// session at once: a wait of no length would end only if nothing came, and a trickle always
+    /// comes.
     pub(super) fn time_left(&self) -> Result<Duration, ConnectionError> {
         match self.deadline.since(self.shard.executor.moment()) {
             Duration::ZERO => Err(ConnectionError::TimedOut),

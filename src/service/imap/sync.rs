@@ -62,7 +62,8 @@ impl Session {
         let difference = before.difference(&newer);
         let lost = selected.expunge_pending() || !difference.expunged.is_empty();
         if lost && !expunges {
-            // Numbers stay; what is new waits with the expunges, since it would be numbered wrongly.
+            // Numbers stay; what is new waits with the expunges, since it would be numbered
+            // wrongly.
             selected.advance_flags(newer.clone());
         } else {
             self.tell_numbers(&newer, &difference).await?;

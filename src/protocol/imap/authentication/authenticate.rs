@@ -1,9 +1,9 @@
-//! AUTHENTICATE (RFC 3501 6.2.2, RFC 4959). The exchange itself is `protocol::sasl`'s, its lines are
-//! read by [`super::super::Framer::line`].
+//! AUTHENTICATE (RFC 3501 6.2.2, RFC 4959). The exchange itself is `protocol::sasl`'s, its lines
+//! are read by [`super::super::Framer::line`].
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `authenticate = "AUTHENTICATE" SP auth-type [SP (base64 / "=")]`

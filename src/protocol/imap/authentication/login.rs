@@ -1,8 +1,8 @@
 //! LOGIN (RFC 3501 6.2.3).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed, Text},
-    table::Arguments,
 };
 
 /// `login = "LOGIN" SP astring SP astring`

@@ -1,8 +1,8 @@
 //! STARTTLS (RFC 3501 6.2.1): TLS begins after the response.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `"STARTTLS"`

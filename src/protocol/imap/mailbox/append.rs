@@ -1,10 +1,11 @@
-//! APPEND (RFC 3501 6.3.11), up to its message, which is streamed: see [`super::super::Frame::Part`].
+//! APPEND (RFC 3501 6.3.11), up to its message, which is streamed: see
+//! [`super::super::Frame::Part`].
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     flag_list::FlagList,
     name::MailboxName,
-    table::Arguments,
 };
 use crate::model::Timestamp;
 

@@ -1,8 +1,8 @@
 //! CHECK (RFC 3501 6.4.1): housekeeping, if the server has any to do.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `"CHECK"`

@@ -2,8 +2,8 @@
 //! expunge.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `"CLOSE"`

@@ -1,9 +1,9 @@
 //! CREATE (RFC 3501 6.3.3) with the `USE` parameter (RFC 6154 3).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
-    table::Arguments,
 };
 use crate::model::SpecialUse;
 

@@ -1,9 +1,9 @@
 //! DELETE (RFC 3501 6.3.4).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
-    table::Arguments,
 };
 
 /// `delete = "DELETE" SP mailbox`

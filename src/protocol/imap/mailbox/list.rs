@@ -2,9 +2,9 @@
 
 use super::{
     super::{
+        arguments::Arguments,
         cursor::{Cursor, Parsed},
         name::MailboxName,
-        table::Arguments,
     },
     status::{StatusItems, status_items},
 };
@@ -12,7 +12,8 @@ use super::{
 /// Patterns in one LIST.
 const PATTERNS_MAX: usize = 32;
 
-/// `list = "LIST" [SP list-select-opts] SP mailbox SP mbox-or-pat [SP "RETURN" SP list-return-opts]`
+/// `list = "LIST" [SP list-select-opts] SP mailbox SP mbox-or-pat [SP "RETURN" SP
+/// list-return-opts]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct List<'a> {
     pub selection: ListSelection,

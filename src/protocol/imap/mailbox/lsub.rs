@@ -1,9 +1,9 @@
 //! LSUB (RFC 3501 6.3.9).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
-    table::Arguments,
 };
 
 /// `lsub = "LSUB" SP mailbox SP list-mailbox`

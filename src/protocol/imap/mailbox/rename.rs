@@ -1,9 +1,9 @@
 //! RENAME (RFC 3501 6.3.5).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
-    table::Arguments,
 };
 
 /// `rename = "RENAME" SP mailbox SP mailbox`

@@ -1,9 +1,9 @@
 //! SELECT and EXAMINE (RFC 3501 6.3.1, 6.3.2) with the parameters of RFC 4466 2.1.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
-    table::Arguments,
 };
 
 /// `select = "SELECT" SP mailbox [select-params]`,

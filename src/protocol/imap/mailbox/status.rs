@@ -1,9 +1,9 @@
 //! STATUS (RFC 3501 6.3.10), and its items, which LIST takes too (RFC 5819 2).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
-    table::Arguments,
 };
 
 /// `status = "STATUS" SP mailbox SP "(" status-att *(SP status-att) ")"`

@@ -1,9 +1,9 @@
 //! SUBSCRIBE and UNSUBSCRIBE (RFC 3501 6.3.6, 6.3.7).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
-    table::Arguments,
 };
 
 /// `subscribe = "SUBSCRIBE" SP mailbox`

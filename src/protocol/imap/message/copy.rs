@@ -1,10 +1,10 @@
 //! COPY (RFC 3501 6.4.7) and MOVE (RFC 6851 3.1).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     name::MailboxName,
     sequence::SequenceSet,
-    table::Arguments,
 };
 
 /// `copy = "COPY" SP sequence-set SP mailbox`

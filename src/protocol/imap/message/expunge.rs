@@ -1,9 +1,9 @@
 //! EXPUNGE (RFC 3501 6.4.3) and UID EXPUNGE (RFC 4315 2.1).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     sequence::SequenceSet,
-    table::Arguments,
 };
 
 /// `"EXPUNGE"` / `"UID" SP "EXPUNGE" SP sequence-set`

@@ -3,9 +3,9 @@
 use smallvec::SmallVec;
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed, Text},
     sequence::SequenceSet,
-    table::Arguments,
 };
 use crate::model::ModSeq;
 
@@ -16,8 +16,9 @@ const PATH_MAX: usize = 100;
 /// Field names in one HEADER.FIELDS.
 const FIELDS_MAX: usize = 500;
 
-/// `fetch = "FETCH" SP sequence-set SP ("ALL" / "FULL" / "FAST" / fetch-att /
-/// "(" fetch-att *(SP fetch-att) ")") [SP "(" "CHANGEDSINCE" SP mod-sequence ")"]`. Macros are expanded; an item named twice is there once.
+/// `fetch = "FETCH" SP sequence-set SP ("ALL" / "FULL" / "FAST" / fetch-att / "(" fetch-att *(SP
+/// fetch-att) ")") [SP "(" "CHANGEDSINCE" SP mod-sequence ")"]`. Macros are expanded; an item named
+/// twice is there once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetch<'a> {
     /// Its `UID` form.

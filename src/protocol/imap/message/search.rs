@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed, Text},
     sequence::SequenceSet,
-    table::Arguments,
 };
 use crate::model::{Flags, ModSeq};
 

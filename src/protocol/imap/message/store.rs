@@ -1,10 +1,10 @@
 //! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3).
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
     flag_list::FlagList,
     sequence::SequenceSet,
-    table::Arguments,
 };
 use crate::model::{FlagAction, ModSeq};
 

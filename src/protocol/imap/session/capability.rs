@@ -1,8 +1,8 @@
 //! CAPABILITY (RFC 3501 6.1.1): what the server can do.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `"CAPABILITY"`

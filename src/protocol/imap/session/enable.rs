@@ -1,9 +1,9 @@
 //! ENABLE (RFC 5161 3.1): extensions that change what the server says on its own.
 
 use super::super::{
+    arguments::Arguments,
     capability::Capabilities,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// Names in one ENABLE.

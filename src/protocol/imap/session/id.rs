@@ -1,8 +1,8 @@
 //! ID (RFC 2971 3.1): what the client says of itself.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed, Text},
-    table::Arguments,
 };
 
 /// ID fields in one command (RFC 2971 3.3).

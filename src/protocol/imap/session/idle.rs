@@ -2,8 +2,8 @@
 //! [`super::super::Framer::line`].
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `idle = "IDLE" CRLF "DONE"`

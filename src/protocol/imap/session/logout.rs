@@ -1,8 +1,8 @@
 //! LOGOUT (RFC 3501 6.1.3): the client leaves.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `"LOGOUT"`

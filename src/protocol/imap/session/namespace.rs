@@ -1,8 +1,8 @@
 //! NAMESPACE (RFC 2342 5): where whose mailboxes are.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `"NAMESPACE"`

@@ -1,8 +1,8 @@
 //! NOOP (RFC 3501 6.1.2): the client asks what is new.
 
 use super::super::{
+    arguments::Arguments,
     cursor::{Cursor, Parsed},
-    table::Arguments,
 };
 
 /// `"NOOP"`

@@ -46,8 +46,8 @@ async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure>
     if !session.shard.messages.admits(Trust::Known) {
         return Err(too_many());
     }
-    // Not before it will be read: one that was refused is thrown away by the session's loop, and its
-    // octets are no commands.
+    // Not before it will be read: one that was refused is thrown away by the session's loop, and
+    // its octets are no commands.
     let literal = session.literal.take().ok_or_else(|| Failure::bad("Message literal missing"))?;
     if literal.sync {
         session.writer().continuation("Ready for the message");
@@ -60,8 +60,8 @@ async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure>
     received
 }
 
-/// Takes in the literal and the end of the command. Its octets are read even if the store refuses them:
-/// the stream must stay in step.
+/// Takes in the literal and the end of the command. Its octets are read even if the store refuses
+/// them: the stream must stay in step.
 async fn take_in(
     session: &mut Session,
     literal: Literal,

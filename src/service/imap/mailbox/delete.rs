@@ -17,8 +17,8 @@ impl Handler for Delete<'_> {
         }
         let folder = resolve(session, &self.mailbox, Right::DeleteMailbox)?;
         folder.delete().await?;
-        // Our own client knows what it did: it goes on in the authenticated state. Other sessions are
-        // told BYE by `tell_changes`.
+        // Our own client knows what it did: it goes on in the authenticated state. Other sessions
+        // are told BYE by `tell_changes`.
         if session.selected.as_ref().is_some_and(|selected| folder.is(selected)) {
             session.selected = None;
             session.writer().untagged(Status::Ok, Some(Code::Closed), "The mailbox was deleted");

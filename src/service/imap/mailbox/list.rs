@@ -67,8 +67,9 @@ impl Handler for List<'_> {
             NameWalk::new(if selection.subscribed { Names::Both } else { Names::Existing });
         let mut superiors = Superiors::default();
         while let Some(name) = walk.next(&namespace) {
-            // RFC 5258 3.1: superior levels of what is subscribed may be names of nothing themselves. If
-            // it is not subscriptions that are asked for, so may those of every mailbox.
+            // RFC 5258 3.1: superior levels of what is subscribed may be names of nothing
+            // themselves. If it is not subscriptions that are asked for, so may those of every
+            // mailbox.
             let has_levels_to_tell = !selection.subscribed
                 || selection.recursive_match && namespace.is_subscribed(&name);
             if has_levels_to_tell {

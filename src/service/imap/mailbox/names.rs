@@ -1,7 +1,7 @@
 //! The names of an account for LIST and LSUB: walked in order, matched by patterns.
 //!
-//! Names are taken from the account by pieces and looked up one by one: a LIST holds a piece of them
-//! and an output buffer, whatever the account has and however slowly its client reads.
+//! Names are taken from the account by pieces and looked up one by one: a LIST holds a piece of
+//! them and an output buffer, whatever the account has and however slowly its client reads.
 
 use super::super::{folder::Namespace, state::Session};
 use crate::{
@@ -53,9 +53,9 @@ impl Matcher {
     }
 }
 
-/// The names of an account piece by piece, INBOX first if it is about mailboxes: what is told of them
-/// may wait for a client that does not read, and then holds one piece, however many there are. Names
-/// that come or go meanwhile are told or not.
+/// The names of an account piece by piece, INBOX first if it is about mailboxes: what is told of
+/// them may wait for a client that does not read, and then holds one piece, however many there are.
+/// Names that come or go meanwhile are told or not.
 pub(super) struct NameWalk {
     which: Names,
     piece: std::vec::IntoIter<String>,

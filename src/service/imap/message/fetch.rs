@@ -40,7 +40,8 @@ impl Handler for Fetch<'_> {
         let keywords = session.selected()?.told().clone();
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
-            // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait for.
+            // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait
+            // for.
             session.turn_of_scan(index).await;
             let Some(message) = session.selected()?.message(index) else { continue };
             if !(wanted(&message) || seen_now.binary_search(&message.uid).is_ok()) {
