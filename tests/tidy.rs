@@ -132,9 +132,58 @@ fn imports_point_down() {
     assert!(wrong.is_empty(), "imports that point up or sideways:\n{}", wrong.join("\n"));
 }
 
-/// The rooms of the store, the lowest first, and what each may import of the store: rooms above it in
-/// this list only. `partition` knows all of them.
-const ROOMS: &[(&str, &[&str])] = &[
+/// A part of the house that is parted into rooms itself.
+struct Wing {
+    /// Its folder below `src`, and its path in the crate.
+    folder: &'static str,
+    path: &'static str,
+    /// The rooms, the lowest first, and what each may import of the wing: rooms above it in the list
+    /// only.
+    rooms: &'static [(&'static str, &'static [&'static str])],
+    /// Modules that are tests only.
+    tests: &'static [&'static str],
+    /// The reader of imports found at least so many: else it reads nothing.
+    imports_min: usize,
+}
+
+const WINGS: &[Wing] = &[
+    Wing {
+        folder: "store",
+        path: "crate::store::",
+        rooms: ROOMS_OF_THE_STORE,
+        tests: &["tests", "crash_images", "golden"],
+        imports_min: 100,
+    },
+    Wing {
+        folder: "service/imap",
+        path: "crate::service::imap::",
+        rooms: ROOMS_OF_IMAP,
+        tests: &[],
+        imports_min: 100,
+    },
+];
+
+/// The loop knows the families of commands by the table alone, and no handler knows another family.
+const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
+    ("options", &[]),
+    ("seats", &[]),
+    ("handover", &[]),
+    ("reply", &["handover"]),
+    ("selected", &["reply"]),
+    ("state", &["options", "seats", "handover", "reply", "selected"]),
+    ("literal", &["reply", "state"]),
+    ("sync", &["reply", "state"]),
+    ("folder", &["reply", "selected", "state"]),
+    ("handler", &["reply", "state"]),
+    ("session", &["reply", "state", "handler"]),
+    ("authentication", &["reply", "state", "handler"]),
+    ("mailbox", &["reply", "selected", "state", "sync", "folder", "handler"]),
+    ("message", &["reply", "selected", "state", "sync", "folder", "handler"]),
+    ("conversation", &["handover", "reply", "state", "handler"]),
+];
+
+/// `partition` knows all of them.
+const ROOMS_OF_THE_STORE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("signal", &[]),
     ("message", &[]),
@@ -234,9 +283,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Modules of the store that are tests only.
-const TESTS_OF_THE_STORE: &[&str] = &["tests", "crash_images", "golden"];
-
 /// All paths of the `use` statements of `text`, groups resolved: (line number, path).
 fn use_paths(text: &str) -> Vec<(usize, String)> {
     let mut paths = Vec::new();
@@ -286,49 +332,77 @@ fn resolve_groups(tree: &str, before: &str, found: &mut dyn FnMut(String)) {
     }
 }
 
-/// The module of the store that `path`, seen in a file of `depth` modules below `store`, leads to.
-fn room_of(path: &str, depth: usize) -> Option<&str> {
-    let in_store = match path.strip_prefix("crate::store::") {
+/// The module below `wing` that `path`, seen in a file of `depth` modules below it, leads to.
+fn room_of<'p>(path: &'p str, wing: &str, depth: usize) -> Option<&'p str> {
+    let within = match path.strip_prefix(wing) {
         Some(rest) => rest,
         None => (0..depth).try_fold(path, |path, _| path.strip_prefix("super::"))?,
     };
-    in_store.split("::").next()
+    within.split("::").next()
 }
 
 #[test]
-fn rooms_of_the_store_know_those_below() {
-    let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+fn rooms_know_those_below() {
+    for wing in WINGS {
+        let wrong = wrong_imports(wing);
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+fn wrong_imports(wing: &Wing) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(wing.folder);
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for (at, (room, allowed)) in ROOMS.iter().enumerate() {
-        let is_below = |name: &&str| ROOMS[..at].iter().any(|(lower, _)| lower == name);
+    for (at, (room, allowed)) in wing.rooms.iter().enumerate() {
+        let is_below = |name: &&str| wing.rooms[..at].iter().any(|(lower, _)| lower == name);
         assert!(allowed.iter().all(is_below), "{room} may import what is not below it");
     }
     for (path, text) in sources() {
-        let Ok(below) = path.strip_prefix(&store) else { continue };
+        let Ok(below) = path.strip_prefix(&folder) else { continue };
         let names: Vec<&str> =
             below.iter().map(|name| name.to_str().unwrap().trim_end_matches(".rs")).collect();
-        if names == ["mod"]
-            || TESTS_OF_THE_STORE.contains(&names[0])
-            || names.last() == Some(&"tests")
-        {
+        if names == ["mod"] || wing.tests.contains(&names[0]) || names.last() == Some(&"tests") {
             continue;
         }
-        let Some((room, allowed)) = ROOMS.iter().find(|(room, _)| *room == names[0]) else {
-            wrong.push(format!("{}: {} is no room of the store", path.display(), names[0]));
+        let Some((room, allowed)) = wing.rooms.iter().find(|(room, _)| *room == names[0]) else {
+            wrong.push(format!("{}: {} is no room of {}", path.display(), names[0], wing.folder));
             continue;
         };
         let depth = names.iter().filter(|name| **name != "mod").count();
         for (line, import) in use_paths(&text) {
-            let Some(target) = room_of(&import, depth) else { continue };
+            let Some(target) = room_of(&import, wing.path, depth) else { continue };
             seen += 1;
             if target != *room && !allowed.contains(&target) {
                 wrong.push(format!("{}:{line}: {room} imports {target}", path.display()));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(seen > 20, "only {seen} imports within the store");
+    assert!(seen > wing.imports_min, "only {seen} imports within {}", wing.folder);
+    wrong
+}
+
+/// `folder.rs` alone asks the account for a mailbox by its name.
+#[test]
+fn mailbox_names_of_imap_are_resolved_in_one_place() {
+    const BY_NAME: &[&str] = &[
+        ".mailbox_by_name(",
+        ".mailboxes(",
+        ".create_mailbox(",
+        ".delete_mailbox(",
+        ".rename_mailbox(",
+        ".set_subscribed(&",
+        "account.names_after(",
+    ];
+    let imap = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/service/imap");
+    let mut resolved = 0;
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with(&imap)) {
+        for (line, code) in code_lines(text) {
+            let Some(call) = BY_NAME.iter().find(|call| code.contains(**call)) else { continue };
+            assert!(path.ends_with("folder.rs"), "{}:{line}: {call}", path.display());
+            resolved += 1;
+        }
+    }
+    assert!(resolved >= 5, "only {resolved} calls by name");
 }
 
 #[test]
@@ -344,7 +418,8 @@ fn use_statements_are_read_whole() {
         "crate::store::y::Z",
     ];
     assert_eq!(paths, expected);
-    let rooms: Vec<Option<&str>> = paths.iter().map(|path| room_of(path, 2)).collect();
+    let rooms: Vec<Option<&str>> =
+        paths.iter().map(|path| room_of(path, "crate::store::", 2)).collect();
     assert_eq!(rooms, [Some("error"), Some("a"), Some("a"), None, Some("y")]);
 }
 
