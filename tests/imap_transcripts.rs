@@ -233,6 +233,23 @@ fn a_refused_message_takes_no_time_from_the_next_command() {
     client.read_to("c OK");
 }
 
+/// RFC 5032: by the clock of the shard, which goes on between two searches.
+#[test]
+fn a_message_grows_older() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let mut client = log_in(&world);
+    append(&mut client, "Subject: x\r\n\r\nx\r\n");
+    client.say("b SELECT INBOX\r\nc SEARCH OLDER 50\r\nd SEARCH YOUNGER 50\r\n");
+    let answer = client.read_to("d OK");
+    assert!(answer.contains("* SEARCH\r\nc OK ") && answer.contains("* SEARCH 1\r\nd OK "));
+    world.sleep(100);
+    client.say("e SEARCH OLDER 50\r\nf SEARCH YOUNGER 50\r\n");
+    let answer = client.read_to("f OK");
+    assert!(answer.starts_with("* SEARCH 1\r\ne OK "), "{answer}");
+    assert!(answer.contains("* SEARCH\r\nf OK "), "{answer}");
+}
+
 /// The account is made at the first log-in, which the disk has to take down.
 #[test]
 fn a_log_in_does_not_wait_for_ever() {

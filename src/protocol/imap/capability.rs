@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn the_list_before_and_after_login() {
         let extensions = "ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE CREATE-SPECIAL-USE UIDPLUS \
-                          MOVE UNSELECT CONDSTORE ESEARCH LIST-EXTENDED LIST-STATUS STATUS=SIZE";
+                          MOVE UNSELECT CONDSTORE ESEARCH LIST-EXTENDED LIST-STATUS STATUS=SIZE \
+                          WITHIN";
         assert_eq!(
             told(State::NotAuthenticated, true, false),
             format!(" IMAP4rev1 LITERAL+ SASL-IR {extensions} STARTTLS LOGINDISABLED")

@@ -54,6 +54,7 @@ capabilities! {
     ListExtended     "LIST-EXTENDED"      Always; // RFC 5258
     ListStatus       "LIST-STATUS"        Always; // RFC 5819
     StatusSize       "STATUS=SIZE"        Always; // RFC 8438
+    Within           "WITHIN"             Always; // RFC 5032
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;
     AuthPlain        "AUTH=PLAIN"         WithLogin; // RFC 4616

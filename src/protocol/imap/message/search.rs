@@ -1,4 +1,4 @@
-//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 7162 3.1.5).
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 7162 3.1.5).
 //!
 //! NOT, OR and parentheses nest by recursion, at most [`DEPTH_MAX`] deep: fifteen thousand NOTs
 //! cost a hundred steps and a BAD.
@@ -46,6 +46,13 @@ pub enum DateTest {
     Since,
 }
 
+/// How an age is compared (RFC 5032 3). Either takes what is exactly so old.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AgeTest {
+    Older,
+    Younger,
+}
+
 /// A search key. The RFC's short forms are folded: `SEEN` is `Set(SEEN)`, `UNSEEN` is
 /// `Unset(SEEN)`, `FROM x` is `Header("From", x)`, `NEW` is `And([Recent, Unset(SEEN)])`, `OLD` is
 /// `Not(Recent)`.
@@ -65,6 +72,8 @@ pub enum SearchKey<'a> {
     Text(Text<'a>),
     /// Internal date, days since 1970-01-01, zone disregarded.
     InternalDate(DateTest, i64),
+    /// Internal date, seconds before now; not 0 (RFC 5032 3).
+    Age(AgeTest, u64),
     /// Date field, days since 1970-01-01, zone disregarded.
     SentDate(DateTest, i64),
     /// Strictly more octets than this.
@@ -202,6 +211,8 @@ impl<'a> Keys<'_, 'a> {
             b"BEFORE" => SearchKey::InternalDate(DateTest::Before, cursor.date()?),
             b"ON" => SearchKey::InternalDate(DateTest::On, cursor.date()?),
             b"SINCE" => SearchKey::InternalDate(DateTest::Since, cursor.date()?),
+            b"OLDER" => SearchKey::Age(AgeTest::Older, interval(cursor)?),
+            b"YOUNGER" => SearchKey::Age(AgeTest::Younger, interval(cursor)?),
             b"SENTBEFORE" => SearchKey::SentDate(DateTest::Before, cursor.date()?),
             b"SENTON" => SearchKey::SentDate(DateTest::On, cursor.date()?),
             b"SENTSINCE" => SearchKey::SentDate(DateTest::Since, cursor.date()?),
@@ -235,6 +246,14 @@ fn bare_key<'a>(word: &[u8]) -> Option<SearchKey<'a>> {
         b"RECENT" => SearchKey::Recent,
         _ => return None,
     })
+}
+
+/// `nz-number` of OLDER and YOUNGER, seconds (RFC 5032 4).
+fn interval(cursor: &mut Cursor<'_>) -> Parsed<u64> {
+    match cursor.number()? {
+        0 => Err("an interval must not be 0"),
+        seconds => Ok(seconds),
+    }
 }
 
 /// RFC 7162 3.1.5: `[entry-name entry-type] mod-sequence`. We keep one mod-sequence a message, so
@@ -292,6 +311,8 @@ mod tests {
             ("TEXT x", Key::Text(text("x"))),
             ("LARGER 0", Key::Larger(0)),
             ("SMALLER 5000000000", Key::Smaller(5_000_000_000)),
+            ("OLDER 3600", Key::Age(AgeTest::Older, 3_600)),
+            ("younger 1", Key::Age(AgeTest::Younger, 1)),
             ("1:3,*", Key::Sequence(set("1:3,*"))),
             ("*:4", Key::Sequence(set("*:4"))),
             ("UID 7", Key::Uid(set("7"))),

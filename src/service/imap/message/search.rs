@@ -1,4 +1,4 @@
-//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 7162 3.1.5) by scanning: exact, and cheap keys first.
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 7162 3.1.5) by scanning: exact, and cheap keys first.
 //!
 //! A message is read only if flags, dates and sizes leave it undecided, and then the summary first,
 //! the header next, the text last; text is decoded in pieces and not kept. Other sessions get their
@@ -44,7 +44,8 @@ struct Hit {
 impl Handler for Search<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
         let selected = session.selected()?;
-        let query = Query::new(&self.key, self.charset.as_deref(), selected)?;
+        let now = session.shard.executor.now();
+        let query = Query::new(&self.key, self.charset.as_deref(), selected, now)?;
         if query.mod_seq {
             session.enable_condstore();
         }

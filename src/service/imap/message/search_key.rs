@@ -10,11 +10,11 @@ use encoding_rs::Encoding;
 
 use super::super::{reply::Failure, selected::Selected};
 use crate::{
-    model::{Flags, ModSeq},
+    model::{Flags, ModSeq, Timestamp},
     protocol::{
         imap::{
             Code, Ranges,
-            message::search::{DateTest, SearchKey},
+            message::search::{AgeTest, DateTest, SearchKey},
         },
         mime::{Needle, Scope, encoding_of},
     },
@@ -35,6 +35,8 @@ pub(crate) enum Key {
     /// Index in the mailbox's keyword table.
     Keyword(usize),
     InternalDate(DateTest, i64),
+    /// Of the internal date; seconds since 1970-01-01.
+    Age(AgeTest, i64),
     SentDate(DateTest, i64),
     Larger(u64),
     Smaller(u64),
@@ -109,10 +111,12 @@ impl From<bool> for Verdict {
 
 impl Query {
     /// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
+    /// Ages count from `now`.
     pub(crate) fn new(
         key: &SearchKey<'_>,
         charset: Option<&[u8]>,
         selected: &Selected,
+        now: Timestamp,
     ) -> Result<Query, Failure> {
         let charset = match charset {
             None => encoding_rs::UTF_8,
@@ -121,6 +125,7 @@ impl Query {
         let mut compiler = Compiler {
             charset,
             selected,
+            now,
             headers: Vec::new(),
             needles: Vec::new(),
             mod_seq: false,
@@ -161,6 +166,7 @@ fn bad_charset() -> Failure {
 struct Compiler<'a> {
     charset: &'static Encoding,
     selected: &'a Selected,
+    now: Timestamp,
     headers: Vec<HeaderKey>,
     needles: Vec<(Scope, Needle)>,
     mod_seq: bool,
@@ -185,6 +191,7 @@ impl Compiler<'_> {
             SearchKey::Body(text) => self.text(Scope::Body, text),
             SearchKey::Text(text) => self.text(Scope::Text, text),
             SearchKey::InternalDate(test, day) => Key::InternalDate(*test, *day),
+            SearchKey::Age(test, interval) => Key::Age(*test, before(self.now, *interval)),
             SearchKey::SentDate(test, day) => Key::SentDate(*test, *day),
             SearchKey::Larger(size) => Key::Larger(*size),
             SearchKey::Smaller(size) => Key::Smaller(*size),
@@ -245,6 +252,9 @@ impl Subject<'_> {
                 let seconds = message.internal_date.unix_seconds();
                 date_matches(*test, seconds.div_euclid(SECONDS_PER_DAY), *day).into()
             }
+            Key::Age(test, target) => {
+                age_matches(*test, message.internal_date.unix_seconds(), *target).into()
+            }
             Key::SentDate(test, day) => match self.known.sent_day {
                 Some(sent) => sent.is_some_and(|sent| date_matches(*test, sent, *day)).into(),
                 None => Verdict::Needs(Need::SentDay),
@@ -293,5 +303,36 @@ fn date_matches(test: DateTest, day: i64, wanted: i64) -> bool {
         DateTest::Before => day < wanted,
         DateTest::On => day == wanted,
         DateTest::Since => day >= wanted,
+    }
+}
+
+/// Seconds since 1970-01-01, `interval` seconds before `now`.
+fn before(now: Timestamp, interval: u64) -> i64 {
+    now.unix_seconds().saturating_sub_unsigned(interval)
+}
+
+/// RFC 5032 3: to the second, and both take the target itself.
+fn age_matches(test: AgeTest, date: i64, target: i64) -> bool {
+    match test {
+        AgeTest::Older => date <= target,
+        AgeTest::Younger => date >= target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages() {
+        let target = before(Timestamp::from_unix_seconds(1_000), 100);
+        assert_eq!(target, 900);
+        for (date, older, younger) in [(899, true, false), (900, true, true), (901, false, true)] {
+            assert_eq!(age_matches(AgeTest::Older, date, target), older, "{date}");
+            assert_eq!(age_matches(AgeTest::Younger, date, target), younger, "{date}");
+        }
+        // Longer ago than there has been time: everything is younger.
+        let target = before(Timestamp::from_unix_seconds(1_000), u64::MAX);
+        assert!(age_matches(AgeTest::Younger, i64::MIN, target));
     }
 }
