@@ -214,6 +214,8 @@ impl Framer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SMALL: Limits = Limits { line: 40, command: 60, message: 1_000 };
@@ -371,6 +373,22 @@ mod tests {
         for end in 0..input.len() {
             assert_eq!(framer.next(&input[..end]), Frame::More);
             assert_eq!(framer.scanned, end);
+        }
+    }
+
+    proptest! {
+        /// However the input is cut, also where streamed literals and parts of commands are.
+        #[test]
+        fn cuts_make_no_difference(words in prop::collection::vec(prop_oneof![
+            Just("a APPEND "), Just("b LOGIN "), Just("c UID "), Just("x "), Just("{1}"),
+            Just("{2+}"), Just("~{3}"), Just("~{0+}"), Just("{1001}"), Just("{61}"), Just("\r\n"),
+            Just("\r\n"), Just("\n"), Just("y"), Just(" ID "), Just("\0"),
+        ], 0..24)) {
+            let input = words.concat();
+            let whole = frames(input.as_bytes(), input.len().max(1));
+            for step in 1..input.len() {
+                prop_assert_eq!(&frames(input.as_bytes(), step), &whole, "by {}", step);
+            }
         }
     }
 }
