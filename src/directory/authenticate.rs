@@ -9,15 +9,7 @@
 //! What is in the cache and was right from the same network passes without another question; all
 //! else has to pass the [`Guard`].
 
-use std::{
-    cell::{Cell, RefCell},
-    future::poll_fn,
-    net::IpAddr,
-    rc::Rc,
-    sync::Arc,
-    task::{Poll, Waker},
-    time::Duration,
-};
+use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use hashbrown::{HashMap, HashSet};
 use ring::{hmac, rand::SystemRandom};
@@ -25,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{
     AuthenticationError, DirectorySnapshot, GuardOptions, Identity, PeerLimits,
+    flight::Flight,
     guard::{Ask, Charge, Guard},
     turns::{Ticket, Turns, Verdict},
 };
@@ -89,7 +82,7 @@ pub(super) struct Authenticator {
     workers: Rc<dyn PasswordWorkers>,
     cache: RefCell<Cache>,
     /// Checks that are under way.
-    flights: RefCell<HashMap<Key, Rc<Flight>>>,
+    flights: RefCell<HashMap<Key, Rc<Flight<bool>>>>,
 }
 
 /// One password to check, and for whom.
@@ -169,7 +162,7 @@ impl Authenticator {
                 let job = self.hash(question, self.admit(question)?)?;
                 let lead = Lead::new(self, key);
                 let verified = job.await?;
-                lead.flight.verified.set(Some(verified));
+                lead.flight.land(Some(verified));
                 return Ok(verified);
             };
             // Without a result its leader hung up or was refused: the next one takes the lead.
@@ -289,46 +282,16 @@ fn beginning(key: &Key) -> [u8; 8] {
     key.first_chunk().copied().unwrap_or_default()
 }
 
-/// One hash under way and those who wait for it.
-#[derive(Default)]
-struct Flight {
-    over: Cell<bool>,
-    /// Set if the flight ended with a result.
-    verified: Cell<Option<bool>>,
-    waiters: RefCell<Vec<Waker>>,
-}
-
-impl Flight {
-    async fn landed(&self) -> Option<bool> {
-        let mut slot = None;
-        poll_fn(|context| {
-            if self.over.get() {
-                return Poll::Ready(self.verified.get());
-            }
-            let mut waiters = self.waiters.borrow_mut();
-            match slot.and_then(|slot: usize| waiters.get_mut(slot)) {
-                Some(waker) => waker.clone_from(context.waker()),
-                None => {
-                    slot = Some(waiters.len());
-                    waiters.push(context.waker().clone());
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
 /// The one who hashes; its end, however it comes, ends the flight.
 struct Lead<'a> {
     authenticator: &'a Authenticator,
     key: Key,
-    flight: Rc<Flight>,
+    flight: Rc<Flight<bool>>,
 }
 
 impl Lead<'_> {
     fn new(authenticator: &Authenticator, key: Key) -> Lead<'_> {
-        let flight = Rc::<Flight>::default();
+        let flight = Rc::<Flight<bool>>::default();
         authenticator.flights.borrow_mut().insert(key, flight.clone());
         Lead { authenticator, key, flight }
     }
@@ -337,16 +300,19 @@ impl Lead<'_> {
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
         self.authenticator.flights.borrow_mut().remove(&self.key);
-        self.flight.over.set(true);
-        for waker in self.flight.waiters.take() {
-            waker.wake();
-        }
+        self.flight.land(None);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, future::Future, pin::pin, task::Context};
+    use std::{
+        cell::Cell,
+        collections::VecDeque,
+        future::Future,
+        pin::pin,
+        task::{Context, Waker},
+    };
 
     use futures_lite::future::block_on;
 

@@ -12,6 +12,7 @@
 
 mod address;
 mod authenticate;
+mod flight;
 mod guard;
 mod password;
 mod snapshot;
