@@ -4,6 +4,7 @@
 //! so that the store runs under the simulator (`simulation`) exactly as it runs in production.
 
 pub mod acceptor;
+pub mod answer;
 pub mod budget;
 pub mod clients;
 mod commit;

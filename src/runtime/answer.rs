@@ -1,0 +1,86 @@
+//! An answer that is there at once or comes later, without a task or an allocation for the first.
+//!
+//! What the directory and the policy of SMTP answer with: a lookup in memory is [`Answer::now`], a
+//! question to a thread beside the shards is [`Answer::later`]. Whoever asks awaits both alike.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use super::LocalFuture;
+
+/// A future that may be done before it is polled. Shard-local, as what it waits for is.
+#[must_use = "an answer is asked for by awaiting it"]
+pub struct Answer<T>(State<T>);
+
+enum State<T> {
+    /// `None` once it was taken.
+    Now(Option<T>),
+    Later(LocalFuture<'static, T>),
+}
+
+impl<T> Answer<T> {
+    pub fn now(value: T) -> Answer<T> {
+        Answer(State::Now(Some(value)))
+    }
+
+    pub fn later(value: impl Future<Output = T> + 'static) -> Answer<T> {
+        Answer(State::Later(Box::pin(value)))
+    }
+
+    /// Whether awaiting it waits for nothing.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.0, State::Now(_))
+    }
+
+    /// The answer made into another.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U + 'static) -> Answer<U>
+    where
+        T: 'static,
+    {
+        match self.0 {
+            State::Now(value) => Answer(State::Now(value.map(make))),
+            State::Later(value) => Answer::later(async move { make(value.await) }),
+        }
+    }
+}
+
+/// Nothing in it is pinned: the future has a box of its own.
+impl<T> Unpin for Answer<T> {}
+
+impl<T> Future for Answer<T> {
+    type Output = T;
+
+    /// As with other futures, nobody polls it again once it was ready.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        match &mut self.0 {
+            State::Now(value) => value.take().map_or(Poll::Pending, Poll::Ready),
+            State::Later(value) => value.as_mut().poll(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once, yield_now};
+
+    use super::*;
+
+    #[test]
+    fn at_once_and_later() {
+        let at_once = Answer::now(3).map(|number| number + 1);
+        assert!(at_once.is_ready());
+        assert_eq!(block_on(poll_once(at_once)), Some(4));
+
+        let late = Answer::later(async {
+            yield_now().await;
+            3
+        });
+        let mut late = late.map(|number| number + 1);
+        assert!(!late.is_ready());
+        assert_eq!(block_on(poll_once(&mut late)), None);
+        assert_eq!(block_on(late), 4);
+    }
+}
