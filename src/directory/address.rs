@@ -6,6 +6,8 @@
 /// Longest local part and domain, octets (RFC 5321 4.5.3.1.1, 4.5.3.1.2).
 const LOCAL_PART_MAX: usize = 64;
 const DOMAIN_MAX: usize = 255;
+/// Longest name that an account can log in with, octets.
+pub(super) const ADDRESS_MAX: usize = LOCAL_PART_MAX + 1 + DOMAIN_MAX;
 
 /// Separates the account's name from what its owner chose, as in "alice+lists" (RFC 5233).
 const SUBADDRESS_SEPARATOR: char = '+';

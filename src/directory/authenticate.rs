@@ -2,7 +2,7 @@
 //! same at once, and the way to the worker threads for the rest.
 //!
 //! Cache and queue are keyed by an HMAC over (password, stored hash) with a secret of the process:
-//! memory holds no password, and a key ends to matter when the stored hash changes, for whatever
+//! memory holds no password, and a key no longer matters once the stored hash changes, for whatever
 //! reason. The salt makes stored hashes unique to accounts, except in the demo, whose accounts
 //! share one hash and so one cache entry, too.
 //!
@@ -16,7 +16,7 @@ use ring::{hmac, rand::SystemRandom};
 use tokio::sync::oneshot;
 
 use super::{
-    AuthenticationError, DirectorySnapshot, GuardOptions, Identity, PeerLimits,
+    AuthenticationError, GuardOptions, Identity, LogIn, PeerLimits,
     flight::Flight,
     guard::{Ask, Charge, Guard},
     turns::{Ticket, Turns, Verdict},
@@ -85,6 +85,15 @@ pub(super) struct Authenticator {
     flights: RefCell<HashMap<Key, Rc<Flight<bool>>>>,
 }
 
+/// What the directory found for a name that somebody wants to log in with.
+pub(super) struct Found<'a> {
+    /// Canonical.
+    pub name: &'a str,
+    pub log_in: LogIn,
+    /// Of the directory, when it was found.
+    pub generation: u64,
+}
+
 /// One password to check, and for whom.
 struct Question<'a> {
     ask: Ask<'a>,
@@ -98,49 +107,55 @@ impl Authenticator {
         Authenticator { common, workers, cache: RefCell::default(), flights: RefCell::default() }
     }
 
+    /// Whether `password` is that of whom the directory found.
     pub(super) async fn authenticate(
         &self,
-        snapshot: Arc<DirectorySnapshot>,
-        name: &str,
+        found: Found<'_>,
         password: &str,
         peer: IpAddr,
         now: Duration,
     ) -> Result<Identity, AuthenticationError> {
-        let name = snapshot.login_key(name);
-        let user = snapshot.user_of_key(&name);
-        let (stand_in, unknown_name) = match user {
-            Some(_) => (None, ""),
-            // Costs what a wrong password costs, and is as wrong whatever comes out. The name is
-            // part of the key, because for existing users such checks are not shared either.
-            None => (Some(snapshot.stand_in(&name)), &*name),
-        };
-        let hash = user.map(|user| &user.hash).or(stand_in.as_ref());
-        let hash = hash.ok_or(AuthenticationError::Rejected)?;
-        let key = self.common.key(password, hash, unknown_name);
-        let account = user.map(|user| user.id);
-        let ask = Ask { name: &name, account, peer, key };
-        if let (Some(user), Some(key)) = (user, key)
-            && self.cache.borrow_mut().contains(&snapshot, &key)
+        let Found { name, log_in, generation } = found;
+        let key = self.key(name, &log_in, password);
+        if let Some(key) = key
+            && let LogIn::Account(user) = &log_in
+            && self.cache.borrow_mut().contains(generation, &key)
         {
-            self.pass(&ask, user.id, &key, now)?;
-            return Ok(Identity { account: user.id, address: user.address.clone() });
+            self.pass(&Ask { name, account: Some(user.id), peer, key: Some(key) }, &key, now)?;
+            return log_in.identity();
         }
-        let right = self.check(&Question { ask, password, hash, now }).await?;
-        let user = user.filter(|_| right).ok_or(AuthenticationError::Rejected)?;
+        let account = log_in.account();
+        let ask = Ask { name, account, peer, key };
+        let right = self.check(&Question { ask, password, hash: log_in.hash(), now }).await?;
+        if !right {
+            return Err(AuthenticationError::Rejected);
+        }
+        let identity = log_in.identity()?;
         if let Some(key) = key {
-            self.cache.borrow_mut().insert(&snapshot, key);
+            self.cache.borrow_mut().insert(generation, key);
         }
-        Ok(Identity { account: user.id, address: user.address.clone() })
+        Ok(identity)
+    }
+
+    /// Whether the password of an account was right before, for the hash that it has in `found`.
+    pub(super) fn remembers(&self, found: &Found<'_>, password: &str) -> bool {
+        let key = self.key(found.name, &found.log_in, password);
+        let known = |key| self.cache.borrow_mut().contains(found.generation, &key);
+        found.log_in.account().is_some() && key.is_some_and(known)
+    }
+
+    /// The name is part of the key where nobody has it, because for accounts such checks, which are wrong
+    /// whatever comes out, are not shared either.
+    fn key(&self, name: &str, log_in: &LogIn, password: &str) -> Option<Key> {
+        match log_in {
+            LogIn::Account(user) => self.common.key(password, &user.hash, ""),
+            LogIn::Nobody { stand_in } => self.common.key(password, stand_in, name),
+        }
     }
 
     /// The password is right. From where it was right before, nothing else is asked.
-    fn pass(
-        &self,
-        ask: &Ask<'_>,
-        account: AccountId,
-        key: &Key,
-        now: Duration,
-    ) -> Result<(), AuthenticationError> {
+    fn pass(&self, ask: &Ask<'_>, key: &Key, now: Duration) -> Result<(), AuthenticationError> {
+        let Some(account) = ask.account else { return Err(AuthenticationError::Rejected) };
         let network = Network::narrow(ask.peer);
         if !self.common.guard.is_wary() && self.cache.borrow().is_noted(account, network, key) {
             return Ok(());
@@ -235,8 +250,8 @@ impl Authenticator {
 /// What was right since the last reload, in two halves so that forgetting costs nothing.
 #[derive(Default)]
 struct Cache {
-    /// The snapshot that the entries belong to.
-    snapshot: Option<Arc<DirectorySnapshot>>,
+    /// Of the directory, when the entries were made.
+    generation: u64,
     young: HashSet<Key>,
     old: HashSet<Key>,
     /// Of whom the guard knows: account, network, and the key's beginning.
@@ -244,16 +259,16 @@ struct Cache {
 }
 
 impl Cache {
-    fn contains(&mut self, snapshot: &Arc<DirectorySnapshot>, key: &Key) -> bool {
-        self.follow(snapshot);
+    fn contains(&mut self, generation: u64, key: &Key) -> bool {
+        self.follow(generation);
         if self.old.contains(key) {
-            self.insert(snapshot, *key);
+            self.insert(generation, *key);
         }
         self.young.contains(key)
     }
 
-    fn insert(&mut self, snapshot: &Arc<DirectorySnapshot>, key: Key) {
-        self.follow(snapshot);
+    fn insert(&mut self, generation: u64, key: Key) {
+        self.follow(generation);
         if self.young.len() >= CACHE_HALF_MAX {
             self.old = std::mem::take(&mut self.young);
         }
@@ -271,9 +286,9 @@ impl Cache {
         self.noted.insert((account, network, beginning(key)));
     }
 
-    fn follow(&mut self, snapshot: &Arc<DirectorySnapshot>) {
-        if !self.snapshot.as_ref().is_some_and(|it| Arc::ptr_eq(it, snapshot)) {
-            *self = Cache { snapshot: Some(snapshot.clone()), ..Cache::default() };
+    fn follow(&mut self, generation: u64) {
+        if self.generation != generation {
+            *self = Cache { generation, ..Cache::default() };
         }
     }
 }
@@ -317,7 +332,10 @@ mod tests {
     use futures_lite::future::block_on;
 
     use super::{
-        super::{Directory, DirectoryOptions, PeerLimits, SharedDirectory, UsersFile, password},
+        super::{
+            Directory, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile,
+            password,
+        },
         *,
     };
 
@@ -445,15 +463,14 @@ mod tests {
 
     #[test]
     fn the_cache_is_bounded() {
-        let snapshot = Arc::new(DirectorySnapshot::demo("demo.test", 0));
         let mut cache = Cache::default();
         for number in 0..3 * CACHE_HALF_MAX as u64 {
             let mut key = Key::default();
             key[..8].copy_from_slice(&number.to_le_bytes());
-            cache.insert(&snapshot, key);
+            cache.insert(0, key);
             cache.note(AccountId(number), Network::narrow(PEER), &key);
-            assert!(cache.contains(&snapshot, &key));
-            assert!(cache.contains(&snapshot, &Key::default()), "what is in use stays");
+            assert!(cache.contains(0, &key));
+            assert!(cache.contains(0, &Key::default()), "what is in use stays");
         }
         assert!(cache.young.len() + cache.old.len() <= 2 * CACHE_HALF_MAX);
         assert!(cache.noted.len() <= 2 * CACHE_HALF_MAX);

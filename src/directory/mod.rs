@@ -1,17 +1,23 @@
 //! Accounts, addresses and credentials: an immutable snapshot shared by the shards, replaced whole
-//! on reload.
+//! on reload, or a [`Backend`] that is asked on a thread of its own.
 //!
 //! [`SharedDirectory`] is made once, at start, and given to every shard, which makes its own
 //! [`Directory`] of it. SMTP asks where an address leads, every protocol asks whether a password
 //! is right; the CLI edits the [`UsersFile`] that snapshots are made from.
 //!
-//! Invariants: a lookup takes no lock and sees one snapshot; no password is hashed on a shard; no
-//! lock is held across an await.
+//! Every question is answered by an [`Answer`] and may find the directory [`Unavailable`]. The snapshot
+//! always answers, and at once.
+//!
+//! Invariants: a lookup in the snapshot takes no lock, waits for nothing and sees one snapshot; no
+//! password is hashed and no backend called on a shard; no lock is held across an await; whether a name
+//! exists is not told by how long a log-in takes that fails.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod address;
 mod authenticate;
+mod backend;
+mod cache;
 mod flight;
 mod guard;
 mod password;
@@ -19,23 +25,35 @@ mod snapshot;
 mod turns;
 mod users_file;
 
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
 use self::{
-    authenticate::{Authenticator, Common},
+    authenticate::{Authenticator, Common, Found},
     guard::Guard,
 };
 pub use self::{
     authenticate::{PasswordJob, PasswordWorkers},
+    backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
     guard::{Block, GuardOptions, Held, Lift},
     password::{HashError, hash, hash_all},
     snapshot::{DirectoryOptions, DirectorySnapshot},
     turns::PeerLimits,
     users_file::{User, UsersFile, UsersFileError, lock_name, parse_import},
 };
-use crate::model::AccountId;
+use crate::{
+    model::{AccountId, Network},
+    runtime::answer::Answer,
+};
 
 /// Where mail for an address goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +73,41 @@ pub struct Identity {
     pub address: String,
 }
 
+/// What a name to log in with leads to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogIn {
+    Account(User),
+    /// Nobody has the name.
+    Nobody {
+        /// Hashed in place of the one that is not there: it costs what accounts' hashes cost, the same at
+        /// each guess of this name, and is wrong whatever comes out.
+        stand_in: Arc<str>,
+    },
+}
+
+impl LogIn {
+    fn account(&self) -> Option<AccountId> {
+        match self {
+            LogIn::Account(user) => Some(user.id),
+            LogIn::Nobody { .. } => None,
+        }
+    }
+
+    fn hash(&self) -> &Arc<str> {
+        match self {
+            LogIn::Account(user) => &user.hash,
+            LogIn::Nobody { stand_in } => stand_in,
+        }
+    }
+
+    fn identity(self) -> Result<Identity, AuthenticationError> {
+        match self {
+            LogIn::Account(user) => Ok(Identity { account: user.id, address: user.address }),
+            LogIn::Nobody { .. } => Err(AuthenticationError::Rejected),
+        }
+    }
+}
+
 /// Why nobody did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AuthenticationError {
@@ -69,11 +122,23 @@ pub enum AuthenticationError {
         /// Until it may be worth while to ask again.
         wait: Duration,
     },
+    /// Whether there is such an account is not known now: try again later.
+    #[error("the directory does not answer")]
+    Unavailable,
+}
+
+impl From<Unavailable> for AuthenticationError {
+    fn from(_: Unavailable) -> AuthenticationError {
+        AuthenticationError::Unavailable
+    }
 }
 
 /// What all shards share: the current snapshot, who waits for a password check, and who guesses.
 pub struct SharedDirectory {
+    /// With a backend: no accounts, and the domains.
     snapshot: ArcSwap<DirectorySnapshot>,
+    /// Reloads so far.
+    generation: AtomicU64,
     common: Arc<Common>,
 }
 
@@ -89,6 +154,7 @@ impl SharedDirectory {
     ) -> Arc<SharedDirectory> {
         Arc::new(SharedDirectory {
             snapshot: ArcSwap::from_pointee(snapshot),
+            generation: AtomicU64::new(0),
             common: Arc::new(Common::new(limits, guard)),
         })
     }
@@ -98,9 +164,14 @@ impl SharedDirectory {
         self.common.guard.news()
     }
 
-    /// Reload: what shards look up from now on; password caches forget what they knew.
+    /// Reload: what shards look up from now on; their caches forget what they knew.
     pub fn replace(&self, snapshot: DirectorySnapshot) {
         self.snapshot.store(Arc::new(snapshot));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 }
 
@@ -109,34 +180,55 @@ impl SharedDirectory {
 pub struct Directory {
     shared: Arc<SharedDirectory>,
     authenticator: Rc<Authenticator>,
+    /// Where the backend is asked; `None`: the snapshot has all there is.
+    desk: Option<Rc<Desk>>,
 }
 
 impl Directory {
     /// One a shard: it has a password cache of its own.
     pub fn new(shared: Arc<SharedDirectory>, workers: Rc<dyn PasswordWorkers>) -> Directory {
         let authenticator = Rc::new(Authenticator::new(shared.common.clone(), workers));
-        Directory { shared, authenticator }
+        Directory { shared, authenticator, desk: None }
+    }
+
+    /// One a shard, whose accounts are those of the backend at `desk`.
+    pub fn beside(
+        shared: Arc<SharedDirectory>,
+        workers: Rc<dyn PasswordWorkers>,
+        desk: Desk,
+    ) -> Directory {
+        Directory { desk: Some(Rc::new(desk)), ..Directory::new(shared, workers) }
     }
 
     /// `address` is the bare mailbox of RCPT TO, e.g. "alice+lists@demo.test": sub-addresses are
     /// resolved, domains compare without case, local parts too (as most servers do).
-    pub fn resolve(&self, address: &str) -> Destination {
-        self.shared.snapshot.load().resolve(address)
+    pub fn resolve(&self, address: &str) -> Answer<Result<Destination, Unavailable>> {
+        match self.desk() {
+            None => Answer::now(Ok(self.shared.snapshot.load().resolve(address))),
+            Some(desk) => desk.resolve(address),
+        }
     }
 
-    /// May `identity` send as `address`? Yes where it gets the mail for it: its own address, its
+    /// May `account` send as `address`? Yes where it gets the mail for it: its own address, its
     /// sub-addresses and aliases.
-    pub fn may_send_as(&self, identity: &Identity, address: &str) -> bool {
-        self.resolve(address) == Destination::Mailbox(identity.account)
-    }
-
-    pub fn is_local_domain(&self, domain: &str) -> bool {
-        self.shared.snapshot.load().is_local_domain(domain)
+    pub fn may_send_as(
+        &self,
+        account: AccountId,
+        address: &str,
+    ) -> Answer<Result<bool, Unavailable>> {
+        match self.desk() {
+            None => Answer::now(self.shared.snapshot.load().may_send_as(account, address)),
+            Some(desk) => desk.may_send_as(account, address),
+        }
     }
 
     /// Whether `password` is that of `user`, an address or a name in the default domain, asked from
     /// `peer` at `now`, a time since whatever never goes back. Hashing happens on the worker pool;
     /// unknown users cost the same. Cancel-safe.
+    ///
+    /// What a backend has said of the name is enough for the password that was right before. With any
+    /// other the backend is asked anew: so a new password counts at once, and guesses take as long
+    /// whether somebody has the name or not.
     pub async fn authenticate(
         &self,
         user: &str,
@@ -144,8 +236,32 @@ impl Directory {
         peer: IpAddr,
         now: Duration,
     ) -> Result<Identity, AuthenticationError> {
-        let snapshot = self.shared.snapshot.load_full();
-        self.authenticator.authenticate(snapshot, user, password, peer, now).await
+        let generation = self.shared.generation();
+        let name = self.shared.snapshot.load().login_key(user);
+        let found = |log_in| Found { name: &name, log_in, generation };
+        let known = match self.desk() {
+            None => Some(found(self.shared.snapshot.load().log_in_of(&name))),
+            Some(desk) => desk
+                .remembered_log_in(&name)
+                .map(found)
+                .filter(|found| self.authenticator.remembers(found, password)),
+        };
+        let found = match (known, self.desk()) {
+            (Some(known), _) => known,
+            (None, Some(desk)) => {
+                let network = (!self.guard().trusts(peer)).then(|| Network::narrow(peer));
+                found(desk.log_in(&name, network).await?)
+            }
+            (None, None) => return Err(AuthenticationError::Unavailable),
+        };
+        self.authenticator.authenticate(found, password, peer, now).await
+    }
+
+    /// The desk, with nothing remembered of before a reload.
+    fn desk(&self) -> Option<&Desk> {
+        let desk = self.desk.as_deref()?;
+        desk.follow(self.shared.generation());
+        Some(desk)
     }
 
     /// How long the answer to a wrong password takes, and a refusal at most.

@@ -7,8 +7,9 @@ use hashbrown::{HashMap, HashSet};
 use ring::hmac;
 
 use super::{
-    Destination,
+    Destination, LogIn,
     address::Address,
+    backend::{Backend, Unavailable},
     password,
     users_file::{User, UsersFile, demo_names},
 };
@@ -188,18 +189,27 @@ impl DirectorySnapshot {
         address.map_or_else(|| name.to_lowercase(), |address| address.key())
     }
 
-    /// The account of a key that [`DirectorySnapshot::login_key`] made.
-    pub(super) fn user_of_key(&self, key: &str) -> Option<&User> {
-        self.by_key(key)
-    }
-
-    /// What is hashed for `key` of [`DirectorySnapshot::login_key`] that is no account's.
-    pub(super) fn stand_in(&self, key: &str) -> Arc<str> {
-        self.stand_ins.of_name(key)
+    /// Whom a key leads to that [`DirectorySnapshot::login_key`] made.
+    pub(super) fn log_in_of(&self, key: &str) -> LogIn {
+        match self.by_key(key) {
+            Some(user) => LogIn::Account(user.clone()),
+            None => LogIn::Nobody { stand_in: self.stand_ins.of_name(key) },
+        }
     }
 
     fn by_key(&self, key: &str) -> Option<&User> {
         self.by_address.get(key).and_then(|&index| self.users.get(index))
+    }
+}
+
+/// The backend that needs no desk: it never blocks, and has an answer to everything.
+impl Backend for DirectorySnapshot {
+    fn resolve(&self, address: &str) -> Result<Destination, Unavailable> {
+        Ok(DirectorySnapshot::resolve(self, address))
+    }
+
+    fn log_in(&self, name: &str) -> Result<LogIn, Unavailable> {
+        Ok(self.log_in_of(name))
     }
 }
 
@@ -282,13 +292,13 @@ mod tests {
         let mut dear = 0;
         for number in 0..400 {
             let name = format!("nobody{number}@demo.test");
-            let hash = one.stand_in(&name);
-            assert_eq!(hash, again.stand_in(&name), "the same at every guess and start");
+            let hash = one.stand_ins.of_name(&name);
+            assert_eq!(hash, again.stand_ins.of_name(&name), "the same at every guess and start");
             dear += u32::from(hash.contains("m=128"));
         }
         assert!((60..140).contains(&dear), "a quarter of 400 as of the accounts, not {dear}");
         let empty = DirectorySnapshot::empty();
-        assert_eq!(&*empty.stand_in("x"), password::DEMO_HASH);
+        assert_eq!(&*empty.stand_ins.of_name("x"), password::DEMO_HASH);
     }
 
     #[test]

@@ -44,6 +44,7 @@ fn counter(outcome: &Result<Identity, AuthenticationError>) -> &'static str {
         Err(AuthenticationError::Rejected) => "authentication_failures_total",
         Err(AuthenticationError::Limited { .. }) => "authentication_limited_total",
         Err(AuthenticationError::Busy) => "authentication_busy_total",
+        Err(AuthenticationError::Unavailable) => "authentication_unavailable_total",
     }
 }
 

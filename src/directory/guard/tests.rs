@@ -96,6 +96,7 @@ impl World {
             Err(AuthenticationError::Rejected) => WRONG,
             Err(AuthenticationError::Limited { .. }) => LIMITED,
             Err(AuthenticationError::Busy) => "busy",
+            Err(AuthenticationError::Unavailable) => "unavailable",
         }
     }
 

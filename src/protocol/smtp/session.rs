@@ -303,6 +303,11 @@ impl Session {
         self.refuse(refusal, output);
     }
 
+    /// Whether the credentials are right is not known now; no failure of the client's.
+    pub fn defer_authentication(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        refusal.append_to(output);
+    }
+
     /// RFC 3207 4.2: all that was learnt before TLS is forgotten.
     pub fn tls_started(&mut self) {
         let security = Security { tls: true, can_start_tls: false, ..self.security };

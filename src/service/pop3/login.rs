@@ -32,6 +32,11 @@ impl Client {
                 self.refuse("[SYS/TEMP] too many logins at once, try again later");
                 Ok(())
             }
+            // RFC 3206 4: it is not the client's fault, so it is not counted as such.
+            Err(AuthenticationError::Unavailable) => {
+                self.refuse("[SYS/TEMP] the directory does not answer, try again later");
+                Ok(())
+            }
             // RFC 3206 5: not [AUTH], since the password may well be right.
             Err(AuthenticationError::Limited { .. }) => {
                 self.failed("[SYS/TEMP] too many wrong passwords, try again later")

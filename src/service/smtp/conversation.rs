@@ -7,6 +7,7 @@ use super::{
     ListenerKind,
     envelope::{self, Envelope},
     recipient,
+    replies::AUTH_TEMPORARY,
 };
 use crate::{
     directory::{AuthenticationError, Identity},
@@ -136,7 +137,8 @@ impl Conversation {
                 Event::Sender(sender) => {
                     let identity = self.identity.as_ref();
                     let path = sender.reverse_path;
-                    match recipient::check_sender(&self.shard.directory, identity, path) {
+                    let directory = &self.shard.directory;
+                    match recipient::check_sender(directory, identity, path).await {
                         Ok(()) => self.session.accept_sender(&sender, &mut self.replies),
                         Err(refusal) => self.session.refuse(refusal, &mut self.replies),
                     }
@@ -145,7 +147,8 @@ impl Conversation {
                 Event::Recipient(path) => {
                     let hostname = &self.shard.options.hostname;
                     let role = self.kind.role();
-                    let resolved = recipient::resolve(&self.shard.directory, hostname, role, path);
+                    let directory = &self.shard.directory;
+                    let resolved = recipient::resolve(directory, hostname, role, path).await;
                     let admitted = resolved
                         .and_then(|account| envelope::admit(&self.shard, account))
                         .and_then(|account| self.envelope.add(account, path.as_str()));
@@ -304,6 +307,10 @@ impl Conversation {
             }
             Err(AuthenticationError::Limited { .. }) => {
                 self.session.refuse_authentication(reply::AUTH_LIMITED, &mut self.replies);
+            }
+            // Nobody's fault, so no failure of the client's.
+            Err(AuthenticationError::Unavailable) => {
+                self.session.defer_authentication(AUTH_TEMPORARY, &mut self.replies);
             }
         }
         Ok(self.answered(Verb::Auth))

@@ -7,6 +7,7 @@
 mod conversation;
 mod envelope;
 mod recipient;
+mod replies;
 
 use std::{rc::Rc, time::Duration};
 

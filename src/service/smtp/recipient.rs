@@ -1,5 +1,6 @@
 //! Who may get mail here, and who may send it: directory answers turned into SMTP replies.
 
+use super::replies::DIRECTORY_TROUBLE;
 use crate::{
     directory::{Destination, Directory, Identity},
     model::AccountId,
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// The account that a forward-path delivers to. `hostname` is ours.
-pub(super) fn resolve(
+pub(super) async fn resolve(
     directory: &Directory,
     hostname: &str,
     role: Role,
@@ -18,12 +19,13 @@ pub(super) fn resolve(
 ) -> Result<AccountId, Reply> {
     let mailbox = match forward_path {
         Path::Null => return Err(UNKNOWN_USER),
-        Path::Postmaster => return postmaster(directory, hostname).ok_or(UNKNOWN_USER),
+        // Seldom asked for, so it has memory only while it is.
+        Path::Postmaster => return Box::pin(postmaster(directory, hostname)).await,
         // A source route is ignored (RFC 5321 3.6.1): whoever's mailbox ends it decides, so it
         // cannot be used to relay.
         Path::Mailbox { mailbox, .. } => mailbox,
     };
-    match directory.resolve(&mailbox.canonical()) {
+    match directory.resolve(&mailbox.canonical()).await.map_err(|_| DIRECTORY_TROUBLE)? {
         Destination::Mailbox(account) => Ok(account),
         // `user%elsewhere@here` and `elsewhere!user@here` ask us to pass mail on.
         Destination::UnknownUser if mailbox.looks_routed() => Err(RELAY_DENIED),
@@ -35,29 +37,30 @@ pub(super) fn resolve(
 
 /// RFC 5321 4.5.1: `postmaster` without a domain is accepted. It is the postmaster of the domain
 /// that our host name is, or else lies in.
-fn postmaster(directory: &Directory, hostname: &str) -> Option<AccountId> {
+async fn postmaster(directory: &Directory, hostname: &str) -> Result<AccountId, Reply> {
     let mut domain = hostname;
     loop {
-        if let Destination::Mailbox(account) = directory.resolve(&format!("postmaster@{domain}")) {
-            return Some(account);
+        let found = directory.resolve(&format!("postmaster@{domain}")).await;
+        if let Destination::Mailbox(account) = found.map_err(|_| DIRECTORY_TROUBLE)? {
+            return Ok(account);
         }
-        (_, domain) = domain.split_once('.')?;
+        (_, domain) = domain.split_once('.').ok_or(UNKNOWN_USER)?;
     }
 }
 
 /// May the authenticated account use this MAIL FROM? The null path is for notifications of its
 /// mail program (RFC 8098 3) and names nobody.
-pub(super) fn check_sender(
+pub(super) async fn check_sender(
     directory: &Directory,
     identity: Option<&Identity>,
     reverse_path: Path<'_>,
 ) -> Result<(), Reply> {
-    match (identity, reverse_path.mailbox()) {
-        (Some(identity), Some(mailbox))
-            if !directory.may_send_as(identity, &mailbox.canonical()) =>
-        {
-            Err(NOT_YOUR_ADDRESS)
-        }
-        _ => Ok(()),
+    let (Some(identity), Some(mailbox)) = (identity, reverse_path.mailbox()) else {
+        return Ok(());
+    };
+    match directory.may_send_as(identity.account, &mailbox.canonical()).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(NOT_YOUR_ADDRESS),
+        Err(_) => Err(DIRECTORY_TROUBLE),
     }
 }

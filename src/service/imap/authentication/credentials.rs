@@ -66,6 +66,10 @@ pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password
         Err(AuthenticationError::Busy) => {
             Err(Failure::no(Code::Unavailable, "Too many logins in progress; try again"))
         }
+        // RFC 5530 3: nothing is said about the password.
+        Err(AuthenticationError::Unavailable) => {
+            Err(Failure::no(Code::Unavailable, "The directory does not answer; try again later"))
+        }
     }
 }
 
