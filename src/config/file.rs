@@ -14,7 +14,7 @@ use super::{
     schema::{self, PARTITIONS_MAX},
 };
 use crate::{
-    directory::{DirectoryOptions, GuardOptions},
+    directory::{BackendOptions, DirectoryOptions, GuardOptions},
     protocol::{imap, smtp},
     runtime::{
         clients::{ClientLimits, ClientShare},
@@ -68,6 +68,8 @@ pub struct Settings {
     pub imap: ImapSection,
     #[serde(default)]
     pub authentication: AuthenticationSection,
+    #[serde(default)]
+    pub directory: DirectorySection,
 }
 
 /// Addresses per service, e.g. `["0.0.0.0:25", "[::]:25"]`; an empty list turns a service off.
@@ -433,6 +435,39 @@ impl Default for AuthenticationSection {
     }
 }
 
+/// Questions to a directory that takes its time. The users file does not: it is in memory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DirectorySection {
+    /// How long a question may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Questions that may wait, of a shard and of all together.
+    pub queue: usize,
+    /// How long an account or address that was found is remembered.
+    #[serde(with = "humantime_serde")]
+    pub cache_age: Duration,
+    /// How long it is remembered that an address was not found.
+    #[serde(with = "humantime_serde")]
+    pub cache_age_unknown: Duration,
+    /// Answers that a shard remembers, of each kind of question.
+    pub cache_entries: usize,
+}
+
+impl Default for DirectorySection {
+    fn default() -> DirectorySection {
+        let BackendOptions { timeout, age, age_unknown, entries, queue } =
+            BackendOptions::default();
+        DirectorySection {
+            timeout,
+            queue,
+            cache_age: age,
+            cache_age_unknown: age_unknown,
+            cache_entries: entries,
+        }
+    }
+}
+
 impl Settings {
     /// Reads and checks `path`.
     pub fn load(path: &Path) -> Result<Settings, ConfigProblem> {
@@ -661,6 +696,18 @@ impl Settings {
             failure_delay: section.failure_delay,
             // Checked when the file was read.
             trusted: trusted.filter_map(|text| text.parse().ok()).collect(),
+        }
+    }
+
+    /// For a backend that is asked on a thread of its own.
+    pub fn backend_options(&self) -> BackendOptions {
+        let section = &self.directory;
+        BackendOptions {
+            timeout: section.timeout,
+            age: section.cache_age,
+            age_unknown: section.cache_age_unknown,
+            entries: section.cache_entries,
+            queue: section.queue,
         }
     }
 

@@ -200,6 +200,12 @@ pub const SETTINGS: &[Setting] = &[
     // Before its log-in nobody has a minute.
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
+    // Before its log-in nobody has a minute.
+    setting("directory.timeout", time(100 * MILLISECOND, 30 * SECOND), "\"5s\""),
+    setting("directory.queue", count(1, 1_000_000), "256"),
+    setting("directory.cache_age", time(0, WEEK), "\"5m\""),
+    setting("directory.cache_age_unknown", time(0, WEEK), "\"30s\""),
+    setting("directory.cache_entries", count(0, 10_000_000), "10000"),
 ];
 
 pub const SHARDS_MAX: u16 = 1024;
