@@ -56,13 +56,18 @@ pub struct Kit {
 }
 
 /// Alice and bob with hashes that cost nothing, since wrong passwords are hashed each time.
-fn accounts() -> DirectorySnapshot {
+pub fn accounts() -> DirectorySnapshot {
+    accounts_of(&["alice", "bob"])
+}
+
+/// With ids from 1, in this order.
+pub fn accounts_of(names: &[&str]) -> DirectorySnapshot {
     let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
     let hasher = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
     let salt = SaltString::from_b64("c2FsdHNhbHQ").expect("salt");
     let hash = hasher.hash_password(b"demo", &salt).expect("hash").to_string();
     let mut file = UsersFile::new();
-    for name in ["alice", "bob"] {
+    for name in names {
         file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
     }
     let options =
@@ -71,7 +76,7 @@ fn accounts() -> DirectorySnapshot {
 }
 
 /// Hashes at once: the simulated executor knows no other threads.
-struct AtOnce;
+pub struct AtOnce;
 
 impl PasswordWorkers for AtOnce {
     fn try_run(&self, job: PasswordJob) -> bool {
@@ -82,6 +87,12 @@ impl PasswordWorkers for AtOnce {
 
 impl Kit {
     pub fn new() -> Kit {
+        let shared = SharedDirectory::new(accounts(), PeerLimits::default());
+        Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
+    }
+
+    /// All shards ask the directory that `make` makes.
+    pub fn with_directory(make: impl FnOnce(&Simulation) -> Directory) -> Kit {
         let made = SelfSigned::generate(&[HOST]).expect("certificate");
         let tls = TlsContext::new(made.certificate().expect("certificate")).expect("TLS");
         let certificate =
@@ -90,10 +101,10 @@ impl Kit {
         roots.add(certificate).expect("root");
         let client_config =
             rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let shared = SharedDirectory::new(accounts(), PeerLimits::default());
+        let simulation = Simulation::new(1);
         Kit {
-            simulation: Simulation::new(1),
-            directory: Directory::new(shared, Rc::new(AtOnce)),
+            directory: make(&simulation),
+            simulation,
             tls,
             client_config: Arc::new(client_config),
         }
