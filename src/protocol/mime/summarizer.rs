@@ -757,5 +757,21 @@ mod tests {
             // The decoder checks every invariant of the tree.
             prop_assert_eq!(Summary::decode(&whole.encode()), Ok(whole));
         }
+
+        /// A message that begins with a field, an mbox line or the end of its header, as all do when they
+        /// are stored, is summarized as well before its trace fields are there.
+        #[test]
+        fn fields_may_be_put_before_it_later(
+            begin in prop::sample::select(vec!["To: a@b\r\n", "\r\n", "From a\r\nSubject: x\r\n"]),
+            rest in message(),
+            prologue in prop::sample::select(vec![
+                "", "Return-Path: <>\r\n", "X: y\r\n\tz\r\nReceived: from a\r\n\tby b; c\r\n",
+            ]),
+        ) {
+            let message = [begin.as_bytes(), &rest].concat();
+            let mut later = summarize([message.as_slice()]);
+            later.prepend(prologue.len() as u64);
+            prop_assert_eq!(later, summarize([prologue.as_bytes(), &message]));
+        }
     }
 }

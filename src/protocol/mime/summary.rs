@@ -112,6 +112,19 @@ impl Summary {
             + self.text.capacity()
     }
 
+    /// The message has `octets` more, whole header fields, before all that was summarized. None of
+    /// them may be a field that the summary is about.
+    pub fn prepend(&mut self, octets: u64) {
+        self.size += octets;
+        for (index, record) in self.records.iter_mut().enumerate() {
+            if index > 0 {
+                record.header_start += octets;
+            }
+            record.body_start += octets;
+            record.body_end += octets;
+        }
+    }
+
     /// RFC822.SIZE, octets.
     pub fn size(&self) -> u64 {
         self.size

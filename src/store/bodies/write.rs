@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
+use bytes::Bytes;
+
 use super::{
     super::{
         error::StoreError,
@@ -20,6 +22,9 @@ const SUMMARY_MAX: usize = 4 << 20;
 
 /// Spilled bodies put together again at a time, a partition: 2 MiB of memory.
 pub(crate) const REASSEMBLED_MAX: usize = 8;
+
+/// Octets that [`BodyWriter::read`] copies of what waits in memory.
+const PIECE_SIZE: usize = 64 * 1024;
 
 enum Content {
     Inline(Packed),
@@ -92,6 +97,58 @@ impl BodyWriter {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Puts `prologue` before all that was written: in memory where the body still is, else as a chunk of
+    /// its own. To be called last, since what is written afterwards follows the body all the same.
+    pub async fn prepend(&mut self, prologue: &[u8]) -> Result<(), StoreError> {
+        if prologue.is_empty() {
+            return Ok(());
+        }
+        if prologue.len() > BODY_CHUNK {
+            return Err(StoreError::Limit("bytes before a body"));
+        }
+        let together = prologue.len() + self.buffer.len();
+        if self.extents.is_empty() && together <= BODY_CHUNK {
+            let mut whole = Vec::with_capacity(together);
+            whole.extend_from_slice(prologue);
+            whole.extend_from_slice(&self.buffer);
+            self.buffer = whole;
+        } else {
+            if !self.buffer.is_empty() {
+                self.append_chunk().await?;
+            }
+            let packed = Packed { bytes: prologue.to_vec(), raw: prologue.len() };
+            self.append_packed(&packed).await?;
+            self.extents.rotate_right(1);
+        }
+        self.size += prologue.len() as u64;
+        Ok(())
+    }
+
+    /// Some of what was written, from octet `offset` on; nothing at the end. One piece after the other
+    /// reads all of it.
+    pub async fn read(&self, offset: u64) -> Result<Bytes, StoreError> {
+        let mut start = 0;
+        for extent in &self.extents {
+            let end = start + u64::from(extent.raw);
+            if offset < end {
+                self.bodies.reading_turn().await;
+                // After a failure of the log an LSN may be another entry's.
+                if self.generation != self.bodies.log.generation() {
+                    return Err(StoreError::Poisoned);
+                }
+                let chunk = self.bodies.read_chunk(extent).await?;
+                if self.generation != self.bodies.log.generation() {
+                    return Err(StoreError::Poisoned);
+                }
+                return Ok(chunk.slice((offset - start) as usize..));
+            }
+            start = end;
+        }
+        let from = usize::try_from(offset - start).unwrap_or(usize::MAX);
+        let rest = self.buffer.get(from..).unwrap_or_default();
+        Ok(Bytes::copy_from_slice(rest.get(..PIECE_SIZE).unwrap_or(rest)))
     }
 
     async fn pack(&mut self) -> Packed {

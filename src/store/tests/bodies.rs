@@ -327,3 +327,55 @@ fn a_summary_is_read_and_checked_without_its_body() {
         assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
     });
 }
+
+/// What is put before a body, wherever that lies by then, comes first; and what is staged reads back.
+#[test]
+fn a_prologue_comes_first_and_a_staged_body_can_be_read() {
+    for compression in [None, COMPRESSED] {
+        run_with(compression, async |world: Rc<World>| {
+            let partition = world.open().await;
+            let sizes = [0, 1, 4096, BODY_CHUNK - 300, BODY_CHUNK, BODY_CHUNK + 1, 3 * BODY_CHUNK];
+            let mut expected = Vec::new();
+            for (size, spilled) in sizes.into_iter().flat_map(|size| [(size, false), (size, true)])
+            {
+                for prologue in [0, 1, 300, 5000, BODY_CHUNK] {
+                    let (prologue, body) = (content(0, prologue), content(2, size));
+                    let mut writer = partition.stage();
+                    for piece in body.chunks(100_000) {
+                        writer.write(piece).await.unwrap();
+                        if spilled {
+                            writer.spill().await.unwrap();
+                        }
+                    }
+                    let mut read = Vec::new();
+                    loop {
+                        let piece = writer.read(read.len() as u64).await.unwrap();
+                        if piece.is_empty() {
+                            break;
+                        }
+                        read.extend_from_slice(&piece);
+                    }
+                    assert!(read == body, "{size} {spilled}");
+                    for offset in [1, size / 2, size.saturating_sub(1)].map(|at| at.min(size)) {
+                        let piece = writer.read(offset as u64).await.unwrap();
+                        assert!(body[offset..].starts_with(&piece), "{size} {spilled} {offset}");
+                        assert_eq!(piece.is_empty(), offset == size);
+                    }
+                    assert!(writer.read(size as u64 + 1).await.unwrap().is_empty());
+                    writer.prepend(&prologue).await.unwrap();
+                    let whole = [prologue, body].concat();
+                    assert_eq!(writer.size(), whole.len() as u64);
+                    let staged = writer.finish(b"summary of it".to_vec()).await.unwrap();
+                    let target = target(ALICE);
+                    partition.deliver(staged, vec![target], None).await.unwrap();
+                    expected.push(whole);
+                }
+            }
+            assert!(bodies(&partition).await == expected);
+            assert_eq!(partition.verify(&|_| {}).await.unwrap().messages_damaged, 0);
+            partition.close().await.unwrap();
+            let partition = world.open().await;
+            assert!(bodies(&partition).await == expected, "and after a start");
+        });
+    }
+}
