@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringmail::protocol::smtp::{Event, Limits, Role, Security, Session, command};
+use ringmail::protocol::smtp::{Event, Greeting, Limits, Role, Security, Session, Verb, command};
 
 const ENVELOPE: [&[u8]; 3] = [
     b"MAIL FROM:<sender.name@example.test> SIZE=4096 BODY=8BITMIME",
@@ -37,7 +37,8 @@ fn session(criterion: &mut Criterion) {
     input.extend_from_slice(b".\r\n");
     let mut session = Session::new(Role::Exchange, Limits::default(), Security::default());
     let mut output = Vec::new();
-    session.next(b"EHLO client.test\r\n", "me.test", &mut output);
+    let greeting = Greeting { verb: Verb::Ehlo, client_name: "client.test" };
+    session.accept_greeting(&greeting, "me.test", &mut output);
 
     let mut group = criterion.benchmark_group("smtp_session");
     group.throughput(Throughput::Bytes(input.len() as u64));
@@ -46,12 +47,13 @@ fn session(criterion: &mut Criterion) {
             output.clear();
             let mut rest = black_box(input.as_slice());
             loop {
-                let (consumed, event) = session.next(rest, "me.test", &mut output);
+                let (consumed, event) = session.next(rest, &mut output);
                 rest = &rest[consumed..];
                 match event {
                     Event::Incomplete => break,
                     Event::Sender(sender) => session.accept_sender(&sender, &mut output),
                     Event::Recipient(_) => session.accept_recipient(&mut output),
+                    Event::MessageStart(_) => session.accept_message(&mut output),
                     Event::Content(content) => {
                         black_box(content);
                     }

@@ -34,8 +34,10 @@ fn ours(line: &str) -> Option<Meaning> {
             body: parameters.body,
             smtp_utf8: parameters.smtp_utf8,
         },
-        Command::Rcpt { forward_path: Path::Postmaster } => Meaning::Rcpt("postmaster".to_owned()),
-        Command::Rcpt { forward_path } => Meaning::Rcpt(forward_path.as_str().to_owned()),
+        Command::Rcpt { forward_path: Path::Postmaster, .. } => {
+            Meaning::Rcpt("postmaster".to_owned())
+        }
+        Command::Rcpt { forward_path, .. } => Meaning::Rcpt(forward_path.as_str().to_owned()),
         Command::Bdat { size, last } => Meaning::Bdat(size, last),
         Command::Auth { .. } => Meaning::Auth,
         _ => Meaning::Plain(verb.name()),

@@ -14,17 +14,25 @@ fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
     while end < input.len() {
         end = (end + piece).min(input.len());
         loop {
-            let (consumed, event) = session.next(&input[start..end], "me.test", &mut output);
+            let (consumed, event) = session.next(&input[start..end], &mut output);
             assert!(consumed <= end - start);
             start += consumed;
             match event {
                 Event::Incomplete => break,
                 Event::Answered(_) => (),
                 Event::Reset(_) => recipients = 0,
+                Event::Greeting(greeting) => {
+                    session.accept_greeting(&greeting, "me.test", &mut output);
+                    recipients = 0;
+                }
                 Event::Sender(sender) => session.accept_sender(&sender, &mut output),
                 Event::Recipient(_) => {
                     recipients += 1;
                     session.accept_recipient(&mut output);
+                }
+                Event::MessageStart(_) => {
+                    assert!(recipients > 0);
+                    session.accept_message(&mut output);
                 }
                 Event::Content(content) => messages.extend_from_slice(content),
                 Event::MessageEnd => {

@@ -42,6 +42,15 @@ impl Address {
     }
 }
 
+/// What the owner of an account chose, of a mailbox that is a sub-address: "lists" of
+/// "alice+lists@demo.test" (RFC 5233), as it was written.
+pub fn detail(mailbox: &str) -> Option<&str> {
+    let (local_part, _) = mailbox.rsplit_once('@')?;
+    let local_part =
+        local_part.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or(local_part);
+    local_part.split_once(SUBADDRESS_SEPARATOR).map(|(_, detail)| detail)
+}
+
 /// The spelling under which an account is kept, or why it cannot be an account's address.
 pub(super) fn account_address(text: &str) -> Result<String, &'static str> {
     let address = Address::parse(text).ok_or("an address is written local-part@domain")?;
@@ -92,6 +101,21 @@ mod tests {
         for (text, expected) in CASES {
             let key = Address::parse(text).map(|address| address.key());
             assert_eq!(key.as_deref(), *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn details() {
+        const CASES: &[(&str, Option<&str>)] = &[
+            ("alice+Lists@demo.test", Some("Lists")),
+            ("alice+a+b@demo.test", Some("a+b")),
+            ("alice+@demo.test", Some("")),
+            ("\"alice+x y\"@demo.test", Some("x y")),
+            ("alice@demo+x.test", None),
+            ("alice+x", None),
+        ];
+        for (mailbox, expected) in CASES {
+            assert_eq!(detail(mailbox), *expected, "{mailbox}");
         }
     }
 

@@ -57,7 +57,7 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If there is no answer now.
     fn may_send_as(&self, account: AccountId, address: &str) -> Result<bool, Unavailable> {
-        Ok(self.resolve(address)? == Destination::Mailbox(account))
+        Ok(self.resolve(address)?.account() == Some(account))
     }
 
     /// Who logs in as `name`, which is in canonical spelling. It should take as long for a name that
@@ -131,7 +131,7 @@ impl Desk {
         let addresses = Lane::new(
             &place,
             |backend, address: &String| backend.resolve(address),
-            |destination| matches!(destination, Destination::Mailbox(_)),
+            |destination| destination.account().is_some(),
         );
         let senders = Lane::new(
             &place,
@@ -158,7 +158,10 @@ impl Desk {
         }
     }
 
-    pub(super) fn resolve(&self, address: &str) -> Answer<Result<Destination, Unavailable>> {
+    pub(super) fn resolve(
+        &self,
+        address: &str,
+    ) -> Answer<'static, Result<Destination, Unavailable>> {
         self.addresses.find(address.to_owned())
     }
 
@@ -166,7 +169,7 @@ impl Desk {
         &self,
         account: AccountId,
         address: &str,
-    ) -> Answer<Result<bool, Unavailable>> {
+    ) -> Answer<'static, Result<bool, Unavailable>> {
         self.senders.find((account, address.to_owned()))
     }
 
@@ -180,7 +183,7 @@ impl Desk {
         &self,
         name: &str,
         network: Option<Network>,
-    ) -> Answer<Result<LogIn, Unavailable>> {
+    ) -> Answer<'static, Result<LogIn, Unavailable>> {
         if name.len() > ADDRESS_MAX {
             return Answer::now(Ok(LogIn::Nobody { stand_in: Arc::from(password::DEMO_HASH) }));
         }
@@ -293,7 +296,7 @@ where
     }
 
     /// What is remembered, or else what the backend says.
-    fn find(&self, key: K) -> Answer<Result<V, Unavailable>> {
+    fn find(&self, key: K) -> Answer<'static, Result<V, Unavailable>> {
         match self.remembered(&key) {
             Some(value) => Answer::now(Ok(value)),
             None => self.ask(key, Waiter::Mail),
@@ -311,7 +314,7 @@ where
     }
 
     /// Asks the backend, or waits with whoever has asked already.
-    fn ask(&self, key: K, waiter: Waiter) -> Answer<Result<V, Unavailable>> {
+    fn ask(&self, key: K, waiter: Waiter) -> Answer<'static, Result<V, Unavailable>> {
         let under_way = self.flights.borrow().get(&key).cloned();
         let Some(flight) = under_way.or_else(|| self.begin(key, waiter)) else {
             return Answer::now(Err(Unavailable));

@@ -37,11 +37,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use self::{
-    authenticate::{Authenticator, Common, Found},
-    guard::Guard,
-};
 pub use self::{
+    address::detail,
     authenticate::{PasswordJob, PasswordWorkers},
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
     guard::{Block, GuardOptions, Held, Lift},
@@ -49,6 +46,10 @@ pub use self::{
     snapshot::{DirectoryOptions, DirectorySnapshot},
     turns::PeerLimits,
     users_file::{User, UsersFile, UsersFileError, lock_name, parse_import},
+};
+use self::{
+    authenticate::{Authenticator, Common, Found},
+    guard::Guard,
 };
 use crate::{
     model::{AccountId, Network},
@@ -59,10 +60,22 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Destination {
     Mailbox(AccountId),
+    /// As [`Destination::Mailbox`], by a sub-address: what follows the separator is its detail (RFC 5233).
+    Subaddress(AccountId),
     /// The domain is ours, the local part is not: 550 5.1.1.
     UnknownUser,
     /// Not our domain: 550 5.7.1 on port 25, "no outbound queue yet" on submission.
     Foreign,
+}
+
+impl Destination {
+    /// Whose mail it is.
+    pub fn account(self) -> Option<AccountId> {
+        match self {
+            Destination::Mailbox(account) | Destination::Subaddress(account) => Some(account),
+            Destination::UnknownUser | Destination::Foreign => None,
+        }
+    }
 }
 
 /// Who logged in.
@@ -202,7 +215,7 @@ impl Directory {
 
     /// `address` is the bare mailbox of RCPT TO, e.g. "alice+lists@demo.test": sub-addresses are
     /// resolved, domains compare without case, local parts too (as most servers do).
-    pub fn resolve(&self, address: &str) -> Answer<Result<Destination, Unavailable>> {
+    pub fn resolve(&self, address: &str) -> Answer<'static, Result<Destination, Unavailable>> {
         match self.desk() {
             None => Answer::now(Ok(self.shared.snapshot.load().resolve(address))),
             Some(desk) => desk.resolve(address),
@@ -215,7 +228,7 @@ impl Directory {
         &self,
         account: AccountId,
         address: &str,
-    ) -> Answer<Result<bool, Unavailable>> {
+    ) -> Answer<'static, Result<bool, Unavailable>> {
         match self.desk() {
             None => Answer::now(self.shared.snapshot.load().may_send_as(account, address)),
             Some(desk) => desk.may_send_as(account, address),

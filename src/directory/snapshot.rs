@@ -166,10 +166,15 @@ impl DirectorySnapshot {
         if !self.domains.contains(&address.domain) {
             return Destination::Foreign;
         }
-        let user = address.without_subaddress().unwrap_or(address);
+        let without = address.without_subaddress();
+        let lead: fn(AccountId) -> Destination = match without {
+            Some(_) => Destination::Subaddress,
+            None => Destination::Mailbox,
+        };
+        let user = without.unwrap_or(address);
         match (self.by_key(&user.key()), self.postmaster) {
-            (Some(user), _) => Destination::Mailbox(user.id),
-            (None, Some(account)) if user.local_part == POSTMASTER => Destination::Mailbox(account),
+            (Some(user), _) => lead(user.id),
+            (None, Some(account)) if user.local_part == POSTMASTER => lead(account),
             _ => Destination::UnknownUser,
         }
     }
@@ -234,7 +239,7 @@ mod tests {
     fn addresses_resolve() {
         const CASES: &[(&str, Destination)] = &[
             ("alice@demo.test", Destination::Mailbox(AccountId(3))),
-            ("ALICE+Lists@DEMO.test", Destination::Mailbox(AccountId(3))),
+            ("ALICE+Lists@DEMO.test", Destination::Subaddress(AccountId(3))),
             ("\"alice\"@demo.test", Destination::Mailbox(AccountId(3))),
             ("a+b@demo.test", Destination::Mailbox(AccountId(5))),
             ("a+c@demo.test", Destination::UnknownUser),
@@ -243,7 +248,7 @@ mod tests {
             ("bob@other.test", Destination::UnknownUser),
             ("postmaster@demo.test", Destination::Mailbox(AccountId(3))),
             ("Postmaster@empty.test", Destination::Mailbox(AccountId(3))),
-            ("postmaster+x@empty.test", Destination::Mailbox(AccountId(3))),
+            ("postmaster+x@empty.test", Destination::Subaddress(AccountId(3))),
             ("POSTMASTER", Destination::Mailbox(AccountId(3))),
             ("alice", Destination::UnknownUser),
             ("postmaster@foreign.test", Destination::Foreign),

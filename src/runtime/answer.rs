@@ -13,20 +13,20 @@ use super::LocalFuture;
 
 /// A future that may be done before it is polled. Shard-local, as what it waits for is.
 #[must_use = "an answer is asked for by awaiting it"]
-pub struct Answer<T>(State<T>);
+pub struct Answer<'a, T>(State<'a, T>);
 
-enum State<T> {
+enum State<'a, T> {
     /// `None` once it was taken.
     Now(Option<T>),
-    Later(LocalFuture<'static, T>),
+    Later(LocalFuture<'a, T>),
 }
 
-impl<T> Answer<T> {
-    pub fn now(value: T) -> Answer<T> {
+impl<'a, T: 'a> Answer<'a, T> {
+    pub fn now(value: T) -> Answer<'a, T> {
         Answer(State::Now(Some(value)))
     }
 
-    pub fn later(value: impl Future<Output = T> + 'static) -> Answer<T> {
+    pub fn later(value: impl Future<Output = T> + 'a) -> Answer<'a, T> {
         Answer(State::Later(Box::pin(value)))
     }
 
@@ -36,10 +36,7 @@ impl<T> Answer<T> {
     }
 
     /// The answer made into another.
-    pub fn map<U>(self, make: impl FnOnce(T) -> U + 'static) -> Answer<U>
-    where
-        T: 'static,
-    {
+    pub fn map<U: 'a>(self, make: impl FnOnce(T) -> U + 'a) -> Answer<'a, U> {
         match self.0 {
             State::Now(value) => Answer(State::Now(value.map(make))),
             State::Later(value) => Answer::later(async move { make(value.await) }),
@@ -48,9 +45,9 @@ impl<T> Answer<T> {
 }
 
 /// Nothing in it is pinned: the future has a box of its own.
-impl<T> Unpin for Answer<T> {}
+impl<T> Unpin for Answer<'_, T> {}
 
-impl<T> Future for Answer<T> {
+impl<T> Future for Answer<'_, T> {
     type Output = T;
 
     /// As with other futures, nobody polls it again once it was ready.

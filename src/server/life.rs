@@ -28,7 +28,7 @@ use crate::{
         tls::TlsContext,
         worker::WorkerPool,
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget, delivery},
+    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, smtp::AcceptAll},
     store::{Damage, Partition, StoreOptions},
 };
 
@@ -95,6 +95,7 @@ pub(super) async fn live(
         partitions,
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
         deliveries: Default::default(),
+        policy: Rc::new(AcceptAll),
         imap_seats: Default::default(),
         shutting_down: Cell::new(false),
     });

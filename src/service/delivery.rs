@@ -4,8 +4,9 @@
 //! A [`Delivery`] derives the summary while the octets pass and stages them in every partition that
 //! holds a recipient: straight into the log buffer where this shard owns the partition, else over
 //! the mesh, small messages in one call, larger ones chunk by chunk through a queue of
-//! [`CHUNKS_IN_FLIGHT`], whose free places are the credits. `finish` commits all partitions side by
-//! side and answers when each is durable or refused.
+//! [`CHUNKS_IN_FLIGHT`], whose free places are the credits. What is staged can be read
+//! ([`Delivery::read`]), and what goes before it is said when it is whole ([`Delivery::prepend`]).
+//! `finish` commits all partitions side by side and answers when each is durable or refused.
 //!
 //! **One reply for several partitions** (SMTP DATA). When some partitions refused after others
 //! committed, the client can be told neither "yes" nor "no". Then the rest is put durably into the
@@ -107,10 +108,18 @@ type Stored = Result<Taken, Failure>;
 /// What a stream to another shard takes beside its chunks, bytes: two channels and two tasks.
 const STREAM: usize = 5 * 1024;
 
+/// The mailbox for junk that new accounts have, and its keyword. Where there is none it is INBOX.
+const QUARANTINE_MAILBOX: &str = "Junk";
+const QUARANTINE_KEYWORD: &str = "$Junk";
+
 /// A message on its way to its recipients' mailboxes.
 pub struct Delivery {
     shard: Rc<Shard>,
     summarizer: Summarizer,
+    /// What goes before what was pushed.
+    prologue: Vec<u8>,
+    /// Whose copy goes to the mailbox for junk.
+    quarantined: Accounts,
     parts: SmallVec<[Part; 1]>,
     /// Octets not yet sent to remote partitions; unused when all are local.
     pending: Vec<u8>,
@@ -121,10 +130,12 @@ pub struct Delivery {
     repetition: bool,
 }
 
+pub type Accounts = SmallVec<[AccountId; 1]>;
+
 /// The recipients of one partition.
 struct Part {
     partition: PartitionId,
-    accounts: SmallVec<[AccountId; 1]>,
+    accounts: Accounts,
     stage: Stage,
 }
 
@@ -146,9 +157,16 @@ enum Stage {
 /// What travels to another shard while a message comes in.
 enum Piece {
     Chunk(Bytes),
+    /// What was staged from this octet on is asked for.
+    Read {
+        offset: u64,
+        answer: oneshot::Sender<Result<Bytes, Failure>>,
+    },
     /// The message is whole.
     Commit {
+        prologue: Bytes,
         summary: Bytes,
+        quarantined: Accounts,
         delivery_id: Option<u128>,
     },
 }
@@ -158,7 +176,8 @@ enum Piece {
 struct Order {
     partition: PartitionId,
     trust: Trust,
-    accounts: SmallVec<[AccountId; 1]>,
+    accounts: Accounts,
+    quarantined: Accounts,
     internal_date: Timestamp,
     delivery_id: Option<u128>,
     /// As [`DeliveryId::repetition`].
@@ -167,12 +186,16 @@ struct Order {
 
 impl Order {
     fn targets(&self) -> Vec<DeliveryTarget> {
-        let target = |&account| DeliveryTarget {
-            account,
-            mailbox: None,
-            flags: Flags::default(),
-            keywords: Vec::new(),
-            internal_date: self.internal_date,
+        let target = |&account| {
+            let quarantined = self.quarantined.contains(&account);
+            let (mailbox, keyword) = (QUARANTINE_MAILBOX.to_owned(), QUARANTINE_KEYWORD.to_owned());
+            DeliveryTarget {
+                account,
+                mailbox: quarantined.then_some(mailbox),
+                flags: Flags::default(),
+                keywords: if quarantined { vec![keyword] } else { Vec::new() },
+                internal_date: self.internal_date,
+            }
         };
         self.accounts.iter().map(target).collect()
     }
@@ -205,9 +228,13 @@ impl Outcome {
 
 impl Delivery {
     /// Begins a delivery to `accounts`; one named twice gets one copy.
-    pub fn new(shard: &Rc<Shard>, accounts: &[AccountId], trust: Trust) -> Delivery {
+    pub fn new(
+        shard: &Rc<Shard>,
+        accounts: impl IntoIterator<Item = AccountId>,
+        trust: Trust,
+    ) -> Delivery {
         let mut parts: SmallVec<[Part; 1]> = SmallVec::new();
-        let mut sorted: SmallVec<[AccountId; 1]> = SmallVec::from_slice(accounts);
+        let mut sorted: Accounts = accounts.into_iter().collect();
         sorted.sort_unstable();
         sorted.dedup();
         for account in sorted {
@@ -226,22 +253,78 @@ impl Delivery {
                 }
             }
         }
-        Delivery {
+        let mut delivery = Delivery {
             shard: shard.clone(),
             summarizer: Summarizer::new(),
+            prologue: Vec::new(),
+            quarantined: Accounts::new(),
             parts,
             pending: Vec::new(),
             sent: 0,
             charge: Charge::new(&shard.messages, trust),
             internal_date: shard.executor.now(),
             repetition: false,
-        }
+        };
+        // Judged when something is pushed.
+        let _ = delivery.charge.set(delivery.memory());
+        delivery
     }
 
     /// Of a delivery that was tried before, and keeps its date.
     fn again(mut self, internal_date: Timestamp) -> Delivery {
         (self.internal_date, self.repetition) = (internal_date, true);
         self
+    }
+
+    /// Nobody gets the message.
+    pub fn is_for_nobody(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whose copy goes to the mailbox for junk; of those that it began with. What is repeated from a spool
+    /// goes to INBOX.
+    pub fn quarantine(&mut self, accounts: Accounts) {
+        self.quarantined = accounts;
+    }
+
+    /// What goes before all octets pushed: whole header fields.
+    pub fn prepend(&mut self, prologue: Vec<u8>) {
+        self.prologue = prologue;
+    }
+
+    /// Octets pushed so far.
+    pub fn size(&self) -> u64 {
+        self.summarizer.size()
+    }
+
+    /// Some of what was pushed, from octet `offset` on, wherever it is staged; nothing at the end. One
+    /// piece after the other reads all of it.
+    ///
+    /// # Errors
+    /// If no partition has it.
+    pub async fn read(&self, offset: u64) -> Result<Bytes, Failure> {
+        let mut failure = Failure::Unavailable;
+        for part in &self.parts {
+            let piece = match &part.stage {
+                Stage::Local { writer, .. } => writer.read(offset).await.map_err(Failure::from),
+                Stage::Remote => Ok(self.read_pending(offset)),
+                Stage::Streaming { chunks, .. } => match self.size() - self.pending.len() as u64 {
+                    streamed if offset >= streamed => Ok(self.read_pending(offset - streamed)),
+                    _ => read_remote(chunks, offset).await,
+                },
+                Stage::Failed(why) => Err(*why),
+            };
+            match piece {
+                Ok(piece) => return Ok(piece),
+                Err(why) => failure = why,
+            }
+        }
+        Err(failure)
+    }
+
+    fn read_pending(&self, offset: u64) -> Bytes {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        Bytes::copy_from_slice(self.pending.get(from..).unwrap_or_default())
     }
 
     /// Takes the next octets of the message. Failures are kept for `finish`: the client must be
@@ -327,7 +410,8 @@ impl Delivery {
 
     /// Bytes of memory held here.
     fn memory(&self) -> usize {
-        let mut octets = self.summarizer.memory() + self.pending.capacity();
+        let mut octets =
+            self.summarizer.memory() + self.prologue.capacity() + self.pending.capacity();
         let mut in_flight = 0;
         for part in &self.parts {
             if part.accounts.spilled() {
@@ -417,6 +501,7 @@ impl Delivery {
             partition: part.partition,
             trust: self.charge.trust(),
             accounts: part.accounts.clone(),
+            quarantined: self.quarantined.clone(),
             internal_date: self.internal_date,
             delivery_id,
             repetition: self.repetition,
@@ -453,7 +538,7 @@ impl Delivery {
         {
             return Ok(());
         }
-        let octets = self.summarizer.size();
+        let octets = self.summarizer.size() + self.prologue.len() as u64;
         let checks = self.parts.iter().map(|part| -> LocalFuture<'static, Result<(), Failure>> {
             let (shard, accounts) = (self.shard.clone(), part.accounts.clone());
             match &part.stage {
@@ -485,7 +570,9 @@ impl Delivery {
     /// Commits everywhere at once.
     async fn commit(mut self, delivery_id: Option<u128>) -> SmallVec<[(Order, Stored); 1]> {
         let summarizer = std::mem::take(&mut self.summarizer);
-        let summary = summarizer.finish().encode();
+        let mut summary = summarizer.finish();
+        summary.prepend(self.prologue.len() as u64);
+        let summary = summary.encode();
         // The message is whole: what it takes on its last steps is counted, not judged.
         let _ = self.charge.set(self.memory() + summary.capacity());
         if let [Part { stage: Stage::Local { .. }, .. }] = self.parts.as_slice() {
@@ -493,11 +580,13 @@ impl Delivery {
             let order = self.order(0, delivery_id);
             let stage = std::mem::replace(&mut self.parts[0].stage, Stage::Remote);
             if let Stage::Local { partition, writer } = stage {
-                let stored = commit_here(&self.shard, &partition, writer, summary, &order).await;
+                let message = Message { writer, prologue: &self.prologue, summary };
+                let stored = commit_here(&self.shard, &partition, message, &order).await;
                 return SmallVec::from_iter([(order, stored)]);
             }
         }
         let summary = Bytes::from(summary);
+        let prologue = Bytes::from(std::mem::take(&mut self.prologue));
         let whole = Bytes::from(std::mem::take(&mut self.pending));
         let mut orders = SmallVec::<[Order; 1]>::new();
         let mut running = Vec::with_capacity(self.parts.len());
@@ -505,7 +594,7 @@ impl Delivery {
             let order = self.order(index, delivery_id);
             let stage = std::mem::replace(&mut self.parts[index].stage, Stage::Remote);
             orders.push(order.clone());
-            running.push(self.commit_part(stage, order, &whole, &summary));
+            running.push(self.commit_part(stage, order, &prologue, &whole, &summary));
         }
         orders.into_iter().zip(join(running).await).collect()
     }
@@ -514,29 +603,35 @@ impl Delivery {
         &self,
         stage: Stage,
         order: Order,
+        prologue: &Bytes,
         pending: &Bytes,
         summary: &Bytes,
     ) -> LocalFuture<'static, Stored> {
-        let (pending, summary) = (pending.clone(), summary.clone());
+        let (prologue, pending, summary) = (prologue.clone(), pending.clone(), summary.clone());
         match stage {
             Stage::Failed(failure) => Box::pin(async move { Err(failure) }),
             Stage::Local { partition, writer } => {
                 let shard = self.shard.clone();
                 Box::pin(async move {
-                    commit_here(&shard, &partition, writer, summary.to_vec(), &order).await
+                    let summary = summary.to_vec();
+                    let message = Message { writer, prologue: &prologue, summary };
+                    commit_here(&shard, &partition, message, &order).await
                 })
             }
             Stage::Remote => {
                 let shard = self.shard.clone();
-                Box::pin(async move { commit_whole(&shard, order, pending, summary).await })
+                Box::pin(
+                    async move { commit_whole(&shard, order, prologue, pending, summary).await },
+                )
             }
             Stage::Streaming { chunks, answer } => Box::pin(async move {
                 // As in `send_pending`, the answer tells all.
                 if !pending.is_empty() {
                     let _ = chunks.send(Piece::Chunk(pending)).await;
                 }
-                let delivery_id = order.delivery_id;
-                let _ = chunks.send(Piece::Commit { summary, delivery_id }).await;
+                let Order { quarantined, delivery_id, .. } = order;
+                let commit = Piece::Commit { prologue, summary, quarantined, delivery_id };
+                let _ = chunks.send(commit).await;
                 answer.await.unwrap_or(Err(Failure::Unavailable))
             }),
         }
@@ -562,15 +657,24 @@ async fn has_room(
     }
 }
 
+/// A message that is whole, where it is staged.
+struct Message<'a> {
+    writer: BodyWriter,
+    prologue: &'a [u8],
+    /// Of the message with its prologue.
+    summary: Vec<u8>,
+}
+
 async fn commit_here(
     shard: &Rc<Shard>,
     partition: &Partition,
-    writer: BodyWriter,
-    summary: Vec<u8>,
+    message: Message<'_>,
     order: &Order,
 ) -> Stored {
+    let Message { mut writer, prologue, summary } = message;
     // Whoever asked may have given up by now: a repetition must be known for as long as this lasts.
     let open = order.delivery_id.map(|id| Open::new(shard, id));
+    writer.prepend(prologue).await?;
     let body = writer.finish(summary).await?;
     let repetition = order.repetition;
     let id = order.delivery_id.map(|number| DeliveryId { number, repetition });
@@ -584,18 +688,26 @@ async fn commit_here(
 }
 
 /// Sends a small message to its owner in one call.
-async fn commit_whole(shard: &Rc<Shard>, order: Order, body: Bytes, summary: Bytes) -> Stored {
+async fn commit_whole(
+    shard: &Rc<Shard>,
+    order: Order,
+    prologue: Bytes,
+    body: Bytes,
+    summary: Bytes,
+) -> Stored {
     let owner = shard.owners[usize::from(order.partition.0)];
     let store = move |target: Rc<Shard>| -> LocalFuture<'static, Stored> {
         Box::pin(async move {
             let partition = owned_partition(&target, order.partition)?;
             let mut charge = Charge::new(&target.messages, order.trust);
-            if !charge.set(2 * body.len() + summary.len()) {
+            if !charge.set(2 * (prologue.len() + body.len()) + summary.len()) {
                 return Err(Failure::NoMemory);
             }
             let mut writer = partition.stage();
+            writer.write(&prologue).await?;
             writer.write(&body).await?;
-            commit_here(&target, &partition, writer, summary.to_vec(), &order).await
+            let message = Message { writer, prologue: &[], summary: summary.to_vec() };
+            commit_here(&target, &partition, message, &order).await
         })
     };
     shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, store).await?
@@ -624,13 +736,27 @@ async fn take_chunks(
                     return Err(Failure::NoMemory);
                 }
             }
-            Some(Piece::Commit { summary, delivery_id }) => {
-                order.delivery_id = delivery_id;
-                return commit_here(&shard, &partition, writer, summary.to_vec(), &order).await;
+            Some(Piece::Read { offset, answer }) => {
+                // Whoever asked may be gone.
+                let _ = answer.send(writer.read(offset).await.map_err(Failure::from));
+            }
+            Some(Piece::Commit { prologue, summary, quarantined, delivery_id }) => {
+                (order.quarantined, order.delivery_id) = (quarantined, delivery_id);
+                let summary = summary.to_vec();
+                let message = Message { writer, prologue: &prologue, summary };
+                return commit_here(&shard, &partition, message, &order).await;
             }
             None => return Err(Failure::Unavailable),
         }
     }
+}
+
+/// Asks the shard that takes the chunks for some of what it has.
+async fn read_remote(chunks: &mpsc::Sender<Piece>, offset: u64) -> Result<Bytes, Failure> {
+    let (answer, piece) = oneshot::channel();
+    // Without a receiver there is no answer either.
+    let _ = chunks.send(Piece::Read { offset, answer }).await;
+    piece.await.unwrap_or(Err(Failure::Unavailable))
 }
 
 fn owned_partition(shard: &Shard, partition: PartitionId) -> Result<Partition, Failure> {

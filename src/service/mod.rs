@@ -39,6 +39,8 @@ pub struct Shard {
     /// Owner shard of each partition.
     pub owners: Vec<ShardId>,
     pub deliveries: delivery::Deliveries,
+    /// Who may send what, beside what is legal.
+    pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,
     /// Sessions end at their next command boundary once this is set.
     pub shutting_down: Cell<bool>,

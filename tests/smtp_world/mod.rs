@@ -16,7 +16,7 @@ use ringmail::{
         SharedDirectory,
     },
     metrics::ShardMetrics,
-    model::{AccountId, MailboxId, PartitionId, ShardId},
+    model::{AccountId, PartitionId, ShardId},
     protocol::smtp::{BareNewline, Limits},
     runtime::{
         connection::{Connection, TlsMode},
@@ -33,7 +33,7 @@ use ringmail::{
         budget::MessageBudget,
         delivery,
         intake::IntakeOptions,
-        smtp::{self, ListenerKind, SmtpOptions},
+        smtp::{self, AcceptAll, ListenerKind, Policy, SmtpOptions},
     },
     store::{HoldingLimits, Partition, StoreOptions},
 };
@@ -94,6 +94,7 @@ pub struct Choices {
     /// Each partition's `StoreOptions::deliveries_known`.
     pub deliveries_known: usize,
     pub holding: HoldingLimits,
+    pub policy: Rc<dyn Policy>,
 }
 
 impl Default for Choices {
@@ -106,6 +107,7 @@ impl Default for Choices {
             deadlines: false,
             deliveries_known: 1000,
             holding: HoldingLimits::default(),
+            policy: Rc::new(AcceptAll),
         }
     }
 }
@@ -182,6 +184,7 @@ impl World {
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                policy: choices.policy.clone(),
                 imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             });
@@ -203,11 +206,17 @@ impl World {
 
     /// All messages in the account's INBOX; none where the disk failed before it was made.
     pub fn inbox(&self, account: AccountId) -> Vec<String> {
+        self.mailbox(account, "INBOX")
+    }
+
+    /// All messages in a mailbox of the account.
+    pub fn mailbox(&self, account: AccountId, name: &str) -> Vec<String> {
         let shard = &self.shards[usize::from(self.shards[0].owner_of(account).0)];
         let partition = shard.local_partition(account).expect("owned").clone();
         self.simulation.run_until(async {
             let Ok(account) = partition.account(account).await else { return Vec::new() };
-            let view = account.select(MailboxId::INBOX, false).await.expect("selected");
+            let Some(mailbox) = account.mailbox_by_name(name) else { return Vec::new() };
+            let view = account.select(mailbox.id, false).await.expect("selected");
             let snapshot = view.current().expect("there");
             let mut messages = Vec::new();
             for message in snapshot.iter_from(0) {

@@ -34,7 +34,7 @@ use ringmail::{
         simulation::Simulation,
         tls::{SelfSigned, TlsContext},
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget},
+    service::{ServiceOptions, Shard, budget::MessageBudget, smtp::AcceptAll},
     store::{Account, Partition, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -174,6 +174,7 @@ impl<'k> SimulatedWorld<'k> {
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                policy: Rc::new(AcceptAll),
                 imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             }));

@@ -570,8 +570,9 @@ impl Session {
     async fn deliver(&self, token: u64, accounts: &[u64], together: bool) -> Result<Told, Stop> {
         let shard = &self.life.shards[self.pick(self.life.shards.len())];
         let accounts: Vec<AccountId> = accounts.iter().copied().map(AccountId).collect();
-        let mut delivery = Delivery::new(shard, &accounts, Trust::Known);
-        let body = body_of(token);
+        let mut delivery = Delivery::new(shard, accounts, Trust::Known);
+        let whole = body_of(token);
+        let (prologue, body) = whole.split_at(self.pick(1 + whole.len().min(2_000)));
         for piece in body.chunks(1 + self.pick(100_000)) {
             delivery.push(piece).await;
             self.linger(body.len()).await;
@@ -579,6 +580,10 @@ impl Session {
                 self.life.simulation.yield_now().await;
             }
         }
+        if self.pick(4) == 0 {
+            read_staged(&delivery, body).await?;
+        }
+        delivery.prepend(prologue.to_vec());
         match together {
             true => delivery.finish_together().await?,
             false => delivery.finish_each().await.all()?,
@@ -862,6 +867,21 @@ async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), 
             }
         }
         found.statuses.insert((id, info.id.0), snapshot.status());
+    }
+    Ok(())
+}
+
+/// What is staged of a delivery reads back as it was pushed. Where the disk fails it is not read.
+async fn read_staged(delivery: &Delivery, body: &[u8]) -> Result<(), Stop> {
+    let mut read = Vec::new();
+    while let Ok(piece) = delivery.read(read.len() as u64).await {
+        if piece.is_empty() {
+            return match read == body {
+                true => Ok(()),
+                false => Err(Stop::Wrong("a staged body reads back otherwise".to_owned())),
+            };
+        }
+        read.extend_from_slice(&piece);
     }
     Ok(())
 }

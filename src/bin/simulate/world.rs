@@ -16,7 +16,7 @@ use crate::{
         resources::{ResourceLimits, ShardResources},
         simulation::Simulation,
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget, delivery},
+    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, smtp::AcceptAll},
     store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions},
 };
 
@@ -118,6 +118,7 @@ impl World {
                 partitions: (0..PARTITIONS).map(own).collect(),
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                policy: Rc::new(AcceptAll),
                 imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             })

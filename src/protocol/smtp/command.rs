@@ -6,7 +6,7 @@
 
 use super::{
     address::{Path, parse_path},
-    parameter::{MailParameters, parse_rcpt_parameters},
+    parameter::{MailParameters, RecipientParameters},
 };
 
 /// Digits of a BDAT chunk size; 10^18 octets are more than enough.
@@ -43,7 +43,7 @@ pub enum Command<'a> {
     Ehlo(&'a str),
     Lhlo(&'a str),
     Mail { reverse_path: Path<'a>, parameters: MailParameters<'a> },
-    Rcpt { forward_path: Path<'a> },
+    Rcpt { forward_path: Path<'a>, parameters: RecipientParameters<'a> },
     Data,
     Bdat { size: u64, last: bool },
     Rset,
@@ -207,8 +207,8 @@ fn parse_rcpt(argument: &str) -> Result<Command<'_>, CommandError> {
     if forward_path == Path::Null {
         return Err(CommandError::BadForwardPath);
     }
-    parse_rcpt_parameters(rest)?;
-    Ok(Command::Rcpt { forward_path })
+    let parameters = RecipientParameters::parse(rest)?;
+    Ok(Command::Rcpt { forward_path, parameters })
 }
 
 /// `BDAT SP chunk-size [SP "LAST"]` (RFC 3030 2).
@@ -318,7 +318,8 @@ mod tests {
             ("MAIL", Err(CommandError::Syntax)),
             ("MAIL FROM:", Err(CommandError::BadReversePath)),
             ("MAIL FROM:<a@b>x", Err(CommandError::Syntax)),
-            ("MAIL FROM:<a@b> RET=FULL", Err(CommandError::UnknownParameter)),
+            ("MAIL FROM:<a@b> RET=FULL", Ok(("a@b", None, BodyKind::SevenBit))),
+            ("MAIL FROM:<a@b> NOTIFY=NEVER", Err(CommandError::UnknownParameter)),
         ];
         for (line, expected) in MAIL {
             let found = parse(line.as_bytes()).1.map(|command| match command {
@@ -337,11 +338,12 @@ mod tests {
             ("RCPT TO:<a@b", Err(CommandError::BadForwardPath)),
             ("RCPT FROM:<a@b>", Err(CommandError::Syntax)),
             ("RCPT é", Err(CommandError::Syntax)),
-            ("RCPT TO:<a@b> NOTIFY=NEVER", Err(CommandError::UnknownParameter)),
+            ("RCPT TO:<a@b> NOTIFY=NEVER", Ok("a@b")),
+            ("RCPT TO:<a@b> RET=FULL", Err(CommandError::UnknownParameter)),
         ];
         for (line, expected) in RCPT {
             let found = parse(line.as_bytes()).1.map(|command| match command {
-                Command::Rcpt { forward_path } => forward_path.as_str(),
+                Command::Rcpt { forward_path, .. } => forward_path.as_str(),
                 other => panic!("{line}: {other:?}"),
             });
             assert_eq!(found, *expected, "{line}");

@@ -22,9 +22,50 @@ pub struct MailParameters<'a> {
     pub smtp_utf8: bool,
     /// The submitter as xtext, or `<>` (RFC 4954 5). Nothing is decided by it.
     pub auth: Option<&'a str>,
+    /// How much of the message a notification returns (RFC 3461 4.3).
+    pub ret: Option<Return>,
+    /// What notifications call this message, as xtext (RFC 3461 4.4).
+    pub envelope_id: Option<&'a str>,
+}
+
+/// RET (RFC 3461 4.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Return {
+    Full,
+    Headers,
+}
+
+/// When the sender wants to hear of a recipient (RFC 3461 4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notify {
+    Never,
+    /// At least one of them.
+    On {
+        success: bool,
+        failure: bool,
+        delay: bool,
+    },
+}
+
+/// Octets of an ORCPT (RFC 3461 4.2).
+pub const ORCPT_MAX: usize = 500;
+/// Octets of an ENVID (RFC 3461 4.4).
+pub const ENVELOPE_ID_MAX: usize = 100;
+
+/// Parameters of RCPT.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct RecipientParameters<'a> {
+    /// `addr-type ";" xtext`: whom the message was first for (RFC 3461 4.2).
+    pub orcpt: Option<&'a str>,
+    pub notify: Option<Notify>,
 }
 
 impl<'a> MailParameters<'a> {
+    /// Some of them belong to the DSN extension.
+    pub fn ask_for_notification(&self) -> bool {
+        self.ret.is_some() || self.envelope_id.is_some()
+    }
+
     /// `text` is what follows the path: nothing, or a space and parameters.
     pub fn parse(text: &'a str) -> Result<MailParameters<'a>, CommandError> {
         let mut parameters = MailParameters::default();
@@ -44,10 +85,18 @@ impl<'a> MailParameters<'a> {
                 (Some(Keyword::Auth), Some(value)) if is_xtext_or_null(value) => {
                     parameters.auth.replace(value).is_some()
                 }
+                (Some(Keyword::Ret), Some(value)) => {
+                    parameters.ret.replace(parse_return(value)?).is_some()
+                }
+                (Some(Keyword::EnvelopeId), Some(value))
+                    if is_xtext(value) && value.len() <= ENVELOPE_ID_MAX =>
+                {
+                    parameters.envelope_id.replace(value).is_some()
+                }
+                (Some(Keyword::Orcpt | Keyword::Notify) | None, _) => {
+                    return Err(CommandError::UnknownParameter);
+                }
                 (Some(_), _) => return Err(CommandError::BadParameter),
-                // Among them RET and ENVID of RFC 3461: DSN is not offered, and a notification
-                // silently not sent would be worse than a refusal.
-                (None, _) => return Err(CommandError::UnknownParameter),
             };
             if repeated {
                 return Err(CommandError::BadParameter);
@@ -57,11 +106,33 @@ impl<'a> MailParameters<'a> {
     }
 }
 
-/// RCPT has no parameters here: NOTIFY and ORCPT of RFC 3461 are not offered.
-pub fn parse_rcpt_parameters(text: &str) -> Result<(), CommandError> {
-    match split(text)?.next() {
-        None => Ok(()),
-        Some(_) => Err(CommandError::UnknownParameter),
+impl<'a> RecipientParameters<'a> {
+    /// `text` is what follows the path: nothing, or a space and parameters.
+    pub fn parse(text: &'a str) -> Result<RecipientParameters<'a>, CommandError> {
+        let mut parameters = RecipientParameters::default();
+        for (keyword, value) in split(text)? {
+            let repeated = match (Keyword::of(keyword), value) {
+                (Some(Keyword::Orcpt), Some(value)) if is_original_recipient(value) => {
+                    parameters.orcpt.replace(value).is_some()
+                }
+                (Some(Keyword::Notify), Some(value)) => {
+                    parameters.notify.replace(parse_notify(value)?).is_some()
+                }
+                (Some(Keyword::Orcpt | Keyword::Notify), _) => {
+                    return Err(CommandError::BadParameter);
+                }
+                _ => return Err(CommandError::UnknownParameter),
+            };
+            if repeated {
+                return Err(CommandError::BadParameter);
+            }
+        }
+        Ok(parameters)
+    }
+
+    /// Some of them belong to the DSN extension: all that there are.
+    pub fn ask_for_notification(&self) -> bool {
+        self.orcpt.is_some() || self.notify.is_some()
     }
 }
 
@@ -70,15 +141,23 @@ enum Keyword {
     Body,
     SmtpUtf8,
     Auth,
+    Ret,
+    EnvelopeId,
+    Orcpt,
+    Notify,
 }
 
 impl Keyword {
     fn of(text: &str) -> Option<Keyword> {
-        const ALL: [(&str, Keyword); 4] = [
+        const ALL: [(&str, Keyword); 8] = [
             ("SIZE", Keyword::Size),
             ("BODY", Keyword::Body),
             ("SMTPUTF8", Keyword::SmtpUtf8),
             ("AUTH", Keyword::Auth),
+            ("RET", Keyword::Ret),
+            ("ENVID", Keyword::EnvelopeId),
+            ("ORCPT", Keyword::Orcpt),
+            ("NOTIFY", Keyword::Notify),
         ];
         ALL.into_iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, it)| it)
     }
@@ -113,11 +192,47 @@ fn parse_body(text: &str) -> Result<BodyKind, CommandError> {
     }
 }
 
-/// `xtext` of RFC 3461 4: printable but `+` and `=`, which come as `+` and two hexadecimal digits.
-fn is_xtext_or_null(text: &str) -> bool {
-    if text == "<>" {
-        return true;
+fn parse_return(text: &str) -> Result<Return, CommandError> {
+    match text {
+        _ if text.eq_ignore_ascii_case("FULL") => Ok(Return::Full),
+        _ if text.eq_ignore_ascii_case("HDRS") => Ok(Return::Headers),
+        _ => Err(CommandError::BadParameter),
     }
+}
+
+/// `"NEVER" / 1#notify-list-element` (RFC 3461 4.1).
+fn parse_notify(text: &str) -> Result<Notify, CommandError> {
+    if text.eq_ignore_ascii_case("NEVER") {
+        return Ok(Notify::Never);
+    }
+    let (mut success, mut failure, mut delay) = (false, false, false);
+    for word in text.split(',') {
+        let which = match word {
+            _ if word.eq_ignore_ascii_case("SUCCESS") => &mut success,
+            _ if word.eq_ignore_ascii_case("FAILURE") => &mut failure,
+            _ if word.eq_ignore_ascii_case("DELAY") => &mut delay,
+            _ => return Err(CommandError::BadParameter),
+        };
+        *which = true;
+    }
+    Ok(Notify::On { success, failure, delay })
+}
+
+/// `addr-type ";" xtext` (RFC 3461 4.2). The type is an atom of a registry, such as `rfc822`.
+fn is_original_recipient(text: &str) -> bool {
+    let Some((kind, address)) = text.split_once(';') else { return false };
+    let is_atom =
+        |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*-/?^_`{|}~".contains(&octet);
+    let named = !kind.is_empty() && kind.bytes().all(is_atom);
+    named && is_xtext(address) && text.len() <= ORCPT_MAX
+}
+
+fn is_xtext_or_null(text: &str) -> bool {
+    text == "<>" || is_xtext(text)
+}
+
+/// `xtext` of RFC 3461 4: printable but `+` and `=`, which come as `+` and two hexadecimal digits.
+fn is_xtext(text: &str) -> bool {
     let mut octets = text.bytes();
     while let Some(octet) = octets.next() {
         let valid = match octet {
@@ -138,7 +253,12 @@ mod tests {
 
     #[test]
     fn mail_parameters() {
-        let with = |size, body, smtp_utf8, auth| MailParameters { size, body, smtp_utf8, auth };
+        let with = |size, body, smtp_utf8, auth| {
+            let (ret, envelope_id) = (None, None);
+            MailParameters { size, body, smtp_utf8, auth, ret, envelope_id }
+        };
+        let notify = |ret, envelope_id| MailParameters { ret, envelope_id, ..Default::default() };
+        let long = "x".repeat(ENVELOPE_ID_MAX + 1);
         use BodyKind::*;
         let cases = [
             ("", Ok(MailParameters::default())),
@@ -161,8 +281,13 @@ mod tests {
             (" SMTPUTF8 SMTPUTF8", Err(CommandError::BadParameter)),
             (" BODY=9BIT", Err(CommandError::BadParameter)),
             (" SMTPUTF8=1", Err(CommandError::BadParameter)),
-            (" RET=HDRS", Err(CommandError::UnknownParameter)),
-            (" ENVID=x", Err(CommandError::UnknownParameter)),
+            (" RET=HDRS ENVID=x+2By", Ok(notify(Some(Return::Headers), Some("x+2By")))),
+            (" ret=full", Ok(notify(Some(Return::Full), None))),
+            (" RET=half", Err(CommandError::BadParameter)),
+            (" ENVID=<>", Ok(notify(None, Some("<>")))),
+            (" ENVID=", Err(CommandError::BadParameter)),
+            (&format!(" ENVID={long}"), Err(CommandError::BadParameter)),
+            (" NOTIFY=NEVER", Err(CommandError::UnknownParameter)),
             (" FOO", Err(CommandError::UnknownParameter)),
         ];
         for (text, expected) in cases {
@@ -172,8 +297,32 @@ mod tests {
 
     #[test]
     fn rcpt_parameters() {
-        assert_eq!(parse_rcpt_parameters(" "), Ok(()));
-        assert_eq!(parse_rcpt_parameters(" NOTIFY=NEVER"), Err(CommandError::UnknownParameter));
-        assert_eq!(parse_rcpt_parameters("x"), Err(CommandError::Syntax));
+        let with = |orcpt, notify| Ok(RecipientParameters { orcpt, notify });
+        let on = |success, failure, delay| Some(Notify::On { success, failure, delay });
+        let long = format!(" ORCPT=rfc822;{}", "x".repeat(ORCPT_MAX - 6));
+        let cases = [
+            (" ", with(None, None)),
+            (" NOTIFY=NEVER", with(None, Some(Notify::Never))),
+            (" notify=success,DELAY", with(None, on(true, false, true))),
+            (
+                " ORCPT=rfc822;a+2Bb@c.test NOTIFY=FAILURE",
+                with(Some("rfc822;a+2Bb@c.test"), on(false, true, false)),
+            ),
+            (" NOTIFY=NEVER,DELAY", Err(CommandError::BadParameter)),
+            (" NOTIFY=", Err(CommandError::BadParameter)),
+            (" NOTIFY=SUCCESS,", Err(CommandError::BadParameter)),
+            (" NOTIFY", Err(CommandError::BadParameter)),
+            (" NOTIFY=NEVER NOTIFY=NEVER", Err(CommandError::BadParameter)),
+            (" ORCPT=a@b", Err(CommandError::BadParameter)),
+            (" ORCPT=;a@b", Err(CommandError::BadParameter)),
+            (" ORCPT=rfc822;a+b", Err(CommandError::BadParameter)),
+            (&long, Err(CommandError::BadParameter)),
+            (" SIZE=1", Err(CommandError::UnknownParameter)),
+            (" FOO=1", Err(CommandError::UnknownParameter)),
+            ("x", Err(CommandError::Syntax)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(RecipientParameters::parse(text), expected, "{text}");
+        }
     }
 }

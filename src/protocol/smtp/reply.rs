@@ -1,5 +1,6 @@
-//! Every reply of the server, with its code and enhanced status code (RFC 5321 4.2.3, RFC 3463,
-//! RFC 2034), in one place.
+//! The replies that the session gives by its own rules, with their codes and enhanced status codes
+//! (RFC 5321 4.2.3, RFC 3463, RFC 2034), in one place. What the service refuses it has words for itself
+//! (`service::smtp::replies`).
 //!
 //! Replies are constants, so that answering a command copies one short slice. Replies that carry
 //! something (greeting, capabilities, queue identifier, chunk size) have a function each.
@@ -60,6 +61,8 @@ pub const NESTED_MAIL: Reply = Reply("503 5.5.1 A sender is given already");
 pub const NO_RECIPIENTS: Reply = Reply("554 5.5.1 No valid recipients");
 /// RFC 2033 4.2 asks for 503.
 pub const LMTP_NO_RECIPIENTS: Reply = Reply("503 5.5.1 No valid recipients");
+/// RFC 5321 3.1: after 554 in place of the greeting.
+pub const REJECTED: Reply = Reply("503 5.5.1 No service here: say QUIT");
 pub const IN_TRANSACTION: Reply = Reply("503 5.5.1 Not during a mail transaction");
 /// RFC 3030 3.
 pub const BINARY_NEEDS_BDAT: Reply = Reply("503 5.5.1 BODY=BINARYMIME needs BDAT");
@@ -81,16 +84,9 @@ pub const AUTH_MALFORMED: Reply = Reply("501 5.5.2 Malformed authentication resp
 pub const AUTH_CANCELLED: Reply = Reply("501 5.7.0 Authentication cancelled");
 pub const AUTH_LINE_TOO_LONG: Reply = Reply("500 5.5.6 Authentication line too long");
 pub const AUTH_REJECTED: Reply = Reply("535 5.7.8 Authentication failed");
-pub const AUTH_BUSY: Reply = Reply("454 4.7.0 Too many authentications, try again later");
-pub const AUTH_LIMITED: Reply = Reply("454 4.7.0 Too many wrong passwords, try again later");
 pub const AUTH_REQUIRED: Reply = Reply("530 5.7.0 Authentication required");
-pub const NOT_YOUR_ADDRESS: Reply = Reply("553 5.7.1 This account may not send as that address");
 
 // Recipients.
-pub const UNKNOWN_USER: Reply = Reply("550 5.1.1 No such user here");
-pub const RELAY_DENIED: Reply = Reply("550 5.7.1 Relaying denied");
-pub const NO_OUTBOUND_QUEUE: Reply =
-    Reply("550 5.7.1 Mail to other domains is not possible: this server has no outbound queue yet");
 pub const TOO_MANY_RECIPIENTS: Reply = Reply("452 4.5.3 Too many recipients");
 
 // Messages.
@@ -99,11 +95,6 @@ pub const BARE_NEWLINE: Reply = Reply("550 5.6.0 Message has CR or LF that is no
 pub const TEXT_LINE_TOO_LONG: Reply = Reply("550 5.6.0 Message has a line that is too long");
 /// RFC 5321 6.3.
 pub const MAIL_LOOP: Reply = Reply("554 5.4.6 Too many Received header fields: a mail loop");
-pub const STORE_FULL: Reply = Reply("452 4.3.1 Not enough storage");
-pub const MESSAGES_BUSY: Reply = Reply("452 4.3.1 Too many messages under way, try again later");
-pub const STORE_TROUBLE: Reply = Reply("451 4.3.0 Storage failed, try again later");
-pub const MAILBOX_FULL: Reply = Reply("552 5.2.2 The mailbox is full");
-pub const MAILBOX_REFUSED: Reply = Reply("554 5.2.0 The mailbox cannot take this message");
 
 // The end of a session.
 pub const AMBIGUOUS_END: Reply =
@@ -114,9 +105,6 @@ pub const TOO_MUCH_REFUSED: Reply = Reply("421 4.3.4 Too much data after a refus
 /// RFC 3030 2: the octets of a chunk whose size is not told.
 pub const CHUNK_UNKNOWN: Reply = Reply("421 4.5.2 Cannot tell the chunk from commands, closing");
 pub const ENDLESS_LINE: Reply = Reply("421 4.5.2 Endless line, closing");
-pub const TIMED_OUT: Reply = Reply("421 4.4.2 Timed out, closing");
-pub const SHUTTING_DOWN: Reply = Reply("421 4.3.2 Shutting down, closing");
-pub const NO_MEMORY: Reply = Reply("421 4.3.1 Out of memory, closing");
 
 impl CommandError {
     pub fn reply(self) -> Reply {

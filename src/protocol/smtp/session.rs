@@ -17,7 +17,7 @@ use super::{
     address::Path,
     command::{self, Command, Verb},
     data::{BareNewline, DataReader},
-    parameter::{BodyKind, MailParameters},
+    parameter::{BodyKind, MailParameters, RecipientParameters},
     reply::{self, Reply},
     trace::{HopCounter, Transport},
 };
@@ -63,6 +63,9 @@ pub struct Limits {
     /// Octets of a line of a message. RFC 5321 4.5.3.1.6 lets 998 be the most a client may send,
     /// yet real mail has more; `None` takes any length, as it costs nothing here.
     pub text_line_max: Option<usize>,
+    /// DSN (RFC 3461) is offered. Else its parameters are refused: a notification silently not sent
+    /// would be worse.
+    pub notifications: bool,
 }
 
 impl Default for Limits {
@@ -77,6 +80,7 @@ impl Default for Limits {
             hops_max: 100,
             bare_newline: BareNewline::Refuse,
             text_line_max: None,
+            notifications: false,
         }
     }
 }
@@ -97,6 +101,21 @@ pub struct Sender<'a> {
     pub parameters: MailParameters<'a>,
 }
 
+/// RCPT, as the client gave it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ForwardPath<'a> {
+    pub path: Path<'a>,
+    pub parameters: RecipientParameters<'a>,
+}
+
+/// HELO, EHLO or LHLO, as the client gave it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Greeting<'a> {
+    pub verb: Verb,
+    /// What the client calls itself.
+    pub client_name: &'a str,
+}
+
 /// What a step came to.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Event<'a> {
@@ -106,10 +125,15 @@ pub enum Event<'a> {
     Answered(Verb),
     /// The command was answered, and the transaction is over: forget recipients and message.
     Reset(Verb),
+    /// Call `accept_greeting`, which also ends the transaction, or `refuse`.
+    Greeting(Greeting<'a>),
     /// Call `accept_sender` or `refuse`.
     Sender(Sender<'a>),
     /// Call `accept_recipient` or `refuse_recipient`.
-    Recipient(Path<'a>),
+    Recipient(ForwardPath<'a>),
+    /// Before the first octet of a message: before 354, or at the first BDAT. Call `accept_message` or
+    /// `refuse_message`.
+    MessageStart(Verb),
     /// Octets of the message, dots removed.
     Content(&'a [u8]),
     /// The message is whole: append its reply, or in LMTP a reply for each recipient accepted, in
@@ -176,8 +200,8 @@ pub struct Session {
     authenticated: bool,
     phase: Phase,
     transaction: Transaction,
-    /// There is room for one more message.
-    admits_messages: bool,
+    /// The client is not served at all.
+    rejected: bool,
     /// Since the last message.
     errors: usize,
     commands: usize,
@@ -198,7 +222,7 @@ impl Session {
             authenticated: false,
             phase: Phase::Command,
             transaction: Transaction::default(),
-            admits_messages: true,
+            rejected: false,
             errors: 0,
             commands: 0,
             refused_recipients: 0,
@@ -210,6 +234,13 @@ impl Session {
     pub fn greet(&self, hostname: &str, output: &mut Vec<u8>) {
         let protocol = if self.role == Role::Lmtp { "LMTP" } else { "ESMTP" };
         reply::append_greeting(output, hostname, protocol);
+    }
+
+    /// In place of the greeting: the client is not served. If `refusal` is 554, RFC 5321 3.1 has it stay
+    /// until it says QUIT; with another one the caller closes.
+    pub fn reject(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        self.rejected = true;
+        refusal.append_to(output);
     }
 
     pub fn reverse_path(&self) -> &str {
@@ -226,12 +257,6 @@ impl Session {
         matches!(self.phase, Phase::Data(_) | Phase::Chunk(_))
     }
 
-    /// Whether the service has room for one more message: else DATA, and a first BDAT, are refused
-    /// for now. True at first.
-    pub fn admit_messages(&mut self, admits: bool) {
-        self.admits_messages = admits;
-    }
-
     /// For the Received field.
     pub fn transport(&self) -> Transport {
         Transport {
@@ -245,25 +270,38 @@ impl Session {
 
     /// Takes one step. The first value is the number of octets done with, to be removed from the
     /// input when the event, which borrows them, is dealt with.
-    pub fn next<'a>(
-        &mut self,
-        input: &'a [u8],
-        hostname: &str,
-        output: &mut Vec<u8>,
-    ) -> (usize, Event<'a>) {
+    pub fn next<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>) -> (usize, Event<'a>) {
         let mut consumed = 0;
         loop {
             let rest = &input[consumed..];
             let (count, event) = match &self.phase {
                 Phase::Data(_) => self.next_text(rest, output),
                 Phase::Chunk(chunk) => self.next_chunk(*chunk, rest, output),
-                Phase::Command | Phase::Auth(_) => self.next_line(rest, hostname, output),
+                Phase::Command | Phase::Auth(_) => self.next_line(rest, output),
             };
             consumed += count;
             if let Some(event) = event {
                 return (consumed, event);
             }
         }
+    }
+
+    /// The client may go on. `hostname` is ours.
+    pub fn accept_greeting(
+        &mut self,
+        greeting: &Greeting<'_>,
+        hostname: &str,
+        output: &mut Vec<u8>,
+    ) {
+        self.reset_transaction();
+        self.client_name.clear();
+        self.client_name.push_str(greeting.client_name);
+        if greeting.verb == Verb::Helo {
+            self.hello = Hello::Helo;
+            return reply::append_parts(output, &["250 ", hostname]);
+        }
+        self.hello = Hello::Extended;
+        self.append_capabilities(hostname, output);
     }
 
     /// The sender is welcome.
@@ -332,7 +370,6 @@ impl Session {
     fn next_line<'a>(
         &mut self,
         input: &'a [u8],
-        hostname: &str,
         output: &mut Vec<u8>,
     ) -> (usize, Option<Event<'a>>) {
         if let Some(farewell) = self.patience_lost() {
@@ -359,7 +396,7 @@ impl Session {
                     let step = exchange.respond(line);
                     self.auth_step(step, output)
                 }
-                _ => return (count, self.command(line, hostname, output)),
+                _ => return (count, self.command(line, output)),
             },
         };
         (count, Some(event))
@@ -385,12 +422,7 @@ impl Session {
     }
 
     /// `None` when the answer comes later: after the octets of a chunk.
-    fn command<'a>(
-        &mut self,
-        line: &'a [u8],
-        hostname: &str,
-        output: &mut Vec<u8>,
-    ) -> Option<Event<'a>> {
+    fn command<'a>(&mut self, line: &'a [u8], output: &mut Vec<u8>) -> Option<Event<'a>> {
         self.commands += 1;
         let (verb, parsed) = command::parse(line);
         let command = match parsed {
@@ -406,20 +438,19 @@ impl Session {
             }
         };
         let judged = match command {
-            Command::Helo(name) => self.hello(Hello::Helo, name, hostname, output),
-            Command::Ehlo(name) | Command::Lhlo(name)
-                if (verb == Verb::Lhlo) == (self.role == Role::Lmtp) =>
-            {
-                self.hello(Hello::Extended, name, hostname, output)
+            Command::Quit => Ok(answer(Event::Close(verb), reply::BYE, output)),
+            _ if self.rejected => Err(reply::REJECTED),
+            Command::Helo(name) | Command::Ehlo(name) | Command::Lhlo(name) => {
+                self.hello(Greeting { verb, client_name: name })
             }
-            Command::Ehlo(_) => Err(reply::LHLO_NOT_HELO),
-            Command::Lhlo(_) => Err(reply::UNKNOWN_COMMAND),
             Command::Mail { reverse_path, parameters } => {
                 self.mail(Sender { reverse_path, parameters })
             }
-            Command::Rcpt { forward_path } => self.recipient(forward_path, output),
-            Command::Data => self.data(output),
-            Command::Bdat { size, last } => return self.bdat(size, last, output),
+            Command::Rcpt { forward_path, parameters } => {
+                self.recipient(ForwardPath { path: forward_path, parameters }, output)
+            }
+            Command::Data => self.data(),
+            Command::Bdat { size, last } => return self.bdat(size, last),
             Command::Rset => {
                 self.reset_transaction();
                 Ok(answer(Event::Reset(verb), reply::RESET_OK, output))
@@ -428,7 +459,6 @@ impl Session {
             Command::Expn => Err(reply::EXPN),
             Command::Help => Ok(answer(Event::Answered(verb), reply::HELP, output)),
             Command::Noop => Ok(answer(Event::Answered(verb), reply::NOOP_OK, output)),
-            Command::Quit => Ok(answer(Event::Close(verb), reply::BYE, output)),
             Command::StartTls => self.start_tls(output),
             Command::Auth { mechanism, initial_response } => {
                 self.auth(mechanism, initial_response, output)
@@ -437,26 +467,12 @@ impl Session {
         Some(judged.unwrap_or_else(|refusal| self.refused(verb, refusal, output)))
     }
 
-    fn hello<'a>(
-        &mut self,
-        hello: Hello,
-        name: &str,
-        hostname: &str,
-        output: &mut Vec<u8>,
-    ) -> Result<Event<'a>, Reply> {
-        if self.role == Role::Lmtp && hello == Hello::Helo {
-            return Err(reply::LHLO_NOT_HELO);
+    fn hello<'a>(&mut self, greeting: Greeting<'a>) -> Result<Event<'a>, Reply> {
+        match (greeting.verb, self.role) {
+            (Verb::Helo | Verb::Ehlo, Role::Lmtp) => Err(reply::LHLO_NOT_HELO),
+            (Verb::Lhlo, Role::Exchange | Role::Submission) => Err(reply::UNKNOWN_COMMAND),
+            _ => Ok(Event::Greeting(greeting)),
         }
-        self.reset_transaction();
-        self.hello = hello;
-        self.client_name.clear();
-        self.client_name.push_str(name);
-        if hello == Hello::Helo {
-            reply::append_parts(output, &["250 ", hostname]);
-            return Ok(Event::Reset(Verb::Helo));
-        }
-        self.append_capabilities(hostname, output);
-        Ok(Event::Reset(if self.role == Role::Lmtp { Verb::Lhlo } else { Verb::Ehlo }))
     }
 
     /// RFC 5321 4.1.1.1: only what can be used in this state.
@@ -478,6 +494,9 @@ impl Session {
             }
             output.extend_from_slice(b"\r\n");
         }
+        if self.limits.notifications {
+            output.extend_from_slice(b"250-DSN\r\n");
+        }
         output.extend_from_slice(b"250-HELP\r\n250 ENHANCEDSTATUSCODES\r\n");
     }
 
@@ -490,6 +509,9 @@ impl Session {
         }
         if self.transaction.open {
             return Err(reply::NESTED_MAIL);
+        }
+        if sender.parameters.ask_for_notification() && !self.limits.notifications {
+            return Err(reply::UNKNOWN_PARAMETER);
         }
         // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere say AUTH=<>
         // to everybody. Nothing is decided by it, so it is taken here too.
@@ -506,9 +528,12 @@ impl Session {
 
     fn recipient<'a>(
         &mut self,
-        forward_path: Path<'a>,
+        forward_path: ForwardPath<'a>,
         output: &mut Vec<u8>,
     ) -> Result<Event<'a>, Reply> {
+        if forward_path.parameters.ask_for_notification() && !self.limits.notifications {
+            return Err(reply::UNKNOWN_PARAMETER);
+        }
         if !self.transaction.open {
             return Err(reply::MAIL_FIRST);
         }
@@ -520,7 +545,7 @@ impl Session {
             // no error of the client's, or a long list would cost it the session.
             return Ok(answer(Event::Answered(Verb::Rcpt), reply::TOO_MANY_RECIPIENTS, output));
         }
-        if !self.transaction.smtp_utf8 && !forward_path.is_ascii() {
+        if !self.transaction.smtp_utf8 && !forward_path.path.is_ascii() {
             return Err(reply::FORWARD_PATH_NEEDS_UTF8);
         }
         Ok(Event::Recipient(forward_path))
@@ -548,6 +573,7 @@ mod tests {
 
     use super::*;
 
+    const NO_SUCH_USER: Reply = Reply("550 5.1.1 No");
     const PLAIN: Security = Security { tls: false, can_start_tls: false, plaintext_auth: true };
 
     /// Plays `input`, cut at `cut`, with a service that accepts all but recipients named "no", and
@@ -557,7 +583,7 @@ mod tests {
         let (mut output, mut messages, mut message) = (Vec::new(), Vec::new(), Vec::new());
         let (mut start, mut end, mut recipients) = (0, cut, 0);
         loop {
-            let (consumed, event) = session.next(&input[start..end], "me.test", &mut output);
+            let (consumed, event) = session.next(&input[start..end], &mut output);
             start += consumed;
             match event {
                 Event::Incomplete if end == input.len() => break,
@@ -567,9 +593,15 @@ mod tests {
                     recipients = 0;
                     message.clear();
                 }
+                Event::Greeting(greeting) => {
+                    session.accept_greeting(&greeting, "me.test", &mut output);
+                    recipients = 0;
+                    message.clear();
+                }
+                Event::MessageStart(_) => session.accept_message(&mut output),
                 Event::Sender(sender) => session.accept_sender(&sender, &mut output),
-                Event::Recipient(path) if path.as_str().starts_with("no") => {
-                    session.refuse_recipient(reply::UNKNOWN_USER, &mut output);
+                Event::Recipient(it) if it.path.as_str().starts_with("no") => {
+                    session.refuse_recipient(NO_SUCH_USER, &mut output);
                 }
                 Event::Recipient(_) => {
                     recipients += 1;
@@ -726,7 +758,11 @@ mod tests {
         let offered = |role, security| {
             let mut output = Vec::new();
             let line: &[u8] = if role == Role::Lmtp { b"LHLO x\r\n" } else { b"EHLO x\r\n" };
-            Session::new(role, Limits::default(), security).next(line, "me.test", &mut output);
+            let mut session = Session::new(role, Limits::default(), security);
+            let Event::Greeting(greeting) = session.next(line, &mut output).1 else {
+                panic!("a greeting");
+            };
+            session.accept_greeting(&greeting, "me.test", &mut output);
             let text = String::from_utf8_lossy(&output).into_owned();
             assert!(text.starts_with("250-me.test\r\n") && text.contains("250-SIZE 52428800\r\n"));
             (text.contains("STARTTLS"), text.contains("AUTH PLAIN LOGIN"))
@@ -745,13 +781,93 @@ mod tests {
         let security = Security { can_start_tls: true, ..Security::default() };
         let mut session = Session::new(Role::Exchange, Limits::default(), security);
         let mut output = Vec::new();
-        session.next(b"EHLO x\r\n", "me.test", &mut output);
-        assert_eq!(session.next(b"STARTTLS\r\n", "me.test", &mut output).1, Event::StartTls);
+        let greeting = Greeting { verb: Verb::Ehlo, client_name: "x" };
+        assert_eq!(session.next(b"EHLO x\r\n", &mut output).1, Event::Greeting(greeting));
+        session.accept_greeting(&greeting, "me.test", &mut output);
+        assert_eq!(session.next(b"STARTTLS\r\n", &mut output).1, Event::StartTls);
         session.tls_started();
         output.clear();
-        session.next(b"MAIL FROM:<a@b>\r\n", "me.test", &mut output);
-        session.next(b"STARTTLS\r\n", "me.test", &mut output);
+        session.next(b"MAIL FROM:<a@b>\r\n", &mut output);
+        session.next(b"STARTTLS\r\n", &mut output);
         assert_eq!(codes(&String::from_utf8_lossy(&output)), ["503", "503"]);
+    }
+
+    #[test]
+    fn notifications_are_asked_for_only_where_they_are_offered() {
+        let input = "EHLO x\r\nMAIL FROM:<c@d> RET=HDRS\r\nMAIL FROM:<c@d>\r\n\
+                     RCPT TO:<a@b> NOTIFY=NEVER\r\nRCPT TO:<a@b>\r\n";
+        let offered = Limits { notifications: true, ..Limits::default() };
+        let (output, _) = play(Role::Exchange, Limits::default(), input.as_bytes(), 0);
+        assert_eq!(codes(&output).join(" "), "250 555 250 555 250");
+        assert!(!output.contains("DSN"));
+        let (output, _) = play(Role::Exchange, offered, input.as_bytes(), 0);
+        assert_eq!(codes(&output).join(" "), "250 250 503 250 250");
+        assert!(output.contains("250-DSN\r\n"));
+    }
+
+    /// What the service may say no to, and what the client hears then.
+    #[test]
+    fn refusals_at_each_step() {
+        const NO: Reply = Reply("450 4.7.1 Not now");
+        let play = |refused: &str, input: &str| {
+            let mut session = Session::new(Role::Exchange, Limits::default(), PLAIN);
+            let (mut output, mut rest) = (Vec::new(), input.as_bytes());
+            if refused == "connect" {
+                session.reject(Reply("554 5.7.1 No"), &mut output);
+            }
+            loop {
+                let (consumed, event) = session.next(rest, &mut output);
+                let accepted = match event {
+                    Event::Incomplete | Event::Close(_) => break,
+                    Event::Greeting(_) if refused == "hello" => false,
+                    Event::Greeting(it) => {
+                        session.accept_greeting(&it, "me.test", &mut output);
+                        true
+                    }
+                    Event::Sender(sender) => {
+                        session.accept_sender(&sender, &mut output);
+                        true
+                    }
+                    Event::Recipient(_) => {
+                        session.accept_recipient(&mut output);
+                        true
+                    }
+                    Event::MessageStart(_) if refused == "message" => {
+                        session.refuse_message(NO, &mut output);
+                        true
+                    }
+                    Event::MessageStart(_) => {
+                        session.accept_message(&mut output);
+                        true
+                    }
+                    Event::MessageEnd => {
+                        reply::DELIVERED.append_to(&mut output);
+                        session.end_transaction(true);
+                        true
+                    }
+                    _ => true,
+                };
+                if !accepted {
+                    session.refuse(NO, &mut output);
+                }
+                rest = &rest[consumed..];
+            }
+            codes(&String::from_utf8_lossy(&output)).join(" ")
+        };
+        const MAIL: &str = "EHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<a@b>\r\n";
+        let to_data = format!("{MAIL}DATA\r\nRSET\r\n");
+        let to_chunk = format!("{MAIL}BDAT 3\r\nabcBDAT 1 LAST\r\nxNOOP\r\n");
+        // RFC 5321 3.1: after 554 the client is heard until QUIT, and gets 503.
+        assert_eq!(play("connect", "EHLO x\r\nNOOP\r\nQUIT\r\n"), "554 503 503 221");
+        assert_eq!(play("connect", &"NOOP\r\n".repeat(30))[..7], *"554 503");
+        assert!(play("connect", &"NOOP\r\n".repeat(30)).ends_with("503 421"));
+        assert_eq!(play("hello", &to_data), "450 503 503 503 250");
+        assert_eq!(play("message", &to_data), "250 250 250 450 250");
+        // RFC 3030 2: a chunk is read to its end, whatever is said of it.
+        assert_eq!(play("message", &to_chunk), "250 250 250 450 503 250");
+        assert_eq!(play("", &to_chunk), "250 250 250 250 250 250");
+        let long = format!("{MAIL}BDAT {}\r\nabc", SWALLOW_MAX + 1);
+        assert_eq!(play("message", &long), "250 250 250 421");
     }
 
     proptest! {

@@ -57,10 +57,15 @@ pub struct Trace<'a> {
 }
 
 impl Trace<'_> {
-    /// Appends both header fields. Fields of either name already in the message stay where they
-    /// are: RFC 5321 4.4 forbids to change them.
-    pub fn append_to(&self, output: &mut Vec<u8>) {
-        append(output, &["Return-Path: <", self.reverse_path, ">\r\nReceived: from "]);
+    /// Appends the return path, the first field of a message. Fields of this name already in it stay
+    /// where they are, as do Received fields: RFC 5321 4.4 forbids to change them.
+    pub fn append_return_path_to(&self, output: &mut Vec<u8>) {
+        append(output, &["Return-Path: <", self.reverse_path, ">\r\n"]);
+    }
+
+    /// Appends the Received field.
+    pub fn append_received_to(&self, output: &mut Vec<u8>) {
+        append(output, &["Received: from "]);
         append_client_name(output, self.client_name);
         let mut address = AddressLiteral::new(self.peer);
         append(output, &[" (", address.text(), ")", FOLD, "by ", self.hostname]);
@@ -250,7 +255,8 @@ mod tests {
             now: Timestamp::from_unix_seconds(1_795_469_789),
         };
         let mut output = Vec::new();
-        trace.append_to(&mut output);
+        trace.append_return_path_to(&mut output);
+        trace.append_received_to(&mut output);
         assert_eq!(
             String::from_utf8_lossy(&output),
             "Return-Path: <a@b.test>\r\n\
@@ -262,7 +268,8 @@ mod tests {
         trace.peer = "2001:db8::1".parse().expect("address");
         trace.forward_path = None;
         output.clear();
-        trace.append_to(&mut output);
+        trace.append_return_path_to(&mut output);
+        trace.append_received_to(&mut output);
         let text = String::from_utf8_lossy(&output);
         assert!(text.contains("([IPv6:2001:db8::1])") && !text.contains("for <"), "{text}");
     }

@@ -284,7 +284,8 @@ async fn redeliver_once(
     rest: &Rest,
     accounts: &[AccountId],
 ) -> Result<Left, Failure> {
-    let mut delivery = Delivery::new(shard, accounts, Trust::Known).again(rest.internal_date);
+    let mut delivery =
+        Delivery::new(shard, accounts.iter().copied(), Trust::Known).again(rest.internal_date);
     let mut reader = BodyReader { partition, body: spooled.body, offset: 0 };
     while let Some(chunk) = reader.next().await? {
         delivery.push(&chunk).await;

@@ -5,18 +5,25 @@ use std::{rc::Rc, time::Duration};
 
 use super::{
     ListenerKind,
-    envelope::{self, Envelope},
-    recipient,
-    replies::AUTH_TEMPORARY,
+    envelope::Envelope,
+    policy::{self, Client, Disposition, Step},
+    recipient::{self, Recipient},
+    replies::{
+        AUTH_BUSY, AUTH_LIMITED, AUTH_TEMPORARY, CONNECTION_DEFERRED, DEFERRED, MESSAGES_BUSY,
+        NO_MEMORY, SHUTTING_DOWN, TIMED_OUT,
+    },
 };
 use crate::{
     directory::{AuthenticationError, Identity},
     model::Moment,
     protocol::{
         sasl::Credentials,
-        smtp::{Event, Reply, Role, Security, Session, Verb, reply},
+        smtp::{Event, Reply, Security, Sender, Session, Verb, reply},
     },
-    runtime::connection::{Connection, ConnectionError},
+    runtime::{
+        answer::Answer,
+        connection::{Connection, ConnectionError},
+    },
     service::{
         Shard, authentication,
         budget::Trust,
@@ -36,6 +43,24 @@ enum Turn {
     Close,
 }
 
+/// Where mail goes then, or the reply that refuses it.
+type Judged = Result<Disposition, Reply>;
+
+fn client<'a>(
+    session: &'a Session,
+    connection: &Connection,
+    listener: ListenerKind,
+    identity: Option<&Identity>,
+) -> Client<'a> {
+    Client {
+        peer: connection.peer().ip(),
+        listener,
+        name: session.client_name(),
+        tls: connection.is_tls(),
+        account: identity.map(|identity| identity.account),
+    }
+}
+
 struct Conversation {
     connection: Connection,
     shard: Rc<Shard>,
@@ -45,6 +70,8 @@ struct Conversation {
     /// Of the message under way.
     pace: Option<Pace>,
     identity: Option<Identity>,
+    /// Of all that comes by this connection, and since the client last introduced itself.
+    dispositions: [Disposition; 2],
     /// Replies not yet handed to the connection: events borrow its input meanwhile.
     replies: Vec<u8>,
     /// Until the next command must have come whole; `None` while none is waited for. Octets of it
@@ -82,9 +109,9 @@ pub(super) fn converse(
 /// What to say when the connection ended the session; nothing where nobody listens.
 fn farewell(error: ConnectionError) -> Option<Reply> {
     match error {
-        ConnectionError::TimedOut => Some(reply::TIMED_OUT),
-        ConnectionError::ShuttingDown => Some(reply::SHUTTING_DOWN),
-        ConnectionError::NoMemory => Some(reply::NO_MEMORY),
+        ConnectionError::TimedOut => Some(TIMED_OUT),
+        ConnectionError::ShuttingDown => Some(SHUTTING_DOWN),
+        ConnectionError::NoMemory => Some(NO_MEMORY),
         ConnectionError::Closed | ConnectionError::Tls(_) | ConnectionError::Io(_) => None,
     }
 }
@@ -107,6 +134,7 @@ impl Conversation {
             kind,
             pace: None,
             identity: None,
+            dispositions: Default::default(),
             replies: Vec::new(),
             shard,
         }
@@ -114,14 +142,11 @@ impl Conversation {
 
     /// `Ok` when the session closes by its own rules.
     async fn run(&mut self) -> Result<(), ConnectionError> {
-        self.session.greet(&self.shard.options.hostname, &mut self.replies);
+        if let Turn::Close = self.greet().await {
+            return Ok(());
+        }
         loop {
-            self.session.admit_messages(self.envelope.admits(&self.shard));
-            let (consumed, event) = self.session.next(
-                self.connection.input(),
-                &self.shard.options.hostname,
-                &mut self.replies,
-            );
+            let (consumed, event) = self.session.next(self.connection.input(), &mut self.replies);
             let turn = match event {
                 Event::Incomplete => {
                     self.connection.consume(consumed);
@@ -130,33 +155,55 @@ impl Conversation {
                 }
                 // The only events whose borrowed octets must live through a wait.
                 Event::Content(content) => {
-                    let (session, connection) = (&self.session, &self.connection);
-                    Box::pin(self.envelope.push(&self.shard, session, connection, content)).await;
+                    Box::pin(self.envelope.push(&self.shard, content)).await;
                     Turn::Continue
                 }
+                Event::Greeting(greeting) => {
+                    match self.judged(Step::Hello(greeting.client_name)).await {
+                        Ok(disposition) => {
+                            self.dispositions[1] = disposition;
+                            let hostname = &self.shard.options.hostname;
+                            self.session.accept_greeting(&greeting, hostname, &mut self.replies);
+                            self.envelope.clear();
+                            self.pace = None;
+                        }
+                        Err(refusal) => self.session.refuse(refusal, &mut self.replies),
+                    }
+                    self.answered(greeting.verb)
+                }
                 Event::Sender(sender) => {
-                    let identity = self.identity.as_ref();
-                    let path = sender.reverse_path;
-                    let directory = &self.shard.directory;
-                    match recipient::check_sender(directory, identity, path).await {
-                        Ok(()) => self.session.accept_sender(&sender, &mut self.replies),
+                    match self.judge_sender(&sender).await {
+                        Ok(disposition) => {
+                            self.dispositions.iter().for_each(|it| self.envelope.dispose(*it));
+                            self.envelope.dispose(disposition);
+                            self.session.accept_sender(&sender, &mut self.replies);
+                        }
                         Err(refusal) => self.session.refuse(refusal, &mut self.replies),
                     }
                     self.answered(Verb::Mail)
                 }
-                Event::Recipient(path) => {
-                    let hostname = &self.shard.options.hostname;
-                    let role = self.kind.role();
-                    let directory = &self.shard.directory;
-                    let resolved = recipient::resolve(directory, hostname, role, path).await;
-                    let admitted = resolved
-                        .and_then(|account| envelope::admit(&self.shard, account))
-                        .and_then(|account| self.envelope.add(account, path.as_str()));
-                    match admitted {
+                Event::Recipient(forward_path) => {
+                    let (shard, role) = (&self.shard, self.kind.role());
+                    let recipient = Recipient::find(shard, role, forward_path).await;
+                    let judged = self.judged(Step::Recipient(&recipient)).await;
+                    let added = judged.and_then(|disposition| {
+                        self.envelope.add(&self.shard, &recipient, disposition)
+                    });
+                    match added {
                         Ok(()) => self.session.accept_recipient(&mut self.replies),
                         Err(refusal) => self.session.refuse_recipient(refusal, &mut self.replies),
                     }
                     self.answered(Verb::Rcpt)
+                }
+                Event::MessageStart(verb) => {
+                    match self.judge_message_start().await {
+                        Ok(disposition) => {
+                            self.envelope.dispose(disposition);
+                            self.session.accept_message(&mut self.replies);
+                        }
+                        Err(refusal) => self.session.refuse_message(refusal, &mut self.replies),
+                    }
+                    self.answered(verb)
                 }
                 Event::Answered(verb) => self.answered(verb),
                 Event::Reset(verb) => {
@@ -186,6 +233,53 @@ impl Conversation {
                 Turn::Close => return Ok(()),
             }
         }
+    }
+
+    /// The first thing to say, when the policy has said something.
+    async fn greet(&mut self) -> Turn {
+        let ruling = policy::ask(&self.shard, self.client(), Step::Connect).await;
+        let refusal = match ruling.verdict.disposition() {
+            Ok(disposition) => {
+                self.dispositions[0] = disposition;
+                self.session.greet(&self.shard.options.hostname, &mut self.replies);
+                return Turn::Continue;
+            }
+            Err(DEFERRED) => CONNECTION_DEFERRED,
+            Err(refusal) => refusal,
+        };
+        self.session.reject(refusal, &mut self.replies);
+        if refusal.0.starts_with("421") {
+            self.connection.linger();
+            return Turn::Close;
+        }
+        Turn::Continue
+    }
+
+    /// Whom the policy judges.
+    fn client(&self) -> Client<'_> {
+        client(&self.session, &self.connection, self.kind, self.identity.as_ref())
+    }
+
+    /// What the policy says of a step.
+    fn judged<'a>(&'a self, step: Step<'a>) -> Answer<'a, Judged> {
+        let ruling = policy::ask(&self.shard, self.client(), step);
+        ruling.map(|ruling| ruling.verdict.disposition())
+    }
+
+    async fn judge_sender(&self, sender: &Sender<'_>) -> Judged {
+        let Sender { reverse_path: path, parameters } = *sender;
+        let directory = &self.shard.directory;
+        recipient::check_sender(directory, self.identity.as_ref(), path).await?;
+        self.judged(Step::Sender { path, parameters }).await
+    }
+
+    /// Before it is admitted: where nobody has room for it the policy need not look.
+    async fn judge_message_start(&self) -> Judged {
+        if !self.envelope.admits(&self.shard) {
+            return Err(MESSAGES_BUSY);
+        }
+        let recipients = self.envelope.recipients();
+        self.judged(Step::MessageStart { recipients }).await
     }
 
     /// Sends all replies, then waits for more input.
@@ -277,10 +371,11 @@ impl Conversation {
     }
 
     async fn end_message(&mut self) -> Turn {
-        let role: Role = self.kind.role();
         let (session, connection) = (&self.session, &self.connection);
+        let client = client(session, connection, self.kind, self.identity.as_ref());
+        let replies = &mut self.replies;
         let accepted =
-            self.envelope.finish(&self.shard, session, connection, role, &mut self.replies).await;
+            self.envelope.finish(&self.shard, session, connection, client, replies).await;
         self.session.end_transaction(accepted);
         self.pace = None;
         self.record("MESSAGE");
@@ -303,10 +398,10 @@ impl Conversation {
                 self.session.refuse_authentication(reply::AUTH_REJECTED, &mut self.replies);
             }
             Err(AuthenticationError::Busy) => {
-                self.session.refuse_authentication(reply::AUTH_BUSY, &mut self.replies);
+                self.session.refuse_authentication(AUTH_BUSY, &mut self.replies);
             }
             Err(AuthenticationError::Limited { .. }) => {
-                self.session.refuse_authentication(reply::AUTH_LIMITED, &mut self.replies);
+                self.session.refuse_authentication(AUTH_LIMITED, &mut self.replies);
             }
             // Nobody's fault, so no failure of the client's.
             Err(AuthenticationError::Unavailable) => {
@@ -322,6 +417,7 @@ impl Conversation {
         self.session.tls_started();
         self.envelope = Envelope::new(&self.shard, self.kind.trust());
         self.identity = None;
+        self.dispositions[1] = Disposition::default();
         self.connection.set_logged_in(self.kind.trust() == Trust::Known);
         self.answered(Verb::StartTls);
         Ok(())

@@ -2,8 +2,15 @@
 
 use std::{fmt::Write, rc::Rc};
 
+use smallvec::SmallVec;
+
+use super::{
+    policy::{self, Client, Disposition, FIELDS_MAX, Ruling, Step},
+    recipient::{Recipient, Recipients, Route},
+    replies::{MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, STORE_FULL, STORE_TROUBLE},
+};
 use crate::{
-    model::AccountId,
+    model::{AccountId, Timestamp},
     protocol::smtp::{Opening, Reply, Role, Session, Trace, Verdict, reply},
     runtime::connection::Connection,
     service::{
@@ -17,16 +24,17 @@ use crate::{
 /// Octets of Return-Path and Received in most messages.
 const TRACE_SIZE: usize = 512;
 
-/// Recipients whose memory is not worth counting.
-const ACCOUNTS_FEW: usize = 64;
+/// Memory of recipients that is not worth counting.
+const RECIPIENTS_FREE: usize = 4 * 1024;
+/// Memory of recipients that is kept between transactions.
+const RECIPIENTS_KEPT: usize = 1024;
 
 /// Recipients accepted since MAIL and the message to them. Kept between transactions for its
 /// memory if they were few.
 pub(super) struct Envelope {
-    /// As accepted, so with repetitions: LMTP answers for each.
-    accounts: Vec<AccountId>,
-    /// The forward-path if there is only one.
-    first_path: String,
+    recipients: Recipients,
+    /// Of all of them, as things stand.
+    disposition: Disposition,
     delivery: Option<Box<Delivery>>,
     /// Tells whether the message under way begins with a header.
     opening: Opening,
@@ -36,32 +44,45 @@ pub(super) struct Envelope {
     opened: bool,
     /// Of the message under way, in our Received field and the reply.
     id: String,
-    /// For `accounts`, once they are many.
+    /// When the message under way began.
+    began: Timestamp,
+    /// For `recipients`, once they are many.
     charge: Charge,
 }
 
 impl Envelope {
     pub(super) fn new(shard: &Shard, trust: Trust) -> Envelope {
         Envelope {
-            accounts: Vec::new(),
-            first_path: String::new(),
+            recipients: Recipients::default(),
+            disposition: Disposition::default(),
             delivery: None,
             opening: Opening::default(),
             held: Vec::new(),
             opened: false,
             id: String::new(),
+            began: Timestamp::default(),
             charge: Charge::new(&shard.messages, trust),
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.accounts.clear();
+        self.recipients.clear();
+        self.disposition = Disposition::default();
         self.delivery = None;
         self.held = Vec::new();
-        if self.accounts.capacity() > ACCOUNTS_FEW {
-            self.accounts = Vec::new();
+        if self.recipients.memory() > RECIPIENTS_KEPT {
+            self.recipients = Recipients::default();
             let _ = self.charge.set(0);
         }
+    }
+
+    pub(super) fn recipients(&self) -> &Recipients {
+        &self.recipients
+    }
+
+    /// What becomes of the message, if nothing worse was decided.
+    pub(super) fn dispose(&mut self, disposition: Disposition) {
+        self.disposition = self.disposition.max(disposition);
     }
 
     /// Is there room for one more message of this client?
@@ -100,32 +121,31 @@ impl Envelope {
     /// Takes a recipient.
     ///
     /// # Errors
-    /// With the reply, if there is no memory for more.
-    pub(super) fn add(&mut self, account: AccountId, forward_path: &str) -> Result<(), Reply> {
-        if self.accounts.is_empty() {
-            self.first_path.clear();
-            self.first_path.push_str(forward_path);
-        }
-        self.accounts.push(account);
-        if self.accounts.capacity() > ACCOUNTS_FEW
-            && !self.charge.set(self.accounts.capacity() * size_of::<AccountId>())
-        {
-            self.accounts.pop();
-            return Err(reply::MESSAGES_BUSY);
+    /// With the reply, if it leads nowhere, or there is no memory for more.
+    pub(super) fn add(
+        &mut self,
+        shard: &Shard,
+        recipient: &Recipient<'_>,
+        disposition: Disposition,
+    ) -> Result<(), Reply> {
+        let account = match recipient.route {
+            Route::Here { account, .. } => admit(shard, account)?,
+            Route::Elsewhere { account, .. } => account,
+            Route::Refused(reply) => return Err(reply),
+        };
+        self.recipients.push(recipient, account, disposition);
+        let memory = self.recipients.memory();
+        if memory > RECIPIENTS_FREE && !self.charge.set(memory) {
+            self.recipients.pop();
+            return Err(MESSAGES_BUSY);
         }
         Ok(())
     }
 
-    /// Takes octets of the message; before the first go our trace fields.
-    pub(super) async fn push(
-        &mut self,
-        shard: &Rc<Shard>,
-        session: &Session,
-        connection: &Connection,
-        content: &[u8],
-    ) {
+    /// Takes octets of the message.
+    pub(super) async fn push(&mut self, shard: &Rc<Shard>, content: &[u8]) {
         if self.delivery.is_none() {
-            self.begin(shard, session, connection).await;
+            self.begin(shard);
         }
         let Some(delivery) = &mut self.delivery else { return };
         if !self.opened {
@@ -141,11 +161,29 @@ impl Envelope {
         delivery.push(content).await;
     }
 
-    async fn begin(&mut self, shard: &Rc<Shard>, session: &Session, connection: &Connection) {
-        let now = shard.executor.now();
+    fn begin(&mut self, shard: &Rc<Shard>) {
+        self.began = shard.executor.now();
         self.id.clear();
         // Writing to a string cannot fail.
-        let _ = write!(self.id, "{:x}.{:08x}", now.0, shard.executor.random() as u32);
+        let _ = write!(self.id, "{:x}.{:08x}", self.began.0, shard.executor.random() as u32);
+        let delivered = |disposition: Disposition| disposition.max(self.disposition);
+        let accounts = self.recipients.accounts();
+        let kept = accounts.filter(|(_, it)| delivered(*it) < Disposition::Discard);
+        let delivery = Delivery::new(shard, kept.map(|(account, _)| account), self.charge.trust());
+        (self.opening, self.opened) = (Opening::default(), false);
+        self.held.clear();
+        self.delivery = Some(Box::new(delivery));
+    }
+
+    /// What goes before the message: the return path (RFC 5321 4.4), what a policy adds, where we have it
+    /// from.
+    fn prologue(
+        &self,
+        shard: &Shard,
+        session: &Session,
+        connection: &Connection,
+        fields: &[u8],
+    ) -> Vec<u8> {
         let tls = connection.tls_description();
         let trace = Trace {
             reverse_path: session.reverse_path(),
@@ -155,30 +193,29 @@ impl Envelope {
             transport: session.transport(),
             tls: tls.as_deref(),
             id: &self.id,
-            forward_path: (self.accounts.len() == 1).then_some(self.first_path.as_str()),
-            now,
+            forward_path: self.recipients.only_path(),
+            now: self.began,
         };
-        let mut header = Vec::with_capacity(TRACE_SIZE);
-        trace.append_to(&mut header);
-        let mut delivery = Box::new(Delivery::new(shard, &self.accounts, self.charge.trust()));
-        delivery.push(&header).await;
-        (self.opening, self.opened) = (Opening::default(), false);
-        self.held.clear();
-        self.delivery = Some(delivery);
+        let fits = fields.len() <= FIELDS_MAX && fields.ends_with(b"\r\n");
+        let mut prologue = Vec::with_capacity(TRACE_SIZE + fields.len());
+        trace.append_return_path_to(&mut prologue);
+        prologue.extend_from_slice(if fits { fields } else { &[] });
+        trace.append_received_to(&mut prologue);
+        prologue
     }
 
-    /// Ends the message and appends its reply or replies. True when somebody got it.
+    /// Ends the message and appends its reply or replies. True when it was taken.
     pub(super) async fn finish(
         &mut self,
         shard: &Rc<Shard>,
         session: &Session,
         connection: &Connection,
-        role: Role,
+        client: Client<'_>,
         output: &mut Vec<u8>,
     ) -> bool {
         // An empty message has no content that began it.
         if self.delivery.is_none() {
-            self.begin(shard, session, connection).await;
+            self.begin(shard);
         }
         let Some(mut delivery) = self.delivery.take() else {
             return false;
@@ -188,25 +225,70 @@ impl Envelope {
             delivery.push(b"\r\n").await;
             delivery.push(&std::mem::take(&mut self.held)).await;
         }
-        let accepted = if role == Role::Lmtp {
-            let outcome = delivery.finish_each().await;
-            let mut accepted = false;
-            for account in &self.accounts {
-                let result = outcome.of(*account);
-                accepted |= result.is_ok();
-                self.append_reply(result, output);
+        let mut ruling = Ruling::from(policy::Verdict::Accept);
+        if !delivery.is_for_nobody() {
+            let step = Step::Message { recipients: &self.recipients, message: &delivery };
+            ruling = policy::ask(shard, client, step).await;
+        }
+        let results = match ruling.verdict.disposition() {
+            Err(refusal) => Err(refusal),
+            Ok(disposition) => {
+                self.dispose(disposition);
+                let prologue = self.prologue(shard, session, connection, &ruling.fields);
+                Ok(self.deliver(*delivery, prologue, client.listener.role()).await)
             }
-            accepted
-        } else {
-            let result = delivery.finish_together().await;
-            self.append_reply(result, output);
-            result.is_ok()
         };
-        let counter =
-            if accepted { "smtp_messages_accepted_total" } else { "smtp_messages_failed_total" };
+        let replies = if client.listener.role() == Role::Lmtp { self.recipients.len() } else { 1 };
+        let accepted = match results {
+            Err(refusal) => {
+                (0..replies).for_each(|_| refusal.append_to(output));
+                false
+            }
+            Ok(results) => {
+                results.iter().for_each(|result| self.append_reply(*result, output));
+                results.iter().any(Result::is_ok)
+            }
+        };
+        let counter = match (accepted, self.disposition) {
+            (false, _) => "smtp_messages_failed_total",
+            (true, Disposition::Deliver) => "smtp_messages_accepted_total",
+            (true, Disposition::Quarantine) => "smtp_messages_quarantined_total",
+            (true, Disposition::Discard) => "smtp_messages_discarded_total",
+        };
         shard.metrics.count(counter, 1);
         self.clear();
         accepted
+    }
+
+    /// What became of it: one result, in LMTP one for each recipient.
+    async fn deliver(
+        &self,
+        mut delivery: Delivery,
+        prologue: Vec<u8>,
+        role: Role,
+    ) -> SmallVec<[Result<(), Failure>; 1]> {
+        let of_all = self.disposition;
+        let each = || self.recipients.accounts().map(|(it, own)| (it, own.max(of_all)));
+        if of_all == Disposition::Discard {
+            let count = if role == Role::Lmtp { self.recipients.len() } else { 1 };
+            return std::iter::repeat_n(Ok(()), count).collect();
+        }
+        // Who is named twice has the milder of both.
+        let clean = |account| each().any(|it| it == (account, Disposition::Deliver));
+        let suspect = each().filter(|(account, it)| {
+            *it == Disposition::Quarantine && (of_all == *it || !clean(*account))
+        });
+        delivery.quarantine(suspect.map(|(account, _)| account).collect());
+        delivery.prepend(prologue);
+        if role != Role::Lmtp {
+            return SmallVec::from_elem(delivery.finish_together().await, 1);
+        }
+        let outcome = delivery.finish_each().await;
+        let result = |(account, disposition)| match disposition {
+            Disposition::Discard => Ok(()),
+            Disposition::Deliver | Disposition::Quarantine => outcome.of(account),
+        };
+        each().map(result).collect()
     }
 
     fn append_reply(&self, result: Result<(), Failure>, output: &mut Vec<u8>) {
@@ -219,7 +301,7 @@ impl Envelope {
 
 /// Refuses a recipient whose partition takes no new mail, before the message is sent for nothing.
 /// That of another shard tells when it gets the message.
-pub(super) fn admit(shard: &Shard, account: AccountId) -> Result<AccountId, Reply> {
+fn admit(shard: &Shard, account: AccountId) -> Result<AccountId, Reply> {
     let admits = shard.local_partition(account).map_or(Ok(()), Partition::admits);
     admits.map(|()| account).map_err(|error| failure_reply(error.into()))
 }
@@ -227,10 +309,10 @@ pub(super) fn admit(shard: &Shard, account: AccountId) -> Result<AccountId, Repl
 /// The one place where storage troubles get their SMTP codes.
 fn failure_reply(failure: Failure) -> Reply {
     match failure {
-        Failure::Full => reply::STORE_FULL,
-        Failure::NoMemory => reply::MESSAGES_BUSY,
-        Failure::Unavailable => reply::STORE_TROUBLE,
-        Failure::OverQuota => reply::MAILBOX_FULL,
-        Failure::Refused => reply::MAILBOX_REFUSED,
+        Failure::Full => STORE_FULL,
+        Failure::NoMemory => MESSAGES_BUSY,
+        Failure::Unavailable => STORE_TROUBLE,
+        Failure::OverQuota => MAILBOX_FULL,
+        Failure::Refused => MAILBOX_REFUSED,
     }
 }

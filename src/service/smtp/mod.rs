@@ -6,10 +6,16 @@
 
 mod conversation;
 mod envelope;
+mod policy;
 mod recipient;
 mod replies;
 
 use std::{rc::Rc, time::Duration};
+
+pub use self::{
+    policy::{AcceptAll, Client, FIELDS_MAX, Policy, Ruling, Step, Verdict},
+    recipient::{Accepted, Recipient, Recipients, Route},
+};
 
 use crate::{
     metrics::Protocol,

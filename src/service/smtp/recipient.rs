@@ -1,22 +1,71 @@
-//! Who may get mail here, and who may send it: directory answers turned into SMTP replies.
+//! Recipients: who may get mail here, who may send it, and what is kept of each RCPT.
 
-use super::replies::DIRECTORY_TROUBLE;
+use super::{
+    policy::Disposition,
+    replies::{DIRECTORY_TROUBLE, NO_OUTBOUND_QUEUE, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
+};
 use crate::{
-    directory::{Destination, Directory, Identity},
-    model::AccountId,
-    protocol::smtp::{
-        Path, Reply, Role,
-        reply::{NO_OUTBOUND_QUEUE, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
-    },
+    directory::{self, Destination, Directory, Identity},
+    model::{AccountId, ShardId},
+    protocol::smtp::{ForwardPath, Notify, Path, RecipientParameters, Reply, Role},
+    service::Shard,
 };
 
-/// The account that a forward-path delivers to. `hostname` is ours.
-pub(super) async fn resolve(
+/// What a RCPT said, and where that leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recipient<'a> {
+    /// The forward-path without its brackets, as given.
+    pub path: &'a str,
+    pub parameters: RecipientParameters<'a>,
+    pub route: Route<'a>,
+}
+
+/// Where mail for a recipient goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route<'a> {
+    /// An account of this shard.
+    Here {
+        account: AccountId,
+        /// What followed the account's name in a sub-address (RFC 5233), as given.
+        detail: Option<&'a str>,
+    },
+    /// An account of another shard.
+    Elsewhere {
+        account: AccountId,
+        shard: ShardId,
+        detail: Option<&'a str>,
+    },
+    Refused(Reply),
+}
+
+impl<'a> Recipient<'a> {
+    /// Where a forward-path leads.
+    pub(super) async fn find(
+        shard: &Shard,
+        role: Role,
+        forward_path: ForwardPath<'a>,
+    ) -> Recipient<'a> {
+        let ForwardPath { path, parameters } = forward_path;
+        let found = resolve(&shard.directory, &shard.options.hostname, role, path).await;
+        let route = found.map_or_else(Route::Refused, |(account, subaddressed)| {
+            let detail = if subaddressed { directory::detail(path.as_str()) } else { None };
+            match shard.owner_of(account) {
+                owner if owner == shard.id => Route::Here { account, detail },
+                owner => Route::Elsewhere { account, shard: owner, detail },
+            }
+        });
+        Recipient { path: path.as_str(), parameters, route }
+    }
+}
+
+/// The account that a forward-path delivers to, and whether it is a sub-address of it. `hostname` is
+/// ours.
+async fn resolve(
     directory: &Directory,
     hostname: &str,
     role: Role,
     forward_path: Path<'_>,
-) -> Result<AccountId, Reply> {
+) -> Result<(AccountId, bool), Reply> {
     let mailbox = match forward_path {
         Path::Null => return Err(UNKNOWN_USER),
         // Seldom asked for, so it has memory only while it is.
@@ -26,7 +75,8 @@ pub(super) async fn resolve(
         Path::Mailbox { mailbox, .. } => mailbox,
     };
     match directory.resolve(&mailbox.canonical()).await.map_err(|_| DIRECTORY_TROUBLE)? {
-        Destination::Mailbox(account) => Ok(account),
+        Destination::Mailbox(account) => Ok((account, false)),
+        Destination::Subaddress(account) => Ok((account, true)),
         // `user%elsewhere@here` and `elsewhere!user@here` ask us to pass mail on.
         Destination::UnknownUser if mailbox.looks_routed() => Err(RELAY_DENIED),
         Destination::UnknownUser => Err(UNKNOWN_USER),
@@ -37,12 +87,12 @@ pub(super) async fn resolve(
 
 /// RFC 5321 4.5.1: `postmaster` without a domain is accepted. It is the postmaster of the domain
 /// that our host name is, or else lies in.
-async fn postmaster(directory: &Directory, hostname: &str) -> Result<AccountId, Reply> {
+async fn postmaster(directory: &Directory, hostname: &str) -> Result<(AccountId, bool), Reply> {
     let mut domain = hostname;
     loop {
         let found = directory.resolve(&format!("postmaster@{domain}")).await;
-        if let Destination::Mailbox(account) = found.map_err(|_| DIRECTORY_TROUBLE)? {
-            return Ok(account);
+        if let Some(account) = found.map_err(|_| DIRECTORY_TROUBLE)?.account() {
+            return Ok((account, false));
         }
         (_, domain) = domain.split_once('.').ok_or(UNKNOWN_USER)?;
     }
@@ -62,5 +112,146 @@ pub(super) async fn check_sender(
         Ok(true) => Ok(()),
         Ok(false) => Err(NOT_YOUR_ADDRESS),
         Err(_) => Err(DIRECTORY_TROUBLE),
+    }
+}
+
+/// The recipients of a transaction, as they were accepted, so with repetitions: LMTP answers for each.
+/// What they said lies in one text.
+#[derive(Default)]
+pub struct Recipients {
+    text: String,
+    list: Vec<Kept>,
+}
+
+/// A recipient that was accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Accepted<'a> {
+    /// As in [`Recipient`].
+    pub path: &'a str,
+    pub parameters: RecipientParameters<'a>,
+    pub account: AccountId,
+}
+
+/// One recipient as it is kept. Its path is at `start` in the text, and after it its ORCPT.
+struct Kept {
+    account: AccountId,
+    start: u32,
+    path_len: u16,
+    orcpt_len: u16,
+    notify: Option<Notify>,
+    disposition: Disposition,
+}
+
+impl Recipients {
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// What each of them said.
+    pub fn iter(&self) -> impl Iterator<Item = Accepted<'_>> {
+        self.list.iter().map(|kept| {
+            let middle = kept.start as usize + usize::from(kept.path_len);
+            let end = middle + usize::from(kept.orcpt_len);
+            let orcpt = self.text.get(middle..end).filter(|orcpt| !orcpt.is_empty());
+            Accepted {
+                path: self.text.get(kept.start as usize..middle).unwrap_or_default(),
+                parameters: RecipientParameters { orcpt, notify: kept.notify },
+                account: kept.account,
+            }
+        })
+    }
+
+    /// Memory held, used or not.
+    pub(super) fn memory(&self) -> usize {
+        self.text.capacity() + self.list.capacity() * size_of::<Kept>()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.list.clear();
+    }
+
+    pub(super) fn push(
+        &mut self,
+        recipient: &Recipient<'_>,
+        account: AccountId,
+        disposition: Disposition,
+    ) {
+        let orcpt = recipient.parameters.orcpt.unwrap_or_default();
+        // A command line is no longer than 12 KiB, and there are at most 100,000 recipients.
+        let kept = Kept {
+            account,
+            start: self.text.len() as u32,
+            path_len: recipient.path.len() as u16,
+            orcpt_len: orcpt.len() as u16,
+            notify: recipient.parameters.notify,
+            disposition,
+        };
+        self.text.push_str(recipient.path);
+        self.text.push_str(orcpt);
+        self.list.push(kept);
+    }
+
+    /// Takes the last one back.
+    pub(super) fn pop(&mut self) {
+        if let Some(kept) = self.list.pop() {
+            self.text.truncate(kept.start as usize);
+        }
+    }
+
+    /// The path of the only recipient.
+    pub(super) fn only_path(&self) -> Option<&str> {
+        match self.list.as_slice() {
+            [only] => self.text.get(..usize::from(only.path_len)),
+            _ => None,
+        }
+    }
+
+    /// Account of each, and what is to become of its copy if nothing worse is decided for all.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = (AccountId, Disposition)> {
+        self.list.iter().map(|kept| (kept.account, kept.disposition))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_is_kept() {
+        let mut recipients = Recipients::default();
+        let notify = Some(Notify::On { success: true, failure: false, delay: false });
+        let cases = [
+            ("alice@demo.test", None, None),
+            ("bob+x@demo.test", Some("rfc822;b@c.test"), notify),
+            ("postmaster", None, Some(Notify::Never)),
+        ];
+        for (number, (path, orcpt, notify)) in (1..).zip(cases) {
+            let account = AccountId(number);
+            let recipient = Recipient {
+                path,
+                parameters: RecipientParameters { orcpt, notify },
+                route: Route::Here { account, detail: None },
+            };
+            recipients.push(&recipient, account, Disposition::Deliver);
+            if number == 1 {
+                assert_eq!(recipients.only_path(), Some(path));
+                recipients.push(&recipient, account, Disposition::Deliver);
+                recipients.pop();
+            }
+        }
+        let found: Vec<_> = recipients.iter().collect();
+        assert_eq!(found.len(), cases.len());
+        for (accepted, expected) in found.into_iter().zip(cases) {
+            let Accepted { path, parameters: RecipientParameters { orcpt, notify }, .. } = accepted;
+            assert_eq!((path, orcpt, notify), expected);
+        }
+        assert_eq!((recipients.len(), recipients.only_path()), (3, None));
+        recipients.clear();
+        assert!(recipients.is_empty());
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 
 impl Session {
-    pub(super) fn data<'a>(&mut self, output: &mut Vec<u8>) -> Result<Event<'a>, Reply> {
+    pub(super) fn data<'a>(&mut self) -> Result<Event<'a>, Reply> {
         let transaction = &self.transaction;
         if transaction.open && transaction.chunked {
             return Err(reply::DATA_AFTER_BDAT);
@@ -23,31 +23,41 @@ impl Session {
         if transaction.body == BodyKind::BinaryMime {
             return Err(reply::BINARY_NEEDS_BDAT);
         }
-        self.phase = Phase::Data(DataReader::new(self.limits.bare_newline));
-        Ok(answer(Event::Answered(Verb::Data), reply::START_DATA, output))
+        Ok(Event::MessageStart(Verb::Data))
     }
 
-    /// Is there a sender, somebody to deliver to, and room for a message?
+    /// After [`Event::MessageStart`]: the message may come.
+    pub fn accept_message(&mut self, output: &mut Vec<u8>) {
+        if !self.transaction.chunked {
+            self.phase = Phase::Data(DataReader::new(self.limits.bare_newline));
+            reply::START_DATA.append_to(output);
+        }
+    }
+
+    /// After [`Event::MessageStart`]: it may not. The octets of a chunk come all the same.
+    pub fn refuse_message(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        match self.transaction.chunked {
+            true => self.transaction.refusal = Some(refusal),
+            false => self.refuse(refusal, output),
+        }
+    }
+
+    /// Is there a sender, and somebody to deliver to?
     fn message_allowed(&self) -> Result<(), Reply> {
         match (&self.transaction, self.role) {
             (Transaction { open: false, .. }, _) => Err(reply::MAIL_FIRST),
             (Transaction { recipients: 0, .. }, Role::Lmtp) => Err(reply::LMTP_NO_RECIPIENTS),
             (Transaction { recipients: 0, .. }, _) => Err(reply::NO_RECIPIENTS),
-            _ if !self.admits_messages && !self.transaction.chunked => Err(reply::MESSAGES_BUSY),
             _ => Ok(()),
         }
     }
 
     /// RFC 3030 2: the chunk's octets follow whatever we think of the command, so a refusal is
     /// said after them.
-    pub(super) fn bdat<'a>(
-        &mut self,
-        size: u64,
-        last: bool,
-        output: &mut Vec<u8>,
-    ) -> Option<Event<'a>> {
+    pub(super) fn bdat<'a>(&mut self, size: u64, last: bool) -> Option<Event<'a>> {
         let allowed = self.message_allowed();
         let transaction = &mut self.transaction;
+        let first = !transaction.chunked;
         if let Err(refusal) = allowed {
             transaction.refusal = Some(refusal);
         } else if transaction.refusal.is_some() {
@@ -56,12 +66,8 @@ impl Session {
             transaction.refusal = Some(reply::TOO_LARGE);
         }
         transaction.chunked = true;
-        if transaction.refusal.is_some() && size > SWALLOW_MAX {
-            reply::TOO_MUCH_REFUSED.append_to(output);
-            return Some(Event::Close(Verb::Bdat));
-        }
         self.phase = Phase::Chunk(Chunk { size, remaining: size, last });
-        None
+        (first && transaction.refusal.is_none()).then_some(Event::MessageStart(Verb::Bdat))
     }
 
     pub(super) fn next_chunk<'a>(
@@ -70,6 +76,10 @@ impl Session {
         input: &'a [u8],
         output: &mut Vec<u8>,
     ) -> (usize, Option<Event<'a>>) {
+        let untouched = chunk.remaining == chunk.size;
+        if untouched && self.transaction.refusal.is_some() && chunk.size > SWALLOW_MAX {
+            return (0, Some(answer(Event::Close(Verb::Bdat), reply::TOO_MUCH_REFUSED, output)));
+        }
         if chunk.remaining == 0 {
             self.phase = Phase::Command;
             return (0, Some(self.end_chunk(chunk, output)));
