@@ -100,7 +100,6 @@ const INTERNAL: &[&str] = &[
     "OUTPUT_MAX",
     "QUOTED_MAX",
     "REFERENCE_SIZE_MAX",
-    "REPLIES_MAX",
     "BEFORE_MAX",
     "SHORT_MAX",
     "RETRY_PAUSE_MAX",

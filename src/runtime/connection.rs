@@ -306,6 +306,11 @@ impl Connection {
         self.transport.acknowledge();
     }
 
+    /// Octets of replies not yet sent. Looking takes no buffer.
+    pub fn unsent(&self) -> usize {
+        self.output.bytes().len()
+    }
+
     /// Replies not yet sent.
     pub fn output(&mut self) -> &mut Vec<u8> {
         self.output.bytes_mut()

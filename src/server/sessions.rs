@@ -1,6 +1,6 @@
 //! What a listener's connections become: a session of their protocol, its handover to the shard
-//! that owns the account, or a refusal. Here alone connections are counted: a session holds a seat of
-//! its shard's metrics, and after a handover one of the owner's.
+//! that owns the account, or a refusal. A session counts as a connection of its shard, and after a
+//! handover as one of the owner's (`service/channel.rs`; for IMAP here).
 
 use std::rc::Rc;
 
@@ -85,18 +85,13 @@ fn smtp_session(
     shard: Rc<Shard>,
     kind: ListenerKind,
 ) -> impl Future<Output = ()> {
-    let session = Box::pin(smtp::run(connection, shard.clone(), kind));
-    async move {
-        let _seat = shard.metrics.seat(kind.protocol());
-        session.await;
-    }
+    Box::pin(smtp::run(connection, shard, kind))
 }
 
 /// As small as [`smtp_session`]; the handover too has memory only while it lasts.
 fn pop3_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
     let session = Box::pin(pop3::run(connection, shard.clone()));
     async move {
-        let _seat = shard.metrics.seat(Protocol::Pop3);
         Box::pin(pop3_hand_over(session.await, shard)).await;
     }
 }
@@ -109,7 +104,6 @@ async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
     let resume = |connection, owner: Rc<Shard>, state: Pop3Handover| -> LocalFuture<'static, ()> {
         let session = Box::pin(pop3::resume(connection, owner.clone(), state));
         Box::pin(async move {
-            let _seat = owner.metrics.seat(Protocol::Pop3);
             Box::pin(pop3_hand_over(session.await, owner)).await;
         })
     };

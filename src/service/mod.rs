@@ -17,6 +17,7 @@ use crate::{
 
 pub mod authentication;
 pub mod budget;
+pub mod channel;
 pub mod delivery;
 pub mod handover;
 pub mod imap;

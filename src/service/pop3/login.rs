@@ -16,12 +16,15 @@ use crate::{
 impl Client {
     pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), End> {
         let Credentials { user, password } = credentials;
-        let peer = self.connection.peer().ip();
+        let peer = self.channel.connection.peer().ip();
         // The answer may take its time.
-        self.flush().await?;
-        let checked = authentication::authenticate(&self.shard, &user, &password, peer).await;
+        self.channel.flush().await?;
+        let checked =
+            authentication::authenticate(&self.channel.shard, &user, &password, peer).await;
         match checked {
-            Ok(identity) if self.shard.owner_of(identity.account) != self.shard.id => {
+            Ok(identity)
+                if self.channel.shard.owner_of(identity.account) != self.channel.shard.id =>
+            {
                 Err(End::HandOver(identity))
             }
             Ok(identity) => {
@@ -47,18 +50,18 @@ impl Client {
 
     /// Answers the login, on the shard that owns the account.
     pub(super) async fn open_maildrop(&mut self, identity: &Identity) {
-        let Some(partition) = self.shard.local_partition(identity.account).cloned() else {
+        let Some(partition) = self.channel.shard.local_partition(identity.account).cloned() else {
             return self.refuse("[SYS/TEMP] the maildrop is not available now");
         };
         let opened = OpenMaildrop::open(partition.clone(), identity.account);
-        match self.shard.in_time(&partition, opened).await {
+        match self.channel.shard.in_time(&partition, opened).await {
             Ok(maildrop) => {
                 let (count, size) = (maildrop.numbers.count(), maildrop.numbers.size());
                 self.maildrop = Some(maildrop);
                 self.session.logged_in();
-                self.connection.set_logged_in(true);
+                self.channel.connection.set_logged_in(true);
                 let text = format!("maildrop has {count} messages ({size} octets)");
-                write_ok(self.connection.output(), &text);
+                write_ok(self.channel.connection.output(), &text);
             }
             // RFC 2449 8.1.1: the password is right, so the client need not ask for another one.
             Err(OpenError::InUse) => self.refuse("[IN-USE] another session has the maildrop"),
@@ -73,13 +76,13 @@ impl Client {
     fn failed(&mut self, text: &str) -> Result<(), End> {
         self.refuse(text);
         self.login_failures += 1;
-        if self.login_failures >= self.shard.options.pop3.login_failures_max {
+        if self.login_failures >= self.channel.shard.options.pop3.login_failures_max {
             return Err(End::Closed);
         }
         Ok(())
     }
 
     fn refuse(&mut self, text: &str) {
-        write_err(self.connection.output(), text);
+        write_err(self.channel.connection.output(), text);
     }
 }

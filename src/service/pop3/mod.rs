@@ -4,7 +4,7 @@
 //! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:
 //!
 //! ```text
-//! session    the loop: lines in, events done, one flush
+//! session    lines in, events done; the loop is service/channel.rs
 //! login      credentials -> account -> open maildrop
 //! maildrop   the exclusive lock, the messages as they were at login, their removal
 //! retrieve   RETR and TOP: bodies straight from the log to the output
@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::{directory::Identity, model::Moment, protocol::pop3, runtime::connection::Connection};
+use crate::{directory::Identity, model::Moment, protocol::pop3, service::channel};
 
 mod login;
 mod maildrop;
@@ -50,14 +50,7 @@ impl Default for Pop3Options {
 }
 
 /// How a session on this shard ended.
-#[allow(clippy::large_enum_variant)] // one of them a session, moved once or twice
-pub enum Outcome {
-    /// The connection is closed.
-    Closed,
-    /// The account lives on another shard: detach the connection, attach it there, [`resume`].
-    /// Its output is empty; what the client pipelined after the login is unread in its input.
-    HandOver(Connection, Pop3Handover),
-}
+pub type Outcome = channel::Outcome<Pop3Handover>;
 
 /// What the owner of an account needs to answer the login and to go on.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ impl Client {
         let body = match maildrop.message(number) {
             Ok(message) => message.body,
             Err(reason) => {
-                write_err(self.connection.output(), reason);
+                write_err(self.channel.connection.output(), reason);
                 return Ok(());
             }
         };
@@ -40,7 +40,10 @@ impl Client {
                 Ok(piece) => piece,
                 Err(error) if offset == 0 => {
                     self.store_failed(&error);
-                    write_err(self.connection.output(), "[SYS/TEMP] cannot read this message now");
+                    write_err(
+                        self.channel.connection.output(),
+                        "[SYS/TEMP] cannot read this message now",
+                    );
                     return Ok(());
                 }
                 // Half a message is out: only the lost connection can tell the client.
@@ -53,18 +56,18 @@ impl Client {
                 return Err(End::Abort);
             }
             if offset == 0 {
-                write_ok(self.connection.output(), &format!("{} octets", body.size));
+                write_ok(self.channel.connection.output(), &format!("{} octets", body.size));
             }
             offset += piece.len() as u64;
-            let wants_more = writer.write(&piece, self.connection.output());
+            let wants_more = writer.write(&piece, self.channel.connection.output());
             drop(piece);
             if !wants_more || offset >= body.size {
                 break;
             }
-            self.flush_if_full().await?;
+            self.channel.flush_if_full().await?;
         }
-        writer.finish(self.connection.output());
+        writer.finish(self.channel.connection.output());
         self.count("pop3_octets_read_total", offset);
-        self.flush_if_full().await
+        Ok(self.channel.flush_if_full().await?)
     }
 }

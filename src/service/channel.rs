@@ -1,0 +1,238 @@
+//! The loop under the sessions of all protocols, and the connection as it is seen from there: deadlines,
+//! turns, the limit on output, the seat in the count of connections, the end.
+//!
+//! A protocol implements [`Dialogue`]: how a session begins, what one step of it does, what it says last.
+//! [`serve`] runs it from the handshake to the end or to its handover, [`go_on`] after one. Protocols differ
+//! in what a step is and in how long they wait; that a client which pipelines without end lets others run,
+//! that one which does not read costs one buffer, and that a trickle of octets earns no more time, is here.
+//!
+//! Ownership: a channel owns its connection; shard-local. Between steps, with nothing unread, it holds no
+//! buffer. SMTP and POP3 stand on it.
+
+use std::{rc::Rc, time::Duration};
+
+use super::Shard;
+use crate::{
+    metrics::{Protocol, Seat},
+    model::Moment,
+    runtime::connection::{Connection, ConnectionError},
+};
+
+/// Output beyond this is sent before more is made, so that a client that does not read costs one
+/// buffer and not all that it asked for.
+pub(super) const OUTPUT_MAX: usize = 64 * 1024;
+
+/// Steps done one after the other before other sessions get their turn: a client may pipeline
+/// thousands that never wait for anything.
+const STEPS_PER_TURN: u32 = 32;
+
+/// One client's connection. See the module documentation.
+pub(super) struct Channel {
+    pub connection: Connection,
+    pub shard: Rc<Shard>,
+    /// When the client must have sent its next command.
+    deadline: Moment,
+    /// Since the session last let others run.
+    steps_in_turn: u32,
+    _seat: Seat,
+}
+
+impl Channel {
+    /// Counted as a connection of `protocol` until it is dropped. `patience`: for the first command.
+    pub(super) fn new(
+        connection: Connection,
+        shard: Rc<Shard>,
+        protocol: Protocol,
+        patience: Duration,
+    ) -> Channel {
+        let deadline = shard.executor.moment().after(patience);
+        let _seat = shard.metrics.seat(protocol);
+        Channel { connection, shard, deadline, steps_in_turn: 0, _seat }
+    }
+
+    /// The client has `patience` from now on.
+    pub(super) fn restart_deadline(&mut self, patience: Duration) {
+        self.deadline = self.shard.executor.moment().after(patience);
+    }
+
+    pub(super) fn deadline(&self) -> Moment {
+        self.deadline
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Moment) {
+        self.deadline = deadline;
+    }
+
+    /// Until the client must have sent its next command. A deadline that has passed ends the session
+    /// at once: a wait of no length would end only if nothing came, and a trickle always comes.
+    pub(super) fn time_left(&self) -> Result<Duration, ConnectionError> {
+        match self.deadline.since(self.shard.executor.moment()) {
+            Duration::ZERO => Err(ConnectionError::TimedOut),
+            left => Ok(left),
+        }
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
+        self.connection.flush(self.shard.options.write_timeout).await
+    }
+
+    /// Sends the output once it is a buffer's worth, and lets other sessions run.
+    pub(super) async fn flush_if_full(&mut self) -> Result<(), ConnectionError> {
+        if self.connection.unsent() >= OUTPUT_MAX {
+            self.flush().await?;
+            self.shard.executor.yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Sends what is there and waits for more input, until the deadline.
+    pub(super) async fn listen(&mut self) -> Result<(), ConnectionError> {
+        self.flush().await?;
+        if self.shard.shutting_down.get() {
+            return Err(ConnectionError::ShuttingDown);
+        }
+        let left = self.time_left()?;
+        self.connection.fill(left).await
+    }
+
+    /// TLS from the first octet, where the port has it.
+    async fn handshake(&mut self) -> Result<(), ConnectionError> {
+        let patience = self.shard.options.tls_handshake_timeout;
+        self.connection.handshake(patience).await
+    }
+
+    /// Sends what is there, then begins TLS.
+    pub(super) async fn start_tls(&mut self) -> Result<(), ConnectionError> {
+        self.flush().await?;
+        let patience = self.shard.options.tls_handshake_timeout;
+        self.connection.start_tls(patience).await
+    }
+
+    /// After a step: others run now and then.
+    async fn step_is_over(&mut self) -> Result<(), ConnectionError> {
+        self.steps_in_turn += 1;
+        if self.steps_in_turn >= STEPS_PER_TURN {
+            self.steps_in_turn = 0;
+            self.shard.executor.yield_now().await;
+        }
+        self.flush_if_full().await
+    }
+}
+
+/// What a step came to.
+pub(super) enum Step {
+    /// Something was done.
+    Done,
+    /// Nothing more without more input.
+    Incomplete,
+}
+
+/// Why a session ends, or leaves this shard.
+pub(super) enum End<D> {
+    /// What is in the output is the last answer.
+    Closed,
+    /// Close without a word.
+    Abort,
+    Lost(ConnectionError),
+    /// It goes on where `D` says.
+    HandOver(D),
+}
+
+impl<D> From<ConnectionError> for End<D> {
+    fn from(error: ConnectionError) -> End<D> {
+        End::Lost(error)
+    }
+}
+
+/// How a session on this shard ended. `H`: what its next shard needs.
+#[allow(clippy::large_enum_variant)] // one of them a session, moved once or twice
+pub enum Outcome<H> {
+    /// The connection is closed.
+    Closed,
+    /// The account lives on another shard: detach the connection, attach it there, resume. Its
+    /// output is empty; what the client pipelined after the log-in is unread in its input.
+    HandOver(Connection, H),
+}
+
+/// A session of one protocol.
+pub(super) trait Dialogue {
+    /// Where else a session goes on.
+    type Destination;
+    /// What it needs there.
+    type Handover;
+
+    fn channel(&mut self) -> &mut Channel;
+
+    /// The first thing to say, once the connection stands.
+    async fn begin(&mut self) -> Result<(), End<Self::Destination>>;
+
+    /// Takes a command, or a piece of a message, off the input and does what it asks for.
+    async fn step(&mut self) -> Result<Step, End<Self::Destination>>;
+
+    /// Sends what is there and waits for more input.
+    async fn listen(&mut self) -> Result<(), ConnectionError> {
+        self.channel().listen().await
+    }
+
+    /// The last thing to say when the connection ended the session: nothing where nobody listens. What
+    /// the session held for its account is let go here, before the client can know that it is over.
+    fn end(&mut self, error: Option<&ConnectionError>);
+
+    /// What is left of the session when it is over.
+    fn into_connection(self: Box<Self>) -> Connection;
+
+    /// Takes the session apart; all it had to say is sent.
+    fn hand_over(self: Box<Self>, destination: Self::Destination) -> (Connection, Self::Handover);
+}
+
+/// Serves a new connection until it is closed or belongs to another shard. The session is boxed
+/// before the task begins, which has no place for the connection but this.
+pub(super) async fn serve<S: Dialogue>(mut session: Box<S>) -> Outcome<S::Handover> {
+    if session.channel().handshake().await.is_err() {
+        return Outcome::Closed;
+    }
+    match session.begin().await {
+        Ok(()) => go_on(session).await,
+        Err(end) => finish(session, end).await,
+    }
+}
+
+/// Serves a connection whose session has begun.
+pub(super) async fn go_on<S: Dialogue>(mut session: Box<S>) -> Outcome<S::Handover> {
+    let end = loop {
+        let done = match session.step().await {
+            Ok(Step::Done) => session.channel().step_is_over().await,
+            Ok(Step::Incomplete) => session.listen().await,
+            Err(end) => break end,
+        };
+        if let Err(error) = done {
+            break End::Lost(error);
+        }
+    };
+    finish(session, end).await
+}
+
+async fn finish<S: Dialogue>(
+    mut session: Box<S>,
+    end: End<S::Destination>,
+) -> Outcome<S::Handover> {
+    match end {
+        End::HandOver(destination) => {
+            // What was pipelined before the log-in is answered here, the log-in itself by the new owner.
+            if session.channel().flush().await.is_ok() {
+                let (connection, state) = session.hand_over(destination);
+                return Outcome::HandOver(connection, state);
+            }
+            session.end(None);
+        }
+        End::Closed => session.end(None),
+        End::Abort => {
+            session.end(None);
+            session.channel().connection.output().clear();
+        }
+        End::Lost(error) => session.end(Some(&error)),
+    }
+    // Closing sends what is left.
+    session.into_connection().close().await;
+    Outcome::Closed
+}
