@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Network},
-    runtime::worker::WorkerPool,
+    runtime::{bell::hear, worker::WorkerPool},
 };
 
 /// Entries of half the cache: when one half is full, the other one is forgotten.
@@ -237,7 +237,7 @@ impl Authenticator {
             }
         }
         Ok(async move {
-            match verdict.await {
+            match hear(verdict).await {
                 Ok(Verdict::Right) => Ok(true),
                 Ok(Verdict::Wrong) => Ok(false),
                 Ok(Verdict::Limited(wait)) => Err(AuthenticationError::Limited { wait }),

@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 
 use super::{
     LocalFuture,
+    bell::DistantWaker,
     executor::{Executor, Priority},
     resources::ShardResources,
     timer::Timer,
@@ -107,7 +108,7 @@ struct Inbox<S> {
     messages: Sender<Message<S>>,
     /// Set by whoever wakes the receiver, cleared by the receiver before it looks.
     woken: AtomicBool,
-    receiver: Mutex<Option<Waker>>,
+    receiver: Mutex<Option<DistantWaker>>,
     closed: AtomicBool,
     errands: AtomicUsize,
 }
@@ -120,7 +121,7 @@ impl<S> Inbox<S> {
         if !self.woken.swap(true, Ordering::SeqCst) {
             let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(receiver) = &*receiver {
-                receiver.wake_by_ref();
+                receiver.call();
             }
         }
         Ok(())
@@ -242,7 +243,7 @@ impl<S: 'static> Mesh<S> {
         self.core.state.borrow_mut().take();
         let receiver = inbox.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(receiver) = receiver {
-            receiver.wake();
+            receiver.call();
         }
     }
 
@@ -325,8 +326,8 @@ impl<S: 'static> Core<S> {
         {
             let mut receiver = inbox.receiver.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *receiver {
-                Some(known) => known.clone_from(context.waker()),
-                None => *receiver = Some(context.waker().clone()),
+                Some(known) => known.set(context.waker()),
+                None => *receiver = Some(DistantWaker::new(context.waker())),
             }
         }
         inbox.woken.store(false, Ordering::SeqCst);

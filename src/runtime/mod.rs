@@ -5,6 +5,7 @@
 
 pub mod acceptor;
 pub mod answer;
+pub mod bell;
 pub mod budget;
 pub mod clients;
 mod commit;
@@ -25,6 +26,7 @@ pub mod timer;
 pub mod tls;
 pub mod worker;
 
+mod idleness;
 mod readiness;
 mod tls_session;
 mod transport;

@@ -9,6 +9,10 @@
 //! Registrations are edge-triggered: [`Watched`] remembers that its socket was readable until a read
 //! has taken all there was.
 //!
+//! Where glommio sleeps costs a dozen system calls: five before it and five after. So a shard that has
+//! nothing to do and expects its clients back soon waits for the set itself, in one call that is as
+//! short as [`LINGER_MAX`]: it lingers. Other threads that wake one of its tasks ring a bell meanwhile.
+//!
 //! Ownership: shard-local. A descriptor leaves the set when it is closed; `Watched::release` takes it
 //! out before another shard gets it.
 
@@ -16,9 +20,10 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    os::fd::{BorrowedFd, FromRawFd, IntoRawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -27,11 +32,14 @@ use futures_lite::io::AsyncRead;
 use glommio::net::TcpStream;
 use nix::{
     errno::Errno,
-    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        time::TimeSpec,
+    },
 };
 use slab::Slab;
 
-use super::executor::Executor;
+use super::{bell::Bell, executor::Executor, idleness::Idleness};
 
 /// Events taken by one call, and so sessions that run between two looks at the clock.
 const EVENTS_MAX: usize = 32;
@@ -43,14 +51,28 @@ const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
 /// say that it is time to, is looked at only when a time slice is over.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
+/// A shard that serves its sockets goes without a turn of glommio's reactor this long at most: what
+/// only the reactor sees (timers, wake-ups from other threads that forgot to ring) is late by that much.
+/// A client that stays away longer is waited for where glommio sleeps.
+const LINGER_MAX: Duration = Duration::from_millis(1);
+
+/// In place of a socket's key: the bell.
+const BELL: u64 = u64::MAX;
+
 /// The set of one shard.
 pub(super) struct Readiness {
     epoll: Epoll,
+    bell: Arc<Bell>,
+    /// Asked before the shard lingers; without it never does.
+    idleness: Option<Rc<Idleness>>,
     watched: RefCell<Slab<Rc<State>>>,
     /// Events so far, for who wants to know whether any came.
     events: Cell<u64>,
     /// The last look.
     looked: Cell<Instant>,
+    /// How often the shard has lingered and something came.
+    #[cfg(test)]
+    lingered: Cell<usize>,
 }
 
 /// What is known of one descriptor.
@@ -77,13 +99,20 @@ pub(super) struct Watched {
 }
 
 impl Readiness {
-    pub(super) fn new() -> io::Result<Readiness> {
+    pub(super) fn new(idleness: Option<Rc<Idleness>>) -> io::Result<Readiness> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let bell = Arc::new(Bell::new()?);
+        // Edge-triggered: nobody needs to take the event back.
+        epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL))?;
         Ok(Readiness {
             epoll,
+            bell,
+            idleness,
             watched: RefCell::default(),
             events: Cell::new(0),
             looked: Cell::new(Instant::now()),
+            #[cfg(test)]
+            lingered: Cell::default(),
         })
     }
 
@@ -101,28 +130,65 @@ impl Readiness {
     /// Wakes whoever waits for what has become ready, for as long as the shard lives.
     pub(super) async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
         loop {
+            let begun = Instant::now();
             if self.ready().await.is_err() {
                 executor.sleep(WITHOUT_DESCRIPTOR).await;
             }
             self.look();
+            let now = self.looked.get();
+            if let Some(idleness) = &self.idleness
+                && now - begun < LINGER_MAX
+            {
+                self.linger(idleness, now + LINGER_MAX).await;
+            }
+        }
+    }
+
+    /// Serves the sockets without a turn of the reactor until `end`, as long as they are the only ones
+    /// that have something to do for the shard.
+    async fn linger(&self, idleness: &Idleness, end: Instant) {
+        while idleness.idle().await {
+            let left = end.saturating_duration_since(Instant::now());
+            let served = !left.is_zero() && self.bell.heed() && self.take_events(left);
+            self.bell.ignore();
+            if !served {
+                return;
+            }
+            #[cfg(test)]
+            self.lingered.set(self.lingered.get() + 1);
         }
     }
 
     /// Wakes whoever waits for what has become ready; false if nothing has.
     pub(super) fn look(&self) -> bool {
-        self.looked.set(Instant::now());
+        self.take_events(Duration::ZERO)
+    }
+
+    /// [`Readiness::look`], once something is ready or `timeout` is over. False as well if there is
+    /// something for the reactor.
+    fn take_events(&self, timeout: Duration) -> bool {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
-        // An error can only be EINTR: what is ready stays so.
-        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        let count = wait(&self.epoll, &mut events, timeout);
+        self.looked.set(Instant::now());
+        let mut sockets = 0;
         for event in &events[..count] {
+            if event.data() == BELL {
+                continue;
+            }
+            sockets += 1;
             // Not borrowed while somebody is woken: whatever that drops may leave the set.
             let state = self.watched.borrow().get(event.data() as usize).cloned();
             if let Some(state) = state {
                 state.note(event.events());
             }
         }
-        self.events.set(self.events.get() + count as u64);
-        count > 0
+        self.events.set(self.events.get() + sockets);
+        sockets > 0 && sockets == count as u64
+    }
+
+    /// Wake-ups from other threads come with its ringing.
+    pub(super) fn bell(&self) -> &Arc<Bell> {
+        &self.bell
     }
 
     /// [`Readiness::look`], if the last one was a while ago.
@@ -133,6 +199,11 @@ impl Readiness {
     /// How often anything has become ready so far.
     pub(super) fn events(&self) -> u64 {
         self.events.get()
+    }
+
+    #[cfg(test)]
+    pub(super) fn idleness(&self) -> Option<Rc<Idleness>> {
+        self.idleness.clone()
     }
 
     /// As if `events` more sockets had become ready.
@@ -153,6 +224,31 @@ impl Readiness {
         poll_fn(|context| Pin::new(&mut probe).poll_read(context, &mut [0]).map(drop)).await;
         Ok(())
     }
+}
+
+/// Takes events of `epoll`, once there are any or `timeout` is over; answers how many.
+fn wait(epoll: &Epoll, events: &mut [EpollEvent; EVENTS_MAX], timeout: Duration) -> usize {
+    if timeout.is_zero() {
+        // An error can only be EINTR: what is ready stays so.
+        return epoll.wait(events, EpollTimeout::ZERO).unwrap_or(0);
+    }
+    let timeout = TimeSpec::from(timeout);
+    let (descriptor, room) = (epoll.0.as_raw_fd(), EVENTS_MAX as libc::c_int);
+    // SAFETY: `events` has room for that many (an EpollEvent is an epoll_event); it and the timespec
+    // outlive the call, and no signal mask is passed.
+    let count = unsafe {
+        libc::syscall(
+            libc::SYS_epoll_pwait2,
+            descriptor,
+            events.as_mut_ptr(),
+            room,
+            timeout.as_ref(),
+            std::ptr::null::<libc::sigset_t>(),
+            0,
+        )
+    };
+    // EINTR, or ENOSYS before Linux 5.11: as if nothing had come.
+    usize::try_from(count).unwrap_or(0)
 }
 
 /// What a descriptor is watched for at first; writing only once a write had to wait.
@@ -280,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_is_ready_stays_so_until_a_read_took_it() {
-        let readiness = Rc::new(Readiness::new().unwrap());
+        let readiness = Rc::new(Readiness::new(None).unwrap());
         let (mut ours, mut peer) = connected();
         let watched = readiness.watch(ours.as_fd());
         assert!(!readiness.look() && !is_readable(&watched));
@@ -304,7 +400,7 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_told() {
-        let readiness = Rc::new(Readiness::new().unwrap());
+        let readiness = Rc::new(Readiness::new(None).unwrap());
         let (ours, mut peer) = connected();
         peer.write_all(b"EHLO early.test\r\n").unwrap();
         let watched = readiness.watch(ours.as_fd());
@@ -313,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_full_socket_is_writable_once_the_peer_has_read() {
-        let readiness = Rc::new(Readiness::new().unwrap());
+        let readiness = Rc::new(Readiness::new(None).unwrap());
         let (mut ours, mut peer) = connected();
         let watched = readiness.watch(ours.as_fd());
         let mut sent = 0;
@@ -333,7 +429,7 @@ mod tests {
     /// A client that sends and never reads: asking for room tells of its octets again each time.
     #[test]
     fn unread_input_does_not_make_a_full_socket_writable() {
-        let readiness = Rc::new(Readiness::new().unwrap());
+        let readiness = Rc::new(Readiness::new(None).unwrap());
         let (mut ours, mut peer) = connected();
         let watched = readiness.watch(ours.as_fd());
         while ours.write(&[b'x'; 1 << 16]).is_ok() {}
@@ -348,7 +444,7 @@ mod tests {
     /// Regular files are what a set always refuses.
     #[test]
     fn what_the_set_refuses_is_tried_and_never_waited_for() {
-        let readiness = Rc::new(Readiness::new().unwrap());
+        let readiness = Rc::new(Readiness::new(None).unwrap());
         let file = tempfile::tempfile().unwrap();
         let watched = readiness.watch(file.as_fd());
         watched.drained();
@@ -358,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_released_socket_is_told_to_nobody_and_its_place_is_free() {
-        let readiness = Rc::new(Readiness::new().unwrap());
+        let readiness = Rc::new(Readiness::new(None).unwrap());
         let (ours, mut peer) = connected();
         let watched = readiness.watch(ours.as_fd());
         watched.release(ours.as_fd());
@@ -396,6 +492,55 @@ mod tests {
                 context.executor.sleep(Duration::from_millis(1)).await;
             }
             drop(last);
+        };
+        let lives = shard::start(&ShardOptions::default(), vec![life]).unwrap().join();
+        assert!(lives.into_iter().all(|life| life.is_ok()));
+    }
+
+    /// A client that answers at once is waited for without glommio; who wakes a task from another thread
+    /// meanwhile is heard.
+    #[test]
+    fn a_shard_lingers_for_a_lone_client() {
+        use std::sync::mpsc;
+
+        let life = async |context: ShardContext| {
+            let (mut ours, mut peer) = connected();
+            let (ask, asked) = mpsc::channel::<tokio::sync::oneshot::Sender<()>>();
+            let client = std::thread::spawn(move || {
+                let mut answer = [0];
+                for _ in 0..500 {
+                    peer.write_all(b"?").unwrap();
+                    peer.read_exact(&mut answer).unwrap();
+                }
+                for distant in asked {
+                    std::thread::sleep(Duration::from_micros(200));
+                    distant.send(()).unwrap();
+                }
+            });
+            let readiness = context.resources.readiness().clone();
+            let served = Rc::new(Cell::new(false));
+            let done = served.clone();
+            let task = async move {
+                let watched = readiness.watch(ours.as_fd());
+                for _ in 0..500 {
+                    poll_fn(|context| watched.poll_readable(context)).await;
+                    assert_eq!(ours.read(&mut [0; 10]).unwrap(), 1);
+                    watched.drained();
+                    ours.write_all(b"!").unwrap();
+                }
+                assert!(readiness.lingered.get() > 0);
+                for _ in 0..50 {
+                    let (distant, answer) = tokio::sync::oneshot::channel();
+                    ask.send(distant).unwrap();
+                    crate::runtime::bell::hear(answer).await.unwrap();
+                }
+                done.set(true);
+            };
+            context.executor.spawn(Priority::Foreground, Box::pin(task));
+            while !served.get() {
+                context.executor.sleep(Duration::from_millis(5)).await;
+            }
+            client.join().unwrap();
         };
         let lives = shard::start(&ShardOptions::default(), vec![life]).unwrap().join();
         assert!(lives.into_iter().all(|life| life.is_ok()));

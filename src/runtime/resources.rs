@@ -13,9 +13,11 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use super::{
+    bell::Bell,
     budget::{Budget, HolderId},
     clients::Excess,
     executor::{Executor, Priority},
@@ -151,6 +153,11 @@ impl ShardResources {
         let drive = readiness.clone().drive(executor.clone());
         executor.spawn(Priority::Foreground, Box::pin(drive));
         let _ = self.readiness.set(readiness);
+    }
+
+    /// What tells this shard that another thread has woken a task of it; none where tests play one.
+    pub(super) fn bell(&self) -> Option<Arc<Bell>> {
+        self.readiness.get().map(|readiness| readiness.bell().clone())
     }
 
     /// The set of this shard's sockets. Only on shards, not where tests play one.

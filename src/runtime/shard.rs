@@ -23,6 +23,7 @@ use super::{
     commit::CommitRounds,
     executor::{CommitTurn, Executor, Priority},
     helpers,
+    idleness::Idleness,
     readiness::Readiness,
     resources::{ResourceLimits, ShardResources},
 };
@@ -102,8 +103,11 @@ where
         let id = ShardId(u16::try_from(index).map_err(io::Error::other)?);
         let options = options.clone();
         let life = move || async move {
-            let readiness = Rc::new(Readiness::new()?);
-            let executor = GlommioExecutor::new(&options, readiness.clone())?;
+            let idleness = Rc::new(Idleness::default());
+            // Who wants the shard to spin wants it to do so where it would linger.
+            let lingering = options.spin_before_park.is_none().then(|| idleness.clone());
+            let readiness = Rc::new(Readiness::new(lingering)?);
+            let executor = GlommioExecutor::new(&options, readiness.clone(), idleness)?;
             let executor: Rc<dyn Executor> = Rc::new(executor);
             let resources = ShardResources::install(options.limits, &executor);
             resources.watch_sockets(readiness, &executor);
@@ -145,13 +149,18 @@ pub struct GlommioExecutor {
     background: TaskQueueHandle,
     readiness: Rc<Readiness>,
     commit_rounds: Rc<CommitRounds>,
+    idleness: Rc<Idleness>,
 }
 
 impl GlommioExecutor {
     /// Must be called on a glommio executor's thread.
-    fn new(options: &ShardOptions, readiness: Rc<Readiness>) -> io::Result<GlommioExecutor> {
+    fn new(
+        options: &ShardOptions,
+        readiness: Rc<Readiness>,
+        idleness: Rc<Idleness>,
+    ) -> io::Result<GlommioExecutor> {
         let executor = glommio::executor();
-        Ok(GlommioExecutor {
+        let made = GlommioExecutor {
             foreground: executor.create_task_queue(
                 Shares::Static(options.foreground_shares),
                 Latency::Matters(options.foreground_latency),
@@ -164,21 +173,27 @@ impl GlommioExecutor {
             ),
             commit_rounds: Rc::new(CommitRounds::new(readiness.clone(), options.commit_gather)),
             readiness,
-        })
-    }
-}
-
-impl Executor for GlommioExecutor {
-    #[allow(clippy::unreachable, reason = "both queues live as long as the executor")]
-    fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>) {
-        let queue = match priority {
-            Priority::Foreground => self.foreground,
-            Priority::Background => self.background,
+            idleness: idleness.clone(),
         };
+        made.spawn_into(made.background, idleness.guard());
+        Ok(made)
+    }
+
+    #[allow(clippy::unreachable, reason = "both queues live as long as the executor")]
+    fn spawn_into(&self, queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
         match glommio::spawn_local_into(task, queue) {
             Ok(task) => drop(task.detach()),
             // Both queues live as long as the executor.
             Err(error) => unreachable!("a task queue is gone: {error}"),
+        }
+    }
+}
+
+impl Executor for GlommioExecutor {
+    fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>) {
+        match priority {
+            Priority::Foreground => self.spawn_into(self.foreground, task),
+            Priority::Background => self.spawn_into(self.background, self.idleness.noted(task)),
         }
     }
 

@@ -16,6 +16,8 @@ use std::{
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
+use super::bell::hear;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The queue is full; try again later.
@@ -63,7 +65,7 @@ impl WorkerPool {
             let _ = result.send(job());
         });
         match self.jobs.try_send(job) {
-            Ok(()) => Ok(async move { answer.await.expect("the worker's job panicked") }),
+            Ok(()) => Ok(async move { hear(answer).await.expect("the worker's job panicked") }),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
         }
     }

@@ -34,6 +34,7 @@ use crate::{
     protocol::mime::Summarizer,
     runtime::{
         LocalFuture,
+        bell::hear,
         executor::Priority,
         mesh::{Class, MeshError},
     },
@@ -464,7 +465,7 @@ impl Delivery {
             }
             if let Stage::Streaming { chunks, .. } = &self.parts[index].stage {
                 // A receiver that gave up has left its reason in the answer, if it ever began.
-                let _ = chunks.send(Piece::Chunk(chunk.clone())).await;
+                let _ = hear(chunks.send(Piece::Chunk(chunk.clone()))).await;
             }
         }
     }
@@ -627,12 +628,12 @@ impl Delivery {
             Stage::Streaming { chunks, answer } => Box::pin(async move {
                 // As in `send_pending`, the answer tells all.
                 if !pending.is_empty() {
-                    let _ = chunks.send(Piece::Chunk(pending)).await;
+                    let _ = hear(chunks.send(Piece::Chunk(pending))).await;
                 }
                 let Order { quarantined, delivery_id, .. } = order;
                 let commit = Piece::Commit { prologue, summary, quarantined, delivery_id };
-                let _ = chunks.send(commit).await;
-                answer.await.unwrap_or(Err(Failure::Unavailable))
+                let _ = hear(chunks.send(commit)).await;
+                hear(answer).await.unwrap_or(Err(Failure::Unavailable))
             }),
         }
     }
@@ -724,7 +725,7 @@ async fn take_chunks(
     let mut writer = partition.stage();
     let mut charge = Charge::new(&shard.messages, order.trust);
     loop {
-        match incoming.recv().await {
+        match hear(incoming.recv()).await {
             Some(Piece::Chunk(chunk)) => {
                 writer.write(&chunk).await?;
                 drop(chunk);

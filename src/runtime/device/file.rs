@@ -19,7 +19,7 @@ use std::{
 use glommio::io::{BufferedFile, Directory, OpenOptions};
 
 use super::{Device, File};
-use crate::runtime::{LocalFuture, helpers};
+use crate::runtime::{LocalFuture, helpers, idleness::begin_operation};
 
 /// Files are for the server's user alone.
 const FILE_MODE: libc::mode_t = 0o600;
@@ -49,6 +49,7 @@ impl Device for FileDevice {
     fn create(&self, name: &str, _size_hint: u64) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
         let path = self.path.join(name);
         Box::pin(async move {
+            let _operation = begin_operation();
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(FILE_MODE);
             options.custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
@@ -60,6 +61,7 @@ impl Device for FileDevice {
     fn open(&self, name: &str) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
         let path = self.path.join(name);
         Box::pin(async move {
+            let _operation = begin_operation();
             let mut options = OpenOptions::new();
             options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
             let file = options.buffered_open(&path).await?;
@@ -69,6 +71,7 @@ impl Device for FileDevice {
 
     fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
         Box::pin(async move {
+            let _operation = begin_operation();
             let directory = Directory::open(&self.path).await?;
             directory.sync().await?;
             Ok(directory.close().await?)
@@ -120,6 +123,7 @@ impl File for DiskFile {
     fn append(&self, offset: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)> {
         let len = bytes.len();
         Box::pin(async move {
+            let _operation = begin_operation();
             let outcome = match self.file.write_at(bytes, offset).await {
                 Ok(written) if written == len => Ok(()),
                 // The kernel cuts a write to a file short only for want of space.
@@ -149,6 +153,7 @@ impl File for DiskFile {
                         Err(error) => return Err(error),
                     }
                 }
+                let _operation = begin_operation();
                 let part = self.file.read_at(at, len - bytes.len()).await?;
                 if part.is_empty() {
                     break;
@@ -167,6 +172,7 @@ impl File for DiskFile {
     fn sync(&self) -> LocalFuture<'_, io::Result<()>> {
         Box::pin(async move {
             if self.found {
+                let _operation = begin_operation();
                 self.file.fdatasync().await?;
                 forget_cache(self.file.as_raw_fd())?;
             }
@@ -175,7 +181,10 @@ impl File for DiskFile {
     }
 
     fn len(&self) -> LocalFuture<'_, io::Result<u64>> {
-        Box::pin(async move { Ok(self.file.file_size().await?) })
+        Box::pin(async move {
+            let _operation = begin_operation();
+            Ok(self.file.file_size().await?)
+        })
     }
 }
 
