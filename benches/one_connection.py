@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""What a lone client waits for: one IMAP connection, one command after the other, to Dovecot (mdbox) and
-to Ringmail in turn. Each server has core 0 for itself, the client core 1: where the scheduler puts two
-processes that are free to move decides more than the servers do.
+"""What a lone client waits for: one IMAP connection, one command after the other, to Dovecot (mdbox)
+and to Ringmail in turn. Each server has core 0 for itself, the client core 1: where the scheduler puts
+two processes that are free to move decides more than the servers do.
 
 Beside both stand the floors: a server that only answers (smtp_floor) for a round trip, and a write
 with a sync into a growing file on the same disk for STORE and APPEND.
 
 Needs root and cgroup v2; Debian's dovecot-imapd and dovecot-lmtpd (service not started) for Dovecot's
-column, strace for the number of system calls. Without them the columns stay empty, and the bench says so.
+column, perf or strace for the number of system calls. Without them the columns stay empty, and the
+bench says so. Dovecot does not sync a STORE.
 
     cargo build --release --bins --example smtp_floor && benches/one_connection.py [--rounds 3]
 """
 
 import argparse
+import functools
 import itertools
 import os
 import pathlib
@@ -32,13 +34,14 @@ from beside_dovecot import Cgroup, start_dovecot, start_ringmail  # noqa: E402
 
 FLOOR = ROOT / "target/release/examples/smtp_floor"
 USER, PASSWORD = "user1@demo.test", "demo"
-MESSAGE = (b"From: a@demo.test\r\nSubject: one\r\n\r\n" + b"A line of text in a message.\r\n" * 140)[:4096]
-# Round trips that strace sees; it makes each of them slow.
-TRACED = 50
+MESSAGE = b"From: a@demo.test\r\nSubject: one\r\n\r\n" + b"A line of text in a message.\r\n" * 135
+# Round trips whose system calls are counted, and what perf counts.
+COUNTED = 200
+CALLS_EVENT = "raw_syscalls:sys_enter"
 
 
 class Client:
-    """Sends a command and reads to the line that ends its answer; nothing else, so that it costs little."""
+    """Sends a command and reads to the line that ends its answer; nothing else: it costs little."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -80,7 +83,9 @@ def logged_in(port):
 
 
 def steps(client, messages, stored):
-    """Name and one round trip of each step, called with its number; `stored` counts the STOREs so far."""
+    """Name and one round trip of each step, called with its number; `stored` counts the STOREs."""
+    def number(n):
+        return n % messages + 1
     append = b"APPEND INBOX {%d+}\r\n%s" % (len(MESSAGE), MESSAGE)
     yield "APPEND, 4 KiB", lambda _: client.command(append)
 
@@ -88,8 +93,8 @@ def steps(client, messages, stored):
         client.command(b"SELECT INBOX")
     yield None, select
     yield "NOOP", lambda _: client.command(b"NOOP")
-    yield "FETCH n FLAGS", lambda n: client.command(b"FETCH %d FLAGS" % (n % messages + 1))
-    yield "FETCH n BODY.PEEK[]", lambda n: client.command(b"FETCH %d BODY.PEEK[]" % (n % messages + 1))
+    yield "FETCH n FLAGS", lambda n: client.command(b"FETCH %d FLAGS" % number(n))
+    yield "FETCH n BODY.PEEK[]", lambda n: client.command(b"FETCH %d BODY.PEEK[]" % number(n))
 
     def store(_):
         # Each changes something: all messages in turn get the flag, then all lose it, and so on.
@@ -110,23 +115,37 @@ def timed(count, turn, first=0):
 
 
 def calls_per_turn(pids, turn, first):
-    """System calls by name that the server makes for one turn, from number `first` on; None without strace."""
-    if not shutil.which("strace"):
+    """System calls that the server makes for one turn, from number `first` on: by perf, which slows
+    nothing down, or by strace, whose slowness lets fewer turns share what a sleep costs."""
+    if counted_by() is None:
         return None
     with tempfile.NamedTemporaryFile() as out:
-        attach = [word for pid in pids for word in ("-p", str(pid))]
-        tracer = subprocess.Popen(["strace", "-f", "-qq", "-c", "-U", "calls,name", "-o", out.name,
-                                   *attach], stderr=subprocess.DEVNULL)
+        if counted_by() == "perf":
+            command = ["perf", "stat", "-x,", "-e", CALLS_EVENT, "-o", out.name,
+                       "-p", ",".join(map(str, pids))]
+        else:
+            attach = [word for pid in pids for word in ("-p", str(pid))]
+            command = ["strace", "-f", "-qq", "-c", "-U", "calls,name", "-o", out.name, *attach]
+        counter = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(0.5)
-        timed(TRACED, turn, first)
-        tracer.send_signal(signal.SIGINT)
-        tracer.wait()
-        counts = {}
-        for line in pathlib.Path(out.name).read_text().splitlines():
-            match = re.match(r"\s*(\d+)\s+(\w+)$", line)
-            if match and match[2] != "total":
-                counts[match[2]] = int(match[1]) / TRACED
-    return counts
+        timed(COUNTED, turn, first)
+        counter.send_signal(signal.SIGINT)
+        counter.wait()
+        text = pathlib.Path(out.name).read_text()
+    total = rf"^(\d+),,{CALLS_EVENT}" if counted_by() == "perf" else r"^\s*(\d+)\s+total$"
+    match = re.search(total, text, re.M)
+    return int(match[1]) / COUNTED if match else None
+
+
+@functools.cache
+def counted_by():
+    """What counts system calls on this machine."""
+    probe = ["perf", "stat", "-x,", "-e", CALLS_EVENT, "true"]
+    if shutil.which("perf"):
+        said = subprocess.run(probe, capture_output=True, text=True, check=False).stderr
+        if said[:1].isdigit():
+            return "perf"
+    return "strace" if shutil.which("strace") else None
 
 
 def pids_of(cgroup):
@@ -135,7 +154,8 @@ def pids_of(cgroup):
 
 class Server:
     def __init__(self, name, start, directory, base):
-        self.name, self.directory = name, tempfile.mkdtemp(prefix=f"ringmail-one-{name}-", dir=directory)
+        self.name = name
+        self.directory = tempfile.mkdtemp(prefix=f"ringmail-one-{name}-", dir=directory)
         self.cgroup = Cgroup(f"one-{name}")
         self.process = start(self.directory, base, self.cgroup)
         self.results, self.calls, self.stored = {}, {}, itertools.count()
@@ -209,21 +229,18 @@ def report(servers, disk):
         for server in servers:
             median, calls = server.median(step), server.calls.get(step)
             row += " " * 26 if median is None else f"{median[0]:9.0f} {median[1]:8.0f} " + (
-                f"{sum(calls.values()):8.1f}" if calls else f"{'-':>8}")
+                f"{calls:8.1f}" if calls else f"{'-':>8}")
         print(row)
     for octets, taken in disk.items():
-        print(f"write and sync of {octets} octets (O_DSYNC, growing file): {statistics.median(taken):.0f} us")
-    for step, calls in ours.calls.items():
-        if calls:
-            print(f"{step}: " + ", ".join(f"{name} {count:.1f}" for name, count in calls.items()
-                                          if count >= 0.05))
+        print(f"write and sync of {octets} octets (O_DSYNC, growing file): "
+              f"{statistics.median(taken):.0f} us")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=1000, help="round trips of each step in a round")
+    parser.add_argument("--count", type=int, default=1000, help="round trips of a step in a round")
     parser.add_argument("--dir", help="where the servers' data and the file of the floor go")
     parser.add_argument("--no-dovecot", action="store_true")
     parser.add_argument("--port-base", type=int)
@@ -235,9 +252,8 @@ def main():
     elif shutil.which("dovecot"):
         starts = {"dovecot": (start_dovecot, 143, base + 2000), **starts}
     else:
-        print("no Dovecot on this machine (Debian: dovecot-imapd, dovecot-lmtpd): its column is left out")
-    if not shutil.which("strace"):
-        print("no strace on this machine: system calls are not counted")
+        print("no Dovecot on this machine (Debian: dovecot-imapd, dovecot-lmtpd): no column of it")
+    print(f"system calls counted by {counted_by() or 'nobody: no perf or strace on this machine'}")
     os.sched_setaffinity(0, {1})
     servers, ports, disk = [], {}, {}
     try:
@@ -249,8 +265,8 @@ def main():
     finally:
         for server in servers:
             server.stop()
-    print(f"medians of {arguments.rounds} rounds of {arguments.count}; server on core 0, client on core 1; "
-          "what the client's own Python takes is in the times")
+    print(f"medians of {arguments.rounds} rounds of {arguments.count}; server on core 0, client on "
+          "core 1; what the client's own Python takes is in the times")
     report(servers, disk)
 
 

@@ -30,6 +30,7 @@ mod idleness;
 mod readiness;
 mod tls_session;
 mod transport;
+mod write_ring;
 
 use std::{future::Future, pin::Pin};
 

@@ -39,7 +39,7 @@ use nix::{
 };
 use slab::Slab;
 
-use super::{bell::Bell, executor::Executor, idleness::Idleness};
+use super::{bell::Bell, executor::Executor, idleness::Idleness, write_ring::WriteRing};
 
 /// Events taken by one call, and so sessions that run between two looks at the clock.
 const EVENTS_MAX: usize = 32;
@@ -54,15 +54,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// A shard that serves its sockets goes without a turn of glommio's reactor this long at most: what
 /// only the reactor sees (timers, wake-ups from other threads that forgot to ring) is late by that much.
 /// A client that stays away longer is waited for where glommio sleeps.
-const LINGER_MAX: Duration = Duration::from_millis(1);
+const LINGER_MAX: Duration = Duration::from_millis(2);
 
-/// In place of a socket's key: the bell.
+/// In place of a socket's key: the bell, and the ring of writes.
 const BELL: u64 = u64::MAX;
+const WRITES: u64 = u64::MAX - 1;
 
 /// The set of one shard.
 pub(super) struct Readiness {
     epoll: Epoll,
     bell: Arc<Bell>,
+    /// None where the kernel gives no ring.
+    writes: Option<Rc<WriteRing>>,
     /// Asked before the shard lingers; without it never does.
     idleness: Option<Rc<Idleness>>,
     watched: RefCell<Slab<Rc<State>>>,
@@ -104,9 +107,14 @@ impl Readiness {
         let bell = Arc::new(Bell::new()?);
         // Edge-triggered: nobody needs to take the event back.
         epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL))?;
+        let writes = WriteRing::new().ok().map(Rc::new);
+        if let Some(writes) = &writes {
+            epoll.add(&**writes, EpollEvent::new(EpollFlags::EPOLLIN, WRITES))?;
+        }
         Ok(Readiness {
             epoll,
             bell,
+            writes,
             idleness,
             watched: RefCell::default(),
             events: Cell::new(0),
@@ -170,12 +178,21 @@ impl Readiness {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let count = wait(&self.epoll, &mut events, timeout);
         self.looked.set(Instant::now());
-        let mut sockets = 0;
+        let (mut sockets, mut rung) = (0, false);
         for event in &events[..count] {
-            if event.data() == BELL {
-                continue;
+            match event.data() {
+                BELL => {
+                    rung = true;
+                    continue;
+                }
+                WRITES => {
+                    if let Some(writes) = &self.writes {
+                        writes.reap();
+                    }
+                    continue;
+                }
+                _ => sockets += 1,
             }
-            sockets += 1;
             // Not borrowed while somebody is woken: whatever that drops may leave the set.
             let state = self.watched.borrow().get(event.data() as usize).cloned();
             if let Some(state) = state {
@@ -183,7 +200,12 @@ impl Readiness {
             }
         }
         self.events.set(self.events.get() + sockets);
-        sockets > 0 && sockets == count as u64
+        count > 0 && !rung
+    }
+
+    /// The shard's ring for appends, if there is one.
+    pub(super) fn writes(&self) -> Option<&Rc<WriteRing>> {
+        self.writes.as_ref()
     }
 
     /// Wake-ups from other threads come with its ringing.

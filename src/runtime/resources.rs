@@ -23,6 +23,7 @@ use super::{
     executor::{Executor, Priority},
     readiness::Readiness,
     timer::TimerWheel,
+    write_ring::WriteRing,
 };
 
 /// Bytes received by one call at most, and therefore the size of the scratch buffer.
@@ -158,6 +159,11 @@ impl ShardResources {
     /// What tells this shard that another thread has woken a task of it; none where tests play one.
     pub(super) fn bell(&self) -> Option<Arc<Bell>> {
         self.readiness.get().map(|readiness| readiness.bell().clone())
+    }
+
+    /// This shard's ring for appends; none where tests play one, or the kernel gives none.
+    pub(super) fn write_ring(&self) -> Option<Rc<WriteRing>> {
+        self.readiness.get()?.writes().cloned()
     }
 
     /// The set of this shard's sockets. Only on shards, not where tests play one.

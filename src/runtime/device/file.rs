@@ -9,7 +9,7 @@ use std::{
     cell::Cell,
     fs, io,
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, RawFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ use std::{
 use glommio::io::{BufferedFile, Directory, OpenOptions};
 
 use super::{Device, File};
-use crate::runtime::{LocalFuture, helpers, idleness::begin_operation};
+use crate::runtime::{LocalFuture, helpers, idleness::begin_operation, resources::ShardResources};
 
 /// Files are for the server's user alone.
 const FILE_MODE: libc::mode_t = 0o600;
@@ -119,21 +119,20 @@ impl Device for FileDevice {
 }
 
 impl File for DiskFile {
-    /// The buffer stays with glommio, which drops it; what comes back is an empty one.
     fn append(&self, offset: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)> {
         let len = bytes.len();
         Box::pin(async move {
-            let _operation = begin_operation();
-            let outcome = match self.file.write_at(bytes, offset).await {
+            let (outcome, buffer) = self.write_at(offset, bytes).await;
+            let outcome = match outcome {
                 Ok(written) if written == len => Ok(()),
                 // The kernel cuts a write to a file short only for want of space.
                 Ok(written) => Err(io::Error::new(
                     io::ErrorKind::StorageFull,
                     format!("wrote {written} of {len} bytes"),
                 )),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             };
-            (outcome, Vec::new())
+            (outcome, buffer)
         })
     }
 
@@ -185,6 +184,24 @@ impl File for DiskFile {
             let _operation = begin_operation();
             Ok(self.file.file_size().await?)
         })
+    }
+}
+
+impl DiskFile {
+    /// Through the shard's own ring. glommio's, where there is none or it is full, keeps the buffer:
+    /// then an empty one comes back.
+    async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        // SAFETY: the file is open as long as `self` is there.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
+        let bytes = match ShardResources::current().write_ring() {
+            Some(ring) => match ring.write(descriptor, offset, bytes) {
+                Ok(writing) => return writing.await,
+                Err(bytes) => bytes,
+            },
+            None => bytes,
+        };
+        let _operation = begin_operation();
+        (self.file.write_at(bytes, offset).await.map_err(Into::into), Vec::new())
     }
 }
 
