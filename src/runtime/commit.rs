@@ -132,17 +132,22 @@ impl CommitRounds {
     /// Serves sessions until they have brought nothing for `quiet_max`, or the time is over.
     async fn gather(&self, quiet_max: Duration) {
         let begun = Instant::now();
-        let mut quiet_since = begun;
+        let end = begun + self.gather_max;
+        let mut quiet_until = begun + quiet_max;
         loop {
             let before = self.readiness.events();
             // Everybody who can run does so before this returns.
-            futures_lite::future::yield_now().await;
-            self.readiness.look();
+            if quiet_max.is_zero() {
+                futures_lite::future::yield_now().await;
+                self.readiness.look();
+            } else {
+                self.readiness.doze(quiet_until.min(end)).await;
+            }
             let now = Instant::now();
             if self.readiness.events() != before {
-                quiet_since = now;
+                quiet_until = now + quiet_max;
             }
-            if now - quiet_since >= quiet_max || now - begun >= self.gather_max {
+            if now >= quiet_until.min(end) {
                 return;
             }
         }

@@ -73,6 +73,11 @@ pub(super) struct Readiness {
     events: Cell<u64>,
     /// The last look.
     looked: Cell<Instant>,
+    /// The shard lingers, or is about to.
+    lingering: Cell<bool>,
+    /// When who dozes wants to be woken at the latest.
+    alarm: Cell<Option<Instant>>,
+    sleeper: RefCell<Option<Waker>>,
     /// How often the shard has lingered and something came.
     #[cfg(test)]
     lingered: Cell<usize>,
@@ -119,6 +124,9 @@ impl Readiness {
             watched: RefCell::default(),
             events: Cell::new(0),
             looked: Cell::new(Instant::now()),
+            lingering: Cell::default(),
+            alarm: Cell::default(),
+            sleeper: RefCell::default(),
             #[cfg(test)]
             lingered: Cell::default(),
         })
@@ -155,15 +163,49 @@ impl Readiness {
     /// Serves the sockets without a turn of the reactor until `end`, as long as they are the only ones
     /// that have something to do for the shard.
     async fn linger(&self, idleness: &Idleness, end: Instant) {
+        self.lingering.set(true);
         while idleness.idle().await {
-            let left = end.saturating_duration_since(Instant::now());
-            let served = !left.is_zero() && self.bell.heed() && self.take_events(left);
+            let due = self.alarm.get().map_or(end, |at| at.min(end));
+            let left = due.saturating_duration_since(Instant::now());
+            let came = !left.is_zero() && self.bell.heed() && self.take_events(left);
             self.bell.ignore();
-            if !served {
-                return;
+            let rung = self.alarm.get().is_some() && self.looked.get() >= due && due < end;
+            if came || rung {
+                self.wake_sleeper();
+            }
+            if !came && !rung {
+                break;
             }
             #[cfg(test)]
             self.lingered.set(self.lingered.get() + 1);
+        }
+        self.lingering.set(false);
+        self.wake_sleeper();
+    }
+
+    /// Waits for the next event, or until `at`; on a shard that does not linger just for a look at the
+    /// set. One task at a time.
+    pub(super) async fn doze(&self, at: Instant) {
+        if !self.lingering.get() {
+            futures_lite::future::yield_now().await;
+            self.look();
+            return;
+        }
+        self.alarm.set(Some(at));
+        poll_fn(|context| {
+            if self.alarm.get().is_none() {
+                return Poll::Ready(());
+            }
+            *self.sleeper.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn wake_sleeper(&self) {
+        self.alarm.set(None);
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
         }
     }
 
