@@ -1,13 +1,14 @@
-//! How another thread reaches a shard that waits for its sockets in a call of its own.
+//! How another thread wakes a task of a shard.
 //!
-//! glommio lets a task be woken from any thread, and interrupts its own sleep for it. It does not know of
-//! the waits that `readiness` makes between two turns of its reactor; a wake-up that comes meanwhile would
-//! be noticed only when the wait is over. So whoever wakes a task of another thread rings that shard's
-//! bell afterwards: [`hear`] does it for a future, the mesh for its inboxes.
+//! glommio lets a task be woken from any thread: it costs the sleeper a turn of its reactor, and in the
+//! waits that `readiness` makes between two such turns nobody would notice. So whoever wakes a task of
+//! another thread leaves its waker with that shard's bell and rings. The bell is in the shard's epoll set,
+//! and the waker is called where it belongs, without the reactor. [`hear`] does it for a future, the mesh
+//! for its inboxes.
 //!
-//! The bell is not needed for progress, only for speed: such a wait is short (`readiness::LINGER_MAX`).
+//! A shard that is awake is not interrupted: it asks before it waits.
 //!
-//! Ownership: one a shard, shared with the threads that may wake its tasks.
+//! Ownership: one a shard, shared with the threads that may wake its tasks. Its mutex is held for one move.
 
 use std::{
     future::{Future, poll_fn},
@@ -15,7 +16,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Wake, Waker},
@@ -28,7 +29,9 @@ use super::resources::ShardResources;
 /// One shard's bell.
 pub(super) struct Bell {
     event: EventFd,
-    /// Somebody has woken a task since the shard last asked.
+    /// Whom to wake.
+    called: Mutex<Vec<Waker>>,
+    /// Somebody rang, and it was not answered yet.
     rung: AtomicBool,
     /// The shard waits, or is about to: `event` is listened to.
     heeded: AtomicBool,
@@ -37,29 +40,45 @@ pub(super) struct Bell {
 impl Bell {
     pub(super) fn new() -> io::Result<Bell> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Bell { event, rung: AtomicBool::new(false), heeded: AtomicBool::new(false) })
+        let (rung, heeded) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Bell { event, called: Mutex::default(), rung, heeded })
     }
 
-    /// Tells the shard that one of its tasks was woken. From any thread, after the wake-up.
-    pub(super) fn ring(&self) {
+    /// Has the shard wake `task`, which is one of its own. From any thread.
+    fn ring(&self, task: Waker) {
+        self.called().push(task);
         // One of the two sees the other's store: this thread that the shard waits, or the shard that
         // it should not.
-        self.rung.store(true, Ordering::SeqCst);
-        if self.heeded.load(Ordering::SeqCst) {
+        if !self.rung.swap(true, Ordering::SeqCst) && self.heeded.load(Ordering::SeqCst) {
             // It can only be full, and then the shard has been told.
             let _ = self.event.write(1);
         }
     }
 
-    /// Whether the shard may wait now: nobody has rung since the last time it asked. From then on until
-    /// [`Bell::ignore`] the event tells of who rings.
+    /// Whether the shard may wait now: nobody has rung. From then on until [`Bell::ignore`] the event
+    /// tells of who rings.
     pub(super) fn heed(&self) -> bool {
         self.heeded.store(true, Ordering::SeqCst);
-        !self.rung.swap(false, Ordering::SeqCst)
+        !self.rung.load(Ordering::SeqCst)
     }
 
     pub(super) fn ignore(&self) {
         self.heeded.store(false, Ordering::SeqCst);
+    }
+
+    /// Wakes who was called, on the shard; false if nobody was.
+    pub(super) fn answer(&self) -> bool {
+        if !self.rung.load(Ordering::SeqCst) {
+            return false;
+        }
+        self.rung.store(false, Ordering::SeqCst);
+        let called = std::mem::take(&mut *self.called());
+        called.into_iter().for_each(Waker::wake);
+        true
+    }
+
+    fn called(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,9 +106,9 @@ impl DistantWaker {
     }
 
     pub(super) fn call(&self) {
-        self.task.wake_by_ref();
-        if let Some(bell) = &self.bell {
-            bell.ring();
+        match &self.bell {
+            Some(bell) => bell.ring(self.task.clone()),
+            None => self.task.wake_by_ref(),
         }
     }
 }
@@ -134,14 +153,18 @@ mod tests {
     #[test]
     fn who_rings_before_the_wait_prevents_it_and_who_rings_during_it_ends_it() {
         let bell = Bell::new().unwrap();
-        bell.ring();
+        let ring = || bell.ring(Waker::noop().clone());
+        ring();
         assert!(!rings(&bell), "nobody listens");
         assert!(!bell.heed());
-        assert!(bell.heed(), "that was heard");
-        bell.ring();
-        assert!(rings(&bell));
+        assert!(bell.answer() && bell.heed() && !bell.answer());
+        ring();
+        ring();
+        assert!(rings(&bell) && !rings(&bell), "one is enough");
+        assert_eq!(bell.called().len(), 2);
+        assert!(bell.answer() && bell.called().is_empty());
         bell.ignore();
-        bell.ring();
+        ring();
         assert!(!rings(&bell) && !bell.heed());
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Where glommio sleeps costs a dozen system calls: five before it and five after. So a shard that has
 //! nothing to do and expects its clients back soon waits for the set itself, in one call that is as
-//! short as [`LINGER_MAX`]: it lingers. Other threads that wake one of its tasks ring a bell meanwhile.
+//! short as [`LINGER_MAX`]: it lingers. Other threads wake its tasks by a bell that is in the set.
 //!
 //! Ownership: shard-local. A descriptor leaves the set when it is closed; `Watched::release` takes it
 //! out before another shard gets it.
@@ -52,7 +52,7 @@ const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A shard that serves its sockets goes without a turn of glommio's reactor this long at most: what
-/// only the reactor sees (timers, wake-ups from other threads that forgot to ring) is late by that much.
+/// only the reactor sees (timers, above all) is late by that much.
 /// A client that stays away longer is waited for where glommio sleeps.
 const LINGER_MAX: Duration = Duration::from_millis(2);
 
@@ -147,9 +147,10 @@ impl Readiness {
     pub(super) async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
         loop {
             let begun = Instant::now();
-            if self.ready().await.is_err() {
+            if self.bell.heed() && self.ready().await.is_err() {
                 executor.sleep(WITHOUT_DESCRIPTOR).await;
             }
+            self.bell.ignore();
             self.look();
             let now = self.looked.get();
             if let Some(idleness) = &self.idleness
@@ -169,11 +170,13 @@ impl Readiness {
             let left = due.saturating_duration_since(Instant::now());
             let came = !left.is_zero() && self.bell.heed() && self.take_events(left);
             self.bell.ignore();
-            let rung = self.alarm.get().is_some() && self.looked.get() >= due && due < end;
-            if came || rung {
+            // Who rang before the wait prevented it.
+            let came = self.bell.answer() || came;
+            let alarmed = self.alarm.get().is_some() && self.looked.get() >= due && due < end;
+            if came || alarmed {
                 self.wake_sleeper();
             }
-            if !came && !rung {
+            if !came && !alarmed {
                 break;
             }
             #[cfg(test)]
@@ -214,19 +217,16 @@ impl Readiness {
         self.take_events(Duration::ZERO)
     }
 
-    /// [`Readiness::look`], once something is ready or `timeout` is over. False as well if there is
-    /// something for the reactor.
+    /// [`Readiness::look`], once something is ready, somebody rings, or `timeout` is over.
     fn take_events(&self, timeout: Duration) -> bool {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let count = wait(&self.epoll, &mut events, timeout);
         self.looked.set(Instant::now());
-        let (mut sockets, mut rung) = (0, false);
+        let mut sockets = 0;
         for event in &events[..count] {
             match event.data() {
-                BELL => {
-                    rung = true;
-                    continue;
-                }
+                // Answered below, with those who found us awake.
+                BELL => continue,
                 WRITES => {
                     if let Some(writes) = &self.writes {
                         writes.reap();
@@ -242,7 +242,7 @@ impl Readiness {
             }
         }
         self.events.set(self.events.get() + sockets);
-        count > 0 && !rung
+        self.bell.answer() || count > 0
     }
 
     /// The shard's ring for appends, if there is one.
@@ -250,9 +250,10 @@ impl Readiness {
         self.writes.as_ref()
     }
 
-    /// Wake-ups from other threads come with its ringing.
-    pub(super) fn bell(&self) -> &Arc<Bell> {
-        &self.bell
+    /// What other threads ring to wake a task of this shard; none where it spins, since then glommio
+    /// sees its own wake-ups sooner.
+    pub(super) fn bell(&self) -> Option<Arc<Bell>> {
+        self.idleness.is_some().then(|| self.bell.clone())
     }
 
     /// [`Readiness::look`], if the last one was a while ago.

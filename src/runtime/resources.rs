@@ -156,9 +156,9 @@ impl ShardResources {
         let _ = self.readiness.set(readiness);
     }
 
-    /// What tells this shard that another thread has woken a task of it; none where tests play one.
+    /// What other threads ring to wake a task of this shard; none where tests play one, or it spins.
     pub(super) fn bell(&self) -> Option<Arc<Bell>> {
-        self.readiness.get().map(|readiness| readiness.bell().clone())
+        self.readiness.get()?.bell()
     }
 
     /// This shard's ring for appends; none where tests play one, or the kernel gives none.
