@@ -151,6 +151,14 @@ impl DirectorySnapshot {
     /// Where mail for `address` goes: the account of this address, else of the address without its
     /// sub-address, else the postmaster's.
     pub fn resolve(&self, address: &str) -> Destination {
+        // Most are written as their key, or nearly so.
+        if address.is_ascii()
+            && address.contains('@')
+            && !address.contains('"')
+            && let Some(user) = self.by_key(&address.to_ascii_lowercase())
+        {
+            return Destination::Mailbox(user.id);
+        }
         let Some(address) = Address::parse(address) else {
             // RFC 5321 4.5.1: RCPT TO:<Postmaster> without a domain is for us.
             return match self.postmaster {

@@ -570,8 +570,7 @@ impl Delivery {
 
     /// Commits everywhere at once.
     async fn commit(mut self, delivery_id: Option<u128>) -> SmallVec<[(Order, Stored); 1]> {
-        let summarizer = std::mem::take(&mut self.summarizer);
-        let mut summary = summarizer.finish();
+        let mut summary = self.summarizer.end();
         summary.prepend(self.prologue.len() as u64);
         let summary = summary.encode();
         // The message is whole: what it takes on its last steps is counted, not judged.

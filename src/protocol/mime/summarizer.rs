@@ -152,12 +152,17 @@ impl Summarizer {
 
     /// The message ends here, complete or not.
     pub fn finish(mut self) -> Summary {
+        self.end()
+    }
+
+    /// Ends the message where it is. Nothing may be pushed any more.
+    pub fn end(&mut self) -> Summary {
         if let State::Candidate { in_header } = self.state {
             self.decide_candidate(in_header);
         }
         self.close_parts(0, self.offset, self.lines);
         self.summary.size = self.offset;
-        self.summary
+        std::mem::replace(&mut self.summary, Summary::spent())
     }
 
     /// Marks `bytes` as taken; the caller counts line ends.

@@ -155,6 +155,11 @@ impl Summary {
         self.root().text(Field::Date)
     }
 
+    /// What is left where a summary was taken from; without memory.
+    pub(super) fn spent() -> Summary {
+        Summary { size: 0, records: Vec::new(), ends: Vec::new(), text: Vec::new() }
+    }
+
     /// A summary in the making: no parts yet.
     pub(super) fn empty() -> Summary {
         Summary {

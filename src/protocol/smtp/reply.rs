@@ -138,6 +138,7 @@ pub fn append_delivered(output: &mut Vec<u8>, id: &str) {
 }
 
 pub(super) fn append_parts(output: &mut Vec<u8>, parts: &[&str]) {
+    output.reserve(parts.iter().map(|part| part.len()).sum::<usize>() + 2);
     for part in parts {
         output.extend_from_slice(part.as_bytes());
     }
