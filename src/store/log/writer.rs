@@ -19,8 +19,8 @@ use crate::{
 /// Buffers kept for later batches: one fills while the other is written.
 const SPARE_BUFFERS: usize = 2;
 
-/// A buffer that one huge entry made larger than this is not kept.
-const SPARE_CAPACITY: usize = 2 * BATCH_TARGET;
+/// A buffer that a burst made larger than this is not kept.
+const SPARE_CAPACITY: usize = BATCH_TARGET / 4;
 
 /// Runs until the log is closed or fails. `current` is the file to go on in, if it is open.
 pub(super) async fn run(inner: Rc<Inner>, mut current: Current) {
