@@ -114,27 +114,27 @@ def timed(count, turn, first=0):
     return taken
 
 
-def calls_per_turn(pids, turn, first):
-    """System calls that the server makes for one turn, from number `first` on: by perf, which slows
-    nothing down, or by strace, whose slowness lets fewer turns share what a sleep costs."""
+def calls_of(cgroup, count, drive):
+    """System calls of a server for each of `count` things that `drive` does: by perf, which slows nothing
+    down, or by strace, whose slowness lets fewer turns share what a sleep costs. None without."""
     if counted_by() is None:
         return None
+    pids = (cgroup.path / "cgroup.procs").read_text().split()
     with tempfile.NamedTemporaryFile() as out:
         if counted_by() == "perf":
-            command = ["perf", "stat", "-x,", "-e", CALLS_EVENT, "-o", out.name,
-                       "-p", ",".join(map(str, pids))]
+            command = ["perf", "stat", "-x,", "-e", CALLS_EVENT, "-o", out.name, "-p", ",".join(pids)]
         else:
-            attach = [word for pid in pids for word in ("-p", str(pid))]
+            attach = [word for pid in pids for word in ("-p", pid)]
             command = ["strace", "-f", "-qq", "-c", "-U", "calls,name", "-o", out.name, *attach]
         counter = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(0.5)
-        timed(COUNTED, turn, first)
+        drive()
         counter.send_signal(signal.SIGINT)
         counter.wait()
         text = pathlib.Path(out.name).read_text()
     total = rf"^(\d+),,{CALLS_EVENT}" if counted_by() == "perf" else r"^\s*(\d+)\s+total$"
     match = re.search(total, text, re.M)
-    return int(match[1]) / COUNTED if match else None
+    return int(match[1]) / count if match else None
 
 
 @functools.cache
@@ -146,10 +146,6 @@ def counted_by():
         if said[:1].isdigit():
             return "perf"
     return "strace" if shutil.which("strace") else None
-
-
-def pids_of(cgroup):
-    return [int(pid) for pid in (cgroup.path / "cgroup.procs").read_text().split()]
 
 
 class Server:
@@ -166,7 +162,7 @@ class Server:
         cpu = (self.cgroup.cpu_seconds() - cpu) / count * 1e6
         self.results.setdefault(step, []).append((statistics.median(taken), cpu))
         if trace:
-            self.calls[step] = calls_per_turn(pids_of(self.cgroup), turn, count)
+            self.calls[step] = calls_of(self.cgroup, COUNTED, lambda: timed(COUNTED, turn, count))
 
     def median(self, step):
         runs = self.results.get(step)

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Messages a second, durable to mailbox, in turn with Postfix's smtp-sink (which keeps nothing).
 
-One shard on core 0, the generator (smtp-source -s 100 -l 4096) on core 1. Each pair of runs is made
+One shard on core 0, the generator (smtp-source -s 100 -l 4096) on core 1. With --shards 2 and
+--recipients 1000 every other message crosses from one shard to the other, the second of which shares
+the generator's core: read the CPU there, not the rate. Each pair of runs is made
 ROUNDS times, sink and server alternating, so that a noisy host hits both; medians are compared.
 CPU is all of the server process, io_uring's kernel workers included. Needs Debian's `postfix`
 package for smtp-source and smtp-sink; runs as root (smtp-sink wants to).
@@ -96,12 +98,14 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
                         help="a setting of the demo, e.g. runtime.commit_gather=0s")
     parser.add_argument("--connections", type=int, default=100, help="of ringload")
+    parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--dir", help="where the demo's data goes (default: a temporary directory)")
     arguments = parser.parse_args()
 
     sink_port = 20025
     print(f"{arguments.messages} messages of 4 KiB a run, {arguments.rounds} rounds, medians; "
-          f"one shard on core 0, generator on core 1, {arguments.recipients} recipient(s)")
+          f"{arguments.shards} shard(s) from core 0 on, generator on core 1, "
+          f"{arguments.recipients} recipient(s)")
     print(f"{'case':44} {'msgs/s':>8} {'CPU us':>7} {'of sink':>8} {'CPU x':>6} {'msgs/sync':>9} "
           f"{'IPI/msg':>7} {'gen us':>6}")
     for partitions in arguments.partitions:
@@ -118,7 +122,7 @@ def case(arguments, sink_port, partitions, reuse):
     results = {"sink": [], "ringmail": []}
     try:
         time.sleep(0.5)
-        with Demo("--shards", 1, "--users", max(arguments.recipients, 2), *extra,
+        with Demo("--shards", arguments.shards, "--users", max(arguments.recipients, 2), *extra,
                   directory=directory) as demo:
             syncs = stored = 0
             for _ in range(arguments.rounds):
