@@ -755,8 +755,8 @@ async fn take_chunks(
 async fn read_remote(chunks: &mpsc::Sender<Piece>, offset: u64) -> Result<Bytes, Failure> {
     let (answer, piece) = oneshot::channel();
     // Without a receiver there is no answer either.
-    let _ = chunks.send(Piece::Read { offset, answer }).await;
-    piece.await.unwrap_or(Err(Failure::Unavailable))
+    let _ = hear(chunks.send(Piece::Read { offset, answer })).await;
+    hear(piece).await.unwrap_or(Err(Failure::Unavailable))
 }
 
 fn owned_partition(shard: &Shard, partition: PartitionId) -> Result<Partition, Failure> {
