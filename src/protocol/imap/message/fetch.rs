@@ -54,6 +54,17 @@ pub enum FetchItem<'a> {
 }
 
 impl FetchItem<'_> {
+    /// It is answered with octets of the message itself.
+    pub fn has_octets(&self) -> bool {
+        matches!(
+            self,
+            FetchItem::Rfc822
+                | FetchItem::Rfc822Header
+                | FetchItem::Rfc822Text
+                | FetchItem::Section { .. }
+        )
+    }
+
     /// Fetching this sets `\Seen` (RFC 3501 6.4.5).
     pub fn sets_seen(&self) -> bool {
         matches!(

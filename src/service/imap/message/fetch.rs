@@ -28,6 +28,10 @@ use crate::{
     store::{FlagChange, Message},
 };
 
+/// Messages of one FETCH from which on their summaries come from the mailbox's cards: opening a block of
+/// them costs as much as reading the entries of some ten messages.
+const CARDS_FOR: usize = 16;
+
 impl Handler for Fetch<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let indexes = session.selected()?.indexes(self.uid, &self.set)?;
@@ -38,6 +42,9 @@ impl Handler for Fetch<'_> {
         let seen_now = set_seen(session, self, &indexes, wanted).await?;
         let account = session.account()?;
         let keywords = session.selected()?.told().clone();
+        let mailbox = session.selected()?.mailbox();
+        let count: usize = indexes.iter().map(ExactSizeIterator::len).sum();
+        let by_cards = count >= CARDS_FOR && !self.items.iter().any(FetchItem::has_octets);
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
             // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait
@@ -48,7 +55,10 @@ impl Handler for Fetch<'_> {
                 continue;
             }
             let mut answer = Answer {
-                reader: MessageReader::new(&account, message.body),
+                reader: match by_cards {
+                    true => MessageReader::by_cards(&account, mailbox, message),
+                    false => MessageReader::new(&account, message.body),
+                },
                 number: index as u32 + 1,
                 recent: session.selected()?.is_recent(message.uid),
                 keywords: keywords.keywords(),

@@ -8,11 +8,12 @@ use bytes::Bytes;
 
 use super::super::reply::Failure;
 use crate::{
+    model::MailboxId,
     protocol::{
         imap::Code,
         mime::{Summarizer, Summary},
     },
-    store::{Account, BODY_CHUNK, MessageBody},
+    store::{Account, BODY_CHUNK, Message, MessageBody},
 };
 
 /// A header longer than this is cut here where it has to be in memory whole (HEADER.FIELDS, and
@@ -22,17 +23,33 @@ const HEADER_MAX: u64 = 256 * 1024;
 pub(crate) struct MessageReader<'a> {
     account: &'a Account,
     body: MessageBody,
+    /// The mailbox whose cards have the summary.
+    cards: Option<(MailboxId, Message)>,
     summary: Option<Summary>,
 }
 
 impl<'a> MessageReader<'a> {
     pub(crate) fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
-        MessageReader { account, body, summary: None }
+        MessageReader { account, body, cards: None, summary: None }
+    }
+
+    /// The same for who asks for the summaries of many messages of `mailbox`, in order, and for none of
+    /// their octets.
+    pub(crate) fn by_cards(
+        account: &'a Account,
+        mailbox: MailboxId,
+        message: Message,
+    ) -> MessageReader<'a> {
+        let cards = Some((mailbox, message));
+        MessageReader { account, body: message.body, cards, summary: None }
     }
 
     pub(crate) async fn summary(&mut self) -> Result<&Summary, Failure> {
         if self.summary.is_none() {
-            let bytes = self.account.read_summary(&self.body).await?;
+            let bytes = match &self.cards {
+                Some((mailbox, message)) => self.account.read_card(*mailbox, message).await?,
+                None => self.account.read_summary(&self.body).await?,
+            };
             let summary = match Summary::decode(&bytes) {
                 Ok(summary) => summary,
                 // Of a later format, or none: the message itself has it all.

@@ -102,7 +102,10 @@ struct Subject<'a> {
 impl Subject<'_> {
     /// Tests, and reads what the test asks for, until it is decided. Each need is met once.
     async fn matches(&self, account: &Account) -> Result<bool, Failure> {
-        let mut reader = MessageReader::new(account, self.message.body);
+        let mut reader = match self.query.reads_octets() {
+            true => MessageReader::new(account, self.message.body),
+            false => MessageReader::by_cards(account, self.selected.mailbox(), *self.message),
+        };
         let mut known = Known::default();
         loop {
             match self.query.test(self.index, self.message, self.selected, &known) {

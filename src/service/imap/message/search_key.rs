@@ -110,6 +110,11 @@ impl From<bool> for Verdict {
 }
 
 impl Query {
+    /// Some key looks into headers or texts.
+    pub(super) fn reads_octets(&self) -> bool {
+        !self.headers.is_empty() || !self.needles.is_empty()
+    }
+
     /// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
     /// Ages count from `now`.
     pub(crate) fn new(
