@@ -78,12 +78,7 @@ fn append(criterion: &mut Criterion) {
             recovered.replay(&mut |_, _, _| Ok(())).await
         })
         .expect("an empty log opens");
-    let header = EntryHeader {
-        kind: EntryKind::Message,
-        account: AccountId(1),
-        mailbox: MailboxId::INBOX,
-        uid: Uid(1),
-    };
+    let header = EntryHeader::new(EntryKind::Message, AccountId(1), MailboxId::INBOX, Uid(1));
     let mut group = criterion.benchmark_group("log_append");
     for size in [512, 4096, 64 * 1024] {
         let payload = vec![b'x'; size];

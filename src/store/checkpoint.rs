@@ -273,7 +273,7 @@ impl Checkpoints {
         account: AccountId,
         payload: Vec<u8>,
     ) -> Result<Lsn, StoreError> {
-        let header = EntryHeader { kind, account, mailbox: MailboxId(0), uid: Uid(0) };
+        let header = EntryHeader::new(kind, account, MailboxId(0), Uid(0));
         self.log.append(header, &[&payload])
     }
 
@@ -283,7 +283,7 @@ impl Checkpoints {
         mailbox: MailboxId,
         records: impl ExactSizeIterator<Item = (Uid, RunRecord)>,
     ) -> Result<RunRef, StoreError> {
-        let header = EntryHeader { kind: EntryKind::MailboxRun, account, mailbox, uid: Uid(0) };
+        let header = EntryHeader::new(EntryKind::MailboxRun, account, mailbox, Uid(0));
         let count = records.len() as u32;
         let payload = encode_run(records);
         debug_assert_eq!(decode_run(&payload).map(|it| it.len()), Ok(count as usize));
@@ -506,7 +506,7 @@ impl Checkpoints {
         mailbox: MailboxId,
         (payload, first, last, cards): (Vec<u8>, Uid, Uid, u32),
     ) -> Result<CardRunRef, StoreError> {
-        let header = EntryHeader { kind: EntryKind::CardRun, account, mailbox, uid: Uid(0) };
+        let header = EntryHeader::new(EntryKind::CardRun, account, mailbox, Uid(0));
         let lsn = self.log.append(header, &[&payload])?;
         let entry_len = entry_len(payload.len()) as u32;
         Ok(CardRunRef { lsn, entry_len, first, last, cards })

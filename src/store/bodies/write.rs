@@ -225,12 +225,7 @@ impl BodyWriter {
     async fn append_packed(&mut self, packed: &Packed) -> Result<(), StoreError> {
         self.bodies.admission.admit()?;
         self.bodies.log.room().await?;
-        let header = EntryHeader {
-            kind: EntryKind::BodyChunk,
-            account: AccountId(0),
-            mailbox: MailboxId(0),
-            uid: Uid(0),
-        };
+        let header = EntryHeader::new(EntryKind::BodyChunk, AccountId(0), MailboxId(0), Uid(0));
         let lsn = self.bodies.log.append(header, &[&packed.bytes])?;
         let (stored, raw) = (packed.bytes.len() as u32, packed.raw as u32);
         self.bodies.counters.count_chunk(stored, raw);

@@ -141,7 +141,7 @@ impl Commits {
         let (mailbox, uid) = first.place();
         let kind = if changes.len() == 1 { entry_kind(first) } else { EntryKind::Transaction };
         let account = first.account().unwrap_or_default();
-        let header = EntryHeader { kind, account, mailbox, uid };
+        let header = EntryHeader::new(kind, account, mailbox, uid);
 
         if let Some(body) = body {
             body.check_chunks(&self.log)?;

@@ -379,12 +379,8 @@ mod tests {
         for (n, len) in lens.iter().enumerate() {
             let lsn = Lsn(8192 + n as u64 * 100_000);
             let offset = bytes.len() as u64;
-            let about = EntryHeader {
-                kind: EntryKind::Message,
-                account: AccountId(1),
-                mailbox: MailboxId(1),
-                uid: Uid(n as u32),
-            };
+            let about =
+                EntryHeader::new(EntryKind::Message, AccountId(1), MailboxId(1), Uid(n as u32));
             encode(&mut bytes, lsn, &about, &[&vec![n as u8; *len]]);
             records.push(IndexRecord { lsn, offset, len: (bytes.len() as u64 - offset) as u32 });
         }

@@ -140,9 +140,18 @@ impl EntryKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryHeader {
     pub kind: EntryKind,
+    /// Version of this kind's payload: its decoder must know.
+    pub version: u8,
     pub account: AccountId,
     pub mailbox: MailboxId,
     pub uid: Uid,
+}
+
+impl EntryHeader {
+    /// Of an entry whose payload is in the layout written today.
+    pub fn new(kind: EntryKind, account: AccountId, mailbox: MailboxId, uid: Uid) -> EntryHeader {
+        EntryHeader { kind, version: kind.version(), account, mailbox, uid }
+    }
 }
 
 /// Why bytes are not the entry they should be.
@@ -179,6 +188,8 @@ pub const fn entry_len(payload_len: usize) -> usize {
 /// Appends the entry to `buffer`. The payload may come in parts; each byte is copied once and
 /// summed while it is in the cache.
 pub(super) fn encode(buffer: &mut Vec<u8>, lsn: Lsn, header: &EntryHeader, payload: &[&[u8]]) {
+    // What is refused when it is read must not be written.
+    assert!((1..=header.kind.version()).contains(&header.version), "{header:?}");
     let start = buffer.len();
     buffer.resize(start + ENTRY_HEADER, 0);
     let mut payload_checksum = 0;
@@ -193,7 +204,7 @@ pub(super) fn encode(buffer: &mut Vec<u8>, lsn: Lsn, header: &EntryHeader, paylo
     bytes[4..8].copy_from_slice(&payload_checksum.to_le_bytes());
     bytes[8..12].copy_from_slice(&(payload_len as u32).to_le_bytes());
     bytes[12] = header.kind as u8;
-    bytes[13] = header.kind.version();
+    bytes[13] = header.version;
     bytes[16..24].copy_from_slice(&lsn.0.to_le_bytes());
     bytes[24..32].copy_from_slice(&header.account.0.to_le_bytes());
     bytes[32..36].copy_from_slice(&header.mailbox.0.to_le_bytes());
@@ -236,6 +247,7 @@ pub(super) fn decode_header(bytes: &[u8], lsn: Lsn) -> Result<StoredHeader, Entr
     Ok(StoredHeader {
         header: EntryHeader {
             kind,
+            version,
             account: AccountId(u64_at(bytes, 24)),
             mailbox: MailboxId(u32_at(bytes, 32)),
             uid: Uid(u32_at(bytes, 36)),
@@ -300,12 +312,8 @@ mod tests {
     use super::*;
 
     fn header(kind: u8, account: u64, mailbox: u32, uid: u32) -> EntryHeader {
-        EntryHeader {
-            kind: EntryKind::from_byte(kind).unwrap(),
-            account: AccountId(account),
-            mailbox: MailboxId(mailbox),
-            uid: Uid(uid),
-        }
+        let kind = EntryKind::from_byte(kind).unwrap();
+        EntryHeader::new(kind, AccountId(account), MailboxId(mailbox), Uid(uid))
     }
 
     #[test]

@@ -30,12 +30,7 @@ fn options() -> LogOptions {
 }
 
 fn header(uid: u32) -> EntryHeader {
-    EntryHeader {
-        kind: EntryKind::Message,
-        account: AccountId(u64::from(uid) * 7),
-        mailbox: MailboxId::INBOX,
-        uid: Uid(uid),
-    }
+    EntryHeader::new(EntryKind::Message, AccountId(u64::from(uid) * 7), MailboxId::INBOX, Uid(uid))
 }
 
 /// Bytes that follow from the number, of a length that follows from it too.
@@ -394,7 +389,7 @@ fn start_reads_from_the_checkpoint_on() {
         }
         let replay_from = log.next_lsn();
         let before = holder(replay_from);
-        let root = EntryHeader { kind: EntryKind::CheckpointRoot, ..header(0) };
+        let root = EntryHeader::new(EntryKind::CheckpointRoot, AccountId(0), MailboxId(0), Uid(0));
         let root = log.append(root, &[b"pages"]).unwrap();
         append_each(&log, 40..45).await;
         log.publish_checkpoint(root, replay_from).await.unwrap();
