@@ -76,6 +76,12 @@ pub enum Plant {
     ForgetStagedBodies,
     /// Sources go before the compacted segment is synced.
     SkipCompactedSync,
+    /// Joining runs forgets what came and went within them, as if nobody asked what was expunged.
+    LoseTombstone,
+    /// The oldest tombstones go, and the floor claims that all are there.
+    KeepFloor,
+    /// Effects were lost, and the floor claims that every expunge is known.
+    KeepFloorAfterLoss,
 }
 
 thread_local! {

@@ -17,8 +17,9 @@ use std::{
 use super::{
     account::{
         page::{decode_account, encode_account},
-        runs::{merge_over, runs_to_merge, wants_rewrite},
+        runs::{merge_over, runs_to_merge, tombstone_records, wants_rewrite},
         state::{AccountCell, AccountState},
+        tombstones::Tombstone,
     },
     accounts::Accounts,
     cards::Cards,
@@ -172,7 +173,8 @@ impl Drop for Captured<'_> {
         }
         if let Some(mailbox) = self.cell.state.borrow_mut().mailboxes.get_mut(&self.id) {
             let captured = std::mem::take(&mut self.delta);
-            mailbox.delta = merge_over(captured.into_iter(), &mailbox.delta);
+            let (floor, all) = (mailbox.tombstones.floor(), mailbox.runs.is_empty());
+            mailbox.delta = merge_over(captured.into_iter(), &mailbox.delta, floor, all);
         }
     }
 }
@@ -286,7 +288,10 @@ impl Checkpoints {
         let header = EntryHeader::new(EntryKind::MailboxRun, account, mailbox, Uid(0));
         let count = records.len() as u32;
         let payload = encode_run(records);
-        debug_assert_eq!(decode_run(&payload).map(|it| it.len()), Ok(count as usize));
+        debug_assert_eq!(
+            decode_run(header.version, &payload).map(|it| it.len()),
+            Ok(count as usize)
+        );
         let lsn = self.log.append(header, &[&payload])?;
         Ok(RunRef { lsn, records: count })
     }
@@ -340,7 +345,8 @@ impl Checkpoints {
             let state = cell.state.borrow();
             let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(()) };
             let garbage_min = self.options.run_garbage_min;
-            let rewrite = wants_rewrite(&mailbox.runs, mailbox.status.messages, garbage_min);
+            let live = mailbox.status.messages as usize + mailbox.tombstones.count() as usize;
+            let rewrite = wants_rewrite(&mailbox.runs, live, garbage_min);
             (mailbox.runs.clone(), mailbox.delta.len(), rewrite)
         };
         if rewrite {
@@ -368,16 +374,17 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Writes a mailbox's whole table as new runs, in pieces. What is published meanwhile goes to
-    /// the delta as always.
+    /// Writes a mailbox's whole table and its tombstones as new runs, in pieces. What is published
+    /// meanwhile goes to the delta as always.
     async fn rewrite_runs(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<(), StoreError> {
         self.accounts.ensure_table(cell, id).await?;
-        let (account, table, mut captured) = {
+        let (account, table, tombstones, mut captured) = {
             let mut state = cell.state.borrow_mut();
             let account = state.id;
             let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
             let table = mailbox.loaded.clone().ok_or(StoreError::NoSuchMailbox)?;
-            (account, table, Captured { cell, id, delta: std::mem::take(&mut mailbox.delta) })
+            let tombstones: Vec<Tombstone> = mailbox.tombstones.iter().collect();
+            (account, table, tombstones, Captured { cell, id, delta: mailbox.take_delta() })
         };
         let mut runs = Vec::new();
         let mut start = 0;
@@ -392,6 +399,12 @@ impl Checkpoints {
                 .collect();
             runs.push(self.append_run(account, id, messages.into_iter())?);
             start += count;
+            self.executor.yield_now().await;
+        }
+        for piece in tombstones.chunks(self.options.run_records_max) {
+            self.log.room().await?;
+            let records = tombstone_records(piece.iter().copied());
+            runs.push(self.append_run(account, id, records.into_iter())?);
             self.executor.yield_now().await;
         }
         let mut state = cell.state.borrow_mut();
@@ -493,7 +506,7 @@ impl Checkpoints {
         for (uid, record) in newer.filter(|(uid, _)| *uid >= first) {
             match record {
                 RunRecord::Put(message) => drop(bodies.insert(uid, message.body)),
-                RunRecord::Expunged => drop(bodies.remove(&uid)),
+                RunRecord::Expunged { .. } => drop(bodies.remove(&uid)),
                 RunRecord::Flags { .. } => {}
             }
         }
@@ -541,11 +554,11 @@ impl Checkpoints {
             }
             let merge = merge.and_then(|merge| merge.still_of(&mailbox.runs));
             let (joined, older) = merge.map_or_else(Default::default, |it| (it.runs, it.records));
-            let merged = merge_over(older.into_iter(), &mailbox.delta);
             let kept = mailbox.runs.len().saturating_sub(joined.len());
+            let (delta, floor) = (mailbox.take_delta(), mailbox.tombstones.floor());
+            let merged = merge_over(older.into_iter(), &delta, floor, kept == 0);
             mailbox.runs.truncate(kept);
             joined.iter().for_each(|run| self.release_run(run));
-            mailbox.delta.clear();
             let records: Vec<(Uid, RunRecord)> = merged.into_iter().collect();
             for piece in records.chunks(self.options.run_records_max) {
                 mailbox.runs.push(self.append_run(state.id, *id, piece.iter().copied())?);
@@ -559,7 +572,9 @@ impl Checkpoints {
 fn reads_back(page: &[u8]) -> bool {
     // Those two alter what they decode, on purpose.
     let altered = planted(Plant::ReuseUid) || planted(Plant::ModSeqBack);
-    altered || decode_account(Lsn(0), page).is_ok_and(|state| encode_account(&state) == page)
+    let version = EntryKind::AccountPage.version();
+    let decoded = decode_account(version, Lsn(0), page);
+    altered || decoded.is_ok_and(|state| encode_account(&state) == page)
 }
 
 /// The last `count` of `runs`.

@@ -36,6 +36,7 @@ pub use self::{
         holding::HoldingLimits,
         namespace::{MailboxInfo, Names},
         snapshot::{Difference, Snapshot},
+        tombstones::TombstoneLimits,
     },
     admission::PartitionTrouble,
     bodies::{
@@ -49,7 +50,7 @@ pub use self::{
     damage::{Damage, Place},
     error::StoreError,
     format::body::BODY_CHUNK,
-    handle::account::{Account, Copied, FlagChange, FlagOutcome},
+    handle::account::{Account, Copied, Expunged, FlagChange, FlagOutcome},
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},
     handle::view::{AccountWatch, MailboxView},
     log::RecoveryReport,

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    account::{cards::CARDS_WANTED, holding::HoldingLimits, runs::RUN_GARBAGE_MIN},
+    account::{
+        cards::CARDS_WANTED, holding::HoldingLimits, runs::RUN_GARBAGE_MIN,
+        tombstones::TombstoneLimits,
+    },
     bodies::compression::Compression,
     format::run::RUN_RECORDS_MAX,
 };
@@ -45,6 +48,8 @@ pub struct StoreOptions {
     pub mailboxes_per_account: usize,
     /// Messages of one account, and their octets.
     pub holding: HoldingLimits,
+    /// Expunged UIDs that a mailbox remembers.
+    pub tombstones: TombstoneLimits,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
     /// Mailboxes that a new account gets beside INBOX.
@@ -77,6 +82,7 @@ impl Default for StoreOptions {
             deliveries_known: 16 * 1024,
             mailboxes_per_account: 10_000,
             holding: HoldingLimits::default(),
+            tombstones: TombstoneLimits::default(),
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
                 .into_iter()

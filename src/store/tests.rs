@@ -18,6 +18,7 @@ mod bodies;
 mod cards;
 mod compaction;
 mod damage;
+mod expunged;
 mod feed;
 
 const ALICE: AccountId = AccountId(11);
@@ -47,9 +48,13 @@ impl World {
     }
 
     async fn open(&self) -> Partition {
+        self.open_with(self.options.clone()).await
+    }
+
+    async fn open_with(&self, options: StoreOptions) -> Partition {
         let device = Rc::new(self.device.clone());
         let executor = Rc::new(self.simulation.clone());
-        Partition::open(device, executor, self.options.clone()).await.expect("opens").0
+        Partition::open(device, executor, options).await.expect("opens").0
     }
 }
 
@@ -612,7 +617,8 @@ fn pinned_accounts_beyond_the_budget_cost_no_checkpoints() {
 #[test]
 fn a_checkpoint_given_up_loses_nothing() {
     run(async |world: Rc<World>| {
-        let partition = world.open().await;
+        let tombstones = TombstoneLimits { at_least: 20, at_most: 20 };
+        let partition = world.open_with(StoreOptions { tombstones, ..options() }).await;
         let account = partition.account(ALICE).await.unwrap();
         deliver(&partition, ALICE, b"seed").await;
         for _ in 0..11 {
@@ -621,7 +627,8 @@ fn a_checkpoint_given_up_loses_nothing() {
             account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
         }
         partition.checkpoint().await.unwrap();
-        // Runs of 2,048 records for 20 messages: the next checkpoint writes the folder anew.
+        // Runs of 2,048 records for 20 messages and 20 tombstones at most: the next checkpoint writes
+        // the folder anew.
         let most: Vec<Uid> = (1..=2028).map(Uid).collect();
         account.remove(MailboxId::INBOX, &most).await.unwrap();
         let seen = FlagChange::add(Flags::SEEN, Vec::new());

@@ -6,7 +6,7 @@
 //!   Deliveries need no table: they count and append to `delta`.
 //! - *pending*: next UID, keyword table and an overlay of flag changes and expunges that are in the
 //!   log's buffer but not yet durable. Decisions (UNCHANGEDSINCE, who is deleted) are made on it.
-//! - `runs` + `delta`: the table on disk, and the changes a checkpoint will add to it.
+//! - `runs` + `delta`: the table and the tombstones on disk, and the changes a checkpoint will add.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Waker};
 
@@ -20,6 +20,7 @@ use super::{
     },
     cards::MailboxCards,
     snapshot::{MessageTable, Published, Snapshot},
+    tombstones::{Tombstone, TombstoneLimits, Tombstones},
 };
 use crate::{
     model::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, Lsn, ModSeq, Uid, UidValidity},
@@ -56,6 +57,10 @@ pub(crate) struct Mailbox {
     pub delta: BTreeMap<Uid, RunRecord>,
     /// Where the cards of its messages lie.
     pub cards: MailboxCards,
+    /// What was expunged; in memory together with the message table.
+    pub tombstones: Tombstones,
+    /// First UID that no run can hold: what is expunged and forgotten from here on needs no record.
+    unstored_from: Uid,
     pending: Pending,
     /// Sessions waiting in `MailboxView::changed`.
     watchers: RefCell<Vec<Waker>>,
@@ -65,7 +70,8 @@ impl Mailbox {
     /// A new, empty mailbox whose creation is pending.
     pub(crate) fn new(uid_validity: UidValidity) -> Mailbox {
         let status = MailboxStatus { uid_next: Uid(1), uid_validity, ..MailboxStatus::default() };
-        let mut mailbox = Mailbox::stored(status, Rc::default(), Uid(1), Vec::new());
+        let tombstones = Tombstones::default();
+        let mut mailbox = Mailbox::stored(status, Rc::default(), Uid(1), Vec::new(), tombstones);
         mailbox.live = false;
         mailbox.loaded = Some(Rc::new(Published { status, ..Published::default() }));
         mailbox
@@ -77,6 +83,7 @@ impl Mailbox {
         keywords: Rc<Vec<String>>,
         recent_from: Uid,
         runs: Vec<RunRef>,
+        tombstones: Tombstones,
     ) -> Mailbox {
         Mailbox {
             live: true,
@@ -87,6 +94,8 @@ impl Mailbox {
             runs,
             delta: BTreeMap::new(),
             cards: MailboxCards::default(),
+            tombstones,
+            unstored_from: status.uid_next,
             pending: Pending { uid_next: status.uid_next, keywords, overlay: BTreeMap::new() },
             watchers: RefCell::default(),
         }
@@ -212,7 +221,7 @@ impl Mailbox {
             }
             Effect::Expunge { mod_seq, uids, .. } => {
                 self.raise_mod_seq(*mod_seq);
-                self.publish_expunge(uids);
+                self.publish_expunge(*mod_seq, uids);
                 self.unstage(lsn, uids);
             }
             Effect::Keyword { names, .. } => {
@@ -283,9 +292,10 @@ impl Mailbox {
         }
     }
 
-    fn publish_expunge(&mut self, uids: &[Uid]) {
+    fn publish_expunge(&mut self, mod_seq: ModSeq, uids: &[Uid]) {
         let Some(loaded) = &mut self.loaded else { return };
         let (status, delta, recent_from) = (&mut self.status, &mut self.delta, self.recent_from);
+        let tombstones = &mut self.tombstones;
         Rc::make_mut(loaded).table.remove(uids, |message| {
             let system = message.flags.system;
             let less = |counter: &mut u32, counted: bool| {
@@ -297,12 +307,26 @@ impl Mailbox {
             less(&mut status.unseen, unseen);
             less(&mut status.deleted, system.contains(Flags::DELETED));
             status.size = status.size.saturating_sub(message.body.size);
-            match delta.get(&message.uid) {
-                // Came and went since the last run: no run knows it.
-                Some(RunRecord::Put(_)) => drop(delta.remove(&message.uid)),
-                _ => drop(delta.insert(message.uid, RunRecord::Expunged)),
+            tombstones.add(mod_seq, message.uid);
+            delta.insert(message.uid, RunRecord::Expunged { mod_seq });
+        });
+    }
+
+    /// Forgets the oldest tombstones if there are too many.
+    pub(crate) fn trim_tombstones(&mut self, limits: TombstoneLimits) {
+        let (delta, unstored_from) = (&mut self.delta, self.unstored_from);
+        self.tombstones.trim(limits, self.status.messages, |uid| {
+            // Came and went since the last run: no run knows it.
+            if uid >= unstored_from {
+                delta.remove(&uid);
             }
         });
+    }
+
+    /// Takes the delta, to be written to runs.
+    pub(crate) fn take_delta(&mut self) -> BTreeMap<Uid, RunRecord> {
+        self.unstored_from = self.status.uid_next;
+        std::mem::take(&mut self.delta)
     }
 
     /// Takes the `\Recent` marks; answers the first UID that has one, `uid_next` if none.
@@ -313,17 +337,22 @@ impl Mailbox {
         first
     }
 
-    /// Goes on with higher numbers; see [`super::state::AccountState::skip_numbers`].
+    /// Goes on with higher numbers; see [`super::state::AccountState::skip_numbers`]. What was
+    /// expunged may be among what is lost.
     pub(crate) fn skip_numbers(&mut self, uids: u32, mod_seq: ModSeq) {
         let next = Uid(self.status.uid_next.0.saturating_add(uids));
         self.status.uid_next = next;
         self.pending.uid_next = self.pending.uid_next.max(next);
         self.raise_mod_seq(mod_seq);
+        if !planted(Plant::KeepFloorAfterLoss) {
+            self.tombstones.forget_all(self.status.highest_mod_seq);
+        }
         self.show();
     }
 
     /// Takes `messages` (ascending by UID) for the whole table, after damage: counters are counted
-    /// anew and the next checkpoint writes all of it. UIDs up to `highest` are taken.
+    /// anew and the next checkpoint writes all of it. UIDs up to `highest` are taken. Of expunges
+    /// nothing is known then.
     pub(crate) fn replace_table(&mut self, messages: impl Iterator<Item = Message>, highest: Uid) {
         let status = &mut self.status;
         (status.messages, status.recent, status.unseen) = (0, 0, 0);
@@ -345,9 +374,19 @@ impl Mailbox {
             published.table.push(message);
         }
         status.uid_next = status.uid_next.max(Uid(highest.0.saturating_add(1)));
+        self.tombstones.forget_all(status.highest_mod_seq);
         self.pending.uid_next = self.pending.uid_next.max(status.uid_next);
         self.loaded = Some(Rc::new(published));
         self.show();
+    }
+
+    /// After [`Mailbox::replace_table`]: what was expunged above `floor` is known after all.
+    pub(crate) fn restore_tombstones(&mut self, floor: ModSeq, known: &[Tombstone]) {
+        self.tombstones = Tombstones::stored(floor, 0);
+        for (mod_seq, uid) in known.iter().filter(|(mod_seq, _)| *mod_seq > floor) {
+            self.tombstones.add(*mod_seq, *uid);
+            self.delta.insert(*uid, RunRecord::Expunged { mod_seq: *mod_seq });
+        }
     }
 
     /// The published state; `None` while the table is not loaded or nothing is published.
@@ -384,6 +423,7 @@ impl Mailbox {
             + self.delta.len() * 2 * size_of::<RunRecord>() // Ascending keys: half-full leaves.
             + self.runs.len() * size_of::<RunRef>()
             + self.cards.memory()
+            + self.tombstones.memory()
             + keywords
     }
 }
@@ -464,8 +504,26 @@ mod tests {
         assert_eq!(mailbox.snapshot().unwrap().status(), expected);
         assert_eq!(mailbox.claim_recent(), Uid(1));
         assert_eq!((mailbox.status.recent, mailbox.claim_recent()), (0, Uid(4)));
-        // Message 3 came and went, 8 and 9 never were: no run needs to hear of them.
-        assert_eq!(mailbox.delta.keys().copied().collect::<Vec<_>>(), [Uid(1), Uid(2)]);
+        // 8 and 9 never were: no run needs to hear of them.
+        assert_eq!(mailbox.delta.keys().map(|uid| uid.0).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(mailbox.tombstones.since(ModSeq(5)), [Uid(3)]);
+        assert_eq!(mailbox.tombstones.since(ModSeq(6)), []);
+    }
+
+    #[test]
+    fn a_forgotten_tombstone_stays_in_the_delta_only_if_a_run_may_hold_the_message() {
+        let limits = TombstoneLimits { at_least: 1, at_most: 1 };
+        let mut mailbox =
+            mailbox(&[message(1, 1, Flags::default()), message(2, 2, Flags::default())]);
+        assert_eq!(mailbox.take_delta().len(), 2);
+        let effects =
+            [message(3, 3, Flags::default()), expunge(4, &[1]), expunge(5, &[3]), expunge(6, &[2])];
+        for effect in &effects {
+            mailbox.publish(Lsn(9), effect);
+            mailbox.trim_tombstones(limits);
+        }
+        assert_eq!(mailbox.tombstones.floor(), ModSeq(5));
+        assert_eq!(mailbox.delta.keys().map(|uid| uid.0).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

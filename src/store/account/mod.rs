@@ -12,3 +12,4 @@ pub(crate) mod page;
 pub(crate) mod runs;
 pub(crate) mod snapshot;
 pub(crate) mod state;
+pub(crate) mod tombstones;

@@ -1,8 +1,8 @@
 //! Account pages: the published state of an account as a checkpoint writes it, one log entry each.
 //!
 //! A directory page (`root`) leads here, and from here runs to the mailboxes' messages. Pure encoding;
-//! `checkpoint` decides when, `paging` reads back. Fields may be added at the end: readers ignore what
-//! follows what they know.
+//! `checkpoint` decides when, `paging` reads back. Fields may be added at the end of each record and of
+//! the page: readers ignore what follows what they know.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -22,6 +22,7 @@ use super::{
     cards::MailboxCards,
     mailbox::Mailbox,
     state::AccountState,
+    tombstones::Tombstones,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, ModSeq, Uid},
@@ -31,23 +32,32 @@ use crate::{
 /// Bit of a mailbox's page flags: the account is subscribed to its name.
 const SUBSCRIBED: u8 = 1;
 
-/// Encodes the published state of an account. Its mailboxes' deltas must be in their runs.
+/// Encodes the published state of an account, in version 2. Its mailboxes' deltas must be in their
+/// runs.
 pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
-    out.put_varint(state.id.0);
-    out.put_varint(state.applied.0);
-    out.put_varint(state.mod_seq.0);
-    out.put_varint(u64::from(state.names.next_mailbox));
-    out.put_varint(u64::from(state.names.next_uid_validity));
+    // A record's length is known only when it is encoded.
+    let mut record = Vec::with_capacity(256);
+    for number in [
+        state.id.0,
+        state.applied.0,
+        state.mod_seq.0,
+        u64::from(state.names.next_mailbox),
+        u64::from(state.names.next_uid_validity),
+    ] {
+        record.put_varint(number);
+    }
+    out.put_bytes(&record);
 
     let mailboxes = state.names.list();
     out.put_varint(mailboxes.len() as u64);
     for info in mailboxes {
+        record.clear();
         let subscribed = state.names.subscriptions.contains(&info.name);
-        out.put_u8(if subscribed { SUBSCRIBED } else { 0 });
+        record.put_u8(if subscribed { SUBSCRIBED } else { 0 });
         let id = info.id;
         put_mailbox(
-            &mut out,
+            &mut record,
             &NewMailbox {
                 id,
                 uid_validity: info.uid_validity,
@@ -56,7 +66,8 @@ pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
             },
         );
         let empty = Mailbox::new(info.uid_validity);
-        put_mailbox_state(&mut out, state.mailboxes.get(&id).unwrap_or(&empty));
+        put_mailbox_state(&mut record, state.mailboxes.get(&id).unwrap_or(&empty));
+        out.put_bytes(&record);
     }
     // Subscriptions are kept normalised, as names are: what `find` finds is told above.
     let names = &state.names;
@@ -66,7 +77,9 @@ pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
     subscriptions.iter().for_each(|name| out.put_bytes(name.as_bytes()));
     out.put_varint(state.properties.len() as u64);
     for (key, value) in &state.properties {
-        put_property(&mut out, key, Some(value));
+        record.clear();
+        put_property(&mut record, key, Some(value));
+        out.put_bytes(&record);
     }
     put_cards(&mut out, state);
     out
@@ -105,29 +118,53 @@ fn put_mailbox_state(out: &mut Vec<u8>, mailbox: &Mailbox) {
         out.put_varint(run.lsn.0);
         out.put_varint(u64::from(run.records));
     }
+    out.put_varint(mailbox.tombstones.floor().0);
+    out.put_varint(u64::from(mailbox.tombstones.count()));
 }
 
-/// The account on a page at `lsn`; message tables are not loaded.
-pub(crate) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> {
+/// Reads a record by `read`. From version 2 on its length stands before it, and what a later version
+/// added to it is passed over.
+fn record<'a, T>(
+    version: u8,
+    reader: &mut Reader<'a>,
+    what: &'static str,
+    read: impl FnOnce(&mut Reader<'a>) -> Decoded<T>,
+) -> Decoded<T> {
+    match version {
+        1 => read(reader),
+        _ => read(&mut Reader::new(reader.bytes(what)?)),
+    }
+}
+
+/// The account on a page at `lsn` of the given `version` of its kind's payload; message tables are not
+/// loaded.
+pub(crate) fn decode_account(version: u8, lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> {
     let mut reader = Reader::new(payload);
     let reader = &mut reader;
-    let mut state = AccountState::new(AccountId(reader.varint("account")?));
+    let (mut state, next_mailbox, next_uid_validity) =
+        record(version, reader, "account", |reader| {
+            let mut state = AccountState::new(AccountId(reader.varint("account")?));
+            state.applied = Lsn(reader.varint("applied")?);
+            state.mod_seq = ModSeq(reader.varint("mod_seq")?);
+            let next_mailbox = reader.varint_u32("next mailbox")?;
+            Ok((state, next_mailbox, reader.varint_u32("next uid_validity")?))
+        })?;
     state.page = Some(lsn);
-    state.applied = Lsn(reader.varint("applied")?);
-    state.mod_seq = ModSeq(reader.varint("mod_seq")?);
     state.pending_mod_seq = state.mod_seq;
     if planted(Plant::ModSeqBack) {
         state.pending_mod_seq.0 = state.mod_seq.0.saturating_sub(1);
     }
-    let next_mailbox = reader.varint_u32("next mailbox")?;
-    let next_uid_validity = reader.varint_u32("next uid_validity")?;
 
     let names = Rc::make_mut(&mut state.names);
     for _ in 0..reader.count(MAILBOX_MIN, "mailboxes")? {
-        let flags = reader.u8("mailbox flags")?;
-        let info = read_mailbox(reader)?;
+        let (flags, info, mailbox) = record(version, reader, "mailbox", |reader| {
+            let flags = reader.u8("mailbox flags")?;
+            let info = read_mailbox(reader)?;
+            let mailbox = read_mailbox_state(version, reader, &info)?;
+            Ok((flags, info, mailbox))
+        })?;
         names.insert(&info);
-        state.mailboxes.insert(info.id, read_mailbox_state(reader, &info)?);
+        state.mailboxes.insert(info.id, mailbox);
         if flags & SUBSCRIBED != 0 {
             names.subscriptions.insert(info.name);
         }
@@ -138,7 +175,7 @@ pub(crate) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> 
         names.subscriptions.insert(reader.string("subscription")?);
     }
     for _ in 0..reader.count(5, "properties")? {
-        let (key, value) = read_property(reader)?;
+        let (key, value) = record(version, reader, "property", read_property)?;
         state.properties.insert(key, value.unwrap_or_default());
     }
     if !names.contains(MailboxId::INBOX) {
@@ -157,7 +194,7 @@ pub(crate) fn decode_account(lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> 
     Ok(state)
 }
 
-fn read_mailbox_state(reader: &mut Reader<'_>, info: &NewMailbox) -> Decoded<Mailbox> {
+fn read_mailbox_state(version: u8, reader: &mut Reader<'_>, info: &NewMailbox) -> Decoded<Mailbox> {
     let mut status = MailboxStatus {
         messages: reader.varint_u32("messages")?,
         recent: reader.varint_u32("recent")?,
@@ -182,7 +219,15 @@ fn read_mailbox_state(reader: &mut Reader<'_>, info: &NewMailbox) -> Decoded<Mai
             Ok(RunRef { lsn, records: reader.varint_u32("run records")? })
         })
         .collect::<Decoded<_>>()?;
-    Ok(Mailbox::stored(status, Rc::new(keywords), recent_from, runs))
+    let tombstones = match version {
+        // Its runs do not tell when a message was expunged.
+        1 => Tombstones::stored(status.highest_mod_seq, 0),
+        _ => {
+            let floor = ModSeq(reader.varint("floor")?);
+            Tombstones::stored(floor, reader.varint_u32("tombstones")?)
+        }
+    };
+    Ok(Mailbox::stored(status, Rc::new(keywords), recent_from, runs, tombstones))
 }
 
 #[cfg(test)]
@@ -216,6 +261,8 @@ mod tests {
             Effect::Subscription { account, name: "INBOX".to_owned(), subscribed: false },
             Effect::Keyword { account, mailbox, names: vec!["$Junk".to_owned()] },
             Effect::Message { account, mailbox, message },
+            Effect::Message { account, mailbox, message: Message { uid: Uid(11), ..message } },
+            Effect::Expunge { account, mailbox, mod_seq: ModSeq(6), uids: vec![Uid(9)] },
             Effect::Property {
                 account,
                 key: (PropertyKind::Quota, MailboxId(0), b"storage".to_vec()),
@@ -228,10 +275,77 @@ mod tests {
         state
     }
 
+    /// As version 1 wrote it: nothing framed, no floor.
+    fn encode_version_1(state: &AccountState) -> Vec<u8> {
+        let payload = encode_account(state);
+        let mut reader = Reader::new(&payload);
+        let mut out = reader.bytes("head").unwrap().to_vec();
+        let count = reader.varint("mailboxes").unwrap();
+        out.put_varint(count);
+        for _ in 0..count {
+            let record = reader.bytes("mailbox").unwrap();
+            let mut fields = Reader::new(record);
+            fields.u8("flags").unwrap();
+            let mailbox = &state.mailboxes[&read_mailbox(&mut fields).unwrap().id];
+            let mut since_then = Vec::new();
+            since_then.put_varint(mailbox.tombstones.floor().0);
+            since_then.put_varint(u64::from(mailbox.tombstones.count()));
+            out.extend_from_slice(record.strip_suffix(&since_then[..]).unwrap());
+        }
+        let count = reader.varint("subscriptions").unwrap();
+        out.put_varint(count);
+        (0..count).for_each(|_| out.put_bytes(reader.bytes("subscription").unwrap()));
+        let count = reader.varint("properties").unwrap();
+        out.put_varint(count);
+        (0..count).for_each(|_| out.extend_from_slice(reader.bytes("property").unwrap()));
+        out
+    }
+
     #[test]
     fn accounts_round_trip() {
         let state = account();
-        let decoded = decode_account(Lsn(8192), &encode_account(&state)).unwrap();
+        let decoded = check(&state, 2, &encode_account(&state));
+        let inbox = &decoded.mailboxes[&MailboxId::INBOX].tombstones;
+        assert_eq!((inbox.floor(), inbox.count()), (ModSeq(0), 1));
+    }
+
+    #[test]
+    fn version_1_is_read_and_knows_of_no_expunges() {
+        let state = account();
+        let decoded = check(&state, 1, &encode_version_1(&state));
+        let inbox = &decoded.mailboxes[&MailboxId::INBOX].tombstones;
+        assert_eq!((inbox.floor(), inbox.count()), (ModSeq(6), 0));
+    }
+
+    /// Every record longer than we know it, and the page too.
+    #[test]
+    fn what_later_versions_add_is_passed_over() {
+        let state = account();
+        let payload = encode_account(&state);
+        let mut reader = Reader::new(&payload);
+        let mut out = Vec::new();
+        let copy = |reader: &mut Reader<'_>, out: &mut Vec<u8>| {
+            let mut record = reader.bytes("record").unwrap().to_vec();
+            record.extend_from_slice(&[99; 3]);
+            out.put_bytes(&record);
+        };
+        copy(&mut reader, &mut out);
+        let count = reader.varint("mailboxes").unwrap();
+        out.put_varint(count);
+        (0..count).for_each(|_| copy(&mut reader, &mut out));
+        let count = reader.varint("subscriptions").unwrap();
+        out.put_varint(count);
+        (0..count).for_each(|_| out.put_bytes(reader.bytes("subscription").unwrap()));
+        let count = reader.varint("properties").unwrap();
+        out.put_varint(count);
+        (0..count).for_each(|_| copy(&mut reader, &mut out));
+        out.extend_from_slice(reader.take(reader.remaining(), "cards").unwrap());
+        out.extend_from_slice(&[99; 5]);
+        check(&state, 2, &out);
+    }
+
+    fn check(state: &AccountState, version: u8, payload: &[u8]) -> AccountState {
+        let decoded = decode_account(version, Lsn(8192), payload).unwrap();
         assert_eq!(decoded.names, state.names);
         assert_eq!(decoded.pending_names, state.names);
         assert_eq!(decoded.properties, state.properties);
@@ -246,16 +360,23 @@ mod tests {
             assert_eq!(other.runs, mailbox.runs);
             assert!(other.loaded.is_none() && other.live);
         }
+        decoded
     }
 
     proptest! {
         #[test]
-        fn damaged_pages_never_panic(at in any::<usize>(), with in any::<u8>(), cut in any::<usize>()) {
-            let mut page = encode_account(&account());
+        fn damaged_pages_never_panic(
+            at in any::<usize>(), with in any::<u8>(), cut in any::<usize>(), version in 1u8..=2,
+        ) {
+            let state = account();
+            let mut page = match version {
+                1 => encode_version_1(&state),
+                _ => encode_account(&state),
+            };
             let at = at % page.len();
             page[at] ^= with;
             page.truncate(cut % (page.len() + 1));
-            let _ = decode_account(Lsn(0), &page);
+            let _ = decode_account(version, Lsn(0), &page);
         }
 
     }

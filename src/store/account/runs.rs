@@ -3,9 +3,10 @@
 //! A checkpoint never rewrites a folder for one delivery: it appends what changed since the last
 //! one as a run, joined with the newest runs while these are no larger (so their number stays
 //! logarithmic), and rewrites a folder whole only when its runs hold twice as many records as there are
-//! messages. Reading applies runs oldest to newest.
+//! messages and tombstones above the mailbox's floor. Reading applies runs oldest to newest.
 //!
-//! Since UIDs ascend in time, a run's new messages come after those of every older run.
+//! Since UIDs ascend in time, a run's new messages come after those of every older run. A tombstone
+//! below the floor is of use only as long as an older run may hold its message.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -17,8 +18,12 @@ use super::{
         run::{RUN_RECORDS_MAX, RunRecord, RunRef},
     },
     snapshot::MessageTable,
+    tombstones::Tombstone,
 };
-use crate::model::Uid;
+use crate::{
+    model::{ModSeq, Uid},
+    plant::{Plant, planted},
+};
 
 /// Superfluous records that are never worth a rewrite.
 pub(crate) const RUN_GARBAGE_MIN: usize = 1024;
@@ -39,16 +44,20 @@ pub(crate) fn runs_to_merge(runs: &[RunRef], delta: usize) -> usize {
 }
 
 /// True when the runs hold so much of no use that writing the folder anew is cheaper in the end:
-/// at least as many records are garbage as live, so the work is paid for by past changes.
-pub(crate) fn wants_rewrite(runs: &[RunRef], messages: u32, garbage_min: usize) -> bool {
+/// at least as many records are garbage as `live` (messages and tombstones), so the work is paid for by
+/// past changes.
+pub(crate) fn wants_rewrite(runs: &[RunRef], live: usize, garbage_min: usize) -> bool {
     let records: usize = runs.iter().map(|run| run.records as usize).sum();
-    records > 2 * messages as usize + garbage_min
+    records > 2 * live + garbage_min
 }
 
-/// Puts `newer` over the records of older runs that are being joined with it.
+/// Puts `newer` over the records of older runs that are being joined with it. Tombstones above the
+/// `floor` stay; with `all` runs among the older ones, only these.
 pub(crate) fn merge_over(
     older: impl Iterator<Item = (Uid, RunRecord)>,
     newer: &BTreeMap<Uid, RunRecord>,
+    floor: ModSeq,
+    all: bool,
 ) -> BTreeMap<Uid, RunRecord> {
     let mut merged = BTreeMap::new();
     let newer = newer.iter().map(|(uid, record)| (*uid, *record));
@@ -57,12 +66,32 @@ pub(crate) fn merge_over(
             (Some(RunRecord::Put(message)), RunRecord::Flags { flags, mod_seq }) => {
                 (message.flags, message.mod_seq) = (flags, mod_seq);
             }
-            // The message begins and ends within these runs: nobody else knows it.
-            (Some(RunRecord::Put(_)), RunRecord::Expunged) => drop(merged.remove(&uid)),
+            // The message begins and ends within these runs: no other knows it.
+            (Some(RunRecord::Put(_)), RunRecord::Expunged { mod_seq })
+                if mod_seq <= floor || planted(Plant::LoseTombstone) =>
+            {
+                merged.remove(&uid);
+            }
             _ => drop(merged.insert(uid, record)),
         }
     }
+    if all {
+        merged.retain(|_, record| match record {
+            RunRecord::Expunged { mod_seq } => *mod_seq > floor,
+            RunRecord::Put(_) | RunRecord::Flags { .. } => true,
+        });
+    }
     merged
+}
+
+/// Records of `tombstones`, which come in the order of their expunging, ascending by UID.
+pub(crate) fn tombstone_records(
+    tombstones: impl Iterator<Item = Tombstone>,
+) -> Vec<(Uid, RunRecord)> {
+    let record = |(mod_seq, uid)| (uid, RunRecord::Expunged { mod_seq });
+    let mut records: Vec<(Uid, RunRecord)> = tombstones.map(record).collect();
+    records.sort_unstable_by_key(|(uid, _)| *uid);
+    records
 }
 
 /// Builds a message table from runs and the delta on top, fed oldest first. One run costs what it
@@ -72,6 +101,8 @@ pub(crate) struct TableBuilder {
     table: MessageTable,
     /// Highest UID seen, expunged ones included.
     last: Option<Uid>,
+    /// As they come, those below the floor too.
+    tombstones: Vec<Tombstone>,
 }
 
 impl TableBuilder {
@@ -89,15 +120,18 @@ impl TableBuilder {
                 RunRecord::Flags { flags, mod_seq } => {
                     self.table.set_flags(uid, flags, mod_seq);
                 }
-                RunRecord::Expunged => expunged.push(uid),
+                RunRecord::Expunged { mod_seq } => {
+                    expunged.push(uid);
+                    self.tombstones.push((mod_seq, uid));
+                }
             }
         }
         self.table.remove(&expunged, |_| {});
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> MessageTable {
-        self.table
+    pub(crate) fn finish(self) -> (MessageTable, Vec<Tombstone>) {
+        (self.table, self.tombstones)
     }
 }
 
@@ -105,21 +139,70 @@ impl TableBuilder {
 mod tests {
     use super::*;
     use crate::{
-        model::{Lsn, ModSeq},
-        store::message::Message,
+        model::Lsn,
+        store::{
+            account::tombstones::{TombstoneLimits, Tombstones},
+            message::Message,
+        },
     };
     use proptest::{collection::vec, prelude::*};
 
+    /// One mailbox through any changes and checkpoints, as `checkpoint` writes it and `paging` reads it.
+    struct Disk {
+        runs: Vec<Vec<(Uid, RunRecord)>>,
+        written: usize,
+    }
+
+    impl Disk {
+        fn refs(&self) -> Vec<RunRef> {
+            let run = |run: &Vec<_>| RunRef { lsn: Lsn(0), records: run.len() as u32 };
+            self.runs.iter().map(run).collect()
+        }
+
+        fn write(&mut self, delta: &BTreeMap<Uid, RunRecord>, floor: ModSeq) {
+            let keep = self.runs.len() - runs_to_merge(&self.refs(), delta.len());
+            let older = self.runs.split_off(keep).into_iter().flatten();
+            let merged = merge_over(older, delta, floor, keep == 0);
+            self.written += merged.len();
+            if !merged.is_empty() {
+                self.runs.push(merged.into_iter().collect());
+            }
+        }
+
+        fn rewrite(&mut self, messages: &BTreeMap<Uid, Message>, tombstones: &Tombstones) {
+            let put = |(uid, message): (&Uid, &Message)| (*uid, RunRecord::Put(*message));
+            self.runs =
+                vec![messages.iter().map(put).collect(), tombstone_records(tombstones.iter())];
+            self.runs.retain(|run| !run.is_empty());
+            self.written += self.runs.iter().map(Vec::len).sum::<usize>();
+        }
+
+        fn read(&self) -> (Vec<Message>, Vec<Tombstone>) {
+            let mut builder = TableBuilder::default();
+            self.runs.iter().for_each(|run| builder.apply(run.iter().copied()).unwrap());
+            let (table, tombstones) = builder.finish();
+            (table.iter_from(0).copied().collect(), tombstones)
+        }
+    }
+
+    const GARBAGE_MIN: usize = 20;
+
     proptest! {
-        /// Any sequence of checkpoints leaves runs that read back as the messages themselves, few
-        /// in number and bounded in garbage.
+        /// Any sequence of checkpoints leaves runs that read back as the messages themselves and what
+        /// was expunged above the floor, few in number, bounded in garbage, and not written too often.
         #[test]
-        fn runs_are_the_table(steps in vec((0u32..60, 0u32..40, 0u32..40, any::<u32>()), 1..40)) {
+        fn runs_are_the_table(
+            steps in vec((0u32..60, 0u32..40, 0u32..40, any::<u32>()), 1..40),
+            at_least in 0usize..40,
+        ) {
+            let limits = TombstoneLimits { at_least, at_most: 50 };
             let mut model: BTreeMap<Uid, Message> = BTreeMap::new();
-            let mut disk: Vec<Vec<(Uid, RunRecord)>> = Vec::new();
-            let (mut uid_next, mut mod_seq) = (1, 0);
+            let mut tombstones = Tombstones::default();
+            let mut disk = Disk { runs: Vec::new(), written: 0 };
+            let (mut uid_next, mut mod_seq, mut changes) = (1, 0, 0);
             for (puts, flags, expunges, seed) in steps {
                 let mut delta = BTreeMap::new();
+                let unstored_from = Uid(uid_next);
                 let pick = |model: &BTreeMap<Uid, Message>, n: u32| {
                     let index = (seed.wrapping_mul(n + 1)) as usize % model.len().max(1);
                     model.keys().nth(index).copied()
@@ -144,25 +227,44 @@ mod tests {
                 }
                 for n in 0..expunges {
                     let Some(uid) = pick(&model, n) else { break };
+                    mod_seq += u64::from(n % 3 > 0);
                     model.remove(&uid);
-                    match delta.get(&uid) {
-                        Some(RunRecord::Put(_)) => drop(delta.remove(&uid)),
-                        _ => drop(delta.insert(uid, RunRecord::Expunged)),
-                    }
+                    delta.insert(uid, RunRecord::Expunged { mod_seq: ModSeq(mod_seq) });
+                    tombstones.add(ModSeq(mod_seq), uid);
+                    tombstones.trim(limits, model.len() as u32, |uid| {
+                        if uid >= unstored_from {
+                            delta.remove(&uid);
+                        }
+                    });
                 }
-                let refs: Vec<RunRef> = disk.iter()
-                    .map(|run| RunRef { lsn: Lsn(0), records: run.len() as u32 }).collect();
-                let keep = disk.len() - runs_to_merge(&refs, delta.len());
-                let merged = merge_over(disk.split_off(keep).into_iter().flatten(), &delta);
-                if !merged.is_empty() {
-                    disk.push(merged.into_iter().collect());
+                changes += (puts + flags + expunges) as usize;
+                let live = model.len() + tombstones.count() as usize;
+                match wants_rewrite(&disk.refs(), live, GARBAGE_MIN) {
+                    true => disk.rewrite(&model, &tombstones),
+                    false => disk.write(&delta, tombstones.floor()),
                 }
-                let mut builder = TableBuilder::default();
-                disk.iter().for_each(|run| builder.apply(run.iter().copied()).unwrap());
-                let table: Vec<Message> = builder.finish().iter_from(0).copied().collect();
-                prop_assert_eq!(table, model.values().copied().collect::<Vec<_>>());
-                prop_assert!(disk.len() <= 16);
+                let (messages, found) = disk.read();
+                prop_assert_eq!(messages, model.values().copied().collect::<Vec<_>>());
+                let mut again = Tombstones::stored(tombstones.floor(), tombstones.count());
+                prop_assert_eq!(again.install(found), Ok(()));
+                prop_assert_eq!(&again, &tombstones);
+                prop_assert!(disk.runs.len() <= 18);
+                // Each record is joined a logarithmic number of times, and written anew once for
+                // as many that were of no use.
+                prop_assert!(disk.written <= 16 * (changes + GARBAGE_MIN));
             }
         }
+    }
+
+    #[test]
+    fn only_tombstones_of_use_survive_a_merge() {
+        let put = |uid| (Uid(uid), RunRecord::Put(Message { uid: Uid(uid), ..Message::default() }));
+        let gone = |uid, at| (Uid(uid), RunRecord::Expunged { mod_seq: ModSeq(at) });
+        let older = [put(2), put(3), put(4)];
+        let newer = BTreeMap::from([gone(1, 4), gone(2, 5), gone(3, 6), gone(5, 7)]);
+        let merge = |all| merge_over(older.into_iter(), &newer, ModSeq(5), all);
+        // An older run may hold message 1.
+        assert_eq!(merge(false), BTreeMap::from([gone(1, 4), gone(3, 6), put(4), gone(5, 7)]));
+        assert_eq!(merge(true), BTreeMap::from([gone(3, 6), put(4), gone(5, 7)]));
     }
 }

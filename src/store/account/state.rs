@@ -21,6 +21,7 @@ use super::{
     holding::{Holding, HoldingLimits},
     mailbox::Mailbox,
     namespace::Namespace,
+    tombstones::TombstoneLimits,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, ModSeq},
@@ -77,6 +78,7 @@ pub(crate) struct AccountState {
     pub stand_in: bool,
     /// Messages published in all mailboxes; `None` until somebody asks.
     pub holding: Cell<Option<Holding>>,
+    pub tombstone_limits: TombstoneLimits,
     /// Name-changing effects staged and not yet published.
     pending_renames: u32,
     /// Who waits for any change of the account.
@@ -107,6 +109,7 @@ impl AccountState {
             page: None,
             stand_in: false,
             holding: Cell::new(None),
+            tombstone_limits: TombstoneLimits::default(),
             pending_renames: 0,
             watchers: Vec::new(),
         }
@@ -291,6 +294,9 @@ impl AccountState {
         if let Some(mailbox) = self.mailboxes.get_mut(&mailbox) {
             let before = mailbox.status;
             mailbox.publish(lsn, effect);
+            if let Effect::Expunge { .. } = effect {
+                mailbox.trim_tombstones(self.tombstone_limits);
+            }
             mailbox.take_watchers(wake);
             let after = mailbox.status;
             self.holding_changed(&before, &after);
@@ -349,7 +355,7 @@ impl AccountState {
     }
 
     /// Goes on with numbers that cannot have been given out, whatever is lost: UIDs, mod-sequences,
-    /// mailbox ids and UIDVALIDITY.
+    /// mailbox ids and UIDVALIDITY. Mailboxes forget what was expunged: it may not be all.
     pub(crate) fn skip_numbers(&mut self) {
         let last = self.mod_seq.max(self.pending_mod_seq);
         let mod_seq = ModSeq(last.0.saturating_add(MOD_SEQS_SKIPPED));

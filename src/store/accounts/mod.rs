@@ -19,7 +19,7 @@ use std::{
 use hashbrown::HashMap;
 
 use super::{
-    account::{snapshot::Published, state::AccountCell},
+    account::{snapshot::Published, state::AccountCell, tombstones::TombstoneLimits},
     accounts::{page_directory::PageDirectory, views::Views},
     damage::Damages,
     format::effect::LoggedEffects,
@@ -52,6 +52,7 @@ pub(super) struct Accounts {
     /// Bytes of memory before cold accounts are dropped.
     pub(super) budget: usize,
     pub(super) default_mailboxes: Vec<(String, SpecialUse)>,
+    tombstone_limits: TombstoneLimits,
     /// Those in memory.
     pub(super) cells: RefCell<HashMap<AccountId, Rc<AccountCell>>>,
     pub(super) directory: RefCell<PageDirectory>,
@@ -84,6 +85,7 @@ impl Accounts {
             checkpoint_wanted,
             budget: options.account_budget,
             default_mailboxes: options.default_mailboxes.clone(),
+            tombstone_limits: options.tombstones,
             cells: RefCell::default(),
             directory: RefCell::new(known.directory),
             replayed: RefCell::new(shared(known.replayed)),

@@ -14,6 +14,7 @@ use super::{
             runs::TableBuilder,
             snapshot::{MessageTable, Published},
             state::{AccountCell, AccountState},
+            tombstones::Tombstone,
         },
         error::StoreError,
         format::{
@@ -79,14 +80,15 @@ impl Accounts {
     ) -> Result<AccountState, StoreError> {
         let mut state = AccountState::new(id);
         if let Some(lsn) = page {
-            let (_, payload) = self.log.read(lsn).await?;
-            state = decode_account(lsn, &payload)
+            let (header, payload) = self.log.read(lsn).await?;
+            state = decode_account(header.version, lsn, &payload)
                 .and_then(|state| match state.id == id {
                     true => Ok(state),
                     false => Err(Malformed("account of a page")),
                 })
                 .map_err(|error| StoreError::undecodable(lsn, error))?;
         }
+        state.tombstone_limits = self.tombstone_limits;
         let lost = self.lost.get();
         let may_lack = state.applied < lost;
         if let Some(effects) = replayed {
@@ -134,8 +136,8 @@ impl Accounts {
     }
 
     pub(crate) async fn read_run(&self, run: &RunRef) -> Result<Vec<(Uid, RunRecord)>, StoreError> {
-        let (_, payload) = self.log.read(run.lsn).await?;
-        decode_run(&payload)
+        let (header, payload) = self.log.read(run.lsn).await?;
+        decode_run(header.version, &payload)
             .and_then(|records| match records.len() == run.records as usize {
                 true => Ok(records),
                 false => Err(Malformed("length of a run")),
@@ -240,13 +242,15 @@ impl Accounts {
     }
 }
 
-/// Puts what runs and delta add up to in place, if it is as many messages as were counted.
+/// Puts what runs and delta add up to in place, if it is as many messages and tombstones as were
+/// counted.
 pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
     builder.apply(mailbox.delta.iter().map(|(uid, record)| (*uid, *record)))?;
-    let table: MessageTable = builder.finish();
+    let (table, tombstones): (MessageTable, Vec<Tombstone>) = builder.finish();
     if table.len() != mailbox.status.messages as usize {
         return Err(Malformed("number of messages in the runs of a mailbox"));
     }
+    mailbox.tombstones.install(tombstones)?;
     #[cfg(debug_assertions)]
     assert_recounted(mailbox, &table);
     mailbox.loaded = Some(Rc::new(Published {

@@ -4,7 +4,8 @@
 //! one account. The newest whole page counts, then every effect found; of a lost run, the messages
 //! that their entries in the log still name. What a surviving expunge names stays gone; flags are
 //! those of the latest mod-sequence found. Messages of a mailbox that nothing is known of come back
-//! in "Recovered". UIDs, mod-sequences and UIDVALIDITY go on well above everything seen.
+//! in "Recovered". UIDs, mod-sequences and UIDVALIDITY go on well above everything seen. A mailbox of
+//! which a run is lost knows nothing of earlier expunges: some may have been in that run.
 //!
 //! Nothing is invented: what has no surviving record is lost, and said to be.
 
@@ -20,6 +21,7 @@ use super::{
             namespace::{NameLimits, Namespace, first_mailboxes},
             page::decode_account,
             state::{AccountCell, AccountState},
+            tombstones::Tombstone,
         },
         damage::{Damage, Place},
         error::StoreError,
@@ -41,15 +43,33 @@ pub(crate) const RECOVERED: &str = "Recovered";
 #[derive(Default)]
 struct Remains {
     /// The newest whole page.
-    page: Option<(Lsn, Lsn, Vec<u8>)>,
+    page: Option<FoundPage>,
     /// Every effect, in order.
     effects: LoggedEffects,
     /// Highest UID that any entry's header names, damaged ones included.
     highest: BTreeMap<MailboxId, Uid>,
 }
 
+/// A whole page of the account.
+struct FoundPage {
+    lsn: Lsn,
+    applied: Lsn,
+    version: u8,
+    payload: Vec<u8>,
+}
+
 /// Messages by UID.
 type Records = BTreeMap<Uid, Message>;
+
+/// What is left of a mailbox.
+#[derive(Default)]
+struct Remnant {
+    records: Records,
+    /// Those in the runs that are whole.
+    tombstones: Vec<Tombstone>,
+    /// A run is not.
+    lost: bool,
+}
 
 /// UIDs between two runs that are whole, `low < uid < high`: where the messages of one that is not
 /// may have been.
@@ -69,12 +89,13 @@ impl Accounts {
         self.damages.note(why, Place { account: Some(id), ..Place::default() });
         let remains = self.remains_of(id).await?;
         let (mut state, from) = match &remains.page {
-            Some((lsn, applied, payload)) => match decode_account(*lsn, payload) {
-                Ok(state) => (state, *applied),
+            Some(page) => match decode_account(page.version, page.lsn, &page.payload) {
+                Ok(state) => (state, page.applied),
                 Err(_) => (AccountState::new(id), Lsn(0)),
             },
             None => (AccountState::new(id), Lsn(0)),
         };
+        state.tombstone_limits = self.tombstone_limits;
         for (lsn, effect) in remains.effects.iter().filter(|(lsn, _)| *lsn >= from) {
             let counts = Namespace::concerns(effect)
                 || matches!(effect, Effect::Property { .. } | Effect::Keyword { .. });
@@ -97,10 +118,10 @@ impl Accounts {
                 continue;
             }
             let runs = state.mailboxes.get(&mailbox).map_or(Vec::new(), |it| it.runs.clone());
-            let (records, _) = self.records_of(&runs, &remains, mailbox, from).await;
+            let remnant = self.remnant_of(&runs, &remains, mailbox, from).await;
             let highest = remains.highest.get(&mailbox).copied().unwrap_or_default();
             if let Some(found) = state.mailboxes.get_mut(&mailbox) {
-                found.replace_table(records.into_values(), highest);
+                found.replace_table(remnant.records.into_values(), highest);
             }
         }
         let highest = state.mailboxes.values().map(|it| it.status.highest_mod_seq).max();
@@ -134,12 +155,14 @@ impl Accounts {
                 let Some(payload) = payload else { return };
                 match header.kind {
                     EntryKind::AccountPage if own => {
-                        let applied = decode_account(lsn, payload).map(|state| state.applied);
-                        let newest = remains.page.as_ref().map_or(Lsn(0), |page| page.1);
+                        let version = header.version;
+                        let applied = decode_account(version, lsn, payload).map(|it| it.applied);
+                        let newest = remains.page.as_ref().map_or(Lsn(0), |page| page.applied);
                         if let Ok(applied) = applied
                             && applied >= newest
                         {
-                            remains.page = Some((lsn, applied, payload.to_vec()));
+                            let payload = payload.to_vec();
+                            remains.page = Some(FoundPage { lsn, applied, version, payload });
                         }
                     }
                     EntryKind::Transaction => remains.take(id, lsn, payload),
@@ -153,15 +176,15 @@ impl Accounts {
     }
 
     /// A mailbox's messages: those of its runs that are whole; what came from `from` on; and, where
-    /// a run is lost, what is left in the log. Also whether one is.
-    async fn records_of(
+    /// a run is lost, what is left in the log.
+    async fn remnant_of(
         &self,
         runs: &[RunRef],
         remains: &Remains,
         mailbox: MailboxId,
         from: Lsn,
-    ) -> (Records, bool) {
-        let mut records = Records::new();
+    ) -> Remnant {
+        let Remnant { mut records, mut tombstones, mut lost } = Remnant::default();
         let mut windows: Vec<Window> = Vec::new();
         let (mut last, mut open) = (0, false);
         for run in runs {
@@ -173,17 +196,21 @@ impl Accounts {
                         &error,
                         Place { account, mailbox: Some(mailbox), ..Place::default() },
                     );
-                    open = true;
+                    (open, lost) = (true, true);
                     continue;
                 }
             };
             for (uid, record) in found {
                 // Only new messages tell where a run lies: it may also change older ones.
-                if let RunRecord::Put(_) = record {
-                    if std::mem::take(&mut open) {
-                        windows.push((last, uid.0));
+                match record {
+                    RunRecord::Put(_) => {
+                        if std::mem::take(&mut open) {
+                            windows.push((last, uid.0));
+                        }
+                        last = last.max(uid.0);
                     }
-                    last = last.max(uid.0);
+                    RunRecord::Expunged { mod_seq } => tombstones.push((mod_seq, uid)),
+                    RunRecord::Flags { .. } => {}
                 }
                 put(&mut records, uid, record);
             }
@@ -193,7 +220,7 @@ impl Accounts {
             windows.push((last, u32::MAX));
         }
         remains.add(&mut records, mailbox, from, &windows);
-        (records, !windows.is_empty())
+        Remnant { records, tombstones, lost }
     }
 
     /// Puts together a mailbox's table although one of its runs, or the count of them, is damaged.
@@ -210,7 +237,8 @@ impl Accounts {
         self.damages.note(why, place);
         let remains = self.remains_of(account).await?;
         // What came since the page is in the delta.
-        let (mut records, _) = self.records_of(runs, &remains, id, Lsn(u64::MAX)).await;
+        let Remnant { mut records, tombstones, lost } =
+            self.remnant_of(runs, &remains, id, Lsn(u64::MAX)).await;
         let mut state = cell.state.borrow_mut();
         let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
         if mailbox.loaded.is_some() || mailbox.runs != runs {
@@ -220,7 +248,12 @@ impl Accounts {
             put(&mut records, *uid, *record);
         }
         let before = mailbox.status.messages;
+        let floor = mailbox.tombstones.floor();
         mailbox.replace_table(records.into_values(), Uid(0));
+        if !lost {
+            // No changes but new messages come to a mailbox whose table is not loaded.
+            mailbox.restore_tombstones(floor, &tombstones);
+        }
         let after = mailbox.status.messages;
         state.dirty = true;
         state.holding.set(None);
@@ -296,7 +329,7 @@ fn put(records: &mut Records, uid: Uid, record: RunRecord) {
                 (message.flags, message.mod_seq) = (flags, mod_seq);
             }
         }
-        RunRecord::Expunged => drop(records.remove(&uid)),
+        RunRecord::Expunged { .. } => drop(records.remove(&uid)),
     }
 }
 

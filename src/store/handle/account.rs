@@ -91,6 +91,15 @@ pub struct FlagOutcome {
     pub modified: Vec<Uid>,
 }
 
+/// What [`Account::expunged_since`] answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expunged {
+    /// Of expunges with this mod-sequence or a lower one nothing is known.
+    pub floor: ModSeq,
+    /// Ascending. At most as many as [`super::super::TombstoneLimits`] says.
+    pub uids: Vec<Uid>,
+}
+
 /// How messages come from one mailbox into another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -694,6 +703,21 @@ impl Account {
         }
         self.slices_settled(generation).await?;
         Ok(removed)
+    }
+
+    /// What was expunged in the mailbox with a mod-sequence above `since`, as far as it is known: what
+    /// VANISHED (EARLIER) tells (RFC 7162 3.2.10.2). With `since` below [`Expunged::floor`] there may be
+    /// more: the caller then finds them from UIDs that are absent.
+    pub async fn expunged_since(
+        &self,
+        mailbox: MailboxId,
+        since: ModSeq,
+    ) -> Result<Expunged, StoreError> {
+        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
+        let state = self.cell.state.borrow();
+        let found = state.live_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+        let tombstones = &found.tombstones;
+        Ok(Expunged { floor: tombstones.floor(), uids: tombstones.since(since) })
     }
 
     /// Checksummed read of `range` of the body (clamped to its size). Reads only the chunks that

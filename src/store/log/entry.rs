@@ -81,8 +81,12 @@ impl EntryKind {
 
     /// Version of the payload's layout that is written. Older ones are read; a kind whose payload changes
     /// gets the next number.
-    fn version(self) -> u8 {
-        if self.has_head() { 2 } else { 1 }
+    pub fn version(self) -> u8 {
+        match self {
+            EntryKind::AccountPage | EntryKind::MailboxRun => 2,
+            _ if self.has_head() => 2,
+            _ => 1,
+        }
     }
 
     /// Whether the payload begins with a head that has a checksum of its own (`format::payload`): where

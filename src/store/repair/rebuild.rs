@@ -43,7 +43,7 @@ impl Rebuild {
             | EntryKind::CardRun => Ok(()),
             EntryKind::AccountPage => {
                 // One that cannot be decoded does not count: the next load says so.
-                if let Ok(state) = decode_account(lsn, payload) {
+                if let Ok(state) = decode_account(header.version, lsn, payload) {
                     self.take_page(state.id, lsn, state.applied);
                 }
                 Ok(())

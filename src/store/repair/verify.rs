@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 
 use super::{
     super::{
-        account::{namespace::MailboxInfo, snapshot::Snapshot},
+        account::{mailbox::Mailbox, namespace::MailboxInfo, snapshot::Snapshot},
         commits::standing::Spooled,
         damage::{Damage, Place},
         error::StoreError,
@@ -229,13 +229,20 @@ impl Repair {
                 Err(error) => report.find_error(error, Some(id), Some(&name), None)?,
                 Ok(()) => {}
             }
-            let (found, (status, recent_from)) = {
+            let (found, (status, recent_from), alive) = {
                 let state = cell.state.borrow();
                 let Some(mailbox) = state.live_mailbox(mailbox) else { continue };
-                (mailbox.snapshot(), (mailbox.status, mailbox.recent_from))
+                let counters = (mailbox.status, mailbox.recent_from);
+                (mailbox.snapshot(), counters, expunged_and_there(mailbox))
             };
             let Some(found) = found else { continue };
             report.folders += 1;
+            if let Some(uid) = alive {
+                let (file, what) =
+                    ("tombstones".to_owned(), "expunged, and still there".to_owned());
+                let (account, folder, uid) = (Some(id), Some(name.clone()), Some(uid));
+                report.find(Finding { file, offset: 0, what, account, folder, uid });
+            }
             if let Some(what) = miscounted(&found, status, recent_from) {
                 let file = "counters".to_owned();
                 let (account, folder) = (Some(id), Some(name.clone()));
@@ -321,6 +328,13 @@ impl Repair {
         }
         Ok(())
     }
+}
+
+/// A UID with a tombstone that is a message's, or was never given out.
+fn expunged_and_there(mailbox: &Mailbox) -> Option<Uid> {
+    let table = &mailbox.loaded.as_ref()?.table;
+    let mut uids = mailbox.tombstones.iter().map(|(_, uid)| uid);
+    uids.find(|uid| *uid >= mailbox.status.uid_next || table.by_uid(*uid).is_some())
 }
 
 /// How a mailbox's counters differ from its messages, if they do.

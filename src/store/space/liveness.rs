@@ -204,7 +204,7 @@ impl Capture {
                     for (uid, record) in &mailbox.delta {
                         match record {
                             RunRecord::Put(message) => added.push(message.body),
-                            RunRecord::Expunged => expunged.push(*uid),
+                            RunRecord::Expunged { .. } => expunged.push(*uid),
                             RunRecord::Flags { .. } => {}
                         }
                     }
@@ -343,10 +343,10 @@ impl Space {
             }
             (None, None) => Capture { runs: Vec::new(), cards: Vec::new(), tables: Vec::new() },
             (None, Some(lsn)) => {
-                let (_, payload) = self.log.read(lsn).await?;
+                let (header, payload) = self.log.read(lsn).await?;
                 pace.spent(payload.len() as u64).await?;
                 marks.add(lsn, payload.len() as u32);
-                let state = decode_account(lsn, &payload);
+                let state = decode_account(header.version, lsn, &payload);
                 Capture::of(&state.map_err(|error| StoreError::undecodable(lsn, error))?)
             }
         };
@@ -389,7 +389,7 @@ impl Space {
                     RunRecord::Put(message) if !gone.contains(&uid) => {
                         self.mark_body(&message.body, marks).await?;
                     }
-                    RunRecord::Expunged => drop(gone.insert(uid)),
+                    RunRecord::Expunged { .. } => drop(gone.insert(uid)),
                     RunRecord::Put(_) | RunRecord::Flags { .. } => {}
                 }
             }
