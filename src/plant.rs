@@ -82,6 +82,10 @@ pub enum Plant {
     KeepFloor,
     /// Effects were lost, and the floor claims that every expunge is known.
     KeepFloorAfterLoss,
+    /// Others see a property when its entry is appended.
+    ShowPropertyEarly,
+    /// A checkpoint forgets properties of mailboxes.
+    LoseProperty,
 }
 
 thread_local! {

@@ -139,7 +139,7 @@ async fn list(partition: &Partition) -> String {
     for id in [ALICE, BOB] {
         let account = partition.account(id).await.unwrap();
         writeln!(out, "account {id}, subscribed {:?}", account.subscriptions()).unwrap();
-        for (key, value) in &account.cell.state.borrow().properties {
+        for (key, value) in account.cell.state.borrow().properties.published() {
             let (name, value) = (String::from_utf8_lossy(&key.2), String::from_utf8_lossy(value));
             writeln!(out, "  property {:?} {} {name}: {value}", key.0, key.1).unwrap();
         }

@@ -35,6 +35,7 @@ pub use self::{
     account::{
         holding::HoldingLimits,
         namespace::{MailboxInfo, Names},
+        properties::PropertyLimits,
         snapshot::{Difference, Snapshot},
         tombstones::TombstoneLimits,
     },
@@ -50,6 +51,7 @@ pub use self::{
     damage::{Damage, Place},
     error::StoreError,
     format::body::BODY_CHUNK,
+    format::effect::{PropertyKey, PropertyKind},
     handle::account::{Account, Copied, Expunged, FlagChange, FlagOutcome},
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},
     handle::view::{AccountWatch, MailboxView},

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     account::{
-        cards::CARDS_WANTED, holding::HoldingLimits, runs::RUN_GARBAGE_MIN,
-        tombstones::TombstoneLimits,
+        cards::CARDS_WANTED, holding::HoldingLimits, properties::PropertyLimits,
+        runs::RUN_GARBAGE_MIN, tombstones::TombstoneLimits,
     },
     bodies::compression::Compression,
     format::run::RUN_RECORDS_MAX,
@@ -50,6 +50,8 @@ pub struct StoreOptions {
     pub holding: HoldingLimits,
     /// Expunged UIDs that a mailbox remembers.
     pub tombstones: TombstoneLimits,
+    /// ACLs, quota, metadata and so on of one account.
+    pub properties: PropertyLimits,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
     /// Mailboxes that a new account gets beside INBOX.
@@ -83,6 +85,7 @@ impl Default for StoreOptions {
             mailboxes_per_account: 10_000,
             holding: HoldingLimits::default(),
             tombstones: TombstoneLimits::default(),
+            properties: PropertyLimits::default(),
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
                 .into_iter()

@@ -20,6 +20,7 @@ mod compaction;
 mod damage;
 mod expunged;
 mod feed;
+mod properties;
 
 const ALICE: AccountId = AccountId(11);
 const BOB: AccountId = AccountId(12);

@@ -9,6 +9,7 @@ pub(crate) mod holding;
 pub(crate) mod mailbox;
 pub(crate) mod namespace;
 pub(crate) mod page;
+pub(crate) mod properties;
 pub(crate) mod runs;
 pub(crate) mod snapshot;
 pub(crate) mod state;

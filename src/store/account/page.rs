@@ -6,14 +6,15 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
     super::{
         format::{
             codec::{Decoded, Malformed, Put, Reader},
             effect::{
-                MAILBOX_MIN, NewMailbox, put_mailbox, put_property, read_mailbox, read_property,
+                MAILBOX_MIN, NewMailbox, PropertyKey, put_mailbox, put_property, read_mailbox,
+                read_property,
             },
             run::RunRef,
         },
@@ -21,6 +22,7 @@ use super::{
     },
     cards::MailboxCards,
     mailbox::Mailbox,
+    properties::Properties,
     state::AccountState,
     tombstones::Tombstones,
 };
@@ -75,8 +77,10 @@ pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
     let subscriptions: Vec<&String> = others.collect();
     out.put_varint(subscriptions.len() as u64);
     subscriptions.iter().for_each(|name| out.put_bytes(name.as_bytes()));
-    out.put_varint(state.properties.len() as u64);
-    for (key, value) in &state.properties {
+    let properties = state.properties.published();
+    let lost = |key: &PropertyKey| planted(Plant::LoseProperty) && key.1 != MailboxId(0);
+    out.put_varint(properties.keys().filter(|key| !lost(key)).count() as u64);
+    for (key, value) in properties.iter().filter(|(key, _)| !lost(key)) {
         record.clear();
         put_property(&mut record, key, Some(value));
         out.put_bytes(&record);
@@ -174,10 +178,12 @@ pub(crate) fn decode_account(version: u8, lsn: Lsn, payload: &[u8]) -> Decoded<A
     for _ in 0..reader.count(1, "subscriptions")? {
         names.subscriptions.insert(reader.string("subscription")?);
     }
+    let mut properties = BTreeMap::new();
     for _ in 0..reader.count(5, "properties")? {
         let (key, value) = record(version, reader, "property", read_property)?;
-        state.properties.insert(key, value.unwrap_or_default());
+        properties.insert(key, value.unwrap_or_default());
     }
+    state.properties = Properties::stored(properties);
     if !names.contains(MailboxId::INBOX) {
         return Err(Malformed("account without INBOX"));
     }
@@ -348,7 +354,7 @@ mod tests {
         let decoded = decode_account(version, Lsn(8192), payload).unwrap();
         assert_eq!(decoded.names, state.names);
         assert_eq!(decoded.pending_names, state.names);
-        assert_eq!(decoded.properties, state.properties);
+        assert_eq!(decoded.properties.published(), state.properties.published());
         assert_eq!(
             (decoded.id, decoded.applied, decoded.mod_seq, decoded.page),
             (state.id, state.applied, state.mod_seq, Some(Lsn(8192)))

@@ -14,13 +14,14 @@ use std::{
 use super::{
     super::{
         error::StoreError,
-        format::effect::{Effect, PropertyKey},
+        format::effect::Effect,
         log::ENTRY_PAYLOAD_MAX,
         message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     },
     holding::{Holding, HoldingLimits},
     mailbox::Mailbox,
     namespace::Namespace,
+    properties::{Properties, PropertyChanges, PropertyLimits},
     tombstones::TombstoneLimits,
 };
 use crate::{
@@ -62,7 +63,7 @@ pub(crate) struct AccountState {
     pub pending_mod_seq: ModSeq,
     /// Last mod-sequence published.
     pub mod_seq: ModSeq,
-    pub properties: BTreeMap<PropertyKey, Vec<u8>>,
+    pub properties: Properties,
     /// All effects below are in the published state; a replay skips them.
     pub applied: Lsn,
     /// Entry of the latest change staged; `None` if none was since loading.
@@ -101,7 +102,7 @@ impl AccountState {
             mailboxes: BTreeMap::new(),
             pending_mod_seq: MOD_SEQ_OF_NOTHING,
             mod_seq: MOD_SEQ_OF_NOTHING,
-            properties: BTreeMap::new(),
+            properties: Properties::default(),
             applied: Lsn(0),
             staged: None,
             dirty: false,
@@ -156,6 +157,22 @@ impl AccountState {
         }
     }
 
+    /// Those of `changes` that change something in pending state.
+    ///
+    /// # Errors
+    /// `NoSuchMailbox` for a mailbox that pending state does not know, `Limit`.
+    pub(crate) fn plan_properties(
+        &self,
+        changes: PropertyChanges,
+        limits: PropertyLimits,
+    ) -> Result<PropertyChanges, StoreError> {
+        let known = |mailbox| mailbox == MailboxId(0) || self.pending_names.contains(mailbox);
+        match changes.keys().all(|(_, mailbox, _)| known(*mailbox)) {
+            true => self.properties.plan(changes, limits),
+            false => Err(StoreError::NoSuchMailbox),
+        }
+    }
+
     /// A mailbox that pending state knows: not deleted, not pending deletion.
     pub(crate) fn pending_mailbox(&mut self, id: MailboxId) -> Option<&mut Mailbox> {
         if !self.pending_names.contains(id) {
@@ -194,6 +211,8 @@ impl AccountState {
                 self.stage_in(*mailbox, lsn, effect);
             }
             Effect::Keyword { mailbox, .. } => self.stage_in(*mailbox, lsn, effect),
+            Effect::DeleteMailbox { mailbox, .. } => self.properties.stage_deletion(lsn, *mailbox),
+            Effect::Property { key, value, .. } => self.properties.stage(lsn, key, value.as_ref()),
             _ => {}
         }
     }
@@ -239,11 +258,11 @@ impl AccountState {
             }
             Effect::CreateMailbox { mailbox, .. } => self.publish_mailbox(mailbox.id),
             Effect::DeleteMailbox { mailbox, .. } => {
-                if let Some(mailbox) = self.mailboxes.remove(mailbox) {
-                    self.holding_changed(&mailbox.status, &MailboxStatus::default());
-                    mailbox.take_watchers(wake);
+                if let Some(gone) = self.mailboxes.remove(mailbox) {
+                    self.holding_changed(&gone.status, &MailboxStatus::default());
+                    gone.take_watchers(wake);
                 }
-                self.properties.retain(|(_, of, _), _| of != mailbox);
+                self.properties.publish_deletion(*mailbox);
             }
             Effect::Message { mailbox, message, .. } => {
                 self.mod_seq = self.mod_seq.max(message.mod_seq);
@@ -254,10 +273,9 @@ impl AccountState {
                 self.publish_in(*mailbox, lsn, effect, wake);
             }
             Effect::Keyword { mailbox, .. } => self.publish_in(*mailbox, lsn, effect, wake),
-            Effect::Property { key, value, .. } => match value {
-                Some(value) => drop(self.properties.insert(key.clone(), value.clone())),
-                None => drop(self.properties.remove(key)),
-            },
+            Effect::Property { key, value, .. } => {
+                self.properties.publish(lsn, key, value.as_ref());
+            }
             _ => {}
         }
     }
@@ -382,8 +400,6 @@ impl AccountState {
         let mailboxes: usize =
             self.mailboxes.values().map(|mailbox| mailbox.memory() + MAILBOX_NAMES).sum();
         let subscriptions: usize = self.names.subscriptions.iter().map(|s| s.len() + 40).sum();
-        let properties: usize =
-            self.properties.iter().map(|(key, value)| key.2.len() + value.len() + 80).sum();
-        size_of::<AccountCell>() + mailboxes + subscriptions + properties
+        size_of::<AccountCell>() + mailboxes + subscriptions + self.properties.memory()
     }
 }

@@ -275,7 +275,9 @@ fn entry_kind(effect: &Effect) -> EntryKind {
         Effect::Subscription { .. } => EntryKind::Subscription,
         Effect::Property { key: (PropertyKind::Acl, ..), .. } => EntryKind::Acl,
         Effect::Property { key: (PropertyKind::Quota, ..), .. } => EntryKind::Quota,
-        Effect::Property { key: (PropertyKind::Metadata, ..), .. } => EntryKind::Metadata,
+        Effect::Property { key: (PropertyKind::Metadata | PropertyKind::Seen, ..), .. } => {
+            EntryKind::Metadata
+        }
         Effect::Delivery { .. } => EntryKind::Transaction,
         Effect::Spool { .. } => EntryKind::Spool,
         Effect::Unspool { .. } => EntryKind::Unspool,

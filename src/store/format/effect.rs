@@ -37,16 +37,21 @@ pub(crate) struct NewMailbox {
     pub name: String,
 }
 
-/// Families of opaque per-account values: kept, paged and replayed now, interpreted later.
+/// Families of opaque values of an account or a mailbox. Numbers are on disk for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum PropertyKind {
+pub enum PropertyKind {
+    /// RFC 4314
     Acl = 1,
+    /// RFC 9208
     Quota = 2,
+    /// RFC 5464
     Metadata = 3,
+    /// `\Seen` of users other than the owner.
+    Seen = 4,
 }
 
 /// Key of a property; mailbox 0 stands for the account itself.
-pub(crate) type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
+pub type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Effect {
@@ -97,7 +102,7 @@ pub(crate) enum Effect {
         name: String,
         subscribed: bool,
     },
-    /// An ACL, quota or metadata value set or (None) removed.
+    /// A value set or (None) removed.
     Property {
         account: AccountId,
         key: PropertyKey,
@@ -473,6 +478,7 @@ pub(crate) fn read_property(reader: &mut Reader<'_>) -> Decoded<(PropertyKey, Op
         1 => PropertyKind::Acl,
         2 => PropertyKind::Quota,
         3 => PropertyKind::Metadata,
+        4 => PropertyKind::Seen,
         _ => return Err(Malformed("property kind")),
     };
     let mailbox = MailboxId(reader.varint_u32("mailbox")?);

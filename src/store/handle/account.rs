@@ -18,7 +18,10 @@ use super::{
         commits::{Change, Changes, Commits},
         damage::Place,
         error::StoreError,
-        format::{cards::CardRunRef, effect::Effect},
+        format::{
+            cards::CardRunRef,
+            effect::{Effect, PropertyKey, PropertyKind},
+        },
         message::{MailboxStatus, Message, MessageBody},
     },
     delivery::{Delivered, DeliveryTarget, plan_message},
@@ -313,6 +316,39 @@ impl Account {
                 }
                 vec![Effect::Subscription { account: state.id, name, subscribed }]
             }
+        };
+        self.carry_out(effects).await
+    }
+
+    /// A property as published; mailbox 0 stands for the account itself.
+    pub fn property(&self, key: &PropertyKey) -> Option<Vec<u8>> {
+        self.cell.state.borrow().properties.published().get(key).cloned()
+    }
+
+    /// Properties of one kind and mailbox (0: of the account itself) as published, by key.
+    pub fn properties(&self, kind: PropertyKind, mailbox: MailboxId) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let state = self.cell.state.borrow();
+        let properties = state.properties.of(kind, mailbox);
+        properties.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    }
+
+    /// Sets (or, with `None`, removes) several properties: all of them or none.
+    ///
+    /// # Errors
+    /// `NoSuchMailbox` if one of the mailboxes is not there; `Limit` if the account would have too many
+    /// properties, or too many octets of them.
+    pub async fn set_properties(
+        &self,
+        changes: impl IntoIterator<Item = (PropertyKey, Option<Vec<u8>>)>,
+    ) -> Result<(), StoreError> {
+        self.commits.log.room().await?;
+        let effects = {
+            let state = self.cell.state.borrow();
+            let changes = changes.into_iter().collect();
+            let changes = state.plan_properties(changes, self.commits.options.properties)?;
+            let account = state.id;
+            let effect = |(key, value)| Effect::Property { account, key, value };
+            changes.into_iter().map(effect).collect()
         };
         self.carry_out(effects).await
     }
