@@ -45,6 +45,40 @@ struct Share {
     /// By account and name: id.
     mailboxes: BTreeMap<(u64, String), u32>,
     subscriptions: BTreeSet<(u64, String)>,
+    /// By account, mailbox (0: the account itself) and key.
+    properties: BTreeMap<(u64, u32, String), Vec<u8>>,
+}
+
+/// A mailbox as it was published at some step.
+struct Sight {
+    step: usize,
+    mod_seq: ModSeq,
+    uid_next: Uid,
+    live: BTreeSet<Uid>,
+}
+
+impl Sight {
+    fn of(step: usize, snapshot: &Snapshot) -> Sight {
+        let MailboxStatus { highest_mod_seq: mod_seq, uid_next, .. } = snapshot.status();
+        let live = snapshot.iter_from(0).map(|message| message.uid).collect();
+        Sight { step, mod_seq, uid_next, live }
+    }
+
+    /// Holds what is told as expunged since this sight against what is there `now`.
+    fn check(&self, told: &Expunged, now: &Sight) -> Result<(), String> {
+        let wrong = |uid: &&Uid| {
+            let gone_before = **uid < self.uid_next && !self.live.contains(uid);
+            now.live.contains(uid) || **uid >= now.uid_next || gone_before
+        };
+        if let Some(uid) = told.uids.iter().find(wrong) {
+            return Err(format!("UID {uid} was not expunged since {}: {told:?}", self.mod_seq));
+        }
+        let mut gone = self.live.difference(&now.live);
+        match gone.find(|uid| self.mod_seq >= told.floor && !told.uids.contains(uid)) {
+            Some(uid) => Err(format!("UID {uid} went since {}: {told:?}", self.mod_seq)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Share {
@@ -71,6 +105,9 @@ impl Share {
         if self.subscriptions != found.subscriptions {
             differences.push(format!("{:?}, found {:?}", self.subscriptions, found.subscriptions));
         }
+        if self.properties != found.properties {
+            differences.push(format!("{:?}, found {:?}", self.properties, found.properties));
+        }
         differences
     }
 }
@@ -90,6 +127,8 @@ struct History {
     seen_messages: Vec<(usize, Key, ModSeq)>,
     /// (step, account, mailbox, status) likewise.
     seen_statuses: Vec<(usize, u64, u32, MailboxStatus)>,
+    /// By account and mailbox, in the order of steps.
+    sights: BTreeMap<(u64, u32), Vec<Sight>>,
     /// Step at which the removal of a message, or of a mailbox (UID 0), was first asked for.
     removals: BTreeMap<Key, usize>,
     /// What a session could not read any more while it had it selected.
@@ -105,6 +144,7 @@ fn options() -> StoreOptions {
         checkpoint_interval: 48 * 1024,
         account_budget: 24 * 1024,
         write_buffer: 64 * 1024,
+        tombstones: TombstoneLimits { at_least: 6, at_most: 16 },
         default_mailboxes: Vec::new(),
         compaction_rate: 0,
         // Some bodies are, some are not.
@@ -188,7 +228,7 @@ impl Session {
     }
 
     async fn command(&mut self) {
-        match self.pick(16) {
+        match self.pick(18) {
             0..=3 => self.deliver().await,
             4..=5 => self.append().await,
             6 => self.copy(false).await,
@@ -199,6 +239,7 @@ impl Session {
             13 => self.rename().await,
             14 if self.pick(3) == 0 => self.delete().await,
             14 => self.subscribe().await,
+            15..=16 => self.set_properties().await,
             _ if self.pick(2) == 0 => drop(self.partition.compact().await),
             _ => drop(self.partition.checkpoint().await),
         }
@@ -403,6 +444,30 @@ impl Session {
             self.share
                 .messages
                 .retain(|(account, mailbox, _), _| (*account, *mailbox) != (home, id));
+            self.share.properties.retain(|(of, mailbox, _), _| (*of, *mailbox) != (home, id));
+        }
+    }
+
+    /// Sets and removes some at once.
+    async fn set_properties(&mut self) {
+        let mut changes = BTreeMap::new();
+        for _ in 0..1 + self.pick(3) {
+            let mailbox = if self.pick(3) == 0 { MailboxId(0) } else { self.own_mailbox() };
+            let name = format!("s{}/{}", self.number, self.pick(3));
+            let value = (self.pick(4) > 0).then(|| self.token().to_le_bytes().to_vec());
+            changes.insert((mailbox, name), value);
+        }
+        let account = self.account(self.home()).await;
+        let change = |((mailbox, name), value): (&(MailboxId, String), &Option<Vec<u8>>)| {
+            ((PropertyKind::Metadata, *mailbox, name.clone().into_bytes()), value.clone())
+        };
+        account.set_properties(changes.iter().map(change)).await.unwrap();
+        for ((mailbox, name), value) in changes {
+            let place = (self.home(), mailbox.0, name);
+            match value {
+                Some(value) => drop(self.share.properties.insert(place, value)),
+                None => drop(self.share.properties.remove(&place)),
+            }
         }
     }
 
@@ -461,6 +526,8 @@ async fn watch(
                 let status = snapshot.status();
                 if statuses.insert((id, mailbox.id.0), status) != Some(status) {
                     history.seen_statuses.push((step, id, mailbox.id.0, status));
+                    let sights = history.sights.entry((id, mailbox.id.0)).or_default();
+                    sights.push(Sight::of(step, &snapshot));
                 }
                 drop(history);
                 held.push_back((account.clone(), snapshot));
@@ -543,6 +610,14 @@ async fn extract(
         for name in account.subscriptions() {
             if let Some(session) = session_of_name(&name) {
                 shares[session].subscriptions.insert((id, name));
+            }
+        }
+        let mailboxes = account.mailboxes().into_iter().map(|info| info.id);
+        for mailbox in std::iter::once(MailboxId(0)).chain(mailboxes) {
+            for (key, value) in account.properties(PropertyKind::Metadata, mailbox) {
+                let name = String::from_utf8_lossy(&key).into_owned();
+                let session = session_of_name(&name).ok_or("a property of nobody")?;
+                shares[session].properties.insert((id, mailbox.0, name), value);
             }
         }
         for info in account.mailboxes() {
@@ -641,6 +716,22 @@ impl History {
         Ok(())
     }
 
+    /// What was told as expunged since what was published by `step` is all that went, above the floor.
+    async fn check_expunged(&self, step: usize, partition: &Partition) -> Result<(), String> {
+        for ((id, mailbox), sights) in &self.sights {
+            let account = partition.account(AccountId(*id)).await.map_err(|e| e.to_string())?;
+            let Ok(view) = account.select(MailboxId(*mailbox), false).await else { continue };
+            let snapshot = view.current().ok_or("mailbox without messages table")?;
+            let now = Sight::of(step, &snapshot);
+            for sight in sights.iter().take_while(|sight| sight.step <= step) {
+                let told = account.expunged_since(MailboxId(*mailbox), sight.mod_seq).await;
+                let told = told.map_err(|error| error.to_string())?;
+                sight.check(&told, &now).map_err(|error| format!("{id}/{mailbox}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Highest UID that anybody was told of in each account's INBOX by `step`.
     fn last_uid(&self, step: usize, account: u64) -> u32 {
         let seen = self.seen_messages.iter().filter(|(at, ..)| *at <= step);
@@ -668,6 +759,10 @@ fn check_image(
         }
         let (shares, statuses) = extract(&partition).await?;
         history.check(step, &shares, &statuses)?;
+        history.check_expunged(step, &partition).await?;
+        if let Some(damage) = partition.damage_news().first() {
+            return Err(format!("damage found: {damage:?}"));
+        }
         if !go_on {
             return Ok(());
         }
@@ -691,6 +786,7 @@ fn check_image(
         partition.close().await.map_err(|error| error.to_string())?;
         let (again, _) = open().await.map_err(|error| error.to_string())?;
         let before = extract(&partition).await?;
+        history.check_expunged(step, &again).await?;
         match extract(&again).await? == before {
             true => Ok(()),
             false => Err("a clean restart changed something".to_owned()),
@@ -739,7 +835,17 @@ fn large_bodies_are_whole_or_absent() {
 #[test]
 fn planted_mistakes_of_compaction_are_found() {
     let cases = [Plant::DropLiveBody, Plant::IgnoreHeldViews, Plant::SkipCompactedSync];
-    for plant in cases {
+    find_each(&cases);
+}
+
+/// Those of checkpoints, in what they write of expunges and properties.
+#[test]
+fn planted_mistakes_of_checkpoints_are_found() {
+    find_each(&[Plant::LoseTombstone, Plant::KeepFloor, Plant::LoseProperty]);
+}
+
+fn find_each(cases: &[Plant]) {
+    for plant in cases.iter().copied() {
         let found = (0..6).find(|seed| {
             let planted = Some(plant);
             let (history, trace) = record(&Workload { seed: *seed, planted, ..HONEST });

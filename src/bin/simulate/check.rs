@@ -1,8 +1,8 @@
 //! After every recovery: what was found against what must be there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::expectation::{Found, Key, Known, Model, SHARED, Share, partition_of};
+use super::expectation::{Found, Key, Known, Model, PropertyPlace, SHARED, Share, partition_of};
 
 /// Holds everything found against the model and takes it over. For a server that only crashed and
 /// met failures within the device's contract; its spools must be empty.
@@ -10,13 +10,15 @@ pub fn recovered(model: &mut Model, found: &Found) -> Result<(), String> {
     if let Some(error) = found.wrong.first().or(found.errors.first().map(|(_, error)| error)) {
         return Err(error.clone());
     }
+    if let Some((.., inexact)) = found.inexact.first() {
+        return Err(inexact.clone());
+    }
     for (owner, client) in model.clients.iter_mut().enumerate() {
         let share = &found.shares[owner];
         if owner as u64 == SHARED {
-            let places =
-                |messages: &std::collections::BTreeMap<Key, Known>| -> BTreeSet<(Key, u64)> {
-                    messages.iter().map(|(key, known)| (*key, known.token)).collect()
-                };
+            let places = |messages: &BTreeMap<Key, Known>| -> BTreeSet<(Key, u64)> {
+                messages.iter().map(|(key, known)| (*key, known.token)).collect()
+            };
             let (expected, there) = (places(&client.share.messages), places(&share.messages));
             if expected != there {
                 return Err(format!("shared messages {expected:?}, found {there:?}"));
@@ -42,6 +44,23 @@ fn nothing_taken_back(model: &mut Model, found: &Found) -> Result<(), String> {
         if !found.statuses.contains_key(place) && !model.removed(&(place.0, place.1, 0)) {
             return Err(format!("mailbox {place:?} was seen, and is gone"));
         }
+    }
+    let properties: BTreeMap<&PropertyPlace, &Vec<u8>> =
+        found.shares.iter().flat_map(|share| &share.properties).collect();
+    for (place, seen) in &model.properties_seen {
+        let removed = model.property_removals.get(place).is_some_and(|at| at > seen)
+            || model.removed(&(place.0, place.1, 0));
+        if !properties.contains_key(place) && !removed {
+            return Err(format!("property {place:?} was seen with {seen}, and is gone"));
+        }
+    }
+    for (place, value) in &properties {
+        model.see_property((*place).clone(), value)?;
+    }
+    model.properties_seen.retain(|place, _| properties.contains_key(place));
+    model.sights.retain(|place, _| found.statuses.contains_key(place));
+    for (place, sight) in &found.sights {
+        model.remember(*place, sight.clone());
     }
     model.statuses.retain(|place, _| found.statuses.contains_key(place));
     for (place, status) in &found.statuses {
@@ -87,6 +106,10 @@ pub fn damaged(model: &Model, found: &Found, damage: &Damage) -> Result<(), Stri
     if damage.lied {
         return honest_partition_intact(model, found, hit);
     }
+    // Since the floor itself nothing more is known than that messages were lost.
+    if let Some((.., inexact)) = found.inexact.iter().find(|(_, above, _)| *above) {
+        return Err(inexact.clone());
+    }
     let failed = |account: u64| found.errors.iter().any(|(of, _)| *of == account);
     for (owner, client) in model.clients.iter().enumerate() {
         for account in accounts_of(&client.share, &found.shares[owner]) {
@@ -127,7 +150,8 @@ fn accounts_of(one: &Share, other: &Share) -> BTreeSet<u64> {
     let of_messages = one.messages.keys().chain(other.messages.keys()).map(|key| key.0);
     let of_mailboxes = one.mailboxes.keys().chain(other.mailboxes.keys()).map(|(of, _)| *of);
     let of_names = one.subscriptions.iter().chain(&other.subscriptions).map(|(of, _)| *of);
-    of_messages.chain(of_mailboxes).chain(of_names).collect()
+    let of_properties = one.properties.keys().chain(other.properties.keys()).map(|place| place.0);
+    of_messages.chain(of_mailboxes).chain(of_names).chain(of_properties).collect()
 }
 
 /// Everything that could be read `before` can be read `after`.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     model::{AccountId, Flags, MailboxId, ModSeq},
-    store::MailboxStatus,
+    store::{MailboxStatus, PropertyKind},
 };
 
 /// Partitions of the simulated server, each on a shard and a device of its own.
@@ -21,6 +21,25 @@ pub const SHARED: u64 = SESSIONS;
 
 /// Account, mailbox, UID.
 pub type Key = (u64, u32, u32);
+
+/// Account, mailbox (0: the account itself), index in [`PROPERTY_KINDS`], key.
+pub type PropertyPlace = (u64, u32, usize, String);
+
+pub const PROPERTY_KINDS: [PropertyKind; 4] =
+    [PropertyKind::Acl, PropertyKind::Quota, PropertyKind::Metadata, PropertyKind::Seen];
+
+/// The value of a property that stands for a serial, of which later ones are higher.
+pub fn value_of(serial: u64) -> Vec<u8> {
+    let mut value = serial.to_le_bytes().to_vec();
+    value.resize(8 + (serial.wrapping_mul(7919) % 90) as usize, b'v');
+    value
+}
+
+/// The serial that a value stands for; `None` if it is no whole one.
+pub fn serial_of(value: &[u8]) -> Option<u64> {
+    let serial = u64::from_le_bytes(*value.first_chunk()?);
+    (value_of(serial) == value).then_some(serial)
+}
 
 /// Tokens name their session.
 pub fn owner_of(token: u64) -> u64 {
@@ -71,6 +90,7 @@ pub struct Share {
     /// By account and name: number.
     pub mailboxes: BTreeMap<(u64, String), u32>,
     pub subscriptions: BTreeSet<(u64, String)>,
+    pub properties: BTreeMap<PropertyPlace, Vec<u8>>,
 }
 
 /// A command of a session, with all that decides its effect.
@@ -131,6 +151,10 @@ pub enum Op {
         name: String,
         subscribed: bool,
     },
+    /// Properties set or removed, all at once.
+    Property {
+        changes: BTreeMap<PropertyPlace, Option<Vec<u8>>>,
+    },
     /// STORE with UNCHANGEDSINCE on the message that everybody races for.
     Race {
         account: u64,
@@ -167,6 +191,24 @@ pub struct Client {
     pub floating: BTreeMap<u64, Floating>,
 }
 
+/// A mailbox as it was published at some time: what it holds as `since` for what is told as expunged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sight {
+    pub mod_seq: ModSeq,
+    pub uid_next: u32,
+    pub live: BTreeSet<u32>,
+}
+
+/// Sights of a mailbox that are remembered.
+const SIGHTS_MAX: usize = 6;
+
+/// What a mailbox tells as expunged since a sight.
+pub struct Told<'a> {
+    pub since: &'a Sight,
+    pub floor: ModSeq,
+    pub uids: Vec<u32>,
+}
+
 /// Everything the checker knows; outlives crashes.
 #[derive(Clone, Default, Debug)]
 pub struct Model {
@@ -180,6 +222,12 @@ pub struct Model {
     pub removals: BTreeSet<Key>,
     /// Highest mod-sequence seen in each account.
     pub mod_seqs: BTreeMap<u64, ModSeq>,
+    /// By account and mailbox, from different times.
+    pub sights: BTreeMap<(u64, u32), Vec<Sight>>,
+    /// Serial of every property when last seen.
+    pub properties_seen: BTreeMap<PropertyPlace, u64>,
+    /// Serial at the time that the removal of a property was last asked for.
+    pub property_removals: BTreeMap<PropertyPlace, u64>,
     /// (account, mod-sequence) on which somebody won the race.
     pub wins: BTreeSet<(u64, ModSeq)>,
 }
@@ -209,6 +257,76 @@ impl Model {
         Ok(())
     }
 
+    /// Takes in a property seen as published; an error if it was a later one before.
+    pub fn see_property(&mut self, place: PropertyPlace, value: &[u8]) -> Result<(), String> {
+        let Some(serial) = serial_of(value) else {
+            return Err(format!("FALSE PROPERTY served: {place:?} is {value:?}"));
+        };
+        let last = self.properties_seen.insert(place.clone(), serial).unwrap_or(serial);
+        match last > serial {
+            true => Err(format!("property {place:?} went back from {last} to {serial}")),
+            false => Ok(()),
+        }
+    }
+
+    /// Remembers how a mailbox looks.
+    pub fn remember(&mut self, place: (u64, u32), now: Sight) {
+        let sights = self.sights.entry(place).or_default();
+        if sights.contains(&now) {
+            return;
+        }
+        if sights.len() < SIGHTS_MAX {
+            sights.push(now);
+        } else {
+            let at = (now.mod_seq.0 as usize * 7 + now.live.len()) % SIGHTS_MAX;
+            sights[at] = now;
+        }
+    }
+
+    /// What must never be told, whatever was lost: a message as expunged that is there.
+    pub fn check_told(place: (u64, u32), now: &Sight, told: &Told<'_>) -> Result<(), String> {
+        let Told { since, uids, .. } = told;
+        let ascending = uids.windows(2).all(|pair| pair[0] < pair[1]);
+        let live = uids.iter().find(|uid| now.live.contains(uid) || **uid >= now.uid_next);
+        match ascending && live.is_none() {
+            true => Ok(()),
+            false => Err(format!(
+                "mailbox {place:?} tells {uids:?} expunged since {}: {live:?} is there",
+                since.mod_seq
+            )),
+        }
+    }
+
+    /// What is told as expunged since a sight at or above the floor is all that went, and nothing
+    /// that was gone by then.
+    pub fn check_exact(
+        &self,
+        place: (u64, u32),
+        now: &Sight,
+        told: &Told<'_>,
+    ) -> Result<(), String> {
+        let Told { since, floor, uids } = told;
+        if since.mod_seq < *floor {
+            return Ok(());
+        }
+        // A disk that lied about syncs took UIDs back.
+        let end = now.uid_next.max(since.uid_next);
+        let came = (place.0, place.1, since.uid_next)..(place.0, place.1, end);
+        let came = self.ever.range(came).map(|((_, _, uid), _)| *uid);
+        let gone = since.live.iter().copied().chain(came).filter(|uid| !now.live.contains(uid));
+        let told: BTreeSet<u32> = uids.iter().copied().collect();
+        let untold: Vec<u32> = gone.filter(|uid| !told.contains(uid)).collect();
+        let before = told.iter().find(|uid| **uid < since.uid_next && !since.live.contains(uid));
+        match untold.is_empty() && before.is_none() {
+            true => Ok(()),
+            false => Err(format!(
+                "mailbox {place:?} tells {uids:?} expunged since {}, with floor {floor}: untold are \
+                 {untold:?}, gone before was {before:?}",
+                since.mod_seq
+            )),
+        }
+    }
+
     /// Takes in counters seen as published; an error if they went back.
     pub fn see_status(&mut self, place: (u64, u32), now: MailboxStatus) -> Result<(), String> {
         let before = self.statuses.insert(place, now).unwrap_or(now);
@@ -234,6 +352,10 @@ pub struct Found {
     pub errors: Vec<(u64, String)>,
     /// Messages listed whose bodies could not be read.
     pub unreadable: BTreeSet<Key>,
+    /// How mailboxes look.
+    pub sights: BTreeMap<(u64, u32), Sight>,
+    /// What is told as expunged and is not exact; the flag: since a mod-sequence above the floor.
+    pub inexact: Vec<(u64, bool, String)>,
     /// What was served and is false: never to be excused.
     pub wrong: Vec<String>,
 }
@@ -302,6 +424,15 @@ impl Client {
             Op::Delete { account, name, mailbox } => {
                 share.mailboxes.remove(&(*account, name.clone()));
                 share.messages.retain(|key, _| (key.0, key.1) != (*account, *mailbox));
+                share.properties.retain(|key, _| (key.0, key.1) != (*account, *mailbox));
+            }
+            Op::Property { changes } => {
+                for (place, value) in changes {
+                    match value {
+                        Some(value) => share.properties.insert(place.clone(), value.clone()),
+                        None => share.properties.remove(place),
+                    };
+                }
             }
             Op::Subscribe { account, name, subscribed: true } => {
                 share.subscriptions.insert((*account, name.clone()));
@@ -460,6 +591,7 @@ impl Share {
         share.messages.retain(|key, _| key.0 == account);
         share.mailboxes.retain(|(of, _), _| *of == account);
         share.subscriptions.retain(|(of, _)| *of == account);
+        share.properties.retain(|place, _| place.0 == account);
         share
     }
 
@@ -492,6 +624,16 @@ impl Share {
                 "subscriptions {:?}, found {:?}",
                 self.subscriptions, found.subscriptions
             ));
+        }
+        let places: BTreeSet<&PropertyPlace> =
+            self.properties.keys().chain(found.properties.keys()).collect();
+        for place in places {
+            let serial = |share: &Share| share.properties.get(place).map(|value| serial_of(value));
+            let (expected, found) = (serial(self), serial(found));
+            if expected != found {
+                differences
+                    .push(format!("property {place:?}: expected {expected:?}, found {found:?}"));
+            }
         }
         differences
     }

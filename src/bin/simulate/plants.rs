@@ -32,6 +32,10 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("skip-compacted-sync", Plant::SkipCompactedSync, "sources go before the copy is synced"),
     ("ignore-held-views", Plant::IgnoreHeldViews, "compaction overlooks what sessions hold"),
     ("forget-staged-bodies", Plant::ForgetStagedBodies, "compaction overlooks bodies on their way"),
+    ("lose-tombstone", Plant::LoseTombstone, "joining runs forgets what was expunged"),
+    ("keep-floor", Plant::KeepFloor, "the floor stays when tombstones go"),
+    ("show-property-early", Plant::ShowPropertyEarly, "a property is seen before it is durable"),
+    ("lose-property", Plant::LoseProperty, "a checkpoint forgets a mailbox's property"),
     ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
 ];
 

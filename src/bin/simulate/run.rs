@@ -149,11 +149,14 @@ impl Run {
         let world = self.start(devices)?;
         self.note_files(&world);
         let life = self.life(&world, number, false);
-        let mut model = self.ledger.model.borrow_mut();
         let found = world.simulation.run_until(extract(&life));
-        check::recovered(&mut model, &found)
+        check::recovered(&mut self.ledger.model.borrow_mut(), &found)
             .map_err(|error| format!("after the start of life {number}: {error}"))?;
-        drop(model);
+        for number in 0..PARTITIONS {
+            if let Some(damage) = world.partition(number).damage_news().first() {
+                return Err(format!("damage found on a disk that is whole: {damage:?}"));
+            }
+        }
         self.tally.recoveries += 1;
         Ok(world)
     }
@@ -317,7 +320,8 @@ impl Run {
         let share = &model.clients[number as usize].share;
         let of_mailbox = share.mailboxes.keys().map(|(account, _)| *account);
         let of_subscription = share.subscriptions.iter().map(|(account, _)| *account);
-        of_mailbox.chain(of_subscription).next().unwrap_or(drawn)
+        let of_property = share.properties.keys().map(|place| place.0);
+        of_mailbox.chain(of_subscription).chain(of_property).next().unwrap_or(drawn)
     }
 
     fn draw_end(&mut self, done: bool) -> End {

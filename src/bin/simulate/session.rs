@@ -17,13 +17,15 @@ use crate::{
         delivery::{Delivery, Failure},
     },
     store::{
-        Account, BODY_CHUNK, FlagChange, MailboxStatus, Message, Partition, Snapshot, StoreError,
+        Account, BODY_CHUNK, FlagChange, MailboxStatus, MailboxView, Message, Partition,
+        PropertyKey, Snapshot, StoreError,
     },
 };
 
 use super::expectation::{
-    Client, FlagKind, Found, Key, Known, Model, Op, PARTITIONS, SESSIONS, SHARED, Share, body_of,
-    owner_of, owner_of_name, partition_of, token_of,
+    self, Client, FlagKind, Found, Key, Known, Model, Op, PARTITIONS, PROPERTY_KINDS,
+    PropertyPlace, SESSIONS, SHARED, Share, Sight, body_of, owner_of, owner_of_name, partition_of,
+    token_of, value_of,
 };
 
 /// Lines of history that are kept for the report of a failure.
@@ -58,6 +60,13 @@ impl Ledger {
             history.pop_front();
         }
         history.push_back(line);
+    }
+
+    /// Higher than all before; another than any token's.
+    pub fn serial(&self) -> u64 {
+        let serial = self.next_token.get();
+        self.next_token.set(serial + 1);
+        serial
     }
 
     /// A new token of `owner`.
@@ -217,6 +226,62 @@ pub fn recount(snapshot: &Snapshot) -> MailboxStatus {
     counted
 }
 
+/// All properties of an account as published.
+pub fn properties_of(account: &Account) -> BTreeMap<PropertyPlace, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mailboxes = account.mailboxes().into_iter().map(|info| info.id);
+    for mailbox in std::iter::once(MailboxId(0)).chain(mailboxes) {
+        for (kind, number) in PROPERTY_KINDS.into_iter().zip(0..) {
+            for (key, value) in account.properties(kind, mailbox) {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                found.insert((account.id().0, mailbox.0, number, key), value);
+            }
+        }
+    }
+    found
+}
+
+/// Asks what was expunged since each of `sights`, and holds it against `model`. Errors come as wrong
+/// in any case, or as not exact: whether the mod-sequence asked for is above the floor.
+async fn check_expunged(
+    account: &Account,
+    view: &MailboxView,
+    mailbox: MailboxId,
+    sights: &[Sight],
+    model: &RefCell<Model>,
+) -> Result<Result<Option<Sight>, (Option<bool>, String)>, StoreError> {
+    let before = view.current();
+    let mut told = Vec::new();
+    for since in sights {
+        let answer = match account.expunged_since(mailbox, since.mod_seq).await {
+            Err(StoreError::NoSuchMailbox) => return Ok(Ok(None)),
+            answer => answer?,
+        };
+        let uids = answer.uids.iter().map(|uid| uid.0).collect();
+        told.push(expectation::Told { since, floor: answer.floor, uids });
+    }
+    let (Some(before), Some(now)) = (before, view.current()) else { return Ok(Ok(None)) };
+    if before.status() != now.status() {
+        // Others went on meanwhile.
+        return Ok(Ok(None));
+    }
+    let place = (account.id().0, mailbox.0);
+    let now = Sight {
+        mod_seq: now.status().highest_mod_seq,
+        uid_next: now.status().uid_next.0,
+        live: now.iter_from(0).map(|message| message.uid.0).collect(),
+    };
+    for told in &told {
+        if let Err(wrong) = Model::check_told(place, &now, told) {
+            return Ok(Err((None, wrong)));
+        }
+        if let Err(inexact) = model.borrow().check_exact(place, &now, told) {
+            return Ok(Err((Some(told.since.mod_seq > told.floor), inexact)));
+        }
+    }
+    Ok(Ok(Some(now)))
+}
+
 /// One client and the commands it has left.
 pub struct Session {
     pub number: u64,
@@ -308,6 +373,12 @@ impl Session {
             let mut model = self.life.ledger.model.borrow_mut();
             let removed = removals(&op, self.home);
             model.removals.extend(removed);
+            if let Op::Property { changes } = &op {
+                let serial = self.life.ledger.serial();
+                for (place, _) in changes.iter().filter(|(_, value)| value.is_none()) {
+                    model.property_removals.insert(place.clone(), serial);
+                }
+            }
             model.clients[self.number as usize].op = Some((op.clone(), false));
             model.mod_seqs.get(&self.home).copied().unwrap_or_default()
         };
@@ -328,6 +399,10 @@ impl Session {
             // Nobody else's account has mailboxes of this session; mail may be in its INBOX.
             let account = self.life.account(*id).await?;
             if *id == self.home {
+                found.properties = properties_of(&account);
+                found
+                    .properties
+                    .retain(|place, _| owner_of_name(&place.3) == Some(self.number as usize));
                 for name in account.subscriptions() {
                     if owner_of_name(&name) == Some(self.number as usize) {
                         found.subscriptions.insert((*id, name));
@@ -432,7 +507,7 @@ impl Session {
     fn choose(&self) -> Option<Op> {
         let share = self.share();
         let home = self.home;
-        Some(match self.pick(24) {
+        Some(match self.pick(26) {
             0..=5 => self.choose_delivery(),
             6..=8 => Op::Append {
                 account: home,
@@ -470,6 +545,7 @@ impl Session {
                 Op::Subscribe { account: home, name, subscribed }
             }
             21 => Op::Race { account: home },
+            23..=24 => self.choose_properties(&share),
             22 => Op::Compact { partition: self.pick(usize::from(PARTITIONS)) as u16 },
             _ => Op::Checkpoint { partition: self.pick(usize::from(PARTITIONS)) as u16 },
         })
@@ -482,6 +558,18 @@ impl Session {
         let accounts = (0..count).map(|n| accounts[(first + n) % accounts.len()]).collect();
         let token = self.life.ledger.token(self.number, self.pick(24) == 0);
         Op::Deliver { token, accounts, together: self.pick(4) > 0 }
+    }
+
+    fn choose_properties(&self, share: &Share) -> Op {
+        let mut changes = BTreeMap::new();
+        for _ in 0..1 + self.pick(3) {
+            let mailbox = if self.pick(3) == 0 { 0 } else { self.own_mailbox(share) };
+            let key = format!("s{}/{}", self.number, self.pick(3));
+            let place = (self.home, mailbox, self.pick(PROPERTY_KINDS.len()), key);
+            let value = (self.pick(4) > 0).then(|| value_of(self.life.ledger.serial()));
+            changes.insert(place, value);
+        }
+        Op::Property { changes }
     }
 
     fn choose_flag(&self, share: &Share) -> Op {
@@ -652,6 +740,16 @@ impl Session {
                 account.set_subscribed(name, *subscribed).await?;
                 Ok(Told::Nothing)
             }
+            Op::Property { changes } => {
+                let change = |(place, value): (&PropertyPlace, &Option<Vec<u8>>)| {
+                    let (_, mailbox, kind, key) = place.clone();
+                    let key: PropertyKey =
+                        (PROPERTY_KINDS[kind], MailboxId(mailbox), key.into_bytes());
+                    (key, value.clone())
+                };
+                account.set_properties(changes.iter().map(change)).await?;
+                Ok(Told::Nothing)
+            }
             _ => Ok(Told::Nothing),
         }
     }
@@ -718,6 +816,10 @@ async fn watch_account(
 ) -> Result<bool, Stop> {
     let account = life.account(id).await?;
     let mut news = false;
+    for (place, value) in properties_of(&account) {
+        let mut model = life.ledger.model.borrow_mut();
+        model.see_property(place, &value).map_err(Stop::Wrong)?;
+    }
     for info in account.mailboxes() {
         let view = match account.select(info.id, false).await {
             Err(StoreError::NoSuchMailbox) => continue,
@@ -741,6 +843,13 @@ async fn watch_account(
                     model.seen.insert(key, message.mod_seq);
                 }
             }
+        }
+        let place = (id, info.id.0);
+        let sights = life.ledger.model.borrow().sights.get(&place).cloned().unwrap_or_default();
+        match check_expunged(&account, &view, info.id, &sights, &life.ledger.model).await? {
+            Ok(None) => {}
+            Ok(Some(now)) => life.ledger.model.borrow_mut().remember(place, now),
+            Err((_, wrong)) => return Err(Stop::Wrong(wrong)),
         }
         for message in snapshot.iter_from(0) {
             let token = life.token(&account, message).await.map_err(Stop::Wrong)?;
@@ -822,6 +931,12 @@ async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), 
             found.shares[owner].subscriptions.insert((id, name));
         }
     }
+    for (place, value) in properties_of(&account) {
+        match owner_of_name(&place.3).and_then(|owner| found.shares.get_mut(owner)) {
+            Some(share) => drop(share.properties.insert(place, value)),
+            None => found.wrong.push(format!("FALSE PROPERTY {place:?}")),
+        }
+    }
     for info in account.mailboxes() {
         if let Some(owner) = owner_of_name(&info.name) {
             found.shares[owner].mailboxes.insert((id, info.name.clone()), info.id.0);
@@ -867,6 +982,15 @@ async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), 
             }
         }
         found.statuses.insert((id, info.id.0), snapshot.status());
+        let place = (id, info.id.0);
+        let sights = life.ledger.model.borrow().sights.get(&place).cloned().unwrap_or_default();
+        let model = &life.ledger.model;
+        match check_expunged(&account, &view, info.id, &sights, model).await {
+            Ok(Ok(now)) => drop(now.map(|now| found.sights.insert(place, now))),
+            Ok(Err((None, wrong))) => found.wrong.push(wrong),
+            Ok(Err((Some(above), inexact))) => found.inexact.push((id, above, inexact)),
+            Err(error) => found.errors.push((id, format!("expunged of {}: {error}", info.name))),
+        }
     }
     Ok(())
 }

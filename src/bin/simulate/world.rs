@@ -17,7 +17,7 @@ use crate::{
         simulation::Simulation,
     },
     service::{ServiceOptions, Shard, budget::MessageBudget, delivery, smtp::AcceptAll},
-    store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions},
+    store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions, TombstoneLimits},
 };
 
 use super::expectation::{PARTITIONS, partition_of};
@@ -48,6 +48,7 @@ fn store_options(partition: u16) -> StoreOptions {
         run_records_max: 8,
         run_garbage_min: 6,
         cards_wanted: 3,
+        tombstones: TombstoneLimits { at_least: 4, at_most: 20 },
         default_mailboxes: Vec::new(),
         ..StoreOptions::default()
     }
