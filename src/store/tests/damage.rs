@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::runtime::{device::Device, simulation::split_mix};
+use crate::{
+    plant::{Plant, plant},
+    runtime::{device::Device, simulation::split_mix},
+};
 
 /// Flips tried; `RINGMAIL_FLIPS` asks for more.
 const FLIPS: u64 = 150;
@@ -322,6 +325,58 @@ fn messages_of_a_folder_that_nothing_names_come_back_in_recovered() {
             partition.close().await.unwrap();
         }
     });
+}
+
+/// Expunges two messages, loses every entry of `kind`, and tells what is then claimed of expunges: whether
+/// it is no more than can be known, and what is expunged after is.
+async fn claims_after_loss(world: &World, kind: log::EntryKind) -> bool {
+    let inbox = MailboxId::INBOX;
+    let (partition, _) = open(&world.device, world).await;
+    for n in 0..6 {
+        deliver(&partition, ALICE, &bytes(n, 300)).await;
+    }
+    let account = partition.account(ALICE).await.unwrap();
+    partition.checkpoint().await.unwrap();
+    account.remove(inbox, &[Uid(2), Uid(5)]).await.unwrap();
+    let highest = account.status(inbox).await.unwrap().highest_mod_seq;
+    assert_eq!(account.expunged_since(inbox, ModSeq(0)).await.unwrap().floor, ModSeq(0));
+    drop(account);
+    partition.close().await.unwrap();
+    let names = world.device.list().await.unwrap();
+    let content = |name: String| (name.clone(), world.device.content(&name).unwrap());
+    let mut files = names.into_iter().map(content).collect();
+    assert!(break_entries(&mut files, |it| it.account == ALICE && it.kind == kind) > 0);
+
+    let device = copy_of(&files).await;
+    let (partition, _) = open(&device, world).await;
+    let account = partition.account(ALICE).await.unwrap();
+    assert_eq!(uids(&account, inbox).await, [1, 3, 4, 6], "{kind:?}");
+    let told = account.expunged_since(inbox, ModSeq(0)).await.unwrap();
+    account.remove(inbox, &[Uid(4)]).await.unwrap();
+    let now = account.expunged_since(inbox, told.floor).await.unwrap();
+    assert_eq!((now.floor, &now.uids[..]), (told.floor, &[Uid(4)][..]), "{kind:?}");
+    drop(account);
+    partition.close().await.unwrap();
+    let (partition, _) = open(&device, world).await;
+    let account = partition.account(ALICE).await.unwrap();
+    assert_eq!(account.expunged_since(inbox, told.floor).await.unwrap(), now, "{kind:?}");
+    told.floor >= highest && told.uids.is_empty()
+}
+
+/// Where a page or a run is lost nothing is claimed of what was expunged before; and a floor that stays
+/// would be noticed.
+#[test]
+fn the_floor_rises_where_damage_may_have_taken_expunges() {
+    let check = |kind, planted| {
+        let world = World::new(1);
+        plant(planted);
+        let holds = world.simulation.clone().run_until(claims_after_loss(&world, kind));
+        plant(None);
+        holds
+    };
+    assert!(check(log::EntryKind::AccountPage, None));
+    assert!(check(log::EntryKind::MailboxRun, None));
+    assert!(!check(log::EntryKind::AccountPage, Some(Plant::KeepFloorAfterLoss)));
 }
 
 /// Between the reading of runs that a checkpoint will join and the joining others run. One of them
