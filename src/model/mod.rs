@@ -1,11 +1,13 @@
 //! Identifiers and values that every layer shares. Plain data: no I/O, no protocol syntax.
 
+mod calendar;
 mod flag;
 mod id;
 mod network;
 mod special_use;
 mod time;
 
+pub use calendar::{civil_from_days, days_from_civil};
 pub use flag::{FlagAction, FlagEdit, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};

@@ -1,9 +1,6 @@
 //! Dates of IMAP (RFC 3501 9): `date-time` of INTERNALDATE and APPEND, `date` of SEARCH.
 
-use crate::{
-    model::Timestamp,
-    protocol::mime::date::{civil_from_days, days_from_civil},
-};
+use crate::model::{Timestamp, civil_from_days, days_from_civil};
 
 const MONTHS: [&[u8; 3]; 12] = [
     b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",

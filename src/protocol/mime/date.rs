@@ -1,15 +1,11 @@
-//! Dates of message headers (RFC 5322 3.3 and 4.3), and days of the civil calendar.
+//! Dates of message headers (RFC 5322 3.3 and 4.3).
 //!
 //! Called by SMTP for its Received field, by FETCH for INTERNALDATE, by SEARCH for the SENT* keys.
-//! Pure arithmetic on the proleptic Gregorian calendar; no time zone data: a zone is an offset.
+//! No time zone data: a zone is an offset.
 
-use crate::model::Timestamp;
+use crate::model::{Timestamp, civil_from_days, days_from_civil};
 
 const DAY_SECONDS: i64 = 86_400;
-/// Days from 0000-03-01 to 1970-01-01. Years counted from March end with the leap day.
-const EPOCH_DAYS: i64 = 719_468;
-/// Days of 400 years, after which the calendar repeats.
-const ERA_DAYS: i64 = 146_097;
 
 const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 pub(super) const MONTHS: [&str; 12] =
@@ -103,34 +99,6 @@ fn write_two(number: u8, out: &mut Vec<u8>) {
 /// Appends e.g. `Mon, 23 Nov 2026 21:30:00 +0000` (RFC 5322 3.3, UTC).
 pub fn write_rfc5322(timestamp: Timestamp, out: &mut Vec<u8>) {
     DateTime::from_timestamp(timestamp, 0).write_rfc5322(out);
-}
-
-/// Days since 1970-01-01 of a date of the proleptic Gregorian calendar.
-pub fn days_from_civil(year: i32, month: u8, day: u8) -> i64 {
-    let from_march = i64::from(month + 9) % 12;
-    let year = i64::from(year) - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    // Months from March on have 31, 30, 31, 30, 31 days, again and again: 153 in five.
-    let day_of_year = (153 * from_march + 2) / 5 + i64::from(day) - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * ERA_DAYS + day_of_era - EPOCH_DAYS
-}
-
-/// (year, month, day) of a number of days since 1970-01-01.
-pub fn civil_from_days(days: i64) -> (i32, u8, u8) {
-    let days = days.saturating_add(EPOCH_DAYS);
-    let era = days.div_euclid(ERA_DAYS);
-    let day_of_era = days.rem_euclid(ERA_DAYS);
-    // Takes out the leap days (every 1,460; not every 36,524; every 146,096) to divide evenly.
-    let leap_days = day_of_era / 1_460 - day_of_era / 36_524 + day_of_era / 146_096;
-    let year_of_era = (day_of_era - leap_days) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year as i32, month as u8, day as u8)
 }
 
 /// Days of a month; 0 when there is no such month.

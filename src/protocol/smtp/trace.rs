@@ -5,7 +5,7 @@ use std::{fmt::Write, net::IpAddr};
 
 use memchr::memchr;
 
-use crate::model::Timestamp;
+use crate::{model::Timestamp, protocol::mime::date::write_rfc5322};
 
 /// Octets of a Received line after which it is folded.
 const FOLD: &str = "\r\n\t";
@@ -78,7 +78,7 @@ impl Trace<'_> {
             append(output, &[FOLD, "for <", forward_path, ">"]);
         }
         append(output, &[";", FOLD]);
-        append_date(output, self.now);
+        write_rfc5322(self.now, output);
         output.extend_from_slice(b"\r\n");
     }
 }
@@ -126,51 +126,6 @@ impl Write for AddressLiteral {
         self.len += text.len();
         Ok(())
     }
-}
-
-/// `date-time` of RFC 5322 3.3 in UTC, e.g. "Mon, 23 Nov 2026 21:36:29 +0000".
-fn append_date(output: &mut Vec<u8>, now: Timestamp) {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let seconds = now.unix_seconds();
-    let (days, time) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil_date(days);
-    append(output, &[DAYS[days.rem_euclid(7) as usize], ", "]);
-    append_digits(output, day, 2);
-    append(output, &[" ", MONTHS[month as usize - 1], " "]);
-    append_digits(output, year, 4);
-    output.push(b' ');
-    append_digits(output, time / 3600, 2);
-    output.push(b':');
-    append_digits(output, time / 60 % 60, 2);
-    output.push(b':');
-    append_digits(output, time % 60, 2);
-    output.extend_from_slice(b" +0000");
-}
-
-fn append_digits(output: &mut Vec<u8>, value: i64, digits: u32) {
-    for power in (0..digits).rev() {
-        output.push(b'0' + (value / 10_i64.pow(power)).rem_euclid(10) as u8);
-    }
-}
-
-/// Days since 1970-01-01 to year, month 1 to 12 and day, in the Gregorian calendar. Years are
-/// counted from March, so that the leap day is the last of a year.
-fn civil_date(days: i64) -> (i64, i64, i64) {
-    const DAYS_PER_ERA: i64 = 146_097;
-    const DAYS_FROM_0000_03_01: i64 = 719_468;
-    let days = days + DAYS_FROM_0000_03_01;
-    let era = days.div_euclid(DAYS_PER_ERA);
-    let day_of_era = days.rem_euclid(DAYS_PER_ERA);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, month, day)
 }
 
 /// Counts the Received fields of a message as its octets pass, and looks at no octet of its body.
@@ -298,7 +253,7 @@ mod tests {
         ];
         for (seconds, expected) in CASES {
             let mut output = Vec::new();
-            append_date(&mut output, Timestamp::from_unix_seconds(*seconds));
+            write_rfc5322(Timestamp::from_unix_seconds(*seconds), &mut output);
             assert_eq!(String::from_utf8_lossy(&output), *expected);
         }
     }
