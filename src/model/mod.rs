@@ -6,6 +6,7 @@ mod id;
 mod network;
 mod special_use;
 mod time;
+mod trail;
 
 pub use calendar::{civil_from_days, days_from_civil};
 pub use flag::{FlagAction, FlagEdit, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
@@ -13,3 +14,4 @@ pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidVa
 pub use network::{Network, NotANetwork};
 pub use special_use::SpecialUse;
 pub use time::{Moment, Timestamp};
+pub use trail::Trail;

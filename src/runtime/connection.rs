@@ -36,6 +36,7 @@ use super::{
     tls_session::TlsSession,
     transport::{DetachedTransport, MEMORY_ADDRESS, Transport},
 };
+use crate::model::Trail;
 
 /// How long `close` may spend on the last reply.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -135,6 +136,8 @@ pub struct Connection {
     gave_way: bool,
     /// Counts it among its client's, where these are limited.
     visit: Option<Box<Visit>>,
+    /// What events of it are told under.
+    trail: Trail,
     seat: Seat,
 }
 
@@ -220,6 +223,7 @@ impl Connection {
             timer: Timer::new(resources.timers()),
             gave_way: false,
             visit: None,
+            trail: Trail::default(),
             seat,
         }
     }
@@ -297,6 +301,15 @@ impl Connection {
     /// Keeps the client's count for as long as the connection lives, on whatever shard.
     pub fn set_visit(&mut self, visit: Option<Visit>) {
         self.visit = visit.map(Box::new);
+    }
+
+    /// Gives the connection its trail, which a handover carries along.
+    pub fn set_trail(&mut self, trail: Trail) {
+        self.trail = trail;
+    }
+
+    pub fn trail(&self) -> Trail {
+        self.trail
     }
 
     /// Acknowledges what the peer sent without waiting for a reply to carry it. For protocols whose
@@ -402,6 +415,7 @@ impl Connection {
             broken: self.broken,
             interruptible: self.interruptible,
             visit: self.visit,
+            trail: self.trail,
             logged_in: self.seat.resources.buffers().is_logged_in(self.seat.holder),
         }
     }
@@ -415,6 +429,7 @@ impl Connection {
         connection.ciphertext = PooledBuffer::from_vec(detached.ciphertext, resources, *holder);
         connection.sealed = PooledBuffer::from_vec(detached.sealed, resources, *holder);
         connection.visit = detached.visit;
+        connection.trail = detached.trail;
         connection.set_logged_in(detached.logged_in);
         connection.tls = detached.tls;
         connection.upgrade = detached.upgrade;
@@ -697,6 +712,7 @@ pub struct DetachedConnection {
     interruptible: bool,
     logged_in: bool,
     visit: Option<Box<Visit>>,
+    trail: Trail,
 }
 
 const _: fn() = || {
