@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! model, metrics, plant
+//! events                  what happened, as lines of JSON for the operator
 //! protocol | runtime      pure parsers and sessions | executors, connections, devices
 //! store                   the partition log: what is durable
 //! search | queue | directory
@@ -30,6 +31,7 @@ pub mod admin;
 pub mod config;
 pub mod control;
 pub mod directory;
+pub mod events;
 pub mod metrics;
 pub mod model;
 pub mod plant;

@@ -9,6 +9,7 @@ use std::{
 /// Layers in order; modules of one row are siblings and never import each other.
 const LAYERS: &[&[&str]] = &[
     &["model", "metrics", "plant"],
+    &["events"],
     &["protocol", "runtime"],
     &["store"],
     &["search", "queue", "directory"],

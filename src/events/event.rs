@@ -1,0 +1,284 @@
+//! What can happen. The table below is all of it: [`Event`], the names and fields of its lines and
+//! the list of docs/operations.md (`tests/documentation.rs`) come from there.
+
+use std::net::IpAddr;
+
+use super::line::Line;
+use crate::{
+    metrics::Protocol,
+    model::{AccountId, MailboxId, Network, PartitionId, Timestamp, Trail, Uid},
+};
+
+/// What events are turned on and off by, each by a setting `events.<name>`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The server itself: starts, ends, warnings. Always on.
+    Server,
+    Connections,
+    Logins,
+    Messages,
+    Deliveries,
+    Administration,
+    Storage,
+    Limits,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 8] = [
+        Kind::Server,
+        Kind::Connections,
+        Kind::Logins,
+        Kind::Messages,
+        Kind::Deliveries,
+        Kind::Administration,
+        Kind::Storage,
+        Kind::Limits,
+    ];
+
+    /// As the setting is called; `server` has none.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Server => "server",
+            Kind::Connections => "connections",
+            Kind::Logins => "logins",
+            Kind::Messages => "messages",
+            Kind::Deliveries => "deliveries",
+            Kind::Administration => "administration",
+            Kind::Storage => "storage",
+            Kind::Limits => "limits",
+        }
+    }
+
+    /// Whether a busy shard has so many that they go to the writer together.
+    pub(super) fn is_frequent(self) -> bool {
+        matches!(self, Kind::Connections | Kind::Logins | Kind::Messages | Kind::Deliveries)
+    }
+}
+
+/// The kinds that are on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Kinds(u8);
+
+impl Kinds {
+    pub const NONE: Kinds = Kinds(0);
+
+    #[must_use]
+    pub fn with(self, kind: Kind) -> Kinds {
+        Kinds(self.0 | 1 << kind as u8)
+    }
+
+    pub fn has(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u8 != 0
+    }
+}
+
+impl FromIterator<Kind> for Kinds {
+    fn from_iter<T: IntoIterator<Item = Kind>>(kinds: T) -> Kinds {
+        kinds.into_iter().fold(Kinds::NONE, Kinds::with)
+    }
+}
+
+/// A limit that clients met, for [`Event::Limit`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// `runtime.connections_per_shard`.
+    ConnectionsPerShard,
+    /// Of `limits`: connections, those not logged in, or new ones, of an address or network.
+    ConnectionsOfClient,
+    StrangersOfClient,
+    NewConnectionsOfClient,
+    /// `runtime.buffers_per_shard`: connections closed for their memory.
+    Buffers,
+    /// `intake.memory_per_shard`: messages refused.
+    MessageMemory,
+    /// `authentication.queue`: log-ins refused.
+    AuthenticationQueue,
+    /// `imap.sessions_per_account`.
+    SessionsOfAccount,
+}
+
+impl Limit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::ConnectionsPerShard => "connections_per_shard",
+            Limit::ConnectionsOfClient => "connections_of_client",
+            Limit::StrangersOfClient => "strangers_of_client",
+            Limit::NewConnectionsOfClient => "new_connections_of_client",
+            Limit::Buffers => "buffers_per_shard",
+            Limit::MessageMemory => "message_memory_per_shard",
+            Limit::AuthenticationQueue => "authentication_queue",
+            Limit::SessionsOfAccount => "sessions_of_account",
+        }
+    }
+}
+
+/// One row of the table of events.
+#[derive(Debug)]
+pub struct EventRow {
+    /// As the field `event` has it.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// In the order of the line. One that has no value is left out.
+    pub fields: &'static [&'static str],
+}
+
+macro_rules! events {
+    ($(
+        $(#[doc = $doc:literal])*
+        $kind:ident / $name:literal / $event:ident { $($field:ident: $type:ty,)* }
+    )*) => {
+        /// Something that happened; what it borrows is rendered at once.
+        #[derive(Clone, Copy, Debug)]
+        pub enum Event<'a> {
+            $( $(#[doc = $doc])* $event { $($field: $type,)* }, )*
+        }
+
+        /// Every event, in the order of docs/operations.md.
+        pub const EVENTS: &[EventRow] = &[
+            $( EventRow { name: $name, kind: Kind::$kind, fields: &[$(stringify!($field)),*] }, )*
+        ];
+
+        impl Event<'_> {
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $( Event::$event { .. } => Kind::$kind, )*
+                }
+            }
+
+            /// Appends the event as a line.
+            pub(super) fn append_to(&self, out: &mut Vec<u8>, time: Timestamp, shard: Option<u16>) {
+                match self {
+                    $( Event::$event { $($field,)* } => {
+                        let mut line = Line::begin(out, time, $name);
+                        line.field("shard", &shard.map(u64::from));
+                        $( line.field(stringify!($field), $field); )*
+                        line.end();
+                    } )*
+                }
+            }
+        }
+    };
+}
+
+events! {
+    /// The server began; its partitions are not open yet.
+    Server / "start" / Start { version: &'a str, pid: u64, shards: u64, partitions: u64, data_dir: &'a str, }
+    /// Every port listens.
+    Server / "ready" / Ready {}
+    /// Something that the operator should know, in words.
+    Server / "warning" / Warning { text: &'a str, }
+    /// SIGTERM or SIGINT came: what is in flight is being finished.
+    Server / "stopping" / Stopping {}
+    /// All shards ended; `clean` if all partitions were closed.
+    Server / "stop" / Stop { clean: bool, }
+    /// Events that the queue had no room for, or that could not be written, since the last such line.
+    Server / "dropped" / Dropped { count: u64, }
+    /// The file was opened anew, on SIGHUP.
+    Server / "reopened" / Reopened {}
+
+    /// A client came.
+    Connections / "connected" / Connected { trail: Trail, protocol: Protocol, peer: IpAddr, local: IpAddr, tls: bool, }
+    /// It went, or was sent away.
+    Connections / "disconnected" / Disconnected { trail: Trail, protocol: Protocol, peer: IpAddr, }
+
+    /// A password was right.
+    Logins / "login" / LogIn { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, account: AccountId, address: &'a str, }
+    /// A log-in was refused. `name` is what the client called itself, and may be anything.
+    Logins / "login_refused" / LogInRefused { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, name: &'a str, reason: &'static str, }
+    /// From now on log-ins wait: to an account from a network, or, without `name`, all from a network.
+    Logins / "login_held_back" / LogInHeldBack { name: Option<&'a str>, network: Network, failures: u64, milliseconds: Option<u64>, }
+    /// More of the same that came too fast to be named.
+    Logins / "logins_held_back" / LogInsHeldBack { count: u64, }
+
+    /// A message was taken: the client has been told so.
+    Messages / "message" / Message { trail: Trail, id: &'a str, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: &'a str, recipients: u64, octets: u64, account: Option<AccountId>, }
+    /// A message was refused after its content.
+    Messages / "message_refused" / MessageRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: &'a str, recipients: u64, octets: Option<u64>, account: Option<AccountId>, reply: &'a str, }
+    /// A recipient was refused.
+    Messages / "recipient_refused" / RecipientRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, from: &'a str, to: &'a str, reply: &'a str, }
+    /// APPEND put a message into a mailbox.
+    Messages / "appended" / Appended { trail: Trail, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64, }
+
+    /// A message lies in a mailbox, durably.
+    Deliveries / "delivered" / Delivered { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64, }
+    /// A partition did not take a message for an account; the client hears so, or the spool repeats it.
+    Deliveries / "delivery_failed" / DeliveryFailed { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, reason: &'static str, }
+    /// Some accounts lack a message that was accepted: it waits in the spool of a partition.
+    Deliveries / "spooled" / Spooled { trail: Option<Trail>, delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, }
+    /// All of them have it.
+    Deliveries / "unspooled" / Unspooled { delivery: u128, partition: PartitionId, }
+    /// Accounts that will not get a message before the next start tries again.
+    Deliveries / "given_up" / GivenUp { delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, reason: &'static str, }
+
+    /// The control socket was asked something: by `ringmail user`, `block` or `verify`. `uid` and `pid` are the asker's.
+    Administration / "control" / Control { request: &'a str, uid: Option<u64>, pid: Option<u64>, }
+    /// Users file and certificates were read again.
+    Administration / "reloaded" / Reloaded { users: u64, added: u64, removed: u64, changed: u64, }
+    /// They could not be; the old ones stay in force.
+    Administration / "reload_failed" / ReloadFailed { reason: &'a str, }
+    /// An account that a reload brought, or one whose address is new.
+    Administration / "user_added" / UserAdded { account: AccountId, address: &'a str, }
+    Administration / "user_removed" / UserRemoved { account: AccountId, address: &'a str, }
+    /// An account has another password.
+    Administration / "user_changed" / UserChanged { account: AccountId, address: &'a str, }
+    /// `verify` ended on a partition.
+    Administration / "verified" / Verified { partition: PartitionId, repair: bool, findings: u64, }
+
+    /// Octets on disk are not as they were written.
+    Storage / "damage" / Damage { partition: PartitionId, segment: &'a str, offset: u64, account: Option<AccountId>, what: &'a str, }
+    /// A partition takes no new mail; reading and deleting go on.
+    Storage / "partition_refuses_mail" / PartitionRefusesMail { partition: PartitionId, reason: &'a str, }
+    /// It takes mail again.
+    Storage / "partition_takes_mail" / PartitionTakesMail { partition: PartitionId, }
+
+    /// Clients met a limit `count` times within a second; `peer` is the last of them.
+    Limits / "limit" / LimitMet { limit: &'static str, count: u64, peer: Option<IpAddr>, }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart() {
+        let names: BTreeSet<&str> = EVENTS.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), EVENTS.len());
+        for row in EVENTS {
+            let fields: BTreeSet<&str> = row.fields.iter().copied().collect();
+            assert_eq!(fields.len(), row.fields.len(), "{}", row.name);
+            assert!(!["time", "event", "shard"].iter().any(|name| fields.contains(name)));
+        }
+    }
+
+    #[test]
+    fn kinds() {
+        for kind in Kind::ALL {
+            let kinds: Kinds = Kind::ALL.into_iter().filter(|other| *other != kind).collect();
+            assert!(Kind::ALL.into_iter().all(|other| kinds.has(other) == (other != kind)));
+        }
+    }
+
+    #[test]
+    fn an_event_is_a_line_of_its_fields() {
+        let mut out = Vec::new();
+        let event = Event::LogInRefused {
+            trail: Trail { run: 1, shard: 0, connection: 2, message: 0 },
+            protocol: Protocol::Imap,
+            peer: IpAddr::from([192, 0, 2, 7]),
+            tls: true,
+            name: "a\r\nb",
+            reason: "wrong",
+        };
+        event.append_to(&mut out, Timestamp(0), Some(3));
+        let text = String::from_utf8(out).unwrap();
+        let expected = concat!(
+            r#"{"time":"1970-01-01T00:00:00.000000Z","event":"login_refused","shard":3,"trail":"1-0-2","#,
+            r#""protocol":"imap","peer":"192.0.2.7","tls":true,"name":"a\r\nb","reason":"wrong"}"#,
+            "\n"
+        );
+        assert_eq!(text, expected);
+        assert_eq!(event.kind(), Kind::Logins);
+    }
+}
