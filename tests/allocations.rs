@@ -22,6 +22,7 @@ use ringmail::{
     directory::{
         Directory, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits, SharedDirectory,
     },
+    events::ShardEvents,
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     runtime::{
@@ -135,6 +136,7 @@ async fn serve(
         policy: Rc::new(smtp::AcceptAll),
         metrics: Rc::new(ShardMetrics::new()),
         messages: MessageBudget::new(intake.memory),
+        events: ShardEvents::nowhere(ShardId(0)),
         partitions: vec![Some(partition)],
         owners: vec![ShardId(0)],
         deliveries: Default::default(),

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringmail::config::SETTINGS;
+use ringmail::{
+    config::SETTINGS,
+    events::{EVENTS, Kind},
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -53,6 +56,37 @@ fn every_setting_is_in_the_table_as_the_code_has_it() {
     }
 }
 
+/// Every event with its setting and fields, in this order, and no other.
+#[test]
+fn the_list_of_events_is_that_of_the_code() {
+    let text = operations();
+    let section = text.split("## The event log").nth(1).and_then(|it| it.split("\n## ").next());
+    let rows: Vec<&str> =
+        section.expect("section").lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows.len(), EVENTS.len());
+    for (row, event) in rows.iter().zip(EVENTS) {
+        let setting = match event.kind {
+            Kind::Server => "always".to_owned(),
+            kind => format!("`events.{}`", kind.name()),
+        };
+        let fields: Vec<String> = event.fields.iter().map(|name| format!("`{name}`")).collect();
+        let fields = if fields.is_empty() { "–".to_owned() } else { fields.join(", ") };
+        let begins = format!("| `{}` | {setting} | {fields} | ", event.name);
+        assert!(row.starts_with(&begins), "expected: {begins}\nfound: {row}");
+        assert!(row.len() > begins.len() + 10, "says nothing: {row}");
+    }
+}
+
+#[test]
+fn every_kind_of_event_has_its_setting() {
+    let settings = SETTINGS.iter().filter_map(|setting| setting.name.strip_prefix("events."));
+    let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Server).map(Kind::name);
+    assert_eq!(
+        settings.filter(|name| *name != "to").collect::<BTreeSet<_>>(),
+        kinds.collect::<BTreeSet<_>>()
+    );
+}
+
 /// Files may be called as sections are: `store.txt`.
 const ENDINGS: &[&str] = &["md", "rs", "toml", "txt"];
 
@@ -93,9 +127,7 @@ const INTERNAL: &[&str] = &[
     "HELD_MAX",
     "IDLE_REPLIES_MAX",
     "LABEL_SIZE_MAX",
-    "NAMED_MAX",
     "NAME_SIZE_MAX",
-    "NEWS_MAX",
     "NUMBER_SIZE_MAX",
     "OUTPUT_MAX",
     "QUOTED_MAX",

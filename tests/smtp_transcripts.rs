@@ -381,7 +381,7 @@ fn an_account_that_cannot_be_read_fails_alone() {
         assert_eq!(world.inbox(account).len(), 1, "{account}");
     }
     assert!(spooled(&world).is_empty());
-    assert!(world.shards.iter().all(|shard| shard.deliveries.news().is_empty()));
+    assert!(world.told_of("given_up").is_empty());
 }
 
 /// Bob takes his copy when his disk works again, his neighbour does not: from then on, and after a
@@ -423,10 +423,10 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     assert_eq!(spooled(&world), [33 + 8], "after a restart too");
     hide_neighbour(&world, BOB, 1);
     world.sleep(6 * 24 * 3600);
-    let news: Vec<String> = world.shards.iter().flat_map(|shard| shard.deliveries.news()).collect();
-    let [line] = news.as_slice() else { panic!("{news:?}") };
-    let named = format!("account {neighbour}: they could not be reached");
-    assert!(line.contains(&named) && line.contains("stays in the spool"), "{line}");
+    let told = world.told_of("given_up");
+    let [line] = told.as_slice() else { panic!("{told:?}") };
+    let named = format!("\"accounts\":[{neighbour}],\"count\":1,\"reason\":\"too_late\"");
+    assert!(line.contains(&named), "{line}");
     world.devices[1].inject(Faults::default());
     world.sleep(24 * 3600);
     assert_eq!(world.inbox(neighbour).len(), 0, "given up until the next start");
@@ -441,6 +441,66 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
         assert_eq!(world.inbox(account).len(), 1, "{account}");
     }
     assert!(spooled(&world).is_empty());
+}
+
+/// From the connection to both mailboxes, on whatever shard.
+#[test]
+fn a_message_has_one_trail_to_all_its_mailboxes() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let mut client = world.client();
+    client.say("EHLO client.test\r\nMAIL FROM:<carol@far.test>\r\nRCPT TO:<no@demo.test>\r\n");
+    client.expect("550");
+    let told = world.told();
+    let [line] = told.as_slice() else { panic!("{told:?}") };
+    for part in [
+        r#""event":"recipient_refused","shard":0,"trail":"0-0-1","protocol":"smtp","peer":"127.0.0.1","#,
+        r#""client":"client.test","from":"carol@far.test","to":"no@demo.test","reply":"550 5.1.1 "#,
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+
+    client.say("RSET\r\n");
+    client.expect("250");
+    for number in 1..=2 {
+        begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test"]);
+        client.say("Subject: secret\r\n\r\nhidden\r\n.\r\n");
+        let reply = client.expect("250");
+        let id = reply.trim_end().rsplit(' ').next().expect("id");
+        let told = world.told();
+        let trail = format!(r#""trail":"0-0-1-{number}""#);
+        assert!(told.iter().all(|line| line.contains(&trail)), "{told:?}");
+        let message = format!(r#""event":"message","shard":0,{trail},"id":"{id}""#);
+        assert_eq!(told.iter().filter(|line| line.contains(&message)).count(), 1, "{told:?}");
+        for (shard, account) in [(0, ALICE), (1, BOB)] {
+            let begin = format!(r#""event":"delivered","shard":{shard},{trail},"delivery":""#);
+            let end = format!(r#""account":{account},"mailbox":1,"uid":{number},"octets":"#);
+            let is_it = |line: &&String| line.contains(&begin) && line.contains(&end);
+            assert_eq!(told.iter().filter(is_it).count(), 1, "{told:?}");
+        }
+        assert!(!told.concat().contains("secret") && !told.concat().contains("hidden"));
+    }
+
+    // Refused for what is in it, by the session; and for the disk, when it is whole.
+    begin(&mut client, "EHLO", &["alice@demo.test"]);
+    client.say("Subject: x\r\n\r\nbare\nnewline\r\n.\r\n");
+    client.expect("550");
+    let told = world.told();
+    let [line] = told.as_slice() else { panic!("{told:?}") };
+    assert!(line.contains(r#""event":"message_refused","shard":0,"trail":"0-0-1-3""#), "{line}");
+    assert!(line.contains(r#""reply":"550 5.6."#), "{line}");
+    begin(&mut client, "EHLO", &["alice@demo.test"]);
+    break_disk(&world, 0);
+    client.say("Subject: x\r\n\r\nx\r\n.\r\n");
+    client.expect("451");
+    let told = world.told();
+    let [failed, refused] = told.as_slice() else { panic!("{told:?}") };
+    assert!(failed.contains(r#""event":"delivery_failed""#), "{failed}");
+    assert!(failed.contains(r#""account":1,"reason":"storage"}"#), "{failed}");
+    assert!(refused.contains(r#""event":"message_refused""#), "{refused}");
+    assert!(refused.contains(r#""from":"carol@far.test","to":"alice@demo.test""#), "{refused}");
+    for line in [failed, refused] {
+        assert!(line.contains(r#""trail":"0-0-1-4""#), "{line}");
+    }
 }
 
 fn deliveries_known(world: &World) -> usize {

@@ -489,6 +489,27 @@ fn nothing_is_left_unfinished() {
     }
 }
 
+/// What the operator should know is an event: standard error may be a pipe that nobody reads, and the
+/// shard would wait for it.
+#[test]
+fn nothing_that_runs_on_a_shard_prints() {
+    const ON_SHARDS: [&str; 7] =
+        ["model", "metrics", "events", "protocol", "runtime", "store", "directory"];
+    for (path, text) in sources() {
+        let module = module_of(&path);
+        let on_shards = module.is_some_and(|it| it == "service" || ON_SHARDS.contains(&&*it));
+        let file = path.file_name().and_then(|name| name.to_str());
+        if !on_shards && !path.ends_with("server/life.rs") || file == Some("tests.rs") {
+            continue;
+        }
+        for (line, code) in code_lines(&text) {
+            for name in ["print!(", "println!(", "stderr()", "stdout()"] {
+                assert!(!code.contains(name), "{}:{line}: {name}", path.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn protocol_is_pure() {
     for (path, text) in sources() {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     directory::{BackendOptions, DirectoryOptions, GuardOptions},
+    events::{EventOptions, EventTarget, Kind},
     protocol::{imap, smtp},
     runtime::{
         clients::{ClientLimits, ClientShare},
@@ -70,6 +71,8 @@ pub struct Settings {
     pub authentication: AuthenticationSection,
     #[serde(default)]
     pub directory: DirectorySection,
+    #[serde(default)]
+    pub events: EventsSection,
 }
 
 /// Addresses per service, e.g. `["0.0.0.0:25", "[::]:25"]`; an empty list turns a service off.
@@ -468,6 +471,37 @@ impl Default for DirectorySection {
     }
 }
 
+/// The event log.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsSection {
+    /// "stderr", "stdout", "journal", or a file.
+    pub to: String,
+    pub connections: bool,
+    pub logins: bool,
+    pub messages: bool,
+    pub deliveries: bool,
+    pub administration: bool,
+    pub storage: bool,
+    pub limits: bool,
+}
+
+impl Default for EventsSection {
+    fn default() -> EventsSection {
+        let EventOptions { target, kinds } = EventOptions::default();
+        EventsSection {
+            to: target.name(),
+            connections: kinds.has(Kind::Connections),
+            logins: kinds.has(Kind::Logins),
+            messages: kinds.has(Kind::Messages),
+            deliveries: kinds.has(Kind::Deliveries),
+            administration: kinds.has(Kind::Administration),
+            storage: kinds.has(Kind::Storage),
+            limits: kinds.has(Kind::Limits),
+        }
+    }
+}
+
 impl Settings {
     /// Reads and checks `path`.
     pub fn load(path: &Path) -> Result<Settings, ConfigProblem> {
@@ -506,6 +540,9 @@ impl Settings {
         self.data_dir = base.join(&self.data_dir);
         if let Some(users) = &mut self.users_file {
             *users = base.join(&*users);
+        }
+        if let EventTarget::File(file) = EventTarget::named(&self.events.to) {
+            self.events.to = base.join(file).to_string_lossy().into_owned();
         }
         if let Some(tls) = &mut self.tls {
             tls.certificate = base.join(&tls.certificate);
@@ -565,6 +602,10 @@ impl Settings {
         // Load tests have thousands of clients and few accounts.
         if !is_set("imap.sessions_per_account") {
             settings.imap.sessions_per_account = DEMO_CONNECTIONS as u32;
+        }
+        // Whoever tries a demo at a terminal wants to see that.
+        if !is_set("events.to") {
+            settings.events.to = data_dir.join("events.log").to_string_lossy().into_owned();
         }
         if let Some(partitions) = partitions {
             settings.store.partitions = partitions;
@@ -711,6 +752,22 @@ impl Settings {
         }
     }
 
+    /// Which events are told, and where.
+    pub fn event_options(&self) -> EventOptions {
+        let on = |kind: &Kind| match kind {
+            Kind::Server => true,
+            Kind::Connections => self.events.connections,
+            Kind::Logins => self.events.logins,
+            Kind::Messages => self.events.messages,
+            Kind::Deliveries => self.events.deliveries,
+            Kind::Administration => self.events.administration,
+            Kind::Storage => self.events.storage,
+            Kind::Limits => self.events.limits,
+        };
+        let kinds = Kind::ALL.into_iter().filter(on).collect();
+        EventOptions { target: EventTarget::named(&self.events.to), kinds }
+    }
+
     /// The users file in force.
     pub fn users_path(&self) -> PathBuf {
         self.users_file.clone().unwrap_or_else(|| self.data_dir.join("users"))
@@ -749,6 +806,12 @@ mod tests {
         assert_eq!(settings.store_options().segment_size, 1 << 20);
         assert_eq!((settings.runtime.shards, settings.store.partitions), (3, 2));
         assert_eq!(settings.data_dir, Path::new("d"));
+        assert_eq!(settings.event_options().target, EventTarget::File("d/events.log".into()));
+        let settings = demo(2000, &["events.to=stderr", "events.logins=false"]).unwrap();
+        let EventOptions { target, kinds } = settings.event_options();
+        assert_eq!(target, EventTarget::Stderr);
+        assert!(!kinds.has(Kind::Logins) && kinds.has(Kind::Messages) && kinds.has(Kind::Server));
+        let settings = demo(2000, &["store.segment_size=1MiB", "runtime.shards=3"]).unwrap();
         // What a demo has of its own gives way to what is asked for, if that is the product's default too.
         let connections = |settings: Settings| {
             (settings.runtime.connections_per_shard, settings.imap.sessions_per_account)

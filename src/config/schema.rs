@@ -13,7 +13,7 @@ use toml::{
 };
 
 use super::ConfigProblem;
-use crate::model::Network;
+use crate::{events::EventTarget, model::Network};
 
 /// One setting of the configuration file.
 pub struct Setting {
@@ -42,6 +42,8 @@ enum Kind {
     HostName,
     HostNames,
     Path,
+    /// Where events go: a path, or a name of what is none.
+    Target,
     /// Of a user or group.
     Name,
     Flag,
@@ -206,6 +208,14 @@ pub const SETTINGS: &[Setting] = &[
     setting("directory.cache_age", time(0, WEEK), "\"5m\""),
     setting("directory.cache_age_unknown", time(0, WEEK), "\"30s\""),
     setting("directory.cache_entries", count(0, 10_000_000), "10000"),
+    setting("events.to", Kind::Target, "\"stderr\""),
+    setting("events.connections", Flag, "false"),
+    setting("events.logins", Flag, "true"),
+    setting("events.messages", Flag, "true"),
+    setting("events.deliveries", Flag, "true"),
+    setting("events.administration", Flag, "true"),
+    setting("events.storage", Flag, "true"),
+    setting("events.limits", Flag, "true"),
 ];
 
 pub const SHARDS_MAX: u16 = 1024;
@@ -332,6 +342,10 @@ impl Kind {
             Addresses => return each(value, false, |text| text.parse::<SocketAddr>().is_ok()),
             Networks => return each(value, false, |text| text.parse::<Network>().is_ok()),
             Kind::Path | Name => text.is_some_and(|text| !text.is_empty()),
+            // A name that was misspelled must not become a file in whatever folder.
+            Kind::Target => text.is_some_and(|text| {
+                text.contains('/') || !matches!(EventTarget::named(text), EventTarget::File(_))
+            }),
             Flag => value.get_ref().is_bool(),
             OneOf(words) => text.is_some_and(|text| words.contains(&text)),
             Kind::Count(bounds) => amount(whole(value), bounds),
@@ -353,6 +367,9 @@ impl Kind {
             HostName => "a host name".to_owned(),
             HostNames => "a list of domain names, at least one".to_owned(),
             Kind::Path => "a path".to_owned(),
+            Kind::Target => {
+                "\"stderr\", \"stdout\", \"journal\" or a path with a / in it".to_owned()
+            }
             Name => "a name".to_owned(),
             Flag => "true or false".to_owned(),
             Addresses => "a list of addresses with ports, or [] for none".to_owned(),

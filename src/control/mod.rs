@@ -9,4 +9,4 @@
 
 mod socket;
 
-pub use socket::{Handler, Reply, TIMEOUT, bind, path, request, serve, stream};
+pub use socket::{Asker, Handler, Reply, TIMEOUT, bind, path, request, serve, stream};

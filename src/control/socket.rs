@@ -38,8 +38,15 @@ pub enum Reply {
     Lines(mpsc::Receiver<String>),
 }
 
+/// Who asks, as the kernel knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Asker {
+    pub uid: Option<u32>,
+    pub pid: Option<i32>,
+}
+
 /// Answers one request line (without its line end).
-pub type Handler = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
+pub type Handler = Arc<dyn Fn(&str, Asker) -> Reply + Send + Sync>;
 
 /// Where the server on `data_dir` listens.
 pub fn path(data_dir: &Path) -> PathBuf {
@@ -86,6 +93,9 @@ async fn persist<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() 
 }
 
 async fn answer(stream: UnixStream, handler: &Handler) -> io::Result<()> {
+    let credentials = stream.peer_cred().ok();
+    let asker =
+        Asker { uid: credentials.map(|it| it.uid()), pid: credentials.and_then(|it| it.pid()) };
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = AsyncBufReader::new(reader.take(REQUEST_MAX));
@@ -94,7 +104,7 @@ async fn answer(stream: UnixStream, handler: &Handler) -> io::Result<()> {
         line.push('\n');
         tokio::time::timeout(TIMEOUT, writer.write_all(line.as_bytes())).await?
     };
-    match handler(line.trim_end()) {
+    match handler(line.trim_end(), asker) {
         Reply::Line(reply) => write(reply).await,
         Reply::Lines(mut lines) => {
             while let Some(reply) = lines.recv().await {
@@ -183,7 +193,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = bind(&path(place.path())).unwrap();
-            let handler: Handler = Arc::new(|line| {
+            let handler: Handler = Arc::new(|line, asker| {
+                assert_eq!(asker.pid, Some(std::process::id() as i32));
                 if line != "count" {
                     return Reply::Line(format!("got {line}"));
                 }

@@ -64,8 +64,8 @@ const WRONG_KEPT: usize = 4;
 /// Refusals held back at once, of one network and of all.
 const HELD_PER_NETWORK_MAX: usize = 256;
 const HELD_MAX: usize = 4096;
-/// Lines for the operator that wait to be written.
-const EVENTS_MAX: usize = 64;
+/// Of those who begin to be held back, how many are kept for the operator to hear of.
+const HELD_BACK_KEPT: usize = 64;
 /// Lines of a list of blocks.
 const LISTED_MAX: usize = 4096;
 
@@ -129,8 +129,9 @@ struct State {
     known: HashMap<(AccountId, Network), Known>,
     held: HashMap<Network, usize>,
     held_total: usize,
-    events: VecDeque<String>,
-    events_lost: u64,
+    held_back: VecDeque<HeldBack>,
+    /// More of them than are kept.
+    held_back_more: u64,
 }
 
 /// An account as seen from one network.
@@ -181,6 +182,26 @@ pub enum Lift {
     Account(String),
     /// What lies in it or around it.
     Network(Network),
+}
+
+/// Log-ins that begin to be held back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldBack {
+    /// As it was tried, in canonical spelling; `None`: all names.
+    pub name: Option<Arc<str>>,
+    pub network: Network,
+    /// Wrong passwords so far; for all names, within a minute.
+    pub failures: u32,
+    /// Until the next attempt at this name.
+    pub wait: Option<Duration>,
+}
+
+/// What the guard has to say since it was last asked.
+#[derive(Debug)]
+pub struct GuardNews {
+    pub held_back: Vec<HeldBack>,
+    /// Further ones that there was no room for.
+    pub more: u64,
 }
 
 impl Guard {
@@ -328,20 +349,16 @@ impl Guard {
     }
 
     /// Lines for the operator since the last call.
-    pub(super) fn news(&self) -> Vec<String> {
+    pub(super) fn news(&self) -> GuardNews {
         let mut state = self.state(Duration::ZERO);
-        let mut lines: Vec<String> = std::mem::take(&mut state.events).into();
+        let held_back = std::mem::take(&mut state.held_back).into();
         if self.is_wary() {
             let time = state.latest;
             let mut pairs = state.pairs.values();
             let wary = pairs.any(|pair| pair.has_no_looks(time, &self.options));
             self.wary.store(wary, Ordering::Relaxed);
         }
-        match std::mem::take(&mut state.events_lost) {
-            0 => {}
-            lost => lines.push(format!("log-ins are held back: {lost} more in the same while")),
-        }
-        lines
+        GuardNews { held_back, more: std::mem::take(&mut state.held_back_more) }
     }
 
     /// Locked, and told the time.
@@ -398,9 +415,7 @@ impl State {
         let before = bucket.wait(time, interval, burst);
         bucket.add(time, interval);
         if before.is_none() && bucket.wait(time, interval, burst).is_some() {
-            self.tell(format!(
-                "log-ins from {network} are held back: {burst} wrong passwords within a minute"
-            ));
+            self.tell(HeldBack { name: None, network, failures: burst, wait: None });
         }
     }
 
@@ -421,12 +436,8 @@ impl State {
         let failures = pair.failures;
         let longest = delay == options.delay_max && options.delay(before) < delay;
         if failures == options.free_failures || longest {
-            let PairKey { name, network } = key;
-            self.tell(format!(
-                "log-ins to {} from {network} are held back for {} s: {failures} wrong passwords",
-                name.escape_debug(),
-                delay.as_secs_f32()
-            ));
+            let PairKey { name, network } = key.clone();
+            self.tell(HeldBack { name: Some(name), network, failures, wait: Some(delay) });
         }
     }
 
@@ -448,11 +459,11 @@ impl State {
         }
     }
 
-    fn tell(&mut self, line: String) {
-        if self.events.len() >= EVENTS_MAX {
-            self.events_lost += 1;
+    fn tell(&mut self, held: HeldBack) {
+        if self.held_back.len() >= HELD_BACK_KEPT {
+            self.held_back_more += 1;
         } else {
-            self.events.push_back(line);
+            self.held_back.push_back(held);
         }
     }
 }

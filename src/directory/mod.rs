@@ -41,7 +41,7 @@ pub use self::{
     address::detail,
     authenticate::{PasswordJob, PasswordWorkers},
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
-    guard::{Block, GuardOptions, Held, Lift},
+    guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
     password::{HashError, hash, hash_all},
     snapshot::{DirectoryOptions, DirectorySnapshot},
     turns::PeerLimits,
@@ -172,15 +172,21 @@ impl SharedDirectory {
         })
     }
 
-    /// Lines for the operator about who was held back since the last call.
-    pub fn news(&self) -> Vec<String> {
+    /// Who was held back since the last call.
+    pub fn news(&self) -> GuardNews {
         self.common.guard.news()
     }
 
-    /// Reload: what shards look up from now on; their caches forget what they knew.
-    pub fn replace(&self, snapshot: DirectorySnapshot) {
-        self.snapshot.store(Arc::new(snapshot));
+    pub fn snapshot(&self) -> Arc<DirectorySnapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Reload: what shards look up from now on; their caches forget what they knew. Answers what it was
+    /// before.
+    pub fn replace(&self, snapshot: DirectorySnapshot) -> Arc<DirectorySnapshot> {
+        let before = self.snapshot.swap(Arc::new(snapshot));
         self.generation.fetch_add(1, Ordering::Release);
+        before
     }
 
     fn generation(&self) -> u64 {

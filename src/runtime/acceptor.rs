@@ -27,7 +27,7 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::{
     LocalFuture,
-    clients::{Clients, Visit},
+    clients::{Clients, Excess, Visit},
     connection::{Connection, TlsMode},
     executor::{Executor, Priority},
     readiness::Watched,
@@ -140,8 +140,8 @@ pub enum Admission {
     /// The shard is at its limit: say so in the protocol's words (SMTP 421, POP3 `-ERR
     /// [SYS/TEMP]`, IMAP `BYE`) and close.
     Refused,
-    /// The client's address or network is at its limit.
-    ClientRefused,
+    /// The client's address or network is at this limit.
+    ClientRefused(Excess),
 }
 
 /// What a listener does with connections.
@@ -234,7 +234,7 @@ impl Acceptor {
             Ok(visit) => (Admission::Admitted, visit),
             Err(excess) => {
                 resources.refusals().count(Some(excess));
-                (Admission::ClientRefused, None)
+                (Admission::ClientRefused(excess), None)
             }
         }
     }
@@ -396,7 +396,7 @@ mod tests {
                         let session = async move {
                             let words: &[u8] = match admission {
                                 Admission::Refused => b"421 full\r\n",
-                                Admission::ClientRefused => b"421 too many\r\n",
+                                Admission::ClientRefused(_) => b"421 too many\r\n",
                                 Admission::Admitted => b"",
                             };
                             if !words.is_empty() {

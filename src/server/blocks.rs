@@ -1,19 +1,13 @@
-//! Who is held back for guessing passwords: what the operator hears, and may ask and lift.
+//! Who is held back for guessing passwords: what the operator may ask and lift.
 //!
 //! Lines of an answer are fields between tabs: `block`, account or `-`, network, failures, seconds
 //! until the next attempt, for `ringmail block`.
 
-use std::{io::Write, sync::Arc, thread, time::Duration};
-
 use crate::{
-    directory::{Block, Lift, SharedDirectory},
+    directory::{Block, Lift},
     model::NotANetwork,
     service::{Shard, authentication},
 };
-
-/// How often lines are written, and how many at most each time.
-const TELL_INTERVAL: Duration = Duration::from_secs(1);
-const LINES_EACH_MAX: usize = 10;
 
 /// Answers `block list`, `block lift all`, `block lift account NAME`, `block lift network NETWORK`.
 pub(super) fn answer(shard: &Shard, request: &str) -> Vec<String> {
@@ -47,34 +41,10 @@ fn line(block: &Block) -> String {
     format!("block\t{account}\t{network}\t{failures}\t{}", left.as_secs_f64().ceil())
 }
 
-/// Says on standard error who is held back, from a thread of its own: a full pipe there must hold up
-/// nobody, and a flood of guesses must not become a flood of lines.
-pub(super) fn start_telling(directory: &Arc<SharedDirectory>) -> std::io::Result<()> {
-    let directory = Arc::downgrade(directory);
-    thread::Builder::new().name("events".to_owned()).spawn(move || {
-        while let Some(directory) = directory.upgrade() {
-            for line in shortened(directory.news()) {
-                // Nobody may read it any more.
-                let _ = writeln!(std::io::stderr(), "ringmail: {line}");
-            }
-            drop(directory);
-            thread::sleep(TELL_INTERVAL);
-        }
-    })?;
-    Ok(())
-}
-
-fn shortened(mut lines: Vec<String>) -> Vec<String> {
-    let more = lines.len().saturating_sub(LINES_EACH_MAX);
-    if more > 0 {
-        lines.truncate(LINES_EACH_MAX);
-        lines.push(format!("log-ins are held back: {more} more in the same second"));
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -98,6 +68,5 @@ mod tests {
             left: Duration::from_millis(1200),
         };
         assert_eq!(line(&block), "block\ta\\tb\\nc\t192.0.2.7\t6\t2");
-        assert_eq!(shortened(vec![String::new(); 100]).len(), LINES_EACH_MAX + 1);
     }
 }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     directory::{Directory, SharedDirectory},
+    events::{Event, EventSender, Limit, ShardEvents},
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     runtime::{
@@ -24,6 +25,7 @@ use crate::{
         device::file::FileDevice,
         executor::Priority,
         mesh::{MeshError, MeshGate, MeshSeat},
+        resources::ShardResources,
         shard::ShardContext,
         tls::TlsContext,
         worker::WorkerPool,
@@ -42,6 +44,7 @@ pub(super) struct Plan {
     pub tls: Option<Arc<TlsContext>>,
     pub workers: WorkerPool,
     pub clients: Arc<Clients>,
+    pub events: EventSender,
     pub shutdown_timeout: Duration,
 }
 
@@ -74,7 +77,8 @@ pub(super) async fn live(
     listeners: ShardListeners,
     ready: mpsc::Sender<Result<()>>,
 ) -> Result<()> {
-    let partitions = match open_partitions(&plan, &context).await {
+    let events = ShardEvents::new(context.id, plan.events.clone(), context.executor.now());
+    let partitions = match open_partitions(&plan, &context, &events).await {
         Ok(partitions) => partitions,
         Err(error) => {
             let text = format!("{error:#}");
@@ -91,6 +95,7 @@ pub(super) async fn live(
         mesh: mesh.clone(),
         directory: Directory::new(plan.directory.clone(), Rc::new(plan.workers.clone())),
         metrics: Rc::new(ShardMetrics::new()),
+        events,
         messages: MessageBudget::new(plan.service.intake.memory),
         partitions,
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
@@ -119,7 +124,7 @@ pub(super) async fn live(
     while !shard.shutting_down.get() {
         executor.sleep(LOOK_INTERVAL).await;
         tell_damage(&shard);
-        shard.deliveries.news().iter().for_each(|line| eprintln!("ringmail: {line}"));
+        shard.events.flush();
     }
     context.resources.shut_down();
     let deadline = Instant::now() + plan.shutdown_timeout;
@@ -127,13 +132,15 @@ pub(super) async fn live(
         executor.sleep(LOOK_INTERVAL).await;
     }
     let closed = close_partitions(&shard).await;
+    tell_damage(&shard);
     mesh.close();
+    shard.events.flush();
     closed
 }
 
 /// Asks all shards to end: no new connections, sessions end between commands. A gate full of other
 /// errands is asked again for a while.
-pub(super) fn begin_shutdown(gate: &MeshGate<Shard>) {
+pub(super) fn begin_shutdown(gate: &MeshGate<Shard>, events: &EventSender) {
     for shard in 0..gate.shard_count() {
         let ask = || {
             gate.post(ShardId(shard), |shard| {
@@ -150,12 +157,17 @@ pub(super) fn begin_shutdown(gate: &MeshGate<Shard>) {
             asked = ask();
         }
         if let Err(error) = asked {
-            eprintln!("ringmail: shard {shard}: cannot be asked to end: {error}");
+            let text = format!("shard {shard}: cannot be asked to end: {error}");
+            events.tell(&Event::Warning { text: &text });
         }
     }
 }
 
-async fn open_partitions(plan: &Plan, context: &ShardContext) -> Result<Vec<Option<Partition>>> {
+async fn open_partitions(
+    plan: &Plan,
+    context: &ShardContext,
+    events: &ShardEvents,
+) -> Result<Vec<Option<Partition>>> {
     let mut partitions = Vec::new();
     for partition in plan.partitions() {
         if plan.owner(partition) != context.id {
@@ -169,51 +181,73 @@ async fn open_partitions(plan: &Plan, context: &ShardContext) -> Result<Vec<Opti
             .await
             .with_context(|| format!("{}: cannot open", folder.display()))?;
         for (segment, offset, what) in &report.damage {
-            eprintln!(
-                "ringmail: {}: damage in {segment} at offset {offset}: {what}",
-                folder.display()
-            );
+            let (offset, account) = (*offset, None);
+            let event = Event::Damage { partition, segment, offset, account, what };
+            events.tell(&event, context.executor.now());
         }
         partitions.push(Some(opened));
     }
     Ok(partitions)
 }
 
-/// One line on standard error when a partition begins to refuse new mail, and one when it ends.
+/// Once a second: which partitions began to refuse new mail, which take it again, and which limits
+/// clients met.
 async fn tell_troubles(shard: Rc<Shard>) {
     let mut refusing: Vec<bool> = vec![false; shard.partitions.len()];
+    let mut met = LimitCounts::default();
     while !shard.shutting_down.get() {
         for (partition, before) in shard.partitions.iter().zip(&mut refusing) {
             let Some(partition) = partition else { continue };
-            let trouble = partition.refusing();
+            let (id, trouble) = (partition.id(), partition.refusing());
             match (&trouble, *before) {
-                (Some(trouble), false) => eprintln!(
-                    "ringmail: partition {}: {}: new mail is refused; reading and deleting go on, and \
-                     mail is taken again without a restart",
-                    partition.id(),
-                    trouble.reason
-                ),
-                (None, true) => {
-                    eprintln!("ringmail: partition {}: takes mail again", partition.id())
+                (Some(trouble), false) => {
+                    let reason = trouble.reason.to_string();
+                    shard.tell(&Event::PartitionRefusesMail { partition: id, reason: &reason });
                 }
+                (None, true) => shard.tell(&Event::PartitionTakesMail { partition: id }),
                 _ => {}
             }
             *before = trouble.is_some();
         }
+        met.look(&shard.events);
+        shard.events.flush_limits(shard.executor.now());
         shard.executor.sleep(TROUBLE_INTERVAL).await;
     }
 }
 
-/// Says on standard error what reads have found since the last look.
+/// What the runtime counts of limits met, as of the last look.
+#[derive(Default)]
+struct LimitCounts([u64; 5]);
+
+impl LimitCounts {
+    fn look(&mut self, events: &ShardEvents) {
+        let resources = ShardResources::current();
+        let refusals = resources.refusals();
+        let counts = [
+            (refusals.full.get(), Limit::ConnectionsPerShard),
+            (refusals.connections.get(), Limit::ConnectionsOfClient),
+            (refusals.strangers.get(), Limit::StrangersOfClient),
+            (refusals.new_connections.get(), Limit::NewConnectionsOfClient),
+            (resources.buffers().gave_way(), Limit::Buffers),
+        ];
+        for (before, (count, limit)) in self.0.iter_mut().zip(counts) {
+            events.limits_met(limit, count.saturating_sub(*before), None);
+            *before = count;
+        }
+    }
+}
+
+/// Tells what reads have found since the last look.
 fn tell_damage(shard: &Shard) {
     for partition in shard.partitions.iter().flatten() {
-        for damage in partition.damage_news() {
-            let Damage { segment, offset, what, place } = damage;
-            let account = place.account.map_or(String::new(), |id| format!(" (account {id})"));
-            let id = partition.id();
-            eprintln!(
-                "ringmail: partition {id}: damage in {segment} at offset {offset}{account}: {what}"
-            );
+        for Damage { segment, offset, what, place } in partition.damage_news() {
+            shard.tell(&Event::Damage {
+                partition: partition.id(),
+                segment: &segment,
+                offset,
+                account: place.account,
+                what: &what,
+            });
         }
     }
 }

@@ -7,6 +7,8 @@ pub mod data_dir;
 pub mod examine;
 
 mod blocks;
+mod changes;
+mod event_writer;
 mod life;
 mod listeners;
 mod monitor;
@@ -24,16 +26,23 @@ use anyhow::{Context, Result, bail};
 
 pub use self::listeners::probe_ports;
 
-use self::{data_dir::DataDirectory, life::Plan};
+use self::{
+    data_dir::DataDirectory,
+    event_writer::{EventWriter, Output},
+    life::Plan,
+    listeners::ShardListeners,
+};
 use crate::{
     config::Settings,
     directory::{DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile},
+    events::{self, Event, EventSender},
     runtime::{
         clients::Clients,
         folder::Folder,
         host::{self, Demand},
         mesh::{self, MeshGate},
-        privilege, shard,
+        privilege,
+        shard::{self, ShardOptions},
         signal::{self, Signal, SignalThread},
         tls::{Certificate, TlsContext},
         worker::WorkerPool,
@@ -55,18 +64,64 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let shard_count = demand.shards;
     let mut shard_options = settings.shard_options();
     let granted = host::probe(demand)?;
-    granted.warnings.iter().for_each(|warning| eprintln!("ringmail: {warning}"));
+    let options = settings.event_options();
+    let (events, queue) = events::queue(options.kinds);
+    granted.warnings.iter().for_each(|warning| warn(&events, &warning.to_string()));
     shard_options.limits.connections_max = granted.connections_per_shard;
     let listeners = listeners::bind(&settings.listen, shard_count, settings.runtime.backlog)?;
     let admin = bind_admin(&settings)?;
-    become_unprivileged(&settings, allow_plaintext_auth)?;
+    become_unprivileged(&settings, allow_plaintext_auth, &events)?;
+    // As the user that opens it again on SIGHUP.
+    let output = Output::open(&options.target).context("events.to: cannot open")?;
 
     let partitions = settings.partitions(shard_count);
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
     if let Some(warning) = idle_shards(data.layout().partitions, shard_count) {
-        eprintln!("ringmail: {}: {warning}", data.path().display());
+        warn(&events, &format!("{}: {warning}", data.path().display()));
     }
-    let state = Arc::new(Reloadable::load(&settings)?);
+    let state = Arc::new(Reloadable::load(&settings, events.clone())?);
+    let writer = EventWriter::start(queue, events.clone(), output, &state.directory);
+    let writer = Arc::new(writer.context("cannot start the thread for events")?);
+    events.tell(&Event::Start {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id().into(),
+        shards: shard_count.into(),
+        partitions: data.layout().partitions.into(),
+        data_dir: &data.path().to_string_lossy(),
+    });
+    let sockets = Sockets { listeners, admin };
+    let site = Site { data, state, events: events.clone(), writer: writer.clone() };
+    let served = serve(&settings, allow_plaintext_auth, &shard_options, sockets, site);
+    events.tell(&Event::Stop { clean: served.is_ok() });
+    writer.end();
+    served
+}
+
+/// Bound before rights were dropped.
+struct Sockets {
+    /// Of each shard.
+    listeners: Vec<ShardListeners>,
+    admin: Vec<std::net::TcpListener>,
+}
+
+/// What shards and control thread work on.
+struct Site {
+    data: Arc<DataDirectory>,
+    state: Arc<Reloadable>,
+    events: EventSender,
+    writer: Arc<EventWriter>,
+}
+
+/// Starts the shards and waits until they end.
+fn serve(
+    settings: &Settings,
+    allow_plaintext_auth: bool,
+    shard_options: &ShardOptions,
+    sockets: Sockets,
+    site: Site,
+) -> Result<()> {
+    let Site { data, state, events, writer } = site;
+    let shard_count = u16::try_from(sockets.listeners.len())?;
     let worker_count =
         NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
     let workers = WorkerPool::start("password", worker_count, settings.authentication.queue)?;
@@ -77,14 +132,16 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
         service: Arc::new(settings.service_options(allow_plaintext_auth)),
         store: settings.store_options(),
         shard_count,
-        data: data.clone(),
+        data,
         directory: state.directory.clone(),
         tls: state.tls.clone(),
         workers,
         clients: Clients::new(settings.client_limits()),
+        events: events.clone(),
         shutdown_timeout: settings.runtime.shutdown_timeout,
     });
-    let starts: Vec<_> = listeners
+    let starts: Vec<_> = sockets
+        .listeners
         .into_iter()
         .zip(seats)
         .map(|(listeners, seat)| {
@@ -93,17 +150,23 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
         })
         .collect();
     drop(ready_sender);
-    let threads = shard::start(&shard_options, starts).context("cannot start the shards")?;
+    let threads = shard::start(shard_options, starts).context("cannot start the shards")?;
     wait_until_open(&ready, shard_count)?;
-    monitor::start(&settings, admin, gate.clone(), state.clone())?;
-    blocks::start_telling(&state.directory).context("cannot start the thread for events")?;
-    let _signals = watch_signals(gate, state)?;
+    monitor::start(settings, sockets.admin, gate.clone(), state.clone(), events.clone())?;
+    let _signals = watch_signals(gate, state, events.clone(), writer)?;
     announce()?;
+    events.tell(&Event::Ready {});
 
     for life in threads.join() {
         life.context("a shard ended")??;
     }
     Ok(())
+}
+
+/// Tells whoever starts the server by hand, and the event log.
+fn warn(events: &EventSender, text: &str) {
+    eprintln!("ringmail: {text}");
+    events.tell(&Event::Warning { text });
 }
 
 /// What to say when there are shards without a partition: they speak protocols and own no mailbox.
@@ -137,10 +200,11 @@ pub struct Reloadable {
     directory: Arc<SharedDirectory>,
     tls: Option<Arc<TlsContext>>,
     tls_files: Option<crate::config::TlsFiles>,
+    events: EventSender,
 }
 
 impl Reloadable {
-    fn load(settings: &Settings) -> Result<Reloadable> {
+    fn load(settings: &Settings, events: EventSender) -> Result<Reloadable> {
         let users_path = settings.users_path();
         let directory_options = settings.directory_options();
         let limits = PeerLimits {
@@ -161,17 +225,29 @@ impl Reloadable {
             directory: SharedDirectory::guarded(snapshot, limits, settings.guard_options()),
             tls,
             tls_files,
+            events,
         })
     }
 
     /// Users and certificates as they are on disk now; on error the old ones stay in force.
     pub fn reload(&self) -> Result<()> {
+        let reloaded = self.read_again();
+        match &reloaded {
+            Ok(before) => changes::tell(&self.events, before, &self.directory.snapshot()),
+            Err(error) => {
+                self.events.tell(&Event::ReloadFailed { reason: &format!("{error:#}") });
+            }
+        }
+        reloaded.map(drop)
+    }
+
+    /// Answers the users as they were before.
+    fn read_again(&self) -> Result<Arc<DirectorySnapshot>> {
         let snapshot = read_users(&self.users_path, &self.directory_options)?;
         if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
             tls.replace(Certificate::load(&files.certificate, &files.key)?)?;
         }
-        self.directory.replace(snapshot);
-        Ok(())
+        Ok(self.directory.replace(snapshot))
     }
 }
 
@@ -205,7 +281,7 @@ fn bind_admin(settings: &Settings) -> Result<Vec<std::net::TcpListener>> {
 
 /// Root binds the ports and hands over the data directory; everything after runs as `user`, or,
 /// without one, as the directory's owner.
-fn become_unprivileged(settings: &Settings, demo: bool) -> Result<()> {
+fn become_unprivileged(settings: &Settings, demo: bool, events: &EventSender) -> Result<()> {
     if !privilege::is_root() {
         return Ok(());
     }
@@ -215,14 +291,11 @@ fn become_unprivileged(settings: &Settings, demo: bool) -> Result<()> {
             .with_context(|| format!("{}: cannot create", path.display()))?
             .owner();
         if !owner.uid.is_root() {
-            eprintln!(
-                "ringmail: {}: belongs to user {}: running as that",
-                path.display(),
-                owner.uid
-            );
+            let path = path.display();
+            warn(events, &format!("{path}: belongs to user {}: running as that", owner.uid));
             privilege::become_owner(owner)?;
         } else if !demo {
-            eprintln!("ringmail: running as root for good: set `user` in the configuration");
+            warn(events, "running as root for good: set `user` in the configuration");
         }
         return Ok(());
     };
@@ -245,16 +318,22 @@ fn wait_until_open(ready: &mpsc::Receiver<Result<()>>, shard_count: u16) -> Resu
     Ok(())
 }
 
-fn watch_signals(gate: MeshGate<Shard>, state: Arc<Reloadable>) -> Result<SignalThread> {
+fn watch_signals(
+    gate: MeshGate<Shard>,
+    state: Arc<Reloadable>,
+    events: EventSender,
+    writer: Arc<EventWriter>,
+) -> Result<SignalThread> {
     signal::start(move |signal| match signal {
         Signal::Terminate => {
-            eprintln!("ringmail: finishing what is in flight");
-            life::begin_shutdown(&gate);
+            events.tell(&Event::Stopping {});
+            life::begin_shutdown(&gate, &events);
         }
-        Signal::Reload => match state.reload() {
-            Ok(()) => eprintln!("ringmail: users and certificates read again"),
-            Err(error) => eprintln!("ringmail: reload: {error:#}; the old ones stay"),
-        },
+        Signal::Reload => {
+            writer.reopen();
+            // Tells itself what came of it.
+            let _ = state.reload();
+        }
     })
     .context("cannot start the signal thread")
 }

@@ -1,6 +1,6 @@
 //! The control thread: admin HTTP and the control socket, on a tokio event loop beside the shards.
 
-use std::{future::Future, pin::Pin, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot};
@@ -10,6 +10,7 @@ use crate::{
     admin::{self, Health, Source},
     config::Settings,
     control,
+    events::{Event, EventSender},
     metrics::{MetricsSnapshot, render_prometheus},
     model::ShardId,
     runtime::{
@@ -33,6 +34,7 @@ pub(super) fn start(
     admin: Vec<std::net::TcpListener>,
     gate: MeshGate<Shard>,
     state: Arc<Reloadable>,
+    events: EventSender,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -44,7 +46,7 @@ pub(super) fn start(
         control::bind(&socket_path)
             .with_context(|| format!("{}: cannot listen", socket_path.display()))?
     };
-    let source: Arc<dyn Source> = Arc::new(Shards { gate: gate.clone() });
+    let source: Arc<dyn Source> = Arc::new(Shards { gate: gate.clone(), events: events.clone() });
     thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || {
@@ -55,10 +57,20 @@ pub(super) fn start(
                         Ok(listener) => {
                             tokio::spawn(admin::serve(listener, source));
                         }
-                        Err(error) => eprintln!("ringmail: admin HTTP: {error}"),
+                        Err(error) => {
+                            let text = format!("admin HTTP: {error}");
+                            events.tell(&Event::Warning { text: &text });
+                        }
                     }
                 }
-                let handler: control::Handler = Arc::new(move |line| answer(&state, &gate, line));
+                let handler: control::Handler = Arc::new(move |line, asker| {
+                    events.tell(&Event::Control {
+                        request: line,
+                        uid: asker.uid.map(u64::from),
+                        pid: asker.pid.and_then(|pid| u64::try_from(pid).ok()),
+                    });
+                    answer(&state, &gate, line)
+                });
                 // Never ends: with it this event loop would, and the admin page on it.
                 control::serve(control_socket, handler).await;
             });
@@ -97,8 +109,14 @@ async fn verify(gate: MeshGate<Shard>, repair: bool, lines: mpsc::Sender<String>
             let work = async move {
                 for partition in shard.partitions.iter().flatten() {
                     // Who gives up listening, or listens too slowly, misses lines.
-                    let tell = |line: String| drop(sender.try_send(line));
+                    let findings = Cell::new(0);
+                    let tell = |line: String| {
+                        findings.set(findings.get() + u64::from(line.starts_with("finding\t")));
+                        drop(sender.try_send(line));
+                    };
                     examine::verify(partition, repair, &tell).await;
+                    let (partition, findings) = (partition.id(), findings.get());
+                    shard.tell(&Event::Verified { partition, repair, findings });
                 }
                 let _ = ended.send(());
             };
@@ -134,19 +152,25 @@ async fn block(gate: MeshGate<Shard>, request: String, lines: mpsc::Sender<Strin
 
 struct Shards {
     gate: MeshGate<Shard>,
+    events: EventSender,
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Source for Shards {
     fn metrics(&self) -> Answer<String> {
-        let gate = self.gate.clone();
+        let (gate, events) = (self.gate.clone(), self.events.clone());
         Box::pin(async move {
             let mut snapshots: Vec<(u16, MetricsSnapshot)> = Vec::new();
             for shard in 0..gate.shard_count() {
                 if let Ok(snapshot) = ask(&gate, shard, snapshot).await {
                     snapshots.push((shard, snapshot));
                 }
+            }
+            // The writer is the process's; shown with the first shard, as who is held back.
+            if let Some((_, first)) = snapshots.first_mut() {
+                first.counters.insert("events_written_total", events.written());
+                first.counters.insert("events_dropped_total", events.dropped());
             }
             render_prometheus(&snapshots)
         })

@@ -2,12 +2,14 @@
 //! that owns the account, or a refusal. A session counts as a connection of its shard, and after a
 //! handover as one of the owner's (`service/channel.rs`; for IMAP here).
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
 use super::listeners::Service;
 use crate::{
+    events::{Event, Kind, Limit},
     metrics::Protocol,
-    runtime::{LocalFuture, acceptor::Admission, connection::Connection},
+    model::Trail,
+    runtime::{LocalFuture, acceptor::Admission, clients::Excess, connection::Connection},
     service::{
         Shard,
         handover::hand_over,
@@ -22,8 +24,9 @@ pub(super) fn sessions(
     shard: Rc<Shard>,
     service: Service,
 ) -> Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>> {
-    Rc::new(move |connection, admission| {
+    Rc::new(move |mut connection, admission| {
         let shard = shard.clone();
+        connection.set_trail(shard.events.next_trail());
         if admission != Admission::Admitted {
             return Box::pin(refuse(connection, shard, service, admission));
         }
@@ -44,7 +47,7 @@ pub(super) fn sessions(
 
 /// What a client hears that is not served.
 fn refusal(service: Service, admission: Admission) -> &'static [u8] {
-    let client = admission == Admission::ClientRefused;
+    let client = matches!(admission, Admission::ClientRefused(_));
     match service {
         Service::Smtp | Service::Submission | Service::Submissions | Service::Lmtp if client => {
             b"421 4.7.0 Too many connections from your network, try again later\r\n"
@@ -63,6 +66,15 @@ fn refusal(service: Service, admission: Admission) -> &'static [u8] {
     }
 }
 
+fn limit_of(admission: Admission) -> Limit {
+    match admission {
+        Admission::ClientRefused(Excess::Connections) => Limit::ConnectionsOfClient,
+        Admission::ClientRefused(Excess::Strangers) => Limit::StrangersOfClient,
+        Admission::ClientRefused(Excess::NewConnections) => Limit::NewConnectionsOfClient,
+        Admission::Refused | Admission::Admitted => Limit::ConnectionsPerShard,
+    }
+}
+
 /// The shard, or the client, has as many connections as it may: the protocol's own words, then the
 /// end.
 async fn refuse(
@@ -71,11 +83,47 @@ async fn refuse(
     service: Service,
     admission: Admission,
 ) {
+    // They are counted where all are (`life`), many of them without a word.
+    let limit = limit_of(admission);
+    shard.events.limits_met(limit, 0, Some(connection.peer().ip()));
     let words = refusal(service, admission);
     connection.output().extend_from_slice(words);
     // A peer that does not take one line gets none.
     let _ = connection.flush(shard.options.tls_handshake_timeout).await;
     connection.close().await;
+}
+
+/// Tells that a client came and went, where that is wanted: else an idle session has no memory for it.
+struct Presence {
+    shard: Rc<Shard>,
+    trail: Trail,
+    protocol: Protocol,
+    peer: IpAddr,
+}
+
+impl Presence {
+    /// Of a connection that was just accepted.
+    fn begin(shard: &Rc<Shard>, connection: &Connection, protocol: Protocol) -> Option<Box<Self>> {
+        let presence = Presence::go_on(shard, connection, protocol)?;
+        let Presence { trail, protocol, peer, .. } = *presence;
+        let (local, tls) = (connection.local().ip(), connection.is_tls());
+        shard.tell(&Event::Connected { trail, protocol, peer, local, tls });
+        Some(presence)
+    }
+
+    /// Of a connection that another shard accepted.
+    fn go_on(shard: &Rc<Shard>, connection: &Connection, protocol: Protocol) -> Option<Box<Self>> {
+        let wanted = shard.events.wants(Kind::Connections);
+        let (shard, trail, peer) = (shard.clone(), connection.trail(), connection.peer().ip());
+        wanted.then(|| Box::new(Presence { shard, trail, protocol, peer }))
+    }
+
+    fn end(presence: Option<Box<Self>>) {
+        if let Some(presence) = presence {
+            let Presence { shard, trail, protocol, peer } = *presence;
+            shard.tell(&Event::Disconnected { trail, protocol, peer });
+        }
+    }
 }
 
 /// Not an async function, which would keep a second place for the connection, and boxed, or the session
@@ -85,50 +133,64 @@ fn smtp_session(
     shard: Rc<Shard>,
     kind: ListenerKind,
 ) -> impl Future<Output = ()> {
-    Box::pin(smtp::run(connection, shard, kind))
+    let presence = Presence::begin(&shard, &connection, kind.protocol());
+    let session = Box::pin(smtp::run(connection, shard, kind));
+    async move {
+        session.await;
+        Presence::end(presence);
+    }
 }
 
 /// As small as [`smtp_session`]; the handover too has memory only while it lasts.
 fn pop3_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
+    let presence = Presence::begin(&shard, &connection, Protocol::Pop3);
     let session = Box::pin(pop3::run(connection, shard.clone()));
     async move {
-        Box::pin(pop3_hand_over(session.await, shard)).await;
+        Box::pin(pop3_hand_over(session.await, shard, presence)).await;
     }
 }
 
 /// A log-in that the owner refused ([IN-USE]) may be followed by one to an account elsewhere: the
 /// connection goes on moving.
-async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>) {
-    let pop3::Outcome::HandOver(connection, state) = outcome else { return };
+async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>, presence: Option<Box<Presence>>) {
+    let pop3::Outcome::HandOver(connection, state) = outcome else {
+        return Presence::end(presence);
+    };
     let owner = shard.owner_of(state.identity.account);
     let resume = |connection, owner: Rc<Shard>, state: Pop3Handover| -> LocalFuture<'static, ()> {
+        let presence = Presence::go_on(&owner, &connection, Protocol::Pop3);
         let session = Box::pin(pop3::resume(connection, owner.clone(), state));
         Box::pin(async move {
-            Box::pin(pop3_hand_over(session.await, owner)).await;
+            Box::pin(pop3_hand_over(session.await, owner, presence)).await;
         })
     };
     if let Err((connection, _)) = hand_over(&shard, owner, connection, state, resume).await {
         say(connection, &shard, b"-ERR [SYS/TEMP] Server busy, try again later\r\n").await;
+        Presence::end(presence);
     }
 }
 
 /// As small as [`smtp_session`], for the same reason.
 fn imap_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
+    let presence = Presence::begin(&shard, &connection, Protocol::Imap);
     let session = Box::pin(imap::run(connection, shard.clone()));
     async move {
         let _seat = shard.metrics.seat(Protocol::Imap);
-        Box::pin(imap_hand_over(session.await, shard)).await;
+        Box::pin(imap_hand_over(session.await, shard, presence)).await;
     }
 }
 
-async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>) {
-    let imap::Outcome::HandOver(connection, state) = outcome else { return };
+async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>, presence: Option<Box<Presence>>) {
+    let imap::Outcome::HandOver(connection, state) = outcome else {
+        return Presence::end(presence);
+    };
     let owner = shard.owner_of(state.identity.account);
     let resume = |connection, owner: Rc<Shard>, state: ImapHandover| -> LocalFuture<'static, ()> {
+        let presence = Presence::go_on(&owner, &connection, Protocol::Imap);
         let session = Box::pin(imap::resume(connection, owner.clone(), state));
         Box::pin(async move {
             let _seat = owner.metrics.seat(Protocol::Imap);
-            Box::pin(imap_hand_over(session.await, owner)).await;
+            Box::pin(imap_hand_over(session.await, owner, presence)).await;
         })
     };
     if let Err((connection, state)) = hand_over(&shard, owner, connection, state, resume).await {
@@ -137,6 +199,7 @@ async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>) {
             state.tag
         );
         say(connection, &shard, words.as_bytes()).await;
+        Presence::end(presence);
     }
 }
 

@@ -4,12 +4,15 @@
 //! session that waits here holds its credentials and no worker; how many refusals wait is bounded by
 //! the directory, and wrong passwords by how fast they are hashed.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use super::Shard;
 use crate::{
     directory::{AuthenticationError, Identity},
+    events::{Event, Limit},
+    metrics::Protocol,
     model::Moment,
+    runtime::connection::Connection,
 };
 
 /// Checks a password. A wrong one is told late. Who has to wait is kept waiting for as long, if that
@@ -18,8 +21,10 @@ pub(super) async fn authenticate(
     shard: &Shard,
     user: &str,
     password: &str,
-    peer: IpAddr,
+    protocol: Protocol,
+    connection: &Connection,
 ) -> Result<Identity, AuthenticationError> {
+    let peer = connection.peer().ip();
     let directory = &shard.directory;
     let delay = directory.failure_delay();
     let mut outcome = directory.authenticate(user, password, peer, now(shard)).await;
@@ -32,6 +37,7 @@ pub(super) async fn authenticate(
         }
     }
     shard.metrics.count(counter(&outcome), 1);
+    tell(shard, user, protocol, connection, &outcome);
     if outcome == Err(AuthenticationError::Rejected) && !delay.is_zero() {
         shard.executor.sleep(delay).await;
     }
@@ -46,6 +52,30 @@ fn counter(outcome: &Result<Identity, AuthenticationError>) -> &'static str {
         Err(AuthenticationError::Busy) => "authentication_busy_total",
         Err(AuthenticationError::Unavailable) => "authentication_unavailable_total",
     }
+}
+
+fn tell(
+    shard: &Shard,
+    name: &str,
+    protocol: Protocol,
+    connection: &Connection,
+    outcome: &Result<Identity, AuthenticationError>,
+) {
+    let (trail, peer, tls) = (connection.trail(), connection.peer().ip(), connection.is_tls());
+    let reason = match outcome {
+        Ok(Identity { account, address }) => {
+            let account = *account;
+            return shard.tell(&Event::LogIn { trail, protocol, peer, tls, account, address });
+        }
+        Err(AuthenticationError::Rejected) => "wrong",
+        Err(AuthenticationError::Limited { .. }) => "held_back",
+        Err(AuthenticationError::Unavailable) => "unavailable",
+        Err(AuthenticationError::Busy) => {
+            shard.events.limit_met(Limit::AuthenticationQueue, Some(peer));
+            "busy"
+        }
+    };
+    shard.tell(&Event::LogInRefused { trail, protocol, peer, tls, name, reason });
 }
 
 /// The clock by which failures are counted and forgiven.

@@ -30,7 +30,8 @@ use super::{
     budget::{Charge, Trust},
 };
 use crate::{
-    model::{AccountId, Flags, PartitionId, Timestamp},
+    events::Limit,
+    model::{AccountId, Flags, PartitionId, Timestamp, Trail},
     protocol::mime::Summarizer,
     runtime::{
         LocalFuture,
@@ -43,6 +44,7 @@ use crate::{
 
 mod known;
 mod spool;
+mod tell;
 
 pub use known::Deliveries;
 pub use spool::resume_spool;
@@ -74,6 +76,19 @@ pub enum Failure {
     /// The messages under way hold too much memory.
     #[error("out of memory for messages")]
     NoMemory,
+}
+
+impl Failure {
+    /// As events name it.
+    fn name(self) -> &'static str {
+        match self {
+            Failure::Full => "disk_full",
+            Failure::Unavailable => "storage",
+            Failure::Refused => "refused",
+            Failure::OverQuota => "over_quota",
+            Failure::NoMemory => "memory",
+        }
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -129,6 +144,7 @@ pub struct Delivery {
     charge: Charge,
     internal_date: Timestamp,
     repetition: bool,
+    trail: Option<Trail>,
 }
 
 pub type Accounts = SmallVec<[AccountId; 1]>;
@@ -183,6 +199,8 @@ struct Order {
     delivery_id: Option<u128>,
     /// As [`DeliveryId::repetition`].
     repetition: bool,
+    /// Of the message, for events.
+    trail: Option<Trail>,
 }
 
 impl Order {
@@ -265,10 +283,17 @@ impl Delivery {
             charge: Charge::new(&shard.messages, trust),
             internal_date: shard.executor.now(),
             repetition: false,
+            trail: None,
         };
         // Judged when something is pushed.
         let _ = delivery.charge.set(delivery.memory());
         delivery
+    }
+
+    /// Events of it are told under `trail`.
+    pub fn under(mut self, trail: Trail) -> Delivery {
+        self.trail = Some(trail);
+        self
     }
 
     /// Of a delivery that was tried before, and keeps its date.
@@ -453,6 +478,7 @@ impl Delivery {
         self.summarizer = Summarizer::new();
         let _ = self.charge.set(0);
         self.shard.metrics.count("messages_out_of_memory_total", 1);
+        self.shard.events.limit_met(Limit::MessageMemory, None);
     }
 
     /// Sends a chunk to all remote partitions, which share its memory.
@@ -506,6 +532,7 @@ impl Delivery {
             internal_date: self.internal_date,
             delivery_id,
             repetition: self.repetition,
+            trail: self.trail,
         }
     }
 
@@ -514,7 +541,9 @@ impl Delivery {
         let partition_count = self.shard.partitions.len() as u16;
         let mut failed = Vec::new();
         let mut partitions = SmallVec::new();
+        let shard = self.shard.clone();
         for (order, stored) in self.commit(None).await {
+            tell::failed(&shard, &order, &stored);
             let result = stored.map(|taken| failed.extend(taken.failed));
             partitions.push((order.partition, result));
         }
@@ -529,6 +558,7 @@ impl Delivery {
         let delivery_id = (self.parts.len() > 1).then(|| new_id(&shard));
         let _open = delivery_id.map(|id| Open::new(&shard, id));
         let committed = self.commit(delivery_id).await;
+        committed.iter().for_each(|(order, stored)| tell::failed(&shard, order, stored));
         spool::settle(&shard, committed).await
     }
 
@@ -676,6 +706,7 @@ async fn commit_here(
     let open = order.delivery_id.map(|id| Open::new(shard, id));
     writer.prepend(prologue).await?;
     let body = writer.finish(summary).await?;
+    let octets = body.size();
     let repetition = order.repetition;
     let id = order.delivery_id.map(|number| DeliveryId { number, repetition });
     let outcome = partition.deliver_each(body, order.targets(), id).await;
@@ -683,6 +714,7 @@ async fn commit_here(
         known::look_after(shard, partition);
     }
     let store::Deliveries { delivered, failed } = outcome?;
+    tell::delivered(shard, order, &delivered, octets);
     let failed = failed.into_iter().map(|(account, error)| (account, error.into())).collect();
     Ok(Taken { copy: delivered.first().copied(), failed })
 }

@@ -6,6 +6,7 @@ use budget::MessageBudget;
 
 use crate::{
     directory::Directory,
+    events::{Event, ShardEvents},
     metrics::ShardMetrics,
     model::{AccountId, PartitionId, ShardId},
     runtime::{
@@ -33,6 +34,8 @@ pub struct Shard {
     pub mesh: Mesh<Shard>,
     pub directory: Directory,
     pub metrics: Rc<ShardMetrics>,
+    /// What the operator hears.
+    pub events: ShardEvents,
     /// Memory of messages under way.
     pub messages: Rc<MessageBudget>,
     /// By partition number; `None` where another shard is the owner.
@@ -59,6 +62,13 @@ impl Shard {
     /// The account's partition if this shard owns it.
     pub fn local_partition(&self, account: AccountId) -> Option<&Partition> {
         self.partitions[usize::from(self.partition_of(account).0)].as_ref()
+    }
+
+    /// Tells the operator; never waits.
+    pub fn tell(&self, event: &Event<'_>) {
+        if self.events.wants(event.kind()) {
+            self.events.tell(event, self.executor.now());
+        }
     }
 
     /// `work` that reads from `partition` for a client who waits for it no longer than the disk may take

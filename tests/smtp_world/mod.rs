@@ -15,8 +15,9 @@ use ringmail::{
         Directory, DirectorySnapshot, Lift, PasswordJob, PasswordWorkers, PeerLimits,
         SharedDirectory,
     },
+    events::{self, EventQueue, Kind, ShardEvents},
     metrics::ShardMetrics,
-    model::{AccountId, PartitionId, ShardId},
+    model::{AccountId, PartitionId, ShardId, Timestamp},
     protocol::smtp::{BareNewline, Limits},
     runtime::{
         connection::{Connection, TlsMode},
@@ -140,6 +141,7 @@ pub struct World {
     pub shards: Vec<Rc<Shard>>,
     /// One for each shard.
     pub devices: Vec<MemoryDevice>,
+    events: EventQueue,
     tls: Arc<TlsContext>,
     client_config: Arc<rustls::ClientConfig>,
     choices: Choices,
@@ -159,6 +161,7 @@ impl World {
         if choices.deadlines {
             ShardResources::install(ResourceLimits::default(), &executor);
         }
+        let (sender, events) = events::queue(Kind::ALL.into_iter().collect());
         let (seats, _gate) = mesh::build::<Shard>(2);
         assert_ne!(ALICE.partition(2), BOB.partition(2));
         let owners: Vec<ShardId> = (0..2)
@@ -180,6 +183,7 @@ impl World {
                 mesh: seat.join(executor.clone()),
                 directory: ground.directory.clone(),
                 metrics: Rc::new(ShardMetrics::new()),
+                events: ShardEvents::new(id, sender.clone(), Timestamp(0)),
                 messages: MessageBudget::new(choices.intake.memory),
                 partitions,
                 owners: owners.clone(),
@@ -198,6 +202,7 @@ impl World {
             simulation,
             shards,
             devices,
+            events,
             tls: ground.tls.clone(),
             client_config: ground.client_config.clone(),
             choices,
@@ -232,6 +237,23 @@ impl World {
         })
     }
 
+    /// The lines of events that were told since the last call.
+    pub fn told(&self) -> Vec<String> {
+        self.shards.iter().for_each(|shard| shard.events.flush());
+        let mut told = Vec::new();
+        while let Some(chunk) = self.events.next(Duration::ZERO) {
+            let text = String::from_utf8(chunk.lines).expect("UTF-8");
+            told.extend(text.lines().map(str::to_owned));
+        }
+        told
+    }
+
+    /// As [`World::told`], those of one name.
+    pub fn told_of(&self, name: &str) -> Vec<String> {
+        let name = format!("\"event\":\"{name}\"");
+        self.told().into_iter().filter(|line| line.contains(&name)).collect()
+    }
+
     pub fn sleep(&self, seconds: u64) {
         let sleep = self.shards[0].executor.sleep(Duration::from_secs(seconds));
         self.simulation.run_until(sleep);
@@ -244,7 +266,8 @@ impl World {
 
     pub fn client_at(&self, listener: ListenerKind) -> Client {
         let tls = TlsMode::Upgrade(self.tls.clone());
-        let (connection, peer) = Connection::memory_tls(&tls).expect("connection");
+        let (mut connection, peer) = Connection::memory_tls(&tls).expect("connection");
+        connection.set_trail(self.shards[0].events.next_trail());
         let task = smtp::run(connection, self.shards[0].clone(), listener);
         self.shards[0].executor.spawn(Priority::Foreground, Box::pin(task));
         Client {

@@ -19,6 +19,7 @@ use ringmail::{
         Directory, DirectoryOptions, DirectorySnapshot, Lift, PasswordJob, PasswordWorkers,
         PeerLimits, SharedDirectory, UsersFile,
     },
+    events::ShardEvents,
     metrics::ShardMetrics,
     model::{AccountId, Flags, MailboxId, PartitionId, ShardId},
     runtime::{
@@ -170,6 +171,7 @@ impl<'k> SimulatedWorld<'k> {
                 mesh: seat.join(executor.clone()),
                 directory: kit.directory.clone(),
                 metrics: Rc::new(ShardMetrics::new()),
+                events: ShardEvents::nowhere(id),
                 messages: MessageBudget::new(intake_memory),
                 partitions,
                 owners: owners.clone(),

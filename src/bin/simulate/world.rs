@@ -7,6 +7,7 @@ use crate::{
     directory::{
         Directory, DirectorySnapshot, PasswordJob, PasswordWorkers, PeerLimits, SharedDirectory,
     },
+    events::ShardEvents,
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     runtime::{
@@ -115,6 +116,7 @@ impl World {
                 mesh: seat.join(executor.clone()),
                 directory: Directory::new(shared.clone(), Rc::new(NoWorkers)),
                 metrics: Rc::new(ShardMetrics::new()),
+                events: ShardEvents::nowhere(ShardId(number)),
                 messages: MessageBudget::new(64 << 20),
                 partitions: (0..PARTITIONS).map(own).collect(),
                 owners: owners.clone(),

@@ -362,10 +362,14 @@ fn blocks_are_listed_told_and_lifted() {
     assert_eq!(first.account.as_deref(), Some("alice@demo.test"));
     assert_eq!(second.account.as_deref(), Some("bob@demo.test"));
     let news = world.shared.news();
-    let expected = "log-ins to alice@demo.test from 192.0.2.7 are held back for 1 s: \
-                    5 wrong passwords";
-    assert_eq!(news.first().map(String::as_str), Some(expected));
-    assert_eq!((news.len(), world.shared.news().len()), (2, 0));
+    let expected = HeldBack {
+        name: Some("alice@demo.test".into()),
+        network: Network::narrow(HERE.parse().expect("address")),
+        failures: 5,
+        wait: Some(seconds(1)),
+    };
+    assert_eq!((news.held_back.first(), news.held_back.len(), news.more), (Some(&expected), 2, 0));
+    assert!(world.shared.news().held_back.is_empty());
 
     assert_eq!(directory.lift(&Lift::Account("ALICE".to_owned())), 1);
     assert_eq!(world.login("alice", "x", HERE, seconds(0)), WRONG);

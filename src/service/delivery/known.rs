@@ -35,8 +35,6 @@ use crate::{
 const ASK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after a look, and before another where a shard did not answer.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// Lines about deliveries that wait to be printed; further ones are only counted.
-const NEWS_MAX: usize = 64;
 
 /// A shard's part in deliveries that could be repeated.
 #[derive(Default)]
@@ -45,21 +43,6 @@ pub struct Deliveries {
     open: RefCell<HashMap<u64, u32>>,
     /// A look at what can be forgotten is under way.
     looking: Cell<bool>,
-    news: RefCell<Vec<String>>,
-}
-
-impl Deliveries {
-    /// What became of deliveries that the operator should know, since the last call.
-    pub fn news(&self) -> Vec<String> {
-        self.news.take()
-    }
-
-    pub(super) fn tell(&self, line: String) {
-        let mut news = self.news.borrow_mut();
-        if news.len() < NEWS_MAX {
-            news.push(line);
-        }
-    }
 }
 
 /// Ids of one family, the upper half, belong to one delivery.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::{
     CHUNK_SIZE, COMMIT_TIMEOUT, Delivery, Failure, Order, Stored, Taken,
     known::{self, family},
-    new_id, owned_partition,
+    new_id, owned_partition, tell,
 };
 use crate::{
     model::{AccountId, PartitionId, Timestamp},
@@ -30,9 +30,6 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long after its arrival a message is tried again (RFC 5321 4.5.4.1); what is older is tried once
 /// at each start.
 const RETRY_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
-
-/// Accounts that a line about a message given up names.
-const NAMED_MAX: usize = 10;
 
 /// First octet of a spool payload of this kind; other kinds belong to others.
 const PAYLOAD_KIND: u8 = 1;
@@ -90,15 +87,17 @@ pub(super) async fn settle(
     let accounts: Vec<AccountId> = again.into_iter().map(|(account, _)| account).collect();
     for (order, stored) in &committed {
         let Ok(Taken { copy: Some(copy), .. }) = stored else { continue };
+        // Where there is none, what failed is known, and nobody repeats the rest.
+        let delivery = order.delivery_id.unwrap_or_else(|| new_id(shard));
         let rest = Rest {
-            // Where there is none, what failed is known, and nobody repeats the rest.
-            delivery_id: order.delivery_id.unwrap_or_else(|| new_id(shard)),
+            delivery_id: delivery,
             internal_date: order.internal_date,
             reader: copy.account,
             accounts: accounts.clone(),
         };
         if spool(shard, order.partition, *copy, rest).await.is_ok() {
             shard.metrics.count("delivery_spooled_total", 1);
+            tell::spooled(shard, order, delivery, &accounts);
             return Ok(());
         }
     }
@@ -220,7 +219,7 @@ async fn redeliver(shard: Rc<Shard>, partition: Partition, mut spooled: Spooled,
             && let Ok(left) = redeliver_once(&shard, &partition, &spooled, &rest, &waiting).await
         {
             let final_ones: Vec<AccountId> = left.refused.into_iter().map(|(id, _)| id).collect();
-            give_up(&shard, &partition, &final_ones, "they refuse it");
+            give_up(&shard, &partition, rest.delivery_id, &final_ones, "refused");
             refused.extend(final_ones);
             waiting.retain(|account| left.again.iter().any(|(other, _)| other == account));
         }
@@ -228,6 +227,7 @@ async fn redeliver(shard: Rc<Shard>, partition: Partition, mut spooled: Spooled,
         rest.accounts.retain(open);
         if rest.accounts.is_empty() && partition.unspool(spooled.lsn).await.is_ok() {
             shard.metrics.count("delivery_unspooled_total", 1);
+            tell::unspooled(&shard, rest.delivery_id, partition.id());
             known::look_after(&shard, &partition);
             return;
         }
@@ -242,7 +242,7 @@ async fn redeliver(shard: Rc<Shard>, partition: Partition, mut spooled: Spooled,
         let stored = Rest::decode(&spooled.payload).is_none_or(|stored| stored == rest);
         if !rest.accounts.is_empty() && (late || waiting.is_empty()) && stored {
             if late {
-                give_up(&shard, &partition, &waiting, "they could not be reached for five days");
+                give_up(&shard, &partition, rest.delivery_id, &waiting, "too_late");
             }
             return;
         }
@@ -251,19 +251,18 @@ async fn redeliver(shard: Rc<Shard>, partition: Partition, mut spooled: Spooled,
 }
 
 /// Counts and tells that `accounts` will not get a message before the next start.
-fn give_up(shard: &Shard, partition: &Partition, accounts: &[AccountId], why: &str) {
+fn give_up(
+    shard: &Shard,
+    partition: &Partition,
+    delivery: u128,
+    accounts: &[AccountId],
+    why: &'static str,
+) {
     if accounts.is_empty() {
         return;
     }
     shard.metrics.count("delivery_given_up_total", accounts.len() as u64);
-    let ids: Vec<String> = accounts.iter().take(NAMED_MAX).map(AccountId::to_string).collect();
-    let more = if accounts.len() > NAMED_MAX { ", ..." } else { "" };
-    shard.deliveries.tell(format!(
-        "partition {}: a message that was accepted is not delivered to account {}{more}: {why}; it \
-         stays in the spool, and the next start tries once more",
-        partition.id(),
-        ids.join(", ")
-    ));
+    tell::given_up(shard, delivery, partition.id(), accounts, why);
 }
 
 /// Makes durable that only `rest` is left.

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     directory::{AuthenticationError, Identity},
+    metrics::Protocol,
     protocol::{
         pop3::{write_err, write_ok},
         sasl::Credentials,
@@ -16,11 +17,11 @@ use crate::{
 impl Client {
     pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), End> {
         let Credentials { user, password } = credentials;
-        let peer = self.channel.connection.peer().ip();
         // The answer may take its time.
         self.channel.flush().await?;
+        let (shard, connection) = (&self.channel.shard, &self.channel.connection);
         let checked =
-            authentication::authenticate(&self.channel.shard, &user, &password, peer).await;
+            authentication::authenticate(shard, &user, &password, Protocol::Pop3, connection).await;
         match checked {
             Ok(identity)
                 if self.channel.shard.owner_of(identity.account) != self.channel.shard.id =>

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     directory::{AuthenticationError, Identity},
+    events,
     model::Moment,
     protocol::{
         sasl::Credentials,
@@ -176,7 +177,10 @@ impl Dialogue for Conversation {
                 });
                 match added {
                     Ok(()) => self.session.accept_recipient(&mut self.replies),
-                    Err(refusal) => self.session.refuse_recipient(refusal, &mut self.replies),
+                    Err(refusal) => {
+                        self.tell_recipient_refused(recipient.path, refusal);
+                        self.session.refuse_recipient(refusal, &mut self.replies);
+                    }
                 }
                 self.answered(Verb::Rcpt);
             }
@@ -192,6 +196,9 @@ impl Dialogue for Conversation {
             }
             Event::Answered(verb) => self.answered(verb),
             Event::Reset(verb) => {
+                if matches!(verb, Verb::Data | Verb::Bdat) {
+                    self.tell_message_refused();
+                }
                 self.envelope.clear();
                 self.pace = None;
                 self.answered(verb);
@@ -279,7 +286,7 @@ impl Conversation {
             started: shard.executor.moment(),
             awaits_command: false,
             session: Session::new(kind.role(), options.smtp.limits, security),
-            envelope: Envelope::new(&shard, kind.trust()),
+            envelope: Envelope::new(&shard, kind.trust(), connection.trail()),
             kind,
             pace: None,
             identity: None,
@@ -298,6 +305,28 @@ impl Conversation {
     fn judged<'a>(&'a self, step: policy::Step<'a>) -> Answer<'a, Judged> {
         let ruling = policy::ask(&self.channel.shard, self.client(), step);
         ruling.map(|ruling| ruling.verdict.disposition())
+    }
+
+    fn tell_recipient_refused(&self, to: &str, refusal: Reply) {
+        let (shard, connection) = (&self.channel.shard, &self.channel.connection);
+        shard.tell(&events::Event::RecipientRefused {
+            trail: connection.trail(),
+            protocol: self.kind.protocol(),
+            peer: connection.peer().ip(),
+            client: self.session.client_name(),
+            from: self.session.reverse_path(),
+            to,
+            reply: refusal.0,
+        });
+    }
+
+    /// The session has refused a message for what is in it; its last reply says why.
+    fn tell_message_refused(&self) {
+        let reply = self.replies.strip_suffix(b"\r\n").unwrap_or(&self.replies);
+        let begin = memchr::memrchr(b'\n', reply).map_or(0, |at| at + 1);
+        let reply = std::str::from_utf8(reply.get(begin..).unwrap_or_default());
+        let (session, shard) = (&self.session, &self.channel.shard);
+        self.envelope.tell_refused(shard, session, self.client(), None, reply.unwrap_or_default());
     }
 
     async fn judge_sender(&self, sender: &Sender<'_>) -> Judged {
@@ -385,8 +414,9 @@ impl Conversation {
         // The answer may take its time.
         self.flush().await?;
         let Credentials { user, password } = credentials;
-        let peer = self.channel.connection.peer().ip();
-        match authentication::authenticate(&self.channel.shard, &user, &password, peer).await {
+        let (shard, connection) = (&self.channel.shard, &self.channel.connection);
+        let protocol = self.kind.protocol();
+        match authentication::authenticate(shard, &user, &password, protocol, connection).await {
             Ok(identity) => {
                 self.identity = Some(identity);
                 self.channel.connection.set_logged_in(true);
@@ -415,7 +445,8 @@ impl Conversation {
         self.hand_over_replies();
         self.channel.start_tls().await?;
         self.session.tls_started();
-        self.envelope = Envelope::new(&self.channel.shard, self.kind.trust());
+        let trail = self.envelope.trail();
+        self.envelope = Envelope::new(&self.channel.shard, self.kind.trust(), trail);
         self.identity = None;
         self.dispositions[1] = Disposition::default();
         self.channel.connection.set_logged_in(self.kind.trust() == Trust::Known);

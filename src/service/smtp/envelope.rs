@@ -10,7 +10,8 @@ use super::{
     replies::{MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, STORE_FULL, STORE_TROUBLE},
 };
 use crate::{
-    model::{AccountId, Timestamp},
+    events::Event,
+    model::{AccountId, Timestamp, Trail},
     protocol::smtp::{Opening, Reply, Role, Session, Trace, Verdict, reply},
     runtime::connection::Connection,
     service::{
@@ -46,12 +47,15 @@ pub(super) struct Envelope {
     id: String,
     /// When the message under way began.
     began: Timestamp,
+    /// Of the message under way, or the last one.
+    trail: Trail,
     /// For `recipients`, once they are many.
     charge: Charge,
 }
 
 impl Envelope {
-    pub(super) fn new(shard: &Shard, trust: Trust) -> Envelope {
+    /// `trail` is the connection's, or that of its last message.
+    pub(super) fn new(shard: &Shard, trust: Trust, trail: Trail) -> Envelope {
         Envelope {
             recipients: Recipients::default(),
             disposition: Disposition::default(),
@@ -61,6 +65,7 @@ impl Envelope {
             opened: false,
             id: String::new(),
             began: Timestamp::default(),
+            trail,
             charge: Charge::new(&shard.messages, trust),
         }
     }
@@ -74,6 +79,10 @@ impl Envelope {
             self.recipients = Recipients::default();
             let _ = self.charge.set(0);
         }
+    }
+
+    pub(super) fn trail(&self) -> Trail {
+        self.trail
     }
 
     pub(super) fn recipients(&self) -> &Recipients {
@@ -163,6 +172,7 @@ impl Envelope {
 
     fn begin(&mut self, shard: &Rc<Shard>) {
         self.began = shard.executor.now();
+        self.trail.message += 1;
         self.id.clear();
         // Writing to a string cannot fail.
         let _ = write!(self.id, "{:x}.{:08x}", self.began.0, shard.executor.random() as u32);
@@ -172,7 +182,7 @@ impl Envelope {
         let delivery = Delivery::new(shard, kept.map(|(account, _)| account), self.charge.trust());
         (self.opening, self.opened) = (Opening::default(), false);
         self.held.clear();
-        self.delivery = Some(Box::new(delivery));
+        self.delivery = Some(Box::new(delivery.under(self.trail)));
     }
 
     /// What goes before the message: the return path (RFC 5321 4.4), what a policy adds, where we have it
@@ -225,6 +235,7 @@ impl Envelope {
             delivery.push(b"\r\n").await;
             delivery.push(&std::mem::take(&mut self.held)).await;
         }
+        let octets = delivery.size();
         let mut ruling = Ruling::from(policy::Verdict::Accept);
         if !delivery.is_for_nobody() {
             let step = Step::Message { recipients: &self.recipients, message: &delivery };
@@ -239,16 +250,24 @@ impl Envelope {
             }
         };
         let replies = if client.listener.role() == Role::Lmtp { self.recipients.len() } else { 1 };
-        let accepted = match results {
+        let refusal = match results {
             Err(refusal) => {
                 (0..replies).for_each(|_| refusal.append_to(output));
-                false
+                Some(refusal)
             }
             Ok(results) => {
                 results.iter().for_each(|result| self.append_reply(*result, output));
-                results.iter().any(Result::is_ok)
+                let failure = results.iter().find_map(|result| result.err());
+                failure.filter(|_| !results.iter().any(Result::is_ok)).map(failure_reply)
             }
         };
+        let accepted = refusal.is_none();
+        match refusal {
+            None => self.tell_accepted(shard, session, client, octets),
+            Some(Reply(reply)) => {
+                self.tell_refused(shard, session, client, Some(octets), reply);
+            }
+        }
         let counter = match (accepted, self.disposition) {
             (false, _) => "smtp_messages_failed_total",
             (true, Disposition::Deliver) => "smtp_messages_accepted_total",
@@ -258,6 +277,46 @@ impl Envelope {
         shard.metrics.count(counter, 1);
         self.clear();
         accepted
+    }
+
+    fn tell_accepted(&self, shard: &Shard, session: &Session, client: Client<'_>, octets: u64) {
+        shard.tell(&Event::Message {
+            trail: self.trail,
+            id: &self.id,
+            protocol: client.listener.protocol(),
+            peer: client.peer,
+            client: client.name,
+            tls: client.tls,
+            from: session.reverse_path(),
+            to: self.recipients.only_path(),
+            recipients: self.recipients.len() as u64,
+            octets,
+            account: client.account,
+        });
+    }
+
+    /// Of a message that was refused for what is in it, the session has forgotten the sender.
+    pub(super) fn tell_refused(
+        &self,
+        shard: &Shard,
+        session: &Session,
+        client: Client<'_>,
+        octets: Option<u64>,
+        reply: &str,
+    ) {
+        shard.tell(&Event::MessageRefused {
+            trail: self.trail,
+            protocol: client.listener.protocol(),
+            peer: client.peer,
+            client: client.name,
+            tls: client.tls,
+            from: session.reverse_path(),
+            to: self.recipients.only_path(),
+            recipients: self.recipients.len() as u64,
+            octets,
+            account: client.account,
+            reply,
+        });
     }
 
     /// What became of it: one result, in LMTP one for each recipient.

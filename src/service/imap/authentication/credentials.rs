@@ -8,7 +8,8 @@ use super::super::{
     state::Session,
 };
 use crate::{
-    directory::AuthenticationError, model::AccountId, protocol::imap::Code, service::authentication,
+    directory::AuthenticationError, events::Limit, metrics::Protocol, model::AccountId,
+    protocol::imap::Code, service::authentication,
 };
 
 impl Session {
@@ -20,6 +21,8 @@ impl Session {
         };
         let most = self.imap().sessions_per_account;
         let Some(seat) = self.shard.imap_seats.take(account, most) else {
+            let peer = self.connection.peer().ip();
+            self.shard.events.limit_met(Limit::SessionsOfAccount, Some(peer));
             return Err(Failure::no(Code::Limit, "Too many sessions of this account"));
         };
         // The seat goes with the work: who tries again and again on a silent disk runs out of them.
@@ -46,10 +49,11 @@ pub(super) fn require_privacy(session: &Session) -> Result<(), Failure> {
 }
 
 pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> Reply {
-    let peer = session.connection.peer().ip();
     let shard = session.shard.clone();
     session.flush().await?;
-    let checked = authentication::authenticate(&shard, user, password, peer).await;
+    let connection = &session.connection;
+    let checked =
+        authentication::authenticate(&shard, user, password, Protocol::Imap, connection).await;
     match checked {
         Ok(identity) if shard.owner_of(identity.account) == shard.id => {
             session.log_in(identity.account).await

@@ -10,6 +10,7 @@ use super::super::{
     state::Session,
 };
 use crate::{
+    events::Event,
     protocol::{
         imap::{Code, Literal, mailbox::append::Append},
         mime::Summarizer,
@@ -19,7 +20,7 @@ use crate::{
         budget::{Charge, Trust},
         intake::STALL,
     },
-    store::{BodyWriter, Partition, StagedBody},
+    store::{BodyWriter, Delivered, Partition, StagedBody},
 };
 
 impl Handler for Append<'_> {
@@ -27,12 +28,16 @@ impl Handler for Append<'_> {
         let folder = folder::resolve_target(session, &self.mailbox)?;
         // Counted until the store has written it.
         let (body, _charge) = receive(session).await?;
+        let octets = body.size();
         let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
         let date = self.internal_date.unwrap_or_else(|| session.shard.executor.now());
         let appended = folder
             .append(body, self.flags.system, &keywords, date)
             .await
             .map_err(Failure::with_try_create)?;
+        let Delivered { account, mailbox, uid, .. } = appended;
+        let trail = session.connection.trail();
+        session.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
         Done::with_code(Code::AppendUid(appended.uid_validity, appended.uid), "APPEND completed")
     }
 }

@@ -1,0 +1,101 @@
+//! What a reload changed among the accounts, for the event log.
+
+use std::collections::HashMap;
+
+use crate::{
+    directory::{DirectorySnapshot, User},
+    events::{Event, EventSender},
+    model::AccountId,
+};
+
+/// Accounts that are named of each sort of change; all are counted.
+const NAMED_MAX: usize = 100;
+
+/// Tells what became of the accounts: how many, and which.
+pub(super) fn tell(events: &EventSender, before: &DirectorySnapshot, after: &DirectorySnapshot) {
+    let by_id = |snapshot: &'_ DirectorySnapshot| -> HashMap<AccountId, usize> {
+        snapshot.users().iter().enumerate().map(|(index, user)| (user.id, index)).collect()
+    };
+    let (old_ids, new_ids) = (by_id(before), by_id(after));
+    let old = |user: &User| old_ids.get(&user.id).and_then(|index| before.users().get(*index));
+    let mut told = Vec::new();
+    let (mut added, mut removed, mut changed) = (0, 0, 0);
+    for user in after.users() {
+        let (account, address) = (user.id, user.address.as_str());
+        match old(user) {
+            // Another address is another account's name: the old one is told as gone.
+            Some(old) if old.address == user.address => {
+                if old.hash != user.hash {
+                    name(&mut told, &mut changed, Event::UserChanged { account, address });
+                }
+            }
+            _ => name(&mut told, &mut added, Event::UserAdded { account, address }),
+        }
+    }
+    for user in before.users() {
+        let new = new_ids.get(&user.id).and_then(|index| after.users().get(*index));
+        if new.is_none_or(|new| new.address != user.address) {
+            let (account, address) = (user.id, user.address.as_str());
+            name(&mut told, &mut removed, Event::UserRemoved { account, address });
+        }
+    }
+    let users = after.users().len() as u64;
+    told.push(Event::Reloaded { users, added, removed, changed });
+    events.tell_all(told);
+}
+
+fn name<'a>(told: &mut Vec<Event<'a>>, count: &mut u64, event: Event<'a>) {
+    if *count < NAMED_MAX as u64 {
+        told.push(event);
+    }
+    *count += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        directory::{DirectoryOptions, UsersFile},
+        events::{Kind, queue},
+    };
+
+    fn snapshot(file: &UsersFile) -> DirectorySnapshot {
+        DirectorySnapshot::new(file, &DirectoryOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn changes_are_named_and_counted() {
+        let hash = crate::directory::hash("x").unwrap();
+        let other = crate::directory::hash("y").unwrap();
+        let mut file = UsersFile::new();
+        for name in ["a", "b", "c"] {
+            file.add(&format!("{name}@example.org"), hash.clone()).unwrap();
+        }
+        let before = snapshot(&file);
+        file.remove("a@example.org").unwrap();
+        file.set_hash("b@example.org", other).unwrap();
+        for number in 0..NAMED_MAX + 5 {
+            file.add(&format!("n{number}@example.org"), hash.clone()).unwrap();
+        }
+        let after = snapshot(&file);
+        let (sender, queue) = queue(Kind::ALL.into_iter().collect());
+        tell(&sender, &before, &after);
+        let mut lines = Vec::new();
+        while let Some(chunk) = queue.next(Duration::ZERO) {
+            lines.extend(chunk.lines);
+        }
+        let lines = String::from_utf8(lines).unwrap();
+        let count = |name: &str| lines.matches(&format!("\"event\":\"{name}\"")).count();
+        assert_eq!((count("user_added"), count("user_removed")), (NAMED_MAX, 1));
+        assert_eq!(count("user_changed"), 1);
+        let sum = format!(
+            "\"users\":{},\"added\":{},\"removed\":1,\"changed\":1}}",
+            2 + NAMED_MAX + 5,
+            NAMED_MAX + 5
+        );
+        assert!(lines.contains(&sum), "{lines}");
+        assert!(!lines.contains("argon2"), "no hash is in it");
+    }
+}

@@ -1,0 +1,71 @@
+//! What the operator hears of deliveries: each mailbox that a message lies in, and what the spool does.
+//!
+//! Told on the shard that knows it: the owner of the partition that took the message, the shard of the
+//! session for what none took. The message's trail comes along with its order; what the spool repeats
+//! after a restart has its delivery's number alone, which the event `spooled` names beside the trail.
+
+use super::{Order, Stored};
+use crate::{
+    events::{Event, Kind},
+    model::{AccountId, PartitionId},
+    service::Shard,
+    store::Delivered,
+};
+
+/// A partition has the message durably.
+pub(super) fn delivered(shard: &Shard, order: &Order, delivered: &[Delivered], octets: u64) {
+    for Delivered { account, mailbox, uid, .. } in delivered {
+        shard.tell(&Event::Delivered {
+            trail: order.trail,
+            delivery: order.delivery_id,
+            partition: order.partition,
+            account: *account,
+            mailbox: *mailbox,
+            uid: *uid,
+            octets,
+        });
+    }
+}
+
+/// Accounts that a partition did not take the message for, as their session's shard learns of it.
+pub(super) fn failed(shard: &Shard, order: &Order, stored: &Stored) {
+    if !shard.events.wants(Kind::Deliveries) {
+        return;
+    }
+    let tell = |account: AccountId, why: &super::Failure| {
+        shard.tell(&Event::DeliveryFailed {
+            trail: order.trail,
+            delivery: order.delivery_id,
+            partition: order.partition,
+            account,
+            reason: why.name(),
+        });
+    };
+    match stored {
+        Ok(taken) => taken.failed.iter().for_each(|(account, why)| tell(*account, why)),
+        Err(why) => order.accounts.iter().for_each(|account| tell(*account, why)),
+    }
+}
+
+/// Some accounts lack a message, and the spool of `partition` has it for them.
+pub(super) fn spooled(shard: &Shard, order: &Order, delivery: u128, accounts: &[AccountId]) {
+    let (trail, partition) = (order.trail, order.partition);
+    let count = accounts.len() as u64;
+    shard.tell(&Event::Spooled { trail, delivery, partition, accounts, count });
+}
+
+pub(super) fn unspooled(shard: &Shard, delivery: u128, partition: PartitionId) {
+    shard.tell(&Event::Unspooled { delivery, partition });
+}
+
+/// `accounts` will not get a message before the next start.
+pub(super) fn given_up(
+    shard: &Shard,
+    delivery: u128,
+    partition: PartitionId,
+    accounts: &[AccountId],
+    reason: &'static str,
+) {
+    let count = accounts.len() as u64;
+    shard.tell(&Event::GivenUp { delivery, partition, accounts, count, reason });
+}
