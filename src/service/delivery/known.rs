@@ -127,6 +127,7 @@ async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
             live.extend(shard.mesh.call(target, Class::Upkeep, ASK_TIMEOUT, ask).await?);
         }
     }
+    // Partition by partition; families go in any order.
     for (partition, mut families) in known {
         families.retain(|family| planted(Plant::ForgetDeliveries) || !live.contains(family));
         partition.forget_deliveries(&families);
@@ -135,5 +136,6 @@ async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
 }
 
 fn open(shard: &Shard) -> Vec<u64> {
+    // They may come in any order: who asks makes a set of them.
     shard.deliveries.open.borrow().keys().copied().collect()
 }

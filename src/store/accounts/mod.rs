@@ -172,5 +172,6 @@ impl Accounts {
 pub(super) fn shared(
     effects: HashMap<AccountId, LoggedEffects>,
 ) -> HashMap<AccountId, Rc<LoggedEffects>> {
+    // From a map to a map, in any order.
     effects.into_iter().map(|(id, list)| (id, Rc::new(list))).collect()
 }

@@ -1,7 +1,7 @@
 //! Accounts that sessions hold while the log below them is opened again: each gets its new state inside
 //! the same cell, so that handles and views stay valid.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc, task::Waker};
 
 use hashbrown::HashMap;
 
@@ -30,7 +30,9 @@ impl Accounts {
                 let unread = |(id, cell): &(&AccountId, &Rc<AccountCell>)| {
                     Rc::strong_count(cell) > 1 && !fresh.contains_key(*id)
                 };
-                accounts.iter().find(unread).map(|(id, cell)| (*id, cell.clone()))
+                // In any order, then the first: a simulation reads in the same one again.
+                let next = accounts.iter().filter(unread).min_by_key(|(id, _)| **id);
+                next.map(|(id, cell)| (*id, cell.clone()))
             };
             let Some((id, cell)) = next else { return Ok(fresh) };
             let (page, replayed) = (known.directory.get(id), known.replayed.get(&id));
@@ -79,7 +81,7 @@ impl Accounts {
         self.directory.replace(directory);
         self.replayed.replace(shared(replayed));
         self.lost.set(self.lost.get().max(lost));
-        let mut wake = Vec::new();
+        let mut wake: BTreeMap<AccountId, Vec<Waker>> = BTreeMap::new();
         self.memory.set(0);
         self.cells.borrow_mut().retain(|id, cell| {
             let Some(state) = fresh.remove(id) else { return false };
@@ -89,13 +91,13 @@ impl Accounts {
             let readable = state.is_some();
             let mut new = state.unwrap_or_else(|| AccountState::stand_in(*id));
             let old = &mut *cell.state.borrow_mut();
-            new.succeed(old, &mut wake);
+            new.succeed(old, wake.entry(*id).or_default());
             *old = new;
             cell.memory.set(0);
             readable
         });
         let cells: Vec<Rc<AccountCell>> = self.cells.borrow().values().cloned().collect();
         cells.iter().for_each(|cell| self.measure(cell));
-        wake.into_iter().for_each(std::task::Waker::wake);
+        wake.into_values().flatten().for_each(Waker::wake);
     }
 }

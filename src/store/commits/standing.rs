@@ -98,6 +98,7 @@ impl Standing {
     }
 
     pub(crate) fn families(&self) -> HashSet<u64> {
+        // A set, so they may come in any order.
         self.deliveries.keys().map(|id| family(*id)).collect()
     }
 

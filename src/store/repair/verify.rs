@@ -150,6 +150,7 @@ impl Repair {
             report.find(Finding { file, offset, what, account, folder, uid });
         }
         report.bodies = references.counts.len() as u64;
+        // Sums come out alike in any order.
         for (count, size) in references.counts.values() {
             report.references += count;
             report.body_bytes += size;
