@@ -12,6 +12,7 @@ mod event_writer;
 mod life;
 mod listeners;
 mod monitor;
+mod probes;
 mod sessions;
 
 use std::{

@@ -5,7 +5,7 @@ use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc, thread, time:
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Reloadable, blocks, examine};
+use super::{Reloadable, blocks, examine, probes};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
@@ -16,10 +16,8 @@ use crate::{
     runtime::{
         executor::Priority,
         mesh::{MeshError, MeshGate},
-        resources::ShardResources,
     },
-    service::{Shard, authentication},
-    store::Partition,
+    service::Shard,
 };
 
 /// Lines of an answer that wait for their reader: more than a partition's findings.
@@ -163,7 +161,7 @@ impl Source for Shards {
         Box::pin(async move {
             let mut snapshots: Vec<(u16, MetricsSnapshot)> = Vec::new();
             for shard in 0..gate.shard_count() {
-                if let Ok(snapshot) = ask(&gate, shard, snapshot).await {
+                if let Ok(snapshot) = ask(&gate, shard, probes::snapshot).await {
                     snapshots.push((shard, snapshot));
                 }
             }
@@ -214,77 +212,4 @@ fn troubles(shard: &Shard) -> String {
         }
     }
     lines
-}
-
-/// The shard's series, with its partitions' counters as of now.
-fn snapshot(shard: &Shard) -> MetricsSnapshot {
-    let mut sum = crate::store::StoreProbe::default();
-    for partition in shard.partitions.iter().flatten() {
-        let probe = partition.probe();
-        sum.syncs += probe.syncs;
-        sum.batches += probe.batches;
-        sum.entries += probe.entries;
-        sum.bytes_written += probe.bytes_written;
-        sum.messages_stored += probe.messages_stored;
-        sum.body_bytes += probe.body_bytes;
-        sum.body_bytes_stored += probe.body_bytes_stored;
-        sum.accounts_in_memory += probe.accounts_in_memory;
-        sum.checkpoints += probe.checkpoints;
-        sum.reopened += probe.reopened;
-        sum.segments += probe.segments;
-        sum.segment_bytes += probe.segment_bytes;
-        sum.garbage_bytes += probe.garbage_bytes;
-        sum.compactions += probe.compactions;
-        sum.compacted_bytes += probe.compacted_bytes;
-        sum.segments_deleted += probe.segments_deleted;
-        sum.segments_quarantined += probe.segments_quarantined;
-        sum.spooled += probe.spooled;
-    }
-    let partitions = || shard.partitions.iter().flatten();
-    let troubled = partitions().filter(|partition| partition.trouble().is_some()).count();
-    let refusing = partitions().filter(|partition| partition.admits().is_err()).count();
-    // All partitions lie on one file system: each tells the same.
-    if let Some(free) = partitions().filter_map(Partition::free_space).min() {
-        shard.metrics.gauge("store_free_bytes", free);
-    }
-    let resources = ShardResources::current();
-    let refusals = resources.refusals();
-    for (name, value) in [
-        ("connections_refused_shard_full_total", refusals.full.get()),
-        ("connections_refused_client_connections_total", refusals.connections.get()),
-        ("connections_refused_client_strangers_total", refusals.strangers.get()),
-        ("connections_refused_client_rate_total", refusals.new_connections.get()),
-        ("connection_buffer_bytes", resources.buffer_bytes() as u64),
-        ("connections_gave_way_total", resources.buffers().gave_way()),
-        ("store_syncs_total", sum.syncs),
-        ("store_batches_total", sum.batches),
-        ("store_entries_total", sum.entries),
-        ("store_written_bytes_total", sum.bytes_written),
-        ("store_messages_total", sum.messages_stored),
-        ("store_body_bytes_total", sum.body_bytes),
-        ("store_body_stored_bytes_total", sum.body_bytes_stored),
-        ("store_checkpoints_total", sum.checkpoints),
-        ("store_reopened_total", sum.reopened),
-        ("store_compactions_total", sum.compactions),
-        ("store_compacted_bytes_total", sum.compacted_bytes),
-        ("store_segments_deleted_total", sum.segments_deleted),
-        ("store_segments", sum.segments),
-        ("store_segment_bytes", sum.segment_bytes),
-        ("store_garbage_bytes", sum.garbage_bytes),
-        ("store_segments_quarantined", sum.segments_quarantined),
-        ("store_spooled", sum.spooled),
-        ("store_accounts_in_memory", sum.accounts_in_memory),
-        ("store_partitions_in_trouble", troubled as u64),
-        ("store_partitions_refusing_mail", refusing as u64),
-    ] {
-        shard.metrics.gauge(name, value);
-    }
-    if shard.id == ShardId(0) {
-        let blocks = shard.directory.blocks(authentication::now(shard));
-        let pairs = blocks.iter().filter(|block| block.account.is_some()).count();
-        shard.metrics.gauge("authentication_blocked_accounts", pairs as u64);
-        let networks = blocks.len().saturating_sub(pairs);
-        shard.metrics.gauge("authentication_blocked_networks", networks as u64);
-    }
-    shard.metrics.snapshot()
 }

@@ -20,6 +20,7 @@ pub mod log;
 mod message;
 mod options;
 mod partition;
+mod probe;
 mod repair;
 mod signal;
 mod space;
@@ -57,8 +58,9 @@ pub use self::{
     handle::view::{AccountWatch, MailboxView},
     log::RecoveryReport,
     message::{MailboxStatus, Message, MessageBody},
-    options::{StoreOptions, StoreProbe},
+    options::StoreOptions,
     partition::Partition,
+    probe::StoreProbe,
     repair::verify::{Finding, VerifyReport, kind_name},
     space::compaction::CompactionReport,
 };

@@ -94,34 +94,3 @@ impl Default for StoreOptions {
         }
     }
 }
-
-/// Counters of a partition since it was opened.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct StoreProbe {
-    pub syncs: u64,
-    pub batches: u64,
-    pub entries: u64,
-    pub bytes_written: u64,
-    pub messages_stored: u64,
-    /// Octets of bodies taken in, and what was written for them.
-    pub body_bytes: u64,
-    pub body_bytes_stored: u64,
-    pub accounts_in_memory: u64,
-    pub checkpoints: u64,
-    /// Times that the log was opened again in place after a failed write.
-    pub reopened: u64,
-    /// Segment files and their bytes.
-    pub segments: u64,
-    pub segment_bytes: u64,
-    /// Of these, bytes believed to be garbage.
-    pub garbage_bytes: u64,
-    pub compactions: u64,
-    /// Bytes that compaction wrote.
-    pub compacted_bytes: u64,
-    /// Segments that compaction deleted.
-    pub segments_deleted: u64,
-    /// Messages in the spool.
-    pub spooled: u64,
-    /// Segments that compaction keeps because it cannot read what they hold.
-    pub segments_quarantined: u64,
-}

@@ -33,7 +33,8 @@ use super::{
     },
     log::{Log, LogOptions, Recovered, RecoveryReport, Replay},
     message::MessageBody,
-    options::{StoreOptions, StoreProbe},
+    options::StoreOptions,
+    probe::StoreProbe,
     repair::{
         load::{Loaded, load},
         reopen::Repair,
