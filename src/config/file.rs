@@ -1,4 +1,5 @@
-//! The file's shape (`Settings`) and its checks. Defaults here are the defaults of the product.
+//! The file's shape (`Settings`) and its checks. Defaults are those of each module's Options; what is
+//! here in numbers has no such module: what the server itself starts with.
 
 use std::{
     net::SocketAddr,
@@ -14,8 +15,9 @@ use super::{
     schema::{self, PARTITIONS_MAX},
 };
 use crate::{
-    directory::{BackendOptions, DirectoryOptions, GuardOptions},
+    directory::{BackendOptions, DirectoryOptions, GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
+    model::Network,
     protocol::{imap, smtp},
     runtime::{
         clients::{ClientLimits, ClientShare},
@@ -179,16 +181,17 @@ pub struct RuntimeSection {
 
 impl Default for RuntimeSection {
     fn default() -> RuntimeSection {
+        let (shard, service) = (ShardOptions::default(), ServiceOptions::default());
         RuntimeSection {
             shards: 0,
-            connections_per_shard: 100_000,
-            buffers_per_shard: ByteSize::mib(64),
+            connections_per_shard: shard.limits.connections_max,
+            buffers_per_shard: size(shard.limits.buffer_bytes_max),
             backlog: 4096,
             shutdown_timeout: Duration::from_secs(10),
-            spin_before_park: Duration::ZERO,
-            commit_gather: ShardOptions::default().commit_gather,
-            write_timeout: Duration::from_secs(300),
-            tls_handshake_timeout: Duration::from_secs(30),
+            spin_before_park: shard.spin_before_park.unwrap_or_default(),
+            commit_gather: shard.commit_gather,
+            write_timeout: service.write_timeout,
+            tls_handshake_timeout: service.tls_handshake_timeout,
         }
     }
 }
@@ -211,18 +214,16 @@ pub struct LimitsSection {
 }
 
 impl Default for LimitsSection {
-    /// An office behind one address has some hundred clients with five connections each. Twice what
-    /// Postfix takes from one sender (50), and more than a provider opens at once. Postfix has no
-    /// limit of new connections; ours is for those who only connect.
     fn default() -> LimitsSection {
+        let ClientLimits { address, network, allow } = ClientLimits::default();
         LimitsSection {
-            allow: ["127.0.0.0/8", "::1"].map(str::to_owned).to_vec(),
-            connections_per_address: 1000,
-            connections_per_network: 4000,
-            strangers_per_address: 100,
-            strangers_per_network: 400,
-            new_per_address: 50,
-            new_per_network: 200,
+            allow: allow.iter().map(Network::to_string).collect(),
+            connections_per_address: address.connections,
+            connections_per_network: network.connections,
+            strangers_per_address: address.strangers,
+            strangers_per_network: network.strangers,
+            new_per_address: address.new_per_second,
+            new_per_network: network.new_per_second,
         }
     }
 }
@@ -280,23 +281,25 @@ pub const DEMO_DOMAIN: &str = "demo.test";
 
 impl Default for StoreSection {
     fn default() -> StoreSection {
+        let (store, zstd) = (StoreOptions::default(), Compression::default());
         StoreSection {
             partitions: 0,
-            segment_size: ByteSize::mib(64),
-            checkpoint_interval: ByteSize::mib(64),
-            account_budget: ByteSize::mib(64),
-            write_buffer: ByteSize::mib(16),
-            garbage_share: 30,
-            compaction_rate: ByteSize::mib(64),
-            reserve: ByteSize::mib(8),
-            free_space_min: ByteSize::mib(64),
-            disk_timeout: Duration::from_secs(10),
+            segment_size: ByteSize(store.segment_size),
+            checkpoint_interval: ByteSize(store.checkpoint_interval),
+            account_budget: size(store.account_budget),
+            write_buffer: size(store.write_buffer),
+            garbage_share: store.garbage_share,
+            compaction_rate: ByteSize(store.compaction_rate),
+            reserve: ByteSize(store.reserve),
+            free_space_min: ByteSize(store.free_space_min),
+            disk_timeout: store.disk_timeout,
+            // Off in the store's own options, whose tests say what lies on disk to the byte.
             compression: BodyCompression::Zstd,
-            compression_level: Compression::default().level,
-            compression_min: ByteSize(Compression::default().body_min as u64),
-            mailboxes_per_account: 10_000,
-            messages_per_account: HoldingLimits::default().messages,
-            octets_per_account: ByteSize(HoldingLimits::default().octets),
+            compression_level: zstd.level,
+            compression_min: size(zstd.body_min),
+            mailboxes_per_account: store.mailboxes_per_account,
+            messages_per_account: store.holding.messages,
+            octets_per_account: ByteSize(store.holding.octets),
         }
     }
 }
@@ -321,7 +324,7 @@ pub struct IntakeSection {
 impl Default for IntakeSection {
     fn default() -> IntakeSection {
         let IntakeOptions { memory, silence, rate_min, deadline } = IntakeOptions::default();
-        let (memory, rate_min) = (ByteSize(memory as u64), ByteSize(rate_min));
+        let (memory, rate_min) = (size(memory), ByteSize(rate_min));
         IntakeSection { memory_per_shard: memory, silence, rate_min, deadline }
     }
 }
@@ -348,6 +351,15 @@ pub enum BareNewline {
     Normalise,
 }
 
+impl From<smtp::BareNewline> for BareNewline {
+    fn from(option: smtp::BareNewline) -> BareNewline {
+        match option {
+            smtp::BareNewline::Refuse => BareNewline::Refuse,
+            smtp::BareNewline::Normalise => BareNewline::Normalise,
+        }
+    }
+}
+
 impl From<BareNewline> for smtp::BareNewline {
     fn from(setting: BareNewline) -> smtp::BareNewline {
         match setting {
@@ -359,11 +371,12 @@ impl From<BareNewline> for smtp::BareNewline {
 
 impl Default for SmtpSection {
     fn default() -> SmtpSection {
+        let limits = smtp::Limits::default();
         SmtpSection {
-            message_size_max: ByteSize::mib(50),
-            recipients_max: 1000,
-            received_headers_max: 100,
-            bare_newline: BareNewline::Refuse,
+            message_size_max: ByteSize(limits.message_size_max),
+            recipients_max: limits.recipients_max,
+            received_headers_max: limits.hops_max,
+            bare_newline: limits.bare_newline.into(),
         }
     }
 }
@@ -377,7 +390,7 @@ pub struct Pop3Section {
 
 impl Default for Pop3Section {
     fn default() -> Pop3Section {
-        Pop3Section { idle_timeout: Duration::from_secs(600) }
+        Pop3Section { idle_timeout: Pop3Options::default().idle_timeout }
     }
 }
 
@@ -394,11 +407,9 @@ pub struct ImapSection {
 
 impl Default for ImapSection {
     fn default() -> ImapSection {
-        ImapSection {
-            idle_timeout: Duration::from_secs(1800),
-            append_size_max: ByteSize::mib(50),
-            sessions_per_account: ImapOptions::default().sessions_per_account,
-        }
+        let ImapOptions { idle_timeout, limits, sessions_per_account, .. } = ImapOptions::default();
+        let append_size_max = ByteSize(limits.message);
+        ImapSection { idle_timeout, append_size_max, sessions_per_account }
     }
 }
 
@@ -428,7 +439,7 @@ impl Default for AuthenticationSection {
         let guard = GuardOptions::default();
         AuthenticationSection {
             workers: 2,
-            queue: 256,
+            queue: PeerLimits::default().waiting_max,
             free_failures: guard.free_failures,
             backoff_max: guard.delay_max,
             network_failures: guard.network_failures,
@@ -772,6 +783,10 @@ impl Settings {
     pub fn users_path(&self) -> PathBuf {
         self.users_file.clone().unwrap_or_else(|| self.data_dir.join("users"))
     }
+}
+
+fn size(bytes: usize) -> ByteSize {
+    ByteSize(bytes as u64)
 }
 
 fn bytes(size: ByteSize) -> usize {

@@ -24,9 +24,16 @@ pub struct PeerLimits {
     pub waiting_per_peer_max: usize,
 }
 
+impl PeerLimits {
+    /// A queue of so many, of which one network may have a quarter.
+    pub fn of_queue(waiting_max: usize) -> PeerLimits {
+        PeerLimits { waiting_max, waiting_per_peer_max: waiting_max.div_ceil(4).max(1) }
+    }
+}
+
 impl Default for PeerLimits {
     fn default() -> PeerLimits {
-        PeerLimits { waiting_max: 512, waiting_per_peer_max: 128 }
+        PeerLimits::of_queue(256)
     }
 }
 

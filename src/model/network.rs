@@ -75,6 +75,7 @@ impl fmt::Display for Network {
         match (address.to_ipv4_mapped(), self.prefix.checked_sub(MAPPED)) {
             (Some(address), Some(32)) => write!(f, "{address}"),
             (Some(address), Some(prefix)) => write!(f, "{address}/{prefix}"),
+            _ if self.prefix == 128 => write!(f, "{address}"),
             _ => write!(f, "{address}/{}", self.prefix),
         }
     }

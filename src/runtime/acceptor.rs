@@ -628,7 +628,7 @@ mod tests {
     #[test]
     fn a_client_at_its_limit_is_refused_in_words_and_served_again() {
         let address = ClientShare { connections: 2, strangers: 2, new_per_second: 0 };
-        let limits = ClientLimits { address, ..ClientLimits::default() };
+        let limits = ClientLimits { address, allow: Vec::new(), ..ClientLimits::default() };
         let clients = Clients::new(limits);
         let (address, gate, threads) = start_limited(2, TlsMode::Off, 100, Some(clients));
         let mut echoed = [0; 2];

@@ -45,8 +45,8 @@ pub struct ClientShare {
     pub new_per_second: u32,
 }
 
-/// Limits by client address, and whom they do not concern.
-#[derive(Clone, Debug, Default)]
+/// Limits by client address, and whom they do not concern; `config` fills it.
+#[derive(Clone, Debug)]
 pub struct ClientLimits {
     /// Of an IPv4 address, or an IPv6 /64: what one host or household has.
     pub address: ClientShare,
@@ -54,6 +54,19 @@ pub struct ClientLimits {
     pub network: ClientShare,
     /// Never limited.
     pub allow: Vec<Network>,
+}
+
+impl Default for ClientLimits {
+    /// An office behind one address has some hundred clients with five connections each. Twice what
+    /// Postfix takes from one sender (50), and more than a provider opens at once. Postfix has no
+    /// limit of new connections; ours is for those who only connect.
+    fn default() -> ClientLimits {
+        ClientLimits {
+            address: ClientShare { connections: 1000, strangers: 100, new_per_second: 50 },
+            network: ClientShare { connections: 4000, strangers: 400, new_per_second: 200 },
+            allow: ["127.0.0.0/8", "::1"].iter().filter_map(|text| text.parse().ok()).collect(),
+        }
+    }
 }
 
 /// What an address or its network has too much of.

@@ -946,7 +946,8 @@ mod tests {
     fn a_log_in_is_told_to_the_clients_count_and_carried_along() {
         use crate::runtime::clients::{ClientLimits, ClientShare, Clients, Excess};
         let address = ClientShare { connections: 2, strangers: 1, new_per_second: 0 };
-        let clients = Clients::new(ClientLimits { address, ..ClientLimits::default() });
+        let clients =
+            Clients::new(ClientLimits { address, allow: Vec::new(), ..ClientLimits::default() });
         let admit = || clients.admit(MEMORY_ADDRESS.ip());
         let (mut connection, _peer) = Connection::memory();
         connection.set_visit(admit().unwrap());

@@ -54,7 +54,7 @@ pub struct ResourceLimits {
 
 impl Default for ResourceLimits {
     fn default() -> Self {
-        ResourceLimits { buffer_bytes_max: 64 << 20, connections_max: 20_000 }
+        ResourceLimits { buffer_bytes_max: 64 << 20, connections_max: 100_000 }
     }
 }
 

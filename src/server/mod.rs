@@ -208,10 +208,7 @@ impl Reloadable {
     fn load(settings: &Settings, events: EventSender) -> Result<Reloadable> {
         let users_path = settings.users_path();
         let directory_options = settings.directory_options();
-        let limits = PeerLimits {
-            waiting_max: settings.authentication.queue,
-            waiting_per_peer_max: settings.authentication.queue.div_ceil(4).max(1),
-        };
+        let limits = PeerLimits::of_queue(settings.authentication.queue);
         let snapshot = read_users(&users_path, &directory_options)?;
         let tls_files = settings.tls.clone();
         let tls = match &tls_files {

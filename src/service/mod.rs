@@ -110,3 +110,18 @@ pub struct ServiceOptions {
     pub write_timeout: Duration,
     pub tls_handshake_timeout: Duration,
 }
+
+impl Default for ServiceOptions {
+    fn default() -> ServiceOptions {
+        ServiceOptions {
+            hostname: "localhost".to_owned(),
+            allow_plaintext_auth: false,
+            smtp: Default::default(),
+            pop3: Default::default(),
+            imap: Default::default(),
+            intake: Default::default(),
+            write_timeout: Duration::from_secs(300),
+            tls_handshake_timeout: Duration::from_secs(30),
+        }
+    }
+}
