@@ -1,4 +1,4 @@
-//! One client connection: plain or TLS over a socket, or an in-memory pipe in tests.
+//! One client connection: layers (TLS) or none over a socket, or an in-memory pipe in tests.
 //!
 //! Shape of every session loop: look at `input()`, let the protocol parse it, `consume()` what it
 //! took, append replies to `output()`; when nothing more can be parsed, `flush()` once, then
@@ -9,7 +9,7 @@
 //!   something in them, it holds buffers of that size, and may have to give way (`budget`).
 //! - Both `fill` and `flush` keep their progress in the connection, so dropping their futures
 //!   loses nothing.
-//! - What TLS wants sent (`sealed`) leaves before anything else does and before we wait to read.
+//! - What layers want sent (`sealed`) leaves before anything else does and before we wait to read.
 //!
 //! Ownership: shard-local. `detach` makes it `Send`, `attach` makes it another shard's.
 
@@ -29,6 +29,7 @@ use std::{
 use super::{
     budget::{GivesWay, HolderId},
     clients::Visit,
+    layers::{DetachedLayers, Layers},
     pipe::{self, MemoryPeer},
     resources::{PooledBuffer, SCRATCH_SIZE, ShardResources},
     timer::Timer,
@@ -45,10 +46,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// with unread bytes would make the kernel reset the connection and could lose that reply.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1 << 20;
-
-/// Most ciphertext kept undecrypted: the largest handshake message rustls joins (64 KiB) and a
-/// record. More means a peer that never completes one.
-const CIPHERTEXT_MAX: usize = 96 * 1024;
 
 /// Fills and flushes in a row that need not wait; then the session lets others run, so that a
 /// client faster than us does not keep the core (1 MiB at most between two yields).
@@ -103,14 +100,13 @@ pub enum TlsMode {
 pub struct Connection {
     transport: Transport,
     peer: SocketAddr,
-    tls: Option<Box<TlsSession>>,
+    /// None where it is plain.
+    layers: Layers,
     /// For `start_tls`; `None` where TLS is off or already on.
     upgrade: Option<Arc<TlsContext>>,
     /// Plaintext received; the first `consumed` bytes are done with.
     input: PooledBuffer,
     consumed: usize,
-    /// Received and still sealed: a TLS record cut short.
-    ciphertext: PooledBuffer,
     /// Plaintext to send; the first `taken` bytes are sent or sealed already.
     output: PooledBuffer,
     taken: usize,
@@ -204,11 +200,10 @@ impl Connection {
         Connection {
             transport,
             peer,
-            tls: None,
+            layers: Layers::default(),
             upgrade: None,
             input: seat.buffer(),
             consumed: 0,
-            ciphertext: seat.buffer(),
             output: seat.buffer(),
             taken: 0,
             sealed: seat.buffer(),
@@ -233,9 +228,15 @@ impl Connection {
             TlsMode::Off => {}
             TlsMode::Upgrade(context) => self.upgrade = Some(context.clone()),
             TlsMode::Implicit(context) => {
-                self.tls = Some(Box::new(TlsSession::new(context.config())?));
+                self.begin_tls(context)?;
             }
         }
+        Ok(())
+    }
+
+    fn begin_tls(&mut self, context: &TlsContext) -> Result<(), ConnectionError> {
+        let session = TlsSession::new(context.config())?;
+        self.layers.push(Box::new(session), self.seat.buffer());
         Ok(())
     }
 
@@ -248,12 +249,12 @@ impl Connection {
     }
 
     pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        self.layers.are_private()
     }
 
     /// For the Received header, e.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384"; `None` when plain.
     pub fn tls_description(&self) -> Option<String> {
-        self.tls.as_ref()?.description()
+        self.layers.description()
     }
 
     /// Bytes received (decrypted) and not yet consumed.
@@ -345,7 +346,7 @@ impl Connection {
             return Err(ConnectionError::Io(io::ErrorKind::Unsupported.into()));
         };
         self.consume(usize::MAX);
-        self.tls = Some(Box::new(TlsSession::new(context.config())?));
+        self.begin_tls(&context)?;
         self.handshake(timeout).await
     }
 
@@ -374,12 +375,11 @@ impl Connection {
     /// Flushes what it can, says goodbye (TLS close_notify) and closes.
     pub async fn close(mut self) {
         self.interruptible = false;
-        let shaken = self.tls.as_ref().is_none_or(|tls| tls.handshake_done());
-        if self.broken || !shaken || self.flush(CLOSE_TIMEOUT).await.is_err() {
+        if self.broken || !self.layers.are_settled() || self.flush(CLOSE_TIMEOUT).await.is_err() {
             return;
         }
-        if let Some(tls) = &mut self.tls
-            && tls.seal_close_notify(self.ciphertext.bytes_mut(), self.sealed.bytes_mut()).is_ok()
+        if !self.layers.is_empty()
+            && self.layers.seal_end(&mut self.input, &mut self.sealed).is_ok()
         {
             let _ = self.wait(CLOSE_TIMEOUT, Self::poll_send_sealed).await;
         }
@@ -406,10 +406,9 @@ impl Connection {
         DetachedConnection {
             transport: self.transport.detach(),
             peer: self.peer,
-            tls: self.tls,
+            layers: self.layers.detach(),
             upgrade: self.upgrade,
             input: self.input.into_vec(),
-            ciphertext: self.ciphertext.into_vec(),
             sealed,
             ended: self.ended,
             broken: self.broken,
@@ -426,12 +425,11 @@ impl Connection {
         let mut connection = Self::new(Transport::attach(detached.transport), detached.peer);
         let Seat { resources, holder } = &connection.seat;
         connection.input = PooledBuffer::from_vec(detached.input, resources, *holder);
-        connection.ciphertext = PooledBuffer::from_vec(detached.ciphertext, resources, *holder);
+        connection.layers = Layers::attach(detached.layers, resources, *holder);
         connection.sealed = PooledBuffer::from_vec(detached.sealed, resources, *holder);
         connection.visit = detached.visit;
         connection.trail = detached.trail;
         connection.set_logged_in(detached.logged_in);
-        connection.tls = detached.tls;
         connection.upgrade = detached.upgrade;
         connection.ended = detached.ended;
         connection.broken = detached.broken;
@@ -496,7 +494,7 @@ impl Connection {
     fn fit_buffers(&mut self) -> Result<(), ConnectionError> {
         self.compact_input();
         self.input.fit();
-        self.ciphertext.fit();
+        self.layers.fit();
         self.output.recount();
         self.sealed.recount();
         if self.gave_way { Ok(()) } else { self.seat.settle() }
@@ -508,7 +506,7 @@ impl Connection {
         self.consumed = 0;
         self.input.discard();
         // Not what is still sealed: rustls counts on it for as long as it has anything to seal, and
-        // the words that the session says now are sealed. It is at most `CIPHERTEXT_MAX`.
+        // the words that the session says now are sealed. It is at most `Layer::kept_max`.
     }
 
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
@@ -546,7 +544,7 @@ impl Connection {
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         loop {
             ready!(self.poll_send_sealed(context))?;
-            if self.tls.as_ref().is_none_or(|tls| tls.handshake_done()) {
+            if self.layers.are_settled() {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_fruitless(context));
@@ -565,31 +563,20 @@ impl Connection {
                 self.taken = 0;
                 return Poll::Ready(Ok(()));
             }
-            match &mut self.tls {
-                None => self.taken += ready!(self.transport.poll_send(context, unsent))?,
-                Some(tls) => {
-                    // Sealed piece by piece, so that a big reply is never in memory twice.
-                    let piece = unsent.get(..SCRATCH_SIZE).unwrap_or(unsent);
-                    let sealed = tls.seal(
-                        piece,
-                        self.ciphertext.bytes_mut(),
-                        self.input.bytes_mut(),
-                        self.sealed.bytes_mut(),
-                    );
-                    self.taken += piece.len();
-                    let opened = match sealed {
-                        Ok(opened) => opened,
-                        Err(error) => {
-                            self.send_alert(context);
-                            return Poll::Ready(Err(error.into()));
-                        }
-                    };
-                    self.ciphertext.bytes_mut().drain(..opened);
-                    self.ciphertext.release_if_empty();
-                    self.input.release_if_empty();
-                    self.sealed.recount();
-                }
+            if self.layers.is_empty() {
+                self.taken += ready!(self.transport.poll_send(context, unsent))?;
+                continue;
             }
+            // Sealed piece by piece, so that a big reply is never in memory twice.
+            let piece = unsent.get(..SCRATCH_SIZE).unwrap_or(unsent);
+            let sealed = self.layers.seal(piece, &mut self.input, &mut self.sealed);
+            self.taken += piece.len();
+            if let Err(error) = sealed {
+                self.send_alert(context);
+                return Poll::Ready(Err(error));
+            }
+            self.input.release_if_empty();
+            self.sealed.recount();
         }
     }
 
@@ -605,7 +592,7 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Receives once, through TLS if it is on. Ready does not mean that `input` grew.
+    /// Receives once, through the layers if there are any. Ready does not mean that `input` grew.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         if self.ended {
             return Poll::Ready(Err(ConnectionError::Closed));
@@ -619,12 +606,14 @@ impl Connection {
                 return Poll::Ready(Err(ConnectionError::Closed));
             };
             self.compact_input();
-            if self.tls.is_none() {
+            if self.layers.is_empty() {
                 self.input.reserve(received.len());
                 self.input.bytes_mut().extend_from_slice(received);
                 return Poll::Ready(Ok(()));
             }
-            let opened = self.open_tls(received);
+            let opened = self.layers.open(received, &mut self.input, &mut self.sealed);
+            self.ended = self.layers.have_ended();
+            self.input.release_if_empty();
             if opened.is_err() {
                 self.send_alert(context);
             }
@@ -637,31 +626,6 @@ impl Connection {
     fn send_alert(&mut self, context: &mut Context<'_>) {
         self.broken = true;
         let _ = self.poll_send_sealed(context);
-    }
-
-    /// Opens what was received together with what was kept, and keeps a record cut short.
-    fn open_tls(&mut self, received: &mut [u8]) -> Result<(), ConnectionError> {
-        let Some(tls) = &mut self.tls else { return Ok(()) };
-        let (plaintext, sealed) = (self.input.bytes_mut(), self.sealed.bytes_mut());
-        if self.ciphertext.bytes().is_empty() {
-            let opened = tls.open(received, plaintext, sealed)?;
-            if let Some(rest @ [_, ..]) = received.get(opened..) {
-                self.ciphertext.reserve(rest.len());
-                self.ciphertext.bytes_mut().extend_from_slice(rest);
-            }
-        } else {
-            self.ciphertext.bytes_mut().extend_from_slice(received);
-            let opened = tls.open(self.ciphertext.bytes_mut(), plaintext, sealed)?;
-            self.ciphertext.bytes_mut().drain(..opened);
-        }
-        self.ended = tls.peer_closed();
-        self.ciphertext.release_if_empty();
-        self.input.release_if_empty();
-        if self.ciphertext.bytes().len() > CIPHERTEXT_MAX {
-            return Err(rustls::Error::General("record or handshake too long".into()).into());
-        }
-        self.ciphertext.recount();
-        Ok(())
     }
 
     /// Ready at once unless the peer is still sending; then ends our half and reads on until the
@@ -698,14 +662,13 @@ impl Connection {
     }
 }
 
-/// A connection between two shards: descriptor, TLS state, unread ciphertext and plaintext.
+/// A connection between two shards: descriptor, layers with what they could not open yet, unread input.
 pub struct DetachedConnection {
     transport: DetachedTransport,
     peer: SocketAddr,
-    tls: Option<Box<TlsSession>>,
+    layers: DetachedLayers,
     upgrade: Option<Arc<TlsContext>>,
     input: Vec<u8>,
-    ciphertext: Vec<u8>,
     sealed: Vec<u8>,
     ended: bool,
     broken: bool,
@@ -731,7 +694,7 @@ mod tests {
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
     use super::*;
-    use crate::runtime::tls::SelfSigned;
+    use crate::runtime::{layers::Layer, tls::SelfSigned};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -1066,6 +1029,131 @@ mod tests {
             }
             assert_eq!(server.input(), commands, "{version:?}");
         }
+    }
+
+    /// A layer that hides octets behind a count that goes on with each, in frames with their length in
+    /// front, so that order, cuts and losses show. At the end of the stream stands an empty frame.
+    #[derive(Default)]
+    struct Masked {
+        opened: u8,
+        sealed: u8,
+        ended: bool,
+    }
+
+    impl Masked {
+        fn frame(&mut self, message: &[u8], outgoing: &mut Vec<u8>) {
+            outgoing.push(message.len() as u8);
+            for octet in message {
+                outgoing.push(octet ^ self.sealed);
+                self.sealed = self.sealed.wrapping_add(1);
+            }
+        }
+    }
+
+    impl Layer for Masked {
+        fn open(
+            &mut self,
+            sealed: &mut [u8],
+            opened: &mut Vec<u8>,
+            _: &mut Vec<u8>,
+        ) -> Result<usize, ConnectionError> {
+            let mut done = 0;
+            while let [len, rest @ ..] = &sealed[done..]
+                && let Some(frame) = rest.get(..usize::from(*len))
+            {
+                self.ended |= frame.is_empty();
+                for octet in frame {
+                    opened.push(octet ^ self.opened);
+                    self.opened = self.opened.wrapping_add(1);
+                }
+                done += 1 + frame.len();
+            }
+            Ok(done)
+        }
+
+        fn seal(
+            &mut self,
+            message: &[u8],
+            kept: &mut [u8],
+            opened: &mut Vec<u8>,
+            outgoing: &mut Vec<u8>,
+        ) -> Result<usize, ConnectionError> {
+            message.chunks(200).for_each(|piece| self.frame(piece, outgoing));
+            self.open(kept, opened, &mut Vec::new())
+        }
+
+        fn seal_end(
+            &mut self,
+            _: &mut [u8],
+            outgoing: &mut Vec<u8>,
+        ) -> Result<(), ConnectionError> {
+            self.frame(&[], outgoing);
+            Ok(())
+        }
+
+        fn is_settled(&self) -> bool {
+            true
+        }
+
+        fn has_ended(&self) -> bool {
+            self.ended
+        }
+
+        fn kept_max(&self) -> usize {
+            255
+        }
+
+        fn is_private(&self) -> bool {
+            false
+        }
+
+        fn description(&self) -> Option<String> {
+            None
+        }
+    }
+
+    /// Two layers over each other, handed over after every octet: what is cut short in either of them
+    /// goes along.
+    #[test]
+    fn layers_lie_over_each_other_and_move_together() {
+        let (mode, config) = tls_pair(&rustls::version::TLS13);
+        let (mut server, peer) = Connection::memory_tls(&mode).unwrap();
+        let mut client = tls_client(&config);
+        let mut shake = Box::pin(server.handshake(SECOND));
+        while block_on(poll_once(&mut shake)).is_none() {
+            pump(&mut client, &peer, 1 << 16);
+        }
+        drop(shake);
+        pump(&mut client, &peer, 1 << 16);
+        server.layers.push(Box::new(Masked::default()), server.seat.buffer());
+        let mut theirs = Masked::default();
+
+        let sent: Vec<u8> = (0..1_000u32).map(|n| (n / 3) as u8).collect();
+        let mut frames = Vec::new();
+        theirs.seal(&sent, &mut [], &mut Vec::new(), &mut frames).unwrap();
+        // Records end in the middle of frames.
+        for piece in frames.chunks(77) {
+            client.writer().write_all(piece).unwrap();
+            for octet in exchange(&mut client, &peer).1 {
+                peer.send(&[octet]);
+                let _ = block_on(poll_once(server.fill(SECOND)));
+                server = Connection::attach(server.detach());
+            }
+        }
+        assert!(server.input() == sent, "{} of {}", server.input().len(), sent.len());
+        assert!(server.is_tls() && server.tls_description().unwrap().contains("TLSv1.3"));
+        server.consume(sent.len());
+        let _ = block_on(poll_once(server.fill(SECOND)));
+        assert_eq!(resources().buffer_bytes(), 0, "idle it holds no buffer");
+
+        server.output().extend_from_slice(&sent);
+        block_on(server.flush(SECOND)).unwrap();
+        block_on(server.close());
+        let mut sealed = pump(&mut client, &peer, 1 << 16);
+        let mut opened = Vec::new();
+        let done = theirs.open(&mut sealed, &mut opened, &mut Vec::new()).unwrap();
+        assert!(opened == sent && done == sealed.len() && theirs.ended);
+        assert_eq!(client.reader().read(&mut [0; 16]).unwrap(), 0, "close_notify");
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod tls;
 pub mod worker;
 
 mod idleness;
+mod layers;
 mod readiness;
 mod tls_session;
 mod transport;

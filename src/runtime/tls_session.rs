@@ -1,9 +1,9 @@
 //! One TLS connection as a pure state machine: ciphertext and plaintext in, plaintext and
-//! ciphertext out. `Connection` moves the bytes.
+//! ciphertext out: the layer of a stream that is nearest to the wire (`layers`).
 //!
 //! It stands on rustls' unbuffered interface, so that an idle TLS connection holds keys and
 //! nothing else: records are decrypted where they were received, only a record cut short is kept,
-//! and that by `Connection`, which can therefore hand it to another shard.
+//! and that by the chain of layers, which can therefore hand it to another shard.
 //!
 //! rustls keeps positions in bytes that it does not have: where the fragments of an unfinished
 //! handshake message lie, and how far it has read, both from the start of what it has not
@@ -27,9 +27,15 @@ use rustls::{
     },
 };
 
+use super::{connection::ConnectionError, layers::Layer};
+
 /// Sealed bytes added to a record by any version and suite we offer, rounded up: header, explicit
 /// nonce, tag, content type.
 const RECORD_OVERHEAD: usize = 64;
+
+/// Most ciphertext kept undecrypted: the largest handshake message rustls joins (64 KiB) and a
+/// record. More means a peer that never completes one.
+const CIPHERTEXT_MAX: usize = 96 * 1024;
 
 /// Plaintext bytes of a full record (RFC 8446 5.1).
 const RECORD_SIZE: usize = 16 * 1024;
@@ -38,6 +44,7 @@ const RECORD_SIZE: usize = 16 * 1024;
 pub(super) struct TlsSession {
     connection: UnbufferedServerConnection,
     handshake_done: bool,
+    /// The peer said close_notify: no plaintext will come any more.
     peer_closed: bool,
     /// The first error, which is also the answer to whatever is asked after it.
     failed: Option<rustls::Error>,
@@ -47,62 +54,6 @@ impl TlsSession {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<TlsSession, rustls::Error> {
         let connection = UnbufferedServerConnection::new(config)?;
         Ok(TlsSession { connection, handshake_done: false, peer_closed: false, failed: None })
-    }
-
-    pub(super) fn handshake_done(&self) -> bool {
-        self.handshake_done
-    }
-
-    /// The peer said close_notify: no plaintext will come any more.
-    pub(super) fn peer_closed(&self) -> bool {
-        self.peer_closed
-    }
-
-    /// E.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384".
-    pub(super) fn description(&self) -> Option<String> {
-        let version = match self.connection.protocol_version()? {
-            rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            _ => "TLS",
-        };
-        let suite = self.connection.negotiated_cipher_suite()?.suite();
-        Some(format!("{version} {}", suite.as_str().unwrap_or("unknown suite")))
-    }
-
-    /// Opens the records in `ciphertext`, which is overwritten: plaintext goes to `plaintext`,
-    /// what must be sent (handshake, alerts, key updates) to `outgoing`. Answers how many bytes of
-    /// `ciphertext` are done with; the rest is a record or a handshake message cut short, to be
-    /// passed again with more behind it. After an error `outgoing` may hold the alert that tells
-    /// the peer.
-    pub(super) fn open(
-        &mut self,
-        ciphertext: &mut [u8],
-        plaintext: &mut Vec<u8>,
-        outgoing: &mut Vec<u8>,
-    ) -> Result<usize, rustls::Error> {
-        self.open_and_seal(ciphertext, plaintext, None, outgoing)
-    }
-
-    /// Seals all of `message` into `outgoing`. Needs a finished handshake. `ciphertext` is what
-    /// `open` left, if anything; the count of finished bytes is answered again.
-    pub(super) fn seal(
-        &mut self,
-        message: &[u8],
-        ciphertext: &mut [u8],
-        plaintext: &mut Vec<u8>,
-        outgoing: &mut Vec<u8>,
-    ) -> Result<usize, rustls::Error> {
-        self.open_and_seal(ciphertext, plaintext, Some(Sealing::Data(message)), outgoing)
-    }
-
-    /// Appends close_notify to `outgoing`. `ciphertext` is what `open` left. The last call.
-    pub(super) fn seal_close_notify(
-        &mut self,
-        ciphertext: &mut [u8],
-        outgoing: &mut Vec<u8>,
-    ) -> Result<(), rustls::Error> {
-        let sealing = Some(Sealing::CloseNotify);
-        self.open_and_seal(ciphertext, &mut Vec::new(), sealing, outgoing).map(|_| ())
     }
 
     fn open_and_seal(
@@ -189,6 +140,66 @@ impl TlsSession {
                 return;
             }
         }
+    }
+}
+
+impl Layer for TlsSession {
+    /// Records are opened where they lie. What must be sent are handshake messages, alerts and key updates;
+    /// what is left is a record or a handshake message cut short.
+    fn open(
+        &mut self,
+        sealed: &mut [u8],
+        opened: &mut Vec<u8>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<usize, ConnectionError> {
+        Ok(self.open_and_seal(sealed, opened, None, outgoing)?)
+    }
+
+    /// Needs a finished handshake.
+    fn seal(
+        &mut self,
+        message: &[u8],
+        kept: &mut [u8],
+        opened: &mut Vec<u8>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<usize, ConnectionError> {
+        Ok(self.open_and_seal(kept, opened, Some(Sealing::Data(message)), outgoing)?)
+    }
+
+    /// close_notify.
+    fn seal_end(&mut self, kept: &mut [u8], outgoing: &mut Vec<u8>) -> Result<(), ConnectionError> {
+        let sealing = Some(Sealing::CloseNotify);
+        self.open_and_seal(kept, &mut Vec::new(), sealing, outgoing)?;
+        Ok(())
+    }
+
+    /// The handshake is done.
+    fn is_settled(&self) -> bool {
+        self.handshake_done
+    }
+
+    /// The peer said close_notify.
+    fn has_ended(&self) -> bool {
+        self.peer_closed
+    }
+
+    fn kept_max(&self) -> usize {
+        CIPHERTEXT_MAX
+    }
+
+    fn is_private(&self) -> bool {
+        true
+    }
+
+    /// E.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384".
+    fn description(&self) -> Option<String> {
+        let version = match self.connection.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLS",
+        };
+        let suite = self.connection.negotiated_cipher_suite()?.suite();
+        Some(format!("{version} {}", suite.as_str().unwrap_or("unknown suite")))
     }
 }
 

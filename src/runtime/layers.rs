@@ -1,0 +1,272 @@
+//! What stands between the octets of the transport and those of the protocol: a chain of layers, TLS
+//! nearest to the wire, and above it what the protocol may add (deflate, RFC 4978). `Connection` moves
+//! the octets in and out; a plain connection has no layer and pays nothing.
+//!
+//! ```text
+//! received -> open (layer 0) -> open (layer 1) -> input
+//! sent     <- seal (layer 0) <- seal (layer 1) <- output
+//! ```
+//!
+//! A layer is a pure state machine. What it cannot open yet, since it was cut short, is kept beside it
+//! in a buffer that counts against the shard's budget. A handover takes the whole chain apart, layer by
+//! layer with what is kept, and puts it together again on the other shard.
+//!
+//! With one layer octets go from the received ones into the input, and from the output into what is
+//! sent, without a copy between; each further layer has a buffer in between for as long as a call lasts.
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+use std::rc::Rc;
+
+use super::{
+    budget::HolderId,
+    connection::ConnectionError,
+    resources::{PooledBuffer, ShardResources},
+};
+
+/// One layer of a stream. `Send`: it travels when its connection is handed over.
+pub(super) trait Layer: Send {
+    /// Opens what is in `sealed`, which may be overwritten, and appends it to `opened`; what the layer
+    /// has to say to its peer by itself goes to `outgoing`. Answers how many octets of `sealed` are done
+    /// with: the rest is passed again with more behind it. After an error `outgoing` may hold what tells
+    /// the peer.
+    fn open(
+        &mut self,
+        sealed: &mut [u8],
+        opened: &mut Vec<u8>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<usize, ConnectionError>;
+
+    /// Seals all of `message` into `outgoing`. `kept` is what `open` left; how many octets of it are done
+    /// with is answered again, as some may be opened on the occasion.
+    fn seal(
+        &mut self,
+        message: &[u8],
+        kept: &mut [u8],
+        opened: &mut Vec<u8>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<usize, ConnectionError>;
+
+    /// Appends what ends our side of the stream. The last call.
+    fn seal_end(&mut self, kept: &mut [u8], outgoing: &mut Vec<u8>) -> Result<(), ConnectionError>;
+
+    /// Messages can be sealed: the two sides have agreed.
+    fn is_settled(&self) -> bool;
+
+    /// The peer has ended its side: no more will be opened.
+    fn has_ended(&self) -> bool;
+
+    /// Most octets kept of a piece cut short; more means a peer that never completes one.
+    fn kept_max(&self) -> usize;
+
+    /// Nobody between the two sides can read along.
+    fn is_private(&self) -> bool;
+
+    /// For the Received header, where there is something to say.
+    fn description(&self) -> Option<String>;
+}
+
+/// A layer, and what it could not open yet.
+struct Stage {
+    layer: Box<dyn Layer>,
+    kept: PooledBuffer,
+}
+
+/// The layers of one connection, the one nearest to the wire first. Shard-local.
+#[derive(Default)]
+pub(super) struct Layers {
+    stages: Vec<Stage>,
+}
+
+/// Layers between two shards: each with what it kept.
+pub(super) struct DetachedLayers(Vec<(Box<dyn Layer>, Vec<u8>)>);
+
+impl Layers {
+    /// Puts a layer on top of the others. `kept` is empty.
+    pub(super) fn push(&mut self, layer: Box<dyn Layer>, kept: PooledBuffer) {
+        self.stages.reserve_exact(1);
+        self.stages.push(Stage { layer, kept });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    fn each(&self) -> impl Iterator<Item = &dyn Layer> {
+        self.stages.iter().map(|stage| &*stage.layer)
+    }
+
+    pub(super) fn are_settled(&self) -> bool {
+        self.each().all(Layer::is_settled)
+    }
+
+    pub(super) fn have_ended(&self) -> bool {
+        self.each().any(Layer::has_ended)
+    }
+
+    pub(super) fn are_private(&self) -> bool {
+        self.each().any(Layer::is_private)
+    }
+
+    pub(super) fn description(&self) -> Option<String> {
+        self.each().find_map(Layer::description)
+    }
+
+    /// Before a wait: what is kept meanwhile is kept in its own size, and counted.
+    pub(super) fn fit(&mut self) {
+        self.stages.iter_mut().for_each(|stage| stage.kept.fit());
+    }
+
+    /// Opens `received`, which comes from the wire, through all layers into `input`. What they have to
+    /// say to the peer goes to `wire`, after an error too.
+    pub(super) fn open(
+        &mut self,
+        received: &mut [u8],
+        input: &mut PooledBuffer,
+        wire: &mut PooledBuffer,
+    ) -> Result<(), ConnectionError> {
+        self.open_from(0, received, input, wire)
+    }
+
+    /// As [`Layers::open`], from layer `index` up.
+    fn open_from(
+        &mut self,
+        index: usize,
+        received: &mut [u8],
+        input: &mut PooledBuffer,
+        wire: &mut PooledBuffer,
+    ) -> Result<(), ConnectionError> {
+        let is_top = index + 1 == self.stages.len();
+        let Some(stage) = self.stages.get_mut(index) else { return Ok(()) };
+        let (mut opened, mut outgoing) = (Vec::new(), Vec::new());
+        let up = if is_top { input.bytes_mut() } else { &mut opened };
+        let down = if index == 0 { wire.bytes_mut() } else { &mut outgoing };
+        stage.open(received, up, down)?;
+        if !outgoing.is_empty() {
+            self.seal_below(index, &outgoing, input, wire)?;
+        }
+        match opened.is_empty() {
+            true => Ok(()),
+            false => self.open_from(index + 1, &mut opened, input, wire),
+        }
+    }
+
+    /// Seals `message` through all layers into `wire`. What is opened on the occasion goes to `input`.
+    pub(super) fn seal(
+        &mut self,
+        message: &[u8],
+        input: &mut PooledBuffer,
+        wire: &mut PooledBuffer,
+    ) -> Result<(), ConnectionError> {
+        self.seal_below(self.stages.len(), message, input, wire)
+    }
+
+    /// As [`Layers::seal`], by the layers below `index`.
+    fn seal_below(
+        &mut self,
+        index: usize,
+        message: &[u8],
+        input: &mut PooledBuffer,
+        wire: &mut PooledBuffer,
+    ) -> Result<(), ConnectionError> {
+        let is_top = index == self.stages.len();
+        let Some(below) = index.checked_sub(1) else { return Ok(()) };
+        let Some(stage) = self.stages.get_mut(below) else { return Ok(()) };
+        let (mut opened, mut outgoing) = (Vec::new(), Vec::new());
+        let up = if is_top { input.bytes_mut() } else { &mut opened };
+        let down = if below == 0 { wire.bytes_mut() } else { &mut outgoing };
+        stage.seal(message, up, down)?;
+        if !opened.is_empty() {
+            self.open_from(index, &mut opened, input, wire)?;
+        }
+        match outgoing.is_empty() {
+            true => Ok(()),
+            false => self.seal_below(below, &outgoing, input, wire),
+        }
+    }
+
+    /// Seals what ends our side of each layer, from the top down, into `wire`.
+    pub(super) fn seal_end(
+        &mut self,
+        input: &mut PooledBuffer,
+        wire: &mut PooledBuffer,
+    ) -> Result<(), ConnectionError> {
+        for index in (0..self.stages.len()).rev() {
+            let Some(Stage { layer, kept }) = self.stages.get_mut(index) else { continue };
+            let mut outgoing = Vec::new();
+            let down = if index == 0 { wire.bytes_mut() } else { &mut outgoing };
+            match kept.bytes().is_empty() {
+                true => layer.seal_end(&mut [], down)?,
+                false => layer.seal_end(kept.bytes_mut(), down)?,
+            }
+            if !outgoing.is_empty() {
+                self.seal_below(index, &outgoing, input, wire)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the chain apart for another shard.
+    pub(super) fn detach(self) -> DetachedLayers {
+        let stages = self.stages.into_iter();
+        DetachedLayers(stages.map(|stage| (stage.layer, stage.kept.into_vec())).collect())
+    }
+
+    /// Makes a detached chain this shard's.
+    pub(super) fn attach(
+        detached: DetachedLayers,
+        resources: &Rc<ShardResources>,
+        holder: HolderId,
+    ) -> Layers {
+        let stages = detached.0.into_iter().map(|(layer, kept)| {
+            let kept = PooledBuffer::from_vec(kept, resources, holder);
+            Stage { layer, kept }
+        });
+        Layers { stages: stages.collect() }
+    }
+}
+
+impl Stage {
+    /// Opens `received` behind what was kept, and keeps what was cut short.
+    fn open(
+        &mut self,
+        received: &mut [u8],
+        opened: &mut Vec<u8>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<(), ConnectionError> {
+        let Stage { layer, kept } = self;
+        if kept.bytes().is_empty() {
+            let done = layer.open(received, opened, outgoing)?;
+            if let Some(rest @ [_, ..]) = received.get(done..) {
+                kept.reserve(rest.len());
+                kept.bytes_mut().extend_from_slice(rest);
+            }
+        } else {
+            kept.bytes_mut().extend_from_slice(received);
+            let done = layer.open(kept.bytes_mut(), opened, outgoing)?;
+            kept.bytes_mut().drain(..done);
+        }
+        kept.release_if_empty();
+        if kept.bytes().len() > layer.kept_max() {
+            return Err(rustls::Error::General("record or handshake too long".into()).into());
+        }
+        kept.recount();
+        Ok(())
+    }
+
+    fn seal(
+        &mut self,
+        message: &[u8],
+        opened: &mut Vec<u8>,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<(), ConnectionError> {
+        let Stage { layer, kept } = self;
+        if kept.bytes().is_empty() {
+            return layer.seal(message, &mut [], opened, outgoing).map(drop);
+        }
+        let done = layer.seal(message, kept.bytes_mut(), opened, outgoing)?;
+        kept.bytes_mut().drain(..done);
+        kept.release_if_empty();
+        Ok(())
+    }
+}
