@@ -454,6 +454,21 @@ fn glommio_is_named_only_in_runtime() {
     }
 }
 
+/// Shards have channels of their own (`runtime`); tokio's event loop is the control thread's.
+#[test]
+fn tokio_is_named_only_where_it_runs_and_below() {
+    for (path, text) in sources() {
+        let module = module_of(&path);
+        let allowed = matches!(module.as_deref(), Some("runtime" | "admin" | "control"));
+        if allowed || path.ends_with("server/monitor.rs") {
+            continue;
+        }
+        for (line, code) in code_lines(&text) {
+            assert!(!code.contains("tokio::"), "{}:{line}: names tokio", path.display());
+        }
+    }
+}
+
 #[test]
 fn unsafe_is_explained_and_kept_low() {
     for (path, text) in sources() {

@@ -13,7 +13,6 @@ use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use hashbrown::{HashMap, HashSet};
 use ring::{hmac, rand::SystemRandom};
-use tokio::sync::oneshot;
 
 use super::{
     AuthenticationError, GuardOptions, Identity, LogIn, PeerLimits,
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Network},
-    runtime::{bell::hear, worker::WorkerPool},
+    runtime::worker::{self, WorkerPool},
 };
 
 /// Entries of half the cache: when one half is full, the other one is forgotten.
@@ -213,12 +212,12 @@ impl Authenticator {
         charge: Charge,
     ) -> Result<impl Future<Output = Result<bool, AuthenticationError>> + use<>, AuthenticationError>
     {
-        let (answer, verdict) = oneshot::channel();
+        let (answer, verdict) = worker::answer();
         let Question { ask, password, hash, .. } = question;
         let network = Network::narrow(ask.peer);
         if password.len() > PASSWORD_MAX {
             charge.settle(false);
-            let _ = answer.send(Verdict::Wrong);
+            answer.give(Verdict::Wrong);
         } else {
             let ticket = Ticket {
                 network,
@@ -237,11 +236,11 @@ impl Authenticator {
             }
         }
         Ok(async move {
-            match hear(verdict).await {
-                Ok(Verdict::Right) => Ok(true),
-                Ok(Verdict::Wrong) => Ok(false),
-                Ok(Verdict::Limited(wait)) => Err(AuthenticationError::Limited { wait }),
-                Err(_) => Err(AuthenticationError::Busy),
+            match verdict.await {
+                Some(Verdict::Right) => Ok(true),
+                Some(Verdict::Wrong) => Ok(false),
+                Some(Verdict::Limited(wait)) => Err(AuthenticationError::Limited { wait }),
+                None => Err(AuthenticationError::Busy),
             }
         })
     }

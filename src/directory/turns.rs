@@ -10,10 +10,9 @@ use std::{
 };
 
 use hashbrown::HashMap;
-use tokio::sync::oneshot;
 
 use super::{guard::Charge, password};
-use crate::model::Network;
+use crate::{model::Network, runtime::worker::Answer};
 
 /// Password checks that may wait; beyond, a login is refused for now.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +53,7 @@ pub(super) struct Ticket {
     /// False where the hash only stands in for one.
     pub exists: bool,
     pub charge: Charge,
-    pub answer: oneshot::Sender<Verdict>,
+    pub answer: Answer<Verdict>,
 }
 
 /// Too many wait.
@@ -175,7 +174,7 @@ impl Waiting {
 impl Ticket {
     fn check(self) {
         // A client that hung up learns nothing, so nothing is counted or hashed.
-        if self.answer.is_closed() {
+        if !self.answer.is_awaited() {
             return;
         }
         let verdict = match self.charge.may_hash() {
@@ -186,7 +185,6 @@ impl Ticket {
                 if right { Verdict::Right } else { Verdict::Wrong }
             }
         };
-        // An asker that went away meanwhile wants no answer.
-        let _ = self.answer.send(verdict);
+        self.answer.give(verdict);
     }
 }

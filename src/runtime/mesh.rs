@@ -231,6 +231,11 @@ impl<S: 'static> Mesh<S> {
         self.core.executor.spawn(Priority::Foreground, Box::pin(receive));
     }
 
+    /// Of this shard.
+    pub(super) fn executor(&self) -> &Rc<dyn Executor> {
+        &self.core.executor
+    }
+
     pub fn shard_count(&self) -> u16 {
         self.core.inboxes.len() as u16
     }

@@ -22,6 +22,7 @@ pub mod resources;
 pub mod shard;
 pub mod signal;
 pub mod simulation;
+pub mod stream;
 pub mod timer;
 pub mod tls;
 pub mod worker;

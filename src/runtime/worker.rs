@@ -20,6 +20,28 @@ use super::bell::hear;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// A result on its way to whoever waits for it, from any thread to any executor.
+#[derive(Debug)]
+pub struct Answer<T>(oneshot::Sender<T>);
+
+impl<T> Answer<T> {
+    /// Somebody still waits for it.
+    pub fn is_awaited(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    /// A caller that went away wants no answer.
+    pub fn give(self, value: T) {
+        let _ = self.0.send(value);
+    }
+}
+
+/// An answer to give, and the future of it: `None` if it was dropped.
+pub fn answer<T>() -> (Answer<T>, impl Future<Output = Option<T>> + use<T>) {
+    let (answer, awaited) = oneshot::channel();
+    (Answer(answer), async move { hear(awaited).await.ok() })
+}
+
 /// The queue is full; try again later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too much work is waiting")]
@@ -59,13 +81,10 @@ impl WorkerPool {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let (result, answer) = oneshot::channel();
-        let job: Job = Box::new(move || {
-            // A caller that went away wants no answer.
-            let _ = result.send(job());
-        });
+        let (result, answer) = answer();
+        let job: Job = Box::new(move || result.give(job()));
         match self.jobs.try_send(job) {
-            Ok(()) => Ok(async move { hear(answer).await.expect("the worker's job panicked") }),
+            Ok(()) => Ok(async move { answer.await.expect("the worker's job panicked") }),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
         }
     }

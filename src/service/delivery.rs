@@ -23,7 +23,6 @@ use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shard,
@@ -35,9 +34,10 @@ use crate::{
     protocol::mime::Summarizer,
     runtime::{
         LocalFuture,
-        bell::hear,
         executor::Priority,
         mesh::{Class, MeshError},
+        stream::{Incoming, Outgoing},
+        worker::{self, Answer},
     },
     store::{self, BodyWriter, Delivered, DeliveryId, DeliveryTarget, Partition, StoreError},
 };
@@ -164,10 +164,7 @@ enum Stage {
     /// Another shard's, nothing sent yet.
     Remote,
     /// Another shard's, taking chunks.
-    Streaming {
-        chunks: mpsc::Sender<Piece>,
-        answer: oneshot::Receiver<Stored>,
-    },
+    Streaming(Outgoing<Piece, Stored>),
     Failed(Failure),
 }
 
@@ -177,7 +174,7 @@ enum Piece {
     /// What was staged from this octet on is asked for.
     Read {
         offset: u64,
-        answer: oneshot::Sender<Result<Bytes, Failure>>,
+        answer: Answer<Result<Bytes, Failure>>,
     },
     /// The message is whole.
     Commit {
@@ -334,9 +331,9 @@ impl Delivery {
             let piece = match &part.stage {
                 Stage::Local { writer, .. } => writer.read(offset).await.map_err(Failure::from),
                 Stage::Remote => Ok(self.read_pending(offset)),
-                Stage::Streaming { chunks, .. } => match self.size() - self.pending.len() as u64 {
+                Stage::Streaming(stream) => match self.size() - self.pending.len() as u64 {
                     streamed if offset >= streamed => Ok(self.read_pending(offset - streamed)),
-                    _ => read_remote(chunks, offset).await,
+                    _ => read_remote(stream, offset).await,
                 },
                 Stage::Failed(why) => Err(*why),
             };
@@ -368,7 +365,7 @@ impl Delivery {
                         part.stage = Stage::Failed(error.into());
                     }
                 }
-                Stage::Remote | Stage::Streaming { .. } => remote = true,
+                Stage::Remote | Stage::Streaming(_) => remote = true,
                 Stage::Failed(_) => (),
             }
         }
@@ -445,9 +442,9 @@ impl Delivery {
             }
             match &part.stage {
                 Stage::Local { writer, .. } => octets += writer.memory(),
-                Stage::Streaming { chunks, .. } => {
+                Stage::Streaming(stream) => {
                     octets += STREAM;
-                    in_flight = in_flight.max(CHUNKS_IN_FLIGHT - chunks.capacity());
+                    in_flight = in_flight.max(stream.waiting());
                 }
                 Stage::Remote | Stage::Failed(_) => {}
             }
@@ -489,37 +486,29 @@ impl Delivery {
             if matches!(self.parts[index].stage, Stage::Remote) {
                 self.parts[index].stage = self.begin_streaming(index);
             }
-            if let Stage::Streaming { chunks, .. } = &self.parts[index].stage {
+            if let Stage::Streaming(stream) = &self.parts[index].stage {
                 // A receiver that gave up has left its reason in the answer, if it ever began.
-                let _ = hear(chunks.send(Piece::Chunk(chunk.clone()))).await;
+                let _ = stream.send(Piece::Chunk(chunk.clone())).await;
             }
         }
     }
 
-    /// Asks the owner of a partition to take chunks until it is told to commit. The request itself
-    /// ends when the owner has begun: clients who take their time over a large message must not hold
-    /// the credits that log-ins and other mail need.
+    /// Asks the owner of a partition to take chunks until it is told to commit. Clients who take their time
+    /// over a large message do not hold the credits that log-ins and other mail need.
     fn begin_streaming(&self, index: usize) -> Stage {
-        let (chunks, incoming) = mpsc::channel(CHUNKS_IN_FLIGHT);
-        let (answered, answer) = oneshot::channel();
-        let (shard, order) = (self.shard.clone(), self.order(index, None));
-        let owner = shard.owners[usize::from(order.partition.0)];
-        let call = async move {
-            let begin = move |target: Rc<Shard>| -> LocalFuture<'static, ()> {
-                let executor = target.executor.clone();
-                let staging = async move {
-                    // The session may be gone: then nobody asks.
-                    let _ = answered.send(take_chunks(target, order, incoming).await);
-                };
-                executor.spawn(Priority::Foreground, Box::pin(staging));
-                Box::pin(std::future::ready(()))
+        let order = self.order(index, None);
+        let owner = self.shard.owners[usize::from(order.partition.0)];
+        let begin = move |target: Rc<Shard>, mut incoming: Incoming<Piece, Stored>| {
+            let executor = target.executor.clone();
+            let staging = async move {
+                let stored = take_chunks(target, order, &mut incoming).await;
+                incoming.answer(stored);
             };
-            // A request that is not carried out takes its ends of the channels with it, which
-            // `send_pending` and `commit_part` see.
-            let _ = shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, begin).await;
+            executor.spawn(Priority::Foreground, Box::pin(staging));
         };
-        self.shard.executor.spawn(Priority::Foreground, Box::pin(call));
-        Stage::Streaming { chunks, answer }
+        let mesh = &self.shard.mesh;
+        let class = Class::Delivery;
+        Stage::Streaming(mesh.open_stream(owner, class, COMMIT_TIMEOUT, CHUNKS_IN_FLIGHT, begin))
     }
 
     fn order(&self, index: usize, delivery_id: Option<u128>) -> Order {
@@ -579,7 +568,7 @@ impl Delivery {
                 }
                 // Nobody gets it in any case.
                 Stage::Failed(_) => Box::pin(std::future::ready(Ok(()))),
-                Stage::Remote | Stage::Streaming { .. } => {
+                Stage::Remote | Stage::Streaming(_) => {
                     let id = part.partition;
                     let owner = shard.owners[usize::from(id.0)];
                     let check = move |target: Rc<Shard>| -> LocalFuture<'static, _> {
@@ -654,15 +643,15 @@ impl Delivery {
                     async move { commit_whole(&shard, order, prologue, pending, summary).await },
                 )
             }
-            Stage::Streaming { chunks, answer } => Box::pin(async move {
+            Stage::Streaming(stream) => Box::pin(async move {
                 // As in `send_pending`, the answer tells all.
                 if !pending.is_empty() {
-                    let _ = hear(chunks.send(Piece::Chunk(pending))).await;
+                    let _ = stream.send(Piece::Chunk(pending)).await;
                 }
                 let Order { quarantined, delivery_id, .. } = order;
                 let commit = Piece::Commit { prologue, summary, quarantined, delivery_id };
-                let _ = hear(chunks.send(commit)).await;
-                hear(answer).await.unwrap_or(Err(Failure::Unavailable))
+                let _ = stream.send(commit).await;
+                stream.answer().await.unwrap_or(Err(Failure::Unavailable))
             }),
         }
     }
@@ -750,13 +739,13 @@ async fn commit_whole(
 async fn take_chunks(
     shard: Rc<Shard>,
     mut order: Order,
-    mut incoming: mpsc::Receiver<Piece>,
+    incoming: &mut Incoming<Piece, Stored>,
 ) -> Stored {
     let partition = owned_partition(&shard, order.partition)?;
     let mut writer = partition.stage();
     let mut charge = Charge::new(&shard.messages, order.trust);
     loop {
-        match hear(incoming.recv()).await {
+        match incoming.next().await {
             Some(Piece::Chunk(chunk)) => {
                 writer.write(&chunk).await?;
                 drop(chunk);
@@ -769,8 +758,7 @@ async fn take_chunks(
                 }
             }
             Some(Piece::Read { offset, answer }) => {
-                // Whoever asked may be gone.
-                let _ = answer.send(writer.read(offset).await.map_err(Failure::from));
+                answer.give(writer.read(offset).await.map_err(Failure::from));
             }
             Some(Piece::Commit { prologue, summary, quarantined, delivery_id }) => {
                 (order.quarantined, order.delivery_id) = (quarantined, delivery_id);
@@ -784,11 +772,11 @@ async fn take_chunks(
 }
 
 /// Asks the shard that takes the chunks for some of what it has.
-async fn read_remote(chunks: &mpsc::Sender<Piece>, offset: u64) -> Result<Bytes, Failure> {
-    let (answer, piece) = oneshot::channel();
+async fn read_remote(stream: &Outgoing<Piece, Stored>, offset: u64) -> Result<Bytes, Failure> {
+    let (answer, piece) = worker::answer();
     // Without a receiver there is no answer either.
-    let _ = hear(chunks.send(Piece::Read { offset, answer })).await;
-    hear(piece).await.unwrap_or(Err(Failure::Unavailable))
+    let _ = stream.send(Piece::Read { offset, answer }).await;
+    piece.await.unwrap_or(Err(Failure::Unavailable))
 }
 
 fn owned_partition(shard: &Shard, partition: PartitionId) -> Result<Partition, Failure> {
