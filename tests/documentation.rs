@@ -88,7 +88,7 @@ fn every_kind_of_event_has_its_setting() {
 }
 
 /// Files may be called as sections are: `store.txt`.
-const ENDINGS: &[&str] = &["md", "rs", "toml", "txt"];
+const ENDINGS: &[&str] = &["log", "md", "rs", "toml", "txt"];
 
 /// `section.key` and `section.key = value` in all that an operator reads.
 #[test]
