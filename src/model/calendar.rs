@@ -33,3 +33,14 @@ pub fn civil_from_days(days: i64) -> (i32, u8, u8) {
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year as i32, month as u8, day as u8)
 }
+
+/// Days of a month; 0 when there is no such month.
+pub fn month_days(year: i32, month: u8) -> u8 {
+    match month {
+        4 | 6 | 9 | 11 => 30,
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        1..=12 => 31,
+        _ => 0,
+    }
+}

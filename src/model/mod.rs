@@ -8,7 +8,7 @@ mod special_use;
 mod time;
 mod trail;
 
-pub use calendar::{civil_from_days, days_from_civil};
+pub use calendar::{civil_from_days, days_from_civil, month_days};
 pub use flag::{FlagAction, FlagEdit, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};

@@ -1,10 +1,9 @@
 //! Dates of IMAP (RFC 3501 9): `date-time` of INTERNALDATE and APPEND, `date` of SEARCH.
 
-use crate::model::{Timestamp, civil_from_days, days_from_civil};
-
-const MONTHS: [&[u8; 3]; 12] = [
-    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
-];
+use crate::{
+    model::{Timestamp, days_from_civil, month_days},
+    protocol::mime::date::{DateTime, MONTHS},
+};
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
@@ -54,50 +53,25 @@ fn zone_seconds(zone: &[u8]) -> Option<i64> {
 
 /// Appends `"23-Nov-2026 21:30:00 +0000"`, quotes included, in UTC.
 pub(super) fn write_date_time(out: &mut Vec<u8>, date: Timestamp) {
-    let seconds = date.unix_seconds();
-    let (year, month, day) = civil_from_days(seconds.div_euclid(SECONDS_PER_DAY));
-    let second = seconds.rem_euclid(SECONDS_PER_DAY);
-    // Four digits are all that the syntax has.
-    let year = year.clamp(0, 9_999) as i64;
     out.push(b'"');
-    push_two(out, day.into());
-    out.push(b'-');
-    let month = usize::from(month).saturating_sub(1);
-    out.extend_from_slice(MONTHS.get(month).copied().unwrap_or(b"Jan"));
-    out.push(b'-');
-    push_two(out, year / 100);
-    push_two(out, year % 100);
-    for (before, value) in [(b' ', second / 3_600), (b':', second / 60 % 60), (b':', second % 60)] {
-        out.push(before);
-        push_two(out, value);
-    }
-    out.extend_from_slice(b" +0000\"");
+    DateTime::from_timestamp(date, 0).write_imap(out);
+    out.push(b'"');
 }
 
 /// `rest` is `-Nov-2026`.
 fn days(day: i64, rest: &[u8]) -> Option<i64> {
     let &[b'-', a, b, c, b'-', y1, y2, y3, y4] = rest else { return None };
-    let month = MONTHS.iter().position(|name| name.eq_ignore_ascii_case(&[a, b, c]))?;
-    let year = number(&[y1, y2, y3, y4])?;
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        1 => 28 + i64::from(is_leap),
-        3 | 5 | 8 | 10 => 30,
-        _ => 31,
-    };
-    // Both casts are in range: a month is 0..12, the year has four digits.
-    (1..=length).contains(&day).then(|| days_from_civil(year as i32, month as u8 + 1, day as u8))
+    let is_it = |name: &str| name.as_bytes().eq_ignore_ascii_case(&[a, b, c]);
+    let month = MONTHS.iter().position(|name| is_it(name))?;
+    let year = number(&[y1, y2, y3, y4])? as i32;
+    let (month, day) = (month as u8 + 1, u8::try_from(day).ok()?);
+    (1..=month_days(year, month)).contains(&day).then(|| days_from_civil(year, month, day))
 }
 
 fn number(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0, |number, digit| {
         digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0'))
     })
-}
-
-/// Appends two digits; `value` is below 100.
-fn push_two(out: &mut Vec<u8>, value: i64) {
-    out.extend_from_slice(&[b'0' + (value / 10 % 10) as u8, b'0' + (value % 10) as u8]);
 }
 
 #[cfg(test)]

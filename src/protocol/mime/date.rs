@@ -3,12 +3,12 @@
 //! Called by SMTP for its Received field, by FETCH for INTERNALDATE, by SEARCH for the SENT* keys.
 //! No time zone data: a zone is an offset.
 
-use crate::model::{Timestamp, civil_from_days, days_from_civil};
+use crate::model::{Timestamp, civil_from_days, days_from_civil, month_days};
 
 const DAY_SECONDS: i64 = 86_400;
 
 const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-pub(super) const MONTHS: [&str; 12] =
+pub(crate) const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A date with time and zone as written in a Date field.
@@ -65,11 +65,9 @@ impl DateTime {
         self.write_rest(b' ', out);
     }
 
-    /// Appends e.g. `23-Nov-2026 21:30:00 +0000`, the day padded with a space: IMAP's date-time
-    /// without its quotes (RFC 3501 9).
+    /// Appends e.g. `23-Nov-2026 21:30:00 +0000`: IMAP's date-time without its quotes (RFC 3501 9).
     pub fn write_imap(self, out: &mut Vec<u8>) {
-        out.push(if self.day < 10 { b' ' } else { b'0' + self.day / 10 });
-        out.push(b'0' + self.day % 10);
+        write_two(self.day, out);
         self.write_rest(b'-', out);
     }
 
@@ -99,17 +97,6 @@ fn write_two(number: u8, out: &mut Vec<u8>) {
 /// Appends e.g. `Mon, 23 Nov 2026 21:30:00 +0000` (RFC 5322 3.3, UTC).
 pub fn write_rfc5322(timestamp: Timestamp, out: &mut Vec<u8>) {
     DateTime::from_timestamp(timestamp, 0).write_rfc5322(out);
-}
-
-/// Days of a month; 0 when there is no such month.
-fn month_days(year: i32, month: u8) -> u8 {
-    match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        1..=12 => 31,
-        _ => 0,
-    }
 }
 
 /// Reads a Date value: RFC 5322 with the obsolete forms (two-digit years, zone names, comments)
@@ -319,7 +306,7 @@ mod tests {
         DateTime::from_timestamp(Timestamp::from_unix_seconds(-1), -90).write_imap(&mut out);
         out.push(b'|');
         DateTime::from_timestamp(Timestamp(0), 0).write_imap(&mut out);
-        assert_eq!(out, b"31-Dec-1969 22:29:59 -0130| 1-Jan-1970 00:00:00 +0000");
+        assert_eq!(out, b"31-Dec-1969 22:29:59 -0130|01-Jan-1970 00:00:00 +0000");
     }
 
     #[test]
