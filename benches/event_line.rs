@@ -21,7 +21,7 @@ fn message(events: &ShardEvents, now: Timestamp, number: u32) {
             client: "mail.example.org",
             tls: true,
             from: "somebody@example.org",
-            to: "somebody.else@example.net",
+            to: Some("somebody.else@example.net"),
             recipients: 1,
             octets: 4096,
             account: None,
