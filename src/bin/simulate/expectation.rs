@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    model::{AccountId, Flags, MailboxId, ModSeq},
+    model::{AccountId, Flags, MailboxId, ModSeq, UidValidity},
     store::{MailboxStatus, PropertyKind},
 };
 
@@ -194,6 +194,7 @@ pub struct Client {
 /// A mailbox as it was published at some time: what it holds as `since` for what is told as expunged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sight {
+    pub uid_validity: UidValidity,
     pub mod_seq: ModSeq,
     pub uid_next: u32,
     pub live: BTreeSet<u32>,
@@ -306,7 +307,9 @@ impl Model {
         told: &Told<'_>,
     ) -> Result<(), String> {
         let Told { since, floor, uids } = told;
-        if since.mod_seq < *floor {
+        // Of an account that damage took whole, another one may have come into being since: its UIDs
+        // are others, and its UIDVALIDITY says so (RFC 3501 2.3.1.1).
+        if since.mod_seq < *floor || since.uid_validity != now.uid_validity {
             return Ok(());
         }
         // A disk that lied about syncs took UIDs back.

@@ -267,6 +267,7 @@ async fn check_expunged(
     }
     let place = (account.id().0, mailbox.0);
     let now = Sight {
+        uid_validity: now.status().uid_validity,
         mod_seq: now.status().highest_mod_seq,
         uid_next: now.status().uid_next.0,
         live: now.iter_from(0).map(|message| message.uid.0).collect(),

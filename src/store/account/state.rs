@@ -39,7 +39,7 @@ const UIDS_SKIPPED: u32 = 1 << 17;
 /// Mod-sequences that are passed over then: more than there are entries in the longest batch.
 const MOD_SEQS_SKIPPED: u64 = 1 << 20;
 /// Mailbox ids and UIDVALIDITY values that are passed over then.
-const MAILBOXES_SKIPPED: u32 = 1 << 10;
+pub(crate) const MAILBOXES_SKIPPED: u32 = 1 << 10;
 
 /// An account in memory and what the partition's budget knows of it. Whoever holds the `Rc` pins
 /// the account.

@@ -19,7 +19,11 @@ use std::{
 use hashbrown::HashMap;
 
 use super::{
-    account::{snapshot::Published, state::AccountCell, tombstones::TombstoneLimits},
+    account::{
+        snapshot::Published,
+        state::{AccountCell, MAILBOXES_SKIPPED},
+        tombstones::TombstoneLimits,
+    },
     accounts::{page_directory::PageDirectory, views::Views},
     damage::Damages,
     format::effect::LoggedEffects,
@@ -28,7 +32,7 @@ use super::{
     signal::Signal,
 };
 use crate::{
-    model::{AccountId, Lsn, SpecialUse},
+    model::{AccountId, Lsn, SpecialUse, UidValidity},
     plant::{Plant, planted},
     runtime::executor::Executor,
 };
@@ -148,6 +152,15 @@ impl Accounts {
             return cell.state.borrow().unwritten;
         }
         self.replayed.borrow().get(&id)?.first().map(|(lsn, _)| *lsn)
+    }
+
+    /// What the UIDVALIDITY of a new account's mailboxes begins at: the time. Where damage has taken
+    /// effects, an account of this name may have been among them, and its UIDs may have been seen: then it
+    /// is later than any that was given out, also by a clock that stood still or went back a little.
+    pub(super) fn first_uid_validity(&self) -> UidValidity {
+        let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2)) as u32;
+        let skipped = if self.lost.get() > Lsn(0) { MAILBOXES_SKIPPED } else { 0 };
+        UidValidity(seconds.saturating_add(skipped))
     }
 
     /// A session holds `published` from now on.

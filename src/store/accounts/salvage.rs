@@ -34,7 +34,7 @@ use super::{
     },
     Accounts,
 };
-use crate::model::{AccountId, Lsn, MailboxId, Uid, UidValidity};
+use crate::model::{AccountId, Lsn, MailboxId, Uid};
 
 /// Where messages go whose mailbox nothing is known of.
 pub(crate) const RECOVERED: &str = "Recovered";
@@ -135,9 +135,7 @@ impl Accounts {
     }
 
     fn create_again(&self, state: &mut AccountState) {
-        let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2));
-        let validity = UidValidity(seconds as u32);
-        let mailboxes = first_mailboxes(validity, &self.default_mailboxes);
+        let mailboxes = first_mailboxes(self.first_uid_validity(), &self.default_mailboxes);
         let effect = Effect::Account { account: state.id, mailboxes };
         state.stage(Lsn(0), &effect);
         state.publish(Lsn(0), &effect, &mut Vec::new());

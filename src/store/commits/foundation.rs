@@ -11,7 +11,7 @@ use super::{
     },
     Commits,
 };
-use crate::model::{KeywordSet, MailboxId, UidValidity};
+use crate::model::{KeywordSet, MailboxId};
 
 impl Commits {
     /// Appends the entry that creates the account, if nothing is known of it. Its own entry: an
@@ -24,9 +24,8 @@ impl Commits {
             }
             state.id
         };
-        let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2));
-        let mailboxes =
-            first_mailboxes(UidValidity(seconds as u32), &self.options.default_mailboxes);
+        let validity = self.accounts.first_uid_validity();
+        let mailboxes = first_mailboxes(validity, &self.options.default_mailboxes);
         self.commit_one(Some(cell), Effect::Account { account, mailboxes }, None)?;
         Ok(())
     }
