@@ -799,8 +799,12 @@ impl Account {
             && uid >= found.cards.next()
             && found.cards.wanted(found.status.uid_next, self.commits.options.cards_wanted)
         {
+            // One that has changed is written sooner or later; to write all of that at once for the sake of
+            // cards would hold the shard.
+            if !state.dirty {
+                self.commits.accounts.checkpoint_wanted.set();
+            }
             state.dirty = true;
-            self.commits.accounts.checkpoint_wanted.set();
         }
         run
     }
