@@ -418,7 +418,7 @@ impl Checkpoints {
     /// Makes cards for the messages of a mailbox that have none, once they are many; [`CARDS_AT_ONCE`]
     /// at the most. True if some are left to the next checkpoint.
     async fn make_cards(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<bool, StoreError> {
-        let (next, uid_next) = {
+        let (mut from, uid_next) = {
             let mut state = cell.state.borrow_mut();
             let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
             self.release_cards(mailbox.cards.give_up_garbage(mailbox.status.messages));
@@ -427,7 +427,7 @@ impl Checkpoints {
             }
             (mailbox.cards.next(), mailbox.status.uid_next)
         };
-        let mut bare = match self.bodies_from(cell, id, next).await {
+        let mut bare = match self.bodies_from(cell, id, from).await {
             Ok(bare) => bare,
             // Deleted meanwhile; or damaged, which is for those who load the table.
             Err(StoreError::NoSuchMailbox | StoreError::Corrupt { .. }) => return Ok(false),
@@ -453,8 +453,8 @@ impl Checkpoints {
             self.log.room().await?;
             let state = &mut *cell.state.borrow_mut();
             let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
-            if !mailbox.cards.runs().ends_with(&joined) || mailbox.cards.next() > uid_next {
-                // Some were given up meanwhile.
+            if !mailbox.cards.runs().ends_with(&joined) || mailbox.cards.next() != from {
+                // Some were given up meanwhile: theirs are wanted first.
                 return Ok(true);
             }
             let run = match made {
@@ -463,8 +463,8 @@ impl Checkpoints {
             };
             let whole = pieces.peek().is_none() && !left;
             let last = piece.last().map_or(uid_next, |(uid, _)| Uid(uid.0.saturating_add(1)));
-            let next = if whole { uid_next } else { last };
-            self.release_cards(mailbox.cards.add(joined.len(), run, next));
+            from = if whole { uid_next } else { last };
+            self.release_cards(mailbox.cards.add(joined.len(), run, from));
             if pieces.peek().is_none() {
                 return Ok(left);
             }

@@ -126,3 +126,36 @@ fn who_looks_through_a_mailbox_without_cards_has_them_made() {
         assert_eq!(check_all(&partition).await, 200);
     });
 }
+
+/// Cards are given up while a checkpoint makes others: what it made does not stand for those.
+#[test]
+fn cards_given_up_under_a_checkpoint_are_made_anew() {
+    let mut given_up = 0;
+    for turns in 0..12 {
+        run(async |world: Rc<World>| {
+            let partition = world.open().await;
+            fill(&partition, 0..1000).await;
+            partition.checkpoint().await.unwrap();
+            fill(&partition, 1000..1400).await;
+            let (account, other) = (partition.account(ALICE).await.unwrap(), partition.clone());
+            let checkpoint = async move { other.checkpoint().await.unwrap() };
+            world.simulation.spawn(Priority::Foreground, Box::pin(checkpoint));
+            for _ in 0..turns {
+                world.simulation.yield_now().await;
+            }
+            {
+                let mut state = account.cell.state.borrow_mut();
+                let cards = &mut state.mailboxes.get_mut(&MailboxId::INBOX).unwrap().cards;
+                if let Some(&first) = cards.runs().first() {
+                    given_up += cards.give_up(first.lsn).len();
+                    state.dirty = true;
+                }
+            }
+            for _ in 0..3 {
+                partition.checkpoint().await.unwrap();
+            }
+            assert_eq!(check_all(&partition).await, 1400, "after {turns} turns");
+        });
+    }
+    assert!(given_up >= 12, "{given_up}");
+}
