@@ -14,9 +14,8 @@ use super::{
     bodies::{Bodies, compression},
     error::StoreError,
     format::{
-        cards::{
-            BlockRef, CARD_MAX, Card, CardRunBuilder, CardRunRef, index_len, read_block, read_index,
-        },
+        blocks::{BlockRef, BlockRunBuilder, BlockRunRef, index_len, read_index},
+        cards::{CARD_MAX, Card, read_block},
         codec::Decoded,
     },
     log::{ENTRY_PAYLOAD_MAX, Log},
@@ -93,7 +92,7 @@ impl Cards {
     /// `Corrupt` if the run is not as it was written.
     pub(super) async fn summary(
         &self,
-        run: CardRunRef,
+        run: BlockRunRef,
         uid: Uid,
         body: &MessageBody,
     ) -> Result<Option<Bytes>, StoreError> {
@@ -165,11 +164,11 @@ impl Cards {
     /// `Corrupt` if a run of `joined` is damaged; others as reads'.
     pub(super) async fn make_run(
         &self,
-        joined: &[CardRunRef],
+        joined: &[BlockRunRef],
         messages: &[(Uid, MessageBody)],
     ) -> Result<Option<(Vec<u8>, Uid, Uid, u32)>, StoreError> {
         let compress = |raw| compression::compress(raw, LEVEL).bytes;
-        let mut builder = CardRunBuilder::new(compress);
+        let mut builder = BlockRunBuilder::new(compress);
         for run in joined {
             let (_, payload) = self.log.read(run.lsn).await?;
             let adopted: Decoded<()> = builder.adopt(&payload);
@@ -191,7 +190,7 @@ impl Cards {
             }
             let other = before.as_ref().filter(|_| planted(Plant::CardOfAnother));
             let summary = other.unwrap_or(&summary).clone();
-            builder.push(&Card { uid: *uid, body: body.lsn, summary: &summary });
+            Card { uid: *uid, body: body.lsn, summary: &summary }.put(&mut builder);
             before = Some(summary);
         }
         Ok(builder.finish())

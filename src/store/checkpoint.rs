@@ -27,7 +27,8 @@ use super::{
     damage::Damages,
     error::StoreError,
     format::{
-        cards::{CardRunRef, RUN_CARDS_MAX},
+        blocks::BlockRunRef,
+        cards::RUN_CARDS_MAX,
         root::{Root, decode_root, encode_root},
         run::{RUN_RECORD_BYTES, RunRecord, RunRef, decode_run, encode_run},
     },
@@ -438,7 +439,7 @@ impl Checkpoints {
         let mut pieces = bare.chunks(RUN_CARDS_MAX).peekable();
         loop {
             let piece = pieces.next().unwrap_or_default();
-            let joined: Vec<CardRunRef> = {
+            let joined: Vec<BlockRunRef> = {
                 let state = cell.state.borrow();
                 let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(false) };
                 newest(mailbox.cards.runs(), mailbox.cards.to_join(piece.len())).to_vec()
@@ -520,16 +521,16 @@ impl Checkpoints {
         &self,
         account: AccountId,
         mailbox: MailboxId,
-        (payload, first, last, cards): (Vec<u8>, Uid, Uid, u32),
-    ) -> Result<CardRunRef, StoreError> {
+        (payload, first, last, rows): (Vec<u8>, Uid, Uid, u32),
+    ) -> Result<BlockRunRef, StoreError> {
         let header = EntryHeader::new(EntryKind::CardRun, account, mailbox, Uid(0));
         let lsn = self.log.append(header, &[&payload])?;
         let entry_len = entry_len(payload.len()) as u32;
-        Ok(CardRunRef { lsn, entry_len, first, last, cards })
+        Ok(BlockRunRef { lsn, entry_len, first, last, rows })
     }
 
     /// Of the runs in `joined` one is damaged: they are made anew by the next checkpoint.
-    fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[CardRunRef]) {
+    fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[BlockRunRef]) {
         let mut state = cell.state.borrow_mut();
         let Some(mailbox) = state.mailboxes.get_mut(&id) else { return };
         if let Some(first) = joined.first() {
@@ -537,7 +538,7 @@ impl Checkpoints {
         }
     }
 
-    fn release_cards(&self, runs: Vec<CardRunRef>) {
+    fn release_cards(&self, runs: Vec<BlockRunRef>) {
         runs.iter().for_each(|run| self.log.release(run.lsn, run.entry_len));
     }
 

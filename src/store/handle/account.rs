@@ -19,7 +19,7 @@ use super::{
         damage::Place,
         error::StoreError,
         format::{
-            cards::CardRunRef,
+            blocks::BlockRunRef,
             effect::{Effect, PropertyKey, PropertyKind},
         },
         message::{MailboxStatus, Message, MessageBody},
@@ -791,7 +791,7 @@ impl Account {
 
     /// Where the card of `uid` lies. If it has none yet, and many others neither, a checkpoint is asked
     /// to make them.
-    fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<CardRunRef> {
+    fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<BlockRunRef> {
         let mut state = self.cell.state.borrow_mut();
         let found = state.mailboxes.get(&mailbox)?;
         let run = found.cards.run_of(uid);
@@ -810,7 +810,7 @@ impl Account {
     }
 
     /// A run of cards is damaged: they are made anew from the messages.
-    fn give_up_cards(&self, mailbox: MailboxId, run: CardRunRef, error: &StoreError) {
+    fn give_up_cards(&self, mailbox: MailboxId, run: BlockRunRef, error: &StoreError) {
         let mut state = self.cell.state.borrow_mut();
         let place = Place { account: Some(state.id), mailbox: Some(mailbox), uid: None };
         self.commits.accounts.damages.note(error, place);

@@ -14,7 +14,7 @@ use super::{
         commits::standing::Spooled,
         damage::{Damage, Place},
         error::StoreError,
-        format::cards::CardRunRef,
+        format::blocks::BlockRunRef,
         log::{Checked, EntryKind, Flaw, time_for},
         message::{MailboxStatus, Message, MessageBody},
     },
@@ -298,7 +298,7 @@ impl Repair {
 
     /// A card says of its message what the message's own entry says. One that is damaged is made anew by
     /// the next checkpoint after somebody reads it.
-    async fn verify_card(&self, run: CardRunRef, message: &Message) -> Result<(), StoreError> {
+    async fn verify_card(&self, run: BlockRunRef, message: &Message) -> Result<(), StoreError> {
         let Some(card) = self.cards.summary(run, message.uid, &message.body).await? else {
             return Ok(());
         };

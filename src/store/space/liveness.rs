@@ -19,8 +19,8 @@ use super::{
         account::{page::decode_account, snapshot::Published, state::AccountState},
         error::StoreError,
         format::{
+            blocks::BlockRunRef,
             body::BODY_CHUNK,
-            cards::CardRunRef,
             effect::Effect,
             run::{RUN_RECORD_BYTES, RunRecord, RunRef},
         },
@@ -174,7 +174,7 @@ impl Marks {
 /// What an account refers to at one moment.
 struct Capture {
     runs: Vec<RunRef>,
-    cards: Vec<CardRunRef>,
+    cards: Vec<BlockRunRef>,
     tables: Vec<Table>,
 }
 
