@@ -60,6 +60,10 @@ pub enum Plant {
     CardOfAnother,
     /// Compaction overlooks the cards of messages.
     ForgetCards,
+    /// A checkpoint forgets the annotations of messages.
+    LoseAnnotations,
+    /// Compaction overlooks the annotations of messages.
+    ForgetAnnotations,
     /// The change feed leaves out every fifth change.
     FeedDrops,
     /// The change feed tells every fifth change twice.

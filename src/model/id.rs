@@ -62,6 +62,10 @@ impl MailboxId {
 }
 
 impl AccountId {
+    /// Nobody's account, one in each partition: mail that waits there to be sent on. Highest of all; no user
+    /// has it.
+    pub const QUEUE: AccountId = AccountId(u64::MAX);
+
     /// The partition that holds this account, of `partition_count` (> 0). Fixed for the life of a
     /// data directory. The multiplier is the 64-bit golden ratio: consecutive ids spread evenly.
     pub fn partition(self, partition_count: u16) -> PartitionId {

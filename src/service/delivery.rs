@@ -211,6 +211,7 @@ impl Order {
                 flags: Flags::default(),
                 keywords: if quarantined { vec![keyword] } else { Vec::new() },
                 internal_date: self.internal_date,
+                annotations: Vec::new(),
             }
         };
         self.accounts.iter().map(target).collect()

@@ -218,6 +218,7 @@ mod tests {
                 flags: Flags::default(),
                 keywords: Vec::new(),
                 internal_date: Timestamp(0),
+                annotations: Vec::new(),
             };
             Ok(self.partition.deliver(body, vec![target], None).await?[0].uid)
         }

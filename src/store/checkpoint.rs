@@ -8,6 +8,8 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod annotations;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -309,6 +311,7 @@ impl Checkpoints {
         for mailbox in mailboxes {
             self.prepare_mailbox(&cell, mailbox, &mut merges).await?;
             cards_left |= self.make_cards(&cell, mailbox).await?;
+            self.write_annotations(&cell, mailbox).await?;
         }
         self.log.room().await?;
         // From here to the end nothing awaits: page and runs are of one moment.
@@ -317,6 +320,7 @@ impl Checkpoints {
             return Ok(());
         }
         self.append_deltas(&mut state, merges)?;
+        self.append_annotations_left(&mut state)?;
         let content = encode_account(&state);
         debug_assert!(reads_back(&content), "the page of {id:?} does not read back as written");
         let len = entry_len(content.len()) as u32;

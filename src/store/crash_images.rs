@@ -262,6 +262,7 @@ impl Session {
                 flags: Flags::default(),
                 keywords: Vec::new(),
                 internal_date: Timestamp(token as i64),
+                annotations: Vec::new(),
             })
             .collect();
         let id = Some(u128::from(token));
@@ -776,6 +777,7 @@ fn check_image(
                 flags: Flags::default(),
                 keywords: Vec::new(),
                 internal_date: Timestamp(0),
+                annotations: Vec::new(),
             };
             let delivered = partition.deliver(body, vec![target], None).await;
             let uid = delivered.map_err(|e| e.to_string())?[0].uid.0;

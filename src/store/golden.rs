@@ -68,6 +68,7 @@ fn target(account: AccountId, keywords: &[&str]) -> DeliveryTarget {
         flags: Flags::default(),
         keywords: keywords.iter().map(|&name| name.to_owned()).collect(),
         internal_date: Timestamp::from_unix_seconds(1_234_567_890),
+        annotations: Vec::new(),
     }
 }
 

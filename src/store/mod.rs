@@ -8,6 +8,7 @@
 mod account;
 mod accounts;
 mod admission;
+mod annotations;
 mod bodies;
 mod cards;
 mod checkpoint;
@@ -51,9 +52,11 @@ pub use self::{
     },
     damage::{Damage, Place},
     error::StoreError,
+    format::annotations::ANNOTATION_OCTETS_MAX,
     format::body::BODY_CHUNK,
     format::effect::{PropertyKey, PropertyKind},
     handle::account::{Account, Copied, Expunged, FlagChange, FlagOutcome},
+    handle::annotations::{ANNOTATIONS_MAX, AnnotationChanges},
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},
     handle::view::{AccountWatch, MailboxView},
     log::RecoveryReport,

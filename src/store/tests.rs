@@ -14,6 +14,7 @@ use crate::{
     },
 };
 
+mod annotations;
 mod bodies;
 mod cards;
 mod compaction;
@@ -86,6 +87,7 @@ fn target(account: AccountId) -> DeliveryTarget {
         flags: Flags::default(),
         keywords: Vec::new(),
         internal_date: Timestamp::from_unix_seconds(1_600_000_000),
+        annotations: Vec::new(),
     }
 }
 

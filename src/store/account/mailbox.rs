@@ -18,6 +18,7 @@ use super::{
         },
         message::{MailboxStatus, Message},
     },
+    annotations::MailboxAnnotations,
     cards::MailboxCards,
     snapshot::{MessageTable, Published, Snapshot},
     tombstones::{Tombstone, TombstoneLimits, Tombstones},
@@ -57,6 +58,8 @@ pub(crate) struct Mailbox {
     pub delta: BTreeMap<Uid, RunRecord>,
     /// Where the cards of its messages lie.
     pub cards: MailboxCards,
+    /// Values beside its messages; `None` without any.
+    pub annotations: Option<Box<MailboxAnnotations>>,
     /// What was expunged; in memory together with the message table.
     pub tombstones: Tombstones,
     /// First UID that no run can hold: what is expunged and forgotten from here on needs no record.
@@ -94,6 +97,7 @@ impl Mailbox {
             runs,
             delta: BTreeMap::new(),
             cards: MailboxCards::default(),
+            annotations: None,
             tombstones,
             unstored_from: status.uid_next,
             pending: Pending { uid_next: status.uid_next, keywords, overlay: BTreeMap::new() },
@@ -221,7 +225,9 @@ impl Mailbox {
             }
             Effect::Expunge { mod_seq, uids, .. } => {
                 self.raise_mod_seq(*mod_seq);
+                let messages = self.status.messages;
                 self.publish_expunge(*mod_seq, uids);
+                self.change_annotations(|annotations| annotations.forget(uids, messages));
                 self.unstage(lsn, uids);
             }
             Effect::Keyword { names, .. } => {
@@ -232,6 +238,10 @@ impl Mailbox {
                     // Nothing pending: share one table again.
                     self.pending.keywords = self.keywords.clone();
                 }
+            }
+            Effect::Annotations { uid, values, .. } => {
+                self.annotations.get_or_insert_default().publish(*uid, values);
+                return;
             }
             _ => return,
         }
@@ -321,6 +331,19 @@ impl Mailbox {
                 delta.remove(&uid);
             }
         });
+    }
+
+    /// Changes the annotations, if there are any.
+    pub(crate) fn change_annotations<T: Default>(
+        &mut self,
+        change: impl FnOnce(&mut MailboxAnnotations) -> T,
+    ) -> T {
+        let Some(annotations) = &mut self.annotations else { return T::default() };
+        let changed = change(annotations);
+        if annotations.is_empty() {
+            self.annotations = None;
+        }
+        changed
     }
 
     /// Takes the delta, to be written to runs.
@@ -423,6 +446,7 @@ impl Mailbox {
             + self.delta.len() * 2 * size_of::<RunRecord>() // Ascending keys: half-full leaves.
             + self.runs.len() * size_of::<RunRef>()
             + self.cards.memory()
+            + self.annotations.as_ref().map_or(0, |annotations| annotations.memory())
             + self.tombstones.memory()
             + keywords
     }

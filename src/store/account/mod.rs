@@ -4,6 +4,7 @@
 //! Does no I/O and never waits: the rooms above append the entries, and call `stage` and `publish`.
 //! Knows `format` and the values.
 
+pub(crate) mod annotations;
 pub(crate) mod cards;
 pub(crate) mod holding;
 pub(crate) mod mailbox;

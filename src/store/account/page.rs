@@ -20,6 +20,7 @@ use super::{
         },
         message::MailboxStatus,
     },
+    annotations::MailboxAnnotations,
     cards::MailboxCards,
     mailbox::Mailbox,
     properties::Properties,
@@ -86,6 +87,7 @@ pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
         out.put_bytes(&record);
     }
     put_cards(&mut out, state);
+    put_annotations(&mut out, state);
     out
 }
 
@@ -97,6 +99,20 @@ fn put_cards(out: &mut Vec<u8>, state: &AccountState) {
         out.put_varint(u64::from(id.0));
         let mut record = Vec::new();
         mailbox.cards.put(&mut record);
+        out.put_bytes(&record);
+    }
+}
+
+/// Appends where the annotations of mailboxes lie that have some.
+fn put_annotations(out: &mut Vec<u8>, state: &AccountState) {
+    let all = state.mailboxes.iter();
+    let all = all.filter_map(|(id, mailbox)| Some((id, mailbox.annotations.as_ref()?)));
+    let with = || all.clone().filter(|(_, annotations)| !annotations.runs().is_empty());
+    out.put_varint(with().count() as u64);
+    for (id, annotations) in with() {
+        out.put_varint(u64::from(id.0));
+        let mut record = Vec::new();
+        annotations.put_page(&mut record);
         out.put_bytes(&record);
     }
 }
@@ -194,6 +210,17 @@ pub(crate) fn decode_account(version: u8, lsn: Lsn, payload: &[u8]) -> Decoded<A
         let cards = MailboxCards::read(&mut Reader::new(reader.bytes("cards")?))?;
         if let Some(mailbox) = state.mailboxes.get_mut(&id) {
             mailbox.cards = cards;
+        }
+    }
+    // Nor before annotations.
+    let count =
+        if reader.is_empty() { 0 } else { reader.count(4, "mailboxes with annotations")? };
+    for _ in 0..count {
+        let id = MailboxId(reader.varint_u32("mailbox")?);
+        let record = &mut Reader::new(reader.bytes("annotations")?);
+        let annotations = MailboxAnnotations::read_page(record)?;
+        if let Some(mailbox) = state.mailboxes.get_mut(&id) {
+            mailbox.annotations = Some(Box::new(annotations));
         }
     }
     state.pending_names = state.names.clone();

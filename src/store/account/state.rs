@@ -272,7 +272,9 @@ impl AccountState {
                 self.mod_seq = self.mod_seq.max(*mod_seq);
                 self.publish_in(*mailbox, lsn, effect, wake);
             }
-            Effect::Keyword { mailbox, .. } => self.publish_in(*mailbox, lsn, effect, wake),
+            Effect::Keyword { mailbox, .. } | Effect::Annotations { mailbox, .. } => {
+                self.publish_in(*mailbox, lsn, effect, wake);
+            }
             Effect::Property { key, value, .. } => {
                 self.properties.publish(lsn, key, value.as_ref());
             }

@@ -20,13 +20,14 @@ use hashbrown::HashMap;
 
 use super::{
     account::{
+        namespace,
         snapshot::Published,
         state::{AccountCell, MAILBOXES_SKIPPED},
         tombstones::TombstoneLimits,
     },
     accounts::{page_directory::PageDirectory, views::Views},
     damage::Damages,
-    format::effect::LoggedEffects,
+    format::effect::{LoggedEffects, NewMailbox},
     log::Log,
     options::StoreOptions,
     signal::Signal,
@@ -161,6 +162,15 @@ impl Accounts {
         let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2)) as u32;
         let skipped = if self.lost.get() > Lsn(0) { MAILBOXES_SKIPPED } else { 0 };
         UidValidity(seconds.saturating_add(skipped))
+    }
+
+    /// What the account `id` begins with.
+    pub(super) fn first_mailboxes(&self, id: AccountId) -> Vec<NewMailbox> {
+        let others = match id {
+            AccountId::QUEUE => &[][..],
+            _ => &self.default_mailboxes,
+        };
+        namespace::first_mailboxes(self.first_uid_validity(), others)
     }
 
     /// A session holds `published` from now on.

@@ -13,19 +13,23 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use hashbrown::HashSet;
 
 use super::{
     super::{
         account::{
-            namespace::{NameLimits, Namespace, first_mailboxes},
+            namespace::{NameLimits, Namespace},
             page::decode_account,
             state::{AccountCell, AccountState},
             tombstones::Tombstone,
         },
+        annotations::{self, Damaged},
         damage::{Damage, Place},
         error::StoreError,
         format::{
+            annotations::Rows,
+            blocks::BlockRunRef,
             effect::{Effect, LoggedEffects, decode_effects},
             run::{RunRecord, RunRef},
         },
@@ -98,7 +102,10 @@ impl Accounts {
         state.tombstone_limits = self.tombstone_limits;
         for (lsn, effect) in remains.effects.iter().filter(|(lsn, _)| *lsn >= from) {
             let counts = Namespace::concerns(effect)
-                || matches!(effect, Effect::Property { .. } | Effect::Keyword { .. });
+                || matches!(
+                    effect,
+                    Effect::Property { .. } | Effect::Keyword { .. } | Effect::Annotations { .. }
+                );
             if counts {
                 state.stage(*lsn, effect);
                 state.publish(*lsn, effect, &mut Vec::new());
@@ -135,7 +142,7 @@ impl Accounts {
     }
 
     fn create_again(&self, state: &mut AccountState) {
-        let mailboxes = first_mailboxes(self.first_uid_validity(), &self.default_mailboxes);
+        let mailboxes = self.first_mailboxes(state.id);
         let effect = Effect::Account { account: state.id, mailboxes };
         state.stage(Lsn(0), &effect);
         state.publish(Lsn(0), &effect, &mut Vec::new());
@@ -261,6 +268,71 @@ impl Accounts {
             let segment = "log".to_owned();
             self.damages.note_loss(Damage { segment, offset: 0, what, place });
         }
+        self.checkpoint_wanted.set();
+        Ok(())
+    }
+
+    /// A run of a mailbox's annotations is damaged: what the log still says of its messages takes its
+    /// place.
+    ///
+    /// # Errors
+    /// `damaged`'s, if it is not damage; others as reads'.
+    pub(crate) async fn salvage_annotations(
+        &self,
+        cell: &AccountCell,
+        id: MailboxId,
+        damaged: Damaged,
+    ) -> Result<(), StoreError> {
+        if !matches!(damaged.error, StoreError::Corrupt { .. }) {
+            return Err(damaged.error);
+        }
+        let _turn = self.damages.turn().await;
+        let account = cell.state.borrow().id;
+        let runs: Vec<BlockRunRef> = {
+            let state = cell.state.borrow();
+            let annotations = state.mailboxes.get(&id).and_then(|it| it.annotations.as_ref());
+            annotations.map_or(Vec::new(), |annotations| annotations.runs().to_vec())
+        };
+        // Else somebody else did it, or it was joined with others meanwhile.
+        let Some(at) = runs.iter().position(|run| *run == damaged.run) else { return Ok(()) };
+        let place = Place { account: Some(account), mailbox: Some(id), ..Place::default() };
+        self.damages.note(&damaged.error, place);
+        let mut lost = vec![damaged.run];
+        let uids = damaged.run.first..=damaged.run.last;
+        // The latest value of each that the log has, and its entry.
+        let mut found: BTreeMap<(Uid, u32), (Lsn, Option<Bytes>)> = BTreeMap::new();
+        for (lsn, effect) in &self.remains_of(account).await?.effects {
+            if let Effect::Annotations { mailbox, uid, values, .. } = effect
+                && *mailbox == id
+                && uids.contains(uid)
+            {
+                for (number, value) in values {
+                    found.insert((*uid, *number), (*lsn, value.clone()));
+                }
+            }
+        }
+        for run in runs.get(at + 1..).unwrap_or_default() {
+            match annotations::read(&self.log, &[*run], uids.clone()).await {
+                Ok(rows) => {
+                    for (place, value) in rows {
+                        // What was logged after a run was written is not in it.
+                        if found.get(&place).is_none_or(|(lsn, _)| *lsn < run.lsn) {
+                            found.insert(place, (run.lsn, value));
+                        }
+                    }
+                }
+                Err(damaged) => lost.push(damaged.run),
+            }
+        }
+        let mut state = cell.state.borrow_mut();
+        let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(()) };
+        let rows: Rows = found.into_iter().map(|(place, (_, value))| (place, value)).collect();
+        for run in lost {
+            let given_up = mailbox
+                .change_annotations(|annotations| annotations.give_up(run.lsn, rows.clone()));
+            given_up.iter().for_each(|run| self.log.release(run.lsn, run.entry_len));
+        }
+        state.dirty = true;
         self.checkpoint_wanted.set();
         Ok(())
     }

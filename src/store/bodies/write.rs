@@ -429,6 +429,7 @@ mod tests {
                         flags: Default::default(),
                         keywords: Vec::new(),
                         internal_date: Timestamp(0),
+                        annotations: Vec::new(),
                     };
                     partition.deliver(staged, vec![target], None).await.unwrap();
                 }

@@ -47,6 +47,8 @@ pub enum FeedKind {
     Names,
     /// An ACL, a quota, metadata.
     Properties,
+    /// Values beside a message.
+    Annotations,
 }
 
 /// What a subscriber hears.
@@ -200,6 +202,7 @@ fn change_of(lsn: Lsn, effect: &Effect) -> Option<FeedChange> {
         Effect::Expunge { mailbox, uids, .. } => {
             change(Some(*mailbox), FeedKind::Expunged, uids.len())
         }
+        Effect::Annotations { mailbox, .. } => change(Some(*mailbox), FeedKind::Annotations, 1),
         Effect::CreateMailbox { mailbox, .. } => change(Some(mailbox.id), FeedKind::Names, 0),
         Effect::DeleteMailbox { mailbox, .. } | Effect::RenameMailbox { mailbox, .. } => {
             change(Some(*mailbox), FeedKind::Names, 0)

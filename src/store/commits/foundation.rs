@@ -4,11 +4,7 @@
 use std::rc::Rc;
 
 use super::{
-    super::{
-        account::{namespace::first_mailboxes, state::AccountCell},
-        error::StoreError,
-        format::effect::Effect,
-    },
+    super::{account::state::AccountCell, error::StoreError, format::effect::Effect},
     Commits,
 };
 use crate::model::{KeywordSet, MailboxId};
@@ -24,8 +20,7 @@ impl Commits {
             }
             state.id
         };
-        let validity = self.accounts.first_uid_validity();
-        let mailboxes = first_mailboxes(validity, &self.options.default_mailboxes);
+        let mailboxes = self.accounts.first_mailboxes(account);
         self.commit_one(Some(cell), Effect::Account { account, mailboxes }, None)?;
         Ok(())
     }

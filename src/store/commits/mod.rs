@@ -227,7 +227,7 @@ impl Commits {
                     Some(cell) => {
                         cell.state.borrow().assert_follows(effect);
                         cell.state.borrow_mut().publish(lsn, effect, &mut wake);
-                        self.accounts.charge(cell, CHANGE_MEMORY);
+                        self.accounts.charge(cell, CHANGE_MEMORY + effect.annotation_octets());
                     }
                     None => self.standing.borrow_mut().publish(lsn, effect),
                 }
@@ -278,6 +278,7 @@ fn entry_kind(effect: &Effect) -> EntryKind {
         Effect::Property { key: (PropertyKind::Metadata | PropertyKind::Seen, ..), .. } => {
             EntryKind::Metadata
         }
+        Effect::Annotations { .. } => EntryKind::Annotations,
         Effect::Delivery { .. } => EntryKind::Transaction,
         Effect::Spool { .. } => EntryKind::Spool,
         Effect::Unspool { .. } => EntryKind::Unspool,

@@ -1,9 +1,9 @@
 //! Runs of blocks: rows of bytes by UID, one entry of the log for a range of UIDs.
 //!
 //! What a mailbox keeps beside its messages and apart from its table is in such runs; what a row says is
-//! for `cards`. Blocks are compressed and have checksums of their own, and an index in front says
+//! for `cards` and `annotations`. Blocks are compressed and have checksums of their own, and an index in front says
 //! where each lies: so one is read without the others. Pure; compressing is the caller's.
-//! docs/disk_format.md, "Card run", is the drawing.
+//! docs/disk_format.md, "Runs of blocks", is the drawing.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -114,7 +114,7 @@ impl<C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<C> {
         }
     }
 
-    /// Adds a row, of at most [`ROW_MAX`] bytes; UIDs ascend.
+    /// Adds a row, of at most [`ROW_MAX`] bytes; UIDs ascend; several rows may have the same.
     pub(crate) fn push(&mut self, uid: Uid, row: &[u8]) {
         debug_assert!(row.len() <= ROW_MAX);
         if self.open.is_empty() {
@@ -210,8 +210,7 @@ pub(crate) fn read_index(start: &[u8]) -> Decoded<Vec<BlockRef>> {
     for _ in 0..count {
         let mut record = Reader::new(reader.bytes("block")?);
         let step = record.varint_u32("first uid")?;
-        let first = previous.checked_add(step).filter(|_| step > 0);
-        let first = first.ok_or(Malformed("first uid"))?;
+        let first = previous.checked_add(step).ok_or(Malformed("first uid"))?;
         let last =
             first.checked_add(record.varint_u32("last uid")?).ok_or(Malformed("last uid"))?;
         let (stored, raw) = (record.varint_u32("stored")?, record.varint_u32("raw")?);
@@ -244,8 +243,7 @@ pub(crate) fn read_rows(raw: &[u8]) -> Decoded<Vec<(Uid, Range<usize>)>> {
     let mut previous = 0u32;
     while !reader.is_empty() {
         let step = reader.varint_u32("uid of a row")?;
-        let uid =
-            previous.checked_add(step).filter(|_| step > 0).ok_or(Malformed("uid of a row"))?;
+        let uid = previous.checked_add(step).ok_or(Malformed("uid of a row"))?;
         previous = uid;
         let row = reader.bytes("row")?;
         // Where `row` ends in `raw`, the rest of which the reader still has.
@@ -264,7 +262,7 @@ mod tests {
     type Made = Vec<(Uid, Vec<u8>)>;
 
     fn any_rows() -> impl Strategy<Value = Made> {
-        let row = (1u32..9, vec(any::<u8>(), 0..3_000));
+        let row = (0u32..9, vec(any::<u8>(), 0..3_000));
         vec(row, 0..60).prop_map(|rows| {
             let mut uid = 0;
             let row = |(step, row)| {

@@ -16,6 +16,7 @@ use super::{
         log::entry_len,
         message::{Message, MessageBody},
     },
+    annotations::{VALUE_MIN, put_value, read_value},
     codec::{Decoded, Malformed, Put, Reader},
     payload,
 };
@@ -108,6 +109,13 @@ pub(crate) enum Effect {
         key: PropertyKey,
         value: Option<Vec<u8>>,
     },
+    /// Values beside a message set or (None) removed, each by its number.
+    Annotations {
+        account: AccountId,
+        mailbox: MailboxId,
+        uid: Uid,
+        values: Vec<(u32, Option<Bytes>)>,
+    },
     /// The transaction carried out this delivery: a repetition is a no-op.
     Delivery {
         id: u128,
@@ -146,6 +154,7 @@ mod kind {
     pub(super) const UNSPOOL: u8 = 13;
     pub(super) const INTENT: u8 = 14;
     pub(super) const INTENT_DONE: u8 = 15;
+    pub(super) const ANNOTATIONS: u8 = 16;
 }
 
 /// Bit of the flags byte: two keyword words follow.
@@ -266,7 +275,8 @@ impl Effect {
             | Effect::RenameMailbox { account, .. }
             | Effect::Keyword { account, .. }
             | Effect::Subscription { account, .. }
-            | Effect::Property { account, .. } => Some(*account),
+            | Effect::Property { account, .. }
+            | Effect::Annotations { account, .. } => Some(*account),
             Effect::Delivery { .. }
             | Effect::Spool { .. }
             | Effect::Unspool { .. }
@@ -279,6 +289,7 @@ impl Effect {
     pub(crate) fn place(&self) -> (MailboxId, Uid) {
         match self {
             Effect::Message { mailbox, message, .. } => (*mailbox, message.uid),
+            Effect::Annotations { mailbox, uid, .. } => (*mailbox, *uid),
             Effect::Flags { mailbox, .. }
             | Effect::Expunge { mailbox, .. }
             | Effect::DeleteMailbox { mailbox, .. }
@@ -287,6 +298,12 @@ impl Effect {
             Effect::CreateMailbox { mailbox, .. } => (mailbox.id, Uid(0)),
             _ => (MailboxId(0), Uid(0)),
         }
+    }
+
+    /// Octets of annotations in it: they stay in memory until a checkpoint.
+    pub(crate) fn annotation_octets(&self) -> usize {
+        let Effect::Annotations { values, .. } = self else { return 0 };
+        values.iter().map(|(_, value)| 64 + value.as_ref().map_or(0, Bytes::len)).sum()
     }
 
     /// Appends kind, length and content.
@@ -317,6 +334,7 @@ impl Effect {
             Effect::Keyword { .. } => kind::KEYWORD,
             Effect::Subscription { .. } => kind::SUBSCRIPTION,
             Effect::Property { .. } => kind::PROPERTY,
+            Effect::Annotations { .. } => kind::ANNOTATIONS,
             Effect::Delivery { .. } => kind::DELIVERY,
             Effect::Spool { .. } => kind::SPOOL,
             Effect::Unspool { .. } => kind::UNSPOOL,
@@ -369,6 +387,12 @@ impl Effect {
                 out.put_bytes(name.as_bytes());
             }
             Effect::Property { key, value, .. } => put_property(out, key, value.as_deref()),
+            Effect::Annotations { mailbox, uid, values, .. } => {
+                out.put_varint(u64::from(mailbox.0));
+                out.put_varint(u64::from(uid.0));
+                out.put_varint(values.len() as u64);
+                values.iter().for_each(|(number, value)| put_value(out, *number, value.as_deref()));
+            }
             Effect::Delivery { id } | Effect::IntentDone { id } => out.put_u128(*id),
             Effect::Spool { payload, body } => {
                 out.put_varint(body.size);
@@ -384,7 +408,7 @@ impl Effect {
 
     fn decode(kind: u8, reader: &mut Reader<'_>, here: (Lsn, u32)) -> Decoded<Effect> {
         match kind {
-            kind::ACCOUNT..=kind::PROPERTY => {
+            kind::ACCOUNT..=kind::PROPERTY | kind::ANNOTATIONS => {
                 let account = AccountId(reader.varint("account")?);
                 Effect::decode_of_account(kind, account, reader, here)
             }
@@ -459,6 +483,13 @@ impl Effect {
             kind::PROPERTY => {
                 let (key, value) = read_property(reader)?;
                 Effect::Property { account, key, value }
+            }
+            kind::ANNOTATIONS => {
+                let mailbox = mailbox(reader)?;
+                let uid = Uid(reader.varint_u32("uid")?);
+                let count = reader.count(VALUE_MIN, "annotations")?;
+                let values = (0..count).map(|_| read_value(reader)).collect::<Decoded<_>>()?;
+                Effect::Annotations { account, mailbox, uid, values }
             }
             _ => return Err(Malformed("effect kind")),
         })
@@ -597,6 +628,17 @@ pub(crate) mod tests {
                     Effect::Subscription { account, name, subscribed }
                 }
             ),
+            (
+                place.clone(),
+                any::<u32>(),
+                vec((any::<u32>(), proptest::option::of(bytes.clone())), 0..4)
+            )
+                .prop_map(|((account, mailbox), uid, values)| {
+                    let value =
+                        |(number, value): (u32, Option<Vec<u8>>)| (number, value.map(Bytes::from));
+                    let values = values.into_iter().map(value).collect();
+                    Effect::Annotations { account, mailbox, uid: Uid(uid), values }
+                }),
             (place, bytes.clone(), proptest::option::of(bytes.clone())).prop_map(
                 |((account, mailbox), key, value)| Effect::Property {
                     account,

@@ -4,6 +4,7 @@
 //! Owns no state: octets in, values out, and back. Knows the log's limits and the values of `message`,
 //! and no other room.
 
+pub(crate) mod annotations;
 pub(crate) mod blocks;
 pub(crate) mod body;
 pub(crate) mod cards;

@@ -402,6 +402,7 @@ impl Account {
             flags,
             keywords: keywords.to_vec(),
             internal_date,
+            annotations: Vec::new(),
         };
         let (size, now) = (body.size(), self.commits.executor.now());
         let (change, delivered) =

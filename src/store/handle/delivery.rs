@@ -5,15 +5,19 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::super::{
-    account::state::AccountCell,
-    bodies::write::StagedBody,
-    commits::{Change, Changes, Commits, standing::id_of_one},
-    error::StoreError,
-    format::effect::{BODY_HERE, Effect},
-    message::{Message, MessageBody},
+use super::{
+    super::{
+        account::state::AccountCell,
+        bodies::write::StagedBody,
+        commits::{Change, Changes, Commits, standing::id_of_one},
+        error::StoreError,
+        format::effect::{BODY_HERE, Effect},
+        message::{Message, MessageBody},
+    },
+    annotations::check,
 };
 use crate::{
     model::{AccountId, FlagSet, Flags, Lsn, MailboxId, Timestamp, Uid, UidValidity},
@@ -32,6 +36,8 @@ pub struct DeliveryTarget {
     /// Keyword names to set, e.g. `$Junk`.
     pub keywords: Vec<String>,
     pub internal_date: Timestamp,
+    /// Values beside the message, by their numbers.
+    pub annotations: Vec<(u32, Bytes)>,
 }
 
 /// What became of a delivery to several accounts.
@@ -84,6 +90,9 @@ pub(crate) async fn deliver_each(
     if targets.len() > TRANSACTION_MESSAGES_MAX {
         return Err(StoreError::Limit("recipients of a delivery"));
     }
+    for target in &targets {
+        check(target.annotations.iter().map(|(number, value)| (*number, value.len())))?;
+    }
     commits.check_owner(&body)?;
     commits.admission.admit()?;
     let mut failed = Vec::new();
@@ -106,9 +115,10 @@ pub(crate) async fn deliver_each(
     let mut delivered = Vec::with_capacity(wanted.len());
     let mut changes = Changes::new();
     for (cell, target) in wanted {
-        match plan_delivery(commits, cell, &target, body.size(), now) {
+        match plan_delivery(commits, cell.clone(), &target, body.size(), now) {
             Ok((change, place)) => {
                 changes.push(change);
+                changes.extend(annotate(&cell, &target, place));
                 delivered.push(place);
             }
             Err(error) => failed.push((target.account, error)),
@@ -128,6 +138,15 @@ pub(crate) async fn deliver_each(
         commits.acknowledged(lsn).await?;
     }
     Ok(Deliveries { delivered, failed })
+}
+
+/// What goes beside a message that goes to `place`.
+fn annotate(cell: &Rc<AccountCell>, target: &DeliveryTarget, place: Delivered) -> Option<Change> {
+    let values: Vec<(u32, Option<Bytes>)> =
+        target.annotations.iter().map(|(number, value)| (*number, Some(value.clone()))).collect();
+    let Delivered { account, mailbox, uid, .. } = place;
+    let effect = Effect::Annotations { account, mailbox, uid, values };
+    (!target.annotations.is_empty()).then(|| Change { cell: Some(cell.clone()), effect })
 }
 
 /// Takes the accounts that have the delivery `id` already out of both lists; the last entry that
@@ -180,7 +199,9 @@ pub(crate) fn plan_message(
     let mut state = cell.state.borrow_mut();
     let state = &mut *state;
     let account = state.id;
-    state.check_holding(1, size, commits.options.holding)?;
+    if account != AccountId::QUEUE {
+        state.check_holding(1, size, commits.options.holding)?;
+    }
     let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
     let uid_validity = found.status.uid_validity;
     let uid = found.allocate_uid().ok_or(StoreError::Limit("UIDs of a mailbox"))?;

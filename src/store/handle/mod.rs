@@ -4,5 +4,6 @@
 //! published.
 
 pub(super) mod account;
+pub(super) mod annotations;
 pub(super) mod delivery;
 pub(super) mod view;

@@ -53,10 +53,14 @@ pub enum EntryKind {
     CheckpointRoot = 19,
     /// Checkpoint: cards of messages of one mailbox.
     CardRun = 20,
+    /// Annotations of a message.
+    Annotations = 21,
+    /// Checkpoint: annotations of messages of one mailbox.
+    AnnotationRun = 22,
 }
 
 impl EntryKind {
-    const ALL: [EntryKind; 20] = [
+    const ALL: [EntryKind; 22] = [
         EntryKind::BodyChunk,
         EntryKind::Message,
         EntryKind::Flags,
@@ -77,6 +81,8 @@ impl EntryKind {
         EntryKind::DirectoryPage,
         EntryKind::CheckpointRoot,
         EntryKind::CardRun,
+        EntryKind::Annotations,
+        EntryKind::AnnotationRun,
     ];
 
     /// Version of the payload's layout that is written. Older ones are read; a kind whose payload changes
@@ -107,7 +113,8 @@ impl EntryKind {
             | EntryKind::MailboxRun
             | EntryKind::DirectoryPage
             | EntryKind::CheckpointRoot
-            | EntryKind::CardRun => true,
+            | EntryKind::CardRun
+            | EntryKind::AnnotationRun => true,
             EntryKind::Flags
             | EntryKind::Expunge
             | EntryKind::Mailbox
@@ -118,6 +125,7 @@ impl EntryKind {
             | EntryKind::Quota
             | EntryKind::Metadata
             | EntryKind::Unspool
+            | EntryKind::Annotations
             | EntryKind::Intent => false,
         }
     }
@@ -132,6 +140,7 @@ impl EntryKind {
                 | EntryKind::DirectoryPage
                 | EntryKind::CheckpointRoot
                 | EntryKind::CardRun
+                | EntryKind::AnnotationRun
         )
     }
 
@@ -327,7 +336,7 @@ mod tests {
             assert_eq!(EntryKind::from_byte(kind as u8), Some(kind));
         }
         assert_eq!(EntryKind::from_byte(0), None);
-        assert_eq!(EntryKind::from_byte(21), None);
+        assert_eq!(EntryKind::from_byte(23), None);
     }
 
     #[test]
@@ -344,7 +353,7 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(
-            kind in 1u8..=20,
+            kind in 1u8..=22,
             (account, mailbox, uid, lsn) in any::<(u64, u32, u32, u64)>(),
             parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..4),
         ) {

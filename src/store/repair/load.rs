@@ -150,7 +150,8 @@ impl Replayed {
             | EntryKind::MailboxRun
             | EntryKind::DirectoryPage
             | EntryKind::CheckpointRoot
-            | EntryKind::CardRun => return Ok(()),
+            | EntryKind::CardRun
+            | EntryKind::AnnotationRun => return Ok(()),
             _ => {}
         }
         let mut taken = 0;

@@ -40,7 +40,8 @@ impl Rebuild {
             EntryKind::BodyChunk
             | EntryKind::MailboxRun
             | EntryKind::DirectoryPage
-            | EntryKind::CardRun => Ok(()),
+            | EntryKind::CardRun
+            | EntryKind::AnnotationRun => Ok(()),
             EntryKind::AccountPage => {
                 // One that cannot be decoded does not count: the next load says so.
                 if let Ok(state) = decode_account(header.version, lsn, payload) {

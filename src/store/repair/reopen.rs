@@ -207,6 +207,7 @@ mod tests {
             flags: Flags::default(),
             keywords: Vec::new(),
             internal_date: Timestamp(0),
+            annotations: Vec::new(),
         };
         let body = staged(partition, body).await?;
         Ok(partition.deliver(body, vec![target], None).await?[0].uid)
@@ -324,6 +325,7 @@ mod tests {
                 flags: Flags::default(),
                 keywords: Vec::new(),
                 internal_date: Timestamp(0),
+                annotations: Vec::new(),
             };
             assert!(partition.deliver(body, vec![target], None).await.is_err());
             deliver(&partition, ALICE, &vec![b'z'; 3 * BODY_CHUNK]).await.unwrap();

@@ -10,7 +10,10 @@ use hashbrown::HashMap;
 
 use super::{
     super::{
-        account::{mailbox::Mailbox, namespace::MailboxInfo, snapshot::Snapshot},
+        account::{
+            mailbox::Mailbox, namespace::MailboxInfo, snapshot::Snapshot, state::AccountCell,
+        },
+        annotations,
         commits::standing::Spooled,
         damage::{Damage, Place},
         error::StoreError,
@@ -238,6 +241,9 @@ impl Repair {
             };
             let Some(found) = found else { continue };
             report.folders += 1;
+            if let Err(error) = self.verify_annotations(&cell, mailbox).await {
+                report.find_error(error, Some(id), Some(&name), None)?;
+            }
             if let Some(uid) = alive {
                 let (file, what) =
                     ("tombstones".to_owned(), "expunged, and still there".to_owned());
@@ -274,6 +280,25 @@ impl Repair {
                     self.commits.executor.yield_now().await;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Values beside messages that cannot be read.
+    async fn verify_annotations(
+        &self,
+        cell: &AccountCell,
+        mailbox: MailboxId,
+    ) -> Result<(), StoreError> {
+        let runs = {
+            let state = cell.state.borrow();
+            let annotations = state.live_mailbox(mailbox).and_then(|it| it.annotations.as_ref());
+            annotations.map_or(Vec::new(), |annotations| annotations.runs().to_vec())
+        };
+        for run in runs {
+            let read = annotations::read(&self.commits.log, &[run], run.first..=run.last).await;
+            read.map_err(|damaged| damaged.error)?;
+            self.commits.executor.yield_now().await;
         }
         Ok(())
     }
@@ -381,5 +406,7 @@ pub fn kind_name(kind: EntryKind) -> &'static str {
         EntryKind::DirectoryPage => "directory page",
         EntryKind::CheckpointRoot => "checkpoint root",
         EntryKind::CardRun => "card run",
+        EntryKind::Annotations => "annotations",
+        EntryKind::AnnotationRun => "annotation run",
     }
 }

@@ -174,7 +174,8 @@ impl Marks {
 /// What an account refers to at one moment.
 struct Capture {
     runs: Vec<RunRef>,
-    cards: Vec<BlockRunRef>,
+    /// Runs of cards and of annotations.
+    blocks: Vec<BlockRunRef>,
     tables: Vec<Table>,
 }
 
@@ -191,11 +192,16 @@ enum Table {
 
 impl Capture {
     fn of(state: &AccountState) -> Capture {
-        let mut capture = Capture { runs: Vec::new(), cards: Vec::new(), tables: Vec::new() };
+        let mut capture = Capture { runs: Vec::new(), blocks: Vec::new(), tables: Vec::new() };
         for mailbox in state.mailboxes.values() {
             capture.runs.extend(&mailbox.runs);
             if !planted(Plant::ForgetCards) {
-                capture.cards.extend(mailbox.cards.runs());
+                capture.blocks.extend(mailbox.cards.runs());
+            }
+            if let Some(annotations) = &mailbox.annotations
+                && !planted(Plant::ForgetAnnotations)
+            {
+                capture.blocks.extend(annotations.runs());
             }
             let table = match &mailbox.loaded {
                 Some(loaded) => Table::Loaded(loaded.clone()),
@@ -341,7 +347,7 @@ impl Space {
                 own.into_iter().for_each(|own| marks.add(own, PAGE_BYTES));
                 capture
             }
-            (None, None) => Capture { runs: Vec::new(), cards: Vec::new(), tables: Vec::new() },
+            (None, None) => Capture { runs: Vec::new(), blocks: Vec::new(), tables: Vec::new() },
             (None, Some(lsn)) => {
                 let (header, payload) = self.log.read(lsn).await?;
                 pace.spent(payload.len() as u64).await?;
@@ -352,7 +358,7 @@ impl Space {
         };
         page.into_iter().for_each(|page| marks.add(page, PAGE_BYTES));
         capture.runs.iter().for_each(|run| marks.add(run.lsn, run.records * RUN_RECORD_BYTES));
-        capture.cards.iter().for_each(|run| marks.add(run.lsn, run.entry_len));
+        capture.blocks.iter().for_each(|run| marks.add(run.lsn, run.entry_len));
         for (_, effect) in replayed.iter().flat_map(|effects| effects.iter()) {
             if let Effect::Message { message, .. } = effect {
                 self.mark_body(&message.body, marks).await?;

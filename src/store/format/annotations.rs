@@ -1,0 +1,99 @@
+//! Annotations: opaque values beside a message, each under a number. Not part of the message: a copy has
+//! none.
+//!
+//! In a run of blocks a row is one value or the mark that there is none any more, in the order of UIDs and
+//! numbers; a newer run goes over an older one, row by row. Pure. docs/disk_format.md, "Annotation run",
+//! is the drawing.
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    blocks::{BlockRunBuilder, ROW_MAX, read_rows},
+    codec::{Decoded, Put, Reader},
+};
+use crate::model::Uid;
+
+/// Octets of a value, at the most.
+pub const ANNOTATION_OCTETS_MAX: usize = ROW_MAX - 32;
+
+/// A value of a message: which one of which message.
+pub(crate) type Place = (Uid, u32);
+
+/// Values, `None` where one was removed.
+pub(crate) type Rows = BTreeMap<Place, Option<Bytes>>;
+
+/// Appends one value: as the effect has it, and as a row of a run.
+pub(crate) fn put_value(out: &mut Vec<u8>, number: u32, value: Option<&[u8]>) {
+    out.put_varint(u64::from(number));
+    out.put_u8(u8::from(value.is_some()));
+    out.put_bytes(value.unwrap_or_default());
+}
+
+pub(crate) fn read_value(reader: &mut Reader<'_>) -> Decoded<(u32, Option<Bytes>)> {
+    let number = reader.varint_u32("number of an annotation")?;
+    let present = reader.u8("presence of an annotation")? != 0;
+    let value = reader.bytes("annotation")?;
+    Ok((number, present.then(|| Bytes::copy_from_slice(value))))
+}
+
+/// Fewest bytes that [`put_value`] takes.
+pub(crate) const VALUE_MIN: usize = 3;
+
+/// Adds rows to a run, ascending.
+pub(crate) fn put_row<C: FnMut(Vec<u8>) -> Vec<u8>>(
+    run: &mut BlockRunBuilder<C>,
+    (uid, number): Place,
+    value: Option<&[u8]>,
+) {
+    let mut row = Vec::with_capacity(value.map_or(0, <[u8]>::len) + 8);
+    put_value(&mut row, number, value);
+    run.push(uid, &row);
+}
+
+/// Reads the rows of a block, decompressed, over those in `into`.
+pub(crate) fn read_block(raw: &[u8], into: &mut Rows) -> Decoded<()> {
+    for (uid, at) in read_rows(raw)? {
+        let mut row = Reader::new(raw.get(at).unwrap_or_default());
+        let (number, value) = read_value(&mut row)?;
+        into.insert((uid, number), value);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{super::blocks::read_index, *};
+
+    proptest! {
+        #[test]
+        fn rows_round_trip(
+            rows in proptest::collection::btree_map(
+                (1u32..9, 0u32..9), proptest::option::of(vec(any::<u8>(), 0..300)), 1..40)
+        ) {
+            let mut builder = BlockRunBuilder::new(|raw| raw);
+            for ((uid, number), value) in &rows {
+                put_row(&mut builder, (Uid(*uid), *number), value.as_deref());
+            }
+            let (payload, ..) = builder.finish().unwrap();
+            let mut read = Rows::new();
+            for block in read_index(&payload).unwrap() {
+                read_block(&payload[block.offset..][..block.stored as usize], &mut read).unwrap();
+            }
+            let rows = rows.into_iter().map(|((uid, number), value)| {
+                ((Uid(uid), number), value.map(Bytes::from))
+            });
+            prop_assert_eq!(read, rows.collect::<Rows>());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in vec(any::<u8>(), 0..60)) {
+            let _ = read_block(&bytes, &mut Rows::new());
+        }
+    }
+}

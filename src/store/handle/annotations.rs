@@ -1,0 +1,117 @@
+//! Values beside a message, by number: what the server itself keeps of it, such as the envelope of one
+//! that waits to be sent on. They come with the message ([`super::delivery::DeliveryTarget`]) or later, and
+//! go when it is expunged.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use bytes::Bytes;
+
+use super::{
+    super::{
+        account::annotations::by_message,
+        annotations::{Damaged, read},
+        commits::{Change, Changes},
+        error::StoreError,
+        format::{annotations::ANNOTATION_OCTETS_MAX, effect::Effect},
+    },
+    account::Account,
+};
+use crate::model::{MailboxId, Uid};
+
+/// Annotations that one message may have: their numbers are below.
+pub const ANNOTATIONS_MAX: u32 = 1 << 17;
+/// Octets of annotations that are set at once.
+const CHANGE_OCTETS_MAX: usize = 4 << 20;
+
+/// Values by their numbers, `None` to remove one.
+pub type AnnotationChanges = Vec<(u32, Option<Bytes>)>;
+
+/// What a value takes in an entry beside its octets.
+const VALUE: usize = 16;
+
+/// Refuses what is more than an entry of the log or a reader's memory should hold.
+pub(crate) fn check(values: impl Iterator<Item = (u32, usize)>) -> Result<(), StoreError> {
+    let mut sum = 0;
+    for (number, octets) in values {
+        if octets > ANNOTATION_OCTETS_MAX {
+            return Err(StoreError::Limit("octets of an annotation"));
+        }
+        if number >= ANNOTATIONS_MAX {
+            return Err(StoreError::Limit("annotations of a message"));
+        }
+        sum += octets + VALUE;
+    }
+    match sum <= CHANGE_OCTETS_MAX {
+        true => Ok(()),
+        false => Err(StoreError::Limit("octets of annotations at once")),
+    }
+}
+
+impl Account {
+    /// Sets or removes values beside the message `uid`: all of them or none. False if there is no such
+    /// message (any more).
+    ///
+    /// # Errors
+    /// `NoSuchMailbox`; `Limit` for values too long or too many, or numbers too high.
+    pub async fn annotate(
+        &self,
+        mailbox: MailboxId,
+        uid: Uid,
+        changes: AnnotationChanges,
+    ) -> Result<bool, StoreError> {
+        let octets = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        check(changes.iter().map(|(number, value)| (*number, octets(value))))?;
+        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
+        self.commits.log.room().await?;
+        let effect = {
+            let mut state = self.cell.state.borrow_mut();
+            let account = state.id;
+            let found = state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+            if found.pending_state(uid).is_none() {
+                return Ok(false);
+            }
+            Effect::Annotations { account, mailbox, uid, values: changes }
+        };
+        let change = Change { cell: Some(self.cell.clone()), effect };
+        let lsn = self.commits.commit(Changes::from_buf([change]), None)?;
+        self.commits.acknowledged(lsn).await?;
+        Ok(true)
+    }
+
+    /// The published values beside the messages `uids`, by message and number. Who asks for many asks for
+    /// some hundred messages at a time, in the order of their UIDs: then each run is read once.
+    ///
+    /// # Errors
+    /// As reads'. Values that damage has taken are absent; that is told as damage.
+    pub async fn annotations(
+        &self,
+        mailbox: MailboxId,
+        uids: RangeInclusive<Uid>,
+    ) -> Result<BTreeMap<Uid, Vec<(u32, Bytes)>>, StoreError> {
+        let accounts = &self.commits.accounts;
+        loop {
+            accounts.ensure_table(&self.cell, mailbox).await?;
+            let (snapshot, runs, changes) = {
+                let state = self.cell.state.borrow();
+                let found = state.live_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
+                let Some(annotations) = &found.annotations else { return Ok(BTreeMap::new()) };
+                let runs = annotations.runs().to_vec();
+                (found.snapshot(), runs, annotations.changes(uids.clone()))
+            };
+            match read(&self.commits.log, &runs, uids.clone()).await {
+                Ok(mut rows) => {
+                    rows.extend(changes);
+                    // Those of expunged messages stay in runs for a while.
+                    let exists =
+                        |uid| snapshot.as_ref().is_some_and(|it| it.index_of(uid).is_some());
+                    rows.retain(|(uid, _), _| exists(*uid));
+                    return Ok(by_message(rows));
+                }
+                Err(Damaged { run, error }) => {
+                    let damaged = Damaged { run, error };
+                    accounts.salvage_annotations(&self.cell, mailbox, damaged).await?;
+                }
+            }
+        }
+    }
+}
