@@ -52,8 +52,6 @@ pub enum Plant {
     HalfTransaction,
     /// A checkpoint skips accounts whose only change is a subscription.
     LoseSubscription,
-    /// A checkpoint forgets the spool.
-    LoseSpool,
     /// UNCHANGEDSINCE looks at what is published, not at what is under way.
     StaleUnchangedSince,
     /// A message's card is made of another message.
@@ -64,6 +62,8 @@ pub enum Plant {
     LoseAnnotations,
     /// Compaction overlooks the annotations of messages.
     ForgetAnnotations,
+    /// A message of the spool of format 1 comes to the queue and stays in the spool.
+    SpoolMovedInHalves,
     /// The change feed leaves out every fifth change.
     FeedDrops,
     /// The change feed tells every fifth change twice.

@@ -1,6 +1,6 @@
 //! Plays `tests/transcripts/smtp` on the real service and store over in-memory connections and a
 //! virtual clock: whole, octet by octet, and cut in two everywhere. And what a transcript cannot
-//! say: what arrived in the mailboxes, failing disks, the spool.
+//! say: what arrived in the mailboxes, failing disks, the queue.
 
 mod demo_server;
 mod smtp_world;
@@ -8,7 +8,9 @@ mod transcript;
 
 use demo_server::DemoServer;
 use ringmail::{
-    model::AccountId, runtime::device::memory::Faults, service::smtp::ListenerKind,
+    model::{AccountId, MailboxId, Uid},
+    runtime::device::memory::Faults,
+    service::smtp::ListenerKind,
     store::HoldingLimits,
 };
 use smtp_world::{ALICE, BOB, Choices, Ground, World};
@@ -213,13 +215,13 @@ fn lmtp_tells_each_recipient() {
 }
 
 #[test]
-fn what_one_shard_refused_is_spooled_and_delivered_after_a_restart() {
+fn what_one_shard_refused_is_queued_and_delivered_after_a_restart() {
     let ground = Ground::new();
     let world = World::new(&ground, Choices::default());
     let mut client = world.client();
     begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test"]);
     break_disk(&world, 1);
-    client.say("Subject: spooled\r\n\r\nx\r\n.\r\n");
+    client.say("Subject: queued\r\n\r\nx\r\n.\r\n");
     client.expect("250");
     assert_eq!((world.inbox(ALICE).len(), world.inbox(BOB).len()), (1, 0));
     world.sleep(1000);
@@ -232,15 +234,11 @@ fn what_one_shard_refused_is_spooled_and_delivered_after_a_restart() {
     let world = World::on(&ground, Choices::default(), devices);
     world.sleep(10);
     let bobs = world.inbox(BOB);
-    assert!(bobs.len() == 1 && bobs[0].ends_with("Subject: spooled\r\n\r\nx\r\n"), "{bobs:?}");
+    assert!(bobs.len() == 1 && bobs[0].ends_with("Subject: queued\r\n\r\nx\r\n"), "{bobs:?}");
     assert_eq!(world.inbox(ALICE).len(), 1, "nobody gets it twice");
-    let spooled: usize = world
-        .shards
-        .iter()
-        .flat_map(|shard| shard.partitions.iter().flatten())
-        .map(|partition| partition.spooled().len())
-        .sum();
-    assert_eq!(spooled, 0);
+    for partition in world.shards.iter().flat_map(|shard| shard.partitions.iter().flatten()) {
+        assert_eq!(world.simulation.run_until(partition.queued()).unwrap(), 0);
+    }
 }
 
 /// One reply stands for all recipients (RFC 5321 4.1.1.4): who is refused for one has sent it to nobody.
@@ -270,13 +268,13 @@ fn a_message_that_one_account_is_too_full_for_reaches_nobody() {
             }
             let held = [ALICE, BOB, neighbour].map(|account| world.inbox(account).len());
             assert_eq!(held.iter().sum::<usize>(), 2, "{full} {other} {held:?}");
-            assert!(spooled(&world).is_empty());
+            assert!(queued(&world).is_empty());
             send(&[other], "250");
         }
     }
 }
 
-/// Two messages find room at one time, and there is room for one: the other's copy waits in the spool, and
+/// Two messages find room at one time, and there is room for one: the other's copy waits in the queue, and
 /// no sender hears of a failure whose message somebody has.
 #[test]
 fn an_account_that_fills_up_meanwhile_gets_its_copy_later() {
@@ -302,7 +300,7 @@ fn an_account_that_fills_up_meanwhile_gets_its_copy_later() {
         });
         let accepted = accepted.count();
         assert_eq!(world.inbox(ALICE).len(), accepted, "nobody has what was refused");
-        let waiting = spooled(&world).len();
+        let waiting = queued(&world).len();
         assert_eq!(world.inbox(BOB).len() - 1 + waiting, accepted);
         races += waiting;
     }
@@ -324,9 +322,21 @@ fn hide_neighbour(world: &World, of: AccountId, shard: usize) {
     assert!(before < 2);
 }
 
-fn spooled(world: &World) -> Vec<usize> {
-    let partitions = world.shards.iter().flat_map(|shard| shard.partitions.iter().flatten());
-    partitions.flat_map(|it| it.spooled()).map(|spooled| spooled.payload.len()).collect()
+fn queued(world: &World) -> Vec<usize> {
+    let left = async {
+        let mut left = Vec::new();
+        for partition in world.shards.iter().flat_map(|shard| shard.partitions.iter().flatten()) {
+            let queue = partition.queue().await.unwrap();
+            if partition.queued().await.unwrap() > 0 {
+                let all = Uid(1)..=Uid(u32::MAX);
+                let values = queue.annotations(MailboxId::INBOX, all).await.unwrap();
+                // Beside one for each recipient there is one for the delivery.
+                left.extend(values.values().map(|values| values.len() - 1));
+            }
+        }
+        left
+    };
+    world.simulation.run_until(left)
 }
 
 /// Alice and her neighbour have a mailbox; the server starts again, and the neighbour cannot be read.
@@ -359,7 +369,7 @@ fn lmtp_tells_an_account_that_cannot_be_read_from_the_others_of_its_partition() 
     assert!(replies.starts_with("250 ") && replies.contains("\r\n451 "), "{replies}");
     world.devices[0].inject(Faults::default());
     assert_eq!(world.inbox(ALICE).len(), 1);
-    assert!(spooled(&world).is_empty());
+    assert!(queued(&world).is_empty());
 }
 
 /// The one that cannot be read is waited for, and nobody else gets the message again.
@@ -371,16 +381,16 @@ fn an_account_that_cannot_be_read_fails_alone() {
     begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test", &neighbour_address]);
     client.say("Subject: x\r\n\r\n.\r\n");
     client.expect("250");
-    assert_eq!(spooled(&world), [33 + 8], "only the neighbour is left");
+    assert_eq!(queued(&world), [1], "only the neighbour is left");
     world.sleep(1000);
-    assert_eq!(spooled(&world).len(), 1);
+    assert_eq!(queued(&world).len(), 1);
     world.devices[0].inject(Faults::default());
     world.sleep(1000);
     let (neighbour, _) = neighbour(ALICE);
     for account in [ALICE, BOB, neighbour] {
         assert_eq!(world.inbox(account).len(), 1, "{account}");
     }
-    assert!(spooled(&world).is_empty());
+    assert!(queued(&world).is_empty());
     assert!(world.told_of("given_up").is_empty());
 }
 
@@ -404,7 +414,7 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     break_disk(&world, 1);
     client.say("Subject: narrowed\r\n\r\nx\r\n.\r\n");
     client.expect("250");
-    assert_eq!(spooled(&world), [33 + 16]);
+    assert_eq!(queued(&world), [2]);
     let devices = world.devices.clone();
     world.simulation.kill_tasks();
     drop((client, world));
@@ -413,14 +423,14 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     let world = World::on(&ground, Choices::default(), devices);
     hide_neighbour(&world, BOB, 1);
     world.sleep(60);
-    assert_eq!(spooled(&world), [33 + 8], "what succeeded is not tried again");
+    assert_eq!(queued(&world), [1], "what succeeded is not tried again");
     let devices = world.devices.clone();
     world.simulation.kill_tasks();
     drop(world);
 
     devices[1].inject(Faults::default());
     let world = World::on(&ground, Choices::default(), devices);
-    assert_eq!(spooled(&world), [33 + 8], "after a restart too");
+    assert_eq!(queued(&world), [1], "after a restart too");
     hide_neighbour(&world, BOB, 1);
     world.sleep(6 * 24 * 3600);
     let told = world.told_of("given_up");
@@ -430,7 +440,7 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     world.devices[1].inject(Faults::default());
     world.sleep(24 * 3600);
     assert_eq!(world.inbox(neighbour).len(), 0, "given up until the next start");
-    assert_eq!(spooled(&world).len(), 1);
+    assert_eq!(queued(&world).len(), 1);
     let devices = world.devices.clone();
     world.simulation.kill_tasks();
     drop(world);
@@ -440,7 +450,7 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     for account in [ALICE, BOB, neighbour] {
         assert_eq!(world.inbox(account).len(), 1, "{account}");
     }
-    assert!(spooled(&world).is_empty());
+    assert!(queued(&world).is_empty());
 }
 
 /// From the connection to both mailboxes, on whatever shard.
@@ -508,7 +518,7 @@ fn deliveries_known(world: &World) -> usize {
     partitions.map(|partition| partition.delivery_families().len()).max().unwrap_or(0)
 }
 
-/// Ids of deliveries that have ended make room; those in a spool stay, and where all are of that kind
+/// Ids of deliveries that have ended make room; those in a queue stay, and where all are of that kind
 /// further messages to several partitions are refused for a while.
 #[test]
 fn deliveries_that_may_be_repeated_are_never_forgotten() {
@@ -527,12 +537,12 @@ fn deliveries_that_may_be_repeated_are_never_forgotten() {
         send(&world, "250");
         assert!(deliveries_known(&world) <= 3);
     }
-    // Bob's disk fails: four messages wait in the spool of alice's partition, which knows their ids.
+    // Bob's disk fails: four messages wait in the queue of alice's partition, which knows their ids.
     break_disk(&world, 1);
     for _ in 0..4 {
         send(&world, "250");
     }
-    assert_eq!((spooled(&world).len(), deliveries_known(&world)), (4, 4));
+    assert_eq!((queued(&world).len(), deliveries_known(&world)), (4, 4));
     send(&world, "451");
     assert_eq!(world.inbox(ALICE).len(), 24);
     // After a start too, as long as they are there.
@@ -543,10 +553,10 @@ fn deliveries_that_may_be_repeated_are_never_forgotten() {
     let world = World::on(&ground, choices(), devices.clone());
     devices[1].inject(Faults { failed_appends: (0..1000).collect(), ..Faults::default() });
     world.simulation.run_idle();
-    assert_eq!(spooled(&world).len(), 4);
+    assert_eq!(queued(&world).len(), 4);
     devices[1].inject(Faults::default());
     world.sleep(400);
-    assert!(spooled(&world).is_empty());
+    assert!(queued(&world).is_empty());
     assert_eq!((world.inbox(ALICE).len(), world.inbox(BOB).len()), (24, 24));
     // One that finds the table full has it looked through.
     let mut client = world.client();

@@ -321,9 +321,11 @@ pub fn parse_import<'a>(
     Ok(accounts)
 }
 
+/// There always is a next id; those far above are not for users ([`AccountId::QUEUE`]).
+const ID_MAX: u64 = i64::MAX as u64;
+
 fn parse_id(text: &str) -> Option<u64> {
-    // The last id is kept free, so that there always is a next one.
-    text.parse().ok().filter(|id| (1..u64::MAX).contains(id))
+    text.parse().ok().filter(|id| (1..=ID_MAX).contains(id))
 }
 
 fn canonical(address: &str) -> Result<String, UsersFileError> {

@@ -201,12 +201,12 @@ events! {
 
     /// A message lies in a mailbox, durably.
     Deliveries / "delivered" / Delivered { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64, }
-    /// A partition did not take a message for an account; the client hears so, or the spool repeats it.
+    /// A partition did not take a message for an account; the client hears so, or the queue repeats it.
     Deliveries / "delivery_failed" / DeliveryFailed { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, reason: &'static str, }
-    /// Some accounts lack a message that was accepted: it waits in the spool of a partition.
-    Deliveries / "spooled" / Spooled { trail: Option<Trail>, delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, }
+    /// Some accounts lack a message that was accepted: it waits in the queue of a partition.
+    Deliveries / "queued" / Queued { trail: Option<Trail>, delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, }
     /// All of them have it.
-    Deliveries / "unspooled" / Unspooled { delivery: u128, partition: PartitionId, }
+    Deliveries / "dequeued" / Dequeued { delivery: u128, partition: PartitionId, }
     /// Accounts that will not get a message before the next start tries again.
     Deliveries / "given_up" / GivenUp { delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, reason: &'static str, }
 

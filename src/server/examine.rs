@@ -79,7 +79,7 @@ fn report_line(id: PartitionId, report: &VerifyReport) -> String {
         ("folders", report.folders),
         ("messages", report.messages),
         ("messages_damaged", report.messages_damaged),
-        ("spooled", report.spooled),
+        ("queued", report.queued),
         ("bodies", report.bodies),
         ("body_bytes", report.body_bytes),
         ("references", report.references),

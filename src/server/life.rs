@@ -105,7 +105,7 @@ pub(super) async fn live(
         shutting_down: Cell::new(false),
     });
     mesh.open(shard.clone());
-    delivery::resume_spool(&shard);
+    delivery::follow_queues(&shard);
     for (service, listener) in listeners {
         let acceptor = Acceptor {
             listener,

@@ -10,8 +10,8 @@
 //!
 //! **One reply for several partitions** (SMTP DATA). When some partitions refused after others
 //! committed, the client can be told neither "yes" nor "no". Then the rest is put durably into the
-//! spool of a partition that did commit, and a task of that partition's shard repeats it until it
-//! succeeds, after a restart too ([`resume_spool`]). All tries carry one delivery id, by which a
+//! queue of a partition that did commit, and a task of that partition's shard repeats it until it
+//! succeeds, after a restart too ([`follow_queues`]). All tries carry one delivery id, by which a
 //! partition whose first answer was lost knows that it has the message.
 //!
 //! Ownership: shard-local. Memory: at most one chunk of [`CHUNK_SIZE`] here and
@@ -43,11 +43,11 @@ use crate::{
 };
 
 mod known;
-mod spool;
+mod queue;
 mod tell;
 
 pub use known::Deliveries;
-pub use spool::resume_spool;
+pub use queue::follow_queues;
 
 use known::Open;
 
@@ -305,8 +305,7 @@ impl Delivery {
         self.parts.is_empty()
     }
 
-    /// Whose copy goes to the mailbox for junk; of those that it began with. What is repeated from a spool
-    /// goes to INBOX.
+    /// Whose copy goes to the mailbox for junk; of those that it began with.
     pub fn quarantine(&mut self, accounts: Accounts) {
         self.quarantined = accounts;
     }
@@ -549,7 +548,7 @@ impl Delivery {
         let _open = delivery_id.map(|id| Open::new(&shard, id));
         let committed = self.commit(delivery_id).await;
         committed.iter().for_each(|(order, stored)| tell::failed(&shard, order, stored));
-        spool::settle(&shard, committed).await
+        queue::settle(&shard, committed).await
     }
 
     /// One account that is full refuses the message for all: before anybody has it.

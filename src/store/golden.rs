@@ -1,11 +1,12 @@
 //! Partitions as earlier versions wrote them, kept under tests/golden with a listing of what they
 //! hold: every later version must read the same from the same bytes.
 //!
-//! `v1` holds a checkpoint with merged runs and, after it, one entry of every kind to be replayed.
+//! `v1` holds a checkpoint with merged runs and, after it, one entry of every kind to be replayed; what it
+//! has in its spool moves to the queue.
 //! `v1-compacted` holds compacted segments and compressed bodies beside these. Never regenerate one
 //! for a new version: write a new folder beside them.
 
-use std::{fmt::Write, fs, path::Path, rc::Rc};
+use std::{fmt::Write, fs, path::Path, rc::Rc, time::Duration};
 
 use super::{
     format::effect::{Effect, PropertyKind},
@@ -13,8 +14,13 @@ use super::{
 };
 use crate::{
     model::{AccountId, Flags, MailboxId, PartitionId, Timestamp, Uid},
+    plant::{Plant, plant},
     runtime::{
-        device::{Device, memory::MemoryDevice},
+        device::{
+            Device,
+            memory::{CrashMode, MemoryDevice},
+        },
+        executor::Executor,
         simulation::{Simulation, split_mix},
     },
 };
@@ -36,6 +42,48 @@ async fn open(device: &MemoryDevice, simulation: &Simulation) -> Partition {
     let (partition, report) = opened.expect("the golden folder opens");
     assert!(report.damage.is_empty(), "{:?}", report.damage);
     partition
+}
+
+/// Waits until what format 1 kept in its spool is in the queue.
+async fn upgraded(partition: &Partition, simulation: &Simulation) {
+    for _ in 0..100 {
+        if partition.rooms.commits.standing.borrow().spool.is_empty() {
+            return;
+        }
+        simulation.sleep(Duration::from_millis(500)).await;
+    }
+    panic!("the spool does not empty");
+}
+
+/// The listing of a folder, with what was in the spool as it is when it has moved.
+fn expected(folder: &Path) -> String {
+    let listing = fs::read_to_string(folder.join(LISTING)).unwrap();
+    let moved = |line: &str| {
+        let spooled = line.strip_prefix("spooled ")?;
+        let (_, rest) = spooled.split_once("payload: ")?;
+        let (payload, rest) = rest.split_once(", body: ")?;
+        let (_, body) = rest.split_once("} } ")?;
+        Some(format!("queued {body} Some([(0, {payload})])"))
+    };
+    let lines = listing.lines().map(|line| moved(line).unwrap_or_else(|| line.to_owned()) + "\n");
+    lines.collect()
+}
+
+/// A device with the files of `folder`.
+async fn device_of(folder: &Path) -> MemoryDevice {
+    let device = MemoryDevice::new();
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap()).collect();
+    files.sort_by_key(|file| file.file_name());
+    for file in files {
+        let name = file.file_name().into_string().unwrap();
+        if name != LISTING {
+            let created = device.create(&name, 0).await.unwrap();
+            created.append(0, fs::read(file.path()).unwrap()).await.0.unwrap();
+            created.sync().await.unwrap();
+        }
+    }
+    device.sync_directory().await.unwrap();
+    device
 }
 
 async fn body(partition: &Partition, text: &str) -> StagedBody {
@@ -116,11 +164,12 @@ async fn write_some_of_everything(partition: &Partition, round: u64) {
         let effect = Effect::Property { account: ALICE, key, value };
         commit(partition, Some(&account), effect).await;
     }
-    let staged = body(partition, &format!("spooled {round}")).await;
-    let first = partition.spool(staged, format!("envelope {round}").into()).await.unwrap();
-    let staged = body(partition, "sent").await;
-    partition.spool(staged, "second".into()).await.unwrap();
-    partition.unspool(first).await.unwrap();
+    let staged = body(partition, &format!("queued {round}")).await;
+    let annotations = vec![(0, "envelope".into()), (1, "to do".into())];
+    let queue = DeliveryTarget { annotations, ..target(AccountId::QUEUE, &[]) };
+    let place = partition.deliver(staged, vec![queue], None).await.unwrap()[0];
+    let queue = partition.queue().await.unwrap();
+    queue.annotate(inbox, place.uid, vec![(1, Some("done".into()))]).await.unwrap();
     let payload = format!("intent {round}").into();
     commit(partition, None, Effect::Intent { id: u128::from(round), payload }).await;
     if round > 0 {
@@ -165,9 +214,14 @@ async fn list(partition: &Partition) -> String {
             }
         }
     }
-    for spooled in partition.spooled() {
-        let body = partition.rooms.bodies.read_body(&spooled.body, 0, usize::MAX).await.unwrap();
-        writeln!(out, "spooled {spooled:?} {body:?}").unwrap();
+    let queue = partition.queue().await.unwrap();
+    if let Ok(view) = queue.select(MailboxId::INBOX, false).await {
+        for message in view.current().unwrap().iter_from(0) {
+            let uid = message.uid;
+            let body = queue.read_body(&message.body, 0, usize::MAX).await.unwrap();
+            let values = queue.annotations(MailboxId::INBOX, uid..=uid).await.unwrap();
+            writeln!(out, "queued {body:?} {:?}", values.get(&uid)).unwrap();
+        }
     }
     let standing = partition.rooms.commits.standing.borrow();
     writeln!(out, "intents {:?}", standing.intents).unwrap();
@@ -190,18 +244,10 @@ fn check(folder: &str) {
     let folder = Path::new(FOLDERS).join(folder);
     let simulation = Simulation::new(1);
     simulation.run_until(async {
-        let device = MemoryDevice::new();
-        for file in fs::read_dir(&folder).unwrap() {
-            let file = file.unwrap();
-            let name = file.file_name().into_string().unwrap();
-            if name != LISTING {
-                let created = device.create(&name, 0).await.unwrap();
-                created.append(0, fs::read(file.path()).unwrap()).await.0.unwrap();
-                created.sync().await.unwrap();
-            }
-        }
+        let device = device_of(&folder).await;
         let partition = open(&device, &simulation).await;
-        let expected = fs::read_to_string(folder.join(LISTING)).unwrap();
+        upgraded(&partition, &simulation).await;
+        let expected = expected(&folder);
         assert_eq!(list(&partition).await, expected);
         // Compaction moves all of it, and changes nothing.
         partition.checkpoint().await.unwrap();
@@ -215,6 +261,69 @@ fn check(folder: &str) {
         partition.close().await.unwrap();
         open(&device, &simulation).await;
     });
+}
+
+/// Opens a folder of format 1, upgrades it whole, and looks at what a power failure at every step of that
+/// leaves: the same as before.
+fn survive_upgrade(folder: &str) -> Result<(), String> {
+    let folder = Path::new(FOLDERS).join(folder);
+    let expected = expected(&folder);
+    let simulation = Simulation::new(1);
+    let (device, from) = simulation.run_until(async {
+        let device = device_of(&folder).await;
+        let from = device.trace().borrow().len();
+        let partition = open(&device, &simulation).await;
+        upgraded(&partition, &simulation).await;
+        // Every account changes, so that each page is written anew.
+        for id in [ALICE, BOB] {
+            let account = partition.account(id).await.unwrap();
+            for subscribed in [true, false] {
+                account.set_subscribed("on the way", subscribed).await.unwrap();
+            }
+        }
+        partition.checkpoint().await.unwrap();
+        partition.compact().await.unwrap();
+        partition.close().await.unwrap();
+        (device, from)
+    });
+    simulation.kill_tasks();
+    let trace = device.trace();
+    let steps = trace.borrow().len();
+    assert!(steps > from + 20, "{from} to {steps}");
+    for step in from..=steps {
+        for mode in CrashMode::ALL {
+            let device = trace.borrow().image(step, mode, step as u64);
+            let simulation = Simulation::new(2);
+            let found = simulation.run_until(async {
+                let partition = open(&device, &simulation).await;
+                upgraded(&partition, &simulation).await;
+                for id in [ALICE, BOB] {
+                    let account = partition.account(id).await.unwrap();
+                    account.set_subscribed("on the way", false).await.unwrap();
+                }
+                list(&partition).await
+            });
+            simulation.kill_tasks();
+            if found != expected {
+                return Err(format!("step {step}, {mode:?}: found {found}, expected {expected}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn power_may_fail_at_every_step_of_an_upgrade() {
+    survive_upgrade("v1").unwrap();
+    survive_upgrade("v1-compacted").unwrap();
+}
+
+#[test]
+fn an_upgrade_in_halves_is_noticed() {
+    plant(Some(Plant::SpoolMovedInHalves));
+    let outcome = std::panic::catch_unwind(|| survive_upgrade("v1"));
+    plant(None);
+    assert!(!matches!(outcome, Ok(Ok(()))));
 }
 
 /// Writes target/golden; copy it to a new folder of tests/golden when the format got a version.

@@ -46,10 +46,7 @@ pub use self::{
         compression::{self, Compression},
         write::{BodyWriter, StagedBody},
     },
-    commits::{
-        feed::{FeedChange, FeedEvent, FeedKind, Subscription},
-        standing::Spooled,
-    },
+    commits::feed::{FeedChange, FeedEvent, FeedKind, Subscription},
     damage::{Damage, Place},
     error::StoreError,
     format::annotations::ANNOTATION_OCTETS_MAX,

@@ -19,14 +19,9 @@ use super::{
     },
     cards::Cards,
     checkpoint::Checkpoints,
-    commits::{
-        Change, Commits,
-        feed::Subscription,
-        standing::{Spooled, Standing},
-    },
+    commits::{Commits, feed::Subscription, standing::Standing},
     damage::{Damage, Damages},
     error::StoreError,
-    format::effect::{BODY_HERE, Effect},
     handle::{
         account::Account,
         delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
@@ -47,11 +42,6 @@ use crate::{
     model::{AccountId, Lsn, MailboxId, PartitionId},
     runtime::{device::Device, executor::Executor},
 };
-
-/// Messages in the spool: each costs memory, and a task that tries again.
-pub(super) const SPOOLED_MAX: usize = 10_000;
-/// Bytes of a spooled payload.
-const SPOOL_PAYLOAD_MAX: usize = 1 << 20;
 
 /// A single-writer, log-structured store in a folder of its own. Cheap to clone; shard-local.
 #[derive(Clone)]
@@ -320,51 +310,27 @@ impl Partition {
         Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
     }
 
-    /// Spool: keeps `payload` (opaque to the store) durably until `unspool`. For mail that waits.
-    pub async fn spool(&self, body: StagedBody, payload: Bytes) -> Result<Lsn, StoreError> {
-        if payload.len() > SPOOL_PAYLOAD_MAX {
-            return Err(StoreError::Limit("bytes of a spooled payload"));
-        }
-        self.rooms.commits.check_owner(&body)?;
-        self.rooms.admission.admit()?;
-        // A start reads the entries of the whole spool: keep bodies out of them.
-        let body = body.into_chunks().await?;
-        self.rooms.log.room().await?;
-        if self.rooms.commits.standing.borrow().spool.len() >= SPOOLED_MAX {
-            return Err(StoreError::Limit("spooled messages"));
-        }
-        let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
-        let effect = Effect::Spool { payload, body: place };
-        let lsn = self.rooms.commits.commit_one(None, effect, Some(&body))?;
-        self.rooms.commits.acknowledged(lsn).await?;
-        Ok(lsn)
+    /// The account of mail that waits here to be sent on ([`AccountId::QUEUE`]). Looking does not create
+    /// it: it has a mailbox once something was delivered to it.
+    pub async fn queue(&self) -> Result<Account, StoreError> {
+        let cell = self.rooms.accounts.load(AccountId::QUEUE).await?;
+        Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
     }
 
-    /// Gives a spooled message another payload, by one entry; its body stays where it is.
-    pub async fn respool(&self, spooled: &Spooled, payload: Bytes) -> Result<Lsn, StoreError> {
-        if payload.len() > SPOOL_PAYLOAD_MAX {
-            return Err(StoreError::Limit("bytes of a spooled payload"));
-        }
-        let body = self.rooms.bodies.stage_again(&spooled.body).await?;
-        self.rooms.log.room().await?;
-        let place = MessageBody { lsn: BODY_HERE, size: body.size(), entry_len: 0 };
-        let spool = Effect::Spool { payload, body: place };
-        let unspool = Effect::Unspool { lsn: spooled.lsn };
-        let changes = [spool, unspool].map(|effect| Change { cell: None, effect });
-        let lsn = self.rooms.commits.commit(changes.into_iter().collect(), Some(&body))?;
-        self.rooms.commits.acknowledged(lsn).await?;
-        Ok(lsn)
+    /// Messages in the queue's account, and those that format 1 kept elsewhere and are to be moved there.
+    pub async fn queued(&self) -> Result<u64, StoreError> {
+        self.rooms.accounts.load(AccountId::QUEUE).await?;
+        Ok(self.queued_known())
     }
 
-    /// Published spooled messages, oldest first.
-    pub fn spooled(&self) -> Vec<Spooled> {
-        self.rooms.commits.standing.borrow().spool.values().cloned().collect()
-    }
-
-    pub async fn unspool(&self, lsn: Lsn) -> Result<(), StoreError> {
-        self.rooms.log.room().await?;
-        let lsn = self.rooms.commits.commit_one(None, Effect::Unspool { lsn }, None)?;
-        self.rooms.commits.acknowledged(lsn).await
+    /// As far as it is in memory, where whoever follows it keeps it.
+    fn queued_known(&self) -> u64 {
+        let queue = self.rooms.accounts.get(AccountId::QUEUE);
+        let messages = queue.and_then(|cell| {
+            Some(cell.state.borrow().live_mailbox(MailboxId::INBOX)?.status.messages)
+        });
+        let spooled = self.rooms.commits.standing.borrow().spool.len() as u64;
+        u64::from(messages.unwrap_or(0)) + spooled
     }
 
     /// Keeps checkpoints and compaction from writing: for who only looks.
@@ -436,7 +402,7 @@ impl Partition {
             compacted_bytes: compaction.rewritten,
             segments_deleted: compaction.deleted,
             segments_quarantined: self.rooms.damages.quarantined().len() as u64,
-            spooled: self.rooms.commits.standing.borrow().spool.len() as u64,
+            queued: self.queued_known(),
         }
     }
 

@@ -26,8 +26,8 @@ pub struct StoreProbe {
     pub compacted_bytes: u64,
     /// Segments that compaction deleted.
     pub segments_deleted: u64,
-    /// Messages in the spool.
-    pub spooled: u64,
+    /// Messages that wait to be sent on.
+    pub queued: u64,
     /// Segments that compaction keeps because it cannot read what they hold.
     pub segments_quarantined: u64,
 }
@@ -53,7 +53,7 @@ impl StoreProbe {
             compactions,
             compacted_bytes,
             segments_deleted,
-            spooled,
+            queued,
             segments_quarantined,
         } = *self;
         [
@@ -73,7 +73,7 @@ impl StoreProbe {
             ("store_compactions_total", compactions),
             ("store_compacted_bytes_total", compacted_bytes),
             ("store_segments_deleted_total", segments_deleted),
-            ("store_spooled", spooled),
+            ("store_queued", queued),
             ("store_segments_quarantined", segments_quarantined),
         ]
     }

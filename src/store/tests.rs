@@ -2,7 +2,7 @@
 
 use std::{future::Future, rc::Rc, time::Duration};
 
-use super::{partition::SPOOLED_MAX, *};
+use super::*;
 use crate::{
     model::{
         AccountId, FlagSet, Flags, Lsn, MailboxId, ModSeq, PartitionId, SpecialUse, Timestamp, Uid,
@@ -22,6 +22,7 @@ mod damage;
 mod expunged;
 mod feed;
 mod properties;
+mod queue;
 
 const ALICE: AccountId = AccountId(11);
 const BOB: AccountId = AccountId(12);
@@ -498,34 +499,6 @@ fn a_failing_device_loses_nothing_that_was_told() {
 }
 
 #[test]
-fn spooled_mail_waits_through_restarts() {
-    run(async |world: Rc<World>| {
-        let mut partition = world.open().await;
-        let mut kept = Vec::new();
-        for n in 0..4u64 {
-            let body = staged(&partition, &bytes(n, 2000)).await;
-            kept.push(partition.spool(body, format!("to {n}").into()).await.unwrap());
-            if n == 1 {
-                partition.checkpoint().await.unwrap();
-            }
-        }
-        partition.unspool(kept.remove(0)).await.unwrap();
-        for restart in 0..3 {
-            let spooled = partition.spooled();
-            assert_eq!(spooled.iter().map(|s| s.lsn).collect::<Vec<Lsn>>(), kept);
-            assert_eq!(spooled[0].payload, "to 1");
-            let read =
-                partition.rooms.bodies.read_body(&spooled[0].body, 0, usize::MAX).await.unwrap();
-            assert_eq!(read, bytes(1, 2000));
-            if restart == 1 {
-                partition.close().await.unwrap();
-            }
-            partition = world.open().await;
-        }
-    });
-}
-
-#[test]
 fn restarts_find_everything_with_and_without_checkpoints() {
     for checkpoint_after in [None, Some(0), Some(15), Some(29)] {
         run(async |world: Rc<World>| {
@@ -695,26 +668,6 @@ fn mod_sequences_begin_above_zero() {
         deliver(&partition, ALICE, b"1").await;
         let first = snapshot(&account, MailboxId::INBOX).await.get(0).unwrap().mod_seq;
         assert!(first > empty, "{first:?}");
-    });
-}
-
-/// While another partition is broken the spool fills; it must not outgrow memory and root page.
-#[test]
-fn the_spool_has_an_end() {
-    run(async |world: Rc<World>| {
-        let partition = world.open().await;
-        let mut refused = None;
-        for n in 0..=SPOOLED_MAX {
-            let body = staged(&partition, b"waits").await;
-            if let Err(error) = partition.spool(body, bytes::Bytes::new()).await {
-                refused = Some((n, error));
-                break;
-            }
-        }
-        assert!(matches!(refused, Some((SPOOLED_MAX, StoreError::Limit(_)))), "{refused:?}");
-        partition.unspool(partition.spooled()[0].lsn).await.unwrap();
-        let body = staged(&partition, b"waits").await;
-        partition.spool(body, bytes::Bytes::new()).await.unwrap();
     });
 }
 

@@ -16,6 +16,7 @@ use ringmail::{
     config::Settings,
     control,
     directory::UsersFile,
+    model::AccountId,
     runtime::folder::Folder,
     server::{data_dir, examine},
     store::StoreOptions,
@@ -192,6 +193,7 @@ impl Outcome {
                 let address = addresses.get(account);
                 whose += &match address {
                     Some(address) => format!(" {address}"),
+                    None if *account == AccountId::QUEUE.to_string() => " the queue".to_owned(),
                     None => format!(" account {account}"),
                 };
             }
@@ -217,7 +219,7 @@ impl Outcome {
         let sum = |name: &str| self.sums.get(name).copied().unwrap_or(0);
         println!(
             "{} files, {} bytes, {} batches, {} entries; {} accounts, {} folders, {} messages \
-             ({} of them damaged), {} in the spool",
+             ({} of them damaged), {} in the queue",
             sum("files"),
             sum("bytes"),
             sum("batches"),
@@ -226,7 +228,7 @@ impl Outcome {
             sum("folders"),
             sum("messages"),
             sum("messages_damaged"),
-            sum("spooled"),
+            sum("queued"),
         );
         println!(
             "{} bodies of {} bytes are referred to {} times: storing each once saves {} bytes",

@@ -196,7 +196,7 @@ impl World {
             shards.push(shard);
         }
         for shard in &shards {
-            delivery::resume_spool(shard);
+            delivery::follow_queues(shard);
         }
         World {
             simulation,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::expectation::{Found, Key, Known, Model, PropertyPlace, SHARED, Share, partition_of};
 
 /// Holds everything found against the model and takes it over. For a server that only crashed and
-/// met failures within the device's contract; its spools must be empty.
+/// met failures within the device's contract; its queues must be empty.
 pub fn recovered(model: &mut Model, found: &Found) -> Result<(), String> {
     if let Some(error) = found.wrong.first().or(found.errors.first().map(|(_, error)| error)) {
         return Err(error.clone());

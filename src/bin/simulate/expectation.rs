@@ -449,7 +449,7 @@ impl Client {
     }
 
     /// Holds what was found against what must be there and takes it over.
-    /// `settled`: all spools are empty, so nothing floats any more.
+    /// `settled`: all queues are empty, so nothing floats any more.
     pub fn reconcile(&mut self, found: &Share, settled: bool) -> Result<(), String> {
         self.take_in_floating(found)?;
         let op = self.op.take();
@@ -493,7 +493,7 @@ impl Client {
                 floating.iter().find(|(_, it)| it.required && !it.accounts.is_empty())
             {
                 return Err(format!(
-                    "the message {token} was accepted, the spools are empty, and accounts {:?} \
+                    "the message {token} was accepted, the queues are empty, and accounts {:?} \
                      never got it",
                     missing.accounts
                 ));

@@ -336,7 +336,7 @@ impl Session {
             if partitions.into_iter().all(|partition| partition.trouble().is_none()) {
                 let found = self.look_at_own().await?;
                 let outcome = self.with_client(|client| {
-                    // A spool may deliver it later.
+                    // A queue may deliver it later.
                     if let Some((op @ Op::Deliver { .. }, false)) = client.op.clone() {
                         client.float(&op, false);
                         client.op = None;

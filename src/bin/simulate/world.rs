@@ -23,7 +23,7 @@ use crate::{
 
 use super::expectation::{PARTITIONS, partition_of};
 
-/// Virtual time that the spools have to drain: redelivery pauses double up to five minutes.
+/// Virtual time that the queues have to drain: redelivery pauses double up to five minutes.
 const DRAIN_MAX: Duration = Duration::from_secs(4 * 3600);
 
 /// A server that runs.
@@ -81,7 +81,7 @@ impl PasswordWorkers for NoWorkers {
 pub struct NotOpened(pub u16, pub StoreError);
 
 impl World {
-    /// Opens all partitions on `devices`, joins the mesh, resumes what the spools hold.
+    /// Opens all partitions on `devices`, joins the mesh, resumes what the queues hold.
     pub fn start(seed: u64, devices: Vec<MemoryDevice>) -> Result<World, NotOpened> {
         let simulation = Simulation::new(seed);
         let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
@@ -130,7 +130,7 @@ impl World {
         for shard in &shards {
             let mesh: &Mesh<Shard> = &shard.mesh;
             mesh.open(shard.clone());
-            delivery::resume_spool(shard);
+            delivery::follow_queues(shard);
         }
         Ok(World { simulation, devices, shards, reports })
     }
@@ -150,16 +150,21 @@ impl World {
         self.devices.iter().map(|device| device.trace().borrow().len()).sum()
     }
 
-    /// Waits until nothing is spooled any more.
+    /// Waits until nothing is queued any more.
     pub fn drain(&self) -> Result<(), String> {
         let from = self.simulation.now();
-        let spooled = || -> usize {
-            (0..PARTITIONS).map(|number| self.partition(number).spooled().len()).sum()
+        let queued = async || {
+            let mut queued = 0;
+            for number in 0..PARTITIONS {
+                // One that cannot say so has some, maybe.
+                queued += self.partition(number).queued().await.unwrap_or(1);
+            }
+            queued
         };
         self.simulation.run_until(async {
-            while spooled() > 0 {
+            while queued().await > 0 {
                 if self.simulation.now() > from.after(DRAIN_MAX) {
-                    return Err(format!("{} messages stay in the spools", spooled()));
+                    return Err(format!("{} messages stay in the queues", queued().await));
                 }
                 self.simulation.sleep(Duration::from_secs(1)).await;
             }

@@ -1,13 +1,13 @@
 //! Which deliveries may still be repeated: what lets partitions forget the others.
 //!
 //! A partition remembers the id of a delivery so that a repetition is a no-op. A repetition comes from
-//! two places only: a delivery under way on some shard, and a spool. So when a partition remembers
-//! many, its shard asks all shards, first for the deliveries *open* there, then for what their spools
-//! hold; in that order, since a delivery is spooled before it is closed. What neither names is
+//! two places only: a delivery under way on some shard, and a queue. So when a partition remembers
+//! many, its shard asks all shards, first for the deliveries *open* there, then for what their queues
+//! hold; in that order, since a delivery is queued before it is closed. What neither names is
 //! forgotten. None is forgotten by its age or for want of room: a partition that is full of them
 //! refuses further ones instead (`StoreError::Crowded`).
 //!
-//! After a start no delivery is open but what the spools hold, and the ids that the log brings back are
+//! After a start no delivery is open but what the queues hold, and the ids that the log brings back are
 //! sorted out in the same way.
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
 
 use hashbrown::{HashMap, HashSet};
 
-use super::spool;
+use super::queue::{self, Queues};
 use crate::{
     model::ShardId,
     plant::{Plant, planted},
@@ -43,6 +43,7 @@ pub struct Deliveries {
     open: RefCell<HashMap<u64, u32>>,
     /// A look at what can be forgotten is under way.
     looking: Cell<bool>,
+    pub(super) queues: Queues,
 }
 
 /// Ids of one family, the upper half, belong to one delivery.
@@ -118,11 +119,12 @@ async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
     let known: Vec<(Partition, HashSet<u64>)> =
         own.map(|partition| (partition.clone(), partition.delivery_families())).collect();
     let mut live = HashSet::new();
-    for what in [open as fn(&Shard) -> Vec<u64>, spool::families] {
+    let asks: [fn(Rc<Shard>) -> LocalFuture<'static, Vec<u64>>; 2] = [
+        |target| Box::pin(async move { open(&target) }),
+        |target| Box::pin(queue::families(target)),
+    ];
+    for ask in asks {
         for target in 0..shard.mesh.shard_count() {
-            let ask = move |target: Rc<Shard>| -> LocalFuture<'static, Vec<u64>> {
-                Box::pin(async move { what(&target) })
-            };
             let target = ShardId(target);
             live.extend(shard.mesh.call(target, Class::Upkeep, ASK_TIMEOUT, ask).await?);
         }

@@ -1,8 +1,8 @@
-//! What the operator hears of deliveries: each mailbox that a message lies in, and what the spool does.
+//! What the operator hears of deliveries: each mailbox that a message lies in, and what the queue does.
 //!
 //! Told on the shard that knows it: the owner of the partition that took the message, the shard of the
-//! session for what none took. The message's trail comes along with its order; what the spool repeats
-//! after a restart has its delivery's number alone, which the event `spooled` names beside the trail.
+//! session for what none took. The message's trail comes along with its order; what the queue repeats
+//! after a restart has its delivery's number alone, which the event `queued` names beside the trail.
 
 use super::{Order, Stored};
 use crate::{
@@ -47,15 +47,15 @@ pub(super) fn failed(shard: &Shard, order: &Order, stored: &Stored) {
     }
 }
 
-/// Some accounts lack a message, and the spool of `partition` has it for them.
-pub(super) fn spooled(shard: &Shard, order: &Order, delivery: u128, accounts: &[AccountId]) {
+/// Some accounts lack a message, and the queue of `partition` has it for them.
+pub(super) fn queued(shard: &Shard, order: &Order, delivery: u128, accounts: &[AccountId]) {
     let (trail, partition) = (order.trail, order.partition);
     let count = accounts.len() as u64;
-    shard.tell(&Event::Spooled { trail, delivery, partition, accounts, count });
+    shard.tell(&Event::Queued { trail, delivery, partition, accounts, count });
 }
 
-pub(super) fn unspooled(shard: &Shard, delivery: u128, partition: PartitionId) {
-    shard.tell(&Event::Unspooled { delivery, partition });
+pub(super) fn dequeued(shard: &Shard, delivery: u128, partition: PartitionId) {
+    shard.tell(&Event::Dequeued { delivery, partition });
 }
 
 /// `accounts` will not get a message before the next start.

@@ -7,9 +7,8 @@ use bytes::Bytes;
 use super::{
     super::{
         error::StoreError,
-        format::body::{BODY_CHUNK, Extent, block_of, put_head},
+        format::body::{BODY_CHUNK, Extent, put_head},
         log::{EntryHeader, EntryKind, Log},
-        message::MessageBody,
         signal::Permit,
     },
     Bodies,
@@ -343,7 +342,8 @@ impl StagedBody {
         }
     }
 
-    /// Moves a short body out into a chunk, so that the commit entry is small whatever the body.
+    /// Moves a short body out into a chunk, as format 1 did with what it spooled.
+    #[cfg(test)]
     pub(crate) async fn into_chunks(self) -> Result<StagedBody, StoreError> {
         let Content::Inline(packed) = self.content else { return Ok(self) };
         let mut writer = BodyWriter::new(self.bodies.clone());
@@ -356,34 +356,6 @@ impl StagedBody {
             summary: self.summary,
             size: self.size,
             _staging: writer.staging,
-            _reassembled: None,
-        })
-    }
-}
-
-impl Bodies {
-    /// The chunks of a body in the log, to be committed once more. Who calls holds the entry that has
-    /// them now.
-    pub(crate) async fn stage_again(
-        self: &Rc<Self>,
-        body: &MessageBody,
-    ) -> Result<StagedBody, StoreError> {
-        let generation = self.log.generation();
-        let payload = self.read_payload(body.lsn, body.entry_len).await?;
-        let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
-        if block.extents.is_empty() {
-            return Err(StoreError::NotPermitted("a body that is not in chunks"));
-        }
-        let (size, summary) = (block.size, block.summary.to_vec());
-        let content = Content::Chunked(block.extents);
-        let bodies = self.clone();
-        Ok(StagedBody {
-            bodies,
-            generation,
-            content,
-            summary,
-            size,
-            _staging: None,
             _reassembled: None,
         })
     }

@@ -1,4 +1,4 @@
-//! State of the partition itself, beside its accounts: the spool, deliveries already carried out,
+//! State of the partition itself, beside its accounts: what format 1 had in its spool and is not moved yet (`repair::upgrade`), deliveries already carried out,
 //! intents. Kept whole in memory and in the checkpoint's root; bounded by named limits.
 //!
 //! A delivery's id is remembered until its caller says that no repetition can come any more
@@ -20,10 +20,7 @@ use super::super::{
     },
     message::MessageBody,
 };
-use crate::{
-    model::{AccountId, Lsn},
-    plant::{Plant, planted},
-};
+use crate::model::{AccountId, Lsn};
 
 /// What deliveries share that belong together.
 pub(crate) fn family(id: u128) -> u64 {
@@ -35,9 +32,9 @@ pub(crate) fn id_of_one(id: u128, account: AccountId) -> u128 {
     id ^ u128::from(account.0.wrapping_add(1))
 }
 
-/// A message of no mailbox, kept for who put it there.
+/// A message of no mailbox, as format 1 kept what waits.
 #[derive(Clone, Debug)]
-pub struct Spooled {
+pub(crate) struct Spooled {
     pub lsn: Lsn,
     pub payload: Bytes,
     pub body: MessageBody,
@@ -79,9 +76,7 @@ impl Standing {
     /// Fills in what a root keeps of this.
     pub(crate) fn to_root(&self, root: &mut Root) {
         root.applied = self.applied;
-        if !planted(Plant::LoseSpool) {
-            root.spool = self.spool.keys().copied().collect();
-        }
+        root.spool = self.spool.keys().copied().collect();
         root.deliveries = self.published.iter().copied().collect();
         root.deliveries.sort_unstable();
         root.intents = self.intents.iter().map(|(id, payload)| (*id, payload.clone())).collect();

@@ -74,7 +74,6 @@ pub(crate) fn put_head(
 pub(crate) struct Block<'a> {
     pub size: u64,
     pub extents: Vec<Extent>,
-    pub summary: &'a [u8],
     /// Empty when there are extents.
     pub inline: &'a [u8],
     /// `inline` is a frame.
@@ -85,7 +84,7 @@ fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
     let mut reader = Reader::new(block);
     let (size, attributes, extents) = parse_head(&mut reader)?;
     let compressed = attributes & COMPRESSED != 0;
-    let summary = reader.bytes("summary")?;
+    reader.bytes("summary")?;
     let inline = reader.take(reader.remaining(), "body")?;
     let held: u64 = match extents.is_empty() {
         // What the frame holds is seen when it is opened.
@@ -97,7 +96,7 @@ fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
         return Err(Malformed("body size"));
     }
     let compressed = compressed && extents.is_empty();
-    Ok(Block { size, extents, summary, inline, compressed })
+    Ok(Block { size, extents, inline, compressed })
 }
 
 /// Reads what stands before the summary: size of the body, attributes, chunks.
@@ -153,7 +152,7 @@ mod tests {
     fn blocks_say_what_they_hold() {
         // attributes, size, summary length, summary, body
         let block = parse_block(&[0, 3, 2, b's', b'u', b'a', b'b', b'c']).unwrap();
-        assert_eq!((block.size, block.summary, block.inline), (3, &b"su"[..], &b"abc"[..]));
+        assert_eq!((block.size, block.inline), (3, &b"abc"[..]));
         // One byte of the body lost, an unknown attribute.
         assert!(parse_block(&[0, 3, 2, b's', b'u', b'a', b'b']).is_err());
         assert!(parse_block(&[8, 0, 0]).is_err());

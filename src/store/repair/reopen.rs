@@ -90,6 +90,7 @@ impl Repair {
     pub(crate) fn start(self: &Rc<Repair>) {
         let task = run(Rc::downgrade(self), self.failed.clone());
         self.commits.executor.spawn(Priority::Background, Box::pin(task));
+        self.start_upgrade();
     }
 
     /// The log failed: it is opened again after a pause.

@@ -54,7 +54,8 @@ pub struct VerifyReport {
     pub messages: u64,
     /// Messages that cannot be read.
     pub messages_damaged: u64,
-    pub spooled: u64,
+    /// Messages that wait to be sent on.
+    pub queued: u64,
     /// Different bodies, and their bytes.
     pub bodies: u64,
     pub body_bytes: u64,
@@ -257,6 +258,7 @@ impl Repair {
             }
             for message in found.iter_from(0) {
                 report.messages += 1;
+                report.queued += u64::from(id == AccountId::QUEUE);
                 references.count(&message.body);
                 if let Err(error) = self.verify_body(&message.body).await {
                     report.messages_damaged += 1;
@@ -346,7 +348,7 @@ impl Repair {
         let spooled: Vec<Spooled> =
             self.commits.standing.borrow().spool.values().cloned().collect();
         for spooled in spooled {
-            report.spooled += 1;
+            report.queued += 1;
             references.count(&spooled.body);
             if let Err(error) = self.verify_body(&spooled.body).await {
                 report.find_error(error, None, Some("(spool)"), None)?;

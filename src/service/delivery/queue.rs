@@ -1,0 +1,552 @@
+//! What is left of a delivery when some partitions took it and others did not, yet the client was
+//! told 250: a message in the queue of a partition that works, tried again until it succeeds. As accounts
+//! get it the rest is narrowed, durably. Who refuses it, or cannot be reached for [`RETRY_TIME`], is
+//! named to the operator; for them it stays in the queue, to be tried at the next start.
+//!
+//! The queue is the INBOX of an account that nobody has ([`AccountId::QUEUE`]), one in each partition. What
+//! is known of a delivery lies beside its message as annotations: number 0 is the [`Rest`] itself, each
+//! further one is an account that still has to get the message. The owner's shard follows the account:
+//! whoever puts a message there has it tried.
+//!
+//! The body is copied from the mailbox that has it, so that no session holds a message in memory
+//! for the case of failure.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::{
+    CHUNK_SIZE, COMMIT_TIMEOUT, Delivery, Failure, Order, Stored, Taken,
+    known::{self, family},
+    new_id, owned_partition, tell,
+};
+use crate::{
+    model::{AccountId, Flags, MailboxId, PartitionId, Timestamp, Uid},
+    runtime::{LocalFuture, executor::Priority, mesh::Class},
+    service::{Shard, budget::Trust},
+    store::{
+        AnnotationChanges, Delivered, DeliveryTarget, Message, MessageBody, Partition, StoreError,
+    },
+};
+
+/// Pause before the first new try; it doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// How long after its arrival a message is tried again (RFC 5321 4.5.4.1); what is older is tried once
+/// at each start.
+const RETRY_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
+
+/// Messages in a partition's queue: each costs a task that tries again.
+pub(super) const QUEUED_MAX: u32 = 10_000;
+
+/// Messages whose annotations are read at once.
+const TAKEN_UP_AT_ONCE: usize = 256;
+
+/// Pause before a queue that could not be read is looked at again, and between looks at whether it was.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// First octet of annotation 0. The first kind is a spool's payload of format 1: accounts and all, cut
+/// into pieces that follow each other.
+const KIND_OF_FORMAT_1: u8 = 1;
+const KIND: u8 = 2;
+
+/// Who still has to get a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Rest {
+    delivery_id: u128,
+    internal_date: Timestamp,
+    /// By the number of the annotation.
+    recipients: BTreeMap<u32, Recipient>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Recipient {
+    account: AccountId,
+    /// Its copy goes to the mailbox for junk.
+    quarantined: bool,
+}
+
+impl Rest {
+    fn new(delivery_id: u128, order: &Order, recipients: Vec<Recipient>) -> Rest {
+        let recipients = (1..).zip(recipients).collect();
+        Rest { delivery_id, internal_date: order.internal_date, recipients }
+    }
+
+    fn accounts(&self) -> Vec<AccountId> {
+        self.recipients.values().map(|recipient| recipient.account).collect()
+    }
+
+    fn keep(&mut self, wanted: impl Fn(&AccountId) -> bool) {
+        self.recipients.retain(|_, recipient| wanted(&recipient.account));
+    }
+
+    /// As annotations.
+    fn encode(&self) -> Vec<(u32, Bytes)> {
+        let mut head = Vec::with_capacity(25);
+        head.push(KIND);
+        head.extend_from_slice(&self.delivery_id.to_le_bytes());
+        head.extend_from_slice(&self.internal_date.0.to_le_bytes());
+        let recipient = |(number, recipient): (&u32, &Recipient)| {
+            let mut value = recipient.account.0.to_le_bytes().to_vec();
+            value.push(u8::from(recipient.quarantined));
+            (*number, Bytes::from(value))
+        };
+        let recipients = self.recipients.iter().map(recipient);
+        std::iter::once((0, Bytes::from(head))).chain(recipients).collect()
+    }
+
+    /// `None` for annotations of another kind.
+    fn decode(values: &[(u32, Bytes)]) -> Option<Rest> {
+        let (_, mut head) = values.first().filter(|(number, _)| *number == 0).cloned()?;
+        match head.try_get_u8().ok()? {
+            KIND => {
+                let delivery_id = head.try_get_u128_le().ok()?;
+                let internal_date = Timestamp(head.try_get_i64_le().ok()?);
+                let mut recipients = BTreeMap::new();
+                for (number, value) in values.get(1..).unwrap_or_default() {
+                    let mut value = value.clone();
+                    let account = AccountId(value.try_get_u64_le().ok()?);
+                    let quarantined = value.try_get_u8().ok()? & 1 != 0;
+                    recipients.insert(*number, Recipient { account, quarantined });
+                }
+                Some(Rest { delivery_id, internal_date, recipients })
+            }
+            KIND_OF_FORMAT_1 => {
+                let pieces: Vec<&[u8]> = values.iter().map(|(_, value)| &value[..]).collect();
+                Rest::decode_format_1(&pieces.concat())
+            }
+            _ => None,
+        }
+    }
+
+    fn decode_format_1(payload: &[u8]) -> Option<Rest> {
+        let mut payload = payload.get(1..)?;
+        let delivery_id = payload.try_get_u128_le().ok()?;
+        let internal_date = Timestamp(payload.try_get_i64_le().ok()?);
+        // An account of the partition, by which the body was read.
+        payload.try_get_u64_le().ok()?;
+        let mut recipients = BTreeMap::new();
+        for number in 1.. {
+            if payload.is_empty() {
+                break;
+            }
+            let account = AccountId(payload.try_get_u64_le().ok()?);
+            recipients.insert(number, Recipient { account, quarantined: false });
+        }
+        Some(Rest { delivery_id, internal_date, recipients })
+    }
+}
+
+/// What makes annotations that are `stored` those that are wanted.
+fn changes(stored: &[(u32, Bytes)], wanted: &[(u32, Bytes)]) -> AnnotationChanges {
+    let missing = |from: &[(u32, Bytes)], number: u32| from.iter().all(|(it, _)| *it != number);
+    let gone = stored.iter().filter(|(number, _)| missing(wanted, *number));
+    let new = wanted.iter().filter(|value| !stored.contains(value));
+    let gone = gone.map(|(number, _)| (*number, None));
+    gone.chain(new.map(|(number, value)| (*number, Some(value.clone())))).collect()
+}
+
+/// What a shard knows of the queues of its partitions.
+#[derive(Default)]
+pub(super) struct Queues {
+    /// Family of the delivery of each message taken up.
+    families: RefCell<HashMap<(PartitionId, Uid), u64>>,
+    /// Partitions whose queue as the start found it is not taken up yet.
+    unread: Cell<usize>,
+}
+
+/// Turns the answers of all partitions into the one that the client gets.
+pub(super) async fn settle(
+    shard: &Rc<Shard>,
+    committed: SmallVec<[(Order, Stored); 1]>,
+) -> Result<(), Failure> {
+    let Left { again, refused } = Left::of(&committed);
+    // Trying again will not help the refused ones: the sender must learn of them.
+    if let Some((_, failure)) = refused.first() {
+        return Err(*failure);
+    }
+    let Some(&(_, failure)) = again.first() else { return Ok(()) };
+    let accounts: Vec<AccountId> = again.into_iter().map(|(account, _)| account).collect();
+    let is_quarantined = |account: &AccountId| {
+        committed.iter().any(|(order, _)| order.quarantined.contains(account))
+    };
+    for (order, stored) in &committed {
+        let Ok(Taken { copy: Some(copy), .. }) = stored else { continue };
+        // Where there is none, what failed is known, and nobody repeats the rest.
+        let delivery = order.delivery_id.unwrap_or_else(|| new_id(shard));
+        let recipient = |account: &AccountId| Recipient {
+            account: *account,
+            quarantined: is_quarantined(account),
+        };
+        let rest = Rest::new(delivery, order, accounts.iter().map(recipient).collect());
+        if queue(shard, order.partition, *copy, rest).await.is_ok() {
+            shard.metrics.count("delivery_queued_total", 1);
+            tell::queued(shard, order, delivery, &accounts);
+            return Ok(());
+        }
+    }
+    Err(failure)
+}
+
+/// Accounts that a try left without the message.
+#[derive(Default)]
+struct Left {
+    /// Another try may help.
+    again: Vec<(AccountId, Failure)>,
+    refused: Vec<(AccountId, Failure)>,
+}
+
+impl Left {
+    fn of(committed: &[(Order, Stored)]) -> Left {
+        let mut left = Left::default();
+        for (order, stored) in committed {
+            match stored {
+                Ok(taken) => {
+                    taken.failed.iter().for_each(|(account, why)| left.add(*account, *why))
+                }
+                Err(why) => order.accounts.iter().for_each(|account| left.add(*account, *why)),
+            }
+        }
+        left
+    }
+
+    fn add(&mut self, account: AccountId, why: Failure) {
+        match why {
+            Failure::Refused => self.refused.push((account, why)),
+            why => self.again.push((account, why)),
+        }
+    }
+}
+
+/// Families of the deliveries that queues of this shard may repeat; once all of them have been read.
+pub(super) async fn families(shard: Rc<Shard>) -> Vec<u64> {
+    let queues = &shard.deliveries.queues;
+    while queues.unread.get() > 0 {
+        shard.executor.sleep(LOOK_PAUSE).await;
+    }
+    // They may come in any order: who asks makes a set of them.
+    queues.families.borrow().values().copied().collect()
+}
+
+/// Follows the queues of the shard's partitions from a start of the server on: what they hold is tried
+/// again, and what comes to them.
+pub fn follow_queues(shard: &Rc<Shard>) {
+    let own = shard.partitions.iter().flatten();
+    shard.deliveries.queues.unread.set(own.clone().count());
+    for partition in own {
+        let task = follow(shard.clone(), partition.clone());
+        shard.executor.spawn(Priority::Background, Box::pin(task));
+    }
+    known::sort_out(shard);
+}
+
+async fn follow(shard: Rc<Shard>, partition: Partition) {
+    let (mut next, mut unread) = (Uid(1), true);
+    while !shard.shutting_down.get() {
+        let watched = async || {
+            let queue = partition.queue().await?;
+            let watch = queue.watch();
+            take_up(&shard, &partition, &mut next).await?;
+            Ok::<_, StoreError>(watch)
+        };
+        match { watched }().await {
+            Ok(watch) => {
+                if std::mem::take(&mut unread) {
+                    let queues = &shard.deliveries.queues;
+                    queues.unread.set(queues.unread.get() - 1);
+                }
+                watch.changed().await;
+            }
+            Err(_) => shard.executor.sleep(LOOK_PAUSE).await,
+        }
+    }
+}
+
+/// Starts to try what lies in the queue from UID `next` on.
+async fn take_up(
+    shard: &Rc<Shard>,
+    partition: &Partition,
+    next: &mut Uid,
+) -> Result<(), StoreError> {
+    let queue = partition.queue().await?;
+    let view = match queue.select(MailboxId::INBOX, false).await {
+        // Nothing was ever in it.
+        Err(StoreError::NoSuchMailbox) => return Ok(()),
+        view => view?,
+    };
+    let Some(snapshot) = view.current() else { return Ok(()) };
+    loop {
+        let new = snapshot.iter_from(snapshot.lower_bound(*next)).take(TAKEN_UP_AT_ONCE);
+        let new: Vec<Message> = new.copied().collect();
+        let (Some(first), Some(last)) = (new.first(), new.last()) else { return Ok(()) };
+        let mut values = queue.annotations(MailboxId::INBOX, first.uid..=last.uid).await?;
+        for message in &new {
+            let stored = values.remove(&message.uid).unwrap_or_default();
+            // What another version keeps there, or damage has taken, which is told where it is found.
+            let Some(rest) = Rest::decode(&stored) else { continue };
+            let key = (partition.id(), message.uid);
+            let families = &shard.deliveries.queues.families;
+            families.borrow_mut().insert(key, family(rest.delivery_id));
+            let queued = Queued { partition: partition.clone(), message: *message, stored };
+            let task = redeliver(shard.clone(), queued, rest);
+            shard.executor.spawn(Priority::Background, Box::pin(task));
+        }
+        *next = Uid(last.uid.0.saturating_add(1));
+    }
+}
+
+/// Queues on the shard that owns `partition`, which holds `copy`.
+async fn queue(
+    shard: &Rc<Shard>,
+    partition: PartitionId,
+    copy: Delivered,
+    rest: Rest,
+) -> Result<(), Failure> {
+    let owner = shard.owners[usize::from(partition.0)];
+    let keep = move |target: Rc<Shard>| -> LocalFuture<'static, Result<(), Failure>> {
+        Box::pin(async move { queue_here(&target, partition, copy, rest).await })
+    };
+    shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, keep).await?
+}
+
+async fn queue_here(
+    shard: &Rc<Shard>,
+    partition: PartitionId,
+    copy: Delivered,
+    rest: Rest,
+) -> Result<(), Failure> {
+    // The asker may give up waiting, and no queue names the delivery yet.
+    let _open = known::Open::new(shard, rest.delivery_id);
+    let partition = owned_partition(shard, partition)?;
+    if partition.queued().await? >= u64::from(QUEUED_MAX) {
+        return Err(Failure::Unavailable);
+    }
+    let account = partition.account(copy.account).await?;
+    let view = account.select(copy.mailbox, false).await?;
+    // Already gone again is as good as a failure: the client will send the message once more.
+    let snapshot = view.current().ok_or(Failure::Unavailable)?;
+    let index = snapshot.index_of(copy.uid).ok_or(Failure::Unavailable)?;
+    let body = snapshot.get(index).ok_or(Failure::Unavailable)?.body;
+    let mut writer = partition.stage();
+    let mut reader = BodyReader { partition: &partition, body, offset: 0 };
+    while let Some(chunk) = reader.next().await? {
+        writer.write(&chunk).await?;
+    }
+    let summary = account.read_summary(&body).await?;
+    let staged = writer.finish(summary.to_vec()).await?;
+    let target = DeliveryTarget {
+        account: AccountId::QUEUE,
+        mailbox: None,
+        flags: Flags::default(),
+        keywords: Vec::new(),
+        internal_date: rest.internal_date,
+        annotations: rest.encode(),
+    };
+    let delivered = partition.deliver(staged, vec![target], None).await?;
+    // Known at once, and not only when who follows the queue comes by.
+    let families = &shard.deliveries.queues.families;
+    for place in delivered {
+        let key = (partition.id(), place.uid);
+        families.borrow_mut().entry(key).or_insert(family(rest.delivery_id));
+    }
+    Ok(())
+}
+
+/// A message of a queue, with its annotations as they are stored.
+struct Queued {
+    partition: Partition,
+    message: Message,
+    stored: Vec<(u32, Bytes)>,
+}
+
+impl Queued {
+    /// Makes durable that only `rest` is left.
+    async fn narrow(&mut self, rest: &Rest) -> Result<(), StoreError> {
+        let wanted = rest.encode();
+        let changes = changes(&self.stored, &wanted);
+        let queue = self.partition.queue().await?;
+        queue.annotate(MailboxId::INBOX, self.message.uid, changes).await?;
+        self.stored = wanted;
+        Ok(())
+    }
+
+    /// Takes it out of the queue.
+    async fn remove(&self) -> Result<(), StoreError> {
+        let queue = self.partition.queue().await?;
+        queue.remove(MailboxId::INBOX, &[self.message.uid]).await.map(drop)
+    }
+}
+
+/// Tries until everybody has the message, or nobody is left whom another try may help, or the server
+/// shuts down; the queue keeps it. What is given up stays there too: the next start tries it once more.
+async fn redeliver(shard: Rc<Shard>, mut queued: Queued, mut rest: Rest) {
+    let mut pause = RETRY_PAUSE_MIN;
+    let partition = queued.partition.clone();
+    // Of `rest`, those that need no other try.
+    let mut refused: Vec<AccountId> = Vec::new();
+    loop {
+        shard.executor.sleep(pause).await;
+        if shard.shutting_down.get() {
+            return;
+        }
+        let mut waiting = rest.accounts();
+        waiting.retain(|account| !refused.contains(account));
+        if !waiting.is_empty()
+            && let Ok(left) = redeliver_once(&shard, &queued, &rest, &waiting).await
+        {
+            let final_ones: Vec<AccountId> = left.refused.into_iter().map(|(id, _)| id).collect();
+            give_up(&shard, &partition, rest.delivery_id, &final_ones, "refused");
+            refused.extend(final_ones);
+            waiting.retain(|account| left.again.iter().any(|(other, _)| other == account));
+        }
+        rest.keep(|account| waiting.contains(account) || refused.contains(account));
+        if rest.recipients.is_empty() && queued.remove().await.is_ok() {
+            let key = (partition.id(), queued.message.uid);
+            shard.deliveries.queues.families.borrow_mut().remove(&key);
+            shard.metrics.count("delivery_dequeued_total", 1);
+            tell::dequeued(&shard, rest.delivery_id, partition.id());
+            known::look_after(&shard, &partition);
+            return;
+        }
+        // One that could not be narrowed is harmless, as ids are known; the next turn tries again.
+        let narrowed = rest.recipients.is_empty()
+            || rest.encode() == queued.stored
+            || queued.narrow(&rest).await.is_ok();
+        let late = shard.executor.now() > rest.internal_date.after(RETRY_TIME);
+        if !rest.recipients.is_empty() && (late || waiting.is_empty()) && narrowed {
+            if late {
+                give_up(&shard, &partition, rest.delivery_id, &waiting, "too_late");
+            }
+            return;
+        }
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+/// Counts and tells that `accounts` will not get a message before the next start.
+fn give_up(
+    shard: &Shard,
+    partition: &Partition,
+    delivery: u128,
+    accounts: &[AccountId],
+    why: &'static str,
+) {
+    if accounts.is_empty() {
+        return;
+    }
+    shard.metrics.count("delivery_given_up_total", accounts.len() as u64);
+    tell::given_up(shard, delivery, partition.id(), accounts, why);
+}
+
+async fn redeliver_once(
+    shard: &Rc<Shard>,
+    queued: &Queued,
+    rest: &Rest,
+    accounts: &[AccountId],
+) -> Result<Left, Failure> {
+    let mut delivery =
+        Delivery::new(shard, accounts.iter().copied(), Trust::Known).again(rest.internal_date);
+    let recipients = rest.recipients.values();
+    let suspect = recipients.filter(|it| it.quarantined && accounts.contains(&it.account));
+    delivery.quarantine(suspect.map(|it| it.account).collect());
+    let body = queued.message.body;
+    let mut reader = BodyReader { partition: &queued.partition, body, offset: 0 };
+    while let Some(chunk) = reader.next().await? {
+        delivery.push(&chunk).await;
+    }
+    let committed = delivery.commit(Some(rest.delivery_id)).await;
+    Ok(Left::of(&committed))
+}
+
+/// Reads a stored body from front to back.
+struct BodyReader<'a> {
+    partition: &'a Partition,
+    body: MessageBody,
+    offset: u64,
+}
+
+impl BodyReader<'_> {
+    /// At most [`CHUNK_SIZE`] octets; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.offset >= self.body.size {
+            return Ok(None);
+        }
+        let chunk = self.partition.read_body(&self.body, self.offset, CHUNK_SIZE).await?;
+        self.offset += chunk.len() as u64;
+        Ok((!chunk.is_empty()).then_some(chunk))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(accounts: &[u64]) -> Rest {
+        let recipient = |account: &u64| Recipient {
+            account: AccountId(*account),
+            quarantined: account.is_multiple_of(2),
+        };
+        Rest {
+            delivery_id: u128::MAX - 5,
+            internal_date: Timestamp(-3),
+            recipients: (1..).zip(accounts.iter().map(recipient)).collect(),
+        }
+    }
+
+    #[test]
+    fn annotations_tell_the_rest() {
+        for accounts in [&[][..], &[1, u64::MAX - 1, 6]] {
+            let rest = rest(accounts);
+            let values = rest.encode();
+            assert_eq!(Rest::decode(&values), Some(rest));
+            for len in 0..25 {
+                let cut = [&[(0, values[0].1.slice(..len))], &values[1..]].concat();
+                assert_eq!(Rest::decode(&cut), None, "{len}");
+            }
+            assert_eq!(Rest::decode(&values[1..]), None, "without the head");
+        }
+        let later = [(0, Bytes::from_static(&[KIND + 1; 40]))];
+        assert_eq!(Rest::decode(&later), None);
+    }
+
+    #[test]
+    fn a_spool_of_format_1_is_understood() {
+        let mut payload = vec![KIND_OF_FORMAT_1];
+        payload.extend_from_slice(&(u128::MAX - 5).to_le_bytes());
+        payload.extend_from_slice(&(-3i64).to_le_bytes());
+        payload.extend_from_slice(&9u64.to_le_bytes());
+        payload.extend_from_slice(&1u64.to_le_bytes());
+        payload.extend_from_slice(&3u64.to_le_bytes());
+        let pieces: Vec<(u32, Bytes)> =
+            (0..).zip(payload.chunks(20)).map(|(n, it)| (n, Bytes::copy_from_slice(it))).collect();
+        let decoded = Rest::decode(&pieces).unwrap();
+        assert_eq!(decoded, rest(&[1, 3]));
+        assert_eq!(Rest::decode(&pieces[..2]), None, "the pieces' end is missing");
+        // What is stored then is as today.
+        let mut stored: BTreeMap<u32, Bytes> = pieces.iter().cloned().collect();
+        for (number, value) in changes(&pieces, &decoded.encode()) {
+            match value {
+                Some(value) => drop(stored.insert(number, value)),
+                None => drop(stored.remove(&number)),
+            }
+        }
+        assert_eq!(stored.into_iter().collect::<Vec<_>>(), decoded.encode());
+    }
+
+    #[test]
+    fn narrowing_removes_what_is_done() {
+        let mut rest = rest(&[1, 2, 3]);
+        let stored = rest.encode();
+        rest.keep(|account| *account == AccountId(2));
+        let changes = changes(&stored, &rest.encode());
+        assert_eq!(changes, [(1, None), (3, None)]);
+    }
+}
