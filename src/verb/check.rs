@@ -1,6 +1,6 @@
 //! `ringmail check`: says what `serve` would stumble over, and starts nothing.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
@@ -15,7 +15,7 @@ use ringmail::{
         tls::Certificate,
     },
     server::{self, data_dir},
-    store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name},
+    store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name, version_of_file},
 };
 
 use super::{bytes_bar, partition_bytes, read_if_there};
@@ -56,12 +56,9 @@ fn check_config(path: &Path) -> Result<()> {
     let layout = inside(&settings.data_dir, || data_dir::read_layout(&settings.data_dir))?;
     match layout.unwrap_or(Ok(None)) {
         Ok(None) => println!("{}: will be made at start", settings.data_dir.display()),
-        Ok(Some(layout)) => println!(
-            "{}: format {}, {} partitions",
-            settings.data_dir.display(),
-            layout.format,
-            layout.partitions
-        ),
+        Ok(Some(layout)) => {
+            println!("{}: {} partitions", settings.data_dir.display(), layout.partitions)
+        }
         Err(error) => problems.push(format!("{error:#}")),
     }
     match host::probe(server::demand(&settings)?) {
@@ -120,27 +117,44 @@ fn check_directory(path: &Path) -> Result<()> {
 fn check_partitions(path: &Path) -> Result<()> {
     let layout = data_dir::read_layout(path)?
         .with_context(|| format!("{}: not a ringmail data directory", path.display()))?;
-    let mut files = 0;
+    let mut files = FilesByFormat::new();
     let bar = bytes_bar("checking", partition_bytes(path, layout.partitions));
     for number in 0..layout.partitions {
-        files += check_partition(&path.join(format!("partition-{number:04}")), number, &bar)?;
+        let folder = path.join(format!("partition-{number:04}"));
+        for (format, count) in check_partition(&folder, number, &bar)? {
+            *files.entry(format).or_default() += count;
+        }
     }
     bar.finish_and_clear();
     println!(
-        "{}: format {}, {} partitions, {files} files: this binary can open it",
+        "{}: {} partitions, {}: this binary can open it",
         path.display(),
-        layout.format,
-        layout.partitions
+        layout.partitions,
+        told(&files)
     );
     Ok(())
 }
 
+/// How many files are of each version.
+type FilesByFormat = BTreeMap<u16, usize>;
+
+/// "3 files of format 1, 2 of format 2".
+fn told(files: &FilesByFormat) -> String {
+    let mut told = String::new();
+    for (format, count) in files {
+        let files = if told.is_empty() { " files" } else { "" };
+        let separator = if told.is_empty() { "" } else { ", " };
+        told += &format!("{separator}{count}{files} of format {format}");
+    }
+    if told.is_empty() { "no files".to_owned() } else { told }
+}
+
 /// Whether every file of a partition is of a version and layout, and every entry of a kind, that
 /// this binary knows. Damage is no matter here: `ringmail verify` looks for it.
-fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<usize> {
+fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<FilesByFormat> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
-    let mut files = 0;
+    let mut files = FilesByFormat::new();
     for entry in entries {
         let path = entry.with_context(|| format!("{}: cannot read", folder.display()))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
@@ -162,7 +176,7 @@ fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<usiz
         if let Some(why) = refused {
             bail!("{}: {why}; start the ringmail that wrote it, or a later one", path.display());
         }
-        files += 1;
+        *files.entry(version_of_file(&bytes).unwrap_or_default()).or_default() += 1;
         bar.inc(bytes.len() as u64);
     }
     Ok(files)
@@ -178,11 +192,10 @@ mod tests {
     #[test]
     fn the_first_format_can_be_opened() {
         let compacted = Path::new(GOLDEN).with_file_name("v1-compacted");
-        assert_eq!(check_partition(&compacted, 7, &ProgressBar::hidden()).unwrap(), 3);
-        assert_eq!(
-            check_partition(Path::new(GOLDEN), 7, &ProgressBar::hidden()).unwrap(),
-            FILES.len()
-        );
+        let of = |folder: &Path| told(&check_partition(folder, 7, &ProgressBar::hidden()).unwrap());
+        assert_eq!(of(&compacted), "3 files of format 1");
+        assert_eq!(of(Path::new(GOLDEN)), "2 files of format 1");
+        assert_eq!(told(&[(1, 3), (2, 1)].into()), "3 files of format 1, 1 of format 2");
     }
 
     #[test]
@@ -223,6 +236,7 @@ mod tests {
     fn a_file_that_goes_meanwhile_is_no_problem() {
         let place = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("nowhere", place.path().join(FILES[0])).unwrap();
-        assert_eq!(check_partition(place.path(), 7, &ProgressBar::hidden()).unwrap(), 0);
+        let found = check_partition(place.path(), 7, &ProgressBar::hidden()).unwrap();
+        assert_eq!(told(&found), "no files");
     }
 }

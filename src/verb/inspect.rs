@@ -19,7 +19,7 @@ use ringmail::{
         StoreOptions, kind_name,
         log::{
             CheckpointRecord, Dissection, checkpoint_of_name, decode_checkpoint, dissect,
-            epoch_of_name,
+            epoch_of_name, version_of_file,
         },
     },
 };
@@ -215,6 +215,7 @@ fn segments(data_dir: &Path, partitions: u16) -> Result<Table> {
         Number("partition"),
         Text("segment"),
         Text("layout"),
+        Number("format"),
         Number("base"),
         Number("bytes"),
         Number("batches"),
@@ -231,9 +232,12 @@ fn segments(data_dir: &Path, partitions: u16) -> Result<Table> {
             let Some(bytes) = read_if_there(&path)? else { continue };
             bar.inc(bytes.len() as u64);
             let found = take_apart(&path, name, &bytes, partition).ok();
-            let described = [partition.to_string(), name.clone()];
-            let row = [described.as_slice(), &describe_segment(found.as_ref(), bytes.len())];
-            table.rows.push(row.concat());
+            let described = describe_segment(found.as_ref(), bytes.len());
+            let format = version_of_file(&bytes).map_or("-".to_owned(), |it| it.to_string());
+            let mut row = vec![partition.to_string(), name.clone()];
+            row.extend(described);
+            row.insert(3, format);
+            table.rows.push(row);
         }
     }
     bar.finish_and_clear();

@@ -56,7 +56,7 @@ pub use self::{
     reopen::Reopened,
     scan::{Expected, Piece, SegmentScan, scan_segment},
     segment::{BatchHeader, HeaderError, SegmentHeader},
-    segment::{segment_epoch, segment_name},
+    segment::{segment_epoch, segment_name, version_of_file},
 };
 use self::{
     entry::{ENTRY_HEADER, decode_header, decode_payload, payload_start},

@@ -38,6 +38,13 @@ pub(super) const VERSION: u16 = 2;
 /// Versions that are read. What differs between them is said by each entry's own version.
 pub(super) const VERSIONS: RangeInclusive<u16> = 1..=VERSION;
 
+/// What version a segment or checkpoint file is of, if it begins as one; damage later in it is no matter.
+pub fn version_of_file(bytes: &[u8]) -> Option<u16> {
+    let begins = bytes.starts_with(&SEGMENT_MAGIC) || bytes.starts_with(&CHECKPOINT_MAGIC);
+    let field = bytes.get(12..)?.first_chunk().filter(|_| begins)?;
+    Some(u16::from_le_bytes(*field))
+}
+
 /// An entry lies at LSN - base. Compaction writes another layout, with an index (`compacted`).
 const LAYOUT_IN_PLACE: u8 = 1;
 
