@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""A data directory of an older format under today's binary: how it starts, and kill -9 on the way.
+
+An older binary makes the data set: MESSAGES over MAILBOXES accounts, a fifth of them in one folder, with
+flags set and messages expunged; it is killed, so that a start has to replay. Then today's binary starts on it
+again and again and is killed after ever longer times, in which mail comes and goes, checkpoints are written
+and compaction runs. At the end everything that the older binary showed must be there (a digest of UIDs, flags,
+dates, sizes and some bodies of many accounts), and `verify` must find nothing.
+
+    benches/upgrade.py --before OLDER/ringmail [--messages 1000000] [--mailboxes 10000] [--dir DIR]
+"""
+
+import argparse
+import hashlib
+import imaplib
+import os
+import pathlib
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/clients"))
+import demo as clients  # noqa: E402
+
+imaplib._MAXLINE = 1 << 26
+# The body of one message in so many is compared.
+BODY_OF = 97
+# Checkpoints come often and compaction begins early, so that the kills meet them.
+EAGER = ["--set", "store.checkpoint_interval=8 MiB", "--set", "store.garbage_share=10"]
+
+
+def start(binary, arguments, directory, *more):
+    clients.BINARY = binary
+    return clients.Demo("--users", arguments.mailboxes, "--shards", 1, "--partitions", 1, *more,
+                        directory=directory)
+
+
+def load(server, messages, recipients):
+    command = [clients.RINGLOAD, "smtp", "--address", f"127.0.0.1:{server.port['smtp']}", "--quiet",
+               "--messages", messages, "--size", 1024, "--recipients", recipients]
+    return subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
+
+
+def login(server, user):
+    imap = imaplib.IMAP4("127.0.0.1", server.port["imap"])
+    imap.login(f"{user}@demo.test", "demo")
+    return imap
+
+
+def digest(server, users):
+    """What clients see of some accounts: UIDs, flags, dates and sizes of all, bodies of a few."""
+    seen = {}
+    for user in users:
+        imap = login(server, user)
+        imap.select(readonly=True)
+        lines = imap.uid("fetch", "1:100000000", "(UID FLAGS INTERNALDATE RFC822.SIZE)")[1]
+        # Sequence numbers follow from the UIDs.
+        by_uid = {}
+        for line in filter(None, lines):
+            uid = int(line.split(b"UID ")[1].split()[0].rstrip(b")"))
+            by_uid[uid] = re.sub(rb" ?\\\\Recent ?", b"", line.split(b" ", 1)[1])
+        for uid in (uid for uid in by_uid if uid % BODY_OF == 1):
+            body = imap.uid("fetch", str(uid), "(BODY.PEEK[])")[1][0][1]
+            by_uid[uid] += hashlib.sha256(body).hexdigest().encode()
+        seen[user] = by_uid
+        imap.logout()
+    return seen
+
+
+def fill(arguments, directory):
+    """Answers what the older binary shows of a hundredth of the accounts and of the large one."""
+    server = start(arguments.before, arguments, directory)
+    large = arguments.messages // 5
+    begin = time.monotonic()
+    for messages, recipients in ((arguments.messages - large, arguments.mailboxes), (large, 1)):
+        if load(server, messages, recipients).wait() != 0:
+            raise RuntimeError("the load failed")
+    users = ["user1", *(f"user{n}" for n in range(2, arguments.mailboxes, 100))]
+    for user in users:
+        imap = login(server, user)
+        imap.select()
+        imap.store("1:20", "+FLAGS", "(\\Flagged $older)")
+        imap.store("5:9", "+FLAGS", "(\\Deleted)")
+        imap.expunge()
+        imap.logout()
+    seen = digest(server, users)
+    server.kill()
+    print(f"{arguments.messages} messages by the older binary in {time.monotonic() - begin:.0f} s; killed")
+    return seen
+
+
+def formats(directory):
+    told = subprocess.run([str(arguments_binary()), "check", "--dir", directory], check=True,
+                          capture_output=True, text=True).stdout
+    return told.strip().split(": ")[1]
+
+
+def arguments_binary():
+    return clients.ROOT / "target/release/ringmail"
+
+
+def first_answer(server):
+    begin = time.monotonic()
+    imap = login(server, "user1")
+    imap.select(readonly=True)
+    imap.fetch("1:10", "(FLAGS BODY.PEEK[])")
+    imap.logout()
+    return time.monotonic() - begin
+
+
+def missing(before, now):
+    """Messages that are not as they were. Others may have come."""
+    return [(user, uid, line, now[user].get(uid))
+            for user, messages in before.items()
+            for uid, line in messages.items()
+            if now[user].get(uid, b"")[:len(line)] != line]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=pathlib.Path, required=True, help="the older binary")
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--mailboxes", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--dir", help="where to make the data set; kept")
+    arguments = parser.parse_args()
+    directory = arguments.dir or tempfile.mkdtemp(prefix="ringmail-upgrade-")
+    choices = random.Random(arguments.seed)
+    try:
+        before = fill(arguments, directory)
+        for kill in range(arguments.kills):
+            server = start(arguments_binary(), arguments, directory, *EAGER)
+            answered = first_answer(server)
+            # Deliveries to accounts that are not looked at; some of the older mail goes.
+            driver = load(server, 200_000, max(arguments.mailboxes // 3, 1))
+            imap = login(server, f"user{3 + kill}")
+            imap.select()
+            imap.store("1:30", "+FLAGS.SILENT", "(\\Deleted)")
+            imap.expunge()
+            alive = choices.uniform(0, 1 + kill)
+            time.sleep(alive)
+            server.kill()
+            driver.wait()
+            print(f"start {kill + 1:2}: ready in {server.started_in:.2f} s, first FETCH in "
+                  f"{answered * 1e3:.0f} ms, killed {alive:.2f} s later; {formats(directory)}",
+                  flush=True)
+        server = start(arguments_binary(), arguments, directory, *EAGER)
+        lost = missing(before, digest(server, list(before)))
+        server.stop()
+        print(f"after a clean stop: {formats(directory)}")
+        command = [str(arguments_binary()), "verify", "--dir", directory]
+        verified = subprocess.run(command, capture_output=True, text=True)
+        print(verified.stdout.strip())
+        checked = sum(len(messages) for messages in before.values())
+        print(f"{checked} messages of {len(before)} accounts compared: {len(lost)} are not as they were")
+        for user, uid, line, found in lost[:10]:
+            print(f"  {user} UID {uid}: {line!r} before, {found!r} now")
+        sys.exit(1 if lost or verified.returncode else 0)
+    finally:
+        if not arguments.dir:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
