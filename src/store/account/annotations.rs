@@ -112,6 +112,15 @@ impl MailboxAnnotations {
         taken
     }
 
+    /// Adds changes that are older than those that there are.
+    pub(crate) fn put_under(&mut self, older: Rows) {
+        for (place, value) in older {
+            if !self.delta.contains_key(&place) {
+                self.put(place, value);
+            }
+        }
+    }
+
     /// How many of the newest runs to join with `octets` of changes, so that their number stays
     /// logarithmic while they are short.
     pub(crate) fn to_join(&self, octets: usize) -> usize {
@@ -156,11 +165,7 @@ impl MailboxAnnotations {
     /// The run at `lsn` cannot be read: `rows` are what is known of it, under all changes.
     pub(crate) fn give_up(&mut self, lsn: Lsn, rows: Rows) -> Option<BlockRunRef> {
         let at = self.runs.iter().position(|run| run.lsn == lsn)?;
-        for (place, value) in rows {
-            if !self.delta.contains_key(&place) {
-                self.put(place, value);
-            }
-        }
+        self.put_under(rows);
         Some(self.runs.remove(at))
     }
 

@@ -98,10 +98,9 @@ impl Checkpoints {
     ) -> Result<(), StoreError> {
         let Some(annotations) = &mut mailbox.annotations else { return Ok(()) };
         let oldest = annotations.runs().len() == joined.len();
+        let changes = annotations.take_changes(PIECE);
         if !planted(Plant::LoseAnnotations) {
-            rows.extend(annotations.take_changes(PIECE));
-        } else {
-            annotations.take_changes(PIECE);
+            rows.extend(changes.clone());
         }
         if oldest {
             // Nothing older is left for them to hide.
@@ -110,7 +109,13 @@ impl Checkpoints {
         if let Some(loaded) = &mailbox.loaded {
             rows.retain(|(uid, _), _| loaded.table.by_uid(*uid).is_some());
         }
-        let run = self.append_annotation_run(account, id, &rows)?;
+        let run = match self.append_annotation_run(account, id, &rows) {
+            Ok(run) => run,
+            Err(error) => {
+                annotations.put_under(changes);
+                return Err(error);
+            }
+        };
         let replaced = annotations.add(joined.len(), run.into_iter().collect());
         self.release_cards(replaced);
         mailbox.change_annotations(|_| ());
