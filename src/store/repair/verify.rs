@@ -224,6 +224,10 @@ impl Repair {
             Ok(cell) => cell,
             Err(error) => return report.find_error(error, Some(id), None, None),
         };
+        if !cell.state.borrow().exists() {
+            // Looked at, and never made: a queue that nothing came to.
+            return Ok(());
+        }
         report.accounts += 1;
         let folders = cell.state.borrow().names.list();
         let rate = self.commits.options.compaction_rate;
