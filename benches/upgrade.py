@@ -52,24 +52,29 @@ def login(server, user):
     return imap
 
 
-def digest(server, users):
-    """What clients see of some accounts: UIDs, flags, dates and sizes of all, bodies of a few."""
+def digest(server, users, last):
+    """What clients see of some accounts, up to a UID: flags, dates and sizes of all, bodies of a few."""
     seen = {}
     for user in users:
         imap = login(server, user)
         imap.select(readonly=True)
-        lines = imap.uid("fetch", "1:100000000", "(UID FLAGS INTERNALDATE RFC822.SIZE)")[1]
-        # Sequence numbers follow from the UIDs.
+        lines = imap.uid("fetch", f"1:{last}", "(UID FLAGS INTERNALDATE RFC822.SIZE)")[1]
         by_uid = {}
         for line in filter(None, lines):
-            uid = int(line.split(b"UID ")[1].split()[0].rstrip(b")"))
-            by_uid[uid] = re.sub(rb" ?\\\\Recent ?", b"", line.split(b" ", 1)[1])
+            # Sequence numbers follow from the UIDs, \Recent from who looked first.
+            uid, flags, rest = re.search(rb"UID (\d+) FLAGS \((.*?)\) (.*)", line).groups()
+            by_uid[int(uid)] = [sorted(set(flags.split()) - {b"\\Recent"}), rest]
         for uid in (uid for uid in by_uid if uid % BODY_OF == 1):
             body = imap.uid("fetch", str(uid), "(BODY.PEEK[])")[1][0][1]
-            by_uid[uid] += hashlib.sha256(body).hexdigest().encode()
+            by_uid[uid].append(hashlib.sha256(body).hexdigest())
         seen[user] = by_uid
         imap.logout()
     return seen
+
+
+def compared(arguments):
+    """UIDs up to this one are left alone."""
+    return arguments.messages // 50
 
 
 def fill(arguments, directory):
@@ -88,7 +93,7 @@ def fill(arguments, directory):
         imap.store("5:9", "+FLAGS", "(\\Deleted)")
         imap.expunge()
         imap.logout()
-    seen = digest(server, users)
+    seen = digest(server, users, compared(arguments))
     server.kill()
     print(f"{arguments.messages} messages by the older binary in {time.monotonic() - begin:.0f} s; killed")
     return seen
@@ -118,7 +123,7 @@ def missing(before, now):
     return [(user, uid, line, now[user].get(uid))
             for user, messages in before.items()
             for uid, line in messages.items()
-            if now[user].get(uid, b"")[:len(line)] != line]
+            if now[user].get(uid) != line]
 
 
 def main():
@@ -138,11 +143,18 @@ def main():
         for kill in range(arguments.kills):
             server = start(arguments_binary(), arguments, directory, *EAGER)
             answered = first_answer(server)
-            # Deliveries to accounts that are not looked at; some of the older mail goes.
-            driver = load(server, 200_000, max(arguments.mailboxes // 3, 1))
+            # Mail comes, some of the older mail goes.
+            driver = load(server, arguments.messages // 10, max(arguments.mailboxes // 3, 1))
             imap = login(server, f"user{3 + kill}")
             imap.select()
             imap.store("1:30", "+FLAGS.SILENT", "(\\Deleted)")
+            imap.expunge()
+            # Most of the large folder goes, piece by piece: compaction gets work in the older segments.
+            imap = login(server, "user1")
+            imap.select()
+            step = (arguments.messages // 5 - compared(arguments)) // arguments.kills
+            first = compared(arguments) + kill * step + 1
+            imap.uid("store", f"{first}:{first + step}", "+FLAGS.SILENT", "(\\Deleted)")
             imap.expunge()
             alive = choices.uniform(0, 1 + kill)
             time.sleep(alive)
@@ -152,7 +164,7 @@ def main():
                   f"{answered * 1e3:.0f} ms, killed {alive:.2f} s later; {formats(directory)}",
                   flush=True)
         server = start(arguments_binary(), arguments, directory, *EAGER)
-        lost = missing(before, digest(server, list(before)))
+        lost = missing(before, digest(server, list(before), compared(arguments)))
         server.stop()
         print(f"after a clean stop: {formats(directory)}")
         command = [str(arguments_binary()), "verify", "--dir", directory]
