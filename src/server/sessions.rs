@@ -1,6 +1,6 @@
 //! What a listener's connections become: a session of their protocol, its handover to the shard
 //! that owns the account, or a refusal. A session counts as a connection of its shard, and after a
-//! handover as one of the owner's (`service/channel.rs`; for IMAP here).
+//! handover as one of the owner's (`service/channel.rs`).
 
 use std::{net::IpAddr, rc::Rc};
 
@@ -175,7 +175,6 @@ fn imap_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output 
     let presence = Presence::begin(&shard, &connection, Protocol::Imap);
     let session = Box::pin(imap::run(connection, shard.clone()));
     async move {
-        let _seat = shard.metrics.seat(Protocol::Imap);
         Box::pin(imap_hand_over(session.await, shard, presence)).await;
     }
 }
@@ -189,7 +188,6 @@ async fn imap_hand_over(outcome: imap::Outcome, shard: Rc<Shard>, presence: Opti
         let presence = Presence::go_on(&owner, &connection, Protocol::Imap);
         let session = Box::pin(imap::resume(connection, owner.clone(), state));
         Box::pin(async move {
-            let _seat = owner.metrics.seat(Protocol::Imap);
             Box::pin(imap_hand_over(session.await, owner, presence)).await;
         })
     };

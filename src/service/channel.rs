@@ -5,13 +5,16 @@
 //! [`serve`] runs it from the handshake to the end or to its handover, [`go_on`] after one. Protocols differ
 //! in what a step is and in how long they wait; that a client which pipelines without end lets others run,
 //! that one which does not read costs one buffer, and that a trickle of octets earns no more time, is here.
+//! So are the waits within a command: for more of a message, at its pace, and for news beside the client.
 //!
 //! Ownership: a channel owns its connection; shard-local. Between steps, with nothing unread, it holds no
-//! buffer. SMTP and POP3 stand on it.
+//! buffer. SMTP, POP3 and IMAP stand on it.
 
 use std::{rc::Rc, time::Duration};
 
-use super::Shard;
+use futures_lite::future;
+
+use super::{Shard, intake::Pace};
 use crate::{
     metrics::{Protocol, Seat},
     model::Moment,
@@ -32,8 +35,10 @@ pub(super) struct Channel {
     pub shard: Rc<Shard>,
     /// When the client must have sent its next command.
     deadline: Moment,
-    /// Since the session last let others run.
+    /// Since the session last waited for input or let others run.
     steps_in_turn: u32,
+    /// How often output was sent: what was sent cannot be taken back.
+    flushes: u64,
     _seat: Seat,
 }
 
@@ -47,7 +52,7 @@ impl Channel {
     ) -> Channel {
         let deadline = shard.executor.moment().after(patience);
         let _seat = shard.metrics.seat(protocol);
-        Channel { connection, shard, deadline, steps_in_turn: 0, _seat }
+        Channel { connection, shard, deadline, steps_in_turn: 0, flushes: 0, _seat }
     }
 
     /// The client has `patience` from now on.
@@ -73,7 +78,13 @@ impl Channel {
     }
 
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
+        self.flushes += 1;
         self.connection.flush(self.shard.options.write_timeout).await
+    }
+
+    /// Changes whenever output is sent, also within a command.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     /// Sends the output once it is a buffer's worth, and lets other sessions run.
@@ -87,12 +98,44 @@ impl Channel {
 
     /// Sends what is there and waits for more input, until the deadline.
     pub(super) async fn listen(&mut self) -> Result<(), ConnectionError> {
-        self.flush().await?;
-        if self.shard.shutting_down.get() {
-            return Err(ConnectionError::ShuttingDown);
-        }
-        let left = self.time_left()?;
+        let left = self.begin_to_listen().await?;
         self.connection.fill(left).await
+    }
+
+    /// The same, but for `news` too, which must bear to be dropped.
+    pub(super) async fn listen_or(
+        &mut self,
+        news: impl Future<Output = ()>,
+    ) -> Result<(), ConnectionError> {
+        let left = self.begin_to_listen().await?;
+        let news = async {
+            news.await;
+            Ok(())
+        };
+        future::or(self.connection.fill(left), news).await
+    }
+
+    async fn begin_to_listen(&mut self) -> Result<Duration, ConnectionError> {
+        self.flush().await?;
+        self.steps_in_turn = 0;
+        self.time_left()
+    }
+
+    /// Waits for more of a message, `most` at the longest, and only while the client keeps up its pace.
+    pub(super) async fn fill_at_pace(
+        &mut self,
+        pace: &mut Pace,
+        most: Duration,
+    ) -> Result<(), ConnectionError> {
+        let patience = pace.patience(self.shard.executor.moment());
+        if patience == Duration::ZERO {
+            return Err(ConnectionError::TimedOut);
+        }
+        let before = self.connection.input().len();
+        self.connection.fill(patience.min(most)).await?;
+        let came = self.connection.input().len().saturating_sub(before);
+        pace.credit(&self.shard.options.intake, came, self.shard.executor.moment());
+        Ok(())
     }
 
     /// TLS from the first octet, where the port has it.

@@ -1,4 +1,4 @@
-//! The loop of one IMAP session: frames in, commands run, one flush for all that was pipelined.
+//! One IMAP session's steps: frames in, commands run, their answers. The loop is `service/channel.rs`.
 //!
 //! Called by the acceptor ([`run`]) and, after a handover, by the owner of the account
 //! ([`resume`]). Alone knows the table of commands, and so their handlers; those know the
@@ -22,32 +22,25 @@ use crate::{
         LocalFuture,
         connection::{Connection, ConnectionError},
     },
-    service::Shard,
+    service::{
+        Shard,
+        channel::{self, Channel, Dialogue, Step},
+    },
 };
 
-/// Commands carried out one after the other before other sessions get their turn: a client may
-/// pipeline thousands that never wait for anything.
-const COMMANDS_PER_TURN: u32 = 32;
+type End = channel::End<ImapHandover>;
 
-/// A session and what its loop counts.
+/// A session and what it is between commands.
 struct Conversation {
     session: Session,
-    /// Since the session last waited for input or let others run.
-    commands_in_turn: u32,
     bad_commands: u32,
+    /// The log-in on another shard that is to be answered here first.
+    arrived: Option<Box<ImapHandover>>,
 }
 
 /// Serves a new connection until it is closed or belongs to another shard.
 pub fn run(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = Outcome> {
-    let timeout = shard.options.tls_handshake_timeout;
-    let mut conversation = Conversation::new(connection, shard);
-    async move {
-        if conversation.session.connection.handshake(timeout).await.is_err() {
-            return Outcome::Closed;
-        }
-        conversation.greet();
-        conversation.serve().await
-    }
+    channel::serve(Conversation::new(connection, shard))
 }
 
 /// Goes on with a session that logged in on another shard: answers its LOGIN and serves it.
@@ -58,81 +51,34 @@ pub fn resume(
 ) -> impl Future<Output = Outcome> {
     let mut conversation = Conversation::new(connection, shard);
     conversation.session.take_over(&handover);
-    async move {
-        let reply = conversation.session.log_in(handover.identity.account).await;
-        let answered = conversation.answer(&handover.tag, reply);
-        // Of no use while the session lasts.
-        drop(handover);
-        match answered {
-            Ok(()) => conversation.serve().await,
-            Err(leave) => conversation.end(leave).await,
-        }
-    }
+    conversation.arrived = Some(Box::new(handover));
+    channel::go_on(conversation)
 }
 
-/// Why [`Conversation::work`] returned.
-enum End {
-    Leave(Leave),
-    LoggedOut,
-    HandOver(ImapHandover),
-}
+impl Dialogue for Conversation {
+    type Destination = ImapHandover;
+    type Handover = ImapHandover;
 
-impl From<ConnectionError> for End {
-    fn from(error: ConnectionError) -> End {
-        End::Leave(error.into())
-    }
-}
-
-impl Conversation {
-    /// Boxed before the task begins, which has no place for the connection but this.
-    fn new(connection: Connection, shard: Rc<Shard>) -> Box<Conversation> {
-        let session = Session::new(connection, shard);
-        Box::new(Conversation { session, commands_in_turn: 0, bad_commands: 0 })
+    fn channel(&mut self) -> &mut Channel {
+        &mut self.session.channel
     }
 
-    fn greet(&mut self) {
+    async fn begin(&mut self) -> Result<(), End> {
         let code = Code::Capability(self.session.capabilities());
         let text = format!("{} Ringmail ready", self.session.options().hostname);
         self.session.writer().untagged(Status::Ok, Some(code), &text);
+        Ok(())
     }
 
-    async fn serve(mut self: Box<Conversation>) -> Outcome {
-        match self.work().await {
-            End::Leave(leave) => self.end(leave).await,
-            End::LoggedOut => self.end(Leave::Lost).await,
-            End::HandOver(handover) => match self.session.flush().await {
-                Ok(()) => Outcome::HandOver(self.session.connection, handover),
-                Err(error) => self.end(error.into()).await,
-            },
+    /// Takes one frame off the input. Commands run in a box, so that a session between commands is
+    /// small.
+    async fn step(&mut self) -> Result<Step, End> {
+        if let Some(handover) = self.arrived.take() {
+            Box::pin(self.answer_log_in(&handover)).await?;
+            return Ok(Step::Done);
         }
-    }
-
-    /// The last words; `close` sends what it can of them.
-    async fn end(mut self: Box<Conversation>, leave: Leave) -> Outcome {
-        if let Leave::Bye(text) = leave {
-            self.session.writer().bye(text);
-            self.session.connection.linger();
-        }
-        self.session.connection.close().await;
-        Outcome::Closed
-    }
-
-    async fn work(&mut self) -> End {
-        loop {
-            if let Err(end) = self.step().await {
-                return end;
-            }
-        }
-    }
-
-    /// Takes one frame off the input, or waits for one. Commands run in a box, so that a session
-    /// between commands is small.
-    async fn step(&mut self) -> Result<(), End> {
-        match self.session.framer.next(self.session.connection.input()) {
-            Frame::More => {
-                self.commands_in_turn = 0;
-                self.session.wait_for_input().await?;
-            }
+        match self.session.framer.next(self.session.channel.connection.input()) {
+            Frame::More => return Ok(Step::Incomplete),
             Frame::Continue => self.session.writer().continuation("OK"),
             Frame::Command { size } => {
                 let bytes = self.session.take_input(size);
@@ -142,24 +88,70 @@ impl Conversation {
                 let bytes = self.session.take_input(size);
                 self.session.literal = Some(literal);
                 Box::pin(self.command(&bytes)).await?;
-                self.session.skip_rest().await.map_err(End::Leave)?;
-                // A refused message may have taken longer than a client may be idle.
-                self.session.restart_deadline();
+                if self.session.literal.is_some() {
+                    Box::pin(self.skip_rest()).await?;
+                }
             }
             Frame::Refused { size } => {
                 let bytes = self.session.take_input(size);
                 let tag = tag_of(&bytes).unwrap_or("*");
                 let refusal = Err(Failure::literal_too_large());
-                self.answer(tag, refusal).map_err(End::Leave)?;
+                self.answer(tag, refusal)?;
             }
-            Frame::Bye(text) => return Err(End::Leave(Leave::Bye(text))),
+            Frame::Bye(text) => return Err(self.leave(Leave::Bye(text))),
         }
+        Ok(Step::Done)
+    }
+
+    fn end(&mut self, error: Option<&ConnectionError>) {
+        if let Some(error) = error {
+            self.leave(error.into());
+        }
+    }
+
+    fn into_connection(self: Box<Self>) -> Connection {
+        self.session.channel.connection
+    }
+
+    fn hand_over(self: Box<Self>, handover: ImapHandover) -> (Connection, ImapHandover) {
+        (self.into_connection(), handover)
+    }
+}
+
+impl Conversation {
+    /// Boxed before the task begins, which has no place for the connection but this.
+    fn new(connection: Connection, shard: Rc<Shard>) -> Box<Conversation> {
+        let session = Session::new(connection, shard);
+        Box::new(Conversation { session, bad_commands: 0, arrived: None })
+    }
+
+    /// Opens the account that the client logged in to on another shard.
+    async fn answer_log_in(&mut self, handover: &ImapHandover) -> Result<(), End> {
+        let reply = self.session.log_in(handover.identity.account).await;
+        self.answer(&handover.tag, reply)
+    }
+
+    /// Throws away what a refused command left in the stream.
+    async fn skip_rest(&mut self) -> Result<(), End> {
+        let skipped = self.session.skip_rest().await;
+        skipped.map_err(|leave| self.leave(leave))?;
+        // A refused message may have taken longer than a client may be idle.
+        self.session.restart_deadline();
         Ok(())
+    }
+
+    /// The last words.
+    fn leave(&mut self, leave: Leave) -> End {
+        if let Leave::Bye(text) = leave {
+            self.session.writer().bye(text);
+            self.session.channel.connection.linger();
+        }
+        End::Closed
     }
 
     /// Runs one command and answers it.
     async fn command(&mut self, bytes: &[u8]) -> Result<(), End> {
-        let started = self.session.shard.executor.moment();
+        let started = self.session.channel.shard.executor.moment();
         let command = match parse(bytes) {
             Ok(command) => command,
             Err(error) => {
@@ -169,7 +161,7 @@ impl Conversation {
                     None,
                     error.what,
                 );
-                self.session.shard.metrics.command(Protocol::Imap, "other", Duration::ZERO);
+                self.session.channel.shard.metrics.command(Protocol::Imap, "other", Duration::ZERO);
                 return self.count_bad_command();
             }
         };
@@ -185,9 +177,9 @@ impl Conversation {
         // How long a client idles says nothing about us.
         let elapsed = match row.kind {
             CommandKind::Idle => Duration::ZERO,
-            _ => self.session.shard.executor.moment().since(started),
+            _ => self.session.channel.shard.executor.moment().since(started),
         };
-        self.session.shard.metrics.command(Protocol::Imap, row.name, elapsed);
+        self.session.channel.shard.metrics.command(Protocol::Imap, row.name, elapsed);
         let bad = matches!(reply, Err(Failure::Bad(_)));
         if reply.is_ok() {
             self.bad_commands = 0;
@@ -196,17 +188,11 @@ impl Conversation {
             Ok(Done::HandOver(handover)) => return Err(End::HandOver(handover)),
             Ok(Done::LogOut) => {
                 self.session.writer().tagged(command.tag, Status::Ok, None, "Logged out");
-                return Err(End::LoggedOut);
+                return Err(End::Closed);
             }
-            reply => self.answer(command.tag, reply).map_err(End::Leave)?,
+            reply => self.answer(command.tag, reply)?,
         }
         self.session.restart_deadline();
-        self.session.flush_if_full().await?;
-        self.commands_in_turn += 1;
-        if self.commands_in_turn >= COMMANDS_PER_TURN {
-            self.commands_in_turn = 0;
-            self.session.shard.executor.yield_now().await;
-        }
         if bad { self.count_bad_command() } else { Ok(()) }
     }
 
@@ -221,7 +207,7 @@ impl Conversation {
     }
 
     /// Writes the tagged response.
-    fn answer(&mut self, tag: &str, reply: Reply) -> Result<(), Leave> {
+    fn answer(&mut self, tag: &str, reply: Reply) -> Result<(), End> {
         let mut writer = self.session.writer();
         match reply {
             Ok(Done::Ok { code, text }) => {
@@ -230,7 +216,7 @@ impl Conversation {
             Ok(Done::Answered | Done::LogOut | Done::HandOver(_)) => {}
             Err(Failure::No { code, text }) => writer.tagged(tag, Status::No, code, &text),
             Err(Failure::Bad(text)) => writer.tagged(tag, Status::Bad, None, &text),
-            Err(Failure::Leave(leave)) => return Err(leave),
+            Err(Failure::Leave(leave)) => return Err(self.leave(leave)),
         }
         Ok(())
     }
@@ -239,7 +225,7 @@ impl Conversation {
     fn count_bad_command(&mut self) -> Result<(), End> {
         self.bad_commands += 1;
         if self.bad_commands > self.session.imap().bad_commands_max {
-            return Err(End::Leave(Leave::Bye("Too many bad commands")));
+            return Err(self.leave(Leave::Bye("Too many bad commands")));
         }
         Ok(())
     }

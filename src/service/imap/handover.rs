@@ -1,17 +1,9 @@
 //! How a session leaves a shard: its connection closed, or on its way to the account's owner.
 
-use crate::{directory::Identity, model::Moment, runtime::connection::Connection};
+use crate::{directory::Identity, model::Moment, service::channel};
 
 /// How a session on this shard ended.
-#[allow(clippy::large_enum_variant)] // one a session
-pub enum Outcome {
-    /// The connection is closed.
-    Closed,
-    /// The account lives on another shard: detach the connection, attach it there,
-    /// [`super::resume`]. Its output is empty; what the client pipelined after LOGIN is unread in
-    /// its input.
-    HandOver(Connection, ImapHandover),
-}
+pub type Outcome = channel::Outcome<ImapHandover>;
 
 /// What the owner of an account needs to go on with a session that logged in elsewhere.
 #[derive(Clone, PartialEq, Eq, Debug)]

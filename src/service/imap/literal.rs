@@ -2,7 +2,7 @@
 //! them.
 //!
 //! Announced by the framer, taken by the handlers of commands that carry messages; what a refused
-//! command leaves is thrown away by the session's loop, so that the stream stays in step (RFC 7888
+//! command leaves is thrown away by the conversation, so that the stream stays in step (RFC 7888
 //! 4).
 
 use std::time::Duration;
@@ -25,16 +25,16 @@ impl Session {
         remaining: u64,
         pace: &mut Pace,
     ) -> Result<usize, ConnectionError> {
-        while self.connection.input().is_empty() {
+        while self.channel.connection.input().is_empty() {
             self.wait_for_literal(pace, None).await?;
         }
-        let arrived = self.connection.input().len();
+        let arrived = self.channel.connection.input().len();
         Ok(usize::try_from(remaining).map_or(arrived, |remaining| arrived.min(remaining)))
     }
 
     /// The time that a client has for a message.
     pub(super) fn literal_pace(&self) -> Pace {
-        Pace::new(&self.options().intake, self.shard.executor.moment())
+        Pace::new(&self.options().intake, self.channel.shard.executor.moment())
     }
 
     /// Waits for more of a message, `most` at the longest, and only while the client keeps up its
@@ -44,30 +44,23 @@ impl Session {
         pace: &mut Pace,
         most: Option<Duration>,
     ) -> Result<(), ConnectionError> {
-        self.flush().await?;
-        let patience = pace.patience(self.shard.executor.moment());
-        if patience == Duration::ZERO {
-            return Err(ConnectionError::TimedOut);
-        }
-        let before = self.connection.input().len();
-        self.connection.set_read_max(self.shard.messages.read_max(Trust::Known));
-        let filled = self.connection.fill(most.map_or(patience, |most| most.min(patience))).await;
-        self.connection.set_read_max(usize::MAX);
-        filled?;
-        let came = self.connection.input().len().saturating_sub(before);
-        pace.credit(&self.shard.options.intake, came, self.shard.executor.moment());
-        Ok(())
+        self.channel.flush().await?;
+        let read_max = self.channel.shard.messages.read_max(Trust::Known);
+        self.channel.connection.set_read_max(read_max);
+        let filled = self.channel.fill_at_pace(pace, most.unwrap_or(Duration::MAX)).await;
+        self.channel.connection.set_read_max(usize::MAX);
+        filled
     }
 
     /// The part of the command that follows a streamed literal: up to the header of the next, which
     /// is [`Session::literal`] then, or up to the command's end.
     pub(super) async fn next_part(&mut self, pace: &mut Pace) -> Result<Vec<u8>, Failure> {
-        if self.connection.input().is_empty() {
+        if self.channel.connection.input().is_empty() {
             // Python's imaplib and others send the command's last CRLF by itself.
-            self.connection.acknowledge();
+            self.channel.connection.acknowledge();
         }
         loop {
-            match self.framer.next(self.connection.input()) {
+            match self.framer.next(self.channel.connection.input()) {
                 Frame::More => self.wait_for_literal(pace, None).await?,
                 Frame::Continue => self.writer().continuation("OK"),
                 Frame::Command { size } => return Ok(self.take_input(size)),
@@ -76,7 +69,7 @@ impl Session {
                     return Ok(self.take_input(size));
                 }
                 Frame::Refused { size } => {
-                    self.connection.consume(size);
+                    self.channel.connection.consume(size);
                     return Err(Failure::literal_too_large());
                 }
                 Frame::Bye(text) => return Err(Failure::bye(text)),
@@ -95,8 +88,9 @@ impl Session {
             }
             let mut remaining = literal.size;
             while remaining > 0 {
-                let count = self.literal_input(remaining, &mut pace).await?;
-                self.connection.consume(count);
+                let came = self.literal_input(remaining, &mut pace).await;
+                let count = came.map_err(|error| Leave::from(&error))?;
+                self.channel.connection.consume(count);
                 remaining -= count as u64;
             }
             // What the part says makes no difference: the command has been answered.

@@ -1,12 +1,13 @@
-//! IMAP4rev1 sessions (RFC 3501 and the extensions in docs/rfc.md): the loop and the commands.
+//! IMAP4rev1 sessions (RFC 3501 and the extensions in docs/rfc.md).
 //!
 //! The acceptor calls [`run`] with each connection; when the account that logged in lives on
 //! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:
 //!
 //! ```text
-//! conversation   the loop: frames in, commands run by the table of protocol::imap, one flush
+//! conversation   frames in, commands run by the table of protocol::imap, a step at a time; the loop
+//!                under it is service/channel.rs
 //! session/  authentication/  mailbox/  message/   the commands, a file each
-//! handler        what the loop asks of a command
+//! handler        what the conversation asks of a command
 //! folder         what mailbox names stand for
 //! sync           what changed since -> untagged responses
 //! literal        message literals while they arrive

@@ -115,12 +115,12 @@ impl From<StoreError> for Failure {
 
 impl From<ConnectionError> for Failure {
     fn from(error: ConnectionError) -> Failure {
-        Failure::Leave(error.into())
+        Failure::Leave(Leave::from(&error))
     }
 }
 
-impl From<ConnectionError> for Leave {
-    fn from(error: ConnectionError) -> Leave {
+impl From<&ConnectionError> for Leave {
+    fn from(error: &ConnectionError) -> Leave {
         match error {
             ConnectionError::TimedOut => Leave::Bye("Timed out"),
             ConnectionError::NoMemory => Leave::Bye("[UNAVAILABLE] Out of memory; try again later"),

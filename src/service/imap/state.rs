@@ -1,11 +1,10 @@
 //! One client's session: what it is, and what every command needs of it.
 //!
-//! Made by [`super::conversation`], lent to one command's handler after the other. Owns the
-//! connection; shard-local. Between commands, with nothing unread, it holds no buffer: a command's
-//! bytes are copied once (commands are short; message literals are streamed and never here), so
-//! that its values may outlive reads and writes of the connection.
+//! Made by [`super::conversation`], lent to one command's handler after the other. Owns the channel;
+//! shard-local. A command's bytes are copied once (commands are short; message literals are streamed and
+//! never here), so that its values may outlive reads and writes of the connection.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use super::{
     handover::ImapHandover, options::ImapOptions, reply::Failure, seats::AccountSeat,
@@ -13,18 +12,14 @@ use super::{
 };
 use crate::{
     directory::Identity,
-    model::Moment,
+    metrics::Protocol,
     protocol::imap::{
         Capabilities, Capability, Code, Framer, Limits, Literal, State, Status, Writer,
     },
-    runtime::connection::{Connection, ConnectionError},
-    service::{ServiceOptions, Shard},
+    runtime::connection::Connection,
+    service::{ServiceOptions, Shard, channel::Channel},
     store::Account,
 };
-
-/// Output beyond this is sent before more is made, so that a client that does not read costs one
-/// buffer and not its mailbox.
-pub(super) const OUTPUT_MAX: usize = 64 * 1024;
 
 /// Messages of the view looked at, with nothing read or written for them, before other sessions get
 /// their turn.
@@ -35,8 +30,7 @@ const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024,
 
 /// One client's session on this shard.
 pub(super) struct Session {
-    pub connection: Connection,
-    pub shard: Rc<Shard>,
+    pub channel: Channel,
     /// Set once logged in.
     pub account: Option<Account>,
     /// Its place among the account's sessions.
@@ -48,18 +42,13 @@ pub(super) struct Session {
     /// The literal whose octets are next in the input, until the handler of its command takes it.
     pub literal: Option<Literal>,
     pub framer: Framer,
-    /// How often output was sent before a command was done: what was sent cannot be taken back.
-    pub flushes: u64,
-    /// When the client must have sent its next command.
-    deadline: Moment,
 }
 
 impl Session {
     pub(super) fn new(connection: Connection, shard: Rc<Shard>) -> Session {
-        let deadline = shard.executor.moment().after(shard.options.imap.login_timeout);
+        let patience = shard.options.imap.login_timeout;
         Session {
-            connection,
-            shard,
+            channel: Channel::new(connection, shard, Protocol::Imap, patience),
             account: None,
             seat: None,
             selected: None,
@@ -67,21 +56,19 @@ impl Session {
             login_failures: 0,
             literal: None,
             framer: Framer::new(LIMITS_BEFORE_LOGIN),
-            flushes: 0,
-            deadline,
         }
     }
 
     pub(super) fn options(&self) -> &ServiceOptions {
-        &self.shard.options
+        &self.channel.shard.options
     }
 
     pub(super) fn imap(&self) -> &ImapOptions {
-        &self.shard.options.imap
+        &self.channel.shard.options.imap
     }
 
     pub(super) fn writer(&mut self) -> Writer<'_> {
-        Writer::new(self.connection.output())
+        Writer::new(self.channel.connection.output())
     }
 
     pub(super) fn state(&self) -> State {
@@ -112,49 +99,19 @@ impl Session {
 
     /// May passwords be sent as things stand? (RFC 3501 6.2.3)
     pub(super) fn can_login(&self) -> bool {
-        self.connection.is_tls() || self.options().allow_plaintext_auth
+        self.channel.connection.is_tls() || self.options().allow_plaintext_auth
     }
 
     pub(super) fn capabilities(&self) -> Capabilities {
-        let (can_start_tls, can_login) = (self.connection.can_start_tls(), self.can_login());
+        let (can_start_tls, can_login) =
+            (self.channel.connection.can_start_tls(), self.can_login());
         Capabilities::offered(self.imap().capabilities, self.state(), can_start_tls, can_login)
-    }
-
-    /// Sends the output once it is a buffer's worth, and lets other sessions run.
-    pub(super) async fn flush_if_full(&mut self) -> Result<(), ConnectionError> {
-        if self.connection.output().len() > OUTPUT_MAX {
-            self.flush().await?;
-            self.shard.executor.yield_now().await;
-        }
-        Ok(())
     }
 
     /// To be awaited at each index of a loop over messages that may have nothing else to wait for.
     pub(super) async fn turn_of_scan(&self, index: usize) {
         if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
-            self.shard.executor.yield_now().await;
-        }
-    }
-
-    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        self.flushes += 1;
-        self.connection.flush(self.shard.options.write_timeout).await
-    }
-
-    /// Sends what is there and waits for more input, until the deadline of the state.
-    pub(super) async fn wait_for_input(&mut self) -> Result<(), ConnectionError> {
-        self.flush().await?;
-        let timeout = self.time_left()?;
-        self.connection.fill(timeout).await
-    }
-
-    /// Until the client must have sent its next command. A deadline that has passed ends the
-    /// session at once: a wait of no length would end only if nothing came, and a trickle always
-    /// comes.
-    pub(super) fn time_left(&self) -> Result<Duration, ConnectionError> {
-        match self.deadline.since(self.shard.executor.moment()) {
-            Duration::ZERO => Err(ConnectionError::TimedOut),
-            left => Ok(left),
+            self.channel.shard.executor.yield_now().await;
         }
     }
 
@@ -162,14 +119,16 @@ impl Session {
     /// keep a connection open.
     pub(super) fn restart_deadline(&mut self) {
         if self.state() != State::NotAuthenticated {
-            self.deadline = self.shard.executor.moment().after(self.imap().idle_timeout);
+            let patience = self.imap().idle_timeout;
+            self.channel.restart_deadline(patience);
         }
     }
 
     /// After STARTTLS: what was half read before is gone, and the client has its time to log in.
     pub(super) fn restart_under_tls(&mut self) {
         self.framer = Framer::new(LIMITS_BEFORE_LOGIN);
-        self.deadline = self.shard.executor.moment().after(self.imap().login_timeout);
+        let patience = self.imap().login_timeout;
+        self.channel.restart_deadline(patience);
     }
 
     /// A CONDSTORE-enabling command was given: FETCH responses tell MODSEQ (RFC 7162 3.1).
@@ -192,12 +151,13 @@ impl Session {
 
     /// Goes on where the session was on another shard.
     pub(super) fn take_over(&mut self, handover: &ImapHandover) {
-        (self.deadline, self.login_failures) = (handover.deadline, handover.login_failures);
+        self.channel.set_deadline(handover.deadline);
+        self.login_failures = handover.login_failures;
     }
 
     /// What the owner of the account has to know.
     pub(super) fn handover(&self, identity: Identity, tag: &str) -> ImapHandover {
-        let (deadline, login_failures) = (self.deadline, self.login_failures);
+        let (deadline, login_failures) = (self.channel.deadline(), self.login_failures);
         ImapHandover { identity, tag: tag.to_owned(), deadline, login_failures }
     }
 
@@ -208,8 +168,8 @@ impl Session {
     }
 
     pub(super) fn take_input(&mut self, size: usize) -> Vec<u8> {
-        let bytes = self.connection.input().get(..size).unwrap_or_default().to_vec();
-        self.connection.consume(size);
+        let bytes = self.channel.connection.input().get(..size).unwrap_or_default().to_vec();
+        self.channel.connection.consume(size);
         bytes
     }
 }

@@ -95,7 +95,7 @@ impl Session {
         let recent = selected.recent_count(newer);
         for &index in expunged.iter().rev() {
             self.writer().expunge(index as u32 + 1);
-            self.flush_if_full().await?;
+            self.channel.flush_if_full().await?;
         }
         if added > 0 {
             self.writer().exists(newer.len() as u32);
@@ -112,7 +112,7 @@ impl Session {
     ) -> Result<(), ConnectionError> {
         for (count, &index) in changed.iter().enumerate() {
             if count % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
-                self.shard.executor.yield_now().await;
+                self.channel.shard.executor.yield_now().await;
             }
             let Some(message) = news.newer.get(index) else { continue };
             let Some(selected) = &self.selected else { break };
@@ -123,7 +123,7 @@ impl Session {
                 continue;
             }
             let recent = selected.is_recent(message.uid);
-            let out = self.connection.output();
+            let out = self.channel.connection.output();
             let mut response = FetchResponse::begin(out, number as u32 + 1);
             if news.uid {
                 response.uid(out, message.uid);
@@ -135,7 +135,7 @@ impl Session {
                 response.mod_seq(out, message.mod_seq);
             }
             response.end(out);
-            self.flush_if_full().await?;
+            self.channel.flush_if_full().await?;
         }
         Ok(())
     }

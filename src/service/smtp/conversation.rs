@@ -348,25 +348,18 @@ impl Conversation {
     /// Waits for more of a message, or for its next chunk: with as little memory as can be, and only
     /// while the client keeps up its pace.
     async fn listen_to_message(&mut self, in_message: bool) -> Result<(), ConnectionError> {
+        let now = self.channel.shard.executor.moment();
         let intake = &self.channel.shard.options.intake;
-        let executor = &*self.channel.shard.executor;
-        let now = executor.moment();
         let mut pace = *self.pace.get_or_insert_with(|| Pace::new(intake, now));
-        let patience = pace.patience(now);
-        if patience == Duration::ZERO {
-            return Err(ConnectionError::TimedOut);
-        }
-        let before = self.channel.connection.input().len();
-        let stalls = self.envelope.is_staged() && patience > STALL;
-        let mut filled = self.channel.connection.fill(if stalls { STALL } else { patience }).await;
+        let stalls = self.envelope.is_staged() && pace.patience(now) > STALL;
+        let most = if stalls { STALL } else { Duration::MAX };
+        let mut filled = self.channel.fill_at_pace(&mut pace, most).await;
         if stalls && matches!(filled, Err(ConnectionError::TimedOut)) {
             Box::pin(self.envelope.stalled()).await;
-            filled = self.channel.connection.fill(patience - STALL).await;
+            filled = self.channel.fill_at_pace(&mut pace, Duration::MAX).await;
         }
         filled?;
         if in_message {
-            let came = self.channel.connection.input().len().saturating_sub(before);
-            pace.credit(intake, came, executor.moment());
             self.pace = Some(pace);
         }
         Ok(())

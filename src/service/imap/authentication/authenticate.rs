@@ -43,14 +43,14 @@ impl Handler for Authenticate<'_> {
 /// One line of a SASL exchange, without its CRLF.
 async fn read_line(session: &mut Session) -> Result<Vec<u8>, Failure> {
     loop {
-        match session.framer.line(session.connection.input()) {
+        match session.framer.line(session.channel.connection.input()) {
             Frame::Command { size } => {
                 let mut line = session.take_input(size);
                 line.truncate(line.strip_suffix(b"\r\n").unwrap_or(&line).len());
                 return Ok(line);
             }
             Frame::Bye(text) => return Err(Failure::bye(text)),
-            _ => session.wait_for_input().await?,
+            _ => session.channel.listen().await?,
         }
     }
 }

@@ -16,13 +16,13 @@ impl Session {
     /// Opens the account on this shard, its owner. The tagged OK tells what is possible now, which
     /// saves the client a CAPABILITY.
     pub(crate) async fn log_in(&mut self, account: AccountId) -> Reply {
-        let Some(partition) = self.shard.local_partition(account).cloned() else {
+        let Some(partition) = self.channel.shard.local_partition(account).cloned() else {
             return Err(Failure::no(Code::Unavailable, "The account is not available now"));
         };
         let most = self.imap().sessions_per_account;
-        let Some(seat) = self.shard.imap_seats.take(account, most) else {
-            let peer = self.connection.peer().ip();
-            self.shard.events.limit_met(Limit::SessionsOfAccount, Some(peer));
+        let Some(seat) = self.channel.shard.imap_seats.take(account, most) else {
+            let peer = self.channel.connection.peer().ip();
+            self.channel.shard.events.limit_met(Limit::SessionsOfAccount, Some(peer));
             return Err(Failure::no(Code::Limit, "Too many sessions of this account"));
         };
         // The seat goes with the work: who tries again and again on a silent disk runs out of them.
@@ -30,10 +30,10 @@ impl Session {
             let partition = partition.clone();
             async move { partition.account(account).await.map(|account| (account, seat)) }
         };
-        let (account, seat) = self.shard.in_time(&partition, opened).await?;
+        let (account, seat) = self.channel.shard.in_time(&partition, opened).await?;
         (self.account, self.seat) = (Some(account), Some(seat));
         // Only now: whom the account has no room for is still a stranger.
-        self.connection.set_logged_in(true);
+        self.channel.connection.set_logged_in(true);
         self.lift_limits();
         self.restart_deadline();
         Done::with_code(Code::Capability(self.capabilities()), "Logged in")
@@ -49,9 +49,9 @@ pub(super) fn require_privacy(session: &Session) -> Result<(), Failure> {
 }
 
 pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> Reply {
-    let shard = session.shard.clone();
-    session.flush().await?;
-    let connection = &session.connection;
+    let shard = session.channel.shard.clone();
+    session.channel.flush().await?;
+    let connection = &session.channel.connection;
     let checked =
         authentication::authenticate(&shard, user, password, Protocol::Imap, connection).await;
     match checked {
@@ -79,9 +79,9 @@ pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password
 
 /// What no password could make right: told as late as a wrong one.
 pub(super) async fn refuse(session: &mut Session) -> Reply {
-    session.flush().await?;
-    let delay = session.shard.directory.failure_delay();
-    session.shard.executor.sleep(delay).await;
+    session.channel.flush().await?;
+    let delay = session.channel.shard.directory.failure_delay();
+    session.channel.shard.executor.sleep(delay).await;
     count_failure(session)?;
     Err(Failure::no(Code::AuthenticationFailed, "Wrong user or password"))
 }

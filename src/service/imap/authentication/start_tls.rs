@@ -12,13 +12,18 @@ use crate::protocol::imap::{Status, authentication::start_tls::StartTls};
 
 impl Handler for StartTls {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
-        if !session.connection.can_start_tls() {
+        if !session.channel.connection.can_start_tls() {
             return Err(Failure::bad("TLS is active already or not available"));
         }
         session.writer().tagged(tag, Status::Ok, None, "Begin TLS negotiation now");
-        session.flush().await?;
+        session.channel.flush().await?;
         let timeout = session.options().tls_handshake_timeout;
-        session.connection.start_tls(timeout).await.map_err(|_| Failure::Leave(Leave::Lost))?;
+        session
+            .channel
+            .connection
+            .start_tls(timeout)
+            .await
+            .map_err(|_| Failure::Leave(Leave::Lost))?;
         session.restart_under_tls();
         Ok(Done::Answered)
     }

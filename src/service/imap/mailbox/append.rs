@@ -30,14 +30,14 @@ impl Handler for Append<'_> {
         let (body, _charge) = receive(session).await?;
         let octets = body.size();
         let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
-        let date = self.internal_date.unwrap_or_else(|| session.shard.executor.now());
+        let date = self.internal_date.unwrap_or_else(|| session.channel.shard.executor.now());
         let appended = folder
             .append(body, self.flags.system, &keywords, date)
             .await
             .map_err(Failure::with_try_create)?;
         let Delivered { account, mailbox, uid, .. } = appended;
-        let trail = session.connection.trail();
-        session.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
+        let trail = session.channel.connection.trail();
+        session.channel.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
         Done::with_code(Code::AppendUid(appended.uid_validity, appended.uid), "APPEND completed")
     }
 }
@@ -45,23 +45,23 @@ impl Handler for Append<'_> {
 /// Asks for the literal if the client waits, and takes it in.
 async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure> {
     let account = session.account()?;
-    let Some(partition) = session.shard.local_partition(account.id()).cloned() else {
+    let Some(partition) = session.channel.shard.local_partition(account.id()).cloned() else {
         return Err(Failure::no(Code::Unavailable, "The account is not available now"));
     };
-    if !session.shard.messages.admits(Trust::Known) {
+    if !session.channel.shard.messages.admits(Trust::Known) {
         return Err(too_many());
     }
-    // Not before it will be read: one that was refused is thrown away by the session's loop, and
+    // Not before it will be read: one that was refused is thrown away by the conversation, and
     // its octets are no commands.
     let literal = session.literal.take().ok_or_else(|| Failure::bad("Message literal missing"))?;
     if literal.sync {
         session.writer().continuation("Ready for the message");
-        session.flush().await?;
+        session.channel.flush().await?;
     }
     // A shutdown lets the message come in whole; the deadline still bounds it.
-    session.connection.set_interruptible(false);
+    session.channel.connection.set_interruptible(false);
     let received = take_in(session, literal, Incoming::new(session, &partition)).await;
-    session.connection.set_interruptible(true);
+    session.channel.connection.set_interruptible(true);
     received
 }
 
@@ -76,7 +76,7 @@ async fn take_in(
     let mut pace = session.literal_pace();
     let mut remaining = literal.size;
     while remaining > 0 {
-        if session.connection.input().is_empty() && incoming.writer.staged() > 0 {
+        if session.channel.connection.input().is_empty() && incoming.writer.staged() > 0 {
             let waited = session.wait_for_literal(&mut pace, Some(STALL)).await;
             if matches!(waited, Err(ConnectionError::TimedOut)) {
                 refusal = incoming.stalled().await.err().or(refusal);
@@ -86,7 +86,7 @@ async fn take_in(
         }
         let count = session.literal_input(remaining, &mut pace).await?;
         if refusal.is_none() {
-            let chunk = session.connection.input().get(..count).unwrap_or_default();
+            let chunk = session.channel.connection.input().get(..count).unwrap_or_default();
             // RFC 3501 4.3: a literal has no NUL (RFC 3516 would allow it; we do not offer that).
             if memchr::memchr(0, chunk).is_some() {
                 refusal = Some(Failure::no(Code::Cannot, "The message contains NUL octets"));
@@ -97,7 +97,7 @@ async fn take_in(
                 incoming.let_go();
             }
         }
-        session.connection.consume(count);
+        session.channel.connection.consume(count);
         remaining -= count as u64;
     }
     let rest = session.next_part(&mut pace).await?;
@@ -125,7 +125,7 @@ impl Incoming {
             partition: partition.clone(),
             writer: partition.stage(),
             summarizer: Summarizer::new(),
-            charge: Charge::new(&session.shard.messages, Trust::Known),
+            charge: Charge::new(&session.channel.shard.messages, Trust::Known),
         }
     }
 

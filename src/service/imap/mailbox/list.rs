@@ -108,5 +108,5 @@ async fn tell(
             Err(failure) => return Err(failure),
         }
     }
-    Ok(session.flush_if_full().await?)
+    Ok(session.channel.flush_if_full().await?)
 }

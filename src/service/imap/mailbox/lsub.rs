@@ -40,5 +40,5 @@ impl Handler for Lsub<'_> {
 async fn tell(session: &mut Session, name: &str, attributes: Attributes) -> Result<(), Failure> {
     let item = ListItem { name, attributes, special_use: None, child_subscribed: false };
     session.writer().lsub(&item);
-    Ok(session.flush_if_full().await?)
+    Ok(session.channel.flush_if_full().await?)
 }

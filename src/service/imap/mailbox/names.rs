@@ -43,7 +43,7 @@ impl Matcher {
             self.steps += pattern.cost(name);
             if self.steps > STEPS_PER_TURN {
                 self.steps = 0;
-                session.shard.executor.yield_now().await;
+                session.channel.shard.executor.yield_now().await;
             }
             if pattern.matches(name) {
                 return true;

@@ -65,18 +65,18 @@ impl Handler for Fetch<'_> {
                 tell_flags: seen_now.binary_search(&message.uid).is_ok(),
                 message,
             };
-            let start = (session.flushes, session.connection.output().len());
+            let start = (session.channel.flushes(), session.channel.connection.output().len());
             match answer.write(session, self).await {
                 Ok(()) => {}
                 Err(Failure::Leave(leave)) => return Err(Failure::Leave(leave)),
                 // Nothing of it has been sent: leave this message out and go on with the others.
-                Err(failure) if session.flushes == start.0 => {
-                    session.connection.output().truncate(start.1);
+                Err(failure) if session.channel.flushes() == start.0 => {
+                    session.channel.connection.output().truncate(start.1);
                     trouble = Some(failure);
                 }
                 Err(_) => return Err(Failure::Leave(Leave::Lost)),
             }
-            session.flush_if_full().await?;
+            session.channel.flush_if_full().await?;
         }
         trouble.map_or_else(|| Done::ok("FETCH completed"), Err)
     }
@@ -131,7 +131,7 @@ struct Answer<'a> {
 impl Answer<'_> {
     async fn write(&mut self, session: &mut Session, fetch: &Fetch<'_>) -> Result<(), Failure> {
         let condstore = session.condstore();
-        let out = session.connection.output();
+        let out = session.channel.connection.output();
         let mut response = FetchResponse::begin(out, self.number);
         if self.tell_flags {
             if !fetch.items.contains(&FetchItem::Flags) {
@@ -142,7 +142,7 @@ impl Answer<'_> {
             }
         }
         for item in &fetch.items {
-            let out = session.connection.output();
+            let out = session.channel.connection.output();
             match item {
                 FetchItem::Uid => response.uid(out, self.message.uid),
                 FetchItem::Flags => self.flags(&mut response, out),
@@ -154,9 +154,9 @@ impl Answer<'_> {
                 item => self.write_content(session, &mut response, item).await?,
             }
             // A hundred items may each be as long as the longest header.
-            session.flush_if_full().await?;
+            session.channel.flush_if_full().await?;
         }
-        response.end(session.connection.output());
+        response.end(session.channel.connection.output());
         Ok(())
     }
 
@@ -174,15 +174,15 @@ impl Answer<'_> {
         match item {
             FetchItem::Envelope => {
                 let summary = self.reader.summary().await?;
-                response.envelope(session.connection.output(), summary);
+                response.envelope(session.channel.connection.output(), summary);
             }
             FetchItem::Body => {
                 let summary = self.reader.summary().await?;
-                response.body(session.connection.output(), summary);
+                response.body(session.channel.connection.output(), summary);
             }
             FetchItem::BodyStructure => {
                 let summary = self.reader.summary().await?;
-                response.body_structure(session.connection.output(), summary);
+                response.body_structure(session.channel.connection.output(), summary);
             }
             FetchItem::Rfc822 => self.rfc822(session, response, "RFC822").await?,
             FetchItem::Rfc822Header => self.rfc822(session, response, "RFC822.HEADER").await?,
@@ -225,7 +225,7 @@ impl Answer<'_> {
     ) -> Result<(), Failure> {
         let origin = partial.map(|partial| partial.offset);
         let Some(range) = self.locate(section).await? else {
-            response.section(session.connection.output(), section, origin, None);
+            response.section(session.channel.connection.output(), section, origin, None);
             return Ok(());
         };
         let filter = match &section.part {
@@ -241,10 +241,10 @@ impl Answer<'_> {
                 header.extend_from_slice(b"\r\n\r\n");
             }
             let fields = filter_header(&header, filter, names);
-            session.shard.executor.yield_now().await;
+            session.channel.shard.executor.yield_now().await;
             let cut = clip(0..fields.len() as u64, partial);
             let text = fields.get(cut.start as usize..cut.end as usize).unwrap_or_default();
-            let out = session.connection.output();
+            let out = session.channel.connection.output();
             response.section_literal(out, section, origin, text.len() as u64);
             out.extend_from_slice(text);
             return Ok(());
@@ -279,12 +279,12 @@ impl Answer<'_> {
         announce: impl FnOnce(&mut Vec<u8>, u64),
     ) -> Result<(), Failure> {
         let mut piece = self.reader.piece(&range).await?;
-        announce(session.connection.output(), range.end.saturating_sub(range.start));
+        announce(session.channel.connection.output(), range.end.saturating_sub(range.start));
         let mut rest = range;
         loop {
-            session.connection.output().extend_from_slice(&piece);
+            session.channel.connection.output().extend_from_slice(&piece);
             rest.start += piece.len() as u64;
-            session.flush_if_full().await?;
+            session.channel.flush_if_full().await?;
             if rest.is_empty() {
                 return Ok(());
             }

@@ -44,14 +44,14 @@ struct Hit {
 impl Handler for Search<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
         let selected = session.selected()?;
-        let now = session.shard.executor.now();
+        let now = session.channel.shard.executor.now();
         let query = Query::new(&self.key, self.charset.as_deref(), selected, now)?;
         if query.mod_seq {
             session.enable_condstore();
         }
         let selected = session.selected()?;
         let account = session.account()?;
-        let executor = session.shard.executor.clone();
+        let executor = session.channel.shard.executor.clone();
         let hits = scan(&query, selected, &account, &*executor, self.uid).await?;
         match self.returns {
             None => {

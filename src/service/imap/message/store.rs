@@ -92,7 +92,7 @@ async fn tell_updated(
         let Some(message) = selected.message(index) else { continue };
         let recent = selected.is_recent(*named);
         let condstore = session.condstore();
-        let out = session.connection.output();
+        let out = session.channel.connection.output();
         let mut response = FetchResponse::begin(out, index as u32 + 1);
         if uid {
             response.uid(out, message.uid);
@@ -102,7 +102,7 @@ async fn tell_updated(
             response.mod_seq(out, message.mod_seq);
         }
         response.end(out);
-        session.flush_if_full().await?;
+        session.channel.flush_if_full().await?;
     }
     Ok(())
 }

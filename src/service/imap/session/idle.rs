@@ -3,8 +3,6 @@
 //! Waits for the client and for the mailbox at the same time; both waits are cancel-safe, so that
 //! the one that lost can be begun again. What came in between is told with one flush.
 
-use futures_lite::future;
-
 use super::super::{
     handler::Handler,
     reply::{Done, Failure, Reply},
@@ -20,7 +18,7 @@ impl Handler for Idle {
         session.restart_deadline();
         session.writer().continuation("idling");
         loop {
-            match session.framer.line(session.connection.input()) {
+            match session.framer.line(session.channel.connection.input()) {
                 Frame::Command { size } => {
                     let line = session.take_input(size);
                     let done = line.trim_ascii_end().eq_ignore_ascii_case(b"DONE");
@@ -34,25 +32,17 @@ impl Handler for Idle {
                 _ => {}
             }
             session.tell_changes(Updates::All { uid: false }).await?;
-            session.flush().await?;
             wait(session).await?;
         }
     }
 }
 
-/// Until the client sends something, the mailbox changes, or the time is up (RFC 2177 3 lets the
-/// server log out a client that idles too long).
+/// Sends what is there, then waits until the client says something, the mailbox changes, or the time is
+/// up (RFC 2177 3 lets the server log out a client that idles too long).
 async fn wait(session: &mut Session) -> Result<(), ConnectionError> {
-    let timeout = session.time_left()?;
-    let Session { connection, selected, .. } = session;
+    let Session { channel, selected, .. } = session;
     match selected {
-        None => connection.fill(timeout).await,
-        Some(selected) => {
-            let changed = async {
-                selected.view.changed(selected.told()).await;
-                Ok(())
-            };
-            future::or(connection.fill(timeout), changed).await
-        }
+        None => channel.listen().await,
+        Some(selected) => channel.listen_or(selected.view.changed(selected.told())).await,
     }
 }
