@@ -374,6 +374,12 @@ impl Connection {
 
     /// Flushes what it can, says goodbye (TLS close_notify) and closes.
     pub async fn close(mut self) {
+        self.finish().await;
+    }
+
+    /// The same for who drops the connection next, which closes the socket: a task that waits for a client
+    /// needs no place then to move the connection to.
+    pub async fn finish(&mut self) {
         self.interruptible = false;
         if self.broken || !self.layers.are_settled() || self.flush(CLOSE_TIMEOUT).await.is_err() {
             return;

@@ -218,11 +218,9 @@ pub(super) trait Dialogue {
     }
 
     /// The last thing to say when the connection ended the session: nothing where nobody listens. What
-    /// the session held for its account is let go here, before the client can know that it is over.
+    /// the session held for its account, or of a message, is let go here, before the client can know
+    /// that it is over.
     fn end(&mut self, error: Option<&ConnectionError>);
-
-    /// What is left of the session when it is over.
-    fn into_connection(self: Box<Self>) -> Connection;
 
     /// Takes the session apart; all it had to say is sent.
     fn hand_over(self: Box<Self>, destination: Self::Destination) -> (Connection, Self::Handover);
@@ -275,7 +273,7 @@ async fn finish<S: Dialogue>(
         }
         End::Lost(error) => session.end(Some(&error)),
     }
-    // Closing sends what is left.
-    session.into_connection().close().await;
+    // Sends what is left, in place: a task that moved the connection for it would keep room for that.
+    session.channel().connection.finish().await;
     Outcome::Closed
 }

@@ -104,17 +104,14 @@ impl Dialogue for Conversation {
     }
 
     fn end(&mut self, error: Option<&ConnectionError>) {
+        self.session.let_go();
         if let Some(error) = error {
             self.leave(error.into());
         }
     }
 
-    fn into_connection(self: Box<Self>) -> Connection {
-        self.session.channel.connection
-    }
-
     fn hand_over(self: Box<Self>, handover: ImapHandover) -> (Connection, ImapHandover) {
-        (self.into_connection(), handover)
+        (self.session.channel.connection, handover)
     }
 }
 

@@ -167,6 +167,11 @@ impl Session {
         self.framer.set_limits(limits);
     }
 
+    /// Of the account: its place, and the snapshot that keeps bodies readable.
+    pub(super) fn let_go(&mut self) {
+        (self.selected, self.account, self.seat) = (None, None, None);
+    }
+
     pub(super) fn take_input(&mut self, size: usize) -> Vec<u8> {
         let bytes = self.channel.connection.input().get(..size).unwrap_or_default().to_vec();
         self.channel.connection.consume(size);

@@ -47,17 +47,33 @@ impl Session {
         self.tell(false, uid, Some(own)).await
     }
 
+    /// Looks for news. To tell them takes a box: most commands find none, and a session that idles is
+    /// small while it waits for some.
     async fn tell(
         &mut self,
         expunges: bool,
         uid: bool,
         own: Option<OwnChange<'_>>,
     ) -> Result<(), Failure> {
-        let Some(selected) = &mut self.selected else { return Ok(()) };
+        let Some(selected) = &self.selected else { return Ok(()) };
         // RFC 2180 3.3: the mailbox was deleted under us; no answer about it would be true now.
         let Some(newer) = selected.view.current() else {
             return Err(Failure::Leave(Leave::Bye("The selected mailbox was deleted")));
         };
+        if newer.is_same(selected.told()) && !(expunges && selected.expunge_pending()) {
+            return Ok(());
+        }
+        Ok(Box::pin(self.tell_news(newer, expunges, uid, own)).await?)
+    }
+
+    async fn tell_news(
+        &mut self,
+        newer: Snapshot,
+        expunges: bool,
+        uid: bool,
+        own: Option<OwnChange<'_>>,
+    ) -> Result<(), ConnectionError> {
+        let Some(selected) = &mut self.selected else { return Ok(()) };
         let before = selected.told().clone();
         let difference = before.difference(&newer);
         let lost = selected.expunge_pending() || !difference.expunged.is_empty();
@@ -72,7 +88,7 @@ impl Session {
             self.tell_keywords(newer.keywords());
         }
         let news = FlagNews { before: &before, newer: &newer, own, uid };
-        Ok(self.tell_flags(&news, &difference.changed).await?)
+        self.tell_flags(&news, &difference.changed).await
     }
 
     /// Moves on to `newer`: EXPUNGE from the highest number down, so that no number shifts another,

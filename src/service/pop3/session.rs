@@ -104,10 +104,6 @@ impl Dialogue for Client {
         self.channel.connection.linger();
     }
 
-    fn into_connection(self: Box<Self>) -> Connection {
-        self.channel.connection
-    }
-
     fn hand_over(self: Box<Self>, identity: Identity) -> (Connection, Pop3Handover) {
         let Client { channel, session, login_failures, .. } = *self;
         let deadline = channel.deadline();

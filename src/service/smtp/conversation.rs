@@ -260,11 +260,8 @@ impl Dialogue for Conversation {
             farewell.append_to(&mut self.replies);
             self.channel.connection.linger();
         }
+        self.envelope.clear();
         self.hand_over_replies();
-    }
-
-    fn into_connection(self: Box<Self>) -> Connection {
-        self.channel.connection
     }
 
     fn hand_over(self: Box<Self>, nowhere: Infallible) -> (Connection, Infallible) {

@@ -216,13 +216,18 @@ impl Snapshot {
         self.published.status
     }
 
+    /// Nothing was published between the two.
+    pub fn is_same(&self, other: &Snapshot) -> bool {
+        Rc::ptr_eq(&self.published, &other.published)
+    }
+
     /// What changed from `self` to `newer`; cheap when little did (shared chunks are skipped).
     pub fn difference(&self, newer: &Snapshot) -> Difference {
         let mut difference = Difference {
             keywords: self.keywords().len() != newer.keywords().len(),
             ..Difference::default()
         };
-        if Rc::ptr_eq(&self.published, &newer.published) {
+        if self.is_same(newer) {
             return difference;
         }
         let mut old = Cursor::new(&self.published.table);
