@@ -5,7 +5,7 @@ use std::{convert::Infallible, rc::Rc, time::Duration};
 
 use super::{
     ListenerKind,
-    envelope::Envelope,
+    envelope::{Envelope, Outcome},
     policy::{self, Client, Disposition},
     recipient::{self, Recipient},
     replies::{
@@ -323,7 +323,8 @@ impl Conversation {
         let begin = memchr::memrchr(b'\n', reply).map_or(0, |at| at + 1);
         let reply = std::str::from_utf8(reply.get(begin..).unwrap_or_default());
         let (session, shard) = (&self.session, &self.channel.shard);
-        self.envelope.tell_refused(shard, session, self.client(), None, reply.unwrap_or_default());
+        let refused = Outcome::Refused { octets: None, reply: reply.unwrap_or_default() };
+        self.envelope.tell(shard, session, self.client(), refused);
     }
 
     async fn judge_sender(&self, sender: &Sender<'_>) -> Judged {

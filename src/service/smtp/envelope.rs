@@ -53,6 +53,18 @@ pub(super) struct Envelope {
     charge: Charge,
 }
 
+/// What became of a message, for the operator.
+pub(super) enum Outcome<'a> {
+    Accepted {
+        octets: u64,
+    },
+    /// `octets` are not known of one that was refused before its end.
+    Refused {
+        octets: Option<u64>,
+        reply: &'a str,
+    },
+}
+
 impl Envelope {
     /// `trail` is the connection's, or that of its last message.
     pub(super) fn new(shard: &Shard, trust: Trust, trail: Trail) -> Envelope {
@@ -263,9 +275,10 @@ impl Envelope {
         };
         let accepted = refusal.is_none();
         match refusal {
-            None => self.tell_accepted(shard, session, client, octets),
+            None => self.tell(shard, session, client, Outcome::Accepted { octets }),
             Some(Reply(reply)) => {
-                self.tell_refused(shard, session, client, Some(octets), reply);
+                let octets = Some(octets);
+                self.tell(shard, session, client, Outcome::Refused { octets, reply });
             }
         }
         let counter = match (accepted, self.disposition) {
@@ -279,43 +292,34 @@ impl Envelope {
         accepted
     }
 
-    fn tell_accepted(&self, shard: &Shard, session: &Session, client: Client<'_>, octets: u64) {
-        shard.tell(&Event::Message {
-            trail: self.trail,
-            id: &self.id,
-            protocol: client.listener.protocol(),
-            peer: client.peer,
-            client: client.name,
-            tls: client.tls,
-            from: session.reverse_path(),
-            to: self.recipients.only_path(),
-            recipients: self.recipients.len() as u64,
-            octets,
-            account: client.account,
-        });
-    }
-
-    /// Of a message that was refused for what is in it, the session has forgotten the sender.
-    pub(super) fn tell_refused(
+    /// Tells the operator. Of a message that was refused for what is in it, the session has forgotten the
+    /// sender.
+    pub(super) fn tell(
         &self,
         shard: &Shard,
         session: &Session,
         client: Client<'_>,
-        octets: Option<u64>,
-        reply: &str,
+        outcome: Outcome<'_>,
     ) {
-        shard.tell(&Event::MessageRefused {
-            trail: self.trail,
-            protocol: client.listener.protocol(),
-            peer: client.peer,
-            client: client.name,
-            tls: client.tls,
-            from: session.reverse_path(),
-            to: self.recipients.only_path(),
-            recipients: self.recipients.len() as u64,
-            octets,
-            account: client.account,
-            reply,
+        macro_rules! event {
+            ($event:ident { $($own:tt)* }) => {
+                Event::$event {
+                    trail: self.trail,
+                    protocol: client.listener.protocol(),
+                    peer: client.peer,
+                    client: client.name,
+                    tls: client.tls,
+                    from: session.reverse_path(),
+                    to: self.recipients.only_path(),
+                    recipients: self.recipients.len() as u64,
+                    account: client.account,
+                    $($own)*
+                }
+            };
+        }
+        shard.tell(&match outcome {
+            Outcome::Accepted { octets } => event!(Message { id: &self.id, octets }),
+            Outcome::Refused { octets, reply } => event!(MessageRefused { octets, reply }),
         });
     }
 
