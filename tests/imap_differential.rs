@@ -295,7 +295,6 @@ fn responses() -> Vec<u8> {
     let keywords = ["$Junk".to_owned()];
     let mut writer = Writer::new(&mut out);
     let codes = [
-        Code::Alert,
         Code::BadCharset(&["UTF-8", "US-ASCII"]),
         Code::Capability(Capabilities::ALL),
         Code::ReadOnly,
@@ -305,13 +304,10 @@ fn responses() -> Vec<u8> {
         Code::UidValidity(UidValidity(6)),
         Code::Unseen(7),
         Code::HighestModSeq(ModSeq(8)),
-        Code::NoModSeq,
         Code::Modified(vec![1, 2, 9]),
         Code::AppendUid(UidValidity(1), Uid(2)),
         Code::CopyUid(UidValidity(1), vec![(Uid(2), Uid(3)), (Uid(3), Uid(9))]),
-        Code::UidNotSticky,
         Code::Closed,
-        Code::Parse,
         Code::TooBig,
         Code::OverQuota,
     ];

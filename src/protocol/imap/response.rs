@@ -19,7 +19,6 @@ pub enum Status {
     Ok,
     No,
     Bad,
-    PreAuth,
     Bye,
 }
 
@@ -29,7 +28,6 @@ impl Status {
             Status::Ok => "OK",
             Status::No => "NO",
             Status::Bad => "BAD",
-            Status::PreAuth => "PREAUTH",
             Status::Bye => "BYE",
         }
     }
@@ -39,7 +37,6 @@ impl Status {
 /// its lists, so that a handler can return it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Code {
-    Alert,
     /// Charsets that would do.
     BadCharset(&'static [&'static str]),
     Capability(Capabilities),
@@ -51,30 +48,22 @@ pub enum Code {
     /// Sequence number of the first unseen message.
     Unseen(u32),
     HighestModSeq(ModSeq),
-    NoModSeq,
     /// Sequence numbers, or UIDs for UID STORE; ascending.
     Modified(Vec<u32>),
     AppendUid(UidValidity, Uid),
     /// (source, target) of each message copied, ascending. Write nothing at all if there are none.
     CopyUid(UidValidity, Vec<(Uid, Uid)>),
-    UidNotSticky,
     AlreadyExists,
     NonExistent,
     AuthenticationFailed,
-    AuthorizationFailed,
     Cannot,
-    ClientBug,
     Closed,
-    ContactAdmin,
     Corruption,
-    Expired,
     ExpungeIssued,
     HasChildren,
-    InUse,
     Limit,
     NoPerm,
     OverQuota,
-    Parse,
     PrivacyRequired,
     ServerBug,
     TooBig,
@@ -86,7 +75,6 @@ impl Code {
     /// Appends the code without its brackets.
     fn push(&self, out: &mut Vec<u8>) {
         let plain = match *self {
-            Code::Alert => "ALERT",
             Code::BadCharset(charsets) => return push_charsets(out, charsets),
             Code::Capability(list) => {
                 out.extend_from_slice(b"CAPABILITY");
@@ -99,7 +87,6 @@ impl Code {
             Code::UidValidity(value) => return push_pair(out, "UIDVALIDITY ", value.0.into()),
             Code::Unseen(number) => return push_pair(out, "UNSEEN ", number.into()),
             Code::HighestModSeq(value) => return push_pair(out, "HIGHESTMODSEQ ", value.0),
-            Code::NoModSeq => "NOMODSEQ",
             Code::Modified(ref numbers) => {
                 out.extend_from_slice(b"MODIFIED ");
                 return write_set(out, numbers.iter().copied());
@@ -109,24 +96,17 @@ impl Code {
                 return push_pair(out, " ", uid.0.into());
             }
             Code::CopyUid(validity, ref uids) => return push_copy_uid(out, validity, uids),
-            Code::UidNotSticky => "UIDNOTSTICKY",
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
             Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
-            Code::AuthorizationFailed => "AUTHORIZATIONFAILED",
             Code::Cannot => "CANNOT",
-            Code::ClientBug => "CLIENTBUG",
             Code::Closed => "CLOSED",
-            Code::ContactAdmin => "CONTACTADMIN",
             Code::Corruption => "CORRUPTION",
-            Code::Expired => "EXPIRED",
             Code::ExpungeIssued => "EXPUNGEISSUED",
             Code::HasChildren => "HASCHILDREN",
-            Code::InUse => "INUSE",
             Code::Limit => "LIMIT",
             Code::NoPerm => "NOPERM",
             Code::OverQuota => "OVERQUOTA",
-            Code::Parse => "PARSE",
             Code::PrivacyRequired => "PRIVACYREQUIRED",
             Code::ServerBug => "SERVERBUG",
             Code::TooBig => "TOOBIG",
@@ -527,9 +507,6 @@ mod tests {
             writer.tagged("a1", Status::Ok, None, "NOOP completed");
         });
         check("* BYE shutting down\r\n", |writer| writer.bye("shutting down"));
-        check("* PREAUTH hello\r\n", |writer| {
-            writer.untagged(Status::PreAuth, None, "hello");
-        });
         check("+ \r\n", |writer| writer.continuation(""));
         // Nothing that comes from elsewhere ends the line.
         check("a NO no  such  thing\r\n", |writer| {
@@ -540,7 +517,6 @@ mod tests {
     #[test]
     fn codes() {
         let cases = vec![
-            (Code::Alert, "ALERT"),
             (Code::BadCharset(&[]), "BADCHARSET"),
             (Code::BadCharset(&["US-ASCII", "UTF-8"]), "BADCHARSET (US-ASCII UTF-8)"),
             (Code::Capability(set(&[Capability::Idle])), "CAPABILITY IDLE"),
