@@ -3,8 +3,10 @@
 //!
 //! Fuzzy: commits go on meanwhile. What is published when it begins is in the pages; what comes
 //! later is replayed from `replay_from`, and an account's page names the first effect that it does
-//! not have, so nothing is lost or applied twice. An account is captured between two awaits.
-//! Only changed accounts, changed directory pages and a root are written.
+//! not have, so nothing is lost or applied twice. What changed in its mailboxes goes to runs first, in
+//! pieces between which others run: runs and the changes that are not in them are the table at every
+//! moment. The page itself, with what came in the meantime, is captured between two awaits. Only changed
+//! accounts, changed directory pages and a root are written.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -18,8 +20,9 @@ use std::{
 
 use super::{
     account::{
+        mailbox::Mailbox,
         page::{decode_account, encode_account},
-        runs::{merge_over, runs_to_merge, tombstone_records, wants_rewrite},
+        runs::{Delta, Merger, merge_over, runs_to_merge, tombstone_records, wants_rewrite},
         state::{AccountCell, AccountState},
         tombstones::Tombstone,
     },
@@ -48,6 +51,10 @@ use crate::{
 /// Messages of one mailbox that get their cards in one checkpoint.
 const CARDS_AT_ONCE: usize = 8 * RUN_CARDS_MAX;
 
+/// How often what changed in an account meanwhile is written before its page, while others go on to change
+/// much of it: the rest goes with the page, at once.
+const PASSES_MAX: usize = 8;
+
 /// When checkpoints are written, and the writing of them. Shard-local.
 pub(super) struct Checkpoints {
     options: Rc<StoreOptions>,
@@ -62,6 +69,8 @@ pub(super) struct Checkpoints {
     /// Set when a checkpoint ended.
     ended: Signal,
     running: Cell<bool>,
+    /// Records worked on since others had their turn.
+    worked: Cell<usize>,
     /// Where the log was at the last attempt: a failing checkpoint is not tried without end.
     attempted: Cell<Lsn>,
     stopped: Rc<Cell<bool>>,
@@ -92,6 +101,7 @@ impl Checkpoints {
             wanted,
             ended: Signal::default(),
             running: Cell::new(false),
+            worked: Cell::new(0),
             attempted: Cell::new(attempted),
             stopped: Rc::default(),
             root_len: Cell::new(0),
@@ -145,39 +155,30 @@ async fn run(checkpoints: Weak<Checkpoints>, wanted: Rc<Signal>) {
     }
 }
 
-/// Records of older runs, read before the capture, to be joined with a mailbox's delta.
-pub(super) struct Merge {
-    mailbox: MailboxId,
-    /// The runs they are of: the newest ones, as it was then.
-    runs: Vec<RunRef>,
-    records: Vec<(Uid, RunRecord)>,
-}
-
-impl Merge {
-    /// The merge if these still are the mailbox's newest runs. Others may have written its table
-    /// anew meanwhile (salvage clears all runs): then its delta has all that matters, alone.
-    fn still_of(self, runs: &[RunRef]) -> Option<Merge> {
-        runs.ends_with(&self.runs).then_some(self)
-    }
-}
-
-/// The delta of a mailbox whose table is being written anew. Not cleared by then, because the
-/// writing failed or was given up, it goes back below what was published meanwhile.
+/// The delta of a mailbox that is being written to runs. Where that fails or is given up, it goes back
+/// below what was published meanwhile.
 struct Captured<'a> {
     cell: &'a AccountCell,
     id: MailboxId,
-    delta: BTreeMap<Uid, RunRecord>,
+    delta: Rc<Delta>,
+}
+
+impl<'a> Captured<'a> {
+    fn of(cell: &'a AccountCell, id: MailboxId, mailbox: &mut Mailbox) -> Captured<'a> {
+        Captured { cell, id, delta: mailbox.capture() }
+    }
+
+    /// The mailbox's runs are `runs` now; answers those before, or `None` if its table was replaced.
+    fn written(&self, runs: Vec<RunRef>) -> Option<Vec<RunRef>> {
+        let mut state = self.cell.state.borrow_mut();
+        state.mailboxes.get_mut(&self.id)?.written(&self.delta, runs)
+    }
 }
 
 impl Drop for Captured<'_> {
     fn drop(&mut self) {
-        if self.delta.is_empty() {
-            return;
-        }
         if let Some(mailbox) = self.cell.state.borrow_mut().mailboxes.get_mut(&self.id) {
-            let captured = std::mem::take(&mut self.delta);
-            let (floor, all) = (mailbox.tombstones.floor(), mailbox.runs.is_empty());
-            mailbox.delta = merge_over(captured.into_iter(), &mailbox.delta, floor, all);
+            mailbox.give_back(&self.delta);
         }
     }
 }
@@ -305,21 +306,29 @@ impl Checkpoints {
 
     async fn write_account(&self, id: AccountId) -> Result<(), StoreError> {
         let cell = self.accounts.load(id).await?;
-        let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
-        let mut merges = Vec::new();
         let mut cards_left = false;
-        for mailbox in mailboxes {
-            self.prepare_mailbox(&cell, mailbox, &mut merges).await?;
+        for mailbox in mailboxes_of(&cell) {
+            self.write_changes(&cell, mailbox).await?;
             cards_left |= self.make_cards(&cell, mailbox).await?;
             self.write_annotations(&cell, mailbox).await?;
         }
         self.log.room().await?;
+        // Others have made changes meanwhile, as a rule few.
+        for _ in 0..PASSES_MAX {
+            if changes_of(&cell) <= self.turn() {
+                break;
+            }
+            for mailbox in mailboxes_of(&cell) {
+                self.write_changes(&cell, mailbox).await?;
+            }
+            self.log.room().await?;
+        }
         // From here to the end nothing awaits: page and runs are of one moment.
         let mut state = cell.state.borrow_mut();
         if !state.names.contains(MailboxId::INBOX) {
             return Ok(());
         }
-        self.append_deltas(&mut state, merges)?;
+        self.append_deltas(&mut state)?;
         self.append_annotations_left(&mut state)?;
         let content = encode_account(&state);
         debug_assert!(reads_back(&content), "the page of {id:?} does not read back as written");
@@ -338,21 +347,32 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Does what must await before a mailbox's changes can be captured: reads the runs they will be
-    /// joined with, or writes the whole folder anew.
-    pub(super) async fn prepare_mailbox(
+    /// Records that are worked on before others get their turn: about half a millisecond.
+    fn turn(&self) -> usize {
+        (self.options.run_records_max / 2).max(1)
+    }
+
+    /// To be awaited for each of `records`, or for some of them together.
+    async fn worked_on(&self, records: usize) {
+        let worked = self.worked.get() + records;
+        self.worked.set(worked % self.turn());
+        if worked >= self.turn() {
+            self.executor.yield_now().await;
+        }
+    }
+
+    /// Moves what changed in a mailbox into runs, joined with its newest ones, or writes the whole folder
+    /// anew; piece by piece. What is published meanwhile is for the next time.
+    pub(super) async fn write_changes(
         &self,
         cell: &Rc<AccountCell>,
         id: MailboxId,
-        merges: &mut Vec<Merge>,
     ) -> Result<(), StoreError> {
-        let (runs, delta, rewrite) = {
+        let rewrite = {
             let state = cell.state.borrow();
             let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(()) };
-            let garbage_min = self.options.run_garbage_min;
             let live = mailbox.status.messages as usize + mailbox.tombstones.count() as usize;
-            let rewrite = wants_rewrite(&mailbox.runs, live, garbage_min);
-            (mailbox.runs.clone(), mailbox.delta.len(), rewrite)
+            wants_rewrite(&mailbox.runs, live, self.options.run_garbage_min)
         };
         if rewrite {
             return match self.rewrite_runs(cell, id).await {
@@ -360,21 +380,59 @@ impl Checkpoints {
                 other => other,
             };
         }
-        let count = runs_to_merge(&runs, delta);
-        if count > 0 {
-            let mut records = Vec::new();
-            let runs = newest(&runs, count);
-            for run in runs {
-                match self.accounts.read_run(run).await {
-                    Ok(found) => records.extend(found),
-                    // Loading the table salvages what there is, and writes all of it anew.
-                    Err(StoreError::Corrupt { .. }) => {
-                        return self.accounts.ensure_table(cell, id).await;
-                    }
-                    Err(error) => return Err(error),
-                }
+        let (account, mut kept, captured, floor) = {
+            let mut state = cell.state.borrow_mut();
+            let account = state.id;
+            let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(()) };
+            if mailbox.delta.is_empty() {
+                return Ok(());
             }
-            merges.push(Merge { mailbox: id, runs: runs.to_vec(), records });
+            let (runs, floor) = (mailbox.runs.clone(), mailbox.tombstones.floor());
+            (account, runs, Captured::of(cell, id, mailbox), floor)
+        };
+        let mut merger = Merger::new(floor);
+        let mut joined = kept.split_off(kept.len() - runs_to_merge(&kept, captured.delta.len()));
+        match self.feed(&mut merger, &joined).await {
+            Ok(()) => {}
+            // Loading the table salvages what there is, for the next time; if it is in memory, the runs
+            // are left alone.
+            Err(StoreError::Corrupt { .. }) => {
+                self.accounts.ensure_table(cell, id).await?;
+                kept.append(&mut joined);
+                merger = Merger::new(floor);
+            }
+            Err(error) => return Err(error),
+        }
+        for piece in pieces(&captured.delta, self.turn()) {
+            let count = piece.map(|(uid, record)| merger.add((*uid, *record))).count();
+            self.worked_on(count).await;
+        }
+        let mut records = merger.finish(kept.is_empty());
+        let mut new = Vec::new();
+        loop {
+            let piece: Vec<_> = records.by_ref().take(self.options.run_records_max).collect();
+            if piece.is_empty() {
+                break;
+            }
+            self.log.room().await?;
+            new.push(self.append_run(account, id, piece.iter().copied())?);
+            self.worked_on(piece.len()).await;
+        }
+        kept.extend(&new);
+        let written = captured.written(kept).is_some();
+        let useless = if written { joined } else { new };
+        useless.iter().for_each(|run| self.release_run(run));
+        Ok(())
+    }
+
+    /// Reads `runs` into `merger`.
+    async fn feed(&self, merger: &mut Merger, runs: &[RunRef]) -> Result<(), StoreError> {
+        for run in runs {
+            let records = self.accounts.read_run(run).await?;
+            for piece in records.chunks(self.turn()) {
+                piece.iter().for_each(|record| merger.add(*record));
+                self.worked_on(piece.len()).await;
+            }
         }
         Ok(())
     }
@@ -383,13 +441,13 @@ impl Checkpoints {
     /// meanwhile goes to the delta as always.
     async fn rewrite_runs(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<(), StoreError> {
         self.accounts.ensure_table(cell, id).await?;
-        let (account, table, tombstones, mut captured) = {
+        let (account, table, tombstones, captured) = {
             let mut state = cell.state.borrow_mut();
             let account = state.id;
             let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
             let table = mailbox.loaded.clone().ok_or(StoreError::NoSuchMailbox)?;
             let tombstones: Vec<Tombstone> = mailbox.tombstones.iter().collect();
-            (account, table, tombstones, Captured { cell, id, delta: mailbox.take_delta() })
+            (account, table, tombstones, Captured::of(cell, id, mailbox))
         };
         let mut runs = Vec::new();
         let mut start = 0;
@@ -412,11 +470,8 @@ impl Checkpoints {
             runs.push(self.append_run(account, id, records.into_iter())?);
             self.executor.yield_now().await;
         }
-        let mut state = cell.state.borrow_mut();
-        let mailbox = state.mailboxes.get_mut(&id).ok_or(StoreError::NoSuchMailbox)?;
-        let older = std::mem::replace(&mut mailbox.runs, runs);
-        older.iter().for_each(|run| self.release_run(run));
-        captured.delta.clear();
+        let useless = captured.written(runs.clone()).unwrap_or(runs);
+        useless.iter().for_each(|run| self.release_run(run));
         Ok(())
     }
 
@@ -493,8 +548,9 @@ impl Checkpoints {
                 let messages = messages.take(CARDS_AT_ONCE + 1);
                 return Ok(messages.map(|message| (message.uid, message.body)).collect());
             }
+            let changes = mailbox.changes().flat_map(|layer| layer.range(first..));
             let delta: Vec<(Uid, RunRecord)> =
-                mailbox.delta.range(first..).map(|(uid, record)| (*uid, *record)).collect();
+                changes.map(|(uid, record)| (*uid, *record)).collect();
             (mailbox.runs.clone(), delta)
         };
         // New messages of a run come after those of older ones: the newest runs have what is wanted.
@@ -546,34 +602,44 @@ impl Checkpoints {
         runs.iter().for_each(|run| self.log.release(run.lsn, run.entry_len));
     }
 
-    /// Moves every mailbox's delta into runs, joined with those in `merges`.
-    pub(super) fn append_deltas(
-        &self,
-        state: &mut AccountState,
-        merges: Vec<Merge>,
-    ) -> Result<(), StoreError> {
-        let mut merges = merges.into_iter().peekable();
+    /// Moves what little is left in the mailboxes' deltas into runs of their own.
+    fn append_deltas(&self, state: &mut AccountState) -> Result<(), StoreError> {
         for (id, mailbox) in &mut state.mailboxes {
-            // Both go up by mailbox. One that is gone by now leaves its merge behind.
-            while merges.next_if(|merge| merge.mailbox < *id).is_some() {}
-            let merge = merges.next_if(|merge| merge.mailbox == *id);
+            debug_assert!(mailbox.changes().count() == 1, "nothing is captured");
             if mailbox.delta.is_empty() {
                 continue;
             }
-            let merge = merge.and_then(|merge| merge.still_of(&mailbox.runs));
-            let (joined, older) = merge.map_or_else(Default::default, |it| (it.runs, it.records));
-            let kept = mailbox.runs.len().saturating_sub(joined.len());
             let (delta, floor) = (mailbox.take_delta(), mailbox.tombstones.floor());
-            let merged = merge_over(older.into_iter(), &delta, floor, kept == 0);
-            mailbox.runs.truncate(kept);
-            joined.iter().for_each(|run| self.release_run(run));
-            let records: Vec<(Uid, RunRecord)> = merged.into_iter().collect();
+            let records = merge_over([].into_iter(), &delta, floor, mailbox.runs.is_empty());
+            let records: Vec<(Uid, RunRecord)> = records.into_iter().collect();
             for piece in records.chunks(self.options.run_records_max) {
                 mailbox.runs.push(self.append_run(state.id, *id, piece.iter().copied())?);
             }
         }
         Ok(())
     }
+}
+
+/// Of messages, in all mailboxes of an account.
+fn changes_of(cell: &AccountCell) -> usize {
+    cell.state.borrow().mailboxes.values().map(|mailbox| mailbox.delta.len()).sum()
+}
+
+fn mailboxes_of(cell: &AccountCell) -> Vec<MailboxId> {
+    cell.state.borrow().names.ids().collect()
+}
+
+/// `delta` in pieces of `count` records.
+fn pieces(
+    delta: &Delta,
+    count: usize,
+) -> impl Iterator<Item = impl Iterator<Item = (&Uid, &RunRecord)>> {
+    let mut next = delta.keys().next().copied();
+    std::iter::from_fn(move || {
+        let from = next?;
+        next = delta.range(from..).nth(count).map(|(uid, _)| *uid);
+        Some(delta.range(from..).take(count))
+    })
 }
 
 /// A page decodes to what encodes to it.

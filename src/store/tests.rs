@@ -21,6 +21,7 @@ mod compaction;
 mod damage;
 mod expunged;
 mod feed;
+mod pieces;
 mod properties;
 mod queue;
 

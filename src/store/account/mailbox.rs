@@ -6,7 +6,8 @@
 //!   Deliveries need no table: they count and append to `delta`.
 //! - *pending*: next UID, keyword table and an overlay of flag changes and expunges that are in the
 //!   log's buffer but not yet durable. Decisions (UNCHANGEDSINCE, who is deleted) are made on it.
-//! - `runs` + `delta`: the table and the tombstones on disk, and the changes a checkpoint will add.
+//! - `runs` + `changes`: the table and the tombstones on disk, and the changes a checkpoint will add, or
+//!   is about to.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Waker};
 
@@ -20,6 +21,7 @@ use super::{
     },
     annotations::MailboxAnnotations,
     cards::MailboxCards,
+    runs::{Delta, merge_over},
     snapshot::{MessageTable, Published, Snapshot},
     tombstones::{Tombstone, TombstoneLimits, Tombstones},
 };
@@ -52,10 +54,12 @@ pub(crate) struct Mailbox {
     pub recent_from: Uid,
     /// The message table, if in memory. Never dropped alone: it goes with the account.
     pub loaded: Option<Rc<Published>>,
-    /// Runs on disk, oldest first; with `delta` on top they are the table.
+    /// Runs on disk, oldest first; with [`Mailbox::changes`] on top they are the table.
     pub runs: Vec<RunRef>,
-    /// Changes published since the last run was written.
-    pub delta: BTreeMap<Uid, RunRecord>,
+    /// Changes published since the last run was written, or is being written.
+    pub delta: Delta,
+    /// Changes before those, which a checkpoint is writing to runs.
+    captured: Option<Rc<Delta>>,
     /// Where the cards of its messages lie.
     pub cards: MailboxCards,
     /// Values beside its messages; `None` without any.
@@ -95,7 +99,8 @@ impl Mailbox {
             recent_from,
             loaded: None,
             runs,
-            delta: BTreeMap::new(),
+            delta: Delta::new(),
+            captured: None,
             cards: MailboxCards::default(),
             annotations: None,
             tombstones,
@@ -346,10 +351,44 @@ impl Mailbox {
         changed
     }
 
-    /// Takes the delta, to be written to runs.
-    pub(crate) fn take_delta(&mut self) -> BTreeMap<Uid, RunRecord> {
+    /// Takes the delta, to be written to runs at once.
+    pub(crate) fn take_delta(&mut self) -> Delta {
         self.unstored_from = self.status.uid_next;
         std::mem::take(&mut self.delta)
+    }
+
+    /// Sets the delta aside while it is written to runs; it goes on counting as a change until
+    /// [`Mailbox::written`] says that it is, or [`Mailbox::give_back`] that it will not be.
+    pub(crate) fn capture(&mut self) -> Rc<Delta> {
+        let captured = Rc::new(self.take_delta());
+        debug_assert!(self.captured.is_none(), "one checkpoint at a time");
+        self.captured = Some(captured.clone());
+        captured
+    }
+
+    /// `captured` is in `runs`, which are the mailbox's from now on; answers those before. `None` if the
+    /// table was replaced meanwhile, from the log or from what was salvaged: then `runs` are of no use.
+    pub(crate) fn written(
+        &mut self,
+        captured: &Rc<Delta>,
+        runs: Vec<RunRef>,
+    ) -> Option<Vec<RunRef>> {
+        self.captured.take_if(|ours| Rc::ptr_eq(ours, captured))?;
+        Some(std::mem::replace(&mut self.runs, runs))
+    }
+
+    /// `captured` goes back below what was published meanwhile, unless the table was replaced.
+    pub(crate) fn give_back(&mut self, captured: &Rc<Delta>) {
+        if self.captured.take_if(|ours| Rc::ptr_eq(ours, captured)).is_some() {
+            let older = captured.iter().map(|(uid, record)| (*uid, *record));
+            let (floor, all) = (self.tombstones.floor(), self.runs.is_empty());
+            self.delta = merge_over(older, &self.delta, floor, all);
+        }
+    }
+
+    /// What the runs lack, in layers, the oldest first.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &Delta> {
+        self.captured.as_deref().into_iter().chain([&self.delta])
     }
 
     /// Takes the `\Recent` marks; answers the first UID that has one, `uid_next` if none.
@@ -383,6 +422,7 @@ impl Mailbox {
         let mut published = Published { keywords: self.keywords.clone(), ..Published::default() };
         published.generation = self.loaded.as_ref().map_or(0, |loaded| loaded.generation);
         self.delta.clear();
+        self.captured = None;
         self.runs.clear();
         self.cards = MailboxCards::default();
         for message in messages {
@@ -441,9 +481,10 @@ impl Mailbox {
     pub(crate) fn memory(&self) -> usize {
         let table = self.loaded.as_ref().map_or(0, |loaded| loaded.table.len());
         let keywords: usize = self.keywords.iter().map(|name| name.len() + 24).sum();
+        let changes: usize = self.changes().map(Delta::len).sum();
         size_of::<Mailbox>()
             + table * size_of::<Message>()
-            + self.delta.len() * 2 * size_of::<RunRecord>() // Ascending keys: half-full leaves.
+            + changes * 2 * size_of::<RunRecord>() // Ascending keys: half-full leaves.
             + self.runs.len() * size_of::<RunRef>()
             + self.cards.memory()
             + self.annotations.as_ref().map_or(0, |annotations| annotations.memory())

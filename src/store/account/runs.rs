@@ -51,37 +51,58 @@ pub(crate) fn wants_rewrite(runs: &[RunRef], live: usize, garbage_min: usize) ->
     records > 2 * live + garbage_min
 }
 
-/// Puts `newer` over the records of older runs that are being joined with it. Tombstones above the
-/// `floor` stay; with `all` runs among the older ones, only these.
-pub(crate) fn merge_over(
-    older: impl Iterator<Item = (Uid, RunRecord)>,
-    newer: &BTreeMap<Uid, RunRecord>,
+/// Changes of messages that no run has yet, by UID; a later change of a message takes the earlier one in.
+pub(crate) type Delta = BTreeMap<Uid, RunRecord>;
+
+/// Runs that are being joined and a delta over them, fed oldest first, so that a caller who yields in
+/// between never computes for long. Tombstones above the `floor` stay.
+pub(crate) struct Merger {
     floor: ModSeq,
-    all: bool,
-) -> BTreeMap<Uid, RunRecord> {
-    let mut merged = BTreeMap::new();
-    let newer = newer.iter().map(|(uid, record)| (*uid, *record));
-    for (uid, record) in older.chain(newer) {
-        match (merged.get_mut(&uid), record) {
+    merged: Delta,
+}
+
+impl Merger {
+    pub(crate) fn new(floor: ModSeq) -> Merger {
+        Merger { floor, merged: Delta::new() }
+    }
+
+    pub(crate) fn add(&mut self, (uid, record): (Uid, RunRecord)) {
+        match (self.merged.get_mut(&uid), record) {
             (Some(RunRecord::Put(message)), RunRecord::Flags { flags, mod_seq }) => {
                 (message.flags, message.mod_seq) = (flags, mod_seq);
             }
             // The message begins and ends within these runs: no other knows it.
             (Some(RunRecord::Put(_)), RunRecord::Expunged { mod_seq })
-                if mod_seq <= floor || planted(Plant::LoseTombstone) =>
+                if mod_seq <= self.floor || planted(Plant::LoseTombstone) =>
             {
-                merged.remove(&uid);
+                self.merged.remove(&uid);
             }
-            _ => drop(merged.insert(uid, record)),
+            _ => drop(self.merged.insert(uid, record)),
         }
     }
-    if all {
-        merged.retain(|_, record| match record {
-            RunRecord::Expunged { mod_seq } => *mod_seq > floor,
+
+    /// The records that remain, ascending. With `all` runs among those that were joined, only tombstones
+    /// above the floor are of use.
+    pub(crate) fn finish(self, all: bool) -> impl Iterator<Item = (Uid, RunRecord)> {
+        let floor = self.floor;
+        self.merged.into_iter().filter(move |(_, record)| match record {
+            RunRecord::Expunged { mod_seq } => !all || *mod_seq > floor,
             RunRecord::Put(_) | RunRecord::Flags { .. } => true,
-        });
+        })
     }
-    merged
+}
+
+/// Puts `newer` over the records of older runs that are being joined with it, at once.
+pub(crate) fn merge_over(
+    older: impl Iterator<Item = (Uid, RunRecord)>,
+    newer: &Delta,
+    floor: ModSeq,
+    all: bool,
+) -> Delta {
+    let mut merger = Merger::new(floor);
+    let newer = newer.iter().map(|(uid, record)| (*uid, *record));
+    older.chain(newer).for_each(|record| merger.add(record));
+    merger.finish(all).collect()
 }
 
 /// Records of `tombstones`, which come in the order of their expunging, ascending by UID.

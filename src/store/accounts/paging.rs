@@ -245,7 +245,9 @@ impl Accounts {
 /// Puts what runs and delta add up to in place, if it is as many messages and tombstones as were
 /// counted.
 pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
-    builder.apply(mailbox.delta.iter().map(|(uid, record)| (*uid, *record)))?;
+    for layer in mailbox.changes() {
+        builder.apply(layer.iter().map(|(uid, record)| (*uid, *record)))?;
+    }
     let (table, tombstones): (MessageTable, Vec<Tombstone>) = builder.finish();
     if table.len() != mailbox.status.messages as usize {
         return Err(Malformed("number of messages in the runs of a mailbox"));

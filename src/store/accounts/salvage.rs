@@ -249,7 +249,7 @@ impl Accounts {
         if mailbox.loaded.is_some() || mailbox.runs != runs {
             return Ok(());
         }
-        for (uid, record) in &mailbox.delta {
+        for (uid, record) in mailbox.changes().flatten() {
             put(&mut records, *uid, *record);
         }
         let before = mailbox.status.messages;

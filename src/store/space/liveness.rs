@@ -207,7 +207,7 @@ impl Capture {
                 Some(loaded) => Table::Loaded(loaded.clone()),
                 None => {
                     let (mut added, mut expunged) = (Vec::new(), Vec::new());
-                    for (uid, record) in &mailbox.delta {
+                    for (uid, record) in mailbox.changes().flatten() {
                         match record {
                             RunRecord::Put(message) => added.push(message.body),
                             RunRecord::Expunged { .. } => expunged.push(*uid),

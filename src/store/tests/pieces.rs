@@ -1,0 +1,109 @@
+//! Checkpoints write what changed in pieces, and others go on meanwhile: whatever they do between two
+//! pieces, and wherever the checkpoint is given up, the table is what it should be, in memory, read again
+//! and after a start.
+
+use std::collections::BTreeMap;
+
+use futures_lite::future::poll_once;
+
+use super::*;
+
+const INBOX: MailboxId = MailboxId::INBOX;
+
+fn small() -> StoreOptions {
+    let tombstones = TombstoneLimits { at_least: 3, at_most: 6 };
+    StoreOptions { tombstones, run_records_max: 4, run_garbage_min: 2, ..options() }
+}
+
+/// UIDs, flags and mod-sequences of what is there, and what was expunged above the floor.
+type Table = (BTreeMap<u32, (Flags, ModSeq)>, ModSeq, Vec<u32>);
+
+async fn table(account: &Account) -> Table {
+    let snapshot = snapshot(account, INBOX).await;
+    let message = |it: &Message| (it.uid.0, (it.flags.system, it.mod_seq));
+    let messages = snapshot.iter_from(0).map(message).collect();
+    let Expunged { floor, uids } = account.expunged_since(INBOX, ModSeq(0)).await.unwrap();
+    (messages, floor, uids.into_iter().map(|uid| uid.0).collect())
+}
+
+async fn flag(account: &Account, uid: u32, flags: Flags) {
+    let change = FlagChange::add(flags, Vec::new());
+    account.store_flags(INBOX, &[Uid(uid)], change, None).await.unwrap();
+}
+
+/// Deliveries, then a checkpoint of which `polls` pieces are written, `loaded` or not, with a change after
+/// each; then it is given up or goes on to its end.
+fn check(polls: usize, loaded: bool, give_up: bool) {
+    run(async |world: Rc<World>| {
+        let partition = world.open_with(small()).await;
+        for n in 0..7 {
+            deliver(&partition, ALICE, &[n; 20]).await;
+        }
+        partition.checkpoint().await.unwrap();
+        let account = partition.account(ALICE).await.unwrap();
+        flag(&account, 2, Flags::FLAGGED).await;
+        account.remove(INBOX, &[Uid(5)]).await.unwrap();
+        partition.checkpoint().await.unwrap();
+        drop(account);
+        partition.close().await.unwrap();
+
+        // What is delivered to a table that is not in memory is in the delta alone.
+        let partition = world.open_with(small()).await;
+        for n in 0..15 {
+            deliver(&partition, ALICE, &[n; 20]).await;
+        }
+        let account = partition.account(ALICE).await.unwrap();
+        if loaded {
+            table(&account).await;
+            flag(&account, 3, Flags::SEEN).await;
+            flag(&account, 9, Flags::SEEN).await;
+            account.remove(INBOX, &[Uid(10), Uid(4)]).await.unwrap();
+        }
+        let mut checkpoint = Box::pin(partition.checkpoint());
+        let mut ended = false;
+        for poll in 0..polls as u32 {
+            if let Some(outcome) = poll_once(&mut checkpoint).await {
+                outcome.unwrap();
+                ended = true;
+                break;
+            }
+            match poll % 4 {
+                0 => drop(deliver(&partition, ALICE, &[1; 20]).await),
+                1 if loaded => flag(&account, 8 + poll, Flags::ANSWERED).await,
+                2 if loaded => drop(account.remove(INBOX, &[Uid(11 + poll)]).await.unwrap()),
+                // Reads the table in the middle of it, if nobody has yet.
+                3 => drop(table(&account).await),
+                _ => {}
+            }
+        }
+        if !ended && !give_up {
+            checkpoint.await.unwrap();
+        } else {
+            drop(checkpoint);
+        }
+        let before = table(&account).await;
+        let changes: usize = {
+            let state = account.cell.state.borrow();
+            state.mailboxes[&INBOX].changes().skip(1).count()
+        };
+        assert_eq!(changes, 0, "nothing stays captured");
+        partition.checkpoint().await.unwrap();
+        assert_eq!(table(&account).await, before);
+        drop(account);
+        partition.close().await.unwrap();
+        let (device, executor) = (world.device.clone(), world.simulation.clone());
+        let opened = Partition::open(Rc::new(device), Rc::new(executor), small()).await;
+        let (partition, report) = opened.unwrap();
+        assert!(report.damage.is_empty(), "{:?}", report.damage);
+        assert_eq!(table(&partition.account(ALICE).await.unwrap()).await, before);
+    });
+}
+
+#[test]
+fn changes_between_the_pieces_of_a_checkpoint() {
+    for polls in 0..40 {
+        for (loaded, give_up) in [(false, false), (false, true), (true, false), (true, true)] {
+            check(polls, loaded, give_up);
+        }
+    }
+}
