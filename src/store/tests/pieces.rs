@@ -107,3 +107,26 @@ fn changes_between_the_pieces_of_a_checkpoint() {
         }
     }
 }
+
+/// A large account does not hold its shard: others get their turns in proportion to what is written.
+#[test]
+fn others_run_between_the_pieces() {
+    run(async |world: Rc<World>| {
+        let partition = world.open_with(small()).await;
+        let mut turns = Vec::new();
+        for count in [1, 200] {
+            for n in 0..count {
+                deliver(&partition, ALICE, &[n; 20]).await;
+            }
+            let mut checkpoint = Box::pin(partition.checkpoint());
+            let mut waited = 0;
+            while poll_once(&mut checkpoint).await.is_none() {
+                waited += 1;
+                world.simulation.yield_now().await;
+            }
+            turns.push(waited);
+        }
+        // A turn for two records to be put together, and one for the four of a run to be written.
+        assert!(turns[1] - turns[0] >= 140, "{turns:?}");
+    });
+}
