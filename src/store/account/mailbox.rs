@@ -9,7 +9,7 @@
 //! - `runs` + `changes`: the table and the tombstones on disk, and the changes a checkpoint will add, or
 //!   is about to.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, task::Waker};
+use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
     super::{
@@ -24,6 +24,7 @@ use super::{
     runs::{Delta, merge_over},
     snapshot::{MessageTable, Published, Snapshot},
     tombstones::{Tombstone, TombstoneLimits, Tombstones},
+    watchers::Watchers,
 };
 use crate::{
     model::{FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, Lsn, ModSeq, Uid, UidValidity},
@@ -70,7 +71,7 @@ pub(crate) struct Mailbox {
     unstored_from: Uid,
     pending: Pending,
     /// Sessions waiting in `MailboxView::changed`.
-    watchers: RefCell<Vec<Waker>>,
+    pub watchers: Watchers,
 }
 
 impl Mailbox {
@@ -106,7 +107,7 @@ impl Mailbox {
             tombstones,
             unstored_from: status.uid_next,
             pending: Pending { uid_next: status.uid_next, keywords, overlay: BTreeMap::new() },
-            watchers: RefCell::default(),
+            watchers: Watchers::default(),
         }
     }
 
@@ -456,25 +457,6 @@ impl Mailbox {
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         let published = self.loaded.as_ref().filter(|_| self.live)?;
         Some(Snapshot { published: published.clone() })
-    }
-
-    // --- watchers ---
-
-    pub(crate) fn watch(&self, waker: &Waker) {
-        let mut watchers = self.watchers.borrow_mut();
-        if !watchers.iter().any(|other| other.will_wake(waker)) {
-            watchers.push(waker.clone());
-        }
-    }
-
-    /// Who was told by `waker` waits no longer.
-    pub(crate) fn unwatch(&self, waker: &Waker) {
-        self.watchers.borrow_mut().retain(|other| !other.will_wake(waker));
-    }
-
-    /// Moves the watchers out: they are woken once no state is borrowed.
-    pub(crate) fn take_watchers(&self, into: &mut Vec<Waker>) {
-        into.append(&mut self.watchers.borrow_mut());
     }
 
     /// Bytes of memory, estimated.

@@ -15,3 +15,4 @@ pub(crate) mod runs;
 pub(crate) mod snapshot;
 pub(crate) mod state;
 pub(crate) mod tombstones;
+pub(crate) mod watchers;

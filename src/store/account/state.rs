@@ -23,6 +23,7 @@ use super::{
     namespace::Namespace,
     properties::{Properties, PropertyChanges, PropertyLimits},
     tombstones::TombstoneLimits,
+    watchers::Watchers,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, ModSeq},
@@ -83,7 +84,7 @@ pub(crate) struct AccountState {
     /// Name-changing effects staged and not yet published.
     pending_renames: u32,
     /// Who waits for any change of the account.
-    watchers: Vec<Waker>,
+    watchers: Watchers,
 }
 
 impl AccountCell {
@@ -112,7 +113,7 @@ impl AccountState {
             holding: Cell::new(None),
             tombstone_limits: TombstoneLimits::default(),
             pending_renames: 0,
-            watchers: Vec::new(),
+            watchers: Watchers::default(),
         }
     }
 
@@ -244,7 +245,7 @@ impl AccountState {
     /// `wake`, to be woken when nothing is borrowed.
     pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         self.applied = Lsn(lsn.0 + 1);
-        wake.append(&mut self.watchers);
+        self.watchers.take(wake);
         if !(planted(Plant::LoseSubscription) && matches!(effect, Effect::Subscription { .. })) {
             self.dirty = true;
         }
@@ -260,7 +261,7 @@ impl AccountState {
             Effect::DeleteMailbox { mailbox, .. } => {
                 if let Some(gone) = self.mailboxes.remove(mailbox) {
                     self.holding_changed(&gone.status, &MailboxStatus::default());
-                    gone.take_watchers(wake);
+                    gone.watchers.take(wake);
                 }
                 self.properties.publish_deletion(*mailbox);
             }
@@ -282,16 +283,12 @@ impl AccountState {
         }
     }
 
-    /// `waker` is woken by the next change that is published, of whatever kind.
-    pub(crate) fn watch(&mut self, waker: &Waker) {
-        if !self.watchers.iter().any(|other| other.will_wake(waker)) {
-            self.watchers.push(waker.clone());
+    /// Who waits for changes of a mailbox, or of any kind; `None` if the mailbox is gone.
+    pub(crate) fn watchers(&self, mailbox: Option<MailboxId>) -> Option<&Watchers> {
+        match mailbox {
+            None => Some(&self.watchers),
+            Some(id) => self.mailboxes.get(&id).map(|mailbox| &mailbox.watchers),
         }
-    }
-
-    /// Who was told by `waker` waits no longer.
-    pub(crate) fn unwatch(&mut self, waker: &Waker) {
-        self.watchers.retain(|other| !other.will_wake(waker));
     }
 
     fn publish_names(&mut self, effect: &Effect) {
@@ -317,7 +314,7 @@ impl AccountState {
             if let Effect::Expunge { .. } = effect {
                 mailbox.trim_tombstones(self.tombstone_limits);
             }
-            mailbox.take_watchers(wake);
+            mailbox.watchers.take(wake);
             let after = mailbox.status;
             self.holding_changed(&before, &after);
         }
@@ -359,9 +356,9 @@ impl AccountState {
     /// Takes over from `old`, the same published state before the log was opened again, what is not in
     /// the log: claims on `\Recent`, and who watches.
     pub(crate) fn succeed(&mut self, old: &AccountState, wake: &mut Vec<Waker>) {
-        wake.extend(old.watchers.iter().cloned());
+        old.watchers.take(wake);
         for (id, mailbox) in &old.mailboxes {
-            mailbox.take_watchers(wake);
+            mailbox.watchers.take(wake);
             let Some(new) = self.mailboxes.get_mut(id) else { continue };
             if new.recent_from < mailbox.recent_from {
                 (new.recent_from, new.status.recent) = (mailbox.recent_from, mailbox.status.recent);

@@ -5,7 +5,7 @@ use std::{
     cell::Cell,
     future::poll_fn,
     rc::Rc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use super::super::{
@@ -65,17 +65,19 @@ impl MailboxView {
     /// Resolves when something newer than `seen` is published (or the mailbox is deleted).
     /// Cancel-safe.
     pub async fn changed(&self, seen: &Snapshot) {
-        let mut watch = Watch { view: self, waker: None };
+        let mut seat = Seat { cell: &self.cell, mailbox: Some(self.mailbox), waker: None };
         poll_fn(|context| {
-            let state = self.cell.state.borrow();
-            let Some(mailbox) = state.live_mailbox(self.mailbox) else { return Poll::Ready(()) };
-            let generation = mailbox.loaded.as_ref().map(|loaded| loaded.generation);
-            if generation != Some(seen.published.generation) {
-                return Poll::Ready(());
+            {
+                let state = self.cell.state.borrow();
+                let Some(mailbox) = state.live_mailbox(self.mailbox) else {
+                    return Poll::Ready(());
+                };
+                let generation = mailbox.loaded.as_ref().map(|loaded| loaded.generation);
+                if generation != Some(seen.published.generation) {
+                    return Poll::Ready(());
+                }
             }
-            mailbox.watch(context.waker());
-            watch.waker = Some(context.waker().clone());
-            Poll::Pending
+            seat.wait(context)
         })
         .await
     }
@@ -98,47 +100,41 @@ impl AccountWatch {
     /// Resolves when something was published since the last time it did, or since the watch began.
     /// Cancel-safe.
     pub async fn changed(&self) {
-        let mut seat = Seat { cell: &self.cell, waker: None };
+        let mut seat = Seat { cell: &self.cell, mailbox: None, waker: None };
         poll_fn(|context| {
-            let mut state = self.cell.state.borrow_mut();
-            if state.applied != self.seen.get() {
-                self.seen.set(state.applied);
-                return Poll::Ready(());
+            let applied = self.cell.state.borrow().applied;
+            match self.seen.replace(applied) == applied {
+                true => seat.wait(context),
+                false => Poll::Ready(()),
             }
-            state.watch(context.waker());
-            seat.waker = Some(context.waker().clone());
-            Poll::Pending
         })
         .await
     }
 }
 
-/// A place among the account's watchers, given up on drop.
+/// A place among those who watch an account or one of its mailboxes, given up on drop: sessions that idle
+/// and leave while nothing happens must not add up.
 struct Seat<'a> {
     cell: &'a AccountCell,
+    mailbox: Option<MailboxId>,
     waker: Option<Waker>,
+}
+
+impl Seat<'_> {
+    fn wait(&mut self, context: &Context<'_>) -> Poll<()> {
+        if let Some(watchers) = self.cell.state.borrow().watchers(self.mailbox) {
+            watchers.add(context.waker());
+            self.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        if let Some(waker) = &self.waker {
-            self.cell.state.borrow_mut().unwatch(waker);
-        }
-    }
-}
-
-/// A place among the mailbox's watchers, given up on drop: sessions that idle and leave while
-/// nothing happens must not add up.
-struct Watch<'a> {
-    view: &'a MailboxView,
-    waker: Option<Waker>,
-}
-
-impl Drop for Watch<'_> {
-    fn drop(&mut self) {
         let Some(waker) = &self.waker else { return };
-        if let Some(mailbox) = self.view.cell.state.borrow().mailboxes.get(&self.view.mailbox) {
-            mailbox.unwatch(waker);
+        if let Some(watchers) = self.cell.state.borrow().watchers(self.mailbox) {
+            watchers.remove(waker);
         }
     }
 }
