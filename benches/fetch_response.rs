@@ -58,7 +58,7 @@ fn fetch(criterion: &mut Criterion) {
             response.flags(&mut out, flags, &table, false);
             response.size(&mut out, 4_096);
             response.internal_date(&mut out, Timestamp::from_unix_seconds(1_795_469_400));
-            response.envelope(&mut out, &summary);
+            response.envelope(&mut out, &summary.envelope());
             response.body_structure(&mut out, &summary);
             response.end(&mut out);
             black_box(out.len())

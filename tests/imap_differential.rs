@@ -403,7 +403,7 @@ fn fetches_are_read() {
         response.mod_seq(&mut out, ModSeq(10));
         response.size(&mut out, message.len() as u64);
         response.internal_date(&mut out, Timestamp(0));
-        response.envelope(&mut out, &summary);
+        response.envelope(&mut out, &summary.envelope());
         response.body(&mut out, &summary);
         response.body_structure(&mut out, &summary);
         let header = Section {

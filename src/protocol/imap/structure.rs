@@ -9,9 +9,9 @@ use super::{
 use crate::protocol::mime::{Address, Envelope, Part, PartKind, Summary};
 
 impl FetchResponse {
-    pub fn envelope(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+    pub fn envelope(&mut self, out: &mut Vec<u8>, envelope: &Envelope<'_>) {
         self.label(out, "ENVELOPE ");
-        write_envelope(out, &summary.envelope());
+        write_envelope(out, envelope);
     }
 
     /// `BODY`: without extension data.
@@ -31,15 +31,18 @@ fn write_envelope(out: &mut Vec<u8>, envelope: &Envelope<'_>) {
     push_nstring(out, envelope.date);
     out.push(b' ');
     push_nstring(out, envelope.subject);
-    let lists = [
-        &envelope.from,
-        &envelope.sender,
-        &envelope.reply_to,
-        &envelope.to,
-        &envelope.cc,
-        &envelope.bcc,
-    ];
-    for addresses in lists {
+    out.push(b' ');
+    let from = out.len();
+    write_addresses(out, &envelope.from);
+    let from = from..out.len();
+    for addresses in [&envelope.sender, &envelope.reply_to] {
+        out.push(b' ');
+        match addresses {
+            Some(addresses) => write_addresses(out, addresses),
+            None => out.extend_from_within(from.clone()),
+        }
+    }
+    for addresses in [&envelope.to, &envelope.cc, &envelope.bcc] {
         out.push(b' ');
         write_addresses(out, addresses);
     }
@@ -181,12 +184,16 @@ fn write_languages(out: &mut Vec<u8>, part: Part<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::mime::Summarizer;
+    use crate::protocol::mime::{Summarizer, card, split_card};
 
     fn summary(message: &str) -> Summary {
         let mut summarizer = Summarizer::new();
         summarizer.push(message.as_bytes());
         summarizer.finish()
+    }
+
+    fn write_envelope_of(response: &mut FetchResponse, out: &mut Vec<u8>, summary: &Summary) {
+        response.envelope(out, &summary.envelope());
     }
 
     #[track_caller]
@@ -210,13 +217,40 @@ mod tests {
              ((\"Terry Gray\" NIL \"gray\" \"cac.test\")) \
              ((NIL NIL \"imap\" \"cac.test\")(NIL NIL \"b\" \"c.test\")) \
              NIL NIL NIL \"<B27397@cac.test>\")",
-            FetchResponse::envelope,
+            write_envelope_of,
         );
+        check("\r\nx\r\n", "ENVELOPE (NIL NIL NIL NIL NIL NIL NIL NIL NIL NIL)", write_envelope_of);
+    }
+
+    #[test]
+    fn sender_and_reply_to_are_from_unless_given() {
         check(
-            "\r\nx\r\n",
-            "ENVELOPE (NIL NIL NIL NIL NIL NIL NIL NIL NIL NIL)",
-            FetchResponse::envelope,
+            "From: a@b.test\r\nSender: c@d.test\r\nReply-To: ,\r\n\r\nx\r\n",
+            "ENVELOPE (NIL NIL ((NIL NIL \"a\" \"b.test\")) ((NIL NIL \"c\" \"d.test\")) \
+             ((NIL NIL \"a\" \"b.test\")) NIL NIL NIL NIL NIL)",
+            write_envelope_of,
         );
+    }
+
+    /// A card's structure is told as the summary's.
+    #[test]
+    fn cards_are_told_as_summaries() {
+        let headed = format!("Subject: x\r\nFrom: a@b.test\r\n{NESTED}");
+        for message in [NESTED, &headed, "Content-Language: de\r\n\r\nx", ""] {
+            let summary = summary(message);
+            let mut parts = Default::default();
+            split_card(&summary.encode(), &mut parts);
+            let structure = Summary::decode(&parts[card::STRUCTURE]).unwrap();
+            for write in [FetchResponse::body, FetchResponse::body_structure] {
+                let tell = |summary| {
+                    let mut out = Vec::new();
+                    let mut response = FetchResponse::begin(&mut out, 1);
+                    write(&mut response, &mut out, summary);
+                    out
+                };
+                assert_eq!(tell(&structure), tell(&summary), "{message}");
+            }
+        }
     }
 
     #[test]

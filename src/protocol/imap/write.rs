@@ -28,16 +28,18 @@ pub(super) fn push_literal_header(out: &mut Vec<u8>, size: u64) {
 
 /// Appends `string`: quoted where RFC 3501 allows and it is short, else a literal.
 pub(super) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
-    // A quoted string holds TEXT-CHAR: no NUL, CR, LF, nothing above 127 (RFC 3501 9).
-    let quotable = text.len() <= QUOTED_MAX
-        && text.iter().all(|&octet| octet.is_ascii() && !matches!(octet, 0 | b'\r' | b'\n'));
-    if !quotable {
+    let found = match text.len() {
+        0..=QUOTED_MAX => text.iter().fold(0, |found, &octet| found | IN_QUOTES[octet as usize]),
+        _ => UNQUOTABLE,
+    };
+    if found & UNQUOTABLE != 0 {
         push_literal_header(out, text.len() as u64);
         out.extend_from_slice(text);
         return;
     }
+    out.reserve(text.len() + 2);
     out.push(b'"');
-    if text.iter().any(|octet| matches!(octet, b'"' | b'\\')) {
+    if found & ESCAPED != 0 {
         for &octet in text {
             if matches!(octet, b'"' | b'\\') {
                 out.push(b'\\');
@@ -49,6 +51,25 @@ pub(super) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     }
     out.push(b'"');
 }
+
+/// A quoted string holds TEXT-CHAR: no NUL, CR, LF, nothing above 127 (RFC 3501 9).
+const UNQUOTABLE: u8 = 1;
+const ESCAPED: u8 = 2;
+
+/// What an octet does to a quoted string.
+static IN_QUOTES: [u8; 256] = {
+    let mut found = [0; 256];
+    let mut octet = 0;
+    while octet < found.len() {
+        found[octet] = match octet as u8 {
+            0 | b'\r' | b'\n' | 0x80.. => UNQUOTABLE,
+            b'"' | b'\\' => ESCAPED,
+            _ => 0,
+        };
+        octet += 1;
+    }
+    found
+};
 
 /// Appends `nstring`: `NIL` if absent.
 pub(super) fn push_nstring(out: &mut Vec<u8>, text: Option<&[u8]>) {

@@ -5,24 +5,34 @@
 //! exactly as [`Summary::text`] holds them:
 //!
 //! ```text
-//! version 1 | size | parts | part... | text
+//! version 2 | size | exact | folded | parts | part... | text
 //! part: present << 2 | kind, header start (from the part before), header size, body size,
 //!       lines, descendants, size of each text present
 //! ```
+//!
+//! Version 1 had neither `exact` nor `folded`: nothing of it is exact.
 
-use super::summary::{DEPTH_MAX, DecodeError, Field, PARTS_MAX, PartKind, Record, Summary};
+use smallvec::{SmallVec, smallvec};
 
-const VERSION: u8 = 1;
+use super::summary::{
+    DEPTH_MAX, DecodeError, ENVELOPE_FIELDS, Field, PARTS_MAX, PartKind, Record, Summary,
+};
+
+const VERSION: u8 = 2;
+/// Read, and no longer written.
+const VERSION_WITHOUT_EXACT: u8 = 1;
 /// Octets of the longest number.
 const NUMBER_SIZE_MAX: usize = 10;
 
 impl Summary {
     /// Versioned, compact: a few hundred octets for a typical message.
     pub fn encode(&self) -> Vec<u8> {
-        let numbers = 2 + 6 * self.records.len() + self.ends.len();
+        let numbers = 4 + 6 * self.records.len() + self.ends.len();
         let mut out = Vec::with_capacity(1 + numbers * 4 + self.text.len());
         out.push(VERSION);
         write_number(self.size, &mut out);
+        write_number(self.exact.into(), &mut out);
+        write_number(self.folded.into(), &mut out);
         write_number(self.records.len() as u64, &mut out);
         let mut header_start = 0;
         let mut text_start = 0;
@@ -51,28 +61,42 @@ impl Summary {
 
     /// Never panics, and takes memory in proportion to `bytes` only.
     pub fn decode(bytes: &[u8]) -> Result<Summary, DecodeError> {
+        let mut summary = Summary::spent();
+        summary.decode_again(bytes)?;
+        Ok(summary)
+    }
+
+    /// As [`Summary::decode`], into the memory of one that is not needed any more. After an error it is
+    /// not to be used but for this.
+    pub fn decode_again(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         match bytes.split_first() {
             None => Err(DecodeError::Damaged),
-            Some((&VERSION, rest)) => decode(rest).ok_or(DecodeError::Damaged),
+            Some((&version @ (VERSION | VERSION_WITHOUT_EXACT), rest)) => {
+                decode(version, rest, self).ok_or(DecodeError::Damaged)
+            }
             Some((&version, _)) => Err(DecodeError::Version(version)),
         }
     }
 }
 
 /// `None` unless every invariant of [`Record`] holds: the readers rely on them.
-fn decode(mut bytes: &[u8]) -> Option<Summary> {
+fn decode(version: u8, mut bytes: &[u8], summary: &mut Summary) -> Option<()> {
     let input = &mut bytes;
     let size = read_number(input)?;
+    let (exact, folded) = match version {
+        VERSION_WITHOUT_EXACT => (0, 0),
+        _ => (read_fields(input)?, read_fields(input)?),
+    };
     let count = usize::try_from(read_number(input)?).ok()?;
     if count == 0 || count > PARTS_MAX || count > input.len() {
         return None;
     }
-    let mut summary = Summary {
-        size,
-        records: Vec::with_capacity(count),
-        ends: Vec::with_capacity(Field::COUNT.min(input.len())),
-        text: Vec::new(),
-    };
+    (summary.size, summary.exact, summary.folded) = (size, exact, folded);
+    summary.records.clear();
+    summary.records.reserve(count);
+    summary.ends.clear();
+    summary.ends.reserve(Field::COUNT.min(input.len()));
+    summary.text.clear();
     let mut header_start = 0;
     let mut text_size = 0;
     for _ in 0..count {
@@ -80,8 +104,8 @@ fn decode(mut bytes: &[u8]) -> Option<Summary> {
         header_start = record.header_start;
         summary.records.push(record);
     }
-    summary.text = input.to_vec();
-    (summary.text.len() == text_size as usize && is_tree(&summary)).then_some(summary)
+    summary.text.extend_from_slice(input);
+    (summary.text.len() == text_size as usize && is_tree(summary)).then_some(())
 }
 
 fn read_record(
@@ -124,7 +148,7 @@ fn read_record(
 fn is_tree(summary: &Summary) -> bool {
     let records = &summary.records;
     // (index after the part's last descendant, end of its body), outermost first.
-    let mut open = vec![(records.len(), summary.size)];
+    let mut open: SmallVec<[(usize, u64); 8]> = smallvec![(records.len(), summary.size)];
     let first_is_all = records[0].descendants as usize == records.len() - 1;
     first_is_all
         && records.iter().enumerate().all(|(index, record)| {
@@ -153,7 +177,12 @@ fn is_tree(summary: &Summary) -> bool {
         })
 }
 
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
+/// A set of fields of an envelope.
+fn read_fields(input: &mut &[u8]) -> Option<u16> {
+    u16::try_from(read_number(input)?).ok().filter(|fields| fields >> ENVELOPE_FIELDS == 0)
+}
+
+pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -161,7 +190,7 @@ fn write_number(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-fn read_number(input: &mut &[u8]) -> Option<u64> {
+pub(super) fn read_number(input: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for index in 0..NUMBER_SIZE_MAX {
         let (&byte, rest) = input.split_first()?;
@@ -208,12 +237,22 @@ mod tests {
         }
     }
 
+    /// As version 1 wrote it.
+    #[test]
+    fn summaries_without_exact_fields_are_read() {
+        let mut older = vec![1, 17, 1, (1 << Field::Subject as u8) << 2, 0, 17, 0, 0, 0, 2];
+        older.extend_from_slice(b"hi");
+        let found = Summary::decode(&older).unwrap();
+        assert_eq!((found.exact, found.header_size()), (0, 17));
+        assert_eq!(found.envelope().subject, Some(b"hi".as_slice()));
+    }
+
     #[test]
     fn a_simple_message_is_small() {
         let texts = "Mon, 23 Nov 2026 21:30:00 +0000".len() + "hi".len() + "a@b".len();
         let summary =
             summary("Date: Mon, 23 Nov 2026 21:30:00 +0000\r\nSubject: hi\r\nFrom: a@b\r\n\r\nx");
-        assert!(summary.encode().len() <= texts + 16);
+        assert!(summary.encode().len() <= texts + 19);
     }
 
     #[test]
@@ -249,6 +288,10 @@ mod tests {
             walk_part(summary.root(), summary.size());
             let _ = summary.envelope();
             search_in(&summary);
+            // In the memory of another, too.
+            let mut again = self::summary(MESSAGES[3]);
+            assert_eq!(again.decode_again(bytes), Ok(()));
+            assert_eq!(again, summary);
             assert_eq!(Summary::decode(&summary.encode()), Ok(summary));
         }
     }
@@ -273,8 +316,11 @@ mod tests {
         }
 
         #[test]
-        fn small_numbers_never_panic(mut bytes in prop::collection::vec(0u8..6, 0..60)) {
-            bytes.insert(0, VERSION);
+        fn small_numbers_never_panic(
+            mut bytes in prop::collection::vec(0u8..6, 0..60),
+            version in 1..=VERSION,
+        ) {
+            bytes.insert(0, version);
             walk(&bytes);
         }
     }

@@ -3,6 +3,8 @@
 //! Called by the summarizer once per part. Each text is bounded, and so is their sum; a text that
 //! has no room left counts as absent.
 
+use memchr::{memchr, memchr_iter, memchr2};
+
 use super::{
     header::{self, unfold},
     parameter::{Cursor, languages, media_type, percent_decode},
@@ -130,11 +132,13 @@ impl<'a> Texts<'a> {
         Texts { summary, index }
     }
 
-    fn add(&mut self, field: Field, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Whether all of it had room.
+    fn add(&mut self, field: Field, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let text = &mut self.summary.text;
         let start = text.len();
         write(text);
         let room = VALUE_SIZE_MAX.min(TEXT_SIZE_MAX - start);
+        let fits = text.len() - start <= room;
         if text.len() - start > room {
             text.truncate(start + room);
             let whole = match field {
@@ -148,17 +152,17 @@ impl<'a> Texts<'a> {
             };
             text.truncate(start + whole.unwrap_or(room));
             if text.len() == start {
-                return;
+                return false;
             }
         }
         self.summary.ends.push(text.len() as u32);
         self.summary.records[self.index].present |= 1 << field as u32;
+        fits
     }
 
-    fn add_unfolded(&mut self, field: Field, values: &Values<'_>) {
-        if let Some(value) = values.get(field) {
-            self.add(field, |out| unfold(value, out));
-        }
+    /// As [`Texts::add`]; what is not there has room.
+    fn add_unfolded(&mut self, field: Field, values: &Values<'_>) -> bool {
+        values.get(field).is_none_or(|value| self.add(field, |out| unfold(value, out)))
     }
 }
 
@@ -180,9 +184,33 @@ fn envelope_texts(block: &[u8], values: &Values<'_>, texts: &mut Texts<'_>) {
                 }
             });
         } else {
-            texts.add_unfolded(*field, values);
+            let value = values.get(*field).unwrap_or_default();
+            let is_whole = texts.add_unfolded(*field, values)
+                && values.repeated & (1 << *field as u32) == 0
+                && (!is_list || reads_the_same_unfolded(value));
+            if texts.index == 0 {
+                texts.summary.exact |= u16::from(is_whole) << *field as u16;
+                texts.summary.folded |= u16::from(memchr(b'\n', value).is_some()) << *field as u16;
+            }
         }
     }
+}
+
+/// Whether the addresses of a list are the same before and after unfolding. They are but where a CR stands
+/// for white space, in a domain literal that goes over several lines, beside octets that only one of the
+/// two passes over, and where what is trimmed makes a search look at them.
+fn reads_the_same_unfolded(value: &[u8]) -> bool {
+    let from_start = value.trim_ascii_start();
+    let text = from_start.trim_ascii_end();
+    let (before, after) = (&value[..value.len() - from_start.len()], &from_start[text.len()..]);
+    let is_plain_at_ends = !matches!(text.first(), Some(b'@' | b'>'))
+        && !matches!(text.last(), Some(b'@' | b'<' | b'.'))
+        && memchr(b'\t', before).is_none()
+        && memchr(b'\t', after).is_none();
+    is_plain_at_ends
+        && memchr2(0, b'\x0c', value).is_none()
+        && memchr_iter(b'\r', value).all(|at| value.get(at + 1) == Some(&b'\n'))
+        && (memchr(b'\n', value).is_none() || memchr(b'[', value).is_none())
 }
 
 /// Content-Type to its three texts. What RFC 2045 5.2 and 2046 5.1 forbid is text/plain: no type,

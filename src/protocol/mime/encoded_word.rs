@@ -109,9 +109,14 @@ impl Run {
 pub fn decode_value(value: &[u8]) -> Decoded {
     let mut unfolded = Vec::with_capacity(value.len());
     super::header::unfold(value, &mut unfolded);
+    decode_unfolded(&unfolded)
+}
+
+/// As [`decode_value`], of what is unfolded.
+pub(super) fn decode_unfolded(unfolded: &[u8]) -> Decoded {
     let mut out = Decoded { text: String::with_capacity(unfolded.len()), apart: None };
     let mut run: Option<Run> = None;
-    let mut rest = unfolded.as_slice();
+    let mut rest = unfolded;
     let mut from = 0;
     let mut words = 0;
     while words < WORDS_MAX

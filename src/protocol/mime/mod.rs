@@ -7,6 +7,7 @@
 //! bytes are text. Everything here is pure: bytes in, values out.
 
 pub mod address;
+pub mod card;
 mod charset;
 mod codec;
 pub mod date;
@@ -25,6 +26,7 @@ mod summary;
 mod transfer;
 
 pub use address::Address;
+pub use card::{EnvelopeCard, EnvelopeField, split_card};
 pub use charset::encoding_of;
 pub use date::DateTime;
 pub use header::{HeaderFilter, filter_header};

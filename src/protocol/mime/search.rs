@@ -42,13 +42,20 @@ impl Needle {
 
     /// Whether a raw header value (folded or not, encoded-words) contains it once decoded.
     pub fn is_in_value(&self, value: &[u8]) -> bool {
+        let mut unfolded = Vec::with_capacity(value.len());
+        header::unfold(value, &mut unfolded);
+        self.is_in_unfolded(&unfolded, &mut Vec::new())
+    }
+
+    /// As [`Needle::is_in_value`], of what is unfolded; `scratch` is room for it.
+    pub(super) fn is_in_unfolded(&self, value: &[u8], scratch: &mut Vec<u8>) -> bool {
         if encoded_word::is_plain(value) {
-            let mut folded = Vec::with_capacity(value.len());
-            header::unfold(value, &mut folded);
-            folded.make_ascii_lowercase();
-            return self.is_in_folded(&folded);
+            scratch.clear();
+            scratch.extend_from_slice(value);
+            scratch.make_ascii_lowercase();
+            return self.is_in_folded(scratch);
         }
-        encoded_word::decode_value(value).readings().any(|text| self.is_in(text))
+        encoded_word::decode_unfolded(value).readings().any(|text| self.is_in(text))
     }
 
     /// `HEADER name needle`: whether any field `name` of the header block contains it. An empty
@@ -64,11 +71,12 @@ impl Needle {
     /// Whether an address of the list `value` contains it, without comments, needless quotes and
     /// white space. Most lists have none of these, and then the text has told already.
     fn is_in_addresses(&self, value: &[u8]) -> bool {
-        let differs = memchr::memchr3(b'(', b'"', b'\n', value).is_some()
-            || [b" @".as_slice(), b"@ ", b" >", b"< ", b". ", b"\t"]
-                .iter()
-                .any(|pair| memmem::find(value, pair).is_some());
-        differs && address::parse_list(value).iter().any(|address| self.is_in(&spelt(address)))
+        addresses_may_differ(value) && self.is_in_spelt_addresses(value)
+    }
+
+    /// Whether an address of the list `value` contains it.
+    pub(super) fn is_in_spelt_addresses(&self, value: &[u8]) -> bool {
+        address::parse_list(value).iter().any(|address| self.is_in(&spelt(address)))
     }
 
     fn is_in_folded(&self, folded: &[u8]) -> bool {
@@ -91,6 +99,16 @@ const SHORT_MAX: usize = 4 * 1024;
 
 /// Fields of addresses that ENVELOPE tells.
 const ADDRESS_FIELDS: [&[u8]; 6] = [b"From", b"To", b"Cc", b"Bcc", b"Sender", b"Reply-To"];
+
+/// Whether an address of the list `value` may be told otherwise than it stands there.
+pub(super) fn addresses_may_differ(value: &[u8]) -> bool {
+    let mut before = 0;
+    value.iter().any(|&octet| {
+        let pair = (std::mem::replace(&mut before, octet), octet);
+        matches!(octet, b'(' | b'"' | b'\n' | b'\t')
+            || matches!(pair, (b' ', b'@' | b'>') | (b'@' | b'<' | b'.', b' '))
+    })
+}
 
 /// `Name <mailbox@host>`, the name decoded; a group's name alone.
 fn spelt(address: &Address<'_>) -> String {

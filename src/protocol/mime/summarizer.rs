@@ -656,8 +656,7 @@ mod tests {
         assert_eq!(envelope.date, Some(b"today".as_slice()));
         assert_eq!(envelope.subject, Some(b"one two".as_slice()));
         assert_eq!(envelope.to.len(), 2);
-        assert_eq!(envelope.sender, envelope.from);
-        assert_eq!(envelope.reply_to, envelope.from);
+        assert_eq!((envelope.sender, envelope.reply_to), (None, None));
         assert_eq!(envelope.in_reply_to, Some(b"<r>".as_slice()));
         assert_eq!(envelope.message_id, Some(b"<m>".as_slice()));
         let root = summary.root();

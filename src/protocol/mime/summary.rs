@@ -60,6 +60,9 @@ pub(super) enum Field {
     Location,
 }
 
+/// The fields of an envelope come first.
+pub(super) const ENVELOPE_FIELDS: usize = Field::MessageId as usize + 1;
+
 impl Field {
     pub(super) const COUNT: usize = Field::Location as usize + 1;
 }
@@ -93,6 +96,11 @@ pub struct Summary {
     /// End of each text in `text`; a text starts where the one before ends.
     pub(super) ends: Vec<u32>,
     pub(super) text: Vec<u8>,
+    /// Of the message's own envelope: bit n is set when the text of `Field` n tells a search all that
+    /// the header has of it, be it nothing.
+    pub(super) exact: u16,
+    /// Bit n is set when the first `Field` n of the header goes over several lines.
+    pub(super) folded: u16,
 }
 
 /// Why stored bytes are not a summary.
@@ -155,9 +163,16 @@ impl Summary {
         self.root().text(Field::Date)
     }
 
-    /// What is left where a summary was taken from; without memory.
-    pub(super) fn spent() -> Summary {
-        Summary { size: 0, records: Vec::new(), ends: Vec::new(), text: Vec::new() }
+    /// What is left where a summary was taken from; without memory, and of use only to be overwritten.
+    pub fn spent() -> Summary {
+        Summary {
+            size: 0,
+            records: Vec::new(),
+            ends: Vec::new(),
+            text: Vec::new(),
+            exact: 0,
+            folded: 0,
+        }
     }
 
     /// A summary in the making: no parts yet.
@@ -167,6 +182,8 @@ impl Summary {
             records: Vec::with_capacity(1),
             ends: Vec::with_capacity(Field::COUNT),
             text: Vec::with_capacity(TEXT_SIZE_TYPICAL),
+            exact: 0,
+            folded: 0,
         }
     }
 }
@@ -298,25 +315,10 @@ impl<'a> Part<'a> {
 
     /// Envelope of the message whose root part this is.
     fn message_envelope(self) -> Envelope<'a> {
-        let list = |field| self.text(field).map(address::parse_list).unwrap_or_default();
-        let from = list(Field::From);
-        // An empty Sender or Reply-To counts as absent (RFC 3501 7.4.2).
-        let or_from = |list: Vec<Address<'a>>| if list.is_empty() { from.clone() } else { list };
-        Envelope {
-            date: self.text(Field::Date),
-            subject: self.text(Field::Subject),
-            sender: or_from(list(Field::Sender)),
-            reply_to: or_from(list(Field::ReplyTo)),
-            to: list(Field::To),
-            cc: list(Field::Cc),
-            bcc: list(Field::Bcc),
-            in_reply_to: self.text(Field::InReplyTo),
-            message_id: self.text(Field::MessageId),
-            from,
-        }
+        Envelope::new(|field| self.text(field))
     }
 
-    fn record(self) -> &'a Record {
+    pub(super) fn record(self) -> &'a Record {
         &self.summary.records[self.index]
     }
 
@@ -352,12 +354,33 @@ pub struct Envelope<'a> {
     pub date: Option<&'a [u8]>,
     pub subject: Option<&'a [u8]>,
     pub from: Vec<Address<'a>>,
-    /// `from` when the field is absent or empty; the same for `reply_to`.
-    pub sender: Vec<Address<'a>>,
-    pub reply_to: Vec<Address<'a>>,
+    /// `None` when the field is absent or empty: then it counts as `from`; the same for `reply_to`.
+    pub sender: Option<Vec<Address<'a>>>,
+    pub reply_to: Option<Vec<Address<'a>>>,
     pub to: Vec<Address<'a>>,
     pub cc: Vec<Address<'a>>,
     pub bcc: Vec<Address<'a>>,
     pub in_reply_to: Option<&'a [u8]>,
     pub message_id: Option<&'a [u8]>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Of the texts that `text` has of the envelope's fields.
+    pub(super) fn new(text: impl Fn(Field) -> Option<&'a [u8]>) -> Envelope<'a> {
+        let list = |field| text(field).map(address::parse_list).unwrap_or_default();
+        // An empty Sender or Reply-To counts as absent (RFC 3501 7.4.2).
+        let some = |list: Vec<Address<'a>>| (!list.is_empty()).then_some(list);
+        Envelope {
+            date: text(Field::Date),
+            subject: text(Field::Subject),
+            from: list(Field::From),
+            sender: some(list(Field::Sender)),
+            reply_to: some(list(Field::ReplyTo)),
+            to: list(Field::To),
+            cc: list(Field::Cc),
+            bcc: list(Field::Bcc),
+            in_reply_to: text(Field::InReplyTo),
+            message_id: text(Field::MessageId),
+        }
+    }
 }

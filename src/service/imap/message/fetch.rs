@@ -174,7 +174,7 @@ impl Answer<'_> {
         match item {
             FetchItem::Envelope => {
                 let summary = self.reader.summary().await?;
-                response.envelope(session.channel.connection.output(), summary);
+                response.envelope(session.channel.connection.output(), &summary.envelope());
             }
             FetchItem::Body => {
                 let summary = self.reader.summary().await?;

@@ -1,0 +1,486 @@
+//! What a mailbox keeps of its messages beside them: parts of a summary, each for another question.
+//!
+//! The store has [`split_card`] make the parts when it puts cards together, and gives them back to FETCH
+//! and SEARCH, which read one part of many messages and nothing else. Everything here answers exactly as
+//! the message itself would, or says that it cannot: [`EnvelopeCard::contains`] agrees with
+//! [`Needle::is_in_header`] over the message's header. Pure; borrows the part, and allocates only where a
+//! value has to be decoded.
+//!
+//! ```text
+//! DATES:     1 | 0: no Date that can be read, else the day since 1970-01-01, zigzag, plus 1
+//! ENVELOPE:  1 | present | exact | differs | size of each text present | texts
+//! STRUCTURE: a summary without the texts of its own envelope
+//! ```
+
+use super::{
+    codec::{read_number, write_number},
+    date::{self, DateTime},
+    search::{Needle, addresses_may_differ},
+    summarizer::HEADER_SIZE_MAX,
+    summary::{ENVELOPE_FIELDS, Envelope, Field, Record, Summary},
+};
+
+/// The day of the Date field.
+pub const DATES: usize = 0;
+/// What ENVELOPE tells, and searches in its fields.
+pub const ENVELOPE: usize = 1;
+/// What BODY and BODYSTRUCTURE tell: a [`Summary`].
+pub const STRUCTURE: usize = 2;
+
+/// Octets of a header that a search by its fields reads; cards tell nothing of longer ones.
+pub const HEADER_MAX: u64 = HEADER_SIZE_MAX as u64;
+
+const VERSION: u8 = 1;
+
+/// The fields of an envelope in their order, and which of them hold addresses.
+const FIELDS: [(&[u8], Field, bool); ENVELOPE_FIELDS] = [
+    (b"date", Field::Date, false),
+    (b"subject", Field::Subject, false),
+    (b"from", Field::From, true),
+    (b"sender", Field::Sender, true),
+    (b"reply-to", Field::ReplyTo, true),
+    (b"to", Field::To, true),
+    (b"cc", Field::Cc, true),
+    (b"bcc", Field::Bcc, true),
+    (b"in-reply-to", Field::InReplyTo, false),
+    (b"message-id", Field::MessageId, false),
+];
+
+/// The fields of an envelope, as bits.
+const ENVELOPE_BITS: u32 = (1 << ENVELOPE_FIELDS) - 1;
+
+/// Appends to each of `parts` its part of `summary`; nothing where that is none, or of a version that is
+/// not known.
+pub fn split_card(summary: &[u8], parts: &mut [Vec<u8>; 3]) {
+    let Ok(mut summary) = Summary::decode(summary) else { return };
+    let [dates, envelope, structure] = parts;
+    write_dates(&summary, dates);
+    write_envelope(&summary, envelope);
+    summary.drop_envelope();
+    structure.extend_from_slice(&summary.encode());
+}
+
+fn write_dates(summary: &Summary, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    let day = summary.date().and_then(date::parse).map(DateTime::days);
+    write_number(day.map_or(0, |day| ((day << 1) ^ (day >> 63)) as u64 + 1), out);
+}
+
+/// The day of the Date field from a card's [`DATES`], `None` if the message has none that can be read.
+///
+/// # Errors
+/// `()` if the card does not say.
+pub fn sent_day(card: &[u8]) -> Result<Option<i64>, Unanswered> {
+    let Some((&VERSION, mut rest)) = card.split_first() else { return Err(Unanswered) };
+    let number = read_number(&mut rest).ok_or(Unanswered)?;
+    Ok(number.checked_sub(1).map(|it| (it >> 1) as i64 ^ -((it & 1) as i64)))
+}
+
+/// The message has to be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unanswered;
+
+fn write_envelope(summary: &Summary, out: &mut Vec<u8>) {
+    let root = summary.root();
+    let present = root.record().present & ENVELOPE_BITS;
+    let exact = match summary.header_size() <= HEADER_MAX {
+        true => summary.exact,
+        false => 0,
+    };
+    let differs = FIELDS.iter().filter(|(_, field, is_list)| {
+        let is_folded = summary.folded & (1 << *field as u16) != 0;
+        *is_list && root.text(*field).is_some_and(|text| is_folded || addresses_may_differ(text))
+    });
+    let differs = differs.fold(0, |bits, (_, field, _)| bits | 1 << *field as u64);
+    out.push(VERSION);
+    write_number(present.into(), out);
+    write_number(exact.into(), out);
+    write_number(differs, out);
+    let texts = || FIELDS.iter().filter_map(|(_, field, _)| root.text(*field));
+    texts().for_each(|text| write_number(text.len() as u64, out));
+    texts().for_each(|text| out.extend_from_slice(text));
+}
+
+/// A card's [`ENVELOPE`].
+pub struct EnvelopeCard<'a> {
+    exact: u16,
+    differs: u16,
+    texts: [Option<&'a [u8]>; ENVELOPE_FIELDS],
+}
+
+impl<'a> EnvelopeCard<'a> {
+    /// `None` if the card is of another version, or none.
+    pub fn decode(card: &'a [u8]) -> Option<EnvelopeCard<'a>> {
+        let Some((&VERSION, mut rest)) = card.split_first() else { return None };
+        let input = &mut rest;
+        let fields = |input: &mut &[u8]| {
+            let fields = u32::try_from(read_number(input)?).ok()?;
+            (fields & !ENVELOPE_BITS == 0).then_some(fields as u16)
+        };
+        let (present, exact, differs) = (fields(input)?, fields(input)?, fields(input)?);
+        let mut sizes = [None; ENVELOPE_FIELDS];
+        for (field, size) in sizes.iter_mut().enumerate() {
+            if present & (1 << field) != 0 {
+                *size = Some(usize::try_from(read_number(input)?).ok()?);
+            }
+        }
+        let mut texts = [None; ENVELOPE_FIELDS];
+        for (text, size) in texts.iter_mut().zip(sizes) {
+            let Some(size) = size else { continue };
+            let (found, after) = input.split_at_checked(size)?;
+            (*text, *input) = (Some(found), after);
+        }
+        input.is_empty().then_some(EnvelopeCard { exact, differs, texts })
+    }
+
+    /// As [`Summary::envelope`].
+    pub fn envelope(&self) -> Envelope<'a> {
+        Envelope::new(|field| self.texts.get(field as usize).copied().flatten())
+    }
+
+    /// Whether a field of the header contains `needle`, as [`Needle::is_in_header`] answers for the
+    /// message; `scratch` is room for a value.
+    ///
+    /// # Errors
+    /// If the card has not all that the header says there.
+    pub fn contains(
+        &self,
+        field: EnvelopeField,
+        needle: &Needle,
+        scratch: &mut Vec<u8>,
+    ) -> Result<bool, Unanswered> {
+        let bit = 1 << field.0;
+        if self.exact & bit == 0 {
+            return Err(Unanswered);
+        }
+        Ok(self.texts.get(field.0).copied().flatten().is_some_and(|text| {
+            needle.is_in_unfolded(text, scratch)
+                || self.differs & bit != 0 && needle.is_in_spelt_addresses(text)
+        }))
+    }
+
+    /// Octets of the field's value.
+    pub fn value_size(&self, field: EnvelopeField) -> usize {
+        self.texts.get(field.0).copied().flatten().map_or(0, <[u8]>::len)
+    }
+}
+
+/// A field that [`EnvelopeCard`] knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EnvelopeField(usize);
+
+impl EnvelopeField {
+    /// By its name in a header, in any case.
+    pub fn named(name: &[u8]) -> Option<EnvelopeField> {
+        let at = FIELDS.iter().position(|(known, ..)| known.eq_ignore_ascii_case(name))?;
+        Some(EnvelopeField(at))
+    }
+}
+
+impl Summary {
+    /// Takes the texts of the message's own envelope away.
+    fn drop_envelope(&mut self) {
+        let Some(Record { present, .. }) = self.records.first_mut() else { return };
+        let count = (*present & ENVELOPE_BITS).count_ones();
+        *present &= !ENVELOPE_BITS;
+        (self.exact, self.folded) = (0, 0);
+        let size = self.ends.drain(..count as usize).next_back().unwrap_or(0);
+        self.text.drain(..size as usize);
+        self.ends.iter_mut().for_each(|end| *end -= size);
+        self.records.iter_mut().skip(1).for_each(|record| record.first_text -= count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::Summarizer, *};
+
+    fn summarize(message: &[u8]) -> Summary {
+        let mut summarizer = Summarizer::new();
+        summarizer.push(message);
+        summarizer.finish()
+    }
+
+    fn split(summary: &Summary) -> [Vec<u8>; 3] {
+        let mut parts = Default::default();
+        split_card(&summary.encode(), &mut parts);
+        parts
+    }
+
+    /// Whether the card tells; what it tells has to be what the header does.
+    fn check(message: &[u8], prologue: &[u8], name: &str, needle: &str) -> bool {
+        let mut summary = summarize(message);
+        summary.prepend(prologue.len() as u64);
+        let stored = [prologue, message].concat();
+        // As SEARCH reads a header.
+        let header = &stored[..(summary.header_size() as usize).min(HEADER_SIZE_MAX)];
+        let [dates, envelope, structure] = split(&summary);
+        let card = EnvelopeCard::decode(&envelope).unwrap();
+        let found = Needle::new(needle);
+        let field = EnvelopeField::named(name.as_bytes()).unwrap();
+        let told = card.contains(field, &found, &mut Vec::new());
+        let scanned = found.is_in_header(header, name.as_bytes());
+        assert!(
+            told.is_err() || told == Ok(scanned),
+            "{name} {needle:?} in {}: {told:?}, and {scanned} by the header",
+            header[..header.len().min(2_000)].escape_ascii()
+        );
+        assert_eq!(card.envelope(), summary.envelope());
+        let day = summary.date().and_then(date::parse).map(DateTime::days);
+        assert_eq!(sent_day(&dates), Ok(day));
+        let mut rest = Summary::decode(&structure).unwrap();
+        assert_eq!(rest.envelope(), Envelope::default());
+        summary.drop_envelope();
+        (rest.exact, rest.folded) = (summary.exact, summary.folded);
+        assert_eq!(rest, summary);
+        told.is_ok()
+    }
+
+    /// (header, field, needle, whether the card tells)
+    const CASES: &[(&str, &str, &str, bool)] = &[
+        ("From: Joe <joe@a.test>\r\n", "from", "JOE@A", true),
+        ("From: Joe <joe@a.test>\r\n", "from", "jim", true),
+        ("From: Joe <joe@a.test>\r\n", "to", "", true),
+        ("To:\r\n", "to", "", true),
+        ("To:\r\n", "to", "x", true),
+        ("To: a@b.test,\r\n c@d.test\r\n", "to", "a@b.test, c@d", true),
+        ("To: a@b.test,\r\n c@d.test\r\n", "to", "<c@d.test>", true),
+        ("To: a@b.test, c@d.test\r\n", "to", "<c@d.test>", true),
+        ("To: \"Q. Public\" <user\r\n @host.test>\r\n", "to", "q. public <user@host.test>", true),
+        ("Cc: a (x)@ b.test\r\n", "cc", "a@b.test", true),
+        (
+            "Subject: =?utf-8?b?R3LDvA==?=\r\n =?utf-8?b?w58=?= one\r\n",
+            "subject",
+            "gr\u{fc}\u{df}",
+            true,
+        ),
+        (
+            "Subject: x =?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?K=5C?=\r\n",
+            "subject",
+            "x \u{65e5}k\\",
+            true,
+        ),
+        ("Subject: raw \u{f6}\r\n", "subject", "RAW \u{d6}", true),
+        ("Subject: \0 a\rb\r\n", "subject", " ab", true),
+        ("Message-ID: <1@a.test>\r\n", "message-id", "1@A", true),
+        ("In-Reply-To: <1@a.test>\r\n <2@a.test>\r\n", "in-reply-to", "> <2", true),
+        ("Reply-To: a@b.test\r\nSender: c@d.test\r\n", "reply-to", "c@d", true),
+        ("DATE : Mon, 1 Jan 2024 10:00:00 +0000\r\n", "date", "2024 10", true),
+        // What cannot be told.
+        ("Subject: one\r\nSUBJECT: two\r\n", "subject", "two", false),
+        ("To: a@b.test\r\nTo: c@d.test\r\n", "to", "c@d", false),
+        ("From: a\rb@c.test\r\n", "from", "<ab@c", false),
+        ("From: a@b.test\x0c\r\n", "from", "b.test", false),
+        ("From: a\0@b.test\r\n", "from", "a@b", false),
+        ("From: >a@b.test\r\n", "from", "<a@b.test>", false),
+        ("From: a@b.test\t\r\n", "from", "<a@b.test>", false),
+        ("From: a@b.test. \r\n", "from", "<a@b.test", false),
+        ("From: a@[1.2\r\n .3.4]\r\n", "from", "[1.2 .3", false),
+    ];
+
+    #[test]
+    fn cards_say_what_headers_do_or_nothing() {
+        for &(header, name, needle, told) in CASES {
+            for rest in ["", "\r\n", "\r\nbody\r\n", "no field\r\n\r\n"] {
+                let message = format!("{header}{rest}");
+                let prologue = b"Return-Path: <x@y>\r\nReceived: from z\r\n\twith SMTP\r\n";
+                for prologue in [&b""[..], prologue] {
+                    assert_eq!(check(message.as_bytes(), prologue, name, needle), told, "{header}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_over_the_limits_is_not_told() {
+        let many = "a@b.test, ".repeat(7_000);
+        assert!(!check(format!("To: {many}z@z.test\r\n\r\n").as_bytes(), b"", "to", "z@z"));
+        assert!(check(format!("To: {many}z@z.test\r\n\r\n").as_bytes(), b"", "subject", "x"));
+        let long = "x".repeat(70_000);
+        assert!(!check(format!("Subject: {long}end\r\n\r\n").as_bytes(), b"", "subject", "end"));
+        // The header's end is not seen, or only without what came before it.
+        let filler = format!("X: {}\r\n", "y".repeat(HEADER_SIZE_MAX - 100));
+        for (message, told) in [
+            (format!("{filler}Subject: here\r\n\r\n"), true),
+            (format!("{filler}{filler}Subject: here\r\n\r\n"), false),
+        ] {
+            assert_eq!(check(message.as_bytes(), b"", "subject", "here"), told);
+            assert!(!check(message.as_bytes(), &[b'R'; 200], "subject", "here"));
+        }
+    }
+
+    #[test]
+    fn summaries_of_older_versions_tell_nothing_exactly() {
+        let mut summary = summarize(b"Subject: hi\r\nFrom: a@b\r\n\r\nx");
+        (summary.exact, summary.folded) = (0, 0);
+        let [dates, envelope, _] = split(&summary);
+        let card = EnvelopeCard::decode(&envelope).unwrap();
+        assert_eq!(card.envelope(), summary.envelope());
+        for (name, ..) in FIELDS {
+            let field = EnvelopeField::named(name).unwrap();
+            let told = card.contains(field, &Needle::new("hi"), &mut Vec::new());
+            assert_eq!(told, Err(Unanswered));
+        }
+        assert_eq!(sent_day(&dates), Ok(None));
+        let mut parts = Default::default();
+        split_card(b"no summary", &mut parts);
+        assert_eq!(parts, <[Vec<u8>; 3]>::default());
+        assert!(EnvelopeCard::decode(b"").is_none() && sent_day(b"") == Err(Unanswered));
+    }
+
+    #[test]
+    fn days_before_1970_are_told() {
+        for (date, day) in [("1 Jan 1970", 0), ("31 Dec 1969", -1), ("1 Jan 1960", -3653)] {
+            let message = format!("Date: Thu, {date} 12:00:00 +0000\r\n\r\n");
+            let [dates, ..] = split(&summarize(message.as_bytes()));
+            assert_eq!(sent_day(&dates), Ok(Some(day)), "{date}");
+        }
+    }
+
+    /// Pieces of values: words, folds, encoded-words whole and broken, what addresses are made of, and
+    /// octets that have no place in a header.
+    const PIECES: &[&[u8]] = &[
+        b"word",
+        b"Word",
+        b" ",
+        b" ",
+        b", ",
+        b",",
+        b"\r\n ",
+        b"\r\n\t",
+        b"\n ",
+        b"\r",
+        b"\0",
+        b"\x0c",
+        b"\x0b",
+        b"\t",
+        b"a@b.test",
+        b"<c@d.test>",
+        b"< e @ f.test >",
+        b"g. h@i.test",
+        b"\"J. \\\"K\" ",
+        b"\"",
+        b"(l)",
+        b"(",
+        b")",
+        b"\\",
+        b"[1.2]",
+        b"[3\r\n 4]",
+        b"friends:",
+        b";",
+        b"<",
+        b">",
+        b"@",
+        b".",
+        b":",
+        b"=?utf-8?q?J=C3=B6?=",
+        b"=?utf-8?b?w7Y?=",
+        b"=?utf-8?q?=C3?= =?utf-8?q?=B6?=",
+        b"=?iso-8859-1?q?=E4_b?=",
+        b"=?ISO-2022-JP?B?GyRCRnw=?=",
+        b"=?ISO-2022-JP?Q?K=5C?=",
+        b"=?",
+        b"?=",
+        b"=",
+        b"?",
+        b"\xc3\xb6",
+        b"\xf6",
+        b"\xff\xfe",
+    ];
+    const NAMES: &[&str] = &[
+        "From",
+        "to",
+        "CC",
+        "Bcc",
+        "Subject",
+        "SUBJECT",
+        "Date",
+        "Sender ",
+        "Reply-To",
+        "In-Reply-To",
+        "Message-ID",
+        "X-Other",
+        "References",
+    ];
+    const NEEDLES: &[&str] = &[
+        "",
+        "word",
+        "word w",
+        "a@b",
+        "<a@b.test>",
+        " <c@d.test>",
+        "e@f.test",
+        "g.h@i",
+        "j. \"k",
+        "(l)",
+        "friends",
+        "\u{f6}",
+        "j\u{f6}",
+        "\u{e4} b",
+        "\u{65e5}",
+        "\u{65e5}\u{672c}",
+        "k\\",
+        "[1.2]",
+        "[3 4]",
+        ", ",
+        "  ",
+        "\t",
+        "=?",
+        "@",
+        "<>",
+    ];
+
+    fn any_message() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop::sample::select(PIECES);
+        let value = prop::collection::vec(piece, 0..7).prop_map(|it| it.concat());
+        let field =
+            (prop::sample::select(NAMES), value, prop::sample::select(&[": ", ":", ""][..]));
+        let field = field.prop_map(|(name, value, colon)| {
+            [name.as_bytes(), colon.as_bytes(), &value, b"\r\n"].concat()
+        });
+        let rest: &[&[u8]] = &[b"", b"\r\n", b"\r\nbody", b"\n\nbody", b"cut"];
+        (prop::collection::vec(field, 0..7), prop::sample::select(rest))
+            .prop_map(|(fields, rest)| [fields.concat(), rest.to_vec()].concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn cards_agree_with_headers(
+            message in any_message(),
+            needle in prop::sample::select(NEEDLES),
+            own: (prop::sample::Index, prop::sample::Index),
+            prologue in prop::sample::select(&["", "Received: x\r\n"][..]),
+        ) {
+            // Some octets of the message itself, too.
+            let (from, to) = (own.0.index(message.len() + 1), own.1.index(message.len() + 1));
+            let own = String::from_utf8_lossy(&message[from.min(to)..from.max(to).min(from.min(to) + 12)]);
+            for (name, ..) in FIELDS {
+                for needle in [needle, &own] {
+                    check(&message, prologue.as_bytes(), str::from_utf8(name).unwrap(), needle);
+                }
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let walk = |bytes: &[u8]| {
+                let mut parts = Default::default();
+                split_card(bytes, &mut parts);
+                let _ = sent_day(bytes);
+                let Some(card) = EnvelopeCard::decode(bytes) else { return };
+                let _ = card.envelope();
+                for (name, ..) in FIELDS {
+                    let field = EnvelopeField::named(name).unwrap();
+                    let _ = card.contains(field, &Needle::new("a"), &mut Vec::new());
+                }
+            };
+            walk(&bytes);
+            bytes.insert(0, VERSION);
+            walk(&bytes);
+        }
+    }
+}
