@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::data_dir::DataDirectory;
 use crate::{
     model::{AccountId, PartitionId},
+    protocol::mime,
     runtime::{
         device::{Device, file::FileDevice, read_only::ReadOnlyDevice},
         executor::Executor,
@@ -139,7 +140,13 @@ async fn verify_closed(
     let id = options.partition;
     // What is found garbage is left for the server.
     // Nobody waits for the disk: as fast as it goes.
-    let options = StoreOptions { garbage_share: 0, reserve: 0, compaction_rate: 0, ..options };
+    let options = StoreOptions {
+        garbage_share: 0,
+        reserve: 0,
+        compaction_rate: 0,
+        card_split: mime::split_card,
+        ..options
+    };
     match Partition::open(device, executor, options).await {
         Err(error) => tell(failed_line(id, &error.to_string())),
         Ok((partition, _)) => {
@@ -169,7 +176,13 @@ pub fn account(
     let folder = std::path::absolute(path)
         .with_context(|| format!("{}: not a path", path.display()))?
         .join(format!("partition-{:04}", partition.0));
-    let options = StoreOptions { partition, garbage_share: 0, reserve: 0, ..options };
+    let options = StoreOptions {
+        partition,
+        garbage_share: 0,
+        reserve: 0,
+        card_split: mime::split_card,
+        ..options
+    };
     let start = move |context: shard::ShardContext| async move {
         let device = Rc::new(ReadOnlyDevice(FileDevice::new(&folder)));
         let (partition, _) = Partition::open(device, context.executor.clone(), options).await?;

@@ -19,6 +19,7 @@ use crate::{
     events::{Event, EventSender, Limit, ShardEvents},
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
+    protocol::mime,
     runtime::{
         acceptor::Acceptor,
         clients::Clients,
@@ -176,7 +177,8 @@ async fn open_partitions(
         }
         let folder = plan.data.partition_path(partition);
         let device = Rc::new(FileDevice::new(&folder));
-        let options = StoreOptions { partition, ..plan.store.clone() };
+        let options =
+            StoreOptions { partition, card_split: mime::split_card, ..plan.store.clone() };
         let (opened, report) = Partition::open(device, context.executor.clone(), options)
             .await
             .with_context(|| format!("{}: cannot open", folder.display()))?;

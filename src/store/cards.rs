@@ -1,12 +1,12 @@
 //! Reading message cards, and putting runs of them together.
 //!
-//! A command over many messages reads their summaries here, from a few long runs, and not from each
+//! A command over many messages reads a part of their cards here, from a few long runs, and not from each
 //! message's own entry. `checkpoint` has runs made and appends them; a mailbox knows where they lie
 //! (`account::cards`). Shard-local. What was read last is kept, up to named limits.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
-use std::{cell::RefCell, collections::VecDeque, ops::Range, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
@@ -14,8 +14,10 @@ use super::{
     bodies::{Bodies, compression},
     error::StoreError,
     format::{
-        blocks::{BlockRef, BlockRunBuilder, BlockRunRef, index_len, read_index},
-        cards::{CARD_MAX, Card, read_block},
+        cards::{
+            BlockRef, CARD_MAX, CARD_PARTS, Card, CardPlace, CardRunBuilder, CardRunRef, CardSplit,
+            MadeRun, RunIndex, index_len, read_block, read_index,
+        },
         codec::Decoded,
     },
     log::{ENTRY_PAYLOAD_MAX, Log},
@@ -29,7 +31,7 @@ use crate::{
 
 /// Indices of runs kept, each up to a few KiB.
 const INDICES_KEPT: usize = 64;
-/// Bytes of opened blocks kept; one takes some 40 KiB.
+/// Bytes of opened blocks kept; one takes 40 to 100 KiB.
 const BLOCK_BYTES_KEPT: usize = 2 << 20;
 /// Bytes of a run read at first, to find its index.
 const INDEX_READ: usize = 4 * 1024;
@@ -43,40 +45,101 @@ pub(super) struct Cards {
     log: Log,
     executor: Rc<dyn Executor>,
     bodies: Rc<Bodies>,
-    indices: RefCell<VecDeque<(Lsn, Rc<Vec<BlockRef>>)>>,
+    split: CardSplit,
+    indices: RefCell<VecDeque<(Lsn, Rc<RunIndex>)>>,
     blocks: RefCell<VecDeque<Rc<Block>>>,
 }
 
 /// An opened block.
-struct Block {
+pub(super) struct Block {
     run: Lsn,
     offset: usize,
-    cards: Vec<(Uid, Lsn, Range<usize>)>,
+    /// Which part of its cards it has; `None`: their whole summaries.
+    part: Option<usize>,
+    cards: Vec<CardPlace>,
     raw: Bytes,
 }
 
 impl Block {
-    /// The summary of the message `uid`, if the block has it and it is of that `body`.
-    fn summary(&self, uid: Uid, body: Lsn) -> Option<Bytes> {
-        let at = self.cards.binary_search_by_key(&uid, |(uid, ..)| *uid).ok()?;
-        let (_, of, range) = self.cards.get(at)?;
-        (*of == body).then(|| self.raw.slice(range.clone()))
+    /// Where the card of the message `uid` is, if the block has it. In order it is the one at `next`.
+    fn position(&self, uid: Uid, next: usize) -> Option<usize> {
+        match self.cards.get(next) {
+            Some(card) if card.uid == uid => Some(next),
+            _ => self.cards.binary_search_by_key(&uid, |card| card.uid).ok(),
+        }
     }
 
-    fn covers(&self, run: Lsn, uid: Uid) -> bool {
-        let first = self.cards.first().map(|(uid, ..)| *uid);
-        let last = self.cards.last().map(|(uid, ..)| *uid);
-        self.run == run && first <= Some(uid) && Some(uid) <= last
+    /// The card at `position`, if it is of that `body`.
+    fn card(&self, position: usize, body: Lsn) -> Option<&[u8]> {
+        let card = self.cards.get(position).filter(|card| card.body == body)?;
+        self.raw.get(card.range())
+    }
+
+    fn covers(&self, run: Lsn, part: Option<usize>, uid: Uid) -> bool {
+        let first = self.cards.first().map(|card| card.uid);
+        let last = self.cards.last().map(|card| card.uid);
+        (self.run, self.part) == (run, part) && first <= Some(uid) && Some(uid) <= last
     }
 
     fn memory(&self) -> usize {
-        self.raw.len() + self.cards.capacity() * size_of::<(Uid, Lsn, Range<usize>)>()
+        self.raw.len() + self.cards.capacity() * size_of::<CardPlace>()
+    }
+}
+
+/// Reading one part of the cards of many messages, in order. Holds the block it is in, and no other.
+pub(super) struct Cursor {
+    part: usize,
+    block: Option<Rc<Block>>,
+    /// Of the card that was found last.
+    position: usize,
+    body: Lsn,
+    /// Of a message without a card, or with a whole summary; and whether it is what was found last.
+    made: [Vec<u8>; CARD_PARTS],
+    is_made: bool,
+}
+
+impl Cursor {
+    pub(super) fn new(part: usize) -> Cursor {
+        Cursor {
+            part,
+            block: None,
+            position: 0,
+            body: Lsn(0),
+            made: Default::default(),
+            is_made: false,
+        }
+    }
+
+    /// Whether the block at hand has the card of `uid`: then [`Cursor::card`] is that.
+    pub(super) fn is_at_hand(&mut self, uid: Uid, body: &MessageBody) -> bool {
+        let Some(block) = &self.block else { return false };
+        let found = block.position(uid, self.position + 1);
+        let found = found.filter(|&at| block.card(at, body.lsn).is_some());
+        if let Some(position) = found {
+            (self.position, self.body, self.is_made) = (position, body.lsn, false);
+        }
+        found.is_some()
+    }
+
+    /// What was found last.
+    pub(super) fn card(&self) -> &[u8] {
+        let found = match self.is_made {
+            true => self.made.get(self.part).map(Vec::as_slice),
+            false => self.block.as_ref().and_then(|block| block.card(self.position, self.body)),
+        };
+        found.unwrap_or_default()
     }
 }
 
 impl Cards {
-    pub(super) fn new(log: Log, executor: Rc<dyn Executor>, bodies: Rc<Bodies>) -> Cards {
-        Cards { log, executor, bodies, indices: RefCell::default(), blocks: RefCell::default() }
+    pub(super) fn new(
+        log: Log,
+        executor: Rc<dyn Executor>,
+        bodies: Rc<Bodies>,
+        split: CardSplit,
+    ) -> Cards {
+        let (indices, blocks) = Default::default();
+        Cards { log, executor, bodies, split, indices, blocks }
     }
 
     /// The log was opened again: what was read of its end may be another by now.
@@ -85,36 +148,53 @@ impl Cards {
         self.blocks.borrow_mut().clear();
     }
 
-    /// The summary of message `uid`, whose card `run` should have; `None` if it has none, or one of
-    /// another body.
+    /// Finds the card of message `uid`, which `run` should have; false if it has none, or one of another
+    /// body.
     ///
     /// # Errors
     /// `Corrupt` if the run is not as it was written.
-    pub(super) async fn summary(
+    pub(super) async fn seek(
         &self,
-        run: BlockRunRef,
+        cursor: &mut Cursor,
+        run: CardRunRef,
         uid: Uid,
         body: &MessageBody,
-    ) -> Result<Option<Bytes>, StoreError> {
-        let known = {
-            let blocks = self.blocks.borrow();
-            blocks.iter().rev().find(|block| block.covers(run.lsn, uid)).cloned()
-        };
+    ) -> Result<bool, StoreError> {
+        let part = if run.parts == 0 { None } else { Some(cursor.part) };
+        let known =
+            self.blocks.borrow().iter().rev().find(|it| it.covers(run.lsn, part, uid)).cloned();
         let block = match known {
             Some(block) => block,
             None => {
                 let index = self.index(run.lsn).await?;
-                let at = index.partition_point(|block| block.last < uid);
-                let Some(place) = index.get(at).filter(|block| block.first <= uid) else {
-                    return Ok(None);
+                // A run may have been joined with others that have no parts.
+                let found = match index.block_of(cursor.part, uid) {
+                    Some(place) => Some((Some(cursor.part), place)),
+                    None => index.whole_block_of(uid).map(|place| (None, place)),
                 };
-                self.open_block(run.lsn, *place).await?
+                let Some((part, place)) = found else { return Ok(false) };
+                self.open_block(run.lsn, part, place).await?
             }
         };
-        Ok(block.summary(uid, body.lsn))
+        let Some(position) = block.position(uid, 0) else { return Ok(false) };
+        let Some(card) = block.card(position, body.lsn) else { return Ok(false) };
+        if block.part.is_some() {
+            (cursor.position, cursor.body, cursor.is_made) = (position, body.lsn, false);
+            cursor.block = Some(block);
+        } else {
+            self.split_into(cursor, card);
+        }
+        Ok(true)
     }
 
-    async fn index(&self, run: Lsn) -> Result<Rc<Vec<BlockRef>>, StoreError> {
+    /// `summary` is that of a message without a card.
+    pub(super) fn split_into(&self, cursor: &mut Cursor, summary: &[u8]) {
+        cursor.is_made = true;
+        cursor.made.iter_mut().for_each(Vec::clear);
+        (self.split)(summary, &mut cursor.made);
+    }
+
+    async fn index(&self, run: Lsn) -> Result<Rc<RunIndex>, StoreError> {
         if let Some((_, index)) = self.indices.borrow().iter().find(|(lsn, _)| *lsn == run) {
             return Ok(index.clone());
         }
@@ -133,8 +213,14 @@ impl Cards {
         Ok(index)
     }
 
-    async fn open_block(&self, run: Lsn, place: BlockRef) -> Result<Rc<Block>, StoreError> {
+    async fn open_block(
+        &self,
+        run: Lsn,
+        part: Option<usize>,
+        place: BlockRef,
+    ) -> Result<Rc<Block>, StoreError> {
         let undecodable = |error| StoreError::undecodable(run, error);
+        self.bodies.worked_on_cards(place.raw as usize);
         let stored = self.log.read_range(run, place.offset, place.stored as usize).await?;
         place.verify(&stored).map_err(undecodable)?;
         let raw = match place.is_compressed() {
@@ -144,7 +230,7 @@ impl Cards {
             false => stored,
         };
         let cards = read_block(&raw).map_err(undecodable)?;
-        let block = Rc::new(Block { run, offset: place.offset, cards, raw });
+        let block = Rc::new(Block { run, offset: place.offset, part, cards, raw });
         let mut blocks = self.blocks.borrow_mut();
         // Another may have opened it meanwhile.
         blocks.retain(|other| (other.run, other.offset) != (run, place.offset));
@@ -157,6 +243,28 @@ impl Cards {
         Ok(block)
     }
 
+    /// Whether `run` says of message `uid` what its `summary` says; true also if it has no card of it.
+    ///
+    /// # Errors
+    /// As [`Cards::seek`].
+    pub(super) async fn agrees(
+        &self,
+        run: CardRunRef,
+        uid: Uid,
+        body: &MessageBody,
+        summary: &[u8],
+    ) -> Result<bool, StoreError> {
+        let mut expected: [Vec<u8>; CARD_PARTS] = Default::default();
+        (self.split)(summary, &mut expected);
+        for (part, expected) in expected.iter().enumerate() {
+            let mut cursor = Cursor::new(part);
+            if self.seek(&mut cursor, run, uid, body).await? && cursor.card() != expected {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The payload of a run: the cards of the runs in `joined`, then those of `messages`, ascending and
     /// above all of them. A message whose summary cannot be read, or is too long, gets none.
     ///
@@ -164,11 +272,11 @@ impl Cards {
     /// `Corrupt` if a run of `joined` is damaged; others as reads'.
     pub(super) async fn make_run(
         &self,
-        joined: &[BlockRunRef],
+        joined: &[CardRunRef],
         messages: &[(Uid, MessageBody)],
-    ) -> Result<Option<(Vec<u8>, Uid, Uid, u32)>, StoreError> {
+    ) -> Result<Option<MadeRun>, StoreError> {
         let compress = |raw| compression::compress(raw, LEVEL).bytes;
-        let mut builder = BlockRunBuilder::new(compress);
+        let mut builder = CardRunBuilder::new(compress);
         for run in joined {
             let (_, payload) = self.log.read(run.lsn).await?;
             let adopted: Decoded<()> = builder.adopt(&payload);
@@ -176,6 +284,7 @@ impl Cards {
             self.executor.yield_now().await;
         }
         let mut before: Option<Bytes> = None;
+        let mut parts: [Vec<u8>; CARD_PARTS] = Default::default();
         for (n, (uid, body)) in messages.iter().enumerate() {
             if n % CARDS_AT_ONCE == CARDS_AT_ONCE - 1 {
                 self.executor.yield_now().await;
@@ -190,7 +299,11 @@ impl Cards {
             }
             let other = before.as_ref().filter(|_| planted(Plant::CardOfAnother));
             let summary = other.unwrap_or(&summary).clone();
-            Card { uid: *uid, body: body.lsn, summary: &summary }.put(&mut builder);
+            parts.iter_mut().for_each(Vec::clear);
+            (self.split)(&summary, &mut parts);
+            if parts.iter().all(|part| part.len() <= CARD_MAX) {
+                builder.push(&Card { uid: *uid, body: body.lsn, parts: &parts });
+            }
             before = Some(summary);
         }
         Ok(builder.finish())

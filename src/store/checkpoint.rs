@@ -33,7 +33,7 @@ use super::{
     error::StoreError,
     format::{
         blocks::BlockRunRef,
-        cards::RUN_CARDS_MAX,
+        cards::{CardRunRef, MadeRun, RUN_CARDS_MAX},
         root::{Root, decode_root, encode_root},
         run::{RUN_RECORD_BYTES, RunRecord, RunRef, decode_run, encode_run},
     },
@@ -482,6 +482,7 @@ impl Checkpoints {
             let mut state = cell.state.borrow_mut();
             let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
             self.release_cards(mailbox.cards.give_up_garbage(mailbox.status.messages));
+            self.release_cards(mailbox.cards.give_up_older());
             if !mailbox.cards.wanted(mailbox.status.uid_next, self.options.cards_wanted) {
                 return Ok(false);
             }
@@ -498,7 +499,7 @@ impl Checkpoints {
         let mut pieces = bare.chunks(RUN_CARDS_MAX).peekable();
         loop {
             let piece = pieces.next().unwrap_or_default();
-            let joined: Vec<BlockRunRef> = {
+            let joined: Vec<CardRunRef> = {
                 let state = cell.state.borrow();
                 let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(false) };
                 newest(mailbox.cards.runs(), mailbox.cards.to_join(piece.len())).to_vec()
@@ -581,16 +582,17 @@ impl Checkpoints {
         &self,
         account: AccountId,
         mailbox: MailboxId,
-        (payload, first, last, rows): (Vec<u8>, Uid, Uid, u32),
-    ) -> Result<BlockRunRef, StoreError> {
+        made: MadeRun,
+    ) -> Result<CardRunRef, StoreError> {
         let header = EntryHeader::new(EntryKind::CardRun, account, mailbox, Uid(0));
-        let lsn = self.log.append(header, &[&payload])?;
-        let entry_len = entry_len(payload.len()) as u32;
-        Ok(BlockRunRef { lsn, entry_len, first, last, rows })
+        let lsn = self.log.append(header, &[&made.payload])?;
+        let entry_len = entry_len(made.payload.len()) as u32;
+        let MadeRun { first, last, cards, parts, .. } = made;
+        Ok(CardRunRef { lsn, entry_len, first, last, cards, parts })
     }
 
     /// Of the runs in `joined` one is damaged: they are made anew by the next checkpoint.
-    fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[BlockRunRef]) {
+    fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[CardRunRef]) {
         let mut state = cell.state.borrow_mut();
         let Some(mailbox) = state.mailboxes.get_mut(&id) else { return };
         if let Some(first) = joined.first() {
@@ -598,8 +600,9 @@ impl Checkpoints {
         }
     }
 
-    fn release_cards(&self, runs: Vec<BlockRunRef>) {
-        runs.iter().for_each(|run| self.log.release(run.lsn, run.entry_len));
+    fn release_cards(&self, runs: Vec<impl Into<BlockRunRef>>) {
+        let runs = runs.into_iter().map(Into::into);
+        runs.for_each(|run: BlockRunRef| self.log.release(run.lsn, run.entry_len));
     }
 
     /// Moves what little is left in the mailboxes' deltas into runs of their own.

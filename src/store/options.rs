@@ -8,7 +8,10 @@ use super::{
         runs::RUN_GARBAGE_MIN, tombstones::TombstoneLimits,
     },
     bodies::compression::Compression,
-    format::run::RUN_RECORDS_MAX,
+    format::{
+        cards::{CardSplit, undivided},
+        run::RUN_RECORDS_MAX,
+    },
 };
 use crate::model::{PartitionId, SpecialUse};
 
@@ -34,6 +37,8 @@ pub struct StoreOptions {
     pub run_garbage_min: usize,
     /// Messages of a mailbox without cards before a checkpoint makes them some.
     pub cards_wanted: u32,
+    /// What becomes of a summary in a card.
+    pub card_split: CardSplit,
     /// Bytes kept for expunges and compaction on a full disk; 0 = none.
     pub reserve: u64,
     /// New mail is refused while less than this is free, bytes.
@@ -77,6 +82,7 @@ impl Default for StoreOptions {
             run_records_max: RUN_RECORDS_MAX,
             run_garbage_min: RUN_GARBAGE_MIN,
             cards_wanted: CARDS_WANTED,
+            card_split: undivided,
             reserve: 8 << 20,
             free_space_min: 64 << 20,
             disk_timeout: Duration::from_secs(10),

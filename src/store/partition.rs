@@ -90,7 +90,8 @@ impl Rooms {
             damages.clone(),
             options.compression,
         ));
-        let cards = Rc::new(Cards::new(log.clone(), executor.clone(), bodies.clone()));
+        let cards = Cards::new(log.clone(), executor.clone(), bodies.clone(), options.card_split);
+        let cards = Rc::new(cards);
         let checkpoint_wanted: Rc<Signal> = Rc::default();
         let accounts = Rc::new(Accounts::new(
             log.clone(),

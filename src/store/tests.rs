@@ -35,6 +35,7 @@ fn options() -> StoreOptions {
         write_buffer: 1 << 20,
         // Tests reopen a device under a partition that still lives, which must leave files alone.
         garbage_share: 0,
+        card_split: cards::thirds,
         ..StoreOptions::default()
     }
 }

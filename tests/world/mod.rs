@@ -22,6 +22,7 @@ use ringmail::{
     events::ShardEvents,
     metrics::ShardMetrics,
     model::{AccountId, Flags, MailboxId, PartitionId, ShardId},
+    protocol::mime,
     runtime::{
         LocalFuture,
         connection::{Connection, TlsMode},
@@ -266,7 +267,9 @@ impl Drop for SimulatedWorld<'_> {
 
 fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
-    let options = StoreOptions { partition, segment_size: 1 << 20, ..StoreOptions::default() };
+    let card_split = mime::split_card;
+    let options =
+        StoreOptions { partition, segment_size: 1 << 20, card_split, ..StoreOptions::default() };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
     let (partition, _report) =
         simulation.run_until(Partition::open(device, executor, options)).expect("opens");

@@ -10,6 +10,7 @@ use crate::{
     events::ShardEvents,
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
+    protocol::mime,
     runtime::{
         device::memory::MemoryDevice,
         executor::Executor,
@@ -49,6 +50,7 @@ fn store_options(partition: u16) -> StoreOptions {
         run_records_max: 8,
         run_garbage_min: 6,
         cards_wanted: 3,
+        card_split: mime::split_card,
         tombstones: TombstoneLimits { at_least: 4, at_most: 20 },
         default_mailboxes: Vec::new(),
         ..StoreOptions::default()

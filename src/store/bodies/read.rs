@@ -138,6 +138,11 @@ impl Bodies {
         }
     }
 
+    /// A block of cards, of so many octets, is read and opened.
+    pub(crate) fn worked_on_cards(&self, octets: usize) {
+        self.cache.worked(octets.saturating_mul(DECOMPRESSION_WORK));
+    }
+
     pub(super) async fn read_payload(&self, lsn: Lsn, entry_len: u32) -> Result<Bytes, StoreError> {
         self.cache.worked(WORK_MIN);
         if let Some(payload) = self.cache.get(Key::Payload(lsn)) {

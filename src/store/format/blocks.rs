@@ -1,7 +1,7 @@
 //! Runs of blocks: rows of bytes by UID, one entry of the log for a range of UIDs.
 //!
 //! What a mailbox keeps beside its messages and apart from its table is in such runs; what a row says is
-//! for `cards` and `annotations`. Blocks are compressed and have checksums of their own, and an index in front says
+//! for `annotations`. Runs of `cards` have a column of such blocks for each part. Blocks are compressed and have checksums of their own, and an index in front says
 //! where each lies: so one is read without the others. Pure; compressing is the caller's.
 //! docs/disk_format.md, "Runs of blocks", is the drawing.
 
@@ -128,19 +128,6 @@ impl<C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<C> {
         if self.open.len() >= BLOCK_TARGET {
             self.close_block();
         }
-    }
-
-    /// Adds the blocks of an older run, as they are. Its UIDs are above all so far.
-    pub(crate) fn adopt(&mut self, payload: &[u8]) -> Decoded<()> {
-        self.close_block();
-        for block in read_index(payload)? {
-            let range = block.offset..block.offset + block.stored as usize;
-            let stored = payload.get(range).ok_or(Malformed("block"))?;
-            block.verify(stored)?;
-            self.blocks.push(BlockRef { offset: self.data.len(), ..block });
-            self.data.extend_from_slice(stored);
-        }
-        Ok(())
     }
 
     fn close_block(&mut self) {
@@ -296,8 +283,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_round_trip_also_joined(rows in any_rows(), at: prop::sample::Index) {
-            let at = if rows.is_empty() { 0 } else { at.index(rows.len()) };
+        fn runs_round_trip(rows in any_rows()) {
             let run = |rows: &[(Uid, Vec<u8>)]| {
                 let mut builder = BlockRunBuilder::new(|raw| raw);
                 push_all(&mut builder, rows);
@@ -309,15 +295,6 @@ mod tests {
             };
             prop_assert_eq!(read_all(&payload), rows.clone());
             prop_assert_eq!((first, last), (rows[0].0, rows.last().unwrap().0));
-            prop_assert_eq!(count as usize, rows.len());
-
-            let mut joined = BlockRunBuilder::new(|raw| raw);
-            if let Some((older, ..)) = run(&rows[..at]) {
-                joined.adopt(&older).unwrap();
-            }
-            push_all(&mut joined, &rows[at..]);
-            let (payload, _, _, count) = joined.finish().unwrap();
-            prop_assert_eq!(read_all(&payload), rows.clone());
             prop_assert_eq!(count as usize, rows.len());
         }
 

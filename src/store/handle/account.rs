@@ -9,17 +9,18 @@ use hashbrown::HashMap;
 use super::{
     super::{
         account::{
+            cards::is_older,
             mailbox::{Mailbox, PendingState},
             namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
             state::{AccountCell, AccountState},
         },
         bodies::write::StagedBody,
-        cards::Cards,
+        cards::{Cards, Cursor},
         commits::{Change, Changes, Commits},
         damage::Place,
         error::StoreError,
         format::{
-            blocks::BlockRunRef,
+            cards::CardRunRef,
             effect::{Effect, PropertyKey, PropertyKind},
         },
         message::{MailboxStatus, Message, MessageBody},
@@ -769,37 +770,26 @@ impl Account {
         self.commits.bodies.read_body(body, offset, len).await
     }
 
-    /// The summary of a message, as [`Account::read_summary`], for who asks for many messages of
-    /// `mailbox` in the order of their UIDs: it comes from the mailbox's cards, if these have it.
-    pub async fn read_card(
-        &self,
-        mailbox: MailboxId,
-        message: &Message,
-    ) -> Result<Bytes, StoreError> {
-        self.commits.bodies.reading_turn().await;
-        if let Some(run) = self.card_run_of(mailbox, message.uid) {
-            match self.cards.summary(run, message.uid, &message.body).await {
-                Ok(Some(summary)) => return Ok(summary),
-                Ok(None) => {}
-                Err(error @ StoreError::Corrupt { .. }) => {
-                    self.give_up_cards(mailbox, run, &error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.commits.bodies.read_summary(&message.body).await
+    /// Reads a part of the cards of many messages of `mailbox`, in the order of their UIDs. `part` is below
+    /// [`CARD_PARTS`](crate::store::CARD_PARTS); what it means is known to who made the parts.
+    pub fn cards(&self, mailbox: MailboxId, part: usize) -> CardReader {
+        CardReader { account: self.clone(), mailbox, cursor: Cursor::new(part) }
     }
 
     /// Where the card of `uid` lies. If it has none yet, and many others neither, a checkpoint is asked
-    /// to make them.
-    fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<BlockRunRef> {
+    /// to make them; the same for one without the parts that cards have now.
+    fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<CardRunRef> {
         let mut state = self.cell.state.borrow_mut();
         let found = state.mailboxes.get(&mailbox)?;
         let run = found.cards.run_of(uid);
-        if run.is_none()
-            && uid >= found.cards.next()
-            && found.cards.wanted(found.status.uid_next, self.commits.options.cards_wanted)
-        {
+        let wanted = match &run {
+            Some(run) => is_older(run),
+            None => {
+                let least = self.commits.options.cards_wanted;
+                uid >= found.cards.next() && found.cards.wanted(found.status.uid_next, least)
+            }
+        };
+        if wanted {
             // One that has changed is written sooner or later; to write all of that at once for the sake of
             // cards would hold the shard.
             if !state.dirty {
@@ -811,7 +801,7 @@ impl Account {
     }
 
     /// A run of cards is damaged: they are made anew from the messages.
-    fn give_up_cards(&self, mailbox: MailboxId, run: BlockRunRef, error: &StoreError) {
+    fn give_up_cards(&self, mailbox: MailboxId, run: CardRunRef, error: &StoreError) {
         let mut state = self.cell.state.borrow_mut();
         let place = Place { account: Some(state.id), mailbox: Some(mailbox), uid: None };
         self.commits.accounts.damages.note(error, place);
@@ -827,6 +817,47 @@ impl Account {
     pub async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
         self.commits.bodies.reading_turn().await;
         self.commits.bodies.read_summary(body).await
+    }
+}
+
+/// One part of the cards of a mailbox's messages, for who wants it of many of them in order. Messages
+/// without a card are read themselves. Holds one opened block of cards.
+pub struct CardReader {
+    account: Account,
+    mailbox: MailboxId,
+    cursor: Cursor,
+}
+
+impl CardReader {
+    /// Whether the part is at hand, without any waiting: then [`CardReader::card`] is it.
+    pub fn is_at_hand(&mut self, message: &Message) -> bool {
+        self.cursor.is_at_hand(message.uid, &message.body)
+    }
+
+    /// Reads the part of `message`, for who was told that it is not at hand: then [`CardReader::card`] is
+    /// it.
+    pub async fn seek(&mut self, message: &Message) -> Result<(), StoreError> {
+        let account = &self.account;
+        account.commits.bodies.reading_turn().await;
+        if let Some(run) = account.card_run_of(self.mailbox, message.uid) {
+            let found = account.cards.seek(&mut self.cursor, run, message.uid, &message.body).await;
+            match found {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    account.give_up_cards(self.mailbox, run, &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let summary = account.commits.bodies.read_summary(&message.body).await?;
+        account.cards.split_into(&mut self.cursor, &summary);
+        Ok(())
+    }
+
+    /// What was found last. Empty if the message's summary cannot be made parts of.
+    pub fn card(&self) -> &[u8] {
+        self.cursor.card()
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
         commits::standing::Spooled,
         damage::{Damage, Place},
         error::StoreError,
-        format::blocks::BlockRunRef,
+        format::cards::CardRunRef,
         log::{Checked, EntryKind, Flaw, time_for},
         message::{MailboxStatus, Message, MessageBody},
     },
@@ -329,19 +329,17 @@ impl Repair {
 
     /// A card says of its message what the message's own entry says. One that is damaged is made anew by
     /// the next checkpoint after somebody reads it.
-    async fn verify_card(&self, run: BlockRunRef, message: &Message) -> Result<(), StoreError> {
-        let Some(card) = self.cards.summary(run, message.uid, &message.body).await? else {
+    async fn verify_card(&self, run: CardRunRef, message: &Message) -> Result<(), StoreError> {
+        // One that cannot be read is told already.
+        let Ok(summary) = self.commits.bodies.read_summary(&message.body).await else {
             return Ok(());
         };
-        match self.commits.bodies.read_summary(&message.body).await {
-            Ok(summary) if summary != card => {
-                let what = "a card that is not of its message".to_owned();
-                let segment = "log".to_owned();
-                Err(StoreError::Corrupt { segment, offset: run.lsn.0, what })
-            }
-            // Told already, if it cannot be read.
-            _ => Ok(()),
+        if self.cards.agrees(run, message.uid, &message.body, &summary).await? {
+            return Ok(());
         }
+        let what = "a card that is not of its message".to_owned();
+        let segment = "log".to_owned();
+        Err(StoreError::Corrupt { segment, offset: run.lsn.0, what })
     }
 
     async fn verify_spool(

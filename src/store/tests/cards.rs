@@ -1,7 +1,16 @@
 //! Cards are made by checkpoints, agree with the messages' own entries, and come back when damaged.
 
 use super::*;
-use crate::store::log::{EntryKind, dissect, epoch_of_name};
+use crate::store::{
+    CARD_PARTS, CardReader,
+    format::cards::{CardRunRef, run_of_whole_summaries},
+    log::{EntryHeader, EntryKind, dissect, entry_len, epoch_of_name},
+};
+
+/// Every third octet of a summary to each part.
+pub(super) fn thirds(summary: &[u8], parts: &mut [Vec<u8>; CARD_PARTS]) {
+    summary.iter().enumerate().for_each(|(at, octet)| parts[at % CARD_PARTS].push(*octet));
+}
 
 /// Delivers messages whose summaries differ, and some of whose bodies are long.
 async fn fill(partition: &Partition, numbers: std::ops::Range<u64>) {
@@ -19,9 +28,16 @@ async fn fill(partition: &Partition, numbers: std::ops::Range<u64>) {
 async fn check_all(partition: &Partition) -> usize {
     let account = partition.account(ALICE).await.unwrap();
     let mut with_cards = 0;
+    let mut readers: Vec<CardReader> =
+        (0..CARD_PARTS).map(|part| account.cards(MailboxId::INBOX, part)).collect();
     for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
-        let card = account.read_card(MailboxId::INBOX, message).await.unwrap();
-        assert_eq!(card, account.read_summary(&message.body).await.unwrap(), "{}", message.uid);
+        let summary = account.read_summary(&message.body).await.unwrap();
+        let mut expected: [Vec<u8>; CARD_PARTS] = Default::default();
+        thirds(&summary, &mut expected);
+        for (reader, expected) in readers.iter_mut().zip(&expected) {
+            reader.seek(message).await.unwrap();
+            assert_eq!(reader.card(), expected, "{}", message.uid);
+        }
         let state = account.cell.state.borrow();
         let run = state.mailboxes[&MailboxId::INBOX].cards.run_of(message.uid);
         with_cards += usize::from(run.is_some());
@@ -124,6 +140,56 @@ fn who_looks_through_a_mailbox_without_cards_has_them_made() {
         }
         world.simulation.sleep(std::time::Duration::from_secs(1)).await;
         assert_eq!(check_all(&partition).await, 200);
+    });
+}
+
+/// Runs of whole summaries, as they were written before cards had parts: what they say is told, and the
+/// next checkpoint makes cards of parts.
+#[test]
+fn older_cards_are_read_and_made_anew() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        fill(&partition, 0..200).await;
+        partition.checkpoint().await.unwrap();
+        let account = partition.account(ALICE).await.unwrap();
+        let mut summaries = Vec::new();
+        for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
+            // Other than the messages' own, so that it shows which was read.
+            let mut summary = account.read_summary(&message.body).await.unwrap().to_vec();
+            summary.push(b'!');
+            summaries.push((message.uid, message.body.lsn, summary));
+        }
+        let payload = run_of_whole_summaries(&summaries);
+        let header = EntryHeader::new(EntryKind::CardRun, ALICE, MailboxId::INBOX, Uid(0));
+        let lsn = partition.rooms.log.append(header, &[&payload]).unwrap();
+        partition.rooms.log.durable(lsn).await.unwrap();
+        {
+            let mut state = account.cell.state.borrow_mut();
+            let cards = &mut state.mailboxes.get_mut(&MailboxId::INBOX).unwrap().cards;
+            *cards = Default::default();
+            let entry_len = entry_len(payload.len()) as u32;
+            let (first, last) = (Uid(1), Uid(200));
+            let run = CardRunRef { lsn, entry_len, first, last, cards: 200, parts: 0 };
+            cards.add(0, Some(run), Uid(201));
+            // Else the background task makes them anew while they are read.
+            state.dirty = true;
+        }
+        for part in 0..CARD_PARTS {
+            let mut reader = account.cards(MailboxId::INBOX, part);
+            let view = snapshot(&account, MailboxId::INBOX).await;
+            for (message, (.., summary)) in view.iter_from(0).zip(&summaries) {
+                let mut expected: [Vec<u8>; CARD_PARTS] = Default::default();
+                thirds(summary, &mut expected);
+                reader.seek(message).await.unwrap();
+                assert_eq!(reader.card(), expected[part]);
+            }
+        }
+        fill(&partition, 200..201).await;
+        partition.checkpoint().await.unwrap();
+        assert_eq!(check_all(&partition).await, 201);
+        let state = account.cell.state.borrow();
+        let runs = state.mailboxes[&MailboxId::INBOX].cards.runs();
+        assert!(runs.iter().all(|run| run.parts as usize == CARD_PARTS));
     });
 }
 

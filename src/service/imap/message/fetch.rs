@@ -17,18 +17,18 @@ use super::{
     reader::MessageReader,
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagSet, Flags, Uid},
+    model::{FlagAction, FlagEdit, FlagSet, Flags, MailboxId, Uid},
     protocol::{
         imap::{
             FetchResponse,
             message::fetch::{Fetch, FetchItem, Partial, Section, SectionPart},
         },
-        mime::{HeaderFilter, SectionText, filter_header},
+        mime::{EnvelopeCard, HeaderFilter, SectionText, Summary, card, filter_header},
     },
-    store::{FlagChange, Message},
+    store::{Account, CardReader, FlagChange, Message},
 };
 
-/// Messages of one FETCH from which on their summaries come from the mailbox's cards: opening a block of
+/// Messages of one FETCH from which on it is answered from the mailbox's cards: opening a block of
 /// them costs as much as reading the entries of some ten messages.
 const CARDS_FOR: usize = 16;
 
@@ -45,6 +45,7 @@ impl Handler for Fetch<'_> {
         let mailbox = session.selected()?.mailbox();
         let count: usize = indexes.iter().map(ExactSizeIterator::len).sum();
         let by_cards = count >= CARDS_FOR && !self.items.iter().any(FetchItem::has_octets);
+        let mut cards = by_cards.then(|| Cards::new(&account, mailbox));
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
             // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait
@@ -55,10 +56,8 @@ impl Handler for Fetch<'_> {
                 continue;
             }
             let mut answer = Answer {
-                reader: match by_cards {
-                    true => MessageReader::by_cards(&account, mailbox, message),
-                    false => MessageReader::new(&account, message.body),
-                },
+                reader: MessageReader::new(&account, message.body),
+                cards: cards.as_mut(),
                 number: index as u32 + 1,
                 recent: session.selected()?.is_recent(message.uid),
                 keywords: keywords.keywords(),
@@ -117,9 +116,29 @@ async fn set_seen(
     Ok(uids)
 }
 
+/// What FETCH reads of a mailbox's cards.
+struct Cards {
+    envelopes: CardReader,
+    structures: CardReader,
+    /// Room for the structure of the message at hand.
+    structure: Summary,
+}
+
+impl Cards {
+    fn new(account: &Account, mailbox: MailboxId) -> Cards {
+        Cards {
+            envelopes: account.cards(mailbox, card::ENVELOPE),
+            structures: account.cards(mailbox, card::STRUCTURE),
+            structure: Summary::spent(),
+        }
+    }
+}
+
 /// One message's FETCH response in the making.
 struct Answer<'a> {
     reader: MessageReader<'a>,
+    /// If the items are told from them.
+    cards: Option<&'a mut Cards>,
     number: u32,
     message: Message,
     recent: bool,
@@ -173,16 +192,34 @@ impl Answer<'_> {
     ) -> Result<(), Failure> {
         match item {
             FetchItem::Envelope => {
+                if let Some(cards) = &mut self.cards {
+                    if !cards.envelopes.is_at_hand(&self.message) {
+                        cards.envelopes.seek(&self.message).await?;
+                    }
+                    if let Some(card) = EnvelopeCard::decode(cards.envelopes.card()) {
+                        response.envelope(session.channel.connection.output(), &card.envelope());
+                        return Ok(());
+                    }
+                }
                 let summary = self.reader.summary().await?;
                 response.envelope(session.channel.connection.output(), &summary.envelope());
             }
-            FetchItem::Body => {
+            FetchItem::Body | FetchItem::BodyStructure => {
+                let write = match item {
+                    FetchItem::Body => FetchResponse::body,
+                    _ => FetchResponse::body_structure,
+                };
+                if let Some(cards) = &mut self.cards {
+                    if !cards.structures.is_at_hand(&self.message) {
+                        cards.structures.seek(&self.message).await?;
+                    }
+                    if cards.structure.decode_again(cards.structures.card()).is_ok() {
+                        write(response, session.channel.connection.output(), &cards.structure);
+                        return Ok(());
+                    }
+                }
                 let summary = self.reader.summary().await?;
-                response.body(session.channel.connection.output(), summary);
-            }
-            FetchItem::BodyStructure => {
-                let summary = self.reader.summary().await?;
-                response.body_structure(session.channel.connection.output(), summary);
+                write(response, session.channel.connection.output(), summary);
             }
             FetchItem::Rfc822 => self.rfc822(session, response, "RFC822").await?,
             FetchItem::Rfc822Header => self.rfc822(session, response, "RFC822.HEADER").await?,

@@ -8,48 +8,31 @@ use bytes::Bytes;
 
 use super::super::reply::Failure;
 use crate::{
-    model::MailboxId,
     protocol::{
         imap::Code,
-        mime::{Summarizer, Summary},
+        mime::{Summarizer, Summary, card},
     },
-    store::{Account, BODY_CHUNK, Message, MessageBody},
+    store::{Account, BODY_CHUNK, MessageBody},
 };
 
 /// A header longer than this is cut here where it has to be in memory whole (HEADER.FIELDS, and
 /// header keys of SEARCH).
-const HEADER_MAX: u64 = 256 * 1024;
+const HEADER_MAX: u64 = card::HEADER_MAX;
 
 pub(crate) struct MessageReader<'a> {
     account: &'a Account,
     body: MessageBody,
-    /// The mailbox whose cards have the summary.
-    cards: Option<(MailboxId, Message)>,
     summary: Option<Summary>,
 }
 
 impl<'a> MessageReader<'a> {
     pub(crate) fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
-        MessageReader { account, body, cards: None, summary: None }
-    }
-
-    /// The same for who asks for the summaries of many messages of `mailbox`, in order, and for none of
-    /// their octets.
-    pub(crate) fn by_cards(
-        account: &'a Account,
-        mailbox: MailboxId,
-        message: Message,
-    ) -> MessageReader<'a> {
-        let cards = Some((mailbox, message));
-        MessageReader { account, body: message.body, cards, summary: None }
+        MessageReader { account, body, summary: None }
     }
 
     pub(crate) async fn summary(&mut self) -> Result<&Summary, Failure> {
         if self.summary.is_none() {
-            let bytes = match &self.cards {
-                Some((mailbox, message)) => self.account.read_card(*mailbox, message).await?,
-                None => self.account.read_summary(&self.body).await?,
-            };
+            let bytes = self.account.read_summary(&self.body).await?;
             let summary = match Summary::decode(&bytes) {
                 Ok(summary) => summary,
                 // Of a later format, or none: the message itself has it all.

@@ -1,8 +1,8 @@
 //! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 7162 3.1.5) by scanning: exact, and cheap keys first.
 //!
-//! A message is read only if flags, dates and sizes leave it undecided, and then the summary first,
-//! the header next, the text last; text is decoded in pieces and not kept. Other sessions get their
-//! turn between pieces and between batches of messages.
+//! A message is read only if flags, dates and sizes leave it undecided, and then its cards first (the day
+//! it was sent, the fields of its envelope), the header next, the text last; text is decoded in pieces and
+//! not kept. Other sessions get their turn between pieces and between batches of messages.
 
 use super::{
     super::{
@@ -21,10 +21,10 @@ use crate::{
             SearchResult,
             message::search::{Search, SearchReturn},
         },
-        mime::{DateTime, MessageSearch, Needle, Scope, date},
+        mime::{DateTime, EnvelopeCard, MessageSearch, Needle, Scope, card, date},
     },
     runtime::executor::Executor,
-    store::{Account, Message},
+    store::{Account, CardReader, Message},
 };
 
 /// Keys of messages looked at without reading before other sessions get their turn: under 1 ms of
@@ -73,6 +73,12 @@ async fn scan(
 ) -> Result<Vec<Hit>, Failure> {
     let mut hits = Vec::new();
     let mut keys = 0;
+    let mut cards = Cards {
+        dates: account.cards(selected.mailbox(), card::DATES),
+        envelopes: account.cards(selected.mailbox(), card::ENVELOPE),
+        scratch: Vec::new(),
+        octets: 0,
+    };
     for index in 0..selected.numbering().len() {
         keys += query.keys;
         if keys >= KEYS_PER_TURN {
@@ -81,13 +87,22 @@ async fn scan(
         }
         let Some(message) = selected.message(index) else { continue };
         let subject = Subject { query, selected, executor, index, message: &message };
-        if subject.matches(account).await? {
+        if subject.matches(account, &mut cards).await? {
             let Uid(named) = message.uid;
             let number = if uid { named } else { index as u32 + 1 };
             hits.push(Hit { number, mod_seq: message.mod_seq });
         }
     }
     Ok(hits)
+}
+
+/// What SEARCH reads of a mailbox's cards.
+struct Cards {
+    dates: CardReader,
+    envelopes: CardReader,
+    scratch: Vec<u8>,
+    /// Looked at since others had their turn.
+    octets: usize,
 }
 
 /// One message under search.
@@ -101,28 +116,66 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     /// Tests, and reads what the test asks for, until it is decided. Each need is met once.
-    async fn matches(&self, account: &Account) -> Result<bool, Failure> {
-        let mut reader = match self.query.reads_octets() {
-            true => MessageReader::new(account, self.message.body),
-            false => MessageReader::by_cards(account, self.selected.mailbox(), *self.message),
-        };
+    async fn matches(&self, account: &Account, cards: &mut Cards) -> Result<bool, Failure> {
+        let mut reader = MessageReader::new(account, self.message.body);
         let mut known = Known::default();
         loop {
             match self.query.test(self.index, self.message, self.selected, &known) {
                 Verdict::Yes => return Ok(true),
                 Verdict::No => return Ok(false),
                 Verdict::Needs(Need::SentDay) => {
-                    let date = reader.summary().await?.date().and_then(date::parse);
-                    known.sent_day = Some(date.map(DateTime::days));
+                    known.sent_day = Some(self.sent_day(cards, &mut reader).await?);
                 }
                 Verdict::Needs(Need::Header) => {
-                    known.header = Some(self.search_header(&mut reader).await?);
+                    known.header = Some(match self.search_card(cards).await? {
+                        Some(found) => found,
+                        None => self.search_header(&mut reader).await?,
+                    });
                 }
                 Verdict::Needs(Need::Text) => {
                     known.found = Some(self.search_text(&mut reader).await?);
                 }
             }
         }
+    }
+
+    async fn sent_day(
+        &self,
+        cards: &mut Cards,
+        reader: &mut MessageReader<'_>,
+    ) -> Result<Option<i64>, Failure> {
+        if !cards.dates.is_at_hand(self.message) {
+            cards.dates.seek(self.message).await?;
+        }
+        if let Ok(day) = card::sent_day(cards.dates.card()) {
+            return Ok(day);
+        }
+        let date = reader.summary().await?.date().and_then(date::parse);
+        Ok(date.map(DateTime::days))
+    }
+
+    /// Answers all header keys of the query from the message's card, if that has it all.
+    async fn search_card(&self, cards: &mut Cards) -> Result<Option<Vec<bool>>, Failure> {
+        if !self.query.asks_cards() {
+            return Ok(None);
+        }
+        if !cards.envelopes.is_at_hand(self.message) {
+            cards.envelopes.seek(self.message).await?;
+        }
+        let mut found = Vec::with_capacity(self.query.headers.len());
+        for key in &self.query.headers {
+            let Some(card) = EnvelopeCard::decode(cards.envelopes.card()) else { return Ok(None) };
+            let Ok((is_in, octets)) = key.is_in_card(&card, &mut cards.scratch) else {
+                return Ok(None);
+            };
+            found.push(is_in);
+            cards.octets += octets;
+            if cards.octets > TEXT_PIECE {
+                cards.octets = 0;
+                self.executor.yield_now().await;
+            }
+        }
+        Ok(Some(found))
     }
 
     /// Answers all header keys of the query. Each costs a reading of the header, which may have a

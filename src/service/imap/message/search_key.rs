@@ -16,7 +16,7 @@ use crate::{
             Code, Ranges,
             message::search::{AgeTest, DateTest, SearchKey},
         },
-        mime::{Needle, Scope, encoding_of},
+        mime::{EnvelopeCard, EnvelopeField, Needle, Scope, card::Unanswered, encoding_of},
     },
     store::Message,
 };
@@ -55,6 +55,8 @@ pub(crate) enum Key {
 /// A field and what one of its kind has to contain.
 pub(crate) struct HeaderKey {
     name: Vec<u8>,
+    /// If cards may know of it.
+    field: Option<EnvelopeField>,
     needle: Needle,
 }
 
@@ -62,6 +64,19 @@ impl HeaderKey {
     /// Reads `header` once.
     pub(crate) fn is_in(&self, header: &[u8]) -> bool {
         self.needle.is_in_header(header, &self.name)
+    }
+
+    /// What the card says, and the octets looked at for it.
+    ///
+    /// # Errors
+    /// If the header has to be read.
+    pub(crate) fn is_in_card(
+        &self,
+        card: &EnvelopeCard<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(bool, usize), Unanswered> {
+        let field = self.field.ok_or(Unanswered)?;
+        Ok((card.contains(field, &self.needle, scratch)?, card.value_size(field)))
     }
 }
 
@@ -110,9 +125,9 @@ impl From<bool> for Verdict {
 }
 
 impl Query {
-    /// Some key looks into headers or texts.
-    pub(super) fn reads_octets(&self) -> bool {
-        !self.headers.is_empty() || !self.needles.is_empty()
+    /// All that the query looks into headers for may be in cards.
+    pub(super) fn asks_cards(&self) -> bool {
+        self.headers.iter().all(|key| key.field.is_some())
     }
 
     /// `charset` is the one named in the command; strings are UTF-8 otherwise (ASCII within it).
@@ -190,7 +205,8 @@ impl Compiler<'_> {
             SearchKey::Unkeyword(name) => Key::Not(Box::new(self.keyword(name))),
             SearchKey::Header(name, text) => {
                 let needle = self.needle(text);
-                self.headers.push(HeaderKey { name: name.to_vec(), needle });
+                let field = EnvelopeField::named(name);
+                self.headers.push(HeaderKey { name: name.to_vec(), field, needle });
                 Key::Header(self.headers.len() - 1)
             }
             SearchKey::Body(text) => self.text(Scope::Body, text),
