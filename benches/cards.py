@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""One mailbox listed and searched from its message cards, beside Dovecot (mdbox, tuned): FETCH 1:* ENVELOPE and
+BODYSTRUCTURE, SEARCH by FROM, TO, CC, SUBJECT and SENTSINCE, each warm and with the page cache dropped.
+
+    cargo build --release && benches/cards.py [--messages 10000] [--rounds 5] [--alone]
+
+Servers on core 0, client on core 1. Both servers run and are asked in turn, so that a noisy minute hits both. Both
+have got the same messages by LMTP; ours was started anew then, so that all messages have cards, and Dovecot has been asked everything
+once before (that is the column "first"), so that its index cache is filled. A cold figure is of a new connection:
+the page cache is dropped after SELECT and LOGOUT of the last one, then LOGIN, SELECT, and the command is timed.
+
+RINGMAIL names another binary. Needs root, cgroup v2 and Dovecot as benches/beside_dovecot.py does; with --alone only
+our server is measured, and without root only the warm figures.
+"""
+
+import argparse
+import contextlib
+import email.utils
+import os
+import pathlib
+import shutil
+import socket
+import statistics
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/clients"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import beside_dovecot  # noqa: E402
+from demo import Demo, free_port_base  # noqa: E402
+
+DAY = 86_400
+NEW_YEAR = 1_704_103_200
+# Each search finds about one message in a hundred.
+COMMANDS = {
+    "ENVELOPE": "FETCH 1:* ENVELOPE",
+    "BODYSTRUCTURE": "FETCH 1:* BODYSTRUCTURE",
+    "FROM": 'SEARCH FROM "sender77 "',
+    "TO": 'SEARCH TO "friend66@example.net"',
+    "CC": 'SEARCH CC "Copy55 "',
+    "SUBJECT": 'SEARCH SUBJECT "topic 44 of"',
+    "SENTSINCE": "SEARCH SENTSINCE 9-Apr-2024",
+}
+
+
+def message(number):
+    """About 3.5 KiB with an attachment; the fields differ from one to the next."""
+    hundredth = number % 100
+    date = email.utils.formatdate(NEW_YEAR + hundredth * DAY)
+    head = (
+        f"From: Sender{hundredth} Surname <s{number}@example.org>\r\n"
+        f"To: Alice <alice@demo.test>, Friend <friend{hundredth}@example.net>\r\n"
+        f"Cc: Copy{hundredth} of it <copy{number}@example.com>\r\n"
+        f"Subject: message number {number}, topic {hundredth} of many\r\nDate: {date}\r\n"
+        f"Message-ID: <{number}.{number * 7919 % 100_003}@example.org>\r\nMIME-Version: 1.0\r\n"
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\n"
+    )
+    tail = "--b\r\nContent-Type: application/pdf; name=a.pdf\r\n\r\nabc\r\n--b--\r\n"
+    return (head + ("y" * 70 + "\r\n") * 45 + tail).encode()
+
+
+def deliver(port, count):
+    """By LMTP, one after the other."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    replies = connection.makefile("rb")
+
+    def expect(code):
+        while True:
+            line = replies.readline()
+            if line[3:4] == b" ":
+                assert line.startswith(code), line
+                return
+
+    expect(b"220")
+    connection.sendall(b"LHLO bench\r\n")
+    expect(b"250")
+    for number in range(count):
+        connection.sendall(b"MAIL FROM:<a@example.org>\r\nRCPT TO:<alice@demo.test>\r\nDATA\r\n")
+        for code in (b"250", b"250", b"354"):
+            expect(code)
+        connection.sendall(message(number) + b".\r\n")
+        expect(b"250")
+    connection.close()
+
+
+class Imap:
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=600)
+        self.command("LOGIN alice@demo.test demo")
+        self.command("SELECT INBOX")
+
+    def command(self, text):
+        """Milliseconds to the tagged OK, and the answer's first 64 KiB."""
+        started, tail, answer = time.monotonic(), b"", b""
+        self.socket.sendall(f"t {text}\r\n".encode())
+        while b"\r\nt OK" not in b"\r\n" + tail:
+            piece = self.socket.recv(1 << 20)
+            assert piece, "closed"
+            tail = (tail + piece)[-4000:]
+            if len(answer) < 1 << 16:
+                answer += piece
+            assert b"\r\nt NO" not in tail and b"\r\nt BAD" not in tail, tail
+        return 1000 * (time.monotonic() - started), answer
+
+    def close(self):
+        self.socket.sendall(b"t LOGOUT\r\n")
+        while self.socket.recv(1 << 16):
+            pass
+        self.socket.close()
+
+
+def drop_page_cache():
+    os.sync()
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+@contextlib.contextmanager
+def ringmail(count):
+    os.sched_setaffinity(0, {0})
+    with Demo("--shards", "1", "--set", "store.checkpoint_interval=16MiB") as demo:
+        os.sched_setaffinity(0, {1})
+        deliver(demo.port["lmtp"], count)
+        # Its end is a checkpoint: all messages get their cards.
+        demo.stop()
+        os.sched_setaffinity(0, {0})
+        demo.start()
+        os.sched_setaffinity(0, {1})
+        yield demo.port["imap"]
+
+
+@contextlib.contextmanager
+def dovecot(count):
+    directory, base = tempfile.mkdtemp(prefix="ringmail-beside-"), free_port_base()
+    cgroup = beside_dovecot.Cgroup("cards")
+    server = beside_dovecot.start_dovecot(directory, base, cgroup)
+    try:
+        time.sleep(2)
+        deliver(base + 24, count)
+        yield base + 143
+    finally:
+        server.terminate()
+        server.wait()
+        cgroup.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def found(answer):
+    """The numbers of a SEARCH."""
+    for line in answer.split(b"\r\n"):
+        if line.startswith(b"* SEARCH"):
+            return line.split()[2:]
+    return None
+
+
+def measure(servers, rounds, cold):
+    """Milliseconds by (server, command, state)."""
+    figures = {}
+    clients = {name: Imap(port) for name, port in servers.items()}
+    for name in servers:
+        for key, command in COMMANDS.items():
+            figures[name, key, "first"] = [clients[name].command(command)[0]]
+    # A moment for what either does in the background, say the cards of more messages.
+    time.sleep(5)
+    for key, command in COMMANDS.items():
+        answers = {}
+        for name in servers:
+            clients[name].command(command)
+        for _ in range(rounds):
+            for name in servers:
+                took, answer = clients[name].command(command)
+                figures.setdefault((name, key, "warm"), []).append(took)
+                answers[name] = found(answer)
+        assert len(set(map(str, answers.values()))) == 1, f"{key}: the servers differ"
+    for client in clients.values():
+        client.close()
+    for key, command in COMMANDS.items() if cold else ():
+        for _ in range(rounds):
+            for name, port in servers.items():
+                drop_page_cache()
+                client = Imap(port)
+                figures.setdefault((name, key, "cold"), []).append(client.command(command)[0])
+                client.close()
+    return figures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="without Dovecot")
+    arguments = parser.parse_args()
+    cold = os.geteuid() == 0
+    makers = {"ringmail": ringmail} | ({} if arguments.alone else {"dovecot": dovecot})
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for name, start in makers.items():
+            servers[name] = stack.enter_context(start(arguments.messages))
+        figures = measure(servers, arguments.rounds, cold)
+    states = ("first", "warm", "cold") if cold else ("first", "warm")
+    print(f"{arguments.messages} messages, ms, medians of {arguments.rounds}, first: of one")
+    print(f"{'':14}" + "".join(f" {state:>9} {'Dovecot':>9} {'ratio':>6}" for state in states))
+    for key in COMMANDS:
+        row = f"{key:14}"
+        for state in states:
+            ours = statistics.median(figures["ringmail", key, state])
+            theirs = statistics.median(figures.get(("dovecot", key, state), [float("nan")]))
+            row += f" {ours:9.1f} {theirs:9.1f} {theirs / ours:6.1f}"
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
