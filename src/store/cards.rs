@@ -6,7 +6,11 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
 
 use bytes::Bytes;
 
@@ -30,9 +34,12 @@ use crate::{
 };
 
 /// Indices of runs kept, each up to a few KiB.
-const INDICES_KEPT: usize = 64;
+const INDICES_KEPT: usize = 256;
 /// Bytes of opened blocks kept; one takes 40 to 100 KiB.
 const BLOCK_BYTES_KEPT: usize = 2 << 20;
+/// Bytes of blocks that follow each other read at once, for who has read one before: about as many as a
+/// run has of one part.
+const AHEAD_MAX: usize = 128 * 1024;
 /// Bytes of a run read at first, to find its index.
 const INDEX_READ: usize = 4 * 1024;
 /// zstd's level for blocks: they are written once and read often, and short.
@@ -46,6 +53,8 @@ pub(super) struct Cards {
     executor: Rc<dyn Executor>,
     bodies: Rc<Bodies>,
     split: CardSplit,
+    /// How often the log was opened again: cursors of before know nothing.
+    opened: Cell<u64>,
     indices: RefCell<VecDeque<(Lsn, Rc<RunIndex>)>>,
     blocks: RefCell<VecDeque<Rc<Block>>>,
 }
@@ -86,10 +95,15 @@ impl Block {
     }
 }
 
-/// Reading one part of the cards of many messages, in order. Holds the block it is in, and no other.
+/// Reading one part of the cards of many messages, in order. Holds the block it is in, and the stored
+/// octets of some that follow it.
 pub(super) struct Cursor {
     part: usize,
+    /// As [`Cards::opened`] when it was read.
+    opened: u64,
     block: Option<Rc<Block>>,
+    /// The run they are of, where they begin in its payload, and as many as were read ahead.
+    ahead: (Lsn, usize, Bytes),
     /// Of the card that was found last.
     position: usize,
     body: Lsn,
@@ -102,7 +116,9 @@ impl Cursor {
     pub(super) fn new(part: usize) -> Cursor {
         Cursor {
             part,
+            opened: 0,
             block: None,
+            ahead: (Lsn(0), 0, Bytes::new()),
             position: 0,
             body: Lsn(0),
             made: Default::default(),
@@ -111,7 +127,7 @@ impl Cursor {
     }
 
     /// Whether the block at hand has the card of `uid`: then [`Cursor::card`] is that.
-    pub(super) fn is_at_hand(&mut self, uid: Uid, body: &MessageBody) -> bool {
+    fn is_at_hand(&mut self, uid: Uid, body: &MessageBody) -> bool {
         let Some(block) = &self.block else { return false };
         let found = block.position(uid, self.position + 1);
         let found = found.filter(|&at| block.card(at, body.lsn).is_some());
@@ -119,6 +135,14 @@ impl Cursor {
             (self.position, self.body, self.is_made) = (position, body.lsn, false);
         }
         found.is_some()
+    }
+
+    /// The stored octets of the block at `place`, if they were read ahead.
+    fn read_ahead(&self, run: Lsn, place: &BlockRef) -> Option<Bytes> {
+        let (of, start, octets) = &self.ahead;
+        let from = place.offset.checked_sub(*start).filter(|_| *of == run)?;
+        let range = from..from.checked_add(place.stored as usize)?;
+        (range.end <= octets.len()).then(|| octets.slice(range))
     }
 
     /// What was found last.
@@ -138,14 +162,20 @@ impl Cards {
         bodies: Rc<Bodies>,
         split: CardSplit,
     ) -> Cards {
-        let (indices, blocks) = Default::default();
-        Cards { log, executor, bodies, split, indices, blocks }
+        let (opened, indices, blocks) = Default::default();
+        Cards { log, executor, bodies, split, opened, indices, blocks }
     }
 
     /// The log was opened again: what was read of its end may be another by now.
     pub(super) fn reset(&self) {
+        self.opened.set(self.opened.get() + 1);
         self.indices.borrow_mut().clear();
         self.blocks.borrow_mut().clear();
+    }
+
+    /// Whether `cursor` has the card of message `uid` already: then [`Cursor::card`] is that.
+    pub(super) fn is_at_hand(&self, cursor: &mut Cursor, uid: Uid, body: &MessageBody) -> bool {
+        cursor.opened == self.opened.get() && cursor.is_at_hand(uid, body)
     }
 
     /// Finds the card of message `uid`, which `run` should have; false if it has none, or one of another
@@ -160,6 +190,11 @@ impl Cards {
         uid: Uid,
         body: &MessageBody,
     ) -> Result<bool, StoreError> {
+        if cursor.opened != self.opened.get() {
+            cursor.opened = self.opened.get();
+            cursor.block = None;
+            cursor.ahead = (Lsn(0), 0, Bytes::new());
+        }
         let part = if run.parts == 0 { None } else { Some(cursor.part) };
         let known =
             self.blocks.borrow().iter().rev().find(|it| it.covers(run.lsn, part, uid)).cloned();
@@ -173,7 +208,20 @@ impl Cards {
                     None => index.whole_block_of(uid).map(|place| (None, place)),
                 };
                 let Some((part, place)) = found else { return Ok(false) };
-                self.open_block(run.lsn, part, place).await?
+                let stored = match cursor.read_ahead(run.lsn, &place) {
+                    Some(stored) => stored,
+                    None => {
+                        let wanted = match &cursor.block {
+                            Some(_) => index.octets_from(&place, AHEAD_MAX),
+                            None => place.stored as usize,
+                        };
+                        let octets = self.log.read_range(run.lsn, place.offset, wanted).await?;
+                        let stored = octets.slice(..octets.len().min(place.stored as usize));
+                        cursor.ahead = (run.lsn, place.offset, octets);
+                        stored
+                    }
+                };
+                self.open_block(run.lsn, part, place, stored)?
             }
         };
         let Some(position) = block.position(uid, 0) else { return Ok(false) };
@@ -213,15 +261,15 @@ impl Cards {
         Ok(index)
     }
 
-    async fn open_block(
+    fn open_block(
         &self,
         run: Lsn,
         part: Option<usize>,
         place: BlockRef,
+        stored: Bytes,
     ) -> Result<Rc<Block>, StoreError> {
         let undecodable = |error| StoreError::undecodable(run, error);
         self.bodies.worked_on_cards(place.raw as usize);
-        let stored = self.log.read_range(run, place.offset, place.stored as usize).await?;
         place.verify(&stored).map_err(undecodable)?;
         let raw = match place.is_compressed() {
             true => compression::decompress(&stored, place.raw as usize)

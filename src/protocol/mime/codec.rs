@@ -190,7 +190,17 @@ pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
+#[inline]
 pub(super) fn read_number(input: &mut &[u8]) -> Option<u64> {
+    // Most are short.
+    if let [byte @ ..0x80, rest @ ..] = *input {
+        *input = rest;
+        return Some(u64::from(*byte));
+    }
+    read_long_number(input)
+}
+
+fn read_long_number(input: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for index in 0..NUMBER_SIZE_MAX {
         let (&byte, rest) = input.split_first()?;

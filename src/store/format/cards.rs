@@ -110,7 +110,17 @@ impl RunIndex {
         block_of(&self.whole, uid)
     }
 
-    #[cfg(test)]
+    /// Octets from where `place` begins to the end of the last block of its column that ends within
+    /// `most` of them; its own at least.
+    pub(crate) fn octets_from(&self, place: &BlockRef, most: usize) -> usize {
+        let Some(column) = self.columns().find(|column| column.contains(place)) else {
+            return place.stored as usize;
+        };
+        let ends = column.iter().map(|it| it.offset.saturating_add(it.stored as usize));
+        let sizes = ends.filter_map(|end| end.checked_sub(place.offset));
+        sizes.filter(|&size| size <= most).fold(place.stored as usize, usize::max)
+    }
+
     fn columns(&self) -> impl Iterator<Item = &Vec<BlockRef>> {
         std::iter::once(&self.whole).chain(&self.parts)
     }
@@ -479,6 +489,9 @@ mod tests {
                 cards.iter().map(|(uid, body, it)| (*uid, *body, it[part].clone())).collect();
             assert_eq!(read_column_of(&made.payload, &index.parts[part]), expected);
             let block = index.block_of(part, made.first).unwrap();
+            let all: u32 = index.parts[part].iter().map(|block| block.stored).sum();
+            assert_eq!(index.octets_from(&block, usize::MAX), all as usize);
+            assert_eq!(index.octets_from(&block, 0), block.stored as usize);
             assert!(block.first == made.first && index.whole_block_of(made.first).is_none());
         }
         assert_eq!((made.first, made.last), (cards[0].0, cards.last().unwrap().0));

@@ -831,7 +831,7 @@ pub struct CardReader {
 impl CardReader {
     /// Whether the part is at hand, without any waiting: then [`CardReader::card`] is it.
     pub fn is_at_hand(&mut self, message: &Message) -> bool {
-        self.cursor.is_at_hand(message.uid, &message.body)
+        self.account.cards.is_at_hand(&mut self.cursor, message.uid, &message.body)
     }
 
     /// Reads the part of `message`, for who was told that it is not at hand: then [`CardReader::card`] is
