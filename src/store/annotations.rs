@@ -13,7 +13,9 @@ use super::{
     error::StoreError,
     format::{
         annotations::{Rows, put_row, read_block},
-        blocks::{BlockRef, BlockRunBuilder, BlockRunRef, index_len, read_index},
+        blocks::{
+            BlockRef, BlockRunBuilder, BlockRunRef, MadeRun, RunIndex, index_len, read_index,
+        },
     },
     log::{ENTRY_PAYLOAD_MAX, Log},
 };
@@ -44,9 +46,10 @@ pub(super) async fn read(
     for run in runs.iter().filter(|run| within(run.first, run.last)) {
         let damaged = |error| Damaged { run: *run, error };
         let mut found = Rows::new();
-        for block in read_run_index(log, run.lsn).await.map_err(damaged)? {
+        let index = read_run_index(log, run.lsn).await.map_err(damaged)?;
+        for block in index.column(0) {
             if within(block.first, block.last) {
-                let raw = open_block(log, run.lsn, block).await.map_err(damaged)?;
+                let raw = open_block(log, run.lsn, *block).await.map_err(damaged)?;
                 let read = read_block(&raw, &mut found);
                 read.map_err(|error| damaged(StoreError::undecodable(run.lsn, error)))?;
             }
@@ -56,7 +59,7 @@ pub(super) async fn read(
     Ok(rows)
 }
 
-async fn read_run_index(log: &Log, run: Lsn) -> Result<Vec<BlockRef>, StoreError> {
+async fn read_run_index(log: &Log, run: Lsn) -> Result<RunIndex, StoreError> {
     let undecodable = |error| StoreError::undecodable(run, error);
     let mut start = log.read_start(run, INDEX_READ).await?;
     let len = index_len(&start).map_err(undecodable)?;
@@ -76,8 +79,8 @@ async fn open_block(log: &Log, run: Lsn, place: BlockRef) -> Result<Vec<u8>, Sto
     }
 }
 
-/// A run's payload, its first and its last UID, and how many rows it has; `None` without any.
-pub(super) fn make_run(rows: &Rows) -> Option<(Vec<u8>, Uid, Uid, u32)> {
+/// A run of `rows`; `None` without any.
+pub(super) fn make_run(rows: &Rows) -> Option<MadeRun> {
     let mut builder = BlockRunBuilder::new(|raw| compression::compress(raw, LEVEL).bytes);
     rows.iter().for_each(|(place, value)| put_row(&mut builder, *place, value.as_deref()));
     builder.finish()

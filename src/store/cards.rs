@@ -18,10 +18,10 @@ use super::{
     bodies::{Bodies, compression},
     error::StoreError,
     format::{
-        cards::{
-            BlockRef, CARD_MAX, CARD_PARTS, Card, CardPlace, CardRunBuilder, CardRunRef, CardSplit,
-            MadeRun, RunIndex, index_len, read_block, read_index,
+        blocks::{
+            BlockRef, BlockRunBuilder, BlockRunRef, MadeRun, RunIndex, index_len, read_index,
         },
+        cards::{CARD_MAX, CARD_PARTS, Card, CardPlace, CardSplit, read_block},
         codec::Decoded,
     },
     log::{ENTRY_PAYLOAD_MAX, Log},
@@ -63,8 +63,8 @@ pub(super) struct Cards {
 pub(super) struct Block {
     run: Lsn,
     offset: usize,
-    /// Which part of its cards it has; `None`: their whole summaries.
-    part: Option<usize>,
+    /// Which part of its cards it has.
+    part: usize,
     cards: Vec<CardPlace>,
     raw: Bytes,
 }
@@ -84,7 +84,7 @@ impl Block {
         self.raw.get(card.range())
     }
 
-    fn covers(&self, run: Lsn, part: Option<usize>, uid: Uid) -> bool {
+    fn covers(&self, run: Lsn, part: usize, uid: Uid) -> bool {
         let first = self.cards.first().map(|card| card.uid);
         let last = self.cards.last().map(|card| card.uid);
         (self.run, self.part) == (run, part) && first <= Some(uid) && Some(uid) <= last
@@ -107,7 +107,7 @@ pub(super) struct Cursor {
     /// Of the card that was found last.
     position: usize,
     body: Lsn,
-    /// Of a message without a card, or with a whole summary; and whether it is what was found last.
+    /// Of a message without a card; and whether it is what was found last.
     made: [Vec<u8>; CARD_PARTS],
     is_made: bool,
 }
@@ -186,7 +186,7 @@ impl Cards {
     pub(super) async fn seek(
         &self,
         cursor: &mut Cursor,
-        run: CardRunRef,
+        run: BlockRunRef,
         uid: Uid,
         body: &MessageBody,
     ) -> Result<bool, StoreError> {
@@ -195,24 +195,19 @@ impl Cards {
             cursor.block = None;
             cursor.ahead = (Lsn(0), 0, Bytes::new());
         }
-        let part = if run.parts == 0 { None } else { Some(cursor.part) };
+        let part = cursor.part;
         let known =
             self.blocks.borrow().iter().rev().find(|it| it.covers(run.lsn, part, uid)).cloned();
         let block = match known {
             Some(block) => block,
             None => {
                 let index = self.index(run.lsn).await?;
-                // A run may have been joined with others that have no parts.
-                let found = match index.block_of(cursor.part, uid) {
-                    Some(place) => Some((Some(cursor.part), place)),
-                    None => index.whole_block_of(uid).map(|place| (None, place)),
-                };
-                let Some((part, place)) = found else { return Ok(false) };
+                let Some(place) = index.block_of(part, uid) else { return Ok(false) };
                 let stored = match cursor.read_ahead(run.lsn, &place) {
                     Some(stored) => stored,
                     None => {
                         let wanted = match &cursor.block {
-                            Some(_) => index.octets_from(&place, AHEAD_MAX),
+                            Some(_) => index.octets_from(part, &place, AHEAD_MAX),
                             None => place.stored as usize,
                         };
                         let octets = self.log.read_range(run.lsn, place.offset, wanted).await?;
@@ -225,13 +220,11 @@ impl Cards {
             }
         };
         let Some(position) = block.position(uid, 0) else { return Ok(false) };
-        let Some(card) = block.card(position, body.lsn) else { return Ok(false) };
-        if block.part.is_some() {
-            (cursor.position, cursor.body, cursor.is_made) = (position, body.lsn, false);
-            cursor.block = Some(block);
-        } else {
-            self.split_into(cursor, card);
+        if block.card(position, body.lsn).is_none() {
+            return Ok(false);
         }
+        (cursor.position, cursor.body, cursor.is_made) = (position, body.lsn, false);
+        cursor.block = Some(block);
         Ok(true)
     }
 
@@ -264,7 +257,7 @@ impl Cards {
     fn open_block(
         &self,
         run: Lsn,
-        part: Option<usize>,
+        part: usize,
         place: BlockRef,
         stored: Bytes,
     ) -> Result<Rc<Block>, StoreError> {
@@ -297,7 +290,7 @@ impl Cards {
     /// As [`Cards::seek`].
     pub(super) async fn agrees(
         &self,
-        run: CardRunRef,
+        run: BlockRunRef,
         uid: Uid,
         body: &MessageBody,
         summary: &[u8],
@@ -320,11 +313,11 @@ impl Cards {
     /// `Corrupt` if a run of `joined` is damaged; others as reads'.
     pub(super) async fn make_run(
         &self,
-        joined: &[CardRunRef],
+        joined: &[BlockRunRef],
         messages: &[(Uid, MessageBody)],
     ) -> Result<Option<MadeRun>, StoreError> {
         let compress = |raw| compression::compress(raw, LEVEL).bytes;
-        let mut builder = CardRunBuilder::new(compress);
+        let mut builder = BlockRunBuilder::new(compress);
         for run in joined {
             let (_, payload) = self.log.read(run.lsn).await?;
             let adopted: Decoded<()> = builder.adopt(&payload);
@@ -333,6 +326,7 @@ impl Cards {
         }
         let mut before: Option<Bytes> = None;
         let mut parts: [Vec<u8>; CARD_PARTS] = Default::default();
+        let mut row = Vec::new();
         for (n, (uid, body)) in messages.iter().enumerate() {
             if n % CARDS_AT_ONCE == CARDS_AT_ONCE - 1 {
                 self.executor.yield_now().await;
@@ -350,7 +344,7 @@ impl Cards {
             parts.iter_mut().for_each(Vec::clear);
             (self.split)(&summary, &mut parts);
             if parts.iter().all(|part| part.len() <= CARD_MAX) {
-                builder.push(&Card { uid: *uid, body: body.lsn, parts: &parts });
+                Card { uid: *uid, body: body.lsn, parts: &parts }.put(&mut builder, &mut row);
             }
             before = Some(summary);
         }

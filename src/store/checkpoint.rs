@@ -32,8 +32,8 @@ use super::{
     damage::Damages,
     error::StoreError,
     format::{
-        blocks::BlockRunRef,
-        cards::{CardRunRef, MadeRun, RUN_CARDS_MAX},
+        blocks::{BlockRunRef, MadeRun},
+        cards::RUN_CARDS_MAX,
         root::{Root, decode_root, encode_root},
         run::{RUN_RECORD_BYTES, RunRecord, RunRef, decode_run, encode_run},
     },
@@ -482,7 +482,6 @@ impl Checkpoints {
             let mut state = cell.state.borrow_mut();
             let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
             self.release_cards(mailbox.cards.give_up_garbage(mailbox.status.messages));
-            self.release_cards(mailbox.cards.give_up_older());
             if !mailbox.cards.wanted(mailbox.status.uid_next, self.options.cards_wanted) {
                 return Ok(false);
             }
@@ -499,7 +498,7 @@ impl Checkpoints {
         let mut pieces = bare.chunks(RUN_CARDS_MAX).peekable();
         loop {
             let piece = pieces.next().unwrap_or_default();
-            let joined: Vec<CardRunRef> = {
+            let joined: Vec<BlockRunRef> = {
                 let state = cell.state.borrow();
                 let Some(mailbox) = state.mailboxes.get(&id) else { return Ok(false) };
                 newest(mailbox.cards.runs(), mailbox.cards.to_join(piece.len())).to_vec()
@@ -583,16 +582,16 @@ impl Checkpoints {
         account: AccountId,
         mailbox: MailboxId,
         made: MadeRun,
-    ) -> Result<CardRunRef, StoreError> {
+    ) -> Result<BlockRunRef, StoreError> {
         let header = EntryHeader::new(EntryKind::CardRun, account, mailbox, Uid(0));
         let lsn = self.log.append(header, &[&made.payload])?;
         let entry_len = entry_len(made.payload.len()) as u32;
-        let MadeRun { first, last, cards, parts, .. } = made;
-        Ok(CardRunRef { lsn, entry_len, first, last, cards, parts })
+        let MadeRun { first, last, rows, .. } = made;
+        Ok(BlockRunRef { lsn, entry_len, first, last, rows })
     }
 
     /// Of the runs in `joined` one is damaged: they are made anew by the next checkpoint.
-    fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[CardRunRef]) {
+    fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[BlockRunRef]) {
         let mut state = cell.state.borrow_mut();
         let Some(mailbox) = state.mailboxes.get_mut(&id) else { return };
         if let Some(first) = joined.first() {

@@ -6,7 +6,8 @@
 //! checkpoints make them anew.
 
 use super::super::format::{
-    cards::{CARD_PARTS, CardRunRef, RUN_CARDS_MAX},
+    blocks::{BlockRunRef, RUN_REF_MIN},
+    cards::{CARD_PARTS, RUN_CARDS_MAX},
     codec::{Decoded, Malformed, Put, Reader},
 };
 use crate::model::{Lsn, Uid};
@@ -15,18 +16,10 @@ use crate::model::{Lsn, Uid};
 pub(crate) const CARDS_WANTED: u32 = 64;
 /// Superfluous cards that are never worth making all anew.
 const CARD_GARBAGE_MIN: usize = 1024;
-/// Fewest bytes that a run takes in a page.
-const RUN_MIN: usize = 6;
-
-/// Whether the cards of `run` lack parts that are made now.
-pub(crate) fn is_older(run: &CardRunRef) -> bool {
-    (run.parts as usize) < CARD_PARTS
-}
-
 /// The cards of one mailbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct MailboxCards {
-    runs: Vec<CardRunRef>,
+    runs: Vec<BlockRunRef>,
     /// Messages with lower UIDs have their cards, or get none.
     next: Uid,
 }
@@ -38,7 +31,7 @@ impl Default for MailboxCards {
 }
 
 impl MailboxCards {
-    pub(crate) fn runs(&self) -> &[CardRunRef] {
+    pub(crate) fn runs(&self) -> &[BlockRunRef] {
         &self.runs
     }
 
@@ -48,7 +41,7 @@ impl MailboxCards {
     }
 
     /// The run that holds the card of `uid`, if there is one.
-    pub(crate) fn run_of(&self, uid: Uid) -> Option<CardRunRef> {
+    pub(crate) fn run_of(&self, uid: Uid) -> Option<BlockRunRef> {
         let at = self.runs.partition_point(|run| run.last < uid);
         self.runs.get(at).filter(|run| run.first <= uid).copied()
     }
@@ -61,8 +54,8 @@ impl MailboxCards {
     /// How many of the newest runs to join with `new` cards, so that their number stays logarithmic.
     pub(crate) fn to_join(&self, new: usize) -> usize {
         let mut cards = new;
-        let small = |run: &&CardRunRef| {
-            let size = run.cards as usize;
+        let small = |run: &&BlockRunRef| {
+            let size = run.rows as usize;
             let joins = size <= cards && cards + size <= RUN_CARDS_MAX;
             cards += size;
             joins
@@ -75,9 +68,9 @@ impl MailboxCards {
     pub(crate) fn add(
         &mut self,
         joined: usize,
-        run: Option<CardRunRef>,
+        run: Option<BlockRunRef>,
         next: Uid,
-    ) -> Vec<CardRunRef> {
+    ) -> Vec<BlockRunRef> {
         let kept = self.runs.len().saturating_sub(joined);
         let replaced = self.runs.split_off(kept);
         self.runs.extend(run);
@@ -87,23 +80,17 @@ impl MailboxCards {
     }
 
     /// The run at `lsn` cannot be read: it and what follows are given up.
-    pub(crate) fn give_up(&mut self, lsn: Lsn) -> Vec<CardRunRef> {
+    pub(crate) fn give_up(&mut self, lsn: Lsn) -> Vec<BlockRunRef> {
         let Some(at) = self.runs.iter().position(|run| run.lsn == lsn) else { return Vec::new() };
         let lost = self.runs.split_off(at);
         self.next = lost.first().map_or(self.next, |run| run.first.min(self.next));
         lost
     }
 
-    /// Gives up what was made before cards had the parts they have now, and what follows.
-    pub(crate) fn give_up_older(&mut self) -> Vec<CardRunRef> {
-        let older = self.runs.iter().find(|run| is_older(run)).map(|run| run.lsn);
-        older.map_or_else(Vec::new, |lsn| self.give_up(lsn))
-    }
-
     /// Gives all up if there are many more than `messages`: what was expunged stays in them. Made anew
     /// they are paid for by past changes.
-    pub(crate) fn give_up_garbage(&mut self, messages: u32) -> Vec<CardRunRef> {
-        let cards: usize = self.runs.iter().map(|run| run.cards as usize).sum();
+    pub(crate) fn give_up_garbage(&mut self, messages: u32) -> Vec<BlockRunRef> {
+        let cards: usize = self.runs.iter().map(|run| run.rows as usize).sum();
         match cards > 2 * messages as usize + CARD_GARBAGE_MIN {
             true => std::mem::take(self).runs,
             false => Vec::new(),
@@ -114,47 +101,38 @@ impl MailboxCards {
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         out.put_varint(u64::from(self.next.0));
         out.put_varint(self.runs.len() as u64);
-        let mut previous = 0;
+        let mut previous = Uid(0);
         for run in &self.runs {
-            let mut record = Vec::with_capacity(24);
-            record.put_varint(run.lsn.0);
-            record.put_varint(u64::from(run.entry_len));
-            record.put_varint(u64::from(run.first.0.wrapping_sub(previous)));
-            record.put_varint(u64::from(run.last.0.wrapping_sub(run.first.0)));
-            record.put_varint(u64::from(run.cards));
-            record.put_varint(u64::from(run.parts));
-            out.put_bytes(&record);
-            previous = run.last.0;
+            run.put(previous, out);
+            previous = run.last;
         }
+        out.put_varint(CARD_PARTS as u64);
     }
 
+    /// Cards of other parts than are made now count for nothing: they are made anew.
     pub(crate) fn read(reader: &mut Reader<'_>) -> Decoded<MailboxCards> {
         let next = Uid(reader.varint_u32("next card")?);
-        let count = reader.count(RUN_MIN, "card runs")?;
+        let count = reader.count(RUN_REF_MIN, "card runs")?;
         let mut runs = Vec::with_capacity(count);
-        let mut previous = 0u32;
+        let mut previous = Uid(0);
         for _ in 0..count {
-            let mut record = Reader::new(reader.bytes("card run")?);
-            let lsn = Lsn(record.varint("card run lsn")?);
-            let entry_len = record.varint_u32("card run length")?;
-            let step = record.varint_u32("first card")?;
-            let first = previous.checked_add(step).filter(|_| step > 0);
-            let first = first.ok_or(Malformed("first card"))?;
-            let last = first.checked_add(record.varint_u32("last card")?);
-            let last = last.ok_or(Malformed("last card"))?;
-            let cards = record.varint_u32("cards")?;
-            // Of runs that were written before cards had parts nothing follows.
-            let parts = if record.is_empty() { 0 } else { record.varint_u32("parts")? };
-            let (first, last) = (Uid(first), Uid(last));
-            runs.push(CardRunRef { lsn, entry_len, first, last, cards, parts });
-            previous = last.0;
+            let run = BlockRunRef::read(previous, reader)?;
+            if run.first == previous {
+                return Err(Malformed("first card"));
+            }
+            previous = run.last;
+            runs.push(run);
         }
-        Ok(MailboxCards { runs, next })
+        let parts = if reader.is_empty() { 0 } else { reader.varint("parts of cards")? };
+        match parts == CARD_PARTS as u64 {
+            true => Ok(MailboxCards { runs, next }),
+            false => Ok(MailboxCards::default()),
+        }
     }
 
     /// Bytes of memory.
     pub(crate) fn memory(&self) -> usize {
-        self.runs.capacity() * size_of::<CardRunRef>()
+        self.runs.capacity() * size_of::<BlockRunRef>()
     }
 }
 
@@ -162,18 +140,11 @@ impl MailboxCards {
 mod tests {
     use super::*;
 
-    fn run(lsn: u64, first: u32, last: u32, cards: u32) -> CardRunRef {
-        CardRunRef {
-            lsn: Lsn(lsn),
-            entry_len: 8 * cards,
-            first: Uid(first),
-            last: Uid(last),
-            cards,
-            parts: CARD_PARTS as u32,
-        }
+    fn run(lsn: u64, first: u32, last: u32, rows: u32) -> BlockRunRef {
+        BlockRunRef { lsn: Lsn(lsn), entry_len: 8 * rows, first: Uid(first), last: Uid(last), rows }
     }
 
-    fn shelf(runs: &[CardRunRef]) -> MailboxCards {
+    fn shelf(runs: &[BlockRunRef]) -> MailboxCards {
         let mut cards = MailboxCards::default();
         for run in runs {
             cards.add(0, Some(*run), Uid(run.last.0 + 1));
@@ -206,33 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn runs_without_parts_are_given_up() {
-        let older = CardRunRef { parts: 0, ..run(20, 901, 1000, 100) };
-        let mut cards = shelf(&[run(10, 1, 900, 900), older, run(30, 1101, 1170, 70)]);
+    fn cards_of_other_parts_are_made_anew() {
         let mut page = Vec::new();
-        cards.put(&mut page);
-        assert_eq!(MailboxCards::read(&mut Reader::new(&page)).unwrap(), cards);
-        assert_eq!(cards.give_up_older().len(), 2);
-        assert_eq!(cards.next(), Uid(901));
-        assert!(cards.give_up_older().is_empty());
-    }
-
-    /// A page that was written before cards had parts.
-    #[test]
-    fn pages_of_runs_without_parts_are_read() {
-        let mut page = Vec::new();
-        page.put_varint(101);
-        page.put_varint(1);
-        page.put_bytes(&[10, 90, 1, 99, 100]);
-        let cards = MailboxCards::read(&mut Reader::new(&page)).unwrap();
-        let expected = CardRunRef {
-            lsn: Lsn(10),
-            entry_len: 90,
-            first: Uid(1),
-            last: Uid(100),
-            cards: 100,
-            parts: 0,
-        };
-        assert_eq!((cards.next(), cards.runs()), (Uid(101), &[expected][..]));
+        shelf(&[run(10, 1, 900, 900)]).put(&mut page);
+        for parts in [&[][..], &[CARD_PARTS as u8 + 1]] {
+            let end = page.len() - 1;
+            let other = [&page[..end], parts].concat();
+            let read = MailboxCards::read(&mut Reader::new(&other)).unwrap();
+            assert_eq!(read, MailboxCards::default());
+        }
     }
 }

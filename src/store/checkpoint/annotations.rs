@@ -19,7 +19,10 @@ use crate::{
         },
         annotations::{make_run, read},
         error::StoreError,
-        format::{annotations::Rows, blocks::BlockRunRef},
+        format::{
+            annotations::Rows,
+            blocks::{BlockRunRef, MadeRun},
+        },
         log::{EntryHeader, EntryKind, entry_len},
     },
 };
@@ -128,7 +131,7 @@ impl Checkpoints {
         id: MailboxId,
         rows: &Rows,
     ) -> Result<Option<BlockRunRef>, StoreError> {
-        let Some((payload, first, last, rows)) = make_run(rows) else { return Ok(None) };
+        let Some(MadeRun { payload, first, last, rows }) = make_run(rows) else { return Ok(None) };
         let header = EntryHeader::new(EntryKind::AnnotationRun, account, id, Uid(0));
         let lsn = self.log.append(header, &[&payload])?;
         let entry_len = entry_len(payload.len()) as u32;

@@ -45,13 +45,13 @@ pub(crate) const VALUE_MIN: usize = 3;
 
 /// Adds rows to a run, ascending.
 pub(crate) fn put_row<C: FnMut(Vec<u8>) -> Vec<u8>>(
-    run: &mut BlockRunBuilder<C>,
+    run: &mut BlockRunBuilder<1, C>,
     (uid, number): Place,
     value: Option<&[u8]>,
 ) {
     let mut row = Vec::with_capacity(value.map_or(0, <[u8]>::len) + 8);
     put_value(&mut row, number, value);
-    run.push(uid, &row);
+    run.push(0, uid, &row);
 }
 
 /// Reads the rows of a block, decompressed, over those in `into`.
@@ -80,9 +80,9 @@ mod tests {
             for ((uid, number), value) in &rows {
                 put_row(&mut builder, (Uid(*uid), *number), value.as_deref());
             }
-            let (payload, ..) = builder.finish().unwrap();
+            let payload = builder.finish().unwrap().payload;
             let mut read = Rows::new();
-            for block in read_index(&payload).unwrap() {
+            for block in read_index(&payload).unwrap().column(0) {
                 read_block(&payload[block.offset..][..block.stored as usize], &mut read).unwrap();
             }
             let rows = rows.into_iter().map(|((uid, number), value)| {

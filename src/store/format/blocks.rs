@@ -1,8 +1,8 @@
-//! Runs of blocks: rows of bytes by UID, one entry of the log for a range of UIDs.
+//! Runs of blocks: rows of bytes by UID, one entry of the log for a range of UIDs, in one column or several.
 //!
 //! What a mailbox keeps beside its messages and apart from its table is in such runs; what a row says is
 //! for `annotations`. Runs of `cards` have a column of such blocks for each part. Blocks are compressed and have checksums of their own, and an index in front says
-//! where each lies: so one is read without the others. Pure; compressing is the caller's.
+//! where each lies: so one is read without the others, and a column without the other columns. Pure; compressing is the caller's.
 //! docs/disk_format.md, "Runs of blocks", is the drawing.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
@@ -89,10 +89,8 @@ impl BlockRef {
     }
 }
 
-/// Puts a run together.
-pub(crate) struct BlockRunBuilder<C> {
-    /// Compresses a block if that pays.
-    compress: C,
+/// One column of a run in the making.
+struct Column {
     blocks: Vec<BlockRef>,
     data: Vec<u8>,
     open: Vec<u8>,
@@ -101,10 +99,9 @@ pub(crate) struct BlockRunBuilder<C> {
     last: Uid,
 }
 
-impl<C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<C> {
-    pub(crate) fn new(compress: C) -> BlockRunBuilder<C> {
-        BlockRunBuilder {
-            compress,
+impl Column {
+    fn new() -> Column {
+        Column {
             blocks: Vec::new(),
             data: Vec::new(),
             open: Vec::new(),
@@ -114,10 +111,9 @@ impl<C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<C> {
         }
     }
 
-    /// Adds a row, of at most [`ROW_MAX`] bytes; UIDs ascend; several rows may have the same.
-    pub(crate) fn push(&mut self, uid: Uid, row: &[u8]) {
+    fn push(&mut self, uid: Uid, row: &[u8]) {
         debug_assert!(row.len() <= ROW_MAX);
-        if self.open.is_empty() {
+        if self.open_rows == 0 {
             self.open_first = uid;
             self.last = Uid(0);
         }
@@ -125,17 +121,14 @@ impl<C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<C> {
         self.open.put_bytes(row);
         self.last = uid;
         self.open_rows += 1;
-        if self.open.len() >= BLOCK_TARGET {
-            self.close_block();
-        }
     }
 
-    fn close_block(&mut self) {
+    fn close_block(&mut self, compress: &mut impl FnMut(Vec<u8>) -> Vec<u8>) {
         if self.open_rows == 0 {
             return;
         }
         let raw = self.open.len() as u32;
-        let stored = (self.compress)(std::mem::take(&mut self.open));
+        let stored = compress(std::mem::take(&mut self.open));
         self.blocks.push(BlockRef {
             first: self.open_first,
             last: self.last,
@@ -148,13 +141,20 @@ impl<C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<C> {
         self.data.extend_from_slice(&stored);
     }
 
-    /// The run's payload, the first and the last UID in it, and how many rows; `None` without any.
-    pub(crate) fn finish(mut self) -> Option<(Vec<u8>, Uid, Uid, u32)> {
-        self.close_block();
-        let (first, last) = (self.blocks.first()?.first, self.blocks.last()?.last);
-        let rows = self.blocks.iter().map(|block| block.rows).sum();
-        let mut index = Vec::with_capacity(8 + 24 * self.blocks.len());
-        index.put_varint(self.blocks.len() as u64);
+    fn adopt(&mut self, blocks: &[BlockRef], payload: &[u8]) -> Decoded<()> {
+        for block in blocks {
+            let range = block.offset..block.offset.saturating_add(block.stored as usize);
+            let stored = payload.get(range).ok_or(Malformed("block"))?;
+            block.verify(stored)?;
+            self.blocks.push(BlockRef { offset: self.data.len(), ..*block });
+            self.data.extend_from_slice(stored);
+        }
+        Ok(())
+    }
+
+    fn put(&self, index: &mut Vec<u8>) {
+        let mut column = Vec::with_capacity(8 + 24 * self.blocks.len());
+        column.put_varint(self.blocks.len() as u64);
         let mut previous = 0;
         for block in &self.blocks {
             let mut record = Vec::with_capacity(24);
@@ -164,15 +164,96 @@ impl<C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<C> {
             record.put_varint(u64::from(block.raw));
             record.put_varint(u64::from(block.rows));
             record.extend_from_slice(&block.checksum.to_le_bytes());
-            index.put_bytes(&record);
+            column.put_bytes(&record);
             previous = block.last.0;
         }
-        let mut payload = Vec::with_capacity(FRAME + index.len() + self.data.len());
+        index.put_bytes(&column);
+    }
+}
+
+/// Puts a run of some columns together.
+pub(crate) struct BlockRunBuilder<const COLUMNS: usize, C> {
+    /// Compresses a block if that pays.
+    compress: C,
+    columns: [Column; COLUMNS],
+}
+
+/// A run's payload and what it is about.
+pub(crate) struct MadeRun {
+    pub payload: Vec<u8>,
+    pub first: Uid,
+    pub last: Uid,
+    /// Of the first column.
+    pub rows: u32,
+}
+
+impl<const COLUMNS: usize, C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<COLUMNS, C> {
+    pub(crate) fn new(compress: C) -> BlockRunBuilder<COLUMNS, C> {
+        BlockRunBuilder { compress, columns: std::array::from_fn(|_| Column::new()) }
+    }
+
+    /// Adds a row, of at most [`ROW_MAX`] bytes, to a column. UIDs ascend; several rows may have the same.
+    pub(crate) fn push(&mut self, column: usize, uid: Uid, row: &[u8]) {
+        let Some(column) = self.columns.get_mut(column) else { return };
+        column.push(uid, row);
+        if column.open.len() >= BLOCK_TARGET {
+            column.close_block(&mut self.compress);
+        }
+    }
+
+    /// Adds the blocks of an older run, as they are. Its UIDs are above all so far.
+    pub(crate) fn adopt(&mut self, payload: &[u8]) -> Decoded<()> {
+        self.columns.iter_mut().for_each(|column| column.close_block(&mut self.compress));
+        let index = read_index(payload)?;
+        let columns = self.columns.iter_mut().zip(&index.columns);
+        columns.into_iter().try_for_each(|(column, blocks)| column.adopt(blocks, payload))
+    }
+
+    /// The run; `None` without any rows.
+    pub(crate) fn finish(mut self) -> Option<MadeRun> {
+        self.columns.iter_mut().for_each(|column| column.close_block(&mut self.compress));
+        let blocks = || self.columns.iter().flat_map(|column| &column.blocks);
+        let first = blocks().map(|block| block.first).min()?;
+        let last = blocks().map(|block| block.last).max()?;
+        let rows = self.columns.first()?.blocks.iter().map(|block| block.rows).sum();
+        let mut index = Vec::with_capacity(16 + 24 * blocks().count());
+        index.put_varint(COLUMNS as u64);
+        self.columns.iter().for_each(|column| column.put(&mut index));
+        let data: usize = self.columns.iter().map(|column| column.data.len()).sum();
+        let mut payload = Vec::with_capacity(FRAME + index.len() + data);
         payload.extend_from_slice(&(index.len() as u32).to_le_bytes());
         payload.extend_from_slice(&crc32c::crc32c(&index).to_le_bytes());
         payload.extend_from_slice(&index);
-        payload.extend_from_slice(&self.data);
-        Some((payload, first, last, rows))
+        self.columns.iter().for_each(|column| payload.extend_from_slice(&column.data));
+        Some(MadeRun { payload, first, last, rows })
+    }
+}
+
+/// Where the blocks of a run lie: each column has its own, of other UIDs than the next one's.
+#[derive(PartialEq, Eq, Default, Debug)]
+pub(crate) struct RunIndex {
+    columns: Vec<Vec<BlockRef>>,
+}
+
+impl RunIndex {
+    pub(crate) fn column(&self, column: usize) -> &[BlockRef] {
+        self.columns.get(column).map_or(&[], Vec::as_slice)
+    }
+
+    /// The block of a column that may have the row of `uid`, where each UID has one.
+    pub(crate) fn block_of(&self, column: usize, uid: Uid) -> Option<BlockRef> {
+        let blocks = self.column(column);
+        let at = blocks.partition_point(|block| block.last < uid);
+        blocks.get(at).filter(|block| block.first <= uid).copied()
+    }
+
+    /// Octets from where `place` begins to the end of the last block of the column that ends within
+    /// `most` of them; its own at least.
+    pub(crate) fn octets_from(&self, column: usize, place: &BlockRef, most: usize) -> usize {
+        let blocks = self.column(column).iter();
+        let ends = blocks.map(|block| block.offset.saturating_add(block.stored as usize));
+        let sizes = ends.filter_map(|end| end.checked_sub(place.offset));
+        sizes.filter(|&size| size <= most).fold(place.stored as usize, usize::max)
     }
 }
 
@@ -183,7 +264,7 @@ pub(crate) fn index_len(start: &[u8]) -> Decoded<usize> {
 }
 
 /// The blocks of a run, from a payload's start, at least [`index_len`] of it.
-pub(crate) fn read_index(start: &[u8]) -> Decoded<Vec<BlockRef>> {
+pub(crate) fn read_index(start: &[u8]) -> Decoded<RunIndex> {
     let end = index_len(start)?;
     let index = start.get(FRAME..end).ok_or(Malformed("index of blocks"))?;
     let checksum = start.get(4..).and_then(|rest| rest.first_chunk::<4>());
@@ -191,9 +272,20 @@ pub(crate) fn read_index(start: &[u8]) -> Decoded<Vec<BlockRef>> {
         return Err(Malformed("index of blocks: checksum does not match"));
     }
     let mut reader = Reader::new(index);
+    let mut offset = end;
+    let count = reader.count(2, "columns")?;
+    let columns = (0..count).map(|_| {
+        let column = &mut Reader::new(reader.bytes("column")?);
+        read_column(column, &mut offset)
+    });
+    Ok(RunIndex { columns: columns.collect::<Decoded<_>>()? })
+}
+
+/// The blocks of one column, whose octets begin at `offset` of the payload; it moves on by as many.
+fn read_column(reader: &mut Reader<'_>, offset: &mut usize) -> Decoded<Vec<BlockRef>> {
     let count = reader.count(6, "blocks")?;
     let mut blocks = Vec::with_capacity(count);
-    let (mut previous, mut offset) = (0u32, end);
+    let mut previous = 0u32;
     for _ in 0..count {
         let mut record = Reader::new(reader.bytes("block")?);
         let step = record.varint_u32("first uid")?;
@@ -207,24 +299,19 @@ pub(crate) fn read_index(start: &[u8]) -> Decoded<Vec<BlockRef>> {
         let rows = record.varint_u32("rows")?;
         let checksum = record.take(4, "checksum")?.first_chunk::<4>();
         let checksum = checksum.map_or(0, |sum| u32::from_le_bytes(*sum));
-        let (first_uid, last_uid) = (Uid(first), Uid(last));
-        blocks.push(BlockRef {
-            first: first_uid,
-            last: last_uid,
-            offset,
-            stored,
-            raw,
-            rows,
-            checksum,
-        });
-        previous = last;
-        offset = offset.saturating_add(stored as usize);
+        let (first, last, at) = (Uid(first), Uid(last), *offset);
+        previous = last.0;
+        *offset = offset.saturating_add(stored as usize);
+        blocks.push(BlockRef { first, last, offset: at, stored, raw, rows, checksum });
     }
     Ok(blocks)
 }
 
 /// The rows of a block, decompressed: UID, and where in `raw` the row lies. Ascending by UID.
 pub(crate) fn read_rows(raw: &[u8]) -> Decoded<Vec<(Uid, Range<usize>)>> {
+    if raw.len() > BLOCK_MAX as usize {
+        return Err(Malformed("size of a block"));
+    }
     let mut reader = Reader::new(raw);
     let mut rows = Vec::new();
     let mut previous = 0u32;
@@ -246,10 +333,12 @@ mod tests {
 
     use super::*;
 
-    type Made = Vec<(Uid, Vec<u8>)>;
+    const COLUMNS: usize = 2;
+    /// A UID and its row in each column.
+    type Made = Vec<(Uid, [Vec<u8>; COLUMNS])>;
 
     fn any_rows() -> impl Strategy<Value = Made> {
-        let row = (0u32..9, vec(any::<u8>(), 0..3_000));
+        let row = (0u32..9, [vec(any::<u8>(), 0..3_000), vec(any::<u8>(), 0..50)]);
         vec(row, 0..60).prop_map(|rows| {
             let mut uid = 0;
             let row = |(step, row)| {
@@ -260,53 +349,74 @@ mod tests {
         })
     }
 
-    fn push_all(
-        builder: &mut BlockRunBuilder<impl FnMut(Vec<u8>) -> Vec<u8>>,
-        rows: &[(Uid, Vec<u8>)],
-    ) {
-        rows.iter().for_each(|(uid, row)| builder.push(*uid, row));
+    type Builder<C> = BlockRunBuilder<COLUMNS, C>;
+
+    fn builder() -> Builder<impl FnMut(Vec<u8>) -> Vec<u8>> {
+        Builder::new(|raw| raw)
     }
 
-    fn read_all(payload: &[u8]) -> Made {
-        let mut found = Made::new();
-        for block in read_index(payload).unwrap() {
-            let raw = &payload[block.offset..][..block.stored as usize];
-            block.verify(raw).unwrap();
-            assert!(!block.is_compressed());
-            let rows = read_rows(raw).unwrap();
-            assert_eq!((rows[0].0, rows.last().unwrap().0), (block.first, block.last));
-            assert_eq!(rows.len(), block.rows as usize);
-            found.extend(rows.into_iter().map(|(uid, at)| (uid, raw[at].to_vec())));
+    fn push_all(builder: &mut Builder<impl FnMut(Vec<u8>) -> Vec<u8>>, rows: &Made) {
+        for (uid, row) in rows {
+            row.iter().enumerate().for_each(|(column, row)| builder.push(column, *uid, row));
         }
-        found
+    }
+
+    fn run(rows: &Made) -> Option<MadeRun> {
+        let mut builder = builder();
+        push_all(&mut builder, rows);
+        builder.finish()
+    }
+
+    fn check(made: &MadeRun, rows: &Made) {
+        let index = read_index(&made.payload).unwrap();
+        for column in 0..COLUMNS {
+            let mut found = Vec::new();
+            for block in index.column(column) {
+                let raw = &made.payload[block.offset..][..block.stored as usize];
+                block.verify(raw).unwrap();
+                assert!(!block.is_compressed());
+                let rows = read_rows(raw).unwrap();
+                assert_eq!((rows[0].0, rows.last().unwrap().0), (block.first, block.last));
+                assert_eq!(rows.len(), block.rows as usize);
+                found.extend(rows.into_iter().map(|(uid, at)| (uid, raw[at].to_vec())));
+            }
+            let expected: Vec<(Uid, Vec<u8>)> =
+                rows.iter().map(|(uid, row)| (*uid, row[column].clone())).collect();
+            assert_eq!(found, expected);
+            let block = index.block_of(column, made.first).unwrap();
+            assert_eq!(block.first, made.first);
+            let all: u32 = index.column(column).iter().map(|block| block.stored).sum();
+            assert_eq!(index.octets_from(column, &block, usize::MAX), all as usize);
+            assert_eq!(index.octets_from(column, &block, 0), block.stored as usize);
+        }
+        assert_eq!((made.first, made.last), (rows[0].0, rows.last().unwrap().0));
+        assert_eq!(made.rows as usize, rows.len());
     }
 
     proptest! {
         #[test]
-        fn runs_round_trip(rows in any_rows()) {
-            let run = |rows: &[(Uid, Vec<u8>)]| {
-                let mut builder = BlockRunBuilder::new(|raw| raw);
-                push_all(&mut builder, rows);
-                builder.finish()
-            };
-            let Some((payload, first, last, count)) = run(&rows) else {
+        fn runs_round_trip_also_joined(rows in any_rows(), at: prop::sample::Index) {
+            let at = if rows.is_empty() { 0 } else { at.index(rows.len()) };
+            let Some(made) = run(&rows) else {
                 prop_assert!(rows.is_empty());
                 return Ok(());
             };
-            prop_assert_eq!(read_all(&payload), rows.clone());
-            prop_assert_eq!((first, last), (rows[0].0, rows.last().unwrap().0));
-            prop_assert_eq!(count as usize, rows.len());
+            check(&made, &rows);
+            let mut joined = builder();
+            if let Some(older) = run(&rows[..at].to_vec()) {
+                joined.adopt(&older.payload).unwrap();
+            }
+            push_all(&mut joined, &rows[at..].to_vec());
+            check(&joined.finish().unwrap(), &rows);
         }
 
         #[test]
         fn damage_is_noticed(rows in any_rows(), bit: prop::sample::Index) {
-            let mut builder = BlockRunBuilder::new(|raw| raw);
-            push_all(&mut builder, &rows);
-            let Some((mut payload, ..)) = builder.finish() else { return Ok(()) };
+            let Some(MadeRun { mut payload, .. }) = run(&rows) else { return Ok(()) };
             let bit = bit.index(payload.len() * 8);
             payload[bit / 8] ^= 1 << (bit % 8);
-            let whole = read_index(&payload).and_then(|blocks| {
-                blocks.iter().try_for_each(|block| {
+            let whole = read_index(&payload).and_then(|index| {
+                index.columns.iter().flatten().try_for_each(|block| {
                     let stored = payload.get(block.offset..).unwrap_or_default();
                     block.verify(stored.get(..block.stored as usize).unwrap_or_default())
                 })

@@ -9,7 +9,6 @@ use hashbrown::HashMap;
 use super::{
     super::{
         account::{
-            cards::is_older,
             mailbox::{Mailbox, PendingState},
             namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
             state::{AccountCell, AccountState},
@@ -20,7 +19,7 @@ use super::{
         damage::Place,
         error::StoreError,
         format::{
-            cards::CardRunRef,
+            blocks::BlockRunRef,
             effect::{Effect, PropertyKey, PropertyKind},
         },
         message::{MailboxStatus, Message, MessageBody},
@@ -777,19 +776,16 @@ impl Account {
     }
 
     /// Where the card of `uid` lies. If it has none yet, and many others neither, a checkpoint is asked
-    /// to make them; the same for one without the parts that cards have now.
-    fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<CardRunRef> {
+    /// to make them.
+    fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<BlockRunRef> {
         let mut state = self.cell.state.borrow_mut();
         let found = state.mailboxes.get(&mailbox)?;
         let run = found.cards.run_of(uid);
-        let wanted = match &run {
-            Some(run) => is_older(run),
-            None => {
-                let least = self.commits.options.cards_wanted;
-                uid >= found.cards.next() && found.cards.wanted(found.status.uid_next, least)
-            }
-        };
-        if wanted {
+        let least = self.commits.options.cards_wanted;
+        if run.is_none()
+            && uid >= found.cards.next()
+            && found.cards.wanted(found.status.uid_next, least)
+        {
             // One that has changed is written sooner or later; to write all of that at once for the sake of
             // cards would hold the shard.
             if !state.dirty {
@@ -801,7 +797,7 @@ impl Account {
     }
 
     /// A run of cards is damaged: they are made anew from the messages.
-    fn give_up_cards(&self, mailbox: MailboxId, run: CardRunRef, error: &StoreError) {
+    fn give_up_cards(&self, mailbox: MailboxId, run: BlockRunRef, error: &StoreError) {
         let mut state = self.cell.state.borrow_mut();
         let place = Place { account: Some(state.id), mailbox: Some(mailbox), uid: None };
         self.commits.accounts.damages.note(error, place);

@@ -17,7 +17,7 @@ use super::{
         commits::standing::Spooled,
         damage::{Damage, Place},
         error::StoreError,
-        format::cards::CardRunRef,
+        format::blocks::BlockRunRef,
         log::{Checked, EntryKind, Flaw, time_for},
         message::{MailboxStatus, Message, MessageBody},
     },
@@ -329,7 +329,7 @@ impl Repair {
 
     /// A card says of its message what the message's own entry says. One that is damaged is made anew by
     /// the next checkpoint after somebody reads it.
-    async fn verify_card(&self, run: CardRunRef, message: &Message) -> Result<(), StoreError> {
+    async fn verify_card(&self, run: BlockRunRef, message: &Message) -> Result<(), StoreError> {
         // One that cannot be read is told already.
         let Ok(summary) = self.commits.bodies.read_summary(&message.body).await else {
             return Ok(());

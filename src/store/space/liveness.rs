@@ -196,7 +196,7 @@ impl Capture {
         for mailbox in state.mailboxes.values() {
             capture.runs.extend(&mailbox.runs);
             if !planted(Plant::ForgetCards) {
-                capture.blocks.extend(mailbox.cards.runs().iter().copied().map(BlockRunRef::from));
+                capture.blocks.extend(mailbox.cards.runs());
             }
             if let Some(annotations) = &mailbox.annotations
                 && !planted(Plant::ForgetAnnotations)

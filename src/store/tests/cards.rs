@@ -3,8 +3,7 @@
 use super::*;
 use crate::store::{
     CARD_PARTS, CardReader,
-    format::cards::{CardRunRef, run_of_whole_summaries},
-    log::{EntryHeader, EntryKind, dissect, entry_len, epoch_of_name},
+    log::{EntryKind, dissect, epoch_of_name},
 };
 
 /// Every third octet of a summary to each part.
@@ -140,56 +139,6 @@ fn who_looks_through_a_mailbox_without_cards_has_them_made() {
         }
         world.simulation.sleep(std::time::Duration::from_secs(1)).await;
         assert_eq!(check_all(&partition).await, 200);
-    });
-}
-
-/// Runs of whole summaries, as they were written before cards had parts: what they say is told, and the
-/// next checkpoint makes cards of parts.
-#[test]
-fn older_cards_are_read_and_made_anew() {
-    run(async |world: Rc<World>| {
-        let partition = world.open().await;
-        fill(&partition, 0..200).await;
-        partition.checkpoint().await.unwrap();
-        let account = partition.account(ALICE).await.unwrap();
-        let mut summaries = Vec::new();
-        for message in snapshot(&account, MailboxId::INBOX).await.iter_from(0) {
-            // Other than the messages' own, so that it shows which was read.
-            let mut summary = account.read_summary(&message.body).await.unwrap().to_vec();
-            summary.push(b'!');
-            summaries.push((message.uid, message.body.lsn, summary));
-        }
-        let payload = run_of_whole_summaries(&summaries);
-        let header = EntryHeader::new(EntryKind::CardRun, ALICE, MailboxId::INBOX, Uid(0));
-        let lsn = partition.rooms.log.append(header, &[&payload]).unwrap();
-        partition.rooms.log.durable(lsn).await.unwrap();
-        {
-            let mut state = account.cell.state.borrow_mut();
-            let cards = &mut state.mailboxes.get_mut(&MailboxId::INBOX).unwrap().cards;
-            *cards = Default::default();
-            let entry_len = entry_len(payload.len()) as u32;
-            let (first, last) = (Uid(1), Uid(200));
-            let run = CardRunRef { lsn, entry_len, first, last, cards: 200, parts: 0 };
-            cards.add(0, Some(run), Uid(201));
-            // Else the background task makes them anew while they are read.
-            state.dirty = true;
-        }
-        for part in 0..CARD_PARTS {
-            let mut reader = account.cards(MailboxId::INBOX, part);
-            let view = snapshot(&account, MailboxId::INBOX).await;
-            for (message, (.., summary)) in view.iter_from(0).zip(&summaries) {
-                let mut expected: [Vec<u8>; CARD_PARTS] = Default::default();
-                thirds(summary, &mut expected);
-                reader.seek(message).await.unwrap();
-                assert_eq!(reader.card(), expected[part]);
-            }
-        }
-        fill(&partition, 200..201).await;
-        partition.checkpoint().await.unwrap();
-        assert_eq!(check_all(&partition).await, 201);
-        let state = account.cell.state.borrow();
-        let runs = state.mailboxes[&MailboxId::INBOX].cards.runs();
-        assert!(runs.iter().all(|run| run.parts as usize == CARD_PARTS));
     });
 }
 
