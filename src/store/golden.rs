@@ -3,17 +3,21 @@
 //!
 //! `v1` holds a checkpoint with merged runs and, after it, one entry of every kind to be replayed; what it
 //! has in its spool moves to the queue.
-//! `v1-compacted` holds compacted segments and compressed bodies beside these. Never regenerate one
-//! for a new version: write a new folder beside them.
+//! `v1-compacted` holds compacted segments and compressed bodies beside these. `v2` holds all that format 2
+//! has: compacted segments, cards, annotations, tombstones, a queue. Never regenerate one for a new
+//! version: write a new folder beside them.
 
 use std::{fmt::Write, fs, path::Path, rc::Rc, time::Duration};
 
+use hashbrown::HashSet;
+
 use super::{
     format::effect::{Effect, PropertyKind},
+    log::{EntryKind, dissect, epoch_of_name, version_of_file},
     *,
 };
 use crate::{
-    model::{AccountId, Flags, MailboxId, PartitionId, Timestamp, Uid},
+    model::{AccountId, Flags, Lsn, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
     plant::{Plant, plant},
     runtime::{
         device::{
@@ -35,6 +39,8 @@ async fn open(device: &MemoryDevice, simulation: &Simulation) -> Partition {
     let options = StoreOptions {
         partition: PartitionId(7),
         compression: Some(Compression::default()),
+        // The folders have few messages.
+        cards_wanted: 4,
         ..StoreOptions::default()
     };
     let executor = Rc::new(simulation.clone());
@@ -202,6 +208,9 @@ async fn list(partition: &Partition) -> String {
             for message in snapshot.iter_from(0) {
                 let body = account.read_body(&message.body, 0, usize::MAX).await.unwrap();
                 let summary = account.read_summary(&message.body).await.unwrap();
+                let mut card = account.cards(mailbox.id, 0);
+                card.seek(message).await.unwrap();
+                assert_eq!(card.card(), summary, "the card of {message:?}");
                 writeln!(out, "    {message:?}").unwrap();
                 match body.len() {
                     0..1000 => writeln!(out, "      {summary:?} {body:?}").unwrap(),
@@ -212,6 +221,7 @@ async fn list(partition: &Partition) -> String {
                     }
                 }
             }
+            list_expunged(&mut out, &account, mailbox.id).await;
         }
     }
     let queue = partition.queue().await.unwrap();
@@ -238,6 +248,23 @@ fn the_first_format_is_still_read() {
 #[test]
 fn compacted_segments_and_compressed_bodies_are_still_read() {
     check("v1-compacted");
+}
+
+#[test]
+fn the_second_format_is_read() {
+    check("v2");
+    let device = Simulation::new(1).run_until(device_of(&Path::new(FOLDERS).join("v2")));
+    let mut kinds = HashSet::new();
+    for name in device.names() {
+        let Some(epoch) = epoch_of_name(&name) else { continue };
+        let bytes = device.content(&name).unwrap();
+        assert_eq!(version_of_file(&bytes), Some(2));
+        let found = dissect(&bytes, PartitionId(7), epoch, Lsn(0)).unwrap();
+        kinds.extend(found.entries.iter().filter_map(|entry| Some(entry.header?.kind)));
+    }
+    for kind in [EntryKind::CardRun, EntryKind::Annotations, EntryKind::AnnotationRun] {
+        assert!(kinds.contains(&kind), "{kind:?}");
+    }
 }
 
 fn check(folder: &str) {
@@ -324,6 +351,14 @@ fn an_upgrade_in_halves_is_noticed() {
     let outcome = std::panic::catch_unwind(|| survive_upgrade("v1"));
     plant(None);
     assert!(!matches!(outcome, Ok(Ok(()))));
+}
+
+/// What was expunged is remembered.
+async fn list_expunged(out: &mut String, account: &Account, mailbox: MailboxId) {
+    let expunged = account.expunged_since(mailbox, ModSeq(0)).await.unwrap();
+    if expunged.floor == ModSeq(0) && !expunged.uids.is_empty() {
+        writeln!(out, "    expunged {:?}", expunged.uids).unwrap();
+    }
 }
 
 /// Writes target/golden; copy it to a new folder of tests/golden when the format got a version.
