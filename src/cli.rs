@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, value_parser};
 use ringmail::config::{PARTITIONS_MAX, SHARDS_MAX};
 
-/// A mail server on io_uring: mail comes in by SMTP and LMTP and is read by POP3 and IMAP
+/// A mail server on io_uring: accepts mail over SMTP and LMTP, serves it over POP3 and IMAP
 #[derive(Debug, Parser)]
 #[command(name = "ringmail", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "\
@@ -18,7 +18,7 @@ Examples:
   ringmail user add alice@example.org --config ringmail.toml
   ringmail serve --config ringmail.toml     run it
 
-Each command has a help of its own: ringmail demo --help.
+Each command has its own help: ringmail demo --help.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.")]
 pub struct Arguments {
@@ -30,15 +30,15 @@ pub struct Arguments {
 pub enum Verb {
     /// Run everything on 127.0.0.1 with ready-made accounts (password "demo")
     Demo(DemoArguments),
-    /// Run the server that a configuration describes
+    /// Run the server with a configuration file
     Serve(ConfigArguments),
     /// Find mistakes in a configuration or a data directory, without starting anything
     Check(CheckArguments),
-    /// Check every byte and message of a data directory; name what is damaged, save what can be
+    /// Check every byte and message of a data directory; report damage, save what can be saved
     Verify(VerifyArguments),
-    /// Show what the files of a data directory hold
+    /// Show the contents of the files in a data directory
     Inspect(InspectArguments),
-    /// List and lift what holds log-ins back after wrong passwords
+    /// List and lift blocks of log-ins after wrong passwords
     Block {
         #[command(subcommand)]
         verb: BlockVerb,
@@ -58,10 +58,10 @@ Ports: base + 25 SMTP, 587 submission, 465 submissions, 24 LMTP, 110 POP3, 995 P
 Accounts: alice@demo.test, bob@demo.test and, with --users N, user1@demo.test to userN@demo.test; \
 each has the password \"demo\".
 
-Settings are the defaults of docs/ringmail.example.toml, but for runtime.connections_per_shard and \
+Settings have the defaults of docs/ringmail.example.toml, except runtime.connections_per_shard and \
 imap.sessions_per_account, which are 9000: two shards then fit into the 20,000 file descriptors that a \
-plain shell may have, and a load test may have thousands of clients and few accounts. --set changes these too. \
-Log-ins need no TLS.
+plain shell may have, and a load test may use thousands of clients and few accounts. --set changes these too. \
+Log-ins do not need TLS.
 
 Examples:
   ringmail demo
@@ -73,7 +73,7 @@ Examples:
        --mail-rcpt alice@demo.test -T hello.eml
   curl -u alice@demo.test:demo 'imap://127.0.0.1:2143/INBOX;MAILINDEX=1'")]
 pub struct DemoArguments {
-    /// Where mail, accounts and the certificate are kept; created if absent
+    /// Directory for mail, accounts and the certificate; created if absent
     #[arg(long, default_value = "ringmail-demo")]
     pub dir: PathBuf,
     /// Added to every standard port: SMTP is at 2025
@@ -88,15 +88,15 @@ pub struct DemoArguments {
     /// Partitions when DIR is new; fixed afterwards [default: one for each shard]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     pub partitions: Option<u16>,
-    /// A setting as in the configuration file, all but [listen], [tls] and those above; may be repeated
+    /// A setting as in the configuration file, except [listen], [tls] and those above; repeatable
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints \"ringmail: ready\" once every port listens. SIGTERM and SIGINT end it in good order; SIGHUP \
-makes it read users and certificates again. To open ports below 1024 it is started as root and becomes the \
+Prints \"ringmail: ready\" once every port is listening. SIGTERM and SIGINT shut it down in order; SIGHUP \
+makes it read users and certificates again. To open ports below 1024, start it as root; it then switches to the \
 configuration's user.
 
 Example:
@@ -110,15 +110,15 @@ pub struct ConfigArguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 #[command(after_help = "\
-Of a configuration: its settings, certificate and key, users file, data directory, and what the host \
-grants (io_uring, locked memory, file descriptors). No port is tried. Of a data directory: whether this \
-program knows the version of every file; \"ringmail verify\" looks for damage.
+--config checks the settings, certificate and key, users file, data directory, and what the host \
+grants (io_uring, locked memory, file descriptors), but opens no port. --dir checks whether this \
+program knows the version of every file in a data directory; \"ringmail verify\" looks for damage.
 
 Examples:
   ringmail check --config ringmail.toml
   ringmail check --dir ringmail-demo
 
-Exit codes: 0 nothing was found, 1 something was, 2 a setting is wrong.")]
+Exit codes: 0 nothing wrong, 1 something is wrong, 2 a setting is wrong.")]
 pub struct CheckArguments {
     /// The configuration file to check
     #[arg(long, value_name = "FILE")]
@@ -133,8 +133,8 @@ pub struct CheckArguments {
 Reads every file, batch, entry and message, and counts the references to bodies. If a server runs on \
 the directory, it does the work itself, in the background.
 
-With --repair, what damage has left of accounts and folders becomes durable: messages whose folder is \
-lost come back in a folder \"Recovered\". A message whose own bytes are damaged stays listed and cannot \
+With --repair, what was salvaged of accounts and folders becomes durable: messages whose folder is \
+lost appear in a folder \"Recovered\". A message whose own bytes are damaged stays listed but cannot \
 be fetched.
 
 Examples:
@@ -142,14 +142,14 @@ Examples:
   ringmail verify --dir ringmail-demo --repair --dry-run
   ringmail verify --dir ringmail-demo --json damage.json
 
-Exit codes: 0 nothing is damaged, 1 something is, or could not be verified.")]
+Exit codes: 0 no damage, 1 damage, or something could not be verified.")]
 pub struct VerifyArguments {
     #[command(flatten)]
     pub place: Place,
-    /// Make durable what could be salvaged
+    /// Make salvaged data durable
     #[arg(long)]
     pub repair: bool,
-    /// With --repair: say what is damaged, and write nothing
+    /// With --repair: report damage, write nothing
     #[arg(long, requires = "repair")]
     pub dry_run: bool,
     /// Also write the result to FILE, for programs
@@ -159,8 +159,8 @@ pub struct VerifyArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Only reads, and takes no lock: safe beside a server that runs, whose newest batches may be missing \
-or look torn. One of --config and --dir is needed; both stand before or after the command.
+Only reads, and takes no lock: safe beside a running server, whose newest batches may be missing \
+or look torn. --config or --dir is needed, before or after the command.
 
 Examples:
   ringmail inspect segments --dir ringmail-demo
@@ -182,14 +182,14 @@ pub struct GlobalPlace {
     /// The server's configuration file
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Or else its data directory, e.g. a demo's: ringmail-demo
+    /// Or the server's data directory, e.g. ringmail-demo for a demo
     #[arg(long, value_name = "DIR", global = true, conflicts_with = "config")]
     pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum InspectVerb {
-    /// Every segment (file of the log), with what it holds
+    /// Every segment (file of the log) and its contents
     #[command(after_help = "\
 Example:
   ringmail inspect segments --dir ringmail-demo")]
@@ -234,14 +234,14 @@ pub struct Place {
     /// The server's configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Or else its data directory, e.g. a demo's: ringmail-demo
+    /// Or the server's data directory, e.g. ringmail-demo for a demo
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-Changes the users file, safely beside a server that runs, which is told at once.
+Changes the users file. This is safe beside a running server, which is notified at once.
 
 Examples:
   ringmail user add alice@example.org --config ringmail.toml
@@ -274,15 +274,15 @@ Example:
     Remove {
         /// The account's address, e.g. alice@example.org
         address: String,
-        /// Say what would be removed, and remove nothing
+        /// Report what would be removed, remove nothing
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         place: Place,
     },
-    /// Add the accounts of a file, and change the passwords of those that are there
+    /// Add the accounts in a file; change the passwords of existing ones
     #[command(after_help = "\
-A line is an address, white space and a password or its argon2id hash; empty lines and those that \
+A line is an address, white space and a password or its argon2id hash; empty lines and lines that \
 begin with # are skipped.
 
 Examples:
@@ -291,7 +291,7 @@ Examples:
     Import {
         /// The file, or - for standard input
         file: PathBuf,
-        /// Check the file and say what would be added, and add nothing
+        /// Check the file, report what would be added, add nothing
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -301,7 +301,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-Asks the running server: blocks are in its memory, and a restart forgets them.
+Asks the running server: blocks exist only in its memory, and a restart forgets them.
 
 Examples:
   ringmail block list --config ringmail.toml
@@ -309,7 +309,7 @@ Examples:
   ringmail block lift 192.0.2.0/24 --config ringmail.toml
   ringmail block lift --all --dir ringmail-demo")]
 pub enum BlockVerb {
-    /// Who is held back: account, network, wrong passwords, time until the next attempt
+    /// List blocks: account, network, wrong passwords, time until the next attempt
     #[command(after_help = "\
 Example:
   ringmail block list --config ringmail.toml")]
@@ -322,14 +322,14 @@ Example:
     },
     /// Forgive wrong passwords
     #[command(after_help = "\
-Says how many accounts and networks were forgiven. None is no failure: the exit code is 0.
+Reports how many accounts and networks were forgiven. The exit code is 0 even if there were none.
 
 Examples:
   ringmail block lift alice@example.org --config ringmail.toml
   ringmail block lift 192.0.2.0/24 --config ringmail.toml
   ringmail block lift --all --config ringmail.toml")]
     Lift {
-        /// An account's address, or an IP address or network that log-ins come from
+        /// An account's address, or a client's IP address or network
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         what: Option<String>,
         /// Forgive all
@@ -347,7 +347,7 @@ Examples:
 pub struct PasswordArguments {
     /// The account's address, e.g. alice@example.org
     pub address: String,
-    /// Read the password from standard input, one line, as happens without a terminal anyway
+    /// Read the password from standard input, one line (the default without a terminal)
     #[arg(long)]
     pub password_stdin: bool,
     #[command(flatten)]

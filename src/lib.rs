@@ -1,7 +1,7 @@
 //! Ringmail: a thread-per-core mail gateway and mailbox server on io_uring.
 //!
-//! The modules below stand in layer order: imports point down this list, never up, and modules on
-//! one line never import each other (`tests/tidy.rs` checks it):
+//! The modules below are in layer order: imports point down this list, never up, and modules on one
+//! line never import each other (`tests/tidy.rs` checks this).
 //!
 //! ```text
 //! model, metrics, plant
@@ -18,13 +18,13 @@
 //! Protocol decides what is legal, service what is wanted, store what is durable, runtime when it
 //! runs. `docs/architecture.md` is the longer map.
 
-// No byte from the network or the disk may panic us, as a panic ends the process: what cannot fail
-// says so where it stands, with the reason (docs/contributing.md).
+// No byte from the network or the disk may cause a panic, since a panic ends the process. Code that
+// cannot fail has an `allow` with the reason (docs/contributing.md).
 #![cfg_attr(
     not(test),
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
-// What is not the library's face is `pub(crate)`, so that the compiler sees what nobody uses.
+// Items outside the public interface are `pub(crate)`, so that the compiler finds unused ones.
 #![warn(unreachable_pub)]
 
 pub mod admin;
@@ -41,5 +41,5 @@ pub mod server;
 pub mod service;
 pub mod store;
 
-/// Planted bugs (`plant`) exist in unit tests only; the simulator has a root of its own.
+/// Planted bugs (`plant`) exist in unit tests only; the simulator has its own crate root.
 const PLANTS_LIVE: bool = cfg!(test);

@@ -12,7 +12,7 @@ use cli::{Arguments, Verb};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// 2: the caller must change the command line or the configuration; 1: all else.
+/// 2: the caller must change the command line or the configuration; 1: any other failure.
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Demo(arguments) => verb::demo(arguments),
@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // What it quotes may be anybody's: no terminal's cursor moves for it.
+            // The text may quote untrusted data, so control characters are escaped for the
+            // terminal.
             eprintln!("ringmail: {}", verb::printable_lines(&format!("{error:#}")));
             let wrong_usage = error.downcast_ref::<ringmail::config::ConfigProblem>().is_some()
                 || error.downcast_ref::<verb::Usage>().is_some();

@@ -1,60 +1,60 @@
 //! Planted bugs: mistakes that the simulator makes on purpose, to show that it would find them.
 //!
-//! Each stands at the place where the real bug would be, as one `if planted(Plant::Name)`. The
-//! `simulate` program and unit tests compile the sources with `PLANTS_LIVE` true and choose one by
-//! [`plant`]; in the library it is false at compile time, so that no plant reaches a released
+//! Each is at the place where the real bug would be, as one `if planted(Plant::Name)`. The
+//! `simulate` program and unit tests compile the sources with `PLANTS_LIVE` true and choose one
+//! with [`plant`]; in the library it is false at compile time, so that no plant reaches a released
 //! binary.
 
 use std::cell::Cell;
 
-/// A mistake; the comment says what goes wrong for whom.
+/// A mistake; the comment says what goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plant {
     /// A batch counts as durable once it is written, not once it is synced.
     SkipSync,
     /// A command is answered when its entry is appended.
     AcknowledgeEarly,
-    /// Others see a change when its entry is appended.
+    /// Other sessions see a change when its entry is appended.
     ShowEarly,
-    /// An entry is believed whatever its checksum says.
+    /// An entry is accepted without checking its checksum.
     ReadUnchecked,
-    /// An entry is believed to be the one asked for, whatever it says itself.
+    /// An entry is taken for the requested one without checking what it says about itself.
     MisplacedEntry,
-    /// A batch found at start is believed whatever its checksum says.
+    /// A batch found at start is accepted without checking its checksum.
     BatchUnchecked,
-    /// After a start a mailbox gives out its last UID once more.
+    /// After a start a mailbox allocates its last UID again.
     ReuseUid,
-    /// A start forgets renames that no checkpoint has.
+    /// A start forgets renames that are in no checkpoint.
     LoseRename,
-    /// A start forgets expunges that no checkpoint has.
+    /// A start forgets expunges that are in no checkpoint.
     ResurrectExpunged,
     /// A new segment's directory entry is not synced.
     SkipDirectorySync,
-    /// A checkpoint file is not synced before the older one goes.
+    /// The older checkpoint file is deleted before the new one is synced.
     SkipCheckpointSync,
-    /// A checkpoint claims to hold what was appended while it was written.
+    /// A checkpoint claims to include entries that were appended while it was written.
     CheckpointAhead,
-    /// A failed sync is tried again, as if that told anything.
+    /// A failed sync is retried, as if the second result were reliable.
     RetryFailedSync,
-    /// A delivery that was carried out already is carried out again.
+    /// A delivery that was already done is done again.
     IgnoreDeliveryId,
-    /// Ids of deliveries are forgotten though a repetition may come.
+    /// Delivery ids are forgotten although a repetition may come.
     ForgetDeliveries,
-    /// The counter of unseen messages forgets those that are expunged.
+    /// The counter of unseen messages is not reduced when they are expunged.
     DriftUnseen,
     /// After a start an account's mod-sequence begins one lower.
     ModSeqBack,
-    /// Changed accounts leave memory too.
+    /// Changed accounts are evicted from memory too.
     EvictDirty,
-    /// COPY keeps the bits of keywords, which mean others in the target mailbox.
+    /// COPY keeps the keyword bits, which have other meanings in the target mailbox.
     MixKeywords,
     /// A start applies only the first change of a transaction.
     HalfTransaction,
     /// A checkpoint skips accounts whose only change is a subscription.
     LoseSubscription,
-    /// UNCHANGEDSINCE looks at what is published, not at what is under way.
+    /// UNCHANGEDSINCE looks at the published state, not at the pending one.
     StaleUnchangedSince,
-    /// A message's card is made of another message.
+    /// A message's card is made from another message.
     CardOfAnother,
     /// Compaction overlooks the cards of messages.
     ForgetCards,
@@ -62,31 +62,32 @@ pub enum Plant {
     LoseAnnotations,
     /// Compaction overlooks the annotations of messages.
     ForgetAnnotations,
-    /// A message of the spool of format 1 comes to the queue and stays in the spool.
+    /// A message of format 1's spool is put into the queue but stays in the spool.
     SpoolMovedInHalves,
     /// The change feed leaves out every fifth change.
     FeedDrops,
     /// The change feed tells every fifth change twice.
     FeedTellsTwice,
-    /// The change feed tells what is appended, not what is durable.
+    /// The change feed reports changes when they are appended, not when they are durable.
     FeedTellsEarly,
-    /// Who resumes the feed is told only of accounts whose pages lack something.
+    /// A resuming subscriber is told only of accounts whose pages lack something.
     FeedForgetsPages,
     /// Compaction overlooks every fourth body.
     DropLiveBody,
-    /// Compaction does not ask what sessions still hold.
+    /// Compaction ignores the views that sessions still hold.
     IgnoreHeldViews,
-    /// Compaction does not ask for bodies whose commit entry is still to come.
+    /// Compaction ignores bodies whose commit entry has not been written yet.
     ForgetStagedBodies,
-    /// Sources go before the compacted segment is synced.
+    /// Sources are deleted before the compacted segment is synced.
     SkipCompactedSync,
-    /// Joining runs forgets what came and went within them, as if nobody asked what was expunged.
+    /// Merging runs drops messages that came and went within them, although expunges must be
+    /// reported.
     LoseTombstone,
-    /// The oldest tombstones go, and the floor claims that all are there.
+    /// The oldest tombstones are dropped, but the floor claims that all are there.
     KeepFloor,
-    /// Effects were lost, and the floor claims that every expunge is known.
+    /// Effects were lost, but the floor claims that every expunge is known.
     KeepFloorAfterLoss,
-    /// Others see a property when its entry is appended.
+    /// Other sessions see a property when its entry is appended.
     ShowPropertyEarly,
     /// A checkpoint forgets properties of mailboxes.
     LoseProperty,
@@ -96,7 +97,7 @@ thread_local! {
     static PLANTED: Cell<Option<Plant>> = const { Cell::new(None) };
 }
 
-/// Makes `plant` the one mistake of this thread, or none. Without effect in the library.
+/// Makes `plant` the only planted bug of this thread, or none. Has no effect in the library.
 pub fn plant(plant: Option<Plant>) {
     PLANTED.set(plant);
 }

@@ -11,9 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "ringload", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "\
-In a closed loop each connection begins its next operation when the last is done: how much can the \
-server do? In an open loop (--rate) operations have their times, whatever the server does, and latency \
-counts from there: how long do clients wait?
+In a closed loop each connection starts its next operation when the last is done: how much can the \
+server do? In an open loop (--rate) operations start at scheduled times, whatever the server does, and latency \
+counts from those times: how long do clients wait?
 
 Examples, with \"ringmail demo --users 1000\" running:
   ringload smtp --recipients 1000 --messages 100000
@@ -21,7 +21,7 @@ Examples, with \"ringmail demo --users 1000\" running:
   ringload imap --users 100 --fill 100
   ringload idle --users 1000 --connections 5000 --duration 30s
 
-Each command has a help of its own: ringload smtp --help.
+Each command has its own help: ringload smtp --help.
 
 Exit codes: 0 all operations succeeded, 1 some failed, 2 wrong usage.")]
 pub struct Arguments {
@@ -34,7 +34,7 @@ pub enum Verb {
     /// Send messages by SMTP
     #[command(after_help = "\
 Examples, with \"ringmail demo --users 1000\" running (capacity; latency at 5,000 messages a second; \
-submission; what was acknowledged, to be looked for after a crash):
+submission; a record of acknowledged messages, to check after a crash):
   ringload smtp --recipients 1000 --messages 100000
   ringload smtp --recipients 1000 --rate 5000 --duration 30s
   ringload smtp --tls implicit --user bob@demo.test --sender bob@demo.test
@@ -47,7 +47,7 @@ Example, with \"ringmail demo --users 1000\" running:
     Lmtp(SmtpArguments),
     /// Read messages by POP3: one operation is a RETR
     #[command(after_help = "\
-A maildrop serves one session at a time: there must be as many --users as --connections.
+A maildrop serves one session at a time: --users must not be less than --connections.
 
 Example, with \"ringmail demo --users 1000\" running:
   ringload pop3 --users 100 --connections 100 --fill 10")]
@@ -96,7 +96,7 @@ pub struct Common {
     /// No TLS, from the first byte (465, 993, 995), or by STARTTLS or STLS; certificates are not checked
     #[arg(long, value_enum, default_value = "none")]
     pub tls: Tls,
-    /// Threads, each with an event loop of its own
+    /// Threads, each with its own event loop
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub threads: usize,
     /// Give up on an operation after this long
@@ -176,13 +176,13 @@ pub struct ReadArguments {
     /// Stop after this many operations
     #[arg(long, short = 'n', value_name = "N")]
     pub operations: Option<u64>,
-    /// First send each account this many messages, whatever it has, to --fill-address
+    /// First send each account this many messages through --fill-address, in addition to those it has
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub fill: u64,
     /// LMTP server for --fill
     #[arg(long, default_value = "127.0.0.1:2024", value_name = "HOST:PORT")]
     pub fill_address: String,
-    /// Size of messages sent by --fill and appended, octets
+    /// Size of messages sent by --fill and APPEND, octets
     #[arg(long, default_value_t = 4096, value_name = "OCTETS")]
     pub fill_size: usize,
 }

@@ -54,7 +54,7 @@ pub fn text(summary: &Summary) -> String {
     if summary.missed > 0 {
         let _ = writeln!(
             out,
-            "{} operations were due but never started: the server cannot keep this rate",
+            "{} operations were due but never started: the server cannot sustain this rate",
             summary.missed
         );
     }

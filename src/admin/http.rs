@@ -1,4 +1,4 @@
-//! HTTP for monitors, by axum.
+//! HTTP for monitoring, with axum.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -11,20 +11,20 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-/// Whether the server takes mail in, and if not, why: one line for each partition in trouble.
+/// Whether the server takes mail, and if not, why: one line for each partition in trouble.
 pub type Health = Result<(), String>;
 
 type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Where the figures come from.
+/// The source of the figures.
 pub trait Source: Send + Sync + 'static {
     /// Prometheus text of all shards.
     fn metrics(&self) -> Answer<String>;
     fn health(&self) -> Answer<Health>;
 }
 
-/// Serves the admin port for as long as its event loop runs: out of descriptors, axum pauses for a
-/// second and listens on.
+/// Serves the admin port as long as its event loop runs. If the process is out of descriptors, axum
+/// pauses for a second and goes on listening.
 pub async fn serve(listener: TcpListener, source: Arc<dyn Source>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))

@@ -1,7 +1,7 @@
 //! The admin port: `GET /metrics` (Prometheus text) and `GET /healthz`.
 //!
-//! Runs on the control thread; asks the shards through [`Source`], which `server` implements over
-//! the mesh.
+//! It runs on the control thread and asks the shards through [`Source`], which `server` implements
+//! over the mesh.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 

@@ -1,5 +1,5 @@
-//! The file's shape (`Settings`) and its checks. Defaults are those of each module's Options; what is
-//! here in numbers has no such module: what the server itself starts with.
+//! The structure of the file (`Settings`) and its checks. Defaults come from each module's Options;
+//! numbers here are those that belong to no such module: what the server itself starts with.
 
 use std::{
     net::SocketAddr,
@@ -44,7 +44,7 @@ pub struct Settings {
     /// `<data_dir>/users` unless set.
     #[serde(default)]
     pub users_file: Option<PathBuf>,
-    /// User (and group) to become for good once the ports are bound; only read when root.
+    /// User (and group) to switch to permanently once the ports are bound; only read when root.
     #[serde(default)]
     pub user: Option<String>,
     #[serde(default)]
@@ -129,7 +129,7 @@ impl Listen {
         })
     }
 
-    /// A service that begins in TLS is wanted.
+    /// Whether a service with implicit TLS is configured.
     fn wants_implicit_tls(&self) -> bool {
         !(self.submissions.is_empty() && self.pop3s.is_empty() && self.imaps.is_empty())
     }
@@ -155,18 +155,19 @@ pub struct ProcessSection {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeSection {
-    /// Shards (one pinned executor each); 0 means one a core.
+    /// Shards (one pinned executor each); 0 means one per core.
     pub shards: u16,
-    /// Connections a shard serves at once; more are refused in the protocol's words.
+    /// Connections that a shard serves at once; further ones are refused with a reply of the
+    /// protocol.
     pub connections_per_shard: usize,
-    /// Bytes of connection buffers a shard may hold; a quarter is kept for those logged in.
+    /// Bytes of connection buffers per shard; a quarter is reserved for authenticated connections.
     pub buffers_per_shard: ByteSize,
     /// Length of the kernel's queue of connections not yet accepted.
     pub backlog: u32,
     /// How long SIGTERM waits for sessions.
     #[serde(with = "humantime_serde")]
     pub shutdown_timeout: Duration,
-    /// How long a shard without work spins before it sleeps; trades CPU for latency.
+    /// How long an idle shard spins before it sleeps; trades CPU for latency.
     #[serde(with = "humantime_serde")]
     pub spin_before_park: Duration,
     /// How long a busy shard lets entries gather before it writes and syncs them; an idle one never
@@ -196,16 +197,17 @@ impl Default for RuntimeSection {
     }
 }
 
-/// What one client address (an IPv4 address, an IPv6 /64) and one network (an IPv4 /24, an IPv6 /48)
-/// may have, on all shards together. 0 = no limit.
+/// Limits of one client address (an IPv4 address, an IPv6 /64) and of one network (an IPv4 /24, an
+/// IPv6 /48), on all shards together. 0 = no limit.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// Addresses and networks that are never limited: ours, and proxies that speak for others.
+    /// Addresses and networks that are never limited: our own, and proxies that connect for many
+    /// clients.
     pub allow: Vec<String>,
     pub connections_per_address: u32,
     pub connections_per_network: u32,
-    /// Connections that are not logged in; on port 25 all are.
+    /// Connections that are not logged in; on port 25 all connections.
     pub strangers_per_address: u32,
     pub strangers_per_network: u32,
     /// New connections a second.
@@ -235,7 +237,7 @@ pub struct StoreSection {
     /// each shard, chosen by measurement: docs/performance.md, "Partitions".
     pub partitions: u16,
     pub segment_size: ByteSize,
-    /// Log bytes after which a checkpoint is written; bounds what a start replays.
+    /// Log bytes after which a checkpoint is written; limits what a start replays.
     pub checkpoint_interval: ByteSize,
     /// Account state kept in memory, per partition.
     pub account_budget: ByteSize,
@@ -243,7 +245,7 @@ pub struct StoreSection {
     pub write_buffer: ByteSize,
     /// Percent of a partition's log that may be garbage before compaction begins; 0 = never.
     pub garbage_share: u8,
-    /// Bytes a second that a partition's compaction reads and writes at most; 0 = no limit.
+    /// Most bytes a second that a partition's compaction reads and writes; 0 = no limit.
     pub compaction_rate: ByteSize,
     pub reserve: ByteSize,
     pub free_space_min: ByteSize,
@@ -255,12 +257,12 @@ pub struct StoreSection {
     /// Shorter messages are not compressed.
     pub compression_min: ByteSize,
     pub mailboxes_per_account: usize,
-    /// Messages of an account, copies included, and their octets. What they cost is memory.
+    /// Messages of an account, copies included, and their octets. Each message takes memory.
     pub messages_per_account: u64,
     pub octets_per_account: ByteSize,
 }
 
-/// How the store keeps messages.
+/// How the store compresses messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BodyCompression {
@@ -272,7 +274,7 @@ pub enum BodyCompression {
 /// plain shell may have.
 const DEMO_CONNECTIONS: usize = 9_000;
 
-/// What a demo has of its own: settings and sections that `--set` may not change.
+/// Settings and sections that a demo sets itself and that `--set` may not change.
 const DEMO_OWN: &[&str] =
     &["hostname", "domains", "data_dir", "users_file", "listen", "tls", "user", "group"];
 
@@ -293,7 +295,7 @@ impl Default for StoreSection {
             reserve: ByteSize(store.reserve),
             free_space_min: ByteSize(store.free_space_min),
             disk_timeout: store.disk_timeout,
-            // Off in the store's own options, whose tests say what lies on disk to the byte.
+            // Off in the store's own options, because its tests check the bytes on disk.
             compression: BodyCompression::Zstd,
             compression_level: zstd.level,
             compression_min: size(zstd.body_min),
@@ -304,19 +306,18 @@ impl Default for StoreSection {
     }
 }
 
-/// Messages under way, whatever the protocol: DATA, BDAT, APPEND.
+/// Messages being received, in any protocol: DATA, BDAT, APPEND.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IntakeSection {
-    /// Bytes of memory that they may hold together, per shard; a quarter is for clients that logged
-    /// in.
+    /// Bytes of memory for all of them, per shard; a quarter is reserved for authenticated clients.
     pub memory_per_shard: ByteSize,
-    /// How long a client may send nothing of its message.
+    /// How long a client may pause while it sends a message.
     #[serde(with = "humantime_serde")]
     pub silence: Duration,
-    /// Octets a second that a message must come in at; 0 = any.
+    /// Minimum octets a second of an incoming message; 0 = any.
     pub rate_min: ByteSize,
-    /// How long one message may take in all.
+    /// How long receiving one message may take in total.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
 }
@@ -335,9 +336,9 @@ pub struct SmtpSection {
     /// Largest message, announced by SIZE (RFC 1870).
     pub message_size_max: ByteSize,
     pub recipients_max: usize,
-    /// Messages that passed through more servers than this are taken to be in a loop.
+    /// Messages that passed through more servers than this are taken for a mail loop.
     pub received_headers_max: usize,
-    /// What becomes of a CR or LF that stands alone in a message.
+    /// What to do with a bare CR or LF in a message.
     pub bare_newline: BareNewline,
 }
 
@@ -345,9 +346,10 @@ pub struct SmtpSection {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BareNewline {
-    /// The message is refused: nobody reads another end of the message out of it than we do.
+    /// The message is refused, so that no other server can read a different end of message than
+    /// ours.
     Refuse,
-    /// Made CRLF, for old clients behind us.
+    /// It becomes CRLF, for old clients of our own.
     Normalise,
 }
 
@@ -416,9 +418,9 @@ impl Default for ImapSection {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthenticationSection {
-    /// Worker threads that hash passwords; each needs about 19 MiB while it does.
+    /// Worker threads that hash passwords; each needs about 19 MiB while hashing.
     pub workers: usize,
-    /// Log-ins that may wait for a worker; more get a temporary refusal.
+    /// Log-ins that may wait for a worker; further ones get a temporary refusal.
     pub queue: usize,
     /// Wrong passwords for an account from a network before its next attempts must wait.
     pub free_failures: u32,
@@ -427,7 +429,7 @@ pub struct AuthenticationSection {
     pub backoff_max: Duration,
     /// Wrong passwords a minute from a network, over all accounts.
     pub network_failures: u32,
-    /// How late a wrong password is answered.
+    /// Delay before a wrong password is answered.
     #[serde(with = "humantime_serde")]
     pub failure_delay: Duration,
     /// Networks that are held to no limit by network, e.g. a webmail server.
@@ -449,22 +451,22 @@ impl Default for AuthenticationSection {
     }
 }
 
-/// Questions to a directory that takes its time. The users file does not: it is in memory.
+/// Queries to an asynchronous directory. The users file needs none: it is in memory.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DirectorySection {
-    /// How long a question may take.
+    /// How long a query may take.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// Questions that may wait, of a shard and of all together.
+    /// Queries that may wait, of one shard and of all together.
     pub queue: usize,
-    /// How long an account or address that was found is remembered.
+    /// How long an account or address that was found is cached.
     #[serde(with = "humantime_serde")]
     pub cache_age: Duration,
-    /// How long it is remembered that an address was not found.
+    /// How long the absence of an address is cached.
     #[serde(with = "humantime_serde")]
     pub cache_age_unknown: Duration,
-    /// Answers that a shard remembers, of each kind of question.
+    /// Answers that a shard caches, for each kind of query.
     pub cache_entries: usize,
 }
 
@@ -532,7 +534,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// What one setting asks of another.
+    /// Checks settings that depend on each other.
     fn check(&self, path: &Path) -> Result<(), ConfigProblem> {
         if self.tls.is_none() && self.listen.wants_implicit_tls() {
             return Err(ConfigProblem::file(
@@ -561,13 +563,13 @@ impl Settings {
         }
     }
 
-    /// What `ringmail demo` runs: everything on 127.0.0.1, ports from `port_base`, the domain
-    /// demo.test. `overrides` are lines `section.key=value` of settings (`--set`); a value that is not
-    /// TOML by itself is taken as a string.
+    /// The settings of `ringmail demo`: everything on 127.0.0.1, ports from `port_base`, the domain
+    /// demo.test. `overrides` are lines `section.key=value` of settings (`--set`); a value that is
+    /// not TOML by itself is taken as a string.
     ///
     /// # Errors
-    /// A port past 65535; an override that a configuration file would not be allowed either, or of what
-    /// a demo has of its own.
+    /// A port past 65535; an override that would be invalid in a configuration file, or of a
+    /// setting that the demo sets itself.
     pub fn demo(
         data_dir: &Path,
         port_base: u16,
@@ -614,7 +616,7 @@ impl Settings {
         if !is_set("imap.sessions_per_account") {
             settings.imap.sessions_per_account = DEMO_CONNECTIONS as u32;
         }
-        // Whoever tries a demo at a terminal wants to see that.
+        // Keeps events off the terminal in which a demo runs.
         if !is_set("events.to") {
             settings.events.to = data_dir.join("events.log").to_string_lossy().into_owned();
         }
@@ -645,7 +647,7 @@ impl Settings {
         }
     }
 
-    /// What one client may have.
+    /// The limits of one client.
     pub fn client_limits(&self) -> ClientLimits {
         let limits = &self.limits;
         ClientLimits {
@@ -659,12 +661,12 @@ impl Settings {
                 strangers: limits.strangers_per_network,
                 new_per_second: limits.new_per_network,
             },
-            // `check` has let only networks through.
+            // `check` accepts only networks.
             allow: limits.allow.iter().filter_map(|text| text.parse().ok()).collect(),
         }
     }
 
-    /// The same for every partition but for its number.
+    /// The same for every partition except for its number.
     pub fn store_options(&self) -> StoreOptions {
         let store = &self.store;
         StoreOptions {
@@ -690,7 +692,7 @@ impl Settings {
         }
     }
 
-    /// `allow_plaintext_auth`: log-ins without TLS, which only the demo takes.
+    /// `allow_plaintext_auth`: log-ins without TLS, which only the demo accepts.
     pub fn service_options(&self, allow_plaintext_auth: bool) -> ServiceOptions {
         let defaults = ImapOptions::default();
         ServiceOptions {
@@ -751,7 +753,7 @@ impl Settings {
         }
     }
 
-    /// For a backend that is asked on a thread of its own.
+    /// For a backend that is queried on a separate thread.
     pub fn backend_options(&self) -> BackendOptions {
         let section = &self.directory;
         BackendOptions {
@@ -763,7 +765,7 @@ impl Settings {
         }
     }
 
-    /// Which events are told, and where.
+    /// Which events are written, and where.
     pub fn event_options(&self) -> EventOptions {
         let on = |kind: &Kind| match kind {
             Kind::Server => true,
@@ -779,7 +781,7 @@ impl Settings {
         EventOptions { target: EventTarget::named(&self.events.to), kinds }
     }
 
-    /// The users file in force.
+    /// The path of the users file.
     pub fn users_path(&self) -> PathBuf {
         self.users_file.clone().unwrap_or_else(|| self.data_dir.join("users"))
     }
@@ -827,7 +829,7 @@ mod tests {
         assert_eq!(target, EventTarget::Stderr);
         assert!(!kinds.has(Kind::Logins) && kinds.has(Kind::Messages) && kinds.has(Kind::Server));
         let settings = demo(2000, &["store.segment_size=1MiB", "runtime.shards=3"]).unwrap();
-        // What a demo has of its own gives way to what is asked for, if that is the product's default too.
+        // A demo's own value yields to an explicit one, even if that is the product's default.
         let connections = |settings: Settings| {
             (settings.runtime.connections_per_shard, settings.imap.sessions_per_account)
         };
@@ -836,7 +838,7 @@ mod tests {
         assert_eq!(connections(demo(2000, &asked).unwrap()), (100_000, 1_000));
         for (port_base, set, expected) in [
             (65_000, "", "--port-base: 65000: port 65000 + 995 would pass 65535"),
-            (2000, "store.segment=1", "--set:1: store.segment: there is no such setting"),
+            (2000, "store.segment=1", "--set:1: store.segment: no such setting"),
             (
                 2000,
                 "store.segment_size=1KiB",
@@ -863,13 +865,14 @@ mod tests {
         let text = format!("{BASE}{NO_TLS}");
         let settings = Settings::parse(Path::new("/etc/ringmail/t.toml"), &text).unwrap();
         assert_eq!(settings.users_path(), Path::new("/etc/ringmail/mail/users"));
-        // Named without a folder: the file's is where we were started, and a path that can be opened.
+        // A configuration file named without a folder is in the working directory, and relative
+        // paths must still open.
         let text = format!("users_file = \"users\"\n{text}");
         let settings = Settings::parse(Path::new("t.toml"), &text).unwrap();
         assert_eq!(settings.users_path().parent(), Some(Path::new(".")));
     }
 
-    /// What is not set stands in the example as an example: all else must be what it is without.
+    /// The example shows optional settings as comments: everything else must equal the defaults.
     #[test]
     fn the_example_file_is_valid_and_shows_the_defaults() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ringmail.example.toml");

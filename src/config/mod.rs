@@ -1,7 +1,7 @@
 //! The configuration file: TOML in, each module's own Options out.
 //!
 //! The server reads this file and never writes it. Unknown keys are errors; every error names the
-//! file, the line and the setting, and says what would be right.
+//! file, the line and the setting, and says what is allowed.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 

@@ -1,12 +1,12 @@
-//! What is wrong with a configuration, said so that the reader can mend it.
+//! Errors of a configuration, worded so that the reader can correct them.
 
 use std::{fmt, ops::Range, path::PathBuf};
 
-/// One thing wrong with the configuration: shown as `FILE:LINE: SETTING: what, and what to do`.
+/// One error in the configuration: shown as `FILE:LINE: SETTING: what, and what to do`.
 #[derive(Debug)]
 pub struct ConfigProblem {
     file: PathBuf,
-    /// 1-based; `None` when the file as a whole is at fault.
+    /// 1-based; `None` if the error concerns the whole file.
     line: Option<usize>,
     setting: Option<String>,
     what: String,
@@ -17,7 +17,7 @@ impl ConfigProblem {
         ConfigProblem { file: file.into(), line: None, setting: None, what: what.into() }
     }
 
-    /// `span` is the byte range in `text` at fault.
+    /// `span` is the byte range of the error in `text`.
     pub(super) fn at(
         file: impl Into<PathBuf>,
         text: &str,

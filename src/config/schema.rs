@@ -1,7 +1,7 @@
-//! Every setting: its name, what it may be, and what is said of anything else.
+//! Every setting: its name, its allowed values, and the errors for anything else.
 //!
-//! [`Settings::parse`](super::Settings::parse) comes here first, so what serde reads afterwards is known to
-//! fit. serde's own errors name Rust's types, and not always the setting.
+//! [`Settings::parse`](super::Settings::parse) calls this first, so the values that serde reads
+//! afterwards are valid. serde's own errors name Rust types, and not always the setting.
 
 use std::{net::SocketAddr, ops::Range, path::Path, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{events::EventTarget, model::Network};
 
 /// One setting of the configuration file.
 pub struct Setting {
-    /// `section.key`, or `key` alone for those above the first section.
+    /// `section.key`, or `key` alone for settings above the first section.
     pub name: &'static str,
     /// As docs/ringmail.example.toml shows it.
     pub example: &'static str,
@@ -25,29 +25,29 @@ pub struct Setting {
     need: Need,
 }
 
-/// What it means that a setting is not there.
+/// What the absence of a setting means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
-    /// Nothing starts; for one in a section, once that is there.
+    /// An error; in a section, only if the section is there.
     Required,
-    /// It is as in the example.
+    /// The example is the default.
     Default,
-    /// There is none.
+    /// The setting has no value.
     Optional,
 }
 
-/// What a setting may be.
+/// The type and range of a setting.
 #[derive(Clone, Copy)]
 enum Kind {
     HostName,
     HostNames,
     Path,
-    /// Where events go: a path, or a name of what is none.
+    /// The target of events: a path, or the name of another target.
     Target,
-    /// Of a user or group.
+    /// A user or group.
     Name,
     Flag,
-    /// To listen on.
+    /// Addresses to listen on.
     Addresses,
     Networks,
     OneOf(&'static [&'static str]),
@@ -64,7 +64,7 @@ use Kind::{Addresses, Flag, HostName, HostNames, Name, Networks, OneOf};
 struct Bounds {
     least: u64,
     most: u64,
-    /// What 0 stands for, where it is not an amount like others.
+    /// The meaning of 0, where it is not an ordinary amount.
     zero: Option<&'static str>,
 }
 
@@ -105,11 +105,11 @@ const PIB: u64 = 1 << 50;
 
 const MILLISECOND: u64 = 1_000;
 const SECOND: u64 = 1_000_000;
-/// Nobody waits longer on purpose; and a clock's reading and this can be added.
+/// No useful wait is longer, and it can be added to any clock reading without overflow.
 const WEEK: u64 = 7 * 24 * 3600 * SECOND;
 
-/// Messages of two GiB and more would pass what IMAP can say of a size (RFC 3501 9, `number`) with what we
-/// put in front.
+/// Larger messages, with the header fields that we prepend, would exceed the sizes that IMAP can
+/// express (RFC 3501 9, `number`).
 const MESSAGE_MOST: u64 = 2 * GIB;
 
 const fn setting(name: &'static str, kind: Kind, example: &'static str) -> Setting {
@@ -124,8 +124,8 @@ const fn required(name: &'static str, kind: Kind, example: &'static str) -> Sett
     Setting { name, example, kind, need: Need::Required }
 }
 
-/// In the order of docs/ringmail.example.toml. Too little of what the server needs would stop it, so there is
-/// a least; too much would overflow or be allocated, so there is a most.
+/// In the order of docs/ringmail.example.toml. Minimums prevent values that would stop the server;
+/// maximums prevent overflow and excessive allocation.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
     required("hostname", HostName, "\"mail.example.org\""),
@@ -152,7 +152,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("runtime.backlog", count(1, 1_000_000), "4096"),
     setting("runtime.shutdown_timeout", time(0, WEEK), "\"10s\""),
     setting("runtime.spin_before_park", time(0, SECOND), "\"0s\""),
-    // A shard looks at its ring only in between.
+    // A shard polls its ring only in between.
     setting("runtime.commit_gather", time(0, 100 * MILLISECOND), "\"1500us\""),
     setting("runtime.write_timeout", time(SECOND, WEEK), "\"5m\""),
     setting("runtime.tls_handshake_timeout", time(SECOND, WEEK), "\"30s\""),
@@ -176,9 +176,9 @@ pub const SETTINGS: &[Setting] = &[
     setting("store.compression", OneOf(&["zstd", "off"]), "\"zstd\""),
     setting("store.compression_level", count(1, 19), "1"),
     setting("store.compression_min", size(0, PIB), "\"8KiB\""),
-    // INBOX, and those that a new account gets.
+    // INBOX and the other folders of a new account.
     setting("store.mailboxes_per_account", count(5, 1_000_000), "10000"),
-    // There are no more UIDs.
+    // The number of UIDs is limited.
     setting("store.messages_per_account", count(1, u32::MAX as u64), "2000000"),
     setting("store.octets_per_account", size(KIB, PIB), "\"1TiB\""),
     setting("intake.memory_per_shard", size(256 * KIB, PIB), "\"32MiB\""),
@@ -186,7 +186,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("intake.rate_min", size(1, GIB).or_zero("any rate"), "\"256B\""),
     setting("intake.deadline", time(SECOND, WEEK), "\"1h\""),
     setting("smtp.message_size_max", size(KIB, MESSAGE_MOST), "\"50MiB\""),
-    // No partition takes more in one delivery.
+    // A partition takes at most this many in one delivery.
     setting("smtp.recipients_max", count(1, 100_000), "1000"),
     setting("smtp.received_headers_max", count(1, 10_000), "100"),
     setting("smtp.bare_newline", OneOf(&["refuse", "normalise"]), "\"refuse\""),
@@ -199,10 +199,10 @@ pub const SETTINGS: &[Setting] = &[
     setting("authentication.free_failures", count(1, 100), "5"),
     setting("authentication.backoff_max", time(SECOND, WEEK), "\"1m\""),
     setting("authentication.network_failures", count(1, 100_000), "20"),
-    // Before its log-in nobody has a minute.
+    // A session must log in within one minute.
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
-    // Before its log-in nobody has a minute.
+    // A session must log in within one minute.
     setting("directory.timeout", time(100 * MILLISECOND, 30 * SECOND), "\"5s\""),
     setting("directory.queue", count(1, 1_000_000), "256"),
     setting("directory.cache_age", time(0, WEEK), "\"5m\""),
@@ -224,7 +224,7 @@ pub const PARTITIONS_MAX: u16 = 4096;
 /// Checks what `text` sets. `path` is only for messages.
 ///
 /// # Errors
-/// The first thing wrong, in the order of the file; what is missing comes last.
+/// The first error, in the order of the file; missing settings come last.
 pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblem> {
     let document = DeTable::parse(text).map_err(|error| not_toml(path, text, &error))?;
     let mut wrongs = Vec::new();
@@ -260,7 +260,7 @@ pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblem> {
 
 struct Wrong {
     span: Range<usize>,
-    /// Of the setting, as the file has it.
+    /// The name of the setting, as in the file.
     name: String,
     what: String,
 }
@@ -306,7 +306,7 @@ fn look_at_setting(
 }
 
 impl Setting {
-    /// Section, if it is in one, and key.
+    /// The section, if there is one, and the key.
     fn parts(&self) -> (Option<&'static str>, &'static str) {
         match self.name.split_once('.') {
             Some((section, key)) => (Some(section), key),
@@ -314,12 +314,12 @@ impl Setting {
         }
     }
 
-    /// What it is where the file does not set it.
+    /// Its value if the file does not set it.
     pub fn default(&self) -> Option<&'static str> {
         (self.need == Need::Default).then_some(self.example)
     }
 
-    /// What it may be, in words.
+    /// The allowed values, in words.
     pub fn wants(&self) -> String {
         self.kind.wants()
     }
@@ -331,7 +331,7 @@ impl Setting {
 }
 
 impl Kind {
-    /// The part of `value` that is none of these, if there is one.
+    /// The part of `value` that is not allowed, if there is one.
     fn take(self, value: &Value<'_>) -> Result<(), Range<usize>> {
         let amount =
             |amount: Option<u64>, bounds: Bounds| amount.is_some_and(|amount| bounds.allow(amount));
@@ -342,7 +342,7 @@ impl Kind {
             Addresses => return each(value, false, |text| text.parse::<SocketAddr>().is_ok()),
             Networks => return each(value, false, |text| text.parse::<Network>().is_ok()),
             Kind::Path | Name => text.is_some_and(|text| !text.is_empty()),
-            // A name that was misspelled must not become a file in whatever folder.
+            // A misspelled name must not become a file in some folder.
             Kind::Target => text.is_some_and(|text| {
                 text.contains('/') || !matches!(EventTarget::named(text), EventTarget::File(_))
             }),
@@ -386,7 +386,7 @@ impl Kind {
     }
 }
 
-/// A list whose every item `fits`, or else what is wrong: an item, or the value.
+/// A list whose every item `fits`; otherwise the span of the error: an item, or the value.
 fn each(
     value: &Value<'_>,
     at_least_one: bool,
@@ -421,7 +421,7 @@ fn microseconds(value: &Value<'_>) -> Option<u64> {
     Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// As the file spells it: 65536 is 64KiB.
+/// As a file would spell it: 65536 is 64KiB.
 fn spell_size(octets: u64) -> String {
     let units = [(50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     units
@@ -430,7 +430,7 @@ fn spell_size(octets: u64) -> String {
         .map_or(format!("{octets}B"), |(bits, unit)| format!("{}{unit}", octets >> bits))
 }
 
-/// Longest piece of the file that a message repeats.
+/// Longest excerpt of the file in a message.
 const FOUND_MAX: usize = 60;
 
 fn found(text: &str, span: Range<usize>) -> String {
@@ -440,7 +440,7 @@ fn found(text: &str, span: Range<usize>) -> String {
     format!("found {short}{more}")
 }
 
-/// Sections, each once.
+/// All sections, each once.
 fn sections() -> impl Iterator<Item = &'static str> {
     let mut last = None;
     SETTINGS.iter().filter_map(|setting| setting.parts().0).filter(move |section| {
@@ -455,7 +455,7 @@ fn keys(of: Option<&str>) -> String {
     settings.map(|(_, key)| key).collect::<Vec<_>>().join(", ")
 }
 
-/// Of a name that is no setting's.
+/// The error for a name that is not a setting.
 fn unknown(name: &str, is_table: bool) -> String {
     let (section, key) = match name.split_once('.') {
         Some((section, key)) => (Some(section), key),
@@ -463,7 +463,7 @@ fn unknown(name: &str, is_table: bool) -> String {
     };
     if section.is_none() && is_table {
         let sections: Vec<String> = sections().map(|section| format!("[{section}]")).collect();
-        return format!("there is no such section; there are {}", sections.join(", "));
+        return format!("no such section; the sections are {}", sections.join(", "));
     }
     let elsewhere: Vec<String> = SETTINGS
         .iter()
@@ -475,22 +475,23 @@ fn unknown(name: &str, is_table: bool) -> String {
         .collect();
     let whose = match section {
         Some(section) => format!("[{section}] has"),
-        None => "outside of sections there are".to_owned(),
+        None => "the settings outside sections are".to_owned(),
     };
     match elsewhere.is_empty() {
-        true => format!("there is no such setting; {whose} {}", keys(section)),
-        false => format!("there is no such setting here; it belongs {}", elsewhere.join(" or ")),
+        true => format!("no such setting; {whose} {}", keys(section)),
+        false => format!("no such setting here; it belongs {}", elsewhere.join(" or ")),
     }
 }
 
-/// What is wrong with a file that cannot be taken apart: the line, and an example if it is a setting's.
+/// The error for a file that is not valid TOML: the line, and an example if it belongs to a
+/// setting.
 fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigProblem {
     let message = error.message().trim_end();
     let name = error.span().and_then(|span| name_at(text, span.start));
     let setting = SETTINGS.iter().find(|setting| Some(setting.name) == name.as_deref());
     let what = match setting {
         Some(_) if message == "duplicate key" => "set a second time".to_owned(),
-        // Beside the example, what a parser would have expected says nothing.
+        // With the example at hand, what the parser expected adds nothing.
         Some(setting) => {
             let message = message.split(", expected").next().unwrap_or(message);
             format!("{message}; {}", setting.expected())
@@ -545,7 +546,7 @@ mod tests {
         }
     }
 
-    /// (what follows four lines with what is required, what is said of it: nothing if it passes)
+    /// (text after four lines with the required settings, expected error; empty if it is valid)
     #[rustfmt::skip]
     const CASES: &[(&str, &str)] = &[
         ("", ""),
@@ -556,7 +557,7 @@ mod tests {
         ("[limits]\nallow = []\nstrangers_per_address = 0", ""),
         ("[authentication]\ntrusted_networks = [\"192.0.2.0/24\", \"2001:db8::7\"]", ""),
 
-        // Of another type.
+        // Wrong type.
         ("user = 3", "5: user: found 3; expected a name, e.g. user = \"ringmail\""),
         ("users_file = false",
          "5: users_file: found false; expected a path, e.g. users_file = \"/etc/ringmail/users\""),
@@ -580,7 +581,7 @@ mod tests {
          "5: store.partitions: found [store.partitions]; expected a whole number from 1 to 4096, or 0 \
           (one for each shard), e.g. partitions = 0"),
 
-        // Of the type, and no such thing.
+        // Right type, invalid value.
         ("[imap]\nidle_timeout = \"soon\"",
          "6: imap.idle_timeout: found \"soon\"; expected a time from 1s to 7days, e.g. idle_timeout = \
           \"30m\""),
@@ -595,7 +596,7 @@ mod tests {
         ("[limits]\nallow = [\n  \"::/0\",\n  \"10.0.0.0/99\",\n]",
          "8: limits.allow: found \"10.0.0.0/99\"; expected a list of addresses and networks"),
 
-        // Too little and too much.
+        // Too small and too large.
         ("[authentication]\nfree_failures = -1",
          "6: authentication.free_failures: found -1; expected a whole number from 1 to 100, e.g. \
           free_failures = 5"),
@@ -610,26 +611,26 @@ mod tests {
           = \"1500us\""),
         ("[runtime]\nshutdown_timeout = \"500000000000y\"", "6: runtime.shutdown_timeout: found"),
 
-        // No setting.
+        // Not a setting.
         ("[smtp]\nmessage_size = 3",
-         "6: smtp.message_size: there is no such setting; [smtp] has message_size_max, recipients_max, \
+         "6: smtp.message_size: no such setting; [smtp] has message_size_max, recipients_max, \
           received_headers_max, bare_newline"),
         ("[smtp]\nidle_timeout = \"1m\"",
-         "6: smtp.idle_timeout: there is no such setting here; it belongs in [pop3] or in [imap]"),
+         "6: smtp.idle_timeout: no such setting here; it belongs in [pop3] or in [imap]"),
         ("[smtp]\nuser = \"x\"",
-         "6: smtp.user: there is no such setting here; it belongs above the first section"),
+         "6: smtp.user: no such setting here; it belongs above the first section"),
         ("shards = 3",
-         "5: shards: there is no such setting here; it belongs in [runtime]"),
+         "5: shards: no such setting here; it belongs in [runtime]"),
         ("colour = 3",
-         "5: colour: there is no such setting; outside of sections there are hostname, domains, \
+         "5: colour: no such setting; the settings outside sections are hostname, domains, \
           data_dir, users_file, user, group"),
         ("[nonsense]\n",
-         "5: nonsense: there is no such section; there are [listen], [tls], [process], [runtime], \
+         "5: nonsense: no such section; the sections are [listen], [tls], [process], [runtime], \
           [limits], [store], [intake], [smtp], [pop3], [imap], [authentication]"),
         ("group = \"mail\"",
          "5: group: has no effect without user: set that too, e.g. user = \"ringmail\""),
 
-        // No TOML. A comment behind the section's name once hid it.
+        // Not TOML. A comment behind the section's name once hid the setting.
         ("[store]  # disk\ncompression = zstd",
          "6: store.compression: string values must be quoted; expected \"zstd\" or \"off\", e.g. \
           compression = \"zstd\""),
@@ -638,7 +639,7 @@ mod tests {
         ("[store", "5: unclosed table, expected `]`"),
         ("store", "5: key with no value, expected `=`"),
 
-        // The first of several.
+        // The first of several errors.
         ("[store]\npartitions = 0\nreserve = \"x\"\n[imap]\nx = 3\n[limits]\nallow = 3",
          "7: store.reserve: found \"x\"; expected a size from 0B to 1PiB, e.g. reserve = \"8MiB\""),
     ];
@@ -678,7 +679,8 @@ mod tests {
         assert_eq!(problem(&text), expected);
     }
 
-    /// Each setting with each of these: what is refused names its line, what was found, and the example.
+    /// Each setting with each of these values: an error names its line, the value found, and the
+    /// example.
     #[test]
     fn every_setting_says_what_it_wants() {
         const VALUES: &[&str] = &[
@@ -724,7 +726,7 @@ mod tests {
                     let item = value.trim_matches(['[', ']']);
                     assert!(said.contains(value) || said.contains(item), "{said}");
                 } else {
-                    // Accepted, but something else is missing or in want of it.
+                    // Accepted, but another setting is missing or depends on it.
                     let other = said.is_empty()
                         || said.contains("missing")
                         || said.contains("without user")
@@ -736,7 +738,7 @@ mod tests {
         }
     }
 
-    /// A struct's fields, as serde names them to whoever asks for another one.
+    /// A struct's fields, as serde lists them in its error for an unknown field.
     fn fields(section: Option<&str>) -> Vec<String> {
         let mut text = REQUIRED.join("\n");
         match section {

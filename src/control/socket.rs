@@ -31,14 +31,14 @@ const CONNECTIONS_MAX: usize = 16;
 /// Pause after a connection that could not be accepted: most likely no descriptor was free.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// What a request is answered with.
+/// The answer to a request.
 pub enum Reply {
     Line(String),
-    /// As many lines as come, until the senders are gone.
+    /// Lines as they come, until the senders are dropped.
     Lines(mpsc::Receiver<String>),
 }
 
-/// Who asks, as the kernel knows it.
+/// The caller, as the kernel identifies it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Asker {
     pub uid: Option<u32>,
@@ -48,13 +48,13 @@ pub struct Asker {
 /// Answers one request line (without its line end).
 pub type Handler = Arc<dyn Fn(&str, Asker) -> Reply + Send + Sync>;
 
-/// Where the server on `data_dir` listens.
+/// Path of the socket of the server on `data_dir`.
 pub fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("control.sock")
 }
 
-/// Listens at `path`; a socket left by a server that died is replaced (the data directory's lock
-/// says that none runs).
+/// Listens at `path`; a socket left by a dead server is replaced (the data directory's lock
+/// guarantees that no other one runs).
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -70,19 +70,19 @@ pub async fn serve(listener: UnixListener, handler: Handler) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let (stream, _) = persist(|| listener.accept()).await;
-        // Fails only on a closed semaphore, and nobody closes ours.
+        // Fails only on a closed semaphore, and ours is never closed.
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
         let handler = handler.clone();
         tokio::spawn(async move {
-            // One caller's broken pipe is its own affair.
+            // One caller's broken pipe does not concern the others.
             let _ = answer(stream, &handler).await;
             drop(seat);
         });
     }
 }
 
-/// The first success of `accept`. A process out of descriptors gets some back when sessions end; who
-/// gave up listening would be deaf until the next start.
+/// The first success of `accept`. A process that is out of descriptors gets some back when sessions
+/// end; if it stopped listening, it would be unreachable until the next start.
 async fn persist<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
     loop {
         match accept().await {
@@ -115,7 +115,7 @@ async fn answer(stream: UnixStream, handler: &Handler) -> io::Result<()> {
     }
 }
 
-/// Asks the server that runs on the data directory `folder`; `None` when none does.
+/// Sends a request to the server that runs on the data directory `folder`; `None` if none does.
 pub fn request(folder: &Folder, line: &str) -> io::Result<Option<String>> {
     let Some(mut stream) = connect(folder)? else { return Ok(None) };
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -125,11 +125,11 @@ pub fn request(folder: &Folder, line: &str) -> io::Result<Option<String>> {
     Ok(Some(reply.trim_end().to_owned()))
 }
 
-/// Asks the server that runs on the data directory `folder` and hands each line of its answer to
-/// `each`, until that fails; false when none runs. A server that is silent for `silence_max` is given
-/// up.
+/// Sends a request to the server that runs on the data directory `folder` and passes each line of
+/// the answer to `each`, until that fails; false if none runs. Gives up on a server that is silent
+/// for `silence_max`.
 ///
-/// Who listens there need not be our server: `each` bounds what it keeps.
+/// The listener might not be our server: `each` limits what it keeps.
 pub fn stream(
     folder: &Folder,
     line: &str,
@@ -149,7 +149,7 @@ pub fn stream(
     }
 }
 
-/// As the folder's owner, who may have put a link to another's socket there.
+/// Connects as the folder's owner, who may have put a link to another user's socket there.
 fn connect(folder: &Folder) -> io::Result<Option<BlockingUnixStream>> {
     let path = path(folder.path());
     let stream = match folder.act(|| BlockingUnixStream::connect(path)).map_err(io::Error::other)? {

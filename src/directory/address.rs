@@ -1,4 +1,4 @@
-//! Addresses as keys: one spelling for all that mean the same mailbox.
+//! Addresses as keys: one spelling for all addresses of the same mailbox.
 //!
 //! Domains compare without case (RFC 5321 2.4). Local parts belong to the receiving system, which
 //! is us, and we compare them without case too, as nearly every server does.
@@ -9,7 +9,8 @@ const DOMAIN_MAX: usize = 255;
 /// Longest name that an account can log in with, octets.
 pub(super) const ADDRESS_MAX: usize = LOCAL_PART_MAX + 1 + DOMAIN_MAX;
 
-/// Separates the account's name from what its owner chose, as in "alice+lists" (RFC 5233).
+/// Separates the account's name from the detail that its owner chose, as in "alice+lists" (RFC
+/// 5233).
 const SUBADDRESS_SEPARATOR: char = '+';
 
 /// A mailbox split at its last `@`, unquoted and in lower case.
@@ -20,8 +21,8 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// `None` if there is no domain; otherwise nothing is refused here: what nobody owns is found
-    /// nowhere.
+    /// `None` if there is no domain; nothing else is refused here: an invalid address simply is not
+    /// found.
     pub(super) fn parse(text: &str) -> Option<Address> {
         let (local_part, domain) = text.rsplit_once('@')?;
         Some(Address {
@@ -42,8 +43,7 @@ impl Address {
     }
 }
 
-/// What the owner of an account chose, of a mailbox that is a sub-address: "lists" of
-/// "alice+lists@demo.test" (RFC 5233), as it was written.
+/// The detail in a sub-address: "lists" in "alice+lists@demo.test" (RFC 5233), as it was written.
 pub fn detail(mailbox: &str) -> Option<&str> {
     let (local_part, _) = mailbox.rsplit_once('@')?;
     let local_part =

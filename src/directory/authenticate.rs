@@ -1,13 +1,13 @@
-//! Password checks of one shard: the cache of what was right before, one hash for all who ask the
-//! same at once, and the way to the worker threads for the rest.
+//! Password checks of one shard: the cache of successful checks, one hash for identical checks at
+//! the same time, and the queue to the worker threads for the rest.
 //!
 //! Cache and queue are keyed by an HMAC over (password, stored hash) with a secret of the process:
-//! memory holds no password, and a key no longer matters once the stored hash changes, for whatever
-//! reason. The salt makes stored hashes unique to accounts, except in the demo, whose accounts
-//! share one hash and so one cache entry, too.
+//! memory holds no password, and a key becomes useless once the stored hash changes for any reason.
+//! The salt makes stored hashes unique to accounts, except in the demo, whose accounts share one
+//! hash and therefore one cache entry.
 //!
-//! What is in the cache and was right from the same network passes without another question; all
-//! else has to pass the [`Guard`].
+//! A check that is in the cache and succeeded from the same network passes immediately; all others
+//! have to pass the [`Guard`].
 
 use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -25,15 +25,16 @@ use crate::{
     runtime::worker::{self, WorkerPool},
 };
 
-/// Entries of half the cache: when one half is full, the other one is forgotten.
+/// Entries of half the cache: when one half is full, the other one is dropped.
 const CACHE_HALF_MAX: usize = 8192;
 
-/// No account has a longer password; a longer one is wrong without hashing it.
+/// No account has a longer password; a longer one is wrong without being hashed.
 const PASSWORD_MAX: usize = 1024;
 
-/// Where hashing happens: the runtime's worker pool, or a test's.
+/// Runs the hashing: the runtime's worker pool, or a test's.
 pub trait PasswordWorkers {
-    /// Queues `job`; false if the queue is full. Whose password a job checks is decided when it runs.
+    /// Queues `job`; false if the queue is full. A job decides when it runs whose password it
+    /// checks.
     fn try_run(&self, job: PasswordJob) -> bool;
 }
 
@@ -48,11 +49,11 @@ impl PasswordWorkers for WorkerPool {
 /// HMAC-SHA256 over password, stored hash and, for users that do not exist, the name.
 pub(super) type Key = [u8; 32];
 
-/// What the shards have in common.
+/// Data shared by all shards.
 pub(super) struct Common {
     pub guard: Arc<Guard>,
     turns: Arc<Turns>,
-    /// `None` if the system has no randomness: then nothing is remembered or shared.
+    /// `None` if the system has no randomness: then nothing is cached or shared.
     secret: Option<hmac::Key>,
 }
 
@@ -80,16 +81,16 @@ pub(super) struct Authenticator {
     common: Arc<Common>,
     workers: Rc<dyn PasswordWorkers>,
     cache: RefCell<Cache>,
-    /// Checks that are under way.
+    /// Checks in progress.
     flights: RefCell<HashMap<Key, Rc<Flight<bool>>>>,
 }
 
-/// What the directory found for a name that somebody wants to log in with.
+/// The directory's answer for a log-in name.
 pub(super) struct Found<'a> {
     /// Canonical.
     pub name: &'a str,
     pub log_in: LogIn,
-    /// Of the directory, when it was found.
+    /// The directory's generation at that time.
     pub generation: u64,
 }
 
@@ -106,7 +107,7 @@ impl Authenticator {
         Authenticator { common, workers, cache: RefCell::default(), flights: RefCell::default() }
     }
 
-    /// Whether `password` is that of whom the directory found.
+    /// Whether `password` belongs to the account that the directory found.
     pub(super) async fn authenticate(
         &self,
         found: Found<'_>,
@@ -136,15 +137,15 @@ impl Authenticator {
         Ok(identity)
     }
 
-    /// Whether the password of an account was right before, for the hash that it has in `found`.
+    /// Whether this password was right before, for the account's hash in `found`.
     pub(super) fn remembers(&self, found: &Found<'_>, password: &str) -> bool {
         let key = self.key(found.name, &found.log_in, password);
         let known = |key| self.cache.borrow_mut().contains(found.generation, &key);
         found.log_in.account().is_some() && key.is_some_and(known)
     }
 
-    /// The name is part of the key where nobody has it, because for accounts such checks, which are wrong
-    /// whatever comes out, are not shared either.
+    /// For a name without an account, the name is part of the key: checks of existing accounts are
+    /// not shared across accounts, so these (which always fail) must not be shared either.
     fn key(&self, name: &str, log_in: &LogIn, password: &str) -> Option<Key> {
         match log_in {
             LogIn::Account(user) => self.common.key(password, &user.hash, ""),
@@ -152,7 +153,7 @@ impl Authenticator {
         }
     }
 
-    /// The password is right. From where it was right before, nothing else is asked.
+    /// The password is right. From a network where it was right before, the guard is not asked.
     fn pass(&self, ask: &Ask<'_>, key: &Key, now: Duration) -> Result<(), AuthenticationError> {
         let Some(account) = ask.account else { return Err(AuthenticationError::Rejected) };
         let network = Network::narrow(ask.peer);
@@ -165,7 +166,7 @@ impl Authenticator {
         Ok(())
     }
 
-    /// Hashes, or waits for the one who does already.
+    /// Hashes, or waits for an identical check in progress.
     async fn check(&self, question: &Question<'_>) -> Result<bool, AuthenticationError> {
         let Some(key) = question.ask.key.filter(|_| question.password.len() <= PASSWORD_MAX) else {
             return self.hash(question, self.admit(question)?)?.await;
@@ -189,7 +190,8 @@ impl Authenticator {
                     }
                     return Ok(true);
                 }
-                // Many who guess the same at once are told no oftener than if each were hashed.
+                // Many identical guesses at once are answered no more often than if each were
+                // hashed.
                 Some(false) => {
                     self.admit(question)?.settle(false);
                     return Ok(false);
@@ -246,14 +248,14 @@ impl Authenticator {
     }
 }
 
-/// What was right since the last reload, in two halves so that forgetting costs nothing.
+/// Successful checks since the last reload, in two halves so that forgetting costs nothing.
 #[derive(Default)]
 struct Cache {
-    /// Of the directory, when the entries were made.
+    /// The directory's generation when the entries were made.
     generation: u64,
     young: HashSet<Key>,
     old: HashSet<Key>,
-    /// Of whom the guard knows: account, network, and the key's beginning.
+    /// Those that the guard knows of: account, network, and the start of the key.
     noted: HashSet<(AccountId, Network, [u8; 8])>,
 }
 
@@ -296,7 +298,7 @@ fn beginning(key: &Key) -> [u8; 8] {
     key.first_chunk().copied().unwrap_or_default()
 }
 
-/// The one who hashes; its end, however it comes, ends the flight.
+/// The task that hashes; dropping it, for any reason, ends the flight.
 struct Lead<'a> {
     authenticator: &'a Authenticator,
     key: Key,

@@ -1,15 +1,15 @@
-//! Directories that take their time: what one must be able to answer, and the desk of a shard where it
-//! is asked.
+//! Asynchronous directories: the queries that one must answer, and the desk of a shard that sends
+//! them.
 //!
-//! A [`Backend`] is a program's view of a database or a network service. Its calls may block, so none is
-//! made on a shard: the [`Desk`] hands each question to [`BackendWorkers`], a thread with a bounded queue,
-//! and a task of the shard waits for the answer until [`BackendOptions::timeout`]. The same question of
-//! several sessions is asked once. Answers are kept for their age and no longer, whatever happens to the
-//! backend meanwhile. What cannot be asked, or is not answered in time, is [`Unavailable`]: the client
-//! hears a temporary refusal.
+//! A [`Backend`] is a program's view of a database or a network service. Its calls may block, so
+//! none is made on a shard: the [`Desk`] hands each query to [`BackendWorkers`], a thread with a
+//! bounded queue, and a task of the shard waits for the answer until [`BackendOptions::timeout`].
+//! Identical queries of several sessions are sent once. Answers are cached for their age and no
+//! longer, whatever happens to the backend meanwhile. A query that cannot be sent, or is not
+//! answered in time, is [`Unavailable`]: the client gets a temporary refusal.
 //!
-//! The users file is a backend whose answers are all in memory. [`super::Directory`] asks its snapshot on
-//! the spot, with no desk between them.
+//! The users file is a backend whose answers are all in memory. [`super::Directory`] asks its
+//! snapshot directly, without a desk.
 //!
 //! Ownership: a backend is shared by all shards; a desk is one shard's. Called by [`super::Directory`].
 
@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// Of the questions that may wait, one in so many is kept for log-ins, and is as many as the log-ins of
-/// one network may have waiting.
+/// Of the queries that may wait, the fraction 1/`QUEUE_SHARE` is reserved for log-ins; the same
+/// number is the limit for waiting log-ins of one network.
 const QUEUE_SHARE: usize = 4;
 
 /// The backend gave no answer: try again later.
@@ -44,15 +44,15 @@ const QUEUE_SHARE: usize = 4;
 #[error("the directory does not answer")]
 pub struct Unavailable;
 
-/// Where accounts come from. Calls may block; each is made on a thread of the backend's own.
+/// The source of accounts. Calls may block; each is made on a thread of the backend.
 pub trait Backend: Send + Sync {
-    /// Where mail for `address` goes, the bare mailbox of RCPT TO.
+    /// The destination of mail for `address`, the bare mailbox of RCPT TO.
     ///
     /// # Errors
     /// If there is no answer now.
     fn resolve(&self, address: &str) -> Result<Destination, Unavailable>;
 
-    /// May `account` send as `address`? As a rule, where it gets the mail for it.
+    /// Whether `account` may send as `address`: by default, if it gets the mail for it.
     ///
     /// # Errors
     /// If there is no answer now.
@@ -60,26 +60,26 @@ pub trait Backend: Send + Sync {
         Ok(self.resolve(address)?.account() == Some(account))
     }
 
-    /// Who logs in as `name`, which is in canonical spelling. It should take as long for a name that
-    /// nobody has.
+    /// The account that logs in as `name`, which is in canonical spelling. This should take as long
+    /// for a name without an account.
     ///
     /// # Errors
     /// If there is no answer now.
     fn log_in(&self, name: &str) -> Result<LogIn, Unavailable>;
 }
 
-/// Limits of questions to a backend; `config` fills them.
+/// Limits of queries to a backend; `config` fills them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BackendOptions {
-    /// How long a question may take before its asker hears a temporary refusal.
+    /// How long a query may take before its caller gets a temporary refusal.
     pub timeout: Duration,
-    /// How long it is remembered where an address leads, who may send as it, and who logs in by a name.
+    /// How long answers about destinations, senders and log-in names are cached.
     pub age: Duration,
-    /// How long it is remembered that there is no such address.
+    /// How long the absence of an address is cached.
     pub age_unknown: Duration,
-    /// Answers that a shard remembers, of each kind of question.
+    /// Answers that a shard caches, for each kind of query.
     pub entries: usize,
-    /// Questions that may wait, of a shard and of all together.
+    /// Queries that may wait, of one shard and of all together.
     pub queue: usize,
 }
 
@@ -97,7 +97,7 @@ impl Default for BackendOptions {
 
 pub type BackendJob = Box<dyn FnOnce() + Send>;
 
-/// Where questions are put to a backend: a pool of the runtime, or a test's.
+/// Runs queries to a backend: a pool of the runtime, or a test's.
 pub trait BackendWorkers {
     /// Queues `job`; the future is done when it has run. `None` if the queue is full.
     fn try_run(&self, job: BackendJob) -> Option<LocalFuture<'static, ()>>;
@@ -110,7 +110,7 @@ impl BackendWorkers for WorkerPool {
     }
 }
 
-/// Where one shard asks its backend. See the module documentation.
+/// Sends one shard's queries to its backend. See the module documentation.
 pub struct Desk {
     place: Rc<Place>,
     addresses: Rc<Lane<String, Destination>>,
@@ -140,7 +140,7 @@ impl Desk {
             },
             |may| *may,
         );
-        // A name that nobody has is not remembered: it should take as long at each guess.
+        // A name without an account is not cached: each guess should take as long.
         let log_ins = Lane::new(
             &place,
             |backend, name: &String| backend.log_in(name),
@@ -149,7 +149,7 @@ impl Desk {
         Desk { place, addresses, senders, log_ins, generation: Cell::new(0) }
     }
 
-    /// Answers of before a reload are forgotten.
+    /// Forgets answers from before a reload.
     pub(super) fn follow(&self, generation: u64) {
         if self.generation.replace(generation) != generation {
             self.addresses.forget();
@@ -173,12 +173,13 @@ impl Desk {
         self.senders.find((account, address.to_owned()))
     }
 
-    /// What was answered for `name`, if that is not too old.
+    /// The cached answer for `name`, if it is not too old.
     pub(super) fn remembered_log_in(&self, name: &str) -> Option<LogIn> {
         self.log_ins.remembered(&name.to_owned())
     }
 
-    /// Asks for `name` whatever is remembered. `network`: whose questions are counted.
+    /// Queries `name` even if an answer is cached. `network`: the network whose queries are
+    /// counted.
     pub(super) fn log_in(
         &self,
         name: &str,
@@ -190,13 +191,13 @@ impl Desk {
         self.log_ins.ask(name.to_owned(), Waiter::LogIn(network))
     }
 
-    /// Questions that wait for an answer.
+    /// Queries that wait for an answer.
     pub fn waiting(&self) -> usize {
         self.place.waiting.borrow().total
     }
 }
 
-/// What the lanes of a desk have in common.
+/// Data shared by the lanes of a desk.
 struct Place {
     backend: Arc<dyn Backend>,
     workers: Rc<dyn BackendWorkers>,
@@ -211,14 +212,14 @@ struct Waiting {
     by_network: HashMap<Network, usize>,
 }
 
-/// Whose question waits.
+/// The caller of a waiting query.
 #[derive(Clone, Copy)]
 enum Waiter {
     Mail,
     LogIn(Option<Network>),
 }
 
-/// A place among the questions that wait.
+/// A place among the waiting queries.
 struct Seat {
     place: Rc<Place>,
     network: Option<Network>,
@@ -261,15 +262,15 @@ impl Drop for Seat {
     }
 }
 
-/// Questions of one kind.
+/// Queries of one kind.
 struct Lane<K, V> {
     place: Rc<Place>,
     question: fn(&dyn Backend, &K) -> Result<V, Unavailable>,
-    /// Whether the answer is that there is such a thing.
+    /// Whether the answer says that the object exists.
     is_known: fn(&V) -> bool,
     cache: RefCell<Cache<K, V>>,
     flights: RefCell<HashMap<K, Rc<Flight<Result<V, Unavailable>>>>>,
-    /// Reloads so far: an answer to a question of before one is not remembered.
+    /// Reloads so far: an answer to a query from before a reload is not cached.
     reloads: Cell<u64>,
     own: Weak<Lane<K, V>>,
 }
@@ -295,7 +296,7 @@ where
         })
     }
 
-    /// What is remembered, or else what the backend says.
+    /// The cached answer, or else the backend's.
     fn find(&self, key: K) -> Answer<'static, Result<V, Unavailable>> {
         match self.remembered(&key) {
             Some(value) => Answer::now(Ok(value)),
@@ -313,7 +314,7 @@ where
         self.reloads.set(self.reloads.get() + 1);
     }
 
-    /// Asks the backend, or waits with whoever has asked already.
+    /// Queries the backend, or waits for an identical query in progress.
     fn ask(&self, key: K, waiter: Waiter) -> Answer<'static, Result<V, Unavailable>> {
         let under_way = self.flights.borrow().get(&key).cloned();
         let Some(flight) = under_way.or_else(|| self.begin(key, waiter)) else {
@@ -322,20 +323,20 @@ where
         Answer::later(async move { flight.landed().await.unwrap_or(Err(Unavailable)) })
     }
 
-    /// Puts the question to the backend; a task of the shard waits for the answer, whoever leaves. `None`
-    /// if too many wait.
+    /// Sends the query to the backend; a task of the shard waits for the answer even if all callers
+    /// leave. `None` if too many wait.
     fn begin(&self, key: K, waiter: Waiter) -> Option<Rc<Flight<Result<V, Unavailable>>>> {
         let own = self.own.upgrade()?;
         let seat = Seat::take(&self.place, waiter)?;
         let (answered, answer) = mpsc::channel();
-        // Gone when nobody waits any more; then the question is not put at all.
+        // Dropped when no caller waits any more; then the query is not sent at all.
         let wanted = Arc::new(());
         let running = {
             let wanted = Arc::downgrade(&wanted);
             let (backend, question, key) = (self.place.backend.clone(), self.question, key.clone());
             self.place.workers.try_run(Box::new(move || {
                 if wanted.strong_count() > 0 {
-                    // The asker may be gone by the time the backend has answered.
+                    // The caller may be gone by the time the backend has answered.
                     let _ = answered.send(question(&*backend, &key));
                 }
             }))?
@@ -360,7 +361,7 @@ where
             if own.reloads.get() == reloads {
                 own.flights.borrow_mut().remove(&key);
                 if let Ok(value) = &reply {
-                    // The answer is as old as the question.
+                    // The answer is as old as the query.
                     let known = (own.is_known)(value);
                     let age = if known { options.age } else { options.age_unknown };
                     own.cache.borrow_mut().insert(key, value.clone(), known, asked.after(age));

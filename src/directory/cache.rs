@@ -1,9 +1,8 @@
-//! Answers of a backend that are remembered for a while: bounded in number, and never used once they
-//! are too old.
+//! Cached answers of a backend: bounded in number, and never used once they are too old.
 //!
-//! What exists and what does not are kept apart, each up to the limit, so that whoever asks for names that
-//! nobody has pushes out nothing of use. Each is kept in two halves; when the younger one is full, the
-//! older one is forgotten as a whole, and what is asked for again moves to the younger.
+//! Positive and negative answers are kept apart, each up to the limit, so that queries for unknown
+//! names evict nothing useful. Each is kept in two halves; when the younger one is full, the older
+//! one is dropped as a whole, and an entry that is used again moves to the younger half.
 
 use std::hash::Hash;
 
@@ -24,12 +23,12 @@ struct Halves<K, V> {
 
 struct Aged<V> {
     value: V,
-    /// From here on it is too old.
+    /// From this moment on it is too old.
     until: Moment,
 }
 
 impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
-    /// `entries`: of what exists, and as many again of what does not.
+    /// `entries`: the limit of positive answers, and again of negative ones.
     pub(super) fn new(entries: usize) -> Cache<K, V> {
         let halves = || Halves { young: HashMap::new(), old: HashMap::new() };
         Cache { known: halves(), unknown: halves(), half_max: entries / 2 }
@@ -40,7 +39,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         self.known.get(key, now, half_max).or_else(|| self.unknown.get(key, now, half_max))
     }
 
-    /// Takes the place of what was remembered of `key`.
+    /// Replaces the cached answer for `key`.
     pub(super) fn insert(&mut self, key: K, value: V, known: bool, until: Moment) {
         self.known.remove(&key);
         self.unknown.remove(&key);
@@ -94,7 +93,7 @@ mod tests {
         assert_eq!(cache.get(&"a", Moment(9)), Some(1));
         assert_eq!(cache.get(&"a", Moment(10)), None);
         assert_eq!(cache.len(), 0, "what is too old is forgotten when it is found so");
-        // Moved to the younger half, it is no younger.
+        // Moving to the younger half does not make it younger.
         cache.insert("a", 1, true, Moment(10));
         cache.insert("b", 2, true, Moment(10));
         cache.insert("c", 3, true, Moment(10));

@@ -1,4 +1,4 @@
-//! One question under way and all who wait for its answer. Shard-local.
+//! One query in progress and all tasks that wait for its answer. Shard-local.
 
 use std::{
     cell::{Cell, RefCell},
@@ -6,7 +6,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-/// What the answer to one question is handed out by, to any number of tasks of one shard.
+/// Hands out the answer of one query to any number of tasks of one shard.
 pub(super) struct Flight<T> {
     over: Cell<bool>,
     /// Set if the flight ended with an answer.
@@ -25,7 +25,7 @@ impl<T> Default for Flight<T> {
 }
 
 impl<T: Clone> Flight<T> {
-    /// The answer; `None` if whoever asked left without one.
+    /// The answer; `None` if the task that asked ended without one.
     pub(super) async fn landed(&self) -> Option<T> {
         let mut slot = None;
         poll_fn(|context| {
@@ -45,7 +45,7 @@ impl<T: Clone> Flight<T> {
         .await
     }
 
-    /// Ends the flight and wakes who waits; the first end counts.
+    /// Ends the flight and wakes the waiting tasks; only the first call counts.
     pub(super) fn land(&self, answer: Option<T>) {
         if self.over.replace(true) {
             return;

@@ -1,25 +1,26 @@
-//! Guessing passwords is slow: failures are counted by (account, network) and by network, and who
-//! has too many is refused before anything is hashed.
+//! Limits password guessing: failures are counted by (account, network) and by network, and a
+//! client with too many is refused before anything is hashed.
 //!
-//! One guard a process, asked by every shard and every protocol, so neither parallel connections
-//! nor other ports nor other shards bring more guesses. A guess counts from when it is admitted:
-//! what is under way is as bad as wrong until it turns out right.
+//! There is one guard per process, asked by every shard and every protocol, so parallel
+//! connections, other ports or other shards allow no more guesses. A guess counts from its
+//! admission: an attempt in progress counts as wrong until it turns out right.
 //!
-//! - **Account and network**: [`GuardOptions::free_failures`] at once, then one at a time, 1, 2,
-//!   4 ... seconds apart, at most [`GuardOptions::delay_max`]. Forgiven one by one
-//!   ([`FORGIVEN_EACH`]), and not by a success: that may be another one's behind the same address.
+//! - **Account and network**: [`GuardOptions::free_failures`] at once, then one at a time, 1, 2, 4
+//!   ... seconds apart, at most [`GuardOptions::delay_max`]. Failures are forgiven one by one
+//!   ([`FORGIVEN_EACH`]), but not by a success, which may come from another client behind the same
+//!   address.
 //! - **Network**: [`GuardOptions::network_failures`] a minute, whatever the account; and
-//!   [`WIDE_FACTOR`] times that for the /24 or /48 around it. Not for who logged in to this account
-//!   from there before, nor for trusted networks.
+//!   [`WIDE_FACTOR`] times that for the /24 or /48 around it. This does not apply to clients that
+//!   logged in to this account from there before, nor to trusted networks.
 //!
 //! A password that was right from this network for this hash passes in any case, so guesses of
-//! others lock nobody out. That a refused guess would have been such a password is itself an answer
-//! to who guesses behind the same address: after [`LOOKS_BURST`] of them it is not even looked at.
-//! A wrong one that is only repeated takes no later attempt away. Accounts that do not exist are
-//! counted by their name alike.
+//! others lock out no user. But passing it tells a guesser behind the same address that the guess
+//! was right: after [`LOOKS_BURST`] refused guesses such a password is not compared any more.
+//! Repeating a known wrong password uses up no further attempt. Names without an account are
+//! counted in the same way.
 //!
-//! Tables are bounded; a full one forgets the least guilty eighth. Time is an argument; workers,
-//! which have no clock, count by the latest time that anybody told.
+//! Tables are bounded; a full one forgets the eighth with the fewest failures. Time is an argument;
+//! workers, which have no clock, use the latest time that any caller passed.
 
 use std::{
     collections::VecDeque,
@@ -36,19 +37,19 @@ use hashbrown::HashMap;
 use super::authenticate::Key;
 use crate::model::{AccountId, Network};
 
-/// After this long without a failure, one is forgiven.
+/// After this time without a failure, one is forgiven.
 const FORGIVEN_EACH: Duration = Duration::from_secs(600);
-/// Between the last free failure and the next attempt; then doubled each time.
+/// Wait between the last free failure and the next attempt; doubled after each further one.
 const DELAY_FIRST: Duration = Duration::from_secs(1);
-/// The /24 or /48 around a network may fail so many times as often.
+/// The /24 or /48 around a network may fail this many times as often.
 const WIDE_FACTOR: u32 = 10;
-/// More failures than this past the free ones change nothing.
+/// Further failures past the free ones change nothing.
 const DOUBLINGS_MAX: u32 = 12;
-/// Guesses in vain, during a back-off, at an account that people log in to from the same network,
-/// before a right password has to wait for its attempt as well; and in which one is forgiven.
+/// Wrong guesses, during a back-off, at an account with log-ins from the same network, before a
+/// right password must also wait for its attempt; and the time in which one is forgiven.
 const LOOKS_BURST: u32 = 2000;
 const LOOK_EACH: Duration = Duration::from_secs(10);
-/// How long to wait for attempts under way, before asking again.
+/// How long to wait for attempts in progress before asking again.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// (account, network) pairs with failures: at most some 4 MiB.
@@ -57,19 +58,19 @@ const PAIRS_MAX: usize = 16 * 1024;
 const BUCKETS_MAX: usize = 16 * 1024;
 /// (account, network) pairs that logged in: about 5 MiB.
 const KNOWN_MAX: usize = 64 * 1024;
-/// Octets of a name that are kept: no address is longer.
+/// Octets of a name that are kept: no valid address is longer.
 const NAME_MAX: usize = 320;
-/// Wrong passwords of a pair that are known again.
+/// Wrong passwords of a pair that are recognized when repeated.
 const WRONG_KEPT: usize = 4;
-/// Refusals held back at once, of one network and of all.
+/// Delayed refusals at once, of one network and of all.
 const HELD_PER_NETWORK_MAX: usize = 256;
 const HELD_MAX: usize = 4096;
-/// Of those who begin to be held back, how many are kept for the operator to hear of.
+/// Events of beginning blocks that are kept for the operator.
 const HELD_BACK_KEPT: usize = 64;
-/// Lines of a list of blocks.
+/// Lines in a list of blocks.
 const LISTED_MAX: usize = 4096;
 
-/// How fast passwords may be guessed; `config` fills it.
+/// Limits of password guessing; `config` fills it.
 #[derive(Clone, Debug)]
 pub struct GuardOptions {
     /// Failures of an account from a network before its attempts must wait.
@@ -78,9 +79,9 @@ pub struct GuardOptions {
     pub delay_max: Duration,
     /// Failures a minute of a network, over all accounts.
     pub network_failures: u32,
-    /// How long the answer to a wrong password takes, and a refusal at most.
+    /// Delay of the answer to a wrong password, and longest delay of a refusal.
     pub failure_delay: Duration,
-    /// Networks that many people come from (a webmail server): no limits by network.
+    /// Networks that many people share (a webmail server): no limits by network.
     pub trusted: Vec<Network>,
 }
 
@@ -96,10 +97,10 @@ impl Default for GuardOptions {
     }
 }
 
-/// Who asks.
+/// The client of an attempt.
 #[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
-    /// Canonical, whether it exists or not.
+    /// Canonical, whether or not it has an account.
     pub name: &'a str,
     pub account: Option<AccountId>,
     pub peer: IpAddr,
@@ -110,7 +111,7 @@ pub(super) struct Ask<'a> {
 pub(super) struct Guard {
     options: GuardOptions,
     state: Mutex<State>,
-    /// Some pair may have used up its looks.
+    /// Whether some pair may have used up its looks.
     wary: AtomicBool,
 }
 
@@ -122,7 +123,7 @@ struct PairKey {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Of all times that anybody told.
+    /// The latest time that any caller passed.
     latest: Duration,
     pairs: HashMap<PairKey, Pair>,
     buckets: HashMap<Network, Bucket>,
@@ -130,39 +131,39 @@ struct State {
     held: HashMap<Network, usize>,
     held_total: usize,
     held_back: VecDeque<HeldBack>,
-    /// More of them than are kept.
+    /// Further ones that were not kept.
     held_back_more: u64,
 }
 
-/// An account as seen from one network.
+/// An account together with one network.
 #[derive(Debug, Default)]
 struct Pair {
     failures: u32,
-    /// Admitted and not settled.
+    /// Attempts admitted and not settled.
     under_way: u32,
     last: Duration,
-    /// No attempt before.
+    /// No attempt is admitted before this time.
     until: Duration,
-    /// Beginnings of the keys of wrong passwords, the oldest replaced first.
+    /// Starts of the keys of wrong passwords, the oldest replaced first.
     wrong: VecDeque<u64>,
     /// Refused guesses that were compared with a right password.
     looks: Bucket,
 }
 
-/// Failures of a network, draining: a level that is full `burst` intervals from now.
+/// Failures of a network as a leaky bucket: a level that is full `burst` intervals from now.
 #[derive(Debug, Default)]
 struct Bucket {
     empty_at: Duration,
 }
 
-/// A log-in that was right.
+/// A successful log-in.
 #[derive(Debug)]
 struct Known {
     key: Option<Key>,
     last: Duration,
 }
 
-/// What holds somebody back, for `ringmail block list`.
+/// A block, for `ringmail block list`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Block {
     /// `None`: the network as a whole.
@@ -178,16 +179,16 @@ pub struct Block {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Lift {
     All,
-    /// As it logs in, in canonical spelling.
+    /// The log-in name, in canonical spelling.
     Account(String),
-    /// What lies in it or around it.
+    /// All networks inside it or around it.
     Network(Network),
 }
 
-/// Log-ins that begin to be held back.
+/// A block that begins.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeldBack {
-    /// As it was tried, in canonical spelling; `None`: all names.
+    /// The name that was tried, in canonical spelling; `None`: all names.
     pub name: Option<Arc<str>>,
     pub network: Network,
     /// Wrong passwords so far; for all names, within a minute.
@@ -196,11 +197,11 @@ pub struct HeldBack {
     pub wait: Option<Duration>,
 }
 
-/// What the guard has to say since it was last asked.
+/// The guard's reports since the last call.
 #[derive(Debug)]
 pub struct GuardNews {
     pub held_back: Vec<HeldBack>,
-    /// Further ones that there was no room for.
+    /// Further ones that did not fit.
     pub more: u64,
 }
 
@@ -218,7 +219,7 @@ impl Guard {
         self.options.trusted.iter().any(|trusted| trusted.contains(&address))
     }
 
-    /// Lets an attempt begin, or says how long it would have to wait.
+    /// Admits an attempt, or says how long it would have to wait.
     pub(super) fn admit(
         self: &Arc<Guard>,
         ask: &Ask<'_>,
@@ -272,17 +273,18 @@ impl Guard {
         Ok(charge)
     }
 
-    /// Whether what was right before must be asked about, too.
+    /// Whether passwords that were right before must be asked about, too.
     pub(super) fn is_wary(&self) -> bool {
         self.wary.load(Ordering::Relaxed)
     }
 
-    /// A log-in that was found right without the guard: by a cache, or in company.
+    /// Records a log-in that succeeded without the guard: from the cache, or with an identical
+    /// check.
     pub(super) fn note(&self, account: AccountId, peer: IpAddr, key: Option<Key>, now: Duration) {
         self.state(now).remember(account, Network::narrow(peer), key);
     }
 
-    /// A place among the refusals that are held back; without one they are answered at once.
+    /// A place among the delayed refusals; without one, the refusal is answered at once.
     pub(super) fn hold(self: &Arc<Guard>, peer: IpAddr) -> Option<Held> {
         let network = Network::narrow(peer);
         let mut state = self.state(Duration::ZERO);
@@ -295,7 +297,7 @@ impl Guard {
         Some(Held { guard: self.clone(), network })
     }
 
-    /// Who is held back, the longest first.
+    /// The blocks, longest wait first.
     pub(super) fn blocks(&self, now: Duration) -> Vec<Block> {
         let options = &self.options;
         let state = self.state(now);
@@ -319,7 +321,7 @@ impl Guard {
         blocks
     }
 
-    /// Forgives; how many pairs and networks had something to be forgiven.
+    /// Forgives; returns how many pairs and networks had failures.
     pub(super) fn lift(&self, what: &Lift) -> usize {
         let mut state = self.state(Duration::ZERO);
         let near =
@@ -332,7 +334,7 @@ impl Guard {
                 Lift::Account(name) => *key.name != **name,
                 Lift::Network(network) => !near(network, &key.network),
             };
-            // Attempts that are admitted are settled in it still.
+            // Admitted attempts will still be settled in it.
             let awaited = pair.under_way > 0;
             if !stays && awaited {
                 *pair = Pair { under_way: pair.under_way, last: pair.last, ..Pair::default() };
@@ -348,7 +350,7 @@ impl Guard {
         before + under_way - state.pairs.len() - state.buckets.len()
     }
 
-    /// Lines for the operator since the last call.
+    /// Reports for the operator since the last call.
     pub(super) fn news(&self) -> GuardNews {
         let mut state = self.state(Duration::ZERO);
         let held_back = std::mem::take(&mut state.held_back).into();
@@ -361,7 +363,7 @@ impl Guard {
         GuardNews { held_back, more: std::mem::take(&mut state.held_back_more) }
     }
 
-    /// Locked, and told the time.
+    /// Locks the state and updates its time.
     fn state(&self, now: Duration) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.latest = state.latest.max(now);
@@ -370,7 +372,7 @@ impl Guard {
 }
 
 impl GuardOptions {
-    /// In which one failure of a network drains.
+    /// The time in which one failure of a network drains.
     fn interval(&self, network: Network) -> Duration {
         Duration::from_secs(60) / self.burst(network)
     }
@@ -488,8 +490,8 @@ impl Pair {
             return if attempts < options.free_failures { Ok(()) } else { Err(refusal) };
         }
         let wait = self.until.saturating_sub(time);
-        // A device with an old password asks for ever: what it repeats must not take the one
-        // attempt that another one in the same house needs.
+        // A device with an old password retries for ever; its repetitions must not use up the
+        // attempt that another device in the same house needs.
         if key.is_some_and(|key| self.wrong.contains(&beginning(key))) {
             return Err(Refusal { wait: wait.max(options.delay_max), is_guess: false });
         }
@@ -499,7 +501,7 @@ impl Pair {
         Err(Refusal { wait: if wait.is_zero() { UNDER_WAY } else { wait }, is_guess: true })
     }
 
-    /// Too many were refused to tell even a right password from the others.
+    /// Too many were refused: even a right password is not compared any more.
     fn has_no_looks(&self, time: Duration, options: &GuardOptions) -> bool {
         self.standing(time) >= options.free_failures
             && self.looks.wait(time, LOOK_EACH, LOOKS_BURST).is_some()
@@ -509,7 +511,7 @@ impl Pair {
 /// Why a pair's attempt is not admitted.
 struct Refusal {
     wait: Duration,
-    /// Something new, not a known wrong password.
+    /// A new guess, not a known wrong password.
     is_guess: bool,
 }
 
@@ -531,28 +533,28 @@ impl Bucket {
     }
 }
 
-/// An attempt that was admitted. Dropped without having been settled, it never was.
+/// An admitted attempt. Dropped without being settled, it does not count.
 #[derive(Debug)]
 pub(super) struct Charge {
     guard: Arc<Guard>,
-    /// `None` where the password was right before.
+    /// `None` if the password was right before.
     pair: Option<PairKey>,
     network: Network,
     wide: Network,
     trusted: bool,
-    /// Somebody logged in to this account from this network before.
+    /// Whether there was a log-in to this account from this network before.
     known: bool,
     account: Option<AccountId>,
     key: Option<Key>,
 }
 
 impl Charge {
-    /// Whether the network's failures can hold it back.
+    /// Whether the network's failures apply to it.
     fn by_network(&self) -> bool {
         !self.trusted && !self.known
     }
 
-    /// Asked again when its turn has come: others of the network may have failed meanwhile.
+    /// Checked again when its turn comes: other clients of the network may have failed meanwhile.
     pub(super) fn may_hash(&self) -> Result<(), Duration> {
         if self.pair.is_none() || !self.by_network() {
             return Ok(());
@@ -589,7 +591,7 @@ impl Drop for Charge {
     }
 }
 
-/// A refusal that is held back.
+/// A delayed refusal.
 #[derive(Debug)]
 pub struct Held {
     guard: Arc<Guard>,
@@ -609,7 +611,7 @@ impl Drop for Held {
     }
 }
 
-/// The longest beginning of `name` that is kept.
+/// The longest prefix of `name` that is kept.
 fn shortened(name: &str) -> &str {
     let ends = (0..=NAME_MAX.min(name.len())).rev();
     ends.filter_map(|end| name.get(..end)).next().unwrap_or_default()
@@ -619,8 +621,8 @@ fn beginning(key: &Key) -> u64 {
     key.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte))
 }
 
-/// Drops what has no guilt and, if that was not enough, the least guilty: an eighth of the table is
-/// free afterwards.
+/// Drops entries without failures and, if that was not enough, those with the fewest: afterwards an
+/// eighth of the table is free.
 fn forget_eighth<K: Eq + std::hash::Hash, V, G: Ord>(
     table: &mut HashMap<K, V>,
     guilt: impl Fn(&V) -> Option<G>,

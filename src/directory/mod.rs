@@ -1,16 +1,16 @@
-//! Accounts, addresses and credentials: an immutable snapshot shared by the shards, replaced whole
-//! on reload, or a [`Backend`] that is asked on a thread of its own.
+//! Accounts, addresses and credentials: an immutable snapshot shared by the shards and replaced as
+//! a whole on reload, or a [`Backend`] that is queried on a separate thread.
 //!
 //! [`SharedDirectory`] is made once, at start, and given to every shard, which makes its own
-//! [`Directory`] of it. SMTP asks where an address leads, every protocol asks whether a password
-//! is right; the CLI edits the [`UsersFile`] that snapshots are made from.
+//! [`Directory`] from it. SMTP asks for the destination of an address, every protocol checks
+//! passwords; the CLI edits the [`UsersFile`] that snapshots are made from.
 //!
-//! Every question is answered by an [`Answer`] and may find the directory [`Unavailable`]. The snapshot
-//! always answers, and at once.
+//! Every query returns an [`Answer`] and may find the directory [`Unavailable`]. The snapshot
+//! always answers, immediately.
 //!
 //! Invariants: a lookup in the snapshot takes no lock, waits for nothing and sees one snapshot; no
-//! password is hashed and no backend called on a shard; no lock is held across an await; whether a name
-//! exists is not told by how long a log-in takes that fails.
+//! password is hashed and no backend called on a shard; no lock is held across an await; the time
+//! that a failed log-in takes does not tell whether the name exists.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -56,20 +56,21 @@ use crate::{
     runtime::answer::Answer,
 };
 
-/// Where mail for an address goes.
+/// The destination of mail for an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Destination {
     Mailbox(AccountId),
-    /// As [`Destination::Mailbox`], by a sub-address: what follows the separator is its detail (RFC 5233).
+    /// As [`Destination::Mailbox`], for a sub-address: the part after the separator is its detail
+    /// (RFC 5233).
     Subaddress(AccountId),
-    /// The domain is ours, the local part is not: 550 5.1.1.
+    /// The domain is ours, but the local part is unknown: 550 5.1.1.
     UnknownUser,
     /// Not our domain: 550 5.7.1 on port 25, "no outbound queue yet" on submission.
     Foreign,
 }
 
 impl Destination {
-    /// Whose mail it is.
+    /// The account that gets the mail.
     pub fn account(self) -> Option<AccountId> {
         match self {
             Destination::Mailbox(account) | Destination::Subaddress(account) => Some(account),
@@ -78,7 +79,7 @@ impl Destination {
     }
 }
 
-/// Who logged in.
+/// The account that logged in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub account: AccountId,
@@ -86,14 +87,14 @@ pub struct Identity {
     pub address: String,
 }
 
-/// What a name to log in with leads to.
+/// The answer for a log-in name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LogIn {
     Account(User),
-    /// Nobody has the name.
+    /// No account has the name.
     Nobody {
-        /// Hashed in place of the one that is not there: it costs what accounts' hashes cost, the same at
-        /// each guess of this name, and is wrong whatever comes out.
+        /// Hashed in place of the missing hash: it costs as much as those of accounts, the same at
+        /// each guess of this name, and never matches.
         stand_in: Arc<str>,
     },
 }
@@ -121,7 +122,7 @@ impl LogIn {
     }
 }
 
-/// Why nobody did.
+/// Why a log-in failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AuthenticationError {
     #[error("authentication failed")]
@@ -129,13 +130,13 @@ pub enum AuthenticationError {
     /// The hashing queue is full or this address has too many attempts waiting: try again later.
     #[error("too many authentications in progress")]
     Busy,
-    /// Too many wrong passwords came before; nothing was checked.
+    /// There were too many wrong passwords; nothing was checked.
     #[error("too many failed authentications")]
     Limited {
-        /// Until it may be worth while to ask again.
+        /// How long the caller should wait before the next attempt.
         wait: Duration,
     },
-    /// Whether there is such an account is not known now: try again later.
+    /// Whether the account exists is not known now: try again later.
     #[error("the directory does not answer")]
     Unavailable,
 }
@@ -146,9 +147,9 @@ impl From<Unavailable> for AuthenticationError {
     }
 }
 
-/// What all shards share: the current snapshot, who waits for a password check, and who guesses.
+/// Data shared by all shards: the current snapshot, the queue of password checks, and the guard.
 pub struct SharedDirectory {
-    /// With a backend: no accounts, and the domains.
+    /// With a backend: only the domains, no accounts.
     snapshot: ArcSwap<DirectorySnapshot>,
     /// Reloads so far.
     generation: AtomicU64,
@@ -172,7 +173,7 @@ impl SharedDirectory {
         })
     }
 
-    /// Who was held back since the last call.
+    /// The blocks that began since the last call.
     pub fn news(&self) -> GuardNews {
         self.common.guard.news()
     }
@@ -181,8 +182,7 @@ impl SharedDirectory {
         self.snapshot.load_full()
     }
 
-    /// Reload: what shards look up from now on; their caches forget what they knew. Answers what it was
-    /// before.
+    /// Reload: replaces the snapshot; the shards' caches are dropped. Returns the previous one.
     pub fn replace(&self, snapshot: DirectorySnapshot) -> Arc<DirectorySnapshot> {
         let before = self.snapshot.swap(Arc::new(snapshot));
         self.generation.fetch_add(1, Ordering::Release);
@@ -199,18 +199,18 @@ impl SharedDirectory {
 pub struct Directory {
     shared: Arc<SharedDirectory>,
     authenticator: Rc<Authenticator>,
-    /// Where the backend is asked; `None`: the snapshot has all there is.
+    /// Queries the backend; `None`: the snapshot has all accounts.
     desk: Option<Rc<Desk>>,
 }
 
 impl Directory {
-    /// One a shard: it has a password cache of its own.
+    /// One per shard: it has its own password cache.
     pub fn new(shared: Arc<SharedDirectory>, workers: Rc<dyn PasswordWorkers>) -> Directory {
         let authenticator = Rc::new(Authenticator::new(shared.common.clone(), workers));
         Directory { shared, authenticator, desk: None }
     }
 
-    /// One a shard, whose accounts are those of the backend at `desk`.
+    /// One per shard, with the accounts of the backend at `desk`.
     pub fn beside(
         shared: Arc<SharedDirectory>,
         workers: Rc<dyn PasswordWorkers>,
@@ -228,8 +228,8 @@ impl Directory {
         }
     }
 
-    /// May `account` send as `address`? Yes where it gets the mail for it: its own address, its
-    /// sub-addresses and aliases.
+    /// Whether `account` may send as `address`: if it gets the mail for it, that is, for its own
+    /// address, its sub-addresses and aliases.
     pub fn may_send_as(
         &self,
         account: AccountId,
@@ -241,13 +241,13 @@ impl Directory {
         }
     }
 
-    /// Whether `password` is that of `user`, an address or a name in the default domain, asked from
-    /// `peer` at `now`, a time since whatever never goes back. Hashing happens on the worker pool;
-    /// unknown users cost the same. Cancel-safe.
+    /// Whether `password` is that of `user`, an address or a name in the default domain, tried from
+    /// `peer` at `now`, a monotonic time. Hashing happens on the worker pool; unknown users cost
+    /// the same. Cancel-safe.
     ///
-    /// What a backend has said of the name is enough for the password that was right before. With any
-    /// other the backend is asked anew: so a new password counts at once, and guesses take as long
-    /// whether somebody has the name or not.
+    /// A cached answer of a backend is sufficient for a password that was right before. For any
+    /// other password the backend is queried again, so that a new password works at once, and
+    /// guesses take as long whether or not the name has an account.
     pub async fn authenticate(
         &self,
         user: &str,
@@ -276,29 +276,29 @@ impl Directory {
         self.authenticator.authenticate(found, password, peer, now).await
     }
 
-    /// The desk, with nothing remembered of before a reload.
+    /// The desk, after dropping what it cached before a reload.
     fn desk(&self) -> Option<&Desk> {
         let desk = self.desk.as_deref()?;
         desk.follow(self.shared.generation());
         Some(desk)
     }
 
-    /// How long the answer to a wrong password takes, and a refusal at most.
+    /// Delay of the answer to a wrong password, and longest delay of a refusal.
     pub fn failure_delay(&self) -> Duration {
         self.guard().options().failure_delay
     }
 
-    /// A place among the refusals that are held back; without one they are answered at once.
+    /// A place among the delayed refusals; without one, the refusal is answered at once.
     pub fn hold(&self, peer: IpAddr) -> Option<Held> {
         self.guard().hold(peer)
     }
 
-    /// Who is held back, the longest first.
+    /// The blocks, longest wait first.
     pub fn blocks(&self, now: Duration) -> Vec<Block> {
         self.guard().blocks(now)
     }
 
-    /// Forgives; how many blocks and counts are gone.
+    /// Forgives; returns how many blocks and counts are gone.
     pub fn lift(&self, what: &Lift) -> usize {
         match what {
             Lift::Account(name) => {

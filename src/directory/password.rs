@@ -13,13 +13,14 @@ use argon2::{
     password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString, rand_core::OsRng},
 };
 
-/// What new hashes cost, after the OWASP recommendation: 19 MiB, two passes, one lane; about 15 ms.
+/// The cost of new hashes, after the OWASP recommendation: 19 MiB, two passes, one lane; about 15
+/// ms.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// What a hash found in a users file may cost at most: worker threads x this bounds the memory
-/// that logins take, whoever wrote the file.
+/// Highest cost of a hash in a users file: worker threads x this bounds the memory for log-ins,
+/// whoever wrote the file.
 const MEMORY_KIB_MAX: u32 = 64 * 1024;
 const PASSES_MAX: u32 = 16;
 const LANES_MAX: u32 = 4;
@@ -31,7 +32,7 @@ pub(super) const DEMO_HASH: &str = concat!(
     "sxbtrPzHhSEq7ISNyScSRi7ZeyaAkDHz6b602PLTei4",
 );
 
-/// Why a password has no hash.
+/// Why a password could not be hashed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("cannot hash the password: {0}")]
 pub struct HashError(String);
@@ -47,8 +48,8 @@ pub fn hash(password: &str) -> Result<Arc<str>, HashError> {
         .map_err(|error| complain(&error))
 }
 
-/// Hashes many passwords on all cores, in order; `progress` is told after each. Something that
-/// already is a valid hash is taken as it is, so that accounts can move between servers.
+/// Hashes many passwords on all cores, in order; `progress` is called after each. A valid hash is
+/// taken unchanged, so that accounts can move between servers.
 pub fn hash_all(
     passwords: &[&str],
     progress: &(dyn Fn() + Sync),
@@ -83,7 +84,7 @@ pub fn hash_all(
     Ok(hashes.into_iter().map(|(_, hash)| hash).collect())
 }
 
-/// Whether `text` is a hash that [`verify`] can check at a bearable cost.
+/// Whether `text` is a hash that [`verify`] can check at an acceptable cost.
 pub(super) fn check_hash(text: &str) -> Result<(), &'static str> {
     let hash = PasswordHash::new(text).map_err(|_| "not a password hash in PHC string form")?;
     if hash.algorithm != argon2::ARGON2ID_IDENT {
@@ -102,7 +103,7 @@ pub(super) fn check_hash(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What a check of `hash` costs, as the beginning of its PHC string.
+/// The cost of checking a hash, as the start of its PHC string.
 pub(super) fn cost(hash: &str) -> Option<String> {
     let hash = PasswordHash::new(hash).ok()?;
     let params = Params::try_from(&hash).ok()?;
@@ -111,7 +112,7 @@ pub(super) fn cost(hash: &str) -> Option<String> {
     Some(format!("{}$v={version}$m={m},t={t},p={p}", hash.algorithm))
 }
 
-/// A hash that costs `cost` and is nobody's: salt and result are made up.
+/// A hash with the cost `cost` that matches no password: salt and result are made up.
 pub(super) fn stand_in(cost: &str) -> Arc<str> {
     const MADE_UP: &str = "UmluZ21haWxSaW5nbWFpbA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     Arc::from(format!("${cost}${MADE_UP}"))

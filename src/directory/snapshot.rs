@@ -1,5 +1,5 @@
-//! One immutable state of the directory: built whole at start and on reload, then shared by all
-//! shards through an `Arc`.
+//! One immutable state of the directory: built as a whole at start and on reload, then shared by
+//! all shards through an `Arc`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,14 +15,14 @@ use super::{
 };
 use crate::model::AccountId;
 
-/// What an account is called so that mail for it reaches a person (RFC 5321 4.5.1).
+/// The local part whose mail must reach a person (RFC 5321 4.5.1).
 const POSTMASTER: &str = "postmaster";
 
 /// How addresses are resolved; `config` fills it.
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryOptions {
-    /// Domains that are ours. The first one completes login names without a domain. An account's
-    /// own domain is ours in any case.
+    /// Our domains. The first one completes log-in names without a domain. An account's own domain
+    /// is always ours.
     pub domains: Vec<String>,
     /// Account that gets the mail for postmaster at our domains; `None`: the first account.
     pub postmaster: Option<String>,
@@ -40,14 +40,14 @@ pub struct DirectorySnapshot {
     stand_ins: StandIns,
 }
 
-/// Hashes for names that nobody has. Checking them costs what it costs for the names that somebody
-/// has, in the same shares, since accounts may come from elsewhere with hashes of other cost. Which
-/// one a name gets does not change from guess to guess, nor from start to start.
+/// Hashes for names without an account. Checking them costs what it costs for existing names, in
+/// the same proportions, since imported accounts may have hashes of other cost. The choice for a
+/// name is the same at every guess and after every start.
 #[derive(Debug, Default)]
 struct StandIns {
-    /// With how many accounts have a hash of that cost, or of one before it.
+    /// With the number of accounts whose hash has that cost, or one before it.
     hashes: Vec<(Arc<str>, u64)>,
-    /// Nobody outside may know it, and it may not change without need: the first account's hash.
+    /// Must not be known outside, and must not change without need: the first account's hash.
     secret: Option<Arc<str>>,
 }
 
@@ -56,7 +56,7 @@ impl StandIns {
         let mut counts = BTreeMap::<String, u64>::new();
         let mut last: Option<(&Arc<str>, String)> = None;
         for user in users {
-            // The demo's accounts share one hash; taking it apart once is enough.
+            // The demo's accounts share one hash; parsing it once is enough.
             let cost = match &last {
                 Some((hash, cost)) if Arc::ptr_eq(hash, &user.hash) => Some(cost.clone()),
                 _ => password::cost(&user.hash),
@@ -87,7 +87,7 @@ impl StandIns {
 }
 
 impl DirectorySnapshot {
-    /// `None` for the postmaster named in `options` if there is no such account.
+    /// `None` if the postmaster named in `options` has no account.
     pub fn new(file: &UsersFile, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
         DirectorySnapshot::from_users(file.users().cloned().collect(), options)
     }
@@ -151,7 +151,7 @@ impl DirectorySnapshot {
     /// Where mail for `address` goes: the account of this address, else of the address without its
     /// sub-address, else the postmaster's.
     pub fn resolve(&self, address: &str) -> Destination {
-        // Most are written as their key, or nearly so.
+        // Most addresses are written like their key, or nearly so.
         if address.is_ascii()
             && address.contains('@')
             && !address.contains('"')
@@ -202,7 +202,7 @@ impl DirectorySnapshot {
         address.map_or_else(|| name.to_lowercase(), |address| address.key())
     }
 
-    /// Whom a key leads to that [`DirectorySnapshot::login_key`] made.
+    /// The log-in for a key that [`DirectorySnapshot::login_key`] made.
     pub(super) fn log_in_of(&self, key: &str) -> LogIn {
         match self.by_key(key) {
             Some(user) => LogIn::Account(user.clone()),
@@ -215,7 +215,7 @@ impl DirectorySnapshot {
     }
 }
 
-/// The backend that needs no desk: it never blocks, and has an answer to everything.
+/// The backend that needs no desk: it never blocks, and always has an answer.
 impl Backend for DirectorySnapshot {
     fn resolve(&self, address: &str) -> Result<Destination, Unavailable> {
         Ok(DirectorySnapshot::resolve(self, address))

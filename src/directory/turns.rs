@@ -1,8 +1,9 @@
-//! The queue of password checks: networks take turns, so that one that guesses waits for itself.
+//! The queue of password checks: networks take turns, so that a guessing network delays only
+//! itself.
 //!
-//! A worker's job is not a certain check but a turn: it takes the next network's oldest check. So
-//! the pool's own queue, which is first come first served, decides nothing. Shared by all shards;
-//! the lock is held for a few moves of values, twice for each hash of 15 ms.
+//! A worker's job is not a particular check but a turn: it takes the next network's oldest check.
+//! So the order of the pool's own queue, first come first served, does not matter. Shared by all
+//! shards; the lock is held for a few moves of values, twice for each hash of 15 ms.
 
 use std::{
     collections::VecDeque,
@@ -14,17 +15,17 @@ use hashbrown::HashMap;
 use super::{guard::Charge, password};
 use crate::{model::Network, runtime::worker::Answer};
 
-/// Password checks that may wait; beyond, a login is refused for now.
+/// Limits of waiting password checks; beyond them a log-in is refused temporarily.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerLimits {
-    /// On all shards together. At 15 ms each this bounds how long a login can take.
+    /// On all shards together. At 15 ms each this bounds how long a log-in can take.
     pub waiting_max: usize,
     /// Of one IPv4 address or one IPv6 /64 network, unless it is trusted.
     pub waiting_per_peer_max: usize,
 }
 
 impl PeerLimits {
-    /// A queue of so many, of which one network may have a quarter.
+    /// A queue of `waiting_max`, of which one network may have a quarter.
     pub fn of_queue(waiting_max: usize) -> PeerLimits {
         PeerLimits { waiting_max, waiting_per_peer_max: waiting_max.div_ceil(4).max(1) }
     }
@@ -36,12 +37,12 @@ impl Default for PeerLimits {
     }
 }
 
-/// What a turn found. An asker that hears nothing was displaced.
+/// The result of a turn. A caller that gets none was displaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
     Right,
     Wrong,
-    /// The network used up its failures while this one waited.
+    /// The network used up its failures while this check waited.
     Limited(std::time::Duration),
 }
 
@@ -50,13 +51,13 @@ pub(super) struct Ticket {
     pub network: Network,
     pub password: String,
     pub hash: Arc<str>,
-    /// False where the hash only stands in for one.
+    /// False if the hash is only a stand-in.
     pub exists: bool,
     pub charge: Charge,
     pub answer: Answer<Verdict>,
 }
 
-/// Too many wait.
+/// Too many checks wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Full;
 
@@ -69,7 +70,7 @@ pub(super) struct Turns {
 #[derive(Default)]
 struct Waiting {
     total: usize,
-    /// Networks that have somebody waiting, the next one first.
+    /// Networks with waiting checks, the next one first.
     ring: VecDeque<Network>,
     by_network: HashMap<Network, VecDeque<Ticket>>,
 }
@@ -85,8 +86,8 @@ impl Turns {
         Turns { limits, waiting: Mutex::default() }
     }
 
-    /// Queues `ticket`; true if it needs a turn of its own, false if it took another one's place.
-    /// A full queue makes room for a network that has fewer waiting than the one with the most.
+    /// Queues `ticket`; true if it needs a turn of its own, false if it took another one's place. A
+    /// full queue makes room for a network that has fewer waiting than the one with the most.
     pub(super) fn push(&self, ticket: Ticket, trusted: bool) -> Result<bool, Full> {
         let mut waiting = self.waiting();
         let network = ticket.network;
@@ -106,13 +107,13 @@ impl Turns {
         }
         waiting.put(ticket);
         drop(waiting);
-        // Not under the lock: it wakes its asker and takes back its charge.
+        // Not under the lock: dropping it wakes its caller and returns its charge.
         let needs_turn = displaced.is_none();
         drop(displaced);
         Ok(needs_turn)
     }
 
-    /// No worker came for the ticket that `network` queued last.
+    /// No worker is available for the ticket that `network` queued last.
     pub(super) fn withdraw(&self, network: Network) {
         let mut waiting = self.waiting();
         let ticket = waiting.take(network, VecDeque::pop_back);
@@ -124,7 +125,7 @@ impl Turns {
         drop(ticket);
     }
 
-    /// What a worker does with one job.
+    /// The work of one worker job.
     pub(super) fn take_turn(&self) {
         let ticket = self.waiting().next();
         if let Some(ticket) = ticket {

@@ -1,4 +1,4 @@
-//! The users file: which accounts exist and by which password hash they are checked.
+//! The users file: the accounts and the password hashes that they are checked against.
 //!
 //! ```text
 //! # next-id 3
@@ -7,12 +7,12 @@
 //! 2 bob@demo.test $argon2id$v=19$m=19456,t=2,p=1$...
 //! ```
 //!
-//! Empty lines and lines that start with `#` say nothing, except `# next-id`: the number the next
-//! account gets. An account's id names its mailboxes for ever, so no id is ever given out twice.
+//! Empty lines and lines that start with `#` are ignored, except `# next-id`: the number of the
+//! next account. An account's id names its mailboxes for ever, so no id is ever reused.
 //!
 //! The server reads the file at start and on reload; the `ringmail user` commands (and `demo`, for
-//! its accounts) change it through [`UsersFile::edit`]: under a lock, and replaced whole, so that
-//! a reader sees the old or the new file, also after a crash.
+//! its accounts) change it through [`UsersFile::edit`]: under a lock, and replaced as a whole, so
+//! that a reader sees the old or the new file, also after a crash.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -40,7 +40,7 @@ const FORMAT_LINE: &str = "# <id> <address> <argon2id hash in PHC string form>";
 /// Longest users file: some millions of accounts.
 const FILE_MAX: u64 = 1 << 30;
 
-/// What is wrong with a users file or with a wanted change of it.
+/// An error in a users file or in a requested change.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersFileError {
     #[error("{}: {error}", file.display())]
@@ -61,18 +61,18 @@ pub struct User {
     pub id: AccountId,
     /// Canonical: lower case, unquoted.
     pub address: String,
-    /// Equal neighbours share one allocation.
+    /// Equal adjacent hashes share one allocation.
     pub hash: Arc<str>,
 }
 
 impl UsersFileError {
-    /// The file does not exist, which is not the same as one that cannot be read.
+    /// Whether the file does not exist, as opposed to being unreadable.
     pub fn is_absence(&self) -> bool {
         matches!(self, UsersFileError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
     }
 }
 
-/// A parsed users file; changes happen here and are then written whole.
+/// A parsed users file; changes are made here and then written as a whole.
 #[derive(Debug)]
 pub struct UsersFile {
     next_id: u64,
@@ -103,7 +103,7 @@ impl UsersFile {
         UsersFile::parse(&text_of(bytes, path)?, path)
     }
 
-    /// `path` is only named in errors.
+    /// `path` is used only in errors.
     pub fn parse(text: &str, path: &Path) -> Result<UsersFile, UsersFileError> {
         let mut file = UsersFile { next_id: 1, lines: Vec::new(), by_address: HashMap::new() };
         let mut ids = HashSet::new();
@@ -123,7 +123,7 @@ impl UsersFile {
         previous_hash: &mut Option<Arc<str>>,
     ) -> Result<(), String> {
         if let Some(number) = line.strip_prefix(NEXT_ID) {
-            let next_id = parse_id(number.trim()).ok_or("next-id is not a number from 1 on")?;
+            let next_id = parse_id(number.trim()).ok_or("next-id is not a number of 1 or more")?;
             self.next_id = self.next_id.max(next_id);
             return Ok(());
         }
@@ -137,7 +137,8 @@ impl UsersFile {
         else {
             return Err("expected three fields: <id> <address> <password hash>".to_owned());
         };
-        let id = parse_id(id).ok_or_else(|| format!("account id {id:?} is not a number from 1"))?;
+        let id = parse_id(id)
+            .ok_or_else(|| format!("account id {id:?} is not a number of 1 or more"))?;
         let address = account_address(address)?;
         let hash = match previous_hash {
             Some(previous) if **previous == *hash => previous.clone(),
@@ -150,7 +151,7 @@ impl UsersFile {
             return Err(format!("account id {id} is used twice"));
         }
         if self.by_address.contains_key(&address) {
-            return Err(format!("{address} is there twice"));
+            return Err(format!("{address} is listed twice"));
         }
         self.next_id = self.next_id.max(id.saturating_add(1));
         self.insert(User { id: AccountId(id), address, hash });
@@ -191,7 +192,7 @@ impl UsersFile {
         }
     }
 
-    /// Adds what is missing and sets the hash of what is there: importing a list twice changes
+    /// Adds a missing account or sets the hash of an existing one: importing a list twice changes
     /// nothing. True if the account is new.
     pub fn put(&mut self, address: &str, hash: Arc<str>) -> Result<bool, UsersFileError> {
         match self.add(address, hash.clone()) {
@@ -201,7 +202,7 @@ impl UsersFile {
         }
     }
 
-    /// The id is never used again; what the account's mailboxes hold stays in the store.
+    /// The id is never reused; the mail in the account's mailboxes stays in the store.
     pub fn remove(&mut self, address: &str) -> Result<AccountId, UsersFileError> {
         let address = canonical(address)?;
         let Some(removed) = self.by_address.remove(&address) else {
@@ -237,7 +238,7 @@ impl UsersFile {
 
     /// Changes the file at `path` (absent: an empty one) under its lock; it is replaced only if
     /// `change` succeeds and something differs, and is durable when this returns. Blocks: for
-    /// commands and start, not for a shard.
+    /// commands and the start, not for a shard.
     pub fn edit<T, E: From<UsersFileError>>(
         path: &Path,
         change: impl FnOnce(&mut UsersFile) -> Result<T, E>,
@@ -245,7 +246,7 @@ impl UsersFile {
         UsersFile::edit_for(None, path, change)
     }
 
-    /// As [`UsersFile::edit`]; if the file is new and root makes it, it is `owner`'s.
+    /// As [`UsersFile::edit`]; if root creates the file, it is given to `owner`.
     pub fn edit_for<T, E: From<UsersFileError>>(
         owner: Option<Owner>,
         path: &Path,
@@ -268,8 +269,8 @@ impl UsersFile {
         Ok(outcome)
     }
 
-    /// The demo's accounts: alice, bob and user1 ... `count`, all with the password "demo". Those
-    /// that are there already keep their ids and passwords.
+    /// The demo's accounts: alice, bob and user1 ... `count`, all with the password "demo".
+    /// Existing ones keep their ids and passwords.
     pub fn ensure_demo(path: &Path, domain: &str, count: usize) -> Result<(), UsersFileError> {
         UsersFile::edit(path, |file| {
             let hash: Arc<str> = Arc::from(password::DEMO_HASH);
@@ -295,7 +296,7 @@ pub(super) fn demo_names(count: usize) -> impl Iterator<Item = String> {
     ["alice".to_owned(), "bob".to_owned()].into_iter().chain(numbered)
 }
 
-/// Reads a list to import: `address password` a line, comments and empty lines skipped. The
+/// Reads a list to import: `address password` per line, comments and empty lines skipped. The
 /// password is the rest of the line, so it may contain spaces; it may also be an argon2id hash.
 pub fn parse_import<'a>(
     text: &'a str,
@@ -321,7 +322,7 @@ pub fn parse_import<'a>(
     Ok(accounts)
 }
 
-/// There always is a next id; those far above are not for users ([`AccountId::QUEUE`]).
+/// Keeps a next id available; higher ids are reserved ([`AccountId::QUEUE`]).
 const ID_MAX: u64 = i64::MAX as u64;
 
 fn parse_id(text: &str) -> Option<u64> {
@@ -346,8 +347,8 @@ fn place(path: &Path) -> Result<(Folder, &OsStr), UsersFileError> {
     Ok((folder, name))
 }
 
-/// The name of the lock of the users file `name`: a file of its own, because the users file itself
-/// is replaced by another inode.
+/// The name of the lock of the users file `name`: a separate file, because the users file itself is
+/// replaced by another inode.
 pub fn lock_name(name: &OsStr) -> OsString {
     let mut lock = name.to_owned();
     lock.push(".lock");
@@ -385,13 +386,13 @@ mod tests {
     fn errors_name_file_and_line() {
         const CASES: &[(&str, &str)] = &[
             ("1 alice@demo.test", "users:1: expected three fields: <id> <address> <password hash>"),
-            ("# hello\n\nx a@b HASH", "users:3: account id \"x\" is not a number from 1"),
-            ("0 a@b HASH", "users:1: account id \"0\" is not a number from 1"),
+            ("# hello\n\nx a@b HASH", "users:3: account id \"x\" is not a number of 1 or more"),
+            ("0 a@b HASH", "users:1: account id \"0\" is not a number of 1 or more"),
             ("1 alice HASH", "users:1: an address is written local-part@domain"),
             ("1 a@b HASH\n1 b@b HASH", "users:2: account id 1 is used twice"),
-            ("1 a@b HASH\n2 A@B HASH", "users:2: a@b is there twice"),
+            ("1 a@b HASH\n2 A@B HASH", "users:2: a@b is listed twice"),
             ("1 a@b secret", "users:1: not a password hash in PHC string form"),
-            ("# next-id x", "users:1: next-id is not a number from 1 on"),
+            ("# next-id x", "users:1: next-id is not a number of 1 or more"),
         ];
         for (text, expected) in CASES {
             assert_eq!(parse(text).map(|_| ()), Err((*expected).to_owned()), "{text}");

@@ -1,5 +1,5 @@
-//! What can happen. The table below is all of it: [`Event`], the names and fields of its lines and
-//! the list of docs/operations.md (`tests/documentation.rs`) come from there.
+//! All events. [`Event`], the names and fields of its lines and the list in docs/operations.md
+//! (`tests/documentation.rs`) are generated from or checked against the table below.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::{
     model::{AccountId, MailboxId, Network, PartitionId, Timestamp, Trail, Uid},
 };
 
-/// What events are turned on and off by, each by a setting `events.<name>`.
+/// The kind of an event; each kind is turned on and off by a setting `events.<name>`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// The server itself: starts, ends, warnings. Always on.
@@ -35,7 +35,7 @@ impl Kind {
         Kind::Limits,
     ];
 
-    /// As the setting is called; `server` has none.
+    /// The name of the setting; `server` has none.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Server => "server",
@@ -49,7 +49,7 @@ impl Kind {
         }
     }
 
-    /// Whether a busy shard has so many that they go to the writer together.
+    /// Whether events of this kind are frequent and therefore go to the writer in batches.
     pub(super) fn is_frequent(self) -> bool {
         matches!(self, Kind::Connections | Kind::Logins | Kind::Messages | Kind::Deliveries)
     }
@@ -83,11 +83,11 @@ impl FromIterator<Kind> for Kinds {
 pub enum Limit {
     /// `runtime.connections_per_shard`.
     ConnectionsPerShard,
-    /// Of `limits`: connections, those not logged in, or new ones, of an address or network.
+    /// From `limits`: connections, unauthenticated ones, or new ones, of an address or network.
     ConnectionsOfClient,
     StrangersOfClient,
     NewConnectionsOfClient,
-    /// `runtime.buffers_per_shard`: connections closed for their memory.
+    /// `runtime.buffers_per_shard`: connections closed to free memory.
     Buffers,
     /// `intake.memory_per_shard`: messages refused.
     MessageMemory,
@@ -115,10 +115,10 @@ impl Limit {
 /// One row of the table of events.
 #[derive(Debug)]
 pub struct EventRow {
-    /// As the field `event` has it.
+    /// The value of the field `event`.
     pub name: &'static str,
     pub kind: Kind,
-    /// In the order of the line. One that has no value is left out.
+    /// In the order of the line. A field without a value is left out.
     pub fields: &'static [&'static str],
 }
 
@@ -127,7 +127,7 @@ macro_rules! events {
         $(#[doc = $doc:literal])*
         $kind:ident / $name:literal / $event:ident { $($field:ident: $type:ty,)* }
     )*) => {
-        /// Something that happened; what it borrows is rendered at once.
+        /// Something that happened. It borrows its values and is rendered at once.
         #[derive(Clone, Copy, Debug)]
         pub enum Event<'a> {
             $( $(#[doc = $doc])* $event { $($field: $type,)* }, )*
@@ -161,36 +161,36 @@ macro_rules! events {
 }
 
 events! {
-    /// The server began; its partitions are not open yet.
+    /// The server started; its partitions are not open yet.
     Server / "start" / Start { version: &'a str, pid: u64, shards: u64, partitions: u64, data_dir: &'a str, }
-    /// Every port listens.
+    /// Every port is listening.
     Server / "ready" / Ready {}
-    /// Something that the operator should know, in words.
+    /// A message to the operator, in words.
     Server / "warning" / Warning { text: &'a str, }
-    /// SIGTERM or SIGINT came: what is in flight is being finished.
+    /// SIGTERM or SIGINT came: commands in progress are being finished.
     Server / "stopping" / Stopping {}
     /// All shards ended; `clean` if all partitions were closed.
     Server / "stop" / Stop { clean: bool, }
-    /// Events that the queue had no room for, or that could not be written, since the last such line.
+    /// Events that did not fit in the queue or could not be written since the last such line.
     Server / "dropped" / Dropped { count: u64, }
-    /// The file was opened anew, on SIGHUP.
+    /// The file was reopened on SIGHUP.
     Server / "reopened" / Reopened {}
 
-    /// A client came.
+    /// A client connected.
     Connections / "connected" / Connected { trail: Trail, protocol: Protocol, peer: IpAddr, local: IpAddr, tls: bool, }
-    /// It went, or was sent away.
+    /// The client disconnected, or was disconnected.
     Connections / "disconnected" / Disconnected { trail: Trail, protocol: Protocol, peer: IpAddr, }
 
     /// A password was right.
     Logins / "login" / LogIn { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, account: AccountId, address: &'a str, }
-    /// A log-in was refused. `name` is what the client called itself, and may be anything.
+    /// A log-in was refused. `name` is what the client sent, and may be anything.
     Logins / "login_refused" / LogInRefused { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, name: &'a str, reason: &'static str, }
-    /// From now on log-ins wait: to an account from a network, or, without `name`, all from a network.
+    /// From now on log-ins are delayed: to an account from a network, or, without `name`, all from a network.
     Logins / "login_held_back" / LogInHeldBack { name: Option<&'a str>, network: Network, failures: u64, milliseconds: Option<u64>, }
-    /// More of the same that came too fast to be named.
+    /// Further `login_held_back` events that came too fast to be listed.
     Logins / "logins_held_back" / LogInsHeldBack { count: u64, }
 
-    /// A message was taken: the client has been told so.
+    /// A message was accepted, and the client has the reply.
     Messages / "message" / Message { trail: Trail, id: &'a str, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: Option<&'a str>, recipients: u64, octets: u64, account: Option<AccountId>, }
     /// A message was refused after its content.
     Messages / "message_refused" / MessageRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: Option<&'a str>, recipients: u64, octets: Option<u64>, account: Option<AccountId>, reply: &'a str, }
@@ -199,39 +199,39 @@ events! {
     /// APPEND put a message into a mailbox.
     Messages / "appended" / Appended { trail: Trail, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64, }
 
-    /// A message lies in a mailbox, durably.
+    /// A message is in a mailbox, durably.
     Deliveries / "delivered" / Delivered { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64, }
-    /// A partition did not take a message for an account; the client hears so, or the queue repeats it.
+    /// A partition did not store a message for an account; the client gets an error, or the queue retries.
     Deliveries / "delivery_failed" / DeliveryFailed { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, reason: &'static str, }
-    /// Some accounts lack a message that was accepted: it waits in the queue of a partition.
+    /// Some accounts did not get a message that was accepted: it waits in the queue of a partition.
     Deliveries / "queued" / Queued { trail: Option<Trail>, delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, }
-    /// All of them have it.
+    /// All of these accounts have the message.
     Deliveries / "dequeued" / Dequeued { delivery: u128, partition: PartitionId, }
     /// Accounts that will not get a message before the next start tries again.
     Deliveries / "given_up" / GivenUp { delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, reason: &'static str, }
 
-    /// The control socket was asked something: by `ringmail user`, `block` or `verify`. `uid` and `pid` are the asker's.
+    /// A request on the control socket, by `ringmail user`, `block` or `verify`. `uid` and `pid` are those of the caller.
     Administration / "control" / Control { request: &'a str, uid: Option<u64>, pid: Option<u64>, }
-    /// Users file and certificates were read again.
+    /// The users file and certificates were read again.
     Administration / "reloaded" / Reloaded { users: u64, added: u64, removed: u64, changed: u64, }
-    /// They could not be; the old ones stay in force.
+    /// Reading them again failed; the old ones stay in force.
     Administration / "reload_failed" / ReloadFailed { reason: &'a str, }
-    /// An account that a reload brought, or one whose address is new.
+    /// A reload added an account, or gave it a new address.
     Administration / "user_added" / UserAdded { account: AccountId, address: &'a str, }
     Administration / "user_removed" / UserRemoved { account: AccountId, address: &'a str, }
-    /// An account has another password.
+    /// A reload changed an account's password.
     Administration / "user_changed" / UserChanged { account: AccountId, address: &'a str, }
-    /// `verify` ended on a partition.
+    /// `verify` finished a partition.
     Administration / "verified" / Verified { partition: PartitionId, repair: bool, findings: u64, }
 
     /// Octets on disk are not as they were written.
     Storage / "damage" / Damage { partition: PartitionId, segment: &'a str, offset: u64, account: Option<AccountId>, what: &'a str, }
     /// A partition takes no new mail; reading and deleting go on.
     Storage / "partition_refuses_mail" / PartitionRefusesMail { partition: PartitionId, reason: &'a str, }
-    /// It takes mail again.
+    /// The partition takes mail again.
     Storage / "partition_takes_mail" / PartitionTakesMail { partition: PartitionId, }
 
-    /// Clients met a limit `count` times within a second; `peer` is the last of them.
+    /// Clients met a limit `count` times within a second; `peer` is the last such client.
     Limits / "limit" / LimitMet { limit: &'static str, count: u64, peer: Option<IpAddr>, }
 }
 

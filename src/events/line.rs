@@ -12,10 +12,10 @@ use crate::{
     },
 };
 
-/// Octets of one value as it is written, quotes apart; of a longer one the beginning is, and "...".
+/// Octets of one written value, without quotes; longer values are cut and end in "...".
 pub const VALUE_MAX: usize = 384;
 
-/// Items of a list that are written.
+/// Items of a list that are written; the others are left out.
 const LISTED_MAX: usize = 20;
 
 const CUT: &str = "...";
@@ -26,7 +26,7 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Begins a line: time and name come first, for those who read with their eyes.
+    /// Begins a line: time and name come first, for human readers.
     pub(super) fn begin(out: &'a mut Vec<u8>, time: Timestamp, name: &str) -> Line<'a> {
         out.extend_from_slice(b"{\"time\":\"");
         append_time(out, time);
@@ -82,7 +82,7 @@ fn append_padded(out: &mut Vec<u8>, mut number: u32, width: usize) {
     }
 }
 
-/// What a field can hold.
+/// A value that a field can hold.
 pub(super) trait Value {
     /// A field without a value is left out.
     fn is_there(&self) -> bool {
@@ -135,7 +135,7 @@ impl Value for &str {
     }
 }
 
-/// What a value shows by `Display`, as a string.
+/// A value written as a string, by its `Display`.
 macro_rules! shown {
     ($($type:ty),*) => { $(
         impl Value for $type {
@@ -191,7 +191,7 @@ impl Value for Protocol {
     }
 }
 
-/// A string under way. What would make it longer than [`VALUE_MAX`] is cut.
+/// A string being written. It is cut at [`VALUE_MAX`].
 struct Text<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -209,7 +209,7 @@ impl Text<'_> {
         (VALUE_MAX - CUT.len()).saturating_sub(self.out.len() - self.start)
     }
 
-    /// Takes as much of `run`, which needs no escapes, as there is room for.
+    /// Takes as much of `run`, which needs no escapes, as fits.
     fn push_run(&mut self, run: &str) {
         let mut end = run.len().min(self.room());
         while !run.is_char_boundary(end) {
@@ -234,14 +234,15 @@ impl Text<'_> {
     }
 }
 
-/// RFC 8259 7 escapes quotes, backslashes and C0. DEL and C1 are escaped as well: a terminal takes them
-/// for commands, too.
+/// RFC 8259 7 escapes quotes, backslashes and C0. DEL and C1 are escaped as well, since terminals
+/// interpret them.
 impl fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
         while !self.cut && !rest.is_empty() {
             let run = rest.bytes().position(is_special).unwrap_or(rest.len());
-            // Neither an ASCII octet nor the first one of a character can be inside another.
+            // `special` is an ASCII octet or the first of a character, so the split is at a
+            // character boundary.
             let (plain, from_special) = rest.split_at_checked(run).unwrap_or((rest, ""));
             self.push_run(plain);
             if self.cut {
@@ -266,7 +267,7 @@ impl fmt::Write for Text<'_> {
     }
 }
 
-/// Octets that may begin a character which is not written as it is. All of C1 begin with 0xC2.
+/// Octets that may begin a character that needs an escape. All of C1 begin with 0xC2.
 fn is_special(octet: u8) -> bool {
     octet < b' ' || matches!(octet, b'"' | b'\\' | 0x7F | 0xC2)
 }
@@ -283,7 +284,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// As it stands in a line; that JSON understands it is in `tests/events.rs`.
+    /// As written in a line; `tests/events.rs` checks that it is valid JSON.
     fn written(value: &impl Value) -> String {
         let line = line(value);
         let from = line.find("\"value\":").unwrap() + "\"value\":".len();

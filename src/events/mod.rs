@@ -1,8 +1,8 @@
-//! What happened, for whoever runs the server: one JSON object a line, each with a time and a name.
+//! The event log for the operator: one JSON object a line, each with a time and a name.
 //!
-//! Shards and threads tell an [`Event`]; it is rendered on the spot, so that nothing borrowed has to
-//! be copied first, and goes to the writer's thread (`server/event_writer.rs`) through a bounded
-//! queue. What the queue has no room for is counted and gone: nobody ever waits for it.
+//! Shards and threads report an [`Event`]. It is rendered on the spot, so that borrowed values need
+//! not be copied first, and goes to the writer's thread (`server/event_writer.rs`) through a
+//! bounded queue. Events that do not fit are counted and dropped: no sender ever waits.
 //!
 //! ```text
 //! event    what can happen, its fields, and the kind by which it is turned on and off

@@ -1,4 +1,4 @@
-//! Where events go and which of them; `config` fills it.
+//! Where events go, and which ones; `config` fills it.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,12 @@ pub enum EventTarget {
     Stdout,
     /// systemd's, each event a record of its own.
     Journal,
-    /// Appended to, and opened anew on SIGHUP.
+    /// Appended to, and reopened on SIGHUP.
     File(PathBuf),
 }
 
 impl EventTarget {
-    /// As the configuration names it.
+    /// By its name in the configuration.
     pub fn named(name: &str) -> EventTarget {
         match name {
             "stderr" => EventTarget::Stderr,
@@ -44,8 +44,8 @@ pub struct EventOptions {
 }
 
 impl Default for EventOptions {
-    /// All but connections: log-ins and messages name the peer, and whoever scans ports makes
-    /// connections only.
+    /// All but connections: log-ins and messages name the peer, while port scans make only
+    /// connections.
     fn default() -> EventOptions {
         let on = |kind: &Kind| *kind != Kind::Connections;
         EventOptions {

@@ -1,6 +1,6 @@
-//! The way of events from shards and threads to the writer: a bounded queue of chunks, each some
-//! whole lines. A shard gathers frequent events into a chunk of its own and hands it over when that is
-//! full, or when the shard's clock comes round to it; all else goes at once.
+//! The queue of events from shards and threads to the writer: bounded, of chunks of whole lines. A
+//! shard gathers frequent events in a chunk of its own and hands it over when it is full, or when
+//! the shard's clock ticks; all other events go at once.
 //!
 //! Ownership: [`EventSender`] is shared by all threads, [`ShardEvents`] is shard-local, [`EventQueue`]
 //! the writer's. Memory: [`CHUNKS_MAX`] chunks of little more than [`CHUNK_SIZE`].
@@ -57,7 +57,7 @@ struct Counts {
     dropped: AtomicU64,
 }
 
-/// A queue and its first sender; `kinds` are told, others are not even rendered.
+/// A queue and its first sender. Events of `kinds` are written; others are not even rendered.
 pub fn queue(kinds: Kinds) -> (EventSender, EventQueue) {
     let (sender, chunks) = crossbeam_channel::bounded(CHUNKS_MAX);
     let counts = Arc::<Counts>::default();
@@ -69,25 +69,25 @@ pub fn queue(kinds: Kinds) -> (EventSender, EventQueue) {
 #[derive(Clone, Debug)]
 pub struct EventSender {
     kinds: Kinds,
-    /// `None` where nobody listens.
+    /// `None` if there is no writer.
     chunks: Option<Sender<Chunk>>,
     counts: Arc<Counts>,
 }
 
 impl EventSender {
-    /// Tells nobody: for tests, and where no event log is wanted.
+    /// Drops all events: for tests, and where no event log is wanted.
     pub fn nowhere() -> EventSender {
         EventSender { kinds: Kinds::NONE, chunks: None, counts: Arc::default() }
     }
 
-    /// Tells an event of a thread beside the shards, as of now. Never waits.
+    /// Reports an event of a thread beside the shards, with the current time. Never waits.
     pub fn tell(&self, event: &Event<'_>) {
         if self.kinds.has(event.kind()) {
             self.send(Chunk::of(event, wall_clock()));
         }
     }
 
-    /// Tells many events at once, as [`EventSender::tell`] does.
+    /// Reports many events at once, like [`EventSender::tell`].
     pub fn tell_all<'a>(&self, events: impl IntoIterator<Item = Event<'a>>) {
         let (mut chunk, now) = (Chunk::default(), wall_clock());
         for event in events.into_iter().filter(|event| self.kinds.has(event.kind())) {
@@ -117,7 +117,7 @@ impl EventSender {
         self.counts.written.load(Ordering::Relaxed)
     }
 
-    /// Events so far that the queue had no room for, or that could not be written.
+    /// Events so far that did not fit in the queue or could not be written.
     pub fn dropped(&self) -> u64 {
         self.counts.dropped.load(Ordering::Relaxed)
     }
@@ -159,32 +159,32 @@ impl EventQueue {
         self.counts.dropped.load(Ordering::Relaxed)
     }
 
-    /// An event of the writer's own, as of now.
+    /// An event of the writer itself, with the current time.
     pub fn own(event: &Event<'_>) -> Chunk {
         Chunk::of(event, wall_clock())
     }
 }
 
-/// A limit met since the last look, how often, and by whom at last.
+/// A limit met since the last flush: how often, and by which client last.
 struct Met {
     limit: Limit,
     count: u64,
     peer: Option<IpAddr>,
 }
 
-/// One shard's way to tell events.
+/// One shard's interface for reporting events.
 pub struct ShardEvents {
     shard: ShardId,
     sender: EventSender,
     chunk: RefCell<Chunk>,
-    /// One entry a limit.
+    /// One entry per limit.
     met: RefCell<Vec<Met>>,
-    /// That of the last connection.
+    /// The trail of the last connection.
     trail: Cell<Trail>,
 }
 
 impl ShardEvents {
-    /// `now` tells the trails of this run from those of others.
+    /// `now` distinguishes the trails of this run from those of others.
     pub fn new(shard: ShardId, sender: EventSender, now: Timestamp) -> ShardEvents {
         let run = u64::try_from(now.0 / 1000).unwrap_or(0);
         ShardEvents {
@@ -204,17 +204,17 @@ impl ShardEvents {
         trail
     }
 
-    /// Tells nobody.
+    /// Drops all events.
     pub fn nowhere(shard: ShardId) -> ShardEvents {
         ShardEvents::new(shard, EventSender::nowhere(), Timestamp(0))
     }
 
-    /// Whether it is worth while to find out what an event of this kind would say.
+    /// Whether events of this kind are wanted; if not, callers can skip collecting their fields.
     pub fn wants(&self, kind: Kind) -> bool {
         self.sender.kinds.has(kind)
     }
 
-    /// Tells an event. Never waits; with the queue full it is counted and gone.
+    /// Reports an event. Never waits; if the queue is full, the event is counted and dropped.
     pub fn tell(&self, event: &Event<'_>, now: Timestamp) {
         if !self.wants(event.kind()) {
             return;
@@ -223,7 +223,7 @@ impl ShardEvents {
         chunk.push(event, now, Some(self.shard.0));
         if chunk.lines.len() >= CHUNK_SIZE || !event.kind().is_frequent() {
             let full = std::mem::take(&mut *chunk);
-            // The next will be as full.
+            // The next chunk will be as large.
             if full.lines.len() >= CHUNK_SIZE {
                 chunk.lines.reserve_exact(CHUNK_SIZE + CHUNK_SIZE_FIRST);
             }
@@ -232,12 +232,13 @@ impl ShardEvents {
         }
     }
 
-    /// Counts that a client met a limit; [`ShardEvents::flush_limits`] tells it.
+    /// Counts that a client met a limit; [`ShardEvents::flush_limits`] reports it.
     pub fn limit_met(&self, limit: Limit, peer: Option<IpAddr>) {
         self.limits_met(limit, 1, peer);
     }
 
-    /// As [`ShardEvents::limit_met`], `count` times; 0 names the last client of those counted elsewhere.
+    /// As [`ShardEvents::limit_met`], `count` times; a `count` of 0 only sets the last client, for
+    /// limits counted elsewhere.
     pub fn limits_met(&self, limit: Limit, count: u64, peer: Option<IpAddr>) {
         if count == 0 && peer.is_none() {
             return;
@@ -249,7 +250,7 @@ impl ShardEvents {
         }
     }
 
-    /// Tells which limits were met since the last call: an event a limit, however many clients.
+    /// Reports the limits met since the last call: one event per limit, however many clients.
     pub fn flush_limits(&self, now: Timestamp) {
         let met = std::mem::take(&mut *self.met.borrow_mut());
         for Met { limit, count, peer } in met.into_iter().filter(|met| met.count > 0) {
@@ -257,7 +258,7 @@ impl ShardEvents {
         }
     }
 
-    /// Hands over what was gathered.
+    /// Hands over the gathered events.
     pub fn flush(&self) {
         if self.chunk.borrow().count > 0 {
             self.sender.send(self.chunk.take());

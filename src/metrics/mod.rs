@@ -1,12 +1,12 @@
-//! Shard-local counters and latency histograms: plain memory that its shard alone writes; a reader
-//! asks each shard for a copy ([`ShardMetrics::snapshot`]), merges or renders.
+//! Shard-local counters and latency histograms: plain memory that only its shard writes. A reader
+//! asks each shard for a copy ([`ShardMetrics::snapshot`]) and merges or renders it.
 //!
 //! Services record commands and counts; the server copies store probes into gauges before it
 //! takes a snapshot; `admin` and `ringmail top` read.
 //!
-//! Invariants: recording takes no lock and compares no strings: a name is looked up by where its
-//! text lies in the program. Series exist from their first use on and are never dropped; since
-//! names are `'static`, the program's text bounds them.
+//! Invariants: recording takes no lock and compares no strings: a name is looked up by the address
+//! of its text in the program. Series exist from their first use and are never dropped; since names
+//! are `'static`, the program's text bounds their number.
 
 mod prometheus;
 mod snapshot;
@@ -21,7 +21,7 @@ pub use self::{
     snapshot::{CommandSummary, ConnectionSummary, MetricsSnapshot},
 };
 
-/// Who speaks: the first label of most series.
+/// The protocol: the first label of most series.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Protocol {
     Smtp,
@@ -35,7 +35,7 @@ impl Protocol {
     pub const ALL: [Protocol; 5] =
         [Protocol::Smtp, Protocol::Submission, Protocol::Lmtp, Protocol::Pop3, Protocol::Imap];
 
-    /// As it stands in labels.
+    /// The value of the label.
     pub fn label(self) -> &'static str {
         match self {
             Protocol::Smtp => "smtp",
@@ -90,8 +90,8 @@ impl ShardMetrics {
         self.series.borrow_mut().commands.entry(protocol, command).record(micros);
     }
 
-    /// Counts a connection as open until the seat is dropped. The one way to count it: whoever runs
-    /// the session on this shard holds the seat.
+    /// Counts a connection as open until the seat is dropped. This is the only way to count it: the
+    /// task that runs the session on this shard holds the seat.
     pub fn seat(self: &Rc<Self>, protocol: Protocol) -> Seat {
         self.connection_opened(protocol);
         Seat { metrics: self.clone(), protocol }
@@ -142,7 +142,7 @@ impl CommandSummary {
     fn record(&mut self, micros: u64) {
         let micros = micros.clamp(1, LATENCY_MAX_US);
         self.sum_us += micros;
-        // Fails only where a histogram cannot grow; ours can.
+        // Fails only if a histogram cannot grow; ours can.
         let _ = self.latency_us.record(micros);
     }
 }
@@ -164,8 +164,8 @@ const LATENCY_MIN_TOP_US: u64 = 2;
 /// Values by a small key and a static name.
 struct Named<K, V> {
     values: Vec<(K, &'static str, V)>,
-    /// Index in `values` by key and by address and length of the name's text. The compiler may
-    /// place one text twice: then two entries lead to one value.
+    /// Index in `values` by key and by address and length of the name's text. The compiler may emit
+    /// one text twice: then two entries lead to one value.
     by_address: HashMap<(K, usize, usize), usize>,
 }
 

@@ -1,13 +1,13 @@
-//! Prometheus' text format, version 0.0.4, with one series a shard; sums are the reader's.
+//! Prometheus' text format, version 0.0.4, with one series per shard; the reader sums them.
 
 use std::{collections::BTreeSet, fmt::Write};
 
 use super::{CommandSummary, ConnectionSummary, MetricsSnapshot, Protocol};
 
-/// Every name begins so.
+/// The prefix of every name.
 const PREFIX: &str = "ringmail_";
 
-/// Upper bounds of the latency buckets: microseconds, and how Prometheus sees them, in seconds.
+/// Upper bounds of the latency buckets: in microseconds, and in seconds as written for Prometheus.
 const BUCKETS: [(u64, &str); 18] = [
     (50, "0.00005"),
     (100, "0.0001"),
@@ -79,7 +79,7 @@ fn histogram(page: &mut String, name: &str, labels: [(&str, &str); 3], summary: 
     let mut recorded = latency_us.iter_recorded().peekable();
     let mut below = 0;
     for (bound_us, bound) in BUCKETS {
-        // A recorded value stands for a range of less than one per cent; its lower end decides.
+        // A recorded value represents a range of less than one per cent; its lower end decides.
         while let Some(value) =
             recorded.next_if(|it| latency_us.lowest_equivalent(it.value_iterated_to()) <= bound_us)
         {
@@ -94,7 +94,7 @@ fn histogram(page: &mut String, name: &str, labels: [(&str, &str); 3], summary: 
     sample(page, &format!("{name}_count"), &labels, count);
 }
 
-/// Counters or gauges that have no label but the shard.
+/// Counters or gauges with no label but the shard.
 fn plain_family(
     page: &mut String,
     shards: &[(u16, MetricsSnapshot)],
@@ -141,7 +141,7 @@ fn sample(page: &mut String, name: &str, labels: &[(&str, &str)], value: impl st
     let _ = writeln!(page, "}} {value}");
 }
 
-/// `[a-zA-Z_][a-zA-Z0-9_]*` with our prefix, whatever the counter was called.
+/// `[a-zA-Z_][a-zA-Z0-9_]*` with our prefix, whatever the counter's name is.
 fn metric_name(page: &mut String, name: &str) {
     page.push_str(PREFIX);
     page.extend(name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));

@@ -1,4 +1,5 @@
-//! A copy of one shard's metrics, or of several merged. Plain data that may change threads.
+//! A copy of the metrics of one shard, or of several merged. Plain data that may be sent to other
+//! threads.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +40,7 @@ pub struct CommandSummary {
 }
 
 impl MetricsSnapshot {
-    /// Adds another shard's numbers; gauges are added up, too.
+    /// Adds another shard's numbers; gauges are summed too.
     pub fn merge(&mut self, other: &MetricsSnapshot) {
         for (ours, theirs) in self.connections.iter_mut().zip(&other.connections) {
             ours.open += theirs.open;
@@ -47,7 +48,7 @@ impl MetricsSnapshot {
         }
         for (key, theirs) in &other.commands {
             let ours = self.commands.entry(*key).or_default();
-            // Fails only where the target cannot grow; ours always can.
+            // Fails only if the target cannot grow; ours always can.
             let _ = ours.latency_us.add(&theirs.latency_us);
             ours.sum_us += theirs.sum_us;
         }

@@ -1,18 +1,18 @@
-//! Days of the civil calendar: pure arithmetic on the proleptic Gregorian one, for dates of messages,
-//! of IMAP and of events.
+//! The civil calendar: pure arithmetic on proleptic Gregorian dates, for dates of messages, of IMAP
+//! and of events.
 
 /// Days from 0000-03-01 to 1970-01-01. Years counted from March end with the leap day.
 const EPOCH_DAYS: i64 = 719_468;
 /// Days of 400 years, after which the calendar repeats.
 const ERA_DAYS: i64 = 146_097;
 
-/// Days since 1970-01-01 of a date of the proleptic Gregorian calendar.
+/// Days since 1970-01-01 of a proleptic Gregorian date.
 pub fn days_from_civil(year: i32, month: u8, day: u8) -> i64 {
     let from_march = i64::from(month + 9) % 12;
     let year = i64::from(year) - i64::from(month <= 2);
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
-    // Months from March on have 31, 30, 31, 30, 31 days, again and again: 153 in five.
+    // Months from March on have 31, 30, 31, 30, 31 days, repeating: 153 in five months.
     let day_of_year = (153 * from_march + 2) / 5 + i64::from(day) - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     era * ERA_DAYS + day_of_era - EPOCH_DAYS

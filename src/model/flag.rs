@@ -2,7 +2,7 @@
 
 use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 
-/// How many keywords a mailbox can hold; one more is refused with `NO [LIMIT]`.
+/// How many keywords a mailbox can hold; further ones are refused with `NO [LIMIT]`.
 pub const KEYWORDS_PER_MAILBOX_MAX: usize = 128;
 
 /// The five permanent system flags. `\Recent` is not one: it belongs to a session.

@@ -62,8 +62,8 @@ impl MailboxId {
 }
 
 impl AccountId {
-    /// Nobody's account, one in each partition: mail that waits there to be sent on. Highest of all; no user
-    /// has it.
+    /// A reserved account, one in each partition, for mail that waits for delivery. It has the
+    /// highest number; no user has it.
     pub const QUEUE: AccountId = AccountId(u64::MAX);
 
     /// The partition that holds this account, of `partition_count` (> 0). Fixed for the life of a

@@ -1,7 +1,7 @@
-//! Networks: what clients and guesses are counted by, what turns are shared by, what an operator
-//! trusts.
+//! Networks: the unit of client limits, of counts of wrong passwords, of fair queueing and of the
+//! operator's trust.
 //!
-//! One household or host has a whole IPv6 /64 and may have a /48, so addresses inside are one peer.
+//! One household or host has a whole IPv6 /64 and may have a /48, so addresses inside count as one.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
     str::FromStr,
 };
 
-/// Bits of an IPv4 address that stands in an IPv6 one.
+/// The prefix length of IPv4-mapped IPv6 addresses.
 const MAPPED: u8 = 96;
 
 /// Addresses with the same first bits. IPv4 is kept as IPv6 maps it.
@@ -58,13 +58,13 @@ impl Network {
         Network { bits: bits & !beyond, prefix }
     }
 
-    /// All of `other` lies in this network.
+    /// Whether all of `other` is in this network.
     pub fn contains(&self, other: &Network) -> bool {
         other.prefix >= self.prefix && Network::new(other.bits, self.prefix) == *self
     }
 }
 
-/// Not an address, nor an address and the length of a prefix.
+/// The text is neither an address nor an address with a prefix length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a network: write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64")]
 pub struct NotANetwork;
@@ -84,7 +84,7 @@ impl fmt::Display for Network {
 impl FromStr for Network {
     type Err = NotANetwork;
 
-    /// An address, or an address and how many of its bits count: `192.0.2.0/24`.
+    /// An address, or an address with a prefix length: `192.0.2.0/24`.
     fn from_str(text: &str) -> Result<Network, NotANetwork> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => {

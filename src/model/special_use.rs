@@ -1,4 +1,4 @@
-//! What a mailbox is for, beside its name (RFC 6154 2).
+//! The special use of a mailbox (RFC 6154 2).
 
 /// The special use of a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ impl SpecialUse {
         SpecialUse::Trash,
     ];
 
-    /// The attribute as LIST tells it and CREATE takes it, e.g. `\Sent`.
+    /// The attribute as in LIST and CREATE, e.g. `\Sent`.
     pub fn attribute(self) -> &'static str {
         match self {
             SpecialUse::All => "\\All",

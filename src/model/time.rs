@@ -1,5 +1,5 @@
-//! Time as a value, so that pure code takes it as an argument: the wall clock's for dates, the
-//! monotonic clock's for everything that waits.
+//! Time as a value, so that pure code takes it as an argument: the wall clock for dates, the
+//! monotonic clock for waits.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ impl Timestamp {
     }
 }
 
-/// Microseconds on a clock that only goes forward, counted from some moment before the process
-/// serves anything. Deadlines are moments: nobody who sets the wall clock brings one nearer.
+/// Microseconds on a monotonic clock, counted from a moment before the process serves anything.
+/// Deadlines are moments, so setting the wall clock does not move them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct Moment(pub u64);
 
@@ -36,7 +36,7 @@ impl Moment {
         Moment(self.0.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// The time from `earlier` until now, zero if that lies ahead.
+    /// The time since `earlier`; zero if `earlier` is in the future.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

@@ -1,16 +1,15 @@
-//! What ties the events of one message together, from the connection that brought it to the mailboxes
-//! that it lies in.
+//! The identifier that ties the events of one message together, from its connection to the
+//! mailboxes that it is delivered to.
 //!
-//! A connection gets its trail when it is accepted and keeps it on whatever shard it goes on; each
-//! message of the connection has a number of its own behind it.
+//! A connection gets its trail when it is accepted and keeps it when it moves to another shard;
+//! each message of the connection adds a number to it.
 
 use std::fmt;
 
-/// A connection of this process, or a message that it brought.
+/// A connection of this process, or a message received on it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Trail {
-    /// When the shard that accepted the connection began, milliseconds since 1970: tells one run of
-    /// the server from the next.
+    /// When the accepting shard started, milliseconds since 1970: distinguishes runs of the server.
     pub run: u64,
     /// The shard that accepted it.
     pub shard: u16,

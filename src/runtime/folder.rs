@@ -1,11 +1,11 @@
-//! A folder held by its descriptor, for whoever is root and works where others may write.
+//! A folder held by its descriptor, for root working where other users may write.
 //!
 //! The service user owns the data directory, so it may put a link, a pipe or another folder where
-//! root will look next. Hence: the way to a folder is walked name by name, and root follows only
-//! links that nobody else can have put there; files are named relative to the descriptor, opened
-//! without following links, and made under fresh names; and root works in a folder of another's as
-//! that other ([`Folder::act`]), so that whatever it was led to, it has no more rights there than
-//! who led it, and leaves no file behind that the owner cannot open.
+//! root will look next. Hence: the path to a folder is walked name by name, and root follows only
+//! links that only root can have made; files are named relative to the descriptor, opened without
+//! following links, and created under fresh names; and root works in another user's folder as that
+//! user ([`Folder::act`]), so that wherever it was led, it has no more rights than that user, and
+//! creates no file that the owner cannot open.
 //!
 //! Called by `server::data_dir`, `directory::users_file` and the verbs; blocks, so never on a shard.
 
@@ -28,19 +28,19 @@ use nix::{
 
 use super::privilege::{self, Owner, PrivilegeError};
 
-/// A folder that holds mail is for its owner alone, and so are the files in it.
+/// A folder that holds mail is private to its owner, and so are the files in it.
 pub const FOLDER_MODE: u32 = 0o700;
 pub const FILE_MODE: u32 = 0o600;
 
-/// Others must get through what lies above it.
+/// Other users must be able to pass through the parents.
 const PARENT_MODE: u32 = 0o755;
-/// Bits by which somebody else than the owner gets in.
+/// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
-/// Bits by which somebody else makes and renames files in it.
+/// Bits that let group and others create and rename files in it.
 const OTHERS_WRITE: u32 = 0o022;
-/// Links on the way to one folder; Linux has the same limit.
+/// Links on the path to one folder; Linux has the same limit.
 const LINKS_MAX: usize = 40;
-/// Fresh names tried: one is taken only if somebody guesses.
+/// Fresh names tried: a name is taken only if it was guessed.
 const NAMES_MAX: usize = 16;
 
 /// An open folder.
@@ -49,7 +49,7 @@ pub struct Folder {
     fd: OwnedFd,
     path: PathBuf,
     stat: FileStat,
-    /// Nobody but root can have led us here.
+    /// Only root can have led us here.
     trusted: bool,
 }
 
@@ -59,8 +59,8 @@ impl Folder {
         Folder::walk(path, None)
     }
 
-    /// Opens the folder `path`, making it and what is missing above it. If root makes it, it becomes
-    /// `owner`'s.
+    /// Opens the folder `path`, creating it and its missing parents. If root creates it, it is
+    /// given to `owner`.
     pub fn make(path: &Path, owner: Option<Owner>) -> io::Result<Folder> {
         Folder::walk(path, Some(owner))
     }
@@ -96,7 +96,7 @@ impl Folder {
         Ok(Folder { stat: fstat(&fd)?, fd, path, trusted: here.trusted })
     }
 
-    /// The folder `name` in this one, made if it is absent; never what a link leads to.
+    /// The folder `name` in this one, created if it is absent; never the target of a link.
     pub fn child(&self, name: &str) -> io::Result<Folder> {
         match mkdirat(&self.fd, name, Mode::from_bits_truncate(FOLDER_MODE)) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -116,23 +116,28 @@ impl Folder {
         owner_of(&self.stat)
     }
 
-    /// Makes it `owner`'s. Refused where somebody but root can have put another folder in its place.
+    /// Gives it to `owner`. Refused if a user other than root can have put another folder in its
+    /// place.
     pub fn give(&mut self, owner: Owner) -> io::Result<()> {
         if self.owner().uid == owner.uid {
             return Ok(());
         }
         if !self.trusted {
-            return Err(refusal("others can write above it: give it away by hand (chown)"));
+            return Err(refusal(
+                "others can write to its parent folder: change its owner by hand (chown)",
+            ));
         }
         fchown(&self.fd, Some(owner.uid), Some(owner.gid))?;
         self.stat = fstat(&self.fd)?;
         Ok(())
     }
 
-    /// Takes group and others out, if it is ours; the mode that it had, if anything was changed.
+    /// Removes the permissions of group and others, if the folder is ours; returns the old mode if
+    /// anything was changed.
     ///
     /// # Errors
-    /// Root's, where others could write and something lies already: who knows whose that is.
+    /// If it belongs to root, others could write to it and it is not empty: the contents may not be
+    /// root's.
     pub fn tighten(&self) -> io::Result<Option<u32>> {
         let mode = self.stat.st_mode & 0o7777;
         if mode & OTHERS == 0 || Uid::effective() != self.owner().uid {
@@ -140,7 +145,7 @@ impl Folder {
         }
         if privilege::is_root() && mode & OTHERS_WRITE != 0 && !self.is_empty()? {
             return Err(refusal(
-                "root's, and others can write in it, and it is not empty: chmod go-w",
+                "belongs to root, others can write to it, and it is not empty: chmod go-w",
             ));
         }
         fchmod(&self.fd, Mode::from_bits_truncate(FOLDER_MODE))?;
@@ -156,11 +161,11 @@ impl Folder {
         Ok(other.is_none())
     }
 
-    /// Runs `work` as the folder's owner, if we are root and it is not.
+    /// Runs `work` as the folder's owner, if we are root and the owner is not.
     ///
     /// # Errors
-    /// When root's own folder lies where others could swap it for another, or others can put links
-    /// into it.
+    /// If root's own folder is where others could swap it for another, or others can put links into
+    /// it.
     pub fn act<T>(&self, work: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
         if privilege::is_root() && self.owner().uid.is_root() {
             self.refuse_if_shared().map_err(|error| self.about(error))?;
@@ -170,13 +175,15 @@ impl Folder {
 
     fn refuse_if_shared(&self) -> io::Result<()> {
         if !self.trusted {
-            return Err(refusal("root's, in a folder that others can write: chown it to them"));
+            return Err(refusal(
+                "belongs to root, in a folder that others can write to: chown it to them",
+            ));
         }
         match self.stat.st_mode & OTHERS_WRITE {
             0 => Ok(()),
-            _ => {
-                Err(refusal("root's, but others can write in it: chmod go-w, or chown it to them"))
-            }
+            _ => Err(refusal(
+                "belongs to root, but others can write to it: chmod go-w, or chown it to them",
+            )),
         }
     }
 
@@ -184,15 +191,15 @@ impl Folder {
         PrivilegeError::Directory { path: self.path.clone(), error }
     }
 
-    /// Gives the owner an empty file that earlier versions made as root (a lock). What is not that
-    /// stays as it is: it may have been put there to be given away.
+    /// Gives the owner an empty file that earlier versions created as root (a lock). Any other file
+    /// stays as it is: it may have been planted to be given away.
     pub fn adopt(&self, name: &OsStr) -> io::Result<()> {
         if !privilege::is_root() || self.owner().uid.is_root() {
             return Ok(());
         }
         let file = match self.open_file(name, OFlag::O_RDONLY) {
             Ok(file) => file,
-            // Absent, or nothing that we made.
+            // Absent, or not a file that we created.
             Err(_) => return Ok(()),
         };
         let stat = fstat(&file)?;
@@ -202,7 +209,7 @@ impl Folder {
         Ok(())
     }
 
-    /// What the file `name` holds; `None` if it is absent.
+    /// The contents of the file `name`; `None` if it is absent.
     pub fn read(&self, name: &OsStr, max: u64) -> io::Result<Option<Vec<u8>>> {
         match self.open_file(name, OFlag::O_RDONLY) {
             Ok(file) => read_bounded(file, max).map(Some),
@@ -211,7 +218,7 @@ impl Folder {
         }
     }
 
-    /// Opens or makes the file `name`, for locks; a new one becomes `owner`'s.
+    /// Opens or creates the file `name`, for locks; a new one is given to `owner`.
     pub fn lock_file(&self, name: &OsStr, owner: Option<Owner>) -> io::Result<File> {
         match self.create(name) {
             Ok(file) => {
@@ -231,8 +238,8 @@ impl Folder {
         }
     }
 
-    /// Replaces the file `name` whole and durably. Owner and mode stay as they were; a new one is
-    /// readable by its owner alone, who is `owner`.
+    /// Replaces the file `name` as a whole and durably. Owner and mode stay; a new one is private
+    /// to its owner, who is `owner`.
     pub fn replace(&self, name: &OsStr, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
         let before = match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) if kind(&stat) == SFlag::S_IFREG => Some(stat),
@@ -252,25 +259,26 @@ impl Folder {
             self.sync()
         })();
         if written.is_err() {
-            // The error at hand says more than that of clearing up would.
+            // The first error matters more than one of the clean-up.
             let _ = unlinkat(&self.fd, &*fresh, UnlinkatFlags::NoRemoveDir);
         }
         written
     }
 
-    /// As [`Folder::replace`], as the folder's owner; in root's, as root, wherever that is: no link is
-    /// followed, so nothing outside the folder is touched, and a file of another's is left to that.
+    /// As [`Folder::replace`], as the folder's owner. In root's folder it acts as root, wherever
+    /// the folder is: no link is followed, so nothing outside the folder is changed, and a file of
+    /// another user is left alone.
     pub fn replace_as_owner(&self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
         let before = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         if before.is_ok_and(|stat| stat.st_uid != self.owner().uid.as_raw()) && privilege::is_root()
         {
-            return Err(refusal("there is a file of another user's"));
+            return Err(refusal("the file belongs to another user"));
         }
         privilege::act_as(self.owner(), || self.replace(name, bytes, None))
             .map_err(io::Error::other)?
     }
 
-    /// Makes names in it durable.
+    /// Makes the names in it durable.
     pub fn sync(&self) -> io::Result<()> {
         File::from(self.fd.try_clone()?).sync_all()
     }
@@ -302,17 +310,17 @@ impl Folder {
     }
 }
 
-/// Reads a file where links are the administrator's own, and no pipe makes us wait.
+/// Reads a file in a place where links are the administrator's own; never waits for a pipe.
 pub fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     read_bounded(plain_file(openat(AT_FDCWD, path, flags, Mode::empty())?)?, max)
 }
 
 const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-/// A pipe that somebody put there must not make us wait for its other end.
+/// A planted pipe must not make us wait for its other end.
 const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
-/// A step on the way: good for names below it, not for reading it.
+/// A step on the path: for looking up names below it, not for reading it.
 struct Place {
     fd: OwnedFd,
     stat: FileStat,
@@ -334,7 +342,7 @@ impl Place {
         }
     }
 
-    /// Only root can have put `entry` here. Who is not root has nothing to be tricked out of.
+    /// Whether only root can have put `entry` here. A process that is not root has nothing to lose.
     fn vouches_for(&self, entry: &FileStat) -> bool {
         if !privilege::is_root() {
             return true;
@@ -345,7 +353,7 @@ impl Place {
 
     fn follow(&self, name: &OsStr, link: &FileStat) -> io::Result<PathBuf> {
         if !self.vouches_for(link) {
-            let what = format!("{:?} is a link that others could have put there", name);
+            let what = format!("{:?} is a link that other users could have planted", name);
             return Err(refusal(&what));
         }
         Ok(PathBuf::from(readlinkat(&self.fd, name)?))
@@ -358,7 +366,7 @@ impl Place {
         Ok(Place { trusted: self.vouches_for(&stat), stat, fd })
     }
 
-    /// In a folder of another's, as that other.
+    /// In another user's folder, creates it as that user.
     fn make(&self, name: &OsStr, last: bool, owner: Option<Owner>) -> io::Result<Place> {
         let mode = if last { FOLDER_MODE } else { PARENT_MODE };
         let above = owner_of(&self.stat);
@@ -371,7 +379,7 @@ impl Place {
         let mut place = self.enter(name)?;
         if privilege::is_root() && place.trusted {
             let fd = openat(&place.fd, ".", FOLDER_FLAGS, Mode::empty())?;
-            // Whatever our umask.
+            // Independent of our umask.
             fchmod(&fd, Mode::from_bits_truncate(mode))?;
             if let Some(owner) = owner.filter(|_| last) {
                 fchown(&fd, Some(owner.uid), Some(owner.gid))?;
@@ -423,8 +431,8 @@ fn own(file: impl AsFd, owner: Option<Owner>) -> io::Result<()> {
     }
 }
 
-/// As far as we may: who is not root is the owner now, and a group that it could not keep must not
-/// be exchanged for another that can read.
+/// As far as permitted: a process that is not root is the owner now, and a group that it could not
+/// keep must not be replaced by another that can read.
 fn keep_owner(file: impl AsFd, before: &FileStat) -> io::Result<()> {
     let Owner { uid, gid } = owner_of(before);
     let now = fstat(&file)?;
@@ -438,7 +446,7 @@ fn keep_owner(file: impl AsFd, before: &FileStat) -> io::Result<()> {
 }
 
 fn not_a_file() -> io::Error {
-    refusal("not a plain file: a link, a pipe or the like")
+    refusal("not a regular file (a link, a pipe or the like)")
 }
 
 fn refusal(what: &str) -> io::Error {
@@ -500,7 +508,7 @@ mod tests {
         assert_eq!(mode(&path.join("key")), 0o600);
     }
 
-    /// Needs two users, so root.
+    /// Needs two users, and therefore root.
     #[test]
     fn root_is_not_led_astray() {
         if !privilege::is_root() {
@@ -514,11 +522,11 @@ mod tests {
         symlink(&victim, theirs.join("mail")).unwrap();
         symlink(&theirs, place.path().join("ours")).unwrap();
         chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
-        // A link of root's own is followed, one that nobody planted is not.
+        // A link made by root is followed; a missing one is not created.
         assert_eq!(Folder::open(&place.path().join("ours")).unwrap().owner().uid.as_raw(), NOBODY);
         assert!(Folder::open(&theirs.join("mail")).is_err());
         assert!(Folder::make(&theirs.join("mail"), None).is_err());
-        // What root finds there is not given away: it may be a folder that was moved.
+        // Root does not give away what it finds there: it may be a folder that was moved.
         let moved = theirs.join("moved");
         fs::create_dir(&moved).unwrap();
         let nobody = Owner { uid: Uid::from_raw(NOBODY), gid: Gid::from_raw(NOBODY) };

@@ -1,8 +1,8 @@
-//! The process's threads beside the shards: what would hold a shard up goes to them.
+//! The process's threads beside the shards, for work that would hold up a shard.
 //!
-//! Started by `shard::start`, on a thread that is not pinned to a processor yet, or they would all
-//! share one core with a shard. glommio has such threads too, but those abort the process when a
-//! shard ends while they still have something to do for it.
+//! Started by `shard::start`, on a thread that is not pinned to a processor yet, since otherwise
+//! they would all share one core with a shard. glommio has such threads too, but those abort the
+//! process when a shard ends before their work for it is done.
 
 use std::{
     fs, io,
@@ -16,14 +16,14 @@ use crossbeam_channel::Sender;
 
 use super::worker::WorkerPool;
 
-/// Threads for calls that io_uring has not; several, so that a file system that does not answer
-/// holds up nothing else for long.
+/// Threads for calls that io_uring lacks; several, so that a file system that does not answer does
+/// not hold up everything else.
 const CALL_THREADS: NonZero<usize> = NonZero::new(4).unwrap();
 
-/// Jobs that wait for a thread; the caller of one more is refused, or does it itself.
+/// Jobs that wait for a thread; the caller of a further one is refused, or does it itself.
 const JOBS_MAX: usize = 4096;
 
-/// Bytes of a deleted file that are given back at once, and the time between two such pieces.
+/// Bytes of a deleted file that are freed at once, and the time between two such pieces.
 const FREE_STEP: u64 = 1 << 20;
 const FREE_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -53,34 +53,34 @@ impl Helpers {
             return Ok(helpers);
         }
         let started = Helpers::start()?;
-        // Another thread may have been faster; ours end with their channels.
+        // Another thread may have been first; our threads end with their channels.
         Ok(HELPERS.get_or_init(|| started))
     }
 }
 
-/// Starts the threads, if that was not done.
+/// Starts the threads, if they are not running.
 ///
 /// # Errors
-/// If the process may have no more of them.
+/// If the process may have no more threads.
 pub(super) fn start() -> io::Result<()> {
     Helpers::get().map(|_| ())
 }
 
-/// Runs a system call that may wait, or a few.
+/// Runs a system call that may block, or a few.
 ///
 /// # Errors
-/// The call's; `ResourceBusy` when too many are under way.
+/// The call's; `ResourceBusy` when too many are in progress.
 pub(super) async fn call<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let busy = |_| io::Error::new(io::ErrorKind::ResourceBusy, "too many calls are under way");
+    let busy = |_| io::Error::new(io::ErrorKind::ResourceBusy, "too many calls in progress");
     Helpers::get()?.calls.try_run(call).map_err(busy)?.await
 }
 
-/// Runs `job` on a thread for long computations; here if all have more than enough to do.
+/// Runs `job` on a thread for long computations; on this one if those have too much to do.
 pub(super) async fn compute(job: Box<dyn FnOnce() + Send>) {
-    // `try_run` drops a job that it refuses; out of the slot we can still take ours and run it here.
-    // Only one side ever looks into it, so nobody waits for the mutex.
+    // `try_run` drops a job that it refuses; with the slot we can still take ours and run it here.
+    // Only one side ever uses it, so the mutex is never contended.
     let slot = Arc::new(Mutex::new(Some(job)));
     let take = |slot: &Mutex<Option<_>>| slot.lock().unwrap_or_else(|it| it.into_inner()).take();
     let theirs = slot.clone();
@@ -97,9 +97,9 @@ pub(super) async fn compute(job: Box<dyn FnOnce() + Send>) {
     }
 }
 
-/// Frees the blocks of a file that has no name any more, piece by piece: 64 MiB in one go hold the
-/// file system's journal, and every sync on it, for 10 ms and more. Should the process end first,
-/// the file system frees the rest.
+/// Frees the blocks of a file that has no name any more, piece by piece: freeing 64 MiB at once
+/// blocks the file system's journal, and every sync on it, for 10 ms and more. If the process ends
+/// first, the file system frees the rest.
 pub(super) fn give_back(deleted: fs::File) {
     if let Ok(helpers) = Helpers::get() {
         // The thread lives as long as the process.

@@ -1,20 +1,20 @@
-//! Looks at the host before any shard starts, because glommio panics with a wrong reason when
-//! io_uring is refused, and a mail server that runs out of descriptors says so too late.
+//! Checks the host before any shard starts, because glommio panics with a misleading reason when
+//! io_uring is refused, and running out of descriptors would show only under load.
 //!
-//! Every complaint says what was found and exactly what to set. Called by `main` once.
+//! Every complaint says what was found and exactly what to set. Called once by `main`.
 
 use std::{fmt, fs, io};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Locked memory glommio asks for per executor, besides `ShardOptions::io_memory`.
+/// Locked memory that glommio needs per executor, besides `ShardOptions::io_memory`.
 const LOCKED_MEMORY_PER_SHARD: u64 = 512 * 1024;
 
-/// Descriptors a shard uses besides connections and the store's files: rings, epoll set, listeners.
-/// As many again are for the process: standard streams, control socket, admin page.
+/// Descriptors that a shard uses besides connections and the store's files: rings, epoll set,
+/// listeners. The process needs as many again: standard streams, control socket, admin page.
 const DESCRIPTORS_PER_SHARD: u64 = 64;
 
-/// What the server is about to ask of the host.
+/// Resources that the server will ask of the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
     pub shards: u16,
@@ -22,7 +22,8 @@ pub struct Demand {
     pub io_memory: usize,
     /// As `ResourceLimits::connections_max`.
     pub connections_per_shard: usize,
-    /// Descriptors kept for the store: it must be able to write when every connection is taken.
+    /// Descriptors reserved for the store: it must be able to write when every connection is in
+    /// use.
     pub store_files: u64,
 }
 
@@ -36,14 +37,14 @@ impl Demand {
         u64::from(self.shards) * self.connections_per_shard as u64 + self.reserve()
     }
 
-    /// Connections a shard may serve when the process may have `limit` descriptors.
+    /// Connections a shard may serve if the process may have `limit` descriptors.
     fn connections_within(self, limit: u64) -> usize {
         let left = limit.saturating_sub(self.reserve()) / u64::from(self.shards.max(1));
         self.connections_per_shard.min(usize::try_from(left).unwrap_or(usize::MAX))
     }
 }
 
-/// What the host grants.
+/// Resources that the host grants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grant {
     /// As demanded, or fewer.
@@ -51,7 +52,7 @@ pub struct Grant {
     pub warnings: Vec<Complaint>,
 }
 
-/// A fault of the host: the server cannot run, or (`warnings`) not as configured.
+/// A problem of the host: the server cannot run, or (`warnings`) not as configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Complaint {
     pub found: String,
@@ -84,7 +85,7 @@ fn probe_io_uring() -> Result<(), Complaint> {
     // SAFETY: io_uring_setup reads and writes 120 bytes at `params`, which live past the call.
     let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
     if ring >= 0 {
-        // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+        // SAFETY: the kernel has just made this descriptor for us; it has no other user.
         unsafe { libc::close(ring as libc::c_int) };
         return Ok(());
     }
@@ -94,7 +95,7 @@ fn probe_io_uring() -> Result<(), Complaint> {
     Err(explain_io_uring(&io::Error::last_os_error(), disabled))
 }
 
-/// Names the cause of a refused io_uring. `disabled` is sysctl kernel.io_uring_disabled.
+/// Explains why io_uring was refused. `disabled` is sysctl kernel.io_uring_disabled.
 fn explain_io_uring(error: &io::Error, disabled: Option<u8>) -> Complaint {
     match (error.raw_os_error(), disabled) {
         (Some(libc::EPERM), Some(2)) => complaint(
@@ -117,7 +118,7 @@ fn explain_io_uring(error: &io::Error, disabled: Option<u8>) -> Complaint {
              io_uring system calls in its seccomp profile",
         ),
         (Some(libc::ENOMEM), _) => complaint(
-            "io_uring got no locked memory",
+            "io_uring could not get locked memory",
             "raise the limit on locked memory: LimitMEMLOCK=infinity in the systemd unit, \
              `ulimit -l unlimited` in a shell, --ulimit memlock=-1 for a container",
         ),
@@ -134,7 +135,7 @@ fn explain_io_uring(error: &io::Error, disabled: Option<u8>) -> Complaint {
 }
 
 fn probe_locked_memory(demand: Demand) -> Result<(), Complaint> {
-    // Root is not held to the limit (CAP_IPC_LOCK), but privileges are dropped later.
+    // Root is exempt from the limit (CAP_IPC_LOCK), but privileges are dropped later.
     let needed = u64::from(demand.shards) * (LOCKED_MEMORY_PER_SHARD + demand.io_memory as u64);
     let (soft, hard) = limit(Resource::RLIMIT_MEMLOCK)?;
     if soft >= needed {
@@ -154,7 +155,7 @@ fn explain_locked_memory(shards: u16, needed: u64, hard: u64) -> Complaint {
     let kib = needed.div_ceil(1024);
     complaint(
         format!(
-            "{shards} shards need {kib} KiB of locked memory, the limit is {} KiB",
+            "{shards} shards need {kib} KiB of locked memory, but the limit is {} KiB",
             hard / 1024
         ),
         format!(
@@ -165,10 +166,10 @@ fn explain_locked_memory(shards: u16, needed: u64, hard: u64) -> Complaint {
     )
 }
 
-/// Keys and passwords are in memory: a core file must not keep them. RLIMIT_CORE is 0, which a
-/// handler that `core_pattern` pipes to need not obey, so its filter leaves all memory out too. Not
-/// PR_SET_DUMPABLE: that makes /proc/PID root's, and monitors of our own user read there. Before
-/// privileges are dropped: afterwards the kernel may have made it so.
+/// Keys and passwords are in memory and must not end up in a core file. RLIMIT_CORE is 0; a handler
+/// that `core_pattern` pipes to need not obey that, so its filter leaves out all memory too.
+/// PR_SET_DUMPABLE is not used: it gives /proc/PID to root, and monitors running as our own user
+/// read there. Called before privileges are dropped: afterwards the kernel may have done so.
 pub fn forbid_core_dumps() -> std::io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     match fs::write("/proc/self/coredump_filter", "0") {
@@ -178,9 +179,9 @@ pub fn forbid_core_dumps() -> std::io::Result<()> {
     }
 }
 
-/// Raises the soft limit on descriptors to what is wanted, as far as the hard limit goes, and grants
-/// the connections for which there is room then: those past them could only fail, and the store's
-/// next file with them.
+/// Raises the soft limit on descriptors to what is needed, as far as the hard limit goes, and
+/// grants as many connections as then fit: further ones could only fail, and the store's next file
+/// with them.
 fn probe_descriptors(demand: Demand) -> Result<Grant, Complaint> {
     let wanted = demand.descriptors();
     let (soft, hard) = limit(Resource::RLIMIT_NOFILE)?;
@@ -208,8 +209,8 @@ fn explain_descriptors(demand: Demand, reached: u64) -> Option<Complaint> {
     (reached < wanted).then(|| {
         complaint(
             format!(
-                "{} shards with {} connections each need {wanted} file descriptors, the limit \
-                 is {reached}: after a reserve of {} for the store and the rest, {} connections \
+                "{} shards with {} connections each need {wanted} file descriptors, but the limit \
+                 is {reached}: after a reserve of {} for the store and other uses, {} connections \
                  a shard are served",
                 demand.shards,
                 demand.connections_per_shard,
@@ -265,7 +266,8 @@ mod tests {
 
     #[test]
     fn connections_take_what_the_store_leaves() {
-        // (limit, connections granted to each of two shards that want 1,000, told)
+        // (limit, connections granted to each of two shards that want 1,000, whether there is a
+        // warning)
         const CASES: &[(u64, Option<usize>, bool)] = &[
             (2_292, Some(1_000), false),
             (1_048_576, Some(1_000), false),

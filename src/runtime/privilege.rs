@@ -1,7 +1,7 @@
-//! Giving up root for good, after the low ports are bound and before the shards start.
+//! Dropping root permanently, after the low ports are bound and before the shards start.
 //!
-//! Must run while the process has one thread: credentials are per thread in the kernel, and though
-//! libc changes all threads' user ids, threads of glommio or tokio must never exist with root's.
+//! Must run while the process has one thread: the kernel keeps credentials per thread, and although
+//! libc changes all threads' user ids, threads of glommio or tokio must never run as root.
 
 use std::{io, path::PathBuf};
 
@@ -10,7 +10,7 @@ use nix::unistd::{
     setuid,
 };
 
-/// Whose a file is.
+/// The owner of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner {
     pub uid: Uid,
@@ -39,8 +39,8 @@ pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Becomes `user` (with `group`, or else the user's own group, and no others) and makes that
-/// irrevocable, for this process and whatever it executes.
+/// Switches to `user` (with `group`, or else the user's own group, and no others), irrevocably, for
+/// this process and everything that it executes.
 pub fn drop_to(user: &str, group: Option<&str>) -> Result<(), PrivilegeError> {
     let owner = identity(user, group)?;
     if owner.uid.is_root() {
@@ -68,8 +68,9 @@ pub fn identity(user: &str, group: Option<&str>) -> Result<Owner, PrivilegeError
     Ok(Owner { uid: account.uid, gid })
 }
 
-/// Runs `work` as `owner`, if we are root and it is not: for the files that root touches in a folder
-/// of another's. The real user stays root, so that the other can neither signal nor trace us.
+/// Runs `work` as `owner`, if we are root and the owner is not: for files that root uses in another
+/// user's folder. The real user id stays root, so that the other user can neither signal nor trace
+/// us.
 pub fn act_as<T>(owner: Owner, work: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
     let failed = |action| move |error: nix::Error| failure(action, error);
     if !is_root() || owner.uid.is_root() {
@@ -93,7 +94,7 @@ impl Drop for BackToRoot {
         let back = seteuid(Uid::from_raw(0))
             .and_then(|()| setegid(self.gid))
             .and_then(|()| setgroups(&self.groups));
-        // What follows counts on being root again; half a user must not go on.
+        // The following code relies on being root again; it must not run with a partial identity.
         if back.is_err() {
             std::process::abort();
         }
@@ -122,7 +123,7 @@ pub fn forbid_new_privileges() -> Result<(), PrivilegeError> {
     nix::sys::prctl::set_no_new_privs().map_err(|error| failure("set no_new_privs", error))
 }
 
-/// Trusts nothing: asks for root again, which must fail.
+/// Verifies by trying to become root again, which must fail.
 fn verify_dropped(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
     let root = Uid::from_raw(0);
     let regained = setuid(root).is_ok() || setresuid(root, root, root).is_ok();
@@ -143,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// Set in the child of `dropping_is_final`.
+    /// Set in the child process of `dropping_is_final`.
     const CHILD: &str = "RINGMAIL_TEST_DROP_PRIVILEGES";
 
     #[test]
@@ -156,8 +157,8 @@ mod tests {
         assert!(matches!(error, PrivilegeError::NoGroup(_)), "{error}");
     }
 
-    /// Runs this test again in a process of its own, since there is no way back. Without root it
-    /// sees that dropping fails instead of passing silently.
+    /// Runs this test again in a separate process, since there is no way back. Without root it
+    /// checks that dropping fails instead of passing silently.
     #[test]
     fn dropping_is_final() {
         if std::env::var_os(CHILD).is_some() {

@@ -1,4 +1,4 @@
-//! Who is held back for guessing passwords: what the operator may ask and lift.
+//! Blocks of log-ins after wrong passwords: listing and lifting them for the operator.
 //!
 //! Lines of an answer are fields between tabs: `block`, account or `-`, network, failures, seconds
 //! until the next attempt, for `ringmail block`.
@@ -36,7 +36,7 @@ fn lift(request: &str) -> Result<Lift, &'static str> {
 
 fn line(block: &Block) -> String {
     let Block { account, network, failures, left } = block;
-    // What was tried as a name may hold anything.
+    // The name is what a client sent, so it may contain anything.
     let account = account.as_ref().map_or("-".to_owned(), |name| name.escape_debug().to_string());
     format!("block\t{account}\t{network}\t{failures}\t{}", left.as_secs_f64().ceil())
 }

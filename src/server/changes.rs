@@ -8,10 +8,10 @@ use crate::{
     model::AccountId,
 };
 
-/// Accounts that are named of each sort of change; all are counted.
+/// Most accounts that are named for each kind of change; all are counted.
 const NAMED_MAX: usize = 100;
 
-/// Tells what became of the accounts: how many, and which.
+/// Reports what changed among the accounts: how many, and which.
 pub(super) fn tell(events: &EventSender, before: &DirectorySnapshot, after: &DirectorySnapshot) {
     let by_id = |snapshot: &'_ DirectorySnapshot| -> HashMap<AccountId, usize> {
         snapshot.users().iter().enumerate().map(|(index, user)| (user.id, index)).collect()
@@ -23,7 +23,8 @@ pub(super) fn tell(events: &EventSender, before: &DirectorySnapshot, after: &Dir
     for user in after.users() {
         let (account, address) = (user.id, user.address.as_str());
         match old(user) {
-            // Another address is another account's name: the old one is told as gone.
+            // Another address belongs to another account's name: the old one is reported as
+            // removed.
             Some(old) if old.address == user.address => {
                 if old.hash != user.hash {
                     name(&mut told, &mut changed, Event::UserChanged { account, address });

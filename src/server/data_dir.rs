@@ -1,11 +1,12 @@
-//! The data directory: what is fixed when it is made, and the lock that keeps a second server out.
+//! The data directory: the layout that is fixed when it is created, and the lock that keeps out a
+//! second server.
 //!
 //! ```text
 //! DIR/store.toml        format version and number of partitions; written once
 //! DIR/lock              flock'ed by the server that runs on DIR
 //! DIR/users             accounts (unless the configuration names another file)
 //! DIR/control.sock      control socket of the running server
-//! DIR/partition-0000/   one folder a partition: docs/disk_format.md
+//! DIR/partition-0000/   one folder per partition: docs/disk_format.md
 //! ```
 
 use std::{
@@ -26,7 +27,7 @@ use crate::{
 /// The newest layout of a data directory that this binary knows.
 pub const FORMAT: u32 = 1;
 
-/// flock'ed by who works on the directory.
+/// flock'ed by the process that works on the directory.
 const LOCK: &str = "lock";
 
 const STORE_FILE: &str = "store.toml";
@@ -41,14 +42,14 @@ struct StoreFile {
     partitions: u16,
 }
 
-/// What `store.toml` says.
+/// The contents of `store.toml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     pub format: u32,
     pub partitions: u16,
 }
 
-/// A data directory held by this process; the lock goes with the value.
+/// A data directory held by this process; dropping the value releases the lock.
 #[derive(Debug)]
 pub struct DataDirectory {
     path: PathBuf,
@@ -57,12 +58,12 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Opens `path`, making it with `partitions` partitions if it is new. An existing directory
+    /// Opens `path`, creating it with `partitions` partitions if it is new. An existing directory
     /// keeps its own number.
     pub fn open(path: &Path, partitions: u16) -> Result<DataDirectory> {
         let folder = Folder::make(path, None)
             .with_context(|| format!("{}: cannot create", path.display()))?;
-        // glommio opens relative paths against no directory at all.
+        // glommio cannot open relative paths here.
         let path = folder.path();
         keep_private(&folder)?;
         let lock = lock(&folder)?;
@@ -96,16 +97,16 @@ impl DataDirectory {
 }
 
 /// Files that a partition's log opens beside its segments, and segments that it may gain before the
-/// next start looks again.
+/// next start counts again.
 const FILES_PER_PARTITION: u64 = 64;
 
-/// File descriptors that the store on `path` wants for itself: every segment stays open once it was
-/// read, so those there are count, and half as many again for mail to come. `partitions` is for a
-/// directory that has not been made yet.
+/// File descriptors that the store on `path` needs: every segment stays open once it was read, so
+/// the existing ones count, and half as many again for new mail. `partitions` is for a directory
+/// that does not exist yet.
 pub fn files_wanted(path: &Path, partitions: u16) -> u64 {
     let partitions = match read_layout(path) {
         Ok(Some(layout)) => layout.partitions,
-        // Whatever is wrong with it, opening it says so.
+        // If something is wrong with it, opening it reports that.
         _ => partitions,
     };
     let files = |number: u16| -> u64 {
@@ -121,19 +122,17 @@ pub fn partition_name(partition: PartitionId) -> String {
     format!("partition-{:04}", partition.0)
 }
 
-/// Mail is for its owner alone. Root does not work in a folder of another's: who that is decides
-/// what lies there, and could not open what root leaves (`as_owner`).
+/// Mail is private to its owner. Root does not work in a folder of another user: that user controls
+/// its contents, and could not open files that root creates (`as_owner`).
 fn keep_private(folder: &Folder) -> Result<()> {
     let path = folder.path().display();
     let uid = folder.owner().uid;
     if privilege::is_root() && !uid.is_root() {
-        bail!(
-            "{path}: belongs to user {uid}, not to root as what lies around it: chown one of them"
-        );
+        bail!("{path}: belongs to user {uid}, but its parent folder to root: chown one of them");
     }
     let mode = folder.tighten().with_context(|| format!("{path}: cannot change its mode"))?;
     if let Some(mode) = mode {
-        eprintln!("ringmail: {path}: its mode was {mode:o}, open to others; it is 700 now");
+        eprintln!("ringmail: {path}: its mode {mode:o} let other users in; changed to 700");
     }
     Ok(())
 }
@@ -159,13 +158,13 @@ fn lock(folder: &Folder) -> Result<Flock<fs::File>> {
     }
 }
 
-/// An error if a server runs on `folder`: before anything in it is touched.
+/// An error if a server runs on `folder`; called before anything in it is changed.
 pub fn refuse_if_running(folder: &Folder) -> Result<()> {
     lock(folder).map(drop)
 }
 
-/// What `path` holds, `None` if it is not a data directory yet. Refuses what this binary cannot
-/// open, and says which binary can.
+/// The layout of `path`, `None` if it is not a data directory yet. Refuses a layout that this
+/// binary cannot open, and says which binary can.
 pub fn read_layout(path: &Path) -> Result<Option<Layout>> {
     match Folder::open(path) {
         Ok(folder) => layout_of(&folder),
@@ -174,7 +173,7 @@ pub fn read_layout(path: &Path) -> Result<Option<Layout>> {
     }
 }
 
-/// As [`read_layout`]. What a link leads to is not read: the errors quote it.
+/// As [`read_layout`]. Does not follow links, because errors quote the contents.
 fn layout_of(folder: &Folder) -> Result<Option<Layout>> {
     let file_path = folder.path().join(STORE_FILE);
     let bytes = folder
@@ -198,7 +197,7 @@ fn layout_of(folder: &Folder) -> Result<Option<Layout>> {
     Ok(Some(Layout { format: file.format, partitions: file.partitions }))
 }
 
-/// Written under another name, synced and renamed: a crash leaves a whole file or none.
+/// Written under another name, synced and renamed: a crash leaves a complete file or none.
 fn write_layout(folder: &Folder, layout: Layout) -> Result<Layout> {
     let text = format!(
         "# Written once, when this directory was made. Do not edit.\nformat = {}\npartitions = {}\n",

@@ -1,9 +1,9 @@
 //! The thread that writes the event log: to standard error or output, the journal, or a file.
 //!
-//! `server::run` starts it once it has become the user that it stays, and ends it last. It takes whole
-//! chunks of lines from the queue (`events`), and once a second what the directory has to say of guessed
-//! passwords. Whoever tells events never waits for it: while it cannot write, the queue fills, and what
-//! has no room is counted; when there is room again an event `dropped` says how many.
+//! `server::run` starts it once it has switched to its final user, and ends it last. It takes whole
+//! chunks of lines from the queue (`events`), and once a second the directory's reports of password
+//! guessing. Senders never wait for it: while it cannot write, the queue fills, and events that do
+//! not fit are counted; when there is room again an event `dropped` reports how many.
 
 use std::{
     fs::{File, OpenOptions},
@@ -25,13 +25,13 @@ use crate::{
     events::{Chunk, Event, EventQueue, EventSender, EventTarget},
 };
 
-/// How often the directory is asked for news.
+/// How often the directory is asked for reports.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the end of the server waits for what is still to be written.
+/// How long the end of the server waits for unwritten events.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where systemd's journal listens (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+/// The journal's socket (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// Where lines go.
@@ -42,7 +42,7 @@ pub(super) enum Output {
     File {
         path: PathBuf,
         file: File,
-        /// A line may have been left half written.
+        /// A line may have been written partially.
         torn: bool,
     },
 }
@@ -87,7 +87,7 @@ impl Output {
         }
     }
 
-    /// Opens the file anew under its name; false where there is none. On an error the old one stays.
+    /// Reopens the file by name; false if there is none. On an error the old one stays.
     fn reopen(&mut self) -> io::Result<bool> {
         let Output::File { path, file, torn } = self else { return Ok(false) };
         (*file, *torn) = (open_file(path)?, false);
@@ -95,7 +95,7 @@ impl Output {
     }
 }
 
-/// Appends; a pipe that nobody reads is an error at once.
+/// Opens for appending; a pipe without a reader is an error at once.
 fn open_file(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
@@ -107,7 +107,7 @@ fn journal(path: &Path) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// What the other threads ask of the writer.
+/// Requests of other threads to the writer.
 #[derive(Default)]
 struct Orders {
     reopen: AtomicBool,
@@ -122,7 +122,7 @@ pub(super) struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts the thread. `sender` leads to `queue`.
+    /// Starts the thread. `sender` sends to `queue`.
     pub(super) fn start(
         queue: EventQueue,
         sender: EventSender,
@@ -158,17 +158,17 @@ impl EventWriter {
         Ok(EventWriter { orders, sender, ended })
     }
 
-    /// Has the file opened anew: it was given another name.
+    /// Asks for the file to be reopened: it was renamed.
     pub(super) fn reopen(&self) {
         self.orders.reopen.store(true, Ordering::Release);
         self.sender.nudge();
     }
 
-    /// Waits until everything told so far is written, but not for ever.
+    /// Waits until all earlier events are written, up to a time limit.
     pub(super) fn end(&self) {
         self.orders.end.store(true, Ordering::Release);
         self.sender.nudge();
-        // Ends by the thread's end: nothing is ever sent.
+        // The channel closes when the thread ends: nothing is ever sent.
         let _ = self.ended.recv_timeout(END_TIMEOUT);
     }
 }
@@ -176,7 +176,7 @@ impl EventWriter {
 struct Writer {
     queue: EventQueue,
     output: Output,
-    /// Of those dropped, how many were told.
+    /// How many of the dropped events were reported.
     told_dropped: u64,
     /// The last attempt to write failed.
     failing: bool,
@@ -195,7 +195,7 @@ impl Writer {
             }
             Err(error) => {
                 self.queue.count_dropped(chunk.count);
-                // Where it is standard error that fails, nobody hears it.
+                // If standard error is the failing output, this is lost too.
                 if !std::mem::replace(&mut self.failing, true) {
                     let _ = writeln!(io::stderr(), "ringmail: events: cannot write: {error}");
                 }
@@ -221,7 +221,7 @@ impl Writer {
             Ok(false) => return,
             Ok(true) => EventQueue::own(&Event::Reopened {}),
             Err(error) => {
-                let text = format!("events: cannot open the file anew: {error}");
+                let text = format!("events: cannot reopen the file: {error}");
                 EventQueue::own(&Event::Warning { text: &text })
             }
         };
@@ -229,7 +229,7 @@ impl Writer {
     }
 }
 
-/// A flood of guesses must not become a flood of lines: the directory keeps only so many.
+/// A flood of guesses must not become a flood of lines: the directory keeps a limited number.
 fn tell_held_back(directory: &SharedDirectory, sender: &EventSender) {
     let news = directory.news();
     for held in &news.held_back {
@@ -314,7 +314,7 @@ mod tests {
         assert!(text.ends_with("\"count\":3}\n"), "{text}");
     }
 
-    /// A reader that stops reading holds up nobody, and hears afterwards what it missed.
+    /// A reader that stops reading delays nobody, and afterwards is told how many events it missed.
     #[test]
     fn a_reader_that_does_not_read_holds_up_nobody() {
         let (reader, pipe) = nix::unistd::pipe().unwrap();

@@ -1,9 +1,10 @@
-//! `ringmail verify`: the work itself, in a server that runs (asked through its control socket) or in
-//! a process of its own; and what it tells, line by line.
+//! `ringmail verify`: the work itself, in a running server (asked through its control socket) or in
+//! a process of its own, and its report, line by line.
 //!
-//! Lines, their fields parted by tabs: `total BYTES`, `progress BYTES` (since the last), `finding
-//! PARTITION FILE OFFSET ACCOUNT UID FOLDER WHAT` (`-` where unknown), `report PARTITION NAME=VALUE
-//! ...`, `failed PARTITION WHY`. The last line is out when the stream ends.
+//! Lines, with fields separated by tabs: `total BYTES`, `progress BYTES` (since the last),
+//! `finding PARTITION FILE OFFSET ACCOUNT UID FOLDER WHAT` (`-` where unknown),
+//! `report PARTITION NAME=VALUE ...`, `failed PARTITION WHY`. The report is complete when the
+//! stream ends.
 
 use std::{cell::Cell, path::Path, rc::Rc, sync::mpsc};
 
@@ -24,7 +25,7 @@ use crate::{
 /// Bytes between two lines of progress.
 const PROGRESS_STEP: u64 = 4 << 20;
 
-/// Verifies one partition and tells all of it through `tell`. With `repair`, what was salvaged is
+/// Verifies one partition and reports everything through `tell`. With `repair`, salvaged data is
 /// made durable.
 pub async fn verify(partition: &Partition, repair: bool, tell: &dyn Fn(String)) {
     let id = partition.id();
@@ -52,7 +53,7 @@ pub async fn verify(partition: &Partition, repair: bool, tell: &dyn Fn(String)) 
     }
 }
 
-/// A line that says why a partition was not verified.
+/// The line that says why a partition was not verified.
 pub fn failed_line(id: PartitionId, why: &str) -> String {
     format!("failed\t{id}\t{}", clean(why))
 }
@@ -91,11 +92,11 @@ fn report_line(id: PartitionId, report: &VerifyReport) -> String {
     format!("report\t{id}{}", numbers.concat())
 }
 
-/// Verifies a data directory on which no server runs, and holds it meanwhile. Each line goes to
-/// `lines`.
+/// Verifies a data directory on which no server runs, and holds its lock meanwhile. Each line goes
+/// to `lines`.
 ///
 /// # Errors
-/// When the directory is not one, or is held by a server; not because of damage.
+/// If the directory is not a data directory, or is held by a server; not because of damage.
 pub fn verify_offline(
     path: &Path,
     options: StoreOptions,
@@ -135,7 +136,7 @@ async fn verify_closed(
     repair: bool,
     lines: &mpsc::Sender<String>,
 ) {
-    // Who does not listen any more has gone away; the work ends with the process.
+    // If the receiver is gone, its process is ending.
     let tell = |line: String| drop(lines.send(line));
     let id = options.partition;
     // What is found garbage is left for the server.
@@ -161,11 +162,11 @@ async fn verify_closed(
     }
 }
 
-/// One row a folder of an account, read without a lock: name, number, UIDVALIDITY, UIDNEXT, messages,
-/// unseen, recent, HIGHESTMODSEQ, bytes, highest UID there.
+/// One row per folder of an account, read without a lock: name, number, UIDVALIDITY, UIDNEXT,
+/// messages, unseen, recent, HIGHESTMODSEQ, bytes, highest UID present.
 ///
 /// # Errors
-/// When the partition cannot be opened.
+/// If the partition cannot be opened.
 pub fn account(
     path: &Path,
     partitions: u16,

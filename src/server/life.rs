@@ -35,7 +35,7 @@ use crate::{
     store::{Damage, Partition, StoreOptions},
 };
 
-/// What all shards are made from.
+/// Data that all shards are created from.
 pub(super) struct Plan {
     pub service: Arc<ServiceOptions>,
     pub store: StoreOptions,
@@ -50,7 +50,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Partitions go to shards in turn; the number of shards may differ from start to start.
+    /// Partitions are assigned to shards round-robin; the number of shards may change at each
+    /// start.
     fn owner(&self, partition: PartitionId) -> ShardId {
         ShardId(partition.0 % self.shard_count)
     }
@@ -60,17 +61,17 @@ impl Plan {
     }
 }
 
-/// How often a full gate is asked again before a shard is given up.
+/// How often a full gate is retried before a shard is given up.
 const BUSY_RETRIES_MAX: u32 = 50;
 
-/// How often a shard looks whether it was asked to end, and then whether its last session did.
+/// How often a shard checks whether it must end, and then whether its last session ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a shard looks whether its partitions take mail.
+/// How often a shard checks whether its partitions take mail.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs a shard from start to end. Says through `ready` when its ports are about to be served, or
-/// why they will not be.
+/// Runs a shard from start to end. Reports through `ready` that its ports are about to be served,
+/// or why they will not be.
 pub(super) async fn live(
     plan: Arc<Plan>,
     context: ShardContext,
@@ -111,7 +112,7 @@ pub(super) async fn live(
         let acceptor = Acceptor {
             listener,
             tls: service.tls_mode(plan.tls.as_ref()),
-            // Who hands mail in by LMTP is the site's own.
+            // LMTP clients are the site's own servers and are not limited.
             clients: (service != Service::Lmtp).then(|| plan.clients.clone()),
             session: sessions(shard.clone(), service),
         };
@@ -119,7 +120,8 @@ pub(super) async fn live(
     }
     executor.spawn(Priority::Background, Box::pin(tell_troubles(shard.clone())));
     let _ = ready.send(Ok(()));
-    // The starter keeps no sender of ours: were it waiting for one that never comes, it would hang.
+    // Our copy of the sender must go, or the starter could wait for ever for a report that never
+    // comes.
     drop(ready);
 
     while !shard.shutting_down.get() {
@@ -139,8 +141,8 @@ pub(super) async fn live(
     closed
 }
 
-/// Asks all shards to end: no new connections, sessions end between commands. A gate full of other
-/// errands is asked again for a while.
+/// Asks all shards to end: no new connections, sessions end between commands. A gate that is full
+/// of other requests is retried for a while.
 pub(super) fn begin_shutdown(gate: &MeshGate<Shard>, events: &EventSender) {
     for shard in 0..gate.shard_count() {
         let ask = || {
@@ -158,7 +160,7 @@ pub(super) fn begin_shutdown(gate: &MeshGate<Shard>, events: &EventSender) {
             asked = ask();
         }
         if let Err(error) = asked {
-            let text = format!("shard {shard}: cannot be asked to end: {error}");
+            let text = format!("shard {shard}: cannot be told to stop: {error}");
             events.tell(&Event::Warning { text: &text });
         }
     }
@@ -192,8 +194,8 @@ async fn open_partitions(
     Ok(partitions)
 }
 
-/// Once a second: which partitions began to refuse new mail, which take it again, and which limits
-/// clients met.
+/// Once a second: reports which partitions began to refuse new mail, which take it again, and which
+/// limits clients met.
 async fn tell_troubles(shard: Rc<Shard>) {
     let mut refusing: Vec<bool> = vec![false; shard.partitions.len()];
     let mut met = LimitCounts::default();
@@ -217,7 +219,7 @@ async fn tell_troubles(shard: Rc<Shard>) {
     }
 }
 
-/// What the runtime counts of limits met, as of the last look.
+/// The runtime's counts of limits met, at the last check.
 #[derive(Default)]
 struct LimitCounts([u64; 5]);
 
@@ -239,7 +241,7 @@ impl LimitCounts {
     }
 }
 
-/// Tells what reads have found since the last look.
+/// Reports the damage that reads have found since the last check.
 fn tell_damage(shard: &Shard) {
     for partition in shard.partitions.iter().flatten() {
         for Damage { segment, offset, what, place } in partition.damage_news() {

@@ -1,4 +1,4 @@
-//! Which sockets are opened, and whom they serve.
+//! Which sockets are opened, and for which service.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use crate::{
     runtime::{acceptor::BoundListener, connection::TlsMode, tls::TlsContext},
 };
 
-/// A port's protocol and how it begins.
+/// The protocol of a port and whether it starts with TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Service {
     Smtp,
@@ -29,7 +29,7 @@ pub(super) enum Service {
 }
 
 impl Service {
-    /// TLS from the first byte, or on request where there is a certificate.
+    /// TLS from the first byte, or on request if there is a certificate.
     pub(super) fn tls_mode(self, tls: Option<&Arc<TlsContext>>) -> TlsMode {
         let implicit = matches!(self, Service::Submissions | Service::Pop3s | Service::Imaps);
         match tls {
@@ -43,8 +43,8 @@ impl Service {
 /// One shard's sockets.
 pub(super) type ShardListeners = Vec<(Service, BoundListener)>;
 
-/// Opens every address once a shard: the kernel spreads connections over them (SO_REUSEPORT).
-/// Done before privileges are dropped, so low ports work.
+/// Opens every address once per shard: the kernel spreads connections over them (SO_REUSEPORT).
+/// Called before privileges are dropped, so low ports work.
 pub(super) fn bind(listen: &Listen, shards: u16, backlog: u32) -> Result<Vec<ShardListeners>> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let all: Vec<_> = addresses(listen).map(|(_, address)| address).collect();
@@ -80,12 +80,11 @@ fn addresses(listen: &Listen) -> impl Iterator<Item = (Service, SocketAddr)> {
     .flatten()
 }
 
-/// How long a start waits for ports in use: the kernel takes a killed process's rings apart in the
+/// How long a start waits for ports in use: the kernel dismantles a killed process's rings in the
 /// background, once their last writes have ended, and until then they hold its listening sockets.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// An error for the first address that another program listens on, and goes on listening on for
-/// `patience`.
+/// An error for the first address that another program listens on for longer than `patience`.
 pub fn probe_ports(addresses: &[SocketAddr], patience: Duration) -> Result<()> {
     let deadline = Instant::now() + patience;
     addresses.iter().try_for_each(|&address| {

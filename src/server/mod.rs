@@ -1,5 +1,5 @@
-//! Puts a server together and runs it: data directory, users, certificates, listeners, shards,
-//! control thread. `ringmail demo` and `ringmail serve` differ only in the settings they bring.
+//! Assembles a server and runs it: data directory, users, certificates, listeners, shards, control
+//! thread. `ringmail demo` and `ringmail serve` differ only in their settings.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -51,11 +51,11 @@ use crate::{
     service::Shard,
 };
 
-/// How long opening the partitions may take before the start is given up: replay is bounded by
-/// the checkpoint interval, so longer means a disk that does not answer.
+/// How long opening the partitions may take before the start is given up. The checkpoint interval
+/// bounds the replay, so a longer time means a disk that does not answer.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Runs until SIGTERM or SIGINT. Prints `ringmail: ready` once every port listens.
+/// Runs until SIGTERM or SIGINT. Prints `ringmail: ready` once every port is listening.
 /// `allow_plaintext_auth`: log-ins without TLS (the demo).
 pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     if !settings.process.core_dumps {
@@ -72,7 +72,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let listeners = listeners::bind(&settings.listen, shard_count, settings.runtime.backlog)?;
     let admin = bind_admin(&settings)?;
     become_unprivileged(&settings, allow_plaintext_auth, &events)?;
-    // As the user that opens it again on SIGHUP.
+    // Opened as the user that reopens it on SIGHUP.
     let output = Output::open(&options.target).context("events.to: cannot open")?;
 
     let partitions = settings.partitions(shard_count);
@@ -98,14 +98,14 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     served
 }
 
-/// Bound before rights were dropped.
+/// Bound before privileges are dropped.
 struct Sockets {
-    /// Of each shard.
+    /// One set per shard.
     listeners: Vec<ShardListeners>,
     admin: Vec<std::net::TcpListener>,
 }
 
-/// What shards and control thread work on.
+/// Data shared by shards and control thread.
 struct Site {
     data: Arc<DataDirectory>,
     state: Arc<Reloadable>,
@@ -164,22 +164,22 @@ fn serve(
     Ok(())
 }
 
-/// Tells whoever starts the server by hand, and the event log.
+/// Tells the user on the terminal, and the event log.
 fn warn(events: &EventSender, text: &str) {
     eprintln!("ringmail: {text}");
     events.tell(&Event::Warning { text });
 }
 
-/// What to say when there are shards without a partition: they speak protocols and own no mailbox.
+/// The warning if there are shards without a partition: they serve protocols but own no mailbox.
 fn idle_shards(partitions: u16, shards: u16) -> Option<String> {
     let idle = shards.checked_sub(partitions).filter(|idle| *idle > 0)?;
     Some(format!(
-        "{partitions} partition(s), fixed when it was made, for {shards} shards: {idle} of them own no \
+        "{partitions} partition(s) (fixed when it was created) for {shards} shards: {idle} of them own no \
          mailboxes (tuning/partitions.md)"
     ))
 }
 
-/// What the host must grant, before anything is touched.
+/// Resources that the host must grant, checked before anything is changed.
 pub fn demand(settings: &Settings) -> Result<Demand> {
     let shards = match settings.runtime.shards {
         0 => u16::try_from(shard::allowed_processors()?.len()).unwrap_or(u16::MAX),
@@ -194,7 +194,7 @@ pub fn demand(settings: &Settings) -> Result<Demand> {
     })
 }
 
-/// What SIGHUP and the control socket's `reload` read again.
+/// The files that SIGHUP and the control socket's `reload` read again.
 pub struct Reloadable {
     users_path: PathBuf,
     directory_options: crate::directory::DirectoryOptions,
@@ -227,7 +227,7 @@ impl Reloadable {
         })
     }
 
-    /// Users and certificates as they are on disk now; on error the old ones stay in force.
+    /// Reads users and certificates again; on an error the old ones stay in force.
     pub fn reload(&self) -> Result<()> {
         let reloaded = self.read_again();
         match &reloaded {
@@ -239,7 +239,7 @@ impl Reloadable {
         reloaded.map(drop)
     }
 
-    /// Answers the users as they were before.
+    /// Returns the previous users.
     fn read_again(&self) -> Result<Arc<DirectorySnapshot>> {
         let snapshot = read_users(&self.users_path, &self.directory_options)?;
         if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
@@ -249,13 +249,13 @@ impl Reloadable {
     }
 }
 
-/// An absent users file is an empty one: accounts come with `ringmail user add`.
+/// An absent users file counts as empty: accounts come with `ringmail user add`.
 fn read_users(
     path: &Path,
     options: &crate::directory::DirectoryOptions,
 ) -> Result<DirectorySnapshot> {
     let file = match UsersFile::load(path) {
-        // Only this: with no accounts for another reason all mail would be refused for good.
+        // Only absence: with no accounts for another reason, all mail would be refused permanently.
         Err(error) if error.is_absence() => UsersFile::new(),
         file => file?,
     };
@@ -290,10 +290,10 @@ fn become_unprivileged(settings: &Settings, demo: bool, events: &EventSender) ->
             .owner();
         if !owner.uid.is_root() {
             let path = path.display();
-            warn(events, &format!("{path}: belongs to user {}: running as that", owner.uid));
+            warn(events, &format!("{path}: belongs to user {}: running as that user", owner.uid));
             privilege::become_owner(owner)?;
         } else if !demo {
-            warn(events, "running as root for good: set `user` in the configuration");
+            warn(events, "running as root permanently: set `user` in the configuration");
         }
         return Ok(());
     };
@@ -305,7 +305,7 @@ fn become_unprivileged(settings: &Settings, demo: bool, events: &EventSender) ->
     Ok(())
 }
 
-/// Every shard says that its partitions are open, or why they are not.
+/// Waits until every shard has reported that its partitions are open, or why they are not.
 fn wait_until_open(ready: &mpsc::Receiver<Result<()>>, shard_count: u16) -> Result<()> {
     for _ in 0..shard_count {
         match ready.recv_timeout(START_TIMEOUT) {
@@ -329,7 +329,7 @@ fn watch_signals(
         }
         Signal::Reload => {
             writer.reopen();
-            // Tells itself what came of it.
+            // `reload` reports the result itself.
             let _ = state.reload();
         }
     })

@@ -20,13 +20,13 @@ use crate::{
     service::Shard,
 };
 
-/// Lines of an answer that wait for their reader: more than a partition's findings.
+/// Lines of an answer that wait for their reader: more than one partition's findings.
 const LINES_MAX: usize = 16 * 1024;
 
-/// How long a shard may take to answer a monitor; a shard that takes longer is itself the news.
+/// How long a shard may take to answer a monitor; a slower shard is reported as such.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Starts the thread; the sockets are bound already, or bound here before it runs.
+/// Starts the thread; its sockets are bound earlier, or here before it runs.
 pub(super) fn start(
     settings: &Settings,
     admin: Vec<std::net::TcpListener>,
@@ -69,7 +69,7 @@ pub(super) fn start(
                     });
                     answer(&state, &gate, line)
                 });
-                // Never ends: with it this event loop would, and the admin page on it.
+                // This never returns: if it did, the event loop and the admin page on it would end.
                 control::serve(control_socket, handler).await;
             });
         })
@@ -106,7 +106,7 @@ async fn verify(gate: MeshGate<Shard>, repair: bool, lines: mpsc::Sender<String>
             let executor = shard.executor.clone();
             let work = async move {
                 for partition in shard.partitions.iter().flatten() {
-                    // Who gives up listening, or listens too slowly, misses lines.
+                    // A caller that disconnects, or reads too slowly, misses lines.
                     let findings = Cell::new(0);
                     let tell = |line: String| {
                         findings.set(findings.get() + u64::from(line.starts_with("finding\t")));
@@ -131,7 +131,8 @@ async fn verify(gate: MeshGate<Shard>, repair: bool, lines: mpsc::Sender<String>
     }
 }
 
-/// `block list` and `block lift ...`. What is asked is the process's; the shard brings the clock.
+/// `block list` and `block lift ...`. The guard belongs to the process; the shard supplies the
+/// clock.
 async fn block(gate: MeshGate<Shard>, request: String, lines: mpsc::Sender<String>) {
     let answer = gate.call(ShardId(0), move |shard: Rc<Shard>| {
         Box::pin(async move { blocks::answer(&shard, &request) })
@@ -165,7 +166,8 @@ impl Source for Shards {
                     snapshots.push((shard, snapshot));
                 }
             }
-            // The writer is the process's; shown with the first shard, as who is held back.
+            // The event writer's counts are process-wide, so the first shard shows them, as for the
+            // guard's.
             if let Some((_, first)) = snapshots.first_mut() {
                 first.counters.insert("events_written_total", events.written());
                 first.counters.insert("events_dropped_total", events.dropped());
@@ -189,7 +191,7 @@ impl Source for Shards {
     }
 }
 
-/// Runs `question` on a shard and waits for its answer, but not for ever.
+/// Runs `question` on a shard and waits for its answer, up to a time limit.
 async fn ask<T: Send + 'static>(
     gate: &MeshGate<Shard>,
     shard: u16,

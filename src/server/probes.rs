@@ -1,5 +1,5 @@
-//! The one place where a shard's series come together: what services record as they go, and what store,
-//! connections and directory count by themselves, as of now.
+//! The only place that collects a shard's series: those recorded by services, and current counts of
+//! the store, connections and directory.
 
 use crate::{
     metrics::MetricsSnapshot,
@@ -18,7 +18,7 @@ pub(super) fn snapshot(shard: &Shard) -> MetricsSnapshot {
 
 type Series = Vec<(&'static str, u64)>;
 
-/// Of all its partitions together.
+/// All its partitions together.
 fn store(shard: &Shard) -> Series {
     let partitions = || shard.partitions.iter().flatten();
     let mut sums = StoreProbe::default().series();
@@ -32,7 +32,7 @@ fn store(shard: &Shard) -> Series {
     let mut series = sums.to_vec();
     series.push(("store_partitions_in_trouble", troubled as u64));
     series.push(("store_partitions_refusing_mail", refusing as u64));
-    // All partitions lie on one file system: each tells the same.
+    // All partitions are on one file system: each reports the same.
     let free = partitions().filter_map(Partition::free_space).min();
     series.extend(free.map(|free| ("store_free_bytes", free)));
     series
@@ -51,7 +51,7 @@ fn connections() -> Series {
     ]
 }
 
-/// Who is held back: the process's, told by its first shard.
+/// The log-ins held back: process-wide, reported by the first shard.
 fn directory(shard: &Shard) -> Series {
     if shard.id != ShardId(0) {
         return Vec::new();

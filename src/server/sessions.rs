@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Makes the session of each connection that a listener of `service` accepts.
+/// Creates the session of each connection that a listener of `service` accepts.
 pub(super) fn sessions(
     shard: Rc<Shard>,
     service: Service,
@@ -45,7 +45,7 @@ pub(super) fn sessions(
     })
 }
 
-/// What a client hears that is not served.
+/// The reply to a client that is not served.
 fn refusal(service: Service, admission: Admission) -> &'static [u8] {
     let client = matches!(admission, Admission::ClientRefused(_));
     match service {
@@ -75,25 +75,26 @@ fn limit_of(admission: Admission) -> Limit {
     }
 }
 
-/// The shard, or the client, has as many connections as it may: the protocol's own words, then the
-/// end.
+/// The shard or the client has reached its limit of connections: replies in the protocol and
+/// closes.
 async fn refuse(
     mut connection: Connection,
     shard: Rc<Shard>,
     service: Service,
     admission: Admission,
 ) {
-    // They are counted where all are (`life`), many of them without a word.
+    // All refusals are counted in one place (`life`), since many get no reply.
     let limit = limit_of(admission);
     shard.events.limits_met(limit, 0, Some(connection.peer().ip()));
     let words = refusal(service, admission);
     connection.output().extend_from_slice(words);
-    // A peer that does not take one line gets none.
+    // A peer that does not accept one line gets none.
     let _ = connection.flush(shard.options.tls_handshake_timeout).await;
     connection.close().await;
 }
 
-/// Tells that a client came and went, where that is wanted: else an idle session has no memory for it.
+/// Reports that a client connected and disconnected, if wanted; otherwise an idle session has no
+/// memory for it.
 struct Presence {
     shard: Rc<Shard>,
     trail: Trail,
@@ -102,7 +103,7 @@ struct Presence {
 }
 
 impl Presence {
-    /// Of a connection that was just accepted.
+    /// For a connection that was just accepted.
     fn begin(shard: &Rc<Shard>, connection: &Connection, protocol: Protocol) -> Option<Box<Self>> {
         let presence = Presence::go_on(shard, connection, protocol)?;
         let Presence { trail, protocol, peer, .. } = *presence;
@@ -111,7 +112,7 @@ impl Presence {
         Some(presence)
     }
 
-    /// Of a connection that another shard accepted.
+    /// For a connection that another shard accepted.
     fn go_on(shard: &Rc<Shard>, connection: &Connection, protocol: Protocol) -> Option<Box<Self>> {
         let wanted = shard.events.wants(Kind::Connections);
         let (shard, trail, peer) = (shard.clone(), connection.trail(), connection.peer().ip());
@@ -126,8 +127,9 @@ impl Presence {
     }
 }
 
-/// Not an async function, which would keep a second place for the connection, and boxed, or the session
-/// had a second place in the task that awaits it. Many sessions are idle for hours.
+/// This is not an async function, which would hold the connection twice, and it is boxed, since
+/// otherwise the task that awaits it would hold the session twice. Many sessions are idle for
+/// hours.
 fn smtp_session(
     connection: Connection,
     shard: Rc<Shard>,
@@ -141,7 +143,7 @@ fn smtp_session(
     }
 }
 
-/// As small as [`smtp_session`]; the handover too has memory only while it lasts.
+/// As small as [`smtp_session`]; the handover too takes memory only while it lasts.
 fn pop3_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = ()> {
     let presence = Presence::begin(&shard, &connection, Protocol::Pop3);
     let session = Box::pin(pop3::run(connection, shard.clone()));
@@ -151,7 +153,7 @@ fn pop3_session(connection: Connection, shard: Rc<Shard>) -> impl Future<Output 
 }
 
 /// A log-in that the owner refused ([IN-USE]) may be followed by one to an account elsewhere: the
-/// connection goes on moving.
+/// connection then moves again.
 async fn pop3_hand_over(outcome: pop3::Outcome, shard: Rc<Shard>, presence: Option<Box<Presence>>) {
     let pop3::Outcome::HandOver(connection, state) = outcome else {
         return Presence::end(presence);

@@ -1,4 +1,4 @@
-//! `ringmail block …`: asks a running server who is held back for wrong passwords, and lifts it.
+//! `ringmail block …`: lists the blocks of a running server after wrong passwords, and lifts them.
 
 use std::{io, path::PathBuf};
 
@@ -20,7 +20,7 @@ pub fn block(verb: BlockVerb) -> Result<()> {
     }
 }
 
-/// One line of the answer, taken apart.
+/// One parsed line of the answer.
 struct Found {
     account: Option<String>,
     network: String,
@@ -69,7 +69,7 @@ fn list(place: &Place, as_json: bool) -> Result<()> {
         let items: Vec<String> = found.iter().map(Found::json).collect();
         println!("{}", json::list(&items));
     } else if found.is_empty() {
-        println!("nobody is held back");
+        println!("no log-ins are held back");
     } else {
         found.iter().for_each(|found| println!("{}", found.text()));
     }
@@ -81,7 +81,7 @@ fn lift(what: Option<&str>, place: &Place, as_json: bool) -> Result<()> {
     let lifted: u64 = lines
         .iter()
         .find_map(|line| line.strip_prefix("lifted\t")?.parse().ok())
-        .context("the server did not say how many it lifted")?;
+        .context("the server did not report how many it lifted")?;
     if as_json {
         println!("{}", json::object(&[("lifted", lifted.to_string())]));
     } else {
@@ -90,17 +90,18 @@ fn lift(what: Option<&str>, place: &Place, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Nothing to lift is no failure: what a script asks for is so. But a name may be misspelled.
+/// Having nothing to lift is not a failure: the requested state holds. But a name may be
+/// misspelled.
 fn outcome(what: Option<&str>, lifted: u64) -> String {
     match (lifted, what) {
         (0, Some(what)) => format!("lifted 0: no wrong passwords are counted for {what}"),
-        (0, None) => "lifted 0: nobody is held back".to_owned(),
+        (0, None) => "lifted 0: no log-ins are held back".to_owned(),
         _ => format!("lifted {lifted}"),
     }
 }
 
-/// `None` is all. Something with an `@` is an account, a network one that log-ins come from; what is
-/// neither is a name in the default domain.
+/// `None` means all. Text with an `@` is an account; an address or network is that of clients;
+/// other text is a name in the default domain.
 fn request(what: Option<&str>) -> Result<String> {
     match what {
         None => Ok("all".to_owned()),
@@ -115,7 +116,7 @@ fn request(what: Option<&str>) -> Result<String> {
     }
 }
 
-/// More than any server has to tell: the guard's tables are bounded.
+/// More than any server can send: the guard's tables are bounded.
 const ANSWER_MAX: usize = 64 << 20;
 
 fn ask(place: &Place, request: &str) -> Result<Vec<String>> {
@@ -130,7 +131,10 @@ fn ask(place: &Place, request: &str) -> Result<Vec<String>> {
     let mut keep = |line: &str| {
         octets += line.len() + size_of::<String>();
         if octets > ANSWER_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an answer without end"));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "the server's answer is too long",
+            ));
         }
         lines.push(line.to_owned());
         Ok(())
@@ -173,7 +177,7 @@ mod tests {
         for (what, expected) in [
             (Some("a@b"), "lifted 0: no wrong passwords are counted for a@b"),
             (Some("192.0.2.0/24"), "lifted 0: no wrong passwords are counted for 192.0.2.0/24"),
-            (None, "lifted 0: nobody is held back"),
+            (None, "lifted 0: no log-ins are held back"),
         ] {
             assert_eq!(outcome(what, 0), expected);
         }
@@ -187,7 +191,7 @@ mod tests {
         assert_eq!(found.json(), expected);
         let text = "a@b from 192.0.2.7: 6 wrong passwords, next attempt in 2 s";
         assert_eq!(found.text(), text);
-        // Listed for its failures; it need not wait any more.
+        // Listed for its failures, but it need not wait any more.
         let found = Found::parse("block\ta@b\t192.0.2.7\t6\t0").unwrap();
         assert_eq!(found.text(), "a@b from 192.0.2.7: 6 wrong passwords, next attempt now");
         assert!(Found::parse("block\t-\t192.0.2.0/24\t6\t2").unwrap().account.is_none());

@@ -1,4 +1,4 @@
-//! `ringmail check`: says what `serve` would stumble over, and starts nothing.
+//! `ringmail check`: finds what would make `serve` fail, and starts nothing.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -25,7 +25,7 @@ pub fn check(arguments: CheckArguments) -> Result<()> {
     match (arguments.config, arguments.dir) {
         (Some(config), _) => check_config(&config),
         (None, Some(directory)) => check_directory(&directory),
-        // clap asks for one of the two.
+        // clap requires one of the two.
         (None, None) => Ok(()),
     }
 }
@@ -55,14 +55,14 @@ fn check_config(path: &Path) -> Result<()> {
     }
     let layout = inside(&settings.data_dir, || data_dir::read_layout(&settings.data_dir))?;
     match layout.unwrap_or(Ok(None)) {
-        Ok(None) => println!("{}: will be made at start", settings.data_dir.display()),
+        Ok(None) => println!("{}: will be created at the start", settings.data_dir.display()),
         Ok(Some(layout)) => {
             println!("{}: {} partitions", settings.data_dir.display(), layout.partitions)
         }
         Err(error) => problems.push(format!("{error:#}")),
     }
     match host::probe(server::demand(&settings)?) {
-        // Under another limit, as of a systemd unit, `serve` says its own number.
+        // Under another limit, e.g. that of a systemd unit, `serve` reports its own number.
         Ok(granted) => granted.warnings.iter().for_each(|warning| println!("warning: {warning}")),
         Err(complaint) => problems.push(complaint.to_string()),
     }
@@ -77,7 +77,7 @@ fn check_config(path: &Path) -> Result<()> {
     }
 }
 
-/// What is wrong with whom the server is to become.
+/// What is wrong with the user that the server is to switch to.
 fn user_problem(settings: &Settings) -> Option<String> {
     let user = settings.user.as_ref()?;
     let error = match privilege::identity(user, settings.group.as_deref()) {
@@ -89,7 +89,7 @@ fn user_problem(settings: &Settings) -> Option<String> {
     Some(format!("{setting}: {error}"))
 }
 
-/// As the user who will: whom root's files may be closed to.
+/// Reads as the server's user, who may be denied files of root's.
 fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<Certificate> {
     let load = || Certificate::load(&files.certificate, &files.key);
     Ok(match &settings.user {
@@ -101,7 +101,7 @@ fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<Certificate
     })
 }
 
-/// `look`, done as the owner of `folder`; `None` if that is absent.
+/// Runs `look` as the owner of `folder`; `None` if the folder is absent.
 fn inside<T>(folder: &Path, look: impl FnOnce() -> T) -> Result<Option<T>> {
     match Folder::open(folder) {
         Ok(folder) => Ok(Some(folder.act(look)?)),
@@ -135,7 +135,7 @@ fn check_partitions(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How many files are of each version.
+/// Number of files of each version.
 type FilesByFormat = BTreeMap<u16, usize>;
 
 /// "3 files of format 1, 2 of format 2".
@@ -149,8 +149,8 @@ fn told(files: &FilesByFormat) -> String {
     if told.is_empty() { "no files".to_owned() } else { told }
 }
 
-/// Whether every file of a partition is of a version and layout, and every entry of a kind, that
-/// this binary knows. Damage is no matter here: `ringmail verify` looks for it.
+/// Checks that this binary knows the version and layout of every file of a partition and the kind
+/// of every entry. Damage is not looked for here: `ringmail verify` does that.
 fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<FilesByFormat> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
@@ -213,7 +213,8 @@ mod tests {
         }
     }
 
-    /// `serve` would end at it, if root starts it; whoever checks may not be root.
+    /// `serve` would stop at this error if root starts it; the user who runs `check` may not be
+    /// root.
     #[test]
     fn a_user_that_is_not_there_is_a_problem() {
         for (names, expected) in [
@@ -231,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Beside a running server: a name without a file, as a link to nowhere is.
+    /// Beside a running server: a name without a file, like a dangling link.
     #[test]
     fn a_file_that_goes_meanwhile_is_no_problem() {
         let place = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
-//! `ringmail inspect`: what the files of a data directory hold, as tables or JSON.
+//! `ringmail inspect`: the contents of a data directory's files, as tables or JSON.
 //!
-//! Only reads, takes no lock, and so is safe beside a server that runs; what that server has just
-//! written may be missing, or look torn, and files that it deletes meanwhile are left out.
+//! It only reads and takes no lock, so it is safe beside a running server. What that server has
+//! just written may be missing or look torn, and files that it deletes meanwhile are left out.
 
 use std::{
     collections::BTreeMap,
@@ -27,12 +27,12 @@ use ringmail::{
 use super::{Usage, bytes_bar, json, partition_bytes, printable, read_if_there};
 use crate::cli::{InspectArguments, InspectVerb};
 
-/// A column and what its values are: what a value looks like does not tell, since a folder may be
-/// called "007".
+/// A column and the type of its values. The type cannot be guessed from a value, since a folder may
+/// be called "007".
 #[derive(Clone, Copy)]
 enum Column {
     Text(&'static str),
-    /// "-" where it is not known.
+    /// "-" if unknown.
     Number(&'static str),
 }
 
@@ -78,8 +78,8 @@ impl Table {
         json::list(&self.rows.iter().map(row).collect::<Vec<_>>())
     }
 
-    /// Lines of aligned columns. Names come from users: what could move a terminal's cursor or
-    /// break a line is shown escaped.
+    /// Lines of aligned columns. Names come from users, so characters that could move a terminal's
+    /// cursor or break a line are escaped.
     fn text(&self) -> String {
         let head = self.columns.iter().map(|column| column.name().to_owned()).collect();
         let rows = self.rows.iter().map(|row| row.iter().map(|value| printable(value)).collect());
@@ -167,7 +167,7 @@ fn take_apart(path: &Path, name: &str, bytes: &[u8], partition: PartitionId) -> 
     })
 }
 
-/// The segment that is named, or else the first; `None` if there is none yet.
+/// The named segment, otherwise the first; `None` if there is none yet.
 fn choose_segment(
     data_dir: &Path,
     partitions: u16,
@@ -205,7 +205,10 @@ fn read_segment(data_dir: &Path, named: &str) -> Result<Dissection> {
     };
     let path = folder(data_dir, partition).join(name);
     let bytes = read_if_there(&path)?.with_context(|| {
-        format!("{}: absent; \"ringmail inspect segments\" lists what is there", path.display())
+        format!(
+            "{}: not found; \"ringmail inspect segments\" lists the existing ones",
+            path.display()
+        )
     })?;
     take_apart(&path, name, &bytes, partition)
 }
@@ -244,7 +247,7 @@ fn segments(data_dir: &Path, partitions: u16) -> Result<Table> {
     Ok(table)
 }
 
-/// Values from "layout" on. One segment of a later version (`None`) does not hide the others.
+/// Values from "layout" on. A segment of a later version (`None`) does not hide the others.
 fn describe_segment(found: Option<&Dissection>, len: usize) -> [String; 8] {
     let Some(found) = found else {
         let mut row = std::array::from_fn(|_| "-".to_owned());
@@ -393,7 +396,7 @@ fn account(
     ]);
     table.rows = examine::account(data_dir, partitions, id, options)?;
     if table.rows.is_empty() {
-        eprintln!("ringmail inspect: no folders: they are made by the first message or log-in");
+        eprintln!("ringmail inspect: no folders: the first message or log-in creates them");
     }
     Ok(table)
 }
@@ -405,7 +408,7 @@ mod tests {
     const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
     const SEGMENT: &str = "segment-0000000000000001";
 
-    /// A data directory whose only partition is the first format's, which was of partition 7.
+    /// A data directory whose only partition is in the first format, and was partition 7.
     fn data_dir() -> tempfile::TempDir {
         let place = tempfile::tempdir().unwrap();
         let folder = folder(place.path(), PartitionId(7));
@@ -445,7 +448,7 @@ mod tests {
         }
     }
 
-    /// On a machine with several cores nobody knows in which partition the first message lies.
+    /// On a machine with several cores the partition of the first message is not known in advance.
     #[test]
     fn a_segment_need_not_be_named() {
         let place = data_dir();
@@ -459,8 +462,8 @@ mod tests {
         assert!(entries(None).rows.is_empty() && batches(None).rows.is_empty());
     }
 
-    /// The server deletes what compaction replaced, between our listing and our reading: a name
-    /// without a file, as a link to nowhere is.
+    /// The server deletes compacted files between our listing and our reading: a name without a
+    /// file, like a dangling link.
     #[test]
     fn files_that_go_meanwhile_are_left_out() {
         let place = data_dir();

@@ -1,4 +1,4 @@
-//! JSON for machines that read what `verify` and `inspect` say.
+//! JSON for programs that read the output of `verify` and `inspect`.
 
 /// A string, quoted.
 pub fn text(text: &str) -> String {
@@ -20,14 +20,14 @@ pub fn optional(value: Option<&str>) -> String {
     value.map_or("null".to_owned(), text)
 }
 
-/// Values are JSON already.
+/// Values are already JSON.
 pub fn object(fields: &[(&str, String)]) -> String {
     let fields: Vec<String> =
         fields.iter().map(|(name, value)| format!("{}:{value}", text(name))).collect();
     format!("{{{}}}", fields.join(","))
 }
 
-/// Items are JSON already.
+/// Items are already JSON.
 pub fn list(items: &[String]) -> String {
     format!("[{}]", items.join(","))
 }

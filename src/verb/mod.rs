@@ -21,17 +21,17 @@ pub use run::{demo, serve};
 pub use user::user;
 pub use verify::verify;
 
-/// A command line that clap could not find wrong, but is: exit code 2.
+/// A wrong command line that clap accepts: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// Longest file of a partition that is read whole: the largest `store.segment_size`, and what a last
-/// entry adds.
+/// Longest file of a partition that is read whole: the largest `store.segment_size`, plus the
+/// excess of a last entry.
 const FILE_MAX: u64 = 5 << 30;
 
-/// A file that was listed; `None` if it is gone: a server that runs deletes what it replaced. Never
-/// waits for a pipe.
+/// Reads a listed file; `None` if it is gone, since a running server deletes files that it has
+/// replaced. Never waits for a pipe.
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match read_file(path, FILE_MAX) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -40,8 +40,8 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Control characters escaped: what comes from files or a socket may have been put there to move a
-/// terminal's cursor.
+/// Escapes control characters: text from files or a socket might be crafted to move a terminal's
+/// cursor.
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -53,12 +53,12 @@ fn printable(text: &str) -> String {
     out
 }
 
-/// As [`printable`], of a text that has lines.
+/// As [`printable`], for text of several lines.
 pub fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// A bar of bytes on standard error, if that is a terminal.
+/// A progress bar of bytes on standard error, if that is a terminal.
 fn bytes_bar(doing: &str, total: u64) -> ProgressBar {
     let template =
         format!("{doing} {{bar:40}} {{bytes}}/{{total_bytes}}  {{bytes_per_sec}}  {{eta}} left");

@@ -23,10 +23,10 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
         Folder::make(&dir, None).with_context(|| format!("{}: cannot create", dir.display()))?;
     folder.tighten().with_context(|| format!("{}: cannot change its mode", dir.display()))?;
     data_dir::as_owner(&dir, || prepare(&folder, users as usize))?;
-    // The one port of ours that other programs are known to sit on (2024, on development machines);
-    // a demo without LMTP shows all the rest. `serve` takes no such liberty.
+    // This is the only one of our ports that other programs are known to use (2024, on development
+    // machines); a demo without LMTP still shows everything else. `serve` treats it as an error.
     if let Err(error) = server::probe_ports(&settings.listen.lmtp, Duration::from_secs(1)) {
-        eprintln!("ringmail demo: no LMTP: {error:#}; another --port-base has it");
+        eprintln!("ringmail demo: running without LMTP: {error:#}; try another --port-base");
         settings.listen.lmtp.clear();
     }
     eprintln!(

@@ -1,4 +1,5 @@
-//! `ringmail user …`: edits the users file, durably and under its lock, and tells a running server.
+//! `ringmail user …`: edits the users file, durably and under its lock, and notifies a running
+//! server.
 
 use std::{
     io::{self, BufRead, IsTerminal, Read},
@@ -35,11 +36,11 @@ pub fn user(verb: UserVerb) -> Result<()> {
     }
 }
 
-/// Where the accounts are and where their server would listen.
+/// Where the accounts are, and where their server's socket would be.
 struct Accounts {
     users_file: PathBuf,
     data_dir: PathBuf,
-    /// The server's user, who must be able to read what root makes here.
+    /// The server's user, who must be able to read files that root creates here.
     owner: Option<Owner>,
 }
 
@@ -70,13 +71,14 @@ impl Accounts {
         self.users_file.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// As the owner of its folder, who may have put anything there.
+    /// Reads as the owner of the folder, who may have put anything there.
     fn load(&self) -> Result<UsersFile> {
         let path = &self.users_file;
         data_dir::as_owner(self.folder(), || Ok(UsersFile::load(path)?))
     }
 
-    /// As the owner of its folder too; in root's, the file becomes the server's.
+    /// Writes as the owner of the folder too; in a folder of root's, the file is given to the
+    /// server's user.
     fn edit<T>(&self, change: impl FnOnce(&mut UsersFile) -> Result<T>) -> Result<T> {
         let path = self.folder();
         let owner_of_new = self.owner.filter(|_| path == self.data_dir);
@@ -92,11 +94,12 @@ impl Accounts {
         Ok(outcome)
     }
 
-    /// A server that runs reads the file again; one that does not, will at its start.
+    /// A running server reads the file again; another one reads it at its start.
     fn tell_server(&self) -> Result<()> {
         let socket = control::path(&self.data_dir);
-        let not_told =
-            || format!("{}: the change is made, but the server was not told", socket.display());
+        let not_told = || {
+            format!("{}: the change is saved, but the server was not notified", socket.display())
+        };
         let reply = match Folder::open(&self.data_dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error).with_context(not_told),
@@ -105,7 +108,7 @@ impl Accounts {
         match reply.with_context(not_told)?.as_deref() {
             None | Some("ok") => Ok(()),
             Some(other) => {
-                bail!("the change is made, but the server answered: {}", printable(other))
+                bail!("the change is saved, but the server answered: {}", printable(other))
             }
         }
     }

@@ -1,5 +1,5 @@
-//! `ringmail verify`: checks every byte and every message of a data directory, names what is damaged
-//! and whose it is; with `--repair`, makes durable what could be salvaged.
+//! `ringmail verify`: checks every byte and every message of a data directory and reports what is
+//! damaged and whose it is; with `--repair`, makes salvaged data durable.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use ringmail::{
 use super::{bytes_bar, json, printable};
 use crate::cli::VerifyArguments;
 
-/// One `finding` line taken apart.
+/// One parsed `finding` line.
 struct Found {
     partition: String,
     file: String,
@@ -41,16 +41,16 @@ struct Outcome {
     found: Vec<Found>,
     failed: Vec<String>,
     sums: BTreeMap<String, u64>,
-    /// Partitions verified to their end.
+    /// Partitions verified completely.
     reports: u64,
-    /// Octets of the lines that all this was made from, about.
+    /// Octets of the lines received so far, about.
     kept: usize,
 }
 
-/// Two million findings; who listens on the control socket need not be our server.
+/// Two million findings. The process on the control socket might not be our server.
 const KEPT_MAX: usize = 512 << 20;
 
-/// A server that verifies has a lot to do, and little right to it.
+/// A verifying server has a lot to do and runs it at low priority.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 pub fn verify(arguments: VerifyArguments) -> Result<()> {
@@ -70,15 +70,15 @@ pub fn verify(arguments: VerifyArguments) -> Result<()> {
     match (outcome.failed.first(), damaged) {
         (Some(why), _) => bail!("{}", printable(why)),
         (None, _) if outcome.reports == 0 => {
-            bail!("{}: the server ended before it had verified anything", data_dir.display())
+            bail!("{}: the server stopped before it had verified anything", data_dir.display())
         }
         (None, 0) => Ok(()),
         (None, count) if arguments.repair && arguments.dry_run => bail!(
-            "{}: damage in {count} place(s); --repair would make durable what could be salvaged",
+            "{}: damage in {count} place(s); --repair would make the salvaged data durable",
             data_dir.display()
         ),
         (None, count) if repair => bail!(
-            "{}: damage in {count} place(s); what could be salvaged is durable now",
+            "{}: damage in {count} place(s); the salvaged data is now durable",
             data_dir.display()
         ),
         (None, count) => bail!("{}: damage in {count} place(s)", data_dir.display()),
@@ -92,10 +92,10 @@ fn addresses(users_file: &Path) -> BTreeMap<String, String> {
     }
 }
 
-/// Where the caller says, and not where a link leads that somebody planted there.
+/// Writes to the path that the caller named, and does not follow a planted link there.
 fn write_report(path: &Path, text: &str) -> Result<()> {
     let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
-    let name = path.file_name().context("no name of a file")?;
+    let name = path.file_name().context("not a file name")?;
     let folder = Folder::open(parent.unwrap_or(Path::new(".")))?;
     Ok(folder.replace_as_owner(name, text.as_bytes())?)
 }
@@ -121,7 +121,7 @@ fn known(field: &str) -> Option<String> {
 }
 
 impl Outcome {
-    /// By the server that runs on `data_dir`, or else here.
+    /// Verifies with the server that runs on `data_dir`, otherwise in this process.
     fn fill(&mut self, data_dir: &Path, options: StoreOptions, repair: bool) -> Result<()> {
         // Bytes of files, and of bodies read.
         let bar = bytes_bar("verifying", 0);
@@ -143,7 +143,7 @@ impl Outcome {
     }
 
     /// # Errors
-    /// When the answer is longer than any store has to tell.
+    /// When the answer is longer than any store can send.
     fn take(&mut self, line: &str, bar: &ProgressBar) -> io::Result<()> {
         let fields: Vec<&str> = line.split('\t').collect();
         match fields.as_slice() {
@@ -157,7 +157,10 @@ impl Outcome {
     fn keep(&mut self, line: &str, fields: &[&str]) -> io::Result<()> {
         self.kept += line.len() + size_of::<Found>();
         if self.kept > KEPT_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an answer without end"));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "the server's answer is too long",
+            ));
         }
         match fields {
             ["finding", partition, file, offset, account, uid, folder, what] => {

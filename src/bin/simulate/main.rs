@@ -238,7 +238,7 @@ fn run_seeds(arguments: &Arguments, plant: Option<Plant>) -> ExitCode {
     if let Some((seed, complaint)) = summary.failed.first() {
         let history = &complaint.history;
         let shown = if arguments.verbose { history.len() } else { HISTORY_SHOWN };
-        println!("seed {seed}, the last of what was done:");
+        println!("seed {seed}, its last commands:");
         for line in &history[history.len().saturating_sub(shown)..] {
             println!("  {line}");
         }

@@ -1,4 +1,4 @@
-//! A backend that is slow, fails, hangs and changes its mind, asked by one shard.
+//! A backend that is slow, fails, hangs and changes its answers, queried by one shard.
 
 use std::{
     cell::RefCell,
@@ -26,7 +26,7 @@ use crate::{
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const ALICE: Destination = Destination::Mailbox(AccountId(1));
 
-/// Hashes at once.
+/// Hashes immediately.
 struct AtOnce;
 
 impl PasswordWorkers for AtOnce {
@@ -44,7 +44,7 @@ struct Accounts {
 }
 
 fn snapshot(names: &[&str]) -> DirectorySnapshot {
-    // At the least cost, since guesses are hashed each time.
+    // At the lowest cost, since guesses are hashed each time.
     let params = argon2::Params::new(8, 1, 1, None).unwrap();
     let hasher = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
     let salt = SaltString::from_b64("c2FsdHNhbHQ").unwrap();
@@ -77,7 +77,7 @@ impl Backend for Accounts {
     }
 }
 
-/// The backend's thread, in simulated time: each question takes `delay`.
+/// The backend's thread, in simulated time: each query takes `delay`.
 struct Slow {
     simulation: Simulation,
     delay: Cell<Duration>,
@@ -196,7 +196,7 @@ fn answers_are_used_while_they_are_fresh_and_not_beyond() {
     world.has(&["zoe"]);
     world.fail(true);
     assert_eq!(world.resolve("alice@demo.test"), Ok(ALICE));
-    // The answer is as old as the question was.
+    // The answer is as old as the query.
     world.pass(98);
     assert_eq!(world.resolve("alice@demo.test"), Ok(ALICE));
     assert_eq!(world.asked(), 1);
@@ -204,7 +204,7 @@ fn answers_are_used_while_they_are_fresh_and_not_beyond() {
     assert_eq!(world.resolve("alice@demo.test"), Err(Unavailable), "not served when too old");
     world.fail(false);
     assert_eq!(world.resolve("alice@demo.test"), Ok(Destination::UnknownUser), "she was removed");
-    // What is not there is asked again sooner.
+    // The absence of an address expires sooner.
     world.has(&["alice"]);
     world.pass(8);
     assert_eq!(world.resolve("alice@demo.test"), Ok(Destination::UnknownUser));
@@ -231,7 +231,7 @@ fn a_reload_forgets() {
     assert_eq!(world.resolve("alice@demo.test"), Ok(ALICE));
     world.has(&[]);
     assert_eq!(world.resolve("alice@demo.test"), Ok(ALICE));
-    // One that is asked before the reload and answered after it is not remembered either.
+    // A query sent before the reload and answered after it is not cached either.
     let mut early = world.directory.resolve("bob@demo.test");
     assert_eq!(block_on(poll_once(&mut early)), None);
     world.shared.replace(snapshot(&[]));
@@ -254,7 +254,7 @@ fn a_hanging_backend_costs_a_deadline_and_no_queue_grows() {
         assert_eq!(world.simulation.run_until(answer), Err(Unavailable));
     }
     assert_eq!(world.clock() - start, OPTIONS.timeout);
-    // The questions are still at the backend, and nobody waits for them.
+    // The queries are still at the backend, and no caller waits for them.
     assert_eq!(world.directory.desk().unwrap().waiting(), 0);
     assert_eq!(*world.workers.queued.borrow(), 6);
     for round in 0..3 {
@@ -265,7 +265,7 @@ fn a_hanging_backend_costs_a_deadline_and_no_queue_grows() {
         }
         assert!(*world.workers.queued.borrow() <= OPTIONS.queue);
     }
-    // Back again: what nobody waits for is not put to it.
+    // The backend works again; queries without a caller are not sent to it.
     world.workers.delay.set(Duration::ZERO);
     world.pass(4000);
     assert_eq!(world.asked(), 0);
@@ -276,7 +276,7 @@ fn a_hanging_backend_costs_a_deadline_and_no_queue_grows() {
 fn the_same_question_is_asked_once() {
     let world = world();
     let mut askers: Vec<_> = (0..50).map(|_| world.directory.resolve("alice@demo.test")).collect();
-    // Whoever asked first leaves; the others hear the answer all the same.
+    // The first caller leaves; the others still get the answer.
     drop(askers.remove(0));
     for asker in askers {
         assert_eq!(world.simulation.run_until(asker), Ok(ALICE));
@@ -312,7 +312,7 @@ fn log_ins() {
     assert_eq!(world.log_in("alice", "wrong"), unavailable);
     assert_eq!(world.log_in("nobody", "wrong"), unavailable);
     assert_eq!(world.log_in("bob", "demo"), unavailable);
-    // Beyond its age nothing counts, whatever the backend does.
+    // Beyond its age no answer is used, whatever the backend does.
     world.pass(101);
     assert_eq!(world.log_in("alice", "demo"), unavailable);
     world.fail(false);
@@ -328,8 +328,8 @@ fn log_ins() {
     assert_eq!(world.asked(), 0, "no account can have such a name");
 }
 
-/// A guess takes as long, and asks as much, whether somebody has the name or not, and whether or not that
-/// one has just logged in.
+/// A guess takes as long, and sends as many queries, whether or not the name has an account, and
+/// whether or not that account has just logged in.
 #[test]
 fn how_long_a_guess_takes_does_not_tell_who_is_there() {
     let world = world();
@@ -346,7 +346,7 @@ fn how_long_a_guess_takes_does_not_tell_who_is_there() {
     }
 }
 
-/// On real threads: a question that hangs holds up none but its askers, and a full queue is refused.
+/// On real threads: a query that hangs delays only its callers, and a full queue is refused.
 #[test]
 fn a_thread_that_hangs_is_left_behind() {
     struct Hanging(Mutex<mpsc::Receiver<()>>);
@@ -374,7 +374,8 @@ fn a_thread_that_hangs_is_left_behind() {
     };
     let lane =
         Lane::new(&Rc::new(place), |backend, address: &String| backend.resolve(address), |_| true);
-    // Of these one is with the thread and two wait in its queue; it may not have come for its first yet.
+    // One of them is with the thread and two wait in its queue; the thread may not have taken the
+    // first yet.
     let answers: Vec<_> = (0..6).map(|n| lane.find(format!("{n}"))).collect();
     let refused = answers.iter().filter(|answer| answer.is_ready()).count();
     assert!((3..=4).contains(&refused), "{refused}");
@@ -389,7 +390,7 @@ enum Move {
     Pass(u64),
     Fail(bool),
     Delay(u64),
-    /// Who is there from now on.
+    /// Whether the account exists from now on.
     Has(bool),
     Resolve,
     LogIn(bool),
@@ -410,13 +411,13 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever the backend does: an answer is what it thought at some moment no longer ago than the
-    /// answer's age, it comes within the deadline, and a right password of an account that was never away
-    /// is never rejected.
+    /// Whatever the backend does: an answer was the backend's answer at some time no longer ago
+    /// than the cache age, it comes within the deadline, and a right password of an account that
+    /// always existed is never rejected.
     #[test]
     fn an_answer_was_true_not_long_ago(moves in moves()) {
         let world = world();
-        // When bob came or went: (since when, whether he is there).
+        // When bob was added or removed: (since when, whether he exists).
         let mut history = vec![(Duration::ZERO, true)];
         let was = |history: &[(Duration, bool)], there: bool, from: Duration, to: Duration| {
             history.iter().enumerate().any(|(index, (since, is))| {

@@ -1,4 +1,4 @@
-//! Guesses in virtual time: how many are told, and who is not held up by them.
+//! Guesses in virtual time: how many get an answer, and which clients are not delayed by them.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, task::Waker};
 
@@ -16,7 +16,7 @@ const LIMITED: &str = "limited";
 const WRONG: &str = "wrong";
 const RIGHT: &str = "right";
 
-/// Works when told to, or at once.
+/// Works when told to, or immediately.
 #[derive(Default)]
 struct Pool {
     jobs: RefCell<VecDeque<PasswordJob>>,
@@ -120,7 +120,7 @@ fn seconds(seconds: u64) -> Duration {
 const HERE: &str = "192.0.2.7";
 const THERE: &str = "198.51.100.9";
 
-/// What was told in each of 60 s to 8 connections on 2 shards that guess 20 times a second each.
+/// How many answers 8 connections on 2 shards get in each of 60 s, guessing 20 times a second each.
 fn told_each_second(name: &str, password: impl Fn(u64) -> String) -> Vec<usize> {
     let world = World::new();
     let mut told = vec![0; 60];
@@ -188,7 +188,7 @@ fn what_was_right_from_there_passes_beside_guesses_and_after_a_reload() {
     assert_eq!(world.login("alice", "another", HERE, seconds(1)), LIMITED);
 }
 
-/// A telephone that was not told of the new password, and another device that was.
+/// A phone with an old password, and another device with the new one.
 #[test]
 fn a_repeated_wrong_password_takes_no_attempt_from_the_right_one() {
     let world = World::new();
