@@ -5,11 +5,12 @@
 //! drains the queue by accept4, so a connection costs one system call here: everything else
 //! (no-delay, keep-alive) is inherited from the listening socket.
 //!
-//! A client at the limit of its address or network (`clients`) is refused likewise.
+//! A client at the limit of its address or network (`clients`) is refused in the same way.
 //!
-//! Invariants: a shard at its limit goes on accepting, since the kernel goes on giving it
-//! connections, and lets the service refuse them in its protocol's words. Out of descriptors, the
-//! acceptor closes what it cannot serve and pauses; it never spins and never gives up.
+//! Invariants: a shard at its limit goes on accepting, since the kernel goes on assigning it
+//! connections, and lets the service refuse them with a reply of the protocol. Out of descriptors,
+//! the acceptor closes connections that it cannot serve and pauses; it never spins and never gives
+//! up.
 
 use std::{
     cell::Cell,
@@ -38,13 +39,13 @@ use super::{
 /// Pause after running out of descriptors or kernel memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Longest wait for readiness before the queue is looked at in any case.
+/// Longest wait for readiness before the queue is checked anyway.
 const READINESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connections accepted before other tasks get their turn.
 const ACCEPTS_AT_ONCE_MAX: usize = 64;
 
-/// Connections being refused at once, on one listener; past that they are closed unheard.
+/// Connections being refused at once, on one listener; further ones are closed without a reply.
 const REFUSALS_MAX: usize = 256;
 
 /// A dead peer of an idle connection is noticed after about this long without a packet.
@@ -56,8 +57,8 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// `AddrInUse` if anybody listens on `address`: SO_REUSEPORT, with which [`Self::bind`] gives each
-    /// shard a socket, would let a second server of this user share the port unnoticed.
+    /// `AddrInUse` if any process listens on `address`: SO_REUSEPORT, with which [`Self::bind`]
+    /// gives each shard a socket, would let a second server of this user share the port unnoticed.
     pub fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
         let probe = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
         if address.is_ipv6() {
@@ -67,8 +68,8 @@ impl BoundListener {
         probe.bind(&SockAddr::from(address))
     }
 
-    /// Listens on `address` beside other sockets of this user that do so by this function. `backlog`
-    /// is cut by the kernel at net.core.somaxconn. An IPv6 address takes IPv6 connections only.
+    /// Listens on `address`, also beside other sockets of this user made by this function. The
+    /// kernel limits `backlog` to net.core.somaxconn. An IPv6 address takes IPv6 connections only.
     pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<BoundListener> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -88,14 +89,14 @@ impl BoundListener {
         Ok(BoundListener { socket })
     }
 
-    /// The address bound to: the port the kernel chose where 0 was asked for.
+    /// The bound address, with the port that the kernel chose if 0 was requested.
     pub fn local(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Waits until a connection stands in the queue, or the shard shuts down.
+    /// Waits until a connection is in the queue, or the shard shuts down.
     async fn ready(&self, watched: &Watched, resources: &ShardResources) {
-        // A timer stands in the wheel, which wakes its waiters when the shard shuts down.
+        // A timer in the wheel: the wheel wakes its waiters when the shard shuts down.
         let timer = Timer::new(resources.timers());
         timer.arm(READINESS_TIMEOUT);
         poll_fn(|context| {
@@ -125,7 +126,7 @@ impl BoundListener {
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: accept4 succeeded, so this is a new descriptor that nobody else owns.
+        // SAFETY: accept4 succeeded, so this is a new descriptor without another owner.
         let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
         // SAFETY: accept4 wrote an address of `length` bytes; the rest of the storage is zero.
         let peer = unsafe { SockAddr::new(peer, length) };
@@ -137,20 +138,20 @@ impl BoundListener {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
     Admitted,
-    /// The shard is at its limit: say so in the protocol's words (SMTP 421, POP3 `-ERR
-    /// [SYS/TEMP]`, IMAP `BYE`) and close.
+    /// The shard is at its limit: reply in the protocol (SMTP 421, POP3 `-ERR [SYS/TEMP]`, IMAP
+    /// `BYE`) and close.
     Refused,
     /// The client's address or network is at this limit.
     ClientRefused(Excess),
 }
 
-/// What a listener does with connections.
+/// Accepts the connections of one listener.
 pub struct Acceptor {
     pub listener: BoundListener,
     pub tls: TlsMode,
-    /// Limits by client address, where there are any.
+    /// Limits by client address, if there are any.
     pub clients: Option<Arc<Clients>>,
-    /// Makes the session; runs as a foreground task of its own.
+    /// Creates the session, which runs as a foreground task of its own.
     pub session: Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>>,
 }
 
@@ -167,8 +168,8 @@ impl Acceptor {
                 Ok(drained) => drained,
                 Err(error) if is_passing(&error) => false,
                 Err(_) => {
-                    // Out of descriptors or memory: let one waiting peer know by closing it, so
-                    // that the queue does not stand still, and give sessions time to end.
+                    // Out of descriptors or memory: close one waiting connection, so that its peer
+                    // notices and the queue moves, and give sessions time to end.
                     drop(reserve.take());
                     let _ = self.listener.accept();
                     reserve = reserve_descriptor();
@@ -252,8 +253,8 @@ fn counted(
     }
 }
 
-/// Errors of one connection that died in the queue (accept(2) passes its network errors on); the
-/// next one is as good as ever. Anything else, known or not, means a pause.
+/// Whether the error concerns only one connection that died in the queue (accept(2) passes its
+/// network errors on). Any other error, known or not, leads to a pause.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -270,7 +271,7 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// A descriptor to give up when none are left.
+/// A descriptor to release when none are left.
 fn reserve_descriptor() -> Option<std::fs::File> {
     std::fs::File::open("/dev/null").ok()
 }
@@ -299,10 +300,10 @@ mod tests {
         },
     };
 
-    /// A deadline that only a broken test reaches.
+    /// A deadline that is reached only if the test fails.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Echo servers on shards that hand every connection on, again and again.
+    /// Echo servers on shards that hand over every connection again and again.
     struct Echo {
         id: ShardId,
         shard_count: u16,
@@ -311,7 +312,7 @@ mod tests {
     }
 
     impl Echo {
-        /// Echoes an odd part of what came, then moves to the next shard with the rest unread.
+        /// Echoes an odd part of the input, then moves to the next shard with the rest unread.
         async fn serve(self: Rc<Self>, mut connection: Connection) -> Result<(), ConnectionError> {
             loop {
                 connection.fill(PATIENCE).await?;
@@ -565,11 +566,11 @@ mod tests {
         assert!(ClientStream::connect(address).is_err(), "nobody listens any more");
     }
 
-    /// Set in the child of `running_out_of_descriptors_passes`, to the file for its address.
+    /// Set in the child process of `running_out_of_descriptors_passes`: the file for its address.
     const CHILD: &str = "RINGMAIL_TEST_FEW_DESCRIPTORS";
 
-    /// The server is a process of its own with few descriptors. Clients past them are closed or
-    /// wait; once the others are gone, it serves again.
+    /// The server is a process of its own with few descriptors. Further clients are closed or wait;
+    /// once the others are gone, it serves again.
     #[test]
     fn running_out_of_descriptors_passes() {
         if let Some(file) = std::env::var_os(CHILD) {
@@ -620,7 +621,7 @@ mod tests {
         setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
         let (address, _gate, threads) = start(1, TlsMode::Off, 1000);
         std::fs::write(file, address.to_string()).unwrap();
-        // Until the parent kills us; without a parent, until the harness gives up.
+        // Until the parent kills us, or, without a parent, the harness gives up.
         threads.join();
     }
 

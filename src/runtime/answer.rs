@@ -1,7 +1,7 @@
-//! An answer that is there at once or comes later, without a task or an allocation for the first.
+//! A result that is available at once or later, without a task or an allocation in the first case.
 //!
-//! What the directory and the policy of SMTP answer with: a lookup in memory is [`Answer::now`], a
-//! question to a thread beside the shards is [`Answer::later`]. Whoever asks awaits both alike.
+//! The directory and the SMTP policy return it: a lookup in memory is [`Answer::now`], a query to a
+//! thread beside the shards is [`Answer::later`]. Callers await both in the same way.
 
 use std::{
     future::Future,
@@ -11,7 +11,7 @@ use std::{
 
 use super::LocalFuture;
 
-/// A future that may be done before it is polled. Shard-local, as what it waits for is.
+/// A future that may be done before it is polled. Shard-local.
 #[must_use = "an answer is asked for by awaiting it"]
 pub struct Answer<'a, T>(State<'a, T>);
 
@@ -30,12 +30,12 @@ impl<'a, T: 'a> Answer<'a, T> {
         Answer(State::Later(Box::pin(value)))
     }
 
-    /// Whether awaiting it waits for nothing.
+    /// Whether awaiting it returns at once.
     pub fn is_ready(&self) -> bool {
         matches!(self.0, State::Now(_))
     }
 
-    /// The answer made into another.
+    /// Maps the result.
     pub fn map<U: 'a>(self, make: impl FnOnce(T) -> U + 'a) -> Answer<'a, U> {
         match self.0 {
             State::Now(value) => Answer(State::Now(value.map(make))),
@@ -50,7 +50,7 @@ impl<T> Unpin for Answer<'_, T> {}
 impl<T> Future for Answer<'_, T> {
     type Output = T;
 
-    /// As with other futures, nobody polls it again once it was ready.
+    /// Like other futures, it must not be polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         match &mut self.0 {
             State::Now(value) => value.take().map_or(Poll::Pending, Poll::Ready),

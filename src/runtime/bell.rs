@@ -1,14 +1,15 @@
-//! How another thread wakes a task of a shard.
+//! Waking a task of a shard from another thread.
 //!
-//! glommio lets a task be woken from any thread: it costs the sleeper a turn of its reactor, and in the
-//! waits that `readiness` makes between two such turns nobody would notice. So whoever wakes a task of
-//! another thread leaves its waker with that shard's bell and rings. The bell is in the shard's epoll set,
-//! and the waker is called where it belongs, without the reactor. [`hear`] does it for a future, the mesh
-//! for its inboxes.
+//! glommio lets a task be woken from any thread, but the sleeper then needs a turn of its reactor,
+//! and a shard in one of the waits that `readiness` makes between two such turns would not notice.
+//! So a thread that wakes another shard's task leaves the waker with that shard's bell and rings.
+//! The bell is in the shard's epoll set, and the shard calls the waker itself, without the reactor.
+//! [`hear`] does this for a future, the mesh for its inboxes.
 //!
-//! A shard that is awake is not interrupted: it asks before it waits.
+//! A shard that is awake is not interrupted: it checks the bell before it waits.
 //!
-//! Ownership: one a shard, shared with the threads that may wake its tasks. Its mutex is held for one move.
+//! Ownership: one per shard, shared with the threads that may wake its tasks. Its mutex is held for
+//! one move.
 
 use std::{
     future::{Future, poll_fn},
@@ -29,11 +30,11 @@ use super::resources::ShardResources;
 /// One shard's bell.
 pub(super) struct Bell {
     event: EventFd,
-    /// Whom to wake.
+    /// The tasks to wake.
     called: Mutex<Vec<Waker>>,
-    /// Somebody rang, and it was not answered yet.
+    /// The bell was rung and not answered yet.
     rung: AtomicBool,
-    /// The shard waits, or is about to: `event` is listened to.
+    /// The shard waits, or is about to, and watches `event`.
     heeded: AtomicBool,
 }
 
@@ -44,19 +45,19 @@ impl Bell {
         Ok(Bell { event, called: Mutex::default(), rung, heeded })
     }
 
-    /// Has the shard wake `task`, which is one of its own. From any thread.
+    /// Makes the shard wake `task`, one of its own. Can be called from any thread.
     fn ring(&self, task: Waker) {
         self.called().push(task);
-        // One of the two sees the other's store: this thread that the shard waits, or the shard that
-        // it should not.
+        // One of the two sees the other's store: either this thread sees that the shard waits, or
+        // the shard sees that it must not.
         if !self.rung.swap(true, Ordering::SeqCst) && self.heeded.load(Ordering::SeqCst) {
-            // It can only be full, and then the shard has been told.
+            // This fails only if it is full, and then the shard is already notified.
             let _ = self.event.write(1);
         }
     }
 
-    /// Whether the shard may wait now: nobody has rung. From then on until [`Bell::ignore`] the event
-    /// tells of who rings.
+    /// Whether the shard may wait now, because the bell was not rung. From then on until
+    /// [`Bell::ignore`] ringing signals the event.
     pub(super) fn heed(&self) -> bool {
         self.heeded.store(true, Ordering::SeqCst);
         !self.rung.load(Ordering::SeqCst)
@@ -66,7 +67,7 @@ impl Bell {
         self.heeded.store(false, Ordering::SeqCst);
     }
 
-    /// Wakes who was called, on the shard; false if nobody was.
+    /// Wakes the queued tasks, on the shard; false if there were none.
     pub(super) fn answer(&self) -> bool {
         if !self.rung.load(Ordering::SeqCst) {
             return false;
@@ -100,7 +101,7 @@ impl DistantWaker {
         DistantWaker { task: task.clone(), bell: ShardResources::current().bell() }
     }
 
-    /// Wakes `task` from now on, which is of the same shard.
+    /// From now on wakes `task`, which is on the same shard.
     pub(super) fn set(&mut self, task: &Waker) {
         self.task.clone_from(task);
     }
@@ -123,8 +124,8 @@ impl Wake for DistantWaker {
     }
 }
 
-/// Waits for `future`, which another thread brings to its end: a worker's answer, a message from another
-/// shard. Works with any executor; on a shard it is heard of at once.
+/// Waits for `future`, which another thread completes: a worker's answer, a message from another
+/// shard. Works with any executor; a shard is notified at once.
 pub async fn hear<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut distant: Option<(Waker, Waker)> = None;

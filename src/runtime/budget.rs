@@ -1,13 +1,14 @@
-//! A shard's budget of memory for one purpose: who holds how much, and who gives way at the limit.
+//! A shard's memory budget for one purpose: how much each holder has, and which gives way at the
+//! limit.
 //!
-//! Holders are `strangers` or logged in. Part of the budget is kept for those logged in. At the limit
-//! whoever costs most goes, strangers first: a newcomer that asks for little is never the one, so
-//! many who hold a little each cannot keep others out. `resources` has one for the buffers of
-//! connections.
+//! Holders are `strangers` (not logged in) or logged in. Part of the budget is reserved for those
+//! logged in. At the limit the holder with the most gives way, strangers first. A newcomer that
+//! asks for little is never chosen, so many holders with a little each cannot keep others out.
+//! `resources` has one budget for the buffers of connections.
 //!
-//! Invariants: counting is a few additions, with no look at other holders; only at the limit all are
-//! looked at, once for each [`FREED_SHARE`]th of the budget. Only holders that wait (or ask) are told
-//! to go: they can do so at once.
+//! Invariants: counting is a few additions, without looking at other holders; only at the limit all
+//! are examined, once for each [`FREED_SHARE`]th of the budget. Only holders that wait (or ask) are
+//! told to leave, because they can do so at once.
 //!
 //! Ownership: shard-local.
 
@@ -19,30 +20,30 @@ use std::{
 
 use slab::Slab;
 
-/// What is kept for those logged in: the budget divided by this.
+/// The part reserved for those logged in: the budget divided by this.
 const KEPT_SHARE: usize = 4;
 
-/// What is made free at once at the limit: the budget divided by this.
+/// The part freed at once at the limit: the budget divided by this.
 const FREED_SHARE: usize = 64;
 
 /// See the module documentation.
 pub struct Budget {
     limit: usize,
-    /// What strangers may hold of it together.
+    /// The most that strangers may hold together.
     strangers_max: usize,
-    /// Who asks for room and holds no more than this is not told to go while anybody else can.
+    /// An asking holder with at most this much is told to leave only if no other can be.
     newcomer: usize,
-    /// Held in all, by strangers, and of both by those told to go.
+    /// Held by all, by strangers, and of both by holders told to leave.
     used: Cell<usize>,
     strangers: Cell<usize>,
     leaving: Cell<usize>,
     leaving_strangers: Cell<usize>,
-    /// How many were told to go, since the start.
+    /// How many holders were told to leave, since the start.
     gave_way: Cell<u64>,
     holders: RefCell<Slab<Holder>>,
 }
 
-/// Who holds memory: a place in the budget that ends with [`Budget::leave`].
+/// A holder of memory: a place in the budget until [`Budget::leave`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HolderId(usize);
 
@@ -50,14 +51,14 @@ pub struct HolderId(usize);
 struct Holder {
     cost: Cell<usize>,
     logged_in: Cell<bool>,
-    /// Told to go.
+    /// Told to leave.
     leaving: Cell<bool>,
-    /// Waits, and can be told to go by `waker`.
+    /// Waits, so that `waker` can tell it to leave.
     waits: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// No room, and it is this holder that gives way.
+/// There is no room, and this holder must give way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivesWay;
 
@@ -66,7 +67,7 @@ fn add(sum: &Cell<usize>, more: usize, less: usize) {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes; who asks and holds at most `newcomer` gives way last.
+    /// A budget of `limit` bytes; an asking holder with at most `newcomer` gives way last.
     pub fn new(limit: usize, newcomer: usize) -> Budget {
         Budget {
             limit,
@@ -81,12 +82,12 @@ impl Budget {
         }
     }
 
-    /// A new holder: a stranger that holds nothing.
+    /// Adds a holder: a stranger that holds nothing.
     pub fn enter(&self) -> HolderId {
         HolderId(self.holders.borrow_mut().insert(Holder::default()))
     }
 
-    /// Ends a holder; whatever it still held counts no more.
+    /// Removes a holder; memory that it still held is no longer counted.
     pub fn leave(&self, id: HolderId) {
         self.change(id, 0, usize::MAX);
         self.holders.borrow_mut().try_remove(id.0);
@@ -110,7 +111,7 @@ impl Budget {
         }
     }
 
-    /// Says whether the holder is logged in.
+    /// Sets whether the holder is logged in.
     pub fn set_logged_in(&self, id: HolderId, logged_in: bool) {
         let cost = self.cost(id);
         self.change(id, 0, cost);
@@ -135,17 +136,17 @@ impl Budget {
         self.used.get()
     }
 
-    /// Holders told to go since the start.
+    /// Holders told to leave since the start.
     pub fn gave_way(&self) -> u64 {
         self.gave_way.get()
     }
 
-    /// True once the holder was told to go.
+    /// True once the holder was told to leave.
     pub fn is_leaving(&self, id: HolderId) -> bool {
         self.holders.borrow().get(id.0).is_some_and(|holder| holder.leaving.get())
     }
 
-    /// The holder waits, and is woken by `waker` when it has to go. One that holds nothing never has.
+    /// The holder waits, and `waker` wakes it when it must leave. A holder of nothing never must.
     pub fn wait(&self, id: HolderId, waker: &Waker) {
         let holders = self.holders.borrow();
         let Some(holder) = holders.get(id.0).filter(|holder| holder.cost.get() > 0) else { return };
@@ -157,25 +158,25 @@ impl Budget {
         }
     }
 
-    /// The holder waits no more.
+    /// The holder no longer waits.
     pub fn waited(&self, id: HolderId) {
         if let Some(holder) = self.holders.borrow().get(id.0) {
             holder.waits.set(false);
         }
     }
 
-    /// Whether all that is held is within the budget; if not, makes others give way, or the asking
+    /// Checks that the total is within the budget; if not, makes others give way, or the asking
     /// holder itself.
     pub fn settle(&self, asking: HolderId) -> Result<(), GivesWay> {
         if self.has_room() { Ok(()) } else { self.make_room(asking) }
     }
 
-    /// Whether nobody has to give way.
+    /// Whether no holder has to give way.
     pub fn has_room(&self) -> bool {
         self.excess(0) == 0 && self.strangers_excess(0) == 0
     }
 
-    /// Bytes above the budget, less `spare`, that nobody was told to free yet.
+    /// Bytes above the budget, less `spare`, that no holder was told to free yet.
     fn excess(&self, spare: usize) -> usize {
         (self.used.get() - self.leaving.get()).saturating_sub(self.limit - spare)
     }
@@ -195,7 +196,7 @@ impl Budget {
         };
         let mut wakers = Vec::new();
         let mut gives_way = false;
-        // Those logged in only for what strangers do not have to give.
+        // Those logged in give way only for what strangers cannot free.
         for logged_in in [false, true] {
             if logged_in && self.excess(0) == 0 {
                 break;
@@ -204,7 +205,7 @@ impl Budget {
                 .iter()
                 .filter(|(id, holder)| holder.logged_in.get() == logged_in && can_go(*id, holder))
                 .collect();
-            // Of those that cost the same, the asking one last.
+            // Among equal ones, the asking one last.
             candidates
                 .sort_unstable_by_key(|(id, holder)| (Reverse(holder.cost.get()), *id == asking.0));
             for (id, holder) in candidates {
@@ -218,7 +219,7 @@ impl Budget {
                 }
             }
         }
-        // With nothing borrowed: whoever is woken may look here.
+        // Release the borrow first: a woken task may call this.
         drop(holders);
         wakers.into_iter().for_each(Waker::wake);
         if gives_way { Err(GivesWay) } else { Ok(()) }
@@ -257,21 +258,22 @@ mod tests {
         (budget, ids)
     }
 
-    /// Holders, bytes of a new one and whether it is logged in -> who is told to go, and whether the
-    /// new one is.
+    /// Holders, bytes of a new one and whether it is logged in -> the holders told to leave, and
+    /// whether the new one is.
     #[test]
     fn whoever_costs_most_and_is_not_logged_in_gives_way() {
         type Case = (&'static [(usize, bool)], (usize, bool), &'static [usize], bool);
         const CASES: &[Case] = &[
             (&[(20_000, false), (27_000, false)], (1_000, false), &[], false),
             (&[(20_000, false), (27_900, false)], (101, false), &[1], false),
-            // What is kept for those logged in, strangers do not get, nor do they lose by it.
+            // The reserved part is not available to strangers, and using it takes nothing from
+            // them.
             (&[(47_000, false), (10_000, true)], (6_000, true), &[], false),
             (&[(5_000, false), (45_000, true)], (15_000, true), &[0], false),
-            // The one that asks for most goes itself.
+            // The one that asks for most must leave itself.
             (&[(10_000, false), (20_000, false)], (30_000, false), &[], true),
             (&[(10_000, false), (20_000, false)], (30_000, true), &[], false),
-            // Among those logged in, when there is nobody else.
+            // One of those logged in, if there are no strangers.
             (&[(20_000, true), (25_000, true)], (19_500, true), &[1], false),
             (&[(20_000, true), (25_000, true)], (30_000, true), &[], true),
             (&[(20_000, true), (44_000, true)], (90, false), &[1], false),
@@ -316,7 +318,7 @@ mod tests {
     }
 
     proptest! {
-        /// The sums are those of the holders, whatever happens, and nothing is left in the end.
+        /// The sums match the holders in every case, and nothing is left at the end.
         #[test]
         fn sums_are_true(steps in prop::collection::vec((0usize..6, 0usize..5, 0usize..30_000), 0..80)) {
             let budget = Budget::new(LIMIT, NEWCOMER);

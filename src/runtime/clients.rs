@@ -1,18 +1,18 @@
-//! How much of the server one client address, and one network, may have: connections, connections
-//! that are not logged in, new connections a second.
+//! Limits of one client address and of one network: connections, connections that are not logged
+//! in, new connections a second.
 //!
-//! The acceptor asks with the address as it knows it; who reads a trusted proxy's header will ask
-//! with the address told there. Networks on the allow-list are not counted at all: loopback by
+//! The acceptor asks with the peer's address; code that reads a trusted proxy's header will ask
+//! with the address from it. Networks on the allow-list are not counted at all: loopback by
 //! default, and a proxy's own.
 //!
-//! Why one table for the process and not a share for each shard: the kernel spreads connections over
-//! the shards by a hash, so a client with five connections may have four of them on one shard, and a
-//! share would refuse it at a fifth of its limit. The table is in stripes, each under a mutex held
-//! for nanoseconds, four times in a connection's life.
+//! There is one table for the process instead of a share for each shard, because the kernel
+//! distributes connections over the shards by a hash: a client with five connections may have four
+//! of them on one shard, and a share would refuse it at a fifth of its limit. The table is divided
+//! into stripes, each under a mutex that is held for nanoseconds, four times per connection.
 //!
-//! Invariants: at most [`ENTRIES_MAX`] addresses and networks are counted, those beyond are let in
-//! uncounted (the shard's own limits still hold). An entry goes when it has no connection and its
-//! second of new connections is over.
+//! Invariants: at most [`ENTRIES_MAX`] addresses and networks are counted, further ones are
+//! admitted uncounted (the shard's own limits still apply). An entry is removed when it has no
+//! connection and its second of new connections is over.
 
 use std::{
     hash::BuildHasher,
@@ -28,38 +28,39 @@ use crate::model::Network;
 /// Addresses and networks counted at once, 16 MiB of them.
 pub const ENTRIES_MAX: usize = 256 * 1024;
 
-/// Mutexes that the table is spread over.
+/// Mutexes, one per stripe of the table.
 const STRIPES: usize = 64;
 
-/// A stripe is first looked through for entries of no use when it has this many.
+/// A stripe is first searched for unused entries at this size.
 const SWEEP_MIN: usize = 64;
 
-/// What one address, or one network, may have. 0 = as much as it likes.
+/// The limits of one address or network. 0 = no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClientShare {
     /// Connections at once.
     pub connections: u32,
-    /// Of these, not logged in.
+    /// Those of them that are not logged in.
     pub strangers: u32,
-    /// New connections a second; as many at once.
+    /// New connections a second, and the burst.
     pub new_per_second: u32,
 }
 
-/// Limits by client address, and whom they do not concern; `config` fills it.
+/// Limits by client address, and the networks exempt from them; `config` fills it.
 #[derive(Clone, Debug)]
 pub struct ClientLimits {
-    /// Of an IPv4 address, or an IPv6 /64: what one host or household has.
+    /// For an IPv4 address or an IPv6 /64: one host or household.
     pub address: ClientShare,
-    /// Of an IPv4 /24, or an IPv6 /48: what one site has.
+    /// For an IPv4 /24 or an IPv6 /48: one site.
     pub network: ClientShare,
     /// Never limited.
     pub allow: Vec<Network>,
 }
 
 impl Default for ClientLimits {
-    /// An office behind one address has some hundred clients with five connections each. Twice what
-    /// Postfix takes from one sender (50), and more than a provider opens at once. Postfix has no
-    /// limit of new connections; ours is for those who only connect.
+    /// An office behind one address has some hundred clients with five connections each. 100
+    /// strangers are twice what Postfix accepts from one sender (50), and more than a provider
+    /// opens at once. Postfix has no limit of new connections; ours is for clients that only
+    /// connect.
     fn default() -> ClientLimits {
         ClientLimits {
             address: ClientShare { connections: 1000, strangers: 100, new_per_second: 50 },
@@ -69,7 +70,7 @@ impl Default for ClientLimits {
     }
 }
 
-/// What an address or its network has too much of.
+/// The limit that an address or its network exceeds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Excess {
     Connections,
@@ -89,22 +90,22 @@ pub struct Clients {
 #[derive(Default)]
 struct Stripe {
     counts: HashMap<Network, Count>,
-    /// Size at which entries of no use are looked for.
+    /// Size at which unused entries are removed.
     sweep_at: usize,
 }
 
-/// Of one address or network.
+/// The counts of one address or network.
 #[derive(Default)]
 struct Count {
     connections: u32,
     strangers: u32,
-    /// New connections that may come now, in thousandths, as of `refilled`.
+    /// New connections allowed now, in thousandths, as of `refilled`.
     credit: u64,
     /// Milliseconds since the table was made.
     refilled: u64,
 }
 
-/// A client's connection while it counts. Changes shards with it.
+/// A counted connection of a client. It moves to other shards with the connection.
 pub struct Visit {
     clients: Arc<Clients>,
     /// Address and network, where counted.
@@ -113,7 +114,7 @@ pub struct Visit {
 }
 
 impl Clients {
-    /// A table with nobody in it.
+    /// An empty table.
     pub fn new(limits: ClientLimits) -> Arc<Clients> {
         Self::with_room_for(limits, ENTRIES_MAX)
     }
@@ -128,8 +129,8 @@ impl Clients {
         })
     }
 
-    /// A new connection of `client`: `None` if it is on the allow-list. It is a stranger until
-    /// [`Visit::set_logged_in`].
+    /// Registers a new connection of `client`: `None` if it is on the allow-list. It is a stranger
+    /// until [`Visit::set_logged_in`].
     pub fn admit(self: &Arc<Clients>, client: IpAddr) -> Result<Option<Visit>, Excess> {
         self.admit_at(client, self.started.elapsed())
     }
@@ -151,7 +152,7 @@ impl Clients {
             (Network::wide(client), self.limits.network),
         ];
         for ((network, share), counted) in shares.into_iter().zip(0..) {
-            // On an error the visit is dropped, and what it counted already with it.
+            // On an error the visit is dropped, and its counts with it.
             if share != ClientShare::default() && self.enter(network, share, now)? {
                 visit.counted[counted] = Some(network);
             }
@@ -159,7 +160,7 @@ impl Clients {
         Ok(Some(visit))
     }
 
-    /// Counts a connection; false if there is no room to.
+    /// Counts a connection; false if the table is full.
     fn enter(&self, network: Network, share: ClientShare, now: u64) -> Result<bool, Excess> {
         let mut stripe = self.stripe(network);
         stripe.sweep(now, self.stripe_max);
@@ -188,7 +189,7 @@ impl Clients {
 }
 
 impl Stripe {
-    /// Forgets who has no connection, now and then: at twice the size that was left last time.
+    /// Removes entries without connections, now and then: at twice the size left last time.
     fn sweep(&mut self, now: u64, stripe_max: usize) {
         if self.counts.len() >= self.sweep_at.clamp(SWEEP_MIN.min(stripe_max), stripe_max) {
             self.counts.retain(|_, count| !count.is_unused(now));
@@ -219,14 +220,14 @@ impl Count {
         Ok(())
     }
 
-    /// Forgotten, it would have the same credit.
+    /// Whether a new entry would have the same credit.
     fn is_unused(&self, now: u64) -> bool {
         self.connections == 0 && now.saturating_sub(self.refilled) >= 1000
     }
 }
 
 impl Visit {
-    /// Whether the client has said who it is: strangers are fewer.
+    /// Sets whether the client is logged in; there is a lower limit for strangers.
     pub fn set_logged_in(&mut self, logged_in: bool) {
         if self.stranger != logged_in {
             return;
@@ -276,7 +277,7 @@ mod tests {
         ClientLimits { address: share(address), network: share(network), allow: Vec::new() }
     }
 
-    /// Visits of these addresses, at once; the last one's outcome.
+    /// Visits of these addresses, at once; the result of the last one.
     fn visits(limits: ClientLimits, addresses: &[&str]) -> Result<(), Excess> {
         let clients = Clients::new(limits);
         let mut kept = Vec::new();

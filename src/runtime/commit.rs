@@ -1,14 +1,15 @@
-//! When the partitions of a shard write to disk: together, and once the shard has nothing to do that
-//! would bring more to write.
+//! When the partitions of a shard write to disk: together, and once the shard has no other work
+//! that would add to the batch.
 //!
-//! A sync costs the machine about as much as three messages, whatever is in it: a trip to one of
-//! io_uring's threads, a commit of the file system's journal, three interrupts and the wake-ups that
-//! follow. So the writers of a shard's logs go in rounds. A round opens when the last one's writes are
-//! done and either no socket of the shard has said anything for a while, so that waiting would only be
-//! waiting, or `ShardOptions::commit_gather` has passed. Files that are written at one time share one
-//! commit of the journal.
+//! A sync costs the machine about as much as three messages, whatever its size: a trip to one of
+//! io_uring's threads, a commit of the file system's journal, three interrupts and the wake-ups
+//! that follow. So the writers of a shard's logs go in rounds. A round opens when the last one's
+//! writes are done and either no socket of the shard was ready for a while, so that waiting longer
+//! would gather nothing, or `ShardOptions::commit_gather` has passed. Files written at the same
+//! time share one commit of the journal.
 //!
-//! An idle shard writes at once; a busy one writes seldom and much. Ownership: shard-local.
+//! An idle shard writes at once; a busy one writes rarely and in large batches. Ownership:
+//! shard-local.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,16 +27,16 @@ use super::{
     timer::Timer,
 };
 
-/// A shard is busy if sockets became ready this near to each other since the last round was made ready:
-/// then the next ones are near enough to be waited for.
+/// A shard is busy if sockets became ready at intervals this short since the last round became due:
+/// then the next events come soon enough to wait for.
 const BUSY_GAP: Duration = Duration::from_micros(31);
 
-/// A round opens on a busy shard when nothing has happened for this many times as long as it took from
-/// one event to the next before.
+/// A round opens on a busy shard when nothing has happened for this many times the previous
+/// interval between events.
 const QUIET_GAPS: u32 = 10;
 
-/// How long the others wait for one whose write does not come back: a disk in trouble holds up its own
-/// partition only.
+/// How long other writers wait for one whose write does not return: a disk in trouble holds up only
+/// its own partition.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The rounds of one shard.
@@ -47,31 +48,31 @@ pub(super) struct CommitRounds {
     opened: Cell<u64>,
     /// Turns taken for the next round.
     joined: Cell<usize>,
-    /// Somebody is about to open it.
+    /// A task is about to open it.
     opening: Cell<bool>,
-    /// Turns of the last round that opened which are not over.
+    /// Turns of the last opened round that are not over.
     writing: Cell<usize>,
-    /// When a round was last made ready, and the events until then.
+    /// When a round last became due, and the event count at that time.
     measured: Cell<(Instant, u64)>,
-    /// Who waits for the next round, and who opens it.
+    /// Tasks that wait for the next round, and the one that opens it.
     waiters: RefCell<Vec<Waker>>,
     opener: RefCell<Option<Waker>>,
 }
 
-/// A log's turn to write, among those of its shard.
+/// A log's turn to write, among the logs of its shard.
 pub struct CommitTurn {
-    /// Ends the turn when it is dropped; none where nobody else has one.
+    /// Ends the turn when dropped; `None` if there are no others.
     _place: Option<Place>,
 }
 
 impl CommitTurn {
-    /// A turn where nobody else has one.
+    /// A turn where there are no other writers.
     pub(super) fn alone() -> CommitTurn {
         CommitTurn { _place: None }
     }
 }
 
-/// A place in a round, from asking for it until the write is done.
+/// A place in a round, from the request until the write is done.
 struct Place {
     rounds: Rc<CommitRounds>,
     round: u64,
@@ -129,14 +130,14 @@ impl CommitRounds {
         }
     }
 
-    /// Serves sessions until they have brought nothing for `quiet_max`, or the time is over.
+    /// Serves sessions until they have been quiet for `quiet_max`, or the time is over.
     async fn gather(&self, quiet_max: Duration) {
         let begun = Instant::now();
         let end = begun + self.gather_max;
         let mut quiet_until = begun + quiet_max;
         loop {
             let before = self.readiness.events();
-            // Everybody who can run does so before this returns.
+            // Every runnable task runs before this returns.
             if quiet_max.is_zero() {
                 futures_lite::future::yield_now().await;
                 self.readiness.look();
@@ -153,7 +154,7 @@ impl CommitRounds {
         }
     }
 
-    /// On a busy shard, the time from one event to the next since this was last asked.
+    /// On a busy shard, the interval between events since the last call.
     fn gap_if_busy(&self) -> Option<Duration> {
         let (now, events) = (Instant::now(), self.readiness.events());
         let (before, events_before) = self.measured.replace((now, events));
@@ -162,7 +163,7 @@ impl CommitRounds {
         (gap <= BUSY_GAP && !self.gather_max.is_zero()).then_some(gap)
     }
 
-    /// Waits until nobody of the last round writes any more, or for [`PATIENCE`].
+    /// Waits until all writes of the last round are done, or for [`PATIENCE`].
     async fn last_is_over(&self) {
         let mut timer = None;
         poll_fn(|context| {
@@ -224,7 +225,7 @@ mod tests {
         Rc::new(CommitRounds::new(context.resources.readiness().clone(), gather_max))
     }
 
-    /// A session that has something to say `times` times, and how often it has.
+    /// A session that adds work `times` times, and how often it has done so.
     fn talk(rounds: &Rc<CommitRounds>, context: &ShardContext, times: usize) -> Rc<Cell<usize>> {
         let said = Rc::new(Cell::new(0));
         let (readiness, saying) = (rounds.readiness.clone(), said.clone());
@@ -286,8 +287,8 @@ mod tests {
         });
     }
 
-    /// What `said` was when the next round opened. Asked in the sessions' own queue, whose tasks take
-    /// turns.
+    /// The value of `said` when the next round opened. Read in the sessions' own queue, whose tasks
+    /// take turns.
     async fn said_at_opening(
         rounds: &Rc<CommitRounds>,
         context: &ShardContext,
@@ -299,7 +300,7 @@ mod tests {
         let task = async move {
             drop(turn.await);
             noted.set(Some(said.get()));
-            // Whoever talks for ever stops.
+            // Stops a session that would go on for ever.
             said.set(usize::MAX);
         };
         context.executor.spawn(Priority::Foreground, Box::pin(task));

@@ -1,15 +1,16 @@
-//! One client connection: layers (TLS) or none over a socket, or an in-memory pipe in tests.
+//! One client connection: a socket with or without layers (TLS), or an in-memory pipe in tests.
 //!
-//! Shape of every session loop: look at `input()`, let the protocol parse it, `consume()` what it
-//! took, append replies to `output()`; when nothing more can be parsed, `flush()` once, then
+//! The shape of every session loop: look at `input()`, let the protocol parse it, `consume()` what
+//! it parsed, append replies to `output()`; when nothing more can be parsed, `flush()` once, then
 //! `fill()`. All pipelined commands are answered by one write.
 //!
 //! Invariants:
-//! - Idle (nothing in `input` or `output`) a connection holds no buffer, TLS or not; waiting with
-//!   something in them, it holds buffers of that size, and may have to give way (`budget`).
+//! - Idle (nothing in `input` or `output`) a connection holds no buffer, TLS or not; while it waits
+//!   with data in them, it holds buffers of that size, and may have to give way (`budget`).
 //! - Both `fill` and `flush` keep their progress in the connection, so dropping their futures
 //!   loses nothing.
-//! - What layers want sent (`sealed`) leaves before anything else does and before we wait to read.
+//! - Output of the layers themselves (`sealed`) is sent before anything else and before waiting to
+//!   read.
 //!
 //! Ownership: shard-local. `detach` makes it `Send`, `attach` makes it another shard's.
 
@@ -42,18 +43,18 @@ use crate::model::Trail;
 /// How long `close` may spend on the last reply.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A peer that goes on sending after our last reply is read for this long and this much: closing
-/// with unread bytes would make the kernel reset the connection and could lose that reply.
+/// If the peer goes on sending after our last reply, we read for this long and this many octets:
+/// closing with unread bytes would make the kernel reset the connection and could lose that reply.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
-/// Fills and flushes in a row that need not wait; then the session lets others run, so that a
-/// client faster than us does not keep the core (1 MiB at most between two yields).
+/// Consecutive fills and flushes that need not wait; then the session yields, so that a client
+/// faster than us does not keep the core (1 MiB at most between two yields).
 const EAGER_MAX: u8 = 16;
 
-/// Reads in a row that bring no plaintext; then the session lets others run. A peer that sends key
-/// updates and empty records as fast as we open them would keep the core otherwise, and its
-/// deadline would not be looked at. 64 KiB of them take about 2 ms.
+/// Consecutive reads that bring no plaintext; then the session yields. Otherwise a peer that sends
+/// key updates and empty records as fast as we open them would keep the core, and its deadline
+/// would not be checked. 64 KiB of them take about 2 ms.
 const FRUITLESS_READS_MAX: u8 = 2;
 
 /// Why a connection can no longer be used.
@@ -67,8 +68,8 @@ pub enum ConnectionError {
     Tls(#[from] rustls::Error),
     #[error("{0}")]
     Io(io::Error),
-    /// The shard's memory budget is spent, and this connection gives way; the session says so in its
-    /// protocol and closes.
+    /// The shard's memory budget is spent, and this connection must give way; the session says so
+    /// in its protocol and closes.
     #[error("out of buffer memory")]
     NoMemory,
     /// The server is shutting down.
@@ -100,11 +101,11 @@ pub enum TlsMode {
 pub struct Connection {
     transport: Transport,
     peer: SocketAddr,
-    /// None where it is plain.
+    /// Empty if the connection is plain.
     layers: Layers,
-    /// For `start_tls`; `None` where TLS is off or already on.
+    /// For `start_tls`; `None` if TLS is off or already on.
     upgrade: Option<Arc<TlsContext>>,
-    /// Plaintext received; the first `consumed` bytes are done with.
+    /// Plaintext received; the first `consumed` bytes are processed.
     input: PooledBuffer,
     consumed: usize,
     /// Plaintext to send; the first `taken` bytes are sent or sealed already.
@@ -115,30 +116,30 @@ pub struct Connection {
     sealed_sent: usize,
     /// The peer sent its last byte.
     ended: bool,
-    /// Sending failed; nothing more is tried.
+    /// Sending failed; nothing more is sent.
     broken: bool,
     /// Whether a shutdown may end a waiting `fill`.
     interruptible: bool,
-    /// The peer may be in the middle of sending when `close` comes.
+    /// The peer may still be sending when `close` is called.
     lingering: bool,
-    /// Bytes received by one call at most.
+    /// Most bytes received by one call.
     read_max: u32,
-    /// Fills and flushes in a row that did not wait.
+    /// Consecutive fills and flushes that did not wait.
     eager: u8,
-    /// Reads of the present wait that brought it no nearer to its end, since it last let others run.
+    /// Reads in the present wait, since it last yielded, that made no progress.
     fruitless: u8,
     timer: Timer,
-    /// The session has heard of `NoMemory`: what it says now is not to fail for that again.
+    /// The session was told `NoMemory`: its last reply must not fail for the same reason.
     gave_way: bool,
-    /// Counts it among its client's, where these are limited.
+    /// Its place in the client's counts, if these are limited.
     visit: Option<Box<Visit>>,
-    /// What events of it are told under.
+    /// The trail of its events.
     trail: Trail,
     seat: Seat,
 }
 
-/// Counts the connection among its shard's, and holds its place in the budget of buffers, for as
-/// long as it is there.
+/// Counts the connection in its shard, and holds its place in the buffer budget, until it is
+/// dropped.
 struct Seat {
     resources: Rc<ShardResources>,
     holder: HolderId,
@@ -154,7 +155,7 @@ impl Seat {
         PooledBuffer::new(&self.resources, self.holder)
     }
 
-    /// `NoMemory` if it is this connection that gives way.
+    /// `NoMemory` if this connection must give way.
     fn settle(&self) -> Result<(), ConnectionError> {
         let settled = self.resources.buffers().settle(self.holder);
         settled.map_err(|GivesWay| ConnectionError::NoMemory)
@@ -170,7 +171,7 @@ impl Drop for Seat {
 
 impl Connection {
     /// Takes over a connected, non-blocking socket on this shard. With implicit TLS the handshake
-    /// happens in the first `fill` or `flush`, or by `handshake`.
+    /// happens in the first `fill` or `flush`, or in `handshake`.
     pub fn accept(
         socket: OwnedFd,
         peer: SocketAddr,
@@ -181,7 +182,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// A connection over memory and the client's end of it, for tests.
+    /// A connection over memory, and the client's end of it, for tests.
     pub fn memory() -> (Connection, MemoryPeer) {
         let (end, peer) = pipe::pipe();
         (Self::new(Transport::Memory(end), MEMORY_ADDRESS), peer)
@@ -262,7 +263,7 @@ impl Connection {
         self.input.bytes().get(self.consumed..).unwrap_or_default()
     }
 
-    /// Marks the first `count` bytes of `input()` as done with (all of them if it has fewer).
+    /// Marks the first `count` bytes of `input()` as processed (all of them if it has fewer).
     pub fn consume(&mut self, count: usize) {
         self.consumed = self.consumed.saturating_add(count);
         if self.consumed >= self.input.bytes().len() && self.consumed > 0 {
@@ -271,8 +272,8 @@ impl Connection {
         }
     }
 
-    /// From now on `fill` takes at most `octets` from the socket at a time (64 KiB at first): what
-    /// stays there costs the shard nothing.
+    /// From now on `fill` takes at most `octets` from the socket at a time (64 KiB at first):
+    /// octets left in the socket cost the shard nothing.
     pub fn set_read_max(&mut self, octets: usize) {
         self.read_max = octets.clamp(1, SCRATCH_SIZE) as u32;
     }
@@ -285,13 +286,13 @@ impl Connection {
     }
 
     /// While false, `fill` does not fail with `ShuttingDown`: for the middle of a command, such as
-    /// message data, when `input()` may run empty. True at first.
+    /// message data, when `input()` may be empty. Initially true.
     pub fn set_interruptible(&mut self, interruptible: bool) {
         self.interruptible = interruptible;
     }
 
-    /// The session knows who its client is (or, with false, no more): at the shard's limits others give
-    /// way first. A handover carries it along.
+    /// Sets whether the client is logged in: at the shard's limits others give way first. A
+    /// handover keeps it.
     pub fn set_logged_in(&mut self, logged_in: bool) {
         if let Some(visit) = &mut self.visit {
             visit.set_logged_in(logged_in);
@@ -299,12 +300,12 @@ impl Connection {
         self.seat.resources.buffers().set_logged_in(self.seat.holder, logged_in);
     }
 
-    /// Keeps the client's count for as long as the connection lives, on whatever shard.
+    /// Keeps the client's counts for as long as the connection lives, on any shard.
     pub fn set_visit(&mut self, visit: Option<Visit>) {
         self.visit = visit.map(Box::new);
     }
 
-    /// Gives the connection its trail, which a handover carries along.
+    /// Sets the connection's trail, which a handover keeps.
     pub fn set_trail(&mut self, trail: Trail) {
         self.trail = trail;
     }
@@ -320,7 +321,7 @@ impl Connection {
         self.transport.acknowledge();
     }
 
-    /// Octets of replies not yet sent. Looking takes no buffer.
+    /// Octets of replies not yet sent. Does not allocate a buffer.
     pub fn unsent(&self) -> usize {
         self.output.bytes().len()
     }
@@ -339,7 +340,8 @@ impl Connection {
         result
     }
 
-    /// Discards unread plaintext (RFC 3207 4.2: nothing is carried over), then shakes hands.
+    /// Discards unread plaintext (RFC 3207 4.2: nothing is carried over), then does the TLS
+    /// handshake.
     pub async fn start_tls(&mut self, timeout: Duration) -> Result<(), ConnectionError> {
         self.flush(timeout).await?;
         let Some(context) = self.upgrade.take() else {
@@ -350,12 +352,13 @@ impl Connection {
         self.handshake(timeout).await
     }
 
-    /// Finishes the TLS handshake if there is one to finish.
+    /// Finishes the TLS handshake if one is in progress.
     pub async fn handshake(&mut self, timeout: Duration) -> Result<(), ConnectionError> {
         self.wait(timeout, Self::poll_handshake).await
     }
 
-    /// STARTTLS/STLS can be offered: plain now, and a certificate is configured.
+    /// Whether STARTTLS or STLS can be offered: the connection is plain, and a certificate is
+    /// configured.
     pub fn can_start_tls(&self) -> bool {
         self.upgrade.is_some()
     }
@@ -365,14 +368,14 @@ impl Connection {
         self.seat.resources.shutting_down()
     }
 
-    /// We end the session, not the peer: it may be sending still, so that `close` has to read on for
-    /// a while or its octets, arriving at a closed socket, reset the connection and with it our
-    /// last words.
+    /// We end the session, not the peer. The peer may still be sending, so `close` has to read on
+    /// for a while; otherwise its octets would arrive at a closed socket and reset the connection,
+    /// losing our last reply.
     pub fn linger(&mut self) {
         self.lingering = true;
     }
 
-    /// Flushes what it can, says goodbye (TLS close_notify) and closes.
+    /// Flushes as much as it can, says goodbye (TLS close_notify) and closes.
     pub async fn close(mut self) {
         self.finish().await;
     }
@@ -391,7 +394,7 @@ impl Connection {
         }
         if !self.ended {
             let mut discarded = 0;
-            // A shutdown waits for nobody.
+            // A shutdown does not wait for it.
             self.lingering &= !self.shutting_down();
             if self.lingering {
                 self.transport.shut_down_sending();
@@ -425,8 +428,8 @@ impl Connection {
         }
     }
 
-    /// Makes a detached connection this shard's. It counts among the shard's connections, whose
-    /// limit the caller has looked at before (`ShardResources::connections_full`).
+    /// Makes a detached connection this shard's. It counts in the shard's connections, whose limit
+    /// the caller has checked before (`ShardResources::connections_full`).
     pub fn attach(detached: DetachedConnection) -> Connection {
         let mut connection = Self::new(Transport::attach(detached.transport), detached.peer);
         let Seat { resources, holder } = &connection.seat;
@@ -443,15 +446,15 @@ impl Connection {
         connection
     }
 
-    /// Runs `poll` until it is ready or `timeout` has passed. The timer is armed only when there
-    /// is something to wait for.
+    /// Runs `poll` until it is ready or `timeout` has passed. The timer is armed only if there is
+    /// something to wait for.
     async fn wait(
         &mut self,
         timeout: Duration,
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<(), ConnectionError>>,
     ) -> Result<(), ConnectionError> {
         let mut armed = false;
-        // A wait that was dropped may have left it so.
+        // A dropped wait may have left this set.
         self.seat.resources.buffers().waited(self.seat.holder);
         self.fruitless = 0;
         let result = poll_fn(|context| {
@@ -482,13 +485,13 @@ impl Connection {
             self.eager += 1;
         } else {
             self.eager = 0;
-            // All is done and kept in `self`: nothing is lost if this wait is dropped.
+            // All progress is in `self`: nothing is lost if this wait is dropped.
             futures_lite::future::yield_now().await;
         }
         result
     }
 
-    /// `NoMemory` if this connection was told to give way and its session has not heard of it.
+    /// `NoMemory` if this connection was told to give way and its session does not know yet.
     fn stay(&self) -> Result<(), ConnectionError> {
         if !self.gave_way && self.seat.resources.buffers().is_leaving(self.seat.holder) {
             return Err(ConnectionError::NoMemory);
@@ -496,7 +499,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Before a wait: what is kept meanwhile is kept in its own size, and counted.
+    /// Before a wait: shrinks the buffers to their contents, and counts them.
     fn fit_buffers(&mut self) -> Result<(), ConnectionError> {
         self.compact_input();
         self.input.fit();
@@ -506,13 +509,13 @@ impl Connection {
         if self.gave_way { Ok(()) } else { self.seat.settle() }
     }
 
-    /// Nothing that was received will be read any more.
+    /// Drops received data that will not be read any more.
     fn give_way(&mut self) {
         self.gave_way = true;
         self.consumed = 0;
         self.input.discard();
-        // Not what is still sealed: rustls counts on it for as long as it has anything to seal, and
-        // the words that the session says now are sealed. It is at most `Layer::kept_max`.
+        // `sealed` stays: rustls relies on it for as long as it has anything to seal, and the
+        // session's last reply will be sealed. It is at most `Layer::kept_max`.
     }
 
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
@@ -525,7 +528,8 @@ impl Connection {
             if self.input().len() > before {
                 self.input.recount();
                 if !self.seat.resources.buffers().has_room() {
-                    // What counts is what was received, not the buffer that happened to be free.
+                    // What counts is the received data, not the size of the buffer that happened to
+                    // be free.
                     self.input.fit();
                 }
                 return Poll::Ready(self.seat.settle());
@@ -535,8 +539,8 @@ impl Connection {
         }
     }
 
-    /// Before each read of a wait: ready unless there were so many of them that others must have a
-    /// turn first. `wait` begins to count anew.
+    /// Before each read of a wait: ready unless there were so many that others must run first.
+    /// `wait` resets the count.
     fn poll_fruitless(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.fruitless < FRUITLESS_READS_MAX {
             self.fruitless += 1;
@@ -573,7 +577,7 @@ impl Connection {
                 self.taken += ready!(self.transport.poll_send(context, unsent))?;
                 continue;
             }
-            // Sealed piece by piece, so that a big reply is never in memory twice.
+            // Sealed piece by piece, so that a large reply is never in memory twice.
             let piece = unsent.get(..SCRATCH_SIZE).unwrap_or(unsent);
             let sealed = self.layers.seal(piece, &mut self.input, &mut self.sealed);
             self.taken += piece.len();
@@ -627,15 +631,14 @@ impl Connection {
         })
     }
 
-    /// After an error of TLS: tells the peer by its alert, as far as the socket takes it, and
-    /// nothing else any more.
+    /// After a TLS error: sends the alert, as far as the socket takes it, and nothing after it.
     fn send_alert(&mut self, context: &mut Context<'_>) {
         self.broken = true;
         let _ = self.poll_send_sealed(context);
     }
 
-    /// Ready at once unless the peer is still sending; then ends our half and reads on until the
-    /// peer stops. `discarded` counts what it sent.
+    /// Ready at once unless the peer is still sending; otherwise ends our half and reads on until
+    /// the peer stops. `discarded` counts the octets read.
     fn poll_linger(
         &mut self,
         context: &mut Context<'_>,
@@ -668,7 +671,7 @@ impl Connection {
     }
 }
 
-/// A connection between two shards: descriptor, layers with what they could not open yet, unread input.
+/// A connection between two shards: descriptor, layers with their unprocessed input, unread input.
 pub struct DetachedConnection {
     transport: DetachedTransport,
     peer: SocketAddr,
@@ -727,8 +730,8 @@ mod tests {
         ClientConnection::new(config.clone(), "localhost".try_into().unwrap()).unwrap()
     }
 
-    /// Moves all bytes between client and pipe that there are, in chunks of at most `chunk` bytes
-    /// to the server; answers the plaintext the client received.
+    /// Moves all available bytes between client and pipe, in chunks of at most `chunk` bytes to the
+    /// server; returns the plaintext that the client received.
     fn pump(client: &mut ClientConnection, peer: &MemoryPeer, chunk: usize) -> Vec<u8> {
         let (plaintext, sent) = exchange(client, peer);
         for chunk in sent.chunks(chunk) {
@@ -737,7 +740,7 @@ mod tests {
         plaintext
     }
 
-    /// Gives the client what the server sent; answers plaintext received and bytes to send.
+    /// Gives the client the server's output; returns plaintext received and bytes to send.
     fn exchange(client: &mut ClientConnection, peer: &MemoryPeer) -> (Vec<u8>, Vec<u8>) {
         let output = peer.take_output();
         let mut rest = &output[..];
@@ -745,7 +748,7 @@ mod tests {
         while !rest.is_empty() {
             client.read_tls(&mut rest).unwrap();
             client.process_new_packets().unwrap();
-            // WouldBlock is the end of what there is.
+            // WouldBlock is the end of the available data.
             let _ = client.reader().read_to_end(&mut plaintext);
         }
         let mut sent = Vec::new();
@@ -781,7 +784,7 @@ mod tests {
         assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::Closed)));
     }
 
-    /// A shard's resources of this size, without timers.
+    /// Shard resources of this size, without timers.
     fn small_shard(buffer_bytes_max: usize) {
         let executor: Rc<dyn crate::runtime::executor::Executor> =
             Rc::new(crate::runtime::simulation::Simulation::new(1));
@@ -790,7 +793,7 @@ mod tests {
         ShardResources::install(limits, &executor);
     }
 
-    /// Connections that wait with an unfinished line of `len` octets in them.
+    /// Connections that wait with an unfinished line of `len` octets.
     fn unfinished(count: usize, len: usize) -> Vec<(Connection, MemoryPeer)> {
         let made = (0..count).map(|_| {
             let (mut connection, peer) = Connection::memory();
@@ -878,7 +881,7 @@ mod tests {
         assert!(matches!(block_on(connection.fill(SECOND)), Err(ConnectionError::ShuttingDown)));
     }
 
-    /// What is not read stays in the socket and costs nothing.
+    /// Unread octets stay in the socket and cost nothing.
     #[test]
     fn reads_are_as_small_as_wanted() {
         let (mut connection, peer) = Connection::memory();
@@ -891,7 +894,7 @@ mod tests {
         assert_eq!(connection.input().len(), 100);
     }
 
-    /// Octets that trickle in earn no more time.
+    /// Octets that trickle in do not extend the deadline.
     #[test]
     fn a_handshake_has_one_deadline() {
         let (mode, config) = tls_pair(&rustls::version::TLS13);
@@ -909,7 +912,7 @@ mod tests {
         assert!(matches!(block_on(handshake), Err(ConnectionError::TimedOut)));
     }
 
-    /// Whoever logs in makes room for the next stranger of its address, and stays logged in
+    /// A client that logs in makes room for the next stranger of its address, and stays logged in
     /// on another shard.
     #[test]
     fn a_log_in_is_told_to_the_clients_count_and_carried_along() {
@@ -954,7 +957,8 @@ mod tests {
         assert!(peer.is_closed());
     }
 
-    /// What comes after our last words is read, for a bounded time, so that it cannot destroy them.
+    /// Input after our last reply is read, for a bounded time, so that it cannot destroy that
+    /// reply.
     #[test]
     fn a_server_that_hangs_up_reads_on() {
         for waits_for_us in [true, false] {
@@ -1012,7 +1016,7 @@ mod tests {
         }
     }
 
-    /// The connection moves after every single byte that arrives, handshake included.
+    /// The connection moves after every single byte received, during the handshake too.
     #[test]
     fn a_handover_after_every_byte_loses_nothing() {
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -1037,8 +1041,8 @@ mod tests {
         }
     }
 
-    /// A layer that hides octets behind a count that goes on with each, in frames with their length in
-    /// front, so that order, cuts and losses show. At the end of the stream stands an empty frame.
+    /// A layer that hides octets behind a counter that advances with each, in frames with a length
+    /// prefix, so that order, cuts and losses show. At the end of the stream is an empty frame.
     #[derive(Default)]
     struct Masked {
         opened: u8,
@@ -1118,8 +1122,8 @@ mod tests {
         }
     }
 
-    /// Two layers over each other, handed over after every octet: what is cut short in either of them
-    /// goes along.
+    /// Two layers on top of each other, handed over after every octet: incomplete input of either
+    /// moves along.
     #[test]
     fn layers_lie_over_each_other_and_move_together() {
         let (mode, config) = tls_pair(&rustls::version::TLS13);

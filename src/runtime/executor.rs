@@ -7,12 +7,12 @@ use super::LocalFuture;
 pub use super::commit::CommitTurn;
 use crate::model::{Moment, Timestamp};
 
-/// Which share of the core a task gets.
+/// The share of the core that a task gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Priority {
     /// Sessions and commits: latency matters.
     Foreground,
-    /// Checkpoints, compaction, indexing: must not be felt.
+    /// Checkpoints, compaction, indexing: must not slow down sessions.
     Background,
 }
 
@@ -29,23 +29,23 @@ pub trait Executor {
 
     fn sleep(&self, duration: Duration) -> LocalFuture<'static, ()>;
 
-    /// A number that nobody can guess; under simulation the next of the seed's, so that a run can be had
-    /// again.
+    /// An unpredictable number; under simulation the next of the seed's, so that a run can be
+    /// repeated.
     fn random(&self) -> u64;
 
-    /// Runs `job` where it does not hold the shard up; inline under simulation. It runs to its end
-    /// even if the future is dropped.
+    /// Runs `job` on a thread where it does not hold up the shard; inline under simulation. It runs
+    /// to its end even if the future is dropped.
     fn offload(&self, job: Box<dyn FnOnce() + Send>) -> LocalFuture<'static, ()>;
 
-    /// Waits for a good moment to write to disk. The turn is over when it is dropped, which should be
-    /// when what was written is durable.
+    /// Waits for a turn to write to disk. The turn is over when it is dropped, which should be when
+    /// the write is durable.
     fn commit_turn(&self) -> LocalFuture<'static, CommitTurn>;
 
     /// Lets other tasks run if this one has had its share.
     fn yield_now(&self) -> LocalFuture<'static, ()>;
 }
 
-/// The result of `job`, which ran where it did not hold the shard up.
+/// The result of `job`, which ran where it did not hold up the shard.
 #[allow(clippy::unreachable, reason = "a job that panics ends the process")]
 pub async fn offload<T: Send + 'static>(
     executor: &dyn Executor,

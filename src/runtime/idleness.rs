@@ -1,11 +1,11 @@
-//! Whether a shard has nothing to do, which glommio tells nobody.
+//! Detects whether a shard has nothing to do, which glommio does not report.
 //!
-//! The foreground queue is found empty by letting the background queue have its turn: a task of that queue
-//! ([`Idleness::guard`]) runs only when the foreground has nothing left (or has used up its time slice).
-//! If no other background task ran before it, none could. What glommio's rings have under way is counted
-//! where it begins ([`begin_operation`]).
+//! The foreground queue is found empty by giving the background queue a turn: a task of that queue
+//! ([`Idleness::guard`]) runs only when the foreground has nothing left (or has used up its time
+//! slice). If no other background task ran before it, none was runnable. Operations in glommio's
+//! rings are counted where they begin ([`begin_operation`]).
 //!
-//! It is a good guess and no promise; whoever relies on it must not wait for long.
+//! This is an estimate, not a guarantee; callers that rely on it must not wait for long.
 //!
 //! Ownership: shard-local.
 
@@ -21,14 +21,14 @@ use std::{
 use super::LocalFuture;
 
 thread_local! {
-    /// Operations that glommio's rings have under way for this thread.
+    /// Operations in progress in glommio's rings for this thread.
     static OPERATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// An operation of glommio's rings is under way while this is there: only a turn of the reactor starts
-/// it and finds out that it is done.
+/// An operation of glommio's rings is in progress while this exists: only a turn of the reactor
+/// starts it and notices its completion.
 pub(super) struct Operation {
-    /// Counted by its thread.
+    /// Counted per thread.
     _local: PhantomData<Rc<()>>,
 }
 
@@ -43,19 +43,19 @@ impl Drop for Operation {
     }
 }
 
-/// What one shard knows of its being idle.
+/// The state of one shard's idle detection.
 #[derive(Default)]
 pub(super) struct Idleness {
     /// How often a background task has run.
     background_runs: Cell<u64>,
-    /// The guard is to answer, and has answered.
+    /// Whether the guard was asked, and whether it has answered.
     asked: Cell<bool>,
     guard: RefCell<Option<Waker>>,
     asker: RefCell<Option<Waker>>,
 }
 
 impl Idleness {
-    /// `task`, noted whenever it runs. For every task of the background queue but the guard.
+    /// Wraps `task` so that every run of it is counted. For every background task but the guard.
     pub(super) fn noted(
         self: &Rc<Self>,
         mut task: LocalFuture<'static, ()>,
@@ -67,7 +67,7 @@ impl Idleness {
         })
     }
 
-    /// The background queue's own task: answers whoever asks, for as long as the shard lives.
+    /// The background queue's own task: answers for as long as the shard lives.
     pub(super) async fn guard(self: Rc<Self>) {
         poll_fn(|context| {
             if self.asked.take()
@@ -85,8 +85,8 @@ impl Idleness {
         .await
     }
 
-    /// Waits until nothing of the foreground can run; true if nothing of the background could, nor has
-    /// glommio anything under way.
+    /// Waits until no foreground task can run; true if no background task could either, and glommio
+    /// has no operation in progress.
     pub(super) async fn idle(&self) -> bool {
         let runs = self.background_runs.get();
         self.asked.set(true);
@@ -115,7 +115,7 @@ mod tests {
         shard::{self, ShardContext, ShardOptions},
     };
 
-    /// Asks in the foreground, as the one who waits for sockets does.
+    /// Asks in the foreground, as the task that waits for sockets does.
     async fn ask(idleness: &Rc<Idleness>, executor: &dyn Executor) -> bool {
         let answer = Rc::new(Cell::new(None));
         let (asked, told) = (idleness.clone(), answer.clone());

@@ -1,18 +1,19 @@
-//! What stands between the octets of the transport and those of the protocol: a chain of layers, TLS
-//! nearest to the wire, and above it what the protocol may add (deflate, RFC 4978). `Connection` moves
-//! the octets in and out; a plain connection has no layer and pays nothing.
+//! The layers between the octets of the transport and those of the protocol: TLS next to the wire,
+//! and above it layers that the protocol may add (deflate, RFC 4978). `Connection` moves the octets
+//! in and out; a plain connection has no layer and no overhead.
 //!
 //! ```text
 //! received -> open (layer 0) -> open (layer 1) -> input
 //! sent     <- seal (layer 0) <- seal (layer 1) <- output
 //! ```
 //!
-//! A layer is a pure state machine. What it cannot open yet, since it was cut short, is kept beside it
-//! in a buffer that counts against the shard's budget. A handover takes the whole chain apart, layer by
-//! layer with what is kept, and puts it together again on the other shard.
+//! A layer is a pure state machine. Input that it cannot open yet because it is incomplete is kept
+//! beside it in a buffer that counts against the shard's budget. A handover takes the chain apart,
+//! layer by layer with its kept input, and reassembles it on the other shard.
 //!
-//! With one layer octets go from the received ones into the input, and from the output into what is
-//! sent, without a copy between; each further layer has a buffer in between for as long as a call lasts.
+//! With one layer, octets go from the receive buffer into the input, and from the output into the
+//! send buffer, without a copy in between; each further layer uses an intermediate buffer for the
+//! duration of a call.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -26,10 +27,10 @@ use super::{
 
 /// One layer of a stream. `Send`: it travels when its connection is handed over.
 pub(super) trait Layer: Send {
-    /// Opens what is in `sealed`, which may be overwritten, and appends it to `opened`; what the layer
-    /// has to say to its peer by itself goes to `outgoing`. Answers how many octets of `sealed` are done
-    /// with: the rest is passed again with more behind it. After an error `outgoing` may hold what tells
-    /// the peer.
+    /// Opens `sealed`, which may be overwritten, and appends the result to `opened`; the layer's
+    /// own messages to the peer go to `outgoing`. Returns how many octets of `sealed` are
+    /// processed: the rest is passed again with more behind it. After an error `outgoing` may hold
+    /// an alert for the peer.
     fn open(
         &mut self,
         sealed: &mut [u8],
@@ -37,8 +38,8 @@ pub(super) trait Layer: Send {
         outgoing: &mut Vec<u8>,
     ) -> Result<usize, ConnectionError>;
 
-    /// Seals all of `message` into `outgoing`. `kept` is what `open` left; how many octets of it are done
-    /// with is answered again, as some may be opened on the occasion.
+    /// Seals all of `message` into `outgoing`. `kept` is what `open` left; returns how many octets
+    /// of it are processed, as some may be opened at the same time.
     fn seal(
         &mut self,
         message: &[u8],
@@ -47,26 +48,26 @@ pub(super) trait Layer: Send {
         outgoing: &mut Vec<u8>,
     ) -> Result<usize, ConnectionError>;
 
-    /// Appends what ends our side of the stream. The last call.
+    /// Appends the end of our side of the stream. The last call.
     fn seal_end(&mut self, kept: &mut [u8], outgoing: &mut Vec<u8>) -> Result<(), ConnectionError>;
 
-    /// Messages can be sealed: the two sides have agreed.
+    /// Whether messages can be sealed: the two sides have completed the handshake.
     fn is_settled(&self) -> bool;
 
-    /// The peer has ended its side: no more will be opened.
+    /// Whether the peer has ended its side: no more will be opened.
     fn has_ended(&self) -> bool;
 
-    /// Most octets kept of a piece cut short; more means a peer that never completes one.
+    /// Most octets kept of an incomplete piece; more means a peer that never completes one.
     fn kept_max(&self) -> usize;
 
-    /// Nobody between the two sides can read along.
+    /// Whether the stream is encrypted.
     fn is_private(&self) -> bool;
 
-    /// For the Received header, where there is something to say.
+    /// For the Received header, if there is something to say.
     fn description(&self) -> Option<String>;
 }
 
-/// A layer, and what it could not open yet.
+/// A layer, and the input that it could not open yet.
 struct Stage {
     layer: Box<dyn Layer>,
     kept: PooledBuffer,
@@ -78,7 +79,7 @@ pub(super) struct Layers {
     stages: Vec<Stage>,
 }
 
-/// Layers between two shards: each with what it kept.
+/// Layers between two shards, each with its kept input.
 pub(super) struct DetachedLayers(Vec<(Box<dyn Layer>, Vec<u8>)>);
 
 impl Layers {
@@ -112,13 +113,13 @@ impl Layers {
         self.each().find_map(Layer::description)
     }
 
-    /// Before a wait: what is kept meanwhile is kept in its own size, and counted.
+    /// Before a wait: shrinks the kept input's buffers to their contents, and counts them.
     pub(super) fn fit(&mut self) {
         self.stages.iter_mut().for_each(|stage| stage.kept.fit());
     }
 
-    /// Opens `received`, which comes from the wire, through all layers into `input`. What they have to
-    /// say to the peer goes to `wire`, after an error too.
+    /// Opens `received`, which comes from the wire, through all layers into `input`. The layers'
+    /// own messages to the peer go to `wire`, also after an error.
     pub(super) fn open(
         &mut self,
         received: &mut [u8],
@@ -151,7 +152,8 @@ impl Layers {
         }
     }
 
-    /// Seals `message` through all layers into `wire`. What is opened on the occasion goes to `input`.
+    /// Seals `message` through all layers into `wire`. Input opened at the same time goes to
+    /// `input`.
     pub(super) fn seal(
         &mut self,
         message: &[u8],
@@ -185,7 +187,7 @@ impl Layers {
         }
     }
 
-    /// Seals what ends our side of each layer, from the top down, into `wire`.
+    /// Seals the end of our side of each layer, from the top down, into `wire`.
     pub(super) fn seal_end(
         &mut self,
         input: &mut PooledBuffer,
@@ -227,7 +229,7 @@ impl Layers {
 }
 
 impl Stage {
-    /// Opens `received` behind what was kept, and keeps what was cut short.
+    /// Opens `received` behind the kept input, and keeps an incomplete rest.
     fn open(
         &mut self,
         received: &mut [u8],

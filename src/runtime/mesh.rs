@@ -1,12 +1,12 @@
-//! Messages between shards: `call` runs a closure on another shard and brings its result back.
+//! Messages between shards: `call` runs a closure on another shard and returns its result.
 //!
 //! Invariant: a mesh receiver never waits on a send. A request takes one of the sender's credits
 //! for that target (bounded in-flight; waits for a credit, up to the deadline), the receiver spawns
 //! it as a task of its own, and its reply goes into a slot that the sender reserved before it sent.
 //! So every inbox is bounded by the credits of all others, and no cycle of full queues can form.
 //!
-//! Requests are of a [`Class`], each with credits of its own: what waits for a silent disk must not
-//! hold up what needs none.
+//! Requests have a [`Class`], each with its own credits: requests that wait for a silent disk must
+//! not hold up those that need no disk.
 //!
 //! Only a shard's receiver task is ever woken from another thread, once for any number of messages
 //! queued meanwhile; callers are woken on their own shard by their receiver.
@@ -40,21 +40,21 @@ use super::{
 };
 use crate::model::ShardId;
 
-/// What a request is about. One class never waits for the credits of another.
+/// The purpose of a request. One class never waits for the credits of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Stores a message: lasts as long as the target's disk takes.
     Delivery,
     /// A connection whose client has logged in moves to its account's owner.
     Handover,
-    /// One shard asks another for what it knows, without its disk.
+    /// One shard asks another for state that needs no disk.
     Upkeep,
 }
 
 impl Class {
     const ALL: [Class; 3] = [Class::Delivery, Class::Handover, Class::Upkeep];
 
-    /// Requests of this class that one shard may have under way on another.
+    /// Requests of this class that one shard may have in progress on another.
     pub const fn credits(self) -> usize {
         match self {
             Class::Delivery => 256,
@@ -64,14 +64,14 @@ impl Class {
     }
 }
 
-/// Requests that one shard may have under way on another: what bounds an inbox.
+/// Requests that one shard may have in progress on another: the bound of an inbox.
 pub const CREDITS: usize =
     Class::Delivery.credits() + Class::Handover.credits() + Class::Upkeep.credits();
 
-/// Requests from outside the shards that may be under way on one shard.
+/// Requests from outside the shards that may be in progress on one shard.
 pub const GATE_CREDITS: usize = 1024;
 
-/// Messages handled before other tasks of the shard get their turn.
+/// Messages handled before other tasks of the shard run.
 const MESSAGES_AT_ONCE_MAX: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +80,7 @@ pub enum MeshError {
     TimedOut,
     #[error("shard is shutting down")]
     Closed,
-    /// Only through a `MeshGate`: too many requests from outside are under way.
+    /// Only through a `MeshGate`: too many requests from outside are in progress.
     #[error("shard has too many requests from outside under way")]
     Busy,
 }
@@ -103,10 +103,10 @@ enum Message<S> {
     Errand(Errand<S>),
 }
 
-/// What other threads know of a shard.
+/// The part of a shard's mesh that other threads see.
 struct Inbox<S> {
     messages: Sender<Message<S>>,
-    /// Set by whoever wakes the receiver, cleared by the receiver before it looks.
+    /// Set by the thread that wakes the receiver, cleared by the receiver before it looks.
     woken: AtomicBool,
     receiver: Mutex<Option<DistantWaker>>,
     closed: AtomicBool,
@@ -162,7 +162,7 @@ pub fn build<S: 'static>(shard_count: u16) -> (Vec<MeshSeat<S>>, MeshGate<S>) {
 }
 
 impl<S: 'static> MeshSeat<S> {
-    /// Joins on the shard's thread. The mesh can call others at once; it answers others from
+    /// Joins on the shard's thread. The mesh can call other shards at once; it answers them from
     /// `Mesh::open` on.
     pub fn join(self, executor: Rc<dyn Executor>) -> Mesh<S> {
         let resources = ShardResources::current();
@@ -203,23 +203,23 @@ struct Core<S> {
     resources: Rc<ShardResources>,
     /// Set by `open`, taken by `close`.
     state: RefCell<Option<Rc<S>>>,
-    /// Calls under way, by the number their request carries.
+    /// Calls in progress, by the number that their request carries.
     slots: RefCell<Slab<Rc<Slot>>>,
     /// By target and class.
     credits: Vec<[Rc<Credits>; Class::ALL.len()]>,
 }
 
-/// Where the reply of a call goes. The caller holds it too; if it stopped waiting, the reply is
+/// The destination of a call's reply. The caller holds it too; if it stopped waiting, the reply is
 /// dropped with the slot.
 struct Slot {
-    /// Given back by the answer; a call to the own shard takes none.
+    /// Returned by the answer; a call to the own shard takes none.
     credits: Option<Rc<Credits>>,
     answer: RefCell<Option<Answer>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl<S: 'static> Mesh<S> {
-    /// Begins to answer requests with `state`. Requests sent before were kept.
+    /// Begins to answer requests with `state`. Requests that arrived before were kept.
     pub fn open(&self, state: Rc<S>) {
         *self.core.state.borrow_mut() = Some(state);
         let core = self.core.clone();
@@ -240,8 +240,8 @@ impl<S: 'static> Mesh<S> {
         self.core.inboxes.len() as u16
     }
 
-    /// Stops answering: calls to this shard fail with `Closed`, requests not yet begun are dropped
-    /// (their callers time out). Requests under way run on. Also lets go of the state.
+    /// Stops answering: calls to this shard fail with `Closed`, requests not yet started are
+    /// dropped (their callers time out). Requests in progress run on. Also drops the state.
     pub fn close(&self) {
         let inbox = self.core.own_inbox();
         inbox.closed.store(true, Ordering::Release);
@@ -252,9 +252,8 @@ impl<S: 'static> Mesh<S> {
         }
     }
 
-    /// Runs `request` on `target` (also when that is this shard) and answers its result.
-    /// The request runs to its end even when the caller stopped waiting. A shard that does not
-    /// exist is `Closed`.
+    /// Runs `request` on `target` (which may be this shard) and returns its result. The request
+    /// runs to its end even if the caller stops waiting. A shard that does not exist is `Closed`.
     pub async fn call<T, F>(
         &self,
         target: ShardId,
@@ -303,7 +302,7 @@ impl<S: 'static> Core<S> {
         (self.slots.borrow_mut().insert(slot.clone()), slot)
     }
 
-    /// A call to the own shard: polled in place once, since most end there; only one that has to
+    /// A call to the own shard: polled in place once, since most finish then; only one that has to
     /// wait becomes a task, so that it runs to its end like any other.
     async fn call_here<T, F>(&self, deadline: &mut Deadline, request: F) -> Result<T, MeshError>
     where
@@ -322,7 +321,8 @@ impl<S: 'static> Core<S> {
         slot.answer(deadline).await
     }
 
-    /// Handles what is in the inbox. Ready(true) when there may be more, Ready(false) at the end.
+    /// Handles the messages in the inbox. Ready(true) if there may be more, Ready(false) at the
+    /// end.
     fn poll_receive(self: &Rc<Self>, context: &mut Context<'_>) -> Poll<bool> {
         if self.state.borrow().is_none() {
             return Poll::Ready(false);
@@ -358,7 +358,7 @@ impl<S: 'static> Core<S> {
                 let running = request(state);
                 let task = async move {
                     let reply = Message::Reply { slot, answer: running.await };
-                    // A source that closed meanwhile waits for nothing.
+                    // A source that has closed meanwhile does not wait for it.
                     let _ = core.inboxes[usize::from(source.0)].send(reply);
                 };
                 self.executor.spawn(Priority::Foreground, Box::pin(task));
@@ -403,7 +403,7 @@ impl Slot {
     }
 }
 
-/// When a call gives up. The timer is made only once there is something to wait for.
+/// The deadline of a call. The timer is created only once there is something to wait for.
 struct Deadline {
     resources: Rc<ShardResources>,
     timeout: Duration,
@@ -425,19 +425,19 @@ impl Deadline {
     }
 }
 
-/// What one shard may still send to one target, of one class. First come, first served.
+/// The credits of one target and class. First come, first served.
 struct Credits {
     class: Class,
     in_use: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<CreditWait>>>,
 }
 
-/// A caller in the queue. A credit given back passes straight to the first of them.
+/// A caller in the queue. A returned credit passes directly to the first of them.
 #[derive(Default)]
 struct CreditWait {
-    /// A credit came and is not yet taken up.
+    /// A credit was granted and not taken yet.
     granted: Cell<bool>,
-    /// Out of the queue.
+    /// Removed from the queue.
     called: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -477,7 +477,7 @@ impl Credits {
     }
 }
 
-/// A place in the queue for credits; leaving it loses no credit.
+/// A place in the queue for credits; dropping it loses no credit.
 struct CreditPlace {
     credits: Rc<Credits>,
     wait: Rc<CreditWait>,
@@ -501,7 +501,7 @@ impl Drop for CreditPlace {
     }
 }
 
-/// The way into the shards from other threads (the control thread, signals). Cheap to clone.
+/// Access to the shards from other threads (the control thread, signals). Cheap to clone.
 pub struct MeshGate<S> {
     inboxes: Inboxes<S>,
 }
@@ -517,7 +517,7 @@ impl<S: 'static> MeshGate<S> {
         self.inboxes.len() as u16
     }
 
-    /// Runs `errand` on `target` some time and asks for no answer.
+    /// Runs `errand` on `target` at some time, without an answer.
     pub fn post<F>(&self, target: ShardId, errand: F) -> Result<(), MeshError>
     where
         F: FnOnce(Rc<S>) -> LocalFuture<'static, ()> + Send + 'static,
@@ -530,8 +530,8 @@ impl<S: 'static> MeshGate<S> {
         inbox.send(Message::Errand(Box::new(errand)))
     }
 
-    /// Runs `request` on `target` and answers its result, on any executor (tokio). It waits as
-    /// long as the request takes: the caller sets the deadline with its own timers.
+    /// Runs `request` on `target` and returns its result, on any executor (tokio). It waits as long
+    /// as the request takes: the caller sets the deadline with its own timers.
     pub fn call<T, F>(
         &self,
         target: ShardId,
@@ -545,7 +545,7 @@ impl<S: 'static> MeshGate<S> {
         let posted = self.post(target, move |state| {
             let running = request(state);
             Box::pin(async move {
-                // A caller that went away wants no answer.
+                // The caller may be gone.
                 let _ = reply.send(running.await);
             })
         });
@@ -565,7 +565,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What each test shard answers with.
+    /// The state of each test shard.
     #[derive(Default)]
     struct State {
         id: ShardId,
@@ -637,7 +637,7 @@ mod tests {
         assert_eq!(ids, expected);
     }
 
-    /// More calls than credits, both ways at once: none is lost and the credits come back.
+    /// More calls than credits, in both directions at once: none is lost and the credits come back.
     #[test]
     fn thousands_of_crossing_calls_all_return() {
         let calls = 20 * Class::Delivery.credits();
@@ -649,7 +649,7 @@ mod tests {
                     let call =
                         mesh(&state).call(ShardId(1), Class::Delivery, 20 * SECOND, |there| {
                             Box::pin(async move {
-                                // And back to the asker from within.
+                                // And back to the caller from within.
                                 let mesh = mesh(&there).clone();
                                 let back =
                                     mesh.call(ShardId(0), Class::Delivery, 20 * SECOND, |here| {
@@ -699,8 +699,8 @@ mod tests {
         assert_eq!((second, in_use, ran), (Ok(0), 0, Ok(1)));
     }
 
-    /// Messages for a shard whose disk says nothing take all credits of their class, and more wait
-    /// for one: who logs in moves there all the same.
+    /// Messages for a shard with a silent disk take all credits of their class, and more wait for
+    /// one: handovers to that shard still work.
     #[test]
     fn unanswered_deliveries_do_not_hold_up_handovers() {
         let held = Class::Delivery.credits() + 10;

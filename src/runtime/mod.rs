@@ -1,7 +1,7 @@
 //! When things run: executors, connections, timers, the mesh between shards, devices.
 //!
-//! `glommio::` is named only below this folder. Everything above sees the traits and types here,
-//! so that the store runs under the simulator (`simulation`) exactly as it runs in production.
+//! `glommio::` is named only below this folder. Everything above uses the traits and types here, so
+//! that the store runs under the simulator (`simulation`) exactly as in production.
 
 pub mod acceptor;
 pub mod answer;

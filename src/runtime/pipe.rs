@@ -49,7 +49,7 @@ fn change(pipe: &Mutex<Pipe>, change: impl FnOnce(&mut Pipe) -> Option<Waker>) {
 }
 
 impl MemoryPeer {
-    /// Sends one chunk: the server receives it by one read of its own (if it is at most 64 KiB).
+    /// Sends one chunk: the server receives it by one read (if it is at most 64 KiB).
     pub fn send(&self, chunk: &[u8]) {
         change(&self.pipe, |pipe| {
             if !chunk.is_empty() {
@@ -59,7 +59,7 @@ impl MemoryPeer {
         });
     }
 
-    /// Takes what the server sent so far.
+    /// Takes the server's output so far.
     pub fn take_output(&self) -> Vec<u8> {
         std::mem::take(&mut lock(&self.pipe).to_client)
     }
@@ -85,7 +85,7 @@ impl MemoryPeer {
         });
     }
 
-    /// Makes the server's present or next wait time out.
+    /// Makes the server's current or next wait time out.
     pub fn expire(&self) {
         change(&self.pipe, |pipe| {
             pipe.expired = true;
@@ -132,7 +132,7 @@ impl MemoryEnd {
         Poll::Ready(Ok(count))
     }
 
-    /// Never waits: what the client does not take stays in memory.
+    /// Never waits: output that the client does not take stays in memory.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut result = Ok(bytes.len());
         change(&self.pipe, |pipe| {

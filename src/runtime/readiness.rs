@@ -1,20 +1,21 @@
-//! Which sockets of a shard can be read or written: one epoll set, itself watched by io_uring.
+//! Which sockets of a shard can be read or written: one epoll set, which io_uring watches.
 //!
-//! A poll request in the ring for every read would do as well, and did: but each completion is work
-//! that the kernel gives to the shard's thread by an interrupt to its processor, one for every piece
-//! a client sends (1.3 to 3.8 a message on loopback; glommio cannot ask for `IORING_SETUP_COOP_TASKRUN`).
-//! A set is registered with once a connection, notes what comes without disturbing anybody, and needs
-//! one poll request for all that came meanwhile. docs/performance.md has the figures.
+//! A poll request in the ring for every read would work as well, and did: but the kernel delivers
+//! each completion to the shard's thread by an interrupt of its processor, one for every piece a
+//! client sends (1.3 to 3.8 a message on loopback; glommio cannot ask for
+//! `IORING_SETUP_COOP_TASKRUN`). A socket is registered with a set once per connection, the set
+//! records events without interrupting anyone, and one poll request covers all events meanwhile.
+//! docs/performance.md has the figures.
 //!
-//! Registrations are edge-triggered: [`Watched`] remembers that its socket was readable until a read
-//! has taken all there was.
+//! Registrations are edge-triggered: [`Watched`] remembers that its socket was readable until a
+//! read has emptied it.
 //!
-//! Where glommio sleeps costs a dozen system calls: five before it and five after. So a shard that has
-//! nothing to do and expects its clients back soon waits for the set itself, in one call that is as
-//! short as [`LINGER_MAX`]: it lingers. Other threads wake its tasks by a bell that is in the set.
+//! A sleep in glommio costs a dozen system calls: five before it and five after. So a shard that
+//! has nothing to do and expects its clients back soon waits on the set itself, in one call of at
+//! most [`LINGER_MAX`]: it lingers. Other threads wake its tasks with a bell that is in the set.
 //!
-//! Ownership: shard-local. A descriptor leaves the set when it is closed; `Watched::release` takes it
-//! out before another shard gets it.
+//! Ownership: shard-local. A descriptor leaves the set when it is closed; `Watched::release`
+//! removes it before another shard gets it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -41,22 +42,22 @@ use slab::Slab;
 
 use super::{bell::Bell, executor::Executor, idleness::Idleness, write_ring::WriteRing};
 
-/// Events taken by one call, and so sessions that run between two looks at the clock.
+/// Events taken by one call, and therefore sessions that run between two clock reads.
 const EVENTS_MAX: usize = 32;
 
-/// Between two looks at the set while no descriptor is free to wait with.
+/// Between two polls of the set while no descriptor is free to wait with.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
 
-/// A shard that is never out of work looks at the set this often all the same: the ring, which would
-/// say that it is time to, is looked at only when a time slice is over.
+/// A shard that is never idle polls the set this often anyway: its ring, which would signal
+/// readiness, is polled only when a time slice is over.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A shard that serves its sockets goes without a turn of glommio's reactor this long at most: what
-/// only the reactor sees (timers, above all) is late by that much.
-/// A client that stays away longer is waited for where glommio sleeps.
+/// A shard that serves its sockets skips glommio's reactor for at most this long: events that only
+/// the reactor sees (mainly timers) may be late by as much. Clients that pause for longer are
+/// waited for in glommio.
 const LINGER_MAX: Duration = Duration::from_millis(2);
 
-/// In place of a socket's key: the bell, and the ring of writes.
+/// Used in place of a socket's key: the bell, and the ring for writes.
 const BELL: u64 = u64::MAX;
 const WRITES: u64 = u64::MAX - 1;
 
@@ -64,31 +65,31 @@ const WRITES: u64 = u64::MAX - 1;
 pub(super) struct Readiness {
     epoll: Epoll,
     bell: Arc<Bell>,
-    /// None where the kernel gives no ring.
+    /// `None` if the kernel gives no ring.
     writes: Option<Rc<WriteRing>>,
-    /// Asked before the shard lingers; without it never does.
+    /// Asked before the shard lingers; without it the shard never lingers.
     idleness: Option<Rc<Idleness>>,
     watched: RefCell<Slab<Rc<State>>>,
-    /// Events so far, for who wants to know whether any came.
+    /// Events so far, so that callers can see whether any came.
     events: Cell<u64>,
-    /// The last look.
+    /// The last poll.
     looked: Cell<Instant>,
     /// The shard lingers, or is about to.
     lingering: Cell<bool>,
-    /// When who dozes wants to be woken at the latest.
+    /// The latest time at which the dozing task must be woken.
     alarm: Cell<Option<Instant>>,
     sleeper: RefCell<Option<Waker>>,
-    /// How often the shard has lingered and something came.
+    /// How often the shard lingered and an event came.
     #[cfg(test)]
     lingered: Cell<usize>,
 }
 
-/// What is known of one descriptor.
+/// The state of one descriptor.
 #[derive(Default)]
 struct State {
-    /// There may be something to read that no read has looked for yet.
+    /// There may be unread data that no read has tried to get yet.
     readable: Cell<bool>,
-    /// The peer ended its half, or the socket failed: every read finds something out.
+    /// The peer ended its half, or the socket failed: every read returns something.
     ended: Cell<bool>,
     /// A write may be tried.
     writable: Cell<bool>,
@@ -96,13 +97,13 @@ struct State {
     waker: RefCell<Option<Waker>>,
 }
 
-/// A descriptor's place in the set. Dropping it forgets the place; the descriptor leaves when it is
-/// closed.
+/// A descriptor's place in the set. Dropping it frees the place; the descriptor leaves the set when
+/// it is closed.
 pub(super) struct Watched {
     readiness: Rc<Readiness>,
     key: usize,
     state: Rc<State>,
-    /// Why the kernel did not take it in.
+    /// Why the kernel did not register it.
     refusal: Option<Errno>,
 }
 
@@ -110,7 +111,7 @@ impl Readiness {
     pub(super) fn new(idleness: Option<Rc<Idleness>>) -> io::Result<Readiness> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = Arc::new(Bell::new()?);
-        // Edge-triggered: nobody needs to take the event back.
+        // Edge-triggered: the event need not be reset.
         epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL))?;
         let writes = WriteRing::new().ok().map(Rc::new);
         if let Some(writes) = &writes {
@@ -133,8 +134,8 @@ impl Readiness {
     }
 
     /// Adds `descriptor`, which must be closed or given to [`Watched::release`] when the place is
-    /// dropped. If the kernel refuses (memory, fs.epoll.max_user_watches), whoever would have to wait
-    /// is told so instead ([`Watched::empty`], [`Watched::full`]).
+    /// dropped. If the kernel refuses (memory, fs.epoll.max_user_watches), a task that would have
+    /// to wait gets the error ([`Watched::empty`], [`Watched::full`]).
     pub(super) fn watch(self: &Rc<Self>, descriptor: BorrowedFd<'_>) -> Watched {
         let state = Rc::new(State { writable: Cell::new(true), ..State::default() });
         let key = self.watched.borrow_mut().insert(state.clone());
@@ -143,7 +144,7 @@ impl Readiness {
         Watched { readiness: self.clone(), key, state, refusal }
     }
 
-    /// Wakes whoever waits for what has become ready, for as long as the shard lives.
+    /// Wakes the tasks that wait for ready descriptors, for as long as the shard lives.
     pub(super) async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
         loop {
             let begun = Instant::now();
@@ -161,8 +162,8 @@ impl Readiness {
         }
     }
 
-    /// Serves the sockets without a turn of the reactor until `end`, as long as they are the only ones
-    /// that have something to do for the shard.
+    /// Serves the sockets without a turn of the reactor until `end`, as long as the shard has
+    /// nothing else to do.
     async fn linger(&self, idleness: &Idleness, end: Instant) {
         self.lingering.set(true);
         while idleness.idle().await {
@@ -170,7 +171,7 @@ impl Readiness {
             let left = due.saturating_duration_since(Instant::now());
             let came = !left.is_zero() && self.bell.heed() && self.take_events(left);
             self.bell.ignore();
-            // Who rang before the wait prevented it.
+            // A ring of the bell before the wait prevented the wait.
             let came = self.bell.answer() || came;
             let alarmed = self.alarm.get().is_some() && self.looked.get() >= due && due < end;
             if came || alarmed {
@@ -186,8 +187,8 @@ impl Readiness {
         self.wake_sleeper();
     }
 
-    /// Waits for the next event, or until `at`; on a shard that does not linger just for a look at the
-    /// set. One task at a time.
+    /// Waits for the next event, or until `at`; on a shard that does not linger, only for one poll
+    /// of the set. One task at a time.
     pub(super) async fn doze(&self, at: Instant) {
         if !self.lingering.get() {
             futures_lite::future::yield_now().await;
@@ -212,12 +213,12 @@ impl Readiness {
         }
     }
 
-    /// Wakes whoever waits for what has become ready; false if nothing has.
+    /// Wakes the tasks that wait for ready descriptors; false if there are none.
     pub(super) fn look(&self) -> bool {
         self.take_events(Duration::ZERO)
     }
 
-    /// [`Readiness::look`], once something is ready, somebody rings, or `timeout` is over.
+    /// [`Readiness::look`], once something is ready, the bell rings, or `timeout` is over.
     fn take_events(&self, timeout: Duration) -> bool {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let count = wait(&self.epoll, &mut events, timeout);
@@ -225,7 +226,7 @@ impl Readiness {
         let mut sockets = 0;
         for event in &events[..count] {
             match event.data() {
-                // Answered below, with those who found us awake.
+                // Handled below, together with rings that came while the shard was awake.
                 BELL => continue,
                 WRITES => {
                     if let Some(writes) = &self.writes {
@@ -235,7 +236,7 @@ impl Readiness {
                 }
                 _ => sockets += 1,
             }
-            // Not borrowed while somebody is woken: whatever that drops may leave the set.
+            // Not borrowed while a task is woken: what it drops may leave the set.
             let state = self.watched.borrow().get(event.data() as usize).cloned();
             if let Some(state) = state {
                 state.note(event.events());
@@ -250,13 +251,13 @@ impl Readiness {
         self.writes.as_ref()
     }
 
-    /// What other threads ring to wake a task of this shard; none where it spins, since then glommio
-    /// sees its own wake-ups sooner.
+    /// The bell with which other threads wake a task of this shard; `None` if the shard spins,
+    /// since then glommio sees its own wake-ups sooner.
     pub(super) fn bell(&self) -> Option<Arc<Bell>> {
         self.idleness.is_some().then(|| self.bell.clone())
     }
 
-    /// [`Readiness::look`], if the last one was a while ago.
+    /// [`Readiness::look`], if the last poll was a while ago.
     pub(super) fn look_if_due(&self) -> bool {
         self.looked.get().elapsed() >= LOOK_INTERVAL && self.look()
     }
@@ -280,8 +281,8 @@ impl Readiness {
     /// Waits until something in the set is ready.
     ///
     /// glommio has no readiness wait of its own. A stream over a duplicate descriptor starts with a
-    /// poll for reading; when that fires, its recv fails (the set is no socket), and that failure is
-    /// the signal.
+    /// poll for reading; when that fires, its recv fails (the set is not a socket), and that
+    /// failure is the signal.
     async fn ready(&self) -> io::Result<()> {
         let duplicate = self.epoll.0.try_clone()?;
         // SAFETY: `duplicate` owns an open descriptor and gives it up here.
@@ -291,10 +292,10 @@ impl Readiness {
     }
 }
 
-/// Takes events of `epoll`, once there are any or `timeout` is over; answers how many.
+/// Takes events from `epoll`, once there are any or `timeout` is over; returns how many.
 fn wait(epoll: &Epoll, events: &mut [EpollEvent; EVENTS_MAX], timeout: Duration) -> usize {
     if timeout.is_zero() {
-        // An error can only be EINTR: what is ready stays so.
+        // The only possible error is EINTR: ready descriptors stay ready.
         return epoll.wait(events, EpollTimeout::ZERO).unwrap_or(0);
     }
     let timeout = TimeSpec::from(timeout);
@@ -312,11 +313,11 @@ fn wait(epoll: &Epoll, events: &mut [EpollEvent; EVENTS_MAX], timeout: Duration)
             0,
         )
     };
-    // EINTR, or ENOSYS before Linux 5.11: as if nothing had come.
+    // EINTR, or ENOSYS before Linux 5.11: treated as no events.
     usize::try_from(count).unwrap_or(0)
 }
 
-/// What a descriptor is watched for at first; writing only once a write had to wait.
+/// Events watched at first; writing is added only once a write had to wait.
 const READING: EpollFlags =
     EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
 
@@ -329,8 +330,8 @@ impl State {
         if events.intersects(EpollFlags::EPOLLIN) {
             self.readable.set(true);
         }
-        // Not because of anything else: `full` makes the kernel tell of unread octets again, and a
-        // write tried then would make it tell again, for as long as the peer does not read.
+        // Only for these flags: `full` makes the kernel report unread octets again, and a write
+        // tried then would make it report them once more, for as long as the peer does not read.
         if events.intersects(EpollFlags::EPOLLOUT.union(FAILED)) {
             self.writable.set(true);
         }
@@ -349,7 +350,7 @@ impl State {
 }
 
 impl Watched {
-    /// Ready if there may be something to read; otherwise the task is woken when there is.
+    /// Ready if there may be data to read; otherwise the task is woken when there is.
     pub(super) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.state.readable.get() || self.state.ended.get() || self.refusal.is_some() {
             return Poll::Ready(());
@@ -358,23 +359,23 @@ impl Watched {
         Poll::Pending
     }
 
-    /// Notes that a read took all there was. Call it without a wait after that read.
+    /// Notes that a read emptied the socket. Call it without a wait after that read.
     pub(super) fn drained(&self) {
         self.state.readable.set(false);
     }
 
-    /// Notes that a read would have blocked: neither octets nor an end wait to be read.
+    /// Notes that a read would have blocked: there is neither data nor an end of stream.
     ///
     /// # Errors
-    /// When nobody would be told of more, so that it cannot be waited for.
+    /// If the descriptor is not registered, so that it cannot be waited for.
     pub(super) fn empty(&self) -> io::Result<()> {
         self.state.readable.set(false);
         self.state.ended.set(false);
         self.refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
-    /// Ready unless the last write would have blocked and there was no room since; otherwise the task
-    /// is woken when there is.
+    /// Ready unless the last write would have blocked and there has been no room since; otherwise
+    /// the task is woken when there is.
     pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.state.writable.get() {
             return Poll::Ready(());
@@ -386,15 +387,15 @@ impl Watched {
     /// Notes that a write to `descriptor` would have blocked.
     ///
     /// # Errors
-    /// When nobody would be told of room.
+    /// If the descriptor is not registered.
     pub(super) fn full(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.state.writable.set(false);
-        // Said anew each time: the kernel tells at once if there is room by now.
+        // Registered again each time: the kernel reports at once if there is room by now.
         let mut event = EpollEvent::new(READING | EpollFlags::EPOLLOUT, self.key as u64);
         Ok(self.readiness.epoll.modify(descriptor, &mut event)?)
     }
 
-    /// Takes `descriptor` out of the set, for it to be used elsewhere.
+    /// Removes `descriptor` from the set, for use elsewhere.
     pub(super) fn release(self, descriptor: BorrowedFd<'_>) {
         let _ = self.readiness.epoll.delete(descriptor);
     }
@@ -453,7 +454,7 @@ mod tests {
         watched.drained();
         assert!(!is_readable(&watched));
 
-        // The end of the stream came with the last octets: one event tells both.
+        // The end of the stream came with the last octets: one event reports both.
         peer.write_all(b"QUIT\r\n").unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
         assert!(readiness.look());
@@ -491,7 +492,7 @@ mod tests {
         assert!(readiness.look() && is_writable(&watched));
     }
 
-    /// A client that sends and never reads: asking for room tells of its octets again each time.
+    /// A client that sends and never reads: each request for room reports its octets again.
     #[test]
     fn unread_input_does_not_make_a_full_socket_writable() {
         let readiness = Rc::new(Readiness::new(None).unwrap());
@@ -506,7 +507,7 @@ mod tests {
         }
     }
 
-    /// Regular files are what a set always refuses.
+    /// A set always refuses regular files.
     #[test]
     fn what_the_set_refuses_is_tried_and_never_waited_for() {
         let readiness = Rc::new(Readiness::new(None).unwrap());
@@ -528,7 +529,7 @@ mod tests {
         assert!(readiness.watched.borrow().is_empty());
     }
 
-    /// More at once than one call takes; each task runs, on a real shard.
+    /// More events at once than one call takes; each task runs, on a real shard.
     #[test]
     fn a_shard_wakes_whoever_waits() {
         let count = EVENTS_MAX + 50;
@@ -562,8 +563,8 @@ mod tests {
         assert!(lives.into_iter().all(|life| life.is_ok()));
     }
 
-    /// A client that answers at once is waited for without glommio; who wakes a task from another thread
-    /// meanwhile is heard.
+    /// The shard waits without glommio for a client that answers at once; a wake from another
+    /// thread in the meantime is noticed.
     #[test]
     fn a_shard_lingers_for_a_lone_client() {
         use std::sync::mpsc;

@@ -1,14 +1,14 @@
-//! What the connections of one shard share: buffers, the scratch buffer, timers, the count of
-//! connections and the wish to shut down.
+//! Data shared by the connections of one shard: buffers, the scratch buffer, timers, the connection
+//! count and the shutdown request.
 //!
 //! Invariant: an idle connection holds none of this. Bytes are received into the shard's scratch
-//! buffer and copied to a pooled buffer only once there are some; a buffer that ran empty goes back
-//! to the pool, and one that has to wait with something in it is cut to that. Each shard has a byte
-//! budget for buffers in use (`budget`); at the limit waits of the connection that gives way fail
-//! with `NoMemory`, while replies always find memory, so that the refusal can be said.
+//! buffer and copied to a pooled buffer only if there are any; an empty buffer returns to the pool,
+//! and one that waits with data is shrunk to it. Each shard has a byte budget for buffers in use
+//! (`budget`); at the limit, waits of the connection that must give way fail with `NoMemory`, while
+//! replies always get memory, so that the refusal can be sent.
 //!
-//! Ownership: shard-local, one per thread, held by `Rc`. `shard::start` installs it; tests on other
-//! executors get one on first use.
+//! Ownership: shard-local, one per thread, held by `Rc`. `shard::start` installs it; on other
+//! executors tests get one on first use.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -26,13 +26,13 @@ use super::{
     write_ring::WriteRing,
 };
 
-/// Bytes received by one call at most, and therefore the size of the scratch buffer.
+/// Most bytes received by one call, and therefore the size of the scratch buffer.
 pub const SCRATCH_SIZE: usize = 64 * 1024;
 
 /// Capacity of the small pooled buffers: a batch of commands or replies.
 const SMALL_BUFFER: usize = 4 * 1024;
 
-/// Capacity of the pooled buffers for what is left of a line: a waiting connection's least cost.
+/// Capacity of the pooled buffers for the rest of a line: the minimum of a waiting connection.
 const REMAINDER_BUFFER: usize = 256;
 
 /// A buffer that grew past this is freed, not pooled.
@@ -48,7 +48,7 @@ const FREE_LARGE_MAX: usize = 32;
 pub struct ResourceLimits {
     /// Bytes of connection buffers in use at once.
     pub buffer_bytes_max: usize,
-    /// Connections served at once; those past it are refused in their protocol's words.
+    /// Connections served at once; further ones are refused with a reply of the protocol.
     pub connections_max: usize,
 }
 
@@ -58,19 +58,19 @@ impl Default for ResourceLimits {
     }
 }
 
-/// Connections that the shard did not serve since its start, by what there was too much of.
+/// Connections that the shard refused since its start, by limit.
 #[derive(Default)]
 pub struct RefusalCounts {
-    /// Of all connections.
+    /// The shard's own limit.
     pub full: Cell<u64>,
-    /// Of one address or network.
+    /// The limits of one address or network.
     pub connections: Cell<u64>,
     pub strangers: Cell<u64>,
     pub new_connections: Cell<u64>,
 }
 
 impl RefusalCounts {
-    /// Counts one; `None`: the shard is full.
+    /// Counts one refusal; `None`: the shard is full.
     pub(super) fn count(&self, excess: Option<Excess>) {
         let count = match excess {
             None => &self.full,
@@ -82,7 +82,7 @@ impl RefusalCounts {
     }
 }
 
-/// What one shard's connections share. See the module documentation.
+/// Data shared by one shard's connections. See the module documentation.
 pub struct ShardResources {
     limits: ResourceLimits,
     scratch: RefCell<Box<[u8]>>,
@@ -111,8 +111,8 @@ impl ShardResources {
         resources
     }
 
-    /// This thread's resources. Outside a shard (unit tests) they come into being here, with
-    /// default limits and with deadlines that never pass.
+    /// This thread's resources. Outside a shard (unit tests) they are created here, with default
+    /// limits and deadlines that never pass.
     pub fn current() -> Rc<ShardResources> {
         CURRENT.with_borrow_mut(|current| {
             current.get_or_insert_with(|| Rc::new(Self::new(ResourceLimits::default()))).clone()
@@ -149,24 +149,25 @@ impl ShardResources {
         }
     }
 
-    /// Makes this shard one that has sockets, and starts the task that tells when they are ready.
+    /// Gives this shard a set of sockets, and starts the task that watches it.
     pub(super) fn watch_sockets(&self, readiness: Rc<Readiness>, executor: &Rc<dyn Executor>) {
         let drive = readiness.clone().drive(executor.clone());
         executor.spawn(Priority::Foreground, Box::pin(drive));
         let _ = self.readiness.set(readiness);
     }
 
-    /// What other threads ring to wake a task of this shard; none where tests play one, or it spins.
+    /// The bell with which other threads wake a task of this shard; `None` where tests play a
+    /// shard, or the shard spins.
     pub(super) fn bell(&self) -> Option<Arc<Bell>> {
         self.readiness.get()?.bell()
     }
 
-    /// This shard's ring for appends; none where tests play one, or the kernel gives none.
+    /// This shard's ring for appends; `None` where tests play a shard, or the kernel gives none.
     pub(super) fn write_ring(&self) -> Option<Rc<WriteRing>> {
         self.readiness.get()?.writes().cloned()
     }
 
-    /// The set of this shard's sockets. Only on shards, not where tests play one.
+    /// The set of this shard's sockets. Only on real shards.
     #[allow(clippy::unreachable, reason = "every shard has one before its first socket")]
     pub(super) fn readiness(&self) -> &Rc<Readiness> {
         match self.readiness.get() {
@@ -179,7 +180,7 @@ impl ShardResources {
         &self.timers
     }
 
-    /// Makes waiting sessions end: `Connection::fill` fails between commands from now on.
+    /// Ends waiting sessions: `Connection::fill` fails between commands from now on.
     pub fn shut_down(&self) {
         self.shutting_down.set(true);
         self.timers.wake_all();
@@ -194,7 +195,7 @@ impl ShardResources {
         self.connections.get()
     }
 
-    /// True when the shard serves as many connections as it may (or more, after a handover).
+    /// True if the shard has as many connections as allowed (or more, after a handover).
     pub fn connections_full(&self) -> bool {
         self.connections.get() >= self.limits.connections_max
     }
@@ -222,7 +223,7 @@ impl ShardResources {
         &self.buffers
     }
 
-    /// Lends the scratch buffer for the length of `use_scratch`, which must not call back here.
+    /// Lends the scratch buffer to `use_scratch`, which must not call back here.
     pub(super) fn with_scratch<T>(&self, use_scratch: impl FnOnce(&mut [u8]) -> T) -> T {
         use_scratch(&mut self.scratch.borrow_mut())
     }
@@ -266,7 +267,7 @@ impl Drop for Driving {
     }
 }
 
-/// A byte buffer that counts against the shard's budget while it holds memory. Without memory
+/// A byte buffer that counts against the shard's budget while it holds memory. It has no memory
 /// until something is put in.
 pub(super) struct PooledBuffer {
     bytes: Vec<u8>,
@@ -296,8 +297,7 @@ impl PooledBuffer {
         &self.bytes
     }
 
-    /// The bytes for writing, with memory of some size behind them. Growth is counted by the next
-    /// `recount`.
+    /// The bytes for writing, with some memory allocated. `recount` counts any growth.
     pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
             self.bytes = self.resources.take(SMALL_BUFFER);
@@ -306,7 +306,7 @@ impl PooledBuffer {
         &mut self.bytes
     }
 
-    /// Makes room for `additional` bytes, from the pool when there is too little.
+    /// Makes room for `additional` bytes, from the pool if there is too little.
     pub(super) fn reserve(&mut self, additional: usize) {
         if self.bytes.capacity() - self.bytes.len() < additional {
             let size = (self.bytes.len() + additional).max(SMALL_BUFFER);
@@ -317,8 +317,8 @@ impl PooledBuffer {
         self.recount();
     }
 
-    /// Before a wait: what the buffer holds, if much less than it could, goes to one of its size. With
-    /// an eighth to spare, so that what trickles in is not copied for every octet.
+    /// Before a wait: data that needs much less than the buffer moves to a buffer of its size, with
+    /// an eighth to spare, so that trickling octets are not copied one by one.
     pub(super) fn fit(&mut self) {
         let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
         if len == 0 {
@@ -335,7 +335,7 @@ impl PooledBuffer {
         self.recount();
     }
 
-    /// Gives the memory back if nothing is in it.
+    /// Returns the memory if the buffer is empty.
     pub(super) fn release_if_empty(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 0 {
             self.resources.give(std::mem::take(&mut self.bytes));
@@ -343,7 +343,7 @@ impl PooledBuffer {
         }
     }
 
-    /// Gives the memory back, whatever is in it.
+    /// Returns the memory, even if the buffer is not empty.
     pub(super) fn discard(&mut self) {
         self.bytes.clear();
         self.release_if_empty();
@@ -354,7 +354,7 @@ impl PooledBuffer {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Counts what the buffer holds by now against the budget.
+    /// Counts the buffer's present capacity against the budget.
     pub(super) fn recount(&mut self) {
         let capacity = self.bytes.capacity();
         if capacity != self.charged {
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(resources.buffer_bytes(), 0);
     }
 
-    /// Whatever was received before, what waits costs what it is, and a little.
+    /// Whatever was received before, waiting data costs its own size, and a little more.
     #[test]
     fn a_remainder_costs_its_octets() {
         for len in [1, 100, 257, 1_000, 4_097, 60_000] {

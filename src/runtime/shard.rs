@@ -1,8 +1,8 @@
-//! Shards: one glommio executor a core, pinned, each on a thread of its own.
+//! Shards: one pinned glommio executor per core, each on its own thread.
 //!
-//! `main` makes one start closure per shard (with that shard's listeners and mesh seat inside) and
-//! calls `start`; each closure's future is the life of its shard. What would make glommio panic
-//! with a wrong reason is probed first by `host::probe`.
+//! `main` makes one start closure per shard (containing that shard's listeners and mesh seat) and
+//! calls `start`; each closure's future is the life of its shard. Conditions under which glommio
+//! would panic with a misleading reason are checked first by `host::probe`.
 //!
 //! Ownership: `ShardContext` is shard-local; `ShardThreads` belongs to the starter.
 
@@ -40,8 +40,7 @@ pub struct ShardOptions {
     pub ring_depth: usize,
     /// Busy-wait this long before sleeping: shorter wake-ups for a hot core. Off by default.
     pub spin_before_park: Option<Duration>,
-    /// A busy shard lets what is to be written gather this long, for fewer and larger writes. An idle
-    /// one never waits.
+    /// How long a busy shard gathers writes, for fewer and larger ones. An idle one never waits.
     pub commit_gather: Duration,
     /// Shares of the core under contention: sessions and commits against checkpoints, indexing.
     pub foreground_shares: usize,
@@ -65,7 +64,7 @@ impl Default for ShardOptions {
     }
 }
 
-/// What a shard's start closure works with.
+/// The context of a shard's start closure.
 pub struct ShardContext {
     pub id: ShardId,
     pub executor: Rc<dyn Executor>,
@@ -77,8 +76,8 @@ pub struct ShardThreads<T: Send + 'static> {
     threads: Vec<ExecutorJoinHandle<io::Result<T>>>,
 }
 
-/// Starts as many shards as there are `starts`. Shard `i` is pinned to the `i`-th processor this
-/// process may use; with more shards than processors none is pinned.
+/// Starts as many shards as there are `starts`. Shard `i` is pinned to the `i`-th processor that
+/// this process may use; with more shards than processors none is pinned.
 pub fn start<T, F, Life>(options: &ShardOptions, starts: Vec<F>) -> io::Result<ShardThreads<T>>
 where
     T: Send + 'static,
@@ -105,7 +104,7 @@ where
         let options = options.clone();
         let life = move || async move {
             let idleness = Rc::new(Idleness::default());
-            // Who wants the shard to spin wants it to do so where it would linger.
+            // A spinning shard must spin where it would otherwise linger.
             let lingering = options.spin_before_park.is_none().then(|| idleness.clone());
             let readiness = Rc::new(Readiness::new(lingering)?);
             let executor = GlommioExecutor::new(&options, readiness.clone(), idleness)?;
@@ -212,7 +211,7 @@ impl Executor for GlommioExecutor {
     }
 
     fn moment(&self) -> Moment {
-        // One start for all shards: sessions move, and their deadlines with them.
+        // One start for all shards, because sessions move with their deadlines.
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         Moment::default().after(START.elapsed())
     }
@@ -230,11 +229,12 @@ impl Executor for GlommioExecutor {
     }
 
     fn yield_now(&self) -> LocalFuture<'static, ()> {
-        // A long command's turns are shorter than a time slice: who has become ready meanwhile is next.
+        // A long command's turns are shorter than a time slice: tasks that became ready meanwhile
+        // run next.
         match self.readiness.look_if_due() {
             true => Box::pin(futures_lite::future::yield_now()),
             false if glommio::executor().need_preempt() => Box::pin(glommio::yield_if_needed()),
-            // A future without a size, whose box takes no memory.
+            // A zero-sized future, whose box allocates nothing.
             false => Box::pin(std::future::poll_fn(|_| Poll::Ready(()))),
         }
     }
@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    /// Starts `count` shards; each answers its number and the processors it may run on.
+    /// Starts `count` shards; each returns its number and the processors it may run on.
     fn started(count: u16) -> Vec<(ShardId, Vec<usize>)> {
         let life =
             |context: ShardContext| async move { (context.id, allowed_processors().unwrap()) };

@@ -1,7 +1,7 @@
 //! SIGTERM, SIGINT and SIGHUP as callbacks on a plain thread.
 //!
-//! The handler itself only notes the signal (signal-hook); the thread may then do what a signal
-//! handler may not: lock, allocate, post to the shards through a `MeshGate`.
+//! The handler itself only records the signal (signal-hook); the thread may then do what a signal
+//! handler must not: lock, allocate, post to the shards through a `MeshGate`.
 
 use std::{io, thread};
 
@@ -10,10 +10,10 @@ use signal_hook::{
     iterator::{Handle, Signals},
 };
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: finish what is in flight and exit.
+    /// SIGTERM or SIGINT: finish commands in progress and exit.
     Terminate,
     /// SIGHUP: read users and certificates again.
     Reload,

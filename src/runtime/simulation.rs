@@ -1,8 +1,8 @@
 //! A deterministic executor: one thread, a virtual clock, and the next task drawn from a seed.
 //!
 //! Called by tests of everything above the runtime and by the simulator. The same seed gives the
-//! same run; another seed another interleaving, which is how races between tasks are found. Tasks
-//! never run in parallel, and time passes only when nobody can run.
+//! same run; another seed gives another interleaving, which is how races between tasks are found.
+//! Tasks never run in parallel, and time passes only when no task can run.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::model::{Moment, Timestamp};
 
-/// A start of time that looks like today in logs and headers.
+/// A start time that looks current in logs and headers.
 const EPOCH_SECONDS: u64 = 1_700_000_000;
 
 /// The task that [`Simulation::run_until`] was given.
@@ -35,12 +35,12 @@ struct Inner {
     random: Cell<u64>,
     /// Microseconds since the simulation began.
     clock: Cell<u64>,
-    /// Microseconds by which somebody set the wall clock forward.
+    /// Microseconds by which the wall clock was set forward.
     wall_steps: Cell<i64>,
     tasks: RefCell<BTreeMap<u64, LocalFuture<'static, ()>>>,
     next_task: Cell<u64>,
     ready: Arc<Ready>,
-    /// Sleepers: when, in order of arrival, whom to wake.
+    /// Sleepers: the time, in order of arrival, and the task to wake.
     timers: RefCell<BinaryHeap<Reverse<(u64, u64)>>>,
     sleepers: RefCell<BTreeMap<u64, Waker>>,
     next_timer: Cell<u64>,
@@ -101,7 +101,7 @@ impl Simulation {
     /// Runs `future`, and whatever it spawned, until it is done; the rest stays for the next call.
     ///
     /// # Panics
-    /// When nobody can run and nobody sleeps: the tasks wait for each other.
+    /// If no task can run and none sleeps: the tasks wait for each other.
     pub fn run_until<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         self.0.ready.push(MAIN);
@@ -130,21 +130,21 @@ impl Simulation {
         }
     }
 
-    /// Forgets all tasks, as a crash would.
+    /// Drops all tasks, as a crash would.
     pub fn kill_tasks(&self) {
         let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
         drop(tasks);
     }
 
     fn run_task(&self, task: u64, context: &mut Context<'_>) {
-        // Out of the map while it runs, because it may spawn.
+        // Removed from the map while it runs, because it may spawn.
         let Some(mut future) = self.0.tasks.borrow_mut().remove(&task) else { return };
         if future.as_mut().poll(context).is_pending() {
             self.0.tasks.borrow_mut().insert(task, future);
         }
     }
 
-    /// Moves the clock to the next timer that somebody still waits for.
+    /// Moves the clock to the next timer that a task still waits for.
     fn wake_next_sleeper(&self) -> bool {
         while let Some(Reverse((time, timer))) = self.0.timers.borrow_mut().pop() {
             let sleeper = self.0.sleepers.borrow_mut().remove(&timer);
@@ -159,7 +159,7 @@ impl Simulation {
 }
 
 impl Simulation {
-    /// Somebody sets the wall clock, by so many seconds forward or, below zero, back.
+    /// Sets the wall clock forward by this many seconds, or back if negative.
     pub fn set_wall_clock(&self, seconds: i64) {
         let step = Timestamp::from_unix_seconds(seconds).0;
         self.0.wall_steps.set(self.0.wall_steps.get().saturating_add(step));
@@ -243,7 +243,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// Lets every other ready task be drawn before the caller goes on.
+/// Lets every other ready task run before the caller goes on.
 pub fn yield_once() -> impl Future<Output = ()> {
     let mut yielded = false;
     poll_fn(move |context| {

@@ -1,12 +1,12 @@
-//! A stream of pieces from one shard to another, for what is too large for one request of the mesh or
-//! comes bit by bit, and the answer to all of it.
+//! A stream of pieces from one shard to another, for data that is too large for one mesh request or
+//! arrives in pieces, with one answer to all of it.
 //!
-//! The request that opens it ends when the other side has begun, and gives its credit back then: a
-//! stream that lasts must not hold the credits that others need. From then on the stream has credits of
-//! its own, the free places of its queue: who sends waits for one, who takes never does.
+//! The request that opens it ends when the other side has started, and then returns its credit: a
+//! long stream must not hold credits that others need. From then on the stream has its own credits,
+//! the free places of its queue: the sender waits for one, the receiver never does.
 //!
-//! Ownership: [`Outgoing`] is on the shard that sends, [`Incoming`] on the one that takes; both may be
-//! dropped at any time, which the other side sees.
+//! Ownership: [`Outgoing`] is on the sending shard, [`Incoming`] on the receiving one; both may be
+//! dropped at any time, which the other side notices.
 
 use std::{rc::Rc, time::Duration};
 
@@ -20,56 +20,56 @@ use super::{
 };
 use crate::model::ShardId;
 
-/// The end that sends pieces, and waits for the answer.
+/// The sending end, which waits for the answer.
 pub struct Outgoing<P, A> {
     pieces: mpsc::Sender<P>,
     answer: oneshot::Receiver<A>,
 }
 
-/// The end that takes pieces, and answers.
+/// The receiving end, which answers.
 pub struct Incoming<P, A> {
     pieces: mpsc::Receiver<P>,
     answer: oneshot::Sender<A>,
 }
 
-/// The other side is gone, or never began.
+/// The other side is gone, or never started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the stream is broken")]
 pub struct Broken;
 
 impl<P, A> Outgoing<P, A> {
-    /// Waits for a free place. A receiver that gave up has left its reason in the answer, if it ever
-    /// began.
+    /// Waits for a free place. A receiver that gave up has left its reason in the answer, if it
+    /// ever started.
     pub async fn send(&self, piece: P) -> Result<(), Broken> {
         hear(self.pieces.send(piece)).await.map_err(|_| Broken)
     }
 
-    /// Pieces that were sent and not yet taken, of a stream with `places`.
+    /// Pieces that were sent and not yet received, in a stream with `places`.
     pub fn waiting(&self) -> usize {
         self.pieces.max_capacity() - self.pieces.capacity()
     }
 
-    /// What came of it, once the other side has all it wants.
+    /// The answer, once the other side is done.
     pub async fn answer(self) -> Result<A, Broken> {
         hear(self.answer).await.map_err(|_| Broken)
     }
 }
 
 impl<P, A> Incoming<P, A> {
-    /// The next piece; `None` if the sender is gone and all it sent was taken.
+    /// The next piece; `None` if the sender is gone and everything that it sent was received.
     pub async fn next(&mut self) -> Option<P> {
         hear(self.pieces.recv()).await
     }
 
-    /// Ends the stream. The sender may be gone: then nobody asks.
+    /// Ends the stream. The sender may be gone; then the answer is dropped.
     pub fn answer(self, answer: A) {
         let _ = self.answer.send(answer);
     }
 }
 
 impl<S: 'static> Mesh<S> {
-    /// Opens a stream of `places` to `target`, where `begin` starts a task that takes the pieces and
-    /// answers. `class` and `timeout` are for the request that opens it; if that fails the stream is
+    /// Opens a stream of `places` to `target`, where `begin` starts a task that receives the pieces
+    /// and answers. `class` and `timeout` are for the opening request; if that fails the stream is
     /// broken.
     pub fn open_stream<P, A, B>(
         &self,
@@ -93,8 +93,8 @@ impl<S: 'static> Mesh<S> {
                 begin(state, incoming);
                 Box::pin(std::future::ready(()))
             };
-            // A request that is not carried out takes its end of the stream with it, which the other
-            // end sees.
+            // A request that is not executed drops its end of the stream, which the other end
+            // notices.
             let _ = mesh.call(target, class, timeout, begun).await;
         };
         self.executor().spawn(Priority::Foreground, Box::pin(call));
@@ -128,7 +128,7 @@ mod tests {
         seats.into_iter().map(open).collect()
     }
 
-    /// Adds up what comes; stops for good after `enough`.
+    /// Adds up the pieces; stops permanently after `enough`.
     fn adding(enough: u32) -> impl FnOnce(Rc<Side>, Incoming<u32, u32>) + Send {
         move |side, mut incoming| {
             let executor = side.executor.clone();
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(sides[1].1.taken.get(), 10);
     }
 
-    /// More streams than there are credits are open at once: each gave its credit back.
+    /// More streams than credits are open at once: each returned its credit.
     #[test]
     fn streams_hold_no_credits() {
         let simulation = Simulation::new(1);

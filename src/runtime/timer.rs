@@ -1,14 +1,14 @@
 //! Deadlines of one shard: a coarse timer wheel over a single kernel timer.
 //!
-//! Every connection has a deadline at all times and nearly none ever passes, so arming must cost
-//! nothing: a later deadline is a plain store, found out when the wheel comes by. Only a deadline
+//! Every connection always has a deadline and nearly none ever passes, so arming must cost nothing:
+//! a later deadline is a plain store, noticed when the wheel reaches the timer. Only a deadline
 //! earlier than the next visit moves the timer to another slot. `Connection` and `Mesh` use it.
 //!
-//! Time is counted in ticks that the driver task announces; the wheel never reads a clock, so it
-//! runs under the simulator unchanged. A deadline passes up to two ticks late, never early.
+//! Time is counted in ticks from the driver task; the wheel never reads a clock, so it runs under
+//! the simulator unchanged. A deadline passes up to two ticks late, never early.
 //!
-//! Ownership: shard-local. A dropped timer leaves the wheel at once (a shard that accepts
-//! thousands of connections a second must not keep their remains for a turn of the wheel).
+//! Ownership: shard-local. A dropped timer leaves the wheel at once (a shard that accepts thousands
+//! of connections a second must not keep dead timers for a turn of the wheel).
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,24 +22,24 @@ use super::executor::Executor;
 /// Length of a tick: the resolution of every deadline.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// Slots of the wheel; a timer further away than this many ticks is looked at once a turn.
+/// Slots of the wheel; a timer further away than this many ticks is visited once a turn.
 const SLOTS: usize = 512;
 
-/// Most ticks taken at once. A shard that was suspended for hours lets its deadlines pass gradually
-/// instead of all at one moment.
+/// Most ticks taken at once. After a suspension of hours, deadlines pass gradually instead of all
+/// at one moment.
 const TICKS_AT_ONCE_MAX: u64 = 50;
 
-/// `Node::index` of a timer that stands in no slot.
+/// `Node::index` of a timer that is in no slot.
 const NOWHERE: usize = usize::MAX;
 
 /// `Node::deadline` of a timer that is not armed.
 const NEVER: u64 = u64::MAX;
 
-/// The shard's timers, in slots by the tick at which the wheel looks at them next.
+/// The shard's timers, in slots by the tick of the wheel's next visit.
 pub struct TimerWheel {
     slots: RefCell<Vec<Vec<Rc<Node>>>>,
     now: Cell<u64>,
-    /// Timers standing in slots.
+    /// Timers in slots.
     count: Cell<usize>,
     /// The driver, while it sleeps because the wheel is empty.
     parked_driver: RefCell<Option<Waker>>,
@@ -48,14 +48,14 @@ pub struct TimerWheel {
 struct Node {
     /// Tick at which the timer passes.
     deadline: Cell<u64>,
-    /// Tick at which the wheel looks at the timer: at most `deadline` while armed.
+    /// Tick of the wheel's next visit: at most `deadline` while armed.
     visit: Cell<u64>,
-    /// Place inside the slot of `visit`.
+    /// Index inside the slot of `visit`.
     index: Cell<usize>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// One deadline that can be armed again and again. Dropping it forgets it.
+/// One deadline that can be armed repeatedly. Dropping it cancels it.
 pub struct Timer {
     wheel: Rc<TimerWheel>,
     node: Rc<Node>,
@@ -71,7 +71,7 @@ impl TimerWheel {
         }
     }
 
-    /// Lets `ticks` ticks pass and wakes whoever waits for a deadline that passed with them.
+    /// Lets `ticks` ticks pass and wakes the tasks whose deadlines passed.
     pub fn advance(&self, ticks: u64) {
         for _ in 0..ticks {
             let now = self.now.get() + 1;
@@ -89,7 +89,7 @@ impl TimerWheel {
         }
     }
 
-    /// Wakes every waiter, so that it looks at the world again (shutdown).
+    /// Wakes every waiter, so that it checks its state again (shutdown).
     pub fn wake_all(&self) {
         let nodes: Vec<Rc<Node>> = self.slots.borrow().iter().flatten().cloned().collect();
         for node in nodes {
@@ -97,7 +97,7 @@ impl TimerWheel {
         }
     }
 
-    /// Advances the wheel for as long as the shard lives; sleeps while no timer stands in it.
+    /// Advances the wheel for as long as the shard lives; sleeps while the wheel is empty.
     pub async fn drive(self: Rc<Self>, executor: Rc<dyn Executor>) {
         loop {
             std::future::poll_fn(|context| self.poll_occupied(context)).await;
@@ -176,8 +176,8 @@ impl Timer {
         }
     }
 
-    /// Sets the deadline `timeout` from now. One more tick is added because the current one is
-    /// partly over.
+    /// Sets the deadline `timeout` from now. One tick is added because the current one is partly
+    /// over.
     pub fn arm(&self, timeout: Duration) {
         let ticks = (timeout.as_millis().div_ceil(TICK.as_millis())).min(u128::from(u32::MAX));
         let deadline = self.wheel.now.get() + ticks as u64 + 1;
@@ -195,7 +195,7 @@ impl Timer {
         self.node.deadline.set(NEVER);
     }
 
-    /// True once the deadline passed; otherwise the waiting task is woken when it does.
+    /// True once the deadline passed; otherwise the task is woken when it does.
     pub fn poll_passed(&self, context: &mut Context<'_>) -> bool {
         if self.node.deadline.get() <= self.wheel.now.get() {
             return true;
@@ -275,7 +275,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plain rule: a timer has passed exactly when its tick has come.
+        /// Compared with the plain rule: a timer has passed exactly when its tick has come.
         #[test]
         fn passes_when_a_list_of_deadlines_says_so(
             steps in prop::collection::vec((0usize..8, 0u64..2_000, 0u64..600), 1..60),

@@ -1,9 +1,8 @@
-//! Certificates and the TLS configuration all shards share.
+//! Certificates and the TLS configuration that all shards share.
 //!
-//! `TlsContext` is immutable but for one pointer: a reload swaps the whole `ServerConfig`, new
-//! handshakes use the new one, running sessions keep theirs. Session tickets are sealed by one
-//! ticketer for all shards and across reloads, so that a client may resume on whichever shard the
-//! kernel puts it.
+//! `TlsContext` is immutable except for one pointer: a reload swaps the whole `ServerConfig`, new
+//! handshakes use the new one, running sessions keep theirs. One ticketer seals session tickets for
+//! all shards and across reloads, so that a client may resume on any shard.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,10 +20,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::folder::read_file;
 
-/// TLS 1.3 tickets sent after a full handshake: one is what a mail client that reconnects uses.
+/// TLS 1.3 tickets sent after a full handshake: a reconnecting mail client uses one.
 const TICKETS_SENT: usize = 1;
 
-/// What can be wrong with a certificate or key; each names the file.
+/// Errors of a certificate or key; each names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     #[error("{}: cannot read: {source}", path.display())]
@@ -117,7 +116,7 @@ impl SelfSigned {
     }
 }
 
-/// What TLS connections are accepted with. Shared by all shards and listeners.
+/// The configuration for accepting TLS. Shared by all shards and listeners.
 pub struct TlsContext {
     config: ArcSwap<ServerConfig>,
     provider: Arc<CryptoProvider>,
@@ -146,8 +145,8 @@ impl TlsContext {
     }
 }
 
-/// TLS 1.2 and 1.3, no client certificates, no ALPN, no early data (it can be replayed), no
-/// session cache: tickets carry all that resumption needs.
+/// TLS 1.2 and 1.3, no client certificates, no ALPN, no early data (it can be replayed), no session
+/// cache: tickets carry everything that resumption needs.
 fn server_config(
     certificate: Certificate,
     provider: &Arc<CryptoProvider>,

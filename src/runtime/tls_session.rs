@@ -1,18 +1,18 @@
 //! One TLS connection as a pure state machine: ciphertext and plaintext in, plaintext and
-//! ciphertext out: the layer of a stream that is nearest to the wire (`layers`).
+//! ciphertext out. It is the stream layer next to the wire (`layers`).
 //!
-//! It stands on rustls' unbuffered interface, so that an idle TLS connection holds keys and
-//! nothing else: records are decrypted where they were received, only a record cut short is kept,
-//! and that by the chain of layers, which can therefore hand it to another shard.
+//! It uses rustls' unbuffered interface, so that an idle TLS connection holds only keys: records
+//! are decrypted where they were received, only an incomplete record is kept, and the chain of
+//! layers keeps it, so that it can be handed to another shard.
 //!
-//! rustls keeps positions in bytes that it does not have: where the fragments of an unfinished
-//! handshake message lie, and how far it has read, both from the start of what it has not
-//! discarded. It slices there without a look at the length, and panics if somebody took the bytes
-//! away. Hence two rules, whatever is wanted (opening, sealing, closing):
-//! - It is always handed all that it has not discarded: each call takes `ciphertext`, and its
+//! rustls keeps positions in bytes that it does not own: where the fragments of an unfinished
+//! handshake message are, and how far it has read, both from the start of what it has not
+//! discarded. It slices there without checking the length, and panics if the bytes were removed.
+//! Hence two rules for every operation (opening, sealing, closing):
+//! - It is always given everything that it has not discarded: each call takes `ciphertext`, and its
 //!   caller keeps what the answer did not count.
-//! - After an error nothing more is opened or sealed. It would read on in the middle of what failed
-//!   (and send a second alert); only the alert that it has queued is taken out.
+//! - After an error nothing more is opened or sealed. It would read on in the middle of the failed
+//!   data (and send a second alert); only the alert that it has queued is taken out.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -29,11 +29,11 @@ use rustls::{
 
 use super::{connection::ConnectionError, layers::Layer};
 
-/// Sealed bytes added to a record by any version and suite we offer, rounded up: header, explicit
-/// nonce, tag, content type.
+/// Most bytes added to a record by any version and suite that we offer, rounded up: header,
+/// explicit nonce, tag, content type.
 const RECORD_OVERHEAD: usize = 64;
 
-/// Most ciphertext kept undecrypted: the largest handshake message rustls joins (64 KiB) and a
+/// Most ciphertext kept undecrypted: the largest handshake message that rustls joins (64 KiB) and a
 /// record. More means a peer that never completes one.
 const CIPHERTEXT_MAX: usize = 96 * 1024;
 
@@ -44,9 +44,9 @@ const RECORD_SIZE: usize = 16 * 1024;
 pub(super) struct TlsSession {
     connection: UnbufferedServerConnection,
     handshake_done: bool,
-    /// The peer said close_notify: no plaintext will come any more.
+    /// The peer sent close_notify: no plaintext will follow.
     peer_closed: bool,
-    /// The first error, which is also the answer to whatever is asked after it.
+    /// The first error, which every later call returns.
     failed: Option<rustls::Error>,
 }
 
@@ -73,12 +73,12 @@ impl TlsSession {
             self.failed = Some(error.clone());
             return Err(error);
         }
-        // RFC 8446 6.1: what comes behind close_notify is ignored.
+        // RFC 8446 6.1: data after close_notify is ignored.
         Ok(if self.peer_closed { ciphertext.len() } else { opened })
     }
 
-    /// Drives rustls until it has nothing to do before more bytes come. `opened` counts the bytes
-    /// of `ciphertext` that it discards.
+    /// Drives rustls until it needs more bytes. `opened` counts the bytes of `ciphertext` that it
+    /// discards.
     fn advance(
         &mut self,
         ciphertext: &mut [u8],
@@ -120,7 +120,7 @@ impl TlsSession {
                         sealing.write(&mut traffic, outgoing)?;
                     }
                 }
-                // Nothing to do before more bytes come.
+                // Nothing to do until more bytes come.
                 Ok(_) => finished = true,
             }
             *opened += discard;
@@ -130,8 +130,8 @@ impl TlsSession {
         }
     }
 
-    /// After an error: takes out the alert that rustls queued, and has it read nothing more. While
-    /// it has something to say it says that before it looks at `rest`.
+    /// After an error: takes out the alert that rustls queued, and lets it read nothing more.
+    /// rustls returns queued output before it looks at `rest`.
     fn take_alert(&mut self, rest: &mut [u8], outgoing: &mut Vec<u8>) {
         while self.connection.wants_write() {
             let UnbufferedStatus { state, .. } = self.connection.process_tls_records(rest);
@@ -144,8 +144,8 @@ impl TlsSession {
 }
 
 impl Layer for TlsSession {
-    /// Records are opened where they lie. What must be sent are handshake messages, alerts and key updates;
-    /// what is left is a record or a handshake message cut short.
+    /// Records are opened in place. Output consists of handshake messages, alerts and key updates;
+    /// what remains is an incomplete record or handshake message.
     fn open(
         &mut self,
         sealed: &mut [u8],
@@ -155,7 +155,7 @@ impl Layer for TlsSession {
         Ok(self.open_and_seal(sealed, opened, None, outgoing)?)
     }
 
-    /// Needs a finished handshake.
+    /// Requires a finished handshake.
     fn seal(
         &mut self,
         message: &[u8],
@@ -178,7 +178,7 @@ impl Layer for TlsSession {
         self.handshake_done
     }
 
-    /// The peer said close_notify.
+    /// The peer sent close_notify.
     fn has_ended(&self) -> bool {
         self.peer_closed
     }
@@ -203,7 +203,7 @@ impl Layer for TlsSession {
     }
 }
 
-/// What rustls has not discarded of `ciphertext`.
+/// The part of `ciphertext` that rustls has not discarded.
 fn rest_of(ciphertext: &mut [u8], opened: usize) -> &mut [u8] {
     ciphertext.get_mut(opened..).unwrap_or_default()
 }
@@ -255,7 +255,8 @@ impl Sealing<'_> {
     }
 }
 
-/// Lets `write` append to `outgoing`: with room for `guess` bytes, then with the room it asked for.
+/// Lets `write` append to `outgoing`: with room for `guess` bytes, then with the room that it asked
+/// for.
 fn with_room(
     outgoing: &mut Vec<u8>,
     guess: usize,

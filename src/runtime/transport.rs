@@ -1,4 +1,4 @@
-//! What a connection's bytes travel on: a TCP socket of this shard, or a test's pipe.
+//! The transport of a connection's bytes: a TCP socket of this shard, or a test's pipe.
 
 use std::{
     io::{self, Read, Write},
@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 use super::{pipe::MemoryEnd, readiness::Watched, resources::ShardResources};
 
-/// The address of both ends of a memory pipe, and of a socket that has lost its own.
+/// The address of both ends of a memory pipe, and of a socket whose address is unknown.
 pub(super) const MEMORY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 pub(super) enum Transport {
@@ -19,10 +19,10 @@ pub(super) enum Transport {
     Memory(MemoryEnd),
 }
 
-/// A non-blocking socket: a plain recv or send at once, and a wait only when that would block. A
+/// A non-blocking socket: recv or send is tried at once, and waits only if that would block. A
 /// pending read holds no buffer.
 pub(super) struct Socket {
-    // Before the stream: the descriptor must not be another's while it is watched.
+    // Before the stream: the descriptor must not be reused while it is watched.
     watched: Watched,
     stream: TcpStream,
 }
@@ -80,10 +80,10 @@ impl Transport {
         }
     }
 
-    /// Acknowledges what was received now, not with our next reply or after 40 ms.
+    /// Acknowledges received data now, instead of with our next reply or after 40 ms.
     pub(super) fn acknowledge(&self) {
         if let Transport::Tcp(socket) = self {
-            // Without it the peer only waits longer.
+            // If it fails, the peer only waits longer.
             let _ = SockRef::from(&socket.stream).set_tcp_quickack(true);
         }
     }
@@ -116,7 +116,7 @@ impl Socket {
             ready!(self.watched.poll_readable(context));
             match self.stream.read(buffer) {
                 Ok(count) => {
-                    // More may have come since, and is told anew.
+                    // More may have come since, and is reported by a new event.
                     if count < buffer.len() {
                         self.watched.drained();
                     }

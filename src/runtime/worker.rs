@@ -1,8 +1,8 @@
-//! A few threads for work that would hold a shard up: password hashing, compression, system calls
-//! that wait. Shared by all shards.
+//! A few threads for work that would hold up a shard: password hashing, compression, blocking
+//! system calls. Shared by all shards.
 //!
-//! The queue is bounded: a full one is the caller's temporary refusal, not a longer queue. Fairness
-//! among peers is the caller's business too, since only it knows whom a job is for.
+//! The queue is bounded: when it is full the caller gets a temporary refusal. Fairness among peers
+//! is also the caller's responsibility, since only it knows for whom a job is.
 
 use std::{
     future::Future,
@@ -20,23 +20,23 @@ use super::bell::hear;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A result on its way to whoever waits for it, from any thread to any executor.
+/// A result on its way to the task that waits for it, from any thread to any executor.
 #[derive(Debug)]
 pub struct Answer<T>(oneshot::Sender<T>);
 
 impl<T> Answer<T> {
-    /// Somebody still waits for it.
+    /// Whether a task still waits for it.
     pub fn is_awaited(&self) -> bool {
         !self.0.is_closed()
     }
 
-    /// A caller that went away wants no answer.
+    /// Delivers the result, if the caller still waits.
     pub fn give(self, value: T) {
         let _ = self.0.send(value);
     }
 }
 
-/// An answer to give, and the future of it: `None` if it was dropped.
+/// An answer to give, and its future: `None` if the answer was dropped.
 pub fn answer<T>() -> (Answer<T>, impl Future<Output = Option<T>> + use<T>) {
     let (answer, awaited) = oneshot::channel();
     (Answer(answer), async move { hear(awaited).await.ok() })
@@ -47,22 +47,23 @@ pub fn answer<T>() -> (Answer<T>, impl Future<Output = Option<T>> + use<T>) {
 #[error("too much work is waiting")]
 pub struct Busy;
 
-/// A handle on the pool. Cheap to clone; the threads end with the last one, after the jobs queued.
+/// A handle on the pool. Cheap to clone; the threads end when the last one is dropped and the queue
+/// is empty.
 #[derive(Clone)]
 pub struct WorkerPool {
     jobs: Arc<Sender<Job>>,
 }
 
 impl WorkerPool {
-    /// Starts `threads` threads, called `name` and a number; up to `queue_max` jobs wait for them.
+    /// Starts `threads` threads, named `name` and a number; up to `queue_max` jobs wait for them.
     pub fn start(name: &str, threads: NonZero<usize>, queue_max: usize) -> io::Result<WorkerPool> {
         let (jobs, queue) = crossbeam_channel::bounded::<Job>(queue_max);
         for index in 0..threads.get() {
             let queue = queue.clone();
             thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
                 for job in queue {
-                    // Only where a panic unwinds (tests): the job's caller learns of it by its
-                    // dropped answer, the thread lives on.
+                    // Only where a panic unwinds (tests): the job's caller sees a dropped answer,
+                    // the thread lives on.
                     let _ = catch_unwind(AssertUnwindSafe(job));
                 }
             })?;

@@ -1,12 +1,12 @@
-//! Appends to files through a ring of the shard's own, whose completions the shard's epoll set tells of.
+//! Appends to files through a ring of the shard's own, whose completions the shard's epoll set
+//! reports.
 //!
-//! glommio's ring would do as well, but every write then needs a turn of its reactor to begin and
-//! another to be noticed: nine system calls a commit. Here a write is one, made at once, and its end is
-//! read from memory. The buffer comes back, too, and is filled again: megabytes that need not be asked
-//! of the kernel page by page.
+//! glommio's ring would work as well, but every write then needs a turn of its reactor to start and
+//! another to be noticed: nine system calls a commit. Here a write is one call, made at once, and
+//! its completion is read from memory. The buffer is returned and reused, which saves page faults.
 //!
-//! Invariant: a buffer stays with the ring until the kernel is done with it, whether or not anybody still
-//! waits. A ring that is dropped before leaves it where it is.
+//! Invariant: a buffer stays with the ring until the kernel is done with it, whether or not a task
+//! still waits. If the ring is dropped before that, the buffer is leaked.
 //!
 //! Ownership: shard-local. `readiness` holds it and calls [`WriteRing::reap`]; `device/file.rs` writes.
 
@@ -22,29 +22,29 @@ use std::{
 use io_uring::{IoUring, opcode, types};
 use slab::Slab;
 
-/// Writes under way at once; one more goes another way. A partition has one or two.
+/// Writes in progress at once; a further one is refused. A partition has one or two.
 const WRITES_MAX: u32 = 64;
 
 /// A shard's ring.
 pub(super) struct WriteRing {
     ring: RefCell<IoUring>,
-    /// The ring's.
+    /// The ring's descriptor.
     descriptor: OwnedFd,
     writes: RefCell<Slab<Write>>,
 }
 
-/// A write that the kernel has.
+/// A write in progress in the kernel.
 struct Write {
     bytes: Vec<u8>,
     /// The kernel is done with it.
     done: bool,
     outcome: Option<io::Result<usize>>,
     waker: Option<Waker>,
-    /// Nobody waits any more.
+    /// No task waits for it any more.
     forsaken: bool,
 }
 
-/// A place in the ring, held by whoever waits.
+/// A place in the ring, held by the waiting task.
 struct Place {
     ring: Rc<WriteRing>,
     key: usize,
@@ -61,8 +61,8 @@ impl WriteRing {
         Ok(WriteRing { ring: RefCell::new(ring), descriptor, writes: RefCell::default() })
     }
 
-    /// Begins to write `bytes` at `offset`. The future answers the bytes written, which may be fewer, and
-    /// the buffer.
+    /// Starts writing `bytes` at `offset`. The future returns the number of bytes written, which
+    /// may be lower, and the buffer.
     ///
     /// # Errors
     /// The buffer, if the ring is full or refuses; nothing was written.
@@ -88,8 +88,8 @@ impl WriteRing {
         let write = opcode::Write::new(types::Fd(file.as_raw_fd()), address, len).offset(offset);
         let mut ring = self.ring.borrow_mut();
         let entry = write.build().user_data(key as u64);
-        // SAFETY: the buffer's memory stays where it is, and unchanged, until the completion is reaped:
-        // `Write` is not touched before, nor ever dropped.
+        // SAFETY: the buffer's memory stays in place and unchanged until the completion is reaped:
+        // `Write` is neither used nor dropped before.
         if unsafe { ring.submission().push(&entry) }.is_err() {
             return Err(writes.remove(key).bytes);
         }
@@ -99,13 +99,13 @@ impl WriteRing {
         Ok(async move { poll_fn(|context| place.poll(context.waker())).await })
     }
 
-    /// Gives the kernel what is queued; false if it takes it later (out of memory, interrupted).
+    /// Submits the queue to the kernel; false if it takes it later (out of memory, interrupted).
     fn submit(&self) -> bool {
         let mut ring = self.ring.borrow_mut();
         ring.submission().is_empty() || (ring.submit().is_ok() && ring.submission().is_empty())
     }
 
-    /// Wakes whoever waits for writes that are done.
+    /// Wakes the tasks whose writes are done.
     pub(super) fn reap(&self) {
         loop {
             let Some(completion) = self.ring.borrow_mut().completion().next() else { return };
@@ -168,7 +168,7 @@ impl AsFd for WriteRing {
 
 impl Drop for WriteRing {
     fn drop(&mut self) {
-        // The kernel may be reading what nobody waits for.
+        // The kernel may still be reading buffers of abandoned writes.
         let writes = self.writes.take();
         if !writes.is_empty() {
             std::mem::forget(writes);
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
-    /// Into a pipe that is full, so that they wait until somebody reads.
+    /// Writes to a full pipe, so that they wait until it is read.
     #[test]
     fn a_full_ring_gives_the_buffer_back_and_what_nobody_waits_for_is_kept_until_it_is_done() {
         let ring = Rc::new(WriteRing::new().unwrap());

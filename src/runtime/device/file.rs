@@ -1,8 +1,9 @@
 //! The device in production: a folder of ordinary files, written and synced through io_uring.
 //!
-//! Made by the shard that owns the partition, on its executor; shard-local. Files are buffered: a
-//! message read soon after its delivery comes from the page cache, without a round trip through
+//! Created by the shard that owns the partition, on its executor; shard-local. Files are buffered:
+//! a message read soon after its delivery comes from the page cache, without a round trip through
 //! the ring. They grow as they are written: reserving a whole segment ahead would cost disk for
+//! every partition at every start, and saved no time when measured (design 4).
 //! every partition at every start, and saved no time when measured (design 4).
 
 use std::{
@@ -24,7 +25,7 @@ use glommio::io::{BufferedFile, Directory, OpenOptions};
 use super::{Device, File};
 use crate::runtime::{LocalFuture, helpers, idleness::begin_operation, resources::ShardResources};
 
-/// Files are for the server's user alone.
+/// Files are private to the server's user.
 const FILE_MODE: libc::mode_t = 0o600;
 
 /// One partition's folder.
@@ -35,9 +36,9 @@ pub struct FileDevice {
 /// A file of the folder. The descriptor is closed when the last clone is dropped.
 struct DiskFile {
     file: BufferedFile,
-    /// Found, not created: never appended to.
+    /// Opened, not created: never appended to.
     found: bool,
-    /// False once the file system said that it cannot tell what is cached.
+    /// False once the file system reported that it does not support such reads.
     peek: Cell<bool>,
 }
 
@@ -81,8 +82,8 @@ impl Device for FileDevice {
         })
     }
 
-    /// The name goes at once, the blocks of a long file by and by: unless it has another name, as in
-    /// a copy made of hard links, which must keep them.
+    /// The name goes at once, the blocks of a long file gradually, unless the file has another
+    /// name, as in a copy made of hard links, which must keep them.
     fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>> {
         let path = self.path.join(name);
         Box::pin(helpers::call(move || {
@@ -111,7 +112,7 @@ impl Device for FileDevice {
         }))
     }
 
-    /// Blocks for the time of a `readdir`: asked for only when a partition opens.
+    /// Blocks for the time of a `readdir`: called only when a partition opens.
     fn list(&self) -> LocalFuture<'_, io::Result<Vec<String>>> {
         Box::pin(async move {
             let names = fs::read_dir(&self.path)?
@@ -128,7 +129,7 @@ impl File for DiskFile {
             let (outcome, buffer) = self.write_at(offset, bytes).await;
             let outcome = match outcome {
                 Ok(written) if written == len => Ok(()),
-                // The kernel cuts a write to a file short only for want of space.
+                // The kernel cuts a write to a file short only for lack of space.
                 Ok(written) => Err(io::Error::new(
                     io::ErrorKind::StorageFull,
                     format!("wrote {written} of {len} bytes"),
@@ -166,14 +167,14 @@ impl File for DiskFile {
         })
     }
 
-    /// A file made here was opened with O_DSYNC: what was appended is durable already (one trip to
+    /// A file created here was opened with O_DSYNC: appended data is already durable (one trip to
     /// an io_uring worker thread for a batch instead of two).
     ///
     /// For a file found at start, its cached pages are dropped too: after a sync that failed in an
-    /// earlier life they may be marked clean and not be what the disk holds.
+    /// earlier life they may be marked clean although the disk holds something else.
     fn sync(&self) -> LocalFuture<'_, io::Result<()>> {
         if !self.found {
-            // A future without a size, whose box takes no memory.
+            // A zero-sized future, whose box allocates nothing.
             return Box::pin(poll_fn(|_| Poll::Ready(Ok(()))));
         }
         Box::pin(async move {
@@ -192,8 +193,8 @@ impl File for DiskFile {
 }
 
 impl DiskFile {
-    /// Through the shard's own ring. glommio's, where there is none or it is full, keeps the buffer:
-    /// then an empty one comes back.
+    /// Writes through the shard's own ring. If there is none or it is full, glommio's ring is used,
+    /// which keeps the buffer: then an empty one is returned.
     async fn write_at(&self, offset: u64, bytes: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         // SAFETY: the file is open as long as `self` is there.
         let descriptor = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
@@ -209,7 +210,7 @@ impl DiskFile {
     }
 }
 
-/// Takes `len` bytes for the file `path`, which may be there already.
+/// Reserves `len` bytes for the file `path`, which may already exist.
 fn allocate(path: &Path, len: u64) -> io::Result<()> {
     let file = fs::OpenOptions::new()
         .create(true)
@@ -223,8 +224,8 @@ fn allocate(path: &Path, len: u64) -> io::Result<()> {
     taken.map_err(io::Error::from)
 }
 
-/// Reads what is in the page cache at `offset` behind what `bytes` has, up to `len` bytes in all.
-/// Never waits for the disk: then it is `WouldBlock`. `Ok(0)` is the end of the file.
+/// Reads from the page cache at `offset`, appending to `bytes` up to `len` bytes in all. Never
+/// waits for the disk: it returns `WouldBlock` instead. `Ok(0)` is the end of the file.
 fn read_cached(fd: RawFd, offset: u64, len: usize, bytes: &mut Vec<u8>) -> io::Result<usize> {
     let wanted = len - bytes.len();
     bytes.reserve(wanted);

@@ -1,10 +1,10 @@
-//! A device in memory that records every operation, can fail on request, and can tell what a crash
-//! at any moment would have left behind.
+//! A device in memory that records every operation, can fail on request, and can compute what a
+//! crash at any moment would have left.
 //!
 //! Called by tests and the simulator. Each operation yields to other tasks before and after its
-//! effect, so that the seeded executor explores what may happen in between. A handle that is kept
-//! after its log was dropped is what a killed process leaves (the page cache survives);
-//! [`Trace::image`] is what a machine that lost power leaves.
+//! effect, so that the seeded executor explores the interleavings. A handle that is kept after its
+//! log was dropped represents the state after a killed process (the page cache survives);
+//! [`Trace::image`] represents the state after a power loss.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,13 +23,13 @@ use crate::runtime::{
     simulation::{split_mix, yield_once},
 };
 
-/// Disks write this much at once, or nothing of it.
+/// Disks write this many bytes atomically.
 const SECTOR: usize = 512;
 
 /// Faults to inject; operations are counted from the device's creation, from 0.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// `sync` calls that fail. What they should have made durable never will be.
+    /// `sync` calls that fail. Their data never becomes durable.
     pub failed_syncs: Vec<u64>,
     /// `append` calls that fail with nothing written.
     pub failed_appends: Vec<u64>,
@@ -50,7 +50,7 @@ pub struct Faults {
     pub lying_sync: bool,
 }
 
-/// What of the un-synced writes survived a crash.
+/// Which un-synced writes survived a crash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CrashMode {
     /// Nothing.
@@ -59,7 +59,7 @@ pub enum CrashMode {
     TornSector,
     /// The same at 4,096 bytes.
     TornPage,
-    /// Each 512-byte sector by itself, or not: the disk reordered its queue.
+    /// Each 512-byte sector independently: the disk reordered its queue.
     Reordered,
 }
 
@@ -88,7 +88,7 @@ enum Step {
         inode: u64,
         through: usize,
     },
-    /// Somebody was told that the disk does not have the forgotten appends to `inode`: from here on
+    /// A caller was told that the disk does not have the forgotten appends to `inode`: from here on
     /// no crash brings them back.
     Disown {
         inode: u64,
@@ -99,7 +99,7 @@ enum Step {
     },
 }
 
-/// Everything that was done to a device, in order.
+/// All operations on a device, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     steps: Vec<Step>,
@@ -128,7 +128,7 @@ struct MemoryFile {
     device: Rc<Inner>,
     inode: u64,
     content: Content,
-    /// Opened, not created: its sync drops what the cache holds and the disk does not.
+    /// Opened, not created: its sync drops cached data that the disk does not have.
     found: bool,
 }
 
@@ -137,7 +137,7 @@ impl MemoryDevice {
         MemoryDevice::default()
     }
 
-    /// What was done so far; goes on growing.
+    /// The operations so far; it goes on growing.
     pub fn trace(&self) -> Rc<RefCell<Trace>> {
         self.0.trace.clone()
     }
@@ -152,7 +152,7 @@ impl MemoryDevice {
         *self.0.faults.borrow_mut() = faults;
     }
 
-    /// What slow operations sleep on. A device outlives the executors of its users.
+    /// The clock of slow operations. A device outlives the executors of its users.
     pub fn set_clock(&self, clock: Rc<dyn Executor>) {
         *self.0.clock.borrow_mut() = Some(clock);
     }
@@ -162,7 +162,7 @@ impl MemoryDevice {
         (self.0.appends.get(), self.0.syncs.get())
     }
 
-    /// Changes bytes behind everybody's back, as a failing disk does.
+    /// Changes bytes silently, as a failing disk does.
     ///
     /// # Panics
     /// If there is no such file.
@@ -205,7 +205,7 @@ impl Inner {
             && faults.full_until.is_none_or(|until| number < until)
     }
 
-    /// Takes as long as the next operation is to take.
+    /// Waits for the duration of the next operation.
     async fn pause(&self) {
         let number = self.appends.get() + self.syncs.get();
         let slow = self.faults.borrow().slow.iter().find(|(at, _)| *at == number).copied();
@@ -248,7 +248,7 @@ fn injected(what: &str) -> io::Error {
 }
 
 impl Device for MemoryDevice {
-    /// Only says whether there would be room: reserved space is not counted.
+    /// Only reports whether there would be room: reserved space is not counted.
     fn reserve(&self, _name: &str, _len: u64) -> LocalFuture<'_, io::Result<()>> {
         Box::pin(async move {
             yield_once().await;
@@ -394,7 +394,7 @@ impl File for MemoryFile {
 
     fn sync(&self) -> LocalFuture<'_, io::Result<()>> {
         Box::pin(async move {
-            // Only what was written before the call is promised.
+            // Only writes before the call are covered.
             let through = self.device.trace.borrow().steps.len();
             yield_once().await;
             self.device.pause().await;
@@ -409,7 +409,7 @@ impl File for MemoryFile {
     }
 }
 
-/// A small stream of choices for one image.
+/// A small stream of random choices for one image.
 struct Choices(u64);
 
 impl Choices {
@@ -434,7 +434,7 @@ impl Trace {
     }
 
     /// The device as found after a power loss when only the first `step` operations had happened.
-    /// `seed` decides what survives of the un-synced ones, within `mode`.
+    /// `seed` decides which un-synced ones survive, within `mode`.
     pub fn image(&self, step: usize, mode: CrashMode, seed: u64) -> MemoryDevice {
         let mut choices = Choices(seed ^ (step as u64) << 32);
         let steps = &self.steps[..step.min(self.steps.len())];
@@ -446,7 +446,7 @@ impl Trace {
         MemoryDevice::from_files(files)
     }
 
-    /// The last `count` operations, for people.
+    /// The last `count` operations, for human readers.
     pub fn last(&self, count: usize) -> Vec<String> {
         let first = self.steps.len().saturating_sub(count);
         let steps = self.steps.iter().enumerate().skip(first);
@@ -474,14 +474,15 @@ impl Trace {
         self.forgotten.iter().any(lost)
     }
 
-    /// The directory: synced operations, and of the others any subset.
+    /// The directory: synced operations, and any subset of the others.
     fn surviving_names(
         &self,
         steps: &[Step],
         mode: CrashMode,
         choices: &mut Choices,
     ) -> BTreeMap<String, u64> {
-        // The furthest, not the latest: of two syncs under way, the one begun first may end last.
+        // The furthest, not the latest: of two concurrent syncs, the one started first may end
+        // last.
         let synced = steps.iter().filter_map(|step| match step {
             Step::SyncDirectory { through } => Some(*through),
             _ => None,
@@ -546,7 +547,7 @@ fn durable_through(steps: &[Step], inode: u64) -> usize {
     synced.max().unwrap_or(0)
 }
 
-/// Writes `bytes` at `offset`; what was never written before it reads as zeros.
+/// Writes `bytes` at `offset`; a gap before it reads as zeros.
 fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     let end = offset + bytes.len();
     if content.len() < end {
@@ -568,7 +569,7 @@ fn put_torn(content: &mut Vec<u8>, loose: &[(usize, &Bytes)], unit: usize, choic
     }
 }
 
-/// Each sector of the writes, or not.
+/// Any subset of the sectors of the writes.
 fn put_some_sectors(content: &mut Vec<u8>, loose: &[(usize, &Bytes)], choices: &mut Choices) {
     for (offset, bytes) in loose {
         for (index, sector) in bytes.chunks(SECTOR).enumerate() {
@@ -643,7 +644,7 @@ mod tests {
         assert_eq!(image.content("a"), Some(Vec::new()));
     }
 
-    /// Who opens the file anew is told what the disk has: no later crash adds to that.
+    /// A reader that reopens the file is told what the disk has: no later crash adds to that.
     #[test]
     fn what_the_disk_was_told_not_to_have_stays_away() {
         let device = MemoryDevice::new();

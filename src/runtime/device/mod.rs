@@ -1,13 +1,13 @@
 //! The device seam: the only storage operations the store may use.
 //!
 //! Append-only on purpose (create, append, read at, sync, sync directory, delete, list; no rename,
-//! no mmap, no overwrite), so that a partition opens from files, from a recorder, from the seeded
-//! simulator and later from RADOS objects alike.
+//! no mmap, no overwrite), so that a partition can use files, a recorder, the seeded simulator and
+//! later RADOS objects.
 //!
-//! Contract that crash images exploit: bytes appended are durable only after `File::sync` returned
-//! `Ok`; a file's existence is durable only after `Device::sync_directory` returned `Ok`; before
-//! that any subset of 512-byte sectors may survive a crash, in any order. After a failed write or
-//! sync the outcome of everything un-synced is unknown for ever.
+//! The contract, which crash images test: appended bytes are durable only after `File::sync`
+//! returned `Ok`; a file's existence is durable only after `Device::sync_directory` returned `Ok`;
+//! before that any subset of 512-byte sectors may survive a crash, in any order. After a failed
+//! write or sync the outcome of everything un-synced is unknown for ever.
 
 pub mod file;
 pub mod memory;
@@ -30,8 +30,8 @@ pub trait Device {
 
     fn delete(&self, name: &str) -> LocalFuture<'_, io::Result<()>>;
 
-    /// Makes sure that `name` takes `len` bytes of space which nobody else gets until it is deleted. A
-    /// device that cannot promise space answers `Unsupported`.
+    /// Makes sure that `name` takes `len` bytes of space, which no other file gets until it is
+    /// deleted. A device that cannot promise space answers `Unsupported`.
     fn reserve(&self, name: &str, len: u64) -> LocalFuture<'_, io::Result<()>>;
 
     /// Bytes that could be written now; `None` if the device does not know.
@@ -42,18 +42,18 @@ pub trait Device {
 }
 
 /// One append-only file.
-#[allow(clippy::len_without_is_empty)] // Nobody asks whether a file is empty.
+#[allow(clippy::len_without_is_empty)] // No caller asks whether a file is empty.
 pub trait File {
     /// Appends all of `bytes` at `offset`, which must be the current end as the caller counts it.
-    /// Takes the buffer (the kernel may read it after the future is dropped) and gives it back so
-    /// that it can be used again.
+    /// Takes the buffer (the kernel may read it after the future is dropped) and returns it for
+    /// reuse.
     fn append(&self, offset: u64, bytes: Vec<u8>) -> LocalFuture<'_, (io::Result<()>, Vec<u8>)>;
 
     /// Reads up to `len` bytes at `offset`; shorter only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> LocalFuture<'_, io::Result<Vec<u8>>>;
 
-    /// Makes everything appended so far durable (fdatasync). On a file found by [`Device::open`]
-    /// it also makes `read_at` tell what stable storage holds: after a sync that failed in an
+    /// Makes everything appended so far durable (fdatasync). On a file found by [`Device::open`] it
+    /// also makes `read_at` return the contents of stable storage: after a sync that failed in an
     /// earlier life, a cache may hold bytes that were never written and never will be.
     fn sync(&self) -> LocalFuture<'_, io::Result<()>>;
 

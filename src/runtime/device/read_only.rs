@@ -1,13 +1,13 @@
-//! A device that is only looked at: for tools that examine a partition and must not change it.
+//! A read-only device: for tools that examine a partition and must not change it.
 //!
-//! Nothing is created; what a start would clear away stays, and the start goes on as if it had.
+//! Nothing is created or deleted; the start goes on as if its clean-up had happened.
 
 use std::{io, rc::Rc};
 
 use super::{Device, File};
 use crate::runtime::LocalFuture;
 
-/// Another device, of which nothing is changed.
+/// Wraps another device and changes nothing on it.
 pub struct ReadOnlyDevice<D>(pub D);
 
 impl<D: Device> Device for ReadOnlyDevice<D> {
