@@ -1,33 +1,33 @@
 //! CRLF line framing over the caller's buffer.
 //!
-//! SMTP and POP3 sessions ask it for the next line of what their connection has read. It copies
-//! nothing: a line is a slice of the input, and the answer says how many octets are done with. What
-//! it remembers between calls is how far it has looked, so that no octet is searched twice however
-//! finely the network cuts the stream.
+//! SMTP and POP3 sessions call it for the next line of their connection's input. It copies nothing:
+//! a line is a slice of the input, and the result says how many octets are processed. It remembers
+//! only how far it has searched, so that no octet is searched twice however finely the network cuts
+//! the stream.
 //!
-//! Strictness (RFC 5321 2.3.8): only CRLF ends a line. A line ended by LF alone is told apart, so
-//! that the session refuses it; a CR inside a line is left for the parser, to which it is a control
-//! character like others.
+//! Strictness (RFC 5321 2.3.8): only CRLF ends a line. A line ended by a bare LF is reported as
+//! such, so that the session refuses it; a CR inside a line is left to the parser, which treats it
+//! like any control character.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 use memchr::memchr;
 
-/// Octets of one over-long line that are skipped before the peer is given up.
+/// Octets of one over-long line that are skipped before the connection is closed.
 pub const SKIP_MAX: usize = 4 * 1024 * 1024;
 
-/// What stands at the start of the input.
+/// What is at the start of the input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame<'a> {
     /// One line, without its CRLF.
     Line(&'a [u8]),
-    /// A line that LF ended without CR: to be refused.
+    /// A line ended by LF without CR: to be refused.
     BareLf,
     /// A line longer than the limit has ended; it was skipped.
     TooLong,
     /// More than [`SKIP_MAX`] octets without an end: the session closes.
     Endless,
-    /// No whole line yet.
+    /// No complete line yet.
     Incomplete,
 }
 
@@ -36,21 +36,20 @@ pub enum Frame<'a> {
 pub struct LineFramer {
     /// Octets allowed before the CRLF.
     limit: usize,
-    /// Octets at the start of the input that hold no LF.
+    /// Octets at the start of the input without an LF.
     searched: usize,
     /// Octets skipped of a line over the limit; 0 when not in one.
     skipped: usize,
 }
 
 impl LineFramer {
-    /// Lines may have up to `limit` octets, CRLF not counted.
+    /// Lines may have up to `limit` octets, not counting the CRLF.
     pub fn new(limit: usize) -> LineFramer {
         LineFramer { limit, searched: 0, skipped: 0 }
     }
 
-    /// Takes the next line off `input`. The first value is the number of octets done with: the
-    /// caller removes them before it asks again. What it keeps is never more than the limit and a
-    /// CR.
+    /// Takes the next line from `input`. The first value is the number of processed octets, which
+    /// the caller removes before the next call. What remains is never more than the limit and a CR.
     pub fn next<'a>(&mut self, input: &'a [u8]) -> (usize, Frame<'a>) {
         let unsearched = input.get(self.searched..).unwrap_or_default();
         let Some(offset) = memchr(b'\n', unsearched) else {
@@ -62,7 +61,7 @@ impl LineFramer {
             self.skipped = 0;
             return (end + 1, Frame::TooLong);
         }
-        // As where the same line came in pieces and was skipped.
+        // As if the same line had come in pieces and been skipped.
         if end > self.limit + 1 {
             return (end + 1, Frame::TooLong);
         }

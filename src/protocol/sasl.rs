@@ -1,13 +1,13 @@
 //! The server's side of SASL (RFC 4422): PLAIN (RFC 4616) and LOGIN, which old clients still use.
 //!
-//! SMTP AUTH (RFC 4954), POP3 AUTH (RFC 5034) and IMAP AUTHENTICATE (RFC 3501 6.2.2) drive one
-//! [`Exchange`] each: the client's lines in, without their CRLF; challenges, already in base64,
-//! or [`Credentials`] out. Whether the credentials are right is the directory's business, and how
-//! a step is framed (`334 `, `+ `) the protocol's.
+//! SMTP AUTH (RFC 4954), POP3 AUTH (RFC 5034) and IMAP AUTHENTICATE (RFC 3501 6.2.2) each drive one
+//! [`Exchange`]: the client's lines in, without their CRLF; challenges, already in base64, or
+//! [`Credentials`] out. The directory checks the credentials, and the protocol frames each step
+//! (`334 `, `+ `).
 //!
 //! Invariants: an exchange holds at most one decoded user name and copies nothing longer than
 //! [`RESPONSE_MAX`]; it never panics on any input; after [`Step::Done`] or [`Step::Failed`] it is
-//! over. The names and passwords are compared octet by octet: no SASLprep.
+//! over. Names and passwords are compared octet by octet: no SASLprep.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -15,8 +15,9 @@ use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// Longest base64 line an exchange decodes. Sessions give AUTH continuation lines at least this
-/// much room; RFC 4954 4 asks for 12,288 octets, enough for Kerberos tickets, which we never read.
+/// Longest base64 line that an exchange decodes. Sessions accept AUTH continuation lines of at
+/// least this length; RFC 4954 4 asks for 12,288 octets, enough for Kerberos tickets, which we
+/// never read.
 pub const RESPONSE_MAX: usize = 4096;
 /// Longest authentication identity, octets (RFC 4616 2 asks for 255 at least).
 pub const USER_MAX: usize = 512;
@@ -31,7 +32,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// In the order to advertise them.
+    /// In the order of announcement.
     pub const ALL: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
 
     /// By its name on the wire, in any case (RFC 4954 4: the argument is not case-sensitive).
@@ -47,7 +48,7 @@ impl Mechanism {
     }
 }
 
-/// What the client claims: to be checked, and never logged.
+/// The client's claim: to be checked, and never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// Authentication identity, not empty.
@@ -67,15 +68,15 @@ pub enum SaslError {
     /// The client sent `*` (RFC 4954 4, RFC 5034 4, RFC 3501 6.2.2): 501, -ERR or BAD.
     #[error("authentication cancelled")]
     Cancelled,
-    /// Not base64, or not what the mechanism asks for: 501, -ERR or BAD.
+    /// Not base64, or not what the mechanism requires: 501, -ERR or BAD.
     #[error("{0}")]
     Malformed(&'static str),
-    /// The client asked to act as somebody else (RFC 4616 2): as a wrong password.
+    /// The client asked to act as another user (RFC 4616 2): treated like a wrong password.
     #[error("not authorised to act for another user")]
     AuthorizationDenied,
 }
 
-/// What to do after one line of the client's.
+/// What to do after one line from the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     /// Send this challenge (base64, may be empty) and feed the client's next line.
@@ -98,13 +99,13 @@ enum State {
     Over,
 }
 
-/// "Username:" and "Password:", which LOGIN clients look for.
+/// "Username:" and "Password:", which LOGIN clients expect.
 const LOGIN_USER_CHALLENGE: &str = "VXNlcm5hbWU6";
 const LOGIN_PASSWORD_CHALLENGE: &str = "UGFzc3dvcmQ6";
 
 impl Exchange {
-    /// Begins with the initial response as it stood on the command line, if there was one: `=`
-    /// stands for an empty one there (RFC 4954 4, RFC 5034 4, RFC 4959 3).
+    /// Begins with the initial response from the command line, if there was one: `=` means an empty
+    /// one there (RFC 4954 4, RFC 5034 4, RFC 4959 3).
     pub fn start(mechanism: Mechanism, initial_response: Option<&[u8]>) -> (Exchange, Step) {
         let (state, challenge) = match mechanism {
             Mechanism::Plain => (State::PlainMessage, ""),
@@ -154,8 +155,8 @@ impl Exchange {
     }
 }
 
-/// Canonical base64 with padding only (RFC 4648 4): a second spelling of the same octets would be
-/// a second key for whatever counts attempts.
+/// Canonical base64 with padding only (RFC 4648 4): a second spelling of the same octets would be a
+/// second key for the counting of attempts.
 fn decode(base64: &[u8]) -> Result<Vec<u8>, SaslError> {
     if base64.len() > RESPONSE_MAX {
         return Err(SaslError::Malformed("response too long"));
@@ -211,7 +212,7 @@ mod tests {
         ("plain", Some("AHRpbQB0YW5zdGFhZnRhbnN0YWFm"), &[], Ok("tim/tanstaaftanstaaf")),
         // RFC 4954 4.1: "test" NUL "test" NUL "1234": the identity to act as is one's own.
         ("PLAIN", Some("dGVzdAB0ZXN0ADEyMzQ="), &[], Ok("test/1234")),
-        // RFC 4616 4: Ursel for Kurt is refused: nobody acts for others here.
+        // RFC 4616 4: Ursel for Kurt is refused: acting for other users is not supported.
         ("PLAIN", Some("VXJzZWwAS3VydAB4aXBqMzBwbHE="), &[], Err(SaslError::AuthorizationDenied)),
         ("PLAIN", Some("="), &[], Err(SaslError::Malformed("PLAIN wants three fields"))),
         ("PLAIN", None, &[""], Err(SaslError::Malformed("PLAIN wants three fields"))),

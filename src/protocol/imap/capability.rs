@@ -1,16 +1,16 @@
-//! What the server can do (RFC 3501 7.2.1) as a set: told by CAPABILITY, asked by ENABLE, needed by
-//! commands. The names are rows of [`super::table`].
+//! The server's capabilities (RFC 3501 7.2.1) as a set: announced by CAPABILITY, requested by
+//! ENABLE, required by commands. The names are rows of [`super::table`].
 
 use super::{
     state::State,
     table::{CAPABILITIES, Capability},
 };
 
-/// A set of capabilities. Told in the order of the table, whatever came into it first.
+/// A set of capabilities. Rendered in the order of the table, whatever the order of insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Capabilities(u64);
 
-/// When a capability is told.
+/// When a capability is announced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Offered {
     /// Before login, too: clients such as Python's imaplib ask only once.
@@ -30,7 +30,7 @@ pub(super) struct CapabilityRow {
     pub capability: Capability,
     pub name: &'static str,
     pub offered: Offered,
-    /// ENABLE takes it (RFC 5161 1): it changes what the server says on its own.
+    /// ENABLE accepts it (RFC 5161 1): it changes what the server sends unasked.
     pub can_be_enabled: bool,
 }
 
@@ -40,9 +40,9 @@ impl Capabilities {
     pub const NONE: Capabilities = Capabilities(0);
     pub const ALL: Capabilities = Capabilities((1 << CAPABILITIES.len()) - 1);
 
-    /// Those of `configured` that a client is told as things stand. `can_start_tls`: STARTTLS is
-    /// possible; `can_login`: passwords may be sent on this connection. Both count before login
-    /// only.
+    /// Those of `configured` that a client is offered in its present state. `can_start_tls`:
+    /// STARTTLS is possible; `can_login`: passwords may be sent on this connection. Both matter
+    /// only before log-in.
     pub fn offered(
         configured: Capabilities,
         state: State,
@@ -61,7 +61,7 @@ impl Capabilities {
         named.filter(|&it| configured.contains(it)).collect()
     }
 
-    /// What ENABLE can do with the name of an extension; `None` if that is nothing.
+    /// The capability that ENABLE of this name enables; `None` if there is none.
     pub(super) fn that_can_be_enabled(name: &str) -> Option<Capability> {
         let row = CAPABILITIES.iter().find(|row| row.name.eq_ignore_ascii_case(name))?;
         row.can_be_enabled.then_some(row.capability)
@@ -132,7 +132,7 @@ mod tests {
         assert!(!list.contains("STARTTLS") && !list.contains("AUTH="), "{list}");
     }
 
-    /// Clients compare the list with the one they keep: its order does not change.
+    /// Clients compare the list with a cached one: its order must not change.
     #[test]
     fn the_list_before_and_after_login() {
         let extensions = "ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE CREATE-SPECIAL-USE UIDPLUS \

@@ -1,17 +1,18 @@
 //! A complete command: a frame's octets to a [`Command`] that borrows them (RFC 3501 9).
 //!
-//! Called by `service::imap` with what [`super::Framer`] found. The rows of [`super::table`] say
-//! which file reads what follows a name. Grammar is taken strictly (CRLF, no unknown words), but
-//! for spaces: where one stands there may be more, also inside parentheses and at the end of a
-//! line. Every failure says what was wrong. Recursion happens in SEARCH only and is limited there;
-//! every list has a named limit.
+//! Called by `service::imap` with the frames that [`super::Framer`] found. The rows of
+//! [`super::table`] say which file parses the arguments of a name. The grammar is applied strictly
+//! (CRLF, no unknown words), except for spaces: where one is allowed there may be more, also inside
+//! parentheses and at the end of a line. Every error says what was wrong. Only SEARCH recurses,
+//! with a limit; every list has a named limit.
 //!
-//! Everything borrows the command's bytes in the connection's buffer; a string is owned only where
-//! a quoted string had escapes in it. What outlives an await on the connection is copied by the
-//! service, visibly.
+//! Everything borrows the command's bytes in the connection's buffer; a string is owned only if a
+//! quoted string had escapes. The service explicitly copies values that must survive an await on
+//! the connection.
 //!
-//! Invariants: no value is deeper than [`super::Limits`] allows, so dropping and walking one by
-//! recursion is safe; flags and keywords are ASCII; numbers of a [`super::SequenceSet`] are not 0.
+//! Invariants: no value is nested deeper than [`super::Limits`] allows, so dropping and walking it
+//! recursively is safe; flags and keywords are ASCII; numbers of a [`super::SequenceSet`] are not
+//! 0.
 
 use super::{
     cursor::{Cursor, Parsed},
@@ -28,13 +29,13 @@ pub struct Command<'a> {
 /// Why a command was not understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParseError<'a> {
-    /// `None` if not even the tag could be read: answer `* BAD`.
+    /// `None` if not even the tag could be parsed: answer `* BAD`.
     pub tag: Option<&'a str>,
-    /// Fit for the text of `BAD`.
+    /// Suitable as the text of `BAD`.
     pub what: &'static str,
 }
 
-/// Reads the command that is `frame` ([`super::Frame::Command`] or [`super::Frame::Part`]).
+/// Parses the command in `frame` ([`super::Frame::Command`] or [`super::Frame::Part`]).
 pub fn parse(frame: &[u8]) -> Result<Command<'_>, ParseError<'_>> {
     let mut cursor = Cursor::new(strip_line_end(frame));
     let tag = cursor.tag().map_err(|what| ParseError { tag: None, what })?;

@@ -1,7 +1,7 @@
-//! Reads the words of RFC 3501 9 off a command: atoms, strings, numbers, dates.
+//! Parses the tokens of RFC 3501 9 from a command: atoms, strings, numbers, dates.
 //!
-//! A cursor only moves forward, by slices; nothing is copied but quoted strings with escapes in
-//! them. Errors are texts for `BAD`; after one the command is given up.
+//! A cursor only moves forward, by slices; nothing is copied except quoted strings with escapes.
+//! Errors are texts for `BAD`; after an error the command is abandoned.
 
 use std::borrow::Cow;
 
@@ -60,7 +60,8 @@ impl<'a> Cursor<'a> {
         if self.eat(octet) { Ok(()) } else { Err(otherwise) }
     }
 
-    /// Spaces between two arguments. The grammar has one; clients send more, and nobody else minds.
+    /// Spaces between two arguments. The grammar has one; clients send more, and other servers
+    /// accept that.
     pub(super) fn space(&mut self) -> Parsed<()> {
         let otherwise = "a space is missing, or there are too few arguments";
         if self.spaces() { Ok(()) } else { Err(otherwise) }
@@ -71,13 +72,13 @@ impl<'a> Cursor<'a> {
         if self.spaces() { Ok(()) } else { Err("the command's arguments are missing") }
     }
 
-    /// Skips spaces; tells whether there were any.
+    /// Skips spaces; returns whether there were any.
     pub(super) fn spaces(&mut self) -> bool {
         !self.take_while(|octet| octet == b' ').is_empty()
     }
 
-    /// Skips spaces; tells whether they part what was read from one more argument. Before the end
-    /// of a line or a list they part nothing.
+    /// Skips spaces; returns whether another argument follows. Spaces before the end of a line or a
+    /// list separate nothing.
     pub(super) fn another(&mut self) -> bool {
         self.spaces() && !matches!(self.peek(), None | Some(b')'))
     }
@@ -98,7 +99,7 @@ impl<'a> Cursor<'a> {
         non_empty(self.take_while(is_atom_char), "an atom is missing")
     }
 
-    /// A name of the protocol: letters, digits and what joins them.
+    /// A name of the protocol: letters, digits and the characters that join them.
     pub(super) fn word(&mut self) -> Parsed<Word> {
         let taken = self.take_while(|octet| octet.is_ascii_alphanumeric() || octet == b'.');
         Word::new(taken).ok_or("unknown word")
@@ -110,7 +111,7 @@ impl<'a> Cursor<'a> {
         non_empty(taken, "a command starts with a tag")
     }
 
-    /// Up to 63 bits: what is added up of two of them cannot overflow.
+    /// Up to 63 bits: the sum of two cannot overflow.
     pub(super) fn number(&mut self) -> Parsed<u64> {
         let digits = self.take_while(|octet| octet.is_ascii_digit());
         if digits.is_empty() {
@@ -172,7 +173,7 @@ impl<'a> Cursor<'a> {
         self.astring().map(MailboxName)
     }
 
-    /// RFC 3501 9 `list-mailbox`: wildcards may stand bare.
+    /// RFC 3501 9 `list-mailbox`: wildcards may be unquoted.
     pub(super) fn list_mailbox(&mut self) -> Parsed<MailboxName<'a>> {
         match self.peek() {
             Some(b'"' | b'{') => self.mailbox(),
@@ -210,8 +211,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// RFC 3501 9 `date`, in quotes or not: days since 1970-01-01. In quotes there may be spaces
-    /// around it: phones pad the day to two places, as `date-time` does.
+    /// RFC 3501 9 `date`, quoted or not: days since 1970-01-01. Inside quotes there may be spaces
+    /// around it: phones pad the day to two characters, as in `date-time`.
     pub(super) fn date(&mut self) -> Parsed<i64> {
         let quoted = self.eat(b'"');
         if quoted {
@@ -234,7 +235,7 @@ impl<'a> Cursor<'a> {
         date::parse_date_time(text).ok_or("not a date-time such as 23-Nov-2026 21:30:00 +0000")
     }
 
-    /// The header of a literal: of a streamed one, a command's part has no more.
+    /// The header of a literal: for a streamed one, the command's part ends with it.
     pub(super) fn literal_header(&mut self) -> Parsed<Literal> {
         let binary = self.eat(b'~');
         self.expect(b'{', "a literal is missing")?;
@@ -293,7 +294,7 @@ impl<'a> Cursor<'a> {
 /// Longest word of the protocol, e.g. `HEADER.FIELDS.NOT`.
 const WORD_MAX: usize = 24;
 
-/// A word in capitals, to be matched against names.
+/// A word in capitals, for comparison with names.
 pub(super) struct Word {
     letters: [u8; WORD_MAX],
     size: usize,
@@ -314,12 +315,13 @@ impl Word {
 }
 
 fn non_empty<'a>(taken: &'a [u8], otherwise: &'static str) -> Parsed<&'a str> {
-    // Callers take ASCII only, so the conversion cannot fail.
+    // Callers accept ASCII only, so the conversion cannot fail.
     std::str::from_utf8(taken).ok().filter(|text| !text.is_empty()).ok_or(otherwise)
 }
 
-/// Quoted strings hold no NUL, CR or LF (RFC 3501 9 `TEXT-CHAR`). Octets above 127, which are not
-/// allowed either, pass: clients send UTF-8 so, and where it matters the service decodes strictly.
+/// Quoted strings contain no NUL, CR or LF (RFC 3501 9 `TEXT-CHAR`). Octets above 127, which are
+/// not allowed either, are accepted: clients send UTF-8 this way, and where it matters the service
+/// decodes strictly.
 fn check_quoted(text: &[u8]) -> Parsed<&[u8]> {
     match memchr3(0, b'\r', b'\n', text) {
         None => Ok(text),

@@ -17,9 +17,9 @@ pub(super) fn parse_date(text: &[u8]) -> Option<i64> {
     days(day, rest)
 }
 
-/// Reads `23-Nov-2026 21:30:00 +0000`, without quotes. Beside the grammar's form it takes those
-/// that clients are known to send: days and hours of one digit, more than one space or some around,
-/// no zone (then UTC).
+/// Parses `23-Nov-2026 21:30:00 +0000`, without quotes. Besides the form in the grammar it accepts
+/// forms that clients are known to send: days and hours of one digit, several or surrounding
+/// spaces, no zone (then UTC).
 pub(super) fn parse_date_time(text: &[u8]) -> Option<Timestamp> {
     let mut words = text.split(|&octet| octet == b' ').filter(|word| !word.is_empty());
     let days = parse_date(words.next()?)?;
@@ -89,7 +89,7 @@ mod tests {
             ("29-Feb-2024 23:59:60 +0000", Some(1_709_251_200)),
             ("31-dec-1969 23:59:59 +0000", Some(-1)),
             ("29-Feb-2023 00:00:00 +0000", None),
-            // What clients send beside the grammar's form.
+            // Forms that clients send besides that of the grammar.
             ("1-Jan-1970 00:00:00 +0000", Some(0)),
             ("  1-Jan-1970  00:00:00  +0000 ", Some(0)),
             ("01-Jan-1970 1:00:00 +0000", Some(3_600)),

@@ -1,8 +1,8 @@
 //! FETCH responses (RFC 3501 7.4.2), an item at a time.
 //!
 //! [`FetchResponse`] does not hold the output: bodies are streamed from the store in pieces, with
-//! flushes between, and the service cannot keep `Connection::output` borrowed over those. The hot
-//! path formats nothing: fixed labels, numbers, slices.
+//! flushes in between, and the service cannot keep `Connection::output` borrowed across those. The
+//! hot path formats nothing: fixed labels, numbers, slices.
 
 use super::{
     date::write_date_time,
@@ -13,8 +13,8 @@ use super::{
 use crate::model::{FlagSet, ModSeq, Timestamp, Uid};
 
 /// One FETCH response being written. Invariant: between [`FetchResponse::begin`] and
-/// [`FetchResponse::end`] nothing else is appended to the output but the octets of announced
-/// literals.
+/// [`FetchResponse::end`] only the octets of announced literals are appended to the output from
+/// elsewhere.
 #[derive(Debug)]
 #[must_use = "a FETCH response is finished by end()"]
 pub struct FetchResponse {
@@ -36,7 +36,7 @@ impl FetchResponse {
     /// `keywords` is the mailbox's table, to which the message's keyword bits point.
     pub fn flags(&mut self, out: &mut Vec<u8>, flags: FlagSet, keywords: &[String], recent: bool) {
         self.label(out, "FLAGS ");
-        // Most messages have no keywords: do not walk the table's 128 bits for nothing.
+        // Most messages have no keywords: the table's 128 bits are not walked in vain.
         let set = (!flags.keywords.is_empty()).then(|| flags.keywords.iter()).into_iter().flatten();
         let names = set.filter_map(|index| keywords.get(index)).map(String::as_str);
         push_flags(out, flags.system, names, recent, false);
@@ -60,14 +60,14 @@ impl FetchResponse {
         push_pair(out, "", octets);
     }
 
-    /// Told in UTC.
+    /// In UTC.
     pub fn internal_date(&mut self, out: &mut Vec<u8>, date: Timestamp) {
         self.label(out, "INTERNALDATE ");
         write_date_time(out, date);
     }
 
     /// `BODY[…]<origin>` of `size` octets, which the caller appends next. `origin` is the offset of
-    /// the partial that was asked for (RFC 3501 7.4.2).
+    /// the requested partial (RFC 3501 7.4.2).
     pub fn section_literal(
         &mut self,
         out: &mut Vec<u8>,
@@ -79,7 +79,7 @@ impl FetchResponse {
         push_literal_header(out, size);
     }
 
-    /// `BODY[…]<origin>` with `text` at hand; `None` (NIL) if there is no such part.
+    /// `BODY[…]<origin>` with a `text` in memory; `None` (NIL) if there is no such part.
     pub fn section(
         &mut self,
         out: &mut Vec<u8>,
@@ -120,7 +120,7 @@ impl FetchResponse {
     }
 }
 
-/// What stands between the brackets.
+/// The text between the brackets.
 fn write_section(out: &mut Vec<u8>, section: &Section<'_>) {
     for (index, &part) in section.path.iter().enumerate() {
         push_pair(out, if index == 0 { "" } else { "." }, part.into());

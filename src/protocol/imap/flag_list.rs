@@ -1,4 +1,4 @@
-//! Flags as clients name them (RFC 3501 9 `flag-list`): what STORE and APPEND take.
+//! Flags as clients send them (RFC 3501 9 `flag-list`), in STORE and APPEND.
 
 use super::cursor::{Cursor, Parsed};
 use crate::model::{Flags, KEYWORDS_PER_MAILBOX_MAX};
@@ -6,7 +6,7 @@ use crate::model::{Flags, KEYWORDS_PER_MAILBOX_MAX};
 /// Longest keyword a client may make, octets.
 const KEYWORD_MAX: usize = 100;
 
-/// Flags named by a client. `\Recent` is never among them: no client can alter it (RFC 3501 2.3.2).
+/// Flags sent by a client. `\Recent` is never among them: clients cannot alter it (RFC 3501 2.3.2).
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct FlagList<'a> {
     pub system: Flags,
@@ -22,7 +22,7 @@ impl<'a> Cursor<'a> {
         Ok(flags)
     }
 
-    /// One flag, put into `flags`.
+    /// One flag, added to `flags`.
     pub(super) fn flag(&mut self, flags: &mut FlagList<'a>) -> Parsed<()> {
         if !self.eat(b'\\') {
             return push_keyword(&mut flags.keywords, self.keyword()?);
@@ -49,7 +49,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Adds a keyword unless it is there in any case.
+/// Adds a keyword unless it is already there, ignoring case.
 fn push_keyword<'a>(keywords: &mut Vec<&'a str>, keyword: &'a str) -> Parsed<()> {
     if keywords.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
         return Ok(());

@@ -1,17 +1,17 @@
-//! Where a command ends: lines and literals (RFC 3501 2.2.1, 4.3, RFC 7888, RFC 3516 4.4).
+//! Finds the end of a command: lines and literals (RFC 3501 2.2.1, 4.3, RFC 7888, RFC 3516 4.4).
 //!
-//! The service calls [`Framer::next`] with everything unread of the connection, always from the
-//! first byte of the same command until a frame was returned and consumed. No byte is looked at
-//! twice, however the input is split. The framer owns no input; it is a few words and travels with
-//! a connection to another shard.
+//! The service calls [`Framer::next`] with all unread input of the connection, always from the
+//! first byte of the same command until a frame was returned and consumed. No byte is examined
+//! twice, however the input is split. The framer owns no input; it is a few words and moves with a
+//! connection to another shard.
 //!
-//! Literals are part of their command, but for those that the command's parser calls streamed
+//! Literals are part of their command, except those that the command's parser declares streamed
 //! (`Arguments::streams`): messages. Such a command comes in parts ([`Frame::Part`]), each up to
 //! the header of a streamed literal, the last one ([`Frame::Command`]) up to the end.
 //!
-//! Invariant: no more than `Limits::line + Limits::command` bytes are asked for before a frame or a
-//! refusal. Octets of streamed literals are not among them: the service takes them off the input
-//! between two calls.
+//! Invariant: at most `Limits::line + Limits::command` bytes are requested before a frame or a
+//! refusal. Octets of streamed literals do not count: the service takes them from the input between
+//! two calls.
 
 use memchr::memchr;
 
@@ -22,7 +22,7 @@ use super::{
     table::CommandKind,
 };
 
-/// What one command may cost.
+/// Limits of one command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Octets of a command outside of its literals.
@@ -43,44 +43,44 @@ impl Default for Limits {
 /// What the input starts with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
-    /// Not enough input: fill, then ask again.
+    /// Not enough input: fill, then call again.
     More,
-    /// The client waits for a continuation (a synchronising literal inside a command): send
-    /// `+ OK`, then ask again with at least the same input.
+    /// The client waits for a continuation (a synchronizing literal inside a command): send `+ OK`,
+    /// then call again with at least the same input.
     Continue,
     /// `input[..size]` is a whole command for [`super::parse`], or what follows the last
     /// [`Frame::Part`] of one: parse, then consume `size`.
     Command { size: usize },
     /// `input[..size]` is a command up to a streamed literal, its header included, for
     /// [`super::parse`]; or the part after such a literal, up to the next. Consume `size`, then the
-    /// octets of the literal; then ask for the next part. Or [`Framer::abandon`] the command.
+    /// octets of the literal; then call for the next part. Or [`Framer::abandon`] the command.
     Part { size: usize, literal: Literal },
-    /// A synchronising literal is larger than allowed, and the client waits: answer the tag of
+    /// A synchronizing literal is larger than allowed, and the client waits: answer the tag of
     /// `input[..size]` ([`super::tag_of`]) with `NO [TOOBIG]`, consume `size`, go on.
     Refused { size: usize },
-    /// The rest of the stream cannot be made out: `BYE` with this text, then close.
+    /// The rest of the stream cannot be parsed: `BYE` with this text, then close.
     Bye(&'static str),
 }
 
-/// Octets of an ID command, whatever else the limits say: 30 fields of 1,024 octets (RFC 2971 3.3),
-/// each octet escaped, with their names. Clients send it before they log in.
+/// Octets of an ID command, whatever the other limits are: 30 fields of 1,024 octets (RFC 2971
+/// 3.3), each octet escaped, with their names. Clients send it before they log in.
 const ID_COMMAND_MAX: usize = 64 * 1024;
 
 const LINE_TOO_LONG: &str = "command line too long";
 const LITERAL_TOO_LARGE: &str = "literal too large";
 const BARE_LF_AFTER_LITERAL: &str = "literal announced on a line without CRLF";
 
-/// Finds commands in a connection's input. See the module for the calling rule.
+/// Finds commands in a connection's input. See the module documentation for the calling rule.
 #[derive(Clone, Debug)]
 pub struct Framer {
     limits: Limits,
-    /// No line end before this offset needs a look. Beyond the input while a literal is awaited.
+    /// There is no line end before this offset. It is beyond the input while a literal is awaited.
     scanned: usize,
-    /// Where the present line starts: 0, or the end of the last literal.
+    /// Where the current line starts: 0, or the end of the last literal.
     line_start: usize,
     /// Octets of earlier lines of this command.
     earlier_lines: usize,
-    /// Of the command that a part was given out of: the next part is awaited.
+    /// Set if a part of the command was returned: the next part is awaited.
     streams: Option<Streams>,
 }
 
@@ -108,8 +108,8 @@ impl Framer {
                 return Frame::Command { size: end };
             };
             if !line.ends_with(b"\r\n") {
-                // What follows could be the literal or commands: a guess would let the octets of
-                // a message be executed.
+                // The following octets could be the literal or commands: a wrong guess would
+                // execute the octets of a message.
                 return Frame::Bye(BARE_LF_AFTER_LITERAL);
             }
             let literal = header.literal;
@@ -143,14 +143,14 @@ impl Framer {
         }
     }
 
-    /// The command whose [`Frame::Part`] came last was answered before its literal was asked for:
-    /// what comes next is another command (RFC 3501 7.5).
+    /// The command of the last [`Frame::Part`] was answered before its literal was requested:
+    /// another command follows (RFC 3501 7.5).
     pub fn abandon(&mut self) {
         self.reset();
     }
 
-    /// A line without literals: a SASL response, `DONE`. Answers
-    /// [`Frame::Command`] (`size` includes the line end), [`Frame::More`] or [`Frame::Bye`].
+    /// A line without literals: a SASL response, `DONE`. Returns [`Frame::Command`] (`size`
+    /// includes the line end), [`Frame::More`] or [`Frame::Bye`].
     pub fn line(&mut self, input: &[u8]) -> Frame {
         match self.line_end(input) {
             Ok(size) => {
@@ -161,7 +161,7 @@ impl Framer {
         }
     }
 
-    /// Offset behind the LF that ends the present line.
+    /// Offset after the LF that ends the current line.
     fn line_end(&mut self, input: &[u8]) -> Result<usize, Frame> {
         let Some(unseen) = input.get(self.scanned..) else { return Err(Frame::More) };
         let found = memchr(b'\n', unseen).map(|index| self.scanned + index + 1);
@@ -174,8 +174,9 @@ impl Framer {
         found.ok_or(Frame::More)
     }
 
-    /// Whether the literal that follows `before`, a command or a part of one, is streamed: then how
-    /// the command's later ones are told. Asked once a literal, with all that stands before it.
+    /// Whether the literal after `before`, a command or a part of one, is streamed: if so, the
+    /// function that decides on the command's later literals. Called once per literal, with
+    /// everything before it.
     fn streams_after(&self, before: &[u8]) -> Option<Streams> {
         if let Some(streams) = self.streams {
             return streams(false, before).then_some(streams);
@@ -193,8 +194,8 @@ impl Framer {
         (cursor.spaces() && streams(true, cursor.rest())).then_some(streams)
     }
 
-    /// `limit`, but enough for an ID if the command in `input` is one. Call it with a whole first
-    /// line, or with more than the limit of a line: what else was read with it plays no part.
+    /// `limit`, or enough for an ID if the command in `input` is one. Call it with a complete first
+    /// line, or with more than the limit of a line: other data read with it must not matter.
     fn at_least_for_id(&self, limit: usize, input: &[u8]) -> usize {
         if self.streams.is_some() {
             return limit;
@@ -220,7 +221,7 @@ mod tests {
 
     const SMALL: Limits = Limits { line: 40, command: 60, message: 1_000 };
 
-    /// Feeds `input` in pieces of `step` bytes and lists what came out. The octets of streamed
+    /// Feeds `input` in pieces of `step` bytes and lists the results. The octets of streamed
     /// literals are skipped as the service would.
     fn frames(input: &[u8], step: usize) -> Vec<Frame> {
         let mut framer = Framer::new(SMALL);
@@ -285,7 +286,7 @@ mod tests {
                 b"a  append  {1}\r\nx  {3}\r\nabc \r\n",
                 &[Continue, part(24, 3, true), Command { size: 3 }],
             ),
-            // What follows a message is the same command's, a second message too.
+            // After a message the command goes on; there may be a second message.
             (
                 b"a APPEND x {1+}\r\ny (\\Seen) {2}\r\nzz\r\nb NOOP\r\n",
                 &[part(17, 1, false), part(14, 2, true), Command { size: 2 }, Command { size: 8 }],
@@ -295,7 +296,7 @@ mod tests {
                 &[part(17, 1, false), Refused { size: 9 }, Command { size: 17 }],
             ),
             (b"a APPEND x {1+}\r\ny {1001+}\r\n", &[part(17, 1, false), Bye(LITERAL_TOO_LARGE)]),
-            // Names that only begin or end like it, and its UID form, which it has not.
+            // Names that only resemble it, and the UID form, which it lacks.
             (b"a APPENDS x {3+}\r\nabc\r\n", &[Command { size: 23 }]),
             (b"a UID APPEND x {3+}\r\nabc\r\n", &[Command { size: 26 }]),
             // RFC 3516 4.4: a literal8 is a literal wherever it stands.
@@ -345,8 +346,8 @@ mod tests {
         assert_eq!(framer.next(endless.as_bytes()), Frame::Bye(LINE_TOO_LONG));
     }
 
-    /// What is read with a line, or not yet, does not make it an ID: only what stands within the
-    /// limit of the line and before its end does.
+    /// Data read together with the line, or not yet, does not make it an ID: only the text within
+    /// the line's limit and before its end does.
     #[test]
     fn how_the_input_is_cut_makes_no_id() {
         let long_tag = format!("{}\n ID NIL\r\n", "x".repeat(SMALL.line));
@@ -377,7 +378,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the input is cut, also where streamed literals and parts of commands are.
+        /// Independent of how the input is cut, also inside streamed literals and parts of
+        /// commands.
         #[test]
         fn cuts_make_no_difference(words in prop::collection::vec(prop_oneof![
             Just("a APPEND "), Just("b LOGIN "), Just("c UID "), Just("x "), Just("{1}"),

@@ -3,25 +3,25 @@
 /// A literal, as its header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Literal {
-    /// Octets; saturates, so that no number of digits makes a small one.
+    /// Octets; saturates, so that a long number never becomes a small one.
     pub size: u64,
     /// The client waits for a continuation (no `+`, RFC 7888 3).
     pub sync: bool,
-    /// A `literal8`, which may have NUL octets (RFC 3516 4.4).
+    /// A `literal8`, which may contain NUL octets (RFC 3516 4.4).
     pub binary: bool,
 }
 
-/// `{size}` or `{size+}`, perhaps after a `~`, before a line end.
+/// `{size}` or `{size+}`, possibly after a `~`, before a line end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LiteralHeader {
-    /// Offset in the line of its first octet.
+    /// Offset of its first octet in the line.
     pub start: usize,
     pub literal: Literal,
 }
 
 impl LiteralHeader {
-    /// The header that ends `line`, if one does. A quoted string cannot be mistaken for one: it
-    /// would end in a quote.
+    /// The header at the end of `line`, if there is one. A quoted string cannot be mistaken for
+    /// one, since it ends in a quote.
     pub(super) fn at_end_of(line: &[u8]) -> Option<LiteralHeader> {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text).strip_suffix(b"}")?;

@@ -1,9 +1,9 @@
 //! IMAP4rev1 (RFC 3501) and its extensions: commands in, responses out, no I/O.
 //!
-//! `service::imap` calls it so: [`Framer::next`] finds where a command ends in the connection's
-//! input; [`parse`] makes a [`Command`] of those bytes without copying them; [`CommandBody::row`]
-//! says in which [`State`]s it is allowed; [`Writer`] and [`FetchResponse`] append responses to the
-//! connection's output.
+//! `service::imap` uses it as follows: [`Framer::next`] finds the end of a command in the
+//! connection's input; [`parse`] makes a [`Command`] of those bytes without copying them;
+//! [`CommandBody::row`] says in which [`State`]s it is allowed; [`Writer`] and [`FetchResponse`]
+//! append responses to the connection's output.
 
 mod arguments;
 pub mod authentication;

@@ -1,7 +1,7 @@
 //! Mailbox names: modified UTF-7 on the wire (RFC 3501 5.1.3), UTF-8 everywhere else.
 //!
-//! Decoding is strict: of all spellings of a name only the one that [`encode`] makes is taken, so
-//! that no two names on the wire are one mailbox (RFC 3501 5.1.3: "MUST NOT").
+//! Decoding is strict: of all spellings of a name only the one that [`encode`] produces is
+//! accepted, so that no two names on the wire are one mailbox (RFC 3501 5.1.3: "MUST NOT").
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MailboxName<'a>(pub Cow<'a, [u8]>);
 
-/// Why a name cannot be one of ours; the text is fit for a `NO [CANNOT]`.
+/// Why a name is not valid here; the text is suitable for a `NO [CANNOT]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NameError {
     #[error("mailbox name is not valid modified UTF-7")]
@@ -26,8 +26,7 @@ pub enum NameError {
 
 impl MailboxName<'_> {
     /// The name in UTF-8. A first level `inbox` in any case becomes `INBOX` (RFC 3501 5.1);
-    /// borrowed unless there was something to decode or fold. `*` and `%` of a pattern are left as
-    /// they are.
+    /// borrowed unless something had to be decoded or folded. `*` and `%` of a pattern are kept.
     pub fn to_utf8(&self) -> Result<Cow<'_, str>, NameError> {
         let name = decode(&self.0)?;
         let (first, rest) = name.split_at(name.find(SEPARATOR).unwrap_or(name.len()));
@@ -38,7 +37,7 @@ impl MailboxName<'_> {
     }
 }
 
-/// Reads modified UTF-7. Refuses control characters, encoded or not.
+/// Decodes modified UTF-7. Refuses control characters, encoded or not.
 pub(super) fn decode(raw: &[u8]) -> Result<Cow<'_, str>, NameError> {
     if raw.iter().any(u8::is_ascii_control) {
         return Err(NameError::Control);
@@ -65,8 +64,8 @@ pub(super) fn decode(raw: &[u8]) -> Result<Cow<'_, str>, NameError> {
     if name.chars().any(char::is_control) {
         return Err(NameError::Control);
     }
-    // One comparison finds every spelling that is not canonical: ASCII in base64, adjacent shifts,
-    // stray bits at the end.
+    // One comparison finds every non-canonical spelling: ASCII in base64, adjacent shifts, stray
+    // bits at the end.
     let mut canonical = Vec::with_capacity(raw.len());
     encode(&name, &mut canonical);
     if canonical != raw {
@@ -94,7 +93,7 @@ pub(super) fn encode(name: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Printable ASCII stands for itself.
+/// Whether printable ASCII is written directly.
 fn is_direct(octet: u8) -> bool {
     matches!(octet, 0x20..=0x7e)
 }
@@ -116,7 +115,7 @@ fn encode_shifted(text: &str, out: &mut Vec<u8>) {
     out.push(b'-');
 }
 
-/// Base64 of UTF-16, most significant octet first. Left-over bits are the caller's to judge.
+/// Base64 of UTF-16, most significant octet first. The caller checks left-over bits.
 fn decode_shifted(shifted: &[u8], name: &mut String) -> Result<(), NameError> {
     let (mut bits, mut count) = (0_u32, 0);
     let mut units = Vec::with_capacity(shifted.len() * 6 / 16);

@@ -1,15 +1,15 @@
 //! LIST patterns (RFC 3501 6.3.8): `*` matches anything, `%` anything but the separator.
 //!
-//! All ways to match are followed at once: the set of pattern positions reached so far moves along
-//! the name, 64 positions to a word. A pattern made of wildcards costs the length of the name times
+//! All possible matches are followed at once: the set of pattern positions reached so far moves
+//! along the name, 64 positions per word. A pattern of wildcards costs the length of the name times
 //! a 64th of the pattern's, never an exponential.
 
 use super::name::SEPARATOR;
 
-/// Octets of a pattern beyond which no name we keep can match it in a useful way.
+/// Longest pattern; none of our names could match a longer one in a useful way.
 pub const PATTERN_MAX: usize = 1_024;
 
-/// A pattern ready to be matched against many names.
+/// A pattern prepared for matching many names.
 #[derive(Clone, Debug)]
 pub struct ListPattern {
     /// Each an octet of the pattern, with runs of wildcards merged.
@@ -21,8 +21,8 @@ pub struct ListPattern {
 }
 
 impl ListPattern {
-    /// `pattern` is in UTF-8 (reference and pattern joined). A first level `inbox` in any case is
-    /// taken as INBOX (RFC 3501 5.1). `None` if it is longer than [`PATTERN_MAX`].
+    /// `pattern` is in UTF-8 (reference and pattern joined). A first level `inbox` in any case
+    /// means INBOX (RFC 3501 5.1). `None` if it is longer than [`PATTERN_MAX`].
     pub fn new(pattern: &str) -> Option<ListPattern> {
         if pattern.len() > PATTERN_MAX {
             return None;
@@ -50,19 +50,19 @@ impl ListPattern {
         Some(ListPattern { steps, wild, any })
     }
 
-    /// Steps of work, at most, that [`ListPattern::matches`] takes with `name`: some 50 ns each.
+    /// Upper bound of the steps that [`ListPattern::matches`] takes with `name`: some 50 ns each.
     pub fn cost(&self, name: &str) -> usize {
         (name.len() + 1) * self.wild.len()
     }
 
     /// `name` is in UTF-8; INBOX is spelled `INBOX`.
     pub fn matches(&self, name: &str) -> bool {
-        // Bit p of `reached`: the name so far is matched by the first p steps.
+        // Bit p of `reached`: the first p steps match the name so far.
         let mut reached = vec![0_u64; self.wild.len()];
         reached[0] = 1;
         self.pass_wildcards(&mut reached);
         for octet in name.bytes() {
-            // A wildcard stays where it is, a literal step moves on if it is this octet.
+            // A wildcard stays at its position, a literal step advances if it equals this octet.
             let stays = if octet == SEPARATOR as u8 { &self.any } else { &self.wild };
             let mut carry = 0;
             let mut alive = 0;
@@ -93,7 +93,7 @@ impl ListPattern {
         equal
     }
 
-    /// A wildcard may match nothing. Once is enough: no two wildcards are neighbours.
+    /// A wildcard may match nothing. One pass is enough: no two wildcards are adjacent.
     fn pass_wildcards(&self, reached: &mut [u64]) {
         let mut carry = 0;
         for (bits, wild) in reached.iter_mut().zip(&self.wild) {

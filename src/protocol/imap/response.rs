@@ -1,8 +1,8 @@
 //! Responses (RFC 3501 7), all but FETCH, which is in [`super::fetch_response`].
 //!
-//! [`Writer`] appends to the connection's output and holds nothing of its own; make one wherever
-//! output is at hand. Texts from elsewhere cannot break a line: control characters in them are
-//! written as spaces.
+//! [`Writer`] appends to the connection's output and holds no state; create one wherever output is
+//! available. Text from elsewhere cannot break a line: its control characters are written as
+//! spaces.
 
 use super::{
     capability::Capabilities,
@@ -164,7 +164,7 @@ pub struct ListItem<'a> {
     pub child_subscribed: bool,
 }
 
-/// Values for STATUS; those not asked for are not looked at.
+/// Values for STATUS; those not requested are ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct StatusValues {
     pub messages: u32,
@@ -177,7 +177,7 @@ pub struct StatusValues {
     pub size: u64,
 }
 
-/// What ESEARCH tells (RFC 4731 3.1); absent parts are left out.
+/// The result of ESEARCH (RFC 4731 3.1); absent parts are left out.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct SearchResult<'a> {
     pub min: Option<u32>,
@@ -279,8 +279,9 @@ impl<'o> Writer<'o> {
         self.line_end();
     }
 
-    /// PERMANENTFLAGS (RFC 3501 7.1): what STORE can change for good. `more`: new keywords may be
-    /// made (`\*`). No [`Code`], since that would copy the mailbox's keywords.
+    /// PERMANENTFLAGS (RFC 3501 7.1): the flags that STORE can change permanently. `more`: new
+    /// keywords may be created (`\*`). It is not a [`Code`], since that would copy the mailbox's
+    /// keywords.
     pub fn permanent_flags(&mut self, system: Flags, keywords: &[String], more: bool) {
         self.out.extend_from_slice(b"* OK [PERMANENTFLAGS ");
         push_flags(self.out, system, keywords.iter().map(String::as_str), false, more);
@@ -324,8 +325,7 @@ impl<'o> Writer<'o> {
         self.out.extend_from_slice(if before == b" (" { b" ()\r\n" } else { b")\r\n" });
     }
 
-    /// RFC 3501 7.2.5; `mod_seq` if the search asked for MODSEQ and found something (RFC 7162
-    /// 3.1.5).
+    /// RFC 3501 7.2.5; `mod_seq` if the search used MODSEQ and found something (RFC 7162 3.1.5).
     pub fn search(&mut self, numbers: impl IntoIterator<Item = u32>, mod_seq: Option<ModSeq>) {
         self.out.extend_from_slice(b"* SEARCH");
         for number in numbers {
@@ -440,8 +440,8 @@ fn push_list<'n>(out: &mut Vec<u8>, names: impl Iterator<Item = &'n str>) {
     out.push(b')');
 }
 
-/// Appends a mailbox name given in UTF-8. Quoted if it has a bracket: an atom may have `[` and an
-/// astring `]`, but there are readers that take either for a response code's or a section's.
+/// Appends a mailbox name given in UTF-8. Quoted if it has a bracket: an atom may contain `[` and
+/// an astring `]`, but some readers take either for part of a response code or a section.
 fn push_mailbox(out: &mut Vec<u8>, name: &str) {
     let mut encoded = Vec::new();
     name::encode(name, &mut encoded);
@@ -508,7 +508,7 @@ mod tests {
         });
         check("* BYE shutting down\r\n", |writer| writer.bye("shutting down"));
         check("+ \r\n", |writer| writer.continuation(""));
-        // Nothing that comes from elsewhere ends the line.
+        // Text from elsewhere cannot end the line.
         check("a NO no  such  thing\r\n", |writer| {
             writer.tagged("a", Status::No, None, "no\r\nsuch\0\tthing");
         });
@@ -597,11 +597,11 @@ mod tests {
              (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n",
             |writer| writer.lsub(&special),
         );
-        // A mailbox may be called so; a bare NIL would be none.
+        // A mailbox may have this name; a bare NIL would mean no name.
         check("* LIST () \"/\" \"nil\"\r\n", |writer| {
             writer.list(&ListItem { name: "nil", attributes: Attributes::default(), ..item });
         });
-        // Brackets and wildcards never stand in an atom.
+        // Brackets and wildcards never appear in an atom.
         for name in ["[a", "a]", "[a]", "a%", "*a"] {
             check(&format!("* LIST () \"/\" \"{name}\"\r\n"), |writer| {
                 writer.list(&ListItem { name, attributes: Attributes::default(), ..item });

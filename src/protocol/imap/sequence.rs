@@ -1,14 +1,14 @@
-//! Sequence sets (RFC 3501 9 `sequence-set`): read, resolved against a mailbox, written.
+//! Sequence sets (RFC 3501 9 `sequence-set`): parsed, resolved against a mailbox, written.
 //!
-//! A set may say `1:4294967295` or `*` many thousand times: [`SequenceSet::resolve`] clips it to
-//! what the mailbox has, so that work after it is bounded by the mailbox, not by the client.
+//! A set may contain `1:4294967295` or `*` many thousand times: [`SequenceSet::resolve`] clips it
+//! to the mailbox, so that later work is bounded by the mailbox, not by the client.
 
 use smallvec::SmallVec;
 
 use super::write::push_number;
 
-/// Ranges kept of one set after neighbours were joined; more is refused. A line of 64 KiB cannot
-/// name more than twice as many.
+/// Ranges of one set after adjacent ones were merged; a set with more is refused. A line of 64 KiB
+/// cannot contain more than twice as many.
 pub(super) const SET_RANGES_MAX: usize = 16_384;
 
 /// `*` inside a set: numbers start at 1, so 0 is free.
@@ -20,7 +20,7 @@ pub struct SequenceSet {
     ranges: SmallVec<[(u32, u32); 2]>,
 }
 
-/// The set was not understood, or has more than [`SET_RANGES_MAX`] ranges.
+/// The set is invalid, or has more than [`SET_RANGES_MAX`] ranges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SetError {
     Syntax,
@@ -33,7 +33,7 @@ impl SequenceSet {
         SequenceSet { ranges: SmallVec::from_slice(&[(number, number)]) }
     }
 
-    /// Reads the whole of `text`.
+    /// Parses all of `text`.
     pub fn parse(text: &[u8]) -> Result<SequenceSet, SetError> {
         let mut ranges: SmallVec<[(u32, u32); 2]> = SmallVec::new();
         let mut rest = text;
@@ -58,9 +58,9 @@ impl SequenceSet {
         }
     }
 
-    /// What the set names in a mailbox whose highest number (or UID) is `max`; nothing if `max` is
-    /// 0. `*` is `max`, also as the end of a range that starts above it: `999:*` always has the
-    /// last message in it (RFC 3501 9 `seq-range`).
+    /// The numbers that the set means in a mailbox whose highest number (or UID) is `max`; none if
+    /// `max` is 0. `*` is `max`, also as the end of a range that starts above it: `999:*` always
+    /// includes the last message (RFC 3501 9 `seq-range`).
     pub fn resolve(&self, max: u32) -> Ranges {
         let mut ranges: SmallVec<[(u32, u32); 2]> = self
             .ranges
@@ -83,16 +83,16 @@ impl SequenceSet {
         Ranges { ranges }
     }
 
-    /// The set names a number above `max`: for sequence numbers that is an error of the client
-    /// (RFC 3501 9 `seq-number`); UIDs that do not exist are ignored instead. `*` in an empty
-    /// mailbox counts as above.
+    /// Whether the set has a number above `max`: for sequence numbers that is a client error (RFC
+    /// 3501 9 `seq-number`), while UIDs that do not exist are ignored. `*` in an empty mailbox
+    /// counts as above.
     pub fn exceeds(&self, max: u32) -> bool {
         let above = |number| if number == STAR { max == 0 } else { number > max };
         self.ranges.iter().any(|&(first, last)| above(first) || above(last))
     }
 }
 
-/// Ascending numbers with nothing twice: ranges that neither overlap nor touch.
+/// Ascending numbers without duplicates: ranges that neither overlap nor touch.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Ranges {
     ranges: SmallVec<[(u32, u32); 2]>,
@@ -108,13 +108,13 @@ impl Ranges {
         self.ranges.iter().map(|&(first, last)| u64::from(last - first) + 1).sum()
     }
 
-    /// (first, last) of each range, both in it.
+    /// (first, last) of each range, inclusive.
     pub fn ranges(&self) -> impl DoubleEndedIterator<Item = (u32, u32)> + '_ {
         self.ranges.iter().copied()
     }
 
-    /// Every number, ascending. With UIDs prefer [`Ranges::ranges`]: a range may hold few that
-    /// exist.
+    /// Every number, ascending. For UIDs prefer [`Ranges::ranges`]: a long range may contain few
+    /// existing ones.
     pub fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
         self.ranges.iter().flat_map(|&(first, last)| first..=last)
     }
@@ -126,7 +126,7 @@ impl Ranges {
 }
 
 /// Appends `numbers` as the shortest set that keeps their order, e.g. `1:3,7`. Nothing if there are
-/// none. Source and target of COPYUID stay aligned: only ascending runs are joined.
+/// none. Source and target of COPYUID stay aligned: only ascending runs are merged.
 pub fn write_set(out: &mut Vec<u8>, numbers: impl IntoIterator<Item = u32>) {
     let mut numbers = numbers.into_iter();
     let Some(mut first) = numbers.next() else { return };
@@ -150,7 +150,7 @@ pub fn write_set(out: &mut Vec<u8>, numbers: impl IntoIterator<Item = u32>) {
     out.pop();
 }
 
-/// Adds a range, joined with the one before if they overlap or touch: `1,1,1,…` stays one range.
+/// Adds a range, merged with the previous one if they overlap or touch: `1,1,1,…` stays one range.
 fn push_joined(ranges: &mut SmallVec<[(u32, u32); 2]>, first: u32, last: u32) {
     if first == STAR || last == STAR {
         if ranges.last() != Some(&(first, last)) {

@@ -95,7 +95,7 @@ fn write_multipart(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
         write_part(out, child, extended);
     }
     if out.len() == start {
-        // The syntax has no multipart without parts: tell what is there as a text.
+        // The syntax has no multipart without parts: it is sent as a text part.
         out.extend_from_slice(b"(\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" ");
         push_number(out, part.size());
         out.push(b' ');

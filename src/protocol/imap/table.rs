@@ -1,9 +1,9 @@
-//! The tables of commands and of capabilities: one row each, and nothing else that names them all.
+//! The tables of commands and of capabilities: one row each; there is no other complete list.
 //!
 //! The row of a command is read twice. Here it becomes a [`CommandKind`], a variant of
-//! [`CommandBody`], a [`CommandRow`] and an arm of the parser; in `service::imap`, which knows how
-//! commands are carried out, an arm that calls the handler of the row's value. So a command without
-//! a parser or without a handler does not compile. A new command is a row and a file on each side.
+//! [`CommandBody`], a [`CommandRow`] and an arm of the parser; in `service::imap` it becomes an arm
+//! that calls the handler of the row's value. So a command without a parser or a handler does not
+//! compile. A new command is a row and a file on each side.
 
 use super::{
     arguments::{Arguments, Streams},
@@ -16,7 +16,7 @@ use super::{
 
 macro_rules! capabilities {
     ($($capability:ident $name:literal $offered:ident $($can_be_enabled:ident)?;)*) => {
-        /// What a server may be able to do (RFC 3501 7.2.1). The order is that in which it is told.
+        /// A capability of the server (RFC 3501 7.2.1), in the order of announcement.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum Capability {
             $($capability,)*
@@ -34,7 +34,7 @@ macro_rules! capabilities {
     };
 }
 
-// The name, when it is told (an `Offered`), and whether ENABLE takes it.
+// The name, when it is announced (an `Offered`), and whether ENABLE accepts it.
 capabilities! {
     Imap4Rev1        "IMAP4rev1"          Always;
     LiteralPlus      "LITERAL+"           Always; // RFC 7888
@@ -61,15 +61,15 @@ capabilities! {
     AuthLogin        "AUTH=LOGIN"         WithLogin;
 }
 
-/// What may be told of other sessions' changes before the tagged response of a command.
+/// Which changes by other sessions may be reported before the tagged response of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Updates {
     /// The command leaves or changes the selected state itself.
     None,
-    /// All but EXPUNGE: the client may have numbers of its own in flight (RFC 3501 7.4.1).
+    /// All but EXPUNGE: the client may be using sequence numbers (RFC 3501 7.4.1).
     Flags { uid: bool },
-    /// Everything. `uid`: FETCH responses name the UID, as answers to a UID command must (RFC 3501
-    /// 6.4.8).
+    /// Everything. `uid`: FETCH responses include the UID, as answers to a UID command must (RFC
+    /// 3501 6.4.8).
     All { uid: bool },
 }
 
@@ -78,19 +78,18 @@ pub enum Updates {
 enum Tells {
     Nothing,
     All,
-    /// Everything after the `UID` form; after the other, which goes by numbers, all but EXPUNGE.
+    /// Everything after the `UID` form; after the form with sequence numbers all but EXPUNGE.
     ByNumbers,
 }
 
-/// Hands the rows, by family, to the macro `$read`. A row:
+/// Passes the rows, by family, to the macro `$read`. A row:
 ///
-/// * the file and the type of its value, whose name is that of its [`CommandKind`] and of its
-///   variant
-///   of [`CommandBody`], too;
+/// * the file and the type of its value, which is also the name of its [`CommandKind`] and of its
+///   variant of [`CommandBody`];
 /// * its name in capitals, also the label of its metrics;
 /// * `Plain`, or `Uid` if it has a `UID` form as well;
-/// * the [`States`] it is allowed in;
-/// * what may be told after it: a [`Tells`];
+/// * the [`States`] in which it is allowed;
+/// * the updates that may be sent after it: a [`Tells`];
 /// * the [`Capability`] that it belongs to.
 macro_rules! command_table {
     ($read:ident) => {
@@ -168,7 +167,7 @@ macro_rules! commands {
         ];
 
         impl CommandKind {
-            /// The command of this name and form.
+            /// The command with this name and form.
             pub(super) fn named(name: &[u8], uid: bool) -> Option<CommandKind> {
                 Some(match name {
                     $($($name if !uid || Form::$form.has_uid() => CommandKind::$kind,)*)*
@@ -178,8 +177,8 @@ macro_rules! commands {
         }
 
         impl<'a> CommandBody<'a> {
-            /// Reads what follows the name of a command; `None` if there is none of this name and
-            /// form.
+            /// Parses the arguments after the name of a command; `None` if there is no command with
+            /// this name and form.
             pub(super) fn parse(
                 name: &[u8],
                 uid: bool,
@@ -199,7 +198,7 @@ macro_rules! commands {
                 }
             }
 
-            /// It was the `UID` form.
+            /// Whether it was the `UID` form.
             fn uid(&self) -> bool {
                 match self {
                     $($(CommandBody::$kind(value) => value.uid(),)*)*
@@ -213,7 +212,7 @@ command_table!(commands);
 /// The forms a command has.
 enum Form {
     Plain,
-    /// `UID` before its name, too (RFC 3501 6.4.8).
+    /// Also with `UID` before its name (RFC 3501 6.4.8).
     Uid,
 }
 
@@ -231,7 +230,7 @@ pub struct CommandRow {
     pub name: &'static str,
     states: States,
     tells: Tells,
-    /// It is a command only where this is offered.
+    /// The command exists only if this is offered.
     pub needs: Capability,
     pub(super) streams: Streams,
 }
@@ -268,7 +267,7 @@ impl CommandBody<'_> {
     }
 }
 
-/// Names stand in the rows as octets, since the parser compares octets.
+/// The rows have names as octets, since the parser compares octets.
 #[allow(clippy::panic)] // when compiled, if at all
 const fn as_text(name: &'static [u8]) -> &'static str {
     match std::str::from_utf8(name) {

@@ -1,5 +1,5 @@
-//! Commands as clients should not send them, and what all commands have in common. Also what the
-//! tests of the commands' files use.
+//! Malformed commands, and properties that all commands share. Also helpers of the tests in the
+//! commands' files.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ pub(super) fn set(text: &str) -> SequenceSet {
     SequenceSet::parse(text.as_bytes()).expect("a set")
 }
 
-/// `line` without its CRLF is understood as `expected`.
+/// `line` without its CRLF is parsed as `expected`.
 #[track_caller]
 pub(super) fn check(line: &str, expected: CommandBody<'static>) {
     let frame = format!("a1 {line}\r\n");
@@ -27,7 +27,7 @@ pub(super) fn check(line: &str, expected: CommandBody<'static>) {
     assert_eq!(command, Command { tag: "a1", body: expected }, "{line}");
 }
 
-/// Every one is a BAD that names its tag and says something.
+/// Each is a BAD with its tag and a text.
 #[test]
 fn refused() {
     const CASES: &[(&str, &str)] = &[
@@ -205,14 +205,14 @@ fn tags() {
         assert_eq!(parse(frame.as_bytes()).expect_err(frame).tag, expected, "{frame:?}");
         assert_eq!(tag_of(frame.as_bytes()), expected, "{frame:?}");
     }
-    // A bare LF is no line end, but the tag is known.
+    // A bare LF is not a line end, but the tag is known.
     let error = parse(b"a NOOP\n").expect_err("bare LF");
     assert_eq!((error.tag, error.what), (Some("a"), "a line must end in CRLF"));
     let error = parse(b"a LOGIN x\ny z\r\n").expect_err("LF inside");
     assert_eq!(error.tag, Some("a"));
 }
 
-/// Bad input that is long: the answer comes from a limit, not from the size.
+/// Long bad input: a limit determines the cost, not the size.
 #[test]
 fn bombs() {
     let cases = [
@@ -284,7 +284,7 @@ proptest! {
         let _ = parse(&frame);
     }
 
-    /// Words of the grammar in any order reach deeper than octets do.
+    /// Random sequences of grammar words reach deeper than random octets.
     #[test]
     fn any_words_are_survived(words in proptest::collection::vec(prop_oneof![
         Just("FETCH"), Just("SEARCH"), Just("UID"), Just("STORE"), Just("LIST"), Just("APPEND"),

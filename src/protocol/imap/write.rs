@@ -1,7 +1,6 @@
 //! Primitive values on the wire: numbers, strings, atoms (RFC 3501 4). Used by every writer here.
 
-/// Strings up to this many octets may be sent quoted; longer ones are literals, which cost a
-/// client's reader nothing.
+/// Longest string that may be sent quoted; longer ones are literals, which are cheap to read.
 const QUOTED_MAX: usize = 1_000;
 
 /// Appends `number` in decimal.
@@ -26,7 +25,7 @@ pub(super) fn push_literal_header(out: &mut Vec<u8>, size: u64) {
     out.extend_from_slice(b"}\r\n");
 }
 
-/// Appends `string`: quoted where RFC 3501 allows and it is short, else a literal.
+/// Appends `string`: quoted if RFC 3501 allows it and it is short, otherwise a literal.
 pub(super) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     let found = match text.len() {
         0..=QUOTED_MAX => text.iter().fold(0, |found, &octet| found | IN_QUOTES[octet as usize]),
@@ -79,8 +78,8 @@ pub(super) fn push_nstring(out: &mut Vec<u8>, text: Option<&[u8]>) {
     }
 }
 
-/// Appends `astring`: bare where every octet may stand in an atom, else as a string. `NIL` is
-/// quoted, for readers that cannot tell an atom from nil.
+/// Appends `astring`: bare if every octet is allowed in an atom, otherwise as a string. `NIL` is
+/// quoted, for readers that cannot distinguish an atom from nil.
 pub(super) fn push_astring(out: &mut Vec<u8>, text: &[u8]) {
     let bare = !text.is_empty()
         && text.len() <= QUOTED_MAX

@@ -1,16 +1,16 @@
 //! Address lists (RFC 5322 3.4 and 4.4).
 //!
-//! Called when FETCH tells an ENVELOPE, on values that the summary has unfolded. Lenient: mail in
-//! the wild breaks every rule here, and each address that can be made out is told. One pass, no
-//! recursion: comments nest by a counter, groups do not nest.
+//! Called when FETCH returns an ENVELOPE, on values that the summary has unfolded. Lenient: real
+//! mail breaks every rule here, and each recognizable address is returned. One pass, no recursion:
+//! comments nest by a counter, groups do not nest.
 
 use std::{borrow::Cow, mem};
 
-/// Addresses told of one field.
+/// Most addresses returned for one field.
 pub const ADDRESSES_MAX: usize = 4_096;
 
-/// One address as ENVELOPE tells it (RFC 3501 7.4.2); `None` is NIL. A group begins with an
-/// address that has only `mailbox` (the group's name) and ends with one that has nothing.
+/// One address as in ENVELOPE (RFC 3501 7.4.2); `None` is NIL. A group begins with an address that
+/// has only `mailbox` (the group's name) and ends with one that has nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Address<'a> {
     /// Display name, unquoted, encoded-words as sent.
@@ -22,7 +22,7 @@ pub struct Address<'a> {
     pub host: Option<Cow<'a, [u8]>>,
 }
 
-/// Reads as many addresses as can be made out, up to [`ADDRESSES_MAX`]; never fails.
+/// Parses as many addresses as possible, up to [`ADDRESSES_MAX`]; never fails.
 pub fn parse_list(value: &[u8]) -> Vec<Address<'_>> {
     let mut parser = Parser { value, at: 0, comment: None };
     let mut list = Vec::new();
@@ -63,15 +63,15 @@ fn bare(phrase: Option<Cow<'_, [u8]>>) -> Option<Address<'_>> {
     Some(Address { mailbox, host: Some(Cow::Borrowed(b"")), ..Address::default() })
 }
 
-/// How words that follow each other become one text.
+/// How consecutive words are joined.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Join {
-    /// One space between.
+    /// With one space.
     Phrase,
-    /// Nothing beside a dot (obs-local-part, RFC 5322 4.4), else a space.
+    /// With nothing beside a dot (obs-local-part, RFC 5322 4.4), otherwise with a space.
     LocalPart,
-    /// Nothing between, and only beside a dot (obs-domain, RFC 5322 4.4): what else follows is
-    /// no part of the name.
+    /// Without a space, and only beside a dot (obs-domain, RFC 5322 4.4): other words are not part
+    /// of the name.
     Domain,
 }
 
@@ -201,7 +201,7 @@ impl<'a> Parser<'a> {
             self.at += 1;
             host = self.words(Join::Domain).unwrap_or_default();
         }
-        // Up to the '>', or where the next address must begin.
+        // Up to the '>', or to the start of the next address.
         while let Some(byte) = self.peek() {
             if byte == b',' || byte == b';' {
                 break;
@@ -239,7 +239,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Passes what is left of an address, with the comma; a `;` is for the caller.
+    /// Skips the rest of an address, with the comma; a `;` is left for the caller.
     fn end_address(&mut self) {
         loop {
             self.skip_space();
@@ -249,7 +249,7 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     return;
                 }
-                // Missing comma before a new address in angle brackets or quotes: a new one.
+                // Missing comma before a new address in angle brackets or quotes.
                 Some(b'"' | b'<') => return,
                 Some(_) => self.at += 1,
             }
@@ -298,7 +298,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Whether the word at `start` follows as it is to be told.
+    /// Whether the word at `start` directly follows in its final form.
     fn is_next(&self, start: usize) -> bool {
         match self.value.get(self.range.end..start) {
             Some(b" ") => self.join == Join::Phrase,
@@ -307,7 +307,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Whether there is a dot between the words so far and what begins with `next`.
+    /// Whether there is a dot between the words so far and text that begins with `next`.
     fn ends_at_dot(&self, next: Option<u8>) -> bool {
         let last = match &self.owned {
             Some(owned) => owned.last(),
@@ -316,7 +316,7 @@ impl<'a> Words<'a> {
         self.join != Join::Phrase && (last == Some(&b'.') || next == Some(b'.'))
     }
 
-    /// A quoted string's inside, with its quoted-pairs.
+    /// The inside of a quoted string, with its quoted-pairs.
     fn add_escaped(&mut self, start: usize, end: usize) {
         let mut word = Vec::with_capacity(end - start);
         let mut bytes = self.value[start..end].iter();
@@ -400,7 +400,7 @@ mod tests {
         ("a@[192.0.2.1]", "-|-|a|[192.0.2.1]"),
         ("a@b (Old Style)", "Old Style|-|a|b"),
         ("a@b (One), c@d", "One|-|a|b & -|-|c|d"),
-        // Broken in the wild.
+        // Broken forms from real mail.
         ("root", "-|-|root|"),
         ("<>", "-|-||"),
         ("a@b <a@b>", "a@b|-|a|b"),

@@ -1,8 +1,8 @@
-//! Charsets of text: which decoder a label stands for, and texts of two octets a character that
-//! shift, as mailers write them.
+//! Charsets of text: the decoder for a label, and stateful two-octet charsets as mailers write
+//! them.
 //!
-//! Called by `encoded_word` and `search`, and by the service for the charset of a command: for
-//! SEARCH alone.
+//! Called by `encoded_word` and `search`, and by the service for the charset of a command: only for
+//! SEARCH.
 
 use encoding_rs::{
     BIG5, Decoder, EUC_JP, EUC_KR, Encoding, GBK, ISO_2022_JP, KOI8_U, REPLACEMENT, SHIFT_JIS,
@@ -15,7 +15,7 @@ const ESCAPE: u8 = 0x1b;
 /// Octets of every escape sequence that ISO-2022-JP has (RFC 1468).
 const SEQUENCE_SIZE: usize = 3;
 
-/// What text is decoded by.
+/// The decoder of a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Charset {
     Known(&'static Encoding),
@@ -24,8 +24,8 @@ pub(super) enum Charset {
 }
 
 impl Charset {
-    /// By its label. ASCII, no label, and labels not known are taken as UTF-8, which is what
-    /// unlabelled text is.
+    /// By its label. ASCII, no label, and unknown labels are treated as UTF-8, which unlabelled
+    /// text usually is.
     pub(super) fn new(label: &[u8]) -> Charset {
         let label = label.trim_ascii();
         if label.eq_ignore_ascii_case(b"us-ascii") || label.eq_ignore_ascii_case(b"ascii") {
@@ -37,26 +37,26 @@ impl Charset {
         }
     }
 
-    /// Whether what octets mean may depend on those before them, also where these are broken.
+    /// Whether the meaning of octets may depend on those before them, also where these are broken.
     pub(super) fn may_go_on(self) -> bool {
         match self {
-            // A broken character of UTF-8 takes nothing along.
+            // A broken UTF-8 character does not affect the following ones.
             Charset::Known(encoding) => encoding != UTF_8 && !encoding.is_single_byte(),
             Charset::Shifted(_) => true,
         }
     }
 }
 
-/// Octets of the longest label that is looked up beyond those of the WHATWG.
+/// Octets of the longest label that is looked up besides those of the WHATWG.
 const LABEL_SIZE_MAX: usize = 40;
 
-/// The encoding that a label stands for, in mail: the WHATWG's labels, and what mailers send beside
-/// them. `None` for those that `encoding_rs` does not decode.
+/// The encoding of a label in mail: the WHATWG's labels, and further ones that mailers send. `None`
+/// for those that `encoding_rs` does not decode.
 pub fn encoding_of(label: &[u8]) -> Option<&'static Encoding> {
     let found = Encoding::for_label(label).or_else(|| {
         let mut room = [0; BEFORE_MAX + LABEL_SIZE_MAX];
         let size = squeeze(label, room.get_mut(BEFORE_MAX..)?)?;
-        // The labels of the IANA that begin with "cs" are squeezed, too.
+        // The IANA labels that begin with "cs" are squeezed too.
         for before in [b"".as_slice(), b"cs", b"iso", b"csiso"] {
             let start = BEFORE_MAX - before.len();
             room[start..BEFORE_MAX].copy_from_slice(before);
@@ -70,11 +70,11 @@ pub fn encoding_of(label: &[u8]) -> Option<&'static Encoding> {
     found.filter(|found| *found != REPLACEMENT)
 }
 
-/// Octets of the longest beginning that is tried before a label.
+/// Octets of the longest prefix that is tried before a label.
 const BEFORE_MAX: usize = b"csiso".len();
 
-/// A label without what mailers write in different ways: `x-` before it, case, and punctuation. Into
-/// `out`; its size there.
+/// A label without variable parts: the prefix `x-`, case, and punctuation. Written to `out`;
+/// returns its size.
 fn squeeze(label: &[u8], out: &mut [u8]) -> Option<usize> {
     if label.len() > LABEL_SIZE_MAX {
         return None;
@@ -114,7 +114,7 @@ fn alias(name: &[u8]) -> Option<&'static Encoding> {
         b"big5hkscs" | b"big5eten" => BIG5,
         b"koi8u" => KOI8_U,
         b"tis620" => WINDOWS_874,
-        // What -1, -2, -3, -MS and -2004 have beside its characters is hardly used.
+        // The additional characters of -1, -2, -3, -MS and -2004 are hardly used.
         _ if name.starts_with(b"iso2022jp") => ISO_2022_JP,
         _ => return None,
     })
@@ -131,14 +131,14 @@ fn shifts(label: &[u8]) -> Option<Shifts> {
     })
 }
 
-/// A decoder of text in pieces that takes mail as it is.
+/// A decoder of text in pieces that tolerates real mail.
 pub(super) struct TextDecoder {
     decoder: Decoder,
     filter: Filter,
     filtered: Vec<u8>,
 }
 
-/// What octets pass before they are decoded.
+/// The filter that octets pass before they are decoded.
 enum Filter {
     None,
     Escapes(Escapes),
@@ -187,12 +187,12 @@ impl TextDecoder {
     }
 }
 
-/// Leaves out escape sequences directly before others. They switch to a set of characters and use
-/// none of it, as at the seam of two encoded-words (each ends in ASCII, RFC 2047 3); the WHATWG's
-/// decoder takes that for an attack and puts U+FFFD there.
+/// Removes escape sequences directly before others. They switch to a charset and use none of it, as
+/// at the seam of two encoded-words (each ends in ASCII, RFC 2047 3); the WHATWG's decoder treats
+/// that as an attack and emits U+FFFD.
 #[derive(Default)]
 struct Escapes {
-    /// A sequence, or the beginning of one, that is not given out yet.
+    /// A sequence, or the start of one, that is not emitted yet.
     held: [u8; SEQUENCE_SIZE],
     size: usize,
 }
@@ -236,7 +236,7 @@ mod tests {
     fn texts() {
         const CASES: &[(&str, &[u8], &str)] = &[
             ("iso-2022-jp", b"a\x1b$BF|K\\\x1b(Bb", "a\u{65e5}\u{672c}b"),
-            // To ASCII and back at once, and more of it.
+            // Switches to ASCII and back at once, and more of the same.
             ("iso-2022-jp", b"\x1b$BF|\x1b(B\x1b$BK\\\x1b(B", "\u{65e5}\u{672c}"),
             (
                 "iso-2022-jp",

@@ -1,8 +1,8 @@
 //! The stored form of a [`Summary`].
 //!
 //! The store keeps it beside each message and never looks inside, so the version octet is the only
-//! contract with what older servers wrote. Numbers are LEB128; the texts come last, in one piece,
-//! exactly as [`Summary::text`] holds them:
+//! contract with data of older servers. Numbers are LEB128; the texts come last, in one piece,
+//! exactly as in [`Summary::text`]:
 //!
 //! ```text
 //! version 2 | size | exact | folded | parts | part... | text
@@ -59,7 +59,7 @@ impl Summary {
         out
     }
 
-    /// Never panics, and takes memory in proportion to `bytes` only.
+    /// Never panics; memory is proportional to `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Summary, DecodeError> {
         let mut summary = Summary::spent();
         summary.decode_again(bytes)?;
@@ -144,7 +144,7 @@ fn read_record(
     })
 }
 
-/// Whether parts lie inside their parents, and each kind has the children it must have.
+/// Whether parts are inside their parents, and each kind has the required children.
 fn is_tree(summary: &Summary) -> bool {
     let records = &summary.records;
     // (index after the part's last descendant, end of its body), outermost first.
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(Summary::decode(&[9]), Err(DecodeError::Version(9)));
     }
 
-    /// Decodes and, when that works, reads everything there is.
+    /// Decodes and, if that succeeds, reads everything.
     fn walk(bytes: &[u8]) {
         fn walk_part(part: super::super::Part<'_>, size: u64) {
             assert!(

@@ -28,7 +28,7 @@ pub struct DateTime {
 }
 
 impl DateTime {
-    /// The same instant, told in a zone.
+    /// The same instant in another zone.
     pub fn from_timestamp(timestamp: Timestamp, zone_minutes: i16) -> DateTime {
         let seconds = timestamp.unix_seconds() + i64::from(zone_minutes) * 60;
         let (year, month, day) = civil_from_days(seconds.div_euclid(DAY_SECONDS));
@@ -50,8 +50,8 @@ impl DateTime {
         Timestamp::from_unix_seconds(self.days() * DAY_SECONDS + second)
     }
 
-    /// Days since 1970-01-01 of the date as written, time and zone disregarded: SENTBEFORE, SENTON
-    /// and SENTSINCE compare this (RFC 3501 6.4.4).
+    /// Days since 1970-01-01 of the date as written, ignoring time and zone: SENTBEFORE, SENTON and
+    /// SENTSINCE compare this (RFC 3501 6.4.4).
     pub fn days(self) -> i64 {
         days_from_civil(self.year, self.month, self.day)
     }
@@ -99,9 +99,9 @@ pub fn write_rfc5322(timestamp: Timestamp, out: &mut Vec<u8>) {
     DateTime::from_timestamp(timestamp, 0).write_rfc5322(out);
 }
 
-/// Reads a Date value: RFC 5322 with the obsolete forms (two-digit years, zone names, comments)
-/// and what is common in the wild: `Nov 23` for `23 Nov`, dashes, a missing time or zone, which
-/// count as zero.
+/// Parses a Date value: RFC 5322 with the obsolete forms (two-digit years, zone names, comments)
+/// and common deviations: `Nov 23` for `23 Nov`, dashes, a missing time or zone, which count as
+/// zero.
 pub fn parse(value: &[u8]) -> Option<DateTime> {
     let mut words = Words { rest: value };
     let mut word = words.next()?;
@@ -126,7 +126,7 @@ pub fn parse(value: &[u8]) -> Option<DateTime> {
         // asctime: `Mon Nov 23 21:30:00 2026`
         set_time(&mut date, year)?;
         year = words.next()?;
-        // `Mon Nov 23 21:30:00 UTC 2026`, as date(1) tells it.
+        // `Mon Nov 23 21:30:00 UTC 2026`, as printed by date(1).
         if number(year).is_none() {
             date.zone_minutes = zone(year);
             year = words.next()?;
@@ -144,7 +144,8 @@ pub fn parse(value: &[u8]) -> Option<DateTime> {
     (date.day >= 1 && date.day <= month_days(date.year, month)).then_some(date)
 }
 
-/// RFC 5322 4.3: two digits below 50 are of this century, others and three digits count from 1900.
+/// RFC 5322 4.3: two digits below 50 are in this century; other two-digit and three-digit years
+/// count from 1900.
 fn full_year(word: &[u8]) -> Option<i32> {
     let year = i32::try_from(number(word)?).ok()?;
     match (word.len(), year) {
@@ -168,7 +169,7 @@ fn set_time(date: &mut DateTime, word: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Minutes east of UTC. Unknown names count as UTC, the military letters too (RFC 5322 4.3).
+/// Minutes east of UTC. Unknown names count as UTC, and so do the military letters (RFC 5322 4.3).
 fn zone(word: &[u8]) -> i16 {
     if let [sign @ (b'+' | b'-'), digits @ ..] = word {
         let digits: Vec<u8> = digits.iter().copied().filter(|&byte| byte != b':').collect();
@@ -214,7 +215,7 @@ fn number(word: &[u8]) -> Option<u32> {
     str::from_utf8(word).ok()?.parse().ok()
 }
 
-/// Splits at white space and commas, passes comments; a dash or slash after a digit or letter
+/// Splits at white space and commas and skips comments; a dash or slash after a digit or letter
 /// splits too (`23-Nov-2026`), while `-0500` stays whole.
 struct Words<'a> {
     rest: &'a [u8],
@@ -254,7 +255,7 @@ mod tests {
 
     use super::*;
 
-    /// Value, and as told again; empty when it is no date.
+    /// Value, and how it is written again; empty if it is not a date.
     const CASES: &[(&str, &str)] = &[
         ("Mon, 23 Nov 2026 21:30:00 +0000", "Mon, 23 Nov 2026 21:30:00 +0000"),
         ("Fri, 21 Nov 1997 09:55:06 -0600", "Fri, 21 Nov 1997 09:55:06 -0600"),
@@ -269,7 +270,7 @@ mod tests {
         ("21 Nov 126 09:55 pdt", "Sat, 21 Nov 2026 09:55:00 -0700"),
         ("21 Nov 2026 09:55 Z", "Sat, 21 Nov 2026 09:55:00 +0000"),
         ("21 Nov 2026 09:55 -0000", "Sat, 21 Nov 2026 09:55:00 +0000"),
-        // In the wild.
+        // Forms from real mail.
         ("Mon Nov 23 21:30:00 2026", "Mon, 23 Nov 2026 21:30:00 +0000"),
         ("Mon Nov 23 21:30:00 CET 2026", "Mon, 23 Nov 2026 21:30:00 +0100"),
         ("23-Nov-2026 21:30:00 +0100", "Mon, 23 Nov 2026 21:30:00 +0100"),

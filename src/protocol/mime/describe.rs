@@ -1,7 +1,7 @@
-//! From a part's header block to its record: kind, boundary, and the texts that FETCH tells.
+//! From a part's header block to its record: kind, boundary, and the texts for FETCH.
 //!
-//! Called by the summarizer once per part. Each text is bounded, and so is their sum; a text that
-//! has no room left counts as absent.
+//! Called by the summarizer once per part. Each text is bounded, and so is their sum; a text
+//! without room counts as absent.
 
 use memchr::{memchr, memchr_iter, memchr2};
 
@@ -12,22 +12,22 @@ use super::{
     summary::{Field, PartKind, Summary, pairs},
 };
 
-/// Octets kept of one text; a longer one is cut, an address list after a whole address.
+/// Octets kept of one text; a longer one is truncated, an address list after a complete address.
 pub(super) const VALUE_SIZE_MAX: usize = 64 * 1024;
 /// Octets of all texts of a message.
 pub(super) const TEXT_SIZE_MAX: usize = 256 * 1024;
 
-/// What the surroundings say of the part.
+/// The context of the part.
 pub(super) struct Description {
     /// The root part of a message: its header has the envelope.
     pub of_message: bool,
     /// Inside multipart/digest.
     pub in_digest: bool,
-    /// Beyond a limit: to be application/octet-stream whatever it says.
+    /// Beyond a limit: treated as application/octet-stream whatever its header says.
     pub opaque: bool,
 }
 
-/// What the summarizer must know to go on.
+/// What the summarizer needs to continue.
 pub(super) struct Found {
     pub kind: PartKind,
     /// Of a multipart; empty if it is longer than [`BOUNDARY_SIZE_MAX`].
@@ -37,7 +37,7 @@ pub(super) struct Found {
 
 const LEAF: Found = Found { kind: PartKind::Leaf, boundary: Vec::new(), digest: false };
 
-/// The header fields that matter; the first of each name counts.
+/// The relevant header fields; the first of each name counts.
 const NAMES: [(&[u8], Field); 18] = [
     (b"date", Field::Date),
     (b"subject", Field::Subject),
@@ -62,7 +62,7 @@ const NAMES: [(&[u8], Field); 18] = [
 /// Raw values by [`Field`].
 struct Values<'a> {
     first: [Option<&'a [u8]>; Field::COUNT],
-    /// Bit n is set when `Field` n came more than once.
+    /// Bit n is set if `Field` n occurred more than once.
     repeated: u32,
 }
 
@@ -85,7 +85,7 @@ impl<'a> Values<'a> {
 }
 
 fn known(name: &[u8], of_message: bool) -> Option<Field> {
-    // Most fields of a header are none of these: the first letter and the size tell.
+    // Most fields of a header are none of these: the first letter and the size decide.
     let (envelope, mime) = NAMES.split_at(10);
     let names = match name.first()? {
         b'c' | b'C' if name.len() > 8 => mime,
@@ -95,7 +95,7 @@ fn known(name: &[u8], of_message: bool) -> Option<Field> {
     names.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|&(_, field)| field)
 }
 
-/// Reads `block` into record `index` of `summary` and tells what kind of part it heads.
+/// Parses `block` into record `index` of `summary` and returns the kind of the part.
 pub(super) fn describe(
     block: &[u8],
     surroundings: Description,
@@ -146,7 +146,7 @@ impl<'a> Texts<'a> {
                     memchr::memrchr(b',', &text[start..])
                 }
                 Field::To | Field::Cc | Field::Bcc => memchr::memrchr(b',', &text[start..]),
-                // Words must stay whole, and pairs paired: rather none.
+                // Words and pairs must stay complete: if not, they are left out.
                 Field::Parameters | Field::DispositionParameters | Field::Language => Some(0),
                 _ => None,
             };
@@ -171,7 +171,7 @@ fn envelope_texts(block: &[u8], values: &Values<'_>, texts: &mut Texts<'_>) {
         let is_list =
             !matches!(field, Field::Date | Field::Subject | Field::InReplyTo | Field::MessageId);
         if is_list && values.repeated & (1 << *field as u32) != 0 {
-            // RFC 5322 3.6 lets each come once; what breaks it means one list.
+            // RFC 5322 3.6 allows each once; messages that repeat it mean one list.
             texts.add(*field, |out| {
                 let start = out.len();
                 for other in header::fields(block) {
@@ -231,7 +231,7 @@ fn media_texts(value: Option<&[u8]>, in_digest: bool, texts: &mut Texts<'_>) -> 
     if media_type.eq_ignore_ascii_case(b"multipart") {
         let named =
             |wanted: &[u8]| pairs(&parameters).find(|(name, _)| name.eq_ignore_ascii_case(wanted));
-        // RFC 2231 4: a boundary needs no other charset, but may be written so.
+        // RFC 2231 4: a boundary needs no other charset, but may be encoded this way.
         let boundary = named(b"boundary")
             .map(|(_, boundary)| boundary.to_vec())
             .or_else(|| named(b"boundary*").map(|(_, value)| percent_decode(value)))

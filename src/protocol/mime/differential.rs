@@ -1,6 +1,8 @@
-//! Compares with `mail-parser`, another's reading of the same RFCs, on well-formed messages.
+//! Compares with `mail-parser`, an independent implementation of the same RFCs, on well-formed
+//! messages.
 //!
-//! Only what both define alike is compared; where a message is malformed each has its own ways.
+//! Only values that both define in the same way are compared; malformed messages are treated
+//! differently.
 
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 use proptest::prelude::*;
@@ -43,7 +45,7 @@ fn compare(ours: Part<'_>, message: &mail_parser::Message<'_>, index: u32) {
     }
 }
 
-/// A part with its header, and a boundary no other part of the message has.
+/// A part with its header, and a boundary that no other part of the message has.
 fn part(depth: u32) -> BoxedStrategy<String> {
     let leaf = (
         prop::sample::select(vec![
@@ -68,7 +70,7 @@ fn part(depth: u32) -> BoxedStrategy<String> {
             parts.concat()
         )
     });
-    // A message right inside a message makes mail-parser 0.11 panic.
+    // A message directly inside a message makes mail-parser 0.11 panic.
     let inner = part(depth - 1)
         .prop_filter("message in message", |inner| !inner.starts_with("Content-Type: message"));
     let message = inner.prop_map(|inner| {

@@ -1,6 +1,6 @@
 //! Header values as text: encoded-words (RFC 2047) and raw UTF-8 (RFC 6532).
 //!
-//! Called by SEARCH. FETCH never is: IMAP tells header values as they were sent.
+//! Called by SEARCH, not by FETCH: IMAP returns header values as they were sent.
 
 use encoding_rs::WINDOWS_1252;
 use memchr::memmem;
@@ -10,14 +10,14 @@ use super::{
     transfer::TransferDecoder,
 };
 
-/// Octets from `=?` to `?=`; RFC 2047 2 allows 75, and nobody keeps to it.
+/// Octets from `=?` to `?=`; RFC 2047 2 allows 75, which mailers exceed.
 const ENCODED_WORD_SIZE_MAX: usize = 4_096;
 
-/// Encoded-words of one value that are decoded, about as many as ENVELOPE tells addresses; what comes
-/// after them is taken as it is.
+/// Encoded-words of one value that are decoded, about as many as ENVELOPE returns addresses; the
+/// rest is taken undecoded.
 const WORDS_MAX: usize = 4_096;
 
-/// Whether a header value is text already, but for its line ends.
+/// Whether a header value is already plain text, except for its line ends.
 pub(super) fn is_plain(value: &[u8]) -> bool {
     value.is_ascii() && (memchr::memchr(b'?', value).is_none() || !value.contains(&b'='))
 }
@@ -25,20 +25,20 @@ pub(super) fn is_plain(value: &[u8]) -> bool {
 /// A header value as text.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Decoded {
-    /// Adjacent words of one charset are read as one text.
+    /// Adjacent words of one charset are decoded as one text.
     pub text: String,
-    /// Each word is read for itself, if that makes a difference: then one cannot tell whether a
-    /// word broke off, or the next one goes on where it ended.
+    /// Each word decoded separately, if the result differs: then it is unknown whether a word broke
+    /// off, or the next one continues where it ended.
     pub apart: Option<String>,
 }
 
 impl Decoded {
-    /// All that the value may say.
+    /// All possible readings of the value.
     pub fn readings(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.text.as_str()).chain(self.apart.as_deref())
     }
 
-    /// Octets as sent: UTF-8 if they are, else what most mailers of old meant.
+    /// Octets as sent: as UTF-8 if valid, otherwise in the usual charset of old mailers.
     fn push_raw(&mut self, bytes: &[u8]) {
         let start = self.text.len();
         match str::from_utf8(bytes) {
@@ -63,7 +63,7 @@ impl Decoded {
         }
     }
 
-    /// What begins at `start` is in both readings.
+    /// The text from `start` on is in both readings.
     fn end_same(&mut self, start: usize) {
         if let Some(apart) = &mut self.apart {
             apart.push_str(&self.text[start..]);
@@ -75,7 +75,7 @@ impl Decoded {
 struct Run {
     charset: Charset,
     octets: Vec<u8>,
-    /// Where words after the first begin, if the charset makes a difference of it.
+    /// Where words after the first begin, if that matters in the charset.
     seams: Vec<usize>,
 }
 
@@ -105,7 +105,7 @@ impl Run {
 }
 
 /// A raw header value, folded or not, as text. White space between adjacent encoded-words is
-/// dropped, and a character cut by them is put together (RFC 2047 6.2).
+/// dropped, and a character split between them is joined (RFC 2047 6.2).
 pub fn decode_value(value: &[u8]) -> Decoded {
     let mut unfolded = Vec::with_capacity(value.len());
     super::header::unfold(value, &mut unfolded);
@@ -259,31 +259,31 @@ mod tests {
         std::iter::once(decoded.text).chain(decoded.apart)
     }
 
-    /// Adjacent words that mean one thing read as one text, another each for itself.
+    /// Adjacent words, some meant as one text, others separately.
     #[test]
     fn words_that_may_go_on() {
         const CASES: &[(&[u8], &str)] = &[
-            // The second word goes on in the state of the first, to its end or not.
+            // The second word continues in the state of the first, to its end or not.
             (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?B?S1wbKEI=?=", "\u{65e5}\u{672c}"),
             (b"=?ISO-2022-JP?B?GyRCRnw=?=\r\n =?iso-2022-jp?Q?K=5C?=", "\u{65e5}\u{672c}"),
             (
                 b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?B?S1w=?= =?ISO-2022-JP?B?S1wbKEI=?=",
                 "\u{65e5}\u{672c}\u{672c}",
             ),
-            // Or it does not: it is ASCII, as RFC 2047 3 says.
+            // Or it does not: it is ASCII, as RFC 2047 3 requires.
             (b"=?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?abc?=", "\u{65e5}abc"),
             (b"=?ISO-2022-JP?B?GyRCRnxL?= =?ISO-2022-JP?Q?abc?=", "\u{65e5}\u{fffd}abc"),
-            // A character is cut in two.
+            // A character is split.
             (b"=?ISO-2022-JP?B?GyRCRnxL?= =?ISO-2022-JP?B?XBsoQg==?=", "\u{65e5}\u{672c}"),
             (b"=?shift_jis?b?k/qW?= =?cp932?q?=7B?=", "\u{65e5}\u{672c}"),
             (b"=?gb2312?q?=C8=D5=B1?= =?gb2312?q?=BE?=", "\u{65e5}\u{672c}"),
-            // Or it is broken off, and what could be its second half is good.
+            // Or it is broken off, and its possible second half is valid by itself.
             (b"=?shift_jis?b?k/qW?= =?shift_jis?q?Kappa?=", "\u{65e5}\u{fffd}Kappa"),
             (b"=?big5?q?=A4?= =?big5?q?Big?=", "\u{fffd}Big"),
             (b"=?HZ-GB-2312?Q?~=7B<:?= =?HZ-GB-2312?Q?Ky~=7D?=", "\u{5df1}\u{6240}"),
             (b"=?HZ-GB-2312?Q?~=7B<:?= =?HZ-GB-2312?Q?Ky?=", "\u{5df1}Ky"),
             (b"=?iso-2022-kr?Q?=0E0!?= =?iso-2022-kr?Q?3*=0F?=", "\u{ac00}\u{b098}"),
-            // What is around them is in both readings.
+            // The surrounding text is in both readings.
             (
                 b"\xf6 =?utf-8?q?=C3?= =?utf-8?q?=B6?= =?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?a?= b \
                   =?utf-8?q?c?= =?utf-8?q?d?=",
@@ -294,7 +294,7 @@ mod tests {
             let readings = Vec::from_iter(decode(value));
             assert!(readings.iter().any(|text| text == expected), "{readings:?} {expected}");
         }
-        // A word that begins with a sequence of its own has one reading, however the first ended.
+        // A word that begins with its own sequence has one reading, however the first ended.
         let readings = decode(b"=?ISO-2022-JP?B?GyRCRnxL?= =?ISO-2022-JP?B?GyRCS1wbKEI=?=");
         assert_eq!(Vec::from_iter(readings), ["\u{65e5}\u{fffd}\u{672c}"]);
     }

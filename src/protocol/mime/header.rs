@@ -1,8 +1,8 @@
 //! Header blocks: fields, unfolding, and the filter of `HEADER.FIELDS` (RFC 3501 6.4.5).
 //!
 //! Called by the summarizer, by SEARCH HEADER, and by FETCH with the header bytes it has read. A
-//! block is taken as it is: line ends may be CRLF or bare LF, and a line that is no field is passed
-//! over (but kept by `HEADER.FIELDS.NOT`, which must lose nothing).
+//! block is read leniently: line ends may be CRLF or bare LF, and a line that is not a field is
+//! skipped (but kept by `HEADER.FIELDS.NOT`, which must lose nothing).
 
 use std::cmp::Ordering;
 
@@ -11,10 +11,10 @@ use memchr::{memchr, memchr3};
 /// One field of a header block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Field<'a> {
-    /// Without the white space that RFC 5322 4.5 allowed before the colon; empty for a line that
-    /// has no colon.
+    /// Without the white space that RFC 5322 4.5 allowed before the colon; empty for a line without
+    /// a colon.
     pub name: &'a [u8],
-    /// What follows the colon, still folded, without the last line end.
+    /// The text after the colon, still folded, without the last line end.
     pub value: &'a [u8],
     /// The whole field, line ends included.
     pub source: &'a [u8],
@@ -50,8 +50,8 @@ fn split_field(block: &[u8]) -> Option<(Field<'_>, &[u8])> {
     Some((Field { name, value, source }, after))
 }
 
-/// Appends `value` unfolded (RFC 5322 2.2.3) and trimmed. CR, LF and NUL never pass: IMAP could
-/// not send a NUL, and the others have no meaning inside a value.
+/// Appends `value` unfolded (RFC 5322 2.2.3) and trimmed. CR, LF and NUL are removed: IMAP cannot
+/// send a NUL, and the others have no meaning inside a value.
 pub fn unfold(value: &[u8], out: &mut Vec<u8>) {
     let mut rest = value.trim_ascii();
     while let Some(at) = memchr3(b'\r', b'\n', 0, rest) {
@@ -61,7 +61,7 @@ pub fn unfold(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// Which fields pass.
+/// Which fields are included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeaderFilter {
     /// `HEADER.FIELDS`
@@ -70,11 +70,11 @@ pub enum HeaderFilter {
     Except,
 }
 
-/// The fields of `header` (a whole header block) that `filter` lets pass, original bytes and
+/// The fields of `header` (a whole header block) that `filter` includes, with original bytes and
 /// order, then the block's blank line if it has one: "except in the case of a message which has no
 /// body and no blank line" (RFC 3501 6.4.5). `names` compare without case.
 pub fn filter_header<N: AsRef<[u8]>>(header: &[u8], filter: HeaderFilter, names: &[N]) -> Vec<u8> {
-    // Sorted, so that a client's hundreds of names are not each held against each field.
+    // Sorted, so that hundreds of names are not compared with each field one by one.
     let mut names: Vec<&[u8]> = names.iter().map(AsRef::as_ref).collect();
     names.sort_unstable_by(|one, other| compare_names(one, other));
     let mut out = Vec::new();
@@ -92,7 +92,7 @@ pub fn filter_header<N: AsRef<[u8]>>(header: &[u8], filter: HeaderFilter, names:
     out
 }
 
-/// An order in which names that differ in case only are equal; the length decides most.
+/// An order in which names that differ only in case are equal; the length decides most comparisons.
 fn compare_names(one: &[u8], other: &[u8]) -> Ordering {
     let octets = one.iter().map(u8::to_ascii_lowercase);
     let others = other.iter().map(u8::to_ascii_lowercase);

@@ -1,17 +1,17 @@
-//! HTML to the text a reader sees, piece by piece; for SEARCH only, so nothing is laid out.
+//! Converts HTML to the visible text, piece by piece; for SEARCH only, so there is no layout.
 //!
-//! Tags vanish (those of blocks leave white space), script and style go with their content,
-//! character references become characters, white space runs become one space. It is no HTML parser:
-//! what it cannot make out it passes as text. State between pieces is bounded.
+//! Tags are removed (those of blocks leave white space), script and style together with their
+//! content; character references become characters, white space runs become one space. It is not an
+//! HTML parser: what it does not recognize passes as text. State between pieces is bounded.
 
 use memchr::{memchr, memchr2};
 
-/// Octets of a tag's name that count.
+/// Significant octets of a tag's name.
 const NAME_SIZE_MAX: usize = 16;
 /// Octets from `&` to `;`.
 const REFERENCE_SIZE_MAX: usize = 16;
 
-/// Tags that stand inside words; all others separate them.
+/// Tags that occur inside words; all others separate them.
 const INLINE: [&str; 22] = [
     "a", "abbr", "b", "bdi", "bdo", "big", "code", "del", "em", "font", "i", "ins", "kbd", "mark",
     "s", "small", "span", "strong", "sub", "sup", "u", "wbr",
@@ -26,7 +26,7 @@ enum State {
     Attributes {
         quote: Option<u8>,
     },
-    /// After `<!--`: how many dashes were the last.
+    /// After `<!--`: the number of trailing dashes.
     Comment {
         dashes: u8,
     },
@@ -40,9 +40,9 @@ pub(super) struct Stripper {
     state: State,
     /// The tag's name or the reference so far, without `<` or `&`.
     word: String,
-    /// Inside script or style: until the end tag of this name nothing is text.
+    /// Inside script or style: no text until the end tag of this name.
     hidden: Option<&'static str>,
-    /// The last character told was white space.
+    /// The last emitted character was white space.
     after_space: bool,
 }
 
@@ -72,7 +72,7 @@ impl Stripper {
         }
     }
 
-    /// Appends what an open end leaves.
+    /// Appends the rest of an incomplete construct.
     pub(super) fn finish(&mut self, out: &mut String) {
         if self.state == State::Reference {
             self.end_reference(out);
@@ -144,7 +144,7 @@ impl Stripper {
 
     fn take_attributes(&mut self, rest: &str, quote: Option<u8>, out: &mut String) -> usize {
         let bytes = rest.as_bytes();
-        // In script and style quotes belong to what is not told.
+        // In script and style, quotes belong to the hidden content.
         let special = |&byte: &u8| match quote {
             Some(quote) => byte == quote,
             None => byte == b'>' || self.hidden.is_none() && (byte == b'"' || byte == b'\''),
@@ -206,7 +206,7 @@ impl Stripper {
         0
     }
 
-    /// No reference after all: text as it stands.
+    /// Not a reference after all: emitted as text.
     fn end_reference(&mut self, out: &mut String) {
         self.state = State::Text;
         self.tell("&", out);

@@ -1,5 +1,5 @@
 //! Internet message format and MIME (RFC 5322, RFC 2045 to 2049): what is derived from a message
-//! while its bytes pass, and what IMAP asks of it later.
+//! while its bytes pass, and what IMAP needs of it later.
 //!
 //! The SMTP and LMTP sessions and IMAP APPEND feed a [`Summarizer`]; the store keeps the encoded
 //! [`Summary`] beside the body, opaque to it; IMAP FETCH decodes it to answer ENVELOPE,

@@ -2,9 +2,9 @@
 //! RFC 2183, RFC 2231, RFC 3282).
 //!
 //! Called by the summarizer on raw (folded) values; results are appended to its text buffer in the
-//! NUL-ended form that [`super::summary::Field`] states. Reading is lenient: what mail in the wild
-//! gets wrong (unquoted `=` in a boundary, missing semicolons, quotes left open) still yields what
-//! was meant.
+//! NUL-terminated form defined by [`super::summary::Field`]. Parsing is lenient: common mistakes
+//! (unquoted `=` in a boundary, missing semicolons, unclosed quotes) still yield the intended
+//! value.
 
 /// Parameters kept of one field; RFC 2231 continuations count each.
 const PARAMETERS_MAX: usize = 64;
@@ -27,7 +27,7 @@ const TOKEN: [bool; 256] = {
     token
 };
 
-/// A place in a field value.
+/// A position in a field value.
 pub(super) struct Cursor<'a> {
     value: &'a [u8],
     at: usize,
@@ -63,7 +63,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// RFC 2045 5.1 token; empty when there is none. Octets above 127 are let in.
+    /// RFC 2045 5.1 token; empty if there is none. Octets above 127 are accepted.
     pub(super) fn token(&mut self) -> &'a [u8] {
         self.skip_space();
         self.run(|byte| TOKEN[usize::from(byte)])
@@ -129,8 +129,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// `type "/" subtype`; `None` when the value has no such beginning (RFC 2045 5.2: then the default
-/// holds). The cursor is left before the parameters.
+/// `type "/" subtype`; `None` if the value does not begin that way (RFC 2045 5.2: then the default
+/// applies). The cursor is left before the parameters.
 pub(super) fn media_type<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a [u8], &'a [u8])> {
     let media_type = cursor.token();
     cursor.skip_space();
@@ -186,8 +186,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Puts the pieces of RFC 2231 continuations together, in the place of their first. A value with
-/// any percent-encoded piece becomes one extended parameter `name*`: what BODYSTRUCTURE tells.
+/// Joins the pieces of RFC 2231 continuations, at the place of the first. A value with any
+/// percent-encoded piece becomes one extended parameter `name*`, as BODYSTRUCTURE returns it.
 fn join_continuations(split: &[u8], out: &mut Vec<u8>) {
     let segments: Vec<Segment<'_>> =
         super::summary::pairs(split).map(|(name, value)| Segment::new(name, value)).collect();

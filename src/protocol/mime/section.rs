@@ -1,15 +1,15 @@
-//! Section addresses (RFC 3501 6.4.5): `BODY[1.2.MIME]` and its kin to octet ranges.
+//! Section addresses (RFC 3501 6.4.5): from `BODY[1.2.MIME]` and similar to octet ranges.
 //!
-//! Called by IMAP FETCH, which then reads just that range of the stored message.
+//! Called by IMAP FETCH, which then reads only that range of the stored message.
 
 use std::ops::Range;
 
 use super::{Part, PartKind, Summary};
 
-/// What of a part or message is asked for.
+/// The requested text of a part or message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SectionText {
-    /// Nothing said: the whole message, or a part's body.
+    /// Not specified: the whole message, or a part's body.
     Full,
     /// `HEADER` (and the source of `HEADER.FIELDS`): needs no path or a message/rfc822 part.
     Header,
@@ -20,8 +20,8 @@ pub enum SectionText {
 }
 
 impl Summary {
-    /// Octets of the message that the section names; `None` when there is no such part. An empty
-    /// path is the message itself.
+    /// Octets of the message that the section means; `None` if there is no such part. An empty path
+    /// is the message itself.
     pub fn section(&self, path: &[u32], what: SectionText) -> Option<Range<u64>> {
         let Some(part) = self.part(path)? else {
             return match what {
@@ -39,11 +39,11 @@ impl Summary {
         }
     }
 
-    /// The part that `path` names: `None` when there is none, `Some(None)` for the message itself.
+    /// The part at `path`: `None` if there is none, `Some(None)` for the message itself.
     pub fn part(&self, path: &[u32]) -> Option<Option<Part<'_>>> {
         let Some((&first, rest)) = path.split_first() else { return Some(None) };
         let mut part = numbered(self.root(), first)?;
-        // A multipart without parts has been taken for its own text, which has no parts.
+        // A multipart without parts was treated as its own text, which has no parts.
         let mut is_text = self.root().is_undelimited();
         for &number in rest {
             let inside = match part.kind() {
@@ -58,8 +58,8 @@ impl Summary {
     }
 }
 
-/// Part `number` of the message whose root part is `root`. A message that is no multipart has one
-/// part: its body.
+/// Part `number` of the message whose root part is `root`. A message that is not a multipart has
+/// one part: its body.
 fn numbered(root: Part<'_>, number: u32) -> Option<Part<'_>> {
     match root.kind() {
         PartKind::Multipart => child(root, number),
@@ -68,7 +68,8 @@ fn numbered(root: Part<'_>, number: u32) -> Option<Part<'_>> {
 }
 
 fn child(part: Part<'_>, number: u32) -> Option<Part<'_>> {
-    // BODYSTRUCTURE tells it as a text (RFC 3501 has no multipart without parts): it is to be had.
+    // BODYSTRUCTURE shows it as a text part (RFC 3501 has no multipart without parts), so it can be
+    // fetched.
     if part.is_undelimited() {
         return (number == 1).then_some(part);
     }
@@ -79,8 +80,8 @@ fn child(part: Part<'_>, number: u32) -> Option<Part<'_>> {
 mod tests {
     use super::{super::Summarizer, SectionText::*, *};
 
-    /// After the example of RFC 3501 6.4.5: 1 text, 2 image, 3 message/rfc822 with 3.1 and 3.2,
-    /// 4 multipart with 4.1 and 4.2, where 4.2 is a message without multipart.
+    /// After the example in RFC 3501 6.4.5: 1 text, 2 image, 3 message/rfc822 with 3.1 and 3.2, 4
+    /// multipart with 4.1 and 4.2, where 4.2 is a message without multipart.
     const NESTED: &str = "Subject: outer\r\nContent-Type: multipart/mixed; boundary=o\r\n\r\n\
         preamble\r\n\
         --o\r\nX: 1\r\n\r\none\r\n\

@@ -1,26 +1,26 @@
-//! Charsets of seven bits in which two octets are one character between shifts: HZ (RFC 1843),
+//! Seven-bit charsets in which two octets are one character between shifts: HZ (RFC 1843),
 //! ISO-2022-KR (RFC 1557) and ISO-2022-CN (RFC 1922).
 //!
-//! `encoding_rs` has no decoder for them, but for their sets of characters: with the high bits set
-//! these are GBK and EUC-KR. Called by `charset`; what is no character becomes an octet that those
-//! decoders answer with U+FFFD, and never takes what follows along.
+//! `encoding_rs` has no decoder for them, but for their character sets: with the high bits set
+//! these are GBK and EUC-KR. Called by `charset`; invalid input becomes an octet that those
+//! decoders replace with U+FFFD, without affecting the following octets.
 
 use encoding_rs::{EUC_KR, Encoding, GBK};
 
 const ESCAPE: u8 = 0x1b;
 const SHIFT_OUT: u8 = 0x0e;
 const SHIFT_IN: u8 = 0x0f;
-/// No character of GBK or EUC-KR, nor the beginning of one.
+/// Neither a character of GBK or EUC-KR nor the start of one.
 const BROKEN: u8 = 0xff;
 /// Octets that may have to be held: all but the last of a designation, `ESC $ ) A`.
 const HELD_MAX: usize = 3;
 
-/// How a text says that two octets are one character.
+/// How a text marks two-octet characters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Shifts {
     /// HZ: `~{` and `~}`.
     Tilde,
-    /// SO and SI; the one set of characters that is decoded is designated by `ESC $ )` and this.
+    /// SO and SI; the decoded set is designated by `ESC $ )` and this.
     Designated(u8),
 }
 
@@ -28,20 +28,20 @@ impl Shifts {
     pub(super) const ISO_2022_KR: Shifts = Shifts::Designated(b'C');
     pub(super) const ISO_2022_CN: Shifts = Shifts::Designated(b'A');
 
-    /// What decodes the octets that [`Unshifter`] makes.
+    /// The decoder for the output of [`Unshifter`].
     pub(super) fn encoding(self) -> &'static Encoding {
         if self == Shifts::ISO_2022_KR { EUC_KR } else { GBK }
     }
 }
 
-/// Makes octets of [`Shifts::encoding`] of a text that comes in pieces.
+/// Converts text that comes in pieces to octets of [`Shifts::encoding`].
 pub(super) struct Unshifter {
     shifts: Shifts,
     /// Two octets are a character.
     wide: bool,
-    /// They are of the set that is decoded. Words in headers often leave its designation out.
+    /// They belong to the decoded set. Words in headers often lack its designation.
     known: bool,
-    /// The beginning of a sequence or of a character.
+    /// The start of a sequence or of a character.
     held: [u8; HELD_MAX],
     size: usize,
 }
@@ -55,7 +55,7 @@ impl Unshifter {
         bytes.iter().for_each(|&octet| self.take(octet, out));
     }
 
-    /// Appends what is held and does not go on.
+    /// Emits the held octets, which do not continue.
     pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
         match &self.held[..self.size] {
             [first, ..] if self.wide && first.is_ascii_graphic() => out.push(BROKEN),
@@ -76,7 +76,7 @@ impl Unshifter {
                 out.push(b'~');
                 self.size = 0;
             }
-            // `~` at the end of a line: it goes on in the next.
+            // `~` at the end of a line: the line continues on the next one.
             (Tilde, [b'~'], b'\r') if !self.wide => self.hold(octet),
             (Tilde, [b'~', ..], b'\n') if !self.wide => self.size = 0,
             (Designated(_), [ESCAPE], b'$') | (Designated(_), [ESCAPE, b'$'], b')') => {
@@ -107,7 +107,7 @@ impl Unshifter {
             (Shifts::Designated(_), SHIFT_IN) => self.wide = false,
             _ if self.wide && octet.is_ascii_graphic() => self.hold(octet),
             _ => {
-                // All three have each line begin in ASCII.
+                // In all three, each line begins in ASCII.
                 self.wide &= octet != b'\n';
                 out.push(octet);
             }
@@ -162,7 +162,7 @@ mod tests {
         (KR, b"\x1b$B$\x1b$)C0!", "\x1b$B$0!"),
         (KR, b"\x0e0\x1b$)C3*", "\u{fffd}\u{b098}"),
         (CN, b"\x1b$)A\x0e=;;;\x0f!", "\u{4ea4}\u{6362}!"),
-        // Of CNS 11643 there is no table.
+        // There is no table for CNS 11643.
         (CN, b"\x1b$)G\x0eG(_P\x0f!\x1b$)A\x0e=;\x0f", "\u{fffd}\u{fffd}!\u{4ea4}"),
     ];
 
@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    /// Each character of the sets is what it is with the high bits set.
+    /// Each character of the sets equals the one with the high bits set.
     #[test]
     fn characters() {
         for (first, second) in (0x21..=0x7d_u8).flat_map(|a| (0x21..=0x7e_u8).map(move |b| (a, b)))

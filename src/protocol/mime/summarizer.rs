@@ -1,12 +1,12 @@
 //! Derives a [`Summary`] from a message's bytes as they pass.
 //!
 //! SMTP, LMTP and IMAP APPEND feed one per message, chunk by chunk, on the shard that receives it.
-//! It runs on the hot path: a body costs one SIMD pass to count lines, and inside a multipart one
-//! more to find `LF--`; a header is parsed once, in the caller's chunk when it lies there whole.
+//! It is on the hot path: a body costs one SIMD pass to count lines, and inside a multipart one
+//! more to find `LF--`; a header is parsed once, in the caller's chunk if it is completely there.
 //!
-//! Invariants: the summary depends on the bytes only, never on where the chunks were cut; body
-//! bytes are not kept; memory stays below [`HEADER_SIZE_MAX`] + [`TEXT_SIZE_MAX`] + a fixed amount
-//! per part, of which there are at most [`PARTS_MAX`].
+//! Invariants: the summary depends only on the bytes, never on the chunk boundaries; body bytes are
+//! not kept; memory stays below [`HEADER_SIZE_MAX`] + [`TEXT_SIZE_MAX`] + a fixed amount per part,
+//! of which there are at most [`PARTS_MAX`].
 //!
 //! ```text
 //!            blank line                   LF, watching, '-' next
@@ -25,19 +25,19 @@ use super::{
     summary::{DEPTH_MAX, PARTS_MAX, PartKind, Record, Summary},
 };
 
-/// Octets kept of one header block; later fields of a longer one are not seen.
+/// Octets kept of one header block; later fields are ignored.
 pub(super) const HEADER_SIZE_MAX: usize = 256 * 1024;
-/// Memory of one part's header that is kept for the next.
+/// Memory of one part's header that is reused for the next.
 const HEADER_KEPT_MAX: usize = 8 * 1024;
 /// Octets of a boundary. RFC 2046 5.1.1 allows 70, a line has room for this many; a longer one
-/// never comes.
+/// never matches.
 pub(super) const BOUNDARY_SIZE_MAX: usize = 998;
-/// Octets of a line that decide whether it is a delimiter: `--`, boundary, `--`, some padding.
+/// Octets of a line needed to decide whether it is a delimiter: `--`, boundary, `--`, some padding.
 const CANDIDATE_SIZE_MAX: usize = BOUNDARY_SIZE_MAX + 16;
 
 const _: () = assert!(TEXT_SIZE_MAX < u32::MAX as usize);
 
-/// What can only be the beginning of a delimiter line, with the line end before it.
+/// The only possible start of a delimiter line, with the line end before it.
 static DELIMITER_START: LazyLock<memmem::Finder<'static>> =
     LazyLock::new(|| memmem::Finder::new(b"\n--"));
 
@@ -58,7 +58,8 @@ enum State {
 struct OpenPart {
     /// Index in `records`.
     index: usize,
-    /// Of a multipart until its close delimiter, if it can come at all; else empty.
+    /// The boundary of a multipart until its close delimiter, if it can match at all; otherwise
+    /// empty.
     boundary: Vec<u8>,
     /// Parts inside are message/rfc822 by default (RFC 2046 5.1.5).
     digest: bool,
@@ -83,11 +84,11 @@ pub struct Summarizer {
     lines: u64,
     /// The last two octets taken, newest last.
     newest: [u8; 2],
-    /// Octets of the current line taken; kept up in headers, elsewhere only zero or not.
+    /// Octets of the current line taken; exact in headers, elsewhere only zero or not.
     line_size: u64,
-    /// A header's beginning, when it does not lie in one chunk.
+    /// The start of a header that is not within one chunk.
     header: Vec<u8>,
-    /// The line in question, without its LF.
+    /// The possible delimiter line, without its LF.
     candidate: Vec<u8>,
     /// Octets of the line end before the candidate: 1 or 2.
     line_end_size: u64,
@@ -150,12 +151,12 @@ impl Summarizer {
         }
     }
 
-    /// The message ends here, complete or not.
+    /// Ends the message here, complete or not.
     pub fn finish(mut self) -> Summary {
         self.end()
     }
 
-    /// Ends the message where it is. Nothing may be pushed any more.
+    /// Ends the message here. Nothing may be pushed afterwards.
     pub fn end(&mut self) -> Summary {
         if let State::Candidate { in_header } = self.state {
             self.decide_candidate(in_header);
@@ -252,7 +253,7 @@ impl Summarizer {
         taken.len()
     }
 
-    /// Where a line begins that may be a delimiter, or that the next chunk has to tell.
+    /// Where a line begins that may be a delimiter, or that needs the next chunk to decide.
     fn next_candidate(&self, chunk: &[u8]) -> Option<usize> {
         let mut from = 0;
         while let Some(at) = DELIMITER_START.find(&chunk[from..]) {
@@ -290,8 +291,8 @@ impl Summarizer {
         taken.len()
     }
 
-    /// Either the candidate is a delimiter, or its bytes belong to the part it lies in. The LF has
-    /// not been taken yet.
+    /// The candidate is either a delimiter, or its bytes belong to the part that it is in. The LF
+    /// has not been taken yet.
     fn decide_candidate(&mut self, in_header: bool) {
         let candidate = std::mem::take(&mut self.candidate);
         match self.delimiter(&candidate) {
@@ -317,9 +318,9 @@ impl Summarizer {
         self.candidate = candidate;
     }
 
-    /// Which open part's delimiter the line is, and whether it closes. An exact line counts before
-    /// one that only begins with the boundary (RFC 2046 5.1.1 lets both), since one boundary may be
-    /// the beginning of another; then the longer boundary, then the inner part.
+    /// The open part whose delimiter the line is, and whether it closes the part. An exact match
+    /// wins over a line that only begins with the boundary (RFC 2046 5.1.1 allows both), since one
+    /// boundary may be a prefix of another; then the longer boundary, then the inner part.
     fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
         let line = line.strip_prefix(b"--")?;
         let mut best: Option<(usize, bool)> = None;
@@ -388,7 +389,7 @@ impl Summarizer {
             of_message: outer
                 .is_none_or(|outer| self.summary.records[outer.index].kind == PartKind::Message),
             in_digest: outer.is_some_and(|outer| outer.digest),
-            // The last part takes all that follows, the deepest all that it holds.
+            // The last part takes everything that follows, the deepest everything inside it.
             opaque: self.summary.records.len() >= PARTS_MAX || depth >= DEPTH_MAX,
         };
         let Some(part) = self.open.last_mut() else { return };
@@ -415,8 +416,8 @@ impl Summarizer {
     /// Ends the open parts from `depth` on: their bodies stop at `end`, where the message had
     /// `lines` line ends.
     fn close_parts(&mut self, depth: usize, end: u64, lines: u64) {
-        // A header that never came to its blank line is all the part has; opening the message of
-        // a message/rfc822 part leads to one more such header.
+        // A header without its blank line is the whole part; opening the message of a
+        // message/rfc822 part leads to one more such header.
         while self.open.len() > depth
             && let Some(part) = self.open.last()
             && matches!(self.state, State::Header | State::Candidate { in_header: true })
@@ -427,7 +428,7 @@ impl Summarizer {
         }
         self.state = State::Body;
         let Some(innermost) = self.open.last() else { return };
-        // With no body between, the line end before the delimiter is that of the header.
+        // Without a body in between, the line end before the delimiter belongs to the header.
         let body_start = self.summary.records[innermost.index].body_start;
         let (end, lines) =
             if body_start > end { (body_start, innermost.lines_before) } else { (end, lines) };
@@ -470,8 +471,8 @@ mod tests {
         }
     }
 
-    /// A boundary that no line has room for never comes, not even where a longer line has it: there
-    /// is no part that is none, and no end that is not seen.
+    /// A boundary that is too long for any line never matches, not even in a longer line: no part
+    /// is invented, and no end is missed.
     #[test]
     fn boundaries_beyond_the_limit() {
         for (size, parts) in [(998, 2), (999, 0), (1_200, 0)] {
@@ -489,7 +490,7 @@ mod tests {
             }
             assert_eq!(Summary::decode(&summary.encode()), Ok(summary));
         }
-        // The multipart around it goes on.
+        // The enclosing multipart goes on.
         let (inner, outer) = ("i".repeat(999), "--o\r\n\r\none\r\n--o--\r\n");
         let message = format!(
             "Content-Type: multipart/mixed; boundary=o\r\n\r\n\
@@ -563,7 +564,7 @@ mod tests {
             "--b\r\nContent-Type: message/rfc822\r\n--b--",
             "multipart/mixed:2(message/rfc822:0(text/plain:0\"\"))",
         ),
-        // What only resembles a delimiter.
+        // Lines that only resemble a delimiter.
         (
             "--b\r\n\r\n --b\r\n-b\r\n--\r\n-\r\n--a\r\n\r\n--b--",
             "multipart/mixed:8(text/plain:5\" --b\\r\\n-b\\r\\n--\\r\\n-\\r\\n--a\\r\\n\")",
@@ -578,7 +579,7 @@ mod tests {
             "--b\n\none\n--b\n\ntwo\n--b--\n",
             "multipart/mixed:7(text/plain:0\"one\" text/plain:0\"two\")",
         ),
-        // After the close delimiter nothing begins.
+        // After the close delimiter no part begins.
         ("--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo\r\n", "multipart/mixed:7(text/plain:0\"one\")"),
         // An inner multipart with the same boundary takes it until it is closed.
         (
@@ -586,7 +587,7 @@ mod tests {
              --b--\r\n--b\r\n\r\ntwo\r\n--b--\r\n",
             "multipart/mixed:11(multipart/alternative:3(text/plain:0\"one\") text/plain:0\"two\")",
         ),
-        // An inner multipart that is not closed; one whose boundary begins as the outer one.
+        // An inner multipart that is not closed; one whose boundary begins like the outer one.
         (
             "--b\r\nContent-Type: multipart/alternative; boundary=c\r\n\r\n--c\r\n\r\none\r\n\
              --b\r\n\r\ntwo\r\n--b--\r\n",
@@ -729,7 +730,7 @@ mod tests {
         assert!(summary.text.len() <= TEXT_SIZE_MAX);
     }
 
-    /// Pieces that make delimiters, headers and line ends meet in every way.
+    /// Pieces that combine delimiters, headers and line ends in every way.
     fn message() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop::sample::select(vec![
             "\r\n",
@@ -762,8 +763,8 @@ mod tests {
             prop_assert_eq!(Summary::decode(&whole.encode()), Ok(whole));
         }
 
-        /// A message that begins with a field, an mbox line or the end of its header, as all do when they
-        /// are stored, is summarized as well before its trace fields are there.
+        /// A message that begins with a field, an mbox line or the end of its header, like every
+        /// stored message, can be summarized before its trace fields are known.
         #[test]
         fn fields_may_be_put_before_it_later(
             begin in prop::sample::select(vec!["To: a@b\r\n", "\r\n", "From a\r\nSubject: x\r\n"]),

@@ -3,8 +3,8 @@
 //! Built by [`super::Summarizer`] as a message passes, encoded by [`Summary::encode`], kept by the
 //! store beside the body, read by IMAP FETCH and SEARCH. Immutable once built.
 //!
-//! Parts lie flat in pre-order (a part, then its descendants), so nothing recurses in building,
-//! decoding or dropping. All texts lie in one buffer in a fixed order, found by rank: see
+//! Parts are stored flat in pre-order (a part, then its descendants), so building, decoding and
+//! dropping do not recurse. All texts are in one buffer in a fixed order, found by rank: see
 //! [`Field`].
 
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::address::{self, Address};
 
 /// Parts nested deeper than this are opaque `application/octet-stream`.
 pub(super) const DEPTH_MAX: usize = 64;
-/// Parts recorded in one message; what follows belongs to the last one.
+/// Parts recorded in one message; later ones belong to the last one.
 pub(super) const PARTS_MAX: usize = 1_000;
-/// Room made at first for a message's texts, octets.
+/// Initial capacity for a message's texts, octets.
 const TEXT_SIZE_TYPICAL: usize = 512;
 
-/// What a part holds.
+/// The kind of a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PartKind {
     /// Neither of the two below.
@@ -83,17 +83,17 @@ pub(super) struct Record {
     pub body_end: u64,
     /// Line ends (LF) in the body.
     pub lines: u64,
-    /// Records after this one that lie inside it.
+    /// Records after this one that are inside it.
     pub descendants: u32,
 }
 
-/// What is known of one message without its bytes.
+/// Data about one message without its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Summary {
     pub(super) size: u64,
     /// Never empty: the first is the root part.
     pub(super) records: Vec<Record>,
-    /// End of each text in `text`; a text starts where the one before ends.
+    /// End of each text in `text`; a text starts at the end of the previous one.
     pub(super) ends: Vec<u32>,
     pub(super) text: Vec<u8>,
     /// Of the message's own envelope: bit n is set when the text of `Field` n tells a search all that
@@ -120,8 +120,8 @@ impl Summary {
             + self.text.capacity()
     }
 
-    /// The message has `octets` more, whole header fields, before all that was summarized. None of
-    /// them may be a field that the summary is about.
+    /// Accounts for `octets` more, complete header fields, before the summarized text. None of them
+    /// may be a field that the summary records.
     pub fn prepend(&mut self, octets: u64) {
         self.size += octets;
         for (index, record) in self.records.iter_mut().enumerate() {
@@ -175,7 +175,7 @@ impl Summary {
         }
     }
 
-    /// A summary in the making: no parts yet.
+    /// A summary under construction: no parts yet.
     pub(super) fn empty() -> Summary {
         Summary {
             size: 0,
@@ -211,7 +211,7 @@ impl<'a> Part<'a> {
 
     /// Content-Type parameters (name, value), values unquoted. A text part without a charset gets
     /// `charset=us-ascii` here (RFC 2045 5.2). Continuations are joined; a parameter with charset
-    /// or percent-encoding (RFC 2231 4) keeps them, its name ends in `*`.
+    /// or percent-encoding (RFC 2231 4) keeps it, and its name ends in `*`.
     pub fn parameters(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let given = self.text(Field::Parameters).unwrap_or_default();
         let defaulted = self.media_type().eq_ignore_ascii_case(b"text")
@@ -243,7 +243,7 @@ impl<'a> Part<'a> {
         self.text(Field::Disposition)
     }
 
-    /// As [`Part::parameters`], of the disposition.
+    /// As [`Part::parameters`], for the disposition.
     pub fn disposition_parameters(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         pairs(self.text(Field::DispositionParameters).unwrap_or_default())
     }
@@ -274,12 +274,12 @@ impl<'a> Part<'a> {
         self.record().body_end - self.record().body_start
     }
 
-    /// Line ends in the body; BODYSTRUCTURE tells it for text and message/rfc822.
+    /// Line ends in the body; BODYSTRUCTURE has it for text and message/rfc822.
     pub fn lines(self) -> u64 {
         self.record().lines
     }
 
-    /// A multipart whose boundary never comes: its body is told, found and given out as a text.
+    /// Whether it is a multipart whose boundary never occurs: its body is treated as a text part.
     pub fn is_undelimited(self) -> bool {
         self.kind() == PartKind::Multipart && self.children().next().is_none()
     }
@@ -297,7 +297,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// The last of the parts inside, however deep; the part itself if there is none.
+    /// The last part inside, at any depth; the part itself if there is none.
     pub(super) fn last_descendant(self) -> Part<'a> {
         Part { index: self.index + self.record().descendants as usize, ..self }
     }
@@ -336,19 +336,19 @@ impl<'a> Part<'a> {
     }
 }
 
-/// NUL-ended words.
+/// NUL-terminated words.
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split_inclusive(|&byte| byte == 0).map(|word| word.strip_suffix(b"\0").unwrap_or(word))
 }
 
-/// NUL-ended words, two at a time.
+/// NUL-terminated words, two at a time.
 pub(super) fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut words = words(text);
     std::iter::from_fn(move || Some((words.next()?, words.next()?)))
 }
 
 /// RFC 3501 7.4.2. Values are unfolded and otherwise as sent: encoded-words stay encoded, octets
-/// above 127 may be there, NUL never is. Absent is `None` (NIL) or an empty list (NIL).
+/// above 127 may occur, NUL never does. Absent is `None` (NIL) or an empty list (NIL).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Envelope<'a> {
     pub date: Option<&'a [u8]>,

@@ -1,17 +1,17 @@
 //! Content transfer encodings (RFC 2045 6), decoded piece by piece.
 //!
-//! Called by SEARCH on parts it looks into, and for the words of RFC 2047. Tolerant, as those who
-//! look for something must be: what is not of the encoding is passed over or taken as it stands.
+//! Called by SEARCH on the parts it searches, and for encoded-words of RFC 2047. Tolerant, as a
+//! search should be: invalid input is skipped or taken undecoded.
 
 use memchr::memchr;
 
 /// Decodes one body; pieces may be cut anywhere.
 #[derive(Debug)]
 pub(super) enum TransferDecoder {
-    /// 7bit, 8bit, binary, and what is not known.
+    /// 7bit, 8bit, binary, and unknown encodings.
     Identity,
     Base64 {
-        /// Bits read, newest lowest; fewer than 24 of them wait.
+        /// Bits read, newest lowest; fewer than 24 of them are pending.
         bits: u32,
         /// Characters of the current group of four.
         characters: u8,
@@ -27,7 +27,7 @@ pub(super) enum Quoted {
     Equals,
     /// After `=` and this first digit.
     Digit(u8),
-    /// After `=` and white space: the line goes on after its end.
+    /// After `=` and white space: the line continues after its end.
     SoftBreak,
 }
 
@@ -43,8 +43,7 @@ impl TransferDecoder {
         }
     }
 
-    /// Appends what `piece` decodes to: never more octets than it has, but for one or two that
-    /// waited.
+    /// Appends the decoded `piece`: never more octets than it has, except one or two pending ones.
     pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match self {
             TransferDecoder::Identity => out.extend_from_slice(piece),
@@ -57,7 +56,7 @@ impl TransferDecoder {
         }
     }
 
-    /// Appends what a cut end leaves.
+    /// Appends the rest of an incomplete end.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         match self {
             TransferDecoder::Identity => {}
@@ -72,7 +71,7 @@ impl TransferDecoder {
     }
 }
 
-/// 0 to 63, or 255 for what is not of the alphabet (RFC 2045 6.8).
+/// 0 to 63, or 255 for octets outside the alphabet (RFC 2045 6.8).
 const BASE64_VALUES: [u8; 256] = {
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut values = [255; 256];
@@ -94,7 +93,7 @@ fn push_base64(byte: u8, bits: &mut u32, characters: &mut u8, out: &mut Vec<u8>)
             (*bits, *characters) = (0, 0);
         }
     } else if byte == b'=' {
-        // Padding ends a group; some encoders go on after it.
+        // Padding ends a group; some encoders continue after it.
         end_group(bits, characters, out);
     }
 }

@@ -5,13 +5,13 @@
 /// because passwords and SASL initial responses may be longer.
 pub const COMMAND_MAX: usize = 1024;
 
-/// Digits of the longest number that is looked at.
+/// Most digits of a number that are parsed.
 const DIGITS_MAX: usize = 10;
 
-/// A command. Which ones are legal now is the session's business.
+/// A command. The session decides which ones are legal now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
-    /// RFC 1939 7. The names and passwords are octets yet to be understood.
+    /// RFC 1939 7. Names and passwords are octets, not decoded yet.
     User(&'a [u8]),
     Pass(&'a [u8]),
     /// RFC 5034 4.
@@ -40,11 +40,11 @@ pub enum Command<'a> {
     Quit,
 }
 
-/// Why a line is no command.
+/// Why a line is not a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommandError {
     Unknown,
-    /// The command is known, its arguments are wrong; the text says what is expected.
+    /// The command is known, but its arguments are wrong; the text says what is expected.
     Arguments(&'static str),
 }
 
@@ -122,8 +122,8 @@ fn whole_argument(rest: &[u8]) -> Option<&[u8]> {
     rest.get(1..).filter(|argument| !argument.is_empty())
 }
 
-/// Up to three arguments between spaces, and how many there are at all. Spaces at the end, which
-/// some clients send, are no arguments.
+/// Up to three arguments separated by spaces, and their total number. Trailing spaces, which some
+/// clients send, are not arguments.
 fn arguments(rest: &[u8]) -> ([Option<&[u8]>; 3], usize) {
     let mut found = [None; 3];
     let mut count = 0;
@@ -166,7 +166,7 @@ fn one_number(rest: &[u8]) -> Option<u32> {
     }
 }
 
-/// Digits only. A number too large for any maildrop is a number still: it names no message.
+/// Digits only. A number too large for any maildrop is still a number: it matches no message.
 fn number(digits: &[u8]) -> Option<u32> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;

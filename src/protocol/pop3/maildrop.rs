@@ -1,8 +1,8 @@
-//! A maildrop as one session sees it (RFC 1939 5): the messages that were there at login, by
-//! numbers from 1 on that never change, and which of them are marked as deleted.
+//! A maildrop as one session sees it (RFC 1939 5): the messages present at log-in, with fixed
+//! numbers from 1 on, and which of them are marked as deleted.
 //!
-//! `service::pop3` brings the messages as a [`Listing`], a view of the store's snapshot; this adds
-//! one bit a message, and only once something is deleted.
+//! `service::pop3` supplies the messages as a [`Listing`], a view of the store's snapshot; this
+//! adds one bit per message, and only once something is deleted.
 
 use std::io::Write;
 
@@ -15,11 +15,11 @@ pub trait Listing {
     fn total_size(&self) -> u64;
     /// Octets; `None` from `count` on.
     fn size(&self, index: usize) -> Option<u64>;
-    /// UIDVALIDITY and UID: together they never name another message.
+    /// UIDVALIDITY and UID: together they never identify another message.
     fn unique_id(&self, index: usize) -> Option<(u32, u32)>;
 }
 
-/// What a listing says of each message.
+/// The value listed for each message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ListingKind {
     /// LIST.
@@ -56,7 +56,7 @@ impl<L: Listing> Maildrop<L> {
         self.listing.total_size().saturating_sub(self.marked_size)
     }
 
-    /// The index of message `number`, or why it cannot be named.
+    /// The index of message `number`, or why it is not available.
     pub fn index(&self, number: u32) -> Result<usize, &'static str> {
         let index = usize::try_from(number)
             .ok()
@@ -114,8 +114,8 @@ impl<L: Listing> Maildrop<L> {
         }
     }
 
-    /// LIST or UIDL of all: begins at index `from`, 0 at first, and stops once `output` has
-    /// `limit` octets. `Some` is where to go on when they are sent.
+    /// LIST or UIDL of all: begins at index `from`, 0 at first, and stops once `output` has `limit`
+    /// octets. `Some` is the index to continue from when they are sent.
     pub fn write_all(
         &self,
         kind: ListingKind,

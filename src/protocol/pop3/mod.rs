@@ -1,9 +1,10 @@
 //! POP3 (RFC 1939) with CAPA (RFC 2449), STLS (RFC 2595), AUTH (RFC 5034), UTF8 and LANG
 //! (RFC 6856): what is legal, and how it is written.
 //!
-//! `service::pop3` drives it: a [`Session`] takes the client's lines and says what is wanted as an
-//! [`Event`]; a [`Maildrop`] knows the numbers and deletion marks of the messages seen at login and
-//! writes the listings; a [`MultilineWriter`] turns message octets into a dot-stuffed response.
+//! `service::pop3` drives it: a [`Session`] parses the client's lines and returns the required
+//! action as an [`Event`]; a [`Maildrop`] has the numbers and deletion marks of the messages
+//! present at log-in and writes the listings; a [`MultilineWriter`] turns message octets into a
+//! dot-stuffed response.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -19,8 +20,8 @@ pub use self::{
     session::{Answer, Event, Offer, Session, Step},
 };
 
-/// Longest line a session looks at, CRLF not counted: an answer in an AUTH exchange (RFC 5034 4);
-/// commands have their own, smaller limit.
+/// Longest line that a session reads, CRLF not counted: an answer in an AUTH exchange (RFC 5034 4);
+/// commands have a smaller limit.
 pub const LINE_MAX: usize = super::sasl::RESPONSE_MAX;
 
 /// Appends a one-line positive response.

@@ -1,11 +1,11 @@
-//! Message octets as the body of a multi-line response (RFC 1939 3): lines that begin with `.` get
-//! another one before it, and a line of one `.` ends it all.
+//! Message octets as the body of a multi-line response (RFC 1939 3): a line that begins with `.`
+//! gets another one before it, and a line of a single `.` ends the response.
 //!
-//! `service::pop3` feeds the body piece by piece as the store reads it; the cut between two pieces
-//! may fall anywhere. Only CRLF ends a line here, but most clients take a lone LF for a line end, too,
-//! and messages may have some (BDAT and APPEND carry any octets). To such a client `<LF>.<CRLF>`
-//! would be the end of the response, and what follows the answer to its next command: a letter could
-//! forge answers. So dots after a lone LF are stuffed as well, which costs a strict client a dot too
+//! `service::pop3` feeds the body piece by piece as the store reads it; pieces may be cut anywhere.
+//! Only CRLF ends a line here, but most clients also take a bare LF for a line end, and messages
+//! may have some (BDAT and APPEND carry any octets). For such a client `<LF>.<CRLF>` would end the
+//! response, and it would take the rest for the answer to its next command: a message could forge
+//! answers. So dots after a bare LF are stuffed as well, which gives a strict client one dot too
 //! many in a message that has no proper lines anyway.
 
 use memchr::memmem;
@@ -13,22 +13,22 @@ use memchr::memmem;
 /// Writes one message for RETR or TOP.
 #[derive(Debug)]
 pub struct MultilineWriter {
-    /// What the octets so far end with.
+    /// How the octets so far end.
     tail: Tail,
     top: Option<Top>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tail {
-    /// CRLF, or nothing written yet: a line begins.
+    /// CRLF, or nothing written yet: at the start of a line.
     LineStart,
-    /// LF alone: a line begins only for some clients.
+    /// A bare LF: the start of a line for some clients only.
     LoneLf,
     Cr,
     Other,
 }
 
-/// How much TOP still wants.
+/// How much TOP still needs.
 #[derive(Debug)]
 struct Top {
     in_header: bool,
@@ -49,7 +49,7 @@ impl MultilineWriter {
         MultilineWriter { tail: Tail::LineStart, top: Some(top) }
     }
 
-    /// Appends the next octets of the message; false once no more are wanted.
+    /// Appends the next octets of the message; false once no more are needed.
     pub fn write(&mut self, piece: &[u8], output: &mut Vec<u8>) -> bool {
         let wanted = match &mut self.top {
             None => piece.len(),
@@ -60,7 +60,7 @@ impl MultilineWriter {
         rest.is_empty() && !self.top.as_ref().is_some_and(Top::is_over)
     }
 
-    /// Completes the last line if need be and ends the response.
+    /// Completes the last line if necessary and ends the response.
     pub fn finish(self, output: &mut Vec<u8>) {
         if self.tail != Tail::LineStart {
             output.extend_from_slice(b"\r\n");
@@ -95,7 +95,7 @@ impl Top {
         !self.in_header && self.body_lines_left == 0
     }
 
-    /// How many octets at the start of `piece` belong to what TOP wants.
+    /// How many octets at the start of `piece` belong to the part for TOP.
     fn wanted(&mut self, piece: &[u8], tail: Tail) -> usize {
         let mut start = 0;
         if tail == Tail::Cr && piece.first() == Some(&b'\n') {
@@ -191,7 +191,7 @@ mod tests {
         assert!(!writer.write(b"b1\r\n", &mut output));
     }
 
-    /// What a client makes of the response that takes lines to end in `line_end`.
+    /// A client's view of the response if it takes `line_end` for the end of a line.
     fn unstuff(response: &[u8], line_end: &[u8]) -> Vec<u8> {
         let body = response.strip_suffix(b".\r\n").expect("the end");
         let mut message = Vec::new();

@@ -1,9 +1,9 @@
-//! The order of a POP3 session (RFC 1939 3): which command is legal when, and all answers that
+//! The states of a POP3 session (RFC 1939 3): which command is legal when, and all answers that
 //! need neither directory nor maildrop.
 //!
-//! `service::pop3` feeds it the connection's input, does what an [`Event`] asks for and tells what
-//! came of it ([`Session::tls_started`], [`Session::logged_in`]). UPDATE is no state here: QUIT
-//! ends the session whatever the update comes to.
+//! `service::pop3` feeds it the connection's input, performs the action of each [`Event`] and
+//! reports the result ([`Session::tls_started`], [`Session::logged_in`]). UPDATE is not a state
+//! here: QUIT ends the session whatever the result of the update.
 
 use super::{
     COMMAND_MAX, Command, CommandError, LINE_MAX, ListingKind, parse, write_err, write_ok,
@@ -13,16 +13,16 @@ use crate::protocol::{
     sasl::{self, Credentials, Exchange, Mechanism, SaslError},
 };
 
-/// What this connection may do, which CAPA tells.
+/// What this connection may do, as announced by CAPA.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
-    /// The connection is private, or passwords may go in the clear.
+    /// The connection is encrypted, or cleartext passwords are allowed.
     pub login: bool,
     /// STLS can be used.
     pub start_tls: bool,
 }
 
-/// One connection's session. Plain data: a handover takes it along.
+/// One connection's session. Plain data: a handover moves it.
 #[derive(Debug)]
 pub struct Session {
     framer: LineFramer,
@@ -36,28 +36,28 @@ pub struct Session {
 #[derive(Debug)]
 enum State {
     Authorization {
-        /// From USER, waiting for PASS.
+        /// From USER, while waiting for PASS.
         user: Option<String>,
     },
-    /// In the middle of AUTH: the next line is no command.
+    /// In the middle of AUTH: the next line is not a command.
     Exchange(Exchange),
     Transaction,
 }
 
-/// One line, taken from the input.
+/// One processed line of the input.
 #[derive(PartialEq, Debug)]
 pub struct Step {
-    /// Octets of input that are done with.
+    /// Octets of input that are processed.
     pub consumed: usize,
     /// The command's keyword, for metrics.
     pub command: &'static str,
     pub event: Event,
 }
 
-/// What is to be done about it.
+/// The action required.
 #[derive(PartialEq, Debug)]
 pub enum Event {
-    /// There is no whole line: send the answers so far and read on.
+    /// There is no complete line: send the answers so far and read on.
     Incomplete,
     /// Only [`Answer::write`].
     Answer(Answer),
@@ -65,7 +65,7 @@ pub enum Event {
     Close(Answer),
     /// Answer +OK, send it, start TLS, [`Session::tls_started`].
     StartTls,
-    /// Check them and take hold of the maildrop, answer, [`Session::logged_in`].
+    /// Check the credentials and open the maildrop, answer, [`Session::logged_in`].
     Login(Credentials),
     Stat,
     List(ListingKind, Option<u32>),
@@ -73,11 +73,11 @@ pub enum Event {
     Top(u32, u32),
     Dele(u32),
     Rset,
-    /// Delete what is marked, if there is a maildrop; answer and close.
+    /// Delete the marked messages, if there is a maildrop; answer and close.
     Quit,
 }
 
-/// An answer that the session knows by itself.
+/// An answer that needs only the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
     Ok(&'static str),
@@ -108,7 +108,7 @@ impl Answer {
 }
 
 /// RFC 2449 5: the same list in both states. What cannot be used here is not offered: neither
-/// passwords in the clear (RFC 2595 2.2) nor a second TLS.
+/// cleartext passwords (RFC 2595 2.2) nor a second TLS.
 fn write_capabilities(offer: Offer, output: &mut Vec<u8>) {
     write_ok(output, "Capability list follows");
     if offer.login {
@@ -123,10 +123,10 @@ fn write_capabilities(offer: Offer, output: &mut Vec<u8>) {
     );
 }
 
-const NOT_PRIVATE: &str = "[AUTH] passwords are only taken over TLS";
+const NOT_PRIVATE: &str = "[AUTH] passwords are only accepted over TLS";
 
 impl Session {
-    /// `bad_commands_max` lines that are no legal command are answered; one more ends the session.
+    /// Answers `bad_commands_max` illegal lines; one more ends the session.
     pub fn new(offer: Offer, bad_commands_max: u32) -> Session {
         Session {
             framer: LineFramer::new(LINE_MAX),
@@ -137,7 +137,7 @@ impl Session {
         }
     }
 
-    /// TLS is on: nothing the client said before counts (RFC 2595 4).
+    /// TLS is on: nothing that the client sent before counts (RFC 2595 4).
     pub fn tls_started(&mut self, offer: Offer) {
         self.state = State::Authorization { user: None };
         self.framer = LineFramer::new(LINE_MAX);
@@ -149,13 +149,13 @@ impl Session {
         self.state = State::Transaction;
     }
 
-    /// Takes one line off `input`.
+    /// Takes one line from `input`.
     pub fn next(&mut self, input: &[u8]) -> Step {
         let (consumed, frame) = self.framer.next(input);
         let (command, event) = match frame {
             Frame::Incomplete => ("", Event::Incomplete),
             Frame::Line(line) => self.line(line),
-            Frame::BareLf => ("other", self.bad("lines end with CRLF")),
+            Frame::BareLf => ("other", self.bad("lines must end with CRLF")),
             Frame::TooLong => ("other", self.bad("line too long")),
             Frame::Endless => ("other", Event::Close(Answer::Err("line too long"))),
         };
@@ -199,12 +199,12 @@ impl Session {
             Command::Pass(password) => self.pass(password),
             Command::Auth { mechanism, initial_response } => self.auth(mechanism, initial_response),
             // RFC 6856 2.1: a client must not do this, since names might be sent twice.
-            Command::Stls if self.utf8 => self.bad("STLS comes before UTF8"),
+            Command::Stls if self.utf8 => self.bad("STLS must come before UTF8"),
             Command::Stls if self.offer.start_tls => Event::StartTls,
             Command::Stls => self.bad("TLS is not available"),
             Command::Utf8 => {
                 self.utf8 = true;
-                Event::Answer(Answer::Ok("UTF-8 it is"))
+                Event::Answer(Answer::Ok("UTF-8 enabled"))
             }
             _ => self.bad("log in first"),
         }
@@ -224,12 +224,12 @@ impl Session {
         }
     }
 
-    /// Any name is fine, so that nobody learns which ones exist (RFC 1939 7, 13).
+    /// Any name is accepted, so that clients cannot learn which ones exist (RFC 1939 7, 13).
     fn user(&mut self, name: &[u8]) -> Event {
         match std::str::from_utf8(name) {
             Ok(name) if name.len() <= sasl::USER_MAX => {
                 self.state = State::Authorization { user: Some(name.to_owned()) };
-                Event::Answer(Answer::Ok("now PASS"))
+                Event::Answer(Answer::Ok("send PASS"))
             }
             _ => self.bad("invalid user name"),
         }
@@ -275,7 +275,7 @@ impl Session {
         }
     }
 
-    /// RFC 6856 3.2: English is all there is, by whatever name.
+    /// RFC 6856 3.2: English is the only language, under any of its names.
     fn lang(&mut self, tag: Option<&[u8]>) -> Event {
         let Some(tag) = tag else {
             return Event::Answer(Answer::Languages);
@@ -290,7 +290,7 @@ impl Session {
         }
     }
 
-    /// Refuses; an AUTH exchange under way is over.
+    /// Refuses; an AUTH exchange in progress is over.
     fn bad(&mut self, reason: &'static str) -> Event {
         if let State::Exchange(_) = self.state {
             self.state = State::Authorization { user: None };
@@ -314,7 +314,7 @@ mod tests {
     const OPEN: Offer = Offer { login: true, start_tls: true };
     const CLOSED: Offer = Offer { login: false, start_tls: true };
 
-    /// Client lines, and what each comes to: answers as sent, events by their debug form.
+    /// Client lines and their results: answers as sent, events in their debug form.
     const CASES: &[(Offer, &[(&str, &str)])] = &[
         (
             OPEN,
@@ -322,12 +322,12 @@ mod tests {
                 ("STAT", "-ERR log in first"),
                 ("NOOP", "-ERR log in first"),
                 ("PASS x", "-ERR USER first"),
-                ("USER alice", "+OK now PASS"),
+                ("USER alice", "+OK send PASS"),
                 ("PASS a b", "Login alice/a b"),
                 ("PASS a b", "-ERR USER first"),
                 ("STLS", "StartTls"),
-                ("UTF8", "+OK UTF-8 it is"),
-                ("STLS", "-ERR STLS comes before UTF8"),
+                ("UTF8", "+OK UTF-8 enabled"),
+                ("STLS", "-ERR STLS must come before UTF8"),
                 ("QUIT", "Quit"),
             ],
         ),
@@ -351,9 +351,9 @@ mod tests {
         (
             CLOSED,
             &[
-                ("USER alice", "-ERR [AUTH] passwords are only taken over TLS"),
-                ("PASS x", "-ERR [AUTH] passwords are only taken over TLS"),
-                ("AUTH PLAIN AGEAYg==", "-ERR [AUTH] passwords are only taken over TLS"),
+                ("USER alice", "-ERR [AUTH] passwords are only accepted over TLS"),
+                ("PASS x", "-ERR [AUTH] passwords are only accepted over TLS"),
+                ("AUTH PLAIN AGEAYg==", "-ERR [AUTH] passwords are only accepted over TLS"),
                 ("tls", "-ERR unknown command"),
                 ("STLS", "StartTls"),
             ],
@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn tls_forgets_what_was_said() {
         let mut session = Session::new(OPEN, 100);
-        assert_eq!(say(&mut session, "USER alice"), "+OK now PASS");
+        assert_eq!(say(&mut session, "USER alice"), "+OK send PASS");
         session.tls_started(Offer { login: true, start_tls: false });
         assert_eq!(say(&mut session, "PASS x"), "-ERR USER first");
         assert_eq!(say(&mut session, "STLS"), "-ERR TLS is not available");
@@ -462,7 +462,7 @@ mod tests {
         let too_long = "-ERR line too long";
         assert_eq!(say(&mut session, &format!("USER {}", "x".repeat(COMMAND_MAX))), too_long);
         assert_eq!(say(&mut session, &"x".repeat(LINE_MAX + 1)), too_long);
-        assert_eq!(shown(session.next(b"NOOP\n").event), "-ERR lines end with CRLF");
+        assert_eq!(shown(session.next(b"NOOP\n").event), "-ERR lines must end with CRLF");
         let step = session.next(b"FOO\r\n");
         assert_eq!(step.event, Event::Close(Answer::Err("too many bad commands")));
     }
@@ -472,7 +472,7 @@ mod tests {
         let mut session = Session::new(OPEN, 3);
         assert_eq!(say(&mut session, "AUTH PLAIN"), "+ ");
         assert_eq!(say(&mut session, &"x".repeat(LINE_MAX + 1)), "-ERR line too long");
-        assert_eq!(say(&mut session, "USER a"), "+OK now PASS");
+        assert_eq!(say(&mut session, "USER a"), "+OK send PASS");
     }
 
     proptest! {

@@ -1,15 +1,15 @@
 //! Paths and mailboxes of the SMTP envelope (RFC 5321 4.1.2), with the UTF-8 forms of RFC 6531 3.3.
 //!
-//! The command parser calls [`parse_path`] on what follows `FROM:` and `TO:`. Everything borrows
-//! the command line. Not the addresses of header fields: those have comments and folding and live
-//! in `protocol::mime`.
+//! The command parser calls [`parse_path`] on the text after `FROM:` and `TO:`. Everything borrows
+//! the command line. Addresses of header fields, which have comments and folding, are in
+//! `protocol::mime`.
 
 use std::{
     borrow::Cow,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-/// Octets of a local part. RFC 5321 4.5.3.1.1 asks for 64 at least; VERP and SRS addresses are
+/// Octets of a local part. RFC 5321 4.5.3.1.1 requires at least 64; VERP and SRS addresses are
 /// longer.
 pub const LOCAL_PART_MAX: usize = 255;
 /// Octets of a domain (RFC 5321 4.5.3.1.2).
@@ -23,23 +23,23 @@ const LABEL_MAX: usize = 63;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mailbox<'a> {
     text: &'a str,
-    /// Index of the `@` that parts them.
+    /// Index of the `@` that separates them.
     at: usize,
 }
 
-/// What stands between the angle brackets.
+/// The text between the angle brackets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Path<'a> {
     /// `<>`: the reverse-path of notifications (RFC 5321 4.5.5).
     Null,
     /// `<Postmaster>` without a domain (RFC 5321 4.5.1).
     Postmaster,
-    /// With `source_routed`, a route stood before it; it is to be ignored (RFC 5321 3.6.1 and
-    /// appendix C), the mailbox alone decides.
+    /// With `source_routed`, a route came before it; the route is ignored (RFC 5321 3.6.1 and
+    /// appendix C), only the mailbox counts.
     Mailbox { mailbox: Mailbox<'a>, source_routed: bool },
 }
 
-/// The text is no path.
+/// The text is not a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadPath;
 
@@ -55,7 +55,7 @@ impl<'a> Mailbox<'a> {
         self.text
     }
 
-    /// As written, so with its quotes if it has some.
+    /// As written, with its quotes if it has any.
     pub fn local_part(&self) -> &'a str {
         &self.text[..self.at]
     }
@@ -92,8 +92,8 @@ impl<'a> Mailbox<'a> {
         Cow::Owned(plain)
     }
 
-    /// Does the local part hold what other mail systems once took for a route, `user%host` or
-    /// `host!user`, or a second `@`?
+    /// Whether the local part contains what other mail systems once took for a route, `user%host`
+    /// or `host!user`, or a second `@`.
     pub fn looks_routed(&self) -> bool {
         self.local_part().bytes().any(|octet| matches!(octet, b'%' | b'!' | b'@'))
     }
@@ -108,7 +108,7 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Can it be written without the SMTPUTF8 extension?
+    /// Whether it can be written without the SMTPUTF8 extension.
     pub fn is_ascii(&self) -> bool {
         self.mailbox().is_none_or(|mailbox| mailbox.text.is_ascii())
     }
@@ -123,7 +123,7 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Takes `<path>` off the start of `text`; answers it and what follows.
+/// Takes `<path>` from the start of `text`; returns it and the rest.
 pub fn parse_path(text: &str) -> Result<(Path<'_>, &str), BadPath> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.expect(b'<')?;
@@ -143,7 +143,8 @@ pub fn parse_path(text: &str) -> Result<(Path<'_>, &str), BadPath> {
     Ok((path, &text[cursor.at..]))
 }
 
-/// A place in `text`. It only ever stops beside ASCII, so slices at `at` are whole characters.
+/// A position in `text`. It stops only next to ASCII, so slices at `at` are at character
+/// boundaries.
 struct Cursor<'a> {
     text: &'a str,
     at: usize,
@@ -162,7 +163,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Moves past all octets that `accepted` holds for; answers how many.
+    /// Moves past all octets for which `accepted` holds; returns how many.
     fn skip_while(&mut self, accepted: impl Fn(u8) -> bool) -> usize {
         let rest = &self.text.as_bytes()[self.at..];
         let count = rest.iter().position(|&octet| !accepted(octet)).unwrap_or(rest.len());
@@ -208,7 +209,8 @@ impl<'a> Cursor<'a> {
             _ => self.domain()?,
         }
         let mailbox = Mailbox { text: &self.text[start..self.at], at };
-        // The root's dot of DNS. The grammar has none, senders do; it names the same domain.
+        // The trailing dot of DNS. The grammar has none, but senders use it; it names the same
+        // domain.
         if self.peek() == Some(b'.') && !mailbox.text.ends_with(']') {
             self.at += 1;
         }
@@ -276,7 +278,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The inside of an address literal (RFC 5321 4.1.3). No tag but `IPv6` was ever registered.
+/// The inside of an address literal (RFC 5321 4.1.3). `IPv6` is the only tag ever registered.
 fn is_address(literal: &str) -> bool {
     match literal.get(..5) {
         Some(tag) if tag.eq_ignore_ascii_case("IPv6:") => literal[5..].parse::<Ipv6Addr>().is_ok(),
@@ -298,7 +300,7 @@ fn is_domain_octet(octet: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// Input, then the mailbox and what follows; `None` where it must be refused.
+    /// Input, then the mailbox and the rest; `None` if it must be refused.
     #[test]
     fn paths() {
         const CASES: &[(&str, Option<(&str, &str)>)] = &[

@@ -1,8 +1,8 @@
 //! One SMTP or LMTP command line into a [`Command`] that borrows it (RFC 5321 4.1.1, RFC 2033,
 //! RFC 3030, RFC 3207, RFC 4954).
 //!
-//! [`super::Session`] calls it with lines that the framer found; the fuzz target calls it with
-//! anything. It knows syntax only: whether a command may come now is the session's business.
+//! [`super::Session`] calls it with lines from the framer; the fuzz target calls it with anything.
+//! It knows syntax only: the session decides whether a command is allowed now.
 
 use super::{
     address::{Path, parse_path},
@@ -36,7 +36,7 @@ pub enum Verb {
     Unknown,
 }
 
-/// A command line, understood.
+/// A parsed command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
     Helo(&'a str),
@@ -56,7 +56,7 @@ pub enum Command<'a> {
     Auth { mechanism: &'a str, initial_response: Option<&'a str> },
 }
 
-/// Why a line is no command. `super::reply` has the words for each.
+/// Why a line is not a command. `super::reply` has the reply for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommandError {
     Unknown,
@@ -66,7 +66,7 @@ pub enum CommandError {
     Syntax,
     BadReversePath,
     BadForwardPath,
-    /// An address needs SMTPUTF8, which MAIL did not ask for (RFC 6531 3.5).
+    /// An address needs SMTPUTF8, which MAIL did not request (RFC 6531 3.5).
     ReversePathNeedsUtf8,
     BadParameter,
     UnknownParameter,
@@ -127,7 +127,7 @@ impl Verb {
     }
 }
 
-/// Parses a line without its CRLF. The verb is told also when the rest is wrong.
+/// Parses a line without its CRLF. The verb is returned also if the rest is wrong.
 pub fn parse(line: &[u8]) -> (Verb, Result<Command<'_>, CommandError>) {
     // RFC 5321 4.1.1: trailing white space is tolerated.
     let end = line.iter().rposition(|octet| !matches!(octet, b' ' | b'\t'));
@@ -173,13 +173,13 @@ fn without_argument<'a>(argument: &str, command: Command<'a>) -> Result<Command<
 }
 
 /// The name after HELO, EHLO or LHLO. RFC 5321 4.1.4: a server must not refuse mail because the
-/// name is wrong, so anything printable and of one word passes; it is only ever shown.
+/// name is wrong, so any printable word is accepted; it is only displayed.
 fn client_name(argument: &str) -> Result<&str, CommandError> {
     let fits = !argument.is_empty() && argument.len() <= super::address::DOMAIN_MAX;
     if fits && !argument.contains([' ', '\t']) { Ok(argument) } else { Err(CommandError::Syntax) }
 }
 
-/// `FROM:` or `TO:` and what follows. Spaces after the colon are not in the grammar but common.
+/// `FROM:` or `TO:` and the rest. Spaces after the colon are not in the grammar but common.
 fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, CommandError> {
     let head = argument.get(..keyword.len()).ok_or(CommandError::Syntax)?;
     if !head.eq_ignore_ascii_case(keyword) {

@@ -1,16 +1,16 @@
-//! The text after DATA: finds its end, removes the stuffed dots (RFC 5321 4.5.2), and watches that
+//! The text after DATA: finds its end, removes the stuffed dots (RFC 5321 4.5.2), and checks that
 //! only CRLF ends a line (RFC 5321 2.3.8).
 //!
-//! The session hands it the connection's input; what it answers are ranges of that input, cut only
-//! where a dot was stuffed. It looks for CR and LF with memchr and at no other octet but the first
-//! of a line, and it may be cut anywhere: all it remembers is its place in the line.
+//! The session passes it the connection's input; it returns ranges of that input, cut only where a
+//! dot was stuffed. It searches for CR and LF with memchr and examines no other octet but the first
+//! of a line. Input may be cut anywhere: the only state is its position in the line.
 //!
-//! **Smuggling.** A server that takes `<LF>.<LF>` or the like for the end of a message lets a sender
-//! hide a second message inside the first. Here `<CRLF>.<CRLF>` alone is the end. A lone CR or LF
-//! either makes the message unacceptable ([`BareNewline::Refuse`]) or counts as CRLF that can never
-//! begin an end ([`BareNewline::Normalise`]). A lone dot between other line ends, which another
-//! server might have taken for the end, is told as [`Piece::AmbiguousEnd`] when refusing, so that
-//! the session can hang up instead of reading a hidden message.
+//! **Smuggling.** A server that takes `<LF>.<LF>` or similar for the end of a message lets a sender
+//! hide a second message inside the first. Here only `<CRLF>.<CRLF>` is the end. A bare CR or LF
+//! either makes the message unacceptable ([`BareNewline::Refuse`]) or counts as a CRLF that can
+//! never begin an end ([`BareNewline::Normalise`]). A lone dot between other line ends, which
+//! another server might have taken for the end, is reported as [`Piece::AmbiguousEnd`] when
+//! refusing, so that the session can close instead of reading a hidden message.
 
 use memchr::memchr2;
 
@@ -22,20 +22,20 @@ pub enum BareNewline {
     Normalise,
 }
 
-/// What a call found.
+/// The result of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Piece<'a> {
     /// Octets of the message; never empty.
     Content(&'a [u8]),
-    /// Nothing without more input.
+    /// More input is needed.
     Incomplete,
-    /// `<CRLF>.<CRLF>` was taken: the message is whole.
+    /// `<CRLF>.<CRLF>` was found: the message is complete.
     End,
-    /// A dot alone on a line whose ends are not both CRLF. Only when refusing.
+    /// A lone dot on a line whose ends are not both CRLF. Only when refusing.
     AmbiguousEnd,
 }
 
-/// Where in a line the reader stands.
+/// The position in a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     Start,
@@ -48,11 +48,11 @@ enum Place {
     DotCr,
 }
 
-/// Reads one message. Make a new one for each.
+/// Reads one message. Create a new one for each.
 #[derive(Clone, Debug)]
 pub struct DataReader {
     place: Place,
-    /// The line before ended in CRLF, so a dot here is the transport's.
+    /// The previous line ended in CRLF, so a dot here was stuffed.
     clean: bool,
     policy: BareNewline,
     bare_newline: bool,
@@ -61,7 +61,7 @@ pub struct DataReader {
     longest_line: usize,
 }
 
-/// What one step inside a piece decided.
+/// The decision of one step inside a piece.
 enum Turn<'a> {
     Continue,
     Return(Piece<'a>),
@@ -79,7 +79,7 @@ impl DataReader {
         }
     }
 
-    /// A lone CR or LF was seen: the message must be refused, unless normalised.
+    /// Whether a bare CR or LF was seen: the message must be refused, unless normalised.
     pub fn saw_bare_newline(&self) -> bool {
         self.bare_newline
     }
@@ -89,7 +89,7 @@ impl DataReader {
         self.longest_line.max(self.line_len)
     }
 
-    /// Takes a piece off `input`. The first value is the number of octets done with.
+    /// Takes a piece from `input`. The first value is the number of processed octets.
     pub fn next<'a>(&mut self, input: &'a [u8]) -> (usize, Piece<'a>) {
         let mut cut = Cut { input, start: 0, at: 0 };
         loop {
@@ -109,7 +109,8 @@ impl DataReader {
     fn at_start<'a>(&mut self, cut: &mut Cut<'a>) -> Turn<'a> {
         match cut.peek() {
             None => Turn::Return(cut.content()),
-            // What comes before goes out first, so that a dot is only ever the first of a piece.
+            // The text before it is returned first, so that a dot is only ever the first of a
+            // piece.
             Some(b'.') if cut.at > cut.start => Turn::Return(cut.content()),
             Some(b'.') => {
                 cut.drop_one();
@@ -137,8 +138,8 @@ impl DataReader {
             self.end_line(true);
             return Turn::Continue;
         }
-        // Rare from here on. What comes before the line end goes out first, because the line end
-        // may have to be written anew.
+        // Rare from here on. The text before the line end is returned first, because the line end
+        // may have to be replaced.
         if cut.at > cut.start {
             return Turn::Return(cut.content());
         }
@@ -150,7 +151,7 @@ impl DataReader {
         Turn::Return(self.bare_newline())
     }
 
-    /// The CR is taken and not given out.
+    /// The CR is consumed but not returned yet.
     fn after_cr<'a>(&mut self, cut: &mut Cut<'a>) -> Turn<'a> {
         match cut.peek() {
             None => Turn::Return(Piece::Incomplete),
@@ -163,14 +164,14 @@ impl DataReader {
         }
     }
 
-    /// CR or LF alone, already taken: one line end, if it is to count at all.
+    /// A bare CR or LF, already consumed: one line end, if it counts at all.
     fn bare_newline(&mut self) -> Piece<'static> {
         self.bare_newline = true;
         self.end_line(false);
         Piece::Content(b"\r\n")
     }
 
-    /// The dot is taken and not given out.
+    /// The dot is consumed but not returned yet.
     fn after_dot<'a>(&mut self, cut: &mut Cut<'a>) -> Turn<'a> {
         match cut.peek() {
             None => Turn::Return(Piece::Incomplete),
@@ -185,7 +186,7 @@ impl DataReader {
             }
             Some(_) => {
                 self.place = Place::Inside;
-                // After a normalised line end the dot is the message's own.
+                // After a normalised line end the dot belongs to the message.
                 if self.clean { Turn::Continue } else { Turn::Return(Piece::Content(b".")) }
             }
         }
@@ -202,7 +203,7 @@ impl DataReader {
         }
     }
 
-    /// A line that is only a dot, but does not end the message; its octets are taken.
+    /// A line with only a dot that does not end the message; its octets are consumed.
     fn ambiguous<'a>(&mut self, clean: bool) -> Turn<'a> {
         self.bare_newline = true;
         self.end_line(clean);
@@ -220,7 +221,7 @@ impl DataReader {
     }
 }
 
-/// `input[start..at]` is content found but not given out.
+/// `input[start..at]` is content found but not returned yet.
 struct Cut<'a> {
     input: &'a [u8],
     start: usize,
@@ -239,7 +240,7 @@ impl<'a> Cut<'a> {
         }
     }
 
-    /// Takes an octet that is not content. There must be none before it.
+    /// Skips an octet that is not content. There must be no content before it.
     fn drop_one(&mut self) {
         debug_assert_eq!(self.start, self.at);
         self.at += 1;
@@ -253,7 +254,7 @@ mod tests {
 
     use super::*;
 
-    /// What a message amounts to.
+    /// The result of reading a message.
     #[derive(PartialEq, Eq, Debug)]
     struct Outcome {
         content: Vec<u8>,
@@ -342,7 +343,7 @@ mod tests {
     #[test]
     fn smuggling() {
         use BareNewline::{Normalise, Refuse};
-        /// Input, how it ends when refusing, and what normalising makes of it.
+        /// Input, its end when refusing, and the normalised text.
         const CASES: &[(&[u8], Option<End>, &[u8])] = &[
             (b"a\nb\r\n.\r\n", Some(End::Whole), b"a\r\nb\r\n"),
             (b"a\rb\r\n.\r\n", Some(End::Whole), b"a\r\nb\r\n"),
@@ -376,7 +377,7 @@ mod tests {
         assert_eq!(reader.longest_line(), 7);
     }
 
-    /// Unstuffing in the obvious way, for well-formed text.
+    /// The obvious way of unstuffing, for well-formed text.
     fn model(text: &[u8]) -> Vec<u8> {
         let mut content = Vec::new();
         for line in text.split_inclusive(|&octet| octet == b'\n') {

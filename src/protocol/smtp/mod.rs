@@ -1,5 +1,5 @@
-//! SMTP and LMTP without I/O: commands, addresses, replies, the text of a message, and the session
-//! that says what is legal when (RFC 5321, RFC 2033 and the extensions named in each file).
+//! SMTP and LMTP without I/O: commands, addresses, replies, the text of a message, and the session,
+//! which decides what is legal when (RFC 5321, RFC 2033 and the extensions named in each file).
 
 pub mod address;
 pub mod command;

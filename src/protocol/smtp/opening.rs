@@ -1,26 +1,27 @@
-//! Does a message begin with a header at all?
+//! Whether a message begins with a header at all.
 //!
-//! Our trace fields go in front of every message. If its first line is no field (RFC 5322 3.5), that
-//! line and all up to the next blank one would become part of the header, and clients would show a
-//! message without its text. `service::smtp` asks an [`Opening`] and puts a blank line between.
+//! Our trace fields go in front of every message. If its first line is not a field (RFC 5322 3.5),
+//! that line and everything up to the next blank one would become part of the header, and clients
+//! would show a message without its text. `service::smtp` asks an [`Opening`] and inserts a blank
+//! line.
 //!
-//! It takes octets in any pieces, decides at the first colon or at the first octet that no field
-//! name has, and so, as a rule, within a dozen octets.
+//! It takes octets in any pieces and decides at the first colon or at the first octet that cannot
+//! be in a field name, usually within a dozen octets.
 
-/// Octets without a decision after which there is no header: a line has 998 at most (RFC 5322
+/// Octets without a decision after which there is no header: a line has at most 998 (RFC 5322
 /// 2.1.1), and there may be an mbox line and a field.
 const UNDECIDED_MAX: usize = 2 * 998;
 
-/// Looks at the beginning of one message.
+/// Examines the start of one message.
 #[derive(Clone, Debug, Default)]
 pub struct Opening {
     place: Place,
-    /// An mbox line ("From alice Mon …") was passed: what follows it decides.
+    /// An mbox line ("From alice Mon …") was skipped: the next line decides.
     mbox_line: bool,
     seen: usize,
 }
 
-/// What the octets so far say.
+/// The result for the octets so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Undecided,
@@ -35,9 +36,9 @@ enum Place {
     #[default]
     Start,
     StartCr,
-    /// In what may be a name, of which so many octets agree with "From".
+    /// In a possible name; this many octets match "From".
     Name(Option<usize>),
-    /// In white space behind a name (RFC 5322 4.5 allows it); `true` after "From".
+    /// In white space after a name (RFC 5322 4.5 allows it); `true` after "From".
     Space(bool),
     MboxLine,
     Decided(bool),
@@ -117,7 +118,7 @@ mod tests {
             ("Gr\u{fc}\u{df}e: x\r\n", Headless),
             ("Hello", Undecided),
             ("\r", Undecided),
-            // An mbox line, which programs leave in, changes nothing.
+            // An mbox line, which some programs leave in, changes nothing.
             ("From alice@b.test  Mon Nov 23 21:36:29 2026\r\nSubject: x\r\n", Header),
             ("From alice Mon\r\n\r\nHello\r\n", Header),
             ("From my point of view\r\nthis is a letter\r\n", Headless),

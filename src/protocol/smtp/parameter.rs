@@ -2,29 +2,29 @@
 
 use super::command::CommandError;
 
-/// What BODY says about the content (RFC 6152 3, RFC 3030 3).
+/// The kind of content in BODY (RFC 6152 3, RFC 3030 3).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum BodyKind {
     #[default]
     SevenBit,
     EightBitMime,
-    /// No line structure: only BDAT can carry it.
+    /// No line structure: only BDAT can transfer it.
     BinaryMime,
 }
 
 /// Parameters of MAIL.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct MailParameters<'a> {
-    /// Octets the client says the message has (RFC 1870 6.1).
+    /// The size of the message as declared by the client, octets (RFC 1870 6.1).
     pub size: Option<u64>,
     pub body: BodyKind,
     /// RFC 6531 3.4: addresses and header fields may be UTF-8.
     pub smtp_utf8: bool,
-    /// The submitter as xtext, or `<>` (RFC 4954 5). Nothing is decided by it.
+    /// The submitter as xtext, or `<>` (RFC 4954 5). It has no effect.
     pub auth: Option<&'a str>,
     /// How much of the message a notification returns (RFC 3461 4.3).
     pub ret: Option<Return>,
-    /// What notifications call this message, as xtext (RFC 3461 4.4).
+    /// The message's identifier in notifications, as xtext (RFC 3461 4.4).
     pub envelope_id: Option<&'a str>,
 }
 
@@ -35,7 +35,7 @@ pub enum Return {
     Headers,
 }
 
-/// When the sender wants to hear of a recipient (RFC 3461 4.1).
+/// When the sender wants a notification about a recipient (RFC 3461 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notify {
     Never,
@@ -55,18 +55,18 @@ pub const ENVELOPE_ID_MAX: usize = 100;
 /// Parameters of RCPT.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct RecipientParameters<'a> {
-    /// `addr-type ";" xtext`: whom the message was first for (RFC 3461 4.2).
+    /// `addr-type ";" xtext`: the original recipient (RFC 3461 4.2).
     pub orcpt: Option<&'a str>,
     pub notify: Option<Notify>,
 }
 
 impl<'a> MailParameters<'a> {
-    /// Some of them belong to the DSN extension.
+    /// Whether any of them belongs to the DSN extension.
     pub fn ask_for_notification(&self) -> bool {
         self.ret.is_some() || self.envelope_id.is_some()
     }
 
-    /// `text` is what follows the path: nothing, or a space and parameters.
+    /// `text` is the text after the path: nothing, or a space and parameters.
     pub fn parse(text: &'a str) -> Result<MailParameters<'a>, CommandError> {
         let mut parameters = MailParameters::default();
         let mut seen_body = false;
@@ -107,7 +107,7 @@ impl<'a> MailParameters<'a> {
 }
 
 impl<'a> RecipientParameters<'a> {
-    /// `text` is what follows the path: nothing, or a space and parameters.
+    /// `text` is the text after the path: nothing, or a space and parameters.
     pub fn parse(text: &'a str) -> Result<RecipientParameters<'a>, CommandError> {
         let mut parameters = RecipientParameters::default();
         for (keyword, value) in split(text)? {
@@ -130,7 +130,7 @@ impl<'a> RecipientParameters<'a> {
         Ok(parameters)
     }
 
-    /// Some of them belong to the DSN extension: all that there are.
+    /// Whether any of them belongs to the DSN extension: all of them do.
     pub fn ask_for_notification(&self) -> bool {
         self.orcpt.is_some() || self.notify.is_some()
     }
@@ -163,8 +163,8 @@ impl Keyword {
     }
 }
 
-/// Keywords and values. Several spaces between parameters are tolerated, none before the first is
-/// not: `<a@b>SIZE=1` is an error.
+/// Keywords and values. Several spaces between parameters are tolerated, a missing one before the
+/// first is not: `<a@b>SIZE=1` is an error.
 fn split(text: &str) -> Result<impl Iterator<Item = (&str, Option<&str>)>, CommandError> {
     if !text.is_empty() && !text.starts_with(' ') {
         return Err(CommandError::Syntax);
@@ -231,7 +231,8 @@ fn is_xtext_or_null(text: &str) -> bool {
     text == "<>" || is_xtext(text)
 }
 
-/// `xtext` of RFC 3461 4: printable but `+` and `=`, which come as `+` and two hexadecimal digits.
+/// `xtext` of RFC 3461 4: printable except `+` and `=`, which are written as `+` and two
+/// hexadecimal digits.
 fn is_xtext(text: &str) -> bool {
     let mut octets = text.bytes();
     while let Some(octet) = octets.next() {

@@ -1,11 +1,11 @@
-//! The replies that the session gives by its own rules, with their codes and enhanced status codes
-//! (RFC 5321 4.2.3, RFC 3463, RFC 2034), in one place. What the service refuses it has words for itself
-//! (`service::smtp::replies`).
+//! The replies that follow from the session's own rules, with their codes and enhanced status codes
+//! (RFC 5321 4.2.3, RFC 3463, RFC 2034), in one place. Replies of the service are in
+//! `service::smtp::replies`.
 //!
-//! Replies are constants, so that answering a command copies one short slice. Replies that carry
-//! something (greeting, capabilities, queue identifier, chunk size) have a function each.
-//! Enhanced codes are sent to HELO clients as well, as other servers do: RFC 2034 4 has them
-//! in the text, where an old client ignores them.
+//! Replies are constants, so that answering a command copies one short slice. Replies with variable
+//! parts (greeting, capabilities, queue identifier, chunk size) have a function each. Enhanced
+//! codes are sent to HELO clients as well, as other servers do: RFC 2034 4 puts them in the text,
+//! where an old client ignores them.
 
 use super::command::CommandError;
 
@@ -20,25 +20,24 @@ impl Reply {
     }
 }
 
-// Commands that went well.
+// Successful commands.
 pub const MAIL_OK: Reply = Reply("250 2.1.0 Sender ok");
 pub const RCPT_OK: Reply = Reply("250 2.1.5 Recipient ok");
 pub const RESET_OK: Reply = Reply("250 2.0.0 Reset");
 pub const NOOP_OK: Reply = Reply("250 2.0.0 Ok");
 pub const START_DATA: Reply = Reply("354 End data with <CR><LF>.<CR><LF>");
 pub const DELIVERED: Reply = Reply("250 2.0.0 Delivered");
-pub const HELP: Reply =
-    Reply("214 2.0.0 RFC 5321 is spoken here; EHLO tells which extensions of it");
-/// RFC 5321 3.5.3: whether the user exists is not told; RCPT will tell.
+pub const HELP: Reply = Reply("214 2.0.0 See RFC 5321; EHLO lists the supported extensions");
+/// RFC 5321 3.5.3: it does not disclose whether the user exists; RCPT will.
 pub const VRFY: Reply = Reply("252 2.1.5 Cannot verify, but will take mail and try to deliver it");
 pub const BYE: Reply = Reply("221 2.0.0 Bye");
 pub const START_TLS: Reply = Reply("220 2.0.0 Begin TLS");
 pub const AUTHENTICATED: Reply = Reply("235 2.7.0 Authenticated");
 
-// Lines that are no command.
+// Lines that are not commands.
 pub const UNKNOWN_COMMAND: Reply = Reply("500 5.5.2 Command not recognized");
 pub const BAD_OCTET: Reply = Reply("500 5.5.2 Control characters or invalid UTF-8 in command");
-pub const BARE_LF: Reply = Reply("500 5.5.2 Lines end in CRLF, not in LF alone");
+pub const BARE_LF: Reply = Reply("500 5.5.2 Lines must end in CRLF, not LF");
 pub const LINE_TOO_LONG: Reply = Reply("500 5.5.2 Line too long");
 pub const SYNTAX: Reply = Reply("501 5.5.4 Syntax error in arguments");
 pub const BAD_REVERSE_PATH: Reply = Reply("501 5.1.7 Bad sender address syntax");
@@ -57,9 +56,9 @@ pub const LHLO_FIRST: Reply = Reply("503 5.5.1 Say LHLO first");
 /// RFC 2033 4.1.
 pub const LHLO_NOT_HELO: Reply = Reply("500 5.5.1 This is LMTP: say LHLO");
 pub const MAIL_FIRST: Reply = Reply("503 5.5.1 Say MAIL first");
-pub const NESTED_MAIL: Reply = Reply("503 5.5.1 A sender is given already");
+pub const NESTED_MAIL: Reply = Reply("503 5.5.1 The sender is already specified");
 pub const NO_RECIPIENTS: Reply = Reply("554 5.5.1 No valid recipients");
-/// RFC 2033 4.2 asks for 503.
+/// RFC 2033 4.2 requires 503.
 pub const LMTP_NO_RECIPIENTS: Reply = Reply("503 5.5.1 No valid recipients");
 /// RFC 5321 3.1: after 554 in place of the greeting.
 pub const REJECTED: Reply = Reply("503 5.5.1 No service here: say QUIT");
@@ -67,18 +66,18 @@ pub const IN_TRANSACTION: Reply = Reply("503 5.5.1 Not during a mail transaction
 /// RFC 3030 3.
 pub const BINARY_NEEDS_BDAT: Reply = Reply("503 5.5.1 BODY=BINARYMIME needs BDAT");
 /// RFC 3030 2: DATA after BDAT of the same message.
-pub const DATA_AFTER_BDAT: Reply = Reply("503 5.5.1 BDAT was begun: finish it with LAST or RSET");
-/// The message is under way to the recipients given before it.
-pub const RCPT_AFTER_BDAT: Reply = Reply("503 5.5.1 BDAT was begun: no more recipients");
-/// RFC 3030 2: after a refused chunk only RSET goes on.
+pub const DATA_AFTER_BDAT: Reply = Reply("503 5.5.1 BDAT in progress: finish it with LAST or RSET");
+/// The message is being received for the recipients given before it.
+pub const RCPT_AFTER_BDAT: Reply = Reply("503 5.5.1 BDAT in progress: no more recipients");
+/// RFC 3030 2: after a refused chunk only RSET is possible.
 pub const CHUNKS_REFUSED: Reply = Reply("503 5.5.1 An earlier chunk was refused: say RSET");
 
 // TLS and authentication.
-pub const TLS_ALREADY: Reply = Reply("503 5.5.1 TLS is active already");
+pub const TLS_ALREADY: Reply = Reply("503 5.5.1 TLS is already active");
 pub const TLS_UNAVAILABLE: Reply = Reply("502 5.5.1 TLS is not available");
 pub const AUTH_UNAVAILABLE: Reply = Reply("502 5.5.1 Authentication is not available");
 pub const AUTH_NEEDS_TLS: Reply = Reply("538 5.7.11 Authentication needs TLS: say STARTTLS first");
-pub const AUTH_ALREADY: Reply = Reply("503 5.5.1 Authenticated already");
+pub const AUTH_ALREADY: Reply = Reply("503 5.5.1 Already authenticated");
 pub const AUTH_MECHANISM: Reply = Reply("504 5.5.4 Authentication mechanism not offered");
 pub const AUTH_MALFORMED: Reply = Reply("501 5.5.2 Malformed authentication response");
 pub const AUTH_CANCELLED: Reply = Reply("501 5.7.0 Authentication cancelled");
@@ -98,12 +97,12 @@ pub const MAIL_LOOP: Reply = Reply("554 5.4.6 Too many Received header fields: a
 
 // The end of a session.
 pub const AMBIGUOUS_END: Reply =
-    Reply("521 5.5.2 A dot alone between line ends that are not CRLF: closing");
+    Reply("521 5.5.2 Lone dot between line ends that are not CRLF, closing");
 pub const TOO_MANY_ERRORS: Reply = Reply("421 4.7.0 Too many errors, closing");
 pub const TOO_MANY_COMMANDS: Reply = Reply("421 4.7.0 Too many commands without mail, closing");
 pub const TOO_MUCH_REFUSED: Reply = Reply("421 4.3.4 Too much data after a refusal, closing");
-/// RFC 3030 2: the octets of a chunk whose size is not told.
-pub const CHUNK_UNKNOWN: Reply = Reply("421 4.5.2 Cannot tell the chunk from commands, closing");
+/// RFC 3030 2: the octets of a chunk of unknown size.
+pub const CHUNK_UNKNOWN: Reply = Reply("421 4.5.2 Cannot tell chunk data from commands, closing");
 pub const ENDLESS_LINE: Reply = Reply("421 4.5.2 Endless line, closing");
 
 impl CommandError {
@@ -122,7 +121,7 @@ impl CommandError {
     }
 }
 
-/// The greeting (RFC 5321 4.3.1). A host name is as long as a domain may be, no longer.
+/// The greeting (RFC 5321 4.3.1). A host name is at most as long as a domain may be.
 pub fn append_greeting(output: &mut Vec<u8>, hostname: &str, protocol: &str) {
     append_parts(output, &["220 ", hostname, " ", protocol, " Ringmail"]);
 }
@@ -132,7 +131,7 @@ pub fn append_chunk_ok(output: &mut Vec<u8>, octets: u64) {
     append_parts(output, &["250 2.0.0 ", &octets.to_string(), " octets received"]);
 }
 
-/// A message was taken, and what it is called in our Received field and logs.
+/// A message was accepted, with its id in our Received field and logs.
 pub fn append_delivered(output: &mut Vec<u8>, id: &str) {
     append_parts(output, &[DELIVERED.0, " as ", id]);
 }

@@ -1,14 +1,14 @@
-//! The server's side of one SMTP, submission or LMTP session: what is legal when, and the reply.
+//! The server side of one SMTP, submission or LMTP session: what is legal when, and the reply.
 //!
-//! `service::smtp` feeds it the connection's input. [`Session::next`] takes one step: it answers
-//! what needs no judgement itself (order, syntax, limits) and tells the service the rest as an
-//! [`Event`] that borrows the input; the service decides and calls `accept_…` or `refuse_…`, which
-//! append the reply. Every reply goes to the output the caller gave, so all that a client
-//! pipelined (RFC 2920) is answered by one write.
+//! `service::smtp` feeds it the connection's input. [`Session::next`] takes one step: it answers by
+//! itself what order, syntax and limits decide, and reports the rest to the service as an [`Event`]
+//! that borrows the input; the service decides and calls `accept_…` or `refuse_…`, which append the
+//! reply. Every reply goes to the caller's output, so that all pipelined commands (RFC 2920) are
+//! answered by one write.
 //!
-//! Invariants: input is consumed in whole lines or message octets, never waited on while a line's
-//! limit is passed; the memory held is one reverse-path, one client name and fixed state,
-//! whatever the client sends; message octets pass through uncopied.
+//! Invariants: input is consumed in whole lines or message octets, and a line over its limit is not
+//! waited for; the memory held is one reverse-path, one client name and fixed state, whatever the
+//! client sends; message octets pass through uncopied.
 
 mod auth;
 mod message;
@@ -30,10 +30,10 @@ use crate::protocol::{
 pub const COMMAND_LINE_MAX: usize = 2048;
 /// The same where AUTH is offered (RFC 4954 4).
 pub const AUTH_LINE_MAX: usize = 12_288;
-/// Octets of a refused message that are read and thrown away before the session closes.
+/// Octets of a refused message that are read and discarded before the session closes.
 pub const SWALLOW_MAX: u64 = 64 * 1024 * 1024;
 
-/// Which listener the client came to.
+/// The listener that the client connected to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// Port 25: mail from other servers for our users.
@@ -47,24 +47,25 @@ pub enum Role {
 /// Limits of a session; `config` fills them through the service's options.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Octets of a message, told by SIZE.
+    /// Octets of a message, announced by SIZE.
     pub message_size_max: u64,
     pub recipients_max: usize,
-    /// Recipients refused in one session before it is closed: guessing at users.
+    /// Recipients refused in one session before it is closed: a client guessing users.
     pub refused_recipients_max: usize,
     /// Commands refused since the last message before the session is closed.
     pub errors_max: usize,
     /// Commands since the last message, refused or not.
     pub commands_max: usize,
     pub auth_failures_max: usize,
-    /// Received fields from which on a message is taken for looping (RFC 5321 6.3: 100 at least).
+    /// Number of Received fields from which a message is taken for looping (RFC 5321 6.3: at least
+    /// 100).
     pub hops_max: usize,
     pub bare_newline: BareNewline,
-    /// Octets of a line of a message. RFC 5321 4.5.3.1.6 lets 998 be the most a client may send,
-    /// yet real mail has more; `None` takes any length, as it costs nothing here.
+    /// Octets of a line in a message. RFC 5321 4.5.3.1.6 allows clients at most 998, but real mail
+    /// has more; `None` accepts any length, as it costs nothing here.
     pub text_line_max: Option<usize>,
-    /// DSN (RFC 3461) is offered. Else its parameters are refused: a notification silently not sent
-    /// would be worse.
+    /// Whether DSN (RFC 3461) is offered. If not, its parameters are refused: silently not sending
+    /// a notification would be worse.
     pub notifications: bool,
 }
 
@@ -85,7 +86,7 @@ impl Default for Limits {
     }
 }
 
-/// What the connection allows; the service sets it at the start and after TLS began.
+/// What the connection allows; the service sets it at the start and after TLS starts.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Security {
     pub tls: bool,
@@ -112,14 +113,14 @@ pub struct ForwardPath<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Greeting<'a> {
     pub verb: Verb,
-    /// What the client calls itself.
+    /// The client's name for itself.
     pub client_name: &'a str,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Event<'a> {
-    /// Nothing more without more input.
+    /// More input is needed.
     Incomplete,
     /// The command was answered.
     Answered(Verb),
@@ -131,17 +132,17 @@ pub enum Event<'a> {
     Sender(Sender<'a>),
     /// Call `accept_recipient` or `refuse_recipient`.
     Recipient(ForwardPath<'a>),
-    /// Before the first octet of a message: before 354, or at the first BDAT. Call `accept_message` or
-    /// `refuse_message`.
+    /// Before the first octet of a message: before 354, or at the first BDAT. Call `accept_message`
+    /// or `refuse_message`.
     MessageStart(Verb),
     /// Octets of the message, dots removed.
     Content(&'a [u8]),
-    /// The message is whole: append its reply, or in LMTP a reply for each recipient accepted, in
-    /// their order, and call `end_transaction`.
+    /// The message is complete: append its reply, or in LMTP a reply for each accepted recipient,
+    /// in their order, and call `end_transaction`.
     MessageEnd,
     /// Call `authenticated` or `refuse_authentication`.
     Authenticate(sasl::Credentials),
-    /// Send the output, begin TLS, call `tls_started`.
+    /// Send the output, start TLS, call `tls_started`.
     StartTls,
     /// Send the output and close.
     Close(Verb),
@@ -162,7 +163,7 @@ enum Phase {
     Chunk(Chunk),
 }
 
-/// A BDAT chunk that is not all there yet.
+/// A BDAT chunk that is not complete yet.
 #[derive(Clone, Copy)]
 struct Chunk {
     size: u64,
@@ -174,16 +175,16 @@ struct Chunk {
 #[derive(Default)]
 struct Transaction {
     open: bool,
-    /// Kept between transactions for its memory.
+    /// Kept between transactions to reuse its memory.
     reverse_path: String,
     body: BodyKind,
     smtp_utf8: bool,
     recipients: usize,
-    /// A BDAT came: DATA may not.
+    /// There was a BDAT: DATA is not allowed any more.
     chunked: bool,
     /// Octets of the message so far.
     size: u64,
-    /// Why the message will be refused at its end; its octets are thrown away.
+    /// Why the message will be refused at its end; its octets are discarded.
     refusal: Option<Reply>,
     swallowed: u64,
     hop_counter: HopCounter,
@@ -230,14 +231,14 @@ impl Session {
         }
     }
 
-    /// The first thing to say (RFC 5321 3.1).
+    /// The greeting (RFC 5321 3.1).
     pub fn greet(&self, hostname: &str, output: &mut Vec<u8>) {
         let protocol = if self.role == Role::Lmtp { "LMTP" } else { "ESMTP" };
         reply::append_greeting(output, hostname, protocol);
     }
 
-    /// In place of the greeting: the client is not served. If `refusal` is 554, RFC 5321 3.1 has it stay
-    /// until it says QUIT; with another one the caller closes.
+    /// Replaces the greeting: the client is not served. If `refusal` is 554, RFC 5321 3.1 keeps the
+    /// session open until QUIT; with another one the caller closes.
     pub fn reject(&mut self, refusal: Reply, output: &mut Vec<u8>) {
         self.rejected = true;
         refusal.append_to(output);
@@ -247,12 +248,12 @@ impl Session {
         &self.transaction.reverse_path
     }
 
-    /// What the client called itself.
+    /// The client's name from HELO, EHLO or LHLO.
     pub fn client_name(&self) -> &str {
         &self.client_name
     }
 
-    /// A message is under way, so that the client is inside DATA or a chunk.
+    /// Whether a message is being received, inside DATA or a chunk.
     pub fn in_message(&self) -> bool {
         matches!(self.phase, Phase::Data(_) | Phase::Chunk(_))
     }
@@ -268,8 +269,8 @@ impl Session {
         }
     }
 
-    /// Takes one step. The first value is the number of octets done with, to be removed from the
-    /// input when the event, which borrows them, is dealt with.
+    /// Takes one step. The first value is the number of processed octets, to be removed from the
+    /// input when the event, which borrows them, has been handled.
     pub fn next<'a>(&mut self, input: &'a [u8], output: &mut Vec<u8>) -> (usize, Event<'a>) {
         let mut consumed = 0;
         loop {
@@ -286,7 +287,7 @@ impl Session {
         }
     }
 
-    /// The client may go on. `hostname` is ours.
+    /// Accepts the greeting. `hostname` is our own.
     pub fn accept_greeting(
         &mut self,
         greeting: &Greeting<'_>,
@@ -304,7 +305,7 @@ impl Session {
         self.append_capabilities(hostname, output);
     }
 
-    /// The sender is welcome.
+    /// Accepts the sender.
     pub fn accept_sender(&mut self, sender: &Sender<'_>, output: &mut Vec<u8>) {
         let transaction = &mut self.transaction;
         transaction.open = true;
@@ -325,7 +326,7 @@ impl Session {
         refusal.append_to(output);
     }
 
-    /// Refuses the command at hand.
+    /// Refuses the current command.
     pub fn refuse(&mut self, refusal: Reply, output: &mut Vec<u8>) {
         self.errors += 1;
         refusal.append_to(output);
@@ -341,18 +342,18 @@ impl Session {
         self.refuse(refusal, output);
     }
 
-    /// Whether the credentials are right is not known now; no failure of the client's.
+    /// Whether the credentials are right is not known now; this does not count as a client error.
     pub fn defer_authentication(&mut self, refusal: Reply, output: &mut Vec<u8>) {
         refusal.append_to(output);
     }
 
-    /// RFC 3207 4.2: all that was learnt before TLS is forgotten.
+    /// RFC 3207 4.2: everything learnt before TLS is forgotten.
     pub fn tls_started(&mut self) {
         let security = Security { tls: true, can_start_tls: false, ..self.security };
         *self = Session::new(self.role, self.limits, security);
     }
 
-    /// After [`Event::MessageEnd`] was answered. An accepted message clears the counts of errors.
+    /// Call after [`Event::MessageEnd`] was answered. An accepted message resets the error counts.
     pub fn end_transaction(&mut self, accepted: bool) {
         self.reset_transaction();
         if accepted {
@@ -421,7 +422,7 @@ impl Session {
         Event::Answered(verb)
     }
 
-    /// `None` when the answer comes later: after the octets of a chunk.
+    /// `None` if the answer comes later: after the octets of a chunk.
     fn command<'a>(&mut self, line: &'a [u8], output: &mut Vec<u8>) -> Option<Event<'a>> {
         self.commands += 1;
         let (verb, parsed) = command::parse(line);
@@ -513,9 +514,9 @@ impl Session {
         if sender.parameters.ask_for_notification() && !self.limits.notifications {
             return Err(reply::UNKNOWN_PARAMETER);
         }
-        // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere say AUTH=<>
-        // to everybody. Nothing is decided by it, so it is taken here too.
-        // RFC 1870 6.1: refused before a single octet travels.
+        // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere send AUTH=<>
+        // to every server. It has no effect, so it is accepted here too.
+        // RFC 1870 6.1: refused before any octet is sent.
         if sender.parameters.size.is_some_and(|size| size > self.limits.message_size_max) {
             return Err(reply::TOO_LARGE);
         }
@@ -541,8 +542,8 @@ impl Session {
             return Err(reply::RCPT_AFTER_BDAT);
         }
         if self.transaction.recipients >= self.limits.recipients_max {
-            // RFC 5321 4.5.3.1.10: a temporary refusal, so that the client sends the rest later;
-            // no error of the client's, or a long list would cost it the session.
+            // RFC 5321 4.5.3.1.10: a temporary refusal, so that the client sends the rest later. It
+            // does not count as an error, since a long list would then end the session.
             return Ok(answer(Event::Answered(Verb::Rcpt), reply::TOO_MANY_RECIPIENTS, output));
         }
         if !self.transaction.smtp_utf8 && !forward_path.path.is_ascii() {
@@ -576,8 +577,8 @@ mod tests {
     const NO_SUCH_USER: Reply = Reply("550 5.1.1 No");
     const PLAIN: Security = Security { tls: false, can_start_tls: false, plaintext_auth: true };
 
-    /// Plays `input`, cut at `cut`, with a service that accepts all but recipients named "no", and
-    /// answers everything said and all messages.
+    /// Plays `input`, cut at `cut`, with a service that accepts everything except recipients named
+    /// "no"; returns all output and all messages.
     fn play(role: Role, limits: Limits, input: &[u8], cut: usize) -> (String, Vec<String>) {
         let mut session = Session::new(role, limits, PLAIN);
         let (mut output, mut messages, mut message) = (Vec::new(), Vec::new(), Vec::new());
@@ -805,7 +806,7 @@ mod tests {
         assert!(output.contains("250-DSN\r\n"));
     }
 
-    /// What the service may say no to, and what the client hears then.
+    /// Refusals by the service at each step, and the client's view of them.
     #[test]
     fn refusals_at_each_step() {
         const NO: Reply = Reply("450 4.7.1 Not now");
@@ -857,13 +858,13 @@ mod tests {
         const MAIL: &str = "EHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<a@b>\r\n";
         let to_data = format!("{MAIL}DATA\r\nRSET\r\n");
         let to_chunk = format!("{MAIL}BDAT 3\r\nabcBDAT 1 LAST\r\nxNOOP\r\n");
-        // RFC 5321 3.1: after 554 the client is heard until QUIT, and gets 503.
+        // RFC 5321 3.1: after 554 the client is served until QUIT, and gets 503.
         assert_eq!(play("connect", "EHLO x\r\nNOOP\r\nQUIT\r\n"), "554 503 503 221");
         assert_eq!(play("connect", &"NOOP\r\n".repeat(30))[..7], *"554 503");
         assert!(play("connect", &"NOOP\r\n".repeat(30)).ends_with("503 421"));
         assert_eq!(play("hello", &to_data), "450 503 503 503 250");
         assert_eq!(play("message", &to_data), "250 250 250 450 250");
-        // RFC 3030 2: a chunk is read to its end, whatever is said of it.
+        // RFC 3030 2: a chunk is read to its end, whatever the reply to it.
         assert_eq!(play("message", &to_chunk), "250 250 250 450 503 250");
         assert_eq!(play("", &to_chunk), "250 250 250 250 250 250");
         let long = format!("{MAIL}BDAT {}\r\nabc", SWALLOW_MAX + 1);

@@ -1,5 +1,5 @@
 //! Trace fields: the Return-Path and Received lines put in front of a message (RFC 5321 4.4), and
-//! the count of those already there, by which a mail loop is noticed (RFC 5321 6.3).
+//! the count of existing ones, which detects mail loops (RFC 5321 6.3).
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -10,7 +10,8 @@ use crate::{model::Timestamp, protocol::mime::date::write_rfc5322};
 /// Octets of a Received line after which it is folded.
 const FOLD: &str = "\r\n\t";
 
-/// How the message came, for the `with` clause (RFC 3848, RFC 6531 4.3, IANA mail parameters).
+/// The transport of the message, for the `with` clause (RFC 3848, RFC 6531 4.3, IANA mail
+/// parameters).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Transport {
     pub lmtp: bool,
@@ -38,12 +39,12 @@ impl Transport {
     }
 }
 
-/// What the two lines say.
+/// The contents of the two fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {
     /// Without brackets; "" is the null path.
     pub reverse_path: &'a str,
-    /// What the client called itself: any printable word.
+    /// The client's name for itself: any printable word.
     pub client_name: &'a str,
     pub peer: IpAddr,
     pub hostname: &'a str,
@@ -51,14 +52,14 @@ pub struct Trace<'a> {
     /// Protocol and cipher, e.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384".
     pub tls: Option<&'a str>,
     pub id: &'a str,
-    /// Only when there is one recipient: others must not learn of each other (RFC 5321 7.2).
+    /// Only if there is one recipient: recipients must not learn of each other (RFC 5321 7.2).
     pub forward_path: Option<&'a str>,
     pub now: Timestamp,
 }
 
 impl Trace<'_> {
-    /// Appends the return path, the first field of a message. Fields of this name already in it stay
-    /// where they are, as do Received fields: RFC 5321 4.4 forbids to change them.
+    /// Appends the return path, the first field of a message. Existing fields of this name stay, as
+    /// do Received fields: RFC 5321 4.4 forbids changing them.
     pub fn append_return_path_to(&self, output: &mut Vec<u8>) {
         append(output, &["Return-Path: <", self.reverse_path, ">\r\n"]);
     }
@@ -89,8 +90,8 @@ fn append(output: &mut Vec<u8>, parts: &[&str]) {
     }
 }
 
-/// Keeps what may stand in a domain or an address literal; the rest of a made-up name, which could
-/// break the field's syntax or pass for a comment of ours, becomes "?".
+/// Keeps characters that are allowed in a domain or an address literal; others, which could break
+/// the field's syntax or look like one of our comments, become "?".
 fn append_client_name(output: &mut Vec<u8>, name: &str) {
     let plain =
         |octet: u8| octet.is_ascii_alphanumeric() || b"-_.[]:".contains(&octet) || octet >= 0x80;
@@ -128,7 +129,7 @@ impl Write for AddressLiteral {
     }
 }
 
-/// Counts the Received fields of a message as its octets pass, and looks at no octet of its body.
+/// Counts the Received fields of a message as its octets pass, without looking at its body.
 #[derive(Clone, Debug, Default)]
 pub struct HopCounter {
     hops: usize,
@@ -137,9 +138,9 @@ pub struct HopCounter {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum HopPlace {
-    /// After so many octets of a line, all equal to `received:` so far.
+    /// After this many octets of a line, all equal to `received:` so far.
     Name(usize),
-    /// In a line that is something else.
+    /// In a line that is not a Received field.
     Line,
     Body,
 }
@@ -181,7 +182,7 @@ impl HopCounter {
                         self.place = HopPlace::Name(matched + 1);
                     }
                 }
-                // The octet may be the line's end, so it is looked at again.
+                // The octet may be the line's end, so it is examined again.
                 HopPlace::Name(_) => {
                     self.place = HopPlace::Line;
                     continue;

@@ -1,5 +1,5 @@
-//! AUTHENTICATE (RFC 3501 6.2.2, RFC 4959). The exchange itself is `protocol::sasl`'s, its lines
-//! are read by [`super::super::Framer::line`].
+//! AUTHENTICATE (RFC 3501 6.2.2, RFC 4959). `protocol::sasl` handles the exchange, and
+//! [`super::super::Framer::line`] reads its lines.
 
 use super::super::{
     arguments::Arguments,

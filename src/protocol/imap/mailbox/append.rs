@@ -9,7 +9,7 @@ use super::super::{
 };
 use crate::model::Timestamp;
 
-/// `append = "APPEND" SP mailbox [SP flag-list] [SP date-time] SP literal`, all but the literal's
+/// `append = "APPEND" SP mailbox [SP flag-list] [SP date-time] SP literal`, except the literal's
 /// octets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Append<'a> {
@@ -35,22 +35,22 @@ impl<'a> Arguments<'a> for Append<'a> {
         }
         let literal =
             cursor.literal_header().map_err(|_| "APPEND takes the message as a literal")?;
-        // RFC 3516 4.4 lets a literal8 be appended, which we do not offer.
+        // RFC 3516 4.4 allows literal8 in APPEND; we do not offer it.
         if literal.binary {
             return Err("APPEND takes no literal8");
         }
         Ok(Append { mailbox, flags, internal_date })
     }
 
-    /// The mailbox may be a literal and stands first; all others are messages.
+    /// The first literal may be the mailbox; all others are messages.
     fn streams(first: bool, before: &[u8]) -> bool {
         !first || !before.is_empty()
     }
 }
 
 impl Append<'_> {
-    /// Reads the part of the command after its message: the end of the line. More messages
-    /// (RFC 3502) are not offered.
+    /// Parses the part of the command after its message: the end of the line. Several messages (RFC
+    /// 3502) are not offered.
     pub fn parse_rest(part: &[u8]) -> Result<(), &'static str> {
         match part.strip_suffix(b"\r\n") {
             Some(rest) if rest.iter().all(|&octet| octet == b' ') => Ok(()),

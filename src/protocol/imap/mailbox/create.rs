@@ -12,7 +12,7 @@ use crate::model::SpecialUse;
 pub struct Create<'a> {
     pub mailbox: MailboxName<'a>,
     pub special_use: Vec<SpecialUse>,
-    /// It had an attribute that we do not know, which is a `NO [USEATTR]`.
+    /// Whether it had an unknown attribute, which is a `NO [USEATTR]`.
     pub unknown_use: bool,
 }
 

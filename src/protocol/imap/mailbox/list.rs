@@ -18,14 +18,15 @@ const PATTERNS_MAX: usize = 32;
 pub struct List<'a> {
     pub selection: ListSelection,
     pub reference: MailboxName<'a>,
-    /// One or more, still with `*` and `%`; [`MailboxName::to_utf8`] keeps wildcards as they are.
+    /// One or more, still with `*` and `%`; [`MailboxName::to_utf8`] keeps wildcards.
     pub patterns: Vec<MailboxName<'a>>,
     pub returns: ListReturn,
-    /// Any syntax of RFC 5258 was used: then an empty pattern is no question for the separator.
+    /// Whether any syntax of RFC 5258 was used: then an empty pattern does not ask for the
+    /// separator.
     pub extended: bool,
 }
 
-/// RFC 5258 3.1 and RFC 6154 5.2. `recursive_match` comes only with one that it can modify.
+/// RFC 5258 3.1 and RFC 6154 5.2. `recursive_match` occurs only with an option that it modifies.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ListSelection {
     pub subscribed: bool,

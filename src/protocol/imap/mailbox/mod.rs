@@ -1,5 +1,5 @@
-//! Commands about mailboxes as wholes and about their names (RFC 3501 6.3, 6.4.1, 6.4.2): opening
-//! and leaving one, making, renaming and listing them, putting a message in.
+//! Commands on whole mailboxes and their names (RFC 3501 6.3, 6.4.1, 6.4.2): opening and leaving
+//! one, creating, renaming and listing them, appending a message.
 
 pub mod append;
 pub mod check;

@@ -33,7 +33,7 @@ impl<'a> Arguments<'a> for Examine<'a> {
     }
 }
 
-/// `CONDSTORE` is the only one we know, others must be refused (RFC 4466 2.1).
+/// `CONDSTORE` is the only one supported; others must be refused (RFC 4466 2.1).
 fn select_parameters(cursor: &mut Cursor<'_>) -> Parsed<bool> {
     let mut condstore = false;
     if cursor.another() {

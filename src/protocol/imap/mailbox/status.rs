@@ -1,4 +1,4 @@
-//! STATUS (RFC 3501 6.3.10), and its items, which LIST takes too (RFC 5819 2).
+//! STATUS (RFC 3501 6.3.10), and its items, which LIST also accepts (RFC 5819 2).
 
 use super::super::{
     arguments::Arguments,

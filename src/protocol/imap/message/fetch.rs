@@ -11,21 +11,22 @@ use crate::model::ModSeq;
 
 /// Different items in one FETCH.
 const ITEMS_MAX: usize = 100;
-/// Numbers in the path of one section: deeper parts do not exist (`mime` stops at 64 levels).
+/// Numbers in the path of one section: deeper parts do not exist (`mime` records at most 64
+/// levels).
 const PATH_MAX: usize = 100;
 /// Field names in one HEADER.FIELDS.
 const FIELDS_MAX: usize = 500;
 
 /// `fetch = "FETCH" SP sequence-set SP ("ALL" / "FULL" / "FAST" / fetch-att / "(" fetch-att *(SP
-/// fetch-att) ")") [SP "(" "CHANGEDSINCE" SP mod-sequence ")"]`. Macros are expanded; an item named
-/// twice is there once.
+/// fetch-att) ")") [SP "(" "CHANGEDSINCE" SP mod-sequence ")"]`. Macros are expanded; repeated
+/// items are dropped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetch<'a> {
     /// Its `UID` form.
     pub uid: bool,
     pub set: SequenceSet,
     pub items: Vec<FetchItem<'a>>,
-    /// RFC 7162 3.1.4.1. Asks for MODSEQ too, which is then in `items`.
+    /// RFC 7162 3.1.4.1. Implies MODSEQ, which is then in `items`.
     pub changed_since: Option<ModSeq>,
 }
 
@@ -54,7 +55,7 @@ pub enum FetchItem<'a> {
 }
 
 impl FetchItem<'_> {
-    /// It is answered with octets of the message itself.
+    /// Whether the answer contains octets of the message itself.
     pub fn has_octets(&self) -> bool {
         matches!(
             self,
@@ -65,7 +66,7 @@ impl FetchItem<'_> {
         )
     }
 
-    /// Fetching this sets `\Seen` (RFC 3501 6.4.5).
+    /// Whether fetching it sets `\Seen` (RFC 3501 6.4.5).
     pub fn sets_seen(&self) -> bool {
         matches!(
             self,
@@ -81,7 +82,7 @@ pub struct Partial {
     pub count: u64,
 }
 
-/// What stands between the brackets of `BODY[…]`.
+/// The text between the brackets of `BODY[…]`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Section<'a> {
     /// Part numbers, from 1; empty for the message itself.
@@ -92,7 +93,7 @@ pub struct Section<'a> {
 /// Which octets of the part (RFC 3501 6.4.5).
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum SectionPart<'a> {
-    /// Nothing said: the whole message, or the part's body.
+    /// Not specified: the whole message, or the part's body.
     #[default]
     Full,
     Header,
@@ -130,7 +131,7 @@ impl<'a> Arguments<'a> for Fetch<'a> {
             push(&mut items, FetchItem::ModSeq)?;
         }
         if uid {
-            // RFC 3501 6.4.8: the UID is told whether asked for or not.
+            // RFC 3501 6.4.8: the UID is sent whether requested or not.
             push(&mut items, FetchItem::Uid)?;
         }
         Ok(Fetch { uid, set, items, changed_since })
@@ -141,7 +142,7 @@ impl<'a> Arguments<'a> for Fetch<'a> {
     }
 }
 
-/// Adds an item that is not there yet.
+/// Adds an item unless it is already there.
 fn push<'a>(items: &mut Vec<FetchItem<'a>>, item: FetchItem<'a>) -> Parsed<()> {
     if items.contains(&item) {
         return Ok(());

@@ -38,7 +38,7 @@ pub struct SearchReturn {
     pub count: bool,
 }
 
-/// How a date is compared: earlier than, the same day, the same day or later.
+/// How a date is compared: earlier, the same day, the same day or later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DateTest {
     Before,
@@ -46,7 +46,7 @@ pub enum DateTest {
     Since,
 }
 
-/// How an age is compared (RFC 5032 3). Either takes what is exactly so old.
+/// How an age is compared (RFC 5032 3). Both include messages of exactly that age.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AgeTest {
     Older,
@@ -65,7 +65,7 @@ pub enum SearchKey<'a> {
     Recent,
     Keyword(&'a str),
     Unkeyword(&'a str),
-    /// Field name, and a string it contains (empty: the field is there).
+    /// Field name, and a string it contains (empty: the field exists).
     Header(Text<'a>, Text<'a>),
     Body(Text<'a>),
     /// Header or body.
@@ -83,7 +83,7 @@ pub enum SearchKey<'a> {
     /// Messages by sequence number.
     Sequence(SequenceSet),
     Uid(SequenceSet),
-    /// This or higher (RFC 7162 3.1.5); the entry name, if any, makes no difference to us.
+    /// This or higher (RFC 7162 3.1.5); the entry name, if any, is ignored.
     ModSeq(ModSeq),
     Not(Box<SearchKey<'a>>),
     Or(Box<(SearchKey<'a>, SearchKey<'a>)>),
@@ -142,7 +142,7 @@ struct Keys<'c, 'a> {
 }
 
 impl<'a> Keys<'_, 'a> {
-    /// One key or more, all of which must hold.
+    /// One or more keys, all of which must match.
     fn list(&mut self, depth: usize) -> Parsed<SearchKey<'a>> {
         let first = self.key(depth)?;
         if !self.cursor.another() {
@@ -227,7 +227,7 @@ impl<'a> Keys<'_, 'a> {
     }
 }
 
-/// Keys that stand alone.
+/// Keys without arguments.
 fn bare_key<'a>(word: &[u8]) -> Option<SearchKey<'a>> {
     Some(match word {
         b"ALL" => SearchKey::All,
@@ -256,8 +256,8 @@ fn interval(cursor: &mut Cursor<'_>) -> Parsed<u64> {
     }
 }
 
-/// RFC 7162 3.1.5: `[entry-name entry-type] mod-sequence`. We keep one mod-sequence a message, so
-/// the entry changes nothing.
+/// RFC 7162 3.1.5: `[entry-name entry-type] mod-sequence`. We keep one mod-sequence per message, so
+/// the entry is ignored.
 fn mod_seq<'a>(cursor: &mut Cursor<'a>) -> Parsed<SearchKey<'a>> {
     if cursor.peek() == Some(b'"') {
         if !cursor.string()?.to_ascii_lowercase().starts_with(b"/flags/") {

@@ -1,4 +1,4 @@
-//! CAPABILITY (RFC 3501 6.1.1): what the server can do.
+//! CAPABILITY (RFC 3501 6.1.1): the server's capabilities.
 
 use super::super::{
     arguments::Arguments,

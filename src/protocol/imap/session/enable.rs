@@ -1,4 +1,4 @@
-//! ENABLE (RFC 5161 3.1): extensions that change what the server says on its own.
+//! ENABLE (RFC 5161 3.1): extensions that change what the server sends unasked.
 
 use super::super::{
     arguments::Arguments,

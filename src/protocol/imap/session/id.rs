@@ -1,4 +1,4 @@
-//! ID (RFC 2971 3.1): what the client says of itself.
+//! ID (RFC 2971 3.1): the client's description of itself.
 
 use super::super::{
     arguments::Arguments,

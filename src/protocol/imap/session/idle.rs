@@ -1,5 +1,5 @@
-//! IDLE (RFC 2177 3): tell changes at once. The `DONE` line is read by
-//! [`super::super::Framer::line`].
+//! IDLE (RFC 2177 3): changes are reported at once. [`super::super::Framer::line`] reads the `DONE`
+//! line.
 
 use super::super::{
     arguments::Arguments,

@@ -1,4 +1,4 @@
-//! NAMESPACE (RFC 2342 5): where whose mailboxes are.
+//! NAMESPACE (RFC 2342 5): the prefixes of personal and other mailboxes.
 
 use super::super::{
     arguments::Arguments,

@@ -1,4 +1,4 @@
-//! NOOP (RFC 3501 6.1.2): the client asks what is new.
+//! NOOP (RFC 3501 6.1.2): the client asks for updates.
 
 use super::super::{
     arguments::Arguments,

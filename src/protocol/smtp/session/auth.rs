@@ -1,4 +1,4 @@
-//! The AUTH exchange of a session (RFC 4954). Whether the credentials are right, the service says.
+//! The AUTH exchange of a session (RFC 4954). The service checks the credentials.
 
 use super::{
     super::{
@@ -10,7 +10,7 @@ use super::{
 use crate::protocol::sasl;
 
 impl Session {
-    /// AUTH is offered and usable.
+    /// Whether AUTH is offered and usable.
     pub(super) fn auth_permitted(&self) -> Result<(), Reply> {
         if self.role != Role::Submission {
             Err(reply::AUTH_UNAVAILABLE)

@@ -1,7 +1,7 @@
-//! A session while a message comes in: DATA (RFC 5321 4.1.1.4) and BDAT (RFC 3030 2).
+//! A session while a message is received: DATA (RFC 5321 4.1.1.4) and BDAT (RFC 3030 2).
 //!
-//! A message that will be refused is read to its end all the same, up to [`SWALLOW_MAX`], because
-//! a client reads our reply only after it has sent all.
+//! A message that will be refused is still read to its end, up to [`SWALLOW_MAX`], because a client
+//! reads the reply only after it has sent everything.
 
 use super::{
     super::{
@@ -26,7 +26,7 @@ impl Session {
         Ok(Event::MessageStart(Verb::Data))
     }
 
-    /// After [`Event::MessageStart`]: the message may come.
+    /// After [`Event::MessageStart`]: accepts the message.
     pub fn accept_message(&mut self, output: &mut Vec<u8>) {
         if !self.transaction.chunked {
             self.phase = Phase::Data(DataReader::new(self.limits.bare_newline));
@@ -34,7 +34,7 @@ impl Session {
         }
     }
 
-    /// After [`Event::MessageStart`]: it may not. The octets of a chunk come all the same.
+    /// After [`Event::MessageStart`]: refuses the message. The octets of a chunk follow anyway.
     pub fn refuse_message(&mut self, refusal: Reply, output: &mut Vec<u8>) {
         match self.transaction.chunked {
             true => self.transaction.refusal = Some(refusal),
@@ -42,7 +42,7 @@ impl Session {
         }
     }
 
-    /// Is there a sender, and somebody to deliver to?
+    /// Whether there is a sender and a recipient.
     fn message_allowed(&self) -> Result<(), Reply> {
         match (&self.transaction, self.role) {
             (Transaction { open: false, .. }, _) => Err(reply::MAIL_FIRST),
@@ -52,8 +52,8 @@ impl Session {
         }
     }
 
-    /// RFC 3030 2: the chunk's octets follow whatever we think of the command, so a refusal is
-    /// said after them.
+    /// RFC 3030 2: the chunk's octets follow even if the command is refused, so the refusal is sent
+    /// after them.
     pub(super) fn bdat<'a>(&mut self, size: u64, last: bool) -> Option<Event<'a>> {
         let allowed = self.message_allowed();
         let transaction = &mut self.transaction;
@@ -147,7 +147,7 @@ impl Session {
         (count, event)
     }
 
-    /// Octets of the message: passed on, or swallowed once it is to be refused.
+    /// Octets of the message: passed on, or discarded if it is to be refused.
     fn content<'a>(&mut self, content: &'a [u8], output: &mut Vec<u8>) -> Option<Event<'a>> {
         let transaction = &mut self.transaction;
         transaction.size = transaction.size.saturating_add(content.len() as u64);
