@@ -1,8 +1,8 @@
-//! Log-ins of every protocol: who may ask, how late the answer comes, and what is counted.
+//! Log-ins of every protocol: admission, delay of the answer, and counting.
 //!
-//! SMTP AUTH, POP3 and IMAP differ only in the words, so that guessing is equally slow everywhere. A
-//! session that waits here holds its credentials and no worker; how many refusals wait is bounded by
-//! the directory, and wrong passwords by how fast they are hashed.
+//! SMTP AUTH, POP3 and IMAP differ only in the replies, so guessing is equally slow everywhere. A
+//! session that waits here holds its credentials but no worker; the directory limits how many
+//! refusals wait, and the hashing rate limits wrong passwords.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::{
     runtime::connection::Connection,
 };
 
-/// Checks a password. A wrong one is told late. Who has to wait is kept waiting for as long, if that
-/// is not long, and then tried; so one who mistyped hears of it at most by a pause.
+/// Checks a password. A wrong one is answered late. An attempt that must wait only a short time is
+/// delayed and then tried, so a user who mistyped a password notices at most a pause.
 pub(super) async fn authenticate(
     shard: &Shard,
     user: &str,
@@ -78,7 +78,7 @@ fn tell(
     shard.tell(&Event::LogInRefused { trail, protocol, peer, tls, name, reason });
 }
 
-/// The clock by which failures are counted and forgiven.
+/// The clock for counting and forgiving failures.
 pub fn now(shard: &Shard) -> Duration {
     shard.executor.moment().since(Moment::default())
 }

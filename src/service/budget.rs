@@ -1,33 +1,32 @@
-//! Memory for messages under way: one budget a shard for all that DATA, BDAT and APPEND hold until
-//! the message is in the log.
+//! Memory for messages being received: one budget per shard for everything that DATA, BDAT and
+//! APPEND hold until the message is in the log.
 //!
-//! Whoever takes a message in keeps a [`Charge`] up to date with the memory it really holds. The
-//! fuller the budget, the less of its body a message may keep in memory ([`Charge::stage_max`]): the
-//! rest is spilled to the log. What does not fit even so is refused: before the message if there is
-//! no room for another ([`MessageBudget::admits`]), else at its end. A quarter is kept for those who
-//! logged in.
+//! The receiver of a message keeps a [`Charge`] up to date with the memory that it really holds.
+//! The fuller the budget, the less of its body a message may keep in memory
+//! ([`Charge::stage_max`]): the rest is spilled to the log. A message that still does not fit is
+//! refused: before it begins if there is no room for another ([`MessageBudget::admits`]), otherwise
+//! at its end. A quarter is reserved for authenticated clients.
 //!
 //! Ownership: shard-local, held by `Rc`. All of it is arithmetic on a cell.
 
 use std::{cell::Cell, rc::Rc};
 
-/// What a message should find free to be let in.
+/// Free memory required to admit a message.
 const ADMISSION: usize = 16 * 1024;
 
-/// The share of the budget that is kept for [`Trust::Known`]: one in so many.
+/// The part of the budget reserved for [`Trust::Known`]: 1/this.
 const KEPT_FOR_KNOWN: usize = 4;
 
-/// Smallest piece of a body that is worth an entry of the log of its own.
+/// Smallest piece of a body that is worth its own log entry.
 const SPILL_MIN: usize = 4 * 1024;
 
-/// Pieces of a long message are at least this share of it: one in so many. So the list of its pieces
-/// stays short.
+/// Pieces of a long message are at least 1/this of it, so that the list of its pieces stays short.
 const SPILL_SHARE: u64 = 256;
 
-/// Whom the memory is held for.
+/// The kind of client that the memory is held for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trust {
-    /// Nobody knows who it is.
+    /// Not authenticated.
     Stranger,
     /// Logged in; or a peer of the LMTP port, which only the operator's own servers reach.
     Known,
@@ -40,7 +39,7 @@ pub struct MessageBudget {
 }
 
 impl MessageBudget {
-    /// `limit`: bytes that all messages under way may hold together.
+    /// `limit`: bytes that all messages being received may hold together.
     pub fn new(limit: usize) -> Rc<MessageBudget> {
         Rc::new(MessageBudget { limit, held: Cell::new(0) })
     }
@@ -50,18 +49,18 @@ impl MessageBudget {
         self.held.get()
     }
 
-    /// Is there room for one more message?
+    /// Whether there is room for one more message.
     pub fn admits(&self, trust: Trust) -> bool {
         self.held.get().saturating_add(ADMISSION) <= self.limit_of(trust)
     }
 
-    /// Octets of a message that should be read from its connection at a time: what was read and
-    /// waits for the log is in memory too, and what was not read waits with the client.
+    /// Octets of a message to read from its connection at a time: octets that were read and wait
+    /// for the log take memory too, while unread ones wait with the client.
     pub fn read_max(&self, trust: Trust) -> usize {
         self.piece_max(trust).unwrap_or(usize::MAX)
     }
 
-    /// How long a piece of a message may wait in memory; `None` while there is plenty.
+    /// How large a piece of a message may wait in memory; `None` while there is plenty.
     fn piece_max(&self, trust: Trust) -> Option<usize> {
         let eighths = self.held.get().saturating_mul(8) / self.limit_of(trust).max(1);
         match eighths {
@@ -80,7 +79,7 @@ impl MessageBudget {
     }
 }
 
-/// What one message under way holds. Gives it back when dropped.
+/// The memory of one message being received. Returned when dropped.
 pub struct Charge {
     budget: Rc<MessageBudget>,
     trust: Trust,
@@ -97,7 +96,7 @@ impl Charge {
         self.trust
     }
 
-    /// Now `octets` are held. False if that is more than there should be: hold less, or refuse.
+    /// Sets the held memory to `octets`. False if that is over the limit: hold less, or refuse.
     #[must_use]
     pub fn set(&mut self, octets: usize) -> bool {
         let held = self.budget.held.get() - self.octets + octets;
@@ -106,13 +105,12 @@ impl Charge {
         octets == 0 || held <= self.budget.limit_of(self.trust)
     }
 
-    /// Octets of the body from which on those of a message that has come to `size` should not wait
-    /// in memory.
+    /// Octets of the body that may wait in memory, for a message that has reached `size`.
     pub fn stage_max(&self, size: u64) -> usize {
         self.budget.piece_max(self.trust).map_or(usize::MAX, |most| most.max(least_piece(size)))
     }
 
-    /// As [`Charge::stage_max`], of a message whose sender makes us wait.
+    /// As [`Charge::stage_max`], for a message whose sender pauses.
     pub fn stage_max_stalled(&self, size: u64) -> usize {
         match self.stage_max(size) {
             usize::MAX => usize::MAX,
@@ -121,7 +119,7 @@ impl Charge {
     }
 }
 
-/// The smallest piece worth an entry of a message that has come to `size`.
+/// The smallest piece worth an entry, for a message that has reached `size`.
 fn least_piece(size: u64) -> usize {
     SPILL_MIN.max(usize::try_from(size / SPILL_SHARE).unwrap_or(usize::MAX))
 }

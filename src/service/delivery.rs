@@ -1,23 +1,23 @@
-//! The one way of a message into mailboxes: SMTP, submission and LMTP sessions, and later the
-//! queue, hand it the octets as they come and get one verdict for each partition.
+//! The only way of a message into mailboxes: SMTP, submission and LMTP sessions, and later the
+//! queue, pass it the octets as they arrive and get one verdict for each partition.
 //!
 //! A [`Delivery`] derives the summary while the octets pass and stages them in every partition that
-//! holds a recipient: straight into the log buffer where this shard owns the partition, else over
+//! holds a recipient: directly in the log buffer if this shard owns the partition, otherwise over
 //! the mesh, small messages in one call, larger ones chunk by chunk through a queue of
-//! [`CHUNKS_IN_FLIGHT`], whose free places are the credits. What is staged can be read
-//! ([`Delivery::read`]), and what goes before it is said when it is whole ([`Delivery::prepend`]).
-//! `finish` commits all partitions side by side and answers when each is durable or refused.
+//! [`CHUNKS_IN_FLIGHT`], whose free places are the credits. The staged body can be read
+//! ([`Delivery::read`]), and its prologue is set when it is complete ([`Delivery::prepend`]).
+//! `finish` commits in all partitions concurrently and returns when each is durable or refused.
 //!
-//! **One reply for several partitions** (SMTP DATA). When some partitions refused after others
-//! committed, the client can be told neither "yes" nor "no". Then the rest is put durably into the
-//! queue of a partition that did commit, and a task of that partition's shard repeats it until it
-//! succeeds, after a restart too ([`follow_queues`]). All tries carry one delivery id, by which a
-//! partition whose first answer was lost knows that it has the message.
+//! **One reply for several partitions** (SMTP DATA). If some partitions refused after others
+//! committed, neither "yes" nor "no" would be true. Then the missing deliveries are put durably
+//! into the queue of a partition that did commit, and a task of that partition's shard repeats them
+//! until they succeed, after a restart too ([`follow_queues`]). All attempts carry one delivery id,
+//! by which a partition whose first answer was lost recognizes that it has the message.
 //!
 //! Ownership: shard-local. Memory: at most one chunk of [`CHUNK_SIZE`] here and
-//! [`CHUNKS_IN_FLIGHT`] for each remote partition, less where the shard's budget for messages is
-//! short, and counted there (`service/budget.rs`). Dropping a delivery before `finish` leaves
-//! nothing but garbage in logs.
+//! [`CHUNKS_IN_FLIGHT`] for each remote partition, less when the shard's message budget is short,
+//! and counted there (`service/budget.rs`). Dropping a delivery before `finish` leaves only garbage
+//! in logs.
 
 use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
@@ -51,35 +51,35 @@ pub use queue::follow_queues;
 
 use known::Open;
 
-/// Octets that travel to another shard at a time.
+/// Octets sent to another shard at a time.
 const CHUNK_SIZE: usize = crate::store::BODY_CHUNK;
-/// Chunks sent to another shard and not yet taken by it.
+/// Chunks sent to another shard and not yet received.
 const CHUNKS_IN_FLIGHT: usize = 2;
-/// How long another shard may take to store a whole message that it has, or to begin with one that
-/// comes in chunks.
+/// How long another shard may take to store a complete message, or to start receiving one in
+/// chunks.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why a partition did not take the message. Unlike `StoreError` it can cross shards.
+/// Why a partition did not store the message. Unlike `StoreError` it can be sent to other shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Failure {
     #[error("the disk is full")]
     Full,
-    /// Storage failed or did not answer: whether the message is there is unknown.
+    /// Storage failed or did not answer: whether the message was stored is unknown.
     #[error("storage is in trouble")]
     Unavailable,
-    /// The message as such cannot be stored.
+    /// The message itself cannot be stored.
     #[error("the message is refused")]
     Refused,
-    /// An account has as much mail as it may have.
+    /// An account has reached its quota.
     #[error("the account is full")]
     OverQuota,
-    /// The messages under way hold too much memory.
+    /// The messages being received hold too much memory.
     #[error("out of memory for messages")]
     NoMemory,
 }
 
 impl Failure {
-    /// As events name it.
+    /// The name in events.
     fn name(self) -> &'static str {
         match self {
             Failure::Full => "disk_full",
@@ -111,20 +111,20 @@ impl From<MeshError> for Failure {
     }
 }
 
-/// What a partition answered when it took the message for some accounts.
+/// A partition's answer after storing the message for some accounts.
 struct Taken {
-    /// Where one copy lies, unless all had the message already.
+    /// The location of one copy, unless all accounts had the message already.
     copy: Option<Delivered>,
-    /// Accounts that did not get it, for certain.
+    /// Accounts that certainly did not get it.
     failed: Vec<(AccountId, Failure)>,
 }
 
 type Stored = Result<Taken, Failure>;
 
-/// What a stream to another shard takes beside its chunks, bytes: two channels and two tasks.
+/// Memory of a stream to another shard besides its chunks, bytes: two channels and two tasks.
 const STREAM: usize = 5 * 1024;
 
-/// The mailbox for junk that new accounts have, and its keyword. Where there is none it is INBOX.
+/// The Junk mailbox of new accounts, and its keyword. Accounts without one get the copy in INBOX.
 const QUARANTINE_MAILBOX: &str = "Junk";
 const QUARANTINE_KEYWORD: &str = "$Junk";
 
@@ -132,14 +132,14 @@ const QUARANTINE_KEYWORD: &str = "$Junk";
 pub struct Delivery {
     shard: Rc<Shard>,
     summarizer: Summarizer,
-    /// What goes before what was pushed.
+    /// The prologue, which goes before the pushed octets.
     prologue: Vec<u8>,
-    /// Whose copy goes to the mailbox for junk.
+    /// Accounts whose copy goes to the Junk mailbox.
     quarantined: Accounts,
     parts: SmallVec<[Part; 1]>,
-    /// Octets not yet sent to remote partitions; unused when all are local.
+    /// Octets not yet sent to remote partitions; unused if all are local.
     pending: Vec<u8>,
-    /// What of `pending` went out last: as much may be on its way to each remote partition.
+    /// Size of the last chunk sent: as much may be in transit to each remote partition.
     sent: usize,
     charge: Charge,
     internal_date: Timestamp,
@@ -161,22 +161,22 @@ enum Stage {
         partition: Partition,
         writer: BodyWriter,
     },
-    /// Another shard's, nothing sent yet.
+    /// On another shard, nothing sent yet.
     Remote,
-    /// Another shard's, taking chunks.
+    /// On another shard, receiving chunks.
     Streaming(Outgoing<Piece, Stored>),
     Failed(Failure),
 }
 
-/// What travels to another shard while a message comes in.
+/// Data sent to another shard while a message is received.
 enum Piece {
     Chunk(Bytes),
-    /// What was staged from this octet on is asked for.
+    /// A request for staged octets from this offset on.
     Read {
         offset: u64,
         answer: Answer<Result<Bytes, Failure>>,
     },
-    /// The message is whole.
+    /// The message is complete.
     Commit {
         prologue: Bytes,
         summary: Bytes,
@@ -185,7 +185,7 @@ enum Piece {
     },
 }
 
-/// What becomes of one partition's share once the message is whole. Can cross shards.
+/// How to commit one partition's share once the message is complete. Can be sent to other shards.
 #[derive(Clone)]
 struct Order {
     partition: PartitionId,
@@ -196,7 +196,7 @@ struct Order {
     delivery_id: Option<u128>,
     /// As [`DeliveryId::repetition`].
     repetition: bool,
-    /// Of the message, for events.
+    /// The message's trail, for events.
     trail: Option<Trail>,
 }
 
@@ -218,7 +218,7 @@ impl Order {
     }
 }
 
-/// How each partition answered, and for which accounts it could not do as the others.
+/// Each partition's answer, with the accounts for which it differed.
 pub struct Outcome {
     partitions: SmallVec<[(PartitionId, Result<(), Failure>); 1]>,
     failed: Vec<(AccountId, Failure)>,
@@ -226,7 +226,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What became of one recipient's copy.
+    /// The result for one recipient's copy.
     pub fn of(&self, account: AccountId) -> Result<(), Failure> {
         if let Some((_, failure)) = self.failed.iter().find(|(failed, _)| *failed == account) {
             return Err(*failure);
@@ -244,7 +244,7 @@ impl Outcome {
 }
 
 impl Delivery {
-    /// Begins a delivery to `accounts`; one named twice gets one copy.
+    /// Begins a delivery to `accounts`; an account named twice gets one copy.
     pub fn new(
         shard: &Rc<Shard>,
         accounts: impl IntoIterator<Item = AccountId>,
@@ -283,34 +283,34 @@ impl Delivery {
             repetition: false,
             trail: None,
         };
-        // Judged when something is pushed.
+        // Checked when something is pushed.
         let _ = delivery.charge.set(delivery.memory());
         delivery
     }
 
-    /// Events of it are told under `trail`.
+    /// Sets the trail of its events.
     pub fn under(mut self, trail: Trail) -> Delivery {
         self.trail = Some(trail);
         self
     }
 
-    /// Of a delivery that was tried before, and keeps its date.
+    /// Marks a delivery that was tried before, and keeps its date.
     fn again(mut self, internal_date: Timestamp) -> Delivery {
         (self.internal_date, self.repetition) = (internal_date, true);
         self
     }
 
-    /// Nobody gets the message.
+    /// Whether no account gets the message.
     pub fn is_for_nobody(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// Whose copy goes to the mailbox for junk; of those that it began with.
+    /// Sets the accounts, among those of the delivery, whose copy goes to the Junk mailbox.
     pub fn quarantine(&mut self, accounts: Accounts) {
         self.quarantined = accounts;
     }
 
-    /// What goes before all octets pushed: whole header fields.
+    /// Sets the prologue: complete header fields before all pushed octets.
     pub fn prepend(&mut self, prologue: Vec<u8>) {
         self.prologue = prologue;
     }
@@ -320,10 +320,11 @@ impl Delivery {
         self.summarizer.size()
     }
 
-    /// Some of what was pushed, from octet `offset` on, wherever it is staged; nothing at the end. One
-    /// piece after the other reads all of it.
+    /// Part of the pushed octets from `offset` on, wherever they are staged; empty at the end.
+    /// Repeated calls read all of it.
     ///
     /// # Errors
+    /// If no partition has it.
     /// If no partition has it.
     pub async fn read(&self, offset: u64) -> Result<Bytes, Failure> {
         let mut failure = Failure::Unavailable;
@@ -350,8 +351,8 @@ impl Delivery {
         Bytes::copy_from_slice(self.pending.get(from..).unwrap_or_default())
     }
 
-    /// Takes the next octets of the message. Failures are kept for `finish`: the client must be
-    /// read to the end of its message in any case.
+    /// Takes the next octets of the message. Failures are kept for `finish`: the client's message
+    /// must be read to its end in any case.
     pub async fn push(&mut self, octets: &[u8]) {
         if self.parts.iter().all(|part| matches!(part.stage, Stage::Failed(_))) {
             return;
@@ -387,7 +388,8 @@ impl Delivery {
         self.settle(stage_max, octets.len()).await;
     }
 
-    /// The client makes us wait for more of the message. It waits with less memory if that is short.
+    /// The client pauses in the middle of the message. The delivery waits with less memory if that
+    /// is short.
     pub async fn stalled(&mut self) {
         let stage_max = self.charge.stage_max_stalled(self.summarizer.size());
         self.settle(stage_max, 0).await;
@@ -402,14 +404,14 @@ impl Delivery {
         }
     }
 
-    /// Whether anything of the message waits in memory here.
+    /// Whether part of the message waits in memory here.
     pub fn is_staged(&self) -> bool {
         self.staged() > 0
     }
 
-    /// Counts what is held, and what the connection holds of it `at_hand` for as long as the log has no
-    /// room; and holds less of it from `stage_max` octets of the body on. What cannot
-    /// be held in any case ends the message: it will be refused when it is whole.
+    /// Charges the held memory, and `at_hand` octets that the connection holds while the log has no
+    /// room; and spills the body beyond `stage_max` octets. If the memory is still not available,
+    /// the message fails: it will be refused when it is complete.
     async fn settle(&mut self, stage_max: usize, at_hand: usize) {
         let mut within = self.charge.set(self.memory());
         if self.staged() >= stage_max || !within && self.is_staged() {
@@ -422,7 +424,7 @@ impl Delivery {
         }
     }
 
-    /// Octets of the body that wait in memory, in each place where they do.
+    /// Octets of the body waiting in memory, in every place that holds them.
     fn staged(&self) -> usize {
         let local = self.parts.iter().map(|part| match &part.stage {
             Stage::Local { writer, .. } => writer.staged(),
@@ -452,7 +454,7 @@ impl Delivery {
         octets + in_flight * self.sent
     }
 
-    /// Moves what waits of the body to the logs.
+    /// Moves the waiting part of the body to the logs.
     async fn spill(&mut self) {
         for part in &mut self.parts {
             if let Stage::Local { writer, .. } = &mut part.stage
@@ -466,7 +468,7 @@ impl Delivery {
         }
     }
 
-    /// Lets go of everything; the message fails for everybody.
+    /// Drops everything; the message fails for all recipients.
     fn give_up(&mut self, failure: Failure) {
         for part in &mut self.parts {
             part.stage = Stage::Failed(failure);
@@ -487,14 +489,14 @@ impl Delivery {
                 self.parts[index].stage = self.begin_streaming(index);
             }
             if let Stage::Streaming(stream) = &self.parts[index].stage {
-                // A receiver that gave up has left its reason in the answer, if it ever began.
+                // A receiver that gave up has left its reason in the answer, if it ever started.
                 let _ = stream.send(Piece::Chunk(chunk.clone())).await;
             }
         }
     }
 
-    /// Asks the owner of a partition to take chunks until it is told to commit. Clients who take their time
-    /// over a large message do not hold the credits that log-ins and other mail need.
+    /// Asks the owner of a partition to receive chunks until it is told to commit. A client that is
+    /// slow with a large message does not hold the credits that log-ins and other mail need.
     fn begin_streaming(&self, index: usize) -> Stage {
         let order = self.order(index, None);
         let owner = self.shard.owners[usize::from(order.partition.0)];
@@ -525,7 +527,7 @@ impl Delivery {
         }
     }
 
-    /// Ends the message: every recipient is told apart (LMTP).
+    /// Ends the message with a result for every recipient (LMTP).
     pub async fn finish_each(self) -> Outcome {
         let partition_count = self.shard.partitions.len() as u16;
         let mut failed = Vec::new();
@@ -543,7 +545,7 @@ impl Delivery {
     pub async fn finish_together(self) -> Result<(), Failure> {
         self.check_room().await?;
         let shard = self.shard.clone();
-        // One partition needs no id: it answers for all, or the client asks again.
+        // One partition needs no id: it answers for all, or the client tries again.
         let delivery_id = (self.parts.len() > 1).then(|| new_id(&shard));
         let _open = delivery_id.map(|id| Open::new(&shard, id));
         let committed = self.commit(delivery_id).await;
@@ -551,7 +553,7 @@ impl Delivery {
         queue::settle(&shard, committed).await
     }
 
-    /// One account that is full refuses the message for all: before anybody has it.
+    /// One full account refuses the message for all, before any of them has it.
     async fn check_room(&self) -> Result<(), Failure> {
         if let [only] = self.parts.as_slice()
             && only.accounts.len() == 1
@@ -566,7 +568,7 @@ impl Delivery {
                     let partition = partition.clone();
                     Box::pin(async move { has_room(&partition, &accounts, octets).await })
                 }
-                // Nobody gets it in any case.
+                // It fails in any case.
                 Stage::Failed(_) => Box::pin(std::future::ready(Ok(()))),
                 Stage::Remote | Stage::Streaming(_) => {
                     let id = part.partition;
@@ -577,7 +579,7 @@ impl Delivery {
                         })
                     };
                     Box::pin(async move {
-                        // Who does not answer now may do so when it gets the message.
+                        // A shard that does not answer now may do so when it gets the message.
                         let asked = shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, check);
                         asked.await.unwrap_or(Ok(()))
                     })
@@ -587,15 +589,15 @@ impl Delivery {
         join(checks.collect()).await.into_iter().collect()
     }
 
-    /// Commits everywhere at once.
+    /// Commits in all partitions concurrently.
     async fn commit(mut self, delivery_id: Option<u128>) -> SmallVec<[(Order, Stored); 1]> {
         let mut summary = self.summarizer.end();
         summary.prepend(self.prologue.len() as u64);
         let summary = summary.encode();
-        // The message is whole: what it takes on its last steps is counted, not judged.
+        // The message is complete: its memory in the last steps is counted, but not limited.
         let _ = self.charge.set(self.memory() + summary.capacity());
         if let [Part { stage: Stage::Local { .. }, .. }] = self.parts.as_slice() {
-            // The usual case: one partition, ours; nothing to join and nothing to box.
+            // The usual case: one partition, our own; nothing to join and nothing to box.
             let order = self.order(0, delivery_id);
             let stage = std::mem::replace(&mut self.parts[0].stage, Stage::Remote);
             if let Stage::Local { partition, writer } = stage {
@@ -644,7 +646,7 @@ impl Delivery {
                 )
             }
             Stage::Streaming(stream) => Box::pin(async move {
-                // As in `send_pending`, the answer tells all.
+                // As in `send_pending`, the answer reports failures.
                 if !pending.is_empty() {
                     let _ = stream.send(Piece::Chunk(pending)).await;
                 }
@@ -663,8 +665,7 @@ fn new_id(shard: &Shard) -> u128 {
     high << 64 | low
 }
 
-/// Only what is known to be too much counts: what else keeps an account from its mail is said when it
-/// gets the message.
+/// Only certain excess counts: other errors of an account are reported when it gets the message.
 async fn has_room(
     partition: &Partition,
     accounts: &[AccountId],
@@ -676,11 +677,11 @@ async fn has_room(
     }
 }
 
-/// A message that is whole, where it is staged.
+/// A complete message, where it is staged.
 struct Message<'a> {
     writer: BodyWriter,
     prologue: &'a [u8],
-    /// Of the message with its prologue.
+    /// The summary of the message with its prologue.
     summary: Vec<u8>,
 }
 
@@ -691,7 +692,8 @@ async fn commit_here(
     order: &Order,
 ) -> Stored {
     let Message { mut writer, prologue, summary } = message;
-    // Whoever asked may have given up by now: a repetition must be known for as long as this lasts.
+    // The caller may have given up by now: a repetition must be recognized for as long as this
+    // runs.
     let open = order.delivery_id.map(|id| Open::new(shard, id));
     writer.prepend(prologue).await?;
     let body = writer.finish(summary).await?;
@@ -734,8 +736,8 @@ async fn commit_whole(
     shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, store).await?
 }
 
-/// On the owner's shard: takes a message chunk by chunk. The sender's end closed without a commit
-/// means that there will be no message.
+/// On the owner's shard: receives a message chunk by chunk. If the sender's end closes without a
+/// commit, there will be no message.
 async fn take_chunks(
     shard: Rc<Shard>,
     mut order: Order,
@@ -751,7 +753,7 @@ async fn take_chunks(
                 drop(chunk);
                 // Counted while the log has no room for it, and refused only if that does not help.
                 let _ = charge.set(writer.memory());
-                // More is to come, perhaps much later: nothing waits in memory for it.
+                // More will follow, perhaps much later: nothing waits in memory for it.
                 writer.spill().await?;
                 if !charge.set(writer.memory()) {
                     return Err(Failure::NoMemory);
@@ -771,7 +773,7 @@ async fn take_chunks(
     }
 }
 
-/// Asks the shard that takes the chunks for some of what it has.
+/// Asks the shard that receives the chunks for part of the staged octets.
 async fn read_remote(stream: &Outgoing<Piece, Stored>, offset: u64) -> Result<Bytes, Failure> {
     let (answer, piece) = worker::answer();
     // Without a receiver there is no answer either.
@@ -784,7 +786,7 @@ fn owned_partition(shard: &Shard, partition: PartitionId) -> Result<Partition, F
     owned.cloned().ok_or(Failure::Unavailable)
 }
 
-/// Runs all futures side by side; their results in order.
+/// Runs all futures concurrently; returns their results in order.
 async fn join<T>(mut running: Vec<LocalFuture<'_, T>>) -> Vec<T> {
     let mut results: Vec<Option<T>> = running.iter().map(|_| None).collect();
     poll_fn(|context| {

@@ -1,9 +1,9 @@
 //! A logged-in connection moves to the shard that owns its account.
 //!
 //! Only between commands, with all output flushed: the connection is taken apart (descriptor, TLS
-//! state, unread bytes) and travels over the mesh with the protocol's own state. The new owner
-//! alone answers the log-in and whatever the client pipelined after it. If the owner cannot be
-//! reached, the connection comes back and the client hears a refusal in its protocol.
+//! state, unread bytes) and sent over the mesh with the protocol's own state. Only the new owner
+//! answers the log-in and the commands pipelined after it. If the owner cannot be reached, the
+//! connection comes back and the client gets a refusal in its protocol.
 
 use std::{
     rc::Rc,
@@ -26,15 +26,15 @@ use crate::{
 /// How long the owner may take to take over.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the owner did not take the connection; the client hears it as a temporary refusal.
+/// Why the owner did not take the connection; the client gets a temporary refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused;
 
-/// The connection between two shards; whoever takes it out owns it.
+/// The connection between two shards; the side that takes it out owns it.
 type Parcel<H> = Arc<Mutex<Option<(DetachedConnection, H)>>>;
 
-/// Sends `connection` and `state` to `target`, where `resume` goes on with them. Gives both back
-/// if the owner is full, shutting down or silent.
+/// Sends `connection` and `state` to `target`, where `resume` continues with them. Returns both if
+/// the owner is full, shutting down or silent.
 pub async fn hand_over<H, F>(
     shard: &Rc<Shard>,
     target: ShardId,
@@ -59,7 +59,7 @@ where
     }
     match take(&parcel) {
         Some((detached, state)) => Err((Connection::attach(detached), state)),
-        // The owner took it after all, later than we waited.
+        // The owner took it after our timeout.
         None => Ok(()),
     }
 }
@@ -79,6 +79,7 @@ where
 }
 
 fn take<H>(parcel: &Parcel<H>) -> Option<(DetachedConnection, H)> {
-    // Nothing panics under this lock, so it cannot be poisoned; if it were, the value is still ours.
+    // Nothing panics under this lock, so it cannot be poisoned; if it were, the value would still
+    // be valid.
     parcel.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
 }

@@ -1,24 +1,24 @@
-//! How messages may come in, whatever the protocol: their memory and their time.
+//! Limits of memory and time for incoming messages, in every protocol.
 //!
-//! A [`Pace`] bounds how long a client may take over one message (DATA, BDAT, an APPEND's literal):
-//! silence, a rate below the least, and a time in all. What is not yet in a mailbox holds back
-//! the compaction of everything logged after it.
+//! A [`Pace`] limits how long a client may take over one message (DATA, BDAT, an APPEND's literal):
+//! a pause, a minimum rate, and a total time. A message that is not yet in a mailbox holds back the
+//! compaction of everything logged after it.
 
 use std::time::Duration;
 
 use crate::model::Moment;
 
-/// Limits of messages under way; `config` fills them.
+/// Limits of messages being received; `config` fills them.
 #[derive(Clone, Debug)]
 pub struct IntakeOptions {
-    /// Bytes that the messages under way of one shard may hold together.
+    /// Bytes that the messages being received by one shard may hold together.
     pub memory: usize,
-    /// How long a client may send nothing of its message (RFC 5321 4.5.3.2.5 gives it three minutes
-    /// for a block).
+    /// How long a client may pause while it sends a message (RFC 5321 4.5.3.2.5 gives it three
+    /// minutes for a block).
     pub silence: Duration,
-    /// Octets a second that a message must come in at, silence apart.
+    /// Minimum octets a second of an incoming message, pauses apart.
     pub rate_min: u64,
-    /// How long one message may take in all.
+    /// How long receiving one message may take in total.
     pub deadline: Duration,
 }
 
@@ -33,15 +33,15 @@ impl Default for IntakeOptions {
     }
 }
 
-/// A sender that makes us wait this long is slow: what it has sent need not stay in memory.
+/// A sender that pauses this long is slow: the received part need not stay in memory.
 pub const STALL: Duration = Duration::from_secs(1);
 
-/// The time that one message has left. Each octet buys some, up to a whole silence.
+/// The time left for one message. Each octet adds some, up to a full pause.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// When patience ends unless more comes.
+    /// The deadline unless more arrives.
     until: Moment,
-    /// When it ends in any case.
+    /// The final deadline.
     end: Moment,
 }
 
@@ -50,7 +50,7 @@ impl Pace {
         Pace { until: now.after(options.silence), end: now.after(options.deadline) }
     }
 
-    /// `octets` of the message came.
+    /// `octets` of the message arrived.
     pub fn credit(&mut self, options: &IntakeOptions, octets: usize, now: Moment) {
         let micros = (octets as u64).saturating_mul(1_000_000) / options.rate_min.max(1);
         let bought = match options.rate_min {
@@ -60,7 +60,7 @@ impl Pace {
         self.until = bought.min(now.after(options.silence));
     }
 
-    /// How long to wait for more; zero when there is no time left.
+    /// How long to wait for more; zero if no time is left.
     pub fn patience(&self, now: Moment) -> Duration {
         self.until.min(self.end).since(now)
     }
@@ -74,7 +74,7 @@ mod tests {
         Duration::from_secs(count)
     }
 
-    /// Seconds that a message lasts whose client sends `octets` every `every` seconds.
+    /// How many seconds a message lasts if its client sends `octets` every `every` seconds.
     #[track_caller]
     fn check(octets: usize, every: u64, expected: u64) {
         let options = IntakeOptions::default();

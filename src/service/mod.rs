@@ -26,7 +26,7 @@ pub mod intake;
 pub mod pop3;
 pub mod smtp;
 
-/// Everything a session on one shard works with. Shard-local; sessions hold it by `Rc`.
+/// The state for all sessions on one shard. Shard-local; sessions hold it by `Rc`.
 pub struct Shard {
     pub id: ShardId,
     pub options: Arc<ServiceOptions>,
@@ -34,16 +34,16 @@ pub struct Shard {
     pub mesh: Mesh<Shard>,
     pub directory: Directory,
     pub metrics: Rc<ShardMetrics>,
-    /// What the operator hears.
+    /// Events for the operator.
     pub events: ShardEvents,
-    /// Memory of messages under way.
+    /// Memory of messages being received.
     pub messages: Rc<MessageBudget>,
-    /// By partition number; `None` where another shard is the owner.
+    /// By partition number; `None` if another shard is the owner.
     pub partitions: Vec<Option<Partition>>,
     /// Owner shard of each partition.
     pub owners: Vec<ShardId>,
     pub deliveries: delivery::Deliveries,
-    /// Who may send what, beside what is legal.
+    /// Policy decisions on clients and mail.
     pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,
     /// Sessions end at their next command boundary once this is set.
@@ -64,18 +64,19 @@ impl Shard {
         self.partitions[usize::from(self.partition_of(account).0)].as_ref()
     }
 
-    /// Tells the operator; never waits.
+    /// Reports an event to the operator; never waits.
     pub fn tell(&self, event: &Event<'_>) {
         if self.events.wants(event.kind()) {
             self.events.tell(event, self.executor.now());
         }
     }
 
-    /// `work` that reads from `partition` for a client who waits for it no longer than the disk may take
-    /// to answer. It goes on without the client then, and the next finds in memory what it has read.
+    /// Runs `work`, which reads from `partition`, for a client that waits no longer than the disk
+    /// may take to answer. After that it continues without the client, and the next reader finds
+    /// its results in memory.
     ///
     /// # Errors
-    /// `NotAnswering`, beside those of `work`.
+    /// `NotAnswering`, and those of `work`.
     async fn in_time<T, E, W>(&self, partition: &Partition, work: W) -> Result<T, E>
     where
         T: 'static,
@@ -95,7 +96,7 @@ impl Shard {
     }
 }
 
-/// Settings shared by all services; each protocol's own are in its folder.
+/// Settings shared by all services; each protocol's own settings are in its folder.
 #[derive(Clone, Debug)]
 pub struct ServiceOptions {
     /// Our name in greetings and Received headers.

@@ -1,13 +1,13 @@
-//! Which deliveries may still be repeated: what lets partitions forget the others.
+//! Which deliveries may still be repeated, so that partitions can forget the others.
 //!
-//! A partition remembers the id of a delivery so that a repetition is a no-op. A repetition comes from
-//! two places only: a delivery under way on some shard, and a queue. So when a partition remembers
-//! many, its shard asks all shards, first for the deliveries *open* there, then for what their queues
-//! hold; in that order, since a delivery is queued before it is closed. What neither names is
-//! forgotten. None is forgotten by its age or for want of room: a partition that is full of them
-//! refuses further ones instead (`StoreError::Crowded`).
+//! A partition remembers the id of a delivery so that a repetition is a no-op. Repetitions have
+//! only two sources: a delivery in progress on some shard, and a queue. So when a partition
+//! remembers many, its shard asks all shards, first for the deliveries *open* there, then for those
+//! in their queues; in that order, since a delivery is queued before it is closed. Ids that neither
+//! names are forgotten. None is forgotten because of its age or for lack of room: a partition with
+//! too many refuses further ones instead (`StoreError::Crowded`).
 //!
-//! After a start no delivery is open but what the queues hold, and the ids that the log brings back are
+//! After a start only the deliveries in the queues are open, and the ids replayed from the log are
 //! sorted out in the same way.
 
 use std::{
@@ -31,17 +31,17 @@ use crate::{
     store::Partition,
 };
 
-/// How long a shard may take to say what is open; it needs no disk for that.
+/// How long a shard may take to list its open deliveries; it needs no disk for that.
 const ASK_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause after a look, and before another where a shard did not answer.
+/// Pause after a round, and before another if a shard did not answer.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-/// A shard's part in deliveries that could be repeated.
+/// A shard's record of deliveries that may be repeated.
 #[derive(Default)]
 pub struct Deliveries {
-    /// Families of ids that are in use here, and how often.
+    /// Families of ids in use here, with their counts.
     open: RefCell<HashMap<u64, u32>>,
-    /// A look at what can be forgotten is under way.
+    /// A round is in progress.
     looking: Cell<bool>,
     pub(super) queues: Queues,
 }
@@ -51,7 +51,7 @@ pub(super) fn family(delivery_id: u128) -> u64 {
     (delivery_id >> 64) as u64
 }
 
-/// While it lives, nobody forgets the delivery.
+/// While it exists, no partition forgets the delivery.
 pub(super) struct Open {
     shard: Rc<Shard>,
     family: u64,
@@ -77,7 +77,7 @@ impl Drop for Open {
     }
 }
 
-/// After a start: what the log brought back is sorted out once all shards answer.
+/// After a start: the replayed ids are sorted out once all shards answer.
 pub(super) fn sort_out(shard: &Rc<Shard>) {
     let known = |partition: &Partition| !partition.delivery_families().is_empty();
     if shard.partitions.iter().flatten().any(known) {
@@ -85,14 +85,14 @@ pub(super) fn sort_out(shard: &Rc<Shard>) {
     }
 }
 
-/// After a delivery that `partition` remembers.
+/// Called after a delivery that `partition` remembers.
 pub(super) fn look_after(shard: &Rc<Shard>, partition: &Partition) {
     if partition.deliveries_crowded() {
         begin(shard, true);
     }
 }
 
-/// `once`: a look that finds no answer is given up, since the next delivery asks for one again.
+/// `once`: a round without an answer is given up, since the next delivery starts another.
 fn begin(shard: &Rc<Shard>, once: bool) {
     if shard.deliveries.looking.replace(true) {
         return;
@@ -111,10 +111,9 @@ fn begin(shard: &Rc<Shard>, once: bool) {
     shard.executor.spawn(Priority::Background, Box::pin(task));
 }
 
-/// One look.
+/// One round.
 async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
-    // Only these: what is remembered from here on may belong to a delivery opened after its shard
-    // was asked.
+    // Only these: ids remembered later may belong to a delivery opened after its shard was asked.
     let own = shard.partitions.iter().flatten();
     let known: Vec<(Partition, HashSet<u64>)> =
         own.map(|partition| (partition.clone(), partition.delivery_families())).collect();
@@ -129,7 +128,7 @@ async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
             live.extend(shard.mesh.call(target, Class::Upkeep, ASK_TIMEOUT, ask).await?);
         }
     }
-    // Partition by partition; families go in any order.
+    // Partition by partition; families in any order.
     for (partition, mut families) in known {
         families.retain(|family| planted(Plant::ForgetDeliveries) || !live.contains(family));
         partition.forget_deliveries(&families);
@@ -138,6 +137,6 @@ async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
 }
 
 fn open(shard: &Shard) -> Vec<u64> {
-    // They may come in any order: who asks makes a set of them.
+    // They may come in any order: the caller makes a set of them.
     shard.deliveries.open.borrow().keys().copied().collect()
 }

@@ -1,15 +1,15 @@
-//! What is left of a delivery when some partitions took it and others did not, yet the client was
-//! told 250: a message in the queue of a partition that works, tried again until it succeeds. As accounts
-//! get it the rest is narrowed, durably. Who refuses it, or cannot be reached for [`RETRY_TIME`], is
-//! named to the operator; for them it stays in the queue, to be tried at the next start.
+//! Deliveries that some partitions still lack after the client was told 250: a message in the queue
+//! of a working partition, retried until it succeeds. As accounts get it, the remaining recipients
+//! are reduced, durably. Accounts that refuse it, or cannot be reached for [`RETRY_TIME`], are
+//! reported to the operator; for them it stays in the queue, to be tried at the next start.
 //!
-//! The queue is the INBOX of an account that nobody has ([`AccountId::QUEUE`]), one in each partition. What
-//! is known of a delivery lies beside its message as annotations: number 0 is the [`Rest`] itself, each
-//! further one is an account that still has to get the message. The owner's shard follows the account:
-//! whoever puts a message there has it tried.
+//! The queue is the INBOX of a reserved account ([`AccountId::QUEUE`]), one in each partition. The
+//! state of a delivery is kept beside its message as annotations: number 0 is the [`Rest`] itself,
+//! each further one is an account that still lacks the message. The owner's shard watches the
+//! account, so putting a message there is enough to have it tried.
 //!
-//! The body is copied from the mailbox that has it, so that no session holds a message in memory
-//! for the case of failure.
+//! The body is copied from a mailbox that has it, so that no session holds a message in memory for
+//! the case of failure.
 
 use std::{
     cell::{Cell, RefCell},
@@ -36,29 +36,29 @@ use crate::{
     },
 };
 
-/// Pause before the first new try; it doubles up to [`RETRY_PAUSE_MAX`].
+/// Pause before the first retry; it doubles up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// How long after its arrival a message is tried again (RFC 5321 4.5.4.1); what is older is tried once
+/// How long after its arrival a message is retried (RFC 5321 4.5.4.1); an older one is tried once
 /// at each start.
 const RETRY_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
 
-/// Messages in a partition's queue: each costs a task that tries again.
+/// Messages in a partition's queue: each costs a retrying task.
 pub(super) const QUEUED_MAX: u32 = 10_000;
 
 /// Messages whose annotations are read at once.
 const TAKEN_UP_AT_ONCE: usize = 256;
 
-/// Pause before a queue that could not be read is looked at again, and between looks at whether it was.
+/// Pause before a queue that could not be read is read again, and between checks whether it was.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
-/// First octet of annotation 0. The first kind is a spool's payload of format 1: accounts and all, cut
-/// into pieces that follow each other.
+/// First octet of annotation 0. The first kind is a spool payload of format 1: accounts included,
+/// cut into consecutive pieces.
 const KIND_OF_FORMAT_1: u8 = 1;
 const KIND: u8 = 2;
 
-/// Who still has to get a message.
+/// The accounts that still lack a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Rest {
     delivery_id: u128,
@@ -70,7 +70,7 @@ struct Rest {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Recipient {
     account: AccountId,
-    /// Its copy goes to the mailbox for junk.
+    /// Its copy goes to the Junk mailbox.
     quarantined: bool,
 }
 
@@ -88,7 +88,7 @@ impl Rest {
         self.recipients.retain(|_, recipient| wanted(&recipient.account));
     }
 
-    /// As annotations.
+    /// Encodes it as annotations.
     fn encode(&self) -> Vec<(u32, Bytes)> {
         let mut head = Vec::with_capacity(25);
         head.push(KIND);
@@ -131,7 +131,7 @@ impl Rest {
         let mut payload = payload.get(1..)?;
         let delivery_id = payload.try_get_u128_le().ok()?;
         let internal_date = Timestamp(payload.try_get_i64_le().ok()?);
-        // An account of the partition, by which the body was read.
+        // An account of the partition, which was used to read the body.
         payload.try_get_u64_le().ok()?;
         let mut recipients = BTreeMap::new();
         for number in 1.. {
@@ -145,7 +145,7 @@ impl Rest {
     }
 }
 
-/// What makes annotations that are `stored` those that are wanted.
+/// The changes that turn the `stored` annotations into the `wanted` ones.
 fn changes(stored: &[(u32, Bytes)], wanted: &[(u32, Bytes)]) -> AnnotationChanges {
     let missing = |from: &[(u32, Bytes)], number: u32| from.iter().all(|(it, _)| *it != number);
     let gone = stored.iter().filter(|(number, _)| missing(wanted, *number));
@@ -154,12 +154,12 @@ fn changes(stored: &[(u32, Bytes)], wanted: &[(u32, Bytes)]) -> AnnotationChange
     gone.chain(new.map(|(number, value)| (*number, Some(value.clone())))).collect()
 }
 
-/// What a shard knows of the queues of its partitions.
+/// A shard's state for the queues of its partitions.
 #[derive(Default)]
 pub(super) struct Queues {
-    /// Family of the delivery of each message taken up.
+    /// The delivery family of each message being tried.
     families: RefCell<HashMap<(PartitionId, Uid), u64>>,
-    /// Partitions whose queue as the start found it is not taken up yet.
+    /// Partitions whose queue has not been read since the start.
     unread: Cell<usize>,
 }
 
@@ -169,7 +169,7 @@ pub(super) async fn settle(
     committed: SmallVec<[(Order, Stored); 1]>,
 ) -> Result<(), Failure> {
     let Left { again, refused } = Left::of(&committed);
-    // Trying again will not help the refused ones: the sender must learn of them.
+    // A retry will not help the refused ones: the sender must be told.
     if let Some((_, failure)) = refused.first() {
         return Err(*failure);
     }
@@ -180,7 +180,7 @@ pub(super) async fn settle(
     };
     for (order, stored) in &committed {
         let Ok(Taken { copy: Some(copy), .. }) = stored else { continue };
-        // Where there is none, what failed is known, and nobody repeats the rest.
+        // Without an id, the failed accounts are known, and no other caller repeats the rest.
         let delivery = order.delivery_id.unwrap_or_else(|| new_id(shard));
         let recipient = |account: &AccountId| Recipient {
             account: *account,
@@ -196,10 +196,10 @@ pub(super) async fn settle(
     Err(failure)
 }
 
-/// Accounts that a try left without the message.
+/// Accounts that an attempt left without the message.
 #[derive(Default)]
 struct Left {
-    /// Another try may help.
+    /// A retry may help.
     again: Vec<(AccountId, Failure)>,
     refused: Vec<(AccountId, Failure)>,
 }
@@ -226,18 +226,19 @@ impl Left {
     }
 }
 
-/// Families of the deliveries that queues of this shard may repeat; once all of them have been read.
+/// Families of the deliveries that queues of this shard may repeat; returns once all queues have
+/// been read.
 pub(super) async fn families(shard: Rc<Shard>) -> Vec<u64> {
     let queues = &shard.deliveries.queues;
     while queues.unread.get() > 0 {
         shard.executor.sleep(LOOK_PAUSE).await;
     }
-    // They may come in any order: who asks makes a set of them.
+    // They may come in any order: the caller makes a set of them.
     queues.families.borrow().values().copied().collect()
 }
 
-/// Follows the queues of the shard's partitions from a start of the server on: what they hold is tried
-/// again, and what comes to them.
+/// Watches the queues of the shard's partitions from the start of the server: retries their
+/// messages, and new ones.
 pub fn follow_queues(shard: &Rc<Shard>) {
     let own = shard.partitions.iter().flatten();
     shard.deliveries.queues.unread.set(own.clone().count());
@@ -270,7 +271,7 @@ async fn follow(shard: Rc<Shard>, partition: Partition) {
     }
 }
 
-/// Starts to try what lies in the queue from UID `next` on.
+/// Starts trying the messages in the queue from UID `next` on.
 async fn take_up(
     shard: &Rc<Shard>,
     partition: &Partition,
@@ -278,7 +279,7 @@ async fn take_up(
 ) -> Result<(), StoreError> {
     let queue = partition.queue().await?;
     let view = match queue.select(MailboxId::INBOX, false).await {
-        // Nothing was ever in it.
+        // The queue was never used.
         Err(StoreError::NoSuchMailbox) => return Ok(()),
         view => view?,
     };
@@ -290,7 +291,8 @@ async fn take_up(
         let mut values = queue.annotations(MailboxId::INBOX, first.uid..=last.uid).await?;
         for message in &new {
             let stored = values.remove(&message.uid).unwrap_or_default();
-            // What another version keeps there, or damage has taken, which is told where it is found.
+            // Written by another version, or damaged; damage is reported by the reader that finds
+            // it.
             let Some(rest) = Rest::decode(&stored) else { continue };
             let key = (partition.id(), message.uid);
             let families = &shard.deliveries.queues.families;
@@ -303,7 +305,7 @@ async fn take_up(
     }
 }
 
-/// Queues on the shard that owns `partition`, which holds `copy`.
+/// Queues on the shard that owns `partition`, which has `copy`.
 async fn queue(
     shard: &Rc<Shard>,
     partition: PartitionId,
@@ -323,7 +325,7 @@ async fn queue_here(
     copy: Delivered,
     rest: Rest,
 ) -> Result<(), Failure> {
-    // The asker may give up waiting, and no queue names the delivery yet.
+    // The caller may stop waiting, and no queue names the delivery yet.
     let _open = known::Open::new(shard, rest.delivery_id);
     let partition = owned_partition(shard, partition)?;
     if partition.queued().await? >= u64::from(QUEUED_MAX) {
@@ -331,7 +333,7 @@ async fn queue_here(
     }
     let account = partition.account(copy.account).await?;
     let view = account.select(copy.mailbox, false).await?;
-    // Already gone again is as good as a failure: the client will send the message once more.
+    // If it was expunged again this counts as a failure: the client will resend the message.
     let snapshot = view.current().ok_or(Failure::Unavailable)?;
     let index = snapshot.index_of(copy.uid).ok_or(Failure::Unavailable)?;
     let body = snapshot.get(index).ok_or(Failure::Unavailable)?.body;
@@ -351,7 +353,7 @@ async fn queue_here(
         annotations: rest.encode(),
     };
     let delivered = partition.deliver(staged, vec![target], None).await?;
-    // Known at once, and not only when who follows the queue comes by.
+    // Recorded at once, not only when the queue's watcher gets there.
     let families = &shard.deliveries.queues.families;
     for place in delivered {
         let key = (partition.id(), place.uid);
@@ -360,7 +362,7 @@ async fn queue_here(
     Ok(())
 }
 
-/// A message of a queue, with its annotations as they are stored.
+/// A message of a queue, with its stored annotations.
 struct Queued {
     partition: Partition,
     message: Message,
@@ -368,7 +370,7 @@ struct Queued {
 }
 
 impl Queued {
-    /// Makes durable that only `rest` is left.
+    /// Durably reduces the recipients to `rest`.
     async fn narrow(&mut self, rest: &Rest) -> Result<(), StoreError> {
         let wanted = rest.encode();
         let changes = changes(&self.stored, &wanted);
@@ -378,19 +380,19 @@ impl Queued {
         Ok(())
     }
 
-    /// Takes it out of the queue.
+    /// Removes it from the queue.
     async fn remove(&self) -> Result<(), StoreError> {
         let queue = self.partition.queue().await?;
         queue.remove(MailboxId::INBOX, &[self.message.uid]).await.map(drop)
     }
 }
 
-/// Tries until everybody has the message, or nobody is left whom another try may help, or the server
-/// shuts down; the queue keeps it. What is given up stays there too: the next start tries it once more.
+/// Tries until all accounts have the message, or a retry would help none of the rest, or the server
+/// shuts down. A delivery that is given up stays in the queue: the next start tries it once more.
 async fn redeliver(shard: Rc<Shard>, mut queued: Queued, mut rest: Rest) {
     let mut pause = RETRY_PAUSE_MIN;
     let partition = queued.partition.clone();
-    // Of `rest`, those that need no other try.
+    // The accounts of `rest` that need no retry.
     let mut refused: Vec<AccountId> = Vec::new();
     loop {
         shard.executor.sleep(pause).await;
@@ -416,7 +418,7 @@ async fn redeliver(shard: Rc<Shard>, mut queued: Queued, mut rest: Rest) {
             known::look_after(&shard, &partition);
             return;
         }
-        // One that could not be narrowed is harmless, as ids are known; the next turn tries again.
+        // A failure here is harmless, as ids are recognized; the next turn tries again.
         let narrowed = rest.recipients.is_empty()
             || rest.encode() == queued.stored
             || queued.narrow(&rest).await.is_ok();
@@ -431,7 +433,7 @@ async fn redeliver(shard: Rc<Shard>, mut queued: Queued, mut rest: Rest) {
     }
 }
 
-/// Counts and tells that `accounts` will not get a message before the next start.
+/// Counts and reports that `accounts` will not get a message before the next start.
 fn give_up(
     shard: &Shard,
     partition: &Partition,
@@ -466,7 +468,7 @@ async fn redeliver_once(
     Ok(Left::of(&committed))
 }
 
-/// Reads a stored body from front to back.
+/// Reads a stored body from start to end.
 struct BodyReader<'a> {
     partition: &'a Partition,
     body: MessageBody,
@@ -530,7 +532,7 @@ mod tests {
         let decoded = Rest::decode(&pieces).unwrap();
         assert_eq!(decoded, rest(&[1, 3]));
         assert_eq!(Rest::decode(&pieces[..2]), None, "the pieces' end is missing");
-        // What is stored then is as today.
+        // The result is then as in the current format.
         let mut stored: BTreeMap<u32, Bytes> = pieces.iter().cloned().collect();
         for (number, value) in changes(&pieces, &decoded.encode()) {
             match value {

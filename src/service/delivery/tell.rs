@@ -1,8 +1,9 @@
-//! What the operator hears of deliveries: each mailbox that a message lies in, and what the queue does.
+//! Events of deliveries for the operator: each mailbox that gets a message, and the actions of the
+//! queue.
 //!
-//! Told on the shard that knows it: the owner of the partition that took the message, the shard of the
-//! session for what none took. The message's trail comes along with its order; what the queue repeats
-//! after a restart has its delivery's number alone, which the event `queued` names beside the trail.
+//! They are reported on the shard that knows: the owner of the partition that stored the message,
+//! or the session's shard if none did. The message's trail comes with its order; retries after a
+//! restart have only the delivery's number, which the event `queued` gives beside the trail.
 
 use super::{Order, Stored};
 use crate::{
@@ -27,7 +28,7 @@ pub(super) fn delivered(shard: &Shard, order: &Order, delivered: &[Delivered], o
     }
 }
 
-/// Accounts that a partition did not take the message for, as their session's shard learns of it.
+/// Accounts for which a partition did not store the message, as their session's shard learns it.
 pub(super) fn failed(shard: &Shard, order: &Order, stored: &Stored) {
     if !shard.events.wants(Kind::Deliveries) {
         return;
@@ -47,7 +48,7 @@ pub(super) fn failed(shard: &Shard, order: &Order, stored: &Stored) {
     }
 }
 
-/// Some accounts lack a message, and the queue of `partition` has it for them.
+/// Some accounts lack a message, and it is in the queue of `partition` for them.
 pub(super) fn queued(shard: &Shard, order: &Order, delivery: u128, accounts: &[AccountId]) {
     let (trail, partition) = (order.trail, order.partition);
     let count = accounts.len() as u64;

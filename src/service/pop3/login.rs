@@ -17,7 +17,7 @@ use crate::{
 impl Client {
     pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), End> {
         let Credentials { user, password } = credentials;
-        // The answer may take its time.
+        // The log-in may take some time.
         self.channel.flush().await?;
         let (shard, connection) = (&self.channel.shard, &self.channel.connection);
         let checked =
@@ -36,7 +36,7 @@ impl Client {
                 self.refuse("[SYS/TEMP] too many logins at once, try again later");
                 Ok(())
             }
-            // RFC 3206 4: it is not the client's fault, so it is not counted as such.
+            // RFC 3206 4: this is not the client's fault, so it does not count as a failure.
             Err(AuthenticationError::Unavailable) => {
                 self.refuse("[SYS/TEMP] the directory does not answer, try again later");
                 Ok(())
@@ -49,7 +49,7 @@ impl Client {
         }
     }
 
-    /// Answers the login, on the shard that owns the account.
+    /// Answers the log-in, on the shard that owns the account.
     pub(super) async fn open_maildrop(&mut self, identity: &Identity) {
         let Some(partition) = self.channel.shard.local_partition(identity.account).cloned() else {
             return self.refuse("[SYS/TEMP] the maildrop is not available now");
@@ -73,7 +73,7 @@ impl Client {
         }
     }
 
-    /// Answers, and only so often.
+    /// Answers a failed log-in, a limited number of times.
     fn failed(&mut self, text: &str) -> Result<(), End> {
         self.refuse(text);
         self.login_failures += 1;

@@ -1,8 +1,8 @@
-//! A maildrop in the hands of one session (RFC 1939 4): locked against other POP3 sessions, its
-//! messages as they were at login.
+//! A maildrop opened by one session (RFC 1939 4): locked against other POP3 sessions, with the
+//! messages present at log-in.
 //!
-//! IMAP sessions are not locked out. What they expunge stays readable here, because the view pins
-//! it; what they add is seen at the next login.
+//! IMAP sessions are not locked out. Messages that they expunge stay readable here, because the
+//! view pins them; messages that they add are seen at the next log-in.
 
 use std::cell::RefCell;
 
@@ -46,14 +46,14 @@ impl OpenMaildrop {
         Ok(OpenMaildrop { numbers, account, _view: view, _lock: lock })
     }
 
-    /// The message `number`, or why it cannot be had.
+    /// The message `number`, or why it is not available.
     pub(super) fn message(&self, number: u32) -> Result<Message, &'static str> {
         let index = self.numbers.index(number)?;
         self.numbers.listing().snapshot.get(index).copied().ok_or("no such message")
     }
 
-    /// UPDATE (RFC 1939 6): removes what is marked; durable when this returns.
-    /// What an IMAP session expunged meanwhile is gone already, which is as good.
+    /// UPDATE (RFC 1939 6): removes the marked messages; durable when this returns. Messages that
+    /// an IMAP session expunged meanwhile are skipped.
     pub(super) async fn remove_marked(&self) -> Result<(), StoreError> {
         if self.numbers.marked_count() == 0 {
             return Ok(());
@@ -65,7 +65,7 @@ impl OpenMaildrop {
     }
 }
 
-/// The snapshot as POP3 numbers it.
+/// The snapshot with POP3 numbers.
 pub(super) struct Messages {
     snapshot: Snapshot,
 }
@@ -91,7 +91,7 @@ impl Listing for Messages {
 
 thread_local! {
     /// Accounts whose maildrop is open. A shard is a thread and an account has one owner shard, so
-    /// this is all the locking there is; it ends with the session that holds it, however that ends.
+    /// no other lock is needed; the entry is removed however the session ends.
     static LOCKED: RefCell<HashSet<AccountId>> = RefCell::default();
 }
 

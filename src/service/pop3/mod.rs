@@ -1,16 +1,16 @@
 //! POP3 sessions (RFC 1939 and the extensions in docs/rfc.md).
 //!
-//! The acceptor calls [`run`] with each connection; when the account that logged in lives on
-//! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:
+//! The acceptor calls [`run`] with each connection; if the account that logged in belongs to
+//! another shard, `run` ends with [`Outcome::HandOver`] and that shard calls [`resume`]. The parts:
 //!
 //! ```text
 //! session    lines in, events done; the loop is service/channel.rs
 //! login      credentials -> account -> open maildrop
-//! maildrop   the exclusive lock, the messages as they were at login, their removal
+//! maildrop   the exclusive lock, the messages as of log-in, their removal
 //! retrieve   RETR and TOP: bodies straight from the log to the output
 //! ```
 //!
-//! Which command is legal when is `protocol::pop3`'s business. Everything here is shard-local.
+//! `protocol::pop3` decides which commands are legal. Everything here is shard-local.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -30,11 +30,11 @@ pub use self::session::{resume, run};
 pub struct Pop3Options {
     /// Time from the greeting (or STLS) until logged in.
     pub login_timeout: Duration,
-    /// Time for the next command after login; RFC 1939 3 wants 10 minutes at least.
+    /// Time for the next command after log-in; RFC 1939 3 requires at least 10 minutes.
     pub idle_timeout: Duration,
     /// Wrong passwords after which the session ends.
     pub login_failures_max: u32,
-    /// Lines that are no legal command after which the session ends.
+    /// Number of illegal lines after which the session ends.
     pub bad_commands_max: u32,
 }
 
@@ -52,13 +52,13 @@ impl Default for Pop3Options {
 /// How a session on this shard ended.
 pub type Outcome = channel::Outcome<Pop3Handover>;
 
-/// What the owner of an account needs to answer the login and to go on.
+/// The state that the owner of an account needs to answer the log-in and go on.
 #[derive(Debug)]
 pub struct Pop3Handover {
     pub identity: Identity,
     session: pop3::Session,
     login_failures: u32,
-    /// The time to log in goes on, should the owner refuse.
+    /// The log-in deadline continues if the owner refuses.
     deadline: Moment,
 }
 

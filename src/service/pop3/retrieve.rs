@@ -3,10 +3,10 @@
 use super::session::{Client, End};
 use crate::protocol::pop3::{MultilineWriter, write_err, write_ok};
 
-/// Octets read at once. While a client does not read, its session holds one piece as output.
+/// Octets read at once. If a client does not read, its session holds one piece as output.
 const RETR_PIECE: usize = 64 * 1024;
 
-/// TOP seldom wants more than a header.
+/// TOP rarely needs more than a header.
 const TOP_PIECE: usize = 8 * 1024;
 
 impl Client {
@@ -18,7 +18,8 @@ impl Client {
         self.send_message(number, MultilineWriter::top(body_lines), TOP_PIECE).await
     }
 
-    /// The first piece is read before the answer begins, so that most failures can still be told.
+    /// The first piece is read before the reply begins, so that most failures can still be
+    /// reported.
     async fn send_message(
         &mut self,
         number: u32,
@@ -46,7 +47,7 @@ impl Client {
                     );
                     return Ok(());
                 }
-                // Half a message is out: only the lost connection can tell the client.
+                // Half of the message was sent: only closing the connection can tell the client.
                 Err(error) => {
                     self.store_failed(&error);
                     return Err(End::Abort);

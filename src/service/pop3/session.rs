@@ -1,4 +1,5 @@
-//! One POP3 session: a line at a time, its event done. The loop is `service/channel.rs`.
+//! One POP3 session: reads a line at a time and handles its event. The loop is
+//! `service/channel.rs`.
 //!
 //! Called by the acceptor ([`run`]) and, after a handover, by the owner of the account
 //! ([`resume`]). Shard-local.
@@ -27,16 +28,16 @@ pub(super) struct Client {
     pub login_failures: u32,
 }
 
-/// Why a session ends, or that it goes on where this account is.
+/// Why a session ends, or that it continues on the shard of this account.
 pub(super) type End = channel::End<Identity>;
 
-/// Serves a new connection until it is closed or belongs to another shard.
+/// Serves a new connection until it is closed or handed over to another shard.
 pub fn run(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = Outcome> {
     let session = Session::new(offer(&connection, &shard), shard.options.pop3.bad_commands_max);
     channel::serve(Box::new(Client::new(connection, shard, session, 0)))
 }
 
-/// Goes on with a session that logged in on another shard: answers its login and serves it.
+/// Continues a session that logged in on another shard: answers its log-in and serves it.
 pub fn resume(
     connection: Connection,
     shard: Rc<Shard>,
@@ -52,7 +53,8 @@ pub fn resume(
     }
 }
 
-/// RFC 2595 2.2: passwords only where nobody listens, unless the configuration says otherwise.
+/// RFC 2595 2.2: passwords only over encrypted connections, unless the configuration says
+/// otherwise.
 fn offer(connection: &Connection, shard: &Shard) -> Offer {
     Offer {
         login: connection.is_tls() || shard.options.allow_plaintext_auth,
@@ -75,7 +77,7 @@ impl Dialogue for Client {
         Ok(())
     }
 
-    /// Takes one line off the input.
+    /// Takes one line from the input.
     async fn step(&mut self) -> Result<Step, End> {
         let step = self.session.next(self.channel.connection.input());
         self.channel.connection.consume(step.consumed);
@@ -91,9 +93,9 @@ impl Dialogue for Client {
         done.map(|()| Step::Done)
     }
 
-    /// RFC 1939 3: an autologout says nothing. Where the server is at fault, it says so.
+    /// RFC 1939 3: an autologout sends no reply. An error of the server is reported.
     fn end(&mut self, error: Option<&ConnectionError>) {
-        // Unlocked before the client can know: it may come back at once.
+        // Unlocked before the client is told: it may reconnect at once.
         self.maildrop = None;
         let text = match error {
             Some(ConnectionError::ShuttingDown) => "[SYS/TEMP] the server is shutting down",
@@ -124,7 +126,7 @@ impl Client {
         Client { channel, session, maildrop: None, login_failures }
     }
 
-    /// From now on the client's time to log in runs.
+    /// From now on the log-in deadline counts.
     fn begin_log_in(&mut self) {
         let patience = self.channel.shard.options.pop3.login_timeout;
         self.channel.restart_deadline(patience);
@@ -139,7 +141,7 @@ impl Client {
                 self.channel.connection.linger();
                 return Err(End::Closed);
             }
-            // Boxed: of use for a moment of a session that may be idle for hours.
+            // Boxed: needed only briefly in a session that may be idle for hours.
             Event::StartTls => Box::pin(self.start_tls()).await?,
             Event::Login(credentials) => Box::pin(self.login(credentials)).await?,
             Event::Stat => {
@@ -163,7 +165,7 @@ impl Client {
             Event::Rset => {
                 let (maildrop, output) = self.maildrop_and_output()?;
                 maildrop.numbers.unmark_all();
-                write_ok(output, "nothing is deleted");
+                write_ok(output, "no messages are deleted");
             }
             Event::Quit => return Err(Box::pin(self.quit()).await),
         }
@@ -190,7 +192,7 @@ impl Client {
         }
     }
 
-    /// UPDATE: +OK promises that what was marked will not come back, so it waits for the disk.
+    /// UPDATE: +OK promises that marked messages will not come back, so it waits for the disk.
     async fn quit(&mut self) -> End {
         let Some(maildrop) = self.maildrop.take() else {
             write_ok(self.channel.connection.output(), "bye");
@@ -212,7 +214,7 @@ impl Client {
         End::Closed
     }
 
-    /// The session lets no command through that needs a maildrop before there is one.
+    /// The session lets no command that needs a maildrop through before there is one.
     pub(super) fn maildrop(&self) -> Result<&OpenMaildrop, End> {
         self.maildrop.as_ref().ok_or(End::Abort)
     }
@@ -222,8 +224,8 @@ impl Client {
         Ok((maildrop, self.channel.connection.output()))
     }
 
-    /// The client is active. Before login that earns it no more time: a stranger must not keep a
-    /// connection open.
+    /// The client is active. Before log-in this does not extend its time: a stranger must not keep
+    /// a connection open.
     fn restart_deadline(&mut self) {
         if self.maildrop.is_some() {
             let patience = self.channel.shard.options.pop3.idle_timeout;
@@ -231,7 +233,7 @@ impl Client {
         }
     }
 
-    /// The client only hears that it is temporary; the cause is the operator's business.
+    /// The client is told only that the error is temporary; the cause is reported to the operator.
     pub(super) fn store_failed(&self, error: &StoreError) {
         let name = match error {
             StoreError::Corrupt { .. } => "pop3_corrupt_reads_total",

@@ -1,5 +1,6 @@
-//! One session: input to `protocol::smtp::Session`, its events to directory, policy and delivery, all
-//! replies that one piece of input calls for out by one write. The loop is `service/channel.rs`.
+//! One session: passes input to `protocol::smtp::Session` and its events to directory, policy and
+//! delivery, and sends all replies to one piece of input in one write. The loop is
+//! `service/channel.rs`.
 
 use std::{convert::Infallible, rc::Rc, time::Duration};
 
@@ -38,7 +39,7 @@ const IDLE_REPLIES_MAX: usize = 1024;
 
 type End = channel::End<Infallible>;
 
-/// Where mail goes then, or the reply that refuses it.
+/// Where the mail then goes, or the reply that refuses it.
 type Judged = Result<Disposition, Reply>;
 
 fn client<'a>(
@@ -61,22 +62,23 @@ struct Conversation {
     kind: ListenerKind,
     session: Session,
     envelope: Envelope,
-    /// Of the message under way.
+    /// For the message being received.
     pace: Option<Pace>,
     identity: Option<Identity>,
-    /// Of all that comes by this connection, and since the client last introduced itself.
+    /// The dispositions of all mail on this connection, and of all mail since the client's last
+    /// greeting.
     dispositions: [Disposition; 2],
-    /// Replies not yet handed to the connection: events borrow its input meanwhile.
+    /// Replies not yet passed to the connection: events borrow its input meanwhile.
     replies: Vec<u8>,
-    /// The channel's deadline is that of the next command, which must have come whole by then. Octets of
-    /// it that trickle in earn a client no more time.
+    /// The channel's deadline is that of the next command, which must be complete by then. Octets
+    /// that trickle in do not extend it.
     awaits_command: bool,
-    /// When the command at hand began.
+    /// When the current command began.
     started: Moment,
 }
 
-/// Runs a session to its end and closes the connection. What a session needs for a moment is boxed,
-/// since it may wait for hours.
+/// Runs a session to its end and closes the connection. Short-lived state is boxed, since a session
+/// may wait for hours.
 pub(super) fn converse(
     connection: Connection,
     shard: Rc<Shard>,
@@ -88,7 +90,7 @@ pub(super) fn converse(
     }
 }
 
-/// What to say when the connection ended the session; nothing where nobody listens.
+/// The reply when the connection ends the session; none if the client cannot receive it.
 fn farewell(error: &ConnectionError) -> Option<Reply> {
     match error {
         ConnectionError::TimedOut => Some(TIMED_OUT),
@@ -99,7 +101,7 @@ fn farewell(error: &ConnectionError) -> Option<Reply> {
 }
 
 impl Dialogue for Conversation {
-    /// SMTP stays where it is: its recipients are many.
+    /// SMTP sessions never move, because they have many recipients.
     type Destination = Infallible;
     type Handover = Infallible;
 
@@ -107,7 +109,7 @@ impl Dialogue for Conversation {
         &mut self.channel
     }
 
-    /// The first thing to say, when the policy has said something.
+    /// The greeting, after the policy's decision.
     async fn begin(&mut self) -> Result<(), End> {
         self.started = self.channel.shard.executor.moment();
         let refusal = match self.judged(policy::Step::Connect).await {
@@ -134,7 +136,8 @@ impl Dialogue for Conversation {
     async fn step(&mut self) -> Result<Step, End> {
         let (consumed, event) =
             self.session.next(self.channel.connection.input(), &mut self.replies);
-        // Events borrow the input: it is consumed when they are dealt with, though that may take its time.
+        // Events borrow the input: it is consumed when they have been handled, which may take some
+        // time.
         self.awaits_command &= event == Event::Incomplete;
         match event {
             Event::Incomplete => {
@@ -233,7 +236,7 @@ impl Dialogue for Conversation {
         if self.replies.capacity() > IDLE_REPLIES_MAX {
             self.replies = Vec::new();
         }
-        // A client that never lets us wait must not keep others from running.
+        // A client that always has input ready must not keep others from running.
         self.channel.shard.executor.yield_now().await;
         let in_message = self.session.in_message();
         self.channel.connection.set_interruptible(!in_message);
@@ -293,12 +296,12 @@ impl Conversation {
         }
     }
 
-    /// Whom the policy judges.
+    /// The client as the policy sees it.
     fn client(&self) -> Client<'_> {
         client(&self.session, &self.channel.connection, self.kind, self.identity.as_ref())
     }
 
-    /// What the policy says of a step.
+    /// The policy's decision on a step.
     fn judged<'a>(&'a self, step: policy::Step<'a>) -> Answer<'a, Judged> {
         let ruling = policy::ask(&self.channel.shard, self.client(), step);
         ruling.map(|ruling| ruling.verdict.disposition())
@@ -317,7 +320,7 @@ impl Conversation {
         });
     }
 
-    /// The session has refused a message for what is in it; its last reply says why.
+    /// The session has refused a message for its content; its last reply says why.
     fn tell_message_refused(&self) {
         let reply = self.replies.strip_suffix(b"\r\n").unwrap_or(&self.replies);
         let begin = memchr::memrchr(b'\n', reply).map_or(0, |at| at + 1);
@@ -334,7 +337,7 @@ impl Conversation {
         self.judged(policy::Step::Sender { path, parameters }).await
     }
 
-    /// Before it is admitted: where nobody has room for it the policy need not look.
+    /// Called before admission: if there is no room, the policy need not be asked.
     async fn judge_message_start(&self) -> Judged {
         if !self.envelope.admits(&self.channel.shard) {
             return Err(MESSAGES_BUSY);
@@ -343,8 +346,8 @@ impl Conversation {
         self.judged(policy::Step::MessageStart { recipients }).await
     }
 
-    /// Waits for more of a message, or for its next chunk: with as little memory as can be, and only
-    /// while the client keeps up its pace.
+    /// Waits for more of a message, or for its next chunk: with as little memory as possible, and
+    /// only while the client keeps the minimum rate.
     async fn listen_to_message(&mut self, in_message: bool) -> Result<(), ConnectionError> {
         let now = self.channel.shard.executor.moment();
         let intake = &self.channel.shard.options.intake;
@@ -378,7 +381,7 @@ impl Conversation {
         }
     }
 
-    /// Counts a command and begins the next.
+    /// Counts a command and starts the next.
     fn answered(&mut self, verb: Verb) {
         self.record(verb.name());
     }
@@ -402,7 +405,7 @@ impl Conversation {
     }
 
     async fn authenticate(&mut self, credentials: Credentials) -> Result<(), ConnectionError> {
-        // The answer may take its time.
+        // The log-in may take some time.
         self.flush().await?;
         let Credentials { user, password } = credentials;
         let (shard, connection) = (&self.channel.shard, &self.channel.connection);
@@ -423,7 +426,7 @@ impl Conversation {
             Err(AuthenticationError::Limited { .. }) => {
                 self.session.refuse_authentication(AUTH_LIMITED, &mut self.replies);
             }
-            // Nobody's fault, so no failure of the client's.
+            // Not the client's fault, so it does not count as a failure.
             Err(AuthenticationError::Unavailable) => {
                 self.session.defer_authentication(AUTH_TEMPORARY, &mut self.replies);
             }

@@ -1,4 +1,4 @@
-//! One mail transaction as the service keeps it: recipients, and the message under way.
+//! The service's part of one mail transaction: the recipients, and the message being received.
 
 use std::{fmt::Write, rc::Rc};
 
@@ -25,31 +25,31 @@ use crate::{
 /// Octets of Return-Path and Received in most messages.
 const TRACE_SIZE: usize = 512;
 
-/// Memory of recipients that is not worth counting.
+/// Memory of recipients that is too small to count.
 const RECIPIENTS_FREE: usize = 4 * 1024;
 /// Memory of recipients that is kept between transactions.
 const RECIPIENTS_KEPT: usize = 1024;
 
-/// Recipients accepted since MAIL and the message to them. Kept between transactions for its
-/// memory if they were few.
+/// Recipients accepted since MAIL and the message to them. Kept between transactions to reuse its
+/// memory if there were few.
 pub(super) struct Envelope {
     recipients: Recipients,
-    /// Of all of them, as things stand.
+    /// The disposition for all of them so far.
     disposition: Disposition,
     delivery: Option<Box<Delivery>>,
-    /// Tells whether the message under way begins with a header.
+    /// Determines whether the message begins with a header.
     opening: Opening,
-    /// Octets of the message kept back until that is known: hardly ever any, and few.
+    /// Octets of the message held back until that is known: rarely any, and few.
     held: Vec<u8>,
-    /// It is known, and said.
+    /// Whether that is known and was written.
     opened: bool,
-    /// Of the message under way, in our Received field and the reply.
+    /// The message's id, in our Received field and the reply.
     id: String,
-    /// When the message under way began.
+    /// When the message began.
     began: Timestamp,
-    /// Of the message under way, or the last one.
+    /// The trail of the current message, or of the last one.
     trail: Trail,
-    /// For `recipients`, once they are many.
+    /// Charges the memory of `recipients`, once there are many.
     charge: Charge,
 }
 
@@ -66,7 +66,7 @@ pub(super) enum Outcome<'a> {
 }
 
 impl Envelope {
-    /// `trail` is the connection's, or that of its last message.
+    /// `trail` is that of the connection, or of its last message.
     pub(super) fn new(shard: &Shard, trust: Trust, trail: Trail) -> Envelope {
         Envelope {
             recipients: Recipients::default(),
@@ -101,48 +101,48 @@ impl Envelope {
         &self.recipients
     }
 
-    /// What becomes of the message, if nothing worse was decided.
+    /// Sets what happens to the message, unless something worse was already decided.
     pub(super) fn dispose(&mut self, disposition: Disposition) {
         self.disposition = self.disposition.max(disposition);
     }
 
-    /// Is there room for one more message of this client?
+    /// Whether there is room for one more message of this client.
     pub(super) fn admits(&self, shard: &Shard) -> bool {
         shard.messages.admits(self.charge.trust())
     }
 
-    /// Octets of a message to be read at a time.
+    /// Octets of a message to read at a time.
     pub(super) fn read_max(&self, shard: &Shard) -> usize {
         shard.messages.read_max(self.charge.trust())
     }
 
-    /// A message has begun and not ended.
+    /// Whether a message has begun and not ended.
     pub(super) fn under_way(&self) -> bool {
         self.delivery.is_some()
     }
 
-    /// Part of the message waits in memory.
+    /// Whether part of the message waits in memory.
     pub(super) fn is_staged(&self) -> bool {
         self.delivery.as_ref().is_some_and(|delivery| delivery.is_staged())
     }
 
-    /// The client makes us wait in the middle of its message.
+    /// The client pauses in the middle of its message.
     pub(super) async fn stalled(&mut self) {
         if let Some(delivery) = &mut self.delivery {
             delivery.stalled().await;
         }
     }
 
-    /// The client logged in: what it sends from now on is held for somebody known.
+    /// The client logged in: its memory is charged as a known client's from now on.
     pub(super) fn trust(&mut self, shard: &Shard) {
         self.clear();
         self.charge = Charge::new(&shard.messages, Trust::Known);
     }
 
-    /// Takes a recipient.
+    /// Adds a recipient.
     ///
     /// # Errors
-    /// With the reply, if it leads nowhere, or there is no memory for more.
+    /// The reply, if it cannot be delivered to, or there is no memory for more.
     pub(super) fn add(
         &mut self,
         shard: &Shard,
@@ -163,7 +163,7 @@ impl Envelope {
         Ok(())
     }
 
-    /// Takes octets of the message.
+    /// Adds octets of the message.
     pub(super) async fn push(&mut self, shard: &Rc<Shard>, content: &[u8]) {
         if self.delivery.is_none() {
             self.begin(shard);
@@ -197,8 +197,8 @@ impl Envelope {
         self.delivery = Some(Box::new(delivery.under(self.trail)));
     }
 
-    /// What goes before the message: the return path (RFC 5321 4.4), what a policy adds, where we have it
-    /// from.
+    /// The prologue of the message: the return path (RFC 5321 4.4), fields that the policy adds,
+    /// and our Received field.
     fn prologue(
         &self,
         shard: &Shard,
@@ -226,7 +226,7 @@ impl Envelope {
         prologue
     }
 
-    /// Ends the message and appends its reply or replies. True when it was taken.
+    /// Ends the message and appends its reply or replies. True if it was accepted.
     pub(super) async fn finish(
         &mut self,
         shard: &Rc<Shard>,
@@ -235,14 +235,14 @@ impl Envelope {
         client: Client<'_>,
         output: &mut Vec<u8>,
     ) -> bool {
-        // An empty message has no content that began it.
+        // An empty message has no content that would have begun it.
         if self.delivery.is_none() {
             self.begin(shard);
         }
         let Some(mut delivery) = self.delivery.take() else {
             return false;
         };
-        // A message that ended before its first line was known to be a field has none.
+        // A message that ended before its first line was known to be a field has no header.
         if !self.held.is_empty() {
             delivery.push(b"\r\n").await;
             delivery.push(&std::mem::take(&mut self.held)).await;
@@ -323,7 +323,7 @@ impl Envelope {
         });
     }
 
-    /// What became of it: one result, in LMTP one for each recipient.
+    /// The results of the delivery: one, or in LMTP one for each recipient.
     async fn deliver(
         &self,
         mut delivery: Delivery,
@@ -336,7 +336,7 @@ impl Envelope {
             let count = if role == Role::Lmtp { self.recipients.len() } else { 1 };
             return std::iter::repeat_n(Ok(()), count).collect();
         }
-        // Who is named twice has the milder of both.
+        // An account named twice gets the milder of the two dispositions.
         let clean = |account| each().any(|it| it == (account, Disposition::Deliver));
         let suspect = each().filter(|(account, it)| {
             *it == Disposition::Quarantine && (of_all == *it || !clean(*account))
@@ -362,14 +362,14 @@ impl Envelope {
     }
 }
 
-/// Refuses a recipient whose partition takes no new mail, before the message is sent for nothing.
-/// That of another shard tells when it gets the message.
+/// Refuses a recipient whose partition takes no new mail, before the message is sent in vain. A
+/// partition of another shard reports it when it gets the message.
 fn admit(shard: &Shard, account: AccountId) -> Result<AccountId, Reply> {
     let admits = shard.local_partition(account).map_or(Ok(()), Partition::admits);
     admits.map(|()| account).map_err(|error| failure_reply(error.into()))
 }
 
-/// The one place where storage troubles get their SMTP codes.
+/// The only place where storage errors are mapped to SMTP codes.
 fn failure_reply(failure: Failure) -> Reply {
     match failure {
         Failure::Full => STORE_FULL,

@@ -1,4 +1,5 @@
-//! SMTP, submission and LMTP sessions: what is wanted of what `protocol::smtp` says is legal.
+//! SMTP, submission and LMTP sessions: decides what is wanted; `protocol::smtp` decides what is
+//! legal.
 //!
 //! The server's acceptor runs [`run`] for each connection. Its limits come from [`SmtpOptions`].
 
@@ -63,7 +64,7 @@ impl ListenerKind {
     /// Of a client that has not logged in.
     fn trust(self) -> Trust {
         match self {
-            // Whom LMTP is opened to are the site's own servers.
+            // LMTP clients are the site's own servers.
             ListenerKind::Lmtp => Trust::Known,
             _ => Trust::Stranger,
         }
@@ -79,7 +80,7 @@ impl ListenerKind {
     }
 }
 
-/// Speaks with one client until either side ends it.
+/// Serves one client until either side ends the connection.
 pub fn run(
     connection: Connection,
     shard: Rc<Shard>,

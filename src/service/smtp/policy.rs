@@ -1,13 +1,13 @@
-//! What may be said to a client at each step of its session, beside what is legal: the seam for all that
-//! judges clients and mail.
+//! Policy decisions at each step of a session: the interface for anything that judges clients and
+//! mail.
 //!
-//! A session asks the shard's [`Policy`] when a client connects, before its greeting; at HELO and EHLO; at
-//! MAIL and RCPT; before a message may come; and when it is whole. Each time the answer may come later:
-//! the session waits, the shard does not. A policy that stays silent is not waited for longer than it
-//! says itself, and says what holds then.
+//! A session asks the shard's [`Policy`] when a client connects, before its greeting; at HELO and
+//! EHLO; at MAIL and RCPT; before a message is accepted; and when it is complete. Every answer may
+//! come later: the session waits, the shard does not. A policy sets how long to wait for it and the
+//! verdict if it does not answer.
 //!
-//! A step that the protocol, the directory or the store refuses is refused whatever a policy says; a
-//! recipient that is refused is shown to it all the same.
+//! A step that the protocol, the directory or the store refuses is refused whatever the policy
+//! says; the policy still sees a refused recipient.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -28,21 +28,22 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Accept,
-    /// With this reply. To a connection: 554, and the client is heard until QUIT; with 421 it ends.
+    /// With this reply. For a connection: 554, and the client is served until QUIT; with 421 it is
+    /// closed.
     Refuse(Reply),
     /// Refuse for now.
     Defer,
-    /// Say yes, and keep nothing of it.
+    /// Accept, but deliver to nobody.
     Discard,
-    /// Say yes, and deliver to the mailbox for junk.
+    /// Accept, and deliver to the Junk mailbox.
     Quarantine,
 }
 
-/// A verdict, and what a message gets on its way.
+/// A verdict, and the header fields to add to a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ruling {
     pub verdict: Verdict,
-    /// Of a message: whole header fields to put before it, each with its CRLF. At most
+    /// For a message: complete header fields to put before it, each with its CRLF. At most
     /// [`FIELDS_MAX`] octets.
     pub fields: Vec<u8>,
 }
@@ -53,25 +54,25 @@ impl From<Verdict> for Ruling {
     }
 }
 
-/// Octets of the header fields that a policy adds to a message; longer ones are left out.
+/// Most octets of header fields that a policy adds to a message; if they are longer, none is added.
 pub const FIELDS_MAX: usize = 16 * 1024;
 
-/// Who is judged.
+/// The client being judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Client<'a> {
     pub peer: IpAddr,
     pub listener: ListenerKind,
-    /// What it calls itself; empty before HELO or EHLO.
+    /// The name from HELO or EHLO; empty before.
     pub name: &'a str,
     pub tls: bool,
-    /// Whom it logged in as.
+    /// The authenticated account.
     pub account: Option<AccountId>,
 }
 
-/// Where a session stands.
+/// The step of a session.
 #[derive(Clone, Copy)]
 pub enum Step<'a> {
-    /// Nothing was said yet.
+    /// Before any command.
     Connect,
     /// HELO, EHLO or LHLO with this name.
     Hello(&'a str),
@@ -84,7 +85,7 @@ pub enum Step<'a> {
     MessageStart {
         recipients: &'a Recipients,
     },
-    /// It is whole, and its body can be read.
+    /// It is complete, and its body can be read.
     Message {
         recipients: &'a Recipients,
         message: &'a Delivery,
@@ -93,17 +94,17 @@ pub enum Step<'a> {
 
 /// Judges clients and mail. Shard-local, shared by all sessions.
 pub trait Policy {
-    /// What to do at this step.
+    /// The ruling on this step.
     fn judge<'a>(&'a self, client: Client<'a>, step: Step<'a>) -> Answer<'a, Ruling>;
 
     /// How long an answer may take.
     fn patience(&self) -> Duration;
 
-    /// What holds where no answer came.
+    /// The verdict if no answer came.
     fn silence(&self) -> Verdict;
 }
 
-/// The policy of a server that has none.
+/// The policy of a server without one.
 pub struct AcceptAll;
 
 impl Policy for AcceptAll {
@@ -120,7 +121,7 @@ impl Policy for AcceptAll {
     }
 }
 
-/// The policy's ruling, or what holds where it stays silent.
+/// The policy's ruling, or its default if it does not answer.
 pub(super) fn ask<'a>(shard: &'a Shard, client: Client<'a>, step: Step<'a>) -> Answer<'a, Ruling> {
     let policy = &*shard.policy;
     let answer = policy.judge(client, step);
@@ -135,7 +136,7 @@ pub(super) fn ask<'a>(shard: &'a Shard, client: Client<'a>, step: Step<'a>) -> A
     Answer::later(or(answer, silence))
 }
 
-/// Where a message goes that is taken, from the mildest on.
+/// Where an accepted message goes, from the mildest on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub(super) enum Disposition {
     #[default]
@@ -145,10 +146,10 @@ pub(super) enum Disposition {
 }
 
 impl Verdict {
-    /// Where it goes then.
+    /// Where the message then goes.
     ///
     /// # Errors
-    /// With the reply, if it is not taken.
+    /// The reply, if it is not accepted.
     pub(super) fn disposition(self) -> Result<Disposition, Reply> {
         match self {
             Verdict::Accept => Ok(Disposition::Deliver),

@@ -1,4 +1,5 @@
-//! Recipients: who may get mail here, who may send it, and what is kept of each RCPT.
+//! Recipients: which addresses accept mail here, which senders are allowed, and what is kept of
+//! each RCPT.
 
 use super::{
     policy::Disposition,
@@ -11,7 +12,7 @@ use crate::{
     service::Shard,
 };
 
-/// What a RCPT said, and where that leads.
+/// The arguments of a RCPT, and the destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Recipient<'a> {
     /// The forward-path without its brackets, as given.
@@ -20,13 +21,13 @@ pub struct Recipient<'a> {
     pub route: Route<'a>,
 }
 
-/// Where mail for a recipient goes.
+/// The destination of a recipient's mail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route<'a> {
     /// An account of this shard.
     Here {
         account: AccountId,
-        /// What followed the account's name in a sub-address (RFC 5233), as given.
+        /// The detail of a sub-address (RFC 5233), as given.
         detail: Option<&'a str>,
     },
     /// An account of another shard.
@@ -39,7 +40,7 @@ pub enum Route<'a> {
 }
 
 impl<'a> Recipient<'a> {
-    /// Where a forward-path leads.
+    /// Finds the destination of a forward-path.
     pub(super) async fn find(
         shard: &Shard,
         role: Role,
@@ -58,8 +59,8 @@ impl<'a> Recipient<'a> {
     }
 }
 
-/// The account that a forward-path delivers to, and whether it is a sub-address of it. `hostname` is
-/// ours.
+/// The account that a forward-path delivers to, and whether it is a sub-address of it. `hostname`
+/// is our own name.
 async fn resolve(
     directory: &Directory,
     hostname: &str,
@@ -68,10 +69,10 @@ async fn resolve(
 ) -> Result<(AccountId, bool), Reply> {
     let mailbox = match forward_path {
         Path::Null => return Err(UNKNOWN_USER),
-        // Seldom asked for, so it has memory only while it is.
+        // Rarely used, so its memory is allocated only then.
         Path::Postmaster => return Box::pin(postmaster(directory, hostname)).await,
-        // A source route is ignored (RFC 5321 3.6.1): whoever's mailbox ends it decides, so it
-        // cannot be used to relay.
+        // A source route is ignored (RFC 5321 3.6.1): only the final mailbox decides, so it cannot
+        // be used to relay.
         Path::Mailbox { mailbox, .. } => mailbox,
     };
     match directory.resolve(&mailbox.canonical()).await.map_err(|_| DIRECTORY_TROUBLE)? {
@@ -86,7 +87,7 @@ async fn resolve(
 }
 
 /// RFC 5321 4.5.1: `postmaster` without a domain is accepted. It is the postmaster of the domain
-/// that our host name is, or else lies in.
+/// that equals or contains our host name.
 async fn postmaster(directory: &Directory, hostname: &str) -> Result<(AccountId, bool), Reply> {
     let mut domain = hostname;
     loop {
@@ -98,8 +99,8 @@ async fn postmaster(directory: &Directory, hostname: &str) -> Result<(AccountId,
     }
 }
 
-/// May the authenticated account use this MAIL FROM? The null path is for notifications of its
-/// mail program (RFC 8098 3) and names nobody.
+/// Whether the authenticated account may use this MAIL FROM. The null path is for notifications of
+/// its mail program (RFC 8098 3) and names no sender.
 pub(super) async fn check_sender(
     directory: &Directory,
     identity: Option<&Identity>,
@@ -115,15 +116,15 @@ pub(super) async fn check_sender(
     }
 }
 
-/// The recipients of a transaction, as they were accepted, so with repetitions: LMTP answers for each.
-/// What they said lies in one text.
+/// The recipients of a transaction, as they were accepted, including repetitions: LMTP answers for
+/// each. Their text is stored in one string.
 #[derive(Default)]
 pub struct Recipients {
     text: String,
     list: Vec<Kept>,
 }
 
-/// A recipient that was accepted.
+/// An accepted recipient.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Accepted<'a> {
     /// As in [`Recipient`].
@@ -132,7 +133,7 @@ pub struct Accepted<'a> {
     pub account: AccountId,
 }
 
-/// One recipient as it is kept. Its path is at `start` in the text, and after it its ORCPT.
+/// One stored recipient. Its path is at `start` in the text, followed by its ORCPT.
 struct Kept {
     account: AccountId,
     start: u32,
@@ -151,7 +152,7 @@ impl Recipients {
         self.list.is_empty()
     }
 
-    /// What each of them said.
+    /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = Accepted<'_>> {
         self.list.iter().map(|kept| {
             let middle = kept.start as usize + usize::from(kept.path_len);
@@ -196,7 +197,7 @@ impl Recipients {
         self.list.push(kept);
     }
 
-    /// Takes the last one back.
+    /// Removes the last one.
     pub(super) fn pop(&mut self) {
         if let Some(kept) = self.list.pop() {
             self.text.truncate(kept.start as usize);
@@ -211,7 +212,8 @@ impl Recipients {
         }
     }
 
-    /// Account of each, and what is to become of its copy if nothing worse is decided for all.
+    /// The account of each, and the disposition of its copy unless something worse is decided for
+    /// all.
     pub(super) fn accounts(&self) -> impl Iterator<Item = (AccountId, Disposition)> {
         self.list.iter().map(|kept| (kept.account, kept.disposition))
     }

@@ -1,5 +1,5 @@
-//! Replies that say what we want, or cannot do: the words of policy, of the directory and of the store.
-//! Those about what is legal are `protocol::smtp::reply`'s.
+//! Replies of policy, directory and store. Replies about what is legal are in
+//! `protocol::smtp::reply`.
 
 use crate::protocol::smtp::Reply;
 
@@ -21,7 +21,7 @@ pub(super) const UNKNOWN_USER: Reply = Reply("550 5.1.1 No such user here");
 pub(super) const RELAY_DENIED: Reply = Reply("550 5.7.1 Relaying denied");
 pub(super) const NO_OUTBOUND_QUEUE: Reply =
     Reply("550 5.7.1 Mail to other domains is not possible: this server has no outbound queue yet");
-/// Whether there is such a user is not known.
+/// Whether the user exists is not known.
 pub(super) const DIRECTORY_TROUBLE: Reply =
     Reply("451 4.3.0 The directory does not answer, try again later");
 
