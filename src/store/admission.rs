@@ -1,11 +1,12 @@
-//! Whether a partition takes new mail: not while its disk is full or nearly so, failed, or does not
-//! answer. Whatever makes room (expunge, flags, compaction, checkpoints) goes on as long as it can.
+//! Whether a partition takes new mail: not while its disk is full or nearly full, failed, or does
+//! not answer. Operations that free space (expunge, flags, compaction, checkpoints) go on as long
+//! as possible.
 //!
-//! A background task looks at the free space and keeps the *reserve*: a file that takes space until the
-//! disk is full. Then it is deleted, and what it took is there for expunges and the files of compaction;
-//! new mail is refused until the reserve could be taken again. So a full disk can be emptied by those
-//! whose mail fills it. `reopen` gives it up; services ask
-//! [`Partition::admits`](super::Partition::admits) as early as they can.
+//! A background task checks the free space and keeps the *reserve*: a file that takes space until
+//! the disk is full. Then it is deleted, and its space is available for expunges and the files of
+//! compaction; new mail is refused until the reserve could be taken again. So users whose mail
+//! fills the disk can free it. `reopen` releases it; services ask
+//! [`Partition::admits`](super::Partition::admits) as early as possible.
 
 use std::{
     cell::Cell,
@@ -23,22 +24,22 @@ use crate::{
     },
 };
 
-/// How often the free space is looked at.
+/// How often the free space is checked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The file that takes the space of the reserve.
+/// The file that holds the reserve.
 const RESERVE: &str = "reserve";
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 enum Reserve {
-    /// Not looked at yet, or the device cannot promise space.
+    /// Not checked yet, or the device cannot promise space.
     #[default]
     Unknown,
     Held,
     GivenUp,
 }
 
-/// What is known of the partition's disk. Shard-local.
+/// State of the partition's disk. Shard-local.
 pub(super) struct Admission {
     log: Log,
     device: Rc<dyn Device>,
@@ -47,11 +48,11 @@ pub(super) struct Admission {
     free: Cell<Option<u64>>,
     low: Cell<bool>,
     reserve: Cell<Reserve>,
-    /// When new mail began to be refused.
+    /// When the refusal of new mail began.
     since: Cell<Option<Timestamp>>,
 }
 
-/// When a disk is too full, or too slow, for new mail.
+/// Limits below which a disk is too full, or too slow, for new mail.
 pub(super) struct DiskLimits {
     /// Bytes that must be free.
     pub free_space_min: u64,
@@ -68,7 +69,7 @@ pub struct PartitionTrouble {
     pub since: Timestamp,
 }
 
-/// The background task; ends with the partition, or at once where the device knows nothing of space.
+/// The background task; ends with the partition, or at once if the device does not report space.
 async fn run(admission: Weak<Admission>, stopped: Rc<Cell<bool>>) {
     loop {
         let Some(executor) = look(&admission, &stopped).await else { return };
@@ -76,13 +77,13 @@ async fn run(admission: Weak<Admission>, stopped: Rc<Cell<bool>>) {
     }
 }
 
-/// One look; `None` to look no more.
+/// One check; `None` to stop checking.
 async fn look(admission: &Weak<Admission>, stopped: &Cell<bool>) -> Option<Rc<dyn Executor>> {
     let admission = admission.upgrade()?;
     if stopped.get() {
         return None;
     }
-    // What does not answer now may later.
+    // If it does not answer now it may do so later.
     if let Ok(free) = admission.device.free_space().await {
         admission.look_at_space(free?).await;
     }
@@ -125,26 +126,26 @@ impl Admission {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                     self.reserve.set(Reserve::Unknown);
                 }
-                // Filled up meanwhile: the next look tries again.
+                // Filled up meanwhile: the next check tries again.
                 Err(_) => {}
             }
         }
         self.note_refusal();
     }
 
-    /// The disk is full: what the reserve takes is for those who empty it.
+    /// The disk is full: releases the space of the reserve for operations that free space.
     pub(super) async fn give_up_reserve(&self) {
         if self.limits.reserve == 0 || self.reserve.get() == Reserve::GivenUp {
             return;
         }
-        // Absent: an earlier life gave it up.
+        // Absent: an earlier life released it.
         let _ = self.device.delete(RESERVE).await;
         if self.free.get().is_some() {
             self.reserve.set(Reserve::GivenUp);
         }
     }
 
-    /// Remembers since when new mail is refused.
+    /// Records since when new mail is refused.
     pub(super) fn note_refusal(&self) {
         let since = &self.since;
         match self.admit() {
@@ -154,7 +155,7 @@ impl Admission {
         }
     }
 
-    /// Whether a new message may be taken.
+    /// Whether a new message is admitted.
     pub(super) fn admit(&self) -> Result<(), StoreError> {
         if let Some(refusal) = self.log.refusal() {
             return Err(refusal);
@@ -168,13 +169,13 @@ impl Admission {
         }
     }
 
-    /// How long the device has owed an answer, if that is longer than it may take.
+    /// How long the device has not answered, if longer than allowed.
     fn stalled_for(&self) -> Option<Duration> {
         let owed = self.executor.moment().since(self.log.in_flight_since()?);
         (owed > self.limits.timeout).then_some(owed)
     }
 
-    /// Why new mail is refused, `None` while it is not.
+    /// Why new mail is refused; `None` if it is not.
     pub(super) fn refusing(&self) -> Option<PartitionTrouble> {
         let reason = self.log.trouble().or_else(|| self.admit().err())?;
         let stalled = self.stalled_for().unwrap_or_default();
@@ -183,7 +184,7 @@ impl Admission {
         Some(PartitionTrouble { reason, since })
     }
 
-    /// Free space at the last look, bytes; `None` if the device does not know.
+    /// Free space at the last check, bytes; `None` if the device does not know.
     pub(super) fn free_space(&self) -> Option<u64> {
         self.free.get()
     }
@@ -270,7 +271,7 @@ mod tests {
         });
     }
 
-    /// Full all at once: the reserve makes room for expunges, and mail waits until it is back.
+    /// Suddenly full: the reserve makes room for expunges, and mail waits until it is back.
     #[test]
     fn a_full_disk_can_be_emptied() {
         run(async |world| {
@@ -278,7 +279,7 @@ mod tests {
             world.inject(0, Faults { full_from: Some(0), ..Faults::default() });
             assert!(matches!(world.deliver().await, Err(StoreError::Full)));
             assert!(matches!(world.expunge(uid).await, Err(StoreError::Full)));
-            // What the reserve took is free now, and nothing else.
+            // Only the space of the reserve is free now.
             world.inject(8 << 20, Faults::default());
             world.wait(60).await;
             assert!(world.partition.trouble().is_none());
@@ -290,7 +291,8 @@ mod tests {
         });
     }
 
-    /// New mail does not pile up behind a disk that does not answer; what waits for it goes on waiting.
+    /// New mail does not pile up behind a disk that does not answer; tasks that already wait keep
+    /// waiting.
     #[test]
     fn a_disk_that_does_not_answer() {
         run(async |world| {

@@ -1,8 +1,8 @@
-//! Reading annotations from their runs, and putting runs together.
+//! Reading annotations from their runs, and merging runs.
 //!
-//! Who asks for the values of a message, or of many, comes here with the runs that its mailbox knows
-//! (`account::annotations`); `checkpoint` has runs made and appends them. Nothing is kept: each message is
-//! asked for rarely, and many are read in the order of their UIDs.
+//! Callers that need the values of one or many messages pass the runs that the mailbox knows
+//! (`account::annotations`); `checkpoint` creates and appends runs. Nothing is cached: each message
+//! is read rarely, and many are read in UID order.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -26,13 +26,13 @@ const INDEX_READ: usize = 4 * 1024;
 /// zstd's level for blocks.
 const LEVEL: i32 = 1;
 
-/// A run that is not as it was written.
+/// A damaged run.
 pub(super) struct Damaged {
     pub run: BlockRunRef,
     pub error: StoreError,
 }
 
-/// The rows of `runs`, oldest first, of the messages `uids`; the newest of each.
+/// The rows of `runs`, oldest first, for the messages `uids`; the newest of each.
 ///
 /// # Errors
 /// The run that cannot be read, and why.

@@ -1,10 +1,10 @@
-//! Crash images: a concurrent workload is recorded; the device as a power loss at every step could
-//! have left it is opened and compared with what the sessions had been told by then.
+//! Crash images: a concurrent workload is recorded; the device as it could be after a power loss at
+//! every step is opened and compared with what the sessions had been told by then.
 //!
 //! Every session works on mail that carries its tokens, so its own view of the store is sequential:
 //! after a crash, exactly the state of its last acknowledged command must be there, or that of the
-//! command then under way, whole. A further task watches as IMAP clients do, and what it saw must
-//! never be taken back. The same checker must catch three planted mistakes.
+//! command in progress, complete. Another task watches as IMAP clients do, and what it saw must
+//! never be taken back. The same checker must catch planted mistakes.
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,7 +38,7 @@ struct Known {
     mod_seq: Option<ModSeq>,
 }
 
-/// What one session made of the store.
+/// One session's part of the store.
 #[derive(Clone, Default, PartialEq, Debug)]
 struct Share {
     messages: BTreeMap<Key, Known>,
@@ -64,7 +64,7 @@ impl Sight {
         Sight { step, mod_seq, uid_next, live }
     }
 
-    /// Holds what is told as expunged since this sight against what is there `now`.
+    /// Compares the expunges reported since this sight with the messages there `now`.
     fn check(&self, told: &Expunged, now: &Sight) -> Result<(), String> {
         let wrong = |uid: &&Uid| {
             let gone_before = **uid < self.uid_next && !self.live.contains(uid);
@@ -82,7 +82,7 @@ impl Sight {
 }
 
 impl Share {
-    /// How `found`, as recovered, is not what is expected; empty if it is.
+    /// The differences of `found`, as recovered, from what is expected; empty if there are none.
     fn differences(&self, found: &Share) -> Vec<String> {
         let mut differences = Vec::new();
         let keys: BTreeSet<&Key> = self.messages.keys().chain(found.messages.keys()).collect();
@@ -119,7 +119,7 @@ struct Command {
     after: Share,
 }
 
-/// Everything a checker needs, recorded while the workload runs.
+/// Data for the checker, recorded while the workload runs.
 #[derive(Default)]
 struct History {
     commands: Vec<Vec<Command>>,
@@ -129,9 +129,9 @@ struct History {
     seen_statuses: Vec<(usize, u64, u32, MailboxStatus)>,
     /// By account and mailbox, in the order of steps.
     sights: BTreeMap<(u64, u32), Vec<Sight>>,
-    /// Step at which the removal of a message, or of a mailbox (UID 0), was first asked for.
+    /// Step at which the removal of a message, or of a mailbox (UID 0), was first requested.
     removals: BTreeMap<Key, usize>,
-    /// What a session could not read any more while it had it selected.
+    /// A message that a session could no longer read while it had the mailbox selected.
     unreadable: Option<String>,
     /// Segments that compaction deleted.
     segments_deleted: u64,
@@ -147,13 +147,13 @@ fn options() -> StoreOptions {
         tombstones: TombstoneLimits { at_least: 6, at_most: 16 },
         default_mailboxes: Vec::new(),
         compaction_rate: 0,
-        // Some bodies are, some are not.
+        // Some bodies are compressed, some are not.
         compression: Some(Compression { level: 1, body_min: 700 }),
         ..StoreOptions::default()
     }
 }
 
-/// The body that a token stands for.
+/// The body for a token.
 fn body_of(token: u64, large: bool) -> Vec<u8> {
     let len = if large { BODY_CHUNK + 9000 } else { (token.wrapping_mul(7919) % 1500) as usize };
     let mut body = format!("token {token} {}\r\n", u8::from(large)).into_bytes();
@@ -173,7 +173,7 @@ fn session_of(token: u64) -> u64 {
     token % SESSIONS
 }
 
-/// One client: issues commands one after the other and writes down what it was told.
+/// One client: issues commands one after the other and records the answers.
 struct Session {
     number: u64,
     partition: Partition,
@@ -300,7 +300,7 @@ impl Session {
     /// The messages of this session among `uids`, as published.
     async fn messages(&self, mailbox: MailboxId, uids: &[Uid]) -> Vec<Message> {
         let account = self.account(self.home()).await;
-        // A planted mistake may have acknowledged a mailbox that is not there yet.
+        // A planted mistake may have acknowledged a mailbox that does not exist yet.
         let Ok(view) = account.select(mailbox, false).await else { return Vec::new() };
         let Some(snapshot) = view.current() else { return Vec::new() };
         uids.iter()
@@ -398,7 +398,7 @@ impl Session {
             name = format!("{name}/{}", self.pick(1000));
         }
         let account = self.account(self.home()).await;
-        // Names may collide, and lie below a root that a rename took away.
+        // Names may collide, or be below a root that a rename removed.
         let superior_missing = name
             .rsplit_once('/')
             .is_some_and(|(above, _)| account.mailbox_by_name(above).is_none());
@@ -449,7 +449,7 @@ impl Session {
         }
     }
 
-    /// Sets and removes some at once.
+    /// Sets and removes several at once.
     async fn set_properties(&mut self) {
         let mut changes = BTreeMap::new();
         for _ in 0..1 + self.pick(3) {
@@ -483,7 +483,7 @@ impl Session {
         }
     }
 
-    /// Fills in mod-sequences not yet known from what is published by now.
+    /// Fills in unknown mod-sequences from the published state.
     async fn look_up_mod_seqs(&mut self) {
         for ((account, mailbox, uid), known) in &mut self.share.messages {
             if known.mod_seq.is_some() {
@@ -498,7 +498,7 @@ impl Session {
     }
 }
 
-/// Looks at everything published until `done`, and writes down what is new to it.
+/// Looks at everything published until `done`, and records what is new.
 async fn watch(
     partition: Partition,
     simulation: Simulation,
@@ -508,7 +508,8 @@ async fn watch(
 ) {
     let mut messages: BTreeMap<Key, ModSeq> = BTreeMap::new();
     let mut statuses: BTreeMap<(u64, u32), MailboxStatus> = BTreeMap::new();
-    // What a session has selected it can read, whatever is expunged, deleted and compacted.
+    // A session can read everything in its selected mailbox, whatever is expunged, deleted and
+    // compacted.
     let mut held: VecDeque<(Account, Snapshot)> = VecDeque::new();
     while done.get() < SESSIONS {
         for id in 0..ACCOUNTS {
@@ -668,7 +669,7 @@ fn session_of_name(name: &str) -> Option<usize> {
 }
 
 impl History {
-    /// What was told by `step` against what is there after a crash at `step`.
+    /// Compares what was told by `step` with the state after a crash at `step`.
     fn check(
         &self,
         step: usize,
@@ -717,7 +718,8 @@ impl History {
         Ok(())
     }
 
-    /// What was told as expunged since what was published by `step` is all that went, above the floor.
+    /// The expunges reported since the state published by `step` are all that happened, above the
+    /// floor.
     async fn check_expunged(&self, step: usize, partition: &Partition) -> Result<(), String> {
         for ((id, mailbox), sights) in &self.sights {
             let account = partition.account(AccountId(*id)).await.map_err(|e| e.to_string())?;
@@ -733,7 +735,7 @@ impl History {
         Ok(())
     }
 
-    /// Highest UID that anybody was told of in each account's INBOX by `step`.
+    /// Highest UID reported in each account's INBOX by `step`.
     fn last_uid(&self, step: usize, account: u64) -> u32 {
         let seen = self.seen_messages.iter().filter(|(at, ..)| *at <= step);
         let inbox = seen.filter(|(_, key, _)| (key.0, key.1) == (account, MailboxId::INBOX.0));
@@ -741,7 +743,7 @@ impl History {
     }
 }
 
-/// Opens one image and holds it against the history. Every so often also goes on working.
+/// Opens one image and compares it with the history. Sometimes also goes on working.
 fn check_image(
     history: &History,
     image: MemoryDevice,
@@ -796,7 +798,7 @@ fn check_image(
     })
 }
 
-/// Checks images at every `stride`th step in every mode; answers the first failure.
+/// Checks images at every `stride`th step in every mode; returns the first failure.
 fn check_images(history: &History, trace: &Trace, stride: usize) -> Result<usize, String> {
     if let Some(what) = &history.unreadable {
         return Err(what.clone());
@@ -833,14 +835,14 @@ fn large_bodies_are_whole_or_absent() {
     check_images(&history, &trace, 2).unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Compaction's own: each must be found within a few seeds.
+/// The plants of compaction: each must be found within a few seeds.
 #[test]
 fn planted_mistakes_of_compaction_are_found() {
     let cases = [Plant::DropLiveBody, Plant::IgnoreHeldViews, Plant::SkipCompactedSync];
     find_each(&cases);
 }
 
-/// Those of checkpoints, in what they write of expunges and properties.
+/// The plants of checkpoints, in what they write of expunges and properties.
 #[test]
 fn planted_mistakes_of_checkpoints_are_found() {
     find_each(&[Plant::LoseTombstone, Plant::KeepFloor, Plant::LoseProperty]);
@@ -858,7 +860,7 @@ fn find_each(cases: &[Plant]) {
     }
 }
 
-/// The checker is worth something only if it finds these.
+/// The checker is useful only if it finds these.
 #[test]
 fn planted_mistakes_are_found() {
     let planted = |plant| Workload { seed: 3, planted: Some(plant), ..HONEST };

@@ -1,8 +1,8 @@
-//! Damage that was found while the partition was open, and the turn of those who repair it.
+//! Damage found while the partition is open, and the mutual exclusion of repairs.
 //!
-//! Filled by reads, start and salvage; `server` tells it to the administrator, `verify` reports it.
-//! Shard-local, bounded. A segment with damage is *quarantined*: its file stays, whatever else
-//! of it is garbage, and the checkpoint's root names it.
+//! Filled by reads, start and salvage; `server` reports it to the administrator, `verify` lists it.
+//! Shard-local, bounded. A segment with damage is *quarantined*: its file stays, whatever else in
+//! it is garbage, and the checkpoint's root names it.
 
 use std::{
     cell::{Cell, Ref, RefCell},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{AccountId, MailboxId, Uid};
 
-/// Places of damage remembered; more are counted only.
+/// Places of damage remembered; further ones are only counted.
 const NOTES_MAX: usize = 1000;
 
 /// Whose bytes are damaged, as far as known.
@@ -39,14 +39,14 @@ pub struct Damage {
 #[derive(Default)]
 pub(super) struct Damages {
     notes: RefCell<Vec<Damage>>,
-    /// How many of them were told.
+    /// How many of them were reported.
     told: Cell<usize>,
     quarantined: RefCell<BTreeMap<u64, (String, StoreError)>>,
     repairing: Cell<bool>,
     ended: Signal,
 }
 
-/// The turn to read the whole log: one at a time, for the sake of memory.
+/// The right to read the whole log: one task at a time, to limit memory.
 pub(super) struct Turn<'a>(&'a Damages);
 
 impl Drop for Turn<'_> {
@@ -64,7 +64,7 @@ impl Damages {
         Turn(self)
     }
 
-    /// Remembers damage and quarantines its segment; other errors are none.
+    /// Records damage and quarantines its segment; ignores other errors.
     pub(super) fn note(&self, error: &StoreError, place: Place) {
         let StoreError::Corrupt { segment, offset, what } = error else { return };
         self.note_loss(Damage {
@@ -78,7 +78,7 @@ impl Damages {
         }
     }
 
-    /// As [`Damages::note`], for all that reading the log found.
+    /// As [`Damages::note`], for everything that reading the log found.
     pub(super) fn note_report(&self, report: &RecoveryReport) {
         for (segment, offset, what) in &report.damage {
             let (segment, what) = (segment.clone(), what.clone());
@@ -87,7 +87,7 @@ impl Damages {
         }
     }
 
-    /// The segment of this epoch stays as it is.
+    /// The segment of this epoch is kept unchanged.
     pub(super) fn quarantine(&self, epoch: u64, error: StoreError) {
         let name = match &error {
             StoreError::Corrupt { segment, .. } => segment.clone(),
@@ -96,7 +96,7 @@ impl Damages {
         self.quarantined.borrow_mut().entry(epoch).or_insert((name, error));
     }
 
-    /// Takes over from the last checkpoint's root which segments to keep.
+    /// Takes the list of segments to keep from the last checkpoint's root.
     pub(super) fn keep_quarantined(&self, epochs: &[u64]) {
         for epoch in epochs {
             let segment = segment_name(*epoch);
@@ -105,12 +105,12 @@ impl Damages {
         }
     }
 
-    /// Segments that are kept, by epoch: their names and what is wrong with them.
+    /// Segments that are kept, by epoch: their names and their damage.
     pub(super) fn quarantined(&self) -> Ref<'_, BTreeMap<u64, (String, StoreError)>> {
         self.quarantined.borrow()
     }
 
-    /// Remembers what is gone, wherever it was.
+    /// Records a loss at an unknown place.
     pub(super) fn note_loss(&self, damage: Damage) {
         let mut notes = self.notes.borrow_mut();
         let known = notes.iter().any(|other| {
@@ -132,7 +132,7 @@ impl Damages {
         !self.notes.borrow().is_empty()
     }
 
-    /// What was noted since the last call.
+    /// What was recorded since the last call.
     pub(super) fn news(&self) -> Vec<Damage> {
         let notes = self.notes.borrow();
         let from = self.told.replace(notes.len());

@@ -1,5 +1,5 @@
-//! Partitions as earlier versions wrote them, kept under tests/golden with a listing of what they
-//! hold: every later version must read the same from the same bytes.
+//! Partitions written by earlier versions, kept under tests/golden with a listing of their
+//! contents: every later version must read the same from the same bytes.
 //!
 //! `v1` holds a checkpoint with merged runs and, after it, one entry of every kind to be replayed; what it
 //! has in its spool moves to the queue.
@@ -50,7 +50,7 @@ async fn open(device: &MemoryDevice, simulation: &Simulation) -> Partition {
     partition
 }
 
-/// Waits until what format 1 kept in its spool is in the queue.
+/// Waits until the contents of format 1's spool are in the queue.
 async fn upgraded(partition: &Partition, simulation: &Simulation) {
     for _ in 0..100 {
         if partition.rooms.commits.standing.borrow().spool.is_empty() {
@@ -61,7 +61,7 @@ async fn upgraded(partition: &Partition, simulation: &Simulation) {
     panic!("the spool does not empty");
 }
 
-/// The listing of a folder, with what was in the spool as it is when it has moved.
+/// The listing of a folder, with the spool's contents in their new place.
 fn expected(folder: &Path) -> String {
     let listing = fs::read_to_string(folder.join(LISTING)).unwrap();
     let moved = |line: &str| {
@@ -98,7 +98,7 @@ async fn body(partition: &Partition, text: &str) -> StagedBody {
     writer.finish(format!("summary of {text}").into_bytes()).await.unwrap()
 }
 
-/// Bodies that are compressed: within their entry, in chunks, and in chunks of which one is not.
+/// Compressed bodies: within their entry, in chunks, and in chunks of which one is not compressed.
 async fn write_long_bodies(partition: &Partition) {
     let text = |len: usize| b"0123456789 abcdef\r\n".iter().copied().cycle().take(len);
     let noise = |len: u64| (0..len).map(|at| split_mix(at) as u8);
@@ -131,7 +131,8 @@ async fn messages(account: &Account, mailbox: MailboxId, claim_recent: bool) -> 
     view.current().unwrap().iter_from(0).copied().collect()
 }
 
-/// One of everything; done before and after the checkpoint, so that pages and replay both hold it.
+/// One entry of everything; done before and after the checkpoint, so that both pages and replay
+/// have it.
 async fn write_some_of_everything(partition: &Partition, round: u64) {
     let staged = body(partition, &format!("to both {round}")).await;
     let targets = vec![target(ALICE, &["$Junk"]), target(BOB, &[])];
@@ -147,7 +148,7 @@ async fn write_some_of_everything(partition: &Partition, round: u64) {
     let staged = body(partition, &format!("chunked {round}")).await.into_chunks().await.unwrap();
     let flags = Flags::DRAFT | Flags::SEEN;
     account.append(folder, staged, flags, &["own".to_owned()], Timestamp(-1)).await.unwrap();
-    // A claim is durable with the next page only: claim what the checkpoint will hold.
+    // A claim is durable only with the next page: make the claim that the checkpoint will hold.
     let all = messages(&account, inbox, round == 0).await;
     let uids: Vec<Uid> = all.iter().map(|message| message.uid).collect();
     account.copy(inbox, &all[..2], folder).await.unwrap();
@@ -276,13 +277,14 @@ fn check(folder: &str) {
         upgraded(&partition, &simulation).await;
         let expected = expected(&folder);
         assert_eq!(list(&partition).await, expected);
-        // Compaction moves all of it, and changes nothing.
+        // Compaction moves everything, and changes nothing.
         partition.checkpoint().await.unwrap();
         assert!(partition.compact().await.unwrap().segments_deleted > 0);
         partition.close().await.unwrap();
         let partition = open(&device, &simulation).await;
         assert_eq!(list(&partition).await, expected);
-        // And it goes on: the checkpoint is written by today's version, the rest is as it was.
+        // It can be changed: the checkpoint is written by the current version, the rest is
+        // unchanged.
         write_some_of_everything(&partition, 2).await;
         write_long_bodies(&partition).await;
         partition.close().await.unwrap();
@@ -290,8 +292,8 @@ fn check(folder: &str) {
     });
 }
 
-/// Opens a folder of format 1, upgrades it whole, and looks at what a power failure at every step of that
-/// leaves: the same as before.
+/// Opens a folder of format 1, upgrades it completely, and checks that a power failure at every
+/// step of the upgrade leaves the same contents.
 fn survive_upgrade(folder: &str) -> Result<(), String> {
     let folder = Path::new(FOLDERS).join(folder);
     let expected = expected(&folder);
@@ -301,7 +303,7 @@ fn survive_upgrade(folder: &str) -> Result<(), String> {
         let from = device.trace().borrow().len();
         let partition = open(&device, &simulation).await;
         upgraded(&partition, &simulation).await;
-        // Every account changes, so that each page is written anew.
+        // Every account changes, so that each page is rewritten.
         for id in [ALICE, BOB] {
             let account = partition.account(id).await.unwrap();
             for subscribed in [true, false] {
@@ -372,7 +374,7 @@ fn write_golden() {
         write_some_of_everything(&partition, 0).await;
         write_long_bodies(&partition).await;
         partition.checkpoint().await.unwrap();
-        // A segment of its own for what follows.
+        // A separate segment for the following entries.
         partition.close().await.unwrap();
         let partition = open(&device, &simulation).await;
         assert!(partition.compact().await.unwrap().bytes_rewritten > 0);

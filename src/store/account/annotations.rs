@@ -1,9 +1,10 @@
-//! The annotations of one mailbox: where their runs lie, and what has changed since they were written.
+//! The annotations of one mailbox: the locations of their runs, and the changes since those were
+//! written.
 //!
-//! Most messages have none: a mailbox without any costs nothing. Values are looked up on disk, so that
-//! memory holds only what no run has yet: as much as the log grows between two checkpoints. A newer run
-//! goes over an older one. What belongs to a message that was expunged is garbage, wherever it lies; runs
-//! are written anew when much of them is.
+//! Most messages have none: a mailbox without any costs nothing. Values are looked up on disk, so
+//! that memory holds only changes that no run has yet: as much as the log grows between two
+//! checkpoints. A newer run overrides an older one. Rows of expunged messages are garbage, wherever
+//! they are; runs are rewritten when much of them is garbage.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -16,9 +17,9 @@ use super::super::format::{
 };
 use crate::model::{Lsn, Uid};
 
-/// Bytes of runs that are joined with newer ones.
+/// Size up to which runs are merged with newer ones, bytes.
 const JOIN_BYTES_MAX: u32 = 1 << 20;
-/// Superfluous rows that are never worth writing all anew.
+/// Number of garbage rows that is never worth a rewrite.
 const GARBAGE_MIN: u64 = 1024;
 /// A row's place in a map, bytes.
 const ROW: usize = 64;
@@ -27,10 +28,10 @@ const ROW: usize = 64;
 pub(crate) struct MailboxAnnotations {
     /// Oldest first.
     runs: Vec<BlockRunRef>,
-    /// Published and in no run.
+    /// Published, but in no run.
     delta: Rows,
     delta_octets: usize,
-    /// Rows in runs that say nothing any more, about.
+    /// Garbage rows in runs (an estimate).
     garbage: u64,
 }
 
@@ -47,12 +48,12 @@ impl MailboxAnnotations {
         !self.delta.is_empty()
     }
 
-    /// Octets that no run has.
+    /// Octets that are in no run.
     pub(crate) fn changed_octets(&self) -> usize {
         self.delta_octets
     }
 
-    /// What has changed of the messages `uids` since the runs were written.
+    /// The changes of the messages `uids` since the runs were written.
     pub(crate) fn changes(&self, uids: RangeInclusive<Uid>) -> Rows {
         let places = (*uids.start(), 0)..=(*uids.end(), u32::MAX);
         self.delta.range(places).map(|(place, value)| (*place, value.clone())).collect()
@@ -62,7 +63,7 @@ impl MailboxAnnotations {
         self.runs.iter().any(|run| run.first <= uid && uid <= run.last)
     }
 
-    /// Carries out a durable change of the message `uid`.
+    /// Applies a durable change of the message `uid`.
     pub(crate) fn publish(&mut self, uid: Uid, values: &[(u32, Option<Bytes>)]) {
         self.garbage += if self.is_in_a_run(uid) { values.len() as u64 } else { 0 };
         for (number, value) in values {
@@ -82,7 +83,7 @@ impl MailboxAnnotations {
         self.runs.iter().map(|run| u64::from(run.rows)).sum()
     }
 
-    /// These messages were expunged, of `messages` in the mailbox.
+    /// These messages were expunged; `messages` remain in the mailbox.
     pub(crate) fn forget(&mut self, uids: &[Uid], messages: u32) {
         let live = self.rows().saturating_sub(self.garbage);
         let of_each = live.div_ceil(u64::from(messages.max(1))).max(1);
@@ -97,7 +98,7 @@ impl MailboxAnnotations {
         }
     }
 
-    /// Takes the first changes, of about `octets`, to be written to a run.
+    /// Takes the first changes, about `octets` of them, to be written to a run.
     pub(crate) fn take_changes(&mut self, octets: usize) -> Rows {
         let mut taken = Rows::new();
         let mut left = octets;
@@ -133,7 +134,8 @@ impl MailboxAnnotations {
         self.runs.iter().rev().take_while(small).count()
     }
 
-    /// `runs` were written, with the rows of the newest `joined` in them; which are of no use any more.
+    /// Records that `runs` were written and include the rows of the newest `joined`; returns the
+    /// runs no longer needed.
     pub(crate) fn add(&mut self, joined: usize, runs: Vec<BlockRunRef>) -> Vec<BlockRunRef> {
         let kept = self.runs.len().saturating_sub(joined);
         let replaced = self.runs.split_off(kept);
@@ -141,7 +143,7 @@ impl MailboxAnnotations {
         replaced
     }
 
-    /// Much of the runs says nothing any more, of a mailbox with so many `messages`.
+    /// Whether much of the runs is garbage, for a mailbox with `messages`.
     pub(crate) fn wants_rewrite(&self, messages: u32) -> bool {
         match messages {
             0 => !self.runs.is_empty(),
@@ -149,7 +151,7 @@ impl MailboxAnnotations {
         }
     }
 
-    /// All runs were written anew as `runs`, if they still are those in `older`.
+    /// Records that all runs were rewritten as `runs`, if they are still those in `older`.
     pub(crate) fn replace(
         &mut self,
         older: &[BlockRunRef],
@@ -162,18 +164,18 @@ impl MailboxAnnotations {
         std::mem::replace(&mut self.runs, runs)
     }
 
-    /// The run at `lsn` cannot be read: `rows` are what is known of it, under all changes.
+    /// The run at `lsn` cannot be read: `rows` are what is known of it, below all changes.
     pub(crate) fn give_up(&mut self, lsn: Lsn, rows: Rows) -> Option<BlockRunRef> {
         let at = self.runs.iter().position(|run| run.lsn == lsn)?;
         self.put_under(rows);
         Some(self.runs.remove(at))
     }
 
-    /// Appends what a page says of them.
+    /// Appends their part of an account page.
     pub(crate) fn put_page(&self, out: &mut Vec<u8>) {
         out.put_varint(self.garbage);
         out.put_varint(self.runs.len() as u64);
-        // They may overlap: each is told from the first UID on.
+        // They may overlap: each is encoded with its own first UID.
         self.runs.iter().for_each(|run| run.put(Uid(0), out));
     }
 
@@ -242,7 +244,7 @@ mod tests {
         assert!(annotations.add(0, runs.to_vec()).is_empty());
         assert_eq!([100, 400, 5000].map(|octets| annotations.to_join(octets)), [0, 2, 2]);
         assert_eq!(annotations.add(2, vec![run(40, 50, 9200, 1_000)]), runs[1..]);
-        // Two rows of each message: a third of them goes, then more than half.
+        // Two rows per message: a third of them becomes garbage, then more than half.
         annotations.forget(&(1..=3_000).map(Uid).collect::<Vec<_>>(), 9_100);
         assert!(!annotations.wants_rewrite(6_100) && annotations.wants_rewrite(0));
         annotations.forget(&(3_001..=5_500).map(Uid).collect::<Vec<_>>(), 6_100);

@@ -1,16 +1,16 @@
-//! How much mail an account has, and how much it may have.
+//! How much mail an account has, and its limits.
 //!
-//! Copies share their bodies, so a COPY of everything onto itself costs no disk; but each message has
-//! its place in the account's tables in memory, and a hundred copies of copies would fill it.
+//! Copies share their bodies, so a COPY of everything onto itself takes no disk; but each message
+//! takes memory in the account's tables, and a hundred copies of copies would fill it.
 //!
-//! Invariant: what is counted is what is published, so that the sums are those of STATUS. Changes
-//! that are staged come on top: at most what one batch of the log takes.
+//! Invariant: published messages are counted, so that the sums match STATUS. Staged changes come on
+//! top: at most as many as fit in one batch of the log.
 //!
 //! Owned by the account in memory; shard-local.
 
 use super::super::{error::StoreError, message::MailboxStatus};
 
-/// What an account may have.
+/// The limits of an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HoldingLimits {
     pub messages: u64,
@@ -32,13 +32,13 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// Sums up mailboxes.
+    /// Adds up mailboxes.
     pub(crate) fn of<'a>(mailboxes: impl Iterator<Item = &'a MailboxStatus>) -> Holding {
         mailboxes
             .fold(Holding::default(), |sum, status| sum.changed(&MailboxStatus::default(), status))
     }
 
-    /// With one mailbox changed from `before` to `after`.
+    /// The sums after one mailbox changed from `before` to `after`.
     pub(crate) fn changed(self, before: &MailboxStatus, after: &MailboxStatus) -> Holding {
         let count =
             |sum: u64, before: u64, after: u64| sum.saturating_add(after).saturating_sub(before);
@@ -48,7 +48,7 @@ impl Holding {
         }
     }
 
-    /// Whether `messages` of `octets` in all may come to it.
+    /// Whether `messages` with a total of `octets` may be added.
     ///
     /// # Errors
     /// [`StoreError::OverQuota`]

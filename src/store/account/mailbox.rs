@@ -1,8 +1,8 @@
-//! One mailbox in memory: published counters and messages, pending changes, and what has happened
-//! since its message table was last written to a run.
+//! One mailbox in memory: published counters and messages, pending changes, and the changes since
+//! its message table was last written to a run.
 //!
 //! Three layers, all shard-local and owned by the account's state:
-//! - *published*: `status`, `keywords` and, once somebody looks, `loaded` (the message table).
+//! - *published*: `status`, `keywords` and, once it is needed, `loaded` (the message table).
 //!   Deliveries need no table: they count and append to `delta`.
 //! - *pending*: next UID, keyword table and an overlay of flag changes and expunges that are in the
 //!   log's buffer but not yet durable. Decisions (UNCHANGEDSINCE, who is deleted) are made on it.
@@ -31,29 +31,29 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// A message as pending changes leave it.
+/// The state of a message including pending changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PendingState {
     pub flags: FlagSet,
     pub mod_seq: ModSeq,
 }
 
-/// What is staged but not yet durable.
+/// Changes that are staged but not yet durable.
 struct Pending {
     uid_next: Uid,
     keywords: Rc<Vec<String>>,
-    /// Latest staged change per UID with its entry's LSN; `None` stands for expunged.
+    /// Latest staged change per UID with its entry's LSN; `None` means expunged.
     overlay: BTreeMap<Uid, (Lsn, Option<PendingState>)>,
 }
 
 pub(crate) struct Mailbox {
-    /// The effect that made this mailbox is durable.
+    /// Whether the effect that created this mailbox is durable.
     pub live: bool,
     pub status: MailboxStatus,
     pub keywords: Rc<Vec<String>>,
     /// First UID whose `\Recent` no session has claimed.
     pub recent_from: Uid,
-    /// The message table, if in memory. Never dropped alone: it goes with the account.
+    /// The message table, if in memory. Never dropped alone, only with the account.
     pub loaded: Option<Rc<Published>>,
     /// Runs on disk, oldest first; with [`Mailbox::changes`] on top they are the table.
     pub runs: Vec<RunRef>,
@@ -63,11 +63,11 @@ pub(crate) struct Mailbox {
     captured: Option<Rc<Delta>>,
     /// Where the cards of its messages lie.
     pub cards: MailboxCards,
-    /// Values beside its messages; `None` without any.
+    /// The annotations of its messages; `None` if there are none.
     pub annotations: Option<Box<MailboxAnnotations>>,
-    /// What was expunged; in memory together with the message table.
+    /// The expunged messages; in memory together with the message table.
     pub tombstones: Tombstones,
-    /// First UID that no run can hold: what is expunged and forgotten from here on needs no record.
+    /// First UID that no run can hold: expunges of later ones that are forgotten need no record.
     unstored_from: Uid,
     pending: Pending,
     /// Sessions waiting in `MailboxView::changed`.
@@ -113,7 +113,7 @@ impl Mailbox {
 
     // --- pending ---
 
-    /// Takes the next UID; `None` when the mailbox has used them all up.
+    /// Takes the next UID; `None` if the mailbox has used all of them.
     pub(crate) fn allocate_uid(&mut self) -> Option<Uid> {
         let uid = self.pending.uid_next;
         self.pending.uid_next = Uid(uid.0.checked_add(1)?);
@@ -144,7 +144,7 @@ impl Mailbox {
         self.pending.keywords.iter().position(|other| other.eq_ignore_ascii_case(name))
     }
 
-    /// The published message `uid` as pending changes leave it; needs the table loaded.
+    /// The published message `uid` including pending changes; needs the table loaded.
     pub(crate) fn pending_state(&self, uid: Uid) -> Option<PendingState> {
         if let Some((_, state)) = self.pending.overlay.get(&uid)
             && !planted(Plant::StaleUnchangedSince)
@@ -176,12 +176,12 @@ impl Mailbox {
         })
     }
 
-    /// False only if no message can be `\Deleted` in pending state: spares a scan.
+    /// False only if no message can be `\Deleted` in pending state: saves a scan.
     pub(crate) fn may_have_deleted(&self) -> bool {
         self.status.deleted > 0 || !self.pending.overlay.is_empty()
     }
 
-    /// Records a change of this mailbox's messages that was appended at `lsn`.
+    /// Records a change of this mailbox's messages appended at `lsn`.
     pub(crate) fn stage(&mut self, lsn: Lsn, effect: &Effect) {
         match effect {
             Effect::Message { message, .. } => {
@@ -218,7 +218,7 @@ impl Mailbox {
 
     // --- published ---
 
-    /// Carries out a durable change of this mailbox's messages, appended at `lsn`.
+    /// Applies a durable change of this mailbox's messages, appended at `lsn`.
     pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect) {
         match effect {
             Effect::Message { message, .. } => self.publish_message(*message),
@@ -241,7 +241,7 @@ impl Mailbox {
                 if Rc::ptr_eq(&self.keywords, &self.pending.keywords)
                     || *self.keywords == *self.pending.keywords
                 {
-                    // Nothing pending: share one table again.
+                    // Nothing is pending: share one table again.
                     self.pending.keywords = self.keywords.clone();
                 }
             }
@@ -254,7 +254,7 @@ impl Mailbox {
         self.show();
     }
 
-    /// Brings the shared snapshot's status and keywords up to date and tells it apart.
+    /// Updates the shared snapshot's status and keywords, with a new generation.
     fn show(&mut self) {
         if let Some(loaded) = &mut self.loaded {
             let published = Rc::make_mut(loaded);
@@ -272,7 +272,7 @@ impl Mailbox {
 
     fn publish_message(&mut self, message: Message) {
         self.raise_mod_seq(message.mod_seq);
-        // UIDs ascend in the log; one that does not is a repetition, and not a second message.
+        // UIDs ascend in the log; one that does not is a repetition, not a second message.
         if message.uid < self.status.uid_next {
             return;
         }
@@ -332,7 +332,7 @@ impl Mailbox {
     pub(crate) fn trim_tombstones(&mut self, limits: TombstoneLimits) {
         let (delta, unstored_from) = (&mut self.delta, self.unstored_from);
         self.tombstones.trim(limits, self.status.messages, |uid| {
-            // Came and went since the last run: no run knows it.
+            // Came and went since the last run: no run has it.
             if uid >= unstored_from {
                 delta.remove(&uid);
             }
@@ -400,8 +400,8 @@ impl Mailbox {
         first
     }
 
-    /// Goes on with higher numbers; see [`super::state::AccountState::skip_numbers`]. What was
-    /// expunged may be among what is lost.
+    /// Skips to higher numbers; see [`super::state::AccountState::skip_numbers`]. The lost effects
+    /// may include expunges.
     pub(crate) fn skip_numbers(&mut self, uids: u32, mod_seq: ModSeq) {
         let next = Uid(self.status.uid_next.0.saturating_add(uids));
         self.status.uid_next = next;
@@ -413,9 +413,9 @@ impl Mailbox {
         self.show();
     }
 
-    /// Takes `messages` (ascending by UID) for the whole table, after damage: counters are counted
-    /// anew and the next checkpoint writes all of it. UIDs up to `highest` are taken. Of expunges
-    /// nothing is known then.
+    /// Replaces the whole table by `messages` (ascending by UID) after damage: counters are
+    /// recounted and the next checkpoint writes all of it. UIDs up to `highest` are used. Nothing
+    /// is known of expunges then.
     pub(crate) fn replace_table(&mut self, messages: impl Iterator<Item = Message>, highest: Uid) {
         let status = &mut self.status;
         (status.messages, status.recent, status.unseen) = (0, 0, 0);
@@ -444,7 +444,7 @@ impl Mailbox {
         self.show();
     }
 
-    /// After [`Mailbox::replace_table`]: what was expunged above `floor` is known after all.
+    /// After [`Mailbox::replace_table`]: restores the known expunges above `floor`.
     pub(crate) fn restore_tombstones(&mut self, floor: ModSeq, known: &[Tombstone]) {
         self.tombstones = Tombstones::stored(floor, 0);
         for (mod_seq, uid) in known.iter().filter(|(mod_seq, _)| *mod_seq > floor) {
@@ -551,7 +551,7 @@ mod tests {
         assert_eq!(mailbox.snapshot().unwrap().status(), expected);
         assert_eq!(mailbox.claim_recent(), Uid(1));
         assert_eq!((mailbox.status.recent, mailbox.claim_recent()), (0, Uid(4)));
-        // 8 and 9 never were: no run needs to hear of them.
+        // 8 and 9 never existed in runs: no run needs a record of them.
         assert_eq!(mailbox.delta.keys().map(|uid| uid.0).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(mailbox.tombstones.since(ModSeq(5)), [Uid(3)]);
         assert_eq!(mailbox.tombstones.since(ModSeq(6)), []);

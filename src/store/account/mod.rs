@@ -1,8 +1,8 @@
 //! One account in memory: its names, its mailboxes, their messages; pending and published.
 //!
-//! Owns what is true of the account, and how its page and its tables are made of that and read back.
-//! Does no I/O and never waits: the rooms above append the entries, and call `stage` and `publish`.
-//! Knows `format` and the values.
+//! Owns the account's state, and the encoding and decoding of its page and tables. Does no I/O and
+//! never waits: the rooms above append the entries, and call `stage` and `publish`. Knows `format`
+//! and the values.
 
 pub(crate) mod annotations;
 pub(crate) mod cards;

@@ -1,9 +1,9 @@
 //! The names of an account's mailboxes: rules, hierarchy, subscriptions, counters for new ids.
 //!
 //! Names are UTF-8 paths with '/' between levels (the IMAP service translates modified UTF-7).
-//! INBOX is case-insensitive and always there (RFC 3501 5.1). A level above a mailbox that is no
-//! mailbox itself, its own having been deleted, is a `\Noselect` name (RFC 3501 6.3.4): it is kept
-//! nowhere, the names below tell of it, and it goes with the last of them. An account keeps two of these, one
+//! INBOX is case-insensitive and always exists (RFC 3501 5.1). A level above a mailbox whose own
+//! mailbox was deleted is a `\Noselect` name (RFC 3501 6.3.4): it is not stored, but follows from
+//! the names below it, and disappears with the last of them. An account keeps two namespaces, one
 //! pending and one published; both change by the same effects.
 
 use std::{
@@ -27,7 +27,7 @@ pub struct MailboxInfo {
     pub uid_validity: UidValidity,
 }
 
-/// Which names [`crate::store::Account::names_after`] tells.
+/// Which names [`crate::store::Account::names_after`] returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Names {
     Existing,
@@ -37,7 +37,8 @@ pub enum Names {
 
 /// Levels a name may have.
 const DEPTH_MAX: usize = 32;
-/// Subscriptions an account may hold; they need not name mailboxes, so the mailbox limit is none.
+/// Subscriptions an account may hold; they need not name mailboxes, so the mailbox limit does not
+/// apply.
 const SUBSCRIPTIONS_MAX: usize = 10_000;
 
 const INBOX: &str = "INBOX";
@@ -55,13 +56,13 @@ pub(crate) struct Namespace {
     by_name: BTreeMap<Rc<str>, MailboxId>,
     by_id: BTreeMap<MailboxId, Entry>,
     pub subscriptions: BTreeSet<String>,
-    /// Next numbers to give out: both only grow, whatever is deleted.
+    /// Next numbers to allocate: both only grow, whatever is deleted.
     pub next_mailbox: u32,
     pub next_uid_validity: u32,
 }
 
-/// `name` as it is kept: INBOX in capitals (also as the first level of a path), no trailing '/'
-/// (with which a client announces that it will create children, RFC 3501 6.3.3).
+/// The stored form of `name`: INBOX in capitals (also as the first level of a path), without a
+/// trailing '/' (with which a client announces that it will create children, RFC 3501 6.3.3).
 pub(crate) fn normalise(name: &str) -> String {
     let name = name.strip_suffix('/').unwrap_or(name);
     match name.split_once('/') {
@@ -71,7 +72,7 @@ pub(crate) fn normalise(name: &str) -> String {
     }
 }
 
-/// Refuses names that a mailbox must not get. `name` is normalised; `name_max` in octets.
+/// Refuses names that are invalid for a mailbox. `name` is normalised; `name_max` in octets.
 fn validate(name: &str, name_max: usize) -> Result<(), StoreError> {
     if name.len() > name_max {
         return Err(StoreError::Limit("mailbox name length"));
@@ -88,7 +89,7 @@ fn validate(name: &str, name_max: usize) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What renaming a mailbox comes to.
+/// The changes that rename a mailbox.
 pub(crate) struct Renaming {
     /// Mailboxes to create first.
     pub superiors: Vec<NewMailbox>,
@@ -96,7 +97,7 @@ pub(crate) struct Renaming {
     pub renames: Vec<(MailboxId, String)>,
 }
 
-/// Limits that creating and renaming obey.
+/// Limits for creating and renaming.
 #[derive(Clone, Copy)]
 pub(crate) struct NameLimits {
     pub name_max: usize,
@@ -111,7 +112,7 @@ impl Namespace {
         inbox.into_iter().chain(others).filter_map(|id| self.info(id)).collect()
     }
 
-    /// The next `count` names in their order after `after`: of mailboxes, of subscriptions, or both.
+    /// The next `count` names in order after `after`: of mailboxes, of subscriptions, or both.
     pub(crate) fn names_after(
         &self,
         after: Option<&str>,
@@ -140,7 +141,7 @@ impl Namespace {
         names
     }
 
-    /// A mailbox lies below `name`.
+    /// Whether a mailbox is below `name`.
     pub(crate) fn has_children(&self, name: &str) -> bool {
         let prefix = format!("{name}/");
         let below = (Bound::Included(prefix.as_str()), Bound::Unbounded);
@@ -148,7 +149,7 @@ impl Namespace {
         first.is_some_and(|(name, _)| name.starts_with(&prefix))
     }
 
-    /// A name subscribed to lies below `name`.
+    /// Whether a subscribed name is below `name`.
     pub(crate) fn has_subscribed_below(&self, name: &str) -> bool {
         let prefix = format!("{name}/");
         let below = (Bound::Included(prefix.as_str()), Bound::Unbounded);
@@ -170,7 +171,7 @@ impl Namespace {
         self.by_id.contains_key(&id)
     }
 
-    /// `name` in any spelling of INBOX.
+    /// Finds `name`, with any spelling of INBOX.
     pub(crate) fn find(&self, name: &str) -> Option<MailboxId> {
         match self.by_name.get(name) {
             Some(id) => Some(*id),
@@ -217,7 +218,7 @@ impl Namespace {
         Ok(new)
     }
 
-    /// A `\Noselect` level is there already: what was deleted does not come back by a child.
+    /// An existing `\Noselect` level is left alone: creating a child does not recreate it.
     fn missing_superiors(&self, name: &str) -> Vec<NewMailbox> {
         let mut new = Vec::new();
         for (at, _) in name.match_indices('/') {
@@ -257,8 +258,9 @@ impl Namespace {
         Ok(id)
     }
 
-    /// Not for INBOX, whose renaming moves messages instead. Renaming a `\Noselect` name renames what
-    /// is below. None can be the target: its children and the source's could have the same names.
+    /// Not for INBOX, whose renaming moves messages instead. Renaming a `\Noselect` name renames
+    /// everything below it. It cannot be the target: its children and the source's could have the
+    /// same names.
     pub(crate) fn plan_rename(
         &self,
         source: &str,
@@ -298,7 +300,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Carries out `effect` if it concerns names.
+    /// Applies `effect` if it concerns names.
     pub(crate) fn apply(&mut self, effect: &Effect) {
         match effect {
             Effect::Account { mailboxes, .. } => {
@@ -346,7 +348,7 @@ impl Namespace {
         self.next_uid_validity = self.next_uid_validity.max(next_validity);
     }
 
-    /// Octets of all names, as an account's page has them.
+    /// Octets of all names, as in an account's page.
     pub(crate) fn octets(&self) -> usize {
         let names: usize = self.by_name.keys().map(|name| name.len()).sum();
         names + self.subscriptions.iter().map(String::len).sum::<usize>()
@@ -366,8 +368,8 @@ impl Namespace {
 }
 
 /// The first mailboxes of a new account: INBOX and `defaults`, numbered from INBOX's 1.
-/// `uid_validity` seeds the account's counter: the time, so that an account made anew after a lost
-/// data directory does not meet clients' caches of the old one.
+/// `uid_validity` seeds the account's counter: the time, so that an account recreated after a lost
+/// data directory does not match clients' caches of the old one.
 pub(crate) fn first_mailboxes(
     uid_validity: UidValidity,
     defaults: &[(String, SpecialUse)],
@@ -444,7 +446,7 @@ mod tests {
         assert_eq!(namespace.find("iNbOx/Lists"), namespace.find("INBOX/Lists"));
     }
 
-    /// LIST goes through the names by pieces: nothing is left out or told twice, however cut.
+    /// LIST walks the names in pieces: none is left out or repeated, however it is cut.
     #[test]
     fn names_come_by_pieces() {
         let mut namespace = namespace(&["A/b/c", "A-x", "Z"]);
@@ -491,7 +493,7 @@ mod tests {
         for (source, target) in [("X", "X/deeper"), ("none", "N"), ("X", "Ab"), ("X", "inbox")] {
             assert!(rename(&mut namespace, source, target).is_err(), "{source} {target}");
         }
-        // Below its own old name is fine once it is another mailbox's.
+        // Below its own old name is allowed once another mailbox has that name.
         rename(&mut namespace, "Ab", "Abc").unwrap();
     }
 
@@ -524,14 +526,14 @@ mod tests {
             let refused = delete(&mut namespace, name);
             assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "{name}");
         }
-        // Neither a new child nor a renamed one brings it back; CREATE does, as a new mailbox.
+        // Neither a new child nor a renamed one recreates it; CREATE does, as a new mailbox.
         create(&mut namespace, "A/d").unwrap();
         rename(&mut namespace, "A/d", "A/b/e").unwrap();
         assert_eq!(names(&namespace), ["INBOX", "A/b/c", "A/b/e"]);
         create(&mut namespace, "A").unwrap();
         let second = namespace.info(namespace.find("A").unwrap()).unwrap();
         assert!(second.id > first.id && second.uid_validity > first.uid_validity);
-        // It is gone with its last child.
+        // It disappears with its last child.
         for name in ["A/b/c", "A/b/e"] {
             delete(&mut namespace, name).unwrap();
         }
@@ -545,7 +547,7 @@ mod tests {
         for name in ["A", "T"] {
             delete(&mut namespace, name).unwrap();
         }
-        // What is below T would get between.
+        // The names below T would conflict.
         for source in ["A", "F", "T/b"] {
             let refused = rename(&mut namespace, source, "T");
             assert!(matches!(refused, Err(StoreError::MailboxExists)), "{source}");

@@ -1,8 +1,8 @@
 //! Account pages: the published state of an account as a checkpoint writes it, one log entry each.
 //!
-//! A directory page (`root`) leads here, and from here runs to the mailboxes' messages. Pure encoding;
-//! `checkpoint` decides when, `paging` reads back. Fields may be added at the end of each record and of
-//! the page: readers ignore what follows what they know.
+//! A directory page (`root`) names it, and it names the runs with the mailboxes' messages. Pure
+//! encoding; `checkpoint` decides when, `paging` reads back. Fields may be added at the end of each
+//! record and of the page: readers ignore bytes after the fields that they know.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -32,7 +32,7 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// Bit of a mailbox's page flags: the account is subscribed to its name.
+/// Bit of a mailbox's page flags: the account is subscribed to the mailbox's name.
 const SUBSCRIBED: u8 = 1;
 
 /// Encodes the published state of an account, in version 2. Its mailboxes' deltas must be in their
@@ -72,7 +72,7 @@ pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
         put_mailbox_state(&mut record, state.mailboxes.get(&id).unwrap_or(&empty));
         out.put_bytes(&record);
     }
-    // Subscriptions are kept normalised, as names are: what `find` finds is told above.
+    // Subscriptions are stored normalised, like names: those that `find` finds are encoded above.
     let names = &state.names;
     let others = names.subscriptions.iter().filter(|name| names.find(name).is_none());
     let subscriptions: Vec<&String> = others.collect();
@@ -91,7 +91,7 @@ pub(crate) fn encode_account(state: &AccountState) -> Vec<u8> {
     out
 }
 
-/// Appends the cards of the mailboxes that have some.
+/// Appends the cards of mailboxes that have any.
 fn put_cards(out: &mut Vec<u8>, state: &AccountState) {
     let with = || state.mailboxes.iter().filter(|(_, mailbox)| mailbox.cards.next() > Uid(1));
     out.put_varint(with().count() as u64);
@@ -103,7 +103,7 @@ fn put_cards(out: &mut Vec<u8>, state: &AccountState) {
     }
 }
 
-/// Appends where the annotations of mailboxes lie that have some.
+/// Appends the locations of annotations of mailboxes that have any.
 fn put_annotations(out: &mut Vec<u8>, state: &AccountState) {
     let all = state.mailboxes.iter();
     let all = all.filter_map(|(id, mailbox)| Some((id, mailbox.annotations.as_ref()?)));
@@ -142,8 +142,8 @@ fn put_mailbox_state(out: &mut Vec<u8>, mailbox: &Mailbox) {
     out.put_varint(u64::from(mailbox.tombstones.count()));
 }
 
-/// Reads a record by `read`. From version 2 on its length stands before it, and what a later version
-/// added to it is passed over.
+/// Reads a record with `read`. From version 2 on its length comes first, and fields that a later
+/// version added are skipped.
 fn record<'a, T>(
     version: u8,
     reader: &mut Reader<'a>,
@@ -212,7 +212,7 @@ pub(crate) fn decode_account(version: u8, lsn: Lsn, payload: &[u8]) -> Decoded<A
             mailbox.cards = cards;
         }
     }
-    // Nor before annotations.
+    // Nor do those from before annotations.
     let count =
         if reader.is_empty() { 0 } else { reader.count(4, "mailboxes with annotations")? };
     for _ in 0..count {
@@ -253,7 +253,7 @@ fn read_mailbox_state(version: u8, reader: &mut Reader<'_>, info: &NewMailbox) -
         })
         .collect::<Decoded<_>>()?;
     let tombstones = match version {
-        // Its runs do not tell when a message was expunged.
+        // Its runs do not have the mod-sequences of expunges.
         1 => Tombstones::stored(status.highest_mod_seq, 0),
         _ => {
             let floor = ModSeq(reader.varint("floor")?);

@@ -1,10 +1,10 @@
 //! Opaque values of an account and its mailboxes (ACLs, quota, metadata, each user's `\Seen`):
-//! published, and with what is staged.
+//! published, and with staged changes.
 //!
-//! Owned by the account's state. What a value means is for who sets it.
+//! Owned by the account's state. Only the caller that sets a value knows its meaning.
 //!
-//! Invariant: numbers and octets in `pending` are those of the published properties with the overlay
-//! on top, so that a limit is checked without looking at all of them.
+//! Invariant: numbers and octets in `pending` are those of the published properties with the
+//! overlay applied, so that a limit is checked without walking all of them.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -19,8 +19,8 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// How many properties an account may have, and how many octets of keys and values in all. They are in
-/// its page, one entry of the log, with all names.
+/// How many properties an account may have, and how many octets of keys and values in total. They
+/// are in its page, one entry of the log, together with all names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PropertyLimits {
     pub number: usize,
@@ -41,7 +41,7 @@ impl Default for PropertyLimits {
 /// Changes of several properties; `None` removes.
 pub(crate) type PropertyChanges = BTreeMap<PropertyKey, Option<Vec<u8>>>;
 
-/// What properties add up to.
+/// Sums over properties.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Size {
     number: usize,
@@ -63,13 +63,13 @@ impl Size {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Properties {
     published: BTreeMap<PropertyKey, Vec<u8>>,
-    /// The latest staged change of each key, with its entry's LSN; `None` stands for removed.
+    /// The latest staged change of each key, with its entry's LSN; `None` means removed.
     overlay: BTreeMap<PropertyKey, (Lsn, Option<Vec<u8>>)>,
     pending: Size,
 }
 
 impl Properties {
-    /// Of a page.
+    /// The properties read from a page.
     pub(crate) fn stored(published: BTreeMap<PropertyKey, Vec<u8>>) -> Properties {
         let mut pending = Size::default();
         published.iter().for_each(|(key, value)| pending.add(key, value));
@@ -80,7 +80,7 @@ impl Properties {
         &self.published
     }
 
-    /// Published ones of this kind and mailbox, by key.
+    /// Published properties of this kind and mailbox, by key.
     pub(crate) fn of(
         &self,
         kind: PropertyKind,
@@ -102,7 +102,7 @@ impl Properties {
     /// Those of `changes` that change pending state.
     ///
     /// # Errors
-    /// `Limit` if there would be too many, and more than there are.
+    /// `Limit` if there would be too many, and more than now.
     pub(crate) fn plan(
         &self,
         mut changes: PropertyChanges,
@@ -123,7 +123,7 @@ impl Properties {
         Ok(changes)
     }
 
-    /// Records a change that was appended at `lsn`.
+    /// Records a change appended at `lsn`.
     pub(crate) fn stage(&mut self, lsn: Lsn, key: &PropertyKey, value: Option<&Vec<u8>>) {
         if let Some(before) = self.pending(key).cloned() {
             self.pending.remove(key, &before);
@@ -135,7 +135,7 @@ impl Properties {
         self.overlay.insert(key.clone(), (lsn, value.cloned()));
     }
 
-    /// Carries out a durable change, appended at `lsn`.
+    /// Applies a durable change, appended at `lsn`.
     pub(crate) fn publish(&mut self, lsn: Lsn, key: &PropertyKey, value: Option<&Vec<u8>>) {
         self.set(key, value);
         if self.overlay.get(key).is_some_and(|(staged, _)| *staged == lsn) {
@@ -204,7 +204,8 @@ mod tests {
     }
 
     proptest! {
-        /// Changes that are staged now and published later, against plain maps of both states.
+        /// Changes that are staged now and published later, compared with plain maps of both
+        /// states.
         #[test]
         fn both_states_are_the_models(
             steps in vec((vec((0u32..3, 0u8..3, proptest::option::of(0usize..12)), 0..4), 0usize..4,
@@ -269,7 +270,7 @@ mod tests {
             let changes = [(key(0, name), len.map(|len| vec![1; len]))];
             properties.plan(changes.into(), LIMITS).map(|changes| changes.len())
         };
-        // (key, length or removal, whether it may be)
+        // (key, length or removal, whether it is allowed)
         const CASES: &[(u8, Option<usize>, bool)] = &[
             (0, None, true),
             (0, Some(8), true),

@@ -1,12 +1,13 @@
-//! A mailbox's message table on disk, as a log-structured merge would keep it.
+//! A mailbox's message table on disk, as a log-structured merge tree.
 //!
-//! A checkpoint never rewrites a folder for one delivery: it appends what changed since the last
-//! one as a run, joined with the newest runs while these are no larger (so their number stays
-//! logarithmic), and rewrites a folder whole only when its runs hold twice as many records as there are
-//! messages and tombstones above the mailbox's floor. Reading applies runs oldest to newest.
+//! A checkpoint never rewrites a folder for one delivery: it appends the changes since the last one
+//! as a run, merged with the newest runs while these are no larger (so their number stays
+//! logarithmic), and rewrites a folder as a whole only if its runs hold twice as many records as
+//! there are messages and tombstones above the mailbox's floor. Reading applies runs oldest to
+//! newest.
 //!
 //! Since UIDs ascend in time, a run's new messages come after those of every older run. A tombstone
-//! below the floor is of use only as long as an older run may hold its message.
+//! below the floor is needed only as long as an older run may hold its message.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -25,10 +26,10 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// Superfluous records that are never worth a rewrite.
+/// Number of garbage records that is never worth a rewrite.
 pub(crate) const RUN_GARBAGE_MIN: usize = 1024;
 
-/// How many of the newest `runs` to join with a delta of `delta` records.
+/// How many of the newest `runs` to merge with a delta of `delta` records.
 pub(crate) fn runs_to_merge(runs: &[RunRef], delta: usize) -> usize {
     let mut records = delta;
     let mut count = 0;
@@ -43,8 +44,8 @@ pub(crate) fn runs_to_merge(runs: &[RunRef], delta: usize) -> usize {
     count
 }
 
-/// True when the runs hold so much of no use that writing the folder anew is cheaper in the end:
-/// at least as many records are garbage as `live` (messages and tombstones), so the work is paid for by
+/// Whether the runs hold so much garbage that rewriting the folder is cheaper in the end: at least
+/// as many records are garbage as `live` (messages and tombstones), so the work is amortized over
 /// past changes.
 pub(crate) fn wants_rewrite(runs: &[RunRef], live: usize, garbage_min: usize) -> bool {
     let records: usize = runs.iter().map(|run| run.records as usize).sum();
@@ -71,7 +72,7 @@ impl Merger {
             (Some(RunRecord::Put(message)), RunRecord::Flags { flags, mod_seq }) => {
                 (message.flags, message.mod_seq) = (flags, mod_seq);
             }
-            // The message begins and ends within these runs: no other knows it.
+            // The message begins and ends within these runs: no other run has it.
             (Some(RunRecord::Put(_)), RunRecord::Expunged { mod_seq })
                 if mod_seq <= self.floor || planted(Plant::LoseTombstone) =>
             {
@@ -105,7 +106,7 @@ pub(crate) fn merge_over(
     merger.finish(all).collect()
 }
 
-/// Records of `tombstones`, which come in the order of their expunging, ascending by UID.
+/// Records of `tombstones`, which are in the order of their expunges, ascending by UID.
 pub(crate) fn tombstone_records(
     tombstones: impl Iterator<Item = Tombstone>,
 ) -> Vec<(Uid, RunRecord)> {
@@ -115,14 +116,14 @@ pub(crate) fn tombstone_records(
     records
 }
 
-/// Builds a message table from runs and the delta on top, fed oldest first. One run costs what it
-/// holds, not what the table holds: a caller that yields between runs never computes for long.
+/// Builds a message table from runs and then the delta, oldest first. The cost of one run depends
+/// on its size, not on the table's: a caller that yields between runs never computes for long.
 #[derive(Default)]
 pub(crate) struct TableBuilder {
     table: MessageTable,
     /// Highest UID seen, expunged ones included.
     last: Option<Uid>,
-    /// As they come, those below the floor too.
+    /// In order of arrival, those below the floor included.
     tombstones: Vec<Tombstone>,
 }
 
@@ -168,7 +169,8 @@ mod tests {
     };
     use proptest::{collection::vec, prelude::*};
 
-    /// One mailbox through any changes and checkpoints, as `checkpoint` writes it and `paging` reads it.
+    /// One mailbox through arbitrary changes and checkpoints, as `checkpoint` writes it and
+    /// `paging` reads it.
     struct Disk {
         runs: Vec<Vec<(Uid, RunRecord)>>,
         written: usize,
@@ -209,8 +211,8 @@ mod tests {
     const GARBAGE_MIN: usize = 20;
 
     proptest! {
-        /// Any sequence of checkpoints leaves runs that read back as the messages themselves and what
-        /// was expunged above the floor, few in number, bounded in garbage, and not written too often.
+        /// Any sequence of checkpoints leaves runs that read back as the messages and the expunges
+        /// above the floor, few in number, with bounded garbage and bounded rewriting.
         #[test]
         fn runs_are_the_table(
             steps in vec((0u32..60, 0u32..40, 0u32..40, any::<u32>()), 1..40),
@@ -270,8 +272,8 @@ mod tests {
                 prop_assert_eq!(again.install(found), Ok(()));
                 prop_assert_eq!(&again, &tombstones);
                 prop_assert!(disk.runs.len() <= 18);
-                // Each record is joined a logarithmic number of times, and written anew once for
-                // as many that were of no use.
+                // Each record is merged a logarithmic number of times, and rewritten once per
+                // equally many garbage records.
                 prop_assert!(disk.written <= 16 * (changes + GARBAGE_MIN));
             }
         }

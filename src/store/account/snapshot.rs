@@ -1,9 +1,9 @@
-//! The published messages of a mailbox as a persistent vector: what every session's view shares.
+//! The published messages of a mailbox as a persistent vector, shared by every session's view.
 //!
-//! Messages lie in chunks of at most [`CHUNK_MAX`], ascending by UID; a snapshot is a vector of
-//! counted pointers to chunks. Publishing changes in place what no session holds and copies only
-//! the chunk concerned otherwise, so one delivery into a mailbox of 200,000 messages with an open
-//! view costs microseconds, and `difference` skips the chunks both sides share.
+//! Messages are in chunks of at most [`CHUNK_MAX`], ascending by UID; a snapshot is a vector of
+//! counted pointers to chunks. Publishing changes in place what no session holds and otherwise
+//! copies only the affected chunk, so one delivery into a mailbox of 200,000 messages with an open
+//! view costs microseconds, and `difference` skips the chunks that both sides share.
 //!
 //! Shard-local. A snapshot never changes once a session holds it.
 
@@ -12,9 +12,9 @@ use std::rc::Rc;
 use super::super::message::{MailboxStatus, Message};
 use crate::model::{FlagSet, ModSeq, Uid};
 
-/// Messages in a chunk: what a change copies while a session holds the old state (20 KiB).
+/// Messages in a chunk: the amount a change copies while a session holds the old state (20 KiB).
 const CHUNK_MAX: usize = 256;
-/// A chunk that shrinks below this is joined with a neighbour if both fit in one.
+/// A chunk that shrinks below this is merged with a neighbour if both fit in one.
 const CHUNK_MIN: usize = CHUNK_MAX / 4;
 
 type Chunk = Vec<Message>;
@@ -89,7 +89,7 @@ impl MessageTable {
         self.len += 1;
     }
 
-    /// Sets flags and mod-sequence; answers the flags before, `None` if there is no such message.
+    /// Sets flags and mod-sequence; returns the old flags, `None` if there is no such message.
     pub(crate) fn set_flags(
         &mut self,
         uid: Uid,
@@ -107,7 +107,7 @@ impl MessageTable {
     pub(crate) fn remove(&mut self, uids: &[Uid], mut removed: impl FnMut(&Message)) {
         let mut first_changed = self.chunks.len();
         let mut rest = uids;
-        // Chunks before this one are done with; they may be empty by now, so no search may see them.
+        // Chunks before this one are finished; they may be empty by now, so no search may use them.
         let mut chunk = 0;
         while let Some(&uid) = rest.first() {
             let ahead = &self.chunks[chunk..];
@@ -132,7 +132,7 @@ impl MessageTable {
         self.settle(first_changed);
     }
 
-    /// After removals from chunk `first` on: joins or drops small chunks, renumbers.
+    /// After removals from chunk `first` on: merges or drops small chunks, renumbers.
     fn settle(&mut self, first: usize) {
         if first >= self.chunks.len() {
             return;
@@ -163,13 +163,13 @@ impl MessageTable {
     }
 }
 
-/// What a [`Snapshot`] shares.
+/// The shared part of a [`Snapshot`].
 #[derive(Clone, Default)]
 pub(crate) struct Published {
     pub table: MessageTable,
     pub keywords: Rc<Vec<String>>,
     pub status: MailboxStatus,
-    /// Raised by every publication; what `MailboxView::changed` compares.
+    /// Incremented by every publication; compared by `MailboxView::changed`.
     pub generation: u64,
 }
 
@@ -277,7 +277,7 @@ impl<'a> Cursor<'a> {
         self.table.chunks.get(self.chunk)?.get(self.offset)
     }
 
-    /// The chunk ahead if none of it was walked yet.
+    /// The next chunk, if none of it was walked yet.
     fn whole_chunk(&self) -> Option<&'a Rc<Chunk>> {
         if self.offset == 0 { self.table.chunks.get(self.chunk) } else { None }
     }
@@ -303,9 +303,9 @@ pub struct Difference {
     pub expunged: Vec<usize>,
     /// Indexes in the newer snapshot of messages in both whose flags or mod-sequence changed.
     pub changed: Vec<usize>,
-    /// Messages that only the newer has: all at its end.
+    /// Messages that are only in the newer one: all at its end.
     pub added: usize,
-    /// Keyword table grew: FLAGS must be told again.
+    /// The keyword table grew: FLAGS must be sent again.
     pub keywords: bool,
 }
 
@@ -323,7 +323,7 @@ mod tests {
         Snapshot { published: Rc::new(Published { table: table.clone(), ..Published::default() }) }
     }
 
-    /// Everything a table answers, against a plain vector.
+    /// Every query on a table, compared with a plain vector.
     fn check(table: &MessageTable, model: &[Message]) {
         assert_eq!(table.len(), model.len());
         assert!(table.chunks.iter().all(|c| !c.is_empty() && c.len() <= CHUNK_MAX));

@@ -30,23 +30,22 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// Octets of mailbox names, subscriptions and keywords an account may have; leaves room for the
-/// rest of its page.
+/// Octets of mailbox names, subscriptions and keywords that an account may have; leaves room for
+/// the rest of its page.
 const NAMES_OCTETS_MAX: usize = ENTRY_PAYLOAD_MAX / 2;
 
-/// UIDs that are passed over in a mailbox when effects may have been lost: more than the messages of
-/// the largest transaction.
+/// UIDs skipped in a mailbox when effects may have been lost: more than the messages of the largest
+/// transaction.
 const UIDS_SKIPPED: u32 = 1 << 17;
-/// Mod-sequences that are passed over then: more than there are entries in the longest batch.
+/// Mod-sequences skipped then: more than the entries of the longest batch.
 const MOD_SEQS_SKIPPED: u64 = 1 << 20;
-/// Mailbox ids and UIDVALIDITY values that are passed over then.
+/// Mailbox ids and UIDVALIDITY values skipped then.
 pub(crate) const MAILBOXES_SKIPPED: u32 = 1 << 10;
 
-/// An account in memory and what the partition's budget knows of it. Whoever holds the `Rc` pins
-/// the account.
+/// An account in memory and its data for the partition's budget. Holding the `Rc` pins the account.
 pub(crate) struct AccountCell {
     pub state: RefCell<AccountState>,
-    /// Turn of the partition's clock at the last use.
+    /// Tick of the partition's clock at the last use.
     pub last_used: Cell<u64>,
     /// Bytes counted against the partition's budget.
     pub memory: Cell<usize>,
@@ -54,13 +53,13 @@ pub(crate) struct AccountCell {
 
 pub(crate) struct AccountState {
     pub id: AccountId,
-    /// Names as everybody sees them.
+    /// Names as sessions see them.
     pub names: Rc<Namespace>,
-    /// Names with what is staged.
+    /// Names including staged changes.
     pub pending_names: Rc<Namespace>,
     /// Live mailboxes, and those whose creation is pending.
     pub mailboxes: BTreeMap<MailboxId, Mailbox>,
-    /// Last mod-sequence given out (RFC 7162 3.1.1), pending ones included.
+    /// Last mod-sequence allocated (RFC 7162 3.1.1), pending ones included.
     pub pending_mod_seq: ModSeq,
     /// Last mod-sequence published.
     pub mod_seq: ModSeq,
@@ -69,19 +68,19 @@ pub(crate) struct AccountState {
     pub applied: Lsn,
     /// Entry of the latest change staged; `None` if none was since loading.
     pub staged: Option<Lsn>,
-    /// The published state is not wholly in `page`.
+    /// Whether the published state differs from `page`.
     pub dirty: bool,
-    /// First effect published and not in `page`.
+    /// First effect published but not in `page`.
     pub unwritten: Option<Lsn>,
     /// The account's page as last written.
     pub page: Option<Lsn>,
-    /// Stands in for an account that could not be read when the log was opened again: its holders see
-    /// nothing in it, and must change nothing by it.
+    /// Replaces an account that could not be read when the log was reopened: its holders see it as
+    /// empty, and must not change anything through it.
     pub stand_in: bool,
-    /// Messages published in all mailboxes; `None` until somebody asks.
+    /// Messages published in all mailboxes; `None` until needed.
     pub holding: Cell<Option<Holding>>,
     pub tombstone_limits: TombstoneLimits,
-    /// Name-changing effects staged and not yet published.
+    /// Staged, unpublished effects that change names.
     pending_renames: u32,
     /// Who waits for any change of the account.
     watchers: Watchers,
@@ -94,7 +93,7 @@ impl AccountCell {
 }
 
 impl AccountState {
-    /// An account that nothing is known of: it exists once its `Account` effect is staged.
+    /// An unknown account: it exists once its `Account` effect is staged.
     pub(crate) fn new(id: AccountId) -> AccountState {
         AccountState {
             id,
@@ -117,7 +116,7 @@ impl AccountState {
         }
     }
 
-    /// For the holders of an account that cannot be read any more.
+    /// For the holders of an account that can no longer be read.
     pub(crate) fn stand_in(id: AccountId) -> AccountState {
         AccountState { stand_in: true, ..AccountState::new(id) }
     }
@@ -127,9 +126,9 @@ impl AccountState {
         self.pending_names.contains(MailboxId::INBOX)
     }
 
-    /// Refuses `effect` where it would not follow from what the log says of the account. A handle
-    /// outlives a failure of the log; what it stood for may be out of reach since, or never have been
-    /// written.
+    /// Refuses `effect` if it would be inconsistent with the log's state of the account. A handle
+    /// outlives a failure of the log; its object may have become unreachable since, or may never
+    /// have been written.
     pub(crate) fn check_change(&self, effect: &Effect) -> Result<(), StoreError> {
         let begins = matches!(effect, Effect::Account { .. });
         match !self.stand_in && (begins || self.exists()) {
@@ -143,7 +142,7 @@ impl AccountState {
         self.pending_mod_seq
     }
 
-    /// Refuses `more` names of mailboxes, subscriptions or keywords when the account's page, one
+    /// Refuses `more` names of mailboxes, subscriptions or keywords if the account's page, one
     /// entry of the log, might not hold them all.
     pub(crate) fn check_names<'a>(
         &self,
@@ -158,10 +157,10 @@ impl AccountState {
         }
     }
 
-    /// Those of `changes` that change something in pending state.
+    /// Those of `changes` that change pending state.
     ///
     /// # Errors
-    /// `NoSuchMailbox` for a mailbox that pending state does not know, `Limit`.
+    /// `NoSuchMailbox` for a mailbox that does not exist in pending state, `Limit`.
     pub(crate) fn plan_properties(
         &self,
         changes: PropertyChanges,
@@ -174,7 +173,7 @@ impl AccountState {
         }
     }
 
-    /// A mailbox that pending state knows: not deleted, not pending deletion.
+    /// A mailbox that exists in pending state: not deleted, not pending deletion.
     pub(crate) fn pending_mailbox(&mut self, id: MailboxId) -> Option<&mut Mailbox> {
         if !self.pending_names.contains(id) {
             return None;
@@ -182,7 +181,7 @@ impl AccountState {
         self.mailboxes.get_mut(&id)
     }
 
-    /// A mailbox as readers may see it.
+    /// A mailbox that readers may see.
     pub(crate) fn live_mailbox(&self, id: MailboxId) -> Option<&Mailbox> {
         self.mailboxes.get(&id).filter(|mailbox| mailbox.live)
     }
@@ -224,8 +223,8 @@ impl AccountState {
         }
     }
 
-    /// That numbers only go up, of an effect that this process decided on and is about to publish. What
-    /// a start finds in the log is not asked.
+    /// Asserts that numbers only ascend, for an effect that this process decided on and is about to
+    /// publish. Effects found in the log at a start are not checked.
     pub(crate) fn assert_follows(&self, effect: &Effect) {
         match effect {
             Effect::Message { mailbox, message, .. } => {
@@ -241,8 +240,8 @@ impl AccountState {
         }
     }
 
-    /// Carries out a staged effect whose entry at `lsn` is durable. Whom it concerns is moved to
-    /// `wake`, to be woken when nothing is borrowed.
+    /// Applies a staged effect whose entry at `lsn` is durable. The wakers of waiting tasks are
+    /// moved to `wake`, to be woken when nothing is borrowed.
     pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect, wake: &mut Vec<Waker>) {
         self.applied = Lsn(lsn.0 + 1);
         self.watchers.take(wake);
@@ -294,7 +293,7 @@ impl AccountState {
     fn publish_names(&mut self, effect: &Effect) {
         self.pending_renames = self.pending_renames.saturating_sub(1);
         if self.pending_renames == 0 {
-            // Nothing else is pending: both are the same again, and share memory.
+            // Nothing else is pending: both are equal again, and share memory.
             self.names = self.pending_names.clone();
         } else {
             Rc::make_mut(&mut self.names).apply(effect);
@@ -324,7 +323,7 @@ impl AccountState {
         self.holding.set(self.holding.get().map(|holding| holding.changed(before, after)));
     }
 
-    /// Refuses what would give the account more than it may have.
+    /// Refuses changes that would exceed the account's quota.
     pub(crate) fn check_holding(
         &self,
         messages: u64,
@@ -338,8 +337,8 @@ impl AccountState {
         holding.check(messages, octets, limits)
     }
 
-    /// Carries out the effects found in the log at start that the page does not have. The tables
-    /// of mailboxes that they flag or expunge in must be loaded.
+    /// Applies the effects found in the log at start that the page lacks. The tables of mailboxes
+    /// with flag changes or expunges among them must be loaded.
     pub(crate) fn replay(&mut self, effects: &[(Lsn, Effect)]) {
         let applied = self.applied;
         for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
@@ -353,8 +352,8 @@ impl AccountState {
         }
     }
 
-    /// Takes over from `old`, the same published state before the log was opened again, what is not in
-    /// the log: claims on `\Recent`, and who watches.
+    /// Takes over from `old`, the same published state before the log was reopened, the state that
+    /// is not in the log: claims on `\Recent`, and watchers.
     pub(crate) fn succeed(&mut self, old: &AccountState, wake: &mut Vec<Waker>) {
         old.watchers.take(wake);
         for (id, mailbox) in &old.mailboxes {
@@ -365,14 +364,14 @@ impl AccountState {
                 self.dirty = true;
             }
             if let (Some(new), Some(before)) = (&mut new.loaded, &mailbox.loaded) {
-                // No number that a session has seen may stand for anything else.
+                // No number that a session has seen may get another meaning.
                 Rc::make_mut(new).generation = before.generation + 1;
             }
         }
     }
 
-    /// Goes on with numbers that cannot have been given out, whatever is lost: UIDs, mod-sequences,
-    /// mailbox ids and UIDVALIDITY. Mailboxes forget what was expunged: it may not be all.
+    /// Continues with numbers that cannot have been used, whatever was lost: UIDs, mod-sequences,
+    /// mailbox ids and UIDVALIDITY. Mailboxes forget their expunges: the list may be incomplete.
     pub(crate) fn skip_numbers(&mut self) {
         let last = self.mod_seq.max(self.pending_mod_seq);
         let mod_seq = ModSeq(last.0.saturating_add(MOD_SEQS_SKIPPED));
@@ -383,7 +382,7 @@ impl AccountState {
         self.skip_mailbox_numbers();
     }
 
-    /// The part of [`AccountState::skip_numbers`] that must come before any mailbox is made anew.
+    /// The part of [`AccountState::skip_numbers`] that must come before any mailbox is recreated.
     pub(crate) fn skip_mailbox_numbers(&mut self) {
         let names = Rc::make_mut(&mut self.names);
         names.next_mailbox = names.next_mailbox.saturating_add(MAILBOXES_SKIPPED);

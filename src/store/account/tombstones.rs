@@ -1,8 +1,9 @@
-//! Which UIDs of a mailbox were expunged, and at which mod-sequence: what a client that comes back
-//! asks for (RFC 7162 3.2.10.2). Only the latest are kept; below a *floor* nothing is known.
+//! Which UIDs of a mailbox were expunged, and at which mod-sequence, for a client that
+//! resynchronizes (RFC 7162 3.2.10.2). Only the latest are kept; below a *floor* nothing is known.
 //!
-//! They lie in the mailbox's runs and come into memory with its message table. Owned by the mailbox
-//! and not by its published states, which sessions hold: an expunge would copy them each time.
+//! They are in the mailbox's runs and are loaded with its message table. They are owned by the
+//! mailbox and not by its published states, which sessions hold: otherwise an expunge would copy
+//! them each time.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -21,9 +22,9 @@ pub struct TombstoneLimits {
     pub at_most: usize,
 }
 
-/// Tombstones that a mailbox keeps however small it is: 16 KiB of memory.
+/// Tombstones that even the smallest mailbox keeps: 16 KiB of memory.
 const TOMBSTONES_MIN: usize = 1_024;
-/// Tombstones that a mailbox keeps however large it is: 1 MiB of memory.
+/// Tombstones that even the largest mailbox keeps: 1 MiB of memory.
 const TOMBSTONES_MAX: usize = 65_536;
 
 impl Default for TombstoneLimits {
@@ -39,7 +40,7 @@ impl TombstoneLimits {
     }
 }
 
-/// One UID and when it was expunged.
+/// The mod-sequence of an expunge, and the UID.
 pub(crate) type Tombstone = (ModSeq, Uid);
 
 /// The tombstones of one mailbox.
@@ -55,12 +56,12 @@ pub(crate) struct Tombstones {
 }
 
 impl Tombstones {
-    /// Of a mailbox whose table is not in memory, as its page tells.
+    /// For a mailbox whose table is not in memory, from its page.
     pub(crate) fn stored(floor: ModSeq, count: u32) -> Tombstones {
         Tombstones { floor, count, list: VecDeque::new() }
     }
 
-    /// Of expunges with this mod-sequence or a lower one nothing is known.
+    /// Nothing is known of expunges with this mod-sequence or a lower one.
     pub(crate) fn floor(&self) -> ModSeq {
         self.floor
     }
@@ -69,10 +70,10 @@ impl Tombstones {
         self.count
     }
 
-    /// Takes those that runs and delta add up to, of which there may be some below the floor.
+    /// Takes the tombstones from runs and delta, some of which may be below the floor.
     ///
     /// # Errors
-    /// If they are not as many as were counted.
+    /// If their number differs from the count.
     pub(crate) fn install(&mut self, mut found: Vec<Tombstone>) -> Decoded<()> {
         found.retain(|(mod_seq, _)| *mod_seq > self.floor);
         if found.len() != self.count as usize {
@@ -83,13 +84,13 @@ impl Tombstones {
         Ok(())
     }
 
-    /// `uid` was expunged.
+    /// Records that `uid` was expunged.
     pub(crate) fn add(&mut self, mod_seq: ModSeq, uid: Uid) {
         if mod_seq <= self.floor {
             return;
         }
         self.count = self.count.saturating_add(1);
-        // They come in order, but for what is put together after damage.
+        // They come in order, except after damage.
         let at = match self.list.back() {
             Some(last) if *last > (mod_seq, uid) => {
                 self.list.partition_point(|known| *known < (mod_seq, uid))
@@ -116,19 +117,19 @@ impl Tombstones {
         if !planted(Plant::KeepFloor) {
             self.floor = floor;
         }
-        // What was expunged by the same command goes too.
+        // Others expunged by the same command are dropped too.
         let gone = self.list.partition_point(|(mod_seq, _)| *mod_seq <= floor);
         self.list.drain(..gone).for_each(|(_, uid)| forgotten(uid));
         self.count = self.list.len() as u32;
     }
 
-    /// Nothing is known any more of expunges up to `floor`, which is above all of them.
+    /// Forgets all expunges up to `floor`, which is above all of them.
     pub(crate) fn forget_all(&mut self, floor: ModSeq) {
         debug_assert!(self.list.back().is_none_or(|(last, _)| *last <= floor));
         *self = Tombstones::stored(self.floor.max(floor), 0);
     }
 
-    /// All of them, in the order of their expunging.
+    /// All of them, in the order of their expunges.
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = Tombstone> {
         self.list.iter().copied()
     }
@@ -166,8 +167,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is expunged: what is told above the floor is exact, and no more is kept than may
-        /// be; and so it is after a start.
+        /// After any expunges, the list above the floor is exact and within its limit, also after a
+        /// start.
         #[test]
         fn exact_above_the_floor(steps in vec((1u64..4, 1usize..6, 0u32..12), 1..40)) {
             let mut tombstones = Tombstones::default();
@@ -193,7 +194,7 @@ mod tests {
                         .map(|(uid, _)| Uid(*uid)).collect();
                     prop_assert_eq!(tombstones.since(ModSeq(since)), expected);
                 }
-                // In any order, with old ones beside them, as runs hold them.
+                // In any order, mixed with old ones, as runs hold them.
                 let mut again = Tombstones::stored(tombstones.floor(), tombstones.count());
                 let all = model.iter().map(|(uid, at)| (ModSeq(*at), Uid(*uid)));
                 prop_assert_eq!(again.install(all.collect()), Ok(()));

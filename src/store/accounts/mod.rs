@@ -1,9 +1,10 @@
-//! The accounts of a partition: which are in memory, and where the pages of all of them lie.
+//! The accounts of a partition: which are in memory, and where the pages of all of them are.
 //!
-//! `paging` brings accounts and message tables into memory and drops what nobody uses; `salvage` makes of
-//! a damaged one what the log still says of it; `page_directory` remembers where each lies, `views` which
-//! states sessions hold; `renewal` gives accounts their state anew when the log was opened again. Shard-local. Of commits and checkpoints it knows nothing: it is told where a page
-//! was written, and asks for a checkpoint by a signal.
+//! `paging` loads accounts and message tables and drops unused ones; `salvage` recovers a damaged
+//! account from the rest of the log; `page_directory` has the location of each account's page,
+//! `views` the states that sessions hold; `renewal` replaces the state of accounts when the log was
+//! reopened. Shard-local. It does not know commits and checkpoints: it is told where a page was
+//! written, and requests a checkpoint by a signal.
 
 pub(super) mod page_directory;
 mod paging;
@@ -38,10 +39,10 @@ use crate::{
     runtime::executor::Executor,
 };
 
-/// What a log says of its accounts when it is opened.
+/// The accounts found in a log when it is opened.
 pub(super) struct Known {
     pub directory: PageDirectory,
-    /// Effects that pages do not have.
+    /// Effects that pages lack.
     pub replayed: HashMap<AccountId, LoggedEffects>,
     /// As [`super::format::root::Root::lost`].
     pub lost: Lsn,
@@ -52,24 +53,24 @@ pub(super) struct Accounts {
     pub(super) log: Log,
     pub(super) executor: Rc<dyn Executor>,
     pub(super) damages: Rc<Damages>,
-    /// Set when only a checkpoint helps.
+    /// Set when only a checkpoint can free memory.
     pub(super) checkpoint_wanted: Rc<Signal>,
     /// Bytes of memory before cold accounts are dropped.
     pub(super) budget: usize,
     pub(super) default_mailboxes: Vec<(String, SpecialUse)>,
     tombstone_limits: TombstoneLimits,
-    /// Those in memory.
+    /// The accounts in memory.
     pub(super) cells: RefCell<HashMap<AccountId, Rc<AccountCell>>>,
     pub(super) directory: RefCell<PageDirectory>,
     /// As [`Known::replayed`], for accounts not loaded since.
     pub(super) replayed: RefCell<HashMap<AccountId, Rc<LoggedEffects>>>,
-    /// Published states that sessions hold, maybe.
+    /// Published states that sessions may hold.
     views: RefCell<Views>,
-    /// Sum of what the accounts in memory are charged.
+    /// Sum of the memory charged for the accounts in memory.
     pub(super) memory: Cell<usize>,
     /// Memory below which trimming again would find nothing.
     pub(super) trim_above: Cell<usize>,
-    /// Counts uses of accounts, to tell the least recent.
+    /// Counts uses of accounts, to find the least recently used.
     clock: Cell<u64>,
     pub(super) lost: Cell<Lsn>,
 }
@@ -106,12 +107,12 @@ impl Accounts {
         self.cells.borrow().len()
     }
 
-    /// The account if it is in memory. It stays as long used as it was.
+    /// The account if it is in memory. Does not count as a use.
     pub(super) fn get(&self, id: AccountId) -> Option<Rc<AccountCell>> {
         self.cells.borrow().get(&id).cloned()
     }
 
-    /// Every account that there is, ascending.
+    /// Every existing account, ascending.
     pub(super) fn ids(&self) -> Vec<AccountId> {
         let directory = self.directory.borrow();
         let mut ids: Vec<AccountId> = (0..directory.bucket_count())
@@ -124,7 +125,7 @@ impl Accounts {
         ids
     }
 
-    /// Those whose pages do not have everything, in order, so that a simulation repeats itself.
+    /// Those with changes that their pages lack, in order, so that a simulation is repeatable.
     pub(super) fn changed(&self) -> Vec<AccountId> {
         let cells = self.cells.borrow();
         let loaded = cells.iter().filter(|(_, cell)| cell.state.borrow().dirty);
@@ -135,8 +136,8 @@ impl Accounts {
         changed
     }
 
-    /// Accounts that may have changed by entries from `lsn` on, ascending: those whose page was written
-    /// later, or does not have everything.
+    /// Accounts that may have changed by entries from `lsn` on, ascending: those whose page was
+    /// written later, or lacks something.
     pub(super) fn changed_since(&self, lsn: Lsn) -> Vec<AccountId> {
         let mut changed = self.changed();
         if !planted(Plant::FeedForgetsPages) {
@@ -147,7 +148,7 @@ impl Accounts {
         changed
     }
 
-    /// The first effect of the account that its page does not have.
+    /// The first effect of the account that its page lacks.
     pub(super) fn first_unwritten(&self, id: AccountId) -> Option<Lsn> {
         if let Some(cell) = self.cells.borrow().get(&id) {
             return cell.state.borrow().unwritten;
@@ -155,16 +156,17 @@ impl Accounts {
         self.replayed.borrow().get(&id)?.first().map(|(lsn, _)| *lsn)
     }
 
-    /// What the UIDVALIDITY of a new account's mailboxes begins at: the time. Where damage has taken
-    /// effects, an account of this name may have been among them, and its UIDs may have been seen: then it
-    /// is later than any that was given out, also by a clock that stood still or went back a little.
+    /// The first UIDVALIDITY of a new account's mailboxes: the time. If damage has destroyed
+    /// effects, an account with this number may have been among them, and its UIDs may have been
+    /// seen: then it is higher than any allocated one, even if the clock stood still or went back a
+    /// little.
     pub(super) fn first_uid_validity(&self) -> UidValidity {
         let seconds = self.executor.now().unix_seconds().clamp(1, i64::from(u32::MAX / 2)) as u32;
         let skipped = if self.lost.get() > Lsn(0) { MAILBOXES_SKIPPED } else { 0 };
         UidValidity(seconds.saturating_add(skipped))
     }
 
-    /// What the account `id` begins with.
+    /// The first mailboxes of the account `id`.
     pub(super) fn first_mailboxes(&self, id: AccountId) -> Vec<NewMailbox> {
         let others = match id {
             AccountId::QUEUE => &[][..],
@@ -173,12 +175,12 @@ impl Accounts {
         namespace::first_mailboxes(self.first_uid_validity(), others)
     }
 
-    /// A session holds `published` from now on.
+    /// Records that a session holds `published` from now on.
     pub(super) fn note_held(&self, published: &Rc<Published>) {
         self.views.borrow_mut().note(published);
     }
 
-    /// States that sessions hold, in the order of their handing out.
+    /// States that sessions hold, in the order in which they were handed out.
     pub(super) fn held(&self) -> Vec<Rc<Published>> {
         self.views.borrow().held()
     }
@@ -191,7 +193,7 @@ impl Accounts {
     }
 }
 
-/// With each account's effects to be taken without copying them.
+/// Shares each account's effects so that they need not be copied.
 pub(super) fn shared(
     effects: HashMap<AccountId, LoggedEffects>,
 ) -> HashMap<AccountId, Rc<LoggedEffects>> {

@@ -1,4 +1,4 @@
-//! Where every account's page lies: the one thing about cold accounts that stays in memory, 16
+//! The location of every account's page: the only data of cold accounts that stays in memory, 16
 //! bytes each.
 //!
 //! Accounts hash into buckets, a power of two of them; each bucket is one directory page on disk,
@@ -40,7 +40,7 @@ impl PageDirectory {
         PageDirectory { buckets, accounts: 0 }
     }
 
-    /// Takes in the records read from a directory page.
+    /// Adds the records read from a directory page.
     pub(crate) fn fill(&mut self, records: Vec<(AccountId, Lsn)>) {
         for (account, page) in records {
             let bucket = self.bucket_of(account);
@@ -50,7 +50,7 @@ impl PageDirectory {
     }
 
     fn bucket_of(&self, account: AccountId) -> usize {
-        // Another odd multiplier than the partition's: within a partition those bits are alike.
+        // A different odd multiplier than the partition's: within a partition those bits are alike.
         let mixed = account.0.wrapping_mul(0xD6E8_FEB8_6659_FD93);
         (mixed >> 32) as usize & (self.buckets.len() - 1)
     }
@@ -73,7 +73,7 @@ impl PageDirectory {
         }
     }
 
-    /// Doubles the buckets. All are rewritten then, as often as the accounts double.
+    /// Doubles the buckets. All are then rewritten, once per doubling of the accounts.
     fn grow(&mut self) {
         let count = self.buckets.len() * 2;
         let old = std::mem::replace(&mut self.buckets, empty(count));
@@ -84,8 +84,8 @@ impl PageDirectory {
         self.buckets.iter_mut().for_each(|bucket| bucket.dirty = true);
     }
 
-    /// Calls `write` with the place so far and the content of each changed page, and remembers the
-    /// LSN it answers.
+    /// Calls `write` with the old location and the content of each changed page, and remembers the
+    /// LSN it returns.
     pub(crate) fn write_changed<E>(
         &mut self,
         mut write: impl FnMut(Option<Lsn>, Vec<u8>) -> Result<Lsn, E>,
@@ -110,7 +110,7 @@ impl PageDirectory {
         records.into_iter().flatten().map(|(account, _)| *account).collect()
     }
 
-    /// The accounts whose pages lie at `lsn` or later.
+    /// The accounts whose pages are at `lsn` or later.
     pub(crate) fn written_since(&self, lsn: Lsn) -> impl Iterator<Item = AccountId> {
         let records = self.buckets.iter().flat_map(|bucket| &bucket.records);
         records.filter(move |(_, page)| *page >= lsn).map(|(account, _)| *account)

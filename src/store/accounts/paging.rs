@@ -1,8 +1,8 @@
-//! Bringing accounts and message tables into memory, and dropping accounts that nobody uses.
+//! Loading accounts and message tables, and dropping unused accounts.
 //!
-//! A delivery to a cold account reads one page; only who looks into a mailbox pays for its message
-//! table. Reads await, and meanwhile others may load, change, write out or drop the same account:
-//! each function looks again before it installs what it read.
+//! A delivery to a cold account reads one page; a message table is read only when a mailbox is
+//! opened. Reads await, and meanwhile other tasks may load, change, write out or drop the same
+//! account: each function checks again before it installs what it read.
 
 use std::rc::Rc;
 
@@ -33,8 +33,8 @@ use crate::{
 };
 
 impl Accounts {
-    /// The account's state, loaded if need be; empty (`exists()` is false) if nothing is known of
-    /// it.
+    /// The account's state, loaded if necessary; empty (`exists()` is false) if the account is
+    /// unknown.
     pub(crate) async fn load(&self, id: AccountId) -> Result<Rc<AccountCell>, StoreError> {
         loop {
             if let Some(cell) = self.cells.borrow().get(&id) {
@@ -107,7 +107,8 @@ impl Accounts {
         page: Option<Lsn>,
         effects: &LoggedEffects,
     ) -> Result<(), StoreError> {
-        // Flags and expunges change counters by what the messages were: they need the table.
+        // Flag changes and expunges update counters by the old state of messages: they need the
+        // table.
         for (_, effect) in effects {
             let (Effect::Flags { mailbox, .. } | Effect::Expunge { mailbox, .. }) = effect else {
                 continue;
@@ -186,29 +187,29 @@ impl Accounts {
         }
     }
 
-    /// Adds `bytes` to what the account is charged.
+    /// Adds `bytes` to the memory charged for the account.
     pub(crate) fn charge(&self, cell: &AccountCell, bytes: usize) {
         cell.memory.set(cell.memory.get() + bytes);
         self.memory.set(self.memory.get() + bytes);
     }
 
-    /// Charges the account what it takes now.
+    /// Sets the account's charge to its present memory.
     pub(crate) fn measure(&self, cell: &AccountCell) {
         let now = cell.state.borrow().memory();
         let before = cell.memory.replace(now);
         self.memory.set((self.memory.get() + now).saturating_sub(before));
     }
 
-    /// After a checkpoint, which may have made much of it clean.
+    /// After a checkpoint, which may have made many accounts clean.
     pub(crate) fn trim_anew(&self) {
         self.trim_above.set(0);
         self.trim();
     }
 
-    /// Drops the accounts used least recently when the budget is spent, down to three quarters of
-    /// it so that the search pays. Pinned and changed accounts stay; true if these alone are too
-    /// many. Then a checkpoint helps, but not the checkpoint that was just written: what stays
-    /// after that is pinned.
+    /// Drops the least recently used accounts when the budget is exceeded, down to three quarters
+    /// of it so that the search pays. Pinned and changed accounts stay; true if these alone are too
+    /// many. Then a checkpoint helps, unless it was just written: accounts that stay after it are
+    /// pinned.
     pub(crate) fn trim(&self) -> bool {
         let budget = self.budget;
         if self.memory.get() <= budget || self.memory.get() <= self.trim_above.get() {
@@ -235,15 +236,14 @@ impl Accounts {
                 self.memory.set(self.memory.get().saturating_sub(cell.memory.get()));
             }
         }
-        // What stays is changed or pinned: the next trim waits until there is more of it.
+        // Those that stay are changed or pinned: the next trim waits until there are more of them.
         let over = self.memory.get() > budget;
         self.trim_above.set(if over { self.memory.get() + budget / 8 } else { 0 });
         over
     }
 }
 
-/// Puts what runs and delta add up to in place, if it is as many messages and tombstones as were
-/// counted.
+/// Installs the table from runs and delta, if its messages and tombstones match the counts.
 pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) -> Decoded<()> {
     for layer in mailbox.changes() {
         builder.apply(layer.iter().map(|(uid, record)| (*uid, *record)))?;
@@ -264,7 +264,7 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
     Ok(())
 }
 
-/// The counters that a page has of a mailbox are what its messages add up to.
+/// Checks that a page's counters of a mailbox match its messages.
 #[cfg(debug_assertions)]
 fn assert_recounted(mailbox: &Mailbox, table: &MessageTable) {
     let (mut unseen, mut deleted, mut size) = (0, 0, 0u64);

@@ -1,5 +1,5 @@
-//! Accounts that sessions hold while the log below them is opened again: each gets its new state inside
-//! the same cell, so that handles and views stay valid.
+//! Accounts that sessions hold while their log is reopened: each gets its new state inside the same
+//! cell, so that handles and views stay valid.
 
 use std::{collections::BTreeMap, rc::Rc, task::Waker};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{AccountId, MailboxId};
 
-/// New states of the accounts that somebody holds. `None` stands for one that cannot be read.
+/// New states of the held accounts. `None` for one that cannot be read.
 pub(crate) type Fresh = HashMap<AccountId, Option<AccountState>>;
 
 impl Accounts {

@@ -1,13 +1,14 @@
-//! An account whose page or message table is damaged: what the log still says of it.
+//! Recovers an account whose page or message table is damaged from the rest of the log.
 //!
 //! Called by `paging` when reading an account fails, the only time that the whole log is read for
-//! one account. The newest whole page counts, then every effect found; of a lost run, the messages
-//! that their entries in the log still name. What a surviving expunge names stays gone; flags are
-//! those of the latest mod-sequence found. Messages of a mailbox that nothing is known of come back
-//! in "Recovered". UIDs, mod-sequences and UIDVALIDITY go on well above everything seen. A mailbox of
-//! which a run is lost knows nothing of earlier expunges: some may have been in that run.
+//! one account. It starts from the newest intact page, then applies every effect found; for a lost
+//! run, it takes the messages that their entries in the log still name. Messages named by a
+//! surviving expunge stay deleted; flags are those of the latest mod-sequence found. Messages of an
+//! unknown mailbox are put into "Recovered". UIDs, mod-sequences and UIDVALIDITY continue well
+//! above everything seen. A mailbox with a lost run forgets earlier expunges: some may have been in
+//! that run.
 //!
-//! Nothing is invented: what has no surviving record is lost, and said to be.
+//! Nothing is invented: messages without a surviving record are lost, and reported.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -40,21 +41,21 @@ use super::{
 };
 use crate::model::{AccountId, Lsn, MailboxId, Uid};
 
-/// Where messages go whose mailbox nothing is known of.
+/// Mailbox for messages of unknown mailboxes.
 pub(crate) const RECOVERED: &str = "Recovered";
 
-/// What the log says of one account.
+/// What the log has of one account.
 #[derive(Default)]
 struct Remains {
-    /// The newest whole page.
+    /// The newest intact page.
     page: Option<FoundPage>,
     /// Every effect, in order.
     effects: LoggedEffects,
-    /// Highest UID that any entry's header names, damaged ones included.
+    /// Highest UID named by any entry's header, damaged ones included.
     highest: BTreeMap<MailboxId, Uid>,
 }
 
-/// A whole page of the account.
+/// An intact page of the account.
 struct FoundPage {
     lsn: Lsn,
     applied: Lsn,
@@ -65,22 +66,22 @@ struct FoundPage {
 /// Messages by UID.
 type Records = BTreeMap<Uid, Message>;
 
-/// What is left of a mailbox.
+/// The remains of a mailbox.
 #[derive(Default)]
 struct Remnant {
     records: Records,
-    /// Those in the runs that are whole.
+    /// Those in the intact runs.
     tombstones: Vec<Tombstone>,
-    /// A run is not.
+    /// Whether a run is lost.
     lost: bool,
 }
 
-/// UIDs between two runs that are whole, `low < uid < high`: where the messages of one that is not
-/// may have been.
+/// UIDs between two intact runs, `low < uid < high`, where the messages of a lost run may have
+/// been.
 type Window = (u32, u32);
 
 impl Accounts {
-    /// The account as far as the log still tells. `None` if another task did it meanwhile.
+    /// Recovers the account from the log. `None` if another task did so meanwhile.
     pub(crate) async fn salvage_account(
         &self,
         id: AccountId,
@@ -113,7 +114,7 @@ impl Accounts {
         }
         if !state.exists() {
             if remains.effects.is_empty() && remains.page.is_none() {
-                // A page that says nothing, of an account that nothing else names.
+                // An empty page of an account that nothing else names.
                 return Ok(Some(AccountState::new(id)));
             }
             self.create_again(&mut state);
@@ -180,8 +181,8 @@ impl Accounts {
         Ok(remains)
     }
 
-    /// A mailbox's messages: those of its runs that are whole; what came from `from` on; and, where
-    /// a run is lost, what is left in the log.
+    /// A mailbox's messages: those of its intact runs; those added from `from` on; and, where a run
+    /// is lost, those left in the log.
     async fn remnant_of(
         &self,
         runs: &[RunRef],
@@ -206,7 +207,7 @@ impl Accounts {
                 }
             };
             for (uid, record) in found {
-                // Only new messages tell where a run lies: it may also change older ones.
+                // Only new messages show a run's range: it may also change older ones.
                 match record {
                     RunRecord::Put(_) => {
                         if std::mem::take(&mut open) {
@@ -228,7 +229,7 @@ impl Accounts {
         Remnant { records, tombstones, lost }
     }
 
-    /// Puts together a mailbox's table although one of its runs, or the count of them, is damaged.
+    /// Recovers a mailbox's table if one of its runs, or their count, is damaged.
     pub(crate) async fn salvage_table(
         &self,
         cell: &AccountCell,
@@ -241,7 +242,7 @@ impl Accounts {
         let place = Place { account: Some(account), mailbox: Some(id), ..Place::default() };
         self.damages.note(why, place);
         let remains = self.remains_of(account).await?;
-        // What came since the page is in the delta.
+        // Changes since the page are in the delta.
         let Remnant { mut records, tombstones, lost } =
             self.remnant_of(runs, &remains, id, Lsn(u64::MAX)).await;
         let mut state = cell.state.borrow_mut();
@@ -256,7 +257,7 @@ impl Accounts {
         let floor = mailbox.tombstones.floor();
         mailbox.replace_table(records.into_values(), Uid(0));
         if !lost {
-            // No changes but new messages come to a mailbox whose table is not loaded.
+            // Only new messages are added to a mailbox whose table is not loaded.
             mailbox.restore_tombstones(floor, &tombstones);
         }
         let after = mailbox.status.messages;
@@ -272,11 +273,10 @@ impl Accounts {
         Ok(())
     }
 
-    /// A run of a mailbox's annotations is damaged: what the log still says of its messages takes its
-    /// place.
+    /// Replaces a damaged run of a mailbox's annotations by what the log still has of its messages.
     ///
     /// # Errors
-    /// `damaged`'s, if it is not damage; others as reads'.
+    /// `damaged`'s, if it is not damage; others like those of reads.
     pub(crate) async fn salvage_annotations(
         &self,
         cell: &AccountCell,
@@ -293,7 +293,7 @@ impl Accounts {
             let annotations = state.mailboxes.get(&id).and_then(|it| it.annotations.as_ref());
             annotations.map_or(Vec::new(), |annotations| annotations.runs().to_vec())
         };
-        // Else somebody else did it, or it was joined with others meanwhile.
+        // Otherwise another task replaced it, or it was merged meanwhile.
         let Some(at) = runs.iter().position(|run| *run == damaged.run) else { return Ok(()) };
         let place = Place { account: Some(account), mailbox: Some(id), ..Place::default() };
         self.damages.note(&damaged.error, place);
@@ -315,7 +315,7 @@ impl Accounts {
             match annotations::read(&self.log, &[*run], uids.clone()).await {
                 Ok(rows) => {
                     for (place, value) in rows {
-                        // What was logged after a run was written is not in it.
+                        // Entries after a run are not in it.
                         if found.get(&place).is_none_or(|(lsn, _)| *lsn < run.lsn) {
                             found.insert(place, (run.lsn, value));
                         }
@@ -337,7 +337,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// Messages of mailboxes that nothing is known of, and whose deletion nothing tells.
+    /// Adds messages of unknown mailboxes, unless the mailbox's deletion was found.
     fn restore_orphans(&self, state: &mut AccountState, remains: &Remains, from: Lsn) {
         let mut deleted = HashSet::new();
         let mut orphaned: BTreeMap<MailboxId, ()> = BTreeMap::new();
@@ -373,7 +373,7 @@ impl Accounts {
         let Some(mailbox) = state.mailboxes.get_mut(&recovered) else { return };
         let first = mailbox.status.uid_next.0;
         let numbered = found.into_iter().zip(first..).map(|(message, uid)| {
-            // Keyword bits are of another mailbox's table.
+            // Keyword bits refer to another mailbox's table.
             let flags =
                 crate::model::FlagSet { system: message.flags.system, ..Default::default() };
             Message { uid: Uid(uid), flags, ..message }
@@ -382,7 +382,7 @@ impl Accounts {
     }
 }
 
-/// "Recovered" made just now, whose messages are in place.
+/// Whether "Recovered" was created just now, with its messages in place.
 fn mailbox_is_recovered(state: &AccountState, mailbox: MailboxId) -> bool {
     state.names.find(RECOVERED) == Some(mailbox)
         && state
@@ -409,7 +409,7 @@ impl Remains {
     }
 
     fn take(&mut self, id: AccountId, lsn: Lsn, payload: &[u8]) {
-        // Content of another version has stopped the start; here it is passed over.
+        // Content of another version has stopped the start; here it is skipped.
         let _ = decode_effects(lsn, payload, |effect| {
             if effect.account() == Some(id) {
                 self.effects.push((lsn, effect));
@@ -417,8 +417,8 @@ impl Remains {
         });
     }
 
-    /// Adds to `records` the messages of `mailbox` that came from `from` on or lie in a window;
-    /// then does what every surviving flag change and expunge says, whenever it was.
+    /// Adds to `records` the messages of `mailbox` that were added from `from` on or are in a
+    /// window; then applies every surviving flag change and expunge, of any time.
     fn add(&self, records: &mut Records, mailbox: MailboxId, from: Lsn, windows: &[Window]) {
         let in_window = |uid: Uid| windows.iter().any(|(low, high)| uid.0 > *low && uid.0 < *high);
         for (lsn, effect) in &self.effects {

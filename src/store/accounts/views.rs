@@ -1,8 +1,8 @@
 //! Which published states of mailboxes are still held by sessions.
 //!
 //! A body stays readable while any session's view contains it, also after the message was expunged
-//! or its mailbox deleted. Every state that is handed out is noted here; compaction asks. Shard-local,
-//! owned by the partition; holds nothing in memory but the empty shells of states not yet forgotten.
+//! or its mailbox deleted. Every state handed out is recorded here; compaction queries it.
+//! Shard-local, owned by the partition; it holds only the empty shells of states in memory.
 
 use std::rc::{Rc, Weak};
 
@@ -10,21 +10,21 @@ use hashbrown::HashMap;
 
 use super::super::account::snapshot::Published;
 
-/// States remembered before the first look for dead ones.
+/// States recorded before the first search for dead ones.
 const PRUNE_MIN: usize = 64;
 
 #[derive(Default)]
 pub(crate) struct Views {
-    /// By address: a weak reference keeps it from being used for another state.
+    /// By address: the weak reference prevents reuse of the address.
     handed_out: HashMap<*const Published, (u64, Weak<Published>)>,
-    /// Counts them: addresses are another in every run, and a simulation must repeat itself.
+    /// Counts them: addresses differ in every run, but a simulation must be repeatable.
     noted: u64,
-    /// Size at which dead ones are looked for: twice those that were alive the last time.
+    /// Size at which dead ones are searched for: twice the number that were alive last time.
     prune_at: usize,
 }
 
 impl Views {
-    /// Notes that a session holds `published`.
+    /// Records that a session holds `published`.
     pub(crate) fn note(&mut self, published: &Rc<Published>) {
         let noted = &mut self.noted;
         self.handed_out.entry(Rc::as_ptr(published)).or_insert_with(|| {
@@ -37,7 +37,7 @@ impl Views {
         }
     }
 
-    /// States that somebody holds now, in the order of their handing out.
+    /// States held now, in the order in which they were handed out.
     pub(crate) fn held(&self) -> Vec<Rc<Published>> {
         let mut noted: Vec<&(u64, Weak<Published>)> = self.handed_out.values().collect();
         noted.sort_unstable_by_key(|(number, _)| *number);

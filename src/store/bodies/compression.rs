@@ -1,8 +1,8 @@
-//! Bodies made smaller (zstd, RFC 8878) on their way into the log, where it pays.
+//! Compression of bodies (zstd, RFC 8878) on their way into the log, where it pays.
 //!
-//! Called by `write` and `read`, a body or a chunk of one at a time, never more than [`BODY_CHUNK`]. What takes
-//! long goes off the shard. The contexts are big (about 1 MiB) and dear to make, so each thread has
-//! one, for as long as it lives.
+//! Called by `write` and `read`, for one body or chunk at a time, never more than [`BODY_CHUNK`].
+//! Long work is done off the shard. Contexts are big (about 1 MiB) and expensive to create, so each
+//! thread keeps one for its lifetime.
 
 use std::cell::{Cell, RefCell};
 
@@ -16,7 +16,7 @@ use crate::runtime::executor::{Executor, offload};
 pub struct Compression {
     /// zstd's: 1 is the fastest, 19 the smallest.
     pub level: i32,
-    /// Shorter bodies are kept as they are, octets: they are most of the messages and little of the
+    /// Shorter bodies are stored uncompressed, octets: they are most of the messages but few of the
     /// bytes.
     pub body_min: usize,
 }
@@ -27,18 +27,18 @@ impl Default for Compression {
     }
 }
 
-/// Pieces from here on are compressed by another thread, and all of them at a level above
-/// [`FAST_LEVEL_MAX`]: a hop there is cheaper than holding the shard (docs/performance.md).
+/// Pieces of this size or more are compressed by another thread, and all of them at a level above
+/// [`FAST_LEVEL_MAX`]: a hop is then cheaper than holding the shard (docs/performance.md).
 const OFFLOAD_MIN: usize = 64 * 1024;
 const FAST_LEVEL_MAX: i32 = 3;
 
-/// What must be saved for it to pay, as a share: one tenth.
+/// Minimum saving for it to pay, as a share: one tenth.
 const SAVED_MIN: usize = 10;
 
-/// Bytes as they lie in the log.
+/// Bytes as they are in the log.
 pub struct Packed {
     pub bytes: Vec<u8>,
-    /// Bytes of the body that these stand for; the same number means that they are these.
+    /// Bytes of the body that these represent; if equal to their number, they are uncompressed.
     pub raw: usize,
 }
 
@@ -52,7 +52,7 @@ impl Packed {
     }
 }
 
-/// Octets of bodies that came, and that were written for them, since the partition was opened.
+/// Octets of bodies received, and octets written for them, since the partition was opened.
 #[derive(Default)]
 pub(crate) struct BodyCounters {
     pub raw: Cell<u64>,
@@ -73,7 +73,7 @@ impl BodyCounters {
         self.chunks_stored.set(self.chunks_stored.get() + u64::from(stored));
     }
 
-    /// Bytes in the log that the chunks of a body of `size` take, as a guess: by what others took.
+    /// Estimated bytes in the log of the chunks of a body of `size`, by what others took.
     pub(crate) fn chunks_of(&self, size: u64) -> u64 {
         let (raw, stored) = (self.chunks_raw.get(), self.chunks_stored.get());
         match raw {
@@ -83,7 +83,7 @@ impl BodyCounters {
     }
 }
 
-/// `raw` compressed if that pays, else as it is.
+/// `raw` compressed if that pays, otherwise unchanged.
 pub(crate) async fn pack(
     executor: &dyn Executor,
     how: Option<Compression>,
@@ -104,7 +104,7 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// `raw` as one frame, or as it is if that saves too little or zstd fails (for want of memory).
+/// `raw` as one frame, or unchanged if that saves too little or zstd fails (for lack of memory).
 pub fn compress(raw: Vec<u8>, level: i32) -> Packed {
     let room = raw.len() - raw.len() / SAVED_MIN;
     let packed = COMPRESSOR.with_borrow_mut(|kept| {
@@ -128,18 +128,18 @@ pub fn compress(raw: Vec<u8>, level: i32) -> Packed {
     }
 }
 
-/// Bytes that are no frame, or one of another length.
+/// Bytes that are not a frame, or one of another length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a zstd frame of {raw} bytes")]
 pub struct NotTheBody {
     raw: usize,
 }
 
-/// The `raw` bytes that `frame` stands for.
+/// The `raw` bytes that `frame` expands to.
 ///
 /// # Errors
-/// If it is not one whole frame of exactly as many, or they are more than a body's piece may have.
-/// Takes no more memory than that.
+/// If it is not one complete frame of exactly that many bytes, or they are more than a body's piece
+/// may have. Takes no more memory than that.
 pub fn decompress(frame: &[u8], raw: usize) -> Result<Vec<u8>, NotTheBody> {
     if raw > BODY_CHUNK {
         return Err(NotTheBody { raw });

@@ -1,12 +1,12 @@
 //! Octets of messages on their way into the log and back out.
 //!
-//! A body up to `BODY_CHUNK` lies inside its commit entry; a longer one is written as chunk entries while
-//! it arrives, so that a session never holds more than one chunk of it, and the commit entry lists them
-//! (`format::body`). Where it pays, a body or each chunk of it is compressed; what is said of lengths
-//! elsewhere is said of the body as it came.
+//! A body of up to `BODY_CHUNK` is inside its commit entry; a longer one is written as chunk
+//! entries while it arrives, so that a session never holds more than one chunk of it, and the
+//! commit entry lists them (`format::body`). Where it pays, a body or each chunk of it is
+//! compressed; lengths elsewhere are uncompressed ones.
 //!
-//! `write` takes a body in pieces, `read` gives it back. [`Bodies`] is what those of one partition share:
-//! the entries read last, the chunks that nothing refers to yet, counters. Shard-local.
+//! `write` takes a body in pieces, `read` returns it. [`Bodies`] is the state shared by the bodies
+//! of one partition: the entries read last, the unreferenced chunks, counters. Shard-local.
 
 pub mod compression;
 pub(crate) mod read;
@@ -22,19 +22,19 @@ use self::{
 use super::{admission::Admission, damage::Damages, log::Log, signal::Permits};
 use crate::{model::Lsn, runtime::executor::Executor};
 
-/// The bodies of one partition. What is on its way in or out holds on to it.
+/// The bodies of one partition. Readers and writers of bodies hold it.
 pub(super) struct Bodies {
     log: Log,
     executor: Rc<dyn Executor>,
     admission: Rc<Admission>,
     damages: Rc<Damages>,
-    /// How those that come are made smaller; `None`: kept as they came.
+    /// How new ones are compressed; `None`: not at all.
     compression: Option<Compression>,
     cache: EntryCache,
     staging: RefCell<StagedChunks>,
-    /// Bounds how many are put together again at a time.
+    /// Limits how many are reassembled at a time.
     reassembly: Rc<Permits>,
-    /// Of messages that came lately.
+    /// Summaries of recent messages.
     recent: RefCell<RecentSummaries>,
     pub(super) counters: BodyCounters,
 }
@@ -61,15 +61,15 @@ impl Bodies {
         }
     }
 
-    /// The log was opened again: bodies begun before are refused, of their chunks some may never have
-    /// been written, and what was read of the log's end may be another by now.
+    /// The log was reopened: bodies begun before are refused, because some of their chunks may not
+    /// have been written, and entries read from the log's end may have been replaced.
     pub(super) fn reset(&self) {
         self.staging.borrow_mut().clear();
         self.cache.clear();
         self.recent.take();
     }
 
-    /// The chunks that nothing refers to yet, with the bytes each takes in the log.
+    /// The chunks without a reference so far, with the bytes each takes in the log.
     pub(super) fn staged_chunks(&self) -> Vec<(Lsn, u32)> {
         self.staging.borrow().values().flatten().copied().collect()
     }

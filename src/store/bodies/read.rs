@@ -1,7 +1,7 @@
-//! Bodies on their way out of the log: read, decompressed, cut to what was asked for.
+//! Reading bodies from the log: decompressed, and cut to the requested range.
 //!
-//! What was read last is kept (`EntryCache`), and what was done is counted: whoever asks for a few octets
-//! each of many bodies costs what is read and decompressed for them.
+//! The entries read last are kept (`EntryCache`), and work is counted: a caller that reads a few
+//! octets each of many bodies pays for what is read and decompressed for them.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,29 +27,29 @@ use super::{
 };
 use crate::model::Lsn;
 
-/// Entries read last, so that a long body read in pieces, or summary and then body, read each entry
-/// of the log once, and decompress what it holds once. Shard-local.
+/// The entries read last, so that a long body read in pieces, or a summary and then its body, reads
+/// each entry of the log once and decompresses it once. Shard-local.
 #[derive(Default)]
 pub(crate) struct EntryCache {
     /// Latest last.
     entries: RefCell<VecDeque<(Key, Bytes)>>,
-    /// Octets read and decompressed since others were let in.
+    /// Octets read and decompressed since the last yield.
     work: Cell<usize>,
 }
 
-/// Summaries of the messages that came last, for the checkpoint that makes cards of them: it need not read
-/// them again. Keyed by the entry of the body.
+/// Summaries of recent messages, so that the checkpoint that makes their cards need not read them
+/// again. Keyed by the entry of the body.
 #[derive(Default)]
 pub(crate) struct RecentSummaries {
     summaries: HashMap<Lsn, Bytes>,
-    /// In the order in which they came.
+    /// In order of arrival.
     order: VecDeque<Lsn>,
     bytes: usize,
 }
 
-/// Bytes of them kept: those of what comes between two checkpoints, as a rule.
+/// Bytes kept: usually the summaries that arrive between two checkpoints.
 const RECENT_BYTES: usize = 4 << 20;
-/// What keeping one costs beside its bytes.
+/// Overhead of keeping one, beside its bytes.
 const RECENT_OVERHEAD: usize = 96;
 
 impl RecentSummaries {
@@ -70,15 +70,15 @@ impl RecentSummaries {
     }
 }
 
-/// Octets read and decompressed before other sessions get their turn, about a millisecond's, however
-/// few of them were asked for.
+/// Octets read and decompressed before other sessions run, about a millisecond's work, however few
+/// of them were requested.
 const WORK_PER_TURN: usize = 1 << 20;
-/// What any reading counts as, also one of what is kept here.
+/// Minimum work counted for any read, also from the cache.
 const WORK_MIN: usize = 4 * 1024;
 /// Decompressing an octet takes about as long as reading and checking this many.
 const DECOMPRESSION_WORK: usize = 3;
 
-/// Entries longer than this are not read whole for their summary.
+/// The summary of entries longer than this is read without the rest.
 const HEAD_ALONE_MIN: usize = 16 * 1024;
 /// Bytes of the payload read for it at first: few summaries are longer.
 const HEAD_READ: usize = 4 * 1024;
@@ -87,7 +87,7 @@ const HEAD_READ: usize = 4 * 1024;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Key {
     Payload(Lsn),
-    /// The body, or the piece of one, that the entry's frame stands for.
+    /// The body, or piece of a body, in the entry's frame.
     Decompressed(Lsn),
 }
 
@@ -105,7 +105,7 @@ impl EntryCache {
         self.work.set(self.work.get().saturating_add(octets));
     }
 
-    /// Enough was done since the last time this said so.
+    /// Whether enough work was done since this last returned true.
     fn turn_is_over(&self) -> bool {
         let over = self.work.get() >= WORK_PER_TURN;
         if over {
@@ -130,8 +130,8 @@ impl EntryCache {
 }
 
 impl Bodies {
-    /// To be awaited before each reading for a session: whoever asks for a few octets each of many
-    /// bodies costs what is read and decompressed for them.
+    /// To be awaited before each read for a session: a caller that reads a few octets each of many
+    /// bodies pays for what is read and decompressed for them.
     pub(crate) async fn reading_turn(&self) {
         if self.cache.turn_is_over() {
             self.executor.yield_now().await;
@@ -158,11 +158,11 @@ impl Bodies {
         Ok(payload)
     }
 
-    /// The `raw` bytes that `frame`, of the entry at `lsn`, stands for.
+    /// The `raw` bytes that `frame`, of the entry at `lsn`, expands to.
     fn decompressed(&self, lsn: Lsn, frame: &[u8], raw: u64) -> Result<Bytes, StoreError> {
         let key = Key::Decompressed(lsn);
         let raw = usize::try_from(raw).unwrap_or(usize::MAX);
-        // Two references to one chunk may disagree about its size, on a disk that was tampered with.
+        // Two references to one chunk may disagree about its size if the disk was tampered with.
         if let Some(bytes) = self.cache.get(key).filter(|bytes| bytes.len() == raw) {
             return Ok(bytes);
         }
@@ -198,7 +198,7 @@ impl Bodies {
         self.read_extents(&block.extents, offset, end).await
     }
 
-    /// Reads only the chunks that hold some of `offset..end`, which lies within them.
+    /// Reads only the chunks that overlap `offset..end`, which is inside them.
     async fn read_extents(
         &self,
         extents: &[Extent],
@@ -225,7 +225,7 @@ impl Bodies {
         Ok(out.freeze())
     }
 
-    /// The bytes of the body that a chunk holds, exactly as many as the extent says.
+    /// The bytes of the body in a chunk, exactly as many as the extent says.
     pub(super) async fn read_chunk(&self, extent: &Extent) -> Result<Bytes, StoreError> {
         let cached = self.cache.get(Key::Decompressed(extent.lsn));
         if let Some(bytes) = cached.filter(|bytes| bytes.len() == extent.raw as usize) {
@@ -241,8 +241,8 @@ impl Bodies {
         }
     }
 
-    /// The entries that hold the body's chunks, with their bytes in the log; none if it lies in its
-    /// commit entry.
+    /// The entries with the body's chunks, and their bytes in the log; none if it is in its commit
+    /// entry.
     pub(crate) async fn chunks(&self, body: &MessageBody) -> Result<Vec<(Lsn, u32)>, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
         let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
@@ -250,7 +250,7 @@ impl Bodies {
         Ok(block.extents.iter().map(chunk).collect())
     }
 
-    /// As [`Bodies::read_summary`], for who looks at messages that just came.
+    /// As [`Bodies::read_summary`], for callers that look at recent messages.
     pub(crate) async fn recent_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
         let recent = self.recent.borrow().get(body.lsn);
         match recent {
@@ -259,7 +259,7 @@ impl Bodies {
         }
     }
 
-    /// The summary of a body. Of an entry with a long body only the head is read.
+    /// The summary of a body. For an entry with a long body only the head is read.
     pub(crate) async fn read_summary(&self, body: &MessageBody) -> Result<Bytes, StoreError> {
         let known = self.cache.get(Key::Payload(body.lsn));
         let head = match known {
@@ -275,7 +275,7 @@ impl Bodies {
         Ok(payload.slice_ref(summary))
     }
 
-    /// The payload of the entry at `lsn` up to the end of the summary, checked; `None` if that has no
+    /// The payload of the entry at `lsn` up to the end of the summary, checked; `None` if it has no
     /// checksum of its own.
     async fn read_head(&self, lsn: Lsn) -> Result<Option<Bytes>, StoreError> {
         let mut wanted = HEAD_READ;
@@ -285,11 +285,11 @@ impl Bodies {
             let start = start.inspect_err(|error| self.damages.note(error, Place::default()))?;
             match payload::head(&start) {
                 Ok(Head::Whole(head)) => return Ok(Some(start.slice_ref(head))),
-                // Once, and no further than an entry goes.
+                // Only once, and no further than an entry can go.
                 Ok(Head::Longer(len)) if wanted == HEAD_READ && len <= ENTRY_PAYLOAD_MAX => {
                     wanted = len;
                 }
-                // The whole entry says what is wrong with it, if something is.
+                // Reading the whole entry reports the error, if there is one.
                 Ok(Head::Unframed | Head::Longer(_)) | Err(_) => return Ok(None),
             }
         }

@@ -1,4 +1,4 @@
-//! Bodies on their way into the log: taken in pieces, staged, committed by the entry that names them.
+//! Writing bodies to the log: taken in pieces, staged, committed by the entry that names them.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -19,10 +19,10 @@ use crate::model::{AccountId, Lsn, MailboxId, Uid};
 /// Summaries above this are refused: a commit entry must stay one entry.
 const SUMMARY_MAX: usize = 4 << 20;
 
-/// Spilled bodies put together again at a time, a partition: 2 MiB of memory.
+/// Spilled bodies reassembled at a time, per partition: 2 MiB of memory.
 pub(crate) const REASSEMBLED_MAX: usize = 8;
 
-/// Octets that [`BodyWriter::read`] copies of what waits in memory.
+/// Octets that [`BodyWriter::read`] copies from memory.
 const PIECE_SIZE: usize = 64 * 1024;
 
 enum Content {
@@ -30,23 +30,24 @@ enum Content {
     Chunked(Vec<Extent>),
 }
 
-/// Takes body bytes as they arrive; over [`BODY_CHUNK`] they go to the log as chunk entries, and
-/// sooner where memory is short ([`BodyWriter::spill`]). Dropping it leaves at most garbage chunks,
+/// Takes body bytes as they arrive; beyond [`BODY_CHUNK`] they go to the log as chunk entries, and
+/// sooner when memory is short ([`BodyWriter::spill`]). Dropping it leaves at most garbage chunks,
 /// never a message.
 pub struct BodyWriter {
     bodies: Rc<Bodies>,
-    /// Of the log, when the body began.
+    /// The log's generation when the body began.
     generation: u64,
     buffer: Vec<u8>,
     extents: Vec<Extent>,
     size: u64,
-    /// Compressing a chunk has not paid: the others of the body are not tried.
+    /// Compressing a chunk did not pay: the body's other chunks are not tried.
     incompressible: bool,
     staging: Option<Staging>,
 }
 
-/// Chunks of bodies that no entry refers to yet, by the LSN of the body's first, with the bytes each
-/// takes in the log. Compaction moves them like any others, however long their bodies take.
+/// Chunks of bodies that no entry refers to yet, by the LSN of the body's first chunk, with the
+/// bytes each takes in the log. Compaction moves them like any others, however long their bodies
+/// take.
 pub(crate) type StagedChunks = BTreeMap<Lsn, Vec<(Lsn, u32)>>;
 
 /// Keeps the chunks of one body among those of [`Bodies`].
@@ -98,8 +99,8 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// Puts `prologue` before all that was written: in memory where the body still is, else as a chunk of
-    /// its own. To be called last, since what is written afterwards follows the body all the same.
+    /// Puts `prologue` before everything written: in memory if the body is still there, otherwise
+    /// as a chunk of its own. To be called last: bytes written afterwards still follow the body.
     pub async fn prepend(&mut self, prologue: &[u8]) -> Result<(), StoreError> {
         if prologue.is_empty() {
             return Ok(());
@@ -125,15 +126,15 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// Some of what was written, from octet `offset` on; nothing at the end. One piece after the other
-    /// reads all of it.
+    /// Part of the written octets from `offset` on; empty at the end. Repeated calls read all of
+    /// it.
     pub async fn read(&self, offset: u64) -> Result<Bytes, StoreError> {
         let mut start = 0;
         for extent in &self.extents {
             let end = start + u64::from(extent.raw);
             if offset < end {
                 self.bodies.reading_turn().await;
-                // After a failure of the log an LSN may be another entry's.
+                // After a failure of the log an LSN may belong to another entry.
                 if self.generation != self.bodies.log.generation() {
                     return Err(StoreError::Poisoned);
                 }
@@ -153,7 +154,7 @@ impl BodyWriter {
     async fn pack(&mut self) -> Packed {
         let raw = std::mem::take(&mut self.buffer);
         let how = self.bodies.compression.filter(|_| !self.incompressible);
-        // A short piece is not even tried, which says nothing about the others.
+        // A short piece is not tried, which does not count as a failure to compress.
         let tried = how.is_some_and(|how| raw.len() >= how.body_min);
         let packed = compression::pack(&*self.bodies.executor, how, raw).await;
         self.incompressible |= tried && !packed.is_compressed();
@@ -170,7 +171,7 @@ impl BodyWriter {
         self.buffer.capacity() + self.extents.capacity() * size_of::<Extent>()
     }
 
-    /// Writes what waits in memory to the log as a chunk and gives its memory back.
+    /// Writes the part in memory to the log as a chunk and frees its memory.
     pub async fn spill(&mut self) -> Result<(), StoreError> {
         if !self.buffer.is_empty() {
             let packed = self.pack().await;
@@ -180,13 +181,13 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// Gives back memory that nothing waits in.
+    /// Frees unused memory.
     pub fn shrink(&mut self) {
         self.buffer.shrink_to_fit();
     }
 
-    /// A body that was spilled and turned out short is put together again: only longer ones may be
-    /// in chunks, since compaction does not look for those of others.
+    /// Reassembles a body that was spilled but turned out short: only longer ones may be in chunks,
+    /// since compaction does not look for chunks of others.
     async fn reassemble(&mut self) -> Result<Permit, StoreError> {
         let permit = self.bodies.reassembly.acquire().await;
         if self.generation != self.bodies.log.generation() {
@@ -196,7 +197,7 @@ impl BodyWriter {
         for extent in &self.extents {
             whole.extend_from_slice(&self.bodies.read_chunk(extent).await?);
         }
-        // Chunks of before a failure are not to be told from others' by now.
+        // After a failure, old chunks cannot be distinguished from others.
         if self.generation != self.bodies.log.generation() {
             return Err(StoreError::Poisoned);
         }
@@ -214,7 +215,7 @@ impl BodyWriter {
         if packed.is_compressed() {
             self.buffer.reserve(BODY_CHUNK);
         } else {
-            // The one that was just written.
+            // The chunk that was just written.
             self.buffer = packed.bytes;
             self.buffer.clear();
         }
@@ -239,7 +240,7 @@ impl BodyWriter {
         self.size
     }
 
-    /// `summary` is what `protocol::mime` derived, opaque here, kept beside the message.
+    /// `summary` is derived by `protocol::mime`, opaque here, and kept beside the message.
     pub async fn finish(mut self, summary: Vec<u8>) -> Result<StagedBody, StoreError> {
         if summary.len() > SUMMARY_MAX {
             return Err(StoreError::Limit("bytes of a message summary"));
@@ -271,7 +272,7 @@ impl BodyWriter {
     }
 }
 
-/// Makes room for `more` bytes of a body: what is doubled is never more than a chunk.
+/// Makes room for `more` bytes of a body: doubling never allocates more than a chunk.
 fn grow(buffer: &mut Vec<u8>, more: usize) {
     let needed = buffer.len() + more;
     if needed > buffer.capacity() {
@@ -288,13 +289,13 @@ pub struct StagedBody {
     summary: Vec<u8>,
     size: u64,
     _staging: Option<Staging>,
-    /// Kept until the body is in the log: bounds the memory of those put together again.
+    /// Held until the body is in the log: limits the memory of reassembled bodies.
     _reassembled: Option<Permit>,
 }
 
 impl StagedBody {
-    /// The log has taken the body in the entry at `lsn`: what it held in memory is free for others while
-    /// the disk writes. Its chunks stay staged until it is dropped.
+    /// The log has taken the body in the entry at `lsn`: its memory is free for others while the
+    /// disk writes. Its chunks stay staged until it is dropped.
     pub(crate) fn logged(&mut self, lsn: Lsn) {
         self.bodies.recent.borrow_mut().keep(lsn, std::mem::take(&mut self.summary));
         if matches!(self.content, Content::Inline(_)) {
@@ -312,7 +313,7 @@ impl StagedBody {
         Rc::ptr_eq(&self.bodies, bodies)
     }
 
-    /// Refuses a body whose chunks may have gone with a failure of the log since it was begun.
+    /// Refuses a body whose chunks may have been lost in a failure of the log since it began.
     pub(crate) fn check_chunks(&self, log: &Log) -> Result<(), StoreError> {
         let chunked = matches!(self.content, Content::Chunked(_));
         match chunked && self.generation != log.generation() {
@@ -321,8 +322,8 @@ impl StagedBody {
         }
     }
 
-    /// Appends the body block's beginning to `head`; the block goes on with [`Self::summary`] and
-    /// [`Self::inline`].
+    /// Appends the start of the body block to `head`; the block continues with [`Self::summary`]
+    /// and [`Self::inline`].
     pub(crate) fn encode_head(&self, head: &mut Vec<u8>) {
         let (extents, compressed) = match &self.content {
             Content::Inline(packed) => (None, packed.is_compressed()),
@@ -342,7 +343,7 @@ impl StagedBody {
         }
     }
 
-    /// Moves a short body out into a chunk, as format 1 did with what it spooled.
+    /// Moves a short body to a chunk, as in format 1's spool.
     #[cfg(test)]
     pub(crate) async fn into_chunks(self) -> Result<StagedBody, StoreError> {
         let Content::Inline(packed) = self.content else { return Ok(self) };
@@ -370,7 +371,8 @@ mod tests {
         store::{DeliveryTarget, Partition, StoreOptions},
     };
 
-    /// A frame whose checksums hold and that is none, or of another length, is damage, and named.
+    /// Bytes with valid checksums that are not a frame, or one of another length, are damage, and
+    /// named.
     #[test]
     fn a_false_frame_is_not_served() {
         let simulation = Simulation::new(1);

@@ -1,9 +1,9 @@
-//! The annotations' part of a checkpoint: changes go to runs, which are joined while they are short and
-//! written anew when much in them says nothing any more.
+//! The annotations' part of a checkpoint: changes go to runs, which are merged while they are short
+//! and rewritten when much of them is garbage.
 //!
-//! Most of it happens before an account is captured, in pieces: a run holds what is published and says
-//! nothing of when, so that it may be written at any time. What is published between the last piece and the
-//! capture follows with the capture.
+//! Most of it happens before an account is captured, in pieces: a run holds published values
+//! without a time, so it may be written at any time. Changes published between the last piece and
+//! the capture follow with the capture.
 
 use std::{ops::RangeInclusive, rc::Rc};
 
@@ -27,15 +27,15 @@ use crate::{
     },
 };
 
-/// Octets of changes that are written at once: a millisecond of work.
+/// Octets of changes written at once: a millisecond of work.
 const PIECE: usize = 256 * 1024;
-/// Messages whose annotations are written anew at once.
+/// Messages whose annotations are rewritten at once.
 const REWRITTEN_AT_ONCE: usize = 512;
 const ALL: RangeInclusive<Uid> = Uid(0)..=Uid(u32::MAX);
 
 impl Checkpoints {
-    /// Writes the annotations of a mailbox that have changed, and all of them anew where much of the
-    /// runs is garbage.
+    /// Writes the changed annotations of a mailbox, and rewrites all of them if much of the runs is
+    /// garbage.
     pub(super) async fn write_annotations(
         &self,
         cell: &Rc<AccountCell>,
@@ -53,7 +53,7 @@ impl Checkpoints {
                 let count = annotations.to_join(annotations.changed_octets().min(PIECE));
                 (newest(annotations.runs(), count).to_vec(), annotations.wants_rewrite(messages))
             };
-            // Then joining is of no use.
+            // Then merging is of no use.
             let joined = if wants_rewrite { Vec::new() } else { joined };
             let older = match read(&self.log, &joined, ALL).await {
                 Ok(rows) => rows,
@@ -75,7 +75,7 @@ impl Checkpoints {
         self.rewrite_annotations(cell, id).await
     }
 
-    /// Writes what is left of the changes to a run of its own. Awaits nothing.
+    /// Writes the remaining changes to a run of their own. Does not await.
     pub(super) fn append_annotations_left(
         &self,
         state: &mut AccountState,
@@ -106,7 +106,7 @@ impl Checkpoints {
             rows.extend(changes.clone());
         }
         if oldest {
-            // Nothing older is left for them to hide.
+            // There are no older rows for them to hide.
             rows.retain(|_, value| value.is_some());
         }
         if let Some(loaded) = &mailbox.loaded {
@@ -138,7 +138,7 @@ impl Checkpoints {
         Ok(Some(BlockRunRef { lsn, entry_len, first, last, rows }))
     }
 
-    /// Writes all annotations of a mailbox's messages anew, if that pays.
+    /// Rewrites all annotations of a mailbox's messages, if that pays.
     async fn rewrite_annotations(
         &self,
         cell: &Rc<AccountCell>,
@@ -197,7 +197,7 @@ impl Checkpoints {
     }
 }
 
-/// The annotations of a mailbox that has some, and how many messages it has.
+/// The annotations of a mailbox that has any, and its number of messages.
 fn annotations_of(state: &AccountState, id: MailboxId) -> Option<(&MailboxAnnotations, u32)> {
     let mailbox = state.mailboxes.get(&id)?;
     Some((mailbox.annotations.as_deref()?, mailbox.status.messages))

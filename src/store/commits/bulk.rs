@@ -1,17 +1,16 @@
-//! How much long commands have staged: what STORE, EXPUNGE, COPY and MOVE of many messages log by
-//! slices is published with the batch it is in, all at once, and one batch takes thousands of
-//! slices. So that no publication holds the shard, all of them together stage
-//! [`BULK_MESSAGES_MAX`] and then wait for the disk.
+//! Limits what long commands stage. STORE, EXPUNGE, COPY and MOVE of many messages are logged in
+//! slices and published with their batch, all at once, and one batch holds thousands of slices. So
+//! that no publication holds the shard, all of them together stage [`BULK_MESSAGES_MAX`] and then
+//! wait for the disk.
 //!
-//! Shard-local. Short commands and deliveries are not counted: their clients
-//! wait for each.
+//! Shard-local. Short commands and deliveries are not counted: their clients wait for each one.
 
 use std::cell::Cell;
 
 use super::{super::error::StoreError, Commits};
 use crate::model::Lsn;
 
-/// Messages whose changes long commands may have staged and not yet published: a few milliseconds of
+/// Messages whose changes long commands may have staged but not published: a few milliseconds of
 /// work.
 const BULK_MESSAGES_MAX: usize = 2_048;
 
@@ -19,7 +18,7 @@ const BULK_MESSAGES_MAX: usize = 2_048;
 pub(crate) struct Bulk {
     /// The latest slice.
     last: Cell<Lsn>,
-    /// Messages in slices since all were published.
+    /// Messages in slices since everything was published.
     messages: Cell<usize>,
 }
 
@@ -30,7 +29,7 @@ impl Bulk {
         self.messages.set(self.messages.get() + messages);
     }
 
-    /// The log was opened again: nothing that was staged comes any more.
+    /// The log was reopened: staged slices will never be published.
     pub(crate) fn reset(&self) {
         self.messages.set(0);
     }
@@ -40,7 +39,7 @@ impl Bulk {
         staged == 0 || staged + messages <= BULK_MESSAGES_MAX
     }
 
-    /// All up to `lsn` are settled.
+    /// Everything up to `lsn` is settled.
     fn settled(&self, lsn: Lsn) {
         if self.last.get() == lsn {
             self.messages.set(0);
@@ -49,7 +48,7 @@ impl Bulk {
 }
 
 impl Commits {
-    /// To be awaited before a slice of a long command that is not its first. Cancel-safe.
+    /// To be awaited before each slice of a long command except its first. Cancel-safe.
     pub(crate) async fn bulk_turn(&self, messages: usize) -> Result<(), StoreError> {
         while !self.bulk.takes(messages) {
             let last = self.bulk.last.get();
@@ -68,7 +67,7 @@ mod tests {
     #[test]
     fn full_until_the_last_slice_is_settled() {
         let bulk = Bulk::default();
-        // One that is larger than all is taken alone.
+        // A slice that is larger than the limit is taken alone.
         assert!(bulk.takes(BULK_MESSAGES_MAX + 1));
         bulk.staged(Lsn(1), 1_000);
         bulk.staged(Lsn(2), 1_000);

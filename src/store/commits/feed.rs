@@ -1,11 +1,12 @@
-//! The change feed: what was published, for those who follow a partition.
+//! The change feed: published changes, for the subscribers of a partition.
 //!
-//! Each subscriber has a bounded queue of changes in the order of their LSNs, each told once, none
-//! before it is durable and to be seen. Who does not keep up is told that it missed some and from where
-//! on: what it follows it then compares with snapshots, mailbox by mailbox, by mod-sequence and the
-//! tombstones of what was expunged. The same way leads back after a restart: a subscriber that kept the
-//! LSN up to which it has seen everything asks for the accounts that have changed since
-//! ([`super::super::Partition::changed_since`]). Shard-local; nobody waits for a subscriber.
+//! Each subscriber has a bounded queue of changes in LSN order, each reported once, none before it
+//! is durable and visible. If a queue overflows, the subscriber is told that it missed changes and
+//! from which LSN: it then compares its state with snapshots, mailbox by mailbox, by mod-sequence
+//! and tombstones. The same is done after a restart: a subscriber that kept the LSN up to which it
+//! has seen everything asks for the accounts that have changed since
+//! ([`super::super::Partition::changed_since`]). Shard-local; publishing never waits for a
+//! subscriber.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,29 +22,30 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// What one published effect did to an account.
+/// The change of an account by one published effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FeedChange {
-    /// Of the entry; several changes of one entry follow each other.
+    /// The entry's LSN; several changes of one entry are consecutive.
     pub lsn: Lsn,
     pub account: AccountId,
-    /// `None` for what concerns the account as a whole.
+    /// `None` for changes of the account as a whole.
     pub mailbox: Option<MailboxId>,
     pub kind: FeedKind,
-    /// How many messages it concerns.
+    /// How many messages it affects.
     pub messages: u32,
 }
 
 /// Families of changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FeedKind {
-    /// Messages came.
+    /// Messages were added.
     Messages,
     /// Flags or keywords of messages.
     Flags,
-    /// Messages went.
+    /// Messages were expunged.
     Expunged,
-    /// A mailbox came, went or was renamed, a name was subscribed to; or the account came.
+    /// A mailbox was created, deleted or renamed, a subscription changed; or the account was
+    /// created.
     Names,
     /// An ACL, a quota, metadata.
     Properties,
@@ -51,12 +53,12 @@ pub enum FeedKind {
     Annotations,
 }
 
-/// What a subscriber hears.
+/// An event for a subscriber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FeedEvent {
     Change(FeedChange),
-    /// The queue was full: changes of the entries from this LSN on were not kept. The next event is
-    /// later than all of them.
+    /// The queue overflowed: changes of the entries from this LSN on were dropped. The next event
+    /// is later than all of them.
     Missed {
         from: Lsn,
     },
@@ -74,20 +76,20 @@ struct Queue {
     capacity: usize,
     changes: RefCell<VecDeque<FeedChange>>,
     missed: Cell<Option<Lsn>>,
-    /// Everything below was put into the queue or missed.
+    /// Everything below was queued or missed.
     upto: Cell<Lsn>,
     waiting: RefCell<Option<Waker>>,
 }
 
-/// A place in the feed; gives it up when dropped.
+/// A place in the feed; dropping it unsubscribes.
 pub struct Subscription {
     queue: Rc<Queue>,
     seen: Cell<Lsn>,
 }
 
 impl Feed {
-    /// A queue of up to `capacity` changes, of what is published from now on; everything below `from`
-    /// is.
+    /// A queue of up to `capacity` changes published from now on; everything below `from` is
+    /// already published.
     pub(crate) fn subscribe(&self, capacity: usize, from: Lsn) -> Subscription {
         let queue = Rc::new(Queue {
             capacity,
@@ -104,8 +106,8 @@ impl Feed {
         !self.queues.borrow().is_empty()
     }
 
-    /// Tells `effects` of the entry at `lsn`, which are published. Who waits is moved to `wake`, to be
-    /// woken when nothing is borrowed.
+    /// Reports `effects` of the entry at `lsn`, which are published. Wakers of waiting tasks are
+    /// moved to `wake`, to be woken when nothing is borrowed.
     pub(crate) fn tell<'a>(
         &self,
         lsn: Lsn,
@@ -139,7 +141,7 @@ impl Queue {
         }
         let mut changes = self.changes.borrow_mut();
         if changes.len() >= self.capacity {
-            // What is in the queue is seen by who looks at snapshots from its first change on.
+            // The changes in the queue are covered by snapshots compared from its first change on.
             let first = changes.front().map_or(change.lsn, |first| first.lsn);
             self.missed.set(Some(first));
             changes.clear();
@@ -176,8 +178,8 @@ impl Subscription {
         Some(FeedEvent::Change(change))
     }
 
-    /// All changes of entries below were told, or missed and said to be. Kept durably by who follows
-    /// (once what it made of them is), it is where to resume after a restart.
+    /// All changes of entries below were reported, or reported as missed. A subscriber that keeps
+    /// it durably (once its own state is) resumes from it after a restart.
     pub fn seen(&self) -> Lsn {
         match self.queue.changes.borrow().is_empty() && self.queue.missed.get().is_none() {
             true => self.queue.upto.get(),

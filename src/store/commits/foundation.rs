@@ -1,5 +1,5 @@
-//! What a change builds on and may be missing: its account, its keywords. Each is an entry of its own,
-//! appended before: without the change that wanted it, it does no harm.
+//! Prerequisites of a change that may be missing: its account, its keywords. Each is a separate
+//! entry appended before: without the change that needed it, it does no harm.
 
 use std::rc::Rc;
 
@@ -10,8 +10,8 @@ use super::{
 use crate::model::{KeywordSet, MailboxId};
 
 impl Commits {
-    /// Appends the entry that creates the account, if nothing is known of it. Its own entry: an
-    /// account without the message that called it into being does no harm.
+    /// Appends the entry that creates the account, if it does not exist. A separate entry: an
+    /// account without the message that caused its creation does no harm.
     pub(crate) fn ensure_exists(&self, cell: &Rc<AccountCell>) -> Result<(), StoreError> {
         let account = {
             let state = cell.state.borrow();
@@ -26,7 +26,7 @@ impl Commits {
     }
 
     /// The bits of keyword `names` in the mailbox's pending table, after appending an entry that
-    /// adds those it lacks. Its own entry: a keyword that nothing uses does no harm.
+    /// adds missing ones. A separate entry: an unused keyword does no harm.
     pub(crate) fn define_keywords(
         &self,
         cell: &Rc<AccountCell>,

@@ -1,8 +1,8 @@
 //! Estimates of garbage: which segments have lost references to their entries.
 //!
-//! Called when changes are published, before they take effect. Only counters of segments change, so
-//! it costs no memory for messages; what is wrong in them (a body shared by many, a deleted mailbox
-//! whose table was not in memory) the next mark pass corrects.
+//! Called when changes are published, before they take effect. Only per-segment counters change, so
+//! it needs no memory per message; the next mark pass corrects errors (a body shared by many, a
+//! deleted mailbox whose table was not in memory).
 
 use std::cell::Cell;
 
@@ -15,18 +15,18 @@ use super::{
 };
 use crate::model::{Lsn, MailboxId, Uid};
 
-/// Messages of one change that are looked up one by one; the rest counts as the average.
+/// Messages of one change that are looked up one by one; the rest count as the average.
 const LOOKED_UP_MAX: usize = 1024;
 
-/// What changes have freed. Compaction asks, and begins to count anew.
+/// Space that changes have freed. Compaction reads it and resets the counts.
 #[derive(Default)]
 pub(crate) struct Freed {
-    /// Garbage that expunges made in segments not known, since the last pass over all.
+    /// Garbage from expunges in unknown segments, since the last pass over everything.
     pub unattributed: Cell<u64>,
-    /// Garbage that changes have made since it was last asked whether a cycle is worth it.
+    /// Garbage from changes since the last check whether a cycle pays.
     pub freed: Cell<u64>,
     /// Bytes that changes have logged or freed since the last cycle. Checkpoints and cycles make
-    /// garbage too: without this they could call for each other for ever.
+    /// garbage too: without this they could trigger each other for ever.
     pub changed: Cell<u64>,
 }
 
@@ -48,7 +48,7 @@ impl Freed {
 }
 
 impl Commits {
-    /// Counts what the entry at `lsn`, about to be published, does to references.
+    /// Counts the changes of references by the entry at `lsn`, which is about to be published.
     pub(crate) fn count_references(&self, lsn: Lsn, changes: &Changes) {
         let mut first = true;
         for change in changes {

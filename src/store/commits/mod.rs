@@ -2,15 +2,16 @@
 //! visible.
 //!
 //! A change is *decided* by its caller on pending state, *appended* here as one entry, *staged* in
-//! pending state, and *published* when the log says that the entry is durable; only then does the
-//! caller hear of it. Shard-local. Invariants:
-//! - From deciding to staging nothing awaits, so a decision is never out of date.
+//! pending state, and *published* when the log reports that the entry is durable; only then does
+//! the caller get its result. Shard-local. Invariants:
+//! - There is no await between deciding and staging, so a decision is never out of date.
 //! - Effects are published in the order of their LSNs, and never before they are durable.
 //! - After a failed write or sync nothing that was staged is published.
 //! - No `RefCell` is borrowed across an await or while a waker runs.
 //!
-//! `standing` is what the partition itself has of effects; `bulk` bounds what long commands stage,
-//! `feed` tells those who follow, `garbage` counts what published changes leave behind, `foundation` makes what a change builds on.
+//! `standing` is the partition's own state; `bulk` limits what long commands stage, `feed` informs
+//! subscribers, `garbage` counts the garbage that published changes make, `foundation` creates
+//! prerequisites of a change.
 
 mod bulk;
 pub(super) mod feed;
@@ -57,7 +58,7 @@ pub(crate) struct Change {
 /// The changes of one entry. Nearly always one.
 pub(crate) type Changes = SmallVec<[Change; 1]>;
 
-/// The commits of one partition. Whoever changes something holds on to it.
+/// The commits of one partition. Held by everything that changes state.
 pub(super) struct Commits {
     pub(super) options: Rc<StoreOptions>,
     pub(super) executor: Rc<dyn Executor>,
@@ -73,7 +74,7 @@ pub(super) struct Commits {
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
     /// The entry published last.
     published: Cell<Lsn>,
-    /// Encoding buffer, used again and again.
+    /// Encoding buffer, reused.
     scratch: RefCell<Vec<u8>>,
     messages_stored: Cell<u64>,
 }
@@ -131,7 +132,7 @@ impl Commits {
     }
 
     /// Appends `changes` (not empty) as one entry with at most one body, and stages them. The
-    /// caller awaits [`Commits::acknowledged`] before it speaks of them.
+    /// caller awaits [`Commits::acknowledged`] before it reports success.
     pub(super) fn commit(
         &self,
         mut changes: Changes,
@@ -170,7 +171,7 @@ impl Commits {
         head.shrink_to(SCRATCH_KEPT);
         self.freed.count_change(u64::from(here.1));
         if body.is_none() && kind.may_stay() {
-            // It holds no body: of no use once a checkpoint has its effects.
+            // It holds no body: garbage once a checkpoint has its effects.
             self.log.release(lsn, here.1);
         }
 
@@ -241,19 +242,19 @@ impl Commits {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// Told by the log after each sync: what lies below `durable` may be seen now.
+    /// Called by the log after each sync: entries below `durable` may now be published.
     pub(super) fn settle(&self, durable: Lsn) {
         self.publish_below(durable);
     }
 
-    /// The log failed: the outcome of what is staged is unknown for ever, and nobody may see it. The
-    /// log refuses all further appends, so that nothing decided on it follows, until it is opened
-    /// again.
+    /// The log failed: the outcome of staged changes is unknown for ever, and nobody may see them.
+    /// The log refuses all further appends, so that nothing decided on them follows, until it is
+    /// reopened.
     pub(super) fn give_up_staged(&self) {
         self.staged.borrow_mut().clear();
     }
 
-    /// The log was opened again, and says that this is what stands.
+    /// The log was reopened with this state.
     pub(super) fn reset(&self, standing: Standing) {
         let before = self.standing.replace(standing);
         self.standing.borrow_mut().succeed(&before);
@@ -261,7 +262,7 @@ impl Commits {
     }
 }
 
-/// Kind of the entry that holds just this effect.
+/// Kind of the entry that holds only this effect.
 fn entry_kind(effect: &Effect) -> EntryKind {
     match effect {
         Effect::Account { .. } => EntryKind::Account,
@@ -286,12 +287,12 @@ fn entry_kind(effect: &Effect) -> EntryKind {
     }
 }
 
-/// What a published change is taken to cost until its account is measured again.
+/// Estimated memory of a published change until its account is measured again.
 const CHANGE_MEMORY: usize = 2 * size_of::<Message>();
 /// A rare huge transaction's buffer is not kept.
 const SCRATCH_KEPT: usize = 64 * 1024;
 
-/// Now that the entry's place is known, so is that of the bodies in it.
+/// Once the entry's LSN is known, the bodies in it are located.
 fn resolve_body(effect: &mut Effect, (lsn, entry_len): (Lsn, u32)) {
     if let Effect::Message { message: Message { body, .. }, .. } | Effect::Spool { body, .. } =
         effect

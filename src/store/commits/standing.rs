@@ -1,11 +1,12 @@
-//! State of the partition itself, beside its accounts: what format 1 had in its spool and is not moved yet (`repair::upgrade`), deliveries already carried out,
-//! intents. Kept whole in memory and in the checkpoint's root; bounded by named limits.
+//! The partition's own state, beside its accounts: the part of format 1's spool that is not moved
+//! yet (`repair::upgrade`), completed deliveries, intents. All of it is in memory and in the
+//! checkpoint's root; bounded by named limits.
 //!
-//! A delivery's id is remembered until its caller says that no repetition can come any more
-//! ([`Standing::forget`]); none is forgotten for want of room. What is forgotten goes from memory; a
-//! start brings back what the log still names, and the caller sorts it out again. Ids of one *family*
-//! (upper half) belong together: where only some accounts of a delivery got it, each of them has an
-//! id of its own, derived from that of the delivery.
+//! A delivery's id is remembered until its caller reports that no repetition can come any more
+//! ([`Standing::forget`]); none is forgotten for lack of room. Forgotten ids leave memory only; a
+//! start brings back those that the log still names, and the caller sorts them out again. Ids of
+//! one *family* (upper half) belong together: if only some accounts of a delivery got it, each of
+//! them has an id of its own, derived from the delivery's.
 
 use std::collections::BTreeMap;
 
@@ -22,17 +23,17 @@ use super::super::{
 };
 use crate::model::{AccountId, Lsn};
 
-/// What deliveries share that belong together.
+/// The common part of ids that belong together.
 pub(crate) fn family(id: u128) -> u64 {
     (id >> 64) as u64
 }
 
-/// Stands for the delivery `id` where only some of its accounts got it, and `account` did.
+/// The id for the delivery `id` if only some of its accounts got it, and `account` did.
 pub(crate) fn id_of_one(id: u128, account: AccountId) -> u128 {
     id ^ u128::from(account.0.wrapping_add(1))
 }
 
-/// A message of no mailbox, as format 1 kept what waits.
+/// A message in no mailbox, as format 1 stored queued ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Spooled {
     pub lsn: Lsn,
@@ -43,7 +44,7 @@ pub(crate) struct Spooled {
 #[derive(Default)]
 pub(crate) struct Standing {
     pub spool: BTreeMap<Lsn, Spooled>,
-    /// Deliveries staged or published, with the entry that carries them out.
+    /// Deliveries staged or published, with their entries.
     deliveries: HashMap<u128, Lsn>,
     /// Those of them that are published.
     published: HashSet<u128>,
@@ -53,7 +54,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// The state a checkpoint's root holds; the spool's entries are read by the caller.
+    /// The state in a checkpoint's root; the caller reads the spool's entries.
     pub(crate) fn from_root(root: &Root) -> Standing {
         let mut standing = Standing { applied: root.applied, ..Standing::default() };
         for id in &root.deliveries {
@@ -73,7 +74,7 @@ impl Standing {
         })
     }
 
-    /// Fills in what a root keeps of this.
+    /// Fills in this part of a root.
     pub(crate) fn to_root(&self, root: &mut Root) {
         root.applied = self.applied;
         root.spool = self.spool.keys().copied().collect();
@@ -82,7 +83,7 @@ impl Standing {
         root.intents = self.intents.iter().map(|(id, payload)| (*id, payload.clone())).collect();
     }
 
-    /// The entry that carries out, or will, the delivery `id` to `account`.
+    /// The entry of the delivery `id` to `account`, staged or published.
     pub(crate) fn delivery(&self, id: u128, account: AccountId) -> Option<Lsn> {
         let known = |id: u128| self.deliveries.get(&id).copied();
         known(id).or_else(|| known(id_of_one(id, account)))
@@ -97,13 +98,13 @@ impl Standing {
         self.deliveries.keys().map(|id| family(*id)).collect()
     }
 
-    /// No repetition of these comes any more.
+    /// No repetition of these can come any more.
     pub(crate) fn forget(&mut self, families: &HashSet<u64>) {
         self.deliveries.retain(|id, _| !families.contains(&family(*id)));
         self.published.retain(|id| !families.contains(&family(*id)));
     }
 
-    /// Takes over from `old`, the same before the log was opened again, what is not in the log: which
+    /// Takes over from `old`, the state before the log was reopened, what is not in the log: which
     /// deliveries were forgotten.
     pub(crate) fn succeed(&mut self, old: &Standing) {
         self.deliveries.retain(|id, _| old.deliveries.contains_key(id));
@@ -134,7 +135,7 @@ impl Standing {
         }
     }
 
-    /// Carries out what the log said after the root was written.
+    /// Applies effects logged after the root was written.
     pub(crate) fn replay(&mut self, effects: &[(Lsn, Effect)]) {
         let applied = self.applied;
         for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
@@ -174,7 +175,7 @@ mod tests {
         standing.forget(&gone);
         assert_eq!(standing.deliveries_known(), 1);
         assert_eq!(standing.delivery(id(7), BOB), Some(Lsn(8)));
-        // Opened again from an older root, it knows no more than it did.
+        // Reopened from an older root, it knows no more than it did.
         let mut again = Standing::from_root(&root);
         assert_eq!(again.deliveries_known(), 20_000);
         again.succeed(&standing);
@@ -190,7 +191,7 @@ mod tests {
         standing.to_root(&mut root);
         let mut again = Standing::from_root(&root);
         assert!(again.delivery(1, ALICE).is_some() && again.intents.contains_key(&4));
-        // What lies above is new.
+        // Effects above it are new.
         again.replay(&[
             (Lsn(90_000), Effect::IntentDone { id: 4 }),
             (Lsn(90_001), Effect::Delivery { id: 1 << 100 }),

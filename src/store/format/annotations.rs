@@ -1,9 +1,9 @@
-//! Annotations: opaque values beside a message, each under a number. Not part of the message: a copy has
-//! none.
+//! Annotations: opaque, numbered values beside a message. They are not part of the message: a copy
+//! has none.
 //!
-//! In a run of blocks a row is one value or the mark that there is none any more, in the order of UIDs and
-//! numbers; a newer run goes over an older one, row by row. Pure. docs/disk_format.md, "Annotation run",
-//! is the drawing.
+//! In a run of blocks a row is one value or the mark that it was removed, in the order of UIDs and
+//! numbers; a newer run overrides an older one, row by row. Pure. docs/disk_format.md, "Annotation
+//! run", has the layout.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -17,16 +17,16 @@ use super::{
 };
 use crate::model::Uid;
 
-/// Octets of a value, at the most.
+/// Most octets of a value.
 pub const ANNOTATION_OCTETS_MAX: usize = ROW_MAX - 32;
 
-/// A value of a message: which one of which message.
+/// A value's message and number.
 pub(crate) type Place = (Uid, u32);
 
 /// Values, `None` where one was removed.
 pub(crate) type Rows = BTreeMap<Place, Option<Bytes>>;
 
-/// Appends one value: as the effect has it, and as a row of a run.
+/// Appends one value: the same form in the effect and in a row of a run.
 pub(crate) fn put_value(out: &mut Vec<u8>, number: u32, value: Option<&[u8]>) {
     out.put_varint(u64::from(number));
     out.put_u8(u8::from(value.is_some()));
@@ -40,7 +40,7 @@ pub(crate) fn read_value(reader: &mut Reader<'_>) -> Decoded<(u32, Option<Bytes>
     Ok((number, present.then(|| Bytes::copy_from_slice(value))))
 }
 
-/// Fewest bytes that [`put_value`] takes.
+/// Minimum size of [`put_value`]'s output.
 pub(crate) const VALUE_MIN: usize = 3;
 
 /// Adds rows to a run, ascending.
@@ -54,7 +54,7 @@ pub(crate) fn put_row<C: FnMut(Vec<u8>) -> Vec<u8>>(
     run.push(0, uid, &row);
 }
 
-/// Reads the rows of a block, decompressed, over those in `into`.
+/// Reads the rows of a decompressed block, overriding those in `into`.
 pub(crate) fn read_block(raw: &[u8], into: &mut Rows) -> Decoded<()> {
     for (uid, at) in read_rows(raw)? {
         let mut row = Reader::new(raw.get(at).unwrap_or_default());

@@ -12,32 +12,31 @@ use std::ops::Range;
 use super::codec::{Decoded, Malformed, Put, Reader};
 use crate::model::{Lsn, Uid};
 
-/// Bytes of rows in a block before it is closed: large enough to compress well, and opened in some
-/// 50 µs.
+/// Bytes of rows at which a block is closed: enough to compress well, and opened in some 50 µs.
 const BLOCK_TARGET: usize = 32 * 1024;
-/// Bytes of a row, at the most.
+/// Most bytes of a row.
 pub(crate) const ROW_MAX: usize = 16 * 1024;
-/// Bytes of a block that a reader believes.
+/// Most bytes of a block that a reader accepts.
 const BLOCK_MAX: u32 = 64 * 1024;
 /// Bytes before the index: its length and its checksum.
 const FRAME: usize = 8;
-/// Fewest bytes that [`BlockRunRef::put`] takes.
+/// Minimum size of [`BlockRunRef::put`]'s output.
 pub(crate) const RUN_REF_MIN: usize = 6;
 
-/// Where a run lies and what of its mailbox it is about.
+/// The location of a run and its range of UIDs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct BlockRunRef {
     pub lsn: Lsn,
     /// Bytes of its entry in the log.
     pub entry_len: u32,
-    /// Its rows have UIDs from here to `last`.
+    /// Its rows have UIDs from `first` to `last`.
     pub first: Uid,
     pub last: Uid,
     pub rows: u32,
 }
 
 impl BlockRunRef {
-    /// Appends it as a page has it. `previous` is a UID that `first` is not below.
+    /// Appends it in the form of a page. `previous` is a UID not above `first`.
     pub(crate) fn put(&self, previous: Uid, out: &mut Vec<u8>) {
         let mut record = Vec::with_capacity(24);
         record.put_varint(self.lsn.0);
@@ -61,14 +60,14 @@ impl BlockRunRef {
     }
 }
 
-/// A block as the index has it.
+/// A block in the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct BlockRef {
     pub first: Uid,
     pub last: Uid,
-    /// Where its bytes begin in the payload.
+    /// Offset of its bytes in the payload.
     pub offset: usize,
-    /// Its bytes there, and those they stand for: more if they are a frame.
+    /// Its stored bytes, and its uncompressed bytes: more if it is a frame.
     pub stored: u32,
     pub raw: u32,
     pub rows: u32,
@@ -80,7 +79,7 @@ impl BlockRef {
         self.stored != self.raw
     }
 
-    /// Whether `stored` is what was written.
+    /// Whether `stored` is intact.
     pub(crate) fn verify(&self, stored: &[u8]) -> Decoded<()> {
         match stored.len() == self.stored as usize && crc32c::crc32c(stored) == self.checksum {
             true => Ok(()),
@@ -257,7 +256,8 @@ impl RunIndex {
     }
 }
 
-/// Bytes from a payload's start to the end of its index; `start` has at least [`FRAME`] of them.
+/// Bytes from the start of a payload to the end of its index; `start` has at least [`FRAME`] of
+/// them.
 pub(crate) fn index_len(start: &[u8]) -> Decoded<usize> {
     let (length, _) = start.split_first_chunk::<4>().ok_or(Malformed("index of blocks"))?;
     Ok(FRAME.saturating_add(u32::from_le_bytes(*length) as usize))
@@ -307,7 +307,7 @@ fn read_column(reader: &mut Reader<'_>, offset: &mut usize) -> Decoded<Vec<Block
     Ok(blocks)
 }
 
-/// The rows of a block, decompressed: UID, and where in `raw` the row lies. Ascending by UID.
+/// The rows of a decompressed block: UID, and the row's range in `raw`. Ascending by UID.
 pub(crate) fn read_rows(raw: &[u8]) -> Decoded<Vec<(Uid, Range<usize>)>> {
     if raw.len() > BLOCK_MAX as usize {
         return Err(Malformed("size of a block"));
@@ -320,7 +320,7 @@ pub(crate) fn read_rows(raw: &[u8]) -> Decoded<Vec<(Uid, Range<usize>)>> {
         let uid = previous.checked_add(step).ok_or(Malformed("uid of a row"))?;
         previous = uid;
         let row = reader.bytes("row")?;
-        // Where `row` ends in `raw`, the rest of which the reader still has.
+        // The end of `row` in `raw`, whose rest the reader still has.
         let end = raw.len() - reader.remaining();
         rows.push((Uid(uid), end - row.len()..end));
     }

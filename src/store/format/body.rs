@@ -1,7 +1,7 @@
-//! Body blocks: what a commit entry's payload ends in, the body of the message or where it lies.
+//! Body blocks: the end of a commit entry's payload, with the body of the message or its location.
 //!
-//! Attributes, size, summary, then the bytes or the list of chunks. Pure encoding; `bodies` writes them
-//! and reads back. Lengths are of the body as it came, whatever of it is compressed.
+//! Attributes, size, summary, then the bytes or the list of chunks. Pure encoding; `bodies` writes
+//! and reads them. Lengths are uncompressed ones.
 
 use super::{
     super::log::entry_len,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::Lsn;
 
-/// Bodies above this are written as chunks as they arrive instead of inside their commit entry.
+/// Longer bodies are written as chunks as they arrive instead of inside their commit entry.
 pub const BODY_CHUNK: usize = 256 * 1024;
 
 /// Attribute of a body block: a list of chunks instead of the bytes themselves.
@@ -18,7 +18,7 @@ const CHUNKED: u8 = 1;
 /// Attribute of a body block: 16 bytes of explicit EMAILID (RFC 8474) precede the summary, for a
 /// body that came from another partition. Without it the id is partition and LSN.
 const HAS_EMAIL_ID: u8 = 2;
-/// Attribute of a body block: its bytes, or those of chunks that say so, are zstd frames.
+/// Attribute of a body block: its bytes, or those of marked chunks, are zstd frames.
 const COMPRESSED: u8 = 4;
 /// Attributes this version can read.
 const KNOWN_ATTRIBUTES: u8 = CHUNKED | HAS_EMAIL_ID | COMPRESSED;
@@ -29,7 +29,7 @@ pub(crate) struct Extent {
     pub lsn: Lsn,
     /// Bytes of the entry's payload.
     pub stored: u32,
-    /// Bytes of the body; more than `stored` if these are a frame.
+    /// Bytes of the body; more than `stored` if the chunk is a frame.
     pub raw: u32,
 }
 
@@ -43,8 +43,8 @@ impl Extent {
     }
 }
 
-/// Appends a block's beginning to `out`; the block goes on with the summary, then the bytes, which are
-/// a frame if `compressed`. `extents` are those of a body in chunks.
+/// Appends the start of a block to `out`; the block continues with the summary, then the bytes,
+/// which are a frame if `compressed`. `extents` are the chunks of a body in chunks.
 pub(crate) fn put_head(
     out: &mut Vec<u8>,
     extents: Option<&[Extent]>,
@@ -70,11 +70,11 @@ pub(crate) fn put_head(
     out.put_varint(summary_len as u64);
 }
 
-/// A body block taken apart.
+/// A parsed body block.
 pub(crate) struct Block<'a> {
     pub size: u64,
     pub extents: Vec<Extent>,
-    /// Empty when there are extents.
+    /// Empty if there are extents.
     pub inline: &'a [u8],
     /// `inline` is a frame.
     pub compressed: bool,
@@ -87,7 +87,7 @@ fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
     reader.bytes("summary")?;
     let inline = reader.take(reader.remaining(), "body")?;
     let held: u64 = match extents.is_empty() {
-        // What the frame holds is seen when it is opened.
+        // The content of the frame is checked when it is opened.
         true if compressed => size,
         true => inline.len() as u64,
         false => extents.iter().map(|extent| u64::from(extent.raw)).sum(),
@@ -99,7 +99,7 @@ fn parse_block(block: &[u8]) -> Decoded<Block<'_>> {
     Ok(Block { size, extents, inline, compressed })
 }
 
-/// Reads what stands before the summary: size of the body, attributes, chunks.
+/// Reads the fields before the summary: size of the body, attributes, chunks.
 fn parse_head(reader: &mut Reader<'_>) -> Decoded<(u64, u8, Vec<Extent>)> {
     let attributes = reader.u8("body attributes")?;
     if attributes & !KNOWN_ATTRIBUTES != 0 {
@@ -123,7 +123,7 @@ fn parse_head(reader: &mut Reader<'_>) -> Decoded<(u64, u8, Vec<Extent>)> {
     Ok((size, attributes, extents))
 }
 
-/// The summary in an entry's payload, of which the body's bytes may be missing.
+/// The summary in an entry's payload, in which the body's bytes may be missing.
 pub(crate) fn summary_of(payload: &[u8]) -> Decoded<&[u8]> {
     let mut reader = Reader::new(payload::split(payload)?.block);
     parse_head(&mut reader)?;
@@ -159,10 +159,10 @@ mod tests {
         // attributes, size, one extent (lsn 9, 5 bytes), summary length
         let block = parse_block(&[CHUNKED, 5, 1, 9, 5, 0]).unwrap();
         assert_eq!(block.extents, [Extent { lsn: Lsn(9), stored: 5, raw: 5 }]);
-        // Compressed: 2 bytes stand for 5 in the first extent, the second is plain.
+        // Compressed: 2 bytes represent 5 in the first extent, the second is uncompressed.
         let block = parse_block(&[CHUNKED | COMPRESSED, 8, 2, 9, 2, 5, 11, 3, 3, 0]).unwrap();
         assert!(block.extents[0].is_compressed() && !block.extents[1].is_compressed());
-        // A frame: how much it holds is not seen yet.
+        // A frame: its content is not checked yet.
         let block = parse_block(&[COMPRESSED, 100, 0, b'z', b'z']).unwrap();
         assert_eq!((block.size, block.inline, block.compressed), (100, &b"zz"[..], true));
     }

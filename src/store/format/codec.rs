@@ -1,14 +1,14 @@
 //! The primitive encoding under every payload in the log: little-endian integers, LEB128 varints,
-//! length-prefixed bytes. Used by `effect` and `page`; knows nothing of mail.
+//! length-prefixed bytes. Used by `effect` and `page`; it knows nothing of mail.
 //!
 //! Invariant: decoding never panics and never allocates more than its input could hold, whatever
-//! the bytes. Checksums make garbage unlikely, not impossible (a bug of ours is garbage too).
+//! the bytes. Checksums make garbage unlikely, not impossible (our own bugs can produce it too).
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 use crate::model::Uid;
 
-/// Payload bytes that cannot be what we wrote; the text names the field.
+/// Payload bytes that we cannot have written; the text names the field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("undecodable {0}")]
 pub(crate) struct Malformed(pub &'static str);
@@ -74,7 +74,7 @@ impl Put for Vec<u8> {
 /// Most UIDs one decoded set may hold: more is garbage, not a mailbox.
 const UIDS_MAX: u64 = 16 * 1024 * 1024;
 
-/// Takes values off the front of a slice.
+/// Takes values from the front of a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
         Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
     }
 
-    /// A count of things that take at least `each` bytes, refused when the rest cannot hold them.
+    /// A count of items of at least `each` bytes, refused if the rest cannot hold them.
     pub(crate) fn count(&mut self, each: usize, what: &'static str) -> Decoded<usize> {
         let count = usize::try_from(self.varint(what)?).map_err(|_| Malformed(what))?;
         match count.checked_mul(each.max(1)) {

@@ -4,10 +4,10 @@
 //! is a list of effects followed by at most one body block that the message effects refer to. The
 //! same values are staged on pending state when appended, applied to published state once durable,
 //! and applied again on replay: there is one meaning, not three. `docs/disk_format.md`, "Effects
-//! and pages", is the drawing.
+//! and pages", has the layout.
 //!
-//! Invariant: every effect is framed by kind and length and may be longer than we know, so that
-//! later versions add fields without a format change; an unknown kind refuses the entry.
+//! Invariant: every effect is framed by kind and length and may be longer than this version knows,
+//! so that later versions add fields without a format change; an unknown kind refuses the entry.
 
 use bytes::Bytes;
 
@@ -25,8 +25,8 @@ use crate::model::{
     UidValidity,
 };
 
-/// In a message effect: the body is in the body block of the very entry that holds the effect.
-/// Replaced by the entry's LSN as soon as that is known.
+/// In a message effect: the body is in the body block of the same entry. Replaced by the entry's
+/// LSN as soon as that is known.
 pub(crate) const BODY_HERE: Lsn = Lsn(u64::MAX);
 
 /// A mailbox as its creating effect describes it.
@@ -38,7 +38,7 @@ pub(crate) struct NewMailbox {
     pub name: String,
 }
 
-/// Families of opaque values of an account or a mailbox. Numbers are on disk for ever.
+/// Kinds of opaque values of an account or a mailbox. Numbers are on disk for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PropertyKind {
     /// RFC 4314
@@ -51,12 +51,12 @@ pub enum PropertyKind {
     Seen = 4,
 }
 
-/// Key of a property; mailbox 0 stands for the account itself.
+/// Key of a property; mailbox 0 means the account itself.
 pub type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Effect {
-    /// An account's birth with its first mailboxes, to all of which it is subscribed.
+    /// Creation of an account with its first mailboxes, to all of which it is subscribed.
     Account {
         account: AccountId,
         mailboxes: Vec<NewMailbox>,
@@ -109,14 +109,14 @@ pub(crate) enum Effect {
         key: PropertyKey,
         value: Option<Vec<u8>>,
     },
-    /// Values beside a message set or (None) removed, each by its number.
+    /// Values beside a message set or (None) removed, by number.
     Annotations {
         account: AccountId,
         mailbox: MailboxId,
         uid: Uid,
         values: Vec<(u32, Option<Bytes>)>,
     },
-    /// The transaction carried out this delivery: a repetition is a no-op.
+    /// The transaction completed this delivery: a repetition is a no-op.
     Delivery {
         id: u128,
     },
@@ -128,7 +128,7 @@ pub(crate) enum Effect {
     Unspool {
         lsn: Lsn,
     },
-    /// Work over several partitions that recovery must finish; `payload` is opaque here.
+    /// Work across several partitions that recovery must finish; `payload` is opaque here.
     Intent {
         id: u128,
         payload: Bytes,
@@ -183,7 +183,7 @@ fn read_flags_after(byte: u8, reader: &mut Reader<'_>) -> Decoded<FlagSet> {
     Ok(FlagSet { system: Flags(byte & 0x1f), keywords })
 }
 
-/// Everything of a message but its UID, which runs encode as a difference. ~30 bytes.
+/// All of a message except its UID, which runs encode as a difference. ~30 bytes.
 pub(crate) fn put_message(out: &mut Vec<u8>, message: &Message) {
     put_flags(out, message.flags);
     out.put_varint(message.mod_seq.0);
@@ -252,12 +252,12 @@ fn special_use_number(special_use: SpecialUse) -> u8 {
     }
 }
 
-/// 0 and numbers of later versions are none.
+/// 0 and numbers of later versions mean none.
 fn special_use_of(number: u8) -> Option<SpecialUse> {
     SpecialUse::EVERY.into_iter().find(|it| special_use_number(*it) == number)
 }
 
-/// Fewest bytes a mailbox record takes; bounds what a count may allocate.
+/// Minimum size of a mailbox record; limits what a count may allocate.
 pub(crate) const MAILBOX_MIN: usize = 4;
 
 /// Effects with the LSNs of their entries, in order.
@@ -658,7 +658,7 @@ pub(crate) mod tests {
         ]
     }
 
-    /// What `effect` reads back as from an entry at `here`.
+    /// How `effect` reads back from an entry at `here`.
     fn resolved(mut effect: Effect, here: (Lsn, u32)) -> Effect {
         if let Effect::Message { message: Message { body, .. }, .. } | Effect::Spool { body, .. } =
             &mut effect

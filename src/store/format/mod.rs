@@ -1,8 +1,8 @@
-//! What the octets of a log entry's payload mean: effects, runs, roots and directory pages, and the
-//! primitives that all of them are made of. docs/disk_format.md draws them.
+//! The encoding of a log entry's payload: effects, runs, roots and directory pages, and the
+//! primitives that they all use. docs/disk_format.md has the layouts.
 //!
-//! Owns no state: octets in, values out, and back. Knows the log's limits and the values of `message`,
-//! and no other room.
+//! Owns no state: octets in, values out, and back. Knows the log's limits and the values of
+//! `message`, and no other room.
 
 pub(crate) mod annotations;
 pub(crate) mod blocks;

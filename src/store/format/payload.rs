@@ -1,9 +1,9 @@
 //! The frame of a commit entry's payload: a list of effects, then at most one body block.
 //!
-//! Since version 2 the *head* (everything up to the end of the summary) has a length and a checksum of
-//! its own, so that the summary can be read and checked without the body behind it. Version 1, still
-//! read, has only the length of the list; the highest bit of the first word tells them apart, since no
-//! list is that long. docs/disk_format.md, "Payload of kinds 2–15", is the drawing.
+//! Since version 2 the *head* (everything up to the end of the summary) has a length and a checksum
+//! of its own, so that the summary can be read and checked without the body behind it. Version 1,
+//! still read, has only the length of the list; the highest bit of the first word distinguishes
+//! them, since no list is that long. docs/disk_format.md, "Payload of kinds 2–15", has the layout.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -11,35 +11,35 @@ use super::codec::{Decoded, Malformed};
 
 /// Bit of the first word: the head is framed.
 const FRAMED: u32 = 1 << 31;
-/// Bytes before the effects where the head is framed, and where it is not.
+/// Bytes before the effects if the head is framed, and if it is not.
 const FRAME: usize = 12;
 const FRAME_V1: usize = 4;
 
-/// A payload taken apart.
+/// A parsed payload.
 pub(crate) struct Parts<'a> {
     pub effects: &'a [u8],
     /// Empty if the entry has no body.
     pub block: &'a [u8],
 }
 
-/// Whether a payload's start is enough for its head.
+/// Whether a payload's start contains its head.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Head<'a> {
     /// The head, checked: the payload without the body's bytes.
     Whole(&'a [u8]),
-    /// So many bytes of the payload are needed.
+    /// This many bytes of the payload are needed.
     Longer(usize),
     /// It has no checksum of its own: only the whole payload can be checked.
     Unframed,
 }
 
-/// Makes room at the end of `out` for the frame of a payload whose effects come next. `framed` as the
-/// version of the entry's kind has it.
+/// Makes room at the end of `out` for the frame of a payload whose effects come next. `framed`
+/// according to the version of the entry's kind.
 pub(crate) fn begin(out: &mut Vec<u8>, framed: bool) {
     out.resize(out.len() + if framed { FRAME } else { FRAME_V1 }, 0);
 }
 
-/// Ends the effects of the payload that is all of `out` so far.
+/// Ends the effects of the payload in `out`.
 pub(crate) fn end_effects(out: &mut [u8], framed: bool) {
     let (before, bit) = if framed { (FRAME, FRAMED) } else { (FRAME_V1, 0) };
     let length = out.len().saturating_sub(before) as u32;
@@ -48,7 +48,7 @@ pub(crate) fn end_effects(out: &mut [u8], framed: bool) {
     }
 }
 
-/// Ends the head of a framed payload, which is `out` and the `summary` to be written behind it.
+/// Ends the head of a framed payload, which is `out` and the `summary` to be written after it.
 pub(crate) fn end_head(out: &mut [u8], summary: &[u8]) {
     let Some((frame, rest)) = out.split_first_chunk_mut::<FRAME>() else { return };
     let length = (rest.len() + summary.len()) as u32;
@@ -59,7 +59,7 @@ pub(crate) fn end_head(out: &mut [u8], summary: &[u8]) {
     frame[8..].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Splits a payload that was checked whole.
+/// Splits a payload that was completely checked.
 pub(crate) fn split(payload: &[u8]) -> Decoded<Parts<'_>> {
     let (word, _) = payload.split_first_chunk::<4>().ok_or(Malformed("effects length"))?;
     let word = u32::from_le_bytes(*word);
@@ -70,7 +70,7 @@ pub(crate) fn split(payload: &[u8]) -> Decoded<Parts<'_>> {
     Ok(Parts { effects, block })
 }
 
-/// Looks for the head in the `start` of a payload, of which nothing was checked.
+/// Finds the head in the `start` of an unchecked payload.
 pub(crate) fn head(start: &[u8]) -> Decoded<Head<'_>> {
     let words = || {
         let (effects, rest) = start.split_first_chunk::<4>()?;
@@ -135,7 +135,7 @@ mod tests {
                 prop_assert_eq!(head(&whole[..len]).unwrap(), Head::Longer(head_len));
             }
             prop_assert_eq!(head(&whole).unwrap(), Head::Whole(&whole[..head_len]));
-            // No flipped bit of the head gives a head.
+            // A flipped bit of the head is always detected.
             let bit = bit.index(head_len * 8);
             whole[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(!matches!(head(&whole), Ok(Head::Whole(_))));

@@ -1,8 +1,9 @@
-//! The root of a checkpoint and the directory pages that it names: which account's page lies where.
+//! The root of a checkpoint and the directory pages that it names: the locations of the accounts'
+//! pages.
 //!
 //! A start reads these instead of the whole log. Each is one log entry, found by its LSN. Pure
 //! encoding; `checkpoint` decides when, `load` reads back. Fields may be added at the end: readers
-//! ignore what follows what they know.
+//! ignore bytes after the fields that they know.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use super::codec::{Decoded, Malformed, Put, Reader};
 use crate::model::{AccountId, Lsn};
 
-/// Encodes one directory page: which account's page lies where. `records` ascend by account.
+/// Encodes one directory page: the locations of accounts' pages. `records` ascend by account.
 pub(crate) fn encode_directory(records: &[(AccountId, Lsn)]) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + records.len() * 12);
     out.put_varint(records.len() as u64);
@@ -41,24 +42,24 @@ pub(crate) fn decode_directory(payload: &[u8]) -> Decoded<Vec<(AccountId, Lsn)>>
     Ok(records)
 }
 
-/// The page that leads to all others, and what belongs to the partition itself.
+/// The page that names all others, and the partition's own state.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Root {
     /// Partition-wide effects below are in this root.
     pub applied: Lsn,
-    /// One page for each bucket of the directory; `None` where a bucket is empty.
+    /// One page per bucket of the directory; `None` for an empty bucket.
     pub buckets: Vec<Option<Lsn>>,
     /// Entries of spooled messages.
     pub spool: Vec<Lsn>,
-    /// Deliveries already carried out, oldest first.
+    /// Completed deliveries, oldest first.
     pub deliveries: Vec<u128>,
     pub intents: Vec<(u128, Bytes)>,
-    /// Bytes of each segment, by epoch, that were believed to be in use.
+    /// Bytes of each segment, by epoch, believed to be in use.
     pub segments: Vec<(u64, u64)>,
     /// Epochs of segments in which damage was found: their files stay.
     pub quarantined: Vec<u64>,
-    /// Effects below were lost to damage, of whatever account: one whose page is older skips
-    /// numbers that may have been given out. 0 if none.
+    /// Effects below were lost to damage, of any account: an account with an older page skips
+    /// numbers that may have been used. 0 if none.
     pub lost: Lsn,
 }
 
@@ -92,7 +93,7 @@ pub(crate) fn decode_root(payload: &[u8]) -> Decoded<Root> {
     let reader = &mut reader;
     let applied = Lsn(reader.varint("applied")?);
     let count = reader.count(1, "buckets")?;
-    // LSN 0 is a segment header's place, never an entry's.
+    // LSN 0 is a segment header, never an entry.
     let buckets = (0..count)
         .map(|_| Ok(Some(Lsn(reader.varint("bucket")?)).filter(|lsn| lsn.0 != 0)))
         .collect::<Decoded<Vec<_>>>()?;
@@ -107,12 +108,12 @@ pub(crate) fn decode_root(payload: &[u8]) -> Decoded<Root> {
     let intents = (0..count)
         .map(|_| Ok((reader.u128("intent")?, Bytes::copy_from_slice(reader.bytes("intent")?))))
         .collect::<Decoded<Vec<_>>>()?;
-    // Not there in roots of the first versions.
+    // Missing in roots of the first versions.
     let count = if reader.is_empty() { 0 } else { reader.count(2, "segments")? };
     let segments = (0..count)
         .map(|_| Ok((reader.varint("epoch")?, reader.varint("live bytes")?)))
         .collect::<Decoded<Vec<_>>>()?;
-    // Nor these in roots of later ones.
+    // Missing in roots of later ones.
     let count = if reader.is_empty() { 0 } else { reader.count(1, "quarantined")? };
     let quarantined = (0..count).map(|_| reader.varint("epoch")).collect::<Decoded<Vec<_>>>()?;
     let lost = Lsn(if reader.is_empty() { 0 } else { reader.varint("lost")? });

@@ -1,6 +1,6 @@
-//! Runs: what one entry of the log says of a mailbox's messages, records ascending by UID.
+//! Runs: one log entry's records of a mailbox's messages, ascending by UID.
 //!
-//! Pure encoding; how runs become a table, and when they are joined, is in `runs`.
+//! Pure encoding; `runs` defines how runs become a table, and when they are merged.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -13,9 +13,9 @@ use crate::model::{FlagSet, Lsn, ModSeq, Uid};
 
 /// Records in a run: one entry of the log, at most some 300 KiB, decoded in under a millisecond.
 pub(crate) const RUN_RECORDS_MAX: usize = 4096;
-/// What a record takes on disk, about.
+/// Approximate size of a record on disk.
 pub(crate) const RUN_RECORD_BYTES: u32 = 45;
-/// What a run says of one UID.
+/// A run's record of one UID.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum RunRecord {
     Put(Message),
@@ -23,7 +23,7 @@ pub(crate) enum RunRecord {
         flags: FlagSet,
         mod_seq: ModSeq,
     },
-    /// A tombstone. Mod-sequence 0: not known (version 1 did not keep it).
+    /// A tombstone. Mod-sequence 0: unknown (version 1 did not store it).
     Expunged {
         mod_seq: ModSeq,
     },
@@ -133,7 +133,7 @@ mod tests {
         ]
     }
 
-    /// As version 1 wrote it: nothing framed, and no mod-sequence of what is expunged.
+    /// As version 1 wrote it: without framing, and without mod-sequences of expunges.
     fn encode_version_1(records: &[(Uid, RunRecord)]) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_varint(records.len() as u64);

@@ -1,5 +1,5 @@
 //! One account as services use it: mailboxes, messages, flags. Each command here decides on pending
-//! state, commits one entry and answers once that is durable and published.
+//! state, commits one entry and returns once that is durable and published.
 
 use std::rc::Rc;
 
@@ -39,14 +39,14 @@ use crate::{
 /// millisecond of work.
 const SLICE: usize = 512;
 
-/// Messages that a COPY, a MOVE or a RENAME of INBOX puts into a mailbox by one transaction: its
+/// Messages that a COPY, a MOVE or a RENAME of INBOX puts into a mailbox in one transaction: its
 /// entry is published as a whole, which takes about a millisecond.
 const COPY_SLICE: usize = 1_024;
 
 /// Messages that one COPY or MOVE may name.
 const COMMAND_MESSAGES_MAX: usize = 100_000;
 
-/// Messages of a table looked through before others run.
+/// Messages of a table scanned before a yield.
 const SCAN: usize = 4_096;
 
 /// One account, loaded. Cheap to clone. All mutations return after their effects are durable and
@@ -64,7 +64,7 @@ pub struct Copied {
     pub uids: Vec<(Uid, Uid)>,
 }
 
-/// A change of flags as a client names them.
+/// A change of flags in client terms.
 #[derive(Clone, Debug)]
 pub struct FlagChange {
     pub action: FlagAction,
@@ -88,27 +88,27 @@ impl FlagChange {
 
 #[derive(Clone, Debug, Default)]
 pub struct FlagOutcome {
-    /// Messages now in the state asked for, with their mod-sequence; ascending by UID.
+    /// Messages now in the requested state, with their mod-sequence; ascending by UID.
     pub updated: Vec<(Uid, ModSeq)>,
     /// Refused by UNCHANGEDSINCE (RFC 7162 3.1.3); ascending.
     pub modified: Vec<Uid>,
 }
 
-/// What [`Account::expunged_since`] answers.
+/// The result of [`Account::expunged_since`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expunged {
-    /// Of expunges with this mod-sequence or a lower one nothing is known.
+    /// Nothing is known of expunges with this mod-sequence or a lower one.
     pub floor: ModSeq,
     /// Ascending. At most as many as [`super::super::TombstoneLimits`] says.
     pub uids: Vec<Uid>,
 }
 
-/// How messages come from one mailbox into another.
+/// How messages get from one mailbox into another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Copy,
     Move,
-    /// As MOVE, and they were saved when they were.
+    /// As MOVE, but keeping their save dates.
     Rename,
 }
 
@@ -129,7 +129,7 @@ impl Account {
         self.cell.state.borrow().names.list()
     }
 
-    /// INBOX in any case.
+    /// INBOX in any case is accepted.
     pub fn mailbox_by_name(&self, name: &str) -> Option<MailboxInfo> {
         let state = self.cell.state.borrow();
         state.names.info(state.names.find(name)?)
@@ -144,22 +144,22 @@ impl Account {
         self.cell.state.borrow().names.names_after(after, which, count)
     }
 
-    /// `name` is spelled as [`Account::names_after`] does.
+    /// `name` is spelled as in [`Account::names_after`].
     pub fn is_subscribed(&self, name: &str) -> bool {
         self.cell.state.borrow().names.subscriptions.contains(name)
     }
 
-    /// A mailbox lies below `name`.
+    /// Whether a mailbox is below `name`.
     pub fn has_children(&self, name: &str) -> bool {
         self.cell.state.borrow().names.has_children(name)
     }
 
-    /// A name subscribed to lies below `name`.
+    /// Whether a subscribed name is below `name`.
     pub fn has_subscribed_below(&self, name: &str) -> bool {
         self.cell.state.borrow().names.has_subscribed_below(name)
     }
 
-    /// Names subscribed to; they need not exist (RFC 3501 6.3.6).
+    /// Subscribed names; they need not exist (RFC 3501 6.3.6).
     pub fn subscriptions(&self) -> Vec<String> {
         self.cell.state.borrow().names.subscriptions.iter().cloned().collect()
     }
@@ -175,8 +175,8 @@ impl Account {
         Change { cell: Some(self.cell.clone()), effect }
     }
 
-    /// Commits `effects` as one entry and waits for it. With none, waits for whatever this account
-    /// has staged: the state that made them unnecessary may itself not be durable yet.
+    /// Commits `effects` as one entry and waits for it. With none, waits for everything that this
+    /// account has staged: the state that made them unnecessary may itself not be durable yet.
     async fn carry_out(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
         self.stage(effects)?;
         self.settled().await
@@ -223,7 +223,7 @@ impl Account {
         Ok(id)
     }
 
-    /// A mailbox's children stay, and its name with them as one of no mailbox (RFC 3501 6.3.4).
+    /// A mailbox's children stay, and its name with them without a mailbox (RFC 3501 6.3.4).
     /// Deleting such a name is `NotPermitted`, as is deleting INBOX.
     pub async fn delete_mailbox(&self, name: &str) -> Result<(), StoreError> {
         self.commits.log.room().await?;
@@ -255,10 +255,11 @@ impl Account {
         self.carry_out(effects.collect()).await
     }
 
-    /// One transaction as long as it is a slice. Else the new mailbox comes first and the messages
-    /// follow: what arrives meanwhile stays in INBOX, and so does the rest after a crash.
+    /// One transaction if the messages fit in a slice. Otherwise the new mailbox comes first and
+    /// the messages follow: messages that arrive meanwhile stay in INBOX, and so do the remaining
+    /// ones after a crash.
     async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
-        // Before anything awaits: what a reopened log took back must not be taken for done.
+        // Before any await: changes that a reopened log took back must not count as done.
         let generation = self.commits.log.generation();
         self.commits.accounts.ensure_table(&self.cell, MailboxId::INBOX).await?;
         self.commits.log.room().await?;
@@ -320,12 +321,12 @@ impl Account {
         self.carry_out(effects).await
     }
 
-    /// A property as published; mailbox 0 stands for the account itself.
+    /// A published property; mailbox 0 means the account itself.
     pub fn property(&self, key: &PropertyKey) -> Option<Vec<u8>> {
         self.cell.state.borrow().properties.published().get(key).cloned()
     }
 
-    /// Properties of one kind and mailbox (0: of the account itself) as published, by key.
+    /// Published properties of one kind and mailbox (0: of the account itself), by key.
     pub fn properties(&self, kind: PropertyKind, mailbox: MailboxId) -> Vec<(Vec<u8>, Vec<u8>)> {
         let state = self.cell.state.borrow();
         let properties = state.properties.of(kind, mailbox);
@@ -335,8 +336,8 @@ impl Account {
     /// Sets (or, with `None`, removes) several properties: all of them or none.
     ///
     /// # Errors
-    /// `NoSuchMailbox` if one of the mailboxes is not there; `Limit` if the account would have too many
-    /// properties, or too many octets of them.
+    /// `NoSuchMailbox` if one of the mailboxes does not exist; `Limit` if the account would have
+    /// too many properties, or too many octets of them.
     pub async fn set_properties(
         &self,
         changes: impl IntoIterator<Item = (PropertyKey, Option<Vec<u8>>)>,
@@ -360,8 +361,8 @@ impl Account {
     }
 
     /// The mailbox as published now. With `claim_recent` the session takes the `\Recent` marks:
-    /// UIDs from [`MailboxView::recent_from`] on are recent for it and for nobody after (the claim
-    /// is durable lazily: at worst a message is recent twice after a crash).
+    /// UIDs from [`MailboxView::recent_from`] on are recent for it and for no later session (the
+    /// claim is durable lazily: at worst a message is recent twice after a crash).
     pub async fn select(
         &self,
         mailbox: MailboxId,
@@ -384,7 +385,7 @@ impl Account {
         AccountWatch::new(self.commits.clone(), self.cell.clone())
     }
 
-    /// Body staged on this account's partition.
+    /// The body must be staged on this account's partition.
     pub async fn append(
         &self,
         mailbox: MailboxId,
@@ -413,10 +414,11 @@ impl Account {
         Ok(delivered)
     }
 
-    /// Answers (source, target) UIDs in ascending order. Keywords are carried by name; `\Recent` is
-    /// set in the target. Messages expunged meanwhile are skipped. Up to [`COPY_SLICE`] messages are
-    /// one transaction. More are several, so that they do not hold the shard: a refusal on the way
-    /// takes back what was copied, but a crash or a failing disk may leave some of it.
+    /// Returns (source, target) UIDs in ascending order. Keywords are copied by name; `\Recent` is
+    /// set in the target. Messages expunged meanwhile are skipped. Up to [`COPY_SLICE`] messages
+    /// are one transaction. More are several, so that they do not hold the shard: a refusal in
+    /// between removes the copies made so far, but a crash or a failing disk may leave some of
+    /// them.
     pub async fn copy(
         &self,
         source: MailboxId,
@@ -458,7 +460,7 @@ impl Account {
         self.copy_by_slices(generation, source, &uids, target, way).await
     }
 
-    /// `uids` are in order, and the table of `source` is loaded.
+    /// `uids` are sorted, and the table of `source` is loaded.
     async fn copy_by_slices(
         &self,
         generation: u64,
@@ -481,7 +483,7 @@ impl Account {
         Ok(copied)
     }
 
-    /// Decides on a slice and logs it; nothing awaits.
+    /// Decides on a slice and logs it; does not await.
     fn copy_slice(
         &self,
         source: MailboxId,
@@ -498,7 +500,8 @@ impl Account {
         {
             let mut state = self.cell.state.borrow_mut();
             if way == Way::Copy {
-                // Once more: others may have copied since the command was looked at as a whole.
+                // Checked again: other sessions may have copied since the command was checked as a
+                // whole.
                 let octets = originals.iter().map(|original| original.body.size).sum();
                 let limits = self.commits.options.holding;
                 state.check_holding(originals.len() as u64, octets, limits)?;
@@ -527,8 +530,8 @@ impl Account {
         Ok(())
     }
 
-    /// A later slice of a COPY was refused: what was copied goes again (RFC 3501 6.4.7). What was
-    /// moved is in one place and stays there (RFC 6851 3.3). Answers the `error`.
+    /// A later slice of a COPY was refused: the copies are removed again (RFC 3501 6.4.7). Moved
+    /// messages are in one place and stay there (RFC 6851 3.3). Returns the `error`.
     async fn take_back(
         &self,
         error: StoreError,
@@ -545,7 +548,7 @@ impl Account {
         error
     }
 
-    /// Those of `uids` that still exist, as pending state has them, ascending by UID.
+    /// Those of `uids` that still exist in pending state, ascending by UID.
     fn originals(&self, source: MailboxId, uids: &[Uid]) -> Result<Vec<Message>, StoreError> {
         let mut state = self.cell.state.borrow_mut();
         let found = state.pending_mailbox(source).ok_or(StoreError::NoSuchMailbox)?;
@@ -558,8 +561,8 @@ impl Account {
         Ok(originals.collect())
     }
 
-    /// For the keywords that `messages` carry in `source`: their bits there and in `target`, where
-    /// they are defined if need be.
+    /// For the keywords of `messages` in `source`: their bits there and in `target`, where they are
+    /// defined if necessary.
     fn keywords_between(
         &self,
         source: MailboxId,
@@ -583,8 +586,8 @@ impl Account {
             .collect()
     }
 
-    /// UIDs that no longer exist are skipped. Each message's change is whole by itself, and that is
-    /// all that is promised (RFC 3501 6.4.6): it is decided and logged by [`SLICE`] messages, so that
+    /// UIDs that no longer exist are skipped. Each message's change is atomic, and nothing more is
+    /// promised (RFC 3501 6.4.6): it is decided and logged in slices of [`SLICE`] messages, so that
     /// a folder of 100,000 does not hold the shard, and all of it is durable when this returns.
     pub async fn store_flags(
         &self,
@@ -609,8 +612,8 @@ impl Account {
         Ok(outcome)
     }
 
-    /// All slices of a command are durable: none if the log failed, and was opened again, after the
-    /// first of them, since only the last one is waited for.
+    /// Checks that all slices of a command are durable: not so if the log failed and was reopened
+    /// after the first of them, since only the last one is waited for.
     async fn slices_settled(&self, generation: u64) -> Result<(), StoreError> {
         self.settled().await?;
         match self.commits.log.generation() == generation {
@@ -619,8 +622,8 @@ impl Account {
         }
     }
 
-    /// Between the slices of a long command others run, and what all long commands have staged
-    /// together is published in a turn.
+    /// Yields between the slices of a long command, and waits until the slices that all long
+    /// commands have staged can be published in one turn.
     async fn room_for_slice(&self, index: usize, messages: usize) -> Result<(), StoreError> {
         if index > 0 {
             self.commits.executor.yield_now().await;
@@ -638,7 +641,7 @@ impl Account {
         Ok(())
     }
 
-    /// With keywords as bits. Those that are added come into the mailbox's table.
+    /// Converts keywords to bits. Added ones are put into the mailbox's table.
     fn as_bits(&self, mailbox: MailboxId, change: FlagChange) -> Result<FlagEdit, StoreError> {
         let FlagChange { action, system, keywords } = change;
         let flags = match action {
@@ -655,7 +658,7 @@ impl Account {
         Ok(FlagEdit { action, flags })
     }
 
-    /// Removes those of `uids` (or of all messages when `None`) that carry `\Deleted`.
+    /// Removes those of `uids` (or of all messages if `None`) that have `\Deleted`.
     pub async fn expunge(
         &self,
         mailbox: MailboxId,
@@ -677,7 +680,7 @@ impl Account {
         Ok(found.may_have_deleted())
     }
 
-    /// UIDs of the messages that `chosen` holds for, ascending; others run in between.
+    /// UIDs of the messages for which `chosen` holds, ascending; yields in between.
     async fn uids_where(
         &self,
         mailbox: MailboxId,
@@ -711,8 +714,9 @@ impl Account {
         self.expunge_where(mailbox, sorted(uids), |_| true).await
     }
 
-    /// Removes those of `uids` that exist and that `chosen` holds for, by [`SLICE`] messages as in
-    /// [`Account::store_flags`]; asked again for each slice, since others run in between.
+    /// Removes those of `uids` that exist and for which `chosen` holds, in slices of [`SLICE`]
+    /// messages as in [`Account::store_flags`]; checked again for each slice, since other sessions
+    /// run in between.
     async fn expunge_where(
         &self,
         mailbox: MailboxId,
@@ -742,9 +746,9 @@ impl Account {
         Ok(removed)
     }
 
-    /// What was expunged in the mailbox with a mod-sequence above `since`, as far as it is known: what
-    /// VANISHED (EARLIER) tells (RFC 7162 3.2.10.2). With `since` below [`Expunged::floor`] there may be
-    /// more: the caller then finds them from UIDs that are absent.
+    /// The messages expunged in the mailbox with a mod-sequence above `since`, as far as known, for
+    /// VANISHED (EARLIER) (RFC 7162 3.2.10.2). With `since` below [`Expunged::floor`] there may be
+    /// more: the caller then finds them from absent UIDs.
     pub async fn expunged_since(
         &self,
         mailbox: MailboxId,
@@ -758,7 +762,7 @@ impl Account {
     }
 
     /// Checksummed read of `range` of the body (clamped to its size). Reads only the chunks that
-    /// hold some of it: pieces aligned to [`super::BODY_CHUNK`] cost one chunk each.
+    /// overlap it: pieces aligned to [`super::BODY_CHUNK`] cost one chunk each.
     pub async fn read_body(
         &self,
         body: &MessageBody,
@@ -775,7 +779,7 @@ impl Account {
         CardReader { account: self.clone(), mailbox, cursor: Cursor::new(part) }
     }
 
-    /// Where the card of `uid` lies. If it has none yet, and many others neither, a checkpoint is asked
+    /// The location of `uid`'s card. If it and many others have none yet, a checkpoint is requested
     /// to make them.
     fn card_run_of(&self, mailbox: MailboxId, uid: Uid) -> Option<BlockRunRef> {
         let mut state = self.cell.state.borrow_mut();
