@@ -1,8 +1,8 @@
-//! What several rooms of the store speak of: a message of a mailbox, and a mailbox's counters.
+//! Types that several rooms of the store use: a message of a mailbox, and a mailbox's counters.
 
 use crate::model::{FlagSet, Lsn, ModSeq, Timestamp, Uid, UidValidity};
 
-/// Where a body lies in the log; valid as long as some view or mailbox holds the message.
+/// The location of a body in the log; valid as long as some view or mailbox holds the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MessageBody {
     /// Entry that commits the body. With the partition it is the body's permanent name: copies of
@@ -10,7 +10,7 @@ pub struct MessageBody {
     pub lsn: Lsn,
     /// RFC822.SIZE, octets.
     pub size: u64,
-    /// Octets that entry takes in the log, so that it is read in one go.
+    /// Octets of that entry in the log, so that one read suffices.
     pub entry_len: u32,
 }
 
@@ -29,7 +29,7 @@ pub struct Message {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct MailboxStatus {
     pub messages: u32,
-    /// Messages that no session has been told as `\Recent` yet.
+    /// Messages not yet reported to any session as `\Recent`.
     pub recent: u32,
     pub unseen: u32,
     pub deleted: u32,
@@ -40,8 +40,8 @@ pub struct MailboxStatus {
     pub size: u64,
 }
 
-/// What is told of a mailbox where nothing ever happened: 0 is no mod-sequence (RFC 7162 7), and
-/// the first change must be above what was told.
+/// HIGHESTMODSEQ reported for a mailbox without any changes: 0 is not a mod-sequence (RFC 7162 7),
+/// and the first change must be above the reported one.
 pub(super) const MOD_SEQ_OF_NOTHING: ModSeq = ModSeq(1);
 
 impl MailboxStatus {

@@ -1,8 +1,8 @@
-//! What is durable: partitions, each a single-writer log that is the mailbox.
+//! What is durable: partitions, each a single-writer log that is also the mailbox.
 //!
-//! `partition` is the way in; `handle/` and `bodies/` are what services hold. Below it each room knows only
-//! those below itself: `repair/` and `space/`, `checkpoint`, `commits/`, `accounts/`, and `account/`, `format/`
-//! and `log/` at the bottom; `message`, `error` and `signal` are what all of them speak of.
+//! `partition` is the entry point; `handle/` and `bodies/` are what services hold. Each room knows
+//! only those below it: `repair/` and `space/`, `checkpoint`, `commits/`, `accounts/`, and
+//! `account/`, `format/` and `log/` at the bottom; all of them use `message`, `error` and `signal`.
 //! docs/architecture.md, "The rooms of the store", says what each owns.
 
 mod account;

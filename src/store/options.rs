@@ -21,7 +21,7 @@ pub struct StoreOptions {
     pub partition: PartitionId,
     /// Bytes at which a segment is sealed and the next one opened.
     pub segment_size: u64,
-    /// Log bytes after which a checkpoint is written; bounds what a start must replay.
+    /// Log bytes after which a checkpoint is written; limits what a start must replay.
     pub checkpoint_interval: u64,
     /// Bytes of account state kept in memory before cold accounts are dropped.
     pub account_budget: usize,
@@ -29,13 +29,13 @@ pub struct StoreOptions {
     pub write_buffer: usize,
     /// Percent of the sealed log that may be garbage before compaction begins by itself; 0 = never.
     pub garbage_share: u8,
-    /// Bytes a second that compaction reads and writes at most; 0 = no limit.
+    /// Most bytes a second that compaction reads and writes; 0 = no limit.
     pub compaction_rate: u64,
     /// Records in one run of a mailbox's table; more would hold the shard while they are encoded.
     pub run_records_max: usize,
-    /// Superfluous records in a mailbox's runs that are never worth writing them anew.
+    /// Number of garbage records in a mailbox's runs that is never worth a rewrite.
     pub run_garbage_min: usize,
-    /// Messages of a mailbox without cards before a checkpoint makes them some.
+    /// Messages of a mailbox without cards before a checkpoint makes cards for them.
     pub cards_wanted: u32,
     /// What becomes of a summary in a card.
     pub card_split: CardSplit,
@@ -45,10 +45,10 @@ pub struct StoreOptions {
     pub free_space_min: u64,
     /// New mail is refused while a write takes longer than this.
     pub disk_timeout: Duration,
-    /// How bodies are made smaller; `None`: kept as they came. What lies there is read either way.
+    /// How new bodies are compressed; `None`: not at all. Existing ones are readable either way.
     pub compression: Option<Compression>,
-    /// Deliveries known that a repetition may still come of; beyond, none that could be repeated is
-    /// taken.
+    /// Known deliveries that may still be repeated; beyond this, none that could be repeated is
+    /// accepted.
     pub deliveries_known: usize,
     pub mailboxes_per_account: usize,
     /// Messages of one account, and their octets.
@@ -59,7 +59,7 @@ pub struct StoreOptions {
     pub properties: PropertyLimits,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
-    /// Mailboxes that a new account gets beside INBOX.
+    /// Mailboxes of a new account besides INBOX.
     pub default_mailboxes: Vec<(String, SpecialUse)>,
 }
 

@@ -1,9 +1,9 @@
-//! A partition: the accounts of one log. The way in to the store, and the place where its rooms are put
-//! together; what is done stands in them.
+//! A partition: the accounts of one log. The entry point of the store, and the place where its
+//! rooms are assembled; the work is done in the rooms.
 //!
-//! Services call [`Partition`] and hold the handles it gives out. [`Rooms`] is built from the lowest up,
-//! around a log and what it says; what happens below tells those above by calls that are connected here.
-//! Shard-local.
+//! Services call [`Partition`] and hold the handles it returns. [`Rooms`] is built from the lowest
+//! up, around a log and its contents; lower rooms notify higher ones through callbacks that are
+//! connected here. Shard-local.
 
 use std::{rc::Rc, time::Duration};
 
@@ -43,13 +43,13 @@ use crate::{
     runtime::{device::Device, executor::Executor},
 };
 
-/// A single-writer, log-structured store in a folder of its own. Cheap to clone; shard-local.
+/// A single-writer, log-structured store in its own folder. Cheap to clone; shard-local.
 #[derive(Clone)]
 pub struct Partition {
     pub(super) rooms: Rc<Rooms>,
 }
 
-/// What the clones of a [`Partition`] share: its rooms.
+/// The shared part of a [`Partition`]'s clones: its rooms.
 pub(super) struct Rooms {
     pub options: Rc<StoreOptions>,
     pub log: Log,
@@ -65,7 +65,7 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
-    /// Puts them together around `log` and what it says, from the lowest up.
+    /// Assembles the rooms around `log` and its contents, from the lowest up.
     fn new(
         device: Rc<dyn Device>,
         executor: Rc<dyn Executor>,
@@ -136,7 +136,7 @@ impl Rooms {
         }
     }
 
-    /// What happens below tells the rooms above. Nobody keeps them alive by it.
+    /// Connects lower rooms to higher ones, by weak references.
     fn connect(&self) {
         let (commits, admission) = (Rc::downgrade(&self.commits), Rc::downgrade(&self.admission));
         let (checkpoints, space) = (Rc::downgrade(&self.checkpoints), Rc::downgrade(&self.space));
@@ -162,7 +162,7 @@ impl Rooms {
         }));
     }
 
-    /// Starts what goes on in the background.
+    /// Starts the background tasks.
     fn start(&self) {
         self.checkpoints.start();
         self.space.start();
@@ -203,7 +203,7 @@ impl Partition {
         rooms.connect();
         rooms.damages.keep_quarantined(&root.quarantined);
         rooms.damages.note_report(&report);
-        // Told by the report.
+        // Already in the report.
         rooms.damages.news();
         rooms.start();
         rooms.checkpoints.schedule();
@@ -227,8 +227,8 @@ impl Partition {
         BodyWriter::new(self.rooms.bodies.clone())
     }
 
-    /// [`Partition::deliver_each`] for who expects it to fail for none: an account that cannot take it
-    /// is an error then, though others have it.
+    /// [`Partition::deliver_each`] for callers that expect no failure: an account that cannot take
+    /// it is an error, although others have it.
     pub async fn deliver(
         &self,
         body: StagedBody,
@@ -240,9 +240,10 @@ impl Partition {
         failed.into_iter().next().map_or(Ok(delivered), |(_, error)| Err(error))
     }
 
-    /// Puts one staged body into several mailboxes by one commit entry, durable when this returns. An
-    /// account that cannot be read, or takes no more, fails by itself; the others get it all or none.
-    /// `delivery_id`, when given, makes a repetition a no-op for the accounts that have it.
+    /// Puts one staged body into several mailboxes with one commit entry, durable when this
+    /// returns. An account that cannot be read, or is full, fails by itself; for the others it is
+    /// all or none. `delivery_id`, if given, makes a repetition a no-op for the accounts that have
+    /// it.
     pub async fn deliver_each(
         &self,
         body: StagedBody,
@@ -255,7 +256,8 @@ impl Partition {
     /// Whether each of `accounts` could take one more message of `octets`.
     ///
     /// # Errors
-    /// `OverQuota` if one could not, whatever is wrong with others; else why one cannot be read.
+    /// `OverQuota` if one could not, even if others have other errors; otherwise why one cannot be
+    /// read.
     pub async fn has_room(&self, accounts: &[AccountId], octets: u64) -> Result<(), StoreError> {
         let mut unreadable = None;
         for account in accounts {
@@ -270,23 +272,23 @@ impl Partition {
         unreadable.map_or(Ok(()), Err)
     }
 
-    /// Families (see `standing`) of the deliveries that a repetition would be known of.
+    /// Families (see `standing`) of the deliveries whose repetition would be recognized.
     pub fn delivery_families(&self) -> HashSet<u64> {
         self.rooms.commits.standing.borrow().families()
     }
 
-    /// No repetition of these comes any more.
+    /// No repetition of these can come any more.
     pub fn forget_deliveries(&self, families: &HashSet<u64>) {
         self.rooms.commits.standing.borrow_mut().forget(families);
     }
 
-    /// It is time to find out which deliveries can be forgotten.
+    /// Whether it is time to find out which deliveries can be forgotten.
     pub fn deliveries_crowded(&self) -> bool {
         let known = self.rooms.commits.standing.borrow().deliveries_known();
         known * 2 >= self.rooms.options.deliveries_known
     }
 
-    /// As [`Account::read_body`], of a body in no account.
+    /// As [`Account::read_body`], for a body in no account.
     pub async fn read_body(
         &self,
         body: &MessageBody,
@@ -311,20 +313,21 @@ impl Partition {
         Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
     }
 
-    /// The account of mail that waits here to be sent on ([`AccountId::QUEUE`]). Looking does not create
-    /// it: it has a mailbox once something was delivered to it.
+    /// The account of mail that waits for delivery here ([`AccountId::QUEUE`]). Reading does not
+    /// create it: it has a mailbox once something was delivered to it.
     pub async fn queue(&self) -> Result<Account, StoreError> {
         let cell = self.rooms.accounts.load(AccountId::QUEUE).await?;
         Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
     }
 
-    /// Messages in the queue's account, and those that format 1 kept elsewhere and are to be moved there.
+    /// Messages in the queue's account, and those in format 1's spool that are still to be moved
+    /// there.
     pub async fn queued(&self) -> Result<u64, StoreError> {
         self.rooms.accounts.load(AccountId::QUEUE).await?;
         Ok(self.queued_known())
     }
 
-    /// As far as it is in memory, where whoever follows it keeps it.
+    /// The count if the account is in memory, as it is while it is watched.
     fn queued_known(&self) -> u64 {
         let queue = self.rooms.accounts.get(AccountId::QUEUE);
         let messages = queue.and_then(|cell| {
@@ -334,7 +337,7 @@ impl Partition {
         u64::from(messages.unwrap_or(0)) + spooled
     }
 
-    /// Keeps checkpoints and compaction from writing: for who only looks.
+    /// Prevents checkpoints and compaction from writing: for read-only callers.
     pub fn keep_still(&self) {
         self.rooms.checkpoints.stop();
         self.rooms.space.stop();
@@ -345,7 +348,7 @@ impl Partition {
         self.rooms.damages.news()
     }
 
-    /// Whether a delivery would be refused now, so that it can be refused before its octets come.
+    /// Whether a delivery would be refused now, so that it can be refused before its octets arrive.
     ///
     /// # Errors
     /// The reason: `Full`, `NotAnswering`, or what the log failed with.
@@ -353,30 +356,31 @@ impl Partition {
         self.rooms.admission.admit()
     }
 
-    /// Why new mail is refused, `None` while it is not.
+    /// Why new mail is refused; `None` if it is not.
     pub fn refusing(&self) -> Option<PartitionTrouble> {
         self.rooms.admission.refusing()
     }
 
-    /// Free space at the last look, bytes; `None` if the device does not know.
+    /// Free space at the last check, bytes; `None` if the device does not know.
     pub fn free_space(&self) -> Option<u64> {
         self.rooms.admission.free_space()
     }
 
-    /// Follows what is published from now on, by a queue of `capacity` changes. Who resumes compares
-    /// [`Partition::changed_since`] afterwards, so that nothing falls between.
+    /// Subscribes to changes published from now on, with a queue of `capacity` changes. A resuming
+    /// subscriber calls [`Partition::changed_since`] afterwards, so that nothing is missed in
+    /// between.
     pub fn subscribe(&self, capacity: usize) -> Subscription {
         self.rooms.commits.feed.subscribe(capacity, self.rooms.log.durable_lsn())
     }
 
-    /// Accounts that may have changed by entries from `lsn` on ([`Subscription::seen`] of an earlier
-    /// life, or of before changes were missed), ascending. What changed in them is the difference between
-    /// what the asker knows and their snapshots.
+    /// Accounts that may have changed by entries from `lsn` on ([`Subscription::seen`] of an
+    /// earlier life, or from before changes were missed), ascending. What changed in them is the
+    /// difference between the caller's state and their snapshots.
     pub fn changed_since(&self, lsn: Lsn) -> Vec<AccountId> {
         self.rooms.accounts.changed_since(lsn)
     }
 
-    /// `None` while healthy, else why writes are refused.
+    /// `None` while healthy, otherwise why writes are refused.
     pub fn trouble(&self) -> Option<StoreError> {
         self.rooms.log.trouble()
     }
@@ -407,34 +411,34 @@ impl Partition {
         }
     }
 
-    /// Runs one whole cycle of compaction over all segments now, at background priority; waits for one
-    /// that is under way first. Reads and changes go on meanwhile.
+    /// Runs one complete cycle of compaction over all segments now, at background priority; waits
+    /// for a running one first. Reads and changes go on meanwhile.
     ///
     /// # Errors
-    /// When the log is in trouble, the disk is full, or a page that leads to messages cannot be
-    /// read (nothing is deleted then that it might have named).
+    /// If the log is in trouble, the disk is full, or a page that leads to messages cannot be read
+    /// (then nothing that it might have named is deleted).
     pub async fn compact(&self) -> Result<CompactionReport, StoreError> {
         self.rooms.space.compact_now().await
     }
 
-    /// Bytes that [`Partition::verify`] will report as progress, about.
+    /// Approximate number of bytes that [`Partition::verify`] will report as progress.
     pub async fn verify_bytes(&self) -> Result<u64, StoreError> {
         self.rooms.repair.verify_bytes().await
     }
 
-    /// Checks everything. `progress` is told of bytes done.
+    /// Checks everything. `progress` is called with the bytes done.
     ///
     /// # Errors
-    /// When the device fails, or a file is of a version that this program does not know; damage is
-    /// no error.
+    /// If the device fails, or a file has a version that this program does not know; damage is not
+    /// an error.
     pub async fn verify(&self, progress: &dyn Fn(u64)) -> Result<VerifyReport, StoreError> {
         self.rooms.repair.verify(progress).await
     }
 
-    /// One row a folder of the account, for `ringmail inspect`; none if nothing is known of it.
+    /// One row per folder of the account, for `ringmail inspect`; none if the account is unknown.
     ///
     /// # Errors
-    /// As reads'.
+    /// As for reads.
     pub async fn describe(&self, id: AccountId) -> Result<Vec<Vec<String>>, StoreError> {
         self.rooms.repair.describe(id).await
     }

@@ -1,4 +1,4 @@
-//! What a partition counts, and the names of the series by which monitors see it. The server adds up a
+//! A partition's counters, and the names of their series in monitoring. The server adds up a
 //! shard's partitions.
 
 /// Counters of a partition since it was opened.
@@ -9,12 +9,12 @@ pub struct StoreProbe {
     pub entries: u64,
     pub bytes_written: u64,
     pub messages_stored: u64,
-    /// Octets of bodies taken in, and what was written for them.
+    /// Octets of bodies received, and octets written for them.
     pub body_bytes: u64,
     pub body_bytes_stored: u64,
     pub accounts_in_memory: u64,
     pub checkpoints: u64,
-    /// Times that the log was opened again in place after a failed write.
+    /// How often the log was reopened in place after a failed write.
     pub reopened: u64,
     /// Segment files and their bytes.
     pub segments: u64,
@@ -26,16 +26,16 @@ pub struct StoreProbe {
     pub compacted_bytes: u64,
     /// Segments that compaction deleted.
     pub segments_deleted: u64,
-    /// Messages that wait to be sent on.
+    /// Messages that wait for delivery.
     pub queued: u64,
-    /// Segments that compaction keeps because it cannot read what they hold.
+    /// Segments that compaction keeps because their contents cannot be read.
     pub segments_quarantined: u64,
 }
 
 impl StoreProbe {
-    /// Each counter with the name of its series; those of several partitions are added up.
+    /// Each counter with the name of its series; several partitions are summed.
     pub fn series(&self) -> [(&'static str, u64); 18] {
-        // Taken apart, so that the compiler tells of a counter that has no series.
+        // Destructured, so that the compiler reports a counter without a series.
         let StoreProbe {
             syncs,
             batches,

@@ -1,4 +1,5 @@
-//! What tasks of one shard wait for: a flag (setting it twice counts once), and a number of permits.
+//! Waiting primitives for tasks of one shard: a flag (setting it twice counts once), and a number
+//! of permits.
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,13 +38,13 @@ impl Signal {
     }
 }
 
-/// So many may do something at a time.
+/// Limits how many may do something at a time.
 pub(super) struct Permits {
     free: Cell<usize>,
     freed: Signal,
 }
 
-/// One of [`Permits`], given back when dropped.
+/// One of [`Permits`], returned when dropped.
 pub(super) struct Permit(Rc<Permits>);
 
 impl Permits {
@@ -51,13 +52,13 @@ impl Permits {
         Permits { free: Cell::new(count), freed: Signal::default() }
     }
 
-    /// Waits for a permit. Cancel-safe; who came first does not always get it first.
+    /// Waits for a permit. Cancel-safe; not strictly first come, first served.
     pub(super) async fn acquire(self: &Rc<Permits>) -> Permit {
         while self.free.get() == 0 {
             self.freed.take().await;
         }
         self.free.set(self.free.get() - 1);
-        // Several may have come back before the first who waited ran.
+        // Several may have been returned before the first waiter ran.
         if self.free.get() > 0 {
             self.freed.set();
         }

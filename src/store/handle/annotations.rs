@@ -1,6 +1,6 @@
-//! Values beside a message, by number: what the server itself keeps of it, such as the envelope of one
-//! that waits to be sent on. They come with the message ([`super::delivery::DeliveryTarget`]) or later, and
-//! go when it is expunged.
+//! Numbered values beside a message: the server's own data about it, such as the envelope of a
+//! queued one. They are set with the message ([`super::delivery::DeliveryTarget`]) or later, and
+//! are removed when it is expunged.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -18,18 +18,18 @@ use super::{
 };
 use crate::model::{MailboxId, Uid};
 
-/// Annotations that one message may have: their numbers are below.
+/// Most annotations of one message: numbers are below this.
 pub const ANNOTATIONS_MAX: u32 = 1 << 17;
-/// Octets of annotations that are set at once.
+/// Most octets of annotations set at once.
 const CHANGE_OCTETS_MAX: usize = 4 << 20;
 
-/// Values by their numbers, `None` to remove one.
+/// Values by number, `None` to remove one.
 pub type AnnotationChanges = Vec<(u32, Option<Bytes>)>;
 
-/// What a value takes in an entry beside its octets.
+/// Overhead of a value in an entry.
 const VALUE: usize = 16;
 
-/// Refuses what is more than an entry of the log or a reader's memory should hold.
+/// Refuses more than an entry of the log or a reader's memory should hold.
 pub(crate) fn check(values: impl Iterator<Item = (u32, usize)>) -> Result<(), StoreError> {
     let mut sum = 0;
     for (number, octets) in values {
@@ -48,8 +48,8 @@ pub(crate) fn check(values: impl Iterator<Item = (u32, usize)>) -> Result<(), St
 }
 
 impl Account {
-    /// Sets or removes values beside the message `uid`: all of them or none. False if there is no such
-    /// message (any more).
+    /// Sets or removes values beside the message `uid`: all of them or none. False if there is no
+    /// such message (any more).
     ///
     /// # Errors
     /// `NoSuchMailbox`; `Limit` for values too long or too many, or numbers too high.
@@ -78,11 +78,11 @@ impl Account {
         Ok(true)
     }
 
-    /// The published values beside the messages `uids`, by message and number. Who asks for many asks for
-    /// some hundred messages at a time, in the order of their UIDs: then each run is read once.
+    /// The published values beside the messages `uids`, by message and number. To read many
+    /// messages, pass some hundred at a time, in UID order: then each run is read once.
     ///
     /// # Errors
-    /// As reads'. Values that damage has taken are absent; that is told as damage.
+    /// As for reads. Values lost to damage are absent; the damage is reported.
     pub async fn annotations(
         &self,
         mailbox: MailboxId,
@@ -101,7 +101,7 @@ impl Account {
             match read(&self.commits.log, &runs, uids.clone()).await {
                 Ok(mut rows) => {
                     rows.extend(changes);
-                    // Those of expunged messages stay in runs for a while.
+                    // Values of expunged messages stay in runs for a while.
                     let exists =
                         |uid| snapshot.as_ref().is_some_and(|it| it.index_of(uid).is_some());
                     rows.retain(|(uid, _), _| exists(*uid));

@@ -1,7 +1,7 @@
-//! Deliveries: one message put into mailboxes of several accounts by one entry.
+//! Deliveries: one message put into mailboxes of several accounts with one entry.
 //!
-//! Called by the partition for LMTP and SMTP, and for an APPEND. What a message goes by (its UID, its
-//! mod-sequence) is decided here on pending state; `commits` does the rest.
+//! Called by the partition for LMTP and SMTP, and for an APPEND. The message's UID and mod-sequence
+//! are decided here on pending state; `commits` does the rest.
 
 use std::rc::Rc;
 
@@ -24,28 +24,28 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// Messages one transaction may put into mailboxes: its entry stays below the log's limit.
+/// Messages that one transaction may put into mailboxes: its entry stays below the log's limit.
 pub(crate) const TRANSACTION_MESSAGES_MAX: usize = 100_000;
 
 #[derive(Clone, Debug)]
 pub struct DeliveryTarget {
     pub account: AccountId,
-    /// `INBOX` or a path as in [`super::MailboxInfo::name`]; absent folders fall back to INBOX.
+    /// `INBOX` or a path as in [`super::MailboxInfo::name`]; INBOX if the folder does not exist.
     pub mailbox: Option<String>,
     pub flags: Flags,
     /// Keyword names to set, e.g. `$Junk`.
     pub keywords: Vec<String>,
     pub internal_date: Timestamp,
-    /// Values beside the message, by their numbers.
+    /// Values beside the message, by number.
     pub annotations: Vec<(u32, Bytes)>,
 }
 
-/// What became of a delivery to several accounts.
+/// The result of a delivery to several accounts.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// Where it lies now. Accounts that had it already are neither here nor there.
+    /// The new messages. Accounts that had it already are in neither list.
     pub delivered: Vec<Delivered>,
-    /// Accounts that could not take it; nothing of it is in them.
+    /// Accounts that could not take it; nothing of it is stored for them.
     pub failed: Vec<(AccountId, StoreError)>,
 }
 
@@ -57,16 +57,16 @@ pub struct Delivered {
     pub uid: Uid,
 }
 
-/// By what a delivery is known that comes again.
+/// The identity of a delivery that may be repeated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeliveryId {
     pub number: u128,
-    /// It comes again, maybe for some of its accounts only.
+    /// It is repeated, maybe for some of its accounts only.
     pub repetition: bool,
 }
 
-/// What stands for a delivery in the log: itself, if all its accounts have it then. A repetition does
-/// not know all of them: who is left out of it may still be without.
+/// The ids for a delivery in the log: its own, if all its accounts have it after this. A repetition
+/// does not know all of the accounts: those not named may still lack it.
 fn ids(
     id: DeliveryId,
     delivered: &[Delivered],
@@ -78,9 +78,9 @@ fn ids(
     }
 }
 
-/// Puts one staged body into several mailboxes by one commit entry, durable when this returns. An
-/// account that cannot be read, or takes no more, fails by itself; the others get it all or none.
-/// `delivery_id`, when given, makes a repetition a no-op for the accounts that have it.
+/// Puts one staged body into several mailboxes with one commit entry, durable when this returns. An
+/// account that cannot be read, or is full, fails by itself; for the others it is all or none.
+/// `delivery_id`, if given, makes a repetition a no-op for the accounts that have it.
 pub(crate) async fn deliver_each(
     commits: &Commits,
     mut body: StagedBody,
@@ -105,7 +105,7 @@ pub(crate) async fn deliver_each(
     }
     commits.log.room().await?;
 
-    // From here to the commit nothing awaits.
+    // There is no await from here to the commit.
     let id = delivery_id.filter(|_| !planted(Plant::IgnoreDeliveryId));
     let repeated = match id {
         Some(id) => leave_out_repeated(commits, id.number, &mut wanted, &mut failed)?,
@@ -140,7 +140,7 @@ pub(crate) async fn deliver_each(
     Ok(Deliveries { delivered, failed })
 }
 
-/// What goes beside a message that goes to `place`.
+/// The annotations of the message delivered to `place`.
 fn annotate(cell: &Rc<AccountCell>, target: &DeliveryTarget, place: Delivered) -> Option<Change> {
     let values: Vec<(u32, Option<Bytes>)> =
         target.annotations.iter().map(|(number, value)| (*number, Some(value.clone()))).collect();
@@ -149,8 +149,8 @@ fn annotate(cell: &Rc<AccountCell>, target: &DeliveryTarget, place: Delivered) -
     (!target.annotations.is_empty()).then(|| Change { cell: Some(cell.clone()), effect })
 }
 
-/// Takes the accounts that have the delivery `id` already out of both lists; the last entry that
-/// gave it to one.
+/// Removes the accounts that already have the delivery `id` from both lists; returns the last entry
+/// that gave it to one.
 fn leave_out_repeated(
     commits: &Commits,
     id: u128,
@@ -170,7 +170,7 @@ fn leave_out_repeated(
     if full && !wanted.is_empty() { Err(StoreError::Crowded) } else { Ok(last) }
 }
 
-/// Decides where a delivery goes and takes its UID. Does not await.
+/// Decides the mailbox of a delivery and takes its UID. Does not await.
 fn plan_delivery(
     commits: &Commits,
     cell: Rc<AccountCell>,

@@ -1,6 +1,6 @@
-//! What services hold: an account, a view of one of its mailboxes, and what becomes of a delivery.
+//! What services hold: an account, a view of one of its mailboxes, and the result of a delivery.
 //!
-//! Each command decides on pending state, commits one entry and answers once that is durable and
+//! Each command decides on pending state, commits one entry and returns once that is durable and
 //! published.
 
 pub(super) mod account;

@@ -16,7 +16,7 @@ use crate::model::{Lsn, MailboxId, Uid};
 
 /// Follows the mailbox through renames; keeps its account in memory.
 pub struct MailboxView {
-    /// Keeps what publishes from being dropped below its sessions.
+    /// Keeps the publisher alive while sessions need it.
     commits: Rc<Commits>,
     cell: Rc<AccountCell>,
     mailbox: MailboxId,
@@ -49,7 +49,7 @@ impl MailboxView {
         self.recent_from.get()
     }
 
-    /// Takes the `\Recent` claim on messages that came since; returns the first UID of them.
+    /// Takes the `\Recent` claim on messages added since; returns the first UID of them.
     pub fn claim_recent(&self) -> Option<Uid> {
         let mut state = self.cell.state.borrow_mut();
         let mailbox = state.mailboxes.get_mut(&self.mailbox).filter(|mailbox| mailbox.live)?;
@@ -83,9 +83,10 @@ impl MailboxView {
     }
 }
 
-/// Follows all that is published of an account: messages and flags in any mailbox, names, properties.
+/// Follows all changes published for an account: messages and flags in any mailbox, names,
+/// properties.
 pub struct AccountWatch {
-    /// Keeps what publishes from being dropped below its sessions.
+    /// Keeps the publisher alive while sessions need it.
     _commits: Rc<Commits>,
     cell: Rc<AccountCell>,
     seen: Cell<Lsn>,
@@ -97,7 +98,7 @@ impl AccountWatch {
         AccountWatch { _commits: commits, cell, seen }
     }
 
-    /// Resolves when something was published since the last time it did, or since the watch began.
+    /// Resolves when something was published since the last call, or since the watch began.
     /// Cancel-safe.
     pub async fn changed(&self) {
         let mut seat = Seat { cell: &self.cell, mailbox: None, waker: None };

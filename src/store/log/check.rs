@@ -1,5 +1,5 @@
-//! Whether every byte of a partition's files is what was written: headers, batches, entries, chains,
-//! indexes, mirrors, and that padding is zero.
+//! Checks that every byte of a partition's files is what was written: headers, batches, entries,
+//! chains, indexes, mirrors, and zero padding.
 //!
 //! Called by `verify` (over an open log), by `inspect` and `check` (over files alone, which a server
 //! may be writing). The functions on bytes are pure and never panic.
@@ -23,24 +23,24 @@ use crate::{
     runtime::executor::offload,
 };
 
-/// A place that is not as it was written.
+/// A damaged place.
 #[derive(Clone, Debug)]
 pub struct Flaw {
     pub file: String,
     pub offset: u64,
     pub what: String,
-    /// The entry that is damaged, if its header tells.
+    /// The damaged entry, if its header is readable.
     pub entry: Option<EntryHeader>,
 }
 
-/// What was looked at.
+/// What was checked.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Checked {
     pub files: u64,
     pub bytes: u64,
     pub batches: u64,
     pub entries: u64,
-    /// Bytes behind the end of a segment: writes that were never finished.
+    /// Bytes after the end of a segment: unfinished writes.
     pub tail_bytes: u64,
 }
 
@@ -50,11 +50,11 @@ pub struct ListedEntry {
     pub offset: u64,
     pub lsn: Lsn,
     pub header: Option<EntryHeader>,
-    /// Bytes of the payload, 0 if it cannot be told.
+    /// Bytes of the payload, 0 if unknown.
     pub payload_len: usize,
     /// What is wrong with it.
     pub flaw: Option<String>,
-    /// Set if it is whole and of a kind or version that this program does not know.
+    /// Set if it is intact but of a kind or version that this program does not know.
     pub unknown: Option<String>,
 }
 
@@ -66,7 +66,7 @@ pub struct ListedBatch {
     pub flaw: Option<String>,
 }
 
-/// A segment file taken apart.
+/// A parsed segment file.
 #[derive(Clone, Debug, Default)]
 pub struct Dissection {
     pub header: Option<SegmentHeader>,
@@ -77,11 +77,11 @@ pub struct Dissection {
     pub flaws: Vec<(u64, String)>,
     /// Checksum that the next segment's first batch names.
     pub chain: u32,
-    /// Bytes behind the last batch that are not zero.
+    /// Bytes after the last batch that are not zero.
     pub tail: usize,
 }
 
-/// Takes a segment file apart. `durable`: LSNs below must be there; with 0 the end may be torn.
+/// Parses a segment file. `durable`: LSNs below must be there; with 0 the end may be torn.
 ///
 /// # Errors
 /// A version or layout that this program does not know.
@@ -204,7 +204,7 @@ fn dissect_compacted(bytes: &[u8]) -> Result<Dissection, HeaderError> {
     Ok(found)
 }
 
-/// The footer against the header, the index against the entries.
+/// Compares the footer with the header, and the index with the entries.
 fn check_index(
     bytes: &[u8],
     footer: &CompactedFooter,
@@ -224,7 +224,7 @@ fn check_index(
     }
     let mut known = Vec::new();
     for at in (index..last as usize).step_by(BLOCK) {
-        // A broken block was named by the scan.
+        // The scan has reported a broken block.
         known.extend(decode_index_block(&bytes[at..], footer.header.nonce).unwrap_or_default());
     }
     let walked_all: BTreeMap<u64, u64> = walked.iter().map(|r| (r.lsn.0, r.offset)).collect();
@@ -233,7 +233,7 @@ fn check_index(
     }
 }
 
-/// What is wrong with a checkpoint file.
+/// The damage of a checkpoint file.
 ///
 /// # Errors
 /// A version that this program does not know.
@@ -263,7 +263,7 @@ pub fn check_checkpoint(
     Ok(flaws)
 }
 
-/// What a checkpoint file says.
+/// The content of a checkpoint file.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointRecord {
     pub root: Lsn,
@@ -272,7 +272,7 @@ pub struct CheckpointRecord {
     pub durable: Lsn,
 }
 
-/// The content of a checkpoint file, from the first of its blocks that is whole.
+/// The content of a checkpoint file, from its first intact block.
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<CheckpointRecord, HeaderError> {
     let file = CheckpointFile::decode(bytes)?;
     let Checkpoint { root, replay_from } = file.checkpoint;
@@ -290,7 +290,7 @@ pub fn checkpoint_of_name(name: &str) -> Option<u64> {
 }
 
 impl Log {
-    /// Names and lengths of all files that hold something.
+    /// Names and lengths of all files that are not empty.
     pub async fn files(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let mut names = self.0.device.list().await.map_err(failed)?;
         names.sort_unstable();
@@ -299,17 +299,18 @@ impl Log {
             if segment_epoch(&name).is_none() && checkpoint_sequence(&name).is_none() {
                 continue;
             }
-            // Compaction or a checkpoint may delete it at any moment.
+            // Compaction or a checkpoint may delete it at any time.
             let Ok(file) = self.0.device.open(&name).await else { continue };
             files.push((name, file.len().await.map_err(failed)?));
         }
         Ok(files)
     }
 
-    /// Checks every byte of every file that is in use, at most `rate` a second (0: any), and tells
-    /// what is wrong.
+    /// Checks every byte of every file in use, at most `rate` a second (0: no limit), and reports
+    /// damage.
     ///
     /// # Errors
+    /// The device's; a version that this program does not know.
     /// As the device's; a version that this program does not know.
     pub async fn check_files(
         &self,
@@ -330,7 +331,7 @@ impl Log {
             if let Some(sequence) = checkpoint_sequence(&name) {
                 let partition = self.0.options.partition;
                 let flaws = check_checkpoint(&bytes, partition, sequence).map_err(refused)?;
-                // One that was deleted meanwhile, or is being written, is nobody's.
+                // A file that was deleted meanwhile, or is being written, is not checked.
                 let current = self.0.state.borrow().checkpoint_sequence;
                 if sequence == current {
                     flaws.into_iter().for_each(|(at, what)| flaw(at, what, None));

@@ -1,7 +1,7 @@
-//! Publishing a checkpoint: from then on a start reads its pages and replays only what follows.
+//! Publishing a checkpoint: from then on a start reads its pages and replays only later entries.
 //!
 //! Called by the state above the log, one at a time, after it appended the pages and their root.
-//! Order is everything: root durable, new file durable, and only then the older files go.
+//! The order matters: root durable, new file durable, and only then are the older files deleted.
 
 use std::io;
 
@@ -16,11 +16,11 @@ use crate::{
 };
 
 impl Log {
-    /// Makes `root` the entry that a start begins with, replaying from `replay_from` on.
+    /// Makes `root` the entry from which a start begins, replaying from `replay_from`.
     ///
     /// # Errors
-    /// When the log failed, or the small file could not be written; the older checkpoint then
-    /// still holds, and the log goes on.
+    /// If the log failed, or the small file could not be written; the older checkpoint then stays
+    /// valid, and the log goes on.
     pub async fn publish_checkpoint(&self, root: Lsn, replay_from: Lsn) -> Result<(), StoreError> {
         self.durable(root).await?;
         let checkpoint = Checkpoint { root, replay_from };
@@ -57,7 +57,8 @@ impl Log {
         device.sync_directory().await.map_err(failed)
     }
 
-    /// The deletions need no sync of their own: an old file that comes back loses to the newest.
+    /// The deletions need no sync of their own: an old file that reappears is older than the
+    /// newest.
     async fn delete_checkpoints_before(&self, sequence: u64) -> Result<(), StoreError> {
         loop {
             let oldest = {

@@ -1,9 +1,9 @@
-//! Writing compacted segments, and putting them in the place of those they replace.
+//! Writing compacted segments, and replacing their sources by them.
 //!
-//! Called by `store::compaction`, which knows what is live; one at a time. Order is everything: the
+//! Called by `store::compaction`, which knows what is live; one at a time. The order matters: the
 //! new file is complete and durable before any read goes to it, reads go to it before a source is
-//! deleted, and a source is deleted only when nobody reads from it any more. A crash in between
-//! leaves files that recovery tells apart by the footer.
+//! deleted, and a source is deleted only when nobody reads from it any more. After a crash in
+//! between, recovery distinguishes the files by the footer.
 
 use std::{collections::BTreeMap, io, rc::Rc, time::Duration};
 
@@ -28,12 +28,12 @@ const WRITE_SIZE: usize = 256 * 1024;
 /// Bytes of a source read at once.
 const READ_SIZE: usize = 256 * 1024;
 
-/// How often it is looked at once whether readers have let go of a source, a read being short; and
-/// how often after that.
+/// How often to check at once whether readers have released a source, since reads are short; and
+/// the interval after that.
 const PIN_YIELDS: u32 = 200;
 const PIN_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A segment that is not written to any more.
+/// A segment that is no longer written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SealedSegment {
     pub epoch: u64,
@@ -43,12 +43,12 @@ pub struct SealedSegment {
     /// Bytes of its file.
     pub len: u64,
     pub compacted: bool,
-    /// Bytes of its entries believed to be in use; `None` if nobody knows.
+    /// Bytes of its entries believed to be in use; `None` if unknown.
     pub live: Option<u64>,
 }
 
 impl Log {
-    /// The segments that are sealed and lie wholly below `horizon`, in the order of their LSNs.
+    /// The segments that are sealed and wholly below `horizon`, in LSN order.
     pub fn sealed_below(&self, horizon: Lsn) -> Vec<SealedSegment> {
         let state = self.0.state.borrow();
         let sealed = |segment: &&Rc<Segment>| {
@@ -92,8 +92,8 @@ impl Log {
         })
     }
 
-    /// Puts `replacement`, if there is any, in the place of the segments `sources`: reads go there
-    /// from now on. [`Log::retire`] then deletes them.
+    /// Replaces the segments `sources` by `replacement`, if there is one: reads go there from now
+    /// on. [`Log::retire`] then deletes them.
     pub fn supersede(&self, sources: &[u64], replacement: Option<Compacted>) -> Retired {
         let state = &mut *self.0.state.borrow_mut();
         let mut retired = Vec::with_capacity(sources.len());
@@ -111,18 +111,18 @@ impl Log {
         Retired(retired)
     }
 
-    /// Deletes superseded segments as soon as nobody reads from them. `go_on` is asked while
-    /// waiting; when it says no, what is left stays until the next start, which knows what to do.
+    /// Deletes superseded segments as soon as nobody reads from them. `go_on` is called while
+    /// waiting; if it returns false, the rest stays until the next start, which handles it.
     ///
     /// # Errors
-    /// As the device's: files may be left over.
+    /// The device's: files may be left over.
     pub async fn retire(
         &self,
         retired: Retired,
         go_on: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
         let device = &self.0.device;
-        // An earlier deletion that is undone by a crash must not find a later one in place.
+        // A crash must not undo an earlier deletion and keep a later one.
         device.sync_directory().await.map_err(failed)?;
         let mut deleted = 0;
         for segment in retired.0 {
@@ -147,7 +147,7 @@ impl Log {
         Ok(deleted)
     }
 
-    /// Reads entries of one sealed segment one after the other.
+    /// Reads entries of one sealed segment in order.
     pub fn source(&self, epoch: u64) -> Result<SourceReader, StoreError> {
         let state = self.0.state.borrow();
         let found = state.segments.values().find(|segment| segment.epoch == epoch).cloned();
@@ -162,12 +162,12 @@ impl Log {
         written.filter(|len| *len > 0).fold((0, 0), |(files, bytes), len| (files + 1, bytes + len))
     }
 
-    /// `bytes` of entries at `lsn` are believed to be in use no longer.
+    /// `bytes` of entries at `lsn` are believed to be unused now.
     pub fn release(&self, lsn: Lsn, bytes: u32) {
         self.count(lsn, -i64::from(bytes));
     }
 
-    /// One more refers to the entry at `lsn`.
+    /// Another reference to the entry at `lsn`.
     pub fn retain(&self, lsn: Lsn, bytes: u32) {
         self.count(lsn, i64::from(bytes));
     }
@@ -178,8 +178,8 @@ impl Log {
         }
     }
 
-    /// As [`Log::release`] and, negative, [`Log::retain`], for `bytes` of chunks that were appended
-    /// before the entry at `lsn`.
+    /// As [`Log::release`] and, negative, [`Log::retain`], for `bytes` of chunks appended before
+    /// the entry at `lsn`.
     pub fn release_before(&self, lsn: Lsn, bytes: i64) {
         let state = self.0.state.borrow();
         let mut left = bytes;
@@ -210,8 +210,8 @@ impl Log {
         known.filter_map(|segment| Some((segment.epoch, segment.live?))).collect()
     }
 
-    /// Takes in what [`Log::estimates`] told before `root` was written. What was appended since was
-    /// counted by the replay; of a segment that began before and is not listed nobody knows.
+    /// Takes the estimates of [`Log::estimates`] from before `root` was written. Later entries were
+    /// counted by the replay; a segment that began before and is not listed is unknown.
     pub fn adopt_estimates(&self, estimates: &[(u64, u64)], root: Lsn) {
         let listed: HashMap<u64, u64> = estimates.iter().copied().collect();
         let state = self.0.state.borrow();
@@ -222,7 +222,7 @@ impl Log {
     }
 }
 
-/// As [`segment_of`], in memory too: the segment that is being filled has no end yet.
+/// As [`segment_of`], for the segment being filled too: it has no end yet.
 fn segment_of_any(segments: &BTreeMap<u64, Rc<Segment>>, lsn: Lsn) -> Option<&Rc<Segment>> {
     segments.range(..=lsn.0).next_back().map(|(_, segment)| segment)
 }
@@ -245,11 +245,11 @@ impl Segment {
     }
 }
 
-/// Segments taken out of the table, whose files are still there.
+/// Segments removed from the table, whose files still exist.
 #[must_use]
 pub struct Retired(Vec<Rc<Segment>>);
 
-/// A complete, durable compacted segment that nobody reads yet.
+/// A complete, durable compacted segment that is not read yet.
 #[must_use]
 pub struct Compacted(Rc<Segment>);
 
@@ -279,7 +279,7 @@ pub struct CompactedWriter {
 }
 
 impl CompactedWriter {
-    /// Writes the header, before anything else: a file without one never began.
+    /// Writes the header first: a file without one never began.
     pub async fn begin(&mut self) -> Result<(), StoreError> {
         self.buffer = self.header.encode();
         self.write().await?;
@@ -287,7 +287,7 @@ impl CompactedWriter {
         self.log.0.device.sync_directory().await.map_err(failed)
     }
 
-    /// Adds an entry as [`SourceReader::entry`] gave it. LSNs ascend.
+    /// Adds an entry from [`SourceReader::entry`]. LSNs ascend.
     pub async fn push(&mut self, lsn: Lsn, entry: &[u8]) -> Result<(), StoreError> {
         let offset = self.at + self.buffer.len() as u64;
         self.records.push(IndexRecord { lsn, offset, len: entry.len() as u32 });
@@ -310,7 +310,7 @@ impl CompactedWriter {
         Ok(())
     }
 
-    /// Forgets the entries from `lsn` on: their source turned out to be damaged and stays.
+    /// Drops the entries from `lsn` on: their source turned out to be damaged and stays.
     pub fn cut(&mut self, lsn: Lsn) {
         let kept = self.records.partition_point(|record| record.lsn < lsn);
         let cut: u64 = self.records.drain(kept..).map(|record| u64::from(record.len)).sum();
@@ -321,11 +321,11 @@ impl CompactedWriter {
         self.records.is_empty()
     }
 
-    /// Completes the file: it covers the LSNs up to `end` and replaces `sources`, which may be fewer
-    /// than it began with.
+    /// Completes the file: it covers the LSNs up to `end` and replaces `sources`, which may be
+    /// fewer than at the beginning.
     ///
     /// # Errors
-    /// As the device's; the file must then be abandoned.
+    /// The device's; the file must then be abandoned.
     pub async fn finish(&mut self, end: Lsn, sources: Vec<u64>) -> Result<Compacted, StoreError> {
         (self.header.end, self.header.sources) = (end, sources);
         let index_at = index_place(self.at + self.buffer.len() as u64);
@@ -360,11 +360,11 @@ impl CompactedWriter {
         self.file.sync().await.map_err(failed)
     }
 
-    /// Deletes what was written.
+    /// Deletes the file.
     ///
     /// # Errors
-    /// As the device's: the file is left over, and the next start deletes it. Nothing must be
-    /// compacted before.
+    /// The device's: the file is left over, and the next start deletes it. Nothing must be
+    /// compacted before that.
     pub async fn abandon(self) -> Result<(), StoreError> {
         drop(self.file);
         self.log.0.device.delete(&self.name).await.map_err(failed)
@@ -378,8 +378,8 @@ pub fn compacted_len(offset: u64, entries: u64) -> u64 {
     index_place(offset) + (blocks + 1) * block
 }
 
-/// Reads verified entries of one segment in ascending order, a piece of the file at a time. Keeps
-/// the segment from being deleted.
+/// Reads verified entries of one segment in ascending order, a piece of the file at a time.
+/// Prevents the segment from being deleted.
 pub struct SourceReader {
     log: Log,
     segment: Rc<Segment>,
@@ -392,10 +392,10 @@ impl SourceReader {
         &self.segment.name
     }
 
-    /// The entry at `lsn` as it lies in the file, padding included.
+    /// The entry at `lsn` as it is in the file, padding included.
     ///
     /// # Errors
-    /// `Corrupt` if its checksums do not hold or nothing is there.
+    /// `Corrupt` if its checksums are wrong or there is no entry.
     pub async fn entry(&mut self, lsn: Lsn) -> Result<&[u8], StoreError> {
         let inner = self.log.0.clone();
         let offset = self.segment.locate(&*inner.device, &inner.index_cache, lsn).await?;
@@ -413,7 +413,7 @@ impl SourceReader {
         }
     }
 
-    /// Up to `len` bytes at `offset`, which were fetched.
+    /// Up to `len` fetched bytes at `offset`.
     fn at(&self, offset: u64, len: usize) -> &[u8] {
         let start = (offset - self.window_at) as usize;
         let end = self.window.len().min(start + len);
@@ -433,7 +433,7 @@ impl SourceReader {
 }
 
 impl Segment {
-    /// A complete compacted segment, as its footer tells.
+    /// A complete compacted segment, according to its footer.
     pub(super) fn compacted(name: String, footer: &CompactedFooter, len: u64) -> Segment {
         let layout = Layout::Indexed(Index::new(footer));
         let header = &footer.header;

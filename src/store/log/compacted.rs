@@ -1,10 +1,10 @@
-//! The bytes of a compacted segment (layout 2): entries of older segments with their LSNs, close
-//! together, and an index that finds them. The drawing is in docs/disk_format.md.
+//! The encoding of a compacted segment (layout 2): entries of older segments with their LSNs,
+//! packed together, and an index that finds them. docs/disk_format.md has the layout.
 //!
 //! Called by compaction (encode), by recovery, reads and a fuzz target (decode); pure, and never
-//! panics whatever the bytes. The file is complete when its last block, the footer, is whole: it is
-//! written after everything else was synced, and says again what the header says. Index blocks and
-//! footer carry the file's nonce, so that mail which imitates them is never taken for them.
+//! panics whatever the bytes. The file is complete if its last block, the footer, is intact: it is
+//! written after everything else was synced, and repeats the header. Index blocks and footer carry
+//! the file's nonce, so that mail which imitates them is never taken for them.
 
 use super::{
     entry::{
@@ -30,14 +30,14 @@ const INDEX_RECORD: usize = 16;
 const FOOTER_MAGIC: [u8; 8] = *b"RINGEND\n";
 const SOURCES_AT: usize = 96;
 
-/// What a compacted segment is, said by its first block and again by its last.
+/// The description of a compacted segment, in its first block and again in its last.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CompactedHeader {
     pub partition: PartitionId,
     pub epoch: u64,
-    /// It covers the LSNs from here...
+    /// The first LSN that it covers.
     pub base: Lsn,
-    /// ...to here: what it does not hold of them was garbage.
+    /// The first LSN that it does not cover; missing LSNs in between were garbage.
     pub end: Lsn,
     pub nonce: u64,
     /// Epochs of the segments it replaces.
@@ -55,7 +55,7 @@ pub(super) struct CompactedFooter {
     pub entry_bytes: u64,
 }
 
-/// Where an entry lies in the file.
+/// The location of an entry in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IndexRecord {
     pub lsn: Lsn,
@@ -216,20 +216,20 @@ pub(super) fn decode_index_block(
 /// Result of [`scan_compacted`].
 #[derive(Clone, Debug, Default)]
 pub struct CompactedScan {
-    /// From the footer if it is whole, else from the first block; `None` if neither is.
+    /// From the footer if it is intact, otherwise from the first block; `None` if neither is.
     pub header: Option<CompactedHeader>,
-    /// The footer is whole: so was everything else, once.
+    /// Whether the footer is intact: then everything else was complete once.
     pub complete: bool,
-    /// Entries with a whole header, ascending by LSN.
+    /// Entries with an intact header, ascending by LSN.
     pub entries: Vec<IndexRecord>,
     /// Entries of a kind or version that this program does not know, not among `entries`.
     pub unknown: Vec<(IndexRecord, EntryError)>,
-    /// What is not as it was written: offset and reason.
+    /// Damage: offset and reason.
     pub damage: Vec<(u64, String)>,
 }
 
 impl CompactedScan {
-    /// Where all entries lie, known or not, ascending.
+    /// The locations of all entries, known or not, ascending.
     pub fn places(self) -> Vec<IndexRecord> {
         let mut places = self.entries;
         places.extend(self.unknown.iter().map(|(record, _)| *record));
@@ -238,8 +238,8 @@ impl CompactedScan {
     }
 }
 
-/// Takes a whole compacted file apart without trusting any part of it: entries are found by walking
-/// from one to the next, and where that ends, by what is left of the index.
+/// Parses a whole compacted file without trusting any part of it: entries are found by walking from
+/// one to the next, and where that ends, with the remaining index.
 ///
 /// # Errors
 /// Only a format version that this program does not know.
@@ -267,7 +267,7 @@ pub fn scan_compacted(bytes: &[u8]) -> Result<CompactedScan, HeaderError> {
     Ok(scan)
 }
 
-/// The index records that can still be read, and where the entries end at the latest.
+/// The index records that can still be read, and an upper bound for the end of the entries.
 fn surviving_index(
     bytes: &[u8],
     header: &CompactedHeader,
@@ -277,7 +277,7 @@ fn surviving_index(
     let block_at = |at: usize| decode_index_block(bytes.get(at..)?, header.nonce).ok();
     let mut known = Vec::new();
     if let Some(footer) = footer {
-        // `decode` has seen to it that these lie in the file.
+        // `decode` has checked that these are inside the file.
         let start = footer.index_at as usize;
         for at in (start..bytes.len() - BLOCK).step_by(BLOCK) {
             match block_at(at) {
@@ -287,7 +287,7 @@ fn surviving_index(
         }
         return (known, start);
     }
-    // Without a footer: the blocks nobody but the writer of this file can have written.
+    // Without a footer: the blocks that only the writer of this file can have written.
     let mut end = bytes.len();
     for at in (BLOCK..bytes.len()).step_by(BLOCK) {
         if let Some(records) = block_at(at) {
@@ -345,7 +345,7 @@ fn walk_entries(
     }
 }
 
-/// Where the index begins when entries end at `offset`.
+/// Where the index begins if entries end at `offset`.
 pub(super) fn index_place(offset: u64) -> u64 {
     align(offset)
 }
@@ -371,7 +371,7 @@ mod tests {
         }
     }
 
-    /// A whole file with entries of these payload lengths, and its records.
+    /// A complete file with entries of these payload lengths, and its records.
     fn file(lens: &[usize]) -> (Vec<u8>, Vec<IndexRecord>) {
         let header = header(vec![3, 4]);
         let mut bytes = header.encode();
@@ -438,14 +438,14 @@ mod tests {
         assert!(!scan.complete);
         assert_eq!(scan.entries, records);
 
-        // One entry's header is broken: the index tells where the next one is.
+        // One entry's header is broken: the index locates the next one.
         let mut broken = lost.clone();
         broken[records[40].offset as usize + 3] ^= 1;
         let scan = scan_compacted(&broken).unwrap();
         assert_eq!(scan.entries.len(), records.len() - 1);
         assert_eq!(scan.damage.len(), 1);
 
-        // The header is gone, the footer tells.
+        // The header is gone, the footer is used.
         let mut headless = whole;
         headless[30] ^= 1;
         let scan = scan_compacted(&headless).unwrap();

@@ -1,10 +1,11 @@
-//! The bytes of one log entry: a 40-byte header that names what the entry is about, then its
-//! payload. The drawing is in docs/disk_format.md.
+//! The encoding of one log entry: a 40-byte header that names the entry's object, then its payload.
+//! docs/disk_format.md has the layout.
 //!
 //! Called by the log (append, read) and by recovery; pure, so that recovery can be fuzzed.
-//! Header and payload have separate CRC-32C: a broken payload still tells whose it was. The header
-//! repeats the entry's LSN, so a misdirected read is never taken for the entry asked for, and a
-//! compacted segment (whose offsets no longer follow from LSNs) needs no other entry format.
+//! Header and payload have separate CRC-32C: with a broken payload the owner is still known. The
+//! header repeats the entry's LSN, so a misdirected read is never taken for the requested entry,
+//! and a compacted segment (in which offsets cannot be computed from LSNs) needs no other entry
+//! format.
 
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
@@ -14,13 +15,13 @@ use crate::{
 /// Bytes before an entry's payload.
 pub(super) const ENTRY_HEADER: usize = 40;
 
-/// Entries start at multiples of this, so that a header never straddles more than it must.
+/// Entries start at multiples of this, so that headers straddle as few boundaries as possible.
 pub(super) const ENTRY_ALIGN: usize = 8;
 
 /// Longest payload. A body chunk is 256 KiB, a page of account state a few MiB.
 pub const ENTRY_PAYLOAD_MAX: usize = 8 * 1024 * 1024;
 
-/// What an entry says. Numbers are on disk for ever: never reuse one.
+/// The kind of an entry. Numbers are on disk for ever: never reuse one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum EntryKind {
@@ -39,15 +40,15 @@ pub enum EntryKind {
     Metadata = 11,
     Spool = 12,
     Unspool = 13,
-    /// First half of an effect over two partitions; recovery finishes it.
+    /// First half of an effect across two partitions; recovery finishes it.
     Intent = 14,
-    /// Several effects that hold together or not at all.
+    /// Several effects, all or none.
     Transaction = 15,
     /// Checkpoint: state of one account.
     AccountPage = 16,
     /// Checkpoint: a run of messages of one mailbox.
     MailboxRun = 17,
-    /// Checkpoint: where account pages lie.
+    /// Checkpoint: the locations of account pages.
     DirectoryPage = 18,
     /// Checkpoint: the page that refers to all others.
     CheckpointRoot = 19,
@@ -85,7 +86,7 @@ impl EntryKind {
         EntryKind::AnnotationRun,
     ];
 
-    /// Version of the payload's layout that is written. Older ones are read; a kind whose payload changes
+    /// Version in which the payload is written. Older ones are read; a kind whose payload changes
     /// gets the next number.
     pub fn version(self) -> u8 {
         match self {
@@ -95,13 +96,13 @@ impl EntryKind {
         }
     }
 
-    /// Whether the payload begins with a head that has a checksum of its own (`format::payload`): where
-    /// a body may follow.
+    /// Whether the payload begins with a head that has a checksum of its own (`format::payload`):
+    /// if a body may follow.
     pub fn has_head(self) -> bool {
         matches!(self, EntryKind::Message | EntryKind::Spool | EntryKind::Transaction)
     }
 
-    /// Whether an entry of this kind can be of use once a checkpoint has its effects: it holds a
+    /// Whether an entry of this kind can be needed once a checkpoint has its effects: it holds a
     /// body, or is a page.
     pub fn may_stay(self) -> bool {
         match self {
@@ -149,11 +150,11 @@ impl EntryKind {
     }
 }
 
-/// What an entry is about; zero where a field does not apply.
+/// The object of an entry; zero where a field does not apply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryHeader {
     pub kind: EntryKind,
-    /// Version of this kind's payload: its decoder must know.
+    /// Version of this kind's payload, for its decoder.
     pub version: u8,
     pub account: AccountId,
     pub mailbox: MailboxId,
@@ -161,13 +162,13 @@ pub struct EntryHeader {
 }
 
 impl EntryHeader {
-    /// Of an entry whose payload is in the layout written today.
+    /// For an entry whose payload is in the current layout.
     pub fn new(kind: EntryKind, account: AccountId, mailbox: MailboxId, uid: Uid) -> EntryHeader {
         EntryHeader { kind, version: kind.version(), account, mailbox, uid }
     }
 }
 
-/// Why bytes are not the entry they should be.
+/// Why bytes are not the expected entry.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EntryError {
     #[error("entry header cut short")]
@@ -180,12 +181,12 @@ pub enum EntryError {
     TooLong(usize),
     #[error("entry payload checksum does not match")]
     PayloadChecksum,
-    /// Whole, but from another version of Ringmail: refused, never skipped.
+    /// Intact, but from another version of Ringmail: refused, never skipped.
     #[error("entry kind {kind} version {version} is unknown: written by a newer Ringmail")]
     Unknown { kind: u8, version: u8 },
 }
 
-/// A checked header with what only the log needs.
+/// A checked header with the fields that only the log needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StoredHeader {
     pub header: EntryHeader,
@@ -199,9 +200,9 @@ pub const fn entry_len(payload_len: usize) -> usize {
 }
 
 /// Appends the entry to `buffer`. The payload may come in parts; each byte is copied once and
-/// summed while it is in the cache.
+/// checksummed while it is in the cache.
 pub(super) fn encode(buffer: &mut Vec<u8>, lsn: Lsn, header: &EntryHeader, payload: &[&[u8]]) {
-    // What is refused when it is read must not be written.
+    // A version that readers refuse must not be written.
     assert!((1..=header.kind.version()).contains(&header.version), "{header:?}");
     let start = buffer.len();
     buffer.resize(start + ENTRY_HEADER, 0);
@@ -227,19 +228,19 @@ pub(super) fn encode(buffer: &mut Vec<u8>, lsn: Lsn, header: &EntryHeader, paylo
     buffer[start..start + ENTRY_HEADER].copy_from_slice(&bytes);
 }
 
-/// The LSN that an entry claims to have, before anything of it is checked.
+/// The LSN that an entry claims, unchecked.
 pub(super) fn lsn_of(bytes: &[u8]) -> Option<Lsn> {
     let header: &[u8; ENTRY_HEADER] = bytes.first_chunk()?;
     Some(Lsn(u64_at(header, 16)))
 }
 
-/// Bytes that an entry claims to take in the log, before anything of it is checked.
+/// The bytes in the log that an entry claims, unchecked.
 pub(super) fn len_of(bytes: &[u8]) -> Option<usize> {
     let header: &[u8; ENTRY_HEADER] = bytes.first_chunk()?;
     Some(entry_len(u32_at(header, 8) as usize))
 }
 
-/// Reads the header of the entry that should be at `lsn`, whatever follows it.
+/// Decodes the header of the entry expected at `lsn`, whatever follows it.
 pub(super) fn decode_header(bytes: &[u8], lsn: Lsn) -> Result<StoredHeader, EntryError> {
     let bytes: &[u8; ENTRY_HEADER] = bytes.first_chunk().ok_or(EntryError::Short)?;
     if crc32c::crc32c(&bytes[4..]) != u32_at(bytes, 0) {
@@ -270,8 +271,8 @@ pub(super) fn decode_header(bytes: &[u8], lsn: Lsn) -> Result<StoredHeader, Entr
     })
 }
 
-/// The first `wanted` bytes of the payload, or all of a shorter one, unchecked; `bytes` starts at the
-/// entry.
+/// The first `wanted` bytes of the payload, or all of a shorter one, unchecked; `bytes` starts at
+/// the entry.
 pub(super) fn payload_start<'a>(
     bytes: &'a [u8],
     header: &StoredHeader,

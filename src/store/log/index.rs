@@ -1,9 +1,9 @@
 //! Finding an entry in a compacted segment, by its index on disk.
 //!
-//! Called by `Log::read` and recovery. A lookup is a binary search over index blocks; those used
-//! last are kept in a cache of fixed size, so that indexes never make memory grow with the number
-//! of messages. Shard-local. A block that is not what was written sends the lookup to the entries
-//! themselves: the file is walked once and what was found stays with the segment.
+//! Called by `Log::read` and recovery. A lookup is a binary search over index blocks; recently used
+//! ones are kept in a cache of fixed size, so that memory for indexes does not grow with the number
+//! of messages. Shard-local. If a block is damaged, the lookup uses the entries themselves: the
+//! file is walked once and the result is kept with the segment.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -73,12 +73,12 @@ impl Index {
         }
     }
 
-    /// For a file whose footer is lost: what a scan found.
+    /// For a file whose footer is lost: the result of a scan.
     pub(super) fn walked(end: Lsn, records: Vec<IndexRecord>) -> Index {
         Index { end: end.0, at: 0, blocks: 0, nonce: 0, walked: RefCell::new(Some(records.into())) }
     }
 
-    /// Where the entry at `lsn` lies; `None` if the segment does not hold it.
+    /// The location of the entry at `lsn`; `None` if the segment does not hold it.
     pub(super) async fn find(
         &self,
         segment: &Segment,
@@ -125,7 +125,7 @@ impl Index {
         Ok(Some(records))
     }
 
-    /// Reads the whole file, once, for want of a whole index.
+    /// Reads the whole file, once, because the index is damaged.
     async fn walk(&self, segment: &Segment, device: &dyn Device) -> Result<(), StoreError> {
         let file = segment.open(device).await?;
         let bytes = file.read_at(0, segment.len.get() as usize).await.map_err(failed)?;

@@ -1,18 +1,19 @@
-//! The partition log: what is in it is durable, what is not never happened.
+//! The partition log: an entry in it is durable; an entry that is not in it never happened.
 //!
-//! Called by the account and mailbox state above it, which appends entries, learns through
+//! Called by the account and mailbox state above it, which appends entries, is notified by
 //! [`Log::on_durable`] when they are on stable storage, and gets them back in order at start.
 //!
 //! An entry's LSN is its segment's base LSN plus its offset in the file, so finding an entry needs
 //! no index, only the table of segments; compaction (`compact`) moves entries and keeps their LSNs,
-//! so a compacted segment has an index on disk (`index`). Appending is synchronous: one copy and one checksum into
-//! the open batch. One writer task (`writer`) writes and syncs a batch while the next one fills.
+//! so a compacted segment has an index on disk (`index`). Appending is synchronous: one copy and
+//! one checksum into the open batch. One writer task (`writer`) writes and syncs a batch while the
+//! next one fills.
 //!
 //! Shard-local; clones share the log. Invariants:
 //! - LSNs only grow, and none is given to two entries, across restarts too.
-//! - `durable <= written <= appended`; nobody is told of an entry before it is below `durable`.
-//! - After a failed write or sync the log accepts nothing: that batch's outcome is unknown. It may be
-//!   opened again in place (`reopen`), which cuts off what was not known to be durable.
+//! - `durable <= written <= appended`; an entry is not acknowledged before it is below `durable`.
+//! - After a failed write or sync the log accepts nothing: that batch's outcome is unknown. It may
+//!   be reopened in place (`reopen`), which cuts off entries not known to be durable.
 //! - No borrow of the state is held across an await or a callback.
 
 mod check;
@@ -73,10 +74,10 @@ use crate::{
     },
 };
 
-/// Segment files kept open to read from; the one that has been open longest is closed for another.
+/// Segment files kept open for reading; the one opened first is closed for another.
 const OPEN_FILES_MAX: usize = 256;
 
-/// Least and most memory given to a batch before it is known how much it will take.
+/// Least and most memory for a batch before its size is known.
 const BATCH_RESERVE: std::ops::RangeInclusive<usize> = 16 * 1024..=1024 * 1024;
 
 /// Log bytes between two batch starts that are remembered for the next checkpoint.
@@ -89,36 +90,37 @@ const READ_AHEAD: usize = 8 * 1024;
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     pub partition: PartitionId,
-    /// Bytes at which a segment is sealed; a batch that is longer gets a segment of its own.
+    /// Bytes at which a segment is sealed; a longer batch gets its own segment.
     pub segment_size: u64,
     /// Bytes not yet durable at which [`Log::room`] makes appenders wait.
     pub write_buffer: usize,
 }
 
-/// A state of everything above the log, written into the log itself.
+/// A state of everything above the log, written to the log itself.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Checkpoint {
-    /// The entry that leads to all pages.
+    /// The entry that names all pages.
     pub root: Lsn,
-    /// The first entry whose effect the pages do not have.
+    /// The first entry whose effect the pages lack.
     pub replay_from: Lsn,
 }
 
-/// What opening found; `ringmail serve` logs it.
+/// The result of opening; `ringmail serve` logs it.
 #[derive(Debug, Default, Clone)]
 pub struct RecoveryReport {
     pub segments: usize,
     pub replayed_bytes: u64,
     pub replayed_entries: u64,
-    /// Bytes of torn, un-acknowledged tail ignored.
+    /// Bytes of torn, unacknowledged tail ignored.
     pub tail_bytes: u64,
     /// Damaged batches below a durable LSN: (segment, offset, what).
     pub damage: Vec<(String, u64, String)>,
-    /// Entries that damage made unreadable, with what their headers say of them.
+    /// Entries that damage made unreadable, with their headers.
     pub lost_entries: Vec<(Lsn, EntryHeader)>,
-    /// Effects below were lost, of whatever account; 0 if none.
+    /// Effects below were lost, of any account; 0 if none.
     pub lost: Lsn,
-    /// The way from the checkpoint to the accounts was damaged: all segments were read instead.
+    /// The pages between the checkpoint and the accounts were damaged: all segments were read
+    /// instead.
     pub rebuilt: bool,
 }
 
@@ -130,12 +132,12 @@ pub struct LogProbe {
     pub entries: u64,
     pub bytes_written: u64,
     pub segments: u64,
-    /// Times that the log was opened again after a failure.
+    /// How often the log was reopened after a failure.
     pub reopened: u64,
     pub checkpoints: u64,
 }
 
-/// Told after each sync: everything below the LSN is durable; or why nothing more will be.
+/// Called after each sync: everything below the LSN is durable; or why nothing more will be.
 pub type DurableCallback = Rc<dyn Fn(Result<Lsn, StoreError>)>;
 
 /// A partition's log. Cheap to clone; shard-local.
@@ -154,9 +156,9 @@ struct Inner {
 struct State {
     /// By base LSN. The last one is being filled.
     segments: BTreeMap<u64, Rc<Segment>>,
-    /// Segments of this layout with a lower base are written to no more.
+    /// Segments of this layout with a lower base are no longer written.
     sealed_below: u64,
-    /// No segment has had this epoch, compacted ones included.
+    /// An epoch above all that were used, those of compacted segments included.
     epoch_next: u64,
     /// Takes appends. Its headers are filled in when it is written.
     open: Batch,
@@ -170,32 +172,32 @@ struct State {
     durable: u64,
     /// Bytes appended and not yet durable.
     buffered: usize,
-    /// Header checksum of the last batch written.
+    /// Header checksum of the last written batch.
     chain: u32,
     /// Starts of batches, about one in [`SCAN_STEP`] bytes, since the last checkpoint.
     batch_starts: VecDeque<u64>,
-    /// Where the segment written last ended, for its successor's header.
+    /// Where the last written segment ended, for its successor's header.
     ended: Ended,
     checkpoint: Option<Checkpoint>,
     /// Its file's number.
     checkpoint_sequence: u64,
-    /// The number that no checkpoint file has had yet.
+    /// A number that no checkpoint file has had.
     checkpoint_next: u64,
-    /// Checkpoint files that exist, or may.
+    /// Checkpoint files that exist, or may exist.
     checkpoint_files: BTreeSet<u64>,
     /// Why nothing is accepted now.
     trouble: Option<StoreError>,
-    /// LSNs that were given out and whose entries a failure took away.
+    /// LSNs whose entries were lost in a failure.
     lost: Vec<(u64, u64)>,
-    /// Failures so far that the log was opened again after.
+    /// How often the log was reopened after failures.
     generation: u64,
     closing: bool,
     writer_ended: bool,
-    /// Buffers of batches written, to be used again.
+    /// Buffers of written batches, for reuse.
     spare: Vec<Vec<u8>>,
-    /// What the next batch is guessed to take: the last one's bytes.
+    /// Expected size of the next batch: that of the last one.
     batch_guess: usize,
-    /// Segments opened to read from, oldest first.
+    /// Segments opened for reading, oldest first.
     open_files: VecDeque<Rc<Segment>>,
     writer: Option<Waker>,
     waiters: Waiters,
@@ -210,16 +212,16 @@ struct Segment {
     nonce: u64,
     name: String,
     layout: Layout,
-    /// Bytes of the file that were written.
+    /// Bytes written to the file.
     len: Cell<u64>,
-    /// Bytes of entries believed to be in use: an estimate, may pass its bounds for a while. `None`
-    /// if nobody knows.
+    /// Bytes of entries believed to be in use: an estimate that may exceed its bounds for a while.
+    /// `None` if unknown.
     live: Cell<Option<i64>>,
-    /// Open once somebody read or wrote it.
+    /// Open once it was read or written.
     file: RefCell<Option<Rc<dyn File>>>,
 }
 
-/// How an entry is found in a segment.
+/// How an entry is located in a segment.
 enum Layout {
     /// At LSN - base.
     InPlace,
@@ -227,10 +229,10 @@ enum Layout {
     Indexed(Index),
 }
 
-/// Bytes for one write: whole blocks, the segment's header included if they open a segment.
+/// Bytes for one write: complete blocks, including the segment's header if they open a segment.
 struct Batch {
     segment: Rc<Segment>,
-    /// Where `bytes` goes in the file; 0 when it opens the segment.
+    /// Offset of `bytes` in the file; 0 if it opens the segment.
     offset: u64,
     bytes: Vec<u8>,
     /// Entries in it and their bytes.
@@ -238,7 +240,7 @@ struct Batch {
     payload: usize,
 }
 
-/// The segment written last, as its successor's header tells it.
+/// The last written segment, for its successor's header.
 #[derive(Clone, Copy, Default)]
 struct Ended {
     epoch: u64,
@@ -246,7 +248,7 @@ struct Ended {
 }
 
 impl Batch {
-    /// An empty batch at `offset`, with room left for its headers.
+    /// An empty batch at `offset`, with room for its headers.
     fn new(segment: Rc<Segment>, offset: u64, mut bytes: Vec<u8>) -> Batch {
         bytes.clear();
         bytes.resize(if offset == 0 { BLOCK + BATCH_HEADER } else { BATCH_HEADER }, 0);
@@ -275,8 +277,8 @@ impl Batch {
 }
 
 impl State {
-    /// Puts the open batch in the writer's queue and opens the next one behind it, in a new segment if its
-    /// nonce is given.
+    /// Moves the open batch to the writer's queue and opens the next one behind it, in a new
+    /// segment if its nonce is given.
     fn close_batch(&mut self, new_segment: Option<u64>) {
         let (mut segment, mut offset) = (self.open.segment.clone(), self.open.end_offset());
         if let Some(nonce) = new_segment {
@@ -294,7 +296,7 @@ impl State {
         }
     }
 
-    /// An epoch that no segment has had.
+    /// An unused epoch.
     fn take_epoch(&mut self) -> u64 {
         let epoch = self.epoch_next;
         self.epoch_next += 1;
@@ -310,8 +312,8 @@ impl State {
         }
     }
 
-    /// The last remembered start of a batch at or below `lsn`, 0 if there is none; those before it
-    /// are forgotten.
+    /// The last remembered start of a batch at or below `lsn`, 0 if there is none; earlier ones are
+    /// dropped.
     fn batch_before(&mut self, lsn: Lsn) -> u64 {
         while self.batch_starts.get(1).is_some_and(|next| *next <= lsn.0) {
             self.batch_starts.pop_front();
@@ -319,8 +321,8 @@ impl State {
         self.batch_starts.front().copied().filter(|start| *start <= lsn.0).unwrap_or(0)
     }
 
-    /// Counts a file opened to read from, and closes another once there are too many. Who reads
-    /// from that one right now holds it open a little longer.
+    /// Counts a file opened for reading, and closes another if there are too many. A reader that is
+    /// using that one holds it open a little longer.
     fn opened(&mut self, segment: Rc<Segment>) {
         self.open_files.push_back(segment);
         if self.open_files.len() > OPEN_FILES_MAX
@@ -330,7 +332,7 @@ impl State {
         }
     }
 
-    /// Whether the entry at `lsn` is durable by now, or never will be.
+    /// Whether the entry at `lsn` is durable, or never will be.
     fn settled(&self, lsn: Lsn) -> Option<Result<(), StoreError>> {
         if self.is_lost(lsn.0) {
             return Some(Err(StoreError::Poisoned));
@@ -360,13 +362,13 @@ impl Segment {
         Segment { nonce, live: Cell::new(Some(0)), ..fresh }
     }
 
-    /// A segment that is only read from.
+    /// A read-only segment.
     fn found(epoch: u64, base: u64, name: String, layout: Layout, len: u64) -> Segment {
         let (len, live, file) = (Cell::new(len), Cell::new(None), RefCell::new(None));
         Segment { epoch, base, nonce: 0, name, layout, len, live, file }
     }
 
-    /// First LSN that it does not cover.
+    /// The first LSN that it does not cover.
     fn end(&self) -> u64 {
         match &self.layout {
             Layout::InPlace => self.base + align(self.len.get()),
@@ -398,7 +400,7 @@ impl Segment {
         }
     }
 
-    /// The file to read from, opened at first use.
+    /// The file for reading, opened at first use.
     async fn open(&self, device: &dyn Device) -> Result<Rc<dyn File>, StoreError> {
         let open = self.file.borrow().clone();
         if let Some(file) = open {
@@ -409,7 +411,7 @@ impl Segment {
     }
 }
 
-/// Disk full is the one failure that has a name of its own.
+/// Disk full is the only failure with its own error.
 fn failed(error: io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
@@ -417,11 +419,11 @@ fn failed(error: io::Error) -> StoreError {
     }
 }
 
-/// Bytes of a file read in one go: about as many as may be copied without holding the shard.
+/// Bytes of a file read at once: about as many as may be copied without holding the shard.
 const READ_PIECE: usize = 512 * 1024;
 
-/// The first `len` bytes of `file`, or all there are; others run in between. At most `rate` bytes a
-/// second, 0 meaning any.
+/// The first `len` bytes of `file`, or all there are; yields in between. At most `rate` bytes a
+/// second, 0 = no limit.
 async fn read_whole(
     file: &dyn File,
     len: u64,
@@ -451,7 +453,7 @@ pub(super) fn time_for(bytes: u64, rate: u64) -> Duration {
 }
 
 impl Log {
-    /// Reads what is on `device` so far as needed to find the last checkpoint; see [`Recovered`].
+    /// Reads as much of `device` as is needed to find the last checkpoint; see [`Recovered`].
     pub async fn recover(
         device: Rc<dyn Device>,
         executor: Rc<dyn Executor>,
@@ -460,8 +462,8 @@ impl Log {
         Recovered::find(device, executor, options, Rc::default(), None).await
     }
 
-    /// Appends an entry to the open batch and returns its LSN. It is durable, and may be spoken of,
-    /// only once [`Log::durable`] says so. The payload may come in parts.
+    /// Appends an entry to the open batch and returns its LSN. It is durable, and may be
+    /// acknowledged, only once [`Log::durable`] resolves. The payload may come in parts.
     ///
     /// # Errors
     /// `Limit` if longer than [`ENTRY_PAYLOAD_MAX`]; `Poisoned` or `Full` after a failure.
@@ -503,7 +505,7 @@ impl Log {
         Ok(lsn)
     }
 
-    /// Where the next entry will go, at the earliest.
+    /// The lowest possible LSN of the next entry.
     pub fn next_lsn(&self) -> Lsn {
         Lsn(self.0.state.borrow().open.next())
     }
@@ -513,7 +515,7 @@ impl Log {
         Lsn(self.0.state.borrow().durable)
     }
 
-    /// Back-pressure: waits until fewer than `write_buffer` bytes are not yet durable. Cancel-safe.
+    /// Backpressure: waits until fewer than `write_buffer` bytes are not yet durable. Cancel-safe.
     pub async fn room(&self) -> Result<(), StoreError> {
         let write_buffer = self.0.options.write_buffer;
         wait(
@@ -537,8 +539,8 @@ impl Log {
     }
 
     /// Sets the one callback. The writer calls it right after each sync and before the waiters of
-    /// [`Log::durable`] run, so that what they then tell the world is already visible to it; and
-    /// once with the error when the log fails.
+    /// [`Log::durable`] run, so that their results are already visible; and once with the error
+    /// when the log fails.
     pub fn on_durable(&self, callback: DurableCallback) {
         *self.0.on_durable.borrow_mut() = Some(callback);
     }
@@ -548,7 +550,7 @@ impl Log {
         self.read_guess(lsn, READ_AHEAD).await
     }
 
-    /// As [`Log::read`], in a single device read, for who kept the payload's length
+    /// As [`Log::read`], in a single device read, for callers that know the payload's length
     /// (`entry_len` = [`entry_len`] of it).
     pub async fn read_sized(
         &self,
@@ -558,14 +560,14 @@ impl Log {
         self.read_guess(lsn, entry_len as usize).await
     }
 
-    /// The first `wanted` bytes of the payload of the entry at `lsn`, or all of a shorter one. Only the
-    /// entry's header is verified: the caller has a checksum of its own for what it wants.
+    /// The first `wanted` bytes of the payload of the entry at `lsn`, or all of a shorter one. Only
+    /// the entry's header is verified: the caller has a checksum for the rest.
     pub async fn read_start(&self, lsn: Lsn, wanted: usize) -> Result<Bytes, StoreError> {
         Ok(self.read_part(lsn, ENTRY_HEADER + wanted, Some(wanted)).await?.1)
     }
 
-    /// `len` bytes from `offset` of the payload of the entry at `lsn`, nothing of which is verified: the
-    /// caller has a checksum for them. Fewer if the file ends.
+    /// `len` bytes from `offset` of the payload of the entry at `lsn`, unverified: the caller has a
+    /// checksum for them. Fewer if the file ends.
     pub async fn read_range(
         &self,
         lsn: Lsn,
@@ -592,11 +594,11 @@ impl Log {
         Ok(Bytes::from(bytes))
     }
 
-    /// A segment whose file was opened for reading counts among those that are.
+    /// Counts a segment whose file was opened for reading.
     fn note_opened(&self, opens: bool, segment: Rc<Segment>) {
         if opens {
             let state = &mut *self.0.state.borrow_mut();
-            // Not if compaction has replaced it meanwhile: nobody may hold it then.
+            // Not if compaction has replaced it meanwhile: then it must not be held open.
             if state.segments.get(&segment.base).is_some_and(|now| Rc::ptr_eq(now, &segment)) {
                 state.opened(segment);
             }
@@ -607,7 +609,8 @@ impl Log {
         self.read_part(lsn, guess, None).await
     }
 
-    /// `guess` is how many bytes to fetch at first. With `start`, so much of the payload and unverified.
+    /// `guess` is how many bytes to fetch at first. With `start`, that much of the payload,
+    /// unverified.
     async fn read_part(
         &self,
         lsn: Lsn,
@@ -679,18 +682,18 @@ impl Log {
         state.open.next().saturating_sub(from)
     }
 
-    /// What an append would be refused with.
+    /// The error that an append would return.
     pub fn refusal(&self) -> Option<StoreError> {
         self.0.state.borrow().refusal()
     }
 
-    /// Since when the device has been writing the batch that it is writing.
+    /// Since when the device has been writing the current batch.
     pub fn in_flight_since(&self) -> Option<Moment> {
         let state = self.0.state.borrow();
         state.flight.map(|_| state.flight_since)
     }
 
-    /// `None` while healthy, else why nothing is accepted.
+    /// `None` while healthy, otherwise why nothing is accepted.
     pub fn trouble(&self) -> Option<StoreError> {
         self.0.state.borrow().trouble.clone()
     }
@@ -699,7 +702,7 @@ impl Log {
         self.0.state.borrow().probe
     }
 
-    /// Writes and syncs what was appended and ends the writer. Later appends are refused.
+    /// Writes and syncs everything appended and ends the writer. Later appends are refused.
     pub async fn close(&self) -> Result<(), StoreError> {
         {
             let state = &mut *self.0.state.borrow_mut();
@@ -722,7 +725,7 @@ impl Log {
 /// Where an entry is now.
 enum Place {
     Memory(EntryHeader, Bytes),
-    /// With the device, for a moment neither here nor there.
+    /// Being written: for a moment neither in memory nor readable.
     Flight,
     Disk(Rc<Segment>),
 }
@@ -737,8 +740,8 @@ fn no_segment(lsn: Lsn) -> StoreError {
     StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what }
 }
 
-/// Reads and verifies one entry, or only its header and the `start` of its payload. `guess` is how many
-/// bytes to fetch at first; the second read is spared when they were enough.
+/// Reads and verifies one entry, or only its header and the `start` of its payload. `guess` is how
+/// many bytes to fetch at first; if they suffice, there is no second read.
 async fn read_entry(
     device: &dyn Device,
     cache: &IndexCache,
@@ -770,8 +773,8 @@ async fn read_entry(
     Ok((stored.header, Bytes::from(bytes).slice(ENTRY_HEADER..end)))
 }
 
-/// Waits until `ready` answers, looked at now and whenever `list` is woken for `point`.
-/// Cancel-safe: dropping the future takes its place in the list with it.
+/// Waits until `ready` returns a value; it is called now and whenever `list` is woken for `point`.
+/// Cancel-safe: dropping the future removes its place in the list.
 async fn wait<T>(
     inner: &Inner,
     list: fn(&mut State) -> &mut Waiters,

@@ -1,12 +1,12 @@
-//! Opening a log: what survived, in order, and a new segment to go on in.
+//! Opening a log: the surviving entries, in order, and a new segment for further ones.
 //!
 //! Called once when a partition opens, in two steps, because the state above must load its last
-//! checkpoint before it can take in what came after: [`Recovered::read`] for the pages, then
+//! checkpoint before later entries can be applied: [`Recovered::read`] for the pages, then
 //! [`Recovered::replay`].
 //!
-//! A segment found here is never appended to. A process that was killed may have left files,
-//! batches and a checkpoint that were written and not synced; whatever is believed is synced first,
-//! so that nothing published from it can be lost.
+//! A segment found here is never appended to. A killed process may have left files, batches and a
+//! checkpoint that were written but not synced; everything is synced before it is used, so that
+//! nothing published from it can be lost.
 
 use std::{
     cell::RefCell,
@@ -43,10 +43,10 @@ use crate::{
     },
 };
 
-/// Takes one replayed entry. An error ends the opening with it.
+/// Takes one replayed entry. An error ends the opening.
 pub type Replay<'a> = dyn FnMut(Lsn, &EntryHeader, &[u8]) -> Result<(), StoreError> + 'a;
 
-/// Places of damage that are reported, and entries lost to it that are named.
+/// Most places of damage reported, and most lost entries named.
 const DAMAGE_MAX: usize = 1000;
 
 /// A log found on a device and not yet replayed.
@@ -55,8 +55,8 @@ pub struct Recovered {
     executor: Rc<dyn Executor>,
     options: LogOptions,
     index_cache: Rc<IndexCache>,
-    /// Oldest first. Segments that never began are not here, nor are compacted ones: those lie below
-    /// every checkpoint and are never replayed.
+    /// Oldest first. Segments that never began are not included, nor are compacted ones: those are
+    /// below every checkpoint and are never replayed.
     started: Vec<Started>,
     segments: BTreeMap<u64, Rc<Segment>>,
     checkpoint: Option<Checkpoint>,
@@ -67,38 +67,39 @@ pub struct Recovered {
     durable: Lsn,
     /// From the checkpoint: a batch starts here, and nothing before it is replayed.
     scan_from: Lsn,
-    /// Everything is replayed, compacted segments too, because the pages do not lead to all.
+    /// Everything is replayed, compacted segments too, because the pages are incomplete.
     whole: bool,
-    /// No segment had this epoch.
+    /// An epoch above all that were used.
     epoch_next: u64,
-    /// No entry had an LSN from here on.
+    /// An LSN above all that were used.
     lsn_next: u64,
-    /// When a running log looks again after a failure: where it ended for everybody it told.
+    /// When a running log is reopened after a failure: where it ended for everything it
+    /// acknowledged.
     cut: Option<Ended>,
     report: RecoveryReport,
 }
 
-/// A segment file as it lies there.
+/// A segment file as found.
 struct Found {
     epoch: u64,
     len: u64,
     header: Option<SegmentHeader>,
-    /// The header had one wrong bit.
+    /// Whether the header had one wrong bit.
     rotten: bool,
     compacted: Option<FoundCompacted>,
 }
 
-/// What a compacted file says of itself.
+/// A compacted file's description of itself.
 struct FoundCompacted {
     /// From the footer if there is one.
     header: CompactedHeader,
     /// `None` if the file was never finished, or is damaged.
     footer: Option<CompactedFooter>,
-    /// The first block is not whole.
+    /// Whether the first block is damaged.
     damaged: bool,
 }
 
-/// A segment that entries were written to.
+/// A segment with entries.
 struct Started {
     segment: Rc<Segment>,
     /// `None` if damaged.
@@ -113,7 +114,7 @@ pub(super) struct Tip {
     chain: u32,
 }
 
-/// Segments that complete compacted ones stand for.
+/// Segments replaced by complete compacted ones.
 #[derive(Default)]
 struct Replaced {
     sources: BTreeSet<u64>,
@@ -127,8 +128,8 @@ impl Replaced {
         self.ranges.push((epoch, header.base.0, header.end.0));
     }
 
-    /// By name; or because it begins in what a later one covers, as a source of a source does whose
-    /// deletion a crash has undone.
+    /// Whether it is replaced by name, or because it begins inside the range of a later one: a
+    /// source of a source whose deletion a crash has undone.
     fn contains(&self, epoch: u64, base: u64) -> bool {
         let covers = |(later, start, end): &(u64, u64, u64)| {
             epoch < *later && (*start..*end).contains(&base)
@@ -169,7 +170,7 @@ impl Recovered {
             cut,
             report: RecoveryReport::default(),
         };
-        // Files that a killed process made may not be in the directory for good yet.
+        // The directory entries of files that a killed process created may not be durable yet.
         recovered.device.sync_directory().await.map_err(failed)?;
         let names = recovered.device.list().await.map_err(failed)?;
         recovered.find_checkpoint(&names).await?;
@@ -182,7 +183,8 @@ impl Recovered {
         &self.report
     }
 
-    /// What the state above loads first; `None` in a log without one, which is replayed whole.
+    /// The first thing that the state above loads; `None` in a log without one, which is replayed
+    /// completely.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.checkpoint
     }
@@ -193,8 +195,8 @@ impl Recovered {
         read_entry(&*self.device, &self.index_cache, &segment, lsn, READ_AHEAD, None).await
     }
 
-    /// The newest checkpoint file that is whole. A broken newer one was never finished: the older
-    /// is deleted only after.
+    /// The newest intact checkpoint file. A broken newer one was never finished: the older one is
+    /// deleted only after it is durable.
     async fn find_checkpoint(&mut self, names: &[String]) -> Result<(), StoreError> {
         self.checkpoint_files = names.iter().filter_map(|name| checkpoint_sequence(name)).collect();
         self.checkpoint_next = self.checkpoint_files.last().map_or(1, |last| last + 1);
@@ -224,8 +226,8 @@ impl Recovered {
         Ok(())
     }
 
-    /// Segments name the last checkpoint too, in case its file is gone or broken. Compaction may have
-    /// dropped the pages of an old one: one whose root cannot be read does not count.
+    /// Segment headers name the last checkpoint too, in case its file is gone or broken. Compaction
+    /// may have dropped the pages of an old one: one whose root cannot be read is ignored.
     async fn checkpoint_of_segments(&mut self) {
         let mut newer: Vec<(u64, Checkpoint)> = self
             .started
@@ -255,7 +257,7 @@ impl Recovered {
         self.epoch_next = epochs.last().map_or(1, |last| last + 1);
         let mut found = Vec::with_capacity(epochs.len());
         // All but the last segment were synced to their end before the next one was begun; the last
-        // one, and what compaction wrote after it, is synced here.
+        // one, and compacted segments written after it, are synced here.
         let mut unsynced = true;
         for epoch in epochs.into_iter().rev() {
             let file = self.look_at(epoch, unsynced).await?;
@@ -279,8 +281,8 @@ impl Recovered {
                 self.lsn_next = align(self.lsn_next + len);
                 continue;
             };
-            // One that never began lies where its neighbours were joined: with the one that followed
-            // it compacted away, nobody else says that it does not count.
+            // One that never began may be where its neighbours were merged: if the segment after it
+            // was compacted away, nothing else marks it as ignored.
             if header.is_none() && replaced.contains(*epoch, base) {
                 let _ = self.device.delete(&segment_name(*epoch)).await;
                 continue;
@@ -290,7 +292,7 @@ impl Recovered {
                 continue;
             }
             let name = segment_name(*epoch);
-            // What lies behind its end is a tail that was cut, for every reader.
+            // Bytes after its end are a tail that was cut, for every reader.
             let end = successor.filter(|later| later.predecessor == *epoch);
             let end = end.map_or(*len, |later| later.predecessor_end.0.saturating_sub(base));
             let own = end.min(*len);
@@ -303,9 +305,9 @@ impl Recovered {
         Ok(())
     }
 
-    /// Puts compacted segments in the table, newest first, and deletes what they replace; an
-    /// unfinished one whose sources are all there is deleted itself. Returns the others, in order,
-    /// and what was replaced.
+    /// Adds compacted segments to the table, newest first, and deletes their sources; an unfinished
+    /// one whose sources all exist is deleted itself. Returns the others, in order, and the
+    /// replaced segments.
     async fn take_compacted(
         &mut self,
         found: Vec<Found>,
@@ -321,8 +323,8 @@ impl Recovered {
                 continue;
             }
             if file.header.sources.iter().any(|source| present.contains(source)) {
-                // A process that was killed may have written the footer and not synced it, and
-                // nothing may be deleted before that.
+                // A killed process may have written the footer without syncing it, and nothing may
+                // be deleted before that.
                 let again = self.look_at(epoch, true).await?.compacted;
                 file.footer = again.and_then(|again| again.footer);
             }
@@ -338,7 +340,7 @@ impl Recovered {
                 }
                 None => self.walk_compacted(epoch, len, &file.header).await?,
             };
-            // Two whole blocks must agree before anything is deleted on their word.
+            // Two intact blocks must agree before anything is deleted because of them.
             if file.footer.is_some() && !file.damaged {
                 replaced.add(epoch, &file.header);
             }
@@ -353,14 +355,13 @@ impl Recovered {
         // A running log has a cleaner that may be about to finish its file.
         let doomed = if self.cut.is_some() { Vec::new() } else { doomed };
         for epoch in doomed {
-            // What cannot be deleted now is known for what it is at the next start too.
+            // A file that cannot be deleted now is recognized at the next start too.
             let _ = self.device.delete(&segment_name(epoch)).await;
         }
         Ok((kept, replaced))
     }
 
-    /// A compacted segment whose footer is lost, as its sources are: what it holds is found entry by
-    /// entry.
+    /// A compacted segment whose footer and sources are lost: its entries are found one by one.
     async fn walk_compacted(
         &mut self,
         epoch: u64,
@@ -380,9 +381,9 @@ impl Recovered {
         Ok(Segment::found(epoch, header.base.0, name, layout, len))
     }
 
-    /// Reads a segment's header, and of a compacted one the footer; with `sync`, makes them durable
-    /// before anything in them is believed. A whole header that does not belong here is damage if
-    /// what follows it does; else it is refused: somebody mixed up files, and guessing would make it
+    /// Reads a segment's header, and for a compacted one the footer; with `sync`, makes them
+    /// durable before they are used. An intact header that does not belong here is damage if what
+    /// follows it does; otherwise it is refused: files were mixed up, and guessing would make it
     /// worse.
     async fn look_at(&self, epoch: u64, sync: bool) -> Result<Found, StoreError> {
         let name = segment_name(epoch);
@@ -418,7 +419,7 @@ impl Recovered {
             return Ok(Found { header: Some(header), ..rotten });
         }
         if header.is_none() {
-            // A batch in the second block: mail at the end of it may look like anything.
+            // A batch in the second block; mail at the end of it may contain anything.
             let second = file.read_at(BLOCK as u64, BATCH_HEADER).await.map_err(failed)?;
             if let Ok((batch, _)) = BatchHeader::decode(&second)
                 && (foreign.is_none() || own(batch.partition, batch.epoch))
@@ -442,7 +443,7 @@ impl Recovered {
         let told = footer.as_ref().map(|footer| footer.header.clone()).or(header);
         match (&told, foreign) {
             (Some(header), _) => self.check_place(&name, epoch, header.partition, header.epoch)?,
-            // Of a file that holds nothing else it does not matter what it was.
+            // If the file holds nothing else it does not matter what it was.
             (None, Some(error)) if len > BLOCK as u64 => return Err(error),
             (None, _) => {}
         }
@@ -466,15 +467,15 @@ impl Recovered {
         Ok(())
     }
 
-    /// A segment whose first write failed, or was not finished: the one that was written after it
-    /// follows on another. Whoever wrote into it was told that it failed, however whole it looks.
+    /// A segment whose first write failed, or was not finished: the next written one has a
+    /// different predecessor. Its writers were told that it failed, even if it looks intact.
     fn is_abandoned(&self, epoch: u64, successor: Option<SegmentHeader>) -> bool {
         successor.is_some_and(|successor| successor.predecessor < epoch)
             || self.cut.is_some_and(|cut| epoch > cut.epoch)
     }
 
-    /// Base of a segment whose header is not whole: `None` if the segment never began, that is if
-    /// its first write was not finished.
+    /// Base of a segment with a damaged header: `None` if the segment never began, that is, if its
+    /// first write was not finished.
     async fn lost_base(
         &mut self,
         epoch: u64,
@@ -501,7 +502,7 @@ impl Recovered {
         scan_segment(bytes, expected).map_err(|error| refused(&segment_name(epoch), error))
     }
 
-    /// Hands every entry from the checkpoint's `replay_from` on to `replay`, in LSN order, then
+    /// Passes every entry from the checkpoint's `replay_from` on to `replay`, in LSN order, then
     /// starts the log's writer. The first append opens a new segment.
     pub async fn replay(
         mut self,
@@ -541,20 +542,20 @@ impl Recovered {
         }
     }
 
-    /// From now on the pages that the checkpoint leads to do not count: [`Recovered::replay`] hands
-    /// out every entry there is, pages too, compacted segments first.
+    /// From now on the checkpoint's pages are ignored: [`Recovered::replay`] passes every existing
+    /// entry, pages too, compacted segments first.
     pub fn replay_everything(&mut self) {
         (self.whole, self.scan_from, self.report.rebuilt) = (true, Lsn(0), true);
     }
 
-    /// Whether the checkpoint, and what is replayed after it, are all there is. If its file is lost
-    /// and another stands in for it, maybe not: compaction has dropped what that one would need.
+    /// Whether the checkpoint and the replayed entries are complete. Maybe not if its file is lost
+    /// and another one is used: compaction has dropped entries that the other one needs.
     pub fn is_continuous(&self) -> bool {
         let from = self.from();
         let compacted = |segment: &Rc<Segment>| {
             matches!(segment.layout, Layout::Indexed(_)) && segment.end() > from
         };
-        // A segment of which nothing was alive is gone without a trace but this.
+        // A segment without live entries leaves no other trace than this.
         let gap = |(index, started): (usize, &Started)| {
             let before = index.checked_sub(1).map_or(0, |i| self.started[i].segment.epoch);
             let named = started.header.filter(|header| header.predecessor > before);
@@ -563,7 +564,7 @@ impl Recovered {
         !self.segments.values().any(compacted) && !self.started.iter().enumerate().any(gap)
     }
 
-    /// Notes a place that is not as it was written.
+    /// Records a damaged place.
     fn damaged(&mut self, name: &str, offset: u64, what: impl Into<String>) {
         let damage = &mut self.report.damage;
         let place = (name.to_owned(), offset, what.into());
@@ -572,7 +573,7 @@ impl Recovered {
         }
     }
 
-    /// Entries below `lsn` were lost, and it is not known whose.
+    /// Entries below `lsn` were lost, of unknown accounts.
     fn lost_below(&mut self, lsn: u64) {
         if lsn > self.from() {
             self.report.lost = self.report.lost.max(Lsn(lsn));
@@ -588,7 +589,7 @@ impl Recovered {
         }
     }
 
-    /// Hands out the entries of compacted segments, which no start but a damaged one looks at.
+    /// Passes the entries of compacted segments, which only a damaged start reads.
     async fn replay_compacted(&mut self, replay: &mut Replay<'_>) -> Result<(), StoreError> {
         let compacted = |segment: &&Rc<Segment>| matches!(segment.layout, Layout::Indexed(_));
         let segments: Vec<Rc<Segment>> =
@@ -633,11 +634,11 @@ impl Recovered {
         replay(lsn, header, payload)
     }
 
-    /// A segment between the checkpoint and the end that is not there is damage.
+    /// A missing segment between the checkpoint and the end is damage.
     fn check_predecessor(&mut self, index: usize, from: u64) {
         let Some(header) = self.started[index].header else { return };
         let before = index.checked_sub(1).map_or(0, |i| self.started[i].segment.epoch);
-        // One that ended below may have been compacted, or deleted because nothing in it was alive.
+        // One that ended below may have been compacted, or deleted because nothing in it was live.
         if header.predecessor > before && header.predecessor_end.0 > from {
             let name = segment_name(header.predecessor);
             self.damaged(&name, 0, "segment file is missing");
@@ -687,7 +688,7 @@ impl Recovered {
         Ok(Tip { ended: Ended { epoch: segment.epoch, end }, chain: scan.chain })
     }
 
-    /// How much of a segment need not be looked at, because the checkpoint has it.
+    /// How much of a segment can be skipped, because the checkpoint has it.
     fn skip(&self, index: usize) -> u64 {
         let started = &self.started[index];
         let skip = self.scan_from.0.saturating_sub(started.segment.base);
@@ -754,8 +755,8 @@ impl Recovered {
         Ok(())
     }
 
-    /// A state of the log that goes on in a new segment, at a place where no entry ever was: with the
-    /// epoch and at the LSN given, or above.
+    /// A state of the log that continues in a new segment, at an unused LSN: with the given epoch
+    /// and LSN, or above.
     pub(super) fn state(mut self, tip: Tip, epoch: u64, lsn: u64) -> State {
         let root = self.checkpoint.map_or(0, |checkpoint| checkpoint.root.0);
         let behind_root = root + u64::from(root > 0);

@@ -1,13 +1,13 @@
-//! Opening a log again in place after a failed write or sync.
+//! Reopening a log in place after a failed write or sync.
 //!
-//! Called by the partition, which pauses between attempts. What the failed batch left on disk is
-//! unknown, and its senders were told that it failed: so the log ends for good where it was durable,
-//! whatever lies behind, and goes on in a new segment whose header says so (`predecessor_end`).
-//! Nothing is written into an old file, and the cached pages of the last one are dropped before they
-//! are read. The new segment's header, written and synced alone, is the proof that the device takes
-//! writes again; only then is anything accepted.
+//! Called by the partition, which pauses between attempts. The effect of the failed batch on disk
+//! is unknown, and its senders were told that it failed: so the log ends permanently at the durable
+//! LSN, whatever follows it, and continues in a new segment whose header says so
+//! (`predecessor_end`). Nothing is written to an old file, and the cached pages of the last one are
+//! dropped before they are read. The new segment's header, written and synced alone, proves that
+//! the device takes writes again; only then are appends accepted.
 //!
-//! Invariant: an LSN given out before the failure is never durable later, nor given out again.
+//! Invariant: an LSN of a lost entry is never durable later, nor used again.
 
 use std::rc::Rc;
 
@@ -22,27 +22,27 @@ use crate::{
     runtime::{device::File, executor::Priority},
 };
 
-/// Ranges of lost LSNs that are remembered: nobody waits for an entry of so many failures ago.
+/// Ranges of lost LSNs that are remembered: nobody waits for an entry from that many failures ago.
 const LOST_MAX: usize = 64;
 
-/// A log read once more from its device, with a segment that takes writes. [`Log::resume`] puts it in
-/// place; until then nothing has changed.
+/// A log read again from its device, with a segment that takes writes. [`Log::resume`] installs it;
+/// until then nothing has changed.
 pub struct Reopened {
     state: State,
     file: Rc<dyn File>,
 }
 
 impl Log {
-    /// How often the log was opened again: what was appended under another generation, and not
-    /// durable, is gone.
+    /// How often the log was reopened: entries of another generation that were not durable are
+    /// gone.
     pub fn generation(&self) -> u64 {
         self.0.state.borrow().generation
     }
 
-    /// What is on the device up to the durable LSN, to be loaded and replayed as at a start.
+    /// The log on the device up to the durable LSN, to be loaded and replayed as at a start.
     ///
     /// # Errors
-    /// When the device does not even read; or `Poisoned`, when the log is closing or healthy.
+    /// If the device cannot even be read; or `Poisoned`, if the log is closing or healthy.
     pub async fn look_again(&self) -> Result<Recovered, StoreError> {
         let ended = {
             let state = self.0.state.borrow();
@@ -60,7 +60,7 @@ impl Log {
     /// Replays `recovered` and begins a new segment, durably.
     ///
     /// # Errors
-    /// When the device still fails. The file of the attempt is deleted if it can be; left behind, it
+    /// If the device still fails. The attempt's file is deleted if possible; if left behind, it
     /// counts as never begun.
     pub async fn reopen(
         &self,
@@ -113,14 +113,15 @@ impl Log {
         Ok(file)
     }
 
-    /// Deletes the segment that `reopened` would have gone on in. One that stays counts as never begun.
+    /// Deletes the segment in which `reopened` would have continued. If it remains, it counts as
+    /// never begun.
     pub async fn discard(&self, reopened: Reopened) {
         let name = &reopened.state.open.segment.name;
         let _ = self.0.device.delete(name).await;
     }
 
-    /// Puts `reopened` in the place of the failed state and accepts appends again. Does not await, so
-    /// that the state above can be put back together with it.
+    /// Replaces the failed state by `reopened` and accepts appends again. Does not await, so that
+    /// the state above can be replaced together with it.
     ///
     /// # Errors
     /// `Poisoned` if the log was closed meanwhile.

@@ -1,8 +1,8 @@
-//! Finding one's way again past broken bytes.
+//! Resynchronizing after broken bytes.
 //!
-//! Called by the scan; pure. A header that is one bit away from being whole still tells where the
-//! next one is; what cannot be told is searched for. Nothing that is put right here is served: it is
-//! damage all the same, and only spares what lies behind it.
+//! Called by the scan; pure. A header with a single wrong bit still locates the next one; otherwise
+//! the next one is searched for. Corrected data is never served: it is still damage, and only saves
+//! what follows it.
 
 use super::{
     entry::{ENTRY_ALIGN, ENTRY_HEADER, StoredHeader, decode_header, lsn_of},
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::Lsn;
 
-/// Longest payload in which a single wrong bit is looked for: 2^25 steps.
+/// Longest payload in which a single wrong bit is searched for: 2^25 steps.
 const FLIP_SEARCH_MAX: usize = 4 * 1024 * 1024;
 
 /// Set bits in the reserved part of a segment header that are tried.
@@ -19,29 +19,29 @@ const RESERVED_BITS_MAX: usize = 8;
 /// CRC-32C, reflected.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 
-/// The header of the entry that should be at `lsn`, with one wrong bit put right.
+/// The header of the entry expected at `lsn`, with one wrong bit corrected.
 pub(super) fn corrected_entry(bytes: &[u8], lsn: Lsn) -> Option<StoredHeader> {
     let header: &[u8; ENTRY_HEADER] = bytes.first_chunk()?;
     flipped(header, 0..ENTRY_HEADER * 8, |copy| decode_header(copy, lsn).ok())
 }
 
-/// A batch header and its checksum, with one wrong bit put right.
+/// A batch header and its checksum, with one wrong bit corrected.
 pub(super) fn corrected_batch(bytes: &[u8]) -> Option<(BatchHeader, u32)> {
     let header: &[u8; BATCH_HEADER] = bytes.first_chunk()?;
     flipped(header, 0..BATCH_HEADER * 8, |copy| BatchHeader::decode(copy).ok())
 }
 
-/// A segment header with one wrong bit put right.
+/// A segment header with one wrong bit corrected.
 pub(super) fn corrected_segment(bytes: &[u8]) -> Option<SegmentHeader> {
     let block: &[u8; BLOCK] = bytes.first_chunk()?;
     let fields = 0..SEGMENT_HEADER_FIELDS * 8;
-    // What is reserved was written as zero: a bit that is set there is the wrong one.
+    // Reserved bytes were written as zero: a set bit there is the wrong one.
     let set = (fields.end..BLOCK * 8).filter(|bit| block[bit / 8] >> (bit % 8) & 1 == 1);
     let reserved: Vec<usize> = set.take(RESERVED_BITS_MAX).collect();
     flipped(block, fields.chain(reserved), |copy| SegmentHeader::decode(copy).ok())
 }
 
-/// Tries `decode` on `bytes` with each of `bits` turned.
+/// Tries `decode` on `bytes` with each of `bits` flipped.
 fn flipped<const N: usize, T>(
     bytes: &[u8; N],
     bits: impl IntoIterator<Item = usize>,
@@ -56,7 +56,7 @@ fn flipped<const N: usize, T>(
     })
 }
 
-/// Offset of the first whole entry header at or after `from`, in bytes that begin at `lsn`.
+/// Offset of the first intact entry header at or after `from`, in bytes that begin at `lsn`.
 pub(super) fn next_entry(bytes: &[u8], lsn: Lsn, from: usize) -> Option<usize> {
     let aligned = from.next_multiple_of(ENTRY_ALIGN);
     (aligned..bytes.len()).step_by(ENTRY_ALIGN).find(|&offset| {
@@ -66,13 +66,13 @@ pub(super) fn next_entry(bytes: &[u8], lsn: Lsn, from: usize) -> Option<usize> {
     })
 }
 
-/// The bit that is wrong in `bytes` if there is just one, given the checksum they should have. No
-/// unfinished write leaves bytes so; only rot does.
+/// The wrong bit in `bytes` if there is exactly one, given the expected checksum. No unfinished
+/// write leaves this; only bit rot does.
 pub(super) fn wrong_bit(bytes: &[u8], checksum: u32) -> Option<usize> {
     if bytes.len() > FLIP_SEARCH_MAX {
         return None;
     }
-    // The checksum is linear: what the two differ by tells how far from the end the bit is.
+    // The checksum is linear: the difference shows how far from the end the bit is.
     let difference = crc32c::crc32c(bytes) ^ checksum;
     let mut state = POLYNOMIAL;
     (0..bytes.len() * 8).rev().find(|_| {

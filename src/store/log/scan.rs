@@ -1,11 +1,11 @@
-//! What the bytes of one segment hold: whole batches, damage, and where the log ends in it.
+//! Finds the contents of one segment: intact batches, damage, and where the log ends in it.
 //!
 //! Called by recovery, `inspect` and a fuzz target; pure, and never panics whatever the bytes.
 //!
-//! The rule: a bad place that lies below an LSN known to have been durable is *damage* (those bytes
-//! were once good, and maybe acknowledged): it is reported and the scan goes on at the next block.
-//! A bad place with nothing durable behind it is the torn *tail* of an unfinished write: the log
-//! ends there, and nothing that follows counts, however whole it looks.
+//! The rule: a bad place below an LSN known to have been durable is *damage* (those bytes were once
+//! good, and maybe acknowledged): it is reported and the scan goes on at the next block. A bad
+//! place without anything durable after it is the torn *tail* of an unfinished write: the log ends
+//! there, and everything after it is ignored, even if it looks intact.
 
 use super::{
     compacted::CompactedHeader,
@@ -18,7 +18,7 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// What the caller knows of a segment before looking into it.
+/// What the caller knows of a segment before reading it.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
     pub partition: PartitionId,
@@ -30,37 +30,38 @@ pub struct Expected {
 /// Part of a segment, in order of offset.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Piece {
-    /// A batch whose checksums hold; `start..end` are its entries.
+    /// A batch with valid checksums; `start..end` are its entries.
     Batch { start: usize, end: usize },
-    /// Bytes that were durable and are not what was written.
+    /// Bytes that were durable and are damaged.
     Damage { start: usize, end: usize, what: String },
-    /// As `Damage`, with the batch's header whole or all but: entries in `start..end` may be.
+    /// As `Damage`, with an intact or nearly intact batch header: entries in `start..end` may be
+    /// intact.
     DamagedBatch { start: usize, end: usize, what: String },
 }
 
 /// Result of [`scan_segment`].
 #[derive(Clone, Debug)]
 pub struct SegmentScan {
-    /// `None` if damaged beyond one bit; then `base` was found out from the batches.
+    /// `None` if damaged beyond one bit; then `base` was derived from the batches.
     pub header: Option<SegmentHeader>,
-    /// LSN of the file's first byte; `None` when nothing in the file tells.
+    /// LSN of the file's first byte; `None` if nothing in the file shows it.
     pub base: Option<Lsn>,
     pub pieces: Vec<Piece>,
     /// Offset where the log ends in this segment: the next block, or the end of the file if its
     /// last batch lacks padding; 0 if it never began.
     pub end: usize,
-    /// Checksum of the last whole batch, which the next one must name; of the predecessor's if
-    /// there is none.
+    /// Checksum of the last intact batch, which the next one must name; the predecessor's if there
+    /// is none.
     pub chain: u32,
     /// Bytes past `end` that are not zero padding.
     pub tail: usize,
 }
 
-/// A place of the file before it is known whether it is damage or tail.
+/// A place of the file, before it is known whether it is damage or tail.
 struct Place {
     piece: Piece,
     good: bool,
-    /// Bad, but no unfinished write leaves it so.
+    /// Bad, but not the result of an unfinished write.
     complete: bool,
     lsn: u64,
     /// What this place proves to have been durable.
@@ -76,14 +77,14 @@ impl Place {
     }
 }
 
-/// Finds the batches in `bytes`, a segment from its first byte to the end of file or to where its
-/// successor says it ended.
+/// Finds the batches in `bytes`, a segment from its first byte to the end of file or to the end
+/// according to its successor.
 ///
 /// # Errors
 /// Only a format version that this program does not know.
 pub fn scan_segment(bytes: &[u8], expected: Expected) -> Result<SegmentScan, HeaderError> {
     let decoded = match SegmentHeader::decode(bytes) {
-        // A compacted segment's, which a stray write left here, is damage.
+        // The header of a compacted segment, from a stray write, is damage.
         Err(HeaderError::Version(version)) if CompactedHeader::decode(bytes).is_err() => {
             return Err(HeaderError::Version(version));
         }
@@ -114,8 +115,8 @@ pub fn scan_segment(bytes: &[u8], expected: Expected) -> Result<SegmentScan, Hea
     let chain = header.map(|header| header.predecessor_checksum);
     let mut walk = Walk { bytes, expected, base, nonce, chain, found };
     walk.batches(BLOCK);
-    // Header and first batch are one write. The batch whole, nobody was told that it failed, and maybe
-    // that it succeeded: it counts, whatever became of the header.
+    // Header and first batch are one write. If the batch is intact, nobody was told that it failed,
+    // and somebody maybe that it succeeded: it counts, even without the header.
     if header.is_none() && walk.found.get(1).is_some_and(|first| first.good) {
         walk.found[0].complete = true;
     }
@@ -139,7 +140,7 @@ pub(super) fn scan_batches(
     decide(bytes, Some(header), base, expected, walk.found, 0)
 }
 
-/// Origin of a segment whose header is damaged: the first batch header of this segment tells.
+/// Origin of a segment with a damaged header, from its first batch header.
 fn guess_origin(bytes: &[u8], expected: Expected) -> Option<(u64, u64)> {
     (BLOCK..bytes.len()).step_by(BLOCK).find_map(|offset| {
         let (header, _) = BatchHeader::decode(&bytes[offset..]).ok()?;
@@ -172,7 +173,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes in the batch at `offset`; returns where it ends.
+    /// Reads the batch at `offset`; returns where it ends.
     fn batch(&mut self, offset: usize) -> Result<usize, HeaderError> {
         let bytes = &self.bytes[offset..];
         let decoded = BatchHeader::decode(bytes);
@@ -186,7 +187,7 @@ impl Walk<'_> {
             && header.epoch == self.expected.epoch
             && header.nonce == self.nonce
             && header.lsn.0 == lsn;
-        // A batch in this very place that names another predecessor is none that was ever next.
+        // A batch at this place that names another predecessor was never the next one.
         if !here || self.chain.is_some_and(|chain| chain != header.previous) {
             return Err(HeaderError::Misplaced);
         }
@@ -219,7 +220,7 @@ impl Walk<'_> {
         Ok(end)
     }
 
-    /// Notes a bad block; blocks in a row make one piece.
+    /// Records a bad block; consecutive ones become one piece.
     fn bad(&mut self, offset: usize, reason: String) {
         self.chain = None;
         let block_end = (offset + BLOCK).min(self.bytes.len());
@@ -235,8 +236,8 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a batch that ends the log, and whose checksum does not match, was written whole and has
-/// rotted since: one bit is wrong, and every entry agrees that it is this one.
+/// Whether a batch that ends the log, with a wrong checksum, was written completely and has rotted
+/// since: one bit is wrong, and every entry confirms that it is this one.
 fn rotted(bytes: &[u8], place: &Place) -> bool {
     let Piece::DamagedBatch { start, end, .. } = place.piece else { return false };
     let Some(payload) = bytes.get(start..end) else { return false };
@@ -247,7 +248,7 @@ fn rotted(bytes: &[u8], place: &Place) -> bool {
     entries.all(|entry| entry.payload.is_ok() && !entry.corrected)
 }
 
-/// Tells damage from tail, and cuts the tail. `began` is where the first batch would start.
+/// Distinguishes damage from tail, and cuts the tail. `began` is where the first batch would start.
 fn decide(
     bytes: &[u8],
     header: Option<SegmentHeader>,
@@ -256,7 +257,7 @@ fn decide(
     mut found: Vec<Place>,
     began: usize,
 ) -> SegmentScan {
-    // From the back: what is known durable by everything that lies behind.
+    // From the end: what everything after it proves to be durable.
     let mut durable = expected.durable.0;
     let mut cut = found.len();
     for (index, place) in found.iter().enumerate().rev() {
@@ -278,7 +279,7 @@ fn decide(
         if !matches!(place.piece, Piece::Damage { .. }) {
             chain = place.chain;
         }
-        // A header that a crash tore, its batch whole, is no damage.
+        // A header torn by a crash, with its batch intact, is not damage.
         let torn = header.is_none() && piece_end <= BLOCK && base >= durable;
         if !torn {
             pieces.push(place.piece);
@@ -290,7 +291,7 @@ fn decide(
     SegmentScan { header, base: Some(Lsn(base)), pieces, end, chain, tail }
 }
 
-/// The file is shorter than what is known to have been durable in it.
+/// The file is shorter than its known durable part.
 fn missing_end(bytes: &[u8], base: u64, expected: Expected, end: usize) -> Option<Piece> {
     let missing = expected.durable.0.saturating_sub(base).saturating_sub(end as u64);
     (missing > 0 && end >= bytes.len()).then(|| Piece::Damage {
@@ -300,7 +301,7 @@ fn missing_end(bytes: &[u8], base: u64, expected: Expected, end: usize) -> Optio
     })
 }
 
-/// Bytes up to the last that is not zero.
+/// Bytes up to the last non-zero one.
 fn nonzero(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
@@ -311,12 +312,12 @@ pub(super) struct Found<'a> {
     /// `None` if the header itself is broken.
     pub header: Option<EntryHeader>,
     pub payload: Result<&'a [u8], EntryError>,
-    /// The header was whole but for one bit.
+    /// The header had a single wrong bit.
     pub corrected: bool,
 }
 
 /// The entries in `bytes`, the payload of a batch whose first entry has the LSN `lsn`. After a
-/// header that is broken beyond one bit, an error, the next whole one is searched for.
+/// header that is broken beyond one bit, an error, the next intact one is searched for.
 pub(super) fn entries(bytes: &[u8], lsn: Lsn) -> impl Iterator<Item = Found<'_>> {
     let mut at = Some(0);
     std::iter::from_fn(move || {

@@ -1,7 +1,7 @@
-//! The bytes around entries: a segment file's first block and each batch's header, and the names
-//! of files. The drawings are in docs/disk_format.md.
+//! The encoding around entries: a segment file's first block and each batch's header, and file
+//! names. docs/disk_format.md has the layouts.
 //!
-//! Called by the writer (encode) and by recovery (decode); pure. A batch is what one sync settled.
+//! Called by the writer (encode) and by recovery (decode); pure. A batch is the unit of one sync.
 //! Every header carries the segment's `nonce`, a random number that no peer can know, so that mail
 //! which imitates a batch is never taken for one while recovery scans past damage.
 
@@ -22,7 +22,7 @@ pub(super) const SEGMENT_HEADER_FIELDS: usize = 88;
 /// Bytes before a batch's first entry.
 pub(super) const BATCH_HEADER: usize = 64;
 
-/// A batch that has grown past this is closed, so that one sync never waits for too much.
+/// A batch of this size is closed, so that one sync never covers too much.
 pub(super) const BATCH_TARGET: usize = 4 * 1024 * 1024;
 
 /// Longest batch payload: a batch under the target may still take one entry of any size.
@@ -32,13 +32,13 @@ pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG\n";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RBAT");
 const CHECKPOINT_MAGIC: [u8; 8] = *b"RINGCHK\n";
 
-/// Version of a segment (its batches included) and of a checkpoint file, as they are written. A file keeps
-/// its version for life.
+/// Version in which a segment (its batches included) and a checkpoint file are written. A file
+/// keeps its version for life.
 pub(super) const VERSION: u16 = 2;
-/// Versions that are read. What differs between them is said by each entry's own version.
+/// Versions that are read. Each entry's own version describes the differences.
 pub(super) const VERSIONS: RangeInclusive<u16> = 1..=VERSION;
 
-/// What version a segment or checkpoint file is of, if it begins as one; damage later in it is no matter.
+/// The version of a segment or checkpoint file, if it begins like one, regardless of later damage.
 pub fn version_of_file(bytes: &[u8]) -> Option<u16> {
     let begins = bytes.starts_with(&SEGMENT_MAGIC) || bytes.starts_with(&CHECKPOINT_MAGIC);
     let field = bytes.get(12..)?.first_chunk().filter(|_| begins)?;
@@ -52,16 +52,16 @@ const LAYOUT_IN_PLACE: u8 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
     pub partition: PartitionId,
-    /// Number of the segment, counted from 1; never used twice.
+    /// Number of the segment, counted from 1; never reused.
     pub epoch: u64,
     /// LSN of the file's first byte.
     pub base: Lsn,
     pub nonce: u64,
     /// The segment written before this one, 0 for the first.
     pub predecessor: u64,
-    /// Where it ended: bytes past it are a tail that was cut, whatever they look like.
+    /// Where it ended: bytes past it are a tail that was cut, even if they look valid.
     pub predecessor_end: Lsn,
-    /// Checksum of its last batch; the chain goes on from there.
+    /// Checksum of its last batch; the chain continues from there.
     pub predecessor_checksum: u32,
     pub checkpoint: Option<Checkpoint>,
     pub checkpoint_sequence: u64,
@@ -79,12 +79,12 @@ pub struct BatchHeader {
     pub nonce: u64,
     pub payload_len: usize,
     pub payload_checksum: u32,
-    /// The header checksum of the batch written before.
+    /// The header checksum of the previous batch.
     pub previous: u32,
     pub entries: u32,
 }
 
-/// Why a block is not the header it should be.
+/// Why a block is not the expected header.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeaderError {
     #[error("header cut short")]
@@ -97,7 +97,7 @@ pub enum HeaderError {
     Misplaced,
     #[error("batch of {0} bytes is longer than any written")]
     TooLong(usize),
-    /// Whole, but from another version of Ringmail: refused, never skipped.
+    /// Intact, but from another version of Ringmail: refused, never skipped.
     #[error("format version {0} is unknown: written by a newer Ringmail")]
     Version(u16),
 }
@@ -210,8 +210,8 @@ pub(super) struct CheckpointFile {
     pub checkpoint: Checkpoint,
     /// Durable end of the log when it was written: a bad batch below it is damage.
     pub durable: Lsn,
-    /// A batch starts here, at or shortly below `replay_from`: a start scans from it on. 0 if none
-    /// is known.
+    /// Start of a batch at or shortly below `replay_from`, from which a start scans. 0 if none is
+    /// known.
     pub scan_from: Lsn,
 }
 
@@ -232,7 +232,7 @@ impl CheckpointFile {
         block
     }
 
-    /// From the first of the two blocks that is whole.
+    /// Decodes the first intact one of the two blocks.
     pub(super) fn decode(bytes: &[u8]) -> Result<CheckpointFile, HeaderError> {
         match CheckpointFile::decode_block(bytes) {
             Err(error @ HeaderError::Version(_)) => Err(error),
@@ -270,7 +270,7 @@ impl CheckpointFile {
     }
 }
 
-/// The next place a batch may start.
+/// The next possible start of a batch.
 pub(super) fn align(offset: u64) -> u64 {
     offset.next_multiple_of(BLOCK as u64)
 }

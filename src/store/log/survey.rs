@@ -1,6 +1,6 @@
-//! Looking at every entry there is, page or garbage, because damage leaves no shorter way.
+//! Reading every entry, page or garbage, because damage leaves no shorter way.
 //!
-//! Called by salvage. One segment is in memory at a time, and others run in between.
+//! Called by salvage. One segment is in memory at a time, and it yields in between.
 
 use std::rc::Rc;
 
@@ -15,18 +15,17 @@ use super::{
 };
 use crate::{model::Lsn, runtime::executor::offload};
 
-/// Bytes of entries checked and handed out before others run.
+/// Bytes of entries checked and passed on before it yields.
 const BURST_BYTES: usize = 256 * 1024;
 
 /// Takes one entry; without a payload if that is damaged.
 pub(super) type Visit<'a> = dyn FnMut(Lsn, &EntryHeader, Option<&[u8]>) + 'a;
 
 impl Log {
-    /// Hands out every entry on stable storage that can still be told from others, segment by
-    /// segment in the order of LSNs.
+    /// Passes on every recognizable entry on stable storage, segment by segment in LSN order.
     ///
     /// # Errors
-    /// As the device's: what cannot be read is an error, what is damaged is not.
+    /// The device's: a failed read is an error, damage is not.
     pub async fn survey(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut after = None;
         while let Some(segment) = self.segment_after(after) {
@@ -55,7 +54,8 @@ impl Log {
         let executor = &*self.0.executor;
         let bytes = read_whole(&*file, len, 0, executor).await?;
         let mut burst = 0;
-        // Where files overlap, as after a crash in the middle of compaction, one of them counts.
+        // Where files overlap, as after a crash in the middle of compaction, only one of them
+        // counts.
         let owned = |lsn: Lsn| {
             let owner = segment_of(&self.0.state.borrow().segments, lsn);
             owner.is_some_and(|owner| owner.epoch == segment.epoch)
@@ -100,7 +100,7 @@ impl Log {
         Ok(())
     }
 
-    /// Lets others run when enough was looked at since.
+    /// Yields when enough was read since the last time.
     async fn breathe(&self, bytes: usize, burst: &mut usize) {
         *burst += bytes + ENTRY_HEADER;
         if *burst >= BURST_BYTES {

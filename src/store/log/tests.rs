@@ -22,7 +22,7 @@ use crate::{
 /// Small, so that a short test rolls over segments.
 const SEGMENT_SIZE: u64 = 64 * 1024;
 
-/// What a replay handed over, by LSN.
+/// The result of a replay, by LSN.
 type Entries = BTreeMap<u64, (EntryHeader, Vec<u8>)>;
 
 fn options() -> LogOptions {
@@ -33,7 +33,7 @@ fn header(uid: u32) -> EntryHeader {
     EntryHeader::new(EntryKind::Message, AccountId(u64::from(uid) * 7), MailboxId::INBOX, Uid(uid))
 }
 
-/// Bytes that follow from the number, of a length that follows from it too.
+/// Bytes and a length derived from the number.
 fn payload(uid: u32) -> Vec<u8> {
     let len = (uid as usize).wrapping_mul(2_654_435_761) % 9000;
     (0..len).map(|at| (at as u32).wrapping_mul(uid) as u8).collect()
@@ -123,7 +123,7 @@ fn entries_not_yet_durable_can_be_read() {
     simulation.run_until(async {
         let (log, ..) = reopen(&device, &simulation).await;
         for uid in 0..60 {
-            // Some are still in the open batch, some closed, some in flight, some landed.
+            // Some entries are still in the open batch, some closed, some in flight, some landed.
             let lsn = log.append(header(uid), &[&payload(uid)]).unwrap();
             for _ in 0..uid % 5 {
                 simulation.yield_now().await;
@@ -142,7 +142,7 @@ fn one_sync_settles_all_that_came_since_the_last() {
         let lsns: Vec<Lsn> = (0..1000).map(|_| log.append(header(0), &[]).unwrap()).collect();
         log.durable(lsns[999]).await.unwrap();
         assert_eq!(log.probe().syncs, 1);
-        // Settled, however late it is asked.
+        // Settled, however late it is asked for.
         log.durable(lsns[0]).await.unwrap();
     });
 }
@@ -155,7 +155,7 @@ fn callback_runs_before_waiters() {
         let published = Rc::new(Cell::new(0));
         let (told, again) = (published.clone(), log.clone());
         log.on_durable(Rc::new(move |reached| {
-            // The log can be used from the callback.
+            // The log can be used from within the callback.
             assert_eq!(again.durable_lsn(), *reached.as_ref().unwrap());
             told.set(reached.unwrap().0);
         }));
@@ -200,7 +200,7 @@ fn entry_too_long_is_refused() {
         let (log, ..) = reopen(&device, &simulation).await;
         let longest = vec![1; ENTRY_PAYLOAD_MAX];
         assert!(matches!(log.append(header(1), &[&longest, b"x"]), Err(StoreError::Limit(_))));
-        // Longer than a segment: it gets one of its own.
+        // Longer than a segment: it gets its own.
         let before = log.append(header(1), &[b"before"]).unwrap();
         let lsn = log.append(header(1), &[&longest]).unwrap();
         let after = log.append(header(1), &[b"after"]).unwrap();
@@ -224,7 +224,7 @@ fn failures_poison_and_lose_nothing_acknowledged() {
     }
 }
 
-/// `good` batches succeed before the fault; `full` tells whether it then counts as a full disk.
+/// `good` batches succeed before the fault; `full` says whether it counts as a full disk.
 fn check_fault(faults: Faults, good: u64, full: bool) {
     let (device, simulation) = (MemoryDevice::new(), Simulation::new(7));
     device.inject(faults.clone());
@@ -253,7 +253,7 @@ fn check_fault(faults: Faults, good: u64, full: bool) {
         assert!(refused(&log.append(header(0), &[]).unwrap_err()));
         assert!(refused(&log.room().await.unwrap_err()));
         assert!(log.close().await.is_err());
-        // What was acknowledged can still be read.
+        // Acknowledged entries can still be read.
         for lsn in &acknowledged {
             assert!(log.read(Lsn(*lsn)).await.is_ok());
         }
@@ -264,7 +264,7 @@ fn check_fault(faults: Faults, good: u64, full: bool) {
             check_entry(&entries[lsn]);
         }
         assert_eq!(report.damage, []);
-        // What is there after reopening stays, whatever the failed sync left behind.
+        // Entries present after reopening stay, whatever the failed sync left behind.
         let more = append_each(&log, 50..52).await;
         let image = device.trace().borrow().image(usize::MAX, CrashMode::Lost, 0);
         let (_, survived, report) = reopen(&image, &simulation).await;
@@ -300,7 +300,7 @@ fn torn_tail_is_cut_without_complaint() {
             assert_eq!(entries.len(), 2);
             assert_eq!(report.damage, []);
             assert!(report.tail_bytes > 0);
-            // The bytes that were cut never come back, whatever is written after them.
+            // The cut bytes never reappear, whatever is written after them.
             append_each(&log, 10..12).await;
             log.close().await.unwrap();
             let (_, entries, report) = reopen(&device, &simulation).await;
@@ -331,7 +331,7 @@ fn damage_below_the_durable_point_is_reported_and_passed() {
                 assert!(!report.damage.is_empty(), "{offset}");
                 assert!(report.damage.iter().all(|(segment, ..)| *segment == name));
                 assert!(log.read(lsns[1]).await.is_err() || offset < 0);
-                // The second time a segment follows, whose header vouches for this one.
+                // The second time a segment follows, whose header proves this one durable.
                 append_each(&log, 3..3).await;
             }
         });
@@ -375,7 +375,7 @@ fn start_reads_from_the_checkpoint_on() {
     let (device, simulation) = (MemoryDevice::new(), Simulation::new(12));
     simulation.run_until(async {
         let (log, ..) = reopen(&device, &simulation).await;
-        // Until the next entry lies well inside a segment.
+        // Until the next entry is well inside a segment.
         let holder = |lsn: Lsn| {
             let state = log.0.state.borrow();
             state.segments.range(..=lsn.0).next_back().unwrap().1.clone()
@@ -401,8 +401,9 @@ fn start_reads_from_the_checkpoint_on() {
         append_each(&log, 45..80).await;
         log.close().await.unwrap();
 
-        // What lies before the checkpoint is not looked at: damage there goes unnoticed. The second
-        // time the checkpoint's file is broken, the segments tell, and one is scanned whole.
+        // Bytes before the checkpoint are not read: damage there goes unnoticed. The second time
+        // the checkpoint's file is broken, the segment headers are used, and one segment is scanned
+        // completely.
         device.corrupt(&before.name, |bytes| bytes[BLOCK + 100] ^= 1);
         for damage in [0, 3] {
             let (log, entries, report) = reopen(&device, &simulation).await;
@@ -411,7 +412,7 @@ fn start_reads_from_the_checkpoint_on() {
             assert_eq!(report.damage.len(), damage);
             assert_eq!(log.read(root).await.unwrap().1, &b"pages"[..]);
             device.corrupt(&segment::checkpoint_name(2), |bytes| {
-                // Its block and the mirror.
+                // Its block and the copy.
                 bytes[25] ^= 1;
                 bytes[BLOCK + 25] ^= 1;
             });
@@ -419,7 +420,7 @@ fn start_reads_from_the_checkpoint_on() {
     });
 }
 
-/// What a workload was told, and after how many device operations.
+/// The acknowledgements of a workload, with the device operations before each.
 #[derive(Default)]
 struct Told {
     acknowledged: Vec<(usize, u64, u32)>,
@@ -464,7 +465,7 @@ fn workload(device: &MemoryDevice, seed: u64) -> Told {
     told.take()
 }
 
-/// Recovers `image`, taken after `step` operations, and says what is wrong with it.
+/// Recovers `image`, taken after `step` operations, and returns the first error.
 fn check_image(image: &MemoryDevice, step: usize, told: &Told) -> Result<(), String> {
     let simulation = Simulation::new(step as u64);
     simulation.run_until(async {
@@ -494,7 +495,7 @@ fn check_image(image: &MemoryDevice, step: usize, told: &Told) -> Result<(), Str
                 return Err(format!("entry {uid} at {lsn} was acknowledged and is gone"));
             }
         }
-        // Life goes on, on LSNs that nobody had.
+        // The log goes on, with unused LSNs.
         let more = append_each(&log, 900..902).await;
         if entries.last_key_value().is_some_and(|(last, _)| *last >= more[0].0) {
             return Err("an LSN was given out twice".to_owned());
@@ -508,7 +509,7 @@ fn check_image(image: &MemoryDevice, step: usize, told: &Told) -> Result<(), Str
     })
 }
 
-/// Crashes a workload at every step in every mode; the first thing found wrong.
+/// Crashes a workload at every step in every mode; returns the first error.
 fn crash_everywhere(faults: Faults, seed: u64) -> Result<usize, String> {
     let device = MemoryDevice::new();
     device.inject(faults);
@@ -564,13 +565,13 @@ fn what_a_restart_believed_survives_a_crash_after_it() {
     }
 }
 
-/// Whether compaction keeps the entry: most go.
+/// Whether compaction keeps the entry: most are dropped.
 fn kept(uid: u32) -> bool {
     uid.is_multiple_of(3)
 }
 
 /// Compacts the sealed segments below the checkpoint, `group` of them into one, as if only the
-/// entries that [`kept`] names were alive. Returns how many were replaced.
+/// entries chosen by [`kept`] were live. Returns how many were replaced.
 async fn compact(log: &Log, lsns: &[(u64, u32)], group: usize) -> Result<usize, StoreError> {
     let horizon = log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
     let sealed = log.sealed_below(horizon);
@@ -600,7 +601,7 @@ async fn compact(log: &Log, lsns: &[(u64, u32)], group: usize) -> Result<usize, 
     Ok(sealed.len())
 }
 
-/// Appends `uids`, then a root that makes all of them checkpointed; returns where they are.
+/// Appends `uids`, then a root that covers all of them; returns their locations.
 async fn append_and_checkpoint(log: &Log, uids: std::ops::Range<u32>) -> Vec<(u64, u32)> {
     let numbers = uids.clone();
     let lsns = append_each(log, uids).await;
@@ -641,7 +642,7 @@ fn compacted_entries_keep_their_lsns_and_space_comes_back() {
         for (lsn, _) in lsns.iter().filter(|(lsn, uid)| *lsn < 300_000 && !kept(*uid)) {
             assert!(matches!(log.read(Lsn(*lsn)).await, Err(StoreError::Corrupt { .. })));
         }
-        // Once more, with what was compacted before among the sources.
+        // Once more, with compacted segments among the sources.
         lsns.extend(append_and_checkpoint(&log, 200..300).await);
         compact(&log, &lsns, 4).await.unwrap();
         check_kept(&log, &lsns).await;
@@ -684,13 +685,13 @@ fn damage_of_a_compacted_segment_costs_no_whole_entry() {
                 }
             }
             assert_eq!(lost, usize::from(at == 3 * BLOCK as i64), "{at}");
-            // Header and footer are read at every start; the rest when it is asked for.
+            // Header and footer are read at every start; the rest on demand.
             assert_eq!(report.damage.is_empty(), ![20, -20].contains(&at), "{at}");
         });
     }
 }
 
-/// Appends, checkpoints and compacts; what was acknowledged, and after how many operations.
+/// Appends, checkpoints and compacts; returns what was acknowledged, and after how many operations.
 fn compacting_workload(device: &MemoryDevice, seed: u64) -> Told {
     let simulation = Simulation::new(seed);
     let mut told = Told::default();
@@ -722,7 +723,7 @@ fn no_crash_while_compacting_loses_what_is_kept() {
             for mode in CrashMode::ALL {
                 let image = trace.image(step, mode, seed);
                 let told = Told {
-                    // What the checkpoint covers is not replayed: only reads tell.
+                    // Entries covered by the checkpoint are not replayed: only reads show them.
                     acknowledged: told.acknowledged.clone(),
                     checkpoints: told.checkpoints.clone(),
                 };
@@ -766,7 +767,7 @@ fn a_reader_holds_the_source_it_reads() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever happens to a segment's bytes, scanning them ends, and what it calls whole is.
+    /// For arbitrary bytes, the scan ends, and what it reports as intact is intact.
     #[test]
     fn scan_bears_anything(
         edits in prop::collection::vec(

@@ -1,13 +1,13 @@
 //! Tasks waiting for the log to reach a point: durability, room in the buffer, a finished flight.
 //!
-//! Shard-local. A waiter that is dropped takes its waker with it (cancel-safe), so a list holds at
-//! most one waker for each waiting task.
+//! Shard-local. A dropped waiter removes its waker (cancel-safe), so a list holds at most one waker
+//! per waiting task.
 
 use std::task::Waker;
 
 use slab::Slab;
 
-/// Wakers with the point each of them waits for.
+/// Wakers with the point that each waits for.
 #[derive(Default)]
 pub(super) struct Waiters(Slab<(u64, Waker)>);
 
@@ -30,7 +30,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes all that wait for a point below `reached`. They stay parked until they leave.
+    /// Wakes all waiters for a point below `reached`. They stay parked until they leave.
     pub(super) fn wake_below(&self, reached: u64) {
         for (_, (point, waker)) in &self.0 {
             if *point < reached {

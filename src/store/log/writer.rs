@@ -1,4 +1,4 @@
-//! The log's one writer task: takes what was appended, writes it, syncs it, tells everybody.
+//! The log's one writer task: writes and syncs appended entries, and notifies the waiters.
 //!
 //! Spawned by recovery, ends with `Log::close` or at the first failure. Group commit needs no
 //! timer: while one batch is being synced the next one fills, and an idle log writes at once.
@@ -19,13 +19,13 @@ use crate::{
 /// Buffers kept for later batches: one fills while the other is written.
 const SPARE_BUFFERS: usize = 2;
 
-/// A buffer that a burst made larger than this is not kept.
+/// A buffer that a burst enlarged beyond this is not kept.
 const SPARE_CAPACITY: usize = BATCH_TARGET / 4;
 
-/// Runs until the log is closed or fails. `current` is the file to go on in, if it is open.
+/// Runs until the log is closed or fails. `current` is the file to continue, if it is open.
 pub(super) async fn run(inner: Rc<Inner>, mut current: Current) {
     while has_work(&inner).await {
-        // Whoever appends until the turn comes shares the sync.
+        // Entries appended before the turn comes share the sync.
         let turn = inner.executor.commit_turn().await;
         let batch = next_batch(&inner);
         let landed = write(&inner, batch, &mut current).await;
@@ -35,7 +35,7 @@ pub(super) async fn run(inner: Rc<Inner>, mut current: Current) {
         if failed {
             break;
         }
-        // Whoever can append now shares the next sync. With nobody else to run this costs nothing.
+        // Tasks that can append now share the next sync. If there are none this costs nothing.
         futures_lite::future::yield_now().await;
     }
     let state = &mut *inner.state.borrow_mut();
@@ -43,7 +43,7 @@ pub(super) async fn run(inner: Rc<Inner>, mut current: Current) {
     state.waiters.wake_all();
 }
 
-/// Waits until something is to be written; false once the log is closing and all is.
+/// Waits for something to write; false once the log is closing and everything is written.
 async fn has_work(inner: &Inner) -> bool {
     poll_fn(|context| {
         let state = &mut *inner.state.borrow_mut();
@@ -76,7 +76,7 @@ fn next_batch(inner: &Inner) -> Batch {
 }
 
 impl State {
-    /// Fills in the headers with what is known only now, and marks the batch as in flight.
+    /// Fills in header fields that are known only now, and marks the batch as in flight.
     fn seal(&mut self, batch: &mut Batch, inner: &Inner) {
         let (start, at) = (batch.start(), batch.header_at());
         let segment = batch.segment.clone();
@@ -142,7 +142,7 @@ impl State {
     }
 }
 
-/// A batch that reached stable storage.
+/// A batch on stable storage.
 struct Landed {
     epoch: u64,
     /// LSN after its last byte.
@@ -150,7 +150,7 @@ struct Landed {
     /// Bytes of its entries.
     payload: usize,
     written: u64,
-    /// Its memory, to be used again.
+    /// Its memory, for reuse.
     buffer: Vec<u8>,
 }
 
@@ -199,7 +199,8 @@ async fn create_file(inner: &Inner, segment: &Rc<Segment>) -> Result<Rc<dyn File
     Ok(file)
 }
 
-/// Moves the durable point, or ends all hope; then tells the state above, then the waiters.
+/// Advances the durable point, or marks the log as failed; then notifies the state above, then the
+/// waiters.
 fn settle(inner: &Inner, landed: Result<Landed, StoreError>) {
     let outcome = {
         let state = &mut *inner.state.borrow_mut();

@@ -1,8 +1,8 @@
-//! What a log says: the pages of its last checkpoint and what came after, or everything there is when
+//! The contents of a log: the pages of its last checkpoint and later entries, or everything if
 //! these are damaged.
 //!
-//! Called when a partition opens, and when it opens itself again after a failed write (`reopen`);
-//! nothing here knows of a partition.
+//! Called when a partition opens, and when it reopens after a failed write (`reopen`); nothing here
+//! knows of a partition.
 
 use hashbrown::HashMap;
 
@@ -24,27 +24,27 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// What a log says, as far as pages and effects do.
+/// The contents of a log, from pages and effects.
 pub(crate) struct Contents {
     report: RecoveryReport,
     directory: PageDirectory,
     root: Root,
-    /// Effects that pages do not have.
+    /// Effects that pages lack.
     accounts: HashMap<AccountId, LoggedEffects>,
     effects: LoggedEffects,
 }
 
-/// What a partition is made of, or goes on with when its log was opened again.
+/// The parts of a partition, or of one whose log was reopened.
 pub(crate) struct Loaded {
     pub report: RecoveryReport,
-    /// The last checkpoint's, of which the parts below are made.
+    /// The root of the last checkpoint, from which the parts below are made.
     pub root: Root,
     pub known: Known,
     pub standing: Standing,
 }
 
-/// Reads the last checkpoint's pages and what came after; or everything, if these are damaged.
-/// `begin` replays, and makes of what was recovered a log to go on with.
+/// Reads the last checkpoint's pages and later entries; or everything, if these are damaged.
+/// `begin` replays, and turns the recovered log into one that takes appends.
 pub(crate) async fn load<L>(
     mut recovered: Recovered,
     begin: impl AsyncFnOnce(Recovered, &mut Replay<'_>) -> Result<(L, RecoveryReport), StoreError>,
@@ -82,7 +82,7 @@ pub(crate) async fn load<L>(
 }
 
 impl Contents {
-    /// Reads what the pages only name, from the log they are of.
+    /// Reads entries that the pages only name, from their log.
     pub(crate) async fn complete(self, log: &Log) -> Result<Loaded, StoreError> {
         let Contents { mut report, directory, root, accounts, effects } = self;
         let mut standing = Standing::from_root(&root);
@@ -93,7 +93,7 @@ impl Contents {
     }
 }
 
-/// Reads the last checkpoint's root and where it says that every account lies.
+/// Reads the last checkpoint's root and the locations of all accounts.
 async fn load_directory(recovered: &Recovered) -> Result<(PageDirectory, Root), StoreError> {
     let Some(checkpoint) = recovered.checkpoint() else {
         return Ok((PageDirectory::new(), Root::default()));
@@ -135,7 +135,7 @@ async fn load_spool(
     Ok(())
 }
 
-/// Effects found in the log after the last checkpoint, sorted by whom they concern.
+/// Effects found in the log after the last checkpoint, sorted by account.
 #[derive(Default)]
 struct Replayed {
     accounts: HashMap<AccountId, LoggedEffects>,

@@ -1,8 +1,8 @@
-//! What is read of a log when a partition opens, and what is done when it is not as it should be.
+//! Reading a log when a partition opens, and repairing one that is damaged or failed.
 //!
-//! `load` reads the last checkpoint and what came after, `rebuild` everything if that is damaged; `reopen`
-//! puts a partition back in service after a failed write; `verify` looks for damage;
-//! `upgrade` moves what format 1 kept elsewhere.
+//! `load` reads the last checkpoint and later entries, `rebuild` everything if that is damaged;
+//! `reopen` puts a partition back in service after a failed write; `verify` looks for damage;
+//! `upgrade` moves format 1's spool to the queue.
 
 pub(super) mod load;
 mod rebuild;

@@ -1,9 +1,9 @@
-//! A start whose root or directory is damaged: where accounts lie is found out from all segments.
+//! A start with a damaged root or directory: the locations of accounts are found from all segments.
 //!
-//! Called by `Partition::open`; takes every entry of the log, in any order. Of each account the
-//! newest page counts, and the effects that it does not have; the same holds for the root and what
-//! belongs to the partition itself. What an account's newest page was, when that page is damaged, is
-//! kept too: loading it fails, and `salvage` sees to it.
+//! Called by `Partition::open`; takes every entry of the log, in any order. For each account the
+//! newest page counts, and the effects that it lacks; the same holds for the root and the
+//! partition's own state. If an account's newest page is damaged, its location is kept too: loading
+//! it fails, and `salvage` handles that.
 
 use hashbrown::HashMap;
 
@@ -19,10 +19,10 @@ use super::super::{
 };
 use crate::model::{AccountId, Lsn};
 
-/// What the log says of all accounts.
+/// What the log has of all accounts.
 #[derive(Default)]
 pub(crate) struct Rebuild {
-    /// Page of each account, and the first effect it does not have.
+    /// Page of each account, and the first effect it lacks.
     pages: HashMap<AccountId, (Lsn, Lsn)>,
     pub accounts: HashMap<AccountId, LoggedEffects>,
     pub root: Root,
@@ -43,7 +43,7 @@ impl Rebuild {
             | EntryKind::CardRun
             | EntryKind::AnnotationRun => Ok(()),
             EntryKind::AccountPage => {
-                // One that cannot be decoded does not count: the next load says so.
+                // One that cannot be decoded is ignored: the next load reports it.
                 if let Ok(state) = decode_account(header.version, lsn, payload) {
                     self.take_page(state.id, lsn, state.applied);
                 }
@@ -85,7 +85,7 @@ impl Rebuild {
         }
     }
 
-    /// Puts everything in order. `lost` are entries that damage made unreadable.
+    /// Sorts everything. `lost` are entries that damage made unreadable.
     pub(crate) fn finish(&mut self, lost: &[(Lsn, EntryHeader)]) -> PageDirectory {
         // Compacted segments came first; of one entry the effects keep their order.
         self.standing.sort_by_key(|(lsn, _)| *lsn);

@@ -1,12 +1,12 @@
 //! Putting a partition back in service after a failed write, without a restart of the server.
 //!
-//! One background task a partition waits for a failure, pauses, and tries. What was staged and not
-//! durable is gone, and pending state, pages and runs in memory may build on it: so everything is read
-//! from the device again as at a start, up to where the log was durable (`log::reopen`), and takes the
-//! place of what is in memory in one step. Accounts that sessions hold get their new state inside the
-//! same cell: handles and views stay valid, and see what they saw.
+//! One background task per partition waits for a failure, pauses, and tries. Staged changes that
+//! were not durable are gone, and pending state, pages and runs in memory may build on them: so
+//! everything is read again from the device as at a start, up to the durable LSN (`log::reopen`),
+//! and replaces the state in memory in one step. Accounts that sessions hold get their new state
+//! inside the same cell: handles and views stay valid, and still see what they saw.
 //!
-//! While it lasts, reads go on from the old state; published state does not change.
+//! Meanwhile reads use the old state; the published state does not change.
 
 use std::{
     rc::{Rc, Weak},
@@ -93,14 +93,14 @@ impl Repair {
         self.start_upgrade();
     }
 
-    /// The log failed: it is opened again after a pause.
+    /// The log failed: it is reopened after a pause.
     pub(crate) fn log_failed(&self) {
         self.failed.set();
     }
 
     /// One attempt.
     async fn reopen(&self) -> Result<(), StoreError> {
-        // Both end at their next step in a log that failed, and begin nothing.
+        // Both end at their next step in a failed log, and start nothing new.
         while self.checkpoints.is_running() {
             self.commits.executor.sleep(CHECKPOINT_PAUSE).await;
         }
@@ -125,7 +125,7 @@ impl Repair {
             }
         };
 
-        // From here on nothing awaits: log, directory and accounts change as one.
+        // There is no await from here on: log, directory and accounts change as one.
         log.resume(reopened)?;
         self.commits.reset(loaded.standing);
         self.commits.bodies.reset();
@@ -214,7 +214,7 @@ mod tests {
         Ok(partition.deliver(body, vec![target], None).await?[0].uid)
     }
 
-    /// What an account's INBOX holds: body and flags by UID.
+    /// The contents of an account's INBOX: body and flags by UID.
     async fn content(partition: &Partition, account: AccountId) -> BTreeMap<u32, (Vec<u8>, Flags)> {
         let account = partition.account(account).await.unwrap();
         let snapshot = account.select(INBOX, false).await.unwrap().current().unwrap();
@@ -226,8 +226,8 @@ mod tests {
         found
     }
 
-    /// A failed write is told, forgotten and survived: views go on, UIDs go up, and what failed
-    /// appears neither now nor after a restart, even where the disk has it whole.
+    /// A failed write is reported and survived: views stay valid, UIDs increase, and the failed
+    /// change appears neither now nor after a restart, even if the disk has all of it.
     #[test]
     fn service_goes_on_after_a_failure() {
         let nth = |n: u64| vec![n];
@@ -257,7 +257,7 @@ mod tests {
                 let bodies: Vec<&[u8]> = expected.values().map(|(body, _)| &body[..]).collect();
                 assert_eq!(bodies, [&b"first"[..], b"second"], "{name}");
                 drop((view, account));
-                // As if killed, and after a clean stop.
+                // Killed, and after a clean stop.
                 world.simulation.kill_tasks();
                 let again = world.open().await;
                 assert_eq!(content(&again, ALICE).await, expected, "{name}");
@@ -267,8 +267,8 @@ mod tests {
         }
     }
 
-    /// The root of the last checkpoint rots while a partition lives, and then a write fails: where the
-    /// accounts lie is found out from all segments, as a start does.
+    /// The root of the last checkpoint rots while a partition is open, and then a write fails: the
+    /// locations of accounts are found from all segments, as at a start.
     #[test]
     fn a_damaged_root_does_not_keep_it_out_of_service() {
         run(async |world| {
@@ -307,7 +307,7 @@ mod tests {
         });
     }
 
-    /// A body whose first chunk went with the failure cannot be committed after it.
+    /// A body whose first chunk was lost in the failure cannot be committed after it.
     #[test]
     fn chunks_do_not_outlive_a_failure() {
         run(async |world| {
@@ -354,8 +354,8 @@ mod tests {
         broken
     }
 
-    /// An account that cannot be read when the log is opened again: who holds a handle from before
-    /// can neither change it nor make it anew over what it was.
+    /// An account that cannot be read when the log is reopened: a holder of an old handle can
+    /// neither change it nor recreate it over the old one.
     #[test]
     fn nothing_is_committed_to_a_stand_in() {
         run(async |world| {
@@ -385,7 +385,7 @@ mod tests {
             let append = account.append(INBOX, body, Flags::default(), &[], Timestamp(0));
             refused(append.await.map(drop));
             refused(partition.rooms.commits.ensure_exists(&cell));
-            // The account itself is put together again, and holds what it held.
+            // The account itself is salvaged, with its contents.
             let again = partition.account(ALICE).await.unwrap();
             assert!(again.mailbox_by_name("Kept").is_some() && !subscribed.is_empty());
             let bodies = content(&partition, ALICE).await;
@@ -394,7 +394,7 @@ mod tests {
         });
     }
 
-    /// A handle to an account whose first entry went with the failure makes no folder in it.
+    /// A handle to an account whose first entry was lost in the failure creates no folder in it.
     #[test]
     fn nothing_is_committed_to_an_account_that_was_not_made() {
         run(async |world| {
@@ -418,7 +418,7 @@ mod tests {
         });
     }
 
-    /// A shard so busy that who yields next waits for ten minutes, when told so.
+    /// A shard so busy that a yield takes ten minutes, if requested.
     struct Busy(Simulation, Rc<Cell<bool>>);
 
     impl Executor for Busy {
@@ -458,8 +458,8 @@ mod tests {
         }
     }
 
-    /// Between two slices of a long command the log fails and is opened again: the command must not
-    /// be answered with success, as its first slice is gone.
+    /// Between two slices of a long command the log fails and is reopened: the command must not
+    /// succeed, since its first slice is gone.
     #[test]
     fn a_slice_lost_between_two_others_is_told() {
         for expunge in [false, true] {
@@ -493,8 +493,8 @@ mod tests {
         }
     }
 
-    /// Every append of a workload with checkpoints, flags and expunges fails once, in each way; what
-    /// was told is there, what was refused is not, before and after a restart.
+    /// Every append of a workload with checkpoints, flags and expunges fails once, in each way;
+    /// what was acknowledged is there, what was refused is not, before and after a restart.
     #[test]
     fn any_write_may_fail() {
         let failures: [fn(u64) -> Faults; 3] = [

@@ -1,8 +1,9 @@
-//! What format 1 kept elsewhere moves to where it is kept now, in the background after a start.
+//! Moves format 1's spool to the queue, in the background after a start.
 //!
-//! A spooled message becomes a message of the queue's account, its payload the annotations beside it, by
-//! one entry that ends it in the spool, too: a crash leaves it in one place or the other. Pages and runs
-//! need nothing here: a checkpoint writes what changes in today's version.
+//! A spooled message becomes a message of the queue's account, its payload the annotations beside
+//! it, by one entry that also removes it from the spool: a crash leaves it in one place or the
+//! other. Pages and runs need nothing here: a checkpoint writes changed ones in the current
+//! version.
 
 use std::{
     rc::{Rc, Weak},
@@ -28,7 +29,7 @@ use crate::{
     runtime::executor::Priority,
 };
 
-/// Pause before another try where one failed.
+/// Pause before another attempt after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Repair {
@@ -49,7 +50,7 @@ impl Repair {
         let body = self.copy_body(spooled).await?;
         let cell = commits.accounts.load(AccountId::QUEUE).await?;
         commits.log.room().await?;
-        // From here to the commit nothing awaits.
+        // There is no await from here to the commit.
         commits.ensure_exists(&cell)?;
         let (size, now) = (body.size(), commits.executor.now());
         let target = DeliveryTarget {
@@ -112,7 +113,7 @@ async fn upgrade(repair: Weak<Repair>) {
         let moved = strong.move_spooled(&spooled).await;
         match moved {
             Ok(()) => executor.yield_now().await,
-            // Damaged: told, kept where it is, and not in the way of the others.
+            // Damaged: reported, kept, and skipped.
             Err(error @ StoreError::Corrupt { .. }) => {
                 strong.damages.note(&error, Place::default());
                 strong.commits.standing.borrow_mut().spool.remove(&spooled.lsn);

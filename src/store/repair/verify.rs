@@ -1,10 +1,9 @@
-//! Whether a partition is what it should be, down to the last byte: every file as it was written,
-//! every account's tables and counters, every message's body, and how often each body is referred
-//! to.
+//! Checks a partition down to the last byte: every file, every account's tables and counters, every
+//! message's body, and the number of references to each body.
 //!
 //! Called by `ringmail verify`. Works on an open partition, in the background and at the rate of
-//! compaction, so that sessions hardly feel it. What it finds damaged on its way is salvaged in memory, as any
-//! reader's need would do; nothing is written here.
+//! compaction, so that sessions hardly notice. Damage found on the way is salvaged in memory, as
+//! for any reader; nothing is written here.
 
 use hashbrown::HashMap;
 
@@ -25,16 +24,16 @@ use super::{
 };
 use crate::model::{AccountId, Flags, Lsn, MailboxId, Uid};
 
-/// Findings that are named; more are counted only.
+/// Findings that are listed; further ones are only counted.
 const FINDINGS_MAX: usize = 10_000;
 /// Bodies whose references are counted: 24 bytes each.
 const BODIES_MAX: usize = 4 << 20;
-/// Bytes of bodies after which it rests.
+/// Bytes of bodies after which it pauses.
 const REST_AFTER: u64 = 256 * 1024;
 /// Bytes of a body read at once.
 const READ_SIZE: usize = 1 << 20;
 
-/// One place that is not as it was written, and whose it is as far as known.
+/// One damaged place, and whose it is if known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     pub file: String,
@@ -45,7 +44,7 @@ pub struct Finding {
     pub uid: Option<Uid>,
 }
 
-/// What [`Partition::verify`](super::Partition::verify) looked at and found.
+/// What [`Partition::verify`](super::Partition::verify) checked and found.
 #[derive(Clone, Default, Debug)]
 pub struct VerifyReport {
     pub checked: Checked,
@@ -54,7 +53,7 @@ pub struct VerifyReport {
     pub messages: u64,
     /// Messages that cannot be read.
     pub messages_damaged: u64,
-    /// Messages that wait to be sent on.
+    /// Messages that wait for delivery.
     pub queued: u64,
     /// Different bodies, and their bytes.
     pub bodies: u64,
@@ -70,8 +69,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// A place is named once for each message that lies there; without an owner only while none is
-    /// known.
+    /// A place is listed once for each message in it; without an owner only if none is known.
     fn find(&mut self, finding: Finding) {
         let here = |other: &&mut Finding| {
             other.file == finding.file
@@ -106,12 +104,12 @@ impl VerifyReport {
     }
 }
 
-/// How often each body is referred to.
+/// The number of references to each body.
 #[derive(Default)]
 struct References {
     counts: HashMap<Lsn, (u64, u64)>,
     full: bool,
-    /// Bytes of bodies read on the way since the last rest.
+    /// Bytes of bodies read since the last pause.
     unrested: u64,
 }
 
@@ -126,7 +124,7 @@ impl References {
 }
 
 impl Repair {
-    /// Bytes that [`Repair::verify`] will report as progress, about.
+    /// Approximate number of bytes that [`Repair::verify`] will report as progress.
     pub(crate) async fn verify_bytes(&self) -> Result<u64, StoreError> {
         let files = self.commits.log.files().await?;
         Ok(files.iter().map(|(_, len)| 2 * len).sum())
@@ -154,7 +152,7 @@ impl Repair {
             report.find(Finding { file, offset, what, account, folder, uid });
         }
         report.bodies = references.counts.len() as u64;
-        // Sums come out alike in any order.
+        // Sums are the same in any order.
         for (count, size) in references.counts.values() {
             report.references += count;
             report.body_bytes += size;
@@ -191,7 +189,7 @@ impl Repair {
         Ok(rows)
     }
 
-    /// Whose entry it is that is damaged.
+    /// The owner of the damaged entry.
     async fn named(&self, flaw: Flaw) -> Finding {
         let Flaw { file, offset, what, entry } = flaw;
         let owner = entry.filter(|header| header.account.0 != 0);
@@ -327,8 +325,8 @@ impl Repair {
         Ok(())
     }
 
-    /// A card says of its message what the message's own entry says. One that is damaged is made anew by
-    /// the next checkpoint after somebody reads it.
+    /// Compares a message's card with the message's own entry. A damaged card is remade by the next
+    /// checkpoint after it was read.
     async fn verify_card(&self, run: BlockRunRef, message: &Message) -> Result<(), StoreError> {
         // One that cannot be read is told already.
         let Ok(summary) = self.commits.bodies.read_summary(&message.body).await else {
@@ -360,14 +358,14 @@ impl Repair {
     }
 }
 
-/// A UID with a tombstone that is a message's, or was never given out.
+/// A UID with a tombstone that belongs to a message, or was never allocated.
 fn expunged_and_there(mailbox: &Mailbox) -> Option<Uid> {
     let table = &mailbox.loaded.as_ref()?.table;
     let mut uids = mailbox.tombstones.iter().map(|(_, uid)| uid);
     uids.find(|uid| *uid >= mailbox.status.uid_next || table.by_uid(*uid).is_some())
 }
 
-/// How a mailbox's counters differ from its messages, if they do.
+/// The difference between a mailbox's counters and its messages, if any.
 fn miscounted(found: &Snapshot, told: MailboxStatus, recent_from: Uid) -> Option<String> {
     let mut counted = MailboxStatus::default();
     let (mut last, mut mod_seq) = (Uid(0), told.highest_mod_seq);
@@ -387,7 +385,7 @@ fn miscounted(found: &Snapshot, told: MailboxStatus, recent_from: Uid) -> Option
     (!same).then(|| format!("kept counters {told:?}, counted {counted:?}, last UID {last}"))
 }
 
-/// What an entry is called in reports.
+/// The name of an entry kind in reports.
 pub fn kind_name(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::BodyChunk => "body chunk",

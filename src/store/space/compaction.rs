@@ -1,18 +1,19 @@
-//! Compaction: live entries of old segments move to new files, and the space of the rest returns.
+//! Compaction: live entries of old segments move to new files, and the space of the rest is freed.
 //!
-//! A cycle chooses segments with much garbage, marks what is live in them (`liveness`), publishes a
+//! A cycle chooses segments with much garbage, marks their live entries (`liveness`), publishes a
 //! checkpoint, copies the live entries with their LSNs into compacted segments (`log::compact`) and
 //! deletes the old files once nobody reads them. It runs as a background task when the estimated
-//! share of garbage passes a setting, or when asked; one at a time.
+//! share of garbage exceeds a setting, or on request; one at a time.
 //!
 //! Shard-local. Invariants:
-//! - Only segments wholly below the *horizon* are touched, the checkpoint's `replay_from`. Chunks of
-//!   bodies that are still being staged are live like any others, and move with their LSNs: however
-//!   slowly a body comes in, it holds back nothing but itself.
-//! - A compacted segment is completed only after a checkpoint that was written wholly after the mark
-//!   pass: no start can want a page that the pass did not see.
-//! - A segment with an unreadable live entry is *quarantined*: kept as it is, named, never deleted.
-//! - Any failure ends the cycle and leaves the log as it was; it is not the partition's trouble.
+//! - Only segments wholly below the *horizon*, the checkpoint's `replay_from`, are touched. Chunks
+//!   of bodies that are still being staged are live like any others, and move with their LSNs:
+//!   however slowly a body arrives, it holds back nothing but itself.
+//! - A compacted segment is completed only after a checkpoint that was written entirely after the
+//!   mark pass: no start can need a page that the pass did not see.
+//! - A segment with an unreadable live entry is *quarantined*: kept unchanged, named, never
+//!   deleted.
+//! - Any failure ends the cycle and leaves the log as it was; it does not affect the partition.
 
 use std::{
     cell::{Cell, RefCell},
@@ -40,19 +41,19 @@ use crate::{
     runtime::executor::{Executor, Priority},
 };
 
-/// Segments looked at by one mark pass.
+/// Segments examined by one mark pass.
 const SEGMENTS_AT_ONCE: usize = 64;
 
-/// Bytes after which the background rests.
+/// Bytes after which the background task pauses.
 const STEP: u64 = 256 * 1024;
 
-/// How long the end of the partition may go unnoticed in a rest.
+/// How long the end of the partition may go unnoticed during a pause.
 const REST_MAX: Duration = Duration::from_millis(50);
 
 /// A segment is not rewritten for less than this share of it, in percent.
 const SHARE_MIN: u64 = 10;
 
-/// What one cycle did.
+/// The result of one cycle.
 #[derive(Clone, Default, Debug)]
 pub struct CompactionReport {
     pub segments_before: usize,
@@ -60,12 +61,12 @@ pub struct CompactionReport {
     /// Bytes of all segment files.
     pub bytes_before: u64,
     pub bytes_after: u64,
-    /// Of these, bytes of entries in use, as far as known.
+    /// Of these, bytes of entries in use, if known.
     pub live_bytes: u64,
     /// Bytes of compacted segments written.
     pub bytes_rewritten: u64,
     pub segments_deleted: u64,
-    /// Segments kept because an entry in use cannot be read: name and what is wrong.
+    /// Segments kept because an entry in use cannot be read: name and error.
     pub quarantined: Vec<(String, StoreError)>,
 }
 
@@ -83,9 +84,9 @@ pub(crate) struct Space {
     ended: Signal,
     running: Cell<bool>,
     stopped: Rc<Cell<bool>>,
-    /// An unfinished file could not be deleted, or a cycle was dropped: the next start clears up.
+    /// An unfinished file could not be deleted, or a cycle was dropped: the next start cleans up.
     halted: Cell<bool>,
-    /// Garbage that the last cycle left or found nothing to do about.
+    /// Garbage that the last cycle left or could not remove.
     left: Cell<u64>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
@@ -141,23 +142,23 @@ impl Space {
         }
     }
 
-    /// Ends a cycle under way at its next step, and the background task.
+    /// Ends a running cycle at its next step, and the background task.
     pub(crate) fn stop(&self) {
         self.stopped.set(true);
         self.wanted.set();
     }
 
-    /// Waits until no cycle is under way.
+    /// Waits until no cycle is running.
     pub(crate) async fn idle(&self) {
         while self.running.get() {
             self.ended.take().await;
         }
-        // Taken from those who wait for their turn.
+        // Passed on to other waiters.
         self.ended.set();
     }
 }
 
-/// One cycle under way. Dropped before its end, it may have left a file.
+/// A running cycle. Dropped before its end, it may have left a file.
 struct Running<'a> {
     space: &'a Space,
     clean: bool,
@@ -173,7 +174,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Makes a cycle rest: bounded bytes between two pauses, a bounded rate in all.
+/// Paces a cycle: limited bytes between two pauses, a limited rate overall.
 pub(crate) struct Pace {
     executor: Rc<dyn Executor>,
     log: Log,
@@ -184,15 +185,15 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Whether to go on: not at the end, nor when the log is in trouble.
+    /// Whether to go on: not when the partition ends or the log is in trouble.
     fn go_on(&self) -> bool {
         !self.stopped.get() && self.log.trouble().is_none()
     }
 
-    /// `bytes` were read or written: lets others run.
+    /// `bytes` were read or written: yields.
     ///
     /// # Errors
-    /// `Poisoned` when the cycle is to end now.
+    /// `Poisoned` if the cycle is to end now.
     pub(crate) async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.debt += bytes;
         if self.rate > 0 && self.debt >= STEP {
@@ -210,7 +211,7 @@ impl Pace {
     }
 }
 
-/// The background task: a cycle whenever one is wanted, until the partition is gone.
+/// The background task: a cycle whenever one is requested, until the partition is gone.
 async fn run(space: Weak<Space>, wanted: Rc<Signal>) {
     loop {
         wanted.take().await;
@@ -218,23 +219,23 @@ async fn run(space: Weak<Space>, wanted: Rc<Signal>) {
         if space.stopped.get() {
             return;
         }
-        // A full disk or a damaged page ends a cycle; the next garbage asks again.
+        // A full disk or a damaged page ends a cycle; further garbage triggers the next.
         let _ = space.compact(false).await;
     }
 }
 
 impl Space {
-    /// Runs one whole cycle over all segments now, at background priority; waits for one that is
-    /// under way first. Reads and changes go on meanwhile.
+    /// Runs one complete cycle over all segments now, at background priority; waits for a running
+    /// one first. Reads and changes go on meanwhile.
     ///
     /// # Errors
-    /// When the log is in trouble, the disk is full, or a page that leads to messages cannot be
-    /// read (nothing is deleted then that it might have named).
+    /// If the log is in trouble, the disk is full, or a page that leads to messages cannot be read
+    /// (then nothing that it might have named is deleted).
     pub(crate) async fn compact_now(self: &Rc<Space>) -> Result<CompactionReport, StoreError> {
         let outcome: Rc<RefCell<Option<Result<CompactionReport, StoreError>>>> = Rc::default();
         let ended = Rc::new(Signal::default());
         let (space, told, signal) = (self.clone(), outcome.clone(), ended.clone());
-        // A task of its own: the caller may give up waiting, the cycle goes on.
+        // A separate task: the caller may stop waiting, the cycle goes on.
         let task = async move {
             let report = space.compact(true).await;
             *told.borrow_mut() = Some(report);
@@ -246,7 +247,7 @@ impl Space {
         report.unwrap_or(Err(StoreError::Poisoned))
     }
 
-    /// Calls for a cycle when the garbage is worth it. Cheap: a look at each segment's counters.
+    /// Requests a cycle if the garbage is worth it. Cheap: it reads each segment's counters.
     pub(crate) fn schedule(&self) {
         let share = u64::from(self.options.garbage_share);
         if share == 0 || self.stopped.get() || self.halted.get() {
@@ -263,8 +264,8 @@ impl Space {
         }
     }
 
-    /// After changes were published: asks [`Space::schedule`] when they have freed enough,
-    /// however little they added to the log.
+    /// After changes were published: calls [`Space::schedule`] if they have freed enough, however
+    /// little they added to the log.
     pub(crate) fn look_for_garbage(&self) {
         if self.commits.freed.freed.get() >= self.garbage_min() {
             self.commits.freed.freed.set(0);
@@ -277,8 +278,8 @@ impl Space {
         self.options.segment_size / 4
     }
 
-    /// Below lies what no start replays; and what nobody is about to refer to for the first time, but
-    /// for bodies that are staged already.
+    /// Entries below are not replayed by a start, and get no first reference any more, except by
+    /// bodies that are already staged.
     fn horizon(&self) -> Lsn {
         self.log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from)
     }
@@ -291,7 +292,8 @@ impl Space {
         sealed
     }
 
-    /// One cycle. `all`: everything is looked at, after a checkpoint; else what the estimates name.
+    /// One cycle. `all`: everything is examined, after a checkpoint; otherwise the segments that
+    /// the estimates name.
     pub(crate) async fn compact(&self, all: bool) -> Result<CompactionReport, StoreError> {
         while self.running.replace(true) {
             self.ended.take().await;
@@ -356,12 +358,12 @@ impl Space {
         Ok(())
     }
 
-    /// Small segments, as many restarts leave them, are joined whatever they hold.
+    /// Small segments, which many restarts leave, are merged whatever they hold.
     fn is_small(&self, len: u64) -> bool {
         len < self.options.segment_size / 8
     }
 
-    /// Takes the pass's sums for the estimates of the segments that `which` holds for.
+    /// Uses the pass's sums as estimates of the segments for which `which` holds.
     fn adopt(&self, marks: &Marks, which: impl Fn(u64) -> bool) {
         let estimates = marks.estimates().filter(|(epoch, _)| which(*epoch));
         self.log.set_live(&estimates.collect());
@@ -382,7 +384,7 @@ impl Space {
         if groups.is_empty() {
             return Ok(());
         }
-        // What a start may use from here on was written after the pass, or seen by it.
+        // Everything that a start may use from here on was written after the pass, or seen by it.
         self.checkpoints.checkpoint_pages().await?;
         let checkpoint = self.log.checkpoint();
         if checkpoint.is_none_or(|checkpoint| checkpoint.replay_from < horizon) {
@@ -394,10 +396,10 @@ impl Space {
         Ok(())
     }
 
-    /// Neighbours that fit into one segment together, and are smaller there.
+    /// Adjacent segments that fit into one segment together, and become smaller.
     fn groups(&self, batch: &[SealedSegment], marks: &Marks) -> Vec<Vec<SealedSegment>> {
-        // Quarantined ones too: what stays between two segments keeps them from being joined, or it
-        // would stand in front of a part of what they become.
+        // Quarantined ones too: a segment that stays between two others prevents their merging, or
+        // it would overlap the merged one's range.
         let all = self.log.sealed_below(Lsn(u64::MAX));
         let mut groups: Vec<Vec<SealedSegment>> = Vec::new();
         let mut file_len = 0;
@@ -502,7 +504,7 @@ impl Space {
         pace.spent(2 * step).await
     }
 
-    /// Completes what was written and puts it in the place of its sources.
+    /// Completes the new segment and replaces its sources by it.
     async fn complete(
         &self,
         mut output: Output,
@@ -530,7 +532,8 @@ impl Space {
         drop(output);
         let written = replacement.as_ref().map_or(0, |replacement| replacement.file_len());
         if let Some(replacement) = &replacement {
-            // What only sessions' views hold is copied, and garbage as soon as they move on.
+            // Entries held only by sessions' views are copied, and become garbage when those move
+            // on.
             let owned = sources.iter().filter_map(|epoch| marks.owned_bytes(*epoch)).sum();
             replacement.set_live(owned);
         }
@@ -562,7 +565,7 @@ struct Output {
     sources: Vec<SealedSegment>,
 }
 
-/// Bytes of no use in `segments`; those of which nothing is known count whole.
+/// Unused bytes in `segments`; unknown segments count completely.
 fn garbage(segments: &[SealedSegment]) -> u64 {
     segments.iter().map(|segment| segment.len - segment.live.unwrap_or(0).min(segment.len)).sum()
 }

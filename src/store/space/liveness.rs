@@ -1,14 +1,14 @@
-//! Which entries of old segments are still referred to: the mark pass of compaction.
+//! The mark pass of compaction: which entries of old segments are still referred to.
 //!
-//! Walks everything that leads to an entry: directory, accounts one at a time, their runs and
-//! message tables, the spool, and last the states that sessions hold. Why nothing is overlooked
-//! while mail goes on: the pass looks only at segments that are complete (the caller's horizon), and a
-//! reference to an old entry can only come from one that the same account had before, or from a body
-//! whose chunks were written and not committed. Such bodies are noted first of all, before anything
-//! awaits: one committed by then is seen where it went. Else it is enough to see each account at one
-//! moment, whole, at any time during the pass; what it refers to later is either among that or new.
-//! Sessions' states are collected after all accounts: a message that left its account before the
-//! account was seen is in one of them, or nobody can ask for it.
+//! It walks everything that refers to an entry: directory, accounts one at a time, their runs and
+//! message tables, the spool, and last the states that sessions hold. Why nothing is missed while
+//! mail goes on: the pass examines only segments that are complete (the caller's horizon), and a
+//! new reference to an old entry can only come from an existing one of the same account, or from a
+//! body whose chunks were written but not committed. Such bodies are noted first, before any await:
+//! one committed by then is seen in its mailbox. Otherwise it is enough to see each account once,
+//! as a whole, at any time during the pass; its later references are either among those or to new
+//! entries. Sessions' states are collected after all accounts: a message that left its account
+//! before the account was seen is in one of them, or unreachable.
 //!
 //! Memory is bounded: 16 bytes for each live entry of the segments in question, up to a limit.
 
@@ -34,23 +34,24 @@ use crate::{
     plant::{Plant, planted},
 };
 
-/// Live entries remembered in one pass: 32 MiB. Beyond, the fullest segment is left for another.
+/// Live entries remembered in one pass: 32 MiB. Beyond that, the fullest segment is left for
+/// another pass.
 const MARKS_MAX: usize = 2 << 20;
 
-/// Messages looked at before others run.
+/// Messages examined before it yields.
 const MESSAGES_AT_ONCE: usize = 2048;
 
-/// Bodies no longer than this may be in chunks whatever [`BODY_CHUNK`] says: looking is cheap.
+/// Bodies up to this size may be in chunks regardless of [`BODY_CHUNK`]: checking is cheap.
 const BODY_SMALL: u64 = 64;
 
-/// What a page of an account takes on disk, about; and one of the directory.
+/// Approximate size on disk of an account's page, and of a directory page.
 const PAGE_BYTES: u32 = 512;
 const DIRECTORY_PAGE_BYTES: u32 = 6 * 1024;
 
 /// A live entry: LSN and bytes in the log, estimated for pages.
 type Mark = (u64, u32);
 
-/// The live entries of some segments, and how full the others seem.
+/// The live entries of some segments, and estimates for the others.
 pub(crate) struct Marks {
     /// Ascending by base, not overlapping.
     ranges: Vec<Range>,
@@ -63,11 +64,11 @@ struct Range {
     epoch: u64,
     base: u64,
     end: u64,
-    /// Sum over all references, also to one entry.
+    /// Sum over all references, including repeated ones to one entry.
     referred: u64,
-    /// `None` unless wanted, or given up because there were too many.
+    /// `None` if not requested, or given up because there were too many.
     marks: Option<Vec<Mark>>,
-    /// Bytes of the marks without those that only sessions' views made.
+    /// Bytes of the marks, without those from sessions' views only.
     owned: u64,
 }
 
@@ -98,7 +99,7 @@ impl Marks {
         self.total += 1;
     }
 
-    /// `bytes` of chunks lie somewhere below `lsn`: for sums alone, where exactly does not matter.
+    /// `bytes` of chunks are somewhere below `lsn`: for sums the exact place does not matter.
     fn add_below(&mut self, lsn: Lsn, bytes: u64) {
         let mut at = self.ranges.partition_point(|range| range.base <= lsn.0);
         let mut left = bytes;
@@ -112,7 +113,7 @@ impl Marks {
         }
     }
 
-    /// The chunks of a body lie below its commit entry: nothing to look for below all ranges.
+    /// The chunks of a body are below its commit entry: there are none below all ranges.
     fn may_hold_chunks_of(&self, body: &MessageBody) -> bool {
         let first = self.ranges.iter().find(|range| range.marks.is_some());
         first.is_some_and(|range| body.lsn.0 >= range.base)
@@ -122,7 +123,7 @@ impl Marks {
         self.total >= self.settle_at
     }
 
-    /// Removes duplicates; gives up the fullest segment while there are too many marks.
+    /// Removes duplicates; drops the fullest segment while there are too many marks.
     async fn settle(&mut self, pace: &mut Pace) -> Result<(), StoreError> {
         self.total = 0;
         for marks in self.ranges.iter_mut().filter_map(|range| range.marks.as_mut()) {
@@ -146,24 +147,24 @@ impl Marks {
         Ok(())
     }
 
-    /// The live entries of a segment, ascending; `None` if it was not looked at.
+    /// The live entries of a segment, ascending; `None` if it was not examined.
     pub(crate) fn of(&self, epoch: u64) -> Option<&[Mark]> {
         self.ranges.iter().find(|range| range.epoch == epoch)?.marks.as_deref()
     }
 
-    /// Bytes that the live entries of a segment take.
+    /// Bytes of the live entries of a segment.
     pub(crate) fn live_bytes(&self, epoch: u64) -> Option<u64> {
         Some(self.of(epoch)?.iter().map(|(_, len)| u64::from(*len)).sum())
     }
 
-    /// As [`Marks::live_bytes`], without what only sessions' views hold.
+    /// As [`Marks::live_bytes`], without entries held only by sessions' views.
     pub(crate) fn owned_bytes(&self, epoch: u64) -> Option<u64> {
         let range = self.ranges.iter().find(|range| range.epoch == epoch)?;
         range.marks.is_some().then_some(range.owned)
     }
 
-    /// For every segment its bytes in use by mailboxes: exact if it was looked at, else counted once
-    /// for each reference.
+    /// For every segment its bytes in use by mailboxes: exact if it was examined, otherwise counted
+    /// once per reference.
     pub(crate) fn estimates(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().map(|range| {
             (range.epoch, if range.marks.is_some() { range.owned } else { range.referred })
@@ -171,7 +172,7 @@ impl Marks {
     }
 }
 
-/// What an account refers to at one moment.
+/// The references of an account at one moment.
 struct Capture {
     runs: Vec<RunRef>,
     /// Runs of cards and of annotations.
@@ -184,7 +185,7 @@ enum Table {
     Loaded(Rc<Published>),
     Stored {
         runs: Vec<RunRef>,
-        /// Bodies that came since the last run, and messages that went.
+        /// Bodies added since the last run, and expunged messages.
         added: Vec<MessageBody>,
         expunged: Vec<Uid>,
     },
