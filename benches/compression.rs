@@ -1,5 +1,5 @@
-//! What compressing a message costs the shard (or, from 64 KiB on, another thread), and what it saves:
-//! the ratio of each kind is printed first.
+//! The cost of compressing a message for the shard (or, from 64 KiB on, another thread), and the
+//! saving: the ratio of each kind is printed first.
 //!
 //!     cargo bench --bench compression
 
@@ -43,7 +43,7 @@ fn text(len: usize) -> Vec<u8> {
     out
 }
 
-/// The same as a newsletter has it: more markup than text.
+/// The same as a newsletter: more markup than text.
 fn html(len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len + 400);
     for (n, line) in text(len).chunks(60).enumerate() {
@@ -64,7 +64,7 @@ fn html(len: usize) -> Vec<u8> {
     out
 }
 
-/// A picture or an archive as MIME carries it.
+/// A picture or an archive in MIME's encoding.
 fn base64(len: usize) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     (0..len as u64)

@@ -1,5 +1,5 @@
-//! What it costs a shard to tell the two events of a message that goes to one mailbox, with the writer's
-//! end drained by another thread; and what it costs when they are turned off.
+//! The cost for a shard of reporting the two events of a message to one mailbox, with the writer's
+//! end drained by another thread; and the cost if they are turned off.
 
 use std::{hint::black_box, net::IpAddr, thread, time::Duration};
 

@@ -1,7 +1,7 @@
-//! What does writing one FETCH response cost, apart from a body's octets?
+//! What does writing one FETCH response cost, without a body's octets?
 //!
-//! `cargo bench --bench fetch_response`. Three shapes: what a sync asks of every message, what a
-//! list view asks, and the label of a body that is then streamed.
+//! `cargo bench --bench fetch_response`. Three shapes: what a sync fetches of every message, what a
+//! list view fetches, and the label of a body that is then streamed.
 
 use std::hint::black_box;
 

@@ -1,8 +1,8 @@
-//! What does the log cost a message in CPU, the device left out?
+//! How much CPU does the log take for a message, without the device?
 //!
-//! `cargo bench --bench log_append`. One iteration appends 100 entries, which one sync settles, and
-//! waits for the last of them: divide by 100. The device takes everything and keeps nothing, so the
-//! figure is copying, two checksums a byte, and the bookkeeping of one group commit.
+//! `cargo bench --bench log_append`. One iteration appends 100 entries, covered by one sync, and
+//! waits for the last of them: divide by 100. The device accepts and discards everything, so the
+//! figure is copying, two checksums per byte, and the bookkeeping of one group commit.
 
 use std::{hint::black_box, io, rc::Rc};
 
@@ -17,7 +17,7 @@ use ringmail::{
     store::log::{EntryHeader, EntryKind, Log, LogOptions},
 };
 
-/// Messages that one sync settles: as at 100 busy connections.
+/// Messages per sync: as at 100 busy connections.
 const BATCH: usize = 100;
 
 /// Every write succeeds at once and is forgotten.

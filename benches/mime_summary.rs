@@ -1,4 +1,4 @@
-//! What does the summary cost on the way of a message in, and ENVELOPE on its way out?
+//! What does the summary cost for an incoming message, and ENVELOPE for an outgoing one?
 //!
 //! `cargo bench --bench mime_summary`. The summarizer sees every body byte of SMTP, LMTP and
 //! APPEND; the aims are 2 to 4 µs for a message of 4 KiB and at least 1 GB/s in bodies.
@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringmail::protocol::mime::{Summarizer, Summary};
 
-/// What SMTP hands over at once.
+/// The amount SMTP passes at once.
 const CHUNK_SIZE: usize = 16 * 1024;
 
 const HEADER: &str = "Return-Path: <sender@example.org>\r\n\

@@ -1,8 +1,8 @@
-//! The floor of an SMTP server's network side: one thread, one epoll set, one recv and one send a round
-//! trip. It parses just enough to answer, and discards the text.
+//! The floor of an SMTP server's network side: one thread, one epoll set, one recv and one send per
+//! round trip. It parses just enough to answer, and discards the text.
 //!
-//! `benches/smtp_floor.py` runs it in turn with Ringmail, `benches/one_connection.py` takes it for what
-//! a round trip costs at least. A measuring aid: it has no limits and no time-outs.
+//! `benches/smtp_floor.py` runs it in turn with Ringmail; `benches/one_connection.py` uses it as
+//! the minimum cost of a round trip. It is a measuring aid without limits and time-outs.
 //!
 //!     cargo build --release --example smtp_floor && target/release/examples/smtp_floor 32025
 
@@ -83,7 +83,7 @@ impl Client {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = std::env::args().nth(1).ok_or("usage: smtp_floor PORT")?.parse::<u16>()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    // A backlog as long as Ringmail's, and what accepted sockets inherit.
+    // A backlog as long as Ringmail's, and options that accepted sockets inherit.
     let socket = socket2::SockRef::from(&listener);
     socket.listen(4096)?;
     socket.set_tcp_nodelay(true)?;

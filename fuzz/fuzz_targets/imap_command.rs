@@ -1,5 +1,5 @@
-//! Any bytes as what an IMAP client sends: nothing panics, cuts make no difference, and what the
-//! framer gives out stays within its limits.
+//! Any bytes as input from an IMAP client: nothing panics, cuts make no difference, and frames stay
+//! within their limits.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     let whole = frames(bytes, bytes.len().max(1));
     assert_eq!(whole, frames(bytes, 1));
     assert_eq!(whole, frames(bytes, 7));
-    // Most inputs frame as one bare line: show the parser the rest of them too.
+    // Most inputs are framed as one bare line: give the parser the rest of them too.
     let mut line = b"a ".to_vec();
     line.extend_from_slice(bytes);
     line.extend_from_slice(b"\r\n");
@@ -37,7 +37,7 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
         match frame {
             Frame::More if end == bytes.len() => return found,
             Frame::More => {
-                // The end of a read never decides whether too much is kept.
+                // The end of a read never decides whether the limit is exceeded.
                 assert!(skip > 0 || end - start <= LIMITS.line + LIMITS.command + step);
                 end = (end + step).min(bytes.len());
             }
@@ -51,7 +51,7 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
                 assert!(literal.size <= LIMITS.message);
                 look_at(&bytes[start..start + size], in_command);
                 (start, skip, in_command) = (start + size, literal.size as usize, true);
-                // A client that waits is told NO now and then, and goes on with another command.
+                // A waiting client sometimes gets NO, and goes on with another command.
                 if literal.sync && literal.size % 2 == 1 {
                     framer.abandon();
                     (skip, in_command) = (0, false);
@@ -62,7 +62,7 @@ fn frames(bytes: &[u8], step: usize) -> Vec<Frame> {
     }
 }
 
-/// Parses, and uses what a service would use.
+/// Parses, and uses the values as a service would.
 fn look_at(frame: &[u8], in_command: bool) {
     if in_command {
         let _ = Append::parse_rest(frame);

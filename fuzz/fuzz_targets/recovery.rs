@@ -1,5 +1,6 @@
 //! Recovery: a segment file of arbitrary bytes, and one of good bytes with arbitrary damage, is
-//! scanned without a panic, and what it accepts lies inside the file. The same for a compacted one.
+//! scanned without a panic, and everything accepted is inside the file. The same for a compacted
+//! one.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! SMTP, submission and LMTP: arbitrary bytes to a session, whole and in pieces, are answered the
-//! same and give the same messages; and whatever is a command parses back to what it says.
+//! SMTP, submission and LMTP: arbitrary bytes to a session, whole and in pieces, get the same
+//! replies and give the same messages; and every command parses back to the same value.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
 //! TLS: records of every type and length, plain or sealed with the right keys, cut, joined, doubled
-//! and reordered, before, in and after a real handshake, meet a connection that answers, moves
+//! and reordered, before, in and after a real handshake, sent to a connection that answers, moves
 //! between shards and closes at any moment. Nothing panics; nothing is left over.
 //!
 //! The input's first octet chooses the version and how far the handshake goes; then steps follow.
@@ -79,7 +79,7 @@ fn shake(server: &mut Option<Connection>, peer: &MemoryPeer, client: &mut Record
     client.take_traffic_keys();
 }
 
-/// Lets the server read all there is and echo it.
+/// Lets the server read everything available and echo it.
 fn listen(server: &mut Option<Connection>) {
     let Some(server) = server else { return };
     for _ in 0..64 {
@@ -129,7 +129,7 @@ fn run_step(
             let count = take(1).first().copied().unwrap_or(0) as usize;
             unsent.extend(take(count));
         }
-        // Sends a piece of what was gathered, or all.
+        // Sends a piece of the gathered octets, or all.
         11 => {
             let count = take(1).first().copied().unwrap_or(0) as usize;
             let piece: Vec<u8> = unsent.drain(..count.min(unsent.len())).collect();
@@ -141,7 +141,7 @@ fn run_step(
             unsent.clear();
             listen(server);
         }
-        // Twice, or the other way round.
+        // Twice, or in reverse order.
         13 => {
             if unsent.len() < 1 << 16 {
                 unsent.extend_from_within(..);
@@ -151,7 +151,7 @@ fn run_step(
             let middle = unsent.len() / 2;
             unsent.rotate_left(middle);
         }
-        // Moves, says something of its own, or goes on with the handshake.
+        // Moves, sends something itself, or continues the handshake.
         _ => match step >> 4 & 3 {
             0 => {
                 if let Some(mut moving) = server.take() {

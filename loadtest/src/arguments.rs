@@ -71,7 +71,8 @@ Example, with \"ringmail demo --users 1000\" running:
     Mix(MixArguments),
 }
 
-/// Its values are told by the option's help, since clap has long help for variants with their own.
+/// The option's help describes the values, since clap switches to long help for documented
+/// variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tls {
     None,
@@ -153,7 +154,7 @@ pub struct SmtpArguments {
     pub ledger: Option<PathBuf>,
 }
 
-/// Which accounts read, and what they find.
+/// Which accounts read.
 #[derive(Debug, Args)]
 pub struct Readers {
     /// Accounts to log in as, in turn
@@ -218,7 +219,7 @@ impl Arguments {
         }
     }
 
-    /// What clap cannot say by types.
+    /// Checks that clap cannot express by types.
     pub fn check(&self) -> Result<(), String> {
         let common = self.common();
         if common.connections == 0 || common.threads == 0 {

@@ -1,7 +1,8 @@
-//! What the server acknowledged, one line a message, for who checks afterwards that it is there.
+//! The acknowledged messages, one line each, for a later check that they are there.
 //!
-//! A line is written by one system call as soon as the outcome is known, so that a ledger is right
-//! up to the moment at which ringload or the server is killed. Shared by all threads of a run.
+//! A line is written by one system call as soon as the outcome is known, so that a ledger is
+//! correct up to the moment at which ringload or the server is killed. Shared by all threads of a
+//! run.
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,12 +19,12 @@ const HEADER: &str = "X-Ringload";
 /// An open ledger.
 pub struct Ledger {
     file: Mutex<File>,
-    /// Begins the tokens of this run: no other run has them.
+    /// The unique prefix of this run's tokens.
     run: u64,
 }
 
 impl Ledger {
-    /// Appends to `path`, which is made if absent.
+    /// Appends to `path`, creating it if absent.
     pub fn open(path: &Path) -> Result<Ledger> {
         let file = OpenOptions::new()
             .create(true)
@@ -33,17 +34,17 @@ impl Ledger {
         Ok(Ledger { file: Mutex::new(file), run: rand::random() })
     }
 
-    /// What names the message `number` of this run.
+    /// The token of message `number` of this run.
     pub fn token(&self, number: u64) -> String {
         format!("{:016x}.{number}", self.run)
     }
 
-    /// `message` (as it goes over the wire) with the token's header in front.
+    /// `message` (in wire form) with the token's header in front.
     pub fn mark(&self, token: &str, message: &[u8]) -> Vec<u8> {
         [format!("{HEADER}: {token}\r\n").as_bytes(), message].concat()
     }
 
-    /// Notes that the message was acknowledged, or (`false`) that it may have been stored.
+    /// Records that the message was acknowledged, or (`false`) that it may have been stored.
     pub fn note(&self, token: &str, acknowledged: bool, recipients: &[String]) -> io::Result<()> {
         let outcome = if acknowledged { "250" } else { "???" };
         let line = format!("{outcome} {token} {}\n", recipients.join(","));

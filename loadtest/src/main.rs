@@ -1,8 +1,8 @@
-//! ringload: drives any SMTP, LMTP, POP3 or IMAP server and says how long it made its clients wait.
+//! ringload: drives any SMTP, LMTP, POP3 or IMAP server and reports how long its clients waited.
 //!
 //! It shares no code with the server, so no parser bug can hide on both sides. In an open loop
-//! (`--rate`) every operation has an intended start, and its latency counts from there: a server
-//! that stalls is charged for all who would have come meanwhile (no coordinated omission). In a
+//! (`--rate`) every operation has an intended start, and its latency counts from there: a stall of
+//! the server counts for all operations that were due meanwhile (no coordinated omission). In a
 //! closed loop each connection starts its next operation when the last is done: for capacity.
 
 mod arguments;

@@ -1,17 +1,17 @@
-//! What happened, counted where it happened: one recorder a thread, merged at the end.
+//! Results, recorded per thread and merged at the end.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use hdrhistogram::Histogram;
 
-/// Longest latency told apart from longer ones.
+/// Latencies above this are recorded as this.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
 
 /// Latencies and errors by operation name.
 #[derive(Debug, Default)]
 pub struct Recorder {
     operations: BTreeMap<&'static str, Histogram<u64>>,
-    /// First words of what went wrong, and how often.
+    /// The start of each error text, and how often it occurred.
     errors: BTreeMap<String, u64>,
 }
 
@@ -21,7 +21,7 @@ impl Recorder {
         histogram.saturating_record((latency.as_micros() as u64).max(1));
     }
 
-    /// With the address that it is about: a run may fill one server and read from another.
+    /// With the address concerned: a run may fill one server and read from another.
     pub fn error(&mut self, operation: &str, address: SocketAddr, error: &anyhow::Error) {
         // Kept short and few: a million different messages must not become a million keys.
         let mut text = format!("{operation}: {address}: {error:#}");

@@ -1,4 +1,4 @@
-//! The result, for people and for machines.
+//! The result, for human readers and for programs.
 
 use std::{fmt::Write, io, path::Path, time::Duration};
 
@@ -15,7 +15,7 @@ pub struct Summary {
     pub loop_kind: String,
     pub connections: usize,
     pub elapsed: Duration,
-    /// Due in an open loop, but the server was too slow for them to be started at all.
+    /// Due in an open loop, but never started because the server was too slow.
     pub missed: u64,
     pub recorder: Recorder,
 }
@@ -29,7 +29,7 @@ impl Summary {
 const PERCENTILES: [(&str, f64); 5] =
     [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)];
 
-/// Percentiles in milliseconds, one line an operation.
+/// Percentiles in milliseconds, one line per operation.
 pub fn text(summary: &Summary) -> String {
     let mut out = String::new();
     let seconds = summary.elapsed.as_secs_f64();

@@ -30,9 +30,9 @@ use crate::{
     workload,
 };
 
-/// How long a closed or open loop runs when neither a number nor a time is given.
+/// How long a closed or open loop runs if neither a number nor a time is given.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
-/// A connection that fails this often in a row gives up: the server is not there.
+/// A connection with this many consecutive failures gives up: the server is not there.
 const FAILURES_IN_A_ROW_MAX: u32 = 10;
 /// Connections that log in at once before a read load starts; hashing passwords is slow.
 const LOGINS_AT_ONCE: usize = 16;
@@ -60,19 +60,18 @@ pub fn run(arguments: &Arguments) -> Result<Summary> {
     }
 }
 
-/// What a connection does. One value is shared by all threads; sessions are per connection.
+/// The work of a connection. One value is shared by all threads; sessions are per connection.
 trait Load: Sync {
     type Session;
-    /// The operation name of a connection being made, or `None` when it is not an operation of its
-    /// own.
+    /// The operation name of connecting, or `None` if that is not an operation of its own.
     const CONNECT: Option<&'static str>;
-    /// Sessions are made before the clock starts, and their making is not part of an operation.
+    /// Sessions are made before the clock starts, and making them is not part of an operation.
     const CONNECT_FIRST: bool;
 
     async fn connect(&self, target: &Target, index: u64) -> Result<Self::Session>;
-    /// One operation; answers its name.
+    /// One operation; returns its name.
     async fn operate(&self, session: &mut Self::Session, ticket: Ticket) -> Result<&'static str>;
-    /// True when the session has done its share and the next operation wants a new one.
+    /// True if the session has done its share and the next operation needs a new one.
     fn spent(&self, _session: &Self::Session) -> bool {
         false
     }
@@ -261,7 +260,7 @@ async fn run_connection<L: Load>(
             }
         }
         if let Some(open) = session.take_if(|open| load.spent(open)) {
-            // Counted as part of nothing: the server's answer to QUIT does not hold up mail.
+            // Not counted: the server's answer to QUIT does not delay mail.
             let _ = load.disconnect(open).await;
         }
     }
@@ -342,8 +341,8 @@ impl Load for SmtpLoad<'_> {
     }
 }
 
-/// POP3: one operation is one RETR. RFC 1939 lets one session hold a maildrop, so every connection
-/// needs an account of its own.
+/// POP3: one operation is one RETR. RFC 1939 allows one session per maildrop, so every connection
+/// needs its own account.
 struct Pop3Load<'a>(&'a ReadArguments);
 
 impl Load for Pop3Load<'_> {
@@ -492,7 +491,7 @@ impl Load for ImapLoad<'_> {
     }
 }
 
-/// Connections that log in, IDLE until the time is up, and leave.
+/// Connections that log in, IDLE until the time is over, and leave.
 struct IdleLoad<'a>(&'a IdleArguments);
 
 impl Load for IdleLoad<'_> {

@@ -39,9 +39,9 @@ impl Schedule {
         }
     }
 
-    /// The next operation, or `None` when there is none left to start at `now`. In an open loop the
-    /// tickets do not wait for anybody: when all connections are late, they fall behind, and the
-    /// latency of each operation still counts from its intended start.
+    /// The next operation, or `None` if there is none left to start at `now`. In an open loop the
+    /// schedule does not wait: when all connections are late, operations start late, and the
+    /// latency of each still counts from its intended start.
     pub fn take(&self, now: Instant) -> Option<Ticket> {
         if self.end.is_some_and(|end| now >= end) {
             return None;
@@ -64,8 +64,8 @@ impl Schedule {
         Some(Ticket { number, intended })
     }
 
-    /// Operations that were due by the end but that nobody could start: an open loop that the
-    /// server could not follow.
+    /// Operations that were due by the end but never started: the server could not sustain an open
+    /// loop's rate.
     pub fn missed(&self, now: Instant) -> u64 {
         let Some(interval) = self.interval else { return 0 };
         let elapsed = self.end.map_or(now, |end| end.min(now)).duration_since(self.start);

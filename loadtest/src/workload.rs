@@ -1,13 +1,13 @@
-//! What is sent: message text and addresses.
+//! The data sent: message text and addresses.
 
 /// `pattern` with `{}` replaced by `number`.
 pub fn address(pattern: &str, number: u64) -> String {
     pattern.replace("{}", &number.to_string())
 }
 
-/// A message of about `size` octets (never less than its headers): CRLF lines of words, a dot at the
-/// start of some of them. Some words are much more frequent than others, so that it compresses as
-/// text in a language does, to somewhat less than half.
+/// A message of about `size` octets (never less than its headers): CRLF lines of words, a dot at
+/// the start of some of them. Some words are much more frequent than others, so that it compresses
+/// like natural text, to somewhat less than half.
 pub fn message(size: usize, sender: &str) -> Vec<u8> {
     let mut text = format!(
         "From: <{sender}>\r\nTo: undisclosed-recipients:;\r\nSubject: ringload\r\n\

@@ -33,7 +33,7 @@ fn options() -> StoreOptions {
         partition: PartitionId(3),
         segment_size: 256 * 1024,
         write_buffer: 1 << 20,
-        // Tests reopen a device under a partition that still lives, which must leave files alone.
+        // Tests reopen a device under an existing partition, which must leave files alone.
         garbage_share: 0,
         card_split: cards::thirds,
         ..StoreOptions::default()
@@ -63,14 +63,14 @@ impl World {
     }
 }
 
-/// Runs `test` in a world of its own.
+/// Runs `test` in its own world.
 fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<World>) -> F) {
     let world = Rc::new(World::new(1));
     let simulation = world.simulation.clone();
     simulation.run_until(test(world));
 }
 
-/// Bytes that follow from `seed`.
+/// Bytes derived from `seed`.
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|at| (at.wrapping_mul(seed * 2 + 1) >> 3) as u8).collect()
 }
@@ -160,7 +160,7 @@ fn new_accounts_have_their_mailboxes() {
         assert_eq!(junk.special_use, Some(SpecialUse::Junk));
         let entries = partition.probe().entries;
         assert_eq!(entries, 1, "one entry makes an account");
-        // A delivery makes one too, and says where the message went.
+        // A delivery creates one too, and returns the message's location.
         let mut to_junk = target(BOB);
         to_junk.mailbox = Some("Junk".to_owned());
         let mut to_nowhere = target(BOB);
@@ -192,7 +192,7 @@ fn deliveries_to_one_mailbox_share_syncs() {
     });
 }
 
-/// Runs all futures at once as tasks of their own.
+/// Runs all futures at once as separate tasks.
 async fn join_all<T: 'static>(
     simulation: &Simulation,
     futures: Vec<impl Future<Output = T> + 'static>,
@@ -248,7 +248,7 @@ fn flags_keywords_and_unchangedsince() {
         let outcome = account.store_flags(inbox, &all, add.clone(), since).await.unwrap();
         assert_eq!(outcome.modified, [Uid(1), Uid(2)]);
         assert_eq!(outcome.updated.len(), 2);
-        // Again changes nothing, so no mod-sequence moves.
+        // Repeating it changes nothing, so no mod-sequence advances.
         let before = account.status(inbox).await.unwrap();
         let again = account.store_flags(inbox, &all, add, None).await.unwrap();
         assert_eq!(again.updated.len(), 4);
@@ -300,7 +300,7 @@ fn copy_move_and_expunge() {
         assert_eq!(moved.uids, [(Uid(1), Uid(3)), (Uid(4), Uid(4))], "the expunged are skipped");
         assert_eq!(uids(&account, inbox).await, []);
         assert_eq!(uids(&account, sent).await, [1, 2, 3, 4]);
-        // A view opened before still reads what was expunged since.
+        // A view opened before can still read messages expunged since.
         assert_eq!(whole_body(&account, before.get(4).unwrap()).await, bytes(4, 3000));
         let difference = before.difference(&view.current().unwrap());
         assert_eq!(difference.expunged, [0, 1, 2, 3, 4]);
@@ -434,8 +434,8 @@ fn a_failed_sync_shows_nothing_and_refuses_everything() {
     });
 }
 
-/// Whatever fails and whenever: what was told is there after reopening, what was refused is there
-/// whole or not at all, and nothing was shown that is gone.
+/// For every failure at every time: what was acknowledged is there after reopening, what was
+/// refused is there completely or not at all, and nothing visible was taken back.
 #[test]
 fn a_failing_device_loses_nothing_that_was_told() {
     type Fault = fn(u64) -> Faults;
@@ -568,7 +568,8 @@ fn cold_accounts_leave_memory_and_deliveries_read_no_tables() {
     });
 }
 
-/// Sessions hold more than the budget: a checkpoint cannot change that, and must not try for ever.
+/// Sessions hold more than the budget: a checkpoint cannot change that, and must not retry for
+/// ever.
 #[test]
 fn pinned_accounts_beyond_the_budget_cost_no_checkpoints() {
     let mut world = World::new(9);
@@ -591,7 +592,7 @@ fn pinned_accounts_beyond_the_budget_cost_no_checkpoints() {
     });
 }
 
-/// A checkpoint that is given up half-way, here while it writes a folder anew, loses no change.
+/// A checkpoint that is abandoned half-way, here while it rewrites a folder, loses no change.
 #[test]
 fn a_checkpoint_given_up_loses_nothing() {
     run(async |world: Rc<World>| {
@@ -605,8 +606,8 @@ fn a_checkpoint_given_up_loses_nothing() {
             account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
         }
         partition.checkpoint().await.unwrap();
-        // Runs of 2,048 records for 20 messages and 20 tombstones at most: the next checkpoint writes
-        // the folder anew.
+        // Runs of 2,048 records for at most 20 messages and 20 tombstones: the next checkpoint
+        // rewrites the folder.
         let most: Vec<Uid> = (1..=2028).map(Uid).collect();
         account.remove(MailboxId::INBOX, &most).await.unwrap();
         let seen = FlagChange::add(Flags::SEEN, Vec::new());
@@ -637,7 +638,7 @@ fn a_checkpoint_given_up_loses_nothing() {
     });
 }
 
-/// One account with names too long for any page keeps no other from its checkpoint.
+/// An account with names too long for any page does not prevent the checkpoint of others.
 #[test]
 fn names_of_an_account_fit_its_page() {
     run(async |world: Rc<World>| {
@@ -658,8 +659,8 @@ fn names_of_an_account_fit_its_page() {
     });
 }
 
-/// RFC 7162 7: a mod-sequence is at least 1, and what comes into an empty mailbox is above what
-/// was told of it.
+/// RFC 7162 7: a mod-sequence is at least 1, and messages added to an empty mailbox are above the
+/// reported one.
 #[test]
 fn mod_sequences_begin_above_zero() {
     run(async |world: Rc<World>| {
@@ -673,7 +674,7 @@ fn mod_sequences_begin_above_zero() {
     });
 }
 
-/// Sessions that idle and leave while nothing happens leave nothing behind.
+/// Sessions that idle and leave without a change leave nothing behind.
 #[test]
 fn a_view_that_stopped_waiting_is_forgotten() {
     struct Nobody;
@@ -710,7 +711,7 @@ fn checkpoint_bytes_are_proportional_to_change() {
                 snapshot(&account, MailboxId::INBOX).await.iter_from(0).copied().collect();
             account.copy(MailboxId::INBOX, &messages, MailboxId::INBOX).await.unwrap();
         }
-        // The cards of so many take more than one.
+        // The cards of this many take more than one run.
         for _ in 0..3 {
             partition.checkpoint().await.unwrap();
         }
@@ -726,7 +727,7 @@ fn checkpoint_bytes_are_proportional_to_change() {
             largest = largest.max(written(&partition) - before);
         }
         assert!(largest <= 16 * 1024, "{largest} bytes");
-        // Changes without end do not let the runs grow without end.
+        // Endless changes do not let the runs grow endlessly.
         for round in 0..6 {
             let every = FlagChange::replace(Flags(round & 3), Vec::new());
             let all: Vec<Uid> = (1..=1 << 14).map(Uid).collect();
@@ -820,8 +821,8 @@ fn measure_deliveries() {
     });
 }
 
-/// A STORE or EXPUNGE of a large folder goes by slices: others run in between, and what they change
-/// meanwhile is respected.
+/// A STORE or EXPUNGE of a large folder goes in slices: other sessions run in between, and their
+/// changes are respected.
 #[test]
 fn long_commands_let_others_in() {
     const COUNT: u32 = 4_096;
@@ -837,8 +838,8 @@ fn long_commands_let_others_in() {
         let all: Vec<Uid> = (first.uid.0..first.uid.0 + COUNT).map(Uid).collect();
         let (last, turns) = (*all.last().unwrap(), Rc::new(std::cell::Cell::new(0)));
 
-        // Another session takes `\Deleted` off the last message while EXPUNGE is under way, and
-        // counts how often it gets its turn.
+        // Another session removes `\Deleted` from the last message during EXPUNGE, and counts how
+        // often it runs.
         let deleted = FlagChange::add(Flags::DELETED, Vec::new());
         account.store_flags(MailboxId::INBOX, &all, deleted, None).await.unwrap();
         let other = {
@@ -862,8 +863,8 @@ fn long_commands_let_others_in() {
     });
 }
 
-/// Runs beside a long command and notes by how many messages a number of the account's moved
-/// between two of its turns.
+/// Runs beside a long command and records how far one of the account's counters moves between two
+/// of its turns.
 fn watch_steps(
     world: &World,
     account: &Account,
@@ -903,8 +904,8 @@ async fn filled(partition: &Partition, count: usize) -> Account {
     account
 }
 
-/// What one command changes in thousands of messages is published by pieces with turns between
-/// them, not with one batch of the log: publishing does not wait for anything.
+/// The changes of one command in thousands of messages are published in pieces with yields in
+/// between, not with one batch of the log: publishing itself cannot wait.
 #[test]
 fn long_commands_are_published_by_pieces() {
     const COUNT: usize = 10_000;
@@ -944,7 +945,7 @@ fn long_commands_are_published_by_pieces() {
     });
 }
 
-/// RFC 3501 6.4.7: a COPY that ends half way, here because its source is deleted, leaves nothing.
+/// RFC 3501 6.4.7: a COPY that ends half-way, here because its source is deleted, leaves nothing.
 #[test]
 fn a_copy_refused_on_the_way_is_taken_back() {
     const COUNT: usize = 8_000;
@@ -1002,7 +1003,7 @@ fn an_account_holds_so_many_messages() {
         let full = |outcome: Result<(), StoreError>| matches!(outcome, Err(StoreError::OverQuota));
         assert!(full(copy(&account).await), "nothing doubles for ever");
         assert!(full(append(&account, b"x").await.map(drop)));
-        // A move brings nothing new.
+        // A move adds nothing.
         let other = account.create_mailbox("Other", None).await.unwrap();
         account.move_messages(MailboxId::INBOX, &messages, other).await.unwrap();
         assert!(full(append(&account, b"x").await.map(drop)));
@@ -1020,7 +1021,7 @@ fn an_account_holds_so_many_messages() {
     });
 }
 
-/// A repetition may be for some of a delivery's accounts: the others are still without it.
+/// A repetition may name only some of a delivery's accounts: the others still lack it.
 #[test]
 fn a_repetition_stands_for_whom_it_was_for() {
     run(async |world: Rc<World>| {

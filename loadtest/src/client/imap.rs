@@ -9,7 +9,7 @@ use crate::arguments::Tls;
 pub struct ImapClient {
     wire: Wire,
     tag: u64,
-    /// Messages in the mailbox, as last told.
+    /// Messages in the mailbox, as last reported.
     pub exists: u64,
 }
 
@@ -29,7 +29,7 @@ impl ImapClient {
         Ok(client)
     }
 
-    /// Sends one command and reads to its tagged OK.
+    /// Sends one command and reads up to its tagged OK.
     pub async fn command(&mut self, text: &str) -> Result<()> {
         self.tag += 1;
         let tag = format!("r{}", self.tag);
@@ -37,7 +37,7 @@ impl ImapClient {
         self.finish(&tag, text).await
     }
 
-    /// APPEND to INBOX by a synchronising literal.
+    /// APPEND to INBOX with a synchronizing literal.
     pub async fn append(&mut self, message: &[u8]) -> Result<()> {
         self.tag += 1;
         let tag = format!("r{}", self.tag);
@@ -49,7 +49,7 @@ impl ImapClient {
         self.finish(&tag, "APPEND").await
     }
 
-    /// Enters IDLE; the session does nothing else afterwards but [`ImapClient::done`].
+    /// Enters IDLE; afterwards only [`ImapClient::done`] may be called.
     pub async fn idle(&mut self) -> Result<()> {
         self.tag += 1;
         self.wire.send(format!("r{} IDLE\r\n", self.tag).as_bytes()).await?;
@@ -108,7 +108,7 @@ fn exists(line: &[u8]) -> Option<u64> {
     std::str::from_utf8(number).ok()?.parse().ok()
 }
 
-/// A line that ends in `{123}` is followed by so many octets; the inner `None` is a bad number.
+/// A line that ends in `{123}` is followed by that many octets; the inner `None` is a bad number.
 fn literal(line: &[u8]) -> Option<Option<usize>> {
     let inner = line.strip_suffix(b"}")?;
     let open = inner.iter().rposition(|&byte| byte == b'{')?;

@@ -1,4 +1,4 @@
-//! Thin protocol clients: just what a load needs, written for ringload alone.
+//! Thin protocol clients: only what a load needs, written for ringload alone.
 
 pub mod imap;
 pub mod pop3;

@@ -20,7 +20,7 @@ pub struct SmtpClient {
     style: Style,
     /// Reused for each transaction's commands.
     commands: Vec<u8>,
-    /// The last message's content may be with the server, which has not acknowledged it.
+    /// The server may have the last message's content without having acknowledged it.
     in_doubt: bool,
 }
 
@@ -107,7 +107,7 @@ impl SmtpClient {
         Ok(())
     }
 
-    /// After a `send` that failed: whether the server may have the message all the same.
+    /// After a failed `send`: whether the server may have the message anyway.
     pub fn in_doubt(&self) -> bool {
         self.in_doubt
     }

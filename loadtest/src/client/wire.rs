@@ -55,7 +55,7 @@ impl Target {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Between the two, while STARTTLS shakes hands.
+    /// Between the two, during the STARTTLS handshake.
     None,
 }
 
@@ -132,7 +132,7 @@ impl Wire {
         }
     }
 
-    /// Reads and forgets `count` octets.
+    /// Reads and discards `count` octets.
     pub async fn skip(&mut self, mut count: usize) -> Result<()> {
         loop {
             let here = (self.input.len() - self.consumed).min(count);
@@ -145,7 +145,7 @@ impl Wire {
         }
     }
 
-    /// Forgets what was consumed and reads more; answers how many bytes came.
+    /// Discards consumed input and reads more; returns how many bytes were read.
     async fn fill(&mut self) -> Result<usize> {
         self.input.drain(..self.consumed);
         self.consumed = 0;
@@ -169,8 +169,8 @@ impl Wire {
     }
 }
 
-/// Load tests meet self-signed certificates; the signatures are still checked, since that is work
-/// a real client does.
+/// Load tests use self-signed certificates; the signatures are still checked, since real clients do
+/// that work.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

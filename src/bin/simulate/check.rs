@@ -1,10 +1,10 @@
-//! After every recovery: what was found against what must be there.
+//! Checks after every recovery: compares the recovered state with the expected one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::expectation::{Found, Key, Known, Model, PropertyPlace, SHARED, Share, partition_of};
 
-/// Holds everything found against the model and takes it over. For a server that only crashed and
+/// Compares everything found with the model and takes it over. For a server that only crashed and
 /// met failures within the device's contract; its queues must be empty.
 pub fn recovered(model: &mut Model, found: &Found) -> Result<(), String> {
     if let Some(error) = found.wrong.first().or(found.errors.first().map(|(_, error)| error)) {
@@ -31,7 +31,7 @@ pub fn recovered(model: &mut Model, found: &Found) -> Result<(), String> {
     nothing_taken_back(model, found)
 }
 
-/// What anybody saw is there, or its removal was asked for; and no number went back.
+/// Everything that a client saw is there, or its removal was requested; and no number decreased.
 fn nothing_taken_back(model: &mut Model, found: &Found) -> Result<(), String> {
     let there = |key: &Key| found.shares.iter().find_map(|share| share.messages.get(key));
     for (key, mod_seq) in &model.seen {
@@ -70,7 +70,7 @@ fn nothing_taken_back(model: &mut Model, found: &Found) -> Result<(), String> {
         model.see(*key, known.token, known.mod_seq)?;
     }
     model.seen.retain(|key, _| there(key).is_some());
-    // A removal that did not come about is one no more.
+    // A removal that did not happen is dropped.
     model.removals.retain(|key| match key.2 {
         0 => !found.statuses.contains_key(&(key.0, key.1)),
         _ => there(key).is_none(),
@@ -78,17 +78,17 @@ fn nothing_taken_back(model: &mut Model, found: &Found) -> Result<(), String> {
     Ok(())
 }
 
-/// What the disk of one partition did, and what its recovery said.
+/// What the disk of one partition did, and what its recovery reported.
 pub struct Damage {
     pub partition: u16,
     /// Recovery named damage.
     pub named: bool,
-    /// The disk lied about syncs: what it lost nobody can know.
+    /// The disk lied about syncs: what it lost cannot be known.
     pub lied: bool,
 }
 
-/// After a disk broke its contract: nothing false is served, what is not right is named, and what
-/// was not hit is as it was. `model` is exact unless the disk lied.
+/// After a disk broke its contract: nothing false is served, damage is named, and everything that
+/// was not hit is unchanged. `model` is exact unless the disk lied.
 pub fn damaged(model: &Model, found: &Found, damage: &Damage) -> Result<(), String> {
     if let Some(wrong) = found.wrong.first() {
         return Err(wrong.clone());
@@ -106,7 +106,7 @@ pub fn damaged(model: &Model, found: &Found, damage: &Damage) -> Result<(), Stri
     if damage.lied {
         return honest_partition_intact(model, found, hit);
     }
-    // Since the floor itself nothing more is known than that messages were lost.
+    // At the floor itself nothing more is known than that messages were lost.
     if let Some((.., inexact)) = found.inexact.iter().find(|(_, above, _)| *above) {
         return Err(inexact.clone());
     }
@@ -117,7 +117,7 @@ pub fn damaged(model: &Model, found: &Found, damage: &Damage) -> Result<(), Stri
             let (mut expected, there) =
                 (client.share.only(account), found.shares[owner].only(account));
             if failed(account) {
-                // What could not be read was named; the rest is compared.
+                // Unreadable messages were named; the rest is compared.
                 expected.messages.retain(|key, _| there.messages.contains_key(key));
                 if there.mailboxes.is_empty() {
                     continue;
@@ -154,7 +154,7 @@ fn accounts_of(one: &Share, other: &Share) -> BTreeSet<u64> {
     of_messages.chain(of_mailboxes).chain(of_names).chain(of_properties).collect()
 }
 
-/// Everything that could be read `before` can be read `after`.
+/// Everything that was readable `before` is readable `after`.
 pub fn still_there(before: &Found, after: &Found) -> Result<(), String> {
     for (before, after) in std::iter::zip(&before.shares, &after.shares) {
         for (key, known) in &before.messages {

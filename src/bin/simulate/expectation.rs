@@ -1,9 +1,9 @@
-//! What must be true: a plain in-memory model of what every client was told.
+//! The expected state: a plain in-memory model of what every client was told.
 //!
 //! Each session works on mail that carries its own tokens and on mailboxes that it named, so its
-//! view of the store is sequential: what is found must be the state after its last answered
-//! command, or that with the command under way carried out whole. Only UIDs, mailbox numbers and
-//! mod-sequences are taken from what is found; everything else the model knows by itself.
+//! view of the store is sequential: the state found must be that after its last answered command,
+//! or after the command in progress, completely executed. Only UIDs, mailbox numbers and
+//! mod-sequences are taken from the state found; the model knows everything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,11 @@ use crate::{
     store::{MailboxStatus, PropertyKind},
 };
 
-/// Partitions of the simulated server, each on a shard and a device of its own.
+/// Partitions of the simulated server, each on its own shard and device.
 pub const PARTITIONS: u16 = 2;
 /// Clients at once.
 pub const SESSIONS: u64 = 4;
-/// Tokens of this owner are the messages that all sessions race for; see `Op::Race`.
+/// Tokens of this owner are the messages that all sessions compete for; see `Op::Race`.
 pub const SHARED: u64 = SESSIONS;
 
 /// Account, mailbox, UID.
@@ -28,14 +28,14 @@ pub type PropertyPlace = (u64, u32, usize, String);
 pub const PROPERTY_KINDS: [PropertyKind; 4] =
     [PropertyKind::Acl, PropertyKind::Quota, PropertyKind::Metadata, PropertyKind::Seen];
 
-/// The value of a property that stands for a serial, of which later ones are higher.
+/// The value of a property for a serial; later ones are higher.
 pub fn value_of(serial: u64) -> Vec<u8> {
     let mut value = serial.to_le_bytes().to_vec();
     value.resize(8 + (serial.wrapping_mul(7919) % 90) as usize, b'v');
     value
 }
 
-/// The serial that a value stands for; `None` if it is no whole one.
+/// The serial of a value; `None` if it is not a complete one.
 pub fn serial_of(value: &[u8]) -> Option<u64> {
     let serial = u64::from_le_bytes(*value.first_chunk()?);
     (value_of(serial) == value).then_some(serial)
@@ -55,7 +55,7 @@ pub fn partition_of(account: u64) -> u16 {
     AccountId(account).partition(PARTITIONS).0
 }
 
-/// The body that a token stands for. Tokens with bit 40 have long ones.
+/// The body of a token. Tokens with bit 40 have long ones.
 pub fn body_of(token: u64) -> Vec<u8> {
     let long = token >> 40 & 1 == 1;
     let len = match long {
@@ -67,7 +67,7 @@ pub fn body_of(token: u64) -> Vec<u8> {
     body
 }
 
-/// The token whose body this is; `None` if it is no token's whole body.
+/// The token with this body; `None` if it is not a token's complete body.
 pub fn token_of(body: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(&body[..body.iter().position(|byte| *byte == b'\r')?]).ok()?;
     let token = line.strip_prefix("token ")?.parse().ok()?;
@@ -83,7 +83,7 @@ pub struct Known {
     pub mod_seq: ModSeq,
 }
 
-/// What one session made of the store.
+/// One session's part of the store.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Share {
     pub messages: BTreeMap<Key, Known>,
@@ -93,10 +93,10 @@ pub struct Share {
     pub properties: BTreeMap<PropertyPlace, Vec<u8>>,
 }
 
-/// A command of a session, with all that decides its effect.
+/// A command of a session, with everything that determines its effect.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// To the INBOX of each account, through the delivery service; `together`: one answer for all.
+    /// To the INBOX of each account, through the delivery service; `together`: one result for all.
     Deliver {
         token: u64,
         accounts: Vec<u64>,
@@ -125,7 +125,7 @@ pub enum Op {
         keywords: Vec<String>,
         since: Option<ModSeq>,
     },
-    /// Messages removed: by POP3 whatever their flags, by EXPUNGE those that are `\Deleted`.
+    /// Messages removed: by POP3 regardless of flags, by EXPUNGE those with `\Deleted`.
     Remove {
         account: u64,
         mailbox: u32,
@@ -155,7 +155,7 @@ pub enum Op {
     Property {
         changes: BTreeMap<PropertyPlace, Option<Vec<u8>>>,
     },
-    /// STORE with UNCHANGEDSINCE on the message that everybody races for.
+    /// STORE with UNCHANGEDSINCE on the message that all sessions compete for.
     Race {
         account: u64,
     },
@@ -174,24 +174,24 @@ pub enum FlagKind {
     Replace,
 }
 
-/// A delivery whose copies may still come: it was answered with success while a partition was out
-/// of reach (`required`), or its answer was none or a failure.
+/// A delivery whose copies may still arrive: it was answered with success while a partition was
+/// unavailable (`required`), or it got no answer or a failure.
 #[derive(Clone, Debug)]
 pub struct Floating {
     pub accounts: BTreeSet<u64>,
     pub required: bool,
 }
 
-/// One session as the checker knows it.
+/// One session as known to the checker.
 #[derive(Clone, Default, Debug)]
 pub struct Client {
     pub share: Share,
-    /// Under way, and whether its success was answered already.
+    /// The command in progress, and whether its success was already reported.
     pub op: Option<(Op, bool)>,
     pub floating: BTreeMap<u64, Floating>,
 }
 
-/// A mailbox as it was published at some time: what it holds as `since` for what is told as expunged.
+/// A mailbox as published at some time: the reference point for expunges reported since.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sight {
     pub uid_validity: UidValidity,
@@ -200,26 +200,26 @@ pub struct Sight {
     pub live: BTreeSet<u32>,
 }
 
-/// Sights of a mailbox that are remembered.
+/// Sights of a mailbox that are kept.
 const SIGHTS_MAX: usize = 6;
 
-/// What a mailbox tells as expunged since a sight.
+/// The expunges that a mailbox reports since a sight.
 pub struct Told<'a> {
     pub since: &'a Sight,
     pub floor: ModSeq,
     pub uids: Vec<u32>,
 }
 
-/// Everything the checker knows; outlives crashes.
+/// The checker's state; survives crashes.
 #[derive(Clone, Default, Debug)]
 pub struct Model {
     pub clients: Vec<Client>,
-    /// Every message that was ever visible, by token: its bytes must never be another's.
+    /// Every message that was ever visible, by token: its bytes must never change.
     pub ever: BTreeMap<Key, u64>,
     /// Mod-sequence of every message when last seen.
     pub seen: BTreeMap<Key, ModSeq>,
     pub statuses: BTreeMap<(u64, u32), MailboxStatus>,
-    /// Messages, or mailboxes (UID 0), whose removal was asked for.
+    /// Messages, or mailboxes (UID 0), whose removal was requested.
     pub removals: BTreeSet<Key>,
     /// Highest mod-sequence seen in each account.
     pub mod_seqs: BTreeMap<u64, ModSeq>,
@@ -227,9 +227,9 @@ pub struct Model {
     pub sights: BTreeMap<(u64, u32), Vec<Sight>>,
     /// Serial of every property when last seen.
     pub properties_seen: BTreeMap<PropertyPlace, u64>,
-    /// Serial at the time that the removal of a property was last asked for.
+    /// Serial at the time when the removal of a property was last requested.
     pub property_removals: BTreeMap<PropertyPlace, u64>,
-    /// (account, mod-sequence) on which somebody won the race.
+    /// (account, mod-sequence) for which a session won the race.
     pub wins: BTreeSet<(u64, ModSeq)>,
 }
 
@@ -243,7 +243,7 @@ impl Model {
         self.removals.contains(key) || self.removals.contains(&(key.0, key.1, 0))
     }
 
-    /// Takes in a message seen as published; an error if it is not the one it was.
+    /// Records a published message; an error if it differs from the earlier one.
     pub fn see(&mut self, key: Key, token: u64, mod_seq: ModSeq) -> Result<(), String> {
         let before = *self.ever.entry(key).or_insert(token);
         if before != token {
@@ -258,7 +258,7 @@ impl Model {
         Ok(())
     }
 
-    /// Takes in a property seen as published; an error if it was a later one before.
+    /// Records a published property; an error if it was a later one before.
     pub fn see_property(&mut self, place: PropertyPlace, value: &[u8]) -> Result<(), String> {
         let Some(serial) = serial_of(value) else {
             return Err(format!("FALSE PROPERTY served: {place:?} is {value:?}"));
@@ -270,7 +270,7 @@ impl Model {
         }
     }
 
-    /// Remembers how a mailbox looks.
+    /// Records the state of a mailbox.
     pub fn remember(&mut self, place: (u64, u32), now: Sight) {
         let sights = self.sights.entry(place).or_default();
         if sights.contains(&now) {
@@ -284,7 +284,7 @@ impl Model {
         }
     }
 
-    /// What must never be told, whatever was lost: a message as expunged that is there.
+    /// Must never be reported, whatever was lost: an existing message as expunged.
     pub fn check_told(place: (u64, u32), now: &Sight, told: &Told<'_>) -> Result<(), String> {
         let Told { since, uids, .. } = told;
         let ascending = uids.windows(2).all(|pair| pair[0] < pair[1]);
@@ -298,8 +298,8 @@ impl Model {
         }
     }
 
-    /// What is told as expunged since a sight at or above the floor is all that went, and nothing
-    /// that was gone by then.
+    /// The expunges reported since a sight at or above the floor are all that happened, and none
+    /// that happened before.
     pub fn check_exact(
         &self,
         place: (u64, u32),
@@ -307,12 +307,12 @@ impl Model {
         told: &Told<'_>,
     ) -> Result<(), String> {
         let Told { since, floor, uids } = told;
-        // Of an account that damage took whole, another one may have come into being since: its UIDs
-        // are others, and its UIDVALIDITY says so (RFC 3501 2.3.1.1).
+        // If damage took a whole account, another one may have been created since: its UIDs are
+        // different, and its UIDVALIDITY shows it (RFC 3501 2.3.1.1).
         if since.mod_seq < *floor || since.uid_validity != now.uid_validity {
             return Ok(());
         }
-        // A disk that lied about syncs took UIDs back.
+        // A disk that lied about syncs took back UIDs.
         let end = now.uid_next.max(since.uid_next);
         let came = (place.0, place.1, since.uid_next)..(place.0, place.1, end);
         let came = self.ever.range(came).map(|((_, _, uid), _)| *uid);
@@ -330,7 +330,7 @@ impl Model {
         }
     }
 
-    /// Takes in counters seen as published; an error if they went back.
+    /// Records published counters; an error if they decreased.
     pub fn see_status(&mut self, place: (u64, u32), now: MailboxStatus) -> Result<(), String> {
         let before = self.statuses.insert(place, now).unwrap_or(now);
         if before.uid_validity != now.uid_validity
@@ -350,25 +350,24 @@ impl Model {
 pub struct Found {
     pub shares: Vec<Share>,
     pub statuses: BTreeMap<(u64, u32), MailboxStatus>,
-    /// Accounts of which something could not be read, and why; empty unless the disk broke its
-    /// contract.
+    /// Accounts with something unreadable, and the error; empty unless the disk broke its contract.
     pub errors: Vec<(u64, String)>,
     /// Messages listed whose bodies could not be read.
     pub unreadable: BTreeSet<Key>,
-    /// How mailboxes look.
+    /// The states of mailboxes.
     pub sights: BTreeMap<(u64, u32), Sight>,
-    /// What is told as expunged and is not exact; the flag: since a mod-sequence above the floor.
+    /// Reported expunges that are not exact; the flag: since a mod-sequence above the floor.
     pub inexact: Vec<(u64, bool, String)>,
-    /// What was served and is false: never to be excused.
+    /// False data that was served: never allowed.
     pub wrong: Vec<String>,
 }
 
-/// UID of a message that ought to be there and is not.
+/// UID of a message that should be there but is missing.
 const MISSING: u32 = u32::MAX;
 
 impl Client {
-    /// The state after `op`, if it was carried out (`whole`) on the state before. New numbers are
-    /// those in `found`.
+    /// The state after `op`, executed (`whole`) or not, from the state before. New numbers are
+    /// taken from `found`.
     pub fn after(&self, op: &Op, found: &Share) -> Share {
         let mut share = self.share.clone();
         match op {
@@ -448,8 +447,8 @@ impl Client {
         share
     }
 
-    /// Holds what was found against what must be there and takes it over.
-    /// `settled`: all queues are empty, so nothing floats any more.
+    /// Compares the state found with the expected one and takes it over. `settled`: all queues are
+    /// empty, so no delivery is pending.
     pub fn reconcile(&mut self, found: &Share, settled: bool) -> Result<(), String> {
         self.take_in_floating(found)?;
         let op = self.op.take();
@@ -502,7 +501,7 @@ impl Client {
         Ok(())
     }
 
-    /// Copies of this delivery may come from now on, and must if it was answered with success.
+    /// Copies of this delivery may arrive from now on, and must if it was answered with success.
     pub fn float(&mut self, op: &Op, required: bool) {
         if let Op::Deliver { token, accounts, .. } = op {
             let accounts = accounts.iter().copied().collect();
@@ -510,7 +509,7 @@ impl Client {
         }
     }
 
-    /// Copies that came of floating deliveries: one for each account, all of a partition at once.
+    /// Copies from pending deliveries: one for each account, all of a partition at once.
     fn take_in_floating(&mut self, found: &Share) -> Result<(), String> {
         for (token, floating) in &mut self.floating {
             let mut came = BTreeSet::new();
@@ -544,8 +543,8 @@ impl Known {
 }
 
 impl Share {
-    /// Adds `known` at `place` under the number that it has in `found` and did not have `before`;
-    /// false if it is not there.
+    /// Adds `known` at `place` under the number that is new in `found` compared with `before`;
+    /// false if there is none.
     fn add(&mut self, found: &Share, before: &Share, place: (u64, u32), known: Known) -> bool {
         let range = (place.0, place.1, 0)..(place.0, place.1, u32::MAX);
         let new = found.messages.range(range).find(|(key, it)| {
@@ -554,7 +553,7 @@ impl Share {
                 && !self.messages.contains_key(key)
         });
         let uid = new.map_or(MISSING, |(key, _)| key.2);
-        // Mod-sequence 0: whatever is found.
+        // Mod-sequence 0: any value.
         self.messages.insert((place.0, place.1, uid), Known { mod_seq: ModSeq(0), ..known });
         new.is_some()
     }
@@ -581,14 +580,14 @@ impl Share {
                 FlagKind::Replace => (known.flags, known.keywords) = (*flags, names.collect()),
             }
             if *known != before {
-                // Higher than before, whatever it is.
+                // Higher than before, any value.
                 let now = found.messages.get(&key).map_or(ModSeq(0), |found| found.mod_seq);
                 known.mod_seq = now.max(ModSeq(before.mod_seq.0 + 1));
             }
         }
     }
 
-    /// What of this concerns one account.
+    /// The part that concerns one account.
     pub fn only(&self, account: u64) -> Share {
         let mut share = self.clone();
         share.messages.retain(|key, _| key.0 == account);
@@ -598,7 +597,7 @@ impl Share {
         share
     }
 
-    /// How `found` is not what is expected; empty if it is.
+    /// The differences of `found` from the expected state; empty if there are none.
     pub fn differences(&self, found: &Share) -> Vec<String> {
         let mut differences = Vec::new();
         let keys: BTreeSet<&Key> = self.messages.keys().chain(found.messages.keys()).collect();
@@ -642,7 +641,7 @@ impl Share {
     }
 }
 
-/// One message that is not as it should be, for people.
+/// One message that differs, for human readers.
 struct Difference<'a>(Key, Option<&'a Known>, Option<&'a Known>);
 
 impl std::fmt::Display for Difference<'_> {

@@ -1,9 +1,9 @@
 //! `simulate`: runs the store, the delivery service and the mesh on simulated disks and time, with
-//! crashes and faults drawn from a seed, and holds what they do against a plain model.
+//! crashes and faults drawn from a seed, and compares their behaviour with a plain model.
 //!
-//! The program compiles the server's sources a second time, with planted bugs live (`plant`): the
-//! library and the released binary do not have them. A seed runs on one thread; seeds run side by
-//! side, one on each processor.
+//! The program compiles the server's sources a second time, with planted bugs enabled (`plant`):
+//! the library and the released binary do not have them. A seed runs on one thread; seeds run in
+//! parallel, one on each processor.
 
 #[path = "../../directory/mod.rs"]
 #[allow(dead_code, unused_imports)]
@@ -89,7 +89,7 @@ struct Arguments {
     /// First seed
     #[arg(long, default_value_t = 0, conflicts_with = "seed")]
     start: u64,
-    /// Run this seed alone
+    /// Run only this seed
     #[arg(long)]
     seed: Option<u64>,
     /// Plant a bug: a name, `all` or `list`
@@ -104,7 +104,7 @@ struct Arguments {
 }
 
 thread_local! {
-    /// What this thread runs, for whoever panics.
+    /// The seed that this thread runs, for the panic message.
     static RUNNING: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A panic ends the process: say at least which seed it was.
+/// A panic ends the process: report at least the seed.
 fn name_seed_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -155,7 +155,7 @@ fn run_one(seed: u64, plant: Option<Plant>, steps: Option<usize>) -> Result<Tall
     outcome
 }
 
-/// What a row of seeds came to.
+/// The results of a series of seeds.
 #[derive(Default)]
 struct Summary {
     passed: u64,
@@ -256,7 +256,7 @@ fn run_seeds(arguments: &Arguments, plant: Option<Plant>) -> ExitCode {
     }
 }
 
-/// Tries every plant on seed after seed until one complains.
+/// Tries every plant on seed after seed until one fails.
 fn run_plants(arguments: &Arguments) -> ExitCode {
     let mut missed = 0;
     println!("{:<22} {:>6}  complaint", "plant", "seeds");

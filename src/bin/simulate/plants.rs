@@ -1,4 +1,4 @@
-//! The planted bugs by name, and what they are for the table that `--plant` prints.
+//! The planted bugs by name, and their descriptions for the table printed by `--plant`.
 
 use crate::plant::Plant;
 

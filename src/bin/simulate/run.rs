@@ -1,5 +1,5 @@
-//! One seed: a server that lives several times on the same devices, with clients at work, faults,
-//! and an end that is a power loss, a kill or a shutdown; checked after every recovery.
+//! One seed: a server with several lives on the same devices, with active clients, faults, and an
+//! end by power loss, kill or shutdown; checked after every recovery.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,22 +23,22 @@ use super::{
     world::{NotOpened, World},
 };
 
-/// Turns of the main loop after which a life that does not end is a complaint.
+/// Turns of the main loop after which a life that does not end is an error.
 const TURNS_MAX: u64 = 3_000_000;
 
 /// Operations of each device noted at the end of a life.
 const OPERATIONS_NOTED: usize = 40;
 
-/// Turns for which watchers go on looking when all sessions are done: reads must work whatever
-/// became of the disk.
+/// Turns for which watchers go on after all sessions are done: reads must work whatever happened to
+/// the disk.
 const AFTERWARDS: u32 = 100;
 
-/// What one seed came to when nothing was wrong.
+/// The result of a seed without errors.
 #[derive(Clone, Copy, Default)]
 pub struct Tally {
     pub crashes: u64,
     pub recoveries: u64,
-    /// Broken disks looked at.
+    /// Broken disks examined.
     pub damages: u64,
 }
 
@@ -48,7 +48,7 @@ pub struct Complaint {
     pub history: Vec<String>,
 }
 
-/// A small stream of choices.
+/// A small stream of random choices.
 struct Dice(u64);
 
 impl Dice {
@@ -66,7 +66,7 @@ impl Dice {
     }
 }
 
-/// Two accounts of each partition.
+/// Two accounts in each partition.
 fn accounts() -> Vec<u64> {
     let mut of = [0; PARTITIONS as usize];
     (1..)
@@ -79,7 +79,7 @@ fn accounts() -> Vec<u64> {
         .collect()
 }
 
-/// Runs `seed` to its end. `commands`: for each session in each life; drawn when `None`.
+/// Runs `seed` to its end. `commands`: for each session in each life; random if `None`.
 pub fn run(seed: u64, commands: Option<usize>) -> Result<Tally, Complaint> {
     let mut run = Run {
         dice: Dice(split_mix(seed)),
@@ -108,7 +108,7 @@ struct Run {
 enum End {
     /// Power loss.
     Crash(CrashMode, u64),
-    /// The process is gone, the page cache is not.
+    /// The process is gone, the page cache remains.
     Kill,
     /// All clients are done and the server shuts down.
     Close,
@@ -161,7 +161,7 @@ impl Run {
         Ok(world)
     }
 
-    /// Notes what lies on the devices.
+    /// Records the files on the devices.
     fn note_files(&self, world: &World) {
         for (partition, device) in world.devices.iter().enumerate() {
             for name in device.names() {
@@ -204,7 +204,7 @@ impl Run {
         })
     }
 
-    /// Puts the message that all sessions race for into each account.
+    /// Puts the message that all sessions compete for into each account.
     fn deliver_shared(&mut self, world: &World) -> Result<(), String> {
         for account in self.accounts.iter() {
             let token = self.ledger.token(SHARED, false);
@@ -226,7 +226,7 @@ impl Run {
         Ok(())
     }
 
-    /// Draws what the disks will do wrong within their contract; true if anything.
+    /// Draws the disks' faults within their contract; true if there are any.
     fn inject(&mut self, world: &World, liar: Option<u16>) -> bool {
         if let Some(partition) = liar {
             let faults = Faults { lying_sync: true, ..Faults::default() };
@@ -314,7 +314,7 @@ impl Run {
         }
     }
 
-    /// A session's home stays the same over all lives: what it knows is there.
+    /// A session's home stays the same in all lives: its known state is there.
     fn home(&self, number: u64, drawn: u64) -> u64 {
         let model = self.ledger.model.borrow();
         let share = &model.clients[number as usize].share;
@@ -335,7 +335,7 @@ impl Run {
         }
     }
 
-    /// The last operations on all devices, for who asked for the whole history.
+    /// The last operations on all devices, if the whole history was requested.
     fn note_operations(&self, world: &World) {
         for (partition, device) in world.devices.iter().enumerate() {
             for line in device.trace().borrow().last(OPERATIONS_NOTED) {
@@ -344,7 +344,7 @@ impl Run {
         }
     }
 
-    /// Ends the life; answers the devices that the next one finds.
+    /// Ends the life; returns the devices for the next one.
     fn end(&mut self, world: World, end: End, faults: bool) -> Result<Vec<MemoryDevice>, String> {
         match end {
             End::Kill => Ok(world.kill()),
@@ -379,7 +379,7 @@ impl Run {
         }
     }
 
-    /// In some last lives one disk answers syncs and does nothing.
+    /// In some last lives one disk answers syncs without doing anything.
     fn draw_liar(&mut self, last: bool) -> Option<u16> {
         (last && self.dice.one_in(8)).then(|| self.dice.below(u64::from(PARTITIONS)) as u16)
     }
@@ -397,20 +397,20 @@ impl Run {
         self.check_damaged(images.collect(), partition, true)
     }
 
-    /// Damages the disks of a server that was just found whole, in several ways one by one.
+    /// Damages the disks of a server that was just found intact, in several ways one by one.
     fn break_contract(&mut self, world: World) -> Result<(), String> {
         if self.dice.one_in(2) {
             world.kill();
             return Ok(());
         }
-        // With a checkpoint behind it no batch is the last, whose loss looks like a torn tail.
+        // After a checkpoint no batch is the last one, whose loss looks like a torn tail.
         for number in 0..PARTITIONS {
             let checkpoint = world.partition(number).checkpoint();
             let outcome = world.simulation.run_until(checkpoint);
             outcome.map_err(|error| format!("checkpoint of partition {number}: {error}"))?;
         }
         let devices = world.kill();
-        // What was believed at the last start was synced: nothing is lost by this.
+        // Everything used at the last start was synced: nothing is lost by this.
         let images = || -> Vec<MemoryDevice> {
             let image = |device: &MemoryDevice| {
                 let trace = device.trace();
@@ -431,7 +431,7 @@ impl Run {
         Ok(())
     }
 
-    /// Changes one place of a file; says what, `None` if nothing changed.
+    /// Changes one place of a file; returns a description, `None` if nothing changed.
     fn rot(&mut self, device: &MemoryDevice) -> Option<String> {
         const BLOCK: usize = 4096;
         const SECTOR: usize = 512;
@@ -445,7 +445,8 @@ impl Run {
         let at = self.dice.below(bytes.len() as u64) as usize;
         let block = at / BLOCK * BLOCK;
         let sector = at / SECTOR * SECTOR;
-        // Half of it misdirected writes: only few blocks make two entries trade places.
+        // Half of the cases are misdirected writes: only a few blocks make two entries trade
+        // places.
         let what = match self.dice.below(8) {
             0 | 1 => {
                 bytes[at] ^= 1 << self.dice.below(8);
@@ -494,7 +495,7 @@ impl Run {
         let named = named[usize::from(partition)];
         let mut damage = check::Damage { partition, named, lied };
         let before = self.look_damaged(&world, &mut damage)?;
-        // Compaction must take nothing away that could still be read, and a start neither.
+        // Neither compaction nor a start may destroy anything that was readable.
         let compacted = world.simulation.run_until(world.partition(partition).compact());
         self.ledger.note(format!("compacted after the damage: {compacted:?}"));
         let after = self.look_damaged(&world, &mut damage)?;
@@ -517,13 +518,13 @@ impl Run {
     fn look_damaged(&self, world: &World, damage: &mut check::Damage) -> Result<Found, String> {
         let life = self.life(world, u32::MAX, false);
         let found = world.simulation.run_until(extract(&life));
-        // A damaged page is put together from what the log still says, and told when it is asked for.
+        // A damaged page is salvaged from the log, and reported when it is read.
         damage.named |= !world.partition(damage.partition).damage_news().is_empty();
         check::damaged(&self.ledger.model.borrow(), &found, damage)?;
         Ok(found)
     }
 
-    /// Checks what another outcome of the same crash would have been.
+    /// Checks another possible outcome of the same crash.
     fn probe(&mut self, images: Vec<MemoryDevice>) -> Result<(), String> {
         let world = self.start(images)?;
         let life = self.life(&world, u32::MAX, false);

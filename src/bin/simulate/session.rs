@@ -1,5 +1,5 @@
-//! Clients: sessions that issue commands one after the other and hold the answer of each against
-//! the model, and watchers that look at everything all the time, as IMAP clients do.
+//! Clients: sessions that issue commands one after the other and compare each answer with the
+//! model, and watchers that read everything all the time, as IMAP clients do.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,13 +29,13 @@ use super::expectation::{
     token_of, value_of,
 };
 
-/// Lines of history that are kept for the report of a failure.
+/// Lines of history kept for the report of a failure.
 const HISTORY_MAX: usize = 400;
 
-/// What all clients of one run share; survives the crashes of the server.
+/// State shared by all clients of one run; survives crashes of the server.
 pub struct Ledger {
     pub model: RefCell<Model>,
-    /// The first complaint.
+    /// The first error.
     pub complaint: RefCell<Option<String>>,
     pub history: RefCell<VecDeque<String>>,
     next_token: Cell<u64>,
@@ -63,7 +63,7 @@ impl Ledger {
         history.push_back(line);
     }
 
-    /// Higher than all before; another than any token's.
+    /// Higher than all before; never equal to a token's.
     pub fn serial(&self) -> u64 {
         let serial = self.next_token.get();
         self.next_token.set(serial + 1);
@@ -89,19 +89,19 @@ pub struct Life {
     pub accounts: Rc<Vec<u64>>,
     /// The disk may fail within its contract: commands may be refused.
     pub faults: bool,
-    /// Sessions that still have commands.
+    /// Sessions with commands left.
     pub running: Cell<u64>,
     /// Watchers stop.
     pub ended: Cell<bool>,
-    /// Tokens of bodies read in this life, by partition and place.
+    /// Tokens of bodies read in this life, by partition and LSN.
     pub tokens: RefCell<BTreeMap<(u16, Lsn), u64>>,
     pub number: u32,
     pub step: Box<dyn Fn() -> usize>,
 }
 
-/// Why a command has no answer that counts.
+/// Why a command has no valid answer.
 enum Stop {
-    /// Refused by a disk that fails: allowed when faults are on.
+    /// Refused by a failing disk: allowed when faults are on.
     Refused(String),
     /// Must not happen.
     Wrong(String),
@@ -150,7 +150,7 @@ impl Life {
         self.ledger.note(format!("life {} step {step:5} {time:9} us  {who}: {what}", self.number));
     }
 
-    /// Lets others run, and time pass now and then.
+    /// Lets other tasks run, and sometimes time pass.
     async fn breathe(&self, idle: u32) {
         match self.pick(8) {
             0 => self.simulation.sleep(Duration::from_millis(1 << idle.min(14))).await,
@@ -162,7 +162,7 @@ impl Life {
         self.ended.get() || self.ledger.complaint.borrow().is_some()
     }
 
-    /// The token of a stored message, read from its body unless that was read before.
+    /// The token of a stored message, read from its body unless it is cached.
     async fn token(&self, account: &Account, message: &Message) -> Result<u64, String> {
         let place = (partition_of(account.id().0), message.body.lsn);
         if let Some(token) = self.tokens.borrow().get(&place) {
@@ -173,7 +173,7 @@ impl Life {
         Ok(token)
     }
 
-    /// Messages of `owner` in a mailbox as published, added to `share`; the rest is passed over.
+    /// Messages of `owner` in a mailbox as published, added to `share`; others are skipped.
     async fn look(
         &self,
         account: &Account,
@@ -194,7 +194,7 @@ impl Life {
     }
 }
 
-/// Reads a body and tells whose it is; an error if it cannot be read or is not a whole body.
+/// Reads a body and returns its token; an error if it cannot be read or is not a complete body.
 pub async fn read_token(account: &Account, message: &Message) -> Result<u64, String> {
     let body = account.read_body(&message.body, 0, usize::MAX).await;
     let body = body.map_err(|error| format!("body of UID {}: {error}", message.uid))?;
@@ -204,7 +204,7 @@ pub async fn read_token(account: &Account, message: &Message) -> Result<u64, Str
 pub fn known(snapshot: &Snapshot, message: &Message, token: u64) -> Known {
     let names = snapshot.keywords();
     let bits = message.flags.keywords.iter();
-    // A bit that has no name is a keyword that nobody set.
+    // A bit without a name is a keyword that no session set.
     let keywords = bits.map(|bit| names.get(bit).cloned().unwrap_or_else(|| format!("?{bit}")));
     Known {
         token,
@@ -214,7 +214,7 @@ pub fn known(snapshot: &Snapshot, message: &Message, token: u64) -> Known {
     }
 }
 
-/// The counters that the messages of a snapshot add up to; `recent` is taken as told.
+/// The counters of the messages in a snapshot; `recent` is taken unchecked.
 pub fn recount(snapshot: &Snapshot) -> MailboxStatus {
     let mut counted = MailboxStatus { recent: snapshot.status().recent, ..snapshot.status() };
     (counted.messages, counted.unseen, counted.deleted, counted.size) = (0, 0, 0, 0);
@@ -242,8 +242,8 @@ pub fn properties_of(account: &Account) -> BTreeMap<PropertyPlace, Vec<u8>> {
     found
 }
 
-/// Asks what was expunged since each of `sights`, and holds it against `model`. Errors come as wrong
-/// in any case, or as not exact: whether the mod-sequence asked for is above the floor.
+/// Queries the expunges since each of `sights`, and compares them with `model`. An error is either
+/// always wrong, or inexact, with the flag whether the requested mod-sequence is above the floor.
 async fn check_expunged(
     account: &Account,
     view: &MailboxView,
@@ -263,7 +263,7 @@ async fn check_expunged(
     }
     let (Some(before), Some(now)) = (before, view.current()) else { return Ok(Ok(None)) };
     if before.status() != now.status() {
-        // Others went on meanwhile.
+        // Other tasks ran meanwhile.
         return Ok(Ok(None));
     }
     let place = (account.id().0, mailbox.0);
@@ -284,7 +284,7 @@ async fn check_expunged(
     Ok(Ok(Some(now)))
 }
 
-/// One client and the commands it has left.
+/// One client and its remaining commands.
 pub struct Session {
     pub number: u64,
     pub home: u64,
@@ -326,8 +326,8 @@ impl Session {
         self.life.running.set(self.life.running.get() - 1);
     }
 
-    /// Waits until all partitions have opened themselves again, then takes over what became of the
-    /// command that was refused: it happened or it did not. False if they take too long.
+    /// Waits until all partitions have reopened, then takes over the result of the refused command:
+    /// it took effect or not. False if they take too long.
     async fn wait_for_disks(&self) -> Result<bool, Stop> {
         for idle in 0..300 {
             if self.life.over() {
@@ -368,7 +368,7 @@ impl Session {
         self.with_client(|client| client.share.clone())
     }
 
-    /// Chooses a command, carries it out, and checks what then is to be seen.
+    /// Chooses a command, executes it, and checks the visible result.
     async fn command(&self, who: &str) -> Result<(), Stop> {
         let Some(op) = self.choose() else { return Ok(()) };
         let floor = {
@@ -394,11 +394,11 @@ impl Session {
         outcome.map_err(Stop::Wrong)
     }
 
-    /// Everything of this session as published now.
+    /// This session's part as published now.
     async fn look_at_own(&self) -> Result<Share, Stop> {
         let mut found = Share::default();
         for id in self.life.accounts.iter() {
-            // Nobody else's account has mailboxes of this session; mail may be in its INBOX.
+            // Other accounts have no mailboxes of this session; there may be mail in their INBOX.
             let account = self.life.account(*id).await?;
             if *id == self.home {
                 found.properties = properties_of(&account);
@@ -424,7 +424,7 @@ impl Session {
         Ok(found)
     }
 
-    /// Holds what the command answered against what is to be seen.
+    /// Compares the command's answer with the visible state.
     fn check_answer(
         &self,
         op: &Op,
@@ -477,7 +477,7 @@ impl Session {
     }
 }
 
-/// What a command answered, as far as it is checked.
+/// A command's answer, as far as it is checked.
 #[derive(Debug)]
 enum Told {
     Nothing,
@@ -487,7 +487,7 @@ enum Told {
     Won(ModSeq),
 }
 
-/// Messages and mailboxes whose removal `op` asks for.
+/// Messages and mailboxes that `op` removes.
 fn removals(op: &Op, home: u64) -> Vec<Key> {
     match op {
         Op::Copy { source, uids, expunge: true, .. } => {
@@ -756,7 +756,7 @@ impl Session {
         }
     }
 
-    /// Reads the message that all race for, and changes its flags if nobody did since.
+    /// Reads the message that all compete for, and changes its flags if no other session did since.
     async fn race(&self) -> Result<Told, Stop> {
         let account = self.life.account(self.home).await?;
         let view = account.select(MailboxId::INBOX, false).await?;
@@ -791,7 +791,7 @@ async fn messages(
 
 // --- watching ---
 
-/// Looks at everything published, again and again: what was seen must never be taken back.
+/// Reads everything published, repeatedly: what was seen must never be taken back.
 pub async fn watch(life: Rc<Life>) {
     let mut idle = 0;
     let mut statuses: BTreeMap<(u64, u32), MailboxStatus> = BTreeMap::new();
@@ -834,7 +834,7 @@ async fn watch_account(
         news = true;
         check_counters(&snapshot).map_err(Stop::Wrong)?;
         {
-            // Before anything awaits: what is seen now must survive a crash from now on.
+            // Before any await: everything seen now must survive a crash from now on.
             let mut model = life.ledger.model.borrow_mut();
             model.see_status((id, info.id.0), snapshot.status()).map_err(Stop::Wrong)?;
             for message in snapshot.iter_from(0) {
@@ -874,7 +874,8 @@ pub fn check_counters(snapshot: &Snapshot) -> Result<(), String> {
     }
 }
 
-/// Holds a view while others expunge and compact, and reads its bodies: they must stay readable.
+/// Holds a view while other sessions expunge and compact, and reads its bodies: they must stay
+/// readable.
 pub async fn hold_views(life: Rc<Life>) {
     while !life.over() {
         let id = life.accounts[life.pick(life.accounts.len())];
@@ -914,7 +915,7 @@ async fn hold_one(life: &Life, id: u64) -> Result<(), Stop> {
 }
 
 /// Extracts everything, sorted by owner. Errors are collected, not returned: the caller knows
-/// whether there may be any.
+/// whether any are allowed.
 pub async fn extract(life: &Life) -> Found {
     let mut found = Found::default();
     found.shares.resize_with(SESSIONS as usize + 1, Share::default);
@@ -1000,7 +1001,7 @@ async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), 
     Ok(())
 }
 
-/// What is staged of a delivery reads back as it was pushed. Where the disk fails it is not read.
+/// A delivery's staged octets read back as pushed. If the disk fails they are not read.
 async fn read_staged(delivery: &Delivery, body: &[u8]) -> Result<(), Stop> {
     let mut read = Vec::new();
     while let Ok(piece) = delivery.read(read.len() as u64).await {

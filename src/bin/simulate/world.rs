@@ -1,5 +1,5 @@
-//! One life of the simulated server: partitions on simulated devices, shards that own them and the
-//! mesh between, all on one seeded executor and its virtual clock.
+//! One life of the simulated server: partitions on simulated devices, their owner shards and the
+//! mesh between them, all on one seeded executor and its virtual clock.
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
@@ -24,10 +24,10 @@ use crate::{
 
 use super::expectation::{PARTITIONS, partition_of};
 
-/// Virtual time that the queues have to drain: redelivery pauses double up to five minutes.
+/// Virtual time for the queues to drain: redelivery pauses double up to five minutes.
 const DRAIN_MAX: Duration = Duration::from_secs(4 * 3600);
 
-/// A server that runs.
+/// A running server.
 pub struct World {
     pub simulation: Simulation,
     pub devices: Vec<MemoryDevice>,
@@ -35,7 +35,7 @@ pub struct World {
     pub reports: Vec<RecoveryReport>,
 }
 
-/// Small sizes, so that segments are sealed, checkpoints written and accounts paged all the time.
+/// Small sizes, so that segments are sealed, checkpoints written and accounts paged constantly.
 fn store_options(partition: u16) -> StoreOptions {
     StoreOptions {
         partition: PartitionId(partition),
@@ -45,7 +45,7 @@ fn store_options(partition: u16) -> StoreOptions {
         write_buffer: 64 * 1024,
         garbage_share: 20,
         compaction_rate: 0,
-        // In every second partition, of what is not too short.
+        // In every second partition, and not for short bodies.
         compression: (partition % 2 == 1).then_some(Compression { level: 1, body_min: 300 }),
         run_records_max: 8,
         run_garbage_min: 6,
@@ -70,7 +70,7 @@ fn service_options() -> ServiceOptions {
     }
 }
 
-/// Nobody logs in here.
+/// There are no log-ins here.
 struct NoWorkers;
 
 impl PasswordWorkers for NoWorkers {
@@ -79,11 +79,11 @@ impl PasswordWorkers for NoWorkers {
     }
 }
 
-/// Why a server did not start: the partition and what it said.
+/// Why a server did not start: the partition and its error.
 pub struct NotOpened(pub u16, pub StoreError);
 
 impl World {
-    /// Opens all partitions on `devices`, joins the mesh, resumes what the queues hold.
+    /// Opens all partitions on `devices`, joins the mesh, resumes the queues.
     pub fn start(seed: u64, devices: Vec<MemoryDevice>) -> Result<World, NotOpened> {
         let simulation = Simulation::new(seed);
         let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
@@ -147,18 +147,18 @@ impl World {
         self.partition(partition_of(account))
     }
 
-    /// Operations on all devices so far: what crashes are counted in.
+    /// Operations on all devices so far: the unit for crash times.
     pub fn step(&self) -> usize {
         self.devices.iter().map(|device| device.trace().borrow().len()).sum()
     }
 
-    /// Waits until nothing is queued any more.
+    /// Waits until the queues are empty.
     pub fn drain(&self) -> Result<(), String> {
         let from = self.simulation.now();
         let queued = async || {
             let mut queued = 0;
             for number in 0..PARTITIONS {
-                // One that cannot say so has some, maybe.
+                // A partition that cannot answer may have some.
                 queued += self.partition(number).queued().await.unwrap_or(1);
             }
             queued
@@ -174,7 +174,7 @@ impl World {
         })
     }
 
-    /// A clean end: checkpoints, writers stopped. Answers the first failure.
+    /// A clean end: checkpoints, writers stopped. Returns the first failure.
     pub fn close(&self) -> Result<(), StoreError> {
         self.simulation.run_until(async {
             for number in 0..PARTITIONS {
@@ -184,7 +184,7 @@ impl World {
         })
     }
 
-    /// Ends everything at once: all tasks are gone, the devices stay as they are.
+    /// Ends everything at once: all tasks are dropped, the devices stay as they are.
     pub fn kill(self) -> Vec<MemoryDevice> {
         self.simulation.kill_tasks();
         for shard in &self.shards {

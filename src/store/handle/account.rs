@@ -790,7 +790,7 @@ impl Account {
             && uid >= found.cards.next()
             && found.cards.wanted(found.status.uid_next, least)
         {
-            // One that has changed is written sooner or later; to write all of that at once for the sake of
+            // A changed account is written sooner or later; writing everything at once only for
             // cards would hold the shard.
             if !state.dirty {
                 self.commits.accounts.checkpoint_wanted.set();
@@ -800,7 +800,7 @@ impl Account {
         run
     }
 
-    /// A run of cards is damaged: they are made anew from the messages.
+    /// A run of cards is damaged: they are remade from the messages.
     fn give_up_cards(&self, mailbox: MailboxId, run: BlockRunRef, error: &StoreError) {
         let mut state = self.cell.state.borrow_mut();
         let place = Place { account: Some(state.id), mailbox: Some(mailbox), uid: None };
@@ -872,7 +872,7 @@ fn translate(keywords: KeywordSet, between: &[(usize, KeywordSet)]) -> KeywordSe
         .fold(KeywordSet::default(), |set, (_, target)| set.union(*target))
 }
 
-/// Decides a slice of STORE and adds what becomes of each message to `outcome`.
+/// Decides a slice of STORE and adds each message's result to `outcome`.
 fn plan_flags(
     state: &mut AccountState,
     mailbox: MailboxId,

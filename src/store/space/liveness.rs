@@ -225,7 +225,7 @@ impl Capture {
 }
 
 impl Space {
-    /// Marks what is live in the segments `wanted`, all of which must lie below the horizon that was
+    /// Marks the live entries of the segments `wanted`, all of which must be below the horizon
     /// taken before.
     pub(crate) async fn mark(
         &self,
@@ -235,12 +235,13 @@ impl Space {
     ) -> Result<Marks, StoreError> {
         let mut marks = Marks::new(segments, wanted);
         self.mark_staged(&mut marks);
-        // Bodies committed and not yet published would be seen nowhere: let them be published.
+        // Bodies committed but not yet published would be seen nowhere: wait until they are
+        // published.
         if let Some(last) = self.commits.last_staged() {
             self.log.durable(last).await?;
         }
         self.mark_spool(&mut marks).await?;
-        // Accounts that no directory page knows yet.
+        // Accounts that are in no directory page yet.
         let mut unpaged: Vec<AccountId> = {
             let directory = self.accounts.directory.borrow();
             let (accounts, replayed) =
@@ -259,7 +260,7 @@ impl Space {
                 (directory.accounts_in(bucket), directory.bucket_count())
             };
             if now != count {
-                // The directory has grown: accounts are elsewhere now.
+                // The directory has grown: accounts have moved to other buckets.
                 (bucket, count) = (0, now);
                 continue;
             }
@@ -287,7 +288,7 @@ impl Space {
         Ok(marks)
     }
 
-    /// Chunks of bodies whose commit entry is still to come.
+    /// Chunks of bodies without a commit entry yet.
     fn mark_staged(&self, marks: &mut Marks) {
         for (lsn, len) in self.bodies.staged_chunks() {
             if !planted(Plant::ForgetStagedBodies) {
@@ -316,7 +317,7 @@ impl Space {
             Err(StoreError::Corrupt { .. }) => {}
             marked => return marked,
         }
-        // Loading salvages; what is put together then is in memory, whole.
+        // Loading salvages; a salvaged account is completely in memory.
         let cell = self.accounts.load(id).await?;
         let mailboxes: Vec<MailboxId> = cell.state.borrow().names.ids().collect();
         for mailbox in mailboxes {
@@ -334,7 +335,8 @@ impl Space {
         marks: &mut Marks,
         pace: &mut Pace,
     ) -> Result<(), StoreError> {
-        // One moment: nothing awaits until all is captured, or named by a page that never changes.
+        // One moment: there is no await until everything is captured, or named by an immutable
+        // page.
         let page = self.accounts.directory.borrow().get(id);
         let cell = self.accounts.get(id);
         let replayed = self.accounts.replayed.borrow().get(&id).cloned();
@@ -379,7 +381,7 @@ impl Space {
         Ok(())
     }
 
-    /// Newest run first: what it says is gone is not marked in older ones.
+    /// Newest run first: messages that it expunges are not marked in older ones.
     async fn mark_runs(
         &self,
         runs: &[RunRef],
@@ -432,10 +434,10 @@ impl Space {
             return Ok(());
         }
         marks.add(body.lsn, body.entry_len);
-        // Shorter ones lie in their commit entry.
+        // Shorter ones are in their commit entry.
         if body.size > BODY_CHUNK as u64 || body.size <= BODY_SMALL {
             return match self.mark_chunks(body, marks).await {
-                // The list of its chunks is lost, and they with it; its segment is quarantined.
+                // The list of its chunks is lost, and so are they; its segment is quarantined.
                 Err(StoreError::Corrupt { .. }) => Ok(()),
                 marked => marked,
             };

@@ -1,5 +1,5 @@
-//! Annotations: they come with a message or later, are found again by replay and by pages, go with their
-//! message, and what damage takes of them the log gives back as far as it can.
+//! Annotations are set with a message or later, survive through replay and pages, are removed with
+//! their message, and are restored from the log after damage as far as possible.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ fn set(number: u32, text: &str) -> (u32, Option<Bytes>) {
     (number, Some(Bytes::copy_from_slice(text.as_bytes())))
 }
 
-/// All values of a mailbox, asked for in pieces.
+/// All values of a mailbox, read in pieces.
 async fn values(account: &Account, mailbox: MailboxId) -> Model {
     let mut found = Model::new();
     let last = account.status(mailbox).await.unwrap().uid_next.0;
@@ -84,7 +84,7 @@ fn they_come_with_a_message_change_and_go_with_it() {
         partition.checkpoint().await.unwrap();
         check(&partition, &expected).await;
         check(&world.open().await, &expected).await;
-        // One goes by its message, one by its value; the other is changed over a run.
+        // One is removed with its message, one by itself; the other is changed over a run.
         account.remove(INBOX, &[second]).await.unwrap();
         account.annotate(INBOX, bare, vec![(7, None)]).await.unwrap();
         account.annotate(INBOX, first, vec![set(2, "again")]).await.unwrap();
@@ -104,7 +104,8 @@ fn they_come_with_a_message_change_and_go_with_it() {
     });
 }
 
-/// Many changes of the same values, and messages that come and go: the runs stay few and short.
+/// Many changes of the same values, and messages that are added and expunged: the runs stay few and
+/// short.
 #[test]
 fn what_says_nothing_any_more_is_written_out() {
     run(async |world: Rc<World>| {
@@ -132,7 +133,7 @@ fn what_says_nothing_any_more_is_written_out() {
         assert_eq!(values(&account, INBOX).await.len(), messages);
         assert!(runs.len() < 10, "{runs:?}");
         assert!(runs.iter().sum::<u32>() as usize <= 2 * messages * 3 / 2 + 1200, "{runs:?}");
-        // All of them go: so do their rows.
+        // All of them are expunged, and so are their rows.
         let all: Vec<Uid> = snapshot(&account, INBOX).await.iter_from(0).map(|it| it.uid).collect();
         account.remove(INBOX, &all).await.unwrap();
         partition.checkpoint().await.unwrap();
@@ -142,8 +143,8 @@ fn what_says_nothing_any_more_is_written_out() {
     });
 }
 
-/// A run rots. What was logged since the last compaction comes back; of what else was in it, nothing,
-/// and the operator hears of it.
+/// A run rots. Entries since the last compaction are restored; the rest of the run is lost, and the
+/// damage is reported.
 #[test]
 fn of_a_damaged_run_comes_back_what_the_log_has() {
     run(async |world: Rc<World>| {

@@ -1,4 +1,5 @@
-//! How bodies lie in the log: compressed where it pays, once for all who have them.
+//! How bodies are stored in the log: compressed where it pays, once for all accounts that have
+//! them.
 
 use proptest::prelude::*;
 
@@ -61,13 +62,13 @@ fn compressed_bodies_take_less_and_survive_everything_that_moves_them() {
         let probe = partition.probe();
         let raw: usize = expected.iter().map(Vec::len).sum();
         assert_eq!(probe.body_bytes, raw as u64);
-        // All of the text and half of the mixture go.
+        // All of the text and half of the mixture is saved.
         assert!(probe.body_bytes_stored < probe.body_bytes * 60 / 100, "{probe:?}");
         assert!(probe.bytes_written < probe.body_bytes * 65 / 100, "{probe:?}");
         assert!(bodies(&partition).await == expected);
         partition.close().await.unwrap();
 
-        // Switched off: what is there is read, what comes is kept as it came.
+        // Switched off: existing bodies are readable, new ones are stored uncompressed.
         let plain = World { options: options(), device: world.device.clone(), ..World::new(2) };
         let plain = World { simulation: world.simulation.clone(), ..plain };
         let partition = plain.open().await;
@@ -78,7 +79,7 @@ fn compressed_bodies_take_less_and_survive_everything_that_moves_them() {
 
         let partition = world.open().await;
         let alice = partition.account(ALICE).await.unwrap();
-        // A third of them goes, the rest is moved by compaction as it lies.
+        // A third of them is expunged, compaction moves the rest unchanged.
         let gone: Vec<Uid> =
             (1..=expected.len() as u32).filter(|uid| uid % 3 == 0).map(Uid).collect();
         alice.remove(MailboxId::INBOX, &gone).await.unwrap();
@@ -131,7 +132,7 @@ fn a_message_for_a_thousand_accounts_is_written_once() {
         run_with(compression, async |world: Rc<World>| {
             let partition = world.open().await;
             let ids = (1..=1000).map(AccountId);
-            // Accounts are made before: what follows is what mail takes.
+            // Accounts are created before, so that only the mail's size is measured.
             for id in ids.clone() {
                 partition.account(id).await.unwrap();
                 deliver(&partition, id, b"first").await;
@@ -141,7 +142,7 @@ fn a_message_for_a_thousand_accounts_is_written_once() {
             let staged = staged(&partition, &body).await;
             partition.deliver(staged, ids.clone().map(target).collect(), None).await.unwrap();
             let taken = written(&partition) - before;
-            // An effect a recipient: some tens of bytes.
+            // One effect per recipient: some tens of bytes.
             assert!(taken < 200_000 + 1000 * 100, "{taken} bytes for one body of 200,000");
             for id in [1, 500, 1000].map(AccountId) {
                 let account = partition.account(id).await.unwrap();
@@ -190,7 +191,7 @@ fn copies_write_no_bodies() {
         alice.copy(MailboxId::INBOX, &all, folder).await.unwrap();
         let taken = written(&partition) - before;
         assert!(taken < 10_000 * 60, "{taken} bytes for copies of 10,000 messages of 1,000 octets");
-        // Moved, they are not written again either.
+        // A move does not write them again either.
         let target = alice.create_mailbox("moved", None).await.unwrap();
         let copies: Vec<Message> = snapshot(&alice, folder).await.iter_from(0).copied().collect();
         let before = written(&partition);
@@ -203,8 +204,8 @@ fn copies_write_no_bodies() {
     });
 }
 
-/// A few octets of each of many pieces cost what is read and decompressed for them: others get
-/// their turn by that, also when nothing waits for the disk.
+/// Reading a few octets of each of many pieces counts what is read and decompressed for them: other
+/// sessions run in between, also if no read waits for the disk.
 #[test]
 fn many_small_readings_let_others_in() {
     run_with(COMPRESSED, async |world: Rc<World>| {
@@ -223,7 +224,7 @@ fn many_small_readings_let_others_in() {
             }
         });
         world.simulation.spawn(Priority::Foreground, other);
-        // All of it lies in the cache.
+        // Everything is in the cache.
         for _ in 0..5_000 {
             account.read_body(&body, 0, 1).await.unwrap();
         }
@@ -239,14 +240,14 @@ async fn spilled(partition: &Partition, body: &[u8], piece: usize) -> StagedBody
         assert!(writer.memory() >= writer.staged());
         writer.spill().await.unwrap();
         assert_eq!(writer.staged(), 0);
-        // The list of chunks is all that is left.
+        // Only the list of chunks is left.
         assert!(writer.memory() < 64 * 1024, "{}", writer.memory());
     }
     writer.finish(format!("summary of {}", body.len()).into_bytes()).await.unwrap()
 }
 
-/// Compaction does not look for chunks of short bodies: a short one that was spilled is put together
-/// again, or its bytes would go with the next compaction.
+/// Compaction does not look for chunks of short bodies: a short one that was spilled is
+/// reassembled, or its bytes would be lost with the next compaction.
 #[test]
 fn spilled_bodies_survive_compaction_whatever_their_size() {
     run_with(COMPRESSED, async |world: Rc<World>| {
@@ -276,7 +277,7 @@ fn spilled_bodies_survive_compaction_whatever_their_size() {
     });
 }
 
-/// However many end at once, only a few are put together in memory, and none waits for ever.
+/// However many end at once, only a few are reassembled in memory, and none waits for ever.
 #[test]
 fn many_spilled_bodies_end_at_once() {
     run_with(None, async |world: Rc<World>| {
@@ -299,8 +300,8 @@ fn many_spilled_bodies_end_at_once() {
     });
 }
 
-/// The head of an entry has a checksum of its own: what a long message is about is read without its
-/// body, also when the body is damaged; a damaged head is told.
+/// The head of an entry has its own checksum: the summary of a long message is read without its
+/// body, also if the body is damaged; a damaged head is reported.
 #[test]
 fn a_summary_is_read_and_checked_without_its_body() {
     run_with(None, async |world: Rc<World>| {
@@ -328,7 +329,7 @@ fn a_summary_is_read_and_checked_without_its_body() {
     });
 }
 
-/// What is put before a body, wherever that lies by then, comes first; and what is staged reads back.
+/// A prologue comes first wherever the body is by then, and staged octets read back.
 #[test]
 fn a_prologue_comes_first_and_a_staged_body_can_be_read() {
     for compression in [None, COMPRESSED] {

@@ -1,4 +1,4 @@
-//! Cards are made by checkpoints, agree with the messages' own entries, and come back when damaged.
+//! Checkpoints make cards, which agree with the messages' own entries and are remade when damaged.
 
 use super::*;
 use crate::store::{
@@ -23,7 +23,7 @@ async fn fill(partition: &Partition, numbers: std::ops::Range<u64>) {
     }
 }
 
-/// Every message's card says what its own entry says. Answers how many have one.
+/// Checks that every message's card agrees with its own entry. Returns how many have one.
 async fn check_all(partition: &Partition) -> usize {
     let account = partition.account(ALICE).await.unwrap();
     let mut with_cards = 0;
@@ -69,7 +69,7 @@ fn checkpoints_make_cards_of_many_messages_and_none_of_few() {
         fill(&partition, 60..400).await;
         partition.checkpoint().await.unwrap();
         assert_eq!(check_all(&partition).await, 400);
-        // A few more; then enough, which join the others; what was expunged is in the way of nobody.
+        // A few more; then enough, which are merged with the others; expunged messages do no harm.
         fill(&partition, 400..450).await;
         let account = partition.account(ALICE).await.unwrap();
         let gone: Vec<Uid> = (1..=450).filter(|uid| uid % 3 == 0).map(Uid).collect();
@@ -96,7 +96,7 @@ fn checkpoints_make_cards_of_many_messages_and_none_of_few() {
     });
 }
 
-/// Any bit of a run of cards may rot: every message is still described, and new cards are made.
+/// Any bit of a run of cards may rot: every message can still be described, and new cards are made.
 #[test]
 fn damaged_cards_are_made_anew() {
     for at in [60, 90, 300, 900] {
@@ -110,7 +110,7 @@ fn damaged_cards_are_made_anew() {
             let (name, offset, _) = &runs[0];
             world.device.corrupt(name, |bytes| bytes[offset + at] ^= 1);
             let partition = world.open().await;
-            // The background task may have made some by the time it has looked at all.
+            // The background task may have made some by the time all are read.
             assert!(check_all(&partition).await < 300, "{at}");
             assert!(partition.damage_news().iter().any(|it| it.place.account == Some(ALICE)));
             partition.checkpoint().await.unwrap();
@@ -120,7 +120,8 @@ fn damaged_cards_are_made_anew() {
     }
 }
 
-/// A mailbox whose messages have none, as one of the first format, gets them when it is looked through.
+/// A mailbox whose messages have none, like one of the first format, gets them when it is read
+/// through.
 #[test]
 fn who_looks_through_a_mailbox_without_cards_has_them_made() {
     run(async |world: Rc<World>| {
@@ -133,7 +134,7 @@ fn who_looks_through_a_mailbox_without_cards_has_them_made() {
             state.mailboxes.get_mut(&MailboxId::INBOX).unwrap().cards = Default::default();
         }
         assert!(check_all(&partition).await < 200);
-        // The background task was asked.
+        // The background task was asked to make them.
         for _ in 0..1_000 {
             world.simulation.yield_now().await;
         }
@@ -142,7 +143,7 @@ fn who_looks_through_a_mailbox_without_cards_has_them_made() {
     });
 }
 
-/// Cards are given up while a checkpoint makes others: what it made does not stand for those.
+/// Cards are given up while a checkpoint makes others: the new ones must not replace the lost ones.
 #[test]
 fn cards_given_up_under_a_checkpoint_are_made_anew() {
     let mut given_up = 0;

@@ -1,4 +1,4 @@
-//! Compaction through the partition's handles: what is alive stays readable, the rest goes.
+//! Compaction through the partition's handles: live data stays readable, the rest is freed.
 
 use super::*;
 use crate::{
@@ -30,7 +30,7 @@ async fn fill(partition: &Partition, account: AccountId, numbers: std::ops::Rang
     }
 }
 
-/// Checks every message of INBOX, whose UID tells its number, and returns the UIDs.
+/// Checks every message of INBOX, whose UID determines its number, and returns the UIDs.
 async fn check_inbox(partition: &Partition, account: AccountId) -> Vec<u32> {
     let account = partition.account(account).await.unwrap();
     let snapshot = snapshot(&account, MailboxId::INBOX).await;
@@ -62,7 +62,7 @@ fn space_comes_back_and_what_stays_is_whole() {
             assert_eq!((report.bytes_before, report.quarantined.len()), (before as u64, 0));
             assert_eq!(report.bytes_after, after as u64);
             assert!(report.segments_deleted > 0 && after < before, "{report:?}");
-            // What lies above the last checkpoint, and less than a tenth of each segment.
+            // The log above the last checkpoint, and less than a tenth of each segment.
             let live: usize = check_inbox(&partition, ALICE)
                 .await
                 .iter()
@@ -83,7 +83,7 @@ fn space_comes_back_and_what_stays_is_whole() {
         assert_eq!(again.quarantined.len(), 0);
         let settled = segment_bytes(&world).await;
         partition.compact().await.unwrap();
-        // Nothing is rewritten for ever: only checkpoints come and go.
+        // Rewriting ends: only checkpoints come and go.
         assert!(segment_bytes(&world).await.abs_diff(settled) < 64 * 1024);
         partition.close().await.unwrap();
         let partition = world.open().await;
@@ -128,7 +128,7 @@ fn a_held_view_reads_on_through_compaction() {
     });
 }
 
-/// The registry of bodies being staged is what keeps them.
+/// The registry of staged bodies keeps them.
 #[test]
 fn forgotten_staged_bodies_are_noticed() {
     plant(Some(Plant::ForgetStagedBodies));
@@ -170,8 +170,8 @@ fn what_is_being_taken_in_is_not_garbage() {
     });
 }
 
-/// However slowly a body comes in, what is logged behind it is compacted, and its own chunks move; it
-/// is whole when it is committed at last, also after a kill and another compaction.
+/// However slowly a body arrives, the log behind it is compacted, and its own chunks move; it is
+/// complete when it is finally committed, also after a kill and another compaction.
 #[test]
 fn a_body_that_trickles_in_holds_back_nothing() {
     run(async |world: Rc<World>| {
@@ -204,7 +204,7 @@ fn a_body_that_trickles_in_holds_back_nothing() {
             assert!(whole_body(&account, &message).await == body);
         };
         whole(&partition).await;
-        // As if killed: the commit entry is replayed, its chunks lie in compacted segments.
+        // Killed: the commit entry is replayed, its chunks are in compacted segments.
         world.simulation.kill_tasks();
         drop((never, partition));
         let partition = world.open().await;
@@ -276,14 +276,14 @@ fn garbage_calls_for_compaction_by_itself() {
         }
         let probe = partition.probe();
         assert!(probe.compactions > 3 && probe.segments_deleted > 20, "{probe:?}");
-        // Written is more than ten times that.
+        // More than ten times that was written.
         assert!(most < 12 * world.options.segment_size as usize, "{most} bytes, {probe:?}");
         assert!(probe.bytes_written > 10 << 20, "{probe:?}");
     });
 }
 
-/// Whatever append or sync of the disk fails while a cycle runs: either the log is in trouble and a
-/// restart finds everything, or the cycle alone has failed and everything goes on.
+/// Any append or sync may fail while a cycle runs: either the log is in trouble and a restart finds
+/// everything, or only the cycle has failed and everything goes on.
 #[test]
 fn a_failing_disk_ends_the_cycle_and_loses_nothing() {
     let mut survived = 0;
@@ -313,7 +313,7 @@ fn a_failing_disk_ends_the_cycle_and_loses_nothing() {
     assert!(survived > 3, "{survived}");
 }
 
-/// Checkpoints and cycles make garbage themselves; with nobody changing anything they must end.
+/// Checkpoints and cycles make garbage themselves; without other changes they must end.
 #[test]
 fn an_idle_partition_comes_to_rest() {
     let mut world = World::new(4);

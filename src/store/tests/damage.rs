@@ -1,5 +1,5 @@
-//! One wrong bit, or one block gone, anywhere in a partition's files: it starts, loses at most what
-//! lay there, serves nothing false and gives no UID out again.
+//! One wrong bit, or one lost block, anywhere in a partition's files: it starts, loses at most the
+//! data there, serves nothing false and reuses no UID.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     runtime::{device::Device, simulation::split_mix},
 };
 
-/// Flips tried; `RINGMAIL_FLIPS` asks for more.
+/// Number of flips; `RINGMAIL_FLIPS` raises it.
 const FLIPS: u64 = 150;
 const BLOCKS: u64 = 60;
 
@@ -88,7 +88,7 @@ async fn all_mail(
     }
 }
 
-/// The files of a partition with everything in them, and what it holds.
+/// The files of a partition with everything in them, and its contents.
 async fn workload(world: &World, crash: bool) -> (BTreeMap<String, Vec<u8>>, Mail) {
     let (partition, _) = open(&world.device, world).await;
     for round in 1..7 {
@@ -122,11 +122,11 @@ async fn check(world: &World, files: &BTreeMap<String, Vec<u8>>, mail: &Mail, wh
             Err(StoreError::Corrupt { .. }) => unreadable += 1,
             Err(error) => panic!("{what}: {key:?}: {error}"),
         }
-        // An effect that was lost may have been its flags.
+        // A lost effect may have been its flags.
         assert!(flags == expected || !report.damage.is_empty() || partition.rooms.damages.any());
     })
     .await;
-    // No UID comes back.
+    // No UID is reused.
     for (id, name) in [(ALICE, "INBOX"), (BOB, "INBOX")] {
         let highest = mail.keys().filter(|key| key.0 == id && key.1 == name).map(|key| key.2).max();
         let delivered = deliver(&partition, id, b"new").await;
@@ -157,7 +157,7 @@ fn place(sizes: &[(String, usize)], mut at: usize) -> (String, usize) {
     unreachable!("beyond the last byte")
 }
 
-/// Messages that one entry may hold: the delivery to three, and copies of what lies in it.
+/// Messages that one entry may hold: the delivery to three, and copies of its body.
 const ENTRY_MESSAGES: usize = 6;
 
 fn bits_flip(crash: bool) {
@@ -266,7 +266,7 @@ fn every_wrong_bit_is_found() {
     });
 }
 
-/// Breaks the payload of every entry that `which` chooses, in all files.
+/// Breaks the payload of every entry chosen by `which`, in all files.
 fn break_entries(
     files: &mut BTreeMap<String, Vec<u8>>,
     which: impl Fn(&log::EntryHeader) -> bool,
@@ -329,8 +329,8 @@ fn messages_of_a_folder_that_nothing_names_come_back_in_recovered() {
     });
 }
 
-/// Expunges two messages, loses every entry of `kind`, and tells what is then claimed of expunges: whether
-/// it is no more than can be known, and what is expunged after is.
+/// Expunges two messages, loses every entry of `kind`, and checks what is then reported as
+/// expunged: no more than can be known, and every later expunge.
 async fn claims_after_loss(world: &World, kind: log::EntryKind) -> bool {
     let inbox = MailboxId::INBOX;
     let (partition, _) = open(&world.device, world).await;
@@ -365,7 +365,7 @@ async fn claims_after_loss(world: &World, kind: log::EntryKind) -> bool {
     told.floor >= highest && told.uids.is_empty()
 }
 
-/// Where a page or a run is lost nothing is claimed of what was expunged before; and a floor that stays
+/// If a page or a run is lost, no earlier expunges are reported; and a floor that does not rise
 /// would be noticed.
 #[test]
 fn the_floor_rises_where_damage_may_have_taken_expunges() {
@@ -381,8 +381,8 @@ fn the_floor_rises_where_damage_may_have_taken_expunges() {
     assert!(!check(log::EntryKind::AccountPage, Some(Plant::KeepFloorAfterLoss)));
 }
 
-/// Between the reading of runs that a checkpoint will join and the joining others run. One of them
-/// may salvage the table, after which none of those runs is the mailbox's any more.
+/// Between the reading of runs that a checkpoint will merge and the merging, other tasks run. One
+/// of them may salvage the table, after which none of those runs belongs to the mailbox any more.
 #[test]
 fn a_table_salvaged_under_a_checkpoint() {
     run(async |world: Rc<World>| {

@@ -1,4 +1,4 @@
-//! What was expunged since a mod-sequence: exact above the floor, whatever was written, joined and read
+//! Expunges since a mod-sequence: exact above the floor, whatever was written, merged and read
 //! again in between.
 
 use super::*;
@@ -24,7 +24,7 @@ fn tombstones_outlive_checkpoints_and_starts() {
         }
         let start = highest(&account).await;
         account.remove(INBOX, &[Uid(3), Uid(4)]).await.unwrap();
-        // These never were in any run.
+        // These were never in any run.
         let middle = highest(&account).await;
         partition.checkpoint().await.unwrap();
         account.remove(INBOX, &[Uid(1), Uid(9)]).await.unwrap();
@@ -66,7 +66,7 @@ fn the_oldest_go_and_the_floor_rises_with_them() {
             let account = partition.account(ALICE).await.unwrap();
             account.remove(INBOX, &[Uid(uid)]).await.unwrap();
             gone.push((uid, highest(&account).await));
-            // As many as messages are left, within the bounds.
+            // As many as there are messages left, within the limits.
             let most = (12 - uid as usize).clamp(3, 5).min(gone.len());
             let kept = &gone[gone.len() - most..];
             let (floor, uids) = since(&account, ModSeq(0)).await;
@@ -96,7 +96,7 @@ fn the_oldest_go_and_the_floor_rises_with_them() {
     });
 }
 
-/// A command that expunges more at once than are kept leaves none of them.
+/// A command that expunges more messages at once than are kept leaves none of them.
 #[test]
 fn what_went_together_is_forgotten_together() {
     run(async |world: Rc<World>| {

@@ -1,5 +1,5 @@
-//! The change feed: who follows it knows what there is, across crashes, missed changes and a log that
-//! fails; and the planted mistakes show.
+//! The change feed: a subscriber has the exact state, across crashes, missed changes and a failing
+//! log; and planted mistakes are found.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use crate::{
     store::{FeedEvent, Subscription},
 };
 
-/// What is known of messages: their mod-sequences by UID, of each mailbox.
+/// Known messages: their mod-sequences by UID, for each mailbox.
 type Mirror = BTreeMap<(AccountId, u32), BTreeMap<u32, u64>>;
 
 const ACCOUNTS: [AccountId; 4] = [ALICE, BOB, AccountId(30), AccountId(31)];
 
-/// Follows a partition as an index would: it looks only at what it is told of.
+/// Follows a partition as an index would: it reads only accounts that it is told of.
 struct Follower {
     subscription: Subscription,
     mirror: Mirror,
-    /// The last entry told, and how many changes of it.
+    /// The last reported entry, and the number of its changes.
     last: (Lsn, usize),
     told: usize,
     missed: usize,
@@ -40,7 +40,7 @@ impl Follower {
         follower
     }
 
-    /// Takes over the account as it is now.
+    /// Reads the account's present state.
     async fn look(&mut self, partition: &Partition, id: AccountId) {
         let account = partition.account(id).await.unwrap();
         self.mirror.retain(|(of, _), _| *of != id);
@@ -51,7 +51,8 @@ impl Follower {
         }
     }
 
-    /// Follows until nothing is left. One that is told twice, early or out of order complains.
+    /// Follows until the queue is empty. Returns an error for changes reported twice, early or out
+    /// of order.
     async fn follow(&mut self, partition: &Partition) -> Result<(), String> {
         while let Some(event) = self.subscription.try_next() {
             match event {
@@ -78,7 +79,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Whether it knows exactly what there is.
+    /// Checks that its state is exactly the partition's.
     async fn check(&self, partition: &Partition) -> Result<(), String> {
         for id in ACCOUNTS {
             let account = partition.account(id).await.unwrap();
@@ -96,7 +97,7 @@ impl Follower {
     }
 }
 
-/// Some changes, at random; those that fail have not happened. Answers how many effects were published.
+/// Makes some random changes; failed ones have no effect. Returns how many effects were published.
 async fn change(partition: &Partition, seed: &mut u64) -> usize {
     let mut pick = |below: u64| {
         *seed = split_mix(*seed);
@@ -135,7 +136,7 @@ async fn change(partition: &Partition, seed: &mut u64) -> usize {
     done.unwrap_or(0)
 }
 
-/// A life with crashes; `Err` if the follower ends up knowing something else, or complains.
+/// Lives with crashes; `Err` if the follower's state becomes wrong, or it finds an error.
 fn lives(seed: u64, capacity: usize) -> Result<(usize, usize), String> {
     let world = Rc::new(World::new(seed));
     let simulation = world.simulation.clone();
@@ -152,7 +153,7 @@ fn lives(seed: u64, capacity: usize) -> Result<(usize, usize), String> {
             let resumed = follower.check(&partition).await;
             resumed.map_err(|error| format!("life {life}, resumed: {error}"))?;
             for step in 0..30 {
-                // A change under way while the follower looks.
+                // A change in progress while the follower reads.
                 let (other, mut theirs) = (partition.clone(), seed ^ step);
                 let task = async move {
                     change(&other, &mut theirs).await;
@@ -173,7 +174,7 @@ fn lives(seed: u64, capacity: usize) -> Result<(usize, usize), String> {
             follower.follow(&partition).await?;
             follower.check(&partition).await.map_err(|error| format!("life {life}: {error}"))?;
             (told, missed) = (told + follower.told, missed + follower.missed);
-            // What it knew at some time, and goes on from.
+            // An earlier state, from which it resumes.
             resume = Some((follower.mirror.clone(), follower.subscription.seen()));
             for _ in 0..10 {
                 change(&partition, &mut seed).await;
@@ -202,7 +203,7 @@ fn who_follows_knows_what_there_is() {
     assert!(told > 500 && missed > 20, "{told} told, {missed} times missed");
 }
 
-/// Each change once: counted against what was done, by one who only counts.
+/// Each change once: counted against the changes made, by a subscriber that only counts.
 #[test]
 fn each_change_is_told_once() {
     let count = || {
@@ -243,7 +244,7 @@ fn planted_mistakes_show() {
     }
 }
 
-/// A watch over an account is woken by what happens in any of its mailboxes, and to their names.
+/// A watch on an account is woken by changes in any of its mailboxes, and of their names.
 #[test]
 fn an_account_is_watched_whole() {
     run(async |world: Rc<World>| {

@@ -1,4 +1,5 @@
-//! Properties of accounts and mailboxes: all or nothing, seen once durable, gone with their mailbox.
+//! Properties of accounts and mailboxes: all or nothing, visible once durable, removed with their
+//! mailbox.
 
 use super::*;
 
@@ -32,7 +33,7 @@ fn several_properties_are_set_at_once_and_survive() {
         ];
         account.set_properties(changes.clone()).await.unwrap();
         assert_eq!(partition.probe().entries, entries + 1, "one entry for all");
-        // What changes nothing writes nothing.
+        // An unchanged value writes nothing.
         account.set_properties(changes).await.unwrap();
         let absent = key(PropertyKind::Acl, INBOX, "nobody");
         account.set_properties([(absent, None)]).await.unwrap();
@@ -51,7 +52,7 @@ fn several_properties_are_set_at_once_and_survive() {
             assert_eq!(account.properties(PropertyKind::Seen, INBOX), [seen]);
         };
         check(&account);
-        // By replay, by a page, and by a page that nothing was replayed over.
+        // By replay, by a page, and by a page without a replay.
         check(&world.open().await.account(ALICE).await.unwrap());
         partition.checkpoint().await.unwrap();
         check(&world.open().await.account(ALICE).await.unwrap());
@@ -94,7 +95,7 @@ fn a_property_is_seen_when_it_is_durable_and_decides_at_once() {
         let octets = "octets of properties per account";
         assert!(matches!(refused, Err(StoreError::Limit(what)) if what == octets), "{refused:?}");
         set(1, Some(vec![b'x'; 17])).await.unwrap();
-        // One goes and another comes.
+        // One is removed and another is added.
         let swap = [(keys[0].clone(), None), (keys[2].clone(), value("3"))];
         account.set_properties(swap).await.unwrap();
 

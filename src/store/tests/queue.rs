@@ -1,4 +1,4 @@
-//! Mail that waits to be sent on, in the account that nobody has; and how the spool of format 1 gets there.
+//! Queued mail, in the reserved account; and how format 1's spool gets there.
 
 use bytes::Bytes;
 
@@ -59,7 +59,7 @@ async fn spool(partition: &Partition, payload: Bytes, body: &[u8]) -> Lsn {
     lsn
 }
 
-/// What was spooled: payload and body.
+/// The spooled payload and body.
 fn spooled(n: u64) -> (Vec<u8>, Vec<u8>) {
     let payload = format!("payload {n} ").into_bytes();
     let len = if n == 1 { 40_000 } else { 30 };
@@ -69,10 +69,11 @@ fn spooled(n: u64) -> (Vec<u8>, Vec<u8>) {
 
 const SPOOLED: u64 = 4;
 
-/// All that waits, wherever it is: payloads and bodies, in order; and how many are in the spool.
+/// All waiting messages, wherever they are: payloads and bodies, in order; and how many are in the
+/// spool.
 async fn waiting(partition: &Partition) -> (Vec<(Vec<u8>, Vec<u8>)>, usize) {
     let queue = partition.queue().await.unwrap();
-    // In one moment: what moves meanwhile would be seen twice or never.
+    // In one moment: a message that moves meanwhile would be seen twice or never.
     let view = queue.select(INBOX, false).await.ok();
     let snapshot = view.and_then(|view| view.current());
     let standing: Vec<_> =
@@ -97,7 +98,7 @@ fn the_spool_of_format_1_moves_to_the_queue_whatever_happens() {
     expected.sort();
     let before = Rc::new(World::new(1));
     let simulation = before.simulation.clone();
-    // As a server of the first format left it: one in the checkpoint's root, the others logged.
+    // As a server with the first format left it: one in the checkpoint's root, the others logged.
     simulation.run_until(async {
         let partition = before.open().await;
         partition.keep_still();
@@ -138,7 +139,7 @@ fn the_spool_of_format_1_moves_to_the_queue_whatever_happens() {
         assert_eq!(again.verify(&|_| {}).await.unwrap().findings_total, 0);
     });
     world.simulation.kill_tasks();
-    // Power fails at every step of that.
+    // Power fails at every step of the upgrade.
     let trace = world.device.trace();
     let steps = trace.borrow().len();
     assert!(steps > from + 10, "{from} to {steps}");
