@@ -1,9 +1,9 @@
-//! How often a delivery asks the allocator for memory: a message, and a connection. One real shard in
-//! this process, its log on disk; only what the shard's thread asks for is counted.
+//! How often a delivery allocates memory: per message, and per connection. One real shard in this
+//! process, its log on disk; only allocations of the shard's thread are counted.
 //!
-//! What glommio allocates hangs on how often the shard goes to sleep, and so on the clock. Many clients
-//! that say the same at once make that little for each; the bounds leave room for the rest.
-//! docs/performance.md names the counts.
+//! glommio's allocations depend on how often the shard goes to sleep, and so on the clock. Many
+//! clients in step make their share per client small; the bounds leave room for the rest.
+//! docs/performance.md has the counts.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -42,16 +42,16 @@ use ringmail::{
     store::{Partition, StoreOptions},
 };
 
-/// Clients that do everything together, and how often.
+/// Clients that do everything together, and the number of rounds.
 const CLIENTS: usize = 50;
 const ROUNDS: usize = 20;
 
-/// Allocations for a message on an open connection (18 to 19 were counted), and for a connection
-/// without one (10 to 11).
+/// Allocations per message on an open connection (18 to 19 were counted), and per connection
+/// without a message (10 to 11).
 const MESSAGE_MAX: f64 = 23.0;
 const CONNECTION_MAX: f64 = 13.0;
 
-/// Allocations, counted on the threads that want to be.
+/// Counts allocations on threads that opt in.
 struct Counting;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -66,7 +66,8 @@ fn note() {
     }
 }
 
-// SAFETY: all is the system's allocator; counting neither allocates nor touches its memory.
+// SAFETY: everything is passed to the system's allocator; counting neither allocates nor touches
+// its memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();
@@ -103,7 +104,7 @@ impl PasswordWorkers for Nobody {
     }
 }
 
-/// One shard that takes mail on `listener` until `ended`.
+/// One shard that accepts mail on `listener` until `ended`.
 async fn serve(
     context: ShardContext,
     device: FileDevice,
@@ -204,7 +205,7 @@ impl Clients {
     }
 }
 
-/// Allocations for one client's part of a turn.
+/// Allocations per client in one round.
 fn counted(mut turn: impl FnMut()) -> f64 {
     let before = COUNT.load(Ordering::Relaxed);
     (0..ROUNDS).for_each(|_| turn());
@@ -227,7 +228,7 @@ fn a_message_and_a_connection_ask_for_memory_seldom() {
         "A line of text.\r\n".repeat(240)
     );
     let mut clients = Clients::connect(address);
-    // Pools and tables reach their size.
+    // Warm-up: pools and tables reach their size.
     counted(|| clients.deliver(&text));
     let message = counted(|| clients.deliver(&text));
     let connection = counted(|| Clients::connect(address).quit());

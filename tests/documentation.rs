@@ -1,4 +1,4 @@
-//! docs/operations.md tells every setting as the code has it, and every limit that a client can meet.
+//! docs/operations.md lists every setting as in the code, and every limit that a client can meet.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ fn operations() -> String {
     fs::read_to_string(root().join("docs/operations.md")).unwrap()
 }
 
-/// Files of `folder` and below that end so.
+/// Files in and below `folder` with this ending.
 fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     fn walk(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -38,7 +38,7 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// What stands between backticks in one line.
+/// The texts between backticks in one line.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
@@ -56,7 +56,7 @@ fn every_setting_is_in_the_table_as_the_code_has_it() {
     }
 }
 
-/// Every event with its setting and fields, in this order, and no other.
+/// Every event with its setting and fields, in the order of the code, and no other.
 #[test]
 fn the_list_of_events_is_that_of_the_code() {
     let text = operations();
@@ -87,10 +87,10 @@ fn every_kind_of_event_has_its_setting() {
     );
 }
 
-/// Files may be called as sections are: `store.txt`.
+/// Files may have the same names as settings: `store.txt`.
 const ENDINGS: &[&str] = &["log", "md", "rs", "toml", "txt"];
 
-/// `section.key` and `section.key = value` in all that an operator reads.
+/// `section.key` and `section.key = value` in all texts for operators.
 #[test]
 fn no_setting_is_named_that_is_none() {
     let sections: BTreeSet<&str> =
@@ -119,7 +119,7 @@ fn no_setting_is_named_that_is_none() {
     assert!(named > SETTINGS.len());
 }
 
-/// Bounds that no client and no operator meets: of buffers and turns, and of what is written or told.
+/// Internal limits that neither clients nor operators can meet: of buffers, turns and output.
 const INTERNAL: &[&str] = &[
     "CANDIDATE_SIZE_MAX",
     "DIGITS_MAX",
@@ -182,7 +182,7 @@ fn no_bound_is_told_that_is_none() {
     }
 }
 
-/// As GitHub makes an anchor of a heading.
+/// A heading's anchor on GitHub.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));

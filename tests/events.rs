@@ -1,4 +1,4 @@
-//! Lines of the event log as a reader of JSON sees them, whatever clients put into them.
+//! Lines of the event log are valid JSON for a reader, whatever clients put into them.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ fn line(name: &str) -> String {
     String::from_utf8(chunk.lines).unwrap()
 }
 
-/// That `name` comes out as it went in, or cut.
+/// `name` must come out unchanged, or cut.
 fn check(name: &str) {
     let line = line(name);
     let text = line.strip_suffix('\n').unwrap();
@@ -41,7 +41,7 @@ fn check(name: &str) {
 #[test]
 fn control_characters_and_long_names() {
     check("a\u{7f}b\u{9b}c\0\r\n\t\"\\é\u{a0}\u{1b}[2J\u{2028}");
-    // Cut before a character that no longer fits, with room for the escape behind it.
+    // Cut before a character that no longer fits, also with an escape behind it.
     for lead in 370..384 {
         check(&format!("{}😀\"\"\"", "x".repeat(lead)));
     }

@@ -1,8 +1,8 @@
-//! Our IMAP parser and writers against `imap-codec`, an independent implementation.
+//! Compares our IMAP parser and writers with `imap-codec`, an independent implementation.
 //!
-//! Commands: whatever one side takes the other must take and understand alike. Understanding is
-//! compared through the wire: `imap-codec` writes its value in its own words, which we must read as
-//! we read the original. Responses: what we write, `imap-codec` must read as meant.
+//! Commands: both sides must accept the same input with the same meaning. The meaning is compared
+//! through the wire: `imap-codec` encodes its value, which we must parse to the same value as the
+//! original. Responses: `imap-codec` must parse our output with the intended meaning.
 
 use imap_codec::{
     CommandCodec, GreetingCodec, ResponseCodec,
@@ -28,7 +28,7 @@ use ringmail::{
     },
 };
 
-/// Frames `input` and parses its one command. Continuations are taken as sent.
+/// Frames `input` and parses its one command. Literals follow without waiting.
 fn ours(input: &[u8]) -> Result<Command<'_>, String> {
     let mut framer = Framer::new(Limits::default());
     loop {
@@ -46,7 +46,7 @@ fn ours(input: &[u8]) -> Result<Command<'_>, String> {
     }
 }
 
-/// What `imap-codec` makes of `input`, in its own words.
+/// `input` as parsed and re-encoded by `imap-codec`.
 fn theirs(input: &[u8]) -> Result<Vec<u8>, CommandDecodeError<'_>> {
     let (rest, command) = CommandCodec::default().decode(input)?;
     if !rest.is_empty() {
@@ -55,14 +55,14 @@ fn theirs(input: &[u8]) -> Result<Vec<u8>, CommandDecodeError<'_>> {
     Ok(CommandCodec::default().encode(&command).dump())
 }
 
-/// Why we refuse what `imap-codec` takes, knowingly.
+/// Deliberate reasons to refuse input that `imap-codec` accepts.
 const STRICTER: &[&str] = &[
-    // RFC 3501 2.3.2 names five; storing others could not be told back.
+    // RFC 3501 2.3.2 names five; others could be stored but not returned.
     "unknown system flag",
 ];
 
-/// `input` without the spaces that change nothing for us. `imap-codec` knows one space only, as the
-/// grammar does; we take more, as other servers do.
+/// `input` without the spaces that we ignore. `imap-codec` accepts a single space only, as in the
+/// grammar; we accept more, as other servers do.
 fn without_excess_spaces(input: &[u8]) -> Vec<u8> {
     let mut input = input.to_vec();
     let Ok(meaning) = ours(&input).map(|command| format!("{command:?}")) else { return input };
@@ -81,7 +81,7 @@ fn without_excess_spaces(input: &[u8]) -> Vec<u8> {
     input
 }
 
-/// Both take it and understand it alike, or both refuse it.
+/// Both accept it with the same meaning, or both refuse it.
 fn agree(input: &[u8]) -> Result<(), String> {
     let shown = input.escape_ascii();
     match (ours(input), theirs(input)) {
@@ -174,7 +174,7 @@ fn astring() -> impl Strategy<Value = String> {
     ]
 }
 
-/// No mailbox may be called INBOX here: `imap-codec` rewrites its case.
+/// No mailbox may be called INBOX here: `imap-codec` changes its case.
 fn mailbox() -> impl Strategy<Value = String> {
     astring().prop_filter("INBOX", |name| !name.to_ascii_lowercase().contains("inbox"))
 }
@@ -195,7 +195,7 @@ fn search_key() -> impl Strategy<Value = String> {
         sequence_set(),
         sequence_set().prop_map(|set| format!("UID {set}")),
         (1_u8..29, 1970_u16..2100).prop_map(|(day, year)| format!("SINCE {day}-Nov-{year}")),
-        // Damaged it must still fit 32 bits: we take 63, as IMAP4rev2 does.
+        // Even when damaged it must fit in 32 bits: we accept 63, as in IMAP4rev2.
         (0..40_000_000).prop_map(|size| format!("LARGER {size}")),
     ];
     leaf.prop_recursive(4, 16, 3, |key| {
@@ -276,9 +276,9 @@ proptest! {
             1 => input.insert(at, input[at]),
             _ => input[at] = octet,
         }
-        // They also look into the message of an APPEND; we stream it.
+        // `imap-codec` also checks the message of an APPEND; we stream it.
         let appends_nul = input.starts_with(b"a7 APPEND") && input.contains(&0);
-        // RFC 3501 9: a number that is not 0 does not start with 0; they take it all the same.
+        // RFC 3501 9: a number other than 0 does not start with 0; `imap-codec` accepts it anyway.
         let has_leading_zero = input.windows(3).any(|three| {
             !three[0].is_ascii_digit() && three[1] == b'0' && three[2].is_ascii_digit()
         });
@@ -289,7 +289,7 @@ proptest! {
     }
 }
 
-/// Everything a writer can say, as bytes.
+/// Every kind of response, as bytes.
 fn responses() -> Vec<u8> {
     let mut out = Vec::new();
     let keywords = ["$Junk".to_owned()];
@@ -348,7 +348,7 @@ fn responses() -> Vec<u8> {
     out
 }
 
-/// `imap-codec` reads every response, to the last octet, and knows each code that has a type there.
+/// `imap-codec` parses every response completely, and recognizes each code that it has a type for.
 #[test]
 fn responses_are_read() {
     let bytes = responses();
@@ -372,7 +372,7 @@ fn responses_are_read() {
     assert!(GreetingCodec::default().decode(&greeting).is_ok());
 }
 
-/// A FETCH of everything, of messages as they are found, is read as meant.
+/// A FETCH of everything, for generated messages, is parsed with the intended meaning.
 #[test]
 fn fetches_are_read() {
     let inner = "From: =?utf-8?q?a?= <a@b.test>\r\nSubject: \"\\\u{e4}\r\n\r\ninner\r\n";

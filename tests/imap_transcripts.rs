@@ -1,7 +1,7 @@
 //! Plays `tests/transcripts/imap` on the real service and store over in-memory connections and a
 //! virtual clock: whole, octet by octet, and cut in two everywhere; on the shard that owns the
-//! account and through a handover. And what a transcript cannot say: large mailboxes and messages,
-//! clients that do not read, a failing disk.
+//! account and through a handover. Also cases that a transcript cannot express: large mailboxes and
+//! messages, clients that do not read, a failing disk.
 
 mod demo_server;
 mod transcript;
@@ -28,7 +28,7 @@ use ringmail::{
 use transcript::{Split, Transcript};
 use world::{ALICE, Client, Kit, SimulatedWorld};
 
-/// What the acceptor and the mesh do.
+/// Does the work of the acceptor and the mesh.
 fn serve(
     connection: Connection,
     shards: Rc<[Rc<Shard>]>,
@@ -54,7 +54,7 @@ fn play(kit: &Kit, file: &Transcript, split: Split, entry: usize) {
 /// On the owner of alice's account, and through a handover.
 const ENTRIES: [usize; 2] = [0, 1];
 
-/// All files, or those that `TRANSCRIPT=part-of-the-name` picks.
+/// All files, or those selected by `TRANSCRIPT=part-of-the-name`.
 fn files() -> Vec<Transcript> {
     let files = Transcript::folder("imap");
     assert!(files.len() > 20, "found only {} transcripts", files.len());
@@ -73,7 +73,7 @@ fn transcripts_whole_and_octet_by_octet() {
     }
 }
 
-/// Cut at every second octet; the two tests take turns and run side by side.
+/// Cut at every second octet; the two tests alternate and run in parallel.
 fn cut_in_two(entry: usize) {
     let kit = Kit::new();
     for file in files() {
@@ -153,7 +153,7 @@ fn a_large_message_comes_whole_and_in_parts() {
     assert!(answer.contains(&format!("BODY[TEXT]<262000> {{500}}\r\n{part})\r\n")), "{answer}");
     client.say("e SEARCH BODY \"LINE 119999\" NOT BODY \"line 120000\"\r\n");
     assert_eq!(client.read_to("e OK"), "* SEARCH 1\r\ne OK SEARCH completed\r\n");
-    // What stands behind an attachment of many chunks, which is not read.
+    // A part after an attachment of many chunks, which is not read.
     let message = format!(
         "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nbefore\r\n--b\r\n\
          Content-Type: application/pdf\r\n\r\n{body}\r\n--b\r\n\r\nbehind it\r\n--b--\r\n"
@@ -215,7 +215,7 @@ fn a_failing_disk_gives_no_ok_and_reads_go_on() {
     assert!(answer.starts_with("* 1 FETCH (FLAGS (\\Recent) BODY[TEXT] {3}\r\nx\r\n)"), "{answer}");
 }
 
-/// Its octets come at a fair pace, but for longer than a client may be idle.
+/// Its octets arrive fast enough, but for longer than a client may be idle.
 #[test]
 fn a_refused_message_takes_no_time_from_the_next_command() {
     let kit = Kit::new();
@@ -233,7 +233,7 @@ fn a_refused_message_takes_no_time_from_the_next_command() {
     client.read_to("c OK");
 }
 
-/// RFC 5032: by the clock of the shard, which goes on between two searches.
+/// RFC 5032: by the shard's clock, which advances between two searches.
 #[test]
 fn a_message_grows_older() {
     let kit = Kit::new();
@@ -250,7 +250,7 @@ fn a_message_grows_older() {
     assert!(answer.contains("* SEARCH\r\nf OK "), "{answer}");
 }
 
-/// The account is made at the first log-in, which the disk has to take down.
+/// The account is created at the first log-in, which needs the disk.
 #[test]
 fn a_log_in_does_not_wait_for_ever() {
     let kit = Kit::new();
@@ -291,7 +291,7 @@ fn hostile_commands_are_refused_or_answered() {
         client.say(format!("{start}{}{end}", middle.repeat(*count)));
         let answer = transcript::Peer::receive(&mut client);
         assert!(!answer.is_empty(), "closed without a word after {start}{middle}…");
-        // A bystander is served.
+        // Another client is served.
         let mut bystander = log_in(&world);
         bystander.say("n NOOP\r\n");
         bystander.read_to("n OK");
@@ -330,8 +330,8 @@ fn a_shutdown_lets_a_message_come_in_and_says_goodbye() {
     assert_eq!(messages, 1);
 }
 
-/// A shard whose buffers are taken by lines that never end serves newcomers and those logged in;
-/// whoever holds most hears BYE.
+/// A shard whose buffers are used up by endless lines serves newcomers and authenticated clients;
+/// the client with the most gets BYE.
 #[test]
 fn unfinished_lines_do_not_shut_others_out() {
     let kit = Kit::new();
@@ -368,8 +368,8 @@ fn unfinished_lines_do_not_shut_others_out() {
     assert!(ShardResources::current().buffer_bytes() <= 256 << 10);
 }
 
-/// Commands that trickle in faster than the timers tick earn a stranger no time, and a wall clock
-/// that somebody sets takes none away.
+/// Commands that trickle in faster than the timers tick do not extend a stranger's time, and
+/// setting the wall clock does not shorten it.
 #[test]
 fn the_login_deadline_is_absolute() {
     let kit = Kit::new();
@@ -391,7 +391,7 @@ fn the_login_deadline_is_absolute() {
     assert!(kit.simulation.moment().since(start) >= Duration::from_secs(59));
 }
 
-/// Without memory for messages under way APPEND is refused before its literal is asked for.
+/// Without memory for incoming messages, APPEND is refused before its literal is requested.
 #[test]
 fn messages_under_way_have_a_budget() {
     let kit = Kit::new();
@@ -436,7 +436,7 @@ fn messages_under_way_have_a_budget() {
     assert_eq!(world.shards[0].messages.held(), 0);
 }
 
-/// A message that trickles in is cut off with BYE, whether it is taken in or thrown away, and holds
+/// A message that trickles in is cut off with BYE, whether it is stored or discarded, and holds
 /// nothing afterwards.
 #[test]
 fn a_message_that_trickles_in_is_cut_off() {
@@ -462,7 +462,7 @@ fn a_message_that_trickles_in_is_cut_off() {
     }
 }
 
-/// One password does not buy all connections; who leaves makes room.
+/// One account cannot use all connections; closing one makes room.
 #[test]
 fn sessions_of_an_account_are_counted() {
     let kit = Kit::new();

@@ -1,5 +1,5 @@
-//! The metrics page of a running demo: connections of every protocol are counted while they are open,
-//! also after a handover, and what the page shows is what docs/operations.md lists.
+//! The metrics page of a running demo: connections of every protocol are counted while they are
+//! open, also after a handover, and the page has the series that docs/operations.md lists.
 
 mod demo_server;
 mod transcript;
@@ -37,7 +37,7 @@ fn connections_are_counted_while_they_are_open() {
         assert_eq!(count("open"), 1, "{protocol}");
         assert!(count("total") > before, "{protocol}");
         drop(connection);
-        // The end reaches the server when it does: not timed, but not waited for without end.
+        // The server notices the end at some time: waited for, with a limit.
         let closed = (0..200).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
             count("open") == 0

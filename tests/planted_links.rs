@@ -1,6 +1,6 @@
-//! Root's verbs in a data directory that the service user owns and has prepared: links, pipes and
-//! folders lie where root will look. Nothing outside is touched, and nothing that root makes is
-//! closed to the server. Needs two users, so only root can run it.
+//! Commands run as root in a data directory that the service user owns and has prepared: links,
+//! pipes and folders are where root will look. Nothing outside is changed, and the server can open
+//! everything that root creates. Needs two users, so only root can run it.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use std::{
 
 const NOBODY: u32 = 65_534;
 
-/// What the service user wants changed, and its data directory.
+/// The service user's target, and its data directory.
 struct Scene {
     place: tempfile::TempDir,
 }
@@ -51,7 +51,7 @@ impl Scene {
         }
     }
 
-    /// A data directory with mail in its last partition, made by the service user's server.
+    /// A data directory with mail in its last partition, created by the service user's server.
     fn fill(&self) {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1");
         let partition = self.mail().join("partition-0007");
@@ -63,7 +63,7 @@ impl Scene {
         self.give_all();
     }
 
-    /// Links at `names` of the data directory: to the file, and to a name not there yet.
+    /// Links at `names` in the data directory: to the file, and to a missing name.
     fn plant(&self, names: &[&str]) {
         for (index, name) in names.iter().enumerate() {
             let target = if index % 2 == 0 { "file" } else { "absent" };
@@ -82,13 +82,13 @@ impl Scene {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Who refuses at once reads nothing.
+        // A command that refuses at once reads nothing.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child.wait_with_output().unwrap()
     }
 
-    /// Nothing precious is changed, given away or added to; what lies in the data directory is its
-    /// owner's.
+    /// The target is not changed, given away or added to; everything in the data directory belongs
+    /// to its owner.
     fn check(&self, doing: &str) {
         let file = self.precious().join("file");
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious", "{doing}");
@@ -104,7 +104,7 @@ impl Scene {
     }
 }
 
-/// `path` and all below it, links as links.
+/// `path` and everything below it, without following links.
 fn walk(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     if fs::symlink_metadata(path).unwrap().is_dir() {
@@ -137,7 +137,7 @@ fn user_follows_no_link() {
     }
 }
 
-/// A lock that an earlier version made as root does not keep the owner out.
+/// A lock that an earlier version created as root does not lock out the owner.
 #[test]
 fn roots_old_lock_is_given_to_the_owner() {
     let Some(scene) = Scene::new() else { return };
@@ -148,7 +148,7 @@ fn roots_old_lock_is_given_to_the_owner() {
     let output = scene.ringmail(&add, "secret\n");
     assert!(output.status.success(), "{}", text(&output));
     scene.check("users.lock");
-    // Nor is anything else given away for lying there.
+    // No other file is given away because it is there.
     let file = scene.mail().join("lock");
     fs::hard_link(scene.precious().join("file"), &file).unwrap();
     scene.ringmail(&["verify", "--dir", "mail"], "");
@@ -249,7 +249,7 @@ fn demo_follows_no_link() {
     assert!(text(&output).contains("key.pem"), "{}", text(&output));
 }
 
-/// A partition that is a link, and a root that is sent there by a directory of its own.
+/// A partition that is a link, and a root that is sent there by its own directory.
 #[test]
 fn partitions_are_no_links() {
     let Some(scene) = Scene::new() else { return };
@@ -261,7 +261,7 @@ fn partitions_are_no_links() {
     let verify = ["verify", "--dir", "mail", "--repair"];
     assert!(!scene.ringmail(&verify, "").status.success());
     scene.check("link");
-    // Root's directory around a partition of another's.
+    // Root's directory around a partition of another user.
     fs::remove_file(&partition).unwrap();
     fs::create_dir(&partition).unwrap();
     scene.give_all();
@@ -271,7 +271,8 @@ fn partitions_are_no_links() {
     assert_eq!(fs::read_dir(&partition).unwrap().count(), 0);
 }
 
-/// Root's directory that others could fill is neither closed to them nor used; one that is empty is.
+/// Root's directory that others could have filled is neither closed to them nor used; an empty one
+/// is.
 #[test]
 fn a_demo_takes_no_shared_directory() {
     let Some(scene) = Scene::new() else { return };
@@ -284,7 +285,8 @@ fn a_demo_takes_no_shared_directory() {
     assert_eq!(fs::metadata(&shared).unwrap().mode() & 0o7777, 0o1777);
 }
 
-/// A file of another's at the report's name is not written into, nor does root's become theirs.
+/// A file of another user at the report's path is not written to, and root's does not become
+/// theirs.
 #[test]
 fn a_report_is_nobody_elses() {
     let Some(scene) = Scene::new() else { return };
@@ -299,7 +301,8 @@ fn a_report_is_nobody_elses() {
     assert_eq!(fs::read_to_string(reports.join("theirs")).unwrap(), "x");
 }
 
-/// What a server says, or ends without saying, is no clean bill and moves no cursor.
+/// What a server sends, or its silent end, does not count as success and moves no terminal's
+/// cursor.
 #[test]
 fn an_unfinished_verification_is_none() {
     let Some(scene) = Scene::new() else { return };
@@ -323,7 +326,7 @@ fn an_unfinished_verification_is_none() {
     answers.join().unwrap();
 }
 
-/// The report is root's; a link at its name is replaced, wherever it lies.
+/// The report belongs to root; a link at its path is replaced, wherever it is.
 #[test]
 fn a_report_follows_no_link() {
     for (owner, mode) in [(NOBODY, 0o755), (0, 0o1777), (0, 0o777), (0, 0o755)] {
@@ -346,7 +349,7 @@ fn a_report_follows_no_link() {
     }
 }
 
-/// Root's verbs talk to no server that the service user may not talk to.
+/// Commands run as root connect to no server that the service user could not connect to.
 #[test]
 fn another_servers_socket_is_not_asked() {
     let Some(scene) = Scene::new() else { return };
@@ -370,7 +373,7 @@ fn another_servers_socket_is_not_asked() {
     }
 }
 
-/// A server that answers without end, and what it says moves no terminal's cursor.
+/// A server with an endless answer, and output that must not move a terminal's cursor.
 #[test]
 fn an_answer_without_end_is_cut_off() {
     let Some(scene) = Scene::new() else { return };
@@ -398,7 +401,7 @@ fn an_answer_without_end_is_cut_off() {
     flood.join().unwrap();
 }
 
-/// What lies in root's own directory is followed only if nobody else can have put it there.
+/// Links in root's own directory are followed only if only root can have made them.
 #[test]
 fn root_reads_nothing_where_others_write() {
     let Some(scene) = Scene::new() else { return };

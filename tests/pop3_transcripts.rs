@@ -1,7 +1,7 @@
 //! Plays `tests/transcripts/pop3` on the real service and store over in-memory connections and a
 //! virtual clock: whole, octet by octet, and cut in two everywhere; each on the shard that owns the
-//! account and through a handover. And what a transcript cannot say: expunges by IMAP meanwhile,
-//! a failing disk, a client that hangs up.
+//! account and through a handover. Also cases that a transcript cannot express: simultaneous
+//! expunges by IMAP, a failing disk, a client that hangs up.
 
 mod demo_server;
 mod transcript;
@@ -31,7 +31,7 @@ const MESSAGES: [&str; 3] = [
 /// The owner of alice's account, and the other shard.
 const ENTRIES: [usize; 2] = [0, 1];
 
-/// What the acceptor and the mesh do.
+/// Does the work of the acceptor and the mesh.
 fn serve(
     connection: Connection,
     shards: Rc<[Rc<Shard>]>,
@@ -47,7 +47,7 @@ fn serve(
     })
 }
 
-/// What alice's INBOX holds when the file begins.
+/// The contents of alice's INBOX at the start of the file.
 fn inbox(file: &Transcript) -> &'static [&'static str] {
     let count = file.setting("inbox").map_or(0, |count| count.parse().expect("@set inbox count"));
     &MESSAGES[..count]
@@ -185,8 +185,8 @@ fn a_large_message_comes_whole() {
     client.expect(&format!("+OK {} octets\r\nSubject: large\r\n\r\n.{line}.\r\n", message.len()));
 }
 
-/// Commands that trickle in faster than the timers tick earn a stranger no time, and a wall clock
-/// that somebody sets takes none away.
+/// Commands that trickle in faster than the timers tick do not extend a stranger's time, and
+/// setting the wall clock does not shorten it.
 #[test]
 fn the_login_deadline_is_absolute() {
     let kit = Kit::new();

@@ -1,6 +1,6 @@
-//! Sessions of SMTP, POP3 and IMAP with a directory that is asked on another thread: one that is slow,
-//! fails, hangs and changes its mind. What clients hear, how long it takes, and that nobody who was
-//! removed is served beyond the age of an answer.
+//! Sessions of SMTP, POP3 and IMAP with a directory that is queried on another thread: slow,
+//! failing, hanging and changing its answers. Checks the replies, how long they take, and that no
+//! removed account is served beyond the age of an answer.
 
 mod transcript;
 mod world;
@@ -39,7 +39,7 @@ const OPTIONS: BackendOptions = BackendOptions {
     queue: 8,
 };
 
-/// Who is there, as the test says at the moment; `None`: no answer.
+/// The accounts, as set by the test; `None`: no answer.
 struct Accounts(Mutex<Option<DirectorySnapshot>>);
 
 impl Accounts {
@@ -61,7 +61,7 @@ impl Backend for Accounts {
     }
 }
 
-/// The backend's thread in simulated time: a question waits for its turn, then takes `delay`.
+/// The backend's thread in simulated time: a query waits for its turn, then takes `delay`.
 struct Thread {
     simulation: Simulation,
     delay: Cell<Duration>,
@@ -92,7 +92,7 @@ impl BackendWorkers for Thread {
         let simulation = self.simulation.clone();
         Some(Box::pin(async move {
             wait.await;
-            // The job is done in the same moment, before or after this.
+            // The job is done at the same moment, before or after this.
             simulation.sleep(Duration::from_micros(1)).await;
         }))
     }
@@ -202,8 +202,8 @@ fn to_base64(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-/// One session that asks about `name`, with `password` where it logs in; what it hears, and how long
-/// the answer took.
+/// One session that asks about `name`, with `password` if it logs in; returns the reply, and how
+/// long it took.
 fn ask(
     stage: &Stage,
     kit: &Kit,
@@ -297,7 +297,7 @@ fn a_directory_that_does_not_answer_is_a_temporary_refusal() {
         stage.fails();
         check("alice", "demo", Said::Yes, 0);
         check("bob", "demo", Said::Temporary, 1);
-        // Beyond the deadline, then with no place left in the queue.
+        // Beyond the deadline, then with a full queue.
         stage.delay(3600);
         check("bob", "demo", Said::Temporary, 5);
         for number in 0..20 {
@@ -325,7 +325,7 @@ fn who_was_removed_is_served_no_longer_than_an_answer_is_fresh() {
     }
 }
 
-/// Nobody learns by a clock whether there is such an account.
+/// Timing does not reveal whether an account exists.
 #[test]
 fn a_guess_takes_as_long_whoever_is_there() {
     for protocol in [Protocol::Auth, Protocol::Pop3, Protocol::Imap] {
@@ -338,7 +338,7 @@ fn a_guess_takes_as_long_whoever_is_there() {
     }
 }
 
-/// MAIL asks, too: whether the account may send as that address.
+/// MAIL queries too: whether the account may send as that address.
 #[test]
 fn a_sender_is_asked_for() {
     let (stage, kit) = stage();
@@ -383,8 +383,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
-    /// Whatever the directory does meanwhile: every answer comes in time, and is yes or no only if that
-    /// was so within the age of an answer.
+    /// Whatever the directory does meanwhile: every reply comes in time, and is yes or no only if
+    /// that was true within the age of an answer.
     #[test]
     fn sessions_hear_what_was_true_not_long_ago(moves in moves()) {
         let (stage, kit) = stage();

@@ -1,5 +1,5 @@
-//! Our command parser beside `smtp-proto`: what both accept must mean the same, and what a
-//! well-formed command is, both must accept.
+//! Compares our command parser with `smtp-proto`: commands that both accept must have the same
+//! meaning, and both must accept well-formed ones.
 
 use proptest::prelude::*;
 use ringmail::protocol::smtp::{
@@ -11,7 +11,7 @@ use smtp_proto::{
     MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_BODY_BINARYMIME, MAIL_SMTPUTF8, Request,
 };
 
-/// A command in terms that both parsers have.
+/// A command in terms common to both parsers.
 #[derive(PartialEq, Eq, Debug)]
 enum Meaning {
     Hello(&'static str, String),

@@ -1,4 +1,4 @@
-//! Messages under way: what they may hold and how long they may take, on two simulated shards.
+//! Messages being received: their limits of memory and time, on two simulated shards.
 
 #[allow(dead_code)] // what transcripts need
 mod smtp_world;
@@ -19,19 +19,19 @@ fn settle(client: &mut Client) {
     transcript::Peer::settle(client);
 }
 
-/// Hello, sender and recipients, without a word about the message.
+/// Greeting, sender and recipients, but no message command.
 fn envelope(client: &mut Client, recipients: &[&str]) {
     let hello = "EHLO client.test\r\nMAIL FROM:<carol@far.test>\r\n";
     client.say(hello);
     for recipient in recipients {
         client.say(&format!("RCPT TO:<{recipient}>\r\n"));
     }
-    // No other command is answered so.
+    // No other command has this reply.
     client.say("VRFY x\r\n");
     client.expect("252");
 }
 
-/// What the server answers to `text`.
+/// The server's reply to `text`.
 fn answer(client: &mut Client, text: &str) -> String {
     client.say(text);
     settle(client);
@@ -45,7 +45,8 @@ fn held(world: &World) -> [usize; 2] {
 const RECIPIENTS: [&[&str]; 3] =
     [&["alice@demo.test"], &["bob@demo.test"], &["alice@demo.test", "bob@demo.test"]];
 
-/// Each message is either taken whole or refused aloud, and the budget holds throughout.
+/// Each message is either accepted completely or refused with a reply, and the budget is never
+/// exceeded.
 #[test]
 fn messages_under_way_stay_within_the_budget() {
     let limit = 1024 * KIB;
@@ -152,7 +153,7 @@ fn without_room_a_message_is_refused_before_it_is_sent() {
     assert!(world.inbox(ALICE).is_empty());
 }
 
-/// Strangers cannot take the part that is kept for peers that are known.
+/// Strangers cannot use the part that is reserved for known peers.
 #[test]
 fn strangers_are_refused_first() {
     let world = World::new(&Ground::new(), with_memory(100 * KIB));
@@ -173,7 +174,7 @@ fn strangers_are_refused_first() {
     known.expect("354");
     known.say("x\r\n.\r\n");
     known.expect("250");
-    // Who goes away gives everything back at once.
+    // A client that disconnects returns everything at once.
     drop(strangers);
     world.simulation.run_idle();
     assert_eq!(held(&world), [0, 0]);
@@ -204,7 +205,7 @@ fn many_recipients_are_counted() {
 }
 
 /// Seconds until the server closes on a client that sends `text` every `every` seconds after
-/// `begin`; and its last words.
+/// `begin`; and its last reply.
 fn lasts(begin: &str, text: &str, every: u64) -> (u64, String) {
     let world = World::new(&Ground::new(), Choices { deadlines: true, ..Choices::default() });
     let mut client = world.client();
@@ -228,10 +229,10 @@ fn a_message_that_trickles_in_is_cut_off() {
     assert!((301..310).contains(&passed) && said.ends_with(farewell), "{passed} {said}");
     let (passed, said) = lasts("BDAT 100000\r\nx", "x", 1);
     assert!((301..310).contains(&passed) && said.ends_with(farewell), "{passed} {said}");
-    // Between chunks, whatever else is said.
+    // Between chunks, whatever other commands are sent.
     let (passed, said) = lasts("BDAT 1\r\nx", "NOOP\r\n", 10);
     assert!((300..320).contains(&passed) && said.ends_with(farewell), "{passed} {said}");
-    // Fast enough, and yet not for ever.
+    // Fast enough, but not for ever.
     let line = format!("{}\r\n", "x".repeat(298));
     let (passed, said) = lasts("DATA\r\nx", &line, 1);
     assert!((3600..3610).contains(&passed) && said.ends_with(farewell), "{passed} {said}");

@@ -33,17 +33,17 @@ enum At {
 const STEPS: [At; 6] =
     [At::Connect, At::Hello, At::Sender, At::Recipient, At::MessageStart, At::Message];
 
-/// What the policy does at one step, once `delay` has passed; `None`: never.
+/// The policy's action at one step, after `delay`; `None`: never.
 #[derive(Clone)]
 struct Rule {
     at: At,
-    /// Only of a recipient whose path begins so.
+    /// Only for a recipient whose path begins like this.
     path: &'static str,
     delay: Option<u64>,
     ruling: Ruling,
 }
 
-/// A policy that goes by rules, and remembers what it was shown.
+/// A policy that follows rules, and records what it was shown.
 #[derive(Default)]
 struct Scripted {
     simulation: RefCell<Option<Simulation>>,
@@ -132,7 +132,7 @@ fn world(ground: &Ground, listener: ListenerKind, rules: Vec<Rule>) -> (World, R
     (world, policy)
 }
 
-/// All replies to one session that sends one message, pipelined; and how long that took.
+/// All replies to one session that sends one message, pipelined; and how long it took.
 fn session(world: &World, hello: &str, recipients: &[&str], body: &str) -> (Vec<String>, Duration) {
     let start = world.simulation.moment();
     let mut client = world.client();
@@ -168,7 +168,7 @@ fn session(world: &World, hello: &str, recipients: &[&str], body: &str) -> (Vec<
 }
 
 thread_local! {
-    /// Received and not looked at yet.
+    /// Received and not examined yet.
     static UNREAD: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -196,7 +196,7 @@ fn next_reply(client: &mut Client) -> String {
 const BODY: &str = "Subject: judged\r\n\r\nHello\r\n";
 const BOTH: [&str; 2] = ["<alice@demo.test>", "<bob@demo.test>"];
 
-/// Messages in INBOX and Junk of alice, who is here, and bob, who is elsewhere.
+/// Messages in INBOX and Junk of alice, on this shard, and bob, on another.
 fn delivered(world: &World) -> [[usize; 2]; 2] {
     [ALICE, BOB]
         .map(|account: AccountId| ["INBOX", "Junk"].map(|name| world.mailbox(account, name).len()))
@@ -324,7 +324,8 @@ fn what_a_policy_is_shown() {
     assert_eq!(*policy.read.borrow(), [BODY.as_bytes()]);
 }
 
-/// A staged body is read wherever it is: here, on another shard and not sent there yet, or in its log.
+/// A staged body can be read wherever it is: here, on another shard but not sent there yet, or in
+/// its log.
 #[test]
 fn a_policy_reads_what_is_staged_and_adds_fields() {
     let ground = Ground::new();
@@ -391,14 +392,14 @@ fn recipients_are_judged_one_by_one() {
         let end = &replies[8..];
         assert_eq!(end.len(), if hello == "LHLO" { 4 } else { 1 }, "{replies:?}");
         assert!(end.iter().all(|it| it.starts_with("250 2.0.0")), "{replies:?}");
-        // Alice is named twice: the milder verdict holds for her one copy.
+        // Alice is named twice: the milder verdict applies to her single copy.
         assert_eq!(delivered(&world), [[1, 0], [0, 1]], "{hello}");
         assert_eq!(world.inbox(AccountId(3)).len(), 0);
     }
 }
 
-/// Of a client that quarantine was said of at its first step: for all its mail, until it introduces itself
-/// anew where that was the step.
+/// A client quarantined at its first step: for all its mail, or, if the step was its greeting,
+/// until it greets again.
 #[test]
 fn a_verdict_on_the_client_holds_for_all_its_mail() {
     let ground = Ground::new();

@@ -1,6 +1,6 @@
 //! Plays `tests/transcripts/smtp` on the real service and store over in-memory connections and a
-//! virtual clock: whole, octet by octet, and cut in two everywhere. And what a transcript cannot
-//! say: what arrived in the mailboxes, failing disks, the queue.
+//! virtual clock: whole, octet by octet, and cut in two everywhere. Also cases that a transcript
+//! cannot express: the resulting mailboxes, failing disks, the queue.
 
 mod demo_server;
 mod smtp_world;
@@ -22,7 +22,7 @@ fn transcripts() {
     let files = Transcript::folder("smtp");
     assert!(files.len() > 10, "found only {} transcripts", files.len());
     for file in &files {
-        // Mail of earlier playings changes nothing that a transcript can see.
+        // Mail of earlier runs does not affect what a transcript can see.
         let mut world = World::new(&ground, Choices::of(file));
         let mut play = |split| file.play(&mut world, split);
         play(Split::Whole);
@@ -34,7 +34,8 @@ fn transcripts() {
     }
 }
 
-/// The real binary and real ports. Files whose settings or SIZE the demo does not have stay in memory.
+/// The real binary and real ports. Files with settings or a SIZE that the demo lacks stay in
+/// memory.
 #[test]
 fn transcripts_over_sockets() {
     let mut played = 0;
@@ -55,7 +56,7 @@ fn transcripts_over_sockets() {
     assert!(played > 10, "played only {played} transcripts");
 }
 
-/// Hello, sender and recipients; answers after the last reply.
+/// Greeting, sender and recipients; returns after the last reply.
 fn begin(client: &mut smtp_world::Client, hello: &str, recipients: &[&str]) {
     client.say(&format!("{hello} client.test\r\nMAIL FROM:<carol@far.test>\r\n"));
     client.expect("250");
@@ -100,8 +101,8 @@ fn the_only_recipient_is_named() {
     assert!(messages[0].contains("\tfor <Alice+News@Demo.Test>;\r\n"), "{}", messages[0]);
 }
 
-/// RFC 5322 3.5: text must not become part of the header that our trace fields begin. However the
-/// octets arrive, by DATA and by BDAT.
+/// RFC 5322 3.5: text must not become part of the header that our trace fields begin, however the
+/// octets arrive, with DATA and with BDAT.
 #[test]
 fn a_message_without_a_header_gets_a_blank_line() {
     const CASES: &[(&str, &str)] = &[
@@ -163,7 +164,8 @@ fn large_messages_stream_to_both_shards() {
     }
 }
 
-/// More of them than shards may have requests under way: they must not use those up.
+/// More deliveries than requests that shards may have in progress: they must not use up those
+/// credits.
 #[test]
 fn slow_senders_of_large_messages_keep_nobody_from_the_other_shard() {
     let world = World::new(&Ground::new(), Choices::default());
@@ -241,7 +243,7 @@ fn what_one_shard_refused_is_queued_and_delivered_after_a_restart() {
     }
 }
 
-/// One reply stands for all recipients (RFC 5321 4.1.1.4): who is refused for one has sent it to nobody.
+/// One reply for all recipients (RFC 5321 4.1.1.4): a message refused for one is delivered to none.
 #[test]
 fn a_message_that_one_account_is_too_full_for_reaches_nobody() {
     let (neighbour, neighbours_address) = neighbour(ALICE);
@@ -274,8 +276,8 @@ fn a_message_that_one_account_is_too_full_for_reaches_nobody() {
     }
 }
 
-/// Two messages find room at one time, and there is room for one: the other's copy waits in the queue, and
-/// no sender hears of a failure whose message somebody has.
+/// Two messages find room at the same time, but there is room for only one: the other's copy waits
+/// in the queue, and no sender gets a failure for a message that was delivered to somebody.
 #[test]
 fn an_account_that_fills_up_meanwhile_gets_its_copy_later() {
     let holding = HoldingLimits { messages: 2, ..HoldingLimits::default() };
@@ -307,7 +309,7 @@ fn an_account_that_fills_up_meanwhile_gets_its_copy_later() {
     assert!(races > 0, "nobody filled up meanwhile");
 }
 
-/// Some user beside alice and bob whose account lies in the same partition.
+/// Another user, whose account is in the same partition.
 fn neighbour(of: AccountId) -> (AccountId, String) {
     let id = (3..=8).map(AccountId).find(|id| id.partition(2) == of.partition(2));
     let id = id.expect("six users are spread over two partitions");
@@ -318,7 +320,8 @@ fn neighbour(of: AccountId) -> (AccountId, String) {
 fn hide_neighbour(world: &World, of: AccountId, shard: usize) {
     let before = world.inbox(of).len();
     world.devices[shard].inject(Faults { unreadable: true, ..Faults::default() });
-    // Whoever was not loaded has to be: nothing of the neighbour is in memory after a start.
+    // An account that was not loaded must be read: nothing of the neighbour is in memory after a
+    // start.
     assert!(before < 2);
 }
 
@@ -330,7 +333,7 @@ fn queued(world: &World) -> Vec<usize> {
             if partition.queued().await.unwrap() > 0 {
                 let all = Uid(1)..=Uid(u32::MAX);
                 let values = queue.annotations(MailboxId::INBOX, all).await.unwrap();
-                // Beside one for each recipient there is one for the delivery.
+                // One annotation per recipient, and one for the delivery.
                 left.extend(values.values().map(|values| values.len() - 1));
             }
         }
@@ -372,7 +375,7 @@ fn lmtp_tells_an_account_that_cannot_be_read_from_the_others_of_its_partition() 
     assert!(queued(&world).is_empty());
 }
 
-/// The one that cannot be read is waited for, and nobody else gets the message again.
+/// The unreadable account is retried, and no other account gets the message again.
 #[test]
 fn an_account_that_cannot_be_read_fails_alone() {
     let (world, neighbour_address) =
@@ -394,8 +397,8 @@ fn an_account_that_cannot_be_read_fails_alone() {
     assert!(world.told_of("given_up").is_empty());
 }
 
-/// Bob takes his copy when his disk works again, his neighbour does not: from then on, and after a
-/// restart, only the neighbour is tried. After five days that ends, and the operator hears of it.
+/// Bob gets his copy when his disk works again, his neighbour does not: from then on, and after a
+/// restart, only the neighbour is retried. After five days that ends, and the operator is told.
 #[test]
 fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     let ground = Ground::new();
@@ -453,7 +456,7 @@ fn the_rest_of_a_delivery_is_narrowed_and_given_up_visibly() {
     assert!(queued(&world).is_empty());
 }
 
-/// From the connection to both mailboxes, on whatever shard.
+/// From the connection to both mailboxes, on any shard.
 #[test]
 fn a_message_has_one_trail_to_all_its_mailboxes() {
     let world = World::new(&Ground::new(), Choices::default());
@@ -490,7 +493,7 @@ fn a_message_has_one_trail_to_all_its_mailboxes() {
         assert!(!told.concat().contains("secret") && !told.concat().contains("hidden"));
     }
 
-    // Refused for what is in it, by the session; and for the disk, when it is whole.
+    // Refused for its content, by the session; and because of the disk, when it is complete.
     begin(&mut client, "EHLO", &["alice@demo.test"]);
     client.say("Subject: x\r\n\r\nbare\nnewline\r\n.\r\n");
     client.expect("550");
@@ -518,7 +521,7 @@ fn deliveries_known(world: &World) -> usize {
     partitions.map(|partition| partition.delivery_families().len()).max().unwrap_or(0)
 }
 
-/// Ids of deliveries that have ended make room; those in a queue stay, and where all are of that kind
+/// Ids of completed deliveries make room; those in a queue stay, and if all are of that kind
 /// further messages to several partitions are refused for a while.
 #[test]
 fn deliveries_that_may_be_repeated_are_never_forgotten() {
@@ -558,7 +561,7 @@ fn deliveries_that_may_be_repeated_are_never_forgotten() {
     world.sleep(400);
     assert!(queued(&world).is_empty());
     assert_eq!((world.inbox(ALICE).len(), world.inbox(BOB).len()), (24, 24));
-    // One that finds the table full has it looked through.
+    // A delivery that finds the table full starts the search for ids to forget.
     let mut client = world.client();
     begin(&mut client, "EHLO", &both);
     client.say("x\r\n.\r\n");

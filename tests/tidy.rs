@@ -1,4 +1,4 @@
-//! Style that a test can check: layer edges, where `unsafe` and glommio may be named, file
+//! Style rules that a test can check: layer edges, where `unsafe` and glommio may be named, file
 //! headers, unfinished code.
 
 use std::{
@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
 ];
 
-/// What `metrics` and the like may import of their own row: nothing.
+/// `metrics` and its siblings may import nothing from their own row.
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|row| row.contains(&module))
 }
@@ -51,8 +51,8 @@ fn module_of(path: &Path) -> Option<String> {
     below.components().nth(1).map(|_| first.to_owned())
 }
 
-/// Code lines but those of items for tests, comments cut off: (line number, text). As rustfmt leaves
-/// it, an item of a file ends with the first line that is not indented and ends so.
+/// Code lines except items for tests, without comments: (line number, text). As formatted by
+/// rustfmt, an item ends with the first unindented line that ends like this.
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut in_tests = false;
     text.lines()
@@ -133,17 +133,17 @@ fn imports_point_down() {
     assert!(wrong.is_empty(), "imports that point up or sideways:\n{}", wrong.join("\n"));
 }
 
-/// A part of the house that is parted into rooms itself.
+/// A part of the crate that is divided into rooms itself.
 struct Wing {
     /// Its folder below `src`, and its path in the crate.
     folder: &'static str,
     path: &'static str,
-    /// The rooms, the lowest first, and what each may import of the wing: rooms above it in the list
-    /// only.
+    /// The rooms, the lowest first, and what each may import of the wing: only rooms above it in
+    /// the list.
     rooms: &'static [(&'static str, &'static [&'static str])],
     /// Modules that are tests only.
     tests: &'static [&'static str],
-    /// The reader of imports found at least so many: else it reads nothing.
+    /// The import reader found at least this many: otherwise it is broken.
     imports_min: usize,
 }
 
@@ -164,7 +164,8 @@ const WINGS: &[Wing] = &[
     },
 ];
 
-/// The loop knows the families of commands by the table alone, and no handler knows another family.
+/// The loop knows the families of commands only through the table, and no handler knows another
+/// family.
 const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("options", &[]),
     ("seats", &[]),
@@ -321,7 +322,7 @@ const ROOMS_OF_THE_STORE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// All paths of the `use` statements of `text`, groups resolved: (line number, path).
+/// All paths of the `use` statements in `text`, groups expanded: (line number, path).
 fn use_paths(text: &str) -> Vec<(usize, String)> {
     let mut paths = Vec::new();
     let mut statement: Option<(usize, String)> = None;
@@ -370,7 +371,7 @@ fn resolve_groups(tree: &str, before: &str, found: &mut dyn FnMut(String)) {
     }
 }
 
-/// The module below `wing` that `path`, seen in a file of `depth` modules below it, leads to.
+/// The module below `wing` that `path` refers to, in a file `depth` modules below it.
 fn room_of<'p>(path: &'p str, wing: &str, depth: usize) -> Option<&'p str> {
     let within = match path.strip_prefix(wing) {
         Some(rest) => rest,
@@ -419,7 +420,7 @@ fn wrong_imports(wing: &Wing) -> Vec<String> {
     wrong
 }
 
-/// `folder.rs` alone asks the account for a mailbox by its name.
+/// Only `folder.rs` asks the account for a mailbox by its name.
 #[test]
 fn mailbox_names_of_imap_are_resolved_in_one_place() {
     const BY_NAME: &[&str] = &[
@@ -489,7 +490,7 @@ fn glommio_is_named_only_in_runtime() {
     }
 }
 
-/// Shards have channels of their own (`runtime`); tokio's event loop is the control thread's.
+/// Shards have their own channels (`runtime`); tokio's event loop belongs to the control thread.
 #[test]
 fn tokio_is_named_only_where_it_runs_and_below() {
     for (path, text) in sources() {
@@ -541,10 +542,10 @@ fn nothing_is_left_unfinished() {
     }
 }
 
-/// A map of `hashbrown` is walked in another order in each process. Where that can be seen, a seed of the
-/// simulator is no run that can be had again: who walks one sorts what comes out, or says in a comment
-/// beside it ("in any order") why that is no matter. Names are looked for, not types: of fields and
-/// variables declared as such maps, and of what is borrowed from them, in their file.
+/// A `hashbrown` map is iterated in a different order in each process. If that is visible, a seed
+/// of the simulator is not repeatable: such code sorts the result, or says in a comment beside it
+/// ("in any order") why the order does not matter. The check looks for names, not types: fields and
+/// variables declared as such maps, and values borrowed from them, in their file.
 #[test]
 fn maps_without_an_order_are_walked_knowingly() {
     let mut wrong = Vec::new();
@@ -567,7 +568,7 @@ fn maps_without_an_order_are_walked_knowingly() {
     assert!(walked > 5, "only {walked} walks seen");
 }
 
-/// Lines where a map or set without an order is walked.
+/// Lines that iterate over an unordered map or set.
 fn unordered_walks(text: &str) -> Vec<usize> {
     const WALKS: [&str; 9] = [
         "iter()",
@@ -587,7 +588,7 @@ fn unordered_walks(text: &str) -> Vec<usize> {
     };
     let mut names: Vec<String> = Vec::new();
     let mut found = Vec::new();
-    // Chains that rustfmt has broken are one line again.
+    // Chains that rustfmt has broken are joined to one line.
     let mut statements: Vec<(usize, String)> = Vec::new();
     for (number, line) in code_lines(text) {
         let line = line.trim();
@@ -645,7 +646,7 @@ fn walks_over_maps_are_seen() {
     assert_eq!(unordered_walks(text), [7, 12, 15]);
 }
 
-/// What the operator should know is an event: standard error may be a pipe that nobody reads, and the
+/// Messages to the operator are events: standard error may be a pipe without a reader, and the
 /// shard would wait for it.
 #[test]
 fn nothing_that_runs_on_a_shard_prints() {
@@ -681,7 +682,7 @@ fn protocol_is_pure() {
     }
 }
 
-/// A seed of the simulator is a run that can be had again: what it plays asks the executor.
+/// A seed of the simulator is repeatable: simulated code uses the executor for time and randomness.
 #[test]
 fn chance_and_time_come_from_the_executor() {
     const PLAYED: [&str; 4] = ["store", "service", "protocol", "model"];

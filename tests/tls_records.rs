@@ -1,7 +1,7 @@
 //! What TLS records can do to a connection before, during and after the handshake and at its end:
 //! each case is sent whole, in pieces of every small size, with the connection handed over in
-//! between, and ends in `close`, whatever was left over. rustls panics if it is held wrongly, and
-//! the process with it; so that nothing does is what these tests are about.
+//! between, and ends in `close`, with any data left over. rustls panics if it is misused, and the
+//! process with it; these tests check that no record causes that.
 
 mod tls_client;
 
@@ -36,7 +36,7 @@ const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 struct Way {
     /// Octets that arrive at once.
     piece: usize,
-    /// Whether the connection changes its shard after each piece.
+    /// Whether the connection moves to another shard after each piece.
     moves: bool,
 }
 
@@ -49,7 +49,7 @@ const WAYS: [Way; 6] = [
     Way { piece: 23, moves: true },
 ];
 
-/// What became of a connection.
+/// The result of a connection.
 struct Outcome {
     error: Option<ConnectionError>,
     input: Vec<u8>,
@@ -78,7 +78,7 @@ fn serve(mut server: Connection, peer: &MemoryPeer, octets: &[u8], way: Way) -> 
             server = Connection::attach(server.detach());
         }
     }
-    // A service that hears of an error may still try to say something, and to read on.
+    // After an error, a service may still try to send a reply, and to read on.
     if error.is_some() {
         server.output().extend_from_slice(b"421 bye\r\n");
         let _ = block_on(poll_once(server.flush(SECOND)));
@@ -89,7 +89,8 @@ fn serve(mut server: Connection, peer: &MemoryPeer, octets: &[u8], way: Way) -> 
     Outcome { error, input, output: peer.take_output() }
 }
 
-/// Shakes hands until the client has the server's flight and would finish. Answers the octets with
+/// Does the handshake until the client has the server's flight and could finish. Returns the octets
+/// with which it would.
 /// which it would.
 fn half_shaken(server: &mut Connection, peer: &MemoryPeer, client: &mut RecordClient) -> Vec<u8> {
     peer.send(&client.exchange(peer));
@@ -137,7 +138,7 @@ fn records_before_the_handshake() {
             let outcome = serve(server, &peer, octets, way);
             let failed = matches!(outcome.error, Some(ConnectionError::Tls(_)));
             assert!(failed, "{name}, {way:?}: {:?}", outcome.error);
-            // One alert at most; rustls has none for what is interleaved.
+            // At most one alert; rustls has none for interleaved messages.
             assert!(matches!(outcome.output[..], [] | [ALERT, _, _, 0, 2, 2, _]), "{name}");
 
             let mode = TlsMode::Upgrade(sides.context.clone());
@@ -151,7 +152,7 @@ fn records_before_the_handshake() {
     }
 }
 
-/// TLS 1.3: under the keys of the handshake, in place of or before the client's Finished.
+/// TLS 1.3: under the handshake keys, instead of or before the client's Finished.
 #[test]
 fn records_during_the_handshake() {
     type Records = fn(&mut RecordClient) -> Vec<u8>;
@@ -270,7 +271,7 @@ fn records_after_the_handshake() {
                 shaken(&mut server, &peer, &mut client);
                 let octets = records(&mut client);
                 let outcome = serve(server, &peer, &octets, way);
-                // Data that came together with an error is not acted upon.
+                // Data that came together with an error is not processed.
                 let lost = outcome.error.is_some() && outcome.input.is_empty();
                 assert!(lost || outcome.input == *expected, "{name}, {version:?}, {way:?}");
             }
@@ -279,7 +280,7 @@ fn records_after_the_handshake() {
 }
 
 /// A fragment of a handshake message is kept while replies are sealed, and joined with its rest
-/// later; the connection goes on with the new keys' first record.
+/// later; the connection goes on with the first record under the new keys.
 #[test]
 fn a_key_update_in_fragments_around_a_reply() {
     let sides = Sides::new();
@@ -303,7 +304,7 @@ fn a_key_update_in_fragments_around_a_reply() {
 }
 
 /// Key updates and empty records in turn pass every limit of rustls and bring no plaintext. They do
-/// not keep the session's turn: its wait lets others run in between, and sees its deadline.
+/// not keep the core: the session's wait yields in between, and notices its deadline.
 #[test]
 fn records_without_plaintext_let_others_run() {
     let sides = Sides::new();
@@ -323,8 +324,8 @@ fn records_without_plaintext_let_others_run() {
     assert!(turns > 20, "{turns} turns");
 }
 
-/// Who holds most of a shard's buffers gives way, and hears so: in a record of its own, sealed while
-/// the fragment that it sent is still there.
+/// The connection that holds the most of a shard's buffers must give way, and is told so: in a
+/// record of its own, sealed while the fragment that it sent is still there.
 #[test]
 fn a_fragment_of_who_gives_way() {
     let sides = Sides::new();

@@ -33,17 +33,17 @@ pub const ADMIN: u16 = 80;
 /// Ports of one demo: standard ports up to 995 above its base.
 const PORTS_EACH: u16 = 1000;
 
-/// Bases to try: below the range from which the system takes ports for outgoing connections.
+/// Bases to try: below the range of ports that the system uses for outgoing connections.
 const BASES: std::ops::Range<u16> = 10..30;
 
 /// Nothing here takes longer unless it hangs.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Ends with its value.
+/// The process ends when this is dropped.
 pub struct DemoServer {
     child: Child,
     port_base: u16,
-    /// Where `connect` goes: a standard port.
+    /// The standard port for `connect`.
     port: u16,
     _directory: tempfile::TempDir,
 }
@@ -101,7 +101,7 @@ impl DemoServer {
         page
     }
 
-    /// A connection to standard port `port` on which `say` was answered by something with `answer`.
+    /// A connection to standard port `port` on which the reply to `say` contained `answer`.
     pub fn converse(&self, port: u16, say: &str, answer: &str) -> TcpStream {
         let mut stream = self.dial(port);
         stream.write_all(say.as_bytes()).expect("sent");
@@ -170,7 +170,7 @@ enum Stream {
 
 impl Peer for SocketPeer {
     fn send(&mut self, bytes: &[u8]) {
-        // A server that has closed is found out by `receive`.
+        // If the server has closed, `receive` notices it.
         let _ = match &mut self.stream {
             Stream::Plain(stream) => stream.write_all(bytes),
             Stream::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
@@ -204,7 +204,7 @@ impl Peer for SocketPeer {
     }
 }
 
-/// The demo signs its own certificate, anew in each directory.
+/// The demo makes a new self-signed certificate in each directory.
 #[derive(Debug)]
 struct AnyCertificate;
 

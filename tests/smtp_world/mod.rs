@@ -1,6 +1,6 @@
-//! Two shards of SMTP service on one simulated executor, with clients over memory: what
-//! `tests/smtp_transcripts.rs` plays on. Alice's account is shard 0's, bob's is shard 1's, so mail
-//! to both crosses the mesh.
+//! Two shards of SMTP service on one simulated executor, with clients over memory, for
+//! `tests/smtp_transcripts.rs`. Alice's account is on shard 0, bob's on shard 1, so mail to both
+//! crosses the mesh.
 
 use std::{
     cell::Cell,
@@ -46,7 +46,7 @@ pub const ALICE: AccountId = AccountId(1);
 pub const BOB: AccountId = AccountId(2);
 const HOST: &str = "mail.demo.test";
 
-/// Hashes at once: the simulated executor knows no other threads.
+/// Hashes immediately: the simulated executor has no other threads.
 struct AtOnce;
 
 impl PasswordWorkers for AtOnce {
@@ -56,7 +56,7 @@ impl PasswordWorkers for AtOnce {
     }
 }
 
-/// What all playings share, because making it takes time.
+/// Shared by all runs, because creating it takes time.
 pub struct Ground {
     directory: Directory,
     tls: Arc<TlsContext>,
@@ -83,14 +83,14 @@ impl Ground {
     }
 }
 
-/// What a test or a transcript may choose.
+/// Choices of a test or a transcript.
 #[derive(Clone)]
 pub struct Choices {
     pub listener: ListenerKind,
     pub plaintext_auth: bool,
     pub limits: Limits,
     pub intake: IntakeOptions,
-    /// Deadlines pass as virtual time does; else never.
+    /// Deadlines pass with virtual time; otherwise never.
     pub deadlines: bool,
     /// Each partition's `StoreOptions::deliveries_known`.
     pub deliveries_known: usize,
@@ -152,10 +152,10 @@ impl World {
         World::on(ground, choices, vec![MemoryDevice::new(), MemoryDevice::new()])
     }
 
-    /// On devices that may hold mail already.
+    /// On devices that may already hold mail.
     pub fn on(ground: &Ground, choices: Choices, devices: Vec<MemoryDevice>) -> World {
         let simulation = Simulation::new(1);
-        // Wrong passwords of earlier playings are not this one's.
+        // Wrong passwords of earlier runs must not count.
         ground.directory.lift(&Lift::All);
         let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
         if choices.deadlines {
@@ -209,7 +209,7 @@ impl World {
         }
     }
 
-    /// All messages in the account's INBOX; none where the disk failed before it was made.
+    /// All messages in the account's INBOX; none if the disk failed before it was created.
     pub fn inbox(&self, account: AccountId) -> Vec<String> {
         self.mailbox(account, "INBOX")
     }
@@ -237,7 +237,7 @@ impl World {
         })
     }
 
-    /// The lines of events that were told since the last call.
+    /// The lines of events since the last call.
     pub fn told(&self) -> Vec<String> {
         self.shards.iter().for_each(|shard| shard.events.flush());
         let mut told = Vec::new();
@@ -248,7 +248,7 @@ impl World {
         told
     }
 
-    /// As [`World::told`], those of one name.
+    /// As [`World::told`], only those with one name.
     pub fn told_of(&self, name: &str) -> Vec<String> {
         let name = format!("\"event\":\"{name}\"");
         self.told().into_iter().filter(|line| line.contains(&name)).collect()
@@ -259,7 +259,7 @@ impl World {
         self.simulation.run_until(sleep);
     }
 
-    /// A client that came to shard 0.
+    /// A client connected to shard 0.
     pub fn client(&self) -> Client {
         self.client_at(self.choices.listener)
     }
@@ -323,7 +323,7 @@ impl Client {
         transcript::Peer::send(self, text.as_bytes());
     }
 
-    /// Reads until a line begins with `code` and a space; answers all that was read.
+    /// Reads until a line begins with `code` and a space; returns everything read.
     pub fn expect(&mut self, code: &str) -> String {
         let mut found = String::new();
         let last = format!("\r\n{code} ");

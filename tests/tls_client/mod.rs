@@ -1,6 +1,6 @@
-//! A TLS client that does what no TLS library would: it shakes hands as it should, through rustls,
-//! and then sends whatever records it is told to, sealed with the right keys, of any type and
-//! length, joined and cut as the test likes. For `tests/tls_records.rs` and the fuzz target `tls`.
+//! A TLS client that does what no TLS library would: it does a correct handshake through rustls,
+//! and then sends any records it is told to, sealed with the right keys, of any type and length,
+//! joined and cut as the test requires. For `tests/tls_records.rs` and the fuzz target `tls`.
 
 use std::{
     io::Read,
@@ -59,7 +59,7 @@ impl Sides {
     }
 }
 
-/// One suite a version, both with ChaCha20-Poly1305: their keys and nonces are of one shape.
+/// One suite per version, both with ChaCha20-Poly1305: their keys and nonces have the same form.
 fn provider() -> CryptoProvider {
     let wanted = [
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -89,7 +89,7 @@ impl KeyLog for Secrets {
 }
 
 pub struct RecordClient {
-    /// `None` once its keys were taken out.
+    /// `None` once its keys were extracted.
     tls: Option<ClientConnection>,
     secrets: Arc<Secrets>,
     sealer: Option<Sealer>,
@@ -98,7 +98,7 @@ pub struct RecordClient {
 struct Sealer {
     encrypter: Box<dyn MessageEncrypter>,
     sequence: u64,
-    /// What the encrypter's keys were made of; TLS 1.3 only.
+    /// The secret behind the encrypter's keys; TLS 1.3 only.
     secret: Vec<u8>,
 }
 
@@ -130,8 +130,8 @@ fn expand_label(secret: &[u8], label: &[u8], out: &mut [u8]) {
 }
 
 impl RecordClient {
-    /// Takes what the server sent; answers what the client sends for it (at first, its hello). An
-    /// error of TLS is none here: the server had reason to end.
+    /// Takes the server's output; returns what the client sends in reply (at first, its hello). TLS
+    /// errors are ignored: the server had reason to end.
     pub fn exchange(&mut self, peer: &MemoryPeer) -> Vec<u8> {
         let output = peer.take_output();
         let Some(tls) = &mut self.tls else { return Vec::new() };
@@ -184,7 +184,8 @@ impl RecordClient {
         true
     }
 
-    /// TLS 1.3, with the keys of traffic: a record that tells of new keys, which are used from here on.
+    /// TLS 1.3, with the traffic keys: a record that announces new keys, which are used from here
+    /// on.
     pub fn key_update(&mut self) -> Vec<u8> {
         let record = self.record(22, &[24, 0, 0, 1, 0]);
         if let Some(sealer) = &mut self.sealer {
@@ -195,7 +196,7 @@ impl RecordClient {
         record
     }
 
-    /// A record of `kind` that holds `payload`: sealed if keys were taken, else plain.
+    /// A record of `kind` with `payload`: sealed if keys were taken, otherwise plain.
     pub fn record(&mut self, kind: u8, payload: &[u8]) -> Vec<u8> {
         let Some(sealer) = &mut self.sealer else { return plain_record(kind, payload) };
         let message = OutboundPlainMessage {
@@ -209,7 +210,7 @@ impl RecordClient {
     }
 }
 
-/// A record as it is before there are keys.
+/// A record from before there are keys.
 pub fn plain_record(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut record = vec![kind, 3, 3];
     record.extend_from_slice(&(payload.len() as u16).to_be_bytes());

@@ -1,6 +1,6 @@
-//! Parses and plays the dialogues under `tests/transcripts/` (their format: the README there).
+//! Parses and plays the dialogues under `tests/transcripts/` (the README there has the format).
 //!
-//! Used by `tests/{smtp,pop3,imap}_transcripts.rs`, which bring a [`World`]: how to open a
+//! Used by `tests/{smtp,pop3,imap}_transcripts.rs`, which supply a [`World`]: how to open a
 //! connection. Nothing here knows a protocol, a runtime or a store.
 #![allow(dead_code)] // each test program uses its part
 
@@ -12,9 +12,9 @@ use std::{
 
 /// One client connection as the player sees it.
 pub trait Peer {
-    /// Hands `bytes` to the server as one piece: a read on the other side ends with them.
+    /// Passes `bytes` to the server as one piece: a read on the other side ends with them.
     fn send(&mut self, bytes: &[u8]);
-    /// Lets the server do all it can with what was sent so far; over sockets it may do nothing.
+    /// Lets the server process everything sent so far; over sockets it may do nothing.
     fn settle(&mut self);
     /// Waits for output of the server and takes it; empty once the server closed.
     fn receive(&mut self) -> Vec<u8>;
@@ -22,7 +22,7 @@ pub trait Peer {
     fn start_tls(&mut self);
 }
 
-/// Where connections come from. One world is made for each playing of a file.
+/// The source of connections. One world is created for each run of a file.
 pub trait World {
     /// Opens the connection called `name`.
     fn connect(&mut self, name: &str) -> Box<dyn Peer>;
@@ -33,11 +33,11 @@ pub trait World {
 /// How the client's octets are cut into pieces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Split {
-    /// All that is pipelined comes as one piece.
+    /// Everything pipelined comes as one piece.
     Whole,
     /// Every octet alone.
     Every,
-    /// Cut in two after this many octets of all that the client sends in this file.
+    /// Cut in two after this many octets of the client's octets in this file.
     At(usize),
 }
 
@@ -99,7 +99,7 @@ impl Transcript {
         self.settings.get(name).map(String::as_str)
     }
 
-    /// Octets the client sends: `Split::At` makes sense below this.
+    /// Octets the client sends: the range for `Split::At`.
     pub fn client_octets(&self) -> usize {
         self.steps
             .iter()
@@ -107,7 +107,7 @@ impl Transcript {
             .sum()
     }
 
-    /// Plays the file once; panics with file and line when the server says something else.
+    /// Plays the file once; panics with file and line if the server's output differs.
     pub fn play(&self, world: &mut dyn World, split: Split) {
         let mut player = Player {
             transcript: self,
@@ -185,7 +185,7 @@ struct Player<'a> {
     sent: usize,
     connections: HashMap<String, Open>,
     current: String,
-    /// What the client says before it next listens.
+    /// The client's output before it next reads.
     pipelined: Vec<u8>,
     captures: HashMap<String, String>,
     line: usize,
@@ -316,7 +316,7 @@ impl Player<'_> {
     }
 }
 
-/// Does the whole of `text` match? Remembers what the named forms matched.
+/// Whether all of `text` matches. Remembers the text of the named forms.
 fn matches(pattern: &str, text: &str, captures: &mut HashMap<String, String>) -> bool {
     let mut found = captures.clone();
     let matched = matches_from(pattern, text, &mut found);

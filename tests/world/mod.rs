@@ -1,8 +1,9 @@
 //! A small server in memory: shards with real directory and store on one simulated executor, and
-//! clients over pipes, plain or TLS. What transcripts are played on without sockets.
+//! clients over pipes, plain or TLS. Transcripts are played on it without sockets.
 //!
-//! The test brings the service loop ([`Serve`]). Alice's account is always shard 0's; connections
-//! arrive on the shard the test names, so that a handover is one number away.
+//! The test supplies the service loop ([`Serve`]). Alice's account is always on shard 0;
+//! connections arrive on the shard that the test names, so that a handover needs only another
+//! number.
 #![allow(dead_code)] // each test program uses its part
 
 use std::{
@@ -46,10 +47,10 @@ use crate::transcript;
 const HOST: &str = "mail.demo.test";
 pub const ALICE: AccountId = AccountId(1);
 
-/// Serves one connection that arrived on shard `entry` of `shards` to its end, handovers included.
+/// Serves one connection that arrived on shard `entry` of `shards` to its end, including handovers.
 pub type Serve = fn(Connection, Rc<[Rc<Shard>]>, usize) -> LocalFuture<'static, ()>;
 
-/// What all playings share, because making it takes time.
+/// Shared by all runs, because creating it takes time.
 pub struct Kit {
     pub simulation: Simulation,
     directory: Directory,
@@ -57,7 +58,7 @@ pub struct Kit {
     client_config: Arc<rustls::ClientConfig>,
 }
 
-/// Alice and bob with hashes that cost nothing, since wrong passwords are hashed each time.
+/// Alice and bob with cheap hashes, since wrong passwords are hashed each time.
 pub fn accounts() -> DirectorySnapshot {
     accounts_of(&["alice", "bob"])
 }
@@ -77,7 +78,7 @@ pub fn accounts_of(names: &[&str]) -> DirectorySnapshot {
     DirectorySnapshot::new(&file, &options).expect("snapshot")
 }
 
-/// Hashes at once: the simulated executor knows no other threads.
+/// Hashes immediately: the simulated executor has no other threads.
 pub struct AtOnce;
 
 impl PasswordWorkers for AtOnce {
@@ -93,7 +94,7 @@ impl Kit {
         Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
     }
 
-    /// All shards ask the directory that `make` makes.
+    /// All shards use the directory that `make` creates.
     pub fn with_directory(make: impl FnOnce(&Simulation) -> Directory) -> Kit {
         let made = SelfSigned::generate(&[HOST]).expect("certificate");
         let tls = TlsContext::new(made.certificate().expect("certificate")).expect("TLS");
@@ -118,7 +119,7 @@ pub struct SimulatedWorld<'k> {
     kit: &'k Kit,
     serve: Serve,
     pub shards: Rc<[Rc<Shard>]>,
-    /// Of the partition with alice's account.
+    /// The device of the partition with alice's account.
     pub device: MemoryDevice,
     entry: usize,
 }
@@ -128,7 +129,7 @@ impl<'k> SimulatedWorld<'k> {
         SimulatedWorld::with_memory(kit, serve, entry, plaintext, 64 << 20)
     }
 
-    /// With `intake_memory` for the messages under way of each shard.
+    /// With `intake_memory` for the messages that each shard is receiving.
     pub fn with_memory(
         kit: &'k Kit,
         serve: Serve,
@@ -148,7 +149,7 @@ impl<'k> SimulatedWorld<'k> {
     ) -> SimulatedWorld<'k> {
         let options = Arc::new(options);
         let executor: Rc<dyn Executor> = Rc::new(kit.simulation.clone());
-        // Wrong passwords of earlier playings are not this one's.
+        // Wrong passwords of earlier runs must not count.
         kit.directory.lift(&Lift::All);
         let (seats, _gate) = mesh::build::<Shard>(2);
         let alices = ALICE.partition(2);
@@ -221,7 +222,7 @@ impl<'k> SimulatedWorld<'k> {
         })
     }
 
-    /// Alice's disk takes 100 seconds for what it is told next.
+    /// Alice's disk takes 100 seconds for the next operation.
     pub fn slow_disk(&self) {
         self.device.set_clock(self.shards[0].executor.clone());
         let (appends, syncs) = self.device.operations();
@@ -234,7 +235,7 @@ impl<'k> SimulatedWorld<'k> {
         self.kit.simulation.run_until(sleep);
     }
 
-    /// Lets the server do all it can without time passing.
+    /// Lets the server do everything possible without time passing.
     pub fn settle(&self) {
         self.kit.simulation.run_idle();
     }
@@ -258,7 +259,7 @@ impl<'k> SimulatedWorld<'k> {
 impl Drop for SimulatedWorld<'_> {
     fn drop(&mut self) {
         for partition in self.shards.iter().flat_map(|shard| &shard.partitions).flatten() {
-            // Fails where the test made the disk fail.
+            // Fails if the test made the disk fail.
             let _ = self.kit.simulation.run_until(partition.close());
         }
         self.kit.simulation.run_idle();
@@ -294,7 +295,7 @@ pub struct Client {
     simulation: Simulation,
     pub peer: MemoryPeer,
     tls: Option<rustls::ClientConnection>,
-    /// Received, and not yet expected.
+    /// Received but not yet compared.
     unread: Vec<u8>,
     client_config: Arc<rustls::ClientConfig>,
 }
@@ -304,7 +305,7 @@ impl Client {
         transcript::Peer::send(self, text.as_ref());
     }
 
-    /// What the server says up to and including a line that begins with `start`.
+    /// The server's output up to and including a line that begins with `start`.
     pub fn read_to(&mut self, start: &str) -> String {
         let mut found = std::mem::take(&mut self.unread);
         loop {
@@ -319,7 +320,7 @@ impl Client {
         }
     }
 
-    /// The server's next octets are `text`.
+    /// The server's next octets must be `text`.
     pub fn expect(&mut self, text: &str) {
         while self.unread.len() < text.len() {
             let more = transcript::Peer::receive(self);
