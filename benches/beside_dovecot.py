@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ringmail beside Dovecot (mdbox, tuned), one after the other: the same ringload commands, each
+"""Compares Ringmail with Dovecot (mdbox, tuned), one after the other: the same ringload commands, each
 server on core 0, the generator on core 1, CPU of the whole server by cgroup.
 
 Needs root, cgroup v2 and Debian's dovecot-imapd, dovecot-pop3d and dovecot-lmtpd (with their

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What one client can take from another: the longest round trip of a bystander's NOOP on a single shard
-while an attacker runs commands that are as long as its account allows.
+"""The effect of one client on another: the longest round trip of a bystander's NOOP on a single shard
+while an attacker runs the longest commands that its account allows.
 
     cargo build --release && benches/bystander.py [--messages 50000] [--subscriptions 4000]
 
-The bystander is a process of its own that sends NOOP every millisecond; "nobody" is what it hears of the
-machine itself. Each attack ends by itself or after --seconds.
+The bystander is a separate process that sends NOOP every millisecond; "nobody" is its result without an
+attacker. Each attack ends by itself or after --seconds.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Imap:
         self.command(f"LOGIN {user}@demo.test demo")
 
     def read_to(self, wanted, until=None):
-        """Reads to a line that begins with `wanted`, or until a time; answers that line."""
+        """Reads up to a line that begins with `wanted`, or until a time limit; returns that line."""
         while True:
             while self.lines:
                 line = self.lines.popleft()
@@ -54,7 +54,7 @@ class Imap:
 
 
 def stand_by(port, pipe):
-    """Round trips until something comes through `pipe`; answers count, worst and the 99.9th percentile."""
+    """Round trips until something comes through `pipe`; returns count, worst and 99.9th percentile."""
     client = Imap(port, "bob")
     pipe.send("ready")
     while pipe.recv() != "end":
@@ -109,7 +109,7 @@ def large_bodies(client, count, mebibytes):
 
 
 def odd_messages(client):
-    """Of 85,000 fields; of 15,000 encoded words; of HTML in two letters."""
+    """Messages with 85,000 fields; with 15,000 encoded words; with HTML of two letters."""
     letters = random.Random(1)
     html = b"\r\n".join(bytes(letters.choice(b"qz") for _ in range(900)) for _ in range(450))
     client.command("CREATE odd")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Space and latency under churn: what a log that never overwrites keeps, and what cleaning costs.
+"""Space and latency under churn: the size of a log that never overwrites, and the cost of compaction.
 
 Fills a partition, then ROUNDS times expunges every message of a third of its mailboxes (garbage in every
-segment, two thirds of each still alive: the worst case for a cleaner) and delivers as many new ones.
+segment, two thirds of each still live: the worst case for compaction) and delivers as many new ones.
 Prints the bytes on disk beside the bytes that the live messages took when they were first written.
 Then measures deliveries at a fixed rate (open loop, from the intended start) with compaction off, while a
-backlog of garbage is cleaned, and while `ringmail verify` goes through everything again and again.
+backlog of garbage is compacted, and while `ringmail verify` runs repeatedly.
 
     cargo build --release && benches/churn.py [--messages 200000] [--mailboxes 1000] [--rounds 6]
 """
@@ -36,7 +36,7 @@ def metric(demo, name):
 
 
 def log_bytes(directory):
-    """What the partition's segments take."""
+    """Bytes of the partition's segments."""
     return sum(path.stat().st_size for path in pathlib.Path(directory).glob("partition-*/segment-*"))
 
 
@@ -47,7 +47,7 @@ def deliver(demo, count, size, mailboxes):
 
 
 def empty(demo, users):
-    """Expunges everything in the INBOX of `users`; answers how many messages that were."""
+    """Expunges everything in the INBOX of `users`; returns how many messages there were."""
     removed = 0
     for user in users:
         imap = imaplib.IMAP4("127.0.0.1", demo.port["imap"])
@@ -60,7 +60,7 @@ def empty(demo, users):
 
 
 def settle(demo, directory):
-    """Waits until the cleaner rests: no change on disk for three seconds."""
+    """Waits until compaction is idle: no change on disk for three seconds."""
     before, since = log_bytes(directory), time.monotonic()
     while time.monotonic() - since < 3:
         time.sleep(0.5)
@@ -113,7 +113,7 @@ def main():
             print(f"written by the log {written / 1e6:.0f} MB, again by compaction {rewritten / 1e6:.0f} MB")
 
         print(f"\ndeliveries at {arguments.rate}/s for {arguments.seconds} s, latency in ms")
-        # Often looked for and soon wanted: the cleaner is at work for most of the time.
+        # Frequent checks and a low threshold: compaction runs most of the time.
         often = ["--set", "store.checkpoint_interval=16MiB"]
         soon = ["--set", "store.garbage_share=10"]
         for name, extra in (("compaction off", OFF), ("while a third of the log is cleaned", soon)):

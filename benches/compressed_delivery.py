@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What compression costs a delivery and saves on disk: the same messages with store.compression off and
+"""The cost of compression for a delivery, and its saving on disk: the same messages with store.compression off and
 on (from 1 KiB on), in turn, one shard on one core, ringload on the other.
 
     cargo build --release && benches/compressed_delivery.py [--rounds 3]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A partition with a million messages: how it starts, what it costs in memory, how fast it answers.
+"""A partition with a million messages: start, memory and latency.
 
-Makes the data set by itself: MESSAGES over MAILBOXES accounts by SMTP, a fifth of them into one folder;
+Creates the data set itself: MESSAGES over MAILBOXES accounts by SMTP, a fifth of them into one folder;
 1,000 folders in another account. Then, on one shard and one partition, with the page cache dropped
 before every start (as root; else the cache stays and the output says so):
 
@@ -11,7 +11,7 @@ before every start (as root; else the cache stays and the output says so):
 
     cargo build --release && benches/large_store.py [--messages 1000000] [--mailboxes 10000] [--dir DIR]
 
-With --dir the data set is kept and used again by the next run.
+With --dir the data set is kept and reused by the next run.
 """
 
 import argparse

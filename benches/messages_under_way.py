@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Memory of a demo while many strangers have a message under way.
+"""Memory of a demo while many unauthenticated clients are sending a message.
 
     benches/messages_under_way.py [--binary target/release/ringmail] [--count 5000] [--kib 255]
                                   [--kind text|header|noise] [--port-base 13000]
@@ -32,7 +32,7 @@ def memory(pid, field):
 
 
 def octets(kind, size):
-    """The beginning of a message: noise is text that does not compress well."""
+    """The start of a message: noise is text that does not compress well."""
     if kind == "header":
         return (b"X-Long: " + LINE) * (size // len(LINE) + 1)
     text = (os.urandom(30).hex().encode() + b"\r\n" for _ in range(size // 62 + 1))

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What a lone client waits for: one IMAP connection, one command after the other, to Dovecot (mdbox)
-and to Ringmail in turn. Each server has core 0 for itself, the client core 1: where the scheduler puts
-two processes that are free to move decides more than the servers do.
+"""The latency of a lone client: one IMAP connection, one command after the other, to Dovecot (mdbox)
+and to Ringmail in turn. Each server has core 0 for itself, the client core 1: without pinning, the
+scheduler's placement of the two processes matters more than the servers do.
 
-Beside both stand the floors: a server that only answers (smtp_floor) for a round trip, and a write
-with a sync into a growing file on the same disk for STORE and APPEND.
+The floors for comparison: a server that only answers (smtp_floor) for a round trip, and a write
+with a sync to a growing file on the same disk for STORE and APPEND.
 
 Needs root and cgroup v2; Debian's dovecot-imapd and dovecot-lmtpd (service not started) for Dovecot's
 column, perf or strace for the number of system calls. Without them the columns stay empty, and the
-bench says so. Dovecot does not sync a STORE.
+bench reports it. Dovecot does not sync a STORE.
 
     cargo build --release --bins --example smtp_floor && benches/one_connection.py [--rounds 3]
 """
@@ -41,7 +41,7 @@ CALLS_EVENT = "raw_syscalls:sys_enter"
 
 
 class Client:
-    """Sends a command and reads to the line that ends its answer; nothing else: it costs little."""
+    """Sends a command and reads up to the line that ends its answer; nothing else, to keep the overhead low."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -97,7 +97,7 @@ def steps(client, messages, stored):
     yield "FETCH n BODY.PEEK[]", lambda n: client.command(b"FETCH %d BODY.PEEK[]" % number(n))
 
     def store(_):
-        # Each changes something: all messages in turn get the flag, then all lose it, and so on.
+        # Each is a real change: all messages in turn get the flag, then all lose it, and so on.
         lap, message = divmod(next(stored), messages)
         sign = b"-" if lap % 2 else b"+"
         client.command(b"STORE %d %sFLAGS (\\Flagged)" % (message + 1, sign))
@@ -115,8 +115,8 @@ def timed(count, turn, first=0):
 
 
 def calls_of(cgroup, count, drive):
-    """System calls of a server for each of `count` things that `drive` does: by perf, which slows nothing
-    down, or by strace, whose slowness lets fewer turns share what a sleep costs. None without."""
+    """System calls of a server for each of `count` operations by `drive`: with perf, which does not slow
+    it down, or with strace, which makes fewer operations share the cost of a sleep. None without both."""
     if counted_by() is None:
         return None
     pids = (cgroup.path / "cgroup.procs").read_text().split()
@@ -139,7 +139,7 @@ def calls_of(cgroup, count, drive):
 
 @functools.cache
 def counted_by():
-    """What counts system calls on this machine."""
+    """The tool that counts system calls on this machine."""
     probe = ["perf", "stat", "-x,", "-e", CALLS_EVENT, "true"]
     if shutil.which("perf"):
         said = subprocess.run(probe, capture_output=True, text=True, check=False).stderr

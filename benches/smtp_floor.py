@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What Ringmail spends above the floor of the network: smtp-source (100 sessions, 4 KiB) to a server that
+"""Ringmail's cost above the floor of the network: smtp-source (100 sessions, 4 KiB) to a server that
 only answers and discards (smtp_floor.rs: one thread, one epoll set) and to Ringmail, in turn.
 
 Server on core 0, generator on core 1, CPU of the whole server by cgroup, medians. The generator's core
 is the limit of the rate, so read the CPU. With --before also another build, in the same rounds. System
-calls are of a run of their own, counted by perf. Needs root, cgroup v2 and Debian's `postfix` package.
+calls are counted by perf in a separate run. Needs root, cgroup v2 and Debian's `postfix` package.
 
     cargo build --release --bins --example smtp_floor && benches/smtp_floor.py [--before BINARY]
 """

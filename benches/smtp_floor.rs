@@ -124,7 +124,7 @@ fn accept(
 ) -> nix::Result<()> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     while let Ok(socket) = accept4(listener.as_raw_fd(), flags) {
-        // SAFETY: accept4 has just made this descriptor, and nobody else knows it.
+        // SAFETY: accept4 has just made this descriptor; it has no other owner.
         let socket =
             unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(socket) };
         let key = socket.as_raw_fd() as u64;

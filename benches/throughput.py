@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Messages a second, durable to mailbox, in turn with Postfix's smtp-sink (which keeps nothing).
+"""Messages a second, durable to mailbox, in turn with Postfix's smtp-sink (which discards everything).
 
 One shard on core 0, the generator (smtp-source -s 100 -l 4096) on core 1. With --shards 2 and
 --recipients 1000 every other message crosses from one shard to the other, the second of which shares
 the generator's core: read the CPU there, not the rate. Each pair of runs is made
 ROUNDS times, sink and server alternating, so that a noisy host hits both; medians are compared.
 CPU is all of the server process, io_uring's kernel workers included. Needs Debian's `postfix`
-package for smtp-source and smtp-sink; runs as root (smtp-sink wants to).
+package for smtp-source and smtp-sink; runs as root (smtp-sink requires it).
 
     cargo build --release && benches/throughput.py [--messages 20000] [--rounds 5] [--partitions N]
 """
@@ -44,7 +44,7 @@ def metric(demo, name):
 
 
 def interrupts():
-    """Interrupts that one processor sent another to make it reschedule, so far."""
+    """Rescheduling interrupts between processors so far."""
     with open("/proc/interrupts") as table:
         for line in table:
             if line.lstrip().startswith("RES:"):

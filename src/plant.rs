@@ -66,7 +66,7 @@ pub enum Plant {
     SpoolMovedInHalves,
     /// The change feed leaves out every fifth change.
     FeedDrops,
-    /// The change feed tells every fifth change twice.
+    /// The change feed reports every fifth change twice.
     FeedTellsTwice,
     /// The change feed reports changes when they are appended, not when they are durable.
     FeedTellsEarly,

@@ -94,7 +94,7 @@ pub(super) struct Found<'a> {
     pub generation: u64,
 }
 
-/// One password to check, and for whom.
+/// One password to check, and the account.
 struct Question<'a> {
     ask: Ask<'a>,
     password: &'a str,

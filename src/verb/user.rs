@@ -71,7 +71,7 @@ impl Accounts {
         self.users_file.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// Reads as the owner of the folder, who may have put anything there.
+    /// Reads as the owner of the folder, whose contents are not trusted.
     fn load(&self) -> Result<UsersFile> {
         let path = &self.users_file;
         data_dir::as_owner(self.folder(), || Ok(UsersFile::load(path)?))

@@ -65,13 +65,13 @@ class Demo:
         raise RuntimeError(f"demo not ready after {seconds} s: {seen!r}")
 
     def kill(self):
-        """Power loss as far as the process goes."""
+        """kill -9: for the process the same as power loss."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(20)
         self.process.stdout.close()
 
     def stop(self):
-        """SIGTERM; answers the exit code."""
+        """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(30)
         self.process.stdout.close()

@@ -26,7 +26,7 @@ def message(subject, body="Hello.\r\n", sender="sender@example.org", to="alice@d
 
 
 def free_low_port(but=0):
-    """A port below 1024 that nobody listens on."""
+    """An unused port below 1024."""
     for port in range(700, 1000):
         with socket.socket() as probe:
             try:
@@ -54,7 +54,7 @@ def run(*command, stdin=None, check=True, timeout=60, env=None):
 
 
 class ClientCase(unittest.TestCase):
-    """One demo for the whole class; each test has an account of its own."""
+    """One demo for the whole class; each test has its own account."""
 
     next_user = 0
 
@@ -391,7 +391,7 @@ class Reading(ClientCase):
         mutt.stdout.close()
         self.assertIn("for mutt", screen)
         self.assertIn("1 kept, 0 deleted", screen)
-        # It displayed the message and told the server so.
+        # It displayed the message and set the flag on the server.
         client = self.imap()
         client.select("INBOX", readonly=True)
         self.assertEqual(client.search(None, "SEEN"), ("OK", [b"1"]))

@@ -1,5 +1,5 @@
-"""A real disk that is full, fails or does not answer: new mail is refused for a while, all else goes
-on, and mail is taken again without a restart. On a small ext4 image, which takes root to mount."""
+"""A real disk that is full, fails or does not answer: new mail is refused meanwhile, everything else
+goes on, and mail is taken again without a restart. On a small ext4 image; mounting it needs root."""
 
 import imaplib
 import os
@@ -18,7 +18,7 @@ import urllib.request
 from demo import Demo
 
 SIZE = 192 << 20
-# Small segments, so that compaction has something to give back.
+# Small segments, so that compaction has something to free.
 SETTINGS = ["--set", "store.segment_size=4MiB", "--set", "store.checkpoint_interval=4MiB",
             "--set", "store.reserve=4MiB", "--set", "store.free_space_min=16MiB",
             "--set", "store.disk_timeout=2s", "--set", "store.compression=off"]
@@ -62,7 +62,7 @@ class Disk:
 
 
 def send(demo, user, size, timeout=60):
-    """Sends a message; answers the SMTP code of its refusal, or 250."""
+    """Sends a message; returns the SMTP code of its refusal, or 250."""
     with smtplib.SMTP("127.0.0.1", demo.port["smtp"], timeout=timeout) as smtp:
         body = os.urandom(size // 2).hex().encode()
         lines = b"\r\n".join(body[at:at + 900] for at in range(0, len(body), 900))
@@ -134,7 +134,7 @@ class DiskTrouble(unittest.TestCase):
         status, text = health(demo)
         self.assertEqual(status, 503)
         self.assertIn("the disk is full", text)
-        # Somebody else takes the last of it: writes themselves fail now.
+        # Another file takes the rest: writes themselves fail now.
         with open(self.disk.path / "other", "wb") as other:
             try:
                 while True:
@@ -166,8 +166,8 @@ class DiskTrouble(unittest.TestCase):
         self.assertEqual((count(demo, 1), count(demo, 2)), (0, before))
 
     def test_writes_fail_and_work_again(self):
-        """A folder in which no file can be made: the next segment fails, with neither space nor time
-        to blame."""
+        """A folder in which no file can be created: the next segment fails, although there is space
+        and the disk answers."""
         demo = self.demo
         partition = self.disk.path / "mail" / "partition-0000"
         self.assertEqual(send(demo, 1, 10_000), 250)
@@ -193,7 +193,7 @@ class DiskTrouble(unittest.TestCase):
         self.assertEqual(count(demo, 1), before)
 
     def test_read_only(self):
-        """What ext4 becomes after an error of the disk; it takes a new mount to make it writable."""
+        """The state of ext4 after a disk error: read-only until it is mounted again."""
         demo = self.demo
         self.assertEqual(send(demo, 1, 10_000), 250)
         command("mount", "-o", "remount,abort", self.disk.path)
@@ -205,7 +205,7 @@ class DiskTrouble(unittest.TestCase):
         self.assertIn("Read-only file system", text)
         self.assertEqual(count(demo, 1), 1, "mail can be read")
         demo.kill()
-        # The kernel lets go of a killed process's files in the background.
+        # The kernel closes a killed process's files in the background.
         self.assertTrue(wait_for(lambda: subprocess.run(["umount", self.disk.path]).returncode == 0))
         self.disk.mount()
         demo.start()

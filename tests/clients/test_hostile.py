@@ -1,4 +1,4 @@
-"""Bad input: each gets the protocol's answer or a close, memory stays bounded, and a bystander is
+"""Bad input: each gets the protocol's answer or a close, memory stays bounded, and another client is
 served meanwhile."""
 
 import socket
@@ -12,7 +12,7 @@ from demo import Demo
 MIB = 1 << 20
 # Memory that one attack may cost the server, above what it used before.
 MEMORY_BOUND = 48 * MIB
-# How long a bystander may wait; the issue's figure.
+# How long another client may wait.
 BYSTANDER_SECONDS = 1.0
 
 
@@ -29,7 +29,7 @@ class Line:
         self.socket.sendall(data)
 
     def send_or_closed(self, data):
-        """Sends; False when the server has had enough."""
+        """Sends; False if the server has closed the connection."""
         try:
             self.socket.sendall(data)
             return True
@@ -74,7 +74,7 @@ class Line:
 
 
 class Bystander(threading.Thread):
-    """Sends NOOP on an own IMAP connection all the time; keeps the longest wait."""
+    """Sends NOOP on its own IMAP connection continuously; records the longest wait."""
 
     def __init__(self, port):
         super().__init__(daemon=True)

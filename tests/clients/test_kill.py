@@ -1,5 +1,5 @@
-"""kill -9 under ringload: what was acknowledged is there afterwards, once; with small segments and
-checkpoints and half of the mail expunged, so that checkpoints and compaction happen all the time."""
+"""kill -9 under ringload: every acknowledged message is there afterwards, once; with small segments and
+checkpoints and half of the mail expunged, so that checkpoints and compaction happen constantly."""
 
 import collections
 import imaplib
@@ -21,15 +21,15 @@ USERS = 10
 HEADER = "(UID BODY.PEEK[HEADER.FIELDS (X-RINGLOAD)])"
 SMALL = ["--set", "store.segment_size=1MiB", "--set", "store.checkpoint_interval=1MiB",
          "--set", "store.garbage_share=10", "--set", "store.compression_min=1KiB"]
-# Accounts whose mail is expunged as it comes; of the first one's, only some.
+# Accounts whose mail is expunged as it arrives; in the first one, only part of it.
 EDITED = range(1, 6)
 # (connections, octets, recipients a message): short messages to one, longer ones to three of the four
-# partitions, and some that travel in chunks.
+# partitions, and some that are sent in chunks.
 LOADS = [(16, 1000, 1), (8, 9000, 3), (2, 600_000, 2)]
 
 
 class Editor(threading.Thread):
-    """Flags and expunges one account's messages until the server is gone; keeps what was acknowledged
+    """Flags and expunges one account's messages until the server is gone; records what was acknowledged
     and what was in flight."""
 
     def __init__(self, demo, user):
@@ -87,7 +87,7 @@ def tokens_of(data):
 
 
 def read(demo, user):
-    """The account's INBOX: {uid: token}, and the UIDs that carry the keyword."""
+    """The account's INBOX: {uid: token}, and the UIDs with the keyword."""
     imap = login(demo, user)
     imap.select(readonly=True)
     tokens = tokens_of(imap.fetch("1:*", HEADER)[1])

@@ -76,7 +76,7 @@ def fill(demo):
 
 
 def mail(demo, user):
-    """UID to text of INBOX; None where the server says that it is damaged."""
+    """UID to text of INBOX; None if the server reports damage."""
     imap = imaplib.IMAP4("127.0.0.1", demo.port["imap"])
     imap.login(user, "demo")
     imap.select()
@@ -94,8 +94,8 @@ def mail(demo, user):
 
 
 def flip(directory, generator, padding=True):
-    """Turns a bit anywhere; without `padding`, in a byte that is not zero, as most of a log is that
-    was written one message at a time."""
+    """Flips a bit anywhere; without `padding`, in a non-zero byte, since most of a log written one
+    message at a time is padding."""
     all_files = files(directory)
     sizes = [path.stat().st_size for path in all_files]
     while True:

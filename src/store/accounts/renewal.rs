@@ -20,8 +20,8 @@ use crate::model::{AccountId, MailboxId};
 pub(crate) type Fresh = HashMap<AccountId, Option<AccountState>>;
 
 impl Accounts {
-    /// Reads the accounts that somebody holds, as the log has them by what is `known` of it, with the
-    /// message tables they have loaded, until there is none left unread.
+    /// Reads the held accounts from the log with what is `known` of it, including the message
+    /// tables that they have loaded, until all are read.
     pub(crate) async fn read_again(&self, known: &Known) -> Result<Fresh, StoreError> {
         let mut fresh = Fresh::new();
         loop {
@@ -30,7 +30,7 @@ impl Accounts {
                 let unread = |(id, cell): &(&AccountId, &Rc<AccountCell>)| {
                     Rc::strong_count(cell) > 1 && !fresh.contains_key(*id)
                 };
-                // In any order, then the first: a simulation reads in the same one again.
+                // In any order, then the lowest: a repeated simulation reads the same one.
                 let next = accounts.iter().filter(unread).min_by_key(|(id, _)| **id);
                 next.map(|(id, cell)| (*id, cell.clone()))
             };
@@ -50,7 +50,7 @@ impl Accounts {
         }
     }
 
-    /// Loads into `state` the tables that are loaded in `cell`.
+    /// Loads the tables into `state` that are loaded in `cell`.
     async fn read_tables(
         &self,
         cell: &AccountCell,
@@ -74,8 +74,8 @@ impl Accounts {
         Ok(())
     }
 
-    /// Takes what is `known` of the log, gives the accounts that are held their `fresh` state and drops
-    /// the others; wakes who watches one. Nothing awaits.
+    /// Installs what is `known` of the log, gives the held accounts their `fresh` state and drops
+    /// the others; wakes their watchers. Does not await.
     pub(crate) fn renew(&self, known: Known, mut fresh: Fresh) {
         let Known { directory, replayed, lost } = known;
         self.directory.replace(directory);
@@ -86,8 +86,8 @@ impl Accounts {
         self.cells.borrow_mut().retain(|id, cell| {
             let Some(state) = fresh.remove(id) else { return false };
             self.replayed.borrow_mut().remove(id);
-            // Without a state it is out of reach: its holders find no mailbox in it any more, and
-            // commit nothing by it.
+            // Without a state it is unreachable: its holders find no mailbox in it any more, and
+            // cannot commit changes to it.
             let readable = state.is_some();
             let mut new = state.unwrap_or_else(|| AccountState::stand_in(*id));
             let old = &mut *cell.state.borrow_mut();
