@@ -24,7 +24,7 @@ pub enum StoreError {
     NotAnswering,
     /// Too many deliveries are known that may still be repeated: deliveries to several partitions
     /// are refused until some of them have ended.
-    #[error("too many deliveries are half done")]
+    #[error("too many deliveries are incomplete")]
     Crowded,
     #[error("no such mailbox")]
     NoSuchMailbox,

@@ -107,7 +107,7 @@ fn dissect_in_place(bytes: &[u8], expected: Expected) -> Result<Dissection, Head
     let mut found = Dissection { header: scan.header, chain: scan.chain, ..Dissection::default() };
     found.tail = scan.tail;
     let Some(base) = scan.base else {
-        found.flaws.push((0, "nothing in the segment is whole".to_owned()));
+        found.flaws.push((0, "nothing in the segment is intact".to_owned()));
         return Ok(found);
     };
     if SegmentHeader::decode(bytes).is_err() {
@@ -229,7 +229,7 @@ fn check_index(
     }
     let walked_all: BTreeMap<u64, u64> = walked.iter().map(|r| (r.lsn.0, r.offset)).collect();
     for record in known.iter().filter(|r| walked_all.get(&r.lsn.0) != Some(&r.offset)) {
-        flaws.push((record.offset, format!("no whole entry where LSN {} should be", record.lsn)));
+        flaws.push((record.offset, format!("no intact entry where LSN {} should be", record.lsn)));
     }
 }
 
@@ -252,7 +252,7 @@ pub fn check_checkpoint(
             Err(HeaderError::Version(version)) => return Err(HeaderError::Version(version)),
             Err(error) => flaws.push((at as u64, format!("checkpoint: {error}"))),
             Ok(file) if file.partition != partition || file.sequence != sequence => {
-                flaws.push((at as u64, "checkpoint of another place".to_owned()));
+                flaws.push((at as u64, "checkpoint of another partition or sequence".to_owned()));
             }
             Ok(file) => whole.push(file),
         }

@@ -177,7 +177,7 @@ pub enum EntryError {
     HeaderChecksum,
     #[error("entry belongs at {found}, not at {expected}")]
     Misplaced { expected: Lsn, found: Lsn },
-    #[error("entry of {0} bytes is longer than any written")]
+    #[error("entry of {0} bytes is longer than the maximum")]
     TooLong(usize),
     #[error("entry payload checksum does not match")]
     PayloadChecksum,

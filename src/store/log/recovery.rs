@@ -330,7 +330,7 @@ impl Recovered {
             }
             let name = segment_name(epoch);
             if file.damaged {
-                self.damaged(&name, 0, "segment header is damaged, the footer tells");
+                self.damaged(&name, 0, "segment header is damaged, the footer was used");
             }
             let segment = match &file.footer {
                 Some(footer) => Segment::compacted(name, footer, len),
@@ -491,7 +491,7 @@ impl Recovered {
         let scan = self.scan(&bytes, epoch, durable)?;
         if scan.end == 0 && successor.is_some_and(|successor| successor.predecessor == epoch) {
             let name = segment_name(epoch);
-            self.damaged(&name, 0, "nothing in the segment is whole");
+            self.damaged(&name, 0, "nothing in the segment is intact");
             self.lost_below(durable.0);
         }
         Ok(scan.base.filter(|_| scan.end > 0).map(|base| base.0))

@@ -93,9 +93,9 @@ pub enum HeaderError {
     Magic,
     #[error("header checksum does not match")]
     Checksum,
-    #[error("header of another place")]
+    #[error("header of another file or offset")]
     Misplaced,
-    #[error("batch of {0} bytes is longer than any written")]
+    #[error("batch of {0} bytes is longer than the maximum")]
     TooLong(usize),
     /// Intact, but from another version of Ringmail: refused, never skipped.
     #[error("format version {0} is unknown: written by a newer Ringmail")]

@@ -54,8 +54,7 @@ pub(crate) async fn load<L>(
         false => Err(StoreError::Corrupt {
             segment: "log".to_owned(),
             offset: 0,
-            what: "the newest checkpoint is lost, an older one does not lead to everything"
-                .to_owned(),
+            what: "the newest checkpoint is lost, an older one is incomplete".to_owned(),
         }),
     };
     match loaded {
@@ -71,7 +70,7 @@ pub(crate) async fn load<L>(
             let mut rebuild = Rebuild::default();
             let mut replay = |lsn, header: &_, payload: &[u8]| rebuild.take(lsn, header, payload);
             let (log, mut report) = begin(recovered, &mut replay).await?;
-            let what = format!("{what}; all segments were read to find every account");
+            let what = format!("{what}; all segments were read instead");
             report.damage.push((segment, offset, what));
             let directory = rebuild.finish(&report.lost_entries);
             let Rebuild { accounts, root, standing: effects, .. } = rebuild;

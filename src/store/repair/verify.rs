@@ -249,7 +249,7 @@ impl Repair {
             }
             if let Some(uid) = alive {
                 let (file, what) =
-                    ("tombstones".to_owned(), "expunged, and still there".to_owned());
+                    ("tombstones".to_owned(), "expunged, but still present".to_owned());
                 let (account, folder, uid) = (Some(id), Some(name.clone()), Some(uid));
                 report.find(Finding { file, offset: 0, what, account, folder, uid });
             }
