@@ -39,7 +39,7 @@ async fn open(device: &MemoryDevice, simulation: &Simulation) -> Partition {
     let options = StoreOptions {
         partition: PartitionId(7),
         compression: Some(Compression::default()),
-        // The folders have few messages.
+        // The folders have only a few messages.
         cards_wanted: 4,
         ..StoreOptions::default()
     };

@@ -37,7 +37,7 @@ pub struct StoreOptions {
     pub run_garbage_min: usize,
     /// Messages of a mailbox without cards before a checkpoint makes cards for them.
     pub cards_wanted: u32,
-    /// What becomes of a summary in a card.
+    /// Splits a summary into the parts of a card.
     pub card_split: CardSplit,
     /// Bytes kept for expunges and compaction on a full disk; 0 = none.
     pub reserve: u64,

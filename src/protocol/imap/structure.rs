@@ -232,7 +232,7 @@ mod tests {
         );
     }
 
-    /// A card's structure is told as the summary's.
+    /// A card's structure is written like the summary's.
     #[test]
     fn cards_are_told_as_summaries() {
         let headed = format!("Subject: x\r\nFrom: a@b.test\r\n{NESTED}");

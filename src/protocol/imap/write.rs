@@ -55,7 +55,7 @@ pub(super) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
 const UNQUOTABLE: u8 = 1;
 const ESCAPED: u8 = 2;
 
-/// What an octet does to a quoted string.
+/// The effect of an octet on a quoted string.
 static IN_QUOTES: [u8; 256] = {
     let mut found = [0; 256];
     let mut octet = 0;

@@ -266,7 +266,7 @@ fn is_word(byte: u8) -> bool {
     IS_WORD[byte as usize]
 }
 
-/// By octet: a look at each of the specials would take longer than all else.
+/// A table by octet: comparing with each of the specials would take most of the time.
 static IS_WORD: [bool; 256] = {
     let mut is_word = [true; 256];
     let specials = b" \t\r\n()<>@,;:\"";

@@ -1,10 +1,11 @@
-//! What a mailbox keeps of its messages beside them: parts of a summary, each for another question.
+//! Message cards: the parts of a summary that a mailbox keeps beside its messages, one per kind of
+//! query.
 //!
-//! The store has [`split_card`] make the parts when it puts cards together, and gives them back to FETCH
-//! and SEARCH, which read one part of many messages and nothing else. Everything here answers exactly as
-//! the message itself would, or says that it cannot: [`EnvelopeCard::contains`] agrees with
-//! [`Needle::is_in_header`] over the message's header. Pure; borrows the part, and allocates only where a
-//! value has to be decoded.
+//! The store calls [`split_card`] for the parts when it makes cards, and returns them to FETCH and
+//! SEARCH, which read one part of many messages. Everything here gives exactly the message's own
+//! answer, or says that it cannot: [`EnvelopeCard::contains`] agrees with [`Needle::is_in_header`]
+//! on the message's header. Pure; borrows the part, and allocates only if a value has to be
+//! decoded.
 //!
 //! ```text
 //! DATES:     1 | 0: no Date that can be read, else the day since 1970-01-01, zigzag, plus 1
@@ -22,17 +23,17 @@ use super::{
 
 /// The day of the Date field.
 pub const DATES: usize = 0;
-/// What ENVELOPE tells, and searches in its fields.
+/// The ENVELOPE, also for searches in its fields.
 pub const ENVELOPE: usize = 1;
-/// What BODY and BODYSTRUCTURE tell: a [`Summary`].
+/// BODY and BODYSTRUCTURE: a [`Summary`].
 pub const STRUCTURE: usize = 2;
 
-/// Octets of a header that a search by its fields reads; cards tell nothing of longer ones.
+/// Octets of a header that a search by its fields reads; cards do not answer for longer ones.
 pub const HEADER_MAX: u64 = HEADER_SIZE_MAX as u64;
 
 const VERSION: u8 = 1;
 
-/// The fields of an envelope in their order, and which of them hold addresses.
+/// The fields of an envelope in order, and whether they hold addresses.
 const FIELDS: [(&[u8], Field, bool); ENVELOPE_FIELDS] = [
     (b"date", Field::Date, false),
     (b"subject", Field::Subject, false),
@@ -49,8 +50,8 @@ const FIELDS: [(&[u8], Field, bool); ENVELOPE_FIELDS] = [
 /// The fields of an envelope, as bits.
 const ENVELOPE_BITS: u32 = (1 << ENVELOPE_FIELDS) - 1;
 
-/// Appends to each of `parts` its part of `summary`; nothing where that is none, or of a version that is
-/// not known.
+/// Appends to each of `parts` its part of `summary`; nothing if that is invalid, or of an unknown
+/// version.
 pub fn split_card(summary: &[u8], parts: &mut [Vec<u8>; 3]) {
     let Ok(mut summary) = Summary::decode(summary) else { return };
     let [dates, envelope, structure] = parts;
@@ -66,17 +67,17 @@ fn write_dates(summary: &Summary, out: &mut Vec<u8>) {
     write_number(day.map_or(0, |day| ((day << 1) ^ (day >> 63)) as u64 + 1), out);
 }
 
-/// The day of the Date field from a card's [`DATES`], `None` if the message has none that can be read.
+/// The day of the Date field from a card's [`DATES`], `None` if the message has no readable one.
 ///
 /// # Errors
-/// `()` if the card does not say.
+/// If the card does not have it.
 pub fn sent_day(card: &[u8]) -> Result<Option<i64>, Unanswered> {
     let Some((&VERSION, mut rest)) = card.split_first() else { return Err(Unanswered) };
     let number = read_number(&mut rest).ok_or(Unanswered)?;
     Ok(number.checked_sub(1).map(|it| (it >> 1) as i64 ^ -((it & 1) as i64)))
 }
 
-/// The message has to be asked.
+/// The card has no answer: the message must be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unanswered;
 
@@ -109,7 +110,7 @@ pub struct EnvelopeCard<'a> {
 }
 
 impl<'a> EnvelopeCard<'a> {
-    /// `None` if the card is of another version, or none.
+    /// `None` if it is not a card, or one of another version.
     pub fn decode(card: &'a [u8]) -> Option<EnvelopeCard<'a>> {
         let Some((&VERSION, mut rest)) = card.split_first() else { return None };
         let input = &mut rest;
@@ -138,11 +139,11 @@ impl<'a> EnvelopeCard<'a> {
         Envelope::new(|field| self.texts.get(field as usize).copied().flatten())
     }
 
-    /// Whether a field of the header contains `needle`, as [`Needle::is_in_header`] answers for the
-    /// message; `scratch` is room for a value.
+    /// Whether a field of the header contains `needle`, as [`Needle::is_in_header`] would answer
+    /// for the message; `scratch` is a buffer for a value.
     ///
     /// # Errors
-    /// If the card has not all that the header says there.
+    /// If the card does not have everything that the header has there.
     pub fn contains(
         &self,
         field: EnvelopeField,
@@ -170,7 +171,7 @@ impl<'a> EnvelopeCard<'a> {
 pub struct EnvelopeField(usize);
 
 impl EnvelopeField {
-    /// By its name in a header, in any case.
+    /// By its name in a header, ignoring case.
     pub fn named(name: &[u8]) -> Option<EnvelopeField> {
         let at = FIELDS.iter().position(|(known, ..)| known.eq_ignore_ascii_case(name))?;
         Some(EnvelopeField(at))
@@ -178,7 +179,7 @@ impl EnvelopeField {
 }
 
 impl Summary {
-    /// Takes the texts of the message's own envelope away.
+    /// Removes the texts of the message's own envelope.
     fn drop_envelope(&mut self) {
         let Some(Record { present, .. }) = self.records.first_mut() else { return };
         let count = (*present & ENVELOPE_BITS).count_ones();
@@ -209,12 +210,12 @@ mod tests {
         parts
     }
 
-    /// Whether the card tells; what it tells has to be what the header does.
+    /// Whether the card answers; its answer must equal the header's.
     fn check(message: &[u8], prologue: &[u8], name: &str, needle: &str) -> bool {
         let mut summary = summarize(message);
         summary.prepend(prologue.len() as u64);
         let stored = [prologue, message].concat();
-        // As SEARCH reads a header.
+        // As in a SEARCH of the header.
         let header = &stored[..(summary.header_size() as usize).min(HEADER_SIZE_MAX)];
         let [dates, envelope, structure] = split(&summary);
         let card = EnvelopeCard::decode(&envelope).unwrap();
@@ -238,7 +239,7 @@ mod tests {
         told.is_ok()
     }
 
-    /// (header, field, needle, whether the card tells)
+    /// (header, field, needle, whether the card answers)
     const CASES: &[(&str, &str, &str, bool)] = &[
         ("From: Joe <joe@a.test>\r\n", "from", "JOE@A", true),
         ("From: Joe <joe@a.test>\r\n", "from", "jim", true),
@@ -268,7 +269,7 @@ mod tests {
         ("In-Reply-To: <1@a.test>\r\n <2@a.test>\r\n", "in-reply-to", "> <2", true),
         ("Reply-To: a@b.test\r\nSender: c@d.test\r\n", "reply-to", "c@d", true),
         ("DATE : Mon, 1 Jan 2024 10:00:00 +0000\r\n", "date", "2024 10", true),
-        // What cannot be told.
+        // Cases that a card cannot answer.
         ("Subject: one\r\nSUBJECT: two\r\n", "subject", "two", false),
         ("To: a@b.test\r\nTo: c@d.test\r\n", "to", "c@d", false),
         ("From: a\rb@c.test\r\n", "from", "<ab@c", false),
@@ -300,7 +301,7 @@ mod tests {
         assert!(check(format!("To: {many}z@z.test\r\n\r\n").as_bytes(), b"", "subject", "x"));
         let long = "x".repeat(70_000);
         assert!(!check(format!("Subject: {long}end\r\n\r\n").as_bytes(), b"", "subject", "end"));
-        // The header's end is not seen, or only without what came before it.
+        // The header's end is beyond the limit, or is so only with the prologue.
         let filler = format!("X: {}\r\n", "y".repeat(HEADER_SIZE_MAX - 100));
         for (message, told) in [
             (format!("{filler}Subject: here\r\n\r\n"), true),
@@ -339,8 +340,8 @@ mod tests {
         }
     }
 
-    /// Pieces of values: words, folds, encoded-words whole and broken, what addresses are made of, and
-    /// octets that have no place in a header.
+    /// Pieces of values: words, folds, encoded-words whole and broken, parts of addresses, and
+    /// octets that are invalid in a header.
     const PIECES: &[&[u8]] = &[
         b"word",
         b"Word",
@@ -455,7 +456,7 @@ mod tests {
             own: (prop::sample::Index, prop::sample::Index),
             prologue in prop::sample::select(&["", "Received: x\r\n"][..]),
         ) {
-            // Some octets of the message itself, too.
+            // Also some octets of the message itself.
             let (from, to) = (own.0.index(message.len() + 1), own.1.index(message.len() + 1));
             let own = String::from_utf8_lossy(&message[from.min(to)..from.max(to).min(from.min(to) + 12)]);
             for (name, ..) in FIELDS {

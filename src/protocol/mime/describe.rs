@@ -132,7 +132,7 @@ impl<'a> Texts<'a> {
         Texts { summary, index }
     }
 
-    /// Whether all of it had room.
+    /// Whether all of it fitted.
     fn add(&mut self, field: Field, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let text = &mut self.summary.text;
         let start = text.len();
@@ -160,7 +160,7 @@ impl<'a> Texts<'a> {
         fits
     }
 
-    /// As [`Texts::add`]; what is not there has room.
+    /// As [`Texts::add`]; an absent value always fits.
     fn add_unfolded(&mut self, field: Field, values: &Values<'_>) -> bool {
         values.get(field).is_none_or(|value| self.add(field, |out| unfold(value, out)))
     }

@@ -112,7 +112,7 @@ pub fn decode_value(value: &[u8]) -> Decoded {
     decode_unfolded(&unfolded)
 }
 
-/// As [`decode_value`], of what is unfolded.
+/// As [`decode_value`], for an unfolded value.
 pub(super) fn decode_unfolded(unfolded: &[u8]) -> Decoded {
     let mut out = Decoded { text: String::with_capacity(unfolded.len()), apart: None };
     let mut run: Option<Run> = None;

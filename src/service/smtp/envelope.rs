@@ -53,12 +53,12 @@ pub(super) struct Envelope {
     charge: Charge,
 }
 
-/// What became of a message, for the operator.
+/// The result of a message, for the operator.
 pub(super) enum Outcome<'a> {
     Accepted {
         octets: u64,
     },
-    /// `octets` are not known of one that was refused before its end.
+    /// `octets` are unknown for one that was refused before its end.
     Refused {
         octets: Option<u64>,
         reply: &'a str,

@@ -113,7 +113,7 @@ impl MailboxAnnotations {
         taken
     }
 
-    /// Adds changes that are older than those that there are.
+    /// Adds changes that are older than the existing ones.
     pub(crate) fn put_under(&mut self, older: Rows) {
         for (place, value) in older {
             if !self.delta.contains_key(&place) {

@@ -5,9 +5,10 @@
 //! - *published*: `status`, `keywords` and, once it is needed, `loaded` (the message table).
 //!   Deliveries need no table: they count and append to `delta`.
 //! - *pending*: next UID, keyword table and an overlay of flag changes and expunges that are in the
-//!   log's buffer but not yet durable. Decisions (UNCHANGEDSINCE, who is deleted) are made on it.
-//! - `runs` + `changes`: the table and the tombstones on disk, and the changes a checkpoint will add, or
-//!   is about to.
+//!   log's buffer but not yet durable. Decisions (UNCHANGEDSINCE, which messages are deleted) are
+//!   made on it.
+//! - `runs` + `changes`: the table and the tombstones on disk, and the changes that a checkpoint
+//!   will add, or is adding.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -57,11 +58,11 @@ pub(crate) struct Mailbox {
     pub loaded: Option<Rc<Published>>,
     /// Runs on disk, oldest first; with [`Mailbox::changes`] on top they are the table.
     pub runs: Vec<RunRef>,
-    /// Changes published since the last run was written, or is being written.
+    /// Changes published since the last run was written, or since its writing began.
     pub delta: Delta,
-    /// Changes before those, which a checkpoint is writing to runs.
+    /// Earlier changes, which a checkpoint is writing to runs.
     captured: Option<Rc<Delta>>,
-    /// Where the cards of its messages lie.
+    /// The locations of its messages' cards.
     pub cards: MailboxCards,
     /// The annotations of its messages; `None` if there are none.
     pub annotations: Option<Box<MailboxAnnotations>>,
@@ -358,8 +359,8 @@ impl Mailbox {
         std::mem::take(&mut self.delta)
     }
 
-    /// Sets the delta aside while it is written to runs; it goes on counting as a change until
-    /// [`Mailbox::written`] says that it is, or [`Mailbox::give_back`] that it will not be.
+    /// Sets the delta aside while it is written to runs; it still counts as a change until
+    /// [`Mailbox::written`] reports it written, or [`Mailbox::give_back`] abandoned.
     pub(crate) fn capture(&mut self) -> Rc<Delta> {
         let captured = Rc::new(self.take_delta());
         debug_assert!(self.captured.is_none(), "one checkpoint at a time");
@@ -367,8 +368,8 @@ impl Mailbox {
         captured
     }
 
-    /// `captured` is in `runs`, which are the mailbox's from now on; answers those before. `None` if the
-    /// table was replaced meanwhile, from the log or from what was salvaged: then `runs` are of no use.
+    /// `captured` is in `runs`, which replace the mailbox's runs; returns the old ones. `None` if
+    /// the table was replaced meanwhile, from the log or by salvage: then `runs` are not used.
     pub(crate) fn written(
         &mut self,
         captured: &Rc<Delta>,
@@ -378,7 +379,7 @@ impl Mailbox {
         Some(std::mem::replace(&mut self.runs, runs))
     }
 
-    /// `captured` goes back below what was published meanwhile, unless the table was replaced.
+    /// Puts `captured` back below later changes, unless the table was replaced.
     pub(crate) fn give_back(&mut self, captured: &Rc<Delta>) {
         if self.captured.take_if(|ours| Rc::ptr_eq(ours, captured)).is_some() {
             let older = captured.iter().map(|(uid, record)| (*uid, *record));
@@ -387,12 +388,12 @@ impl Mailbox {
         }
     }
 
-    /// What the runs lack, in layers, the oldest first.
+    /// The changes that the runs lack, in layers, oldest first.
     pub(crate) fn changes(&self) -> impl Iterator<Item = &Delta> {
         self.captured.as_deref().into_iter().chain([&self.delta])
     }
 
-    /// Takes the `\Recent` marks; answers the first UID that has one, `uid_next` if none.
+    /// Takes the `\Recent` marks; returns the first UID that has one, `uid_next` if none.
     pub(crate) fn claim_recent(&mut self) -> Uid {
         let first = self.recent_from;
         self.recent_from = self.status.uid_next;

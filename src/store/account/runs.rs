@@ -52,11 +52,12 @@ pub(crate) fn wants_rewrite(runs: &[RunRef], live: usize, garbage_min: usize) ->
     records > 2 * live + garbage_min
 }
 
-/// Changes of messages that no run has yet, by UID; a later change of a message takes the earlier one in.
+/// Changes of messages that are in no run yet, by UID; a later change of a message absorbs the
+/// earlier one.
 pub(crate) type Delta = BTreeMap<Uid, RunRecord>;
 
-/// Runs that are being joined and a delta over them, fed oldest first, so that a caller who yields in
-/// between never computes for long. Tombstones above the `floor` stay.
+/// Merges runs and a delta, oldest first, so that a caller that yields in between never computes
+/// for long. Tombstones above the `floor` stay.
 pub(crate) struct Merger {
     floor: ModSeq,
     merged: Delta,
@@ -82,8 +83,8 @@ impl Merger {
         }
     }
 
-    /// The records that remain, ascending. With `all` runs among those that were joined, only tombstones
-    /// above the floor are of use.
+    /// The remaining records, ascending. If `all` runs were merged, only tombstones above the floor
+    /// are kept.
     pub(crate) fn finish(self, all: bool) -> impl Iterator<Item = (Uid, RunRecord)> {
         let floor = self.floor;
         self.merged.into_iter().filter(move |(_, record)| match record {
@@ -93,7 +94,7 @@ impl Merger {
     }
 }
 
-/// Puts `newer` over the records of older runs that are being joined with it, at once.
+/// Applies `newer` to the records of older runs that are merged with it, in one step.
 pub(crate) fn merge_over(
     older: impl Iterator<Item = (Uid, RunRecord)>,
     newer: &Delta,

@@ -282,7 +282,7 @@ impl AccountState {
         }
     }
 
-    /// Who waits for changes of a mailbox, or of any kind; `None` if the mailbox is gone.
+    /// The tasks that wait for changes of a mailbox, or of any kind; `None` if the mailbox is gone.
     pub(crate) fn watchers(&self, mailbox: Option<MailboxId>) -> Option<&Watchers> {
         match mailbox {
             None => Some(&self.watchers),

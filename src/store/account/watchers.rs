@@ -1,8 +1,9 @@
-//! Who waits for the next change of a mailbox, or of a whole account: sessions in IDLE.
+//! Tasks that wait for the next change of a mailbox, or of a whole account: sessions in IDLE.
 //!
-//! A wake-up says only that there is something: whoever waits looks at the latest snapshot, so that any
-//! number of changes in between is one. Publishing takes the wakers out and wakes them when nothing is
-//! borrowed, those of all entries of one sync together. Owned by what is watched; shard-local.
+//! A wake-up says only that there was a change: the waiting task compares the latest snapshot, so
+//! that any number of changes in between is one. Publishing takes the wakers out and wakes them
+//! when nothing is borrowed, together for all entries of one sync. Owned by the watched object;
+//! shard-local.
 
 use std::{cell::RefCell, task::Waker};
 
@@ -18,7 +19,7 @@ impl Watchers {
         }
     }
 
-    /// Who was told by `waker` waits no longer.
+    /// The task with `waker` no longer waits.
     pub(crate) fn remove(&self, waker: &Waker) {
         self.0.borrow_mut().retain(|other| !other.will_wake(waker));
     }

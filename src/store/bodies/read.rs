@@ -138,7 +138,7 @@ impl Bodies {
         }
     }
 
-    /// A block of cards, of so many octets, is read and opened.
+    /// Counts the work of reading and opening a block of cards with this many octets.
     pub(crate) fn worked_on_cards(&self, octets: usize) {
         self.cache.worked(octets.saturating_mul(DECOMPRESSION_WORK));
     }

@@ -1,9 +1,10 @@
 //! Runs of blocks: rows of bytes by UID, one entry of the log for a range of UIDs, in one column or several.
 //!
-//! What a mailbox keeps beside its messages and apart from its table is in such runs; what a row says is
-//! for `annotations`. Runs of `cards` have a column of such blocks for each part. Blocks are compressed and have checksums of their own, and an index in front says
-//! where each lies: so one is read without the others, and a column without the other columns. Pure; compressing is the caller's.
-//! docs/disk_format.md, "Runs of blocks", is the drawing.
+//! Data that a mailbox keeps beside its messages and outside its table is in such runs;
+//! `annotations` and `cards` define the rows. Runs of `cards` have one column of such blocks for
+//! each part. Blocks are compressed and have their own checksums, and an index in front locates
+//! each, so that one can be read without the others, and a column without the other columns. Pure;
+//! the caller compresses. docs/disk_format.md, "Runs of blocks", has the layout.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -88,7 +89,7 @@ impl BlockRef {
     }
 }
 
-/// One column of a run in the making.
+/// One column of a run being built.
 struct Column {
     blocks: Vec<BlockRef>,
     data: Vec<u8>,
@@ -170,19 +171,19 @@ impl Column {
     }
 }
 
-/// Puts a run of some columns together.
+/// Builds a run with several columns.
 pub(crate) struct BlockRunBuilder<const COLUMNS: usize, C> {
     /// Compresses a block if that pays.
     compress: C,
     columns: [Column; COLUMNS],
 }
 
-/// A run's payload and what it is about.
+/// A run's payload and its description.
 pub(crate) struct MadeRun {
     pub payload: Vec<u8>,
     pub first: Uid,
     pub last: Uid,
-    /// Of the first column.
+    /// Rows of the first column.
     pub rows: u32,
 }
 
@@ -191,7 +192,8 @@ impl<const COLUMNS: usize, C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<COLUMNS
         BlockRunBuilder { compress, columns: std::array::from_fn(|_| Column::new()) }
     }
 
-    /// Adds a row, of at most [`ROW_MAX`] bytes, to a column. UIDs ascend; several rows may have the same.
+    /// Adds a row, of at most [`ROW_MAX`] bytes, to a column. UIDs ascend; several rows may have
+    /// the same UID.
     pub(crate) fn push(&mut self, column: usize, uid: Uid, row: &[u8]) {
         let Some(column) = self.columns.get_mut(column) else { return };
         column.push(uid, row);
@@ -200,7 +202,7 @@ impl<const COLUMNS: usize, C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<COLUMNS
         }
     }
 
-    /// Adds the blocks of an older run, as they are. Its UIDs are above all so far.
+    /// Adds the blocks of an older run unchanged. Its UIDs are above all so far.
     pub(crate) fn adopt(&mut self, payload: &[u8]) -> Decoded<()> {
         self.columns.iter_mut().for_each(|column| column.close_block(&mut self.compress));
         let index = read_index(payload)?;
@@ -228,7 +230,8 @@ impl<const COLUMNS: usize, C: FnMut(Vec<u8>) -> Vec<u8>> BlockRunBuilder<COLUMNS
     }
 }
 
-/// Where the blocks of a run lie: each column has its own, of other UIDs than the next one's.
+/// The locations of a run's blocks: each column has its own, with other UID ranges than the next
+/// one's.
 #[derive(PartialEq, Eq, Default, Debug)]
 pub(crate) struct RunIndex {
     columns: Vec<Vec<BlockRef>>,
@@ -239,15 +242,15 @@ impl RunIndex {
         self.columns.get(column).map_or(&[], Vec::as_slice)
     }
 
-    /// The block of a column that may have the row of `uid`, where each UID has one.
+    /// The block of a column that may have the row of `uid`, if each UID has one.
     pub(crate) fn block_of(&self, column: usize, uid: Uid) -> Option<BlockRef> {
         let blocks = self.column(column);
         let at = blocks.partition_point(|block| block.last < uid);
         blocks.get(at).filter(|block| block.first <= uid).copied()
     }
 
-    /// Octets from where `place` begins to the end of the last block of the column that ends within
-    /// `most` of them; its own at least.
+    /// Octets from the start of `place` to the end of the last block of the column that ends within
+    /// `most` of them; at least its own.
     pub(crate) fn octets_from(&self, column: usize, place: &BlockRef, most: usize) -> usize {
         let blocks = self.column(column).iter();
         let ends = blocks.map(|block| block.offset.saturating_add(block.stored as usize));
@@ -281,7 +284,8 @@ pub(crate) fn read_index(start: &[u8]) -> Decoded<RunIndex> {
     Ok(RunIndex { columns: columns.collect::<Decoded<_>>()? })
 }
 
-/// The blocks of one column, whose octets begin at `offset` of the payload; it moves on by as many.
+/// The blocks of one column, whose octets begin at `offset` of the payload; `offset` advances past
+/// them.
 fn read_column(reader: &mut Reader<'_>, offset: &mut usize) -> Decoded<Vec<BlockRef>> {
     let count = reader.count(6, "blocks")?;
     let mut blocks = Vec::with_capacity(count);
