@@ -5,9 +5,9 @@ BODYSTRUCTURE, SEARCH by FROM, TO, CC, SUBJECT and SENTSINCE, each warm and with
     cargo build --release && benches/cards.py [--messages 10000] [--rounds 5] [--alone]
 
 Servers on core 0, client on core 1. Both servers run and are asked in turn, so that a noisy minute hits both. Both
-have got the same messages by LMTP; ours was started anew then, so that all messages have cards, and Dovecot has been asked everything
-once before (that is the column "first"), so that its index cache is filled. A cold figure is of a new connection:
-the page cache is dropped after SELECT and LOGOUT of the last one, then LOGIN, SELECT, and the command is timed.
+receive the same messages by LMTP. Ours is then restarted, so that all messages have cards; Dovecot has been asked
+everything once before (the column "first"), so that its index cache is filled. A cold figure is measured on a new
+connection: SELECT and LOGOUT on the previous one, the page cache is dropped, then LOGIN, SELECT and the timed command.
 
 RINGMAIL names another binary. Needs root, cgroup v2 and Dovecot as benches/beside_dovecot.py does; with --alone only
 our server is measured, and without root only the warm figures.
@@ -45,7 +45,7 @@ COMMANDS = {
 
 
 def message(number):
-    """About 3.5 KiB with an attachment; the fields differ from one to the next."""
+    """About 3.5 KiB with an attachment; the fields differ from message to message."""
     hundredth = number % 100
     date = email.utils.formatdate(NEW_YEAR + hundredth * DAY)
     head = (
@@ -61,7 +61,7 @@ def message(number):
 
 
 def deliver(port, count):
-    """By LMTP, one after the other."""
+    """Delivers by LMTP, one message after the other."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     replies = connection.makefile("rb")
@@ -92,7 +92,7 @@ class Imap:
         self.command("SELECT INBOX")
 
     def command(self, text):
-        """Milliseconds to the tagged OK, and the answer's first 64 KiB."""
+        """Milliseconds to the tagged OK, and the first 64 KiB of the answer."""
         started, tail, answer = time.monotonic(), b"", b""
         self.socket.sendall(f"t {text}\r\n".encode())
         while b"\r\nt OK" not in b"\r\n" + tail:
@@ -122,7 +122,7 @@ def ringmail(count):
     with Demo("--shards", "1", "--set", "store.checkpoint_interval=16MiB") as demo:
         os.sched_setaffinity(0, {1})
         deliver(demo.port["lmtp"], count)
-        # Its end is a checkpoint: all messages get their cards.
+        # The server writes a checkpoint when it stops: all messages get cards.
         demo.stop()
         os.sched_setaffinity(0, {0})
         demo.start()
@@ -147,7 +147,7 @@ def dovecot(count):
 
 
 def found(answer):
-    """The numbers of a SEARCH."""
+    """The numbers in the answer to a SEARCH."""
     for line in answer.split(b"\r\n"):
         if line.startswith(b"* SEARCH"):
             return line.split()[2:]
@@ -161,7 +161,7 @@ def measure(servers, rounds, cold):
     for name in servers:
         for key, command in COMMANDS.items():
             figures[name, key, "first"] = [clients[name].command(command)[0]]
-    # A moment for what either does in the background, say the cards of more messages.
+    # Lets background work of both servers finish, such as cards for more messages.
     time.sleep(5)
     for key, command in COMMANDS.items():
         answers = {}
@@ -169,7 +169,7 @@ def measure(servers, rounds, cold):
             clients[name].command(command)
         for _ in range(rounds):
             for name in servers:
-                # What the other one still does after its answer is not this one's.
+                # Background work of one server must not slow down the other.
                 time.sleep(0.02)
                 took, answer = clients[name].command(command)
                 figures.setdefault((name, key, "warm"), []).append(took)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A data directory of an older format under today's binary: how it starts, and kill -9 on the way.
+"""A data directory of an older format under today's binary: start-up times, and kill -9 during the upgrade.
 
 An older binary makes the data set: MESSAGES over MAILBOXES accounts, a fifth of them in one folder, with
 flags set and messages expunged; it is killed, so that a start has to replay. Then today's binary starts on it
-again and again and is killed after ever longer times, in which mail comes and goes, checkpoints are written
-and compaction runs. At the end everything that the older binary showed must be there (a digest of UIDs, flags,
-dates, sizes and some bodies of many accounts), and `verify` must find nothing.
+repeatedly and is killed after longer and longer times, while mail is delivered and expunged, checkpoints are
+written and compaction runs. At the end everything that the older binary showed must be there (a digest of UIDs,
+flags, dates, sizes and some bodies of many accounts), and `verify` must find nothing.
 
     benches/upgrade.py --before OLDER/ringmail [--messages 1000000] [--mailboxes 10000] [--dir DIR]
 """
@@ -27,9 +27,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/clie
 import demo as clients  # noqa: E402
 
 imaplib._MAXLINE = 1 << 26
-# The body of one message in so many is compared.
+# The body of every 97th message is compared.
 BODY_OF = 97
-# Checkpoints come often and compaction begins early, so that the kills meet them.
+# Frequent checkpoints and early compaction, so that the kills interrupt them.
 EAGER = ["--set", "store.checkpoint_interval=8 MiB", "--set", "store.garbage_share=10"]
 
 
@@ -61,7 +61,7 @@ def digest(server, users, last):
         lines = imap.uid("fetch", f"1:{last}", "(UID FLAGS INTERNALDATE RFC822.SIZE)")[1]
         by_uid = {}
         for line in filter(None, lines):
-            # Sequence numbers follow from the UIDs, \Recent from who looked first.
+            # Without sequence numbers (they follow from the UIDs) and \Recent (the first session gets it).
             uid, flags, rest = re.search(rb"UID (\d+) FLAGS \((.*?)\) (.*)", line).groups()
             by_uid[int(uid)] = [sorted(set(flags.split()) - {b"\\Recent"}), rest]
         for uid in (uid for uid in by_uid if uid % BODY_OF == 1):
@@ -73,12 +73,12 @@ def digest(server, users, last):
 
 
 def compared(arguments):
-    """UIDs up to this one are left alone."""
+    """UIDs up to this one are neither changed nor expunged."""
     return arguments.messages // 50
 
 
 def fill(arguments, directory):
-    """Answers what the older binary shows of a hundredth of the accounts and of the large one."""
+    """Returns what the older binary shows of one account in a hundred and of the large one."""
     server = start(arguments.before, arguments, directory)
     large = arguments.messages // 5
     begin = time.monotonic()
@@ -119,7 +119,7 @@ def first_answer(server):
 
 
 def missing(before, now):
-    """Messages that are not as they were. Others may have come."""
+    """Messages that have changed. New messages do not count."""
     return [(user, uid, line, now[user].get(uid))
             for user, messages in before.items()
             for uid, line in messages.items()
@@ -143,13 +143,13 @@ def main():
         for kill in range(arguments.kills):
             server = start(arguments_binary(), arguments, directory, *EAGER)
             answered = first_answer(server)
-            # Mail comes, some of the older mail goes.
+            # Mail is delivered, some of the older mail is expunged.
             driver = load(server, arguments.messages // 10, max(arguments.mailboxes // 3, 1))
             imap = login(server, f"user{3 + kill}")
             imap.select()
             imap.store("1:30", "+FLAGS.SILENT", "(\\Deleted)")
             imap.expunge()
-            # Most of the large folder goes, piece by piece: compaction gets work in the older segments.
+            # Most of the large folder is expunged piece by piece: the older segments need compaction.
             imap = login(server, "user1")
             imap.select()
             step = (arguments.messages // 5 - compared(arguments)) // arguments.kills

@@ -1,5 +1,5 @@
-//! SEARCH by what message cards say, against SEARCH by reading every header: while cards are missing, once
-//! a checkpoint has made them, while more messages come, and after some have gone.
+//! SEARCH answered from message cards, against SEARCH that reads every header: without cards, after
+//! a checkpoint has made them, while more messages arrive, and after some have been expunged.
 
 mod transcript;
 mod world;
@@ -31,7 +31,7 @@ fn append(client: &mut Client, message: &str) {
     client.read_to("a OK");
 }
 
-/// Headers of every kind, some of which cards cannot tell of.
+/// Headers of every kind, including some that cards cannot represent.
 fn message(number: usize) -> String {
     let header = match number % 10 {
         0 => "From: \"J. Doe\" <joe@a.test>\r\nTo: x@b.test,\r\n y (z) @ c.test\r\n".to_owned(),
@@ -73,14 +73,15 @@ const KEYS: &[&str] = &[
     "FROM joe TO y@c",
 ];
 
-/// The numbers that `keys` finds.
+/// The message numbers that `keys` finds.
 fn search(client: &mut Client, keys: &str) -> String {
     client.say(format!("s SEARCH {keys}\r\n"));
     let found = client.read_to("s OK");
     found.lines().find(|line| line.starts_with("* SEARCH")).expect("an answer").to_owned()
 }
 
-/// From cards as from headers: a key that no card tells of has all of them read.
+/// Cards and headers give the same result. A key that cards cannot answer forces reading all
+/// headers.
 fn check(client: &mut Client, when: &str) {
     let mut found = 0;
     for keys in KEYS {
@@ -102,7 +103,7 @@ fn check(client: &mut Client, when: &str) {
     );
 }
 
-/// The octets of a message's entry are damaged in the log, behind its cards' back.
+/// Damages a message's entry in the log; its card stays intact.
 fn damage_headers(world: &SimulatedWorld<'_>, text: &[u8]) -> usize {
     let mut damaged = 0;
     for name in world.device.names() {
@@ -145,7 +146,7 @@ fn cards_and_headers_agree() {
     check(&mut client, "from more cards");
     world.with_account(async |_| partition.compact().await.expect("compacted"));
     check(&mut client, "after compaction");
-    // And it is the cards that answer: what a damaged message says of itself can only be read there.
+    // The answer comes from the cards: a damaged message cannot be read anywhere else.
     let all = search(&mut client, "HEADER Message-ID 5@a");
     assert!(damage_headers(&world, b"<5@a.test>\r\nX-Number: 45\r\n") > 0);
     assert_eq!(search(&mut client, "HEADER Message-ID 5@a"), all);

@@ -1,6 +1,6 @@
-//! Checkpoints write what changed in pieces, and others go on meanwhile: whatever they do between two
-//! pieces, and wherever the checkpoint is given up, the table is what it should be, in memory, read again
-//! and after a start.
+//! A checkpoint writes changes in pieces, and other tasks run between two pieces. Whatever they do,
+//! and wherever the checkpoint is given up, the message table is correct: in memory, read again and
+//! after a start.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ fn small() -> StoreOptions {
     StoreOptions { tombstones, run_records_max: 4, run_garbage_min: 2, ..options() }
 }
 
-/// UIDs, flags and mod-sequences of what is there, and what was expunged above the floor.
+/// UIDs, flags and mod-sequences of the messages, and the UIDs expunged above the floor.
 type Table = (BTreeMap<u32, (Flags, ModSeq)>, ModSeq, Vec<u32>);
 
 async fn table(account: &Account) -> Table {
@@ -31,8 +31,8 @@ async fn flag(account: &Account, uid: u32, flags: Flags) {
     account.store_flags(INBOX, &[Uid(uid)], change, None).await.unwrap();
 }
 
-/// Deliveries, then a checkpoint of which `polls` pieces are written, `loaded` or not, with a change after
-/// each; then it is given up or goes on to its end.
+/// Deliveries, then `polls` pieces of a checkpoint with a change after each, the table `loaded` or
+/// not; then the checkpoint is given up or completed.
 fn check(polls: usize, loaded: bool, give_up: bool) {
     run(async |world: Rc<World>| {
         let partition = world.open_with(small()).await;
@@ -47,7 +47,7 @@ fn check(polls: usize, loaded: bool, give_up: bool) {
         drop(account);
         partition.close().await.unwrap();
 
-        // What is delivered to a table that is not in memory is in the delta alone.
+        // Messages delivered while the table is not in memory are only in the delta.
         let partition = world.open_with(small()).await;
         for n in 0..15 {
             deliver(&partition, ALICE, &[n; 20]).await;
@@ -71,7 +71,7 @@ fn check(polls: usize, loaded: bool, give_up: bool) {
                 0 => drop(deliver(&partition, ALICE, &[1; 20]).await),
                 1 if loaded => flag(&account, 8 + poll, Flags::ANSWERED).await,
                 2 if loaded => drop(account.remove(INBOX, &[Uid(11 + poll)]).await.unwrap()),
-                // Reads the table in the middle of it, if nobody has yet.
+                // Loads the table during the checkpoint, if it is not loaded yet.
                 3 => drop(table(&account).await),
                 _ => {}
             }
@@ -108,7 +108,8 @@ fn changes_between_the_pieces_of_a_checkpoint() {
     }
 }
 
-/// A large account does not hold its shard: others get their turns in proportion to what is written.
+/// A large account does not block its shard: other tasks get turns in proportion to the bytes
+/// written.
 #[test]
 fn others_run_between_the_pieces() {
     run(async |world: Rc<World>| {
@@ -126,7 +127,7 @@ fn others_run_between_the_pieces() {
             }
             turns.push(waited);
         }
-        // A turn for two records to be put together, and one for the four of a run to be written.
+        // One turn for each two records encoded, and one for each run of four records.
         assert!(turns[1] - turns[0] >= 140, "{turns:?}");
     });
 }
