@@ -146,7 +146,7 @@ fn cards_and_headers_agree() {
     check(&mut client, "from more cards");
     world.with_account(async |_| partition.compact().await.expect("compacted"));
     check(&mut client, "after compaction");
-    // The answer comes from the cards: a damaged message cannot be read anywhere else.
+    // The answer comes from the cards: the headers can no longer be read from the log.
     let all = search(&mut client, "HEADER Message-ID 5@a");
     assert!(damage_headers(&world, b"<5@a.test>\r\nX-Number: 45\r\n") > 0);
     assert_eq!(search(&mut client, "HEADER Message-ID 5@a"), all);

@@ -1,5 +1,5 @@
-//! A policy that answers late, refuses, defers, discards, quarantines or stays silent, at every step of
-//! SMTP and LMTP sessions, on two simulated shards.
+//! A policy that answers late, refuses, defers, discards, quarantines or stays silent, at every
+//! step of SMTP and LMTP sessions, on two simulated shards.
 
 #[allow(dead_code)] // what transcripts need
 mod smtp_world;

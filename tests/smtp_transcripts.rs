@@ -342,7 +342,7 @@ fn queued(world: &World) -> Vec<usize> {
     world.simulation.run_until(left)
 }
 
-/// Alice and her neighbour have a mailbox; the server starts again, and the neighbour cannot be read.
+/// Alice and her neighbour have mailboxes; the server restarts, and the neighbour's cannot be read.
 fn world_with_unreadable_neighbour(ground: &Ground, choices: Choices) -> (World, String) {
     let (neighbour, address) = neighbour(ALICE);
     let world = World::new(ground, Choices::default());
@@ -540,7 +540,8 @@ fn deliveries_that_may_be_repeated_are_never_forgotten() {
         send(&world, "250");
         assert!(deliveries_known(&world) <= 3);
     }
-    // Bob's disk fails: four messages wait in the queue of alice's partition, which knows their ids.
+    // Bob's disk fails: four messages wait in the queue of alice's partition, which knows their
+    // ids.
     break_disk(&world, 1);
     for _ in 0..4 {
         send(&world, "250");

@@ -270,8 +270,8 @@ pub enum BodyCompression {
     Zstd,
 }
 
-/// Connections that each shard of a demo serves: two shards stay below the 20,000 descriptors that a
-/// plain shell may have.
+/// Connections that each shard of a demo serves: two shards stay below the 20,000 descriptors that
+/// a plain shell may have.
 const DEMO_CONNECTIONS: usize = 9_000;
 
 /// Settings and sections that a demo sets itself and that `--set` may not change.

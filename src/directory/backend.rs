@@ -11,7 +11,8 @@
 //! The users file is a backend whose answers are all in memory. [`super::Directory`] asks its
 //! snapshot directly, without a desk.
 //!
-//! Ownership: a backend is shared by all shards; a desk is one shard's. Called by [`super::Directory`].
+//! Ownership: a backend is shared by all shards; a desk is shard-local. Called by
+//! [`super::Directory`].
 
 use std::{
     cell::{Cell, RefCell},

@@ -2,8 +2,9 @@
 //! shard gathers frequent events in a chunk of its own and hands it over when it is full, or when
 //! the shard's clock ticks; all other events go at once.
 //!
-//! Ownership: [`EventSender`] is shared by all threads, [`ShardEvents`] is shard-local, [`EventQueue`]
-//! the writer's. Memory: [`CHUNKS_MAX`] chunks of little more than [`CHUNK_SIZE`].
+//! Ownership: [`EventSender`] is shared by all threads, [`ShardEvents`] is shard-local,
+//! [`EventQueue`] belongs to the writer. Memory: [`CHUNKS_MAX`] chunks of little more than
+//! [`CHUNK_SIZE`].
 
 use std::{
     cell::{Cell, RefCell},

@@ -380,8 +380,9 @@ impl Connection {
         self.finish().await;
     }
 
-    /// The same for who drops the connection next, which closes the socket: a task that waits for a client
-    /// needs no place then to move the connection to.
+    /// Like [`Connection::close`], for a caller that drops the connection next, which closes the
+    /// socket: the future of a task that waits for a client then needs no room to move the
+    /// connection.
     pub async fn finish(&mut self) {
         self.interruptible = false;
         if self.broken || !self.layers.are_settled() || self.flush(CLOSE_TIMEOUT).await.is_err() {

@@ -7,7 +7,8 @@
 //! user ([`Folder::act`]), so that wherever it was led, it has no more rights than that user, and
 //! creates no file that the owner cannot open.
 //!
-//! Called by `server::data_dir`, `directory::users_file` and the verbs; blocks, so never on a shard.
+//! Called by `server::data_dir`, `directory::users_file` and the verbs. Blocks, so never called on
+//! a shard.
 
 use std::{
     collections::VecDeque,

@@ -300,8 +300,8 @@ fn wait(epoll: &Epoll, events: &mut [EpollEvent; EVENTS_MAX], timeout: Duration)
     }
     let timeout = TimeSpec::from(timeout);
     let (descriptor, room) = (epoll.0.as_raw_fd(), EVENTS_MAX as libc::c_int);
-    // SAFETY: `events` has room for that many (an EpollEvent is an epoll_event); it and the timespec
-    // outlive the call, and no signal mask is passed.
+    // SAFETY: `events` has room for that many (an EpollEvent is an epoll_event); it and the
+    // timespec outlive the call, and no signal mask is passed.
     let count = unsafe {
         libc::syscall(
             libc::SYS_epoll_pwait2,

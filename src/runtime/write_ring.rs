@@ -8,7 +8,8 @@
 //! Invariant: a buffer stays with the ring until the kernel is done with it, whether or not a task
 //! still waits. If the ring is dropped before that, the buffer is leaked.
 //!
-//! Ownership: shard-local. `readiness` holds it and calls [`WriteRing::reap`]; `device/file.rs` writes.
+//! Ownership: shard-local. `readiness` holds it and calls [`WriteRing::reap`]; `device/file.rs`
+//! writes.
 
 use std::{
     cell::RefCell,

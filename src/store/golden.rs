@@ -1,11 +1,10 @@
 //! Partitions written by earlier versions, kept under tests/golden with a listing of their
 //! contents: every later version must read the same from the same bytes.
 //!
-//! `v1` holds a checkpoint with merged runs and, after it, one entry of every kind to be replayed; what it
-//! has in its spool moves to the queue.
-//! `v1-compacted` holds compacted segments and compressed bodies beside these. `v2` holds all that format 2
-//! has: compacted segments, cards, annotations, tombstones, a queue. Never regenerate one for a new
-//! version: write a new folder beside them.
+//! `v1` holds a checkpoint with merged runs, followed by one entry of every kind to be replayed;
+//! the messages in its spool move to the queue. `v1-compacted` also holds compacted segments and
+//! compressed bodies. `v2` holds everything that format 2 has: compacted segments, cards,
+//! annotations, tombstones, a queue. Never regenerate a folder for a new version: add a new one.
 
 use std::{fmt::Write, fs, path::Path, rc::Rc, time::Duration};
 

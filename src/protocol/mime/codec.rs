@@ -66,8 +66,8 @@ impl Summary {
         Ok(summary)
     }
 
-    /// As [`Summary::decode`], into the memory of one that is not needed any more. After an error it is
-    /// not to be used but for this.
+    /// Like [`Summary::decode`], but reuses the memory of this summary. After an error the summary
+    /// may only be used for another call.
     pub fn decode_again(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         match bytes.split_first() {
             None => Err(DecodeError::Damaged),

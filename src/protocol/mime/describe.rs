@@ -196,9 +196,9 @@ fn envelope_texts(block: &[u8], values: &Values<'_>, texts: &mut Texts<'_>) {
     }
 }
 
-/// Whether the addresses of a list are the same before and after unfolding. They are but where a CR stands
-/// for white space, in a domain literal that goes over several lines, beside octets that only one of the
-/// two passes over, and where what is trimmed makes a search look at them.
+/// Whether the addresses of a list are the same before and after unfolding. The exceptions: a CR as
+/// white space, a domain literal that spans lines, octets that only one of the two parsers skips
+/// (NUL, form feed), and ends whose trimming changes what a search sees.
 fn reads_the_same_unfolded(value: &[u8]) -> bool {
     let from_start = value.trim_ascii_start();
     let text = from_start.trim_ascii_end();

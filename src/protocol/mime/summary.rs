@@ -96,8 +96,8 @@ pub struct Summary {
     /// End of each text in `text`; a text starts at the end of the previous one.
     pub(super) ends: Vec<u32>,
     pub(super) text: Vec<u8>,
-    /// Of the message's own envelope: bit n is set when the text of `Field` n tells a search all that
-    /// the header has of it, be it nothing.
+    /// About the message's own envelope: bit n is set when the text of `Field` n gives a search
+    /// everything that the header has of this field, even if that is nothing.
     pub(super) exact: u16,
     /// Bit n is set when the first `Field` n of the header goes over several lines.
     pub(super) folded: u16,
@@ -163,7 +163,7 @@ impl Summary {
         self.root().text(Field::Date)
     }
 
-    /// What is left where a summary was taken from; without memory, and of use only to be overwritten.
+    /// A placeholder for a summary that was taken: owns no memory and may only be overwritten.
     pub fn spent() -> Summary {
         Summary {
             size: 0,

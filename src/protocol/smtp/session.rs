@@ -514,8 +514,8 @@ impl Session {
         if sender.parameters.ask_for_notification() && !self.limits.notifications {
             return Err(reply::UNKNOWN_PARAMETER);
         }
-        // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere send AUTH=<>
-        // to every server. It has no effect, so it is accepted here too.
+        // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere send
+        // AUTH=<> to every server. It has no effect, so it is accepted here too.
         // RFC 1870 6.1: refused before any octet is sent.
         if sender.parameters.size.is_some_and(|size| size > self.limits.message_size_max) {
             return Err(reply::TOO_LARGE);

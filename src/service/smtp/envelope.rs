@@ -292,7 +292,7 @@ impl Envelope {
         accepted
     }
 
-    /// Tells the operator. Of a message that was refused for what is in it, the session has forgotten the
+    /// Logs the event. When a message was refused for its content, the session no longer has its
     /// sender.
     pub(super) fn tell(
         &self,

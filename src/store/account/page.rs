@@ -156,8 +156,8 @@ fn record<'a, T>(
     }
 }
 
-/// The account on a page at `lsn` of the given `version` of its kind's payload; message tables are not
-/// loaded.
+/// Decodes an account's page at `lsn`, whose payload has this `version` of its kind. Message tables
+/// are not loaded.
 pub(crate) fn decode_account(version: u8, lsn: Lsn, payload: &[u8]) -> Decoded<AccountState> {
     let mut reader = Reader::new(payload);
     let reader = &mut reader;

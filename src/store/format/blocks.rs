@@ -1,4 +1,4 @@
-//! Runs of blocks: rows of bytes by UID, one entry of the log for a range of UIDs, in one column or several.
+//! Runs of blocks: rows of bytes by UID, one log entry for a range of UIDs, in one or more columns.
 //!
 //! Data that a mailbox keeps beside its messages and outside its table is in such runs;
 //! `annotations` and `cards` define the rows. Runs of `cards` have one column of such blocks for

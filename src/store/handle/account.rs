@@ -428,8 +428,8 @@ impl Account {
         self.copy_messages(source, messages, target, Way::Copy).await
     }
 
-    /// COPY and EXPUNGE of the same messages: each is moved or not (RFC 6851 3.3), [`COPY_SLICE`] of
-    /// them in one transaction.
+    /// COPY and EXPUNGE of the same messages: each is moved or not (RFC 6851 3.3), [`COPY_SLICE`]
+    /// of them in one transaction.
     pub async fn move_messages(
         &self,
         source: MailboxId,
@@ -773,8 +773,9 @@ impl Account {
         self.commits.bodies.read_body(body, offset, len).await
     }
 
-    /// Reads a part of the cards of many messages of `mailbox`, in the order of their UIDs. `part` is below
-    /// [`CARD_PARTS`](crate::store::CARD_PARTS); what it means is known to who made the parts.
+    /// Reads one part of the cards of many messages of `mailbox`, in the order of their UIDs.
+    /// `part` is below [`CARD_PARTS`](crate::store::CARD_PARTS); its meaning is up to the code that
+    /// made the parts.
     pub fn cards(&self, mailbox: MailboxId, part: usize) -> CardReader {
         CardReader { account: self.clone(), mailbox, cursor: Cursor::new(part) }
     }
@@ -820,8 +821,8 @@ impl Account {
     }
 }
 
-/// One part of the cards of a mailbox's messages, for who wants it of many of them in order. Messages
-/// without a card are read themselves. Holds one opened block of cards.
+/// Reads one part of the cards of a mailbox's messages, for callers that read many of them in
+/// order. For messages without a card the message itself is read. Holds one opened block of cards.
 pub struct CardReader {
     account: Account,
     mailbox: MailboxId,
@@ -829,13 +830,12 @@ pub struct CardReader {
 }
 
 impl CardReader {
-    /// Whether the part is at hand, without any waiting: then [`CardReader::card`] is it.
+    /// Whether the part is in memory, so that [`CardReader::card`] returns it without waiting.
     pub fn is_at_hand(&mut self, message: &Message) -> bool {
         self.account.cards.is_at_hand(&mut self.cursor, message.uid, &message.body)
     }
 
-    /// Reads the part of `message`, for who was told that it is not at hand: then [`CardReader::card`] is
-    /// it.
+    /// Reads a part that is not at hand; [`CardReader::card`] then returns it.
     pub async fn seek(&mut self, message: &Message) -> Result<(), StoreError> {
         let account = &self.account;
         account.commits.bodies.reading_turn().await;

@@ -113,8 +113,8 @@ impl AccountWatch {
     }
 }
 
-/// A place among those who watch an account or one of its mailboxes, given up on drop: sessions that idle
-/// and leave while nothing happens must not add up.
+/// Registration as a watcher of an account or one of its mailboxes. Removed on drop: sessions that
+/// idle and leave while nothing happens must not add up.
 struct Seat<'a> {
     cell: &'a AccountCell,
     mailbox: Option<MailboxId>,

@@ -1,8 +1,8 @@
 //! Checks that every byte of a partition's files is what was written: headers, batches, entries,
 //! chains, indexes, mirrors, and zero padding.
 //!
-//! Called by `verify` (over an open log), by `inspect` and `check` (over files alone, which a server
-//! may be writing). The functions on bytes are pure and never panic.
+//! Called by `verify` (over an open log), and by `inspect` and `check` (over files alone, which a
+//! server may be writing). The functions on bytes are pure and never panic.
 
 use std::collections::BTreeMap;
 

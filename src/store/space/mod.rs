@@ -1,6 +1,7 @@
-//! Space: which entries of the log are still in use, and the giving back of the rest.
+//! Space: which log entries are still in use, and how the rest is freed.
 //!
-//! `compaction` chooses segments, moves what is in use and deletes them; `liveness` is its mark pass.
+//! `compaction` chooses segments, moves what is in use and deletes them. `liveness` is its mark
+//! pass.
 
 pub(super) mod compaction;
 mod liveness;
