@@ -1,7 +1,7 @@
 //! One account as services use it: mailboxes, messages, flags. Each command here decides on pending
 //! state, commits one entry and returns once that is durable and published.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -48,6 +48,11 @@ const COMMAND_MESSAGES_MAX: usize = 100_000;
 
 /// Messages of a table scanned before a yield.
 const SCAN: usize = 4_096;
+
+/// How long a reader waits for the log to be reopened, and how often it looks. Reopening takes a second
+/// if the device works again at once.
+const REOPEN_WAIT: Duration = Duration::from_secs(5);
+const REOPEN_LOOK: Duration = Duration::from_millis(100);
 
 /// One account, loaded. Cheap to clone. All mutations return after their effects are durable and
 /// published; reads see published state only.
@@ -360,6 +365,21 @@ impl Account {
         Ok(mailbox.status)
     }
 
+    /// Loads the mailbox's message table for a reader. Runs that a checkpoint wrote just before a write
+    /// failed cannot be read until the log is reopened: this waits for that, up to [`REOPEN_WAIT`].
+    pub(super) async fn ensure_table(&self, mailbox: MailboxId) -> Result<(), StoreError> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.commits.accounts.ensure_table(&self.cell, mailbox).await {
+                Err(StoreError::Poisoned) if waited < REOPEN_WAIT => {
+                    self.commits.executor.sleep(REOPEN_LOOK).await;
+                    waited += REOPEN_LOOK;
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
     /// The mailbox as published now. With `claim_recent` the session takes the `\Recent` marks:
     /// UIDs from [`MailboxView::recent_from`] on are recent for it and for no later session (the
     /// claim is durable lazily: at worst a message is recent twice after a crash).
@@ -368,7 +388,7 @@ impl Account {
         mailbox: MailboxId,
         claim_recent: bool,
     ) -> Result<MailboxView, StoreError> {
-        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
+        self.ensure_table(mailbox).await?;
         let mut state = self.cell.state.borrow_mut();
         let found = state.mailboxes.get_mut(&mailbox).filter(|found| found.live);
         let found = found.ok_or(StoreError::NoSuchMailbox)?;
@@ -754,7 +774,7 @@ impl Account {
         mailbox: MailboxId,
         since: ModSeq,
     ) -> Result<Expunged, StoreError> {
-        self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
+        self.ensure_table(mailbox).await?;
         let state = self.cell.state.borrow();
         let found = state.live_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
         let tombstones = &found.tombstones;
@@ -843,7 +863,8 @@ impl CardReader {
             let found = account.cards.seek(&mut self.cursor, run, message.uid, &message.body).await;
             match found {
                 Ok(true) => return Ok(()),
-                Ok(false) => {}
+                // The run may have gone with a failed write.
+                Ok(false) | Err(StoreError::Poisoned) => {}
                 Err(error @ StoreError::Corrupt { .. }) => {
                     account.give_up_cards(self.mailbox, run, &error);
                 }

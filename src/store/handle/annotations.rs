@@ -90,7 +90,7 @@ impl Account {
     ) -> Result<BTreeMap<Uid, Vec<(u32, Bytes)>>, StoreError> {
         let accounts = &self.commits.accounts;
         loop {
-            accounts.ensure_table(&self.cell, mailbox).await?;
+            self.ensure_table(mailbox).await?;
             let (snapshot, runs, changes) = {
                 let state = self.cell.state.borrow();
                 let found = state.live_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
