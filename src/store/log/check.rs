@@ -311,7 +311,6 @@ impl Log {
     ///
     /// # Errors
     /// The device's; a version that this program does not know.
-    /// As the device's; a version that this program does not know.
     pub async fn check_files(
         &self,
         rate: u64,
@@ -374,6 +373,10 @@ impl Log {
         let Some(segment) = segment else { return Ok(None) };
         let len = segment.len.get();
         let in_place = matches!(segment.layout, Layout::InPlace);
+        if in_place && len == 0 {
+            // It was just created: its first write is still under way.
+            return Ok(None);
+        }
         let end = if in_place { align(len).min(bytes.len() as u64) } else { bytes.len() as u64 };
         let durable = Lsn(segment.base + len);
         let partition = self.0.options.partition;

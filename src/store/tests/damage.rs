@@ -422,3 +422,27 @@ fn a_table_salvaged_under_a_checkpoint() {
         assert_eq!(uids(&account, MailboxId::INBOX).await, [1, 2, 3, 4, 5, 6]);
     });
 }
+
+/// A segment whose first write is under way when `verify` reads it is not damaged.
+#[test]
+fn a_segment_that_was_just_created_is_not_damaged() {
+    for yields in 0..40 {
+        run(async |world: Rc<World>| {
+            let partition = world.open().await;
+            deliver(&partition, ALICE, b"first").await;
+            partition.close().await.unwrap();
+            // The next entry opens a new segment.
+            let partition = world.open().await;
+            let writing = {
+                let partition = partition.clone();
+                async move { drop(deliver(&partition, ALICE, b"second").await) }
+            };
+            world.simulation.spawn(Priority::Foreground, Box::pin(writing));
+            for _ in 0..yields {
+                world.simulation.yield_now().await;
+            }
+            let report = partition.verify(&|_| {}).await.unwrap();
+            assert_eq!(report.findings, [], "{yields}");
+        });
+    }
+}
