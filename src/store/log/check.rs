@@ -320,6 +320,8 @@ impl Log {
         let mut checked = Checked::default();
         let mut chains: BTreeMap<u64, u32> = BTreeMap::new();
         for (name, _) in self.files().await? {
+            // How far it is durable, before it is read: more is written meanwhile.
+            let in_use = segment_epoch(&name).and_then(|epoch| self.segment_in_use(epoch));
             let Ok(file) = self.0.device.open(&name).await else { continue };
             let len = file.len().await.map_err(failed)?;
             let bytes = super::read_whole(&*file, len, rate, &*self.0.executor).await?;
@@ -336,8 +338,14 @@ impl Log {
                     flaws.into_iter().for_each(|(at, what)| flaw(at, what, None));
                 }
             } else if let Some(epoch) = segment_epoch(&name) {
-                let found = self.check_segment(epoch, bytes, &mut checked, &mut flaw).await;
-                if let Some(found) = found.map_err(refused)? {
+                let found = match in_use {
+                    Some(used) => {
+                        let found = self.check_segment(used, bytes, &mut checked, &mut flaw).await;
+                        Some(found.map_err(refused)?)
+                    }
+                    None => None,
+                };
+                if let Some(found) = found {
                     let before = found.header.and_then(|header| {
                         let chain = chains.get(&header.predecessor)?;
                         (*chain != header.predecessor_checksum).then_some(header.predecessor)
@@ -357,28 +365,27 @@ impl Log {
         Ok(checked)
     }
 
-    /// `None` if the segment is not in use.
+    /// `None` if the segment is not in use, or nothing in it is durable yet.
+    fn segment_in_use(&self, epoch: u64) -> Option<SegmentInUse> {
+        let state = self.0.state.borrow();
+        let segment = state.segments.values().find(|segment| segment.epoch == epoch)?;
+        let in_place = matches!(segment.layout, Layout::InPlace);
+        let len = segment.len.get();
+        let last = state.ended.epoch == epoch && state.probe.batches == 0;
+        let used = SegmentInUse { epoch, base: segment.base, len, in_place, last };
+        Some(used).filter(|used| !used.in_place || used.len > 0)
+    }
+
     async fn check_segment(
         &self,
-        epoch: u64,
+        used: SegmentInUse,
         bytes: Vec<u8>,
         checked: &mut Checked,
         flaw: &mut dyn FnMut(u64, String, Option<EntryHeader>),
-    ) -> Result<Option<Dissection>, HeaderError> {
-        let (segment, last) = {
-            let state = self.0.state.borrow();
-            let found = state.segments.values().find(|segment| segment.epoch == epoch).cloned();
-            (found, state.ended.epoch == epoch && state.probe.batches == 0)
-        };
-        let Some(segment) = segment else { return Ok(None) };
-        let len = segment.len.get();
-        let in_place = matches!(segment.layout, Layout::InPlace);
-        if in_place && len == 0 {
-            // It was just created: its first write is still under way.
-            return Ok(None);
-        }
+    ) -> Result<Dissection, HeaderError> {
+        let SegmentInUse { epoch, base, len, in_place, last } = used;
         let end = if in_place { align(len).min(bytes.len() as u64) } else { bytes.len() as u64 };
-        let durable = Lsn(segment.base + len);
+        let durable = Lsn(base + len);
         let partition = self.0.options.partition;
         let there = bytes.len() as u64;
         let take_apart = move || {
@@ -406,6 +413,18 @@ impl Log {
         }
         checked.batches += found.batches.len() as u64;
         checked.entries += found.entries.len() as u64;
-        Ok(Some(found))
+        Ok(found)
     }
+}
+
+/// A segment as it was when `check_files` came to it.
+#[derive(Clone, Copy)]
+struct SegmentInUse {
+    epoch: u64,
+    base: u64,
+    /// Durable bytes.
+    len: u64,
+    in_place: bool,
+    /// It ended where the last start found the log's end, and nothing was appended since.
+    last: bool,
 }
