@@ -288,13 +288,16 @@ impl Accounts {
         }
         let _turn = self.damages.turn().await;
         let account = cell.state.borrow().id;
-        let runs: Vec<BlockRunRef> = {
-            let state = cell.state.borrow();
-            let annotations = state.mailboxes.get(&id).and_then(|it| it.annotations.as_ref());
-            annotations.map_or(Vec::new(), |annotations| annotations.runs().to_vec())
+        // Runs newer than the damaged one, oldest first; `None` once that is gone.
+        let newer = |state: &AccountState| -> Option<Vec<BlockRunRef>> {
+            let runs = state.mailboxes.get(&id)?.annotations.as_ref()?.runs();
+            let at = runs.iter().position(|run| *run == damaged.run)?;
+            Some(runs.iter().skip(at + 1).copied().collect())
         };
         // Otherwise another task replaced it, or it was merged meanwhile.
-        let Some(at) = runs.iter().position(|run| *run == damaged.run) else { return Ok(()) };
+        if newer(&cell.state.borrow()).is_none() {
+            return Ok(());
+        }
         let place = Place { account: Some(account), mailbox: Some(id), ..Place::default() };
         self.damages.note(&damaged.error, place);
         let mut lost = vec![damaged.run];
@@ -311,8 +314,19 @@ impl Accounts {
                 }
             }
         }
-        for run in runs.get(at + 1..).unwrap_or_default() {
-            match annotations::read(&self.log, &[*run], uids.clone()).await {
+        // Checkpoints may write more runs meanwhile.
+        let mut looked_at: Vec<BlockRunRef> = Vec::new();
+        let mut state = loop {
+            let run = {
+                let state = cell.state.borrow_mut();
+                let Some(newer) = newer(&state) else { return Ok(()) };
+                match newer.into_iter().find(|run| !looked_at.contains(run)) {
+                    Some(run) => run,
+                    None => break state,
+                }
+            };
+            looked_at.push(run);
+            match annotations::read(&self.log, &[run], uids.clone()).await {
                 Ok(rows) => {
                     for (place, value) in rows {
                         // Entries after a run are not in it.
@@ -321,10 +335,11 @@ impl Accounts {
                         }
                     }
                 }
-                Err(damaged) => lost.push(damaged.run),
+                Err(Damaged { run, error: StoreError::Corrupt { .. } }) => lost.push(run),
+                // It may be readable later.
+                Err(Damaged { error, .. }) => return Err(error),
             }
-        }
-        let mut state = cell.state.borrow_mut();
+        };
         let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(()) };
         let rows: Rows = found.into_iter().map(|(place, (_, value))| (place, value)).collect();
         for run in lost {

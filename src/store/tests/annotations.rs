@@ -281,3 +281,86 @@ proptest! {
         });
     }
 }
+
+/// Makes an octet of the first run of annotations in the log another.
+fn damage_first_run(world: &World) {
+    let mut runs = Vec::new();
+    for name in world.device.names() {
+        let Some(epoch) = epoch_of_name(&name) else { continue };
+        let content = world.device.content(&name).unwrap();
+        let found = dissect(&content, world.options.partition, epoch, Lsn(0));
+        for entry in found.map_or(Vec::new(), |found| found.entries) {
+            if entry.header.is_some_and(|it| it.kind == EntryKind::AnnotationRun) {
+                runs.push((entry.lsn, name.clone(), entry.offset as usize + 60));
+            }
+        }
+    }
+    let (_, name, at) = runs.into_iter().min().unwrap();
+    world.device.corrupt(&name, |bytes| bytes[at] ^= 4);
+}
+
+/// Messages in one segment that takes a while to read, annotated and in a run.
+async fn partition_with_a_run(world: &World) -> Partition {
+    let options = StoreOptions { segment_size: 64 << 20, ..world.options.clone() };
+    let partition = world.open_with(options).await;
+    for n in 0..30u32 {
+        deliver_with(&partition, &[(0, &format!("envelope {n}")), (1, "to do")]).await;
+        deliver(&partition, BOB, &bytes(n.into(), 100_000)).await;
+    }
+    partition.checkpoint().await.unwrap();
+    partition
+}
+
+/// While what is left of a damaged run is looked for in the log, a value changes and goes to a newer run:
+/// what the log said before does not come over it.
+#[test]
+fn what_changes_while_a_run_is_salvaged_stays() {
+    for pause in 0..30 {
+        run(async |world: Rc<World>| {
+            let partition = partition_with_a_run(&world).await;
+            damage_first_run(&world);
+            let account = partition.account(ALICE).await.unwrap();
+            let changed = async {
+                for _ in 0..pause {
+                    world.simulation.yield_now().await;
+                }
+                account.annotate(INBOX, Uid(9), vec![set(1, "newest")]).await.unwrap();
+                partition.checkpoint().await.unwrap();
+            };
+            futures_lite::future::zip(values(&account, INBOX), changed).await;
+            let found = values(&account, INBOX).await;
+            assert_eq!(found[&9][&1], b"newest", "after {pause}");
+        });
+    }
+}
+
+/// A newer run cannot be read for a moment while one that is damaged is salvaged: it is not given up.
+#[test]
+fn what_cannot_be_read_for_a_moment_is_not_given_up() {
+    let mut met = 0;
+    for pause in 0..30 {
+        run(async |world: Rc<World>| {
+            let partition = partition_with_a_run(&world).await;
+            let account = partition.account(ALICE).await.unwrap();
+            account.annotate(INBOX, Uid(9), vec![set(1, "done")]).await.unwrap();
+            partition.checkpoint().await.unwrap();
+            assert_eq!(runs_of(&account).len(), 2);
+            damage_first_run(&world);
+            let fails = async {
+                for _ in 0..pause {
+                    world.simulation.yield_now().await;
+                }
+                world.device.inject(Faults { unreadable: true, ..Faults::default() });
+            };
+            let read = account.annotations(INBOX, Uid(9)..=Uid(9));
+            met += u32::from(futures_lite::future::zip(read, fails).await.0.is_err());
+            world.device.inject(Faults::default());
+            assert_eq!(values(&account, INBOX).await[&9][&1], b"done", "after {pause}");
+            // Its own row, and those of the damaged one.
+            let state = account.cell.state.borrow();
+            let runs = state.mailboxes[&INBOX].annotations.as_ref().unwrap().runs().len();
+            assert!(runs == 1, "after {pause}: {runs}");
+        });
+    }
+    assert!(met > 0);
+}
