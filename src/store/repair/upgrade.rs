@@ -6,6 +6,7 @@
 //! version.
 
 use std::{
+    ops::Bound,
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -24,7 +25,7 @@ use super::{
     reopen::Repair,
 };
 use crate::{
-    model::{AccountId, Flags, MailboxId},
+    model::{AccountId, Flags, Lsn, MailboxId},
     plant::{Plant, planted},
     runtime::executor::Priority,
 };
@@ -35,18 +36,23 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Repair {
     /// Begins to move the spool, if there is one.
     pub(super) fn start_upgrade(self: &Rc<Repair>) {
-        if self.oldest_spooled().is_some() {
+        if self.oldest_spooled(None).is_some() {
             let task = upgrade(Rc::downgrade(self));
             self.commits.executor.spawn(Priority::Background, Box::pin(task));
         }
     }
 
-    fn oldest_spooled(&self) -> Option<Spooled> {
-        self.commits.standing.borrow().spool.values().next().cloned()
+    /// The oldest one, of those that came after `after`.
+    fn oldest_spooled(&self, after: Option<Lsn>) -> Option<Spooled> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let standing = self.commits.standing.borrow();
+        standing.spool.range((after, Bound::Unbounded)).next().map(|(_, spooled)| spooled.clone())
     }
 
     async fn move_spooled(&self, spooled: &Spooled) -> Result<(), StoreError> {
         let commits = &self.commits;
+        // The space that is left is for expunges.
+        commits.admission.admit()?;
         let body = self.copy_body(spooled).await?;
         let cell = commits.accounts.load(AccountId::QUEUE).await?;
         commits.log.room().await?;
@@ -103,20 +109,22 @@ impl Repair {
 }
 
 async fn upgrade(repair: Weak<Repair>) {
+    // The last one skipped.
+    let mut skipped = None;
     loop {
         let Some(strong) = repair.upgrade() else { return };
         if strong.checkpoints.stopped().get() {
             return;
         }
-        let Some(spooled) = strong.oldest_spooled() else { return };
+        let Some(spooled) = strong.oldest_spooled(skipped) else { return };
         let executor = strong.commits.executor.clone();
         let moved = strong.move_spooled(&spooled).await;
         match moved {
             Ok(()) => executor.yield_now().await,
-            // Damaged: reported, kept, and skipped.
+            // Damaged: reported, kept in the spool, and skipped until the next start.
             Err(error @ StoreError::Corrupt { .. }) => {
                 strong.damages.note(&error, Place::default());
-                strong.commits.standing.borrow_mut().spool.remove(&spooled.lsn);
+                skipped = Some(spooled.lsn);
             }
             // The log may be in trouble, the disk full.
             Err(_) => {

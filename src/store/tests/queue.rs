@@ -157,3 +157,73 @@ fn the_spool_of_format_1_moves_to_the_queue_whatever_happens() {
         }
     }
 }
+
+/// Four spooled messages, as a server of the first format left them.
+fn spool_of_format_1() -> MemoryDevice {
+    let before = Rc::new(World::new(1));
+    let simulation = before.simulation.clone();
+    simulation.run_until(async {
+        let partition = before.open().await;
+        partition.keep_still();
+        for n in 0..SPOOLED {
+            let (payload, body) = spooled(n);
+            spool(&partition, payload.into(), &body).await;
+        }
+    });
+    simulation.kill_tasks();
+    let trace = before.device.trace();
+    trace.borrow().image(usize::MAX, CrashMode::Lost, 0)
+}
+
+/// What of the spool is damaged stays there, also after checkpoints, restarts and compaction; the others
+/// move.
+#[test]
+fn a_damaged_message_stays_in_the_spool() {
+    let world = World { device: spool_of_format_1(), ..World::new(2) };
+    // The first chunk of the long one.
+    let (_, long) = spooled(2);
+    let mut broken = 0;
+    for name in world.device.names() {
+        let content = world.device.content(&name).unwrap();
+        let found = content.windows(64).position(|it| it == &long[1000..1064]);
+        if let Some(at) = found {
+            world.device.corrupt(&name, |bytes| bytes[at] ^= 1);
+            broken += 1;
+        }
+    }
+    assert!(broken > 0);
+    world.simulation.run_until(async {
+        for _ in 0..3 {
+            let partition = world.open().await;
+            world.simulation.sleep(Duration::from_secs(5)).await;
+            assert_eq!(partition.queued().await.unwrap(), SPOOLED);
+            let standing = partition.rooms.commits.standing.borrow().spool.len();
+            assert_eq!(standing, 1);
+            partition.checkpoint().await.unwrap();
+            partition.compact().await.unwrap();
+            partition.close().await.unwrap();
+        }
+    });
+}
+
+/// Nothing is moved while the disk takes no new mail: what room there is, is for those who make some.
+#[test]
+fn the_spool_does_not_move_to_a_full_disk() {
+    let world = World { device: spool_of_format_1(), ..World::new(2) };
+    world.device.inject(Faults { free: Some(1 << 20), ..Faults::default() });
+    world.simulation.run_until(async {
+        let options = StoreOptions { free_space_min: 1 << 30, ..world.options.clone() };
+        let partition = world.open_with(options).await;
+        world.simulation.sleep(Duration::from_secs(5)).await;
+        assert!(partition.refusing().is_some());
+        // Some may have moved before the free space was looked at.
+        let (before, left) = (partition.rooms.log.next_lsn(), waiting(&partition).await.1);
+        assert!(left > 0);
+        world.simulation.sleep(Duration::from_secs(60)).await;
+        assert_eq!((partition.rooms.log.next_lsn(), waiting(&partition).await.1), (before, left));
+        world.device.inject(Faults { free: Some(1 << 40), ..Faults::default() });
+        world.simulation.sleep(Duration::from_secs(60)).await;
+        assert_eq!(waiting(&partition).await.1, 0);
+        assert_eq!(partition.queued().await.unwrap(), SPOOLED);
+    });
+}
