@@ -6,10 +6,12 @@ mod demo_server;
 mod smtp_world;
 mod transcript;
 
+use std::time::Duration;
+
 use demo_server::DemoServer;
 use ringmail::{
-    model::{AccountId, MailboxId, Uid},
-    runtime::device::memory::Faults,
+    model::{AccountId, MailboxId, ShardId, Uid},
+    runtime::{device::memory::Faults, mesh::Class},
     service::smtp::ListenerKind,
     store::HoldingLimits,
 };
@@ -519,6 +521,45 @@ fn a_message_has_one_trail_to_all_its_mailboxes() {
 fn deliveries_known(world: &World) -> usize {
     let partitions = world.shards.iter().flat_map(|shard| shard.partitions.iter().flatten());
     partitions.map(|partition| partition.delivery_families().len()).max().unwrap_or(0)
+}
+
+/// A queue that cannot be read keeps ids from being forgotten, and nothing else: requests for its
+/// contents do not wait for it, each with a credit of the mesh.
+#[test]
+fn a_queue_that_cannot_be_read_holds_up_no_questions() {
+    let ground = Ground::new();
+    let world = World::new(&ground, Choices::default());
+    let both = ["alice@demo.test", "bob@demo.test"];
+    let mut client = world.client();
+    let mut send = || {
+        begin(&mut client, "EHLO", &both);
+        client.say("x\r\n.\r\n");
+        client.expect("250");
+    };
+    send();
+    break_disk(&world, 1);
+    send();
+    let partition = world.shards[0].local_partition(ALICE).expect("owned").clone();
+    world.simulation.run_until(async { partition.checkpoint().await.expect("written") });
+    drop(partition);
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop((client, world));
+
+    devices[1].inject(Faults::default());
+    let world = World::on(&ground, Choices::default(), devices.clone());
+    devices[0].inject(Faults { unreadable: true, ..Faults::default() });
+    world.sleep(3600);
+    let second = Duration::from_secs(1);
+    let asked = world.shards[1]
+        .mesh
+        .call(ShardId(0), Class::Upkeep, second, |_| Box::pin(std::future::ready(())));
+    assert_eq!(world.simulation.run_until(asked), Ok(()));
+    devices[0].inject(Faults::default());
+    world.sleep(100);
+    // The id of the queued one is known until the next round.
+    assert_eq!((queued(&world).len(), deliveries_known(&world)), (0, 1));
+    assert_eq!((world.inbox(ALICE).len(), world.inbox(BOB).len()), (2, 2));
 }
 
 /// Ids of completed deliveries make room; those in a queue stay, and if all are of that kind

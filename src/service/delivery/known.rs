@@ -22,11 +22,7 @@ use super::queue::{self, Queues};
 use crate::{
     model::ShardId,
     plant::{Plant, planted},
-    runtime::{
-        LocalFuture,
-        executor::Priority,
-        mesh::{Class, MeshError},
-    },
+    runtime::{LocalFuture, executor::Priority, mesh::Class},
     service::Shard,
     store::Partition,
 };
@@ -100,9 +96,9 @@ fn begin(shard: &Rc<Shard>, once: bool) {
     let looking = shard.clone();
     let task = async move {
         loop {
-            let outcome = forget_ended(&looking).await;
+            let answered = forget_ended(&looking).await.is_some();
             looking.executor.sleep(LOOK_PAUSE).await;
-            if once || outcome.is_ok() || looking.shutting_down.get() {
+            if once || answered || looking.shutting_down.get() {
                 break;
             }
         }
@@ -111,21 +107,23 @@ fn begin(shard: &Rc<Shard>, once: bool) {
     shard.executor.spawn(Priority::Background, Box::pin(task));
 }
 
-/// One round.
-async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
+/// One round. `None` if a shard did not answer, or has not read its queues yet: it is asked again
+/// later, since a request that waited there would hold a credit of the mesh meanwhile.
+async fn forget_ended(shard: &Rc<Shard>) -> Option<()> {
     // Only these: ids remembered later may belong to a delivery opened after its shard was asked.
     let own = shard.partitions.iter().flatten();
     let known: Vec<(Partition, HashSet<u64>)> =
         own.map(|partition| (partition.clone(), partition.delivery_families())).collect();
     let mut live = HashSet::new();
-    let asks: [fn(Rc<Shard>) -> LocalFuture<'static, Vec<u64>>; 2] = [
-        |target| Box::pin(async move { open(&target) }),
-        |target| Box::pin(queue::families(target)),
-    ];
+    let asks: [fn(&Shard) -> Option<Vec<u64>>; 2] =
+        [|target| Some(open(target)), |target| queue::families(target)];
     for ask in asks {
         for target in 0..shard.mesh.shard_count() {
             let target = ShardId(target);
-            live.extend(shard.mesh.call(target, Class::Upkeep, ASK_TIMEOUT, ask).await?);
+            let ask = move |target: Rc<Shard>| -> LocalFuture<'static, Option<Vec<u64>>> {
+                Box::pin(std::future::ready(ask(&target)))
+            };
+            live.extend(shard.mesh.call(target, Class::Upkeep, ASK_TIMEOUT, ask).await.ok()??);
         }
     }
     // Partition by partition; families in any order.
@@ -133,7 +131,7 @@ async fn forget_ended(shard: &Rc<Shard>) -> Result<(), MeshError> {
         families.retain(|family| planted(Plant::ForgetDeliveries) || !live.contains(family));
         partition.forget_deliveries(&families);
     }
-    Ok(())
+    Some(())
 }
 
 fn open(shard: &Shard) -> Vec<u64> {

@@ -50,7 +50,7 @@ pub(super) const QUEUED_MAX: u32 = 10_000;
 /// Messages whose annotations are read at once.
 const TAKEN_UP_AT_ONCE: usize = 256;
 
-/// Pause before a queue that could not be read is read again, and between checks whether it was.
+/// Pause before a queue that could not be read is read again.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// First octet of annotation 0. The first kind is a spool payload of format 1: accounts included,
@@ -226,15 +226,12 @@ impl Left {
     }
 }
 
-/// Families of the deliveries that queues of this shard may repeat; returns once all queues have
+/// Families of the deliveries that queues of this shard may repeat; `None` until all queues have
 /// been read.
-pub(super) async fn families(shard: Rc<Shard>) -> Vec<u64> {
+pub(super) fn families(shard: &Shard) -> Option<Vec<u64>> {
     let queues = &shard.deliveries.queues;
-    while queues.unread.get() > 0 {
-        shard.executor.sleep(LOOK_PAUSE).await;
-    }
     // They may come in any order: the caller makes a set of them.
-    queues.families.borrow().values().copied().collect()
+    (queues.unread.get() == 0).then(|| queues.families.borrow().values().copied().collect())
 }
 
 /// Watches the queues of the shard's partitions from the start of the server: retries their
