@@ -279,6 +279,11 @@ mod tests {
         ("From: a@b.test\t\r\n", "from", "<a@b.test>", false),
         ("From: a@b.test. \r\n", "from", "<a@b.test", false),
         ("From: a@[1.2\r\n .3.4]\r\n", "from", "[1.2 .3", false),
+        ("Sender: a@\"b\\\r\n c\"\r\n", "sender", "b c", false),
+        ("Sender: a@b (c\\\n )d) e\r\n", "sender", "d", false),
+        ("To: ,@\" \r\n", "to", "<@", false),
+        ("To: a@\"b\r\n c\"\r\n", "to", "b c", false),
+        ("To: \"a\" <b@c.test>,\r\n \"d\" <e@f.test>\r\n", "to", "d <e@f", true),
     ];
 
     #[test]
@@ -345,6 +350,43 @@ mod tests {
     const PIECES: &[&[u8]] = &[
         b"word",
         b"Word",
+        b"\r\n =?utf-8?q?",
+        b"=C3=B6?=\r\n ",
+        b"=?utf-8?q?a\r\n b?=",
+        b"=?utf-8?q?a b?=",
+        b"=?utf-8*de?q?=C3=B6?=",
+        b"=?utf-8?b?w7Y",
+        b"=?UTF-7?Q?+APY-?=",
+        b"=?x-unknown?q?abc?=",
+        b"=?utf-8?q?=00=0D=0A?=",
+        b"\xc2\xa0",
+        b"\xc4\xb0",
+        b"\xcf\x82",
+        b"=?utf-8?q?=CF=82?=",
+        b"\"=?utf-8?q?=C3=B6?=\"",
+        b"(=?utf-8?q?=C3=B6?=)",
+        b"(a \\) b (c))",
+        b"\"a\\\r\n b\"",
+        b"\\\r\n ",
+        b"a@b (c),",
+        b"<@r1,@r2:u@h>",
+        b"\r\r\n ",
+        b"\n\t",
+        b"\r\n \r\n ",
+        b"\r\n  \t",
+        b"a .b@c. d",
+        b"x\r\n@y",
+        b"u\r\n @h",
+        b"@\r\n h",
+        b"u@h\r\n\t.d",
+        b"\x85",
+        b"\x1b$B",
+        b"\x7f",
+        b"\x1c",
+        b",\r\n ,",
+        b"g:a@b,\r\n c@d;",
+        b"\r\n :",
+        b"'",
         b" ",
         b" ",
         b", ",
@@ -407,6 +449,22 @@ mod tests {
     ];
     const NEEDLES: &[&str] = &[
         "",
+        "\u{3c3}",
+        "i\u{307}",
+        "a b",
+        "ab",
+        "b (c)",
+        "u@h",
+        "<u@h>",
+        "a.b@c.d",
+        " <u@h",
+        "g",
+        "\u{fffd}",
+        "c@d",
+        "abc",
+        " ",
+        "x @y",
+        "\u{f6}\"",
         "word",
         "word w",
         "a@b",
@@ -435,7 +493,7 @@ mod tests {
 
     fn any_message() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop::sample::select(PIECES);
-        let value = prop::collection::vec(piece, 0..7).prop_map(|it| it.concat());
+        let value = prop::collection::vec(piece, 0..6).prop_map(|it| it.concat());
         let field =
             (prop::sample::select(NAMES), value, prop::sample::select(&[": ", ":", ""][..]));
         let field = field.prop_map(|(name, value, colon)| {
@@ -445,6 +503,38 @@ mod tests {
         (prop::collection::vec(field, 0..7), prop::sample::select(rest))
             .prop_map(|(fields, rest)| [fields.concat(), rest.to_vec()].concat())
     }
+
+    /// Delimiters of addresses and encoded-words.
+    const MARKS: &[&[u8]] = &[
+        b"\\",
+        b"\"",
+        b"(",
+        b")",
+        b"<",
+        b">",
+        b"@",
+        b",",
+        b";",
+        b":",
+        b" ",
+        b"\r\n ",
+        b"\n\t",
+        b"\t",
+        b"=?utf-8?q?",
+        b"?=",
+        b"=",
+        b"a",
+        b"b",
+        b".",
+        b"]",
+        b"_",
+        b"\xc3",
+        b"\xb6",
+        b"=?utf-8?b?",
+        b"w7Y",
+        b"\r",
+        b"A",
+    ];
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
@@ -463,6 +553,24 @@ mod tests {
                 for needle in [needle, &own] {
                     check(&message, prologue.as_bytes(), str::from_utf8(name).unwrap(), needle);
                 }
+            }
+        }
+
+        #[test]
+        fn cards_agree_with_headers_of_marks(
+            pieces in prop::collection::vec(prop::sample::select(MARKS), 0..16),
+            len in 0usize..6, at: prop::sample::Index, name in prop::sample::select(&["From","Subject","To","Message-ID"][..]),
+        ) {
+            let value = pieces.concat();
+            let message = [name.as_bytes(), b": ", &value, b"\r\n\r\nx"].concat();
+            let mut unfolded = Vec::new();
+            super::super::header::unfold(&value, &mut unfolded);
+            let from = at.index(unfolded.len() + 1);
+            let own = String::from_utf8_lossy(&unfolded[from..(from + len).min(unfolded.len())]).into_owned();
+            let spaceless: String = own.chars().filter(|c| !" ()\"\\\t".contains(*c)).collect();
+            let field = &name.to_lowercase();
+            for needle in [&own[..], &spaceless, "a@b", "<a@b>", "a <", "\u{f6}", "a b", ">", "@", "a@", "<@"] {
+                check(&message, b"", field, needle);
             }
         }
 

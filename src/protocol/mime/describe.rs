@@ -3,7 +3,7 @@
 //! Called by the summarizer once per part. Each text is bounded, and so is their sum; a text
 //! without room counts as absent.
 
-use memchr::{memchr, memchr_iter, memchr2};
+use memchr::{memchr, memchr_iter, memchr2, memchr3};
 
 use super::{
     header::{self, unfold},
@@ -197,8 +197,8 @@ fn envelope_texts(block: &[u8], values: &Values<'_>, texts: &mut Texts<'_>) {
 }
 
 /// Whether the addresses of a list are the same before and after unfolding. The exceptions: a CR as
-/// white space, a domain literal that spans lines, octets that only one of the two parsers skips
-/// (NUL, form feed), and ends whose trimming changes what a search sees.
+/// white space, anything quoted that spans lines, octets that only one of the two parsers skips
+/// (NUL, form feed), and ends whose trimming changes what a search sees or what is quoted.
 fn reads_the_same_unfolded(value: &[u8]) -> bool {
     let from_start = value.trim_ascii_start();
     let text = from_start.trim_ascii_end();
@@ -206,11 +206,21 @@ fn reads_the_same_unfolded(value: &[u8]) -> bool {
     let is_plain_at_ends = !matches!(text.first(), Some(b'@' | b'>'))
         && !matches!(text.last(), Some(b'@' | b'<' | b'.'))
         && memchr(b'\t', before).is_none()
-        && memchr(b'\t', after).is_none();
+        && memchr(b'\t', after).is_none()
+        && (after.is_empty() || memchr3(b'"', b'(', b'[', text).is_none());
     is_plain_at_ends
         && memchr2(0, b'\x0c', value).is_none()
         && memchr_iter(b'\r', value).all(|at| value.get(at + 1) == Some(&b'\n'))
-        && (memchr(b'\n', value).is_none() || memchr(b'[', value).is_none())
+        && (memchr(b'\n', value).is_none() || is_quoted_by_the_line(value))
+}
+
+/// Whether no quoted string, quoted pair or domain literal spans lines; false if that is hard to
+/// tell.
+fn is_quoted_by_the_line(value: &[u8]) -> bool {
+    let has = |octet| memchr(octet, value).is_some();
+    let is_closed = |line: &[u8]| memchr_iter(b'"', line).count().is_multiple_of(2);
+    let is_unclear = has(b'[') || has(b'\\') || has(b'(') && has(b'"');
+    !is_unclear && (!has(b'"') || value.split(|octet| *octet == b'\n').all(is_closed))
 }
 
 /// Content-Type to its three texts. What RFC 2045 5.2 and 2046 5.1 forbid is text/plain: no type,
