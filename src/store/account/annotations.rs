@@ -19,6 +19,8 @@ use crate::model::{Lsn, Uid};
 
 /// Size up to which runs are merged with newer ones, bytes.
 const JOIN_BYTES_MAX: u32 = 1 << 20;
+/// Rows of runs that are joined with newer ones: some two milliseconds of work, at once.
+const JOIN_ROWS_MAX: u64 = 8 * 1024;
 /// Number of garbage rows that is never worth a rewrite.
 const GARBAGE_MIN: u64 = 1024;
 /// A row's place in a map, bytes.
@@ -126,8 +128,10 @@ impl MailboxAnnotations {
     /// logarithmic while they are short.
     pub(crate) fn to_join(&self, octets: usize) -> usize {
         let mut bytes = u32::try_from(octets).unwrap_or(u32::MAX);
+        let mut rows = (octets / ROW).min(self.delta.len()) as u64;
         let small = |run: &&BlockRunRef| {
-            let joins = run.entry_len <= bytes && bytes < JOIN_BYTES_MAX;
+            rows += u64::from(run.rows);
+            let joins = run.entry_len <= bytes && bytes < JOIN_BYTES_MAX && rows <= JOIN_ROWS_MAX;
             bytes = bytes.saturating_add(run.entry_len);
             joins
         };

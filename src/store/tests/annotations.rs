@@ -364,3 +364,31 @@ fn what_cannot_be_read_for_a_moment_is_not_given_up() {
     }
     assert!(met > 0);
 }
+
+/// Rows compress to little, and yet not all are joined with each checkpoint's: that would hold the
+/// shard.
+#[test]
+fn what_is_joined_at_once_is_bounded() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let mut expected = Model::new();
+        for round in 0..15u32 {
+            for _ in 0..20 {
+                let values: Vec<(u32, Bytes)> = (0..100)
+                    .map(|n: u32| (n, Bytes::copy_from_slice(&[round as u8, n as u8, 0, 0, 0, 0])))
+                    .collect();
+                let target = DeliveryTarget { annotations: values.clone(), ..target(ALICE) };
+                let body = staged(&partition, b"x").await;
+                let uid = partition.deliver(body, vec![target], None).await.unwrap()[0].uid;
+                let values = values.into_iter().map(|(number, value)| (number, value.to_vec()));
+                expected.insert(uid.0, values.collect());
+            }
+            partition.checkpoint().await.unwrap();
+        }
+        let account = partition.account(ALICE).await.unwrap();
+        let runs = runs_of(&account);
+        assert_eq!(runs.iter().sum::<u32>(), 30_000);
+        assert!(runs.iter().all(|rows| *rows <= 8 * 1024) && runs.len() < 10, "{runs:?}");
+        assert_eq!(values(&account, INBOX).await, expected);
+    });
+}
