@@ -523,6 +523,33 @@ fn deliveries_known(world: &World) -> usize {
     partitions.map(|partition| partition.delivery_families().len()).max().unwrap_or(0)
 }
 
+/// Damage has taken who gets a queued message: it is not removed as if all had it.
+#[test]
+fn a_queued_message_whose_recipients_are_lost_stays() {
+    let ground = Ground::new();
+    let world = World::new(&ground, Choices::default());
+    let mut client = world.client();
+    begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test"]);
+    break_disk(&world, 1);
+    client.say("x\r\n.\r\n");
+    client.expect("250");
+    let partition = world.shards[0].local_partition(ALICE).expect("owned").clone();
+    world.simulation.run_until(async {
+        let queue = partition.queue().await.expect("there");
+        let lost = queue.annotate(MailboxId::INBOX, Uid(1), vec![(1, None)]).await;
+        assert!(lost.expect("written"));
+    });
+    drop(partition);
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop((client, world));
+
+    devices[1].inject(Faults::default());
+    let world = World::on(&ground, Choices::default(), devices);
+    world.sleep(1000);
+    assert_eq!(queued(&world), [0]);
+}
+
 /// A queue that cannot be read keeps ids from being forgotten, and nothing else: requests for its
 /// contents do not wait for it, each with a credit of the mesh.
 #[test]

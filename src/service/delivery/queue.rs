@@ -290,7 +290,9 @@ async fn take_up(
             let stored = values.remove(&message.uid).unwrap_or_default();
             // Written by another version, or damaged; damage is reported by the reader that finds
             // it.
-            let Some(rest) = Rest::decode(&stored) else { continue };
+            let rest = Rest::decode(&stored);
+            // One without recipients would have been removed: damage has taken them.
+            let Some(rest) = rest.filter(|rest| !rest.recipients.is_empty()) else { continue };
             let key = (partition.id(), message.uid);
             let families = &shard.deliveries.queues.families;
             families.borrow_mut().insert(key, family(rest.delivery_id));
