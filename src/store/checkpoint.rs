@@ -376,7 +376,8 @@ impl Checkpoints {
         };
         if rewrite {
             return match self.rewrite_runs(cell, id).await {
-                Err(StoreError::NoSuchMailbox) => Ok(()),
+                // A table that cannot be read now is left as it is: its changes follow with the page.
+                Err(StoreError::NoSuchMailbox | StoreError::Io(_)) => Ok(()),
                 other => other,
             };
         }
@@ -398,6 +399,11 @@ impl Checkpoints {
             // are left alone.
             Err(StoreError::Corrupt { .. }) => {
                 self.accounts.ensure_table(cell, id).await?;
+                kept.append(&mut joined);
+                merger = Merger::new(floor);
+            }
+            // One bad sector must not keep the whole partition from its checkpoints.
+            Err(StoreError::Io(_)) => {
                 kept.append(&mut joined);
                 merger = Merger::new(floor);
             }
@@ -490,7 +496,9 @@ impl Checkpoints {
         let mut bare = match self.bodies_from(cell, id, from).await {
             Ok(bare) => bare,
             // Deleted meanwhile; or damaged, which is for those who load the table.
-            Err(StoreError::NoSuchMailbox | StoreError::Corrupt { .. }) => return Ok(false),
+            Err(StoreError::NoSuchMailbox | StoreError::Corrupt { .. } | StoreError::Io(_)) => {
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         };
         let left = bare.len() > CARDS_AT_ONCE;
@@ -508,6 +516,8 @@ impl Checkpoints {
                     self.give_up_cards(cell, id, &joined);
                     return Ok(true);
                 }
+                // Tried again by the next checkpoint.
+                Err(StoreError::Io(_)) => return Ok(false),
                 made => made?,
             };
             self.log.room().await?;

@@ -17,7 +17,7 @@ use crate::{
             mailbox::Mailbox,
             state::{AccountCell, AccountState},
         },
-        annotations::{make_run, read},
+        annotations::{Damaged, make_run, read},
         error::StoreError,
         format::{
             annotations::Rows,
@@ -55,8 +55,10 @@ impl Checkpoints {
             };
             // Then merging is of no use.
             let joined = if wants_rewrite { Vec::new() } else { joined };
-            let older = match read(&self.log, &joined, ALL).await {
-                Ok(rows) => rows,
+            let (joined, older) = match read(&self.log, &joined, ALL).await {
+                Ok(rows) => (joined, rows),
+                // One bad sector must not keep the whole partition from its checkpoints.
+                Err(Damaged { error: StoreError::Io(_), .. }) => Default::default(),
                 Err(damaged) => {
                     self.accounts.salvage_annotations(cell, id, damaged).await?;
                     continue;
@@ -172,6 +174,7 @@ impl Checkpoints {
             let found = match read(&self.log, &older, *first..=*last).await {
                 Ok(found) => found,
                 // The next checkpoint writes them.
+                Err(Damaged { error: StoreError::Io(_), .. }) => return Ok(()),
                 Err(damaged) => return self.accounts.salvage_annotations(cell, id, damaged).await,
             };
             for (place, value) in found {

@@ -441,7 +441,9 @@ fn what_is_written_under_verify_is_not_damaged() {
             world.device.inject(faults);
             let writing = {
                 let partition = partition.clone();
-                async move { drop(deliver(&partition, ALICE, &[b'x'; 3000]).await) }
+                async move {
+                    let _ = deliver(&partition, ALICE, &[b'x'; 3000]).await;
+                }
             };
             world.simulation.spawn(Priority::Foreground, Box::pin(writing));
             world.simulation.sleep(Duration::from_secs(1)).await;
@@ -449,4 +451,31 @@ fn what_is_written_under_verify_is_not_damaged() {
             assert_eq!(report.findings, [], "{slow}");
         });
     }
+}
+
+/// Runs that cannot be read now are not joined with what changed; the checkpoint is written all the same.
+#[test]
+fn a_disk_that_does_not_read_does_not_keep_back_checkpoints() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        let values = || vec![(0, bytes::Bytes::from(vec![b'v'; 200]))];
+        let mut delivered = 0;
+        for _ in 0..3 {
+            for _ in 0..5 {
+                let target = DeliveryTarget { annotations: values(), ..target(ALICE) };
+                let body = staged(&partition, b"x").await;
+                partition.deliver(body, vec![target], None).await.unwrap();
+                delivered += 1;
+            }
+            world.device.inject(Faults { unreadable: true, ..Faults::default() });
+            partition.checkpoint().await.unwrap();
+            world.device.inject(Faults::default());
+        }
+        partition.close().await.unwrap();
+        let account = world.open().await.account(ALICE).await.unwrap();
+        let inbox = MailboxId::INBOX;
+        assert_eq!(snapshot(&account, inbox).await.len(), delivered);
+        let found = account.annotations(inbox, Uid(1)..=Uid(100)).await.unwrap();
+        assert_eq!(found.len(), delivered);
+    });
 }
