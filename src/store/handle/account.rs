@@ -825,11 +825,14 @@ impl Account {
     fn give_up_cards(&self, mailbox: MailboxId, run: BlockRunRef, error: &StoreError) {
         let mut state = self.cell.state.borrow_mut();
         let place = Place { account: Some(state.id), mailbox: Some(mailbox), uid: None };
-        self.commits.accounts.damages.note(error, place);
         let Some(found) = state.mailboxes.get_mut(&mailbox) else { return };
-        for lost in found.cards.give_up(run.lsn) {
-            self.commits.log.release(lost.lsn, lost.entry_len);
+        let lost = found.cards.give_up(run.lsn);
+        if lost.is_empty() {
+            // It was joined with others during the read, and its segment may be gone.
+            return;
         }
+        self.commits.accounts.damages.note(error, place);
+        lost.iter().for_each(|lost| self.commits.log.release(lost.lsn, lost.entry_len));
         state.dirty = true;
         self.commits.accounts.checkpoint_wanted.set();
     }
