@@ -245,6 +245,29 @@ fn what_one_shard_refused_is_queued_and_delivered_after_a_restart() {
     }
 }
 
+/// More of them than are tried at a time.
+#[test]
+fn many_queued_messages_are_delivered() {
+    let ground = Ground::new();
+    let world = World::new(&ground, Choices::default());
+    break_disk(&world, 1);
+    for number in 0..80 {
+        let mut client = world.client();
+        begin(&mut client, "EHLO", &["alice@demo.test", "bob@demo.test"]);
+        client.say(&format!("Subject: {number}\r\n\r\nx\r\n.\r\n"));
+        client.expect("250");
+    }
+    assert_eq!(queued(&world).len(), 80);
+    let devices = world.devices.clone();
+    world.simulation.kill_tasks();
+    drop(world);
+    devices[1].inject(Faults::default());
+    let world = World::on(&ground, Choices::default(), devices);
+    world.sleep(30);
+    assert_eq!((world.inbox(BOB).len(), world.inbox(ALICE).len()), (80, 80));
+    assert!(queued(&world).is_empty());
+}
+
 /// One reply for all recipients (RFC 5321 4.1.1.4): a message refused for one is delivered to none.
 #[test]
 fn a_message_that_one_account_is_too_full_for_reaches_nobody() {

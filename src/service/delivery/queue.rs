@@ -13,8 +13,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
     rc::Rc,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -32,7 +34,8 @@ use crate::{
     runtime::{LocalFuture, executor::Priority, mesh::Class},
     service::{Shard, budget::Trust},
     store::{
-        AnnotationChanges, Delivered, DeliveryTarget, Message, MessageBody, Partition, StoreError,
+        Account, AnnotationChanges, Delivered, DeliveryTarget, Message, MessageBody, Partition,
+        StoreError,
     },
 };
 
@@ -46,6 +49,9 @@ const RETRY_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// Messages in a partition's queue: each costs a retrying task.
 pub(super) const QUEUED_MAX: u32 = 10_000;
+
+/// Tries of one shard that are under way at a time: each may hold a piece of its message.
+const TRIES_MAX: usize = 32;
 
 /// Messages whose annotations are read at once.
 const TAKEN_UP_AT_ONCE: usize = 256;
@@ -90,10 +96,11 @@ impl Rest {
 
     /// Encodes it as annotations.
     fn encode(&self) -> Vec<(u32, Bytes)> {
-        let mut head = Vec::with_capacity(25);
+        let mut head = Vec::with_capacity(29);
         head.push(KIND);
         head.extend_from_slice(&self.delivery_id.to_le_bytes());
         head.extend_from_slice(&self.internal_date.0.to_le_bytes());
+        head.extend_from_slice(&(self.recipients.len() as u32).to_le_bytes());
         let recipient = |(number, recipient): (&u32, &Recipient)| {
             let mut value = recipient.account.0.to_le_bytes().to_vec();
             value.push(u8::from(recipient.quarantined));
@@ -110,6 +117,7 @@ impl Rest {
             KIND => {
                 let delivery_id = head.try_get_u128_le().ok()?;
                 let internal_date = Timestamp(head.try_get_i64_le().ok()?);
+                let count = head.try_get_u32_le().ok()? as usize;
                 let mut recipients = BTreeMap::new();
                 for (number, value) in values.get(1..).unwrap_or_default() {
                     let mut value = value.clone();
@@ -117,7 +125,12 @@ impl Rest {
                     let quarantined = value.try_get_u8().ok()? & 1 != 0;
                     recipients.insert(*number, Recipient { account, quarantined });
                 }
-                Some(Rest { delivery_id, internal_date, recipients })
+                // Else damage has taken some of them.
+                (recipients.len() == count).then_some(Rest {
+                    delivery_id,
+                    internal_date,
+                    recipients,
+                })
             }
             KIND_OF_FORMAT_1 => {
                 let pieces: Vec<&[u8]> = values.iter().map(|(_, value)| &value[..]).collect();
@@ -161,6 +174,37 @@ pub(super) struct Queues {
     families: RefCell<HashMap<(PartitionId, Uid), u64>>,
     /// Partitions whose queue has not been read since the start.
     unread: Cell<usize>,
+    /// Tries under way, and those that wait for their turn.
+    trying: Cell<usize>,
+    waiting: RefCell<VecDeque<Waker>>,
+}
+
+/// One of [`TRIES_MAX`], until it is dropped.
+struct Turn(Rc<Shard>);
+
+impl Turn {
+    async fn new(shard: &Rc<Shard>) -> Turn {
+        let queues = &shard.deliveries.queues;
+        poll_fn(|context| {
+            if queues.trying.get() < TRIES_MAX {
+                queues.trying.set(queues.trying.get() + 1);
+                return Poll::Ready(());
+            }
+            queues.waiting.borrow_mut().push_back(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        Turn(shard.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let queues = &self.0.deliveries.queues;
+        queues.trying.set(queues.trying.get() - 1);
+        let next = queues.waiting.borrow_mut().pop_front();
+        next.into_iter().for_each(Waker::wake);
+    }
 }
 
 /// Turns the answers of all partitions into the one that the client gets.
@@ -285,14 +329,20 @@ async fn take_up(
         let new = snapshot.iter_from(snapshot.lower_bound(*next)).take(TAKEN_UP_AT_ONCE);
         let new: Vec<Message> = new.copied().collect();
         let (Some(first), Some(last)) = (new.first(), new.last()) else { return Ok(()) };
-        let mut values = queue.annotations(MailboxId::INBOX, first.uid..=last.uid).await?;
+        let (first, last) = (first.uid, last.uid);
+        let mut values = match queue.annotations(MailboxId::INBOX, first..=last).await {
+            Err(StoreError::Io(_)) => readable(&queue, &new).await?,
+            values => values?,
+        };
         for message in &new {
             let stored = values.remove(&message.uid).unwrap_or_default();
-            // Written by another version, or damaged; damage is reported by the reader that finds
-            // it.
             let rest = Rest::decode(&stored);
             // One without recipients would have been removed: damage has taken them.
-            let Some(rest) = rest.filter(|rest| !rest.recipients.is_empty()) else { continue };
+            let Some(rest) = rest.filter(|rest| !rest.recipients.is_empty()) else {
+                shard.metrics.count("delivery_given_up_total", 1);
+                tell::given_up(shard, 0, partition.id(), &[], "unreadable");
+                continue;
+            };
             let key = (partition.id(), message.uid);
             let families = &shard.deliveries.queues.families;
             families.borrow_mut().insert(key, family(rest.delivery_id));
@@ -300,8 +350,25 @@ async fn take_up(
             let task = redeliver(shard.clone(), queued, rest);
             shard.executor.spawn(Priority::Background, Box::pin(task));
         }
-        *next = Uid(last.uid.0.saturating_add(1));
+        *next = Uid(last.0.saturating_add(1));
+        shard.executor.yield_now().await;
     }
+}
+
+/// The annotations of `messages` that can be read, one message after the other: the disk has a bad
+/// place.
+async fn readable(
+    queue: &Account,
+    messages: &[Message],
+) -> Result<BTreeMap<Uid, Vec<(u32, Bytes)>>, StoreError> {
+    let mut values = BTreeMap::new();
+    for message in messages {
+        match queue.annotations(MailboxId::INBOX, message.uid..=message.uid).await {
+            Err(StoreError::Io(_)) => {}
+            found => values.extend(found?),
+        }
+    }
+    Ok(values)
 }
 
 /// Queues on the shard that owns `partition`, which has `copy`.
@@ -453,6 +520,7 @@ async fn redeliver_once(
     rest: &Rest,
     accounts: &[AccountId],
 ) -> Result<Left, Failure> {
+    let _turn = Turn::new(shard).await;
     let mut delivery =
         Delivery::new(shard, accounts.iter().copied(), Trust::Known).again(rest.internal_date);
     let recipients = rest.recipients.values();
@@ -508,7 +576,7 @@ mod tests {
             let rest = rest(accounts);
             let values = rest.encode();
             assert_eq!(Rest::decode(&values), Some(rest));
-            for len in 0..25 {
+            for len in 0..29 {
                 let cut = [&[(0, values[0].1.slice(..len))], &values[1..]].concat();
                 assert_eq!(Rest::decode(&cut), None, "{len}");
             }
@@ -548,6 +616,9 @@ mod tests {
         let stored = rest.encode();
         rest.keep(|account| *account == AccountId(2));
         let changes = changes(&stored, &rest.encode());
-        assert_eq!(changes, [(1, None), (3, None)]);
+        let head = rest.encode().remove(0).1;
+        assert_eq!(changes, [(1, None), (3, None), (0, Some(head))]);
+        // Only all of it counts.
+        assert!(Rest::decode(&stored).is_some() && Rest::decode(&stored[..3]).is_none());
     }
 }
