@@ -1,14 +1,15 @@
-//! The loop under the sessions of all protocols, and the connection as it is seen from there: deadlines,
-//! turns, the limit on output, the seat in the count of connections, the end.
+//! The session loop of all protocols, and its view of the connection: deadlines, turns, the limit
+//! on output, the seat in the connection count, the end.
 //!
-//! A protocol implements [`Dialogue`]: how a session begins, what one step of it does, what it says last.
-//! [`serve`] runs it from the handshake to the end or to its handover, [`go_on`] after one. Protocols differ
-//! in what a step is and in how long they wait; that a client which pipelines without end lets others run,
-//! that one which does not read costs one buffer, and that a trickle of octets earns no more time, is here.
-//! So are the waits within a command: for more of a message, at its pace, and for news beside the client.
+//! A protocol implements [`Dialogue`]: how a session begins, what one step does, what it sends
+//! last. [`serve`] runs it from the handshake to its end or handover, [`go_on`] after a handover.
+//! Protocols define their steps and timeouts. This file ensures that a client which pipelines
+//! without end lets others run, that one which does not read costs one buffer, and that a trickle
+//! of octets extends no deadline. It also has the waits within a command: for more of a message, at
+//! its pace, and for an event besides the client's input.
 //!
-//! Ownership: a channel owns its connection; shard-local. Between steps, with nothing unread, it holds no
-//! buffer. SMTP, POP3 and IMAP stand on it.
+//! Ownership: a channel owns its connection; shard-local. Between steps, with nothing unread, it
+//! holds no buffer. SMTP, POP3 and IMAP use it.
 
 use std::{rc::Rc, time::Duration};
 
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Output beyond this is sent before more is made, so that a client that does not read costs one
-/// buffer and not all that it asked for.
+/// buffer, not all the output that it requested.
 pub(super) const OUTPUT_MAX: usize = 64 * 1024;
 
 /// Steps done one after the other before other sessions get their turn: a client may pipeline
@@ -35,15 +36,16 @@ pub(super) struct Channel {
     pub shard: Rc<Shard>,
     /// When the client must have sent its next command.
     deadline: Moment,
-    /// Since the session last waited for input or let others run.
+    /// Steps since the session last waited for input or let others run.
     steps_in_turn: u32,
-    /// How often output was sent: what was sent cannot be taken back.
+    /// How often output was sent: sent output cannot be withdrawn.
     flushes: u64,
     _seat: Seat,
 }
 
 impl Channel {
-    /// Counted as a connection of `protocol` until it is dropped. `patience`: for the first command.
+    /// Counts as a connection of `protocol` until dropped. `patience`: the time for the first
+    /// command.
     pub(super) fn new(
         connection: Connection,
         shard: Rc<Shard>,
@@ -68,8 +70,9 @@ impl Channel {
         self.deadline = deadline;
     }
 
-    /// Until the client must have sent its next command. A deadline that has passed ends the session
-    /// at once: a wait of no length would end only if nothing came, and a trickle always comes.
+    /// Time until the client must have sent its next command. A deadline that has passed is an
+    /// error at once: a wait of zero length would time out only if nothing arrived, and a trickle
+    /// always arrives.
     pub(super) fn time_left(&self) -> Result<Duration, ConnectionError> {
         match self.deadline.since(self.shard.executor.moment()) {
             Duration::ZERO => Err(ConnectionError::TimedOut),
@@ -87,7 +90,7 @@ impl Channel {
         self.flushes
     }
 
-    /// Sends the output once it is a buffer's worth, and lets other sessions run.
+    /// Sends the output once it fills a buffer, and lets other sessions run.
     pub(super) async fn flush_if_full(&mut self) -> Result<(), ConnectionError> {
         if self.connection.unsent() >= OUTPUT_MAX {
             self.flush().await?;
@@ -96,13 +99,13 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends what is there and waits for more input, until the deadline.
+    /// Sends the output and waits for more input, until the deadline.
     pub(super) async fn listen(&mut self) -> Result<(), ConnectionError> {
         let left = self.begin_to_listen().await?;
         self.connection.fill(left).await
     }
 
-    /// The same, but for `news` too, which must bear to be dropped.
+    /// The same, but also ends when `news` does, which must be cancel-safe.
     pub(super) async fn listen_or(
         &mut self,
         news: impl Future<Output = ()>,
@@ -121,7 +124,8 @@ impl Channel {
         self.time_left()
     }
 
-    /// Waits for more of a message, `most` at the longest, and only while the client keeps up its pace.
+    /// Waits for more of a message, for at most `most`, and only while the client keeps up its
+    /// pace.
     pub(super) async fn fill_at_pace(
         &mut self,
         pace: &mut Pace,
@@ -138,20 +142,20 @@ impl Channel {
         Ok(())
     }
 
-    /// TLS from the first octet, where the port has it.
+    /// The TLS handshake, on ports with TLS from the first octet.
     async fn handshake(&mut self) -> Result<(), ConnectionError> {
         let patience = self.shard.options.tls_handshake_timeout;
         self.connection.handshake(patience).await
     }
 
-    /// Sends what is there, then begins TLS.
+    /// Sends the output, then begins TLS.
     pub(super) async fn start_tls(&mut self) -> Result<(), ConnectionError> {
         self.flush().await?;
         let patience = self.shard.options.tls_handshake_timeout;
         self.connection.start_tls(patience).await
     }
 
-    /// After a step: others run now and then.
+    /// After a step: lets other sessions run now and then.
     async fn step_is_over(&mut self) -> Result<(), ConnectionError> {
         self.steps_in_turn += 1;
         if self.steps_in_turn >= STEPS_PER_TURN {
@@ -162,22 +166,22 @@ impl Channel {
     }
 }
 
-/// What a step came to.
+/// Result of a step.
 pub(super) enum Step {
     /// Something was done.
     Done,
-    /// Nothing more without more input.
+    /// Nothing more can be done without more input.
     Incomplete,
 }
 
 /// Why a session ends, or leaves this shard.
 pub(super) enum End<D> {
-    /// What is in the output is the last answer.
+    /// The output holds the last response.
     Closed,
-    /// Close without a word.
+    /// Close without sending the output.
     Abort,
     Lost(ConnectionError),
-    /// It goes on where `D` says.
+    /// The session continues at the destination `D`.
     HandOver(D),
 }
 
@@ -188,7 +192,7 @@ impl<D> From<ConnectionError> for End<D> {
 }
 
 /// How a session on this shard ended. `H`: what its next shard needs.
-#[allow(clippy::large_enum_variant)] // one of them a session, moved once or twice
+#[allow(clippy::large_enum_variant)] // one variant holds a connection, moved once or twice
 pub enum Outcome<H> {
     /// The connection is closed.
     Closed,
@@ -199,35 +203,35 @@ pub enum Outcome<H> {
 
 /// A session of one protocol.
 pub(super) trait Dialogue {
-    /// Where else a session goes on.
+    /// Where a session continues after a handover.
     type Destination;
     /// What it needs there.
     type Handover;
 
     fn channel(&mut self) -> &mut Channel;
 
-    /// The first thing to say, once the connection stands.
+    /// Writes the greeting, once the connection is established.
     async fn begin(&mut self) -> Result<(), End<Self::Destination>>;
 
-    /// Takes a command, or a piece of a message, off the input and does what it asks for.
+    /// Takes a command, or a piece of a message, off the input and executes it.
     async fn step(&mut self) -> Result<Step, End<Self::Destination>>;
 
-    /// Sends what is there and waits for more input.
+    /// Sends the output and waits for more input.
     async fn listen(&mut self) -> Result<(), ConnectionError> {
         self.channel().listen().await
     }
 
-    /// The last thing to say when the connection ended the session: nothing where nobody listens. What
-    /// the session held for its account, or of a message, is let go here, before the client can know
-    /// that it is over.
+    /// Called at the end of a session. After a connection error, writes a last response if the
+    /// client can still receive it. Releases all that the session holds of its account or of a
+    /// message, before the client can know that the session is over.
     fn end(&mut self, error: Option<&ConnectionError>);
 
-    /// Takes the session apart; all it had to say is sent.
+    /// Takes the session apart; all its output is sent.
     fn hand_over(self: Box<Self>, destination: Self::Destination) -> (Connection, Self::Handover);
 }
 
 /// Serves a new connection until it is closed or belongs to another shard. The session is boxed
-/// before the task begins, which has no place for the connection but this.
+/// before the task begins, so that the task's future holds no second copy of the connection.
 pub(super) async fn serve<S: Dialogue>(mut session: Box<S>) -> Outcome<S::Handover> {
     if session.channel().handshake().await.is_err() {
         return Outcome::Closed;
@@ -259,7 +263,8 @@ async fn finish<S: Dialogue>(
 ) -> Outcome<S::Handover> {
     match end {
         End::HandOver(destination) => {
-            // What was pipelined before the log-in is answered here, the log-in itself by the new owner.
+            // Commands pipelined before the log-in are answered here, the log-in itself by the new
+            // owner.
             if session.channel().flush().await.is_ok() {
                 let (connection, state) = session.hand_over(destination);
                 return Outcome::HandOver(connection, state);
@@ -273,7 +278,8 @@ async fn finish<S: Dialogue>(
         }
         End::Lost(error) => session.end(Some(&error)),
     }
-    // Sends what is left, in place: a task that moved the connection for it would keep room for that.
+    // Sends the remaining output, in place: moving the connection would need room for it in the
+    // task's future.
     session.channel().connection.finish().await;
     Outcome::Closed
 }

@@ -1,8 +1,9 @@
-//! One IMAP session's steps: frames in, commands run, their answers. The loop is `service/channel.rs`.
+//! The steps of one IMAP session: reads frames, runs commands, writes replies. The loop is in
+//! `service/channel.rs`.
 //!
 //! Called by the acceptor ([`run`]) and, after a handover, by the owner of the account
-//! ([`resume`]). Alone knows the table of commands, and so their handlers; those know the
-//! [`Session`] and nothing of this.
+//! ([`resume`]). Only this file knows the command table, and so the handlers; handlers know the
+//! [`Session`] and nothing of this file.
 
 use std::{rc::Rc, time::Duration};
 
@@ -30,11 +31,11 @@ use crate::{
 
 type End = channel::End<ImapHandover>;
 
-/// A session and what it is between commands.
+/// A session and its state between commands.
 struct Conversation {
     session: Session,
     bad_commands: u32,
-    /// The log-in on another shard that is to be answered here first.
+    /// A log-in on another shard, to be answered here first.
     arrived: Option<Box<ImapHandover>>,
 }
 
@@ -43,7 +44,7 @@ pub fn run(connection: Connection, shard: Rc<Shard>) -> impl Future<Output = Out
     channel::serve(Conversation::new(connection, shard))
 }
 
-/// Goes on with a session that logged in on another shard: answers its LOGIN and serves it.
+/// Continues a session that logged in on another shard: answers its LOGIN and serves it.
 pub fn resume(
     connection: Connection,
     shard: Rc<Shard>,
@@ -116,7 +117,8 @@ impl Dialogue for Conversation {
 }
 
 impl Conversation {
-    /// Boxed before the task begins, which has no place for the connection but this.
+    /// Boxed before the task begins, so that the task's future holds no second copy of the
+    /// connection.
     fn new(connection: Connection, shard: Rc<Shard>) -> Box<Conversation> {
         let session = Session::new(connection, shard);
         Box::new(Conversation { session, bad_commands: 0, arrived: None })
@@ -128,16 +130,16 @@ impl Conversation {
         self.answer(&handover.tag, reply)
     }
 
-    /// Throws away what a refused command left in the stream.
+    /// Discards the rest of a refused command from the stream.
     async fn skip_rest(&mut self) -> Result<(), End> {
         let skipped = self.session.skip_rest().await;
         skipped.map_err(|leave| self.leave(leave))?;
-        // A refused message may have taken longer than a client may be idle.
+        // A refused message may have taken longer than the idle timeout.
         self.session.restart_deadline();
         Ok(())
     }
 
-    /// The last words.
+    /// Writes BYE if the reason has one, and ends the session.
     fn leave(&mut self, leave: Leave) -> End {
         if let Leave::Bye(text) = leave {
             self.session.writer().bye(text);
@@ -171,7 +173,7 @@ impl Conversation {
         } else {
             self.execute(&command).await
         };
-        // How long a client idles says nothing about us.
+        // The duration of IDLE says nothing about the server.
         let elapsed = match row.kind {
             CommandKind::Idle => Duration::ZERO,
             _ => self.session.channel.shard.executor.moment().since(started),
@@ -193,7 +195,7 @@ impl Conversation {
         if bad { self.count_bad_command() } else { Ok(()) }
     }
 
-    /// The handler's reply, after what else there is to tell.
+    /// Runs the handler, then writes the mailbox updates that precede its reply.
     async fn execute(&mut self, command: &Command<'_>) -> Reply {
         let reply = run_handler(&mut self.session, command).await;
         let updates = command.body.updates();
@@ -218,7 +220,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// A client that does not speak IMAP, or not with us, is sent away.
+    /// Ends the session after too many bad commands in a row.
     fn count_bad_command(&mut self) -> Result<(), End> {
         self.bad_commands += 1;
         if self.bad_commands > self.session.imap().bad_commands_max {
@@ -228,8 +230,8 @@ impl Conversation {
     }
 }
 
-/// By the table of commands. Handlers run in a box of their own: an idle session then holds none of
-/// their state.
+/// Dispatches by the command table. Each handler runs in its own box: an idle session then holds
+/// none of its state.
 fn run_handler<'a>(session: &'a mut Session, command: &'a Command<'_>) -> LocalFuture<'a, Reply> {
     let tag = command.tag;
     macro_rules! run {

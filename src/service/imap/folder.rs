@@ -1,8 +1,8 @@
-//! What a mailbox name of the client stands for: the only way from a name to a mailbox.
+//! Resolves mailbox names from the client: the only way from a name to a mailbox.
 //!
-//! Every command that names one says which right it needs ([`resolve`]) and gets a [`Folder`], on
-//! which it then works. A session has every right on the mailboxes of its own account, and sees no
-//! others yet. The store knows names in UTF-8; modified UTF-7 ends here.
+//! A command states the right that it needs ([`resolve`]) and gets a [`Folder`] to work on. A
+//! session has every right on the mailboxes of its own account, and sees no others yet. Names are
+//! decoded from modified UTF-7 here; the store has them in UTF-8.
 
 use super::{
     reply::{Failure, no_such_mailbox, try_create},
@@ -21,13 +21,13 @@ use crate::{
 /// What a command must be allowed to do with a mailbox (RFC 4314 2.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Right {
-    /// `l`: see that it is there.
+    /// `l`: see that it exists.
     Lookup,
-    /// `r`: select it, ask for its status.
+    /// `r`: select it, get its status.
     Read,
     /// `i`: put messages in.
     Insert,
-    /// `k`: make one below it, or by this name.
+    /// `k`: create a mailbox below it, or by this name.
     Create,
     /// `x`: delete or rename it.
     DeleteMailbox,
@@ -38,7 +38,7 @@ pub(super) enum Right {
 struct Rights(u8);
 
 impl Rights {
-    /// Of an account on its own mailboxes.
+    /// The rights of an account on its own mailboxes.
     const ALL: Rights = Rights(u8::MAX);
 
     fn contain(self, right: Right) -> bool {
@@ -46,7 +46,7 @@ impl Rights {
     }
 }
 
-/// Decides by the rights on what was found. Who may not even look it up is told what is told of a
+/// Checks `right` against the rights found. Without the lookup right the answer is the one for a
 /// mailbox that does not exist (RFC 4314 6).
 fn permitted(
     found: Option<Rights>,
@@ -75,13 +75,13 @@ pub(super) fn resolve(
     right: Right,
 ) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
-    // What cannot be decoded names none.
+    // A name that cannot be decoded names no mailbox.
     let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
     namespace.folder(&name, right, no_such_mailbox)
 }
 
-/// The same for the target of APPEND, COPY or MOVE: if it is missing the client may create it first
-/// (RFC 3501 7.1 TRYCREATE).
+/// The same for the target of APPEND, COPY or MOVE: if it is missing, the client may create it
+/// first (RFC 3501 7.1 TRYCREATE).
 pub(super) fn resolve_target(session: &Session, name: &MailboxName<'_>) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
     let name = name.to_utf8().map_err(|_| try_create())?;
@@ -100,7 +100,7 @@ impl Folder {
         info.special_use
     }
 
-    /// It is the mailbox that is selected.
+    /// Whether this is the selected mailbox.
     pub(super) fn is(&self, selected: &Selected) -> bool {
         let Folder::Local { info, .. } = self;
         info.id == selected.mailbox()
@@ -127,7 +127,7 @@ impl Folder {
         account.append(info.id, body, flags, keywords, internal_date).await
     }
 
-    /// Copies messages of the selected mailbox in.
+    /// Copies messages of the selected mailbox into this one.
     pub(super) async fn copy_in(
         &self,
         source: &Selected,
@@ -137,7 +137,7 @@ impl Folder {
         account.copy(source.mailbox(), messages, info.id).await
     }
 
-    /// Moves messages of the selected mailbox in.
+    /// Moves messages of the selected mailbox into this one.
     pub(super) async fn move_in(
         &self,
         source: &Selected,
@@ -160,7 +160,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Of a mailbox, of levels above some, or one that is merely subscribed.
+    /// The name of a mailbox, of a level above one, or of a mere subscription.
     pub(super) fn existing(
         session: &Session,
         name: &MailboxName<'_>,
@@ -170,7 +170,7 @@ impl Place {
         Place::of(session, name.into_owned(), right)
     }
 
-    /// That is to come into being.
+    /// The name of a mailbox to be created.
     pub(super) fn new(
         session: &Session,
         name: &MailboxName<'_>,
@@ -184,7 +184,7 @@ impl Place {
         Ok(Place { account: session.account()?, name })
     }
 
-    /// No mailbox has this name, but some lie below it (RFC 3501 6.3.4).
+    /// No mailbox has this name, but there are mailboxes below it (RFC 3501 6.3.4).
     pub(super) fn is_only_above(&self) -> bool {
         let name = self.name.strip_suffix(SEPARATOR).unwrap_or(&self.name);
         self.account.mailbox_by_name(&self.name).is_none() && self.account.has_children(name)
@@ -226,12 +226,12 @@ impl Namespace {
         Ok(Folder::Local { account: self.account.clone(), info })
     }
 
-    /// The mailbox of a name in UTF-8, if there is one that may be looked up.
+    /// The mailbox with this UTF-8 name, if it exists and may be looked up.
     pub(super) fn look_up(&self, name: &str) -> Option<Folder> {
         self.folder(name, Right::Lookup, no_such_mailbox).ok()
     }
 
-    /// The next `count` names, in their order, after `after`.
+    /// The next `count` names after `after`, in order.
     pub(super) fn names_after(
         &self,
         after: Option<&str>,
@@ -245,19 +245,19 @@ impl Namespace {
         self.account.is_subscribed(name)
     }
 
-    /// A mailbox lies below `name`.
+    /// Whether there is a mailbox below `name`.
     pub(super) fn has_children(&self, name: &str) -> bool {
         self.account.has_children(name)
     }
 
-    /// A name subscribed to lies below `name`.
+    /// Whether a subscribed name is below `name`.
     pub(super) fn has_subscribed_below(&self, name: &str) -> bool {
         self.account.has_subscribed_below(name)
     }
 }
 
-/// A name that is to come into being. A separator at its end says that the client will create
-/// children, and means nothing here (RFC 3501 6.3.3).
+/// The name of a mailbox to be created. A trailing separator announces that the client will create
+/// children; it is ignored (RFC 3501 6.3.3).
 fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
     let cannot = |why: &str| Failure::no(Code::Cannot, why.to_owned());
     let name = name.to_utf8().map_err(|error| cannot(&error.to_string()))?;
@@ -265,9 +265,9 @@ fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
     if name.split(SEPARATOR).any(str::is_empty) {
         return Err(cannot("A level of the mailbox name is empty"));
     }
-    // Such a mailbox could not be told from others by LIST.
+    // LIST could not name such a mailbox alone: these are its wildcards.
     if name.contains(['*', '%']) {
-        return Err(cannot("Mailbox names have no * and %"));
+        return Err(cannot("Mailbox names cannot contain * or %"));
     }
     Ok(name.to_owned())
 }

@@ -1,11 +1,12 @@
-//! What the conversation asks of a command, whichever it is.
+//! The interface between the conversation and the handler of a command.
 //!
-//! Each command's file implements [`Handler`] for the value that its parser makes; the conversation calls
-//! it by the table of `protocol::imap`. A row whose value has no handler does not compile.
+//! Each command's file implements [`Handler`] for the value that its parser returns; the
+//! conversation calls it by the table of `protocol::imap`. A row without a handler does not
+//! compile.
 
 use super::{reply::Reply, state::Session};
 
-/// Carries a command out. The tagged response is written by the conversation, from the [`Reply`].
+/// Executes a command. The conversation writes the tagged response from the [`Reply`].
 pub(super) trait Handler {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply;
 }

@@ -1,8 +1,7 @@
-//! Streamed literals while they arrive: counted, never kept; and the parts of a command around
-//! them.
+//! Reads streamed literals, counted and never kept, and the parts of a command around them.
 //!
-//! Announced by the framer, taken by the handlers of commands that carry messages; what a refused
-//! command leaves is thrown away by the conversation, so that the stream stays in step (RFC 7888
+//! The framer announces a literal; handlers of commands that carry messages take it. The
+//! conversation discards the rest of a refused command, so that the stream stays in sync (RFC 7888
 //! 4).
 
 use std::time::Duration;
@@ -18,8 +17,8 @@ use crate::{
 };
 
 impl Session {
-    /// Input of the literal that has arrived, at least one octet; `remaining` are outstanding.
-    /// The caller consumes what it took.
+    /// Number of octets of the literal that are in the input, at least one; `remaining` are
+    /// outstanding. The caller consumes what it uses.
     pub(super) async fn literal_input(
         &mut self,
         remaining: u64,
@@ -32,12 +31,12 @@ impl Session {
         Ok(usize::try_from(remaining).map_or(arrived, |remaining| arrived.min(remaining)))
     }
 
-    /// The time that a client has for a message.
+    /// The pace that a client must keep while it sends a message.
     pub(super) fn literal_pace(&self) -> Pace {
         Pace::new(&self.options().intake, self.channel.shard.executor.moment())
     }
 
-    /// Waits for more of a message, `most` at the longest, and only while the client keeps up its
+    /// Waits for more of a message, for at most `most`, and only while the client keeps up its
     /// pace.
     pub(super) async fn wait_for_literal(
         &mut self,
@@ -52,8 +51,8 @@ impl Session {
         filled
     }
 
-    /// The part of the command that follows a streamed literal: up to the header of the next, which
-    /// is [`Session::literal`] then, or up to the command's end.
+    /// The part of the command that follows a streamed literal: up to the header of the next
+    /// literal, which is then in [`Session::literal`], or up to the command's end.
     pub(super) async fn next_part(&mut self, pace: &mut Pace) -> Result<Vec<u8>, Failure> {
         if self.channel.connection.input().is_empty() {
             // Python's imaplib and others send the command's last CRLF by itself.
@@ -77,8 +76,8 @@ impl Session {
         }
     }
 
-    /// Throws away what a command leaves of itself that was refused before it was read. A client
-    /// that waits for `+` has been told NO instead and sends nothing (RFC 3501 7.5).
+    /// Discards the rest of a command that was refused before it was read. A client that waits for
+    /// `+` has been told NO instead and sends nothing (RFC 3501 7.5).
     pub(super) async fn skip_rest(&mut self) -> Result<(), Leave> {
         let mut pace = self.literal_pace();
         while let Some(literal) = self.literal.take() {
@@ -93,7 +92,7 @@ impl Session {
                 self.channel.connection.consume(count);
                 remaining -= count as u64;
             }
-            // What the part says makes no difference: the command has been answered.
+            // The content of the part does not matter: the command has been answered.
             if let Err(Failure::Leave(leave)) = self.next_part(&mut pace).await {
                 return Err(leave);
             }

@@ -4,21 +4,21 @@
 //! another shard, `run` ends in [`Outcome::HandOver`] and that shard calls [`resume`]. The pieces:
 //!
 //! ```text
-//! conversation   frames in, commands run by the table of protocol::imap, a step at a time; the loop
-//!                under it is service/channel.rs
+//! conversation   steps: reads frames, runs commands by the table of protocol::imap; the loop is in
+//!                service/channel.rs
 //! session/  authentication/  mailbox/  message/   the commands, a file each
-//! handler        what the conversation asks of a command
-//! folder         what mailbox names stand for
+//! handler        the interface of a command's handler
+//! folder         mailbox names -> mailboxes
 //! sync           what changed since -> untagged responses
-//! literal        message literals while they arrive
-//! state          the session that handlers are lent
+//! literal        message literals as they arrive
+//! state          the session that handlers borrow
 //! selected       the selected mailbox as the client knows it
 //! reply          how a command ends; StoreError -> response code
 //! seats, options, handover
 //! ```
 //!
-//! Imports point down this list. A further command is a row of the table, its value and parser in
-//! `protocol::imap` and its handler here. Everything is shard-local.
+//! Imports point down this list. A new command takes a row of the table, a value and parser in
+//! `protocol::imap`, and a handler here. Everything is shard-local.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 

@@ -7,19 +7,20 @@ use crate::protocol::imap::{Capabilities, Limits};
 /// Limits and timeouts of IMAP sessions; `config` fills them.
 #[derive(Clone, Debug)]
 pub struct ImapOptions {
-    /// What one command may cost, once logged in. Before that 8 KiB are enough for anything.
+    /// Limits on one command once logged in. Before that, lines are limited to 8 KiB.
     pub limits: Limits,
-    /// What is offered at all; commands that need another capability are not known.
+    /// The capabilities offered; commands that need another one are unknown commands.
     pub capabilities: Capabilities,
-    /// Time from the greeting (or STARTTLS) until logged in.
+    /// Time from the greeting (or STARTTLS) to the log-in.
     pub login_timeout: Duration,
-    /// Time between commands, and between the octets of one; RFC 3501 5.4 wants 30 minutes.
+    /// Time between commands, and between the octets of one; RFC 3501 5.4 requires at least 30
+    /// minutes.
     pub idle_timeout: Duration,
-    /// Refused LOGINs after which the session ends.
+    /// Failed log-ins after which the session ends.
     pub login_failures_max: u32,
     /// Sessions of one account at once.
     pub sessions_per_account: u32,
-    /// Commands in a row that are not understood, after which the session ends.
+    /// Bad commands in a row that a session may send; it ends at the next.
     pub bad_commands_max: u32,
 }
 

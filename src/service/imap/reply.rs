@@ -1,7 +1,7 @@
 //! How a command ends: tagged OK with a code, refusals, and the end of the session.
 //!
-//! Every handler returns [`Reply`]; the session writes it. The one place where [`StoreError`]
-//! becomes an IMAP response code (RFC 3501 7.1, RFC 5530).
+//! Every handler returns [`Reply`]; the conversation writes it. This is the one place where
+//! [`StoreError`] becomes an IMAP response code (RFC 3501 7.1, RFC 5530).
 
 use std::borrow::Cow;
 
@@ -11,15 +11,15 @@ use crate::{protocol::imap::Code, runtime::connection::ConnectionError, store::S
 /// Result of a command's handler.
 pub(super) type Reply = Result<Done, Failure>;
 
-/// A command that was carried out.
+/// A command that was executed.
 pub(super) enum Done {
     Ok {
         code: Option<Code>,
         text: &'static str,
     },
-    /// LOGOUT: the tagged OK is the session's last word.
+    /// LOGOUT: the tagged OK ends the session.
     LogOut,
-    /// The handler wrote its tagged response itself (STARTTLS must before it shakes hands).
+    /// The handler wrote the tagged response itself (STARTTLS must, before the handshake).
     Answered,
     /// Logged in; the account's owner answers.
     HandOver(ImapHandover),
@@ -35,7 +35,7 @@ impl Done {
     }
 }
 
-/// A command that was not carried out.
+/// A command that was not executed.
 #[derive(Debug)]
 pub(super) enum Failure {
     No { code: Option<Code>, text: Cow<'static, str> },
@@ -67,7 +67,7 @@ impl Failure {
 
     /// A synchronising literal is refused before it is sent (RFC 7888 4).
     pub(super) fn literal_too_large() -> Failure {
-        Failure::no(Code::TooBig, "The literal is larger than this server takes")
+        Failure::no(Code::TooBig, "The literal is larger than this server accepts")
     }
 
     /// For APPEND, COPY and MOVE: a missing target may be created first (RFC 3501 7.1 TRYCREATE).
@@ -93,7 +93,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         match error {
             StoreError::NoSuchMailbox => Failure::no(Code::NonExistent, "No such mailbox"),
-            StoreError::MailboxExists => Failure::no(Code::AlreadyExists, "Mailbox exists already"),
+            StoreError::MailboxExists => Failure::no(Code::AlreadyExists, "Mailbox already exists"),
             StoreError::NotPermitted(why) => Failure::no(Code::Cannot, why),
             StoreError::OverQuota => Failure::no(Code::OverQuota, "The account is full"),
             StoreError::Limit(what) => Failure::no(Code::Limit, format!("Limit reached: {what}")),
@@ -101,7 +101,7 @@ impl From<StoreError> for Failure {
             StoreError::Corrupt { .. } => {
                 Failure::no(Code::Corruption, "The message is damaged on disk")
             }
-            // What failed is the operator's business and is in the log.
+            // What failed is a matter for the operator and is in the log.
             StoreError::NotAnswering => {
                 Failure::no(Code::Unavailable, "The disk does not answer; try again later")
             }
@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// RFC 5530: every refusal of the store has a code that clients can act on.
+    /// RFC 5530: every error of the store has a code that clients can act on.
     #[test]
     fn every_error_of_the_store_has_a_code() {
         check(StoreError::NoSuchMailbox, Code::NonExistent);

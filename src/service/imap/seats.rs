@@ -1,7 +1,7 @@
-//! How many sessions an account has. All of them are on its owner's shard, and nowhere else.
+//! Counts the sessions of each account. All of them are on the account's owner shard.
 //!
-//! Each holds the snapshot of a mailbox and up to [`super::state`]'s output; a client that opens
-//! sessions without end would take the memory of others' by that.
+//! Each session holds a mailbox snapshot and an output buffer; a client that opens sessions without
+//! limit would take the memory of others.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -9,18 +9,18 @@ use hashbrown::HashMap;
 
 use crate::model::AccountId;
 
-/// The sessions of a shard's accounts.
+/// The number of sessions of each account of a shard.
 #[derive(Clone, Default)]
 pub struct AccountSeats(Rc<RefCell<HashMap<AccountId, u32>>>);
 
-/// One session's place; dropped, it is free.
+/// One session's seat; dropping it frees the seat.
 pub(super) struct AccountSeat {
     seats: AccountSeats,
     account: AccountId,
 }
 
 impl AccountSeats {
-    /// A place for one more session of `account`; `None` if it has `most` already.
+    /// A seat for one more session of `account`; `None` if it already has `most`.
     pub(super) fn take(&self, account: AccountId, most: u32) -> Option<AccountSeat> {
         let mut taken = self.0.borrow_mut();
         let taken = taken.entry(account).or_default();
@@ -58,6 +58,6 @@ mod tests {
         let third = seats.take(AccountId(1), 2);
         assert!(third.is_some());
         drop((second, third));
-        assert!(seats.0.borrow().is_empty(), "who has no session costs nothing");
+        assert!(seats.0.borrow().is_empty(), "an account without sessions has no entry");
     }
 }

@@ -1,14 +1,14 @@
-//! A session's view of its selected mailbox: which message has which sequence number, and which
-//! state of each message the client was told last.
+//! A session's view of its selected mailbox: the sequence number of each message, and the state of
+//! each that the client was last told.
 //!
-//! Called by every command that names messages and by [`super::sync`], which alone moves the view
-//! forward. Shard-local; owned by one session.
+//! Called by every command that names messages and by [`super::sync`]; only the latter advances the
+//! view. Shard-local; owned by one session.
 //!
 //! Invariants:
-//! * `numbering` is the sequence-number truth: message n of the client is `numbering[n - 1]`. It is
-//!   replaced only when the client has been told everything between the two (RFC 3501 7.4.1).
-//! * `told` is `numbering` or something newer. It is newer only while an EXPUNGE may not be told
-//!   (RFC 3501 7.4.1, 5.5): flags are told from it, numbers never.
+//! * `numbering` defines the sequence numbers: message n of the client is `numbering[n - 1]`. It is
+//!   replaced only together with the responses that tell the client all changes (RFC 3501 7.4.1).
+//! * `told` is `numbering` or newer. It is newer only while an EXPUNGE may not be sent (RFC 3501
+//!   7.4.1, 5.5): flags are taken from it, numbers never.
 
 use std::ops::Range;
 
@@ -19,8 +19,8 @@ use crate::{
     store::{MailboxView, Message, Snapshot},
 };
 
-/// How many ranges of `\Recent` UIDs a session remembers; the oldest is forgotten first. Ranges
-/// touch and merge unless two sessions take turns in claiming, so the limit is hardly ever met.
+/// Most ranges of `\Recent` UIDs that a session remembers; the oldest is forgotten first. Ranges
+/// touch and merge unless two sessions claim in turn, so the limit is hardly ever reached.
 const RECENT_RANGES_MAX: usize = 256;
 
 pub(super) struct Selected {
@@ -47,7 +47,7 @@ impl Selected {
             expunge_pending: false,
             recent: Vec::new(),
         };
-        // A read-only session claims nothing: what is unclaimed now and later is recent for it.
+        // A read-only session claims nothing: messages unclaimed now and later are recent for it.
         let end = if read_only { Uid(u32::MAX) } else { selected.numbering.status().uid_next };
         selected.mark_recent(first..end);
         Some(selected)
@@ -57,12 +57,12 @@ impl Selected {
         self.view.mailbox()
     }
 
-    /// What the client's sequence numbers stand for.
+    /// The snapshot to which the client's sequence numbers refer.
     pub(super) fn numbering(&self) -> &Snapshot {
         &self.numbering
     }
 
-    /// The newest state that the client knows, apart from expunges that could not be told yet.
+    /// The newest state that the client knows, apart from expunges that could not be sent yet.
     pub(super) fn told(&self) -> &Snapshot {
         &self.told
     }
@@ -71,8 +71,8 @@ impl Selected {
         self.expunge_pending
     }
 
-    /// The message with sequence number `index + 1`, its flags as told last. A message that was
-    /// expunged by somebody else is still here until the client hears of it.
+    /// The message with sequence number `index + 1`, with its flags as last told. A message that
+    /// another session expunged is still here until the client is told.
     pub(super) fn message(&self, index: usize) -> Option<Message> {
         let numbered = self.numbering.get(index)?;
         if !self.expunge_pending {
@@ -82,7 +82,7 @@ impl Selected {
         Some(*newer.unwrap_or(numbered))
     }
 
-    /// The sequence numbers of `set`, by what the client knows.
+    /// The sequence numbers of `set`, in the client's numbering.
     pub(super) fn sequence_ranges(&self, set: &SequenceSet) -> Ranges {
         set.resolve(self.numbering.len() as u32)
     }
@@ -93,8 +93,8 @@ impl Selected {
         set.resolve(last.map_or(0, |message| message.uid.0))
     }
 
-    /// Indexes of the messages in `set`, ascending. A number that no message has is the client's
-    /// mistake (RFC 3501 9 `seq-number`), a UID that none has is not (RFC 3501 6.4.8).
+    /// Indexes of the messages in `set`, ascending. A number that no message has is an error (RFC
+    /// 3501 9 `seq-number`); a UID that no message has is not (RFC 3501 6.4.8).
     pub(super) fn indexes(
         &self,
         uid: bool,
@@ -119,7 +119,7 @@ impl Selected {
         Ok(ranges.ranges().map(|(first, last)| first as usize - 1..last as usize).collect())
     }
 
-    /// Moves flags on and leaves the numbers alone: `told` has lost messages of `numbering`.
+    /// Advances the flags and keeps the numbers: `told` lacks messages of `numbering`.
     pub(super) fn advance_flags(&mut self, newer: Snapshot) {
         self.told = newer;
         self.expunge_pending = true;
@@ -132,7 +132,8 @@ impl Selected {
         self.expunge_pending = false;
     }
 
-    /// Takes the `\Recent` marks of what arrived since; call it with the snapshot about to be told.
+    /// Claims `\Recent` for messages that arrived since; call it with the snapshot about to be
+    /// told.
     pub(super) fn claim_recent(&mut self, newer: &Snapshot) {
         if self.read_only {
             return;
@@ -143,7 +144,8 @@ impl Selected {
     }
 
     pub(super) fn is_recent(&self, uid: Uid) -> bool {
-        // Newest last, and recent messages are mostly asked about: the last range decides often.
+        // The newest range is last, and most lookups are for recent messages: the last range often
+        // decides.
         self.recent.iter().rev().any(|range| range.contains(&uid))
     }
 

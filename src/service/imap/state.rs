@@ -1,8 +1,8 @@
-//! One client's session: what it is, and what every command needs of it.
+//! One client's session: its state, and what every command needs of it.
 //!
-//! Made by [`super::conversation`], lent to one command's handler after the other. Owns the channel;
-//! shard-local. A command's bytes are copied once (commands are short; message literals are streamed and
-//! never here), so that its values may outlive reads and writes of the connection.
+//! Created by [`super::conversation`] and lent to each command's handler in turn. Owns the channel;
+//! shard-local. A command's bytes are copied once, so that its values may outlive reads and writes
+//! of the connection (commands are short; message literals are streamed and never copied here).
 
 use std::rc::Rc;
 
@@ -21,11 +21,10 @@ use crate::{
     store::Account,
 };
 
-/// Messages of the view looked at, with nothing read or written for them, before other sessions get
-/// their turn.
+/// Messages of the view scanned, without I/O for them, before other sessions get their turn.
 const MESSAGES_PER_TURN: usize = 4_096;
 
-/// Before login nothing longer is of use: credentials and ID fields.
+/// Before login the longest input is credentials and ID fields.
 const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024, message: 0 };
 
 /// One client's session on this shard.
@@ -33,10 +32,10 @@ pub(super) struct Session {
     pub channel: Channel,
     /// Set once logged in.
     pub account: Option<Account>,
-    /// Its place among the account's sessions.
+    /// Its seat among the account's sessions.
     pub seat: Option<AccountSeat>,
     pub selected: Option<Selected>,
-    /// What changes responses from now on: by ENABLE, or by a command that implies it.
+    /// Extensions that change responses, enabled by ENABLE or by a command that implies it.
     enabled: Capabilities,
     pub login_failures: u32,
     /// The literal whose octets are next in the input, until the handler of its command takes it.
@@ -79,7 +78,8 @@ impl Session {
         }
     }
 
-    /// The account of a session that is logged in; the table lets no command through before.
+    /// The account of a logged-in session; the command table refuses commands that need one
+    /// earlier.
     pub(super) fn account(&self) -> Result<Account, Failure> {
         self.account.clone().ok_or_else(|| Failure::bad("Log in first"))
     }
@@ -97,7 +97,7 @@ impl Session {
         Ok(selected)
     }
 
-    /// May passwords be sent as things stand? (RFC 3501 6.2.3)
+    /// Whether passwords may be sent on this connection now (RFC 3501 6.2.3).
     pub(super) fn can_login(&self) -> bool {
         self.channel.connection.is_tls() || self.options().allow_plaintext_auth
     }
@@ -108,15 +108,15 @@ impl Session {
         Capabilities::offered(self.imap().capabilities, self.state(), can_start_tls, can_login)
     }
 
-    /// To be awaited at each index of a loop over messages that may have nothing else to wait for.
+    /// To be awaited at each index of a loop over messages that may otherwise never wait.
     pub(super) async fn turn_of_scan(&self, index: usize) {
         if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1 {
             self.channel.shard.executor.yield_now().await;
         }
     }
 
-    /// The client is active. Before login that earns it no more time: a stranger's NOOPs must not
-    /// keep a connection open.
+    /// The client is active. Before login this extends nothing: NOOPs without a login must not keep
+    /// a connection open.
     pub(super) fn restart_deadline(&mut self) {
         if self.state() != State::NotAuthenticated {
             let patience = self.imap().idle_timeout;
@@ -124,20 +124,20 @@ impl Session {
         }
     }
 
-    /// After STARTTLS: what was half read before is gone, and the client has its time to log in.
+    /// After STARTTLS: discards partly read input and restarts the time to log in.
     pub(super) fn restart_under_tls(&mut self) {
         self.framer = Framer::new(LIMITS_BEFORE_LOGIN);
         let patience = self.imap().login_timeout;
         self.channel.restart_deadline(patience);
     }
 
-    /// A CONDSTORE-enabling command was given: FETCH responses tell MODSEQ (RFC 7162 3.1).
+    /// A CONDSTORE-enabling command was given: FETCH responses include MODSEQ (RFC 7162 3.1).
     pub(super) fn condstore(&self) -> bool {
         self.enabled.contains(Capability::CondStore)
     }
 
-    /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses tell MODSEQ, and
-    /// the client must know where the selected mailbox stands.
+    /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses include MODSEQ,
+    /// and the client must know the HIGHESTMODSEQ of the selected mailbox.
     pub(super) fn enable_condstore(&mut self) {
         if self.condstore() {
             return;
@@ -149,13 +149,13 @@ impl Session {
         }
     }
 
-    /// Goes on where the session was on another shard.
+    /// Continues the session from its state on another shard.
     pub(super) fn take_over(&mut self, handover: &ImapHandover) {
         self.channel.set_deadline(handover.deadline);
         self.login_failures = handover.login_failures;
     }
 
-    /// What the owner of the account has to know.
+    /// What the account's owner shard has to know.
     pub(super) fn handover(&self, identity: Identity, tag: &str) -> ImapHandover {
         let (deadline, login_failures) = (self.channel.deadline(), self.login_failures);
         ImapHandover { identity, tag: tag.to_owned(), deadline, login_failures }
@@ -167,7 +167,7 @@ impl Session {
         self.framer.set_limits(limits);
     }
 
-    /// Of the account: its place, and the snapshot that keeps bodies readable.
+    /// Releases the account, its seat, and the snapshot that keeps bodies readable.
     pub(super) fn let_go(&mut self) {
         (self.selected, self.account, self.seat) = (None, None, None);
     }

@@ -1,9 +1,9 @@
-//! Telling the client what changed in its mailbox: EXPUNGE, EXISTS, RECENT, FLAGS, FETCH (RFC 3501
+//! Tells the client what changed in its mailbox: EXPUNGE, EXISTS, RECENT, FLAGS, FETCH (RFC 3501
 //! 5.2, 7.3, 7.4).
 //!
-//! Called by the session after each command and by IDLE at once; nothing else moves
-//! [`Selected`] forward. STORE and implicit `\Seen` come here too, with what they did themselves
-//! ([`OwnChange`]), since the client need not hear that again.
+//! Called by the conversation after each command, and by IDLE at once; nothing else advances
+//! [`super::selected::Selected`]. STORE and implicit `\Seen` call it too, with their own change
+//! ([`OwnChange`]), since the client need not be told that again.
 
 use super::{
     reply::{Failure, Leave},
@@ -21,15 +21,16 @@ pub(super) struct OwnChange<'a> {
     /// Messages changed, ascending.
     pub uids: &'a [Uid],
     pub edit: FlagEdit,
-    /// Tell the new mod-sequences even so, under CONDSTORE (RFC 7162 3.1.3).
+    /// Send the new mod-sequences all the same, under CONDSTORE (RFC 7162 3.1.3).
     pub mod_seqs: bool,
 }
 
-/// Changed messages looked at before other sessions get their turn.
+/// Changed messages checked before other sessions get their turn.
 const CHANGES_PER_TURN: usize = 256;
 
 impl Session {
-    /// Tells what others (and this session's own command) changed, as far as `updates` allows.
+    /// Sends what other sessions (and this session's own command) changed, as far as `updates`
+    /// allows.
     pub(super) async fn tell_changes(&mut self, updates: Updates) -> Result<(), Failure> {
         match updates {
             Updates::None => Ok(()),
@@ -38,7 +39,8 @@ impl Session {
         }
     }
 
-    /// The same without EXPUNGE, and without the session's own change of flags: its client knows.
+    /// The same without EXPUNGE, and without the session's own change of flags, which its client
+    /// knows.
     pub(super) async fn tell_changes_but(
         &mut self,
         uid: bool,
@@ -47,8 +49,8 @@ impl Session {
         self.tell(false, uid, Some(own)).await
     }
 
-    /// Looks for news. To tell them takes a box: most commands find none, and a session that idles is
-    /// small while it waits for some.
+    /// Looks for changes. Sending them is boxed: most commands find none, and an idle session stays
+    /// small while it waits.
     async fn tell(
         &mut self,
         expunges: bool,
@@ -56,7 +58,8 @@ impl Session {
         own: Option<OwnChange<'_>>,
     ) -> Result<(), Failure> {
         let Some(selected) = &self.selected else { return Ok(()) };
-        // RFC 2180 3.3: the mailbox was deleted under us; no answer about it would be true now.
+        // RFC 2180 3.3: another session deleted the mailbox; no response about it would be true
+        // now.
         let Some(newer) = selected.view.current() else {
             return Err(Failure::Leave(Leave::Bye("The selected mailbox was deleted")));
         };
@@ -78,8 +81,8 @@ impl Session {
         let difference = before.difference(&newer);
         let lost = selected.expunge_pending() || !difference.expunged.is_empty();
         if lost && !expunges {
-            // Numbers stay; what is new waits with the expunges, since it would be numbered
-            // wrongly.
+            // Numbers stay; new messages wait until the expunges are sent, since their numbers
+            // would be wrong.
             selected.advance_flags(newer.clone());
         } else {
             self.tell_numbers(&newer, &difference).await?;
@@ -91,7 +94,7 @@ impl Session {
         self.tell_flags(&news, &difference.changed).await
     }
 
-    /// Moves on to `newer`: EXPUNGE from the highest number down, so that no number shifts another,
+    /// Advances to `newer`: EXPUNGE from the highest number down, so that none shifts a later one,
     /// then EXISTS and RECENT.
     async fn tell_numbers(
         &mut self,
@@ -120,7 +123,8 @@ impl Session {
         Ok(())
     }
 
-    /// FETCH responses for those of `changed` (indexes in the newer snapshot) that are news.
+    /// FETCH responses for those of `changed` (indexes in the newer snapshot) that the client must
+    /// be told.
     async fn tell_flags(
         &mut self,
         news: &FlagNews<'_>,
@@ -156,7 +160,7 @@ impl Session {
         Ok(())
     }
 
-    /// The keyword table grew: the client learns the names before it sees them on a message.
+    /// The keyword table grew: the client is told the names before it sees them on a message.
     pub(super) fn tell_keywords(&mut self, keywords: &[String]) {
         let read_only = self.selected.as_ref().is_some_and(|it| it.read_only);
         let mut writer = self.writer();
@@ -165,7 +169,7 @@ impl Session {
     }
 }
 
-/// PERMANENTFLAGS (RFC 3501 7.1): none in a mailbox that is examined.
+/// PERMANENTFLAGS (RFC 3501 7.1): none in a mailbox opened by EXAMINE.
 pub(super) fn tell_permanent_flags(writer: &mut Writer<'_>, keywords: &[String], read_only: bool) {
     if read_only {
         return writer.permanent_flags(Flags::default(), &[], false);
@@ -174,7 +178,7 @@ pub(super) fn tell_permanent_flags(writer: &mut Writer<'_>, keywords: &[String],
     writer.permanent_flags(!Flags::default(), keywords, more);
 }
 
-/// Between what snapshots changes of flags are told.
+/// The two snapshots between which changes of flags are sent.
 struct FlagNews<'a> {
     before: &'a Snapshot,
     newer: &'a Snapshot,
@@ -184,7 +188,7 @@ struct FlagNews<'a> {
 }
 
 impl FlagNews<'_> {
-    /// Whether the client has to hear of the message's flags, and of its mod-sequence.
+    /// Whether the client must be told the message's flags, and its mod-sequence.
     fn about(&self, message: &Message, condstore: bool) -> (bool, bool) {
         let index = self.before.index_of(message.uid);
         let Some(before) = index.and_then(|index| self.before.get(index)) else {

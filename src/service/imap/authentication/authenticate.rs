@@ -1,4 +1,4 @@
-//! AUTHENTICATE (RFC 3501 6.2.2, RFC 4959): the exchange is `protocol::sasl`'s.
+//! AUTHENTICATE (RFC 3501 6.2.2, RFC 4959): `protocol::sasl` runs the exchange.
 
 use super::{
     super::{

@@ -1,6 +1,6 @@
-//! Who is there, and which shard serves: what LOGIN and AUTHENTICATE have in common.
+//! The common part of LOGIN and AUTHENTICATE: checks credentials and finds the shard that serves.
 //!
-//! After a log-in the account's owner shard answers, which may be another one: see
+//! After a log-in the account's owner shard answers, which may be another shard: see
 //! [`crate::service::imap::Outcome::HandOver`].
 
 use super::super::{
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Session {
-    /// Opens the account on this shard, its owner. The tagged OK tells what is possible now, which
-    /// saves the client a CAPABILITY.
+    /// Opens the account on this shard, its owner. The tagged OK lists the capabilities, which
+    /// saves the client a CAPABILITY command.
     pub(crate) async fn log_in(&mut self, account: AccountId) -> Reply {
         let Some(partition) = self.channel.shard.local_partition(account).cloned() else {
             return Err(Failure::no(Code::Unavailable, "The account is not available now"));
@@ -25,14 +25,15 @@ impl Session {
             self.channel.shard.events.limit_met(Limit::SessionsOfAccount, Some(peer));
             return Err(Failure::no(Code::Limit, "Too many sessions of this account"));
         };
-        // The seat goes with the work: who tries again and again on a silent disk runs out of them.
+        // The pending work holds the seat: a client that retries on a silent disk runs out of
+        // seats.
         let opened = {
             let partition = partition.clone();
             async move { partition.account(account).await.map(|account| (account, seat)) }
         };
         let (account, seat) = self.channel.shard.in_time(&partition, opened).await?;
         (self.account, self.seat) = (Some(account), Some(seat));
-        // Only now: whom the account has no room for is still a stranger.
+        // Only now: a client refused for lack of a seat does not count as logged in.
         self.channel.connection.set_logged_in(true);
         self.lift_limits();
         self.restart_deadline();
@@ -40,12 +41,12 @@ impl Session {
     }
 }
 
-/// RFC 3501 6.2.3 and 11.1: no password in clear, and the refusal comes before looking at it.
+/// RFC 3501 6.2.3 and 11.1: no password in clear text; it is refused before it is checked.
 pub(super) fn require_privacy(session: &Session) -> Result<(), Failure> {
     if session.can_login() {
         return Ok(());
     }
-    Err(Failure::no(Code::PrivacyRequired, "Passwords are taken under TLS only"))
+    Err(Failure::no(Code::PrivacyRequired, "Passwords are accepted under TLS only"))
 }
 
 pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> Reply {
@@ -70,14 +71,14 @@ pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password
         Err(AuthenticationError::Busy) => {
             Err(Failure::no(Code::Unavailable, "Too many logins in progress; try again"))
         }
-        // RFC 5530 3: nothing is said about the password.
+        // RFC 5530 3: UNAVAILABLE says nothing about the password.
         Err(AuthenticationError::Unavailable) => {
             Err(Failure::no(Code::Unavailable, "The directory does not answer; try again later"))
         }
     }
 }
 
-/// What no password could make right: told as late as a wrong one.
+/// Refuses a log-in that no password could allow, after the same delay as a wrong password.
 pub(super) async fn refuse(session: &mut Session) -> Reply {
     session.channel.flush().await?;
     let delay = session.channel.shard.directory.failure_delay();

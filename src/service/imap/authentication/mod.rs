@@ -1,4 +1,4 @@
-//! Commands of a client that is not logged in (RFC 3501 6.2): STARTTLS, AUTHENTICATE, LOGIN.
+//! Commands in the not authenticated state (RFC 3501 6.2): STARTTLS, AUTHENTICATE, LOGIN.
 
 mod authenticate;
 mod credentials;

@@ -1,7 +1,7 @@
 //! APPEND (RFC 3501 6.3.11, RFC 4315): a message from the client, streamed into the store.
 //!
-//! Octets go once from the connection's input to the summary and the log; memory does not grow with
-//! the message. Whatever can be refused is refused before the literal is asked for.
+//! Octets go from the connection's input to the summary and the log, once; memory does not grow
+//! with the message. All that can be refused early is refused before the literal is requested.
 
 use super::super::{
     folder,
@@ -26,7 +26,7 @@ use crate::{
 impl Handler for Append<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = folder::resolve_target(session, &self.mailbox)?;
-        // Counted until the store has written it.
+        // The charge is held until the store has written the message.
         let (body, _charge) = receive(session).await?;
         let octets = body.size();
         let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
@@ -42,7 +42,7 @@ impl Handler for Append<'_> {
     }
 }
 
-/// Asks for the literal if the client waits, and takes it in.
+/// Requests the literal if the client waits for it, and receives it.
 async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure> {
     let account = session.account()?;
     let Some(partition) = session.channel.shard.local_partition(account.id()).cloned() else {
@@ -51,22 +51,22 @@ async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure>
     if !session.channel.shard.messages.admits(Trust::Known) {
         return Err(too_many());
     }
-    // Not before it will be read: one that was refused is thrown away by the conversation, and
-    // its octets are no commands.
+    // Taken only when it will be read: the conversation discards a refused literal, so that its
+    // octets are not read as commands.
     let literal = session.literal.take().ok_or_else(|| Failure::bad("Message literal missing"))?;
     if literal.sync {
         session.writer().continuation("Ready for the message");
         session.channel.flush().await?;
     }
-    // A shutdown lets the message come in whole; the deadline still bounds it.
+    // A shutdown lets the whole message arrive; the deadline still applies.
     session.channel.connection.set_interruptible(false);
     let received = take_in(session, literal, Incoming::new(session, &partition)).await;
     session.channel.connection.set_interruptible(true);
     received
 }
 
-/// Takes in the literal and the end of the command. Its octets are read even if the store refuses
-/// them: the stream must stay in step.
+/// Receives the literal and the end of the command. The octets are read even if the store refuses
+/// them: the stream must stay in sync.
 async fn take_in(
     session: &mut Session,
     literal: Literal,
@@ -87,7 +87,7 @@ async fn take_in(
         let count = session.literal_input(remaining, &mut pace).await?;
         if refusal.is_none() {
             let chunk = session.channel.connection.input().get(..count).unwrap_or_default();
-            // RFC 3501 4.3: a literal has no NUL (RFC 3516 would allow it; we do not offer that).
+            // RFC 3501 4.3: a literal has no NUL (RFC 3516 would allow it, but is not offered).
             if memchr::memchr(0, chunk).is_some() {
                 refusal = Some(Failure::no(Code::Cannot, "The message contains NUL octets"));
             } else {
@@ -111,7 +111,7 @@ async fn take_in(
     }
 }
 
-/// A message of which octets come in, and the memory they take.
+/// A message being received, and the memory it takes.
 struct Incoming {
     partition: Partition,
     writer: BodyWriter,
@@ -136,7 +136,7 @@ impl Incoming {
         self.settle(stage_max, octets.len()).await
     }
 
-    /// The client makes us wait: with less memory, if that is short.
+    /// The client is slow: holds less memory for it if memory is short.
     async fn stalled(&mut self) -> Result<(), Failure> {
         let stage_max = self.charge.stage_max_stalled(self.writer.size());
         if stage_max < usize::MAX {
@@ -145,11 +145,12 @@ impl Incoming {
         self.settle(stage_max, 0).await
     }
 
-    /// Counts what is held, and holds less of it from `stage_max` octets of the body on.
+    /// Charges the memory held; spills the body once `stage_max` octets are staged, or if the
+    /// charge is refused.
     async fn settle(&mut self, stage_max: usize, at_hand: usize) -> Result<(), Failure> {
         let mut within = self.charge.set(self.memory());
         if self.writer.staged() >= stage_max || !within {
-            // What the connection still holds of it waits for the log, too.
+            // Octets still in the connection's buffer wait for the log, too.
             let _ = self.charge.set(self.memory() + at_hand);
             self.writer.spill().await?;
             within = self.charge.set(self.memory());
@@ -161,7 +162,7 @@ impl Incoming {
         self.writer.memory() + self.summarizer.memory()
     }
 
-    /// Holds nothing any more: the message is refused.
+    /// Releases everything: the message is refused.
     fn let_go(&mut self) {
         self.writer = self.partition.stage();
         self.summarizer = Summarizer::new();

@@ -15,10 +15,10 @@ impl Handler for Create<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let place = Place::new(session, &self.mailbox, Right::Create)?;
         let special_use = match self.special_use.as_slice() {
-            // RFC 6154 3: what cannot be had is refused. \All and \Flagged are no place to put
-            // mail.
+            // RFC 6154 3: a use that is not supported is refused. \All and \Flagged are not for
+            // storing mail.
             _ if self.unknown_use => {
-                return Err(Failure::no(Code::UseAttr, "Special use not known"));
+                return Err(Failure::no(Code::UseAttr, "Unknown special use"));
             }
             [SpecialUse::All | SpecialUse::Flagged] => {
                 return Err(Failure::no(Code::UseAttr, "No mailbox can be created for this use"));

@@ -1,8 +1,8 @@
 //! LIST with RFC 5258, RFC 5819 and RFC 6154 (RFC 3501 6.3.8).
 //!
-//! A level above a mailbox that is none itself, its own having been deleted, is `\Noselect` (RFC
-//! 3501 6.3.4). The account does not keep such names: they are derived, each just before the first
-//! name below it. Names that are merely subscribed are `\NonExistent`.
+//! A level above a mailbox that is not itself a mailbox (it was deleted) is `\Noselect` (RFC 3501
+//! 6.3.4). The account does not keep such names: each is derived just before the first name below
+//! it. Names that are only subscribed are `\NonExistent`.
 
 use super::{
     super::{
@@ -67,9 +67,8 @@ impl Handler for List<'_> {
             NameWalk::new(if selection.subscribed { Names::Both } else { Names::Existing });
         let mut superiors = Superiors::default();
         while let Some(name) = walk.next(&namespace) {
-            // RFC 5258 3.1: superior levels of what is subscribed may be names of nothing
-            // themselves. If it is not subscriptions that are asked for, so may those of every
-            // mailbox.
+            // RFC 5258 3.1: superior levels of a subscribed name need not be mailboxes. Without the
+            // SUBSCRIBED option the same goes for the levels of every mailbox.
             let has_levels_to_tell = !selection.subscribed
                 || selection.recursive_match && namespace.is_subscribed(&name);
             if has_levels_to_tell {
@@ -87,7 +86,7 @@ impl Handler for List<'_> {
     }
 }
 
-/// The responses for `name`, if it is asked for.
+/// Writes the responses for `name`, if a pattern matches it.
 async fn tell(
     session: &mut Session,
     namespace: &Namespace,
@@ -103,7 +102,7 @@ async fn tell(
     session.writer().list(&item);
     if let (Some(items), Some(folder)) = (list.returns.status, folder) {
         match status::tell(session, &folder, items).await {
-            // Deleted since: RFC 5819 2 lets the STATUS be missing.
+            // Deleted since: RFC 5819 2 allows the STATUS to be missing.
             Err(Failure::No { .. }) | Ok(()) => {}
             Err(failure) => return Err(failure),
         }

@@ -25,8 +25,8 @@ impl Handler for Lsub<'_> {
                 tell(session, &name, Attributes::default()).await?;
                 continue;
             }
-            // RFC 3501 6.3.9: with `%` a level that is not subscribed itself, but has subscribed
-            // levels below, is told as \Noselect.
+            // RFC 3501 6.3.9: with `%`, a level that is not subscribed but has subscribed names
+            // below it is listed as \Noselect.
             for level in superiors.new_of(&name) {
                 if !namespace.is_subscribed(&level) && matcher.matches(session, &level).await {
                     tell(session, &level, Attributes::NO_SELECT).await?;

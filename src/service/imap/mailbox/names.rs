@@ -1,7 +1,7 @@
 //! The names of an account for LIST and LSUB: walked in order, matched by patterns.
 //!
-//! Names are taken from the account by pieces and looked up one by one: a LIST holds a piece of
-//! them and an output buffer, whatever the account has and however slowly its client reads.
+//! Names are taken from the account in pieces and looked up one by one: a LIST holds one piece and
+//! an output buffer, however many names there are and however slowly the client reads.
 
 use super::super::{folder::Namespace, state::Session};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 /// wildcards.
 const STEPS_PER_TURN: usize = 4_096;
 
-/// Names that a LIST or LSUB holds at once.
+/// Most names that a LIST or LSUB holds at once.
 const NAMES_PIECE: usize = 64;
 
 const INBOX: &str = "INBOX";
@@ -26,13 +26,13 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// A pattern that no name can match, being too long or not decodable, matches none: asking for
-    /// it is no error (RFC 3501 6.3.8).
+    /// A pattern that is too long or cannot be decoded matches no name; it is not an error (RFC
+    /// 3501 6.3.8).
     pub(super) fn new(reference: &MailboxName<'_>, patterns: &[MailboxName<'_>]) -> Matcher {
         let reference = reference.to_utf8().ok();
         let compile = |pattern: &MailboxName<'_>| {
             let (reference, pattern) = (reference.as_deref()?, pattern.to_utf8().ok()?);
-            // RFC 3501 6.3.8: the canonical form is the two put together.
+            // RFC 3501 6.3.8: the canonical form is the concatenation of the two.
             ListPattern::new(&format!("{reference}{pattern}"))
         };
         Matcher { patterns: patterns.iter().filter_map(compile).collect(), steps: 0 }
@@ -53,9 +53,9 @@ impl Matcher {
     }
 }
 
-/// The names of an account piece by piece, INBOX first if it is about mailboxes: what is told of
-/// them may wait for a client that does not read, and then holds one piece, however many there are.
-/// Names that come or go meanwhile are told or not.
+/// Walks the names of an account in pieces; INBOX comes first unless only subscriptions are walked.
+/// If the client does not read, the walk waits and holds one piece, however many names there are.
+/// Names that are added or removed meanwhile may or may not be listed.
 pub(super) struct NameWalk {
     which: Names,
     piece: std::vec::IntoIter<String>,
@@ -88,14 +88,14 @@ impl NameWalk {
     }
 }
 
-/// Superior levels of names that come in order, each once: all names below a level are neighbours.
+/// Superior levels of names given in order, each once: all names below a level are adjacent.
 #[derive(Default)]
 pub(super) struct Superiors {
     previous: String,
 }
 
 impl Superiors {
-    /// Those of `name` that the name before did not have.
+    /// The levels of `name` that the previous name did not have.
     pub(super) fn new_of(&mut self, name: &str) -> Vec<String> {
         let is_new = |level: &&str| {
             let rest = self.previous.strip_prefix(level);
@@ -107,7 +107,7 @@ impl Superiors {
     }
 }
 
-/// Superior levels of `name`: of `a/b/c` these are `a` and `a/b`.
+/// Superior levels of `name`: `a` and `a/b` for `a/b/c`.
 fn ancestors(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices(SEPARATOR).filter_map(|(end, _)| name.get(..end))
 }

@@ -30,10 +30,10 @@ impl Handler for Examine<'_> {
 }
 
 async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Reply {
-    // RFC 3501 6.3.1: the old mailbox is deselected whatever comes of this. RFC 7162 3.2.11: what
-    // the client hears from here on is not about it.
+    // RFC 3501 6.3.1: the old mailbox is deselected even if this command fails. RFC 7162 3.2.11:
+    // responses after CLOSED are not about the old mailbox.
     if session.selected.take().is_some() {
-        session.writer().untagged(Status::Ok, Some(Code::Closed), "The old mailbox is left");
+        session.writer().untagged(Status::Ok, Some(Code::Closed), "The previous mailbox is closed");
     }
     let folder = folder::resolve(session, &select.mailbox, Right::Read)?;
     let view = folder.select(!read_only).await?;

@@ -1,5 +1,5 @@
 //! STATUS (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438), also as part of LIST (RFC 5819). Answered
-//! from kept counters; no message is looked at.
+//! from counters; no message is read.
 
 use super::super::{
     folder::{self, Folder, Right},

@@ -1,5 +1,5 @@
-//! SUBSCRIBE and UNSUBSCRIBE (RFC 3501 6.3.6, 6.3.7). Names may be subscribed to before they exist
-//! and after they are gone.
+//! SUBSCRIBE and UNSUBSCRIBE (RFC 3501 6.3.6, 6.3.7). A name may be subscribed before the mailbox
+//! exists and after it is deleted.
 
 use super::super::{
     folder::{Place, Right},

@@ -54,8 +54,8 @@ impl Handler for Move<'_> {
     }
 }
 
-/// The messages of `set`. One that somebody else expunged cannot be copied: by number that refuses
-/// the whole command (RFC 2180 4.4.2), by UID it is one that does not exist.
+/// The messages of `set`. If another session expunged one of them, a command by number is refused
+/// as a whole (RFC 2180 4.4.2); by UID that message is skipped as nonexistent.
 async fn messages(
     session: &Session,
     uid: bool,
@@ -71,7 +71,7 @@ async fn messages(
         match newest {
             Some(newest) => messages.push(*newest),
             None if uid => {}
-            None => return Err(Failure::no(Code::ExpungeIssued, "Some messages are expunged")),
+            None => return Err(Failure::no(Code::ExpungeIssued, "Some messages were expunged")),
         }
     }
     Ok(messages)

@@ -1,5 +1,5 @@
-//! EXPUNGE and UID EXPUNGE (RFC 3501 6.4.3, RFC 4315 2.1). The untagged responses are told after
-//! it, with everybody else's, by [`crate::service::imap::sync`].
+//! EXPUNGE and UID EXPUNGE (RFC 3501 6.4.3, RFC 4315 2.1). [`crate::service::imap::sync`] sends the
+//! untagged responses afterwards, with those of other sessions' changes.
 
 use super::super::{
     handler::Handler,

@@ -1,9 +1,9 @@
-//! FETCH (RFC 3501 6.4.5, 7.4.2): what is in the snapshot first, then the summary, then octets
+//! FETCH (RFC 3501 6.4.5, 7.4.2): answers from the snapshot first, then the summary, then octets
 //! straight from the log.
 //!
-//! Memory does not grow with the mailbox or the messages: output is sent whenever it is a buffer's
-//! worth, bodies pass in pieces of the store's chunk size. Messages that others expunge meanwhile
-//! are still answered from the session's snapshot, which keeps their bodies readable.
+//! Memory does not grow with the mailbox or the messages: output is sent whenever a buffer is full,
+//! and bodies pass in pieces of the store's chunk size. Messages that other sessions expunge
+//! meanwhile are still answered from the session's snapshot, which keeps their bodies readable.
 
 use std::ops::Range;
 
@@ -28,8 +28,8 @@ use crate::{
     store::{Account, CardReader, FlagChange, Message},
 };
 
-/// Messages of one FETCH from which on it is answered from the mailbox's cards: opening a block of
-/// them costs as much as reading the entries of some ten messages.
+/// A FETCH of at least this many messages is answered from the mailbox's cards: opening a block of
+/// cards costs as much as reading the entries of some ten messages.
 const CARDS_FOR: usize = 16;
 
 impl Handler for Fetch<'_> {
@@ -48,8 +48,8 @@ impl Handler for Fetch<'_> {
         let mut cards = by_cards.then(|| Cards::new(&account, mailbox));
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
-            // With CHANGEDSINCE a large mailbox may have nothing to answer, and so nothing to wait
-            // for.
+            // With CHANGEDSINCE there may be nothing to send for a large mailbox, and so nothing to
+            // wait for.
             session.turn_of_scan(index).await;
             let Some(message) = session.selected()?.message(index) else { continue };
             if !(wanted(&message) || seen_now.binary_search(&message.uid).is_ok()) {
@@ -81,8 +81,8 @@ impl Handler for Fetch<'_> {
     }
 }
 
-/// Sets `\Seen` on what is about to be read (RFC 3501 6.4.5), all at once. Answers the UIDs
-/// it was set on: their FETCH responses tell the flags, and no other response does.
+/// Sets `\Seen` on the messages about to be read (RFC 3501 6.4.5), all at once. Returns the UIDs on
+/// which it was set: their FETCH responses include the flags, and no other response does.
 async fn set_seen(
     session: &mut Session,
     fetch: &Fetch<'_>,
@@ -105,7 +105,7 @@ async fn set_seen(
     }
     let change = FlagChange::add(Flags::SEEN, Vec::new());
     let mailbox = selected.mailbox();
-    // A full or broken disk must not keep anybody from reading: then \Seen is not set.
+    // A full or broken disk must not prevent reading: then \Seen is not set.
     let Ok(outcome) = session.account()?.store_flags(mailbox, &unseen, change, None).await else {
         return Ok(Vec::new());
     };
@@ -116,11 +116,11 @@ async fn set_seen(
     Ok(uids)
 }
 
-/// What FETCH reads of a mailbox's cards.
+/// The cards of a mailbox that FETCH reads.
 struct Cards {
     envelopes: CardReader,
     structures: CardReader,
-    /// Room for the structure of the message at hand.
+    /// Buffer for the structure of the current message.
     structure: Summary,
 }
 
@@ -134,16 +134,16 @@ impl Cards {
     }
 }
 
-/// One message's FETCH response in the making.
+/// One message's FETCH response being written.
 struct Answer<'a> {
     reader: MessageReader<'a>,
-    /// If the items are told from them.
+    /// Set if the items are answered from cards.
     cards: Option<&'a mut Cards>,
     number: u32,
     message: Message,
     recent: bool,
     keywords: &'a [String],
-    /// FLAGS although not asked for: this command changed them.
+    /// Send FLAGS even if not requested: this command changed them.
     tell_flags: bool,
 }
 
@@ -236,7 +236,7 @@ impl Answer<'_> {
         Ok(())
     }
 
-    /// The three items older than sections.
+    /// The three items that predate sections: RFC822, RFC822.HEADER and RFC822.TEXT.
     async fn rfc822(
         &mut self,
         session: &mut Session,
@@ -273,7 +273,7 @@ impl Answer<'_> {
         if let Some((filter, names)) = filter {
             let size = range.end - range.start;
             let mut header = self.reader.header(range).await?;
-            // Cut at its limit, its last line and the blank line are missing, but only here.
+            // A header cut at the limit lacks its last CRLF and the blank line.
             if (header.len() as u64) < size {
                 header.extend_from_slice(b"\r\n\r\n");
             }
@@ -291,7 +291,7 @@ impl Answer<'_> {
         self.stream(session, clip(range, partial), announce).await
     }
 
-    /// Where in the message the section lies (before header fields are picked out).
+    /// The range of the section in the message (before header fields are selected).
     async fn locate(&mut self, section: &Section<'_>) -> Result<Option<Range<u64>>, Failure> {
         let what = match section.part {
             SectionPart::Full if section.path.is_empty() => {
@@ -307,8 +307,8 @@ impl Answer<'_> {
         Ok(self.reader.summary().await?.section(&section.path, what))
     }
 
-    /// A literal from the log. Its first piece is read before it is announced: up to there the
-    /// response can be taken back, after that a failure can only end the session.
+    /// Streams a literal from the log. The first piece is read before the literal is announced:
+    /// until then the response can be withdrawn; after that a failure can only end the session.
     async fn stream(
         &mut self,
         session: &mut Session,

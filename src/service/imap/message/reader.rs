@@ -1,4 +1,4 @@
-//! One stored message being read: its summary at most once, its octets in pieces.
+//! Reads one stored message: its summary at most once, its octets in pieces.
 //!
 //! Used by FETCH and SEARCH. Holds no body bytes.
 
@@ -15,7 +15,7 @@ use crate::{
     store::{Account, BODY_CHUNK, MessageBody},
 };
 
-/// A header longer than this is cut here where it has to be in memory whole (HEADER.FIELDS, and
+/// A longer header is cut to this where it has to be in memory as a whole (HEADER.FIELDS, and
 /// header keys of SEARCH).
 const HEADER_MAX: u64 = card::HEADER_MAX;
 
@@ -35,7 +35,7 @@ impl<'a> MessageReader<'a> {
             let bytes = self.account.read_summary(&self.body).await?;
             let summary = match Summary::decode(&bytes) {
                 Ok(summary) => summary,
-                // Of a later format, or none: the message itself has it all.
+                // Unreadable or of a later format: the summary is made again from the message.
                 Err(_) => self.summarize().await?,
             };
             return Ok(self.summary.insert(summary));
@@ -55,7 +55,7 @@ impl<'a> MessageReader<'a> {
         if piece.is_empty() { Err(unreadable()) } else { Ok(piece) }
     }
 
-    /// `range` in memory: for headers only.
+    /// Reads `range` into memory, at most [`HEADER_MAX`] octets: for headers only.
     pub(crate) async fn header(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
         let mut rest = range.start..range.end.min(range.start.saturating_add(HEADER_MAX));
         let mut header = Vec::new();

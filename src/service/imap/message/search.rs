@@ -1,8 +1,8 @@
-//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 7162 3.1.5) by scanning: exact, and cheap keys first.
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 7162 3.1.5) by an exact scan, cheap keys first.
 //!
-//! A message is read only if flags, dates and sizes leave it undecided, and then its cards first (the day
-//! it was sent, the fields of its envelope), the header next, the text last; text is decoded in pieces and
-//! not kept. Other sessions get their turn between pieces and between batches of messages.
+//! A message is read only if flags, dates and sizes leave it undecided, and then its cards first
+//! (sent date, envelope fields), then the header, then the text; text is decoded in pieces and not
+//! kept. Other sessions get their turn between pieces and between batches of messages.
 
 use super::{
     super::{
@@ -27,12 +27,12 @@ use crate::{
     store::{Account, CardReader, Message},
 };
 
-/// Keys of messages looked at without reading before other sessions get their turn: under 1 ms of
-/// work. A query may have thousands of keys.
+/// Keys tested against messages, without reading, before other sessions get their turn: under 1 ms
+/// of work. A query may have thousands of keys.
 const KEYS_PER_TURN: usize = 4_096;
 
-/// Octets of text decoded and searched for one string before other sessions get their turn, under
-/// 1 ms of work; for several strings it is that much less.
+/// Octets of text decoded and searched for one string before other sessions get their turn, under 1
+/// ms of work; divided by the number of strings.
 const TEXT_PIECE: usize = 64 * 1024;
 
 /// A message that matches.
@@ -96,12 +96,12 @@ async fn scan(
     Ok(hits)
 }
 
-/// What SEARCH reads of a mailbox's cards.
+/// The cards of a mailbox that SEARCH reads.
 struct Cards {
     dates: CardReader,
     envelopes: CardReader,
     scratch: Vec<u8>,
-    /// Looked at since others had their turn.
+    /// Octets searched since other sessions had their turn.
     octets: usize,
 }
 
@@ -115,7 +115,8 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// Tests, and reads what the test asks for, until it is decided. Each need is met once.
+    /// Tests the message, and reads what the test needs, until it is decided. Each need is read
+    /// once.
     async fn matches(&self, account: &Account, cards: &mut Cards) -> Result<bool, Failure> {
         let mut reader = MessageReader::new(account, self.message.body);
         let mut known = Known::default();
@@ -154,7 +155,7 @@ impl Subject<'_> {
         Ok(date.map(DateTime::days))
     }
 
-    /// Answers all header keys of the query from the message's card, if that has it all.
+    /// Answers all header keys of the query from the message's card, if the card suffices.
     async fn search_card(&self, cards: &mut Cards) -> Result<Option<Vec<bool>>, Failure> {
         if !self.query.asks_cards() {
             return Ok(None);
@@ -178,8 +179,8 @@ impl Subject<'_> {
         Ok(Some(found))
     }
 
-    /// Answers all header keys of the query. Each costs a reading of the header, which may have a
-    /// mebibyte: other sessions get their turn between them.
+    /// Answers all header keys of the query. Each one scans the header, which may have a mebibyte:
+    /// other sessions get their turn between keys.
     async fn search_header(&self, reader: &mut MessageReader<'_>) -> Result<Vec<bool>, Failure> {
         let size = reader.summary().await?.header_size();
         let header = reader.header(0..size).await?;
@@ -228,7 +229,7 @@ fn highest<'h>(hits: impl IntoIterator<Item = &'h Hit>) -> Option<ModSeq> {
     hits.into_iter().map(|hit| hit.mod_seq).max()
 }
 
-/// RFC 4731 3.1, and RFC 7162 3.1.10 on which mod-sequence goes with what was asked for.
+/// RFC 4731 3.1, and RFC 7162 3.1.10 on the mod-sequence that goes with each result option.
 fn tell_extended(
     session: &mut Session,
     search: &Search<'_>,

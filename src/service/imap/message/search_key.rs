@@ -1,10 +1,10 @@
-//! Search keys made ready to test messages, and the test itself (RFC 3501 6.4.4).
+//! Search keys compiled for testing messages, and the test itself (RFC 3501 6.4.4).
 //!
-//! Made by [`super::search`] once a command. A test never waits: it answers from what is known of
-//! the message so far, or says what it would have to know. So cheap keys decide first whatever the
+//! [`super::search`] compiles them once per command. A test never waits: it answers from what is
+//! known of the message so far, or says what it needs. So cheap keys decide first, whatever their
 //! order in the command, and nothing is read for a message that they rule out.
 //!
-//! Invariant: as deep as the parser's limit on nesting at most, so that recursion is safe.
+//! Invariant: keys nest at most as deep as the parser's limit, so that recursion is safe.
 
 use encoding_rs::Encoding;
 
@@ -21,8 +21,8 @@ use crate::{
     store::Message,
 };
 
-/// Strings that one SEARCH may look for in headers and texts; more is refused with `NO [LIMIT]`,
-/// since each is looked for in every message.
+/// Most strings that one SEARCH may look for in headers and texts; more are refused with `NO
+/// [LIMIT]`, since every message is searched for each.
 const STRINGS_MAX: usize = 64;
 
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -52,10 +52,10 @@ pub(crate) enum Key {
     All(Vec<Key>),
 }
 
-/// A field and what one of its kind has to contain.
+/// A header field name and a string that one such field must contain.
 pub(crate) struct HeaderKey {
     name: Vec<u8>,
-    /// If cards may know of it.
+    /// Set if cards hold this field.
     field: Option<EnvelopeField>,
     needle: Needle,
 }
@@ -66,7 +66,7 @@ impl HeaderKey {
         self.needle.is_in_header(header, &self.name)
     }
 
-    /// What the card says, and the octets looked at for it.
+    /// Whether the card's field contains the string, and the number of octets searched.
     ///
     /// # Errors
     /// If the header has to be read.
@@ -80,22 +80,22 @@ impl HeaderKey {
     }
 }
 
-/// All that a SEARCH command asks for.
+/// A compiled SEARCH command.
 pub(crate) struct Query {
     pub key: Key,
     pub headers: Vec<HeaderKey>,
-    /// Strings of BODY and TEXT keys: looked for together, in one reading of the message.
+    /// Strings of BODY and TEXT keys: searched for together, in one pass over the message.
     pub needles: Vec<(Scope, Needle)>,
-    /// A MODSEQ key was used: the answer tells the highest (RFC 7162 3.1.5).
+    /// A MODSEQ key was used: the response has the highest mod-sequence (RFC 7162 3.1.5).
     pub mod_seq: bool,
-    /// Keys that a test looks at, at most.
+    /// Most keys that a test evaluates.
     pub keys: usize,
 }
 
-/// What is known of a message beside its entry in the snapshot.
+/// What is known of a message besides its entry in the snapshot.
 #[derive(Default)]
 pub(crate) struct Known {
-    /// Day of the Date field, if it has one that can be read.
+    /// Day of the Date field, `Some(None)` if there is no valid one.
     pub sent_day: Option<Option<i64>>,
     /// By index in [`Query::headers`].
     pub header: Option<Vec<bool>>,
@@ -103,7 +103,7 @@ pub(crate) struct Known {
     pub found: Option<Vec<bool>>,
 }
 
-/// What a test would have to know; the cheapest first.
+/// What a test still needs to be decided; the cheapest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Need {
     SentDay,
@@ -125,7 +125,7 @@ impl From<bool> for Verdict {
 }
 
 impl Query {
-    /// All that the query looks into headers for may be in cards.
+    /// Whether all header keys of the query may be answered from cards.
     pub(super) fn asks_cards(&self) -> bool {
         self.headers.iter().all(|key| key.field.is_some())
     }
@@ -170,14 +170,14 @@ impl Query {
     }
 }
 
-/// The charset of a command's strings. UTF-16 is none: RFC 3501 4.3 has no NUL in a string, so that
-/// hardly any text could be said in it. (UTF-7 and UTF-32 are not known at all.)
+/// The charset of a command's strings. UTF-16 is excluded: RFC 3501 4.3 allows no NUL in a string,
+/// so it could encode hardly any text. (UTF-7 and UTF-32 are not supported at all.)
 fn searchable(label: &[u8]) -> Option<&'static Encoding> {
     encoding_of(label)
         .filter(|found| ![encoding_rs::UTF_16LE, encoding_rs::UTF_16BE].contains(found))
 }
 
-/// RFC 3501 6.4.4: the code lists what we do support; it is a hint, so the common ones are enough.
+/// RFC 3501 6.4.4: the code lists supported charsets; it is a hint, so the common ones are enough.
 fn bad_charset() -> Failure {
     let charsets = Code::BadCharset(&["US-ASCII", "UTF-8", "ISO-8859-1"]);
     Failure::no(charsets, "Charset not supported")
@@ -228,7 +228,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// A keyword that the mailbox does not know is on no message.
+    /// No message has a keyword that is not in the mailbox's table.
     fn keyword(&self, name: &str) -> Key {
         let known = self.selected.told().keywords();
         match known.iter().position(|keyword| keyword.eq_ignore_ascii_case(name)) {
@@ -303,7 +303,8 @@ impl Subject<'_> {
         }
     }
 
-    /// `decisive` as soon as any key says so; else what the cheapest undecided key needs.
+    /// `decisive` if any key gives it; else the cheapest need of an undecided key; else
+    /// `otherwise`.
     fn first_of(&self, keys: &[Key], decisive: Verdict, otherwise: Verdict) -> Verdict {
         let mut cheapest: Option<Need> = None;
         for key in keys {
@@ -332,7 +333,7 @@ fn before(now: Timestamp, interval: u64) -> i64 {
     now.unix_seconds().saturating_sub_unsigned(interval)
 }
 
-/// RFC 5032 3: to the second, and both take the target itself.
+/// RFC 5032 3: exact to the second, and both include the target itself.
 fn age_matches(test: AgeTest, date: i64, target: i64) -> bool {
     match test {
         AgeTest::Older => date <= target,
@@ -352,7 +353,7 @@ mod tests {
             assert_eq!(age_matches(AgeTest::Older, date, target), older, "{date}");
             assert_eq!(age_matches(AgeTest::Younger, date, target), younger, "{date}");
         }
-        // Longer ago than there has been time: everything is younger.
+        // The interval is longer than time goes back: everything is younger.
         let target = before(Timestamp::from_unix_seconds(1_000), u64::MAX);
         assert!(age_matches(AgeTest::Younger, i64::MIN, target));
     }

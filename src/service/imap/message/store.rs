@@ -37,9 +37,10 @@ impl Handler for Store<'_> {
         let outcome =
             session.account()?.store_flags(mailbox, &uids, change, self.unchanged_since).await?;
         tell(session, self, &keywords, &outcome).await?;
-        // RFC 2180 4.2.2: the others are done; a client that goes by numbers must hear of the gap.
+        // RFC 2180 4.2.2: the other messages are done; a client that uses numbers must learn that
+        // some are gone.
         if expunged && !self.uid {
-            return Err(Failure::no(Code::ExpungeIssued, "Some messages are expunged"));
+            return Err(Failure::no(Code::ExpungeIssued, "Some messages were expunged"));
         }
         if outcome.modified.is_empty() {
             return Done::ok("STORE completed");
@@ -49,7 +50,7 @@ impl Handler for Store<'_> {
     }
 }
 
-/// RFC 7162 3.1.3: the MODIFIED code counts as the command does.
+/// RFC 7162 3.1.3: the MODIFIED code has UIDs or sequence numbers, as the command had.
 fn refused_numbers(session: &Session, uid: bool, uids: &[Uid]) -> Result<Vec<u32>, Failure> {
     if uid {
         return Ok(uids.iter().map(|uid| uid.0).collect());
@@ -58,8 +59,8 @@ fn refused_numbers(session: &Session, uid: bool, uids: &[Uid]) -> Result<Vec<u32
     Ok(uids.iter().filter_map(|&uid| Some(numbering.index_of(uid)? as u32 + 1)).collect())
 }
 
-/// The FETCH responses of STORE. Changes that others made meanwhile are told as well, so that what
-/// the client believes of every message is true.
+/// Sends the FETCH responses of STORE. Changes that other sessions made meanwhile are sent as well,
+/// so that the client's view of every message is correct.
 async fn tell(
     session: &mut Session,
     store: &Store<'_>,
@@ -79,7 +80,7 @@ async fn tell(
     Ok(())
 }
 
-/// One FETCH response for each message named, changed or not.
+/// Sends one FETCH response for each message of `updated`.
 async fn tell_updated(
     session: &mut Session,
     uid: bool,

@@ -8,7 +8,7 @@ use super::super::{
 use crate::protocol::imap::{Capability, session::enable::Enable};
 
 impl Handler for Enable {
-    /// Of what may be enabled we have CONDSTORE.
+    /// CONDSTORE is the only extension here that can be enabled.
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let extensions = self.extensions.and(session.imap().capabilities);
         if extensions.contains(Capability::CondStore) {

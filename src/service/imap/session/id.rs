@@ -8,7 +8,7 @@ use super::super::{
 use crate::protocol::imap::session::id::Id;
 
 impl Handler for Id<'_> {
-    /// What the client says of itself is not kept: RFC 2971 1 forbids to act on it.
+    /// The client's fields are not kept: RFC 2971 1 forbids acting on them.
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         session.writer().id(&[("name", Some("Ringmail"))]);
         Done::ok("ID completed")

@@ -1,7 +1,8 @@
-//! IDLE (RFC 2177): changes are told at once, until the client says DONE.
+//! IDLE (RFC 2177): changes are sent at once, until the client sends DONE.
 //!
 //! Waits for the client and for the mailbox at the same time; both waits are cancel-safe, so that
-//! the one that lost can be begun again. What came in between is told with one flush.
+//! the one that was dropped can be started again. Changes that come in between are sent with one
+//! flush.
 
 use super::super::{
     handler::Handler,
@@ -37,8 +38,8 @@ impl Handler for Idle {
     }
 }
 
-/// Sends what is there, then waits until the client says something, the mailbox changes, or the time is
-/// up (RFC 2177 3 lets the server log out a client that idles too long).
+/// Sends the output, then waits until the client sends something, the mailbox changes, or the
+/// deadline passes (RFC 2177 3 lets the server log out a client that idles too long).
 async fn wait(session: &mut Session) -> Result<(), ConnectionError> {
     let Session { channel, selected, .. } = session;
     match selected {

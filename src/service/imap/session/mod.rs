@@ -1,4 +1,4 @@
-//! Commands about the session itself and what it may use: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
+//! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
 //! NAMESPACE, IDLE.
 
 mod capability;

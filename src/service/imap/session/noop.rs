@@ -8,7 +8,7 @@ use super::super::{
 use crate::protocol::imap::session::noop::Noop;
 
 impl Handler for Noop {
-    /// What changed is told after every command, so there is nothing else to do.
+    /// Changes are sent after every command, so there is nothing else to do.
     async fn run(&self, _: &mut Session, _: &str) -> Reply {
         Done::ok("NOOP completed")
     }
