@@ -1,8 +1,9 @@
-//! Reading message cards, and putting runs of them together.
+//! Reads message cards, and builds runs of them.
 //!
-//! A command over many messages reads a part of their cards here, from a few long runs, and not from each
-//! message's own entry. `checkpoint` has runs made and appends them; a mailbox knows where they lie
-//! (`account::cards`). Shard-local. What was read last is kept, up to named limits.
+//! A command over many messages reads one part of their cards from a few long runs, instead of each
+//! message's own entry. `checkpoint` has runs built here and appends them; a mailbox knows their
+//! locations (`account::cards`). Shard-local. Indices and blocks read last are cached, up to the
+//! limits below.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -33,18 +34,18 @@ use crate::{
     runtime::executor::Executor,
 };
 
-/// Indices of runs kept, each up to a few KiB.
+/// Most indices of runs cached, each up to a few KiB.
 const INDICES_KEPT: usize = 256;
-/// Bytes of opened blocks kept; one takes 40 to 100 KiB.
+/// Most bytes of opened blocks cached; one block takes 40 to 100 KiB.
 const BLOCK_BYTES_KEPT: usize = 2 << 20;
-/// Bytes of blocks that follow each other read at once, for who has read one before: about as many as a
-/// run has of one part.
+/// Most bytes of consecutive blocks read at once by a cursor that already read one: about all that
+/// a run has of one part.
 const AHEAD_MAX: usize = 128 * 1024;
 /// Bytes of a run read at first, to find its index.
 const INDEX_READ: usize = 4 * 1024;
-/// zstd's level for blocks: they are written once and read often, and short.
+/// zstd's level for blocks: blocks are short, written once and read often.
 const LEVEL: i32 = 1;
-/// Messages whose cards are made before others run.
+/// Messages whose cards are made before other tasks run.
 const CARDS_AT_ONCE: usize = 64;
 
 /// The cards of one partition.
@@ -53,7 +54,7 @@ pub(super) struct Cards {
     executor: Rc<dyn Executor>,
     bodies: Rc<Bodies>,
     split: CardSplit,
-    /// How often the log was opened again: cursors of before know nothing.
+    /// How often the log was reopened: cursors from before are invalid.
     opened: Cell<u64>,
     indices: RefCell<VecDeque<(Lsn, Rc<RunIndex>)>>,
     blocks: RefCell<VecDeque<Rc<Block>>>,
@@ -63,14 +64,15 @@ pub(super) struct Cards {
 pub(super) struct Block {
     run: Lsn,
     offset: usize,
-    /// Which part of its cards it has.
+    /// The part of its cards that it holds.
     part: usize,
     cards: Vec<CardPlace>,
     raw: Bytes,
 }
 
 impl Block {
-    /// Where the card of the message `uid` is, if the block has it. In order it is the one at `next`.
+    /// Position of the card of message `uid`, if the block has it. In ordered reads it is at
+    /// `next`.
     fn position(&self, uid: Uid, next: usize) -> Option<usize> {
         match self.cards.get(next) {
             Some(card) if card.uid == uid => Some(next),
@@ -78,7 +80,7 @@ impl Block {
         }
     }
 
-    /// The card at `position`, if it is of that `body`.
+    /// The card at `position`, if it was made from `body`.
     fn card(&self, position: usize, body: Lsn) -> Option<&[u8]> {
         let card = self.cards.get(position).filter(|card| card.body == body)?;
         self.raw.get(card.range())
@@ -95,19 +97,19 @@ impl Block {
     }
 }
 
-/// Reading one part of the cards of many messages, in order. Holds the block it is in, and the stored
-/// octets of some that follow it.
+/// Reads one part of the cards of many messages, in order. Holds its current block, and the stored
+/// octets of some blocks that follow.
 pub(super) struct Cursor {
     part: usize,
-    /// As [`Cards::opened`] when it was read.
+    /// [`Cards::opened`] at the last read.
     opened: u64,
     block: Option<Rc<Block>>,
-    /// The run they are of, where they begin in its payload, and as many as were read ahead.
+    /// Octets read ahead: their run, their offset in its payload, and the octets.
     ahead: (Lsn, usize, Bytes),
-    /// Of the card that was found last.
+    /// Of the card found last.
     position: usize,
     body: Lsn,
-    /// Of a message without a card; and whether it is what was found last.
+    /// The parts made for a message without a card; and whether these are the last result.
     made: [Vec<u8>; CARD_PARTS],
     is_made: bool,
 }
@@ -126,7 +128,7 @@ impl Cursor {
         }
     }
 
-    /// Whether the block at hand has the card of `uid`: then [`Cursor::card`] is that.
+    /// Whether the current block has the card of `uid`: then [`Cursor::card`] returns it.
     fn is_at_hand(&mut self, uid: Uid, body: &MessageBody) -> bool {
         let Some(block) = &self.block else { return false };
         let found = block.position(uid, self.position + 1);
@@ -145,7 +147,7 @@ impl Cursor {
         (range.end <= octets.len()).then(|| octets.slice(range))
     }
 
-    /// What was found last.
+    /// The card found last.
     pub(super) fn card(&self) -> &[u8] {
         let found = match self.is_made {
             true => self.made.get(self.part).map(Vec::as_slice),
@@ -166,23 +168,23 @@ impl Cards {
         Cards { log, executor, bodies, split, opened, indices, blocks }
     }
 
-    /// The log was opened again: what was read of its end may be another by now.
+    /// The log was reopened: entries near its end may differ from those read before.
     pub(super) fn reset(&self) {
         self.opened.set(self.opened.get() + 1);
         self.indices.borrow_mut().clear();
         self.blocks.borrow_mut().clear();
     }
 
-    /// Whether `cursor` has the card of message `uid` already: then [`Cursor::card`] is that.
+    /// Whether `cursor` already has the card of message `uid`: then [`Cursor::card`] returns it.
     pub(super) fn is_at_hand(&self, cursor: &mut Cursor, uid: Uid, body: &MessageBody) -> bool {
         cursor.opened == self.opened.get() && cursor.is_at_hand(uid, body)
     }
 
-    /// Finds the card of message `uid`, which `run` should have; false if it has none, or one of another
-    /// body.
+    /// Finds the card of message `uid`, which `run` should have; false if it has none, or one made
+    /// from another body.
     ///
     /// # Errors
-    /// `Corrupt` if the run is not as it was written.
+    /// `Corrupt` if the run is damaged.
     pub(super) async fn seek(
         &self,
         cursor: &mut Cursor,
@@ -228,7 +230,7 @@ impl Cards {
         Ok(true)
     }
 
-    /// `summary` is that of a message without a card.
+    /// Makes the parts for a message without a card, from its `summary`.
     pub(super) fn split_into(&self, cursor: &mut Cursor, summary: &[u8]) {
         cursor.is_made = true;
         cursor.made.iter_mut().for_each(Vec::clear);
@@ -273,7 +275,7 @@ impl Cards {
         let cards = read_block(&raw).map_err(undecodable)?;
         let block = Rc::new(Block { run, offset: place.offset, part, cards, raw });
         let mut blocks = self.blocks.borrow_mut();
-        // Another may have opened it meanwhile.
+        // Another reader may have opened it meanwhile.
         blocks.retain(|other| (other.run, other.offset) != (run, place.offset));
         blocks.push_back(block.clone());
         let mut kept: usize = blocks.iter().map(|block| block.memory()).sum();
@@ -284,7 +286,8 @@ impl Cards {
         Ok(block)
     }
 
-    /// Whether `run` says of message `uid` what its `summary` says; true also if it has no card of it.
+    /// Whether the card of message `uid` in `run` agrees with its `summary`; true also if there is
+    /// no card.
     ///
     /// # Errors
     /// As [`Cards::seek`].
@@ -306,11 +309,12 @@ impl Cards {
         Ok(true)
     }
 
-    /// The payload of a run: the cards of the runs in `joined`, then those of `messages`, ascending and
-    /// above all of them. A message whose summary cannot be read, or is too long, gets none.
+    /// The payload of a run: the cards of the runs in `joined`, then those of `messages`, whose
+    /// UIDs ascend and are above all of `joined`. A message whose summary cannot be read, or is too
+    /// long, gets no card.
     ///
     /// # Errors
-    /// `Corrupt` if a run of `joined` is damaged; others as reads'.
+    /// `Corrupt` if a run of `joined` is damaged; otherwise as for reads.
     pub(super) async fn make_run(
         &self,
         joined: &[BlockRunRef],

@@ -1,12 +1,12 @@
-//! Checkpoints: writing changed accounts as pages, so that a start replays little and cold
-//! accounts can leave memory.
+//! Checkpoints: writing changed accounts as pages, so that a start replays little and cold accounts
+//! can be evicted from memory.
 //!
-//! Fuzzy: commits go on meanwhile. What is published when it begins is in the pages; what comes
-//! later is replayed from `replay_from`, and an account's page names the first effect that it does
-//! not have, so nothing is lost or applied twice. What changed in its mailboxes goes to runs first, in
-//! pieces between which others run: runs and the changes that are not in them are the table at every
-//! moment. The page itself, with what came in the meantime, is captured between two awaits. Only changed
-//! accounts, changed directory pages and a root are written.
+//! Checkpoints are fuzzy: commits continue meanwhile. Effects published before the start are in the
+//! pages; later ones are replayed from `replay_from`, and an account's page names the first effect
+//! that it lacks, so nothing is lost or applied twice. Changes of its mailboxes go to runs first,
+//! in pieces between which other tasks run: at any time the runs plus the changes not in them are
+//! the table. The page itself, with changes that came meanwhile, is captured without an await. Only
+//! changed accounts, changed directory pages and a root are written.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -48,14 +48,14 @@ use crate::{
     runtime::executor::{Executor, Priority},
 };
 
-/// Messages of one mailbox that get their cards in one checkpoint.
+/// Most messages of one mailbox that get cards in one checkpoint.
 const CARDS_AT_ONCE: usize = 8 * RUN_CARDS_MAX;
 
-/// How often what changed in an account meanwhile is written before its page, while others go on to change
-/// much of it: the rest goes with the page, at once.
+/// Most passes over an account whose mailboxes keep changing during the checkpoint: the changes
+/// left after these are written with the page, at once.
 const PASSES_MAX: usize = 8;
 
-/// When checkpoints are written, and the writing of them. Shard-local.
+/// Schedules and writes checkpoints. Shard-local.
 pub(super) struct Checkpoints {
     options: Rc<StoreOptions>,
     executor: Rc<dyn Executor>,
@@ -69,19 +69,20 @@ pub(super) struct Checkpoints {
     /// Set when a checkpoint ended.
     ended: Signal,
     running: Cell<bool>,
-    /// Records worked on since others had their turn.
+    /// Records processed since other tasks had their turn.
     worked: Cell<usize>,
-    /// Where the log was at the last attempt: a failing checkpoint is not tried without end.
+    /// End of the log at the last attempt: a failing checkpoint is not retried before the log has
+    /// grown.
     attempted: Cell<Lsn>,
     stopped: Rc<Cell<bool>>,
     /// Bytes of the last root.
     root_len: Cell<u32>,
-    /// Called after each checkpoint that was not asked for by compaction itself.
+    /// Called after each checkpoint that compaction itself did not request.
     after: RefCell<Option<Rc<dyn Fn()>>>,
 }
 
 impl Checkpoints {
-    /// `wanted` is what others ask for one by.
+    /// Others set `wanted` to request a checkpoint.
     pub(super) fn new(
         commits: Rc<Commits>,
         cards: Rc<Cards>,
@@ -115,7 +116,7 @@ impl Checkpoints {
         self.executor.spawn(Priority::Background, Box::pin(task));
     }
 
-    /// `call` is called after each checkpoint: garbage may be worth something then.
+    /// `call` is called after each checkpoint: compaction may pay then.
     pub(super) fn on_written(&self, call: Rc<dyn Fn()>) {
         self.after.replace(Some(call));
     }
@@ -126,7 +127,7 @@ impl Checkpoints {
         self.wanted.set();
     }
 
-    /// Set when no checkpoint is to be written any more: the partition ends, or is only looked at.
+    /// Set when no more checkpoints are to be written: the partition ends, or is only inspected.
     pub(super) fn stopped(&self) -> &Rc<Cell<bool>> {
         &self.stopped
     }
@@ -135,13 +136,13 @@ impl Checkpoints {
         self.running.get()
     }
 
-    /// Asks the background task for a checkpoint.
+    /// Requests a checkpoint from the background task.
     pub(super) fn want(&self) {
         self.wanted.set();
     }
 }
 
-/// The background task: a checkpoint whenever one is wanted, until the partition is gone.
+/// The background task: writes a checkpoint whenever one is wanted, until the partition is dropped.
 async fn run(checkpoints: Weak<Checkpoints>, wanted: Rc<Signal>) {
     loop {
         wanted.take().await;
@@ -149,14 +150,14 @@ async fn run(checkpoints: Weak<Checkpoints>, wanted: Rc<Signal>) {
         if checkpoints.stopped.get() {
             return;
         }
-        // A failed write is the partition's trouble and shows there; a damaged account keeps its
+        // A failed write is reported as the partition's trouble; a damaged account keeps its
         // effects in the log. Either way the next interval tries again.
         let _ = checkpoints.checkpoint().await;
     }
 }
 
-/// The delta of a mailbox that is being written to runs. Where that fails or is given up, it goes back
-/// below what was published meanwhile.
+/// The delta of a mailbox, being written to runs. If that fails or is abandoned, it is put back,
+/// below changes published meanwhile.
 struct Captured<'a> {
     cell: &'a AccountCell,
     id: MailboxId,
@@ -168,7 +169,8 @@ impl<'a> Captured<'a> {
         Captured { cell, id, delta: mailbox.capture() }
     }
 
-    /// The mailbox's runs are `runs` now; answers those before, or `None` if its table was replaced.
+    /// Sets the mailbox's runs to `runs`; returns the previous ones, or `None` if its table was
+    /// replaced.
     fn written(&self, runs: Vec<RunRef>) -> Option<Vec<RunRef>> {
         let mut state = self.cell.state.borrow_mut();
         state.mailboxes.get_mut(&self.id)?.written(&self.delta, runs)
@@ -184,7 +186,7 @@ impl Drop for Captured<'_> {
 }
 
 impl Checkpoints {
-    /// Calls for a checkpoint when the log has grown by the interval since the last attempt.
+    /// Requests a checkpoint if the log has grown by the interval since the last attempt.
     pub(super) fn schedule(&self) {
         let grown = self.log.next_lsn().0.saturating_sub(self.attempted.get().0);
         if grown > self.options.checkpoint_interval {
@@ -192,8 +194,8 @@ impl Checkpoints {
         }
     }
 
-    /// Writes a checkpoint; waits for one that is under way first. Garbage may be worth something
-    /// after it.
+    /// Writes a checkpoint, after one in progress has ended; then calls the hook of
+    /// [`Checkpoints::on_written`].
     pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
         let outcome = self.checkpoint_pages().await;
         let after = self.after.borrow().clone();
@@ -205,7 +207,7 @@ impl Checkpoints {
         while self.running.replace(true) {
             self.ended.take().await;
         }
-        // A dropped future must not leave the flag behind.
+        // The flag must be reset even if this future is dropped.
         let running = Running(self);
         self.attempted.set(self.log.next_lsn());
         let outcome = self.write_checkpoint().await;
@@ -218,14 +220,14 @@ impl Checkpoints {
         if let Some(trouble) = self.log.trouble() {
             return Err(trouble);
         }
-        // Everything durable is published, and everything published is in the pages written below.
+        // Every durable effect is published, and every published one is in the pages written below.
         let mut replay_from = self.log.durable_lsn();
         let mut damaged = None;
         for id in self.accounts.changed() {
             match self.write_account(id).await {
                 Ok(()) => {}
-                // One account that is damaged, or too large for a page, must not keep the others
-                // from theirs; what the log says of it is replayed again.
+                // One account that is damaged, or too large for a page, must not prevent the
+                // others' pages; its effects in the log will be replayed again.
                 Err(error @ (StoreError::Corrupt { .. } | StoreError::Limit(_))) => {
                     replay_from =
                         replay_from.min(self.accounts.first_unwritten(id).unwrap_or(replay_from));
@@ -313,7 +315,7 @@ impl Checkpoints {
             self.write_annotations(&cell, mailbox).await?;
         }
         self.log.room().await?;
-        // Others have made changes meanwhile, as a rule few.
+        // Changes were made meanwhile, usually few.
         for _ in 0..PASSES_MAX {
             if changes_of(&cell) <= self.turn() {
                 break;
@@ -323,7 +325,7 @@ impl Checkpoints {
             }
             self.log.room().await?;
         }
-        // From here to the end nothing awaits: page and runs are of one moment.
+        // There is no await from here to the end: page and runs show the same state.
         let mut state = cell.state.borrow_mut();
         if !state.names.contains(MailboxId::INBOX) {
             return Ok(());
@@ -347,12 +349,12 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Records that are worked on before others get their turn: about half a millisecond.
+    /// Records to process before other tasks get their turn: about half a millisecond.
     fn turn(&self) -> usize {
         (self.options.run_records_max / 2).max(1)
     }
 
-    /// To be awaited for each of `records`, or for some of them together.
+    /// Counts `records` as processed; lets other tasks run when a turn is over.
     async fn worked_on(&self, records: usize) {
         let worked = self.worked.get() + records;
         self.worked.set(worked % self.turn());
@@ -361,8 +363,8 @@ impl Checkpoints {
         }
     }
 
-    /// Moves what changed in a mailbox into runs, joined with its newest ones, or writes the whole folder
-    /// anew; piece by piece. What is published meanwhile is for the next time.
+    /// Moves a mailbox's changes into runs, joined with its newest ones, or rewrites the whole
+    /// mailbox, in pieces. Changes published meanwhile are left for the next time.
     pub(super) async fn write_changes(
         &self,
         cell: &Rc<AccountCell>,
@@ -395,8 +397,8 @@ impl Checkpoints {
         let mut joined = kept.split_off(kept.len() - runs_to_merge(&kept, captured.delta.len()));
         match self.feed(&mut merger, &joined).await {
             Ok(()) => {}
-            // Loading the table salvages what there is, for the next time; if it is in memory, the runs
-            // are left alone.
+            // Loading the table salvages what is left, for the next time; if it is in memory
+            // already, the runs are kept as they are.
             Err(StoreError::Corrupt { .. }) => {
                 self.accounts.ensure_table(cell, id).await?;
                 kept.append(&mut joined);
@@ -443,8 +445,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Writes a mailbox's whole table and its tombstones as new runs, in pieces. What is published
-    /// meanwhile goes to the delta as always.
+    /// Writes a mailbox's whole table and its tombstones as new runs, in pieces. Changes published
+    /// meanwhile go to the delta as always.
     async fn rewrite_runs(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<(), StoreError> {
         self.accounts.ensure_table(cell, id).await?;
         let (account, table, tombstones, captured) = {
@@ -481,8 +483,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Makes cards for the messages of a mailbox that have none, once they are many; [`CARDS_AT_ONCE`]
-    /// at the most. True if some are left to the next checkpoint.
+    /// Makes cards for a mailbox's messages that have none, once there are many; at most
+    /// [`CARDS_AT_ONCE`]. True if some are left to the next checkpoint.
     async fn make_cards(&self, cell: &Rc<AccountCell>, id: MailboxId) -> Result<bool, StoreError> {
         let (mut from, uid_next) = {
             let mut state = cell.state.borrow_mut();
@@ -495,7 +497,7 @@ impl Checkpoints {
         };
         let mut bare = match self.bodies_from(cell, id, from).await {
             Ok(bare) => bare,
-            // Deleted meanwhile; or damaged, which is for those who load the table.
+            // Deleted meanwhile; or damaged, which is handled when the table is loaded.
             Err(StoreError::NoSuchMailbox | StoreError::Corrupt { .. } | StoreError::Io(_)) => {
                 return Ok(false);
             }
@@ -524,7 +526,7 @@ impl Checkpoints {
             let state = &mut *cell.state.borrow_mut();
             let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
             if !mailbox.cards.runs().ends_with(&joined) || mailbox.cards.next() != from {
-                // Some were given up meanwhile: theirs are wanted first.
+                // Some runs were given up meanwhile: their cards come first.
                 return Ok(true);
             }
             let run = match made {
@@ -552,8 +554,8 @@ impl Checkpoints {
             let state = cell.state.borrow();
             let mailbox = state.mailboxes.get(&id).ok_or(StoreError::NoSuchMailbox)?;
             if let Some(loaded) = &mailbox.loaded {
-                // No more than are wanted, and one that tells that there are: a copy of all would hold
-                // the shard.
+                // Only as many as can get cards, plus one to show that more are left: a copy of all
+                // would block the shard.
                 let messages = loaded.table.iter_from(loaded.table.lower_bound(first));
                 let messages = messages.take(CARDS_AT_ONCE + 1);
                 return Ok(messages.map(|message| (message.uid, message.body)).collect());
@@ -563,7 +565,7 @@ impl Checkpoints {
                 changes.map(|(uid, record)| (*uid, *record)).collect();
             (mailbox.runs.clone(), delta)
         };
-        // New messages of a run come after those of older ones: the newest runs have what is wanted.
+        // New messages in a run have higher UIDs than those in older runs: the newest runs suffice.
         let mut records = Vec::new();
         for run in runs.iter().rev() {
             let found = self.accounts.read_run(run).await?;
@@ -600,7 +602,7 @@ impl Checkpoints {
         Ok(BlockRunRef { lsn, entry_len, first, last, rows })
     }
 
-    /// Of the runs in `joined` one is damaged: they are made anew by the next checkpoint.
+    /// One of the runs in `joined` is damaged: the next checkpoint makes them again.
     fn give_up_cards(&self, cell: &AccountCell, id: MailboxId, joined: &[BlockRunRef]) {
         let mut state = cell.state.borrow_mut();
         let Some(mailbox) = state.mailboxes.get_mut(&id) else { return };
@@ -614,7 +616,7 @@ impl Checkpoints {
         runs.for_each(|run: BlockRunRef| self.log.release(run.lsn, run.entry_len));
     }
 
-    /// Moves what little is left in the mailboxes' deltas into runs of their own.
+    /// Moves the few changes left in the mailboxes' deltas into runs of their own.
     fn append_deltas(&self, state: &mut AccountState) -> Result<(), StoreError> {
         for (id, mailbox) in &mut state.mailboxes {
             debug_assert!(mailbox.changes().count() == 1, "nothing is captured");
@@ -632,7 +634,7 @@ impl Checkpoints {
     }
 }
 
-/// Of messages, in all mailboxes of an account.
+/// Number of changed messages in all mailboxes of an account.
 fn changes_of(cell: &AccountCell) -> usize {
     cell.state.borrow().mailboxes.values().map(|mailbox| mailbox.delta.len()).sum()
 }
@@ -654,9 +656,9 @@ fn pieces(
     })
 }
 
-/// A page decodes to what encodes to it.
+/// Whether a page decodes to a state that encodes to the same page.
 fn reads_back(page: &[u8]) -> bool {
-    // Those two alter what they decode, on purpose.
+    // These two alter what they decode, on purpose.
     let altered = planted(Plant::ReuseUid) || planted(Plant::ModSeqBack);
     let version = EntryKind::AccountPage.version();
     let decoded = decode_account(version, Lsn(0), page);
@@ -668,7 +670,7 @@ fn newest<T>(runs: &[T], count: usize) -> &[T] {
     runs.get(runs.len().saturating_sub(count)..).unwrap_or_default()
 }
 
-/// Lets the next checkpoint begin when dropped.
+/// When dropped, lets the next checkpoint begin.
 struct Running<'a>(&'a Checkpoints);
 
 impl Drop for Running<'_> {

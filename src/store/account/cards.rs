@@ -1,9 +1,9 @@
-//! Which messages of a mailbox have cards, and where these lie.
+//! Which messages of a mailbox have cards, and the locations of their runs.
 //!
-//! Cards are made by checkpoints, in the order of UIDs, once enough messages are without: a mailbox that
-//! gets a message now and then costs nothing, and its few cards are as quickly read from the messages.
-//! Runs are disjoint and ascend. A run that cannot be read is given up with all that follow it; the next
-//! checkpoints make them anew.
+//! Checkpoints make cards, in UID order, once enough messages have none: a mailbox that gets few
+//! messages costs nothing, and reading its few messages instead is as fast. Runs are disjoint and
+//! ascend. A run that cannot be read is given up with all later ones; the next checkpoints make
+//! them again.
 
 use super::super::format::{
     blocks::{BlockRunRef, RUN_REF_MIN},
@@ -12,9 +12,9 @@ use super::super::format::{
 };
 use crate::model::{Lsn, Uid};
 
-/// Messages without cards before a checkpoint makes them some, by default.
+/// A checkpoint makes cards once at least this many messages may have none (default).
 pub(crate) const CARDS_WANTED: u32 = 64;
-/// Superfluous cards that are never worth making all anew.
+/// Number of garbage cards that is never worth making all cards again.
 const CARD_GARBAGE_MIN: usize = 1024;
 /// The cards of one mailbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,7 +35,7 @@ impl MailboxCards {
         &self.runs
     }
 
-    /// The first UID that no checkpoint has looked at.
+    /// The first UID that no checkpoint has processed.
     pub(crate) fn next(&self) -> Uid {
         self.next
     }
@@ -46,12 +46,12 @@ impl MailboxCards {
         self.runs.get(at).filter(|run| run.first <= uid).copied()
     }
 
-    /// At least so many messages below `uid_next` may have none.
+    /// Whether at least `least` messages below `uid_next` may have no card.
     pub(crate) fn wanted(&self, uid_next: Uid, least: u32) -> bool {
         uid_next.0.saturating_sub(self.next.0) >= least
     }
 
-    /// How many of the newest runs to join with `new` cards, so that their number stays logarithmic.
+    /// How many of the newest runs to join with `new` cards: keeps the number of runs logarithmic.
     pub(crate) fn to_join(&self, new: usize) -> usize {
         let mut cards = new;
         let small = |run: &&BlockRunRef| {
@@ -63,8 +63,9 @@ impl MailboxCards {
         self.runs.iter().rev().take_while(small).count()
     }
 
-    /// A checkpoint wrote `run` for the messages below `next`, with the cards of the newest `joined`
-    /// runs in it; which are of no use any more. `run` is `None` if none of the messages gets a card.
+    /// Records that a checkpoint wrote `run` for the messages below `next`, including the cards of
+    /// the newest `joined` runs; returns those runs, no longer needed. `run` is `None` if none of
+    /// the messages gets a card.
     pub(crate) fn add(
         &mut self,
         joined: usize,
@@ -79,7 +80,7 @@ impl MailboxCards {
         replaced
     }
 
-    /// The run at `lsn` cannot be read: it and what follows are given up.
+    /// The run at `lsn` cannot be read: gives up it and all later ones, and returns them.
     pub(crate) fn give_up(&mut self, lsn: Lsn) -> Vec<BlockRunRef> {
         let Some(at) = self.runs.iter().position(|run| run.lsn == lsn) else { return Vec::new() };
         let lost = self.runs.split_off(at);
@@ -87,8 +88,8 @@ impl MailboxCards {
         lost
     }
 
-    /// Gives all up if there are many more than `messages`: what was expunged stays in them. Made anew
-    /// they are paid for by past changes.
+    /// Gives up all cards if there are many more than `messages`: cards of expunged messages stay
+    /// in runs. The past expunges pay for making the rest again.
     pub(crate) fn give_up_garbage(&mut self, messages: u32) -> Vec<BlockRunRef> {
         let cards: usize = self.runs.iter().map(|run| run.rows as usize).sum();
         match cards > 2 * messages as usize + CARD_GARBAGE_MIN {
@@ -97,7 +98,7 @@ impl MailboxCards {
         }
     }
 
-    /// Appends what a page says of them.
+    /// Appends their part of an account page.
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         out.put_varint(u64::from(self.next.0));
         out.put_varint(self.runs.len() as u64);
@@ -109,7 +110,7 @@ impl MailboxCards {
         out.put_varint(CARD_PARTS as u64);
     }
 
-    /// Cards of other parts than are made now count for nothing: they are made anew.
+    /// Cards with a different number of parts are dropped, to be made again.
     pub(crate) fn read(reader: &mut Reader<'_>) -> Decoded<MailboxCards> {
         let next = Uid(reader.varint_u32("next card")?);
         let count = reader.count(RUN_REF_MIN, "card runs")?;
@@ -161,7 +162,7 @@ mod tests {
         }
         assert_eq!(cards.run_of(Uid(1171)), None);
         assert!(!cards.wanted(Uid(1171 + 63), 64) && cards.wanted(Uid(1171 + 64), 64));
-        // 70 joins 64 no, 70 joins 80 yes, then 100 joins 150 yes; 900 does not fit.
+        // 70 does not join 64, but joins 80; then 100 joins 150; 900 does not fit.
         assert_eq!((cards.to_join(64), cards.to_join(80)), (0, 2));
         let replaced = cards.add(2, Some(run(40, 901, 1300, 250)), Uid(1301));
         assert_eq!(replaced, runs[1..]);

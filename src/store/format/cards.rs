@@ -1,12 +1,12 @@
-//! Message cards: what lists and sorts of a mailbox need of its messages, kept beside them and apart
-//! from their bodies, in runs of blocks.
+//! Message cards: the data of messages that listing and searching a mailbox needs, kept apart from
+//! the bodies in runs of blocks.
 //!
-//! A card has parts, made of the message's summary and opaque here. Each part is a column of the run, so
-//! that who wants one part of many messages reads no others. With each part stands the place of the body
-//! that it was made of: one whose body is another than the message's says nothing of it. Pure.
-//! docs/disk_format.md, "Card run", is the drawing.
+//! A card has parts, made from the message's summary and opaque here. Each part is a column of the
+//! run, so that a reader of one part of many messages reads no others. Each part is stored with the
+//! location of the body that it was made from: if that is not the message's body, the part is
+//! ignored. Pure. docs/disk_format.md, "Card run", has the layout.
 //!
-//! Invariant: cards are derived. What of them cannot be read is made again from the bodies.
+//! Invariant: cards are derived data. Cards that cannot be read are made again from the bodies.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -18,15 +18,16 @@ use super::{
 };
 use crate::model::{Lsn, Uid};
 
-/// Bytes of a part, or of a summary, from which on it is not worth a card: its message is read instead.
+/// Most bytes of a part, or of a summary; a message with a longer one gets no card and is read
+/// instead.
 pub(crate) const CARD_MAX: usize = ROW_MAX - 32;
-/// Parts of a card. Who looks for one of them does not read the others.
+/// Parts of a card. A reader of one of them does not read the others.
 pub const CARD_PARTS: usize = 3;
-/// Cards in one run, at the most.
+/// Most cards in one run.
 pub(crate) const RUN_CARDS_MAX: usize = 1024;
 
-/// Makes the parts of a card of a message's summary: called with the summary and with a part's vector
-/// for each, all empty. Has to answer the same for the same summary: cards are verified by it.
+/// Makes the parts of a card from a message's summary: called with the summary and an empty vector
+/// for each part. Must give the same parts for the same summary: cards are verified with it.
 pub type CardSplit = fn(&[u8], &mut [Vec<u8>; CARD_PARTS]);
 
 /// The first part is the summary, the others are empty.
@@ -45,7 +46,7 @@ pub(crate) struct Card<'a> {
 }
 
 impl Card<'_> {
-    /// Adds it to a run; UIDs ascend. `row` is a buffer.
+    /// Adds it to a run; UIDs ascend. `row` is a scratch buffer.
     pub(crate) fn put<C: FnMut(Vec<u8>) -> Vec<u8>>(
         &self,
         run: &mut BlockRunBuilder<CARD_PARTS, C>,
@@ -60,13 +61,13 @@ impl Card<'_> {
     }
 }
 
-/// What a block has of one card.
+/// The location of one card's part in a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CardPlace {
     pub uid: Uid,
     /// As [`Card::body`].
     pub body: Lsn,
-    /// Where its octets lie in the opened block.
+    /// The range of its octets in the opened block.
     start: u32,
     end: u32,
 }

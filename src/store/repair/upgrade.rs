@@ -90,7 +90,8 @@ impl Repair {
         commits.acknowledged(lsn).await
     }
 
-    /// The spool had even short bodies in chunks, which nothing expects of a message.
+    /// Copies the body: the spool kept even short bodies in chunks, which no reader of messages
+    /// expects.
     async fn copy_body(&self, spooled: &Spooled) -> Result<StagedBody, StoreError> {
         let bodies = &self.commits.bodies;
         let mut writer = BodyWriter::new(bodies.clone());
@@ -126,7 +127,7 @@ async fn upgrade(repair: Weak<Repair>) {
                 strong.damages.note(&error, Place::default());
                 skipped = Some(spooled.lsn);
             }
-            // The log may be in trouble, the disk full.
+            // The log may have failed, or the disk may be full.
             Err(_) => {
                 drop(strong);
                 executor.sleep(PAUSE).await;

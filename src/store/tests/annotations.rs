@@ -77,7 +77,7 @@ fn they_come_with_a_message_change_and_go_with_it() {
             assert_eq!(values(&account, INBOX).await, *expected);
             assert_eq!(values(&account, folder).await, Model::new(), "a copy has none");
             let bob = partition.account(BOB).await.unwrap();
-            assert_eq!(values(&bob, INBOX).await, Model::new(), "nor the other recipient");
+            assert_eq!(values(&bob, INBOX).await, Model::new(), "the other recipient has none");
         };
         check(&partition, &expected).await;
         check(&world.open().await, &expected).await;
