@@ -4,13 +4,13 @@ BODYSTRUCTURE, SEARCH by FROM, TO, CC, SUBJECT and SENTSINCE, each warm and with
 
     cargo build --release && benches/cards.py [--messages 10000] [--rounds 5] [--alone]
 
-Servers on core 0, client on core 1. Both servers run and are asked in turn, so that a noisy minute hits both. Both
-receive the same messages by LMTP. Ours is then restarted, so that all messages have cards; Dovecot has been asked
-everything once before (the column "first"), so that its index cache is filled. A cold figure is measured on a new
+Servers on core 0, client on core 1. Both servers run and get each command in turn, so that noise affects both. Both
+receive the same messages by LMTP. Ringmail is then restarted, so that all messages have cards; Dovecot has run every
+command once before (the column "first"), so that its index cache is filled. A cold figure is measured on a new
 connection: SELECT and LOGOUT on the previous one, the page cache is dropped, then LOGIN, SELECT and the timed command.
 
 RINGMAIL names another binary. Needs root, cgroup v2 and Dovecot as benches/beside_dovecot.py does; with --alone only
-our server is measured, and without root only the warm figures.
+Ringmail is measured, and without root only the warm figures.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-//! SEARCH over decoded text (RFC 3501 6.4.4): substring, without case, as UTF-8.
+//! SEARCH over decoded text (RFC 3501 6.4.4): substrings in UTF-8, ignoring case.
 //!
-//! IMAP SEARCH makes a [`Needle`] per string, once, and asks header values or whole messages with
-//! it. A message is read as a stream: [`MessageSearch`] takes its bytes in any pieces, undoes
-//! transfer encoding and charset, and keeps only what a needle cut by a border needs.
+//! IMAP SEARCH makes one [`Needle`] per string and looks for it in header values or whole messages.
+//! A message is read as a stream: [`MessageSearch`] takes its bytes in any pieces, decodes transfer
+//! encoding and charset, and keeps only what it needs to find needles across pieces.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -17,7 +17,7 @@ use super::{
     transfer::TransferDecoder,
 };
 
-/// Octets taken through the decoders at once: bounds what they hold.
+/// Most octets decoded at once: bounds the decoders' memory.
 const PIECE_SIZE: usize = 16 * 1024;
 
 /// A case-folded string to look for.
@@ -33,7 +33,7 @@ impl Needle {
         Needle { finder: memmem::Finder::new(&folded).into_owned() }
     }
 
-    /// Whether `text` contains it, without case.
+    /// Whether `text` contains it, ignoring case.
     pub fn is_in(&self, text: &str) -> bool {
         let mut folded = Vec::with_capacity(text.len());
         fold(text, &mut folded);
@@ -47,7 +47,7 @@ impl Needle {
         self.is_in_unfolded(&unfolded, &mut Vec::new())
     }
 
-    /// As [`Needle::is_in_value`], of what is unfolded; `scratch` is room for it.
+    /// As [`Needle::is_in_value`], for an unfolded value; `scratch` is a buffer for it.
     pub(super) fn is_in_unfolded(&self, value: &[u8], scratch: &mut Vec<u8>) -> bool {
         if encoded_word::is_plain(value) {
             scratch.clear();
@@ -59,8 +59,8 @@ impl Needle {
     }
 
     /// `HEADER name needle`: whether any field `name` of the header block contains it. An empty
-    /// needle asks for the field only. In fields of addresses it may also be in an address as
-    /// ENVELOPE tells it: `FROM` and its kin ask for that (RFC 3501 6.4.4).
+    /// needle tests only that the field exists. In address fields the needle may also be in an
+    /// address as ENVELOPE returns it: `FROM`, `TO`, `CC` and `BCC` search that (RFC 3501 6.4.4).
     pub fn is_in_header(&self, header: &[u8], name: &[u8]) -> bool {
         let of_addresses = ADDRESS_FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name));
         header::fields(header).filter(|field| field.name.eq_ignore_ascii_case(name)).any(|field| {
@@ -69,12 +69,12 @@ impl Needle {
     }
 
     /// Whether an address of the list `value` contains it, without comments, needless quotes and
-    /// white space. Most lists have none of these, and then the text has told already.
+    /// white space. Most lists have none of these; then the search of the raw text was enough.
     fn is_in_addresses(&self, value: &[u8]) -> bool {
         addresses_may_differ(value) && self.is_in_spelt_addresses(value)
     }
 
-    /// Whether an address of the list `value` contains it.
+    /// Whether an address of the list `value`, as [`spelt`], contains it.
     pub(super) fn is_in_spelt_addresses(&self, value: &[u8]) -> bool {
         address::parse_list(value).iter().any(|address| self.is_in(&spelt(address)))
     }
@@ -87,20 +87,20 @@ impl Needle {
         self.finder.needle().len()
     }
 
-    /// It is looked for in every piece of a text; longer ones only when as much has come as they are
-    /// long, or each piece were looked through as often as it goes into them.
+    /// Short needles are looked for in every piece of a text. A longer one is looked for only when
+    /// as much text as its length has arrived; otherwise each piece would be searched many times.
     fn is_short(&self) -> bool {
         self.size() <= SHORT_MAX
     }
 }
 
-/// Octets of a needle that is looked for in every piece.
+/// Most octets of a needle that is looked for in every piece.
 const SHORT_MAX: usize = 4 * 1024;
 
-/// Fields of addresses that ENVELOPE tells.
+/// Address fields in ENVELOPE.
 const ADDRESS_FIELDS: [&[u8]; 6] = [b"From", b"To", b"Cc", b"Bcc", b"Sender", b"Reply-To"];
 
-/// Whether an address of the list `value` may be told otherwise than it stands there.
+/// Whether ENVELOPE may spell an address of the list `value` differently.
 pub(super) fn addresses_may_differ(value: &[u8]) -> bool {
     let mut before = 0;
     value.iter().any(|&octet| {
@@ -123,7 +123,7 @@ fn spelt(address: &Address<'_>) -> String {
     }
 }
 
-/// Appends `text` in lower case; the final sigma counts as any other, a no-break space as a space.
+/// Appends `text` in lower case; a final sigma becomes an ordinary sigma, a no-break space a space.
 fn fold(text: &str, out: &mut Vec<u8>) {
     if text.is_ascii() {
         let start = out.len();
@@ -141,16 +141,16 @@ fn fold(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Where a needle may be.
+/// Where a needle is looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// `BODY`: text and message parts, decoded; the headers of messages inside too.
+    /// `BODY`: text and message parts, decoded, and the headers of embedded messages.
     Body,
-    /// `TEXT`: the same and every header, those of parts included.
+    /// `TEXT`: the same and all headers, including those of parts.
     Text,
 }
 
-/// Octets of the message that are looked into in one way.
+/// A range of the message that is searched in one way.
 struct Region<'a> {
     range: Range<u64>,
     content: Content<'a>,
@@ -158,15 +158,15 @@ struct Region<'a> {
 
 #[derive(Clone, Copy)]
 enum Content<'a> {
-    /// A header block, and the widest scope it is in.
+    /// A header block, and the narrowest scope that includes it.
     Header(Scope),
-    /// The body of a text part, or what stands before the parts of a multipart.
+    /// The body of a text part, or the preamble of a multipart.
     Text(Part<'a>),
-    /// What stands after the parts of a multipart, from the close delimiter on.
+    /// The epilogue of a multipart, with the close delimiter before it.
     Epilogue(Part<'a>),
 }
 
-/// A header block that was read and is looked into a few fields at a time.
+/// A header block that was read, and is searched a few fields at a time.
 struct Fields {
     scope: Scope,
     block: Vec<u8>,
@@ -174,13 +174,13 @@ struct Fields {
     at: usize,
 }
 
-/// Stands between fields where needles are sought; in no needle, since it is not UTF-8.
+/// Separates fields in the text searched; no needle contains it, since it is not UTF-8.
 const BETWEEN_FIELDS: u8 = 0xff;
 
-/// Octets of fields looked into at a time, shared by all needles.
+/// Octets of fields searched at a time, divided by the number of needles.
 const FIELDS_STEP: usize = 64 * 1024;
 
-/// What is being read.
+/// Reads the current region.
 enum Reader {
     Between,
     Header(Scope, Vec<u8>),
@@ -191,17 +191,17 @@ enum Reader {
 struct Needles<'a> {
     /// (scope, needle, found), in the caller's order.
     list: Vec<(Scope, &'a Needle, bool)>,
-    /// Octets that must be kept of a stream for the next piece.
+    /// Octets of a stream that must be kept for the next piece.
     keep: usize,
 }
 
 impl Needles<'_> {
-    /// Looks for all in a text that is whole.
+    /// Looks for all needles in a complete text.
     fn look(&mut self, folded: &[u8], scope: Scope) {
         self.look_from(folded, 0, scope, |_| true);
     }
 
-    /// Looks for those `chosen` in a text that is new from `fresh` on.
+    /// Looks for the `chosen` needles in a text that is new from `fresh` on.
     fn look_from(
         &mut self,
         folded: &[u8],
@@ -222,18 +222,18 @@ impl Needles<'_> {
     }
 }
 
-/// Looks for needles in one message as its bytes are read; keeps none of them but a header block
-/// at a time, up to [`HEADER_SIZE_MAX`].
+/// Looks for needles in one message as its bytes are read; keeps only one header block at a time,
+/// up to [`HEADER_SIZE_MAX`], and a tail of the text.
 pub struct MessageSearch<'a> {
     needles: Needles<'a>,
-    /// What is still to be looked into, last first.
+    /// Regions still to be searched, last first.
     regions: Vec<Region<'a>>,
-    /// Octets of the message passed.
+    /// Octets of the message that were passed.
     position: u64,
     /// Octets of the message.
     size: u64,
     reader: Reader,
-    /// What was read and is not yet looked into.
+    /// Header fields that were read but not yet searched.
     fields: Option<Fields>,
 }
 
@@ -249,7 +249,7 @@ impl<'a> MessageSearch<'a> {
         regions.retain(|region| !region.range.is_empty());
         regions.reverse();
         let longest = needles.iter().map(|(_, needle)| needle.size()).max().unwrap_or(0);
-        let found = |needle: &Needle| needle.size() == 0; // every message contains nothing
+        let found = |needle: &Needle| needle.size() == 0; // every message contains the empty string
         let list = needles.iter().map(|&(scope, needle)| (scope, needle, found(needle)));
         MessageSearch {
             needles: Needles { list: list.collect(), keep: longest.saturating_sub(1) },
@@ -261,9 +261,9 @@ impl<'a> MessageSearch<'a> {
         }
     }
 
-    /// Looks into some of what was read and waits for that: a header, of which all fields at once would
-    /// hold others up. False when nothing is left. `push`,
-    /// `take` and `finish` do what nobody asked for before.
+    /// Searches some fields of a header that was read: all fields at once would delay other
+    /// sessions. False when none are left. `push`, `take` and `finish` search those that the caller
+    /// left.
     pub fn look_on(&mut self) -> bool {
         let Some(fields) = &mut self.fields else { return false };
         if self.needles.all_found() || !fields.look(&mut self.needles) {
@@ -272,21 +272,21 @@ impl<'a> MessageSearch<'a> {
         self.fields.is_some()
     }
 
-    /// Passes over what need not be looked into, say an attachment: the offset in the message of
-    /// the next byte that `push` wants. Its size, when there is none.
+    /// Skips what need not be searched, such as an attachment: returns the offset in the message of
+    /// the next byte that `push` needs, or the message's size if there is none.
     pub fn seek(&mut self) -> u64 {
         let next = self.regions.last().map_or(self.size, |region| region.range.start);
         self.position = self.position.max(next);
         self.position
     }
 
-    /// Whether all is decided, so that nothing more need be read.
+    /// Whether all needles are decided, so that nothing more need be read.
     pub fn is_done(&self) -> bool {
         self.regions.is_empty() && self.fields.is_none() || self.needles.all_found()
     }
 
-    /// The next bytes of the message, after those of the last call or from
-    /// [`MessageSearch::seek`] on; answers [`MessageSearch::is_done`].
+    /// Takes the next bytes of the message, after those of the last call or from
+    /// [`MessageSearch::seek`] on; returns [`MessageSearch::is_done`].
     pub fn push(&mut self, chunk: &[u8]) -> bool {
         let mut rest = chunk;
         while !rest.is_empty() && !self.is_done() {
@@ -296,8 +296,8 @@ impl<'a> MessageSearch<'a> {
         self.is_done()
     }
 
-    /// As `push`, for who would let others run before [`MessageSearch::look_on`]: takes no more than comes
-    /// before the next of that, and answers how much it took.
+    /// As `push`, for callers that let others run between calls of [`MessageSearch::look_on`]:
+    /// stops where fields are to be searched, and returns how many octets it took.
     pub fn take(&mut self, chunk: &[u8]) -> usize {
         while self.look_on() {}
         let mut rest = chunk;
@@ -312,7 +312,7 @@ impl<'a> MessageSearch<'a> {
             if rest.is_empty() {
                 break;
             }
-            // Parts of a damaged summary may overlap: then nothing may be left.
+            // Parts of a damaged summary may overlap: then a region may have no octets left.
             let left = region.range.end.saturating_sub(self.position);
             let left = usize::try_from(left).unwrap_or(usize::MAX);
             let (piece, after) = rest.split_at(rest.len().min(left).min(PIECE_SIZE));
@@ -333,7 +333,7 @@ impl<'a> MessageSearch<'a> {
         }
     }
 
-    /// For each needle, in the order given, whether it was found.
+    /// Whether each needle was found, in the order given.
     pub fn finish(mut self) -> Vec<bool> {
         while self.look_on() {}
         self.end_region();
@@ -348,7 +348,7 @@ impl<'a> MessageSearch<'a> {
     }
 }
 
-/// Appends the regions of a part in the order they lie in; no deeper than
+/// Appends the regions of a part in message order; recursion is limited by
 /// [`super::summary::DEPTH_MAX`].
 fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>) {
     regions.push(Region { range: part.header(), content: Content::Header(header) });
@@ -359,7 +359,7 @@ fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>)
         }
         PartKind::Leaf => {}
         PartKind::Multipart => {
-            // What stands before the first part: text for readers without MIME, or all of it.
+            // The preamble, or the whole body if there are no parts.
             let body = part.body();
             let end = part.children().next().map_or(body.end, |first| first.header().start);
             regions.push(Region { range: body.start..end, content: Content::Text(part) });
@@ -367,16 +367,16 @@ fn add_regions<'a>(part: Part<'a>, header: Scope, regions: &mut Vec<Region<'a>>)
             let range = after_parts(part);
             regions.push(Region { range, content: Content::Epilogue(part) });
         }
-        // The header of a message inside is text of the message around it.
+        // The header of an embedded message is body text of the outer message.
         PartKind::Message => {
             part.message().into_iter().for_each(|root| add_regions(root, Scope::Body, regions));
         }
     }
 }
 
-/// Octets of a multipart behind its last part, the close delimiter first; none if there is room
-/// for that only. The end of a large message is not read for it. (Where line ends are bare LF, two
-/// octets of text fit into the room of CRLFs, and are not looked for.)
+/// The octets of a multipart after its last part, beginning with the close delimiter; empty if they
+/// can hold only the delimiter, so that the end of a large message is not read for it. (With bare
+/// LF line ends an epilogue of two octets fits into the room for CRLFs, and is not searched.)
 fn after_parts(part: Part<'_>) -> Range<u64> {
     let end = part.body().end;
     let Some(last) = part.children().last() else { return end..end };
@@ -384,7 +384,7 @@ fn after_parts(part: Part<'_>) -> Range<u64> {
         .parameters()
         .find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"))
         .map_or(0, |(_, boundary)| boundary.trim_ascii_end().len());
-    // An empty part may take the line end before the delimiter for that of its header.
+    // In an empty part, the line end before the delimiter may count as that of its header.
     let line_end_before = if part.last_descendant().size() == 0 { 0 } else { 2 };
     let delimiter = line_end_before + b"--".len() + boundary + b"--\r\n".len();
     let start = last.body().end;
@@ -424,7 +424,7 @@ impl Reader {
 }
 
 impl Fields {
-    /// Looks into the next fields; false when there are no more.
+    /// Searches the next fields; false when there are no more.
     fn look(&mut self, needles: &mut Needles<'_>) -> bool {
         let step = FIELDS_STEP / needles.list.len().max(1);
         let block = self.block.get(self.at..).unwrap_or_default();
@@ -445,7 +445,7 @@ impl Fields {
     }
 }
 
-/// `name: value` in all its readings, folded.
+/// Appends `name: value` in all readings of the value, case-folded.
 fn append_field(field: &header::Field<'_>, folded: &mut Vec<u8>) {
     let start = folded.len();
     fold(&String::from_utf8_lossy(field.name), folded);
@@ -467,13 +467,14 @@ fn append_field(field: &header::Field<'_>, folded: &mut Vec<u8>) {
     folded.push(BETWEEN_FIELDS);
 }
 
-/// A text part on its way: transfer encoding, charset, for HTML the tags, case, needles.
+/// Reads a text part: decodes transfer encoding and charset, strips HTML tags, folds case, looks
+/// for needles.
 struct TextReader {
-    /// What comes before the text.
+    /// The close delimiter before an epilogue.
     delimiter: Delimiter,
     transfer: TransferDecoder,
     charset: TextDecoder,
-    /// For text/html, whose source is searched too.
+    /// For text/html, searched both as text and as source.
     html: Option<(Stripper, Stream)>,
     source: Stream,
     bytes: Vec<u8>,
@@ -487,7 +488,7 @@ impl TextReader {
             .parameters()
             .find(|(name, _)| name.eq_ignore_ascii_case(b"charset"))
             .map_or(b"us-ascii".as_slice(), |(_, charset)| charset);
-        // RFC 2045 6.4: what is around the parts of a multipart is not encoded.
+        // RFC 2045 6.4: the text around the parts of a multipart is not encoded.
         let is_multipart = part.kind() == PartKind::Multipart;
         let encoding = if is_multipart { b"7bit" } else { part.encoding() };
         let is_html = part.media_subtype().eq_ignore_ascii_case(b"html");
@@ -503,7 +504,7 @@ impl TextReader {
         }
     }
 
-    /// Of a multipart's text that begins with its close delimiter.
+    /// Reads a multipart's epilogue, preceded by its close delimiter.
     fn epilogue(part: Part<'_>) -> TextReader {
         TextReader { delimiter: Delimiter::LineEnd, ..TextReader::new(part) }
     }
@@ -529,7 +530,7 @@ impl TextReader {
     }
 }
 
-/// How much of a delimiter has come: it is a line, and the line end before it (RFC 2046 5.1.1).
+/// How much of a delimiter was read: it is a line, and the line end before it (RFC 2046 5.1.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Delimiter {
     LineEnd,
@@ -538,7 +539,7 @@ enum Delimiter {
 }
 
 impl Delimiter {
-    /// What of `piece` is behind the delimiter.
+    /// The octets of `piece` after the delimiter.
     fn pass<'p>(&mut self, piece: &'p [u8]) -> &'p [u8] {
         let mut rest = piece;
         if *self == Delimiter::LineEnd {
@@ -558,12 +559,12 @@ impl Delimiter {
     }
 }
 
-/// A run of text in which needles are sought.
+/// A continuous text in which needles are looked for.
 #[derive(Default)]
 struct Stream {
-    /// Folded; between pieces only as much as the longest needle may need, twice.
+    /// Case-folded text; between pieces at most twice what the longest needle may need.
     folded: Vec<u8>,
-    /// From here on long needles were not looked for.
+    /// Long needles were not yet looked for from here on.
     fresh: usize,
 }
 
@@ -607,7 +608,7 @@ mod tests {
         found
     }
 
-    /// Whether it is found, and how many octets were read for it.
+    /// Whether it is found, and how many octets were read.
     fn search_by_seeking(
         summary: &Summary,
         message: &[u8],
@@ -675,7 +676,7 @@ mod tests {
         }
     }
 
-    /// ISO-2022-JP across its seams, and charsets that `encoding_rs` has no decoder for.
+    /// ISO-2022-JP across escape sequences, and charsets that `encoding_rs` has no decoder for.
     #[test]
     fn charsets_with_a_state() {
         const CASES: &[(&str, &str, &str)] = &[
@@ -710,7 +711,7 @@ mod tests {
         }
     }
 
-    /// RFC 2046 5.1.1: what stands after the last part is text of the body; its delimiter is none.
+    /// RFC 2046 5.1.1: text after the last part is text of the body; the delimiter is not.
     #[test]
     fn epilogues() {
         const CASES: &[(&str, &[&str], &[&str])] = &[
@@ -722,7 +723,7 @@ mod tests {
             ("--b\n\none\n--b--\nlast words\n", &["last words"], &["--b--"]),
             ("--b\r\n\r\none\r\n--b-- \t \r\nlast words", &["last words"], &["b-- "]),
             ("--b\r\n\r\none\r\n--b--ox\r\nlast words", &["last words"], &["--ox"]),
-            // After the close delimiter nothing begins.
+            // No part begins after the close delimiter.
             ("--b\r\n\r\none\r\n--b--\r\n--b\r\n\r\ntwo", &["\r\n\r\ntwo"], &["--b--"]),
             // No end, or nothing after it.
             ("--b\r\n\r\none", &["one"], &["--b--"]),
@@ -753,8 +754,8 @@ mod tests {
         }
     }
 
-    /// RFC 2045 6.4: a multipart is not encoded, whatever its header says, and BODYSTRUCTURE tells
-    /// the text of one without parts so.
+    /// RFC 2045 6.4: a multipart is not encoded, whatever its header says; BODYSTRUCTURE describes
+    /// one without parts accordingly.
     #[test]
     fn multiparts_are_not_encoded() {
         for encoding in ["base64", "quoted-printable"] {
@@ -771,7 +772,7 @@ mod tests {
         }
     }
 
-    /// The end of a large message is not read for a delimiter.
+    /// The end of a large message is not read only for its delimiter.
     #[test]
     fn a_close_delimiter_alone_is_not_read() {
         for (end, octets_max) in [("\r\n", 100), ("", 100), ("\r\nepilogue", 200)] {
@@ -846,7 +847,8 @@ mod tests {
         }
     }
 
-    /// A word that is not ended may go on in the next one, or be broken off: both are looked for.
+    /// A word that is not terminated may continue in the next one, or be truncated: both readings
+    /// are searched.
     #[test]
     fn both_readings_of_a_header() {
         let header = "Subject: x =?ISO-2022-JP?B?GyRCRnw=?= =?ISO-2022-JP?Q?K=5C?= y\r\n\r\n";
@@ -861,8 +863,8 @@ mod tests {
         }
     }
 
-    /// RFC 3501 6.4.4 FROM, TO, CC, BCC: the address of the envelope, however it is written; and
-    /// still whatever the field says.
+    /// RFC 3501 6.4.4 FROM, TO, CC, BCC: finds the address as in the envelope, however it is
+    /// written, and also the field's raw text.
     #[test]
     fn addresses_in_headers() {
         const CASES: &[(&str, &str, bool)] = &[
@@ -887,7 +889,7 @@ mod tests {
                 assert_eq!(got, expected, "{needle} in {header}");
             }
         }
-        // Other fields have no addresses.
+        // Other fields are not searched as addresses.
         let header = b"Subject: <user (c)@ (c) host>\r\n\r\n";
         assert!(!Needle::new("user@host").is_in_header(header, b"subject"));
     }
@@ -906,7 +908,8 @@ mod tests {
     }
 
     proptest! {
-        /// What a naive search finds in a plain text is found, however it is cut.
+        /// The search finds what a naive search finds in a plain text, however the text is cut into
+        /// pieces.
         #[test]
         fn as_a_naive_search(
             body in "[ab\u{e4}]{0,40}",
@@ -918,7 +921,7 @@ mod tests {
             prop_assert_eq!(search(message.as_bytes(), Scope::Body, &needle, size), expected);
         }
 
-        /// So is what stands in any text of a multipart, and nothing across two of them.
+        /// The same for each text of a multipart; nothing is found across two texts.
         #[test]
         fn as_a_naive_search_of_each_text(
             texts in prop::collection::vec("[xy]{0,5}", 4),
@@ -935,7 +938,7 @@ mod tests {
         }
     }
 
-    /// Needles longer than pieces, in plain text and in HTML, at the beginning, across pieces, at the end.
+    /// Needles longer than pieces, in plain text and HTML: at the start, across pieces, at the end.
     #[test]
     fn long_needles() {
         let text: String = (0..4_000).map(|number| format!("{number:05} ")).collect();
@@ -960,7 +963,7 @@ mod tests {
         }
     }
 
-    /// However many fields a header has, and words a field: each step is short.
+    /// Each step is short, however many fields a header has, and words a field.
     #[test]
     fn a_header_is_looked_into_by_steps() {
         let mut message = b"S:\n".repeat(80_000);
