@@ -108,7 +108,7 @@ fn begin(shard: &Rc<Shard>, once: bool) {
 }
 
 /// One round. `None` if a shard did not answer, or has not read its queues yet: it is asked again
-/// later, since a request that waited there would hold a credit of the mesh meanwhile.
+/// later, since a request waiting there would hold a mesh credit.
 async fn forget_ended(shard: &Rc<Shard>) -> Option<()> {
     // Only these: ids remembered later may belong to a delivery opened after its shard was asked.
     let own = shard.partitions.iter().flatten();

@@ -337,7 +337,7 @@ async fn take_up(
         for message in &new {
             let stored = values.remove(&message.uid).unwrap_or_default();
             let rest = Rest::decode(&stored);
-            // One without recipients would have been removed: damage has taken them.
+            // A message without recipients would have been removed: these lost them to damage.
             let Some(rest) = rest.filter(|rest| !rest.recipients.is_empty()) else {
                 shard.metrics.count("delivery_given_up_total", 1);
                 tell::given_up(shard, 0, partition.id(), &[], "unreadable");

@@ -64,7 +64,7 @@ fn permitted(
 
 /// A mailbox that a command may work on.
 pub(super) enum Folder {
-    /// Of the session's own account, on this shard.
+    /// A mailbox of the session's own account, on this shard.
     Local { account: Account, info: MailboxInfo },
 }
 

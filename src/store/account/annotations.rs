@@ -19,7 +19,7 @@ use crate::model::{Lsn, Uid};
 
 /// Size up to which runs are merged with newer ones, bytes.
 const JOIN_BYTES_MAX: u32 = 1 << 20;
-/// Rows of runs that are joined with newer ones: some two milliseconds of work, at once.
+/// Most rows joined at once: some two milliseconds of work without a pause.
 const JOIN_ROWS_MAX: u64 = 8 * 1024;
 /// Number of garbage rows that is never worth a rewrite.
 const GARBAGE_MIN: u64 = 1024;
@@ -168,7 +168,8 @@ impl MailboxAnnotations {
         std::mem::replace(&mut self.runs, runs)
     }
 
-    /// The run at `lsn` cannot be read: `rows` are what is known of it, below all changes.
+    /// The run at `lsn` cannot be read: `rows`, as far as known, become changes older than all
+    /// others.
     pub(crate) fn give_up(&mut self, lsn: Lsn, rows: Rows) -> Option<BlockRunRef> {
         let at = self.runs.iter().position(|run| run.lsn == lsn)?;
         self.put_under(rows);

@@ -42,7 +42,7 @@ impl Repair {
         }
     }
 
-    /// The oldest one, of those that came after `after`.
+    /// The oldest spooled message after `after`.
     fn oldest_spooled(&self, after: Option<Lsn>) -> Option<Spooled> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         let standing = self.commits.standing.borrow();
@@ -51,7 +51,7 @@ impl Repair {
 
     async fn move_spooled(&self, spooled: &Spooled) -> Result<(), StoreError> {
         let commits = &self.commits;
-        // The space that is left is for expunges.
+        // The remaining space is reserved for expunges.
         commits.admission.admit()?;
         let body = self.copy_body(spooled).await?;
         let cell = commits.accounts.load(AccountId::QUEUE).await?;
@@ -110,7 +110,7 @@ impl Repair {
 }
 
 async fn upgrade(repair: Weak<Repair>) {
-    // The last one skipped.
+    // The last message skipped.
     let mut skipped = None;
     loop {
         let Some(strong) = repair.upgrade() else { return };

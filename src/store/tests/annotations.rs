@@ -282,7 +282,7 @@ proptest! {
     }
 }
 
-/// Makes an octet of the first run of annotations in the log another.
+/// Corrupts an octet of the first annotation run in the log.
 fn damage_first_run(world: &World) {
     let mut runs = Vec::new();
     for name in world.device.names() {
@@ -299,7 +299,7 @@ fn damage_first_run(world: &World) {
     world.device.corrupt(&name, |bytes| bytes[at] ^= 4);
 }
 
-/// Messages in one segment that takes a while to read, annotated and in a run.
+/// Annotated messages, in a run; their one segment takes a while to read.
 async fn partition_with_a_run(world: &World) -> Partition {
     let options = StoreOptions { segment_size: 64 << 20, ..world.options.clone() };
     let partition = world.open_with(options).await;
@@ -311,8 +311,8 @@ async fn partition_with_a_run(world: &World) -> Partition {
     partition
 }
 
-/// While what is left of a damaged run is looked for in the log, a value changes and goes to a newer run:
-/// what the log said before does not come over it.
+/// While a damaged run is salvaged from the log, a value changes and is written to a newer run:
+/// older values in the log do not override it.
 #[test]
 fn what_changes_while_a_run_is_salvaged_stays() {
     for pause in 0..30 {
@@ -334,7 +334,7 @@ fn what_changes_while_a_run_is_salvaged_stays() {
     }
 }
 
-/// A newer run cannot be read for a moment while one that is damaged is salvaged: it is not given up.
+/// A newer run is unreadable for a moment while a damaged one is salvaged: it is not given up.
 #[test]
 fn what_cannot_be_read_for_a_moment_is_not_given_up() {
     let mut met = 0;
@@ -356,7 +356,7 @@ fn what_cannot_be_read_for_a_moment_is_not_given_up() {
             met += u32::from(futures_lite::future::zip(read, fails).await.0.is_err());
             world.device.inject(Faults::default());
             assert_eq!(values(&account, INBOX).await[&9][&1], b"done", "after {pause}");
-            // Its own row, and those of the damaged one.
+            // One run, with its own row and those of the damaged run.
             let state = account.cell.state.borrow();
             let runs = state.mailboxes[&INBOX].annotations.as_ref().unwrap().runs().len();
             assert!(runs == 1, "after {pause}: {runs}");
@@ -365,8 +365,7 @@ fn what_cannot_be_read_for_a_moment_is_not_given_up() {
     assert!(met > 0);
 }
 
-/// Rows compress to little, and yet not all are joined with each checkpoint's: that would hold the
-/// shard.
+/// Rows compress well, but a checkpoint does not join all of them: that would block the shard.
 #[test]
 fn what_is_joined_at_once_is_bounded() {
     run(async |world: Rc<World>| {

@@ -158,7 +158,7 @@ fn the_spool_of_format_1_moves_to_the_queue_whatever_happens() {
     }
 }
 
-/// Four spooled messages, as a server of the first format left them.
+/// Four spooled messages, as a server with format 1 left them.
 fn spool_of_format_1() -> MemoryDevice {
     let before = Rc::new(World::new(1));
     let simulation = before.simulation.clone();
@@ -175,12 +175,12 @@ fn spool_of_format_1() -> MemoryDevice {
     trace.borrow().image(usize::MAX, CrashMode::Lost, 0)
 }
 
-/// What of the spool is damaged stays there, also after checkpoints, restarts and compaction; the others
-/// move.
+/// A damaged message stays in the spool, also after checkpoints, restarts and compaction; the
+/// others move.
 #[test]
 fn a_damaged_message_stays_in_the_spool() {
     let world = World { device: spool_of_format_1(), ..World::new(2) };
-    // The first chunk of the long one.
+    // Damages the first chunk of the long body.
     let (_, long) = spooled(2);
     let mut broken = 0;
     for name in world.device.names() {
@@ -206,7 +206,7 @@ fn a_damaged_message_stays_in_the_spool() {
     });
 }
 
-/// Nothing is moved while the disk takes no new mail: what room there is, is for those who make some.
+/// Nothing is moved while the disk accepts no new mail: the remaining room is for expunges.
 #[test]
 fn the_spool_does_not_move_to_a_full_disk() {
     let world = World { device: spool_of_format_1(), ..World::new(2) };
@@ -216,7 +216,7 @@ fn the_spool_does_not_move_to_a_full_disk() {
         let partition = world.open_with(options).await;
         world.simulation.sleep(Duration::from_secs(5)).await;
         assert!(partition.refusing().is_some());
-        // Some may have moved before the free space was looked at.
+        // Some may have moved before the free space was first checked.
         let (before, left) = (partition.rooms.log.next_lsn(), waiting(&partition).await.1);
         assert!(left > 0);
         world.simulation.sleep(Duration::from_secs(60)).await;

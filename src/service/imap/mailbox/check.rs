@@ -8,7 +8,7 @@ use super::super::{
 use crate::protocol::imap::mailbox::check::Check;
 
 impl Handler for Check {
-    /// Asks for housekeeping; ours never waits for a client.
+    /// Requests housekeeping; the server does that without being asked.
     async fn run(&self, _: &mut Session, _: &str) -> Reply {
         Done::ok("CHECK completed")
     }

@@ -8,12 +8,13 @@ use super::super::{
 use crate::protocol::imap::mailbox::close::{Close, Unselect};
 
 impl Handler for Close {
-    /// Expunges without telling, but not what was only examined.
+    /// Expunges without sending EXPUNGE responses, unless the mailbox was selected read-only.
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let selected = session.selected()?;
         if !selected.read_only {
             let mailbox = selected.mailbox();
-            // All that is marked, by others too; the store keeps count, so none costs nothing.
+            // Expunges all \Deleted messages, also those marked by other sessions; the store counts
+            // them, so it is cheap if there are none.
             session.account()?.expunge(mailbox, None).await?;
         }
         session.selected = None;

@@ -35,7 +35,7 @@ pub(crate) enum Key {
     /// Index in the mailbox's keyword table.
     Keyword(usize),
     InternalDate(DateTest, i64),
-    /// Of the internal date; seconds since 1970-01-01.
+    /// Compares the internal date; seconds since 1970-01-01.
     Age(AgeTest, i64),
     SentDate(DateTest, i64),
     Larger(u64),
