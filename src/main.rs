@@ -12,7 +12,8 @@ use cli::{Arguments, Verb};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// 2: the caller must change the command line or the configuration; 1: any other failure.
+/// 2: the caller must change the command line or the configuration; 141: nobody reads the output any
+/// more; 1: any other failure.
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Demo(arguments) => verb::demo(arguments),
@@ -26,9 +27,13 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if error.downcast_ref::<verb::ReaderGone>().is_some() {
+                return ExitCode::from(verb::READER_GONE_CODE);
+            }
             // The text may quote untrusted data, so control characters are escaped for the
             // terminal.
-            eprintln!("ringmail: {}", verb::printable_lines(&format!("{error:#}")));
+            let text = verb::printable_lines(&format!("{error:#}"));
+            verb::complain(format_args!("ringmail: {text}"));
             let wrong_usage = error.downcast_ref::<ringmail::config::ConfigProblem>().is_some()
                 || error.downcast_ref::<verb::Usage>().is_some();
             ExitCode::from(if wrong_usage { 2 } else { 1 })

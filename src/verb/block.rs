@@ -10,7 +10,7 @@ use ringmail::{
     runtime::folder::Folder,
 };
 
-use super::{Usage, json, printable};
+use super::{Usage, json, output::print_line, printable};
 use crate::cli::{BlockVerb, Place};
 
 pub fn block(verb: BlockVerb) -> Result<()> {
@@ -67,13 +67,12 @@ fn list(place: &Place, as_json: bool) -> Result<()> {
     let found: Vec<Found> = lines.iter().filter_map(|line| Found::parse(line)).collect();
     if as_json {
         let items: Vec<String> = found.iter().map(Found::json).collect();
-        println!("{}", json::list(&items));
+        print_line(json::list(&items))
     } else if found.is_empty() {
-        println!("no log-ins are held back");
+        print_line("no log-ins are held back")
     } else {
-        found.iter().for_each(|found| println!("{}", found.text()));
+        found.iter().try_for_each(|found| print_line(found.text()))
     }
-    Ok(())
 }
 
 fn lift(what: Option<&str>, place: &Place, as_json: bool) -> Result<()> {
@@ -83,11 +82,10 @@ fn lift(what: Option<&str>, place: &Place, as_json: bool) -> Result<()> {
         .find_map(|line| line.strip_prefix("lifted\t")?.parse().ok())
         .context("the server did not report how many it lifted")?;
     if as_json {
-        println!("{}", json::object(&[("lifted", lifted.to_string())]));
+        print_line(json::object(&[("lifted", lifted.to_string())]))
     } else {
-        println!("{}", outcome(what, lifted));
+        print_line(outcome(what, lifted))
     }
-    Ok(())
 }
 
 /// Having nothing to lift is not a failure: the requested state holds. But a name may be

@@ -18,7 +18,11 @@ use ringmail::{
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name, version_of_file},
 };
 
-use super::{bytes_bar, partition_bytes, read_if_there};
+use super::{
+    bytes_bar,
+    output::{complain, print_line},
+    partition_bytes, read_if_there,
+};
 use crate::cli::CheckArguments;
 
 pub fn check(arguments: CheckArguments) -> Result<()> {
@@ -41,37 +45,49 @@ fn check_config(path: &Path) -> Result<()> {
     let users_path = settings.users_path();
     let users_folder = users_path.parent().unwrap_or(Path::new("."));
     match inside(users_folder, || UsersFile::load(&users_path))? {
-        None => println!("{}: absent: no accounts yet", users_path.display()),
+        None => print_line(format_args!("{}: absent: no accounts yet", users_path.display()))?,
         Some(Ok(file)) => {
             if DirectorySnapshot::new(&file, &settings.directory_options()).is_none() {
                 problems.push(format!("{}: no account for postmaster", users_path.display()));
             }
-            println!("{}: {} accounts", users_path.display(), file.users().count());
+            print_line(format_args!(
+                "{}: {} accounts",
+                users_path.display(),
+                file.users().count()
+            ))?;
         }
         Some(Err(error)) if error.is_absence() => {
-            println!("{}: absent: no accounts yet", users_path.display());
+            print_line(format_args!("{}: absent: no accounts yet", users_path.display()))?;
         }
         Some(Err(error)) => problems.push(error.to_string()),
     }
     let layout = inside(&settings.data_dir, || data_dir::read_layout(&settings.data_dir))?;
     match layout.unwrap_or(Ok(None)) {
-        Ok(None) => println!("{}: will be created at the start", settings.data_dir.display()),
-        Ok(Some(layout)) => {
-            println!("{}: {} partitions", settings.data_dir.display(), layout.partitions)
-        }
+        Ok(None) => print_line(format_args!(
+            "{}: will be created at the start",
+            settings.data_dir.display()
+        ))?,
+        Ok(Some(layout)) => print_line(format_args!(
+            "{}: {} partitions",
+            settings.data_dir.display(),
+            layout.partitions
+        ))?,
         Err(error) => problems.push(format!("{error:#}")),
     }
     match host::probe(server::demand(&settings)?) {
         // Under another limit, e.g. that of a systemd unit, `serve` reports its own number.
-        Ok(granted) => granted.warnings.iter().for_each(|warning| println!("warning: {warning}")),
+        Ok(granted) => {
+            for warning in &granted.warnings {
+                print_line(format_args!("warning: {warning}"))?;
+            }
+        }
         Err(complaint) => problems.push(complaint.to_string()),
     }
     for problem in &problems {
-        eprintln!("{problem}");
+        complain(problem);
     }
     if problems.is_empty() {
-        println!("{}: ok", path.display());
-        Ok(())
+        print_line(format_args!("{}: ok", path.display()))
     } else {
         bail!("{}: {} problem(s)", path.display(), problems.len())
     }
@@ -126,13 +142,12 @@ fn check_partitions(path: &Path) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    println!(
+    print_line(format_args!(
         "{}: {} partitions, {}: this binary can open it",
         path.display(),
         layout.partitions,
         told(&files)
-    );
-    Ok(())
+    ))
 }
 
 /// Number of files of each version.

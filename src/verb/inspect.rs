@@ -24,7 +24,11 @@ use ringmail::{
     },
 };
 
-use super::{Usage, bytes_bar, json, partition_bytes, printable, read_if_there};
+use super::{
+    Usage, bytes_bar, json,
+    output::{complain, print, print_line},
+    partition_bytes, printable, read_if_there,
+};
 use crate::cli::{InspectArguments, InspectVerb};
 
 /// A column and the type of its values. The type cannot be guessed from a value, since a folder may
@@ -114,10 +118,9 @@ pub fn inspect(arguments: InspectArguments) -> Result<()> {
     let table =
         data_dir::as_owner(&data_dir, || table(&arguments.verb, &data_dir, &users_file, options))?;
     match arguments.json {
-        true => println!("{}", table.json()),
-        false => print!("{}", table.text()),
+        true => print_line(table.json()),
+        false => print(table.text()),
     }
-    Ok(())
 }
 
 fn table(
@@ -179,11 +182,11 @@ fn choose_segment(
     for partition in (0..partitions).map(PartitionId) {
         let names = names(&folder(data_dir, partition))?;
         if let Some(name) = names.iter().find(|name| epoch_of_name(name).is_some()) {
-            eprintln!("ringmail inspect: {partition}/{name}");
+            complain(format_args!("ringmail inspect: {partition}/{name}"));
             return read_segment(data_dir, &format!("{partition}/{name}")).map(Some);
         }
     }
-    eprintln!("ringmail inspect: no segment: nothing was written yet");
+    complain("ringmail inspect: no segment: nothing was written yet");
     Ok(None)
 }
 
@@ -396,7 +399,7 @@ fn account(
     ]);
     table.rows = examine::account(data_dir, partitions, id, options)?;
     if table.rows.is_empty() {
-        eprintln!("ringmail inspect: no folders: the first message or log-in creates them");
+        complain("ringmail inspect: no folders: the first message or log-in creates them");
     }
     Ok(table)
 }

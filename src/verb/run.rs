@@ -10,6 +10,7 @@ use ringmail::{
     server::{self, data_dir},
 };
 
+use super::output::complain;
 use crate::cli::{ConfigArguments, DemoArguments};
 
 pub fn serve(arguments: ConfigArguments) -> Result<()> {
@@ -26,14 +27,16 @@ pub fn demo(arguments: DemoArguments) -> Result<()> {
     // This is the only one of our ports that other programs are known to use (2024, on development
     // machines); a demo without LMTP still shows everything else. `serve` treats it as an error.
     if let Err(error) = server::probe_ports(&settings.listen.lmtp, Duration::from_secs(1)) {
-        eprintln!("ringmail demo: running without LMTP: {error:#}; try another --port-base");
+        complain(format_args!(
+            "ringmail demo: running without LMTP: {error:#}; try another --port-base"
+        ));
         settings.listen.lmtp.clear();
     }
-    eprintln!(
+    complain(format_args!(
         "ringmail demo: data in {}, ports {port_base} + standard, accounts alice and bob@{DEMO_DOMAIN}, \
          password \"demo\"",
         dir.display()
-    );
+    ));
     server::run(settings, true)
 }
 

@@ -21,7 +21,11 @@ use ringmail::{
     server::data_dir,
 };
 
-use super::{Usage, printable};
+use super::{
+    Usage,
+    output::{print, print_line},
+    printable,
+};
 use crate::cli::{PasswordArguments, Place, UserVerb};
 
 pub fn user(verb: UserVerb) -> Result<()> {
@@ -139,16 +143,14 @@ fn add(arguments: &PasswordArguments) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
     let hash = directory::hash(&read_password(arguments)?)?;
     let id = accounts.edit(|file| Ok(file.add(&arguments.address, hash)?))?;
-    println!("added {} (account {id})", arguments.address);
-    Ok(())
+    print_line(format_args!("added {} (account {id})", arguments.address))
 }
 
 fn passwd(arguments: &PasswordArguments) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
     let hash = directory::hash(&read_password(arguments)?)?;
     accounts.edit(|file| Ok(file.set_hash(&arguments.address, hash)?))?;
-    println!("changed the password of {}", arguments.address);
-    Ok(())
+    print_line(format_args!("changed the password of {}", arguments.address))
 }
 
 fn list(place: &Place) -> Result<()> {
@@ -158,8 +160,7 @@ fn list(place: &Place) -> Result<()> {
     for user in file.users() {
         out.push_str(&format!("{:>8} {}\n", user.id, user.address));
     }
-    print!("{out}");
-    Ok(())
+    print(out)
 }
 
 fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
@@ -169,12 +170,12 @@ fn remove(address: &str, dry_run: bool, place: &Place) -> Result<()> {
         if !file.contains(address) {
             bail!("no account {address}");
         }
-        println!("would remove the log-in of {address}; its mail would stay in the store");
-        return Ok(());
+        return print_line(format_args!(
+            "would remove the log-in of {address}; its mail would stay in the store"
+        ));
     }
     let id = accounts.edit(|file| Ok(file.remove(address)?))?;
-    println!("removed {address} (account {id}); its mail stays in the store");
-    Ok(())
+    print_line(format_args!("removed {address} (account {id}); its mail stays in the store"))
 }
 
 fn import(path: &Path, dry_run: bool, place: &Place) -> Result<()> {
@@ -188,8 +189,7 @@ fn import(path: &Path, dry_run: bool, place: &Place) -> Result<()> {
     }
     let wanted = parse_import(&text, path)?;
     if dry_run {
-        println!("would add or update {} accounts", wanted.len());
-        return Ok(());
+        return print_line(format_args!("would add or update {} accounts", wanted.len()));
     }
     let passwords: Vec<&str> = wanted.iter().map(|(_, password)| *password).collect();
     let progress = progress_bar(passwords.len() as u64);
@@ -202,8 +202,7 @@ fn import(path: &Path, dry_run: bool, place: &Place) -> Result<()> {
         }
         Ok(added)
     })?;
-    println!("added {added}, updated {}", wanted.len() - added);
-    Ok(())
+    print_line(format_args!("added {added}, updated {}", wanted.len() - added))
 }
 
 /// Hashing takes 15 ms a password and core: thousands take a while.

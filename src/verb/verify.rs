@@ -22,7 +22,7 @@ use ringmail::{
     store::StoreOptions,
 };
 
-use super::{bytes_bar, json, printable};
+use super::{bytes_bar, json, output::print_line, printable};
 use crate::cli::VerifyArguments;
 
 /// One parsed `finding` line.
@@ -61,11 +61,13 @@ pub fn verify(arguments: VerifyArguments) -> Result<()> {
         outcome.fill(&data_dir, options, repair)?;
         Ok(addresses(&users_file))
     })?;
-    outcome.print(&addresses);
+    // The report is written even if nobody reads the text.
+    let printed = outcome.print(&addresses);
     if let Some(path) = &arguments.json {
         write_report(path, &outcome.json(&addresses))
             .with_context(|| format!("{}: cannot write", path.display()))?;
     }
+    printed?;
     let damaged = outcome.sums.get("findings").copied().unwrap_or(0);
     match (outcome.failed.first(), damaged) {
         (Some(why), _) => bail!("{}", printable(why)),
@@ -189,7 +191,7 @@ impl Outcome {
         Ok(())
     }
 
-    fn print(&self, addresses: &BTreeMap<String, String>) {
+    fn print(&self, addresses: &BTreeMap<String, String>) -> Result<()> {
         for found in &self.found {
             let mut whose = String::new();
             if let Some(account) = &found.account {
@@ -214,13 +216,13 @@ impl Outcome {
                 if whose.is_empty() { "" } else { ":" },
                 found.what
             );
-            println!("{}", printable(&line));
+            print_line(printable(&line))?;
         }
         for why in &self.failed {
-            println!("not verified: {}", printable(why));
+            print_line(format_args!("not verified: {}", printable(why)))?;
         }
         let sum = |name: &str| self.sums.get(name).copied().unwrap_or(0);
-        println!(
+        print_line(format_args!(
             "{} files, {} bytes, {} batches, {} entries; {} accounts, {} folders, {} messages \
              ({} of them damaged), {} in the queue",
             sum("files"),
@@ -232,15 +234,15 @@ impl Outcome {
             sum("messages"),
             sum("messages_damaged"),
             sum("queued"),
-        );
-        println!(
+        ))?;
+        print_line(format_args!(
             "{} bodies of {} bytes are referred to {} times: storing each once saves {} bytes",
             sum("bodies"),
             sum("body_bytes"),
             sum("references"),
             sum("shared_bytes"),
-        );
-        println!("{} damaged place(s)", sum("findings"));
+        ))?;
+        print_line(format_args!("{} damaged place(s)", sum("findings")))
     }
 
     fn json(&self, addresses: &BTreeMap<String, String>) -> String {
