@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{
     ConfigProblem,
+    problem::line_of,
     schema::{self, PARTITIONS_MAX},
 };
 use crate::{
@@ -110,6 +111,55 @@ impl Default for Listen {
     }
 }
 
+/// One address of a service.
+#[derive(Clone, Copy)]
+struct Listed {
+    setting: &'static str,
+    /// In the setting's list.
+    index: usize,
+    address: SocketAddr,
+}
+
+impl Listed {
+    /// Whether connections to one of the two may reach the other, which is another service.
+    fn collides_with(&self, other: &Listed) -> bool {
+        let (one, two) = (self.address, other.address);
+        // A listener on an IPv6 address takes IPv6 connections only (`runtime/acceptor.rs`).
+        let overlap = one.is_ipv4() == two.is_ipv4()
+            && (one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified());
+        // The kernel chooses a free port for 0.
+        self.setting != other.setting && one.port() != 0 && one.port() == two.port() && overlap
+    }
+}
+
+/// Addresses of two services, in the order of the settings.
+struct Collision {
+    first: Listed,
+    second: Listed,
+}
+
+impl Collision {
+    /// At one that is in the file, if possible the second.
+    fn problem(self, path: &Path, text: &str) -> ConfigProblem {
+        let at = |listed: Listed| schema::item_span(text, listed.setting, listed.index);
+        let (here, other) = match at(self.second) {
+            Some(_) => (self.second, self.first),
+            None => (self.first, self.second),
+        };
+        let place = match at(other) {
+            Some(span) => format!("line {}", line_of(text, span.start)),
+            None => "the default".to_owned(),
+        };
+        let Listed { setting, address, .. } = other;
+        let what = format!(
+            "{} is also taken by {setting} = {address} ({place}); give each service an address or \
+             port of its own",
+            here.address
+        );
+        ConfigProblem::at(path, text, at(here), Some(here.setting), what)
+    }
+}
+
 impl Listen {
     /// Every service on 127.0.0.1 at `base` + its standard port; admin at `base` + 80.
     pub fn loopback(base: u16) -> Option<Listen> {
@@ -127,6 +177,40 @@ impl Listen {
             imaps: at(993)?,
             admin: at(80)?,
         })
+    }
+
+    /// By the setting's name: its key, and the addresses.
+    fn services(&self) -> [(&'static str, &[SocketAddr]); 9] {
+        [
+            ("listen.smtp", &self.smtp),
+            ("listen.submission", &self.submission),
+            ("listen.submissions", &self.submissions),
+            ("listen.lmtp", &self.lmtp),
+            ("listen.pop3", &self.pop3),
+            ("listen.pop3s", &self.pop3s),
+            ("listen.imap", &self.imap),
+            ("listen.imaps", &self.imaps),
+            ("listen.admin", &self.admin),
+        ]
+    }
+
+    /// Two services that would get each other's connections. The kernel does not refuse this: all
+    /// listeners share their port with those of other shards (SO_REUSEPORT).
+    fn collision(&self) -> Option<Collision> {
+        let services = self.services();
+        let all = services.iter().flat_map(|(setting, addresses)| {
+            let number = addresses.iter().enumerate();
+            number.map(move |(index, address)| Listed { setting, index, address: *address })
+        });
+        let mut seen: Vec<Listed> = Vec::new();
+        for second in all {
+            let first = seen.iter().find(|first| first.collides_with(&second));
+            if let Some(first) = first {
+                return Some(Collision { first: *first, second });
+            }
+            seen.push(second);
+        }
+        None
     }
 
     /// Whether a service with implicit TLS is configured.
@@ -529,13 +613,13 @@ impl Settings {
         let mut settings: Settings = toml::from_str(text).map_err(|error| {
             ConfigProblem::at(path, text, error.span(), None, error.message().trim_end())
         })?;
-        settings.check(path)?;
+        settings.check(path, text)?;
         settings.resolve_paths(path);
         Ok(settings)
     }
 
     /// Checks settings that depend on each other.
-    fn check(&self, path: &Path) -> Result<(), ConfigProblem> {
+    fn check(&self, path: &Path, text: &str) -> Result<(), ConfigProblem> {
         if self.tls.is_none() && self.listen.wants_implicit_tls() {
             return Err(ConfigProblem::file(
                 path,
@@ -543,7 +627,10 @@ impl Settings {
                  certificate and key, or set these three to []",
             ));
         }
-        Ok(())
+        match self.listen.collision() {
+            Some(pair) => Err(pair.problem(path, text)),
+            None => Ok(()),
+        }
     }
 
     /// Relative paths count from the configuration file's folder, not from where we were started.

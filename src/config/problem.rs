@@ -25,9 +25,7 @@ impl ConfigProblem {
         setting: Option<&str>,
         what: impl Into<String>,
     ) -> ConfigProblem {
-        let line = span.map(|span| {
-            1 + text.as_bytes().iter().take(span.start).filter(|&&byte| byte == b'\n').count()
-        });
+        let line = span.map(|span| line_of(text, span.start));
         ConfigProblem {
             file: file.into(),
             line,
@@ -35,6 +33,11 @@ impl ConfigProblem {
             what: what.into(),
         }
     }
+}
+
+/// The line of the octet at `offset`, from 1.
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count()
 }
 
 impl fmt::Display for ConfigProblem {

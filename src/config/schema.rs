@@ -258,6 +258,14 @@ pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblem> {
     }
 }
 
+/// The span of an item of the list `section.key`; `None` if `text` does not set it.
+pub(super) fn item_span(text: &str, name: &str, index: usize) -> Option<Range<usize>> {
+    let document = DeTable::parse(text).ok()?;
+    let (section, key) = name.split_once('.')?;
+    let list = document.get_ref().get(section)?.get_ref().as_table()?.get(key)?;
+    Some(list.get_ref().as_array()?.get(index)?.span())
+}
+
 struct Wrong {
     span: Range<usize>,
     /// The name of the setting, as in the file.
@@ -654,6 +662,37 @@ mod tests {
                     said.starts_with(&format!("t.toml:{expected}")),
                     "{text}\n said: {said}\n not:  t.toml:{expected}"
                 ),
+            }
+        }
+    }
+
+    /// (text after six lines, expected error; empty if it is valid)
+    #[rustfmt::skip]
+    const ADDRESSES: &[(&str, &str)] = &[
+        ("listen.smtp = [\"127.0.0.1:33025\"]\nlisten.pop3 = [\"[::1]:1\", \"127.0.0.1:33025\"]",
+         "8: listen.pop3: 127.0.0.1:33025 is also taken by listen.smtp = 127.0.0.1:33025 (line 7); \
+          give each service an address or port of its own"),
+        ("listen.lmtp = [\"127.0.0.1:33025\"]\nlisten.smtp = [\"0.0.0.0:33025\"]",
+         "7: listen.lmtp: 127.0.0.1:33025 is also taken by listen.smtp = 0.0.0.0:33025 (line 8)"),
+        ("listen.imap = [\"[::]:1143\"]\nlisten.admin = [\"[::1]:1143\"]",
+         "8: listen.admin: [::1]:1143 is also taken by listen.imap = [::]:1143 (line 7)"),
+        ("listen.smtp = [\"192.0.2.1:587\"]",
+         "7: listen.smtp: 192.0.2.1:587 is also taken by listen.submission = 0.0.0.0:587 (the default)"),
+        ("listen.smtp = [\"127.0.0.1:0\", \"0.0.0.0:2525\", \"127.0.0.1:2525\"]\n\
+          listen.pop3 = [\"127.0.0.1:0\", \"[::]:2525\"]\n\
+          listen.imap = [\"127.0.0.1:1143\"]\nlisten.admin = [\"127.0.0.2:1143\"]", ""),
+    ];
+
+    /// Services that would get each other's connections, also those of a default.
+    #[test]
+    fn an_address_of_two_services() {
+        let none = ["listen.submissions = []", "listen.pop3s = []", "listen.imaps = []"];
+        let above = [&REQUIRED[..3], &none].concat().join("\n");
+        for (text, expected) in ADDRESSES {
+            let said = problem(&format!("{above}\n{text}\n"));
+            match expected.is_empty() {
+                true => assert_eq!(said, "", "{text}"),
+                false => assert!(said.starts_with(&format!("t.toml:{expected}")), "{text}: {said}"),
             }
         }
     }
