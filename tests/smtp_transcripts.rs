@@ -526,6 +526,18 @@ fn a_message_has_one_trail_to_all_its_mailboxes() {
     let [line] = told.as_slice() else { panic!("{told:?}") };
     assert!(line.contains(r#""event":"message_refused","shard":0,"trail":"0-0-1-3""#), "{line}");
     assert!(line.contains(r#""reply":"550 5.6."#), "{line}");
+    assert!(line.contains(r#""from":"carol@far.test","to":"alice@demo.test""#), "{line}");
+    assert!(line.contains(r#""recipients":1,"octets":29"#), "{line}");
+    assert_eq!(messages_failed(&world), 1);
+    // One whose announced size is so large that the connection is closed.
+    let mut other = world.client();
+    other.say("EHLO client.test\r\nMAIL FROM:<carol@far.test>\r\nRCPT TO:<alice@demo.test>\r\n");
+    other.say("BDAT 99999999999 LAST\r\n");
+    other.expect("421");
+    let told = world.told().concat();
+    assert!(told.contains(r#""from":"carol@far.test","to":"alice@demo.test""#), "{told}");
+    assert!(told.contains(r#""recipients":1,"octets":0,"reply":"421 4.3.4 "#), "{told}");
+    assert_eq!(messages_failed(&world), 2);
     begin(&mut client, "EHLO", &["alice@demo.test"]);
     break_disk(&world, 0);
     client.say("Subject: x\r\n\r\nx\r\n.\r\n");
@@ -535,10 +547,17 @@ fn a_message_has_one_trail_to_all_its_mailboxes() {
     assert!(failed.contains(r#""event":"delivery_failed""#), "{failed}");
     assert!(failed.contains(r#""account":1,"reason":"storage"}"#), "{failed}");
     assert!(refused.contains(r#""event":"message_refused""#), "{refused}");
+    assert_eq!(messages_failed(&world), 3);
     assert!(refused.contains(r#""from":"carol@far.test","to":"alice@demo.test""#), "{refused}");
     for line in [failed, refused] {
         assert!(line.contains(r#""trail":"0-0-1-4""#), "{line}");
     }
+}
+
+/// Messages counted as refused after their content or because of it.
+fn messages_failed(world: &World) -> u64 {
+    let counters = world.shards[0].metrics.snapshot().counters;
+    counters.get("smtp_messages_failed_total").copied().unwrap_or(0)
 }
 
 fn deliveries_known(world: &World) -> usize {

@@ -21,6 +21,10 @@ fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
                 Event::Incomplete => break,
                 Event::Answered(_) => (),
                 Event::Reset(_) => recipients = 0,
+                Event::MessageRefused(_) => {
+                    session.end_transaction(false);
+                    recipients = 0;
+                }
                 Event::Greeting(greeting) => {
                     session.accept_greeting(&greeting, "me.test", &mut output);
                     recipients = 0;

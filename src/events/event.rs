@@ -193,7 +193,7 @@ events! {
     /// A message was accepted, and the client has the reply.
     Messages / "message" / Message { trail: Trail, id: &'a str, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: Option<&'a str>, recipients: u64, octets: u64, account: Option<AccountId>, }
     /// A message was refused after its content.
-    Messages / "message_refused" / MessageRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: Option<&'a str>, recipients: u64, octets: Option<u64>, account: Option<AccountId>, reply: &'a str, }
+    Messages / "message_refused" / MessageRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: Option<&'a str>, recipients: u64, octets: u64, account: Option<AccountId>, reply: &'a str, }
     /// A recipient was refused.
     Messages / "recipient_refused" / RecipientRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, from: &'a str, to: &'a str, reply: &'a str, }
     /// APPEND put a message into a mailbox.

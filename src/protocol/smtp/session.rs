@@ -140,6 +140,8 @@ pub enum Event<'a> {
     /// The message is complete: append its reply, or in LMTP a reply for each accepted recipient,
     /// in their order, and call `end_transaction`.
     MessageEnd,
+    /// The message was refused for its content, and answered: call `end_transaction`.
+    MessageRefused(Verb),
     /// Call `authenticated` or `refuse_authentication`.
     Authenticate(sasl::Credentials),
     /// Send the output, start TLS, call `tls_started`.
@@ -248,6 +250,11 @@ impl Session {
         &self.transaction.reverse_path
     }
 
+    /// Octets of the message so far, those included that were discarded.
+    pub fn message_size(&self) -> u64 {
+        self.transaction.size
+    }
+
     /// The client's name from HELO, EHLO or LHLO.
     pub fn client_name(&self) -> &str {
         &self.client_name
@@ -353,7 +360,7 @@ impl Session {
         *self = Session::new(self.role, self.limits, security);
     }
 
-    /// Call after [`Event::MessageEnd`] was answered. An accepted message resets the error counts.
+    /// Call after [`Event::MessageEnd`] was answered, or after [`Event::MessageRefused`]. An accepted message resets the error counts.
     pub fn end_transaction(&mut self, accepted: bool) {
         self.reset_transaction();
         if accepted {
@@ -591,6 +598,11 @@ mod tests {
                 Event::Incomplete => end = input.len(),
                 Event::Answered(_) => (),
                 Event::Reset(_) => {
+                    recipients = 0;
+                    message.clear();
+                }
+                Event::MessageRefused(_) => {
+                    session.end_transaction(false);
                     recipients = 0;
                     message.clear();
                 }

@@ -6,7 +6,7 @@ use std::{convert::Infallible, rc::Rc, time::Duration};
 
 use super::{
     ListenerKind,
-    envelope::{Envelope, Outcome},
+    envelope::{Envelope, MESSAGES_FAILED, Outcome},
     policy::{self, Client, Disposition},
     recipient::{self, Recipient},
     replies::{
@@ -199,9 +199,13 @@ impl Dialogue for Conversation {
             }
             Event::Answered(verb) => self.answered(verb),
             Event::Reset(verb) => {
-                if matches!(verb, Verb::Data | Verb::Bdat) {
-                    self.tell_message_refused();
-                }
+                self.envelope.clear();
+                self.pace = None;
+                self.answered(verb);
+            }
+            Event::MessageRefused(verb) => {
+                self.refused_message();
+                self.session.end_transaction(false);
                 self.envelope.clear();
                 self.pace = None;
                 self.answered(verb);
@@ -214,6 +218,11 @@ impl Dialogue for Conversation {
                 return Ok(Step::Done);
             }
             Event::Close(verb) => {
+                // The rest of a message to no recipient was only waited for.
+                if matches!(verb, Verb::Data | Verb::Bdat) && !self.envelope.recipients().is_empty()
+                {
+                    self.refused_message();
+                }
                 self.answered(verb);
                 if verb != Verb::Quit {
                     self.channel.connection.linger();
@@ -321,13 +330,15 @@ impl Conversation {
     }
 
     /// The session has refused a message for its content; its last reply says why.
-    fn tell_message_refused(&self) {
+    fn refused_message(&self) {
         let reply = self.replies.strip_suffix(b"\r\n").unwrap_or(&self.replies);
         let begin = memchr::memrchr(b'\n', reply).map_or(0, |at| at + 1);
         let reply = std::str::from_utf8(reply.get(begin..).unwrap_or_default());
         let (session, shard) = (&self.session, &self.channel.shard);
-        let refused = Outcome::Refused { octets: None, reply: reply.unwrap_or_default() };
+        let octets = session.message_size();
+        let refused = Outcome::Refused { octets, reply: reply.unwrap_or_default() };
         self.envelope.tell(shard, session, self.client(), refused);
+        shard.metrics.count(MESSAGES_FAILED, 1);
     }
 
     async fn judge_sender(&self, sender: &Sender<'_>) -> Judged {

@@ -22,6 +22,9 @@ use crate::{
     store::Partition,
 };
 
+/// Counts messages that were refused after their content or because of it.
+pub(super) const MESSAGES_FAILED: &str = "smtp_messages_failed_total";
+
 /// Octets of Return-Path and Received in most messages.
 const TRACE_SIZE: usize = 512;
 
@@ -58,9 +61,9 @@ pub(super) enum Outcome<'a> {
     Accepted {
         octets: u64,
     },
-    /// `octets` are unknown for one that was refused before its end.
+    /// `octets` that were received, if it was refused before its end.
     Refused {
-        octets: Option<u64>,
+        octets: u64,
         reply: &'a str,
     },
 }
@@ -277,12 +280,11 @@ impl Envelope {
         match refusal {
             None => self.tell(shard, session, client, Outcome::Accepted { octets }),
             Some(Reply(reply)) => {
-                let octets = Some(octets);
                 self.tell(shard, session, client, Outcome::Refused { octets, reply });
             }
         }
         let counter = match (accepted, self.disposition) {
-            (false, _) => "smtp_messages_failed_total",
+            (false, _) => MESSAGES_FAILED,
             (true, Disposition::Deliver) => "smtp_messages_accepted_total",
             (true, Disposition::Quarantine) => "smtp_messages_quarantined_total",
             (true, Disposition::Discard) => "smtp_messages_discarded_total",
@@ -292,8 +294,7 @@ impl Envelope {
         accepted
     }
 
-    /// Logs the event. When a message was refused for its content, the session no longer has its
-    /// sender.
+    /// Logs the event, before the session forgets the transaction.
     pub(super) fn tell(
         &self,
         shard: &Shard,

@@ -176,7 +176,6 @@ impl Session {
             refusal.append_to(output);
         }
         self.errors += 1;
-        self.reset_transaction();
-        Event::Reset(verb)
+        Event::MessageRefused(verb)
     }
 }
