@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -70,5 +70,42 @@ fn a_reader_that_ends_first_is_no_error() {
         drop(reader);
         let output = ringmail(&verb).stdout(writer).stderr(Stdio::piped()).output().unwrap();
         assert_eq!((output.status.code(), &*said(&output)), (Some(141), ""), "{verb:?}");
+    }
+}
+
+/// Settings with no ports, in `place`.
+fn configure(place: &Path, more: &str) -> PathBuf {
+    let services =
+        ["smtp", "submission", "submissions", "lmtp", "pop3", "pop3s", "imap", "imaps", "admin"];
+    let listen: String = services.map(|service| format!("listen.{service} = []\n")).concat();
+    let config = place.join("config.toml");
+    let settings = format!(
+        "hostname = \"a.test\"\ndomains = [\"a.test\"]\ndata_dir = \"mail\"\n{listen}\
+         runtime.shards = 1\nruntime.connections_per_shard = 16\n{more}\n"
+    );
+    fs::write(&config, settings).unwrap();
+    config
+}
+
+/// It would have fixed the number of partitions.
+#[test]
+fn a_start_that_fails_makes_no_data_directory() {
+    let place = tempfile::tempdir().unwrap();
+    let broken = place.path().join("users");
+    fs::write(broken, "not a users file\n").unwrap();
+    for (more, expected) in [
+        ("tls.certificate = \"c.pem\"\ntls.key = \"k.pem\"", "c.pem: cannot read"),
+        ("users_file = \"users\"", "users:1"),
+        ("events.to = \"./nowhere/events\"", "events.to: "),
+    ] {
+        let config = configure(place.path(), more);
+        let output = ringmail(&["serve", "--config"]).arg(config).output().unwrap();
+        let told = said(&output);
+        assert!(output.status.code() == Some(1) && told.contains(expected), "{told}");
+        assert!(!place.path().join("mail").join("store.toml").exists(), "{more}");
+        // Nobody else's start comes before its own folder is handed over.
+        if !more.starts_with("events") {
+            assert!(!place.path().join("mail").exists(), "{more}");
+        }
     }
 }

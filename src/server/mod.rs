@@ -75,12 +75,14 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     // Opened as the user that reopens it on SIGHUP.
     let output = Output::open(&options.target).context("events.to: cannot open")?;
 
+    // Files that may be missing or wrong come first: a start that fails must not fix the number of
+    // partitions.
+    let state = Arc::new(Reloadable::load(&settings, events.clone())?);
     let partitions = settings.partitions(shard_count);
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
     if let Some(warning) = idle_shards(data.layout().partitions, shard_count) {
         warn(&events, &format!("{}: {warning}", data.path().display()));
     }
-    let state = Arc::new(Reloadable::load(&settings, events.clone())?);
     let writer = EventWriter::start(queue, events.clone(), output, &state.directory);
     let writer = Arc::new(writer.context("cannot start the thread for events")?);
     events.tell(&Event::Start {
@@ -284,6 +286,7 @@ fn become_unprivileged(settings: &Settings, demo: bool, events: &EventSender) ->
         return Ok(());
     }
     let path = &settings.data_dir;
+    try_files(settings, events)?;
     let Some(user) = &settings.user else {
         let owner = Folder::make(path, None)
             .with_context(|| format!("{}: cannot create", path.display()))?
@@ -303,6 +306,21 @@ fn become_unprivileged(settings: &Settings, demo: bool, events: &EventSender) ->
         .with_context(|| format!("{}: cannot hand over", path.display()))?;
     privilege::drop_to(user, settings.group.as_deref())?;
     Ok(())
+}
+
+/// Reads users and certificate as the final user before the data directory is made. In one that is
+/// there, they are read when it has been handed over, since some may be inside.
+fn try_files(settings: &Settings, events: &EventSender) -> Result<()> {
+    if settings.data_dir.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let load = || Reloadable::load(settings, events.clone()).map(drop);
+    match &settings.user {
+        Some(user) => {
+            privilege::act_as(privilege::identity(user, settings.group.as_deref())?, load)?
+        }
+        None => load(),
+    }
 }
 
 /// Waits until every shard has reported that its partitions are open, or why they are not.
