@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -107,5 +107,34 @@ fn a_start_that_fails_makes_no_data_directory() {
         if !more.starts_with("events") {
             assert!(!place.path().join("mail").exists(), "{more}");
         }
+    }
+}
+
+/// Only root can run as another user.
+#[test]
+fn a_directory_of_another_user_is_named_with_the_remedy() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let place = place();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mail = place.path().join("mail");
+    fs::create_dir(&mail).unwrap();
+    for name in ["store.toml", "partition-0000"] {
+        fs::rename(place.path().join(name), mail.join(name)).unwrap();
+    }
+    fs::write(mail.join("lock"), "").unwrap();
+    fs::set_permissions(&mail, fs::Permissions::from_mode(0o700)).unwrap();
+    let config = configure(place.path(), "user = \"nobody\"");
+    for verb in ["check", "serve"] {
+        let output = ringmail(&[verb, "--config"]).arg(&config).output().unwrap();
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{verb}: {told}");
+        let remedy = format!("chown -R 65534:65534 {}", mail.display());
+        assert!(
+            told.contains("mail/lock: user nobody, as whom") && told.contains(&remedy),
+            "{told}"
+        );
+        assert_eq!(fs::metadata(&mail).unwrap().uid(), 0, "given away although it is of no use");
     }
 }

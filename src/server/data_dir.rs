@@ -28,9 +28,9 @@ use crate::{
 pub const FORMAT: u32 = 1;
 
 /// flock'ed by the process that works on the directory.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 
-const STORE_FILE: &str = "store.toml";
+pub(super) const STORE_FILE: &str = "store.toml";
 
 /// A layout is two lines.
 const STORE_FILE_MAX: u64 = 4096;

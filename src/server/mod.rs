@@ -3,6 +3,7 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+pub mod access;
 pub mod data_dir;
 pub mod examine;
 
@@ -71,6 +72,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     shard_options.limits.connections_max = granted.connections_per_shard;
     let listeners = listeners::bind(&settings.listen, shard_count, settings.runtime.backlog)?;
     let admin = bind_admin(&settings)?;
+    access::check(&settings)?;
     become_unprivileged(&settings, allow_plaintext_auth, &events)?;
     // Opened as the user that reopens it on SIGHUP.
     let output = Output::open(&options.target).context("events.to: cannot open")?;

@@ -14,7 +14,7 @@ use ringmail::{
         privilege::{self, PrivilegeError},
         tls::Certificate,
     },
-    server::{self, data_dir},
+    server::{self, access, data_dir},
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name, version_of_file},
 };
 
@@ -73,6 +73,11 @@ fn check_config(path: &Path) -> Result<()> {
             layout.partitions
         ))?,
         Err(error) => problems.push(format!("{error:#}")),
+    }
+    if problems.is_empty()
+        && let Err(error) = access::check(&settings)
+    {
+        problems.push(format!("{error:#}"));
     }
     match host::probe(server::demand(&settings)?) {
         // Under another limit, e.g. that of a systemd unit, `serve` reports its own number.
