@@ -138,3 +138,21 @@ fn a_directory_of_another_user_is_named_with_the_remedy() {
         assert_eq!(fs::metadata(&mail).unwrap().uid(), 0, "given away although it is of no use");
     }
 }
+
+#[test]
+fn a_number_of_partitions_without_effect_is_told() {
+    let place = place();
+    let mail = place.path().join("mail");
+    fs::create_dir(&mail).unwrap();
+    for name in ["store.toml", "partition-0000"] {
+        fs::rename(place.path().join(name), mail.join(name)).unwrap();
+    }
+    for (partitions, told) in [(3, 1), (1, 0), (0, 0)] {
+        let config = configure(place.path(), &format!("store.partitions = {partitions}"));
+        let output = ringmail(&["check", "--config"]).arg(config).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", said(&output));
+        let warning = "has 1 partition(s), fixed when it was created: store.partitions = 3 has";
+        assert_eq!(text.matches(warning).count(), told, "{text}");
+    }
+}

@@ -29,7 +29,7 @@ use anyhow::{Context, Result, bail};
 pub use self::listeners::probe_ports;
 
 use self::{
-    data_dir::DataDirectory,
+    data_dir::{DataDirectory, Layout},
     event_writer::{EventWriter, Output},
     life::Plan,
     listeners::ShardListeners,
@@ -82,6 +82,9 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let state = Arc::new(Reloadable::load(&settings, events.clone())?);
     let partitions = settings.partitions(shard_count);
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
+    if let Some(warning) = other_partitions(&settings, data.layout()) {
+        warn(&events, &format!("{}: {warning}", data.path().display()));
+    }
     if let Some(warning) = idle_shards(data.layout().partitions, shard_count) {
         warn(&events, &format!("{}: {warning}", data.path().display()));
     }
@@ -172,6 +175,17 @@ fn serve(
 fn warn(events: &EventSender, text: &str) {
     eprintln!("ringmail: {text}");
     events.tell(&Event::Warning { text });
+}
+
+/// The warning if the settings name another number of partitions than the directory has.
+pub fn other_partitions(settings: &Settings, layout: Layout) -> Option<String> {
+    let (wanted, there) = (settings.store.partitions, layout.partitions);
+    (wanted != 0 && wanted != there).then(|| {
+        format!(
+            "has {there} partition(s), fixed when it was created: store.partitions = {wanted} has no \
+             effect"
+        )
+    })
 }
 
 /// The warning if there are shards without a partition: they serve protocols but own no mailbox.
@@ -371,6 +385,20 @@ mod tests {
         assert_eq!(idle_shards(4, 2), None);
         assert_eq!(idle_shards(2, 2), None);
         assert!(idle_shards(1, 4).unwrap().contains("for 4 shards: 3 of them"));
+    }
+
+    #[test]
+    fn another_number_of_partitions_is_told_of() {
+        let demo = |partitions| {
+            let settings = Settings::demo(Path::new("d"), 1000, 1, partitions, &[]).unwrap();
+            other_partitions(&settings, Layout { format: 1, partitions: 4 })
+        };
+        assert_eq!((demo(None), demo(Some(4))), (None, None));
+        let told = demo(Some(8)).unwrap();
+        assert!(
+            told.starts_with("has 4 partition(s)") && told.contains("partitions = 8"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -67,11 +67,13 @@ fn check_config(path: &Path) -> Result<()> {
             "{}: will be created at the start",
             settings.data_dir.display()
         ))?,
-        Ok(Some(layout)) => print_line(format_args!(
-            "{}: {} partitions",
-            settings.data_dir.display(),
-            layout.partitions
-        ))?,
+        Ok(Some(layout)) => {
+            let data_dir = settings.data_dir.display();
+            print_line(format_args!("{data_dir}: {} partitions", layout.partitions))?;
+            if let Some(warning) = server::other_partitions(&settings, layout) {
+                print_line(format_args!("warning: {data_dir}: {warning}"))?;
+            }
+        }
         Err(error) => problems.push(format!("{error:#}")),
     }
     if problems.is_empty()
