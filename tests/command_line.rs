@@ -8,6 +8,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use ringmail::runtime::tls::SelfSigned;
+
 fn ringmail(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringmail"));
     command.args(arguments).stdin(Stdio::null());
@@ -96,7 +98,7 @@ fn a_start_that_fails_makes_no_data_directory() {
     for (more, expected) in [
         ("tls.certificate = \"c.pem\"\ntls.key = \"k.pem\"", "c.pem: cannot read"),
         ("users_file = \"users\"", "users:1"),
-        ("events.to = \"./nowhere/events\"", "events.to: "),
+        ("events.to = \"./nowhere/events\"", "nowhere/events: cannot open: No such file"),
     ] {
         let config = configure(place.path(), more);
         let output = ringmail(&["serve", "--config"]).arg(config).output().unwrap();
@@ -154,5 +156,20 @@ fn a_number_of_partitions_without_effect_is_told() {
         assert!(output.status.success(), "{text}{}", said(&output));
         let warning = "has 1 partition(s), fixed when it was created: store.partitions = 3 has";
         assert_eq!(text.matches(warning).count(), told, "{text}");
+    }
+}
+
+#[test]
+fn a_key_of_another_certificate_is_found_by_check() {
+    let place = tempfile::tempdir().unwrap();
+    let [one, other] = ["a.test", "b.test"].map(|name| SelfSigned::generate(&[name]).unwrap());
+    fs::write(place.path().join("c.pem"), one.chain_pem).unwrap();
+    for (key, found) in [(one.key_pem, 0), (other.key_pem, 1)] {
+        fs::write(place.path().join("k.pem"), key).unwrap();
+        let config = configure(place.path(), "tls.certificate = \"c.pem\"\ntls.key = \"k.pem\"");
+        let output = ringmail(&["check", "--config"]).arg(config).output().unwrap();
+        let told = said(&output);
+        assert_eq!(told.matches("the key does not belong to the certificate").count(), found);
+        assert_eq!(output.status.success(), found == 0, "{told}");
     }
 }

@@ -17,7 +17,8 @@ pub struct Owner {
     pub gid: Gid,
 }
 
-/// Why privileges could not be dropped. The server must not go on as root then.
+/// Why privileges could not be dropped. The server must not go on as root then. Causes are part of
+/// the text, so they are not `source` too: anyhow would say them twice.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     #[error("no user {0:?} on this system")]
@@ -26,8 +27,8 @@ pub enum PrivilegeError {
     NoGroup(String),
     #[error("user {0:?} is root: choose one without privileges")]
     IsRoot(String),
-    #[error("cannot {action}: {source}")]
-    Failed { action: &'static str, source: io::Error },
+    #[error("cannot {action}: {error}")]
+    Failed { action: &'static str, error: io::Error },
     #[error("{}: {error}", path.display())]
     Directory { path: PathBuf, error: io::Error },
     #[error("privileges could be regained after dropping them; refusing to run")]
@@ -135,7 +136,7 @@ fn verify_dropped(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
 }
 
 fn failure(action: &'static str, error: nix::Error) -> PrivilegeError {
-    PrivilegeError::Failed { action, source: error.into() }
+    PrivilegeError::Failed { action, error: error.into() }
 }
 
 #[cfg(test)]

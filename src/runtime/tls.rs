@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig,
+    InconsistentKeys, ServerConfig,
     crypto::{CryptoProvider, ring},
     server::{NoServerSessionStorage, ProducesTickets},
     version::{TLS12, TLS13},
@@ -23,21 +23,43 @@ use super::folder::read_file;
 /// TLS 1.3 tickets sent after a full handshake: a reconnecting mail client uses one.
 const TICKETS_SENT: usize = 1;
 
-/// Errors of a certificate or key; each names the file.
+/// Errors of a certificate or key; each names the file. Causes are part of the text, so they are not
+/// `source` too: anyhow would say them twice.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    #[error("{}: cannot read: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: cannot read: {error}", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
     #[error("{}: not PEM: {reason}", path.display())]
     NotPem { path: PathBuf, reason: String },
     #[error("{}: no {wanted} in the file", path.display())]
     Missing { path: PathBuf, wanted: &'static str },
-    #[error("{} with {}: {source}", chain.display(), key.display())]
-    Unusable { chain: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("{} with {}: {}", chain.display(), key.display(), unusable(error))]
+    Unusable { chain: PathBuf, key: PathBuf, error: rustls::Error },
     #[error("cannot make a self-signed certificate: {0}")]
-    SelfSigned(#[from] rcgen::Error),
+    SelfSigned(rcgen::Error),
     #[error("TLS: {0}")]
-    Provider(#[from] rustls::Error),
+    Provider(rustls::Error),
+}
+
+impl From<rcgen::Error> for CertificateError {
+    fn from(error: rcgen::Error) -> CertificateError {
+        CertificateError::SelfSigned(error)
+    }
+}
+
+impl From<rustls::Error> for CertificateError {
+    fn from(error: rustls::Error) -> CertificateError {
+        CertificateError::Provider(error)
+    }
+}
+
+fn unusable(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            "the key does not belong to the certificate".to_owned()
+        }
+        error => error.to_string(),
+    }
 }
 
 /// A certificate chain and its private key.
@@ -93,7 +115,7 @@ const FILE_MAX: u64 = 4 << 20;
 /// Never waits for a pipe.
 fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     read_file(path, FILE_MAX)
-        .map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
+        .map_err(|error| CertificateError::Unreadable { path: path.to_owned(), error })
 }
 
 /// A fresh self-signed certificate as PEM, for the caller to keep (`ringmail demo`).
@@ -157,11 +179,7 @@ fn server_config(
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|source| CertificateError::Unusable {
-            chain: chain_path,
-            key: key_path,
-            source,
-        })?;
+        .map_err(|error| CertificateError::Unusable { chain: chain_path, key: key_path, error })?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = ticketer.clone();
     config.send_tls13_tickets = TICKETS_SENT;
@@ -196,14 +214,20 @@ mod tests {
             (&empty, &key, &["empty.pem", "no certificate"]),
             (&chain, &empty, &["empty.pem", "no private key"]),
             (&broken, &key, &["broken.pem", "not PEM"]),
-            (&chain, &other_key, &["chain.pem", "other_key.pem"]),
+            (
+                &chain,
+                &other_key,
+                &["chain.pem", "other_key.pem", "the key does not belong to the certificate"],
+            ),
         ];
         for (chain, key, expected) in cases {
             let made = Certificate::load(chain, key).and_then(TlsContext::new);
-            let error = made.err().expect("must be refused").to_string();
+            let error = anyhow::Error::new(made.err().expect("must be refused"));
+            let (said, with_causes) = (error.to_string(), format!("{error:#}"));
             for part in expected {
-                assert!(error.contains(part), "{error:?} lacks {part:?}");
+                assert!(said.contains(part), "{said:?} lacks {part:?}");
             }
+            assert_eq!(said, with_causes, "said twice");
         }
     }
 

@@ -75,7 +75,8 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     access::check(&settings)?;
     become_unprivileged(&settings, allow_plaintext_auth, &events)?;
     // Opened as the user that reopens it on SIGHUP.
-    let output = Output::open(&options.target).context("events.to: cannot open")?;
+    let output = Output::open(&options.target)
+        .with_context(|| format!("events.to: {}: cannot open", options.target.name()))?;
 
     // Files that may be missing or wrong come first: a start that fails must not fix the number of
     // partitions.

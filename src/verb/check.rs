@@ -12,7 +12,7 @@ use ringmail::{
         folder::Folder,
         host,
         privilege::{self, PrivilegeError},
-        tls::Certificate,
+        tls::{Certificate, TlsContext},
     },
     server::{self, access, data_dir},
     store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name, version_of_file},
@@ -113,15 +113,18 @@ fn user_problem(settings: &Settings) -> Option<String> {
 }
 
 /// Reads as the server's user, who may be denied files of root's.
-fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<Certificate> {
+fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<()> {
     let load = || Certificate::load(&files.certificate, &files.key);
-    Ok(match &settings.user {
+    let certificate = match &settings.user {
         Some(user) if privilege::is_root() => {
             let owner = privilege::identity(user, settings.group.as_deref())?;
             privilege::act_as(owner, load)??
         }
         _ => load()?,
-    })
+    };
+    // Whether the key belongs to the certificate.
+    TlsContext::new(certificate)?;
+    Ok(())
 }
 
 /// Runs `look` as the owner of `folder`; `None` if the folder is absent.
