@@ -15,7 +15,10 @@ use ringmail::{
         tls::{Certificate, TlsContext},
     },
     server::{self, access, data_dir},
-    store::log::{check_checkpoint, checkpoint_of_name, dissect, epoch_of_name, version_of_file},
+    store::log::{
+        check_checkpoint, checkpoint_of_name, dissect, epoch_of_name, partition_of_file,
+        version_of_file,
+    },
 };
 
 use super::{
@@ -174,8 +177,8 @@ fn told(files: &FilesByFormat) -> String {
     if told.is_empty() { "no files".to_owned() } else { told }
 }
 
-/// Checks that this binary knows the version and layout of every file of a partition and the kind
-/// of every entry. Damage is not looked for here: `ringmail verify` does that.
+/// Checks that every file is this partition's, and that this binary knows its version and layout
+/// and the kind of every entry. Damage is not looked for here: `ringmail verify` does that.
 fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<FilesByFormat> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
@@ -189,6 +192,13 @@ fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<File
         }
         let Some(bytes) = read_if_there(&path)? else { continue };
         let partition = PartitionId(number);
+        if let Some(other) = partition_of_file(&bytes).filter(|other| *other != partition) {
+            bail!(
+                "{}: belongs to partition {other}, not to {number}: put each partition's files back \
+                 into its own folder",
+                path.display()
+            );
+        }
         let refused = if let Some(epoch) = epoch {
             match dissect(&bytes, partition, epoch, Lsn(0)) {
                 Ok(found) => found.entries.into_iter().find_map(|entry| entry.unknown),
@@ -235,6 +245,24 @@ mod tests {
             let error =
                 check_partition(place.path(), 7, &ProgressBar::hidden()).unwrap_err().to_string();
             assert!(error.contains(changed) && error.contains("version 99"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_partition_is_named() {
+        for folder in [Path::new(GOLDEN), &Path::new(GOLDEN).with_file_name("v1-compacted")] {
+            for entry in fs::read_dir(folder).unwrap() {
+                let (place, from) = (tempfile::tempdir().unwrap(), entry.unwrap().path());
+                let name = from.file_name().and_then(|name| name.to_str()).unwrap();
+                if epoch_of_name(name).is_none() && checkpoint_of_name(name).is_none() {
+                    continue;
+                }
+                fs::copy(&from, place.path().join(name)).unwrap();
+                assert!(check_partition(place.path(), 7, &ProgressBar::hidden()).is_ok());
+                let error = check_partition(place.path(), 0, &ProgressBar::hidden()).unwrap_err();
+                let expected = format!("{name}: belongs to partition 7, not to 0");
+                assert!(error.to_string().contains(&expected), "{error:#}");
+            }
         }
     }
 

@@ -279,6 +279,19 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<CheckpointRecord, HeaderError> 
     Ok(CheckpointRecord { root, replay_from, scan_from: file.scan_from, durable: file.durable })
 }
 
+/// The partition whose file it is; `None` if no header of it can be read.
+pub fn partition_of_file(bytes: &[u8]) -> Option<PartitionId> {
+    let second = bytes.get(BLOCK..).unwrap_or_default();
+    let last = bytes.get(bytes.len().saturating_sub(BLOCK)..).unwrap_or_default();
+    let footer = || CompactedFooter::decode(last, bytes.len() as u64).ok();
+    let checkpoint = |block| CheckpointFile::decode(block).ok().map(|file| file.partition);
+    checkpoint(bytes.get(..BLOCK)?)
+        .or_else(|| checkpoint(second.get(..BLOCK)?))
+        .or_else(|| SegmentHeader::decode(bytes).ok().map(|header| header.partition))
+        .or_else(|| CompactedHeader::decode(bytes).ok().map(|header| header.partition))
+        .or_else(|| footer().map(|footer| footer.header.partition))
+}
+
 /// The epoch in a segment's file name.
 pub fn epoch_of_name(name: &str) -> Option<u64> {
     segment_epoch(name)

@@ -48,7 +48,7 @@ use bytes::Bytes;
 pub use self::{
     check::{
         Checked, CheckpointRecord, Dissection, Flaw, ListedBatch, ListedEntry, check_checkpoint,
-        checkpoint_of_name, decode_checkpoint, dissect, epoch_of_name,
+        checkpoint_of_name, decode_checkpoint, dissect, epoch_of_name, partition_of_file,
     },
     compact::{CompactedWriter, SealedSegment, compacted_len},
     compacted::{CompactedHeader, CompactedScan, IndexRecord, SOURCES_MAX, scan_compacted},
