@@ -174,7 +174,8 @@ fn serve(
 
 /// Tells the user on the terminal, and the event log.
 fn warn(events: &EventSender, text: &str) {
-    eprintln!("ringmail: {text}");
+    // The event log has it too, if standard error cannot be written.
+    let _ = writeln!(std::io::stderr(), "ringmail: {text}");
     events.tell(&Event::Warning { text });
 }
 
