@@ -9,7 +9,7 @@
 //! [`Partition::admits`](super::Partition::admits) as early as possible.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     rc::{Rc, Weak},
     time::Duration,
@@ -50,7 +50,15 @@ pub(super) struct Admission {
     reserve: Cell<Reserve>,
     /// When the refusal of new mail began.
     since: Cell<Option<Timestamp>>,
+    /// Makes room; see [`Admission::on_look`].
+    make_room: RefCell<Option<MakeRoom>>,
+    /// Whether it was called already.
+    looked: Cell<bool>,
 }
+
+/// Frees space if that pays; the argument is whether mail is refused for want of it.
+/// Returns whether it will write.
+type MakeRoom = Rc<dyn Fn(bool) -> bool>;
 
 /// Limits below which a disk is too full, or too slow, for new mail.
 pub(super) struct DiskLimits {
@@ -84,8 +92,13 @@ async fn look(admission: &Weak<Admission>, stopped: &Cell<bool>) -> Option<Rc<dy
         return None;
     }
     // If it does not answer now it may do so later.
-    if let Ok(free) = admission.device.free_space().await {
-        admission.look_at_space(free?).await;
+    match admission.device.free_space().await {
+        Ok(Some(free)) => admission.look_at_space(free).await,
+        Ok(None) => {
+            admission.make_room();
+            return None;
+        }
+        Err(_) => {}
     }
     Some(admission.executor.clone())
 }
@@ -106,7 +119,15 @@ impl Admission {
             low: Cell::default(),
             reserve: Cell::default(),
             since: Cell::default(),
+            make_room: RefCell::default(),
+            looked: Cell::default(),
         }
+    }
+
+    /// `make_room` is called at the first check, and at each one while new mail is refused for want
+    /// of space and the log takes changes.
+    pub(super) fn on_look(&self, make_room: MakeRoom) {
+        self.make_room.replace(Some(make_room));
     }
 
     /// Starts the background task; it ends when `stopped` is set.
@@ -131,6 +152,28 @@ impl Admission {
             }
         }
         self.note_refusal();
+        if self.make_room() {
+            self.use_reserve().await;
+        }
+    }
+
+    fn make_room(&self) -> bool {
+        let first = !self.looked.replace(true);
+        let wanted = (first || self.is_short()) && self.log.trouble().is_none();
+        let make_room = self.make_room.borrow().clone().filter(|_| wanted);
+        make_room.is_some_and(|make_room| make_room(self.is_short()))
+    }
+
+    /// Something is about to be written that frees space: releases the space of the reserve if there
+    /// is less without it.
+    async fn use_reserve(&self) {
+        if self.free_now().await.is_some_and(|free| free < self.limits.reserve) {
+            self.give_up_reserve().await;
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        self.low.get() || self.reserve.get() == Reserve::GivenUp
     }
 
     /// The disk is full: releases the space of the reserve for operations that free space.
@@ -160,7 +203,7 @@ impl Admission {
         if let Some(refusal) = self.log.refusal() {
             return Err(refusal);
         }
-        if self.low.get() || self.reserve.get() == Reserve::GivenUp {
+        if self.is_short() {
             return Err(StoreError::Full);
         }
         match self.stalled_for() {
@@ -182,6 +225,11 @@ impl Admission {
         let since = self.since.get();
         let since = since.unwrap_or_else(|| self.executor.now().before(stalled));
         Some(PartitionTrouble { reason, since })
+    }
+
+    /// Free space now, bytes; `None` if the device does not know.
+    pub(super) async fn free_now(&self) -> Option<u64> {
+        self.device.free_space().await.ok().flatten()
     }
 
     /// Free space at the last check, bytes; `None` if the device does not know.

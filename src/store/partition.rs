@@ -157,6 +157,10 @@ impl Rooms {
             }
         }));
         let space = Rc::downgrade(&self.space);
+        self.admission.on_look(Rc::new(move |short| {
+            space.upgrade().is_some_and(|space| space.make_room(short))
+        }));
+        let space = Rc::downgrade(&self.space);
         self.checkpoints.on_written(Rc::new(move || {
             space.upgrade().iter().for_each(|it| it.schedule());
         }));

@@ -46,6 +46,9 @@ pub struct Faults {
     pub unreadable: bool,
     /// What `free_space` answers.
     pub free: Option<u64>,
+    /// Bytes that all files together may have, reserved space included; `free_space` answers
+    /// what is left.
+    pub capacity: Option<u64>,
     /// `sync` answers `Ok` and does nothing: to prove that a crash test notices.
     pub lying_sync: bool,
 }
@@ -114,6 +117,8 @@ pub struct MemoryDevice(Rc<Inner>);
 #[derive(Default)]
 struct Inner {
     files: RefCell<BTreeMap<String, (u64, Content)>>,
+    /// Bytes of reserved files, if there is a capacity.
+    reserved: RefCell<BTreeMap<String, u64>>,
     next_inode: Cell<u64>,
     trace: Rc<RefCell<Trace>>,
     faults: RefCell<Faults>,
@@ -198,6 +203,15 @@ impl MemoryDevice {
 }
 
 impl Inner {
+    /// Bytes left of the capacity.
+    fn left(&self) -> Option<u64> {
+        let capacity = self.faults.borrow().capacity?;
+        let written: u64 =
+            self.files.borrow().values().map(|(_, content)| content.borrow().len() as u64).sum();
+        let reserved: u64 = self.reserved.borrow().values().sum();
+        Some(capacity.saturating_sub(written + reserved))
+    }
+
     /// Whether the next append would find the disk full.
     fn is_full(&self) -> bool {
         let (faults, number) = (self.faults.borrow(), self.appends.get());
@@ -248,21 +262,27 @@ fn injected(what: &str) -> io::Error {
 }
 
 impl Device for MemoryDevice {
-    /// Only reports whether there would be room: reserved space is not counted.
-    fn reserve(&self, _name: &str, _len: u64) -> LocalFuture<'_, io::Result<()>> {
+    /// Without a capacity it only reports whether there would be room.
+    fn reserve(&self, name: &str, len: u64) -> LocalFuture<'_, io::Result<()>> {
+        let name = name.to_owned();
         Box::pin(async move {
             yield_once().await;
-            match self.0.is_full() {
-                true => Err(io::ErrorKind::StorageFull.into()),
-                false => Ok(()),
+            let held = self.0.reserved.borrow().get(&name).copied().unwrap_or(0);
+            let left = self.0.left();
+            if self.0.is_full() || left.is_some_and(|left| len > left + held) {
+                return Err(io::ErrorKind::StorageFull.into());
             }
+            if left.is_some() {
+                self.0.reserved.borrow_mut().insert(name, len);
+            }
+            Ok(())
         })
     }
 
     fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
         Box::pin(async move {
             yield_once().await;
-            Ok(self.0.faults.borrow().free)
+            Ok(self.0.left().or(self.0.faults.borrow().free))
         })
     }
 
@@ -303,6 +323,9 @@ impl Device for MemoryDevice {
         let name = name.to_owned();
         Box::pin(async move {
             yield_once().await;
+            if self.0.reserved.borrow_mut().remove(&name).is_some() {
+                return Ok(());
+            }
             if self.0.files.borrow_mut().remove(&name).is_none() {
                 return Err(io::ErrorKind::NotFound.into());
             }
@@ -331,6 +354,9 @@ impl MemoryFile {
     fn append_now(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let number = count(&self.device.appends);
         let faults = self.device.faults.borrow();
+        if self.device.left().is_some_and(|left| left < bytes.len() as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let full = faults.full_from.is_some_and(|from| number >= from);
         if full && faults.full_until.is_none_or(|until| number < until) {
             return Err(io::ErrorKind::StorageFull.into());

@@ -61,6 +61,19 @@ impl Log {
         state.segments.values().filter(sealed).map(|segment| segment.describe()).collect()
     }
 
+    /// The segment being filled, as far as it is written.
+    pub fn filling(&self) -> SealedSegment {
+        self.0.state.borrow().open.segment.describe()
+    }
+
+    /// Later entries go to a new segment, so that the one being filled can be compacted.
+    pub fn seal(&self) {
+        let state = &mut *self.0.state.borrow_mut();
+        if state.refusal().is_none() && state.open.offset > 0 {
+            state.close_batch(Some(self.0.executor.random()));
+        }
+    }
+
     /// Creates a segment that will replace `sources` and cover the LSNs `base..end`.
     pub async fn begin_compacted(
         &self,

@@ -37,7 +37,7 @@ use super::{
     liveness::Marks,
 };
 use crate::{
-    model::Lsn,
+    model::{AccountId, Lsn, Moment},
     runtime::executor::{Executor, Priority},
 };
 
@@ -49,6 +49,11 @@ const STEP: u64 = 256 * 1024;
 
 /// How long the end of the partition may go unnoticed during a pause.
 const REST_MAX: Duration = Duration::from_millis(50);
+
+/// An attempt to make room is repeated after this time, even if little has changed since; the time
+/// doubles up to [`ROOM_RETRY_MAX`].
+const ROOM_RETRY_MIN: Duration = Duration::from_secs(60);
+const ROOM_RETRY_MAX: Duration = Duration::from_secs(3600);
 
 /// A segment is not rewritten for less than this share of it, in percent.
 const SHARE_MIN: u64 = 10;
@@ -88,6 +93,13 @@ pub(crate) struct Space {
     halted: Cell<bool>,
     /// Garbage that the last cycle left or could not remove.
     left: Cell<u64>,
+    /// The next cycle may begin whatever has changed since the last one.
+    pressed: Cell<bool>,
+    /// When the last attempt to make room began, and how long after it the next one may.
+    pressed_at: Cell<Option<(Moment, Duration)>>,
+    /// The estimates are to be made anew before the next cycle.
+    survey_wanted: Cell<bool>,
+    surveyed: Cell<bool>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
     deleted: Cell<u64>,
@@ -122,6 +134,10 @@ impl Space {
             stopped: Rc::default(),
             halted: Cell::new(false),
             left: Cell::new(0),
+            pressed: Cell::new(false),
+            pressed_at: Cell::new(None),
+            survey_wanted: Cell::new(false),
+            surveyed: Cell::new(false),
             runs: Cell::new(0),
             rewritten: Cell::new(0),
             deleted: Cell::new(0),
@@ -219,8 +235,11 @@ async fn run(space: Weak<Space>, wanted: Rc<Signal>) {
         if space.stopped.get() {
             return;
         }
-        // A full disk or a damaged page ends a cycle; further garbage triggers the next.
-        let _ = space.compact(false).await;
+        // A full disk or a damaged page ends either; further garbage triggers the next cycle.
+        let _ = match space.survey_wanted.replace(false) {
+            true => space.survey().await,
+            false => space.compact(false).await.map(drop),
+        };
     }
 }
 
@@ -249,19 +268,75 @@ impl Space {
 
     /// Requests a cycle if the garbage is worth it. Cheap: it reads each segment's counters.
     pub(crate) fn schedule(&self) {
-        let share = u64::from(self.options.garbage_share);
-        if share == 0 || self.stopped.get() || self.halted.get() {
+        if !self.may_begin() {
             return;
         }
         let sealed = self.compactable();
-        let total: u64 = sealed.iter().map(|segment| segment.len).sum();
-        let garbage = garbage(&sealed) + self.commits.freed.unattributed.get();
-        let worth = self.commits.freed.changed.get() >= self.garbage_min() / 2
-            && garbage * 100 > total * share
-            && garbage >= self.left.get() + self.garbage_min();
-        if worth {
+        let unattributed = self.commits.freed.unattributed.get();
+        let grown = garbage(&sealed) + unattributed >= self.left.get() + self.garbage_min();
+        let due = self.pressed.get() || (self.changed_enough() && grown);
+        if due && self.is_worth(&sealed, unattributed) {
             self.wanted.set();
         }
+    }
+
+    /// Requests a cycle if the estimates say that it would free enough, whatever has changed since
+    /// the start; and first the checkpoint without which the newest segments may not be touched.
+    /// For a start, and, `short`, while new mail is refused for want of space: then the log grows
+    /// too little for a checkpoint of its own. Checkpoint and cycle do not lead to another attempt:
+    /// only changes or time do. Returns whether something will be written.
+    pub(crate) fn make_room(&self, short: bool) -> bool {
+        let busy = self.running.get() || self.checkpoints.is_running();
+        let now = self.executor.moment();
+        let last = self.pressed_at.get().filter(|_| !self.changed_enough());
+        let rested = last.is_none_or(|(begun, pause)| now.since(begun) >= pause);
+        if busy || !self.may_begin() || !rested {
+            return false;
+        }
+        let mut sealed = self.examinable();
+        let filling = Some(self.log.filling()).filter(|it| short && self.is_worth(&[*it], 0));
+        sealed.extend(filling);
+        if !self.is_worth(&sealed, self.commits.freed.unattributed.get()) {
+            // Expunges that a start replayed are in no estimate.
+            if short && !self.surveyed.replace(true) {
+                self.survey_wanted.set(true);
+                self.wanted.set();
+            }
+            return false;
+        }
+        let pause = last.map_or(ROOM_RETRY_MIN, |(_, pause)| (2 * pause).min(ROOM_RETRY_MAX));
+        self.pressed_at.set(Some((now, pause)));
+        self.commits.freed.changed.set(0);
+        self.pressed.set(true);
+        if sealed.len() == self.compactable().len() {
+            self.wanted.set();
+            return true;
+        }
+        if filling.is_some() {
+            self.log.seal();
+        }
+        // It calls `schedule` at its end.
+        self.checkpoints.want();
+        true
+    }
+
+    /// Whether a cycle may begin by itself.
+    fn may_begin(&self) -> bool {
+        let still = self.stopped.get() || self.halted.get() || self.log.trouble().is_some();
+        self.options.garbage_share > 0 && !still
+    }
+
+    /// Whether changes since the last cycle may have made garbage that is worth one.
+    fn changed_enough(&self) -> bool {
+        self.commits.freed.changed.get() >= self.garbage_min() / 2
+    }
+
+    /// Whether the garbage in `segments`, and `more` whose place is not known, is worth a cycle.
+    fn is_worth(&self, segments: &[SealedSegment], more: u64) -> bool {
+        let total: u64 = segments.iter().map(|segment| segment.len).sum();
+        let garbage = garbage(segments) + more;
+        garbage * 100 > total * u64::from(self.options.garbage_share)
+            && garbage >= self.garbage_min()
     }
 
     /// After changes were published: calls [`Space::schedule`] if they have freed enough, however
@@ -286,8 +361,17 @@ impl Space {
 
     /// Sealed segments below the horizon that may be rewritten.
     fn compactable(&self) -> Vec<SealedSegment> {
+        self.readable_below(self.horizon())
+    }
+
+    /// Sealed segments that may be rewritten once a checkpoint has passed them.
+    fn examinable(&self) -> Vec<SealedSegment> {
+        self.readable_below(Lsn(u64::MAX))
+    }
+
+    fn readable_below(&self, horizon: Lsn) -> Vec<SealedSegment> {
         let quarantined = self.damages.quarantined();
-        let mut sealed = self.log.sealed_below(self.horizon());
+        let mut sealed = self.log.sealed_below(horizon);
         sealed.retain(|segment| !quarantined.contains_key(&segment.epoch));
         sealed
     }
@@ -302,6 +386,7 @@ impl Space {
         let mut report = CompactionReport::default();
         (report.segments_before, report.bytes_before) = self.log.disk_usage();
         self.commits.freed.changed.set(0);
+        self.pressed.set(false);
         let outcome = match self.halted.get() || self.stopped.get() {
             true => Ok(()),
             false => self.run_cycle(all, &mut report).await,
@@ -315,6 +400,54 @@ impl Space {
         outcome.map(|()| report)
     }
 
+    /// Makes the estimates of all sealed segments anew; writes nothing.
+    async fn survey(&self) -> Result<(), StoreError> {
+        while self.running.replace(true) {
+            self.ended.take().await;
+        }
+        let mut running = Running { space: self, clean: false };
+        let outcome = match self.may_begin() {
+            true => self.estimate_all(&mut self.pace()).await,
+            false => Ok(()),
+        };
+        running.clean = true;
+        outcome
+    }
+
+    async fn estimate_all(&self, pace: &mut Pace) -> Result<(), StoreError> {
+        // Of an account that is not loaded, a pass takes all that was replayed for alive.
+        let replayed: Vec<AccountId> = self.accounts.replayed.borrow().keys().copied().collect();
+        for id in replayed {
+            match self.accounts.load(id).await {
+                Err(StoreError::Corrupt { .. }) => {}
+                loaded => drop(loaded?),
+            }
+            pace.spent(0).await?;
+        }
+        self.estimate(&self.examinable(), pace).await
+    }
+
+    /// Makes the estimates of `segments` anew.
+    async fn estimate(
+        &self,
+        segments: &[SealedSegment],
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
+        let marks = self.mark(segments, &BTreeSet::new(), pace).await?;
+        self.adopt(&marks, |_| true);
+        Ok(())
+    }
+
+    fn pace(&self) -> Pace {
+        Pace {
+            executor: self.executor.clone(),
+            log: self.log.clone(),
+            stopped: self.stopped.clone(),
+            rate: self.options.compaction_rate,
+            debt: 0,
+        }
+    }
+
     /// Garbage in all sealed segments, estimated.
     pub(crate) fn garbage_bytes(&self) -> u64 {
         garbage(&self.log.sealed_below(Lsn(u64::MAX)))
@@ -324,19 +457,12 @@ impl Space {
         if all {
             self.checkpoints.checkpoint_pages().await?;
         }
-        let mut pace = Pace {
-            executor: self.executor.clone(),
-            log: self.log.clone(),
-            stopped: self.stopped.clone(),
-            rate: self.options.compaction_rate,
-            debt: 0,
-        };
+        let mut pace = self.pace();
         let horizon = self.horizon();
         let mut sealed = self.compactable();
         let unknown = sealed.iter().any(|segment| segment.live.is_none());
         if !all && (unknown || self.commits.freed.unattributed.get() >= self.garbage_min()) {
-            let marks = self.mark(&sealed, &BTreeSet::new(), &mut pace).await?;
-            self.adopt(&marks, |_| true);
+            self.estimate(&sealed, &mut pace).await?;
             sealed = self.compactable();
             self.commits.freed.unattributed.set(0);
         }
@@ -380,10 +506,12 @@ impl Space {
         let wanted: BTreeSet<u64> = batch.iter().map(|segment| segment.epoch).collect();
         let marks = self.mark(sealed, &wanted, pace).await?;
         self.adopt(&marks, |epoch| wanted.contains(&epoch));
-        let groups = self.groups(batch, &marks);
-        if groups.is_empty() {
-            return Ok(());
-        }
+        // A full disk takes small copies only.
+        let free = self.commits.admission.free_now().await;
+        let len_max = self.options.segment_size.min(free.map_or(u64::MAX, |free| free / 4));
+        let groups = self.groups(batch, &marks, len_max);
+        let Some(least) = groups.first() else { return Ok(()) };
+        self.check_room(least, &marks).await?;
         // Everything that a start may use from here on was written after the pass, or seen by it.
         self.checkpoints.checkpoint_pages().await?;
         let checkpoint = self.log.checkpoint();
@@ -391,13 +519,28 @@ impl Space {
             return Ok(());
         }
         for group in groups {
+            self.check_room(&group, &marks).await?;
             self.compact_group(&group, &marks, pace, report).await?;
         }
         Ok(())
     }
 
-    /// Adjacent segments that fit into one segment together, and become smaller.
-    fn groups(&self, batch: &[SealedSegment], marks: &Marks) -> Vec<Vec<SealedSegment>> {
+    /// Whether the disk has room for the copy of `group`, and for expunges meanwhile.
+    async fn check_room(&self, group: &[SealedSegment], marks: &Marks) -> Result<(), StoreError> {
+        let live: u64 = group.iter().filter_map(|segment| marks.live_bytes(segment.epoch)).sum();
+        let free = self.commits.admission.free_now().await;
+        let fits = |free| live == 0 || free >= live + self.options.reserve / 4;
+        if free.is_none_or(fits) { Ok(()) } else { Err(StoreError::Full) }
+    }
+
+    /// Adjacent segments whose live entries take at most `len_max` bytes together, and become
+    /// smaller; those with the least live entries first.
+    fn groups(
+        &self,
+        batch: &[SealedSegment],
+        marks: &Marks,
+        len_max: u64,
+    ) -> Vec<Vec<SealedSegment>> {
         // Quarantined ones too: a segment that stays between two others prevents their merging, or
         // it would overlap the merged one's range.
         let all = self.log.sealed_below(Lsn(u64::MAX));
@@ -418,7 +561,7 @@ impl Space {
                 Some(group)
                     if neighbour
                         && group.len() < SOURCES_MAX
-                        && compacted_len(grown, 0) <= self.options.segment_size =>
+                        && compacted_len(grown, 0) <= len_max =>
                 {
                     group.push(*segment);
                     file_len = grown;
@@ -430,14 +573,18 @@ impl Space {
             }
             expected = at.map(|at| at + 1);
         }
+        let live_bytes = |group: &[SealedSegment]| -> u64 {
+            group.iter().filter_map(|segment| marks.live_bytes(segment.epoch)).sum()
+        };
         groups.retain(|group| {
             let before: u64 = group.iter().map(|segment| segment.len).sum();
             let entries: usize =
                 group.iter().filter_map(|segment| marks.of(segment.epoch)).map(<[_]>::len).sum();
-            let live: u64 =
-                group.iter().filter_map(|segment| marks.live_bytes(segment.epoch)).sum();
+            let live = live_bytes(group);
             entries == 0 || compacted_len(4096 + live, entries as u64) < before
         });
+        // On a full disk the space of the first makes room for the copies of the next.
+        groups.sort_by_key(|group| live_bytes(group));
         groups
     }
 

@@ -343,3 +343,177 @@ fn an_idle_partition_comes_to_rest() {
         assert_eq!((before.compactions, before.syncs), (after.compactions, after.syncs));
     });
 }
+
+/// What a disk holds in the tests below: several segments.
+const CAPACITY: u64 = 2 << 20;
+
+/// Octets of a body there: with its commit entry it nearly fills two blocks, so that there is little
+/// to gain from mail that is alive.
+const BODY: usize = 7800;
+
+/// Runs `test` in a world whose disk has [`CAPACITY`]. No test logs enough for a checkpoint of its
+/// own accord.
+fn run_small<F: Future<Output = ()>>(
+    change: impl FnOnce(&mut StoreOptions),
+    test: impl FnOnce(Rc<World>) -> F,
+) {
+    let mut world = World::new(6);
+    world.options.garbage_share = 30;
+    world.options.reserve = 128 * 1024;
+    world.options.free_space_min = 64 * 1024;
+    change(&mut world.options);
+    world.device.inject(Faults { capacity: Some(CAPACITY), ..Faults::default() });
+    let simulation = world.simulation.clone();
+    simulation.run_until(test(Rc::new(world)));
+}
+
+async fn wait(world: &World, seconds: u64) {
+    world.simulation.sleep(Duration::from_secs(seconds)).await;
+}
+
+/// Delivers until mail is refused for want of space, also after some time.
+async fn fill_up(world: &World, partition: &Partition) {
+    for n in 0..10_000 {
+        let body = async {
+            let mut writer = partition.stage();
+            writer.write(&bytes(n, BODY)).await?;
+            writer.finish(Vec::new()).await
+        };
+        let delivered = match body.await {
+            Ok(body) => partition.deliver(body, vec![target(ALICE)], None).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match delivered {
+            Ok(_) => wait(world, 1).await,
+            Err(StoreError::Full) => {
+                wait(world, 90).await;
+                assert!(partition.trouble().is_none() && partition.refusing().is_some());
+                return;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    panic!("never full");
+}
+
+/// Expunges the messages in INBOX whose UIDs `kept` does not divide, a few at a time.
+async fn empty(partition: &Partition, kept: u32) {
+    let account = partition.account(ALICE).await.unwrap();
+    let all = uids(&account, MailboxId::INBOX).await;
+    let gone: Vec<Uid> = all.into_iter().filter(|uid| !uid.is_multiple_of(kept)).map(Uid).collect();
+    for some in gone.chunks(20) {
+        account.remove(MailboxId::INBOX, some).await.unwrap();
+    }
+}
+
+async fn takes_mail_again(world: &World, partition: &Partition) {
+    wait(world, 200).await;
+    let probe = partition.probe();
+    assert!(partition.refusing().is_none(), "{:?}, {probe:?}", partition.refusing());
+    assert!(probe.segments_deleted > 0 && probe.compactions > 0, "{probe:?}");
+    deliver(partition, BOB, b"again").await;
+}
+
+#[test]
+fn a_full_disk_takes_mail_again_when_mail_was_deleted() {
+    // A write fails; or the space becomes low before, in a segment that is never sealed.
+    let failing = |options: &mut StoreOptions| {
+        options.free_space_min = 0;
+        options.reserve = 256 * 1024;
+    };
+    let low = |options: &mut StoreOptions| {
+        options.free_space_min = CAPACITY / 2;
+        options.segment_size = CAPACITY;
+    };
+    let both: [&dyn Fn(&mut StoreOptions); 2] = [&failing, &low];
+    for change in both {
+        for kept in [u32::MAX, 3] {
+            run_small(change, async |world: Rc<World>| {
+                let partition = world.open().await;
+                fill_up(&world, &partition).await;
+                empty(&partition, kept).await;
+                takes_mail_again(&world, &partition).await;
+                let account = partition.account(ALICE).await.unwrap();
+                let snapshot = snapshot(&account, MailboxId::INBOX).await;
+                assert_eq!(snapshot.is_empty(), kept == u32::MAX);
+                for message in snapshot.iter_from(0) {
+                    let expected = bytes(u64::from(message.uid.0) - 1, BODY);
+                    assert!(whole_body(&account, message).await == expected);
+                }
+            });
+        }
+    }
+}
+
+/// What was deleted before the start counts too, whether or not a checkpoint knows of it.
+#[test]
+fn a_full_disk_takes_mail_again_after_a_restart() {
+    for killed in [false, true] {
+        let room = |options: &mut StoreOptions| options.free_space_min = 256 * 1024;
+        run_small(room, async |world: Rc<World>| {
+            let never = StoreOptions { garbage_share: 0, ..world.options.clone() };
+            let partition = world.open_with(never).await;
+            fill_up(&world, &partition).await;
+            empty(&partition, u32::MAX).await;
+            wait(&world, 200).await;
+            assert!(partition.refusing().is_some());
+            match killed {
+                true => world.simulation.kill_tasks(),
+                false => partition.close().await.unwrap(),
+            }
+            drop(partition);
+            let partition = world.open().await;
+            takes_mail_again(&world, &partition).await;
+        });
+    }
+}
+
+/// Where nothing can be freed there is no end of attempts, but long pauses between them; and a
+/// partition that is only looked at writes nothing.
+#[test]
+fn a_disk_full_of_mail_comes_to_rest() {
+    run_small(
+        |_| (),
+        async |world: Rc<World>| {
+            let partition = world.open().await;
+            fill_up(&world, &partition).await;
+            wait(&world, 600).await;
+            let before = world.device.operations();
+            wait(&world, 3600).await;
+            assert_eq!(world.device.operations(), before);
+            // Views keep what is expunged.
+            let account = partition.account(ALICE).await.unwrap();
+            let view = account.select(MailboxId::INBOX, false).await.unwrap();
+            let held = view.current().unwrap();
+            empty(&partition, u32::MAX).await;
+            wait(&world, 600).await;
+            let before = partition.probe();
+            wait(&world, 3600).await;
+            let after = partition.probe();
+            assert!(after.checkpoints - before.checkpoints <= 8, "{before:?}, {after:?}");
+            assert!(
+                after.segment_bytes <= before.segment_bytes + 64 * 1024,
+                "{before:?}, {after:?}"
+            );
+            drop((held, view));
+            wait(&world, 3600).await;
+            takes_mail_again(&world, &partition).await;
+        },
+    );
+    run_small(
+        |options| options.free_space_min = 256 * 1024,
+        async |world: Rc<World>| {
+            let never = StoreOptions { garbage_share: 0, ..world.options.clone() };
+            let partition = world.open_with(never).await;
+            fill_up(&world, &partition).await;
+            empty(&partition, u32::MAX).await;
+            partition.close().await.unwrap();
+            drop(partition);
+            let before = world.device.operations();
+            let partition = world.open().await;
+            partition.keep_still();
+            wait(&world, 600).await;
+            assert_eq!(world.device.operations().0, before.0);
+        },
+    );
+}
