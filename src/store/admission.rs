@@ -17,7 +17,7 @@ use std::{
 
 use super::{error::StoreError, log::Log};
 use crate::{
-    model::Timestamp,
+    model::{Lsn, Timestamp},
     runtime::{
         device::Device,
         executor::{Executor, Priority},
@@ -26,6 +26,11 @@ use crate::{
 
 /// How often the free space is checked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The same while mail is taken and less than [`NEAR`] bytes more than must be are free: other
+/// partitions may be filling the disk.
+const LOOK_INTERVAL_NEAR: Duration = Duration::from_millis(200);
+const NEAR: u64 = 1 << 30;
 
 /// The file that holds the reserve.
 const RESERVE: &str = "reserve";
@@ -46,7 +51,8 @@ pub(super) struct Admission {
     executor: Rc<dyn Executor>,
     limits: DiskLimits,
     free: Cell<Option<u64>>,
-    low: Cell<bool>,
+    /// Entries from here on may have been written after `free` was true.
+    free_at: Cell<Lsn>,
     reserve: Cell<Reserve>,
     /// When the refusal of new mail began.
     since: Cell<Option<Timestamp>>,
@@ -81,7 +87,8 @@ pub struct PartitionTrouble {
 async fn run(admission: Weak<Admission>, stopped: Rc<Cell<bool>>) {
     loop {
         let Some(executor) = look(&admission, &stopped).await else { return };
-        executor.sleep(LOOK_INTERVAL).await;
+        let near = admission.upgrade().is_some_and(|admission| admission.is_near());
+        executor.sleep(if near { LOOK_INTERVAL_NEAR } else { LOOK_INTERVAL }).await;
     }
 }
 
@@ -91,9 +98,14 @@ async fn look(admission: &Weak<Admission>, stopped: &Cell<bool>) -> Option<Rc<dy
     if stopped.get() {
         return None;
     }
+    // What becomes durable during the check may or may not be in its answer.
+    let durable = admission.log.durable_lsn();
     // If it does not answer now it may do so later.
     match admission.device.free_space().await {
-        Ok(Some(free)) => admission.look_at_space(free).await,
+        Ok(Some(free)) => {
+            admission.free_at.set(durable);
+            admission.look_at_space(free).await;
+        }
         Ok(None) => {
             admission.make_room();
             return None;
@@ -116,7 +128,7 @@ impl Admission {
             executor,
             limits,
             free: Cell::default(),
-            low: Cell::default(),
+            free_at: Cell::default(),
             reserve: Cell::default(),
             since: Cell::default(),
             make_room: RefCell::default(),
@@ -139,7 +151,6 @@ impl Admission {
     async fn look_at_space(&self, free: u64) {
         let (least, reserve) = (self.limits.free_space_min, self.limits.reserve);
         self.free.set(Some(free));
-        self.low.set(free < least);
         let wanted = reserve > 0 && self.reserve.get() != Reserve::Held;
         if wanted && free >= least.saturating_add(reserve) && self.log.trouble().is_none() {
             match self.device.reserve(RESERVE, reserve).await {
@@ -172,8 +183,20 @@ impl Admission {
         }
     }
 
+    /// Whether less than `free_space_min` is free: at the last check, less what was logged since.
+    fn is_low(&self) -> bool {
+        let logged = self.log.next_lsn().0.saturating_sub(self.free_at.get().0);
+        let least = self.limits.free_space_min;
+        self.free.get().is_some_and(|free| free.saturating_sub(logged) < least)
+    }
+
+    fn is_near(&self) -> bool {
+        let most = self.limits.free_space_min.saturating_add(NEAR);
+        self.free.get().is_some_and(|free| free < most) && !self.is_short()
+    }
+
     fn is_short(&self) -> bool {
-        self.low.get() || self.reserve.get() == Reserve::GivenUp
+        self.is_low() || self.reserve.get() == Reserve::GivenUp
     }
 
     /// The disk is full: releases the space of the reserve for operations that free space.
@@ -316,6 +339,28 @@ mod tests {
             world.wait(5).await;
             assert!(world.partition.refusing().is_none());
             assert!(world.deliver().await.unwrap() > uid);
+        });
+    }
+
+    /// What is logged between two checks counts.
+    #[test]
+    fn a_burst_of_mail_leaves_the_space_that_must_be_free() {
+        run(async |world| {
+            let least = StoreOptions::default().free_space_min;
+            world.inject(least + (1 << 20), Faults::default());
+            world.wait(5).await;
+            let before = world.partition.probe().bytes_written;
+            let mut delivered = 0;
+            while world.deliver().await.is_ok() {
+                delivered += 1;
+                assert!(delivered < 1000, "{delivered}");
+            }
+            let written = world.partition.probe().bytes_written - before;
+            assert!(delivered > 100 && (900 << 10..=1 << 20).contains(&written), "{written}");
+            assert!(matches!(world.partition.admits(), Err(StoreError::Full)));
+            // The next check sees that there is as much free as before.
+            world.wait(5).await;
+            world.deliver().await.unwrap();
         });
     }
 
