@@ -12,6 +12,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     rc::{Rc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -54,6 +55,8 @@ pub(super) struct Admission {
     /// Entries from here on may have been written after `free` was true.
     free_at: Cell<Lsn>,
     reserve: Cell<Reserve>,
+    /// The file system is read-only: nothing was written yet that could have failed.
+    read_only: Cell<bool>,
     /// When the refusal of new mail began.
     since: Cell<Option<Timestamp>>,
     /// Makes room; see [`Admission::on_look`].
@@ -79,8 +82,20 @@ pub(super) struct DiskLimits {
 /// Why new mail is refused, and since when.
 #[derive(Clone, Debug)]
 pub struct PartitionTrouble {
-    pub reason: StoreError,
+    pub reason: Refusal,
     pub since: Timestamp,
+}
+
+/// What [`PartitionTrouble`] tells an operator; clients get the [`StoreError`].
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("less than store.free_space_min is free")]
+    Low,
+    /// A write failed for want of space, and the reserve was released.
+    #[error("the disk is full: there is no room yet for store.reserve and store.free_space_min")]
+    NoReserve,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The background task; ends with the partition, or at once if the device does not report space.
@@ -100,8 +115,10 @@ async fn look(admission: &Weak<Admission>, stopped: &Cell<bool>) -> Option<Rc<dy
     }
     // What becomes durable during the check may or may not be in its answer.
     let durable = admission.log.durable_lsn();
-    // If it does not answer now it may do so later.
-    match admission.device.free_space().await {
+    let answer = admission.device.free_space().await;
+    let read_only = |error: &io::Error| error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+    admission.read_only.set(answer.as_ref().is_err_and(read_only));
+    match answer {
         Ok(Some(free)) => {
             admission.free_at.set(durable);
             admission.look_at_space(free).await;
@@ -110,7 +127,8 @@ async fn look(admission: &Weak<Admission>, stopped: &Cell<bool>) -> Option<Rc<dy
             admission.make_room();
             return None;
         }
-        Err(_) => {}
+        // It may answer later.
+        Err(_) => admission.note_refusal(),
     }
     Some(admission.executor.clone())
 }
@@ -130,6 +148,7 @@ impl Admission {
             free: Cell::default(),
             free_at: Cell::default(),
             reserve: Cell::default(),
+            read_only: Cell::default(),
             since: Cell::default(),
             make_room: RefCell::default(),
             looked: Cell::default(),
@@ -229,6 +248,9 @@ impl Admission {
         if self.is_short() {
             return Err(StoreError::Full);
         }
+        if self.read_only.get() {
+            return Err(StoreError::Io(Arc::new(io::ErrorKind::ReadOnlyFilesystem.into())));
+        }
         match self.stalled_for() {
             Some(_) => Err(StoreError::NotAnswering),
             None => Ok(()),
@@ -243,7 +265,17 @@ impl Admission {
 
     /// Why new mail is refused; `None` if it is not.
     pub(super) fn refusing(&self) -> Option<PartitionTrouble> {
-        let reason = self.log.trouble().or_else(|| self.admit().err())?;
+        let reason = match self.log.trouble() {
+            Some(trouble) => trouble,
+            None => self.admit().err()?,
+        };
+        let reason = match reason {
+            StoreError::Full if self.log.trouble().is_none() => match self.is_low() {
+                true if self.reserve.get() != Reserve::GivenUp => Refusal::Low,
+                _ => Refusal::NoReserve,
+            },
+            reason => Refusal::Store(reason),
+        };
         let stalled = self.stalled_for().unwrap_or_default();
         let since = self.since.get();
         let since = since.unwrap_or_else(|| self.executor.now().before(stalled));
@@ -333,12 +365,29 @@ mod tests {
             assert!(matches!(world.partition.admits(), Err(StoreError::Full)));
             world.wait(7).await;
             let trouble = world.partition.refusing().unwrap();
+            assert!(matches!(trouble.reason, Refusal::Low));
             assert!(trouble.since.after(Duration::from_secs(5)) < world.simulation.now());
             assert_eq!(world.expunge(uid).await.unwrap(), [uid]);
             world.inject(1 << 40, Faults::default());
             world.wait(5).await;
             assert!(world.partition.refusing().is_none());
             assert!(world.deliver().await.unwrap() > uid);
+        });
+    }
+
+    /// Known before the first write fails.
+    #[test]
+    fn a_read_only_file_system_is_refused_at_once() {
+        run(async |world| {
+            world.inject(1 << 40, Faults { read_only: true, ..Faults::default() });
+            world.wait(5).await;
+            let told = world.partition.refusing().unwrap().reason.to_string();
+            assert_eq!(told, "read-only filesystem or storage medium");
+            assert!(matches!(world.deliver().await, Err(StoreError::Io(_))));
+            world.inject(1 << 40, Faults::default());
+            world.wait(5).await;
+            assert!(world.partition.refusing().is_none());
+            world.deliver().await.unwrap();
         });
     }
 
@@ -376,6 +425,7 @@ mod tests {
             world.inject(8 << 20, Faults::default());
             world.wait(60).await;
             assert!(world.partition.trouble().is_none());
+            assert!(matches!(world.partition.refusing().unwrap().reason, Refusal::NoReserve));
             assert!(matches!(world.deliver().await, Err(StoreError::Full)));
             assert_eq!(world.expunge(uid).await.unwrap(), [uid]);
             world.inject(1 << 40, Faults::default());

@@ -41,7 +41,7 @@ pub use self::{
         snapshot::{Difference, Snapshot},
         tombstones::TombstoneLimits,
     },
-    admission::PartitionTrouble,
+    admission::{PartitionTrouble, Refusal},
     bodies::{
         compression::{self, Compression},
         write::{BodyWriter, StagedBody},

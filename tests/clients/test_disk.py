@@ -133,7 +133,7 @@ class DiskTrouble(unittest.TestCase):
         self.assertGreater(stored, 50)
         status, text = health(demo)
         self.assertEqual(status, 503)
-        self.assertIn("the disk is full", text)
+        self.assertIn("less than store.free_space_min is free", text)
         # Another file takes the rest: writes themselves fail now.
         with open(self.disk.path / "other", "wb") as other:
             try:

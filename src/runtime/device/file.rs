@@ -20,7 +20,11 @@ use std::{
     task::Poll,
 };
 
-use glommio::io::{BufferedFile, Directory, OpenOptions};
+use glommio::{
+    GlommioError,
+    io::{BufferedFile, Directory, OpenOptions},
+};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::{Device, File};
 use crate::runtime::{LocalFuture, helpers, idleness::begin_operation, resources::ShardResources};
@@ -57,7 +61,7 @@ impl Device for FileDevice {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(FILE_MODE);
             options.custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
-            let file = options.buffered_open(&path).await?;
+            let file = options.buffered_open(&path).await.map_err(plain)?;
             Ok(Rc::new(DiskFile { file, found: false, peek: Cell::new(true) }) as Rc<dyn File>)
         })
     }
@@ -68,7 +72,7 @@ impl Device for FileDevice {
             let _operation = begin_operation();
             let mut options = OpenOptions::new();
             options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-            let file = options.buffered_open(&path).await?;
+            let file = options.buffered_open(&path).await.map_err(plain)?;
             Ok(Rc::new(DiskFile { file, found: true, peek: Cell::new(true) }) as Rc<dyn File>)
         })
     }
@@ -76,9 +80,9 @@ impl Device for FileDevice {
     fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
         Box::pin(async move {
             let _operation = begin_operation();
-            let directory = Directory::open(&self.path).await?;
-            directory.sync().await?;
-            Ok(directory.close().await?)
+            let directory = Directory::open(&self.path).await.map_err(plain)?;
+            directory.sync().await.map_err(plain)?;
+            directory.close().await.map_err(plain)
         })
     }
 
@@ -107,7 +111,10 @@ impl Device for FileDevice {
     fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
         let path = self.path.clone();
         Box::pin(helpers::call(move || {
-            let stat = nix::sys::statvfs::statvfs(&path)?;
+            let stat = statvfs(&path)?;
+            if stat.flags().contains(FsFlags::ST_RDONLY) {
+                return Err(io::Error::from_raw_os_error(libc::EROFS));
+            }
             Ok(Some(stat.blocks_available() as u64 * stat.fragment_size() as u64))
         }))
     }
@@ -157,7 +164,7 @@ impl File for DiskFile {
                     }
                 }
                 let _operation = begin_operation();
-                let part = self.file.read_at(at, len - bytes.len()).await?;
+                let part = self.file.read_at(at, len - bytes.len()).await.map_err(plain)?;
                 if part.is_empty() {
                     break;
                 }
@@ -179,7 +186,7 @@ impl File for DiskFile {
         }
         Box::pin(async move {
             let _operation = begin_operation();
-            self.file.fdatasync().await?;
+            self.file.fdatasync().await.map_err(plain)?;
             forget_cache(self.file.as_raw_fd())
         })
     }
@@ -187,7 +194,7 @@ impl File for DiskFile {
     fn len(&self) -> LocalFuture<'_, io::Result<u64>> {
         Box::pin(async move {
             let _operation = begin_operation();
-            Ok(self.file.file_size().await?)
+            self.file.file_size().await.map_err(plain)
         })
     }
 }
@@ -206,7 +213,22 @@ impl DiskFile {
             None => bytes,
         };
         let _operation = begin_operation();
-        (self.file.write_at(bytes, offset).await.map_err(Into::into), Vec::new())
+        (self.file.write_at(bytes, offset).await.map_err(plain), Vec::new())
+    }
+}
+
+/// The error as people read it, with the name of its file, but without the names of calls.
+fn plain(error: GlommioError<()>) -> io::Error {
+    match error {
+        GlommioError::EnhancedIoError { source, path, .. } => {
+            match path.as_deref().and_then(Path::file_name) {
+                Some(name) => {
+                    io::Error::new(source.kind(), format!("{}: {source}", name.display()))
+                }
+                None => source,
+            }
+        }
+        other => other.into(),
     }
 }
 
@@ -297,10 +319,9 @@ mod tests {
             assert!(device.free_space().await.unwrap() > Some(0));
             device.delete("one").await.unwrap();
             assert_eq!(device.list().await.unwrap(), Vec::<String>::new());
-            assert_eq!(
-                device.open("one").await.err().map(|error| error.kind()),
-                Some(io::ErrorKind::NotFound)
-            );
+            let error = device.open("one").await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            assert_eq!(error.to_string(), "one: No such file or directory (os error 2)");
         });
     }
 }

@@ -49,6 +49,8 @@ pub struct Faults {
     /// Bytes that all files together may have, reserved space included; `free_space` answers
     /// what is left.
     pub capacity: Option<u64>,
+    /// `free_space` finds a read-only file system.
+    pub read_only: bool,
     /// `sync` answers `Ok` and does nothing: to prove that a crash test notices.
     pub lying_sync: bool,
 }
@@ -282,6 +284,9 @@ impl Device for MemoryDevice {
     fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>> {
         Box::pin(async move {
             yield_once().await;
+            if self.0.faults.borrow().read_only {
+                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            }
             Ok(self.0.left().or(self.0.faults.borrow().free))
         })
     }

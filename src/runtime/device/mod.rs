@@ -34,7 +34,8 @@ pub trait Device {
     /// deleted. A device that cannot promise space answers `Unsupported`.
     fn reserve(&self, name: &str, len: u64) -> LocalFuture<'_, io::Result<()>>;
 
-    /// Bytes that could be written now; `None` if the device does not know.
+    /// Bytes that could be written now; `None` if the device does not know. Fails with
+    /// `ReadOnlyFilesystem` if nothing can be written.
     fn free_space(&self) -> LocalFuture<'_, io::Result<Option<u64>>>;
 
     /// Names of all files, in no order.
