@@ -37,7 +37,7 @@ use crate::{
 /// Most indices of runs cached, each up to a few KiB.
 const INDICES_KEPT: usize = 256;
 /// Most bytes of opened blocks cached; one block takes 40 to 100 KiB.
-const BLOCK_BYTES_KEPT: usize = 2 << 20;
+const BLOCK_BYTES_KEPT: usize = 6 << 20;
 /// Most bytes of consecutive blocks read at once by a cursor that already read one: about all that
 /// a run has of one part.
 const AHEAD_MAX: usize = 128 * 1024;
