@@ -184,6 +184,11 @@ impl Bodies {
     ) -> Result<Bytes, StoreError> {
         let payload = self.read_payload(body.lsn, body.entry_len).await?;
         let block = block_of(&payload).map_err(|error| StoreError::undecodable(body.lsn, error))?;
+        if block.size != body.size {
+            // A reader that stops early must not take the rest for the whole.
+            let what = "the body has another size than its message says";
+            return Err(StoreError::undecodable(body.lsn, what));
+        }
         let end = offset.saturating_add(len as u64).min(block.size);
         if offset >= end {
             return Ok(Bytes::new());

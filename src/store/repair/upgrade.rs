@@ -98,9 +98,6 @@ impl Repair {
         let mut offset = 0;
         while offset < spooled.body.size {
             let piece = bodies.read_body(&spooled.body, offset, BODY_CHUNK).await?;
-            if piece.is_empty() {
-                break;
-            }
             offset += piece.len() as u64;
             writer.write(&piece).await?;
         }

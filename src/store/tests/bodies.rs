@@ -380,3 +380,23 @@ fn a_prologue_comes_first_and_a_staged_body_can_be_read() {
         });
     }
 }
+
+/// A message that says another size than its body has is damaged, and no reader ends early by it.
+#[test]
+fn a_body_of_another_size_is_not_served() {
+    run(async |world: Rc<World>| {
+        let partition = world.open().await;
+        for len in [100, 2 * BODY_CHUNK + 5] {
+            let uid = deliver(&partition, ALICE, &bytes(3, len)).await.uid;
+            let account = partition.account(ALICE).await.unwrap();
+            let found = snapshot(&account, MailboxId::INBOX).await;
+            let body = found.get(found.index_of(uid).unwrap()).unwrap().body;
+            assert_eq!(account.read_body(&body, 0, 10).await.unwrap().len(), 10);
+            for size in [body.size - 1, body.size + 1] {
+                let other = MessageBody { size, ..body };
+                let read = account.read_body(&other, 0, 10).await;
+                assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{len} {read:?}");
+            }
+        }
+    });
+}
