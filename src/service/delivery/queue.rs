@@ -160,11 +160,15 @@ impl Rest {
 
 /// The changes that turn the `stored` annotations into the `wanted` ones.
 fn changes(stored: &[(u32, Bytes)], wanted: &[(u32, Bytes)]) -> AnnotationChanges {
-    let missing = |from: &[(u32, Bytes)], number: u32| from.iter().all(|(it, _)| *it != number);
-    let gone = stored.iter().filter(|(number, _)| missing(wanted, *number));
-    let new = wanted.iter().filter(|value| !stored.contains(value));
-    let gone = gone.map(|(number, _)| (*number, None));
-    gone.chain(new.map(|(number, value)| (*number, Some(value.clone())))).collect()
+    let mut changes: BTreeMap<u32, Option<Bytes>> =
+        stored.iter().map(|(number, _)| (*number, None)).collect();
+    changes.extend(wanted.iter().map(|(number, value)| (*number, Some(value.clone()))));
+    for (number, value) in stored {
+        if changes.get(number).is_some_and(|wanted| wanted.as_ref() == Some(value)) {
+            changes.remove(number);
+        }
+    }
+    changes.into_iter().collect()
 }
 
 /// A shard's state for the queues of its partitions.
@@ -174,35 +178,38 @@ pub(super) struct Queues {
     families: RefCell<HashMap<(PartitionId, Uid), u64>>,
     /// Partitions whose queue has not been read since the start.
     unread: Cell<usize>,
-    /// Tries under way, and those that wait for their turn.
-    trying: Cell<usize>,
+    tries: Rc<Tries>,
+}
+
+/// Tries under way, and those that wait. Each end wakes one: thousands may wait.
+#[derive(Default)]
+struct Tries {
+    under_way: Cell<usize>,
     waiting: RefCell<VecDeque<Waker>>,
 }
 
 /// One of [`TRIES_MAX`], until it is dropped.
-struct Turn(Rc<Shard>);
+struct Turn(Rc<Tries>);
 
-impl Turn {
-    async fn new(shard: &Rc<Shard>) -> Turn {
-        let queues = &shard.deliveries.queues;
+impl Tries {
+    async fn begin(self: &Rc<Tries>) -> Turn {
         poll_fn(|context| {
-            if queues.trying.get() < TRIES_MAX {
-                queues.trying.set(queues.trying.get() + 1);
+            if self.under_way.get() < TRIES_MAX {
+                self.under_way.set(self.under_way.get() + 1);
                 return Poll::Ready(());
             }
-            queues.waiting.borrow_mut().push_back(context.waker().clone());
+            self.waiting.borrow_mut().push_back(context.waker().clone());
             Poll::Pending
         })
         .await;
-        Turn(shard.clone())
+        Turn(self.clone())
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let queues = &self.0.deliveries.queues;
-        queues.trying.set(queues.trying.get() - 1);
-        let next = queues.waiting.borrow_mut().pop_front();
+        self.0.under_way.set(self.0.under_way.get() - 1);
+        let next = self.0.waiting.borrow_mut().pop_front();
         next.into_iter().for_each(Waker::wake);
     }
 }
@@ -520,7 +527,7 @@ async fn redeliver_once(
     rest: &Rest,
     accounts: &[AccountId],
 ) -> Result<Left, Failure> {
-    let _turn = Turn::new(shard).await;
+    let _turn = shard.deliveries.queues.tries.begin().await;
     let mut delivery =
         Delivery::new(shard, accounts.iter().copied(), Trust::Known).again(rest.internal_date);
     let recipients = rest.recipients.values();
@@ -550,13 +557,14 @@ impl BodyReader<'_> {
         }
         let chunk = self.partition.read_body(&self.body, self.offset, CHUNK_SIZE).await?;
         self.offset += chunk.len() as u64;
-        Ok((!chunk.is_empty()).then_some(chunk))
+        Ok(Some(chunk))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::{executor::Executor, simulation::Simulation};
 
     fn rest(accounts: &[u64]) -> Rest {
         let recipient = |account: &u64| Recipient {
@@ -611,13 +619,33 @@ mod tests {
     }
 
     #[test]
+    fn few_tries_are_under_way_at_a_time() {
+        let simulation = Simulation::new(1);
+        let (tries, ended) = (Rc::new(Tries::default()), Rc::new(Cell::new(0)));
+        let most = Rc::new(Cell::new(0));
+        for _ in 0..10 * TRIES_MAX {
+            let (tries, ended, most) = (tries.clone(), ended.clone(), most.clone());
+            let clock = simulation.clone();
+            let attempt = async move {
+                let _turn = tries.begin().await;
+                most.set(tries.under_way.get().max(most.get()));
+                clock.sleep(Duration::from_secs(1)).await;
+                ended.set(ended.get() + 1);
+            };
+            simulation.spawn(Priority::Background, Box::pin(attempt));
+        }
+        simulation.run_until(simulation.sleep(Duration::from_secs(60)));
+        assert_eq!((ended.get(), most.get()), (10 * TRIES_MAX, TRIES_MAX));
+    }
+
+    #[test]
     fn narrowing_removes_what_is_done() {
         let mut rest = rest(&[1, 2, 3]);
         let stored = rest.encode();
         rest.keep(|account| *account == AccountId(2));
         let changes = changes(&stored, &rest.encode());
         let head = rest.encode().remove(0).1;
-        assert_eq!(changes, [(1, None), (3, None), (0, Some(head))]);
+        assert_eq!(changes, [(0, Some(head)), (1, None), (3, None)]);
         // Only all of it counts.
         assert!(Rest::decode(&stored).is_some() && Rest::decode(&stored[..3]).is_none());
     }
