@@ -16,14 +16,7 @@ impl Handler for StartTls {
             return Err(Failure::bad("TLS is already active or not available"));
         }
         session.writer().tagged(tag, Status::Ok, None, "Begin TLS negotiation now");
-        session.channel.flush().await?;
-        let timeout = session.options().tls_handshake_timeout;
-        session
-            .channel
-            .connection
-            .start_tls(timeout)
-            .await
-            .map_err(|_| Failure::Leave(Leave::Lost))?;
+        session.channel.start_tls().await.map_err(|_| Failure::Leave(Leave::Lost))?;
         session.restart_under_tls();
         Ok(Done::Answered)
     }
