@@ -533,7 +533,7 @@ impl Session {
             17 => Op::Create { account: home, name: self.new_name(&share) },
             18 => {
                 let source = self.own_name(&share)?;
-                let target = format!("s{}-{}", self.number, self.pick(100_000));
+                let target = self.unused(&share, &format!("s{}-", self.number));
                 Op::Rename { account: home, source, target }
             }
             19 => {
@@ -619,10 +619,21 @@ impl Session {
     }
 
     fn new_name(&self, share: &Share) -> String {
-        let serial = self.pick(100_000);
         match self.own_name(share) {
-            Some(parent) if self.pick(2) == 0 && parent.len() < 40 => format!("{parent}/{serial}"),
-            _ => format!("s{}-{serial}", self.number),
+            Some(parent) if self.pick(2) == 0 && parent.len() < 40 => {
+                self.unused(share, &format!("{parent}/"))
+            }
+            _ => self.unused(share, &format!("s{}-", self.number)),
+        }
+    }
+
+    /// A name that no mailbox of this session has.
+    fn unused(&self, share: &Share, begin: &str) -> String {
+        loop {
+            let name = format!("{begin}{}", self.pick(100_000));
+            if share.mailboxes.keys().all(|(_, other)| *other != name) {
+                return name;
+            }
         }
     }
 }
