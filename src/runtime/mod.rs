@@ -25,6 +25,7 @@ pub mod simulation;
 pub mod stream;
 pub mod timer;
 pub mod tls;
+pub mod wait;
 pub mod worker;
 
 mod idleness;

@@ -40,12 +40,14 @@ use super::{
     log::{EntryHeader, EntryKind, Log, entry_len},
     message::MessageBody,
     options::StoreOptions,
-    signal::Signal,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
     plant::{Plant, planted},
-    runtime::executor::{Executor, Priority},
+    runtime::{
+        executor::{Executor, Priority},
+        wait::Signal,
+    },
 };
 
 /// Most messages of one mailbox that get cards in one checkpoint.

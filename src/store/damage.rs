@@ -12,9 +12,11 @@ use std::{
 use super::{
     error::StoreError,
     log::{RecoveryReport, segment_epoch, segment_name},
-    signal::Signal,
 };
-use crate::model::{AccountId, MailboxId, Uid};
+use crate::{
+    model::{AccountId, MailboxId, Uid},
+    runtime::wait::Signal,
+};
 
 /// Places of damage remembered; further ones are only counted.
 const NOTES_MAX: usize = 1000;

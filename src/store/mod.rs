@@ -2,7 +2,7 @@
 //!
 //! `partition` is the entry point; `handle/` and `bodies/` are what services hold. Each room knows
 //! only those below it: `repair/` and `space/`, `checkpoint`, `commits/`, `accounts/`, and
-//! `account/`, `format/` and `log/` at the bottom; all of them use `message`, `error` and `signal`.
+//! `account/`, `format/` and `log/` at the bottom; all of them use `message` and `error`.
 //! docs/architecture.md, "The rooms of the store", says what each owns.
 
 mod account;
@@ -23,7 +23,6 @@ mod options;
 mod partition;
 mod probe;
 mod repair;
-mod signal;
 mod space;
 
 #[cfg(test)]

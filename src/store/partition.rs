@@ -35,12 +35,11 @@ use super::{
         reopen::Repair,
         verify::VerifyReport,
     },
-    signal::Signal,
     space::compaction::{CompactionReport, Space},
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, PartitionId},
-    runtime::{device::Device, executor::Executor},
+    runtime::{device::Device, executor::Executor, wait::Signal},
 };
 
 /// A single-writer, log-structured store in its own folder. Cheap to clone; shard-local.

@@ -31,12 +31,11 @@ use super::{
     format::effect::{LoggedEffects, NewMailbox},
     log::Log,
     options::StoreOptions,
-    signal::Signal,
 };
 use crate::{
     model::{AccountId, Lsn, SpecialUse, UidValidity},
     plant::{Plant, planted},
-    runtime::executor::Executor,
+    runtime::{executor::Executor, wait::Signal},
 };
 
 /// The accounts found in a log when it is opened.

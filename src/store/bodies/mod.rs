@@ -19,7 +19,8 @@ use self::{
     read::{EntryCache, RecentSummaries},
     write::{REASSEMBLED_MAX, StagedChunks},
 };
-use super::{admission::Admission, damage::Damages, log::Log, signal::Permits};
+use super::{admission::Admission, damage::Damages, log::Log};
+use crate::runtime::wait::Permits;
 use crate::{model::Lsn, runtime::executor::Executor};
 
 /// The bodies of one partition. Readers and writers of bodies hold it.

@@ -9,12 +9,14 @@ use super::{
         error::StoreError,
         format::body::{BODY_CHUNK, Extent, put_head},
         log::{EntryHeader, EntryKind, Log},
-        signal::Permit,
     },
     Bodies,
     compression::{self, Packed},
 };
-use crate::model::{AccountId, Lsn, MailboxId, Uid};
+use crate::{
+    model::{AccountId, Lsn, MailboxId, Uid},
+    runtime::wait::Permit,
+};
 
 /// Summaries above this are refused: a commit entry must stay one entry.
 const SUMMARY_MAX: usize = 4 << 20;

@@ -22,12 +22,11 @@ use super::{
         damage::Damages,
         error::StoreError,
         log::{Recovered, Replay},
-        signal::Signal,
         space::compaction::Space,
     },
     load::load,
 };
-use crate::runtime::executor::Priority;
+use crate::runtime::{executor::Priority, wait::Signal};
 
 /// Pause before the first attempt; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);

@@ -32,13 +32,15 @@ use super::{
         error::StoreError,
         log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, time_for},
         options::StoreOptions,
-        signal::Signal,
     },
     liveness::Marks,
 };
 use crate::{
     model::{AccountId, Lsn, Moment},
-    runtime::executor::{Executor, Priority},
+    runtime::{
+        executor::{Executor, Priority},
+        wait::Signal,
+    },
 };
 
 /// Segments examined by one mark pass.

@@ -8,14 +8,16 @@ use std::{
     task::{Poll, Waker},
 };
 
+/// A flag that one task sets and another waits for.
 #[derive(Default)]
-pub(super) struct Signal {
+pub struct Signal {
     set: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
 }
 
 impl Signal {
-    pub(super) fn set(&self) {
+    /// Sets the flag and wakes the waiting tasks.
+    pub fn set(&self) {
         if !self.set.replace(true) {
             let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
             waiting.into_iter().for_each(Waker::wake);
@@ -23,7 +25,7 @@ impl Signal {
     }
 
     /// Waits until the flag is set and clears it. Cancel-safe.
-    pub(super) async fn take(&self) {
+    pub async fn take(&self) {
         poll_fn(|context| {
             if self.set.replace(false) {
                 return Poll::Ready(());
@@ -39,21 +41,22 @@ impl Signal {
 }
 
 /// Limits how many may do something at a time.
-pub(super) struct Permits {
+pub struct Permits {
     free: Cell<usize>,
     freed: Signal,
 }
 
 /// One of [`Permits`], returned when dropped.
-pub(super) struct Permit(Rc<Permits>);
+pub struct Permit(Rc<Permits>);
 
 impl Permits {
-    pub(super) fn new(count: usize) -> Permits {
+    /// `count` of them, all free.
+    pub fn new(count: usize) -> Permits {
         Permits { free: Cell::new(count), freed: Signal::default() }
     }
 
     /// Waits for a permit. Cancel-safe; not strictly first come, first served.
-    pub(super) async fn acquire(self: &Rc<Permits>) -> Permit {
+    pub async fn acquire(self: &Rc<Permits>) -> Permit {
         while self.free.get() == 0 {
             self.freed.take().await;
         }
