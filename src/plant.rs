@@ -91,6 +91,8 @@ pub enum Plant {
     ShowPropertyEarly,
     /// A checkpoint forgets properties of mailboxes.
     LoseProperty,
+    /// A report is put into the queue after its reason was recorded, not with it.
+    ReportApart,
 }
 
 thread_local! {

@@ -55,6 +55,7 @@ pub use self::{
     handle::account::{Account, CardReader, Copied, Expunged, FlagChange, FlagOutcome},
     handle::annotations::{ANNOTATIONS_MAX, AnnotationChanges},
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},
+    handle::queue::{Settled, Settlement},
     handle::view::{AccountWatch, MailboxView},
     log::RecoveryReport,
     message::{MailboxStatus, Message, MessageBody},

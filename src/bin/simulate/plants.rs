@@ -37,6 +37,7 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("keep-floor", Plant::KeepFloor, "the floor stays when tombstones go"),
     ("show-property-early", Plant::ShowPropertyEarly, "a property is seen before it is durable"),
     ("lose-property", Plant::LoseProperty, "a checkpoint forgets a mailbox's property"),
+    ("report-apart", Plant::ReportApart, "a report is logged after its reason"),
     ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
 ];
 

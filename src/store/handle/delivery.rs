@@ -141,7 +141,11 @@ pub(crate) async fn deliver_each(
 }
 
 /// The annotations of the message delivered to `place`.
-fn annotate(cell: &Rc<AccountCell>, target: &DeliveryTarget, place: Delivered) -> Option<Change> {
+pub(super) fn annotate(
+    cell: &Rc<AccountCell>,
+    target: &DeliveryTarget,
+    place: Delivered,
+) -> Option<Change> {
     let values: Vec<(u32, Option<Bytes>)> =
         target.annotations.iter().map(|(number, value)| (*number, Some(value.clone()))).collect();
     let Delivered { account, mailbox, uid, .. } = place;
@@ -171,7 +175,7 @@ fn leave_out_repeated(
 }
 
 /// Decides the mailbox of a delivery and takes its UID. Does not await.
-fn plan_delivery(
+pub(super) fn plan_delivery(
     commits: &Commits,
     cell: Rc<AccountCell>,
     target: &DeliveryTarget,

@@ -1,4 +1,5 @@
-//! What services hold: an account, a view of one of its mailboxes, and the result of a delivery.
+//! What services hold: an account, a view of one of its mailboxes, the result of a
+//! delivery, and of an attempt to deliver a queued message.
 //!
 //! Each command decides on pending state, commits one entry and returns once that is durable and
 //! published.
@@ -6,4 +7,5 @@
 pub(super) mod account;
 pub(super) mod annotations;
 pub(super) mod delivery;
+pub(super) mod queue;
 pub(super) mod view;
