@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod model;
 pub mod plant;
 pub mod protocol;
+pub mod queue;
 pub mod runtime;
 pub mod server;
 pub mod service;

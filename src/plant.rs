@@ -93,6 +93,14 @@ pub enum Plant {
     LoseProperty,
     /// A report is put into the queue after its reason was recorded, not with it.
     ReportApart,
+    /// The result of every second recipient of an attempt is taken for success.
+    ForgetRecipient,
+    /// A recipient who has the message stays in its envelope.
+    RetryDelivered,
+    /// A report is put into the queue twice.
+    BounceTwice,
+    /// A message is taken out of the queue when an attempt begins.
+    DoneEarly,
 }
 
 thread_local! {

@@ -22,6 +22,9 @@ mod plant;
 #[path = "../../protocol/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod protocol;
+#[path = "../../queue/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod queue;
 #[path = "../../runtime/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod runtime;

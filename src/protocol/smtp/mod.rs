@@ -14,7 +14,7 @@ pub use address::{Mailbox, Path};
 pub use command::Verb;
 pub use data::BareNewline;
 pub use opening::{Opening, Verdict};
-pub use parameter::{MailParameters, Notify, RecipientParameters};
+pub use parameter::{BodyKind, MailParameters, Notify, RecipientParameters, Return};
 pub use reply::Reply;
 pub use session::{Event, ForwardPath, Greeting, Limits, Role, Security, Sender, Session};
 pub use trace::{Trace, Transport};

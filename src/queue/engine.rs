@@ -1,0 +1,682 @@
+//! The tasks of the queue: one waits until messages are due, one for each destination that is being
+//! looked up, one for each connection, and one that returns and warns.
+//!
+//! Ownership: one [`Queue`] a shard, for all partitions that the shard owns.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    time::Duration,
+};
+
+use futures_lite::future::or;
+use smallvec::SmallVec;
+
+use super::{
+    Carrier, OUTGOING, QueueEvent, QueueId, Session, Unreachable, Way,
+    envelope::{Envelope, Problem, Recipient},
+    options::QueueOptions,
+    settle::Chore,
+    site::Site,
+    state::{DestinationId, Pick, Route, State},
+};
+use crate::{
+    model::{MailboxId, PartitionId, Timestamp, Uid},
+    plant::{Plant, planted},
+    runtime::{
+        executor::{Executor, Priority},
+        wait::{Permits, Signal},
+    },
+    store::{MessageBody, Partition, Settlement, StoreError},
+};
+
+/// Destinations looked up at once.
+const LOOKUPS_MAX: usize = 64;
+/// How long the site of a destination is believed; the resolver has the caches.
+const ROUTE_AGE: Duration = Duration::from_secs(60);
+/// Messages moved or read before others run.
+const SLICE: usize = 256;
+/// Longest sleep of the task that waits for due messages: the wall clock may be set.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
+/// Pause before a queue that could not be read is read again.
+const READ_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before a message whose result could not be recorded is tried again.
+pub(super) const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
+/// Envelopes of messages not yet tried that are kept in memory.
+const FRESH_MAX: usize = 1000;
+
+/// The queue of one shard. Cheap to clone.
+pub struct Queue<C: Carrier> {
+    pub(super) inner: Rc<Inner<C>>,
+}
+
+impl<C: Carrier> Clone for Queue<C> {
+    fn clone(&self) -> Queue<C> {
+        Queue { inner: self.inner.clone() }
+    }
+}
+
+pub(super) struct Inner<C: Carrier> {
+    pub executor: Rc<dyn Executor>,
+    pub carrier: C,
+    pub options: RefCell<Rc<QueueOptions>>,
+    /// By number; `None` if another shard is the owner.
+    pub partitions: Vec<Option<Partition>>,
+    pub state: RefCell<State<C::Way>>,
+    /// The mailbox of each partition, once it is known to exist.
+    mailboxes: RefCell<Vec<Option<MailboxId>>>,
+    due: Signal,
+    lookups: Rc<Permits>,
+    /// Outgoing connections, also those being opened.
+    connections: Cell<usize>,
+    pub chores: RefCell<VecDeque<Chore>>,
+    pub chore: Signal,
+    pub settled: Signal,
+    fresh: Cell<usize>,
+    /// Partitions not yet read.
+    unread: Cell<usize>,
+    pub ended: Cell<bool>,
+}
+
+impl<C: Carrier> Queue<C> {
+    pub fn new(
+        executor: Rc<dyn Executor>,
+        carrier: C,
+        options: QueueOptions,
+        partitions: Vec<Option<Partition>>,
+    ) -> Queue<C> {
+        let mailboxes = RefCell::new(vec![None; partitions.len()]);
+        let unread = Cell::new(partitions.iter().flatten().count());
+        let inner = Inner {
+            executor,
+            carrier,
+            options: RefCell::new(Rc::new(options)),
+            partitions,
+            state: RefCell::default(),
+            mailboxes,
+            due: Signal::default(),
+            lookups: Rc::new(Permits::new(LOOKUPS_MAX)),
+            connections: Cell::new(0),
+            chores: RefCell::default(),
+            chore: Signal::default(),
+            settled: Signal::default(),
+            fresh: Cell::new(0),
+            unread,
+            ended: Cell::new(false),
+        };
+        Queue { inner: Rc::new(inner) }
+    }
+
+    pub fn carrier(&self) -> &C {
+        &self.inner.carrier
+    }
+
+    pub fn options(&self) -> Rc<QueueOptions> {
+        self.inner.options.borrow().clone()
+    }
+
+    /// Takes new settings; connections and messages follow them at their next step.
+    pub fn set_options(&self, options: QueueOptions) {
+        let options = Rc::new(options);
+        for site in self.inner.state.borrow().sites.values() {
+            let way = site.way.borrow();
+            site.limits.set(options.limits(&way.hosts(), ""));
+        }
+        *self.inner.options.borrow_mut() = options;
+    }
+
+    /// Starts its tasks: reads what waits in the partitions, and sends what is due.
+    pub fn start(&self) {
+        let spawn = |task| self.inner.executor.spawn(Priority::Background, task);
+        for partition in self.inner.partitions.iter().flatten() {
+            spawn(Box::pin(self.clone().read(partition.clone())));
+        }
+        spawn(Box::pin(self.clone().wait_for_due()));
+        spawn(Box::pin(self.clone().do_chores()));
+    }
+
+    /// Ends its tasks at their next step; connections finish their message.
+    pub fn end(&self) {
+        self.inner.ended.set(true);
+        self.inner.due.set();
+        self.inner.chore.set();
+        for site in self.inner.state.borrow().sites.values() {
+            site.work.set();
+        }
+    }
+
+    /// Whether all partitions have been read since the start.
+    pub fn is_read(&self) -> bool {
+        self.inner.unread.get() == 0
+    }
+
+    /// The number of messages.
+    pub fn len(&self) -> usize {
+        self.inner.state.borrow().entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Octets of all messages.
+    pub fn octets(&self) -> u64 {
+        self.inner.state.borrow().octets
+    }
+
+    /// Outgoing connections, also those being opened.
+    pub fn connections(&self) -> usize {
+        self.inner.connections.get()
+    }
+
+    /// The mailbox that new messages of a partition go to; it is made at the first call.
+    ///
+    /// # Errors
+    /// As for accounts.
+    pub async fn mailbox(&self, partition: &Partition) -> Result<MailboxId, StoreError> {
+        let number = usize::from(partition.id().0);
+        if let Some(Some(known)) = self.inner.mailboxes.borrow().get(number) {
+            return Ok(*known);
+        }
+        let account = partition.account(crate::model::AccountId::QUEUE).await?;
+        let mailbox = match account.mailbox_by_name(OUTGOING) {
+            Some(found) => found.id,
+            None => match account.create_mailbox(OUTGOING, None).await {
+                // Another session was faster.
+                Err(StoreError::MailboxExists) => {
+                    account.mailbox_by_name(OUTGOING).ok_or(StoreError::NoSuchMailbox)?.id
+                }
+                made => made?,
+            },
+        };
+        if let Some(known) = self.inner.mailboxes.borrow_mut().get_mut(number) {
+            *known = Some(mailbox);
+        }
+        Ok(mailbox)
+    }
+
+    /// Takes up a message that was durably put into the queue.
+    pub fn admit(&self, id: QueueId, body: MessageBody, envelope: &Rc<Envelope>) {
+        let now = self.inner.executor.now();
+        let fresh = self.inner.fresh.get() < FRESH_MAX;
+        self.inner.fresh.set(self.inner.fresh.get() + usize::from(fresh));
+        self.inner.state.borrow_mut().add(id, body, envelope, fresh, |_| now);
+        let event = QueueEvent::Queued { id, envelope, octets: body.size };
+        self.inner.carrier.tell(&event);
+        self.inner.due.set();
+    }
+
+    /// Reads a partition's messages, at the start.
+    async fn read(self, partition: Partition) {
+        while !self.inner.ended.get() {
+            match self.read_once(&partition).await {
+                Ok(()) => {
+                    self.inner.unread.set(self.inner.unread.get().saturating_sub(1));
+                    self.inner.due.set();
+                    return;
+                }
+                Err(_) => self.inner.executor.sleep(READ_PAUSE).await,
+            }
+        }
+    }
+
+    async fn read_once(&self, partition: &Partition) -> Result<(), StoreError> {
+        let account = partition.queue().await?;
+        let Some(mailbox) = account.mailbox_by_name(OUTGOING) else { return Ok(()) };
+        let mailbox = mailbox.id;
+        let view = account.select(mailbox, false).await?;
+        let Some(snapshot) = view.current() else { return Ok(()) };
+        let mut next = Uid(1);
+        loop {
+            let found: Vec<(Uid, MessageBody)> = snapshot
+                .iter_from(snapshot.lower_bound(next))
+                .take(SLICE)
+                .map(|message| (message.uid, message.body))
+                .collect();
+            let (Some((first, _)), Some((last, _))) = (found.first(), found.last()) else {
+                return Ok(());
+            };
+            let mut values = account.annotations(mailbox, *first..=*last).await?;
+            let now = self.inner.executor.now();
+            for (uid, body) in &found {
+                let id = QueueId { partition: partition.id(), mailbox, uid: *uid };
+                let stored = values.remove(uid).unwrap_or_default();
+                let envelope = Envelope::decode(&stored);
+                match envelope.filter(|envelope| !envelope.recipients.is_empty()) {
+                    Some(envelope) => self.take_up(id, *body, &Rc::new(envelope), now),
+                    None => self.inner.carrier.tell(&QueueEvent::Unreadable { id }),
+                }
+            }
+            next = Uid(last.0.saturating_add(1));
+            self.inner.executor.yield_now().await;
+            if self.inner.ended.get() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A message from before the start: recipients that were never refused are tried now, others
+    /// when their pause is over.
+    pub(super) fn take_up(
+        &self,
+        id: QueueId,
+        body: MessageBody,
+        envelope: &Rc<Envelope>,
+        now: Timestamp,
+    ) {
+        let options = self.options();
+        let draw = self.inner.executor.random();
+        let next = |recipient: &Recipient| match &recipient.problem {
+            None => now,
+            Some(problem) => {
+                let age = envelope.age(problem.at);
+                problem.at.after(options.pause(age, draw))
+            }
+        };
+        self.inner.state.borrow_mut().add(id, body, envelope, false, next);
+    }
+
+    async fn wait_for_due(self) {
+        while !self.inner.ended.get() {
+            let now = self.inner.executor.now();
+            let due = self.inner.state.borrow_mut().take_due(now, SLICE);
+            if due.is_empty() {
+                let next = self.inner.state.borrow().next_due();
+                let wait = next.map_or(LOOK_AT_LEAST, |due| {
+                    Duration::from_micros(u64::try_from(due.0 - now.0).unwrap_or(0))
+                });
+                let wait = wait.clamp(Duration::from_millis(1), LOOK_AT_LEAST);
+                or(self.inner.due.take(), self.inner.executor.sleep(wait)).await;
+                continue;
+            }
+            for destination in due {
+                self.serve(destination);
+            }
+            self.inner.executor.yield_now().await;
+        }
+    }
+
+    /// Sees to a destination with ready messages.
+    pub(super) fn serve(&self, number: DestinationId) {
+        let now = self.inner.executor.moment();
+        let site = {
+            let mut state = self.inner.state.borrow_mut();
+            let Some(destination) = state.destinations.get(number as usize) else { return };
+            match &destination.route {
+                Route::Asking => return,
+                Route::Found { site, until } if now < *until => {
+                    let site = site.clone();
+                    state.take_turn(number);
+                    Some(site)
+                }
+                _ => {
+                    state.unbind(number, Route::Asking);
+                    None
+                }
+            }
+        };
+        match site {
+            Some(site) => self.work(&site),
+            None => {
+                let task = self.clone().look_up(number);
+                self.inner.executor.spawn(Priority::Background, Box::pin(task));
+            }
+        }
+    }
+
+    /// Finds the site of a destination.
+    async fn look_up(self, number: DestinationId) {
+        let _permit = self.inner.lookups.acquire().await;
+        let name = self.inner.state.borrow().name(number).map(str::to_owned);
+        let Some(name) = name else { return };
+        let found = self.inner.carrier.find(&name).await;
+        match found {
+            Ok(way) => {
+                let site = self.site(way, &name);
+                let until = self.inner.executor.moment().after(ROUTE_AGE);
+                self.inner.state.borrow_mut().found(number, &site, until);
+                self.work(&site);
+            }
+            Err(why) => {
+                self.inner.state.borrow_mut().unbind(number, Route::Unknown);
+                self.put_off_destination(number, &why).await;
+            }
+        }
+    }
+
+    fn site(&self, way: C::Way, destination: &str) -> Rc<Site<C::Way>> {
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(site) = state.sites.get(way.site()) {
+            *site.way.borrow_mut() = way;
+            return site.clone();
+        }
+        let limits = self.options().limits(&way.hosts(), destination);
+        state.tidy_sites();
+        let name = way.site().to_owned();
+        let site = Rc::new(Site::new(name.clone(), way, limits));
+        state.sites.insert(name.into(), site.clone());
+        site
+    }
+
+    /// Opens connections to a site that has work for them, or wakes an idle one.
+    pub(super) fn work(&self, site: &Rc<Site<C::Way>>) {
+        if site.ready.get() == 0 || self.inner.ended.get() {
+            return;
+        }
+        if site.idle.get() > 0 {
+            site.work.set();
+        }
+        let now = self.inner.executor.moment();
+        while site.wants_connection(now)
+            && self.inner.connections.get() < self.options().connections
+        {
+            site.open.set(site.open.get() + 1);
+            self.inner.connections.set(self.inner.connections.get() + 1);
+            let task = self.clone().connect(site.clone());
+            self.inner.executor.spawn(Priority::Background, Box::pin(task));
+        }
+        if site.open.get() == 0 && !site.waking.replace(true) {
+            let wait = site.not_before.get().since(now).max(Duration::from_millis(100));
+            let (queue, site) = (self.clone(), site.clone());
+            let task = async move {
+                queue.inner.executor.sleep(wait).await;
+                site.waking.set(false);
+                queue.work(&site);
+            };
+            self.inner.executor.spawn(Priority::Background, Box::pin(task));
+        }
+    }
+
+    /// One connection from its opening to its end.
+    async fn connect(self, site: Rc<Site<C::Way>>) {
+        let way = site.way.borrow().clone();
+        let opened = self.inner.carrier.open(&way).await;
+        match opened {
+            Ok(session) => self.converse(&site, session).await,
+            Err(why) => {
+                let problem = why.problem().clone();
+                self.inner
+                    .carrier
+                    .tell(&QueueEvent::SiteDown { site: &site.name, problem: &problem });
+                if site.failed(self.inner.executor.moment(), problem) {
+                    self.put_off_site(&site, &why).await;
+                }
+            }
+        }
+        site.open.set(site.open.get() - 1);
+        self.inner.connections.set(self.inner.connections.get() - 1);
+        self.work(&site);
+    }
+
+    async fn converse(&self, site: &Rc<Site<C::Way>>, mut session: Box<dyn Session>) {
+        let mut sent = 0;
+        while session.is_usable()
+            && sent < site.limits.get().messages_per_connection.max(1)
+            && !self.inner.ended.get()
+        {
+            let pick = self.inner.state.borrow_mut().pick(site);
+            let Some(pick) = pick else {
+                let idle = self.options().idle;
+                site.idle.set(site.idle.get() + 1);
+                let work = async {
+                    site.work.take().await;
+                    true
+                };
+                let silence = async {
+                    self.inner.executor.sleep(idle).await;
+                    false
+                };
+                let woken = or(work, silence).await;
+                site.idle.set(site.idle.get() - 1);
+                if woken { continue } else { break }
+            };
+            loop {
+                match site.rate_wait(self.inner.executor.moment()) {
+                    Duration::ZERO => break,
+                    wait => self.inner.executor.sleep(wait).await,
+                }
+            }
+            self.send(site, &pick, &mut *session).await;
+            sent += 1;
+            self.inner.executor.yield_now().await;
+        }
+        session.end().await;
+    }
+
+    /// Sends one message to the recipients of a pick and records the results.
+    async fn send(&self, site: &Rc<Site<C::Way>>, pick: &Pick, session: &mut dyn Session) {
+        let Some((partition, body, envelope)) = self.load(pick.id).await else {
+            return self.trouble(pick.id, &pick.destinations);
+        };
+        let now = self.inner.executor.now();
+        if let Some(problem) = self.too_late(pick.id, now) {
+            for destination in &pick.destinations {
+                self.add_chore(Chore::Return(pick.id, *destination, problem.clone()));
+            }
+            return;
+        }
+        if planted(Plant::DoneEarly)
+            && let Ok(account) = partition.queue().await
+        {
+            let QueueId { mailbox, uid, .. } = pick.id;
+            let _ = account.settle(mailbox, uid, Settlement::Removed, None).await;
+        }
+        let outcomes = self.exchange(site, pick, &partition, body, &envelope, session).await;
+        self.settle(pick.id, &pick.destinations, &partition, body, &envelope, outcomes).await;
+        self.forget_fresh(pick.id);
+    }
+
+    fn forget_fresh(&self, id: QueueId) {
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(entry) = state.entries.get_mut(&id)
+            && entry.fresh.take().is_some()
+        {
+            self.inner.fresh.set(self.inner.fresh.get().saturating_sub(1));
+        }
+    }
+
+    /// A fresh envelope left with its entry.
+    pub(super) fn dropped(&self, was_fresh: bool) {
+        let fresh = self.inner.fresh.get();
+        self.inner.fresh.set(fresh.saturating_sub(usize::from(was_fresh)));
+    }
+
+    /// The message's partition, body and envelope; `None` if they cannot be read now.
+    pub(super) async fn load(&self, id: QueueId) -> Option<(Partition, MessageBody, Rc<Envelope>)> {
+        let partition = self.partition(id.partition)?;
+        let (body, fresh) = {
+            let state = self.inner.state.borrow();
+            let entry = state.entries.get(&id)?;
+            (entry.body, entry.fresh.clone())
+        };
+        if let Some(envelope) = fresh {
+            return Some((partition, body, envelope));
+        }
+        let account = partition.queue().await.ok()?;
+        let mut values = account.annotations(id.mailbox, id.uid..=id.uid).await.ok()?;
+        let stored = values.remove(&id.uid).unwrap_or_default();
+        let envelope = Envelope::decode(&stored)?;
+        Some((partition, body, Rc::new(envelope)))
+    }
+
+    pub(super) fn partition(&self, number: PartitionId) -> Option<Partition> {
+        self.inner.partitions.get(usize::from(number.0))?.clone()
+    }
+
+    /// Something here prevented the attempt: it is made again soon.
+    pub(super) fn trouble(&self, id: QueueId, destinations: &[DestinationId]) {
+        let due = self.inner.executor.now().after(TROUBLE_PAUSE);
+        let mut state = self.inner.state.borrow_mut();
+        for destination in destinations {
+            state.defer(id, *destination, due);
+        }
+        drop(state);
+        self.inner.due.set();
+    }
+
+    pub(super) fn wake(&self) {
+        self.inner.due.set();
+    }
+
+    /// Why a message is not tried any more, if its time is over.
+    pub(super) fn too_late(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
+        let options = self.options();
+        let state = self.inner.state.borrow();
+        let entry = state.entries.get(&id)?;
+        let problem = |reason: &str| Problem {
+            at: now,
+            status: "4.4.7".to_owned(),
+            reason: reason.to_owned(),
+            ..Problem::default()
+        };
+        if entry.deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(problem("the time that its sender allowed for delivery is over"));
+        }
+        let expired = entry.arrived.after(options.expire) <= now;
+        expired.then(|| problem("it could not be delivered in time"))
+    }
+
+    /// Every ready message of a destination waits, or is returned.
+    async fn put_off_destination(&self, number: DestinationId, why: &Unreachable) {
+        loop {
+            let taken = self.inner.state.borrow_mut().take_ready(number, SLICE);
+            if taken.is_empty() {
+                return;
+            }
+            for id in taken {
+                match why {
+                    Unreachable::Ever(problem) => {
+                        self.add_chore(Chore::Return(id, number, problem.clone()));
+                    }
+                    Unreachable::Now(problem) => self.put_off(id, number, problem),
+                }
+            }
+            self.wake();
+            self.inner.executor.yield_now().await;
+        }
+    }
+
+    /// The same for all destinations of a site.
+    async fn put_off_site(&self, site: &Rc<Site<C::Way>>, why: &Unreachable) {
+        let hungry: Vec<DestinationId> = site.hungry.borrow().iter().copied().collect();
+        for number in hungry {
+            self.put_off_destination(number, why).await;
+        }
+    }
+
+    /// A part waits by its schedule; its sender is warned if it is late, and it is returned if its
+    /// time is over.
+    pub(super) fn put_off(&self, id: QueueId, number: DestinationId, problem: &Problem) {
+        let now = self.inner.executor.now();
+        if let Some(late) = self.too_late(id, now) {
+            let reason = format!("{}; the last problem was: {}", late.reason, problem.reason);
+            let late = Problem { reason, host: problem.host.clone(), ..late };
+            return self.add_chore(Chore::Return(id, number, late));
+        }
+        let options = self.options();
+        let draw = self.inner.executor.random();
+        let mut state = self.inner.state.borrow_mut();
+        let Some(entry) = state.entries.get_mut(&id) else { return };
+        let age = Duration::from_micros(u64::try_from(now.0 - entry.arrived.0).unwrap_or(0));
+        let mut due = now.after(options.pause(age, draw));
+        due = due.min(entry.arrived.after(options.expire));
+        due = entry.deadline.map_or(due, |deadline| due.min(deadline)).max(now);
+        let late = !options.delay_warning.is_zero() && age >= options.delay_warning;
+        let mut warn = false;
+        if let Some(part) = entry.parts.iter_mut().find(|part| part.destination == number) {
+            warn = late && !part.warned;
+            if !late && !options.delay_warning.is_zero() {
+                // One attempt more, so that the warning is true when it is sent.
+                due = due.min(entry.arrived.after(options.delay_warning));
+            }
+            part.status = super::state::parse_status(&problem.status);
+        }
+        state.defer(id, number, due);
+        drop(state);
+        if warn {
+            self.add_chore(Chore::Warn(id, number, problem.clone()));
+        }
+    }
+
+    pub(super) fn add_chore(&self, chore: Chore) {
+        self.inner.chores.borrow_mut().push_back(chore);
+        self.inner.chore.set();
+    }
+
+    /// The recipients of a pick, in transactions of one sender and limited length.
+    async fn exchange(
+        &self,
+        site: &Rc<Site<C::Way>>,
+        pick: &Pick,
+        partition: &Partition,
+        body: MessageBody,
+        envelope: &Envelope,
+        session: &mut dyn Session,
+    ) -> Vec<(u32, super::Outcome)> {
+        let chosen = self.recipients_of(&pick.destinations, envelope);
+        let mut outcomes = Vec::with_capacity(chosen.len());
+        let mut groups: Vec<(&str, Vec<(u32, &Recipient)>)> = Vec::new();
+        for (number, recipient) in chosen {
+            let sender = envelope.sender_for(recipient);
+            match groups.iter_mut().find(|(other, _)| *other == sender) {
+                Some((_, group)) => group.push((number, recipient)),
+                None => groups.push((sender, vec![(number, recipient)])),
+            }
+        }
+        for (sender, group) in &groups {
+            for recipients in group.chunks(site.limits.get().recipients.max(1)) {
+                if !session.is_usable() && !outcomes.is_empty() {
+                    let lost = Problem {
+                        at: self.inner.executor.now(),
+                        status: "4.4.2".to_owned(),
+                        reason: "the connection ended before its turn".to_owned(),
+                        ..Problem::default()
+                    };
+                    let deferred = |(number, _): &(u32, &Recipient)| {
+                        (*number, super::Outcome::Deferred(lost.clone()))
+                    };
+                    outcomes.extend(recipients.iter().map(deferred));
+                    continue;
+                }
+                let job = super::Job { id: pick.id, partition, body, envelope, sender, recipients };
+                outcomes.extend(session.send(&job).await);
+            }
+        }
+        let accepted = outcomes.iter().any(|(_, it)| !matches!(it, super::Outcome::Deferred(_)));
+        if accepted {
+            site.accepted();
+        } else {
+            site.deferred.set(site.deferred.get() + 1);
+            if !session.is_usable() {
+                site.pushed_back();
+            }
+        }
+        outcomes
+    }
+
+    /// The recipients of an envelope that belong to `destinations`.
+    pub(super) fn recipients_of<'a>(
+        &self,
+        destinations: &[DestinationId],
+        envelope: &'a Envelope,
+    ) -> Vec<(u32, &'a Recipient)> {
+        let state = self.inner.state.borrow();
+        let names: SmallVec<[&str; 4]> =
+            destinations.iter().filter_map(|number| state.name(*number)).collect();
+        let belongs = |recipient: &Recipient| {
+            let name = super::state::destination_of(recipient);
+            names.iter().any(|it| **it == name)
+        };
+        let recipients = envelope.recipients.iter();
+        recipients.filter(|(_, it)| belongs(it)).map(|(number, it)| (*number, it)).collect()
+    }
+}
+
+impl Unreachable {
+    pub fn problem(&self) -> &Problem {
+        match self {
+            Unreachable::Now(problem) | Unreachable::Ever(problem) => problem,
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Recording what became of queued messages, and reporting it to their senders.
+//!
+//! The changes of an attempt and the report about it are one entry of the log
+//! ([`crate::store::Account::settle`]). One message is settled by one task at a time: the last one
+//! removes the message. While the store cannot record a result, the task that has it waits: a
+//! recipient who has the message must not get it again.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    Carrier, End, Ends, HERE, Job, OUTGOING, Outcome, Queue, QueueEvent, QueueId,
+    envelope::{Envelope, Problem, Recipient},
+    state::{DestinationId, destination_of, parse_status},
+};
+use crate::{
+    model::{AccountId, Flags, MailboxId, Timestamp, Uid},
+    plant::{Plant, planted},
+    protocol::smtp::Notify,
+    store::{
+        AnnotationChanges, DeliveryTarget, MessageBody, Partition, Settled, Settlement, StoreError,
+    },
+};
+
+/// Pause before a result is recorded again, and how often that is tried before the message counts
+/// as not tried.
+const RECORD_PAUSE: Duration = Duration::from_secs(1);
+const RECORD_TRIES: u32 = 600;
+
+/// Work on a message apart from any connection.
+pub(super) enum Chore {
+    /// Its recipients at the destination, which are busy, cannot get it: it is returned.
+    Return(QueueId, DestinationId, Problem),
+    /// Its sender is told that the destination's recipients must wait.
+    Warn(QueueId, DestinationId, Problem),
+}
+
+/// A message at hand.
+struct AtHand<'a> {
+    id: QueueId,
+    partition: &'a Partition,
+    body: MessageBody,
+    envelope: &'a Envelope,
+}
+
+impl<C: Carrier> Queue<C> {
+    pub(super) async fn do_chores(self) {
+        while !self.inner.ended.get() {
+            let next = self.inner.chores.borrow_mut().pop_front();
+            match next {
+                None => self.inner.chore.take().await,
+                Some(Chore::Return(id, destination, problem)) => {
+                    self.give_back(id, destination, problem).await;
+                }
+                Some(Chore::Warn(id, destination, problem)) => {
+                    self.warn(id, destination, problem).await;
+                }
+            }
+        }
+    }
+
+    async fn give_back(&self, id: QueueId, destination: DestinationId, problem: Problem) {
+        let Some((partition, body, envelope)) = self.load(id).await else {
+            return self.trouble(id, &[destination]);
+        };
+        let recipients = self.recipients_of(&[destination], &envelope);
+        let failed = |(number, _)| (number, Outcome::Failed(problem.clone()));
+        let outcomes = recipients.into_iter().map(failed).collect();
+        self.settle(id, &[destination], &partition, body, &envelope, outcomes).await;
+    }
+
+    async fn warn(&self, id: QueueId, destination: DestinationId, problem: Problem) {
+        let _lock = self.lock(id).await;
+        let Some((partition, body, envelope)) = self.load(id).await else { return };
+        let mut changes = AnnotationChanges::new();
+        let mut ends = Ends::new();
+        for (number, recipient) in self.recipients_of(&[destination], &envelope) {
+            if recipient.warned {
+                continue;
+            }
+            let mut told = recipient.clone();
+            told.warned = true;
+            changes.push((number, Some(told.encode())));
+            if envelope.wants(recipient, |_, _, delay| delay, true) {
+                ends.push((number, told, End::Delayed(problem.clone())));
+            }
+        }
+        if changes.is_empty() {
+            return;
+        }
+        let at_hand = AtHand { id, partition: &partition, body, envelope: &envelope };
+        // Failing that, the next attempt warns.
+        if self.record(&at_hand, Some(changes), &ends, 1).await {
+            let mut state = self.inner.state.borrow_mut();
+            if let Some(entry) = state.entries.get_mut(&id) {
+                entry.fresh = None;
+            }
+            if let Some(part) = state.part(id, destination) {
+                part.warned = true;
+            }
+        }
+    }
+
+    /// Records the outcomes of an attempt for all recipients of `destinations`, whose parts are
+    /// busy, and schedules what is left.
+    pub(super) async fn settle(
+        &self,
+        id: QueueId,
+        destinations: &[DestinationId],
+        partition: &Partition,
+        body: MessageBody,
+        envelope: &Rc<Envelope>,
+        outcomes: Vec<(u32, Outcome)>,
+    ) {
+        let now = self.inner.executor.now();
+        let options = self.options();
+        let late = !options.delay_warning.is_zero() && envelope.age(now) >= options.delay_warning;
+        let mut changes = AnnotationChanges::new();
+        let mut ends = Ends::new();
+        let mut left: Vec<(DestinationId, Problem, bool)> = Vec::new();
+        for (number, recipient) in self.recipients_of(destinations, envelope) {
+            let outcome = outcomes.iter().find(|(other, _)| *other == number);
+            let unknown = Outcome::Deferred(Problem {
+                at: now,
+                status: "4.4.2".to_owned(),
+                reason: "the other side did not say what became of this recipient".to_owned(),
+                ..Problem::default()
+            });
+            let outcome = outcome.map_or(&unknown, |(_, outcome)| outcome);
+            let event = QueueEvent::Attempt { id, envelope, recipient, outcome };
+            self.inner.carrier.tell(&event);
+            if planted(Plant::ForgetRecipient) && number % 2 == 0 && outcomes.len() > 1 {
+                changes.push((number, None));
+                continue;
+            }
+            match outcome {
+                Outcome::Delivered { host, reply, reports } => {
+                    if !planted(Plant::RetryDelivered) {
+                        changes.push((number, None));
+                    }
+                    if !reports && envelope.wants(recipient, |success, _, _| success, false) {
+                        let relayed = destination_of(recipient) != HERE;
+                        let (host, reply) = (host.clone(), reply.clone());
+                        let end = End::Delivered { host, reply, relayed };
+                        ends.push((number, recipient.clone(), end));
+                    }
+                }
+                Outcome::Failed(problem) => {
+                    changes.push((number, None));
+                    if envelope.wants(recipient, |_, failure, _| failure, true) {
+                        ends.push((number, recipient.clone(), End::Failed(problem.clone())));
+                    }
+                }
+                Outcome::Deferred(problem) => {
+                    let mut later = recipient.clone();
+                    later.attempts = later.attempts.saturating_add(1);
+                    later.problem = Some(problem.clone());
+                    if late && !later.warned {
+                        later.warned = true;
+                        if envelope.wants(recipient, |_, _, delay| delay, true) {
+                            let end = End::Delayed(problem.clone());
+                            ends.push((number, later.clone(), end));
+                        }
+                    }
+                    let warned = later.warned;
+                    changes.push((number, Some(later.encode())));
+                    let name = destination_of(recipient);
+                    let destination = self.inner.state.borrow().destination_named(&name);
+                    if let Some(destination) = destination
+                        && !left.iter().any(|(other, ..)| *other == destination)
+                    {
+                        left.push((destination, problem.clone(), warned));
+                    }
+                }
+            }
+        }
+        let lock = self.lock(id).await;
+        let is_last = {
+            let state = self.inner.state.borrow();
+            state.entries.get(&id).is_none_or(|entry| {
+                let ended = |part: &super::state::Part| {
+                    destinations.contains(&part.destination)
+                        && !left.iter().any(|(other, ..)| *other == part.destination)
+                };
+                entry.parts.iter().all(ended)
+            })
+        };
+        let at_hand = AtHand { id, partition, body, envelope };
+        let changes = (!is_last).then_some(changes);
+        if !self.record(&at_hand, changes, &ends, RECORD_TRIES).await {
+            return self.trouble(id, destinations);
+        }
+        if is_last {
+            self.inner.carrier.tell(&QueueEvent::Done { id, envelope });
+            let entry = self.inner.state.borrow_mut().remove(id);
+            self.dropped(entry.is_some_and(|entry| entry.fresh.is_some()));
+        } else {
+            let mut state = self.inner.state.borrow_mut();
+            for destination in destinations {
+                if !left.iter().any(|(other, ..)| other == destination) {
+                    state.end_part(id, *destination);
+                }
+            }
+            for (destination, problem, warned) in &left {
+                if let Some(part) = state.part(id, *destination) {
+                    part.status = parse_status(&problem.status);
+                    part.warned = *warned;
+                }
+            }
+            drop(state);
+            for (destination, problem, _) in &left {
+                self.put_off(id, *destination, problem);
+            }
+            self.wake();
+        }
+        drop(lock);
+    }
+
+    /// Puts changes (`None`: the message is removed) and the report about `ends` on disk. False if
+    /// that failed `tries` times.
+    async fn record(
+        &self,
+        at_hand: &AtHand<'_>,
+        changes: Option<AnnotationChanges>,
+        ends: &Ends,
+        tries: u32,
+    ) -> bool {
+        for attempt in 0..tries {
+            if attempt > 0 {
+                self.inner.executor.sleep(RECORD_PAUSE).await;
+            }
+            match self.record_once(at_hand, changes.clone(), ends).await {
+                Ok(()) => return true,
+                Err(_) if self.inner.ended.get() => return false,
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
+    async fn record_once(
+        &self,
+        at_hand: &AtHand<'_>,
+        changes: Option<AnnotationChanges>,
+        ends: &Ends,
+    ) -> Result<(), StoreError> {
+        let AtHand { id, partition, body, envelope } = *at_hand;
+        // There is never a report about a report (RFC 5321 4.5.5).
+        let wanted = !ends.is_empty() && !envelope.sender.is_empty();
+        let report = match wanted {
+            false => None,
+            true => {
+                let job = Job {
+                    id,
+                    partition,
+                    body,
+                    envelope,
+                    sender: &envelope.sender,
+                    recipients: &[],
+                };
+                self.inner.carrier.report(&job, ends).await?
+            }
+        };
+        let (staged, about) = match report {
+            None => (None, None),
+            Some((staged, about)) => {
+                self.mailbox(partition).await?;
+                let target = target(&about, about.arrived);
+                (Some((staged, target)), Some(about))
+            }
+        };
+        let settlement = changes.map_or(Settlement::Removed, Settlement::Changed);
+        let account = partition.queue().await?;
+        if planted(Plant::BounceTwice)
+            && let Some(about) = &about
+        {
+            let job = Job { id, partition, body, envelope, sender: "", recipients: &[] };
+            if let Some((again, _)) = self.inner.carrier.report(&job, ends).await? {
+                partition.deliver(again, vec![target(about, about.arrived)], None).await?;
+            }
+        }
+        let settled = account.settle(id.mailbox, id.uid, settlement, staged).await?;
+        if let (Settled::Done(Some(place)), Some(about)) = (settled, about) {
+            let report = QueueId { uid: place.uid, mailbox: place.mailbox, ..id };
+            self.inner.carrier.tell(&QueueEvent::Reported { id, report });
+            if let Some(body) = body_of(partition, place.mailbox, place.uid).await {
+                self.admit(report, body, &Rc::new(about));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until no other task settles the message.
+    async fn lock(&self, id: QueueId) -> Lock<'_, C> {
+        loop {
+            {
+                let mut state = self.inner.state.borrow_mut();
+                match state.entries.get_mut(&id) {
+                    Some(entry) if entry.settling => {}
+                    found => {
+                        if let Some(entry) = found {
+                            entry.settling = true;
+                        }
+                        return Lock { queue: self, id };
+                    }
+                }
+            }
+            self.inner.settled.take().await;
+            // Others may wait for another message.
+            self.inner.settled.set();
+            self.inner.executor.yield_now().await;
+        }
+    }
+}
+
+/// The right to settle a message.
+struct Lock<'a, C: Carrier> {
+    queue: &'a Queue<C>,
+    id: QueueId,
+}
+
+impl<C: Carrier> Drop for Lock<'_, C> {
+    fn drop(&mut self) {
+        let mut state = self.queue.inner.state.borrow_mut();
+        if let Some(entry) = state.entries.get_mut(&self.id) {
+            entry.settling = false;
+        }
+        drop(state);
+        self.queue.inner.settled.set();
+    }
+}
+
+/// How a message with this envelope is put into the queue.
+pub(super) fn target(envelope: &Envelope, internal_date: Timestamp) -> DeliveryTarget {
+    DeliveryTarget {
+        account: AccountId::QUEUE,
+        mailbox: Some(OUTGOING.to_owned()),
+        flags: Flags::default(),
+        keywords: Vec::new(),
+        internal_date,
+        annotations: envelope.annotations(),
+    }
+}
+
+/// The body of a message that was just put into a mailbox of the queue; `None` if it is gone.
+pub(super) async fn body_of(
+    partition: &Partition,
+    mailbox: MailboxId,
+    uid: Uid,
+) -> Option<MessageBody> {
+    let account = partition.queue().await.ok()?;
+    let view = account.select(mailbox, false).await.ok()?;
+    let snapshot = view.current()?;
+    Some(snapshot.get(snapshot.index_of(uid)?)?.body)
+}
+
+impl Envelope {
+    /// Whether the sender wants to know this about a recipient. `default`: without NOTIFY
+    /// (RFC 3461 4.1).
+    fn wants(
+        &self,
+        recipient: &Recipient,
+        kind: impl Fn(bool, bool, bool) -> bool,
+        default: bool,
+    ) -> bool {
+        match recipient.notify {
+            None => default,
+            Some(Notify::Never) => false,
+            Some(Notify::On { success, failure, delay }) => kind(success, failure, delay),
+        }
+    }
+}

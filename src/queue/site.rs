@@ -1,0 +1,183 @@
+//! A site: the hosts that take the mail of some destinations, and how it is doing.
+//!
+//! The number of connections starts low, grows while messages are accepted and shrinks when the
+//! site refuses connections or says 421, so that a site that is short of breath gets less. A site
+//! that cannot be reached pauses; the messages themselves wait by their own schedule.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    time::Duration,
+};
+
+use super::{envelope::Problem, options::SiteLimits};
+use crate::{model::Moment, runtime::wait::Signal};
+
+/// Connections that a site gets before anything is known of it.
+const FIRST_CONNECTIONS: f64 = 2.0;
+/// Pause after the first failed connection; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+
+pub(super) struct Site<W> {
+    pub name: String,
+    /// As found last.
+    pub way: RefCell<W>,
+    pub limits: Cell<SiteLimits>,
+    /// Destinations with messages that are ready, in turn.
+    pub hungry: RefCell<VecDeque<u32>>,
+    /// Messages ready, of all its destinations.
+    pub ready: Cell<usize>,
+    /// Connections, also those being opened.
+    pub open: Cell<usize>,
+    /// Of those, waiting for work.
+    pub idle: Cell<usize>,
+    pub work: Rc<Signal>,
+    allowed: Cell<f64>,
+    /// No connection is opened before.
+    pub not_before: Cell<Moment>,
+    failures: Cell<u32>,
+    pub problem: RefCell<Option<Problem>>,
+    /// When the next message may be sent, with a rate limit.
+    next_message: Cell<Moment>,
+    pub delivered: Cell<u64>,
+    pub deferred: Cell<u64>,
+    /// A task will look again when the pause is over.
+    pub waking: Cell<bool>,
+}
+
+impl<W> Site<W> {
+    pub(super) fn new(name: String, way: W, limits: SiteLimits) -> Site<W> {
+        Site {
+            name,
+            way: RefCell::new(way),
+            limits: Cell::new(limits),
+            hungry: RefCell::default(),
+            ready: Cell::new(0),
+            open: Cell::new(0),
+            idle: Cell::new(0),
+            work: Rc::default(),
+            allowed: Cell::new(FIRST_CONNECTIONS),
+            not_before: Cell::default(),
+            failures: Cell::new(0),
+            problem: RefCell::default(),
+            next_message: Cell::default(),
+            delivered: Cell::new(0),
+            deferred: Cell::new(0),
+            waking: Cell::new(false),
+        }
+    }
+
+    /// Connections that it may have now.
+    pub(super) fn allowed(&self) -> usize {
+        (self.allowed.get() as usize).clamp(1, self.limits.get().connections.max(1))
+    }
+
+    /// Whether one more connection is worth opening.
+    pub(super) fn wants_connection(&self, now: Moment) -> bool {
+        let working = self.open.get() - self.idle.get();
+        self.ready.get() > self.idle.get()
+            && self.open.get() < self.allowed()
+            && now >= self.not_before.get()
+            && (working == 0 || self.ready.get() > working)
+    }
+
+    pub(super) fn accepted(&self) {
+        let most = self.limits.get().connections as f64;
+        let allowed = self.allowed.get();
+        self.allowed.set((allowed + 1.0 / allowed).min(most.max(1.0)));
+        self.failures.set(0);
+        self.delivered.set(self.delivered.get() + 1);
+        if self.problem.borrow().is_some() {
+            *self.problem.borrow_mut() = None;
+        }
+    }
+
+    /// It asked for less: 421, or a refused connection.
+    pub(super) fn pushed_back(&self) {
+        self.allowed.set((self.allowed.get() / 2.0).max(1.0));
+    }
+
+    /// A connection could not be opened. True if no other one works, so that the site counts as
+    /// down: its messages wait.
+    pub(super) fn failed(&self, now: Moment, problem: Problem) -> bool {
+        self.pushed_back();
+        let failures = self.failures.get();
+        self.failures.set(failures.saturating_add(1));
+        *self.problem.borrow_mut() = Some(problem);
+        let pause = PAUSE_MIN.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
+        self.not_before.set(now.after(pause));
+        self.open.get() <= 1
+    }
+
+    /// An operator wants it tried now.
+    pub(super) fn forgive(&self) {
+        self.not_before.set(Moment::default());
+        self.failures.set(0);
+    }
+
+    /// How long to wait before the next message; takes the place if there is no need to.
+    pub(super) fn rate_wait(&self, now: Moment) -> Duration {
+        let rate = self.limits.get().rate;
+        if rate == 0 {
+            return Duration::ZERO;
+        }
+        let wait = self.next_message.get().since(now);
+        if wait.is_zero() {
+            let from = self.next_message.get().max(now);
+            self.next_message.set(from.after(Duration::from_secs(60) / rate));
+        }
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site() -> Site<()> {
+        let limits = SiteLimits { connections: 8, rate: 60, ..SiteLimits::default() };
+        Site::new("mx".to_owned(), (), limits)
+    }
+
+    #[test]
+    fn connections_follow_success_and_refusal() {
+        let site = site();
+        assert_eq!(site.allowed(), 2);
+        (0..100).for_each(|_| site.accepted());
+        assert_eq!(site.allowed(), 8);
+        site.pushed_back();
+        assert_eq!(site.allowed(), 4);
+        (0..10).for_each(|_| site.pushed_back());
+        assert_eq!(site.allowed(), 1);
+    }
+
+    #[test]
+    fn a_site_that_is_down_pauses_longer_each_time() {
+        let site = site();
+        site.open.set(1);
+        site.ready.set(5);
+        let now = Moment(0);
+        let pauses: Vec<u64> = (0..12)
+            .map(|_| {
+                assert!(site.failed(now, Problem::default()));
+                site.not_before.get().since(now).as_secs()
+            })
+            .collect();
+        assert_eq!(pauses[..4], [1, 2, 4, 8]);
+        assert_eq!(pauses[11], PAUSE_MAX.as_secs());
+        assert!(!site.wants_connection(now));
+        site.open.set(0);
+        site.forgive();
+        assert!(site.wants_connection(now));
+    }
+
+    #[test]
+    fn the_rate_is_kept() {
+        let site = site();
+        assert_eq!(site.rate_wait(Moment(5)), Duration::ZERO);
+        assert_eq!(site.rate_wait(Moment(5)), Duration::from_secs(1));
+        assert_eq!(site.rate_wait(Moment(1_000_005)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,514 @@
+//! The queue against a scripted outside world, on a simulated device and clock.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+
+use smallvec::{SmallVec, smallvec};
+
+use super::{settle::body_of, *};
+use crate::{
+    model::{PartitionId, Timestamp},
+    protocol::smtp::Notify,
+    runtime::{device::memory::MemoryDevice, executor::Executor, simulation::Simulation},
+    store::StoreOptions,
+};
+
+/// What hosts do, by the local part of a recipient: `ok…`, `later…` (450), `never…` (550), `lost…`
+/// (the connection ends). Domains: `down…` refuse connections, `gone…` do not exist, `dark…` cannot
+/// be looked up now; `one…` and `two…` share a host.
+#[derive(Default)]
+struct Outside {
+    simulation: RefCell<Option<Simulation>>,
+    /// Time of each delivery, by recipient.
+    delivered: RefCell<BTreeMap<String, Vec<Timestamp>>>,
+    attempts: RefCell<Vec<String>>,
+    /// Recipients of each transaction.
+    transactions: RefCell<Vec<Vec<String>>>,
+    connections: Cell<usize>,
+    up: RefCell<BTreeSet<String>>,
+    reports: Cell<u32>,
+}
+
+#[derive(Clone)]
+struct Fake(Rc<Outside>);
+
+#[derive(Clone, Debug)]
+struct FakeWay(String);
+
+impl Way for FakeWay {
+    fn site(&self) -> &str {
+        &self.0
+    }
+
+    fn hosts(&self) -> SmallVec<[&str; 4]> {
+        smallvec![&*self.0]
+    }
+}
+
+struct FakeSession {
+    outside: Rc<Outside>,
+    usable: bool,
+}
+
+fn problem(status: &str, reason: &str) -> Problem {
+    let (status, reason) = (status.to_owned(), reason.to_owned());
+    Problem { status, reason, ..Problem::default() }
+}
+
+impl Carrier for Fake {
+    type Way = FakeWay;
+
+    fn find<'a>(&'a self, destination: &'a str) -> LocalFuture<'a, Result<FakeWay, Unreachable>> {
+        let up = self.0.up.borrow().contains(destination);
+        Box::pin(async move {
+            match destination {
+                it if it.starts_with("gone") => {
+                    Err(Unreachable::Ever(problem("5.1.2", "no such domain")))
+                }
+                it if it.starts_with("dark") && !up => {
+                    Err(Unreachable::Now(problem("4.4.3", "no answer")))
+                }
+                it if it.starts_with("one") || it.starts_with("two") => {
+                    Ok(FakeWay("shared".to_owned()))
+                }
+                it => Ok(FakeWay(format!("mx.{it}"))),
+            }
+        })
+    }
+
+    fn open<'a>(
+        &'a self,
+        way: &'a FakeWay,
+    ) -> LocalFuture<'a, Result<Box<dyn Session>, Unreachable>> {
+        Box::pin(async move {
+            self.0.connections.set(self.0.connections.get() + 1);
+            if way.0.starts_with("mx.down") && !self.0.up.borrow().contains(&way.0) {
+                return Err(Unreachable::Now(problem("4.4.1", "connection refused")));
+            }
+            let session = FakeSession { outside: self.0.clone(), usable: true };
+            Ok(Box::new(session) as Box<dyn Session>)
+        })
+    }
+
+    fn report<'a>(
+        &'a self,
+        job: &'a Job<'a>,
+        ends: &'a Ends,
+    ) -> LocalFuture<'a, Result<Option<Report>, StoreError>> {
+        Box::pin(async move {
+            self.0.reports.set(self.0.reports.get() + 1);
+            let mut writer = job.partition.stage();
+            let text: Vec<String> = ends
+                .iter()
+                .map(|(_, recipient, end)| match end {
+                    End::Failed(problem) => {
+                        format!("{} failed {}", recipient.address, problem.status)
+                    }
+                    End::Delayed(problem) => {
+                        format!("{} late {}", recipient.address, problem.status)
+                    }
+                    End::Delivered { .. } => format!("{} delivered", recipient.address),
+                })
+                .collect();
+            writer.write(text.join("\r\n").as_bytes()).await?;
+            let staged = writer.finish(Vec::new()).await?;
+            let now = self.0.simulation.borrow().as_ref().map(|it| it.now()).unwrap_or_default();
+            let mut envelope =
+                Envelope { arrived: now, origin: Origin::Report, ..Envelope::default() };
+            let sender = Recipient { address: job.envelope.sender.clone(), ..Recipient::default() };
+            envelope.recipients.insert(1, sender);
+            Ok(Some((staged, envelope)))
+        })
+    }
+
+    fn tell(&self, _: &QueueEvent<'_>) {}
+}
+
+impl Session for FakeSession {
+    fn send<'a>(&'a mut self, job: &'a Job<'a>) -> LocalFuture<'a, Vec<(u32, Outcome)>> {
+        Box::pin(async move {
+            let simulation = self.outside.simulation.borrow().clone().unwrap();
+            simulation.sleep(Duration::from_millis(5)).await;
+            let addresses = job.recipients.iter().map(|(_, it)| it.address.clone()).collect();
+            self.outside.transactions.borrow_mut().push(addresses);
+            let mut outcomes = Vec::new();
+            for (number, recipient) in job.recipients {
+                let address = &recipient.address;
+                self.outside.attempts.borrow_mut().push(address.clone());
+                let outcome = match address.as_str() {
+                    it if it.starts_with("later") && !self.outside.up.borrow().contains(it) => {
+                        let at = simulation.now();
+                        Outcome::Deferred(Problem { at, ..problem("4.2.0", "450 later") })
+                    }
+                    it if it.starts_with("never") => {
+                        Outcome::Failed(problem("5.1.1", "550 no such user"))
+                    }
+                    it if it.starts_with("lost") && !self.outside.up.borrow().contains(it) => {
+                        self.usable = false;
+                        Outcome::Deferred(problem("4.4.2", "lost"))
+                    }
+                    _ => {
+                        let mut delivered = self.outside.delivered.borrow_mut();
+                        delivered.entry(address.clone()).or_default().push(simulation.now());
+                        Outcome::Delivered {
+                            host: "mx".to_owned(),
+                            reply: "250 ok".to_owned(),
+                            reports: false,
+                        }
+                    }
+                };
+                outcomes.push((*number, outcome));
+            }
+            outcomes
+        })
+    }
+
+    fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    fn end(self: Box<Self>) -> LocalFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+struct World {
+    device: MemoryDevice,
+    outside: Rc<Outside>,
+    options: QueueOptions,
+}
+
+/// A running queue.
+struct Running {
+    simulation: Simulation,
+    partition: Partition,
+    queue: Queue<Fake>,
+}
+
+impl World {
+    fn new() -> World {
+        let seconds = Duration::from_secs;
+        let options = QueueOptions {
+            retry: vec![seconds(10), seconds(100), seconds(1000)],
+            delay_warning: seconds(300),
+            expire: seconds(5000),
+            ..QueueOptions::default()
+        };
+        World { device: MemoryDevice::new(), outside: Rc::default(), options }
+    }
+
+    fn start(&self, seed: u64) -> Running {
+        let simulation = Simulation::new(seed);
+        *self.outside.simulation.borrow_mut() = Some(simulation.clone());
+        let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
+        self.device.set_clock(executor.clone());
+        let options = StoreOptions { partition: PartitionId(0), ..StoreOptions::default() };
+        let open = Partition::open(Rc::new(self.device.clone()), executor.clone(), options);
+        let (partition, _) = simulation.run_until(open).unwrap();
+        let carrier = Fake(self.outside.clone());
+        let partitions = vec![Some(partition.clone())];
+        let queue = Queue::new(executor, carrier, self.options.clone(), partitions);
+        queue.start();
+        Running { simulation, partition, queue }
+    }
+
+    fn got(&self, address: &str) -> usize {
+        self.outside.delivered.borrow().get(address).map_or(0, Vec::len)
+    }
+
+    fn tried(&self, address: &str) -> usize {
+        self.outside.attempts.borrow().iter().filter(|it| *it == address).count()
+    }
+}
+
+impl Running {
+    fn envelope(&self, sender: &str, recipients: &[&str]) -> Envelope {
+        let recipient =
+            |address: &&str| Recipient { address: (*address).to_owned(), ..Recipient::default() };
+        Envelope {
+            arrived: self.simulation.now(),
+            sender: sender.to_owned(),
+            recipients: (1..).zip(recipients.iter().map(recipient)).collect(),
+            ..Envelope::default()
+        }
+    }
+
+    fn submit(&self, sender: &str, recipients: &[&str]) -> QueueId {
+        self.submit_with(self.envelope(sender, recipients))
+    }
+
+    fn submit_with(&self, envelope: Envelope) -> QueueId {
+        self.simulation.clone().run_until(async {
+            self.queue.mailbox(&self.partition).await.unwrap();
+            let mut writer = self.partition.stage();
+            writer.write(b"Subject: x\r\n\r\nbody\r\n").await.unwrap();
+            let staged = writer.finish(Vec::new()).await.unwrap();
+            let target = settle::target(&envelope, envelope.arrived);
+            let placed = self.partition.deliver(staged, vec![target], None).await.unwrap();
+            let place = placed[0];
+            let partition = PartitionId(0);
+            let id = QueueId { partition, mailbox: place.mailbox, uid: place.uid };
+            let body = body_of(&self.partition, place.mailbox, place.uid).await.unwrap();
+            self.queue.admit(id, body, &Rc::new(envelope));
+            id
+        })
+    }
+
+    fn wait(&self, seconds: u64) {
+        self.simulation.run_until(self.simulation.sleep(Duration::from_secs(seconds)));
+    }
+
+    fn listed(&self, filter: &Filter) -> Vec<Listed> {
+        self.simulation.clone().run_until(self.queue.list(filter, None, 1000))
+    }
+
+    /// As after power loss; what was acknowledged is on the device.
+    fn crash(self) {
+        self.simulation.kill_tasks();
+    }
+}
+
+#[test]
+fn each_recipient_gets_it_once_and_the_message_goes() {
+    let world = World::new();
+    let running = world.start(1);
+    running.submit("s@x.test", &["ok1@a.test", "ok2@a.test", "ok3@b.test"]);
+    running.wait(3);
+    assert!(running.queue.is_empty());
+    for address in ["ok1@a.test", "ok2@a.test", "ok3@b.test"] {
+        assert_eq!(world.got(address), 1, "{address}");
+    }
+    assert_eq!(world.outside.transactions.borrow().len(), 2, "one for each site");
+    assert_eq!(world.outside.reports.get(), 0);
+    running.crash();
+    let running = world.start(2);
+    running.wait(3);
+    assert!(running.queue.is_read() && running.queue.is_empty());
+    assert_eq!(world.got("ok1@a.test"), 1);
+}
+
+#[test]
+fn destinations_with_the_same_hosts_share_transactions_and_connections() {
+    let world = World::new();
+    let running = world.start(1);
+    // Both are known before a message comes for both.
+    running.submit("s@x.test", &["ok@one.test"]);
+    running.submit("s@x.test", &["ok@two.test"]);
+    running.wait(1);
+    let connections = world.outside.connections.get();
+    running.submit("s@x.test", &["ok1@one.test", "ok2@two.test"]);
+    running.wait(1);
+    assert_eq!(world.outside.connections.get(), connections, "an idle connection is used");
+    let both = ["ok1@one.test".to_owned(), "ok2@two.test".to_owned()];
+    let transactions = world.outside.transactions.borrow();
+    // They may also become ready one after the other.
+    let last: Vec<String> = transactions.iter().skip(2).flatten().cloned().collect();
+    assert_eq!(last.iter().collect::<BTreeSet<_>>(), both.iter().collect());
+}
+
+#[test]
+fn refusals_are_returned_once_and_temporary_ones_tried_by_the_schedule() {
+    let world = World::new();
+    let running = world.start(3);
+    running.submit("s@x.test", &["never@a.test", "later@a.test", "ok@a.test"]);
+    running.wait(5);
+    assert_eq!(world.got("s@x.test"), 1, "the report");
+    assert_eq!((world.got("ok@a.test"), world.tried("later@a.test")), (1, 1));
+    let left = running.listed(&Filter::default());
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].parts[0].status, "4.2.0");
+    running.wait(20);
+    assert_eq!(world.tried("later@a.test"), 2, "after 10 s");
+    running.wait(400);
+    assert_eq!(world.got("s@x.test"), 2, "told that it is late");
+    world.outside.up.borrow_mut().insert("later@a.test".to_owned());
+    running.wait(1200);
+    assert_eq!(world.got("later@a.test"), 1);
+    assert!(running.queue.is_empty());
+    assert_eq!((world.tried("never@a.test"), world.got("s@x.test")), (1, 2));
+    assert_eq!(world.got("ok@a.test"), 1);
+}
+
+#[test]
+fn what_cannot_be_delivered_expires_and_reports_are_never_returned() {
+    let world = World::new();
+    let running = world.start(4);
+    running.submit("s@x.test", &["later@a.test"]);
+    running.submit("", &["later2@a.test", "never@b.test"]);
+    running.submit("never@s.test", &["ok@gone.test"]);
+    running.wait(6000);
+    assert!(running.queue.is_empty(), "{:?}", running.listed(&Filter::default()));
+    assert_eq!(world.got("s@x.test"), 2, "a warning and a report");
+    assert_eq!(world.tried("never@s.test"), 1, "a report that cannot be delivered ends there");
+    assert_eq!(world.outside.reports.get(), 3);
+    assert!(world.tried("later@a.test") >= 4);
+}
+
+#[test]
+fn a_site_that_is_down_is_not_asked_for_each_message() {
+    let world = World::new();
+    let running = world.start(5);
+    for number in 0..50 {
+        running.submit("s@x.test", &[&format!("ok{number}@down.test")]);
+    }
+    running.wait(5);
+    let first = world.outside.connections.get();
+    assert!(first <= 55, "{first}");
+    let listed = running.listed(&Filter::default());
+    assert_eq!(listed.len(), 50);
+    assert_eq!(listed[0].parts[0].status, "4.4.1");
+    world.outside.up.borrow_mut().insert("mx.down.test".to_owned());
+    running.wait(200);
+    assert!(running.queue.is_empty());
+    assert!((0..50).all(|number| world.got(&format!("ok{number}@down.test")) == 1));
+}
+
+#[test]
+fn lookups_that_fail_now_are_repeated() {
+    let world = World::new();
+    let running = world.start(6);
+    running.submit("s@x.test", &["ok@dark.test"]);
+    running.wait(5);
+    assert_eq!(running.listed(&Filter::default())[0].parts[0].status, "4.4.3");
+    world.outside.up.borrow_mut().insert("dark.test".to_owned());
+    running.wait(15);
+    assert_eq!(world.got("ok@dark.test"), 1);
+}
+
+#[test]
+fn lost_connections_leave_the_rest_for_later() {
+    let world = World::new();
+    let running = world.start(7);
+    running.submit("s@x.test", &["lost@a.test"]);
+    running.submit("s@x.test", &["ok@a.test"]);
+    running.wait(5);
+    assert_eq!(world.got("ok@a.test"), 1);
+    world.outside.up.borrow_mut().insert("lost@a.test".to_owned());
+    running.wait(30);
+    assert!(running.queue.is_empty());
+    assert_eq!(world.got("lost@a.test"), 1);
+}
+
+#[test]
+fn a_restart_finds_everything_and_keeps_the_schedule() {
+    let world = World::new();
+    let running = world.start(8);
+    running.submit("s@x.test", &["later@a.test", "ok@b.test"]);
+    let mut held = running.envelope("s@x.test", &["ok@held.test"]);
+    held.held = true;
+    let held = running.submit_with(held);
+    let mut future = running.envelope("s@x.test", &["ok@future.test"]);
+    future.hold_until = Some(running.simulation.now().after(Duration::from_secs(60)));
+    running.submit_with(future);
+    running.wait(8);
+    running.simulation.clone().run_until(running.partition.checkpoint()).unwrap();
+    assert_eq!((world.got("ok@b.test"), world.tried("later@a.test")), (1, 1));
+    running.crash();
+    world.outside.up.borrow_mut().insert("later@a.test".to_owned());
+    // The clock begins anew.
+    let running = world.start(9);
+    running.wait(1);
+    assert!(running.queue.is_read());
+    assert_eq!(running.queue.len(), 3);
+    running.wait(30);
+    assert_eq!((world.got("later@a.test"), world.got("ok@b.test")), (1, 1));
+    assert_eq!((world.got("ok@future.test"), world.got("ok@held.test")), (0, 0));
+    running.wait(60);
+    assert_eq!(world.got("ok@future.test"), 1);
+    let released = running.simulation.clone().run_until(running.queue.set_held(held, false));
+    assert!(released.unwrap());
+    running.wait(2);
+    assert_eq!(world.got("ok@held.test"), 1);
+    assert!(running.queue.is_empty());
+}
+
+#[test]
+fn notifications_are_sent_as_asked_for() {
+    let world = World::new();
+    let running = world.start(10);
+    let on = |success, failure| Some(Notify::On { success, failure, delay: false });
+    let mut envelope = running.envelope("s@x.test", &["ok1@a.test", "ok2@a.test"]);
+    envelope.recipients.get_mut(&1).unwrap().notify = on(true, false);
+    running.submit_with(envelope);
+    running.wait(2);
+    assert_eq!(world.got("s@x.test"), 1);
+    let mut envelope = running.envelope("t@x.test", &["never1@a.test", "never2@a.test"]);
+    envelope.recipients.get_mut(&1).unwrap().notify = Some(Notify::Never);
+    envelope.recipients.get_mut(&2).unwrap().notify = on(true, false);
+    running.submit_with(envelope);
+    running.wait(2);
+    assert_eq!(world.got("t@x.test"), 0);
+    assert!(running.queue.is_empty());
+}
+
+#[test]
+fn operators_find_try_return_and_remove() {
+    let world = World::new();
+    let running = world.start(11);
+    let first = running.submit("alice@x.test", &["later1@a.test"]);
+    let second = running.submit("bob@x.test", &["later2@b.test"]);
+    let third = running.submit("", &["ok@down.test"]);
+    running.wait(2);
+    let ids = |filter: Filter| -> Vec<QueueId> {
+        running.listed(&filter).into_iter().map(|it| it.id).collect()
+    };
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(ids(Filter { sender: text("ALICE"), ..Filter::default() }), [first]);
+    assert_eq!(ids(Filter { sender: text("<>"), ..Filter::default() }), [third]);
+    assert_eq!(ids(Filter { recipient: text("later2@"), ..Filter::default() }), [second]);
+    assert_eq!(ids(Filter { domain: text("B.test"), ..Filter::default() }), [second]);
+    assert_eq!(ids(Filter { site: text("mx.a.test"), ..Filter::default() }), [first]);
+    assert_eq!(ids(Filter { error: text("4.4"), ..Filter::default() }), [third]);
+    let minute = Some(Duration::from_secs(60));
+    assert_eq!(ids(Filter { older: minute, ..Filter::default() }), []);
+    assert_eq!(ids(Filter { younger: minute, ..Filter::default() }).len(), 3);
+    assert_eq!(second.to_string().parse(), Ok(second));
+
+    let tried = world.tried("later1@a.test");
+    assert_eq!(running.queue.flush(&[first]), 1);
+    running.wait(1);
+    assert_eq!(world.tried("later1@a.test"), tried + 1);
+    let shape = running
+        .simulation
+        .clone()
+        .run_until(running.queue.shape(&[Duration::from_secs(1), Duration::from_secs(100)]));
+    assert_eq!(shape.len(), 3);
+    assert!(shape.iter().all(|(_, counts)| *counts == [0, 1, 0]));
+
+    let returned = running.queue.remove(first, Some("not wanted"));
+    assert!(running.simulation.clone().run_until(returned).unwrap());
+    let removed = running.queue.remove(second, None);
+    assert!(running.simulation.clone().run_until(removed).unwrap());
+    running.wait(2);
+    assert_eq!((world.got("alice@x.test"), world.got("bob@x.test")), (1, 0));
+    assert_eq!(ids(Filter::default()), [third]);
+}
+
+#[test]
+fn urgent_mail_overtakes() {
+    let world = World::new();
+    let mut options = world.options.clone();
+    options.site.connections = 1;
+    let world = World { options, ..world };
+    let running = world.start(12);
+    let mut last = None;
+    for number in 0..30 {
+        let address = format!("ok{number}@a.test");
+        let mut envelope = running.envelope("s@x.test", &[&address]);
+        envelope.origin = Origin::Relay;
+        if number == 29 {
+            envelope.priority = 5;
+            last = Some(address.clone());
+        }
+        running.submit_with(envelope);
+    }
+    running.wait(5);
+    let attempts = world.outside.attempts.borrow();
+    let place = attempts.iter().position(|it| Some(it) == last.as_ref()).unwrap();
+    assert_eq!(attempts.len(), 30);
+    assert!(place < 29, "{place}");
+}
