@@ -823,7 +823,7 @@ impl Settings {
     }
 
     pub fn directory_options(&self) -> DirectoryOptions {
-        DirectoryOptions { domains: self.domains.clone(), postmaster: None }
+        DirectoryOptions { domains: self.domains.clone(), ..DirectoryOptions::default() }
     }
 
     /// How fast passwords may be guessed.

@@ -9,9 +9,8 @@ const DOMAIN_MAX: usize = 255;
 /// Longest name that an account can log in with, octets.
 pub(super) const ADDRESS_MAX: usize = LOCAL_PART_MAX + 1 + DOMAIN_MAX;
 
-/// Separates the account's name from the detail that its owner chose, as in "alice+lists" (RFC
-/// 5233).
-const SUBADDRESS_SEPARATOR: char = '+';
+/// The local part whose mail must reach a person (RFC 5321 4.5.1).
+pub(super) const POSTMASTER: &str = "postmaster";
 
 /// A mailbox split at its last `@`, unquoted and in lower case.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,11 +30,16 @@ impl Address {
         })
     }
 
-    /// The address without its sub-address, if it has one: "alice" of "alice+lists".
-    pub(super) fn without_subaddress(&self) -> Option<Address> {
-        let (user, _) = self.local_part.split_once(SUBADDRESS_SEPARATOR)?;
+    /// The address without its sub-address, if it has one: "alice" of "alice+lists". Each character
+    /// of `separators` ends the account's name.
+    pub(super) fn without_subaddress(&self, separators: &str) -> Option<Address> {
+        let (user, _) = self.local_part.split_once(|c| separators.contains(c))?;
         (!user.is_empty())
             .then(|| Address { local_part: user.to_owned(), domain: self.domain.clone() })
+    }
+
+    pub(super) fn is_postmaster(&self) -> bool {
+        self.local_part == POSTMASTER
     }
 
     pub(super) fn key(&self) -> String {
@@ -44,11 +48,11 @@ impl Address {
 }
 
 /// The detail in a sub-address: "lists" in "alice+lists@demo.test" (RFC 5233), as it was written.
-pub fn detail(mailbox: &str) -> Option<&str> {
+pub(super) fn detail<'a>(mailbox: &'a str, separators: &str) -> Option<&'a str> {
     let (local_part, _) = mailbox.rsplit_once('@')?;
     let local_part =
         local_part.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or(local_part);
-    local_part.split_once(SUBADDRESS_SEPARATOR).map(|(_, detail)| detail)
+    local_part.split_once(|c| separators.contains(c)).map(|(_, detail)| detail)
 }
 
 /// The spelling under which an account is kept, or why it cannot be an account's address.
@@ -111,12 +115,14 @@ mod tests {
             ("alice+a+b@demo.test", Some("a+b")),
             ("alice+@demo.test", Some("")),
             ("\"alice+x y\"@demo.test", Some("x y")),
+            ("alice-a+b@demo.test", Some("a+b")),
             ("alice@demo+x.test", None),
             ("alice+x", None),
         ];
         for (mailbox, expected) in CASES {
-            assert_eq!(detail(mailbox), *expected, "{mailbox}");
+            assert_eq!(detail(mailbox, "+-"), *expected, "{mailbox}");
         }
+        assert_eq!(detail("alice+x@demo.test", ""), None);
     }
 
     #[test]

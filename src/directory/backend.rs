@@ -58,7 +58,7 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If there is no answer now.
     fn may_send_as(&self, account: AccountId, address: &str) -> Result<bool, Unavailable> {
-        Ok(self.resolve(address)?.account() == Some(account))
+        Ok(self.resolve(address)?.reaches(account))
     }
 
     /// The account that logs in as `name`, which is in canonical spelling. This should take as long
@@ -132,7 +132,7 @@ impl Desk {
         let addresses = Lane::new(
             &place,
             |backend, address: &String| backend.resolve(address),
-            |destination| destination.account().is_some(),
+            Destination::is_known,
         );
         let senders = Lane::new(
             &place,

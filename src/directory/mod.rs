@@ -15,12 +15,17 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod address;
+mod aliases;
 mod authenticate;
 mod backend;
 mod cache;
+mod expansion;
+mod files;
 mod flight;
 mod guard;
 mod password;
+mod routes;
+mod senders;
 mod snapshot;
 mod turns;
 mod users_file;
@@ -38,12 +43,18 @@ use std::{
 use arc_swap::ArcSwap;
 
 pub use self::{
-    address::detail,
+    aliases::is_reply_text,
     authenticate::{PasswordJob, PasswordWorkers},
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
+    files::DirectoryError,
     guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
     password::{HashError, hash, hash_all},
-    snapshot::{DirectoryOptions, DirectorySnapshot},
+    routes::{
+        Credentials, HostOptions, Inbound, NextHop, Password, RelayHost, RouteOptions, RouteTo,
+        TlsPolicy,
+    },
+    senders::{SenderOptions, Senders},
+    snapshot::{DirectoryFiles, DirectoryOptions, DirectorySnapshot},
     turns::PeerLimits,
     users_file::{User, UsersFile, UsersFileError, lock_name, parse_import},
 };
@@ -57,26 +68,78 @@ use crate::{
 };
 
 /// The destination of mail for an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
     Mailbox(AccountId),
     /// As [`Destination::Mailbox`], for a sub-address: the part after the separator is its detail
     /// (RFC 5233).
     Subaddress(AccountId),
-    /// The domain is ours, but the local part is unknown: 550 5.1.1.
+    /// An alias with several targets, or with one that is not a mailbox here. Never empty; each
+    /// target once.
+    Several(Arc<[Target]>),
+    /// Accepted, and thrown away.
+    Discard,
+    /// Refused for good with this text, which is printable ASCII: 550 5.1.1.
+    Reject(Arc<str>),
+    /// A recipient in the domain of another server that we accept mail for, as its backup: to the
+    /// next hop of that domain.
+    Relay,
+    /// The domain is ours, but the local part is unknown: 550 5.1.1. Or that of another server that
+    /// we accept mail for, and it has no such recipient.
     UnknownUser,
     /// Not our domain: 550 5.7.1 on port 25, "no outbound queue yet" on submission.
     Foreign,
 }
 
 impl Destination {
-    /// The account that gets the mail.
-    pub fn account(self) -> Option<AccountId> {
+    /// The account that gets the mail, if it is the only recipient.
+    pub fn account(&self) -> Option<AccountId> {
         match self {
-            Destination::Mailbox(account) | Destination::Subaddress(account) => Some(account),
-            Destination::UnknownUser | Destination::Foreign => None,
+            Destination::Mailbox(account) | Destination::Subaddress(account) => Some(*account),
+            _ => None,
         }
     }
+
+    /// Whether there is somebody or something that takes the mail.
+    fn is_known(&self) -> bool {
+        !matches!(self, Destination::UnknownUser | Destination::Foreign)
+    }
+
+    /// Whether `account` gets the mail, alone or with others.
+    pub fn reaches(&self, account: AccountId) -> bool {
+        match self {
+            Destination::Several(targets) => targets.iter().any(
+                |target| matches!(target, Target::Account { account: one, .. } if *one == account),
+            ),
+            other => other.account() == Some(account),
+        }
+    }
+}
+
+/// One target of an alias.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Target {
+    Account {
+        account: AccountId,
+        /// The detail of a sub-address: of the target as the aliases file has it, or else of the
+        /// address that the mail was sent to.
+        detail: Option<Box<str>>,
+    },
+    /// An address in a domain that is not ours.
+    Remote { address: Box<str>, reason: Reason },
+}
+
+/// Why mail for an address of ours goes to another server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub enum Reason {
+    #[default]
+    Alias,
+    /// The account of that address forwards its mail.
+    Forward,
+    CatchAll,
+    /// The address is a return path that we made for mail that was forwarded: a bounce goes back to
+    /// the sender.
+    Return,
 }
 
 /// The account that logged in.
@@ -236,7 +299,7 @@ impl Directory {
         address: &str,
     ) -> Answer<'static, Result<bool, Unavailable>> {
         match self.desk() {
-            None => Answer::now(self.shared.snapshot.load().may_send_as(account, address)),
+            None => Answer::now(Ok(self.shared.snapshot.load().may_send_as(account, address))),
             Some(desk) => desk.may_send_as(account, address),
         }
     }
@@ -274,6 +337,39 @@ impl Directory {
             (None, None) => return Err(AuthenticationError::Unavailable),
         };
         self.authenticator.authenticate(found, password, peer, now).await
+    }
+
+    /// Where mail for `domain` goes next.
+    pub fn next_hop(&self, domain: &str) -> NextHop {
+        self.shared.snapshot.load().next_hop(domain)
+    }
+
+    /// Whether clients at `peer` may send to other domains without a log-in.
+    pub fn may_relay(&self, peer: IpAddr) -> bool {
+        self.shared.snapshot.load().may_relay(peer)
+    }
+
+    /// The return path of mail from `sender`, a mailbox, that its account sends: with the domain
+    /// rewritten. `None` if it stays.
+    pub fn rewritten_sender(&self, sender: &str) -> Option<String> {
+        self.shared.snapshot.load().senders().rewritten(sender)
+    }
+
+    /// The return path for one recipient, if the sender has one for each (VERP).
+    pub fn variable_sender(&self, sender: &str, recipient: &str) -> Option<String> {
+        self.shared.snapshot.load().senders().for_recipient(sender, recipient)
+    }
+
+    /// The return path of mail from `sender`, a mailbox, that an alias sends on (SRS). `now`: since
+    /// 1970. `None` if it stays: it is ours, or there is no such setting.
+    pub fn forwarded_sender(&self, sender: &str, now: Duration) -> Option<String> {
+        self.shared.snapshot.load().forwarded_sender(sender, now)
+    }
+
+    /// The detail in a sub-address: "lists" in "alice+lists@demo.test" (RFC 5233), as it was
+    /// written.
+    pub fn detail<'a>(&self, mailbox: &'a str) -> Option<&'a str> {
+        self.shared.snapshot.load().detail(mailbox)
     }
 
     /// The desk, after dropping what it cached before a reload.

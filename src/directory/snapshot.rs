@@ -1,34 +1,72 @@
 //! One immutable state of the directory: built as a whole at start and on reload, then shared by
 //! all shards through an `Arc`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use hashbrown::{HashMap, HashSet};
-use ring::hmac;
+use ring::{hmac, rand::SecureRandom};
 
 use super::{
-    Destination, LogIn,
-    address::Address,
+    Destination, LogIn, Reason, Target,
+    address::{self, Address, POSTMASTER},
+    aliases::AliasesFile,
     backend::{Backend, Unavailable},
+    expansion::{Aliases, Found, Ground},
+    files::{DirectoryError, read_keys},
     password,
+    routes::{NextHop, RouteOptions, RouteTo, Routes},
+    senders::{SenderOptions, Senders, SrsError, day},
     users_file::{User, UsersFile, demo_names},
 };
-use crate::model::AccountId;
-
-/// The local part whose mail must reach a person (RFC 5321 4.5.1).
-const POSTMASTER: &str = "postmaster";
+use crate::{
+    model::{AccountId, Network},
+    runtime::folder::Folder,
+};
 
 /// How addresses are resolved; `config` fills it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DirectoryOptions {
     /// Our domains. The first one completes log-in names without a domain. An account's own domain
     /// is always ours.
     pub domains: Vec<String>,
     /// Account that gets the mail for postmaster at our domains; `None`: the first account.
     pub postmaster: Option<String>,
+    /// Characters that end the account's name in a sub-address; none: there are no sub-addresses.
+    pub separators: String,
+    pub routes: Vec<RouteOptions>,
+    pub senders: SenderOptions,
+    /// Clients that may send to other domains without a log-in.
+    pub relay_networks: Vec<Network>,
 }
 
-/// Accounts and domains as of the last load.
+impl Default for DirectoryOptions {
+    fn default() -> DirectoryOptions {
+        DirectoryOptions {
+            domains: Vec::new(),
+            postmaster: None,
+            separators: "+".to_owned(),
+            routes: Vec::new(),
+            senders: SenderOptions::default(),
+            relay_networks: Vec::new(),
+        }
+    }
+}
+
+/// The files that hold accounts and aliases; each may be absent.
+#[derive(Clone, Debug)]
+pub struct DirectoryFiles {
+    pub users: PathBuf,
+    pub aliases: PathBuf,
+}
+
+/// Accounts, aliases, domains and routes as of the last load.
 #[derive(Debug)]
 pub struct DirectorySnapshot {
     users: Vec<User>,
@@ -38,6 +76,11 @@ pub struct DirectorySnapshot {
     default_domain: Option<String>,
     postmaster: Option<AccountId>,
     stand_ins: StandIns,
+    separators: String,
+    aliases: Aliases,
+    routes: Routes,
+    senders: Senders,
+    relay_networks: Vec<Network>,
 }
 
 /// Hashes for names without an account. Checking them costs what it costs for existing names, in
@@ -87,7 +130,52 @@ impl StandIns {
 }
 
 impl DirectorySnapshot {
-    /// `None` if the postmaster named in `options` has no account.
+    /// Reads all files. Also returns warnings about aliases that lead to nobody: they are no errors,
+    /// since an account that is removed must be gone, whoever names it. Blocks: for the start,
+    /// reloads and commands.
+    ///
+    /// # Errors
+    /// The first mistake, with its file and line.
+    pub fn load(
+        files: &DirectoryFiles,
+        options: &DirectoryOptions,
+    ) -> Result<(DirectorySnapshot, Vec<String>), DirectoryError> {
+        let users = match UsersFile::load(&files.users) {
+            // Only absence: with no accounts for another reason, all mail would be refused for
+            // good.
+            Err(error) if error.is_absence() => UsersFile::new(),
+            file => file?,
+        };
+        let mut snapshot = DirectorySnapshot::new(&users, options)
+            .ok_or_else(|| DirectoryError::NoPostmaster(files.users.clone()))?;
+        snapshot.routes = Routes::load(&options.routes)?;
+        snapshot.senders = Senders::load(&options.senders, &options.separators)?;
+        let default_domain = snapshot.default_domain.clone().unwrap_or_default();
+        let file = AliasesFile::load(&files.aliases, &default_domain)?;
+        let (aliases, warnings) = Aliases::build(file, &files.aliases, &snapshot)?;
+        snapshot.aliases = aliases;
+        Ok((snapshot, warnings))
+    }
+
+    /// Makes the file with the key for return paths of forwarded mail, if there is to be one and it
+    /// is absent. Blocks.
+    pub fn make_keys(options: &SenderOptions) -> Result<(), DirectoryError> {
+        let Some((_, path)) = &options.srs else { return Ok(()) };
+        if read_keys(path)?.is_some() {
+            return Ok(());
+        }
+        let failed = |error| DirectoryError::io(path, error);
+        let mut key = [0; 32];
+        let drawn = ring::rand::SystemRandom::new().fill(&mut key);
+        drawn.map_err(|_| failed(std::io::Error::other("no randomness")))?;
+        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+        let folder = Folder::make(parent.unwrap_or(Path::new(".")), None).map_err(failed)?;
+        let name = path.file_name().unwrap_or(OsStr::new("srs.key"));
+        folder.replace(name, format!("{digits}\n").as_bytes(), None).map_err(failed)
+    }
+
+    /// Accounts and domains, without aliases and routes. `None` if the postmaster named in `options` has no account.
     pub fn new(file: &UsersFile, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
         DirectorySnapshot::from_users(file.users().cloned().collect(), options)
     }
@@ -104,7 +192,8 @@ impl DirectorySnapshot {
                 hash: hash.clone(),
             })
             .collect();
-        let options = DirectoryOptions { domains: vec![domain.to_owned()], postmaster: None };
+        let options =
+            DirectoryOptions { domains: vec![domain.to_owned()], ..DirectoryOptions::default() };
         DirectorySnapshot::from_users(users, &options).unwrap_or_else(DirectorySnapshot::empty)
     }
 
@@ -116,14 +205,24 @@ impl DirectorySnapshot {
             default_domain: None,
             postmaster: None,
             stand_ins: StandIns::default(),
+            separators: String::new(),
+            aliases: Aliases::default(),
+            routes: Routes::default(),
+            senders: Senders::default(),
+            relay_networks: Vec::new(),
         }
     }
 
     fn from_users(users: Vec<User>, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
         let mut snapshot = DirectorySnapshot::empty();
-        for domain in &options.domains {
+        let routed = options.routes.iter().filter(|route| route.to == RouteTo::Local);
+        let routed = routed.flat_map(|route| &route.domains);
+        let return_paths = options.senders.srs.iter().map(|(domain, _)| domain);
+        for domain in options.domains.iter().chain(routed).chain(return_paths) {
             snapshot.domains.insert(domain.to_lowercase());
         }
+        snapshot.separators.clone_from(&options.separators);
+        snapshot.relay_networks.clone_from(&options.relay_networks);
         for (index, user) in users.iter().enumerate() {
             if let Some(address) = Address::parse(&user.address) {
                 snapshot.domains.insert(address.domain);
@@ -148,18 +247,21 @@ impl DirectorySnapshot {
         self.domains.contains(&domain.to_lowercase())
     }
 
-    /// Where mail for `address` goes: the account of this address, else of the address without its
-    /// sub-address, else the postmaster's.
+    /// Where mail for `address` goes: to the alias or else the account of this address, else of the
+    /// address without its sub-address, else to the postmaster or the domain's catch-all.
     pub fn resolve(&self, address: &str) -> Destination {
         // Most addresses are written like their key, or nearly so.
-        if address.is_ascii()
-            && address.contains('@')
-            && !address.contains('"')
-            && let Some(user) = self.by_key(&address.to_ascii_lowercase())
-        {
-            return Destination::Mailbox(user.id);
+        if address.is_ascii() && address.contains('@') && !address.contains('"') {
+            let key = address.to_ascii_lowercase();
+            let found = match self.aliases.is_empty() {
+                true => self.account(&key).map(Found::Account),
+                false => self.aliases.named(&key, self),
+            };
+            if let Some(found) = found {
+                return self.destination(found, false, address);
+            }
         }
-        let Some(address) = Address::parse(address) else {
+        let Some(parsed) = Address::parse(address) else {
             // RFC 5321 4.5.1: RCPT TO:<Postmaster> without a domain is for us.
             return match self.postmaster {
                 Some(account) if address.eq_ignore_ascii_case(POSTMASTER) => {
@@ -168,22 +270,107 @@ impl DirectorySnapshot {
                 _ => Destination::UnknownUser,
             };
         };
-        if let Some(user) = self.by_key(&address.key()) {
-            return Destination::Mailbox(user.id);
+        if !self.domains.contains(&parsed.domain) {
+            return match self.routes.accepts(&parsed) {
+                None => Destination::Foreign,
+                Some(true) => Destination::Relay,
+                Some(false) => Destination::UnknownUser,
+            };
         }
-        if !self.domains.contains(&address.domain) {
-            return Destination::Foreign;
+        if let Some(destination) = self.returned(&parsed, address) {
+            return destination;
         }
-        let without = address.without_subaddress();
-        let lead: fn(AccountId) -> Destination = match without {
-            Some(_) => Destination::Subaddress,
-            None => Destination::Mailbox,
+        let (found, subaddressed) = self.aliases.find(&parsed, self);
+        self.destination(found, subaddressed, address)
+    }
+
+    /// The destination of `address`.
+    fn destination(&self, found: Found, subaddressed: bool, address: &str) -> Destination {
+        match found {
+            Found::Account(account) if subaddressed => Destination::Subaddress(account),
+            Found::Account(account) => Destination::Mailbox(account),
+            Found::Alias(place) => {
+                let detail = subaddressed.then(|| self.detail(address)).flatten();
+                self.aliases.expand(place, detail)
+            }
+            Found::Nobody => Destination::UnknownUser,
+        }
+    }
+
+    /// Where a bounce of mail that we forwarded goes; `None` if `address` is no such return path.
+    fn returned(&self, parsed: &Address, address: &str) -> Option<Destination> {
+        let srs = self.senders.srs().filter(|srs| srs.domain() == parsed.domain)?;
+        let (local_part, _) = address.rsplit_once('@')?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let sender = match srs.decode(local_part, day(now.as_secs())) {
+            Ok(sender) => sender,
+            Err(SrsError::NotSrs) => return None,
+            Err(SrsError::Forged) => return Some(Destination::UnknownUser),
+            Err(SrsError::Expired) => {
+                return Some(Destination::Reject(Arc::from("this return path has expired")));
+            }
         };
-        let user = without.unwrap_or(address);
-        match (self.by_key(&user.key()), self.postmaster) {
-            (Some(user), _) => lead(user.id),
-            (None, Some(account)) if user.local_part == POSTMASTER => lead(account),
-            _ => Destination::UnknownUser,
+        let theirs = Address::parse(&sender)?;
+        // Mail from our own domains gets no such return path; its domain was another's then.
+        if self.domains.contains(&theirs.domain) {
+            let (found, _) = self.aliases.find(&theirs, self);
+            return Some(match found {
+                Found::Account(account) => Destination::Mailbox(account),
+                Found::Alias(_) | Found::Nobody => Destination::UnknownUser,
+            });
+        }
+        let target = Target::Remote { address: sender.into(), reason: Reason::Return };
+        Some(Destination::Several(Arc::from([target])))
+    }
+
+    /// Whether `account` may send as `address`: its own address, or one whose mail it gets, alone or
+    /// with others. A domain that is rewritten counts as what it becomes.
+    pub fn may_send_as(&self, account: AccountId, address: &str) -> bool {
+        let rewritten = self.senders.rewritten(address);
+        let address = rewritten.as_deref().unwrap_or(address);
+        self.resolve(address).reaches(account) || self.owner(address) == Some(account)
+    }
+
+    /// The account whose address, or sub-address, this is, wherever its mail goes.
+    fn owner(&self, address: &str) -> Option<AccountId> {
+        let address = Address::parse(address)?;
+        let without = address.without_subaddress(&self.separators);
+        let account = self.account(&address.key());
+        account.or_else(|| self.account(&without?.key()))
+    }
+
+    /// The detail in a sub-address, as it was written.
+    pub fn detail<'a>(&self, mailbox: &'a str) -> Option<&'a str> {
+        address::detail(mailbox, &self.separators)
+    }
+
+    /// Where mail for `domain` goes next.
+    pub fn next_hop(&self, domain: &str) -> NextHop {
+        let domain = domain.to_lowercase();
+        match self.domains.contains(&domain) {
+            true => NextHop::Local,
+            false => self.routes.next_hop(&domain),
+        }
+    }
+
+    /// Whether clients at `peer` may send to other domains without a log-in.
+    pub fn may_relay(&self, peer: IpAddr) -> bool {
+        let peer = Network::exact(peer);
+        self.relay_networks.iter().any(|network| network.contains(&peer))
+    }
+
+    pub fn senders(&self) -> &Senders {
+        &self.senders
+    }
+
+    /// The return path of mail from `sender` that an alias sends on at `now`, since 1970; `None` if
+    /// it stays.
+    pub fn forwarded_sender(&self, sender: &str, now: Duration) -> Option<String> {
+        let srs = self.senders.srs()?;
+        let (_, domain) = sender.rsplit_once('@')?;
+        match self.is_local_domain(domain) {
+            true => None,
+            false => srs.encode(sender, day(now.as_secs())),
         }
     }
 
@@ -215,10 +402,32 @@ impl DirectorySnapshot {
     }
 }
 
+impl Ground for DirectorySnapshot {
+    fn account(&self, key: &str) -> Option<AccountId> {
+        self.by_key(key).map(|user| user.id)
+    }
+
+    fn postmaster(&self) -> Option<AccountId> {
+        self.postmaster
+    }
+
+    fn is_ours(&self, domain: &str) -> bool {
+        self.domains.contains(domain)
+    }
+
+    fn separators(&self) -> &str {
+        &self.separators
+    }
+}
+
 /// The backend that needs no desk: it never blocks, and always has an answer.
 impl Backend for DirectorySnapshot {
     fn resolve(&self, address: &str) -> Result<Destination, Unavailable> {
         Ok(DirectorySnapshot::resolve(self, address))
+    }
+
+    fn may_send_as(&self, account: AccountId, address: &str) -> Result<bool, Unavailable> {
+        Ok(DirectorySnapshot::may_send_as(self, account, address))
     }
 
     fn log_in(&self, name: &str) -> Result<LogIn, Unavailable> {
@@ -228,9 +437,10 @@ impl Backend for DirectorySnapshot {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::*;
+    use super::{
+        super::routes::{Inbound, TlsPolicy},
+        *,
+    };
 
     fn snapshot(postmaster: Option<&str>) -> Option<DirectorySnapshot> {
         let text = "3 alice@demo.test H\n5 a+b@demo.test H\n7 eve@other.test H\n";
@@ -239,6 +449,7 @@ mod tests {
         let options = DirectoryOptions {
             domains: vec!["Demo.test".to_owned(), "empty.test".to_owned()],
             postmaster: postmaster.map(str::to_owned),
+            ..DirectoryOptions::default()
         };
         DirectorySnapshot::new(&file, &options)
     }
@@ -312,6 +523,268 @@ mod tests {
         assert!((60..140).contains(&dear), "a quarter of 400 as of the accounts, not {dear}");
         let empty = DirectorySnapshot::empty();
         assert_eq!(&*empty.stand_ins.of_name("x"), password::DEMO_HASH);
+    }
+
+    /// Alice, bob and carol at demo.test, with these aliases.
+    fn with_aliases(
+        aliases: &str,
+        change: impl FnOnce(&mut DirectoryOptions),
+    ) -> Result<(DirectorySnapshot, Vec<String>), String> {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let files = DirectoryFiles {
+            users: folder.path().join("users"),
+            aliases: folder.path().join("aliases"),
+        };
+        let accounts = [(1, "alice"), (2, "bob"), (3, "carol")];
+        let hash = password::DEMO_HASH;
+        let users = accounts.map(|(id, name)| format!("{id} {name}@demo.test {hash}\n"));
+        std::fs::write(&files.users, users.concat()).expect("written");
+        std::fs::write(&files.aliases, aliases).expect("written");
+        let domains = ["demo.test", "other.test", "third.test"].map(str::to_owned).into();
+        let mut options = DirectoryOptions { domains, ..DirectoryOptions::default() };
+        options.senders.srs = Some(("srs.demo.test".to_owned(), folder.path().join("srs.key")));
+        change(&mut options);
+        DirectorySnapshot::make_keys(&options.senders).expect("keys");
+        let place = format!("{}/", folder.path().display());
+        let plain = |text: String| text.replace(&place, "");
+        match DirectorySnapshot::load(&files, &options) {
+            Ok((snapshot, warnings)) => Ok((snapshot, warnings.into_iter().map(plain).collect())),
+            Err(error) => Err(plain(error.to_string())),
+        }
+    }
+
+    const ALIASES: &str = "\
+sales: alice, Bob@demo.test, Partner@Else.test
+all: sales, carol, bob, partner@ELSE.test
+one: alice
+two: one
+lists: alice+lists
+bob: bob, bob@else.test
+carol: carol@else.test
+old: :reject moved away
+gone: :discard
+dull: gone, old
+nobody: no-such
+@other.test: one
+@third.test: @demo.test
+else@other.test: x@else.test
+";
+
+    /// In short: accounts with their details, and remote addresses with the first letter of why.
+    fn shown(destination: &Destination) -> String {
+        let Destination::Several(targets) = destination else { return format!("{destination:?}") };
+        let targets = targets.iter().map(|target| match target {
+            Target::Account { account, detail: None } => account.to_string(),
+            Target::Account { account, detail: Some(detail) } => format!("{account}+{detail}"),
+            Target::Remote { address, reason } => format!("{address} {reason:?}"),
+        });
+        targets.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn aliases_lead_to_accounts_and_others() {
+        const CASES: &[(&str, &str)] = &[
+            ("Sales@Demo.test", "1, 2, bob@else.test Alias, Partner@else.test Alias"),
+            (
+                "all@demo.test",
+                "1, 2, bob@else.test Alias, Partner@else.test Alias, carol@else.test Alias, \
+                 partner@else.test Alias",
+            ),
+            ("one@demo.test", "Mailbox(AccountId(1))"),
+            ("two@demo.test", "Mailbox(AccountId(1))"),
+            ("two+x@demo.test", "Subaddress(AccountId(1))"),
+            ("\"two\"@demo.test", "Mailbox(AccountId(1))"),
+            ("sales+X@demo.test", "1+X, 2+X, bob@else.test Alias, Partner@else.test Alias"),
+            ("lists@demo.test", "1+lists"),
+            ("lists+mine@demo.test", "1+lists"),
+            ("alice@demo.test", "Mailbox(AccountId(1))"),
+            ("bob@demo.test", "2, bob@else.test Forward"),
+            ("bob+x@demo.test", "2+x, bob@else.test Forward"),
+            ("carol@demo.test", "carol@else.test Forward"),
+            ("old@demo.test", "Reject(\"moved away\")"),
+            ("gone@demo.test", "Discard"),
+            ("dull@demo.test", "Reject(\"moved away\")"),
+            ("nobody@demo.test", "UnknownUser"),
+            ("no-such@demo.test", "UnknownUser"),
+            ("what.ever@other.test", "Mailbox(AccountId(1))"),
+            ("what+ever@other.test", "Mailbox(AccountId(1))"),
+            ("postmaster@other.test", "Mailbox(AccountId(1))"),
+            ("else@other.test", "x@else.test Alias"),
+            ("bob+x@third.test", "2+x, bob@else.test Forward"),
+            ("no-such@third.test", "UnknownUser"),
+            ("x@foreign.test", "Foreign"),
+        ];
+        let (snapshot, warnings) = with_aliases(ALIASES, |_| {}).expect("loads");
+        for (address, expected) in CASES {
+            assert_eq!(shown(&snapshot.resolve(address)), *expected, "{address}");
+        }
+        assert_eq!(
+            warnings,
+            ["aliases:11: no-such@demo.test: no account and no alias has this address, so \
+                 nobody@demo.test does not reach it: correct it, or add the account"]
+        );
+        for (account, address, expected) in [
+            (1, "sales@demo.test", true),
+            (2, "sales+x@demo.test", true),
+            (3, "sales@demo.test", false),
+            (3, "carol@demo.test", true),
+            (3, "carol+x@demo.test", true),
+            (1, "carol@demo.test", false),
+            (1, "anything@other.test", true),
+            (1, "x@else.test", false),
+        ] {
+            let may = snapshot.may_send_as(AccountId(account), address);
+            assert_eq!(may, expected, "{account} as {address}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_aliases_name_file_and_line() {
+        let mut chain = String::new();
+        for number in 0..40 {
+            chain += &format!("c{number}: c{}\n", number + 1);
+        }
+        chain += "c40: alice\n";
+        let many: Vec<String> = (0..1001).map(|number| format!("u{number}@else.test")).collect();
+        let mut tree = String::from("t0: a@else.test, b@else.test\n");
+        for number in 1..30 {
+            tree += &format!("t{number}: t{0}, t{0}\n", number - 1);
+        }
+        let many = format!("many: {}", many.join(", "));
+        let cases: &[(&str, &str)] = &[
+            (
+                "a: b\nb: c, alice\nc: a",
+                "aliases:1: a@demo.test leads back to itself: a@demo.test -> b@demo.test -> \
+                 c@demo.test -> a@demo.test; remove one of these targets",
+            ),
+            ("\na: a", "aliases:2: a@demo.test leads back to itself: a@demo.test -> a@demo.test;"),
+            ("a: a+x", "aliases:1: a@demo.test leads back to itself"),
+            ("alice: b\nb: alice", "aliases:1: alice@demo.test leads back to itself"),
+            ("@demo.test: who", "aliases:1: @demo.test leads back to itself"),
+            ("a: b@third.test\n@third.test: @demo.test\nb: a", "aliases:1: a@demo.test leads back"),
+            ("@other.test: a\na: x@other.test", "aliases:1: @other.test leads back to itself"),
+            (
+                "@other.test: @third.test\n@third.test: @other.test",
+                "aliases:1: @third.test leads back here, or through more than 32 domains",
+            ),
+            ("@other.test: @other.test", "aliases:1: @other.test leads back here"),
+            ("@other.test: @else.test", "aliases:1: @else.test is not a domain of ours: name one"),
+            ("a@else.test: alice", "aliases:1: a@else.test: else.test is not a domain of ours"),
+            ("@else.test: alice", "aliases:1: @else.test: else.test is not a domain of ours"),
+            (&chain, "aliases:1: c0@demo.test leads through more than 32 lines"),
+            (&many, "aliases:1: many@demo.test has more than 1000 recipients"),
+            (&tree, "aliases:10: t9@demo.test has more than 1000 recipients"),
+        ];
+        for (text, expected) in cases {
+            let said = with_aliases(text, |_| {}).expect_err(text);
+            assert!(said.starts_with(expected), "{text}\n said: {said}");
+        }
+    }
+
+    /// Whatever a file says, following an address ends.
+    #[test]
+    fn no_file_makes_an_expansion_endless() {
+        const NAMES: [&str; 8] =
+            ["a", "b", "c", "alice", "bob", "a+x", "x@other.test", "y@else.test"];
+        let mut loaded = 0;
+        let mut state = 1_u64;
+        let mut draw = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 33) % below) as usize
+        };
+        for _ in 0..400 {
+            let mut text = String::new();
+            for name in ["a", "b", "c", "alice", "@demo.test"] {
+                let targets = (0..=draw(2)).map(|_| NAMES[draw(8)]).collect::<Vec<_>>().join(", ");
+                if draw(2) == 0 {
+                    text += &format!("{name}: {targets}\n");
+                }
+            }
+            text += ["", "@other.test: @demo.test\n", "@other.test: a\n"][draw(3)];
+            let Ok((snapshot, _)) = with_aliases(&text, |_| {}) else { continue };
+            loaded += 1;
+            for name in NAMES.into_iter().chain(["zzz", "zzz+y@other.test"]) {
+                let address =
+                    if name.contains('@') { name.to_owned() } else { format!("{name}@demo.test") };
+                if let Destination::Several(targets) = snapshot.resolve(&address) {
+                    assert!((1..=10).contains(&targets.len()), "{text}");
+                }
+            }
+        }
+        assert!((100..400).contains(&loaded), "{loaded} of 400");
+    }
+
+    #[test]
+    fn bounces_of_forwarded_mail_come_back() {
+        let (snapshot, _) = with_aliases("", |_| {}).expect("loads");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let path = snapshot.forwarded_sender("Zoe@else.test", now).expect("rewritten");
+        assert_eq!(shown(&snapshot.resolve(&path)), "Zoe@else.test Return");
+        assert_eq!(snapshot.next_hop("srs.demo.test"), NextHop::Local);
+        let forged = path.replace("Zoe", "Eve");
+        assert_eq!(snapshot.resolve(&forged), Destination::UnknownUser);
+        let month = Duration::from_secs(30 * 24 * 3600);
+        let old = snapshot.forwarded_sender("zoe@else.test", now - month).expect("rewritten");
+        assert!(matches!(snapshot.resolve(&old), Destination::Reject(_)));
+        // Our own mail needs none.
+        assert_eq!(snapshot.forwarded_sender("alice@Demo.test", now), None);
+        assert_eq!(snapshot.forwarded_sender("", now), None);
+    }
+
+    #[test]
+    fn domains_of_others_and_separators() {
+        let change = |options: &mut DirectoryOptions| {
+            let route = |domain: &str, to, inbound| RouteOptions {
+                domains: vec![domain.to_owned()],
+                to,
+                inbound,
+            };
+            options.separators = "-_".to_owned();
+            options.routes = vec![
+                route("backup.test", RouteTo::Mx(TlsPolicy::Required), Inbound::All),
+                route("more.test", RouteTo::Local, Inbound::Refuse),
+                route("*", RouteTo::Reject("no".to_owned()), Inbound::Refuse),
+            ];
+            options.senders.rewrite = vec![("lan.test".to_owned(), "demo.test".to_owned())];
+            options.relay_networks = vec!["192.0.2.0/24".parse().expect("network")];
+        };
+        let (snapshot, _) = with_aliases("a@more.test: bob", change).expect("loads");
+        for (address, expected) in [
+            ("x@backup.test", Destination::Relay),
+            ("x@else.test", Destination::Foreign),
+            ("x@more.test", Destination::UnknownUser),
+            ("a@more.test", Destination::Mailbox(AccountId(2))),
+            ("bob-x+y@demo.test", Destination::Subaddress(AccountId(2))),
+            ("bob+x@demo.test", Destination::UnknownUser),
+        ] {
+            assert_eq!(snapshot.resolve(address), expected, "{address}");
+        }
+        assert_eq!(snapshot.detail("bob_x-y@demo.test"), Some("x-y"));
+        assert_eq!(snapshot.next_hop("Backup.test"), NextHop::Mx(TlsPolicy::Required));
+        assert_eq!(snapshot.next_hop("More.test"), NextHop::Local);
+        assert_eq!(snapshot.next_hop("else.test"), NextHop::Reject(Arc::from("no")));
+        assert!(snapshot.may_send_as(AccountId(2), "bob@lan.test"));
+        assert!(!snapshot.may_send_as(AccountId(2), "alice@lan.test"));
+        let may = |text: &str| snapshot.may_relay(text.parse().expect("address"));
+        assert_eq!((may("192.0.2.7"), may("192.0.3.7"), may("::1")), (true, false, false));
+    }
+
+    #[test]
+    fn a_key_is_made_once() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("srs.key");
+        let options = SenderOptions {
+            srs: Some(("x.test".to_owned(), path.clone())),
+            ..SenderOptions::default()
+        };
+        DirectorySnapshot::make_keys(&options).expect("made");
+        let made = std::fs::read_to_string(&path).expect("key");
+        DirectorySnapshot::make_keys(&options).expect("kept");
+        assert_eq!(std::fs::read_to_string(&path).expect("key"), made);
+        assert_eq!(made.trim().len(), 64);
+        std::fs::write(&path, "# nothing\nshort\n").expect("written");
+        let said = DirectorySnapshot::make_keys(&options).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{}:2: a key has at least", path.display())), "{said}");
     }
 
     #[test]

@@ -53,7 +53,8 @@ fn snapshot(names: &[&str]) -> DirectorySnapshot {
     for name in names {
         file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
     }
-    let options = DirectoryOptions { domains: vec!["demo.test".to_owned()], postmaster: None };
+    let options =
+        DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };
     DirectorySnapshot::new(&file, &options).expect("snapshot")
 }
 

@@ -62,7 +62,8 @@ fn snapshot(password: &str) -> DirectorySnapshot {
         file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
     }
     let domains = vec!["demo.test".to_owned()];
-    DirectorySnapshot::new(&file, &DirectoryOptions { domains, postmaster: None }).expect("users")
+    DirectorySnapshot::new(&file, &DirectoryOptions { domains, ..DirectoryOptions::default() })
+        .expect("users")
 }
 
 impl World {

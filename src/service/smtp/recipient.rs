@@ -6,7 +6,7 @@ use super::{
     replies::{DIRECTORY_TROUBLE, NO_OUTBOUND_QUEUE, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
 };
 use crate::{
-    directory::{self, Destination, Directory, Identity},
+    directory::{Destination, Directory, Identity},
     model::{AccountId, ShardId},
     protocol::smtp::{ForwardPath, Notify, Path, RecipientParameters, Reply, Role},
     service::Shard,
@@ -49,7 +49,10 @@ impl<'a> Recipient<'a> {
         let ForwardPath { path, parameters } = forward_path;
         let found = resolve(&shard.directory, &shard.options.hostname, role, path).await;
         let route = found.map_or_else(Route::Refused, |(account, subaddressed)| {
-            let detail = if subaddressed { directory::detail(path.as_str()) } else { None };
+            let detail = match subaddressed {
+                true => shard.directory.detail(path.as_str()),
+                false => None,
+            };
             match shard.owner_of(account) {
                 owner if owner == shard.id => Route::Here { account, detail },
                 owner => Route::Elsewhere { account, shard: owner, detail },
@@ -80,9 +83,11 @@ async fn resolve(
         Destination::Subaddress(account) => Ok((account, true)),
         // `user%elsewhere@here` and `elsewhere!user@here` ask us to pass mail on.
         Destination::UnknownUser if mailbox.looks_routed() => Err(RELAY_DENIED),
-        Destination::UnknownUser => Err(UNKNOWN_USER),
+        Destination::UnknownUser | Destination::Reject(_) => Err(UNKNOWN_USER),
+        // Nothing takes them yet.
+        Destination::Several(_) | Destination::Discard => Err(DIRECTORY_TROUBLE),
         Destination::Foreign if role == Role::Submission => Err(NO_OUTBOUND_QUEUE),
-        Destination::Foreign => Err(RELAY_DENIED),
+        Destination::Foreign | Destination::Relay => Err(RELAY_DENIED),
     }
 }
 
