@@ -4,5 +4,6 @@ pub mod imap;
 pub mod line;
 pub mod mime;
 pub mod pop3;
+pub mod report;
 pub mod sasl;
 pub mod smtp;

@@ -248,6 +248,28 @@ fn is_xtext(text: &str) -> bool {
     !text.is_empty()
 }
 
+/// The text that an xtext stands for (RFC 3461 4). It may contain any octets, line ends included;
+/// what is not UTF-8 is replaced. A "+" without two digits stays.
+pub fn decode_xtext(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&octet, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|&it| char::from(it).to_digit(16));
+        match (octet, digit(0), digit(1)) {
+            (b'+', Some(high), Some(low)) => {
+                decoded.push((high << 4 | low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                decoded.push(octet);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(decoded)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +315,24 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(MailParameters::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn xtext() {
+        const CASES: &[(&str, &str)] = &[
+            ("", ""),
+            ("a+2Bb+3dc", "a+b=c"),
+            ("a+0D+0Ab", "a\r\nb"),
+            ("+", "+"),
+            ("+4", "+4"),
+            ("+4x", "+4x"),
+            ("+C3+B6", "\u{f6}"),
+            ("+C3", "\u{fffd}"),
+            ("\u{f6}+41", "\u{f6}A"),
+        ];
+        for (text, expected) in CASES {
+            assert_eq!(decode_xtext(text), *expected, "{text}");
         }
     }
 
