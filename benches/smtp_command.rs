@@ -38,7 +38,7 @@ fn session(criterion: &mut Criterion) {
     let mut session = Session::new(Role::Exchange, Limits::default(), Security::default());
     let mut output = Vec::new();
     let greeting = Greeting { verb: Verb::Ehlo, client_name: "client.test" };
-    session.accept_greeting(&greeting, "me.test", &mut output);
+    session.accept_greeting(&greeting, "me.test", ringmail::model::Timestamp(0), &mut output);
 
     let mut group = criterion.benchmark_group("smtp_session");
     group.throughput(Throughput::Bytes(input.len() as u64));

@@ -9,7 +9,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use ringmail::{
     model::AccountId,
-    protocol::smtp::{Limits, Notify, Reply},
+    protocol::smtp::{Extensions, Limits, Notify, Reply},
     runtime::{answer::Answer, executor::Executor, simulation::Simulation},
     service::smtp::{
         Client as Judged, FIELDS_MAX, ListenerKind, Policy, Route, Ruling, Step, Verdict,
@@ -125,7 +125,11 @@ fn rule(at: At, delay: Option<u64>, verdict: Verdict) -> Rule {
 fn world(ground: &Ground, listener: ListenerKind, rules: Vec<Rule>) -> (World, Rc<Scripted>) {
     let policy = Rc::new(Scripted::default());
     *policy.rules.borrow_mut() = rules;
-    let limits = Limits { message_size_max: 4 << 20, notifications: true, ..Limits::default() };
+    let limits = Limits {
+        message_size_max: 4 << 20,
+        extensions: Extensions { dsn: true, ..Extensions::default() },
+        ..Limits::default()
+    };
     let choices = Choices { listener, limits, policy: policy.clone(), ..Choices::default() };
     let world = World::new(ground, choices);
     *policy.simulation.borrow_mut() = Some(world.simulation.clone());

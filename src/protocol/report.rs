@@ -15,7 +15,7 @@ mod writing;
 
 use super::{
     mime::date::write_rfc5322,
-    smtp::parameter::{BodyKind, decode_xtext},
+    smtp::parameter::{BodyKind, decode_xtext, escape_utf8, unescape_utf8},
 };
 use crate::model::Timestamp;
 use writing::{append_field, append_prose, cut, safe, to_ascii};
@@ -306,7 +306,7 @@ impl Report<'_> {
     /// `\x{…}`.
     fn address(&self, text: &str) -> String {
         let text = value(text);
-        if self.utf8 { text } else { writing::escape_utf8(&text) }
+        if self.utf8 { text } else { escape_utf8(&text) }
     }
 
     /// Original-Recipient, from ORCPT. `None` if it is not one.
@@ -314,7 +314,7 @@ impl Report<'_> {
         let (kind, address) = orcpt.split_once(';')?;
         let address = decode_xtext(address);
         let address = if kind.eq_ignore_ascii_case("utf-8") && self.utf8 {
-            writing::unescape_utf8(&address)
+            unescape_utf8(&address)
         } else {
             address
         };

@@ -36,46 +36,6 @@ pub(super) fn to_ascii(text: &str) -> String {
     text.chars().map(|character| if character.is_ascii() { character } else { '?' }).collect()
 }
 
-/// `utf-8-addr-xtext` (RFC 6533 3): each character beyond ASCII as `\x{…}`; text in ASCII stays.
-pub(super) fn escape_utf8(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character.is_ascii() {
-            true => escaped.push(character),
-            false => escaped.push_str(&format!("\\x{{{:X}}}", u32::from(character))),
-        }
-    }
-    escaped
-}
-
-/// The reverse; what is not such an escape stays.
-pub(super) fn unescape_utf8(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("\\x{") {
-        plain.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let inner = rest[3..].split_once('}');
-        let decoded = inner.and_then(|(digits, after)| {
-            let valid = digits.len() <= 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            let number = u32::from_str_radix(digits, 16).ok().filter(|_| valid)?;
-            Some((char::from_u32(number)?, after))
-        });
-        match decoded {
-            Some((character, after)) => {
-                plain.push(character);
-                rest = after;
-            }
-            None => {
-                plain.push_str(&rest[..3]);
-                rest = &rest[3..];
-            }
-        }
-    }
-    plain.push_str(rest);
-    plain
-}
-
 /// Appends `name: value`, folded at white space (RFC 5322 2.2.3). `value` has passed `safe`.
 pub(super) fn append_field(name: &str, value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());

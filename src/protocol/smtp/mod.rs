@@ -6,8 +6,10 @@ pub mod command;
 pub mod data;
 pub mod opening;
 pub mod parameter;
+pub mod relay_parameters;
 pub mod reply;
 pub mod session;
+pub mod timing;
 pub mod trace;
 
 pub use address::{Mailbox, Path};
@@ -16,5 +18,8 @@ pub use data::BareNewline;
 pub use opening::{Opening, Verdict};
 pub use parameter::{BodyKind, MailParameters, Notify, RecipientParameters, Return};
 pub use reply::Reply;
-pub use session::{Event, ForwardPath, Greeting, Limits, Role, Security, Sender, Session};
+pub use session::{
+    Event, Extensions, ForwardPath, Greeting, Limits, Role, Security, Sender, Session,
+};
+pub use timing::{ByMode, DeliverBy, Hold};
 pub use trace::{Trace, Transport};

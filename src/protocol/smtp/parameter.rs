@@ -1,6 +1,9 @@
 //! The parameters after the paths of MAIL and RCPT (RFC 5321 4.1.2, `esmtp-param`).
 
-use super::command::CommandError;
+use super::{
+    command::CommandError,
+    timing::{DeliverBy, Hold},
+};
 
 /// The kind of content in BODY (RFC 6152 3, RFC 3030 3).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -26,6 +29,14 @@ pub struct MailParameters<'a> {
     pub ret: Option<Return>,
     /// The message's identifier in notifications, as xtext (RFC 3461 4.4).
     pub envelope_id: Option<&'a str>,
+    /// RFC 8689 4.1: only by way of verified TLS, and only to servers that know this demand.
+    pub require_tls: bool,
+    /// RFC 2852 4.
+    pub deliver_by: Option<DeliverBy>,
+    /// RFC 6710 4.1: -9 to 9; messages with more are sent first. Without the parameter it is 0.
+    pub priority: Option<i8>,
+    /// RFC 4865 4.
+    pub hold: Option<Hold>,
 }
 
 /// RET (RFC 3461 4.3).
@@ -55,7 +66,8 @@ pub const ENVELOPE_ID_MAX: usize = 100;
 /// Parameters of RCPT.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct RecipientParameters<'a> {
-    /// `addr-type ";" xtext`: the original recipient (RFC 3461 4.2).
+    /// `addr-type ";" xtext`: the original recipient (RFC 3461 4.2). It is UTF-8 only with the type
+    /// `utf-8` (RFC 6533 3).
     pub orcpt: Option<&'a str>,
     pub notify: Option<Notify>,
 }
@@ -92,6 +104,25 @@ impl<'a> MailParameters<'a> {
                     if is_xtext(value) && value.len() <= ENVELOPE_ID_MAX =>
                 {
                     parameters.envelope_id.replace(value).is_some()
+                }
+                (Some(Keyword::RequireTls), None) => {
+                    std::mem::replace(&mut parameters.require_tls, true)
+                }
+                (Some(Keyword::By), Some(value)) => {
+                    let by = DeliverBy::parse(value).ok_or(CommandError::BadParameter)?;
+                    parameters.deliver_by.replace(by).is_some()
+                }
+                (Some(Keyword::MtPriority), Some(value)) => {
+                    parameters.priority.replace(parse_priority(value)?).is_some()
+                }
+                // RFC 4865 4: one of the two.
+                (Some(Keyword::HoldFor), Some(value)) => {
+                    let hold = Hold::parse_for(value).ok_or(CommandError::BadParameter)?;
+                    parameters.hold.replace(hold).is_some()
+                }
+                (Some(Keyword::HoldUntil), Some(value)) => {
+                    let hold = Hold::parse_until(value).ok_or(CommandError::BadParameter)?;
+                    parameters.hold.replace(hold).is_some()
                 }
                 (Some(Keyword::Orcpt | Keyword::Notify) | None, _) => {
                     return Err(CommandError::UnknownParameter);
@@ -143,19 +174,29 @@ enum Keyword {
     Auth,
     Ret,
     EnvelopeId,
+    RequireTls,
+    By,
+    MtPriority,
+    HoldFor,
+    HoldUntil,
     Orcpt,
     Notify,
 }
 
 impl Keyword {
     fn of(text: &str) -> Option<Keyword> {
-        const ALL: [(&str, Keyword); 8] = [
+        const ALL: [(&str, Keyword); 13] = [
             ("SIZE", Keyword::Size),
             ("BODY", Keyword::Body),
             ("SMTPUTF8", Keyword::SmtpUtf8),
             ("AUTH", Keyword::Auth),
             ("RET", Keyword::Ret),
             ("ENVID", Keyword::EnvelopeId),
+            ("REQUIRETLS", Keyword::RequireTls),
+            ("BY", Keyword::By),
+            ("MT-PRIORITY", Keyword::MtPriority),
+            ("HOLDFOR", Keyword::HoldFor),
+            ("HOLDUNTIL", Keyword::HoldUntil),
             ("ORCPT", Keyword::Orcpt),
             ("NOTIFY", Keyword::Notify),
         ];
@@ -200,6 +241,15 @@ fn parse_return(text: &str) -> Result<Return, CommandError> {
     }
 }
 
+/// `(["-"] NZDIGIT) / "0"` (RFC 6710 4.1).
+fn parse_priority(text: &str) -> Result<i8, CommandError> {
+    match text.as_bytes() {
+        [digit @ b'0'..=b'9'] => Ok((digit - b'0') as i8),
+        [b'-', digit @ b'1'..=b'9'] => Ok(-((digit - b'0') as i8)),
+        _ => Err(CommandError::BadParameter),
+    }
+}
+
 /// `"NEVER" / 1#notify-list-element` (RFC 3461 4.1).
 fn parse_notify(text: &str) -> Result<Notify, CommandError> {
     if text.eq_ignore_ascii_case("NEVER") {
@@ -218,13 +268,15 @@ fn parse_notify(text: &str) -> Result<Notify, CommandError> {
     Ok(Notify::On { success, failure, delay })
 }
 
-/// `addr-type ";" xtext` (RFC 3461 4.2). The type is an atom of a registry, such as `rfc822`.
+/// `addr-type ";" xtext` (RFC 3461 4.2). The type is an atom of a registry, such as `rfc822`. The
+/// session checks that UTF-8 comes with SMTPUTF8 only.
 fn is_original_recipient(text: &str) -> bool {
     let Some((kind, address)) = text.split_once(';') else { return false };
     let is_atom =
         |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*-/?^_`{|}~".contains(&octet);
     let named = !kind.is_empty() && kind.bytes().all(is_atom);
-    named && is_xtext(address) && text.len() <= ORCPT_MAX
+    let in_utf8 = kind.eq_ignore_ascii_case("utf-8");
+    named && is_text(address, in_utf8) && text.len() <= ORCPT_MAX
 }
 
 fn is_xtext_or_null(text: &str) -> bool {
@@ -234,12 +286,17 @@ fn is_xtext_or_null(text: &str) -> bool {
 /// `xtext` of RFC 3461 4: printable except `+` and `=`, which are written as `+` and two
 /// hexadecimal digits.
 fn is_xtext(text: &str) -> bool {
+    is_text(text, false)
+}
+
+/// With `in_utf8` also characters beyond ASCII: `utf-8-addr-unitext` of RFC 6533 3.
+fn is_text(text: &str, in_utf8: bool) -> bool {
     let mut octets = text.bytes();
     while let Some(octet) = octets.next() {
         let valid = match octet {
             b'+' => (0..2).all(|_| octets.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
             b'=' => false,
-            _ => octet.is_ascii_graphic(),
+            _ => octet.is_ascii_graphic() || in_utf8 && octet >= 0x80,
         };
         if !valid {
             return false;
@@ -270,17 +327,64 @@ pub fn decode_xtext(text: &str) -> String {
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
+/// `utf-8-addr-xtext` (RFC 6533 3): each character beyond ASCII as `\x{…}`; text in ASCII stays.
+pub fn escape_utf8(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_ascii() {
+            true => escaped.push(character),
+            false => escaped.push_str(&format!("\\x{{{:X}}}", u32::from(character))),
+        }
+    }
+    escaped
+}
+
+/// The reverse of [`escape_utf8`]; what is not such an escape stays.
+pub fn unescape_utf8(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("\\x{") {
+        plain.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let inner = rest[3..].split_once('}');
+        let decoded = inner.and_then(|(digits, after)| {
+            let valid = digits.len() <= 6 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let number = u32::from_str_radix(digits, 16).ok().filter(|_| valid)?;
+            Some((char::from_u32(number)?, after))
+        });
+        match decoded {
+            Some((character, after)) => {
+                plain.push(character);
+                rest = after;
+            }
+            None => {
+                plain.push_str(&rest[..3]);
+                rest = &rest[3..];
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::timing::ByMode, *};
+    use crate::model::Timestamp;
 
     #[test]
     fn mail_parameters() {
-        let with = |size, body, smtp_utf8, auth| {
-            let (ret, envelope_id) = (None, None);
-            MailParameters { size, body, smtp_utf8, auth, ret, envelope_id }
+        let with = |size, body, smtp_utf8, auth| MailParameters {
+            size,
+            body,
+            smtp_utf8,
+            auth,
+            ..Default::default()
         };
         let notify = |ret, envelope_id| MailParameters { ret, envelope_id, ..Default::default() };
+        let by = Some(DeliverBy { seconds: 60, mode: ByMode::Return, trace: true });
+        let priority = |priority| MailParameters { priority: Some(priority), ..Default::default() };
+        let hold = |hold| MailParameters { hold: Some(hold), ..Default::default() };
         let long = "x".repeat(ENVELOPE_ID_MAX + 1);
         use BodyKind::*;
         let cases = [
@@ -310,6 +414,24 @@ mod tests {
             (" ENVID=<>", Ok(notify(None, Some("<>")))),
             (" ENVID=", Err(CommandError::BadParameter)),
             (&format!(" ENVID={long}"), Err(CommandError::BadParameter)),
+            (" REQUIRETLS", Ok(MailParameters { require_tls: true, ..Default::default() })),
+            (" REQUIRETLS=YES", Err(CommandError::BadParameter)),
+            (" REQUIRETLS REQUIRETLS", Err(CommandError::BadParameter)),
+            (" by=60;rt", Ok(MailParameters { deliver_by: by, ..Default::default() })),
+            (" BY=0;R", Err(CommandError::BadParameter)),
+            (" BY", Err(CommandError::BadParameter)),
+            (" BY=1;N BY=1;N", Err(CommandError::BadParameter)),
+            (" MT-PRIORITY=-9", Ok(priority(-9))),
+            (" MT-PRIORITY=0", Ok(priority(0))),
+            (" MT-PRIORITY=+1", Err(CommandError::BadParameter)),
+            (" MT-PRIORITY=-0", Err(CommandError::BadParameter)),
+            (" MT-PRIORITY=10", Err(CommandError::BadParameter)),
+            (" MT-PRIORITY=", Err(CommandError::BadParameter)),
+            (" HOLDFOR=60", Ok(hold(Hold::For(60)))),
+            (" HOLDUNTIL=1970-01-01T00:00:01Z", Ok(hold(Hold::Until(Timestamp(1_000_000))))),
+            (" HOLDFOR=60 HOLDUNTIL=1970-01-01T00:00:01Z", Err(CommandError::BadParameter)),
+            (" HOLDFOR=0", Err(CommandError::BadParameter)),
+            (" HOLDUNTIL=tomorrow", Err(CommandError::BadParameter)),
             (" NOTIFY=NEVER", Err(CommandError::UnknownParameter)),
             (" FOO", Err(CommandError::UnknownParameter)),
         ];
@@ -337,6 +459,19 @@ mod tests {
     }
 
     #[test]
+    fn utf8_in_ascii() {
+        const CASES: &[(&str, &str)] =
+            &[("", ""), ("a@b", "a@b"), ("\u{f6}@\u{1f4ec}", r"\x{F6}@\x{1F4EC}")];
+        for (text, expected) in CASES {
+            assert_eq!(escape_utf8(text), *expected);
+            assert_eq!(unescape_utf8(expected), *text);
+        }
+        for text in [r"\x{", r"\x{}", r"\x{D800}", r"\x{1234567}", r"\x{+1}", r"\x{zz}a", r"\x"] {
+            assert_eq!(unescape_utf8(text), text);
+        }
+    }
+
+    #[test]
     fn rcpt_parameters() {
         let with = |orcpt, notify| Ok(RecipientParameters { orcpt, notify });
         let on = |success, failure, delay| Some(Notify::On { success, failure, delay });
@@ -357,6 +492,8 @@ mod tests {
             (" ORCPT=a@b", Err(CommandError::BadParameter)),
             (" ORCPT=;a@b", Err(CommandError::BadParameter)),
             (" ORCPT=rfc822;a+b", Err(CommandError::BadParameter)),
+            (" ORCPT=utf-8;é@b", with(Some("utf-8;é@b"), None)),
+            (" ORCPT=rfc822;é@b", Err(CommandError::BadParameter)),
             (&long, Err(CommandError::BadParameter)),
             (" SIZE=1", Err(CommandError::UnknownParameter)),
             (" FOO=1", Err(CommandError::UnknownParameter)),

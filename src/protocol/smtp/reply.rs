@@ -50,6 +50,16 @@ pub const EXPN: Reply = Reply("502 5.7.0 Lists are not shown");
 pub const REVERSE_PATH_NEEDS_UTF8: Reply = Reply("550 5.6.7 This sender needs SMTPUTF8");
 pub const FORWARD_PATH_NEEDS_UTF8: Reply = Reply("553 5.6.7 This recipient needs SMTPUTF8");
 
+/// RFC 6533 3: an original recipient in UTF-8 needs the extension as other addresses do.
+pub const ORIGINAL_NEEDS_UTF8: Reply = Reply("501 5.5.4 This ORCPT needs SMTPUTF8");
+/// RFC 2852 4: less than the announced minimum, with return.
+pub const DELIVER_BY_TOO_SHORT: Reply = Reply("555 5.5.4 Cannot deliver in so short a time");
+/// RFC 4865 4: beyond what was announced.
+pub const HELD_TOO_LONG: Reply = Reply("501 5.5.4 Messages are not held so long");
+/// RFC 9422 4.1: more than MAILMAX.
+pub const TOO_MANY_MESSAGES: Reply =
+    Reply("452 4.5.3 Too many messages in one session: connect again");
+
 // Commands out of order.
 pub const HELLO_FIRST: Reply = Reply("503 5.5.1 Say EHLO first");
 pub const LHLO_FIRST: Reply = Reply("503 5.5.1 Say LHLO first");

@@ -13,17 +13,23 @@
 mod auth;
 mod message;
 
+use std::time::Duration;
+
 use super::{
     address::Path,
     command::{self, Command, Verb},
     data::{BareNewline, DataReader},
     parameter::{BodyKind, MailParameters, RecipientParameters},
     reply::{self, Reply},
+    timing::{ByMode, Hold, rfc3339},
     trace::{HopCounter, Transport},
 };
-use crate::protocol::{
-    line::{Frame, LineFramer},
-    sasl,
+use crate::{
+    model::Timestamp,
+    protocol::{
+        line::{Frame, LineFramer},
+        sasl,
+    },
 };
 
 /// Octets of a command line: 512 (RFC 5321 4.5.3.1.4) and what the extensions add, with room.
@@ -64,9 +70,29 @@ pub struct Limits {
     /// Octets of a line in a message. RFC 5321 4.5.3.1.6 allows clients at most 998, but real mail
     /// has more; `None` accepts any length, as it costs nothing here.
     pub text_line_max: Option<usize>,
-    /// Whether DSN (RFC 3461) is offered. If not, its parameters are refused: silently not sending
-    /// a notification would be worse.
-    pub notifications: bool,
+    /// Transactions in one session (RFC 9422 MAILMAX).
+    pub transactions_max: Option<usize>,
+    pub extensions: Extensions,
+}
+
+/// Extensions that promise something which the queue must keep. Each is announced, and its
+/// parameters are taken, only if it is set: a demand that is silently ignored would be worse than
+/// one that is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Extensions {
+    /// RFC 3461.
+    pub dsn: bool,
+    /// RFC 8689; under TLS only.
+    pub require_tls: bool,
+    /// RFC 2852: the least time that is taken with return, seconds; `Some(0)` has no least. Not in
+    /// LMTP, where the message is delivered at once.
+    pub deliver_by: Option<u32>,
+    /// RFC 6710.
+    pub mt_priority: bool,
+    /// RFC 4865: the longest time that a message is held, seconds. On submission only.
+    pub future_release: Option<u32>,
+    /// RFC 9422: the limits on recipients and transactions are announced.
+    pub limits: bool,
 }
 
 impl Default for Limits {
@@ -81,7 +107,8 @@ impl Default for Limits {
             hops_max: 100,
             bare_newline: BareNewline::Refuse,
             text_line_max: None,
-            notifications: false,
+            transactions_max: None,
+            extensions: Extensions::default(),
         }
     }
 }
@@ -200,6 +227,8 @@ pub struct Session {
     framer: LineFramer,
     hello: Hello,
     client_name: String,
+    /// The last moment until which messages are held, as announced.
+    held_until_max: Timestamp,
     authenticated: bool,
     phase: Phase,
     transaction: Transaction,
@@ -210,6 +239,8 @@ pub struct Session {
     commands: usize,
     refused_recipients: usize,
     auth_failures: usize,
+    /// Begun in this session.
+    transactions: usize,
 }
 
 impl Session {
@@ -222,6 +253,7 @@ impl Session {
             framer: LineFramer::new(line_max),
             hello: Hello::None,
             client_name: String::new(),
+            held_until_max: Timestamp::default(),
             authenticated: false,
             phase: Phase::Command,
             transaction: Transaction::default(),
@@ -230,6 +262,7 @@ impl Session {
             commands: 0,
             refused_recipients: 0,
             auth_failures: 0,
+            transactions: 0,
         }
     }
 
@@ -294,11 +327,12 @@ impl Session {
         }
     }
 
-    /// Accepts the greeting. `hostname` is our own.
+    /// Accepts the greeting. `hostname` is our own; `now` is for what is announced as a date.
     pub fn accept_greeting(
         &mut self,
         greeting: &Greeting<'_>,
         hostname: &str,
+        now: Timestamp,
         output: &mut Vec<u8>,
     ) {
         self.reset_transaction();
@@ -309,11 +343,14 @@ impl Session {
             return reply::append_parts(output, &["250 ", hostname]);
         }
         self.hello = Hello::Extended;
+        let hold_max = Duration::from_secs(self.offered().future_release.unwrap_or(0).into());
+        self.held_until_max = now.after(hold_max);
         self.append_capabilities(hostname, output);
     }
 
     /// Accepts the sender.
     pub fn accept_sender(&mut self, sender: &Sender<'_>, output: &mut Vec<u8>) {
+        self.transactions += 1;
         let transaction = &mut self.transaction;
         transaction.open = true;
         transaction.reverse_path.clear();
@@ -502,10 +539,78 @@ impl Session {
             }
             output.extend_from_slice(b"\r\n");
         }
-        if self.limits.notifications {
+        self.append_extensions(output);
+        output.extend_from_slice(b"250-HELP\r\n250 ENHANCEDSTATUSCODES\r\n");
+    }
+
+    /// What of [`Extensions`] holds for this role and this connection.
+    fn offered(&self) -> Extensions {
+        let Extensions { dsn, require_tls, deliver_by, mt_priority, future_release, limits } =
+            self.limits.extensions;
+        Extensions {
+            dsn,
+            // RFC 8689 2: not announced before TLS.
+            require_tls: require_tls && self.security.tls,
+            deliver_by: deliver_by.filter(|_| self.role != Role::Lmtp),
+            mt_priority,
+            // RFC 4865 4: for submission.
+            future_release: future_release.filter(|_| self.role == Role::Submission),
+            limits,
+        }
+    }
+
+    fn append_extensions(&self, output: &mut Vec<u8>) {
+        let offered = self.offered();
+        if offered.dsn {
             output.extend_from_slice(b"250-DSN\r\n");
         }
-        output.extend_from_slice(b"250-HELP\r\n250 ENHANCEDSTATUSCODES\r\n");
+        if offered.require_tls {
+            output.extend_from_slice(b"250-REQUIRETLS\r\n");
+        }
+        match offered.deliver_by {
+            None => {}
+            Some(0) => output.extend_from_slice(b"250-DELIVERBY\r\n"),
+            Some(least) => reply::append_parts(output, &["250-DELIVERBY ", &least.to_string()]),
+        }
+        if offered.mt_priority {
+            output.extend_from_slice(b"250-MT-PRIORITY\r\n");
+        }
+        if let Some(seconds) = offered.future_release {
+            let (seconds, until) = (seconds.to_string(), rfc3339(self.held_until_max));
+            reply::append_parts(output, &["250-FUTURERELEASE ", &seconds, " ", &until]);
+        }
+        if offered.limits {
+            let recipients = format!("250-LIMITS RCPTMAX={}", self.limits.recipients_max);
+            let transactions = self.limits.transactions_max;
+            let transactions = transactions.map(|most| format!(" MAILMAX={most}"));
+            reply::append_parts(output, &[&recipients, transactions.as_deref().unwrap_or("")]);
+        }
+    }
+
+    /// Parameters of extensions that are not offered are unknown.
+    fn check_demands(&self, parameters: &MailParameters<'_>) -> Result<(), Reply> {
+        let offered = self.offered();
+        if parameters.ask_for_notification() && !offered.dsn
+            || parameters.require_tls && !offered.require_tls
+            || parameters.deliver_by.is_some() && offered.deliver_by.is_none()
+            || parameters.priority.is_some() && !offered.mt_priority
+            || parameters.hold.is_some() && offered.future_release.is_none()
+        {
+            return Err(reply::UNKNOWN_PARAMETER);
+        }
+        // RFC 2852 4: the minimum is for mode R only.
+        if let (Some(by), Some(least)) = (parameters.deliver_by, offered.deliver_by)
+            && by.mode == ByMode::Return
+            && i64::from(by.seconds) < i64::from(least)
+        {
+            return Err(reply::DELIVER_BY_TOO_SHORT);
+        }
+        let too_long = match (parameters.hold, offered.future_release) {
+            (Some(Hold::For(seconds)), Some(most)) => seconds > most,
+            (Some(Hold::Until(until)), Some(_)) => until > self.held_until_max,
+            _ => false,
+        };
+        if too_long { Err(reply::HELD_TOO_LONG) } else { Ok(()) }
     }
 
     fn mail<'a>(&mut self, sender: Sender<'a>) -> Result<Event<'a>, Reply> {
@@ -518,9 +623,10 @@ impl Session {
         if self.transaction.open {
             return Err(reply::NESTED_MAIL);
         }
-        if sender.parameters.ask_for_notification() && !self.limits.notifications {
-            return Err(reply::UNKNOWN_PARAMETER);
+        if self.limits.transactions_max.is_some_and(|most| self.transactions >= most) {
+            return Err(reply::TOO_MANY_MESSAGES);
         }
+        self.check_demands(&sender.parameters)?;
         // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere send
         // AUTH=<> to every server. It has no effect, so it is accepted here too.
         // RFC 1870 6.1: refused before any octet is sent.
@@ -539,7 +645,7 @@ impl Session {
         forward_path: ForwardPath<'a>,
         output: &mut Vec<u8>,
     ) -> Result<Event<'a>, Reply> {
-        if forward_path.parameters.ask_for_notification() && !self.limits.notifications {
+        if forward_path.parameters.ask_for_notification() && !self.limits.extensions.dsn {
             return Err(reply::UNKNOWN_PARAMETER);
         }
         if !self.transaction.open {
@@ -555,6 +661,10 @@ impl Session {
         }
         if !self.transaction.smtp_utf8 && !forward_path.path.is_ascii() {
             return Err(reply::FORWARD_PATH_NEEDS_UTF8);
+        }
+        let original = forward_path.parameters.orcpt;
+        if !self.transaction.smtp_utf8 && original.is_some_and(|orcpt| !orcpt.is_ascii()) {
+            return Err(reply::ORIGINAL_NEEDS_UTF8);
         }
         Ok(Event::Recipient(forward_path))
     }
@@ -581,6 +691,8 @@ mod tests {
 
     use super::*;
 
+    /// 2026-11-23T21:36:29Z.
+    const NOW: Timestamp = Timestamp(1_795_469_789_000_000);
     const NO_SUCH_USER: Reply = Reply("550 5.1.1 No");
     const PLAIN: Security = Security { tls: false, can_start_tls: false, plaintext_auth: true };
 
@@ -607,7 +719,7 @@ mod tests {
                     message.clear();
                 }
                 Event::Greeting(greeting) => {
-                    session.accept_greeting(&greeting, "me.test", &mut output);
+                    session.accept_greeting(&greeting, "me.test", NOW, &mut output);
                     recipients = 0;
                     message.clear();
                 }
@@ -775,7 +887,7 @@ mod tests {
             let Event::Greeting(greeting) = session.next(line, &mut output).1 else {
                 panic!("a greeting");
             };
-            session.accept_greeting(&greeting, "me.test", &mut output);
+            session.accept_greeting(&greeting, "me.test", NOW, &mut output);
             let text = String::from_utf8_lossy(&output).into_owned();
             assert!(text.starts_with("250-me.test\r\n") && text.contains("250-SIZE 52428800\r\n"));
             (text.contains("STARTTLS"), text.contains("AUTH PLAIN LOGIN"))
@@ -796,7 +908,7 @@ mod tests {
         let mut output = Vec::new();
         let greeting = Greeting { verb: Verb::Ehlo, client_name: "x" };
         assert_eq!(session.next(b"EHLO x\r\n", &mut output).1, Event::Greeting(greeting));
-        session.accept_greeting(&greeting, "me.test", &mut output);
+        session.accept_greeting(&greeting, "me.test", NOW, &mut output);
         assert_eq!(session.next(b"STARTTLS\r\n", &mut output).1, Event::StartTls);
         session.tls_started();
         output.clear();
@@ -809,13 +921,112 @@ mod tests {
     fn notifications_are_asked_for_only_where_they_are_offered() {
         let input = "EHLO x\r\nMAIL FROM:<c@d> RET=HDRS\r\nMAIL FROM:<c@d>\r\n\
                      RCPT TO:<a@b> NOTIFY=NEVER\r\nRCPT TO:<a@b>\r\n";
-        let offered = Limits { notifications: true, ..Limits::default() };
+        let offered = Limits {
+            extensions: Extensions { dsn: true, ..Extensions::default() },
+            ..Limits::default()
+        };
         let (output, _) = play(Role::Exchange, Limits::default(), input.as_bytes(), 0);
         assert_eq!(codes(&output).join(" "), "250 555 250 555 250");
         assert!(!output.contains("DSN"));
         let (output, _) = play(Role::Exchange, offered, input.as_bytes(), 0);
         assert_eq!(codes(&output).join(" "), "250 250 503 250 250");
         assert!(output.contains("250-DSN\r\n"));
+    }
+
+    const ALL: Extensions = Extensions {
+        dsn: true,
+        require_tls: true,
+        deliver_by: Some(60),
+        mt_priority: true,
+        future_release: Some(3600),
+        limits: true,
+    };
+
+    #[test]
+    fn extensions_are_announced_where_they_hold() {
+        let announced = |role, tls, extensions, transactions_max| {
+            let limits = Limits { extensions, transactions_max, ..Limits::default() };
+            let mut session = Session::new(role, limits, Security { tls, ..PLAIN });
+            let greeting = Greeting { verb: Verb::Ehlo, client_name: "x" };
+            let mut output = Vec::new();
+            session.accept_greeting(&greeting, "me.test", NOW, &mut output);
+            let text = String::from_utf8_lossy(&output).into_owned();
+            let begin = text.find("250-DSN").or(text.find("250-HELP")).expect("HELP");
+            let lines = text[begin..].lines().take_while(|line| !line.ends_with("HELP"));
+            lines.map(|line| line[4..].to_owned()).collect::<Vec<_>>().join(", ")
+        };
+        let bare = Extensions { deliver_by: Some(0), ..ALL };
+        assert_eq!(
+            announced(Role::Submission, true, ALL, Some(50)),
+            "DSN, REQUIRETLS, DELIVERBY 60, MT-PRIORITY, FUTURERELEASE 3600 2026-11-23T22:36:29Z, \
+             LIMITS RCPTMAX=1000 MAILMAX=50"
+        );
+        assert_eq!(
+            announced(Role::Exchange, false, bare, None),
+            "DSN, DELIVERBY, MT-PRIORITY, LIMITS RCPTMAX=1000"
+        );
+        assert_eq!(
+            announced(Role::Lmtp, true, ALL, None),
+            "DSN, REQUIRETLS, MT-PRIORITY, LIMITS RCPTMAX=1000"
+        );
+        assert_eq!(announced(Role::Submission, true, Extensions::default(), Some(1)), "");
+    }
+
+    /// Each parameter, and the reply where its extension is not offered and where it is.
+    #[test]
+    fn demands_are_taken_where_they_are_offered() {
+        const CASES: &[(&str, &str)] = &[
+            ("RET=FULL", "250"),
+            ("REQUIRETLS", "250"),
+            ("BY=59;N", "250"),
+            ("BY=-59;N", "250"),
+            ("BY=59;R", "555"),
+            ("BY=60;R", "250"),
+            ("MT-PRIORITY=9", "250"),
+            ("HOLDFOR=3600", "250"),
+            ("HOLDFOR=3601", "501"),
+            ("HOLDUNTIL=2026-11-23T22:36:29Z", "250"),
+            ("HOLDUNTIL=2026-11-23T22:36:30Z", "501"),
+            ("HOLDUNTIL=2016-11-23T22:36:30Z", "250"),
+        ];
+        let reply = |role, tls, extensions, parameter: &str| {
+            let limits = Limits { extensions, ..Limits::default() };
+            let mut session = Session::new(role, limits, Security { tls, ..PLAIN });
+            let greeting = Greeting { verb: Verb::Ehlo, client_name: "x" };
+            let mut output = Vec::new();
+            session.accept_greeting(&greeting, "me.test", NOW, &mut output);
+            session.authenticated(&mut output);
+            output.clear();
+            let line = format!("MAIL FROM:<a@b> {parameter}\r\n");
+            match session.next(line.as_bytes(), &mut output).1 {
+                Event::Sender(_) => "250".to_owned(),
+                _ => String::from_utf8_lossy(&output)[..3].to_owned(),
+            }
+        };
+        for (parameter, expected) in CASES {
+            let offered = reply(Role::Submission, true, ALL, parameter);
+            assert_eq!(offered, *expected, "{parameter}");
+            let not_offered = reply(Role::Submission, true, Extensions::default(), parameter);
+            assert_eq!(not_offered, "555", "{parameter}");
+        }
+        assert_eq!(reply(Role::Submission, false, ALL, "REQUIRETLS"), "555");
+        assert_eq!(reply(Role::Exchange, true, ALL, "HOLDFOR=1"), "555");
+        assert_eq!(reply(Role::Lmtp, true, ALL, "BY=60;N"), "555");
+    }
+
+    #[test]
+    fn transactions_of_a_session_are_limited() {
+        let limits = Limits { transactions_max: Some(2), ..Limits::default() };
+        let input = format!("EHLO x\r\n{}", "MAIL FROM:<a@b>\r\nRSET\r\n".repeat(3));
+        check(Role::Exchange, limits, &input, "250 250 250 250 250 452 250", &[]);
+    }
+
+    #[test]
+    fn an_original_recipient_in_utf8_needs_the_extension() {
+        let limits = Limits { extensions: ALL, ..Limits::default() };
+        let input = "EHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<a@b> ORCPT=utf-8;\u{e9}@b\r\nRSET\r\n\
+                     MAIL FROM:<c@d> SMTPUTF8\r\nRCPT TO:<a@b> ORCPT=utf-8;\u{e9}@b\r\n";
+        check(Role::Exchange, limits, input, "250 250 501 250 250 250", &[]);
     }
 
     /// Refusals by the service at each step, and the client's view of them.
@@ -834,7 +1045,7 @@ mod tests {
                     Event::Incomplete | Event::Close(_) => break,
                     Event::Greeting(_) if refused == "hello" => false,
                     Event::Greeting(it) => {
-                        session.accept_greeting(&it, "me.test", &mut output);
+                        session.accept_greeting(&it, "me.test", NOW, &mut output);
                         true
                     }
                     Event::Sender(sender) => {

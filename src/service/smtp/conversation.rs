@@ -152,7 +152,8 @@ impl Dialogue for Conversation {
                     Ok(disposition) => {
                         self.dispositions[1] = disposition;
                         let hostname = &self.channel.shard.options.hostname;
-                        self.session.accept_greeting(&greeting, hostname, &mut self.replies);
+                        let now = self.channel.shard.executor.now();
+                        self.session.accept_greeting(&greeting, hostname, now, &mut self.replies);
                         self.envelope.clear();
                         self.pace = None;
                     }
