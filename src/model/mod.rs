@@ -6,6 +6,7 @@ mod id;
 mod network;
 mod special_use;
 mod time;
+mod tlsa;
 mod trail;
 
 pub use calendar::{civil_from_days, days_from_civil, month_days};
@@ -14,4 +15,5 @@ pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidVa
 pub use network::{Network, NotANetwork};
 pub use special_use::SpecialUse;
 pub use time::{Moment, Timestamp};
+pub use tlsa::Tlsa;
 pub use trail::Trail;
