@@ -122,6 +122,7 @@ fn no_setting_is_named_that_is_none() {
 /// Internal limits that neither clients nor operators can meet: of buffers, turns and output.
 const INTERNAL: &[&str] = &[
     "CANDIDATE_SIZE_MAX",
+    "CHUNKS_PIPELINED_MAX",
     "DIGITS_MAX",
     "HEADER_KEPT_MAX",
     "HELD_MAX",
@@ -130,8 +131,10 @@ const INTERNAL: &[&str] = &[
     "NAME_SIZE_MAX",
     "NUMBER_SIZE_MAX",
     "OUTPUT_MAX",
+    "PIPELINED_MAX",
     "QUOTED_MAX",
     "REFERENCE_SIZE_MAX",
+    "REPLY_TEXT_MAX",
     "BEFORE_MAX",
     "SHORT_MAX",
     "RETRY_PAUSE_MAX",

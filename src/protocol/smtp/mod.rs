@@ -2,6 +2,7 @@
 //! which decides what is legal when (RFC 5321, RFC 2033 and the extensions named in each file).
 
 pub mod address;
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod opening;
