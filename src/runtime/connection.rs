@@ -182,6 +182,27 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Takes over a socket that is being connected to `peer`. Call `finish_connecting` next.
+    pub(super) fn outgoing(socket: OwnedFd, peer: SocketAddr) -> Connection {
+        let mut connection = Self::new(Transport::tcp(socket), peer);
+        // Work that was promised to a client that is gone: strangers give way before it.
+        connection.set_logged_in(true);
+        connection
+    }
+
+    /// Waits until the socket is connected.
+    pub(super) async fn finish_connecting(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<(), ConnectionError> {
+        let mut asked = false;
+        let connected = |this: &mut Self, context: &mut Context<'_>| {
+            let connected = ready!(this.transport.poll_connected(context, &mut asked));
+            Poll::Ready(connected.map_err(ConnectionError::from))
+        };
+        self.wait(timeout, connected).await
+    }
+
     /// A connection over memory, and the client's end of it, for tests.
     pub fn memory() -> (Connection, MemoryPeer) {
         let (end, peer) = pipe::pipe();

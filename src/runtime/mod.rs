@@ -9,6 +9,7 @@ pub mod bell;
 pub mod budget;
 pub mod clients;
 mod commit;
+pub mod connect;
 pub mod connection;
 pub mod device;
 pub mod executor;

@@ -80,6 +80,22 @@ impl Transport {
         }
     }
 
+    /// Ready once a socket that is being connected is connected, or has failed. `asked`: whether
+    /// it was asked for before.
+    pub(super) fn poll_connected(
+        &mut self,
+        context: &mut Context<'_>,
+        asked: &mut bool,
+    ) -> Poll<io::Result<()>> {
+        let Transport::Tcp(Socket { watched, stream }) = self else { return Poll::Ready(Ok(())) };
+        if !std::mem::replace(asked, true) {
+            // Until it is connected there is no room for a write, and the first event reports room.
+            watched.full(stream.as_fd())?;
+        }
+        ready!(watched.poll_writable(context));
+        Poll::Ready(stream.take_error()?.map_or(Ok(()), Err))
+    }
+
     /// Acknowledges received data now, instead of with our next reply or after 40 ms.
     pub(super) fn acknowledge(&self) {
         if let Transport::Tcp(socket) = self {
