@@ -24,6 +24,7 @@ pub mod handover;
 pub mod imap;
 pub mod intake;
 pub mod pop3;
+pub mod relay;
 pub mod smtp;
 
 /// The state for all sessions on one shard. Shard-local; sessions hold it by `Rc`.

@@ -1,0 +1,418 @@
+//! One outgoing session of SMTP or LMTP: connect, greet, TLS, AUTH, transactions, QUIT.
+//!
+//! What may be sent and what a reply means is decided in `protocol::smtp::client`; this file moves
+//! the octets and keeps the time. Every reply has one deadline for all of its octets (RFC 5321
+//! 4.5.3.2), so that a peer that sends them one by one gains nothing. Nothing that a peer does is
+//! an error of ours: a session that cannot begin ends as [`Failed`], a transaction always in one
+//! result for each recipient.
+//!
+//! Ownership: shard-local; a client owns its connection. Called by the carrier of the queue.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
+
+use futures_lite::future::poll_once;
+
+use crate::{
+    protocol::smtp::client::{
+        Capabilities, Envelope, Fault, RcptResult, Reply, ReplyParser, Stage, Step, Transaction,
+    },
+    runtime::{
+        LocalFuture,
+        connect::Dialer,
+        connection::{Connection, ConnectionError},
+        executor::Executor,
+    },
+};
+
+/// Output that is sent before more is made.
+const OUTPUT_MAX: usize = 64 * 1024;
+
+/// How long a peer may take, by stage. The defaults are those of RFC 5321 4.5.3.2 where it has one.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    pub connect_timeout: Duration,
+    pub greeting_timeout: Duration,
+    /// EHLO, HELO, LHLO, AUTH, RSET.
+    pub command_timeout: Duration,
+    pub tls_handshake_timeout: Duration,
+    pub mail_timeout: Duration,
+    pub rcpt_timeout: Duration,
+    /// The reply to DATA.
+    pub data_timeout: Duration,
+    /// For taking 64 KiB of a message, and for the reply to a chunk.
+    pub block_timeout: Duration,
+    /// The reply to the final dot. Giving up too early delivers twice (RFC 5321 4.5.3.2.6).
+    pub end_timeout: Duration,
+    pub quit_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        ClientOptions {
+            connect_timeout: Duration::from_secs(30),
+            greeting_timeout: minutes(5),
+            command_timeout: minutes(5),
+            tls_handshake_timeout: minutes(1),
+            mail_timeout: minutes(5),
+            rcpt_timeout: minutes(5),
+            data_timeout: minutes(2),
+            block_timeout: minutes(3),
+            end_timeout: minutes(10),
+            quit_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl ClientOptions {
+    fn patience(&self, stage: Stage) -> Duration {
+        match stage {
+            Stage::Connect => self.connect_timeout,
+            Stage::Greeting => self.greeting_timeout,
+            Stage::Hello | Stage::StartTls | Stage::Auth | Stage::Reset => self.command_timeout,
+            Stage::Tls => self.tls_handshake_timeout,
+            Stage::Mail => self.mail_timeout,
+            Stage::Rcpt => self.rcpt_timeout,
+            Stage::Data => self.data_timeout,
+            Stage::Content => self.block_timeout,
+            Stage::End => self.end_timeout,
+            Stage::Quit => self.quit_timeout,
+        }
+    }
+}
+
+/// Where a session leads, and how it begins.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    /// The address of ours that is used; the host's choice if there is none.
+    pub source: Option<IpAddr>,
+    /// The host's name.
+    pub host: String,
+    /// Our name for EHLO.
+    pub hello: String,
+    pub lmtp: bool,
+}
+
+/// Why a session did not begin.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {what}", stage.name())]
+pub struct Failed {
+    pub stage: Stage,
+    /// What the peer said, if that is the reason.
+    pub reply: Option<Reply>,
+    pub what: String,
+}
+
+impl Failed {
+    fn refused(stage: Stage, reply: Reply) -> Failed {
+        Failed { stage, what: reply.to_string(), reply: Some(reply.clipped()) }
+    }
+
+    fn broken(stage: Stage, broken: &Broken) -> Failed {
+        Failed { stage, reply: None, what: broken.to_string() }
+    }
+}
+
+/// Why an answer did not come.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Connection(#[from] ConnectionError),
+    #[error("{0}")]
+    Fault(#[from] Fault),
+    #[error("the message cannot be read: {0}")]
+    Content(String),
+}
+
+/// The octets of a message, given piece by piece.
+pub trait Content {
+    /// The next piece, of any size but not empty; `None` at the end.
+    ///
+    /// # Errors
+    /// If the message cannot be read: the transaction is broken off.
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<&[u8]>, String>>;
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub struct Sent {
+    /// In the order of the recipients.
+    pub recipients: Vec<RcptResult>,
+    /// Another transaction may follow.
+    pub connection_usable: bool,
+}
+
+/// An established session.
+pub struct Client {
+    connection: Connection,
+    executor: Rc<dyn Executor>,
+    options: ClientOptions,
+    parser: ReplyParser,
+    capabilities: Capabilities,
+    lmtp: bool,
+    /// Transactions begun.
+    transactions: u32,
+    /// Nothing can be sent any more.
+    broken: bool,
+}
+
+impl Client {
+    /// Connects, and says all that comes before the first message.
+    ///
+    /// # Errors
+    /// If the peer cannot be reached or understood, or does not want us.
+    pub async fn connect(
+        executor: &Rc<dyn Executor>,
+        dialer: &dyn Dialer,
+        options: &ClientOptions,
+        target: &Target,
+    ) -> Result<Client, Failed> {
+        let dialed = dialer.dial(target.address, target.source, options.connect_timeout).await;
+        let connection = dialed.map_err(|error| Failed {
+            stage: Stage::Connect,
+            reply: None,
+            what: error.to_string(),
+        })?;
+        let mut client = Client {
+            connection,
+            executor: executor.clone(),
+            options: options.clone(),
+            parser: ReplyParser::default(),
+            capabilities: Capabilities::default(),
+            lmtp: target.lmtp,
+            transactions: 0,
+            broken: false,
+        };
+        match client.begin(target).await {
+            Ok(()) => Ok(client),
+            Err(failed) => {
+                client.quit().await;
+                Err(failed)
+            }
+        }
+    }
+
+    async fn begin(&mut self, target: &Target) -> Result<(), Failed> {
+        let greeting = self.answer(Stage::Greeting).await?;
+        if !greeting.is_positive() {
+            return Err(self.refused(Stage::Greeting, greeting));
+        }
+        self.hello(&target.hello).await?;
+        Ok(())
+    }
+
+    /// EHLO, or HELO if the peer does not know it (RFC 5321 3.2); LHLO (RFC 2033 4.1).
+    async fn hello(&mut self, name: &str) -> Result<(), Failed> {
+        let verb = if self.lmtp { "LHLO" } else { "EHLO" };
+        let reply = self.command(Stage::Hello, &format!("{verb} {name}")).await?;
+        if reply.is_positive() {
+            self.capabilities = Capabilities::parse(&reply);
+            return Ok(());
+        }
+        if self.lmtp || !reply.is_permanent() {
+            return Err(self.refused(Stage::Hello, reply));
+        }
+        let reply = self.command(Stage::Hello, &format!("HELO {name}")).await?;
+        if !reply.is_positive() {
+            return Err(self.refused(Stage::Hello, reply));
+        }
+        self.capabilities = Capabilities::none(&reply);
+        Ok(())
+    }
+
+    /// What the peer can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.connection.peer()
+    }
+
+    /// Our own address.
+    pub fn local(&self) -> SocketAddr {
+        self.connection.local()
+    }
+
+    /// Transactions that the peer still takes (RFC 9422 4.2), if it said how many.
+    pub fn transactions_left(&self) -> Option<u32> {
+        let most = self.capabilities.limits.mail_max?;
+        Some(most.saturating_sub(self.transactions))
+    }
+
+    /// Whether an unused session can still be used: the peer has not closed it and said nothing.
+    /// Costs no system call unless something came.
+    pub async fn is_alive(&mut self) -> bool {
+        let silent = matches!(self.has_input().await, Ok(false));
+        self.broken |= !silent || self.parser.is_inside();
+        !self.broken
+    }
+
+    /// Whether octets from the peer are there already.
+    async fn has_input(&mut self) -> Result<bool, ConnectionError> {
+        if !self.connection.input().is_empty() {
+            return Ok(true);
+        }
+        match poll_once(self.connection.fill(self.options.command_timeout)).await {
+            None => Ok(false),
+            Some(came) => came.map(|()| true),
+        }
+    }
+
+    /// Sends one message.
+    pub async fn send(&mut self, envelope: &Envelope<'_>, content: &mut dyn Content) -> Sent {
+        let mut transaction = Transaction::new(*envelope, &self.capabilities, self.lmtp);
+        self.transactions = self.transactions.saturating_add(1);
+        if !self.is_alive().await {
+            transaction.lose(Stage::Mail, "the peer closed the connection, or spoke unasked");
+        } else if let Err(broken) = self.transact(&mut transaction, content).await {
+            if matches!(broken, Broken::Connection(_)) && self.has_input().await.is_ok() {
+                // A peer may say why before it closes, while the message is being sent.
+                let _ = self.take_unasked(&mut transaction);
+            }
+            transaction.lose(transaction.stage(), &broken.to_string());
+            self.broken = true;
+        }
+        self.connection.set_interruptible(true);
+        let connection_usable = !self.broken && self.transactions_left() != Some(0);
+        Sent { recipients: transaction.into_results(), connection_usable }
+    }
+
+    async fn transact(
+        &mut self,
+        transaction: &mut Transaction<'_>,
+        content: &mut dyn Content,
+    ) -> Result<(), Broken> {
+        loop {
+            match transaction.advance(self.connection.output()) {
+                Step::Await(stage) => {
+                    // A shutdown must not hide whether the message was taken.
+                    self.connection.set_interruptible(stage != Stage::End);
+                    let reply = match self.reply(stage).await {
+                        Ok(reply) => reply,
+                        Err(Broken::Fault(fault)) => {
+                            transaction.desynchronised(fault);
+                            return Err(fault.into());
+                        }
+                        Err(broken) => return Err(broken),
+                    };
+                    transaction.reply(reply)?;
+                    if transaction.expects_nothing() && !self.connection.input().is_empty() {
+                        self.take_unasked(transaction)?;
+                    }
+                }
+                Step::Content => self.send_piece(transaction, content).await?,
+                Step::Done { usable } => {
+                    self.broken |= !usable || self.parser.is_inside();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The peer has sent more than was asked for.
+    fn take_unasked(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Broken> {
+        while let Some(reply) = self.parse()? {
+            transaction.reply(reply)?;
+        }
+        Ok(())
+    }
+
+    async fn send_piece(
+        &mut self,
+        transaction: &mut Transaction<'_>,
+        content: &mut dyn Content,
+    ) -> Result<(), Broken> {
+        let Some(piece) = content.next().await.map_err(Broken::Content)? else {
+            // An answer that is there before the end of the message is not the answer to it.
+            if transaction.expects_nothing() && self.has_input().await? {
+                self.take_unasked(transaction)?;
+                if self.parser.is_inside() {
+                    let reply = self.reply(Stage::Content).await?;
+                    transaction.reply(reply)?;
+                }
+            }
+            transaction.finish(self.connection.output());
+            return Ok(());
+        };
+        for part in piece.chunks(OUTPUT_MAX) {
+            transaction.push(part, self.connection.output());
+            if self.connection.unsent() >= OUTPUT_MAX {
+                self.connection.flush(self.options.block_timeout).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a transaction that was begun elsewhere, or probes an unused connection.
+    ///
+    /// # Errors
+    /// If the connection cannot be used any more.
+    pub async fn reset(&mut self) -> Result<(), Failed> {
+        let reply = self.command(Stage::Reset, "RSET").await?;
+        if reply.is_positive() { Ok(()) } else { Err(self.refused(Stage::Reset, reply)) }
+    }
+
+    /// Says goodbye and closes. Whether the peer answers is of no importance.
+    pub async fn quit(mut self) {
+        if !self.broken {
+            let _ = self.command(Stage::Quit, "QUIT").await;
+        }
+        self.connection.close().await;
+    }
+
+    fn refused(&mut self, stage: Stage, reply: Reply) -> Failed {
+        self.broken |= reply.is_closing();
+        Failed::refused(stage, reply)
+    }
+
+    async fn command(&mut self, stage: Stage, line: &str) -> Result<Reply, Failed> {
+        let output = self.connection.output();
+        output.extend_from_slice(line.as_bytes());
+        output.extend_from_slice(b"\r\n");
+        self.answer(stage).await
+    }
+
+    /// The reply to the last command, which must be the last that came.
+    async fn answer(&mut self, stage: Stage) -> Result<Reply, Failed> {
+        let reply =
+            self.reply(stage).await.and_then(|reply| match self.connection.input().is_empty() {
+                true => Ok(reply),
+                false => Err(Fault::Unsolicited.into()),
+            });
+        reply.map_err(|broken| {
+            self.broken = true;
+            Failed::broken(stage, &broken)
+        })
+    }
+
+    /// Sends the output and waits for one reply.
+    async fn reply(&mut self, stage: Stage) -> Result<Reply, Broken> {
+        let patience = self.options.patience(stage);
+        let deadline = self.executor.moment().after(patience);
+        if self.connection.unsent() > 0 {
+            self.connection.flush(patience).await?;
+        }
+        loop {
+            if let Some(reply) = self.parse()? {
+                return Ok(reply);
+            }
+            let left = deadline.since(self.executor.moment());
+            if left == Duration::ZERO {
+                return Err(ConnectionError::TimedOut.into());
+            }
+            self.connection.fill(left).await?;
+        }
+    }
+
+    fn parse(&mut self) -> Result<Option<Reply>, Fault> {
+        let (done, parsed) = self.parser.next(self.connection.input());
+        self.connection.consume(done);
+        parsed
+    }
+}

@@ -1,0 +1,3 @@
+//! The way out: mail for other hosts.
+
+pub mod client;
