@@ -16,13 +16,15 @@ use ring::{hmac, rand::SystemRandom};
 
 use super::{
     AuthenticationError, GuardOptions, Identity, LogIn, PeerLimits,
-    flight::Flight,
     guard::{Ask, Charge, Guard},
     turns::{Ticket, Turns, Verdict},
 };
 use crate::{
     model::{AccountId, Network},
-    runtime::worker::{self, WorkerPool},
+    runtime::{
+        flight::Flight,
+        worker::{self, WorkerPool},
+    },
 };
 
 /// Entries of half the cache: when one half is full, the other one is dropped.

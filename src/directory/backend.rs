@@ -25,13 +25,14 @@ use std::{
 use futures_lite::future::or;
 use hashbrown::HashMap;
 
-use super::{Destination, LogIn, address::ADDRESS_MAX, cache::Cache, flight::Flight, password};
+use super::{Destination, LogIn, address::ADDRESS_MAX, cache::Cache, password};
 use crate::{
     model::{AccountId, Network},
     runtime::{
         LocalFuture,
         answer::Answer,
         executor::{Executor, Priority},
+        flight::Flight,
         worker::WorkerPool,
     },
 };

@@ -21,7 +21,6 @@ mod backend;
 mod cache;
 mod expansion;
 mod files;
-mod flight;
 mod guard;
 mod password;
 mod routes;

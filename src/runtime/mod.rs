@@ -13,6 +13,7 @@ pub mod connect;
 pub mod connection;
 pub mod device;
 pub mod executor;
+pub mod flight;
 pub mod folder;
 mod helpers;
 pub mod host;

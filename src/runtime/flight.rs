@@ -1,4 +1,5 @@
-//! One query in progress and all tasks that wait for its answer. Shard-local.
+//! One query in progress and all tasks that wait for its answer. Shard-local. The directory and the
+//! resolver send each query once, however many sessions ask.
 
 use std::{
     cell::{Cell, RefCell},
@@ -7,7 +8,7 @@ use std::{
 };
 
 /// Hands out the answer of one query to any number of tasks of one shard.
-pub(super) struct Flight<T> {
+pub struct Flight<T> {
     over: Cell<bool>,
     /// Set if the flight ended with an answer.
     answer: RefCell<Option<T>>,
@@ -26,7 +27,7 @@ impl<T> Default for Flight<T> {
 
 impl<T: Clone> Flight<T> {
     /// The answer; `None` if the task that asked ended without one.
-    pub(super) async fn landed(&self) -> Option<T> {
+    pub async fn landed(&self) -> Option<T> {
         let mut slot = None;
         poll_fn(|context| {
             if self.over.get() {
@@ -46,7 +47,7 @@ impl<T: Clone> Flight<T> {
     }
 
     /// Ends the flight and wakes the waiting tasks; only the first call counts.
-    pub(super) fn land(&self, answer: Option<T>) {
+    pub fn land(&self, answer: Option<T>) {
         if self.over.replace(true) {
             return;
         }
