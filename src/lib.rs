@@ -8,7 +8,7 @@
 //! events                  what happened, as lines of JSON for the operator
 //! protocol | runtime      pure parsers and sessions | executors, connections, devices
 //! store                   the partition log: what is durable
-//! search | queue | directory
+//! search | queue | directory | resolver
 //! service                 what is wanted: one session loop per protocol
 //! admin | control         HTTP, control socket (tokio thread)
 //! config                  file -> each module's own Options
@@ -37,6 +37,7 @@ pub mod model;
 pub mod plant;
 pub mod protocol;
 pub mod queue;
+pub mod resolver;
 pub mod runtime;
 pub mod server;
 pub mod service;

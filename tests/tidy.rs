@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["events"],
     &["protocol", "runtime"],
     &["store"],
-    &["search", "queue", "directory"],
+    &["search", "queue", "directory", "resolver"],
     &["service"],
     &["admin", "control"],
     &["config"],
@@ -650,8 +650,8 @@ fn walks_over_maps_are_seen() {
 /// shard would wait for it.
 #[test]
 fn nothing_that_runs_on_a_shard_prints() {
-    const ON_SHARDS: [&str; 7] =
-        ["model", "metrics", "events", "protocol", "runtime", "store", "directory"];
+    const ON_SHARDS: [&str; 8] =
+        ["model", "metrics", "events", "protocol", "runtime", "store", "directory", "resolver"];
     for (path, text) in sources() {
         let module = module_of(&path);
         let on_shards = module.is_some_and(|it| it == "service" || ON_SHARDS.contains(&&*it));
@@ -685,7 +685,7 @@ fn protocol_is_pure() {
 /// A seed of the simulator is repeatable: simulated code uses the executor for time and randomness.
 #[test]
 fn chance_and_time_come_from_the_executor() {
-    const PLAYED: [&str; 4] = ["store", "service", "protocol", "model"];
+    const PLAYED: [&str; 5] = ["store", "service", "protocol", "model", "resolver"];
     for (path, text) in sources() {
         let played = module_of(&path).is_some_and(|module| PLAYED.contains(&module.as_str()));
         if !played || path.ends_with("tests.rs") {
