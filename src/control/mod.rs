@@ -7,6 +7,8 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod dns;
 mod socket;
 
+pub use dns::{DnsOptions, DnsQueue, DnsWorker, TrustAnchorError, dns};
 pub use socket::{Asker, Handler, Reply, TIMEOUT, bind, path, request, serve, stream};
