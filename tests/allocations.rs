@@ -141,6 +141,7 @@ async fn serve(
         partitions: vec![Some(partition)],
         owners: vec![ShardId(0)],
         deliveries: Default::default(),
+        relay: Default::default(),
         imap_seats: Default::default(),
         shutting_down: Cell::new(false),
     });

@@ -797,6 +797,7 @@ impl Settings {
                 ..defaults
             },
             intake: self.intake_options(),
+            relay: Default::default(),
             write_timeout: self.runtime.write_timeout,
             tls_handshake_timeout: self.runtime.tls_handshake_timeout,
         }

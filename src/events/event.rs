@@ -210,6 +210,19 @@ events! {
     /// Accounts that will not get a message before the next start tries again.
     Deliveries / "given_up" / GivenUp { delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, reason: &'static str, }
 
+    /// A message is in the queue for other servers, durably. `queue` is its name there.
+    Deliveries / "enqueued" / Enqueued { trail: &'a str, id: &'a str, queue: &'a str, origin: &'static str, from: &'a str, recipients: u64, octets: u64, }
+    /// An attempt to deliver a queued message to a recipient ended: `sent`, `deferred` or `failed`.
+    Deliveries / "attempt" / Attempted { trail: &'a str, id: &'a str, queue: &'a str, to: &'a str, result: &'static str, host: Option<&'a str>, status: &'a str, reply: &'a str, }
+    /// All recipients of a queued message are done with.
+    Deliveries / "left_queue" / LeftQueue { trail: &'a str, id: &'a str, queue: &'a str, }
+    /// A report about a queued message was put into the queue, as `report`.
+    Deliveries / "reported" / Reported { queue: &'a str, report: &'a str, }
+    /// No connection to a site could be opened.
+    Deliveries / "site_down" / SiteDown { site: &'a str, reason: &'a str, }
+    /// The envelope of a queued message cannot be read: it stays and is not tried.
+    Storage / "queue_unreadable" / QueueUnreadable { queue: &'a str, }
+
     /// A request on the control socket, by `ringmail user`, `block` or `verify`. `uid` and `pid` are those of the caller.
     Administration / "control" / Control { request: &'a str, uid: Option<u64>, pid: Option<u64>, }
     /// The users file and certificates were read again.

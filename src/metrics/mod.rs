@@ -29,11 +29,19 @@ pub enum Protocol {
     Lmtp,
     Pop3,
     Imap,
+    /// SMTP and LMTP as a client.
+    Relay,
 }
 
 impl Protocol {
-    pub const ALL: [Protocol; 5] =
-        [Protocol::Smtp, Protocol::Submission, Protocol::Lmtp, Protocol::Pop3, Protocol::Imap];
+    pub const ALL: [Protocol; 6] = [
+        Protocol::Smtp,
+        Protocol::Submission,
+        Protocol::Lmtp,
+        Protocol::Pop3,
+        Protocol::Imap,
+        Protocol::Relay,
+    ];
 
     /// The value of the label.
     pub fn label(self) -> &'static str {
@@ -43,6 +51,7 @@ impl Protocol {
             Protocol::Lmtp => "lmtp",
             Protocol::Pop3 => "pop3",
             Protocol::Imap => "imap",
+            Protocol::Relay => "relay",
         }
     }
 }

@@ -87,7 +87,6 @@ impl<C: Carrier> Queue<C> {
         partitions: Vec<Option<Partition>>,
     ) -> Queue<C> {
         let mailboxes = RefCell::new(vec![None; partitions.len()]);
-        let unread = Cell::new(partitions.iter().flatten().count());
         let inner = Inner {
             executor,
             carrier,
@@ -102,7 +101,7 @@ impl<C: Carrier> Queue<C> {
             chore: Signal::default(),
             settled: Signal::default(),
             fresh: Cell::new(0),
-            unread,
+            unread: Cell::new(0),
             ended: Cell::new(false),
         };
         Queue { inner: Rc::new(inner) }
@@ -128,6 +127,7 @@ impl<C: Carrier> Queue<C> {
 
     /// Starts its tasks: reads what waits in the partitions, and sends what is due.
     pub fn start(&self) {
+        self.inner.unread.set(self.inner.partitions.iter().flatten().count());
         let spawn = |task| self.inner.executor.spawn(Priority::Background, task);
         for partition in self.inner.partitions.iter().flatten() {
             spawn(Box::pin(self.clone().read(partition.clone())));

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// First octet of an annotation of this kind; the queue of deliveries that partitions lack uses 1
-/// and 2 (`service/delivery/queue.rs`).
+/// and 2 (`service/delivery/redelivery.rs`).
 const VERSION: u8 = 16;
 
 /// Octets kept of a reply or another reason.

@@ -223,6 +223,14 @@ impl<C: Carrier> Queue<C> {
         }
     }
 
+    /// The messages with recipients at a destination.
+    pub fn names_at(&self, destination: &str) -> Vec<QueueId> {
+        let state = self.inner.state.borrow();
+        let Some(number) = state.destination_named(destination) else { return Vec::new() };
+        let at = |entry: &Entry| entry.parts.iter().any(|part| part.destination == number);
+        state.entries.iter().filter(|(_, entry)| at(entry)).map(|(id, _)| *id).collect()
+    }
+
     /// One message with its envelope as it is on disk.
     pub async fn show(&self, id: QueueId) -> Option<(Listed, Rc<Envelope>)> {
         let (_, _, envelope) = self.load(id).await?;

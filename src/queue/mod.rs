@@ -39,6 +39,7 @@ pub use self::{
     envelope::{DeliverBy, Envelope, Origin, Problem, REASON_MAX, Recipient, clip, domain_of},
     list::{Filter, Listed, ListedPart, SiteFacts},
     options::{QueueOptions, Shape, SiteLimits},
+    settle::{body_of, target},
 };
 use crate::{
     model::{MailboxId, PartitionId, Uid},
@@ -47,7 +48,7 @@ use crate::{
 };
 
 /// The mailbox of the queue's account that holds outgoing mail. INBOX holds deliveries that some
-/// partition here still lacks (`service/delivery/queue.rs`).
+/// partition here still lacks (`service/delivery/redelivery.rs`).
 pub const OUTGOING: &str = "Outgoing";
 
 /// The destination of recipients with an account here.

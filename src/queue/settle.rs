@@ -330,7 +330,7 @@ impl<C: Carrier> Drop for Lock<'_, C> {
 }
 
 /// How a message with this envelope is put into the queue.
-pub(super) fn target(envelope: &Envelope, internal_date: Timestamp) -> DeliveryTarget {
+pub fn target(envelope: &Envelope, internal_date: Timestamp) -> DeliveryTarget {
     DeliveryTarget {
         account: AccountId::QUEUE,
         mailbox: Some(OUTGOING.to_owned()),
@@ -342,11 +342,7 @@ pub(super) fn target(envelope: &Envelope, internal_date: Timestamp) -> DeliveryT
 }
 
 /// The body of a message that was just put into a mailbox of the queue; `None` if it is gone.
-pub(super) async fn body_of(
-    partition: &Partition,
-    mailbox: MailboxId,
-    uid: Uid,
-) -> Option<MessageBody> {
+pub async fn body_of(partition: &Partition, mailbox: MailboxId, uid: Uid) -> Option<MessageBody> {
     let account = partition.queue().await.ok()?;
     let view = account.select(mailbox, false).await.ok()?;
     let snapshot = view.current()?;

@@ -103,6 +103,7 @@ pub(super) async fn live(
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
         deliveries: Default::default(),
         policy: Rc::new(AcceptAll),
+        relay: Default::default(),
         imap_seats: Default::default(),
         shutting_down: Cell::new(false),
     });

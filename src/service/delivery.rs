@@ -19,7 +19,7 @@
 //! and counted there (`service/budget.rs`). Dropping a delivery before `finish` leaves only garbage
 //! in logs.
 
-use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -32,6 +32,7 @@ use crate::{
     events::Limit,
     model::{AccountId, Flags, PartitionId, Timestamp, Trail},
     protocol::mime::Summarizer,
+    queue::{self, Envelope},
     runtime::{
         LocalFuture,
         executor::Priority,
@@ -43,11 +44,12 @@ use crate::{
 };
 
 mod known;
-mod queue;
+mod outgoing;
+mod redelivery;
 mod tell;
 
 pub use known::Deliveries;
-pub use queue::follow_queues;
+pub use redelivery::follow_queues;
 
 use known::Open;
 
@@ -112,9 +114,12 @@ impl From<MeshError> for Failure {
 }
 
 /// A partition's answer after storing the message for some accounts.
+#[derive(Clone)]
 struct Taken {
     /// The location of one copy, unless all accounts had the message already.
     copy: Option<Delivered>,
+    /// The location of the copy in the queue for other servers.
+    queued: Option<Delivered>,
     /// Accounts that certainly did not get it.
     failed: Vec<(AccountId, Failure)>,
 }
@@ -145,6 +150,8 @@ pub struct Delivery {
     internal_date: Timestamp,
     repetition: bool,
     trail: Option<Trail>,
+    /// The envelope for recipients elsewhere, if the message has any.
+    outgoing: Option<Arc<Envelope>>,
 }
 
 pub type Accounts = SmallVec<[AccountId; 1]>;
@@ -182,6 +189,7 @@ enum Piece {
         summary: Bytes,
         quarantined: Accounts,
         delivery_id: Option<u128>,
+        outgoing: Option<Arc<Envelope>>,
     },
 }
 
@@ -198,11 +206,18 @@ struct Order {
     repetition: bool,
     /// The message's trail, for events.
     trail: Option<Trail>,
+    /// With [`AccountId::QUEUE`] among the accounts.
+    outgoing: Option<Arc<Envelope>>,
 }
 
 impl Order {
     fn targets(&self) -> Vec<DeliveryTarget> {
         let target = |&account| {
+            if account == AccountId::QUEUE
+                && let Some(envelope) = &self.outgoing
+            {
+                return queue::target(envelope, self.internal_date);
+            }
             let quarantined = self.quarantined.contains(&account);
             let (mailbox, keyword) = (QUARANTINE_MAILBOX.to_owned(), QUARANTINE_KEYWORD.to_owned());
             DeliveryTarget {
@@ -222,6 +237,7 @@ impl Order {
 pub struct Outcome {
     partitions: SmallVec<[(PartitionId, Result<(), Failure>); 1]>,
     failed: Vec<(AccountId, Failure)>,
+    queue: Result<(), Failure>,
     partition_count: u16,
 }
 
@@ -234,6 +250,15 @@ impl Outcome {
         let partition = account.partition(self.partition_count);
         let found = self.partitions.iter().find(|(it, _)| *it == partition);
         found.map_or(Err(Failure::Unavailable), |(_, result)| *result)
+    }
+
+    /// The result for the copy in the queue.
+    pub fn of_queue(&self) -> Result<(), Failure> {
+        let failed = self.failed.iter().find(|(failed, _)| *failed == AccountId::QUEUE);
+        match (failed, self.queue) {
+            (Some((_, failure)), _) => Err(*failure),
+            (None, result) => result,
+        }
     }
 
     /// The first failure, if there is one.
@@ -282,10 +307,60 @@ impl Delivery {
             internal_date: shard.executor.now(),
             repetition: false,
             trail: None,
+            outgoing: None,
         };
         // Checked when something is pushed.
         let _ = delivery.charge.set(delivery.memory());
         delivery
+    }
+
+    /// Adds a copy for the queue of mail to other servers, in the entry of a partition that takes
+    /// part anyway, if possible one of this shard. [`Delivery::send_on`] says to whom.
+    ///
+    /// To be called before anything is pushed.
+    pub fn with_queue(mut self) -> Delivery {
+        let shard = self.shard.clone();
+        let healthy = |partition: &&Partition| partition.admits().is_ok();
+        let local = self.parts.iter().position(
+            |part| matches!(&part.stage, Stage::Local { partition, .. } if healthy(&partition)),
+        );
+        let own = || shard.partitions.iter().flatten().find(healthy);
+        match (local, own()) {
+            (Some(at), _) => self.parts[at].accounts.push(AccountId::QUEUE),
+            (None, Some(own)) => self.parts.push(Part {
+                partition: own.id(),
+                accounts: SmallVec::from_slice(&[AccountId::QUEUE]),
+                stage: Stage::Local { partition: own.clone(), writer: own.stage() },
+            }),
+            (None, None) => match self.parts.first_mut() {
+                Some(part) => part.accounts.push(AccountId::QUEUE),
+                None => {
+                    let count = shard.partitions.len().max(1);
+                    self.parts.push(Part {
+                        partition: PartitionId((usize::from(shard.id.0) % count) as u16),
+                        accounts: SmallVec::from_slice(&[AccountId::QUEUE]),
+                        stage: match shard.partitions.iter().flatten().next() {
+                            // It refuses new mail, and says why.
+                            Some(own) => {
+                                Stage::Local { partition: own.clone(), writer: own.stage() }
+                            }
+                            None => Stage::Remote,
+                        },
+                    });
+                    if let Some(own) = shard.partitions.iter().flatten().next()
+                        && let Some(part) = self.parts.last_mut()
+                    {
+                        part.partition = own.id();
+                    }
+                }
+            },
+        }
+        self
+    }
+
+    /// Sets the envelope for the copy in the queue.
+    pub fn send_on(&mut self, envelope: Envelope) {
+        self.outgoing = Some(Arc::new(envelope));
     }
 
     /// Sets the trail of its events.
@@ -295,7 +370,7 @@ impl Delivery {
     }
 
     /// Marks a delivery that was tried before, and keeps its date.
-    fn again(mut self, internal_date: Timestamp) -> Delivery {
+    pub(super) fn again(mut self, internal_date: Timestamp) -> Delivery {
         (self.internal_date, self.repetition) = (internal_date, true);
         self
     }
@@ -524,6 +599,7 @@ impl Delivery {
             delivery_id,
             repetition: self.repetition,
             trail: self.trail,
+            outgoing: self.outgoing.clone().filter(|_| part.accounts.contains(&AccountId::QUEUE)),
         }
     }
 
@@ -532,13 +608,19 @@ impl Delivery {
         let partition_count = self.shard.partitions.len() as u16;
         let mut failed = Vec::new();
         let mut partitions = SmallVec::new();
+        let mut queue = Ok(());
         let shard = self.shard.clone();
         for (order, stored) in self.commit(None).await {
             tell::failed(&shard, &order, &stored);
+            outgoing::take_up(&shard, &order, &stored).await;
+            let is_queue = order.outgoing.is_some();
             let result = stored.map(|taken| failed.extend(taken.failed));
+            if is_queue {
+                queue = result;
+            }
             partitions.push((order.partition, result));
         }
-        Outcome { partitions, failed, partition_count }
+        Outcome { partitions, failed, queue, partition_count }
     }
 
     /// Ends the message: it is accepted for all recipients or for none (SMTP).
@@ -550,7 +632,16 @@ impl Delivery {
         let _open = delivery_id.map(|id| Open::new(&shard, id));
         let committed = self.commit(delivery_id).await;
         committed.iter().for_each(|(order, stored)| tell::failed(&shard, order, stored));
-        queue::settle(&shard, committed).await
+        let outgoing = committed.iter().find(|(order, _)| order.outgoing.is_some()).cloned();
+        let settled = redelivery::settle(&shard, committed).await;
+        if let Some((order, stored)) = outgoing {
+            match settled {
+                Ok(()) => outgoing::take_up(&shard, &order, &stored).await,
+                // The client will send it again.
+                Err(_) => outgoing::take_back(&shard, &order, &stored).await,
+            }
+        }
+        settled
     }
 
     /// One full account refuses the message for all, before any of them has it.
@@ -589,6 +680,19 @@ impl Delivery {
         join(checks.collect()).await.into_iter().collect()
     }
 
+    /// As [`Delivery::finish_together`], for a delivery that may be repeated under `delivery_id`: an
+    /// account that has it already is a success.
+    pub(super) async fn finish_once(self, delivery_id: u128) -> Result<(), Failure> {
+        let shard = self.shard.clone();
+        for (order, stored) in self.commit(Some(delivery_id)).await {
+            tell::failed(&shard, &order, &stored);
+            if let Some((_, failure)) = stored?.failed.first() {
+                return Err(*failure);
+            }
+        }
+        Ok(())
+    }
+
     /// Commits in all partitions concurrently.
     async fn commit(mut self, delivery_id: Option<u128>) -> SmallVec<[(Order, Stored); 1]> {
         let mut summary = self.summarizer.end();
@@ -609,15 +713,35 @@ impl Delivery {
         let summary = Bytes::from(summary);
         let prologue = Bytes::from(std::mem::take(&mut self.prologue));
         let whole = Bytes::from(std::mem::take(&mut self.pending));
-        let mut orders = SmallVec::<[Order; 1]>::new();
+        let mut committed = SmallVec::<[(Order, Stored); 1]>::new();
         let mut running = Vec::with_capacity(self.parts.len());
-        for index in 0..self.parts.len() {
+        let mut orders = SmallVec::<[Order; 1]>::new();
+        // The queue's copy comes first: without it, nobody must have the message. Nothing that is
+        // missing elsewhere could be made up for by the queue of another partition.
+        let first = self.parts.iter().position(|part| part.accounts.contains(&AccountId::QUEUE));
+        let rest = (0..self.parts.len()).filter(|index| Some(*index) != first);
+        for index in first.into_iter().chain(rest) {
             let order = self.order(index, delivery_id);
             let stage = std::mem::replace(&mut self.parts[index].stage, Stage::Remote);
-            orders.push(order.clone());
-            running.push(self.commit_part(stage, order, &prologue, &whole, &summary));
+            let part = self.commit_part(stage, order.clone(), &prologue, &whole, &summary);
+            if Some(index) == first {
+                let stored = part.await;
+                let failure = stored.as_ref().err().copied();
+                committed.push((order, stored));
+                if let Some(failure) = failure {
+                    // The others are not tried.
+                    let others = (0..self.parts.len()).filter(|other| *other != index);
+                    let failed = others.map(|other| (self.order(other, None), Err(failure)));
+                    committed.extend(failed);
+                    return committed;
+                }
+                continue;
+            }
+            orders.push(order);
+            running.push(part);
         }
-        orders.into_iter().zip(join(running).await).collect()
+        committed.extend(orders.into_iter().zip(join(running).await));
+        committed
     }
 
     fn commit_part(
@@ -650,8 +774,9 @@ impl Delivery {
                 if !pending.is_empty() {
                     let _ = stream.send(Piece::Chunk(pending)).await;
                 }
-                let Order { quarantined, delivery_id, .. } = order;
-                let commit = Piece::Commit { prologue, summary, quarantined, delivery_id };
+                let Order { quarantined, delivery_id, outgoing, .. } = order;
+                let commit =
+                    Piece::Commit { prologue, summary, quarantined, delivery_id, outgoing };
                 let _ = stream.send(commit).await;
                 stream.answer().await.unwrap_or(Err(Failure::Unavailable))
             }),
@@ -700,6 +825,10 @@ async fn commit_here(
     let octets = body.size();
     let repetition = order.repetition;
     let id = order.delivery_id.map(|number| DeliveryId { number, repetition });
+    if order.outgoing.is_some() {
+        // The mailbox must exist: otherwise INBOX would get it.
+        shard.relay().mailbox(partition).await?;
+    }
     let outcome = partition.deliver_each(body, order.targets(), id).await;
     if open.is_some() {
         known::look_after(shard, partition);
@@ -707,7 +836,11 @@ async fn commit_here(
     let store::Deliveries { delivered, failed } = outcome?;
     tell::delivered(shard, order, &delivered, octets);
     let failed = failed.into_iter().map(|(account, error)| (account, error.into())).collect();
-    Ok(Taken { copy: delivered.first().copied(), failed })
+    let (queued, kept): (Vec<Delivered>, Vec<Delivered>) =
+        delivered.into_iter().partition(|it| it.account == AccountId::QUEUE);
+    let queued = queued.first().copied();
+    // The mailboxes' copy stays; that in the queue may go at any time once it is taken up.
+    Ok(Taken { copy: kept.first().copied().or(queued), queued, failed })
 }
 
 /// Sends a small message to its owner in one call.
@@ -762,8 +895,9 @@ async fn take_chunks(
             Some(Piece::Read { offset, answer }) => {
                 answer.give(writer.read(offset).await.map_err(Failure::from));
             }
-            Some(Piece::Commit { prologue, summary, quarantined, delivery_id }) => {
+            Some(Piece::Commit { prologue, summary, quarantined, delivery_id, outgoing }) => {
                 (order.quarantined, order.delivery_id) = (quarantined, delivery_id);
+                order.outgoing = outgoing;
                 let summary = summary.to_vec();
                 let message = Message { writer, prologue: &prologue, summary };
                 return commit_here(&shard, &partition, message, &order).await;

@@ -1,6 +1,11 @@
 //! What is wanted: one session loop per protocol, over store, directory and runtime.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, OnceCell},
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use budget::MessageBudget;
 
@@ -9,7 +14,9 @@ use crate::{
     events::{Event, ShardEvents},
     metrics::ShardMetrics,
     model::{AccountId, PartitionId, ShardId},
+    queue::{Queue, QueueOptions},
     runtime::{
+        connect::Sockets,
         executor::{Executor, Priority},
         mesh::Mesh,
     },
@@ -44,6 +51,8 @@ pub struct Shard {
     /// Owner shard of each partition.
     pub owners: Vec<ShardId>,
     pub deliveries: delivery::Deliveries,
+    /// Mail for other servers; set when the shard starts ([`relay::start`]).
+    pub relay: OnceCell<Queue<relay::Relay>>,
     /// Policy decisions on clients and mail.
     pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,
@@ -63,6 +72,15 @@ impl Shard {
     /// The account's partition if this shard owns it.
     pub fn local_partition(&self, account: AccountId) -> Option<&Partition> {
         self.partitions[usize::from(self.partition_of(account).0)].as_ref()
+    }
+
+    /// The queue for other servers. Before [`relay::start`] it is one that sends nothing.
+    pub fn relay(&self) -> &Queue<relay::Relay> {
+        self.relay.get_or_init(|| {
+            let relay = relay::Relay::new(Weak::new(), None, Rc::new(Sockets));
+            let partitions = self.partitions.clone();
+            Queue::new(self.executor.clone(), relay, QueueOptions::default(), partitions)
+        })
     }
 
     /// Reports an event to the operator; never waits.
@@ -108,6 +126,7 @@ pub struct ServiceOptions {
     pub pop3: pop3::Pop3Options,
     pub imap: imap::ImapOptions,
     pub intake: intake::IntakeOptions,
+    pub relay: relay::RelayOptions,
     /// How long a peer may take to read our output.
     pub write_timeout: Duration,
     pub tls_handshake_timeout: Duration,
@@ -122,6 +141,7 @@ impl Default for ServiceOptions {
             pop3: Default::default(),
             imap: Default::default(),
             intake: Default::default(),
+            relay: Default::default(),
             write_timeout: Duration::from_secs(300),
             tls_handshake_timeout: Duration::from_secs(30),
         }

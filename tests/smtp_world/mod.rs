@@ -189,6 +189,7 @@ impl World {
                 owners: owners.clone(),
                 deliveries: Default::default(),
                 policy: choices.policy.clone(),
+                relay: Default::default(),
                 imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             });

@@ -179,6 +179,7 @@ impl<'k> SimulatedWorld<'k> {
                 owners: owners.clone(),
                 deliveries: Default::default(),
                 policy: Rc::new(AcceptAll),
+                relay: Default::default(),
                 imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             }));
@@ -285,6 +286,7 @@ pub fn options(plaintext: bool) -> ServiceOptions {
         pop3: Default::default(),
         imap: Default::default(),
         intake: Default::default(),
+        relay: Default::default(),
         write_timeout: Duration::from_secs(60),
         tls_handshake_timeout: Duration::from_secs(60),
     }

@@ -65,6 +65,7 @@ fn service_options() -> ServiceOptions {
         pop3: Default::default(),
         imap: Default::default(),
         intake: Default::default(),
+        relay: Default::default(),
         write_timeout: Duration::from_secs(60),
         tls_handshake_timeout: Duration::from_secs(60),
     }
@@ -124,6 +125,7 @@ impl World {
                 owners: owners.clone(),
                 deliveries: Default::default(),
                 policy: Rc::new(AcceptAll),
+                relay: Default::default(),
                 imap_seats: Default::default(),
                 shutting_down: Cell::new(false),
             })

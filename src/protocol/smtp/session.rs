@@ -370,6 +370,13 @@ impl Session {
         refusal.append_to(output);
     }
 
+    /// [`Session::refuse_recipient`] with a line that is not one of ours: it must be printable.
+    pub fn reject_recipient(&mut self, line: &str, output: &mut Vec<u8>) {
+        self.refused_recipients += 1;
+        output.extend_from_slice(line.as_bytes());
+        output.extend_from_slice(b"\r\n");
+    }
+
     /// Refuses the current command.
     pub fn refuse(&mut self, refusal: Reply, output: &mut Vec<u8>) {
         self.errors += 1;

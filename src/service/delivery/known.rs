@@ -18,7 +18,7 @@ use std::{
 
 use hashbrown::{HashMap, HashSet};
 
-use super::queue::{self, Queues};
+use super::redelivery::{self, Queues};
 use crate::{
     model::ShardId,
     plant::{Plant, planted},
@@ -116,7 +116,7 @@ async fn forget_ended(shard: &Rc<Shard>) -> Option<()> {
         own.map(|partition| (partition.clone(), partition.delivery_families())).collect();
     let mut live = HashSet::new();
     let asks: [fn(&Shard) -> Option<Vec<u64>>; 2] =
-        [|target| Some(open(target)), |target| queue::families(target)];
+        [|target| Some(open(target)), |target| redelivery::families(target)];
     for ask in asks {
         for target in 0..shard.mesh.shard_count() {
             let target = ShardId(target);

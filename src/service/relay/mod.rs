@@ -1,3 +1,21 @@
-//! The way out: mail for other hosts.
+//! The way out: mail for other hosts, and for mailboxes here that waits in the queue.
+//!
+//! The queue (`crate::queue`) decides when a message is sent and to whom; this service is its
+//! [`Carrier`](crate::queue::Carrier): `carrier` finds the way to a destination, `remote` sends
+//! over a connection to another host, `local` delivers here, `report` writes what senders are told.
+//! `client` speaks SMTP and LMTP.
 
 pub mod client;
+
+mod carrier;
+mod content;
+mod local;
+mod options;
+mod remote;
+mod report;
+
+pub(crate) use self::local::delivery_family;
+pub use self::{
+    carrier::{Relay, RelayWay, start},
+    options::RelayOptions,
+};

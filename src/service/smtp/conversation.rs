@@ -8,7 +8,7 @@ use super::{
     ListenerKind,
     envelope::{Envelope, MESSAGES_FAILED, Outcome},
     policy::{self, Client, Disposition},
-    recipient::{self, Recipient},
+    recipient::{self, Recipient, Route},
     replies::{
         AUTH_BUSY, AUTH_LIMITED, AUTH_TEMPORARY, CONNECTION_DEFERRED, DEFERRED, MESSAGES_BUSY,
         NO_MEMORY, SHUTTING_DOWN, TIMED_OUT,
@@ -166,6 +166,7 @@ impl Dialogue for Conversation {
                     Ok(disposition) => {
                         self.dispositions.iter().for_each(|it| self.envelope.dispose(*it));
                         self.envelope.dispose(disposition);
+                        self.envelope.note_sender(&sender, self.channel.shard.executor.now());
                         self.session.accept_sender(&sender, &mut self.replies);
                     }
                     Err(refusal) => self.session.refuse(refusal, &mut self.replies),
@@ -173,16 +174,24 @@ impl Dialogue for Conversation {
                 self.answered(Verb::Mail);
             }
             Event::Recipient(forward_path) => {
-                let (shard, role) = (&self.channel.shard, self.kind.role());
-                let recipient = Recipient::find(shard, role, forward_path).await;
+                let peer = self.channel.connection.peer().ip();
+                let asker = recipient::Asker { role: self.kind.role(), peer };
+                let recipient = Recipient::find(&self.channel.shard, asker, forward_path).await;
                 let judged = self.judged(policy::Step::Recipient(&recipient)).await;
                 let added = judged.and_then(|disposition| {
                     self.envelope.add(&self.channel.shard, &recipient, disposition)
                 });
                 match added {
-                    Ok(()) => self.session.accept_recipient(&mut self.replies),
+                    Ok(()) => match &recipient.route {
+                        Route::Rejected(text) => {
+                            let refusal = format!("550 5.1.1 {text}");
+                            self.tell_recipient_refused(recipient.path, &refusal);
+                            self.session.reject_recipient(&refusal, &mut self.replies);
+                        }
+                        _ => self.session.accept_recipient(&mut self.replies),
+                    },
                     Err(refusal) => {
-                        self.tell_recipient_refused(recipient.path, refusal);
+                        self.tell_recipient_refused(recipient.path, refusal.0);
                         self.session.refuse_recipient(refusal, &mut self.replies);
                     }
                 }
@@ -317,7 +326,7 @@ impl Conversation {
         ruling.map(|ruling| ruling.verdict.disposition())
     }
 
-    fn tell_recipient_refused(&self, to: &str, refusal: Reply) {
+    fn tell_recipient_refused(&self, to: &str, reply: &str) {
         let (shard, connection) = (&self.channel.shard, &self.channel.connection);
         shard.tell(&events::Event::RecipientRefused {
             trail: connection.trail(),
@@ -326,7 +335,7 @@ impl Conversation {
             client: self.session.client_name(),
             from: self.session.reverse_path(),
             to,
-            reply: refusal.0,
+            reply,
         });
     }
 

@@ -1,18 +1,22 @@
 //! The service's part of one mail transaction: the recipients, and the message being received.
 
-use std::{fmt::Write, rc::Rc};
+use std::{collections::BTreeMap, fmt::Write, rc::Rc, time::Duration};
 
 use smallvec::SmallVec;
 
 use super::{
     policy::{self, Client, Disposition, FIELDS_MAX, Ruling, Step},
-    recipient::{Recipient, Recipients, Route},
+    recipient::{Accepted, Aim, Recipient, Recipients, Route},
     replies::{MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, STORE_FULL, STORE_TROUBLE},
 };
 use crate::{
     events::Event,
     model::{AccountId, Timestamp, Trail},
-    protocol::smtp::{Opening, Reply, Role, Session, Trace, Verdict, reply},
+    protocol::smtp::{
+        ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role, Sender, Session,
+        Trace, Verdict, reply,
+    },
+    queue::{self, Origin},
     runtime::connection::Connection,
     service::{
         Shard,
@@ -46,6 +50,8 @@ pub(super) struct Envelope {
     held: Vec<u8>,
     /// Whether that is known and was written.
     opened: bool,
+    /// What MAIL asked for.
+    asked: Asked,
     /// The message's id, in our Received field and the reply.
     id: String,
     /// When the message began.
@@ -78,6 +84,7 @@ impl Envelope {
             opening: Opening::default(),
             held: Vec::new(),
             opened: false,
+            asked: Asked::default(),
             id: String::new(),
             began: Timestamp::default(),
             trail,
@@ -152,12 +159,13 @@ impl Envelope {
         recipient: &Recipient<'_>,
         disposition: Disposition,
     ) -> Result<(), Reply> {
-        let account = match recipient.route {
-            Route::Here { account, .. } => admit(shard, account)?,
-            Route::Elsewhere { account, .. } => account,
-            Route::Refused(reply) => return Err(reply),
-        };
-        self.recipients.push(recipient, account, disposition);
+        match &recipient.route {
+            Route::Here { account, .. } => admit(shard, *account)?,
+            Route::Refused(reply) => return Err(*reply),
+            Route::Rejected(_) => return Ok(()),
+            _ => {}
+        }
+        self.recipients.push(recipient, disposition);
         let memory = self.recipients.memory();
         if memory > RECIPIENTS_FREE && !self.charge.set(memory) {
             self.recipients.pop();
@@ -185,6 +193,18 @@ impl Envelope {
         delivery.push(content).await;
     }
 
+    /// Recipients whose copy goes into the queue.
+    fn queued(&self) -> impl Iterator<Item = (Accepted<'_>, Disposition, Aim<'_>)> {
+        let of_all = self.disposition;
+        let queued = self.recipients.queued();
+        queued.filter(move |(_, own, _)| (*own).max(of_all) < Disposition::Discard)
+    }
+
+    /// Keeps what MAIL asked for.
+    pub(super) fn note_sender(&mut self, sender: &Sender<'_>, now: Timestamp) {
+        self.asked = Asked::of(&sender.parameters, now);
+    }
+
     fn begin(&mut self, shard: &Rc<Shard>) {
         self.began = shard.executor.now();
         self.trail.message += 1;
@@ -194,7 +214,11 @@ impl Envelope {
         let delivered = |disposition: Disposition| disposition.max(self.disposition);
         let accounts = self.recipients.accounts();
         let kept = accounts.filter(|(_, it)| delivered(*it) < Disposition::Discard);
-        let delivery = Delivery::new(shard, kept.map(|(account, _)| account), self.charge.trust());
+        let trust = self.charge.trust();
+        let mut delivery = Delivery::new(shard, kept.map(|(account, _)| account), trust);
+        if self.queued().next().is_some() {
+            delivery = delivery.with_queue();
+        }
         (self.opening, self.opened) = (Opening::default(), false);
         self.held.clear();
         self.delivery = Some(Box::new(delivery.under(self.trail)));
@@ -261,6 +285,9 @@ impl Envelope {
             Ok(disposition) => {
                 self.dispose(disposition);
                 let prologue = self.prologue(shard, session, connection, &ruling.fields);
+                if self.queued().next().is_some() {
+                    delivery.send_on(self.outgoing(shard, session, client));
+                }
                 Ok(self.deliver(*delivery, prologue, client.listener.role()).await)
             }
         };
@@ -348,11 +375,75 @@ impl Envelope {
             return SmallVec::from_elem(delivery.finish_together().await, 1);
         }
         let outcome = delivery.finish_each().await;
-        let result = |(account, disposition)| match disposition {
-            Disposition::Discard => Ok(()),
-            Disposition::Deliver | Disposition::Quarantine => outcome.of(account),
+        let result = |(accounts, queued, own): (SmallVec<[AccountId; 1]>, bool, Disposition)| {
+            if own.max(of_all) == Disposition::Discard {
+                return Ok(());
+            }
+            let here = accounts.iter().try_for_each(|account| outcome.of(*account));
+            here.and(if queued { outcome.of_queue() } else { Ok(()) })
         };
-        each().map(result).collect()
+        self.recipients.each().map(result).collect()
+    }
+
+    /// The envelope of the copy in the queue.
+    fn outgoing(&self, shard: &Shard, session: &Session, client: Client<'_>) -> queue::Envelope {
+        let directory = &shard.directory;
+        let own = client.listener.role() == Role::Submission || client.account.is_some();
+        let mut sender = session.reverse_path().to_owned();
+        if own && let Some(rewritten) = directory.rewritten_sender(&sender) {
+            sender = rewritten;
+        }
+        let now = Duration::from_micros(self.began.0.unsigned_abs());
+        let mut recipients = BTreeMap::new();
+        let mut relayed = false;
+        for (number, (accepted, own_disposition, aim)) in (1..).zip(self.queued()) {
+            let RecipientParameters { orcpt, notify } = accepted.parameters;
+            let mut recipient = queue::Recipient {
+                original: orcpt.map(str::to_owned),
+                notify,
+                quarantined: own_disposition.max(self.disposition) == Disposition::Quarantine,
+                ..queue::Recipient::default()
+            };
+            match aim {
+                Aim::Account(account) | Aim::Reported(account) => {
+                    recipient.address = accepted.path.to_owned();
+                    recipient.account = Some(account);
+                }
+                Aim::Onward { address, reason } => {
+                    recipient.address = address.to_owned();
+                    match reason {
+                        None => {
+                            relayed = true;
+                            recipient.sender = directory.variable_sender(&sender, address);
+                        }
+                        Some(_) => {
+                            // RFC 3461 5.2.7.2: reports name the recipient as the sender knew it.
+                            let original = || original_recipient(accepted.path);
+                            recipient.original.get_or_insert_with(original);
+                            recipient.sender = directory.forwarded_sender(&sender, now);
+                        }
+                    }
+                }
+            }
+            recipients.insert(number, recipient);
+        }
+        let origin = match (own, relayed) {
+            (true, _) => Origin::Submission,
+            (false, true) => Origin::Relay,
+            (false, false) => Origin::Inbound,
+        };
+        let Asked { ref parameters, .. } = self.asked;
+        queue::Envelope {
+            arrived: self.began,
+            origin,
+            sender,
+            // RFC 6710 5.1: only who is known to us may ask for more.
+            priority: if origin == Origin::Inbound { 0 } else { parameters.priority },
+            trail: self.trail.to_string(),
+            id: self.id.clone(),
+            recipients,
+            ..parameters.clone()
+        }
     }
 
     fn append_reply(&self, result: Result<(), Failure>, output: &mut Vec<u8>) {
@@ -363,11 +454,62 @@ impl Envelope {
     }
 }
 
+/// What MAIL asked for, as the envelope in the queue has it.
+#[derive(Default)]
+struct Asked {
+    parameters: queue::Envelope,
+}
+
+impl Asked {
+    fn of(parameters: &MailParameters<'_>, now: Timestamp) -> Asked {
+        let deliver_by = parameters.deliver_by.map(|by| {
+            let offset = i64::from(by.seconds).saturating_mul(1_000_000);
+            queue::DeliverBy {
+                deadline: Timestamp(now.0.saturating_add(offset)),
+                returns: by.mode == ByMode::Return,
+                trace: by.trace,
+            }
+        });
+        let hold_until = parameters.hold.map(|hold| match hold {
+            Hold::For(seconds) => now.after(Duration::from_secs(seconds.into())),
+            Hold::Until(until) => until,
+        });
+        Asked {
+            parameters: queue::Envelope {
+                envelope_id: parameters.envelope_id.map(str::to_owned),
+                ret: parameters.ret,
+                body: parameters.body,
+                smtp_utf8: parameters.smtp_utf8,
+                require_tls: parameters.require_tls,
+                priority: parameters.priority.unwrap_or(0),
+                deliver_by,
+                hold_until,
+                ..queue::Envelope::default()
+            },
+        }
+    }
+}
+
+/// ORCPT for a path that came without one (RFC 3461 4.2, RFC 6533 3).
+fn original_recipient(path: &str) -> String {
+    let kind = if path.is_ascii() { "rfc822" } else { "utf-8" };
+    let mut original = format!("{kind};");
+    for character in path.chars() {
+        match character {
+            '+' | '=' | ' ' | '\u{0}'..='\u{1f}' | '\u{7f}' => {
+                let _ = write!(original, "+{:02X}", u32::from(character));
+            }
+            other => original.push(other),
+        }
+    }
+    original
+}
+
 /// Refuses a recipient whose partition takes no new mail, before the message is sent in vain. A
 /// partition of another shard reports it when it gets the message.
-fn admit(shard: &Shard, account: AccountId) -> Result<AccountId, Reply> {
+fn admit(shard: &Shard, account: AccountId) -> Result<(), Reply> {
     let admits = shard.local_partition(account).map_or(Ok(()), Partition::admits);
-    admits.map(|()| account).map_err(|error| failure_reply(error.into()))
+    admits.map_err(|error| failure_reply(error.into()))
 }
 
 /// The only place where storage errors are mapped to SMTP codes.

@@ -1,19 +1,23 @@
-//! Recipients: which addresses accept mail here, which senders are allowed, and what is kept of
-//! each RCPT.
+//! Recipients: which addresses accept mail here, which are passed on, which senders are allowed, and
+//! what is kept of each RCPT.
+
+use std::{net::IpAddr, sync::Arc};
+
+use smallvec::SmallVec;
 
 use super::{
     policy::Disposition,
-    replies::{DIRECTORY_TROUBLE, NO_OUTBOUND_QUEUE, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
+    replies::{DIRECTORY_TROUBLE, NO_WAY_OUT, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
 };
 use crate::{
-    directory::{Destination, Directory, Identity},
+    directory::{Destination, Directory, Identity, NextHop, Reason, Target},
     model::{AccountId, ShardId},
     protocol::smtp::{ForwardPath, Notify, Path, RecipientParameters, Reply, Role},
     service::Shard,
 };
 
 /// The arguments of a RCPT, and the destination.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recipient<'a> {
     /// The forward-path without its brackets, as given.
     pub path: &'a str,
@@ -22,7 +26,7 @@ pub struct Recipient<'a> {
 }
 
 /// The destination of a recipient's mail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route<'a> {
     /// An account of this shard.
     Here {
@@ -36,69 +40,116 @@ pub enum Route<'a> {
         shard: ShardId,
         detail: Option<&'a str>,
     },
+    /// The targets of an alias.
+    Several(Arc<[Target]>),
+    /// Another server, to which it is passed on.
+    Onward,
+    /// Accepted, and thrown away.
+    Nowhere,
     Refused(Reply),
+    /// Refused with a text of the configuration.
+    Rejected(Arc<str>),
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub(super) struct Asker {
+    pub role: Role,
+    pub peer: IpAddr,
 }
 
 impl<'a> Recipient<'a> {
     /// Finds the destination of a forward-path.
     pub(super) async fn find(
         shard: &Shard,
-        role: Role,
+        asker: Asker,
         forward_path: ForwardPath<'a>,
     ) -> Recipient<'a> {
         let ForwardPath { path, parameters } = forward_path;
-        let found = resolve(&shard.directory, &shard.options.hostname, role, path).await;
-        let route = found.map_or_else(Route::Refused, |(account, subaddressed)| {
-            let detail = match subaddressed {
-                true => shard.directory.detail(path.as_str()),
-                false => None,
-            };
-            match shard.owner_of(account) {
-                owner if owner == shard.id => Route::Here { account, detail },
-                owner => Route::Elsewhere { account, shard: owner, detail },
-            }
-        });
+        let route = resolve(shard, asker, path).await.unwrap_or_else(Route::Refused);
         Recipient { path: path.as_str(), parameters, route }
     }
 }
 
-/// The account that a forward-path delivers to, and whether it is a sub-address of it. `hostname`
-/// is our own name.
-async fn resolve(
-    directory: &Directory,
-    hostname: &str,
-    role: Role,
-    forward_path: Path<'_>,
-) -> Result<(AccountId, bool), Reply> {
+fn account_route<'a>(shard: &Shard, account: AccountId, detail: Option<&'a str>) -> Route<'a> {
+    match shard.owner_of(account) {
+        owner if owner == shard.id => Route::Here { account, detail },
+        owner => Route::Elsewhere { account, shard: owner, detail },
+    }
+}
+
+/// Where a forward-path leads.
+async fn resolve<'a>(
+    shard: &Shard,
+    asker: Asker,
+    forward_path: Path<'a>,
+) -> Result<Route<'a>, Reply> {
+    let directory = &shard.directory;
     let mailbox = match forward_path {
         Path::Null => return Err(UNKNOWN_USER),
         // Rarely used, so its memory is allocated only then.
-        Path::Postmaster => return Box::pin(postmaster(directory, hostname)).await,
+        Path::Postmaster => {
+            let found = Box::pin(postmaster(directory, &shard.options.hostname)).await?;
+            return match found {
+                Destination::Several(targets) => Ok(Route::Several(targets)),
+                other => {
+                    let account = other.account().ok_or(UNKNOWN_USER)?;
+                    Ok(account_route(shard, account, None))
+                }
+            };
+        }
         // A source route is ignored (RFC 5321 3.6.1): only the final mailbox decides, so it cannot
         // be used to relay.
         Path::Mailbox { mailbox, .. } => mailbox,
     };
     match directory.resolve(&mailbox.canonical()).await.map_err(|_| DIRECTORY_TROUBLE)? {
-        Destination::Mailbox(account) => Ok((account, false)),
-        Destination::Subaddress(account) => Ok((account, true)),
+        Destination::Mailbox(account) => Ok(account_route(shard, account, None)),
+        Destination::Subaddress(account) => {
+            let detail = directory.detail(forward_path.as_str());
+            Ok(account_route(shard, account, detail))
+        }
+        Destination::Several(targets) => Ok(Route::Several(targets)),
+        Destination::Discard => Ok(Route::Nowhere),
+        Destination::Reject(text) => Ok(Route::Rejected(text)),
         // `user%elsewhere@here` and `elsewhere!user@here` ask us to pass mail on.
         Destination::UnknownUser if mailbox.looks_routed() => Err(RELAY_DENIED),
-        Destination::UnknownUser | Destination::Reject(_) => Err(UNKNOWN_USER),
-        // Nothing takes them yet.
-        Destination::Several(_) | Destination::Discard => Err(DIRECTORY_TROUBLE),
-        Destination::Foreign if role == Role::Submission => Err(NO_OUTBOUND_QUEUE),
-        Destination::Foreign | Destination::Relay => Err(RELAY_DENIED),
+        Destination::UnknownUser => Err(UNKNOWN_USER),
+        Destination::Relay => onward(shard, asker, forward_path.as_str()),
+        Destination::Foreign => match asker.role {
+            Role::Submission => onward(shard, asker, forward_path.as_str()),
+            Role::Exchange if directory.may_relay(asker.peer) => {
+                onward(shard, asker, forward_path.as_str())
+            }
+            Role::Exchange | Role::Lmtp => Err(RELAY_DENIED),
+        },
+    }
+}
+
+/// The way of a recipient whom we may pass on.
+fn onward<'a>(shard: &Shard, asker: Asker, path: &str) -> Result<Route<'a>, Reply> {
+    let domain = crate::queue::domain_of(path).to_lowercase();
+    match shard.directory.next_hop(&domain) {
+        NextHop::Reject(text) => Ok(Route::Rejected(text)),
+        NextHop::Discard => Ok(Route::Nowhere),
+        NextHop::Local => Err(UNKNOWN_USER),
+        NextHop::Host(_) => Ok(Route::Onward),
+        NextHop::Mx(_) if shard.relay().carrier().has_dns() => Ok(Route::Onward),
+        NextHop::Mx(_) if asker.role == Role::Submission => Err(NO_WAY_OUT),
+        NextHop::Mx(_) => Err(RELAY_DENIED),
     }
 }
 
 /// RFC 5321 4.5.1: `postmaster` without a domain is accepted. It is the postmaster of the domain
 /// that equals or contains our host name.
-async fn postmaster(directory: &Directory, hostname: &str) -> Result<(AccountId, bool), Reply> {
+async fn postmaster(directory: &Directory, hostname: &str) -> Result<Destination, Reply> {
     let mut domain = hostname;
     loop {
         let found = directory.resolve(&format!("postmaster@{domain}")).await;
-        if let Some(account) = found.map_err(|_| DIRECTORY_TROUBLE)?.account() {
-            return Ok((account, false));
+        match found.map_err(|_| DIRECTORY_TROUBLE)? {
+            found @ (Destination::Mailbox(_)
+            | Destination::Subaddress(_)
+            | Destination::Several(_)) => return Ok(found),
+            _ => {}
         }
         (_, domain) = domain.split_once('.').ok_or(UNKNOWN_USER)?;
     }
@@ -127,6 +178,7 @@ pub(super) async fn check_sender(
 pub struct Recipients {
     text: String,
     list: Vec<Kept>,
+    goals: Vec<Goal>,
 }
 
 /// An accepted recipient.
@@ -135,17 +187,39 @@ pub struct Accepted<'a> {
     /// As in [`Recipient`].
     pub path: &'a str,
     pub parameters: RecipientParameters<'a>,
-    pub account: AccountId,
+}
+
+/// Where a copy of a message goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Aim<'a> {
+    Account(AccountId),
+    /// Into the queue, to be passed on to this address.
+    Onward {
+        address: &'a str,
+        reason: Option<Reason>,
+    },
+    /// Into the queue, to be delivered here and reported.
+    Reported(AccountId),
 }
 
 /// One stored recipient. Its path is at `start` in the text, followed by its ORCPT.
 struct Kept {
-    account: AccountId,
     start: u32,
     path_len: u16,
     orcpt_len: u16,
     notify: Option<Notify>,
     disposition: Disposition,
+    /// Its first goal, and how many it has; none if its mail is thrown away.
+    first: u32,
+    goals: u32,
+}
+
+/// As [`Aim`]; addresses are in the text.
+#[derive(Clone, Copy)]
+enum Goal {
+    Account(AccountId),
+    Onward { start: u32, len: u16, reason: Option<Reason> },
+    Reported(AccountId),
 }
 
 impl Recipients {
@@ -159,68 +233,146 @@ impl Recipients {
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = Accepted<'_>> {
-        self.list.iter().map(|kept| {
-            let middle = kept.start as usize + usize::from(kept.path_len);
-            let end = middle + usize::from(kept.orcpt_len);
-            let orcpt = self.text.get(middle..end).filter(|orcpt| !orcpt.is_empty());
-            Accepted {
-                path: self.text.get(kept.start as usize..middle).unwrap_or_default(),
-                parameters: RecipientParameters { orcpt, notify: kept.notify },
-                account: kept.account,
-            }
-        })
+        self.list.iter().map(|kept| self.accepted(kept))
+    }
+
+    fn accepted(&self, kept: &Kept) -> Accepted<'_> {
+        let middle = kept.start as usize + usize::from(kept.path_len);
+        let end = middle + usize::from(kept.orcpt_len);
+        let orcpt = self.text.get(middle..end).filter(|orcpt| !orcpt.is_empty());
+        Accepted {
+            path: self.text.get(kept.start as usize..middle).unwrap_or_default(),
+            parameters: RecipientParameters { orcpt, notify: kept.notify },
+        }
     }
 
     /// Memory held, used or not.
     pub(super) fn memory(&self) -> usize {
-        self.text.capacity() + self.list.capacity() * size_of::<Kept>()
+        self.text.capacity()
+            + self.list.capacity() * size_of::<Kept>()
+            + self.goals.capacity() * size_of::<Goal>()
     }
 
     pub(super) fn clear(&mut self) {
         self.text.clear();
         self.list.clear();
+        self.goals.clear();
     }
 
-    pub(super) fn push(
-        &mut self,
-        recipient: &Recipient<'_>,
-        account: AccountId,
-        disposition: Disposition,
-    ) {
-        let orcpt = recipient.parameters.orcpt.unwrap_or_default();
+    /// Keeps a recipient who was not refused.
+    pub(super) fn push(&mut self, recipient: &Recipient<'_>, disposition: Disposition) {
+        let RecipientParameters { orcpt, notify } = recipient.parameters;
+        let orcpt = orcpt.unwrap_or_default();
+        let first = self.goals.len();
         // A command line is no longer than 12 KiB, and there are at most 100,000 recipients.
-        let kept = Kept {
-            account,
-            start: self.text.len() as u32,
-            path_len: recipient.path.len() as u16,
-            orcpt_len: orcpt.len() as u16,
-            notify: recipient.parameters.notify,
-            disposition,
-        };
+        let start = self.text.len() as u32;
+        let path_len = recipient.path.len() as u16;
         self.text.push_str(recipient.path);
         self.text.push_str(orcpt);
-        self.list.push(kept);
+        let reported = matches!(notify, Some(Notify::On { success: true, .. }));
+        let here = |account| match reported {
+            true => Goal::Reported(account),
+            false => Goal::Account(account),
+        };
+        match &recipient.route {
+            Route::Here { account, .. } | Route::Elsewhere { account, .. } => {
+                self.goals.push(here(*account));
+            }
+            Route::Onward => self.goals.push(Goal::Onward { start, len: path_len, reason: None }),
+            Route::Several(targets) => {
+                for target in targets.iter() {
+                    match target {
+                        Target::Account { account, .. } => self.goals.push(here(*account)),
+                        Target::Remote { address, reason } => {
+                            let start = self.text.len() as u32;
+                            let len = address.len().min(usize::from(u16::MAX)) as u16;
+                            self.text.push_str(address);
+                            let reason = Some(*reason);
+                            self.goals.push(Goal::Onward { start, len, reason });
+                        }
+                    }
+                }
+            }
+            Route::Nowhere | Route::Refused(_) | Route::Rejected(_) => {}
+        }
+        self.list.push(Kept {
+            start,
+            path_len,
+            orcpt_len: orcpt.len() as u16,
+            notify,
+            disposition,
+            first: first as u32,
+            goals: (self.goals.len() - first) as u32,
+        });
     }
 
     /// Removes the last one.
     pub(super) fn pop(&mut self) {
         if let Some(kept) = self.list.pop() {
             self.text.truncate(kept.start as usize);
+            self.goals.truncate(kept.first as usize);
         }
     }
 
     /// The path of the only recipient.
     pub(super) fn only_path(&self) -> Option<&str> {
         match self.list.as_slice() {
-            [only] => self.text.get(..usize::from(only.path_len)),
+            [only] => self
+                .text
+                .get(only.start as usize..)
+                .map(|path| path.get(..usize::from(only.path_len)).unwrap_or_default()),
             _ => None,
         }
     }
 
-    /// The account of each, and the disposition of its copy unless something worse is decided for
-    /// all.
+    fn aims(&self, kept: &Kept) -> impl Iterator<Item = Aim<'_>> {
+        let goals = self.goals.get(kept.first as usize..).unwrap_or_default();
+        goals.iter().take(kept.goals as usize).map(|goal| match *goal {
+            Goal::Account(account) => Aim::Account(account),
+            Goal::Reported(account) => Aim::Reported(account),
+            Goal::Onward { start, len, reason } => {
+                let end = start as usize + usize::from(len);
+                let address = self.text.get(start as usize..end).unwrap_or_default();
+                Aim::Onward { address, reason }
+            }
+        })
+    }
+
+    /// The mailboxes of each recipient here, and the disposition of its copy unless something worse
+    /// is decided for all.
     pub(super) fn accounts(&self) -> impl Iterator<Item = (AccountId, Disposition)> {
-        self.list.iter().map(|kept| (kept.account, kept.disposition))
+        self.list.iter().flat_map(|kept| {
+            self.aims(kept).filter_map(|aim| match aim {
+                Aim::Account(account) => Some((account, kept.disposition)),
+                Aim::Onward { .. } | Aim::Reported(_) => None,
+            })
+        })
+    }
+
+    /// What goes into the queue: the recipient who was named, the disposition, and where to.
+    pub(super) fn queued(&self) -> impl Iterator<Item = (Accepted<'_>, Disposition, Aim<'_>)> {
+        self.list.iter().flat_map(|kept| {
+            let accepted = self.accepted(kept);
+            let queued = self.aims(kept).filter(|aim| !matches!(aim, Aim::Account(_)));
+            queued.map(move |aim| (accepted, kept.disposition, aim))
+        })
+    }
+
+    /// The accounts of each recipient in order, for answers of their own (RFC 2033 4.2).
+    pub(super) fn each(
+        &self,
+    ) -> impl Iterator<Item = (SmallVec<[AccountId; 1]>, bool, Disposition)> {
+        self.list.iter().map(|kept| {
+            let mut accounts = SmallVec::new();
+            let mut queued = false;
+            for aim in self.aims(kept) {
+                match aim {
+                    Aim::Account(account) => accounts.push(account),
+                    Aim::Onward { .. } | Aim::Reported(_) => queued = true,
+                }
+            }
+            (accounts, queued, kept.disposition)
+        })
     }
 }
 
@@ -244,10 +396,10 @@ mod tests {
                 parameters: RecipientParameters { orcpt, notify },
                 route: Route::Here { account, detail: None },
             };
-            recipients.push(&recipient, account, Disposition::Deliver);
+            recipients.push(&recipient, Disposition::Deliver);
             if number == 1 {
                 assert_eq!(recipients.only_path(), Some(path));
-                recipients.push(&recipient, account, Disposition::Deliver);
+                recipients.push(&recipient, Disposition::Deliver);
                 recipients.pop();
             }
         }

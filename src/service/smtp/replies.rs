@@ -19,8 +19,9 @@ pub(super) const NOT_YOUR_ADDRESS: Reply =
 // Recipients.
 pub(super) const UNKNOWN_USER: Reply = Reply("550 5.1.1 No such user here");
 pub(super) const RELAY_DENIED: Reply = Reply("550 5.7.1 Relaying denied");
-pub(super) const NO_OUTBOUND_QUEUE: Reply =
-    Reply("550 5.7.1 Mail to other domains is not possible: this server has no outbound queue yet");
+pub(super) const NO_WAY_OUT: Reply = Reply(
+    "550 5.7.1 Mail to other domains is not possible: this server has no DNS servers and no route",
+);
 /// Whether the user exists is not known.
 pub(super) const DIRECTORY_TROUBLE: Reply =
     Reply("451 4.3.0 The directory does not answer, try again later");

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     model::{AccountId, Flags, MailboxId, PartitionId, Timestamp, Uid},
     runtime::{LocalFuture, executor::Priority, mesh::Class},
-    service::{Shard, budget::Trust},
+    service::{Shard, budget::Trust, relay},
     store::{
         Account, AnnotationChanges, Delivered, DeliveryTarget, Message, MessageBody, Partition,
         StoreError,
@@ -282,7 +282,12 @@ impl Left {
 pub(super) fn families(shard: &Shard) -> Option<Vec<u64>> {
     let queues = &shard.deliveries.queues;
     // They may come in any order: the caller makes a set of them.
-    (queues.unread.get() == 0).then(|| queues.families.borrow().values().copied().collect())
+    let all_read = queues.unread.get() == 0 && shard.relay().is_read();
+    all_read.then(|| {
+        let own = queues.families.borrow().values().copied().collect::<Vec<u64>>();
+        let here = shard.relay().names_at(crate::queue::HERE);
+        own.into_iter().chain(here.into_iter().map(relay::delivery_family)).collect()
+    })
 }
 
 /// Watches the queues of the shard's partitions from the start of the server: retries their

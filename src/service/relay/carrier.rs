@@ -1,0 +1,395 @@
+//! The queue's way to the world: where mail for a destination goes, and a connection to one of its
+//! hosts.
+//!
+//! Routes of the configuration come first, then DNS. Hosts are tried in their order, all addresses
+//! of each; a host that refuses us at its greeting is skipped like one that is down
+//! (RFC 5321 5.1). What TLS needs follows from the route's policy.
+//!
+//! Ownership: one per shard; it holds the shard weakly, which holds the queue.
+
+use std::{
+    cell::Cell,
+    net::{IpAddr, SocketAddr},
+    rc::{Rc, Weak},
+};
+
+use smallvec::SmallVec;
+
+use super::{
+    client::{Client, Failed, Target},
+    local::{LocalSession, NowhereSession},
+    remote::RemoteSession,
+    report,
+};
+use crate::{
+    directory::{NextHop, RelayHost, TlsPolicy},
+    events::Event,
+    model::Timestamp,
+    protocol::smtp::client::Reply,
+    queue::{
+        Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
+        Unreachable, Way,
+    },
+    resolver::{MailHost, Resolver, Trouble},
+    runtime::{LocalFuture, connect::Dialer},
+    service::Shard,
+    store::StoreError,
+};
+
+/// Hosts' addresses that are tried for one connection.
+const ADDRESSES_TRIED_MAX: usize = 8;
+
+/// The way to mailboxes of this server, and to nowhere, in listings.
+const SITE_HERE: &str = "local";
+const SITE_NOWHERE: &str = "discard";
+
+/// The carrier of a shard's queue.
+pub struct Relay {
+    shard: Weak<Shard>,
+    /// `None`: no DNS servers are configured.
+    resolver: Option<Resolver>,
+    dialer: Rc<dyn Dialer>,
+    /// The next address of ours to connect from.
+    next_source: Cell<usize>,
+}
+
+/// Where mail for a destination goes. Cheap to clone.
+#[derive(Clone)]
+pub struct RelayWay(Rc<Found>);
+
+struct Found {
+    site: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Here,
+    Nowhere,
+    Hosts(Hosts),
+}
+
+struct Hosts {
+    hosts: Vec<MailHost>,
+    port: u16,
+    tls: TlsPolicy,
+    /// The fixed next hop, if it is one.
+    fixed: Option<std::sync::Arc<RelayHost>>,
+}
+
+impl Way for RelayWay {
+    fn site(&self) -> &str {
+        &self.0.site
+    }
+
+    fn hosts(&self) -> SmallVec<[&str; 4]> {
+        match &self.0.kind {
+            Kind::Hosts(hosts) => hosts.hosts.iter().map(|host| host.name.as_str()).collect(),
+            Kind::Here | Kind::Nowhere => SmallVec::new(),
+        }
+    }
+}
+
+/// Makes the shard's queue and starts it. `resolver`: `None` without DNS servers.
+pub fn start(shard: &Rc<Shard>, resolver: Option<Resolver>, dialer: Rc<dyn Dialer>) {
+    let relay = Relay::new(Rc::downgrade(shard), resolver, dialer);
+    let queue = Queue::new(
+        shard.executor.clone(),
+        relay,
+        shard.options.relay.queue.clone(),
+        shard.partitions.clone(),
+    );
+    // A second call changes nothing.
+    if shard.relay.set(queue).is_ok() {
+        shard.relay().start();
+    }
+}
+
+impl Relay {
+    pub(crate) fn new(
+        shard: Weak<Shard>,
+        resolver: Option<Resolver>,
+        dialer: Rc<dyn Dialer>,
+    ) -> Relay {
+        Relay { shard, resolver, dialer, next_source: Cell::new(0) }
+    }
+
+    /// Whether domains without a route can be reached.
+    pub fn has_dns(&self) -> bool {
+        self.resolver.is_some()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shard.upgrade().map_or(Timestamp::default(), |shard| shard.executor.now())
+    }
+
+    fn problem(&self, status: &str, reason: String) -> Problem {
+        Problem { at: self.now(), status: status.to_owned(), reason, ..Problem::default() }
+    }
+
+    fn later(&self, status: &str, reason: String) -> Unreachable {
+        Unreachable::Now(self.problem(status, reason))
+    }
+
+    fn trouble(&self, trouble: &Trouble) -> Unreachable {
+        let problem = self.problem(trouble.status(), trouble.to_string());
+        match trouble.is_permanent() {
+            true => Unreachable::Ever(problem),
+            false => Unreachable::Now(problem),
+        }
+    }
+
+    async fn find_way(&self, destination: &str) -> Result<RelayWay, Unreachable> {
+        let way = |site: String, kind| Ok(RelayWay(Rc::new(Found { site, kind })));
+        if destination == HERE {
+            return way(SITE_HERE.to_owned(), Kind::Here);
+        }
+        let Some(shard) = self.shard.upgrade() else {
+            return Err(self.later("4.3.2", "the server is stopping".to_owned()));
+        };
+        match shard.directory.next_hop(destination) {
+            NextHop::Local => way(SITE_HERE.to_owned(), Kind::Here),
+            NextHop::Discard => way(SITE_NOWHERE.to_owned(), Kind::Nowhere),
+            NextHop::Reject(text) => {
+                Err(Unreachable::Ever(self.problem("5.7.1", text.to_string())))
+            }
+            NextHop::Mx(tls) => {
+                let (hosts, site) = self.exchange(destination).await?;
+                let port = shard.options.relay.port;
+                way(site, Kind::Hosts(Hosts { hosts, port, tls, fixed: None }))
+            }
+            NextHop::Host(fixed) => {
+                let (hosts, name) = match fixed.mx {
+                    true => self.exchange(&fixed.host).await?,
+                    false => (vec![self.host(&fixed.host).await?], fixed.host.clone()),
+                };
+                let site = format!("{name}:{}", fixed.port);
+                let (port, tls) = (fixed.port, fixed.tls);
+                way(site, Kind::Hosts(Hosts { hosts, port, tls, fixed: Some(fixed) }))
+            }
+        }
+    }
+
+    fn dns(&self) -> Result<&Resolver, Unreachable> {
+        let missing = || {
+            let reason = "no DNS servers are configured (dns.servers), and no route leads there";
+            self.later("4.4.3", reason.to_owned())
+        };
+        self.resolver.as_ref().ok_or_else(missing)
+    }
+
+    async fn exchange(&self, domain: &str) -> Result<(Vec<MailHost>, String), Unreachable> {
+        if domain.is_empty() {
+            let problem = self.problem("5.1.3", "the address has no domain".to_owned());
+            return Err(Unreachable::Ever(problem));
+        }
+        let found = self.dns()?.exchange(domain).await;
+        match found {
+            Ok(exchange) => Ok((exchange.hosts.clone(), exchange.site.clone())),
+            Err(trouble) => Err(self.trouble(&trouble)),
+        }
+    }
+
+    async fn host(&self, name: &str) -> Result<MailHost, Unreachable> {
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(MailHost {
+                name: name.to_owned(),
+                preference: 0,
+                addresses: vec![address],
+                authentic: false,
+                canonical: None,
+            });
+        }
+        self.dns()?.host(name).await.map_err(|trouble| match self.trouble(&trouble) {
+            // A fixed next hop that does not exist is a mistake of ours, not of the sender.
+            Unreachable::Ever(problem) => Unreachable::Now(Problem {
+                status: problem.status.replacen('5', "4", 1),
+                ..problem
+            }),
+            now => now,
+        })
+    }
+
+    async fn connect(&self, hosts: &Hosts) -> Result<Box<dyn Session>, Unreachable> {
+        let Some(shard) = self.shard.upgrade() else {
+            return Err(self.later("4.3.2", "the server is stopping".to_owned()));
+        };
+        let mut last = None;
+        let addresses = hosts
+            .hosts
+            .iter()
+            .flat_map(|host| host.addresses.iter().map(move |address| (host, *address)));
+        for (host, address) in addresses.take(ADDRESSES_TRIED_MAX) {
+            let target = self.target(&shard, hosts, host, address);
+            let options = &shard.options.relay.client;
+            let connected = Client::connect(&shard.executor, &*self.dialer, options, &target).await;
+            match connected {
+                Ok(client) => {
+                    let session = RemoteSession::new(client, shard, host.name.clone());
+                    return Ok(Box::new(session));
+                }
+                Err(failed) => last = Some((host.name.clone(), failed)),
+            }
+        }
+        let Some((host, failed)) = last else {
+            return Err(self.later("4.4.4", "no host that takes its mail has an address".into()));
+        };
+        let mut problem = self.failed(&failed);
+        problem.host = Some(host);
+        Err(Unreachable::Now(problem))
+    }
+
+    fn target(&self, shard: &Shard, hosts: &Hosts, host: &MailHost, address: IpAddr) -> Target {
+        let options = &shard.options;
+        let sources = &options.relay.sources;
+        let fitting: SmallVec<[IpAddr; 4]> =
+            sources.iter().copied().filter(|it| it.is_ipv4() == address.is_ipv4()).collect();
+        let turn = self.next_source.get();
+        self.next_source.set(turn.wrapping_add(1));
+        let source = fitting.get(turn.checked_rem(fitting.len()).unwrap_or(0)).copied();
+        let hello = match options.relay.hello.as_str() {
+            "" => options.hostname.clone(),
+            name => name.to_owned(),
+        };
+        let fixed = hosts.fixed.as_deref();
+        Target {
+            address: SocketAddr::new(address, hosts.port),
+            source,
+            host: host.name.clone(),
+            hello,
+            lmtp: fixed.is_some_and(|fixed| fixed.lmtp),
+        }
+    }
+
+    fn failed(&self, failed: &Failed) -> Problem {
+        match &failed.reply {
+            Some(reply) => problem_of(reply, self.now()),
+            None => {
+                let what = format!("{}: {}", failed.stage.name(), failed.what);
+                self.problem("4.4.1", what)
+            }
+        }
+    }
+}
+
+/// A reply as the reason of a problem.
+pub(super) fn problem_of(reply: &Reply, now: Timestamp) -> Problem {
+    Problem {
+        at: now,
+        status: status_of(reply),
+        reason: format!("{} {}", reply.code, reply.text),
+        host: None,
+        is_reply: !reply.local,
+    }
+}
+
+/// The enhanced status of a reply, or what its code says (RFC 3463 2).
+fn status_of(reply: &Reply) -> String {
+    match &reply.enhanced {
+        Some(code) if u16::from(code.class) == reply.code / 100 => {
+            format!("{}.{}.{}", code.class, code.subject, code.detail)
+        }
+        _ => format!("{}.0.0", reply.code / 100),
+    }
+}
+
+impl Carrier for Relay {
+    type Way = RelayWay;
+
+    fn find<'a>(&'a self, destination: &'a str) -> LocalFuture<'a, Result<RelayWay, Unreachable>> {
+        Box::pin(self.find_way(destination))
+    }
+
+    fn open<'a>(
+        &'a self,
+        way: &'a RelayWay,
+    ) -> LocalFuture<'a, Result<Box<dyn Session>, Unreachable>> {
+        Box::pin(async move {
+            match &way.0.kind {
+                Kind::Hosts(hosts) => self.connect(hosts).await,
+                Kind::Nowhere => Ok(Box::new(NowhereSession) as Box<dyn Session>),
+                Kind::Here => match self.shard.upgrade() {
+                    Some(shard) => Ok(Box::new(LocalSession::new(shard)) as Box<dyn Session>),
+                    None => Err(self.later("4.3.2", "the server is stopping".to_owned())),
+                },
+            }
+        })
+    }
+
+    fn report<'a>(
+        &'a self,
+        job: &'a Job<'a>,
+        ends: &'a Ends,
+    ) -> LocalFuture<'a, Result<Option<Report>, StoreError>> {
+        Box::pin(async move {
+            let Some(shard) = self.shard.upgrade() else { return Err(StoreError::Poisoned) };
+            report::write(&shard, job, ends).await.map(Some)
+        })
+    }
+
+    fn tell(&self, event: &QueueEvent<'_>) {
+        let Some(shard) = self.shard.upgrade() else { return };
+        match event {
+            QueueEvent::Queued { id, envelope, octets } => {
+                shard.metrics.count("relay_queued_total", 1);
+                shard.tell(&Event::Enqueued {
+                    trail: &envelope.trail,
+                    id: &envelope.id,
+                    queue: &id.to_string(),
+                    origin: envelope.origin.name(),
+                    from: &envelope.sender,
+                    recipients: envelope.recipients.len() as u64,
+                    octets: *octets,
+                });
+            }
+            QueueEvent::Attempt { id, envelope, recipient, outcome } => {
+                let (result, host, reply, status) = match outcome {
+                    Outcome::Delivered { host, reply, .. } => {
+                        ("sent", Some(host.as_str()), reply.as_str(), "2.0.0")
+                    }
+                    Outcome::Deferred(problem) => {
+                        ("deferred", problem.host.as_deref(), &*problem.reason, &*problem.status)
+                    }
+                    Outcome::Failed(problem) => {
+                        ("failed", problem.host.as_deref(), &*problem.reason, &*problem.status)
+                    }
+                };
+                shard.metrics.count(
+                    match outcome {
+                        Outcome::Delivered { .. } => "relay_recipients_sent_total",
+                        Outcome::Deferred(_) => "relay_recipients_deferred_total",
+                        Outcome::Failed(_) => "relay_recipients_failed_total",
+                    },
+                    1,
+                );
+                shard.tell(&Event::Attempted {
+                    trail: &envelope.trail,
+                    id: &envelope.id,
+                    queue: &id.to_string(),
+                    to: &recipient.address,
+                    result,
+                    host,
+                    status,
+                    reply,
+                });
+            }
+            QueueEvent::Done { id, envelope } => {
+                shard.metrics.count("relay_done_total", 1);
+                let (trail, queue) = (envelope.trail.as_str(), &*id.to_string());
+                shard.tell(&Event::LeftQueue { trail, id: &envelope.id, queue });
+            }
+            QueueEvent::Reported { id, report } => {
+                shard.metrics.count("relay_reports_total", 1);
+                let (queue, report) = (&*id.to_string(), &*report.to_string());
+                shard.tell(&Event::Reported { queue, report });
+            }
+            QueueEvent::SiteDown { site, problem } => {
+                shard.metrics.count("relay_sites_down_total", 1);
+                shard.tell(&Event::SiteDown { site, reason: &problem.reason });
+            }
+            QueueEvent::Unreadable { id } => {
+                shard.metrics.count("relay_unreadable_total", 1);
+                shard.tell(&Event::QueueUnreadable { queue: &id.to_string() });
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The octets of a queued message, read from its partition piece by piece.
+
+use bytes::Bytes;
+
+use super::client::Content;
+use crate::{
+    runtime::LocalFuture,
+    store::{BODY_CHUNK, MessageBody, Partition, StoreError},
+};
+
+/// The field that our trace puts first. It is for mailboxes, not for other servers
+/// (RFC 5321 4.4).
+const RETURN_PATH: &[u8] = b"Return-Path:";
+
+/// Longest Return-Path that is looked for: a path has at most 256 octets in most messages.
+const RETURN_PATH_MAX: usize = 4096;
+
+/// Reads a message from its start. Shard-local.
+pub(super) struct StoredContent {
+    partition: Partition,
+    body: MessageBody,
+    offset: u64,
+    piece: Bytes,
+    /// Whether the Return-Path that we added is still to be left out.
+    strips: bool,
+}
+
+impl StoredContent {
+    /// All of it.
+    pub(super) fn whole(partition: &Partition, body: MessageBody) -> StoredContent {
+        let (partition, piece) = (partition.clone(), Bytes::new());
+        StoredContent { partition, body, offset: 0, piece, strips: false }
+    }
+
+    /// Without the Return-Path that we added.
+    pub(super) fn for_others(partition: &Partition, body: MessageBody) -> StoredContent {
+        StoredContent { strips: true, ..StoredContent::whole(partition, body) }
+    }
+
+    /// The next piece; `None` at the end.
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.offset >= self.body.size {
+            return Ok(None);
+        }
+        let mut piece = self.partition.read_body(&self.body, self.offset, BODY_CHUNK).await?;
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        self.offset += piece.len() as u64;
+        if std::mem::take(&mut self.strips) {
+            let field = return_path(&piece);
+            piece = piece.slice(field..);
+            if piece.is_empty() {
+                return Box::pin(self.piece()).await;
+            }
+        }
+        Ok(Some(piece))
+    }
+}
+
+/// Octets of a Return-Path field at the start of a message; 0 if there is none.
+fn return_path(message: &[u8]) -> usize {
+    let start = message.get(..RETURN_PATH.len()).unwrap_or_default();
+    if !start.eq_ignore_ascii_case(RETURN_PATH) {
+        return 0;
+    }
+    let line = message.get(..message.len().min(RETURN_PATH_MAX)).unwrap_or_default();
+    let end = memchr::memchr(b'\n', line).map_or(0, |at| at + 1);
+    // A folded field is none of ours.
+    match message.get(end) {
+        Some(b' ' | b'\t') => 0,
+        _ => end,
+    }
+}
+
+impl Content for StoredContent {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<&[u8]>, String>> {
+        Box::pin(async move {
+            match self.piece().await {
+                Ok(Some(piece)) => {
+                    self.piece = piece;
+                    Ok(Some(&*self.piece))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_return_path_goes() {
+        let cases: &[(&[u8], usize)] = &[
+            (b"Return-Path: <a@b>\r\nReceived: x\r\n", 20),
+            (b"return-path:<>\r\n\r\n", 16),
+            (b"Return-Path: <a@b>\r\n folded\r\n", 0),
+            (b"Return-Path", 0),
+            (b"Received: x\r\nReturn-Path: <>\r\n", 0),
+            (b"Return-Path: without end", 0),
+            (b"", 0),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(return_path(message), *expected, "{}", String::from_utf8_lossy(message));
+        }
+    }
+}

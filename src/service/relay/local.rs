@@ -1,0 +1,145 @@
+//! Queued mail for mailboxes here: reports to our own users, forwarded mail that comes back, copies
+//! whose delivery is to be reported. And mail for nowhere.
+//!
+//! A delivery carries an id made of the queued message, so that after a crash between the delivery
+//! and its record the mailbox does not get the message twice.
+
+use std::rc::Rc;
+
+use super::content::StoredContent;
+use crate::{
+    directory::Destination,
+    model::AccountId,
+    queue::{Job, Outcome, Problem, QueueId, Recipient, Session},
+    runtime::LocalFuture,
+    service::{
+        Shard,
+        budget::Trust,
+        delivery::{Delivery, Failure},
+    },
+};
+
+pub(super) struct LocalSession {
+    shard: Rc<Shard>,
+}
+
+impl LocalSession {
+    pub(super) fn new(shard: Rc<Shard>) -> LocalSession {
+        LocalSession { shard }
+    }
+
+    fn problem(&self, status: &str, reason: &str) -> Problem {
+        let (status, reason) = (status.to_owned(), reason.to_owned());
+        Problem { at: self.shard.executor.now(), status, reason, ..Problem::default() }
+    }
+
+    async fn deliver(&self, job: &Job<'_>, recipient: &Recipient) -> Outcome {
+        let account = match recipient.account {
+            Some(account) => account,
+            None => match self.account(&recipient.address).await {
+                Ok(account) => account,
+                Err(outcome) => return outcome,
+            },
+        };
+        match self.copy(job, account, recipient.quarantined).await {
+            Ok(()) => Outcome::Delivered {
+                host: String::new(),
+                reply: "delivered to the mailbox".to_owned(),
+                reports: false,
+            },
+            Err(Failure::OverQuota) => {
+                Outcome::Deferred(self.problem("4.2.2", "the mailbox is full"))
+            }
+            Err(Failure::Refused) => {
+                Outcome::Failed(self.problem("5.2.0", "the mailbox cannot take this message"))
+            }
+            Err(failure) => Outcome::Deferred(self.problem("4.3.0", &failure.to_string())),
+        }
+    }
+
+    async fn account(&self, address: &str) -> Result<AccountId, Outcome> {
+        match self.shard.directory.resolve(&address.to_lowercase()).await {
+            Err(_) => {
+                Err(Outcome::Deferred(self.problem("4.3.0", "the directory does not answer")))
+            }
+            Ok(found @ (Destination::Mailbox(_) | Destination::Subaddress(_))) => {
+                let unknown = || Outcome::Failed(self.problem("5.1.1", "no such user here"));
+                found.account().ok_or_else(unknown)
+            }
+            Ok(Destination::Reject(text)) => Err(Outcome::Failed(self.problem("5.1.1", &text))),
+            Ok(_) => Err(Outcome::Failed(self.problem("5.1.1", "no such user here"))),
+        }
+    }
+
+    async fn copy(
+        &self,
+        job: &Job<'_>,
+        account: AccountId,
+        quarantined: bool,
+    ) -> Result<(), Failure> {
+        let arrived = job.envelope.arrived;
+        let mut delivery = Delivery::new(&self.shard, [account], Trust::Known).again(arrived);
+        if quarantined {
+            delivery.quarantine(std::iter::once(account).collect());
+        }
+        let mut content = StoredContent::whole(job.partition, job.body);
+        while let Some(piece) = content.piece().await? {
+            delivery.push(&piece).await;
+        }
+        delivery.finish_once(delivery_id(job.id)).await
+    }
+}
+
+/// The id under which a queued message is delivered here. Its upper half is its family: nothing of
+/// it is forgotten while the message is in the queue.
+pub(super) fn delivery_id(id: QueueId) -> u128 {
+    u128::from(delivery_family(id)) << 64
+}
+
+/// See [`delivery_id`].
+pub(crate) fn delivery_family(id: QueueId) -> u64 {
+    // Random families have this pattern once in 2^16 deliveries, and then collide with one message
+    // in 2^48.
+    0x4f75 << 48 | u64::from(id.partition.0) << 32 | u64::from(id.uid.0)
+}
+
+impl Session for LocalSession {
+    fn send<'a>(&'a mut self, job: &'a Job<'a>) -> LocalFuture<'a, Vec<(u32, Outcome)>> {
+        Box::pin(async move {
+            let mut outcomes = Vec::with_capacity(job.recipients.len());
+            for (number, recipient) in job.recipients {
+                outcomes.push((*number, self.deliver(job, recipient).await));
+            }
+            outcomes
+        })
+    }
+
+    fn is_usable(&self) -> bool {
+        true
+    }
+
+    fn end(self: Box<Self>) -> LocalFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Mail for domains whose route is to discard it.
+pub(super) struct NowhereSession;
+
+impl Session for NowhereSession {
+    fn send<'a>(&'a mut self, job: &'a Job<'a>) -> LocalFuture<'a, Vec<(u32, Outcome)>> {
+        let discarded = |(number, _): &(u32, &Recipient)| {
+            let (host, reply) = (String::new(), "discarded".to_owned());
+            (*number, Outcome::Delivered { host, reply, reports: false })
+        };
+        Box::pin(std::future::ready(job.recipients.iter().map(discarded).collect()))
+    }
+
+    fn is_usable(&self) -> bool {
+        true
+    }
+
+    fn end(self: Box<Self>) -> LocalFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

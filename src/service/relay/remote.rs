@@ -1,0 +1,202 @@
+//! A connection to another host, as the queue uses it: a message becomes one or more transactions,
+//! and each reply the result of a recipient.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{carrier::problem_of, client::Client, content::StoredContent};
+use crate::{
+    metrics::Protocol,
+    protocol::smtp::{
+        BodyKind, ByMode, DeliverBy,
+        client::{Envelope, RcptLine, RcptResult},
+        relay_parameters::{Demands, Offers, append_recipient_parameters},
+    },
+    queue::{Job, Outcome, Problem, Session},
+    runtime::LocalFuture,
+    service::Shard,
+};
+
+pub(super) struct RemoteSession {
+    /// `None` once it is ended.
+    client: Option<Client>,
+    shard: Rc<Shard>,
+    host: String,
+    usable: bool,
+}
+
+/// The host's offers as the parameters see them.
+fn offers(client: &Client) -> Offers {
+    let capabilities = client.capabilities();
+    Offers {
+        // The client adds SIZE.
+        size: false,
+        eight_bit_mime: capabilities.eight_bit_mime,
+        binary_mime: capabilities.binary_mime && capabilities.chunking,
+        smtp_utf8: capabilities.smtp_utf8,
+        dsn: capabilities.dsn,
+        require_tls: capabilities.require_tls,
+        deliver_by: capabilities.deliver_by,
+        mt_priority: capabilities.mt_priority.is_some(),
+    }
+}
+
+impl RemoteSession {
+    pub(super) fn new(client: Client, shard: Rc<Shard>, host: String) -> RemoteSession {
+        RemoteSession { client: Some(client), shard, host, usable: true }
+    }
+
+    fn failed(&self, status: &str, reason: &str) -> Outcome {
+        Outcome::Failed(Problem {
+            at: self.shard.executor.now(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            host: Some(self.host.clone()),
+            is_reply: false,
+        })
+    }
+
+    async fn transmit(&mut self, job: &Job<'_>) -> Vec<(u32, Outcome)> {
+        let all = |outcome: Outcome| -> Vec<(u32, Outcome)> {
+            job.recipients.iter().map(|(number, _)| (*number, outcome.clone())).collect()
+        };
+        let Some(client) = &mut self.client else { return Vec::new() };
+        let offers = offers(client);
+        let now = self.shard.executor.now();
+        let envelope = job.envelope;
+        let demands = Demands {
+            size: job.body.size,
+            body: envelope.body,
+            utf8: envelope.smtp_utf8,
+            ret: envelope.ret,
+            envelope_id: envelope.envelope_id.as_deref(),
+            require_tls: envelope.require_tls,
+            deliver_by: envelope.deliver_by.map(|by| {
+                let left = by.deadline.0.saturating_sub(envelope.arrived.0) / 1_000_000;
+                DeliverBy {
+                    seconds: left.clamp(-999_999_999, 999_999_999) as i32,
+                    mode: if by.returns { ByMode::Return } else { ByMode::Notify },
+                    trace: by.trace,
+                }
+            }),
+            elapsed: envelope.age(now),
+            priority: (envelope.priority != 0).then_some(envelope.priority),
+        };
+        let mut mail_from = format!("<{}>", job.sender);
+        let body = match demands.append_mail_parameters(&offers, &mut mail_from) {
+            Ok(body) => body,
+            Err(hindrance) => return all(self.failed(hindrance.status(), hindrance.reason())),
+        };
+        if body == BodyKind::SevenBit && envelope.body != BodyKind::SevenBit {
+            let reason = "the mail server takes 7-bit messages only, and this one is not";
+            return all(self.failed("5.6.3", reason));
+        }
+        let lines: Vec<(String, String)> = job
+            .recipients
+            .iter()
+            .map(|(_, recipient)| {
+                let mut parameters = String::new();
+                let original = recipient.original.as_deref();
+                let notify = recipient.notify;
+                append_recipient_parameters(original, notify, &offers, &mut parameters);
+                (format!("<{}>", recipient.address), parameters)
+            })
+            .collect();
+        let mut results: Vec<Option<RcptResult>> = vec![None; lines.len()];
+        loop {
+            let left: Vec<usize> = (0..lines.len())
+                .filter(|at| matches!(results.get(*at), Some(None | Some(RcptResult::Unsent))))
+                .collect();
+            if left.is_empty() || !self.usable {
+                break;
+            }
+            let recipients: Vec<RcptLine<'_>> = left
+                .iter()
+                .filter_map(|at| lines.get(*at))
+                .map(|(path, parameters)| RcptLine { path, parameters })
+                .collect();
+            let transaction = Envelope {
+                mail_from: &mail_from,
+                recipients: &recipients,
+                size: job.body.size,
+                binary: body == BodyKind::BinaryMime,
+            };
+            let mut content = StoredContent::for_others(job.partition, job.body);
+            let sent = client.send(&transaction, &mut content).await;
+            self.usable = sent.connection_usable;
+            let progress = sent.recipients.iter().any(|it| *it != RcptResult::Unsent);
+            for (at, result) in left.into_iter().zip(sent.recipients) {
+                if let Some(place) = results.get_mut(at) {
+                    *place = Some(result);
+                }
+            }
+            if !progress {
+                break;
+            }
+        }
+        let now = self.shard.executor.now();
+        let with_host = |problem: Problem| Problem { host: Some(self.host.clone()), ..problem };
+        let lost = |what: String| {
+            Outcome::Deferred(with_host(Problem {
+                at: now,
+                status: "4.4.2".to_owned(),
+                reason: what,
+                ..Problem::default()
+            }))
+        };
+        let outcome = |(result, (number, recipient)): (
+            Option<RcptResult>,
+            &(u32, &crate::queue::Recipient),
+        )| {
+            let outcome = match result {
+                Some(RcptResult::Accepted { reply }) => Outcome::Delivered {
+                    host: self.host.clone(),
+                    reply: format!("{} {}", reply.code, reply.text),
+                    reports: !demands.relay_is_reported(recipient.notify, &offers),
+                },
+                Some(ref result @ RcptResult::Refused { ref reply, .. }) => {
+                    let problem = with_host(problem_of(reply, now));
+                    match result.is_permanent() {
+                        true => Outcome::Failed(problem),
+                        false => Outcome::Deferred(problem),
+                    }
+                }
+                Some(RcptResult::Lost { stage, what, .. }) => {
+                    lost(format!("{}: {what}", stage.name()))
+                }
+                Some(RcptResult::Unsent) | None => {
+                    lost("the connection ended before its turn".to_owned())
+                }
+            };
+            (*number, outcome)
+        };
+        results.into_iter().zip(job.recipients).map(outcome).collect()
+    }
+}
+
+impl Session for RemoteSession {
+    fn send<'a>(&'a mut self, job: &'a Job<'a>) -> LocalFuture<'a, Vec<(u32, Outcome)>> {
+        Box::pin(async move {
+            let began = self.shard.executor.moment();
+            let outcomes = self.transmit(job).await;
+            let took: Duration = self.shard.executor.moment().since(began);
+            self.shard.metrics.command(Protocol::Relay, "TRANSACTION", took);
+            outcomes
+        })
+    }
+
+    fn is_usable(&self) -> bool {
+        self.usable
+            && self
+                .client
+                .as_ref()
+                .is_some_and(|client| client.transactions_left().is_none_or(|left| left > 0))
+    }
+
+    fn end(mut self: Box<Self>) -> LocalFuture<'static, ()> {
+        Box::pin(async move {
+            if let Some(client) = self.client.take() {
+                client.quit().await;
+            }
+        })
+    }
+}
