@@ -143,6 +143,11 @@ async fn serve(
         deliveries: Default::default(),
         relay: Default::default(),
         imap_seats: Default::default(),
+        resolver: ringmail::resolver::Resolver::new(
+            Arc::new(ringmail::resolver::zone::Zone::new()),
+            executor.clone(),
+            Default::default(),
+        ),
         shutting_down: Cell::new(false),
     });
     shard.mesh.open(shard.clone());

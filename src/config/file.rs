@@ -2,7 +2,7 @@
 //! numbers here are those that belong to no such module: what the server itself starts with.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,13 +13,15 @@ use serde::Deserialize;
 use super::{
     ConfigProblem,
     problem::line_of,
-    schema::{self, PARTITIONS_MAX},
+    schema::{self, PARTITIONS_MAX, server_address},
 };
 use crate::{
+    control::{DnsOptions, Servers},
     directory::{BackendOptions, DirectoryOptions, GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
     protocol::{imap, smtp},
+    resolver::{Name, Own, ResolverOptions},
     runtime::{
         clients::{ClientLimits, ClientShare},
         resources::ResourceLimits,
@@ -74,6 +76,8 @@ pub struct Settings {
     pub authentication: AuthenticationSection,
     #[serde(default)]
     pub directory: DirectorySection,
+    #[serde(default)]
+    pub dns: DnsSection,
     #[serde(default)]
     pub events: EventsSection,
 }
@@ -568,6 +572,68 @@ impl Default for DirectorySection {
     }
 }
 
+/// Where and how names of other mail servers are looked up.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsSection {
+    /// Addresses, with a port or not; empty: those of /etc/resolv.conf.
+    pub servers: Vec<String>,
+    /// A demo asks nobody, unless servers are set.
+    #[serde(skip)]
+    demo: bool,
+    /// Whether a server's word is enough that an answer is authentic (the AD bit).
+    pub trust_ad: bool,
+    /// Whether answers are validated here (DNSSEC).
+    pub validate: bool,
+    /// DNSKEY records; the root's built-in keys unless set.
+    pub trust_anchor: Option<PathBuf>,
+    /// How long a server has for one try.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How often all servers are tried.
+    pub attempts: usize,
+    /// How long a query may take in total.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// Queries of a shard that may wait.
+    pub queue: usize,
+    /// Whether hosts are reached by IPv6, too.
+    pub ipv6: bool,
+    /// Answers that a shard caches; as many again that say that there is no such record.
+    pub cache_entries: usize,
+    /// Longest time for which an answer is cached.
+    #[serde(with = "humantime_serde")]
+    pub cache_age_max: Duration,
+    /// The same if there is no such record.
+    #[serde(with = "humantime_serde")]
+    pub cache_age_unknown_max: Duration,
+    /// How much longer an answer is used while no server answers.
+    #[serde(with = "humantime_serde")]
+    pub stale_age: Duration,
+}
+
+impl Default for DnsSection {
+    fn default() -> DnsSection {
+        let (client, resolver) = (DnsOptions::default(), ResolverOptions::default());
+        DnsSection {
+            servers: Vec::new(),
+            demo: false,
+            trust_ad: client.trust_ad,
+            validate: client.validate,
+            trust_anchor: client.trust_anchor,
+            timeout: client.timeout,
+            attempts: client.attempts,
+            deadline: resolver.deadline,
+            queue: resolver.queue,
+            ipv6: resolver.ipv6,
+            cache_entries: resolver.entries,
+            cache_age_max: resolver.age_max,
+            cache_age_unknown_max: resolver.age_unknown_max,
+            stale_age: resolver.stale,
+        }
+    }
+}
+
 /// The event log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -644,6 +710,9 @@ impl Settings {
         if let EventTarget::File(file) = EventTarget::named(&self.events.to) {
             self.events.to = base.join(file).to_string_lossy().into_owned();
         }
+        if let Some(anchor) = &mut self.dns.trust_anchor {
+            *anchor = base.join(&*anchor);
+        }
         if let Some(tls) = &mut self.tls {
             tls.certificate = base.join(&tls.certificate);
             tls.key = base.join(&tls.key);
@@ -686,6 +755,7 @@ impl Settings {
              tls = {{ certificate = \".\", key = \".\" }}\n"
         ));
         let mut settings = Settings::parse(Path::new("--set"), &text)?;
+        settings.dns.demo = true;
         settings.data_dir = data_dir.to_owned();
         settings.listen = listen;
         settings.tls = Some(TlsFiles {
@@ -850,6 +920,40 @@ impl Settings {
             age_unknown: section.cache_age_unknown,
             entries: section.cache_entries,
             queue: section.queue,
+        }
+    }
+
+    /// How DNS servers are asked, for all shards together.
+    pub fn dns_options(&self) -> DnsOptions {
+        let section = &self.dns;
+        DnsOptions {
+            servers: match section.servers.as_slice() {
+                [] if !section.demo => Servers::Host,
+                // Checked when the file was read.
+                named => Servers::These(named.iter().filter_map(|it| server_address(it)).collect()),
+            },
+            trust_ad: section.trust_ad,
+            validate: section.validate,
+            trust_anchor: section.trust_anchor.clone(),
+            timeout: section.timeout,
+            attempts: section.attempts,
+            ..DnsOptions::default()
+        }
+    }
+
+    /// A shard's resolver. `addresses` are ours, at the port to which mail is sent.
+    pub fn resolver_options(&self, addresses: Vec<IpAddr>) -> ResolverOptions {
+        let section = &self.dns;
+        let names = Name::parse(&self.hostname).into_iter().collect();
+        ResolverOptions {
+            own: Own { names, addresses },
+            ipv6: section.ipv6,
+            entries: section.cache_entries,
+            queue: section.queue,
+            deadline: section.deadline,
+            age_max: section.cache_age_max,
+            age_unknown_max: section.cache_age_unknown_max,
+            stale: section.stale_age,
         }
     }
 

@@ -49,6 +49,8 @@ enum Kind {
     Flag,
     /// Addresses to listen on.
     Addresses,
+    /// DNS servers: addresses, with a port or not.
+    Servers,
     Networks,
     OneOf(&'static [&'static str]),
     Count(Bounds),
@@ -58,7 +60,7 @@ enum Kind {
     Time(Bounds),
 }
 
-use Kind::{Addresses, Flag, HostName, HostNames, Name, Networks, OneOf};
+use Kind::{Addresses, Flag, HostName, HostNames, Name, Networks, OneOf, Servers};
 
 #[derive(Clone, Copy)]
 struct Bounds {
@@ -208,6 +210,19 @@ pub const SETTINGS: &[Setting] = &[
     setting("directory.cache_age", time(0, WEEK), "\"5m\""),
     setting("directory.cache_age_unknown", time(0, WEEK), "\"30s\""),
     setting("directory.cache_entries", count(0, 10_000_000), "10000"),
+    setting("dns.servers", Servers, "[]"),
+    setting("dns.trust_ad", Flag, "false"),
+    setting("dns.validate", Flag, "false"),
+    optional("dns.trust_anchor", Kind::Path, "\"/etc/ringmail/root.key\""),
+    setting("dns.timeout", time(100 * MILLISECOND, 60 * SECOND), "\"3s\""),
+    setting("dns.attempts", count(1, 10), "2"),
+    setting("dns.deadline", time(SECOND, 600 * SECOND), "\"30s\""),
+    setting("dns.queue", count(1, 1_000_000), "1024"),
+    setting("dns.ipv6", Flag, "true"),
+    setting("dns.cache_entries", count(0, 10_000_000), "10000"),
+    setting("dns.cache_age_max", time(0, WEEK), "\"1d\""),
+    setting("dns.cache_age_unknown_max", time(0, WEEK), "\"1h\""),
+    setting("dns.stale_age", time(0, WEEK), "\"1d\""),
     setting("events.to", Kind::Target, "\"stderr\""),
     setting("events.connections", Flag, "false"),
     setting("events.logins", Flag, "true"),
@@ -348,6 +363,7 @@ impl Kind {
             HostName => text.is_some_and(is_domain),
             HostNames => return each(value, true, is_domain),
             Addresses => return each(value, false, |text| text.parse::<SocketAddr>().is_ok()),
+            Servers => return each(value, false, |text| server_address(text).is_some()),
             Networks => return each(value, false, |text| text.parse::<Network>().is_ok()),
             Kind::Path | Name => text.is_some_and(|text| !text.is_empty()),
             // A misspelled name must not become a file in some folder.
@@ -381,6 +397,7 @@ impl Kind {
             Name => "a name".to_owned(),
             Flag => "true or false".to_owned(),
             Addresses => "a list of addresses with ports, or [] for none".to_owned(),
+            Servers => "a list of addresses, with or without a port".to_owned(),
             Networks => "a list of addresses and networks (address/bits)".to_owned(),
             OneOf(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
@@ -392,6 +409,12 @@ impl Kind {
             }),
         }
     }
+}
+
+/// The address of a DNS server; port 53 unless `text` has one.
+pub(super) fn server_address(text: &str) -> Option<SocketAddr> {
+    let with_port = || Some(SocketAddr::new(text.parse().ok()?, 53));
+    text.parse().ok().or_else(with_port)
 }
 
 /// A list whose every item `fits`; otherwise the span of the error: an item, or the value.

@@ -3,7 +3,7 @@
 //!
 //! A [`DnsQueue`] takes questions from any thread, up to a limit; [`DnsWorker`] answers them. What
 //! hickory does: messages, UDP with retransmission, TCP after a truncated answer, and, if wanted,
-//! DNSSEC validation. What this module does: the choice of the server ([`Servers`]: the one that
+//! DNSSEC validation. What this module does: the choice of the server ([`Pools`]: the one that
 //! answered last, the others if it fails or refuses), aliases (CNAME) across answers, and the
 //! distinction between "there is no such record" and "nobody knows".
 //!
@@ -59,11 +59,19 @@ const UNDER_WAY_MAX: usize = 256;
 /// it at all).
 const AGE_WITHOUT_SOA: Duration = Duration::from_secs(5);
 
+/// Which servers are asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Servers {
+    /// Those of /etc/resolv.conf.
+    Host,
+    /// Possibly none.
+    These(Vec<SocketAddr>),
+}
+
 /// Servers and how they are asked; `config` fills them.
 #[derive(Clone, Debug)]
 pub struct DnsOptions {
-    /// Empty: those of /etc/resolv.conf.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Servers,
     /// Whether a server's word is enough that an answer is authentic (the AD bit, RFC 4035 3.2.3):
     /// only for a validating server on this host or behind a safe path.
     pub trust_ad: bool,
@@ -82,7 +90,7 @@ pub struct DnsOptions {
 impl Default for DnsOptions {
     fn default() -> DnsOptions {
         DnsOptions {
-            servers: Vec::new(),
+            servers: Servers::Host,
             trust_ad: false,
             validate: false,
             trust_anchor: None,
@@ -164,8 +172,8 @@ struct Client {
 
 enum Asker {
     NoServers,
-    Plain(Servers),
-    Validating(Box<DnssecDnsHandle<Servers>>),
+    Plain(Pools),
+    Validating(Box<DnssecDnsHandle<Pools>>),
 }
 
 impl Client {
@@ -173,7 +181,7 @@ impl Client {
         let mut edns = DnsRequestOptions::default();
         edns.use_edns = true;
         edns.edns_set_dnssec_ok = options.validate;
-        let servers = Servers::new(options);
+        let servers = Pools::new(options);
         let asker = match servers {
             None => Asker::NoServers,
             Some(servers) if options.validate => {
@@ -433,7 +441,7 @@ fn anchors(path: Option<&Path>) -> Result<TrustAnchors, TrustAnchorError> {
 /// that one fails. hickory's own pool would take the first reply of several servers, also if it is
 /// a refusal.
 #[derive(Clone)]
-struct Servers(Arc<Pool>);
+struct Pools(Arc<Pool>);
 
 struct Pool {
     /// A pool of one server each.
@@ -443,14 +451,15 @@ struct Pool {
     attempts: usize,
 }
 
-impl Servers {
+impl Pools {
     /// `None` if there are none.
-    fn new(options: &DnsOptions) -> Option<Servers> {
-        let servers: Vec<NameServerConfig> = if options.servers.is_empty() {
-            let (config, _) = system_conf::read_system_conf().ok()?;
-            config.name_servers().to_vec()
-        } else {
-            options.servers.iter().map(|address| server(*address)).collect()
+    fn new(options: &DnsOptions) -> Option<Pools> {
+        let servers: Vec<NameServerConfig> = match &options.servers {
+            Servers::Host => {
+                let (config, _) = system_conf::read_system_conf().ok()?;
+                config.name_servers().to_vec()
+            }
+            Servers::These(addresses) => addresses.iter().map(|it| server(*it)).collect(),
         };
         if servers.is_empty() {
             return None;
@@ -467,7 +476,7 @@ impl Servers {
         };
         let servers = servers.into_iter().filter_map(pool).collect();
         let attempts = options.attempts.max(1);
-        Some(Servers(Arc::new(Pool { servers, first: AtomicUsize::new(0), attempts })))
+        Some(Pools(Arc::new(Pool { servers, first: AtomicUsize::new(0), attempts })))
     }
 
     async fn ask(self, request: DnsRequest) -> Result<DnsResponse, NetError> {
@@ -515,7 +524,7 @@ fn dislikes_edns(error: &NetError) -> bool {
     matches!(error, NetError::Dns(DnsError::ResponseCode(FormErr | NotImp | BADVERS)))
 }
 
-impl DnsHandle for Servers {
+impl DnsHandle for Pools {
     type Response = Pin<Box<dyn Stream<Item = Result<DnsResponse, NetError>> + Send>>;
     type Runtime = TokioRuntimeProvider;
 

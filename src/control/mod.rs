@@ -10,5 +10,5 @@
 mod dns;
 mod socket;
 
-pub use dns::{DnsOptions, DnsQueue, DnsWorker, TrustAnchorError, dns};
+pub use dns::{DnsOptions, DnsQueue, DnsWorker, Servers, TrustAnchorError, dns};
 pub use socket::{Asker, Handler, Reply, TIMEOUT, bind, path, request, serve, stream};

@@ -29,6 +29,9 @@ use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 use self::lookups::Lookups;
 use crate::runtime::executor::Executor;
 
+/// The port to which mail for a domain is sent (RFC 5321 4.5.4.2).
+pub const MAIL_PORT: u16 = 25;
+
 /// Limits and choices of a shard's resolver; `config` fills them.
 #[derive(Clone, Debug)]
 pub struct ResolverOptions {

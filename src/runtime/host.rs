@@ -166,6 +166,17 @@ fn explain_locked_memory(shards: u16, needed: u64, hard: u64) -> Complaint {
     )
 }
 
+/// The addresses of the host's network interfaces; none if the system does not tell them.
+pub fn addresses() -> Vec<std::net::IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let address = |it: nix::ifaddrs::InterfaceAddress| {
+        let address = it.address?;
+        let v4 = address.as_sockaddr_in().map(|it| it.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|it| it.ip().into()))
+    };
+    interfaces.filter_map(address).collect()
+}
+
 /// Keys and passwords are in memory and must not end up in a core file. RLIMIT_CORE is 0; a handler
 /// that `core_pattern` pipes to need not obey that, so its filter leaves out all memory too.
 /// PR_SET_DUMPABLE is not used: it gives /proc/PID to root, and monitors running as our own user

@@ -20,6 +20,7 @@ use crate::{
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     protocol::mime,
+    resolver::{NameServers, Resolver, ResolverOptions},
     runtime::{
         acceptor::Acceptor,
         clients::Clients,
@@ -45,6 +46,8 @@ pub(super) struct Plan {
     pub tls: Option<Arc<TlsContext>>,
     pub workers: WorkerPool,
     pub clients: Arc<Clients>,
+    pub names: Arc<dyn NameServers>,
+    pub resolver: ResolverOptions,
     pub events: EventSender,
     pub shutdown_timeout: Duration,
 }
@@ -105,6 +108,11 @@ pub(super) async fn live(
         policy: Rc::new(AcceptAll),
         relay: Default::default(),
         imap_seats: Default::default(),
+        resolver: Resolver::new(
+            plan.names.clone(),
+            context.executor.clone(),
+            plan.resolver.clone(),
+        ),
         shutting_down: Cell::new(false),
     });
     mesh.open(shard.clone());

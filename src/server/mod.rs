@@ -18,6 +18,7 @@ mod sessions;
 
 use std::{
     io::Write,
+    net::{IpAddr, SocketAddr},
     num::NonZero,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -36,8 +37,10 @@ use self::{
 };
 use crate::{
     config::Settings,
+    control,
     directory::{DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile},
     events::{self, Event, EventSender},
+    resolver::MAIL_PORT,
     runtime::{
         clients::Clients,
         folder::Folder,
@@ -135,6 +138,8 @@ fn serve(
         NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
     let workers = WorkerPool::start("password", worker_count, settings.authentication.queue)?;
 
+    let (names, dns) = control::dns(&settings.dns_options())?;
+
     let (ready_sender, ready) = mpsc::channel();
     let (seats, gate) = mesh::build::<Shard>(shard_count);
     let plan = Arc::new(Plan {
@@ -146,6 +151,8 @@ fn serve(
         tls: state.tls.clone(),
         workers,
         clients: Clients::new(settings.client_limits()),
+        names,
+        resolver: settings.resolver_options(own_addresses(&settings.listen.smtp)),
         events: events.clone(),
         shutdown_timeout: settings.runtime.shutdown_timeout,
     });
@@ -161,7 +168,7 @@ fn serve(
     drop(ready_sender);
     let threads = shard::start(shard_options, starts).context("cannot start the shards")?;
     wait_until_open(&ready, shard_count)?;
-    monitor::start(settings, sockets.admin, gate.clone(), state.clone(), events.clone())?;
+    monitor::start(settings, sockets.admin, dns, gate.clone(), state.clone(), events.clone())?;
     let _signals = watch_signals(gate, state, events.clone(), writer)?;
     announce()?;
     events.tell(&Event::Ready {});
@@ -170,6 +177,21 @@ fn serve(
         life.context("a shard ended")??;
     }
     Ok(())
+}
+
+/// The addresses on which we take mail that other servers send.
+fn own_addresses(listening: &[SocketAddr]) -> Vec<IpAddr> {
+    let mail = listening.iter().filter(|address| address.port() == MAIL_PORT);
+    let mut own: Vec<IpAddr> = Vec::new();
+    for address in mail {
+        match address.ip().is_unspecified() {
+            true => own.extend(
+                host::addresses().into_iter().filter(|it| it.is_ipv4() == address.is_ipv4()),
+            ),
+            false => own.push(address.ip()),
+        }
+    }
+    own
 }
 
 /// Tells the user on the terminal, and the event log.

@@ -9,7 +9,7 @@ use super::{Reloadable, blocks, examine, probes};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
-    control,
+    control::{self, DnsWorker},
     events::{Event, EventSender},
     metrics::{MetricsSnapshot, render_prometheus},
     model::ShardId,
@@ -30,6 +30,7 @@ const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn start(
     settings: &Settings,
     admin: Vec<std::net::TcpListener>,
+    dns: DnsWorker,
     gate: MeshGate<Shard>,
     state: Arc<Reloadable>,
     events: EventSender,
@@ -49,6 +50,7 @@ pub(super) fn start(
         .name("control".to_owned())
         .spawn(move || {
             runtime.block_on(async move {
+                tokio::spawn(dns.run());
                 for listener in admin {
                     let source = source.clone();
                     match tokio::net::TcpListener::from_std(listener) {

@@ -15,6 +15,7 @@ use crate::{
     metrics::ShardMetrics,
     model::{AccountId, PartitionId, ShardId},
     queue::{Queue, QueueOptions},
+    resolver::Resolver,
     runtime::{
         connect::Sockets,
         executor::{Executor, Priority},
@@ -56,6 +57,8 @@ pub struct Shard {
     /// Policy decisions on clients and mail.
     pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,
+    /// Other mail servers, by the DNS.
+    pub resolver: Resolver,
     /// Sessions end at their next command boundary once this is set.
     pub shutting_down: Cell<bool>,
 }

@@ -181,6 +181,11 @@ impl<'k> SimulatedWorld<'k> {
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
                 imap_seats: Default::default(),
+                resolver: ringmail::resolver::Resolver::new(
+                    Arc::new(ringmail::resolver::zone::Zone::new()),
+                    executor.clone(),
+                    Default::default(),
+                ),
                 shutting_down: Cell::new(false),
             }));
         }

@@ -25,6 +25,9 @@ mod protocol;
 #[path = "../../queue/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod queue;
+#[path = "../../resolver/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod resolver;
 #[path = "../../runtime/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod runtime;

@@ -127,6 +127,11 @@ impl World {
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
                 imap_seats: Default::default(),
+                resolver: crate::resolver::Resolver::new(
+                    Arc::new(crate::resolver::zone::Zone::new()),
+                    executor.clone(),
+                    Default::default(),
+                ),
                 shutting_down: Cell::new(false),
             })
         });
