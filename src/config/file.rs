@@ -29,7 +29,7 @@ use crate::{
     },
     service::{
         ServiceOptions, imap::ImapOptions, intake::IntakeOptions, pop3::Pop3Options,
-        smtp::SmtpOptions,
+        relay::RelayOptions, smtp::SmtpOptions,
     },
     store::{Compression, HoldingLimits, StoreOptions},
 };
@@ -867,7 +867,7 @@ impl Settings {
                 ..defaults
             },
             intake: self.intake_options(),
-            relay: Default::default(),
+            relay: self.relay_options(),
             write_timeout: self.runtime.write_timeout,
             tls_handshake_timeout: self.runtime.tls_handshake_timeout,
         }
@@ -921,6 +921,11 @@ impl Settings {
             entries: section.cache_entries,
             queue: section.queue,
         }
+    }
+
+    fn relay_options(&self) -> RelayOptions {
+        let has_dns = !self.dns.demo || !self.dns.servers.is_empty();
+        RelayOptions { has_dns, ..RelayOptions::default() }
     }
 
     /// How DNS servers are asked, for all shards together.

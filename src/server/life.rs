@@ -24,6 +24,7 @@ use crate::{
     runtime::{
         acceptor::Acceptor,
         clients::Clients,
+        connect::Sockets,
         device::file::FileDevice,
         executor::Priority,
         mesh::{MeshError, MeshGate, MeshSeat},
@@ -32,7 +33,7 @@ use crate::{
         tls::TlsContext,
         worker::WorkerPool,
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, smtp::AcceptAll},
+    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, relay, smtp::AcceptAll},
     store::{Damage, Partition, StoreOptions},
 };
 
@@ -117,6 +118,7 @@ pub(super) async fn live(
     });
     mesh.open(shard.clone());
     delivery::follow_queues(&shard);
+    relay::start(&shard, Rc::new(Sockets));
     for (service, listener) in listeners {
         let acceptor = Acceptor {
             listener,
@@ -138,6 +140,7 @@ pub(super) async fn live(
         tell_damage(&shard);
         shard.events.flush();
     }
+    shard.relay().end();
     context.resources.shut_down();
     let deadline = Instant::now() + plan.shutdown_timeout;
     while context.resources.connection_count() > 0 && Instant::now() < deadline {

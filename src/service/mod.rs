@@ -80,7 +80,7 @@ impl Shard {
     /// The queue for other servers. Before [`relay::start`] it is one that sends nothing.
     pub fn relay(&self) -> &Queue<relay::Relay> {
         self.relay.get_or_init(|| {
-            let relay = relay::Relay::new(Weak::new(), None, Rc::new(Sockets));
+            let relay = relay::Relay::new(Weak::new(), Rc::new(Sockets));
             let partitions = self.partitions.clone();
             Queue::new(self.executor.clone(), relay, QueueOptions::default(), partitions)
         })

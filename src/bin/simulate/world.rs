@@ -12,13 +12,14 @@ use crate::{
     model::{PartitionId, ShardId},
     protocol::mime,
     runtime::{
+        connect::Sockets,
         device::memory::MemoryDevice,
         executor::Executor,
         mesh::{self, Mesh},
         resources::{ResourceLimits, ShardResources},
         simulation::Simulation,
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, smtp::AcceptAll},
+    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, relay, smtp::AcceptAll},
     store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions, TombstoneLimits},
 };
 
@@ -140,6 +141,7 @@ impl World {
             let mesh: &Mesh<Shard> = &shard.mesh;
             mesh.open(shard.clone());
             delivery::follow_queues(shard);
+            relay::start(shard, Rc::new(Sockets));
         }
         Ok(World { simulation, devices, shards, reports })
     }

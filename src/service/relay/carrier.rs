@@ -30,7 +30,7 @@ use crate::{
         Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
         Unreachable, Way,
     },
-    resolver::{MailHost, Resolver, Trouble},
+    resolver::{MailHost, Trouble},
     runtime::{LocalFuture, connect::Dialer},
     service::Shard,
     store::StoreError,
@@ -46,8 +46,6 @@ const SITE_NOWHERE: &str = "discard";
 /// The carrier of a shard's queue.
 pub struct Relay {
     shard: Weak<Shard>,
-    /// `None`: no DNS servers are configured.
-    resolver: Option<Resolver>,
     dialer: Rc<dyn Dialer>,
     /// The next address of ours to connect from.
     next_source: Cell<usize>,
@@ -89,9 +87,9 @@ impl Way for RelayWay {
     }
 }
 
-/// Makes the shard's queue and starts it. `resolver`: `None` without DNS servers.
-pub fn start(shard: &Rc<Shard>, resolver: Option<Resolver>, dialer: Rc<dyn Dialer>) {
-    let relay = Relay::new(Rc::downgrade(shard), resolver, dialer);
+/// Makes the shard's queue and starts it.
+pub fn start(shard: &Rc<Shard>, dialer: Rc<dyn Dialer>) {
+    let relay = Relay::new(Rc::downgrade(shard), dialer);
     let queue = Queue::new(
         shard.executor.clone(),
         relay,
@@ -105,17 +103,8 @@ pub fn start(shard: &Rc<Shard>, resolver: Option<Resolver>, dialer: Rc<dyn Diale
 }
 
 impl Relay {
-    pub(crate) fn new(
-        shard: Weak<Shard>,
-        resolver: Option<Resolver>,
-        dialer: Rc<dyn Dialer>,
-    ) -> Relay {
-        Relay { shard, resolver, dialer, next_source: Cell::new(0) }
-    }
-
-    /// Whether domains without a route can be reached.
-    pub fn has_dns(&self) -> bool {
-        self.resolver.is_some()
+    pub(crate) fn new(shard: Weak<Shard>, dialer: Rc<dyn Dialer>) -> Relay {
+        Relay { shard, dialer, next_source: Cell::new(0) }
     }
 
     fn now(&self) -> Timestamp {
@@ -153,14 +142,14 @@ impl Relay {
                 Err(Unreachable::Ever(self.problem("5.7.1", text.to_string())))
             }
             NextHop::Mx(tls) => {
-                let (hosts, site) = self.exchange(destination).await?;
+                let (hosts, site) = self.exchange(&shard, destination).await?;
                 let port = shard.options.relay.port;
                 way(site, Kind::Hosts(Hosts { hosts, port, tls, fixed: None }))
             }
             NextHop::Host(fixed) => {
                 let (hosts, name) = match fixed.mx {
-                    true => self.exchange(&fixed.host).await?,
-                    false => (vec![self.host(&fixed.host).await?], fixed.host.clone()),
+                    true => self.exchange(&shard, &fixed.host).await?,
+                    false => (vec![self.host(&shard, &fixed.host).await?], fixed.host.clone()),
                 };
                 let site = format!("{name}:{}", fixed.port);
                 let (port, tls) = (fixed.port, fixed.tls);
@@ -169,42 +158,41 @@ impl Relay {
         }
     }
 
-    fn dns(&self) -> Result<&Resolver, Unreachable> {
-        let missing = || {
-            let reason = "no DNS servers are configured (dns.servers), and no route leads there";
-            self.later("4.4.3", reason.to_owned())
-        };
-        self.resolver.as_ref().ok_or_else(missing)
+    /// Whether names can be looked up.
+    fn check_dns(&self, shard: &Shard) -> Result<(), Unreachable> {
+        let reason = "no DNS servers are configured (dns.servers), and no route leads there";
+        match shard.options.relay.has_dns {
+            true => Ok(()),
+            false => Err(self.later("4.4.3", reason.to_owned())),
+        }
     }
 
-    async fn exchange(&self, domain: &str) -> Result<(Vec<MailHost>, String), Unreachable> {
+    async fn exchange(
+        &self,
+        shard: &Shard,
+        domain: &str,
+    ) -> Result<(Vec<MailHost>, String), Unreachable> {
         if domain.is_empty() {
             let problem = self.problem("5.1.3", "the address has no domain".to_owned());
             return Err(Unreachable::Ever(problem));
         }
-        let found = self.dns()?.exchange(domain).await;
-        match found {
+        self.check_dns(shard)?;
+        match shard.resolver.exchange(domain).await {
             Ok(exchange) => Ok((exchange.hosts.clone(), exchange.site.clone())),
             Err(trouble) => Err(self.trouble(&trouble)),
         }
     }
 
-    async fn host(&self, name: &str) -> Result<MailHost, Unreachable> {
-        if let Ok(address) = name.parse::<IpAddr>() {
-            return Ok(MailHost {
-                name: name.to_owned(),
-                preference: 0,
-                addresses: vec![address],
-                authentic: false,
-                canonical: None,
-            });
+    async fn host(&self, shard: &Shard, name: &str) -> Result<MailHost, Unreachable> {
+        if name.parse::<IpAddr>().is_err() {
+            self.check_dns(shard)?;
         }
-        self.dns()?.host(name).await.map_err(|trouble| match self.trouble(&trouble) {
+        shard.resolver.host(name).await.map_err(|trouble| match self.trouble(&trouble) {
             // A fixed next hop that does not exist is a mistake of ours, not of the sender.
-            Unreachable::Ever(problem) => Unreachable::Now(Problem {
-                status: problem.status.replacen('5', "4", 1),
-                ..problem
-            }),
+            Unreachable::Ever(problem) => {
+                let status = problem.status.replacen('5', "4", 1);
+                Unreachable::Now(Problem { status, ..problem })
+            }
             now => now,
         })
     }

@@ -133,7 +133,7 @@ fn onward<'a>(shard: &Shard, asker: Asker, path: &str) -> Result<Route<'a>, Repl
         NextHop::Discard => Ok(Route::Nowhere),
         NextHop::Local => Err(UNKNOWN_USER),
         NextHop::Host(_) => Ok(Route::Onward),
-        NextHop::Mx(_) if shard.relay().carrier().has_dns() => Ok(Route::Onward),
+        NextHop::Mx(_) if shard.options.relay.has_dns => Ok(Route::Onward),
         NextHop::Mx(_) if asker.role == Role::Submission => Err(NO_WAY_OUT),
         NextHop::Mx(_) => Err(RELAY_DENIED),
     }
