@@ -67,6 +67,7 @@ Examples:
   ringmail demo
   ringmail demo --dir /tmp/mail --users 1000 --shards 1
   ringmail demo --set store.segment_size=8MiB --set smtp.recipients_max=5
+  ringmail demo --smarthost 127.0.0.1:2626
 
   printf 'Subject: Hello\\r\\n\\r\\nHello.\\r\\n' > hello.eml
   curl smtp://127.0.0.1:2025 --mail-from me@example.org \\
@@ -88,6 +89,9 @@ pub struct DemoArguments {
     /// Partitions when DIR is new; fixed afterwards [default: one for each shard]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     pub partitions: Option<u16>,
+    /// Send all mail for other domains to this host, e.g. 127.0.0.1:2626
+    #[arg(long, value_name = "HOST:PORT")]
+    pub smarthost: Option<String>,
     /// A setting as in the configuration file, except [listen], [tls] and those above; repeatable
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
@@ -96,7 +100,7 @@ pub struct DemoArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints \"ringmail: ready\" once every port is listening. SIGTERM and SIGINT shut it down in order; SIGHUP \
-makes it read users and certificates again. To open ports below 1024, start it as root; it then switches to the \
+makes it read users, aliases and certificates again. To open ports below 1024, start it as root; it then switches to the \
 configuration's user.
 
 Example:
@@ -110,7 +114,7 @@ pub struct ConfigArguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 #[command(after_help = "\
---config checks the settings, certificate and key, users file, data directory, and what the host \
+--config checks the settings, certificate and key, users and aliases file, data directory, and what the host \
 grants (io_uring, locked memory, file descriptors), but opens no port. --dir checks whether this \
 program knows the version of every file in a data directory; \"ringmail verify\" looks for damage.
 

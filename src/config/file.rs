@@ -12,12 +12,13 @@ use serde::Deserialize;
 
 use super::{
     ConfigProblem,
+    addresses::{AddressesSection, RouteTable},
     problem::line_of,
     schema::{self, PARTITIONS_MAX, server_address},
 };
 use crate::{
     control::{DnsOptions, Servers},
-    directory::{BackendOptions, DirectoryOptions, GuardOptions, PeerLimits},
+    directory::{BackendOptions, GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
     protocol::{imap, smtp},
@@ -47,6 +48,9 @@ pub struct Settings {
     /// `<data_dir>/users` unless set.
     #[serde(default)]
     pub users_file: Option<PathBuf>,
+    /// `<data_dir>/aliases` unless set.
+    #[serde(default)]
+    pub aliases_file: Option<PathBuf>,
     /// User (and group) to switch to permanently once the ports are bound; only read when root.
     #[serde(default)]
     pub user: Option<String>,
@@ -78,6 +82,11 @@ pub struct Settings {
     pub directory: DirectorySection,
     #[serde(default)]
     pub dns: DnsSection,
+    #[serde(default)]
+    pub addresses: AddressesSection,
+    /// Where mail for other domains goes.
+    #[serde(default)]
+    pub route: Vec<RouteTable>,
     #[serde(default)]
     pub events: EventsSection,
 }
@@ -428,6 +437,8 @@ pub struct SmtpSection {
     pub received_headers_max: usize,
     /// What to do with a bare CR or LF in a message.
     pub bare_newline: BareNewline,
+    /// Clients that may send to other domains without a log-in.
+    pub relay_networks: Vec<String>,
 }
 
 /// `protocol::smtp::BareNewline` as the file spells it.
@@ -467,6 +478,7 @@ impl Default for SmtpSection {
             recipients_max: limits.recipients_max,
             received_headers_max: limits.hops_max,
             bare_newline: limits.bare_newline.into(),
+            relay_networks: Vec::new(),
         }
     }
 }
@@ -693,10 +705,10 @@ impl Settings {
                  certificate and key, or set these three to []",
             ));
         }
-        match self.listen.collision() {
-            Some(pair) => Err(pair.problem(path, text)),
-            None => Ok(()),
+        if let Some(pair) = self.listen.collision() {
+            return Err(pair.problem(path, text));
         }
+        self.check_addresses(path, text)
     }
 
     /// Relative paths count from the configuration file's folder, not from where we were started.
@@ -707,6 +719,7 @@ impl Settings {
         if let Some(users) = &mut self.users_file {
             *users = base.join(&*users);
         }
+        self.resolve_address_paths(base);
         if let EventTarget::File(file) = EventTarget::named(&self.events.to) {
             self.events.to = base.join(file).to_string_lossy().into_owned();
         }
@@ -891,10 +904,6 @@ impl Settings {
             },
             ..defaults
         }
-    }
-
-    pub fn directory_options(&self) -> DirectoryOptions {
-        DirectoryOptions { domains: self.domains.clone(), ..DirectoryOptions::default() }
     }
 
     /// How fast passwords may be guessed.

@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod addresses;
 mod file;
 mod problem;
 mod schema;

@@ -13,7 +13,11 @@ use toml::{
 };
 
 use super::ConfigProblem;
-use crate::{events::EventTarget, model::Network};
+use crate::{
+    directory::{is_address, is_reply_text},
+    events::EventTarget,
+    model::Network,
+};
 
 /// One setting of the configuration file.
 pub struct Setting {
@@ -52,6 +56,17 @@ enum Kind {
     /// DNS servers: addresses, with a port or not.
     Servers,
     Networks,
+    /// The domains of a route.
+    RouteDomains,
+    /// A host, with or without a port.
+    Host,
+    /// Of a reply.
+    Text,
+    Mailboxes,
+    /// Characters between a name and the detail of a sub-address.
+    Separators,
+    /// Pairs "old=new" of domains.
+    Rewrites,
     OneOf(&'static [&'static str]),
     Count(Bounds),
     /// In octets.
@@ -60,7 +75,10 @@ enum Kind {
     Time(Bounds),
 }
 
-use Kind::{Addresses, Flag, HostName, HostNames, Name, Networks, OneOf, Servers};
+use Kind::{
+    Addresses, Flag, Host, HostName, HostNames, Mailboxes, Name, Networks, OneOf, Rewrites,
+    RouteDomains, Separators, Servers, Text,
+};
 
 #[derive(Clone, Copy)]
 struct Bounds {
@@ -134,6 +152,7 @@ pub const SETTINGS: &[Setting] = &[
     required("domains", HostNames, "[\"example.org\", \"example.net\"]"),
     required("data_dir", Kind::Path, "\"/var/lib/ringmail\""),
     optional("users_file", Kind::Path, "\"/etc/ringmail/users\""),
+    optional("aliases_file", Kind::Path, "\"/etc/ringmail/aliases\""),
     optional("user", Name, "\"ringmail\""),
     optional("group", Name, "\"ringmail\""),
     setting("listen.smtp", Addresses, "[\"0.0.0.0:25\"]"),
@@ -192,6 +211,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("smtp.recipients_max", count(1, 100_000), "1000"),
     setting("smtp.received_headers_max", count(1, 10_000), "100"),
     setting("smtp.bare_newline", OneOf(&["refuse", "normalise"]), "\"refuse\""),
+    optional("smtp.relay_networks", Networks, "[\"192.0.2.0/24\"]"),
     setting("pop3.idle_timeout", time(SECOND, WEEK), "\"10m\""),
     setting("imap.idle_timeout", time(SECOND, WEEK), "\"30m\""),
     setting("imap.append_size_max", size(KIB, MESSAGE_MOST), "\"50MiB\""),
@@ -223,6 +243,23 @@ pub const SETTINGS: &[Setting] = &[
     setting("dns.cache_age_max", time(0, WEEK), "\"1d\""),
     setting("dns.cache_age_unknown_max", time(0, WEEK), "\"1h\""),
     setting("dns.stale_age", time(0, WEEK), "\"1d\""),
+    setting("addresses.separators", Separators, "\"+\""),
+    optional("addresses.rewrite_senders", Rewrites, "[\"lan.example.org=example.org\"]"),
+    optional("addresses.verp_senders", Mailboxes, "[\"news@example.org\"]"),
+    optional("addresses.srs_domain", HostName, "\"example.org\""),
+    optional("addresses.srs_key_file", Kind::Path, "\"/etc/ringmail/srs.key\""),
+    required("route.domains", RouteDomains, "[\"partner.example\", \".partner.example\"]"),
+    required("route.to", OneOf(&["local", "mx", "relay", "lmtp", "discard", "reject"]), "\"relay\""),
+    optional("route.host", Host, "\"smtp.partner.example:25\""),
+    optional("route.mx", Flag, "false"),
+    optional("route.tls", OneOf(&["never", "opportunistic", "required", "verified"]), "\"verified\""),
+    optional("route.implicit_tls", Flag, "false"),
+    optional("route.user", Name, "\"relay@example.org\""),
+    optional("route.password", Name, "\"secret\""),
+    optional("route.password_file", Kind::Path, "\"/etc/ringmail/relay.password\""),
+    optional("route.text", Text, "\"no mail for this domain\""),
+    optional("route.accept_all", Flag, "false"),
+    optional("route.recipients_file", Kind::Path, "\"/etc/ringmail/partner.recipients\""),
     setting("events.to", Kind::Target, "\"stderr\""),
     setting("events.connections", Flag, "false"),
     setting("events.logins", Flag, "true"),
@@ -232,6 +269,9 @@ pub const SETTINGS: &[Setting] = &[
     setting("events.storage", Flag, "true"),
     setting("events.limits", Flag, "true"),
 ];
+
+/// Sections that may be there several times: lists of tables, `[[route]]`.
+const LISTS: &[&str] = &["route"];
 
 pub const SHARDS_MAX: u16 = 1024;
 pub const PARTITIONS_MAX: u16 = 4096;
@@ -252,17 +292,19 @@ pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblem> {
     }
     for setting in SETTINGS.iter().filter(|setting| setting.need == Need::Required) {
         let (section, key) = setting.parts();
-        let (found, span) = match section {
-            None => (document.get_ref().contains_key(key), None),
-            Some(section) => match document.get_ref().get(section) {
-                None => continue,
-                Some(table) => (table.get_ref().get(key).is_some(), Some(table.span())),
-            },
+        let span = match section {
+            None if document.get_ref().contains_key(key) => continue,
+            None => None,
+            Some(section) => {
+                let Some(value) = document.get_ref().get(section) else { continue };
+                let without =
+                    tables(value).into_iter().find(|table| table.get_ref().get(key).is_none());
+                let Some(table) = without else { continue };
+                Some(table.span())
+            }
         };
-        if !found {
-            let what = format!("missing; {}", setting.expected());
-            return Err(ConfigProblem::at(path, text, span, Some(setting.name), what));
-        }
+        let what = format!("missing; {}", setting.expected());
+        return Err(ConfigProblem::at(path, text, span, Some(setting.name), what));
     }
     match document.get_ref().get("group") {
         Some(group) if !document.get_ref().contains_key("user") => {
@@ -281,6 +323,34 @@ pub(super) fn item_span(text: &str, name: &str, index: usize) -> Option<Range<us
     Some(list.get_ref().as_array()?.get(index)?.span())
 }
 
+/// The span of the value of `section.key`; `None` if `text` does not set it.
+pub(super) fn value_span(text: &str, name: &str) -> Option<Range<usize>> {
+    let document = DeTable::parse(text).ok()?;
+    let (section, key) = name.split_once('.')?;
+    Some(document.get_ref().get(section)?.get_ref().as_table()?.get(key)?.span())
+}
+
+/// The span of `key` in a table of the list `name`, or of the table itself.
+pub(super) fn table_span(
+    text: &str,
+    name: &str,
+    index: usize,
+    key: Option<&str>,
+) -> Option<Range<usize>> {
+    let document = DeTable::parse(text).ok()?;
+    let table = document.get_ref().get(name)?.get_ref().as_array()?.get(index)?;
+    let value = key.and_then(|key| table.get_ref().as_table()?.get(key));
+    Some(value.map_or(table.span(), Spanned::span))
+}
+
+/// The tables of a section: one, or those of a list.
+fn tables<'a, 'b>(value: &'b Value<'a>) -> Vec<&'b Value<'a>> {
+    match value.get_ref().as_array() {
+        Some(list) => list.iter().collect(),
+        None => vec![value],
+    }
+}
+
 struct Wrong {
     span: Range<usize>,
     /// The name of the setting, as in the file.
@@ -295,6 +365,21 @@ type Value<'a> = Spanned<DeValue<'a>>;
 fn look_at(text: &str, key: &Key<'_>, value: &Value<'_>, wrongs: &mut Vec<Wrong>) {
     let name = key.get_ref();
     let is_section = sections().any(|section| section == name);
+    if LISTS.contains(&name.as_ref()) {
+        let list = value.get_ref().as_array();
+        let all = list.is_some_and(|list| list.iter().all(|item| item.get_ref().is_table()));
+        if !all {
+            let what =
+                format!("{}; expected a list of tables: [[{name}]]", found(text, value.span()));
+            return wrongs.push(Wrong { span: value.span(), name: name.to_string(), what });
+        }
+        for table in tables(value) {
+            for (key, value) in table.get_ref().as_table().into_iter().flatten() {
+                look_at_setting(text, &format!("{name}.{}", key.get_ref()), key, value, wrongs);
+            }
+        }
+        return;
+    }
     match value.get_ref().as_table() {
         Some(table) if is_section => {
             for (key, value) in table {
@@ -365,6 +450,16 @@ impl Kind {
             Addresses => return each(value, false, |text| text.parse::<SocketAddr>().is_ok()),
             Servers => return each(value, false, |text| server_address(text).is_some()),
             Networks => return each(value, false, |text| text.parse::<Network>().is_ok()),
+            RouteDomains => return each(value, true, is_route_domain),
+            Mailboxes => return each(value, false, is_address),
+            Rewrites => {
+                return each(value, false, |text| {
+                    text.split_once('=').is_some_and(|(old, new)| is_domain(old) && is_domain(new))
+                });
+            }
+            Host => text.is_some_and(|text| host_and_port(text).is_some()),
+            Text => text.is_some_and(is_reply_text),
+            Separators => text.is_some_and(is_separators),
             Kind::Path | Name => text.is_some_and(|text| !text.is_empty()),
             // A misspelled name must not become a file in some folder.
             Kind::Target => text.is_some_and(|text| {
@@ -399,6 +494,15 @@ impl Kind {
             Addresses => "a list of addresses with ports, or [] for none".to_owned(),
             Servers => "a list of addresses, with or without a port".to_owned(),
             Networks => "a list of addresses and networks (address/bits)".to_owned(),
+            RouteDomains => {
+                "a list of domains, at least one; .domain for those below it, * for all others"
+                    .to_owned()
+            }
+            Host => "a host name or address, with or without :port".to_owned(),
+            Text => "a text of printable ASCII".to_owned(),
+            Mailboxes => "a list of mail addresses".to_owned(),
+            Separators => "a text of characters from + - _ = # ~, or \"\" for none".to_owned(),
+            Rewrites => "a list of pairs \"old=new\" of domains".to_owned(),
             OneOf(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
             }
@@ -481,6 +585,14 @@ fn sections() -> impl Iterator<Item = &'static str> {
     })
 }
 
+/// How a section begins.
+fn header(section: &str) -> String {
+    match LISTS.contains(&section) {
+        true => format!("[[{section}]]"),
+        false => format!("[{section}]"),
+    }
+}
+
 fn keys(of: Option<&str>) -> String {
     let settings = SETTINGS.iter().map(Setting::parts).filter(|(section, _)| *section == of);
     settings.map(|(_, key)| key).collect::<Vec<_>>().join(", ")
@@ -493,19 +605,19 @@ fn unknown(name: &str, is_table: bool) -> String {
         None => (None, name),
     };
     if section.is_none() && is_table {
-        let sections: Vec<String> = sections().map(|section| format!("[{section}]")).collect();
+        let sections: Vec<String> = sections().map(header).collect();
         return format!("no such section; the sections are {}", sections.join(", "));
     }
     let elsewhere: Vec<String> = SETTINGS
         .iter()
         .filter(|setting| setting.parts().1 == key)
         .map(|setting| match setting.parts().0 {
-            Some(section) => format!("in [{section}]"),
+            Some(section) => format!("in {}", header(section)),
             None => "above the first section".to_owned(),
         })
         .collect();
     let whose = match section {
-        Some(section) => format!("[{section}] has"),
+        Some(section) => format!("{} has", header(section)),
         None => "the settings outside sections are".to_owned(),
     };
     match elsewhere.is_empty() {
@@ -538,12 +650,46 @@ fn name_at(text: &str, start: usize) -> Option<String> {
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let (above, line) = (text.get(..line_start)?, text.get(line_start..)?.lines().next()?);
     let (key, _) = line.split_once('=')?;
-    let header =
-        |line: &str| Some(line.trim().strip_prefix('[')?.split_once(']')?.0.trim().to_owned());
+    let header = |line: &str| {
+        Some(line.trim().strip_prefix('[')?.split_once(']')?.0.trim_matches([' ', '[']).to_owned())
+    };
     Some(match above.lines().rev().find_map(header) {
         Some(section) => format!("{section}.{}", key.trim()),
         None => key.trim().to_owned(),
     })
+}
+
+/// `example.org`, `.example.org` or `*`.
+fn is_route_domain(text: &str) -> bool {
+    text == "*" || is_domain(text.strip_prefix('.').unwrap_or(text))
+}
+
+/// Characters that a name does not need, so that no address becomes ambiguous.
+fn is_separators(text: &str) -> bool {
+    text.len() <= 8 && text.chars().all(|c| "+-_=#~".contains(c))
+}
+
+/// `name`, `name:25`, `192.0.2.1:25` or `[2001:db8::1]:25`: the host without brackets, and the port.
+pub(super) fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, after) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            match after {
+                "" => (host, None),
+                _ => (host, Some(after.strip_prefix(':')?)),
+            }
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = match port {
+        Some(port) => Some(port.parse().ok().filter(|port| *port != 0)?),
+        None => None,
+    };
+    (is_domain(host) || host.parse::<std::net::IpAddr>().is_ok()).then_some((host, port))
 }
 
 /// RFC 1123 host name: labels of letters, digits and hyphens, at most 255 octets.
@@ -654,12 +800,31 @@ mod tests {
          "5: shards: no such setting here; it belongs in [runtime]"),
         ("colour = 3",
          "5: colour: no such setting; the settings outside sections are hostname, domains, \
-          data_dir, users_file, user, group"),
+          data_dir, users_file, aliases_file, user, group"),
         ("[nonsense]\n",
          "5: nonsense: no such section; the sections are [listen], [tls], [process], [runtime], \
           [limits], [store], [intake], [smtp], [pop3], [imap], [authentication]"),
         ("group = \"mail\"",
          "5: group: has no effect without user: set that too, e.g. user = \"ringmail\""),
+
+        // Lists of tables.
+        ("[[route]]\ndomains = [\"a.test\", \".a.test\", \"*\"]\nto = \"mx\"", ""),
+        ("route = [{ domains = [\"a.test\"], to = \"relay\", host = \"[::1]:2525\" }]", ""),
+        ("[route]\nto = \"mx\"", "5: route: found [route]; expected a list of tables: [[route]]"),
+        ("route = [3]", "5: route: found [3]; expected a list of tables: [[route]]"),
+        ("[[route]]\nto = \"mx\"\ndomains = [\"a.test\"]\n[[route]]\nto = \"mx\"",
+         "8: route.domains: missing; expected a list of domains, at least one; .domain for those below \
+          it, * for all others, e.g. domains = [\"partner.example\", \".partner.example\"]"),
+        ("[[route]]\nto = \"nowhere\"",
+         "6: route.to: found \"nowhere\"; expected \"local\" or \"mx\" or \"relay\""),
+        ("[[route]]\nport = 3", "6: route.port: no such setting; [[route]] has domains, to, host"),
+        ("[[route]]\nhost = \"a:b\"", "6: route.host: found \"a:b\"; expected a host name or address"),
+        ("[[route]]\ntls = verified", "6: route.tls: string values must be quoted; expected \"never\""),
+        ("host = \"x\"", "5: host: no such setting here; it belongs in [[route]]"),
+        ("[addresses]\nseparators = \"+.\"",
+         "6: addresses.separators: found \"+.\"; expected a text of characters from + - _"),
+        ("[addresses]\nrewrite_senders = [\"a.test=b.test\", \"c.test\"]",
+         "6: addresses.rewrite_senders: found \"c.test\"; expected a list of pairs \"old=new\""),
 
         // Not TOML. A comment behind the section's name once hid the setting.
         ("[store]  # disk\ncompression = zstd",
@@ -777,10 +942,15 @@ mod tests {
                 let listen: Vec<&str> =
                     listen.lines().filter(|line| !line.starts_with(setting.name)).collect();
                 let lines = [top.join("\n"), listen.join("\n")].join("\n");
-                let line = 1 + lines.lines().count();
-                let said = problem(&format!("{lines}\n{} = {value}\n", setting.name));
+                let (section, key) = setting.parts();
+                let list = section.filter(|section| LISTS.contains(section));
+                let (above, name) = match list {
+                    Some(section) => (format!("[[{section}]]\n"), key),
+                    None => (String::new(), setting.name),
+                };
+                let line = 1 + lines.lines().count() + above.lines().count();
+                let said = problem(&format!("{lines}\n{above}{name} = {value}\n"));
                 let begins = format!("t.toml:{line}: {}: found ", setting.name);
-                let (_, key) = setting.parts();
                 if said.starts_with(&begins) {
                     refused += 1;
                     let ends = format!(", e.g. {key} = {}", setting.example);
@@ -792,6 +962,7 @@ mod tests {
                     let other = said.is_empty()
                         || said.contains("missing")
                         || said.contains("without user")
+                        || said.contains("without addresses.srs_domain")
                         || said.contains("need a certificate");
                     assert!(other, "{} = {value}: {said}", setting.name);
                 }
@@ -805,7 +976,7 @@ mod tests {
         let mut text = REQUIRED.join("\n");
         match section {
             Some("listen") => text = text.replace("imaps = []", "imaps = [], nonsense = 1"),
-            Some(section) => text.push_str(&format!("\n[{section}]\nnonsense = 1\n")),
+            Some(section) => text.push_str(&format!("\n{}\nnonsense = 1\n", header(section))),
             None => text.push_str("\nnonsense = 1\n"),
         }
         let error = toml::from_str::<Settings>(&text).unwrap_err();

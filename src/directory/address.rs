@@ -72,6 +72,11 @@ pub(super) fn account_address(text: &str) -> Result<String, &'static str> {
     Ok(address.key())
 }
 
+/// Whether `text` can be an account's address.
+pub fn is_address(text: &str) -> bool {
+    account_address(text).is_ok()
+}
+
 /// `"alice"@demo.test` is the same mailbox as `alice@demo.test` (RFC 5321 4.1.2).
 fn unquote(local_part: &str) -> String {
     let Some(quoted) = local_part.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {

@@ -145,6 +145,10 @@ impl Aliases {
         Ok((aliases, warnings))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }

@@ -42,6 +42,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 pub use self::{
+    address::is_address,
     aliases::is_reply_text,
     authenticate::{PasswordJob, PasswordWorkers},
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},

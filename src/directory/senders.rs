@@ -16,11 +16,15 @@
 //!
 //! Immutable, part of a [`super::DirectorySnapshot`].
 
+use std::path::PathBuf;
+
 use hashbrown::{HashMap, HashSet};
 use ring::hmac;
 
-use super::{address::Address, files::DirectoryError, files::read_keys};
-use std::path::{Path, PathBuf};
+use super::{
+    address::Address,
+    files::{DirectoryError, read_keys},
+};
 
 /// Days that a return path can be used: bounces come within the days that a queue keeps a message.
 const AGE_MAX: u16 = 21;
@@ -62,9 +66,17 @@ impl Senders {
     pub(super) fn load(
         options: &SenderOptions,
         separators: &str,
+        keys_may_be_absent: bool,
     ) -> Result<Senders, DirectoryError> {
         let srs = match &options.srs {
-            Some((domain, path)) => Some(Srs::load(domain, path)?),
+            Some((domain, path)) => match read_keys(path)? {
+                Some(keys) => Some(Srs::new(domain, keys.iter().map(String::as_str))),
+                None if keys_may_be_absent => None,
+                None => {
+                    let error = std::io::Error::from(std::io::ErrorKind::NotFound);
+                    return Err(DirectoryError::io(path, error));
+                }
+            },
             None => None,
         };
         let rewrite = options.rewrite.iter();
@@ -132,15 +144,6 @@ impl std::fmt::Debug for Srs {
 }
 
 impl Srs {
-    fn load(domain: &str, path: &Path) -> Result<Srs, DirectoryError> {
-        let absent = || {
-            let error = std::io::Error::from(std::io::ErrorKind::NotFound);
-            DirectoryError::io(path, error)
-        };
-        let keys = read_keys(path)?.ok_or_else(absent)?;
-        Ok(Srs::new(domain, keys.iter().map(String::as_str)))
-    }
-
     fn new<'a>(domain: &str, keys: impl Iterator<Item = &'a str>) -> Srs {
         let key = |text: &str| hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
         Srs { domain: domain.to_lowercase(), keys: keys.map(key).collect() }
@@ -337,7 +340,7 @@ mod tests {
             verp: vec!["list@demo.test".to_owned()],
             srs: None,
         };
-        let senders = Senders::load(&options, "-+").unwrap();
+        let senders = Senders::load(&options, "-+", false).unwrap();
         assert_eq!(senders.rewritten("Bob@LAN.test").as_deref(), Some("Bob@demo.test"));
         assert_eq!(senders.rewritten("bob@demo.test"), None);
         let path = senders.for_recipient("List@demo.test", "Bob@else.test");
@@ -345,7 +348,7 @@ mod tests {
         assert_eq!(senders.for_recipient("bob@demo.test", "x@else.test"), None);
         assert_eq!(senders.for_recipient("list@demo.test", &format!("{:a<60}@x", "")), None);
         assert_eq!(senders.for_recipient("list@demo.test", "\"a b\"@x"), None);
-        let without = Senders::load(&options, "").unwrap();
+        let without = Senders::load(&options, "", false).unwrap();
         assert_eq!(without.for_recipient("list@demo.test", "x@else.test"), None);
     }
 }

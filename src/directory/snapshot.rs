@@ -140,6 +140,22 @@ impl DirectorySnapshot {
         files: &DirectoryFiles,
         options: &DirectoryOptions,
     ) -> Result<(DirectorySnapshot, Vec<String>), DirectoryError> {
+        DirectorySnapshot::read(files, options, false)
+    }
+
+    /// As [`DirectorySnapshot::load`], before a start that would make what is absent.
+    pub fn check(
+        files: &DirectoryFiles,
+        options: &DirectoryOptions,
+    ) -> Result<(DirectorySnapshot, Vec<String>), DirectoryError> {
+        DirectorySnapshot::read(files, options, true)
+    }
+
+    fn read(
+        files: &DirectoryFiles,
+        options: &DirectoryOptions,
+        keys_may_be_absent: bool,
+    ) -> Result<(DirectorySnapshot, Vec<String>), DirectoryError> {
         let users = match UsersFile::load(&files.users) {
             // Only absence: with no accounts for another reason, all mail would be refused for
             // good.
@@ -149,7 +165,8 @@ impl DirectorySnapshot {
         let mut snapshot = DirectorySnapshot::new(&users, options)
             .ok_or_else(|| DirectoryError::NoPostmaster(files.users.clone()))?;
         snapshot.routes = Routes::load(&options.routes)?;
-        snapshot.senders = Senders::load(&options.senders, &options.separators)?;
+        snapshot.senders =
+            Senders::load(&options.senders, &options.separators, keys_may_be_absent)?;
         let default_domain = snapshot.default_domain.clone().unwrap_or_default();
         let file = AliasesFile::load(&files.aliases, &default_domain)?;
         let (aliases, warnings) = Aliases::build(file, &files.aliases, &snapshot)?;
@@ -237,6 +254,11 @@ impl DirectorySnapshot {
             None => snapshot.users.first().map(|user| user.id),
         };
         Some(snapshot)
+    }
+
+    /// Lines of the aliases file.
+    pub fn alias_count(&self) -> usize {
+        self.aliases.len()
     }
 
     pub fn users(&self) -> &[User] {
@@ -636,6 +658,19 @@ else@other.test: x@else.test
             let may = snapshot.may_send_as(AccountId(account), address);
             assert_eq!(may, expected, "{account} as {address}");
         }
+    }
+
+    #[test]
+    fn the_example_file_is_right() {
+        let text = include_str!("../../docs/aliases.example").replace("example.org", "demo.test");
+        let text = text.replace("example.net", "other.test");
+        let (snapshot, warnings) = with_aliases(&text, |_| {}).expect("loads");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(snapshot.alias_count(), 9);
+        let found = shown(&snapshot.resolve("office@other.test"));
+        let expected = "1, 2, bob@elsewhere.example Alias, partner@elsewhere.example Alias, \
+                        carol@elsewhere.example Alias";
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -20,7 +20,6 @@ use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
     num::NonZero,
-    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -38,7 +37,7 @@ use self::{
 use crate::{
     config::Settings,
     control,
-    directory::{DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile},
+    directory::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory},
     events::{self, Event, EventSender},
     resolver::MAIL_PORT,
     runtime::{
@@ -83,7 +82,10 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
 
     // Files that may be missing or wrong come first: a start that fails must not fix the number of
     // partitions.
-    let state = Arc::new(Reloadable::load(&settings, events.clone())?);
+    DirectorySnapshot::make_keys(&settings.directory_options().senders)?;
+    let (state, warnings) = Reloadable::load(&settings, events.clone(), DirectorySnapshot::load)?;
+    warnings.iter().for_each(|text| warn(&events, text));
+    let state = Arc::new(state);
     let partitions = settings.partitions(shard_count);
     let data = Arc::new(DataDirectory::open(&settings.data_dir, partitions)?);
     if let Some(warning) = other_partitions(&settings, data.layout()) {
@@ -238,20 +240,31 @@ pub fn demand(settings: &Settings) -> Result<Demand> {
 
 /// The files that SIGHUP and the control socket's `reload` read again.
 pub struct Reloadable {
-    users_path: PathBuf,
-    directory_options: crate::directory::DirectoryOptions,
+    files: DirectoryFiles,
+    directory_options: DirectoryOptions,
     directory: Arc<SharedDirectory>,
     tls: Option<Arc<TlsContext>>,
     tls_files: Option<crate::config::TlsFiles>,
     events: EventSender,
 }
 
+/// Reads the directory's files: [`DirectorySnapshot::load`] or [`DirectorySnapshot::check`].
+type Read = fn(
+    &DirectoryFiles,
+    &DirectoryOptions,
+) -> Result<(DirectorySnapshot, Vec<String>), crate::directory::DirectoryError>;
+
 impl Reloadable {
-    fn load(settings: &Settings, events: EventSender) -> Result<Reloadable> {
-        let users_path = settings.users_path();
+    /// Also returns the warnings about the files.
+    fn load(
+        settings: &Settings,
+        events: EventSender,
+        read: Read,
+    ) -> Result<(Reloadable, Vec<String>)> {
+        let files = settings.directory_files();
         let directory_options = settings.directory_options();
         let limits = PeerLimits::of_queue(settings.authentication.queue);
-        let snapshot = read_users(&users_path, &directory_options)?;
+        let (snapshot, warnings) = read(&files, &directory_options)?;
         let tls_files = settings.tls.clone();
         let tls = match &tls_files {
             Some(files) => {
@@ -259,17 +272,19 @@ impl Reloadable {
             }
             None => None,
         };
-        Ok(Reloadable {
-            users_path,
+        let reloadable = Reloadable {
+            files,
             directory_options,
             directory: SharedDirectory::guarded(snapshot, limits, settings.guard_options()),
             tls,
             tls_files,
             events,
-        })
+        };
+        Ok((reloadable, warnings))
     }
 
-    /// Reads users and certificates again; on an error the old ones stay in force.
+    /// Reads users, aliases, what routes name, and certificates again; on an error the old ones stay
+    /// in force.
     pub fn reload(&self) -> Result<()> {
         let reloaded = self.read_again();
         match &reloaded {
@@ -283,26 +298,15 @@ impl Reloadable {
 
     /// Returns the previous users.
     fn read_again(&self) -> Result<Arc<DirectorySnapshot>> {
-        let snapshot = read_users(&self.users_path, &self.directory_options)?;
+        let (snapshot, warnings) = DirectorySnapshot::load(&self.files, &self.directory_options)?;
         if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
             tls.replace(Certificate::load(&files.certificate, &files.key)?)?;
         }
+        for text in &warnings {
+            self.events.tell(&Event::Warning { text });
+        }
         Ok(self.directory.replace(snapshot))
     }
-}
-
-/// An absent users file counts as empty: accounts come with `ringmail user add`.
-fn read_users(
-    path: &Path,
-    options: &crate::directory::DirectoryOptions,
-) -> Result<DirectorySnapshot> {
-    let file = match UsersFile::load(path) {
-        // Only absence: with no accounts for another reason, all mail would be refused permanently.
-        Err(error) if error.is_absence() => UsersFile::new(),
-        file => file?,
-    };
-    DirectorySnapshot::new(&file, options)
-        .with_context(|| format!("{}: no account for postmaster", path.display()))
 }
 
 fn bind_admin(settings: &Settings) -> Result<Vec<std::net::TcpListener>> {
@@ -354,7 +358,8 @@ fn try_files(settings: &Settings, events: &EventSender) -> Result<()> {
     if settings.data_dir.symlink_metadata().is_ok() {
         return Ok(());
     }
-    let load = || Reloadable::load(settings, events.clone()).map(drop);
+    let read = DirectorySnapshot::check;
+    let load = || Reloadable::load(settings, events.clone(), read).map(drop);
     match &settings.user {
         Some(user) => {
             privilege::act_as(privilege::identity(user, settings.group.as_deref())?, load)?
@@ -402,6 +407,8 @@ fn announce() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -430,8 +437,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file").join("users");
         std::fs::write(folder.path().join("file"), "").unwrap();
-        let options = crate::directory::DirectoryOptions::default();
-        let error = read_users(&path, &options).err().unwrap();
+        let files = DirectoryFiles { users: path, aliases: folder.path().join("aliases") };
+        let error = DirectorySnapshot::load(&files, &DirectoryOptions::default()).err().unwrap();
         assert!(error.to_string().contains("Not a directory"), "{error:#}");
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use ringmail::{
     config::{Settings, TlsFiles},
-    directory::{DirectorySnapshot, UsersFile},
+    directory::{DirectoryError, DirectorySnapshot, UsersFile},
     model::{Lsn, PartitionId},
     runtime::{
         folder::Folder,
@@ -50,9 +50,6 @@ fn check_config(path: &Path) -> Result<()> {
     match inside(users_folder, || UsersFile::load(&users_path))? {
         None => print_line(format_args!("{}: absent: no accounts yet", users_path.display()))?,
         Some(Ok(file)) => {
-            if DirectorySnapshot::new(&file, &settings.directory_options()).is_none() {
-                problems.push(format!("{}: no account for postmaster", users_path.display()));
-            }
             print_line(format_args!(
                 "{}: {} accounts",
                 users_path.display(),
@@ -63,6 +60,17 @@ fn check_config(path: &Path) -> Result<()> {
             print_line(format_args!("{}: absent: no accounts yet", users_path.display()))?;
         }
         Some(Err(error)) => problems.push(error.to_string()),
+    }
+    if problems.is_empty() {
+        match load_directory(&settings)? {
+            Ok((snapshot, unreached)) => {
+                let path = settings.directory_files().aliases;
+                print_line(format_args!("{}: {} aliases", path.display(), snapshot.alias_count()))?;
+                // A start says the same and goes on.
+                problems.extend(unreached);
+            }
+            Err(error) => problems.push(error.to_string()),
+        }
     }
     let layout = inside(&settings.data_dir, || data_dir::read_layout(&settings.data_dir))?;
     match layout.unwrap_or(Ok(None)) {
@@ -115,19 +123,36 @@ fn user_problem(settings: &Settings) -> Option<String> {
     Some(format!("{setting}: {error}"))
 }
 
+/// Users, aliases and what the routes name, read as the owner of the data directory, or as the
+/// server's user before there is one: a start hands the directory over first.
+fn load_directory(
+    settings: &Settings,
+) -> Result<Result<(DirectorySnapshot, Vec<String>), DirectoryError>> {
+    let (files, options) = (settings.directory_files(), settings.directory_options());
+    let load = || DirectorySnapshot::check(&files, &options);
+    match inside(&settings.data_dir, load)? {
+        Some(loaded) => Ok(loaded),
+        None => as_server(settings, load),
+    }
+}
+
 /// Reads as the server's user, who may be denied files of root's.
 fn load_certificate(settings: &Settings, files: &TlsFiles) -> Result<()> {
-    let load = || Certificate::load(&files.certificate, &files.key);
-    let certificate = match &settings.user {
-        Some(user) if privilege::is_root() => {
-            let owner = privilege::identity(user, settings.group.as_deref())?;
-            privilege::act_as(owner, load)??
-        }
-        _ => load()?,
-    };
+    let certificate = as_server(settings, || Certificate::load(&files.certificate, &files.key))??;
     // Whether the key belongs to the certificate.
     TlsContext::new(certificate)?;
     Ok(())
+}
+
+/// Runs `look` as the user that the settings name, if we are root.
+fn as_server<T>(settings: &Settings, look: impl FnOnce() -> T) -> Result<T> {
+    match &settings.user {
+        Some(user) if privilege::is_root() => {
+            let owner = privilege::identity(user, settings.group.as_deref())?;
+            Ok(privilege::act_as(owner, look)?)
+        }
+        _ => Ok(look()),
+    }
 }
 
 /// Runs `look` as the owner of `folder`; `None` if the folder is absent.

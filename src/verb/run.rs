@@ -18,8 +18,11 @@ pub fn serve(arguments: ConfigArguments) -> Result<()> {
 }
 
 pub fn demo(arguments: DemoArguments) -> Result<()> {
-    let DemoArguments { dir, port_base, users, shards, partitions, set } = arguments;
+    let DemoArguments { dir, port_base, users, shards, partitions, smarthost, set } = arguments;
     let mut settings = Settings::demo(&dir, port_base, shards, partitions, &set)?;
+    if let Some(host) = smarthost {
+        settings.set_smarthost(&host)?;
+    }
     let folder =
         Folder::make(&dir, None).with_context(|| format!("{}: cannot create", dir.display()))?;
     folder.tighten().with_context(|| format!("{}: cannot change its mode", dir.display()))?;

@@ -1,0 +1,497 @@
+//! Addresses and routes in the configuration: `[addresses]` and the `[[route]]` tables, with the
+//! checks that concern several of their keys.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::{
+    ConfigProblem, Settings,
+    schema::{self, host_and_port},
+};
+use crate::{
+    directory::{
+        DirectoryFiles, DirectoryOptions, HostOptions, Inbound, Password, RouteOptions, RouteTo,
+        SenderOptions, TlsPolicy,
+    },
+    model::Network,
+};
+
+const SMTP_PORT: u16 = 25;
+const SUBMISSIONS_PORT: u16 = 465;
+const LMTP_PORT: u16 = 24;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AddressesSection {
+    /// Characters between a name and the detail of a sub-address.
+    pub separators: String,
+    /// Pairs "old=new": senders' domains, and what they become on the way out.
+    pub rewrite_senders: Vec<String>,
+    /// Senders whose mail goes out with a return path for each recipient.
+    pub verp_senders: Vec<String>,
+    /// Domain of the return paths of forwarded mail.
+    pub srs_domain: Option<String>,
+    /// `<data_dir>/srs.key` unless set.
+    pub srs_key_file: Option<PathBuf>,
+}
+
+impl Default for AddressesSection {
+    fn default() -> AddressesSection {
+        AddressesSection {
+            separators: DirectoryOptions::default().separators,
+            rewrite_senders: Vec::new(),
+            verp_senders: Vec::new(),
+            srs_domain: None,
+            srs_key_file: None,
+        }
+    }
+}
+
+/// One `[[route]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteTable {
+    pub domains: Vec<String>,
+    pub to: RouteWord,
+    /// With or without a port.
+    #[serde(default)]
+    pub host: Option<String>,
+    #[serde(default)]
+    pub mx: bool,
+    #[serde(default)]
+    pub tls: Option<TlsWord>,
+    #[serde(default)]
+    pub implicit_tls: bool,
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub password: Option<Secret>,
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    #[serde(default)]
+    pub text: Option<String>,
+    /// Strangers may send to all addresses in these domains.
+    #[serde(default)]
+    pub accept_all: bool,
+    /// Strangers may send to the addresses in this file.
+    #[serde(default)]
+    pub recipients_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteWord {
+    Local,
+    Mx,
+    Relay,
+    Lmtp,
+    Discard,
+    Reject,
+}
+
+/// `directory::TlsPolicy` as the file spells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsWord {
+    Never,
+    Opportunistic,
+    Required,
+    Verified,
+}
+
+impl From<TlsWord> for TlsPolicy {
+    fn from(word: TlsWord) -> TlsPolicy {
+        match word {
+            TlsWord::Never => TlsPolicy::Never,
+            TlsWord::Opportunistic => TlsPolicy::Opportunistic,
+            TlsWord::Required => TlsPolicy::Required,
+            TlsWord::Verified => TlsPolicy::Verified,
+        }
+    }
+}
+
+/// A password, which no error or log shows.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl RouteTable {
+    /// All other domains to one host.
+    fn smarthost(host: &str) -> RouteTable {
+        RouteTable {
+            domains: vec!["*".to_owned()],
+            to: RouteWord::Relay,
+            host: Some(host.to_owned()),
+            mx: false,
+            tls: None,
+            implicit_tls: false,
+            user: None,
+            password: None,
+            password_file: None,
+            text: None,
+            accept_all: false,
+            recipients_file: None,
+        }
+    }
+
+    /// The first key that does not fit the others, and why.
+    fn problem(&self, hostname: &str) -> Option<(&'static str, String)> {
+        use RouteWord::{Discard, Lmtp, Local, Mx, Reject, Relay};
+        let word = format!("{:?}", self.to).to_lowercase();
+        let has_host = matches!(self.to, Relay | Lmtp);
+        let set = [
+            ("host", self.host.is_some(), has_host),
+            ("mx", self.mx, self.to == Relay),
+            ("tls", self.tls.is_some(), has_host || self.to == Mx),
+            ("implicit_tls", self.implicit_tls, has_host),
+            ("user", self.user.is_some(), has_host),
+            ("password", self.password.is_some(), has_host),
+            ("password_file", self.password_file.is_some(), has_host),
+            ("text", self.text.is_some(), self.to == Reject),
+            ("accept_all", self.accept_all, self.to != Local),
+            ("recipients_file", self.recipients_file.is_some(), self.to != Local),
+        ];
+        for (key, is_set, fits) in set {
+            if is_set && !fits {
+                return Some((key, format!("has no effect with to = \"{word}\": remove it")));
+            }
+        }
+        let say = |key, what: &str| Some((key, what.to_owned()));
+        match self.to {
+            Relay | Lmtp if self.host.is_none() => {
+                return say("to", "needs a host, e.g. host = \"smtp.partner.example:25\"");
+            }
+            Reject if self.text.is_none() => {
+                return say("to", "needs a text, e.g. text = \"no mail for this domain\"");
+            }
+            Local if self.domains.iter().any(|domain| domain.starts_with(['*', '.'])) => {
+                return say("domains", "a domain that is kept here is named in full");
+            }
+            Discard | Mx | Relay | Lmtp | Reject | Local => {}
+        }
+        let host = self.host.as_deref().and_then(host_and_port).map(|(host, _)| host);
+        if host.is_some_and(|host| host.eq_ignore_ascii_case(hostname)) {
+            return say("host", "is this server itself: mail would come back again and again");
+        }
+        match (&self.user, &self.password, &self.password_file) {
+            (None, None, None) => {}
+            (Some(_), Some(_), None) | (Some(_), None, Some(_)) => {
+                let weak = matches!(self.tls, Some(TlsWord::Never | TlsWord::Opportunistic));
+                if weak && !self.implicit_tls && !host.is_some_and(is_loopback) {
+                    return say(
+                        "tls",
+                        "would send the password without TLS: use \"required\" or \"verified\"",
+                    );
+                }
+            }
+            (None, Some(_), _) => return say("password", "needs a user"),
+            (None, _, Some(_)) => return say("password_file", "needs a user"),
+            (Some(_), None, None) => return say("user", "needs a password or a password_file"),
+            (Some(_), Some(_), Some(_)) => {
+                return say("password_file", "is there beside password: remove one of them");
+            }
+        }
+        match (self.accept_all, &self.recipients_file) {
+            (true, Some(_)) => {
+                return say("recipients_file", "has no effect with accept_all: remove one of them");
+            }
+            (true, None) if self.domains.iter().any(|domain| domain == "*") => {
+                return say(
+                    "accept_all",
+                    "would relay for everybody: name the domains that this server is a backup for",
+                );
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn options(&self) -> RouteOptions {
+        let to = match self.to {
+            RouteWord::Local => RouteTo::Local,
+            RouteWord::Mx => RouteTo::Mx(self.tls.map(TlsPolicy::from).unwrap_or_default()),
+            RouteWord::Relay | RouteWord::Lmtp => RouteTo::Host(self.host()),
+            RouteWord::Discard => RouteTo::Discard,
+            RouteWord::Reject => RouteTo::Reject(self.text.clone().unwrap_or_default()),
+        };
+        let inbound = match &self.recipients_file {
+            Some(path) => Inbound::Listed(path.clone()),
+            None if self.accept_all => Inbound::All,
+            None => Inbound::Refuse,
+        };
+        RouteOptions { domains: self.domains.clone(), to, inbound }
+    }
+
+    /// Checked when the file was read.
+    fn host(&self) -> HostOptions {
+        let text = self.host.as_deref().unwrap_or_default();
+        let (host, port) = host_and_port(text).unwrap_or((text, None));
+        let lmtp = self.to == RouteWord::Lmtp;
+        let usual = match (lmtp, self.implicit_tls) {
+            (true, _) => LMTP_PORT,
+            (false, true) => SUBMISSIONS_PORT,
+            (false, false) => SMTP_PORT,
+        };
+        let password = match (&self.password, &self.password_file) {
+            (Some(Secret(text)), _) => Some(Password::Text(text.clone())),
+            (None, Some(path)) => Some(Password::File(path.clone())),
+            (None, None) => None,
+        };
+        // A password goes only to the host that it is for.
+        let tls = match (self.tls, &password) {
+            (Some(word), _) => word.into(),
+            (None, Some(_)) if !is_loopback(host) => TlsPolicy::Verified,
+            (None, _) => TlsPolicy::default(),
+        };
+        HostOptions {
+            host: host.to_owned(),
+            port: port.unwrap_or(usual),
+            mx: self.mx,
+            lmtp,
+            tls,
+            implicit_tls: self.implicit_tls,
+            credentials: self.user.clone().zip(password),
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+impl Settings {
+    /// Checks addresses and routes: keys that depend on each other.
+    pub(super) fn check_addresses(&self, path: &Path, text: &str) -> Result<(), ConfigProblem> {
+        for (index, route) in self.route.iter().enumerate() {
+            if let Some((key, what)) = route.problem(&self.hostname) {
+                let span = schema::table_span(text, "route", index, Some(key));
+                let name = format!("route.{key}");
+                return Err(ConfigProblem::at(path, text, span, Some(&name), what));
+            }
+            let ours = self.domains.iter().map(|domain| (domain, "domains has it too"));
+            let above = self.route.iter().take(index).flat_map(|route| &route.domains);
+            let taken = ours.chain(above.map(|domain| (domain, "a route above has it too")));
+            let mut seen = Vec::new();
+            for domain in route.domains.iter().map(|domain| domain.to_lowercase()) {
+                let twice = match seen.contains(&domain) {
+                    true => Some("is there twice"),
+                    false => {
+                        let mut taken = taken.clone();
+                        taken.find(|(other, _)| other.to_lowercase() == domain).map(|it| it.1)
+                    }
+                };
+                if let Some(why) = twice {
+                    let span = schema::table_span(text, "route", index, Some("domains"));
+                    let what = format!("{domain}: {why}: remove one of them");
+                    return Err(ConfigProblem::at(path, text, span, Some("route.domains"), what));
+                }
+                seen.push(domain);
+            }
+        }
+        let wrong = |name: &str, what: &str| {
+            let span = schema::value_span(text, name);
+            Err(ConfigProblem::at(path, text, span, Some(name), what))
+        };
+        let section = &self.addresses;
+        if section.srs_key_file.is_some() && section.srs_domain.is_none() {
+            return wrong(
+                "addresses.srs_key_file",
+                "has no effect without addresses.srs_domain: set that too, or remove it",
+            );
+        }
+        if section.separators.is_empty() && !section.verp_senders.is_empty() {
+            return wrong(
+                "addresses.verp_senders",
+                "their return paths are sub-addresses: addresses.separators may not be empty",
+            );
+        }
+        for (index, network) in self.smtp.relay_networks.iter().enumerate() {
+            let mut all = ["0.0.0.0/0", "::/0"].iter().filter_map(|text| text.parse().ok());
+            let network = network.parse::<Network>().ok();
+            if network.is_some_and(|network| all.any(|all| network.contains(&all))) {
+                let span = schema::item_span(text, "smtp.relay_networks", index);
+                let what = "would relay for everybody: name your own networks";
+                return Err(ConfigProblem::at(path, text, span, Some("smtp.relay_networks"), what));
+            }
+        }
+        Ok(())
+    }
+
+    /// `base`: what relative paths count from.
+    pub(super) fn resolve_address_paths(&mut self, base: &Path) {
+        let routes = self.route.iter_mut();
+        let of_routes =
+            routes.flat_map(|route| [&mut route.password_file, &mut route.recipients_file]);
+        let others = [&mut self.aliases_file, &mut self.addresses.srs_key_file];
+        for path in of_routes.chain(others).flatten() {
+            *path = base.join(&*path);
+        }
+    }
+
+    /// Sends all mail for other domains to `host`, as `ringmail demo --smarthost` asks.
+    ///
+    /// # Errors
+    /// If it is no host, or another route has all other domains.
+    pub fn set_smarthost(&mut self, host: &str) -> Result<(), ConfigProblem> {
+        let wrong = |what: &str| Err(ConfigProblem::file("--smarthost", format!("{host}: {what}")));
+        if host_and_port(host).is_none() {
+            return wrong("expected a host name or address, with or without :port");
+        }
+        if self.route.iter().flat_map(|route| &route.domains).any(|domain| domain == "*") {
+            return wrong("a route of --set has all other domains: remove one of them");
+        }
+        self.route.push(RouteTable::smarthost(host));
+        Ok(())
+    }
+
+    pub fn directory_options(&self) -> DirectoryOptions {
+        let section = &self.addresses;
+        let key = section.srs_key_file.clone();
+        let key = key.unwrap_or_else(|| self.data_dir.join("srs.key"));
+        let pair =
+            |text: &String| text.split_once('=').map(|(old, new)| (old.to_owned(), new.to_owned()));
+        DirectoryOptions {
+            domains: self.domains.clone(),
+            postmaster: None,
+            separators: section.separators.clone(),
+            routes: self.route.iter().map(RouteTable::options).collect(),
+            senders: SenderOptions {
+                rewrite: section.rewrite_senders.iter().filter_map(pair).collect(),
+                verp: section.verp_senders.clone(),
+                srs: section.srs_domain.clone().map(|domain| (domain, key)),
+            },
+            // Checked when the file was read.
+            relay_networks: (self.smtp.relay_networks.iter())
+                .filter_map(|text| text.parse().ok())
+                .collect(),
+        }
+    }
+
+    /// The files of accounts and aliases.
+    pub fn directory_files(&self) -> DirectoryFiles {
+        let aliases = self.aliases_file.clone();
+        DirectoryFiles {
+            users: self.users_path(),
+            aliases: aliases.unwrap_or_else(|| self.data_dir.join("aliases")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "hostname = \"mx.demo.test\"\ndomains = [\"demo.test\"]\ndata_dir = \"d\"\n\
+                        listen = { submissions = [], pop3s = [], imaps = [] }\n";
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        let text = format!("{BASE}{text}\n");
+        Settings::parse(Path::new("/etc/t.toml"), &text).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_are_named() {
+        #[rustfmt::skip]
+        const CASES: &[(&str, &str)] = &[
+            ("to = \"relay\"", "7: route.to: needs a host, e.g. host ="),
+            ("to = \"reject\"", "7: route.to: needs a text, e.g. text ="),
+            ("to = \"mx\"\nhost = \"h.test\"", "8: route.host: has no effect with to = \"mx\": remove it"),
+            ("to = \"lmtp\"\nhost = \"h.test\"\nmx = true", "9: route.mx: has no effect with to = \"lmtp\""),
+            ("to = \"discard\"\ntls = \"verified\"", "8: route.tls: has no effect"),
+            ("to = \"mx\"\ntext = \"x\"", "8: route.text: has no effect"),
+            ("to = \"local\"\naccept_all = true", "8: route.accept_all: has no effect"),
+            ("to = \"relay\"\nhost = \"MX.demo.test:26\"", "8: route.host: is this server itself"),
+            ("to = \"relay\"\nhost = \"h.test\"\nuser = \"u\"", "9: route.user: needs a password or"),
+            ("to = \"relay\"\nhost = \"h.test\"\npassword = \"p\"", "9: route.password: needs a user"),
+            ("to = \"relay\"\nhost = \"h.test\"\nuser = \"u\"\npassword = \"p\"\npassword_file = \"f\"",
+             "11: route.password_file: is there beside password"),
+            ("to = \"relay\"\nhost = \"h.test\"\nuser = \"u\"\npassword = \"p\"\ntls = \"opportunistic\"",
+             "11: route.tls: would send the password without TLS"),
+            ("to = \"mx\"\naccept_all = true\nrecipients_file = \"f\"",
+             "9: route.recipients_file: has no effect with accept_all"),
+        ];
+        for (text, expected) in CASES {
+            let said = parse(&format!("[[route]]\ndomains = [\"a.test\"]\n{text}")).unwrap_err();
+            assert!(said.starts_with(&format!("/etc/t.toml:{expected}")), "{text}\n said: {said}");
+        }
+        #[rustfmt::skip]
+        const OTHERS: &[(&str, &str)] = &[
+            ("[[route]]\ndomains = [\"*\"]\nto = \"mx\"\naccept_all = true",
+             "8: route.accept_all: would relay for everybody"),
+            ("[[route]]\ndomains = [\".a.test\"]\nto = \"local\"", "6: route.domains: a domain that is kept"),
+            ("[[route]]\nto = \"mx\"\ndomains = [\"Demo.test\"]",
+             "7: route.domains: demo.test: domains has it too: remove one of them"),
+            ("[[route]]\nto = \"mx\"\ndomains = [\"*\"]\n[[route]]\nto = \"mx\"\ndomains = [\"a.test\", \"*\"]",
+             "10: route.domains: *: a route above has it too"),
+            ("[[route]]\nto = \"mx\"\ndomains = [\"a.test\", \"A.test\"]", "7: route.domains: a.test: is there twice"),
+            ("[addresses]\nsrs_key_file = \"f\"", "6: addresses.srs_key_file: has no effect without"),
+            ("[addresses]\nseparators = \"\"\nverp_senders = [\"a@demo.test\"]",
+             "7: addresses.verp_senders: their return paths are sub-addresses"),
+            ("[smtp]\nrelay_networks = [\"10.0.0.0/8\", \"0.0.0.0/0\"]",
+             "6: smtp.relay_networks: would relay for everybody"),
+            ("[smtp]\nrelay_networks = [\"::/0\"]", "6: smtp.relay_networks: would relay for everybody"),
+        ];
+        for (text, expected) in OTHERS {
+            let said = parse(text).unwrap_err();
+            assert!(said.starts_with(&format!("/etc/t.toml:{expected}")), "{text}\n said: {said}");
+        }
+    }
+
+    #[test]
+    fn routes_become_options() {
+        let text = "[[route]]\ndomains = [\"*\"]\nto = \"relay\"\nhost = \"smart.test\"\n\
+                    implicit_tls = true\nuser = \"me\"\npassword_file = \"secret\"\n\
+                    [[route]]\ndomains = [\"a.test\"]\nto = \"lmtp\"\nhost = \"[::1]\"\n\
+                    recipients_file = \"list\"\n[[route]]\ndomains = [\"b.test\"]\nto = \"relay\"\n\
+                    host = \"127.0.0.1:2525\"\nmx = false\nuser = \"me\"\npassword = \"s3cret\"\n\
+                    [addresses]\nsrs_domain = \"srs.test\"\nrewrite_senders = [\"c.test=demo.test\"]";
+        let settings = parse(text).unwrap();
+        assert!(!format!("{settings:?}").contains("s3cret"));
+        let options = settings.directory_options();
+        let host = |index: usize| match &options.routes[index].to {
+            RouteTo::Host(host) => host.clone(),
+            other => panic!("{other:?}"),
+        };
+        let expected = HostOptions {
+            host: "smart.test".to_owned(),
+            port: 465,
+            mx: false,
+            lmtp: false,
+            tls: TlsPolicy::Verified,
+            implicit_tls: true,
+            credentials: Some(("me".to_owned(), Password::File("/etc/secret".into()))),
+        };
+        assert_eq!(host(0), expected);
+        assert_eq!((host(1).host.as_str(), host(1).port, host(1).lmtp), ("::1", 24, true));
+        assert_eq!((host(2).port, host(2).tls), (2525, TlsPolicy::Opportunistic));
+        assert_eq!(options.routes[1].inbound, Inbound::Listed("/etc/list".into()));
+        assert_eq!(options.senders.srs, Some(("srs.test".to_owned(), "/etc/d/srs.key".into())));
+        assert_eq!(options.senders.rewrite, [("c.test".to_owned(), "demo.test".to_owned())]);
+        assert_eq!(settings.directory_files().aliases, Path::new("/etc/d/aliases"));
+    }
+
+    #[test]
+    fn a_smarthost_for_all_others() {
+        let mut settings = parse("").unwrap();
+        settings.set_smarthost("127.0.0.1:2626").unwrap();
+        let options = settings.directory_options();
+        assert_eq!(options.routes[0].domains, ["*"]);
+        let said = settings.set_smarthost("x:y").unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "--smarthost: x:y: expected a host name or address, with or without :port"
+        );
+        let said = settings.set_smarthost("other").unwrap_err().to_string();
+        assert!(said.contains("a route of --set has all other domains"), "{said}");
+    }
+}
