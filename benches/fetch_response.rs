@@ -1,7 +1,8 @@
 //! What does writing one FETCH response cost, without a body's octets?
 //!
-//! `cargo bench --bench fetch_response`. Three shapes: what a sync fetches of every message, what a
-//! list view fetches, and the label of a body that is then streamed.
+//! `cargo bench --bench fetch_response`. The shapes: what a sync fetches of every message, what a
+//! list view fetches, BODYSTRUCTURE from a message's card, and the label of a body that is then
+//! streamed.
 
 use std::hint::black_box;
 
@@ -9,8 +10,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringmail::{
     model::{FlagSet, Flags, KeywordSet, ModSeq, Timestamp, Uid},
     protocol::{
-        imap::{FetchResponse, message::fetch::Section, write_set},
-        mime::{Summarizer, Summary},
+        imap::{FetchResponse, WrittenParts, message::fetch::Section, write_set},
+        mime::{Summarizer, Summary, card, split_card},
     },
 };
 
@@ -28,6 +29,28 @@ fn summary() -> Summary {
     let mut summarizer = Summarizer::new();
     summarizer.push(MESSAGE.as_bytes());
     summarizer.finish()
+}
+
+/// The structure of a message with text in two forms and an attachment.
+fn structure_card(number: usize) -> Vec<u8> {
+    let boundary = format!("=_{:x}", number * 7_919);
+    let lines = "one line of the text\r\n".repeat(number);
+    let message = format!(
+        "Content-Type: multipart/mixed; boundary=\"{boundary}.1\"\r\n\r\n--{boundary}.1\r\n\
+         Content-Type: multipart/alternative; boundary=\"{boundary}.2\"\r\n\r\n--{boundary}.2\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\
+         \r\n{lines}--{boundary}.2\r\n\
+         Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\
+         \r\n{lines}--{boundary}.2--\r\n--{boundary}.1\r\n\
+         Content-Type: application/pdf; name=\"{number}.pdf\"\r\nContent-Transfer-Encoding: base64\r\n\
+         Content-Disposition: attachment; filename=\"{number}.pdf\"\r\n\r\n\
+         AAAA\r\n--{boundary}.1--\r\n"
+    );
+    let mut summarizer = Summarizer::new();
+    summarizer.push(message.as_bytes());
+    let mut parts = Default::default();
+    split_card(&summarizer.finish().encode(), &mut parts);
+    parts[card::STRUCTURE].clone()
 }
 
 fn fetch(criterion: &mut Criterion) {
@@ -50,6 +73,7 @@ fn fetch(criterion: &mut Criterion) {
             black_box(out.len())
         });
     });
+    let mut written = WrittenParts::default();
     group.bench_function("list view", |bencher| {
         bencher.iter(|| {
             out.clear();
@@ -59,7 +83,23 @@ fn fetch(criterion: &mut Criterion) {
             response.size(&mut out, 4_096);
             response.internal_date(&mut out, Timestamp::from_unix_seconds(1_795_469_400));
             response.envelope(&mut out, &summary.envelope());
-            response.body_structure(&mut out, &summary);
+            response.body_structure(&mut out, &summary, &mut written);
+            response.end(&mut out);
+            black_box(out.len())
+        });
+    });
+    // The cards of messages that differ in sizes, file name and boundary, as in a mailbox.
+    let cards: Vec<Vec<u8>> = (0..64).map(structure_card).collect();
+    let mut structure = Summary::spent();
+    let mut written = WrittenParts::default();
+    let mut number = 0;
+    group.bench_function("structure from its card", |bencher| {
+        bencher.iter(|| {
+            out.clear();
+            number = (number + 1) % cards.len();
+            structure.decode_again(black_box(&cards[number])).unwrap();
+            let mut response = FetchResponse::begin(&mut out, black_box(4_711));
+            response.body_structure(&mut out, &structure, &mut written);
             response.end(&mut out);
             black_box(out.len())
         });

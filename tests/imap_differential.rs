@@ -19,7 +19,7 @@ use ringmail::{
     protocol::{
         imap::{
             Attributes, Capabilities, Capability, Code, Command, FetchResponse, Frame, Framer,
-            Limits, ListItem, Status, StatusValues, Writer,
+            Limits, ListItem, Status, StatusValues, Writer, WrittenParts,
             mailbox::status::StatusItems,
             message::fetch::{Section, SectionPart},
             parse,
@@ -404,8 +404,9 @@ fn fetches_are_read() {
         response.size(&mut out, message.len() as u64);
         response.internal_date(&mut out, Timestamp(0));
         response.envelope(&mut out, &summary.envelope());
-        response.body(&mut out, &summary);
-        response.body_structure(&mut out, &summary);
+        let mut written = WrittenParts::default();
+        response.body(&mut out, &summary, &mut written);
+        response.body_structure(&mut out, &summary, &mut written);
         let header = Section {
             part: SectionPart::HeaderFields(vec![b"To".as_slice().into()]),
             ..Section::default()

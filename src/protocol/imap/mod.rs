@@ -43,5 +43,6 @@ pub use response::{
 };
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};
 pub use state::State;
+pub use structure::WrittenParts;
 pub(crate) use table::command_table;
 pub use table::{COMMANDS, Capability, CommandBody, CommandKind, CommandRow, Updates};

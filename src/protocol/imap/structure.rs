@@ -6,7 +6,31 @@ use super::{
     fetch_response::FetchResponse,
     write::{push_nstring, push_number, push_string},
 };
-use crate::protocol::mime::{Address, Envelope, Part, PartKind, Summary};
+use crate::protocol::mime::{Address, Envelope, Part, PartKind, PartTexts, Summary};
+
+/// Parts that [`WrittenParts`] remembers.
+const REMEMBERED_PARTS_MAX: usize = 32;
+/// Octets of the texts of a part that is remembered.
+const REMEMBERED_TEXTS_MAX: usize = 256;
+
+/// How leaf parts were written in the answer to one FETCH. Most parts of a mailbox's messages have
+/// the texts of another one (`text/plain` in the same charset and encoding), so that only the
+/// numbers have to be written anew.
+#[derive(Default)]
+pub struct WrittenParts {
+    /// Each at the upper bits of the hash of its texts; empty until one is written.
+    parts: Vec<WrittenPart>,
+}
+
+/// A leaf part as it was written: what is before its size, and what follows the numbers.
+#[derive(Default)]
+struct WrittenPart {
+    texts: PartTexts,
+    extended: bool,
+    has_lines: bool,
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
 
 impl FetchResponse {
     pub fn envelope(&mut self, out: &mut Vec<u8>, envelope: &Envelope<'_>) {
@@ -15,14 +39,19 @@ impl FetchResponse {
     }
 
     /// `BODY`: without extension data.
-    pub fn body(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+    pub fn body(&mut self, out: &mut Vec<u8>, summary: &Summary, written: &mut WrittenParts) {
         self.label(out, "BODY ");
-        write_part(out, summary.root(), false);
+        write_part(out, summary.root(), false, written);
     }
 
-    pub fn body_structure(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+    pub fn body_structure(
+        &mut self,
+        out: &mut Vec<u8>,
+        summary: &Summary,
+        written: &mut WrittenParts,
+    ) {
         self.label(out, "BODYSTRUCTURE ");
-        write_part(out, summary.root(), true);
+        write_part(out, summary.root(), true, written);
     }
 }
 
@@ -71,14 +100,22 @@ fn write_addresses(out: &mut Vec<u8>, addresses: &[Address<'_>]) {
 }
 
 /// RFC 3501 9 `body`; `extended` adds the extension data.
-fn write_part(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
-    out.push(b'(');
-    if part.kind() == PartKind::Multipart {
-        write_multipart(out, part, extended);
-    } else {
-        write_single(out, part, extended);
+fn write_part(out: &mut Vec<u8>, part: Part<'_>, extended: bool, written: &mut WrittenParts) {
+    match part.kind() {
+        PartKind::Leaf => return write_leaf(out, part, extended, written),
+        PartKind::Multipart => write_multipart(out, part, extended, written),
+        PartKind::Message => write_message(out, part, extended, written),
     }
-    if extended {
+    write_end(out, part, extended);
+}
+
+/// The extension data that all parts have, and the closing parenthesis.
+fn write_end(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
+    let has_language = part.languages().next().is_some();
+    if extended && part.disposition().is_none() && !has_language && part.location().is_none() {
+        // As most parts.
+        out.extend_from_slice(b" NIL NIL NIL");
+    } else if extended {
         out.push(b' ');
         write_disposition(out, part);
         out.push(b' ');
@@ -89,10 +126,11 @@ fn write_part(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
     out.push(b')');
 }
 
-fn write_multipart(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
+fn write_multipart(out: &mut Vec<u8>, part: Part<'_>, extended: bool, written: &mut WrittenParts) {
+    out.push(b'(');
     let start = out.len();
     for child in part.children() {
-        write_part(out, child, extended);
+        write_part(out, child, extended, written);
     }
     if out.len() == start {
         // The syntax has no multipart without parts: it is sent as a text part.
@@ -110,7 +148,59 @@ fn write_multipart(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
     }
 }
 
-fn write_single(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
+fn write_message(out: &mut Vec<u8>, part: Part<'_>, extended: bool, written: &mut WrittenParts) {
+    write_start(out, part);
+    push_number(out, part.size());
+    if let Some((root, envelope)) = part.message().zip(part.envelope()) {
+        out.push(b' ');
+        write_envelope(out, &envelope);
+        out.push(b' ');
+        write_part(out, root, extended, written);
+    }
+    out.push(b' ');
+    push_number(out, part.lines());
+    write_md5(out, part, extended);
+}
+
+fn write_leaf(out: &mut Vec<u8>, part: Part<'_>, extended: bool, written: &mut WrittenParts) {
+    let slot = part.texts_hash() >> (u32::BITS - REMEMBERED_PARTS_MAX.ilog2());
+    written.parts.resize_with(REMEMBERED_PARTS_MAX, WrittenPart::default);
+    let before = &mut written.parts[slot as usize];
+    let is_same =
+        before.extended == extended && !before.before.is_empty() && part.has_texts(&before.texts);
+    if is_same {
+        out.extend_from_slice(&before.before);
+    } else {
+        let start = out.len();
+        write_start(out, part);
+        before.before.clear();
+        before.has_lines = part.media_type().eq_ignore_ascii_case(b"text");
+        if part.texts_size() <= REMEMBERED_TEXTS_MAX {
+            part.copy_texts(&mut before.texts);
+            before.extended = extended;
+            before.before.extend_from_slice(&out[start..]);
+        }
+    }
+    push_number(out, part.size());
+    if before.has_lines {
+        out.push(b' ');
+        push_number(out, part.lines());
+    }
+    if is_same {
+        return out.extend_from_slice(&before.after);
+    }
+    let start = out.len();
+    write_md5(out, part, extended);
+    write_end(out, part, extended);
+    before.after.clear();
+    if !before.before.is_empty() {
+        before.after.extend_from_slice(&out[start..]);
+    }
+}
+
+/// A part that is no multipart, up to its size.
+fn write_start(out: &mut Vec<u8>, part: Part<'_>) {
+    out.push(b'(');
     push_string(out, part.media_type());
     out.push(b' ');
     push_string(out, part.media_subtype());
@@ -123,18 +213,9 @@ fn write_single(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
     out.push(b' ');
     push_string(out, part.encoding());
     out.push(b' ');
-    push_number(out, part.size());
-    let message = part.message().zip(part.envelope());
-    if let Some((root, envelope)) = &message {
-        out.push(b' ');
-        write_envelope(out, envelope);
-        out.push(b' ');
-        write_part(out, *root, extended);
-    }
-    if message.is_some() || part.media_type().eq_ignore_ascii_case(b"text") {
-        out.push(b' ');
-        push_number(out, part.lines());
-    }
+}
+
+fn write_md5(out: &mut Vec<u8>, part: Part<'_>, extended: bool) {
     if extended {
         out.push(b' ');
         push_nstring(out, part.md5());
@@ -192,15 +273,22 @@ mod tests {
         summarizer.finish()
     }
 
-    fn write_envelope_of(response: &mut FetchResponse, out: &mut Vec<u8>, summary: &Summary) {
+    type Write = fn(&mut FetchResponse, &mut Vec<u8>, &Summary, &mut WrittenParts);
+
+    fn write_envelope_of(
+        response: &mut FetchResponse,
+        out: &mut Vec<u8>,
+        summary: &Summary,
+        _: &mut WrittenParts,
+    ) {
         response.envelope(out, &summary.envelope());
     }
 
     #[track_caller]
-    fn check(message: &str, expected: &str, write: fn(&mut FetchResponse, &mut Vec<u8>, &Summary)) {
+    fn check(message: &str, expected: &str, write: Write) {
         let mut out = Vec::new();
         let mut response = FetchResponse::begin(&mut out, 1);
-        write(&mut response, &mut out, &summary(message));
+        write(&mut response, &mut out, &summary(message), &mut WrittenParts::default());
         response.end(&mut out);
         assert_eq!(String::from_utf8_lossy(&out), format!("* 1 FETCH ({expected})\r\n"));
     }
@@ -241,14 +329,90 @@ mod tests {
             let mut parts = Default::default();
             split_card(&summary.encode(), &mut parts);
             let structure = Summary::decode(&parts[card::STRUCTURE]).unwrap();
-            for write in [FetchResponse::body, FetchResponse::body_structure] {
+            let forms: [Write; 2] = [FetchResponse::body, FetchResponse::body_structure];
+            for write in forms {
                 let tell = |summary| {
                     let mut out = Vec::new();
                     let mut response = FetchResponse::begin(&mut out, 1);
-                    write(&mut response, &mut out, summary);
+                    write(&mut response, &mut out, summary, &mut WrittenParts::default());
                     out
                 };
                 assert_eq!(tell(&structure), tell(&summary), "{message}");
+            }
+        }
+    }
+
+    /// Parts whose texts differ in little.
+    const LEAVES: &[&str] = &[
+        "\r\none\r\n",
+        "Subject: x\r\n\r\none\r\n",
+        "Content-Type: text/plain\r\n\r\none\r\n",
+        "Content-Type: text/plain; charset=utf-8\r\n\r\none\r\n",
+        "Content-Type: text/plain; charset=utf-7\r\n\r\none\r\n",
+        "Content-Type: text/htm\r\nContent-Transfer-Encoding: l\r\n\r\none\r\n",
+        "Content-Type: text/html\r\nContent-ID: l\r\n\r\none\r\n",
+        "Content-Type: text/html\r\nContent-MD5: l\r\n\r\none\r\n",
+        "Content-Type: text/html\r\nContent-Location: l\r\n\r\none\r\n",
+        "Content-Type: text/html\r\nContent-Language: l\r\n\r\none\r\n",
+        "Content-Type: texth/tml\r\nContent-ID: l\r\n\r\none\r\n",
+        "Content-Type: a/bc\r\n\r\none\r\n",
+        "Content-Type: ab/c\r\n\r\none\r\n",
+    ];
+
+    #[test]
+    fn parts_with_the_same_texts_are_written_alike() {
+        let mut found = Vec::new();
+        for leaf in LEAVES {
+            let summary = summary(leaf);
+            let mut texts = PartTexts::default();
+            summary.root().copy_texts(&mut texts);
+            let mut out = Vec::new();
+            write_part(&mut out, summary.root(), true, &mut WrittenParts::default());
+            found.push((summary, texts, out));
+        }
+        for (this, (part, own, out)) in found.iter().enumerate() {
+            assert!(part.root().has_texts(own));
+            for (other, (_, texts, other_out)) in found.iter().enumerate() {
+                let has = part.root().has_texts(texts);
+                assert!(!has || out == other_out, "{:?} and {:?}", LEAVES[this], LEAVES[other]);
+                // A field of the envelope is no text of the part.
+                assert_eq!(has, this == other || this.max(other) == 1);
+            }
+        }
+    }
+
+    /// Messages whose parts differ in little: each is written the same after any other.
+    #[test]
+    fn remembered_parts_do_not_change_what_is_written() {
+        let long = |octet: &str| format!("Content-ID: {}\r\n\r\n", octet.repeat(400));
+        let others = ["\r\none\r\ntwo".to_owned(), long("x"), long("y")];
+        let leaves = LEAVES.iter().map(|leaf| (*leaf).to_owned()).chain(others);
+        let inner =
+            |leaf: &str| format!("Content-Type: message/rfc822\r\n\r\nSubject: in\r\n{leaf}");
+        let multipart = |leaf: &str| {
+            let head = "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n";
+            format!("{head}{leaf}\r\n--b\r\n{}\r\n--b--", inner(leaf))
+        };
+        let messages: Vec<String> =
+            leaves.flat_map(|leaf| [inner(&leaf), multipart(&leaf), leaf]).collect();
+        let forms: [Write; 2] = [FetchResponse::body, FetchResponse::body_structure];
+        let tell = |message: &str, write: Write, written: &mut WrittenParts| {
+            let mut out = Vec::new();
+            let mut response = FetchResponse::begin(&mut out, 1);
+            write(&mut response, &mut out, &summary(message), written);
+            out
+        };
+        for before in &messages {
+            for message in &messages {
+                for (first, second) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    let mut written = WrittenParts::default();
+                    tell(before, forms[first], &mut written);
+                    let again = tell(message, forms[second], &mut written);
+                    let alone = tell(message, forms[second], &mut WrittenParts::default());
+                    assert_eq!(again, alone, "{message:?} after {before:?}");
+                    let size: usize = written.parts.iter().map(|it| it.before.len()).sum();
+                    assert!(size <= 4 * REMEMBERED_TEXTS_MAX, "{size} octets kept");
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ use super::{
     date::{self, DateTime},
     search::{Needle, addresses_may_differ},
     summarizer::HEADER_SIZE_MAX,
-    summary::{ENVELOPE_FIELDS, Envelope, Field, Record, Summary},
+    summary::{ENVELOPE_BITS, ENVELOPE_FIELDS, Envelope, Field, Record, Summary},
 };
 
 /// The day of the Date field.
@@ -46,9 +46,6 @@ const FIELDS: [(&[u8], Field, bool); ENVELOPE_FIELDS] = [
     (b"in-reply-to", Field::InReplyTo, false),
     (b"message-id", Field::MessageId, false),
 ];
-
-/// The fields of an envelope, as bits.
-const ENVELOPE_BITS: u32 = (1 << ENVELOPE_FIELDS) - 1;
 
 /// Appends to each of `parts` its part of `summary`; nothing if that is invalid, or of an unknown
 /// version.

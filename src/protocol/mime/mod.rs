@@ -33,4 +33,4 @@ pub use header::{HeaderFilter, filter_header};
 pub use search::{MessageSearch, Needle, Scope};
 pub use section::SectionText;
 pub use summarizer::Summarizer;
-pub use summary::{DecodeError, Envelope, Part, PartKind, Summary};
+pub use summary::{DecodeError, Envelope, Part, PartKind, PartTexts, Summary};

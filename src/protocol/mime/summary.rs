@@ -62,6 +62,8 @@ pub(super) enum Field {
 
 /// The fields of an envelope come first.
 pub(super) const ENVELOPE_FIELDS: usize = Field::MessageId as usize + 1;
+/// The fields of an envelope, as bits.
+pub(super) const ENVELOPE_BITS: u32 = (1 << ENVELOPE_FIELDS) - 1;
 
 impl Field {
     pub(super) const COUNT: usize = Field::Location as usize + 1;
@@ -318,10 +320,61 @@ impl<'a> Part<'a> {
         Envelope::new(|field| self.text(field))
     }
 
+    /// Octets of the part's texts, without the envelope of a message whose root part it is.
+    pub fn texts_size(self) -> usize {
+        let (_, ends, start) = self.own_texts();
+        ends.last().map_or(0, |&end| (end - start) as usize)
+    }
+
+    /// A number that is the same for parts with the same texts, and mostly another for parts with
+    /// other texts.
+    pub fn texts_hash(self) -> u32 {
+        let (present, ends, start) = self.own_texts();
+        let end = ends.last().map_or(start, |&end| end);
+        let text = &self.summary.text[start as usize..end as usize];
+        // The last text is the encoding, or part of a file name: these differ where the sizes and
+        // the set of texts do not.
+        let last = text.last_chunk().map_or(0, |last| u32::from_le_bytes(*last));
+        (last ^ present ^ (text.len() as u32) << 24).wrapping_mul(0x9e37_79b1)
+    }
+
+    /// Whether the part has these texts, octet for octet: then only its kind, its size, its lines
+    /// and the parts inside may differ from those of the part that they were copied from.
+    pub fn has_texts(self, texts: &PartTexts) -> bool {
+        let (present, ends, start) = self.own_texts();
+        let end = ends.last().map_or(start, |&end| end);
+        present == texts.present
+            && self.summary.text[start as usize..end as usize] == texts.text[..]
+            && ends.iter().zip(&texts.ends).all(|(end, known)| end - start == *known)
+    }
+
+    /// Makes `texts` those of this part.
+    pub fn copy_texts(self, texts: &mut PartTexts) {
+        let (present, ends, start) = self.own_texts();
+        let end = ends.last().map_or(start, |&end| end);
+        texts.present = present;
+        texts.ends.clear();
+        texts.ends.extend(ends.iter().map(|end| end - start));
+        texts.text.clear();
+        texts.text.extend_from_slice(&self.summary.text[start as usize..end as usize]);
+    }
+
+    /// Which texts the part has besides an envelope, their ends, and the start of the first.
+    fn own_texts(self) -> (u32, &'a [u32], u32) {
+        let record = self.record();
+        let of_envelope = (record.present & ENVELOPE_BITS).count_ones();
+        let first = (record.first_text + of_envelope) as usize;
+        let present = record.present & !ENVELOPE_BITS;
+        let ends = &self.summary.ends;
+        let start = first.checked_sub(1).map_or(0, |before| ends[before]);
+        (present, &ends[first..first + present.count_ones() as usize], start)
+    }
+
     pub(super) fn record(self) -> &'a Record {
         &self.summary.records[self.index]
     }
 
+    #[inline]
     pub(super) fn text(self, field: Field) -> Option<&'a [u8]> {
         let record = self.record();
         let bit = 1 << field as u32;
@@ -334,6 +387,16 @@ impl<'a> Part<'a> {
         let start = index.checked_sub(1).map_or(0, |before| ends[before]);
         Some(&self.summary.text[start as usize..ends[index] as usize])
     }
+}
+
+/// A copy of the texts of a part, to recognize another part that has the same.
+#[derive(Default)]
+pub struct PartTexts {
+    /// As [`Record::present`], without the envelope.
+    present: u32,
+    /// The end of each in `text`.
+    ends: Vec<u32>,
+    text: Vec<u8>,
 }
 
 /// NUL-terminated words.

@@ -20,7 +20,7 @@ use crate::{
     model::{FlagAction, FlagEdit, FlagSet, Flags, MailboxId, Uid},
     protocol::{
         imap::{
-            FetchResponse,
+            FetchResponse, WrittenParts,
             message::fetch::{Fetch, FetchItem, Partial, Section, SectionPart},
         },
         mime::{EnvelopeCard, HeaderFilter, SectionText, Summary, card, filter_header},
@@ -46,6 +46,7 @@ impl Handler for Fetch<'_> {
         let count: usize = indexes.iter().map(ExactSizeIterator::len).sum();
         let by_cards = count >= CARDS_FOR && !self.items.iter().any(FetchItem::has_octets);
         let mut cards = by_cards.then(|| Cards::new(&account, mailbox));
+        let mut written = WrittenParts::default();
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
             // With CHANGEDSINCE there may be nothing to send for a large mailbox, and so nothing to
@@ -58,6 +59,7 @@ impl Handler for Fetch<'_> {
             let mut answer = Answer {
                 reader: MessageReader::new(&account, message.body),
                 cards: cards.as_mut(),
+                written: &mut written,
                 number: index as u32 + 1,
                 recent: session.selected()?.is_recent(message.uid),
                 keywords: keywords.keywords(),
@@ -139,6 +141,7 @@ struct Answer<'a> {
     reader: MessageReader<'a>,
     /// Set if the items are answered from cards.
     cards: Option<&'a mut Cards>,
+    written: &'a mut WrittenParts,
     number: u32,
     message: Message,
     recent: bool,
@@ -214,12 +217,13 @@ impl Answer<'_> {
                         cards.structures.seek(&self.message).await?;
                     }
                     if cards.structure.decode_again(cards.structures.card()).is_ok() {
-                        write(response, session.channel.connection.output(), &cards.structure);
+                        let out = session.channel.connection.output();
+                        write(response, out, &cards.structure, self.written);
                         return Ok(());
                     }
                 }
                 let summary = self.reader.summary().await?;
-                write(response, session.channel.connection.output(), summary);
+                write(response, session.channel.connection.output(), summary, self.written);
             }
             FetchItem::Rfc822 => self.rfc822(session, response, "RFC822").await?,
             FetchItem::Rfc822Header => self.rfc822(session, response, "RFC822.HEADER").await?,
