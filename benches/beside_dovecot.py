@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/clie
 from demo import BINARY, RINGLOAD, free_port_base  # noqa: E402
 
 USERS = 100
+# Messages in one APPEND, and so in one of Dovecot's transactions.
+APPENDED_AT_ONCE = 500
 
 DOVECOT = """
 base_dir = {d}/run
@@ -151,6 +154,31 @@ def start_dovecot(directory, base, cgroup):
     config.write_text(DOVECOT.format(d=directory, imap=base + 143, pop3=base + 110,
                                      lmtp=base + 24))
     return subprocess.Popen(["dovecot", "-F", "-c", str(config)], preexec_fn=cgroup.enter)
+
+
+def append(port, user, messages):
+    """Fills the INBOX of `user` by APPENDs of many messages each (RFC 3502, with the literals of RFC 7888), which
+    Dovecot syncs once. By LMTP it syncs each message, and 100,000 of them take longer than six minutes."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=600)
+    replies = connection.makefile("rb")
+
+    def command(pieces):
+        connection.sendall(b"a " + b"".join(pieces) + b"\r\n")
+        while not (line := replies.readline()).startswith(b"a "):
+            assert line, "closed"
+        assert line.startswith(b"a OK"), line
+
+    command([f"LOGIN {user} demo".encode()])
+    pieces = []
+    for message in messages:
+        pieces.append(b" {%d+}\r\n%s" % (len(message), message))
+        if len(pieces) == APPENDED_AT_ONCE:
+            command([b"APPEND INBOX", *pieces])
+            pieces = []
+    if pieces:
+        command([b"APPEND INBOX", *pieces])
+    command([b"LOGOUT"])
+    connection.close()
 
 
 def start_ringmail(directory, base, cgroup):

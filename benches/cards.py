@@ -5,9 +5,10 @@ BODYSTRUCTURE, SEARCH by FROM, TO, CC, SUBJECT and SENTSINCE, each warm and with
     cargo build --release && benches/cards.py [--messages 10000] [--rounds 5] [--alone]
 
 Servers on core 0, client on core 1. Both servers run and get each command in turn, so that noise affects both. Both
-receive the same messages by LMTP. Ringmail is then restarted, so that all messages have cards; Dovecot has run every
-command once before (the column "first"), so that its index cache is filled. A cold figure is measured on a new
-connection: SELECT and LOGOUT on the previous one, the page cache is dropped, then LOGIN, SELECT and the timed command.
+receive the same messages: Ringmail by LMTP, Dovecot by APPENDs of many messages. Ringmail is then restarted, so that
+all messages have cards; Dovecot has run every command once before (the column "first"), so that its index cache is
+filled. A cold figure is measured on a new connection: SELECT and LOGOUT on the previous one, the page cache is dropped,
+then LOGIN, SELECT and the timed command.
 
 RINGMAIL names another binary. Needs root, cgroup v2 and Dovecot as benches/beside_dovecot.py does; with --alone only
 Ringmail is measured, and without root only the warm figures.
@@ -137,7 +138,7 @@ def dovecot(count):
     server = beside_dovecot.start_dovecot(directory, base, cgroup)
     try:
         time.sleep(2)
-        deliver(base + 24, count)
+        beside_dovecot.append(base + 143, "alice@demo.test", map(message, range(count)))
         yield base + 143
     finally:
         server.terminate()
