@@ -193,11 +193,17 @@ pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
 #[inline]
 pub(super) fn read_number(input: &mut &[u8]) -> Option<u64> {
     // Most are short.
-    if let [byte @ ..0x80, rest @ ..] = *input {
-        *input = rest;
-        return Some(u64::from(*byte));
+    match *input {
+        [byte @ ..0x80, rest @ ..] => {
+            *input = rest;
+            Some(u64::from(*byte))
+        }
+        [low, high @ ..0x80, rest @ ..] => {
+            *input = rest;
+            Some(u64::from(low & 0x7f) | u64::from(*high) << 7)
+        }
+        _ => read_long_number(input),
     }
-    read_long_number(input)
 }
 
 fn read_long_number(input: &mut &[u8]) -> Option<u64> {
