@@ -26,7 +26,7 @@ use ringmail::{
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     runtime::{
-        acceptor::{Acceptor, BoundListener},
+        acceptor::{Acceptor, BoundListener, Entrance},
         connection::TlsMode,
         device::{Device, file::FileDevice},
         executor::Priority,
@@ -128,6 +128,7 @@ async fn serve(
             pop3: Default::default(),
             imap: Default::default(),
             intake: intake.clone(),
+            relay: Default::default(),
             write_timeout: Duration::from_secs(60),
             tls_handshake_timeout: Duration::from_secs(60),
         }),
@@ -153,8 +154,7 @@ async fn serve(
     shard.mesh.open(shard.clone());
     let acceptor = Acceptor {
         listener,
-        tls: TlsMode::Off,
-        clients: None,
+        entrance: Rc::new(Entrance { tls: TlsMode::Off, clients: None, proxies: Arc::new([]) }),
         session: Rc::new(move |connection, _| {
             Box::pin(smtp::run(connection, shard.clone(), ListenerKind::Smtp))
         }),

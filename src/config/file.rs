@@ -104,6 +104,8 @@ pub struct Listen {
     pub imap: Vec<SocketAddr>,
     pub imaps: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
+    /// Networks whose connections begin with a PROXY header, on every service but admin.
+    pub proxy_networks: Vec<String>,
 }
 
 impl Default for Listen {
@@ -120,6 +122,7 @@ impl Default for Listen {
             imap: any(143),
             imaps: any(993),
             admin: local(8080),
+            proxy_networks: Vec::new(),
         }
     }
 }
@@ -189,6 +192,7 @@ impl Listen {
             imap: at(143)?,
             imaps: at(993)?,
             admin: at(80)?,
+            proxy_networks: Vec::new(),
         })
     }
 
@@ -753,7 +757,8 @@ impl Settings {
         for line in overrides {
             let name = line.split(['=', '.']).next().unwrap_or_default();
             let name = name.trim_matches([' ', '\t', '"', '\'']);
-            if DEMO_OWN.contains(&name) {
+            let key = line.split('=').next().unwrap_or_default().trim();
+            if DEMO_OWN.contains(&name) && key != "listen.proxy_networks" {
                 let what = format!("{line}: the demo sets {name} itself (see --dir, --port-base)");
                 return Err(ConfigProblem::file("--set", what));
             }
@@ -770,7 +775,7 @@ impl Settings {
         let mut settings = Settings::parse(Path::new("--set"), &text)?;
         settings.dns.demo = true;
         settings.data_dir = data_dir.to_owned();
-        settings.listen = listen;
+        settings.listen = Listen { proxy_networks: settings.listen.proxy_networks, ..listen };
         settings.tls = Some(TlsFiles {
             certificate: data_dir.join("certificate.pem"),
             key: data_dir.join("key.pem"),
@@ -815,6 +820,12 @@ impl Settings {
             commit_gather: runtime.commit_gather,
             ..ShardOptions::default()
         }
+    }
+
+    /// Networks whose connections begin with a PROXY header.
+    pub fn proxy_networks(&self) -> Vec<Network> {
+        // Checked when the file was read.
+        self.listen.proxy_networks.iter().filter_map(|text| text.parse().ok()).collect()
     }
 
     /// The limits of one client.

@@ -164,6 +164,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("listen.imap", Addresses, "[\"0.0.0.0:143\"]"),
     setting("listen.imaps", Addresses, "[\"0.0.0.0:993\"]"),
     setting("listen.admin", Addresses, "[\"127.0.0.1:8080\"]"),
+    optional("listen.proxy_networks", Networks, "[\"192.0.2.7\", \"2001:db8::/64\"]"),
     required("tls.certificate", Kind::Path, "\"/etc/ringmail/fullchain.pem\""),
     required("tls.key", Kind::Path, "\"/etc/ringmail/privkey.pem\""),
     setting("process.core_dumps", Flag, "false"),

@@ -176,6 +176,9 @@ events! {
     /// The file was reopened on SIGHUP.
     Server / "reopened" / Reopened {}
 
+    /// A connection from a network of `listen.proxy_networks` did not begin with a right PROXY header, and was closed.
+    Server / "proxy_refused" / ProxyRefused { trail: Trail, protocol: Protocol, peer: IpAddr, reason: &'a str, }
+
     /// A client connected.
     Connections / "connected" / Connected { trail: Trail, protocol: Protocol, peer: IpAddr, local: IpAddr, tls: bool, }
     /// The client disconnected, or was disconnected.

@@ -7,6 +7,9 @@
 //!
 //! A client at the limit of its address or network (`clients`) is refused in the same way.
 //!
+//! A connection from a trusted proxy is handed on plain and uncounted ([`Admission::Proxied`]): the
+//! session reads the proxy's header and asks [`Entrance::admit_proxied`] for the client it names.
+//!
 //! Invariants: a shard at its limit goes on accepting, since the kernel goes on assigning it
 //! connections, and lets the service refuse them with a reply of the protocol. Out of descriptors,
 //! the acceptor closes connections that it cannot serve and pauses; it never spins and never gives
@@ -29,12 +32,13 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use super::{
     LocalFuture,
     clients::{Clients, Excess, Visit},
-    connection::{Connection, TlsMode},
+    connection::{Connection, ConnectionError, TlsMode},
     executor::{Executor, Priority},
     readiness::Watched,
     resources::ShardResources,
     timer::Timer,
 };
+use crate::model::Network;
 
 /// Pause after running out of descriptors or kernel memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -143,14 +147,79 @@ pub enum Admission {
     Refused,
     /// The client's address or network is at this limit.
     ClientRefused(Excess),
+    /// The peer is a trusted proxy: its header comes first, in the clear, and then
+    /// [`Entrance::admit_proxied`] decides.
+    Proxied,
+}
+
+/// How the connections of a listener begin.
+pub struct Entrance {
+    pub tls: TlsMode,
+    /// Limits by client address, if there are any.
+    pub clients: Option<Arc<Clients>>,
+    /// Peers that must begin with a PROXY header.
+    pub proxies: Arc<[Network]>,
+}
+
+impl Entrance {
+    fn is_proxy(&self, peer: SocketAddr) -> bool {
+        if self.proxies.is_empty() {
+            return false;
+        }
+        let peer = Network::exact(peer.ip());
+        self.proxies.iter().any(|network| network.contains(&peer))
+    }
+
+    /// Whether the shard serves a connection of `peer`.
+    fn admission(
+        &self,
+        peer: SocketAddr,
+        resources: &ShardResources,
+    ) -> (Admission, Option<Visit>) {
+        if resources.connections_full() {
+            resources.refusals().count(None);
+            return (Admission::Refused, None);
+        }
+        if self.is_proxy(peer) {
+            return (Admission::Proxied, None);
+        }
+        self.client_admission(peer, resources)
+    }
+
+    fn client_admission(
+        &self,
+        client: SocketAddr,
+        resources: &ShardResources,
+    ) -> (Admission, Option<Visit>) {
+        let Some(clients) = &self.clients else { return (Admission::Admitted, None) };
+        match clients.admit(client.ip()) {
+            Ok(visit) => (Admission::Admitted, visit),
+            Err(excess) => {
+                resources.refusals().count(Some(excess));
+                (Admission::ClientRefused(excess), None)
+            }
+        }
+    }
+
+    /// After the header of a proxy was consumed: `client` is the peer from now on, or, without one,
+    /// the proxy itself; it counts in the limits, and TLS may begin. Never [`Admission::Proxied`].
+    pub async fn admit_proxied(
+        &self,
+        connection: &mut Connection,
+        client: Option<SocketAddr>,
+    ) -> Result<Admission, ConnectionError> {
+        connection.enter(client, &self.tls).await?;
+        let resources = ShardResources::current();
+        let (admission, visit) = self.client_admission(connection.peer(), &resources);
+        connection.set_visit(visit);
+        Ok(admission)
+    }
 }
 
 /// Accepts the connections of one listener.
 pub struct Acceptor {
     pub listener: BoundListener,
-    pub tls: TlsMode,
-    /// Limits by client address, if there are any.
-    pub clients: Option<Arc<Clients>>,
+    pub entrance: Rc<Entrance>,
     /// Creates the session, which runs as a foreground task of its own.
     pub session: Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>>,
 }
@@ -203,12 +272,17 @@ impl Acceptor {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error),
             };
-            let (admission, visit) = self.admission(peer, resources);
-            let refused = admission != Admission::Admitted;
-            if refused && refusals.get() >= REFUSALS_MAX {
+            let (admission, visit) = self.entrance.admission(peer, resources);
+            let refused = !matches!(admission, Admission::Admitted | Admission::Proxied);
+            // A proxy that is refused would take our words for its client's protocol, or for TLS.
+            if refused && (refusals.get() >= REFUSALS_MAX || self.entrance.is_proxy(peer)) {
                 continue;
             }
-            let Ok(mut connection) = Connection::accept(socket, peer, &self.tls) else { continue };
+            let tls = match admission {
+                Admission::Proxied => &TlsMode::Off,
+                _ => &self.entrance.tls,
+            };
+            let Ok(mut connection) = Connection::accept(socket, peer, tls) else { continue };
             connection.set_visit(visit);
             let session = (self.session)(connection, admission);
             if refused {
@@ -218,26 +292,6 @@ impl Acceptor {
             }
         }
         Ok(false)
-    }
-
-    /// Whether the shard serves a connection of `peer`.
-    fn admission(
-        &self,
-        peer: SocketAddr,
-        resources: &ShardResources,
-    ) -> (Admission, Option<Visit>) {
-        if resources.connections_full() {
-            resources.refusals().count(None);
-            return (Admission::Refused, None);
-        }
-        let Some(clients) = &self.clients else { return (Admission::Admitted, None) };
-        match clients.admit(peer.ip()) {
-            Ok(visit) => (Admission::Admitted, visit),
-            Err(excess) => {
-                resources.refusals().count(Some(excess));
-                (Admission::ClientRefused(excess), None)
-            }
-        }
     }
 }
 
@@ -398,7 +452,7 @@ mod tests {
                             let words: &[u8] = match admission {
                                 Admission::Refused => b"421 full\r\n",
                                 Admission::ClientRefused(_) => b"421 too many\r\n",
-                                Admission::Admitted => b"",
+                                Admission::Admitted | Admission::Proxied => b"",
                             };
                             if !words.is_empty() {
                                 connection.output().extend_from_slice(words);
@@ -409,7 +463,8 @@ mod tests {
                         };
                         Box::pin(session) as LocalFuture<'static, ()>
                     };
-                    let acceptor = Acceptor { listener, tls, clients, session: Rc::new(session) };
+                    let entrance = Rc::new(Entrance { tls, clients, proxies: Arc::new([]) });
+                    let acceptor = Acceptor { listener, entrance, session: Rc::new(session) };
                     acceptor.run(context.executor.clone()).await;
                 }
                 while !context.resources.shutting_down() {
@@ -537,7 +592,9 @@ mod tests {
                 Box::pin(session) as LocalFuture<'static, ()>
             };
             let session = Rc::new(session);
-            let acceptor = Acceptor { listener, tls: TlsMode::Off, clients: None, session };
+            let proxies = Arc::new([]);
+            let entrance = Rc::new(Entrance { tls: TlsMode::Off, clients: None, proxies });
+            let acceptor = Acceptor { listener, entrance, session };
             context
                 .executor
                 .spawn(Priority::Foreground, Box::pin(acceptor.run(context.executor.clone())));

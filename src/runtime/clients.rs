@@ -1,8 +1,8 @@
 //! Limits of one client address and of one network: connections, connections that are not logged
 //! in, new connections a second.
 //!
-//! The acceptor asks with the peer's address; code that reads a trusted proxy's header will ask
-//! with the address from it. Networks on the allow-list are not counted at all: loopback by
+//! The acceptor asks with the peer's address, or, for a trusted proxy, with the address from its
+//! header. Networks on the allow-list are not counted at all: loopback by
 //! default, and a proxy's own.
 //!
 //! There is one table for the process instead of a share for each shard, because the kernel

@@ -256,6 +256,32 @@ impl Connection {
         Ok(())
     }
 
+    /// For a connection that was accepted plain from a proxy, once the proxy's header is consumed:
+    /// `client`, if it named one, is the peer from now on, and TLS is as `tls` says. With implicit
+    /// TLS the octets behind the header belong to the handshake.
+    pub async fn enter(
+        &mut self,
+        client: Option<SocketAddr>,
+        tls: &TlsMode,
+    ) -> Result<(), ConnectionError> {
+        self.peer = client.unwrap_or(self.peer);
+        self.set_tls_mode(tls)?;
+        if self.layers.is_empty() || self.input().is_empty() {
+            return Ok(());
+        }
+        let mut received = self.input().to_vec();
+        self.consume(usize::MAX);
+        let opened = self.layers.open(&mut received, &mut self.input, &mut self.sealed);
+        if opened.is_err() {
+            poll_fn(|context| {
+                self.send_alert(context);
+                Poll::Ready(())
+            })
+            .await;
+        }
+        opened
+    }
+
     fn begin_tls(&mut self, context: &TlsContext) -> Result<(), ConnectionError> {
         let session = TlsSession::new(context.config())?;
         self.layers.push(Box::new(session), self.seat.buffer());

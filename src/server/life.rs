@@ -18,11 +18,11 @@ use crate::{
     directory::{Directory, SharedDirectory},
     events::{Event, EventSender, Limit, ShardEvents},
     metrics::ShardMetrics,
-    model::{PartitionId, ShardId},
+    model::{Network, PartitionId, ShardId},
     protocol::mime,
     resolver::{NameServers, Resolver, ResolverOptions},
     runtime::{
-        acceptor::Acceptor,
+        acceptor::{Acceptor, Entrance},
         clients::Clients,
         connect::Sockets,
         device::file::FileDevice,
@@ -49,6 +49,8 @@ pub(super) struct Plan {
     pub clients: Arc<Clients>,
     pub names: Arc<dyn NameServers>,
     pub resolver: ResolverOptions,
+    /// `listen.proxy_networks`.
+    pub proxies: Arc<[Network]>,
     pub events: EventSender,
     pub shutdown_timeout: Duration,
 }
@@ -120,13 +122,14 @@ pub(super) async fn live(
     delivery::follow_queues(&shard);
     relay::start(&shard, Rc::new(Sockets));
     for (service, listener) in listeners {
-        let acceptor = Acceptor {
-            listener,
+        let entrance = Rc::new(Entrance {
             tls: service.tls_mode(plan.tls.as_ref()),
             // LMTP clients are the site's own servers and are not limited.
             clients: (service != Service::Lmtp).then(|| plan.clients.clone()),
-            session: sessions(shard.clone(), service),
-        };
+            proxies: plan.proxies.clone(),
+        });
+        let session = sessions(shard.clone(), service, entrance.clone());
+        let acceptor = Acceptor { listener, entrance, session };
         executor.spawn(Priority::Foreground, Box::pin(acceptor.run(executor.clone())));
     }
     executor.spawn(Priority::Background, Box::pin(tell_troubles(shard.clone())));

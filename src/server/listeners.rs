@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     config::Listen,
+    metrics::Protocol,
     runtime::{acceptor::BoundListener, connection::TlsMode, tls::TlsContext},
 };
 
@@ -29,6 +30,17 @@ pub(super) enum Service {
 }
 
 impl Service {
+    /// The label in metrics and events.
+    pub(super) fn protocol(self) -> Protocol {
+        match self {
+            Service::Smtp => Protocol::Smtp,
+            Service::Submission | Service::Submissions => Protocol::Submission,
+            Service::Lmtp => Protocol::Lmtp,
+            Service::Pop3 | Service::Pop3s => Protocol::Pop3,
+            Service::Imap | Service::Imaps => Protocol::Imap,
+        }
+    }
+
     /// TLS from the first byte, or on request if there is a certificate.
     pub(super) fn tls_mode(self, tls: Option<&Arc<TlsContext>>) -> TlsMode {
         let implicit = matches!(self, Service::Submissions | Service::Pop3s | Service::Imaps);

@@ -155,6 +155,7 @@ fn serve(
         clients: Clients::new(settings.client_limits()),
         names,
         resolver: settings.resolver_options(own_addresses(&settings.listen.smtp)),
+        proxies: settings.proxy_networks().into(),
         events: events.clone(),
         shutdown_timeout: settings.runtime.shutdown_timeout,
     });

@@ -9,7 +9,13 @@ use crate::{
     events::{Event, Kind, Limit},
     metrics::Protocol,
     model::Trail,
-    runtime::{LocalFuture, acceptor::Admission, clients::Excess, connection::Connection},
+    protocol::proxy::{self, Header},
+    runtime::{
+        LocalFuture,
+        acceptor::{Admission, Entrance},
+        clients::Excess,
+        connection::{Connection, ConnectionError},
+    },
     service::{
         Shard,
         handover::hand_over,
@@ -23,26 +29,109 @@ use crate::{
 pub(super) fn sessions(
     shard: Rc<Shard>,
     service: Service,
+    entrance: Rc<Entrance>,
 ) -> Rc<dyn Fn(Connection, Admission) -> LocalFuture<'static, ()>> {
     Rc::new(move |mut connection, admission| {
         let shard = shard.clone();
         connection.set_trail(shard.events.next_trail());
-        if admission != Admission::Admitted {
-            return Box::pin(refuse(connection, shard, service, admission));
-        }
-        match service {
-            Service::Smtp => Box::pin(smtp_session(connection, shard, ListenerKind::Smtp)),
-            Service::Submission => {
-                Box::pin(smtp_session(connection, shard, ListenerKind::Submission))
-            }
-            Service::Submissions => {
-                Box::pin(smtp_session(connection, shard, ListenerKind::Submissions))
-            }
-            Service::Lmtp => Box::pin(smtp_session(connection, shard, ListenerKind::Lmtp)),
-            Service::Pop3 | Service::Pop3s => Box::pin(pop3_session(connection, shard)),
-            Service::Imap | Service::Imaps => Box::pin(imap_session(connection, shard)),
+        match admission {
+            Admission::Proxied => Box::pin(proxied(connection, shard, service, entrance.clone())),
+            _ => admitted(connection, shard, service, admission),
         }
     })
+}
+
+/// The session of a connection that is admitted or not.
+fn admitted(
+    connection: Connection,
+    shard: Rc<Shard>,
+    service: Service,
+    admission: Admission,
+) -> LocalFuture<'static, ()> {
+    if admission != Admission::Admitted {
+        return Box::pin(refuse(connection, shard, service, admission));
+    }
+    match service {
+        Service::Smtp => Box::pin(smtp_session(connection, shard, ListenerKind::Smtp)),
+        Service::Submission => Box::pin(smtp_session(connection, shard, ListenerKind::Submission)),
+        Service::Submissions => {
+            Box::pin(smtp_session(connection, shard, ListenerKind::Submissions))
+        }
+        Service::Lmtp => Box::pin(smtp_session(connection, shard, ListenerKind::Lmtp)),
+        Service::Pop3 | Service::Pop3s => Box::pin(pop3_session(connection, shard)),
+        Service::Imap | Service::Imaps => Box::pin(imap_session(connection, shard)),
+    }
+}
+
+/// The session of a proxy's connection. As small as [`smtp_session`]: what reads the header is gone
+/// when the session begins.
+fn proxied(
+    connection: Connection,
+    shard: Rc<Shard>,
+    service: Service,
+    entrance: Rc<Entrance>,
+) -> impl Future<Output = ()> {
+    let entering = Box::pin(enter(connection, shard, service, entrance));
+    async move {
+        let session = entering.await;
+        if let Some(session) = session {
+            session.await;
+        }
+    }
+}
+
+/// Reads the header of a proxy, in the clear, and begins the session of the client that it names.
+/// Without a right header the connection is closed without a word, since nobody knows who would
+/// read it.
+async fn enter(
+    mut connection: Connection,
+    shard: Rc<Shard>,
+    service: Service,
+    entrance: Rc<Entrance>,
+) -> Option<LocalFuture<'static, ()>> {
+    let client = match read_header(&mut connection, &shard).await {
+        Ok(Header::Proxied { client, .. }) => Some(client),
+        Ok(Header::Local) => None,
+        Err(reason) => {
+            if let Some(reason) = reason {
+                shard.tell(&Event::ProxyRefused {
+                    trail: connection.trail(),
+                    protocol: service.protocol(),
+                    peer: connection.peer().ip(),
+                    reason: &reason,
+                });
+            }
+            return None;
+        }
+    };
+    let admission = entrance.admit_proxied(&mut connection, client).await.ok()?;
+    Some(admitted(connection, shard, service, admission))
+}
+
+/// Takes the header off the input. The error is what to tell the operator: nothing of a proxy that
+/// only looked whether the port is open.
+async fn read_header(connection: &mut Connection, shard: &Shard) -> Result<Header, Option<String>> {
+    let deadline = shard.executor.moment().after(shard.options.tls_handshake_timeout);
+    // No more than a header is read before it is known whether it is one.
+    connection.set_read_max(proxy::HEADER_MAX);
+    loop {
+        match proxy::parse(connection.input()) {
+            Ok(Some((length, header))) => {
+                connection.consume(length);
+                connection.set_read_max(usize::MAX);
+                return Ok(header);
+            }
+            Ok(None) => {}
+            Err(error) => return Err(Some(error.to_string())),
+        }
+        let left = deadline.since(shard.executor.moment());
+        match connection.fill(left).await {
+            Ok(()) => {}
+            Err(ConnectionError::Closed) if connection.input().is_empty() => return Err(None),
+            Err(ConnectionError::ShuttingDown) => return Err(None),
+            Err(error) => return Err(Some(error.to_string())),
+        }
+    }
 }
 
 /// The reply to a client that is not served.
@@ -71,7 +160,7 @@ fn limit_of(admission: Admission) -> Limit {
         Admission::ClientRefused(Excess::Connections) => Limit::ConnectionsOfClient,
         Admission::ClientRefused(Excess::Strangers) => Limit::StrangersOfClient,
         Admission::ClientRefused(Excess::NewConnections) => Limit::NewConnectionsOfClient,
-        Admission::Refused | Admission::Admitted => Limit::ConnectionsPerShard,
+        Admission::Refused | Admission::Admitted | Admission::Proxied => Limit::ConnectionsPerShard,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -19,6 +19,7 @@ use rustls::{
     crypto::{CryptoProvider, ring},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use socket2::{Domain, Socket, Type};
 
 use crate::transcript::{Peer, World};
 
@@ -51,24 +52,30 @@ pub struct DemoServer {
 impl DemoServer {
     /// Starts one on free ports; connections go to standard port `port`.
     pub fn start(port: u16) -> DemoServer {
+        DemoServer::start_with(port, &[])
+    }
+
+    /// The same, with `--set` for each of `settings`.
+    pub fn start_with(port: u16, settings: &[&str]) -> DemoServer {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let count = BASES.end - BASES.start;
         let process = (std::process::id() % u32::from(count)) as u16;
         for _ in 0..count {
             let turn = process.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
             let port_base = (BASES.start + turn % count) * PORTS_EACH;
-            if let Some(server) = DemoServer::try_start(port_base, port) {
+            if let Some(server) = DemoServer::try_start(port_base, port, settings) {
                 return server;
             }
         }
         panic!("no demo became ready on any ports");
     }
 
-    fn try_start(port_base: u16, port: u16) -> Option<DemoServer> {
+    fn try_start(port_base: u16, port: u16, settings: &[&str]) -> Option<DemoServer> {
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringmail"))
             .args(["demo", "--shards", "2", "--port-base", &port_base.to_string(), "--dir"])
             .arg(directory.path().join("demo"))
+            .args(settings.iter().flat_map(|setting| ["--set", *setting]))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -83,11 +90,25 @@ impl DemoServer {
     }
 
     fn dial(&self, port: u16) -> TcpStream {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port_base + port))
-            .expect("connected to the demo");
+        self.dial_from(Ipv4Addr::LOCALHOST, port)
+    }
+
+    /// A connection from another address of loopback.
+    pub fn dial_from(&self, source: Ipv4Addr, port: u16) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("bound");
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port_base + port));
+        socket.connect(&server.into()).expect("connected to the demo");
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(TIMEOUT)).expect("timeout");
         stream.set_write_timeout(Some(TIMEOUT)).expect("timeout");
         stream
+    }
+
+    /// The event log so far.
+    pub fn events(&self) -> String {
+        let path = self._directory.path().join("demo/events.log");
+        std::fs::read_to_string(path).expect("the event log")
     }
 
     /// The page of the admin port.
@@ -192,16 +213,27 @@ impl Peer for SocketPeer {
     fn start_tls(&mut self) {
         let Stream::Plain(stream) = &self.stream else { panic!("TLS twice") };
         let stream = stream.try_clone().expect("second handle");
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").expect("name");
-        let connection = ClientConnection::new(Arc::new(config), name).expect("client");
-        self.stream = Stream::Tls(Box::new(StreamOwned::new(connection, stream)));
+        self.stream = Stream::Tls(Box::new(begin_tls(stream, b"")));
     }
+}
+
+/// A client's TLS on `stream`; `prelude` is sent in the clear, together with its first message.
+pub fn begin_tls(
+    mut stream: TcpStream,
+    prelude: &[u8],
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").expect("name");
+    let mut connection = ClientConnection::new(Arc::new(config), name).expect("client");
+    let mut first = prelude.to_vec();
+    connection.write_tls(&mut first).expect("written to memory");
+    stream.write_all(&first).expect("sent");
+    StreamOwned::new(connection, stream)
 }
 
 /// The demo makes a new self-signed certificate in each directory.
