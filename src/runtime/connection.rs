@@ -35,6 +35,7 @@ use super::{
     resources::{PooledBuffer, SCRATCH_SIZE, ShardResources},
     timer::Timer,
     tls::TlsContext,
+    tls_client::{ClientTls, TlsFacts},
     tls_session::TlsSession,
     transport::{DetachedTransport, MEMORY_ADDRESS, Transport},
 };
@@ -283,9 +284,27 @@ impl Connection {
     }
 
     fn begin_tls(&mut self, context: &TlsContext) -> Result<(), ConnectionError> {
-        let session = TlsSession::new(context.config())?;
+        let session = TlsSession::server(context.config())?;
         self.layers.push(Box::new(session), self.seat.buffer());
         Ok(())
+    }
+
+    /// Begins TLS on a connection that we made; what was received before is discarded. An
+    /// error of the certificate can be classified: [`TlsFailure::of`].
+    ///
+    /// [`TlsFailure::of`]: super::tls_client::TlsFailure::of
+    pub async fn start_tls_as_client(
+        &mut self,
+        tls: &ClientTls,
+        timeout: Duration,
+    ) -> Result<(), ConnectionError> {
+        self.flush(timeout).await?;
+        // RFC 3207 4.2: nothing that came in plain text counts any more.
+        self.consume(usize::MAX);
+        self.layers.push(Box::new(TlsSession::client(tls)?), self.seat.buffer());
+        // We speak first.
+        self.layers.open(&mut [], &mut self.input, &mut self.sealed)?;
+        self.handshake(timeout).await
     }
 
     pub fn peer(&self) -> SocketAddr {
@@ -302,7 +321,12 @@ impl Connection {
 
     /// For the Received header, e.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384"; `None` when plain.
     pub fn tls_description(&self) -> Option<String> {
-        self.layers.description()
+        self.tls_facts().map(|facts| format!("{} {}", facts.version, facts.cipher))
+    }
+
+    /// Version, cipher and how the peer was verified; `None` when plain.
+    pub fn tls_facts(&self) -> Option<TlsFacts> {
+        self.layers.facts()
     }
 
     /// Bytes received (decrypted) and not yet consumed.
@@ -1165,7 +1189,7 @@ mod tests {
             false
         }
 
-        fn description(&self) -> Option<String> {
+        fn facts(&self) -> Option<TlsFacts> {
             None
         }
     }

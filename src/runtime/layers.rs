@@ -23,6 +23,7 @@ use super::{
     budget::HolderId,
     connection::ConnectionError,
     resources::{PooledBuffer, ShardResources},
+    tls_client::TlsFacts,
 };
 
 /// One layer of a stream. `Send`: it travels when its connection is handed over.
@@ -63,8 +64,8 @@ pub(super) trait Layer: Send {
     /// Whether the stream is encrypted.
     fn is_private(&self) -> bool;
 
-    /// For the Received header, if there is something to say.
-    fn description(&self) -> Option<String>;
+    /// Of TLS, once the two sides have agreed.
+    fn facts(&self) -> Option<TlsFacts>;
 }
 
 /// A layer, and the input that it could not open yet.
@@ -109,8 +110,8 @@ impl Layers {
         self.each().any(Layer::is_private)
     }
 
-    pub(super) fn description(&self) -> Option<String> {
-        self.each().find_map(Layer::description)
+    pub(super) fn facts(&self) -> Option<TlsFacts> {
+        self.each().find_map(Layer::facts)
     }
 
     /// Before a wait: shrinks the kept input's buffers to their contents, and counts them.

@@ -27,6 +27,7 @@ pub mod simulation;
 pub mod stream;
 pub mod timer;
 pub mod tls;
+pub mod tls_client;
 pub mod wait;
 pub mod worker;
 

@@ -19,15 +19,20 @@
 use std::sync::Arc;
 
 use rustls::{
-    ServerConfig,
-    server::UnbufferedServerConnection,
+    CommonState, ServerConfig, SideData,
+    client::{ClientConnectionData, UnbufferedClientConnection},
+    server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{
         ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
-        UnbufferedStatus, WriteTraffic,
+        ReadEarlyData, UnbufferedStatus, WriteTraffic,
     },
 };
 
-use super::{connection::ConnectionError, layers::Layer};
+use super::{
+    connection::ConnectionError,
+    layers::Layer,
+    tls_client::{ClientTls, TlsFacts, Verdict, Verified},
+};
 
 /// Most bytes added to a record by any version and suite that we offer, rounded up: header,
 /// explicit nonce, tag, content type.
@@ -40,9 +45,91 @@ const CIPHERTEXT_MAX: usize = 96 * 1024;
 /// Plaintext bytes of a full record (RFC 8446 5.1).
 const RECORD_SIZE: usize = 16 * 1024;
 
-/// Server side of one TLS connection. `Send`: it travels when its connection is handed over.
-pub(super) struct TlsSession {
-    connection: UnbufferedServerConnection,
+/// What differs between the two sides of a TLS connection.
+pub(super) trait Side: Send {
+    type Data: SideData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        ciphertext: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// Octets of early data to discard.
+    fn skip_early(early: ReadEarlyData<'_, '_, Self::Data>) -> Result<usize, rustls::Error>;
+
+    fn common(&self) -> &CommonState;
+
+    /// How the peer's certificate was checked, after the handshake.
+    fn verified(&self) -> Verified;
+}
+
+/// We accepted the connection.
+pub(super) struct ServerSide(UnbufferedServerConnection);
+
+/// We made the connection.
+pub(super) struct ClientSide {
+    connection: UnbufferedClientConnection,
+    verdict: Verdict,
+}
+
+impl Side for ServerSide {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        ciphertext: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
+        self.0.process_tls_records(ciphertext)
+    }
+
+    /// Early data is never offered, so none is ever accepted; it would be dropped.
+    fn skip_early(
+        mut early: ReadEarlyData<'_, '_, ServerConnectionData>,
+    ) -> Result<usize, rustls::Error> {
+        let mut discard = 0;
+        while let Some(record) = early.next_record() {
+            discard += record?.discard;
+        }
+        Ok(discard)
+    }
+
+    fn common(&self) -> &CommonState {
+        &self.0
+    }
+
+    /// No certificate is asked for.
+    fn verified(&self) -> Verified {
+        Verified::NotAsked
+    }
+}
+
+impl Side for ClientSide {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        ciphertext: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
+        self.connection.process_tls_records(ciphertext)
+    }
+
+    /// A server sends none.
+    fn skip_early(_: ReadEarlyData<'_, '_, ClientConnectionData>) -> Result<usize, rustls::Error> {
+        Ok(0)
+    }
+
+    fn common(&self) -> &CommonState {
+        &self.connection
+    }
+
+    fn verified(&self) -> Verified {
+        self.verdict.get()
+    }
+}
+
+/// One side of a TLS connection. `Send`: it travels when its connection is handed over.
+pub(super) struct TlsSession<S> {
+    side: S,
     handshake_done: bool,
     /// The peer sent close_notify: no plaintext will follow.
     peer_closed: bool,
@@ -50,10 +137,24 @@ pub(super) struct TlsSession {
     failed: Option<rustls::Error>,
 }
 
-impl TlsSession {
-    pub(super) fn new(config: Arc<ServerConfig>) -> Result<TlsSession, rustls::Error> {
-        let connection = UnbufferedServerConnection::new(config)?;
-        Ok(TlsSession { connection, handshake_done: false, peer_closed: false, failed: None })
+impl TlsSession<ServerSide> {
+    pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        Ok(Self::of(ServerSide(UnbufferedServerConnection::new(config)?)))
+    }
+}
+
+impl TlsSession<ClientSide> {
+    /// Its first call of `open`, of no octets, begins the handshake.
+    pub(super) fn client(tls: &ClientTls) -> Result<Self, rustls::Error> {
+        let (config, name, verdict) = tls.begin()?;
+        let connection = UnbufferedClientConnection::new(config, name)?;
+        Ok(Self::of(ClientSide { connection, verdict }))
+    }
+}
+
+impl<S: Side> TlsSession<S> {
+    fn of(side: S) -> TlsSession<S> {
+        TlsSession { side, handshake_done: false, peer_closed: false, failed: None }
     }
 
     fn open_and_seal(
@@ -89,7 +190,7 @@ impl TlsSession {
     ) -> Result<(), rustls::Error> {
         loop {
             let rest = rest_of(ciphertext, *opened);
-            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
+            let UnbufferedStatus { mut discard, state } = self.side.process(rest);
             let mut finished = false;
             match state {
                 Err(error) => {
@@ -103,12 +204,7 @@ impl TlsSession {
                         plaintext.extend_from_slice(record.payload);
                     }
                 }
-                // Early data is never offered, so none is ever accepted; it would be dropped.
-                Ok(ConnectionState::ReadEarlyData(mut early)) => {
-                    while let Some(record) = early.next_record() {
-                        discard += record?.discard;
-                    }
-                }
+                Ok(ConnectionState::ReadEarlyData(early)) => discard += S::skip_early(early)?,
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, outgoing)?,
                 // "Sent" here means queued: `Connection` sends `outgoing` before anything else.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
@@ -133,8 +229,8 @@ impl TlsSession {
     /// After an error: takes out the alert that rustls queued, and lets it read nothing more.
     /// rustls returns queued output before it looks at `rest`.
     fn take_alert(&mut self, rest: &mut [u8], outgoing: &mut Vec<u8>) {
-        while self.connection.wants_write() {
-            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(rest);
+        while self.side.common().wants_write() {
+            let UnbufferedStatus { state, .. } = self.side.process(rest);
             let Ok(ConnectionState::EncodeTlsData(data)) = state else { return };
             if encode(data, outgoing).is_err() {
                 return;
@@ -143,7 +239,7 @@ impl TlsSession {
     }
 }
 
-impl Layer for TlsSession {
+impl<S: Side> Layer for TlsSession<S> {
     /// Records are opened in place. Output consists of handshake messages, alerts and key updates;
     /// what remains is an incomplete record or handshake message.
     fn open(
@@ -191,15 +287,16 @@ impl Layer for TlsSession {
         true
     }
 
-    /// E.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384".
-    fn description(&self) -> Option<String> {
-        let version = match self.connection.protocol_version()? {
+    fn facts(&self) -> Option<TlsFacts> {
+        let common = self.side.common();
+        let version = match common.protocol_version()? {
             rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
             rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLS",
         };
-        let suite = self.connection.negotiated_cipher_suite()?.suite();
-        Some(format!("{version} {}", suite.as_str().unwrap_or("unknown suite")))
+        let suite = common.negotiated_cipher_suite()?.suite();
+        let cipher = suite.as_str().unwrap_or("unknown suite");
+        Some(TlsFacts { version, cipher, verified: self.side.verified() })
     }
 }
 
@@ -208,10 +305,8 @@ fn rest_of(ciphertext: &mut [u8], opened: usize) -> &mut [u8] {
     ciphertext.get_mut(opened..).unwrap_or_default()
 }
 
-type ServerData = rustls::server::ServerConnectionData;
-
-fn encode(
-    mut data: EncodeTlsData<'_, ServerData>,
+fn encode<Data>(
+    mut data: EncodeTlsData<'_, Data>,
     outgoing: &mut Vec<u8>,
 ) -> Result<(), rustls::Error> {
     with_room(outgoing, 0, |room| {
@@ -228,9 +323,9 @@ enum Sealing<'a> {
 }
 
 impl Sealing<'_> {
-    fn write(
+    fn write<Data>(
         &self,
-        traffic: &mut WriteTraffic<'_, ServerData>,
+        traffic: &mut WriteTraffic<'_, Data>,
         outgoing: &mut Vec<u8>,
     ) -> Result<(), rustls::Error> {
         with_room(outgoing, self.size_sealed(), |room| {
