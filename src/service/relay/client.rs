@@ -11,32 +11,41 @@
 use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_lite::future::poll_once;
 
 use crate::{
-    protocol::smtp::client::{
-        Capabilities, Envelope, Fault, RcptResult, Reply, ReplyParser, Stage, Step, Transaction,
+    protocol::{
+        sasl::Credentials,
+        smtp::client::{
+            Capabilities, Envelope, Fault, RcptResult, Reply, ReplyParser, Stage, Step, Transaction,
+        },
     },
     runtime::{
         LocalFuture,
         connect::Dialer,
         connection::{Connection, ConnectionError},
         executor::Executor,
+        tls_client::{ClientTls, TlsFacts, TlsFailure, Trust, Verification},
     },
 };
 
 /// Output that is sent before more is made.
 const OUTPUT_MAX: usize = 64 * 1024;
 
-/// How long a peer may take, by stage. The defaults are those of RFC 5321 4.5.3.2 where it has one.
+/// How long a peer may take, by stage, and whom to trust. The defaults are those of RFC 5321 4.5.3.2
+/// where it has one, and to trust nobody.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
+    /// For the verification by names.
+    pub trust: Arc<Trust>,
     pub connect_timeout: Duration,
     pub greeting_timeout: Duration,
-    /// EHLO, HELO, LHLO, AUTH, RSET.
+    /// EHLO, HELO, LHLO, STARTTLS, AUTH, RSET.
     pub command_timeout: Duration,
     pub tls_handshake_timeout: Duration,
     pub mail_timeout: Duration,
@@ -54,6 +63,7 @@ impl Default for ClientOptions {
     fn default() -> ClientOptions {
         let minutes = |count: u64| Duration::from_secs(60 * count);
         ClientOptions {
+            trust: Arc::new(Trust::nobody()),
             connect_timeout: Duration::from_secs(30),
             greeting_timeout: minutes(5),
             command_timeout: minutes(5),
@@ -91,11 +101,28 @@ pub struct Target {
     pub address: SocketAddr,
     /// The address of ours that is used; the host's choice if there is none.
     pub source: Option<IpAddr>,
-    /// The host's name.
+    /// The host's name, for SNI.
     pub host: String,
     /// Our name for EHLO.
     pub hello: String,
     pub lmtp: bool,
+    pub tls: TlsUse,
+    /// For AUTH, which then has to succeed. Never sent in plain text, unless `tls` is `Never`.
+    pub credentials: Option<Credentials>,
+}
+
+/// What is done about TLS.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TlsUse {
+    Never,
+    /// STARTTLS if it is offered, without verification; plain text if not, or if the peer then
+    /// refuses. If the handshake fails, the session fails at [`Stage::Tls`]: whether to come again
+    /// with `Never` is the caller's decision.
+    Opportunistic,
+    /// STARTTLS, or no session.
+    Required(Verification),
+    /// TLS from the first octet (RFC 8314 3).
+    Implicit(Verification),
 }
 
 /// Why a session did not begin.
@@ -106,15 +133,18 @@ pub struct Failed {
     /// What the peer said, if that is the reason.
     pub reply: Option<Reply>,
     pub what: String,
+    /// Of the stages `StartTls` and `Tls`, unless the connection broke: why there is no TLS. `None`
+    /// with `StartTls` and no reply: it was not offered.
+    pub tls: Option<TlsFailure>,
 }
 
 impl Failed {
     fn refused(stage: Stage, reply: Reply) -> Failed {
-        Failed { stage, what: reply.to_string(), reply: Some(reply.clipped()) }
+        Failed { reply: Some(reply.clone().clipped()), ..Failed::because(stage, reply.to_string()) }
     }
 
-    fn broken(stage: Stage, broken: &Broken) -> Failed {
-        Failed { stage, reply: None, what: broken.to_string() }
+    fn because(stage: Stage, what: impl ToString) -> Failed {
+        Failed { stage, reply: None, what: what.to_string(), tls: None }
     }
 }
 
@@ -173,11 +203,7 @@ impl Client {
         target: &Target,
     ) -> Result<Client, Failed> {
         let dialed = dialer.dial(target.address, target.source, options.connect_timeout).await;
-        let connection = dialed.map_err(|error| Failed {
-            stage: Stage::Connect,
-            reply: None,
-            what: error.to_string(),
-        })?;
+        let connection = dialed.map_err(|error| Failed::because(Stage::Connect, error))?;
         let mut client = Client {
             connection,
             executor: executor.clone(),
@@ -198,12 +224,97 @@ impl Client {
     }
 
     async fn begin(&mut self, target: &Target) -> Result<(), Failed> {
+        if let TlsUse::Implicit(verification) = &target.tls {
+            self.handshake(target, verification).await?;
+        }
         let greeting = self.answer(Stage::Greeting).await?;
         if !greeting.is_positive() {
             return Err(self.refused(Stage::Greeting, greeting));
         }
         self.hello(&target.hello).await?;
-        Ok(())
+        match &target.tls {
+            TlsUse::Never | TlsUse::Implicit(_) => {}
+            TlsUse::Opportunistic if !self.capabilities.start_tls => {}
+            TlsUse::Opportunistic => match self.start_tls(target, &Verification::None).await {
+                Err(Failed { stage: Stage::StartTls, reply: Some(_), .. }) if !self.broken => {}
+                tried => tried?,
+            },
+            TlsUse::Required(_) if !self.capabilities.start_tls => {
+                return Err(Failed::because(Stage::StartTls, "the peer does not offer TLS"));
+            }
+            TlsUse::Required(verification) => self.start_tls(target, verification).await?,
+        }
+        match &target.credentials {
+            Some(credentials) => self.authenticate(credentials, &target.tls).await,
+            None => Ok(()),
+        }
+    }
+
+    /// RFC 3207: after the handshake nothing said before it counts, so EHLO is said again.
+    async fn start_tls(
+        &mut self,
+        target: &Target,
+        verification: &Verification,
+    ) -> Result<(), Failed> {
+        let reply = self.command(Stage::StartTls, "STARTTLS").await?;
+        if !reply.is_positive() {
+            return Err(self.refused(Stage::StartTls, reply));
+        }
+        self.handshake(target, verification).await?;
+        self.capabilities = Capabilities::default();
+        self.hello(&target.hello).await
+    }
+
+    async fn handshake(
+        &mut self,
+        target: &Target,
+        verification: &Verification,
+    ) -> Result<(), Failed> {
+        let tls = ClientTls {
+            server_name: target.host.clone(),
+            verification: verification.clone(),
+            trust: self.options.trust.clone(),
+        };
+        let patience = self.options.patience(Stage::Tls);
+        self.connection.start_tls_as_client(&tls, patience).await.map_err(|error| {
+            self.broken = true;
+            let tls = match &error {
+                ConnectionError::Tls(error) => Some(TlsFailure::of(error)),
+                _ => None,
+            };
+            Failed { tls, ..Failed::because(Stage::Tls, error) }
+        })
+    }
+
+    /// AUTH (RFC 4954) with PLAIN (RFC 4616), or LOGIN if the peer offers only that.
+    async fn authenticate(
+        &mut self,
+        credentials: &Credentials,
+        tls: &TlsUse,
+    ) -> Result<(), Failed> {
+        let stage = Stage::Auth;
+        if !self.connection.is_tls() && *tls != TlsUse::Never {
+            return Err(Failed::because(stage, "a password is not sent without TLS"));
+        }
+        let Credentials { user, password } = credentials;
+        let mut reply;
+        if self.capabilities.auth_plain {
+            let response = STANDARD.encode(format!("\0{user}\0{password}"));
+            reply = self.command(stage, &format!("AUTH PLAIN {response}")).await?;
+        } else if self.capabilities.auth_login {
+            reply = self.command(stage, "AUTH LOGIN").await?;
+            for response in [user, password] {
+                if reply.is_intermediate() {
+                    reply = self.command(stage, &STANDARD.encode(response)).await?;
+                }
+            }
+        } else {
+            return Err(Failed::because(stage, "the peer offers neither AUTH PLAIN nor LOGIN"));
+        }
+        match reply.is_positive() {
+            true => Ok(()),
+            false => Err(self.refused(stage, reply)),
+        }
     }
 
     /// EHLO, or HELO if the peer does not know it (RFC 5321 3.2); LHLO (RFC 2033 4.1).
@@ -237,6 +348,11 @@ impl Client {
     /// Our own address.
     pub fn local(&self) -> SocketAddr {
         self.connection.local()
+    }
+
+    /// Version, cipher and how the peer was verified; `None` in plain text.
+    pub fn tls_facts(&self) -> Option<TlsFacts> {
+        self.connection.tls_facts()
     }
 
     /// Transactions that the peer still takes (RFC 9422 4.2), if it said how many.
@@ -367,7 +483,8 @@ impl Client {
     }
 
     fn refused(&mut self, stage: Stage, reply: Reply) -> Failed {
-        self.broken |= reply.is_closing();
+        // After 3xx the peer waits for something that we do not know.
+        self.broken |= reply.is_closing() || reply.is_intermediate();
         Failed::refused(stage, reply)
     }
 
@@ -383,11 +500,13 @@ impl Client {
         let reply =
             self.reply(stage).await.and_then(|reply| match self.connection.input().is_empty() {
                 true => Ok(reply),
+                // RFC 3207 6: someone in between may have put them there.
+                false if stage == Stage::StartTls => Err(Fault::BeforeTls.into()),
                 false => Err(Fault::Unsolicited.into()),
             });
         reply.map_err(|broken| {
             self.broken = true;
-            Failed::broken(stage, &broken)
+            Failed::because(stage, broken)
         })
     }
 
