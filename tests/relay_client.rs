@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_lite::future::{block_on, poll_once};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ring::digest::{SHA256, SHA512, digest};
 use ringmail::{
@@ -30,7 +31,7 @@ use ringmail::{
         resources::{ResourceLimits, ShardResources},
         shard::{self, ShardContext, ShardOptions},
         simulation::Simulation,
-        tls_client::{TlsFacts, TlsFailure, Trust, Verification, Verified},
+        tls_client::{ClientTls, TlsFacts, TlsFailure, Trust, Verification, Verified},
     },
     service::relay::client::{Client, ClientOptions, Content, Failed, Target, TlsUse},
 };
@@ -946,4 +947,88 @@ fn a_session_ends_after_the_messages_that_the_peer_takes() {
     ];
     let one = "250-mx.test\r\n250-LIMITS MAILMAX=1\r\n250 PIPELINING\r\n";
     check(greeted(one, transaction), &["accepted 250 queued", "accepted 250 queued", "unusable"]);
+}
+
+/// A handshake and one line from the server, with octets of its stream changed. True if the line
+/// arrived.
+fn changed_handshake(
+    tls: &ClientTls,
+    config: &Arc<ServerConfig>,
+    changes: &[(usize, u8)],
+    piece: usize,
+) -> bool {
+    let (mut connection, peer) = Connection::memory();
+    let mut server = ServerConnection::new(config.clone()).unwrap();
+    server.writer().write_all(b"220 secure\r\n").unwrap();
+    let (mut at, mut turns_left) = (0, 1_usize);
+    let mut exchange = || {
+        let received = peer.take_output();
+        let mut received = &received[..];
+        while !received.is_empty() && server.read_tls(&mut received).is_ok() {
+            let _ = server.process_new_packets();
+        }
+        let mut stream = Vec::new();
+        while server.wants_write() && server.write_tls(&mut stream).is_ok() {}
+        for (change, by) in changes {
+            if let Some(octet) = change.checked_sub(at).and_then(|at| stream.get_mut(at)) {
+                *octet ^= by;
+            }
+        }
+        at += stream.len();
+        // The connection lets others run now and then; it waits for more only once it has read all.
+        turns_left = turns_left.saturating_sub(1) + stream.len().div_ceil(piece);
+        match turns_left {
+            0 => peer.close(),
+            _ => stream.chunks(piece).for_each(|piece| peer.send(piece)),
+        }
+    };
+    let second = Duration::from_secs(1);
+    let mut wait = |connection: &mut Connection, begins: bool| {
+        let mut waiting: LocalFuture<'_, Result<(), ConnectionError>> = match begins {
+            true => Box::pin(connection.start_tls_as_client(tls, second)),
+            false => Box::pin(connection.fill(second)),
+        };
+        loop {
+            match block_on(poll_once(&mut waiting)) {
+                Some(result) => return result.is_ok(),
+                None => exchange(),
+            }
+        }
+    };
+    let mut good = wait(&mut connection, true);
+    while good && !connection.input().ends_with(b"\r\n") {
+        good = wait(&mut connection, false);
+    }
+    assert!(!good || connection.input() == b"220 secure\r\n");
+    good
+}
+
+#[test]
+fn a_changed_handshake_ends_the_connection() {
+    let host = Host::shabby();
+    let tls = |verification| ClientTls {
+        server_name: "mx.test".into(),
+        verification,
+        trust: Arc::new(Trust::nobody()),
+    };
+    let tlsa = [record(3, 1, 1, &host.chain[0])].into();
+    let checks = [Verification::None, Verification::Dane { tlsa, names: vec![] }].map(tls);
+    let (mut arrived, mut refused) = (0, 0);
+    for version in [&TLS12, &TLS13] {
+        let (config, _) = host.config(version);
+        for tls in &checks {
+            for piece in [1, 2, 7, 5000] {
+                assert!(changed_handshake(tls, &config, &[], piece));
+            }
+            for at in 0..1200 {
+                let change = [(at, 1 << (at % 8)), (at + at % 5 * 100, 0x10)];
+                match changed_handshake(tls, &config, &change[..1 + at % 2], 1 + at * 7 % 400) {
+                    true => arrived += 1,
+                    false => refused += 1,
+                }
+            }
+        }
+    }
+    // Behind the end of the stream, or in a certificate that nobody looks at in TLS 1.2.
+    assert!(refused > 1000 && arrived > 100, "{refused} refused, {arrived} arrived");
 }

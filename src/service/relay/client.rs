@@ -133,8 +133,7 @@ pub struct Failed {
     /// What the peer said, if that is the reason.
     pub reply: Option<Reply>,
     pub what: String,
-    /// Of the stages `StartTls` and `Tls`, unless the connection broke: why there is no TLS. `None`
-    /// with `StartTls` and no reply: it was not offered.
+    /// Of the stage `Tls`, unless the connection broke: what was wrong.
     pub tls: Option<TlsFailure>,
 }
 
@@ -387,9 +386,13 @@ impl Client {
         if !self.is_alive().await {
             transaction.lose(Stage::Mail, "the peer closed the connection, or spoke unasked");
         } else if let Err(broken) = self.transact(&mut transaction, content).await {
-            if matches!(broken, Broken::Connection(_)) && self.has_input().await.is_ok() {
+            match broken {
+                Broken::Fault(fault) => transaction.desynchronised(fault),
                 // A peer may say why before it closes, while the message is being sent.
-                let _ = self.take_unasked(&mut transaction);
+                Broken::Connection(_) if self.has_input().await.is_ok() => {
+                    let _ = self.take_unasked(&mut transaction);
+                }
+                _ => {}
             }
             transaction.lose(transaction.stage(), &broken.to_string());
             self.broken = true;
@@ -404,63 +407,63 @@ impl Client {
         transaction: &mut Transaction<'_>,
         content: &mut dyn Content,
     ) -> Result<(), Broken> {
-        loop {
-            match transaction.advance(self.connection.output()) {
-                Step::Await(stage) => {
-                    // A shutdown must not hide whether the message was taken.
-                    self.connection.set_interruptible(stage != Stage::End);
-                    let reply = match self.reply(stage).await {
-                        Ok(reply) => reply,
-                        Err(Broken::Fault(fault)) => {
-                            transaction.desynchronised(fault);
-                            return Err(fault.into());
-                        }
-                        Err(broken) => return Err(broken),
-                    };
-                    transaction.reply(reply)?;
-                    if transaction.expects_nothing() && !self.connection.input().is_empty() {
-                        self.take_unasked(transaction)?;
-                    }
-                }
-                Step::Content => self.send_piece(transaction, content).await?,
-                Step::Done { usable } => {
-                    self.broken |= !usable || self.parser.is_inside();
+        while self.wants_content(transaction).await? {
+            let Some(piece) = content.next().await.map_err(Broken::Content)? else {
+                self.hear_early(transaction).await?;
+                transaction.finish(self.connection.output());
+                continue;
+            };
+            for part in piece.chunks(OUTPUT_MAX) {
+                if !self.wants_content(transaction).await? {
                     return Ok(());
+                }
+                transaction.push(part, self.connection.output());
+                if self.connection.unsent() >= OUTPUT_MAX {
+                    self.connection.flush(self.options.block_timeout).await?;
+                    self.hear_early(transaction).await?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Sends commands and takes their answers. True if the message is wanted next, false if the
+    /// transaction is over.
+    async fn wants_content(&mut self, transaction: &mut Transaction<'_>) -> Result<bool, Broken> {
+        loop {
+            let stage = match transaction.advance(self.connection.output()) {
+                Step::Await(stage) => stage,
+                Step::Content => return Ok(true),
+                Step::Done { usable } => {
+                    self.broken |= !usable || self.parser.is_inside();
+                    return Ok(false);
+                }
+            };
+            // A shutdown must not hide whether the message was taken.
+            self.connection.set_interruptible(stage != Stage::End);
+            transaction.reply(self.reply(stage).await?)?;
+            if transaction.expects_nothing() && !self.connection.input().is_empty() {
+                self.take_unasked(transaction)?;
+            }
+        }
+    }
+
+    /// Takes an answer that came before the end of the message, so that it is not taken for the
+    /// answer to it.
+    async fn hear_early(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Broken> {
+        if transaction.expects_nothing() && self.has_input().await? {
+            self.take_unasked(transaction)?;
+            if self.parser.is_inside() {
+                transaction.reply(self.reply(Stage::Content).await?)?;
+            }
+        }
+        Ok(())
     }
 
     /// The peer has sent more than was asked for.
     fn take_unasked(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Broken> {
         while let Some(reply) = self.parse()? {
             transaction.reply(reply)?;
-        }
-        Ok(())
-    }
-
-    async fn send_piece(
-        &mut self,
-        transaction: &mut Transaction<'_>,
-        content: &mut dyn Content,
-    ) -> Result<(), Broken> {
-        let Some(piece) = content.next().await.map_err(Broken::Content)? else {
-            // An answer that is there before the end of the message is not the answer to it.
-            if transaction.expects_nothing() && self.has_input().await? {
-                self.take_unasked(transaction)?;
-                if self.parser.is_inside() {
-                    let reply = self.reply(Stage::Content).await?;
-                    transaction.reply(reply)?;
-                }
-            }
-            transaction.finish(self.connection.output());
-            return Ok(());
-        };
-        for part in piece.chunks(OUTPUT_MAX) {
-            transaction.push(part, self.connection.output());
-            if self.connection.unsent() >= OUTPUT_MAX {
-                self.connection.flush(self.options.block_timeout).await?;
-            }
         }
         Ok(())
     }
