@@ -26,7 +26,12 @@ fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
                     recipients = 0;
                 }
                 Event::Greeting(greeting) => {
-                    session.accept_greeting(&greeting, "me.test", ringmail::model::Timestamp(0), &mut output);
+                    session.accept_greeting(
+                        &greeting,
+                        "me.test",
+                        ringmail::model::Timestamp(0),
+                        &mut output,
+                    );
                     recipients = 0;
                 }
                 Event::Sender(sender) => session.accept_sender(&sender, &mut output),

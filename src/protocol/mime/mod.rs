@@ -14,6 +14,7 @@ pub mod date;
 mod describe;
 #[cfg(test)]
 mod differential;
+pub mod downgrade;
 pub mod encoded_word;
 pub mod header;
 mod html;
@@ -34,3 +35,5 @@ pub use search::{MessageSearch, Needle, Scope};
 pub use section::SectionText;
 pub use summarizer::Summarizer;
 pub use summary::{DecodeError, Envelope, Part, PartKind, PartTexts, Summary};
+pub use summary::{DecodeError, Envelope, Part, PartKind, Summary};
+pub use transfer::decode_transfer;

@@ -71,6 +71,15 @@ impl TransferDecoder {
     }
 }
 
+/// A whole body, decoded by the value of its Content-Transfer-Encoding.
+pub fn decode_transfer(encoding: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut decoder = TransferDecoder::new(encoding);
+    let mut out = Vec::new();
+    decoder.push(body, &mut out);
+    decoder.finish(&mut out);
+    out
+}
+
 /// 0 to 63, or 255 for octets outside the alphabet (RFC 2045 6.8).
 const BASE64_VALUES: [u8; 256] = {
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -1,0 +1,67 @@
+//! Any bytes as a message for a 7-bit path: what is written is 7-bit, does not depend on cuts, and
+//! its decoded bodies are the same octets as before.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringmail::protocol::mime::{
+    Part, PartKind, Summarizer, Summary, decode_transfer,
+    downgrade::{Plan, Rewriter, Survey},
+};
+
+fuzz_target!(|message: &[u8]| {
+    let Some((plan, out)) = convert(message, usize::MAX) else {
+        assert!(convert(message, 7).is_none());
+        return;
+    };
+    let (_, cut) = convert(message, 7).expect("convertible however cut");
+    assert_eq!(out, cut);
+    if !plan.changes() {
+        return assert!(is_seven_bit(message));
+    }
+    assert!(is_seven_bit(&out));
+    if !plan.rewrites_around() {
+        assert_eq!(leaves(message), leaves(&out));
+    }
+});
+
+fn summarize(message: &[u8]) -> Summary {
+    let mut summarizer = Summarizer::new();
+    summarizer.push(message);
+    summarizer.finish()
+}
+
+fn convert(message: &[u8], size: usize) -> Option<(Plan, Vec<u8>)> {
+    let mut survey = Survey::new(&summarize(message));
+    message.chunks(size).for_each(|piece| survey.push(piece));
+    let plan = survey.finish().ok()?;
+    let mut rewriter = Rewriter::new(&plan);
+    let mut out = Vec::new();
+    message.chunks(size).for_each(|piece| rewriter.push(piece, &mut out));
+    rewriter.finish(&mut out);
+    Some((plan, out))
+}
+
+fn is_seven_bit(octets: &[u8]) -> bool {
+    octets.iter().all(|&octet| octet != 0 && octet < 0x80)
+        && octets.split(|&octet| octet == b'\n').all(|line| {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            line.len() <= 998 && !line.contains(&b'\r')
+        })
+        && octets.iter().enumerate().all(|(at, &octet)| {
+            octet != b'\n' || at.checked_sub(1).is_some_and(|before| octets[before] == b'\r')
+        })
+}
+
+fn leaves(message: &[u8]) -> Vec<Vec<u8>> {
+    fn walk(part: Part<'_>, message: &[u8], found: &mut Vec<Vec<u8>>) {
+        if part.kind() == PartKind::Leaf {
+            let range = part.body();
+            let body = &message[range.start as usize..range.end as usize];
+            found.push(decode_transfer(part.encoding(), body));
+        }
+        part.children().chain(part.message()).for_each(|part| walk(part, message, found));
+    }
+    let mut found = Vec::new();
+    walk(summarize(message).root(), message, &mut found);
+    found
+}
