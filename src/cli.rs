@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use ringmail::config::{PARTITIONS_MAX, SHARDS_MAX};
 
 /// A mail server on io_uring: accepts mail over SMTP and LMTP, serves it over POP3 and IMAP
@@ -43,6 +43,8 @@ pub enum Verb {
         #[command(subcommand)]
         verb: BlockVerb,
     },
+    /// Show where mail for a domain goes, by the DNS
+    Resolve(ResolveArguments),
     /// Add, list, remove and import accounts, and change passwords
     User {
         #[command(subcommand)]
@@ -178,6 +180,47 @@ pub struct InspectArguments {
     /// Print JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks the DNS servers of the settings, as the server does, from an empty cache. Without --config the \
+settings have their defaults: the servers of /etc/resolv.conf.
+
+Examples:
+  ringmail resolve example.org
+  ringmail resolve example.org --config ringmail.toml --json
+  ringmail resolve _25._tcp.mx.example.org --kind tlsa --set dns.validate=true
+
+Exit codes: 0 everything found, 1 something was not.")]
+pub struct ResolveArguments {
+    /// Domains, as behind the @ of an address
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Show records of this kind instead
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<RecordKind>,
+    /// The names are of hosts: look at no MX records
+    #[arg(long, conflicts_with = "kind")]
+    pub host: bool,
+    /// Print JSON, a line each, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// The server's configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A setting as in the configuration file; repeatable
+    #[arg(long, value_name = "SECTION.KEY=VALUE", conflicts_with = "config")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RecordKind {
+    Mx,
+    A,
+    Aaaa,
+    Tlsa,
+    Txt,
 }
 
 /// As [`Place`], also after the verb below.

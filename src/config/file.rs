@@ -736,9 +736,22 @@ impl Settings {
         }
     }
 
+    /// Defaults with `overrides`, lines `section.key=value` (`--set`); a value that is not TOML by
+    /// itself is taken as a string.
+    ///
+    /// # Errors
+    /// An override that would be invalid in a configuration file.
+    pub fn of_overrides(overrides: &[String]) -> Result<Settings, ConfigProblem> {
+        let mut text: String = overrides.iter().map(|line| as_toml(line) + "\n").collect();
+        text.push_str(&format!(
+            "hostname = \"mail.{DEMO_DOMAIN}\"\ndomains = [\"{DEMO_DOMAIN}\"]\ndata_dir = \".\"\n\
+             tls = {{ certificate = \".\", key = \".\" }}\n"
+        ));
+        Settings::parse(Path::new("--set"), &text)
+    }
+
     /// The settings of `ringmail demo`: everything on 127.0.0.1, ports from `port_base`, the domain
-    /// demo.test. `overrides` are lines `section.key=value` of settings (`--set`); a value that is
-    /// not TOML by itself is taken as a string.
+    /// demo.test. `overrides`: as of [`Settings::of_overrides`].
     ///
     /// # Errors
     /// A port past 65535; an override that would be invalid in a configuration file, or of a
@@ -767,12 +780,7 @@ impl Settings {
             let names = overrides.iter().filter_map(|line| line.split_once('='));
             names.into_iter().any(|(key, _)| key.trim() == name)
         };
-        let mut text: String = overrides.iter().map(|line| as_toml(line) + "\n").collect();
-        text.push_str(&format!(
-            "hostname = \"mail.{DEMO_DOMAIN}\"\ndomains = [\"{DEMO_DOMAIN}\"]\ndata_dir = \".\"\n\
-             tls = {{ certificate = \".\", key = \".\" }}\n"
-        ));
-        let mut settings = Settings::parse(Path::new("--set"), &text)?;
+        let mut settings = Settings::of_overrides(overrides)?;
         settings.dns.demo = true;
         settings.data_dir = data_dir.to_owned();
         settings.listen = Listen { proxy_networks: settings.listen.proxy_networks, ..listen };

@@ -10,6 +10,7 @@
 //! Answers are cached by the shards (`resolver`), not here.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
@@ -17,6 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -29,7 +31,7 @@ use hickory_resolver::{
         runtime::TokioRuntimeProvider, xfer::FirstAnswer,
     },
     proto::{
-        dnssec::{Proof, TrustAnchors},
+        dnssec::{Proof, TrustAnchors, rdata::DNSSECRData},
         op::{DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode},
         rr::{Name as WireName, RData, Record, RecordType},
     },
@@ -145,6 +147,15 @@ pub fn dns(options: &DnsOptions) -> Result<(Arc<DnsQueue>, DnsWorker), TrustAnch
 }
 
 impl DnsWorker {
+    /// Runs on a thread of its own, in a program that has no control thread.
+    pub fn start(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name("dns".to_owned()).spawn(move || {
+            runtime.block_on(self.run());
+        })?;
+        Ok(())
+    }
+
     /// Answers questions until the last queue is dropped.
     pub async fn run(mut self) {
         let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
@@ -201,6 +212,11 @@ impl Client {
         for _ in 0..=ALIASES_MAX {
             let step = match self.send(&name, kind).await {
                 Ok(response) => self.read(&response, &name, kind),
+                Err(NetError::Dns(DnsError::Nsec { response, .. }))
+                    if is_of_wildcard(&response) =>
+                {
+                    self.read(&response, &name, kind)
+                }
                 Err(error) => Step::End(Reply::from(&error)),
             };
             match step {
@@ -278,6 +294,48 @@ impl Client {
     fn is_validating(&self) -> bool {
         matches!(self.asker, Asker::Validating(_))
     }
+}
+
+/// Whether a response that hickory takes as bogus is a good answer from a wildcard: it does not
+/// know the proof in which the NSEC record of the wildcard itself covers the name (RFC 4035 5.3.4).
+/// All signatures have been checked before; what is left is that no closer name exists.
+fn is_of_wildcard(response: &DnsResponse) -> bool {
+    let signatures = response.answers.iter().filter_map(|record| match &record.data {
+        RData::DNSSEC(DNSSECRData::RRSIG(rrsig)) => Some((&record.name, rrsig.input())),
+        _ => None,
+    });
+    let is_proven = |name: &WireName, labels: u8| {
+        let closer = name.trim_to(usize::from(labels) + 1);
+        response.authorities.iter().any(|record| match &record.data {
+            RData::DNSSEC(DNSSECRData::NSEC(nsec)) if record.proof == Proof::Secure => {
+                let next = nsec.next_domain_name();
+                // The last record of a zone leads back to its first name.
+                let is_last = *next <= record.name && next.zone_of(name);
+                let types = nsec.type_set();
+                // It says nothing of what is below another zone's top (RFC 6840 4.1).
+                let is_cut = types.contains(RecordType::NS) && !types.contains(RecordType::SOA);
+                let is_above = record.name.zone_of(&closer);
+                record.name < closer
+                    && (closer < *next || is_last)
+                    && !closer.zone_of(next)
+                    && !(is_above && (is_cut || types.contains(RecordType::DNAME)))
+            }
+            _ => false,
+        })
+    };
+    let mut wildcards = 0;
+    for (name, rrsig) in signatures {
+        if rrsig.num_labels < name.num_labels() {
+            wildcards += 1;
+            if !is_proven(name, rrsig.num_labels) {
+                return false;
+            }
+        }
+    }
+    let signed = |record: &Record| {
+        record.proof == Proof::Secure || record.record_type() == RecordType::RRSIG
+    };
+    wildcards > 0 && response.answers.iter().all(signed)
 }
 
 /// What one response says.
