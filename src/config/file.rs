@@ -14,6 +14,7 @@ use super::{
     ConfigProblem,
     addresses::{AddressesSection, RouteTable},
     problem::line_of,
+    queue::{QueueSection, SiteTable},
     schema::{self, PARTITIONS_MAX, server_address},
 };
 use crate::{
@@ -87,6 +88,11 @@ pub struct Settings {
     /// Where mail for other domains goes.
     #[serde(default)]
     pub route: Vec<RouteTable>,
+    #[serde(default)]
+    pub queue: QueueSection,
+    /// Limits of single sites.
+    #[serde(default)]
+    pub site: Vec<SiteTable>,
     #[serde(default)]
     pub events: EventsSection,
 }
@@ -727,8 +733,8 @@ impl Settings {
         if let EventTarget::File(file) = EventTarget::named(&self.events.to) {
             self.events.to = base.join(file).to_string_lossy().into_owned();
         }
-        if let Some(anchor) = &mut self.dns.trust_anchor {
-            *anchor = base.join(&*anchor);
+        for path in [&mut self.dns.trust_anchor, &mut self.queue.ca_file].into_iter().flatten() {
+            *path = base.join(&*path);
         }
         if let Some(tls) = &mut self.tls {
             tls.certificate = base.join(&tls.certificate);
@@ -919,6 +925,14 @@ impl Settings {
                 recipients_max: self.smtp.recipients_max,
                 hops_max: self.smtp.received_headers_max,
                 bare_newline: self.smtp.bare_newline.into(),
+                extensions: smtp::Extensions {
+                    dsn: true,
+                    require_tls: true,
+                    deliver_by: Some(0),
+                    mt_priority: true,
+                    future_release: Some(self.queue.hold_max()),
+                    limits: true,
+                },
                 ..defaults.limits
             },
             ..defaults
@@ -953,7 +967,7 @@ impl Settings {
 
     fn relay_options(&self) -> RelayOptions {
         let has_dns = !self.dns.demo || !self.dns.servers.is_empty();
-        RelayOptions { has_dns, ..RelayOptions::default() }
+        self.queue.options(&self.site, has_dns)
     }
 
     /// How DNS servers are asked, for all shards together.

@@ -8,6 +8,7 @@
 mod addresses;
 mod file;
 mod problem;
+mod queue;
 mod schema;
 
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};

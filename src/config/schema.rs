@@ -3,7 +3,12 @@
 //! [`Settings::parse`](super::Settings::parse) calls this first, so the values that serde reads
 //! afterwards are valid. serde's own errors name Rust types, and not always the setting.
 
-use std::{net::SocketAddr, ops::Range, path::Path, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    path::Path,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use humantime_serde::re::humantime;
@@ -73,6 +78,12 @@ enum Kind {
     Size(Bounds),
     /// In microseconds.
     Time(Bounds),
+    /// A list of times, at least one.
+    Times(Bounds),
+    /// Addresses without ports.
+    Hosts,
+    /// Of sites: domains and hosts, `*.` for those below.
+    SiteNames,
 }
 
 use Kind::{
@@ -131,6 +142,9 @@ const WEEK: u64 = 7 * 24 * 3600 * SECOND;
 /// Larger messages, with the header fields that we prepend, would exceed the sizes that IMAP can
 /// express (RFC 3501 9, `number`).
 const MESSAGE_MOST: u64 = 2 * GIB;
+
+/// Times of the queue: up to four weeks.
+const LONG: Bounds = Bounds { least: 100 * MILLISECOND, most: 4 * WEEK, zero: None };
 
 const fn setting(name: &'static str, kind: Kind, example: &'static str) -> Setting {
     Setting { name, example, kind, need: Need::Default }
@@ -261,6 +275,27 @@ pub const SETTINGS: &[Setting] = &[
     optional("route.text", Text, "\"no mail for this domain\""),
     optional("route.accept_all", Flag, "false"),
     optional("route.recipients_file", Kind::Path, "\"/etc/ringmail/partner.recipients\""),
+    setting("queue.retry", Kind::Times(LONG), "[\"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]"),
+    setting("queue.delay_warning", Kind::Time(LONG).or_zero("never"), "\"4h\""),
+    setting("queue.expire", Kind::Time(LONG), "\"5d\""),
+    setting("queue.return_max", size(0, GIB), "\"50KiB\""),
+    setting("queue.messages_per_partition", count(1, 100_000_000), "1000000"),
+    setting("queue.connections_per_shard", count(1, 1_000_000), "1000"),
+    setting("queue.connections_per_site", count(1, 10_000), "20"),
+    setting("queue.messages_per_connection", count(1, 1_000_000), "100"),
+    setting("queue.recipients_per_transaction", count(1, 100_000), "100"),
+    setting("queue.rate_per_site", count(1, 60_000_000).or_zero("no limit"), "0"),
+    setting("queue.idle", time(0, 600 * SECOND), "\"2s\""),
+    setting("queue.connect_timeout", time(SECOND, 600 * SECOND), "\"30s\""),
+    optional("queue.hello", HostName, "\"out.example.org\""),
+    optional("queue.sources", Kind::Hosts, "[\"192.0.2.7\", \"2001:db8::7\"]"),
+    setting("queue.port", count(1, 65_535), "25"),
+    optional("queue.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
+    required("site.names", Kind::SiteNames, "[\"big.example\", \"*.mx.big.example\"]"),
+    optional("site.connections", count(1, 10_000), "5"),
+    optional("site.messages_per_connection", count(1, 1_000_000), "20"),
+    optional("site.recipients_per_transaction", count(1, 100_000), "50"),
+    optional("site.rate", count(1, 60_000_000).or_zero("no limit"), "600"),
     setting("events.to", Kind::Target, "\"stderr\""),
     setting("events.connections", Flag, "false"),
     setting("events.logins", Flag, "true"),
@@ -272,7 +307,7 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Sections that may be there several times: lists of tables, `[[route]]`.
-const LISTS: &[&str] = &["route"];
+const LISTS: &[&str] = &["route", "site"];
 
 pub const SHARDS_MAX: u16 = 1024;
 pub const PARTITIONS_MAX: u16 = 4096;
@@ -471,6 +506,15 @@ impl Kind {
             Kind::Count(bounds) => amount(whole(value), bounds),
             Kind::Size(bounds) => amount(octets(value), bounds),
             Kind::Time(bounds) => amount(microseconds(value), bounds),
+            Kind::Times(bounds) => {
+                return each(value, true, |text| amount(time_of(text), bounds));
+            }
+            Kind::Hosts => return each(value, false, |text| text.parse::<IpAddr>().is_ok()),
+            Kind::SiteNames => {
+                return each(value, true, |text| {
+                    is_domain(text.strip_prefix("*.").unwrap_or(text))
+                });
+            }
         };
         if fits { Ok(()) } else { Err(value.span()) }
     }
@@ -512,6 +556,14 @@ impl Kind {
             Kind::Time(bounds) => between("a time", bounds, |time| {
                 humantime::format_duration(Duration::from_micros(time)).to_string()
             }),
+            Kind::Times(bounds) => {
+                let one = Kind::Time(bounds).wants();
+                format!("a list of times, each {one}, at least one")
+            }
+            Kind::Hosts => "a list of addresses without ports".to_owned(),
+            Kind::SiteNames => {
+                "a list of domains and hosts, at least one; *.domain for those below".to_owned()
+            }
         }
     }
 }
@@ -553,7 +605,11 @@ fn octets(value: &Value<'_>) -> Option<u64> {
 
 /// "1m 30s".
 fn microseconds(value: &Value<'_>) -> Option<u64> {
-    let time = humantime::parse_duration(value.get_ref().as_str()?).ok()?;
+    time_of(value.get_ref().as_str()?)
+}
+
+fn time_of(text: &str) -> Option<u64> {
+    let time = humantime::parse_duration(text).ok()?;
     Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 

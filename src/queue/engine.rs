@@ -160,6 +160,13 @@ impl<C: Carrier> Queue<C> {
         self.len() == 0
     }
 
+    /// Whether no message fits in any more, with `spare` percent of the room left free.
+    pub fn is_full(&self, spare: usize) -> bool {
+        let partitions = self.inner.partitions.iter().flatten().count().max(1);
+        let most = self.inner.options.borrow().messages_max as usize * partitions;
+        self.len() >= most - most / 100 * spare.min(100)
+    }
+
     /// Octets of all messages.
     pub fn octets(&self) -> u64 {
         self.inner.state.borrow().octets

@@ -49,6 +49,7 @@ use crate::{
         shard::{self, ShardOptions},
         signal::{self, Signal, SignalThread},
         tls::{Certificate, TlsContext},
+        tls_client::Trust,
         worker::WorkerPool,
     },
     service::Shard,
@@ -142,10 +143,13 @@ fn serve(
 
     let (names, dns) = control::dns(&settings.dns_options())?;
 
+    let mut service = settings.service_options(allow_plaintext_auth);
+    service.relay.client.trust = Arc::new(trust(settings, &events));
+
     let (ready_sender, ready) = mpsc::channel();
     let (seats, gate) = mesh::build::<Shard>(shard_count);
     let plan = Arc::new(Plan {
-        service: Arc::new(settings.service_options(allow_plaintext_auth)),
+        service: Arc::new(service),
         store: settings.store_options(),
         shard_count,
         data,
@@ -180,6 +184,23 @@ fn serve(
         life.context("a shard ended")??;
     }
     Ok(())
+}
+
+/// The authorities that certificates of other servers are checked against.
+fn trust(settings: &Settings, events: &EventSender) -> Trust {
+    let (trust, problems) = match &settings.queue.ca_file {
+        Some(path) => Trust::load(path),
+        None => Trust::of_host(),
+    };
+    let what = match &settings.queue.ca_file {
+        Some(path) => format!("queue.ca_file: {}", path.display()),
+        None => "the host's certificate authorities".to_owned(),
+    };
+    // A host without any is usual in containers; it matters only to routes that verify.
+    if settings.queue.ca_file.is_some() || !trust.is_empty() {
+        problems.iter().for_each(|problem| warn(events, &format!("{what}: {problem}")));
+    }
+    trust
 }
 
 /// The addresses on which we take mail that other servers send.

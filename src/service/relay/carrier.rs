@@ -16,7 +16,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    client::{Client, Failed, Target},
+    client::{Client, Failed, Target, TlsUse},
     local::{LocalSession, NowhereSession},
     remote::RemoteSession,
     report,
@@ -25,13 +25,16 @@ use crate::{
     directory::{NextHop, RelayHost, TlsPolicy},
     events::Event,
     model::Timestamp,
-    protocol::smtp::client::Reply,
+    protocol::{
+        sasl::Credentials,
+        smtp::client::{Reply, Stage},
+    },
     queue::{
         Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
         Unreachable, Way,
     },
     resolver::{MailHost, Trouble},
-    runtime::{LocalFuture, connect::Dialer},
+    runtime::{LocalFuture, connect::Dialer, tls_client::Verification},
     service::Shard,
     store::StoreError,
 };
@@ -208,9 +211,7 @@ impl Relay {
             .flat_map(|host| host.addresses.iter().map(move |address| (host, *address)));
         for (host, address) in addresses.take(ADDRESSES_TRIED_MAX) {
             let target = self.target(&shard, hosts, host, address);
-            let options = &shard.options.relay.client;
-            let connected = Client::connect(&shard.executor, &*self.dialer, options, &target).await;
-            match connected {
+            match self.dial(&shard, target).await {
                 Ok(client) => {
                     let session = RemoteSession::new(client, shard, host.name.clone());
                     return Ok(Box::new(session));
@@ -226,6 +227,23 @@ impl Relay {
         Err(Unreachable::Now(problem))
     }
 
+    /// Connects; without TLS if that is allowed and TLS fails.
+    async fn dial(&self, shard: &Shard, target: Target) -> Result<Client, Failed> {
+        let options = &shard.options.relay.client;
+        let connect = async |target: &Target| {
+            Client::connect(&shard.executor, &*self.dialer, options, target).await
+        };
+        let failed = match connect(&target).await {
+            Err(failed) if failed.stage == Stage::Tls => failed,
+            settled => return settled,
+        };
+        if target.tls != TlsUse::Opportunistic || target.credentials.is_some() {
+            return Err(failed);
+        }
+        shard.metrics.count("relay_tls_fallbacks_total", 1);
+        connect(&Target { tls: TlsUse::Never, ..target }).await
+    }
+
     fn target(&self, shard: &Shard, hosts: &Hosts, host: &MailHost, address: IpAddr) -> Target {
         let options = &shard.options;
         let sources = &options.relay.sources;
@@ -239,12 +257,27 @@ impl Relay {
             name => name.to_owned(),
         };
         let fixed = hosts.fixed.as_deref();
+        // An opportunistic client takes any certificate.
+        let verification = match hosts.tls {
+            TlsPolicy::Verified => Verification::Names(vec![host.name.clone()]),
+            _ => Verification::None,
+        };
+        let implicit = fixed.is_some_and(|fixed| fixed.implicit_tls);
         Target {
             address: SocketAddr::new(address, hosts.port),
             source,
             host: host.name.clone(),
             hello,
             lmtp: fixed.is_some_and(|fixed| fixed.lmtp),
+            tls: match hosts.tls {
+                _ if implicit => TlsUse::Implicit(verification),
+                TlsPolicy::Never => TlsUse::Never,
+                TlsPolicy::Opportunistic => TlsUse::Opportunistic,
+                TlsPolicy::Required | TlsPolicy::Verified => TlsUse::Required(verification),
+            },
+            credentials: fixed
+                .and_then(|fixed| fixed.credentials.as_ref())
+                .map(|it| Credentials { user: it.user.clone(), password: it.password.clone() }),
         }
     }
 

@@ -4,6 +4,10 @@ use bytes::Bytes;
 
 use super::client::Content;
 use crate::{
+    protocol::mime::{
+        Summary,
+        downgrade::{Plan, Rewriter, Survey},
+    },
     runtime::LocalFuture,
     store::{BODY_CHUNK, MessageBody, Partition, StoreError},
 };
@@ -82,6 +86,75 @@ impl Content for StoredContent {
                     Ok(Some(&*self.piece))
                 }
                 Ok(None) => Ok(None),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
+/// How a message is made 7-bit. `None` if it cannot be (RFC 3463: 5.6.3).
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) async fn survey(
+    partition: &Partition,
+    body: MessageBody,
+) -> Result<Option<Plan>, StoreError> {
+    let summary = partition.queue().await?.read_summary(&body).await?;
+    let Ok(summary) = Summary::decode(&summary) else { return Ok(None) };
+    let mut survey = Survey::new(&summary);
+    let mut content = StoredContent::whole(partition, body);
+    while let Some(piece) = content.piece().await? {
+        survey.push(&piece);
+    }
+    Ok(survey.finish().ok())
+}
+
+/// A message as a [`Plan`] makes it, for other servers.
+pub(super) struct Converted<'a> {
+    stored: StoredContent,
+    rewriter: Rewriter<'a>,
+    out: Vec<u8>,
+    strips: bool,
+    ended: bool,
+}
+
+impl<'a> Converted<'a> {
+    pub(super) fn new(partition: &Partition, body: MessageBody, plan: &'a Plan) -> Converted<'a> {
+        Converted {
+            stored: StoredContent::whole(partition, body),
+            rewriter: Rewriter::new(plan),
+            out: Vec::new(),
+            strips: true,
+            ended: false,
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), StoreError> {
+        self.out.clear();
+        while self.out.is_empty() && !self.ended {
+            match self.stored.piece().await? {
+                Some(piece) => self.rewriter.push(&piece, &mut self.out),
+                None => {
+                    self.ended = true;
+                    self.rewriter.finish(&mut self.out);
+                }
+            }
+            if !self.out.is_empty() && std::mem::take(&mut self.strips) {
+                let field = return_path(&self.out);
+                self.out.drain(..field);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Content for Converted<'_> {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<&[u8]>, String>> {
+        Box::pin(async move {
+            match self.fill().await {
+                Ok(()) if self.out.is_empty() => Ok(None),
+                Ok(()) => Ok(Some(&*self.out)),
                 Err(error) => Err(error.to_string()),
             }
         })

@@ -3,7 +3,11 @@
 
 use std::{rc::Rc, time::Duration};
 
-use super::{carrier::problem_of, client::Client, content::StoredContent};
+use super::{
+    carrier::problem_of,
+    client::Client,
+    content::{Converted, StoredContent, survey},
+};
 use crate::{
     metrics::Protocol,
     protocol::smtp::{
@@ -34,7 +38,8 @@ fn offers(client: &Client) -> Offers {
         binary_mime: capabilities.binary_mime && capabilities.chunking,
         smtp_utf8: capabilities.smtp_utf8,
         dsn: capabilities.dsn,
-        require_tls: capabilities.require_tls,
+        require_tls: capabilities.require_tls
+            && client.tls_facts().is_some_and(|facts| facts.verified.is_authenticated()),
         deliver_by: capabilities.deliver_by,
         mt_priority: capabilities.mt_priority.is_some(),
     }
@@ -86,9 +91,30 @@ impl RemoteSession {
             Ok(body) => body,
             Err(hindrance) => return all(self.failed(hindrance.status(), hindrance.reason())),
         };
+        // RFC 6152 3, RFC 3030 3.
+        let mut plan = None;
         if body == BodyKind::SevenBit && envelope.body != BodyKind::SevenBit {
-            let reason = "the mail server takes 7-bit messages only, and this one is not";
-            return all(self.failed("5.6.3", reason));
+            match survey(job.partition, job.body).await {
+                Ok(Some(found)) => plan = Some(found),
+                Ok(None) => {
+                    let reason = "the mail server takes 7-bit messages only, and this one cannot \
+                                  be converted";
+                    return all(self.failed("5.6.3", reason));
+                }
+                Err(error) => {
+                    let problem = Problem {
+                        at: now,
+                        status: "4.3.0".to_owned(),
+                        reason: format!("the message cannot be read: {error}"),
+                        ..Problem::default()
+                    };
+                    return all(Outcome::Deferred(problem));
+                }
+            }
+        }
+        let converted = plan.as_ref().filter(|plan| plan.changes());
+        if converted.is_some() {
+            self.shard.metrics.count("relay_messages_converted_total", 1);
         }
         let lines: Vec<(String, String)> = job
             .recipients
@@ -120,8 +146,16 @@ impl RemoteSession {
                 size: job.body.size,
                 binary: body == BodyKind::BinaryMime,
             };
-            let mut content = StoredContent::for_others(job.partition, job.body);
-            let sent = client.send(&transaction, &mut content).await;
+            let sent = match converted {
+                None => {
+                    let mut content = StoredContent::for_others(job.partition, job.body);
+                    client.send(&transaction, &mut content).await
+                }
+                Some(plan) => {
+                    let mut content = Converted::new(job.partition, job.body, plan);
+                    client.send(&transaction, &mut content).await
+                }
+            };
             self.usable = sent.connection_usable;
             let progress = sent.recipients.iter().any(|it| *it != RcptResult::Unsent);
             for (at, result) in left.into_iter().zip(sent.recipients) {

@@ -7,7 +7,9 @@ use smallvec::SmallVec;
 
 use super::{
     policy::Disposition,
-    replies::{DIRECTORY_TROUBLE, NO_WAY_OUT, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
+    replies::{
+        DIRECTORY_TROUBLE, NO_WAY_OUT, NOT_YOUR_ADDRESS, QUEUE_FULL, RELAY_DENIED, UNKNOWN_USER,
+    },
 };
 use crate::{
     directory::{Destination, Directory, Identity, NextHop, Reason, Target},
@@ -128,6 +130,11 @@ async fn resolve<'a>(
 /// The way of a recipient whom we may pass on.
 fn onward<'a>(shard: &Shard, asker: Asker, path: &str) -> Result<Route<'a>, Reply> {
     let domain = crate::queue::domain_of(path).to_lowercase();
+    // The last tenth is for our users.
+    let spare = if asker.role == Role::Submission { 0 } else { 10 };
+    if shard.relay().is_full(spare) {
+        return Err(QUEUE_FULL);
+    }
     match shard.directory.next_hop(&domain) {
         NextHop::Reject(text) => Ok(Route::Rejected(text)),
         NextHop::Discard => Ok(Route::Nowhere),

@@ -22,6 +22,9 @@ pub(super) const RELAY_DENIED: Reply = Reply("550 5.7.1 Relaying denied");
 pub(super) const NO_WAY_OUT: Reply = Reply(
     "550 5.7.1 Mail to other domains is not possible: this server has no DNS servers and no route",
 );
+/// `queue.messages_per_partition`.
+pub(super) const QUEUE_FULL: Reply =
+    Reply("452 4.3.1 Too many messages wait for other servers, try again later");
 /// Whether the user exists is not known.
 pub(super) const DIRECTORY_TROUBLE: Reply =
     Reply("451 4.3.0 The directory does not answer, try again later");
