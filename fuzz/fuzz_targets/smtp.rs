@@ -7,7 +7,13 @@ use ringmail::protocol::smtp::{Event, Limits, Role, Security, Session, command, 
 
 /// All replies and message octets; input as it would be fed by the service.
 fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
-    let security = Security { tls: false, can_start_tls: true, plaintext_auth: true };
+    let security = Security {
+        can_start_tls: true,
+        plaintext_auth: true,
+        xclient: true,
+        xforward: true,
+        ..Security::default()
+    };
     let mut session = Session::new(role, Limits::default(), security);
     let (mut output, mut messages) = (Vec::new(), Vec::new());
     let (mut start, mut end, mut recipients) = (0, 0, 0);

@@ -449,6 +449,39 @@ pub struct SmtpSection {
     pub bare_newline: BareNewline,
     /// Clients that may send to other domains without a log-in.
     pub relay_networks: Vec<String>,
+    /// How VRFY is answered.
+    pub vrfy: Vrfy,
+    /// Networks of peers that may use XCLIENT.
+    pub xclient_networks: Vec<String>,
+    /// Networks of peers that may use XFORWARD.
+    pub xforward_networks: Vec<String>,
+}
+
+/// `protocol::smtp::Vrfy` as the file spells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vrfy {
+    /// 252: nothing is disclosed.
+    Unsure,
+    /// 502.
+    Off,
+    /// By the directory.
+    Known,
+}
+
+impl From<Vrfy> for smtp::Vrfy {
+    fn from(setting: Vrfy) -> smtp::Vrfy {
+        match setting {
+            Vrfy::Unsure => smtp::Vrfy::Unsure,
+            Vrfy::Off => smtp::Vrfy::Off,
+            Vrfy::Known => smtp::Vrfy::Known,
+        }
+    }
+}
+
+/// The texts were checked when the file was read.
+fn networks(texts: &[String]) -> Vec<Network> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// `protocol::smtp::BareNewline` as the file spells it.
@@ -489,6 +522,9 @@ impl Default for SmtpSection {
             received_headers_max: limits.hops_max,
             bare_newline: limits.bare_newline.into(),
             relay_networks: Vec::new(),
+            vrfy: Vrfy::Unsure,
+            xclient_networks: Vec::new(),
+            xforward_networks: Vec::new(),
         }
     }
 }
@@ -838,8 +874,7 @@ impl Settings {
 
     /// Networks whose connections begin with a PROXY header.
     pub fn proxy_networks(&self) -> Vec<Network> {
-        // Checked when the file was read.
-        self.listen.proxy_networks.iter().filter_map(|text| text.parse().ok()).collect()
+        networks(&self.listen.proxy_networks)
     }
 
     /// The limits of one client.
@@ -933,8 +968,11 @@ impl Settings {
                     future_release: Some(self.queue.hold_max()),
                     limits: true,
                 },
+                vrfy: self.smtp.vrfy.into(),
                 ..defaults.limits
             },
+            xclient: networks(&self.smtp.xclient_networks).into(),
+            xforward: networks(&self.smtp.xforward_networks).into(),
             ..defaults
         }
     }

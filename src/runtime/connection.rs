@@ -311,6 +311,12 @@ impl Connection {
         self.peer
     }
 
+    /// From now on this is the peer: a trusted one named the client that it acts for. Its counts
+    /// stay those of the client that connected.
+    pub fn set_peer(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+    }
+
     pub fn local(&self) -> SocketAddr {
         self.transport.local()
     }

@@ -30,6 +30,9 @@ pub enum Verb {
     Quit,
     StartTls,
     Auth,
+    /// Postfix' extensions for trusted peers.
+    Xclient,
+    Xforward,
     /// A command of some RFC that is not implemented here: 502.
     Unimplemented,
     /// No command at all: 500.
@@ -42,18 +45,34 @@ pub enum Command<'a> {
     Helo(&'a str),
     Ehlo(&'a str),
     Lhlo(&'a str),
-    Mail { reverse_path: Path<'a>, parameters: MailParameters<'a> },
-    Rcpt { forward_path: Path<'a>, parameters: RecipientParameters<'a> },
+    Mail {
+        reverse_path: Path<'a>,
+        parameters: MailParameters<'a>,
+    },
+    Rcpt {
+        forward_path: Path<'a>,
+        parameters: RecipientParameters<'a>,
+    },
     Data,
-    Bdat { size: u64, last: bool },
+    Bdat {
+        size: u64,
+        last: bool,
+    },
     Rset,
-    Vrfy,
+    /// The string to be verified.
+    Vrfy(&'a str),
     Expn,
     Help,
     Noop,
     Quit,
     StartTls,
-    Auth { mechanism: &'a str, initial_response: Option<&'a str> },
+    /// The attributes.
+    Xclient(&'a str),
+    Xforward(&'a str),
+    Auth {
+        mechanism: &'a str,
+        initial_response: Option<&'a str>,
+    },
 }
 
 /// Why a line is not a command. `super::reply` has the reply for each.
@@ -91,17 +110,21 @@ impl Verb {
             Verb::Quit => "QUIT",
             Verb::StartTls => "STARTTLS",
             Verb::Auth => "AUTH",
+            Verb::Xclient => "XCLIENT",
+            Verb::Xforward => "XFORWARD",
             Verb::Unimplemented | Verb::Unknown => "other",
         }
     }
 
     fn of(word: &[u8]) -> Verb {
         let Ok(word) = <[u8; 4]>::try_from(word) else {
-            return if word.eq_ignore_ascii_case(b"STARTTLS") {
-                Verb::StartTls
-            } else {
-                Verb::Unknown
-            };
+            const LONG: [(&[u8], Verb); 3] = [
+                (b"STARTTLS", Verb::StartTls),
+                (b"XCLIENT", Verb::Xclient),
+                (b"XFORWARD", Verb::Xforward),
+            ];
+            let found = LONG.into_iter().find(|(name, _)| word.eq_ignore_ascii_case(name));
+            return found.map_or(Verb::Unknown, |(_, verb)| verb);
         };
         match &word.map(|octet| octet.to_ascii_uppercase()) {
             b"MAIL" => Verb::Mail,
@@ -158,11 +181,13 @@ fn parse_argument(verb: Verb, argument: &str) -> Result<Command<'_>, CommandErro
         Verb::Auth => parse_auth(argument),
         Verb::Vrfy if argument.is_empty() => Err(CommandError::Syntax),
         Verb::Expn if argument.is_empty() => Err(CommandError::Syntax),
-        Verb::Vrfy => Ok(Command::Vrfy),
+        Verb::Vrfy => Ok(Command::Vrfy(argument)),
         Verb::Expn => Ok(Command::Expn),
         // RFC 5321 4.1.1.8 and 4.1.1.9: an argument is allowed and ignored.
         Verb::Help => Ok(Command::Help),
         Verb::Noop => Ok(Command::Noop),
+        Verb::Xclient => Ok(Command::Xclient(argument)),
+        Verb::Xforward => Ok(Command::Xforward(argument)),
         Verb::Unimplemented => Err(CommandError::Unimplemented),
         Verb::Unknown => Err(CommandError::Unknown),
     }
@@ -265,7 +290,7 @@ mod tests {
             ("NOOP anything at all", Verb::Noop, Ok(Command::Noop)),
             ("HELP", Verb::Help, Ok(Command::Help)),
             ("HELP MAIL", Verb::Help, Ok(Command::Help)),
-            ("VRFY alice", Verb::Vrfy, Ok(Command::Vrfy)),
+            ("VRFY alice", Verb::Vrfy, Ok(Command::Vrfy("alice"))),
             ("VRFY", Verb::Vrfy, Err(CommandError::Syntax)),
             ("EXPN list", Verb::Expn, Ok(Command::Expn)),
             ("quit\t", Verb::Quit, Ok(Command::Quit)),

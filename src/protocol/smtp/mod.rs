@@ -6,6 +6,7 @@ pub mod client;
 pub mod command;
 pub mod data;
 pub mod opening;
+pub mod original_client;
 pub mod parameter;
 pub mod relay_parameters;
 pub mod reply;
@@ -17,10 +18,12 @@ pub use address::{Mailbox, Path};
 pub use command::Verb;
 pub use data::BareNewline;
 pub use opening::{Opening, Verdict};
+pub use original_client::OriginalClient;
 pub use parameter::{BodyKind, MailParameters, Notify, RecipientParameters, Return};
+pub use parameter::{MailParameters, Notify, RecipientParameters};
 pub use reply::Reply;
 pub use session::{
-    Event, Extensions, ForwardPath, Greeting, Limits, Role, Security, Sender, Session,
+    Event, Extensions, ForwardPath, Greeting, Limits, Role, Security, Sender, Session, Vrfy,
 };
 pub use timing::{ByMode, DeliverBy, Hold};
 pub use trace::{Trace, Transport};

@@ -30,6 +30,7 @@ pub const DELIVERED: Reply = Reply("250 2.0.0 Delivered");
 pub const HELP: Reply = Reply("214 2.0.0 See RFC 5321; EHLO lists the supported extensions");
 /// RFC 5321 3.5.3: it does not disclose whether the user exists; RCPT will.
 pub const VRFY: Reply = Reply("252 2.1.5 Cannot verify, but will take mail and try to deliver it");
+pub const FORWARD_OK: Reply = Reply("250 2.0.0 Ok");
 pub const BYE: Reply = Reply("221 2.0.0 Bye");
 pub const START_TLS: Reply = Reply("220 2.0.0 Begin TLS");
 pub const AUTHENTICATED: Reply = Reply("235 2.7.0 Authenticated");
@@ -45,6 +46,9 @@ pub const BAD_FORWARD_PATH: Reply = Reply("501 5.1.3 Bad recipient address synta
 pub const BAD_PARAMETER: Reply = Reply("501 5.5.4 Bad parameter value");
 pub const UNKNOWN_PARAMETER: Reply = Reply("555 5.5.4 Parameter not recognized");
 pub const UNIMPLEMENTED: Reply = Reply("502 5.5.1 Command not implemented");
+pub const VRFY_OFF: Reply = Reply("502 5.7.0 Addresses are not verified");
+/// XCLIENT or XFORWARD of a peer that is not trusted.
+pub const NOT_TRUSTED: Reply = Reply("550 5.7.1 You may not speak for others");
 pub const EXPN: Reply = Reply("502 5.7.0 Lists are not shown");
 /// RFC 6531 3.5.
 pub const REVERSE_PATH_NEEDS_UTF8: Reply = Reply("550 5.6.7 This sender needs SMTPUTF8");
@@ -139,6 +143,11 @@ pub fn append_greeting(output: &mut Vec<u8>, hostname: &str, protocol: &str) {
 /// The answer to a BDAT that is not the last (RFC 3030 2).
 pub fn append_chunk_ok(output: &mut Vec<u8>, octets: u64) {
     append_parts(output, &["250 2.0.0 ", &octets.to_string(), " octets received"]);
+}
+
+/// RFC 5321 3.5.3: the address that was verified.
+pub fn append_verified(output: &mut Vec<u8>, mailbox: &str) {
+    append_parts(output, &["250 2.1.5 <", mailbox, ">"]);
 }
 
 /// A message was accepted, with its id in our Received field and logs.

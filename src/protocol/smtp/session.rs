@@ -19,6 +19,7 @@ use super::{
     address::Path,
     command::{self, Command, Verb},
     data::{BareNewline, DataReader},
+    original_client::{OriginalClient, XCLIENT_ATTRIBUTES, XFORWARD_ATTRIBUTES},
     parameter::{BodyKind, MailParameters, RecipientParameters},
     reply::{self, Reply},
     timing::{ByMode, Hold, rfc3339},
@@ -73,6 +74,19 @@ pub struct Limits {
     /// Transactions in one session (RFC 9422 MAILMAX).
     pub transactions_max: Option<usize>,
     pub extensions: Extensions,
+    pub vrfy: Vrfy,
+}
+
+/// How VRFY is answered (RFC 5321 3.5.3).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Vrfy {
+    /// 252: whether the address exists is not disclosed.
+    #[default]
+    Unsure,
+    /// 502.
+    Off,
+    /// 250 or 550, by the directory.
+    Known,
 }
 
 /// Extensions that promise something which the queue must keep. Each is announced, and its
@@ -109,6 +123,7 @@ impl Default for Limits {
             text_line_max: None,
             transactions_max: None,
             extensions: Extensions::default(),
+            vrfy: Vrfy::default(),
         }
     }
 }
@@ -120,6 +135,9 @@ pub struct Security {
     pub can_start_tls: bool,
     /// AUTH without TLS: in demo only.
     pub plaintext_auth: bool,
+    /// The peer may say for which client it acts: for the session, or for the log of a message.
+    pub xclient: bool,
+    pub xforward: bool,
 }
 
 /// MAIL, as the client gave it.
@@ -171,6 +189,10 @@ pub enum Event<'a> {
     MessageRefused(Verb),
     /// Call `authenticated` or `refuse_authentication`.
     Authenticate(sasl::Credentials),
+    /// VRFY: append its reply, or call `refuse_recipient`.
+    Verify(&'a str),
+    /// XCLIENT: the session is as new. Greet, or reject the client.
+    ClientClaimed,
     /// Send the output, start TLS, call `tls_started`.
     StartTls,
     /// Send the output and close.
@@ -232,6 +254,10 @@ pub struct Session {
     authenticated: bool,
     phase: Phase,
     transaction: Transaction,
+    /// From XCLIENT, for the session.
+    claimed: Option<Box<OriginalClient>>,
+    /// From XFORWARD, for one transaction.
+    forwarded: Option<Box<OriginalClient>>,
     /// The client is not served at all.
     rejected: bool,
     /// Since the last message.
@@ -257,6 +283,8 @@ impl Session {
             authenticated: false,
             phase: Phase::Command,
             transaction: Transaction::default(),
+            claimed: None,
+            forwarded: None,
             rejected: false,
             errors: 0,
             commands: 0,
@@ -290,7 +318,17 @@ impl Session {
 
     /// The client's name from HELO, EHLO or LHLO.
     pub fn client_name(&self) -> &str {
-        &self.client_name
+        self.claimed().and_then(|client| client.hello.as_deref()).unwrap_or(&self.client_name)
+    }
+
+    /// The client that a trusted peer named by XCLIENT.
+    pub fn claimed(&self) -> Option<&OriginalClient> {
+        self.claimed.as_deref()
+    }
+
+    /// The client of this transaction that a trusted peer named by XFORWARD, for the log.
+    pub fn forwarded(&self) -> Option<&OriginalClient> {
+        self.forwarded.as_deref()
     }
 
     /// Whether a message is being received, inside DATA or a chunk.
@@ -302,7 +340,8 @@ impl Session {
     pub fn transport(&self) -> Transport {
         Transport {
             lmtp: self.role == Role::Lmtp,
-            extended: self.hello == Hello::Extended,
+            extended: (self.claimed().and_then(|client| client.extended))
+                .unwrap_or(self.hello == Hello::Extended),
             tls: self.security.tls,
             authenticated: self.authenticated,
             utf8: self.transaction.smtp_utf8,
@@ -414,6 +453,7 @@ impl Session {
     }
 
     fn reset_transaction(&mut self) {
+        self.forwarded = None;
         let mut reverse_path = std::mem::take(&mut self.transaction.reverse_path);
         reverse_path.clear();
         self.transaction = Transaction { reverse_path, ..Transaction::default() };
@@ -507,7 +547,13 @@ impl Session {
                 self.reset_transaction();
                 Ok(answer(Event::Reset(verb), reply::RESET_OK, output))
             }
-            Command::Vrfy => Ok(answer(Event::Answered(verb), reply::VRFY, output)),
+            Command::Vrfy(address) => match self.limits.vrfy {
+                Vrfy::Unsure => Ok(answer(Event::Answered(verb), reply::VRFY, output)),
+                Vrfy::Off => Err(reply::VRFY_OFF),
+                Vrfy::Known => Ok(Event::Verify(address)),
+            },
+            Command::Xclient(attributes) => self.claim(attributes),
+            Command::Xforward(attributes) => self.forward(attributes, output),
             Command::Expn => Err(reply::EXPN),
             Command::Help => Ok(answer(Event::Answered(verb), reply::HELP, output)),
             Command::Noop => Ok(answer(Event::Answered(verb), reply::NOOP_OK, output)),
@@ -547,6 +593,12 @@ impl Session {
             output.extend_from_slice(b"\r\n");
         }
         self.append_extensions(output);
+        if self.security.xclient {
+            reply::append_parts(output, &["250-XCLIENT ", XCLIENT_ATTRIBUTES]);
+        }
+        if self.security.xforward {
+            reply::append_parts(output, &["250-XFORWARD ", XFORWARD_ATTRIBUTES]);
+        }
         output.extend_from_slice(b"250-HELP\r\n250 ENHANCEDSTATUSCODES\r\n");
     }
 
@@ -643,6 +695,38 @@ impl Session {
         Ok(Event::Sender(sender))
     }
 
+    /// XCLIENT: another client takes the peer's place, and has said nothing yet.
+    fn claim<'a>(&mut self, attributes: &str) -> Result<Event<'a>, Reply> {
+        if !self.security.xclient {
+            return Err(reply::NOT_TRUSTED);
+        }
+        if self.transaction.open {
+            return Err(reply::IN_TRANSACTION);
+        }
+        let mut client = self.claimed().cloned().unwrap_or_default();
+        client.take(attributes, XCLIENT_ATTRIBUTES).ok_or(reply::BAD_PARAMETER)?;
+        self.claimed = Some(Box::new(client));
+        self.reset_transaction();
+        self.hello = Hello::None;
+        self.client_name.clear();
+        self.authenticated = false;
+        Ok(Event::ClientClaimed)
+    }
+
+    /// XFORWARD: several may follow each other before MAIL.
+    fn forward<'a>(&mut self, attributes: &str, output: &mut Vec<u8>) -> Result<Event<'a>, Reply> {
+        if !self.security.xforward {
+            return Err(reply::NOT_TRUSTED);
+        }
+        if self.transaction.open {
+            return Err(reply::IN_TRANSACTION);
+        }
+        let mut client = self.forwarded().cloned().unwrap_or_default();
+        client.take(attributes, XFORWARD_ATTRIBUTES).ok_or(reply::BAD_PARAMETER)?;
+        self.forwarded = Some(Box::new(client));
+        Ok(answer(Event::Answered(Verb::Xforward), reply::FORWARD_OK, output))
+    }
+
     fn hello_first(&self) -> Reply {
         if self.role == Role::Lmtp { reply::LHLO_FIRST } else { reply::HELLO_FIRST }
     }
@@ -701,7 +785,13 @@ mod tests {
     /// 2026-11-23T21:36:29Z.
     const NOW: Timestamp = Timestamp(1_795_469_789_000_000);
     const NO_SUCH_USER: Reply = Reply("550 5.1.1 No");
-    const PLAIN: Security = Security { tls: false, can_start_tls: false, plaintext_auth: true };
+    const PLAIN: Security = Security {
+        tls: false,
+        can_start_tls: false,
+        plaintext_auth: true,
+        xclient: false,
+        xforward: false,
+    };
 
     /// Plays `input`, cut at `cut`, with a service that accepts everything except recipients named
     /// "no"; returns all output and all messages.
@@ -750,6 +840,7 @@ mod tests {
                 }
                 Event::Authenticate(_) => session.authenticated(&mut output),
                 Event::StartTls => panic!("TLS is not offered"),
+                Event::Verify(_) | Event::ClientClaimed => panic!("not allowed here"),
                 Event::Close(_) => break,
             }
         }
@@ -900,7 +991,7 @@ mod tests {
             (text.contains("STARTTLS"), text.contains("AUTH PLAIN LOGIN"))
         };
         let plain = Security { can_start_tls: true, ..Security::default() };
-        let tls = Security { tls: true, can_start_tls: true, plaintext_auth: false };
+        let tls = Security { tls: true, can_start_tls: true, ..Security::default() };
         assert_eq!(offered(Role::Exchange, plain), (true, false));
         assert_eq!(offered(Role::Submission, plain), (true, false));
         assert_eq!(offered(Role::Submission, tls), (false, true));
@@ -1034,6 +1125,62 @@ mod tests {
         let input = "EHLO x\r\nMAIL FROM:<c@d>\r\nRCPT TO:<a@b> ORCPT=utf-8;\u{e9}@b\r\nRSET\r\n\
                      MAIL FROM:<c@d> SMTPUTF8\r\nRCPT TO:<a@b> ORCPT=utf-8;\u{e9}@b\r\n";
         check(Role::Exchange, limits, input, "250 250 501 250 250 250", &[]);
+    }
+
+    #[test]
+    fn trusted_peers_speak_for_others() {
+        let security = Security { xclient: true, xforward: true, ..PLAIN };
+        let mut session = Session::new(Role::Exchange, Limits::default(), security);
+        let say = |session: &mut Session, line: &str| {
+            let (mut output, line) = (Vec::new(), format!("{line}\r\n"));
+            match session.next(line.as_bytes(), &mut output).1 {
+                Event::Greeting(greeting) => {
+                    session.accept_greeting(&greeting, "me.test", NOW, &mut output);
+                }
+                Event::Sender(sender) => session.accept_sender(&sender, &mut output),
+                Event::ClientClaimed => session.greet("me.test", &mut output),
+                _ => {}
+            }
+            String::from_utf8_lossy(&output).into_owned()
+        };
+        let heard = say(&mut session, "EHLO filter.test");
+        assert!(heard.contains("\r\n250-XCLIENT NAME ADDR PORT PROTO HELO\r\n"), "{heard}");
+        assert!(heard.contains("\r\n250-XFORWARD NAME ADDR"), "{heard}");
+        assert!(say(&mut session, "XFORWARD ADDR=192.0.2.7 HELO=one").starts_with("250 "));
+        assert!(say(&mut session, "XFORWARD HELO=two").starts_with("250 "));
+        assert!(say(&mut session, "XFORWARD HELO=three ADDR=x").starts_with("501 "));
+        assert!(say(&mut session, "MAIL FROM:<a@b>").starts_with("250 "));
+        assert!(say(&mut session, "XFORWARD HELO=two").starts_with("503 "));
+        assert!(say(&mut session, "XCLIENT HELO=two").starts_with("503 "));
+        let client = session.forwarded().expect("a client");
+        assert_eq!((client.hello.as_deref(), client.address.is_some()), (Some("two"), true));
+        assert_eq!(session.client_name(), "filter.test");
+        say(&mut session, "RSET");
+        assert_eq!(session.forwarded(), None);
+        let claim = "XCLIENT ADDR=192.0.2.8 PROTO=SMTP HELO=real.test";
+        assert!(say(&mut session, claim).starts_with("220 me.test "));
+        assert!(say(&mut session, "MAIL FROM:<a@b>").starts_with("503 "));
+        say(&mut session, "EHLO filter.test");
+        assert_eq!((session.client_name(), session.transport().keyword()), ("real.test", "SMTP"));
+        let mut stranger = Session::new(Role::Exchange, Limits::default(), PLAIN);
+        let heard = say(&mut stranger, "EHLO x");
+        assert!(!heard.contains("XCLIENT") && !heard.contains("XFORWARD"));
+        assert!(say(&mut stranger, claim).starts_with("550 "));
+        assert!(say(&mut stranger, "XFORWARD ADDR=192.0.2.8").starts_with("550 "));
+    }
+
+    #[test]
+    fn vrfy_by_policy() {
+        let reply = |vrfy| {
+            let limits = Limits { vrfy, ..Limits::default() };
+            let mut session = Session::new(Role::Exchange, limits, PLAIN);
+            let mut output = Vec::new();
+            let verified = session.next(b"VRFY alice\r\n", &mut output).1 == Event::Verify("alice");
+            (verified, String::from_utf8_lossy(&output).chars().take(3).collect::<String>())
+        };
+        assert_eq!(reply(Vrfy::Unsure), (false, "252".into()));
+        assert_eq!(reply(Vrfy::Off), (false, "502".into()));
+        assert_eq!(reply(Vrfy::Known), (true, String::new()));
     }
 
     /// Refusals by the service at each step, and the client's view of them.

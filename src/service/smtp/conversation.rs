@@ -17,7 +17,7 @@ use super::{
 use crate::{
     directory::{AuthenticationError, Identity},
     events,
-    model::Moment,
+    model::{Moment, Network},
     protocol::{
         sasl::Credentials,
         smtp::{Event, Reply, Security, Sender, Session, Verb, reply},
@@ -55,6 +55,15 @@ fn client<'a>(
         tls: connection.is_tls(),
         account: identity.map(|identity| identity.account),
     }
+}
+
+/// Whether the peer is in one of the networks.
+fn is_among(networks: &[Network], connection: &Connection) -> bool {
+    if networks.is_empty() {
+        return false;
+    }
+    let peer = Network::exact(connection.peer().ip());
+    networks.iter().any(|network| network.contains(&peer))
 }
 
 struct Conversation {
@@ -222,6 +231,21 @@ impl Dialogue for Conversation {
             }
             Event::MessageEnd => Box::pin(self.end_message()).await,
             Event::Authenticate(credentials) => Box::pin(self.authenticate(credentials)).await?,
+            Event::Verify(address) => {
+                let directory = &self.channel.shard.directory;
+                match Box::pin(recipient::verify(directory, address)).await {
+                    Ok(mailbox) => reply::append_verified(&mut self.replies, mailbox),
+                    Err(reply::VRFY) => reply::VRFY.append_to(&mut self.replies),
+                    // Counted as those of RCPT: it tells as much.
+                    Err(refusal) => self.session.refuse_recipient(refusal, &mut self.replies),
+                }
+                self.answered(Verb::Vrfy);
+            }
+            Event::ClientClaimed => {
+                self.channel.connection.consume(consumed);
+                Box::pin(self.begin_again()).await?;
+                return Ok(Step::Done);
+            }
             Event::StartTls => {
                 self.channel.connection.consume(consumed);
                 Box::pin(self.start_tls()).await?;
@@ -298,6 +322,8 @@ impl Conversation {
             tls: connection.is_tls(),
             can_start_tls: connection.can_start_tls(),
             plaintext_auth: options.allow_plaintext_auth,
+            xclient: is_among(&options.smtp.xclient, &connection),
+            xforward: is_among(&options.smtp.xforward, &connection),
         };
         connection.set_logged_in(kind.trust() == Trust::Known);
         let patience = options.smtp.command_timeout;
@@ -328,11 +354,14 @@ impl Conversation {
 
     fn tell_recipient_refused(&self, to: &str, reply: &str) {
         let (shard, connection) = (&self.channel.shard, &self.channel.connection);
+        let forwarded = self.session.forwarded();
         shard.tell(&events::Event::RecipientRefused {
             trail: connection.trail(),
             protocol: self.kind.protocol(),
-            peer: connection.peer().ip(),
-            client: self.session.client_name(),
+            peer: forwarded.and_then(|it| it.address).unwrap_or(connection.peer().ip()),
+            client: forwarded
+                .and_then(|it| it.hello.as_deref())
+                .unwrap_or(self.session.client_name()),
             from: self.session.reverse_path(),
             to,
             reply,
@@ -454,6 +483,24 @@ impl Conversation {
         }
         self.answered(Verb::Auth);
         Ok(())
+    }
+
+    /// A trusted peer named the client that it acts for: the session begins again with that one.
+    async fn begin_again(&mut self) -> Result<(), End> {
+        let claimed = self.session.claimed();
+        if let Some(address) = claimed.and_then(|client| client.address) {
+            let port = claimed.and_then(|client| client.port).unwrap_or(0);
+            self.channel.connection.set_peer((address, port).into());
+        }
+        let trail = self.envelope.trail();
+        self.envelope = Envelope::new(&self.channel.shard, self.kind.trust(), trail);
+        self.pace = None;
+        self.identity = None;
+        self.dispositions = Default::default();
+        self.channel.connection.set_logged_in(self.kind.trust() == Trust::Known);
+        let greeted = self.begin().await;
+        self.answered(Verb::Xclient);
+        greeted
     }
 
     async fn start_tls(&mut self) -> Result<(), ConnectionError> {

@@ -329,13 +329,17 @@ impl Envelope {
         client: Client<'_>,
         outcome: Outcome<'_>,
     ) {
+        // XFORWARD: the log names the client of the server before.
+        let forwarded = session.forwarded();
+        let peer = forwarded.and_then(|it| it.address).unwrap_or(client.peer);
+        let name = forwarded.and_then(|it| it.hello.as_deref()).unwrap_or(client.name);
         macro_rules! event {
             ($event:ident { $($own:tt)* }) => {
                 Event::$event {
                     trail: self.trail,
                     protocol: client.listener.protocol(),
-                    peer: client.peer,
-                    client: client.name,
+                    peer,
+                    client: name,
                     tls: client.tls,
                     from: session.reverse_path(),
                     to: self.recipients.only_path(),

@@ -11,7 +11,7 @@ mod policy;
 mod recipient;
 mod replies;
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 pub use self::{
     policy::{AcceptAll, Client, FIELDS_MAX, Policy, Ruling, Step, Verdict},
@@ -20,6 +20,7 @@ pub use self::{
 
 use crate::{
     metrics::Protocol,
+    model::Network,
     protocol::smtp::{Limits, Role},
     runtime::connection::Connection,
     service::{Shard, budget::Trust},
@@ -31,12 +32,21 @@ pub struct SmtpOptions {
     pub limits: Limits,
     /// How long to wait for a command (RFC 5321 4.5.3.2.7: five minutes at least).
     pub command_timeout: Duration,
+    /// Peers that may use XCLIENT.
+    pub xclient: Arc<[Network]>,
+    /// Peers that may use XFORWARD.
+    pub xforward: Arc<[Network]>,
 }
 
 impl Default for SmtpOptions {
     fn default() -> SmtpOptions {
         const FIVE_MINUTES: Duration = Duration::from_secs(300);
-        SmtpOptions { limits: Limits::default(), command_timeout: FIVE_MINUTES }
+        SmtpOptions {
+            limits: Limits::default(),
+            command_timeout: FIVE_MINUTES,
+            xclient: Arc::new([]),
+            xforward: Arc::new([]),
+        }
     }
 }
 

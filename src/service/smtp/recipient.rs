@@ -14,7 +14,7 @@ use super::{
 use crate::{
     directory::{Destination, Directory, Identity, NextHop, Reason, Target},
     model::{AccountId, ShardId},
-    protocol::smtp::{ForwardPath, Notify, Path, RecipientParameters, Reply, Role},
+    protocol::smtp::{ForwardPath, Mailbox, Notify, Path, RecipientParameters, Reply, Role, reply},
     service::Shard,
 };
 
@@ -159,6 +159,20 @@ async fn postmaster(directory: &Directory, hostname: &str) -> Result<Destination
             _ => {}
         }
         (_, domain) = domain.split_once('.').ok_or(UNKNOWN_USER)?;
+    }
+}
+
+/// The mailbox that VRFY asks for, with or without brackets, if it exists here (RFC 5321 3.5). What
+/// is not an address, or not of our domains, is not verified: 252.
+pub(super) async fn verify<'a>(directory: &Directory, text: &'a str) -> Result<&'a str, Reply> {
+    let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
+    let Some(mailbox) = Mailbox::parse(inner).filter(|mailbox| mailbox.as_str().is_ascii()) else {
+        return Err(reply::VRFY);
+    };
+    match directory.resolve(&mailbox.canonical()).await.map_err(|_| DIRECTORY_TROUBLE)? {
+        Destination::Mailbox(_) | Destination::Subaddress(_) => Ok(mailbox.as_str()),
+        Destination::UnknownUser => Err(UNKNOWN_USER),
+        Destination::Foreign => Err(reply::VRFY),
     }
 }
 

@@ -1,0 +1,168 @@
+//! XCLIENT, XFORWARD and VRFY over real sockets: who may use them, and what they change.
+
+mod demo_server;
+mod transcript;
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use demo_server::{DemoServer, LMTP, POP3, SMTP, SUBMISSION};
+
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
+const FILTER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 10);
+const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
+
+fn start() -> DemoServer {
+    let settings = [
+        "smtp.xclient_networks=[\"127.0.0.9\"]",
+        "smtp.xforward_networks=[\"127.0.0.10\"]",
+        "smtp.vrfy=\"known\"",
+    ];
+    DemoServer::start_with(SMTP, &settings)
+}
+
+/// A connection on which the greeting was heard.
+fn dial(server: &DemoServer, source: Ipv4Addr, port: u16) -> TcpStream {
+    let mut stream = server.dial_from(source, port);
+    hear(&mut stream, " Ringmail\r\n");
+    stream
+}
+
+fn hear(stream: &mut TcpStream, answer: &str) -> String {
+    let mut heard = String::new();
+    let mut bytes = [0; 4096];
+    while !heard.contains(answer) {
+        let count = stream.read(&mut bytes).expect("octets");
+        assert!(count > 0, "heard only {heard:?}, not {answer:?}");
+        heard.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    heard
+}
+
+fn say(stream: &mut TcpStream, words: &str, answer: &str) -> String {
+    stream.write_all(format!("{words}\r\n").as_bytes()).expect("sent");
+    hear(stream, answer)
+}
+
+fn send_message(stream: &mut TcpStream, subject: &str) {
+    say(stream, "MAIL FROM:<x@y.test>", "250 ");
+    say(stream, "RCPT TO:<nobody@demo.test>", "550 ");
+    say(stream, "RCPT TO:<alice@demo.test>", "250 ");
+    say(stream, "DATA", "354 ");
+    say(stream, &format!("Subject: {subject}\r\n\r\nx\r\n."), "250 ");
+}
+
+/// What POP3 answers to these commands of alice.
+fn retrieve(server: &DemoServer, commands: &str) -> String {
+    let mut stream = server.dial_from(Ipv4Addr::LOCALHOST, POP3);
+    let words = format!("USER alice@demo.test\r\nPASS demo\r\n{commands}QUIT\r\n");
+    stream.write_all(words.as_bytes()).expect("sent");
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).expect("the end");
+    heard
+}
+
+/// The lines of events with `text`, once there are `count`.
+fn events(server: &DemoServer, text: &str, count: usize) -> Vec<String> {
+    let begin = Instant::now();
+    loop {
+        let events = server.events();
+        let found = events.lines().filter(|line| line.contains(text));
+        let found: Vec<String> = found.map(str::to_owned).collect();
+        if found.len() >= count || begin.elapsed() > Duration::from_secs(20) {
+            assert_eq!(found.len(), count, "{text}: {events}");
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn xclient_takes_the_peers_place() {
+    let server = start();
+    let mut smtp = dial(&server, PROXY, SMTP);
+    let heard = say(&mut smtp, "EHLO proxy.test", "250 ENHANCED");
+    assert!(heard.contains("250-XCLIENT NAME ADDR PORT PROTO HELO\r\n"), "{heard}");
+    assert!(!heard.contains("XFORWARD"), "{heard}");
+    say(&mut smtp, "XCLIENT ADDR=nonsense", "501 ");
+    say(&mut smtp, "XCLIENT ADDR=192.0.2.7 NAME=[UNAVAILABLE] HELO=real.test", "220 ");
+    say(&mut smtp, "MAIL FROM:<x@y.test>", "503 ");
+    say(&mut smtp, "EHLO proxy.test", "250 ENHANCED");
+    send_message(&mut smtp, "one");
+    // LMTP too, and a second client on the same connection.
+    let mut lmtp = dial(&server, PROXY, LMTP);
+    for client in ["192.0.2.8", "IPV6:2001:db8::8"] {
+        say(&mut lmtp, &format!("XCLIENT ADDR={client}"), "220 ");
+        say(&mut lmtp, "LHLO proxy.test", "250 ENHANCED");
+        send_message(&mut lmtp, "two");
+    }
+    let heard = retrieve(&server, "RETR 1\r\nRETR 3\r\n").to_ascii_lowercase();
+    assert!(heard.contains("from real.test ([192.0.2.7])"), "{heard}");
+    assert!(heard.contains("from proxy.test ([ipv6:2001:db8::8])"), "{heard}");
+    let messages = events(&server, "\"event\":\"message\"", 3);
+    assert!(
+        messages[0].contains("\"peer\":\"192.0.2.7\",\"client\":\"real.test\""),
+        "{messages:?}"
+    );
+    assert!(messages[2].contains("\"peer\":\"2001:db8::8\""), "{messages:?}");
+
+    // Wrong passwords are those of the client.
+    let mut submission = dial(&server, PROXY, SUBMISSION);
+    say(&mut submission, "XCLIENT ADDR=192.0.2.9", "220 ");
+    say(&mut submission, "EHLO proxy.test", "250 ENHANCED");
+    say(&mut submission, "AUTH PLAIN AGFsaWNlQGRlbW8udGVzdAB3cm9uZw==", "535 ");
+    let refused = events(&server, "login_refused", 1);
+    assert!(refused[0].contains("\"peer\":\"192.0.2.9\""), "{refused:?}");
+}
+
+#[test]
+fn xforward_names_the_client_of_a_message_in_the_log_only() {
+    let server = start();
+    let mut smtp = dial(&server, FILTER, SMTP);
+    let heard = say(&mut smtp, "EHLO filter.test", "250 ENHANCED");
+    assert!(heard.contains("250-XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n"), "{heard}");
+    say(&mut smtp, "XCLIENT ADDR=192.0.2.7", "550 ");
+    say(&mut smtp, "XFORWARD NAME=real.test ADDR=192.0.2.7 PORT=1025 PROTO=ESMTP", "250 ");
+    say(&mut smtp, "XFORWARD HELO=real.test IDENT=4F2 SOURCE=REMOTE", "250 ");
+    send_message(&mut smtp, "one");
+    send_message(&mut smtp, "two");
+    let heard = retrieve(&server, "RETR 1\r\n");
+    assert!(heard.contains("from filter.test ([127.0.0.10])"), "{heard}");
+    for event in ["\"event\":\"message\"", "recipient_refused"] {
+        let found = events(&server, event, 2);
+        let real = "\"peer\":\"192.0.2.7\",\"client\":\"real.test\"";
+        let filter = "\"peer\":\"127.0.0.10\",\"client\":\"filter.test\"";
+        assert!(found[0].contains(real) && found[1].contains(filter), "{found:?}");
+    }
+}
+
+#[test]
+fn strangers_speak_for_themselves() {
+    let server = start();
+    let mut smtp = dial(&server, STRANGER, SMTP);
+    let heard = say(&mut smtp, "EHLO stranger.test", "250 ENHANCED");
+    assert!(!heard.contains("XCLIENT") && !heard.contains("XFORWARD"), "{heard}");
+    say(&mut smtp, "XCLIENT ADDR=192.0.2.7", "550 ");
+    say(&mut smtp, "XFORWARD ADDR=192.0.2.7", "550 ");
+    // A client that claims to be a trusted peer is none.
+    let mut proxy = dial(&server, PROXY, SMTP);
+    say(&mut proxy, "XCLIENT ADDR=127.0.0.10", "220 ");
+    say(&mut proxy, "EHLO proxy.test", "250 ENHANCED");
+    say(&mut proxy, "XFORWARD ADDR=192.0.2.7", "550 ");
+}
+
+#[test]
+fn vrfy_asks_the_directory_where_it_may() {
+    let server = start();
+    let mut smtp = dial(&server, STRANGER, SMTP);
+    say(&mut smtp, "VRFY alice@demo.test", "250 2.1.5 <alice@demo.test>\r\n");
+    say(&mut smtp, "VRFY <alice+tag@demo.test>", "250 2.1.5 <alice+tag@demo.test>\r\n");
+    say(&mut smtp, "VRFY nobody@demo.test", "550 5.1.1 ");
+    say(&mut smtp, "VRFY someone@elsewhere.test", "252 ");
+    say(&mut smtp, "VRFY alice", "252 ");
+    say(&mut smtp, "EXPN alice@demo.test", "502 ");
+    say(&mut smtp, "ETRN demo.test", "502 ");
+}
