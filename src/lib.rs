@@ -31,6 +31,7 @@ pub mod admin;
 pub mod config;
 pub mod control;
 pub mod directory;
+pub mod dkim;
 pub mod events;
 pub mod metrics;
 pub mod model;

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["events"],
     &["protocol", "runtime"],
     &["store"],
-    &["search", "queue", "directory", "resolver"],
+    &["search", "queue", "directory", "resolver", "dkim"],
     &["service"],
     &["admin", "control"],
     &["config"],
