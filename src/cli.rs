@@ -43,6 +43,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: BlockVerb,
     },
+    /// Make and show the keys that sign mail (DKIM), and their DNS records
+    Dkim {
+        #[command(subcommand)]
+        verb: DkimVerb,
+    },
     /// Show where mail for a domain goes, by the DNS
     Resolve(ResolveArguments),
     /// Add, list, remove and import accounts, and change passwords
@@ -344,6 +349,65 @@ Examples:
         #[command(flatten)]
         place: Place,
     },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Keys are files in the folder dkim of the data directory. Every key of a domain signs what its users \
+send, so keys are changed by adding one, publishing its record, and deleting the old file a week \
+later; SIGHUP makes the server read them again.
+
+Examples:
+  ringmail dkim generate example.org --config ringmail.toml
+  ringmail dkim show example.org --config ringmail.toml
+  ringmail dkim list --dir ringmail-demo")]
+pub enum DkimVerb {
+    /// Make a key, and print the DNS record to publish
+    #[command(after_help = "\
+Examples (ed25519 beside rsa: not every receiver knows it):
+  ringmail dkim generate example.org --config ringmail.toml
+  ringmail dkim generate example.org --algorithm ed25519 --config ringmail.toml
+  ringmail dkim generate example.org --selector mail2027 --dir ringmail-demo")]
+    Generate {
+        /// The domain whose users' mail it signs, and that of the domains below it
+        domain: String,
+        /// Its name in the DNS [default: the algorithm's name]
+        #[arg(long, value_name = "NAME")]
+        selector: Option<String>,
+        /// The kind of key
+        #[arg(long, value_enum, default_value = "rsa")]
+        algorithm: KeyAlgorithm,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List keys: domain, selector, algorithm, file
+    #[command(after_help = "\
+Example:
+  ringmail dkim list --config ringmail.toml")]
+    List {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print the DNS records to publish, as lines of a zone file
+    #[command(after_help = "\
+Example:
+  ringmail dkim show example.org --config ringmail.toml")]
+    Show {
+        /// Only this domain's
+        domain: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum KeyAlgorithm {
+    /// 2048 bits
+    Rsa,
+    Ed25519,
 }
 
 #[derive(Debug, Subcommand)]

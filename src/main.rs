@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Verb::Verify(arguments) => verb::verify(arguments),
         Verb::Inspect(arguments) => verb::inspect(arguments),
         Verb::Block { verb } => verb::block(verb),
+        Verb::Dkim { verb } => verb::dkim(verb),
         Verb::Resolve(arguments) => verb::resolve(arguments),
         Verb::User { verb } => verb::user(verb),
     };

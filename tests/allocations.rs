@@ -144,6 +144,7 @@ async fn serve(
         deliveries: Default::default(),
         relay: Default::default(),
         imap_seats: Default::default(),
+        signing: Default::default(),
         resolver: ringmail::resolver::Resolver::new(
             Arc::new(ringmail::resolver::zone::Zone::new()),
             executor.clone(),

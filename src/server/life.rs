@@ -33,7 +33,10 @@ use crate::{
         tls::TlsContext,
         worker::WorkerPool,
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, relay, smtp::AcceptAll},
+    service::{
+        ServiceOptions, Shard, budget::MessageBudget, delivery, relay, signing::Signing,
+        smtp::AcceptAll,
+    },
     store::{Damage, Partition, StoreOptions},
 };
 
@@ -46,6 +49,7 @@ pub(super) struct Plan {
     pub directory: Arc<SharedDirectory>,
     pub tls: Option<Arc<TlsContext>>,
     pub workers: WorkerPool,
+    pub signing: Signing,
     pub clients: Arc<Clients>,
     pub names: Arc<dyn NameServers>,
     pub resolver: ResolverOptions,
@@ -111,6 +115,7 @@ pub(super) async fn live(
         policy: Rc::new(AcceptAll),
         relay: Default::default(),
         imap_seats: Default::default(),
+        signing: plan.signing.clone(),
         resolver: Resolver::new(
             plan.names.clone(),
             context.executor.clone(),

@@ -38,6 +38,7 @@ use crate::{
     config::Settings,
     control,
     directory::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory},
+    dkim::{KeyFolder, Keyring, SharedKeyring},
     events::{self, Event, EventSender},
     resolver::MAIL_PORT,
     runtime::{
@@ -52,12 +53,15 @@ use crate::{
         tls_client::Trust,
         worker::WorkerPool,
     },
-    service::Shard,
+    service::{Shard, signing::Signing},
 };
 
 /// How long opening the partitions may take before the start is given up. The checkpoint interval
 /// bounds the replay, so a longer time means a disk that does not answer.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Signatures that may wait for the thread that makes them; further ones are made by shards.
+const SIGNATURES_MAX: usize = 256;
 
 /// Runs until SIGTERM or SIGINT. Prints `ringmail: ready` once every port is listening.
 /// `allow_plaintext_auth`: log-ins without TLS (the demo).
@@ -140,6 +144,7 @@ fn serve(
     let worker_count =
         NonZero::new(settings.authentication.workers).unwrap_or(NonZero::<usize>::MIN);
     let workers = WorkerPool::start("password", worker_count, settings.authentication.queue)?;
+    let signers = WorkerPool::start("signature", NonZero::<usize>::MIN, SIGNATURES_MAX)?;
 
     let (names, dns) = control::dns(&settings.dns_options())?;
 
@@ -156,6 +161,7 @@ fn serve(
         directory: state.directory.clone(),
         tls: state.tls.clone(),
         workers,
+        signing: Signing::new(state.keys.clone(), signers),
         clients: Clients::new(settings.client_limits()),
         names,
         resolver: settings.resolver_options(own_addresses(&settings.listen.smtp)),
@@ -265,6 +271,8 @@ pub struct Reloadable {
     files: DirectoryFiles,
     directory_options: DirectoryOptions,
     directory: Arc<SharedDirectory>,
+    key_folder: KeyFolder,
+    keys: Arc<SharedKeyring>,
     tls: Option<Arc<TlsContext>>,
     tls_files: Option<crate::config::TlsFiles>,
     events: EventSender,
@@ -287,6 +295,8 @@ impl Reloadable {
         let directory_options = settings.directory_options();
         let limits = PeerLimits::of_queue(settings.authentication.queue);
         let (snapshot, warnings) = read(&files, &directory_options)?;
+        let key_folder = KeyFolder::of(&settings.data_dir);
+        let keys = SharedKeyring::new(Keyring::load(&key_folder)?);
         let tls_files = settings.tls.clone();
         let tls = match &tls_files {
             Some(files) => {
@@ -298,6 +308,8 @@ impl Reloadable {
             files,
             directory_options,
             directory: SharedDirectory::guarded(snapshot, limits, settings.guard_options()),
+            key_folder,
+            keys,
             tls,
             tls_files,
             events,
@@ -305,8 +317,8 @@ impl Reloadable {
         Ok((reloadable, warnings))
     }
 
-    /// Reads users, aliases, what routes name, and certificates again; on an error the old ones stay
-    /// in force.
+    /// Reads users, aliases, what routes name, keys and certificates again; on an error the old ones
+    /// stay in force.
     pub fn reload(&self) -> Result<()> {
         let reloaded = self.read_again();
         match &reloaded {
@@ -321,9 +333,11 @@ impl Reloadable {
     /// Returns the previous users.
     fn read_again(&self) -> Result<Arc<DirectorySnapshot>> {
         let (snapshot, warnings) = DirectorySnapshot::load(&self.files, &self.directory_options)?;
+        let keys = Keyring::load(&self.key_folder)?;
         if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
             tls.replace(Certificate::load(&files.certificate, &files.key)?)?;
         }
+        self.keys.replace(keys);
         for text in &warnings {
             self.events.tell(&Event::Warning { text });
         }
@@ -432,6 +446,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::directory::{Destination, UsersFile};
 
     #[test]
     fn shards_without_a_partition_are_told_of() {
@@ -462,5 +477,33 @@ mod tests {
         let files = DirectoryFiles { users: path, aliases: folder.path().join("aliases") };
         let error = DirectorySnapshot::load(&files, &DirectoryOptions::default()).err().unwrap();
         assert!(error.to_string().contains("Not a directory"), "{error:#}");
+    }
+
+    #[test]
+    fn a_reload_with_a_mistake_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings::demo(folder.path(), 1000, 1, None, &[]).unwrap();
+        let mut settings = Settings { tls: None, ..settings };
+        settings.addresses.srs_domain = Some("srs.demo.test".to_owned());
+        let aliases = folder.path().join("aliases");
+        UsersFile::ensure_demo(&folder.path().join("users"), "demo.test", 0).unwrap();
+        std::fs::write(&aliases, "sales: alice\n").unwrap();
+        DirectorySnapshot::make_keys(&settings.directory_options().senders).unwrap();
+        let (events, _queue) = events::queue(settings.event_options().kinds);
+        let (state, warnings) =
+            Reloadable::load(&settings, events, DirectorySnapshot::load).unwrap();
+        assert!(warnings.is_empty());
+        let resolve = |address| state.directory.snapshot().resolve(address);
+        let alice = resolve("alice@demo.test");
+        assert_eq!(resolve("sales@demo.test"), alice);
+        std::fs::write(&aliases, "office: alice\nsales: sales\n").unwrap();
+        let error = state.reload().unwrap_err().to_string();
+        assert!(error.contains("aliases:2: sales@demo.test leads back to itself"), "{error}");
+        assert_eq!(resolve("sales@demo.test"), alice);
+        assert_eq!(resolve("office@demo.test"), Destination::UnknownUser);
+        std::fs::write(&aliases, "office: alice\n").unwrap();
+        state.reload().unwrap();
+        assert_eq!(resolve("office@demo.test"), alice);
+        assert_eq!(resolve("sales@demo.test"), Destination::UnknownUser);
     }
 }

@@ -33,6 +33,7 @@ pub mod imap;
 pub mod intake;
 pub mod pop3;
 pub mod relay;
+pub mod signing;
 pub mod smtp;
 
 /// The state for all sessions on one shard. Shard-local; sessions hold it by `Rc`.
@@ -57,6 +58,8 @@ pub struct Shard {
     /// Policy decisions on clients and mail.
     pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,
+    /// The keys of our domains.
+    pub signing: signing::Signing,
     /// Other mail servers, by the DNS.
     pub resolver: Resolver,
     /// Sessions end at their next command boundary once this is set.

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use ringmail::{
     config::{Settings, TlsFiles},
     directory::{DirectoryError, DirectorySnapshot, UsersFile},
+    dkim::{KeyFolder, Keyring},
     model::{Lsn, PartitionId},
     runtime::{
         folder::Folder,
@@ -71,6 +72,10 @@ fn check_config(path: &Path) -> Result<()> {
             }
             Err(error) => problems.push(error.to_string()),
         }
+    }
+    let keys = KeyFolder::of(&settings.data_dir);
+    if let Some(Err(error)) = inside(&settings.data_dir, || Keyring::load(&keys))? {
+        problems.push(error.to_string());
     }
     let layout = inside(&settings.data_dir, || data_dir::read_layout(&settings.data_dir))?;
     match layout.unwrap_or(Ok(None)) {

@@ -8,6 +8,7 @@ use ringmail::runtime::folder::read_file;
 
 mod block;
 mod check;
+mod dkim;
 mod inspect;
 mod json;
 mod output;
@@ -18,6 +19,7 @@ mod verify;
 
 pub use block::block;
 pub use check::check;
+pub use dkim::dkim;
 pub use inspect::inspect;
 pub use output::{READER_GONE_CODE, ReaderGone, complain};
 pub use resolve::resolve;

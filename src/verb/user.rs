@@ -94,26 +94,25 @@ impl Accounts {
             UsersFile::edit_for(self.owner, &self.users_file, change)
         })?;
         let outcome = outcome.map_err(EditError::into_error)?;
-        self.tell_server()?;
+        tell_server(&self.data_dir)?;
         Ok(outcome)
     }
+}
 
-    /// A running server reads the file again; another one reads it at its start.
-    fn tell_server(&self) -> Result<()> {
-        let socket = control::path(&self.data_dir);
-        let not_told = || {
-            format!("{}: the change is saved, but the server was not notified", socket.display())
-        };
-        let reply = match Folder::open(&self.data_dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error).with_context(not_told),
-            Ok(folder) => control::request(&folder, "reload"),
-        };
-        match reply.with_context(not_told)?.as_deref() {
-            None | Some("ok") => Ok(()),
-            Some(other) => {
-                bail!("the change is saved, but the server answered: {}", printable(other))
-            }
+/// A running server reads the files again; another one reads them at its start.
+pub(super) fn tell_server(data_dir: &Path) -> Result<()> {
+    let socket = control::path(data_dir);
+    let not_told =
+        || format!("{}: the change is saved, but the server was not notified", socket.display());
+    let reply = match Folder::open(data_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(not_told),
+        Ok(folder) => control::request(&folder, "reload"),
+    };
+    match reply.with_context(not_told)?.as_deref() {
+        None | Some("ok") => Ok(()),
+        Some(other) => {
+            bail!("the change is saved, but the server answered: {}", printable(other))
         }
     }
 }

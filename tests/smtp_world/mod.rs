@@ -191,6 +191,7 @@ impl World {
                 policy: choices.policy.clone(),
                 relay: Default::default(),
                 imap_seats: Default::default(),
+                signing: Default::default(),
                 resolver: ringmail::resolver::Resolver::new(
                     Arc::new(ringmail::resolver::zone::Zone::new()),
                     executor.clone(),

@@ -181,6 +181,7 @@ impl<'k> SimulatedWorld<'k> {
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
                 imap_seats: Default::default(),
+                signing: Default::default(),
                 resolver: ringmail::resolver::Resolver::new(
                     Arc::new(ringmail::resolver::zone::Zone::new()),
                     executor.clone(),

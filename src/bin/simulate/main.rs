@@ -8,6 +8,9 @@
 #[path = "../../directory/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod directory;
+#[path = "../../dkim/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod dkim;
 #[path = "../../events/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod events;

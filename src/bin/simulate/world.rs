@@ -128,6 +128,7 @@ impl World {
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
                 imap_seats: Default::default(),
+                signing: Default::default(),
                 resolver: crate::resolver::Resolver::new(
                     Arc::new(crate::resolver::zone::Zone::new()),
                     executor.clone(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     directory::{AuthenticationError, Identity},
+    dkim::Signer,
     events,
     model::{Moment, Network},
     protocol::{
@@ -176,6 +177,7 @@ impl Dialogue for Conversation {
                         self.dispositions.iter().for_each(|it| self.envelope.dispose(*it));
                         self.envelope.dispose(disposition);
                         self.envelope.note_sender(&sender, self.channel.shard.executor.now());
+                        self.envelope.sign_with(self.signer(&sender));
                         self.session.accept_sender(&sender, &mut self.replies);
                     }
                     Err(refusal) => self.session.refuse(refusal, &mut self.replies),
@@ -378,6 +380,17 @@ impl Conversation {
         let refused = Outcome::Refused { octets, reply: reply.unwrap_or_default() };
         self.envelope.tell(shard, session, self.client(), refused);
         shard.metrics.count(MESSAGES_FAILED, 1);
+    }
+
+    /// Signs the message of a user: with the keys of the domain that it is sent from.
+    fn signer(&self, sender: &Sender<'_>) -> Option<Signer> {
+        let identity = self.identity.as_ref()?;
+        let shard = &self.channel.shard;
+        let from = sender.reverse_path.mailbox().map(|mailbox| mailbox.canonical());
+        let from = from.as_deref().unwrap_or(&identity.address);
+        let rewritten = shard.directory.rewritten_sender(from);
+        let (_, domain) = rewritten.as_deref().unwrap_or(from).rsplit_once('@')?;
+        shard.signing.signer(domain)
     }
 
     async fn judge_sender(&self, sender: &Sender<'_>) -> Judged {

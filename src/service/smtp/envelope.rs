@@ -10,6 +10,7 @@ use super::{
     replies::{MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, STORE_FULL, STORE_TROUBLE},
 };
 use crate::{
+    dkim::{MessageDigest, Signer},
     events::Event,
     model::{AccountId, Timestamp, Trail},
     protocol::smtp::{
@@ -50,6 +51,8 @@ pub(super) struct Envelope {
     held: Vec<u8>,
     /// Whether that is known and was written.
     opened: bool,
+    /// Signs the message: `None` for strangers, and for domains without a key.
+    signature: Option<Box<Signature>>,
     /// What MAIL asked for.
     asked: Asked,
     /// The message's id, in our Received field and the reply.
@@ -60,6 +63,12 @@ pub(super) struct Envelope {
     trail: Trail,
     /// Charges the memory of `recipients`, once there are many.
     charge: Charge,
+}
+
+/// A signature in the making.
+struct Signature {
+    signer: Signer,
+    digest: MessageDigest,
 }
 
 /// The result of a message, for the operator.
@@ -84,6 +93,7 @@ impl Envelope {
             opening: Opening::default(),
             held: Vec::new(),
             opened: false,
+            signature: None,
             asked: Asked::default(),
             id: String::new(),
             began: Timestamp::default(),
@@ -96,6 +106,7 @@ impl Envelope {
         self.recipients.clear();
         self.disposition = Disposition::default();
         self.delivery = None;
+        self.signature = None;
         self.held = Vec::new();
         if self.recipients.memory() > RECIPIENTS_KEPT {
             self.recipients = Recipients::default();
@@ -183,14 +194,14 @@ impl Envelope {
         if !self.opened {
             match self.opening.push(content) {
                 Verdict::Undecided => return self.held.extend_from_slice(content),
-                Verdict::Headless => delivery.push(b"\r\n").await,
+                Verdict::Headless => pass(delivery, &mut self.signature, b"\r\n").await,
                 Verdict::Header => {}
             }
             self.opened = true;
-            delivery.push(&self.held).await;
+            pass(delivery, &mut self.signature, &self.held).await;
             self.held = Vec::new();
         }
-        delivery.push(content).await;
+        pass(delivery, &mut self.signature, content).await;
     }
 
     /// Recipients whose copy goes into the queue.
@@ -203,6 +214,22 @@ impl Envelope {
     /// Keeps what MAIL asked for.
     pub(super) fn note_sender(&mut self, sender: &Sender<'_>, now: Timestamp) {
         self.asked = Asked::of(&sender.parameters, now);
+    }
+
+    /// The next message is signed, or not.
+    pub(super) fn sign_with(&mut self, signer: Option<Signer>) {
+        let digest = MessageDigest::default;
+        self.signature = signer.map(|signer| Box::new(Signature { signer, digest: digest() }));
+    }
+
+    /// The fields of the signature, if the message gets one.
+    async fn signed(&mut self, shard: &Shard) -> Vec<u8> {
+        let Some(signature) = self.signature.take() else { return Vec::new() };
+        let Signature { signer, digest } = *signature;
+        let Some(message) = digest.finish() else { return Vec::new() };
+        let fields = shard.signing.sign(signer, message, self.began).await;
+        shard.metrics.count("smtp_messages_signed_total", u64::from(!fields.is_empty()));
+        fields
     }
 
     fn begin(&mut self, shard: &Rc<Shard>) {
@@ -225,13 +252,14 @@ impl Envelope {
     }
 
     /// The prologue of the message: the return path (RFC 5321 4.4), fields that the policy adds,
-    /// and our Received field.
+    /// our Received field and our signature.
     fn prologue(
         &self,
         shard: &Shard,
         session: &Session,
         connection: &Connection,
         fields: &[u8],
+        signed: &[u8],
     ) -> Vec<u8> {
         let tls = connection.tls_description();
         let trace = Trace {
@@ -246,10 +274,11 @@ impl Envelope {
             now: self.began,
         };
         let fits = fields.len() <= FIELDS_MAX && fields.ends_with(b"\r\n");
-        let mut prologue = Vec::with_capacity(TRACE_SIZE + fields.len());
+        let mut prologue = Vec::with_capacity(TRACE_SIZE + fields.len() + signed.len());
         trace.append_return_path_to(&mut prologue);
         prologue.extend_from_slice(if fits { fields } else { &[] });
         trace.append_received_to(&mut prologue);
+        prologue.extend_from_slice(signed);
         prologue
     }
 
@@ -271,8 +300,9 @@ impl Envelope {
         };
         // A message that ended before its first line was known to be a field has no header.
         if !self.held.is_empty() {
-            delivery.push(b"\r\n").await;
-            delivery.push(&std::mem::take(&mut self.held)).await;
+            let held = std::mem::take(&mut self.held);
+            pass(&mut delivery, &mut self.signature, b"\r\n").await;
+            pass(&mut delivery, &mut self.signature, &held).await;
         }
         let octets = delivery.size();
         let mut ruling = Ruling::from(policy::Verdict::Accept);
@@ -284,7 +314,8 @@ impl Envelope {
             Err(refusal) => Err(refusal),
             Ok(disposition) => {
                 self.dispose(disposition);
-                let prologue = self.prologue(shard, session, connection, &ruling.fields);
+                let signed = self.signed(shard).await;
+                let prologue = self.prologue(shard, session, connection, &ruling.fields, &signed);
                 if self.queued().next().is_some() {
                     delivery.send_on(self.outgoing(shard, session, client));
                 }
@@ -507,6 +538,14 @@ fn original_recipient(path: &str) -> String {
         }
     }
     original
+}
+
+/// Passes octets of the message on, by way of what signs it.
+async fn pass(delivery: &mut Delivery, signature: &mut Option<Box<Signature>>, octets: &[u8]) {
+    if let Some(signature) = signature {
+        signature.digest.push(octets);
+    }
+    delivery.push(octets).await;
 }
 
 /// Refuses a recipient whose partition takes no new mail, before the message is sent in vain. A
