@@ -173,3 +173,25 @@ fn a_key_of_another_certificate_is_found_by_check() {
         assert_eq!(output.status.success(), found == 0, "{told}");
     }
 }
+
+/// A mistake in what the directory reads is named with its line, also where a start would go on.
+#[test]
+fn check_reads_aliases_and_what_routes_name() {
+    let place = tempfile::tempdir().unwrap();
+    let route = "route = [{ domains = [\"b.test\"], to = \"mx\", recipients_file = \"list\" }]";
+    let config = configure(place.path(), &format!("aliases_file = \"aliases\"\n{route}"));
+    for (aliases, list, expected) in [
+        ("a: x@else.test\n", "# none\n", ""),
+        ("a: x@else.test\nb: c\nc: b\n", "", "aliases:2: b@a.test leads back to itself"),
+        ("a: nobody\n", "", "aliases:1: nobody@a.test: no account and no alias has this address"),
+        ("a: x@else.test\n", "x@b.test\n\nwhat?\n", "list:3: \"what?\": expected an address"),
+    ] {
+        fs::write(place.path().join("aliases"), aliases).unwrap();
+        fs::write(place.path().join("list"), list).unwrap();
+        let output = ringmail(&["check", "--config"]).arg(&config).output().unwrap();
+        let told = said(&output);
+        assert_eq!(output.status.success(), expected.is_empty(), "{told}");
+        assert!(told.contains(expected), "{told}");
+        assert!(!place.path().join("mail").exists());
+    }
+}
