@@ -226,6 +226,8 @@ pub enum RecordKind {
     Aaaa,
     Tlsa,
     Txt,
+    /// The domain's MTA-STS policy
+    Sts,
 }
 
 /// As [`Place`], also after the verb below.

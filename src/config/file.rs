@@ -20,6 +20,8 @@ use super::{
 use crate::{
     control::{DnsOptions, Servers},
     directory::{BackendOptions, GuardOptions, PeerLimits},
+    control::{DnsOptions, Servers, StsOptions},
+    directory::{BackendOptions, DirectoryOptions, GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
     protocol::{imap, smtp},
@@ -93,6 +95,7 @@ pub struct Settings {
     /// Limits of single sites.
     #[serde(default)]
     pub site: Vec<SiteTable>,
+    pub mta_sts: MtaStsSection,
     #[serde(default)]
     pub events: EventsSection,
 }
@@ -692,6 +695,24 @@ impl Default for DnsSection {
     }
 }
 
+/// Policies of other domains on TLS (RFC 8461).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MtaStsSection {
+    /// Whether they are looked for.
+    pub check: bool,
+    /// PEM; the host's authorities unless set.
+    pub authorities: Option<PathBuf>,
+    /// Where all policies are fetched; for tests.
+    pub server: Option<SocketAddr>,
+}
+
+impl Default for MtaStsSection {
+    fn default() -> MtaStsSection {
+        MtaStsSection { check: ResolverOptions::default().sts, authorities: None, server: None }
+    }
+}
+
 /// The event log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -771,6 +792,11 @@ impl Settings {
         }
         for path in [&mut self.dns.trust_anchor, &mut self.queue.ca_file].into_iter().flatten() {
             *path = base.join(&*path);
+        if let Some(authorities) = &mut self.mta_sts.authorities {
+            *authorities = base.join(&*authorities);
+        }
+        if let Some(anchor) = &mut self.dns.trust_anchor {
+            *anchor = base.join(&*anchor);
         }
         if let Some(tls) = &mut self.tls {
             tls.certificate = base.join(&tls.certificate);
@@ -1022,6 +1048,11 @@ impl Settings {
             trust_anchor: section.trust_anchor.clone(),
             timeout: section.timeout,
             attempts: section.attempts,
+            sts: StsOptions {
+                folder: None,
+                authorities: self.mta_sts.authorities.clone(),
+                server: self.mta_sts.server,
+            },
             ..DnsOptions::default()
         }
     }
@@ -1039,6 +1070,7 @@ impl Settings {
             age_max: section.cache_age_max,
             age_unknown_max: section.cache_age_unknown_max,
             stale: section.stale_age,
+            sts: self.mta_sts.check,
         }
     }
 

@@ -60,6 +60,8 @@ enum Kind {
     Addresses,
     /// DNS servers: addresses, with a port or not.
     Servers,
+    /// An address with a port.
+    Server,
     Networks,
     /// The domains of a route.
     RouteDomains,
@@ -90,6 +92,7 @@ use Kind::{
     Addresses, Flag, Host, HostName, HostNames, Mailboxes, Name, Networks, OneOf, Rewrites,
     RouteDomains, Separators, Servers, Text,
 };
+use Kind::{Addresses, Flag, HostName, HostNames, Name, Networks, OneOf, Server, Servers};
 
 #[derive(Clone, Copy)]
 struct Bounds {
@@ -299,6 +302,9 @@ pub const SETTINGS: &[Setting] = &[
     optional("site.messages_per_connection", count(1, 1_000_000), "20"),
     optional("site.recipients_per_transaction", count(1, 100_000), "50"),
     optional("site.rate", count(1, 60_000_000).or_zero("no limit"), "600"),
+    setting("mta_sts.check", Flag, "true"),
+    optional("mta_sts.authorities", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
+    optional("mta_sts.server", Server, "\"127.0.0.1:8443\""),
     setting("events.to", Kind::Target, "\"stderr\""),
     setting("events.connections", Flag, "false"),
     setting("events.logins", Flag, "true"),
@@ -504,6 +510,7 @@ impl Kind {
             Kind::Target => text.is_some_and(|text| {
                 text.contains('/') || !matches!(EventTarget::named(text), EventTarget::File(_))
             }),
+            Server => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
             Flag => value.get_ref().is_bool(),
             OneOf(words) => text.is_some_and(|text| words.contains(&text)),
             Kind::Count(bounds) => amount(whole(value), bounds),
@@ -540,6 +547,7 @@ impl Kind {
             Name => "a name".to_owned(),
             Flag => "true or false".to_owned(),
             Addresses => "a list of addresses with ports, or [] for none".to_owned(),
+            Server => "an address with a port".to_owned(),
             Servers => "a list of addresses, with or without a port".to_owned(),
             Networks => "a list of addresses and networks (address/bits)".to_owned(),
             RouteDomains => {

@@ -39,6 +39,7 @@ use hickory_resolver::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
+use super::sts::{Keeper, StsOptions};
 use crate::{
     model::Tlsa,
     resolver::{Failure, Found, Kind, Mx, Name, NameServers, Question, Records, Reply},
@@ -87,6 +88,8 @@ pub struct DnsOptions {
     pub attempts: usize,
     /// Questions of all shards that may wait.
     pub queue: usize,
+    /// MTA-STS policies, which are asked for in the same way.
+    pub sts: StsOptions,
 }
 
 impl Default for DnsOptions {
@@ -99,6 +102,7 @@ impl Default for DnsOptions {
             timeout: Duration::from_secs(3),
             attempts: 2,
             queue: 4096,
+            sts: StsOptions::default(),
         }
     }
 }
@@ -176,6 +180,7 @@ impl DnsWorker {
 
 /// Asks the servers.
 struct Client {
+    policies: Arc<Keeper>,
     asker: Asker,
     trust_ad: bool,
     edns: DnsRequestOptions,
@@ -202,12 +207,43 @@ impl Client {
             }
             Some(servers) => Asker::Plain(servers),
         };
-        Ok(Client { asker, trust_ad: options.trust_ad && !options.validate, edns })
+        let policies = Arc::new(Keeper::new(options.sts.clone()));
+        Ok(Client { policies, asker, trust_ad: options.trust_ad && !options.validate, edns })
+    }
+
+    async fn reply(&self, question: Question) -> Reply {
+        let Question { name, kind } = question;
+        match kind {
+            Kind::Sts => self.policy(&name).await,
+            _ => self.look_up(name, kind).await,
+        }
+    }
+
+    async fn policy(&self, domain: &Name) -> Reply {
+        let records = match domain.below("_mta-sts") {
+            Ok(name) => match self.look_up(name, Kind::Txt).await {
+                Reply::Found(Found { records: Records::Text(records), .. }) => records,
+                _ => Vec::new(),
+            },
+            Err(_) => Vec::new(),
+        };
+        let addresses = async {
+            let mut addresses = Vec::new();
+            let Ok(host) = domain.below("mta-sts") else { return addresses };
+            for kind in [Kind::Aaaa, Kind::A] {
+                if let Reply::Found(Found { records: Records::Addresses(records), .. }) =
+                    self.look_up(host.clone(), kind).await
+                {
+                    addresses.extend(records);
+                }
+            }
+            addresses
+        };
+        self.policies.policy(domain, &records, addresses).await
     }
 
     /// The answer, with aliases followed.
-    async fn reply(&self, question: Question) -> Reply {
-        let Question { mut name, kind } = question;
+    async fn look_up(&self, mut name: Name, kind: Kind) -> Reply {
         let (mut authentic, mut age) = (true, Duration::MAX);
         for _ in 0..=ALIASES_MAX {
             let step = match self.send(&name, kind).await {
@@ -391,7 +427,7 @@ impl Read {
             Kind::Mx => Records::Mx(Vec::new()),
             Kind::A | Kind::Aaaa => Records::Addresses(Vec::new()),
             Kind::Tlsa => Records::Tlsa(Vec::new()),
-            Kind::Txt => Records::Text(Vec::new()),
+            Kind::Txt | Kind::Sts => Records::Text(Vec::new()),
         };
         for record in answers {
             if record.record_type() != wanted || record.name != self.wire {
@@ -441,7 +477,8 @@ fn record_type(kind: Kind) -> RecordType {
         Kind::A => RecordType::A,
         Kind::Aaaa => RecordType::AAAA,
         Kind::Tlsa => RecordType::TLSA,
-        Kind::Txt => RecordType::TXT,
+        // The record that announces a policy.
+        Kind::Txt | Kind::Sts => RecordType::TXT,
     }
 }
 

@@ -9,6 +9,8 @@
 
 mod dns;
 mod socket;
+mod sts;
 
 pub use dns::{DnsOptions, DnsQueue, DnsWorker, Servers, TrustAnchorError, dns};
 pub use socket::{Asker, Handler, Reply, TIMEOUT, bind, path, request, serve, stream};
+pub use sts::StsOptions;

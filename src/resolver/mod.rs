@@ -18,11 +18,15 @@ mod exchange;
 mod lookups;
 mod name;
 mod question;
+pub mod sts;
+mod tls;
 pub mod zone;
 
 pub use exchange::{ADDRESSES_MAX, Exchange, HOSTS_MAX, MailHost, Own, Trouble};
 pub use name::{Name, NotADomain, address_literal};
 pub use question::{Failure, Found, Kind, Mx, NameServers, Question, Records, Reply};
+pub use sts::StsPolicy;
+pub use tls::{TlsDemand, TlsTrouble};
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -52,6 +56,8 @@ pub struct ResolverOptions {
     /// How long after its time to live an answer is used while no server answers (RFC 8767); zero =
     /// not at all.
     pub stale: Duration,
+    /// Whether MTA-STS policies are looked for (RFC 8461).
+    pub sts: bool,
 }
 
 impl Default for ResolverOptions {
@@ -65,6 +71,7 @@ impl Default for ResolverOptions {
             age_max: Duration::from_secs(24 * 3600),
             age_unknown_max: Duration::from_secs(3600),
             stale: Duration::from_secs(24 * 3600),
+            sts: true,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What is asked of the DNS, and what it answers: the seam between a shard and the thread that
 //! speaks the protocol.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use super::Name;
+use super::{Name, StsPolicy};
 use crate::{model::Tlsa, runtime::LocalFuture};
 
 /// The kinds of records that mail needs.
@@ -14,6 +14,8 @@ pub enum Kind {
     Aaaa,
     Tlsa,
     Txt,
+    /// No record, but the domain's MTA-STS policy, announced by one and fetched by HTTPS (RFC 8461).
+    Sts,
 }
 
 impl fmt::Display for Kind {
@@ -24,6 +26,7 @@ impl fmt::Display for Kind {
             Kind::Aaaa => "AAAA",
             Kind::Tlsa => "TLSA",
             Kind::Txt => "TXT",
+            Kind::Sts => "MTA-STS policy",
         })
     }
 }
@@ -75,6 +78,7 @@ pub enum Records {
     Tlsa(Vec<Tlsa>),
     /// The strings of a TXT record joined, octets that are not UTF-8 replaced.
     Text(Vec<String>),
+    Sts(Arc<StsPolicy>),
 }
 
 impl Records {
@@ -84,6 +88,7 @@ impl Records {
             Records::Addresses(records) => records.is_empty(),
             Records::Tlsa(records) => records.is_empty(),
             Records::Text(records) => records.is_empty(),
+            Records::Sts(_) => false,
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{Failure, Found, Kind, Name, NameServers, Question, Records, Reply, question::Mx};
+use super::{
+    Failure, Found, Kind, Name, NameServers, Question, Records, Reply, StsPolicy, question::Mx,
+};
 use crate::{model::Tlsa, runtime::LocalFuture};
 
 /// The time to live of each record.
@@ -31,7 +33,7 @@ impl Zone {
     }
 
     /// Adds a line as in a zone file, `example.org MX 10 mx.example.org`: MX, A, AAAA, CNAME, TLSA,
-    /// TXT; `FAIL` instead of a kind makes every query for the name fail. A `!` before the name
+    /// TXT, and `STS mode hosts` for an MTA-STS policy; `FAIL` instead of a kind makes every query for the name fail. A `!` before the name
     /// makes the record authentic. CNAME and FAIL must come last of their name.
     ///
     /// # Panics
@@ -88,6 +90,17 @@ impl Zone {
             "TXT" => {
                 let text: Vec<&str> = words.collect();
                 add(Kind::Txt, Records::Text(vec![text.join(" ")]));
+            }
+            "STS" => {
+                let mode = word();
+                let hosts: String = words.map(|host| format!("mx: {host}\n")).collect();
+                let text = format!("version: STSv1\nmode: {mode}\nmax_age: 86400\n{hosts}");
+                let policy = StsPolicy::parse(&text).expect("a policy");
+                add(Kind::Sts, Records::Sts(Arc::new(policy)));
+            }
+            "STSFAIL" => {
+                let reply = Reply::Failed(Failure::TimedOut);
+                table.replies.insert((name.to_string(), label(Kind::Sts)), reply);
             }
             "CNAME" => {
                 let target = Name::parse(word()).expect("a name").to_string();
@@ -152,6 +165,7 @@ fn label(kind: Kind) -> &'static str {
         Kind::Aaaa => "AAAA",
         Kind::Tlsa => "TLSA",
         Kind::Txt => "TXT",
+        Kind::Sts => "STS",
     }
 }
 

@@ -146,7 +146,9 @@ fn serve(
     let workers = WorkerPool::start("password", worker_count, settings.authentication.queue)?;
     let signers = WorkerPool::start("signature", NonZero::<usize>::MIN, SIGNATURES_MAX)?;
 
-    let (names, dns) = control::dns(&settings.dns_options())?;
+    let mut dns_options = settings.dns_options();
+    dns_options.sts.folder = Some(data.path().join("mta-sts"));
+    let (names, dns) = control::dns(&dns_options)?;
 
     let mut service = settings.service_options(allow_plaintext_auth);
     service.relay.client.trust = Arc::new(trust(settings, &events));

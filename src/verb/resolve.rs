@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use ringmail::{
     config::Settings,
     control,
-    resolver::{Kind, MailHost, Name, Records, Reply, Resolver},
+    resolver::{Kind, MAIL_PORT, MailHost, Name, Records, Reply, Resolver, TlsDemand, TlsTrouble},
     runtime::shard::{self, ShardContext, ShardOptions},
 };
 
@@ -75,6 +75,7 @@ impl From<RecordKind> for Kind {
             RecordKind::Aaaa => Kind::Aaaa,
             RecordKind::Tlsa => Kind::Tlsa,
             RecordKind::Txt => Kind::Txt,
+            RecordKind::Sts => Kind::Sts,
         }
     }
 }
@@ -95,7 +96,12 @@ async fn exchange(resolver: &Resolver, domain: &str) -> Answer {
         Ok(exchange) => exchange,
         Err(trouble) => return failure(domain, &trouble.to_string(), trouble.status()),
     };
-    let hosts: Vec<String> = exchange.hosts.iter().map(host_json).collect();
+    let mut demands = Vec::new();
+    for host in &exchange.hosts {
+        demands.push(tls(resolver.tls_of_exchange(domain, &exchange, host, MAIL_PORT).await));
+    }
+    let hosts = exchange.hosts.iter().zip(&demands);
+    let hosts: Vec<String> = hosts.map(|(host, tls)| host_json(host, tls)).collect();
     let json = json::object(&[
         ("name", json::text(domain)),
         ("site", json::text(&exchange.site)),
@@ -109,21 +115,35 @@ async fn exchange(resolver: &Resolver, domain: &str) -> Answer {
         is(exchange.authentic, " authentic"),
         is(exchange.implicit, " no MX record, the domain itself")
     );
-    for host in &exchange.hosts {
-        text.push_str("\n  ");
-        text.push_str(&host_text(host));
+    for (host, tls) in exchange.hosts.iter().zip(&demands) {
+        text.push_str(&format!("\n  {}, {tls}", host_text(host)));
     }
     Answer { json, text, is_found: true }
 }
 
 async fn one_host(resolver: &Resolver, name: &str) -> Answer {
     match resolver.host(name).await {
-        Ok(host) => Answer { json: host_json(&host), text: host_text(&host), is_found: true },
+        Ok(host) => {
+            let tls = tls(resolver.tls_of_host(&host, MAIL_PORT).await);
+            let text = format!("{}, {tls}", host_text(&host));
+            Answer { json: host_json(&host, &tls), text, is_found: true }
+        }
         Err(trouble) => failure(name, &trouble.to_string(), trouble.status()),
     }
 }
 
-fn host_json(host: &MailHost) -> String {
+/// What a connection to the host must have, in words.
+fn tls(demand: Result<TlsDemand, TlsTrouble>) -> String {
+    match demand {
+        Ok(TlsDemand::Opportunistic) => "TLS if offered".to_owned(),
+        Ok(TlsDemand::Dane { records, .. }) => format!("DANE, {} record(s)", records.len()),
+        Ok(TlsDemand::Sts { testing: true, .. }) => "MTA-STS, testing".to_owned(),
+        Ok(TlsDemand::Sts { .. }) => "MTA-STS".to_owned(),
+        Err(trouble) => format!("not now: {} {trouble}", trouble.status()),
+    }
+}
+
+fn host_json(host: &MailHost, tls: &str) -> String {
     let addresses: Vec<String> =
         host.addresses.iter().map(|address| json::text(&address.to_string())).collect();
     json::object(&[
@@ -132,6 +152,7 @@ fn host_json(host: &MailHost) -> String {
         ("addresses", json::list(&addresses)),
         ("authentic", host.authentic.to_string()),
         ("canonical", json::optional(host.canonical.as_ref().map(Name::as_str))),
+        ("tls", json::text(tls)),
     ])
 }
 
@@ -189,5 +210,6 @@ fn lines(records: &Records) -> Vec<String> {
         Records::Addresses(records) => records.iter().map(ToString::to_string).collect(),
         Records::Tlsa(records) => records.iter().map(ToString::to_string).collect(),
         Records::Text(records) => records.clone(),
+        Records::Sts(policy) => policy.lines.clone(),
     }
 }

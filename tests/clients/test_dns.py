@@ -1,8 +1,14 @@
 """`ringmail resolve`, and so the server's resolver, against a Knot DNS server with signed zones, whole and
 behind a proxy that forges, truncates, refuses and keeps silent."""
 
+import http.server
 import json
+import pathlib
+import shutil
+import ssl
 import subprocess
+import tempfile
+import threading
 import unittest
 
 from demo import BINARY
@@ -44,6 +50,7 @@ mx1 A 127.0.0.21
 out CNAME mx1.secure.test.
 null MX 0 .
 null MX 10 mx1
+_mta-sts TXT "v=STSv1; id=20260101;"
 """,
     "?bogus.test": "@ MX 10 mx1\nmx1 A 127.0.0.31\nout CNAME mx1.secure.test.",
 }
@@ -74,7 +81,7 @@ ANSWERS = {
 }
 
 
-class Resolving(unittest.TestCase):
+class WithKnot(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.knot = Knot(ZONES)
@@ -105,6 +112,8 @@ class Resolving(unittest.TestCase):
     def validating(self):
         return ("dns.validate=true", f"dns.trust_anchor={json.dumps(str(self.knot.anchor))}")
 
+
+class Resolving(WithKnot):
     def check_answers(self, answers):
         for name, expected in ANSWERS.items():
             with self.subTest(name):
@@ -295,6 +304,110 @@ class Resolving(unittest.TestCase):
             self.assertGreater(turn["at"], size)
         finally:
             spoiler.close()
+
+
+class Policies(WithKnot):
+    """MTA-STS policies, from an HTTPS server."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="ringmail-sts-"))
+        cls.right = cls.certificate("right", "mta-sts.open.test")
+        cls.wrong = cls.certificate("wrong", "mta-sts.other.test")
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.directory)
+        super().tearDownClass()
+
+    @classmethod
+    def certificate(cls, name, host):
+        """One file with key and self-signed certificate; who trusts it trusts itself as authority."""
+        path = cls.directory / name
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+             "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{host}",
+             "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", f"{path}.key",
+             "-out", f"{path}.pem"],
+            check=True, capture_output=True, timeout=60)
+        return path
+
+    def fetch(self, body, certificate=None, trusted=None, status=200, media="text/plain",
+              domain="open.test", arguments=("--kind", "sts")):
+        """What `ringmail resolve` finds with a policy server that sends this."""
+        seen = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                seen.append((self.headers["Host"], self.path))
+                data = body.encode()
+                self.send_response(status)
+                self.send_header("Content-Type", media)
+                if status == 301:
+                    self.send_header("Location", "/.well-known/mta-sts.txt")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        certificate = certificate or self.right
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(f"{certificate}.pem", f"{certificate}.key")
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = (f"mta_sts.server=\"127.0.0.1:{server.server_port}\"",
+                    f"mta_sts.authorities=\"{trusted or certificate}.pem\"")
+        try:
+            return self.one(domain, *arguments, settings=settings), seen
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    ENFORCE = "version: STSv1\r\nmode: enforce\r\nmx: mx1.open.test\r\nmax_age: 86400\r\n"
+
+    def test_a_policy(self):
+        answer, seen = self.fetch(self.ENFORCE)
+        self.assertEqual(answer["records"], self.ENFORCE.splitlines())
+        self.assertEqual(seen, [("mta-sts.open.test", "/.well-known/mta-sts.txt")])
+
+    def test_its_hosts(self):
+        answer, _ = self.fetch(self.ENFORCE, arguments=())
+        tls = {host["name"]: host["tls"] for host in answer["hosts"]}
+        self.assertEqual(tls["mx1.open.test"], "MTA-STS")
+        self.assertIn("4.7.5", tls["10.0.0.1"])
+        answer, _ = self.fetch(self.ENFORCE.replace("enforce", "testing"), arguments=())
+        self.assertEqual({host["tls"] for host in answer["hosts"]}, {"MTA-STS, testing"})
+
+    def test_what_is_no_policy(self):
+        for name, options in (
+            ("certificate of another name", {"certificate": self.wrong}),
+            ("authority not trusted", {"trusted": self.wrong}),
+            ("not found", {"status": 404}),
+            ("redirection", {"status": 301}),
+            ("HTML", {"media": "text/html"}),
+            ("domain without a record", {"domain": "secure.test"}),
+        ):
+            with self.subTest(name):
+                answer, _ = self.fetch(self.ENFORCE, **options)
+                self.assertEqual(answer.get("status"), "5.4.4", answer)
+        for body in ("", "x", self.ENFORCE.replace("STSv1", "STSv2"), self.ENFORCE + "x" * 70_000):
+            answer, seen = self.fetch(body)
+            self.assertEqual(answer.get("status"), "5.4.4", answer)
+            self.assertEqual(len(seen), 1)
+
+    def test_dane_comes_first(self):
+        answer = self.one("secure.test", settings=self.validating)
+        tls = {host["name"]: host["tls"] for host in answer["hosts"]}
+        self.assertEqual(tls, {"mx1.secure.test": "DANE, 2 record(s)",
+                               "nick.secure.test": "DANE, 2 record(s)",
+                               "mx2.secure.test": "TLS if offered"})
+        # Without proof of authenticity the records do not count.
+        answer = self.one("secure.test")
+        self.assertEqual({host["tls"] for host in answer["hosts"]}, {"TLS if offered"})
 
 
 def with_ad(reply, question, _over):
