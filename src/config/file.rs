@@ -18,10 +18,8 @@ use super::{
     schema::{self, PARTITIONS_MAX, server_address},
 };
 use crate::{
-    control::{DnsOptions, Servers},
-    directory::{BackendOptions, GuardOptions, PeerLimits},
     control::{DnsOptions, Servers, StsOptions},
-    directory::{BackendOptions, DirectoryOptions, GuardOptions, PeerLimits},
+    directory::{BackendOptions, GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
     protocol::{imap, smtp},
@@ -95,6 +93,7 @@ pub struct Settings {
     /// Limits of single sites.
     #[serde(default)]
     pub site: Vec<SiteTable>,
+    #[serde(default)]
     pub mta_sts: MtaStsSection,
     #[serde(default)]
     pub events: EventsSection,
@@ -790,13 +789,10 @@ impl Settings {
         if let EventTarget::File(file) = EventTarget::named(&self.events.to) {
             self.events.to = base.join(file).to_string_lossy().into_owned();
         }
-        for path in [&mut self.dns.trust_anchor, &mut self.queue.ca_file].into_iter().flatten() {
+        let paths =
+            [&mut self.dns.trust_anchor, &mut self.queue.ca_file, &mut self.mta_sts.authorities];
+        for path in paths.into_iter().flatten() {
             *path = base.join(&*path);
-        if let Some(authorities) = &mut self.mta_sts.authorities {
-            *authorities = base.join(&*authorities);
-        }
-        if let Some(anchor) = &mut self.dns.trust_anchor {
-            *anchor = base.join(&*anchor);
         }
         if let Some(tls) = &mut self.tls {
             tls.certificate = base.join(&tls.certificate);

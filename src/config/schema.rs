@@ -90,9 +90,8 @@ enum Kind {
 
 use Kind::{
     Addresses, Flag, Host, HostName, HostNames, Mailboxes, Name, Networks, OneOf, Rewrites,
-    RouteDomains, Separators, Servers, Text,
+    RouteDomains, Separators, Server, Servers, Text,
 };
-use Kind::{Addresses, Flag, HostName, HostNames, Name, Networks, OneOf, Server, Servers};
 
 #[derive(Clone, Copy)]
 struct Bounds {

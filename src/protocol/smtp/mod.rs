@@ -20,7 +20,6 @@ pub use data::BareNewline;
 pub use opening::{Opening, Verdict};
 pub use original_client::OriginalClient;
 pub use parameter::{BodyKind, MailParameters, Notify, RecipientParameters, Return};
-pub use parameter::{MailParameters, Notify, RecipientParameters};
 pub use reply::Reply;
 pub use session::{
     Event, Extensions, ForwardPath, Greeting, Limits, Role, Security, Sender, Session, Vrfy,

@@ -170,9 +170,12 @@ pub(super) async fn verify<'a>(directory: &Directory, text: &'a str) -> Result<&
         return Err(reply::VRFY);
     };
     match directory.resolve(&mailbox.canonical()).await.map_err(|_| DIRECTORY_TROUBLE)? {
-        Destination::Mailbox(_) | Destination::Subaddress(_) => Ok(mailbox.as_str()),
-        Destination::UnknownUser => Err(UNKNOWN_USER),
-        Destination::Foreign => Err(reply::VRFY),
+        Destination::Mailbox(_)
+        | Destination::Subaddress(_)
+        | Destination::Several(_)
+        | Destination::Discard => Ok(mailbox.as_str()),
+        Destination::UnknownUser | Destination::Reject(_) => Err(UNKNOWN_USER),
+        Destination::Relay | Destination::Foreign => Err(reply::VRFY),
     }
 }
 
