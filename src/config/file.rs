@@ -701,14 +701,14 @@ pub struct MtaStsSection {
     /// Whether they are looked for.
     pub check: bool,
     /// PEM; the host's authorities unless set.
-    pub authorities: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// Where all policies are fetched; for tests.
     pub server: Option<SocketAddr>,
 }
 
 impl Default for MtaStsSection {
     fn default() -> MtaStsSection {
-        MtaStsSection { check: ResolverOptions::default().sts, authorities: None, server: None }
+        MtaStsSection { check: ResolverOptions::default().sts, ca_file: None, server: None }
     }
 }
 
@@ -790,7 +790,7 @@ impl Settings {
             self.events.to = base.join(file).to_string_lossy().into_owned();
         }
         let paths =
-            [&mut self.dns.trust_anchor, &mut self.queue.ca_file, &mut self.mta_sts.authorities];
+            [&mut self.dns.trust_anchor, &mut self.queue.ca_file, &mut self.mta_sts.ca_file];
         for path in paths.into_iter().flatten() {
             *path = base.join(&*path);
         }
@@ -1046,7 +1046,7 @@ impl Settings {
             attempts: section.attempts,
             sts: StsOptions {
                 folder: None,
-                authorities: self.mta_sts.authorities.clone(),
+                authorities: self.mta_sts.ca_file.clone(),
                 server: self.mta_sts.server,
             },
             ..DnsOptions::default()

@@ -302,7 +302,7 @@ pub const SETTINGS: &[Setting] = &[
     optional("site.recipients_per_transaction", count(1, 100_000), "50"),
     optional("site.rate", count(1, 60_000_000).or_zero("no limit"), "600"),
     setting("mta_sts.check", Flag, "true"),
-    optional("mta_sts.authorities", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
+    optional("mta_sts.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
     optional("mta_sts.server", Server, "\"127.0.0.1:8443\""),
     setting("events.to", Kind::Target, "\"stderr\""),
     setting("events.connections", Flag, "false"),

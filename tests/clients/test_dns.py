@@ -360,7 +360,7 @@ class Policies(WithKnot):
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         settings = (f"mta_sts.server=\"127.0.0.1:{server.server_port}\"",
-                    f"mta_sts.authorities=\"{trusted or certificate}.pem\"")
+                    f"mta_sts.ca_file=\"{trusted or certificate}.pem\"")
         try:
             return self.one(domain, *arguments, settings=settings), seen
         finally:
