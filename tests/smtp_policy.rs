@@ -62,12 +62,13 @@ impl Policy for Scripted {
                 (At::Sender, format!("{} {:?}", path.as_str(), parameters.size))
             }
             Step::Recipient(recipient) => {
-                let route = match recipient.route {
+                let route = match recipient.route.clone() {
                     Route::Here { account, detail } => format!("here {account} {detail:?}"),
                     Route::Elsewhere { account, shard, detail } => {
                         format!("elsewhere {account} {} {detail:?}", shard.0)
                     }
                     Route::Refused(reply) => reply.0.to_owned(),
+                    other => format!("{other:?}"),
                 };
                 (At::Recipient, format!("{} {route}", recipient.path))
             }

@@ -884,7 +884,7 @@ mod tests {
           it, * for all others, e.g. domains = [\"partner.example\", \".partner.example\"]"),
         ("[[route]]\nto = \"nowhere\"",
          "6: route.to: found \"nowhere\"; expected \"local\" or \"mx\" or \"relay\""),
-        ("[[route]]\nport = 3", "6: route.port: no such setting; [[route]] has domains, to, host"),
+        ("[[route]]\nport = 3", "6: route.port: no such setting here; it belongs in [queue]"),
         ("[[route]]\nhost = \"a:b\"", "6: route.host: found \"a:b\"; expected a host name or address"),
         ("[[route]]\ntls = verified", "6: route.tls: string values must be quoted; expected \"never\""),
         ("host = \"x\"", "5: host: no such setting here; it belongs in [[route]]"),

@@ -312,6 +312,7 @@ fn options(choices: &Choices) -> ServiceOptions {
         pop3: Default::default(),
         imap: Default::default(),
         intake: choices.intake.clone(),
+        relay: Default::default(),
         write_timeout: Duration::from_secs(60),
         tls_handshake_timeout: Duration::from_secs(60),
     }

@@ -3,7 +3,8 @@
 //!
 //! Routes of the configuration come first, then DNS. Hosts are tried in their order, all addresses
 //! of each; a host that refuses us at its greeting is skipped like one that is down
-//! (RFC 5321 5.1). What TLS needs follows from the route's policy.
+//! (RFC 5321 5.1). What TLS needs follows from the route's
+//! policy, or from DANE and MTA-STS.
 //!
 //! Ownership: one per shard; it holds the shard weakly, which holds the queue.
 
@@ -33,7 +34,7 @@ use crate::{
         Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
         Unreachable, Way,
     },
-    resolver::{MailHost, Trouble},
+    resolver::{Exchange, MailHost, TlsDemand, TlsTrouble, Trouble},
     runtime::{LocalFuture, connect::Dialer, tls_client::Verification},
     service::Shard,
     store::StoreError,
@@ -73,8 +74,32 @@ struct Hosts {
     hosts: Vec<MailHost>,
     port: u16,
     tls: TlsPolicy,
+    /// The domain and its exchange, if DNS named the hosts.
+    exchange: Option<(String, Rc<Exchange>)>,
     /// The fixed next hop, if it is one.
     fixed: Option<std::sync::Arc<RelayHost>>,
+}
+
+impl Hosts {
+    fn of_exchange(
+        exchange: (String, Rc<Exchange>),
+        port: u16,
+        tls: TlsPolicy,
+        fixed: Option<std::sync::Arc<RelayHost>>,
+    ) -> Hosts {
+        let hosts = exchange.1.hosts.clone();
+        Hosts { hosts, port, tls, exchange: Some(exchange), fixed }
+    }
+}
+
+/// What a connection to one host must have.
+struct Demand {
+    tls: TlsPolicy,
+    verification: Verification,
+    /// The name that is asked for.
+    sni: String,
+    /// If TLS fails, the mail may go without it.
+    may_do_without: bool,
 }
 
 impl Way for RelayWay {
@@ -145,18 +170,22 @@ impl Relay {
                 Err(Unreachable::Ever(self.problem("5.7.1", text.to_string())))
             }
             NextHop::Mx(tls) => {
-                let (hosts, site) = self.exchange(&shard, destination).await?;
                 let port = shard.options.relay.port;
-                way(site, Kind::Hosts(Hosts { hosts, port, tls, fixed: None }))
+                let (exchange, site) = self.exchange(&shard, destination, tls, port).await?;
+                way(site, Kind::Hosts(Hosts::of_exchange(exchange, port, tls, None)))
             }
             NextHop::Host(fixed) => {
-                let (hosts, name) = match fixed.mx {
-                    true => self.exchange(&shard, &fixed.host).await?,
-                    false => (vec![self.host(&shard, &fixed.host).await?], fixed.host.clone()),
-                };
-                let site = format!("{name}:{}", fixed.port);
                 let (port, tls) = (fixed.port, fixed.tls);
-                way(site, Kind::Hosts(Hosts { hosts, port, tls, fixed: Some(fixed) }))
+                if fixed.mx {
+                    let (exchange, name) = self.exchange(&shard, &fixed.host, tls, port).await?;
+                    let site = format!("{name}:{port}");
+                    let hosts = Hosts::of_exchange(exchange, port, tls, Some(fixed));
+                    return way(site, Kind::Hosts(hosts));
+                }
+                let hosts = vec![self.host(&shard, &fixed.host).await?];
+                let site = format!("{}:{port}", fixed.host);
+                let fixed = Some(fixed);
+                way(site, Kind::Hosts(Hosts { hosts, port, tls, exchange: None, fixed }))
             }
         }
     }
@@ -170,20 +199,32 @@ impl Relay {
         }
     }
 
+    /// The exchange of a domain, and the name of its site. An MTA-STS policy is the domain's own:
+    /// such a domain shares no connections with others.
     async fn exchange(
         &self,
         shard: &Shard,
         domain: &str,
-    ) -> Result<(Vec<MailHost>, String), Unreachable> {
+        tls: TlsPolicy,
+        port: u16,
+    ) -> Result<((String, Rc<Exchange>), String), Unreachable> {
         if domain.is_empty() {
             let problem = self.problem("5.1.3", "the address has no domain".to_owned());
             return Err(Unreachable::Ever(problem));
         }
         self.check_dns(shard)?;
-        match shard.resolver.exchange(domain).await {
-            Ok(exchange) => Ok((exchange.hosts.clone(), exchange.site.clone())),
-            Err(trouble) => Err(self.trouble(&trouble)),
+        let found = shard.resolver.exchange(domain).await;
+        let exchange = found.map_err(|trouble| self.trouble(&trouble))?;
+        let mut site = exchange.site.clone();
+        if tls == TlsPolicy::Opportunistic
+            && let Some(host) = exchange.hosts.first()
+        {
+            let demand = shard.resolver.tls_of_exchange(domain, &exchange, host, port).await;
+            if matches!(demand, Ok(TlsDemand::Sts { .. }) | Err(TlsTrouble::NotListed { .. })) {
+                site = format!("{site} ({domain})");
+            }
         }
+        Ok(((domain.to_owned(), exchange), site))
     }
 
     async fn host(&self, shard: &Shard, name: &str) -> Result<MailHost, Unreachable> {
@@ -209,42 +250,109 @@ impl Relay {
             .hosts
             .iter()
             .flat_map(|host| host.addresses.iter().map(move |address| (host, *address)));
+        let mut demanded: Option<(&str, Demand)> = None;
         for (host, address) in addresses.take(ADDRESSES_TRIED_MAX) {
-            let target = self.target(&shard, hosts, host, address);
-            match self.dial(&shard, target).await {
+            if demanded.as_ref().is_none_or(|(name, _)| *name != host.name) {
+                demanded = match self.demand(&shard, hosts, host).await {
+                    Ok(demand) => Some((&host.name, demand)),
+                    Err(trouble) => {
+                        let problem = self.problem(trouble.status(), trouble.to_string());
+                        last = Some((host.name.clone(), problem));
+                        continue;
+                    }
+                };
+            }
+            let Some((_, demand)) = &demanded else { continue };
+            let target = self.target(&shard, hosts, address, demand);
+            match self.dial(&shard, target, demand.may_do_without).await {
                 Ok(client) => {
                     let session = RemoteSession::new(client, shard, host.name.clone());
                     return Ok(Box::new(session));
                 }
-                Err(failed) => last = Some((host.name.clone(), failed)),
+                Err(failed) => last = Some((host.name.clone(), self.failed(&failed))),
             }
         }
-        let Some((host, failed)) = last else {
+        let Some((host, mut problem)) = last else {
             return Err(self.later("4.4.4", "no host that takes its mail has an address".into()));
         };
-        let mut problem = self.failed(&failed);
         problem.host = Some(host);
         Err(Unreachable::Now(problem))
     }
 
-    /// Connects; without TLS if that is allowed and TLS fails.
-    async fn dial(&self, shard: &Shard, target: Target) -> Result<Client, Failed> {
+    /// What the connection to a host must have: by the route, or else by DNS.
+    async fn demand(
+        &self,
+        shard: &Shard,
+        hosts: &Hosts,
+        host: &MailHost,
+    ) -> Result<Demand, TlsTrouble> {
+        let by_name = || Verification::Names(vec![host.name.clone()]);
+        let fixed = |verification, tls| {
+            let may_do_without = tls == TlsPolicy::Opportunistic;
+            Demand { tls, verification, sni: host.name.clone(), may_do_without }
+        };
+        match hosts.tls {
+            TlsPolicy::Verified => return Ok(fixed(by_name(), hosts.tls)),
+            TlsPolicy::Never | TlsPolicy::Required => {
+                return Ok(fixed(Verification::None, hosts.tls));
+            }
+            TlsPolicy::Opportunistic => {}
+        }
+        let demand = match &hosts.exchange {
+            Some((domain, exchange)) => {
+                shard.resolver.tls_of_exchange(domain, exchange, host, hosts.port).await?
+            }
+            None => shard.resolver.tls_of_host(host, hosts.port).await?,
+        };
+        Ok(match demand {
+            TlsDemand::Opportunistic => fixed(Verification::None, TlsPolicy::Opportunistic),
+            TlsDemand::Dane { records, names } => Demand {
+                sni: names.first().unwrap_or(&host.name).clone(),
+                tls: TlsPolicy::Verified,
+                verification: Verification::Dane { tlsa: records, names },
+                may_do_without: false,
+            },
+            TlsDemand::Sts { name, testing, .. } => Demand {
+                sni: name.clone(),
+                tls: TlsPolicy::Verified,
+                verification: Verification::Names(vec![name]),
+                // RFC 8461 5: a policy that is being tried out refuses nothing.
+                may_do_without: testing,
+            },
+        })
+    }
+
+    /// Connects; with less TLS, or none, if that is allowed and TLS fails.
+    async fn dial(
+        &self,
+        shard: &Shard,
+        target: Target,
+        may_do_without: bool,
+    ) -> Result<Client, Failed> {
         let options = &shard.options.relay.client;
         let connect = async |target: &Target| {
             Client::connect(&shard.executor, &*self.dialer, options, target).await
         };
+        let is_about_tls = |failed: &Failed| matches!(failed.stage, Stage::Tls | Stage::StartTls);
         let failed = match connect(&target).await {
-            Err(failed) if failed.stage == Stage::Tls => failed,
+            Err(failed) if is_about_tls(&failed) => failed,
             settled => return settled,
         };
-        if target.tls != TlsUse::Opportunistic || target.credentials.is_some() {
+        if !may_do_without || target.credentials.is_some() {
             return Err(failed);
         }
         shard.metrics.count("relay_tls_fallbacks_total", 1);
+        if target.tls != TlsUse::Opportunistic {
+            let target = Target { tls: TlsUse::Opportunistic, ..target.clone() };
+            match connect(&target).await {
+                Err(failed) if is_about_tls(&failed) => {}
+                settled => return settled,
+            }
+        }
         connect(&Target { tls: TlsUse::Never, ..target }).await
     }
 
-    fn target(&self, shard: &Shard, hosts: &Hosts, host: &MailHost, address: IpAddr) -> Target {
+    fn target(&self, shard: &Shard, hosts: &Hosts, address: IpAddr, demand: &Demand) -> Target {
         let options = &shard.options;
         let sources = &options.relay.sources;
         let fitting: SmallVec<[IpAddr; 4]> =
@@ -257,20 +365,17 @@ impl Relay {
             name => name.to_owned(),
         };
         let fixed = hosts.fixed.as_deref();
-        // An opportunistic client takes any certificate.
-        let verification = match hosts.tls {
-            TlsPolicy::Verified => Verification::Names(vec![host.name.clone()]),
-            _ => Verification::None,
-        };
-        let implicit = fixed.is_some_and(|fixed| fixed.implicit_tls);
+        let verification = demand.verification.clone();
         Target {
             address: SocketAddr::new(address, hosts.port),
             source,
-            host: host.name.clone(),
+            host: demand.sni.clone(),
             hello,
             lmtp: fixed.is_some_and(|fixed| fixed.lmtp),
-            tls: match hosts.tls {
-                _ if implicit => TlsUse::Implicit(verification),
+            tls: match demand.tls {
+                _ if fixed.is_some_and(|fixed| fixed.implicit_tls) => {
+                    TlsUse::Implicit(verification)
+                }
                 TlsPolicy::Never => TlsUse::Never,
                 TlsPolicy::Opportunistic => TlsUse::Opportunistic,
                 TlsPolicy::Required | TlsPolicy::Verified => TlsUse::Required(verification),

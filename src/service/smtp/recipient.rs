@@ -152,11 +152,9 @@ async fn postmaster(directory: &Directory, hostname: &str) -> Result<Destination
     let mut domain = hostname;
     loop {
         let found = directory.resolve(&format!("postmaster@{domain}")).await;
-        match found.map_err(|_| DIRECTORY_TROUBLE)? {
-            found @ (Destination::Mailbox(_)
-            | Destination::Subaddress(_)
-            | Destination::Several(_)) => return Ok(found),
-            _ => {}
+        let found = found.map_err(|_| DIRECTORY_TROUBLE)?;
+        if found.account().is_some() || matches!(found, Destination::Several(_)) {
+            return Ok(found);
         }
         (_, domain) = domain.split_once('.').ok_or(UNKNOWN_USER)?;
     }
