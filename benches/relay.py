@@ -187,7 +187,7 @@ def wait_for(port):
 
 def sink(port, messages):
     """Ends when it has `messages`."""
-    process = subprocess.Popen(["taskset", "-c", "1", "smtp-sink", "-M", str(messages), "-m", "2000", f"0.0.0.0:{port}",
+    process = subprocess.Popen(["taskset", "-c", "1", "smtp-sink", "-u", "nobody", "-M", str(messages), "-m", "2000", f"0.0.0.0:{port}",
                                 "4096"], stderr=subprocess.DEVNULL)
     # A probe would count as a session, not as a message.
     wait_for(port)

@@ -436,7 +436,10 @@ impl<C: Carrier> Queue<C> {
                 };
                 let woken = or(work, silence).await;
                 site.idle.set(site.idle.get() - 1);
-                if woken { continue } else { break }
+                if woken && session.is_alive().await {
+                    continue;
+                }
+                break;
             };
             loop {
                 match site.rate_wait(self.inner.executor.moment()) {
@@ -650,8 +653,13 @@ impl<C: Carrier> Queue<C> {
                 outcomes.extend(session.send(&job).await);
             }
         }
-        let accepted = outcomes.iter().any(|(_, it)| !matches!(it, super::Outcome::Deferred(_)));
-        if accepted {
+        let accepted = outcomes.iter().any(|(_, it)| {
+            matches!(it, super::Outcome::Delivered { .. } | super::Outcome::Failed(_))
+        });
+        let begun = outcomes.iter().any(|(_, it)| *it != super::Outcome::Again);
+        if !begun {
+            // It says nothing about the site.
+        } else if accepted {
             site.accepted();
         } else {
             site.deferred.set(site.deferred.get() + 1);

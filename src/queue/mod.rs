@@ -104,6 +104,8 @@ pub enum Outcome {
     },
     Deferred(Problem),
     Failed(Problem),
+    /// The connection had ended before the message was begun: it is tried on another at once.
+    Again,
 }
 
 /// Why a destination or site cannot be reached.
@@ -175,6 +177,11 @@ pub trait Session {
 
     /// Whether another message can be sent.
     fn is_usable(&self) -> bool;
+
+    /// Whether the other side still holds a connection that was not used for a while.
+    fn is_alive(&mut self) -> LocalFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
 
     fn end(self: Box<Self>) -> LocalFuture<'static, ()>;
 }

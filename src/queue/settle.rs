@@ -116,7 +116,8 @@ impl<C: Carrier> Queue<C> {
         let late = !options.delay_warning.is_zero() && envelope.age(now) >= options.delay_warning;
         let mut changes = AnnotationChanges::new();
         let mut ends = Ends::new();
-        let mut left: Vec<(DestinationId, Problem, bool)> = Vec::new();
+        // Destinations with recipients that are left: why, and whether their sender was warned.
+        let mut left: Vec<(DestinationId, Option<Problem>, bool)> = Vec::new();
         for (number, recipient) in self.recipients_of(destinations, envelope) {
             let outcome = outcomes.iter().find(|(other, _)| *other == number);
             let unknown = Outcome::Deferred(Problem {
@@ -126,8 +127,10 @@ impl<C: Carrier> Queue<C> {
                 ..Problem::default()
             });
             let outcome = outcome.map_or(&unknown, |(_, outcome)| outcome);
-            let event = QueueEvent::Attempt { id, envelope, recipient, outcome };
-            self.inner.carrier.tell(&event);
+            if *outcome != Outcome::Again {
+                let event = QueueEvent::Attempt { id, envelope, recipient, outcome };
+                self.inner.carrier.tell(&event);
+            }
             if planted(Plant::ForgetRecipient) && number % 2 == 0 && outcomes.len() > 1 {
                 changes.push((number, None));
                 continue;
@@ -163,13 +166,12 @@ impl<C: Carrier> Queue<C> {
                     }
                     let warned = later.warned;
                     changes.push((number, Some(later.encode())));
-                    let name = destination_of(recipient);
-                    let destination = self.inner.state.borrow().destination_named(&name);
-                    if let Some(destination) = destination
-                        && !left.iter().any(|(other, ..)| *other == destination)
-                    {
-                        left.push((destination, problem.clone(), warned));
-                    }
+                    let problem = Some(problem.clone());
+                    left.extend(self.left(recipient, &left).map(|it| (it, problem, warned)));
+                }
+                Outcome::Again => {
+                    let warned = recipient.warned;
+                    left.extend(self.left(recipient, &left).map(|it| (it, None, warned)));
                 }
             }
         }
@@ -186,7 +188,9 @@ impl<C: Carrier> Queue<C> {
         };
         let at_hand = AtHand { id, partition, body, envelope };
         let changes = (!is_last).then_some(changes);
-        if !self.record(&at_hand, changes, &ends, RECORD_TRIES).await {
+        // After a connection that had ended there is nothing to record.
+        let nothing = ends.is_empty() && changes.as_ref().is_some_and(Vec::is_empty);
+        if !nothing && !self.record(&at_hand, changes, &ends, RECORD_TRIES).await {
             return self.trouble(id, destinations);
         }
         if is_last {
@@ -202,17 +206,33 @@ impl<C: Carrier> Queue<C> {
             }
             for (destination, problem, warned) in &left {
                 if let Some(part) = state.part(id, *destination) {
-                    part.status = parse_status(&problem.status);
+                    if let Some(problem) = problem {
+                        part.status = parse_status(&problem.status);
+                    }
                     part.warned = *warned;
                 }
             }
             drop(state);
             for (destination, problem, _) in &left {
-                self.put_off(id, *destination, problem);
+                match problem {
+                    Some(problem) => self.put_off(id, *destination, problem),
+                    None => self.inner.state.borrow_mut().defer(id, *destination, now),
+                }
             }
             self.wake();
         }
         drop(lock);
+    }
+
+    /// The destination of a recipient who is left, unless it is in `left` already.
+    fn left<T>(
+        &self,
+        recipient: &Recipient,
+        left: &[(DestinationId, T, bool)],
+    ) -> Option<DestinationId> {
+        let name = destination_of(recipient);
+        let found = self.inner.state.borrow().destination_named(&name);
+        found.filter(|found| !left.iter().any(|(other, ..)| other == found))
     }
 
     /// Puts changes (`None`: the message is removed) and the report about `ends` on disk. False if

@@ -14,8 +14,9 @@ use std::{
 use super::{envelope::Problem, options::SiteLimits};
 use crate::{model::Moment, runtime::wait::Signal};
 
-/// Connections that a site gets before anything is known of it.
-const FIRST_CONNECTIONS: f64 = 2.0;
+/// Connections that a site gets before anything is known of it. Each message that it accepts gives it
+/// one more, until it pushes back for the first time; then growth is slow.
+const FIRST_CONNECTIONS: f64 = 4.0;
 /// Pause after the first failed connection; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -35,6 +36,8 @@ pub(super) struct Site<W> {
     pub idle: Cell<usize>,
     pub work: Rc<Signal>,
     allowed: Cell<f64>,
+    /// It has pushed back once.
+    pushed: Cell<bool>,
     /// No connection is opened before.
     pub not_before: Cell<Moment>,
     failures: Cell<u32>,
@@ -59,6 +62,7 @@ impl<W> Site<W> {
             idle: Cell::new(0),
             work: Rc::default(),
             allowed: Cell::new(FIRST_CONNECTIONS),
+            pushed: Cell::new(false),
             not_before: Cell::default(),
             failures: Cell::new(0),
             problem: RefCell::default(),
@@ -86,7 +90,8 @@ impl<W> Site<W> {
     pub(super) fn accepted(&self) {
         let most = self.limits.get().connections as f64;
         let allowed = self.allowed.get();
-        self.allowed.set((allowed + 1.0 / allowed).min(most.max(1.0)));
+        let more = if self.pushed.get() { 1.0 / allowed } else { 1.0 };
+        self.allowed.set((allowed + more).min(most.max(1.0)));
         self.failures.set(0);
         self.delivered.set(self.delivered.get() + 1);
         if self.problem.borrow().is_some() {
@@ -96,6 +101,7 @@ impl<W> Site<W> {
 
     /// It asked for less: 421, or a refused connection.
     pub(super) fn pushed_back(&self) {
+        self.pushed.set(true);
         self.allowed.set((self.allowed.get() / 2.0).max(1.0));
     }
 
@@ -144,13 +150,15 @@ mod tests {
     #[test]
     fn connections_follow_success_and_refusal() {
         let site = site();
-        assert_eq!(site.allowed(), 2);
-        (0..100).for_each(|_| site.accepted());
+        assert_eq!(site.allowed(), 4);
+        (0..4).for_each(|_| site.accepted());
         assert_eq!(site.allowed(), 8);
         site.pushed_back();
         assert_eq!(site.allowed(), 4);
         (0..10).for_each(|_| site.pushed_back());
         assert_eq!(site.allowed(), 1);
+        (0..3).for_each(|_| site.accepted());
+        assert_eq!(site.allowed(), 2);
     }
 
     #[test]

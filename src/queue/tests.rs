@@ -52,6 +52,7 @@ impl Way for FakeWay {
 struct FakeSession {
     outside: Rc<Outside>,
     usable: bool,
+    sent: u32,
 }
 
 fn problem(status: &str, reason: &str) -> Problem {
@@ -89,7 +90,7 @@ impl Carrier for Fake {
             if way.0.starts_with("mx.down") && !self.0.up.borrow().contains(&way.0) {
                 return Err(Unreachable::Now(problem("4.4.1", "connection refused")));
             }
-            let session = FakeSession { outside: self.0.clone(), usable: true };
+            let session = FakeSession { outside: self.0.clone(), usable: true, sent: 0 };
             Ok(Box::new(session) as Box<dyn Session>)
         })
     }
@@ -144,6 +145,10 @@ impl Session for FakeSession {
                         let at = simulation.now();
                         Outcome::Deferred(Problem { at, ..problem("4.2.0", "450 later") })
                     }
+                    it if it.starts_with("stale") && self.sent > 0 => {
+                        self.usable = false;
+                        Outcome::Again
+                    }
                     it if it.starts_with("never") => {
                         Outcome::Failed(problem("5.1.1", "550 no such user"))
                     }
@@ -163,6 +168,7 @@ impl Session for FakeSession {
                 };
                 outcomes.push((*number, outcome));
             }
+            self.sent += 1;
             outcomes
         })
     }
@@ -391,6 +397,19 @@ fn lost_connections_leave_the_rest_for_later() {
     running.wait(30);
     assert!(running.queue.is_empty());
     assert_eq!(world.got("lost@a.test"), 1);
+}
+
+/// A connection that the other side has ended meanwhile is no attempt.
+#[test]
+fn a_message_that_was_not_begun_is_tried_on_another_connection_at_once() {
+    let world = World::new();
+    let running = world.start(13);
+    running.submit("s@x.test", &["ok@a.test"]);
+    running.wait(1);
+    running.submit("s@x.test", &["stale@a.test", "ok2@b.test"]);
+    running.wait(1);
+    assert_eq!((world.got("stale@a.test"), world.got("ok2@b.test")), (1, 1));
+    assert!(running.queue.is_empty());
 }
 
 #[test]

@@ -475,6 +475,7 @@ impl Carrier for Relay {
                     Outcome::Deferred(problem) => {
                         ("deferred", problem.host.as_deref(), &*problem.reason, &*problem.status)
                     }
+                    Outcome::Again => return,
                     Outcome::Failed(problem) => {
                         ("failed", problem.host.as_deref(), &*problem.reason, &*problem.status)
                     }
@@ -482,7 +483,7 @@ impl Carrier for Relay {
                 shard.metrics.count(
                     match outcome {
                         Outcome::Delivered { .. } => "relay_recipients_sent_total",
-                        Outcome::Deferred(_) => "relay_recipients_deferred_total",
+                        Outcome::Deferred(_) | Outcome::Again => "relay_recipients_deferred_total",
                         Outcome::Failed(_) => "relay_recipients_failed_total",
                     },
                     1,

@@ -12,7 +12,7 @@ use crate::{
     metrics::Protocol,
     protocol::smtp::{
         BodyKind, ByMode, DeliverBy,
-        client::{Envelope, RcptLine, RcptResult},
+        client::{Envelope, RcptLine, RcptResult, Stage},
         relay_parameters::{Demands, Offers, append_recipient_parameters},
     },
     queue::{Job, Outcome, Problem, Session},
@@ -26,6 +26,8 @@ pub(super) struct RemoteSession {
     shard: Rc<Shard>,
     host: String,
     usable: bool,
+    /// Messages sent before.
+    used: bool,
 }
 
 /// The host's offers as the parameters see them.
@@ -47,7 +49,7 @@ fn offers(client: &Client) -> Offers {
 
 impl RemoteSession {
     pub(super) fn new(client: Client, shard: Rc<Shard>, host: String) -> RemoteSession {
-        RemoteSession { client: Some(client), shard, host, usable: true }
+        RemoteSession { client: Some(client), shard, host, usable: true, used: false }
     }
 
     fn failed(&self, status: &str, reason: &str) -> Outcome {
@@ -157,6 +159,12 @@ impl RemoteSession {
                 }
             };
             self.usable = sent.connection_usable;
+            // A connection that the other side ended while it was idle.
+            let ended = |it: &RcptResult| matches!(it, RcptResult::Lost { stage: Stage::Mail, .. });
+            if self.used && !self.usable && sent.recipients.iter().all(ended) {
+                return all(Outcome::Again);
+            }
+            self.used = true;
             let progress = sent.recipients.iter().any(|it| *it != RcptResult::Unsent);
             for (at, result) in left.into_iter().zip(sent.recipients) {
                 if let Some(place) = results.get_mut(at) {
@@ -224,6 +232,15 @@ impl Session for RemoteSession {
                 .client
                 .as_ref()
                 .is_some_and(|client| client.transactions_left().is_none_or(|left| left > 0))
+    }
+
+    fn is_alive(&mut self) -> LocalFuture<'_, bool> {
+        Box::pin(async move {
+            match &mut self.client {
+                Some(client) => client.is_alive().await,
+                None => false,
+            }
+        })
     }
 
     fn end(mut self: Box<Self>) -> LocalFuture<'static, ()> {
