@@ -23,6 +23,7 @@ use crate::{
     events::{EventOptions, EventTarget, Kind},
     model::Network,
     protocol::{imap, smtp},
+    queue::QueueOptions,
     resolver::{Name, Own, ResolverOptions},
     runtime::{
         clients::{ClientLimits, ClientShare},
@@ -40,6 +41,9 @@ use crate::{
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// The file they are from.
+    #[serde(skip)]
+    pub source: Option<PathBuf>,
     /// Our name in greetings and Received headers.
     pub hostname: String,
     /// Domains whose mail is kept here.
@@ -748,7 +752,8 @@ impl Settings {
     pub fn load(path: &Path) -> Result<Settings, ConfigProblem> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigProblem::file(path, format!("cannot read: {error}")))?;
-        Settings::parse(path, &text)
+        let settings = Settings::parse(path, &text)?;
+        Ok(Settings { source: Some(path.to_owned()), ..settings })
     }
 
     /// Checks `text`; `path` is only for messages and relative paths.
@@ -1028,6 +1033,11 @@ impl Settings {
     fn relay_options(&self) -> RelayOptions {
         let has_dns = !self.dns.demo || !self.dns.servers.is_empty();
         self.queue.options(&self.site, has_dns)
+    }
+
+    /// The settings of the queue that a reload changes.
+    pub fn queue_options(&self) -> QueueOptions {
+        self.relay_options().queue
     }
 
     /// How DNS servers are asked, for all shards together.

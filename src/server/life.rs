@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 
 use super::{
     data_dir::DataDirectory,
@@ -20,6 +21,7 @@ use crate::{
     metrics::ShardMetrics,
     model::{Network, PartitionId, ShardId},
     protocol::mime,
+    queue::QueueOptions,
     resolver::{NameServers, Resolver, ResolverOptions},
     runtime::{
         acceptor::{Acceptor, Entrance},
@@ -43,6 +45,8 @@ use crate::{
 /// Data that all shards are created from.
 pub(super) struct Plan {
     pub service: Arc<ServiceOptions>,
+    /// The queue's settings as of the last reload.
+    pub queue: Arc<ArcSwap<QueueOptions>>,
     pub store: StoreOptions,
     pub shard_count: u16,
     pub data: Arc<DataDirectory>,
@@ -143,8 +147,14 @@ pub(super) async fn live(
     // comes.
     drop(ready);
 
+    let mut queue_options = plan.queue.load_full();
     while !shard.shutting_down.get() {
         executor.sleep(LOOK_INTERVAL).await;
+        let reloaded = plan.queue.load_full();
+        if !Arc::ptr_eq(&reloaded, &queue_options) {
+            shard.relay().set_options((*reloaded).clone());
+            queue_options = reloaded;
+        }
         tell_damage(&shard);
         shard.events.flush();
     }

@@ -20,11 +20,13 @@ use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
     num::NonZero,
+    path::PathBuf,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
 
 pub use self::listeners::probe_ports;
 
@@ -40,6 +42,7 @@ use crate::{
     directory::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory},
     dkim::{KeyFolder, Keyring, SharedKeyring},
     events::{self, Event, EventSender},
+    queue::QueueOptions,
     resolver::MAIL_PORT,
     runtime::{
         clients::Clients,
@@ -157,6 +160,7 @@ fn serve(
     let (seats, gate) = mesh::build::<Shard>(shard_count);
     let plan = Arc::new(Plan {
         service: Arc::new(service),
+        queue: state.queue.clone(),
         store: settings.store_options(),
         shard_count,
         data,
@@ -277,6 +281,10 @@ pub struct Reloadable {
     keys: Arc<SharedKeyring>,
     tls: Option<Arc<TlsContext>>,
     tls_files: Option<crate::config::TlsFiles>,
+    /// Of the queue for other servers; shards look at it now and then.
+    queue: Arc<ArcSwap<QueueOptions>>,
+    /// The configuration file; a demo has none.
+    source: Option<PathBuf>,
     events: EventSender,
 }
 
@@ -314,13 +322,15 @@ impl Reloadable {
             keys,
             tls,
             tls_files,
+            queue: Arc::new(ArcSwap::from_pointee(settings.queue_options())),
+            source: settings.source.clone(),
             events,
         };
         Ok((reloadable, warnings))
     }
 
-    /// Reads users, aliases, what routes name, keys and certificates again; on an error the old ones
-    /// stay in force.
+    /// Reads users, aliases, routes and what they name, the queue's settings, keys and certificates
+    /// again; on an error the old ones stay in force.
     pub fn reload(&self) -> Result<()> {
         let reloaded = self.read_again();
         match &reloaded {
@@ -332,14 +342,40 @@ impl Reloadable {
         reloaded.map(drop)
     }
 
+    /// The configuration file as it is now. `None` for a demo, or if only root may read the file: then
+    /// what it says stays as it is.
+    fn settings_again(&self) -> Result<Option<Settings>> {
+        let Some(path) = &self.source else { return Ok(None) };
+        match std::fs::File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let text = format!(
+                    "{}: not read again, only the files that it names: {error}; the server's user \
+                     must be able to read it",
+                    path.display()
+                );
+                self.events.tell(&Event::Warning { text: &text });
+                Ok(None)
+            }
+            _ => Ok(Some(Settings::load(path)?)),
+        }
+    }
+
     /// Returns the previous users.
     fn read_again(&self) -> Result<Arc<DirectorySnapshot>> {
-        let (snapshot, warnings) = DirectorySnapshot::load(&self.files, &self.directory_options)?;
+        let settings = self.settings_again()?;
+        let (files, options) = match &settings {
+            Some(settings) => (settings.directory_files(), settings.directory_options()),
+            None => (self.files.clone(), self.directory_options.clone()),
+        };
+        let (snapshot, warnings) = DirectorySnapshot::load(&files, &options)?;
         let keys = Keyring::load(&self.key_folder)?;
         if let (Some(tls), Some(files)) = (&self.tls, &self.tls_files) {
             tls.replace(Certificate::load(&files.certificate, &files.key)?)?;
         }
         self.keys.replace(keys);
+        if let Some(settings) = &settings {
+            self.queue.store(Arc::new(settings.queue_options()));
+        }
         for text in &warnings {
             self.events.tell(&Event::Warning { text });
         }
