@@ -214,6 +214,18 @@ impl<C: Carrier> Queue<C> {
         self.inner.due.set();
     }
 
+    /// Reads the messages of all partitions and starts nothing: for looking at a queue that nobody
+    /// works on.
+    ///
+    /// # Errors
+    /// As for accounts.
+    pub async fn read_only(&self) -> Result<(), StoreError> {
+        for partition in self.inner.partitions.iter().flatten() {
+            self.read_once(partition).await?;
+        }
+        Ok(())
+    }
+
     /// Reads a partition's messages, at the start.
     async fn read(self, partition: Partition) {
         while !self.inner.ended.get() {
@@ -346,7 +358,12 @@ impl<C: Carrier> Queue<C> {
                 self.work(&site);
             }
             Err(why) => {
-                self.inner.state.borrow_mut().unbind(number, Route::Unknown);
+                let mut state = self.inner.state.borrow_mut();
+                if let Some(destination) = state.destinations.get_mut(number as usize) {
+                    destination.problem = Some(Rc::new(why.problem().clone()));
+                }
+                state.unbind(number, Route::Unknown);
+                drop(state);
                 self.put_off_destination(number, &why).await;
             }
         }
@@ -477,7 +494,7 @@ impl<C: Carrier> Queue<C> {
         self.forget_fresh(pick.id);
     }
 
-    fn forget_fresh(&self, id: QueueId) {
+    pub(super) fn forget_fresh(&self, id: QueueId) {
         let mut state = self.inner.state.borrow_mut();
         if let Some(entry) = state.entries.get_mut(&id)
             && entry.fresh.take().is_some()

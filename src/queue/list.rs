@@ -1,24 +1,29 @@
-//! What operators see of the queue and do to it: lists by filters, one message in detail, the
-//! shape by destination and age, and holding, releasing, trying now, returning and removing.
+//! What operators see of the queue: lists by filters, one message in detail, the shape by
+//! destination or sender and age, and the sites.
 //!
 //! Lists are made from memory, in slices, so that a million messages take well under a second and
-//! hold up nobody.
+//! hold up nobody. Only what is not kept in memory (addresses of messages with many recipients, the
+//! words of a reply) is read from disk, some messages at a time.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    rc::Rc,
+    time::Duration,
+};
 
 use super::{
     Carrier, Queue, QueueId, Way,
     envelope::{Envelope, Origin, Problem, domain_of},
-    settle::Chore,
-    state::{Entry, Phase, Route},
+    state::{Entry, Part, Phase, Route, State},
 };
-use crate::{
-    model::Timestamp,
-    store::{Settled, Settlement, StoreError},
-};
+use crate::model::{MailboxId, PartitionId, Timestamp, Uid};
 
 /// Messages looked at before others run.
 const SLICE: usize = 2048;
+
+/// Envelopes read from disk at once.
+const READ_MAX: usize = 64;
 
 /// Which messages are meant. All conditions must hold; the default is every message.
 #[derive(Clone, PartialEq, Default, Debug)]
@@ -28,15 +33,17 @@ pub struct Filter {
     pub sender: Option<String>,
     /// Part of an address.
     pub recipient: Option<String>,
-    /// Domain of a recipient.
+    /// Domain of a recipient; `local` for mailboxes here.
     pub domain: Option<String>,
     /// Name of a site, or a host of it.
     pub site: Option<String>,
     pub older: Option<Duration>,
     pub younger: Option<Duration>,
-    /// The beginning of the last status, e.g. `4.7`.
+    /// The beginning of the last status, e.g. `4.7`, or part of the last reply or problem.
     pub error: Option<String>,
+    /// Octets.
     pub larger: Option<u64>,
+    pub smaller: Option<u64>,
     pub held: Option<bool>,
 }
 
@@ -49,6 +56,8 @@ pub struct Listed {
     pub origin: Origin,
     pub priority: i8,
     pub held: bool,
+    /// When it is returned.
+    pub expires: Timestamp,
     pub sender: String,
     /// Empty if there are many.
     pub recipients: Vec<String>,
@@ -63,12 +72,42 @@ pub struct ListedPart {
     pub site: Option<String>,
     pub recipients: u32,
     pub next_attempt: Timestamp,
-    /// `waiting`, `ready` or `sending`.
+    /// `held`, `waiting`, `ready` or `sending`.
     pub phase: &'static str,
     /// `4.2.1`, or empty.
     pub status: String,
     /// Why the destination or site is not reached, if it is not.
     pub problem: Option<Problem>,
+}
+
+/// The messages that a filter means: some, and the sums of all.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Matches {
+    pub listed: Vec<Listed>,
+    pub messages: u64,
+    pub recipients: u64,
+    pub octets: u64,
+}
+
+/// What the rows of a shape are.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ShapeBy {
+    /// Domains of recipients.
+    #[default]
+    Destination,
+    /// Domains of senders.
+    Sender,
+}
+
+/// Recipients by domain and age class.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct AgeShape {
+    /// Most recipients first.
+    pub rows: Vec<(String, Vec<u64>)>,
+    /// Of all, also those without a row.
+    pub total: Vec<u64>,
+    /// Domains, also those without a row.
+    pub domains: u64,
 }
 
 /// A site as it is now.
@@ -79,6 +118,8 @@ pub struct SiteFacts {
     pub connections: usize,
     pub connections_allowed: usize,
     pub connections_max: usize,
+    pub messages_per_connection: u32,
+    pub recipients_per_transaction: usize,
     pub rate: u32,
     /// How long no connection will be opened.
     pub pause: Duration,
@@ -93,134 +134,153 @@ fn contains(text: &str, needle: &str) -> bool {
         || text.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
 }
 
+/// What memory tells about a message and a filter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Meant,
+    NotMeant,
+    /// The envelope must be looked at. The field: its words of errors, too.
+    Unsure {
+        error: bool,
+    },
+}
+
 impl<C: Carrier> Queue<C> {
-    /// The messages that `filter` means, in order, from `after` on: at most `most`.
-    pub async fn list(&self, filter: &Filter, after: Option<QueueId>, most: usize) -> Vec<Listed> {
-        let mut listed = Vec::new();
+    /// Calls `each` with every message that `filter` means, by id from `after` on, until it says
+    /// that it has enough.
+    async fn scan(
+        &self,
+        filter: &Filter,
+        after: Option<QueueId>,
+        each: &mut dyn FnMut(&State<C::Way>, QueueId, &Entry) -> bool,
+    ) {
+        let now = self.inner.executor.now();
+        let mut named = filter.ids.clone();
+        named.sort_unstable();
+        named.dedup();
+        named.retain(|id| after.is_none_or(|after| *id > after));
+        let mut named = named.into_iter();
         let mut from = after;
-        while listed.len() < most {
-            let mut looked_at = 0;
-            let mut unknown = Vec::new();
+        loop {
+            let (mut looked_at, mut unsure) = (0, Vec::new());
             {
                 let state = self.inner.state.borrow();
-                let begin = match from {
-                    Some(after) => std::ops::Bound::Excluded(after),
-                    None => std::ops::Bound::Unbounded,
-                };
-                let entries = state.entries.range((begin, std::ops::Bound::Unbounded));
-                for (id, entry) in entries.take(SLICE) {
+                let mut look = |id: QueueId, entry: &Entry| {
                     looked_at += 1;
-                    from = Some(*id);
-                    match self.fits(filter, *id, entry) {
-                        Some(true) => listed.push(self.listed(*id, entry)),
-                        Some(false) => {}
-                        // Its recipients are on disk only.
-                        None => unknown.push(*id),
+                    match judge(filter, &state, entry, now) {
+                        Verdict::Meant => return each(&state, id, entry),
+                        Verdict::NotMeant => {}
+                        Verdict::Unsure { error } => unsure.push((id, error)),
                     }
-                    if listed.len() >= most {
-                        break;
+                    true
+                };
+                if filter.ids.is_empty() {
+                    let begin = from.map_or(Bound::Unbounded, Bound::Excluded);
+                    for (id, entry) in state.entries.range((begin, Bound::Unbounded)).take(SLICE) {
+                        from = Some(*id);
+                        if !look(*id, entry) {
+                            return;
+                        }
+                    }
+                } else {
+                    for id in named.by_ref().take(SLICE) {
+                        if let Some(entry) = state.entries.get(&id)
+                            && !look(id, entry)
+                        {
+                            return;
+                        }
                     }
                 }
             }
-            for id in unknown {
-                if let Some((_, _, envelope)) = self.load(id).await
-                    && has_recipient(&envelope, filter)
-                    && let Some(entry) = self.inner.state.borrow().entries.get(&id)
-                {
-                    listed.push(self.listed(id, entry));
+            for some in unsure.chunks(READ_MAX) {
+                let ids: Vec<QueueId> = some.iter().map(|(id, _)| *id).collect();
+                let envelopes = self.envelopes(&ids).await;
+                let state = self.inner.state.borrow();
+                for (id, error) in some {
+                    if let Some(envelope) = envelopes.get(id)
+                        && is_meant(envelope, filter, *error)
+                        && let Some(entry) = state.entries.get(id)
+                        && !each(&state, *id, entry)
+                    {
+                        return;
+                    }
                 }
             }
-            if looked_at < SLICE {
-                break;
+            if looked_at < SLICE && named.len() == 0 {
+                return;
             }
             self.inner.executor.yield_now().await;
         }
+    }
+
+    /// The envelopes of some messages, those that can be read now.
+    async fn envelopes(&self, ids: &[QueueId]) -> HashMap<QueueId, Envelope> {
+        let mut found = HashMap::new();
+        let mut places: BTreeMap<(PartitionId, MailboxId), (Uid, Uid)> = BTreeMap::new();
+        for id in ids {
+            let place = places.entry((id.partition, id.mailbox)).or_insert((id.uid, id.uid));
+            *place = (place.0.min(id.uid), place.1.max(id.uid));
+        }
+        for ((number, mailbox), (first, last)) in places {
+            let Some(partition) = self.partition(number) else { continue };
+            let Ok(account) = partition.queue().await else { continue };
+            let Ok(values) = account.annotations(mailbox, first..=last).await else { continue };
+            for (uid, stored) in values {
+                let id = QueueId { partition: number, mailbox, uid };
+                if ids.contains(&id)
+                    && let Some(envelope) = Envelope::decode(&stored)
+                {
+                    found.insert(id, envelope);
+                }
+            }
+        }
+        found
+    }
+
+    /// The messages that `filter` means, in order, from `after` on: at most `most`.
+    pub async fn list(&self, filter: &Filter, after: Option<QueueId>, most: usize) -> Vec<Listed> {
+        let expire = self.options().expire;
+        let mut listed = Vec::new();
+        if most == 0 {
+            return listed;
+        }
+        self.scan(filter, after, &mut |state, id, entry| {
+            listed.push(describe(state, id, entry, expire));
+            listed.len() < most
+        })
+        .await;
         listed.sort_unstable_by_key(|it| it.id);
         listed
     }
 
-    /// Whether a message is meant; `None` if only its envelope on disk tells.
-    fn fits(&self, filter: &Filter, id: QueueId, entry: &Entry) -> Option<bool> {
-        let now = self.inner.executor.now();
-        let age = Duration::from_micros(u64::try_from(now.0 - entry.arrived.0).unwrap_or(0));
-        let state = self.inner.state.borrow();
-        let any_part = |test: &dyn Fn(&super::state::Part) -> bool| entry.parts.iter().any(test);
-        let sure = (filter.ids.is_empty() || filter.ids.contains(&id))
-            && filter.sender.as_deref().is_none_or(|wanted| match wanted {
-                "<>" => entry.sender.is_empty(),
-                wanted => contains(&entry.sender, wanted),
-            })
-            && filter.older.is_none_or(|limit| age >= limit)
-            && filter.younger.is_none_or(|limit| age < limit)
-            && filter.larger.is_none_or(|limit| entry.body.size > limit)
-            && filter.held.is_none_or(|held| held == entry.held)
-            && filter.domain.as_deref().is_none_or(|domain| {
-                any_part(&|part| {
-                    let name = state.name(part.destination);
-                    name.is_some_and(|name| name.eq_ignore_ascii_case(domain))
-                })
-            })
-            && filter.site.as_deref().is_none_or(|wanted| {
-                any_part(&|part| {
-                    let destination = state.destinations.get(part.destination as usize);
-                    matches!(destination.map(|it| &it.route), Some(Route::Found { site, .. })
-                    if site.name.eq_ignore_ascii_case(wanted)
-                        || site.way.borrow().hosts().iter().any(|host| {
-                            host.eq_ignore_ascii_case(wanted)
-                        }))
-                })
-            })
-            && filter.error.as_deref().is_none_or(|wanted| {
-                any_part(&|part| status_text(part.status).starts_with(wanted))
-            });
-        if !sure {
-            return Some(false);
-        }
-        match &filter.recipient {
-            None => Some(true),
-            Some(_) if entry.recipients.is_empty() => None,
-            Some(wanted) => Some(contains(&entry.recipients, wanted)),
-        }
+    /// As [`Queue::list`], with the sums of all that `filter` means.
+    pub async fn find(&self, filter: &Filter, after: Option<QueueId>, most: usize) -> Matches {
+        let expire = self.options().expire;
+        let mut matches = Matches::default();
+        self.scan(filter, after, &mut |state, id, entry| {
+            matches.messages += 1;
+            matches.octets += entry.body.size;
+            matches.recipients +=
+                entry.parts.iter().map(|part| u64::from(part.recipients)).sum::<u64>();
+            if matches.listed.len() < most {
+                matches.listed.push(describe(state, id, entry, expire));
+            }
+            true
+        })
+        .await;
+        matches.listed.sort_unstable_by_key(|it| it.id);
+        matches
     }
 
-    fn listed(&self, id: QueueId, entry: &Entry) -> Listed {
-        let state = self.inner.state.borrow();
-        let part = |part: &super::state::Part| {
-            let destination = state.destinations.get(part.destination as usize);
-            let site = match destination.map(|it| &it.route) {
-                Some(Route::Found { site, .. }) => Some(site),
-                _ => None,
-            };
-            ListedPart {
-                destination: state.name(part.destination).unwrap_or_default().to_owned(),
-                site: site.map(|site| site.name.clone()),
-                recipients: part.recipients,
-                next_attempt: part.due,
-                phase: match part.phase {
-                    Phase::Waiting => "waiting",
-                    Phase::Ready => "ready",
-                    Phase::Busy => "sending",
-                },
-                status: status_text(part.status),
-                problem: site.and_then(|site| site.problem.borrow().clone()),
-            }
-        };
-        Listed {
-            id,
-            arrived: entry.arrived,
-            octets: entry.body.size,
-            origin: entry.origin,
-            priority: entry.priority,
-            held: entry.held,
-            sender: entry.sender.to_string(),
-            recipients: entry
-                .recipients
-                .split('\n')
-                .filter(|it| !it.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            parts: entry.parts.iter().map(part).collect(),
-        }
+    /// The names of all messages that `filter` means.
+    pub async fn ids(&self, filter: &Filter) -> Vec<QueueId> {
+        let mut ids = Vec::new();
+        self.scan(filter, None, &mut |_, id, _| {
+            ids.push(id);
+            true
+        })
+        .await;
+        ids
     }
 
     /// The messages with recipients at a destination.
@@ -234,182 +294,227 @@ impl<C: Carrier> Queue<C> {
     /// One message with its envelope as it is on disk.
     pub async fn show(&self, id: QueueId) -> Option<(Listed, Rc<Envelope>)> {
         let (_, _, envelope) = self.load(id).await?;
+        let expire = self.options().expire;
         let state = self.inner.state.borrow();
         let entry = state.entries.get(&id)?;
-        Some((self.listed(id, entry), envelope))
+        Some((describe(&state, id, entry, expire), envelope))
     }
 
-    /// The number of recipients by destination and age class; `edges` ascend.
-    pub async fn shape(&self, edges: &[Duration]) -> Vec<(String, Vec<u64>)> {
-        let mut counts: std::collections::BTreeMap<u32, Vec<u64>> = Default::default();
-        let mut from = None;
+    /// The number of recipients by domain and age class; `edges` ascend. At most `most` rows.
+    pub async fn shape(
+        &self,
+        filter: &Filter,
+        by: ShapeBy,
+        edges: &[Duration],
+        most: usize,
+    ) -> AgeShape {
+        let classes = edges.len() + 1;
+        let mut counts: HashMap<String, Vec<u64>> = HashMap::new();
+        let mut total = vec![0; classes];
         let now = self.inner.executor.now();
-        loop {
-            let mut looked_at = 0;
-            {
-                let state = self.inner.state.borrow();
-                let begin = match from {
-                    Some(after) => std::ops::Bound::Excluded(after),
-                    None => std::ops::Bound::Unbounded,
+        self.scan(filter, None, &mut |state, _, entry| {
+            let class = edges.partition_point(|edge| *edge <= age(entry, now));
+            for part in &entry.parts {
+                let name = match by {
+                    ShapeBy::Destination => state.name(part.destination).unwrap_or_default(),
+                    ShapeBy::Sender => domain_of(&entry.sender),
                 };
-                let entries = state.entries.range((begin, std::ops::Bound::Unbounded));
-                for (id, entry) in entries.take(SLICE) {
-                    looked_at += 1;
-                    from = Some(*id);
-                    let age =
-                        Duration::from_micros(u64::try_from(now.0 - entry.arrived.0).unwrap_or(0));
-                    let class = edges.partition_point(|edge| *edge <= age);
-                    for part in &entry.parts {
-                        let of = counts
-                            .entry(part.destination)
-                            .or_insert_with(|| vec![0; edges.len() + 1]);
-                        if let Some(count) = of.get_mut(class) {
-                            *count += u64::from(part.recipients);
-                        }
+                let recipients = u64::from(part.recipients);
+                // Names repeat: most are found without a copy.
+                let row = match counts.get_mut(name) {
+                    Some(row) => row,
+                    None => {
+                        counts.entry(name.to_ascii_lowercase()).or_insert_with(|| vec![0; classes])
+                    }
+                };
+                for counts in [row, &mut total] {
+                    if let Some(count) = counts.get_mut(class) {
+                        *count += recipients;
                     }
                 }
             }
-            if looked_at < SLICE {
-                break;
-            }
-            self.inner.executor.yield_now().await;
-        }
-        let state = self.inner.state.borrow();
-        let named = |(number, of): (u32, Vec<u64>)| Some((state.name(number)?.to_owned(), of));
-        counts.into_iter().filter_map(named).collect()
+            true
+        })
+        .await;
+        let mut shape =
+            AgeShape { domains: counts.len() as u64, rows: counts.into_iter().collect(), total };
+        shape.cut(most);
+        shape
     }
 
     /// The sites, busiest first.
     pub fn sites(&self, most: usize) -> Vec<SiteFacts> {
         let now = self.inner.executor.moment();
         let state = self.inner.state.borrow();
-        let mut sites: Vec<SiteFacts> = state
-            .sites
-            .values()
-            .map(|site| SiteFacts {
-                name: site.name.clone(),
-                ready: site.ready.get(),
-                connections: site.open.get(),
-                connections_allowed: site.allowed(),
-                connections_max: site.limits.get().connections,
-                rate: site.limits.get().rate,
-                pause: site.not_before.get().since(now),
-                delivered: site.delivered.get(),
-                deferred: site.deferred.get(),
-                problem: site.problem.borrow().clone(),
-            })
-            .collect();
-        sites.sort_by_key(|site| std::cmp::Reverse((site.ready, site.connections, site.delivered)));
-        sites.truncate(most);
-        sites
+        let mut busiest: Vec<_> = state.sites.values().collect();
+        busiest.sort_by_key(|site| {
+            std::cmp::Reverse((site.ready.get(), site.open.get(), site.delivered.get()))
+        });
+        busiest.into_iter().take(most).map(|site| site.facts(now)).collect()
     }
 
-    /// Tries these messages now, also if their sites pause. Returns how many exist.
-    pub fn flush(&self, ids: &[QueueId]) -> usize {
-        let now = self.inner.executor.now();
-        let mut state = self.inner.state.borrow_mut();
-        let mut found = 0;
-        for id in ids {
-            let Some(entry) = state.entries.get(id) else { continue };
-            found += 1;
-            for part in &entry.parts {
-                let destination = state.destinations.get(part.destination as usize);
-                if let Some(Route::Found { site, .. }) = destination.map(|it| &it.route) {
-                    site.forgive();
-                }
-            }
-            state.reschedule(*id, |_| now);
-        }
-        drop(state);
-        self.wake();
-        found
+    /// The site of that name.
+    pub fn site_named(&self, name: &str) -> Option<SiteFacts> {
+        let now = self.inner.executor.moment();
+        Some(self.inner.state.borrow().sites.get(name)?.facts(now))
     }
 
-    /// Holds or releases a message, durably. False if there is none.
-    ///
-    /// # Errors
-    /// As for [`crate::store::Account::settle`].
-    pub async fn set_held(&self, id: QueueId, held: bool) -> Result<bool, StoreError> {
-        let Some((partition, _, envelope)) = self.load(id).await else { return Ok(false) };
-        let mut changed = (*envelope).clone();
-        changed.held = held;
-        if !held {
-            changed.hold_until = None;
-        }
-        let changes = vec![(0, Some(changed.encode_head()))];
-        let account = partition.queue().await?;
-        let settled =
-            account.settle(id.mailbox, id.uid, Settlement::Changed(changes), None).await?;
-        if settled == Settled::Gone {
-            return Ok(false);
-        }
-        let now = self.inner.executor.now();
-        let mut state = self.inner.state.borrow_mut();
-        if let Some(entry) = state.entries.get_mut(&id) {
-            entry.held = held;
-            entry.fresh = None;
-        }
-        state.reschedule(id, |part| if held { part.due } else { now });
-        drop(state);
-        self.wake();
-        Ok(true)
-    }
-
-    /// Removes a message without telling its sender, or (with a reason) returns it. False if there
-    /// is none, or it is being sent.
-    ///
-    /// # Errors
-    /// As for [`crate::store::Account::settle`].
-    pub async fn remove(&self, id: QueueId, bounce: Option<&str>) -> Result<bool, StoreError> {
-        let destinations: Vec<u32> = {
-            let mut state = self.inner.state.borrow_mut();
-            let Some(entry) = state.entries.get(&id) else { return Ok(false) };
-            if entry.parts.iter().any(|part| part.phase == Phase::Busy) {
-                return Ok(false);
-            }
-            let numbers = entry.parts.iter().map(|part| part.destination).collect();
-            // Out of all indexes: it is ours now.
-            state.claim(id);
-            numbers
-        };
-        if let Some(reason) = bounce {
-            let problem = Problem {
-                at: self.inner.executor.now(),
-                status: "5.7.1".to_owned(),
-                reason: reason.to_owned(),
-                ..Problem::default()
-            };
-            for destination in destinations {
-                self.add_chore(Chore::Return(id, destination, problem.clone()));
-            }
-            return Ok(true);
-        }
-        let removed = async {
-            let partition = self.partition(id.partition).ok_or(StoreError::NoSuchMailbox)?;
-            let account = partition.queue().await?;
-            account.settle(id.mailbox, id.uid, Settlement::Removed, None).await
-        };
-        match removed.await {
-            Ok(_) => {
-                let entry = self.inner.state.borrow_mut().remove(id);
-                self.dropped(entry.is_some_and(|entry| entry.fresh.is_some()));
-                Ok(true)
-            }
-            Err(error) => {
-                self.trouble(id, &destinations);
-                Err(error)
-            }
-        }
+    /// When the oldest message arrived: at the most, since messages may be taken up out of order.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.inner.state.borrow().oldest()
     }
 }
 
-fn has_recipient(envelope: &Envelope, filter: &Filter) -> bool {
+impl AgeShape {
+    /// Adds the counts of another shard.
+    pub fn merge(&mut self, other: AgeShape) {
+        let mut known: HashMap<String, Vec<u64>> =
+            std::mem::take(&mut self.rows).into_iter().collect();
+        let (before, theirs) = (known.len() as u64, other.rows.len() as u64);
+        for (name, counts) in other.rows {
+            add(known.entry(name).or_default(), &counts);
+        }
+        add(&mut self.total, &other.total);
+        // Domains without a row may be counted twice.
+        self.domains += other.domains;
+        self.domains = self.domains.saturating_sub(before + theirs - known.len() as u64);
+        self.rows = known.into_iter().collect();
+    }
+
+    /// Leaves the `most` rows with the most recipients.
+    pub fn cut(&mut self, most: usize) {
+        self.rows.sort_unstable_by(|one, other| {
+            let sum = |row: &(String, Vec<u64>)| row.1.iter().sum::<u64>();
+            sum(other).cmp(&sum(one)).then_with(|| one.0.cmp(&other.0))
+        });
+        self.rows.truncate(most);
+    }
+}
+
+fn add(ours: &mut Vec<u64>, theirs: &[u64]) {
+    ours.resize(ours.len().max(theirs.len()), 0);
+    ours.iter_mut().zip(theirs).for_each(|(sum, count)| *sum += count);
+}
+
+fn age(entry: &Entry, now: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(now.0.saturating_sub(entry.arrived.0)).unwrap_or(0))
+}
+
+/// Whether a message is meant, as far as memory tells.
+fn judge<W: Way>(filter: &Filter, state: &State<W>, entry: &Entry, now: Timestamp) -> Verdict {
+    let any_part = |test: &dyn Fn(&Part) -> bool| entry.parts.iter().any(test);
+    let destination = |part: &Part| state.destinations.get(part.destination as usize);
+    let fits = filter.sender.as_deref().is_none_or(|wanted| match wanted {
+        "<>" => entry.sender.is_empty(),
+        wanted => contains(&entry.sender, wanted),
+    }) && filter.older.is_none_or(|limit| age(entry, now) >= limit)
+        && filter.younger.is_none_or(|limit| age(entry, now) < limit)
+        && filter.larger.is_none_or(|limit| entry.body.size > limit)
+        && filter.smaller.is_none_or(|limit| entry.body.size < limit)
+        && filter.held.is_none_or(|held| held == entry.held)
+        && filter.domain.as_deref().is_none_or(|domain| {
+            let domain = if domain.eq_ignore_ascii_case("local") { "" } else { domain };
+            any_part(&|part| {
+                state.name(part.destination).is_some_and(|name| name.eq_ignore_ascii_case(domain))
+            })
+        })
+        && filter.site.as_deref().is_none_or(|wanted| {
+            any_part(&|part| {
+                matches!(destination(part).map(|it| &it.route), Some(Route::Found { site, .. })
+                if site.name.eq_ignore_ascii_case(wanted)
+                    || site.way.borrow().hosts().iter().any(|host| {
+                        host.eq_ignore_ascii_case(wanted)
+                    }))
+            })
+        });
+    if !fits {
+        return Verdict::NotMeant;
+    }
+    let mut look_for_error = false;
+    if let Some(wanted) = filter.error.as_deref() {
+        let known = any_part(&|part| {
+            status_text(part.status).starts_with(wanted)
+                || (part.status != [0; 3]
+                    && problem_at(state, part).is_some_and(|it| contains(&it.reason, wanted)))
+        });
+        // `450` is part of a reply, `4.5` a status.
+        let is_status = wanted.contains('.')
+            && wanted.bytes().all(|octet| octet.is_ascii_digit() || octet == b'.');
+        if !known && (is_status || !any_part(&|part| part.status != [0; 3])) {
+            return Verdict::NotMeant;
+        }
+        look_for_error = !known;
+    }
+    match &filter.recipient {
+        Some(wanted) if !entry.recipients.is_empty() && !contains(&entry.recipients, wanted) => {
+            Verdict::NotMeant
+        }
+        Some(_) if entry.recipients.is_empty() => Verdict::Unsure { error: look_for_error },
+        _ if look_for_error => Verdict::Unsure { error: true },
+        _ => Verdict::Meant,
+    }
+}
+
+/// Whether an envelope has what memory could not tell.
+fn is_meant(envelope: &Envelope, filter: &Filter, error: bool) -> bool {
     let wanted = filter.recipient.as_deref().unwrap_or_default();
-    let domain = filter.domain.as_deref();
-    envelope.recipients.values().any(|recipient| {
-        contains(&recipient.address, wanted)
-            && domain.is_none_or(|it| domain_of(&recipient.address).eq_ignore_ascii_case(it))
-    })
+    let words = filter.error.as_deref().filter(|_| error);
+    envelope.recipients.values().any(|recipient| contains(&recipient.address, wanted))
+        && words.is_none_or(|words| {
+            let problems = envelope.recipients.values().filter_map(|it| it.problem.as_ref());
+            problems.into_iter().any(|problem| contains(&problem.reason, words))
+        })
+}
+
+/// Why the destination of a part, or its site, is not reached.
+fn problem_at<W: Way>(state: &State<W>, part: &Part) -> Option<Problem> {
+    let destination = state.destinations.get(part.destination as usize)?;
+    match &destination.route {
+        Route::Found { site, .. } => site.problem.borrow().clone(),
+        _ => destination.problem.as_deref().cloned(),
+    }
+}
+
+fn describe<W: Way>(state: &State<W>, id: QueueId, entry: &Entry, expire: Duration) -> Listed {
+    let part = |part: &Part| {
+        let destination = state.destinations.get(part.destination as usize);
+        let site = match destination.map(|it| &it.route) {
+            Some(Route::Found { site, .. }) => Some(site.name.clone()),
+            _ => None,
+        };
+        ListedPart {
+            destination: state.name(part.destination).unwrap_or_default().to_owned(),
+            site,
+            recipients: part.recipients,
+            next_attempt: part.due,
+            phase: match part.phase {
+                Phase::Waiting if entry.held => "held",
+                Phase::Waiting => "waiting",
+                Phase::Ready => "ready",
+                Phase::Busy => "sending",
+            },
+            status: status_text(part.status),
+            problem: problem_at(state, part),
+        }
+    };
+    let expires = entry.arrived.after(expire);
+    Listed {
+        id,
+        arrived: entry.arrived,
+        octets: entry.body.size,
+        origin: entry.origin,
+        priority: entry.priority,
+        held: entry.held,
+        expires: entry.deadline.map_or(expires, |deadline| expires.min(deadline)),
+        sender: entry.sender.to_string(),
+        recipients: entry
+            .recipients
+            .split('\n')
+            .filter(|it| !it.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        parts: entry.parts.iter().map(part).collect(),
+    }
 }
 
 /// `4.2.1`, or empty for none.

@@ -10,8 +10,8 @@
 //! destination is found, how a connection is opened and a message sent is the [`Carrier`]'s
 //! business: `service/relay` has the real one, the simulator one that misbehaves.
 //!
-//! Rooms, from the top: `engine` (tasks), `settle` (results and reports), `list` (for operators),
-//! `state` (entries and their order), `site`, `envelope`, `options`. Shard-local.
+//! Rooms, from the top: `engine` (tasks), `settle` (results and reports), `list` and `steer` (for
+//! operators), `state` (entries and their order), `site`, `envelope`, `options`. Shard-local.
 //!
 //! Invariants: each recipient ends exactly once, as delivered, returned or cancelled, and its end
 //! is durable before it is forgotten; a report about it is durable in the same entry; what is in
@@ -26,6 +26,7 @@ mod options;
 mod settle;
 mod site;
 mod state;
+mod steer;
 
 #[cfg(test)]
 mod tests;
@@ -37,9 +38,10 @@ use smallvec::SmallVec;
 pub use self::{
     engine::Queue,
     envelope::{DeliverBy, Envelope, Origin, Problem, REASON_MAX, Recipient, clip, domain_of},
-    list::{Filter, Listed, ListedPart, SiteFacts},
+    list::{AgeShape, Filter, Listed, ListedPart, Matches, ShapeBy, SiteFacts},
     options::{QueueOptions, Shape, SiteLimits},
     settle::{body_of, target},
+    steer::{Acted, Action, Tally},
 };
 use crate::{
     model::{MailboxId, PartitionId, Uid},

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{envelope::Problem, options::SiteLimits};
+use super::{envelope::Problem, list::SiteFacts, options::SiteLimits};
 use crate::{model::Moment, runtime::wait::Signal};
 
 /// Connections that a site gets before anything is known of it. Each message that it accepts gives it
@@ -121,6 +121,25 @@ impl<W> Site<W> {
     pub(super) fn forgive(&self) {
         self.not_before.set(Moment::default());
         self.failures.set(0);
+    }
+
+    /// What is known of it, for operators.
+    pub(super) fn facts(&self, now: Moment) -> SiteFacts {
+        let limits = self.limits.get();
+        SiteFacts {
+            name: self.name.clone(),
+            ready: self.ready.get(),
+            connections: self.open.get(),
+            connections_allowed: self.allowed(),
+            connections_max: limits.connections,
+            messages_per_connection: limits.messages_per_connection,
+            recipients_per_transaction: limits.recipients,
+            rate: limits.rate,
+            pause: self.not_before.get().since(now),
+            delivered: self.delivered.get(),
+            deferred: self.deferred.get(),
+            problem: self.problem.borrow().clone(),
+        }
     }
 
     /// How long to wait before the next message; takes the place if there is no need to.

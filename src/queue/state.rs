@@ -18,11 +18,11 @@ use smallvec::SmallVec;
 
 use super::{
     HERE, QueueId, Way,
-    envelope::{Envelope, Origin, Recipient},
+    envelope::{Envelope, Origin, Problem, Recipient},
     site::Site,
 };
 use crate::{
-    model::{Moment, Timestamp},
+    model::{MailboxId, Moment, PartitionId, Timestamp, Uid},
     store::MessageBody,
 };
 
@@ -31,6 +31,9 @@ const RECIPIENTS_KEPT: usize = 200;
 
 /// Destinations that are looked at to find the most urgent message of a site.
 const LOOK_MAX: usize = 8;
+
+/// Messages of a partition that are looked at to find the oldest.
+const OLDEST_LOOK: usize = 64;
 
 /// The number of a destination in [`State::destinations`].
 pub(super) type DestinationId = u32;
@@ -85,6 +88,8 @@ pub(super) struct Destination<W> {
     pub parts: usize,
     pub ready: BTreeSet<Rank>,
     pub route: Route<W>,
+    /// Why its site was not found at the last look.
+    pub problem: Option<Rc<Problem>>,
     /// It is among the hungry ones of its site.
     pub in_turn: bool,
 }
@@ -211,6 +216,7 @@ impl<W: Way> State<W> {
             parts: 0,
             ready: BTreeSet::new(),
             route: Route::Unknown,
+            problem: None,
             in_turn: false,
         }) as DestinationId;
         self.by_name.insert(name, number);
@@ -228,6 +234,22 @@ impl<W: Way> State<W> {
     /// When the next part is due.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.waiting.first().map(|(due, ..)| *due)
+    }
+
+    /// When the oldest of the messages that came first arrived: in each partition they are in that
+    /// order, except those that were put back ([`OLDEST_LOOK`] of them may hide it).
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        let mut oldest: Option<Timestamp> = None;
+        let mut from = QueueId { partition: PartitionId(0), mailbox: MailboxId(0), uid: Uid(0) };
+        while let Some((first, _)) = self.entries.range(from..).next() {
+            let partition = first.partition;
+            let entries = self.entries.range(*first..).take(OLDEST_LOOK);
+            let here = entries.take_while(|(id, _)| id.partition == partition);
+            oldest = here.map(|(_, entry)| entry.arrived).chain(oldest).min();
+            let Some(next) = partition.0.checked_add(1) else { break };
+            from.partition = PartitionId(next);
+        }
+        oldest
     }
 
     /// Makes up to `most` parts ready that are due at `now`; their destinations.
@@ -270,6 +292,7 @@ impl<W: Way> State<W> {
         leave(number, destination);
         site.ready.set(site.ready.get() + destination.ready.len());
         destination.route = Route::Found { site: site.clone(), until };
+        destination.problem = None;
         self.take_turn(number);
         self.forget_unused(number);
     }

@@ -491,17 +491,17 @@ fn operators_find_try_return_and_remove() {
     assert_eq!(running.queue.flush(&[first]), 1);
     running.wait(1);
     assert_eq!(world.tried("later1@a.test"), tried + 1);
-    let shape = running
-        .simulation
-        .clone()
-        .run_until(running.queue.shape(&[Duration::from_secs(1), Duration::from_secs(100)]));
-    assert_eq!(shape.len(), 3);
-    assert!(shape.iter().all(|(_, counts)| *counts == [0, 1, 0]));
+    let shape = running.simulation.clone().run_until(async {
+        let edges = [Duration::from_secs(1), Duration::from_secs(100)];
+        running.queue.shape(&Filter::default(), ShapeBy::Destination, &edges, 2).await
+    });
+    assert_eq!((shape.rows.len(), shape.domains, &*shape.total), (2, 3, &[0, 3, 0][..]));
+    assert!(shape.rows.iter().all(|(_, counts)| *counts == [0, 1, 0]));
 
     let returned = running.queue.remove(first, Some("not wanted"));
-    assert!(running.simulation.clone().run_until(returned).unwrap());
+    assert_eq!(running.simulation.clone().run_until(returned).unwrap(), Acted::Done);
     let removed = running.queue.remove(second, None);
-    assert!(running.simulation.clone().run_until(removed).unwrap());
+    assert_eq!(running.simulation.clone().run_until(removed).unwrap(), Acted::Done);
     running.wait(2);
     assert_eq!((world.got("alice@x.test"), world.got("bob@x.test")), (1, 0));
     assert_eq!(ids(Filter::default()), [third]);
@@ -530,4 +530,90 @@ fn urgent_mail_overtakes() {
     let place = attempts.iter().position(|it| Some(it) == last.as_ref()).unwrap();
     assert_eq!(attempts.len(), 30);
     assert!(place < 29, "{place}");
+}
+
+#[test]
+fn what_memory_does_not_have_is_found_on_disk() {
+    let world = World::new();
+    let running = world.start(13);
+    let many: Vec<String> = (0..60).map(|n| format!("later{n}@many.test")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let long = running.submit("a@x.test", &many);
+    let short = running.submit("b@x.test", &["later@a.test"]);
+    let down = running.submit("c@x.test", &["ok@down.test"]);
+    let dark = running.submit("d@x.test", &["ok@dark.test"]);
+    running.wait(2);
+    let ids = |filter: &Filter| -> Vec<QueueId> {
+        running.listed(filter).into_iter().map(|it| it.id).collect()
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let recipient = |wanted: &str| Filter { recipient: text(wanted), ..Filter::default() };
+    let error = |wanted: &str| Filter { error: text(wanted), ..Filter::default() };
+    assert_eq!(ids(&recipient("LATER59@many")), [long]);
+    assert_eq!(ids(&recipient("later60@many")), []);
+    assert_eq!(ids(&error("450 LATER")), [long, short]);
+    assert_eq!(ids(&error("connection refused")), [down]);
+    assert_eq!(ids(&error("no answer")), [dark]);
+    assert_eq!(ids(&error("4.2")), [long, short]);
+    assert_eq!(ids(&error("4.9")), []);
+    let both = Filter { recipient: text("later"), ..error("450") };
+    assert_eq!(ids(&both), [long, short]);
+    assert_eq!(ids(&Filter { ids: vec![dark, short, dark], ..Filter::default() }), [short, dark]);
+    assert_eq!(ids(&Filter { ids: vec![short], ..error("4.4") }), []);
+    assert_eq!(ids(&Filter { smaller: Some(1), ..Filter::default() }), []);
+    let found =
+        running.simulation.clone().run_until(running.queue.find(&Filter::default(), Some(long), 2));
+    assert_eq!((found.listed.len(), found.messages, found.recipients), (2, 3, 3));
+}
+
+#[test]
+fn all_that_is_done_to_messages_survives_a_restart() {
+    let world = World::new();
+    let running = world.start(14);
+    let ids: Vec<QueueId> =
+        (0..300).map(|n| running.submit("s@x.test", &[&format!("later{n}@a.test")])).collect();
+    running.wait(2);
+    let act = |running: &Running, ids: &[QueueId], action: &Action| {
+        let tally = Tally::default();
+        let all = running.queue.act_on_all(ids.to_vec(), action, &tally);
+        running.simulation.clone().run_until(all);
+        (tally.done.get(), tally.busy.get(), tally.gone.get(), tally.failed.get())
+    };
+    assert_eq!(act(&running, &ids[..100], &Action::Hold), (100, 0, 0, 0));
+    assert_eq!(act(&running, &ids[100..200], &Action::Cancel), (100, 0, 0, 0));
+    assert_eq!(act(&running, &ids[90..110], &Action::Cancel), (10, 0, 10, 0));
+    let held = Filter { held: Some(true), ..Filter::default() };
+    assert_eq!(running.listed(&held).len(), 90);
+    assert!(running.listed(&held).iter().all(|it| it.parts[0].phase == "held"));
+    let tried = world.tried("later0@a.test");
+    running.queue.flush(&ids);
+    running.wait(60);
+    assert_eq!(world.tried("later0@a.test"), tried, "held");
+    running.crash();
+
+    let running = world.start(15);
+    running.wait(60);
+    assert_eq!((running.queue.len(), running.listed(&held).len()), (190, 90));
+    assert_eq!(world.tried("later0@a.test"), tried, "held");
+    assert_eq!(act(&running, &ids[..1], &Action::Release), (1, 0, 0, 0));
+    running.wait(1);
+    assert_eq!(world.tried("later0@a.test"), tried + 1);
+
+    // It begins anew: with its attempts, its age and its hold.
+    running.wait(1000);
+    assert_eq!(act(&running, &ids[1..2], &Action::Requeue), (1, 0, 0, 0));
+    let renewed = Filter { ids: vec![ids[1]], ..Filter::default() };
+    let listed = running.listed(&renewed);
+    assert!(
+        !listed[0].held
+            && listed[0].arrived.after(Duration::from_secs(1)) > running.simulation.now()
+    );
+    running.wait(1);
+    let (_, envelope) = running.simulation.clone().run_until(running.queue.show(ids[1])).unwrap();
+    assert_eq!(envelope.recipients[&1].attempts, 1);
+    let told = world.got("s@x.test");
+    assert_eq!(act(&running, &ids[1..2], &Action::Bounce("not wanted".to_owned())), (1, 0, 0, 0));
+    running.wait(2);
+    assert_eq!(world.got("s@x.test"), told + 1);
+    assert_eq!(running.listed(&renewed), []);
 }

@@ -1,0 +1,264 @@
+//! What operators do to queued mail: try it now, hold and release it, begin anew, return it and
+//! remove it.
+//!
+//! A message that is being sent is left alone: what becomes of it is not known yet. All that is to
+//! last is on disk before it is reported as done.
+
+use std::{cell::Cell, collections::VecDeque, future::poll_fn, rc::Rc, task::Poll};
+
+use super::{
+    Carrier, Queue, QueueId,
+    envelope::{Envelope, Problem},
+    settle::Chore,
+    state::{Phase, Route},
+};
+use crate::{
+    runtime::LocalFuture,
+    store::{Settled, Settlement, StoreError},
+};
+
+/// Messages changed at once: their changes share writes to disk.
+const AT_ONCE: usize = 128;
+
+/// What is done to messages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Tried now, also if its sites pause.
+    Flush,
+    /// Not tried until it is released.
+    Hold,
+    Release,
+    /// As if it had arrived now: earlier failures, hold and schedule are forgotten.
+    Requeue,
+    /// Removed; nobody is told.
+    Cancel,
+    /// Returned to its sender with this reason.
+    Bounce(String),
+}
+
+impl Action {
+    /// Whether mail is lost to its recipients by it.
+    pub fn destroys(&self) -> bool {
+        matches!(self, Action::Cancel | Action::Bounce(_))
+    }
+}
+
+/// What became of a message that something was to be done to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acted {
+    Done,
+    /// It is being sent.
+    Busy,
+    /// There is none.
+    Gone,
+}
+
+/// How many messages an action reached so far.
+#[derive(Default, Debug)]
+pub struct Tally {
+    pub done: Cell<u64>,
+    pub busy: Cell<u64>,
+    pub gone: Cell<u64>,
+    /// The store refused the change.
+    pub failed: Cell<u64>,
+}
+
+impl Tally {
+    fn count(&self, acted: &Result<Acted, StoreError>) {
+        let counter = match acted {
+            Ok(Acted::Done) => &self.done,
+            Ok(Acted::Busy) => &self.busy,
+            Ok(Acted::Gone) => &self.gone,
+            Err(_) => &self.failed,
+        };
+        counter.set(counter.get() + 1);
+    }
+}
+
+impl<C: Carrier> Queue<C> {
+    /// Does `action` to all these messages, some at a time; `tally` tells how far it is.
+    pub async fn act_on_all(&self, ids: Vec<QueueId>, action: &Action, tally: &Tally) {
+        let left = Cell::new(VecDeque::from(ids));
+        let next = || {
+            let mut ids = left.take();
+            let id = ids.pop_front();
+            left.set(ids);
+            id
+        };
+        let work = async || {
+            while let Some(id) = next() {
+                tally.count(&self.act(id, action).await);
+                self.inner.executor.yield_now().await;
+            }
+        };
+        let mut working: Vec<LocalFuture<'_, ()>> = Vec::new();
+        working.extend((0..AT_ONCE).map(|_| Box::pin(work()) as LocalFuture<'_, ()>));
+        poll_fn(|context| {
+            working.retain_mut(|task| task.as_mut().poll(context).is_pending());
+            if working.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Does `action` to one message.
+    ///
+    /// # Errors
+    /// As for [`crate::store::Account::settle`]; the message is as before.
+    pub async fn act(&self, id: QueueId, action: &Action) -> Result<Acted, StoreError> {
+        let done = |found: bool| if found { Acted::Done } else { Acted::Gone };
+        match action {
+            Action::Flush => Ok(done(self.flush(&[id]) > 0)),
+            Action::Hold => self.set_held(id, true).await.map(done),
+            Action::Release => self.set_held(id, false).await.map(done),
+            Action::Requeue => self.requeue(id).await,
+            Action::Cancel => self.remove(id, None).await,
+            Action::Bounce(reason) => self.remove(id, Some(reason)).await,
+        }
+    }
+
+    /// Tries these messages now, also if their sites pause; those that are held stay so. Returns
+    /// how many exist.
+    pub fn flush(&self, ids: &[QueueId]) -> usize {
+        let now = self.inner.executor.now();
+        let mut state = self.inner.state.borrow_mut();
+        let mut found = 0;
+        for id in ids {
+            let Some(entry) = state.entries.get(id) else { continue };
+            found += 1;
+            for part in &entry.parts {
+                let destination = state.destinations.get(part.destination as usize);
+                if let Some(Route::Found { site, .. }) = destination.map(|it| &it.route) {
+                    site.forgive();
+                }
+            }
+            state.reschedule(*id, |_| now);
+        }
+        drop(state);
+        self.wake();
+        found
+    }
+
+    /// Holds or releases a message, durably. False if there is none.
+    ///
+    /// # Errors
+    /// As for [`crate::store::Account::settle`].
+    pub async fn set_held(&self, id: QueueId, held: bool) -> Result<bool, StoreError> {
+        let Some((partition, _, envelope)) = self.load(id).await else { return Ok(false) };
+        let mut changed = (*envelope).clone();
+        changed.held = held;
+        if !held {
+            changed.hold_until = None;
+        }
+        if changed == *envelope {
+            return Ok(true);
+        }
+        let changes = vec![(0, Some(changed.encode_head()))];
+        let account = partition.queue().await?;
+        let settled =
+            account.settle(id.mailbox, id.uid, Settlement::Changed(changes), None).await?;
+        if settled == Settled::Gone {
+            return Ok(false);
+        }
+        let now = self.inner.executor.now();
+        self.forget_fresh(id);
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(entry) = state.entries.get_mut(&id) {
+            entry.held = held;
+        }
+        state.reschedule(id, |part| if held { part.due } else { now });
+        drop(state);
+        self.wake();
+        Ok(true)
+    }
+
+    /// Takes a message out of all indexes, so that nobody sends it; its destinations.
+    fn claim(&self, id: QueueId) -> Result<Vec<u32>, Acted> {
+        let mut state = self.inner.state.borrow_mut();
+        let entry = state.entries.get(&id).ok_or(Acted::Gone)?;
+        if entry.settling || entry.parts.iter().any(|part| part.phase == Phase::Busy) {
+            return Err(Acted::Busy);
+        }
+        let destinations = entry.parts.iter().map(|part| part.destination).collect();
+        state.claim(id);
+        Ok(destinations)
+    }
+
+    async fn requeue(&self, id: QueueId) -> Result<Acted, StoreError> {
+        let destinations = match self.claim(id) {
+            Ok(destinations) => destinations,
+            Err(acted) => return Ok(acted),
+        };
+        let now = self.inner.executor.now();
+        let changed = async {
+            let (partition, body, envelope) =
+                self.load(id).await.ok_or(StoreError::NoSuchMailbox)?;
+            let mut renewed = Envelope { arrived: now, held: false, ..(*envelope).clone() };
+            renewed.hold_until = None;
+            for recipient in renewed.recipients.values_mut() {
+                (recipient.attempts, recipient.problem) = (0, None);
+                recipient.warned = false;
+            }
+            let changes = Settlement::Changed(renewed.changes_from(&envelope));
+            let account = partition.queue().await?;
+            let settled = account.settle(id.mailbox, id.uid, changes, None).await?;
+            Ok((settled, body, Rc::new(renewed)))
+        };
+        match changed.await {
+            Ok((settled, body, envelope)) => {
+                let mut state = self.inner.state.borrow_mut();
+                let entry = state.remove(id);
+                let gone = settled == Settled::Gone;
+                if !gone {
+                    state.add(id, body, &envelope, false, |_| now);
+                }
+                drop(state);
+                self.dropped(entry.is_some_and(|entry| entry.fresh.is_some()));
+                self.flush(&[id]);
+                Ok(if gone { Acted::Gone } else { Acted::Done })
+            }
+            Err(error) => {
+                self.trouble(id, &destinations);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a message without telling its sender, or (with a reason) returns it.
+    ///
+    /// # Errors
+    /// As for [`crate::store::Account::settle`].
+    pub async fn remove(&self, id: QueueId, bounce: Option<&str>) -> Result<Acted, StoreError> {
+        let destinations = match self.claim(id) {
+            Ok(destinations) => destinations,
+            Err(acted) => return Ok(acted),
+        };
+        if let Some(reason) = bounce {
+            let problem = Problem {
+                at: self.inner.executor.now(),
+                status: "5.7.1".to_owned(),
+                reason: reason.to_owned(),
+                ..Problem::default()
+            };
+            for destination in destinations {
+                self.add_chore(Chore::Return(id, destination, problem.clone()));
+            }
+            return Ok(Acted::Done);
+        }
+        let removed = async {
+            let partition = self.partition(id.partition).ok_or(StoreError::NoSuchMailbox)?;
+            let account = partition.queue().await?;
+            account.settle(id.mailbox, id.uid, Settlement::Removed, None).await
+        };
+        match removed.await {
+            Ok(_) => {
+                let entry = self.inner.state.borrow_mut().remove(id);
+                self.dropped(entry.is_some_and(|entry| entry.fresh.is_some()));
+                Ok(Acted::Done)
+            }
+            Err(error) => {
+                self.trouble(id, &destinations);
+                Err(error)
+            }
+        }
+    }
+}
