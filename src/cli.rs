@@ -3,10 +3,13 @@
 //! In `after_help` a paragraph is one line, which clap wraps; a line that clap must not wrap (an example)
 //! begins with two spaces and fits 80 columns.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
-use ringmail::config::{PARTITIONS_MAX, SHARDS_MAX};
+use ringmail::{
+    config::{PARTITIONS_MAX, SHARDS_MAX},
+    queue::QueueId,
+};
 
 /// A mail server on io_uring: accepts mail over SMTP and LMTP, serves it over POP3 and IMAP
 #[derive(Debug, Parser)]
@@ -47,6 +50,11 @@ pub enum Verb {
     Dkim {
         #[command(subcommand)]
         verb: DkimVerb,
+    },
+    /// List, try, hold, return and remove mail that waits for other servers
+    Queue {
+        #[command(subcommand)]
+        verb: QueueVerb,
     },
     /// Show where mail for a domain goes, by the DNS
     Resolve(ResolveArguments),
@@ -454,6 +462,193 @@ Examples:
         #[command(flatten)]
         place: Place,
     },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Asks the running server. Without one, list, show and shape read the disk, which takes seconds when \
+many messages wait.
+
+A message is meant if all conditions hold, and always as a whole, with all its recipients.
+
+With --json each line is an object; docs/operations.md lists the fields. Notes go to standard error.
+
+Examples:
+  ringmail queue list --config ringmail.toml
+  ringmail queue list --domain x.example --error 4.7 --json --dir ringmail-demo
+  ringmail queue show 0-9-41 --config ringmail.toml
+  ringmail queue flush --site mx.example.org --config ringmail.toml
+  ringmail queue bounce --sender news@ --older 2d --config ringmail.toml
+  ringmail queue shape --config ringmail.toml
+
+Exit codes: 0 done, 1 a message was not found or not changed, or it failed, 2 wrong usage.")]
+pub enum QueueVerb {
+    /// List messages: age, size, sender, recipients, state, last problem
+    #[command(after_help = "\
+Examples:
+  ringmail queue list --config ringmail.toml
+  ringmail queue list --older 4h --larger 10MiB --limit 0 --json --dir ringmail-demo")]
+    List {
+        #[command(flatten)]
+        which: WhichMessages,
+        /// Show at most so many; 0: all
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        limit: u64,
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show messages in detail: each recipient, its attempts, problems and next attempt
+    #[command(after_help = "\
+Example:
+  ringmail queue show 0-9-41 --config ringmail.toml")]
+    Show {
+        /// Names of messages, as in \"queue list\"
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<QueueId>,
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Count recipients by domain and age in minutes, as Postfix' qshape
+    #[command(after_help = "\
+Examples (domains of recipients; of senders):
+  ringmail queue shape --config ringmail.toml
+  ringmail queue shape --by-sender --rows 50 --error 4.4 --dir ringmail-demo")]
+    Shape {
+        #[command(flatten)]
+        which: WhichMessages,
+        /// Domains of senders instead
+        #[arg(long)]
+        by_sender: bool,
+        /// Show at most so many domains
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        rows: usize,
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Try messages now, also if their sites pause (not those on hold)
+    #[command(after_help = "\
+Examples:
+  ringmail queue flush --all --config ringmail.toml
+  ringmail queue flush --domain example.org --config ringmail.toml")]
+    Flush(ActArguments),
+    /// Do not try messages until they are released
+    #[command(after_help = "\
+Example:
+  ringmail queue hold --sender news@example.org --config ringmail.toml")]
+    Hold(ActArguments),
+    /// Try messages on hold again, also those whose sender asked for a later time
+    #[command(after_help = "\
+Example:
+  ringmail queue release 0-9-41 --config ringmail.toml")]
+    Release(ActArguments),
+    /// Treat messages as if they had arrived now: failures and hold are forgotten
+    #[command(after_help = "\
+Example:
+  ringmail queue requeue --domain example.org --config ringmail.toml")]
+    Requeue(ActArguments),
+    /// Remove messages; nobody is told. Without --yes, show what would go
+    #[command(after_help = "\
+Examples (what would go; remove it):
+  ringmail queue cancel --sender spam@example.org --config ringmail.toml
+  ringmail queue cancel --sender spam@example.org --yes --config ringmail.toml")]
+    Cancel {
+        #[command(flatten)]
+        act: ActArguments,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Return messages to their senders. Without --yes, show which
+    #[command(after_help = "\
+Examples (what would be returned; return it):
+  ringmail queue bounce 0-9-41 --config ringmail.toml
+  ringmail queue bounce 0-9-41 --yes --config ringmail.toml")]
+    Bounce {
+        #[command(flatten)]
+        act: ActArguments,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+        /// What the sender is told
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "returned by the operator of this server"
+        )]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ActArguments {
+    #[command(flatten)]
+    pub which: WhichMessages,
+    /// All messages
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON, one object, for programs
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Conditions on queued messages.
+#[derive(Debug, Args)]
+pub struct WhichMessages {
+    /// Names of messages, as in "queue list"
+    #[arg(value_name = "ID")]
+    pub ids: Vec<QueueId>,
+    /// Part of the sender's address; <> for reports
+    #[arg(long, value_name = "TEXT")]
+    pub sender: Option<String>,
+    /// Part of a recipient's address
+    #[arg(long, value_name = "TEXT")]
+    pub recipient: Option<String>,
+    /// Domain of a recipient; local: mailboxes here
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Site, as in "queue list", or a host of it
+    #[arg(long, value_name = "NAME")]
+    pub site: Option<String>,
+    /// Waiting for at least so long, e.g. 90m
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub older: Option<Duration>,
+    /// Waiting for less, e.g. 2h
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub younger: Option<Duration>,
+    /// Last status begins so, e.g. 4.7, or part of the last reply
+    #[arg(long, value_name = "TEXT")]
+    pub error: Option<String>,
+    /// Larger than this, e.g. 10MiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub larger: Option<u64>,
+    /// Smaller than this
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub smaller: Option<u64>,
+    /// On hold
+    #[arg(long)]
+    pub held: bool,
+    /// Not on hold
+    #[arg(long, conflicts_with = "held")]
+    pub not_held: bool,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime_serde::re::humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>().map(|size| size.as_u64())
 }
 
 #[derive(Debug, Args)]

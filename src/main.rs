@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Verb::Inspect(arguments) => verb::inspect(arguments),
         Verb::Block { verb } => verb::block(verb),
         Verb::Dkim { verb } => verb::dkim(verb),
+        Verb::Queue { verb } => verb::queue(verb),
         Verb::Resolve(arguments) => verb::resolve(arguments),
         Verb::User { verb } => verb::user(verb),
     };
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
         Err(error) => {
             if error.downcast_ref::<verb::ReaderGone>().is_some() {
                 return ExitCode::from(verb::READER_GONE_CODE);
+            }
+            if error.downcast_ref::<verb::Incomplete>().is_some() {
+                return ExitCode::from(1);
             }
             // The text may quote untrusted data, so control characters are escaped for the
             // terminal.

@@ -3,14 +3,15 @@
 //! A client sends one line over a Unix socket in the data directory, which only the directory's
 //! owner can open, and gets one or many lines: `reload` answers `ok` or `error: why`; `verify` and
 //! `verify repair` answer with the lines of `server::examine` as they come, `block list` and
-//! `block lift ...` with those of `server::blocks`.
+//! `block lift ...` with those of `server::blocks`, `queue ...` with those of `server::operate`.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod dns;
+pub mod json;
 mod socket;
 mod sts;
 
 pub use dns::{DnsOptions, DnsQueue, DnsWorker, Servers, TrustAnchorError, dns};
-pub use socket::{Asker, Handler, Reply, TIMEOUT, bind, path, request, serve, stream};
+pub use socket::{Asker, Handler, REQUEST_MAX, Reply, TIMEOUT, bind, path, request, serve, stream};
 pub use sts::StsOptions;

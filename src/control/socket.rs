@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::runtime::folder::Folder;
 
-/// Longest request line, octets.
-const REQUEST_MAX: u64 = 4096;
+/// Longest request line, octets: it may name a thousand messages.
+pub const REQUEST_MAX: u64 = 64 * 1024;
 /// Longest line of an answer, octets; a longer one comes in pieces.
 const LINE_MAX: u64 = 64 * 1024;
 /// How long either end waits for the other.

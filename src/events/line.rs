@@ -50,6 +50,13 @@ impl<'a> Line<'a> {
     }
 }
 
+/// RFC 3339 in UTC, to the microsecond, as in all lines.
+pub fn rfc3339(time: Timestamp) -> String {
+    let mut out = Vec::new();
+    append_time(&mut out, time);
+    String::from_utf8(out).unwrap_or_default()
+}
+
 /// RFC 3339 in UTC, to the microsecond.
 fn append_time(out: &mut Vec<u8>, time: Timestamp) {
     const DAY: i64 = 86_400;

@@ -21,7 +21,7 @@ mod queue;
 
 pub use self::{
     event::{EVENTS, Event, EventRow, Kind, Kinds, Limit},
-    line::VALUE_MAX,
+    line::{VALUE_MAX, rfc3339},
     options::{EventOptions, EventTarget},
     queue::{Chunk, EventQueue, EventSender, ShardEvents, queue},
 };

@@ -358,12 +358,7 @@ impl<C: Carrier> Queue<C> {
                 self.work(&site);
             }
             Err(why) => {
-                let mut state = self.inner.state.borrow_mut();
-                if let Some(destination) = state.destinations.get_mut(number as usize) {
-                    destination.problem = Some(Rc::new(why.problem().clone()));
-                }
-                state.unbind(number, Route::Unknown);
-                drop(state);
+                self.inner.state.borrow_mut().not_found(number, why.problem());
                 self.put_off_destination(number, &why).await;
             }
         }

@@ -71,13 +71,18 @@ impl fmt::Display for QueueId {
     }
 }
 
-impl std::str::FromStr for QueueId {
-    type Err = ();
+/// Text that names no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected three numbers, such as 0-9-41, as \"ringmail queue list\" shows them")]
+pub struct NotAQueueId;
 
-    fn from_str(text: &str) -> Result<QueueId, ()> {
-        let mut numbers = text.splitn(3, '-').map(|part| part.parse::<u32>().map_err(drop));
-        let mut next = || numbers.next().unwrap_or(Err(()));
-        let partition = PartitionId(u16::try_from(next()?).map_err(drop)?);
+impl std::str::FromStr for QueueId {
+    type Err = NotAQueueId;
+
+    fn from_str(text: &str) -> Result<QueueId, NotAQueueId> {
+        let mut numbers = text.splitn(3, '-').map(|part| part.parse::<u32>());
+        let mut next = || numbers.next().and_then(Result::ok).ok_or(NotAQueueId);
+        let partition = PartitionId(u16::try_from(next()?).map_err(|_| NotAQueueId)?);
         Ok(QueueId { partition, mailbox: MailboxId(next()?), uid: Uid(next()?) })
     }
 }

@@ -297,6 +297,14 @@ impl<W: Way> State<W> {
         self.forget_unused(number);
     }
 
+    /// A destination's site could not be found.
+    pub(super) fn not_found(&mut self, number: DestinationId, problem: &Problem) {
+        if let Some(destination) = self.destinations.get_mut(number as usize) {
+            destination.problem = Some(Rc::new(problem.clone()));
+        }
+        self.unbind(number, Route::Unknown);
+    }
+
     /// Forgets where a destination's mail goes.
     pub(super) fn unbind(&mut self, number: DestinationId, route: Route<W>) {
         let Some(destination) = self.destinations.get_mut(number as usize) else { return };

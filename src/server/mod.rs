@@ -6,6 +6,7 @@
 pub mod access;
 pub mod data_dir;
 pub mod examine;
+pub mod operate;
 
 mod blocks;
 mod changes;

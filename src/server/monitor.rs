@@ -5,7 +5,7 @@ use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc, thread, time:
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Reloadable, blocks, examine, probes};
+use super::{Reloadable, blocks, examine, operate, probes};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
@@ -22,6 +22,9 @@ use crate::{
 
 /// Lines of an answer that wait for their reader: more than one partition's findings.
 const LINES_MAX: usize = 16 * 1024;
+
+/// The same of an answer about the queue, whose sender waits for its reader.
+const ANSWER_LINES_MAX: usize = 1024;
 
 /// How long a shard may take to answer a monitor; a slower shard is reported as such.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -93,6 +96,14 @@ fn answer(state: &Reloadable, gate: &MeshGate<Shard>, line: &str) -> control::Re
         request if request.starts_with("block ") => {
             let (sender, lines) = mpsc::channel(LINES_MAX);
             tokio::spawn(block(gate.clone(), request.to_owned(), sender));
+            return control::Reply::Lines(lines);
+        }
+        request if request.starts_with("queue\t") => {
+            let Some(request) = operate::Request::parse(request) else {
+                return control::Reply::Line("error: unknown request".to_owned());
+            };
+            let (sender, lines) = mpsc::channel(ANSWER_LINES_MAX);
+            tokio::spawn(operate::answer(gate.clone(), request, sender));
             return control::Reply::Lines(lines);
         }
         other => format!("error: unknown request \"{}\"", other.escape_debug()),

@@ -4,14 +4,14 @@ use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use ringmail::runtime::folder::read_file;
+use ringmail::{control::json, runtime::folder::read_file};
 
 mod block;
 mod check;
 mod dkim;
 mod inspect;
-mod json;
 mod output;
+mod queue;
 mod resolve;
 mod run;
 mod user;
@@ -22,6 +22,7 @@ pub use check::check;
 pub use dkim::dkim;
 pub use inspect::inspect;
 pub use output::{READER_GONE_CODE, ReaderGone, complain};
+pub use queue::{Incomplete, queue};
 pub use resolve::resolve;
 pub use run::{demo, serve};
 pub use user::user;

@@ -1,4 +1,4 @@
-//! JSON for programs that read the output of `verify` and `inspect`.
+//! JSON for programs that read the output of `ringmail queue`, `verify` and others.
 
 /// A string, quoted.
 pub fn text(text: &str) -> String {
@@ -16,6 +16,7 @@ pub fn text(text: &str) -> String {
     out
 }
 
+/// A string, or null.
 pub fn optional(value: Option<&str>) -> String {
     value.map_or("null".to_owned(), text)
 }

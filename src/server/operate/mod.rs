@@ -1,0 +1,16 @@
+//! What operators ask about the queue for other servers, and what they do to it.
+//!
+//! `request` is what `ringmail queue` sends and gets, `live` answers it in a running server (on the
+//! control thread, which asks the shards), `at_rest` from the disk where none runs, and `lines` is
+//! how it all looks, for people and for programs.
+
+mod at_rest;
+mod lines;
+mod live;
+mod request;
+
+pub use self::{
+    at_rest::answer_at_rest,
+    request::{IDS_MAX, Line, Request, Verb},
+};
+pub(super) use live::answer;

@@ -1,0 +1,232 @@
+//! `ringmail queue …`: asks the running server, or reads the disk where none runs.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use ringmail::{
+    config::Settings,
+    control,
+    queue::{Action, Filter, QueueOptions, ShapeBy},
+    runtime::folder::Folder,
+    server::{
+        data_dir,
+        operate::{self, IDS_MAX, Line, Request, Verb},
+    },
+    store::StoreOptions,
+};
+
+use super::{
+    Usage,
+    output::{complain, print_line},
+    printable,
+};
+use crate::cli::{ActArguments, Place, QueueVerb, WhichMessages};
+
+/// Lines read from disk that wait to be printed.
+const LINES_MAX: usize = 1024;
+
+pub fn queue(verb: QueueVerb) -> Result<()> {
+    let (request, place) = match verb {
+        QueueVerb::List { which, limit, json, place } => {
+            let filter = filter(which);
+            (Request { verb: Verb::List { most: limit }, filter, json }, place)
+        }
+        QueueVerb::Show { ids, json, place } => {
+            let filter = Filter { ids, ..Filter::default() };
+            (Request { verb: Verb::Show, filter, json }, place)
+        }
+        QueueVerb::Shape { which, by_sender, rows, json, place } => {
+            let by = if by_sender { ShapeBy::Sender } else { ShapeBy::Destination };
+            let filter = filter(which);
+            (Request { verb: Verb::Shape { by, rows }, filter, json }, place)
+        }
+        QueueVerb::Flush(act) => action(act, Action::Flush, false)?,
+        QueueVerb::Hold(act) => action(act, Action::Hold, false)?,
+        QueueVerb::Release(act) => action(act, Action::Release, false)?,
+        QueueVerb::Requeue(act) => action(act, Action::Requeue, false)?,
+        QueueVerb::Cancel { act, yes } => action(act, Action::Cancel, !yes)?,
+        QueueVerb::Bounce { act, yes, reason } => action(act, Action::Bounce(reason), !yes)?,
+    };
+    if request.filter.ids.len() > IDS_MAX {
+        return Err(Usage(format!("at most {IDS_MAX} messages can be named at once")).into());
+    }
+    let line = request.line();
+    if line.len() > control::REQUEST_MAX as usize - 1 {
+        return Err(Usage("these conditions are too long".to_owned()).into());
+    }
+    let asked = Asked::of(&place)?;
+    let mut answer = Answer::default();
+    match asked.ask(&line, &mut answer)? {
+        true => answer.end(),
+        false => at_rest(&asked, request, answer),
+    }
+}
+
+fn filter(which: WhichMessages) -> Filter {
+    let WhichMessages {
+        ids,
+        sender,
+        recipient,
+        domain,
+        site,
+        older,
+        younger,
+        error,
+        larger,
+        smaller,
+        held,
+        not_held,
+    } = which;
+    Filter {
+        ids,
+        sender,
+        recipient,
+        domain,
+        site,
+        older,
+        younger,
+        error,
+        larger,
+        smaller,
+        held: (held || not_held).then_some(held),
+    }
+}
+
+fn action(arguments: ActArguments, action: Action, dry: bool) -> Result<(Request, Place)> {
+    let ActArguments { which, all, json, place } = arguments;
+    let filter = filter(which);
+    if (filter == Filter::default()) != all {
+        let what = match all {
+            true => "--all means every message: give no other condition",
+            false => "which messages? Name them, give conditions, or --all",
+        };
+        return Err(Usage(what.to_owned()).into());
+    }
+    Ok((Request { verb: Verb::Act { action, dry }, filter, json }, place))
+}
+
+/// Whose queue, and the settings that matter for reading it.
+pub(super) struct Asked {
+    pub data_dir: PathBuf,
+    store: StoreOptions,
+    options: QueueOptions,
+}
+
+impl Asked {
+    pub(super) fn of(place: &Place) -> Result<Asked> {
+        match (&place.config, &place.dir) {
+            (Some(config), _) => {
+                let settings = Settings::load(config)?;
+                Ok(Asked {
+                    store: settings.store_options(),
+                    options: settings.service_options(false).relay.queue,
+                    data_dir: settings.data_dir,
+                })
+            }
+            (None, Some(dir)) => Ok(Asked {
+                data_dir: dir.clone(),
+                store: StoreOptions::default(),
+                options: QueueOptions::default(),
+            }),
+            (None, None) => Err(Usage("--config or --dir is needed".to_owned()).into()),
+        }
+    }
+
+    /// Sends a request to the server; false if none runs.
+    pub(super) fn ask(&self, line: &str, answer: &mut Answer) -> Result<bool> {
+        let shown = self.data_dir.display();
+        let folder =
+            Folder::open(&self.data_dir).with_context(|| format!("{shown}: cannot open"))?;
+        let asked = control::stream(&folder, line, control::TIMEOUT, &mut |line| answer.take(line));
+        if let Some(failed) = answer.failed.take() {
+            return Err(failed);
+        }
+        let runs = asked.with_context(|| format!("{shown}: the server does not answer"))?;
+        if runs && !answer.ended {
+            bail!("{shown}: the server's answer has no end: it was stopped, or is another version");
+        }
+        Ok(runs)
+    }
+}
+
+/// What is done with the lines of an answer.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// Something was not found or failed; that was said.
+    incomplete: bool,
+    ended: bool,
+    /// Why no more lines are taken.
+    failed: Option<anyhow::Error>,
+}
+
+impl Answer {
+    fn take(&mut self, line: &str) -> io::Result<()> {
+        let stop = |answer: &mut Answer, error: anyhow::Error| {
+            answer.failed = Some(error);
+            Err(io::ErrorKind::Other.into())
+        };
+        match Line::parse(line) {
+            Some(Line::Output(text)) => {
+                if let Err(error) = print_line(printable(text)) {
+                    return stop(self, error);
+                }
+            }
+            Some(Line::Note(text)) => complain(format_args!("ringmail: {}", printable(text))),
+            Some(Line::Failure(text)) => {
+                self.incomplete = true;
+                complain(format_args!("ringmail: {}", printable(text)));
+            }
+            Some(Line::AtWork) => {}
+            Some(Line::End) => self.ended = true,
+            Some(Line::Error(text)) => {
+                return stop(self, anyhow::anyhow!("the server answered: {text}"));
+            }
+            None => return stop(self, anyhow::anyhow!("the server answered: {line}")),
+        }
+        Ok(())
+    }
+
+    /// The exit code follows from what was found.
+    pub(super) fn end(self) -> Result<()> {
+        match self.incomplete {
+            true => Err(Incomplete.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// It was said what is missing: exit code 1, without a further word.
+#[derive(Debug, thiserror::Error)]
+#[error("not everything was done")]
+pub struct Incomplete;
+
+fn at_rest(asked: &Asked, request: Request, mut answer: Answer) -> Result<()> {
+    let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+    let path: &Path = &asked.data_dir;
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            data_dir::as_owner(path, || {
+                operate::answer_at_rest(path, &asked.store, &asked.options, &request, sender)
+            })
+        });
+        for line in lines {
+            if answer.take(&line).is_err() {
+                break;
+            }
+        }
+        if let Some(failed) = answer.failed.take() {
+            // The reader of the disk ends with the process.
+            return Err(failed);
+        }
+        match reading.join() {
+            Ok(read) => read,
+            Err(_) => bail!("{}: reading the queue failed", path.display()),
+        }
+    })?;
+    answer.end()
+}
