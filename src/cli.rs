@@ -56,6 +56,8 @@ pub enum Verb {
         #[command(subcommand)]
         verb: QueueVerb,
     },
+    /// Explain what happens to a queued message, or where mail for an address goes and why
+    Explain(ExplainArguments),
     /// Show where mail for a domain goes, by the DNS
     Resolve(ResolveArguments),
     /// Add, list, remove and import accounts, and change passwords
@@ -487,7 +489,7 @@ pub enum QueueVerb {
     #[command(after_help = "\
 Examples:
   ringmail queue list --config ringmail.toml
-  ringmail queue list --older 4h --larger 10MiB --limit 0 --json --dir ringmail-demo")]
+  ringmail queue list --older 4h --larger 10MiB --limit 0 --dir ringmail-demo")]
     List {
         #[command(flatten)]
         which: WhichMessages,
@@ -586,6 +588,31 @@ Examples (what would be returned; return it):
         )]
         reason: String,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For a message: its recipients with attempts, last replies and next attempts, its expiry, its trail in the \
+event log, the limits of its sites, and for each destination what follows. For an address: aliases first. \
+For a domain: route, hosts and addresses, what TLS must be, the state of the site.
+
+Asks the running server, which asks the DNS; nothing is connected to.
+
+Examples:
+  ringmail explain 0-9-41 --config ringmail.toml
+  ringmail explain bob@example.org --config ringmail.toml
+  ringmail explain example.org --json --dir ringmail-demo
+
+Exit codes: 0 explained, 1 not found or failed, 2 wrong usage.")]
+pub struct ExplainArguments {
+    /// The name of a message as in "queue list", an address, or a domain
+    #[arg(value_name = "MESSAGE|DESTINATION")]
+    pub subject: String,
+    /// Print JSON, one object, for programs
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 #[derive(Debug, Args)]

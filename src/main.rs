@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Verb::Serve(arguments) => verb::serve(arguments),
         Verb::Check(arguments) => verb::check(arguments),
         Verb::Verify(arguments) => verb::verify(arguments),
+        Verb::Explain(arguments) => verb::explain(arguments),
         Verb::Inspect(arguments) => verb::inspect(arguments),
         Verb::Block { verb } => verb::block(verb),
         Verb::Dkim { verb } => verb::dkim(verb),

@@ -1,4 +1,4 @@
-//! `ringmail queue …`: asks the running server, or reads the disk where none runs.
+//! `ringmail queue …` and `ringmail explain`: asks the running server, or reads the disk where none runs.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use ringmail::{
     runtime::folder::Folder,
     server::{
         data_dir,
-        operate::{self, IDS_MAX, Line, Request, Verb},
+        operate::{self, IDS_MAX, Line, Request, Subject, Verb},
     },
     store::StoreOptions,
 };
@@ -25,7 +25,7 @@ use super::{
     output::{complain, print_line},
     printable,
 };
-use crate::cli::{ActArguments, Place, QueueVerb, WhichMessages};
+use crate::cli::{ActArguments, ExplainArguments, Place, QueueVerb, WhichMessages};
 
 /// Lines read from disk that wait to be printed.
 const LINES_MAX: usize = 1024;
@@ -64,6 +64,29 @@ pub fn queue(verb: QueueVerb) -> Result<()> {
     match asked.ask(&line, &mut answer)? {
         true => answer.end(),
         false => at_rest(&asked, request, answer),
+    }
+}
+
+pub fn explain(arguments: ExplainArguments) -> Result<()> {
+    let ExplainArguments { subject, json, place } = arguments;
+    let Some(parsed) = Subject::parse(&subject) else {
+        let what = "expected the name of a message, an address or a domain";
+        return Err(Usage(format!("{}: {what}", printable(&subject))).into());
+    };
+    let asked = Asked::of(&place)?;
+    let mut answer = Answer::default();
+    if asked.ask(&parsed.line(json), &mut answer)? {
+        return answer.end();
+    }
+    match parsed {
+        Subject::Message(id) => {
+            let filter = Filter { ids: vec![id], ..Filter::default() };
+            at_rest(&asked, Request { verb: Verb::Show, filter, json }, answer)
+        }
+        _ => bail!(
+            "{}: no server runs here; \"ringmail resolve\" shows what the DNS says",
+            asked.data_dir.display()
+        ),
     }
 }
 

@@ -291,14 +291,14 @@ impl Asking {
 }
 
 /// One message in detail, of the shard that has it.
-struct Shown {
-    listed: Listed,
-    envelope: Envelope,
-    sites: Vec<SiteFacts>,
-    now: Timestamp,
+pub(super) struct Shown {
+    pub listed: Listed,
+    pub envelope: Envelope,
+    pub sites: Vec<SiteFacts>,
+    pub now: Timestamp,
 }
 
-async fn shown(shard: &Shard, id: crate::queue::QueueId) -> Option<Shown> {
+pub(super) async fn shown(shard: &Shard, id: crate::queue::QueueId) -> Option<Shown> {
     let queue = shard.relay();
     let (listed, envelope) = queue.show(id).await?;
     let mut names: Vec<&str> = listed.parts.iter().filter_map(|it| it.site.as_deref()).collect();

@@ -2,15 +2,18 @@
 //!
 //! `request` is what `ringmail queue` sends and gets, `live` answers it in a running server (on the
 //! control thread, which asks the shards), `at_rest` from the disk where none runs, and `lines` is
-//! how it all looks, for people and for programs.
+//! how it all looks, for people and for programs. `explain` tells why mail goes where it goes.
 
 mod at_rest;
+mod explain;
 mod lines;
 mod live;
 mod request;
 
 pub use self::{
     at_rest::answer_at_rest,
+    explain::Subject,
     request::{IDS_MAX, Line, Request, Verb},
 };
+pub(super) use explain::explain;
 pub(super) use live::answer;

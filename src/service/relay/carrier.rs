@@ -64,15 +64,15 @@ struct Found {
     kind: Kind,
 }
 
-enum Kind {
+pub(super) enum Kind {
     Here,
     Nowhere,
     Hosts(Hosts),
 }
 
-struct Hosts {
-    hosts: Vec<MailHost>,
-    port: u16,
+pub(super) struct Hosts {
+    pub hosts: Vec<MailHost>,
+    pub port: u16,
     tls: TlsPolicy,
     /// The domain and its exchange, if DNS named the hosts.
     exchange: Option<(String, Rc<Exchange>)>,
@@ -93,13 +93,19 @@ impl Hosts {
 }
 
 /// What a connection to one host must have.
-struct Demand {
-    tls: TlsPolicy,
-    verification: Verification,
+pub(super) struct Demand {
+    pub tls: TlsPolicy,
+    pub verification: Verification,
     /// The name that is asked for.
     sni: String,
     /// If TLS fails, the mail may go without it.
-    may_do_without: bool,
+    pub may_do_without: bool,
+}
+
+impl RelayWay {
+    pub(super) fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
 }
 
 impl Way for RelayWay {
@@ -155,7 +161,7 @@ impl Relay {
         }
     }
 
-    async fn find_way(&self, destination: &str) -> Result<RelayWay, Unreachable> {
+    pub(super) async fn find_way(&self, destination: &str) -> Result<RelayWay, Unreachable> {
         let way = |site: String, kind| Ok(RelayWay(Rc::new(Found { site, kind })));
         if destination == HERE {
             return way(SITE_HERE.to_owned(), Kind::Here);
@@ -280,7 +286,7 @@ impl Relay {
     }
 
     /// What the connection to a host must have: by the route, or else by DNS.
-    async fn demand(
+    pub(super) async fn demand(
         &self,
         shard: &Shard,
         hosts: &Hosts,

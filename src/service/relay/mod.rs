@@ -3,12 +3,13 @@
 //! The queue (`crate::queue`) decides when a message is sent and to whom; this service is its
 //! [`Carrier`](crate::queue::Carrier): `carrier` finds the way to a destination, `remote` sends
 //! over a connection to another host, `local` delivers here, `report` writes what senders are told.
-//! `client` speaks SMTP and LMTP.
+//! `client` speaks SMTP and LMTP; `explain` tells operators what is decided.
 
 pub mod client;
 
 mod carrier;
 mod content;
+mod explain;
 mod local;
 mod options;
 mod remote;
@@ -17,5 +18,6 @@ mod report;
 pub(crate) use self::local::delivery_family;
 pub use self::{
     carrier::{Relay, RelayWay, start},
+    explain::{HostFacts, WayFacts},
     options::RelayOptions,
 };

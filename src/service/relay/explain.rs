@@ -1,0 +1,121 @@
+//! Where mail for a domain goes and why, for operators: the route, the hosts with their addresses,
+//! and the TLS that each must have. Found in the same way as for mail, but nothing is connected to.
+
+use std::net::IpAddr;
+
+use super::carrier::{Kind, Relay};
+use crate::{
+    directory::{NextHop, TlsPolicy},
+    queue::{HERE, Problem, Unreachable, Way},
+    runtime::tls_client::Verification,
+    service::Shard,
+};
+
+/// The way of the mail for one destination.
+#[derive(Clone, Debug)]
+pub struct WayFacts {
+    /// The domain, or empty: here.
+    pub destination: String,
+    /// What decides: a route of the configuration, or DNS.
+    pub route: String,
+    /// Its site, if it was found.
+    pub site: Option<String>,
+    /// In the order in which they are tried.
+    pub hosts: Vec<HostFacts>,
+    /// Why it cannot be reached, and whether its mail is returned.
+    pub problem: Option<(Problem, bool)>,
+}
+
+/// A host that takes the mail.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    pub name: String,
+    pub preference: u16,
+    pub port: u16,
+    pub addresses: Vec<IpAddr>,
+    /// DNS told them with DNSSEC.
+    pub authentic: bool,
+    /// What a connection must have, or why there cannot be one.
+    pub tls: String,
+}
+
+fn tls_name(tls: TlsPolicy) -> &'static str {
+    match tls {
+        TlsPolicy::Never => "never TLS",
+        TlsPolicy::Opportunistic => "TLS if the host offers it, with any certificate",
+        TlsPolicy::Required => "TLS required, with any certificate",
+        TlsPolicy::Verified => "TLS required, with a verified certificate",
+    }
+}
+
+fn route(shard: &Shard, destination: &str) -> String {
+    if destination == HERE {
+        return "delivered here".to_owned();
+    }
+    match shard.directory.next_hop(destination) {
+        NextHop::Local => "the domain is ours: delivered here".to_owned(),
+        NextHop::Discard => "a route: thrown away".to_owned(),
+        NextHop::Reject(text) => format!("a route: refused, {text}"),
+        NextHop::Mx(tls) => format!("the hosts that DNS names; {}", tls_name(tls)),
+        NextHop::Host(fixed) => format!(
+            "a route: {} to {}:{}{}{}; {}",
+            if fixed.lmtp { "LMTP" } else { "relay" },
+            fixed.host,
+            fixed.port,
+            if fixed.mx { " (its MX hosts)" } else { "" },
+            if fixed.credentials.is_some() { ", with a log-in" } else { "" },
+            if fixed.implicit_tls { "TLS from the first octet" } else { tls_name(fixed.tls) }
+        ),
+    }
+}
+
+impl Relay {
+    /// What is decided about mail for `destination`, a domain in lower case or [`HERE`].
+    pub async fn explain(&self, shard: &Shard, destination: &str) -> WayFacts {
+        let mut facts = WayFacts {
+            destination: destination.to_owned(),
+            route: route(shard, destination),
+            site: None,
+            hosts: Vec::new(),
+            problem: None,
+        };
+        let way = match self.find_way(destination).await {
+            Ok(way) => way,
+            Err(Unreachable::Now(problem)) => {
+                return WayFacts { problem: Some((problem, false)), ..facts };
+            }
+            Err(Unreachable::Ever(problem)) => {
+                return WayFacts { problem: Some((problem, true)), ..facts };
+            }
+        };
+        facts.site = Some(way.site().to_owned());
+        let Kind::Hosts(hosts) = way.kind() else { return facts };
+        for host in &hosts.hosts {
+            let tls = match self.demand(shard, hosts, host).await {
+                Ok(demand) => {
+                    let how = match &demand.verification {
+                        Verification::None => tls_name(demand.tls).to_owned(),
+                        Verification::Names(names) => {
+                            format!("TLS required, with a certificate for {}", names.join(" or "))
+                        }
+                        Verification::Dane { tlsa, .. } => {
+                            format!("TLS required, by DANE ({} TLSA records)", tlsa.len())
+                        }
+                    };
+                    let try_out = demand.may_do_without && demand.tls == TlsPolicy::Verified;
+                    if try_out { format!("{how}; without it, too (testing)") } else { how }
+                }
+                Err(trouble) => format!("none possible: {} {trouble}", trouble.status()),
+            };
+            facts.hosts.push(HostFacts {
+                name: host.name.clone(),
+                preference: host.preference,
+                port: hosts.port,
+                addresses: host.addresses.iter().copied().collect(),
+                authentic: host.authentic,
+                tls,
+            });
+        }
+        facts
+    }
+}
