@@ -60,6 +60,8 @@ pub enum Verb {
     Explain(ExplainArguments),
     /// Show where mail for a domain goes, by the DNS
     Resolve(ResolveArguments),
+    /// Show what happens now: events, and what is said in sessions with other hosts
+    Trace(TraceArguments),
     /// Add, list, remove and import accounts, and change passwords
     User {
         #[command(subcommand)]
@@ -611,6 +613,26 @@ pub struct ExplainArguments {
     /// Print JSON, one object, for programs
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each line is an object of JSON: the events of the event log, also of kinds that are not written, and \
+what is \"sent\" and \"heard\" in sessions with other hosts, without messages and passwords.
+
+With a text, only lines with it, and those of the connections that they belong to. A reader that is too \
+slow loses lines, and is told how many. Ends with Ctrl-C, or with the server.
+
+Examples:
+  ringmail trace --config ringmail.toml
+  ringmail trace bob@example.org --config ringmail.toml
+  ringmail trace 192.0.2.7 --dir ringmail-demo")]
+pub struct TraceArguments {
+    /// An address, a domain, an IP address, or any other text
+    #[arg(value_name = "TEXT")]
+    pub wanted: Option<String>,
     #[command(flatten)]
     pub place: Place,
 }

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Verb::Dkim { verb } => verb::dkim(verb),
         Verb::Queue { verb } => verb::queue(verb),
         Verb::Resolve(arguments) => verb::resolve(arguments),
+        Verb::Trace(arguments) => verb::trace(arguments),
         Verb::User { verb } => verb::user(verb),
     };
     match outcome {

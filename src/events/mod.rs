@@ -9,6 +9,7 @@
 //! line     a line of JSON: bounded values, no control characters
 //! queue    from shards and threads to the writer
 //! options  where lines go, and which
+//! tap      operators who watch as it happens
 //! ```
 //!
 //! Invariants: no password and no octet of a message's content is in an event; a value is at most
@@ -18,10 +19,12 @@ mod event;
 mod line;
 mod options;
 mod queue;
+mod tap;
 
 pub use self::{
     event::{EVENTS, Event, EventRow, Kind, Kinds, Limit},
     line::{VALUE_MAX, rfc3339},
     options::{EventOptions, EventTarget},
     queue::{Chunk, EventQueue, EventSender, ShardEvents, queue},
+    tap::{Spoken, TAPS_MAX, Tap},
 };

@@ -18,7 +18,10 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Event, Kind, Kinds, Limit};
+use super::{
+    Event, Kind, Kinds, Limit,
+    tap::{Spoken, Tap, Taps},
+};
 use crate::model::{ShardId, Timestamp, Trail};
 
 /// Octets after which a shard hands its chunk over; a chunk exceeds it by less than a line.
@@ -182,6 +185,7 @@ pub struct ShardEvents {
     met: RefCell<Vec<Met>>,
     /// The trail of the last connection.
     trail: Cell<Trail>,
+    taps: Taps,
 }
 
 impl ShardEvents {
@@ -194,6 +198,7 @@ impl ShardEvents {
             chunk: RefCell::default(),
             met: RefCell::default(),
             trail: Cell::new(Trail { run, shard: shard.0, connection: 0, message: 0 }),
+            taps: Taps::default(),
         }
     }
 
@@ -212,12 +217,33 @@ impl ShardEvents {
 
     /// Whether events of this kind are wanted; if not, callers can skip collecting their fields.
     pub fn wants(&self, kind: Kind) -> bool {
-        self.sender.kinds.has(kind)
+        self.sender.kinds.has(kind) || self.taps.are_open()
+    }
+
+    /// Whether somebody watches.
+    pub fn is_traced(&self) -> bool {
+        self.taps.are_open()
+    }
+
+    /// Passes every event to `tap`, too, until it says that nobody reads. False if there are too
+    /// many.
+    pub fn tap(&self, tap: Tap) -> bool {
+        self.taps.add(tap)
+    }
+
+    /// A line of a session with another host, for those who watch.
+    pub fn trace(&self, spoken: &Spoken<'_>, now: Timestamp) {
+        if self.taps.are_open() {
+            self.taps.tell(|out| spoken.append_to(out, now));
+        }
     }
 
     /// Reports an event. Never waits; if the queue is full, the event is counted and dropped.
     pub fn tell(&self, event: &Event<'_>, now: Timestamp) {
-        if !self.wants(event.kind()) {
+        if self.taps.are_open() {
+            self.taps.tell(|out| event.append_to(out, now, Some(self.shard.0)));
+        }
+        if !self.sender.kinds.has(event.kind()) {
             return;
         }
         let mut chunk = self.chunk.borrow_mut();

@@ -18,7 +18,7 @@ use hdrhistogram::Histogram;
 
 pub use self::{
     prometheus::render_prometheus,
-    snapshot::{CommandSummary, ConnectionSummary, MetricsSnapshot},
+    snapshot::{CommandSummary, ConnectionSummary, Labelled, MetricsSnapshot},
 };
 
 /// The protocol: the first label of most series.
@@ -143,6 +143,7 @@ impl ShardMetrics {
                 .collect(),
             counters: series.counters.iter().map(|(_, name, value)| (name, *value)).collect(),
             gauges: series.gauges.iter().map(|(_, name, value)| (name, *value)).collect(),
+            labelled: Default::default(),
         }
     }
 }

@@ -40,6 +40,7 @@ pub fn render_prometheus(shards: &[(u16, MetricsSnapshot)]) -> String {
     command_latencies(&mut page, shards);
     plain_family(&mut page, shards, "counter", |snapshot| &snapshot.counters);
     plain_family(&mut page, shards, "gauge", |snapshot| &snapshot.gauges);
+    labelled(&mut page, shards);
     page
 }
 
@@ -114,6 +115,27 @@ fn plain_family(
     }
 }
 
+/// Series with a label beside the shard.
+fn labelled(page: &mut String, shards: &[(u16, MetricsSnapshot)]) {
+    let names: BTreeSet<_> =
+        shards.iter().flat_map(|(_, snapshot)| snapshot.labelled.keys().copied()).collect();
+    for name in names {
+        let found = |(shard, snapshot): &'_ (u16, MetricsSnapshot)| {
+            Some((shard.to_string(), snapshot.labelled.get(name)?.clone()))
+        };
+        let series: Vec<(String, super::Labelled)> = shards.iter().filter_map(found).collect();
+        let is_counter = series.iter().any(|(_, it)| it.is_counter);
+        let words = name.trim_end_matches("_total").replace('_', " ");
+        let kind = if is_counter { "counter" } else { "gauge" };
+        header(page, name, kind, &format!("{words}."));
+        for (shard, family) in &series {
+            for (text, value) in &family.samples {
+                sample(page, name, &[("shard", shard), (family.label, text)], value);
+            }
+        }
+    }
+}
+
 fn header(page: &mut String, name: &str, kind: &str, help: &str) {
     let help = help.replace('\\', "\\\\").replace('\n', "\\n");
     page.push_str("# HELP ");
@@ -162,7 +184,11 @@ mod tests {
         shards[0].count("smtp_messages_accepted_total", 3);
         shards[1].count("smtp_messages_accepted_total", 4);
         shards[1].gauge("store accounts\"", 9);
-        render_prometheus(&[(0, shards[0].snapshot()), (1, shards[1].snapshot())])
+        let mut first = shards[0].snapshot();
+        let samples = vec![("mx.\"a\"".to_owned(), 5), ("b".to_owned(), 0)];
+        let family = super::super::Labelled { is_counter: true, label: "site", samples };
+        first.labelled.insert("relay_site_delivered_total", family);
+        render_prometheus(&[(0, first), (1, shards[1].snapshot())])
     }
 
     #[test]
@@ -178,6 +204,8 @@ mod tests {
             "ringmail_smtp_messages_accepted_total{shard=\"0\"} 3",
             "ringmail_smtp_messages_accepted_total{shard=\"1\"} 4",
             "ringmail_store_accounts_{shard=\"1\"} 9",
+            "# TYPE ringmail_relay_site_delivered_total counter",
+            "ringmail_relay_site_delivered_total{shard=\"0\",site=\"mx.\\\"a\\\"\"} 5",
         ];
         for line in LINES {
             assert_eq!(page.lines().filter(|it| it == line).count(), 1, "{line} in\n{page}");

@@ -15,6 +15,16 @@ pub struct MetricsSnapshot {
     pub commands: BTreeMap<(Protocol, &'static str), CommandSummary>,
     pub counters: BTreeMap<&'static str, u64>,
     pub gauges: BTreeMap<&'static str, u64>,
+    /// Series with a label of their own, by name.
+    pub labelled: BTreeMap<&'static str, Labelled>,
+}
+
+/// A series with one label.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Labelled {
+    pub is_counter: bool,
+    pub label: &'static str,
+    pub samples: Vec<(String, u64)>,
 }
 
 const _: fn() = || {

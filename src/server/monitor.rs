@@ -106,6 +106,12 @@ fn answer(state: &Reloadable, gate: &MeshGate<Shard>, line: &str) -> control::Re
             tokio::spawn(operate::answer(gate.clone(), request, sender));
             return control::Reply::Lines(lines);
         }
+        request if request == "trace" || request.starts_with("trace\t") => {
+            let wanted = request.strip_prefix("trace\t").unwrap_or_default().to_owned();
+            let (sender, lines) = mpsc::channel(ANSWER_LINES_MAX);
+            tokio::spawn(operate::trace(gate.clone(), wanted, sender));
+            return control::Reply::Lines(lines);
+        }
         request if request.starts_with("explain\t") => {
             let Some((subject, json)) = operate::Subject::of_line(request) else {
                 return control::Reply::Line("error: unknown request".to_owned());

@@ -1,9 +1,12 @@
 //! The only place that collects a shard's series: those recorded by services, and current counts of
-//! the store, connections and directory.
+//! the store, connections, directory and queue.
+
+use std::collections::BTreeMap;
 
 use crate::{
-    metrics::MetricsSnapshot,
+    metrics::{Labelled, MetricsSnapshot},
     model::ShardId,
+    queue::SiteFacts,
     runtime::resources::ShardResources,
     service::{Shard, authentication},
     store::{Partition, StoreProbe},
@@ -11,10 +14,15 @@ use crate::{
 
 /// All series of this shard, for monitors.
 pub(super) fn snapshot(shard: &Shard) -> MetricsSnapshot {
-    let gauges = [store(shard), connections(), directory(shard)].concat();
+    let gauges = [store(shard), connections(), directory(shard), relay(shard)].concat();
     gauges.into_iter().for_each(|(name, value)| shard.metrics.gauge(name, value));
-    shard.metrics.snapshot()
+    let mut snapshot = shard.metrics.snapshot();
+    snapshot.labelled = sites(shard);
+    snapshot
 }
+
+/// Sites of a shard with series of their own.
+const SITES_SHOWN: usize = 20;
 
 type Series = Vec<(&'static str, u64)>;
 
@@ -63,4 +71,36 @@ fn directory(shard: &Shard) -> Series {
         ("authentication_blocked_accounts", pairs as u64),
         ("authentication_blocked_networks", networks as u64),
     ]
+}
+
+/// The queue for other servers.
+fn relay(shard: &Shard) -> Series {
+    let queue = shard.relay();
+    let now = shard.executor.now();
+    let age = queue.oldest().map_or(0, |arrived| now.0.saturating_sub(arrived.0) / 1_000_000);
+    vec![
+        ("relay_queue_messages", queue.len() as u64),
+        ("relay_queue_bytes", queue.octets()),
+        ("relay_queue_oldest_seconds", u64::try_from(age).unwrap_or(0)),
+        ("relay_connections", queue.connections() as u64),
+    ]
+}
+
+/// The busiest sites of this shard.
+fn sites(shard: &Shard) -> BTreeMap<&'static str, Labelled> {
+    let sites = shard.relay().sites(SITES_SHOWN);
+    if sites.is_empty() {
+        return BTreeMap::new();
+    }
+    let family = |is_counter: bool, value: fn(&SiteFacts) -> u64| Labelled {
+        is_counter,
+        label: "site",
+        samples: sites.iter().map(|site| (site.name.clone(), value(site))).collect(),
+    };
+    BTreeMap::from([
+        ("relay_site_ready", family(false, |site| site.ready as u64)),
+        ("relay_site_connections", family(false, |site| site.connections as u64)),
+        ("relay_site_delivered_total", family(true, |site| site.delivered)),
+        ("relay_site_deferred_total", family(true, |site| site.deferred)),
+    ])
 }

@@ -22,7 +22,7 @@ pub use check::check;
 pub use dkim::dkim;
 pub use inspect::inspect;
 pub use output::{READER_GONE_CODE, ReaderGone, complain};
-pub use queue::{Incomplete, explain, queue};
+pub use queue::{Incomplete, explain, queue, trace};
 pub use resolve::resolve;
 pub use run::{demo, serve};
 pub use user::user;

@@ -1,4 +1,4 @@
-//! `ringmail queue …` and `ringmail explain`: asks the running server, or reads the disk where none runs.
+//! `ringmail queue …`, `ringmail explain` and `ringmail trace`: asks the running server, or reads the disk where none runs.
 
 use std::{
     io,
@@ -25,7 +25,10 @@ use super::{
     output::{complain, print_line},
     printable,
 };
-use crate::cli::{ActArguments, ExplainArguments, Place, QueueVerb, WhichMessages};
+use crate::cli::{ActArguments, ExplainArguments, Place, QueueVerb, TraceArguments, WhichMessages};
+
+/// Octets of the text that `trace` looks for.
+const TRACED_MAX: usize = 1024;
 
 /// Lines read from disk that wait to be printed.
 const LINES_MAX: usize = 1024;
@@ -87,6 +90,22 @@ pub fn explain(arguments: ExplainArguments) -> Result<()> {
             "{}: no server runs here; \"ringmail resolve\" shows what the DNS says",
             asked.data_dir.display()
         ),
+    }
+}
+
+/// Until the server ends or the user has enough.
+pub fn trace(arguments: TraceArguments) -> Result<()> {
+    let TraceArguments { wanted, place } = arguments;
+    let wanted = wanted.unwrap_or_default();
+    if wanted.chars().any(char::is_control) || wanted.len() > TRACED_MAX {
+        return Err(Usage("expected an address, a domain or an IP address".to_owned()).into());
+    }
+    let asked = Asked::of(&place)?;
+    // The server's end is the end of the trace.
+    let mut answer = Answer { ended: true, ..Answer::default() };
+    match asked.ask(&format!("trace\t{wanted}"), &mut answer)? {
+        true => answer.end(),
+        false => bail!("{}: no server runs here", asked.data_dir.display()),
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! `request` is what `ringmail queue` sends and gets, `live` answers it in a running server (on the
 //! control thread, which asks the shards), `at_rest` from the disk where none runs, and `lines` is
-//! how it all looks, for people and for programs. `explain` tells why mail goes where it goes.
+//! how it all looks, for people and for programs. `explain` tells why mail goes where it goes,
+//! `trace` what happens now.
 
 mod at_rest;
 mod explain;
 mod lines;
 mod live;
 mod request;
+mod trace;
 
 pub use self::{
     at_rest::answer_at_rest,
@@ -17,3 +19,4 @@ pub use self::{
 };
 pub(super) use explain::explain;
 pub(super) use live::answer;
+pub(super) use trace::trace;

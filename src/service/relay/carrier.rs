@@ -17,10 +17,11 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    client::{Client, Failed, Target, TlsUse},
+    client::{Client, Failed, Target, TlsUse, Watcher},
     local::{LocalSession, NowhereSession},
     remote::RemoteSession,
     report,
+    watch::Watch,
 };
 use crate::{
     directory::{NextHop, RelayHost, TlsPolicy},
@@ -53,6 +54,8 @@ pub struct Relay {
     dialer: Rc<dyn Dialer>,
     /// The next address of ours to connect from.
     next_source: Cell<usize>,
+    /// Connections begun so far.
+    sessions: Cell<u64>,
 }
 
 /// Where mail for a destination goes. Cheap to clone.
@@ -138,7 +141,7 @@ pub fn start(shard: &Rc<Shard>, dialer: Rc<dyn Dialer>) {
 
 impl Relay {
     pub(crate) fn new(shard: Weak<Shard>, dialer: Rc<dyn Dialer>) -> Relay {
-        Relay { shard, dialer, next_source: Cell::new(0) }
+        Relay { shard, dialer, next_source: Cell::new(0), sessions: Cell::new(0) }
     }
 
     fn now(&self) -> Timestamp {
@@ -337,7 +340,9 @@ impl Relay {
     ) -> Result<Client, Failed> {
         let options = &shard.options.relay.client;
         let connect = async |target: &Target| {
-            Client::connect(&shard.executor, &*self.dialer, options, target).await
+            let watcher = self.watch(target);
+            let executor = &shard.executor;
+            Client::connect_watched(executor, &*self.dialer, options, target, watcher).await
         };
         let is_about_tls = |failed: &Failed| matches!(failed.stage, Stage::Tls | Stage::StartTls);
         let failed = match connect(&target).await {
@@ -390,6 +395,15 @@ impl Relay {
                 .and_then(|fixed| fixed.credentials.as_ref())
                 .map(|it| Credentials { user: it.user.clone(), password: it.password.clone() }),
         }
+    }
+
+    /// Latencies of the session by stage, and its lines for those who trace it.
+    fn watch(&self, target: &Target) -> Option<Rc<dyn Watcher>> {
+        let number = self.sessions.get() + 1;
+        self.sessions.set(number);
+        let shard = self.shard.upgrade()?;
+        let session = format!("{}-{number}", shard.id.0);
+        Some(Rc::new(Watch::new(Rc::downgrade(&shard), session, target)))
     }
 
     fn failed(&self, failed: &Failed) -> Problem {

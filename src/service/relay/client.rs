@@ -19,6 +19,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_lite::future::poll_once;
 
 use crate::{
+    model::Moment,
     protocol::{
         sasl::Credentials,
         smtp::client::{
@@ -167,6 +168,20 @@ pub trait Content {
     fn next(&mut self) -> LocalFuture<'_, Result<Option<&[u8]>, String>>;
 }
 
+/// Sees a session as it goes: for latencies, and for operators who trace it.
+pub trait Watcher {
+    /// A stage of the beginning is over.
+    fn stage(&self, stage: Stage, took: Duration);
+
+    /// Whether somebody wants the lines.
+    fn wants_lines(&self) -> bool;
+
+    /// Commands that are sent: whole lines, without the message and without passwords.
+    fn sent(&self, lines: &str);
+
+    fn heard(&self, reply: &Reply);
+}
+
 /// What became of a message.
 #[derive(Debug)]
 pub struct Sent {
@@ -188,6 +203,7 @@ pub struct Client {
     transactions: u32,
     /// Nothing can be sent any more.
     broken: bool,
+    watcher: Option<Rc<dyn Watcher>>,
 }
 
 impl Client {
@@ -201,6 +217,21 @@ impl Client {
         options: &ClientOptions,
         target: &Target,
     ) -> Result<Client, Failed> {
+        Client::connect_watched(executor, dialer, options, target, None).await
+    }
+
+    /// As [`Client::connect`], and `watcher` sees the session.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_watched(
+        executor: &Rc<dyn Executor>,
+        dialer: &dyn Dialer,
+        options: &ClientOptions,
+        target: &Target,
+        watcher: Option<Rc<dyn Watcher>>,
+    ) -> Result<Client, Failed> {
+        let began = executor.moment();
         let dialed = dialer.dial(target.address, target.source, options.connect_timeout).await;
         let connection = dialed.map_err(|error| Failed::because(Stage::Connect, error))?;
         let mut client = Client {
@@ -212,7 +243,9 @@ impl Client {
             lmtp: target.lmtp,
             transactions: 0,
             broken: false,
+            watcher,
         };
+        client.stage_is_over(Stage::Connect, began);
         match client.begin(target).await {
             Ok(()) => Ok(client),
             Err(failed) => {
@@ -226,7 +259,9 @@ impl Client {
         if let TlsUse::Implicit(verification) = &target.tls {
             self.handshake(target, verification).await?;
         }
+        let began = self.executor.moment();
         let greeting = self.answer(Stage::Greeting).await?;
+        self.stage_is_over(Stage::Greeting, began);
         if !greeting.is_positive() {
             return Err(self.refused(Stage::Greeting, greeting));
         }
@@ -275,7 +310,10 @@ impl Client {
             trust: self.options.trust.clone(),
         };
         let patience = self.options.patience(Stage::Tls);
-        self.connection.start_tls_as_client(&tls, patience).await.map_err(|error| {
+        let began = self.executor.moment();
+        let shaken = self.connection.start_tls_as_client(&tls, patience).await;
+        self.stage_is_over(Stage::Tls, began);
+        shaken.map_err(|error| {
             self.broken = true;
             let tls = match &error {
                 ConnectionError::Tls(error) => Some(TlsFailure::of(error)),
@@ -431,7 +469,10 @@ impl Client {
     /// transaction is over.
     async fn wants_content(&mut self, transaction: &mut Transaction<'_>) -> Result<bool, Broken> {
         loop {
-            let stage = match transaction.advance(self.connection.output()) {
+            let before = self.connection.output().len();
+            let step = transaction.advance(self.connection.output());
+            self.show_commands(before);
+            let stage = match step {
                 Step::Await(stage) => stage,
                 Step::Content => return Ok(true),
                 Step::Done { usable } => {
@@ -485,6 +526,20 @@ impl Client {
         self.connection.close().await;
     }
 
+    fn stage_is_over(&self, stage: Stage, began: Moment) {
+        if let Some(watcher) = &self.watcher {
+            watcher.stage(stage, self.executor.moment().since(began));
+        }
+    }
+
+    /// Whoever wants the lines gets the commands behind the first `before` octets of the output.
+    fn show_commands(&mut self, before: usize) {
+        if let Some(watcher) = self.watcher.as_ref().filter(|watcher| watcher.wants_lines()) {
+            let new = self.connection.output().get(before..).unwrap_or_default();
+            watcher.sent(&String::from_utf8_lossy(new));
+        }
+    }
+
     fn refused(&mut self, stage: Stage, reply: Reply) -> Failed {
         // After 3xx the peer waits for something that we do not know.
         self.broken |= reply.is_closing() || reply.is_intermediate();
@@ -492,6 +547,17 @@ impl Client {
     }
 
     async fn command(&mut self, stage: Stage, line: &str) -> Result<Reply, Failed> {
+        if let Some(watcher) = self.watcher.as_ref().filter(|watcher| watcher.wants_lines()) {
+            match (stage, line.split_once(' ')) {
+                (Stage::Auth, Some((verb, rest))) => {
+                    let mechanism = rest.split(' ').next().unwrap_or_default();
+                    watcher.sent(&format!("{verb} {mechanism} ..."));
+                }
+                // A response: a name or a password.
+                (Stage::Auth, None) => watcher.sent("..."),
+                _ => watcher.sent(line),
+            }
+        }
         let output = self.connection.output();
         output.extend_from_slice(line.as_bytes());
         output.extend_from_slice(b"\r\n");
@@ -535,6 +601,11 @@ impl Client {
     fn parse(&mut self) -> Result<Option<Reply>, Fault> {
         let (done, parsed) = self.parser.next(self.connection.input());
         self.connection.consume(done);
+        if let (Ok(Some(reply)), Some(watcher)) = (&parsed, &self.watcher)
+            && watcher.wants_lines()
+        {
+            watcher.heard(reply);
+        }
         parsed
     }
 }

@@ -3,7 +3,8 @@
 //! The queue (`crate::queue`) decides when a message is sent and to whom; this service is its
 //! [`Carrier`](crate::queue::Carrier): `carrier` finds the way to a destination, `remote` sends
 //! over a connection to another host, `local` delivers here, `report` writes what senders are told.
-//! `client` speaks SMTP and LMTP; `explain` tells operators what is decided.
+//! `client` speaks SMTP and LMTP; `explain` tells operators what is decided,
+//! `watch` what is said.
 
 pub mod client;
 
@@ -14,6 +15,7 @@ mod local;
 mod options;
 mod remote;
 mod report;
+mod watch;
 
 pub(crate) use self::local::delivery_family;
 pub use self::{
