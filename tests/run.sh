@@ -42,7 +42,7 @@ cargo run --release --quiet --bin simulate -- --plant all
 
 step "Real clients, hostile clients, kill -9"
 (cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk test_verify test_dns \
-  test_dkim)
+  test_dkim test_queue)
 
 if [ -z "${SKIP_FUZZ:-}" ]; then
   step "Fuzz smoke"
