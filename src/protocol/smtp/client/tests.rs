@@ -821,6 +821,48 @@ fn long_messages_go_out_in_chunks() {
     );
 }
 
+/// The first refusal of a chunk says what is wrong with the message; those of the chunks behind it
+/// only follow from it, and an acceptance would be of a message with a hole.
+#[test]
+fn the_first_refused_chunk_counts() {
+    for (last, lmtp, expected) in [
+        ("503 5.5.1 no transaction", false, "refused content 451 4.3.0 not now"),
+        ("503 5.5.1 no transaction", true, "refused content 451 4.3.0 not now"),
+        ("250 2.6.0 taken", false, "lost end after dot"),
+        ("250 2.6.0 taken", true, "lost end after dot"),
+    ] {
+        let recipients = recipients(1);
+        let lines = lines(&recipients);
+        let envelope =
+            Envelope { mail_from: "<a@x>", recipients: &lines, size: 200_000, binary: false };
+        let capabilities = capabilities("PIPELINING\nCHUNKING");
+        let mut transaction = Transaction::new(envelope, &capabilities, lmtp);
+        let mut content = [b'x'; 200_000].chunks(70_000);
+        let mut said = ["250 ok", "250 ok", "451 4.3.0 not now", "503 5.5.1 no", last, "250 ok"]
+            .map(|line| format!("{line}\r\n"))
+            .into_iter();
+        let (mut sent, mut parser) = (Vec::new(), ReplyParser::default());
+        loop {
+            match transaction.advance(&mut sent) {
+                Step::Done { .. } => break,
+                Step::Content => match content.next() {
+                    Some(piece) => transaction.push(piece, &mut sent),
+                    None => transaction.finish(&mut sent),
+                },
+                Step::Await(_) => {
+                    let (_, reply) = parser.next(said.next().unwrap().as_bytes());
+                    if transaction.reply(reply.unwrap().unwrap()).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        let chunks = sent.windows(5).filter(|it| it == b"BDAT ").count();
+        assert_eq!(chunks, 3, "all are under way");
+        assert_eq!(shown(&transaction.into_results()[0]), expected, "{last} {lmtp}");
+    }
+}
+
 /// Nothing that is given as an address can become a command.
 #[test]
 fn addresses_cannot_inject_commands() {

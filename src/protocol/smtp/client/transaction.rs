@@ -414,6 +414,12 @@ impl<'a> Transaction<'a> {
                 let stage = Stage::Rcpt;
                 self.decide(at, RcptResult::Refused { stage, reply: reply.clone() });
             }
+            // The message that was accepted has a hole.
+            (Command::End | Command::EndFor(_), true) if self.refusal.is_some() => {
+                return Err(Fault::Unexpected);
+            }
+            // The refusal of a chunk before the last one is the cause of this one.
+            (Command::End | Command::EndFor(_), false) if self.refusal.is_some() => {}
             (Command::End, true) => {
                 for at in 0..self.count {
                     self.decide(at, RcptResult::Accepted { reply: reply.clone() });
