@@ -418,7 +418,8 @@ impl<C: Carrier> Queue<C> {
                 self.inner
                     .carrier
                     .tell(&QueueEvent::SiteDown { site: &site.name, problem: &problem });
-                if site.failed(self.inner.executor.moment(), problem) {
+                let most = self.options().pause_max();
+                if site.failed(self.inner.executor.moment(), problem, most) {
                     self.put_off_site(&site, &why).await;
                 }
             }

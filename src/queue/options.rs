@@ -89,6 +89,11 @@ impl QueueOptions {
         Duration::from_micros(u64::try_from(micros).unwrap_or(0).max(1000))
     }
 
+    /// The longest pause between attempts, without its share of chance.
+    pub fn pause_max(&self) -> Duration {
+        self.retry.iter().copied().max().unwrap_or(Duration::MAX)
+    }
+
     /// The limits of a site that is named `name` (a host of it) and gets mail for `domain`.
     pub fn limits(&self, hosts: &[&str], domain: &str) -> SiteLimits {
         let found = self

@@ -106,13 +106,13 @@ impl<W> Site<W> {
     }
 
     /// A connection could not be opened. True if no other one works, so that the site counts as
-    /// down: its messages wait.
-    pub(super) fn failed(&self, now: Moment, problem: Problem) -> bool {
+    /// down: its messages wait. `most`: the longest pause between attempts of a message.
+    pub(super) fn failed(&self, now: Moment, problem: Problem, most: Duration) -> bool {
         self.pushed_back();
         let failures = self.failures.get();
         self.failures.set(failures.saturating_add(1));
         *self.problem.borrow_mut() = Some(problem);
-        let pause = PAUSE_MIN.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
+        let pause = PAUSE_MIN.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX).min(most);
         self.not_before.set(now.after(pause));
         self.open.get() <= 1
     }
@@ -188,12 +188,14 @@ mod tests {
         let now = Moment(0);
         let pauses: Vec<u64> = (0..12)
             .map(|_| {
-                assert!(site.failed(now, Problem::default()));
+                assert!(site.failed(now, Problem::default(), Duration::MAX));
                 site.not_before.get().since(now).as_secs()
             })
             .collect();
         assert_eq!(pauses[..4], [1, 2, 4, 8]);
         assert_eq!(pauses[11], PAUSE_MAX.as_secs());
+        site.failed(now, Problem::default(), Duration::from_secs(7));
+        assert_eq!(site.not_before.get().since(now).as_secs(), 7);
         assert!(!site.wants_connection(now));
         site.open.set(0);
         site.forgive();

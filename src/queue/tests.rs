@@ -373,6 +373,19 @@ fn a_site_that_is_down_is_not_asked_for_each_message() {
     assert!((0..50).all(|number| world.got(&format!("ok{number}@down.test")) == 1));
 }
 
+/// The pause of a site must not make a message miss its own schedule by much, or its expiry.
+#[test]
+fn a_site_that_was_down_for_long_is_tried_by_the_schedule_of_its_messages() {
+    let mut world = World::new();
+    world.options.retry = vec![Duration::from_secs(1), Duration::from_secs(2)];
+    let running = world.start(14);
+    running.submit("s@x.test", &["ok@down.test"]);
+    running.wait(40);
+    world.outside.up.borrow_mut().insert("mx.down.test".to_owned());
+    running.wait(5);
+    assert_eq!(world.got("ok@down.test"), 1);
+}
+
 #[test]
 fn lookups_that_fail_now_are_repeated() {
     let world = World::new();
