@@ -131,6 +131,8 @@ impl QueueSection {
             ..RelayOptions::default()
         };
         options.client.connect_timeout = self.connect_timeout;
+        // A host that hangs keeps a message that long: there must be time left for other attempts.
+        options.client.limit(self.expire / 4);
         options
     }
 }

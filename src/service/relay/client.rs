@@ -80,6 +80,24 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
+    /// No stage may take longer than `most`.
+    pub fn limit(&mut self, most: Duration) {
+        for timeout in [
+            &mut self.connect_timeout,
+            &mut self.greeting_timeout,
+            &mut self.command_timeout,
+            &mut self.tls_handshake_timeout,
+            &mut self.mail_timeout,
+            &mut self.rcpt_timeout,
+            &mut self.data_timeout,
+            &mut self.block_timeout,
+            &mut self.end_timeout,
+            &mut self.quit_timeout,
+        ] {
+            *timeout = most.min(*timeout);
+        }
+    }
+
     fn patience(&self, stage: Stage) -> Duration {
         match stage {
             Stage::Connect => self.connect_timeout,
