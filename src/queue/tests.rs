@@ -630,3 +630,40 @@ fn all_that_is_done_to_messages_survives_a_restart() {
     assert_eq!(world.got("s@x.test"), told + 1);
     assert_eq!(running.listed(&renewed), []);
 }
+
+/// Measured by hand: `cargo test --lib a_million -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes a while and tells times"]
+fn a_million_messages_are_listed_in_slices() {
+    let world = World::new();
+    let running = world.start(16);
+    let id = running.submit("s@x.test", &["later@a.test"]);
+    running.wait(1);
+    let (partition, mailbox) = (id.partition, id.mailbox);
+    let body = running.queue.inner.state.borrow().entries[&id].body;
+    for number in 2..1_000_002 {
+        let address = format!("r{number}@d{}.test", number % 1000);
+        let envelope = Rc::new(running.envelope(&format!("s{}@y.test", number % 50), &[&address]));
+        let id = QueueId { partition, mailbox, uid: crate::model::Uid(number) };
+        let later = running.simulation.now().after(Duration::from_secs(4000));
+        running.queue.inner.state.borrow_mut().add(id, body, &envelope, false, |_| later);
+    }
+    let text = |text: &str| Some(text.to_owned());
+    for filter in [
+        Filter::default(),
+        Filter { recipient: text("r999999@"), ..Filter::default() },
+        Filter { sender: text("s7@"), domain: text("d7.test"), ..Filter::default() },
+        Filter { error: text("4.2"), ..Filter::default() },
+    ] {
+        let began = std::time::Instant::now();
+        let find = running.queue.find(&filter, None, 100);
+        let found = running.simulation.clone().run_until(find);
+        println!("{} found in {:?}: {filter:?}", found.messages, began.elapsed());
+    }
+    let began = std::time::Instant::now();
+    let edges = [Duration::from_secs(60)];
+    let all = Filter::default();
+    let shape = running.queue.shape(&all, ShapeBy::Destination, &edges, 20);
+    let shape = running.simulation.clone().run_until(shape);
+    println!("{} domains in {:?}", shape.domains, began.elapsed());
+}
