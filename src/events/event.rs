@@ -226,7 +226,7 @@ events! {
     /// The envelope of a queued message cannot be read: it stays and is not tried.
     Storage / "queue_unreadable" / QueueUnreadable { queue: &'a str, }
 
-    /// A request on the control socket, by `ringmail user`, `block` or `verify`. `uid` and `pid` are those of the caller.
+    /// A request on the control socket, by `ringmail user`, `queue` and others. `uid` and `pid` are those of the caller.
     Administration / "control" / Control { request: &'a str, uid: Option<u64>, pid: Option<u64>, }
     /// The users file and certificates were read again.
     Administration / "reloaded" / Reloaded { users: u64, added: u64, removed: u64, changed: u64, }
