@@ -1194,8 +1194,8 @@ mod tests {
         let example = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
         let text = format!("{BASE}[tls]\ncertificate = \"c\"\nkey = \"k\"\n");
         let mut defaults = Settings::parse(&path, &text).unwrap();
-        let Settings { hostname, domains, data_dir, tls, .. } = example;
-        defaults = Settings { hostname, domains, data_dir, tls, ..defaults };
+        let Settings { source, hostname, domains, data_dir, tls, .. } = example;
+        defaults = Settings { source, hostname, domains, data_dir, tls, ..defaults };
         let example = Settings::load(&path).unwrap();
         assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));
     }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Destinations looked up at once.
-const LOOKUPS_MAX: usize = 64;
+const LOOKUPS_MAX: usize = 256;
 /// How long the site of a destination is believed; the resolver has the caches.
 const ROUTE_AGE: Duration = Duration::from_secs(60);
 /// Messages moved or read before others run.
@@ -289,7 +289,7 @@ impl<C: Carrier> Queue<C> {
         let next = |recipient: &Recipient| match &recipient.problem {
             None => now,
             Some(problem) => {
-                let age = envelope.age(problem.at);
+                let age = envelope.age_of_schedule(problem.at);
                 problem.at.after(options.pause(age, draw))
             }
         };
@@ -556,7 +556,7 @@ impl<C: Carrier> Queue<C> {
         if entry.deadline.is_some_and(|deadline| deadline <= now) {
             return Some(problem("the time that its sender allowed for delivery is over"));
         }
-        let expired = entry.arrived.after(options.expire) <= now;
+        let expired = entry.begins.after(options.expire) <= now;
         expired.then(|| problem("it could not be delivered in time"))
     }
 
@@ -601,9 +601,10 @@ impl<C: Carrier> Queue<C> {
         let draw = self.inner.executor.random();
         let mut state = self.inner.state.borrow_mut();
         let Some(entry) = state.entries.get_mut(&id) else { return };
-        let age = Duration::from_micros(u64::try_from(now.0 - entry.arrived.0).unwrap_or(0));
+        let age =
+            Duration::from_micros(u64::try_from(now.0.saturating_sub(entry.begins.0)).unwrap_or(0));
         let mut due = now.after(options.pause(age, draw));
-        due = due.min(entry.arrived.after(options.expire));
+        due = due.min(entry.begins.after(options.expire));
         due = entry.deadline.map_or(due, |deadline| due.min(deadline)).max(now);
         let late = !options.delay_warning.is_zero() && age >= options.delay_warning;
         let mut warn = false;
@@ -611,7 +612,7 @@ impl<C: Carrier> Queue<C> {
             warn = late && !part.warned;
             if !late && !options.delay_warning.is_zero() {
                 // One attempt more, so that the warning is true when it is sent.
-                due = due.min(entry.arrived.after(options.delay_warning));
+                due = due.min(entry.begins.after(options.delay_warning));
             }
             part.status = super::state::parse_status(&problem.status);
         }

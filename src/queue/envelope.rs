@@ -336,6 +336,18 @@ impl Envelope {
         changes
     }
 
+    /// When it could first be tried: its schedule and its expiry count from then on (RFC 4865 4: a
+    /// message that is held does not expire meanwhile).
+    pub fn begins(&self) -> Timestamp {
+        self.arrived.max(self.hold_until.unwrap_or(self.arrived))
+    }
+
+    /// The time since it could first be tried.
+    pub fn age_of_schedule(&self, now: Timestamp) -> Duration {
+        let begins = self.begins().0;
+        Duration::from_micros(u64::try_from(now.0.saturating_sub(begins)).unwrap_or(0))
+    }
+
     /// Its age at `now`.
     pub fn age(&self, now: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(now.0.saturating_sub(self.arrived.0)).unwrap_or(0))

@@ -497,7 +497,7 @@ fn describe<W: Way>(state: &State<W>, id: QueueId, entry: &Entry, expire: Durati
             problem: problem_at(state, part),
         }
     };
-    let expires = entry.arrived.after(expire);
+    let expires = entry.begins.after(expire);
     Listed {
         id,
         arrived: entry.arrived,

@@ -113,7 +113,8 @@ impl<C: Carrier> Queue<C> {
     ) {
         let now = self.inner.executor.now();
         let options = self.options();
-        let late = !options.delay_warning.is_zero() && envelope.age(now) >= options.delay_warning;
+        let late = !options.delay_warning.is_zero()
+            && envelope.age_of_schedule(now) >= options.delay_warning;
         let mut changes = AnnotationChanges::new();
         let mut ends = Ends::new();
         // Destinations with recipients that are left: why, and whether their sender was warned.

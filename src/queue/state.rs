@@ -41,6 +41,8 @@ pub(super) type DestinationId = u32;
 pub(super) struct Entry {
     pub body: MessageBody,
     pub arrived: Timestamp,
+    /// As [`Envelope::begins`].
+    pub begins: Timestamp,
     pub origin: Origin,
     pub priority: i8,
     pub held: bool,
@@ -193,6 +195,7 @@ impl<W: Way> State<W> {
             Entry {
                 body,
                 arrived: envelope.arrived,
+                begins: envelope.begins(),
                 origin: envelope.origin,
                 priority: envelope.priority,
                 held: envelope.held,

@@ -458,6 +458,24 @@ fn a_restart_finds_everything_and_keeps_the_schedule() {
     assert!(running.queue.is_empty());
 }
 
+/// RFC 4865: a message may be held for as long as others may wait.
+#[test]
+fn a_message_that_was_held_does_not_expire_meanwhile() {
+    let world = World::new();
+    let running = world.start(15);
+    let mut envelope = running.envelope("s@x.test", &["later@a.test"]);
+    let hold = world.options.expire;
+    envelope.hold_until = Some(running.simulation.now().after(hold));
+    running.submit_with(envelope);
+    running.wait(hold.as_secs() + 5);
+    assert_eq!((world.tried("later@a.test"), world.got("s@x.test")), (1, 0));
+    running.wait(20);
+    assert!(world.tried("later@a.test") >= 2, "by its schedule");
+    running.wait(hold.as_secs());
+    assert!(running.queue.is_empty());
+    assert_eq!(world.got("s@x.test"), 2, "a warning and a report");
+}
+
 #[test]
 fn notifications_are_sent_as_asked_for() {
     let world = World::new();

@@ -263,7 +263,8 @@ impl Partition {
     /// read.
     pub async fn has_room(&self, accounts: &[AccountId], octets: u64) -> Result<(), StoreError> {
         let mut unreadable = None;
-        for account in accounts {
+        // The queue has a limit of its own.
+        for account in accounts.iter().filter(|account| **account != AccountId::QUEUE) {
             match self.rooms.accounts.load(*account).await {
                 Ok(cell) => {
                     let state = cell.state.borrow();

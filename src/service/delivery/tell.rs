@@ -15,7 +15,9 @@ use crate::{
 
 /// A partition has the message durably.
 pub(super) fn delivered(shard: &Shard, order: &Order, delivered: &[Delivered], octets: u64) {
-    for Delivered { account, mailbox, uid, .. } in delivered {
+    // The queue has events of its own.
+    let mailboxes = delivered.iter().filter(|it| it.account != AccountId::QUEUE);
+    for Delivered { account, mailbox, uid, .. } in mailboxes {
         shard.tell(&Event::Delivered {
             trail: order.trail,
             delivery: order.delivery_id,

@@ -111,7 +111,7 @@ impl Relay {
                 name: host.name.clone(),
                 preference: host.preference,
                 port: hosts.port,
-                addresses: host.addresses.iter().copied().collect(),
+                addresses: host.addresses.clone(),
                 authentic: host.authentic,
                 tls,
             });
