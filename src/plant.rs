@@ -101,6 +101,18 @@ pub enum Plant {
     BounceTwice,
     /// A message is taken out of the queue when an attempt begins.
     DoneEarly,
+    /// A message for the queue is taken up and answered before its entry is durable.
+    SendUndurable,
+    /// A message for the queue is sent before the other partitions have taken their part.
+    SendUnaccepted,
+    /// A start tries everything at once, whatever was to wait.
+    LoseSchedule,
+    /// A start releases what operators hold.
+    LoseHold,
+    /// A message leaves the queue when one of its destinations is done with.
+    EndEarly,
+    /// A destination counts as done with although some of its recipients must wait.
+    ForgetPart,
 }
 
 thread_local! {
