@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
+    task::Waker,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use crate::{
         executor::{Executor, Priority},
         wait::{Permits, Signal},
     },
-    store::{MessageBody, Partition, Settlement, StoreError},
+    store::{Account, MessageBody, Partition, Settlement, StoreError},
 };
 
 /// Destinations looked up at once.
@@ -41,6 +42,9 @@ const SLICE: usize = 256;
 const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
 /// Pause before a queue that could not be read is read again.
 const READ_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before the mailbox that another session is making is looked for again, and how often.
+const MAKE_PAUSE: Duration = Duration::from_millis(10);
+const MAKE_TRIES: u32 = 1000;
 /// Pause before a message whose result could not be recorded is tried again.
 pub(super) const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 /// Envelopes of messages not yet tried that are kept in memory.
@@ -72,7 +76,8 @@ pub(super) struct Inner<C: Carrier> {
     connections: Cell<usize>,
     pub chores: RefCell<VecDeque<Chore>>,
     pub chore: Signal,
-    pub settled: Signal,
+    /// Tasks that wait until another has settled a message; woken whenever one was.
+    pub unsettled: RefCell<Vec<Waker>>,
     fresh: Cell<usize>,
     /// Partitions not yet read.
     unread: Cell<usize>,
@@ -99,7 +104,7 @@ impl<C: Carrier> Queue<C> {
             connections: Cell::new(0),
             chores: RefCell::default(),
             chore: Signal::default(),
-            settled: Signal::default(),
+            unsettled: RefCell::default(),
             fresh: Cell::new(0),
             unread: Cell::new(0),
             ended: Cell::new(false),
@@ -187,20 +192,25 @@ impl<C: Carrier> Queue<C> {
             return Ok(*known);
         }
         let account = partition.account(crate::model::AccountId::QUEUE).await?;
-        let mailbox = match account.mailbox_by_name(OUTGOING) {
-            Some(found) => found.id,
-            None => match account.create_mailbox(OUTGOING, None).await {
-                // Another session was faster.
-                Err(StoreError::MailboxExists) => {
-                    account.mailbox_by_name(OUTGOING).ok_or(StoreError::NoSuchMailbox)?.id
-                }
-                made => made?,
-            },
-        };
+        let mailbox = self.find_or_make(&account).await?;
         if let Some(known) = self.inner.mailboxes.borrow_mut().get_mut(number) {
             *known = Some(mailbox);
         }
         Ok(mailbox)
+    }
+
+    async fn find_or_make(&self, account: &Account) -> Result<MailboxId, StoreError> {
+        for _ in 0..MAKE_TRIES {
+            if let Some(found) = account.mailbox_by_name(OUTGOING) {
+                return Ok(found.id);
+            }
+            match account.create_mailbox(OUTGOING, None).await {
+                // Another session is making it, and sees it before we do: only then is it durable.
+                Err(StoreError::MailboxExists) => self.inner.executor.sleep(MAKE_PAUSE).await,
+                made => return made,
+            }
+        }
+        Err(StoreError::NotAnswering)
     }
 
     /// Takes up a message that was durably put into the queue.
@@ -287,13 +297,19 @@ impl<C: Carrier> Queue<C> {
         let options = self.options();
         let draw = self.inner.executor.random();
         let next = |recipient: &Recipient| match &recipient.problem {
+            _ if planted(Plant::LoseSchedule) => now,
             None => now,
             Some(problem) => {
                 let age = envelope.age_of_schedule(problem.at);
                 problem.at.after(options.pause(age, draw))
             }
         };
-        self.inner.state.borrow_mut().add(id, body, envelope, false, next);
+        let mut state = self.inner.state.borrow_mut();
+        if planted(Plant::LoseHold) {
+            let released = Envelope { held: false, ..(**envelope).clone() };
+            return state.add(id, body, &Rc::new(released), false, next);
+        }
+        state.add(id, body, envelope, false, next);
     }
 
     async fn wait_for_due(self) {

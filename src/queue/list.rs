@@ -6,7 +6,7 @@
 //! words of a reply) is read from disk, some messages at a time.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     rc::Rc,
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 use super::{
     Carrier, Queue, QueueId, Way,
     envelope::{Envelope, Origin, Problem, domain_of},
-    state::{Entry, Part, Phase, Route, State},
+    state::{DestinationId, Entry, Part, Phase, Route, State},
 };
 use crate::model::{MailboxId, PartitionId, Timestamp, Uid};
 
@@ -283,11 +283,15 @@ impl<C: Carrier> Queue<C> {
         ids
     }
 
-    /// The messages with recipients at a destination.
-    pub fn names_at(&self, destination: &str) -> Vec<QueueId> {
+    /// The messages with recipients at one of the destinations that `is_meant` names.
+    pub fn names_at(&self, is_meant: impl Fn(&str) -> bool) -> Vec<QueueId> {
         let state = self.inner.state.borrow();
-        let Some(number) = state.destination_named(destination) else { return Vec::new() };
-        let at = |entry: &Entry| entry.parts.iter().any(|part| part.destination == number);
+        let destinations = state.destinations.iter();
+        let meant: BTreeSet<DestinationId> = destinations
+            .filter(|(_, it)| is_meant(&it.name))
+            .map(|(number, _)| number as DestinationId)
+            .collect();
+        let at = |entry: &Entry| entry.parts.iter().any(|it| meant.contains(&it.destination));
         state.entries.iter().filter(|(_, entry)| at(entry)).map(|(id, _)| *id).collect()
     }
 

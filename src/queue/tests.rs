@@ -13,7 +13,11 @@ use super::{settle::body_of, *};
 use crate::{
     model::{PartitionId, Timestamp},
     protocol::smtp::Notify,
-    runtime::{device::memory::MemoryDevice, executor::Executor, simulation::Simulation},
+    runtime::{
+        device::memory::{Faults, MemoryDevice},
+        executor::Executor,
+        simulation::Simulation,
+    },
     store::StoreOptions,
 };
 
@@ -295,6 +299,55 @@ fn each_recipient_gets_it_once_and_the_message_goes() {
     running.wait(3);
     assert!(running.queue.is_read() && running.queue.is_empty());
     assert_eq!(world.got("ok1@a.test"), 1);
+}
+
+#[test]
+fn sessions_that_need_the_mailbox_at_once_all_find_it() {
+    for seed in 0..20 {
+        let world = World::new();
+        let running = world.start(seed);
+        let found: Rc<RefCell<Vec<Result<MailboxId, String>>>> = Rc::default();
+        for _ in 0..4 {
+            let (queue, partition) = (running.queue.clone(), running.partition.clone());
+            let (found, clock) = (found.clone(), running.simulation.clone());
+            let find = async move {
+                clock.yield_now().await;
+                let mailbox = queue.mailbox(&partition).await.map_err(|error| error.to_string());
+                found.borrow_mut().push(mailbox);
+            };
+            running
+                .simulation
+                .spawn(crate::runtime::executor::Priority::Foreground, Box::pin(find));
+        }
+        running.wait(1);
+        let found = found.borrow();
+        assert!(found.len() == 4 && found.iter().all(|it| it.is_ok() && *it == found[0]));
+    }
+}
+
+/// Runs a test that might never end.
+fn within_seconds(test: impl FnOnce() + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    ended.recv_timeout(Duration::from_secs(60)).unwrap();
+}
+
+#[test]
+fn results_wait_for_a_slow_disk_without_spinning() {
+    within_seconds(|| {
+        let world = World::new();
+        let running = world.start(13);
+        running.submit("s@x.test", &["ok@a.test", "ok@b.test", "ok@c.test", "ok@d.test"]);
+        let (appends, syncs) = world.device.operations();
+        let slow = (0..20).map(|at| (appends + syncs + at, Duration::from_secs(3))).collect();
+        world.device.inject(Faults { slow, ..Faults::default() });
+        running.wait(200);
+        assert!(running.queue.is_empty());
+        assert!(["a", "b", "c", "d"].iter().all(|it| world.got(&format!("ok@{it}.test")) == 1));
+    });
 }
 
 #[test]

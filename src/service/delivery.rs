@@ -31,6 +31,7 @@ use super::{
 use crate::{
     events::Limit,
     model::{AccountId, Flags, PartitionId, Timestamp, Trail},
+    plant::{Plant, planted},
     protocol::mime::Summarizer,
     queue::{self, Envelope},
     runtime::{
@@ -726,6 +727,9 @@ impl Delivery {
             let part = self.commit_part(stage, order.clone(), &prologue, &whole, &summary);
             if Some(index) == first {
                 let stored = part.await;
+                if planted(Plant::SendUnaccepted) {
+                    outgoing::take_up(&self.shard, &order, &stored).await;
+                }
                 let failure = stored.as_ref().err().copied();
                 committed.push((order, stored));
                 if let Some(failure) = failure {

@@ -30,7 +30,9 @@ use super::{
     new_id, owned_partition, tell,
 };
 use crate::{
+    directory::NextHop,
     model::{AccountId, Flags, MailboxId, PartitionId, Timestamp, Uid},
+    queue::HERE,
     runtime::{LocalFuture, executor::Priority, mesh::Class},
     service::{Shard, budget::Trust, relay},
     store::{
@@ -285,7 +287,11 @@ pub(super) fn families(shard: &Shard) -> Option<Vec<u64>> {
     let all_read = queues.unread.get() == 0 && shard.relay().is_read();
     all_read.then(|| {
         let own = queues.families.borrow().values().copied().collect::<Vec<u64>>();
-        let here = shard.relay().names_at(crate::queue::HERE);
+        // A report to a user of ours names the domain only, and is delivered here like the others.
+        let is_here = |destination: &str| {
+            destination == HERE || matches!(shard.directory.next_hop(destination), NextHop::Local)
+        };
+        let here = shard.relay().names_at(is_here);
         own.into_iter().chain(here.into_iter().map(relay::delivery_family)).collect()
     })
 }

@@ -44,7 +44,7 @@ use super::{
     options::StoreOptions,
 };
 use crate::{
-    model::Lsn,
+    model::{AccountId, Lsn},
     plant::{Plant, planted},
     runtime::executor::Executor,
 };
@@ -185,8 +185,11 @@ impl Commits {
         if planted(Plant::FeedTellsEarly) {
             self.tell(lsn, &changes, &mut Vec::new());
         }
+        let early = planted(Plant::ShowEarly)
+            || planted(Plant::SendUndurable)
+                && changes.iter().any(|it| it.effect.account() == Some(AccountId::QUEUE));
         self.staged.borrow_mut().push_back((lsn, changes));
-        if planted(Plant::ShowEarly) {
+        if early {
             self.publish_below(Lsn(lsn.0 + 1));
         }
         Ok(lsn)

@@ -134,7 +134,10 @@ pub(crate) async fn deliver_each(
         body.logged(lsn);
         Some(lsn)
     };
-    if let Some(lsn) = lsn {
+    let queued = delivered.iter().any(|it| it.account == AccountId::QUEUE);
+    if let Some(lsn) = lsn
+        && !(planted(Plant::SendUndurable) && queued)
+    {
         commits.acknowledged(lsn).await?;
     }
     Ok(Deliveries { delivered, failed })
