@@ -43,8 +43,11 @@ mod store;
 
 mod check;
 mod expectation;
+mod outside;
 mod plants;
+mod post;
 mod run;
+mod sender;
 mod session;
 mod world;
 

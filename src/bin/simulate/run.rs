@@ -9,18 +9,21 @@ use std::{
 
 use crate::{
     model::{Flags, MailboxId},
+    queue::Filter,
     runtime::{
         device::memory::{CrashMode, Faults, MemoryDevice},
         executor::{Executor, Priority},
-        simulation::split_mix,
+        simulation::{Simulation, split_mix},
     },
 };
 
 use super::{
     check,
     expectation::{Found, PARTITIONS, SESSIONS, SHARED, body_of, partition_of},
+    post::{BOXES, Post},
+    sender::{SENDERS, Sender},
     session::{Ledger, Life, Session, extract, hold_views, watch},
-    world::{NotOpened, World},
+    world::{NotOpened, World, address_of, queue_options},
 };
 
 /// Turns of the main loop after which a life that does not end is an error.
@@ -32,6 +35,12 @@ const OPERATIONS_NOTED: usize = 40;
 /// Turns for which watchers go on after all sessions are done: reads must work whatever happened to
 /// the disk.
 const AFTERWARDS: u32 = 100;
+
+/// Virtual time for all mail for elsewhere to come to its end: it expires, and reports too.
+const SETTLED_WITHIN: Duration = Duration::from_secs(3 * 900);
+
+/// Microseconds.
+const SECOND: i64 = 1_000_000;
 
 /// The result of a seed without errors.
 #[derive(Clone, Copy, Default)]
@@ -79,12 +88,29 @@ fn accounts() -> Vec<u64> {
         .collect()
 }
 
+/// The accounts after them: one in each partition, for mail that comes through the queue.
+fn boxes(accounts: &[u64]) -> Vec<(u64, String)> {
+    let last = accounts.iter().copied().max().unwrap_or(0);
+    let first_in = |partition: usize| {
+        let account = (last + 1..).find(|it| usize::from(partition_of(*it)) == partition);
+        let account = account.unwrap_or_default();
+        (account, address_of(account))
+    };
+    (0..BOXES).map(first_in).collect()
+}
+
 /// Runs `seed` to its end. `commands`: for each session in each life; random if `None`.
 pub fn run(seed: u64, commands: Option<usize>) -> Result<Tally, Complaint> {
+    let mut dice = Dice(split_mix(seed));
+    let ledger = Rc::new(Ledger::new());
+    let accounts = accounts();
+    let post = Rc::new(Post::new(ledger.clone(), queue_options(), boxes(&accounts)));
     let mut run = Run {
-        dice: Dice(split_mix(seed)),
-        ledger: Rc::new(Ledger::new()),
-        accounts: Rc::new(accounts()),
+        mails: dice.one_in(2),
+        dice,
+        ledger,
+        post,
+        accounts: Rc::new(accounts),
         commands,
         tally: Tally::default(),
     };
@@ -99,6 +125,9 @@ struct Run {
     dice: Dice,
     ledger: Rc<Ledger>,
     accounts: Rc<Vec<u64>>,
+    post: Rc<Post>,
+    /// There is mail for elsewhere in this run.
+    mails: bool,
     commands: Option<usize>,
     tally: Tally,
 }
@@ -121,6 +150,8 @@ impl Run {
         for number in 0..=lives {
             let world = self.recover(devices, number)?;
             if number == lives {
+                self.settle(&world)?;
+                self.post.end_life(world.simulation.now());
                 return self.break_contract(world);
             }
             if number == 0 {
@@ -129,6 +160,7 @@ impl Run {
             let liar = self.draw_liar(number + 1 == lives);
             let faults = self.inject(&world, liar);
             let life = self.life(&world, number, faults);
+            self.post.faults.set(faults);
             let done = self.live(&world, &life)?;
             if let Some(partition) = liar {
                 return self.check_liar(world, partition);
@@ -146,7 +178,7 @@ impl Run {
         for device in &devices {
             device.inject(Faults::default());
         }
-        let world = self.start(devices)?;
+        let world = self.start(devices, true)?;
         self.note_files(&world);
         let life = self.life(&world, number, false);
         let found = world.simulation.run_until(extract(&life));
@@ -159,6 +191,46 @@ impl Run {
         }
         self.tally.recoveries += 1;
         Ok(world)
+    }
+
+    /// The outside world becomes kind: all mail for elsewhere comes to its end.
+    fn settle(&mut self, world: &World) -> Result<(), String> {
+        if !self.mails {
+            return Ok(());
+        }
+        self.post.kind.set(true);
+        self.post.release_all(world.simulation.now());
+        let until = world.simulation.now().after(SETTLED_WITHIN);
+        loop {
+            let standing = world.standing(&self.post);
+            let standing = standing.map_err(|error| format!("the queue: {error}"))?;
+            if let Some(complaint) = self.ledger.complaint.borrow().clone() {
+                return Err(complaint);
+            }
+            if standing.is_drained() || world.simulation.now() > until {
+                return self
+                    .post
+                    .check_settled(&standing)
+                    .map_err(|error| format!("at the end: {error}"));
+            }
+            world.simulation.run_until(async {
+                for shard in &world.shards {
+                    let held = Filter { held: Some(true), ..Filter::default() };
+                    for listed in shard.relay().list(&held, None, 1000).await {
+                        let _ = shard.relay().set_held(listed.id, false).await;
+                    }
+                }
+                world.simulation.sleep(Duration::from_secs(5)).await;
+            });
+        }
+    }
+
+    /// Seconds by which the clock goes on between two lives, and since the first.
+    fn downtime(&mut self) -> i64 {
+        let pause = 1 + self.dice.below(20) as i64;
+        let first = Simulation::new(0).now();
+        let last = self.post.last_end().unwrap_or(first);
+        (last.0 - first.0) / SECOND + pause
     }
 
     /// Records the files on the devices.
@@ -176,16 +248,31 @@ impl Run {
         }
     }
 
-    fn start(&mut self, devices: Vec<MemoryDevice>) -> Result<World, String> {
-        let world =
-            World::start(self.dice.next(), devices).map_err(|NotOpened(number, error)| {
-                format!("partition {number} does not open: {error}")
-            })?;
+    fn start(&mut self, devices: Vec<MemoryDevice>, goes_on: bool) -> Result<World, String> {
+        let (seed, downtime) = (self.dice.next(), self.downtime());
+        let world = World::start(seed, devices, goes_on.then_some(&self.post), downtime);
+        let world = world.map_err(|NotOpened(number, error)| {
+            format!("partition {number} does not open: {error}")
+        })?;
+        self.post.aside.set(!goes_on);
         if let Some(damage) = world.reports.iter().find_map(|report| report.damage.first()) {
             return Err(format!("damage reported on a disk that is whole: {damage:?}"));
         }
+        let read = || {
+            let standing = world.standing(&self.post);
+            standing.map_err(|error| format!("the queue cannot be read: {error}"))
+        };
+        if self.mails {
+            self.post.check_durable(&read()?, world.simulation.now())?;
+        }
         world.drain()?;
-        Ok(world)
+        if self.mails {
+            self.post.check_direct(&read()?)?;
+        }
+        match self.ledger.complaint.borrow().clone() {
+            Some(complaint) => Err(complaint),
+            None => Ok(world),
+        }
     }
 
     fn life(&self, world: &World, number: u32, faults: bool) -> Rc<Life> {
@@ -196,7 +283,7 @@ impl Run {
             ledger: self.ledger.clone(),
             accounts: self.accounts.clone(),
             faults,
-            running: Cell::new(SESSIONS),
+            running: Cell::new(SESSIONS + if self.mails { SENDERS } else { 0 }),
             ended: Cell::new(false),
             tokens: RefCell::default(),
             number,
@@ -278,6 +365,12 @@ impl Run {
                 Session { number, home: self.home(number, home), life: life.clone(), commands };
             executor.spawn(Priority::Foreground, Box::pin(session.run()));
         }
+        for _ in 0..if self.mails { SENDERS } else { 0 } {
+            let commands = self.commands.unwrap_or(2 + self.dice.below(12) as usize);
+            let (life, post) = (life.clone(), self.post.clone());
+            let sender = Sender { life, post, commands };
+            executor.spawn(Priority::Foreground, Box::pin(sender.run()));
+        }
         executor.spawn(Priority::Foreground, Box::pin(watch(life.clone())));
         executor.spawn(Priority::Foreground, Box::pin(hold_views(life.clone())));
         let until = match self.dice.one_in(4) {
@@ -346,6 +439,7 @@ impl Run {
 
     /// Ends the life; returns the devices for the next one.
     fn end(&mut self, world: World, end: End, faults: bool) -> Result<Vec<MemoryDevice>, String> {
+        self.post.end_life(world.simulation.now());
         match end {
             End::Kill => Ok(world.kill()),
             End::Close => {
@@ -481,7 +575,7 @@ impl Run {
         lied: bool,
     ) -> Result<(), String> {
         self.tally.damages += 1;
-        let world = match World::start(self.dice.next(), devices) {
+        let world = match World::start(self.dice.next(), devices, None, 0) {
             Ok(world) => world,
             Err(NotOpened(number, error)) => {
                 return Err(format!("partition {number} does not open: {error}"));
@@ -502,7 +596,7 @@ impl Run {
         check::still_there(&before, &after)
             .map_err(|error| format!("after compaction of the damaged: {error}"))?;
         let devices = world.kill();
-        match World::start(self.dice.next(), devices) {
+        match World::start(self.dice.next(), devices, None, 0) {
             Ok(world) => {
                 let again = self.look_damaged(&world, &mut damage)?;
                 world.kill();
@@ -526,7 +620,7 @@ impl Run {
 
     /// Checks another possible outcome of the same crash.
     fn probe(&mut self, images: Vec<MemoryDevice>) -> Result<(), String> {
-        let world = self.start(images)?;
+        let world = self.start(images, false)?;
         let life = self.life(&world, u32::MAX, false);
         let found = world.simulation.run_until(extract(&life));
         let mut model = self.ledger.model.borrow().clone();

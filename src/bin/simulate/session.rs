@@ -144,7 +144,7 @@ impl Life {
         (self.simulation.random() % below.max(1) as u64) as usize
     }
 
-    fn note(&self, who: &str, what: String) {
+    pub fn note(&self, who: &str, what: String) {
         let time = self.simulation.now().0 % 1_000_000_000;
         let step = (self.step)();
         self.ledger.note(format!("life {} step {step:5} {time:9} us  {who}: {what}", self.number));

@@ -11,19 +11,42 @@ use crate::{
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     protocol::mime,
+    queue::{QueueOptions, Shape, SiteLimits},
     runtime::{
-        connect::Sockets,
+        connect::Dialer,
         device::memory::MemoryDevice,
-        executor::Executor,
+        executor::{Executor, Priority},
         mesh::{self, Mesh},
         resources::{ResourceLimits, ShardResources},
         simulation::Simulation,
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget, delivery, relay, smtp::AcceptAll},
+    service::{
+        ServiceOptions, Shard,
+        budget::MessageBudget,
+        delivery,
+        relay::{self, RelayOptions, client::ClientOptions},
+        smtp::AcceptAll,
+    },
     store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions, TombstoneLimits},
 };
 
-use super::expectation::{PARTITIONS, partition_of};
+use super::{
+    expectation::{PARTITIONS, partition_of},
+    outside::{self, Nobody, Outside, Reach},
+    post::{Post, Standing},
+};
+
+/// Accounts that the directory knows, from 1 on.
+const USERS: usize = 20;
+
+/// The address of one of the first accounts.
+pub fn address_of(account: u64) -> String {
+    match account {
+        1 => "alice@example".to_owned(),
+        2 => "bob@example".to_owned(),
+        number => format!("user{}@example", number - 2),
+    }
+}
 
 /// Virtual time for the queues to drain: redelivery pauses double up to five minutes.
 const DRAIN_MAX: Duration = Duration::from_secs(4 * 3600);
@@ -58,6 +81,48 @@ fn store_options(partition: u16) -> StoreOptions {
     }
 }
 
+/// How often mail for elsewhere is tried, and for how long. All of it happens within a run.
+pub fn queue_options() -> QueueOptions {
+    let seconds = Duration::from_secs;
+    let site = SiteLimits {
+        connections: 3,
+        messages_per_connection: 4,
+        // Small, so that an attempt needs several transactions.
+        recipients: 3,
+        rate: 0,
+    };
+    let slow = Shape { pattern: "d3.test".to_owned(), limits: SiteLimits { rate: 60, ..site } };
+    QueueOptions {
+        retry: [4, 10, 30, 100].map(seconds).to_vec(),
+        delay_warning: seconds(60),
+        expire: seconds(900),
+        return_max: 2000,
+        site,
+        shapes: vec![slow],
+        ..QueueOptions::default()
+    }
+}
+
+fn relay_options() -> RelayOptions {
+    let patience = Duration::from_secs(10);
+    RelayOptions {
+        has_dns: true,
+        client: ClientOptions {
+            connect_timeout: patience,
+            greeting_timeout: patience,
+            command_timeout: patience,
+            mail_timeout: patience,
+            rcpt_timeout: patience,
+            data_timeout: patience,
+            block_timeout: patience,
+            end_timeout: patience * 2,
+            ..ClientOptions::default()
+        },
+        queue: queue_options(),
+        ..RelayOptions::default()
+    }
+}
+
 fn service_options() -> ServiceOptions {
     ServiceOptions {
         hostname: "mail.example".to_owned(),
@@ -66,7 +131,7 @@ fn service_options() -> ServiceOptions {
         pop3: Default::default(),
         imap: Default::default(),
         intake: Default::default(),
-        relay: Default::default(),
+        relay: relay_options(),
         write_timeout: Duration::from_secs(60),
         tls_handshake_timeout: Duration::from_secs(60),
     }
@@ -85,9 +150,16 @@ impl PasswordWorkers for NoWorkers {
 pub struct NotOpened(pub u16, pub StoreError);
 
 impl World {
-    /// Opens all partitions on `devices`, joins the mesh, resumes the queues.
-    pub fn start(seed: u64, devices: Vec<MemoryDevice>) -> Result<World, NotOpened> {
+    /// Opens all partitions on `devices`, joins the mesh, resumes the queues. Mail for elsewhere goes
+    /// where `post` knows; without it, nobody is reached.
+    pub fn start(
+        seed: u64,
+        devices: Vec<MemoryDevice>,
+        post: Option<&Rc<Post>>,
+        downtime: i64,
+    ) -> Result<World, NotOpened> {
         let simulation = Simulation::new(seed);
+        simulation.set_wall_clock(downtime);
         let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
         ShardResources::install(ResourceLimits::default(), &executor);
         let mut partitions = Vec::new();
@@ -107,8 +179,18 @@ impl World {
                 }
             }
         }
-        let snapshot = DirectorySnapshot::demo("example", 0);
+        let snapshot = DirectorySnapshot::demo("example", USERS);
         let shared = SharedDirectory::new(snapshot, PeerLimits::default());
+        let zone = outside::zone(simulation.random() % 2 == 0);
+        let dialer: Rc<dyn Dialer> = match post {
+            None => Rc::new(Nobody),
+            Some(post) => {
+                let trouble =
+                    outside::trouble_names(simulation.clone(), post.clone(), zone.clone());
+                simulation.spawn(Priority::Background, Box::pin(trouble));
+                Rc::new(Reach(Rc::new(Outside::new(post.clone(), simulation.clone()))))
+            }
+        };
         let owners: Vec<ShardId> = (0..PARTITIONS).map(ShardId).collect();
         let (seats, _gate) = mesh::build::<Shard>(PARTITIONS);
         let shards = seats.into_iter().zip(0..PARTITIONS).map(|(seat, number)| {
@@ -130,7 +212,7 @@ impl World {
                 imap_seats: Default::default(),
                 signing: Default::default(),
                 resolver: crate::resolver::Resolver::new(
-                    Arc::new(crate::resolver::zone::Zone::new()),
+                    zone.clone(),
                     executor.clone(),
                     Default::default(),
                 ),
@@ -142,7 +224,7 @@ impl World {
             let mesh: &Mesh<Shard> = &shard.mesh;
             mesh.open(shard.clone());
             delivery::follow_queues(shard);
-            relay::start(shard, Rc::new(Sockets));
+            relay::start(shard, dialer.clone());
         }
         Ok(World { simulation, devices, shards, reports })
     }
@@ -182,6 +264,13 @@ impl World {
             }
             Ok(())
         })
+    }
+
+    /// What is durable of mail for elsewhere.
+    pub fn standing(&self, post: &Post) -> Result<Standing, StoreError> {
+        let partitions: Vec<Partition> =
+            (0..PARTITIONS).map(|number| self.partition(number).clone()).collect();
+        self.simulation.run_until(Standing::read(&partitions, post))
     }
 
     /// A clean end: checkpoints, writers stopped. Returns the first failure.
