@@ -116,6 +116,8 @@ impl<C: Carrier> Queue<C> {
         envelope: &Rc<Envelope>,
         outcomes: Vec<(u32, Outcome)>,
     ) {
+        // Before anything is decided: a warning may be recorded meanwhile.
+        let lock = self.lock(id).await;
         let now = self.inner.executor.now();
         let options = self.options();
         let late = !options.delay_warning.is_zero()
@@ -163,6 +165,7 @@ impl<C: Carrier> Queue<C> {
                     let mut later = recipient.clone();
                     later.attempts = later.attempts.saturating_add(1);
                     later.problem = Some(problem.clone());
+                    later.warned |= self.is_warned(id, recipient);
                     if late && !later.warned {
                         later.warned = true;
                         if envelope.wants(recipient, |_, _, delay| delay, true) {
@@ -181,7 +184,6 @@ impl<C: Carrier> Queue<C> {
                 }
             }
         }
-        let lock = self.lock(id).await;
         let is_last = {
             let state = self.inner.state.borrow();
             state.entries.get(&id).is_none_or(|entry| {
@@ -245,6 +247,13 @@ impl<C: Carrier> Queue<C> {
         let name = destination_of(recipient);
         let found = self.inner.state.borrow().destination_named(&name);
         found.filter(|found| !left.iter().any(|(other, ..)| other == found))
+    }
+
+    /// Whether the sender was told of the delay, also since the envelope was read.
+    fn is_warned(&self, id: QueueId, recipient: &Recipient) -> bool {
+        let mut state = self.inner.state.borrow_mut();
+        let destination = state.destination_named(&destination_of(recipient));
+        destination.and_then(|it| state.part(id, it)).is_some_and(|part| part.warned)
     }
 
     /// Puts changes (`None`: the message is removed) and the report about `ends` on disk. False if
