@@ -76,7 +76,9 @@ pub(super) enum Phase {
     Busy,
 }
 
-/// Order of ready messages: urgent ones first, reports and submissions before others, then by age.
+/// Order of ready messages: urgent ones first, reports and submissions before others, then by the
+/// time at which they became due. By age, old messages that are refused again and again would keep
+/// new ones from a site that cannot take all of them in time.
 pub(super) type Rank = (i8, Origin, Timestamp, QueueId);
 
 pub(super) enum Route<W> {
@@ -274,12 +276,13 @@ impl<W: Way> State<W> {
 
     fn make_ready(&mut self, id: QueueId, number: DestinationId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let rank = rank(id, entry);
+        let urgency = entry.urgency();
         let Some(part) = entry.parts.iter_mut().find(|part| part.destination == number) else {
             return;
         };
         if part.phase == Phase::Waiting {
             part.phase = Phase::Ready;
+            let rank = rank(id, urgency, part);
             if let Some(destination) = self.destinations.get_mut(number as usize)
                 && destination.ready.insert(rank)
                 && let Route::Found { site, .. } = &destination.route
@@ -355,6 +358,7 @@ impl<W: Way> State<W> {
         }
         let mut picked: SmallVec<[DestinationId; 1]> = SmallVec::from_slice(&[number]);
         let entry = self.entries.get_mut(&id)?;
+        let urgency = entry.urgency();
         for part in &mut entry.parts {
             if part.destination == number {
                 part.phase = Phase::Busy;
@@ -363,7 +367,7 @@ impl<W: Way> State<W> {
                 && let Route::Found { site: its, .. } = &other.route
                 && Rc::ptr_eq(its, site)
             {
-                other.ready.remove(&rank);
+                other.ready.remove(&self::rank(id, urgency, part));
                 site.ready.set(site.ready.get().saturating_sub(1));
                 part.phase = Phase::Busy;
                 picked.push(part.destination);
@@ -453,7 +457,7 @@ impl<W: Way> State<W> {
             return entry.parts.is_empty();
         };
         let part = entry.parts.remove(at);
-        let rank = rank(id, entry);
+        let rank = rank(id, entry.urgency(), &part);
         let last = entry.parts.is_empty();
         self.unlink(id, rank, &part);
         last
@@ -477,9 +481,8 @@ impl<W: Way> State<W> {
     /// Removes a message with all its parts.
     pub(super) fn remove(&mut self, id: QueueId) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
-        let rank = rank(id, &entry);
         for part in &entry.parts {
-            self.unlink(id, rank, part);
+            self.unlink(id, rank(id, entry.urgency(), part), part);
         }
         self.octets = self.octets.saturating_sub(entry.body.size);
         Some(entry)
@@ -498,15 +501,14 @@ impl<W: Way> State<W> {
     /// Parts that are not busy are due at `due`, if the message is not held.
     pub(super) fn reschedule(&mut self, id: QueueId, due: impl Fn(&Part) -> Timestamp) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let rank = rank(id, entry);
-        let held = entry.held;
+        let (urgency, held) = (entry.urgency(), entry.held);
         for part in &mut entry.parts {
             if part.phase == Phase::Busy {
                 continue;
             }
             self.waiting.remove(&(part.due, id, part.destination));
             if let Some(destination) = self.destinations.get_mut(part.destination as usize)
-                && destination.ready.remove(&rank)
+                && destination.ready.remove(&rank(id, urgency, part))
                 && let Route::Found { site, .. } = &destination.route
             {
                 site.ready.set(site.ready.get().saturating_sub(1));
@@ -540,8 +542,14 @@ fn leave<W>(number: DestinationId, destination: &mut Destination<W>) {
     }
 }
 
-fn rank(id: QueueId, entry: &Entry) -> Rank {
-    (-entry.priority.max(-100), entry.origin, entry.arrived, id)
+impl Entry {
+    fn urgency(&self) -> (i8, Origin) {
+        (-self.priority.max(-100), self.origin)
+    }
+}
+
+fn rank(id: QueueId, (priority, origin): (i8, Origin), part: &Part) -> Rank {
+    (priority, origin, part.due, id)
 }
 
 /// The numbers of a recipient's last status; zeros if it has none.

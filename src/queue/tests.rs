@@ -439,6 +439,22 @@ fn a_site_that_was_down_for_long_is_tried_by_the_schedule_of_its_messages() {
     assert_eq!(world.got("ok@down.test"), 1);
 }
 
+/// More messages are tried again than the site can take in that time.
+#[test]
+fn old_messages_that_are_refused_again_and_again_do_not_keep_new_ones_waiting() {
+    let mut world = World::new();
+    world.options.retry = vec![Duration::from_secs(1)];
+    world.options.site.connections = 1;
+    let running = world.start(15);
+    for number in 0..400 {
+        running.submit("s@x.test", &[&format!("later{number}@a.test")]);
+    }
+    running.wait(20);
+    running.submit("s@x.test", &["ok@a.test"]);
+    running.wait(10);
+    assert_eq!(world.got("ok@a.test"), 1);
+}
+
 #[test]
 fn lookups_that_fail_now_are_repeated() {
     let world = World::new();
