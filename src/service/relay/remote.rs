@@ -93,11 +93,15 @@ impl RemoteSession {
             Ok(body) => body,
             Err(hindrance) => return all(self.failed(hindrance.status(), hindrance.reason())),
         };
-        // RFC 6152 3, RFC 3030 3.
+        // RFC 6152 3, RFC 3030 3. Many clients do not declare what they send: a host that takes 7-bit
+        // messages only must not get others for that.
+        let declared = envelope.body != BodyKind::SevenBit;
         let mut plan = None;
-        if body == BodyKind::SevenBit && envelope.body != BodyKind::SevenBit {
+        if body == BodyKind::SevenBit && (declared || !offers.eight_bit_mime) {
             match survey(job.partition, job.body).await {
                 Ok(Some(found)) => plan = Some(found),
+                // As it came: its sender asked for no more.
+                Ok(None) if !declared => {}
                 Ok(None) => {
                     let reason = "the mail server takes 7-bit messages only, and this one cannot \
                                   be converted";
