@@ -17,7 +17,8 @@ RINGLOAD = pathlib.Path(os.environ.get("RINGLOAD", ROOT / "target/release/ringlo
 
 def free_port_base():
     """A base such that base + 24 ... base + 995 are free now."""
-    for base in range(21000, 60000, 1000):
+    first = int(os.environ.get("RINGMAIL_PORT_BASE", "21000"))
+    for base in range(first, 60000, 1000):
         try:
             for port in (24, 25, 80, 110, 143, 465, 587, 993, 995):
                 with socket.socket() as probe:
