@@ -12,7 +12,7 @@ step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 step "Debian packages"
 packages=(curl swaks msmtp isync mutt getmail6 python3 util-linux bsdutils e2fsprogs g++
   libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl ca-certificates knot knot-dnsutils
-  python3-venv opendkim)
+  python3-venv opendkim postfix iproute2 openssl)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
@@ -43,6 +43,9 @@ cargo run --release --quiet --bin simulate -- --plant all
 step "Real clients, hostile clients, kill -9"
 (cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk test_verify test_dns \
   test_dkim test_queue)
+
+step "A nasty next hop, and mail to and from Postfix and Exim"
+(cd tests/clients && RELAY_ROUNDS=${RELAY_ROUNDS:-6} python3 -m unittest -b test_relay test_world)
 
 if [ -z "${SKIP_FUZZ:-}" ]; then
   step "Fuzz smoke"

@@ -1,0 +1,379 @@
+"""Mail servers for tests, each with a domain and an address of its own: Ringmail, Postfix and Exim from
+Debian. All run in a network of their own (see test_world.py), so that each has port 25."""
+
+import imaplib
+import mailbox
+import os
+import pathlib
+import select
+import shutil
+import signal
+import smtplib
+import socket
+import ssl
+import subprocess
+import time
+
+from demo import BINARY, ROOT
+
+# Clients that connect from here may send to everybody.
+TRUSTED = "127.0.9.9"
+USERS = ("user1", "user2", "sender")
+# Names below each domain for which the server also takes mail.
+BELOW = ("deadfirst", "direct", "nick")
+
+
+def unverified():
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def make_certificate(folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "30", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}",
+                    "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+                   check=True, capture_output=True)
+
+
+class Server:
+    """`name`.test at `address`."""
+
+    # Whether it announces DSN, and so reports itself what is delivered.
+    dsn = True
+
+    def __init__(self, name, address, folder):
+        self.name, self.address = name, address
+        self.domain, self.host = f"{name}.test", f"mx.{name}.test"
+        self.domains = [self.domain, *(f"{below}.{self.domain}" for below in BELOW)]
+        self.folder = pathlib.Path(folder, name)
+        self.folder.mkdir(parents=True)
+        self.folder.chmod(0o755)
+        make_certificate(self.folder / "tls", self.host)
+
+    def send(self, sender, recipients, octets, mail_options=(), rcpt_options=()):
+        """As a client of this server."""
+        with smtplib.SMTP(self.address, 25, timeout=30, source_address=(TRUSTED, 0)) as smtp:
+            smtp.sendmail(sender, recipients, octets, mail_options, rcpt_options)
+
+    def messages(self, user):
+        """The mailbox: a list of octets."""
+        raise NotImplementedError
+
+    def find(self, user, text):
+        return [octets for octets in self.messages(user) if text in octets]
+
+
+class Ringmail(Server):
+    def __init__(self, name, address, folder, dns_port=53, config="", aliases="", domains=(), queue=""):
+        super().__init__(name, address, folder)
+        self.domains += domains
+        data = self.folder / "data"
+        self.config = self.folder / "ringmail.toml"
+        listed = ", ".join(f'"{domain}"' for domain in self.domains)
+        self.config.write_text(f"""
+hostname = "{self.host}"
+domains = [{listed}]
+data_dir = "{data}"
+[listen]
+smtp = ["{address}:25"]
+submission = ["{address}:587"]
+submissions = []
+lmtp = []
+pop3 = []
+pop3s = []
+imap = []
+imaps = ["{address}:993"]
+admin = ["{address}:8080"]
+[tls]
+certificate = "{self.folder}/tls/cert.pem"
+key = "{self.folder}/tls/key.pem"
+[runtime]
+shards = 2
+[dns]
+servers = ["127.0.0.1:{dns_port}"]
+[queue]
+retry = ["1s", "2s"]
+sources = ["{address}"]
+connect_timeout = "2s"
+{queue}
+[events]
+to = "{self.folder}/events.log"
+{config}
+""")
+        data.mkdir()
+        below = "".join(f"@{it}.{self.domain}: @{self.domain}\n" for it in BELOW)
+        (data / "aliases").write_text(below + aliases)
+        accounts = self.folder / "accounts"
+        accounts.write_text("".join(f"{user}@{self.domain} secret\n" for user in USERS))
+        self.verb("user", "import", accounts)
+        self.process = None
+        self.start()
+
+    def verb(self, *arguments):
+        return subprocess.run([BINARY, *arguments, "--config", self.config], check=True,
+                              capture_output=True, text=True, timeout=60).stdout
+
+    def start(self):
+        self.log = open(self.folder / "log", "ab")
+        self.process = subprocess.Popen([BINARY, "serve", "--config", self.config],
+                                        stdout=subprocess.PIPE, stderr=self.log)
+        deadline, seen = time.monotonic() + 30, b""
+        while b"ringmail: ready\n" not in seen:
+            assert self.process.poll() is None and time.monotonic() < deadline, (
+                (self.folder / "log").read_text())
+            if select.select([self.process.stdout], [], [], 0.1)[0]:
+                seen += os.read(self.process.stdout.fileno(), 65536)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(30)
+        self.process.stdout.close()
+        self.log.close()
+        return code
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+        self.process.stdout.close()
+        self.log.close()
+
+    def close(self):
+        if self.process.poll() is None:
+            self.stop()
+
+    def send(self, sender, recipients, octets, mail_options=(), rcpt_options=()):
+        with smtplib.SMTP(self.address, 587, timeout=30) as smtp:
+            smtp.starttls(context=unverified())
+            smtp.login(sender, "secret")
+            smtp.sendmail(sender, recipients, octets, mail_options, rcpt_options)
+
+    def messages(self, user):
+        with imaplib.IMAP4_SSL(self.address, 993, ssl_context=unverified(), timeout=30) as imap:
+            imap.login(f"{user}@{self.domain}", "secret")
+            imap.select(readonly=True)
+            found = imap.uid("FETCH", "1:*", "(BODY.PEEK[])")[1]
+            return [part[1] for part in found if isinstance(part, tuple)]
+
+
+class Boxes(Server):
+    """With Maildirs."""
+
+    def messages(self, user):
+        folder = self.folder / "mail" / user
+        found = []
+        for name in sorted(folder.glob("new/*")) + sorted(folder.glob("cur/*")):
+            try:
+                found.append(name.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+            except FileNotFoundError:
+                pass
+        return found
+
+    def make_boxes(self):
+        (self.folder / "mail").mkdir()
+        shutil.chown(self.folder / "mail", "mail", "mail")
+
+
+class Postfix(Boxes):
+    def __init__(self, name, address, folder, more=""):
+        super().__init__(name, address, folder)
+        self.etc = self.folder / "etc"
+        for part in ("etc", "spool", "data"):
+            (self.folder / part).mkdir()
+        shutil.chown(self.folder / "data", "postfix")
+        self.make_boxes()
+        boxes = "".join(f"{user}@{domain} {user}/\n" for user in USERS for domain in self.domains)
+        (self.etc / "boxes").write_text(boxes)
+        mail_uid = subprocess.run(["id", "-u", "mail"], capture_output=True, text=True).stdout.strip()
+        mail_gid = subprocess.run(["id", "-g", "mail"], capture_output=True, text=True).stdout.strip()
+        (self.etc / "main.cf").write_text(f"""
+compatibility_level = 3.6
+queue_directory = {self.folder}/spool
+data_directory = {self.folder}/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+mail_owner = postfix
+setgid_group = postdrop
+maillog_file = {self.folder}/log
+maillog_file_prefixes = {self.folder}
+inet_interfaces = {address}
+inet_protocols = ipv4
+smtp_bind_address = {address}
+myhostname = {self.host}
+mydestination =
+mynetworks = {TRUSTED}
+alias_maps =
+alias_database =
+local_recipient_maps =
+virtual_mailbox_domains = {", ".join(self.domains)}
+virtual_mailbox_maps = texthash:{self.etc}/boxes
+virtual_mailbox_base = {self.folder}/mail
+virtual_minimum_uid = 1
+virtual_uid_maps = static:{mail_uid}
+virtual_gid_maps = static:{mail_gid}
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+smtpd_peername_lookup = no
+smtp_host_lookup = dns
+biff = no
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = {self.folder}/tls/key.pem, {self.folder}/tls/cert.pem
+smtpd_tls_received_header = yes
+smtp_tls_security_level = may
+minimal_backoff_time = 2s
+maximal_backoff_time = 4s
+queue_run_delay = 2s
+smtp_connect_timeout = 2s
+smtpd_discard_ehlo_keywords =
+{more}
+""")
+        (self.etc / "master.cf").write_text(f"""
+{address}:25 inet n - n - - smtpd
+pickup    unix  n - n 60 1 pickup
+cleanup   unix  n - n - 0 cleanup
+qmgr      unix  n - n 2 1 qmgr
+tlsmgr    unix  - - n 1000? 1 tlsmgr
+rewrite   unix  - - n - - trivial-rewrite
+bounce    unix  - - n - 0 bounce
+defer     unix  - - n - 0 bounce
+trace     unix  - - n - 0 bounce
+verify    unix  - - n - 1 verify
+flush     unix  n - n 1000? 0 flush
+proxymap  unix  - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+smtp      unix  - - n - - smtp
+relay     unix  - - n - - smtp
+showq     unix  n - n - - showq
+error     unix  - - n - - error
+retry     unix  - - n - - error
+discard   unix  - - n - - discard
+virtual   unix  - n n - - virtual
+anvil     unix  - - n - 1 anvil
+scache    unix  - - n - 1 scache
+postlog   unix-dgram n - n - 1 postlogd
+""")
+        started = subprocess.run(["postfix", "-c", self.etc, "start"], capture_output=True, text=True)
+        assert started.returncode == 0, started
+        self.master = int((self.folder / "spool/pid/master.pid").read_text())
+
+    def close(self):
+        subprocess.run(["postfix", "-c", self.etc, "stop"], capture_output=True)
+        # "stop" waits at most for a few seconds.
+        for _ in range(100):
+            if not pathlib.Path(f"/proc/{self.master}").exists():
+                return
+            time.sleep(0.1)
+        os.kill(self.master, signal.SIGKILL)
+
+
+def unpacked_exim():
+    """Exim as a folder: its package and that of Postfix exclude each other."""
+    folder = ROOT / "target/exim"
+    binary = folder / "usr/sbin/exim4"
+    if not binary.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "-qq", "exim4-daemon-light"], cwd=folder, check=True,
+                       capture_output=True)
+        for package in folder.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", package, folder], check=True)
+            package.unlink()
+    return binary
+
+
+class Exim(Boxes):
+    """Its configuration is /etc/exim4, its user Debian-exim: /etc is that of the test's own network."""
+
+    dsn = False
+
+    def __init__(self, name, address, folder, more_acl=""):
+        super().__init__(name, address, folder)
+        binary = unpacked_exim()
+        users = "Debian-exim:x:64999:64999::/var/spool/exim4:/usr/sbin/nologin\n"
+        for file, line in (("/etc/passwd", users), ("/etc/group", "Debian-exim:x:64999:\n")):
+            text = pathlib.Path(file).read_text()
+            if "Debian-exim" not in text:
+                pathlib.Path(file).write_text(text + line)
+        for part in ("spool", "logs"):
+            (self.folder / part).mkdir()
+            shutil.chown(self.folder / part, "Debian-exim", "Debian-exim")
+        for file in ("key.pem", "cert.pem"):
+            shutil.chown(self.folder / "tls" / file, "Debian-exim")
+        self.make_boxes()
+        domains = " : ".join(self.domains)
+        etc = pathlib.Path("/etc/exim4")
+        etc.mkdir(exist_ok=True)
+        (etc / "exim4.conf").write_text(f"""
+primary_hostname = {self.host}
+qualify_domain = {self.domain}
+exim_path = {binary}
+spool_directory = {self.folder}/spool
+log_file_path = {self.folder}/logs/%slog
+pid_file_path = {self.folder}/spool/pid
+local_interfaces = {address}
+daemon_smtp_ports = 25
+tls_advertise_hosts = *
+tls_certificate = {self.folder}/tls/cert.pem
+tls_privatekey = {self.folder}/tls/key.pem
+acl_smtp_rcpt = rcpt
+acl_smtp_data = data
+host_lookup =
+rfc1413_hosts =
+keep_environment =
+message_size_limit = 50M
+smtp_accept_max = 200
+smtp_accept_max_per_connection = 1000
+queue_run_max = 10
+
+begin acl
+rcpt:
+  accept hosts = {TRUSTED}
+  accept domains = {domains}
+         verify = recipient
+  deny message = relay not permitted
+data:
+  accept
+
+begin routers
+remote:
+  driver = dnslookup
+  domains = ! {domains.replace(" : ", " : ! ")} : *
+  transport = smtp
+  no_more
+box:
+  driver = accept
+  local_parts = {" : ".join(USERS)} : postmaster
+  transport = box
+
+begin transports
+smtp:
+  driver = smtp
+  interface = {address}
+  hosts_try_dane =
+  connect_timeout = 2s
+box:
+  driver = appendfile
+  directory = {self.folder}/mail/$local_part_data
+  maildir_format
+  create_directory
+  delivery_date_add
+  envelope_to_add
+  return_path_add
+  user = mail
+  group = mail
+
+begin retry
+* * F,1h,2s
+""")
+        with open(self.folder / "log", "wb") as log:
+            self.process = subprocess.Popen([binary, "-bdf", "-q2s"], stdin=subprocess.DEVNULL, stderr=log)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return socket.create_connection((address, 25)).close()
+            except OSError:
+                assert self.process.poll() is None and time.monotonic() < deadline, "Exim"
+                time.sleep(0.05)
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
