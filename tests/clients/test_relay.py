@@ -403,6 +403,24 @@ class Stuck(unittest.TestCase):
                     self.assertLess(time.monotonic() - began, 15, "SIGTERM waits for a stuck host")
                 hop.close()
 
+    def test_a_stuck_hop_does_not_keep_mail_for_ever(self):
+        """Its sender learns of it when queue.expire is over."""
+        for way in ("full", "mute", "hello", "mail", "content", "end"):
+            with self.subTest(way):
+                hop = StuckHop(way)
+                with Demo("--shards", "1", "--smarthost", f"127.0.0.1:{hop.port}",
+                          *settings('queue.expire="6s"')) as demo:
+                    with smtplib.SMTP("127.0.0.1", demo.port["submission"], timeout=30) as smtp:
+                        smtp.login("alice@demo.test", "demo")
+                        smtp.sendmail("alice@demo.test", ["x@far.test"],
+                                      b"Subject: away\r\n\r\n" + b"x\r\n" * 1_000_000)
+                    wait_for(lambda: inbox(demo, "alice"), 30, "a report")
+                    (octets,) = inbox(demo, "alice").values()
+                    fields = Report(octets).by_address()["x@far.test"]
+                    self.assertEqual((fields["Action"], fields["Status"]), ("failed", "4.4.7"))
+                    wait_for(lambda: metric(demo, "ringmail_relay_queue_messages") == 0, 10, "an empty queue")
+                hop.close()
+
     def send_away(self, demo):
         body = b"x" * 70 + b"\r\n"
         with smtplib.SMTP("127.0.0.1", demo.port["submission"], timeout=30) as smtp:
