@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 use crate::{
     model::AccountId,
     protocol::smtp::Notify,
-    queue::{self, Envelope, Filter, Listed, Origin, QueueId},
+    queue::{self, Acted, Envelope, Filter, Listed, Origin, QueueId},
     runtime::executor::Executor,
     service::{
         Shard,
@@ -230,8 +230,8 @@ impl Sender {
                 let before = self.post.with(token, |mail| mail.cancel.replace(false)).flatten();
                 let removed = shard.relay().remove(id, None).await;
                 let cancel = match removed {
-                    Ok(true) => Some(true),
-                    Ok(false) => before,
+                    Ok(Acted::Done) => Some(true),
+                    Ok(Acted::Busy | Acted::Gone) => before,
                     Err(_) => Some(false),
                 };
                 self.post.with(token, |mail| mail.cancel = cancel);
