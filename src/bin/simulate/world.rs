@@ -181,7 +181,7 @@ impl World {
         }
         let snapshot = DirectorySnapshot::demo("example", USERS);
         let shared = SharedDirectory::new(snapshot, PeerLimits::default());
-        let zone = outside::zone(simulation.random() % 2 == 0);
+        let zone = outside::zone(simulation.random().is_multiple_of(2));
         let dialer: Rc<dyn Dialer> = match post {
             None => Rc::new(Nobody),
             Some(post) => {
