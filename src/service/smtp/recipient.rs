@@ -200,7 +200,8 @@ pub(super) async fn check_sender(
 pub struct Recipients {
     text: String,
     list: Vec<Kept>,
-    goals: Vec<Goal>,
+    /// Those of aliases.
+    several: Vec<Goal>,
 }
 
 /// An accepted recipient.
@@ -231,16 +232,22 @@ struct Kept {
     orcpt_len: u16,
     notify: Option<Notify>,
     disposition: Disposition,
-    /// Its first goal, and how many it has; none if its mail is thrown away.
-    first: u32,
-    goals: u32,
+    goal: Goal,
 }
 
 /// As [`Aim`]; addresses are in the text.
 #[derive(Clone, Copy)]
 enum Goal {
+    /// Its mail is thrown away.
+    Nowhere,
+    /// Those of an alias: where they begin, and how many.
+    Several(u32, u32),
     Account(AccountId),
-    Onward { start: u32, len: u16, reason: Option<Reason> },
+    Onward {
+        start: u32,
+        len: u16,
+        reason: Option<Reason>,
+    },
     Reported(AccountId),
 }
 
@@ -272,20 +279,19 @@ impl Recipients {
     pub(super) fn memory(&self) -> usize {
         self.text.capacity()
             + self.list.capacity() * size_of::<Kept>()
-            + self.goals.capacity() * size_of::<Goal>()
+            + self.several.capacity() * size_of::<Goal>()
     }
 
     pub(super) fn clear(&mut self) {
         self.text.clear();
         self.list.clear();
-        self.goals.clear();
+        self.several.clear();
     }
 
     /// Keeps a recipient who was not refused.
     pub(super) fn push(&mut self, recipient: &Recipient<'_>, disposition: Disposition) {
         let RecipientParameters { orcpt, notify } = recipient.parameters;
         let orcpt = orcpt.unwrap_or_default();
-        let first = self.goals.len();
         // A command line is no longer than 12 KiB, and there are at most 100,000 recipients.
         let start = self.text.len() as u32;
         let path_len = recipient.path.len() as u16;
@@ -296,43 +302,38 @@ impl Recipients {
             true => Goal::Reported(account),
             false => Goal::Account(account),
         };
-        match &recipient.route {
-            Route::Here { account, .. } | Route::Elsewhere { account, .. } => {
-                self.goals.push(here(*account));
-            }
-            Route::Onward => self.goals.push(Goal::Onward { start, len: path_len, reason: None }),
+        let goal = match &recipient.route {
+            Route::Here { account, .. } | Route::Elsewhere { account, .. } => here(*account),
+            Route::Onward => Goal::Onward { start, len: path_len, reason: None },
             Route::Several(targets) => {
+                let first = self.several.len();
                 for target in targets.iter() {
-                    match target {
-                        Target::Account { account, .. } => self.goals.push(here(*account)),
+                    let goal = match target {
+                        Target::Account { account, .. } => here(*account),
                         Target::Remote { address, reason } => {
                             let start = self.text.len() as u32;
                             let len = address.len().min(usize::from(u16::MAX)) as u16;
                             self.text.push_str(address);
-                            let reason = Some(*reason);
-                            self.goals.push(Goal::Onward { start, len, reason });
+                            Goal::Onward { start, len, reason: Some(*reason) }
                         }
-                    }
+                    };
+                    self.several.push(goal);
                 }
+                Goal::Several(first as u32, (self.several.len() - first) as u32)
             }
-            Route::Nowhere | Route::Refused(_) | Route::Rejected(_) => {}
-        }
-        self.list.push(Kept {
-            start,
-            path_len,
-            orcpt_len: orcpt.len() as u16,
-            notify,
-            disposition,
-            first: first as u32,
-            goals: (self.goals.len() - first) as u32,
-        });
+            Route::Nowhere | Route::Refused(_) | Route::Rejected(_) => Goal::Nowhere,
+        };
+        let orcpt_len = orcpt.len() as u16;
+        self.list.push(Kept { start, path_len, orcpt_len, notify, disposition, goal });
     }
 
     /// Removes the last one.
     pub(super) fn pop(&mut self) {
         if let Some(kept) = self.list.pop() {
             self.text.truncate(kept.start as usize);
-            self.goals.truncate(kept.first as usize);
+            if let Goal::Several(first, _) = kept.goal {
+                self.several.truncate(first as usize);
+            }
         }
     }
 
@@ -347,16 +348,23 @@ impl Recipients {
         }
     }
 
-    fn aims(&self, kept: &Kept) -> impl Iterator<Item = Aim<'_>> {
-        let goals = self.goals.get(kept.first as usize..).unwrap_or_default();
-        goals.iter().take(kept.goals as usize).map(|goal| match *goal {
-            Goal::Account(account) => Aim::Account(account),
-            Goal::Reported(account) => Aim::Reported(account),
+    fn aims<'a>(&'a self, kept: &'a Kept) -> impl Iterator<Item = Aim<'a>> {
+        let goals = match &kept.goal {
+            Goal::Several(first, count) => {
+                let all = self.several.get(*first as usize..).unwrap_or_default();
+                all.get(..*count as usize).unwrap_or_default()
+            }
+            one => std::slice::from_ref(one),
+        };
+        goals.iter().filter_map(|goal| match *goal {
+            Goal::Account(account) => Some(Aim::Account(account)),
+            Goal::Reported(account) => Some(Aim::Reported(account)),
             Goal::Onward { start, len, reason } => {
                 let end = start as usize + usize::from(len);
                 let address = self.text.get(start as usize..end).unwrap_or_default();
-                Aim::Onward { address, reason }
+                Some(Aim::Onward { address, reason })
             }
+            Goal::Nowhere | Goal::Several(..) => None,
         })
     }
 
