@@ -703,7 +703,8 @@ impl Post {
             recipient.copies.iter().any(|it| it.told.is_some_and(|at| self.is_recorded(at)));
         let delivered = is_here || !recipient.copies.is_empty();
         if is_here || known {
-            if failed > 0 {
+            // A disk that failed may have the copy of a box and say no; it may then be returned.
+            if failed > 0 && (known || !mail.returned) {
                 return Err("delivered, and returned, too".to_owned());
             }
             let reports = recipient.copies.iter().any(|copy| copy.reports);
