@@ -383,17 +383,29 @@ impl Post {
 
     /// Before when a recipient must not be tried; `None` if that is not known.
     fn due(&self, mail: &Mail, recipient: &Recipient) -> Option<Timestamp> {
+        // The schedule of a message that was held begins with its release (RFC 4865); an operator
+        // may have released it before.
+        let begins = [Some(mail.arrived), mail.hold_until];
+        begins.into_iter().flatten().filter_map(|it| self.due_since(it, mail, recipient)).min()
+    }
+
+    /// The same for a schedule that begins then.
+    fn due_since(
+        &self,
+        begins: Timestamp,
+        mail: &Mail,
+        recipient: &Recipient,
+    ) -> Option<Timestamp> {
         let told = recipient.deferred?;
         let pause_of = |told: Told| {
             if mail.hurried.is_some_and(|at| at >= told.at) || !self.is_recorded(told) {
                 return None;
             }
-            let age = since(told.at, mail.arrived);
-            Some(told.at.after(self.options.pause(age, 0)))
+            Some(told.at.after(self.options.pause(since(told.at, begins), 0)))
         };
         let own = pause_of(told)?;
-        let end = mail.arrived.after(self.options.expire);
-        let warned = mail.arrived.after(self.options.delay_warning);
+        let end = begins.after(self.options.expire);
+        let warned = begins.after(self.options.delay_warning);
         if told.life == self.life() {
             let warned = if told.at < warned { warned } else { end };
             return Some(own.min(end).min(warned));
@@ -404,13 +416,10 @@ impl Post {
         let mut due = own.min(end);
         for other in mail.recipients.values() {
             let same = domain(&other.address) == domain(&recipient.address);
-            if !same
-                || other.refused.is_some()
-                || other.copies.iter().any(|copy| copy.told.is_some())
-            {
-                continue;
+            let done = other.refused.is_some() || other.copies.iter().any(|it| it.told.is_some());
+            if same && !done {
+                due = due.min(pause_of(other.deferred?)?);
             }
-            due = due.min(pause_of(other.deferred?)?);
         }
         Some(due)
     }

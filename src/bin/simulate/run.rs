@@ -439,16 +439,16 @@ impl Run {
 
     /// Ends the life; returns the devices for the next one.
     fn end(&mut self, world: World, end: End, faults: bool) -> Result<Vec<MemoryDevice>, String> {
+        if let End::Close = end {
+            match world.close() {
+                Err(error) if !faults => return Err(format!("close: {error}")),
+                _ => {}
+            }
+        }
+        // Hosts may get something until then.
         self.post.end_life(world.simulation.now());
         match end {
-            End::Kill => Ok(world.kill()),
-            End::Close => {
-                match world.close() {
-                    Err(error) if !faults => return Err(format!("close: {error}")),
-                    _ => {}
-                }
-                Ok(world.kill())
-            }
+            End::Kill | End::Close => Ok(world.kill()),
             End::Crash(mode, seed) => {
                 self.tally.crashes += 1;
                 let devices = world.kill();
