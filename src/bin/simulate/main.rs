@@ -79,7 +79,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const HISTORY_SHOWN: usize = 60;
 
 /// Seeds on which a plant is tried.
-const PLANT_SEEDS: u64 = 2000;
+const PLANT_SEEDS: u64 = 6000;
 
 /// Run the store on simulated disks, with crashes and faults, against a model.
 #[derive(Parser)]
