@@ -61,6 +61,11 @@ fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
                     session.tls_started();
                     recipients = 0;
                 }
+                Event::Verify(_) => reply::VRFY.append_to(&mut output),
+                Event::ClientClaimed => {
+                    session.greet("me.test", &mut output);
+                    recipients = 0;
+                }
                 Event::Close(_) => return (output, messages),
             }
         }
