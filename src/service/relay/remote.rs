@@ -47,6 +47,13 @@ fn offers(client: &Client) -> Offers {
     }
 }
 
+/// Whether nothing of a message was begun: the other side had ended the connection while it was idle.
+/// `before`: the results of earlier transactions with the same message.
+fn never_begun(before: &[Option<RcptResult>], now: &[RcptResult]) -> bool {
+    let ended = |it: &RcptResult| matches!(it, RcptResult::Lost { stage: Stage::Mail, .. });
+    before.iter().all(Option::is_none) && now.iter().all(ended)
+}
+
 impl RemoteSession {
     pub(super) fn new(client: Client, shard: Rc<Shard>, host: String) -> RemoteSession {
         RemoteSession { client: Some(client), shard, host, usable: true, used: false }
@@ -163,9 +170,7 @@ impl RemoteSession {
                 }
             };
             self.usable = sent.connection_usable;
-            // A connection that the other side ended while it was idle.
-            let ended = |it: &RcptResult| matches!(it, RcptResult::Lost { stage: Stage::Mail, .. });
-            if self.used && !self.usable && sent.recipients.iter().all(ended) {
+            if self.used && !self.usable && never_begun(&results, &sent.recipients) {
                 return all(Outcome::Again);
             }
             self.used = true;
@@ -253,5 +258,31 @@ impl Session for RemoteSession {
                 client.quit().await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::smtp::client::Reply;
+
+    /// A recipient who has the message must not be tried again because a later transaction with the
+    /// rest of them found the connection closed.
+    #[test]
+    fn only_a_message_that_was_not_begun_is_tried_again_at_once() {
+        let lost = |stage| RcptResult::Lost {
+            stage,
+            what: "closed".to_owned(),
+            after_final_dot: stage == Stage::End,
+        };
+        let accepted = || RcptResult::Accepted { reply: Reply::local(250, "ok") };
+        let none = || vec![None, None];
+        assert!(never_begun(&none(), &[lost(Stage::Mail), lost(Stage::Mail)]));
+        assert!(!never_begun(&none(), &[lost(Stage::Mail), lost(Stage::End)]));
+        assert!(!never_begun(&none(), &[lost(Stage::Rcpt)]));
+        assert!(!never_begun(&none(), &[accepted()]));
+        for before in [accepted(), RcptResult::Unsent, lost(Stage::Mail)] {
+            assert!(!never_begun(&[Some(before), None], &[lost(Stage::Mail)]));
+        }
     }
 }
