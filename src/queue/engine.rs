@@ -18,7 +18,7 @@ use super::{
     Carrier, OUTGOING, QueueEvent, QueueId, Session, Unreachable, Way,
     envelope::{Envelope, Problem, Recipient},
     options::QueueOptions,
-    settle::Chore,
+    settle::{Chore, body_of},
     site::Site,
     state::{DestinationId, Pick, Route, State},
 };
@@ -213,8 +213,31 @@ impl<C: Carrier> Queue<C> {
         Err(StoreError::NotAnswering)
     }
 
-    /// Takes up a message that was durably put into the queue.
-    pub fn admit(&self, id: QueueId, body: MessageBody, envelope: &Rc<Envelope>) {
+    /// Takes up a message that was durably put into the queue. If it cannot be read now, a task goes
+    /// on trying: nobody else would find it before the next start.
+    pub async fn take_in(&self, partition: &Partition, id: QueueId, envelope: Rc<Envelope>) {
+        match body_of(partition, id.mailbox, id.uid).await {
+            Ok(Some(body)) => self.admit(id, body, &envelope),
+            // Taken back, or sent and gone.
+            Ok(None) => {}
+            Err(_) => {
+                let (queue, partition) = (self.clone(), partition.clone());
+                let task = async move {
+                    while !queue.inner.ended.get() {
+                        queue.inner.executor.sleep(READ_PAUSE).await;
+                        match body_of(&partition, id.mailbox, id.uid).await {
+                            Ok(Some(body)) => return queue.admit(id, body, &envelope),
+                            Ok(None) => return,
+                            Err(_) => {}
+                        }
+                    }
+                };
+                self.inner.executor.spawn(Priority::Background, Box::pin(task));
+            }
+        }
+    }
+
+    pub(super) fn admit(&self, id: QueueId, body: MessageBody, envelope: &Rc<Envelope>) {
         let now = self.inner.executor.now();
         let fresh = self.inner.fresh.get() < FRESH_MAX;
         self.inner.fresh.set(self.inner.fresh.get() + usize::from(fresh));
@@ -488,8 +511,8 @@ impl<C: Carrier> Queue<C> {
         let Some((partition, body, envelope)) = self.load(pick.id).await else {
             return self.trouble(pick.id, &pick.destinations);
         };
-        let now = self.inner.executor.now();
-        if let Some(problem) = self.too_late(pick.id, now) {
+        // One that has expired gets a last attempt, which then says why it failed.
+        if let Some(problem) = self.past_deadline(pick.id, self.inner.executor.now()) {
             for destination in &pick.destinations {
                 self.add_chore(Chore::Return(pick.id, *destination, problem.clone()));
             }
@@ -558,22 +581,19 @@ impl<C: Carrier> Queue<C> {
         self.inner.due.set();
     }
 
-    /// Why a message is not tried any more, if its time is over.
-    pub(super) fn too_late(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
-        let options = self.options();
+    /// Why a message must not be delivered any more, if its sender allowed a time (RFC 2852).
+    fn past_deadline(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
         let state = self.inner.state.borrow();
-        let entry = state.entries.get(&id)?;
-        let problem = |reason: &str| Problem {
-            at: now,
-            status: "4.4.7".to_owned(),
-            reason: reason.to_owned(),
-            ..Problem::default()
-        };
-        if entry.deadline.is_some_and(|deadline| deadline <= now) {
-            return Some(problem("the time that its sender allowed for delivery is over"));
-        }
-        let expired = entry.begins.after(options.expire) <= now;
-        expired.then(|| problem("it could not be delivered in time"))
+        let passed = state.entries.get(&id)?.deadline.is_some_and(|deadline| deadline <= now);
+        passed.then(|| late(now, "the time that its sender allowed for delivery is over"))
+    }
+
+    /// Why a message is not tried any more, if its time is over.
+    fn too_late(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
+        let begins = self.inner.state.borrow().entries.get(&id)?.begins;
+        let expired = begins.after(self.options().expire) <= now;
+        let expired = || expired.then(|| late(now, "it could not be delivered in time"));
+        self.past_deadline(id, now).or_else(expired)
     }
 
     /// Every ready message of a destination waits, or is returned.
@@ -724,4 +744,10 @@ impl Unreachable {
             Unreachable::Now(problem) | Unreachable::Ever(problem) => problem,
         }
     }
+}
+
+/// The end of a message's time.
+fn late(now: Timestamp, reason: &str) -> Problem {
+    let (status, reason) = ("4.4.7".to_owned(), reason.to_owned());
+    Problem { at: now, status, reason, ..Problem::default() }
 }

@@ -40,7 +40,7 @@ pub use self::{
     envelope::{DeliverBy, Envelope, Origin, Problem, REASON_MAX, Recipient, clip, domain_of},
     list::{AgeShape, Filter, Listed, ListedPart, Matches, ShapeBy, SiteFacts},
     options::{QueueOptions, Shape, SiteLimits},
-    settle::{body_of, target},
+    settle::target,
     steer::{Acted, Action, Tally},
 };
 use crate::{

@@ -22,7 +22,8 @@ use crate::{
     plant::{Plant, planted},
     protocol::smtp::Notify,
     store::{
-        AnnotationChanges, DeliveryTarget, MessageBody, Partition, Settled, Settlement, StoreError,
+        AnnotationChanges, DeliveryTarget, MessageBody, Partition, Settled, Settlement, Snapshot,
+        StoreError,
     },
 };
 
@@ -96,12 +97,11 @@ impl<C: Carrier> Queue<C> {
         // Failing that, the next attempt warns.
         if self.record(&at_hand, Some(changes), &ends, 1).await {
             let mut state = self.inner.state.borrow_mut();
-            if let Some(entry) = state.entries.get_mut(&id) {
-                entry.fresh = None;
-            }
             if let Some(part) = state.part(id, destination) {
                 part.warned = true;
             }
+            drop(state);
+            self.forget_fresh(id);
         }
     }
 
@@ -323,9 +323,7 @@ impl<C: Carrier> Queue<C> {
         if let (Settled::Done(Some(place)), Some(about)) = (settled, about) {
             let report = QueueId { uid: place.uid, mailbox: place.mailbox, ..id };
             self.inner.carrier.tell(&QueueEvent::Reported { id, report });
-            if let Some(body) = body_of(partition, place.mailbox, place.uid).await {
-                self.admit(report, body, &Rc::new(about));
-            }
+            self.take_in(partition, report, Rc::new(about)).await;
         }
         Ok(())
     }
@@ -381,11 +379,15 @@ pub fn target(envelope: &Envelope, internal_date: Timestamp) -> DeliveryTarget {
 }
 
 /// The body of a message that was just put into a mailbox of the queue; `None` if it is gone.
-pub async fn body_of(partition: &Partition, mailbox: MailboxId, uid: Uid) -> Option<MessageBody> {
-    let account = partition.queue().await.ok()?;
-    let view = account.select(mailbox, false).await.ok()?;
-    let snapshot = view.current()?;
-    Some(snapshot.get(snapshot.index_of(uid)?)?.body)
+pub(super) async fn body_of(
+    partition: &Partition,
+    mailbox: MailboxId,
+    uid: Uid,
+) -> Result<Option<MessageBody>, StoreError> {
+    let view = partition.queue().await?.select(mailbox, false).await?;
+    let snapshot = view.current();
+    let found = |snapshot: &Snapshot| Some(snapshot.get(snapshot.index_of(uid)?)?.body);
+    Ok(snapshot.as_ref().and_then(found))
 }
 
 impl Envelope {

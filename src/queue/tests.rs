@@ -9,7 +9,7 @@ use std::{
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{settle::body_of, *};
+use super::*;
 use crate::{
     model::{PartitionId, Timestamp},
     protocol::smtp::Notify,
@@ -35,6 +35,8 @@ struct Outside {
     connections: Cell<usize>,
     up: RefCell<BTreeSet<String>>,
     reports: Cell<u32>,
+    /// Of all failures reported.
+    reasons: RefCell<Vec<String>>,
 }
 
 #[derive(Clone)]
@@ -106,6 +108,11 @@ impl Carrier for Fake {
     ) -> LocalFuture<'a, Result<Option<Report>, StoreError>> {
         Box::pin(async move {
             self.0.reports.set(self.0.reports.get() + 1);
+            for (_, _, end) in ends {
+                if let End::Failed(problem) = end {
+                    self.0.reasons.borrow_mut().push(problem.reason.clone());
+                }
+            }
             let mut writer = job.partition.stage();
             let text: Vec<String> = ends
                 .iter()
@@ -190,6 +197,7 @@ struct World {
     device: MemoryDevice,
     outside: Rc<Outside>,
     options: QueueOptions,
+    account_budget: usize,
 }
 
 /// A running queue.
@@ -208,7 +216,8 @@ impl World {
             expire: seconds(5000),
             ..QueueOptions::default()
         };
-        World { device: MemoryDevice::new(), outside: Rc::default(), options }
+        let account_budget = StoreOptions::default().account_budget;
+        World { device: MemoryDevice::new(), outside: Rc::default(), options, account_budget }
     }
 
     fn start(&self, seed: u64) -> Running {
@@ -216,7 +225,11 @@ impl World {
         *self.outside.simulation.borrow_mut() = Some(simulation.clone());
         let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
         self.device.set_clock(executor.clone());
-        let options = StoreOptions { partition: PartitionId(0), ..StoreOptions::default() };
+        let options = StoreOptions {
+            partition: PartitionId(0),
+            account_budget: self.account_budget,
+            ..StoreOptions::default()
+        };
         let open = Partition::open(Rc::new(self.device.clone()), executor.clone(), options);
         let (partition, _) = simulation.run_until(open).unwrap();
         let carrier = Fake(self.outside.clone());
@@ -253,19 +266,23 @@ impl Running {
 
     fn submit_with(&self, envelope: Envelope) -> QueueId {
         self.simulation.clone().run_until(async {
-            self.queue.mailbox(&self.partition).await.unwrap();
-            let mut writer = self.partition.stage();
-            writer.write(b"Subject: x\r\n\r\nbody\r\n").await.unwrap();
-            let staged = writer.finish(Vec::new()).await.unwrap();
-            let target = settle::target(&envelope, envelope.arrived);
-            let placed = self.partition.deliver(staged, vec![target], None).await.unwrap();
-            let place = placed[0];
-            let partition = PartitionId(0);
-            let id = QueueId { partition, mailbox: place.mailbox, uid: place.uid };
-            let body = body_of(&self.partition, place.mailbox, place.uid).await.unwrap();
-            self.queue.admit(id, body, &Rc::new(envelope));
+            let id = self.store(&envelope).await;
+            self.queue.take_in(&self.partition, id, Rc::new(envelope)).await;
             id
         })
+    }
+
+    /// Puts it durably into the queue, and tells nobody.
+    async fn store(&self, envelope: &Envelope) -> QueueId {
+        self.queue.mailbox(&self.partition).await.unwrap();
+        let mut writer = self.partition.stage();
+        writer.write(b"Subject: x\r\n\r\nbody\r\n").await.unwrap();
+        let staged = writer.finish(Vec::new()).await.unwrap();
+        let target = settle::target(envelope, envelope.arrived);
+        let placed = self.partition.deliver(staged, vec![target], None).await.unwrap();
+        let place = placed[0];
+        let partition = PartitionId(0);
+        QueueId { partition, mailbox: place.mailbox, uid: place.uid }
     }
 
     fn wait(&self, seconds: u64) {
@@ -405,6 +422,46 @@ fn what_cannot_be_delivered_expires_and_reports_are_never_returned() {
     assert_eq!(world.tried("never@s.test"), 1, "a report that cannot be delivered ends there");
     assert_eq!(world.outside.reports.get(), 3);
     assert!(world.tried("later@a.test") >= 4);
+}
+
+/// What expires has a last attempt: after a long outage of our own the other side may be up, and the
+/// report says why it could not be delivered.
+#[test]
+fn the_last_attempt_is_at_the_end_of_a_message_s_time() {
+    let mut world = World::new();
+    world.options.retry = vec![Duration::from_secs(100_000)];
+    world.options.delay_warning = Duration::ZERO;
+    let running = world.start(16);
+    running.submit("s@x.test", &["later1@a.test", "later2@b.test"]);
+    running.wait(10);
+    world.outside.up.borrow_mut().insert("later1@a.test".to_owned());
+    running.wait(world.options.expire.as_secs());
+    assert!(running.queue.is_empty());
+    assert_eq!((world.got("later1@a.test"), world.tried("later2@b.test")), (1, 2));
+    assert_eq!(world.got("s@x.test"), 1);
+    let reasons = world.outside.reasons.borrow();
+    assert!(reasons[0].contains("450 later"), "{reasons:?}");
+}
+
+/// Its client was told 250: no trouble with reading may leave it until the next start.
+#[test]
+fn a_message_that_cannot_be_read_at_once_is_taken_up_later() {
+    let mut world = World::new();
+    world.account_budget = 1;
+    let running = world.start(17);
+    running.simulation.clone().run_until(async {
+        let envelope = running.envelope("s@x.test", &["ok@a.test"]);
+        let id = running.store(&envelope).await;
+        running.partition.checkpoint().await.unwrap();
+        world.device.inject(Faults { unreadable: true, ..Faults::default() });
+        assert!(settle::body_of(&running.partition, id.mailbox, id.uid).await.is_err());
+        running.queue.take_in(&running.partition, id, Rc::new(envelope)).await;
+        assert!(running.queue.is_empty());
+        running.simulation.sleep(Duration::from_secs(5)).await;
+        world.device.inject(Faults::default());
+    });
+    running.wait(5);
+    assert_eq!(world.got("ok@a.test"), 1);
 }
 
 #[test]

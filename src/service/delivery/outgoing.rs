@@ -1,13 +1,17 @@
 //! The step from a durable copy in the queue to the attempts: on the shard that owns its partition,
 //! and only once the client will be told that the whole message is accepted.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use super::{COMMIT_TIMEOUT, Order, Stored, owned_partition};
 use crate::{
     model::{PartitionId, ShardId},
     queue::{Envelope, QueueId},
-    runtime::{LocalFuture, mesh::Class},
+    runtime::{
+        LocalFuture,
+        executor::Priority,
+        mesh::{Class, MeshError},
+    },
     service::Shard,
     store::{Delivered, Settlement, StoreError},
 };
@@ -19,7 +23,11 @@ fn copy(shard: &Shard, order: &Order, stored: &Stored) -> Option<(ShardId, Queue
     Some((owner, QueueId { partition: order.partition, mailbox, uid }))
 }
 
-/// The message may be sent. If the other shard cannot be told, its next start finds it.
+/// Pause before a shard that could not be told of a message is told again.
+const TELL_PAUSE: Duration = Duration::from_secs(1);
+
+/// The message may be sent. If the other shard cannot be told now, a task goes on trying: the client
+/// has its answer, and otherwise only the next start would find it.
 pub(super) async fn take_up(shard: &Rc<Shard>, order: &Order, stored: &Stored) {
     let (Some((owner, id)), Some(envelope)) = (copy(shard, order, stored), &order.outgoing) else {
         return;
@@ -27,18 +35,38 @@ pub(super) async fn take_up(shard: &Rc<Shard>, order: &Order, stored: &Stored) {
     if owner == shard.id {
         return take_up_here(shard, id, envelope.clone()).await;
     }
-    let envelope = envelope.clone();
+    if tell(shard, owner, id, envelope.clone()).await.is_err() {
+        let (executor, envelope) = (shard.executor.clone(), envelope.clone());
+        let shard = shard.clone();
+        let task = async move {
+            while !shard.shutting_down.get() {
+                shard.executor.sleep(TELL_PAUSE).await;
+                // Told twice, a message is taken up once.
+                if tell(&shard, owner, id, envelope.clone()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        executor.spawn(Priority::Background, Box::pin(task));
+    }
+}
+
+async fn tell(
+    shard: &Rc<Shard>,
+    owner: ShardId,
+    id: QueueId,
+    envelope: Arc<Envelope>,
+) -> Result<(), MeshError> {
     let take_up = move |target: Rc<Shard>| -> LocalFuture<'static, ()> {
         Box::pin(async move { take_up_here(&target, id, envelope).await })
     };
-    let _ = shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, take_up).await;
+    shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, take_up).await
 }
 
 async fn take_up_here(shard: &Rc<Shard>, id: QueueId, envelope: Arc<Envelope>) {
     let Ok(partition) = owned_partition(shard, id.partition) else { return };
-    if let Some(body) = crate::queue::body_of(&partition, id.mailbox, id.uid).await {
-        shard.relay().admit(id, body, &Rc::new(Arc::unwrap_or_clone(envelope)));
-    }
+    let envelope = Rc::new(Arc::unwrap_or_clone(envelope));
+    shard.relay().take_in(&partition, id, envelope).await;
 }
 
 /// The message was refused in the end: it must not be sent.

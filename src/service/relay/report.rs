@@ -28,7 +28,7 @@ pub(super) async fn write(
     let now = shard.executor.now();
     let envelope = job.envelope;
     let id = format!("{:x}.{:016x}", now.0, shard.executor.random());
-    let expiry = envelope.arrived.after(shard.relay().options().expire);
+    let expiry = envelope.begins().after(shard.relay().options().expire);
     let lines: Vec<RecipientReport<'_>> =
         ends.iter().map(|(_, recipient, end)| line(recipient, end, expiry, now)).collect();
     let failed = ends.iter().any(|(_, _, end)| matches!(end, End::Failed(_)));
