@@ -255,11 +255,7 @@ impl Outcome {
 
     /// The result for the copy in the queue.
     pub fn of_queue(&self) -> Result<(), Failure> {
-        let failed = self.failed.iter().find(|(failed, _)| *failed == AccountId::QUEUE);
-        match (failed, self.queue) {
-            (Some((_, failure)), _) => Err(*failure),
-            (None, result) => result,
-        }
+        self.queue
     }
 
     /// The first failure, if there is one.
@@ -325,36 +321,27 @@ impl Delivery {
         let local = self.parts.iter().position(
             |part| matches!(&part.stage, Stage::Local { partition, .. } if healthy(&partition)),
         );
-        let own = || shard.partitions.iter().flatten().find(healthy);
-        match (local, own()) {
-            (Some(at), _) => self.parts[at].accounts.push(AccountId::QUEUE),
-            (None, Some(own)) => self.parts.push(Part {
-                partition: own.id(),
-                accounts: SmallVec::from_slice(&[AccountId::QUEUE]),
-                stage: Stage::Local { partition: own.clone(), writer: own.stage() },
-            }),
-            (None, None) => match self.parts.first_mut() {
-                Some(part) => part.accounts.push(AccountId::QUEUE),
-                None => {
-                    let count = shard.partitions.len().max(1);
-                    self.parts.push(Part {
-                        partition: PartitionId((usize::from(shard.id.0) % count) as u16),
-                        accounts: SmallVec::from_slice(&[AccountId::QUEUE]),
-                        stage: match shard.partitions.iter().flatten().next() {
-                            // It refuses new mail, and says why.
-                            Some(own) => {
-                                Stage::Local { partition: own.clone(), writer: own.stage() }
-                            }
-                            None => Stage::Remote,
-                        },
-                    });
-                    if let Some(own) = shard.partitions.iter().flatten().next()
-                        && let Some(part) = self.parts.last_mut()
-                    {
-                        part.partition = own.id();
+        let mut all = shard.partitions.iter().flatten();
+        // One that takes no mail refuses it, and says why.
+        let own = all.clone().find(healthy).or_else(|| all.next());
+        let accounts = SmallVec::from_slice(&[AccountId::QUEUE]);
+        match (local, own, self.parts.first_mut()) {
+            (Some(at), ..) => self.parts[at].accounts.push(AccountId::QUEUE),
+            (None, Some(own), _) => {
+                let partition = own.id();
+                match self.parts.iter_mut().find(|part| part.partition == partition) {
+                    Some(part) => part.accounts.push(AccountId::QUEUE),
+                    None => {
+                        let stage = Stage::Local { partition: own.clone(), writer: own.stage() };
+                        self.parts.push(Part { partition, accounts, stage });
                     }
                 }
-            },
+            }
+            (None, None, Some(part)) => part.accounts.push(AccountId::QUEUE),
+            (None, None, None) => {
+                let partition = PartitionId(shard.id.0 % shard.partitions.len().max(1) as u16);
+                self.parts.push(Part { partition, accounts, stage: Stage::Remote });
+            }
         }
         self
     }
@@ -838,6 +825,11 @@ async fn commit_here(
         known::look_after(shard, partition);
     }
     let store::Deliveries { delivered, failed } = outcome?;
+    // Nobody makes up for a copy that the queue lacks: the client must send the message again.
+    if let Some(at) = failed.iter().position(|(account, _)| *account == AccountId::QUEUE) {
+        let (_, error) = failed.into_iter().nth(at).ok_or(Failure::Unavailable)?;
+        return Err(error.into());
+    }
     tell::delivered(shard, order, &delivered, octets);
     let failed = failed.into_iter().map(|(account, error)| (account, error.into())).collect();
     let (queued, kept): (Vec<Delivered>, Vec<Delivered>) =
