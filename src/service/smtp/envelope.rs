@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, fmt::Write, rc::Rc, time::Duration};
 
+use hashbrown::HashSet;
 use smallvec::SmallVec;
 
 use super::{
     policy::{self, Client, Disposition, FIELDS_MAX, Ruling, Step},
     recipient::{Accepted, Aim, Recipient, Recipients, Route},
-    replies::{MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, STORE_FULL, STORE_TROUBLE},
+    replies::{
+        MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, QUEUE_FULL, STORE_FULL, STORE_TROUBLE,
+    },
 };
 use crate::{
     dkim::{MessageDigest, Signer},
@@ -175,6 +178,11 @@ impl Envelope {
             Route::Refused(reply) => return Err(*reply),
             Route::Rejected(_) => return Ok(()),
             _ => {}
+        }
+        // The last tenth of the room is for who is known to us.
+        let spare = if self.charge.trust() == Trust::Known { 0 } else { 10 };
+        if recipient.is_queued() && shard.relay().is_full(spare) {
+            return Err(QUEUE_FULL);
         }
         self.recipients.push(recipient, disposition);
         let memory = self.recipients.memory();
@@ -431,7 +439,15 @@ impl Envelope {
         let now = Duration::from_micros(self.began.0.unsigned_abs());
         let mut recipients = BTreeMap::new();
         let mut relayed = false;
-        for (number, (accepted, own_disposition, aim)) in (1..).zip(self.queued()) {
+        // Aliases overlap, and clients repeat themselves: each address gets one copy.
+        let mut seen = HashSet::new();
+        let queued = self.queued().filter(|(_, _, aim)| {
+            seen.insert(match *aim {
+                Aim::Account(account) | Aim::Reported(account) => (Some(account), ""),
+                Aim::Onward { address, .. } => (None, address),
+            })
+        });
+        for (number, (accepted, own_disposition, aim)) in (1..).zip(queued) {
             let RecipientParameters { orcpt, notify } = accepted.parameters;
             let mut recipient = queue::Recipient {
                 original: orcpt.map(str::to_owned),

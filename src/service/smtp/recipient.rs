@@ -7,9 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     policy::Disposition,
-    replies::{
-        DIRECTORY_TROUBLE, NO_WAY_OUT, NOT_YOUR_ADDRESS, QUEUE_FULL, RELAY_DENIED, UNKNOWN_USER,
-    },
+    replies::{DIRECTORY_TROUBLE, NO_WAY_OUT, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
 };
 use crate::{
     directory::{Destination, Directory, Identity, NextHop, Reason, Target},
@@ -61,6 +59,19 @@ pub(super) struct Asker {
 }
 
 impl<'a> Recipient<'a> {
+    /// Whether a copy of the message goes into the queue for it.
+    pub(super) fn is_queued(&self) -> bool {
+        let reported = matches!(self.parameters.notify, Some(Notify::On { success: true, .. }));
+        match &self.route {
+            Route::Here { .. } | Route::Elsewhere { .. } => reported,
+            Route::Several(targets) => {
+                reported || targets.iter().any(|it| matches!(it, Target::Remote { .. }))
+            }
+            Route::Onward => true,
+            Route::Nowhere | Route::Refused(_) | Route::Rejected(_) => false,
+        }
+    }
+
     /// Finds the destination of a forward-path.
     pub(super) async fn find(
         shard: &Shard,
@@ -130,11 +141,6 @@ async fn resolve<'a>(
 /// The way of a recipient whom we may pass on.
 fn onward<'a>(shard: &Shard, asker: Asker, path: &str) -> Result<Route<'a>, Reply> {
     let domain = crate::queue::domain_of(path).to_lowercase();
-    // The last tenth is for our users.
-    let spare = if asker.role == Role::Submission { 0 } else { 10 };
-    if shard.relay().is_full(spare) {
-        return Err(QUEUE_FULL);
-    }
     match shard.directory.next_hop(&domain) {
         NextHop::Reject(text) => Ok(Route::Rejected(text)),
         NextHop::Discard => Ok(Route::Nowhere),
