@@ -14,12 +14,6 @@ cargo build --release --bins --target "$host" --target-dir target
 passed=0
 for source in fuzz_targets/*.rs; do
   name=$(basename "$source" .rs)
-  # It has an open finding, kept in fuzz/known: decoded parts of a malformed multipart, itself labelled
-  # quoted-printable, differ after the conversion. FUZZ_KNOWN=1 runs it all the same.
-  if [ "$name" = downgrade ] && [ -z "${FUZZ_KNOWN:-}" ]; then
-    echo "skipping $name: open finding in fuzz/known"
-    continue
-  fi
   mkdir -p "corpus/$name" "artifacts/$name"
   echo "fuzzing $name for $seconds s"
   "target/$host/release/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \

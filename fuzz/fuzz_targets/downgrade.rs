@@ -54,14 +54,24 @@ fn is_seven_bit(octets: &[u8]) -> bool {
 
 fn leaves(message: &[u8]) -> Vec<Vec<u8>> {
     fn walk(part: Part<'_>, message: &[u8], found: &mut Vec<Vec<u8>>) {
-        if part.kind() == PartKind::Leaf {
+        // A composite part that is itself encoded, which RFC 2045 6.4 forbids, is one encoded text.
+        let encoded = decodes(part.encoding());
+        if part.kind() == PartKind::Leaf || encoded {
             let range = part.body();
             let body = &message[range.start as usize..range.end as usize];
             found.push(decode_transfer(part.encoding(), body));
+        }
+        if encoded {
+            return;
         }
         part.children().chain(part.message()).for_each(|part| walk(part, message, found));
     }
     let mut found = Vec::new();
     walk(summarize(message).root(), message, &mut found);
     found
+}
+
+fn decodes(encoding: &[u8]) -> bool {
+    let is = |name: &[u8]| encoding.eq_ignore_ascii_case(name);
+    is(b"quoted-printable") || is(b"base64")
 }
