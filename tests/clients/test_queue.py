@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import smtplib
 import socket
 import socketserver
@@ -107,6 +108,40 @@ class QueueTest(unittest.TestCase):
             found = self.lines("list", "--error", "4.2.1")
             return found if len(found) == count else None
         return wait_until(deferred, f"{count} messages deferred")
+
+    def test_each_address_gets_one_copy(self):
+        with open(os.path.join(self.demo.directory, "aliases"), "w") as aliases:
+            aliases.write("team@demo.test: bob, r1@a.test, r2@a.test\n")
+        os.kill(self.demo.process.pid, signal.SIGHUP)
+        wait_until(self.alias_is_known, "the alias is known")
+        self.submit("alice", "team@demo.test", "r1@a.test", "r1@a.test", "r3@b.test")
+        (found,) = self.wait_deferred(1)
+        self.assertEqual(sorted(found["recipients"]), ["r1@a.test", "r2@a.test", "r3@b.test"])
+
+    def alias_is_known(self):
+        with smtplib.SMTP("127.0.0.1", self.demo.port["smtp"]) as client:
+            client.ehlo()
+            client.mail("x@example.org")
+            return client.rcpt("team@demo.test")[0] == 250
+
+    def test_the_limit_holds_for_aliases_too(self):
+        self.demo.close()
+        self.demo = Demo("--shards", 1, "--smarthost", self.hop.name, "--set", 'queue.retry=["1h"]',
+                         "--set", "queue.messages_per_partition=2")
+        self.addCleanup(self.demo.close)
+        with open(os.path.join(self.demo.directory, "aliases"), "w") as aliases:
+            aliases.write("away@demo.test: away@a.test\n")
+        self.demo.stop()
+        self.demo.start()
+        for number in range(2):
+            self.submit("alice", f"r{number}@a.test")
+        self.wait_deferred(2)
+        with smtplib.SMTP("127.0.0.1", self.demo.port["smtp"]) as client:
+            client.ehlo()
+            client.mail("x@example.org")
+            code, text = client.rcpt("away@demo.test")
+            self.assertEqual((code, text[:5]), (452, b"4.3.1"))
+            self.assertEqual(client.rcpt("bob@demo.test")[0], 250)
 
     def test_lists_and_filters(self):
         for number in range(4):
