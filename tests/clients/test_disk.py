@@ -75,7 +75,7 @@ def send(demo, user, size, timeout=60):
             return error.smtp_code
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():

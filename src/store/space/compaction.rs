@@ -52,10 +52,11 @@ const STEP: u64 = 256 * 1024;
 /// How long the end of the partition may go unnoticed during a pause.
 const REST_MAX: Duration = Duration::from_millis(50);
 
-/// An attempt to make room is repeated after this time, even if little has changed since; the time
-/// doubles up to [`ROOM_RETRY_MAX`].
-const ROOM_RETRY_MIN: Duration = Duration::from_secs(60);
-const ROOM_RETRY_MAX: Duration = Duration::from_secs(3600);
+/// An attempt to make room is repeated after this time, even if little has changed since: sessions
+/// may have let go of expunged messages that it had to keep. The time doubles up to
+/// [`ROOM_RETRY_MAX`].
+const ROOM_RETRY_MIN: Duration = Duration::from_secs(5);
+const ROOM_RETRY_MAX: Duration = Duration::from_secs(900);
 
 /// A segment is not rewritten for less than this share of it, in percent.
 const SHARE_MIN: u64 = 10;

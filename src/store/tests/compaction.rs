@@ -468,6 +468,28 @@ fn a_full_disk_takes_mail_again_after_a_restart() {
     }
 }
 
+/// A session that holds what was deleted, for as long as an attempt to make room takes, does not
+/// hold up mail any longer than that.
+#[test]
+fn a_full_disk_takes_mail_again_soon_after_a_view_was_dropped() {
+    run_small(
+        |options| options.free_space_min = 256 * 1024,
+        async |world: Rc<World>| {
+            let partition = world.open().await;
+            fill_up(&world, &partition).await;
+            let account = partition.account(ALICE).await.unwrap();
+            let view = account.select(MailboxId::INBOX, false).await.unwrap();
+            let held = view.current().unwrap();
+            empty(&partition, u32::MAX).await;
+            wait(&world, 10).await;
+            assert!(partition.refusing().is_some());
+            drop((held, view));
+            wait(&world, 20).await;
+            assert!(partition.refusing().is_none(), "{:?}", partition.refusing());
+        },
+    );
+}
+
 /// Where nothing can be freed there is no end of attempts, but long pauses between them; and a
 /// partition that is only looked at writes nothing.
 #[test]
