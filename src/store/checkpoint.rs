@@ -57,6 +57,10 @@ const CARDS_AT_ONCE: usize = 8 * RUN_CARDS_MAX;
 /// left after these are written with the page, at once.
 const PASSES_MAX: usize = 8;
 
+/// Octets that a checkpoint appends before it waits until they are durable: a commit that comes
+/// meanwhile waits behind no more than these.
+const BEHIND_MAX: usize = 256 * 1024;
+
 /// Schedules and writes checkpoints. Shard-local.
 pub(super) struct Checkpoints {
     options: Rc<StoreOptions>,
@@ -77,6 +81,8 @@ pub(super) struct Checkpoints {
     /// grown.
     attempted: Cell<Lsn>,
     stopped: Rc<Cell<bool>>,
+    /// The last entry appended, and the octets appended since this last waited for the disk.
+    behind: Cell<(Lsn, usize)>,
     /// Bytes of the last root.
     root_len: Cell<u32>,
     /// Called after each checkpoint that compaction itself did not request.
@@ -107,6 +113,7 @@ impl Checkpoints {
             worked: Cell::new(0),
             attempted: Cell::new(attempted),
             stopped: Rc::default(),
+            behind: Cell::default(),
             root_len: Cell::new(0),
             after: RefCell::default(),
         }
@@ -239,7 +246,11 @@ impl Checkpoints {
             }
             self.executor.yield_now().await;
         }
-        self.log.room().await?;
+        self.room().await?;
+        while self.append_directory()? {
+            self.executor.yield_now().await;
+            self.room().await?;
+        }
         let root = self.append_root()?;
         if planted(Plant::CheckpointAhead) {
             replay_from = root;
@@ -249,21 +260,46 @@ impl Checkpoints {
         damaged.map_or(Ok(()), Err)
     }
 
-    fn append_root(&self) -> Result<Lsn, StoreError> {
-        let append = |kind, payload: Vec<u8>| self.append_page(kind, AccountId(0), payload);
-        let mut directory = self.accounts.directory.borrow_mut();
-        directory.write_changed(|old, page| {
+    /// Waits before more is appended: for room in the log's buffer, and for the disk if much of what
+    /// the checkpoint appended is not durable yet.
+    async fn room(&self) -> Result<(), StoreError> {
+        self.log.room().await?;
+        let (last, octets) = self.behind.get();
+        if octets < BEHIND_MAX {
+            return Ok(());
+        }
+        self.behind.set((last, 0));
+        self.log.durable(last).await
+    }
+
+    fn append(&self, header: EntryHeader, payload: &[u8]) -> Result<Lsn, StoreError> {
+        let lsn = self.log.append(header, &[payload])?;
+        let (_, octets) = self.behind.get();
+        self.behind.set((lsn, octets + payload.len()));
+        Ok(lsn)
+    }
+
+    /// Writes changed pages of the directory, about [`BEHIND_MAX`] octets of them. True if some are
+    /// left.
+    fn append_directory(&self) -> Result<bool, StoreError> {
+        let mut left = BEHIND_MAX;
+        self.accounts.directory.borrow_mut().write_changed(|old, page| {
             let len = page.len();
-            let new = append(EntryKind::DirectoryPage, page)?;
+            left = left.saturating_sub(len);
+            let new = self.append_page(EntryKind::DirectoryPage, AccountId(0), page)?;
             old.into_iter().for_each(|old| self.log.release(old, entry_len(len) as u32));
-            Ok(new)
-        })?;
+            Ok((new, left > 0))
+        })
+    }
+
+    /// The directory's pages are written.
+    fn append_root(&self) -> Result<Lsn, StoreError> {
         if let Some(older) = self.log.checkpoint() {
             self.log.release(older.root, self.root_len.get());
         }
         let segments = self.log.estimates();
         let mut root = Root {
-            buckets: directory.pages(),
+            buckets: self.accounts.directory.borrow().pages(),
             segments,
             quarantined: self.damages.quarantined().keys().copied().collect(),
             lost: self.accounts.lost.get(),
@@ -274,7 +310,7 @@ impl Checkpoints {
         debug_assert_eq!(decode_root(&encoded), Ok(root));
         let root = encoded;
         self.root_len.set(entry_len(root.len()) as u32);
-        append(EntryKind::CheckpointRoot, root)
+        self.append_page(EntryKind::CheckpointRoot, AccountId(0), root)
     }
 
     fn append_page(
@@ -284,7 +320,7 @@ impl Checkpoints {
         payload: Vec<u8>,
     ) -> Result<Lsn, StoreError> {
         let header = EntryHeader::new(kind, account, MailboxId(0), Uid(0));
-        self.log.append(header, &[&payload])
+        self.append(header, &payload)
     }
 
     fn append_run(
@@ -300,7 +336,7 @@ impl Checkpoints {
             decode_run(header.version, &payload).map(|it| it.len()),
             Ok(count as usize)
         );
-        let lsn = self.log.append(header, &[&payload])?;
+        let lsn = self.append(header, &payload)?;
         Ok(RunRef { lsn, records: count })
     }
 
@@ -316,7 +352,7 @@ impl Checkpoints {
             cards_left |= self.make_cards(&cell, mailbox).await?;
             self.write_annotations(&cell, mailbox).await?;
         }
-        self.log.room().await?;
+        self.room().await?;
         // Changes were made meanwhile, usually few.
         for _ in 0..PASSES_MAX {
             if changes_of(&cell) <= self.turn() {
@@ -325,7 +361,7 @@ impl Checkpoints {
             for mailbox in mailboxes_of(&cell) {
                 self.write_changes(&cell, mailbox).await?;
             }
-            self.log.room().await?;
+            self.room().await?;
         }
         // There is no await from here to the end: page and runs show the same state.
         let mut state = cell.state.borrow_mut();
@@ -424,7 +460,7 @@ impl Checkpoints {
             if piece.is_empty() {
                 break;
             }
-            self.log.room().await?;
+            self.room().await?;
             new.push(self.append_run(account, id, piece.iter().copied())?);
             self.worked_on(piece.len()).await;
         }
@@ -462,7 +498,7 @@ impl Checkpoints {
         let mut runs = Vec::new();
         let mut start = 0;
         while start < table.table.len() {
-            self.log.room().await?;
+            self.room().await?;
             let count = self.options.run_records_max.min(table.table.len() - start);
             let messages: Vec<(Uid, RunRecord)> = table
                 .table
@@ -475,7 +511,7 @@ impl Checkpoints {
             self.executor.yield_now().await;
         }
         for piece in tombstones.chunks(self.options.run_records_max) {
-            self.log.room().await?;
+            self.room().await?;
             let records = tombstone_records(piece.iter().copied());
             runs.push(self.append_run(account, id, records.into_iter())?);
             self.executor.yield_now().await;
@@ -524,7 +560,7 @@ impl Checkpoints {
                 Err(StoreError::Io(_)) => return Ok(false),
                 made => made?,
             };
-            self.log.room().await?;
+            self.room().await?;
             let state = &mut *cell.state.borrow_mut();
             let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(false) };
             if !mailbox.cards.runs().ends_with(&joined) || mailbox.cards.next() != from {
@@ -598,7 +634,7 @@ impl Checkpoints {
         made: MadeRun,
     ) -> Result<BlockRunRef, StoreError> {
         let header = EntryHeader::new(EntryKind::CardRun, account, mailbox, Uid(0));
-        let lsn = self.log.append(header, &[&made.payload])?;
+        let lsn = self.append(header, &made.payload)?;
         let entry_len = entry_len(made.payload.len()) as u32;
         let MadeRun { first, last, rows, .. } = made;
         Ok(BlockRunRef { lsn, entry_len, first, last, rows })

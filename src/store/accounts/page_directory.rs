@@ -84,20 +84,29 @@ impl PageDirectory {
         self.buckets.iter_mut().for_each(|bucket| bucket.dirty = true);
     }
 
-    /// Calls `write` with the old location and the content of each changed page, and remembers the
-    /// LSN it returns.
+    /// Calls `write` with the old location and the content of each changed page, until it says that
+    /// this is enough for now, and remembers the LSNs it returns. True if changed pages are left.
     pub(crate) fn write_changed<E>(
         &mut self,
-        mut write: impl FnMut(Option<Lsn>, Vec<u8>) -> Result<Lsn, E>,
-    ) -> Result<(), E> {
-        for bucket in self.buckets.iter_mut().filter(|bucket| bucket.dirty) {
+        mut write: impl FnMut(Option<Lsn>, Vec<u8>) -> Result<(Lsn, bool), E>,
+    ) -> Result<bool, E> {
+        let mut changed = self.buckets.iter_mut().filter(|bucket| bucket.dirty);
+        for bucket in changed.by_ref() {
+            let mut more = true;
             bucket.page = match bucket.records.is_empty() {
                 true => None,
-                false => Some(write(bucket.page, encode_directory(&bucket.records))?),
+                false => {
+                    let (page, go_on) = write(bucket.page, encode_directory(&bucket.records))?;
+                    more = go_on;
+                    Some(page)
+                }
             };
             bucket.dirty = false;
+            if !more {
+                break;
+            }
         }
-        Ok(())
+        Ok(changed.next().is_some())
     }
 
     pub(crate) fn bucket_count(&self) -> usize {
@@ -153,11 +162,12 @@ mod tests {
         let mut pages = Vec::new();
         let mut write = |_, page| {
             pages.push(page);
-            Ok::<_, ()>(Lsn(1_000_000 + pages.len() as u64))
+            // One at a time.
+            Ok::<_, ()>((Lsn(1_000_000 + pages.len() as u64), false))
         };
-        directory.write_changed(&mut write).unwrap();
+        while directory.write_changed(&mut write).unwrap() {}
         directory.set(AccountId(3), Lsn(99));
-        directory.write_changed(&mut write).unwrap();
+        assert!(!directory.write_changed(&mut write).unwrap());
         assert_eq!(pages.len(), BUCKETS_MIN * 4 + 1);
 
         let root = Root { buckets: directory.pages(), ..Root::default() };

@@ -64,7 +64,7 @@ impl Checkpoints {
                     continue;
                 }
             };
-            self.log.room().await?;
+            self.room().await?;
             {
                 let state = &mut *cell.state.borrow_mut();
                 let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(()) };
@@ -135,7 +135,7 @@ impl Checkpoints {
     ) -> Result<Option<BlockRunRef>, StoreError> {
         let Some(MadeRun { payload, first, last, rows }) = make_run(rows) else { return Ok(None) };
         let header = EntryHeader::new(EntryKind::AnnotationRun, account, id, Uid(0));
-        let lsn = self.log.append(header, &[&payload])?;
+        let lsn = self.append(header, &payload)?;
         let entry_len = entry_len(payload.len()) as u32;
         Ok(Some(BlockRunRef { lsn, entry_len, first, last, rows }))
     }
@@ -184,13 +184,13 @@ impl Checkpoints {
                 }
             }
             if octets >= PIECE {
-                self.log.room().await?;
+                self.room().await?;
                 runs.extend(self.append_annotation_run(account, id, &rows)?);
                 (rows, octets) = (Rows::new(), 0);
             }
             self.executor.yield_now().await;
         }
-        self.log.room().await?;
+        self.room().await?;
         runs.extend(self.append_annotation_run(account, id, &rows)?);
         let mut state = cell.state.borrow_mut();
         let Some(mailbox) = state.mailboxes.get_mut(&id) else { return Ok(()) };

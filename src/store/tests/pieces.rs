@@ -2,7 +2,7 @@
 //! and wherever the checkpoint is given up, the message table is correct: in memory, read again and
 //! after a start.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use futures_lite::future::poll_once;
 
@@ -129,5 +129,35 @@ fn others_run_between_the_pieces() {
         }
         // One turn for each two records encoded, and one for each run of four records.
         assert!(turns[1] - turns[0] >= 140, "{turns:?}");
+    });
+}
+
+/// A commit that comes during a checkpoint of many accounts waits behind little of it.
+#[test]
+fn commits_wait_behind_little_of_a_checkpoint() {
+    run(async |world: Rc<World>| {
+        let options = StoreOptions { segment_size: 64 << 20, write_buffer: 16 << 20, ..options() };
+        let partition = world.open_with(options).await;
+        let body = staged(&partition, b"x").await;
+        let targets = (1..=10_000).map(|id| target(AccountId(id))).collect();
+        partition.deliver(body, targets, None).await.unwrap();
+        let log = partition.account(ALICE).await.unwrap().commits.log.clone();
+        let from = log.next_lsn();
+        let (appends, syncs) = world.device.operations();
+        world.device.set_clock(Rc::new(world.simulation.clone()));
+        let next = (appends + syncs)..(appends + syncs + 1000);
+        let slow = next.map(|number| (number, Duration::from_millis(1))).collect();
+        world.device.inject(Faults { slow, ..Faults::default() });
+        let ended: Rc<Cell<bool>> = Rc::default();
+        let (copy, told) = (partition.clone(), ended.clone());
+        let checkpoint = async move { told.set(copy.checkpoint().await.is_ok()) };
+        world.simulation.spawn(Priority::Background, Box::pin(checkpoint));
+        let mut most = 0;
+        while !ended.get() {
+            world.simulation.sleep(Duration::from_micros(100)).await;
+            most = most.max(log.next_lsn().0 - log.durable_lsn().0);
+        }
+        let all = log.next_lsn().0 - from.0;
+        assert!(all > 2 << 20 && most < 512 << 10, "{most} of {all} octets");
     });
 }
