@@ -238,6 +238,7 @@ pub enum RecordKind {
     Aaaa,
     Tlsa,
     Txt,
+    Cname,
     /// The domain's MTA-STS policy
     Sts,
 }

@@ -297,7 +297,7 @@ impl Client {
         if self.is_validating() && answers.iter().any(|record| record.proof == Proof::Bogus) {
             return Step::End(Reply::Failed(Failure::Bogus));
         }
-        if !read.follow(answers) {
+        if kind != Kind::Cname && !read.follow(answers) {
             return Step::End(Reply::Failed(Failure::TooManyAliases));
         }
         let Some(records) = read.records(answers, kind) else {
@@ -428,6 +428,7 @@ impl Read {
             Kind::A | Kind::Aaaa => Records::Addresses(Vec::new()),
             Kind::Tlsa => Records::Tlsa(Vec::new()),
             Kind::Txt | Kind::Sts => Records::Text(Vec::new()),
+            Kind::Cname => Records::Cname(Vec::new()),
         };
         for record in answers {
             if record.record_type() != wanted || record.name != self.wire {
@@ -459,6 +460,9 @@ impl Read {
                     let whole = text.txt_data.concat();
                     records.push(String::from_utf8_lossy(&whole).into_owned());
                 }
+                (Records::Cname(records), RData::CNAME(target)) => {
+                    records.extend(host_name(&target.0));
+                }
                 _ => {}
             }
         }
@@ -479,6 +483,7 @@ fn record_type(kind: Kind) -> RecordType {
         Kind::Tlsa => RecordType::TLSA,
         // The record that announces a policy.
         Kind::Txt | Kind::Sts => RecordType::TXT,
+        Kind::Cname => RecordType::CNAME,
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Kind {
     Aaaa,
     Tlsa,
     Txt,
+    /// The alias itself, which is not followed.
+    Cname,
     /// No record, but the domain's MTA-STS policy, announced by one and fetched by HTTPS (RFC 8461).
     Sts,
 }
@@ -26,6 +28,7 @@ impl fmt::Display for Kind {
             Kind::Aaaa => "AAAA",
             Kind::Tlsa => "TLSA",
             Kind::Txt => "TXT",
+            Kind::Cname => "CNAME",
             Kind::Sts => "MTA-STS policy",
         })
     }
@@ -78,6 +81,7 @@ pub enum Records {
     Tlsa(Vec<Tlsa>),
     /// The strings of a TXT record joined, octets that are not UTF-8 replaced.
     Text(Vec<String>),
+    Cname(Vec<Name>),
     Sts(Arc<StsPolicy>),
 }
 
@@ -88,6 +92,7 @@ impl Records {
             Records::Addresses(records) => records.is_empty(),
             Records::Tlsa(records) => records.is_empty(),
             Records::Text(records) => records.is_empty(),
+            Records::Cname(records) => records.is_empty(),
             Records::Sts(_) => false,
         }
     }

@@ -106,14 +106,15 @@ impl Resolver {
         port: u16,
         names: Vec<String>,
     ) -> Result<Option<TlsDemand>, TlsTrouble> {
-        // Of a zone without signatures no TLSA record is asked for: some servers there do not
-        // answer such questions (RFC 7672 2.1.3).
         let Ok(name) = Name::parse(&host.name) else { return Ok(None) };
-        if !host.authentic {
+        // First where the aliases lead, then the name itself (RFC 7672 2.2.2). Of a zone without
+        // signatures no TLSA record is asked for: some servers there do not answer such questions
+        // (RFC 7672 2.1.3).
+        let canonical = host.canonical.as_ref().filter(|_| host.authentic);
+        if !host.authentic && !self.is_authentic_alias(host, &name).await? {
             return Ok(None);
         }
-        // First where the aliases lead, then the name itself (RFC 7672 2.2.2).
-        for base in host.canonical.iter().chain([&name]) {
+        for base in canonical.into_iter().chain([&name]) {
             let Ok(owner) = base.below(&format!("_{port}._tcp")) else { continue };
             let question = Question { name: owner, kind: Kind::Tlsa };
             match &*self.lookups.find(question.clone()).await {
@@ -137,6 +138,23 @@ impl Resolver {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the name of a host is an alias in a signed zone, though it leads out of it: its own
+    /// TLSA records count, those of the zone where it leads do not (RFC 7672 2.2.2).
+    async fn is_authentic_alias(&self, host: &MailHost, name: &Name) -> Result<bool, TlsTrouble> {
+        if host.canonical.is_none() {
+            return Ok(false);
+        }
+        let question = Question { name: name.clone(), kind: Kind::Cname };
+        match &*self.lookups.find(question.clone()).await {
+            Reply::Found(found) => Ok(found.authentic),
+            Reply::Nothing { .. } => Ok(false),
+            Reply::Failed(failure) => {
+                let question = question.to_string();
+                Err(TlsTrouble::Unknown { question, failure: *failure })
+            }
+        }
     }
 
     /// The MTA-STS policy in force for `domain`, fetched or kept from before. One that cannot be

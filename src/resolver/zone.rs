@@ -103,7 +103,9 @@ impl Zone {
                 table.replies.insert((name.to_string(), label(Kind::Sts)), reply);
             }
             "CNAME" => {
-                let target = Name::parse(word()).expect("a name").to_string();
+                let target = Name::parse(word()).expect("a name");
+                add(Kind::Cname, Records::Cname(vec![target.clone()]));
+                let target = target.to_string();
                 for kind in ["MX", "A", "AAAA", "TLSA", "TXT"] {
                     if let Some(reply) = table.replies.get(&(target.clone(), kind)).cloned() {
                         let reply = match reply {
@@ -118,7 +120,7 @@ impl Zone {
                 }
             }
             "FAIL" => {
-                for kind in ["MX", "A", "AAAA", "TLSA", "TXT"] {
+                for kind in ["MX", "A", "AAAA", "TLSA", "TXT", "CNAME"] {
                     let reply = Reply::Failed(Failure::ServerFailed);
                     table.replies.insert((name.to_string(), kind), reply);
                 }
@@ -165,6 +167,7 @@ fn label(kind: Kind) -> &'static str {
         Kind::Aaaa => "AAAA",
         Kind::Tlsa => "TLSA",
         Kind::Txt => "TXT",
+        Kind::Cname => "CNAME",
         Kind::Sts => "STS",
     }
 }

@@ -75,6 +75,7 @@ impl From<RecordKind> for Kind {
             RecordKind::Aaaa => Kind::Aaaa,
             RecordKind::Tlsa => Kind::Tlsa,
             RecordKind::Txt => Kind::Txt,
+            RecordKind::Cname => Kind::Cname,
             RecordKind::Sts => Kind::Sts,
         }
     }
@@ -210,6 +211,7 @@ fn lines(records: &Records) -> Vec<String> {
         Records::Addresses(records) => records.iter().map(ToString::to_string).collect(),
         Records::Tlsa(records) => records.iter().map(ToString::to_string).collect(),
         Records::Text(records) => records.clone(),
+        Records::Cname(records) => records.iter().map(ToString::to_string).collect(),
         Records::Sts(policy) => policy.lines.clone(),
     }
 }

@@ -34,6 +34,8 @@ bare A 127.0.0.13
 text TXT "one"
 null MX 0 .
 far CNAME mx1.open.test.
+away CNAME mx1.open.test.
+_25._tcp.away TLSA 3 1 1 0a1d
 outside MX 10 mx1.open.test.
 loop1 CNAME loop2
 loop2 CNAME loop1
@@ -48,6 +50,7 @@ xn--bcher-kva MX 10 mx2
 @ MX 5 10.0.0.1.
 mx1 A 127.0.0.21
 out CNAME mx1.secure.test.
+_25._tcp.mx1 TLSA 3 1 1 0a1c
 null MX 0 .
 null MX 10 mx1
 _mta-sts TXT "v=STSv1; id=20260101;"
@@ -405,6 +408,12 @@ class Policies(WithKnot):
         self.assertEqual(tls, {"mx1.secure.test": "DANE, 2 record(s)",
                                "nick.secure.test": "DANE, 2 record(s)",
                                "mx2.secure.test": "TLS if offered"})
+        # An alias that leads out of the signed zone has the records of its own name (RFC 7672 2.2.2), not
+        # those of the zone where it leads.
+        names = ("away.secure.test", "far.secure.test", "out.open.test")
+        answers = self.resolve(*names, "--host", settings=self.validating)
+        self.assertEqual([answers[name]["tls"] for name in names],
+                         ["DANE, 1 record(s)", "TLS if offered", "TLS if offered"])
         # Without proof of authenticity the records do not count.
         answer = self.one("secure.test")
         self.assertEqual({host["tls"] for host in answer["hosts"]}, {"TLS if offered"})

@@ -36,6 +36,17 @@ const ZONE: &[&str] = &[
     "!ownrecord.example CNAME mx.none.example",
     "!_25._tcp.ownrecord.example TLSA 3 1 1 abc",
     "!aliased.example MX 10 ownrecord.example",
+    // An alias that leads out of its signed zone: only its own records count.
+    "outside.example A 192.0.2.10",
+    "_25._tcp.outside.example FAIL",
+    "!leads.example CNAME outside.example",
+    "!_25._tcp.leads.example TLSA 3 1 1 abc",
+    "!away.example MX 10 leads.example",
+    "!bare.example CNAME outside.example",
+    "!out.example MX 10 bare.example",
+    "unsigned.example CNAME outside.example",
+    "_25._tcp.unsigned.example FAIL",
+    "!wrong.example MX 10 unsigned.example",
     // MTA-STS.
     "sts.example MX 10 mx.sts.example",
     "sts.example MX 20 other.example",
@@ -63,6 +74,9 @@ const CASES: &[(&str, &[&str])] = &[
     ("implicit.example", &["dane implicit.example"]),
     ("alias.example", &["dane mx.dane.example,nick.example,alias.example"]),
     ("aliased.example", &["dane ownrecord.example,aliased.example"]),
+    ("away.example", &["dane leads.example,away.example"]),
+    ("out.example", &["opportunistic"]),
+    ("wrong.example", &["opportunistic"]),
     (
         "sts.example",
         &["sts mx.sts.example", "4.7.5 the domain's MTA-STS policy does not list this host"],
