@@ -289,6 +289,8 @@ class Conversation:
         self.pending = []
 
     def hello(self, verb):
+        # It also ends a transaction (RFC 5321 4.1.4).
+        self.sent_mail, self.recipients = False, []
         if verb == b"HELO" or self.stage_of_fault == "hello":
             self.reply("hello", 250, b"hop.test")
             return

@@ -216,6 +216,8 @@ pub struct Client {
     options: ClientOptions,
     parser: ReplyParser,
     capabilities: Capabilities,
+    /// EHLO, or LHLO, and our name.
+    hello: Rc<str>,
     lmtp: bool,
     /// Transactions begun.
     transactions: u32,
@@ -258,6 +260,7 @@ impl Client {
             options: options.clone(),
             parser: ReplyParser::default(),
             capabilities: Capabilities::default(),
+            hello: format!("{} {}", if target.lmtp { "LHLO" } else { "EHLO" }, target.hello).into(),
             lmtp: target.lmtp,
             transactions: 0,
             broken: false,
@@ -374,8 +377,8 @@ impl Client {
 
     /// EHLO, or HELO if the peer does not know it (RFC 5321 3.2); LHLO (RFC 2033 4.1).
     async fn hello(&mut self, name: &str) -> Result<(), Failed> {
-        let verb = if self.lmtp { "LHLO" } else { "EHLO" };
-        let reply = self.command(Stage::Hello, &format!("{verb} {name}")).await?;
+        let hello = self.hello.clone();
+        let reply = self.command(Stage::Hello, &hello).await?;
         if reply.is_positive() {
             self.capabilities = Capabilities::parse(&reply);
             return Ok(());
@@ -437,7 +440,9 @@ impl Client {
 
     /// Sends one message.
     pub async fn send(&mut self, envelope: &Envelope<'_>, content: &mut dyn Content) -> Sent {
-        let mut transaction = Transaction::new(*envelope, &self.capabilities, self.lmtp);
+        let hello = self.hello.clone();
+        let mut transaction =
+            Transaction::new(*envelope, &self.capabilities, self.lmtp).with_hello(&hello);
         self.transactions = self.transactions.saturating_add(1);
         if !self.is_alive().await {
             transaction.lose(Stage::Mail, "the peer closed the connection, or spoke unasked");

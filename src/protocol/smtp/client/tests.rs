@@ -217,6 +217,8 @@ struct Case {
     /// Lines of the reply to EHLO behind the name.
     capabilities: &'static str,
     lmtp: bool,
+    /// See [`Transaction::with_hello`].
+    hello: Option<&'static str>,
     recipients: usize,
     content: &'static [u8],
     /// `C: ` what is sent, without CRLF; `S: ` what the peer says then. A turn of the client is
@@ -231,6 +233,7 @@ const PLAIN: Case = Case {
     name: "",
     capabilities: "",
     lmtp: false,
+    hello: None,
     recipients: 1,
     content: b"Hi\r\n.\r\n",
     transcript: &[],
@@ -312,6 +315,86 @@ const CASES: &[Case] = &[
             "S: 250 ok",
         ],
         results: &["refused end 452 full"],
+        ..PLAIN
+    },
+    Case {
+        name: "EHLO in place of RSET, and its reply",
+        capabilities: "PIPELINING\nCHUNKING",
+        hello: Some("EHLO me"),
+        recipients: 2,
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "C: RCPT TO:<r1@y>",
+            "S: 250 ok",
+            "S: 550 no",
+            "S: 250 ok",
+            "C: BDAT 7 LAST",
+            "C: Hi",
+            "C: .",
+            "S: 452 full",
+            "C: EHLO me",
+            "S: 250-mx",
+            "S: 250 CHUNKING",
+        ],
+        results: &["refused rcpt 550 no", "refused end 452 full"],
+        ..PLAIN
+    },
+    Case {
+        name: "one reply too many in chunks: the refusals are not to be trusted, and the message was taken",
+        capabilities: "PIPELINING\nCHUNKING",
+        hello: Some("EHLO me"),
+        recipients: 2,
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "C: RCPT TO:<r1@y>",
+            "S: 250 ok",
+            "S: 250 ok",
+            "S: 550 one too many",
+            "C: BDAT 7 LAST",
+            "C: Hi",
+            "C: .",
+            // For the second recipient, and only then for the message.
+            "S: 451 later",
+            "C: EHLO me",
+            "S: 250 taken",
+        ],
+        results: &["lost reset after dot", "lost reset after dot"],
+        usable: false,
+        ..PLAIN
+    },
+    Case {
+        name: "one reply too many, and all seem refused",
+        capabilities: "PIPELINING\nCHUNKING",
+        hello: Some("EHLO me"),
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "S: 250 ok",
+            "S: 550 one too many",
+            "C: EHLO me",
+            "S: 250 the recipient is all right",
+        ],
+        results: &["lost reset"],
+        usable: false,
+        ..PLAIN
+    },
+    Case {
+        name: "EHLO in place of RSET only where replies could be confused",
+        capabilities: "PIPELINING",
+        hello: Some("EHLO me"),
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "C: DATA",
+            "S: 250 ok",
+            "S: 550 no",
+            "S: 503 no recipients",
+            "C: RSET",
+            "S: 250 ok",
+        ],
+        results: &["refused rcpt 550 no"],
         ..PLAIN
     },
     Case {
@@ -690,6 +773,9 @@ fn play(case: &Case, piece: usize) {
     let size = case.content.len() as u64;
     let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size, binary: false };
     let mut transaction = Transaction::new(envelope, &capabilities(case.capabilities), case.lmtp);
+    if let Some(hello) = case.hello {
+        transaction = transaction.with_hello(hello);
+    }
     let mut parser = ReplyParser::default();
     let mut turns = turns(case.transcript).into_iter().peekable();
     let mut content = case.content.chunks(piece);
@@ -745,6 +831,31 @@ fn play(case: &Case, piece: usize) {
         (case.results.iter().map(|it| it.to_string()).collect(), case.usable),
         "{name}"
     );
+}
+
+/// Each chunk has a reply of its own: one that comes before is a late one to another command.
+#[test]
+fn chunks_are_not_refused_early() {
+    let recipients = recipients(2);
+    let lines = lines(&recipients);
+    for (offer, expected) in [
+        ("PIPELINING", ["refused rcpt 550 no", "refused content 451 full"]),
+        ("PIPELINING\nCHUNKING", ["lost content", "lost content"]),
+    ] {
+        let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size: 7, binary: false };
+        let mut transaction = Transaction::new(envelope, &capabilities(offer), false);
+        let mut sent = Vec::new();
+        let data = (offer == "PIPELINING").then_some((354, "go"));
+        for (code, text) in [(250, "ok"), (550, "no"), (250, "ok")].into_iter().chain(data) {
+            assert!(matches!(transaction.advance(&mut sent), Step::Await(_)));
+            transaction.reply(Reply { local: false, ..Reply::local(code, text) }).unwrap();
+        }
+        assert_eq!(transaction.advance(&mut sent), Step::Content);
+        let _ = transaction.reply(Reply { local: false, ..Reply::local(451, "full") });
+        assert_eq!(transaction.advance(&mut sent), Step::Done { usable: false });
+        let results: Vec<String> = transaction.into_results().iter().map(shown).collect();
+        assert_eq!(results, expected, "{offer}");
+    }
 }
 
 #[test]

@@ -108,6 +108,8 @@ enum Command {
     /// A lone dot, after DATA was accepted for nobody.
     Nothing,
     Reset,
+    /// EHLO in place of RSET, see [`Transaction::with_hello`].
+    Hello,
 }
 
 impl Command {
@@ -118,7 +120,7 @@ impl Command {
             Command::Data => Stage::Data,
             Command::Chunk => Stage::Content,
             Command::End | Command::EndFor(_) | Command::Nothing => Stage::End,
-            Command::Reset => Stage::Reset,
+            Command::Reset | Command::Hello => Stage::Reset,
         }
     }
 }
@@ -154,6 +156,8 @@ pub struct Transaction<'a> {
     chunking: bool,
     /// Append SIZE to MAIL.
     says_size: bool,
+    /// The whole EHLO command, if it may take the place of RSET.
+    hello: Option<&'a str>,
     phase: Phase,
     awaited: VecDeque<Command>,
     standings: Vec<Standing>,
@@ -189,6 +193,7 @@ impl<'a> Transaction<'a> {
             pipelining: capabilities.pipelining,
             chunking,
             says_size: capabilities.size.is_some(),
+            hello: None,
             phase: Phase::Envelope { next: 0 },
             awaited: VecDeque::new(),
             standings: vec![Standing::Unknown; envelope.recipients.len()],
@@ -221,6 +226,16 @@ impl<'a> Transaction<'a> {
             transaction.phase = Phase::Over;
         }
         transaction
+    }
+
+    /// `command`: EHLO and our name, of an ESMTP session. With BDAT all good replies are 250, so a
+    /// peer that has sent one reply too many to pipelined commands would not be found out: its reply
+    /// to the message would be taken for that to RSET, and its refusal of one recipient for that of
+    /// another. The reply to EHLO (RFC 5321 4.1.4: it resets, too) has several lines, as CHUNKING is
+    /// in it.
+    pub fn with_hello(mut self, command: &'a str) -> Transaction<'a> {
+        self.hello = Some(command).filter(|_| self.chunking && self.pipelining);
+        self
     }
 
     /// Appends the commands that can be sent now to `output`, and says what to do next.
@@ -348,8 +363,13 @@ impl<'a> Transaction<'a> {
         // RFC 3030 2: after a refused chunk, also the last one, only RSET is defined.
         let open = !self.end_sent || (self.chunking && self.failed);
         if open && !self.unusable {
-            output.extend_from_slice(b"RSET\r\n");
-            self.awaited.push_back(Command::Reset);
+            let (line, command) = match self.hello {
+                Some(hello) => (hello, Command::Hello),
+                None => ("RSET", Command::Reset),
+            };
+            output.extend_from_slice(line.as_bytes());
+            output.extend_from_slice(b"\r\n");
+            self.awaited.push_back(command);
             self.phase = Phase::Resetting;
         }
         None
@@ -379,8 +399,11 @@ impl<'a> Transaction<'a> {
                 self.unusable = true;
                 return Ok(());
             }
-            // A peer may refuse a message before it has all of it, but never accept it.
-            let early = self.phase == Phase::Content && reply.code >= 400;
+            // A peer may refuse a message before it has all of it, but never accept it. Each chunk
+            // has a reply of its own.
+            let early = self.phase == Phase::Content
+                && reply.code >= 400
+                && (!self.chunking || reply.is_closing());
             if !early {
                 return Err(Fault::Unsolicited);
             }
@@ -394,7 +417,8 @@ impl<'a> Transaction<'a> {
             Command::Data => reply.is_intermediate(),
             _ => reply.is_positive(),
         };
-        if !positive && reply.code < 400 {
+        let is_short = command == Command::Hello && positive && !reply.text.contains('\n');
+        if is_short || !positive && reply.code < 400 {
             return Err(Fault::Unexpected);
         }
         self.failed |= !positive && matches!(command.stage(), Stage::Content | Stage::End);
@@ -433,9 +457,9 @@ impl<'a> Transaction<'a> {
                 let stage = Stage::End;
                 self.decide(at, RcptResult::Refused { stage, reply: reply.clone() });
             }
-            (Command::Chunk | Command::Nothing | Command::Reset, true) => {}
+            (Command::Chunk | Command::Nothing | Command::Reset | Command::Hello, true) => {}
             (Command::Nothing, false) => {}
-            (Command::Reset, false) => self.unusable = true,
+            (Command::Reset | Command::Hello, false) => self.unusable = true,
         }
         Ok(())
     }
