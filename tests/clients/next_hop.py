@@ -38,7 +38,8 @@ class Gone(Exception):
 class Ledger:
     """What was taken: (message, recipient) -> the attempts, in order. An attempt is `whole` if its final reply
     was sent, and `sure` once the client has shown that it knows of it: with a further command that only
-    follows when the result is on disk."""
+    follows when the result is on disk. `confused`: a reply too many came before it, so the client may have
+    taken one reply for another."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -109,6 +110,8 @@ class Conversation:
         self.stage_of_fault = self.fault = None
         self.slow = False
         self.spared = 0
+        # A reply too many was sent in this transaction.
+        self.confused = False
         if draw.random() < hop.faults:
             self.choose(STAGES + LATE_STAGES)
         self.refused = False
@@ -222,6 +225,7 @@ class Conversation:
             return None
         if fault == "too many":
             extra = self.random.choice((code, 250, 550, 450))
+            self.confused = stage in ("mail", "rcpt", "data")
             self.put(b"%d %s\r\n%d one too many\r\n" % (code, text, extra))
             return True
         if fault == "too few":
@@ -314,7 +318,7 @@ class Conversation:
             return self.put(b"250 ok\r\n")
         self.sender_fate, self.message = found[1].decode(), int(found[2])
         self.recipients = []
-        self.sent_mail = False
+        self.sent_mail = self.confused = False
         if self.sender_fate in ("mail4", "mail5"):
             return self.put(self.refusal(550 if self.sender_fate == "mail5" else 450))
         self.sent_mail = self.reply("mail", 250) is not False
@@ -416,7 +420,8 @@ class Conversation:
         expected = self.hop.expected.get(message)
         if expected is not None and not content.endswith(b"\r\n\r\n" + expected):
             self.ledger.complain(f"message {message} was changed: {content[-200:]!r}")
-        attempts = [{"whole": False, "sure": False, "at": time.monotonic()} for _ in recipients]
+        attempts = [{"whole": False, "sure": False, "confused": self.confused, "at": time.monotonic()}
+                    for _ in recipients]
         with self.ledger.lock:
             for recipient, attempt in zip(recipients, attempts):
                 self.ledger.taken[(message, recipient)].append(attempt)

@@ -191,7 +191,7 @@ def judge_taken(attempts, reports, acknowledged, kills):
         return "lost"
     for attempt in attempts[:-1]:
         killed = any(0 <= kill - attempt["at"] < RECORD_SECONDS for kill in kills)
-        if attempt["whole"] and (attempt["sure"] or not killed):
+        if attempt["whole"] and not attempt["confused"] and (attempt["sure"] or not killed):
             return "sent twice"
     return None
 

@@ -231,7 +231,7 @@ impl<'a> Transaction<'a> {
     /// `command`: EHLO and our name, of an ESMTP session. With BDAT all good replies are 250, so a
     /// peer that has sent one reply too many to pipelined commands would not be found out: its reply
     /// to the message would be taken for that to RSET, and its refusal of one recipient for that of
-    /// another. The reply to EHLO (RFC 5321 4.1.4: it resets, too) has several lines, as CHUNKING is
+    /// another. So nobody is refused for good before the peer has answered EHLO. The reply to EHLO (RFC 5321 4.1.4: it resets, too) has several lines, as CHUNKING is
     /// in it.
     pub fn with_hello(mut self, command: &'a str) -> Transaction<'a> {
         self.hello = Some(command).filter(|_| self.chunking && self.pipelining);
@@ -361,7 +361,14 @@ impl<'a> Transaction<'a> {
         }
         self.phase = Phase::Over;
         // RFC 3030 2: after a refused chunk, also the last one, only RSET is defined.
-        let open = !self.end_sent || (self.chunking && self.failed);
+        let refused = |it: &Standing| match it {
+            Standing::Over(result @ RcptResult::Refused { reply, .. }) => {
+                result.is_permanent() && !reply.local
+            }
+            _ => false,
+        };
+        let doubtful = || self.hello.is_some() && self.standings.iter().any(refused);
+        let open = !self.end_sent || (self.chunking && self.failed) || doubtful();
         if open && !self.unusable {
             let (line, command) = match self.hello {
                 Some(hello) => (hello, Command::Hello),
