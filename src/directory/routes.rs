@@ -95,6 +95,18 @@ pub enum TlsPolicy {
     Verified,
 }
 
+impl TlsPolicy {
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            TlsPolicy::Never => "never",
+            TlsPolicy::Opportunistic => "opportunistic",
+            TlsPolicy::Required => "required",
+            TlsPolicy::Verified => "verified",
+        }
+    }
+}
+
 /// Where mail for a domain goes next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NextHop {

@@ -216,7 +216,9 @@ events! {
     /// A message is in the queue for other servers, durably. `queue` is its name there.
     Deliveries / "enqueued" / Enqueued { trail: &'a str, id: &'a str, queue: &'a str, origin: &'static str, from: &'a str, recipients: u64, octets: u64, }
     /// An attempt to deliver a queued message to a recipient ended: `sent`, `deferred` or `failed`.
-    Deliveries / "attempt" / Attempted { trail: &'a str, id: &'a str, queue: &'a str, to: &'a str, result: &'static str, host: Option<&'a str>, status: &'a str, reply: &'a str, }
+    Deliveries / "attempt" / Attempted { trail: &'a str, id: &'a str, queue: &'a str, to: &'a str, result: &'static str, host: Option<&'a str>, tls: Option<&'a str>, status: &'a str, reply: &'a str, }
+    /// TLS with another host failed, and what is known of it allows to go on with any certificate, or without TLS.
+    Deliveries / "tls_failed" / TlsFailed { host: &'a str, address: IpAddr, reason: &'a str, }
     /// All recipients of a queued message are done with.
     Deliveries / "left_queue" / LeftQueue { trail: &'a str, id: &'a str, queue: &'a str, }
     /// A report about a queued message was put into the queue, as `report`.

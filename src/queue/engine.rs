@@ -630,7 +630,12 @@ impl<C: Carrier> Queue<C> {
         let now = self.inner.executor.now();
         if let Some(late) = self.too_late(id, now) {
             let reason = format!("{}; the last problem was: {}", late.reason, problem.reason);
-            let late = Problem { reason, host: problem.host.clone(), ..late };
+            // That a security policy forbids delivery (RFC 3463 3.8) says more than that time is over.
+            let status = match !problem.is_reply && problem.status.starts_with("4.7.") {
+                true => problem.status.clone(),
+                false => late.status.clone(),
+            };
+            let late = Problem { status, reason, host: problem.host.clone(), ..late };
             return self.add_chore(Chore::Return(id, number, late));
         }
         let options = self.options();

@@ -106,6 +106,8 @@ pub enum Outcome {
         /// Who has it now: a host, or empty for a mailbox here.
         host: String,
         reply: String,
+        /// What is known of TLS on the way; `None` in plain text, or if there was no way.
+        tls: Option<String>,
         /// Its further delivery is reported by the next host (RFC 3461 5.2.1).
         reports: bool,
     },

@@ -144,7 +144,7 @@ impl<C: Carrier> Queue<C> {
                 continue;
             }
             match outcome {
-                Outcome::Delivered { host, reply, reports } => {
+                Outcome::Delivered { host, reply, reports, tls: _ } => {
                     if !planted(Plant::RetryDelivered) {
                         changes.push((number, None));
                     }

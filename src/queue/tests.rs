@@ -173,6 +173,7 @@ impl Session for FakeSession {
                         Outcome::Delivered {
                             host: "mx".to_owned(),
                             reply: "250 ok".to_owned(),
+                            tls: None,
                             reports: false,
                         }
                     }

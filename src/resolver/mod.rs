@@ -26,7 +26,7 @@ pub use exchange::{ADDRESSES_MAX, Exchange, HOSTS_MAX, MailHost, Own, Trouble};
 pub use name::{Name, NotADomain, address_literal};
 pub use question::{Failure, Found, Kind, Mx, NameServers, Question, Records, Reply};
 pub use sts::StsPolicy;
-pub use tls::{TlsDemand, TlsTrouble};
+pub use tls::{TlsDemand, TlsScope, TlsTrouble};
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 

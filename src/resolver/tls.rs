@@ -34,6 +34,23 @@ pub enum TlsDemand {
     },
 }
 
+/// Which domains with the same hosts may share connections: what a connection was made for must be
+/// enough for each message on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsScope {
+    /// The hosts need have nothing.
+    Open,
+    /// Authentic MX records lead to hosts with TLSA records. The same hosts may serve domains whose
+    /// MX records are not, and which are served without DANE (RFC 7672 2.2.1).
+    Dane,
+    /// The domain has an MTA-STS policy of its own, or a certificate for its name would be enough
+    /// (RFC 7672 3.2.2).
+    Alone,
+}
+
+/// Certificate usage DANE-TA (RFC 7218 2.1), for which names count.
+const DANE_TA: u8 = 2;
+
 /// Why mail may not go to a host now. All are temporary.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TlsTrouble {
@@ -88,6 +105,49 @@ impl Resolver {
             return Err(TlsTrouble::NotListed { policy });
         }
         Ok(TlsDemand::Sts { name: host.name.clone(), policy, testing })
+    }
+
+    /// With which other domains `domain` may share connections to the hosts of `exchange`. What
+    /// cannot be found out now may be a demand.
+    pub async fn tls_scope(&self, domain: &str, exchange: &Exchange, port: u16) -> TlsScope {
+        let Ok(domain) = Name::parse(domain) else { return TlsScope::Open };
+        let (mut any_with, mut any_without) = (false, !exchange.authentic && !exchange.implicit);
+        if !any_without {
+            // Asked all at once, and then waited for.
+            exchange.hosts.iter().for_each(|host| self.begin_dane(host, port));
+            for host in &exchange.hosts {
+                match self.dane(host, port, Vec::new()).await {
+                    Ok(Some(TlsDemand::Dane { records, .. })) => {
+                        if records.iter().any(|record| record.usage == DANE_TA) {
+                            return TlsScope::Alone;
+                        }
+                        any_with = true;
+                    }
+                    Ok(_) => any_without = true,
+                    Err(_) => any_with = true,
+                }
+            }
+        }
+        let has_policy = any_without
+            && match self.sts(&domain).await {
+                Ok(policy) => policy.is_some_and(|policy| policy.mode != sts::Mode::None),
+                Err(_) => true,
+            };
+        match (has_policy, any_with) {
+            (true, _) => TlsScope::Alone,
+            (false, true) => TlsScope::Dane,
+            (false, false) => TlsScope::Open,
+        }
+    }
+
+    /// Sends the question that [`Resolver::dane`] begins with.
+    fn begin_dane(&self, host: &MailHost, port: u16) {
+        let name = Name::parse(&host.name).ok().filter(|_| host.authentic);
+        if let Some(base) = name.as_ref().map(|name| host.canonical.as_ref().unwrap_or(name))
+            && let Ok(name) = base.below(&format!("_{port}._tcp"))
+        {
+            drop(self.lookups.find(Question { name, kind: Kind::Tlsa }));
+        }
     }
 
     /// The same for a host that configuration names as next hop.

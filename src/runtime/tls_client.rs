@@ -11,6 +11,7 @@
 //! connection.
 
 use std::{
+    fmt,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -106,6 +107,19 @@ pub struct TlsFacts {
     pub verified: Verified,
 }
 
+impl fmt::Display for TlsFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.version)?;
+        match &self.verified {
+            Verified::NotAsked => f.write_str(", unverified"),
+            Verified::NoUsableRecord => f.write_str(", no usable TLSA record"),
+            Verified::Name(name) => write!(f, ", certificate for {name}"),
+            Verified::DaneEe => f.write_str(", DANE"),
+            Verified::DaneTa(name) => write!(f, ", DANE, certificate for {name}"),
+        }
+    }
+}
+
 /// How the peer was verified.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verified {
@@ -161,6 +175,15 @@ impl TlsFailure {
                 TlsFailure::NoMatchingRecord
             }
             _ => TlsFailure::Certificate,
+        }
+    }
+
+    /// In words, where those of the library say less.
+    pub fn words(self) -> Option<&'static str> {
+        match self {
+            TlsFailure::NotTrusted => Some("the certificate was issued by nobody who is trusted"),
+            TlsFailure::NoMatchingRecord => Some("the certificate matches no TLSA record"),
+            _ => None,
         }
     }
 

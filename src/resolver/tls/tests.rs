@@ -47,6 +47,15 @@ const ZONE: &[&str] = &[
     "unsigned.example CNAME outside.example",
     "_25._tcp.unsigned.example FAIL",
     "!wrong.example MX 10 unsigned.example",
+    "!mx.authority.example A 192.0.2.11",
+    "!_25._tcp.mx.authority.example TLSA 2 1 1 abc",
+    "!authority.example MX 10 mx.authority.example",
+    // One of the hosts has DANE.
+    "!some.example MX 10 mx.none.example",
+    "!some.example MX 20 mx.dane.example",
+    "!mixed.example MX 10 mx.dane.example",
+    "!mixed.example MX 20 mx.none.example",
+    "mixed.example STS enforce mx.none.example",
     // MTA-STS.
     "sts.example MX 10 mx.sts.example",
     "sts.example MX 20 other.example",
@@ -126,6 +135,39 @@ fn what_hosts_must_have() {
         question.kind == Kind::Tlsa && question.name.as_str().contains("plain.example")
     });
     assert_eq!(unsafe_question, None, "RFC 7672 2.1.3");
+}
+
+/// (domain, with whom it shares connections)
+const SCOPES: &[(&str, TlsScope)] = &[
+    ("none.example", TlsScope::Open),
+    ("weak.example", TlsScope::Open),
+    ("plain.example", TlsScope::Open),
+    ("dane.example", TlsScope::Dane),
+    ("alias.example", TlsScope::Dane),
+    ("implicit.example", TlsScope::Dane),
+    // The same host, without proof that it is the domain's.
+    ("forged.example", TlsScope::Open),
+    ("hidden.example", TlsScope::Dane),
+    ("sts.example", TlsScope::Alone),
+    ("testing.example", TlsScope::Alone),
+    ("unknown.example", TlsScope::Alone),
+    ("over.example", TlsScope::Open),
+    // DANE comes first, for all of its hosts.
+    ("both.example", TlsScope::Dane),
+    ("authority.example", TlsScope::Alone),
+    ("some.example", TlsScope::Dane),
+    ("mixed.example", TlsScope::Alone),
+    ("[192.0.2.9]", TlsScope::Open),
+];
+
+#[test]
+fn connections_are_shared_by_those_with_the_same_demands() {
+    let (simulation, _, resolver) = world();
+    for (domain, expected) in SCOPES {
+        let exchange = simulation.run_until(resolver.exchange(domain)).unwrap();
+        let scope = simulation.run_until(resolver.tls_scope(domain, &exchange, 25));
+        assert_eq!(scope, *expected, "{domain}");
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ use crate::{
         Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
         Unreachable, Way,
     },
-    resolver::{Exchange, MailHost, TlsDemand, TlsTrouble, Trouble},
+    resolver::{Exchange, MailHost, TlsDemand, TlsScope, TlsTrouble, Trouble},
     runtime::{LocalFuture, connect::Dialer, tls_client::Verification},
     service::Shard,
     store::StoreError,
@@ -124,6 +124,30 @@ impl Way for RelayWay {
     }
 }
 
+/// The site of a fixed next hop: routes to the same host that differ in how they use it share no
+/// connections. What every route to it has in common is not in the name.
+fn fixed_site(name: &str, fixed: &RelayHost) -> String {
+    let RelayHost { port, lmtp, tls, implicit_tls, ref credentials, .. } = *fixed;
+    let mut site = format!("{name}:{port}");
+    let usual = match credentials {
+        Some(_) => TlsPolicy::Verified,
+        None => TlsPolicy::Opportunistic,
+    };
+    if lmtp {
+        site.push_str(" (LMTP)");
+    }
+    if implicit_tls {
+        site.push_str(" (implicit TLS)");
+    }
+    if tls != usual {
+        site.push_str(&format!(" (TLS {})", tls.word()));
+    }
+    if let Some(credentials) = credentials {
+        site.push_str(&format!(" ({})", credentials.user));
+    }
+    site
+}
+
 /// Makes the shard's queue and starts it.
 pub fn start(shard: &Rc<Shard>, dialer: Rc<dyn Dialer>) {
     let relay = Relay::new(Rc::downgrade(shard), dialer);
@@ -187,12 +211,12 @@ impl Relay {
                 let (port, tls) = (fixed.port, fixed.tls);
                 if fixed.mx {
                     let (exchange, name) = self.exchange(&shard, &fixed.host, tls, port).await?;
-                    let site = format!("{name}:{port}");
+                    let site = fixed_site(&name, &fixed);
                     let hosts = Hosts::of_exchange(exchange, port, tls, Some(fixed));
                     return way(site, Kind::Hosts(hosts));
                 }
                 let hosts = vec![self.host(&shard, &fixed.host).await?];
-                let site = format!("{}:{port}", fixed.host);
+                let site = fixed_site(&fixed.host, &fixed);
                 let fixed = Some(fixed);
                 way(site, Kind::Hosts(Hosts { hosts, port, tls, exchange: None, fixed }))
             }
@@ -208,8 +232,8 @@ impl Relay {
         }
     }
 
-    /// The exchange of a domain, and the name of its site. An MTA-STS policy is the domain's own:
-    /// such a domain shares no connections with others.
+    /// The exchange of a domain, and the name of its site. Domains with the same hosts are one site
+    /// only if the same is demanded of a connection for them: others would use it, too.
     async fn exchange(
         &self,
         shard: &Shard,
@@ -224,15 +248,19 @@ impl Relay {
         self.check_dns(shard)?;
         let found = shard.resolver.exchange(domain).await;
         let exchange = found.map_err(|trouble| self.trouble(&trouble))?;
-        let mut site = exchange.site.clone();
-        if tls == TlsPolicy::Opportunistic
-            && let Some(host) = exchange.hosts.first()
-        {
-            let demand = shard.resolver.tls_of_exchange(domain, &exchange, host, port).await;
-            if matches!(demand, Ok(TlsDemand::Sts { .. }) | Err(TlsTrouble::NotListed { .. })) {
-                site = format!("{site} ({domain})");
+        let site = &exchange.site;
+        let site = match tls {
+            TlsPolicy::Opportunistic => {
+                match shard.resolver.tls_scope(domain, &exchange, port).await {
+                    TlsScope::Open => site.clone(),
+                    TlsScope::Dane => format!("{site} (DANE)"),
+                    TlsScope::Alone => format!("{site} ({domain})"),
+                }
             }
-        }
+            TlsPolicy::Never | TlsPolicy::Required | TlsPolicy::Verified => {
+                format!("{site} (TLS {})", tls.word())
+            }
+        };
         Ok(((domain.to_owned(), exchange), site))
     }
 
@@ -353,6 +381,11 @@ impl Relay {
             return Err(failed);
         }
         shard.metrics.count("relay_tls_fallbacks_total", 1);
+        shard.tell(&Event::TlsFailed {
+            host: &target.host,
+            address: target.address.ip(),
+            reason: &format!("{}: {}", failed.stage.name(), failed.what),
+        });
         if target.tls != TlsUse::Opportunistic {
             let target = Target { tls: TlsUse::Opportunistic, ..target.clone() };
             match connect(&target).await {
@@ -411,7 +444,13 @@ impl Relay {
             Some(reply) => problem_of(reply, self.now()),
             None => {
                 let what = format!("{}: {}", failed.stage.name(), failed.what);
-                self.problem("4.4.1", what)
+                // RFC 3463 3.8: what is demanded is not offered; or it is, but not as demanded.
+                let status = match (failed.stage, failed.tls) {
+                    (Stage::StartTls, _) => "4.7.4",
+                    (Stage::Tls, Some(_)) => "4.7.5",
+                    _ => "4.4.1",
+                };
+                self.problem(status, what)
             }
         }
     }
@@ -488,8 +527,10 @@ impl Carrier for Relay {
                 });
             }
             QueueEvent::Attempt { id, envelope, recipient, outcome } => {
+                let mut secured = None;
                 let (result, host, reply, status) = match outcome {
-                    Outcome::Delivered { host, reply, .. } => {
+                    Outcome::Delivered { host, reply, tls, .. } => {
+                        secured = tls.as_deref();
                         ("sent", Some(host.as_str()), reply.as_str(), "2.0.0")
                     }
                     Outcome::Deferred(problem) => {
@@ -515,6 +556,7 @@ impl Carrier for Relay {
                     to: &recipient.address,
                     result,
                     host,
+                    tls: secured,
                     status,
                     reply,
                 });

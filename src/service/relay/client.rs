@@ -340,7 +340,11 @@ impl Client {
                 ConnectionError::Tls(error) => Some(TlsFailure::of(error)),
                 _ => None,
             };
-            Failed { tls, ..Failed::because(Stage::Tls, error) }
+            let failed = match tls.and_then(TlsFailure::words) {
+                Some(words) => Failed::because(Stage::Tls, words),
+                None => Failed::because(Stage::Tls, error),
+            };
+            Failed { tls, ..failed }
         })
     }
 

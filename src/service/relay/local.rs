@@ -45,6 +45,7 @@ impl LocalSession {
             Ok(()) => Outcome::Delivered {
                 host: String::new(),
                 reply: "delivered to the mailbox".to_owned(),
+                tls: None,
                 reports: false,
             },
             Err(Failure::OverQuota) => {
@@ -130,7 +131,7 @@ impl Session for NowhereSession {
     fn send<'a>(&'a mut self, job: &'a Job<'a>) -> LocalFuture<'a, Vec<(u32, Outcome)>> {
         let discarded = |(number, _): &(u32, &Recipient)| {
             let (host, reply) = (String::new(), "discarded".to_owned());
-            (*number, Outcome::Delivered { host, reply, reports: false })
+            (*number, Outcome::Delivered { host, reply, tls: None, reports: false })
         };
         Box::pin(std::future::ready(job.recipients.iter().map(discarded).collect()))
     }

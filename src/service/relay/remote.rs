@@ -75,6 +75,7 @@ impl RemoteSession {
         };
         let Some(client) = &mut self.client else { return Vec::new() };
         let offers = offers(client);
+        let tls = client.tls_facts().map(|facts| facts.to_string());
         let now = self.shard.executor.now();
         let envelope = job.envelope;
         let demands = Demands {
@@ -202,6 +203,7 @@ impl RemoteSession {
                 Some(RcptResult::Accepted { reply }) => Outcome::Delivered {
                     host: self.host.clone(),
                     reply: format!("{} {}", reply.code, reply.text),
+                    tls: tls.clone(),
                     reports: !demands.relay_is_reported(recipient.notify, &offers),
                 },
                 Some(ref result @ RcptResult::Refused { ref reply, .. }) => {
