@@ -409,7 +409,8 @@ impl<C: Carrier> Queue<C> {
             *site.way.borrow_mut() = way;
             return site.clone();
         }
-        let limits = self.options().limits(&way.hosts(), destination);
+        let domain = super::domain_of_destination(destination);
+        let limits = self.options().limits(&way.hosts(), domain);
         state.tidy_sites();
         let name = way.site().to_owned();
         let site = Rc::new(Site::new(name.clone(), way, limits));

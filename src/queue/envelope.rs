@@ -111,6 +111,8 @@ pub struct Recipient {
     pub attempts: u32,
     /// The sender was told of the delay.
     pub warned: bool,
+    /// The TLS policy of its domain does not count (RFC 8689 5).
+    pub any_tls: bool,
     /// The last temporary failure.
     pub problem: Option<Problem>,
 }
@@ -169,6 +171,7 @@ mod tag {
     pub(super) const PROBLEM_REASON: u8 = 40;
     pub(super) const PROBLEM_HOST: u8 = 41;
     pub(super) const PROBLEM_IS_REPLY: u8 = 42;
+    pub(super) const ANY_TLS: u8 = 43;
 }
 
 /// Appends fields to an annotation.
@@ -383,6 +386,7 @@ impl Recipient {
             out.put(tag::ATTEMPTS, &self.attempts.to_le_bytes());
         }
         out.flag(tag::WARNED, self.warned);
+        out.flag(tag::ANY_TLS, self.any_tls);
         if let Some(problem) = &self.problem {
             out.time(tag::PROBLEM_AT, problem.at);
             out.text(tag::PROBLEM_STATUS, &problem.status);
@@ -421,6 +425,7 @@ impl Recipient {
                     recipient.attempts = u32::from_le_bytes(content.try_into().ok()?);
                 }
                 tag::WARNED => recipient.warned = true,
+                tag::ANY_TLS => recipient.any_tls = true,
                 tag::PROBLEM_AT => (problem.at, has_problem) = (time(content)?, true),
                 tag::PROBLEM_STATUS => problem.status = text(content)?,
                 tag::PROBLEM_REASON => problem.reason = text(content)?,
@@ -482,6 +487,7 @@ mod tests {
         second.sender = Some(String::new());
         second.attempts = 3;
         second.warned = true;
+        second.any_tls = true;
         second.notify = Some(Notify::Never);
         second.problem = Some(Problem {
             at: Timestamp(5),

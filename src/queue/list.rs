@@ -320,7 +320,9 @@ impl<C: Carrier> Queue<C> {
             let class = edges.partition_point(|edge| *edge <= age(entry, now));
             for part in &entry.parts {
                 let name = match by {
-                    ShapeBy::Destination => state.name(part.destination).unwrap_or_default(),
+                    ShapeBy::Destination => super::domain_of_destination(
+                        state.name(part.destination).unwrap_or_default(),
+                    ),
                     ShapeBy::Sender => domain_of(&entry.sender),
                 };
                 let recipients = u64::from(part.recipients);
@@ -419,7 +421,9 @@ fn judge<W: Way>(filter: &Filter, state: &State<W>, entry: &Entry, now: Timestam
         && filter.domain.as_deref().is_none_or(|domain| {
             let domain = if domain.eq_ignore_ascii_case("local") { "" } else { domain };
             any_part(&|part| {
-                state.name(part.destination).is_some_and(|name| name.eq_ignore_ascii_case(domain))
+                state.name(part.destination).is_some_and(|name| {
+                    super::domain_of_destination(name).eq_ignore_ascii_case(domain)
+                })
             })
         })
         && filter.site.as_deref().is_none_or(|wanted| {

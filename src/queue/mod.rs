@@ -41,6 +41,7 @@ pub use self::{
     list::{AgeShape, Filter, Listed, ListedPart, Matches, ShapeBy, SiteFacts},
     options::{QueueOptions, Shape, SiteLimits},
     settle::target,
+    state::destination_of,
     steer::{Acted, Action, Tally},
 };
 use crate::{
@@ -55,6 +56,15 @@ pub const OUTGOING: &str = "Outgoing";
 
 /// The destination of recipients with an account here.
 pub const HERE: &str = "";
+
+/// After the domain of a destination: its TLS policy does not count (RFC 8689 5). Such recipients
+/// share no connections with others.
+pub const ANY_TLS: &str = " (any TLS)";
+
+/// The domain of a destination; empty for [`HERE`].
+pub fn domain_of_destination(destination: &str) -> &str {
+    destination.strip_suffix(ANY_TLS).unwrap_or(destination)
+}
 
 /// The name of a queued message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -158,7 +168,8 @@ pub type Report = (StagedBody, Envelope);
 pub trait Carrier: 'static {
     type Way: Way;
 
-    /// Where mail for the destination goes: a domain in lower case, or [`HERE`].
+    /// Where mail for the destination goes: a domain in lower case, perhaps with [`ANY_TLS`], or
+    /// [`HERE`].
     fn find<'a>(&'a self, destination: &'a str) -> LocalFuture<'a, Result<Self::Way, Unreachable>>;
 
     /// Connects to one of the hosts.

@@ -17,7 +17,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::{
-    HERE, QueueId, Way,
+    ANY_TLS, HERE, QueueId, Way,
     envelope::{Envelope, Origin, Problem, Recipient},
     site::Site,
 };
@@ -128,11 +128,17 @@ impl<W> Default for State<W> {
     }
 }
 
-/// The destination of a recipient: [`HERE`] or a domain in lower case.
-pub(super) fn destination_of(recipient: &Recipient) -> String {
+/// The destination of a recipient: [`HERE`] or a domain in lower case, perhaps with [`ANY_TLS`].
+pub fn destination_of(recipient: &Recipient) -> String {
     match recipient.account {
         Some(_) => HERE.to_owned(),
-        None => recipient.domain().to_ascii_lowercase(),
+        None => {
+            let mut destination = recipient.domain().to_ascii_lowercase();
+            if recipient.any_tls {
+                destination.push_str(ANY_TLS);
+            }
+            destination
+        }
     }
 }
 

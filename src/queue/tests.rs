@@ -466,6 +466,19 @@ fn a_message_that_cannot_be_read_at_once_is_taken_up_later() {
 }
 
 #[test]
+fn recipients_for_whom_any_tls_will_do_are_a_destination_of_their_own() {
+    let world = World::new();
+    world.outside.up.borrow_mut().insert(format!("dark.test{ANY_TLS}"));
+    let running = world.start(29);
+    running.submit("s@x.test", &["strict@dark.test"]);
+    let mut envelope = running.envelope("s@x.test", &["any@dark.test"]);
+    envelope.recipients.get_mut(&1).unwrap().any_tls = true;
+    running.submit_with(envelope);
+    running.wait(5);
+    assert_eq!((world.got("any@dark.test"), world.got("strict@dark.test")), (1, 0));
+}
+
+#[test]
 fn a_site_that_is_down_is_not_asked_for_each_message() {
     let world = World::new();
     let running = world.start(5);

@@ -12,6 +12,7 @@ pub mod relay_parameters;
 pub mod reply;
 pub mod session;
 pub mod timing;
+pub mod tls_required;
 pub mod trace;
 
 pub use address::{Mailbox, Path};
@@ -25,4 +26,5 @@ pub use session::{
     Event, Extensions, ForwardPath, Greeting, Limits, Role, Security, Sender, Session, Vrfy,
 };
 pub use timing::{ByMode, DeliverBy, Hold};
+pub use tls_required::TlsRequired;
 pub use trace::{Trace, Transport};

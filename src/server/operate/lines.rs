@@ -13,7 +13,7 @@ use crate::{
     protocol::smtp::{BodyKind, Notify},
     queue::{
         Action, AgeShape, Envelope, Listed, ListedPart, Matches, Problem, Recipient, ShapeBy,
-        SiteFacts,
+        SiteFacts, destination_of, domain_of_destination,
     },
 };
 
@@ -74,7 +74,7 @@ fn path(address: &str) -> String {
 }
 
 fn domain(destination: &str) -> &str {
-    if destination.is_empty() { LOCAL } else { destination }
+    if destination.is_empty() { LOCAL } else { domain_of_destination(destination) }
 }
 
 pub(super) fn problem_json(problem: Option<&Problem>) -> String {
@@ -224,10 +224,7 @@ fn notify_text(notify: Option<Notify>) -> Option<String> {
 
 /// The part of a list that a recipient belongs to.
 fn part_of<'a>(listed: &'a Listed, recipient: &Recipient) -> Option<&'a ListedPart> {
-    let destination = match recipient.account {
-        Some(_) => String::new(),
-        None => recipient.domain().to_ascii_lowercase(),
-    };
+    let destination = destination_of(recipient);
     listed.parts.iter().find(|part| part.destination == destination)
 }
 

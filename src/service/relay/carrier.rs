@@ -32,8 +32,8 @@ use crate::{
         smtp::client::{Reply, Stage},
     },
     queue::{
-        Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
-        Unreachable, Way,
+        ANY_TLS, Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
+        Unreachable, Way, domain_of_destination,
     },
     resolver::{Exchange, MailHost, TlsDemand, TlsScope, TlsTrouble, Trouble},
     runtime::{LocalFuture, connect::Dialer, tls_client::Verification},
@@ -77,6 +77,8 @@ pub(super) struct Hosts {
     pub hosts: Vec<MailHost>,
     pub port: u16,
     tls: TlsPolicy,
+    /// What DNS demands does not count (RFC 8689 5).
+    any_tls: bool,
     /// The domain and its exchange, if DNS named the hosts.
     exchange: Option<(String, Rc<Exchange>)>,
     /// The fixed next hop, if it is one.
@@ -88,10 +90,11 @@ impl Hosts {
         exchange: (String, Rc<Exchange>),
         port: u16,
         tls: TlsPolicy,
+        any_tls: bool,
         fixed: Option<std::sync::Arc<RelayHost>>,
     ) -> Hosts {
         let hosts = exchange.1.hosts.clone();
-        Hosts { hosts, port, tls, exchange: Some(exchange), fixed }
+        Hosts { hosts, port, tls, any_tls, exchange: Some(exchange), fixed }
     }
 }
 
@@ -196,7 +199,9 @@ impl Relay {
         let Some(shard) = self.shard.upgrade() else {
             return Err(self.later("4.3.2", "the server is stopping".to_owned()));
         };
-        match shard.directory.next_hop(destination) {
+        let domain = domain_of_destination(destination);
+        let any_tls = destination.len() > domain.len();
+        match shard.directory.next_hop(domain) {
             NextHop::Local => way(SITE_HERE.to_owned(), Kind::Here),
             NextHop::Discard => way(SITE_NOWHERE.to_owned(), Kind::Nowhere),
             NextHop::Reject(text) => {
@@ -204,21 +209,25 @@ impl Relay {
             }
             NextHop::Mx(tls) => {
                 let port = shard.options.relay.port;
-                let (exchange, site) = self.exchange(&shard, destination, tls, port).await?;
-                way(site, Kind::Hosts(Hosts::of_exchange(exchange, port, tls, None)))
+                let (exchange, site) = self.exchange(&shard, domain, tls, port, any_tls).await?;
+                way(site, Kind::Hosts(Hosts::of_exchange(exchange, port, tls, any_tls, None)))
             }
             NextHop::Host(fixed) => {
                 let (port, tls) = (fixed.port, fixed.tls);
                 if fixed.mx {
-                    let (exchange, name) = self.exchange(&shard, &fixed.host, tls, port).await?;
+                    let (exchange, name) =
+                        self.exchange(&shard, &fixed.host, tls, port, any_tls).await?;
                     let site = fixed_site(&name, &fixed);
-                    let hosts = Hosts::of_exchange(exchange, port, tls, Some(fixed));
+                    let hosts = Hosts::of_exchange(exchange, port, tls, any_tls, Some(fixed));
                     return way(site, Kind::Hosts(hosts));
                 }
                 let hosts = vec![self.host(&shard, &fixed.host).await?];
-                let site = fixed_site(&fixed.host, &fixed);
+                let mut site = fixed_site(&fixed.host, &fixed);
+                if any_tls && tls == TlsPolicy::Opportunistic {
+                    site.push_str(ANY_TLS);
+                }
                 let fixed = Some(fixed);
-                way(site, Kind::Hosts(Hosts { hosts, port, tls, exchange: None, fixed }))
+                way(site, Kind::Hosts(Hosts { hosts, port, tls, any_tls, exchange: None, fixed }))
             }
         }
     }
@@ -240,6 +249,7 @@ impl Relay {
         domain: &str,
         tls: TlsPolicy,
         port: u16,
+        any_tls: bool,
     ) -> Result<((String, Rc<Exchange>), String), Unreachable> {
         if domain.is_empty() {
             let problem = self.problem("5.1.3", "the address has no domain".to_owned());
@@ -250,6 +260,7 @@ impl Relay {
         let exchange = found.map_err(|trouble| self.trouble(&trouble))?;
         let site = &exchange.site;
         let site = match tls {
+            TlsPolicy::Opportunistic if any_tls => format!("{site}{ANY_TLS}"),
             TlsPolicy::Opportunistic => {
                 match shard.resolver.tls_scope(domain, &exchange, port).await {
                     TlsScope::Open => site.clone(),
@@ -331,6 +342,9 @@ impl Relay {
         match hosts.tls {
             TlsPolicy::Verified => return Ok(fixed(by_name(), hosts.tls)),
             TlsPolicy::Never | TlsPolicy::Required => {
+                return Ok(fixed(Verification::None, hosts.tls));
+            }
+            TlsPolicy::Opportunistic if hosts.any_tls => {
                 return Ok(fixed(Verification::None, hosts.tls));
             }
             TlsPolicy::Opportunistic => {}

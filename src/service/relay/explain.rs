@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::carrier::{Kind, Relay};
 use crate::{
     directory::{NextHop, TlsPolicy},
-    queue::{HERE, Problem, Unreachable, Way},
+    queue::{HERE, Problem, Unreachable, Way, domain_of_destination},
     runtime::tls_client::Verification,
     service::Shard,
 };
@@ -70,11 +70,12 @@ fn route(shard: &Shard, destination: &str) -> String {
 }
 
 impl Relay {
-    /// What is decided about mail for `destination`, a domain in lower case or [`HERE`].
+    /// What is decided about mail for `destination`, as the queue names it.
     pub async fn explain(&self, shard: &Shard, destination: &str) -> WayFacts {
+        let domain = domain_of_destination(destination);
         let mut facts = WayFacts {
-            destination: destination.to_owned(),
-            route: route(shard, destination),
+            destination: domain.to_owned(),
+            route: route(shard, domain),
             site: None,
             hosts: Vec::new(),
             problem: None,

@@ -18,7 +18,7 @@ use crate::{
     model::{AccountId, Timestamp, Trail},
     protocol::smtp::{
         ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role, Sender, Session,
-        Trace, Verdict, reply,
+        TlsRequired, Trace, Verdict, reply,
     },
     queue::{self, Origin},
     runtime::connection::Connection,
@@ -56,6 +56,8 @@ pub(super) struct Envelope {
     opened: bool,
     /// Signs the message: `None` for strangers, and for domains without a key.
     signature: Option<Box<Signature>>,
+    /// Looks for the field in a message that goes into the queue.
+    tls_required: Option<Box<TlsRequired>>,
     /// What MAIL asked for.
     asked: Asked,
     /// The message's id, in our Received field and the reply.
@@ -97,6 +99,7 @@ impl Envelope {
             held: Vec::new(),
             opened: false,
             signature: None,
+            tls_required: None,
             asked: Asked::default(),
             id: String::new(),
             began: Timestamp::default(),
@@ -110,6 +113,7 @@ impl Envelope {
         self.disposition = Disposition::default();
         self.delivery = None;
         self.signature = None;
+        self.tls_required = None;
         self.held = Vec::new();
         if self.recipients.memory() > RECIPIENTS_KEPT {
             self.recipients = Recipients::default();
@@ -199,6 +203,9 @@ impl Envelope {
             self.begin(shard);
         }
         let Some(delivery) = &mut self.delivery else { return };
+        if let Some(seen) = &mut self.tls_required {
+            seen.push(content);
+        }
         if !self.opened {
             match self.opening.push(content) {
                 Verdict::Undecided => return self.held.extend_from_slice(content),
@@ -253,6 +260,7 @@ impl Envelope {
         let mut delivery = Delivery::new(shard, kept.map(|(account, _)| account), trust);
         if self.queued().next().is_some() {
             delivery = delivery.with_queue();
+            self.tls_required = Some(Box::default());
         }
         (self.opening, self.opened) = (Opening::default(), false);
         self.held.clear();
@@ -437,6 +445,9 @@ impl Envelope {
             sender = rewritten;
         }
         let now = Duration::from_micros(self.began.0.unsigned_abs());
+        // RFC 8689 4.1: what MAIL asks for comes first.
+        let any_tls = !self.asked.parameters.require_tls
+            && self.tls_required.as_ref().is_some_and(|seen| seen.is_no());
         let mut recipients = BTreeMap::new();
         let mut relayed = false;
         // Aliases overlap, and clients repeat themselves: each address gets one copy.
@@ -452,6 +463,7 @@ impl Envelope {
             let mut recipient = queue::Recipient {
                 original: orcpt.map(str::to_owned),
                 notify,
+                any_tls,
                 quarantined: own_disposition.max(self.disposition) == Disposition::Quarantine,
                 ..queue::Recipient::default()
             };
