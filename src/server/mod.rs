@@ -44,7 +44,6 @@ use crate::{
     dkim::{KeyFolder, Keyring, SharedKeyring},
     events::{self, Event, EventSender},
     queue::QueueOptions,
-    resolver::MAIL_PORT,
     runtime::{
         clients::Clients,
         folder::Folder,
@@ -171,7 +170,8 @@ fn serve(
         signing: Signing::new(state.keys.clone(), signers),
         clients: Clients::new(settings.client_limits()),
         names,
-        resolver: settings.resolver_options(own_addresses(&settings.listen.smtp)),
+        resolver: settings
+            .resolver_options(own_addresses(&settings.listen.smtp, settings.queue.port)),
         proxies: settings.proxy_networks().into(),
         events: events.clone(),
         shutdown_timeout: settings.runtime.shutdown_timeout,
@@ -216,9 +216,10 @@ fn trust(settings: &Settings, events: &EventSender) -> Trust {
     trust
 }
 
-/// The addresses on which we take mail that other servers send.
-fn own_addresses(listening: &[SocketAddr]) -> Vec<IpAddr> {
-    let mail = listening.iter().filter(|address| address.port() == MAIL_PORT);
+/// The addresses on which we would meet ourselves (RFC 5321 5.1): those where we take mail at the
+/// port to which mail is sent.
+fn own_addresses(listening: &[SocketAddr], port: u16) -> Vec<IpAddr> {
+    let mail = listening.iter().filter(|address| address.port() == port);
     let mut own: Vec<IpAddr> = Vec::new();
     for address in mail {
         match address.ip().is_unspecified() {
@@ -492,6 +493,20 @@ mod tests {
         assert_eq!(idle_shards(4, 2), None);
         assert_eq!(idle_shards(2, 2), None);
         assert!(idle_shards(1, 4).unwrap().contains("for 4 shards: 3 of them"));
+    }
+
+    #[test]
+    fn our_addresses_are_those_at_the_port_to_which_mail_is_sent() {
+        let listening: Vec<SocketAddr> = ["127.0.0.2:25", "127.0.0.3:2525", "0.0.0.0:2526"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
+        let own = |port| own_addresses(&listening, port);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(own(25), [address("127.0.0.2")]);
+        assert_eq!(own(2525), [address("127.0.0.3")]);
+        let all = own(2526);
+        assert!(all.contains(&address("127.0.0.1")) && all.iter().all(IpAddr::is_ipv4), "{all:?}");
+        assert_eq!(own(465), [] as [IpAddr; 0]);
     }
 
     #[test]
