@@ -62,6 +62,11 @@ fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
                     recipients = 0;
                 }
                 Event::Verify(_) => reply::VRFY.append_to(&mut output),
+                Event::Expand(_) => reply::EXPN.append_to(&mut output),
+                Event::StartQueue(node) => {
+                    let start = reply::QueueStart::Messages(1);
+                    reply::append_queue_start(&mut output, node.text, start);
+                }
                 Event::ClientClaimed => {
                     session.greet("me.test", &mut output);
                     recipients = 0;

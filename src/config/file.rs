@@ -457,6 +457,10 @@ pub struct SmtpSection {
     pub relay_networks: Vec<String>,
     /// How VRFY is answered.
     pub vrfy: Vrfy,
+    /// Who may use EXPN.
+    pub expn: Offer,
+    /// Who may use ETRN.
+    pub etrn: Offer,
     /// Networks of peers that may use XCLIENT.
     pub xclient_networks: Vec<String>,
     /// Networks of peers that may use XFORWARD.
@@ -488,6 +492,27 @@ impl From<Vrfy> for smtp::Vrfy {
 /// The texts were checked when the file was read.
 fn networks(texts: &[String]) -> Vec<Network> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// `protocol::smtp::Offer` as the file spells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Offer {
+    /// 502.
+    Off,
+    /// Users who logged in, and `smtp.relay_networks`.
+    Trusted,
+    All,
+}
+
+impl From<Offer> for smtp::Offer {
+    fn from(setting: Offer) -> smtp::Offer {
+        match setting {
+            Offer::Off => smtp::Offer::Nobody,
+            Offer::Trusted => smtp::Offer::Trusted,
+            Offer::All => smtp::Offer::Everybody,
+        }
+    }
 }
 
 /// `protocol::smtp::BareNewline` as the file spells it.
@@ -529,6 +554,8 @@ impl Default for SmtpSection {
             bare_newline: limits.bare_newline.into(),
             relay_networks: Vec::new(),
             vrfy: Vrfy::Unsure,
+            expn: Offer::Off,
+            etrn: Offer::Off,
             xclient_networks: Vec::new(),
             xforward_networks: Vec::new(),
         }
@@ -996,6 +1023,8 @@ impl Settings {
                     limits: true,
                 },
                 vrfy: self.smtp.vrfy.into(),
+                expn: self.smtp.expn.into(),
+                etrn: self.smtp.etrn.into(),
                 ..defaults.limits
             },
             xclient: networks(&self.smtp.xclient_networks).into(),

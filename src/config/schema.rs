@@ -230,6 +230,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("smtp.bare_newline", OneOf(&["refuse", "normalise"]), "\"refuse\""),
     optional("smtp.relay_networks", Networks, "[\"192.0.2.0/24\"]"),
     setting("smtp.vrfy", OneOf(&["unsure", "off", "known"]), "\"unsure\""),
+    setting("smtp.expn", OneOf(&["off", "trusted", "all"]), "\"off\""),
+    setting("smtp.etrn", OneOf(&["off", "trusted", "all"]), "\"off\""),
     optional("smtp.xclient_networks", Networks, "[\"192.0.2.7\"]"),
     optional("smtp.xforward_networks", Networks, "[\"192.0.2.7\"]"),
     setting("pop3.idle_timeout", time(SECOND, WEEK), "\"10m\""),

@@ -48,6 +48,8 @@ pub(super) struct Aliases {
 struct Alias {
     leads: Steps,
     reason: Reason,
+    /// The targets as they were written, without those that are nobody.
+    members: Box<[Box<str>]>,
 }
 
 #[derive(Debug)]
@@ -113,13 +115,14 @@ impl Aliases {
                 Some(Leads::Discard) => Steps::Discard,
                 _ => Steps::To(Box::default()),
             };
-            aliases.lines.push(Alias { leads, reason });
+            aliases.lines.push(Alias { leads, reason, members: Box::default() });
         }
         aliases.check_domains(&file, path, ground)?;
         let mut warnings = Vec::new();
         for (index, AliasLine { name, leads, .. }) in file.lines.iter().enumerate() {
             let Leads::To(targets) = leads else { continue };
             let mut steps = Vec::with_capacity(targets.len());
+            let mut members = Vec::with_capacity(targets.len());
             for target in targets {
                 let step = aliases.step(name, target, ground);
                 if matches!(step, Step::Nobody) {
@@ -131,10 +134,14 @@ impl Aliases {
                         target.address
                     ));
                 }
+                if !matches!(step, Step::Nobody) {
+                    members.push(target.address.as_str().into());
+                }
                 steps.push(step);
             }
             if let Some(alias) = aliases.lines.get_mut(index) {
                 alias.leads = Steps::To(steps.into());
+                alias.members = members.into();
             }
         }
         let check = Check { aliases: &aliases, file: &file, path };
@@ -245,6 +252,11 @@ impl Aliases {
             Some(&index) => Some(Found::Alias(Place(index))),
             None => ground.account(key).map(Found::Account),
         }
+    }
+
+    /// The targets of a line as the file has them, for people: of another line only its name.
+    pub(super) fn members(&self, Place(index): Place) -> &[Box<str>] {
+        self.lines.get(index).map_or(&[], |alias| &alias.members)
     }
 
     /// Follows a line. `detail`: the detail of the sub-address that led there.

@@ -291,6 +291,17 @@ impl Directory {
         }
     }
 
+    /// The members of an address, for people ([`DirectorySnapshot::members`]). The aliases of a
+    /// backend are not known here.
+    pub fn members(&self, address: &str) -> Vec<String> {
+        self.shared.snapshot.load().members(address)
+    }
+
+    /// `name` with the first of our domains, if it has none.
+    pub fn complete(&self, name: &str) -> String {
+        self.shared.snapshot.load().complete(name)
+    }
+
     /// Whether `account` may send as `address`: if it gets the mail for it, that is, for its own
     /// address, its sub-addresses and aliases.
     pub fn may_send_as(

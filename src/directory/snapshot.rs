@@ -306,6 +306,30 @@ impl DirectorySnapshot {
         self.destination(found, subaddressed, address)
     }
 
+    /// The members of an address of ours, for people: the targets that the aliases file gives it,
+    /// or itself if it is an account's. Empty if nothing is known of it.
+    pub fn members(&self, address: &str) -> Vec<String> {
+        let Some(parsed) = Address::parse(address) else { return Vec::new() };
+        if !self.domains.contains(&parsed.domain) {
+            return Vec::new();
+        }
+        match self.aliases.find(&parsed, self).0 {
+            Found::Account(_) => vec![address.to_owned()],
+            Found::Alias(place) => {
+                self.aliases.members(place).iter().map(|member| member.to_string()).collect()
+            }
+            Found::Nobody => Vec::new(),
+        }
+    }
+
+    /// `name` with the first of our domains, if it has none.
+    pub fn complete(&self, name: &str) -> String {
+        match &self.default_domain {
+            Some(domain) if !name.contains('@') => format!("{name}@{domain}"),
+            _ => name.to_owned(),
+        }
+    }
+
     /// The destination of `address`.
     fn destination(&self, found: Found, subaddressed: bool, address: &str) -> Destination {
         match found {

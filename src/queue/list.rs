@@ -33,7 +33,7 @@ pub struct Filter {
     pub sender: Option<String>,
     /// Part of an address.
     pub recipient: Option<String>,
-    /// Domain of a recipient; `local` for mailboxes here.
+    /// Domain of a recipient; with a dot before it, also those below; `local` for mailboxes here.
     pub domain: Option<String>,
     /// Name of a site, or a host of it.
     pub site: Option<String>,
@@ -132,6 +132,14 @@ fn contains(text: &str, needle: &str) -> bool {
     let (text, needle) = (text.as_bytes(), needle.as_bytes());
     needle.is_empty()
         || text.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
+}
+
+/// Whether `name` is `domain`, or, if that begins with a dot, is the domain or one below it.
+fn is_in_domain(name: &str, domain: &str) -> bool {
+    let Some(top) = domain.strip_prefix('.') else { return name.eq_ignore_ascii_case(domain) };
+    let at = name.len().checked_sub(top.len());
+    let (above, end) = at.and_then(|at| name.split_at_checked(at)).unwrap_or_default();
+    !top.is_empty() && end.eq_ignore_ascii_case(top) && (above.is_empty() || above.ends_with('.'))
 }
 
 /// What memory tells about a message and a filter.
@@ -421,9 +429,9 @@ fn judge<W: Way>(filter: &Filter, state: &State<W>, entry: &Entry, now: Timestam
         && filter.domain.as_deref().is_none_or(|domain| {
             let domain = if domain.eq_ignore_ascii_case("local") { "" } else { domain };
             any_part(&|part| {
-                state.name(part.destination).is_some_and(|name| {
-                    super::domain_of_destination(name).eq_ignore_ascii_case(domain)
-                })
+                state
+                    .name(part.destination)
+                    .is_some_and(|name| is_in_domain(super::domain_of_destination(name), domain))
             })
         })
         && filter.site.as_deref().is_none_or(|wanted| {

@@ -651,6 +651,10 @@ fn operators_find_try_return_and_remove() {
     assert_eq!(ids(Filter { sender: text("<>"), ..Filter::default() }), [third]);
     assert_eq!(ids(Filter { recipient: text("later2@"), ..Filter::default() }), [second]);
     assert_eq!(ids(Filter { domain: text("B.test"), ..Filter::default() }), [second]);
+    for (domain, count) in [(".test", 3), (".B.test", 1), (".est", 0), (".", 0), ("test", 0)] {
+        let found = ids(Filter { domain: text(domain), ..Filter::default() });
+        assert_eq!(found.len(), count, "{domain}");
+    }
     assert_eq!(ids(Filter { site: text("mx.a.test"), ..Filter::default() }), [first]);
     assert_eq!(ids(Filter { error: text("4.4"), ..Filter::default() }), [third]);
     let minute = Some(Duration::from_secs(60));

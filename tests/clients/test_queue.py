@@ -124,6 +124,57 @@ class QueueTest(unittest.TestCase):
             client.mail("x@example.org")
             return client.rcpt("team@demo.test")[0] == 250
 
+    def test_mail_is_tried_on_request(self):
+        self.submit("alice", "r1@a.test", "r2@deep.a.test", "r3@b.test")
+        self.wait_deferred(1)
+        with smtplib.SMTP("127.0.0.1", self.demo.port["smtp"]) as client:
+            client.ehlo()
+            self.assertFalse(client.has_extn("etrn"))
+            self.assertEqual(client.docmd("ETRN a.test")[0], 502)
+            self.assertEqual(client.docmd("EXPN bob@demo.test")[0], 502)
+        self.demo.close()
+        self.demo = Demo("--shards", 2, "--smarthost", self.hop.name, "--set", 'queue.retry=["1h"]',
+                         "--set", 'smtp.etrn="trusted"', "--set", 'smtp.expn="trusted"')
+        self.addCleanup(self.demo.close)
+        with open(os.path.join(self.demo.directory, "aliases"), "w") as aliases:
+            aliases.write("team@demo.test: bob, office, R1@a.test\noffice: alice\n"
+                          "many: " + ", ".join(f"m{number}@a.test" for number in range(101)) + "\n")
+        os.kill(self.demo.process.pid, signal.SIGHUP)
+        wait_until(self.alias_is_known, "the alias is known")
+        for number, recipient in enumerate(["r1@a.test", "r2@deep.a.test", "r3@b.test"]):
+            self.submit("alice", recipient, text=f"message {number}")
+        self.wait_deferred(3)
+        with smtplib.SMTP("127.0.0.1", self.demo.port["smtp"]) as client:
+            client.ehlo()
+            self.assertFalse(client.has_extn("etrn") or client.has_extn("expn"))
+            self.assertEqual(client.docmd("ETRN a.test")[0], 502)
+            self.assertEqual(client.docmd("EXPN team")[0], 502)
+        with smtplib.SMTP("127.0.0.1", self.demo.port["submission"]) as client:
+            client.login("alice@demo.test", "demo")
+            client.ehlo()
+            self.assertTrue(client.has_extn("etrn") and client.has_extn("expn"))
+            members = (250, b"2.1.5 <bob@demo.test>\n2.1.5 <office@demo.test>\n2.1.5 <R1@a.test>")
+            self.assertEqual(client.docmd("EXPN team"), members)
+            self.assertEqual(client.docmd("EXPN <team@demo.test>"), members)
+            for name, code in [("bob", 250), ("nobody", 550), ("x@a.test", 252), ("many", 252),
+                               ("two words", 553)]:
+                self.assertEqual(client.docmd(f"EXPN {name}")[0], code, name)
+            self.hop.mood = "take"
+            for node, answer in [
+                ("c.test", (251, b"2.0.0 No messages are waiting for c.test")),
+                ("demo.test", (459, b"4.7.1 demo.test not allowed: its mail is kept here")),
+                ("#a.test", (458, b"4.3.0 Unable to queue messages for #a.test now")),
+                ("A.test", (253, b"2.0.0 1 pending messages for A.test started")),
+                ("a.test", (458, b"4.3.0 Unable to queue messages for a.test now")),
+            ]:
+                self.assertEqual(client.docmd(f"ETRN {node}"), answer)
+            wait_until(lambda: len(self.hop.taken) == 1, "the mail of a.test")
+            # The domain itself has no more.
+            self.assertEqual(client.docmd("ETRN @a.test")[0], 253)
+            wait_until(lambda: len(self.hop.taken) == 2, "the mail below a.test")
+        (left,) = self.lines("list")
+        self.assertEqual(left["recipients"], ["r3@b.test"])
+
     def test_the_limit_holds_for_aliases_too(self):
         self.demo.close()
         self.demo = Demo("--shards", 1, "--smarthost", self.hop.name, "--set", 'queue.retry=["1h"]',

@@ -1,5 +1,5 @@
 //! One SMTP or LMTP command line into a [`Command`] that borrows it (RFC 5321 4.1.1, RFC 2033,
-//! RFC 3030, RFC 3207, RFC 4954).
+//! RFC 3030, RFC 3207, RFC 4954, RFC 1985).
 //!
 //! [`super::Session`] calls it with lines from the framer; the fuzz target calls it with anything.
 //! It knows syntax only: the session decides whether a command is allowed now.
@@ -25,6 +25,7 @@ pub enum Verb {
     Rset,
     Vrfy,
     Expn,
+    Etrn,
     Help,
     Noop,
     Quit,
@@ -61,7 +62,9 @@ pub enum Command<'a> {
     Rset,
     /// The string to be verified.
     Vrfy(&'a str),
-    Expn,
+    /// The list to be expanded.
+    Expn(&'a str),
+    Etrn(Node<'a>),
     Help,
     Noop,
     Quit,
@@ -73,6 +76,45 @@ pub enum Command<'a> {
         mechanism: &'a str,
         initial_response: Option<&'a str>,
     },
+}
+
+/// The argument of ETRN (RFC 1985 5.3): whose mail is to be sent now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Node<'a> {
+    /// As it was given, with its option character.
+    pub text: &'a str,
+    pub kind: NodeKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeKind {
+    /// One domain.
+    Domain,
+    /// `@`: the domain and all below it.
+    Below,
+    /// `#`: a queue with a name of its own.
+    Queue,
+}
+
+impl<'a> Node<'a> {
+    /// The name without its option character.
+    pub fn name(&self) -> &'a str {
+        self.text.strip_prefix(['@', '#']).unwrap_or(self.text)
+    }
+
+    fn parse(text: &'a str) -> Option<Node<'a>> {
+        let kind = match text.as_bytes().first()? {
+            b'@' => NodeKind::Below,
+            b'#' => NodeKind::Queue,
+            _ => NodeKind::Domain,
+        };
+        let node = Node { text, kind };
+        let name = node.name();
+        let fits = !name.is_empty() && name.len() <= super::address::DOMAIN_MAX;
+        // A host name or an address literal; it is repeated in the reply.
+        let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._[]:".contains(&octet);
+        (fits && name.bytes().all(plain)).then_some(node)
+    }
 }
 
 /// Why a line is not a command. `super::reply` has the reply for each.
@@ -105,6 +147,7 @@ impl Verb {
             Verb::Rset => "RSET",
             Verb::Vrfy => "VRFY",
             Verb::Expn => "EXPN",
+            Verb::Etrn => "ETRN",
             Verb::Help => "HELP",
             Verb::Noop => "NOOP",
             Verb::Quit => "QUIT",
@@ -140,11 +183,10 @@ impl Verb {
             b"AUTH" => Verb::Auth,
             b"VRFY" => Verb::Vrfy,
             b"EXPN" => Verb::Expn,
+            b"ETRN" => Verb::Etrn,
             b"HELP" => Verb::Help,
-            // RFC 821, RFC 1985, RFC 2645, RFC 4468.
-            b"SEND" | b"SOML" | b"SAML" | b"TURN" | b"ETRN" | b"ATRN" | b"BURL" => {
-                Verb::Unimplemented
-            }
+            // RFC 821, RFC 2645, RFC 4468.
+            b"SEND" | b"SOML" | b"SAML" | b"TURN" | b"ATRN" | b"BURL" => Verb::Unimplemented,
             _ => Verb::Unknown,
         }
     }
@@ -182,7 +224,8 @@ fn parse_argument(verb: Verb, argument: &str) -> Result<Command<'_>, CommandErro
         Verb::Vrfy if argument.is_empty() => Err(CommandError::Syntax),
         Verb::Expn if argument.is_empty() => Err(CommandError::Syntax),
         Verb::Vrfy => Ok(Command::Vrfy(argument)),
-        Verb::Expn => Ok(Command::Expn),
+        Verb::Expn => Ok(Command::Expn(argument)),
+        Verb::Etrn => Node::parse(argument).map(Command::Etrn).ok_or(CommandError::Syntax),
         // RFC 5321 4.1.1.8 and 4.1.1.9: an argument is allowed and ignored.
         Verb::Help => Ok(Command::Help),
         Verb::Noop => Ok(Command::Noop),
@@ -292,12 +335,18 @@ mod tests {
             ("HELP MAIL", Verb::Help, Ok(Command::Help)),
             ("VRFY alice", Verb::Vrfy, Ok(Command::Vrfy("alice"))),
             ("VRFY", Verb::Vrfy, Err(CommandError::Syntax)),
-            ("EXPN list", Verb::Expn, Ok(Command::Expn)),
+            ("EXPN list", Verb::Expn, Ok(Command::Expn("list"))),
+            ("EXPN", Verb::Expn, Err(CommandError::Syntax)),
             ("quit\t", Verb::Quit, Ok(Command::Quit)),
             ("starttls", Verb::StartTls, Ok(Command::StartTls)),
             ("STARTTLS now", Verb::StartTls, Err(CommandError::Syntax)),
             ("TURN", Verb::Unimplemented, Err(CommandError::Unimplemented)),
-            ("ETRN x", Verb::Unimplemented, Err(CommandError::Unimplemented)),
+            ("ATRN x", Verb::Unimplemented, Err(CommandError::Unimplemented)),
+            ("ETRN", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN @", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN x y", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN <x>", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN é.test", Verb::Etrn, Err(CommandError::Syntax)),
             ("", Verb::Unknown, Err(CommandError::Unknown)),
             (" NOOP", Verb::Unknown, Err(CommandError::Unknown)),
             ("NOOPS", Verb::Unknown, Err(CommandError::Unknown)),
@@ -322,6 +371,20 @@ mod tests {
         let initial = Command::Auth { mechanism: "plain", initial_response: Some("AGEAYg==") };
         check("AUTH plain AGEAYg==", Verb::Auth, Ok(initial));
         assert_eq!(parse(b"NOOP \xff").1, Err(CommandError::BadOctet));
+    }
+
+    #[test]
+    fn nodes() {
+        for (text, kind, name) in [
+            ("x.test", NodeKind::Domain, "x.test"),
+            ("[192.0.2.1]", NodeKind::Domain, "[192.0.2.1]"),
+            ("@x.test", NodeKind::Below, "x.test"),
+            ("#uucp", NodeKind::Queue, "uucp"),
+        ] {
+            let node = Node { text, kind };
+            check(&format!("etrn {text}"), Verb::Etrn, Ok(Command::Etrn(node)));
+            assert_eq!(node.name(), name);
+        }
     }
 
     #[test]

@@ -16,14 +16,14 @@ pub mod tls_required;
 pub mod trace;
 
 pub use address::{Mailbox, Path};
-pub use command::Verb;
+pub use command::{Node, NodeKind, Verb};
 pub use data::BareNewline;
 pub use opening::{Opening, Verdict};
 pub use original_client::OriginalClient;
 pub use parameter::{BodyKind, MailParameters, Notify, RecipientParameters, Return};
 pub use reply::Reply;
 pub use session::{
-    Event, Extensions, ForwardPath, Greeting, Limits, Role, Security, Sender, Session, Vrfy,
+    Event, Extensions, ForwardPath, Greeting, Limits, Offer, Role, Security, Sender, Session, Vrfy,
 };
 pub use timing::{ByMode, DeliverBy, Hold};
 pub use tls_required::TlsRequired;

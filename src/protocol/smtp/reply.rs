@@ -49,7 +49,12 @@ pub const UNIMPLEMENTED: Reply = Reply("502 5.5.1 Command not implemented");
 pub const VRFY_OFF: Reply = Reply("502 5.7.0 Addresses are not verified");
 /// XCLIENT or XFORWARD of a peer that is not trusted.
 pub const NOT_TRUSTED: Reply = Reply("550 5.7.1 You may not speak for others");
-pub const EXPN: Reply = Reply("502 5.7.0 Lists are not shown");
+pub const EXPN_OFF: Reply = Reply("502 5.7.0 Lists are not shown");
+/// RFC 5321 3.5.3: the name may be right, but its members are not shown.
+pub const EXPN: Reply = Reply("252 2.1.5 Cannot expand, but will take mail and try to deliver it");
+/// RFC 5321 3.5.1: the words name nobody in particular.
+pub const EXPN_AMBIGUOUS: Reply = Reply("553 5.1.3 Expand what? Give an address");
+pub const ETRN_OFF: Reply = Reply("502 5.7.0 Mail is not sent on request");
 /// RFC 6531 3.5.
 pub const REVERSE_PATH_NEEDS_UTF8: Reply = Reply("550 5.6.7 This sender needs SMTPUTF8");
 pub const FORWARD_PATH_NEEDS_UTF8: Reply = Reply("553 5.6.7 This recipient needs SMTPUTF8");
@@ -148,6 +153,48 @@ pub fn append_chunk_ok(output: &mut Vec<u8>, octets: u64) {
 /// RFC 5321 3.5.3: the address that was verified.
 pub fn append_verified(output: &mut Vec<u8>, mailbox: &str) {
     append_parts(output, &["250 2.1.5 <", mailbox, ">"]);
+}
+
+/// RFC 5321 3.5.1, 4.2.1: the members of a list, a line each. There is at least one.
+pub fn append_members(output: &mut Vec<u8>, members: &[String]) {
+    for (left, member) in (0..members.len()).rev().zip(members) {
+        let mark = if left == 0 { " " } else { "-" };
+        append_parts(output, &["250", mark, "2.1.5 <", member, ">"]);
+    }
+}
+
+/// The answer to ETRN (RFC 1985 5.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QueueStart {
+    /// How many messages there are is not known.
+    Begun,
+    Nothing,
+    Messages(u64),
+    Unable,
+    NotAllowed(&'static str),
+}
+
+/// Answers ETRN; `node` as the client gave it.
+pub fn append_queue_start(output: &mut Vec<u8>, node: &str, start: QueueStart) {
+    match start {
+        QueueStart::Begun => append_parts(output, &["250 2.0.0 Queuing for ", node, " started"]),
+        QueueStart::Nothing => {
+            append_parts(output, &["251 2.0.0 No messages are waiting for ", node]);
+        }
+        QueueStart::Messages(count) => {
+            let count = count.to_string();
+            append_parts(
+                output,
+                &["253 2.0.0 ", &count, " pending messages for ", node, " started"],
+            );
+        }
+        QueueStart::Unable => {
+            append_parts(output, &["458 4.3.0 Unable to queue messages for ", node, " now"]);
+        }
+        QueueStart::NotAllowed(why) => {
+            append_parts(output, &["459 4.7.1 ", node, " not allowed: ", why]);
+        }
+    }
 }
 
 /// A message was accepted, with its id in our Received field and logs.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::{
     address::Path,
-    command::{self, Command, Verb},
+    command::{self, Command, Node, Verb},
     data::{BareNewline, DataReader},
     original_client::{OriginalClient, XCLIENT_ATTRIBUTES, XFORWARD_ATTRIBUTES},
     parameter::{BodyKind, MailParameters, RecipientParameters},
@@ -75,6 +75,10 @@ pub struct Limits {
     pub transactions_max: Option<usize>,
     pub extensions: Extensions,
     pub vrfy: Vrfy,
+    /// EXPN (RFC 5321 3.5).
+    pub expn: Offer,
+    /// ETRN (RFC 1985); not in LMTP.
+    pub etrn: Offer,
 }
 
 /// How VRFY is answered (RFC 5321 3.5.3).
@@ -87,6 +91,16 @@ pub enum Vrfy {
     Off,
     /// 250 or 550, by the directory.
     Known,
+}
+
+/// Who may use a command.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Offer {
+    #[default]
+    Nobody,
+    /// Who logged in, and trusted clients ([`Security::trusted`]).
+    Trusted,
+    Everybody,
 }
 
 /// Extensions that promise something which the queue must keep. Each is announced, and its
@@ -124,6 +138,8 @@ impl Default for Limits {
             transactions_max: None,
             extensions: Extensions::default(),
             vrfy: Vrfy::default(),
+            expn: Offer::default(),
+            etrn: Offer::default(),
         }
     }
 }
@@ -138,6 +154,8 @@ pub struct Security {
     /// The peer may say for which client it acts: for the session, or for the log of a message.
     pub xclient: bool,
     pub xforward: bool,
+    /// The client is one of the site's own, as if it had logged in, for [`Offer`].
+    pub trusted: bool,
 }
 
 /// MAIL, as the client gave it.
@@ -191,6 +209,10 @@ pub enum Event<'a> {
     Authenticate(sasl::Credentials),
     /// VRFY: append its reply, or call `refuse_recipient`.
     Verify(&'a str),
+    /// EXPN: append its reply, or call `refuse_recipient`.
+    Expand(&'a str),
+    /// ETRN: append its reply.
+    StartQueue(Node<'a>),
     /// XCLIENT: the session is as new. Greet, or reject the client.
     ClientClaimed,
     /// Send the output, start TLS, call `tls_started`.
@@ -324,6 +346,11 @@ impl Session {
     /// The client that a trusted peer named by XCLIENT.
     pub fn claimed(&self) -> Option<&OriginalClient> {
         self.claimed.as_deref()
+    }
+
+    /// After the peer changed: whether the client is one of the site's own.
+    pub fn set_trusted(&mut self, trusted: bool) {
+        self.security.trusted = trusted;
     }
 
     /// The client of this transaction that a trusted peer named by XFORWARD, for the log.
@@ -554,7 +581,11 @@ impl Session {
             },
             Command::Xclient(attributes) => self.claim(attributes),
             Command::Xforward(attributes) => self.forward(attributes, output),
-            Command::Expn => Err(reply::EXPN),
+            Command::Expn(list) => match self.offers(self.limits.expn) {
+                true => Ok(Event::Expand(list)),
+                false => Err(reply::EXPN_OFF),
+            },
+            Command::Etrn(node) => self.start_queue(node),
             Command::Help => Ok(answer(Event::Answered(verb), reply::HELP, output)),
             Command::Noop => Ok(answer(Event::Answered(verb), reply::NOOP_OK, output)),
             Command::StartTls => self.start_tls(output),
@@ -571,6 +602,31 @@ impl Session {
             (Verb::Lhlo, Role::Exchange | Role::Submission) => Err(reply::UNKNOWN_COMMAND),
             _ => Ok(Event::Greeting(greeting)),
         }
+    }
+
+    fn offers(&self, offer: Offer) -> bool {
+        match offer {
+            Offer::Nobody => false,
+            Offer::Trusted => self.authenticated || self.security.trusted,
+            Offer::Everybody => true,
+        }
+    }
+
+    fn offers_etrn(&self) -> bool {
+        self.role != Role::Lmtp && self.offers(self.limits.etrn)
+    }
+
+    fn start_queue<'a>(&mut self, node: Node<'a>) -> Result<Event<'a>, Reply> {
+        if !self.offers_etrn() {
+            return Err(reply::ETRN_OFF);
+        }
+        if self.hello == Hello::None {
+            return Err(self.hello_first());
+        }
+        if self.transaction.open {
+            return Err(reply::IN_TRANSACTION);
+        }
+        Ok(Event::StartQueue(node))
     }
 
     /// RFC 5321 4.1.1.1: only what can be used in this state.
@@ -593,6 +649,12 @@ impl Session {
             output.extend_from_slice(b"\r\n");
         }
         self.append_extensions(output);
+        if self.offers(self.limits.expn) {
+            output.extend_from_slice(b"250-EXPN\r\n");
+        }
+        if self.offers_etrn() {
+            output.extend_from_slice(b"250-ETRN\r\n");
+        }
         if self.security.xclient {
             reply::append_parts(output, &["250-XCLIENT ", XCLIENT_ATTRIBUTES]);
         }
@@ -780,7 +842,7 @@ fn answer<'a>(event: Event<'a>, reply: Reply, output: &mut Vec<u8>) -> Event<'a>
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::command::NodeKind, *};
 
     /// 2026-11-23T21:36:29Z.
     const NOW: Timestamp = Timestamp(1_795_469_789_000_000);
@@ -791,6 +853,7 @@ mod tests {
         plaintext_auth: true,
         xclient: false,
         xforward: false,
+        trusted: false,
     };
 
     /// Plays `input`, cut at `cut`, with a service that accepts everything except recipients named
@@ -840,7 +903,10 @@ mod tests {
                 }
                 Event::Authenticate(_) => session.authenticated(&mut output),
                 Event::StartTls => panic!("TLS is not offered"),
-                Event::Verify(_) | Event::ClientClaimed => panic!("not allowed here"),
+                Event::Verify(_)
+                | Event::Expand(_)
+                | Event::StartQueue(_)
+                | Event::ClientClaimed => panic!("not allowed here"),
                 Event::Close(_) => break,
             }
         }
@@ -1167,6 +1233,66 @@ mod tests {
         assert!(!heard.contains("XCLIENT") && !heard.contains("XFORWARD"));
         assert!(say(&mut stranger, claim).starts_with("550 "));
         assert!(say(&mut stranger, "XFORWARD ADDR=192.0.2.8").starts_with("550 "));
+    }
+
+    #[test]
+    fn expn_and_etrn_by_policy() {
+        let node = Node { text: "x.test", kind: NodeKind::Domain };
+        let may = |role, offer, trusted, logged_in| {
+            let limits = Limits { expn: offer, etrn: offer, ..Limits::default() };
+            let mut session = Session::new(role, limits, Security { trusted, ..PLAIN });
+            let mut output = Vec::new();
+            if logged_in {
+                session.authenticated(&mut output);
+            }
+            output.clear();
+            let early = session.next(b"ETRN x.test\r\n", &mut output).1;
+            let refused = matches!(early, Event::Answered(Verb::Etrn));
+            assert!(refused && matches!(&*output, [b'5', b'0', b'2' | b'3', ..]));
+            output.clear();
+            let verb = if role == Role::Lmtp { Verb::Lhlo } else { Verb::Ehlo };
+            let greeting = Greeting { verb, client_name: "x" };
+            session.accept_greeting(&greeting, "me.test", NOW, &mut output);
+            let offered = String::from_utf8(std::mem::take(&mut output)).unwrap();
+            let expn = session.next(b"EXPN list\r\n", &mut output).1 == Event::Expand("list");
+            let etrn = session.next(b"ETRN x.test\r\n", &mut output).1 == Event::StartQueue(node);
+            assert_eq!(offered.contains("250-EXPN\r\n"), expn);
+            assert_eq!(offered.contains("250-ETRN\r\n"), etrn);
+            assert_eq!(
+                codes(std::str::from_utf8(&output).unwrap()).len(),
+                2 - usize::from(expn) - usize::from(etrn)
+            );
+            (expn, etrn)
+        };
+        for (role, offer, trusted, logged_in, expected) in [
+            (Role::Exchange, Offer::Nobody, true, true, (false, false)),
+            (Role::Exchange, Offer::Trusted, false, false, (false, false)),
+            (Role::Exchange, Offer::Trusted, true, false, (true, true)),
+            (Role::Submission, Offer::Trusted, false, true, (true, true)),
+            (Role::Exchange, Offer::Everybody, false, false, (true, true)),
+            (Role::Lmtp, Offer::Everybody, true, false, (true, false)),
+        ] {
+            let case = (role, offer, trusted, logged_in);
+            assert_eq!(may(role, offer, trusted, logged_in), expected, "{case:?}");
+        }
+        let limits = Limits { etrn: Offer::Everybody, ..Limits::default() };
+        let mut session = Session::new(Role::Exchange, limits, PLAIN);
+        let mut output = Vec::new();
+        let greeting = Greeting { verb: Verb::Ehlo, client_name: "x" };
+        session.accept_greeting(&greeting, "me.test", NOW, &mut output);
+        session.transaction.open = true;
+        output.clear();
+        session.next(b"ETRN x.test\r\n", &mut output);
+        assert!(output.starts_with(b"503 "));
+    }
+
+    #[test]
+    fn replies_with_many_lines_end_with_a_space() {
+        let mut output = Vec::new();
+        reply::append_members(&mut output, &["a@x.test".to_owned(), "b@x.test".to_owned()]);
+        reply::append_members(&mut output, &["c@x.test".to_owned()]);
+        let lines = "250-2.1.5 <a@x.test>\r\n250 2.1.5 <b@x.test>\r\n250 2.1.5 <c@x.test>\r\n";
+        assert_eq!(std::str::from_utf8(&output).unwrap(), lines);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use super::{
     client::{Client, Failed, Target, TlsUse, Watcher},
+    etrn::Starts,
     local::{LocalSession, NowhereSession},
     remote::RemoteSession,
     report,
@@ -56,6 +57,8 @@ pub struct Relay {
     next_source: Cell<usize>,
     /// Connections begun so far.
     sessions: Cell<u64>,
+    /// What was tried at a client's request.
+    pub(super) starts: Starts,
 }
 
 /// Where mail for a destination goes. Cheap to clone.
@@ -168,7 +171,13 @@ pub fn start(shard: &Rc<Shard>, dialer: Rc<dyn Dialer>) {
 
 impl Relay {
     pub(crate) fn new(shard: Weak<Shard>, dialer: Rc<dyn Dialer>) -> Relay {
-        Relay { shard, dialer, next_source: Cell::new(0), sessions: Cell::new(0) }
+        Relay {
+            shard,
+            dialer,
+            next_source: Cell::new(0),
+            sessions: Cell::new(0),
+            starts: Starts::default(),
+        }
     }
 
     fn now(&self) -> Timestamp {

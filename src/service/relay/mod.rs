@@ -3,6 +3,7 @@
 //! The queue (`crate::queue`) decides when a message is sent and to whom; this service is its
 //! [`Carrier`](crate::queue::Carrier): `carrier` finds the way to a destination, `remote` sends
 //! over a connection to another host, `local` delivers here, `report` writes what senders are told.
+//! `etrn` tries mail at a client's request;
 //! `client` speaks SMTP and LMTP; `explain` tells operators what is decided,
 //! `watch` what is said.
 
@@ -10,6 +11,7 @@ pub mod client;
 
 mod carrier;
 mod content;
+mod etrn;
 mod explain;
 mod local;
 mod options;
@@ -20,6 +22,7 @@ mod watch;
 pub(crate) use self::local::delivery_family;
 pub use self::{
     carrier::{Relay, RelayWay, start},
+    etrn::start_for,
     explain::{HostFacts, WayFacts},
     options::RelayOptions,
 };

@@ -32,6 +32,7 @@ use crate::{
         budget::Trust,
         channel::{self, Channel, Dialogue, OUTPUT_MAX, Step},
         intake::{Pace, STALL},
+        relay,
     },
 };
 
@@ -65,6 +66,11 @@ fn is_among(networks: &[Network], connection: &Connection) -> bool {
     }
     let peer = Network::exact(connection.peer().ip());
     networks.iter().any(|network| network.contains(&peer))
+}
+
+/// Whether the client is one of the site's own without a log-in.
+fn is_trusted(shard: &Shard, kind: ListenerKind, connection: &Connection) -> bool {
+    kind.trust() == Trust::Known || shard.directory.may_relay(connection.peer().ip())
 }
 
 struct Conversation {
@@ -243,6 +249,20 @@ impl Dialogue for Conversation {
                 }
                 self.answered(Verb::Vrfy);
             }
+            Event::Expand(list) => {
+                let directory = &self.channel.shard.directory;
+                match Box::pin(recipient::expand(directory, list)).await {
+                    Ok(members) => reply::append_members(&mut self.replies, &members),
+                    Err(reply::EXPN) => reply::EXPN.append_to(&mut self.replies),
+                    Err(refusal) => self.session.refuse_recipient(refusal, &mut self.replies),
+                }
+                self.answered(Verb::Expn);
+            }
+            Event::StartQueue(node) => {
+                let start = Box::pin(relay::start_for(&self.channel.shard, node)).await;
+                reply::append_queue_start(&mut self.replies, node.text, start);
+                self.answered(Verb::Etrn);
+            }
             Event::ClientClaimed => {
                 self.channel.connection.consume(consumed);
                 Box::pin(self.begin_again()).await?;
@@ -326,6 +346,7 @@ impl Conversation {
             plaintext_auth: options.allow_plaintext_auth,
             xclient: is_among(&options.smtp.xclient, &connection),
             xforward: is_among(&options.smtp.xforward, &connection),
+            trusted: is_trusted(&shard, kind, &connection),
         };
         connection.set_logged_in(kind.trust() == Trust::Known);
         let patience = options.smtp.command_timeout;
@@ -505,6 +526,8 @@ impl Conversation {
             let port = claimed.and_then(|client| client.port).unwrap_or(0);
             self.channel.connection.set_peer((address, port).into());
         }
+        let trusted = is_trusted(&self.channel.shard, self.kind, &self.channel.connection);
+        self.session.set_trusted(trusted);
         let trail = self.envelope.trail();
         self.envelope = Envelope::new(&self.channel.shard, self.kind.trust(), trail);
         self.pace = None;

@@ -16,6 +16,9 @@ use crate::{
     service::Shard,
 };
 
+/// Members of a list that EXPN shows; of a longer one it shows none.
+const EXPANDED_MAX: usize = 100;
+
 /// The arguments of a RCPT, and the destination.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recipient<'a> {
@@ -180,6 +183,26 @@ pub(super) async fn verify<'a>(directory: &Directory, text: &'a str) -> Result<&
         | Destination::Discard => Ok(mailbox.as_str()),
         Destination::UnknownUser | Destination::Reject(_) => Err(UNKNOWN_USER),
         Destination::Relay | Destination::Foreign => Err(reply::VRFY),
+    }
+}
+
+/// The members of the list that EXPN asks for, with or without brackets or a domain (RFC 5321 3.5).
+/// They are those of the aliases file, and a list among them is shown by its name only.
+pub(super) async fn expand(directory: &Directory, text: &str) -> Result<Vec<String>, Reply> {
+    let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
+    let address = directory.complete(inner);
+    let mailbox = Mailbox::parse(&address).filter(|mailbox| mailbox.as_str().is_ascii());
+    let canonical = mailbox.ok_or(reply::EXPN_AMBIGUOUS)?.canonical();
+    match directory.resolve(&canonical).await.map_err(|_| DIRECTORY_TROUBLE)? {
+        Destination::UnknownUser | Destination::Reject(_) => Err(UNKNOWN_USER),
+        Destination::Relay | Destination::Foreign | Destination::Discard => Err(reply::EXPN),
+        Destination::Mailbox(_) | Destination::Subaddress(_) | Destination::Several(_) => {
+            let members = directory.members(&canonical);
+            // RFC 6531 3.7.4.2: such members cannot be shown to a client that did not ask for them.
+            let shown = members.iter().all(|member| member.is_ascii());
+            let fits = !members.is_empty() && members.len() <= EXPANDED_MAX;
+            if shown && fits { Ok(members) } else { Err(reply::EXPN) }
+        }
     }
 }
 
