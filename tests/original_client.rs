@@ -20,6 +20,7 @@ fn start() -> DemoServer {
         "smtp.xclient_networks=[\"127.0.0.9\"]",
         "smtp.xforward_networks=[\"127.0.0.10\"]",
         "smtp.vrfy=\"known\"",
+        "events.connections=true",
     ];
     DemoServer::start_with(SMTP, &settings)
 }
@@ -85,7 +86,10 @@ fn xclient_takes_the_peers_place() {
     let server = start();
     let mut smtp = dial(&server, PROXY, SMTP);
     let heard = say(&mut smtp, "EHLO proxy.test", "250 ENHANCED");
-    assert!(heard.contains("250-XCLIENT NAME ADDR PORT PROTO HELO\r\n"), "{heard}");
+    assert!(
+        heard.contains("250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT\r\n"),
+        "{heard}"
+    );
     assert!(!heard.contains("XFORWARD"), "{heard}");
     say(&mut smtp, "XCLIENT ADDR=nonsense", "501 ");
     say(&mut smtp, "XCLIENT ADDR=192.0.2.7 NAME=[UNAVAILABLE] HELO=real.test", "220 ");
@@ -115,6 +119,54 @@ fn xclient_takes_the_peers_place() {
     say(&mut submission, "AUTH PLAIN AGFsaWNlQGRlbW8udGVzdAB3cm9uZw==", "535 ");
     let refused = events(&server, "login_refused", 1);
     assert!(refused[0].contains("\"peer\":\"192.0.2.9\""), "{refused:?}");
+}
+
+#[test]
+fn xclient_says_who_logged_in() {
+    let server = start();
+    // On port 25 a user is known only in this way.
+    let mut smtp = dial(&server, PROXY, SMTP);
+    say(&mut smtp, "XCLIENT HELO=real.test DESTADDR=192.0.2.1 DESTPORT=587", "220 ");
+    say(&mut smtp, "XCLIENT ADDR=192.0.2.7 PORT=1025 LOGIN=alice@demo.test", "220 ");
+    let told = events(&server, "\"event\":\"proxied\"", 2);
+    let by = "\"by\":\"127.0.0.9\",\"peer\":\"192.0.2.7\",\"local\":\"192.0.2.1\",\"port\":587";
+    assert!(told.iter().any(|line| line.contains(by)), "{told:?}");
+    let logins = events(&server, "\"event\":\"login\"", 1);
+    assert!(logins[0].contains("\"peer\":\"192.0.2.7\""), "{logins:?}");
+    assert!(logins[0].contains("\"address\":\"alice@demo.test\""), "{logins:?}");
+    say(&mut smtp, "EHLO proxy.test", "250 ENHANCED");
+    say(&mut smtp, "MAIL FROM:<bob@demo.test>", "553 5.7.1 ");
+    say(&mut smtp, "MAIL FROM:<alice@demo.test>", "250 ");
+    // Not "relaying denied": the demo has no way out.
+    say(&mut smtp, "RCPT TO:<x@elsewhere.test>", "550 5.7.1 Mail to other domains is not possible");
+    say(&mut smtp, "RCPT TO:<alice@demo.test>", "250 ");
+    say(&mut smtp, "DATA", "354 ");
+    say(&mut smtp, "Subject: user\r\n\r\nx\r\n.", "250 ");
+    let heard = retrieve(&server, "RETR 1\r\n");
+    assert!(
+        heard.contains("from real.test ([192.0.2.7])") && heard.contains("with ESMTPA"),
+        "{heard}"
+    );
+    // Another client on the same connection has not logged in.
+    say(&mut smtp, "XCLIENT ADDR=192.0.2.8", "220 ");
+    say(&mut smtp, "EHLO proxy.test", "250 ENHANCED");
+    say(&mut smtp, "MAIL FROM:<bob@demo.test>", "250 ");
+    say(&mut smtp, "RCPT TO:<x@elsewhere.test>", "550 5.7.1 Relaying denied");
+    say(&mut smtp, "RSET", "250 ");
+    say(&mut smtp, "XCLIENT LOGIN=nobody@demo.test", "554 5.7.8 ");
+    say(&mut smtp, "EHLO proxy.test", "503 ");
+    // Where a log-in is required, this is one.
+    let mut submission = dial(&server, PROXY, SUBMISSION);
+    say(&mut submission, "XCLIENT LOGIN=alice", "220 ");
+    let heard = say(&mut submission, "EHLO proxy.test", "250 ENHANCED");
+    assert!(!heard.contains("AUTH"), "{heard}");
+    say(&mut submission, "MAIL FROM:<alice@demo.test>", "250 ");
+    say(&mut submission, "RSET", "250 ");
+    say(&mut submission, "XCLIENT LOGIN=[UNAVAILABLE]", "220 ");
+    say(&mut submission, "EHLO proxy.test", "250 ENHANCED");
+    say(&mut submission, "MAIL FROM:<alice@demo.test>", "530 ");
+    let mut stranger = dial(&server, STRANGER, SUBMISSION);
+    say(&mut stranger, "XCLIENT LOGIN=alice", "550 ");
 }
 
 #[test]

@@ -350,6 +350,20 @@ impl Directory {
         self.authenticator.authenticate(found, password, peer, now).await
     }
 
+    /// The account that logs in as `user`, without a look at a password: somebody else checked it.
+    /// `None` if there is none.
+    ///
+    /// # Errors
+    /// If the backend does not answer.
+    pub async fn identity(&self, user: &str) -> Result<Option<Identity>, Unavailable> {
+        let name = self.shared.snapshot.load().login_key(user);
+        let log_in = match self.desk() {
+            None => self.shared.snapshot.load().log_in_of(&name),
+            Some(desk) => desk.log_in(&name, None).await?,
+        };
+        Ok(log_in.identity().ok())
+    }
+
     /// Where mail for `domain` goes next.
     pub fn next_hop(&self, domain: &str) -> NextHop {
         self.shared.snapshot.load().next_hop(domain)

@@ -184,7 +184,10 @@ events! {
     /// The client disconnected, or was disconnected.
     Connections / "disconnected" / Disconnected { trail: Trail, protocol: Protocol, peer: IpAddr, }
 
-    /// A password was right.
+    /// A trusted peer, `by`, told by PROXY or XCLIENT for which client it acts: from now on `peer` is that client. `local` and `port` are where it connected to, if that was told.
+    Connections / "proxied" / Proxied { trail: Trail, protocol: Protocol, by: IpAddr, peer: IpAddr, local: Option<IpAddr>, port: Option<u64>, }
+
+    /// A password was right, or a trusted peer said so by XCLIENT.
     Logins / "login" / LogIn { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, account: AccountId, address: &'a str, }
     /// A log-in was refused. `name` is what the client sent, and may be anything.
     Logins / "login_refused" / LogInRefused { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, name: &'a str, reason: &'static str, }

@@ -90,7 +90,17 @@ async fn enter(
     entrance: Rc<Entrance>,
 ) -> Option<LocalFuture<'static, ()>> {
     let client = match read_header(&mut connection, &shard).await {
-        Ok(Header::Proxied { client, .. }) => Some(client),
+        Ok(Header::Proxied { client, destination }) => {
+            shard.tell(&Event::Proxied {
+                trail: connection.trail(),
+                protocol: service.protocol(),
+                by: connection.peer().ip(),
+                peer: client.ip(),
+                local: Some(destination.ip()),
+                port: Some(destination.port().into()),
+            });
+            Some(client)
+        }
         Ok(Header::Local) => None,
         Err(reason) => {
             if let Some(reason) = reason {

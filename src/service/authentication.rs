@@ -54,6 +54,18 @@ fn counter(outcome: &Result<Identity, AuthenticationError>) -> &'static str {
     }
 }
 
+/// Reports a log-in, for the operator.
+pub(super) fn tell_log_in(
+    shard: &Shard,
+    protocol: Protocol,
+    connection: &Connection,
+    identity: &Identity,
+) {
+    let (trail, peer, tls) = (connection.trail(), connection.peer().ip(), connection.is_tls());
+    let Identity { account, address } = identity;
+    shard.tell(&Event::LogIn { trail, protocol, peer, tls, account: *account, address });
+}
+
 fn tell(
     shard: &Shard,
     name: &str,
@@ -63,10 +75,7 @@ fn tell(
 ) {
     let (trail, peer, tls) = (connection.trail(), connection.peer().ip(), connection.is_tls());
     let reason = match outcome {
-        Ok(Identity { account, address }) => {
-            let account = *account;
-            return shard.tell(&Event::LogIn { trail, protocol, peer, tls, account, address });
-        }
+        Ok(identity) => return tell_log_in(shard, protocol, connection, identity),
         Err(AuthenticationError::Rejected) => "wrong",
         Err(AuthenticationError::Limited { .. }) => "held_back",
         Err(AuthenticationError::Unavailable) => "unavailable",

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use super::{address::DOMAIN_MAX, parameter::decode_xtext};
 
 /// For EHLO.
-pub(super) const XCLIENT_ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO";
+pub(super) const XCLIENT_ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
 pub(super) const XFORWARD_ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO IDENT SOURCE";
 
 /// What was claimed of a client; `None` is not known. Host name, identifier and source are checked
@@ -25,9 +25,21 @@ pub struct OriginalClient {
     pub hello: Option<String>,
     /// It said EHLO.
     pub extended: Option<bool>,
+    /// The name that it logged in with, elsewhere.
+    pub login: Option<String>,
+    /// The address and port that it connected to.
+    pub destination: Option<IpAddr>,
+    pub destination_port: Option<u16>,
 }
 
 impl OriginalClient {
+    /// For the next command line: what was said before holds, but a client that is not said to have
+    /// logged in has not, since it may be another one.
+    pub(super) fn for_next(mut self) -> OriginalClient {
+        self.login = None;
+        self
+    }
+
     /// Adds the attributes of a command line, of which there is at least one. After `None` the line
     /// is malformed, and `self` may have taken part of it.
     pub(super) fn take(&mut self, text: &str, known: &str) -> Option<()> {
@@ -52,6 +64,13 @@ impl OriginalClient {
             "ADDR" => self.address = value.as_deref().map(parse_address).transpose().ok()?,
             "PORT" => self.port = value.map(|value| value.parse()).transpose().ok()?,
             "HELO" => self.hello = value,
+            "LOGIN" => self.login = value,
+            "DESTADDR" => {
+                self.destination = value.as_deref().map(parse_address).transpose().ok()?;
+            }
+            "DESTPORT" => {
+                self.destination_port = value.map(|value| value.parse()).transpose().ok()?;
+            }
             "PROTO" => {
                 self.extended = match value.as_deref().map(str::to_ascii_uppercase).as_deref() {
                     None => None,
@@ -93,6 +112,7 @@ mod tests {
                 port,
                 hello: (!hello.is_empty()).then(|| hello.to_owned()),
                 extended,
+                ..OriginalClient::default()
             })
         };
         let cases = [
@@ -116,7 +136,10 @@ mod tests {
             ("PROTO=HTTP", None),
             ("HELO=a+20b", None),
             ("HELO=a+0D+0Ab", None),
-            ("LOGIN=alice", None),
+            ("LOGIN=", None),
+            ("LOGIN=a+20b", None),
+            ("DESTADDR=nowhere", None),
+            ("DESTPORT=x", None),
             ("IDENT=x", None),
             ("NAME=+00", None),
         ];
@@ -125,6 +148,18 @@ mod tests {
             let found = client.take(text, XCLIENT_ATTRIBUTES).map(|()| client);
             assert_eq!(found, expected, "{text}");
         }
+        let mut client = OriginalClient::default();
+        let text = "LOGIN=alice+40x.test DESTADDR=IPV6:2001:db8::1 DESTPORT=587";
+        assert_eq!(client.take(text, XCLIENT_ATTRIBUTES), Some(()));
+        assert_eq!(client.login.as_deref(), Some("alice@x.test"));
+        assert_eq!(client.destination, "2001:db8::1".parse().ok());
+        assert_eq!(client.destination_port, Some(587));
+        let mut next = client.clone().for_next();
+        assert_eq!(next, OriginalClient { login: None, ..client.clone() });
+        let unknown = "LOGIN=[UNAVAILABLE] DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE]";
+        assert_eq!(next.take(unknown, XCLIENT_ATTRIBUTES), Some(()));
+        assert_eq!(next, OriginalClient::default());
+        assert!(client.take("LOGIN=alice", XFORWARD_ATTRIBUTES).is_none());
         let mut client = OriginalClient::default();
         let text = "IDENT=4F2 SOURCE=LOCAL ADDR=192.0.2.7";
         assert_eq!(client.take(text, XFORWARD_ATTRIBUTES), Some(()));

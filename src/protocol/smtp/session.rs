@@ -213,7 +213,8 @@ pub enum Event<'a> {
     Expand(&'a str),
     /// ETRN: append its reply.
     StartQueue(Node<'a>),
-    /// XCLIENT: the session is as new. Greet, or reject the client.
+    /// XCLIENT: the session is as new. Call `assume_login` if the client is known to have logged in,
+    /// and greet, or reject it.
     ClientClaimed,
     /// Send the output, start TLS, call `tls_started`.
     StartTls,
@@ -452,6 +453,11 @@ impl Session {
     pub fn authenticated(&mut self, output: &mut Vec<u8>) {
         self.authenticated = true;
         reply::AUTHENTICATED.append_to(output);
+    }
+
+    /// The client logged in elsewhere, as a trusted peer says.
+    pub fn assume_login(&mut self) {
+        self.authenticated = true;
     }
 
     pub fn refuse_authentication(&mut self, refusal: Reply, output: &mut Vec<u8>) {
@@ -765,7 +771,7 @@ impl Session {
         if self.transaction.open {
             return Err(reply::IN_TRANSACTION);
         }
-        let mut client = self.claimed().cloned().unwrap_or_default();
+        let mut client = self.claimed().cloned().unwrap_or_default().for_next();
         client.take(attributes, XCLIENT_ATTRIBUTES).ok_or(reply::BAD_PARAMETER)?;
         self.claimed = Some(Box::new(client));
         self.reset_transaction();
@@ -1210,7 +1216,7 @@ mod tests {
             String::from_utf8_lossy(&output).into_owned()
         };
         let heard = say(&mut session, "EHLO filter.test");
-        assert!(heard.contains("\r\n250-XCLIENT NAME ADDR PORT PROTO HELO\r\n"), "{heard}");
+        assert!(heard.contains("\r\n250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DEST"), "{heard}");
         assert!(heard.contains("\r\n250-XFORWARD NAME ADDR"), "{heard}");
         assert!(say(&mut session, "XFORWARD ADDR=192.0.2.7 HELO=one").starts_with("250 "));
         assert!(say(&mut session, "XFORWARD HELO=two").starts_with("250 "));
@@ -1228,6 +1234,14 @@ mod tests {
         assert!(say(&mut session, "MAIL FROM:<a@b>").starts_with("503 "));
         say(&mut session, "EHLO filter.test");
         assert_eq!((session.client_name(), session.transport().keyword()), ("real.test", "SMTP"));
+        say(&mut session, "XCLIENT LOGIN=alice HELO=real.test");
+        let login = |session: &Session| session.claimed().and_then(|client| client.login.clone());
+        assert_eq!(login(&session).as_deref(), Some("alice"));
+        session.assume_login();
+        let heard = say(&mut session, "EHLO filter.test");
+        assert!(session.transport().authenticated && !heard.contains("250-AUTH"), "{heard}");
+        say(&mut session, "XCLIENT ADDR=192.0.2.9");
+        assert!(!session.transport().authenticated && login(&session).is_none());
         let mut stranger = Session::new(Role::Exchange, Limits::default(), PLAIN);
         let heard = say(&mut stranger, "EHLO x");
         assert!(!heard.contains("XCLIENT") && !heard.contains("XFORWARD"));

@@ -10,8 +10,8 @@ use super::{
     policy::{self, Client, Disposition},
     recipient::{self, Recipient, Route},
     replies::{
-        AUTH_BUSY, AUTH_LIMITED, AUTH_TEMPORARY, CONNECTION_DEFERRED, DEFERRED, MESSAGES_BUSY,
-        NO_MEMORY, SHUTTING_DOWN, TIMED_OUT,
+        AUTH_BUSY, AUTH_LIMITED, AUTH_TEMPORARY, CONNECTION_DEFERRED, DEFERRED, LOGIN_UNCERTAIN,
+        LOGIN_UNKNOWN, MESSAGES_BUSY, NO_MEMORY, SHUTTING_DOWN, TIMED_OUT,
     },
 };
 use crate::{
@@ -138,15 +138,7 @@ impl Dialogue for Conversation {
             Err(DEFERRED) => CONNECTION_DEFERRED,
             Err(refusal) => refusal,
         };
-        self.session.reject(refusal, &mut self.replies);
-        match refusal.0.starts_with("421") {
-            true => {
-                self.channel.connection.linger();
-                self.hand_over_replies();
-                Err(End::Closed)
-            }
-            false => Ok(()),
-        }
+        self.turn_away(refusal)
     }
 
     async fn step(&mut self) -> Result<Step, End> {
@@ -192,7 +184,8 @@ impl Dialogue for Conversation {
             }
             Event::Recipient(forward_path) => {
                 let peer = self.channel.connection.peer().ip();
-                let asker = recipient::Asker { role: self.kind.role(), peer };
+                let logged_in = self.identity.is_some();
+                let asker = recipient::Asker { role: self.kind.role(), peer, logged_in };
                 let recipient = Recipient::find(&self.channel.shard, asker, forward_path).await;
                 let judged = self.judged(policy::Step::Recipient(&recipient)).await;
                 let added = judged.and_then(|disposition| {
@@ -364,6 +357,19 @@ impl Conversation {
         }
     }
 
+    /// Refuses the client in place of the greeting.
+    fn turn_away(&mut self, refusal: Reply) -> Result<(), End> {
+        self.session.reject(refusal, &mut self.replies);
+        match refusal.0.starts_with("421") {
+            true => {
+                self.channel.connection.linger();
+                self.hand_over_replies();
+                Err(End::Closed)
+            }
+            false => Ok(()),
+        }
+    }
+
     /// The client as the policy sees it.
     fn client(&self) -> Client<'_> {
         client(&self.session, &self.channel.connection, self.kind, self.identity.as_ref())
@@ -521,11 +527,20 @@ impl Conversation {
 
     /// A trusted peer named the client that it acts for: the session begins again with that one.
     async fn begin_again(&mut self) -> Result<(), End> {
-        let claimed = self.session.claimed();
-        if let Some(address) = claimed.and_then(|client| client.address) {
-            let port = claimed.and_then(|client| client.port).unwrap_or(0);
-            self.channel.connection.set_peer((address, port).into());
+        let claimed = self.session.claimed().cloned().unwrap_or_default();
+        let connection = &mut self.channel.connection;
+        let by = connection.peer().ip();
+        if let Some(address) = claimed.address {
+            connection.set_peer((address, claimed.port.unwrap_or(0)).into());
         }
+        self.channel.shard.tell(&events::Event::Proxied {
+            trail: connection.trail(),
+            protocol: self.kind.protocol(),
+            by,
+            peer: connection.peer().ip(),
+            local: claimed.destination,
+            port: claimed.destination_port.map(u64::from),
+        });
         let trusted = is_trusted(&self.channel.shard, self.kind, &self.channel.connection);
         self.session.set_trusted(trusted);
         let trail = self.envelope.trail();
@@ -534,9 +549,30 @@ impl Conversation {
         self.identity = None;
         self.dispositions = Default::default();
         self.channel.connection.set_logged_in(self.kind.trust() == Trust::Known);
-        let greeted = self.begin().await;
+        let known = match claimed.login {
+            Some(name) => self.assume(&name).await,
+            None => Ok(()),
+        };
+        let greeted = match known {
+            Ok(()) => self.begin().await,
+            Err(refusal) => self.turn_away(refusal),
+        };
         self.answered(Verb::Xclient);
         greeted
+    }
+
+    /// The client logged in with a trusted peer, who checked the password.
+    async fn assume(&mut self, name: &str) -> Result<(), Reply> {
+        let shard = &self.channel.shard;
+        let found = shard.directory.identity(name).await.map_err(|_| LOGIN_UNCERTAIN)?;
+        let identity = found.ok_or(LOGIN_UNKNOWN)?;
+        let (protocol, connection) = (self.kind.protocol(), &mut self.channel.connection);
+        authentication::tell_log_in(shard, protocol, connection, &identity);
+        self.identity = Some(identity);
+        connection.set_logged_in(true);
+        self.envelope.trust(shard);
+        self.session.assume_login();
+        Ok(())
     }
 
     async fn start_tls(&mut self) -> Result<(), ConnectionError> {

@@ -59,6 +59,14 @@ pub enum Route<'a> {
 pub(super) struct Asker {
     pub role: Role,
     pub peer: IpAddr,
+    pub logged_in: bool,
+}
+
+impl Asker {
+    /// A user: on a port for them, or one for whom a trusted peer speaks.
+    fn is_user(self) -> bool {
+        self.role == Role::Submission || self.logged_in
+    }
 }
 
 impl<'a> Recipient<'a> {
@@ -133,7 +141,7 @@ async fn resolve<'a>(
         Destination::Relay => onward(shard, asker, forward_path.as_str()),
         Destination::Foreign => match asker.role {
             Role::Submission => onward(shard, asker, forward_path.as_str()),
-            Role::Exchange if directory.may_relay(asker.peer) => {
+            Role::Exchange if asker.logged_in || directory.may_relay(asker.peer) => {
                 onward(shard, asker, forward_path.as_str())
             }
             Role::Exchange | Role::Lmtp => Err(RELAY_DENIED),
@@ -150,7 +158,7 @@ fn onward<'a>(shard: &Shard, asker: Asker, path: &str) -> Result<Route<'a>, Repl
         NextHop::Local => Err(UNKNOWN_USER),
         NextHop::Host(_) => Ok(Route::Onward),
         NextHop::Mx(_) if shard.options.relay.has_dns => Ok(Route::Onward),
-        NextHop::Mx(_) if asker.role == Role::Submission => Err(NO_WAY_OUT),
+        NextHop::Mx(_) if asker.is_user() => Err(NO_WAY_OUT),
         NextHop::Mx(_) => Err(RELAY_DENIED),
     }
 }
