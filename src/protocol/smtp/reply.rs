@@ -65,9 +65,9 @@ pub const ORIGINAL_NEEDS_UTF8: Reply = Reply("501 5.5.4 This ORCPT needs SMTPUTF
 pub const DELIVER_BY_TOO_SHORT: Reply = Reply("555 5.5.4 Cannot deliver in so short a time");
 /// RFC 4865 4: beyond what was announced.
 pub const HELD_TOO_LONG: Reply = Reply("501 5.5.4 Messages are not held so long");
-/// RFC 9422 4.1: more than MAILMAX.
+/// RFC 9422 4.1: more than MAILMAX. 4.5.3 would be about recipients (RFC 3463 3.6).
 pub const TOO_MANY_MESSAGES: Reply =
-    Reply("452 4.5.3 Too many messages in one session: connect again");
+    Reply("452 4.5.0 Too many messages in one session: connect again");
 
 // Commands out of order.
 pub const HELLO_FIRST: Reply = Reply("503 5.5.1 Say EHLO first");

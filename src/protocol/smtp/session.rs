@@ -288,7 +288,7 @@ pub struct Session {
     commands: usize,
     refused_recipients: usize,
     auth_failures: usize,
-    /// Begun in this session.
+    /// MAIL commands of this session.
     transactions: usize,
 }
 
@@ -417,7 +417,6 @@ impl Session {
 
     /// Accepts the sender.
     pub fn accept_sender(&mut self, sender: &Sender<'_>, output: &mut Vec<u8>) {
-        self.transactions += 1;
         let transaction = &mut self.transaction;
         transaction.open = true;
         transaction.reverse_path.clear();
@@ -741,6 +740,11 @@ impl Session {
     }
 
     fn mail<'a>(&mut self, sender: Sender<'a>) -> Result<Event<'a>, Reply> {
+        // RFC 9422 4.1: those count that fail, too.
+        if self.limits.transactions_max.is_some_and(|most| self.transactions >= most) {
+            return Err(reply::TOO_MANY_MESSAGES);
+        }
+        self.transactions += 1;
         if self.hello == Hello::None {
             return Err(self.hello_first());
         }
@@ -749,9 +753,6 @@ impl Session {
         }
         if self.transaction.open {
             return Err(reply::NESTED_MAIL);
-        }
-        if self.limits.transactions_max.is_some_and(|most| self.transactions >= most) {
-            return Err(reply::TOO_MANY_MESSAGES);
         }
         self.check_demands(&sender.parameters)?;
         // RFC 4954 5: AUTH= belongs to the extension, but senders that log in elsewhere send
@@ -1189,6 +1190,8 @@ mod tests {
         let limits = Limits { transactions_max: Some(2), ..Limits::default() };
         let input = format!("EHLO x\r\n{}", "MAIL FROM:<a@b>\r\nRSET\r\n".repeat(3));
         check(Role::Exchange, limits, &input, "250 250 250 250 250 452 250", &[]);
+        let input = "EHLO x\r\nMAIL FROM:<a@b>\r\nMAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\n";
+        check(Role::Exchange, limits, input, "250 250 503 250 452", &[]);
     }
 
     #[test]
