@@ -92,22 +92,33 @@ impl Content for StoredContent {
     }
 }
 
-/// How a message is made 7-bit. `None` if it cannot be (RFC 3463: 5.6.3).
+/// What a message contains.
+pub(super) struct Surveyed {
+    /// How it is made 7-bit. `None` if it cannot be (RFC 3463: 5.6.3).
+    pub plan: Option<Plan>,
+    /// A header has octets beyond ASCII, or nothing is known about it.
+    pub needs_utf8: bool,
+}
+
+/// Reads a message once for what it contains.
 ///
 /// # Errors
 /// If it cannot be read.
 pub(super) async fn survey(
     partition: &Partition,
     body: MessageBody,
-) -> Result<Option<Plan>, StoreError> {
+) -> Result<Surveyed, StoreError> {
     let summary = partition.queue().await?.read_summary(&body).await?;
-    let Ok(summary) = Summary::decode(&summary) else { return Ok(None) };
+    let Ok(summary) = Summary::decode(&summary) else {
+        return Ok(Surveyed { plan: None, needs_utf8: true });
+    };
     let mut survey = Survey::new(&summary);
     let mut content = StoredContent::whole(partition, body);
     while let Some(piece) = content.piece().await? {
         survey.push(&piece);
     }
-    Ok(survey.finish().ok())
+    let needs_utf8 = survey.needs_utf8();
+    Ok(Surveyed { plan: survey.finish().ok(), needs_utf8 })
 }
 
 /// A message as a [`Plan`] makes it, for other servers.

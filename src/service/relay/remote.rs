@@ -6,18 +6,19 @@ use std::{rc::Rc, time::Duration};
 use super::{
     carrier::problem_of,
     client::Client,
-    content::{Converted, StoredContent, survey},
+    content::{Converted, StoredContent, Surveyed, survey},
 };
 use crate::{
     metrics::Protocol,
     protocol::smtp::{
         BodyKind, ByMode, DeliverBy,
         client::{Envelope, RcptLine, RcptResult, Stage},
-        relay_parameters::{Demands, Offers, append_recipient_parameters},
+        relay_parameters::{Demands, Hindrance, Offers, append_recipient_parameters},
     },
-    queue::{Job, Outcome, Problem, Session},
+    queue::{Job, Outcome, Problem, Recipient, Session},
     runtime::LocalFuture,
     service::Shard,
+    store::StoreError,
 };
 
 pub(super) struct RemoteSession {
@@ -69,7 +70,36 @@ impl RemoteSession {
         })
     }
 
+    /// Sends it to the recipients whose addresses the host can read.
     async fn transmit(&mut self, job: &Job<'_>) -> Vec<(u32, Outcome)> {
+        let lacks_utf8 =
+            self.client.as_ref().is_some_and(|client| !client.capabilities().smtp_utf8);
+        let is_wide = |recipient: &Recipient| lacks_utf8 && !recipient.address.is_ascii();
+        if !job.recipients.iter().any(|(_, recipient)| is_wide(recipient)) {
+            return self.transact(job).await;
+        }
+        // RFC 6531 3.2.
+        let (wide, others): (Vec<_>, Vec<_>) =
+            job.recipients.iter().partition(|(_, recipient)| is_wide(recipient));
+        let refused = self.failed(Hindrance::Utf8.status(), Hindrance::Utf8.reason());
+        let mut outcomes: Vec<_> =
+            wide.iter().map(|(number, _)| (*number, refused.clone())).collect();
+        if !others.is_empty() {
+            outcomes.extend(self.transact(&Job { recipients: &others, ..*job }).await);
+        }
+        outcomes
+    }
+
+    fn unreadable(&self, error: &StoreError) -> Outcome {
+        Outcome::Deferred(Problem {
+            at: self.shard.executor.now(),
+            status: "4.3.0".to_owned(),
+            reason: format!("the message cannot be read: {error}"),
+            ..Problem::default()
+        })
+    }
+
+    async fn transact(&mut self, job: &Job<'_>) -> Vec<(u32, Outcome)> {
         let all = |outcome: Outcome| -> Vec<(u32, Outcome)> {
             job.recipients.iter().map(|(number, _)| (*number, outcome.clone())).collect()
         };
@@ -78,10 +108,22 @@ impl RemoteSession {
         let tls = client.tls_facts().map(|facts| facts.to_string());
         let now = self.shard.executor.now();
         let envelope = job.envelope;
+        // RFC 6531 3.2: a message that does not need SMTPUTF8 can go where it is not offered.
+        let mut utf8 = envelope.smtp_utf8;
+        let mut surveyed = None;
+        if utf8 && !offers.smtp_utf8 && job.sender.is_ascii() {
+            match survey(job.partition, job.body).await {
+                Ok(found) => {
+                    utf8 = found.needs_utf8;
+                    surveyed = Some(found);
+                }
+                Err(error) => return all(self.unreadable(&error)),
+            }
+        }
         let demands = Demands {
             size: job.body.size,
             body: envelope.body,
-            utf8: envelope.smtp_utf8,
+            utf8,
             ret: envelope.ret,
             envelope_id: envelope.envelope_id.as_deref(),
             require_tls: envelope.require_tls,
@@ -106,24 +148,20 @@ impl RemoteSession {
         let declared = envelope.body != BodyKind::SevenBit;
         let mut plan = None;
         if body == BodyKind::SevenBit && (declared || !offers.eight_bit_mime) {
-            match survey(job.partition, job.body).await {
-                Ok(Some(found)) => plan = Some(found),
+            let found = match surveyed {
+                Some(found) => Ok(found),
+                None => survey(job.partition, job.body).await,
+            };
+            match found {
+                Ok(Surveyed { plan: Some(found), .. }) => plan = Some(found),
                 // As it came: its sender asked for no more.
-                Ok(None) if !declared => {}
-                Ok(None) => {
+                Ok(_) if !declared => {}
+                Ok(_) => {
                     let reason = "the mail server takes 7-bit messages only, and this one cannot \
                                   be converted";
                     return all(self.failed("5.6.3", reason));
                 }
-                Err(error) => {
-                    let problem = Problem {
-                        at: now,
-                        status: "4.3.0".to_owned(),
-                        reason: format!("the message cannot be read: {error}"),
-                        ..Problem::default()
-                    };
-                    return all(Outcome::Deferred(problem));
-                }
+                Err(error) => return all(self.unreadable(&error)),
             }
         }
         let converted = plan.as_ref().filter(|plan| plan.changes());
@@ -195,10 +233,7 @@ impl RemoteSession {
                 ..Problem::default()
             }))
         };
-        let outcome = |(result, (number, recipient)): (
-            Option<RcptResult>,
-            &(u32, &crate::queue::Recipient),
-        )| {
+        let outcome = |(result, (number, recipient)): (Option<RcptResult>, &(u32, &Recipient))| {
             let outcome = match result {
                 Some(RcptResult::Accepted { reply }) => Outcome::Delivered {
                     host: self.host.clone(),

@@ -26,6 +26,8 @@ pub struct Survey {
     fields: Fields,
     /// What does not fit was seen in a header or around parts.
     rewrites_around: bool,
+    /// A header has an octet beyond ASCII.
+    wide_header: bool,
 }
 
 /// What is known of a part.
@@ -45,6 +47,8 @@ struct Facts {
     special: u64,
     /// It must not go over a 7-bit path as it is.
     unfit: bool,
+    /// It has an octet beyond ASCII.
+    wide: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +113,7 @@ impl Survey {
             lines: Lines::default(),
             fields: Fields::default(),
             rewrites_around: false,
+            wide_header: false,
         };
         survey.add(summary.root(), true, false, 0);
         // What the root part does not cover, if anything.
@@ -141,6 +146,7 @@ impl Survey {
             octets: 0,
             special: 0,
             unfit: false,
+            wide: false,
         });
         self.add_region(header_end, index, Content::Header);
         if kind != Kind::Composite {
@@ -180,18 +186,28 @@ impl Survey {
             special += u64::from(is_special);
             unfit |= is_unfit;
         }
+        let wide = !octets.is_ascii();
         match region.content {
             Content::Header => {
                 octets.iter().for_each(|&octet| self.fields.take(octet));
                 self.rewrites_around |= unfit;
+                self.wide_header |= wide;
             }
             Content::Around => self.rewrites_around |= unfit,
             Content::Body => {
                 part.octets += octets.len() as u64;
                 part.special += special;
                 part.unfit |= unfit;
+                part.wide |= wide;
             }
         }
+    }
+
+    /// Whether what was seen needs SMTPUTF8: a header of the message or of a part has octets beyond
+    /// ASCII (RFC 6532 3.1), or may have, in a part whose inside is not known.
+    pub fn needs_utf8(&self) -> bool {
+        let hidden = |part: &Facts| part.kind == Kind::Opaque && part.wide;
+        self.wide_header || self.parts.iter().any(hidden)
     }
 
     fn end_region(&mut self, region: Region) {

@@ -58,6 +58,33 @@ fn leaves(message: &[u8]) -> Vec<(String, Vec<u8>)> {
     found
 }
 
+#[test]
+fn headers_beyond_ascii_are_seen_wherever_they_are() {
+    let wide = "\u{fc}";
+    let multipart = |part: &str| {
+        format!(
+            "Content-Type: multipart/mixed; boundary=x\r\n\r\n{wide}\r\n--x\r\n{part}\r\n--x--\r\n{wide}"
+        )
+    };
+    for (message, expected) in [
+        (format!("Subject: x\r\n\r\n{wide}\r\n"), false),
+        (format!("Subject: {wide}\r\n\r\nx\r\n"), true),
+        (multipart(&format!("Content-Type: text/plain\r\n\r\n{wide}")), false),
+        (multipart(&format!("Content-Description: {wide}\r\n\r\nx")), true),
+        (multipart(&format!("Content-Type: message/rfc822\r\n\r\nA: {wide}\r\n\r\nx")), true),
+        (multipart(&format!("Content-Type: message/rfc822\r\n\r\nA: x\r\n\r\n{wide}")), false),
+        // Nobody looked inside.
+        (multipart(&format!("Content-Type: message/delivery-status\r\n\r\nA: {wide}")), true),
+        (multipart(&format!("Content-Type: message/global\r\n\r\nA: {wide}\r\n\r\nx")), true),
+    ] {
+        for size in [usize::MAX, 1, 7] {
+            let mut survey = Survey::new(&summarize(message.as_bytes()));
+            message.as_bytes().chunks(size).for_each(|piece| survey.push(piece));
+            assert_eq!(survey.needs_utf8(), expected, "{message}");
+        }
+    }
+}
+
 fn is_seven_bit(octets: &[u8]) -> bool {
     let plain = octets.iter().all(|&octet| octet != 0 && octet < 0x80);
     let text = String::from_utf8_lossy(octets);
