@@ -474,7 +474,8 @@ Examples:
 Asks the running server. Without one, list, show and shape read the disk, which takes seconds when \
 many messages wait.
 
-A message is meant if all conditions hold, and always as a whole, with all its recipients.
+A message is meant if all conditions hold, and always as a whole, with all its recipients: except that \
+cancel and bounce with both names and --recipient concern only the recipient with exactly that address.
 
 With --json each line is an object; docs/operations.md lists the fields. Notes go to standard error.
 
@@ -564,7 +565,10 @@ Example:
     #[command(after_help = "\
 Examples (what would go; remove it):
   ringmail queue cancel --sender spam@example.org --config ringmail.toml
-  ringmail queue cancel --sender spam@example.org --yes --config ringmail.toml")]
+  ringmail queue cancel --sender spam@example.org --yes --config ringmail.toml
+
+Only one of its recipients:
+  ringmail queue cancel 0-9-41 --recipient x@example.org --yes --dir ringmail-demo")]
     Cancel {
         #[command(flatten)]
         act: ActArguments,
@@ -576,7 +580,10 @@ Examples (what would go; remove it):
     #[command(after_help = "\
 Examples (what would be returned; return it):
   ringmail queue bounce 0-9-41 --config ringmail.toml
-  ringmail queue bounce 0-9-41 --yes --config ringmail.toml")]
+  ringmail queue bounce 0-9-41 --yes --config ringmail.toml
+
+For only one of its recipients:
+  ringmail queue bounce 0-9-41 --recipient x@example.org --yes --dir ringmail-demo")]
     Bounce {
         #[command(flatten)]
         act: ActArguments,

@@ -41,11 +41,11 @@ pub(super) enum Chore {
 }
 
 /// A message at hand.
-struct AtHand<'a> {
-    id: QueueId,
-    partition: &'a Partition,
-    body: MessageBody,
-    envelope: &'a Envelope,
+pub(super) struct AtHand<'a> {
+    pub id: QueueId,
+    pub partition: &'a Partition,
+    pub body: MessageBody,
+    pub envelope: &'a Envelope,
 }
 
 impl<C: Carrier> Queue<C> {
@@ -278,7 +278,7 @@ impl<C: Carrier> Queue<C> {
         false
     }
 
-    async fn record_once(
+    pub(super) async fn record_once(
         &self,
         at_hand: &AtHand<'_>,
         changes: Option<AnnotationChanges>,
@@ -329,7 +329,7 @@ impl<C: Carrier> Queue<C> {
     }
 
     /// Waits until no other task settles the message.
-    async fn lock(&self, id: QueueId) -> Lock<'_, C> {
+    pub(super) async fn lock(&self, id: QueueId) -> Lock<'_, C> {
         poll_fn(|context| {
             let mut state = self.inner.state.borrow_mut();
             match state.entries.get_mut(&id) {
@@ -348,7 +348,7 @@ impl<C: Carrier> Queue<C> {
 }
 
 /// The right to settle a message.
-struct Lock<'a, C: Carrier> {
+pub(super) struct Lock<'a, C: Carrier> {
     queue: &'a Queue<C>,
     id: QueueId,
 }
@@ -393,7 +393,7 @@ pub(super) async fn body_of(
 impl Envelope {
     /// Whether the sender wants to know this about a recipient. `default`: without NOTIFY
     /// (RFC 3461 4.1).
-    fn wants(
+    pub(super) fn wants(
         &self,
         recipient: &Recipient,
         kind: impl Fn(bool, bool, bool) -> bool,

@@ -494,6 +494,13 @@ impl<W: Way> State<W> {
         Some(entry)
     }
 
+    /// When the parts of a message are due, by destination.
+    pub(super) fn schedule(&self, id: QueueId) -> Vec<(String, Timestamp)> {
+        let parts = self.entries.get(&id).into_iter().flat_map(|entry| &entry.parts);
+        let named = |part: &Part| Some((self.name(part.destination)?.to_owned(), part.due));
+        parts.filter_map(named).collect()
+    }
+
     /// All parts of a message become busy.
     pub(super) fn claim(&mut self, id: QueueId) {
         self.reschedule(id, |part| part.due);

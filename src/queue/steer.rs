@@ -1,5 +1,5 @@
 //! What operators do to queued mail: try it now, hold and release it, begin anew, return it and
-//! remove it.
+//! remove it, or only one of its recipients.
 //!
 //! A message that is being sent is left alone: what becomes of it is not known yet. All that is to
 //! last is on disk before it is reported as done.
@@ -7,12 +7,13 @@
 use std::{cell::Cell, collections::VecDeque, future::poll_fn, rc::Rc, task::Poll};
 
 use super::{
-    Carrier, Queue, QueueId,
-    envelope::{Envelope, Problem},
-    settle::Chore,
-    state::{Phase, Route},
+    Carrier, End, Ends, Outcome, Queue, QueueEvent, QueueId,
+    envelope::{Envelope, Problem, Recipient},
+    settle::{AtHand, Chore},
+    state::{Phase, Route, destination_of},
 };
 use crate::{
+    model::Timestamp,
     runtime::LocalFuture,
     store::{Settled, Settlement, StoreError},
 };
@@ -34,12 +35,18 @@ pub enum Action {
     Cancel,
     /// Returned to its sender with this reason.
     Bounce(String),
+    /// The recipient with this address (without case) does not get it; the others stay. With a
+    /// reason it is returned for that recipient, otherwise nobody is told.
+    Drop {
+        recipient: String,
+        reason: Option<String>,
+    },
 }
 
 impl Action {
     /// Whether mail is lost to its recipients by it.
     pub fn destroys(&self) -> bool {
-        matches!(self, Action::Cancel | Action::Bounce(_))
+        matches!(self, Action::Cancel | Action::Bounce(_) | Action::Drop { .. })
     }
 }
 
@@ -49,7 +56,7 @@ pub enum Acted {
     Done,
     /// It is being sent.
     Busy,
-    /// There is none.
+    /// There is none, or it has no such recipient.
     Gone,
 }
 
@@ -113,6 +120,9 @@ impl<C: Carrier> Queue<C> {
             Action::Requeue => self.requeue(id).await,
             Action::Cancel => self.remove(id, None).await,
             Action::Bounce(reason) => self.remove(id, Some(reason)).await,
+            Action::Drop { recipient, reason } => {
+                self.drop_recipient(id, recipient, reason.as_deref()).await
+            }
         }
     }
 
@@ -233,12 +243,7 @@ impl<C: Carrier> Queue<C> {
             Err(acted) => return Ok(acted),
         };
         if let Some(reason) = bounce {
-            let problem = Problem {
-                at: self.inner.executor.now(),
-                status: "5.7.1".to_owned(),
-                reason: reason.to_owned(),
-                ..Problem::default()
-            };
+            let problem = self.unwanted(reason);
             for destination in destinations {
                 self.add_chore(Chore::Return(id, destination, problem.clone()));
             }
@@ -254,6 +259,86 @@ impl<C: Carrier> Queue<C> {
                 let entry = self.inner.state.borrow_mut().remove(id);
                 self.dropped(entry.is_some_and(|entry| entry.fresh.is_some()));
                 Ok(Acted::Done)
+            }
+            Err(error) => {
+                self.trouble(id, &destinations);
+                Err(error)
+            }
+        }
+    }
+
+    /// Why an operator returns mail.
+    fn unwanted(&self, reason: &str) -> Problem {
+        let (status, reason) = ("5.7.1".to_owned(), reason.to_owned());
+        Problem { at: self.inner.executor.now(), status, reason, ..Problem::default() }
+    }
+
+    /// Takes one recipient off a message, as [`Queue::remove`] does with all of them. What is left
+    /// keeps its schedule.
+    async fn drop_recipient(
+        &self,
+        id: QueueId,
+        address: &str,
+        bounce: Option<&str>,
+    ) -> Result<Acted, StoreError> {
+        let destinations = match self.claim(id) {
+            Ok(destinations) => destinations,
+            Err(acted) => return Ok(acted),
+        };
+        // A warning about the same recipient must not be recorded after its end.
+        let lock = self.lock(id).await;
+        let dropped = async {
+            let (partition, body, envelope) =
+                self.load(id).await.ok_or(StoreError::NoSuchMailbox)?;
+            let is_meant = |it: &Recipient| it.address.eq_ignore_ascii_case(address);
+            let mut left = (*envelope).clone();
+            left.recipients.retain(|_, recipient| !is_meant(recipient));
+            if left.recipients.len() == envelope.recipients.len() {
+                return Ok((Acted::Gone, body, left));
+            }
+            let meant = envelope.recipients.iter().filter(|(_, it)| is_meant(it));
+            let mut ends = Ends::new();
+            if let Some(reason) = bounce {
+                let failed = |it: &Recipient| envelope.wants(it, |_, failure, _| failure, true);
+                let wanted = meant.clone().filter(|(_, it)| failed(it));
+                let end = End::Failed(self.unwanted(reason));
+                ends.extend(wanted.map(|(number, it)| (*number, it.clone(), end.clone())));
+            }
+            let changes = meant.clone().map(|(number, _)| (*number, None)).collect();
+            let changes = (!left.recipients.is_empty()).then_some(changes);
+            let at_hand = AtHand { id, partition: &partition, body, envelope: &envelope };
+            self.record_once(&at_hand, changes, &ends).await?;
+            for (_, recipient) in meant {
+                if let Some(reason) = bounce {
+                    let outcome = &Outcome::Failed(self.unwanted(reason));
+                    let event = QueueEvent::Attempt { id, envelope: &envelope, recipient, outcome };
+                    self.inner.carrier.tell(&event);
+                }
+            }
+            if left.recipients.is_empty() {
+                self.inner.carrier.tell(&QueueEvent::Done { id, envelope: &envelope });
+            }
+            Ok((Acted::Done, body, left))
+        };
+        let dropped = dropped.await;
+        drop(lock);
+        match dropped {
+            Ok((acted, body, left)) => {
+                let mut state = self.inner.state.borrow_mut();
+                let due: Vec<(String, Timestamp)> = state.schedule(id);
+                let next = |recipient: &Recipient| {
+                    let name = destination_of(recipient);
+                    let known = due.iter().find(|(destination, _)| *destination == name);
+                    known.map_or(Timestamp::default(), |(_, due)| *due)
+                };
+                let entry = state.remove(id);
+                if !left.recipients.is_empty() {
+                    state.add(id, body, &Rc::new(left), false, next);
+                }
+                drop(state);
+                self.dropped(entry.is_some_and(|entry| entry.fresh.is_some()));
+                self.wake();
+                Ok(acted)
             }
             Err(error) => {
                 self.trouble(id, &destinations);

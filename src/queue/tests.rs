@@ -683,6 +683,52 @@ fn operators_find_try_return_and_remove() {
 }
 
 #[test]
+fn one_recipient_of_a_message_can_be_returned_or_removed() {
+    let world = World::new();
+    let running = world.start(16);
+    let id = running
+        .submit("s@x.test", &["later1@a.test", "later2@a.test", "later3@B.test", "ok@c.test"]);
+    running.wait(2);
+    let act = |running: &Running, recipient: &str, reason: Option<&str>| {
+        let (recipient, reason) = (recipient.to_owned(), reason.map(str::to_owned));
+        let action = Action::Drop { recipient, reason };
+        running.simulation.clone().run_until(running.queue.act(id, &action)).unwrap()
+    };
+    let left = |running: &Running| -> Vec<String> {
+        let shown = running.simulation.clone().run_until(running.queue.show(id));
+        let recipients = shown.map(|(_, envelope)| envelope.recipients.clone()).unwrap_or_default();
+        recipients.into_values().map(|it| it.address).collect()
+    };
+    let due = |running: &Running| running.listed(&Filter::default())[0].parts[0].next_attempt;
+    let before = due(&running);
+    assert_eq!(act(&running, "later@a.test", None), Acted::Gone, "part of an address");
+    assert_eq!(act(&running, "later1@a.test", None), Acted::Done);
+    assert_eq!(left(&running), ["later2@a.test", "later3@B.test"]);
+    assert_eq!(due(&running), before, "the others keep their schedule");
+    assert_eq!(world.outside.reports.get(), 0);
+    assert_eq!(act(&running, "LATER3@b.test", Some("not wanted")), Acted::Done);
+    assert_eq!(act(&running, "later3@b.test", Some("not wanted")), Acted::Gone);
+    running.wait(1);
+    assert_eq!((world.got("s@x.test"), left(&running)), (1, vec!["later2@a.test".to_owned()]));
+    assert_eq!(*world.outside.reasons.borrow(), ["not wanted"]);
+    running.crash();
+
+    let running = world.start(17);
+    running.wait(1);
+    assert_eq!(left(&running), ["later2@a.test"], "it is durable");
+    let tried = world.tried("later2@a.test");
+    running.wait(120);
+    assert!(world.tried("later2@a.test") > tried);
+    assert_eq!(world.tried("later1@a.test"), 1);
+    // The last one takes the message along.
+    assert_eq!(act(&running, "later2@a.test", None), Acted::Done);
+    assert!(running.queue.is_empty());
+    assert_eq!(act(&running, "later2@a.test", None), Acted::Gone);
+    running.wait(1);
+    assert_eq!(world.outside.reports.get(), 1);
+}
+
+#[test]
 fn urgent_mail_overtakes() {
     let world = World::new();
     let mut options = world.options.clone();

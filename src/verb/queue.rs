@@ -142,6 +142,7 @@ fn filter(which: WhichMessages) -> Filter {
 fn action(arguments: ActArguments, action: Action, dry: bool) -> Result<(Request, Place)> {
     let ActArguments { which, all, json, place } = arguments;
     let filter = filter(which);
+    let action = action_on(&filter, action);
     if (filter == Filter::default()) != all {
         let what = match all {
             true => "--all means every message: give no other condition",
@@ -150,6 +151,19 @@ fn action(arguments: ActArguments, action: Action, dry: bool) -> Result<(Request
         return Err(Usage(what.to_owned()).into());
     }
     Ok((Request { verb: Verb::Act { action, dry }, filter, json }, place))
+}
+
+/// Of a message that is named only that recipient goes that is named, too.
+fn action_on(filter: &Filter, action: Action) -> Action {
+    match (&filter.recipient, action) {
+        (Some(recipient), Action::Cancel) if !filter.ids.is_empty() => {
+            Action::Drop { recipient: recipient.clone(), reason: None }
+        }
+        (Some(recipient), Action::Bounce(reason)) if !filter.ids.is_empty() => {
+            Action::Drop { recipient: recipient.clone(), reason: Some(reason) }
+        }
+        (_, action) => action,
+    }
 }
 
 /// Whose queue, and the settings that matter for reading it.

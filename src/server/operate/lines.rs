@@ -411,26 +411,38 @@ fn done_name(action: &Action) -> (&'static str, &'static str) {
         Action::Hold => ("hold", "held"),
         Action::Release => ("release", "released"),
         Action::Requeue => ("requeue", "requeued"),
-        Action::Cancel => ("cancel", "cancelled"),
-        Action::Bounce(_) => ("bounce", "returned"),
+        Action::Cancel | Action::Drop { reason: None, .. } => ("cancel", "cancelled"),
+        Action::Bounce(_) | Action::Drop { reason: Some(_), .. } => ("bounce", "returned"),
+    }
+}
+
+/// The one recipient that an action concerns, as a field and in words.
+fn only(action: &Action) -> (Option<(&'static str, String)>, String) {
+    match action {
+        Action::Drop { recipient, .. } => {
+            (Some(("recipient", json::text(recipient))), format!(" <{recipient}> of"))
+        }
+        _ => (None, String::new()),
     }
 }
 
 /// What would be reached.
 pub(super) fn would(action: &Action, sums: &Matches, now: Timestamp, as_json: bool) -> Vec<String> {
     let (name, _) = done_name(action);
+    let (field, whom) = only(action);
     let Matches { listed, messages, recipients, octets } = sums;
     if as_json {
         let ids: Vec<String> = listed.iter().map(|it| json::text(&it.id.to_string())).collect();
-        let object = json::object(&[
+        let mut fields = vec![
             ("verb", json::text(name)),
             ("dry_run", "true".to_owned()),
             ("messages", messages.to_string()),
             ("recipients", recipients.to_string()),
             ("octets", octets.to_string()),
             ("first", json::list(&ids)),
-        ]);
-        return vec![format!("={object}")];
+        ];
+        fields.extend(field);
+        return vec![format!("={}", json::object(&fields))];
     }
     let mut lines: Vec<String> =
         listed.iter().flat_map(|it| self::listed(it, now, false)).collect();
@@ -439,7 +451,7 @@ pub(super) fn would(action: &Action, sums: &Matches, now: Timestamp, as_json: bo
         lines.push(format!("=and {rest} more"));
     }
     lines.push(format!(
-        "=would {name} {} with {}, {}; nothing is done without --yes",
+        "=would {name}{whom} {} with {}, {}; nothing is done without --yes",
         counted(*messages, "message"),
         counted(*recipients, "recipient"),
         short_size(*octets)
@@ -459,21 +471,27 @@ pub(super) struct Reached {
 /// What was done.
 pub(super) fn acted(action: &Action, reached: Reached, as_json: bool) -> Vec<String> {
     let (name, done) = done_name(action);
+    let (field, whom) = only(action);
     let Reached { done: count, busy, gone, failed } = reached;
+    let is_dropped = field.is_some();
     let mut lines = vec![match as_json {
         true => {
-            let object = json::object(&[
+            let mut fields = vec![
                 ("verb", json::text(name)),
                 ("dry_run", "false".to_owned()),
                 ("done", count.to_string()),
                 ("busy", busy.to_string()),
                 ("gone", gone.to_string()),
                 ("failed", failed.to_string()),
-            ]);
-            format!("={object}")
+            ];
+            fields.extend(field);
+            format!("={}", json::object(&fields))
         }
-        false => format!("={done} {}", counted(count, "message")),
+        false => format!("={done}{whom} {}", counted(count, "message")),
     }];
+    if gone > 0 && is_dropped {
+        lines.push(format!("!{} had no such recipient (any more)", counted(gone, "message")));
+    }
     if busy > 0 {
         lines.push(format!("!{} being sent and left alone: try again", counted(busy, "message")));
     }

@@ -82,8 +82,8 @@ fn action_name(action: &Action) -> &'static str {
         Action::Hold => "hold",
         Action::Release => "release",
         Action::Requeue => "requeue",
-        Action::Cancel => "cancel",
-        Action::Bounce(_) => "bounce",
+        Action::Cancel | Action::Drop { reason: None, .. } => "cancel",
+        Action::Bounce(_) | Action::Drop { reason: Some(_), .. } => "bounce",
     }
 }
 
@@ -122,8 +122,12 @@ impl Request {
                 if *dry {
                     fields.push(("dry", "1".to_owned()));
                 }
-                if let Action::Bounce(reason) = action {
+                if let Action::Bounce(reason) | Action::Drop { reason: Some(reason), .. } = action {
                     fields.push(("reason", reason.clone()));
+                }
+                // After the reason, which makes it a return.
+                if let Action::Drop { recipient, .. } = action {
+                    fields.push(("only", recipient.clone()));
                 }
                 action_name(action)
             }
@@ -193,6 +197,14 @@ impl Request {
                 ("reason", Verb::Act { action: Action::Bounce(reason), .. }) => {
                     value.clone_into(reason);
                 }
+                ("only", Verb::Act { action, .. }) => {
+                    let reason = match action {
+                        Action::Cancel => None,
+                        Action::Bounce(reason) => Some(std::mem::take(reason)),
+                        _ => return None,
+                    };
+                    *action = Action::Drop { recipient: value.to_owned(), reason };
+                }
                 ("sender", _) => filter.sender = text(),
                 ("recipient", _) => filter.recipient = text(),
                 ("domain", _) => filter.domain = text(),
@@ -253,11 +265,17 @@ mod tests {
             held: Some(false),
         };
         let bounce = Action::Bounce("not wanted".to_owned());
+        let dropped = |reason: Option<&str>| Action::Drop {
+            recipient: "a@x.test".to_owned(),
+            reason: reason.map(str::to_owned),
+        };
         for verb in [
             Verb::List { most: 7 },
             Verb::Show,
             Verb::Shape { by: ShapeBy::Sender, rows: 20 },
             Verb::Act { action: bounce, dry: true },
+            Verb::Act { action: dropped(None), dry: false },
+            Verb::Act { action: dropped(Some("not wanted")), dry: true },
             Verb::Act { action: Action::Flush, dry: false },
         ] {
             for filter in [filter.clone(), Filter::default()] {
@@ -280,6 +298,8 @@ mod tests {
             "queue\tlist\tcolour=red",
             "verify\tlist",
             "queue\tlist\tids=",
+            "queue\thold\tonly=a@x.test",
+            "queue\tcancel\tonly=a@x.test\tonly=b@x.test",
         ] {
             assert_eq!(Request::parse(line), None, "{line:?}");
         }
