@@ -20,6 +20,7 @@ use super::{
     options::QueueOptions,
     settle::{Chore, body_of},
     site::Site,
+    slots::{LOOK_AGAIN, Slot, SlotSeat},
     state::{DestinationId, Pick, Route, State},
 };
 use crate::{
@@ -45,6 +46,13 @@ const READ_PAUSE: Duration = Duration::from_millis(500);
 /// Pause before the mailbox that another session is making is looked for again, and how often.
 const MAKE_PAUSE: Duration = Duration::from_millis(10);
 const MAKE_TRIES: u32 = 1000;
+/// A connection serves at least so many messages, or so long, before another shard has its turn.
+const TURN_MESSAGES: u32 = 10;
+const TURN: Duration = Duration::from_secs(1);
+/// How often a connection without work looks whether another shard needs its slot.
+const IDLE_STEP: Duration = Duration::from_millis(250);
+/// After a pause of this length the other side may have ended a connection.
+const PAUSE_NOTED: Duration = Duration::from_secs(1);
 /// Pause before a message whose result could not be recorded is tried again.
 pub(super) const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 /// Envelopes of messages not yet tried that are kept in memory.
@@ -72,6 +80,8 @@ pub(super) struct Inner<C: Carrier> {
     mailboxes: RefCell<Vec<Option<MailboxId>>>,
     due: Signal,
     lookups: Rc<Permits>,
+    /// Of all sites' connections, shared with other shards.
+    seat: SlotSeat,
     /// Outgoing connections, also those being opened.
     connections: Cell<usize>,
     pub chores: RefCell<VecDeque<Chore>>,
@@ -90,6 +100,7 @@ impl<C: Carrier> Queue<C> {
         carrier: C,
         options: QueueOptions,
         partitions: Vec<Option<Partition>>,
+        seat: SlotSeat,
     ) -> Queue<C> {
         let mailboxes = RefCell::new(vec![None; partitions.len()]);
         let inner = Inner {
@@ -101,6 +112,7 @@ impl<C: Carrier> Queue<C> {
             mailboxes,
             due: Signal::default(),
             lookups: Rc::new(Permits::new(LOOKUPS_MAX)),
+            seat,
             connections: Cell::new(0),
             chores: RefCell::default(),
             chore: Signal::default(),
@@ -413,7 +425,9 @@ impl<C: Carrier> Queue<C> {
         let limits = self.options().limits(&way.hosts(), domain);
         state.tidy_sites();
         let name = way.site().to_owned();
-        let site = Rc::new(Site::new(name.clone(), way, limits));
+        let is_outside = !way.hosts().is_empty();
+        let seat = is_outside.then(|| self.inner.seat.site(&name));
+        let site = Rc::new(Site::new(name.clone(), way, limits, seat));
         state.sites.insert(name.into(), site.clone());
         site
     }
@@ -427,16 +441,21 @@ impl<C: Carrier> Queue<C> {
             site.work.set();
         }
         let now = self.inner.executor.moment();
+        let mut asked = false;
         while site.wants_connection(now)
             && self.inner.connections.get() < self.options().connections
         {
-            site.open.set(site.open.get() + 1);
+            let slot = site.take_slot(now);
+            asked = slot == Slot::Asked;
+            if slot != Slot::Taken {
+                break;
+            }
             self.inner.connections.set(self.inner.connections.get() + 1);
             let task = self.clone().connect(site.clone());
             self.inner.executor.spawn(Priority::Background, Box::pin(task));
         }
-        if site.open.get() == 0 && !site.waking.replace(true) {
-            let wait = site.not_before.get().since(now).max(Duration::from_millis(100));
+        if (site.open.get() == 0 || asked) && !site.waking.replace(true) {
+            let wait = site.not_before.get().since(now).max(LOOK_AGAIN);
             let (queue, site) = (self.clone(), site.clone());
             let task = async move {
                 queue.inner.executor.sleep(wait).await;
@@ -451,8 +470,9 @@ impl<C: Carrier> Queue<C> {
     async fn connect(self, site: Rc<Site<C::Way>>) {
         let way = site.way.borrow().clone();
         let opened = self.inner.carrier.open(&way).await;
+        let mut leaving = false;
         match opened {
-            Ok(session) => self.converse(&site, session).await,
+            Ok(session) => leaving = self.converse(&site, session).await,
             Err(why) => {
                 let problem = why.problem().clone();
                 self.inner
@@ -464,47 +484,97 @@ impl<C: Carrier> Queue<C> {
                 }
             }
         }
-        site.open.set(site.open.get() - 1);
+        site.closed(leaving);
         self.inner.connections.set(self.inner.connections.get() - 1);
         self.work(&site);
     }
 
-    async fn converse(&self, site: &Rc<Site<C::Way>>, mut session: Box<dyn Session>) {
-        let mut sent = 0;
+    /// Sends what is ready over a connection, until it ends. True if it ended for other shards.
+    async fn converse(&self, site: &Rc<Site<C::Way>>, mut session: Box<dyn Session>) -> bool {
+        let began = self.inner.executor.moment();
+        let (mut sent, mut leaving) = (0, false);
         while session.is_usable()
             && sent < site.limits.get().messages_per_connection.max(1)
             && !self.inner.ended.get()
         {
+            // The message is chosen when its time by the rate has come: the most urgent one then.
+            let waits = site.ready.get() > 0;
+            if waits && !self.wait_for_place(site, &mut *session).await {
+                site.return_place();
+                break;
+            }
             let pick = self.inner.state.borrow_mut().pick(site);
             let Some(pick) = pick else {
-                let idle = self.options().idle;
-                site.idle.set(site.idle.get() + 1);
-                let work = async {
-                    site.work.take().await;
-                    true
-                };
-                let silence = async {
-                    self.inner.executor.sleep(idle).await;
-                    false
-                };
-                let woken = or(work, silence).await;
-                site.idle.set(site.idle.get() - 1);
-                if woken && session.is_alive().await {
-                    continue;
+                if waits {
+                    site.return_place();
                 }
-                break;
+                match self.idle(site, &mut *session).await {
+                    Idle::Work => continue,
+                    Idle::Over => break,
+                    Idle::Leave => {
+                        leaving = true;
+                        break;
+                    }
+                }
             };
-            loop {
-                match site.rate_wait(self.inner.executor.moment()) {
-                    Duration::ZERO => break,
-                    wait => self.inner.executor.sleep(wait).await,
-                }
-            }
             self.send(site, &pick, &mut *session).await;
             sent += 1;
+            // It may bear one connection more now.
+            self.work(site);
             self.inner.executor.yield_now().await;
+            let now = self.inner.executor.moment();
+            if (sent >= TURN_MESSAGES || now.since(began) >= TURN) && site.must_leave(now) {
+                leaving = true;
+                break;
+            }
         }
         session.end().await;
+        leaving
+    }
+
+    /// Waits until the rate allows another message. False if the connection has ended meanwhile.
+    async fn wait_for_place(&self, site: &Site<C::Way>, session: &mut dyn Session) -> bool {
+        let wait = site.take_place(self.inner.executor.moment());
+        if wait.is_zero() {
+            return true;
+        }
+        self.inner.executor.sleep(wait).await;
+        wait < PAUSE_NOTED || session.is_alive().await
+    }
+
+    /// A connection without work waits for some.
+    async fn idle(&self, site: &Site<C::Way>, session: &mut dyn Session) -> Idle {
+        let executor = &self.inner.executor;
+        let until = executor.moment().after(self.options().idle);
+        let mut end = Idle::Over;
+        site.idle.set(site.idle.get() + 1);
+        loop {
+            let left = until.since(executor.moment());
+            if left.is_zero() || self.inner.ended.get() {
+                break;
+            }
+            let work = async {
+                site.work.take().await;
+                true
+            };
+            let silence = async {
+                executor.sleep(left.min(IDLE_STEP)).await;
+                false
+            };
+            if or(work, silence).await {
+                end = Idle::Work;
+                break;
+            }
+            if site.must_leave(executor.moment()) {
+                end = Idle::Leave;
+                break;
+            }
+        }
+        site.idle.set(site.idle.get() - 1);
+        match end {
+            Idle::Work if !session.is_alive().await => Idle::Over,
+            end => end,
+        }
     }
 
     /// Sends one message to the recipients of a pick and records the results.
@@ -750,6 +820,15 @@ impl Unreachable {
             Unreachable::Now(problem) | Unreachable::Ever(problem) => problem,
         }
     }
+}
+
+/// What ended the idleness of a connection.
+enum Idle {
+    Work,
+    /// No work came, or the other side ended it.
+    Over,
+    /// Its slot is for another shard.
+    Leave,
 }
 
 /// The end of a message's time.

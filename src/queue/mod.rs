@@ -11,7 +11,8 @@
 //! business: `service/relay` has the real one, the simulator one that misbehaves.
 //!
 //! Rooms, from the top: `engine` (tasks), `settle` (results and reports), `list` and `steer` (for
-//! operators), `state` (entries and their order), `site`, `envelope`, `options`. Shard-local.
+//! operators), `state` (entries and their order), `site`, `slots`, `envelope`, `options`.
+//! Shard-local, except `slots`.
 //!
 //! Invariants: each recipient ends exactly once, as delivered, returned or cancelled, and its end
 //! is durable before it is forgotten; a report about it is durable in the same entry; what is in
@@ -25,6 +26,7 @@ mod list;
 mod options;
 mod settle;
 mod site;
+mod slots;
 mod state;
 mod steer;
 
@@ -41,6 +43,7 @@ pub use self::{
     list::{AgeShape, Filter, Listed, ListedPart, Matches, ShapeBy, SiteFacts},
     options::{QueueOptions, Shape, SiteLimits},
     settle::target,
+    slots::{SiteSlots, SlotSeat},
     state::destination_of,
     steer::{Acted, Action, Tally},
 };

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How long a connection may wait for its turn by the rate, if several share it.
+const RATE_WAIT_SECONDS: usize = 10;
+
 /// How mail waits and how it is sent. Replaced as a whole on reload.
 #[derive(Clone, PartialEq, Debug)]
 pub struct QueueOptions {
@@ -25,7 +28,7 @@ pub struct QueueOptions {
     pub shapes: Vec<Shape>,
 }
 
-/// Limits of one site, on each shard.
+/// Limits of one site. Connections and rate count for all shards together.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct SiteLimits {
     /// Connections at once.
@@ -66,6 +69,18 @@ impl Default for QueueOptions {
             site: SiteLimits::default(),
             shapes: Vec::new(),
         }
+    }
+}
+
+impl SiteLimits {
+    /// Connections that are of use: with a rate, those that send what it allows in a few seconds. A
+    /// connection that waits for long would be closed by the other side.
+    pub(super) fn connections_used(&self) -> usize {
+        let most = match self.rate {
+            0 => usize::MAX,
+            rate => rate as usize * RATE_WAIT_SECONDS / 60,
+        };
+        self.connections.min(most).max(1)
     }
 }
 

@@ -3,6 +3,10 @@
 //! The number of connections starts low, grows while messages are accepted and shrinks when the
 //! site refuses connections or says 421, so that a site that is short of breath gets less. A site
 //! that cannot be reached pauses; the messages themselves wait by their own schedule.
+//!
+//! What a shard learns of a site (how many connections it bears, its pause) is the shard's own: each
+//! shard meets the refusals that its own connections meet, and halves its own number. The limits of
+//! the configuration hold for all shards together (`slots`).
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,7 +15,12 @@ use std::{
     time::Duration,
 };
 
-use super::{envelope::Problem, list::SiteFacts, options::SiteLimits};
+use super::{
+    envelope::Problem,
+    list::SiteFacts,
+    options::SiteLimits,
+    slots::{SiteSeat, Slot},
+};
 use crate::{model::Moment, runtime::wait::Signal};
 
 /// Connections that a site gets before anything is known of it. Each message that it accepts gives it
@@ -42,8 +51,10 @@ pub(super) struct Site<W> {
     pub not_before: Cell<Moment>,
     failures: Cell<u32>,
     pub problem: RefCell<Option<Problem>>,
-    /// When the next message may be sent, with a rate limit.
-    next_message: Cell<Moment>,
+    /// Shared with other shards; `None` for mailboxes here, which are no site of others.
+    seat: Option<SiteSeat>,
+    /// A place of a message by the rate was taken and not used.
+    spare_place: Cell<bool>,
     pub delivered: Cell<u64>,
     pub deferred: Cell<u64>,
     /// A task will look again when the pause is over.
@@ -51,7 +62,7 @@ pub(super) struct Site<W> {
 }
 
 impl<W> Site<W> {
-    pub(super) fn new(name: String, way: W, limits: SiteLimits) -> Site<W> {
+    pub(super) fn new(name: String, way: W, limits: SiteLimits, seat: Option<SiteSeat>) -> Site<W> {
         Site {
             name,
             way: RefCell::new(way),
@@ -66,7 +77,8 @@ impl<W> Site<W> {
             not_before: Cell::default(),
             failures: Cell::new(0),
             problem: RefCell::default(),
-            next_message: Cell::default(),
+            seat,
+            spare_place: Cell::new(false),
             delivered: Cell::new(0),
             deferred: Cell::new(0),
             waking: Cell::new(false),
@@ -75,7 +87,7 @@ impl<W> Site<W> {
 
     /// Connections that it may have now.
     pub(super) fn allowed(&self) -> usize {
-        (self.allowed.get() as usize).clamp(1, self.limits.get().connections.max(1))
+        (self.allowed.get() as usize).clamp(1, self.limits.get().connections_used())
     }
 
     /// Whether one more connection is worth opening.
@@ -88,10 +100,10 @@ impl<W> Site<W> {
     }
 
     pub(super) fn accepted(&self) {
-        let most = self.limits.get().connections as f64;
+        let most = self.limits.get().connections_used() as f64;
         let allowed = self.allowed.get();
         let more = if self.pushed.get() { 1.0 / allowed } else { 1.0 };
-        self.allowed.set((allowed + more).min(most.max(1.0)));
+        self.allowed.set((allowed + more).min(most));
         self.failures.set(0);
         self.delivered.set(self.delivered.get() + 1);
         if self.problem.borrow().is_some() {
@@ -142,28 +154,54 @@ impl<W> Site<W> {
         }
     }
 
-    /// How long to wait before the next message; takes the place if there is no need to.
-    pub(super) fn rate_wait(&self, now: Moment) -> Duration {
-        let rate = self.limits.get().rate;
-        if rate == 0 {
-            return Duration::ZERO;
+    /// Takes a slot for one more connection.
+    pub(super) fn take_slot(&self, now: Moment) -> Slot {
+        let limit = self.limits.get().connections_used();
+        let slot = self.seat.as_ref().map_or(Slot::Taken, |seat| seat.take(limit, now));
+        if slot == Slot::Taken {
+            self.open.set(self.open.get() + 1);
         }
-        let wait = self.next_message.get().since(now);
-        if wait.is_zero() {
-            let from = self.next_message.get().max(now);
-            self.next_message.set(from.after(Duration::from_secs(60) / rate));
+        slot
+    }
+
+    /// A connection is to end, for other shards or for a lower limit.
+    pub(super) fn must_leave(&self, now: Moment) -> bool {
+        let limit = self.limits.get().connections_used();
+        self.seat.as_ref().is_some_and(|seat| seat.must_leave(limit, now))
+    }
+
+    /// A connection ended. `leaving`: [`Site::must_leave`] had said so.
+    pub(super) fn closed(&self, leaving: bool) {
+        self.open.set(self.open.get() - 1);
+        if let Some(seat) = &self.seat {
+            seat.give_back(leaving);
         }
-        wait
+    }
+
+    /// Takes the place of the next message by the rate; how long to wait for it.
+    pub(super) fn take_place(&self, now: Moment) -> Duration {
+        match (&self.seat, self.limits.get().rate) {
+            (None, _) | (_, 0) => Duration::ZERO,
+            _ if self.spare_place.take() => Duration::ZERO,
+            (Some(seat), rate) => seat.book(Duration::from_secs(60) / rate, now),
+        }
+    }
+
+    /// The place was not used: the next message has it.
+    pub(super) fn return_place(&self) {
+        self.spare_place.set(true);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{model::ShardId, queue::SiteSlots};
 
     fn site() -> Site<()> {
         let limits = SiteLimits { connections: 8, rate: 60, ..SiteLimits::default() };
-        Site::new("mx".to_owned(), (), limits)
+        let seat = SiteSlots::new().seat(ShardId(0)).site("mx");
+        Site::new("mx".to_owned(), (), limits, Some(seat))
     }
 
     #[test]
@@ -205,8 +243,20 @@ mod tests {
     #[test]
     fn the_rate_is_kept() {
         let site = site();
-        assert_eq!(site.rate_wait(Moment(5)), Duration::ZERO);
-        assert_eq!(site.rate_wait(Moment(5)), Duration::from_secs(1));
-        assert_eq!(site.rate_wait(Moment(1_000_005)), Duration::ZERO);
+        assert_eq!(site.take_place(Moment(5)), Duration::ZERO);
+        assert_eq!(site.take_place(Moment(5)), Duration::from_secs(1));
+        assert_eq!(site.take_place(Moment(3_000_005)), Duration::ZERO);
+        site.return_place();
+        assert_eq!(site.take_place(Moment(3_000_005)), Duration::ZERO, "it was not used");
+        assert_eq!(site.take_place(Moment(3_000_005)), Duration::from_secs(1));
+    }
+
+    /// A connection that waits for its place for long would be closed by the other side.
+    #[test]
+    fn a_low_rate_needs_few_connections() {
+        let used = |connections, rate| {
+            SiteLimits { connections, rate, ..SiteLimits::default() }.connections_used()
+        };
+        assert_eq!((used(20, 0), used(20, 600), used(20, 60), used(20, 1)), (20, 20, 10, 1));
     }
 }

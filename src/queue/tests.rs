@@ -11,7 +11,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::*;
 use crate::{
-    model::{PartitionId, Timestamp},
+    model::{PartitionId, ShardId, Timestamp},
     protocol::smtp::Notify,
     runtime::{
         device::memory::{Faults, MemoryDevice},
@@ -33,6 +33,9 @@ struct Outside {
     /// Recipients of each transaction.
     transactions: RefCell<Vec<Vec<String>>>,
     connections: Cell<usize>,
+    /// Open now, and at most.
+    open: Cell<usize>,
+    open_most: Cell<usize>,
     up: RefCell<BTreeSet<String>>,
     reports: Cell<u32>,
     /// Of all failures reported.
@@ -96,6 +99,8 @@ impl Carrier for Fake {
             if way.0.starts_with("mx.down") && !self.0.up.borrow().contains(&way.0) {
                 return Err(Unreachable::Now(problem("4.4.1", "connection refused")));
             }
+            self.0.open.set(self.0.open.get() + 1);
+            self.0.open_most.set(self.0.open_most.get().max(self.0.open.get()));
             let session = FakeSession { outside: self.0.clone(), usable: true, sent: 0 };
             Ok(Box::new(session) as Box<dyn Session>)
         })
@@ -194,6 +199,12 @@ impl Session for FakeSession {
     }
 }
 
+impl Drop for FakeSession {
+    fn drop(&mut self) {
+        self.outside.open.set(self.outside.open.get() - 1);
+    }
+}
+
 struct World {
     device: MemoryDevice,
     outside: Rc<Outside>,
@@ -222,7 +233,12 @@ impl World {
     }
 
     fn start(&self, seed: u64) -> Running {
-        let simulation = Simulation::new(seed);
+        self.join(&Simulation::new(seed), SiteSlots::new().seat(ShardId(0)))
+    }
+
+    /// A shard of several.
+    fn join(&self, simulation: &Simulation, seat: SlotSeat) -> Running {
+        let simulation = simulation.clone();
         *self.outside.simulation.borrow_mut() = Some(simulation.clone());
         let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
         self.device.set_clock(executor.clone());
@@ -235,7 +251,7 @@ impl World {
         let (partition, _) = simulation.run_until(open).unwrap();
         let carrier = Fake(self.outside.clone());
         let partitions = vec![Some(partition.clone())];
-        let queue = Queue::new(executor, carrier, self.options.clone(), partitions);
+        let queue = Queue::new(executor, carrier, self.options.clone(), partitions, seat);
         queue.start();
         Running { simulation, partition, queue }
     }
@@ -680,6 +696,71 @@ fn operators_find_try_return_and_remove() {
     running.wait(2);
     assert_eq!((world.got("alice@x.test"), world.got("bob@x.test")), (1, 0));
     assert_eq!(ids(Filter::default()), [third]);
+}
+
+/// Shards of one server, with a device each and the same outside world.
+fn shards(count: u16, seed: u64, options: &QueueOptions) -> (Vec<World>, Vec<Running>) {
+    let (simulation, slots) = (Simulation::new(seed), SiteSlots::new());
+    let outside: Rc<Outside> = Rc::default();
+    let world = |_| World { outside: outside.clone(), options: options.clone(), ..World::new() };
+    let worlds: Vec<World> = (0..count).map(world).collect();
+    let seats = (0..count).map(|shard| slots.seat(ShardId(shard)));
+    let running = worlds.iter().zip(seats).map(|(world, seat)| world.join(&simulation, seat));
+    let running = running.collect();
+    (worlds, running)
+}
+
+#[test]
+fn the_connections_of_a_site_are_those_of_all_shards() {
+    for (limit, seed) in [(1, 1), (2, 2), (3, 3), (5, 4)] {
+        let mut options = World::new().options;
+        options.site.connections = limit;
+        let (worlds, running) = shards(3, seed, &options);
+        let outside = &worlds[0].outside;
+        // The first has its mail, and the connections, before the others.
+        for (number, shard) in running.iter().enumerate() {
+            for message in 0..400 {
+                shard.submit("s@x.test", &[&format!("ok{number}-{message}@a.test")]);
+            }
+        }
+        running[0].wait(1);
+        let got = |shard: usize| {
+            let prefix = format!("ok{shard}-");
+            outside.delivered.borrow().keys().filter(|it| it.starts_with(&prefix)).count()
+        };
+        let mut waited = 0;
+        while running.iter().any(|shard| !shard.queue.is_empty()) {
+            if running.iter().all(|shard| !shard.queue.is_empty()) && waited > 0 {
+                assert!((1..3).all(|shard| got(shard) > 0), "{limit}: a shard starves");
+            }
+            running[0].wait(1);
+            waited += 1;
+            assert!(waited < 120, "{limit}: {} {} {}", got(0), got(1), got(2));
+        }
+        assert_eq!(outside.open_most.get(), limit, "connections at once");
+        // Connections are kept for a turn, not for a message.
+        assert!(outside.connections.get() < 300, "{limit}: {}", outside.connections.get());
+    }
+}
+
+#[test]
+fn the_rate_of_a_site_is_that_of_all_shards() {
+    let mut options = World::new().options;
+    options.site.rate = 120;
+    let (worlds, running) = shards(2, 5, &options);
+    for (number, shard) in running.iter().enumerate() {
+        for message in 0..40 {
+            shard.submit("s@x.test", &[&format!("ok{number}-{message}@a.test")]);
+        }
+    }
+    running[0].wait(20);
+    let got: Vec<String> = worlds[0].outside.delivered.borrow().keys().cloned().collect();
+    let delivered = got.len();
+    assert!((37..=42).contains(&delivered), "{delivered} in 20 s at two a second");
+    let first = got.iter().filter(|it| it.starts_with("ok0")).count();
+    assert!((10..=30).contains(&first), "{first} of {delivered}");
+    running[0].wait(30);
+    assert!(running.iter().all(|shard| shard.queue.is_empty()));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::{
     metrics::ShardMetrics,
     model::{Network, PartitionId, ShardId},
     protocol::mime,
-    queue::QueueOptions,
+    queue::{QueueOptions, SiteSlots},
     resolver::{NameServers, Resolver, ResolverOptions},
     runtime::{
         acceptor::{Acceptor, Entrance},
@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub service: Arc<ServiceOptions>,
     /// The queue's settings as of the last reload.
     pub queue: Arc<ArcSwap<QueueOptions>>,
+    /// Connections to other servers, of all shards.
+    pub sites: Arc<SiteSlots>,
     pub store: StoreOptions,
     pub shard_count: u16,
     pub data: Arc<DataDirectory>,
@@ -129,7 +131,7 @@ pub(super) async fn live(
     });
     mesh.open(shard.clone());
     delivery::follow_queues(&shard);
-    relay::start(&shard, Rc::new(Sockets));
+    relay::start(&shard, Rc::new(Sockets), &plan.sites);
     for (service, listener) in listeners {
         let entrance = Rc::new(Entrance {
             tls: service.tls_mode(plan.tls.as_ref()),

@@ -43,7 +43,7 @@ use crate::{
     directory::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory},
     dkim::{KeyFolder, Keyring, SharedKeyring},
     events::{self, Event, EventSender},
-    queue::QueueOptions,
+    queue::{QueueOptions, SiteSlots},
     runtime::{
         clients::Clients,
         folder::Folder,
@@ -161,6 +161,7 @@ fn serve(
     let plan = Arc::new(Plan {
         service: Arc::new(service),
         queue: state.queue.clone(),
+        sites: SiteSlots::new(),
         store: settings.store_options(),
         shard_count,
         data,

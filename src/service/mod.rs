@@ -14,7 +14,7 @@ use crate::{
     events::{Event, ShardEvents},
     metrics::ShardMetrics,
     model::{AccountId, PartitionId, ShardId},
-    queue::{Queue, QueueOptions},
+    queue::{Queue, QueueOptions, SiteSlots},
     resolver::Resolver,
     runtime::{
         connect::Sockets,
@@ -85,7 +85,8 @@ impl Shard {
         self.relay.get_or_init(|| {
             let relay = relay::Relay::new(Weak::new(), Rc::new(Sockets));
             let partitions = self.partitions.clone();
-            Queue::new(self.executor.clone(), relay, QueueOptions::default(), partitions)
+            let seat = SiteSlots::new().seat(self.id);
+            Queue::new(self.executor.clone(), relay, QueueOptions::default(), partitions, seat)
         })
     }
 

@@ -11,7 +11,7 @@ use crate::{
     metrics::ShardMetrics,
     model::{PartitionId, ShardId},
     protocol::mime,
-    queue::{QueueOptions, Shape, SiteLimits},
+    queue::{QueueOptions, Shape, SiteLimits, SiteSlots},
     runtime::{
         connect::Dialer,
         device::memory::MemoryDevice,
@@ -220,11 +220,12 @@ impl World {
             })
         });
         let shards: Vec<Rc<Shard>> = shards.collect();
+        let sites = SiteSlots::new();
         for shard in &shards {
             let mesh: &Mesh<Shard> = &shard.mesh;
             mesh.open(shard.clone());
             delivery::follow_queues(shard);
-            relay::start(shard, dialer.clone());
+            relay::start(shard, dialer.clone(), &sites);
         }
         Ok(World { simulation, devices, shards, reports })
     }

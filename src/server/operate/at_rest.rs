@@ -11,11 +11,11 @@ use super::{
     request::{LIST_STEP, Request, Verb, shape_edges},
 };
 use crate::{
-    model::{PartitionId, Timestamp},
+    model::{PartitionId, ShardId, Timestamp},
     protocol::mime,
     queue::{
-        Carrier, Ends, Job, Problem, Queue, QueueEvent, QueueOptions, Report, Session, Unreachable,
-        Way,
+        Carrier, Ends, Job, Problem, Queue, QueueEvent, QueueOptions, Report, Session, SiteSlots,
+        Unreachable, Way,
     },
     runtime::{
         LocalFuture,
@@ -54,7 +54,8 @@ pub fn answer_at_rest(
             let folder = path.join(data_dir::partition_name(partition));
             partitions.push(Some(open(&folder, executor.clone(), partition, &store).await?));
         }
-        let queue = Queue::new(executor.clone(), AtRest, options, partitions);
+        let seat = SiteSlots::new().seat(ShardId(0));
+        let queue = Queue::new(executor.clone(), AtRest, options, partitions, seat);
         queue.read_only().await?;
         // If the receiver is gone, its process is ending.
         let tell = |line: String| drop(lines.send(line));

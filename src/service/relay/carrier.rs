@@ -12,6 +12,7 @@ use std::{
     cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::{Rc, Weak},
+    sync::Arc,
 };
 
 use smallvec::SmallVec;
@@ -34,7 +35,7 @@ use crate::{
     },
     queue::{
         ANY_TLS, Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
-        Unreachable, Way, domain_of_destination,
+        SiteSlots, Unreachable, Way, domain_of_destination,
     },
     resolver::{Exchange, MailHost, TlsDemand, TlsScope, TlsTrouble, Trouble},
     runtime::{LocalFuture, connect::Dialer, tls_client::Verification},
@@ -85,7 +86,7 @@ pub(super) struct Hosts {
     /// The domain and its exchange, if DNS named the hosts.
     exchange: Option<(String, Rc<Exchange>)>,
     /// The fixed next hop, if it is one.
-    fixed: Option<std::sync::Arc<RelayHost>>,
+    fixed: Option<Arc<RelayHost>>,
 }
 
 impl Hosts {
@@ -94,7 +95,7 @@ impl Hosts {
         port: u16,
         tls: TlsPolicy,
         any_tls: bool,
-        fixed: Option<std::sync::Arc<RelayHost>>,
+        fixed: Option<Arc<RelayHost>>,
     ) -> Hosts {
         let hosts = exchange.1.hosts.clone();
         Hosts { hosts, port, tls, any_tls, exchange: Some(exchange), fixed }
@@ -154,14 +155,15 @@ fn fixed_site(name: &str, fixed: &RelayHost) -> String {
     site
 }
 
-/// Makes the shard's queue and starts it.
-pub fn start(shard: &Rc<Shard>, dialer: Rc<dyn Dialer>) {
+/// Makes the shard's queue and starts it. `slots` is shared by all shards.
+pub fn start(shard: &Rc<Shard>, dialer: Rc<dyn Dialer>, slots: &Arc<SiteSlots>) {
     let relay = Relay::new(Rc::downgrade(shard), dialer);
     let queue = Queue::new(
         shard.executor.clone(),
         relay,
         shard.options.relay.queue.clone(),
         shard.partitions.clone(),
+        slots.seat(shard.id),
     );
     // A second call changes nothing.
     if shard.relay.set(queue).is_ok() {
