@@ -127,6 +127,7 @@ impl QueueSection {
                 idle: self.idle,
                 site,
                 shapes: sites.iter().flat_map(shape).collect(),
+                ..QueueOptions::default()
             },
             ..RelayOptions::default()
         };

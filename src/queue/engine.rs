@@ -15,8 +15,9 @@ use futures_lite::future::or;
 use smallvec::SmallVec;
 
 use super::{
-    Carrier, OUTGOING, QueueEvent, QueueId, Session, Unreachable, Way,
+    Carrier, QueueEvent, QueueId, Session, Unreachable, Way,
     envelope::{Envelope, Problem, Recipient},
+    mailboxes::{Current, outgoing},
     options::QueueOptions,
     settle::{Chore, body_of},
     site::Site,
@@ -43,9 +44,6 @@ const SLICE: usize = 256;
 const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
 /// Pause before a queue that could not be read is read again.
 const READ_PAUSE: Duration = Duration::from_millis(500);
-/// Pause before the mailbox that another session is making is looked for again, and how often.
-const MAKE_PAUSE: Duration = Duration::from_millis(10);
-const MAKE_TRIES: u32 = 1000;
 /// A connection serves at least so many messages, or so long, before another shard has its turn.
 const TURN_MESSAGES: u32 = 10;
 const TURN: Duration = Duration::from_secs(1);
@@ -76,8 +74,8 @@ pub(super) struct Inner<C: Carrier> {
     /// By number; `None` if another shard is the owner.
     pub partitions: Vec<Option<Partition>>,
     pub state: RefCell<State<C::Way>>,
-    /// The mailbox of each partition, once it is known to exist.
-    mailboxes: RefCell<Vec<Option<MailboxId>>>,
+    /// Where new messages of each partition go, once it is known to exist.
+    pub mailboxes: RefCell<Vec<Option<Current>>>,
     due: Signal,
     lookups: Rc<Permits>,
     /// Of all sites' connections, shared with other shards.
@@ -194,40 +192,10 @@ impl<C: Carrier> Queue<C> {
         self.inner.connections.get()
     }
 
-    /// The mailbox that new messages of a partition go to; it is made at the first call.
-    ///
-    /// # Errors
-    /// As for accounts.
-    pub async fn mailbox(&self, partition: &Partition) -> Result<MailboxId, StoreError> {
-        let number = usize::from(partition.id().0);
-        if let Some(Some(known)) = self.inner.mailboxes.borrow().get(number) {
-            return Ok(*known);
-        }
-        let account = partition.account(crate::model::AccountId::QUEUE).await?;
-        let mailbox = self.find_or_make(&account).await?;
-        if let Some(known) = self.inner.mailboxes.borrow_mut().get_mut(number) {
-            *known = Some(mailbox);
-        }
-        Ok(mailbox)
-    }
-
-    async fn find_or_make(&self, account: &Account) -> Result<MailboxId, StoreError> {
-        for _ in 0..MAKE_TRIES {
-            if let Some(found) = account.mailbox_by_name(OUTGOING) {
-                return Ok(found.id);
-            }
-            match account.create_mailbox(OUTGOING, None).await {
-                // Another session is making it, and sees it before we do: only then is it durable.
-                Err(StoreError::MailboxExists) => self.inner.executor.sleep(MAKE_PAUSE).await,
-                made => return made,
-            }
-        }
-        Err(StoreError::NotAnswering)
-    }
-
     /// Takes up a message that was durably put into the queue. If it cannot be read now, a task goes
     /// on trying: nobody else would find it before the next start.
     pub async fn take_in(&self, partition: &Partition, id: QueueId, envelope: Rc<Envelope>) {
+        self.note_place(id);
         match body_of(partition, id.mailbox, id.uid).await {
             Ok(Some(body)) => self.admit(id, body, &envelope),
             // Taken back, or sent and gone.
@@ -276,6 +244,8 @@ impl<C: Carrier> Queue<C> {
         while !self.inner.ended.get() {
             match self.read_once(&partition).await {
                 Ok(()) => {
+                    // Failing that, it is done at the next start.
+                    let _ = self.delete_predecessors(&partition).await;
                     self.inner.unread.set(self.inner.unread.get().saturating_sub(1));
                     self.inner.due.set();
                     return;
@@ -287,8 +257,18 @@ impl<C: Carrier> Queue<C> {
 
     async fn read_once(&self, partition: &Partition) -> Result<(), StoreError> {
         let account = partition.queue().await?;
-        let Some(mailbox) = account.mailbox_by_name(OUTGOING) else { return Ok(()) };
-        let mailbox = mailbox.id;
+        for (_, mailbox) in outgoing(&account) {
+            self.read_mailbox(partition, &account, mailbox).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_mailbox(
+        &self,
+        partition: &Partition,
+        account: &Account,
+        mailbox: MailboxId,
+    ) -> Result<(), StoreError> {
         let view = account.select(mailbox, false).await?;
         let Some(snapshot) = view.current() else { return Ok(()) };
         let mut next = Uid(1);

@@ -10,8 +10,8 @@
 //! destination is found, how a connection is opened and a message sent is the [`Carrier`]'s
 //! business: `service/relay` has the real one, the simulator one that misbehaves.
 //!
-//! Rooms, from the top: `engine` (tasks), `settle` (results and reports), `list` and `steer` (for
-//! operators), `state` (entries and their order), `site`, `slots`, `envelope`, `options`.
+//! Rooms, from the top: `engine` (tasks), `settle` (results and reports), `mailboxes` (where new
+//! messages go), `list` and `steer` (for operators), `state` (entries and their order), `site`, `slots`, `envelope`, `options`.
 //! Shard-local, except `slots`.
 //!
 //! Invariants: each recipient ends exactly once, as delivered, returned or cancelled, and its end
@@ -23,6 +23,7 @@
 mod engine;
 mod envelope;
 mod list;
+mod mailboxes;
 mod options;
 mod settle;
 mod site;
@@ -41,6 +42,7 @@ pub use self::{
     engine::Queue,
     envelope::{DeliverBy, Envelope, Origin, Problem, REASON_MAX, Recipient, clip, domain_of},
     list::{AgeShape, Filter, Listed, ListedPart, Matches, ShapeBy, SiteFacts},
+    mailboxes::place_of,
     options::{QueueOptions, Shape, SiteLimits},
     settle::target,
     slots::{SiteSlots, SlotSeat},
@@ -53,7 +55,7 @@ use crate::{
     store::{MessageBody, Partition, StagedBody, StoreError},
 };
 
-/// The mailbox of the queue's account that holds outgoing mail. INBOX holds deliveries that some
+/// The mailbox of the queue's account that holds outgoing mail, the first of several. INBOX holds deliveries that some
 /// partition here still lacks (`service/delivery/redelivery.rs`).
 pub const OUTGOING: &str = "Outgoing";
 

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// See [`QueueOptions::uids_per_mailbox`]: a quarter is spare for messages that are on their way into
+/// the mailbox when it is used up.
+const UIDS_PER_MAILBOX: u32 = 3 << 30;
+
 /// How long a connection may wait for its turn by the rate, if several share it.
 const RATE_WAIT_SECONDS: usize = 10;
 
@@ -19,6 +23,9 @@ pub struct QueueOptions {
     pub return_max: u64,
     /// Messages waiting in each partition before further ones are refused.
     pub messages_max: u32,
+    /// UIDs of a mailbox of the queue that are used: then its successor takes new messages. Not a
+    /// setting.
+    pub uids_per_mailbox: u32,
     /// Outgoing connections of each shard.
     pub connections: usize,
     /// How long a connection without work is kept open.
@@ -64,6 +71,7 @@ impl Default for QueueOptions {
             expire: minutes(5 * 24 * 60),
             return_max: 50 * 1024,
             messages_max: 1_000_000,
+            uids_per_mailbox: UIDS_PER_MAILBOX,
             connections: 1000,
             idle: Duration::from_secs(2),
             site: SiteLimits::default(),

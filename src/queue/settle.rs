@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Carrier, End, Ends, HERE, Job, OUTGOING, Outcome, Queue, QueueEvent, QueueId,
+    Carrier, End, Ends, HERE, Job, Outcome, Queue, QueueEvent, QueueId,
     envelope::{Envelope, Problem, Recipient},
     state::{DestinationId, destination_of, parse_status},
 };
@@ -304,8 +304,8 @@ impl<C: Carrier> Queue<C> {
         let (staged, about) = match report {
             None => (None, None),
             Some((staged, about)) => {
-                self.mailbox(partition).await?;
-                let target = target(&about, about.arrived);
+                let mailbox = self.mailbox(partition).await?;
+                let target = target(&about, about.arrived, &mailbox);
                 (Some((staged, target)), Some(about))
             }
         };
@@ -316,7 +316,9 @@ impl<C: Carrier> Queue<C> {
         {
             let job = Job { id, partition, body, envelope, sender: "", recipients: &[] };
             if let Some((again, _)) = self.inner.carrier.report(&job, ends).await? {
-                partition.deliver(again, vec![target(about, about.arrived)], None).await?;
+                let mailbox = self.mailbox(partition).await?;
+                let target = target(about, about.arrived, &mailbox);
+                partition.deliver(again, vec![target], None).await?;
             }
         }
         let settled = account.settle(id.mailbox, id.uid, settlement, staged).await?;
@@ -366,11 +368,11 @@ impl<C: Carrier> Drop for Lock<'_, C> {
     }
 }
 
-/// How a message with this envelope is put into the queue.
-pub fn target(envelope: &Envelope, internal_date: Timestamp) -> DeliveryTarget {
+/// How a message with this envelope is put into the queue; `mailbox` is [`Queue::mailbox`].
+pub fn target(envelope: &Envelope, internal_date: Timestamp, mailbox: &str) -> DeliveryTarget {
     DeliveryTarget {
         account: AccountId::QUEUE,
-        mailbox: Some(OUTGOING.to_owned()),
+        mailbox: Some(mailbox.to_owned()),
         flags: Flags::default(),
         keywords: Vec::new(),
         internal_date,

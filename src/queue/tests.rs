@@ -291,11 +291,11 @@ impl Running {
 
     /// Puts it durably into the queue, and tells nobody.
     async fn store(&self, envelope: &Envelope) -> QueueId {
-        self.queue.mailbox(&self.partition).await.unwrap();
+        let mailbox = self.queue.mailbox(&self.partition).await.unwrap();
         let mut writer = self.partition.stage();
         writer.write(b"Subject: x\r\n\r\nbody\r\n").await.unwrap();
         let staged = writer.finish(Vec::new()).await.unwrap();
-        let target = settle::target(envelope, envelope.arrived);
+        let target = settle::target(envelope, envelope.arrived, &mailbox);
         let placed = self.partition.deliver(staged, vec![target], None).await.unwrap();
         let place = placed[0];
         let partition = PartitionId(0);
@@ -340,7 +340,7 @@ fn sessions_that_need_the_mailbox_at_once_all_find_it() {
     for seed in 0..20 {
         let world = World::new();
         let running = world.start(seed);
-        let found: Rc<RefCell<Vec<Result<MailboxId, String>>>> = Rc::default();
+        let found: Rc<RefCell<Vec<Result<Rc<str>, String>>>> = Rc::default();
         for _ in 0..4 {
             let (queue, partition) = (running.queue.clone(), running.partition.clone());
             let (found, clock) = (found.clone(), running.simulation.clone());
@@ -761,6 +761,55 @@ fn the_rate_of_a_site_is_that_of_all_shards() {
     assert!((10..=30).contains(&first), "{first} of {delivered}");
     running[0].wait(30);
     assert!(running.iter().all(|shard| shard.queue.is_empty()));
+}
+
+#[test]
+fn mailboxes_whose_uids_are_used_up_have_successors() {
+    let mut world = World::new();
+    world.options.uids_per_mailbox = 5;
+    let running = world.start(18);
+    let mut ids: Vec<QueueId> =
+        (0..12).map(|n| running.submit("s@x.test", &[&format!("later{n}@a.test")])).collect();
+    // Reports follow.
+    running.submit("s@x.test", &["never@a.test"]);
+    running.wait(2);
+    assert_eq!(world.got("s@x.test"), 1);
+    let mailboxes = |running: &Running| -> Vec<String> {
+        let queue = running.simulation.clone().run_until(running.partition.queue()).unwrap();
+        queue.mailboxes().into_iter().map(|it| it.name).filter(|it| it != "INBOX").collect()
+    };
+    let all = ["Outgoing", "Outgoing 2", "Outgoing 3"];
+    assert_eq!(mailboxes(&running), all);
+    assert_eq!(ids.iter().map(|id| id.mailbox).collect::<BTreeSet<_>>().len(), 3);
+    assert!(ids.is_sorted());
+    assert_eq!(running.listed(&Filter::default()).len(), 12);
+    running.crash();
+
+    let running = world.start(19);
+    running.wait(1);
+    assert_eq!((running.queue.len(), mailboxes(&running)), (12, all.map(str::to_owned).to_vec()));
+    let show = |id| running.simulation.clone().run_until(running.queue.show(id));
+    assert!(ids.iter().all(|id| show(*id).is_some_and(|(it, _)| it.id == *id)));
+    let removed = |id| running.simulation.clone().run_until(running.queue.remove(id, None));
+    assert!(ids.drain(..5).all(|id| removed(id).unwrap() == Acted::Done));
+    ids.push(running.submit("s@x.test", &["later12@a.test"]));
+    world.outside.up.borrow_mut().extend((0..5).map(|n| format!("later{n}@a.test")));
+    running.crash();
+
+    // The first one is empty now, and goes.
+    let running = world.start(20);
+    running.wait(1);
+    assert_eq!(mailboxes(&running), all[1..]);
+    world.outside.up.borrow_mut().extend((5..13).map(|n| format!("later{n}@a.test")));
+    running.wait(300);
+    assert!(running.queue.is_empty());
+    assert!((5..13).all(|n| world.got(&format!("later{n}@a.test")) == 1));
+    running.crash();
+    let running = world.start(21);
+    running.wait(1);
+    assert_eq!(mailboxes(&running), all[2..], "the last one stays: its UIDs are used");
+    let id = running.submit("s@x.test", &["later99@a.test"]);
+    assert!(id > *ids.last().unwrap());
 }
 
 #[test]

@@ -212,12 +212,13 @@ struct Order {
 }
 
 impl Order {
-    fn targets(&self) -> Vec<DeliveryTarget> {
+    /// `outgoing`: the mailbox of the queue that takes new messages.
+    fn targets(&self, outgoing: &str) -> Vec<DeliveryTarget> {
         let target = |&account| {
             if account == AccountId::QUEUE
                 && let Some(envelope) = &self.outgoing
             {
-                return queue::target(envelope, self.internal_date);
+                return queue::target(envelope, self.internal_date, outgoing);
             }
             let quarantined = self.quarantined.contains(&account);
             let (mailbox, keyword) = (QUARANTINE_MAILBOX.to_owned(), QUARANTINE_KEYWORD.to_owned());
@@ -816,11 +817,13 @@ async fn commit_here(
     let octets = body.size();
     let repetition = order.repetition;
     let id = order.delivery_id.map(|number| DeliveryId { number, repetition });
-    if order.outgoing.is_some() {
-        // The mailbox must exist: otherwise INBOX would get it.
-        shard.relay().mailbox(partition).await?;
-    }
-    let outcome = partition.deliver_each(body, order.targets(), id).await;
+    // The mailbox must exist: otherwise INBOX would get it.
+    let outgoing = match order.outgoing {
+        Some(_) => Some(shard.relay().mailbox(partition).await?),
+        None => None,
+    };
+    let targets = order.targets(outgoing.as_deref().unwrap_or_default());
+    let outcome = partition.deliver_each(body, targets, id).await;
     if open.is_some() {
         known::look_after(shard, partition);
     }

@@ -18,8 +18,8 @@ use std::{
 use crate::{
     model::{AccountId, MailboxId, Timestamp},
     protocol::smtp::Notify,
-    queue::{Envelope, OUTGOING, Origin, QueueOptions},
-    store::{Partition, StoreError},
+    queue::{Envelope, Origin, QueueOptions, place_of},
+    store::{Account, Partition, StoreError},
 };
 
 use super::{
@@ -219,24 +219,33 @@ impl Standing {
         self.queued.is_empty() && self.unreadable == 0
     }
 
+    async fn read_mailbox(
+        &mut self,
+        account: &Account,
+        mailbox: MailboxId,
+    ) -> Result<(), StoreError> {
+        let view = account.select(mailbox, false).await?;
+        let Some(snapshot) = view.current() else { return Ok(()) };
+        for message in snapshot.iter_from(0) {
+            let values = account.annotations(mailbox, message.uid..=message.uid).await?;
+            match values.get(&message.uid).and_then(|values| Envelope::decode(values)) {
+                Some(envelope) if !envelope.recipients.is_empty() => self.queued.push(envelope),
+                // Its end was recorded while this was read.
+                _ if view.current().is_none_or(|now| now.index_of(message.uid).is_none()) => {}
+                _ => self.unreadable += 1,
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the queues and boxes.
     pub async fn read(partitions: &[Partition], post: &Post) -> Result<Standing, StoreError> {
         let mut standing = Standing::default();
         for partition in partitions {
             let account = partition.queue().await?;
-            let Some(mailbox) = account.mailbox_by_name(OUTGOING) else { continue };
-            let view = account.select(mailbox.id, false).await?;
-            let Some(snapshot) = view.current() else { continue };
-            for message in snapshot.iter_from(0) {
-                let values = account.annotations(mailbox.id, message.uid..=message.uid).await?;
-                match values.get(&message.uid).and_then(|values| Envelope::decode(values)) {
-                    Some(envelope) if !envelope.recipients.is_empty() => {
-                        standing.queued.push(envelope);
-                    }
-                    // Its end was recorded while this was read.
-                    _ if view.current().is_none_or(|now| now.index_of(message.uid).is_none()) => {}
-                    _ => standing.unreadable += 1,
-                }
+            let mailboxes = account.mailboxes().into_iter();
+            for mailbox in mailboxes.filter(|mailbox| place_of(&mailbox.name).is_some()) {
+                standing.read_mailbox(&account, mailbox.id).await?;
             }
         }
         for (number, (account, _)) in post.boxes.iter().enumerate() {

@@ -97,6 +97,8 @@ pub fn queue_options() -> QueueOptions {
         delay_warning: seconds(60),
         expire: seconds(900),
         return_max: 2000,
+        // Small, so that mailboxes of the queue have successors within a run.
+        uids_per_mailbox: 7,
         site,
         shapes: vec![slow],
         ..QueueOptions::default()

@@ -92,9 +92,10 @@ impl LocalSession {
 }
 
 /// The id under which a queued message is delivered here. Its upper half is its family: nothing of
-/// it is forgotten while the message is in the queue.
+/// it is forgotten while the message is in the queue. Messages of several mailboxes of the queue may
+/// share a family.
 pub(super) fn delivery_id(id: QueueId) -> u128 {
-    u128::from(delivery_family(id)) << 64
+    u128::from(delivery_family(id)) << 64 | u128::from(id.mailbox.0)
 }
 
 /// See [`delivery_id`].
