@@ -8,3 +8,4 @@ pub mod proxy;
 pub mod report;
 pub mod sasl;
 pub mod smtp;
+pub mod tls_report;

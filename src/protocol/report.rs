@@ -11,7 +11,7 @@
 //! a named length. Nothing is read back from here.
 
 mod advice;
-mod writing;
+pub(super) mod writing;
 
 use super::{
     mime::date::write_rfc5322,

@@ -298,7 +298,7 @@ fn copy_move_and_expunge() {
         assert_eq!(account.remove(inbox, &[Uid(5), Uid(3)]).await.unwrap(), [Uid(5)]);
         let moved = account.move_messages(inbox, &messages, sent).await.unwrap();
         assert_eq!(moved.uids, [(Uid(1), Uid(3)), (Uid(4), Uid(4))], "the expunged are skipped");
-        assert_eq!(uids(&account, inbox).await, []);
+        assert!(uids(&account, inbox).await.is_empty());
         assert_eq!(uids(&account, sent).await, [1, 2, 3, 4]);
         // A view opened before can still read messages expunged since.
         assert_eq!(whole_body(&account, before.get(4).unwrap()).await, bytes(4, 3000));

@@ -10,7 +10,7 @@ const COLUMNS: usize = 72;
 const WORD_MAX: usize = 400;
 
 /// At most `most` octets of `text`, cut between characters.
-pub(super) fn cut(text: &str, most: usize) -> &str {
+pub(in crate::protocol) fn cut(text: &str, most: usize) -> &str {
     if text.len() <= most {
         return text;
     }
@@ -20,7 +20,7 @@ pub(super) fn cut(text: &str, most: usize) -> &str {
 
 /// Line ends and tabs become spaces, other control characters "?". Marks that change the direction
 /// of the text behind them are control characters here.
-pub(super) fn safe(text: &str) -> String {
+pub(in crate::protocol) fn safe(text: &str) -> String {
     text.chars()
         .map(|character| match character {
             '\r' | '\n' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
@@ -32,12 +32,12 @@ pub(super) fn safe(text: &str) -> String {
 }
 
 /// Each character beyond ASCII becomes "?".
-pub(super) fn to_ascii(text: &str) -> String {
+pub(in crate::protocol) fn to_ascii(text: &str) -> String {
     text.chars().map(|character| if character.is_ascii() { character } else { '?' }).collect()
 }
 
 /// Appends `name: value`, folded at white space (RFC 5322 2.2.3). `value` has passed `safe`.
-pub(super) fn append_field(name: &str, value: &str, out: &mut Vec<u8>) {
+pub(in crate::protocol) fn append_field(name: &str, value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.push(b':');
     let mut column = name.len() + 1;
@@ -66,7 +66,7 @@ pub(super) fn append_field(name: &str, value: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends a paragraph, wrapped. White space of any length separates words.
-pub(super) fn append_prose(text: &str, out: &mut Vec<u8>) {
+pub(in crate::protocol) fn append_prose(text: &str, out: &mut Vec<u8>) {
     let mut column = 0;
     for piece in text.split_whitespace().flat_map(pieces) {
         let width = piece.chars().count();
@@ -93,7 +93,7 @@ fn pieces(mut word: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Appends text with CRLF line ends, none of which ends in white space (RFC 2045 6.7).
-pub(super) fn append_quoted_printable(text: &[u8], out: &mut Vec<u8>) {
+pub(in crate::protocol) fn append_quoted_printable(text: &[u8], out: &mut Vec<u8>) {
     const LINE_MAX: usize = 75;
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut column = 0;

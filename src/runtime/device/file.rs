@@ -308,7 +308,7 @@ mod tests {
                 let bytes = file.read_at(4095, 4098).await.unwrap();
                 assert_eq!((bytes.len(), bytes[0], bytes[1], bytes[4097]), (4098, 0, 1, 2));
                 assert_eq!(file.read_at(5 * 4096 - 1, 100).await.unwrap(), [4]);
-                assert_eq!(file.read_at(1 << 30, 100).await.unwrap(), []);
+                assert!(file.read_at(1 << 30, 100).await.unwrap().is_empty());
             }
             assert_eq!(device.list().await.unwrap(), ["one"]);
             let large = 5 << 19;
