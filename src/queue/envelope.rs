@@ -83,6 +83,8 @@ pub struct Envelope {
     pub deliver_by: Option<DeliverBy>,
     /// Not tried before (RFC 4865).
     pub hold_until: Option<Timestamp>,
+    /// Returned after this, whatever the setting says.
+    pub expires: Option<Timestamp>,
     /// Not tried until an operator releases it.
     pub held: bool,
     /// The trail of its arrival, for events.
@@ -159,6 +161,7 @@ mod tag {
     pub(super) const WARNED: u8 = 13;
     pub(super) const TRAIL: u8 = 14;
     pub(super) const ID: u8 = 15;
+    pub(super) const EXPIRES: u8 = 16;
 
     pub(super) const ADDRESS: u8 = 32;
     pub(super) const ACCOUNT: u8 = 33;
@@ -266,6 +269,9 @@ impl Envelope {
         if let Some(until) = self.hold_until {
             out.time(tag::HOLD_UNTIL, until);
         }
+        if let Some(expires) = self.expires {
+            out.time(tag::EXPIRES, expires);
+        }
         out.flag(tag::HELD, self.held);
         out.text(tag::TRAIL, &self.trail);
         out.text(tag::ID, &self.id);
@@ -310,6 +316,7 @@ impl Envelope {
                     });
                 }
                 tag::HOLD_UNTIL => it.hold_until = Some(time(content)?),
+                tag::EXPIRES => it.expires = Some(time(content)?),
                 tag::HELD => it.held = true,
                 tag::TRAIL => it.trail = text(content)?,
                 tag::ID => it.id = text(content)?,
@@ -354,6 +361,13 @@ impl Envelope {
     /// Its age at `now`.
     pub fn age(&self, now: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(now.0.saturating_sub(self.arrived.0)).unwrap_or(0))
+    }
+
+    /// After this it is returned, whatever the setting says: what its sender asked for (RFC 2852),
+    /// or who wrote it.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let asked = self.deliver_by.filter(|by| by.returns).map(|by| by.deadline);
+        asked.into_iter().chain(self.expires).min()
     }
 
     /// The reverse-path under which `recipient` gets the message.
@@ -471,6 +485,7 @@ mod tests {
             priority: -3,
             deliver_by: Some(DeliverBy { deadline: Timestamp(-9), returns: true, trace: false }),
             hold_until: Some(Timestamp(100)),
+            expires: Some(Timestamp(200)),
             held: true,
             trail: "1-2-3".to_owned(),
             id: "abc".to_owned(),
@@ -499,6 +514,25 @@ mod tests {
         assert_eq!(Envelope::decode(&whole.annotations()), Some(whole));
         let plain = Envelope { sender: String::new(), ..Envelope::default() };
         assert_eq!(Envelope::decode(&plain.annotations()), Some(plain));
+    }
+
+    #[test]
+    fn the_deadline_is_the_first_of_all() {
+        let by = |deadline, returns| {
+            Some(DeliverBy { deadline: Timestamp(deadline), returns, trace: false })
+        };
+        for (deliver_by, expires, deadline) in [
+            (None, None, None),
+            (by(5, true), None, Some(5)),
+            (by(5, false), None, None),
+            (by(5, true), Some(7), Some(5)),
+            (by(9, true), Some(7), Some(7)),
+            (by(5, false), Some(7), Some(7)),
+        ] {
+            let expires = expires.map(Timestamp);
+            let envelope = Envelope { deliver_by, expires, ..Envelope::default() };
+            assert_eq!(envelope.deadline(), deadline.map(Timestamp), "{envelope:?}");
+        }
     }
 
     #[test]

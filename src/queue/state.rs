@@ -50,7 +50,7 @@ pub(super) struct Entry {
     /// Separated by line feeds; empty if they are long.
     pub recipients: Box<str>,
     pub parts: SmallVec<[Part; 1]>,
-    /// After this it is returned, whatever the setting says (RFC 2852).
+    /// As [`Envelope::deadline`].
     pub deadline: Option<Timestamp>,
     /// A result of it is being recorded.
     pub settling: bool,
@@ -197,7 +197,6 @@ impl<W: Way> State<W> {
             }
         }
         self.octets += body.size;
-        let deadline = envelope.deliver_by.filter(|by| by.returns).map(|by| by.deadline);
         self.entries.insert(
             id,
             Entry {
@@ -210,7 +209,7 @@ impl<W: Way> State<W> {
                 sender: envelope.sender.as_str().into(),
                 recipients: addresses.into_boxed_str(),
                 parts,
-                deadline,
+                deadline: envelope.deadline(),
                 settling: false,
                 fresh: fresh.then(|| envelope.clone()),
             },

@@ -460,6 +460,25 @@ fn the_last_attempt_is_at_the_end_of_a_message_s_time() {
     assert!(reasons[0].contains("450 later"), "{reasons:?}");
 }
 
+/// A restart does not change it.
+#[test]
+fn mail_can_have_a_time_of_its_own() {
+    let world = World::new();
+    let running = world.start(17);
+    let mut envelope = running.envelope("s@x.test", &["later@a.test"]);
+    envelope.recipients.get_mut(&1).unwrap().notify = Some(Notify::Never);
+    envelope.expires = Some(envelope.arrived.after(Duration::from_secs(600)));
+    running.submit_with(envelope);
+    running.wait(5);
+    running.crash();
+    let running = world.start(18);
+    running.wait(500);
+    assert_eq!(running.queue.len(), 1);
+    running.wait(110);
+    assert!(running.queue.is_empty(), "{:?}", running.listed(&Filter::default()));
+    assert_eq!(world.outside.reports.get(), 0);
+}
+
 /// Its client was told 250: no trouble with reading may leave it until the next start.
 #[test]
 fn a_message_that_cannot_be_read_at_once_is_taken_up_later() {
