@@ -143,6 +143,7 @@ async fn serve(
         owners: vec![ShardId(0)],
         deliveries: Default::default(),
         relay: Default::default(),
+        tls_counts: Default::default(),
         imap_seats: Default::default(),
         signing: Default::default(),
         resolver: ringmail::resolver::Resolver::new(

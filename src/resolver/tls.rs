@@ -56,7 +56,7 @@ const DANE_TA: u8 = 2;
 pub enum TlsTrouble {
     /// The demand is not known now, and somebody may be hiding it (RFC 7672 2.1).
     #[error("{question}: {failure}")]
-    Unknown { question: String, failure: Failure },
+    Unknown { question: Question, failure: Failure },
     #[error("the domain's MTA-STS policy does not list this host")]
     NotListed { policy: Arc<StsPolicy> },
 }
@@ -192,7 +192,6 @@ impl Resolver {
                 }
                 Reply::Found(_) | Reply::Nothing { .. } => {}
                 Reply::Failed(failure) => {
-                    let question = question.to_string();
                     return Err(TlsTrouble::Unknown { question, failure: *failure });
                 }
             }
@@ -210,10 +209,7 @@ impl Resolver {
         match &*self.lookups.find(question.clone()).await {
             Reply::Found(found) => Ok(found.authentic),
             Reply::Nothing { .. } => Ok(false),
-            Reply::Failed(failure) => {
-                let question = question.to_string();
-                Err(TlsTrouble::Unknown { question, failure: *failure })
-            }
+            Reply::Failed(failure) => Err(TlsTrouble::Unknown { question, failure: *failure }),
         }
     }
 
@@ -230,10 +226,7 @@ impl Resolver {
         match &*self.lookups.find(question.clone()).await {
             Reply::Found(Found { records: Records::Sts(policy), .. }) => Ok(Some(policy.clone())),
             Reply::Found(_) | Reply::Nothing { .. } => Ok(None),
-            Reply::Failed(failure) => {
-                let question = question.to_string();
-                Err(TlsTrouble::Unknown { question, failure: *failure })
-            }
+            Reply::Failed(failure) => Err(TlsTrouble::Unknown { question, failure: *failure }),
         }
     }
 }

@@ -186,16 +186,6 @@ impl TlsFailure {
             _ => None,
         }
     }
-
-    /// The result type of RFC 8460 4.3.
-    pub fn report_name(self) -> &'static str {
-        match self {
-            TlsFailure::HostMismatch => "certificate-host-mismatch",
-            TlsFailure::Expired => "certificate-expired",
-            TlsFailure::NotTrusted | TlsFailure::NoMatchingRecord => "certificate-not-trusted",
-            TlsFailure::Certificate | TlsFailure::Handshake => "validation-failure",
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

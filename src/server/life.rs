@@ -120,6 +120,7 @@ pub(super) async fn live(
         deliveries: Default::default(),
         policy: Rc::new(AcceptAll),
         relay: Default::default(),
+        tls_counts: Default::default(),
         imap_seats: Default::default(),
         signing: plan.signing.clone(),
         resolver: Resolver::new(

@@ -55,6 +55,8 @@ pub struct Shard {
     pub deliveries: delivery::Deliveries,
     /// Mail for other servers; set when the shard starts ([`relay::start`]).
     pub relay: OnceCell<Queue<relay::Relay>>,
+    /// What becomes of the TLS of sessions with other servers.
+    pub tls_counts: relay::TlsCounts,
     /// Policy decisions on clients and mail.
     pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,

@@ -190,6 +190,7 @@ impl World {
                 deliveries: Default::default(),
                 policy: choices.policy.clone(),
                 relay: Default::default(),
+                tls_counts: Default::default(),
                 imap_seats: Default::default(),
                 signing: Default::default(),
                 resolver: ringmail::resolver::Resolver::new(

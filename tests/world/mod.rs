@@ -180,6 +180,7 @@ impl<'k> SimulatedWorld<'k> {
                 deliveries: Default::default(),
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
+                tls_counts: Default::default(),
                 imap_seats: Default::default(),
                 signing: Default::default(),
                 resolver: ringmail::resolver::Resolver::new(

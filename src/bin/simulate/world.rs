@@ -211,6 +211,7 @@ impl World {
                 deliveries: Default::default(),
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
+                tls_counts: Default::default(),
                 imap_seats: Default::default(),
                 signing: Default::default(),
                 resolver: crate::resolver::Resolver::new(

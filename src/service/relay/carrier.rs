@@ -23,6 +23,7 @@ use super::{
     local::{LocalSession, NowhereSession},
     remote::RemoteSession,
     report,
+    tls_report::{Successes, Under},
     watch::Watch,
 };
 use crate::{
@@ -32,12 +33,13 @@ use crate::{
     protocol::{
         sasl::Credentials,
         smtp::client::{Reply, Stage},
+        tls_report::Failure,
     },
     queue::{
         ANY_TLS, Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
         SiteSlots, Unreachable, Way, domain_of_destination,
     },
-    resolver::{Exchange, MailHost, TlsDemand, TlsScope, TlsTrouble, Trouble},
+    resolver::{Exchange, MailHost, Name, TlsDemand, TlsScope, TlsTrouble, Trouble},
     runtime::{LocalFuture, connect::Dialer, tls_client::Verification},
     service::Shard,
     store::StoreError,
@@ -100,10 +102,21 @@ impl Hosts {
         let hosts = exchange.1.hosts.clone();
         Hosts { hosts, port, tls, any_tls, exchange: Some(exchange), fixed }
     }
+
+    /// The domain whose policies the sessions are counted under; `None` if nobody counts, or what
+    /// holds is a policy of ours.
+    fn counted(&self, shard: &Shard) -> Option<Name> {
+        let ours = self.fixed.as_ref().is_some_and(|fixed| fixed.lmtp || fixed.implicit_tls);
+        let by_dns = self.tls == TlsPolicy::Opportunistic && !self.any_tls && !ours;
+        let (domain, _) = self.exchange.as_ref().filter(|_| by_dns && shard.tls_counts.is_on())?;
+        Name::parse(domain).ok()
+    }
 }
 
 /// What a connection to one host must have.
 pub(super) struct Demand {
+    /// What its sessions are counted under; nothing if it is a policy of ours.
+    under: Option<Under>,
     pub tls: TlsPolicy,
     pub verification: Verification,
     /// The name that is asked for.
@@ -315,6 +328,16 @@ impl Relay {
                 demanded = match self.demand(&shard, hosts, host).await {
                     Ok(demand) => Some((&host.name, demand)),
                     Err(trouble) => {
+                        if let Some(domain) = hosts.counted(&shard) {
+                            let (under, result, reason) =
+                                Under::of_trouble(&domain, host, &trouble);
+                            let failure = Failure {
+                                receiving_mx_hostname: Some(host.name.clone()),
+                                failure_reason_code: Some(reason),
+                                ..Failure::of(result)
+                            };
+                            under.count(&shard.tls_counts, self.now(), Some(failure));
+                        }
                         let problem = self.problem(trouble.status(), trouble.to_string());
                         last = Some((host.name.clone(), problem));
                         continue;
@@ -323,9 +346,14 @@ impl Relay {
             }
             let Some((_, demand)) = &demanded else { continue };
             let target = self.target(&shard, hosts, address, demand);
-            match self.dial(&shard, target, demand.may_do_without).await {
-                Ok(client) => {
-                    let session = RemoteSession::new(client, shard, host.name.clone());
+            match self.dial(&shard, target, &host.name, demand).await {
+                Ok((client, succeeded)) => {
+                    let successes = succeeded
+                        .then(|| demand.under.clone())
+                        .flatten()
+                        .map(|under| Successes::new(under, hosts.fixed.is_some()));
+                    let name = host.name.clone();
+                    let session = RemoteSession::new(client, shard, name, successes);
                     return Ok(Box::new(session));
                 }
                 Err(failed) => last = Some((host.name.clone(), self.failed(&failed))),
@@ -348,7 +376,7 @@ impl Relay {
         let by_name = || Verification::Names(vec![host.name.clone()]);
         let fixed = |verification, tls| {
             let may_do_without = tls == TlsPolicy::Opportunistic;
-            Demand { tls, verification, sni: host.name.clone(), may_do_without }
+            Demand { under: None, tls, verification, sni: host.name.clone(), may_do_without }
         };
         match hosts.tls {
             TlsPolicy::Verified => return Ok(fixed(by_name(), hosts.tls)),
@@ -366,15 +394,20 @@ impl Relay {
             }
             None => shard.resolver.tls_of_host(host, hosts.port).await?,
         };
+        let under = hosts.counted(shard).map(|domain| Under::of(&domain, host, &demand));
         Ok(match demand {
-            TlsDemand::Opportunistic => fixed(Verification::None, TlsPolicy::Opportunistic),
+            TlsDemand::Opportunistic => {
+                Demand { under, ..fixed(Verification::None, TlsPolicy::Opportunistic) }
+            }
             TlsDemand::Dane { records, names } => Demand {
+                under,
                 sni: names.first().unwrap_or(&host.name).clone(),
                 tls: TlsPolicy::Verified,
                 verification: Verification::Dane { tlsa: records, names },
                 may_do_without: false,
             },
             TlsDemand::Sts { name, testing, .. } => Demand {
+                under,
                 sni: name.clone(),
                 tls: TlsPolicy::Verified,
                 verification: Verification::Names(vec![name]),
@@ -384,13 +417,21 @@ impl Relay {
         })
     }
 
-    /// Connects; with less TLS, or none, if that is allowed and TLS fails.
+    /// Connects; with less TLS, or none, if that is allowed and TLS fails. Also says whether TLS is
+    /// as it is demanded.
     async fn dial(
         &self,
         shard: &Shard,
         target: Target,
-        may_do_without: bool,
-    ) -> Result<Client, Failed> {
+        host: &str,
+        demand: &Demand,
+    ) -> Result<(Client, bool), Failed> {
+        let count = |failure: Option<Failure>| {
+            let count = failure.is_some().then_some(demand.under.as_ref()).flatten();
+            if let Some(under) = count {
+                under.count(&shard.tls_counts, self.now(), failure);
+            }
+        };
         let options = &shard.options.relay.client;
         let connect = async |target: &Target| {
             let watcher = self.watch(target);
@@ -400,9 +441,16 @@ impl Relay {
         let is_about_tls = |failed: &Failed| matches!(failed.stage, Stage::Tls | Stage::StartTls);
         let failed = match connect(&target).await {
             Err(failed) if is_about_tls(&failed) => failed,
-            settled => return settled,
+            Err(failed) => return Err(failed),
+            Ok(client) => {
+                let fault = demand.under.as_ref().and_then(|under| under.fault(host, &client));
+                let succeeded = fault.is_none();
+                count(fault);
+                return Ok((client, succeeded));
+            }
         };
-        if !may_do_without || target.credentials.is_some() {
+        count(Under::failure(host, &failed));
+        if !demand.may_do_without || target.credentials.is_some() {
             return Err(failed);
         }
         shard.metrics.count("relay_tls_fallbacks_total", 1);
@@ -415,10 +463,10 @@ impl Relay {
             let target = Target { tls: TlsUse::Opportunistic, ..target.clone() };
             match connect(&target).await {
                 Err(failed) if is_about_tls(&failed) => {}
-                settled => return settled,
+                settled => return settled.map(|client| (client, false)),
             }
         }
-        connect(&Target { tls: TlsUse::Never, ..target }).await
+        connect(&Target { tls: TlsUse::Never, ..target }).await.map(|client| (client, false))
     }
 
     fn target(&self, shard: &Shard, hosts: &Hosts, address: IpAddr, demand: &Demand) -> Target {

@@ -35,6 +35,9 @@ use crate::{
     },
 };
 
+/// Octets of a peer's name in its greeting (RFC 5321 4.5.3.1.2).
+const NAME_MAX: usize = 255;
+
 /// Output that is sent before more is made.
 const OUTPUT_MAX: usize = 64 * 1024;
 
@@ -154,6 +157,17 @@ pub struct Failed {
     pub what: String,
     /// Of the stage `Tls`, unless the connection broke: what was wrong.
     pub tls: Option<TlsFailure>,
+    /// Between whom it was to be; nothing if there was no connection.
+    pub session: Box<SessionFacts>,
+}
+
+/// The two ends of a session.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SessionFacts {
+    pub local: Option<IpAddr>,
+    pub peer: Option<IpAddr>,
+    /// The name that the peer greeted with.
+    pub greeting: Option<String>,
 }
 
 impl Failed {
@@ -162,7 +176,8 @@ impl Failed {
     }
 
     fn because(stage: Stage, what: impl ToString) -> Failed {
-        Failed { stage, reply: None, what: what.to_string(), tls: None }
+        let session = Box::default();
+        Failed { stage, reply: None, what: what.to_string(), tls: None, session }
     }
 }
 
@@ -218,6 +233,8 @@ pub struct Client {
     capabilities: Capabilities,
     /// EHLO, or LHLO, and our name.
     hello: Rc<str>,
+    /// The name in the peer's greeting.
+    greeting: Option<String>,
     lmtp: bool,
     /// Transactions begun.
     transactions: u32,
@@ -261,6 +278,7 @@ impl Client {
             parser: ReplyParser::default(),
             capabilities: Capabilities::default(),
             hello: format!("{} {}", if target.lmtp { "LHLO" } else { "EHLO" }, target.hello).into(),
+            greeting: None,
             lmtp: target.lmtp,
             transactions: 0,
             broken: false,
@@ -270,8 +288,9 @@ impl Client {
         match client.begin(target).await {
             Ok(()) => Ok(client),
             Err(failed) => {
+                let session = Box::new(client.session());
                 client.quit().await;
-                Err(failed)
+                Err(Failed { session, ..failed })
             }
         }
     }
@@ -283,6 +302,8 @@ impl Client {
         let began = self.executor.moment();
         let greeting = self.answer(Stage::Greeting).await?;
         self.stage_is_over(Stage::Greeting, began);
+        let name = greeting.text.split_whitespace().next().unwrap_or_default();
+        self.greeting = (1..=NAME_MAX).contains(&name.len()).then(|| name.to_owned());
         if !greeting.is_positive() {
             return Err(self.refused(Stage::Greeting, greeting));
         }
@@ -410,6 +431,15 @@ impl Client {
     /// Our own address.
     pub fn local(&self) -> SocketAddr {
         self.connection.local()
+    }
+
+    /// Whom it is between.
+    pub fn session(&self) -> SessionFacts {
+        SessionFacts {
+            local: Some(self.local().ip()),
+            peer: Some(self.peer().ip()),
+            greeting: self.greeting.clone(),
+        }
     }
 
     /// Version, cipher and how the peer was verified; `None` in plain text.

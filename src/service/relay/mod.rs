@@ -4,7 +4,8 @@
 //! [`Carrier`](crate::queue::Carrier): `carrier` finds the way to a destination, `remote` sends
 //! over a connection to another host, `local` delivers here, `report` writes what senders are told.
 //! `etrn` tries mail at a client's request;
-//! `client` speaks SMTP and LMTP; `explain` tells operators what is decided,
+//! `client` speaks SMTP and LMTP; `tls_report` counts what becomes of
+//! TLS; `explain` tells operators what is decided,
 //! `watch` what is said.
 
 pub mod client;
@@ -17,6 +18,7 @@ mod local;
 mod options;
 mod remote;
 mod report;
+mod tls_report;
 mod watch;
 
 pub(crate) use self::local::delivery_family;
@@ -25,4 +27,5 @@ pub use self::{
     etrn::start_for,
     explain::{HostFacts, WayFacts},
     options::RelayOptions,
+    tls_report::{Handover, TlsCounts},
 };

@@ -7,6 +7,7 @@ use super::{
     carrier::problem_of,
     client::Client,
     content::{Converted, StoredContent, Surveyed, survey},
+    tls_report::Successes,
 };
 use crate::{
     metrics::Protocol,
@@ -26,6 +27,8 @@ pub(super) struct RemoteSession {
     client: Option<Client>,
     shard: Rc<Shard>,
     host: String,
+    /// If its TLS is as the policy wants it, and that is counted.
+    successes: Option<Successes>,
     usable: bool,
     /// Messages sent before.
     used: bool,
@@ -56,8 +59,13 @@ fn never_begun(before: &[Option<RcptResult>], now: &[RcptResult]) -> bool {
 }
 
 impl RemoteSession {
-    pub(super) fn new(client: Client, shard: Rc<Shard>, host: String) -> RemoteSession {
-        RemoteSession { client: Some(client), shard, host, usable: true, used: false }
+    pub(super) fn new(
+        client: Client,
+        shard: Rc<Shard>,
+        host: String,
+        successes: Option<Successes>,
+    ) -> RemoteSession {
+        RemoteSession { client: Some(client), shard, host, successes, usable: true, used: false }
     }
 
     fn failed(&self, status: &str, reason: &str) -> Outcome {
@@ -264,6 +272,12 @@ impl RemoteSession {
 impl Session for RemoteSession {
     fn send<'a>(&'a mut self, job: &'a Job<'a>) -> LocalFuture<'a, Vec<(u32, Outcome)>> {
         Box::pin(async move {
+            if let Some(successes) = &mut self.successes {
+                let now = self.shard.executor.now();
+                for (_, recipient) in job.recipients {
+                    successes.carries(&self.shard.tls_counts, now, recipient.domain());
+                }
+            }
             let began = self.shard.executor.moment();
             let outcomes = self.transmit(job).await;
             let took: Duration = self.shard.executor.moment().since(began);
