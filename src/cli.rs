@@ -60,6 +60,11 @@ pub enum Verb {
     Explain(ExplainArguments),
     /// Show where mail for a domain goes, by the DNS
     Resolve(ResolveArguments),
+    /// Show and send reports to other domains on TLS (RFC 8460)
+    Tlsrpt {
+        #[command(subcommand)]
+        verb: TlsrptVerb,
+    },
     /// Show what happens now: events, and what is said in sessions with other hosts
     Trace(TraceArguments),
     /// Add, list, remove and import accounts, and change passwords
@@ -361,6 +366,50 @@ Examples:
         /// Check the file, report what would be added, add nothing
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+With tlsrpt.enabled, sessions with the mail servers of other domains are counted, and each domain that \
+wants it gets a report once a day (docs/operations.md).
+
+Examples:
+  ringmail tlsrpt show --config ringmail.toml
+  ringmail tlsrpt send example.org --dry-run --config ringmail.toml")]
+pub enum TlsrptVerb {
+    /// Show what is counted, and the reports that wait to be sent
+    #[command(after_help = "\
+Without a running server it shows what is on disk.
+
+Examples:
+  ringmail tlsrpt show --config ringmail.toml
+  ringmail tlsrpt show --json --dir ringmail-demo")]
+    Show {
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Send reports now: what was counted so far, and those that wait
+    #[command(after_help = "\
+What is counted later goes into a further report of the same day.
+
+Examples:
+  ringmail tlsrpt send --dry-run --config ringmail.toml
+  ringmail tlsrpt send example.org --dir ringmail-demo")]
+    Send {
+        /// Only the report to this domain
+        domain: Option<String>,
+        /// Show what would be sent and where, send nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         place: Place,
     },

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Verb::Block { verb } => verb::block(verb),
         Verb::Dkim { verb } => verb::dkim(verb),
         Verb::Queue { verb } => verb::queue(verb),
+        Verb::Tlsrpt { verb } => verb::tlsrpt(verb),
         Verb::Resolve(arguments) => verb::resolve(arguments),
         Verb::Trace(arguments) => verb::trace(arguments),
         Verb::User { verb } => verb::user(verb),

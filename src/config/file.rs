@@ -18,7 +18,7 @@ use super::{
     schema::{self, PARTITIONS_MAX, server_address},
 };
 use crate::{
-    control::{DnsOptions, Servers, StsOptions},
+    control::{DnsOptions, Servers, StsOptions, TlsReportOptions},
     directory::{BackendOptions, GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
@@ -99,6 +99,8 @@ pub struct Settings {
     pub site: Vec<SiteTable>,
     #[serde(default)]
     pub mta_sts: MtaStsSection,
+    #[serde(default)]
+    pub tlsrpt: TlsReportSection,
     #[serde(default)]
     pub events: EventsSection,
 }
@@ -743,6 +745,38 @@ impl Default for MtaStsSection {
     }
 }
 
+/// Reports to other domains on TLS (RFC 8460).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsReportSection {
+    /// Whether sessions are counted and reports sent.
+    pub enabled: bool,
+    /// Who reports, in words; the host name unless set.
+    pub organization: Option<String>,
+    /// The sender of reports; postmaster of the first domain unless set.
+    pub from: Option<String>,
+    /// For questions about them; the sender unless set.
+    pub contact: Option<String>,
+    /// Reports of a day are sent at random times within this after its end.
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
+    /// PEM; the host's authorities unless set.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for TlsReportSection {
+    fn default() -> TlsReportSection {
+        TlsReportSection {
+            enabled: false,
+            organization: None,
+            from: None,
+            contact: None,
+            delay: Duration::from_secs(4 * 3600),
+            ca_file: None,
+        }
+    }
+}
+
 /// The event log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -821,8 +855,12 @@ impl Settings {
         if let EventTarget::File(file) = EventTarget::named(&self.events.to) {
             self.events.to = base.join(file).to_string_lossy().into_owned();
         }
-        let paths =
-            [&mut self.dns.trust_anchor, &mut self.queue.ca_file, &mut self.mta_sts.ca_file];
+        let paths = [
+            &mut self.dns.trust_anchor,
+            &mut self.queue.ca_file,
+            &mut self.mta_sts.ca_file,
+            &mut self.tlsrpt.ca_file,
+        ];
         for path in paths.into_iter().flatten() {
             *path = base.join(&*path);
         }
@@ -1090,6 +1128,20 @@ impl Settings {
             },
             ..DnsOptions::default()
         }
+    }
+
+    /// How reports on TLS are made; `None` if they are off.
+    pub fn tls_report_options(&self) -> Option<TlsReportOptions> {
+        let section = &self.tlsrpt;
+        let domain = self.domains.first().unwrap_or(&self.hostname);
+        let from = section.from.clone().unwrap_or_else(|| format!("postmaster@{domain}"));
+        section.enabled.then(|| TlsReportOptions {
+            organization: section.organization.clone().unwrap_or_else(|| self.hostname.clone()),
+            contact: section.contact.clone().unwrap_or_else(|| from.clone()),
+            from,
+            authorities: section.ca_file.clone(),
+            delay: section.delay,
+        })
     }
 
     /// A shard's resolver. `addresses` are ours, at the port to which mail is sent.

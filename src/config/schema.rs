@@ -70,6 +70,8 @@ enum Kind {
     /// Of a reply.
     Text,
     Mailboxes,
+    /// One mail address.
+    Mailbox,
     /// Characters between a name and the detail of a sub-address.
     Separators,
     /// Pairs "old=new" of domains.
@@ -306,6 +308,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("mta_sts.check", Flag, "true"),
     optional("mta_sts.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
     optional("mta_sts.server", Server, "\"127.0.0.1:8443\""),
+    setting("tlsrpt.enabled", Flag, "false"),
+    optional("tlsrpt.organization", Text, "\"Example Organization\""),
+    optional("tlsrpt.from", Kind::Mailbox, "\"tls-reports@example.org\""),
+    optional("tlsrpt.contact", Kind::Mailbox, "\"postmaster@example.org\""),
+    setting("tlsrpt.delay", time(0, 12 * 3600 * SECOND), "\"4h\""),
+    optional("tlsrpt.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
     setting("events.to", Kind::Target, "\"stderr\""),
     setting("events.connections", Flag, "false"),
     setting("events.logins", Flag, "true"),
@@ -498,6 +506,7 @@ impl Kind {
             Networks => return each(value, false, |text| text.parse::<Network>().is_ok()),
             RouteDomains => return each(value, true, is_route_domain),
             Mailboxes => return each(value, false, is_address),
+            Kind::Mailbox => text.is_some_and(|text| text.is_ascii() && is_address(text)),
             Rewrites => {
                 return each(value, false, |text| {
                     text.split_once('=').is_some_and(|(old, new)| is_domain(old) && is_domain(new))
@@ -558,6 +567,7 @@ impl Kind {
             Host => "a host name or address, with or without :port".to_owned(),
             Text => "a text of printable ASCII".to_owned(),
             Mailboxes => "a list of mail addresses".to_owned(),
+            Kind::Mailbox => "a mail address".to_owned(),
             Separators => "a text of characters from + - _ = # ~, or \"\" for none".to_owned(),
             Rewrites => "a list of pairs \"old=new\" of domains".to_owned(),
             OneOf(words) => {

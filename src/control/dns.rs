@@ -39,7 +39,7 @@ use hickory_resolver::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-use super::sts::{Keeper, StsOptions};
+use super::sts::{Keeper, PolicyWatcher, StsOptions};
 use crate::{
     model::Tlsa,
     resolver::{Failure, Found, Kind, Mx, Name, NameServers, Question, Records, Reply},
@@ -150,7 +150,26 @@ pub fn dns(options: &DnsOptions) -> Result<(Arc<DnsQueue>, DnsWorker), TrustAnch
     Ok((Arc::new(DnsQueue { jobs: sender }), DnsWorker { jobs, client }))
 }
 
+/// Asks on the control thread itself. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct DnsAsker(Arc<Client>);
+
+impl DnsAsker {
+    pub(super) async fn ask(&self, name: Name, kind: Kind) -> Reply {
+        self.0.reply(Question { name, kind }).await
+    }
+}
+
 impl DnsWorker {
+    pub(super) fn asker(&self) -> DnsAsker {
+        DnsAsker(self.client.clone())
+    }
+
+    /// From now on `watcher` hears of MTA-STS policies.
+    pub fn watch_policies(&self, watcher: PolicyWatcher) {
+        self.client.policies.watch(watcher);
+    }
+
     /// Runs on a thread of its own, in a program that has no control thread.
     pub fn start(self) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -3,15 +3,22 @@
 //! A client sends one line over a Unix socket in the data directory, which only the directory's
 //! owner can open, and gets one or many lines: `reload` answers `ok` or `error: why`; `verify` and
 //! `verify repair` answer with the lines of `server::examine` as they come, `block list` and
-//! `block lift ...` with those of `server::blocks`, `queue ...` with those of `server::operate`.
+//! `block lift ...` with those of `server::blocks`, `queue ...` with those of `server::operate`,
+//! `tlsrpt ...` with those of `tls_report`.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod dns;
+mod https;
 pub mod json;
 mod socket;
 mod sts;
+mod tls_report;
 
 pub use dns::{DnsOptions, DnsQueue, DnsWorker, Servers, TrustAnchorError, dns};
 pub use socket::{Asker, Handler, REQUEST_MAX, Reply, TIMEOUT, bind, path, request, serve, stream};
-pub use sts::StsOptions;
+pub use sts::{PolicyNews, PolicyWatcher, StsOptions};
+pub use tls_report::{
+    Mailer, ReportToSend, Submitted, TlsReportCounters, TlsReportOptions, TlsReportRequest,
+    TlsReporter, tls_reports_at_rest,
+};

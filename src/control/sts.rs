@@ -22,13 +22,12 @@ use axum::http::{Request, StatusCode, header};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use super::https::{self, Https};
 use crate::{
+    protocol::tls_report::ResultType,
     resolver::{
         Found, Name, Records, Reply, StsPolicy,
         sts::{POLICY_MAX, announced},
@@ -69,8 +68,23 @@ pub struct StsOptions {
 pub(super) struct Keeper {
     options: StsOptions,
     kept: Mutex<HashMap<Name, Kept>>,
-    connector: OnceLock<TlsConnector>,
+    https: Https,
+    watcher: OnceLock<PolicyWatcher>,
 }
+
+/// What happened to the policy of a domain.
+#[derive(Clone, Copy, Debug)]
+pub enum PolicyNews<'a> {
+    /// Another policy than before is in force.
+    Changed { before: &'a StsPolicy, now: &'a StsPolicy },
+    /// The policy that the domain announces could not be fetched. `kept`: one from before is in
+    /// force.
+    Failed { result: ResultType, reason: &'a str, kept: bool },
+}
+
+/// Hears of policies: the domain, the id that it announces, and what happened. Called on the control
+/// thread; must not wait.
+pub type PolicyWatcher = Box<dyn Fn(&Name, &str, PolicyNews<'_>) + Send + Sync>;
 
 #[derive(Clone)]
 struct Kept {
@@ -98,6 +112,8 @@ enum FetchError {
     NoAddress,
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
+    #[error("{0}")]
+    Certificate(std::io::Error),
     #[error("HTTP: {0}")]
     Http(String),
     #[error(transparent)]
@@ -106,11 +122,37 @@ enum FetchError {
     TimedOut,
 }
 
+impl FetchError {
+    /// RFC 8460 4.3.2.2.
+    fn result(&self) -> ResultType {
+        match self {
+            FetchError::Certificate(_) => ResultType::StsWebpkiInvalid,
+            FetchError::Policy(_) => ResultType::StsPolicyInvalid,
+            FetchError::NoAddress
+            | FetchError::Connect(_)
+            | FetchError::Http(_)
+            | FetchError::TimedOut => ResultType::StsPolicyFetchError,
+        }
+    }
+}
+
 impl Keeper {
     /// Reads what is kept on disk.
     pub(super) fn new(options: StsOptions) -> Keeper {
         let kept = options.folder.as_deref().map(load).unwrap_or_default();
-        Keeper { options, kept: Mutex::new(kept), connector: OnceLock::new() }
+        let https = Https::new(options.authorities.clone());
+        Keeper { options, kept: Mutex::new(kept), https, watcher: OnceLock::new() }
+    }
+
+    /// From now on `watcher` hears of policies. A second call changes nothing.
+    pub(super) fn watch(&self, watcher: PolicyWatcher) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    fn tell(&self, domain: &Name, id: &str, news: PolicyNews<'_>) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher(domain, id, news);
+        }
     }
 
     /// The policy in force for `domain`. `records`: the TXT records of `_mta-sts.` and the domain,
@@ -133,11 +175,21 @@ impl Keeper {
         match fetched.await.unwrap_or(Err(FetchError::TimedOut)) {
             Ok((text, policy)) => {
                 let policy = Arc::new(policy);
+                if let Some(before) = kept.filter(|before| before.policy != policy) {
+                    let news = PolicyNews::Changed { before: &before.policy, now: &policy };
+                    self.tell(domain, id, news);
+                }
                 let new = Kept { id: id.to_owned(), policy, fetched: now() };
                 self.keep(domain, new.clone(), text);
                 answer(domain, Some(new), age)
             }
-            Err(_) => answer(domain, kept, RETRY_AGE),
+            Err(error) => {
+                let (result, reason) = (error.result(), error.to_string());
+                let kept_one = kept.is_some();
+                let news = PolicyNews::Failed { result, reason: &reason, kept: kept_one };
+                self.tell(domain, id, news);
+                answer(domain, kept, RETRY_AGE)
+            }
         }
     }
 
@@ -151,28 +203,17 @@ impl Keeper {
             Some(server) => vec![server],
             None => addresses.await.into_iter().map(|it| (it, 443).into()).collect(),
         };
-        let tcp = match sockets.as_slice() {
-            [] => return Err(FetchError::NoAddress),
-            sockets => TcpStream::connect(sockets).await.map_err(FetchError::Connect)?,
-        };
-        let name = ServerName::try_from(host.to_string()).map_err(|_| FetchError::NoAddress)?;
-        let tls = self.connector().connect(name, tcp).await.map_err(FetchError::Connect)?;
-        let text = get(TokioIo::new(tls), host.as_str()).await?;
+        if sockets.is_empty() {
+            return Err(FetchError::NoAddress);
+        }
+        let connected = self.https.connect(host.as_str(), &sockets).await;
+        let stream = connected.map_err(|error| match https::is_about_certificate(&error) {
+            true => FetchError::Certificate(error),
+            false => FetchError::Connect(error),
+        })?;
+        let text = get(stream, host.as_str()).await?;
         let policy = StsPolicy::parse(&text)?;
         Ok((text, policy))
-    }
-
-    fn connector(&self) -> &TlsConnector {
-        self.connector.get_or_init(|| {
-            let found = match &self.options.authorities {
-                Some(path) => rustls_native_certs::load_certs_from_paths(Some(path), None),
-                None => rustls_native_certs::load_native_certs(),
-            };
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(found.certs);
-            let config = ClientConfig::builder().with_root_certificates(roots);
-            TlsConnector::from(Arc::new(config.with_no_client_auth()))
-        })
     }
 
     fn keep(self: &Arc<Self>, domain: &Name, new: Kept, text: String) {
@@ -228,21 +269,14 @@ fn answer(domain: &Name, kept: Option<Kept>, age: Duration) -> Reply {
 }
 
 /// The policy file; redirections are not followed (RFC 8461 3.3).
-async fn get<S>(stream: S, host: &str) -> Result<String, FetchError>
-where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let http = |error: hyper::Error| FetchError::Http(error.to_string());
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(stream).await.map_err(http)?;
-    // It ends with the sender.
-    tokio::spawn(connection);
+async fn get(stream: TlsStream<TcpStream>, host: &str) -> Result<String, FetchError> {
     let request = Request::get("/.well-known/mta-sts.txt")
         .header(header::HOST, host)
         .header(header::USER_AGENT, "ringmail")
         .body(Empty::<Bytes>::new())
         .map_err(|error| FetchError::Http(error.to_string()))?;
-    let response = sender.send_request(request).await.map_err(http)?;
+    let answered = https::exchange(stream, request).await;
+    let response = answered.map_err(|error| FetchError::Http(error.to_string()))?;
     if response.status() != StatusCode::OK {
         return Err(FetchError::Http(format!("status {}", response.status())));
     }

@@ -228,6 +228,12 @@ events! {
     Deliveries / "reported" / Reported { queue: &'a str, report: &'a str, }
     /// No connection to a site could be opened.
     Deliveries / "site_down" / SiteDown { site: &'a str, reason: &'a str, }
+    /// Another MTA-STS policy than before is in force for a domain.
+    Deliveries / "sts_policy_changed" / StsPolicyChanged { domain: &'a str, id: &'a str, before: &'static str, mode: &'static str, }
+    /// The MTA-STS policy that a domain announces could not be fetched. `kept`: one from before is in force.
+    Deliveries / "sts_policy_failed" / StsPolicyFailed { domain: &'a str, id: &'a str, reason: &'a str, kept: bool, }
+    /// A report on TLS to a domain (RFC 8460): `queued` as mail, `sent` by HTTPS, `deferred` or `dropped`.
+    Deliveries / "tls_report" / TlsReport { domain: &'a str, report: &'a str, to: Option<&'a str>, result: &'static str, reason: Option<&'a str>, successes: u64, failures: u64, }
     /// The envelope of a queued message cannot be read: it stays and is not tried.
     Storage / "queue_unreadable" / QueueUnreadable { queue: &'a str, }
 

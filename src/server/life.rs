@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub tls: Option<Arc<TlsContext>>,
     pub workers: WorkerPool,
     pub signing: Signing,
+    /// Where what becomes of TLS is handed over; nothing is counted if `None`.
+    pub tls_counts: Option<relay::Handover>,
     pub clients: Arc<Clients>,
     pub names: Arc<dyn NameServers>,
     pub resolver: ResolverOptions,
@@ -120,7 +122,7 @@ pub(super) async fn live(
         deliveries: Default::default(),
         policy: Rc::new(AcceptAll),
         relay: Default::default(),
-        tls_counts: Default::default(),
+        tls_counts: relay::TlsCounts::new(plan.tls_counts.clone()),
         imap_seats: Default::default(),
         signing: plan.signing.clone(),
         resolver: Resolver::new(
@@ -170,6 +172,7 @@ pub(super) async fn live(
     let closed = close_partitions(&shard).await;
     tell_damage(&shard);
     mesh.close();
+    shard.tls_counts.hand_over();
     shard.events.flush();
     closed
 }
@@ -227,7 +230,7 @@ async fn open_partitions(
     Ok(partitions)
 }
 
-/// Once a second: reports which partitions began to refuse new mail, which take it again, and which
+/// Once a second: hands over the counts of TLS, and reports which partitions began to refuse new mail, which take it again, and which
 /// limits clients met.
 async fn tell_troubles(shard: Rc<Shard>) {
     let mut refusing: Vec<bool> = vec![false; shard.partitions.len()];
@@ -246,6 +249,7 @@ async fn tell_troubles(shard: Rc<Shard>) {
             }
             *before = trouble.is_some();
         }
+        shard.tls_counts.hand_over();
         met.look(&shard.events);
         shard.events.flush_limits(shard.executor.now());
         shard.executor.sleep(TROUBLE_INTERVAL).await;

@@ -16,6 +16,7 @@ mod listeners;
 mod monitor;
 mod probes;
 mod sessions;
+mod tls_reports;
 
 use std::{
     io::Write,
@@ -39,7 +40,7 @@ use self::{
 };
 use crate::{
     config::Settings,
-    control,
+    control::{self, TlsReporter},
     directory::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory},
     dkim::{KeyFolder, Keyring, SharedKeyring},
     events::{self, Event, EventSender},
@@ -152,12 +153,20 @@ fn serve(
     let mut dns_options = settings.dns_options();
     dns_options.sts.folder = Some(data.path().join("mta-sts"));
     let (names, dns) = control::dns(&dns_options)?;
+    let (seats, gate) = mesh::build::<Shard>(shard_count);
+    let reporter = settings.tls_report_options().map(|options| {
+        if let Some(warning) = tls_reports::unsigned(&options, &state.keys) {
+            warn(&events, &warning);
+        }
+        let mailer = Box::new(tls_reports::QueueMailer(gate.clone()));
+        TlsReporter::new(options, data.path().to_owned(), &dns, mailer, events.clone())
+    });
+    dns.watch_policies(tls_reports::policy_watcher(reporter.clone(), events.clone()));
 
     let mut service = settings.service_options(allow_plaintext_auth);
     service.relay.client.trust = Arc::new(trust(settings, &events));
 
     let (ready_sender, ready) = mpsc::channel();
-    let (seats, gate) = mesh::build::<Shard>(shard_count);
     let plan = Arc::new(Plan {
         service: Arc::new(service),
         queue: state.queue.clone(),
@@ -169,6 +178,7 @@ fn serve(
         tls: state.tls.clone(),
         workers,
         signing: Signing::new(state.keys.clone(), signers),
+        tls_counts: reporter.as_ref().map(|reporter| reporter.handover()),
         clients: Clients::new(settings.client_limits()),
         names,
         resolver: settings
@@ -189,13 +199,17 @@ fn serve(
     drop(ready_sender);
     let threads = shard::start(shard_options, starts).context("cannot start the shards")?;
     wait_until_open(&ready, shard_count)?;
-    monitor::start(settings, sockets.admin, dns, gate.clone(), state.clone(), events.clone())?;
+    let watched = monitor::Watched { dns, reporter: reporter.clone(), gate: gate.clone() };
+    monitor::start(settings, sockets.admin, watched, state.clone(), events.clone())?;
     let _signals = watch_signals(gate, state, events.clone(), writer)?;
     announce()?;
     events.tell(&Event::Ready {});
 
     for life in threads.join() {
         life.context("a shard ended")??;
+    }
+    if let Some(reporter) = reporter {
+        reporter.save();
     }
     Ok(())
 }

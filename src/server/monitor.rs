@@ -5,11 +5,11 @@ use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc, thread, time:
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Reloadable, blocks, examine, operate, probes};
+use super::{Reloadable, blocks, examine, operate, probes, tls_reports};
 use crate::{
     admin::{self, Health, Source},
     config::Settings,
-    control::{self, DnsWorker},
+    control::{self, DnsWorker, TlsReportRequest, TlsReporter},
     events::{Event, EventSender},
     metrics::{MetricsSnapshot, render_prometheus},
     model::ShardId,
@@ -29,15 +29,23 @@ const ANSWER_LINES_MAX: usize = 1024;
 /// How long a shard may take to answer a monitor; a slower shard is reported as such.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What the thread runs and asks.
+pub(super) struct Watched {
+    pub dns: DnsWorker,
+    /// If reports on TLS are on.
+    pub reporter: Option<Arc<TlsReporter>>,
+    pub gate: MeshGate<Shard>,
+}
+
 /// Starts the thread; its sockets are bound earlier, or here before it runs.
 pub(super) fn start(
     settings: &Settings,
     admin: Vec<std::net::TcpListener>,
-    dns: DnsWorker,
-    gate: MeshGate<Shard>,
+    watched: Watched,
     state: Arc<Reloadable>,
     events: EventSender,
 ) -> Result<()> {
+    let Watched { dns, reporter, gate } = watched;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -48,12 +56,16 @@ pub(super) fn start(
         control::bind(&socket_path)
             .with_context(|| format!("{}: cannot listen", socket_path.display()))?
     };
-    let source: Arc<dyn Source> = Arc::new(Shards { gate: gate.clone(), events: events.clone() });
+    let source: Arc<dyn Source> =
+        Arc::new(Shards { gate: gate.clone(), events: events.clone(), reporter: reporter.clone() });
     thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(dns.run());
+                if let Some(reporter) = &reporter {
+                    tokio::spawn(reporter.clone().run());
+                }
                 for listener in admin {
                     let source = source.clone();
                     match tokio::net::TcpListener::from_std(listener) {
@@ -72,7 +84,7 @@ pub(super) fn start(
                         uid: asker.uid.map(u64::from),
                         pid: asker.pid.and_then(|pid| u64::try_from(pid).ok()),
                     });
-                    answer(&state, &gate, line)
+                    answer(&state, &gate, reporter.as_ref(), line)
                 });
                 // This never returns: if it did, the event loop and the admin page on it would end.
                 control::serve(control_socket, handler).await;
@@ -82,7 +94,12 @@ pub(super) fn start(
     Ok(())
 }
 
-fn answer(state: &Reloadable, gate: &MeshGate<Shard>, line: &str) -> control::Reply {
+fn answer(
+    state: &Reloadable,
+    gate: &MeshGate<Shard>,
+    reporter: Option<&Arc<TlsReporter>>,
+    line: &str,
+) -> control::Reply {
     control::Reply::Line(match line {
         "reload" => match state.reload() {
             Ok(()) => "ok".to_owned(),
@@ -104,6 +121,18 @@ fn answer(state: &Reloadable, gate: &MeshGate<Shard>, line: &str) -> control::Re
             };
             let (sender, lines) = mpsc::channel(ANSWER_LINES_MAX);
             tokio::spawn(operate::answer(gate.clone(), request, sender));
+            return control::Reply::Lines(lines);
+        }
+        request if request.starts_with("tlsrpt\t") => {
+            let Some(request) = TlsReportRequest::parse(request) else {
+                return control::Reply::Line("error: unknown request".to_owned());
+            };
+            let Some(reporter) = reporter else {
+                let off = "error: reports on TLS are off (tlsrpt.enabled)";
+                return control::Reply::Line(off.to_owned());
+            };
+            let (sender, lines) = mpsc::channel(ANSWER_LINES_MAX);
+            tokio::spawn(reporter.clone().answer(request, sender));
             return control::Reply::Lines(lines);
         }
         request if request == "trace" || request.starts_with("trace\t") => {
@@ -179,6 +208,7 @@ async fn block(gate: MeshGate<Shard>, request: String, lines: mpsc::Sender<Strin
 struct Shards {
     gate: MeshGate<Shard>,
     events: EventSender,
+    reporter: Option<Arc<TlsReporter>>,
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -186,6 +216,7 @@ type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 impl Source for Shards {
     fn metrics(&self) -> Answer<String> {
         let (gate, events) = (self.gate.clone(), self.events.clone());
+        let reporter = self.reporter.clone();
         Box::pin(async move {
             let mut snapshots: Vec<(u16, MetricsSnapshot)> = Vec::new();
             for shard in 0..gate.shard_count() {
@@ -198,6 +229,9 @@ impl Source for Shards {
             if let Some((_, first)) = snapshots.first_mut() {
                 first.counters.insert("events_written_total", events.written());
                 first.counters.insert("events_dropped_total", events.dropped());
+                if let Some(reporter) = &reporter {
+                    first.counters.extend(tls_reports::counters(reporter));
+                }
             }
             render_prometheus(&snapshots)
         })

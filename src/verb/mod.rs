@@ -14,6 +14,7 @@ mod output;
 mod queue;
 mod resolve;
 mod run;
+mod tlsrpt;
 mod user;
 mod verify;
 
@@ -25,6 +26,7 @@ pub use output::{READER_GONE_CODE, ReaderGone, complain};
 pub use queue::{Incomplete, explain, queue, trace};
 pub use resolve::resolve;
 pub use run::{demo, serve};
+pub use tlsrpt::tlsrpt;
 pub use user::user;
 pub use verify::verify;
 

@@ -221,7 +221,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn take(&mut self, line: &str) -> io::Result<()> {
+    pub(super) fn take(&mut self, line: &str) -> io::Result<()> {
         let stop = |answer: &mut Answer, error: anyhow::Error| {
             answer.failed = Some(error);
             Err(io::ErrorKind::Other.into())

@@ -1,3 +1,5 @@
+//! The limits of what is counted, the document and the mail of RFC 8460, and the records.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -3,10 +3,9 @@
 //! The queue (`crate::queue`) decides when a message is sent and to whom; this service is its
 //! [`Carrier`](crate::queue::Carrier): `carrier` finds the way to a destination, `remote` sends
 //! over a connection to another host, `local` delivers here, `report` writes what senders are told.
-//! `etrn` tries mail at a client's request;
-//! `client` speaks SMTP and LMTP; `tls_report` counts what becomes of
-//! TLS; `explain` tells operators what is decided,
-//! `watch` what is said.
+//! `etrn` tries mail at a client's request; `submission` takes mail that the server itself writes;
+//! `client` speaks SMTP and LMTP; `tls_report` counts what becomes of TLS; `explain` tells operators
+//! what is decided, `watch` what is said.
 
 pub mod client;
 
@@ -18,6 +17,7 @@ mod local;
 mod options;
 mod remote;
 mod report;
+mod submission;
 mod tls_report;
 mod watch;
 
@@ -27,5 +27,6 @@ pub use self::{
     etrn::start_for,
     explain::{HostFacts, WayFacts},
     options::RelayOptions,
+    submission::{OwnMail, submit},
     tls_report::{Handover, TlsCounts},
 };
