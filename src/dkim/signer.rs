@@ -44,6 +44,8 @@ const SIGNED: &[&str] = &[
 
 /// Fields of one name that are signed; a message with more goes unsigned.
 const REPETITIONS_MAX: usize = 100;
+/// Signatures of a message that are compared with ours.
+const SIGNATURES_MAX: usize = 8;
 /// Columns of a signature field.
 const COLUMNS: usize = 76;
 
@@ -71,6 +73,55 @@ impl Signer {
         }
         signed
     }
+
+    /// The fields of a message that are signatures of these keys, and right. A signature depends on
+    /// nothing but what is signed (RFC 8017 8.2.1, RFC 8032 5.1.6), so such a field is the one that
+    /// is made again, octet by octet. Nobody without the key can put one there.
+    pub fn own(&self, message: &Unsigned) -> Vec<Vec<u8>> {
+        let mut own = Vec::new();
+        let Some((names, canonical)) = select(&message.header) else { return own };
+        let signatures = fields(&message.header).filter(|field| field.is("dkim-signature"));
+        for found in signatures.take(SIGNATURES_MAX) {
+            let octets = [found.name, b":", found.value].concat();
+            let (selector, time) = (tag(found.value, "s"), tag(found.value, "t"));
+            let Some(time) = time.and_then(|time| time.parse().ok()) else { continue };
+            let of_key = |key: &&Arc<DkimKey>| selector.as_deref() == Some(&*key.selector);
+            let made = self.keys.iter().filter(of_key);
+            let mut made = made.filter_map(|key| field(key, message, &names, &canonical, time));
+            if made.any(|made| made == octets) {
+                own.push(octets);
+            }
+        }
+        own
+    }
+}
+
+/// Domains whose signatures are looked for in a message.
+const DOMAINS_MAX: usize = 4;
+
+impl Unsigned {
+    /// The domains that signed the message, as its `DKIM-Signature` fields say, the first few.
+    pub fn signing_domains(&self) -> Vec<String> {
+        let mut domains: Vec<String> = Vec::new();
+        for field in fields(&self.header).filter(|field| field.is("dkim-signature")) {
+            let domain = tag(field.value, "d").map(|domain| domain.to_ascii_lowercase());
+            match domain {
+                Some(domain) if domains.len() < DOMAINS_MAX && !domains.contains(&domain) => {
+                    domains.push(domain);
+                }
+                _ => {}
+            }
+        }
+        domains
+    }
+}
+
+/// The value of a tag (RFC 6376 3.2) without white space; `None` also if it is not ASCII.
+fn tag(value: &[u8], name: &str) -> Option<String> {
+    let plain = value.iter().copied().filter(|octet| !octet.is_ascii_whitespace());
+    let text = String::from_utf8(plain.collect()).ok().filter(|text| text.is_ascii())?;
+    let mut tags = text.split(';').filter_map(|tag| tag.split_once('='));
+    tags.find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
 }
 
 /// The `h=` names in order, and the canonical fields, each with its CRLF. `None` if there is no
@@ -191,6 +242,48 @@ mod tests {
         assert_eq!(&names[..5], ["from", "from", "to", "to", "to"]);
         assert_eq!(names.last(), Some(&"list-id"));
         assert_eq!(canonical, b"from:a\r\nto:two\r\nto:one\r\nlist-id:x\r\n");
+    }
+
+    #[test]
+    fn our_signatures_are_known_again() {
+        let key = DkimKey::parse("football.example.com", "brisbane", RFC_KEY.as_bytes()).unwrap();
+        let signer = Signer { keys: SmallVec::from_iter([Arc::new(key)]) };
+        let digest = |message: &[u8]| {
+            let mut digest = MessageDigest::default();
+            digest.push(message);
+            digest.finish().unwrap()
+        };
+        let message = "From: joe@football.example.com\r\nSubject: x\r\n\r\nHi.\r\n";
+        let field = signed(message.as_bytes());
+        let trace = "Return-Path: <joe@football.example.com>\r\nReceived: x\r\n";
+        let whole = format!("{trace}{field}{message}");
+        let found = digest(whole.as_bytes());
+        assert_eq!(found.signing_domains(), ["football.example.com"]);
+        assert_eq!(signer.own(&found), [field.as_bytes()]);
+        // Of another message, of another key, changed in any octet, or not there.
+        let (head, tail) = field.split_at(field.len() - 20);
+        for other in [
+            whole.replace("Hi.", "Ho."),
+            whole.replace("Subject: x", "Subject: y"),
+            whole.replace("s=brisbane", "s=other"),
+            whole.replace("t=1528637909", "t=1528637908"),
+            whole.replace("t=1528637909", "t=x"),
+            format!("{trace}{head}{}{message}", tail.replace(['a', 'b', 'c', 'Q', 'w'], "A")),
+            format!("{trace}{message}"),
+            format!("{trace}DKIM-Signature:\r\n{message}"),
+        ] {
+            assert_ne!(other, whole);
+            assert!(signer.own(&digest(other.as_bytes())).is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn domains_that_signed() {
+        let field = |domain: &str| format!("DKIM-Signature: a=x;\r\n\td = {domain} ; s=y\r\n");
+        let header: String =
+            ["A.test", "b.test", "a.test", "c.test", "d.test", "e.test"].map(field).concat();
+        let found = Unsigned { header: header.into_bytes(), body_hash: [0; 32] };
+        assert_eq!(found.signing_domains(), ["a.test", "b.test", "c.test", "d.test"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Signatures (DKIM) on what users submit: which keys sign, and where.
 //!
 //! SMTP asks for a signer when a user's MAIL is accepted, and for the fields when the message is
-//! complete. An RSA signature is made by a worker thread. When too many wait there, the shard makes
+//! complete. The relay asks again if it must change a message that we signed. An RSA signature is made by a worker thread. When too many wait there, the shard makes
 //! it itself: late is worse than a millisecond, and unsigned is worse than both.
 
 use std::sync::Arc;
@@ -11,6 +11,15 @@ use crate::{
     model::Timestamp,
     runtime::worker::WorkerPool,
 };
+
+/// What becomes of the signatures of a changed message.
+#[derive(Clone, Default, Debug)]
+pub(super) struct SignedAgain {
+    /// The fields that were right before.
+    pub stale: Vec<Vec<u8>>,
+    /// The new ones, each with its CRLF.
+    pub fields: Vec<u8>,
+}
 
 /// A shard's handle on the keys. By default there are none.
 #[derive(Clone, Default)]
@@ -27,6 +36,44 @@ impl Signing {
     /// Signs for `domain`, if there is a key for it.
     pub(super) fn signer(&self, domain: &str) -> Option<Signer> {
         self.keys.signer(domain)
+    }
+
+    /// A message that we signed was changed on its way out. The fields to take out of it, and those
+    /// to put on its top; `None` if none of its signatures is ours, or no key is left to sign with.
+    pub(super) async fn sign_again(
+        &self,
+        before: Unsigned,
+        after: Unsigned,
+        now: Timestamp,
+    ) -> Option<SignedAgain> {
+        let signers: Vec<Signer> =
+            before.signing_domains().iter().filter_map(|domain| self.signer(domain)).collect();
+        if signers.is_empty() {
+            return None;
+        }
+        let seconds = u64::try_from(now.0).unwrap_or_default() / 1_000_000;
+        let job = Arc::new(move || {
+            let mut again = SignedAgain::default();
+            for signer in &signers {
+                let own = signer.own(&before);
+                if !own.is_empty() {
+                    again.stale.extend(own);
+                    again.fields.extend(signer.sign(&after, seconds));
+                }
+            }
+            again
+        });
+        let again = match self.workers.as_ref() {
+            None => job(),
+            Some(workers) => {
+                let work = job.clone();
+                match workers.try_run(move || work()) {
+                    Ok(done) => done.await,
+                    Err(_) => job(),
+                }
+            }
+        };
+        (!again.fields.is_empty()).then_some(again)
     }
 
     /// The fields for the top of the message, each with its CRLF.

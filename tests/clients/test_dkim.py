@@ -9,9 +9,11 @@ import poplib
 import re
 import shutil
 import smtplib
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -96,6 +98,36 @@ def only(selector, message):
     return message
 
 
+class SevenBitHop(socketserver.ThreadingTCPServer):
+    """An SMTP server without 8BITMIME that keeps what it gets."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), SevenBitSession)
+        self.taken = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
+
+class SevenBitSession(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"220 hop.test ESMTP\r\n")
+        while line := self.rfile.readline():
+            verb = line[:4].upper()
+            if verb == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                lines = []
+                while (line := self.rfile.readline()) != b".\r\n":
+                    lines.append(line[1:] if line.startswith(b".") else line)
+                self.server.taken.append(b"".join(lines))
+            self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 fine\r\n")
+
+
 def maildrop(demo, user):
     """All messages of an account, oldest first, as POP3 sends them."""
     client = poplib.POP3("127.0.0.1", demo.port["pop3"])
@@ -164,6 +196,48 @@ class Signatures(unittest.TestCase):
         self.assertNotIn(b"DKIM-Signature", received)
         received = self.received(b"Subject: no From\r\n\r\nHello.\r\n")
         self.assertNotIn(b"DKIM-Signature", received)
+
+    def relayed(self, demo, hop, message):
+        """As the hop gets it."""
+        count = len(hop.taken)
+        with smtplib.SMTP("127.0.0.1", demo.port["submission"]) as client:
+            client.ehlo("client.test")
+            client.login("alice@demo.test", "demo")
+            client.mail("alice@demo.test", ["BODY=8BITMIME"])
+            client.rcpt("x@far.test")
+            code, text = client.data(message)
+            self.assertEqual(code, 250, text)
+        deadline = time.monotonic() + 20
+        while len(hop.taken) == count:
+            self.assertLess(time.monotonic(), deadline, "nothing was sent")
+            time.sleep(0.05)
+        return hop.taken[count]
+
+    def test_what_is_converted_is_signed_again(self):
+        hop = SevenBitHop()
+        self.addCleanup(hop.close)
+        with Demo("--smarthost", f"127.0.0.1:{hop.server_address[1]}") as demo:
+            shutil.copytree(pathlib.Path(self.demo.directory) / "dkim",
+                            pathlib.Path(demo.directory) / "dkim", dirs_exist_ok=True)
+            demo.process.send_signal(1)
+            time.sleep(0.5)
+            large = MESSAGES["8 bit"] + "Gr\u00f6\u00dfe\r\n".encode() * 100_000
+            for name, message in [*MESSAGES.items(), ("large 8 bit", large)]:
+                with self.subTest(name):
+                    sent = self.relayed(demo, hop, message)
+                    self.assertTrue(sent.isascii())
+                    self.assertEqual(self.verified(sent), "2 [True, True]")
+            # A signature that was never ours, or right, is not made right.
+            forged = (b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=demo.test; s=rsa; t=1;"
+                      b" h=from; bh=AAAA; b=AAAA\r\n") + MESSAGES["8 bit"]
+            sent = self.relayed(demo, hop, forged)
+            self.assertEqual(self.verified(sent), "3 [True, True, False]")
+            self.assertNotIn(b"\r\nReturn-Path:", b"\r\n" + sent)
+            # Without keys nothing is signed.
+            shutil.rmtree(pathlib.Path(demo.directory) / "dkim")
+            demo.process.send_signal(1)
+            time.sleep(0.5)
+            self.assertNotIn(b"DKIM-Signature", self.relayed(demo, hop, MESSAGES["8 bit"]))
 
     @unittest.skipUnless(shutil.which("opendkim"), "OpenDKIM is not installed")
     def test_opendkim_verifies(self):

@@ -107,7 +107,7 @@ impl Plan {
     }
 
     /// Whether a part inside a multipart/signed changes, whose signature then fails (RFC 1847 2.1).
-    /// A DKIM signature of a changed message fails in any case.
+    /// A DKIM signature of a changed message fails in any case; the relay makes ours again.
     pub fn breaks_signature(&self) -> bool {
         self.breaks_signature
     }

@@ -4,11 +4,13 @@ use bytes::Bytes;
 
 use super::client::Content;
 use crate::{
+    dkim::MessageDigest,
     protocol::mime::{
         Summary,
         downgrade::{Plan, Rewriter, Survey},
     },
     runtime::LocalFuture,
+    service::{Shard, signing::SignedAgain},
     store::{BODY_CHUNK, MessageBody, Partition, StoreError},
 };
 
@@ -121,6 +123,32 @@ pub(super) async fn survey(
     Ok(Surveyed { plan: survey.finish().ok(), needs_utf8 })
 }
 
+/// The signatures of a message that is sent as `plan` makes it: those of ours would fail, and are
+/// made again (RFC 6376 5.3). `None` if none is ours.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) async fn sign_again(
+    shard: &Shard,
+    partition: &Partition,
+    body: MessageBody,
+    plan: &Plan,
+) -> Result<Option<SignedAgain>, StoreError> {
+    let (mut before, mut after) = (MessageDigest::default(), MessageDigest::default());
+    let mut content = StoredContent::whole(partition, body);
+    let (mut rewriter, mut out) = (Rewriter::new(plan), Vec::new());
+    while let Some(piece) = content.piece().await? {
+        before.push(&piece);
+        rewriter.push(&piece, &mut out);
+        after.push(&out);
+        out.clear();
+    }
+    rewriter.finish(&mut out);
+    after.push(&out);
+    let (Some(before), Some(after)) = (before.finish(), after.finish()) else { return Ok(None) };
+    Ok(shard.signing.sign_again(before, after, shard.executor.now()).await)
+}
+
 /// A message as a [`Plan`] makes it, for other servers.
 pub(super) struct Converted<'a> {
     stored: StoredContent,
@@ -128,22 +156,31 @@ pub(super) struct Converted<'a> {
     out: Vec<u8>,
     strips: bool,
     ended: bool,
+    /// To be put in place while the header passes.
+    signatures: Option<SignedAgain>,
 }
 
 impl<'a> Converted<'a> {
-    pub(super) fn new(partition: &Partition, body: MessageBody, plan: &'a Plan) -> Converted<'a> {
+    pub(super) fn new(
+        partition: &Partition,
+        body: MessageBody,
+        plan: &'a Plan,
+        signatures: Option<SignedAgain>,
+    ) -> Converted<'a> {
         Converted {
             stored: StoredContent::whole(partition, body),
             rewriter: Rewriter::new(plan),
             out: Vec::new(),
             strips: true,
             ended: false,
+            signatures,
         }
     }
 
     async fn fill(&mut self) -> Result<(), StoreError> {
         self.out.clear();
-        while self.out.is_empty() && !self.ended {
+        // A header that is signed is short (`MessageDigest` gives up on others), so it is collected.
+        while !self.ended && (self.out.is_empty() || self.in_signed_header()) {
             match self.stored.piece().await? {
                 Some(piece) => self.rewriter.push(&piece, &mut self.out),
                 None => {
@@ -156,7 +193,14 @@ impl<'a> Converted<'a> {
                 self.out.drain(..field);
             }
         }
+        if let Some(signatures) = self.signatures.take() {
+            replace_signatures(&mut self.out, &signatures);
+        }
         Ok(())
+    }
+
+    fn in_signed_header(&self) -> bool {
+        self.signatures.is_some() && header_end(&self.out).is_none()
     }
 }
 
@@ -172,9 +216,50 @@ impl Content for Converted<'_> {
     }
 }
 
+/// Where the empty line behind the header begins.
+fn header_end(message: &[u8]) -> Option<usize> {
+    memchr::memmem::find(message, b"\r\n\r\n").map(|at| at + 2)
+}
+
+/// Takes the fields out of the header that `message` begins with, and puts the new ones on top.
+fn replace_signatures(message: &mut Vec<u8>, signatures: &SignedAgain) {
+    let mut end = header_end(message).unwrap_or(message.len());
+    for stale in &signatures.stale {
+        let header = message.get(..end).unwrap_or_default();
+        let begins = |at: usize| at == 0 || header.get(..at).is_some_and(|it| it.ends_with(b"\n"));
+        if let Some(at) = memchr::memmem::find_iter(header, stale).find(|at| begins(*at)) {
+            message.drain(at..at + stale.len());
+            end -= stale.len();
+        }
+    }
+    message.splice(..0, signatures.fields.iter().copied());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stale_signatures_go_and_new_ones_come() {
+        let signatures = SignedAgain {
+            stale: vec![b"S: one\r\n".to_vec(), b"S: two\r\n".to_vec(), b"S: no\r\n".to_vec()],
+            fields: b"S: new\r\n".to_vec(),
+        };
+        for (message, expected) in [
+            (
+                "S: two\r\nXS: one\r\nS: one\r\nA: b\r\n\r\nS: one\r\n",
+                "XS: one\r\nA: b\r\n\r\nS: one\r\n",
+            ),
+            ("S: one\r\n\r\nbody", "\r\nbody"),
+            ("A: b\r\n\r\nS: one\r\n", "A: b\r\n\r\nS: one\r\n"),
+            ("S: one\r\n", ""),
+            ("", ""),
+        ] {
+            let mut message = message.as_bytes().to_vec();
+            replace_signatures(&mut message, &signatures);
+            assert_eq!(String::from_utf8(message).unwrap(), format!("S: new\r\n{expected}"));
+        }
+    }
 
     #[test]
     fn only_our_return_path_goes() {

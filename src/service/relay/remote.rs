@@ -6,7 +6,7 @@ use std::{rc::Rc, time::Duration};
 use super::{
     carrier::problem_of,
     client::Client,
-    content::{Converted, StoredContent, Surveyed, survey},
+    content::{Converted, StoredContent, Surveyed, sign_again, survey},
     tls_report::Successes,
 };
 use crate::{
@@ -173,8 +173,15 @@ impl RemoteSession {
             }
         }
         let converted = plan.as_ref().filter(|plan| plan.changes());
-        if converted.is_some() {
+        let mut signatures = None;
+        if let Some(plan) = converted {
             self.shard.metrics.count("relay_messages_converted_total", 1);
+            signatures = match sign_again(&self.shard, job.partition, job.body, plan).await {
+                Ok(signatures) => signatures,
+                Err(error) => return all(self.unreadable(&error)),
+            };
+            let again = u64::from(signatures.is_some());
+            self.shard.metrics.count("relay_messages_signed_again_total", again);
         }
         let lines: Vec<(String, String)> = job
             .recipients
@@ -212,7 +219,8 @@ impl RemoteSession {
                     client.send(&transaction, &mut content).await
                 }
                 Some(plan) => {
-                    let mut content = Converted::new(job.partition, job.body, plan);
+                    let mut content =
+                        Converted::new(job.partition, job.body, plan, signatures.clone());
                     client.send(&transaction, &mut content).await
                 }
             };
