@@ -166,6 +166,7 @@ fn on_a_shard<T: Send + 'static, F: Future<Output = T>>(
 
 fn target(address: SocketAddr) -> Target {
     Target {
+        path: None,
         address,
         source: None,
         host: "mx.test".into(),

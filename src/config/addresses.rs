@@ -15,7 +15,7 @@ use super::{
 use crate::{
     directory::{
         DirectoryFiles, DirectoryOptions, HostOptions, Inbound, Password, RouteOptions, RouteTo,
-        SenderOptions, TlsPolicy,
+        SenderOptions, TlsPolicy, socket_path,
     },
     model::Network,
 };
@@ -179,6 +179,16 @@ impl RouteTable {
             }
             Discard | Mx | Relay | Lmtp | Reject | Local => {}
         }
+        let socket = self.host.as_deref().and_then(socket_path);
+        if socket.is_some() {
+            let tls = [("tls", self.tls.is_some()), ("implicit_tls", self.implicit_tls)];
+            if self.to != Lmtp {
+                return say("host", "a socket is for to = \"lmtp\": name a host here");
+            }
+            if let Some((key, _)) = tls.into_iter().find(|(_, is_set)| *is_set) {
+                return say(key, "has no effect with a socket: remove it");
+            }
+        }
         let host = self.host.as_deref().and_then(host_and_port).map(|(host, _)| host);
         if host.is_some_and(|host| host.eq_ignore_ascii_case(hostname)) {
             return say("host", "is this server itself: mail would come back again and again");
@@ -187,7 +197,8 @@ impl RouteTable {
             (None, None, None) => {}
             (Some(_), Some(_), None) | (Some(_), None, Some(_)) => {
                 let weak = matches!(self.tls, Some(TlsWord::Never | TlsWord::Opportunistic));
-                if weak && !self.implicit_tls && !host.is_some_and(is_loopback) {
+                let near = socket.is_some() || host.is_some_and(is_loopback);
+                if weak && !self.implicit_tls && !near {
                     return say(
                         "tls",
                         "would send the password without TLS: use \"required\" or \"verified\"",
@@ -237,7 +248,9 @@ impl RouteTable {
         let text = self.host.as_deref().unwrap_or_default();
         let (host, port) = host_and_port(text).unwrap_or((text, None));
         let lmtp = self.to == RouteWord::Lmtp;
+        let is_socket = socket_path(text).is_some();
         let usual = match (lmtp, self.implicit_tls) {
+            _ if is_socket => 0,
             (true, _) => LMTP_PORT,
             (false, true) => SUBMISSIONS_PORT,
             (false, false) => SMTP_PORT,
@@ -249,6 +262,7 @@ impl RouteTable {
         };
         // A password goes only to the host that it is for.
         let tls = match (self.tls, &password) {
+            _ if is_socket => TlsPolicy::Never,
             (Some(word), _) => word.into(),
             (None, Some(_)) if !is_loopback(host) => TlsPolicy::Verified,
             (None, _) => TlsPolicy::default(),
@@ -437,6 +451,12 @@ mod tests {
             ("[addresses]\nsrs_key_file = \"f\"", "6: addresses.srs_key_file: has no effect without"),
             ("[addresses]\nseparators = \"\"\nverp_senders = [\"a@demo.test\"]",
              "7: addresses.verp_senders: their return paths are sub-addresses"),
+            ("[[route]]\ndomains = [\"a.test\"]\nto = \"relay\"\nhost = \"unix:/run/lmtp\"",
+             "8: route.host: a socket is for to = \"lmtp\""),
+            ("[[route]]\ndomains = [\"a.test\"]\nto = \"lmtp\"\nhost = \"unix:/run/lmtp\"\ntls = \"required\"",
+             "9: route.tls: has no effect with a socket"),
+            ("[[route]]\ndomains = [\"a.test\"]\nto = \"lmtp\"\nhost = \"unix:run/lmtp\"",
+             "8: route.host: found \"unix:run/lmtp\"; expected a host name or address, with or"),
             ("[smtp]\nrelay_networks = [\"10.0.0.0/8\", \"0.0.0.0/0\"]",
              "6: smtp.relay_networks: would relay for everybody"),
             ("[smtp]\nrelay_networks = [\"::/0\"]", "6: smtp.relay_networks: would relay for everybody"),
@@ -473,6 +493,12 @@ mod tests {
         };
         assert_eq!(host(0), expected);
         assert_eq!((host(1).host.as_str(), host(1).port, host(1).lmtp), ("::1", 24, true));
+        let socket = "[[route]]\ndomains = [\"a.test\"]\nto = \"lmtp\"\nhost = \"unix:/run/lmtp\"\n\
+                      user = \"me\"\npassword = \"s3cret\"";
+        let socket = parse(socket).unwrap().directory_options();
+        let RouteTo::Host(socket) = &socket.routes[0].to else { panic!("no host") };
+        assert_eq!((&*socket.host, socket.port), ("unix:/run/lmtp", 0));
+        assert_eq!((socket.lmtp, socket.tls), (true, TlsPolicy::Never));
         assert_eq!((host(2).port, host(2).tls), (2525, TlsPolicy::Opportunistic));
         assert_eq!(options.routes[1].inbound, Inbound::Listed("/etc/list".into()));
         assert_eq!(options.senders.srs, Some(("srs.test".to_owned(), "/etc/d/srs.key".into())));

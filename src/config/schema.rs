@@ -512,7 +512,7 @@ impl Kind {
                     text.split_once('=').is_some_and(|(old, new)| is_domain(old) && is_domain(new))
                 });
             }
-            Host => text.is_some_and(|text| host_and_port(text).is_some()),
+            Host => text.is_some_and(|text| host_and_port(text).is_some() || is_socket(text)),
             Text => text.is_some_and(is_reply_text),
             Separators => text.is_some_and(is_separators),
             Kind::Path | Name => text.is_some_and(|text| !text.is_empty()),
@@ -564,7 +564,7 @@ impl Kind {
                 "a list of domains, at least one; .domain for those below it, * for all others"
                     .to_owned()
             }
-            Host => "a host name or address, with or without :port".to_owned(),
+            Host => "a host name or address, with or without :port, or unix:/path".to_owned(),
             Text => "a text of printable ASCII".to_owned(),
             Mailboxes => "a list of mail addresses".to_owned(),
             Kind::Mailbox => "a mail address".to_owned(),
@@ -769,6 +769,16 @@ pub(super) fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
         None => None,
     };
     (is_domain(host) || host.parse::<std::net::IpAddr>().is_ok()).then_some((host, port))
+}
+
+/// The absolute path of a socket, which the kernel limits (unix(7)), behind `unix:`.
+fn is_socket(text: &str) -> bool {
+    const PATH_OCTETS_MAX: usize = 107;
+    crate::directory::socket_path(text).is_some_and(|path| {
+        path.is_absolute()
+            && path.as_os_str().len() <= PATH_OCTETS_MAX
+            && !text.contains(char::is_control)
+    })
 }
 
 /// RFC 1123 host name: labels of letters, digits and hyphens, at most 255 octets.

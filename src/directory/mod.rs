@@ -51,7 +51,7 @@ pub use self::{
     password::{HashError, hash, hash_all},
     routes::{
         Credentials, HostOptions, Inbound, NextHop, Password, RelayHost, RouteOptions, RouteTo,
-        TlsPolicy,
+        TlsPolicy, socket_path,
     },
     senders::{SenderOptions, Senders},
     snapshot::{DirectoryFiles, DirectoryOptions, DirectorySnapshot},

@@ -7,7 +7,11 @@
 //! A route never leads back into the directory: `local` only makes a domain ours. So no chain of
 //! routes and aliases has more than one route in it, at its end.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use hashbrown::{HashMap, HashSet};
 
@@ -39,11 +43,15 @@ pub enum RouteTo {
     Reject(String),
 }
 
+/// What a path of this host begins with, where a next hop is named.
+const SOCKET: &str = "unix:";
+
 /// A next hop by its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostOptions {
-    /// A name or an address, without brackets.
+    /// A name or an address, without brackets; or "unix:" and the path of a socket.
     pub host: String,
+    /// 0 with a socket.
     pub port: u16,
     /// Look `host` up as a mail domain (its MX) and not as a host.
     pub mx: bool,
@@ -130,6 +138,26 @@ pub struct RelayHost {
     pub tls: TlsPolicy,
     pub implicit_tls: bool,
     pub credentials: Option<Credentials>,
+}
+
+impl RelayHost {
+    /// The socket of this host that it is, if it is one.
+    pub fn socket(&self) -> Option<&Path> {
+        socket_path(&self.host)
+    }
+
+    /// As the configuration names it, with its port.
+    pub fn place(&self) -> String {
+        match self.socket() {
+            Some(_) => self.host.clone(),
+            None => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// The path in `unix:/path`.
+pub fn socket_path(host: &str) -> Option<&Path> {
+    host.strip_prefix(SOCKET).map(Path::new)
 }
 
 /// For AUTH (RFC 4954).

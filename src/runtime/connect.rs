@@ -9,16 +9,18 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
+    path::Path,
     time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     LocalFuture,
     connection::{Connection, ConnectionError},
     resources::ShardResources,
+    transport::MEMORY_ADDRESS,
 };
 
 /// Makes outgoing connections.
@@ -30,9 +32,20 @@ pub trait Dialer {
         source: Option<IpAddr>,
         timeout: Duration,
     ) -> LocalFuture<'_, Result<Connection, ConnectionError>>;
+
+    /// Connects to the socket at `path`, on this host.
+    fn dial_path<'a>(
+        &'a self,
+        path: &'a Path,
+        _timeout: Duration,
+    ) -> LocalFuture<'a, Result<Connection, ConnectionError>> {
+        let text = format!("{}: no sockets of this host", path.display());
+        let error = io::Error::new(io::ErrorKind::Unsupported, text);
+        Box::pin(std::future::ready(Err(ConnectionError::Io(error))))
+    }
 }
 
-/// TCP.
+/// Those of the host: TCP, and its own (`AF_UNIX`).
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Sockets;
 
@@ -44,6 +57,14 @@ impl Dialer for Sockets {
         timeout: Duration,
     ) -> LocalFuture<'_, Result<Connection, ConnectionError>> {
         Box::pin(Connection::connect(address, source, timeout))
+    }
+
+    fn dial_path<'a>(
+        &'a self,
+        path: &'a Path,
+        timeout: Duration,
+    ) -> LocalFuture<'a, Result<Connection, ConnectionError>> {
+        Box::pin(Connection::connect_path(path, timeout))
     }
 }
 
@@ -62,6 +83,28 @@ impl Connection {
             return Err(ConnectionError::Io(io::Error::from_raw_os_error(libc::EMFILE)));
         }
         let mut connection = Connection::outgoing(begin(address, source)?, address);
+        connection.finish_connecting(timeout).await?;
+        Ok(connection)
+    }
+}
+
+impl Connection {
+    /// Connects to the socket at `path`. It has no address: its peer is [`MEMORY_ADDRESS`].
+    ///
+    /// # Errors
+    /// If nobody listens there or may be connected to, or too many wait to be accepted; or if the
+    /// shard has no descriptor to spare.
+    pub async fn connect_path(
+        path: &Path,
+        timeout: Duration,
+    ) -> Result<Connection, ConnectionError> {
+        if ShardResources::current().connections_full() {
+            return Err(ConnectionError::Io(io::Error::from_raw_os_error(libc::EMFILE)));
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+        // Connected at once, or refused, or (EAGAIN) there is no place in the queue of the listener.
+        socket.connect(&SockAddr::unix(path)?)?;
+        let mut connection = Connection::outgoing(socket.into(), MEMORY_ADDRESS);
         connection.finish_connecting(timeout).await?;
         Ok(connection)
     }

@@ -1,4 +1,5 @@
-//! The transport of a connection's bytes: a TCP socket of this shard, or a test's pipe.
+//! The transport of a connection's bytes: a socket of this shard, by TCP or to a path of this host,
+//! or a test's pipe.
 
 use std::{
     io::{self, Read, Write},
@@ -11,7 +12,8 @@ use socket2::SockRef;
 
 use super::{pipe::MemoryEnd, readiness::Watched, resources::ShardResources};
 
-/// The address of both ends of a memory pipe, and of a socket whose address is unknown.
+/// The address of both ends of a memory pipe, and of a socket whose address is unknown or that has
+/// none, as one with a path.
 pub(super) const MEMORY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 pub(super) enum Transport {

@@ -1,12 +1,15 @@
 """`ringmail queue`, `explain` and `trace` beside a next hop that refuses, is silent, or takes mail."""
 
+import imaplib
 import json
 import os
+import shutil
 import signal
 import smtplib
 import socket
 import socketserver
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -67,6 +70,55 @@ class Conversation(socketserver.StreamRequestHandler):
                 return
             else:
                 self.say(b"250 2.0.0 ok")
+
+
+class Store(socketserver.ThreadingUnixStreamServer):
+    """An LMTP server (RFC 2033) at a path, which knows everybody but `nobody`, and at the end of a message
+    finds the mailbox of `full` full."""
+
+    daemon_threads = True
+
+    def __init__(self, path):
+        super().__init__(path, StoreSession)
+        self.taken = []
+        self.sessions = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
+
+class StoreSession(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.server.sessions += 1
+        self.wfile.write(b"220 store.test LMTP\r\n")
+        recipients = []
+        while line := self.rfile.readline():
+            verb, reply = line[:4].upper(), b"250 2.0.0 ok"
+            if verb == b"LHLO":
+                reply = b"250-store.test\r\n250-PIPELINING\r\n250 8BITMIME"
+            elif verb in (b"EHLO", b"HELO"):
+                reply = b"500 5.5.1 this is LMTP"
+            elif verb == b"RCPT" and b"<nobody@" in line:
+                reply = b"550 5.1.1 no such user"
+            elif verb == b"RCPT":
+                recipients.append(line[9:-3].decode())
+            elif verb == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                content = b""
+                while (text := self.rfile.readline()) != b".\r\n":
+                    content += text
+                full = [name for name in recipients if name.startswith("full@")]
+                self.server.taken += [(name, content) for name in recipients if name not in full]
+                reply = b"\r\n".join(b"552 5.2.2 full" if name in full else b"250 2.0.0 kept"
+                                     for name in recipients)
+                recipients = []
+            elif verb == b"QUIT":
+                reply = b"221 2.0.0 bye"
+            self.wfile.write(reply + b"\r\n")
+            if verb == b"QUIT":
+                return
 
 
 def wait_until(test, what, seconds=20):
@@ -174,6 +226,41 @@ class QueueTest(unittest.TestCase):
             wait_until(lambda: len(self.hop.taken) == 2, "the mail below a.test")
         (left,) = self.lines("list")
         self.assertEqual(left["recipients"], ["r3@b.test"])
+
+    def test_a_store_at_a_socket(self):
+        self.demo.close()
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        path = os.path.join(folder, "lmtp")
+        route = f'route=[{{domains=["far.test"],to="lmtp",host="unix:{path}"}}]'
+        self.demo = Demo("--shards", 1, "--set", route, "--set", 'queue.retry=["300ms"]')
+        self.addCleanup(self.demo.close)
+        self.submit("alice", "early@far.test", text="waits")
+        # Nobody listens yet.
+        wait_until(lambda: self.lines("list", "--error", "4.4.1"), "a message that waits")
+        store = Store(path)
+        self.addCleanup(store.close)
+        wait_until(lambda: len(store.taken) == 1, "the message that waited")
+        self.submit("alice", "one@far.test", "full@far.test", "nobody@far.test", "two@far.test")
+        large = "x" * 70 + "\r\n"
+        self.submit("alice", "three@far.test", text=large * 20_000)
+        wait_until(lambda: not self.lines("list"), "an empty queue")
+        self.assertEqual(sorted(name for name, _ in store.taken),
+                         [f"{name}@far.test" for name in ("early", "one", "three", "two")])
+        contents = dict(store.taken)
+        self.assertEqual(contents["three@far.test"].count(large.encode()), 20_000)
+        self.assertLessEqual(store.sessions, 3)
+        with imaplib.IMAP4("127.0.0.1", self.demo.port["imap"]) as imap:
+            imap.login("alice@demo.test", "demo")
+            imap.select()
+            (_, found) = imap.fetch("1:*", "(BODY.PEEK[])")
+        reports = b"".join(part[1] for part in found if isinstance(part, tuple))
+        statuses = [reports.count(b"\r\nStatus: %s\r\n" % status) for status in (b"5.1.1", b"5.2.2")]
+        self.assertEqual(statuses, [1, 1])
+        self.assertNotIn(path.encode(), reports)
+        (way,) = self.lines("far.test", verb="explain")
+        self.assertEqual((way["site"], way["problem"]), (f"unix:{path}", None))
+        self.assertIn(f"LMTP to unix:{path};", way["route"])
 
     def test_the_limit_holds_for_aliases_too(self):
         self.demo.close()

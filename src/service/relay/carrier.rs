@@ -10,7 +10,8 @@
 
 use std::{
     cell::Cell,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     rc::{Rc, Weak},
     sync::Arc,
 };
@@ -144,22 +145,35 @@ impl Way for RelayWay {
     }
 }
 
+/// The host of a socket: reports name it, not the path.
+fn this_host(shard: &Shard) -> MailHost {
+    MailHost {
+        name: shard.options.hostname.clone(),
+        preference: 0,
+        addresses: Vec::new(),
+        authentic: true,
+        canonical: None,
+    }
+}
+
 /// The site of a fixed next hop: routes to the same host that differ in how they use it share no
 /// connections. What every route to it has in common is not in the name.
 fn fixed_site(name: &str, fixed: &RelayHost) -> String {
     let RelayHost { port, lmtp, tls, implicit_tls, ref credentials, .. } = *fixed;
-    let mut site = format!("{name}:{port}");
+    let is_socket = fixed.socket().is_some();
+    let mut site = if is_socket { name.to_owned() } else { format!("{name}:{port}") };
     let usual = match credentials {
         Some(_) => TlsPolicy::Verified,
         None => TlsPolicy::Opportunistic,
     };
-    if lmtp {
+    // A socket is used for LMTP without TLS only.
+    if lmtp && !is_socket {
         site.push_str(" (LMTP)");
     }
     if implicit_tls {
         site.push_str(" (implicit TLS)");
     }
-    if tls != usual {
+    if tls != usual && !is_socket {
         site.push_str(&format!(" (TLS {})", tls.word()));
     }
     if let Some(credentials) = credentials {
@@ -245,7 +259,10 @@ impl Relay {
                     let hosts = Hosts::of_exchange(exchange, port, tls, any_tls, Some(fixed));
                     return way(site, Kind::Hosts(hosts));
                 }
-                let hosts = vec![self.host(&shard, &fixed.host).await?];
+                let hosts = match fixed.socket() {
+                    Some(_) => vec![this_host(&shard)],
+                    None => vec![self.host(&shard, &fixed.host).await?],
+                };
                 let mut site = fixed_site(&fixed.host, &fixed);
                 if any_tls && tls == TlsPolicy::Opportunistic {
                     site.push_str(ANY_TLS);
@@ -317,6 +334,9 @@ impl Relay {
         let Some(shard) = self.shard.upgrade() else {
             return Err(self.later("4.3.2", "the server is stopping".to_owned()));
         };
+        if let Some(path) = hosts.fixed.as_ref().and_then(|fixed| fixed.socket()) {
+            return self.connect_path(shard, hosts, path).await;
+        }
         let mut last = None;
         let addresses = hosts
             .hosts
@@ -364,6 +384,33 @@ impl Relay {
         };
         problem.host = Some(host);
         Err(Unreachable::Now(problem))
+    }
+
+    /// Connects to a socket of this host.
+    async fn connect_path(
+        &self,
+        shard: Rc<Shard>,
+        hosts: &Hosts,
+        path: &Path,
+    ) -> Result<Box<dyn Session>, Unreachable> {
+        let name = shard.options.hostname.clone();
+        let demand = Demand {
+            tls: TlsPolicy::Never,
+            verification: Verification::None,
+            sni: path.display().to_string(),
+            may_do_without: false,
+        };
+        let target = Target {
+            path: Some(path.to_owned()),
+            source: None,
+            ..self.target(&shard, hosts, Ipv4Addr::UNSPECIFIED.into(), &demand)
+        };
+        match self.dial(&shard, target, false).await {
+            Ok(client) => Ok(Box::new(RemoteSession::new(client, shard, name))),
+            Err(failed) => {
+                Err(Unreachable::Now(Problem { host: Some(name), ..self.failed(&failed) }))
+            }
+        }
     }
 
     /// What the connection to a host must have: by the route, or else by DNS.
@@ -485,6 +532,7 @@ impl Relay {
         let verification = demand.verification.clone();
         Target {
             address: SocketAddr::new(address, hosts.port),
+            path: None,
             source,
             host: demand.sni.clone(),
             hello,

@@ -10,6 +10,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -121,6 +122,8 @@ impl ClientOptions {
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
+    /// A socket of this host, in place of the address.
+    pub path: Option<PathBuf>,
     /// The address of ours that is used; the host's choice if there is none.
     pub source: Option<IpAddr>,
     /// The host's name, for SNI.
@@ -269,7 +272,11 @@ impl Client {
         watcher: Option<Rc<dyn Watcher>>,
     ) -> Result<Client, Failed> {
         let began = executor.moment();
-        let dialed = dialer.dial(target.address, target.source, options.connect_timeout).await;
+        let timeout = options.connect_timeout;
+        let dialed = match &target.path {
+            Some(path) => dialer.dial_path(path, timeout).await,
+            None => dialer.dial(target.address, target.source, timeout).await,
+        };
         let connection = dialed.map_err(|error| Failed::because(Stage::Connect, error))?;
         let mut client = Client {
             connection,

@@ -58,10 +58,9 @@ fn route(shard: &Shard, destination: &str) -> String {
         NextHop::Reject(text) => format!("a route: refused, {text}"),
         NextHop::Mx(tls) => format!("the hosts that DNS names; {}", tls_name(tls)),
         NextHop::Host(fixed) => format!(
-            "a route: {} to {}:{}{}{}; {}",
+            "a route: {} to {}{}{}; {}",
             if fixed.lmtp { "LMTP" } else { "relay" },
-            fixed.host,
-            fixed.port,
+            fixed.place(),
             if fixed.mx { " (its MX hosts)" } else { "" },
             if fixed.credentials.is_some() { ", with a log-in" } else { "" },
             if fixed.implicit_tls { "TLS from the first octet" } else { tls_name(fixed.tls) }
