@@ -45,7 +45,7 @@ step "Real clients, hostile clients, kill -9"
   test_dkim test_queue test_tlsrpt)
 
 step "A nasty next hop, and mail to and from Postfix and Exim"
-(cd tests/clients && RELAY_ROUNDS=${RELAY_ROUNDS:-6} python3 -m unittest -b test_relay test_world)
+(cd tests/clients && RELAY_ROUNDS=${RELAY_ROUNDS:-6} python3 -m unittest -b test_relay test_world test_tls_policies)
 
 if [ -z "${SKIP_FUZZ:-}" ]; then
   step "Fuzz smoke"

@@ -30,7 +30,9 @@ class Knot:
     signed, with "?" signed but with a wrong DS record in the parent, so that all of it is bogus. The
     root zone and the parents must be among the zones."""
 
-    def __init__(self, zones, port=None):
+    def __init__(self, zones, port=None, age=300):
+        """`age`: the time to live of all records, in seconds."""
+        self.age = age
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="ringmail-knot-"))
         self.port = port or free_port()
         self.zones = {origin.lstrip("!?"): lines for origin, lines in zones.items()}
@@ -55,6 +57,7 @@ class Knot:
                         words[5] = "".join("%x" % (15 - int(digit, 16)) for digit in words[5])
                     delegations[self._parent(origin)] += " ".join(words) + "\n"
         self.serial += 1
+        self.delegations = delegations
         for origin, records in delegations.items():
             self._write(origin, records)
         self._control("zone-reload")
@@ -73,8 +76,8 @@ class Knot:
 
     def _write(self, origin, more):
         dot = "." if origin == "." else origin + "."
-        lines = [f"$ORIGIN {dot}", "$TTL 300",
-                 f"@ SOA ns.test. h.test. {self.serial} 3600 600 86400 60", "@ NS ns.test."]
+        lines = [f"$ORIGIN {dot}", f"$TTL {self.age}",
+                 f"@ SOA ns.test. h.test. {self.serial} 3600 600 86400 {min(self.age, 60)}", "@ NS ns.test."]
         for other in self.zones:
             if other != "." and self._parent(other) == origin:
                 lines.append(f"{other}. NS ns.test.")
@@ -135,6 +138,14 @@ zone:
                     break
                 assert time.monotonic() < deadline, f"{origin} is not served"
                 time.sleep(0.05)
+
+    def change(self, origin, old, new):
+        """Other records in a zone."""
+        assert old in self.zones[origin], old
+        self.zones[origin] = self.zones[origin].replace(old, new)
+        self.serial += 1
+        self._write(origin, self.delegations[origin])
+        self._control("zone-reload", "." if origin == "." else origin + ".")
 
     def start(self):
         self.process = subprocess.Popen(["knotd", "-c", str(self.directory / "knot.conf")])

@@ -1,6 +1,7 @@
 """Mail servers for tests, each with a domain and an address of its own: Ringmail, Postfix and Exim from
 Debian. All run in a network of their own (see test_world.py), so that each has port 25."""
 
+import hashlib
 import imaplib
 import mailbox
 import os
@@ -37,16 +38,86 @@ def make_certificate(folder, name):
                    check=True, capture_output=True)
 
 
+class Authority:
+    """A certificate authority; its certificates are files `folder`/`name`.pem, with the chain up to it, and
+    `name`.key."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True)
+        self.folder.chmod(0o755)
+        self._openssl("req", "-x509", *self._key("ca"), "-days", "30", "-subj", "/CN=Authority of the test",
+                      "-out", self.folder / "ca.pem")
+        self.certificate = self.folder / "ca.pem"
+
+    def _key(self, name):
+        return ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                "-keyout", self.folder / f"{name}.key")
+
+    @staticmethod
+    def _openssl(*arguments):
+        return subprocess.run(["openssl", *arguments], check=True, capture_output=True).stdout
+
+    def issue(self, name, hosts, expired=False, by_itself=False):
+        """A certificate for the hosts, issued by the authority, or by itself. The path without its
+        suffix."""
+        path = self.folder / name
+        extensions = self.folder / f"{name}.ext"
+        extensions.write_text("subjectAltName=" + ",".join(f"DNS:{host}" for host in hosts)
+                              + "\nbasicConstraints=CA:FALSE\n")
+        self._openssl("req", *self._key(name), "-subj", f"/CN={hosts[0]}", "-out", f"{path}.csr")
+        if expired:
+            # Only "ca" lets the dates be chosen.
+            (self.folder / "index").write_text("")
+            (self.folder / "conf").write_text(f"""
+[ca]
+default_ca = all
+[all]
+database = {self.folder}/index
+new_certs_dir = {self.folder}
+rand_serial = yes
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
+""")
+            self._openssl("ca", "-batch", "-config", self.folder / "conf", "-in", f"{path}.csr", "-notext",
+                          "-cert", self.certificate, "-keyfile", self.folder / "ca.key", "-extfile", extensions,
+                          "-startdate", "20200101000000Z", "-enddate", "20210101000000Z", "-out", f"{path}.pem")
+        else:
+            signer = (("-signkey", f"{path}.key") if by_itself else
+                      ("-CA", self.certificate, "-CAkey", self.folder / "ca.key", "-CAcreateserial"))
+            self._openssl("x509", "-req", "-in", f"{path}.csr", "-days", "30", "-extfile", extensions,
+                          "-out", f"{path}.pem", *signer)
+        if not by_itself:
+            with open(f"{path}.pem", "a") as chain:
+                chain.write(self.certificate.read_text())
+        for suffix in ("pem", "key"):
+            os.chmod(f"{path}.{suffix}", 0o644)
+        return path
+
+    def record(self, path, usage, selector, matching):
+        """The TLSA record of a certificate (RFC 6698)."""
+        octets = self._openssl("x509", "-in", path, "-outform", "DER")
+        if selector == 1:
+            public = self._openssl("x509", "-in", path, "-noout", "-pubkey")
+            octets = subprocess.run(["openssl", "pkey", "-pubin", "-outform", "DER"], input=public, check=True,
+                                    capture_output=True).stdout
+        if matching:
+            octets = hashlib.new("sha256" if matching == 1 else "sha512", octets).digest()
+        return f"TLSA {usage} {selector} {matching} {octets.hex()}"
+
+
 class Server:
     """`name`.test at `address`."""
 
     # Whether it announces DSN, and so reports itself what is delivered.
     dsn = True
 
-    def __init__(self, name, address, folder):
+    def __init__(self, name, address, folder, domains=()):
         self.name, self.address = name, address
         self.domain, self.host = f"{name}.test", f"mx.{name}.test"
-        self.domains = [self.domain, *(f"{below}.{self.domain}" for below in BELOW)]
+        self.domains = [self.domain, *(f"{below}.{self.domain}" for below in BELOW), *domains]
         self.folder = pathlib.Path(folder, name)
         self.folder.mkdir(parents=True)
         self.folder.chmod(0o755)
@@ -65,10 +136,17 @@ class Server:
         return [octets for octets in self.messages(user) if text in octets]
 
 
+def certificate_files(path):
+    """Of a certificate of an [`Authority`]: with the chain, and the key."""
+    return path and (f"{path}.pem", f"{path}.key")
+
+
 class Ringmail(Server):
-    def __init__(self, name, address, folder, dns_port=53, config="", aliases="", domains=(), queue=""):
-        super().__init__(name, address, folder)
-        self.domains += domains
+    def __init__(self, name, address, folder, dns='servers = ["127.0.0.1:53"]', config="", aliases="",
+                 domains=(), queue="", certificate=None):
+        super().__init__(name, address, folder, domains)
+        chain, key = certificate_files(certificate) or (
+            self.folder / "tls/cert.pem", self.folder / "tls/key.pem")
         data = self.folder / "data"
         self.config = self.folder / "ringmail.toml"
         listed = ", ".join(f'"{domain}"' for domain in self.domains)
@@ -87,12 +165,12 @@ imap = []
 imaps = ["{address}:993"]
 admin = ["{address}:8080"]
 [tls]
-certificate = "{self.folder}/tls/cert.pem"
-key = "{self.folder}/tls/key.pem"
+certificate = "{chain}"
+key = "{key}"
 [runtime]
 shards = 2
 [dns]
-servers = ["127.0.0.1:{dns_port}"]
+{dns}
 [queue]
 retry = ["1s", "2s"]
 sources = ["{address}"]
@@ -176,8 +254,11 @@ class Boxes(Server):
 
 
 class Postfix(Boxes):
-    def __init__(self, name, address, folder, more=""):
-        super().__init__(name, address, folder)
+    def __init__(self, name, address, folder, more="", domains=(), certificate=None, by_name=(), plain=None):
+        """`by_name`: {host: certificate} for those who ask for it; at the address `plain` there is no TLS."""
+        super().__init__(name, address, folder, domains)
+        chain, key = certificate_files(certificate) or (
+            self.folder / "tls/cert.pem", self.folder / "tls/key.pem")
         self.etc = self.folder / "etc"
         for part in ("etc", "spool", "data"):
             (self.folder / part).mkdir()
@@ -197,7 +278,7 @@ mail_owner = postfix
 setgid_group = postdrop
 maillog_file = {self.folder}/log
 maillog_file_prefixes = {self.folder}
-inet_interfaces = {address}
+inet_interfaces = {", ".join(filter(None, (address, plain)))}
 inet_protocols = ipv4
 smtp_bind_address = {address}
 myhostname = {self.host}
@@ -217,7 +298,8 @@ smtpd_peername_lookup = no
 smtp_host_lookup = dns
 biff = no
 smtpd_tls_security_level = may
-smtpd_tls_chain_files = {self.folder}/tls/key.pem, {self.folder}/tls/cert.pem
+smtpd_tls_chain_files = {key}, {chain}
+tls_server_sni_maps = texthash:{self.etc}/sni
 smtpd_tls_received_header = yes
 smtp_tls_security_level = may
 minimal_backoff_time = 2s
@@ -227,8 +309,12 @@ smtp_connect_timeout = 2s
 smtpd_discard_ehlo_keywords =
 {more}
 """)
+        (self.etc / "sni").write_text("".join(f"{host} {path}.key, {path}.pem\n"
+                                              for host, path in dict(by_name).items()))
+        without = f"{plain}:25 inet n - n - - smtpd -o smtpd_tls_security_level=none" if plain else ""
         (self.etc / "master.cf").write_text(f"""
 {address}:25 inet n - n - - smtpd
+{without}
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 2 1 qmgr
@@ -256,6 +342,9 @@ postlog   unix-dgram n - n - 1 postlogd
         assert started.returncode == 0, started
         self.master = int((self.folder / "spool/pid/master.pid").read_text())
 
+    def log(self):
+        return (self.folder / "log").read_text()
+
     def close(self):
         subprocess.run(["postfix", "-c", self.etc, "stop"], capture_output=True)
         # "stop" waits at most for a few seconds.
@@ -268,16 +357,7 @@ postlog   unix-dgram n - n - 1 postlogd
 
 def unpacked_exim():
     """Exim as a folder: its package and that of Postfix exclude each other."""
-    folder = ROOT / "target/exim"
-    binary = folder / "usr/sbin/exim4"
-    if not binary.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-qq", "exim4-daemon-light"], cwd=folder, check=True,
-                       capture_output=True)
-        for package in folder.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", package, folder], check=True)
-            package.unlink()
-    return binary
+    return unpacked("exim4-daemon-light", "usr/sbin/exim4")
 
 
 class Exim(Boxes):
@@ -285,8 +365,12 @@ class Exim(Boxes):
 
     dsn = False
 
-    def __init__(self, name, address, folder, more_acl=""):
-        super().__init__(name, address, folder)
+    def __init__(self, name, address, folder, domains=(), certificate=None, by_name=(), plain=None, main="",
+                 smtp="hosts_try_dane ="):
+        """`by_name`, `plain`: as for Postfix. `smtp`: options of the transport."""
+        super().__init__(name, address, folder, domains)
+        chain, key = certificate_files(certificate) or (
+            self.folder / "tls/cert.pem", self.folder / "tls/key.pem")
         binary = unpacked_exim()
         users = "Debian-exim:x:64999:64999::/var/spool/exim4:/usr/sbin/nologin\n"
         for file, line in (("/etc/passwd", users), ("/etc/group", "Debian-exim:x:64999:\n")):
@@ -302,6 +386,11 @@ class Exim(Boxes):
         domains = " : ".join(self.domains)
         etc = pathlib.Path("/etc/exim4")
         etc.mkdir(exist_ok=True)
+        for file, at, otherwise in (("chains", 0, chain), ("keys", 1, key)):
+            lines = [f"{host}: {certificate_files(path)[at]}\n" for host, path in dict(by_name).items()]
+            (etc / file).write_text("".join(lines) + f"*: {otherwise}\n")
+        of_name = "${lookup{$tls_in_sni}lsearch*{/etc/exim4/%s}{$value}}"
+        encrypted = "*" if plain is None else "${if eq{$received_ip_address}{%s}{}{*}}" % plain
         (etc / "exim4.conf").write_text(f"""
 primary_hostname = {self.host}
 qualify_domain = {self.domain}
@@ -309,11 +398,11 @@ exim_path = {binary}
 spool_directory = {self.folder}/spool
 log_file_path = {self.folder}/logs/%slog
 pid_file_path = {self.folder}/spool/pid
-local_interfaces = {address}
+local_interfaces = <; {";".join(filter(None, (address, plain)))}
 daemon_smtp_ports = 25
-tls_advertise_hosts = *
-tls_certificate = {self.folder}/tls/cert.pem
-tls_privatekey = {self.folder}/tls/key.pem
+tls_advertise_hosts = {encrypted}
+tls_certificate = {of_name % "chains"}
+tls_privatekey = {of_name % "keys"}
 acl_smtp_rcpt = rcpt
 acl_smtp_data = data
 host_lookup =
@@ -323,6 +412,7 @@ message_size_limit = 50M
 smtp_accept_max = 200
 smtp_accept_max_per_connection = 1000
 queue_run_max = 10
+{main}
 
 begin acl
 rcpt:
@@ -348,7 +438,7 @@ begin transports
 smtp:
   driver = smtp
   interface = {address}
-  hosts_try_dane =
+  {smtp}
   connect_timeout = 2s
 box:
   driver = appendfile
@@ -364,6 +454,7 @@ box:
 begin retry
 * * F,1h,2s
 """)
+        self.logs = self.folder / "logs/mainlog"
         with open(self.folder / "log", "wb") as log:
             self.process = subprocess.Popen([binary, "-bdf", "-q2s"], stdin=subprocess.DEVNULL, stderr=log)
         deadline = time.monotonic() + 20
@@ -377,3 +468,61 @@ begin retry
     def close(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
+
+    def log(self):
+        return self.logs.read_text() if self.logs.exists() else ""
+
+
+def unpacked(package, binary):
+    """A program of a Debian package that is not to be installed, as its daemon would run."""
+    folder = ROOT / "target" / package
+    path = folder / binary
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True, capture_output=True)
+        for file in folder.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", file, folder], check=True)
+            file.unlink()
+    return path
+
+
+class Unbound:
+    """A validating resolver at 127.0.0.1, port 53, over an authoritative server."""
+
+    def __init__(self, folder, upstream, anchor):
+        folder = pathlib.Path(folder, "unbound")
+        folder.mkdir(parents=True)
+        (folder / "conf").write_text(f"""
+server:
+  interface: 127.0.0.1@53
+  port: 53
+  do-daemonize: no
+  username: ""
+  chroot: ""
+  directory: "{folder}"
+  pidfile: "{folder}/pid"
+  use-syslog: no
+  logfile: ""
+  num-threads: 1
+  do-ip6: no
+  do-not-query-localhost: no
+  module-config: "validator iterator"
+  trust-anchor-file: "{anchor}"
+  local-zone: "test." nodefault
+  cache-max-negative-ttl: 1
+  cache-max-ttl: 1
+  infra-host-ttl: 1
+remote-control:
+  control-enable: no
+forward-zone:
+  name: "."
+  forward-addr: 127.0.0.1@{upstream}
+""")
+        self.log = open(folder / "log", "wb")
+        self.process = subprocess.Popen([unpacked("unbound", "usr/sbin/unbound"), "-d", "-c", folder / "conf"],
+                                        stderr=self.log)
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        self.log.close()
