@@ -421,6 +421,8 @@ rcpt:
          verify = recipient
   deny message = relay not permitted
 data:
+  deny condition = ${{if def:h_X-Refuse:}}
+       message = this message is not wanted
   accept
 
 begin routers

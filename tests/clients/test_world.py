@@ -18,8 +18,9 @@ import time
 import unittest
 import urllib.request
 
+from demo import ROOT
 from knot import Knot
-from servers import Exim, Postfix, Ringmail, unpacked_exim
+from servers import USERS, Exim, Postfix, Ringmail, unpacked_exim
 from test_relay import Report, wait_for
 
 # Set in the process that has the network of its own.
@@ -54,7 +55,8 @@ nohost MX 10 none
 
 ZONES = {
     ".": "ns.test. A 127.0.0.1",
-    "test": "ns A 127.0.0.1",
+    # `lame`: nobody answers for it.
+    "test": "ns A 127.0.0.1\nlame NS ns.lame\nns.lame A 127.0.0.9",
     # `backup`: two takes its mail while one is away; `second`: Postfix does. `loop`: nobody's.
     "one.test": zone("one", "backup MX 10 mx\nbackup MX 20 mx.two.test.\n"
                             "second MX 10 mx\nsecond MX 20 mx.pf.test."),
@@ -84,14 +86,24 @@ def enter(*more):
     pathlib.Path("/etc/hosts").write_text("127.0.0.1 localhost\n")
 
 
+def bounce_library():
+    """Where flufl.bounce, with which Mailman reads reports, is installed."""
+    venv = ROOT / "target/bounce-venv"
+    if not list(venv.glob("lib/python*/site-packages/flufl/bounce")):
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([venv / "bin/pip", "install", "-q", "flufl.bounce==6.0.0"], check=True)
+    return next(venv.glob("lib/python*/site-packages"))
+
+
 class Outside(unittest.TestCase):
     """Runs the tests of this file in their own network."""
 
     @unittest.skipIf(INSIDE in os.environ, "inside")
     @unittest.skipIf(os.geteuid() != 0, "needs root")
     def test_the_world(self):
-        # There is no way to Debian from inside.
+        # There is no way to Debian, or to PyPI, from inside.
         unpacked_exim()
+        bounce_library()
         command = ["unshare", "--net", "--mount", sys.executable, __file__, "-v", *SELECTED]
         done = subprocess.run(command, env={**os.environ, INSIDE: "1"}, timeout=900)
         self.assertEqual(done.returncode, 0)
@@ -121,16 +133,23 @@ class World(unittest.TestCase):
                            domains=("backup.one.test", "second.one.test"),
                            aliases=f"all@one.test: {everywhere}\nlost@one.test: nobody@pf.test\n"
                                    "user1@backup.one.test: user1@one.test\n"
-                                   "user1@second.one.test: user1@one.test\n")
+                                   "user1@second.one.test: user1@one.test\n"
+                                   "ping@one.test: ping@two.test\n",
+                           config="[smtp]\nreceived_headers_max = 20\n")
         cls.addClassCleanup(cls.one.close)
         cls.two = Ringmail("two", ADDRESSES["two"], cls.folder, queue='expire = "2m"',
-                           config='[addresses]\nsrs_domain = "two.test"\n'
+                           config='[smtp]\nreceived_headers_max = 20\n[addresses]\nsrs_domain = "two.test"\n'
                                   '[[route]]\ndomains = ["backup.one.test"]\nto = "mx"\n'
                                   f'recipients_file = "{recipients}"\n',
-                           aliases="all@two.test: user2@one.test, user2@pf.test, user2@ex.test\n"
+                           aliases="ping@two.test: ping@one.test\nall@two.test: user2@one.test, user2@pf.test, user2@ex.test\n"
                                    "lost@two.test: nobody@pf.test, nobody@ex.test, nobody@one.test\n")
         cls.addClassCleanup(cls.two.close)
-        cls.pf = Postfix("pf", ADDRESSES["pf"], cls.folder, more="relay_domains = second.one.test\n")
+        cls.pf = Postfix("pf", ADDRESSES["pf"], cls.folder, more="""
+relay_domains = second.one.test
+message_size_limit = 300000
+smtputf8_enable = no
+smtpd_data_restrictions = check_recipient_access inline:{ { sender@nick.pf.test = REJECT } }
+""")
         cls.addClassCleanup(cls.pf.close)
         cls.ex = Exim("ex", ADDRESSES["ex"], cls.folder)
         cls.addClassCleanup(cls.ex.close)
@@ -245,6 +264,60 @@ class World(unittest.TestCase):
         self.assertIsNotNone(late["Will-Retry-Until"])
         self.assertEqual((over["Action"], over["Status"]), ("failed", "4.4.7"))
         self.assertIsNone(over["Will-Retry-Until"])
+
+    def test_c_reports_of_each_kind(self):
+        """Each refusal is one report, which a strict reader and a kept library understand."""
+        big = "x" * 70 + "\r\n"
+        # name: (recipient, status, what the text has in it, header, body, options of MAIL)
+        kinds = {
+            "rcpt": ("nobody@pf.test", "5.1.1", "550 5.1.1"),
+            "data": ("sender@nick.pf.test", "5.7.1", "554 5.7.1"),
+            "end": ("user1@ex.test", "5.0.0", "550 this message is not wanted", "X-Refuse: please\r\n"),
+            "nxdomain": ("x@nx.ex.test", "5.1.2", "does not exist"),
+            "null": ("x@null.ex.test", "5.1.10", "null MX"),
+            "address": ("x@text.ex.test", "5.4.4", "has an address"),
+            "ours": ("x@loop.test", "5.4.6", "loops back"),
+            "large": ("user1@pf.test", "5.3.4", "larger", "", big * 6000),
+            "utf8": ("user1@pf.test", "5.6.7", "SMTPUTF8", "Comments: Gr\u00fc\u00dfe\r\n", "", ("SMTPUTF8",)),
+            "tls": ("user1@pf.test", "5.7.30", "REQUIRETLS", "", "", ("REQUIRETLS",)),
+            # From alias to alias.
+            "circle": ("ping@one.test", "5.4.6", "Received header fields"),
+            "expired": ("x@gone.ex.test", "4.4.7", "in time"),
+            "dns": ("x@lame.test", "4.4.7", "MX of lame.test"),
+        }
+        for name, (recipient, _, _, *rest) in kinds.items():
+            header, body, options = (*rest, *("", "", ())[len(rest):])
+            octets = header.encode() + message("sender@one.test", recipient, f"kind-{name}", body or "Hello.\r\n")
+            self.one.send("sender@one.test", [recipient], octets, mail_options=options)
+        for name, (recipient, status, text, *_) in kinds.items():
+            with self.subTest(name):
+                def found():
+                    every = self.reports(self.one, "sender", f"<kind-{name}@")
+                    return [it for it in every if it.recipients[0]["Action"] == "failed"]
+                self.wait(found, name)
+                (report,) = found()
+                (fields,) = report.recipients
+                final = fields["Final-Recipient"].partition(";")[2].strip()
+                if name != "circle":
+                    self.assertEqual(final, recipient)
+                self.assertEqual(fields["Status"], status)
+                self.assertIn(text, fields["Diagnostic-Code"])
+                self.assertIn(f"kind-{name}@", report.original.as_string())
+                self.assert_library_reads(report)
+
+    def assert_library_reads(self, report):
+        """flufl.bounce finds the addresses that failed, as the sender knew them. True if there are some."""
+        if str(bounce_library()) not in sys.path:
+            sys.path.append(str(bounce_library()))
+        from flufl.bounce import all_failures
+        found = collections.defaultdict(set)
+        for fields in report.recipients:
+            address = fields["Original-Recipient"] or fields["Final-Recipient"]
+            found[fields["Action"]].add(address.partition(";")[2].strip().replace("+2B", "+"))
+        temporary, permanent = all_failures(email.message_from_bytes(report.octets))
+        decoded = lambda addresses: {it.decode() if isinstance(it, bytes) else it for it in addresses}
+        self.assertEqual((decoded(temporary), decoded(permanent)), (found["delayed"], found["failed"]))
+        return bool(found["failed"])
 
     # Reports
 
@@ -411,6 +484,17 @@ class World(unittest.TestCase):
             thread.join(120)
         self.assertGreater(len(sent), 4 * 3 * 10)
         self.wait_for_many("killed", sent)
+
+    def test_y_reports_are_understood(self):
+        """All of this file."""
+        count = 0
+        for server in (self.one, self.two):
+            for user in USERS:
+                for report in self.reports(server, user, "Reporting-MTA: dns; mx."):
+                    if report.about["Reporting-MTA"] not in ("dns; mx.one.test", "dns; mx.two.test"):
+                        continue
+                    count += self.assert_library_reads(report)
+        self.assertGreater(count, 10)
 
     def test_z_nothing_is_left(self):
         time.sleep(3)
