@@ -110,7 +110,7 @@ class Conversation:
         self.stage_of_fault = self.fault = None
         self.slow = False
         self.spared = 0
-        # A reply too many was sent in this transaction.
+        # A reply too many was sent on this connection.
         self.confused = False
         if draw.random() < hop.faults:
             self.choose(STAGES + LATE_STAGES)
@@ -225,7 +225,7 @@ class Conversation:
             return None
         if fault == "too many":
             extra = self.random.choice((code, 250, 550, 450))
-            self.confused = stage in ("mail", "rcpt", "data")
+            self.confused = True
             self.put(b"%d %s\r\n%d one too many\r\n" % (code, text, extra))
             return True
         if fault == "too few":
@@ -318,7 +318,7 @@ class Conversation:
             return self.put(b"250 ok\r\n")
         self.sender_fate, self.message = found[1].decode(), int(found[2])
         self.recipients = []
-        self.sent_mail = self.confused = False
+        self.sent_mail = False
         if self.sender_fate in ("mail4", "mail5"):
             return self.put(self.refusal(550 if self.sender_fate == "mail5" else 450))
         self.sent_mail = self.reply("mail", 250) is not False

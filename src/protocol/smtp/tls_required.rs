@@ -5,7 +5,7 @@
 use memchr::memchr;
 
 /// Octets of a header field that are looked at; ours is much shorter.
-const FIELD_MAX: usize = 128;
+const FIELD_OCTETS: usize = 128;
 
 /// Looks for the field in the header of a message that is given in pieces.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,7 @@ impl TlsRequired {
             let end = memchr(b'\n', octets);
             let (line, rest) = octets.split_at(end.map_or(octets.len(), |at| at + 1));
             octets = rest;
-            let room = FIELD_MAX.saturating_sub(self.line.len());
+            let room = FIELD_OCTETS.saturating_sub(self.line.len());
             self.line.extend_from_slice(line.get(..room).unwrap_or(line));
             self.line_is_longer |= line.len() > room;
             if end.is_some() {
@@ -44,12 +44,12 @@ impl TlsRequired {
             self.field.clear();
             self.over = text.is_empty();
         }
-        let fits = !self.line_is_longer && self.field.len() + self.line.len() <= FIELD_MAX;
+        let fits = !self.line_is_longer && self.field.len() + self.line.len() <= FIELD_OCTETS;
         match fits {
             true => self.field.extend_from_slice(&self.line),
             // Too long to be ours, however it begins and goes on.
             false => {
-                self.field.truncate(FIELD_MAX - 1);
+                self.field.truncate(FIELD_OCTETS - 1);
                 self.field.insert(0, b'?');
             }
         }

@@ -108,7 +108,7 @@ enum Command {
     /// A lone dot, after DATA was accepted for nobody.
     Nothing,
     Reset,
-    /// EHLO in place of RSET, see [`Transaction::with_hello`].
+    /// EHLO behind a message, or in place of RSET, see [`Transaction::with_hello`].
     Hello,
 }
 
@@ -156,8 +156,10 @@ pub struct Transaction<'a> {
     chunking: bool,
     /// Append SIZE to MAIL.
     says_size: bool,
-    /// The whole EHLO command, if it may take the place of RSET.
+    /// The whole EHLO command, if it is used: see [`Transaction::with_hello`].
     hello: Option<&'a str>,
+    /// The reply to it was none.
+    out_of_step: bool,
     phase: Phase,
     awaited: VecDeque<Command>,
     standings: Vec<Standing>,
@@ -194,6 +196,7 @@ impl<'a> Transaction<'a> {
             chunking,
             says_size: capabilities.size.is_some(),
             hello: None,
+            out_of_step: false,
             phase: Phase::Envelope { next: 0 },
             awaited: VecDeque::new(),
             standings: vec![Standing::Unknown; envelope.recipients.len()],
@@ -230,9 +233,10 @@ impl<'a> Transaction<'a> {
 
     /// `command`: EHLO and our name, of an ESMTP session. With BDAT all good replies are 250, so a
     /// peer that has sent one reply too many to pipelined commands would not be found out: its reply
-    /// to the message would be taken for that to RSET, and its refusal of one recipient for that of
-    /// another. So nobody is refused for good before the peer has answered EHLO. The reply to EHLO (RFC 5321 4.1.4: it resets, too) has several lines, as CHUNKING is
-    /// in it.
+    /// to a recipient would be taken for that to the message, and its refusal of one recipient for
+    /// that of another. With DATA there is 354 in between. So EHLO follows the message, at once, and
+    /// takes the place of RSET (RFC 5321 4.1.4): its reply has several lines, as CHUNKING is in it.
+    /// Until it has come, nothing is decided.
     pub fn with_hello(mut self, command: &'a str) -> Transaction<'a> {
         self.hello = Some(command).filter(|_| self.chunking && self.pipelining);
         self
@@ -361,14 +365,8 @@ impl<'a> Transaction<'a> {
         }
         self.phase = Phase::Over;
         // RFC 3030 2: after a refused chunk, also the last one, only RSET is defined.
-        let refused = |it: &Standing| match it {
-            Standing::Over(result @ RcptResult::Refused { reply, .. }) => {
-                result.is_permanent() && !reply.local
-            }
-            _ => false,
-        };
-        let doubtful = || self.hello.is_some() && self.standings.iter().any(refused);
-        let open = !self.end_sent || (self.chunking && self.failed) || doubtful();
+        // Nor is it needed where EHLO followed the message.
+        let open = !self.end_sent || (self.chunking && self.failed && self.hello.is_none());
         if open && !self.unusable {
             let (line, command) = match self.hello {
                 Some(hello) => (hello, Command::Hello),
@@ -424,8 +422,12 @@ impl<'a> Transaction<'a> {
             Command::Data => reply.is_intermediate(),
             _ => reply.is_positive(),
         };
-        let is_short = command == Command::Hello && positive && !reply.text.contains('\n');
-        if is_short || !positive && reply.code < 400 {
+        if command == Command::Hello {
+            // Some peers do not like it twice, or close the session here.
+            let refused = matches!(reply.code, 421 | 500..=504);
+            self.out_of_step = !refused && !(positive && reply.text.contains('\n'));
+        }
+        if self.out_of_step || !positive && reply.code < 400 {
             return Err(Fault::Unexpected);
         }
         self.failed |= !positive && matches!(command.stage(), Stage::Content | Stage::End);
@@ -513,14 +515,20 @@ impl<'a> Transaction<'a> {
         }
         self.end_sent = true;
         self.phase = Phase::Ended;
-        if !self.lmtp {
-            return self.awaited.push_back(Command::End);
-        }
-        // RFC 2033 4.2: one reply for each accepted recipient, in the order of RCPT.
-        for (at, standing) in self.standings.iter().enumerate() {
-            if matches!(standing, Standing::Taken) {
-                self.awaited.push_back(Command::EndFor(at));
+        if self.lmtp {
+            // RFC 2033 4.2: one reply for each accepted recipient, in the order of RCPT.
+            for (at, standing) in self.standings.iter().enumerate() {
+                if matches!(standing, Standing::Taken) {
+                    self.awaited.push_back(Command::EndFor(at));
+                }
             }
+        } else {
+            self.awaited.push_back(Command::End);
+        }
+        if let Some(hello) = self.hello {
+            output.extend_from_slice(hello.as_bytes());
+            output.extend_from_slice(b"\r\n");
+            self.awaited.push_back(Command::Hello);
         }
     }
 
@@ -548,13 +556,15 @@ impl<'a> Transaction<'a> {
         RcptResult::Lost { stage, what: what.to_owned(), after_final_dot: self.end_sent }
     }
 
-    /// Replies and commands do not match: no refusal counts.
+    /// Replies and commands do not match: no refusal counts, and if a reply too many came before the
+    /// one to the message, that does not either.
     fn shifted(&mut self, stage: Stage, what: &str) {
         self.refusal = None;
         let lost = self.lost(stage, what);
         for standing in &mut self.standings {
             let doubtful = match standing {
                 Standing::Over(RcptResult::Refused { reply, .. }) => !reply.local,
+                Standing::Over(RcptResult::Accepted { .. }) => self.out_of_step,
                 Standing::Over(_) => false,
                 Standing::Unknown | Standing::Taken => true,
             };
