@@ -24,7 +24,7 @@ use ringmail::{
     },
     events::ShardEvents,
     metrics::ShardMetrics,
-    model::{PartitionId, ShardId},
+    model::{MailClass, PartitionId, ShardId},
     runtime::{
         acceptor::{Acceptor, BoundListener, Entrance},
         connection::TlsMode,
@@ -156,7 +156,12 @@ async fn serve(
     shard.mesh.open(shard.clone());
     let acceptor = Acceptor {
         listener,
-        entrance: Rc::new(Entrance { tls: TlsMode::Off, clients: None, proxies: Arc::new([]) }),
+        entrance: Rc::new(Entrance {
+            class: MailClass::Local,
+            tls: TlsMode::Off,
+            clients: None,
+            proxies: Arc::new([]),
+        }),
         session: Rc::new(move |connection, _| {
             Box::pin(smtp::run(connection, shard.clone(), ListenerKind::Smtp))
         }),

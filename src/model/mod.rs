@@ -1,6 +1,7 @@
 //! Identifiers and values that every layer shares. Plain data: no I/O, no protocol syntax.
 
 mod calendar;
+mod class;
 mod flag;
 mod id;
 mod network;
@@ -10,6 +11,7 @@ mod tlsa;
 mod trail;
 
 pub use calendar::{civil_from_days, days_from_civil, month_days};
+pub use class::{ClassCounts, MailClass};
 pub use flag::{FlagAction, FlagEdit, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};

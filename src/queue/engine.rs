@@ -25,7 +25,7 @@ use super::{
     state::{DestinationId, Pick, Route, State},
 };
 use crate::{
-    model::{MailboxId, PartitionId, Timestamp, Uid},
+    model::{MailClass, MailboxId, PartitionId, Timestamp, Uid},
     plant::{Plant, planted},
     runtime::{
         executor::{Executor, Priority},
@@ -175,11 +175,16 @@ impl<C: Carrier> Queue<C> {
         self.len() == 0
     }
 
-    /// Whether no message fits in any more, with `spare` percent of the room left free.
-    pub fn is_full(&self, spare: usize) -> bool {
+    /// Whether another message of the class fits in.
+    pub fn admits(&self, class: MailClass) -> bool {
         let partitions = self.inner.partitions.iter().flatten().count().max(1);
         let most = self.inner.options.borrow().messages_max as usize * partitions;
-        self.len() >= most - most / 100 * spare.min(100)
+        self.inner.state.borrow().counts.fits(class, 1, most)
+    }
+
+    /// The number of messages of the class.
+    pub fn len_of(&self, class: MailClass) -> usize {
+        self.inner.state.borrow().counts.of(class)
     }
 
     /// Octets of all messages.

@@ -22,7 +22,7 @@ use super::{
     site::Site,
 };
 use crate::{
-    model::{MailboxId, Moment, PartitionId, Timestamp, Uid},
+    model::{ClassCounts, MailClass, MailboxId, Moment, PartitionId, Timestamp, Uid},
     store::MessageBody,
 };
 
@@ -76,10 +76,10 @@ pub(super) enum Phase {
     Busy,
 }
 
-/// Order of ready messages: urgent ones first, reports and submissions before others, then by the
+/// Order of ready messages: urgent ones first, submissions and reports before others, then by the
 /// time at which they became due. By age, old messages that are refused again and again would keep
 /// new ones from a site that cannot take all of them in time.
-pub(super) type Rank = (i8, Origin, Timestamp, QueueId);
+pub(super) type Rank = (i8, u8, Timestamp, QueueId);
 
 pub(super) enum Route<W> {
     Unknown,
@@ -106,6 +106,8 @@ pub(super) struct State<W> {
     pub sites: BTreeMap<Box<str>, Rc<Site<W>>>,
     /// Octets of all messages.
     pub octets: u64,
+    /// Messages.
+    pub counts: ClassCounts,
 }
 
 /// What a connection sends next.
@@ -124,6 +126,7 @@ impl<W> Default for State<W> {
             waiting: BTreeSet::new(),
             sites: BTreeMap::new(),
             octets: 0,
+            counts: ClassCounts::default(),
         }
     }
 }
@@ -197,23 +200,22 @@ impl<W: Way> State<W> {
             }
         }
         self.octets += body.size;
-        self.entries.insert(
-            id,
-            Entry {
-                body,
-                arrived: envelope.arrived,
-                begins: envelope.begins(),
-                origin: envelope.origin,
-                priority: envelope.priority,
-                held: envelope.held,
-                sender: envelope.sender.as_str().into(),
-                recipients: addresses.into_boxed_str(),
-                parts,
-                deadline: envelope.deadline(),
-                settling: false,
-                fresh: fresh.then(|| envelope.clone()),
-            },
-        );
+        let entry = Entry {
+            body,
+            arrived: envelope.arrived,
+            begins: envelope.begins(),
+            origin: envelope.origin,
+            priority: envelope.priority,
+            held: envelope.held,
+            sender: envelope.sender.as_str().into(),
+            recipients: addresses.into_boxed_str(),
+            parts,
+            deadline: envelope.deadline(),
+            settling: false,
+            fresh: fresh.then(|| envelope.clone()),
+        };
+        self.counts.add(entry.class(), 1);
+        self.entries.insert(id, entry);
     }
 
     fn destination(&mut self, name: String) -> DestinationId {
@@ -486,6 +488,7 @@ impl<W: Way> State<W> {
     /// Removes a message with all its parts.
     pub(super) fn remove(&mut self, id: QueueId) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
+        self.counts.remove(entry.class(), 1);
         for part in &entry.parts {
             self.unlink(id, rank(id, entry.urgency(), part), part);
         }
@@ -555,13 +558,29 @@ fn leave<W>(number: DestinationId, destination: &mut Destination<W>) {
 }
 
 impl Entry {
-    fn urgency(&self) -> (i8, Origin) {
-        (-self.priority.max(-100), self.origin)
+    /// Submissions before reports: a flood of reports delays nobody's own mail.
+    fn urgency(&self) -> (i8, u8) {
+        let standing = match self.origin {
+            Origin::Submission => 0,
+            Origin::Report => 1,
+            Origin::Inbound => 2,
+            Origin::Relay => 3,
+        };
+        (-self.priority.max(-100), standing)
+    }
+
+    fn class(&self) -> MailClass {
+        match self.origin {
+            _ if self.sender.is_empty() => MailClass::NullSender,
+            Origin::Submission => MailClass::Submission,
+            Origin::Report => MailClass::NullSender,
+            Origin::Inbound | Origin::Relay => MailClass::Inbound,
+        }
     }
 }
 
-fn rank(id: QueueId, (priority, origin): (i8, Origin), part: &Part) -> Rank {
-    (priority, origin, part.due, id)
+fn rank(id: QueueId, (priority, standing): (i8, u8), part: &Part) -> Rank {
+    (priority, standing, part.due, id)
 }
 
 /// The numbers of a recipient's last status; zeros if it has none.

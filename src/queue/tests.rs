@@ -11,7 +11,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::*;
 use crate::{
-    model::{PartitionId, ShardId, Timestamp},
+    model::{MailClass, PartitionId, ShardId, Timestamp},
     protocol::smtp::Notify,
     runtime::{
         device::memory::{Faults, MemoryDevice},
@@ -829,6 +829,42 @@ fn mailboxes_whose_uids_are_used_up_have_successors() {
     assert_eq!(mailboxes(&running), all[2..], "the last one stays: its UIDs are used");
     let id = running.submit("s@x.test", &["later99@a.test"]);
     assert!(id > *ids.last().unwrap());
+}
+
+#[test]
+fn a_flood_of_reports_takes_a_quarter_of_the_queue() {
+    let mut world = World::new();
+    world.options.messages_max = 80;
+    let running = world.start(22);
+    let admitted = |class: MailClass, sender: &str, origin| {
+        let mut count = 0;
+        while running.queue.admits(class) {
+            let mut envelope = running.envelope(sender, &["later@a.test"]);
+            envelope.origin = origin;
+            running.submit_with(envelope);
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(admitted(MailClass::NullSender, "", Origin::Inbound), 20);
+    assert_eq!(admitted(MailClass::Inbound, "s@x.test", Origin::Relay), 40);
+    assert_eq!(admitted(MailClass::Submission, "s@x.test", Origin::Submission), 20);
+    assert!(!running.queue.admits(MailClass::Local));
+    running.wait(2);
+    assert_eq!(MailClass::ALL.map(|class| running.queue.len_of(class)), [40, 20, 0, 20]);
+    running.crash();
+    let running = world.start(23);
+    running.wait(2);
+    assert_eq!(MailClass::ALL.map(|class| running.queue.len_of(class)), [40, 20, 0, 20]);
+    assert!(!running.queue.admits(MailClass::NullSender));
+    let reports = Filter { sender: Some("<>".to_owned()), ..Filter::default() };
+    let reports: Vec<QueueId> = running.listed(&reports).iter().map(|it| it.id).collect();
+    for id in &reports {
+        running.simulation.clone().run_until(running.queue.remove(*id, None)).unwrap();
+    }
+    assert_eq!((reports.len(), running.queue.len_of(MailClass::NullSender)), (20, 0));
+    assert!(running.queue.admits(MailClass::Submission));
+    assert!(!running.queue.admits(MailClass::NullSender), "the rest is for users");
 }
 
 #[test]

@@ -38,7 +38,7 @@ use super::{
     resources::ShardResources,
     timer::Timer,
 };
-use crate::model::Network;
+use crate::model::{MailClass, Network};
 
 /// Pause after running out of descriptors or kernel memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -154,6 +154,8 @@ pub enum Admission {
 
 /// How the connections of a listener begin.
 pub struct Entrance {
+    /// Of the connections that come here, in the shard's limit.
+    pub class: MailClass,
     pub tls: TlsMode,
     /// Limits by client address, if there are any.
     pub clients: Option<Arc<Clients>>,
@@ -176,7 +178,7 @@ impl Entrance {
         peer: SocketAddr,
         resources: &ShardResources,
     ) -> (Admission, Option<Visit>) {
-        if resources.connections_full() {
+        if resources.connections_full(self.class) {
             resources.refusals().count(None);
             return (Admission::Refused, None);
         }
@@ -283,6 +285,7 @@ impl Acceptor {
                 _ => &self.entrance.tls,
             };
             let Ok(mut connection) = Connection::accept(socket, peer, tls) else { continue };
+            connection.set_class(self.entrance.class);
             connection.set_visit(visit);
             let session = (self.session)(connection, admission);
             if refused {
@@ -463,7 +466,12 @@ mod tests {
                         };
                         Box::pin(session) as LocalFuture<'static, ()>
                     };
-                    let entrance = Rc::new(Entrance { tls, clients, proxies: Arc::new([]) });
+                    let entrance = Rc::new(Entrance {
+                        class: MailClass::Local,
+                        tls,
+                        clients,
+                        proxies: Arc::new([]),
+                    });
                     let acceptor = Acceptor { listener, entrance, session: Rc::new(session) };
                     acceptor.run(context.executor.clone()).await;
                 }
@@ -593,7 +601,12 @@ mod tests {
             };
             let session = Rc::new(session);
             let proxies = Arc::new([]);
-            let entrance = Rc::new(Entrance { tls: TlsMode::Off, clients: None, proxies });
+            let entrance = Rc::new(Entrance {
+                class: MailClass::Inbound,
+                tls: TlsMode::Off,
+                clients: None,
+                proxies,
+            });
             let acceptor = Acceptor { listener, entrance, session };
             context
                 .executor

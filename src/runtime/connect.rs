@@ -22,6 +22,7 @@ use super::{
     resources::ShardResources,
     transport::MEMORY_ADDRESS,
 };
+use crate::model::MailClass;
 
 /// Makes outgoing connections.
 pub trait Dialer {
@@ -79,7 +80,7 @@ impl Connection {
         source: Option<IpAddr>,
         timeout: Duration,
     ) -> Result<Connection, ConnectionError> {
-        if ShardResources::current().connections_full() {
+        if ShardResources::current().connections_full(MailClass::Local) {
             return Err(ConnectionError::Io(io::Error::from_raw_os_error(libc::EMFILE)));
         }
         let mut connection = Connection::outgoing(begin(address, source)?, address);

@@ -39,7 +39,7 @@ use super::{
     tls_session::TlsSession,
     transport::{DetachedTransport, MEMORY_ADDRESS, Transport},
 };
-use crate::model::Trail;
+use crate::model::{MailClass, Trail};
 
 /// How long `close` may spend on the last reply.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,12 +144,20 @@ pub struct Connection {
 struct Seat {
     resources: Rc<ShardResources>,
     holder: HolderId,
+    class: MailClass,
 }
 
 impl Seat {
     fn take(resources: &Rc<ShardResources>) -> Seat {
-        resources.count_connection();
-        Seat { resources: resources.clone(), holder: resources.buffers().enter() }
+        let class = MailClass::Local;
+        resources.connections().add(class, 1);
+        Seat { resources: resources.clone(), holder: resources.buffers().enter(), class }
+    }
+
+    fn set_class(&mut self, class: MailClass) {
+        self.resources.connections().remove(self.class, 1);
+        self.resources.connections().add(class, 1);
+        self.class = class;
     }
 
     fn buffer(&self) -> PooledBuffer {
@@ -166,7 +174,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.resources.buffers().leave(self.holder);
-        self.resources.uncount_connection();
+        self.resources.connections().remove(self.class, 1);
     }
 }
 
@@ -368,6 +376,11 @@ impl Connection {
         self.interruptible = interruptible;
     }
 
+    /// The class under which it counts in the shard's connections; until then it is local.
+    pub(super) fn set_class(&mut self, class: MailClass) {
+        self.seat.set_class(class);
+    }
+
     /// Sets whether the client is logged in: at the shard's limits others give way first. A
     /// handover keeps it.
     pub fn set_logged_in(&mut self, logged_in: bool) {
@@ -503,6 +516,7 @@ impl Connection {
             visit: self.visit,
             trail: self.trail,
             logged_in: self.seat.resources.buffers().is_logged_in(self.seat.holder),
+            class: self.seat.class,
         }
     }
 
@@ -510,7 +524,8 @@ impl Connection {
     /// the caller has checked before (`ShardResources::connections_full`).
     pub fn attach(detached: DetachedConnection) -> Connection {
         let mut connection = Self::new(Transport::attach(detached.transport), detached.peer);
-        let Seat { resources, holder } = &connection.seat;
+        connection.seat.set_class(detached.class);
+        let Seat { resources, holder, .. } = &connection.seat;
         connection.input = PooledBuffer::from_vec(detached.input, resources, *holder);
         connection.layers = Layers::attach(detached.layers, resources, *holder);
         connection.sealed = PooledBuffer::from_vec(detached.sealed, resources, *holder);
@@ -761,6 +776,7 @@ pub struct DetachedConnection {
     broken: bool,
     interruptible: bool,
     logged_in: bool,
+    class: MailClass,
     visit: Option<Box<Visit>>,
     trail: Trail,
 }

@@ -25,6 +25,7 @@ use super::{
     timer::TimerWheel,
     write_ring::WriteRing,
 };
+use crate::model::{ClassCounts, MailClass};
 
 /// Most bytes received by one call, and therefore the size of the scratch buffer.
 pub const SCRATCH_SIZE: usize = 64 * 1024;
@@ -90,7 +91,7 @@ pub struct ShardResources {
     free_small: RefCell<Vec<Vec<u8>>>,
     free_large: RefCell<Vec<Vec<u8>>>,
     buffers: Budget,
-    connections: Cell<usize>,
+    connections: ClassCounts,
     refusals: RefusalCounts,
     shutting_down: Cell<bool>,
     timers: Rc<TimerWheel>,
@@ -127,7 +128,7 @@ impl ShardResources {
             free_remainder: RefCell::default(),
             free_small: RefCell::default(),
             free_large: RefCell::default(),
-            connections: Cell::new(0),
+            connections: ClassCounts::default(),
             refusals: RefusalCounts::default(),
             shutting_down: Cell::new(false),
             timers: Rc::new(TimerWheel::new()),
@@ -192,25 +193,22 @@ impl ShardResources {
 
     /// Connections on this shard now.
     pub fn connection_count(&self) -> usize {
-        self.connections.get()
+        self.connections.total()
     }
 
-    /// True if the shard has as many connections as allowed (or more, after a handover).
-    pub fn connections_full(&self) -> bool {
-        self.connections.get() >= self.limits.connections_max
+    /// The same, by the listeners that they came to; our own to others are local.
+    pub fn connections(&self) -> &ClassCounts {
+        &self.connections
+    }
+
+    /// True if the shard has as many connections as the class may have (or more, after a handover).
+    pub fn connections_full(&self, class: MailClass) -> bool {
+        !self.connections.fits(class, 1, self.limits.connections_max)
     }
 
     /// Connections refused so far.
     pub fn refusals(&self) -> &RefusalCounts {
         &self.refusals
-    }
-
-    pub(super) fn count_connection(&self) {
-        self.connections.set(self.connections.get() + 1);
-    }
-
-    pub(super) fn uncount_connection(&self) {
-        self.connections.set(self.connections.get() - 1);
     }
 
     /// Bytes of connection buffers in use now.

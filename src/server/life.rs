@@ -137,6 +137,7 @@ pub(super) async fn live(
     relay::start(&shard, Rc::new(Sockets), &plan.sites);
     for (service, listener) in listeners {
         let entrance = Rc::new(Entrance {
+            class: service.class(),
             tls: service.tls_mode(plan.tls.as_ref()),
             // LMTP clients are the site's own servers and are not limited.
             clients: (service != Service::Lmtp).then(|| plan.clients.clone()),

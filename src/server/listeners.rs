@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use crate::{
     config::Listen,
     metrics::Protocol,
+    model::MailClass,
     runtime::{acceptor::BoundListener, connection::TlsMode, tls::TlsContext},
 };
 
@@ -30,6 +31,15 @@ pub(super) enum Service {
 }
 
 impl Service {
+    /// Of its connections, before anybody logs in.
+    pub(super) fn class(self) -> MailClass {
+        match self {
+            Service::Smtp => MailClass::Inbound,
+            Service::Lmtp => MailClass::Local,
+            _ => MailClass::Submission,
+        }
+    }
+
     /// The label in metrics and events.
     pub(super) fn protocol(self) -> Protocol {
         match self {

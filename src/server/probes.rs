@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     metrics::{Labelled, MetricsSnapshot},
-    model::ShardId,
+    model::{MailClass, ShardId},
     queue::SiteFacts,
     runtime::resources::ShardResources,
     service::{Shard, authentication},
@@ -18,6 +18,7 @@ pub(super) fn snapshot(shard: &Shard) -> MetricsSnapshot {
     gauges.into_iter().for_each(|(name, value)| shard.metrics.gauge(name, value));
     let mut snapshot = shard.metrics.snapshot();
     snapshot.labelled = sites(shard);
+    snapshot.labelled.extend(classes(shard));
     snapshot
 }
 
@@ -102,5 +103,20 @@ fn sites(shard: &Shard) -> BTreeMap<&'static str, Labelled> {
         ("relay_site_connections", family(false, |site| site.connections as u64)),
         ("relay_site_delivered_total", family(true, |site| site.delivered)),
         ("relay_site_deferred_total", family(true, |site| site.deferred)),
+    ])
+}
+
+/// What each class of mail has of the shard's limits.
+fn classes(shard: &Shard) -> BTreeMap<&'static str, Labelled> {
+    let resources = ShardResources::current();
+    let family = |value: &dyn Fn(MailClass) -> usize| {
+        let sample = |class: MailClass| (class.name().to_owned(), value(class) as u64);
+        let samples = MailClass::ALL.into_iter().map(sample).collect();
+        Labelled { is_counter: false, label: "class", samples }
+    };
+    BTreeMap::from([
+        ("class_connections", family(&|class| resources.connections().of(class))),
+        ("class_message_bytes", family(&|class| shard.messages.held_by_class().of(class))),
+        ("class_queue_messages", family(&|class| shard.relay().len_of(class))),
     ])
 }

@@ -5,17 +5,16 @@
 //! The fuller the budget, the less of its body a message may keep in memory
 //! ([`Charge::stage_max`]): the rest is spilled to the log. A message that still does not fit is
 //! refused: before it begins if there is no room for another ([`MessageBudget::admits`]), otherwise
-//! at its end. A quarter is reserved for authenticated clients.
+//! at its end. Each class of mail has its share ([`MailClass`]): strangers leave a quarter to others.
 //!
-//! Ownership: shard-local, held by `Rc`. All of it is arithmetic on a cell.
+//! Ownership: shard-local, held by `Rc`. All of it is arithmetic on cells.
 
-use std::{cell::Cell, rc::Rc};
+use std::rc::Rc;
+
+use crate::model::{ClassCounts, MailClass};
 
 /// Free memory required to admit a message.
 const ADMISSION: usize = 16 * 1024;
-
-/// The part of the budget reserved for [`Trust::Known`]: 1/this.
-const KEPT_FOR_KNOWN: usize = 4;
 
 /// Smallest piece of a body that is worth its own log entry.
 const SPILL_MIN: usize = 4 * 1024;
@@ -23,46 +22,44 @@ const SPILL_MIN: usize = 4 * 1024;
 /// Pieces of a long message are at least 1/this of it, so that the list of its pieces stays short.
 const SPILL_SHARE: u64 = 256;
 
-/// The kind of client that the memory is held for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trust {
-    /// Not authenticated.
-    Stranger,
-    /// Logged in; or a peer of the LMTP port, which only the operator's own servers reach.
-    Known,
-}
-
 /// The budget of one shard. See the module documentation.
 pub struct MessageBudget {
     limit: usize,
-    held: Cell<usize>,
+    held: ClassCounts,
 }
 
 impl MessageBudget {
     /// `limit`: bytes that all messages being received may hold together.
     pub fn new(limit: usize) -> Rc<MessageBudget> {
-        Rc::new(MessageBudget { limit, held: Cell::new(0) })
+        Rc::new(MessageBudget { limit, held: ClassCounts::default() })
     }
 
     /// Bytes held now.
     pub fn held(&self) -> usize {
-        self.held.get()
+        self.held.total()
+    }
+
+    /// The same by class.
+    pub fn held_by_class(&self) -> &ClassCounts {
+        &self.held
     }
 
     /// Whether there is room for one more message.
-    pub fn admits(&self, trust: Trust) -> bool {
-        self.held.get().saturating_add(ADMISSION) <= self.limit_of(trust)
+    pub fn admits(&self, class: MailClass) -> bool {
+        self.held.fits(class, ADMISSION, self.limit)
     }
 
     /// Octets of a message to read from its connection at a time: octets that were read and wait
     /// for the log take memory too, while unread ones wait with the client.
-    pub fn read_max(&self, trust: Trust) -> usize {
-        self.piece_max(trust).unwrap_or(usize::MAX)
+    pub fn read_max(&self, class: MailClass) -> usize {
+        self.piece_max(class).unwrap_or(usize::MAX)
     }
 
     /// How large a piece of a message may wait in memory; `None` while there is plenty.
-    fn piece_max(&self, trust: Trust) -> Option<usize> {
-        let eighths = self.held.get().saturating_mul(8) / self.limit_of(trust).max(1);
+    fn piece_max(&self, class: MailClass) -> Option<usize> {
+        let (own, all) = class.shares(self.limit);
+        let eighths = |held: usize, limit: usize| held.saturating_mul(8) / limit.max(1);
+        let eighths = eighths(self.held.total(), all).max(eighths(self.held.of(class), own));
         match eighths {
             0 | 1 => None,
             2 | 3 => Some(16 * SPILL_MIN),
@@ -70,44 +67,45 @@ impl MessageBudget {
             _ => Some(SPILL_MIN),
         }
     }
-
-    fn limit_of(&self, trust: Trust) -> usize {
-        match trust {
-            Trust::Stranger => self.limit - self.limit / KEPT_FOR_KNOWN,
-            Trust::Known => self.limit,
-        }
-    }
 }
 
 /// The memory of one message being received. Returned when dropped.
 pub struct Charge {
     budget: Rc<MessageBudget>,
-    trust: Trust,
+    class: MailClass,
     octets: usize,
 }
 
 impl Charge {
     /// Holds nothing yet.
-    pub fn new(budget: &Rc<MessageBudget>, trust: Trust) -> Charge {
-        Charge { budget: budget.clone(), trust, octets: 0 }
+    pub fn new(budget: &Rc<MessageBudget>, class: MailClass) -> Charge {
+        Charge { budget: budget.clone(), class, octets: 0 }
     }
 
-    pub fn trust(&self) -> Trust {
-        self.trust
+    pub fn class(&self) -> MailClass {
+        self.class
+    }
+
+    /// What it holds counts under another class from now on.
+    pub fn set_class(&mut self, class: MailClass) {
+        self.budget.held.remove(self.class, self.octets);
+        self.budget.held.add(class, self.octets);
+        self.class = class;
     }
 
     /// Sets the held memory to `octets`. False if that is over the limit: hold less, or refuse.
     #[must_use]
     pub fn set(&mut self, octets: usize) -> bool {
-        let held = self.budget.held.get() - self.octets + octets;
-        self.budget.held.set(held);
+        self.budget.held.remove(self.class, self.octets);
+        let fits = self.budget.held.fits(self.class, octets, self.budget.limit);
+        self.budget.held.add(self.class, octets);
         self.octets = octets;
-        octets == 0 || held <= self.budget.limit_of(self.trust)
+        octets == 0 || fits
     }
 
     /// Octets of the body that may wait in memory, for a message that has reached `size`.
     pub fn stage_max(&self, size: u64) -> usize {
-        self.budget.piece_max(self.trust).map_or(usize::MAX, |most| most.max(least_piece(size)))
+        self.budget.piece_max(self.class).map_or(usize::MAX, |most| most.max(least_piece(size)))
     }
 
     /// As [`Charge::stage_max`], for a message whose sender pauses.
@@ -126,7 +124,7 @@ fn least_piece(size: u64) -> usize {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.held.set(self.budget.held.get() - self.octets);
+        self.budget.held.remove(self.class, self.octets);
     }
 }
 
@@ -139,12 +137,12 @@ mod tests {
     #[test]
     fn strangers_leave_a_quarter_and_everything_comes_back() {
         let budget = MessageBudget::new(400 * KIB);
-        let mut stranger = Charge::new(&budget, Trust::Stranger);
+        let mut stranger = Charge::new(&budget, MailClass::Inbound);
         assert!(stranger.set(300 * KIB));
-        assert!(!budget.admits(Trust::Stranger) && budget.admits(Trust::Known));
+        assert!(!budget.admits(MailClass::Inbound) && budget.admits(MailClass::Local));
         assert!(!stranger.set(300 * KIB + 1));
         assert_eq!(budget.held(), 300 * KIB + 1, "it is counted all the same");
-        let mut known = Charge::new(&budget, Trust::Known);
+        let mut known = Charge::new(&budget, MailClass::Local);
         assert!(known.set(99 * KIB));
         assert!(!known.set(100 * KIB));
         assert!(stranger.set(0));
@@ -155,14 +153,28 @@ mod tests {
     }
 
     #[test]
+    fn reports_of_others_have_a_quarter() {
+        let budget = MessageBudget::new(400 * KIB);
+        let mut report = Charge::new(&budget, MailClass::Inbound);
+        assert!(report.set(10 * KIB));
+        report.set_class(MailClass::NullSender);
+        assert_eq!(budget.held_by_class().of(MailClass::Inbound), 0);
+        assert!(report.set(100 * KIB) && !budget.admits(MailClass::NullSender));
+        assert_eq!(budget.read_max(MailClass::NullSender), 4 * KIB);
+        assert_eq!(budget.read_max(MailClass::Local), 64 * KIB);
+        assert!(!report.set(101 * KIB));
+        assert!(budget.admits(MailClass::Inbound));
+    }
+
+    #[test]
     fn the_fuller_the_smaller_the_pieces() {
         let budget = MessageBudget::new(800 * KIB);
-        let mut charge = Charge::new(&budget, Trust::Known);
+        let mut charge = Charge::new(&budget, MailClass::Local);
         let stages = [(0, usize::MAX), (199, usize::MAX), (200, 64), (400, 16), (500, 4), (800, 4)];
         for (held, most) in stages {
             assert!(charge.set(held * KIB));
             assert_eq!(charge.stage_max(0), most.saturating_mul(KIB), "{held}");
-            assert_eq!(budget.read_max(Trust::Known), most.saturating_mul(KIB), "{held}");
+            assert_eq!(budget.read_max(MailClass::Local), most.saturating_mul(KIB), "{held}");
         }
         assert_eq!(charge.stage_max(50 << 20), 200 * KIB, "a long message has longer pieces");
         assert_eq!(charge.stage_max(u64::MAX), usize::MAX >> 8);
@@ -171,8 +183,8 @@ mod tests {
     #[test]
     fn a_budget_of_nothing_refuses() {
         let budget = MessageBudget::new(0);
-        assert!(!budget.admits(Trust::Known));
-        let mut charge = Charge::new(&budget, Trust::Known);
+        assert!(!budget.admits(MailClass::Local));
+        let mut charge = Charge::new(&budget, MailClass::Local);
         assert!(!charge.set(1));
         assert!(charge.set(0));
     }

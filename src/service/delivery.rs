@@ -24,13 +24,10 @@ use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{
-    Shard,
-    budget::{Charge, Trust},
-};
+use super::{Shard, budget::Charge};
 use crate::{
     events::Limit,
-    model::{AccountId, Flags, PartitionId, Timestamp, Trail},
+    model::{AccountId, Flags, MailClass, PartitionId, Timestamp, Trail},
     plant::{Plant, planted},
     protocol::mime::Summarizer,
     queue::{self, Envelope},
@@ -198,7 +195,7 @@ enum Piece {
 #[derive(Clone)]
 struct Order {
     partition: PartitionId,
-    trust: Trust,
+    class: MailClass,
     accounts: Accounts,
     quarantined: Accounts,
     internal_date: Timestamp,
@@ -271,7 +268,7 @@ impl Delivery {
     pub fn new(
         shard: &Rc<Shard>,
         accounts: impl IntoIterator<Item = AccountId>,
-        trust: Trust,
+        class: MailClass,
     ) -> Delivery {
         let mut parts: SmallVec<[Part; 1]> = SmallVec::new();
         let mut sorted: Accounts = accounts.into_iter().collect();
@@ -301,7 +298,7 @@ impl Delivery {
             parts,
             pending: Vec::new(),
             sent: 0,
-            charge: Charge::new(&shard.messages, trust),
+            charge: Charge::new(&shard.messages, class),
             internal_date: shard.executor.now(),
             repetition: false,
             trail: None,
@@ -581,7 +578,7 @@ impl Delivery {
         let part = &self.parts[index];
         Order {
             partition: part.partition,
-            trust: self.charge.trust(),
+            class: self.charge.class(),
             accounts: part.accounts.clone(),
             quarantined: self.quarantined.clone(),
             internal_date: self.internal_date,
@@ -854,7 +851,7 @@ async fn commit_whole(
     let store = move |target: Rc<Shard>| -> LocalFuture<'static, Stored> {
         Box::pin(async move {
             let partition = owned_partition(&target, order.partition)?;
-            let mut charge = Charge::new(&target.messages, order.trust);
+            let mut charge = Charge::new(&target.messages, order.class);
             if !charge.set(2 * (prologue.len() + body.len()) + summary.len()) {
                 return Err(Failure::NoMemory);
             }
@@ -877,7 +874,7 @@ async fn take_chunks(
 ) -> Stored {
     let partition = owned_partition(&shard, order.partition)?;
     let mut writer = partition.stage();
-    let mut charge = Charge::new(&shard.messages, order.trust);
+    let mut charge = Charge::new(&shard.messages, order.class);
     loop {
         match incoming.next().await {
             Some(Piece::Chunk(chunk)) => {

@@ -13,7 +13,7 @@ use std::{
 
 use super::Shard;
 use crate::{
-    model::ShardId,
+    model::{MailClass, ShardId},
     runtime::{
         LocalFuture,
         connection::{Connection, DetachedConnection},
@@ -69,7 +69,9 @@ where
     H: Send + 'static,
     F: FnOnce(Connection, Rc<Shard>, H) -> LocalFuture<'static, ()>,
 {
-    if owner.shutting_down.get() || ShardResources::current().connections_full() {
+    if owner.shutting_down.get()
+        || ShardResources::current().connections_full(MailClass::Submission)
+    {
         return Err(Refused);
     }
     let (detached, state) = take(&parcel).ok_or(Refused)?;

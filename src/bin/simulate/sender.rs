@@ -4,13 +4,12 @@
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use crate::{
-    model::AccountId,
+    model::{AccountId, MailClass},
     protocol::smtp::Notify,
     queue::{self, Acted, Envelope, Filter, Listed, Origin, QueueId},
     runtime::executor::Executor,
     service::{
         Shard,
-        budget::Trust,
         delivery::{Delivery, Failure},
     },
     store::StoreError,
@@ -185,7 +184,7 @@ impl Sender {
         envelope: Envelope,
     ) -> Result<(), Failure> {
         let shard = self.shard();
-        let mut delivery = Delivery::new(shard, direct, Trust::Known).with_queue();
+        let mut delivery = Delivery::new(shard, direct, MailClass::Local).with_queue();
         for piece in text_of(token).chunks(1 + self.pick(60_000) as usize) {
             delivery.push(piece).await;
             if self.pick(4) == 0 {

@@ -9,12 +9,11 @@ use std::{
 };
 
 use crate::{
-    model::{AccountId, Flags, Lsn, MailboxId, ModSeq, Uid},
+    model::{AccountId, Flags, Lsn, MailClass, MailboxId, ModSeq, Uid},
     protocol::mime,
     runtime::{executor::Executor, simulation::Simulation},
     service::{
         Shard,
-        budget::Trust,
         delivery::{Delivery, Failure},
     },
     store::{
@@ -671,7 +670,7 @@ impl Session {
     async fn deliver(&self, token: u64, accounts: &[u64], together: bool) -> Result<Told, Stop> {
         let shard = &self.life.shards[self.pick(self.life.shards.len())];
         let accounts: Vec<AccountId> = accounts.iter().copied().map(AccountId).collect();
-        let mut delivery = Delivery::new(shard, accounts, Trust::Known);
+        let mut delivery = Delivery::new(shard, accounts, MailClass::Local);
         let whole = body_of(token);
         let (prologue, body) = whole.split_at(self.pick(1 + whole.len().min(2_000)));
         for piece in body.chunks(1 + self.pick(100_000)) {

@@ -31,10 +31,10 @@ use super::{
 };
 use crate::{
     directory::NextHop,
-    model::{AccountId, Flags, MailboxId, PartitionId, Timestamp, Uid},
+    model::{AccountId, Flags, MailClass, MailboxId, PartitionId, Timestamp, Uid},
     queue::HERE,
     runtime::{LocalFuture, executor::Priority, mesh::Class},
-    service::{Shard, budget::Trust, relay},
+    service::{Shard, relay},
     store::{
         Account, AnnotationChanges, Delivered, DeliveryTarget, Message, MessageBody, Partition,
         StoreError,
@@ -540,7 +540,7 @@ async fn redeliver_once(
 ) -> Result<Left, Failure> {
     let _turn = shard.deliveries.queues.tries.begin().await;
     let mut delivery =
-        Delivery::new(shard, accounts.iter().copied(), Trust::Known).again(rest.internal_date);
+        Delivery::new(shard, accounts.iter().copied(), MailClass::Local).again(rest.internal_date);
     let recipients = rest.recipients.values();
     let suspect = recipients.filter(|it| it.quarantined && accounts.contains(&it.account));
     delivery.quarantine(suspect.map(|it| it.account).collect());

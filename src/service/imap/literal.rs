@@ -11,9 +11,8 @@ use super::{
     state::Session,
 };
 use crate::{
-    protocol::imap::Frame,
-    runtime::connection::ConnectionError,
-    service::{budget::Trust, intake::Pace},
+    model::MailClass, protocol::imap::Frame, runtime::connection::ConnectionError,
+    service::intake::Pace,
 };
 
 impl Session {
@@ -44,7 +43,7 @@ impl Session {
         most: Option<Duration>,
     ) -> Result<(), ConnectionError> {
         self.channel.flush().await?;
-        let read_max = self.channel.shard.messages.read_max(Trust::Known);
+        let read_max = self.channel.shard.messages.read_max(MailClass::Submission);
         self.channel.connection.set_read_max(read_max);
         let filled = self.channel.fill_at_pace(pace, most.unwrap_or(Duration::MAX)).await;
         self.channel.connection.set_read_max(usize::MAX);

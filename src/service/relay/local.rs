@@ -9,12 +9,11 @@ use std::rc::Rc;
 use super::content::StoredContent;
 use crate::{
     directory::Destination,
-    model::AccountId,
+    model::{AccountId, MailClass},
     queue::{Job, Outcome, Problem, QueueId, Recipient, Session},
     runtime::LocalFuture,
     service::{
         Shard,
-        budget::Trust,
         delivery::{Delivery, Failure},
     },
 };
@@ -79,7 +78,7 @@ impl LocalSession {
         quarantined: bool,
     ) -> Result<(), Failure> {
         let arrived = job.envelope.arrived;
-        let mut delivery = Delivery::new(&self.shard, [account], Trust::Known).again(arrived);
+        let mut delivery = Delivery::new(&self.shard, [account], MailClass::Local).again(arrived);
         if quarantined {
             delivery.quarantine(std::iter::once(account).collect());
         }

@@ -18,7 +18,7 @@ use crate::{
     directory::{AuthenticationError, Identity},
     dkim::Signer,
     events,
-    model::{Moment, Network},
+    model::{MailClass, Moment, Network},
     protocol::{
         sasl::Credentials,
         smtp::{Event, Reply, Security, Sender, Session, Verb, reply},
@@ -29,7 +29,6 @@ use crate::{
     },
     service::{
         Shard, authentication,
-        budget::Trust,
         channel::{self, Channel, Dialogue, OUTPUT_MAX, Step},
         intake::{Pace, STALL},
         relay,
@@ -330,6 +329,16 @@ impl Dialogue for Conversation {
     }
 }
 
+/// Of mail from a client that has not logged in.
+fn class(shard: &Shard, kind: ListenerKind, connection: &Connection) -> MailClass {
+    match kind.class() {
+        MailClass::Inbound if shard.directory.may_relay(connection.peer().ip()) => {
+            MailClass::Submission
+        }
+        class => class,
+    }
+}
+
 impl Conversation {
     fn new(mut connection: Connection, shard: Rc<Shard>, kind: ListenerKind) -> Conversation {
         let options = &shard.options;
@@ -341,13 +350,13 @@ impl Conversation {
             xforward: is_among(&options.smtp.xforward, &connection),
             trusted: is_trusted(&shard, kind, &connection),
         };
-        connection.set_logged_in(kind.trust() == Trust::Known);
+        connection.set_logged_in(kind.class() != MailClass::Inbound);
         let patience = options.smtp.command_timeout;
         Conversation {
             started: shard.executor.moment(),
             awaits_command: false,
             session: Session::new(kind.role(), options.smtp.limits, security),
-            envelope: Envelope::new(&shard, kind.trust(), connection.trail()),
+            envelope: Envelope::new(&shard, class(&shard, kind, &connection), connection.trail()),
             kind,
             pace: None,
             identity: None,
@@ -544,11 +553,12 @@ impl Conversation {
         let trusted = is_trusted(&self.channel.shard, self.kind, &self.channel.connection);
         self.session.set_trusted(trusted);
         let trail = self.envelope.trail();
-        self.envelope = Envelope::new(&self.channel.shard, self.kind.trust(), trail);
+        let class = class(&self.channel.shard, self.kind, &self.channel.connection);
+        self.envelope = Envelope::new(&self.channel.shard, class, trail);
         self.pace = None;
         self.identity = None;
         self.dispositions = Default::default();
-        self.channel.connection.set_logged_in(self.kind.trust() == Trust::Known);
+        self.channel.connection.set_logged_in(self.kind.class() != MailClass::Inbound);
         let known = match claimed.login {
             Some(name) => self.assume(&name).await,
             None => Ok(()),
@@ -580,10 +590,11 @@ impl Conversation {
         self.channel.start_tls().await?;
         self.session.tls_started();
         let trail = self.envelope.trail();
-        self.envelope = Envelope::new(&self.channel.shard, self.kind.trust(), trail);
+        let class = class(&self.channel.shard, self.kind, &self.channel.connection);
+        self.envelope = Envelope::new(&self.channel.shard, class, trail);
         self.identity = None;
         self.dispositions[1] = Disposition::default();
-        self.channel.connection.set_logged_in(self.kind.trust() == Trust::Known);
+        self.channel.connection.set_logged_in(self.kind.class() != MailClass::Inbound);
         self.answered(Verb::StartTls);
         Ok(())
     }

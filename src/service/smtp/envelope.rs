@@ -15,7 +15,7 @@ use super::{
 use crate::{
     dkim::{MessageDigest, Signer},
     events::Event,
-    model::{AccountId, Timestamp, Trail},
+    model::{AccountId, MailClass, Timestamp, Trail},
     protocol::smtp::{
         ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role, Sender, Session,
         TlsRequired, Trace, Verdict, reply,
@@ -24,7 +24,7 @@ use crate::{
     runtime::connection::Connection,
     service::{
         Shard,
-        budget::{Charge, Trust},
+        budget::Charge,
         delivery::{Delivery, Failure},
     },
     store::Partition,
@@ -66,7 +66,9 @@ pub(super) struct Envelope {
     began: Timestamp,
     /// The trail of the current message, or of the last one.
     trail: Trail,
-    /// Charges the memory of `recipients`, once there are many.
+    /// Of the client.
+    class: MailClass,
+    /// Charges the memory of `recipients`, once there are many; its class is the message's.
     charge: Charge,
 }
 
@@ -90,7 +92,7 @@ pub(super) enum Outcome<'a> {
 
 impl Envelope {
     /// `trail` is that of the connection, or of its last message.
-    pub(super) fn new(shard: &Shard, trust: Trust, trail: Trail) -> Envelope {
+    pub(super) fn new(shard: &Shard, class: MailClass, trail: Trail) -> Envelope {
         Envelope {
             recipients: Recipients::default(),
             disposition: Disposition::default(),
@@ -104,7 +106,8 @@ impl Envelope {
             id: String::new(),
             began: Timestamp::default(),
             trail,
-            charge: Charge::new(&shard.messages, trust),
+            class,
+            charge: Charge::new(&shard.messages, class),
         }
     }
 
@@ -136,12 +139,12 @@ impl Envelope {
 
     /// Whether there is room for one more message of this client.
     pub(super) fn admits(&self, shard: &Shard) -> bool {
-        shard.messages.admits(self.charge.trust())
+        shard.messages.admits(self.charge.class())
     }
 
     /// Octets of a message to read at a time.
     pub(super) fn read_max(&self, shard: &Shard) -> usize {
-        shard.messages.read_max(self.charge.trust())
+        shard.messages.read_max(self.charge.class())
     }
 
     /// Whether a message has begun and not ended.
@@ -164,7 +167,8 @@ impl Envelope {
     /// The client logged in: its memory is charged as a known client's from now on.
     pub(super) fn trust(&mut self, shard: &Shard) {
         self.clear();
-        self.charge = Charge::new(&shard.messages, Trust::Known);
+        self.class = MailClass::Submission;
+        self.charge = Charge::new(&shard.messages, self.class);
     }
 
     /// Adds a recipient.
@@ -183,9 +187,7 @@ impl Envelope {
             Route::Rejected(_) => return Ok(()),
             _ => {}
         }
-        // The last tenth of the room is for who is known to us.
-        let spare = if self.charge.trust() == Trust::Known { 0 } else { 10 };
-        if recipient.is_queued() && shard.relay().is_full(spare) {
+        if recipient.is_queued() && !shard.relay().admits(self.charge.class()) {
             return Err(QUEUE_FULL);
         }
         self.recipients.push(recipient, disposition);
@@ -229,6 +231,11 @@ impl Envelope {
     /// Keeps what MAIL asked for.
     pub(super) fn note_sender(&mut self, sender: &Sender<'_>, now: Timestamp) {
         self.asked = Asked::of(&sender.parameters, now);
+        let is_null = sender.reverse_path.mailbox().is_none();
+        self.charge.set_class(match self.class {
+            MailClass::Inbound | MailClass::Submission if is_null => MailClass::NullSender,
+            class => class,
+        });
     }
 
     /// The next message is signed, or not.
@@ -256,8 +263,8 @@ impl Envelope {
         let delivered = |disposition: Disposition| disposition.max(self.disposition);
         let accounts = self.recipients.accounts();
         let kept = accounts.filter(|(_, it)| delivered(*it) < Disposition::Discard);
-        let trust = self.charge.trust();
-        let mut delivery = Delivery::new(shard, kept.map(|(account, _)| account), trust);
+        let class = self.charge.class();
+        let mut delivery = Delivery::new(shard, kept.map(|(account, _)| account), class);
         if self.queued().next().is_some() {
             delivery = delivery.with_queue();
             self.tls_required = Some(Box::default());

@@ -20,10 +20,10 @@ pub use self::{
 
 use crate::{
     metrics::Protocol,
-    model::Network,
+    model::{MailClass, Network},
     protocol::smtp::{Limits, Role},
     runtime::connection::Connection,
-    service::{Shard, budget::Trust},
+    service::Shard,
 };
 
 /// Limits and timeouts of SMTP sessions; `config` fills them.
@@ -72,11 +72,11 @@ impl ListenerKind {
     }
 
     /// Of a client that has not logged in.
-    fn trust(self) -> Trust {
+    fn class(self) -> MailClass {
         match self {
             // LMTP clients are the site's own servers.
-            ListenerKind::Lmtp => Trust::Known,
-            _ => Trust::Stranger,
+            ListenerKind::Lmtp => MailClass::Local,
+            _ => MailClass::Inbound,
         }
     }
 

@@ -11,15 +11,13 @@ use super::super::{
 };
 use crate::{
     events::Event,
+    model::MailClass,
     protocol::{
         imap::{Code, Literal, mailbox::append::Append},
         mime::Summarizer,
     },
     runtime::connection::ConnectionError,
-    service::{
-        budget::{Charge, Trust},
-        intake::STALL,
-    },
+    service::{budget::Charge, intake::STALL},
     store::{BodyWriter, Delivered, Partition, StagedBody},
 };
 
@@ -48,7 +46,7 @@ async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure>
     let Some(partition) = session.channel.shard.local_partition(account.id()).cloned() else {
         return Err(Failure::no(Code::Unavailable, "The account is not available now"));
     };
-    if !session.channel.shard.messages.admits(Trust::Known) {
+    if !session.channel.shard.messages.admits(MailClass::Submission) {
         return Err(too_many());
     }
     // Taken only when it will be read: the conversation discards a refused literal, so that its
@@ -125,7 +123,7 @@ impl Incoming {
             partition: partition.clone(),
             writer: partition.stage(),
             summarizer: Summarizer::new(),
-            charge: Charge::new(&session.channel.shard.messages, Trust::Known),
+            charge: Charge::new(&session.channel.shard.messages, MailClass::Submission),
         }
     }
 
