@@ -6,7 +6,10 @@ mod transcript;
 
 use std::time::Duration;
 
-use ringmail::service::{intake::IntakeOptions, smtp::ListenerKind};
+use ringmail::{
+    model::MailClass,
+    service::{intake::IntakeOptions, smtp::ListenerKind},
+};
 use smtp_world::{ALICE, BOB, Choices, Client, Ground, World};
 
 const KIB: usize = 1024;
@@ -254,4 +257,36 @@ fn the_next_message_has_its_own_time() {
         world.sleep(80);
     }
     assert_eq!(world.inbox(BOB).len(), 3);
+}
+
+/// A shard that is behind puts off mail of strangers, and only then that of others.
+#[test]
+fn a_busy_shard_refuses_strangers_at_mail() {
+    let world = World::new(&Ground::new(), Choices::default());
+    let busy = "452 4.3.2 The server is too busy, try again later\r\n";
+    let lag = |seconds: u64| {
+        let late = Duration::from_secs(seconds);
+        (0..200).for_each(|_| world.shards[0].load.note(late, Duration::from_secs(1)));
+    };
+    let mail = |client: &mut Client| answer(client, "MAIL FROM:<carol@far.test>\r\n");
+    let mut stranger = world.client();
+    let mut ours = world.client_at(ListenerKind::Lmtp);
+    assert!(answer(&mut stranger, "EHLO client.test\r\n").contains("250 "));
+    assert!(answer(&mut ours, "LHLO client.test\r\n").contains("250 "));
+    lag(2);
+    assert_eq!(mail(&mut stranger), busy);
+    assert_eq!(answer(&mut stranger, "MAIL FROM:<>\r\n"), busy);
+    assert!(mail(&mut ours).starts_with("250 "));
+    assert!(answer(&mut ours, "RSET\r\n").starts_with("250 "));
+    lag(5);
+    assert_eq!(mail(&mut ours), busy);
+    assert_eq!(MailClass::ALL.map(|class| world.shards[0].load.put_off().of(class)), [1, 0, 1, 1]);
+    lag(0);
+    for client in [&mut stranger, &mut ours] {
+        assert!(mail(client).starts_with("250 "));
+        assert!(answer(client, "RCPT TO:<alice@demo.test>\r\n").starts_with("250 "));
+        assert!(answer(client, "DATA\r\n").starts_with("354 "));
+        assert!(answer(client, "x\r\n.\r\n").starts_with("250 "));
+    }
+    assert_eq!(MailClass::ALL.map(|class| world.shards[0].load.accepted().of(class)), [1, 0, 1, 0]);
 }

@@ -277,6 +277,9 @@ pub struct RuntimeSection {
     pub connections_per_shard: usize,
     /// Bytes of connection buffers per shard; a quarter is reserved for authenticated connections.
     pub buffers_per_shard: ByteSize,
+    /// How far behind a shard may be before it puts mail off; 0 = no limit.
+    #[serde(with = "humantime_serde")]
+    pub lag_max: Duration,
     /// Length of the kernel's queue of connections not yet accepted.
     pub backlog: u32,
     /// How long SIGTERM waits for sessions.
@@ -300,6 +303,7 @@ impl Default for RuntimeSection {
         let (shard, service) = (ShardOptions::default(), ServiceOptions::default());
         RuntimeSection {
             shards: 0,
+            lag_max: service.lag_max,
             connections_per_shard: shard.limits.connections_max,
             buffers_per_shard: size(shard.limits.buffer_bytes_max),
             backlog: 4096,
@@ -1033,6 +1037,7 @@ impl Settings {
             },
             intake: self.intake_options(),
             relay: self.relay_options(),
+            lag_max: self.runtime.lag_max,
             write_timeout: self.runtime.write_timeout,
             tls_handshake_timeout: self.runtime.tls_handshake_timeout,
         }

@@ -189,6 +189,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("runtime.shards", count(1, SHARDS_MAX as u64).or_zero("one for each core"), "0"),
     setting("runtime.connections_per_shard", count(1, 10_000_000), "100000"),
     setting("runtime.buffers_per_shard", size(256 * KIB, PIB), "\"64MiB\""),
+    setting("runtime.lag_max", time(10 * MILLISECOND, WEEK).or_zero("no limit"), "\"1s\""),
     setting("runtime.backlog", count(1, 1_000_000), "4096"),
     setting("runtime.shutdown_timeout", time(0, WEEK), "\"10s\""),
     setting("runtime.spin_before_park", time(0, SECOND), "\"0s\""),

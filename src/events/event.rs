@@ -91,6 +91,8 @@ pub enum Limit {
     Buffers,
     /// `intake.memory_per_shard`: messages refused.
     MessageMemory,
+    /// `runtime.lag_max`: mail put off.
+    Lag,
     /// `authentication.queue`: log-ins refused.
     AuthenticationQueue,
     /// `imap.sessions_per_account`.
@@ -106,6 +108,7 @@ impl Limit {
             Limit::NewConnectionsOfClient => "new_connections_of_client",
             Limit::Buffers => "buffers_per_shard",
             Limit::MessageMemory => "message_memory_per_shard",
+            Limit::Lag => "lag",
             Limit::AuthenticationQueue => "authentication_queue",
             Limit::SessionsOfAccount => "sessions_of_account",
         }

@@ -428,6 +428,7 @@ impl<C: Carrier> Queue<C> {
         let now = self.inner.executor.moment();
         let mut asked = false;
         while site.wants_connection(now)
+            && (site.open.get() == 0 || !self.is_strained(site))
             && self.inner.connections.get() < self.options().connections
         {
             let slot = site.take_slot(now);
@@ -507,6 +508,9 @@ impl<C: Carrier> Queue<C> {
             // It may bear one connection more now.
             self.work(site);
             self.inner.executor.yield_now().await;
+            if site.open.get() > 1 && self.is_strained(site) {
+                break;
+            }
             let now = self.inner.executor.moment();
             if (sent >= TURN_MESSAGES || now.since(began) >= TURN) && site.must_leave(now) {
                 leaving = true;
@@ -515,6 +519,11 @@ impl<C: Carrier> Queue<C> {
         }
         session.end().await;
         leaving
+    }
+
+    /// Whether the shard has other things to do than to send to it.
+    fn is_strained(&self, site: &Site<C::Way>) -> bool {
+        site.is_outside() && self.inner.carrier.is_strained()
     }
 
     /// Waits until the rate allows another message. False if the connection has ended meanwhile.

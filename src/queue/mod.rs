@@ -191,6 +191,11 @@ pub trait Carrier: 'static {
         ends: &'a Ends,
     ) -> LocalFuture<'a, Result<Option<Report>, StoreError>>;
 
+    /// Whether the shard is so busy that one connection to each site must do.
+    fn is_strained(&self) -> bool {
+        false
+    }
+
     /// Something happened, for the event log and metrics.
     fn tell(&self, event: &QueueEvent<'_>);
 }

@@ -85,6 +85,11 @@ impl<W> Site<W> {
         }
     }
 
+    /// Whether it is hosts of others, and not mailboxes here.
+    pub(super) fn is_outside(&self) -> bool {
+        self.seat.is_some()
+    }
+
     /// Connections that it may have now.
     pub(super) fn allowed(&self) -> usize {
         (self.allowed.get() as usize).clamp(1, self.limits.get().connections_used())

@@ -37,6 +37,7 @@ struct Outside {
     open: Cell<usize>,
     open_most: Cell<usize>,
     up: RefCell<BTreeSet<String>>,
+    strained: Cell<bool>,
     reports: Cell<u32>,
     /// Of all failures reported.
     reasons: RefCell<Vec<String>>,
@@ -140,6 +141,10 @@ impl Carrier for Fake {
             envelope.recipients.insert(1, sender);
             Ok(Some((staged, envelope)))
         })
+    }
+
+    fn is_strained(&self) -> bool {
+        self.0.strained.get()
     }
 
     fn tell(&self, _: &QueueEvent<'_>) {}
@@ -865,6 +870,32 @@ fn a_flood_of_reports_takes_a_quarter_of_the_queue() {
     assert_eq!((reports.len(), running.queue.len_of(MailClass::NullSender)), (20, 0));
     assert!(running.queue.admits(MailClass::Submission));
     assert!(!running.queue.admits(MailClass::NullSender), "the rest is for users");
+}
+
+#[test]
+fn a_busy_shard_needs_one_connection_for_a_site() {
+    let world = World::new();
+    let running = world.start(24);
+    world.outside.strained.set(true);
+    let submit = |from: u32| {
+        for number in from..from + 300 {
+            running.submit("s@x.test", &[&format!("ok{number}@a.test")]);
+        }
+    };
+    submit(0);
+    running.wait(1);
+    assert_eq!(world.outside.open_most.get(), 1);
+    running.wait(5);
+    assert!(running.queue.is_empty(), "it goes on");
+    world.outside.strained.set(false);
+    submit(300);
+    running.wait(1);
+    assert!(world.outside.open_most.get() > 3);
+    running.wait(5);
+    submit(600);
+    world.outside.strained.set(true);
+    running.wait(1);
+    assert!(world.outside.open.get() <= 1, "the others ended after their message");
 }
 
 #[test]

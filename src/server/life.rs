@@ -36,7 +36,12 @@ use crate::{
         worker::WorkerPool,
     },
     service::{
-        ServiceOptions, Shard, budget::MessageBudget, delivery, relay, signing::Signing,
+        ServiceOptions, Shard,
+        budget::MessageBudget,
+        delivery,
+        load::{self, Load},
+        relay,
+        signing::Signing,
         smtp::AcceptAll,
     },
     store::{Damage, Partition, StoreOptions},
@@ -116,6 +121,7 @@ pub(super) async fn live(
         directory: Directory::new(plan.directory.clone(), Rc::new(plan.workers.clone())),
         metrics: Rc::new(ShardMetrics::new()),
         events,
+        load: Load::new(plan.service.lag_max),
         messages: MessageBudget::new(plan.service.intake.memory),
         partitions,
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
@@ -147,6 +153,7 @@ pub(super) async fn live(
         let acceptor = Acceptor { listener, entrance, session };
         executor.spawn(Priority::Foreground, Box::pin(acceptor.run(executor.clone())));
     }
+    executor.spawn(Priority::Foreground, Box::pin(load::watch(shard.clone())));
     executor.spawn(Priority::Background, Box::pin(tell_troubles(shard.clone())));
     let _ = ready.send(Ok(()));
     // Our copy of the sender must go, or the starter could wait for ever for a report that never

@@ -14,7 +14,8 @@ use crate::{
 
 /// All series of this shard, for monitors.
 pub(super) fn snapshot(shard: &Shard) -> MetricsSnapshot {
-    let gauges = [store(shard), connections(), directory(shard), relay(shard)].concat();
+    let gauges =
+        [store(shard), connections(), directory(shard), relay(shard), load(shard)].concat();
     gauges.into_iter().for_each(|(name, value)| shard.metrics.gauge(name, value));
     let mut snapshot = shard.metrics.snapshot();
     snapshot.labelled = sites(shard);
@@ -58,6 +59,12 @@ fn connections() -> Series {
         ("connection_buffer_bytes", resources.buffer_bytes() as u64),
         ("connections_gave_way_total", resources.buffers().gave_way()),
     ]
+}
+
+/// How busy the shard is.
+fn load(shard: &Shard) -> Series {
+    let lag = u64::try_from(shard.load.lag().as_micros()).unwrap_or(u64::MAX);
+    vec![("lag_microseconds", lag), ("lag_level", shard.load.level().number())]
 }
 
 /// The log-ins held back: process-wide, reported by the first shard.
@@ -109,14 +116,16 @@ fn sites(shard: &Shard) -> BTreeMap<&'static str, Labelled> {
 /// What each class of mail has of the shard's limits.
 fn classes(shard: &Shard) -> BTreeMap<&'static str, Labelled> {
     let resources = ShardResources::current();
-    let family = |value: &dyn Fn(MailClass) -> usize| {
+    let family = |is_counter, value: &dyn Fn(MailClass) -> usize| {
         let sample = |class: MailClass| (class.name().to_owned(), value(class) as u64);
         let samples = MailClass::ALL.into_iter().map(sample).collect();
-        Labelled { is_counter: false, label: "class", samples }
+        Labelled { is_counter, label: "class", samples }
     };
     BTreeMap::from([
-        ("class_connections", family(&|class| resources.connections().of(class))),
-        ("class_message_bytes", family(&|class| shard.messages.held_by_class().of(class))),
-        ("class_queue_messages", family(&|class| shard.relay().len_of(class))),
+        ("class_connections", family(false, &|class| resources.connections().of(class))),
+        ("class_message_bytes", family(false, &|class| shard.messages.held_by_class().of(class))),
+        ("class_queue_messages", family(false, &|class| shard.relay().len_of(class))),
+        ("class_accepted_total", family(true, &|class| shard.load.accepted().of(class))),
+        ("class_put_off_total", family(true, &|class| shard.load.put_off().of(class))),
     ])
 }

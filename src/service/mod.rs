@@ -31,6 +31,7 @@ pub mod delivery;
 pub mod handover;
 pub mod imap;
 pub mod intake;
+pub mod load;
 pub mod pop3;
 pub mod relay;
 pub mod signing;
@@ -46,6 +47,8 @@ pub struct Shard {
     pub metrics: Rc<ShardMetrics>,
     /// Events for the operator.
     pub events: ShardEvents,
+    /// How busy it is.
+    pub load: load::Load,
     /// Memory of messages being received.
     pub messages: Rc<MessageBudget>,
     /// By partition number; `None` if another shard is the owner.
@@ -136,6 +139,8 @@ pub struct ServiceOptions {
     pub imap: imap::ImapOptions,
     pub intake: intake::IntakeOptions,
     pub relay: relay::RelayOptions,
+    /// How far behind a shard may be before it puts mail off; zero: as far as it likes.
+    pub lag_max: Duration,
     /// How long a peer may take to read our output.
     pub write_timeout: Duration,
     pub tls_handshake_timeout: Duration,
@@ -151,6 +156,7 @@ impl Default for ServiceOptions {
             imap: Default::default(),
             intake: Default::default(),
             relay: Default::default(),
+            lag_max: Duration::from_secs(1),
             write_timeout: Duration::from_secs(300),
             tls_handshake_timeout: Duration::from_secs(30),
         }

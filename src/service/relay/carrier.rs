@@ -632,6 +632,10 @@ impl Carrier for Relay {
         })
     }
 
+    fn is_strained(&self) -> bool {
+        self.shard.upgrade().is_some_and(|shard| shard.load.slows_relaying())
+    }
+
     fn tell(&self, event: &QueueEvent<'_>) {
         let Some(shard) = self.shard.upgrade() else { return };
         match event {

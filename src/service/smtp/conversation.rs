@@ -431,6 +431,7 @@ impl Conversation {
 
     async fn judge_sender(&self, sender: &Sender<'_>) -> Judged {
         let Sender { reverse_path: path, parameters } = *sender;
+        self.envelope.admit_to_load(&self.channel.shard, sender)?;
         let directory = &self.channel.shard.directory;
         recipient::check_sender(directory, self.identity.as_ref(), path).await?;
         self.judged(policy::Step::Sender { path, parameters }).await

@@ -10,11 +10,12 @@ use super::{
     recipient::{Accepted, Aim, Recipient, Recipients, Route},
     replies::{
         MAILBOX_FULL, MAILBOX_REFUSED, MESSAGES_BUSY, QUEUE_FULL, STORE_FULL, STORE_TROUBLE,
+        TOO_BUSY,
     },
 };
 use crate::{
     dkim::{MessageDigest, Signer},
-    events::Event,
+    events::{Event, Limit},
     model::{AccountId, MailClass, Timestamp, Trail},
     protocol::smtp::{
         ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role, Sender, Session,
@@ -137,6 +138,28 @@ impl Envelope {
         self.disposition = self.disposition.max(disposition);
     }
 
+    /// The class of a message with this sender.
+    fn class_of(&self, sender: &Sender<'_>) -> MailClass {
+        let is_null = sender.reverse_path.mailbox().is_none();
+        match self.class {
+            MailClass::Inbound | MailClass::Submission if is_null => MailClass::NullSender,
+            class => class,
+        }
+    }
+
+    /// Whether the shard takes another message of this client, as busy as it is.
+    ///
+    /// # Errors
+    /// The reply, if it does not.
+    pub(super) fn admit_to_load(&self, shard: &Shard, sender: &Sender<'_>) -> Result<(), Reply> {
+        if shard.load.admits(self.class) {
+            return Ok(());
+        }
+        shard.load.put_off().add(self.class_of(sender), 1);
+        shard.events.limit_met(Limit::Lag, None);
+        Err(TOO_BUSY)
+    }
+
     /// Whether there is room for one more message of this client.
     pub(super) fn admits(&self, shard: &Shard) -> bool {
         shard.messages.admits(self.charge.class())
@@ -231,11 +254,7 @@ impl Envelope {
     /// Keeps what MAIL asked for.
     pub(super) fn note_sender(&mut self, sender: &Sender<'_>, now: Timestamp) {
         self.asked = Asked::of(&sender.parameters, now);
-        let is_null = sender.reverse_path.mailbox().is_none();
-        self.charge.set_class(match self.class {
-            MailClass::Inbound | MailClass::Submission if is_null => MailClass::NullSender,
-            class => class,
-        });
+        self.charge.set_class(self.class_of(sender));
     }
 
     /// The next message is signed, or not.
@@ -359,7 +378,10 @@ impl Envelope {
         };
         let accepted = refusal.is_none();
         match refusal {
-            None => self.tell(shard, session, client, Outcome::Accepted { octets }),
+            None => {
+                shard.load.accepted().add(self.charge.class(), 1);
+                self.tell(shard, session, client, Outcome::Accepted { octets });
+            }
             Some(Reply(reply)) => {
                 self.tell(shard, session, client, Outcome::Refused { octets, reply });
             }

@@ -8,6 +8,9 @@ pub(super) const DEFERRED: Reply = Reply("451 4.7.1 Not now, try again later");
 /// In place of the greeting: the connection ends.
 pub(super) const CONNECTION_DEFERRED: Reply = Reply("421 4.7.1 Not now, try again later");
 
+/// `runtime.lag_max`.
+pub(super) const TOO_BUSY: Reply = Reply("452 4.3.2 The server is too busy, try again later");
+
 // Authentication.
 pub(super) const AUTH_BUSY: Reply = Reply("454 4.7.0 Too many authentications, try again later");
 pub(super) const AUTH_LIMITED: Reply = Reply("454 4.7.0 Too many wrong passwords, try again later");
