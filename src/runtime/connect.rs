@@ -99,7 +99,7 @@ impl Connection {
         path: &Path,
         timeout: Duration,
     ) -> Result<Connection, ConnectionError> {
-        if ShardResources::current().connections_full() {
+        if ShardResources::current().connections_full(MailClass::Local) {
             return Err(ConnectionError::Io(io::Error::from_raw_os_error(libc::EMFILE)));
         }
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;

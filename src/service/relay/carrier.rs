@@ -395,6 +395,7 @@ impl Relay {
     ) -> Result<Box<dyn Session>, Unreachable> {
         let name = shard.options.hostname.clone();
         let demand = Demand {
+            under: None,
             tls: TlsPolicy::Never,
             verification: Verification::None,
             sni: path.display().to_string(),
@@ -405,8 +406,8 @@ impl Relay {
             source: None,
             ..self.target(&shard, hosts, Ipv4Addr::UNSPECIFIED.into(), &demand)
         };
-        match self.dial(&shard, target, false).await {
-            Ok(client) => Ok(Box::new(RemoteSession::new(client, shard, name))),
+        match self.dial(&shard, target, &name, &demand).await {
+            Ok((client, _)) => Ok(Box::new(RemoteSession::new(client, shard, name, None))),
             Err(failed) => {
                 Err(Unreachable::Now(Problem { host: Some(name), ..self.failed(&failed) }))
             }

@@ -5,12 +5,11 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use crate::{
     dkim::MessageDigest,
-    model::Timestamp,
+    model::{MailClass, Timestamp},
     protocol::smtp::Notify,
     queue::{Envelope, Origin, Recipient, domain_of},
     service::{
         Shard,
-        budget::Trust,
         delivery::{Delivery, Failure},
     },
 };
@@ -34,7 +33,7 @@ pub struct OwnMail {
 /// It is not in the queue, or that is not known.
 pub async fn submit(shard: &Rc<Shard>, mail: OwnMail) -> Result<(), Failure> {
     let OwnMail { sender, to, id, message, expires } = mail;
-    if shard.relay().is_full(0) {
+    if !shard.relay().admits(MailClass::Local) {
         return Err(Failure::Full);
     }
     let now = shard.executor.now();
@@ -46,7 +45,7 @@ pub async fn submit(shard: &Rc<Shard>, mail: OwnMail) -> Result<(), Failure> {
             prologue.extend_from_slice(&shard.signing.sign(signer, unsigned, now).await);
         }
     }
-    let mut delivery = Delivery::new(shard, [], Trust::Known).with_queue();
+    let mut delivery = Delivery::new(shard, [], MailClass::Local).with_queue();
     delivery.push(&message).await;
     delivery.prepend(prologue);
     let recipient = Recipient {

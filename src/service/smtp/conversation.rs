@@ -69,7 +69,7 @@ fn is_among(networks: &[Network], connection: &Connection) -> bool {
 
 /// Whether the client is one of the site's own without a log-in.
 fn is_trusted(shard: &Shard, kind: ListenerKind, connection: &Connection) -> bool {
-    kind.trust() == Trust::Known || shard.directory.may_relay(connection.peer().ip())
+    kind.class() != MailClass::Inbound || shard.directory.may_relay(connection.peer().ip())
 }
 
 struct Conversation {
