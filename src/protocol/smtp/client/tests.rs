@@ -934,6 +934,31 @@ fn play(case: &Case, piece: usize) {
     );
 }
 
+/// A peer that forgets the reply to the message answers EHLO, which is of several lines.
+#[test]
+fn the_reply_to_ehlo_is_not_that_to_the_message() {
+    let recipients = recipients(1);
+    let lines = lines(&recipients);
+    for (text, expected) in
+        [("taken", "accepted 250 taken"), ("mx\nCHUNKING", "lost end after dot")]
+    {
+        let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size: 7, binary: false };
+        let offer = capabilities("PIPELINING\nCHUNKING");
+        let mut transaction = Transaction::new(envelope, &offer, false).with_hello("EHLO me");
+        let mut sent = Vec::new();
+        for text in ["ok", "ok"] {
+            assert!(matches!(transaction.advance(&mut sent), Step::Await(_)));
+            transaction.reply(Reply { local: false, ..Reply::local(250, text) }).unwrap();
+        }
+        assert_eq!(transaction.advance(&mut sent), Step::Content);
+        transaction.finish(&mut sent);
+        transaction.reply(Reply { local: false, ..Reply::local(250, text) }).unwrap();
+        transaction.lose(Stage::End, "closed");
+        let results: Vec<String> = transaction.into_results().iter().map(shown).collect();
+        assert_eq!(results, [expected]);
+    }
+}
+
 /// Each chunk has a reply of its own: one that comes before is a late one to another command.
 #[test]
 fn chunks_are_not_refused_early() {

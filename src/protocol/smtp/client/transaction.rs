@@ -547,8 +547,18 @@ impl<'a> Transaction<'a> {
         if let Some((stage, reply)) = self.refusal.take() {
             self.settle(stage, &reply);
         }
+        // One reply is missing, and the one that came may be that to EHLO.
+        let lost = self.lost(stage, what);
+        for standing in &mut self.standings {
+            if let Standing::Over(RcptResult::Accepted { reply }) = standing
+                && self.awaited.front() == Some(&Command::Hello)
+                && reply.text.contains('\n')
+            {
+                *standing = Standing::Over(lost.clone());
+            }
+        }
         for at in 0..self.standings.len() {
-            self.decide(at, self.lost(stage, what));
+            self.decide(at, lost.clone());
         }
     }
 
