@@ -28,6 +28,11 @@ use crate::{
 /// How often the directory is asked for reports.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Bytes of a file after which the kernel is told to write them to the disk. Left to itself it
+/// gathers half a minute's, and every commit of the store would then wait behind them: to record
+/// that a file has grown, a file system writes what other files have grown by first.
+const WRITE_OUT: usize = 256 * 1024;
+
 /// How long the end of the server waits for unwritten events.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -44,6 +49,8 @@ pub(super) enum Output {
         file: File,
         /// A line may have been written partially.
         torn: bool,
+        /// Bytes written since the kernel was last told to write them to the disk.
+        unsynced: usize,
     },
 }
 
@@ -53,9 +60,12 @@ impl Output {
             EventTarget::Stderr => Output::Stderr,
             EventTarget::Stdout => Output::Stdout,
             EventTarget::Journal => Output::Journal(journal(Path::new(JOURNAL))?),
-            EventTarget::File(path) => {
-                Output::File { path: path.clone(), file: open_file(path)?, torn: false }
-            }
+            EventTarget::File(path) => Output::File {
+                path: path.clone(),
+                file: open_file(path)?,
+                torn: false,
+                unsynced: 0,
+            },
         })
     }
 
@@ -75,13 +85,20 @@ impl Output {
                     socket.send(&[begin, line].concat()).map(drop)
                 })
             }
-            Output::File { file, torn, .. } => {
+            Output::File { file, torn, unsynced, .. } => {
                 if *torn {
                     file.write_all(b"\n")?;
                 }
                 *torn = true;
                 file.write_all(lines)?;
                 *torn = false;
+                *unsynced += lines.len();
+                if *unsynced >= WRITE_OUT {
+                    *unsynced = 0;
+                    // It may be a pipe, or the disk may fail: a log that is only in memory is still
+                    // one that can be read.
+                    let _ = file.sync_data();
+                }
                 Ok(())
             }
         }
@@ -89,8 +106,8 @@ impl Output {
 
     /// Reopens the file by name; false if there is none. On an error the old one stays.
     fn reopen(&mut self) -> io::Result<bool> {
-        let Output::File { path, file, torn } = self else { return Ok(false) };
-        (*file, *torn) = (open_file(path)?, false);
+        let Output::File { path, file, torn, unsynced } = self else { return Ok(false) };
+        (*file, *torn, *unsynced) = (open_file(path)?, false, 0);
         Ok(true)
     }
 }
@@ -300,7 +317,8 @@ mod tests {
         let path = place.path().join("events.log");
         // Writes to it fail as on a full disk.
         let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let (writer, sender) = start(Output::File { path: path.clone(), file, torn: false });
+        let (writer, sender) =
+            start(Output::File { path: path.clone(), file, torn: false, unsynced: 0 });
         for _ in 0..3 {
             sender.tell(&Event::Ready {});
         }
@@ -318,8 +336,12 @@ mod tests {
     #[test]
     fn a_reader_that_does_not_read_holds_up_nobody() {
         let (reader, pipe) = nix::unistd::pipe().unwrap();
-        let (writer, sender) =
-            start(Output::File { path: PathBuf::new(), file: File::from(pipe), torn: false });
+        let (writer, sender) = start(Output::File {
+            path: PathBuf::new(),
+            file: File::from(pipe),
+            torn: false,
+            unsynced: 0,
+        });
         const TOLD: u64 = 2_000;
         for _ in 0..TOLD {
             sender.tell(&Event::Warning { text: &"x".repeat(300) });
