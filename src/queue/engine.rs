@@ -385,7 +385,10 @@ impl<C: Carrier> Queue<C> {
         let _permit = self.inner.lookups.acquire().await;
         let name = self.inner.state.borrow().name(number).map(str::to_owned);
         let Some(name) = name else { return };
+        let began = self.inner.executor.moment();
         let found = self.inner.carrier.find(&name).await;
+        let took = self.inner.executor.moment().since(began);
+        self.inner.state.borrow_mut().looked_up(number, took);
         match found {
             Ok(way) => {
                 let site = self.site(way, &name);
@@ -573,6 +576,7 @@ impl<C: Carrier> Queue<C> {
 
     /// Sends one message to the recipients of a pick and records the results.
     async fn send(&self, site: &Rc<Site<C::Way>>, pick: &Pick, session: &mut dyn Session) {
+        let before = self.inner.state.borrow().times_before(pick, self.inner.executor.now());
         let Some((partition, body, envelope)) = self.load(pick.id).await else {
             return self.trouble(pick.id, &pick.destinations);
         };
@@ -589,7 +593,12 @@ impl<C: Carrier> Queue<C> {
             let QueueId { mailbox, uid, .. } = pick.id;
             let _ = account.settle(mailbox, uid, Settlement::Removed, None).await;
         }
-        let outcomes = self.exchange(site, pick, &partition, body, &envelope, session).await;
+        let mut outcomes = self.exchange(site, pick, &partition, body, &envelope, session).await;
+        for (_, outcome) in &mut outcomes {
+            if let super::Outcome::Deferred(problem) | super::Outcome::Failed(problem) = outcome {
+                before.iter().for_each(|(step, took)| problem.times.add(*step, *took));
+            }
+        }
         self.settle(pick.id, &pick.destinations, &partition, body, &envelope, outcomes).await;
         self.forget_fresh(pick.id);
     }

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
+use super::times::Times;
 use crate::{
     model::{AccountId, Timestamp},
     protocol::smtp::{BodyKind, Notify, Return},
@@ -131,6 +132,8 @@ pub struct Problem {
     pub host: Option<String>,
     /// Whether `reason` is an SMTP reply.
     pub is_reply: bool,
+    /// How long the attempt took.
+    pub times: Times,
 }
 
 impl Recipient {
@@ -175,6 +178,7 @@ mod tag {
     pub(super) const PROBLEM_HOST: u8 = 41;
     pub(super) const PROBLEM_IS_REPLY: u8 = 42;
     pub(super) const ANY_TLS: u8 = 43;
+    pub(super) const PROBLEM_TIMES: u8 = 44;
 }
 
 /// Appends fields to an annotation.
@@ -407,6 +411,9 @@ impl Recipient {
             out.text(tag::PROBLEM_REASON, clip(&problem.reason));
             out.text(tag::PROBLEM_HOST, problem.host.as_deref().unwrap_or_default());
             out.flag(tag::PROBLEM_IS_REPLY, problem.is_reply);
+            if !problem.times.is_empty() {
+                out.put(tag::PROBLEM_TIMES, &problem.times.encode());
+            }
         }
         out.end()
     }
@@ -445,6 +452,7 @@ impl Recipient {
                 tag::PROBLEM_REASON => problem.reason = text(content)?,
                 tag::PROBLEM_HOST => problem.host = Some(text(content)?),
                 tag::PROBLEM_IS_REPLY => problem.is_reply = true,
+                tag::PROBLEM_TIMES => problem.times = Times::decode(content),
                 _ => {}
             }
         }
@@ -510,7 +518,11 @@ mod tests {
             reason: "450 busy".to_owned(),
             host: Some("mx.example".to_owned()),
             is_reply: true,
+            times: Times::default(),
         });
+        if let Some(problem) = &mut second.problem {
+            problem.times.add(super::super::Step::Connect, Duration::from_millis(7));
+        }
         assert_eq!(Envelope::decode(&whole.annotations()), Some(whole));
         let plain = Envelope { sender: String::new(), ..Envelope::default() };
         assert_eq!(Envelope::decode(&plain.annotations()), Some(plain));

@@ -30,6 +30,7 @@ mod site;
 mod slots;
 mod state;
 mod steer;
+mod times;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use self::{
     slots::{SiteSlots, SlotSeat},
     state::destination_of,
     steer::{Acted, Action, Tally},
+    times::{Step, Times},
 };
 use crate::{
     model::{MailboxId, PartitionId, Uid},

@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    time::Duration,
 };
 
 use hashbrown::HashMap;
@@ -20,6 +21,7 @@ use super::{
     ANY_TLS, HERE, QueueId, Way,
     envelope::{Envelope, Origin, Problem, Recipient},
     site::Site,
+    times::Step,
 };
 use crate::{
     model::{ClassCounts, MailClass, MailboxId, Moment, PartitionId, Timestamp, Uid},
@@ -96,6 +98,8 @@ pub(super) struct Destination<W> {
     pub problem: Option<Rc<Problem>>,
     /// It is among the hungry ones of its site.
     pub in_turn: bool,
+    /// How long its last look-up took.
+    pub lookup: Duration,
 }
 
 pub(super) struct State<W> {
@@ -230,6 +234,7 @@ impl<W: Way> State<W> {
             route: Route::Unknown,
             problem: None,
             in_turn: false,
+            lookup: Duration::ZERO,
         }) as DestinationId;
         self.by_name.insert(name, number);
         number
@@ -297,6 +302,24 @@ impl<W: Way> State<W> {
                 site.ready.set(site.ready.get() + 1);
             }
         }
+    }
+
+    /// A destination was looked up.
+    pub(super) fn looked_up(&mut self, number: DestinationId, took: Duration) {
+        if let Some(destination) = self.destinations.get_mut(number as usize) {
+            destination.lookup = took;
+        }
+    }
+
+    /// The time that a message spent before its attempt, since it was due.
+    pub(super) fn times_before(&self, pick: &Pick, now: Timestamp) -> [(Step, Duration); 2] {
+        let parts = self.entries.get(&pick.id).into_iter().flat_map(|entry| &entry.parts);
+        let due = parts.filter(|part| pick.destinations.contains(&part.destination));
+        let due = due.map(|part| part.due).min().unwrap_or(now);
+        let waited = u64::try_from(now.0.saturating_sub(due.0)).unwrap_or(0);
+        let lookups = pick.destinations.iter().filter_map(|it| self.destinations.get(*it as usize));
+        let lookup = lookups.map(|destination| destination.lookup).max().unwrap_or_default();
+        [(Step::Queue, Duration::from_micros(waited)), (Step::Resolve, lookup)]
     }
 
     /// Binds a destination to its site.

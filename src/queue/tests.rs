@@ -899,6 +899,30 @@ fn a_busy_shard_needs_one_connection_for_a_site() {
 }
 
 #[test]
+fn the_time_that_an_attempt_took_is_kept_with_its_problem() {
+    let mut world = World::new();
+    world.options.site.rate = 60;
+    let running = world.start(25);
+    let first = running.submit("s@x.test", &["later1@a.test"]);
+    let second = running.submit("s@x.test", &["later2@a.test"]);
+    running.wait(5);
+    let waited = |running: &Running, id| {
+        let (_, envelope) = running.simulation.clone().run_until(running.queue.show(id)).unwrap();
+        let times = envelope.recipients[&1].problem.as_ref().unwrap().times.clone();
+        let steps: Vec<Step> = times.iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [Step::Queue, Step::Resolve]);
+        times.iter().next().unwrap().1
+    };
+    assert!(waited(&running, first) < Duration::from_millis(100));
+    let long = waited(&running, second);
+    assert!((900..1100).contains(&long.as_millis()), "{long:?} for its place by the rate");
+    running.crash();
+    let running = world.start(26);
+    running.wait(1);
+    assert_eq!(waited(&running, second), long, "it is on disk");
+}
+
+#[test]
 fn one_recipient_of_a_message_can_be_returned_or_removed() {
     let world = World::new();
     let running = world.start(16);

@@ -79,12 +79,16 @@ fn domain(destination: &str) -> &str {
 
 pub(super) fn problem_json(problem: Option<&Problem>) -> String {
     problem.map_or("null".to_owned(), |problem| {
+        let times = problem.times.iter();
+        let times: Vec<(&str, String)> =
+            times.map(|(step, took)| (step.name(), format!("{:.6}", took.as_secs_f64()))).collect();
         json::object(&[
             ("time", time_json((problem.at != Timestamp::default()).then_some(problem.at))),
             ("status", json::text(&problem.status)),
             ("reason", json::text(&problem.reason)),
             ("host", json::optional(problem.host.as_deref())),
             ("is_reply", problem.is_reply.to_string()),
+            ("times", json::object(&times)),
         ])
     })
 }
@@ -94,9 +98,15 @@ fn time_json(time: Option<Timestamp>) -> String {
 }
 
 fn problem_text(problem: &Problem) -> String {
-    let Problem { status, reason, host, .. } = problem;
+    let Problem { status, reason, host, times, .. } = problem;
+    let times: Vec<String> =
+        times.iter().map(|(step, took)| format!("{} {took:.1?}", step.name())).collect();
+    let times = match times.is_empty() {
+        true => String::new(),
+        false => format!(" [{}]", times.join(", ")),
+    };
     let host = host.as_ref().map(|host| format!(" from {host}")).unwrap_or_default();
-    format!("{status}{host}: {reason}")
+    format!("{status}{host}: {reason}{times}")
 }
 
 fn part_json(part: &ListedPart) -> String {

@@ -14,6 +14,7 @@ use std::{
     path::Path,
     rc::{Rc, Weak},
     sync::Arc,
+    time::Duration,
 };
 
 use smallvec::SmallVec;
@@ -38,7 +39,7 @@ use crate::{
     },
     queue::{
         ANY_TLS, Carrier, Ends, HERE, Job, Outcome, Problem, Queue, QueueEvent, Report, Session,
-        SiteSlots, Unreachable, Way, domain_of_destination,
+        SiteSlots, Step, Times, Unreachable, Way, domain_of_destination,
     },
     resolver::{Exchange, MailHost, Name, TlsDemand, TlsScope, TlsTrouble, Trouble},
     runtime::{LocalFuture, connect::Dialer, tls_client::Verification},
@@ -562,7 +563,7 @@ impl Relay {
     }
 
     fn failed(&self, failed: &Failed) -> Problem {
-        match &failed.reply {
+        let problem = match &failed.reply {
             Some(reply) => problem_of(reply, self.now()),
             None => {
                 let what = format!("{}: {}", failed.stage.name(), failed.what);
@@ -574,7 +575,8 @@ impl Relay {
                 };
                 self.problem(status, what)
             }
-        }
+        };
+        Problem { times: times_of(&failed.times), ..problem }
     }
 }
 
@@ -586,7 +588,31 @@ pub(super) fn problem_of(reply: &Reply, now: Timestamp) -> Problem {
         reason: format!("{} {}", reply.code, reply.text),
         host: None,
         is_reply: !reply.local,
+        times: Times::default(),
     }
+}
+
+/// Stages of a session as steps of an attempt.
+pub(super) fn times_of(stages: &[(Stage, Duration)]) -> Times {
+    let mut times = Times::default();
+    for (stage, took) in stages {
+        let step = match stage {
+            Stage::Connect => Step::Connect,
+            Stage::Greeting => Step::Greeting,
+            Stage::Hello => Step::Hello,
+            Stage::StartTls => Step::StartTls,
+            Stage::Tls => Step::Tls,
+            Stage::Auth => Step::Auth,
+            Stage::Mail => Step::Mail,
+            Stage::Rcpt => Step::Rcpt,
+            Stage::Data => Step::Data,
+            Stage::Content => Step::Content,
+            Stage::End => Step::End,
+            Stage::Reset | Stage::Quit => continue,
+        };
+        times.add(step, *took);
+    }
+    times
 }
 
 /// The enhanced status of a reply, or what its code says (RFC 3463 2).

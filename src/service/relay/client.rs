@@ -160,6 +160,8 @@ pub struct Failed {
     pub what: String,
     /// Of the stage `Tls`, unless the connection broke: what was wrong.
     pub tls: Option<TlsFailure>,
+    /// How long its stages took.
+    pub times: StageTimes,
     /// Between whom it was to be; nothing if there was no connection.
     pub session: Box<SessionFacts>,
 }
@@ -173,6 +175,9 @@ pub struct SessionFacts {
     pub greeting: Option<String>,
 }
 
+/// How long stages took, in their order; one may occur twice.
+pub type StageTimes = Vec<(Stage, Duration)>;
+
 impl Failed {
     fn refused(stage: Stage, reply: Reply) -> Failed {
         Failed { reply: Some(reply.clone().clipped()), ..Failed::because(stage, reply.to_string()) }
@@ -180,7 +185,7 @@ impl Failed {
 
     fn because(stage: Stage, what: impl ToString) -> Failed {
         let session = Box::default();
-        Failed { stage, reply: None, what: what.to_string(), tls: None, session }
+        Failed { stage, reply: None, what: what.to_string(), tls: None, times: Vec::new(), session }
     }
 }
 
@@ -225,6 +230,8 @@ pub struct Sent {
     pub recipients: Vec<RcptResult>,
     /// Another transaction may follow.
     pub connection_usable: bool,
+    /// How long its stages took; before the first transaction also those of the beginning.
+    pub times: StageTimes,
 }
 
 /// An established session.
@@ -244,6 +251,8 @@ pub struct Client {
     /// Nothing can be sent any more.
     broken: bool,
     watcher: Option<Rc<dyn Watcher>>,
+    /// Of the beginning, or of the current transaction.
+    times: StageTimes,
 }
 
 impl Client {
@@ -277,7 +286,10 @@ impl Client {
             Some(path) => dialer.dial_path(path, timeout).await,
             None => dialer.dial(target.address, target.source, timeout).await,
         };
-        let connection = dialed.map_err(|error| Failed::because(Stage::Connect, error))?;
+        let connection = dialed.map_err(|error| Failed {
+            times: vec![(Stage::Connect, executor.moment().since(began))],
+            ..Failed::because(Stage::Connect, error)
+        })?;
         let mut client = Client {
             connection,
             executor: executor.clone(),
@@ -290,14 +302,17 @@ impl Client {
             transactions: 0,
             broken: false,
             watcher,
+            times: Vec::new(),
         };
         client.stage_is_over(Stage::Connect, began);
+        client.note_time(Stage::Connect, began);
         match client.begin(target).await {
             Ok(()) => Ok(client),
             Err(failed) => {
                 let session = Box::new(client.session());
+                let times = std::mem::take(&mut client.times);
                 client.quit().await;
-                Err(Failed { session, ..failed })
+                Err(Failed { session, times, ..failed })
             }
         }
     }
@@ -362,6 +377,7 @@ impl Client {
         let began = self.executor.moment();
         let shaken = self.connection.start_tls_as_client(&tls, patience).await;
         self.stage_is_over(Stage::Tls, began);
+        self.note_time(Stage::Tls, began);
         shaken.map_err(|error| {
             self.broken = true;
             let tls = match &error {
@@ -501,7 +517,8 @@ impl Client {
         }
         self.connection.set_interruptible(true);
         let connection_usable = !self.broken && self.transactions_left() != Some(0);
-        Sent { recipients: transaction.into_results(), connection_usable }
+        let times = std::mem::take(&mut self.times);
+        Sent { recipients: transaction.into_results(), connection_usable, times }
     }
 
     async fn transact(
@@ -509,9 +526,12 @@ impl Client {
         transaction: &mut Transaction<'_>,
         content: &mut dyn Content,
     ) -> Result<(), Broken> {
+        let mut began = None;
         while self.wants_content(transaction).await? {
+            let begun = *began.get_or_insert_with(|| self.executor.moment());
             let Some(piece) = content.next().await.map_err(Broken::Content)? else {
                 self.hear_early(transaction).await?;
+                self.note_time(Stage::Content, begun);
                 transaction.finish(self.connection.output());
                 continue;
             };
@@ -590,6 +610,14 @@ impl Client {
         self.connection.close().await;
     }
 
+    fn note_time(&mut self, stage: Stage, began: Moment) {
+        let took = self.executor.moment().since(began);
+        match self.times.last_mut() {
+            Some((last, so_far)) if *last == stage => *so_far += took,
+            _ => self.times.push((stage, took)),
+        }
+    }
+
     fn stage_is_over(&self, stage: Stage, began: Moment) {
         if let Some(watcher) = &self.watcher {
             watcher.stage(stage, self.executor.moment().since(began));
@@ -645,6 +673,13 @@ impl Client {
 
     /// Sends the output and waits for one reply.
     async fn reply(&mut self, stage: Stage) -> Result<Reply, Broken> {
+        let began = self.executor.moment();
+        let reply = self.reply_in_time(stage).await;
+        self.note_time(stage, began);
+        reply
+    }
+
+    async fn reply_in_time(&mut self, stage: Stage) -> Result<Reply, Broken> {
         let patience = self.options.patience(stage);
         let deadline = self.executor.moment().after(patience);
         if self.connection.unsent() > 0 {

@@ -4,7 +4,7 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{
-    carrier::problem_of,
+    carrier::{problem_of, times_of},
     client::Client,
     content::{Converted, StoredContent, Surveyed, sign_again, survey},
     tls_report::Successes,
@@ -16,7 +16,7 @@ use crate::{
         client::{Envelope, RcptLine, RcptResult, Stage},
         relay_parameters::{Demands, Hindrance, Offers, append_recipient_parameters},
     },
-    queue::{Job, Outcome, Problem, Recipient, Session},
+    queue::{Job, Outcome, Problem, Recipient, Session, Times},
     runtime::LocalFuture,
     service::Shard,
     store::StoreError,
@@ -75,6 +75,7 @@ impl RemoteSession {
             reason: reason.to_owned(),
             host: Some(self.host.clone()),
             is_reply: false,
+            times: Times::default(),
         })
     }
 
@@ -194,6 +195,7 @@ impl RemoteSession {
                 (format!("<{}>", recipient.address), parameters)
             })
             .collect();
+        let mut times = Vec::new();
         let mut results: Vec<Option<RcptResult>> = vec![None; lines.len()];
         loop {
             let left: Vec<usize> = (0..lines.len())
@@ -225,6 +227,7 @@ impl RemoteSession {
                 }
             };
             self.usable = sent.connection_usable;
+            times.extend(sent.times);
             if self.used && !self.usable && never_begun(&results, &sent.recipients) {
                 return all(Outcome::Again);
             }
@@ -240,7 +243,11 @@ impl RemoteSession {
             }
         }
         let now = self.shard.executor.now();
-        let with_host = |problem: Problem| Problem { host: Some(self.host.clone()), ..problem };
+        let times = times_of(&times);
+        let with_host = |problem: Problem| {
+            let (host, times) = (Some(self.host.clone()), times.clone());
+            Problem { host, times, ..problem }
+        };
         let lost = |what: String| {
             Outcome::Deferred(with_host(Problem {
                 at: now,
