@@ -4,6 +4,7 @@ Messages a second from the first one sent to the last one in the sink, and the s
 
     cargo build --release && benches/relay.py [--messages 20000] [--rounds 3] [--sizes 4096,65536]
     benches/relay.py --backlog 200000     # all destinations down, then up; Ringmail alone
+    benches/relay.py --backlog 1000000 --restart     # stopped and started with all of them waiting
 
 Servers on core 0, ringload and the sink on core 1. One destination: all mail to one host. A hundred: d1.test to
 d100.test, a host each (127.0.1.1 to 127.0.1.100). Both servers have each message on disk before they acknowledge it.
@@ -16,12 +17,14 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -152,12 +155,28 @@ class Ringmail:
         config.write_text(text + routes)
         os.mkdir(f"{directory}/data")
         pathlib.Path(directory, "data/users").write_text("")
-        self.process = subprocess.Popen([str(BINARY), "serve", "--config", str(config)],
-                                        preexec_fn=cgroup.enter, stdout=subprocess.PIPE)
+        self.config, self.cgroup = config, cgroup
+        self.start()
+        self.wait_until_ready()
+
+    def start(self):
+        self.process = subprocess.Popen([str(BINARY), "serve", "--config", str(self.config)],
+                                        preexec_fn=self.cgroup.enter, stdout=subprocess.PIPE)
+
+    def wait_until_ready(self):
         while line := self.process.stdout.readline():
             if b"ready" in line:
                 return
         raise SystemExit("Ringmail did not start")
+
+    def listed(self):
+        """Messages that "queue list" counts, and whether the queue is read; None: no server answers yet."""
+        command = [str(BINARY), "queue", "list", "--limit", "1", "--json", "--config", str(self.config)]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        if answer.returncode != 0 or "no server runs" in answer.stderr:
+            return None
+        total = re.search(r"in all (\d+) message", answer.stderr)
+        return int(total[1]) if total else 0, "still reads" not in answer.stderr
 
     def resident(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
@@ -283,14 +302,70 @@ def backlog(arguments):
             cgroup.close()
 
 
+def restart(arguments):
+    """Messages for destinations that are down; the server stops and starts, and a host of each listens."""
+    base = free_port_base()
+    sink_port, messages = base + 600, arguments.backlog
+    cgroup = Cgroup("restart")
+    with tempfile.TemporaryDirectory(prefix="ringmail-bench-") as directory:
+        server = Ringmail(directory, base, cgroup, DESTINATIONS, sink_port,
+                          'retry = ["20s"]\nmessages_per_partition = 2000000\n')
+        try:
+            begin = time.monotonic()
+            assert drive(server.port, messages, 4096, DESTINATIONS).wait() == 0
+            print(f"{messages} messages accepted at {messages / (time.monotonic() - begin):.0f}/s, all destinations down")
+            while server.queued() < messages:
+                time.sleep(0.5)
+            print(f"queued {server.queued()}, {server.resident() >> 20} MiB")
+            begin = time.monotonic()
+            server.stop()
+            print(f"stopped in {time.monotonic() - begin:.1f} s", flush=True)
+            # An attempt is a connection; nobody answers it.
+            listener = socket.create_server(("0.0.0.0", sink_port), backlog=1024)
+            listener.setblocking(False)
+            begin = time.monotonic()
+            server.start()
+            ready = threading.Thread(target=server.wait_until_ready)
+            ready.start()
+            seen = {}
+            while len(seen) < 4:
+                passed = time.monotonic() - begin
+                if passed > 600:
+                    raise SystemExit(f"only {seen} after ten minutes")
+                if not ready.is_alive():
+                    seen.setdefault("all ports listen", passed)
+                if select.select([listener], [], [], 0)[0]:
+                    seen.setdefault("first attempt", passed)
+                if ("queue list answers" not in seen or "queue list has all" not in seen) and (
+                        answer := server.listed()):
+                    count, complete = answer
+                    passed = time.monotonic() - begin
+                    seen.setdefault("queue list answers", passed)
+                    if complete:
+                        assert count >= messages, f"{count} of {messages}"
+                        seen.setdefault("queue list has all", passed)
+                time.sleep(0.01)
+            for what, seconds in sorted(seen.items(), key=lambda it: it[1]):
+                print(f"{seconds:6.2f} s after the start: {what}")
+            print(f"{server.resident() >> 20} MiB")
+            listener.close()
+        finally:
+            server.stop()
+            cgroup.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=lambda text: [int(size) for size in text.split(",")], default=[4096, 65536])
     parser.add_argument("--backlog", type=int, metavar="MESSAGES")
+    parser.add_argument("--restart", action="store_true", help="with --backlog")
     arguments = parser.parse_args()
-    backlog(arguments) if arguments.backlog else compare(arguments)
+    if arguments.restart and not arguments.backlog:
+        parser.error("--restart needs --backlog")
+    mode = restart if arguments.restart else backlog if arguments.backlog else compare
+    mode(arguments)
 
 
 if __name__ == "__main__":
