@@ -360,6 +360,8 @@ pub struct StoreSection {
     pub checkpoint_interval: ByteSize,
     /// Account state kept in memory, per partition.
     pub account_budget: ByteSize,
+    /// Opened blocks of message cards kept in memory, per partition.
+    pub card_budget: ByteSize,
     /// Log bytes waiting to be written before senders wait, per partition.
     pub write_buffer: ByteSize,
     /// Percent of a partition's log that may be garbage before compaction begins; 0 = never.
@@ -408,6 +410,7 @@ impl Default for StoreSection {
             segment_size: ByteSize(store.segment_size),
             checkpoint_interval: ByteSize(store.checkpoint_interval),
             account_budget: size(store.account_budget),
+            card_budget: size(store.card_budget),
             write_buffer: size(store.write_buffer),
             garbage_share: store.garbage_share,
             compaction_rate: ByteSize(store.compaction_rate),
@@ -999,6 +1002,7 @@ impl Settings {
             segment_size: store.segment_size.as_u64(),
             checkpoint_interval: store.checkpoint_interval.as_u64(),
             account_budget: bytes(store.account_budget),
+            card_budget: bytes(store.card_budget),
             write_buffer: bytes(store.write_buffer),
             garbage_share: store.garbage_share,
             compaction_rate: store.compaction_rate.as_u64(),

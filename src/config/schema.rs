@@ -208,6 +208,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("store.segment_size", size(MIB, 4 * GIB), "\"64MiB\""),
     setting("store.checkpoint_interval", size(256 * KIB, PIB), "\"64MiB\""),
     setting("store.account_budget", size(256 * KIB, PIB), "\"64MiB\""),
+    setting("store.card_budget", size(256 * KIB, PIB), "\"32MiB\""),
     setting("store.write_buffer", size(256 * KIB, PIB), "\"16MiB\""),
     setting("store.garbage_share", count(10, 90).or_zero("never"), "30"),
     setting("store.compaction_rate", size(64 * KIB, PIB).or_zero("no limit"), "\"64MiB\""),

@@ -36,8 +36,6 @@ use crate::{
 
 /// Most indices of runs cached, each up to a few KiB.
 const INDICES_KEPT: usize = 256;
-/// Most bytes of opened blocks cached; one block takes 40 to 100 KiB.
-const BLOCK_BYTES_KEPT: usize = 6 << 20;
 /// Most bytes of consecutive blocks read at once by a cursor that already read one: about all that
 /// a run has of one part.
 const AHEAD_MAX: usize = 128 * 1024;
@@ -54,6 +52,8 @@ pub(super) struct Cards {
     executor: Rc<dyn Executor>,
     bodies: Rc<Bodies>,
     split: CardSplit,
+    /// Most bytes of opened blocks kept; one block takes 40 to 100 KiB.
+    budget: usize,
     /// How often the log was reopened: cursors from before are invalid.
     opened: Cell<u64>,
     indices: RefCell<VecDeque<(Lsn, Rc<RunIndex>)>>,
@@ -163,9 +163,10 @@ impl Cards {
         executor: Rc<dyn Executor>,
         bodies: Rc<Bodies>,
         split: CardSplit,
+        budget: usize,
     ) -> Cards {
         let (opened, indices, blocks) = Default::default();
-        Cards { log, executor, bodies, split, opened, indices, blocks }
+        Cards { log, executor, bodies, split, budget, opened, indices, blocks }
     }
 
     /// The log was reopened: entries near its end may differ from those read before.
@@ -279,7 +280,7 @@ impl Cards {
         blocks.retain(|other| (other.run, other.offset) != (run, place.offset));
         blocks.push_back(block.clone());
         let mut kept: usize = blocks.iter().map(|block| block.memory()).sum();
-        while kept > BLOCK_BYTES_KEPT {
+        while kept > self.budget {
             let Some(oldest) = blocks.pop_front() else { break };
             kept -= oldest.memory();
         }

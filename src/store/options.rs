@@ -25,6 +25,8 @@ pub struct StoreOptions {
     pub checkpoint_interval: u64,
     /// Bytes of account state kept in memory before cold accounts are dropped.
     pub account_budget: usize,
+    /// Bytes of opened blocks of message cards kept in memory, for the next FETCH or SEARCH.
+    pub card_budget: usize,
     /// Bytes of un-written log a partition buffers before appenders wait.
     pub write_buffer: usize,
     /// Percent of the sealed log that may be garbage before compaction begins by itself; 0 = never.
@@ -76,6 +78,7 @@ impl Default for StoreOptions {
             segment_size: 64 << 20,
             checkpoint_interval: 64 << 20,
             account_budget: 64 << 20,
+            card_budget: 32 << 20,
             write_buffer: 16 << 20,
             garbage_share: 30,
             compaction_rate: 64 << 20,

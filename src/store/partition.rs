@@ -89,7 +89,13 @@ impl Rooms {
             damages.clone(),
             options.compression,
         ));
-        let cards = Cards::new(log.clone(), executor.clone(), bodies.clone(), options.card_split);
+        let cards = Cards::new(
+            log.clone(),
+            executor.clone(),
+            bodies.clone(),
+            options.card_split,
+            options.card_budget,
+        );
         let cards = Rc::new(cards);
         let checkpoint_wanted: Rc<Signal> = Rc::default();
         let accounts = Rc::new(Accounts::new(

@@ -66,6 +66,7 @@ fn store_options(partition: u16) -> StoreOptions {
         segment_size: 32 * 1024,
         checkpoint_interval: 24 * 1024,
         account_budget: 12 * 1024,
+        card_budget: 64 * 1024,
         write_buffer: 64 * 1024,
         garbage_share: 20,
         compaction_rate: 0,
