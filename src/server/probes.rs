@@ -88,6 +88,7 @@ fn relay(shard: &Shard) -> Series {
     let age = queue.oldest().map_or(0, |arrived| now.0.saturating_sub(arrived.0) / 1_000_000);
     vec![
         ("relay_queue_messages", queue.len() as u64),
+        ("relay_queue_reading", u64::from(!queue.is_read())),
         ("relay_queue_bytes", queue.octets()),
         ("relay_queue_oldest_seconds", u64::try_from(age).unwrap_or(0)),
         ("relay_connections", queue.connections() as u64),
