@@ -38,11 +38,13 @@ class Gone(Exception):
 class Ledger:
     """What was taken: (message, recipient) -> the attempts, in order. An attempt is `whole` if its final reply
     was sent, and `sure` once the client has shown that it knows of it: with a further command that only
-    follows when the result is on disk. `confused`: a reply too many came before it, so the client may have
-    taken one reply for another."""
+    follows when the result is on disk. `began`: when MAIL was read, `at`: when the message was. A slow hop
+    may read a message from the socket of a client that was killed long before. `confused`: a reply too many came before it, so the client may have
+    taken one reply for another. `sessions`: message -> the conversations in which its sender was named."""
 
     def __init__(self):
         self.lock = threading.Lock()
+        self.sessions = collections.defaultdict(list)
         self.taken = collections.defaultdict(list)
         self.wrong = []
         self.faults = collections.Counter()
@@ -105,6 +107,8 @@ class Conversation:
     def __init__(self, hop, sock, draw):
         self.hop, self.sock, self.random = hop, sock, draw
         self.ledger = hop.ledger
+        # (time, "C" or "S", the beginning of what was said), without messages.
+        self.said = []
         sock.settimeout(30)
         self.buffer = b""
         self.stage_of_fault = self.fault = None
@@ -149,6 +153,7 @@ class Conversation:
         line, _, self.buffer = self.buffer.partition(b"\n")
         if not line.endswith(b"\r") or b"\r" in line[:-1] or b"\0" in line:
             self.ledger.complain(f"a command with stray line ends: {line!r}")
+        self.said.append((time.monotonic(), "C", bytes(line[:100])))
         return line[:-1]
 
     def octets(self, count):
@@ -158,6 +163,8 @@ class Conversation:
         return octets
 
     def put(self, octets):
+        if len(self.said) < 10_000:
+            self.said.append((time.monotonic(), "S", octets[:100]))
         if self.slow:
             for octet in octets[:40]:
                 self.sock.sendall(bytes([octet]))
@@ -181,6 +188,7 @@ class Conversation:
             return True
         # Once.
         self.fault = None
+        self.said.append((time.monotonic(), "S", f"{stage}: {fault}"))
         with self.ledger.lock:
             self.ledger.faults[(stage, fault)] += 1
         if fault == "reset":
@@ -252,7 +260,7 @@ class Conversation:
                 time.sleep(self.random.uniform(0.1, 1))
             self.drop(self.fault in ("reset", "cut", "garbage"))
         self.reply("greeting", 220, b"hop.test ready")
-        self.message = self.sender_fate = None
+        self.message = self.sender_fate = self.began = None
         self.recipients = []
         self.sent_mail = False
         while True:
@@ -317,6 +325,10 @@ class Conversation:
             self.ledger.complain(f"a strange sender: {line!r}")
             return self.put(b"250 ok\r\n")
         self.sender_fate, self.message = found[1].decode(), int(found[2])
+        self.began = time.monotonic()
+        with self.ledger.lock:
+            if self not in self.ledger.sessions[self.message]:
+                self.ledger.sessions[self.message].append(self)
         self.recipients = []
         self.sent_mail = False
         if self.sender_fate in ("mail4", "mail5"):
@@ -361,6 +373,7 @@ class Conversation:
 
     def spoil_content(self):
         fault, self.fault = self.fault, None
+        self.said.append((time.monotonic(), "S", f"content: {fault}"))
         with self.ledger.lock:
             self.ledger.faults[("content", fault)] += 1
         if fault in ("hang", "too few", "slow"):
@@ -420,8 +433,8 @@ class Conversation:
         expected = self.hop.expected.get(message)
         if expected is not None and not content.endswith(b"\r\n\r\n" + expected):
             self.ledger.complain(f"message {message} was changed: {content[-200:]!r}")
-        attempts = [{"whole": False, "sure": False, "confused": self.confused, "at": time.monotonic()}
-                    for _ in recipients]
+        attempts = [{"whole": False, "sure": False, "confused": self.confused,
+                     "began": self.began, "at": time.monotonic()} for _ in recipients]
         with self.ledger.lock:
             for recipient, attempt in zip(recipients, attempts):
                 self.ledger.taken[(message, recipient)].append(attempt)
