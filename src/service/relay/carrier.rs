@@ -23,6 +23,7 @@ use super::{
     client::{Client, Failed, Target, TlsUse, Watcher},
     etrn::Starts,
     local::{LocalSession, NowhereSession},
+    miscounts::Miscounts,
     remote::RemoteSession,
     report,
     tls_report::{Successes, Under},
@@ -62,6 +63,7 @@ pub struct Relay {
     next_source: Cell<usize>,
     /// Connections begun so far.
     sessions: Cell<u64>,
+    miscounts: Rc<Miscounts>,
     /// What was tried at a client's request.
     pub(super) starts: Starts,
 }
@@ -206,6 +208,7 @@ impl Relay {
             dialer,
             next_source: Cell::new(0),
             sessions: Cell::new(0),
+            miscounts: Rc::default(),
             starts: Starts::default(),
         }
     }
@@ -374,7 +377,8 @@ impl Relay {
                         .flatten()
                         .map(|under| Successes::new(under, hosts.fixed.is_some()));
                     let name = host.name.clone();
-                    let session = RemoteSession::new(client, shard, name, successes);
+                    let miscounts = self.miscounts.clone();
+                    let session = RemoteSession::new(client, shard, name, successes, miscounts);
                     return Ok(Box::new(session));
                 }
                 Err(failed) => last = Some((host.name.clone(), self.failed(&failed))),
@@ -408,7 +412,10 @@ impl Relay {
             ..self.target(&shard, hosts, Ipv4Addr::UNSPECIFIED.into(), &demand)
         };
         match self.dial(&shard, target, &name, &demand).await {
-            Ok((client, _)) => Ok(Box::new(RemoteSession::new(client, shard, name, None))),
+            Ok((client, _)) => {
+                let miscounts = self.miscounts.clone();
+                Ok(Box::new(RemoteSession::new(client, shard, name, None, miscounts)))
+            }
             Err(failed) => {
                 Err(Unreachable::Now(Problem { host: Some(name), ..self.failed(&failed) }))
             }

@@ -228,6 +228,8 @@ pub trait Watcher {
 pub struct Sent {
     /// In the order of the recipients.
     pub recipients: Vec<RcptResult>,
+    /// The number of the peer's replies cannot be relied on (see [`Transaction::is_in_doubt`]).
+    pub in_doubt: bool,
     /// Another transaction may follow.
     pub connection_usable: bool,
     /// How long its stages took; before the first transaction also those of the beginning.
@@ -447,6 +449,15 @@ impl Client {
         &self.capabilities
     }
 
+    /// Sends no command before the last one is answered, and with LMTP to one recipient at a time: for
+    /// a peer whose replies cannot be counted.
+    pub fn send_one_by_one(&mut self) {
+        self.capabilities.pipelining = false;
+        if self.lmtp {
+            self.capabilities.limits.rcpt_max = Some(1);
+        }
+    }
+
     pub fn peer(&self) -> SocketAddr {
         self.connection.peer()
     }
@@ -518,7 +529,8 @@ impl Client {
         self.connection.set_interruptible(true);
         let connection_usable = !self.broken && self.transactions_left() != Some(0);
         let times = std::mem::take(&mut self.times);
-        Sent { recipients: transaction.into_results(), connection_usable, times }
+        let in_doubt = transaction.is_in_doubt();
+        Sent { recipients: transaction.into_results(), in_doubt, connection_usable, times }
     }
 
     async fn transact(

@@ -4,8 +4,9 @@
 //! [`Carrier`](crate::queue::Carrier): `carrier` finds the way to a destination, `remote` sends
 //! over a connection to another host, `local` delivers here, `report` writes what senders are told.
 //! `etrn` tries mail at a client's request; `submission` takes mail that the server itself writes;
-//! `client` speaks SMTP and LMTP; `tls_report` counts what becomes of TLS; `explain` tells operators
-//! what is decided, `watch` what is said.
+//! `client` speaks SMTP and LMTP; `miscounts` remembers whom to send one command at a time;
+//! `tls_report` counts what becomes of TLS; `explain` tells operators what is decided, `watch` what
+//! is said.
 
 pub mod client;
 
@@ -14,6 +15,7 @@ mod content;
 mod etrn;
 mod explain;
 mod local;
+mod miscounts;
 mod options;
 mod remote;
 mod report;

@@ -7,6 +7,7 @@ use super::{
     carrier::{problem_of, times_of},
     client::Client,
     content::{Converted, StoredContent, Surveyed, sign_again, survey},
+    miscounts::Miscounts,
     tls_report::Successes,
 };
 use crate::{
@@ -29,6 +30,7 @@ pub(super) struct RemoteSession {
     host: String,
     /// If its TLS is as the policy wants it, and that is counted.
     successes: Option<Successes>,
+    miscounts: Rc<Miscounts>,
     usable: bool,
     /// Messages sent before.
     used: bool,
@@ -64,8 +66,10 @@ impl RemoteSession {
         shard: Rc<Shard>,
         host: String,
         successes: Option<Successes>,
+        miscounts: Rc<Miscounts>,
     ) -> RemoteSession {
-        RemoteSession { client: Some(client), shard, host, successes, usable: true, used: false }
+        let (usable, used) = (true, false);
+        RemoteSession { client: Some(client), shard, host, successes, miscounts, usable, used }
     }
 
     fn failed(&self, status: &str, reason: &str) -> Outcome {
@@ -113,6 +117,9 @@ impl RemoteSession {
             job.recipients.iter().map(|(number, _)| (*number, outcome.clone())).collect()
         };
         let Some(client) = &mut self.client else { return Vec::new() };
+        if self.miscounts.has(&self.host, client.peer(), self.shard.executor.moment()) {
+            client.send_one_by_one();
+        }
         let offers = offers(client);
         let tls = client.tls_facts().map(|facts| facts.to_string());
         let now = self.shard.executor.now();
@@ -228,6 +235,11 @@ impl RemoteSession {
             };
             self.usable = sent.connection_usable;
             times.extend(sent.times);
+            if sent.in_doubt {
+                self.shard.metrics.count("relay_miscounts_total", 1);
+                let now = self.shard.executor.moment();
+                self.miscounts.note(&self.host, client.peer(), now);
+            }
             if self.used && !self.usable && never_begun(&results, &sent.recipients) {
                 return all(Outcome::Again);
             }

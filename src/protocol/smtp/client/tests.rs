@@ -1,6 +1,8 @@
 //! Tables: what comes from a peer, what is made of it. Every reply is given whole, and cut at every
 //! octet.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -673,6 +675,87 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "LMTP: LHLO follows a message for several recipients",
+        capabilities: "PIPELINING",
+        lmtp: true,
+        hello: Some("LHLO me"),
+        recipients: 2,
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "C: RCPT TO:<r1@y>",
+            "C: DATA",
+            "S: 250 ok",
+            "S: 250 ok",
+            "S: 250 ok",
+            "S: 354 go",
+            "C: Hi",
+            "C: ..",
+            "C: .",
+            "C: LHLO me",
+            "S: 250 zero",
+            "S: 552 one is full",
+            "S: 250-mx",
+            "S: 250 PIPELINING",
+        ],
+        results: &["accepted 250 zero", "refused end 552 one is full"],
+        ..PLAIN
+    },
+    Case {
+        name: "LMTP: one reply too many, which only that to LHLO shows",
+        capabilities: "PIPELINING",
+        lmtp: true,
+        hello: Some("LHLO me"),
+        recipients: 2,
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "C: RCPT TO:<r1@y>",
+            "C: DATA",
+            "S: 250 ok",
+            "S: 250 ok",
+            "S: 250 ok",
+            "S: 354 go",
+            "C: Hi",
+            "C: ..",
+            "C: .",
+            "C: LHLO me",
+            "S: 250 zero",
+            "S: 250 one too many",
+            "S: 552 one is full",
+        ],
+        results: &["lost reset after dot", "lost reset after dot"],
+        usable: false,
+        ..PLAIN
+    },
+    Case {
+        name: "LMTP: one reply too few",
+        capabilities: "PIPELINING",
+        lmtp: true,
+        hello: Some("LHLO me"),
+        recipients: 2,
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "C: RCPT TO:<r1@y>",
+            "C: DATA",
+            "S: 250 ok",
+            "S: 250 ok",
+            "S: 250 ok",
+            "S: 354 go",
+            "C: Hi",
+            "C: ..",
+            "C: .",
+            "C: LHLO me",
+            "S: 552 one is full",
+            "S: 250-mx",
+            "S: 250 PIPELINING",
+        ],
+        results: &["lost end after dot", "lost end after dot"],
+        usable: false,
+        ..PLAIN
+    },
+    Case {
         name: "LMTP wants a message for nobody: no answer is defined",
         capabilities: "PIPELINING",
         lmtp: true,
@@ -715,7 +798,42 @@ const CASES: &[Case] = &[
             "S: 550 no",
             "S: 421 bye",
         ],
-        results: &["refused rcpt 550 no", "refused rcpt 421 bye", "refused rcpt 421 bye"],
+        results: &["refused rcpt 421 bye", "refused rcpt 421 bye", "refused rcpt 421 bye"],
+        usable: false,
+        ..PLAIN
+    },
+    Case {
+        name: "the same, but one at a time: whose refusal it is needs no counting",
+        recipients: 2,
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "S: 250 ok",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "S: 550 no",
+            "C: RCPT TO:<r1@y>",
+            "S: 421 bye",
+        ],
+        results: &["refused rcpt 550 no", "refused rcpt 421 bye"],
+        usable: false,
+        ..PLAIN
+    },
+    Case {
+        name: "one answer too many: the refusal of DATA answers RSET",
+        capabilities: "PIPELINING",
+        recipients: 2,
+        transcript: &[
+            "C: MAIL FROM:<a@x>",
+            "C: RCPT TO:<r0@y> NOTIFY=NEVER",
+            "C: RCPT TO:<r1@y>",
+            "C: DATA",
+            "S: 250 ok",
+            "S: 450 one too many",
+            "S: 550 the first recipient",
+            "S: 450 the second recipient",
+            "C: RSET",
+            "S: 503 no recipients",
+        ],
+        results: &["refused rcpt 450 one too many", "lost reset"],
         usable: false,
         ..PLAIN
     },
@@ -934,28 +1052,135 @@ fn play(case: &Case, piece: usize) {
     );
 }
 
-/// A peer that forgets the reply to the message answers EHLO, which is of several lines.
+/// A reply of a peer.
+fn said(code: u16, text: &str) -> Reply {
+    Reply { local: false, ..Reply::local(code, text) }
+}
+
+/// What becomes of recipients if the peer says this, and then closes; and whether its count is in
+/// doubt. A code of 0: the message is sent here.
+fn cut_off(count: usize, offer: &str, lmtp: bool, replies: &[(u16, &str)]) -> (Vec<String>, bool) {
+    let recipients = recipients(count);
+    let lines = lines(&recipients);
+    let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size: 7, binary: false };
+    let hello = if lmtp { "LHLO me" } else { "EHLO me" };
+    let mut transaction = Transaction::new(envelope, &capabilities(offer), lmtp).with_hello(hello);
+    let mut sent = Vec::new();
+    for (code, text) in replies {
+        let step = transaction.advance(&mut sent);
+        if *code == 0 {
+            assert_eq!(step, Step::Content);
+            transaction.finish(&mut sent);
+            continue;
+        }
+        assert!(matches!(step, Step::Await(_)), "{step:?} before {text}");
+        if transaction.reply(said(*code, text)).is_err() {
+            break;
+        }
+    }
+    transaction.advance(&mut sent);
+    transaction.lose(transaction.stage(), "closed");
+    let in_doubt = transaction.is_in_doubt();
+    (transaction.into_results().iter().map(shown).collect(), in_doubt)
+}
+
+/// A peer that forgets the reply to the message answers EHLO, which offers extensions.
 #[test]
 fn the_reply_to_ehlo_is_not_that_to_the_message() {
-    let recipients = recipients(1);
-    let lines = lines(&recipients);
-    for (text, expected) in
-        [("taken", "accepted 250 taken"), ("mx\nCHUNKING", "lost end after dot")]
-    {
-        let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size: 7, binary: false };
-        let offer = capabilities("PIPELINING\nCHUNKING");
-        let mut transaction = Transaction::new(envelope, &offer, false).with_hello("EHLO me");
-        let mut sent = Vec::new();
-        for text in ["ok", "ok"] {
-            assert!(matches!(transaction.advance(&mut sent), Step::Await(_)));
-            transaction.reply(Reply { local: false, ..Reply::local(250, text) }).unwrap();
-        }
-        assert_eq!(transaction.advance(&mut sent), Step::Content);
-        transaction.finish(&mut sent);
-        transaction.reply(Reply { local: false, ..Reply::local(250, text) }).unwrap();
-        transaction.lose(Stage::End, "closed");
-        let results: Vec<String> = transaction.into_results().iter().map(shown).collect();
-        assert_eq!(results, [expected]);
+    let offer = "PIPELINING\nCHUNKING";
+    for (text, expected) in [
+        ("taken", "accepted 250 taken"),
+        ("taken\nreally", "accepted 250 taken really"),
+        ("mx\nPIPELINING\nCHUNKING", "lost end after dot"),
+    ] {
+        let replies = [(250, "ok"), (250, "ok"), (0, ""), (250, text)];
+        assert_eq!(cut_off(1, offer, false, &replies).0, [expected]);
+    }
+}
+
+/// Where a reply is missing, those behind it may be those to other commands: who is refused for good
+/// is not known until the count is proven.
+#[test]
+fn refusals_count_when_the_group_is_complete() {
+    let lost = ("lost rcpt", true);
+    let cases: &[(&str, bool, &[(u16, &str)], [(&str, bool); 2])] = &[
+        // The reply to the first recipient is missing.
+        ("PIPELINING", false, &[(250, "ok"), (550, "second")], [lost, lost]),
+        ("PIPELINING\nCHUNKING", false, &[(250, "ok"), (550, "second")], [lost, lost]),
+        ("PIPELINING", true, &[(250, "ok"), (550, "second")], [lost, lost]),
+        // That to MAIL is.
+        ("PIPELINING", false, &[(550, "first"), (451, "second")], [lost, lost]),
+        // And to DATA there are none.
+        (
+            "PIPELINING",
+            false,
+            &[(250, "ok"), (550, "second"), (554, "no recipients")],
+            [("lost data", true); 2],
+        ),
+        // What the peer refuses for now may be tried again anyway.
+        (
+            "PIPELINING",
+            false,
+            &[(250, "ok"), (451, "second")],
+            [("refused rcpt 451 second", false), ("lost rcpt", false)],
+        ),
+        // One at a time each reply has its command.
+        (
+            "",
+            false,
+            &[(250, "ok"), (550, "first")],
+            [("refused rcpt 550 first", false), ("lost rcpt", false)],
+        ),
+        // Only DATA has 354.
+        (
+            "PIPELINING",
+            false,
+            &[(250, "ok"), (550, "first"), (250, "ok"), (354, "go"), (0, "")],
+            [("refused rcpt 550 first", false), ("lost end after dot", false)],
+        ),
+        // The reply to EHLO has not come.
+        (
+            "PIPELINING\nCHUNKING",
+            false,
+            &[(250, "ok"), (550, "first"), (250, "ok"), (0, ""), (250, "taken")],
+            [("lost reset after dot", true), ("accepted 250 taken", true)],
+        ),
+        // Nor that to RSET.
+        (
+            "PIPELINING",
+            false,
+            &[(250, "ok"), (550, "first"), (550, "second"), (554, "none")],
+            [("lost reset", true); 2],
+        ),
+    ];
+    for (offer, lmtp, replies, expected) in cases {
+        let (results, in_doubt) = cut_off(2, offer, *lmtp, replies);
+        let expected_results = expected.map(|(result, _)| result);
+        let expected_doubt = expected.iter().any(|(_, in_doubt)| *in_doubt);
+        assert_eq!(
+            (results, in_doubt),
+            (expected_results.map(str::to_owned).into(), expected_doubt),
+            "{offer} {replies:?}"
+        );
+    }
+}
+
+/// RFC 2033 4.2: a server that stops in the middle keeps what it has accepted. Behind a refusal that is
+/// not certain.
+#[test]
+fn lmtp_results_that_came_before_the_end() {
+    let begin = [(250, "ok"), (250, "ok"), (250, "ok"), (250, "ok"), (354, "go"), (0, "")];
+    let lost = "lost end after dot";
+    let cases: &[(&[(u16, &str)], [&str; 3])] = &[
+        (&[(250, "a"), (250, "b")], ["accepted 250 a", "accepted 250 b", lost]),
+        (&[(250, "a"), (552, "b")], ["accepted 250 a", lost, lost]),
+        (&[(552, "a"), (250, "b")], [lost, lost, lost]),
+        (&[(250, "a"), (452, "b")], ["accepted 250 a", "refused end 452 b", lost]),
+        (&[(452, "a"), (250, "b")], ["refused end 452 a", lost, lost]),
+    ];
+    for (replies, expected) in cases {
+        let replies = [&begin[..], replies].concat();
+        assert_eq!(cut_off(3, "PIPELINING", true, &replies).0, expected, "{replies:?}");
     }
 }
 
@@ -964,9 +1189,12 @@ fn the_reply_to_ehlo_is_not_that_to_the_message() {
 fn chunks_are_not_refused_early() {
     let recipients = recipients(2);
     let lines = lines(&recipients);
-    for (offer, expected) in [
-        ("PIPELINING", ["refused rcpt 550 no", "refused content 451 full"]),
-        ("PIPELINING\nCHUNKING", ["lost content", "lost content"]),
+    let full = (451, "full");
+    for (offer, (code, text), expected) in [
+        ("PIPELINING", full, ["refused rcpt 550 no", "refused content 451 full"]),
+        // It may be one too many to DATA.
+        ("PIPELINING", (552, "full"), ["refused rcpt 550 no", "lost content"]),
+        ("PIPELINING\nCHUNKING", full, ["lost content", "lost content"]),
     ] {
         let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size: 7, binary: false };
         let mut transaction = Transaction::new(envelope, &capabilities(offer), false);
@@ -974,10 +1202,10 @@ fn chunks_are_not_refused_early() {
         let data = (offer == "PIPELINING").then_some((354, "go"));
         for (code, text) in [(250, "ok"), (550, "no"), (250, "ok")].into_iter().chain(data) {
             assert!(matches!(transaction.advance(&mut sent), Step::Await(_)));
-            transaction.reply(Reply { local: false, ..Reply::local(code, text) }).unwrap();
+            transaction.reply(said(code, text)).unwrap();
         }
         assert_eq!(transaction.advance(&mut sent), Step::Content);
-        let _ = transaction.reply(Reply { local: false, ..Reply::local(451, "full") });
+        let _ = transaction.reply(said(code, text));
         assert_eq!(transaction.advance(&mut sent), Step::Done { usable: false });
         let results: Vec<String> = transaction.into_results().iter().map(shown).collect();
         assert_eq!(results, expected, "{offer}");
@@ -1062,18 +1290,16 @@ fn long_messages_go_out_in_chunks() {
 /// only follow from it, and an acceptance would be of a message with a hole.
 #[test]
 fn the_first_refused_chunk_counts() {
-    for (last, lmtp, expected) in [
-        ("503 5.5.1 no transaction", false, "refused content 451 4.3.0 not now"),
-        ("503 5.5.1 no transaction", true, "refused content 451 4.3.0 not now"),
-        ("250 2.6.0 taken", false, "lost end after dot"),
-        ("250 2.6.0 taken", true, "lost end after dot"),
+    for (last, expected) in [
+        ("503 5.5.1 no transaction", "refused content 451 4.3.0 not now"),
+        ("250 2.6.0 taken", "lost end after dot"),
     ] {
         let recipients = recipients(1);
         let lines = lines(&recipients);
         let envelope =
             Envelope { mail_from: "<a@x>", recipients: &lines, size: 200_000, binary: false };
         let capabilities = capabilities("PIPELINING\nCHUNKING");
-        let mut transaction = Transaction::new(envelope, &capabilities, lmtp);
+        let mut transaction = Transaction::new(envelope, &capabilities, false);
         let mut content = [b'x'; 200_000].chunks(70_000);
         let mut said = ["250 ok", "250 ok", "451 4.3.0 not now", "503 5.5.1 no", last, "250 ok"]
             .map(|line| format!("{line}\r\n"))
@@ -1096,7 +1322,7 @@ fn the_first_refused_chunk_counts() {
         }
         let chunks = sent.windows(5).filter(|it| it == b"BDAT ").count();
         assert_eq!(chunks, 3, "all are under way");
-        assert_eq!(shown(&transaction.into_results()[0]), expected, "{last} {lmtp}");
+        assert_eq!(shown(&transaction.into_results()[0]), expected, "{last}");
     }
 }
 
@@ -1143,6 +1369,286 @@ fn too_many_recipients_is_no_permanent_refusal() {
     assert!(refused(Stage::Rcpt, 552, "5.2.2 full"));
     assert!(refused(Stage::End, 552, "too large"));
     assert!(refused(Stage::Rcpt, 550, "no") && !refused(Stage::Rcpt, 450, "later"));
+}
+
+/// A peer that does as its plan says, but for one reply.
+#[derive(Clone, Debug)]
+struct Plan {
+    offer: &'static str,
+    lmtp: bool,
+    /// 250, or a refusal.
+    mail: u16,
+    rcpt: Vec<u16>,
+    data: u16,
+    /// To the message; with LMTP one for each recipient.
+    end: Vec<u16>,
+    miscount: Miscount,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Miscount {
+    None,
+    /// The reply of this number is never sent.
+    TooFew(usize),
+    /// Another one of this code follows it. `late`: it is not there yet when the client looks.
+    TooMany(usize, u16, bool),
+    /// One of this code is left from the transaction before.
+    Left(u16),
+}
+
+/// The peer's side of a transaction: what it is sent, what it says, and what it means.
+struct ModelPeer {
+    plan: Plan,
+    input: Vec<u8>,
+    /// Replies that the client has not read.
+    said: VecDeque<Reply>,
+    replies: usize,
+    in_data: bool,
+    sender: bool,
+    recipients: Vec<usize>,
+    taken: Vec<bool>,
+    /// Whose reply to the message was not sent.
+    unsaid: Option<usize>,
+    /// 354 was sent: one too many would be that to the message.
+    late: bool,
+}
+
+impl ModelPeer {
+    fn new(plan: Plan) -> ModelPeer {
+        let left = match plan.miscount {
+            Miscount::Left(code) => Some(said(code, "one left")),
+            _ => None,
+        };
+        let late = matches!(plan.miscount, Miscount::TooMany(_, _, true) | Miscount::Left(_));
+        ModelPeer {
+            taken: vec![false; plan.rcpt.len()],
+            plan,
+            input: Vec::new(),
+            said: left.into_iter().collect(),
+            replies: 0,
+            in_data: false,
+            sender: false,
+            recipients: Vec::new(),
+            unsaid: None,
+            late,
+        }
+    }
+
+    /// False if the reply is not sent.
+    fn say(&mut self, code: u16, text: &str) -> bool {
+        let number = self.replies;
+        self.replies += 1;
+        match self.plan.miscount {
+            Miscount::TooFew(missing) if missing == number => return false,
+            Miscount::TooMany(place, extra, _) if place == number => {
+                self.said.push_back(said(code, text));
+                self.said.push_back(said(extra, "one too many"));
+                // Nothing that is sent behind 354 has a number: it must be there at once.
+                self.late &= code != 354;
+            }
+            _ => self.said.push_back(said(code, text)),
+        }
+        true
+    }
+
+    /// Takes what the client has sent, and answers it.
+    fn hear(&mut self, sent: &mut Vec<u8>) {
+        self.input.append(sent);
+        loop {
+            if self.in_data {
+                let end = self.input.windows(3).position(|it| it == b".\r\n");
+                let Some(end) = end else { return };
+                self.input.drain(..end + 3);
+                self.in_data = false;
+                self.end();
+                continue;
+            }
+            let Some(end) = self.input.iter().position(|it| *it == b'\n') else { return };
+            let line = String::from_utf8(self.input[..end - 1].to_vec()).unwrap();
+            let words: Vec<&str> = line.split(' ').collect();
+            let chunk: usize = match words[..] {
+                ["BDAT", size, ..] => size.parse().unwrap(),
+                _ => 0,
+            };
+            if self.input.len() < end + 1 + chunk {
+                return;
+            }
+            self.input.drain(..end + 1 + chunk);
+            match words[..] {
+                ["MAIL", ..] => {
+                    self.sender = self.plan.mail == 250;
+                    self.say(self.plan.mail, "mail");
+                }
+                ["RCPT", path, ..] => {
+                    let digits = path.trim_matches(|it: char| !it.is_ascii_digit());
+                    let at: usize = digits.parse().unwrap();
+                    let code = if self.sender { self.plan.rcpt[at] } else { 503 };
+                    if code == 250 {
+                        self.recipients.push(at);
+                    }
+                    self.say(code, &format!("rcpt {at}"));
+                }
+                ["DATA"] if self.recipients.is_empty() => drop(self.say(554, "data")),
+                ["DATA"] => {
+                    self.in_data = self.plan.data == 250;
+                    self.say(if self.in_data { 354 } else { self.plan.data }, "data");
+                }
+                ["BDAT", ..] if self.recipients.is_empty() => drop(self.say(503, "chunk")),
+                ["BDAT", _] => drop(self.say(250, "chunk")),
+                ["BDAT", ..] => self.end(),
+                ["RSET"] => {
+                    self.recipients.clear();
+                    self.say(250, "rset");
+                }
+                ["EHLO" | "LHLO", ..] => {
+                    self.recipients.clear();
+                    self.say(250, &format!("mx\n{}", self.plan.offer));
+                }
+                _ => panic!("{line}"),
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let recipients = std::mem::take(&mut self.recipients);
+        for at in &recipients {
+            self.taken[*at] = self.plan.end[if self.plan.lmtp { *at } else { 0 }] == 250;
+        }
+        if !self.plan.lmtp {
+            self.say(self.plan.end[0], "end");
+            return;
+        }
+        for at in recipients {
+            if !self.say(self.plan.end[at], &format!("end {at}")) {
+                self.unsaid = Some(at);
+            }
+        }
+    }
+
+    /// The text of the refusal that a recipient has for good, if it has one.
+    fn refusal(&self, at: usize) -> Option<String> {
+        let Plan { mail, rcpt, data, end, lmtp, .. } = &self.plan;
+        let (end, end_text) = match lmtp {
+            true => (end[at], format!("end {at}")),
+            false => (end[0], "end".to_owned()),
+        };
+        let all = [
+            (*mail, "mail".to_owned()),
+            (rcpt[at], format!("rcpt {at}")),
+            (*data, "data".to_owned()),
+            (end, end_text),
+        ];
+        let (code, text) = all.into_iter().find(|(code, _)| *code != 250)?;
+        (code >= 500).then_some(text)
+    }
+}
+
+/// Sends a message to the peer, as `service::relay::client` does.
+fn send_to(plan: Plan, octets: usize) -> (Vec<RcptResult>, bool, ModelPeer) {
+    let recipients = recipients(plan.rcpt.len());
+    let lines = lines(&recipients);
+    let binary = plan.offer.contains("BINARYMIME");
+    let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size: 1, binary };
+    let hello = if plan.lmtp { "LHLO me" } else { "EHLO me" };
+    let mut transaction =
+        Transaction::new(envelope, &capabilities(plan.offer), plan.lmtp).with_hello(hello);
+    let mut peer = ModelPeer::new(plan);
+    let content = vec![b'x'; octets];
+    let mut content = content.chunks(70_000);
+    let mut sent = Vec::new();
+    loop {
+        let step = transaction.advance(&mut sent);
+        match step {
+            Step::Done { .. } => break,
+            Step::Content => match content.next() {
+                Some(piece) => transaction.push(piece, &mut sent),
+                None => transaction.finish(&mut sent),
+            },
+            Step::Await(stage) => {
+                peer.hear(&mut sent);
+                let Some(reply) = peer.said.pop_front() else {
+                    transaction.lose(stage, "closed");
+                    break;
+                };
+                if transaction.reply(reply).is_err() {
+                    break;
+                }
+                if transaction.expects_nothing()
+                    && !peer.late
+                    && let Some(reply) = peer.said.pop_front()
+                    && transaction.reply(reply).is_err()
+                {
+                    break;
+                }
+            }
+        }
+    }
+    let in_doubt = transaction.is_in_doubt();
+    (transaction.into_results(), in_doubt, peer)
+}
+
+fn plans() -> impl Strategy<Value = Plan> {
+    let code = || prop_oneof![4 => Just(250u16), 1 => Just(550), 1 => Just(451)];
+    let offer = prop_oneof![
+        Just(""),
+        Just("PIPELINING"),
+        Just("PIPELINING\nCHUNKING"),
+        Just("PIPELINING\nCHUNKING\nBINARYMIME"),
+        Just("CHUNKING\nBINARYMIME"),
+    ];
+    let extra = || prop_oneof![Just(250u16), Just(550), Just(450)];
+    let miscount = prop_oneof![
+        1 => Just(Miscount::None),
+        4 => (0usize..9).prop_map(Miscount::TooFew),
+        4 => (0usize..9, extra(), any::<bool>()).prop_map(|(at, code, late)| Miscount::TooMany(at, code, late)),
+        1 => extra().prop_map(Miscount::Left),
+    ];
+    let recipients = (1usize..5).prop_flat_map(move |count| {
+        (proptest::collection::vec(code(), count), proptest::collection::vec(code(), count))
+    });
+    (offer, any::<bool>(), code(), recipients, code(), miscount).prop_map(
+        |(offer, lmtp, mail, (rcpt, end), data, miscount)| {
+            // With one command at a time a reply too many has come before the next command; or no
+            // client can tell.
+            let pipelined = offer.contains("PIPELINING") && !(lmtp && offer.contains("BINARYMIME"));
+            let miscount = match miscount {
+                Miscount::TooMany(at, code, _) if !pipelined => Miscount::TooMany(at, code, false),
+                Miscount::Left(_) if !pipelined => Miscount::None,
+                miscount => miscount,
+            };
+            // BDAT has no command before the message to refuse.
+            let data = if offer.contains("CHUNKING") { 250 } else { data };
+            Plan { offer, lmtp, mail, rcpt, data, end, miscount }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// A peer that leaves one reply out, or sends one too many: what is said to be accepted was, and
+    /// what is said to be refused for good was, by this very reply.
+    #[test]
+    fn results_are_those_that_the_peer_meant(
+        plan in plans(),
+        octets in prop_oneof![3 => Just(10usize), 1 => Just(200_000)],
+    ) {
+        let (results, in_doubt, peer) = send_to(plan, octets);
+        let honest = matches!(peer.plan.miscount, Miscount::None);
+        prop_assert!(!(honest && in_doubt));
+        for (at, result) in results.iter().enumerate() {
+            match result {
+                // See `Transaction::lose`.
+                RcptResult::Accepted { .. } if peer.unsaid == Some(at) => {}
+                RcptResult::Accepted { .. } => prop_assert!(peer.taken[at], "{results:?}"),
+                RcptResult::Refused { reply, .. } if result.is_permanent() => {
+                    let meant = peer.refusal(at);
+                    prop_assert_eq!(Some(&*reply.text), meant.as_deref(), "{:?}", results);
+                }
+                _ => prop_assert!(!honest || !peer.taken[at] && peer.refusal(at).is_none()),
+            }
+        }
+    }
 }
 
 proptest! {

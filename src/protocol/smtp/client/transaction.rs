@@ -9,12 +9,20 @@
 //! [`PIPELINED_MAX`] unanswered commands: a peer that does not read while its replies are not read
 //! must not stop both sides. If all recipients were refused and the peer wants the message anyway,
 //! it gets a lone dot. With CHUNKING the message goes out in chunks instead, where they can be
-//! pipelined or the message is binary.
+//! pipelined (with LMTP never) or the message is binary.
+//!
+//! Whose reply it is follows only from the number of those before it, and peers leave replies out
+//! or send some too many. So a refusal for good in a pipelined group counts only when the group is
+//! proven complete: by 354 to DATA, which answers nothing else; by the reply of several lines to EHLO
+//! (see [`Transaction::with_hello`]); by 2xx to RSET, which ends a transaction without a message, as
+//! a reply too many would leave it the one to DATA, which is never 2xx. If the connection ends before
+//! that, the recipients are reported as lost, to be tried again. One command at a time needs no
+//! proof.
 //!
 //! A reply that cannot be an answer to its command (3xx to RCPT, 2xx to DATA), or one too many, means
-//! that replies and commands no longer match. Then no refusal can be attributed to its recipient
-//! with certainty, and every recipient that was not accepted is reported as lost, to be tried again.
-//! After a refusal the transaction ends with RSET, whose reply shows such a shift as well.
+//! that replies and commands do not match: then no refusal counts, and every recipient that was not
+//! accepted is lost. [`Transaction::is_in_doubt`] tells the caller of both, so that it need not rely on
+//! the number of replies of that peer again.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -78,6 +86,11 @@ impl RcptResult {
             && reply.code == 552
             && reply.enhanced.is_none_or(|it| (it.subject, it.detail) == (5, 3));
         reply.is_permanent() && !too_many
+    }
+
+    /// Refused without asking the peer.
+    fn is_local(&self) -> bool {
+        matches!(self, RcptResult::Refused { reply, .. } if reply.local)
     }
 }
 
@@ -148,6 +161,13 @@ enum Standing {
     Over(RcptResult),
 }
 
+impl Standing {
+    /// The message was refused for it.
+    fn is_refused_at_end(&self) -> bool {
+        matches!(self, Standing::Over(RcptResult::Refused { stage: Stage::End, .. }))
+    }
+}
+
 /// See the module documentation.
 pub struct Transaction<'a> {
     envelope: Envelope<'a>,
@@ -158,14 +178,21 @@ pub struct Transaction<'a> {
     says_size: bool,
     /// The whole EHLO command, if it is used: see [`Transaction::with_hello`].
     hello: Option<&'a str>,
-    /// The reply to it was none.
+    /// Some reply is not that to its command.
     out_of_step: bool,
+    /// The replies to RCPT belong to the recipients that they were taken for.
+    rcpt_proven: bool,
+    /// All replies so far belong to the commands that they were taken for.
+    proven: bool,
+    /// Results were taken back, as they could be those of other commands.
+    in_doubt: bool,
     phase: Phase,
     awaited: VecDeque<Command>,
     standings: Vec<Standing>,
     /// Recipients of this transaction: the first ones of the envelope.
     count: usize,
     sender_accepted: bool,
+    data_sent: bool,
     data_accepted: bool,
     /// Refused for all recipients.
     refusal: Option<(Stage, Reply)>,
@@ -182,7 +209,11 @@ pub struct Transaction<'a> {
 
 impl<'a> Transaction<'a> {
     pub fn new(envelope: Envelope<'a>, capabilities: &Capabilities, lmtp: bool) -> Transaction<'a> {
-        let chunking = capabilities.chunking && (capabilities.pipelining || envelope.binary);
+        // LMTP: a reply too many to RCPT makes for one reply more that is awaited to the message, and
+        // the one to LHLO would come in its place. So there must be DATA, or one command at a time.
+        let by_choice = capabilities.pipelining && !lmtp;
+        let chunking = capabilities.chunking && (by_choice || envelope.binary);
+        let pipelining = capabilities.pipelining && !(lmtp && chunking);
         let limit = capabilities.limits.rcpt_max.map_or(usize::MAX, |limit| limit as usize);
         let count = envelope.recipients.len().min(limit);
         let encoder = match chunking {
@@ -192,16 +223,20 @@ impl<'a> Transaction<'a> {
         let mut transaction = Transaction {
             envelope,
             lmtp,
-            pipelining: capabilities.pipelining,
+            pipelining,
             chunking,
             says_size: capabilities.size.is_some(),
             hello: None,
             out_of_step: false,
+            rcpt_proven: !pipelining,
+            proven: !pipelining,
+            in_doubt: false,
             phase: Phase::Envelope { next: 0 },
             awaited: VecDeque::new(),
             standings: vec![Standing::Unknown; envelope.recipients.len()],
             count,
             sender_accepted: false,
+            data_sent: false,
             data_accepted: false,
             refusal: None,
             unusable: false,
@@ -235,11 +270,19 @@ impl<'a> Transaction<'a> {
     /// peer that has sent one reply too many to pipelined commands would not be found out: its reply
     /// to a recipient would be taken for that to the message, and its refusal of one recipient for
     /// that of another. With DATA there is 354 in between. So EHLO follows the message, at once, and
-    /// takes the place of RSET (RFC 5321 4.1.4): its reply has several lines, as CHUNKING is in it.
-    /// Until it has come, nothing is decided.
+    /// takes the place of RSET (RFC 5321 4.1.4): its reply has several lines, as PIPELINING is in it.
+    /// Until it has come, no refusal is decided. LHLO does the same behind a message for several
+    /// recipients, as the replies to that have nothing behind them either (RFC 2920 3.1 allows it
+    /// there).
     pub fn with_hello(mut self, command: &'a str) -> Transaction<'a> {
-        self.hello = Some(command).filter(|_| self.chunking && self.pipelining);
+        self.hello = Some(command).filter(|_| self.pipelining);
         self
+    }
+
+    /// Whether results were taken back, or the peer sent replies that belong to no command: the
+    /// number of its replies cannot be relied on.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// Appends the commands that can be sent now to `output`, and says what to do next.
@@ -333,6 +376,7 @@ impl<'a> Transaction<'a> {
             }
             number if number == self.count + 1 && !self.chunking && self.has_open() => {
                 output.extend_from_slice(b"DATA");
+                self.data_sent = true;
                 Command::Data
             }
             _ => return false,
@@ -368,7 +412,9 @@ impl<'a> Transaction<'a> {
         // Nor is it needed where EHLO followed the message.
         let open = !self.end_sent || (self.chunking && self.failed && self.hello.is_none());
         if open && !self.unusable {
-            let (line, command) = match self.hello {
+            // The reply to DATA shows by RSET that there is one too many, the one to RCPT does not.
+            let hello = self.hello.filter(|_| !self.data_sent);
+            let (line, command) = match hello {
                 Some(hello) => (hello, Command::Hello),
                 None => ("RSET", Command::Reset),
             };
@@ -386,7 +432,12 @@ impl<'a> Transaction<'a> {
     /// If it is no answer to what was sent. All that is not decided is lost then; the caller ends
     /// the connection.
     pub fn reply(&mut self, reply: Reply) -> Result<(), Fault> {
-        let (stage, reply) = (self.stage(), reply.clipped());
+        let stage = self.stage();
+        // The reply to EHLO came early: another one is missing.
+        self.out_of_step |= self.awaited.front() != Some(&Command::Hello)
+            && self.awaited.contains(&Command::Hello)
+            && offers_extensions(&reply);
+        let reply = reply.clipped();
         let taken = self.take_reply(&reply);
         if let Err(fault) = taken {
             self.shifted(stage, &fault.to_string());
@@ -413,6 +464,11 @@ impl<'a> Transaction<'a> {
                 return Err(Fault::Unsolicited);
             }
             self.settle(Stage::Content, reply);
+            if self.pipelining {
+                // Or it is one too many, and late.
+                let lost = self.lost(Stage::Content, "the peer refused the message before its end");
+                self.withdraw(&lost);
+            }
             self.unusable = true;
             self.phase = Phase::Over;
             return Ok(());
@@ -422,10 +478,14 @@ impl<'a> Transaction<'a> {
             Command::Data => reply.is_intermediate(),
             _ => reply.is_positive(),
         };
-        if command == Command::Hello {
-            // Some peers do not like it twice, or close the session here.
-            let refused = matches!(reply.code, 421 | 500..=504);
-            self.out_of_step = !refused && !(positive && reply.text.contains('\n'));
+        // Some peers do not like EHLO twice, or close the session here.
+        let disliked = matches!(reply.code, 421 | 500..=504);
+        match command {
+            Command::Hello => {
+                self.out_of_step |= !disliked && !(positive && reply.text.contains('\n'))
+            }
+            Command::Reset => self.out_of_step |= !disliked && !positive,
+            _ => {}
         }
         if self.out_of_step || !positive && reply.code < 400 {
             return Err(Fault::Unexpected);
@@ -433,7 +493,10 @@ impl<'a> Transaction<'a> {
         self.failed |= !positive && matches!(command.stage(), Stage::Content | Stage::End);
         match (command, positive) {
             (Command::Mail, true) => self.sender_accepted = true,
-            (Command::Data, true) => self.data_accepted = true,
+            (Command::Data, true) => {
+                self.data_accepted = true;
+                (self.rcpt_proven, self.proven) = (true, true);
+            }
             (Command::Mail | Command::Data | Command::Chunk, false) => {
                 // The first is the cause of the others.
                 self.refusal.get_or_insert((command.stage(), reply.clone()));
@@ -466,9 +529,17 @@ impl<'a> Transaction<'a> {
                 let stage = Stage::End;
                 self.decide(at, RcptResult::Refused { stage, reply: reply.clone() });
             }
-            (Command::Chunk | Command::Nothing | Command::Reset | Command::Hello, true) => {}
-            (Command::Nothing, false) => {}
-            (Command::Reset | Command::Hello, false) => self.unusable = true,
+            (Command::Reset, true) => self.proven |= self.data_sent,
+            (Command::Hello, true) => self.proven = true,
+            (Command::Chunk | Command::Nothing, _) => {}
+            (Command::Reset | Command::Hello, false) => {
+                self.unusable = true;
+                self.withdraw_unproven(Stage::Reset, "the peer did not answer as expected");
+            }
+        }
+        if self.end_sent && self.awaited.is_empty() {
+            // There is no better proof.
+            self.proven = true;
         }
         Ok(())
     }
@@ -481,8 +552,12 @@ impl<'a> Transaction<'a> {
             // LMTP: the others have no answer of their own.
             return self.lose(Stage::End, "the peer closed the connection");
         }
+        let closing = RcptResult::Refused { stage: Stage::Rcpt, reply: reply.clone() };
         let (stage, reply) = self.refusal.take().unwrap_or((Stage::Rcpt, reply.clone()));
         self.settle(stage, &reply);
+        if !self.proven {
+            self.withdraw(&closing);
+        }
     }
 
     /// Takes a piece of the message. Only after [`Step::Content`]; call [`Transaction::advance`]
@@ -515,17 +590,21 @@ impl<'a> Transaction<'a> {
         }
         self.end_sent = true;
         self.phase = Phase::Ended;
+        let mut ends = 1;
         if self.lmtp {
             // RFC 2033 4.2: one reply for each accepted recipient, in the order of RCPT.
+            let before = self.awaited.len();
             for (at, standing) in self.standings.iter().enumerate() {
                 if matches!(standing, Standing::Taken) {
                     self.awaited.push_back(Command::EndFor(at));
                 }
             }
+            ends = self.awaited.len() - before;
+            self.proven &= ends == 1;
         } else {
             self.awaited.push_back(Command::End);
         }
-        if let Some(hello) = self.hello {
+        if let Some(hello) = self.hello.filter(|_| self.chunking || ends > 1) {
             output.extend_from_slice(hello.as_bytes());
             output.extend_from_slice(b"\r\n");
             self.awaited.push_back(Command::Hello);
@@ -539,24 +618,18 @@ impl<'a> Transaction<'a> {
         self.chunk.clear();
     }
 
-    /// The connection broke at `stage`: recipients without a result are lost.
+    /// The connection broke at `stage`: recipients without a result are lost, and those with one that
+    /// is not proven.
     pub fn lose(&mut self, stage: Stage, what: &str) {
         self.unusable = true;
-        self.phase = Phase::Over;
-        // What the peer has refused stays so, whatever happened later.
-        if let Some((stage, reply)) = self.refusal.take() {
-            self.settle(stage, &reply);
-        }
-        // One reply is missing, and the one that came may be that to EHLO.
-        let lost = self.lost(stage, what);
-        for standing in &mut self.standings {
-            if let Standing::Over(RcptResult::Accepted { reply }) = standing
-                && self.awaited.front() == Some(&Command::Hello)
-                && reply.text.contains('\n')
-            {
-                *standing = Standing::Over(lost.clone());
+        if self.phase != Phase::Over {
+            self.phase = Phase::Over;
+            if let Some((stage, reply)) = self.refusal.take() {
+                self.settle(stage, &reply);
             }
+            self.withdraw_unproven(stage, what);
         }
+        let lost = self.lost(stage, what);
         for at in 0..self.standings.len() {
             self.decide(at, lost.clone());
         }
@@ -566,15 +639,55 @@ impl<'a> Transaction<'a> {
         RcptResult::Lost { stage, what: what.to_owned(), after_final_dot: self.end_sent }
     }
 
+    /// The replies that came may be those to other commands, as one may be missing.
+    fn withdraw_unproven(&mut self, stage: Stage, what: &str) {
+        if self.proven {
+            return;
+        }
+        let lost = self.lost(stage, what);
+        if self.awaited.iter().any(|it| matches!(it, Command::EndFor(_))) {
+            // RFC 2033 4.2: a server that stops in the middle has delivered for those that it accepted,
+            // and must not get them again and again. One that forgets a reply has accepted for all
+            // before the first refusal as well, but for the one whose reply nobody has seen.
+            let behind = self.standings.iter_mut().skip_while(|it| !it.is_refused_at_end());
+            for standing in behind {
+                if matches!(standing, Standing::Over(RcptResult::Accepted { .. })) {
+                    *standing = Standing::Over(lost.clone());
+                    self.in_doubt = true;
+                }
+            }
+        }
+        self.withdraw(&lost);
+    }
+
+    /// Replaces refusals for good by `instead`.
+    fn withdraw(&mut self, instead: &RcptResult) {
+        for standing in &mut self.standings {
+            let Standing::Over(result) = standing else { continue };
+            let of_rcpt = matches!(result, RcptResult::Refused { stage: Stage::Rcpt, .. });
+            if result.is_permanent() && !result.is_local() && !(of_rcpt && self.rcpt_proven) {
+                *result = instead.clone();
+                self.in_doubt = true;
+            }
+        }
+    }
+
     /// Replies and commands do not match: no refusal counts, and if a reply too many came before the
     /// one to the message, that does not either.
     fn shifted(&mut self, stage: Stage, what: &str) {
         self.refusal = None;
+        self.in_doubt = true;
         let lost = self.lost(stage, what);
+        // Of several replies to a message, the first stands: the one too many came behind it.
+        let mut first = true;
         for standing in &mut self.standings {
+            first &= !standing.is_refused_at_end();
             let doubtful = match standing {
-                Standing::Over(RcptResult::Refused { reply, .. }) => !reply.local,
-                Standing::Over(RcptResult::Accepted { .. }) => self.out_of_step,
+                Standing::Over(result @ RcptResult::Refused { .. }) => !result.is_local(),
+                Standing::Over(RcptResult::Accepted { .. }) => {
+                    let later = !std::mem::take(&mut first);
+                    self.out_of_step || (self.lmtp && later)
+                }
                 Standing::Over(_) => false,
                 Standing::Unknown | Standing::Taken => true,
             };
@@ -586,12 +699,9 @@ impl<'a> Transaction<'a> {
         self.phase = Phase::Over;
     }
 
-    /// The peer sent something that cannot be read: no later answer can be trusted, and no earlier.
+    /// The peer sent something that cannot be read: no later answer can be trusted.
     pub fn desynchronised(&mut self, fault: Fault) {
-        self.unusable = true;
-        if self.phase != Phase::Over {
-            self.shifted(self.stage(), &fault.to_string());
-        }
+        self.lose(self.stage(), &fault.to_string());
     }
 
     /// The stage that the transaction is in.
@@ -655,6 +765,11 @@ impl<'a> Transaction<'a> {
     fn has_open(&self) -> bool {
         self.standings.iter().any(|it| !matches!(it, Standing::Over(_)))
     }
+}
+
+/// Whether it can only be the reply to EHLO of a peer with PIPELINING.
+fn offers_extensions(reply: &Reply) -> bool {
+    reply.is_positive() && reply.lines().skip(1).any(|line| line.eq_ignore_ascii_case("PIPELINING"))
 }
 
 /// What the peer need not be asked for, as it said before that it would refuse.
