@@ -134,10 +134,20 @@ impl<C: Carrier> Queue<C> {
     /// Takes new settings; connections and messages follow them at their next step.
     pub fn set_options(&self, options: QueueOptions) {
         let options = Rc::new(options);
-        for site in self.inner.state.borrow().sites.values() {
-            let way = site.way.borrow();
-            site.limits.set(options.limits(&way.hosts(), ""));
+        let state = self.inner.state.borrow();
+        for site in state.sites.values() {
+            site.forget_shape(options.site);
+            site.take_shape(options.shape_of(site.way.borrow().hosts()));
         }
+        if !options.shapes.is_empty() {
+            for (_, destination) in &state.destinations {
+                if let Route::Found { site, .. } = &destination.route {
+                    let domain = super::domain_of_destination(&destination.name);
+                    site.take_shape(options.shape_of([domain]));
+                }
+            }
+        }
+        drop(state);
         *self.inner.options.borrow_mut() = options;
     }
 
@@ -404,18 +414,21 @@ impl<C: Carrier> Queue<C> {
     }
 
     fn site(&self, way: C::Way, destination: &str) -> Rc<Site<C::Way>> {
+        let options = self.options();
+        let domain = super::domain_of_destination(destination);
+        let shape = options.shape_of(way.hosts().into_iter().chain([domain]));
         let mut state = self.inner.state.borrow_mut();
         if let Some(site) = state.sites.get(way.site()) {
+            site.take_shape(shape);
             *site.way.borrow_mut() = way;
             return site.clone();
         }
-        let domain = super::domain_of_destination(destination);
-        let limits = self.options().limits(&way.hosts(), domain);
         state.tidy_sites();
         let name = way.site().to_owned();
         let is_outside = !way.hosts().is_empty();
         let seat = is_outside.then(|| self.inner.seat.site(&name));
-        let site = Rc::new(Site::new(name.clone(), way, limits, seat));
+        let site = Rc::new(Site::new(name.clone(), way, options.site, seat));
+        site.take_shape(shape);
         state.sites.insert(name.into(), site.clone());
         site
     }

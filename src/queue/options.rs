@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 /// See [`QueueOptions::uids_per_mailbox`]: a quarter is spare for messages that are on their way into
 /// the mailbox when it is used up.
 const UIDS_PER_MAILBOX: u32 = 3 << 30;
@@ -117,13 +119,15 @@ impl QueueOptions {
         self.retry.iter().copied().max().unwrap_or(Duration::MAX)
     }
 
-    /// The limits of a site that is named `name` (a host of it) and gets mail for `domain`.
-    pub fn limits(&self, hosts: &[&str], domain: &str) -> SiteLimits {
-        let found = self
-            .shapes
-            .iter()
-            .find(|shape| hosts.iter().chain([&domain]).any(|name| matches(&shape.pattern, name)));
-        found.map_or(self.site, |shape| shape.limits)
+    /// The first shape that names one of these hosts or domains, and its place in the row.
+    pub(super) fn shape_of<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Option<(usize, SiteLimits)> {
+        let names: SmallVec<[&str; 4]> = names.into_iter().collect();
+        let is_meant = |shape: &Shape| names.iter().any(|name| matches(&shape.pattern, name));
+        let place = self.shapes.iter().position(is_meant)?;
+        Some((place, self.shapes.get(place)?.limits))
     }
 }
 
@@ -172,10 +176,14 @@ mod tests {
         };
         let shapes = vec![shape("*.google.test", 2), shape("slow.example", 1)];
         let options = QueueOptions { shapes, ..QueueOptions::default() };
-        let of = |host: &str, domain: &str| options.limits(&[host], domain).connections;
-        assert_eq!(of("mx.Google.test", "gmail.example"), 2);
-        assert_eq!(of("google.test", "gmail.example"), 20);
-        assert_eq!(of("notgoogle.test", "x"), 20);
-        assert_eq!(of("mx.example", "SLOW.example"), 1);
+        let of = |host: &str, domain: &str| {
+            let (place, limits) = options.shape_of([host, domain])?;
+            Some((place, limits.connections))
+        };
+        assert_eq!(of("mx.Google.test", "gmail.example"), Some((0, 2)));
+        assert_eq!(of("google.test", "gmail.example"), None);
+        assert_eq!(of("notgoogle.test", "x"), None);
+        assert_eq!(of("mx.example", "SLOW.example"), Some((1, 1)));
+        assert_eq!(of("slow.example", "mx.google.test"), Some((0, 2)), "the first one counts");
     }
 }

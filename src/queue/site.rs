@@ -35,6 +35,9 @@ pub(super) struct Site<W> {
     /// As found last.
     pub way: RefCell<W>,
     pub limits: Cell<SiteLimits>,
+    /// The place in the configuration of the shape that `limits` are from; past all others if none
+    /// holds.
+    shape: Cell<usize>,
     /// Destinations with messages that are ready, in turn.
     pub hungry: RefCell<VecDeque<u32>>,
     /// Messages ready, of all its destinations.
@@ -67,6 +70,7 @@ impl<W> Site<W> {
             name,
             way: RefCell::new(way),
             limits: Cell::new(limits),
+            shape: Cell::new(usize::MAX),
             hungry: RefCell::default(),
             ready: Cell::new(0),
             open: Cell::new(0),
@@ -88,6 +92,23 @@ impl<W> Site<W> {
     /// Whether it is hosts of others, and not mailboxes here.
     pub(super) fn is_outside(&self) -> bool {
         self.seat.is_some()
+    }
+
+    /// A shape ([`QueueOptions::shape_of`]) is for one of its hosts or destinations: of all such the
+    /// first in the configuration holds.
+    pub(super) fn take_shape(&self, found: Option<(usize, SiteLimits)>) {
+        if let Some((place, limits)) = found
+            && place < self.shape.get()
+        {
+            self.shape.set(place);
+            self.limits.set(limits);
+        }
+    }
+
+    /// The configuration is another one.
+    pub(super) fn forget_shape(&self, usual: SiteLimits) {
+        self.shape.set(usize::MAX);
+        self.limits.set(usual);
     }
 
     /// Connections that it may have now.

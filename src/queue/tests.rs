@@ -969,6 +969,38 @@ fn one_recipient_of_a_message_can_be_returned_or_removed() {
 }
 
 #[test]
+fn the_shape_of_any_destination_holds_also_after_a_reload() {
+    let limits = |connections| SiteLimits { connections, ..SiteLimits::default() };
+    let shape = |pattern: &str, connections| Shape {
+        pattern: pattern.to_owned(),
+        limits: limits(connections),
+    };
+    let mut world = World::new();
+    world.options.shapes = vec![shape("nobody.test", 9), shape("two.test", 3)];
+    let running = world.start(23);
+    let connections = || {
+        let state = running.queue.inner.state.borrow();
+        state.sites.get("shared").map(|site| site.limits.get().connections)
+    };
+    running.submit("s@x.test", &["later@one.test"]);
+    running.wait(1);
+    assert_eq!(connections(), Some(20));
+    running.submit("s@x.test", &["later@two.test"]);
+    running.wait(1);
+    assert_eq!(connections(), Some(3), "the second destination has a shape");
+    running.queue.set_options(QueueOptions { site: limits(7), ..world.options.clone() });
+    assert_eq!(connections(), Some(3));
+    let shapes = vec![shape("one.test", 5), shape("two.test", 3)];
+    running.queue.set_options(QueueOptions { shapes, ..world.options.clone() });
+    assert_eq!(connections(), Some(5), "the first one counts");
+    let shapes = vec![shape("shared", 4), shape("one.test", 5)];
+    running.queue.set_options(QueueOptions { shapes, ..world.options.clone() });
+    assert_eq!(connections(), Some(4), "a host of it");
+    running.queue.set_options(QueueOptions { shapes: Vec::new(), ..world.options.clone() });
+    assert_eq!(connections(), Some(20));
+}
+
+#[test]
 fn urgent_mail_overtakes() {
     let world = World::new();
     let mut options = world.options.clone();
