@@ -9,7 +9,7 @@ use std::{cell::Cell, collections::VecDeque, future::poll_fn, rc::Rc, task::Poll
 use super::{
     Carrier, End, Ends, Outcome, Queue, QueueEvent, QueueId,
     envelope::{Envelope, Problem, Recipient},
-    settle::{AtHand, Chore},
+    settle::AtHand,
     state::{Phase, Route, destination_of},
 };
 use crate::{
@@ -121,7 +121,8 @@ impl<C: Carrier> Queue<C> {
             Action::Cancel => self.remove(id, None).await,
             Action::Bounce(reason) => self.remove(id, Some(reason)).await,
             Action::Drop { recipient, reason } => {
-                self.drop_recipient(id, recipient, reason.as_deref()).await
+                let is_meant = |it: &Recipient| it.address.eq_ignore_ascii_case(recipient);
+                self.drop_recipients(id, is_meant, reason.as_deref()).await
             }
         }
     }
@@ -153,6 +154,8 @@ impl<C: Carrier> Queue<C> {
     /// # Errors
     /// As for [`crate::store::Account::settle`].
     pub async fn set_held(&self, id: QueueId, held: bool) -> Result<bool, StoreError> {
+        // Other commands put the message into the indexes anew, as they have read it.
+        let _lock = self.lock(id).await;
         let Some((partition, _, envelope)) = self.load(id).await else { return Ok(false) };
         let mut changed = (*envelope).clone();
         changed.held = held;
@@ -174,6 +177,7 @@ impl<C: Carrier> Queue<C> {
         let mut state = self.inner.state.borrow_mut();
         if let Some(entry) = state.entries.get_mut(&id) {
             entry.held = held;
+            entry.begins = changed.begins();
         }
         state.reschedule(id, |part| if held { part.due } else { now });
         drop(state);
@@ -198,6 +202,8 @@ impl<C: Carrier> Queue<C> {
             Ok(destinations) => destinations,
             Err(acted) => return Ok(acted),
         };
+        // A warning must not be recorded over the new beginning, nor this over a hold.
+        let lock = self.lock(id).await;
         let now = self.inner.executor.now();
         let changed = async {
             let (partition, body, envelope) =
@@ -213,7 +219,9 @@ impl<C: Carrier> Queue<C> {
             let settled = account.settle(id.mailbox, id.uid, changes, None).await?;
             Ok((settled, body, Rc::new(renewed)))
         };
-        match changed.await {
+        let changed = changed.await;
+        drop(lock);
+        match changed {
             Ok((settled, body, envelope)) => {
                 let mut state = self.inner.state.borrow_mut();
                 let entry = state.remove(id);
@@ -238,17 +246,13 @@ impl<C: Carrier> Queue<C> {
     /// # Errors
     /// As for [`crate::store::Account::settle`].
     pub async fn remove(&self, id: QueueId, bounce: Option<&str>) -> Result<Acted, StoreError> {
+        if bounce.is_some() {
+            return self.drop_recipients(id, |_| true, bounce).await;
+        }
         let destinations = match self.claim(id) {
             Ok(destinations) => destinations,
             Err(acted) => return Ok(acted),
         };
-        if let Some(reason) = bounce {
-            let problem = self.unwanted(reason);
-            for destination in destinations {
-                self.add_chore(Chore::Return(id, destination, problem.clone()));
-            }
-            return Ok(Acted::Done);
-        }
         let removed = async {
             let partition = self.partition(id.partition).ok_or(StoreError::NoSuchMailbox)?;
             let account = partition.queue().await?;
@@ -273,12 +277,12 @@ impl<C: Carrier> Queue<C> {
         Problem { at: self.inner.executor.now(), status, reason, ..Problem::default() }
     }
 
-    /// Takes one recipient off a message, as [`Queue::remove`] does with all of them. What is left
-    /// keeps its schedule.
-    async fn drop_recipient(
+    /// Takes some recipients off a message, without telling its sender, or (with a reason) returned.
+    /// What is left keeps its schedule.
+    async fn drop_recipients(
         &self,
         id: QueueId,
-        address: &str,
+        is_meant: impl Fn(&Recipient) -> bool,
         bounce: Option<&str>,
     ) -> Result<Acted, StoreError> {
         let destinations = match self.claim(id) {
@@ -290,7 +294,6 @@ impl<C: Carrier> Queue<C> {
         let dropped = async {
             let (partition, body, envelope) =
                 self.load(id).await.ok_or(StoreError::NoSuchMailbox)?;
-            let is_meant = |it: &Recipient| it.address.eq_ignore_ascii_case(address);
             let mut left = (*envelope).clone();
             left.recipients.retain(|_, recipient| !is_meant(recipient));
             if left.recipients.len() == envelope.recipients.len() {

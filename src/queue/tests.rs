@@ -969,6 +969,44 @@ fn one_recipient_of_a_message_can_be_returned_or_removed() {
 }
 
 #[test]
+fn what_is_returned_by_an_operator_stays_so_after_a_crash() {
+    let world = World::new();
+    let running = world.start(18);
+    let id = running.submit("s@x.test", &["later@a.test", "ok@down.test"]);
+    running.wait(2);
+    let bounce = Action::Bounce("not wanted".to_owned());
+    let returned = running.queue.act(id, &bounce);
+    assert_eq!(running.simulation.clone().run_until(returned).unwrap(), Acted::Done);
+    running.crash();
+    assert_eq!(*world.outside.reasons.borrow(), ["not wanted"; 2]);
+    let running = world.start(19);
+    running.wait(20);
+    assert!(running.queue.is_empty());
+    assert_eq!((world.got("s@x.test"), world.outside.reports.get()), (1, 1));
+}
+
+/// Both commands have read the message before either has changed it.
+#[test]
+fn a_message_that_is_held_while_a_recipient_is_removed_is_held() {
+    let world = World::new();
+    let running = world.start(20);
+    let id = running.submit("s@x.test", &["later1@a.test", "later2@a.test"]);
+    running.wait(2);
+    let action = Action::Drop { recipient: "later1@a.test".to_owned(), reason: None };
+    let dropped = running.queue.act(id, &action);
+    let held = running.queue.act(id, &Action::Hold);
+    let both = futures_lite::future::zip(dropped, held);
+    let (dropped, held) = running.simulation.clone().run_until(both);
+    assert_eq!((dropped.unwrap(), held.unwrap()), (Acted::Done, Acted::Done));
+    running.wait(200);
+    assert_eq!(world.tried("later2@a.test"), 1);
+    let released = running.queue.act(id, &Action::Release);
+    assert_eq!(running.simulation.clone().run_until(released).unwrap(), Acted::Done);
+    running.wait(2);
+    assert_eq!(world.tried("later2@a.test"), 2);
+}
+
+#[test]
 fn the_shape_of_any_destination_holds_also_after_a_reload() {
     let limits = |connections| SiteLimits { connections, ..SiteLimits::default() };
     let shape = |pattern: &str, connections| Shape {
