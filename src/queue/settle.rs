@@ -95,7 +95,7 @@ impl<C: Carrier> Queue<C> {
         }
         let at_hand = AtHand { id, partition: &partition, body, envelope: &envelope };
         // Failing that, the next attempt warns.
-        if self.record(&at_hand, Some(changes), &ends, 1).await {
+        if self.record(&at_hand, Some(changes), &ends, AnnotationChanges::new(), 1).await {
             let mut state = self.inner.state.borrow_mut();
             if let Some(part) = state.part(id, destination) {
                 part.warned = true;
@@ -124,6 +124,8 @@ impl<C: Carrier> Queue<C> {
             && envelope.age_of_schedule(now) >= options.delay_warning;
         let mut changes = AnnotationChanges::new();
         let mut ends = Ends::new();
+        // Who has the message and is not reported on.
+        let mut sent = AnnotationChanges::new();
         // Destinations with recipients that are left: why, and whether their sender was warned.
         let mut left: Vec<(DestinationId, Option<Problem>, bool)> = Vec::new();
         for (number, recipient) in self.recipients_of(destinations, envelope) {
@@ -153,6 +155,8 @@ impl<C: Carrier> Queue<C> {
                         let (host, reply) = (host.clone(), reply.clone());
                         let end = End::Delivered { host, reply, relayed };
                         ends.push((number, recipient.clone(), end));
+                    } else if !planted(Plant::RetryDelivered) {
+                        sent.push((number, None));
                     }
                 }
                 Outcome::Failed(problem) => {
@@ -202,7 +206,7 @@ impl<C: Carrier> Queue<C> {
         let changes = (!is_last).then_some(changes);
         // After a connection that had ended there is nothing to record.
         let nothing = ends.is_empty() && changes.as_ref().is_some_and(Vec::is_empty);
-        if !nothing && !self.record(&at_hand, changes, &ends, RECORD_TRIES).await {
+        if !nothing && !self.record(&at_hand, changes, &ends, sent, RECORD_TRIES).await {
             return self.trouble(id, destinations);
         }
         if is_last {
@@ -257,22 +261,31 @@ impl<C: Carrier> Queue<C> {
     }
 
     /// Puts changes (`None`: the message is removed) and the report about `ends` on disk. False if
-    /// that failed `tries` times.
+    /// that failed `tries` times. `sent`, of the changes, needs no report and is recorded apart if
+    /// the report cannot be: a full disk has no room for mail, but for this.
     async fn record(
         &self,
         at_hand: &AtHand<'_>,
         changes: Option<AnnotationChanges>,
         ends: &Ends,
+        mut sent: AnnotationChanges,
         tries: u32,
     ) -> bool {
         for attempt in 0..tries {
             if attempt > 0 {
                 self.inner.executor.sleep(RECORD_PAUSE).await;
             }
-            match self.record_once(at_hand, changes.clone(), ends).await {
-                Ok(()) => return true,
-                Err(_) if self.inner.ended.get() => return false,
-                Err(_) => {}
+            if self.record_once(at_hand, changes.clone(), ends).await.is_ok() {
+                return true;
+            }
+            if !sent.is_empty() && !ends.is_empty() {
+                let apart = Some(sent.clone());
+                if self.record_once(at_hand, apart, &Ends::new()).await.is_ok() {
+                    sent.clear();
+                }
+            }
+            if self.inner.ended.get() {
+                return false;
             }
         }
         false

@@ -41,6 +41,8 @@ struct Outside {
     reports: Cell<u32>,
     /// Of all failures reported.
     reasons: RefCell<Vec<String>>,
+    /// No report can be written.
+    full: Cell<bool>,
 }
 
 #[derive(Clone)]
@@ -113,6 +115,9 @@ impl Carrier for Fake {
         ends: &'a Ends,
     ) -> LocalFuture<'a, Result<Option<Report>, StoreError>> {
         Box::pin(async move {
+            if self.0.full.get() {
+                return Err(StoreError::Full);
+            }
             self.0.reports.set(self.0.reports.get() + 1);
             for (_, _, end) in ends {
                 if let End::Failed(problem) = end {
@@ -1004,6 +1009,30 @@ fn a_message_that_is_held_while_a_recipient_is_removed_is_held() {
     assert_eq!(running.simulation.clone().run_until(released).unwrap(), Acted::Done);
     running.wait(2);
     assert_eq!(world.tried("later2@a.test"), 2);
+}
+
+/// A disk that is full has no room for reports.
+#[test]
+fn who_has_the_message_does_not_get_it_again_while_no_report_can_be_written() {
+    let world = World::new();
+    let running = world.start(21);
+    world.outside.full.set(true);
+    running.submit("s@x.test", &["ok1@a.test", "never@a.test"]);
+    running.submit("s@x.test", &["ok2@b.test", "never@c.test"]);
+    running.wait(2000);
+    for address in ["ok1@a.test", "ok2@b.test"] {
+        assert_eq!(world.got(address), 1, "{address}");
+    }
+    running.crash();
+    let running = world.start(22);
+    running.wait(20);
+    world.outside.full.set(false);
+    running.wait(20);
+    assert!(running.queue.is_empty());
+    for address in ["ok1@a.test", "ok2@b.test"] {
+        assert_eq!(world.got(address), 1, "{address}");
+    }
+    assert_eq!(world.outside.reports.get(), 2);
 }
 
 #[test]
