@@ -114,7 +114,7 @@ pub struct Recipient {
     pub attempts: u32,
     /// The sender was told of the delay.
     pub warned: bool,
-    /// The TLS policy of its domain does not count (RFC 8689 5).
+    /// The TLS policy of its domain does not count (RFC 8689 4.2.2).
     pub any_tls: bool,
     /// The last temporary failure.
     pub problem: Option<Problem>,

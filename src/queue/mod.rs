@@ -64,7 +64,7 @@ pub const OUTGOING: &str = "Outgoing";
 /// The destination of recipients with an account here.
 pub const HERE: &str = "";
 
-/// After the domain of a destination: its TLS policy does not count (RFC 8689 5). Such recipients
+/// After the domain of a destination: its TLS policy does not count (RFC 8689 4.2.2). Such recipients
 /// share no connections with others.
 pub const ANY_TLS: &str = " (any TLS)";
 

@@ -429,7 +429,7 @@ bounce_queue_lifetime = {EXPIRE}s
                     self.assertIn("REQUIRETLS", fields["Diagnostic-Code"])
 
     def test_d_tls_not_required(self):
-        """RFC 8689 5: the sender of the message wants it to go through."""
+        """RFC 8689 3: the sender of the message wants it to go through."""
         for name in ("wrong", "caname", "stsname", "stsmx", "daneplain", "stsplain"):
             for target in CASES[name].targets:
                 with self.subTest(name, target=target):

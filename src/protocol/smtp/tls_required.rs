@@ -1,4 +1,4 @@
-//! The field `TLS-Required: No` (RFC 8689 5): whoever sends the message asks that it goes through
+//! The field `TLS-Required: No` (RFC 8689 3): whoever sends the message asks that it goes through
 //! where the TLS policy of its recipients would hold it up, for instance to tell them so. Found while
 //! the message arrives; `service::smtp` keeps the finding in the queue's envelope.
 

@@ -129,7 +129,7 @@ impl ReportMail<'_> {
         push(&["\r\nMessage-ID: <", id, "@", submitter, ">\r\n"], out);
         push(&["TLS-Report-Domain: ", domain, "\r\n"], out);
         push(&["TLS-Report-Submitter: ", submitter, "\r\n"], out);
-        // A report on TLS that is broken must get through all the same (RFC 8460 3, RFC 8689 5).
+        // A report on TLS that is broken must get through all the same (RFC 8460 3, RFC 8689 3).
         push(&["TLS-Required: No\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"], out);
         push(&["Content-Type: multipart/report; report-type=\"tlsrpt\";\r\n"], out);
         push(&["\tboundary=\"", &boundary, "\"\r\n\r\n"], out);

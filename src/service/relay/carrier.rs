@@ -87,7 +87,7 @@ pub(super) struct Hosts {
     pub hosts: Vec<MailHost>,
     pub port: u16,
     tls: TlsPolicy,
-    /// What DNS demands does not count (RFC 8689 5).
+    /// What DNS demands does not count (RFC 8689 4.2.2).
     any_tls: bool,
     /// The domain and its exchange, if DNS named the hosts.
     exchange: Option<(String, Rc<Exchange>)>,

@@ -74,19 +74,23 @@ pub(super) async fn write(
     out.push(&text).await?;
     let staged = out.writer.finish(out.summarizer.end().encode()).await?;
 
-    let recipient =
-        queue::Recipient { address: envelope.sender.clone(), ..queue::Recipient::default() };
-    let about = Envelope {
+    let about = Envelope { body, smtp_utf8, id, ..envelope_about(envelope, now) };
+    Ok((staged, about))
+}
+
+/// The envelope of a report about a message with `envelope`.
+fn envelope_about(envelope: &Envelope, now: Timestamp) -> Envelope {
+    let address = envelope.sender.clone();
+    let recipient = queue::Recipient { address, ..queue::Recipient::default() };
+    Envelope {
         arrived: now,
         origin: Origin::Report,
-        body,
-        smtp_utf8,
+        // RFC 8689 5: it has at least the header of the message in it.
+        require_tls: envelope.require_tls,
         trail: envelope.trail.clone(),
-        id,
         recipients: BTreeMap::from([(1, recipient)]),
         ..Envelope::default()
-    };
-    Ok((staged, about))
+    }
 }
 
 /// A body that is being written, and its summary.
@@ -154,6 +158,23 @@ fn line<'a>(
             let action = if *relayed { Action::Relayed } else { Action::Delivered };
             let remote = (!host.is_empty()).then_some(host.as_str());
             report(action, "2.0.0", remote.map(|_| Diagnostic::Reply(reply)), remote)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_protected_like_its_message() {
+        for require_tls in [false, true] {
+            let sender = "s@x.test".to_owned();
+            let of = Envelope { sender, require_tls, ..Envelope::default() };
+            let about = envelope_about(&of, Timestamp(5));
+            assert_eq!((about.require_tls, about.sender.as_str()), (require_tls, ""));
+            let to: Vec<&str> = about.recipients.values().map(|it| it.address.as_str()).collect();
+            assert_eq!(to, ["s@x.test"]);
         }
     }
 }
