@@ -300,7 +300,7 @@ impl TlsReporter {
         }
         let now = now();
         due.at = now + pause(due.attempts).as_secs();
-        let is_over = due.at >= first + TRIED_FOR.as_secs();
+        let is_over = is_over(first, due.at);
         for sent in &mut results {
             if sent.result == "deferred" && is_over {
                 sent.result = "dropped";
@@ -486,6 +486,11 @@ fn submitter(from: &str) -> &str {
 fn pause(attempts: u32) -> Duration {
     let doubled = RETRY_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16));
     doubled.min(RETRY_LAST)
+}
+
+/// Whether a report that was first tried at `first` is not tried any more at `at`.
+fn is_over(first: u64, at: u64) -> bool {
+    at >= first.saturating_add(TRIED_FOR.as_secs())
 }
 
 fn random_below(limit: u64) -> u64 {

@@ -90,7 +90,7 @@ impl State {
                 self.days.insert(number, counts);
                 continue;
             }
-            let end = day.end().min(now.max(counts.from + 1));
+            let end = day.end().min(now.max(counts.from.saturating_add(1)));
             for (domain, content) in std::mem::take(&mut counts.counts.domains) {
                 if !is_wanted(&domain) {
                     counts.counts.domains.insert(domain, content);

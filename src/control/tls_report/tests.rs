@@ -220,3 +220,27 @@ fn people_can_read_it() {
     );
     assert_eq!(State::default().lines(0, false), ["=no sessions were counted"]);
 }
+
+/// Whatever numbers are in it.
+#[test]
+fn a_file_with_senseless_times_is_read_and_used() {
+    for number in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+        let mut all = state(&["a.test"]);
+        all.close(|_| true, |_| true, number, |_| number);
+        all.day(Day(u32::MAX)).record("b.test", &policy("b.test"), None);
+        all.days.values_mut().for_each(|day| day.from = number);
+        if let Some(due) = all.due.first_mut() {
+            (due.begin, due.end, due.first) = (number, number, Some(number));
+            (due.attempts, due.left) = (u32::MAX, Some(vec![String::new(), "x".repeat(5000)]));
+        }
+        let text = serde_json::to_string(&all).unwrap();
+        let mut read: State = serde_json::from_str(&text).unwrap();
+        for as_json in [false, true] {
+            assert!(!read.lines(number, as_json).is_empty());
+        }
+        let first = read.due[0].first.unwrap();
+        assert_eq!(is_over(first, number), number == u64::MAX);
+        assert!(read.close(|_| true, |_| true, number, |day| day.end()));
+        assert_eq!(read.due.len(), 2);
+    }
+}
