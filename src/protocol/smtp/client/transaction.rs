@@ -482,7 +482,8 @@ impl<'a> Transaction<'a> {
         let disliked = matches!(reply.code, 421 | 500..=504);
         match command {
             Command::Hello => {
-                self.out_of_step |= !disliked && !(positive && reply.text.contains('\n'))
+                let answered = positive && reply.text.contains('\n');
+                self.out_of_step |= !disliked && !answered;
             }
             Command::Reset => self.out_of_step |= !disliked && !positive,
             _ => {}
