@@ -293,7 +293,8 @@ fn lmtp_answers_for_each() {
         Hear("DATA"),
         Say("250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"),
         HearMessage(MESSAGE_SENT.into()),
-        Say("250 b has it\r\n452 4.2.2 c is full\r\n"),
+        Hear("LHLO me.test"),
+        Say("250 b has it\r\n452 4.2.2 c is full\r\n250-lmtp.test\r\n250 PIPELINING\r\n"),
         Hear("QUIT"),
         Close,
     ]);

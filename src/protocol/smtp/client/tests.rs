@@ -1189,12 +1189,13 @@ fn lmtp_results_that_came_before_the_end() {
 fn chunks_are_not_refused_early() {
     let recipients = recipients(2);
     let lines = lines(&recipients);
-    let full = (451, "full");
-    for (offer, (code, text), expected) in [
-        ("PIPELINING", full, ["refused rcpt 550 no", "refused content 451 full"]),
+    let no = "refused rcpt 550 no";
+    for (offer, code, octets, expected) in [
+        ("PIPELINING", 451, 0, [no, "refused content 451 full"]),
         // It may be one too many to DATA.
-        ("PIPELINING", (552, "full"), ["refused rcpt 550 no", "lost content"]),
-        ("PIPELINING\nCHUNKING", full, ["lost content", "lost content"]),
+        ("PIPELINING", 552, 0, [no, "lost content"]),
+        ("PIPELINING", 552, 100_000, [no, "refused content 552 full"]),
+        ("PIPELINING\nCHUNKING", 451, 0, ["lost content", "lost content"]),
     ] {
         let envelope = Envelope { mail_from: "<a@x>", recipients: &lines, size: 7, binary: false };
         let mut transaction = Transaction::new(envelope, &capabilities(offer), false);
@@ -1205,7 +1206,8 @@ fn chunks_are_not_refused_early() {
             transaction.reply(said(code, text)).unwrap();
         }
         assert_eq!(transaction.advance(&mut sent), Step::Content);
-        let _ = transaction.reply(said(code, text));
+        transaction.push(&vec![b'x'; octets], &mut sent);
+        let _ = transaction.reply(said(code, "full"));
         assert_eq!(transaction.advance(&mut sent), Step::Done { usable: false });
         let results: Vec<String> = transaction.into_results().iter().map(shown).collect();
         assert_eq!(results, expected, "{offer}");

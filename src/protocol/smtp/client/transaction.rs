@@ -41,6 +41,8 @@ const PIPELINED_MAX: usize = 100;
 const CHUNKS_PIPELINED_MAX: usize = 8;
 /// Octets of a chunk, about; the last has what remains.
 const CHUNK_SIZE: usize = 64 * 1024;
+/// A peer that refuses a message before its end has seen this much of it.
+const EARLY_OCTETS: usize = 64 * 1024;
 /// Octets of a command without its CRLF. All extensions together need fewer than 2,048.
 const COMMAND_OCTETS_MAX: usize = 4096;
 
@@ -199,6 +201,8 @@ pub struct Transaction<'a> {
     /// The peer said that it closes, or the replies make no sense.
     unusable: bool,
     encoder: BodyEncoder,
+    /// Octets of the message so far.
+    pushed: usize,
     /// Encoded octets of the next chunk.
     chunk: Vec<u8>,
     /// The message, or a part of it, was refused.
@@ -241,6 +245,7 @@ impl<'a> Transaction<'a> {
             refusal: None,
             unusable: false,
             encoder,
+            pushed: 0,
             chunk: Vec::new(),
             failed: false,
             end_sent: false,
@@ -464,8 +469,8 @@ impl<'a> Transaction<'a> {
                 return Err(Fault::Unsolicited);
             }
             self.settle(Stage::Content, reply);
-            if self.pipelining {
-                // Or it is one too many, and late.
+            if self.pipelining && self.pushed < EARLY_OCTETS {
+                // It is rather a second one to DATA.
                 let lost = self.lost(Stage::Content, "the peer refused the message before its end");
                 self.withdraw(&lost);
             }
@@ -567,6 +572,7 @@ impl<'a> Transaction<'a> {
         if self.phase != Phase::Content || self.refusal.is_some() {
             return;
         }
+        self.pushed = self.pushed.saturating_add(piece.len());
         if !self.chunking {
             return self.encoder.push(piece, output);
         }
