@@ -15,7 +15,7 @@ use std::{
 use super::{
     Carrier, Queue, QueueId, Way,
     envelope::{Envelope, Origin, Problem, domain_of},
-    state::{DestinationId, Entry, Part, Phase, Route, State},
+    state::{DestinationId, Entry, Part, Phase, Route, State, destination_of},
 };
 use crate::model::{MailboxId, PartitionId, Timestamp, Uid};
 
@@ -24,6 +24,10 @@ const SLICE: usize = 2048;
 
 /// Envelopes read from disk at once.
 const READ_MAX: usize = 64;
+
+/// A list of at most so many messages has the last replies, which are read from disk: a fraction of
+/// a second. In a longer one there are only their statuses.
+const LISTED_WITH_REPLIES_MAX: usize = 100;
 
 /// Which messages are meant. All conditions must hold; the default is every message.
 #[derive(Clone, PartialEq, Default, Debug)]
@@ -76,7 +80,8 @@ pub struct ListedPart {
     pub phase: &'static str,
     /// `4.2.1`, or empty.
     pub status: String,
-    /// Why the destination or site is not reached, if it is not.
+    /// Why the destination or site is not reached, if it is not; or else, in a list of at most
+    /// `LISTED_WITH_REPLIES_MAX`, the last problem of a recipient there.
     pub problem: Option<Problem>,
 }
 
@@ -258,6 +263,7 @@ impl<C: Carrier> Queue<C> {
         })
         .await;
         listed.sort_unstable_by_key(|it| it.id);
+        self.add_replies(&mut listed, most).await;
         listed
     }
 
@@ -277,7 +283,29 @@ impl<C: Carrier> Queue<C> {
         })
         .await;
         matches.listed.sort_unstable_by_key(|it| it.id);
+        self.add_replies(&mut matches.listed, most).await;
         matches
+    }
+
+    /// Adds the last problems of recipients, which only their envelopes have.
+    async fn add_replies(&self, listed: &mut [Listed], most: usize) {
+        if most > LISTED_WITH_REPLIES_MAX {
+            return;
+        }
+        for it in listed {
+            let lacks = |part: &ListedPart| part.problem.is_none() && !part.status.is_empty();
+            if !it.parts.iter().any(lacks) {
+                continue;
+            }
+            let Some((_, _, envelope)) = self.load(it.id).await else { continue };
+            for part in it.parts.iter_mut().filter(|part| lacks(part)) {
+                let here = envelope.recipients.values().filter(|recipient| {
+                    recipient.problem.is_some() && destination_of(recipient) == part.destination
+                });
+                let problems = here.filter_map(|recipient| recipient.problem.as_ref());
+                part.problem = problems.max_by_key(|problem| problem.at).cloned();
+            }
+        }
     }
 
     /// The names of all messages that `filter` means.

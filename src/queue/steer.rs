@@ -56,6 +56,8 @@ pub enum Acted {
     Done,
     /// It is being sent.
     Busy,
+    /// It is on hold, and only released it is tried.
+    Held,
     /// There is none, or it has no such recipient.
     Gone,
 }
@@ -65,6 +67,7 @@ pub enum Acted {
 pub struct Tally {
     pub done: Cell<u64>,
     pub busy: Cell<u64>,
+    pub held: Cell<u64>,
     pub gone: Cell<u64>,
     /// The store refused the change.
     pub failed: Cell<u64>,
@@ -75,6 +78,7 @@ impl Tally {
         let counter = match acted {
             Ok(Acted::Done) => &self.done,
             Ok(Acted::Busy) => &self.busy,
+            Ok(Acted::Held) => &self.held,
             Ok(Acted::Gone) => &self.gone,
             Err(_) => &self.failed,
         };
@@ -114,6 +118,7 @@ impl<C: Carrier> Queue<C> {
     pub async fn act(&self, id: QueueId, action: &Action) -> Result<Acted, StoreError> {
         let done = |found: bool| if found { Acted::Done } else { Acted::Gone };
         match action {
+            Action::Flush if self.is_held(id) => Ok(Acted::Held),
             Action::Flush => Ok(done(self.flush(&[id]) > 0)),
             Action::Hold => self.set_held(id, true).await.map(done),
             Action::Release => self.set_held(id, false).await.map(done),
@@ -125,6 +130,10 @@ impl<C: Carrier> Queue<C> {
                 self.drop_recipients(id, is_meant, reason.as_deref()).await
             }
         }
+    }
+
+    fn is_held(&self, id: QueueId) -> bool {
+        self.inner.state.borrow().entries.get(&id).is_some_and(|entry| entry.held)
     }
 
     /// Tries these messages now, also if their sites pause; those that are held stay so. Returns

@@ -702,13 +702,34 @@ fn operators_find_try_return_and_remove() {
     }
     assert_eq!(ids(Filter { site: text("mx.a.test"), ..Filter::default() }), [first]);
     assert_eq!(ids(Filter { error: text("4.4"), ..Filter::default() }), [third]);
+    let few = running.simulation.clone().run_until(running.queue.list(&Filter::default(), None, 9));
+    let reasons = |all: &[Listed]| -> BTreeMap<QueueId, bool> {
+        let problem = |it: &Listed| it.parts.iter().all(|part| part.problem.is_some());
+        all.iter().map(|it| (it.id, problem(it))).collect()
+    };
+    assert_eq!(reasons(&few), [first, second, third].map(|id| (id, true)).into(), "with replies");
+    let found =
+        running.simulation.clone().run_until(running.queue.find(&Filter::default(), None, 9));
+    assert_eq!(found.listed, few);
+    let many = running.listed(&Filter::default());
+    let expected = [(first, false), (second, false), (third, true)];
+    assert_eq!(reasons(&many), expected.into(), "a long list");
     let minute = Some(Duration::from_secs(60));
     assert_eq!(ids(Filter { older: minute, ..Filter::default() }), []);
     assert_eq!(ids(Filter { younger: minute, ..Filter::default() }).len(), 3);
     assert_eq!(second.to_string().parse(), Ok(second));
 
     let tried = world.tried("later1@a.test");
-    assert_eq!(running.queue.flush(&[first]), 1);
+    let flush =
+        |id| running.simulation.clone().run_until(running.queue.act(id, &Action::Flush)).unwrap();
+    running.simulation.clone().run_until(running.queue.set_held(first, true)).unwrap();
+    assert_eq!(flush(first), Acted::Held);
+    running.wait(1);
+    assert_eq!(world.tried("later1@a.test"), tried);
+    running.simulation.clone().run_until(running.queue.set_held(first, false)).unwrap();
+    running.wait(1);
+    let tried = world.tried("later1@a.test");
+    assert_eq!(flush(first), Acted::Done);
     running.wait(1);
     assert_eq!(world.tried("later1@a.test"), tried + 1);
     let shape = running.simulation.clone().run_until(async {

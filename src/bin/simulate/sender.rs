@@ -230,7 +230,7 @@ impl Sender {
                 let removed = shard.relay().remove(id, None).await;
                 let cancel = match removed {
                     Ok(Acted::Done) => Some(true),
-                    Ok(Acted::Busy | Acted::Gone) => before,
+                    Ok(Acted::Busy | Acted::Held | Acted::Gone) => before,
                     Err(_) => Some(false),
                 };
                 self.post.with(token, |mail| mail.cancel = cancel);

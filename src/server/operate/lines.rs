@@ -97,16 +97,22 @@ fn time_json(time: Option<Timestamp>) -> String {
     time.map_or("null".to_owned(), |time| json::text(&rfc3339(time)))
 }
 
+/// Without the times: for lists.
+fn problem_brief(problem: &Problem) -> String {
+    let Problem { status, reason, host, .. } = problem;
+    let host = host.as_ref().map(|host| format!(" from {host}")).unwrap_or_default();
+    format!("{status}{host}: {reason}")
+}
+
 fn problem_text(problem: &Problem) -> String {
-    let Problem { status, reason, host, times, .. } = problem;
+    let times = &problem.times;
     let times: Vec<String> =
         times.iter().map(|(step, took)| format!("{} {took:.1?}", step.name())).collect();
     let times = match times.is_empty() {
         true => String::new(),
         false => format!(" [{}]", times.join(", ")),
     };
-    let host = host.as_ref().map(|host| format!(" from {host}")).unwrap_or_default();
-    format!("{status}{host}: {reason}{times}")
+    format!("{}{times}", problem_brief(problem))
 }
 
 fn part_json(part: &ListedPart) -> String {
@@ -154,7 +160,7 @@ fn part_text(part: &ListedPart, now: Timestamp) -> String {
         !part.status.is_empty() || part.phase != "waiting" || !problem.reason.is_empty()
     };
     match part.problem.as_ref().filter(shown) {
-        Some(problem) => text.push_str(&format!("; {}", problem_text(problem))),
+        Some(problem) => text.push_str(&format!("; {}", problem_brief(problem))),
         None if !part.status.is_empty() => text.push_str(&format!("; {}", part.status)),
         None => {}
     }
@@ -474,6 +480,7 @@ pub(super) fn would(action: &Action, sums: &Matches, now: Timestamp, as_json: bo
 pub(super) struct Reached {
     pub done: u64,
     pub busy: u64,
+    pub held: u64,
     pub gone: u64,
     pub failed: u64,
 }
@@ -482,7 +489,7 @@ pub(super) struct Reached {
 pub(super) fn acted(action: &Action, reached: Reached, as_json: bool) -> Vec<String> {
     let (name, done) = done_name(action);
     let (field, whom) = only(action);
-    let Reached { done: count, busy, gone, failed } = reached;
+    let Reached { done: count, busy, held, gone, failed } = reached;
     let is_dropped = field.is_some();
     let mut lines = vec![match as_json {
         true => {
@@ -491,6 +498,7 @@ pub(super) fn acted(action: &Action, reached: Reached, as_json: bool) -> Vec<Str
                 ("dry_run", "false".to_owned()),
                 ("done", count.to_string()),
                 ("busy", busy.to_string()),
+                ("held", held.to_string()),
                 ("gone", gone.to_string()),
                 ("failed", failed.to_string()),
             ];
@@ -501,6 +509,10 @@ pub(super) fn acted(action: &Action, reached: Reached, as_json: bool) -> Vec<Str
     }];
     if gone > 0 && is_dropped {
         lines.push(format!("!{} had no such recipient (any more)", counted(gone, "message")));
+    }
+    if held > 0 {
+        let those = counted(held, "message");
+        lines.push(format!("#{those} on hold and not tried: \"queue release\" ends that"));
     }
     if busy > 0 {
         lines.push(format!("!{} being sent and left alone: try again", counted(busy, "message")));
@@ -560,6 +572,19 @@ mod tests {
             "=    x.test at mx.x.test: next attempt in 5m; 4.2.1",
         ];
         assert_eq!(listed(&plain, now, false), text);
+    }
+
+    #[test]
+    fn what_a_flush_does_not_try_is_told() {
+        let reached = Reached { done: 2, held: 1, ..Reached::default() };
+        let text = [
+            "=trying now 2 messages",
+            "#1 message on hold and not tried: \"queue release\" ends that",
+        ];
+        assert_eq!(acted(&Action::Flush, reached, false), text);
+        let object =
+            r#"={"verb":"flush","dry_run":false,"done":2,"busy":0,"held":1,"gone":0,"failed":0}"#;
+        assert_eq!(acted(&Action::Flush, reached, true)[0], object);
     }
 
     #[test]

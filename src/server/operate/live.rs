@@ -271,6 +271,7 @@ impl Asking {
                 let reached = Reached {
                     done: tally.done.get(),
                     busy: tally.busy.get(),
+                    held: tally.held.get(),
                     gone: tally.gone.get(),
                     failed: tally.failed.get(),
                 };
@@ -281,6 +282,7 @@ impl Asking {
         for (reached, ids) in self.every_shard(question).await? {
             sum.done += reached.done;
             sum.busy += reached.busy;
+            sum.held += reached.held;
             sum.gone += reached.gone;
             sum.failed += reached.failed;
             named.extend(ids);
