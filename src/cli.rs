@@ -92,6 +92,9 @@ Examples:
   ringmail demo --dir /tmp/mail --users 1000 --shards 1
   ringmail demo --set store.segment_size=8MiB --set smtp.recipients_max=5
   ringmail demo --smarthost 127.0.0.1:2626
+  ringmail demo --set 'dns.servers=[\"127.0.0.1:53\"]'
+
+Without --smarthost and dns.servers, mail for other domains is refused.
 
   printf 'Subject: Hello\\r\\n\\r\\nHello.\\r\\n' > hello.eml
   curl smtp://127.0.0.1:2025 --mail-from me@example.org \\
@@ -124,8 +127,8 @@ pub struct DemoArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints \"ringmail: ready\" once every port is listening. SIGTERM and SIGINT shut it down in order; SIGHUP \
-makes it read users, aliases and certificates again. To open ports below 1024, start it as root; it then switches to the \
-configuration's user.
+makes it read users, aliases, DKIM keys and certificates again, and domains, addresses, routes, sites and most of [queue] \
+in the configuration. To open ports below 1024, start it as root; it then switches to the configuration's user.
 
 Example:
   ringmail serve --config /etc/ringmail/ringmail.toml")]
@@ -560,7 +563,7 @@ Examples:
 Example:
   ringmail queue show 0-9-41 --config ringmail.toml")]
     Show {
-        /// Names of messages, as in \"queue list\"
+        /// Names of messages, as in "queue list"
         #[arg(required = true, value_name = "ID")]
         ids: Vec<QueueId>,
         /// Print JSON, an object a line, for programs
@@ -624,6 +627,9 @@ Only one of its recipients:
         /// Do it
         #[arg(long)]
         yes: bool,
+        /// Only show it, as without --yes
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
     },
     /// Return messages to their senders. Without --yes, show which
     #[command(after_help = "\
@@ -639,6 +645,9 @@ For only one of its recipients:
         /// Do it
         #[arg(long)]
         yes: bool,
+        /// Only show it, as without --yes
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
         /// What the sender is told
         #[arg(
             long,

@@ -5,9 +5,11 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use ringmail::{
     config::Settings,
     control,
@@ -52,8 +54,8 @@ pub fn queue(verb: QueueVerb) -> Result<()> {
         QueueVerb::Hold(act) => action(act, Action::Hold, false)?,
         QueueVerb::Release(act) => action(act, Action::Release, false)?,
         QueueVerb::Requeue(act) => action(act, Action::Requeue, false)?,
-        QueueVerb::Cancel { act, yes } => action(act, Action::Cancel, !yes)?,
-        QueueVerb::Bounce { act, yes, reason } => action(act, Action::Bounce(reason), !yes)?,
+        QueueVerb::Cancel { act, yes, .. } => action(act, Action::Cancel, !yes)?,
+        QueueVerb::Bounce { act, yes, reason, .. } => action(act, Action::Bounce(reason), !yes)?,
     };
     if request.filter.ids.len() > IDS_MAX {
         return Err(Usage(format!("at most {IDS_MAX} messages can be named at once")).into());
@@ -218,6 +220,8 @@ pub(super) struct Answer {
     ended: bool,
     /// Why no more lines are taken.
     failed: Option<anyhow::Error>,
+    /// Shown on a terminal while no line comes.
+    waiting: Option<ProgressBar>,
 }
 
 impl Answer {
@@ -226,7 +230,18 @@ impl Answer {
             answer.failed = Some(error);
             Err(io::ErrorKind::Other.into())
         };
-        match Line::parse(line) {
+        let parsed = Line::parse(line);
+        if parsed == Some(Line::AtWork) {
+            // A trace has its end already, and waits for what happens.
+            if !self.ended {
+                self.waiting.get_or_insert_with(at_work);
+            }
+            return Ok(());
+        }
+        if let Some(bar) = self.waiting.take() {
+            bar.finish_and_clear();
+        }
+        match parsed {
             Some(Line::Output(text)) => {
                 if let Err(error) = print_line(printable(text)) {
                     return stop(self, error);
@@ -237,6 +252,7 @@ impl Answer {
                 self.incomplete = true;
                 complain(format_args!("ringmail: {}", printable(text)));
             }
+            // Seen above.
             Some(Line::AtWork) => {}
             Some(Line::End) => self.ended = true,
             Some(Line::Error(text)) => {
@@ -254,6 +270,15 @@ impl Answer {
             false => Ok(()),
         }
     }
+}
+
+/// For a request of more than a second, on standard error, if that is a terminal.
+fn at_work() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} the server is at work, {elapsed} so far")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let bar = ProgressBar::new_spinner().with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 /// It was said what is missing: exit code 1, without a further word.
