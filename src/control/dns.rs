@@ -107,6 +107,16 @@ impl Default for DnsOptions {
     }
 }
 
+impl DnsOptions {
+    /// Whether a worker can start with them. Reads a file: not on a shard.
+    ///
+    /// # Errors
+    /// The trust anchor cannot be used.
+    pub fn check(&self) -> Result<(), TrustAnchorError> {
+        if self.validate { anchors(self.trust_anchor.as_deref()).map(drop) } else { Ok(()) }
+    }
+}
+
 /// The trust anchor cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: no DNSKEY records can be read: {what}", path.display())]

@@ -27,11 +27,22 @@ pub enum DirectoryError {
     Io { file: PathBuf, error: io::Error },
     #[error("{}:{line}: {what}", file.display())]
     Line { file: PathBuf, line: usize, what: String },
+    /// Of a file that only a setting names.
+    #[error("{setting}: {}: {error}: make it, or change the setting", file.display())]
+    Named { setting: &'static str, file: PathBuf, error: io::Error },
     #[error("{}: no account for postmaster", .0.display())]
     NoPostmaster(PathBuf),
 }
 
 impl DirectoryError {
+    /// With the setting that names the file, if that cannot be read. A mistake in it has a place.
+    pub(super) fn of(self, setting: &'static str) -> DirectoryError {
+        match self {
+            DirectoryError::Io { file, error } => DirectoryError::Named { setting, file, error },
+            other => other,
+        }
+    }
+
     pub(super) fn io(file: &Path, error: io::Error) -> DirectoryError {
         DirectoryError::Io { file: file.to_owned(), error }
     }

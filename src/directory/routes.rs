@@ -204,7 +204,10 @@ impl Routes {
             let accepts = match inbound {
                 Inbound::Refuse => Accepts::Nobody,
                 Inbound::All => Accepts::All,
-                Inbound::Listed(path) => Accepts::Listed(read_recipients(path)?),
+                Inbound::Listed(path) => {
+                    let read = read_recipients(path);
+                    Accepts::Listed(read.map_err(|error| error.of("route.recipients_file"))?)
+                }
             };
             let route = Arc::new(Route { next_hop: next_hop(to)?, accepts });
             for domain in domains {
@@ -271,7 +274,10 @@ fn next_hop(to: &RouteTo) -> Result<NextHop, DirectoryError> {
                 .map(|(user, password)| {
                     let password = match password {
                         Password::Text(text) => text,
-                        Password::File(path) => read_secret(&path)?,
+                        Password::File(path) => {
+                            let read = read_secret(&path);
+                            read.map_err(|error| error.of("route.password_file"))?
+                        }
                     };
                     Ok::<_, DirectoryError>(Credentials { user, password })
                 })
@@ -370,5 +376,11 @@ mod tests {
         std::fs::write(&list, "").unwrap();
         let said = Routes::load(&options).unwrap_err().to_string();
         assert_eq!(said, format!("{}:1: expected a password in the first line", secret.display()));
+        for (gone, setting) in [(&secret, "route.password_file"), (&list, "route.recipients_file")]
+        {
+            std::fs::remove_file(gone).unwrap();
+            let said = Routes::load(&options).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("{setting}: {}: No such", gone.display())), "{said}");
+        }
     }
 }

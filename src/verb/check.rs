@@ -14,6 +14,7 @@ use ringmail::{
         host,
         privilege::{self, PrivilegeError},
         tls::{Certificate, TlsContext},
+        tls_client::Trust,
     },
     server::{self, access, data_dir},
     store::log::{
@@ -44,7 +45,10 @@ fn check_config(path: &Path) -> Result<()> {
     if let Some(files) = settings.tls.as_ref().filter(|_| problems.is_empty())
         && let Err(error) = load_certificate(&settings, files)
     {
-        problems.push(error.to_string());
+        problems.push(format!("[tls]: {error:#}"));
+    }
+    if problems.is_empty() {
+        problems.extend(as_server(&settings, || unusable_files(&settings))?);
     }
     let users_path = settings.users_path();
     let users_folder = users_path.parent().unwrap_or(Path::new("."));
@@ -52,9 +56,9 @@ fn check_config(path: &Path) -> Result<()> {
         None => print_line(format_args!("{}: absent: no accounts yet", users_path.display()))?,
         Some(Ok(file)) => {
             print_line(format_args!(
-                "{}: {} accounts",
+                "{}: {}",
                 users_path.display(),
-                file.users().count()
+                counted(file.users().count(), "account", "accounts")
             ))?;
         }
         Some(Err(error)) if error.is_absence() => {
@@ -66,7 +70,8 @@ fn check_config(path: &Path) -> Result<()> {
         match load_directory(&settings)? {
             Ok((snapshot, unreached)) => {
                 let path = settings.directory_files().aliases;
-                print_line(format_args!("{}: {} aliases", path.display(), snapshot.alias_count()))?;
+                let aliases = counted(snapshot.alias_count(), "alias", "aliases");
+                print_line(format_args!("{}: {aliases}", path.display()))?;
                 // A start says the same and goes on.
                 problems.extend(unreached);
             }
@@ -80,7 +85,7 @@ fn check_config(path: &Path) -> Result<()> {
     let layout = inside(&settings.data_dir, || data_dir::read_layout(&settings.data_dir))?;
     match layout.unwrap_or(Ok(None)) {
         Ok(None) => print_line(format_args!(
-            "{}: will be created at the start",
+            "{}: has no mail yet: the first start makes the partitions",
             settings.data_dir.display()
         ))?,
         Ok(Some(layout)) => {
@@ -139,6 +144,34 @@ fn load_directory(
         Some(loaded) => Ok(loaded),
         None => as_server(settings, load),
     }
+}
+
+/// Files that settings name and that a start, or the first use, would not be able to use. Those of
+/// routes belong to the directory.
+fn unusable_files(settings: &Settings) -> Vec<String> {
+    let report_authorities = settings.tlsrpt.ca_file.as_ref().filter(|_| settings.tlsrpt.enabled);
+    let authorities = [
+        ("queue.ca_file", settings.queue.ca_file.as_ref()),
+        ("mta_sts.ca_file", settings.mta_sts.ca_file.as_ref().filter(|_| settings.mta_sts.check)),
+        ("tlsrpt.ca_file", report_authorities),
+    ];
+    let mut problems = Vec::new();
+    for (setting, path) in authorities.iter().filter_map(|(name, path)| Some((name, (*path)?))) {
+        let (trust, complaints) = Trust::load(path);
+        let usable = if trust.is_empty() { "it has no authority" } else { "some are not usable" };
+        let why = complaints.first().map_or(usable, String::as_str);
+        if trust.is_empty() || !complaints.is_empty() {
+            problems.push(format!("{setting}: {}: {why}; name a file of PEM", path.display()));
+        }
+    }
+    if let Err(error) = settings.dns_options().check() {
+        problems.push(format!("dns.trust_anchor: {error}"));
+    }
+    problems
+}
+
+fn counted(count: usize, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 /// Reads as the server's user, who may be denied files of root's.
@@ -312,6 +345,31 @@ mod tests {
             let settings = Settings::parse(Path::new("t.toml"), &text).unwrap();
             let problem = user_problem(&settings).unwrap();
             assert!(problem.starts_with(expected), "{problem}");
+        }
+    }
+
+    /// A start would fail, or go on without what the file should hold.
+    #[test]
+    fn files_that_cannot_be_used_are_problems() {
+        let place = tempfile::tempdir().unwrap();
+        let (absent, empty) = (place.path().join("absent"), place.path().join("empty"));
+        fs::write(&empty, "no certificate, no key\n").unwrap();
+        for path in [&absent, &empty] {
+            let path = path.display();
+            let text = format!(
+                "hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = \"mail\"\n\
+                 listen = {{ submissions = [], pop3s = [], imaps = [] }}\n\
+                 dns = {{ validate = true, trust_anchor = \"{path}\" }}\n\
+                 queue = {{ ca_file = \"{path}\" }}\nmta_sts = {{ ca_file = \"{path}\" }}\n\
+                 tlsrpt = {{ enabled = true, ca_file = \"{path}\" }}\n"
+            );
+            let settings = Settings::parse(Path::new("/t.toml"), &text).unwrap();
+            let problems = unusable_files(&settings);
+            let names = ["queue.ca_file", "mta_sts.ca_file", "tlsrpt.ca_file", "dns.trust_anchor"];
+            assert_eq!(problems.len(), names.len(), "{problems:#?}");
+            for (problem, name) in problems.iter().zip(names) {
+                assert!(problem.starts_with(&format!("{name}: {path}: ")), "{problem}");
+            }
         }
     }
 
