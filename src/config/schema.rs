@@ -560,7 +560,9 @@ impl Kind {
             Flag => "true or false".to_owned(),
             Addresses => "a list of addresses with ports, or [] for none".to_owned(),
             Server => "an address with a port".to_owned(),
-            Servers => "a list of addresses, with or without a port".to_owned(),
+            Servers => {
+                "a list of addresses, with or without a port, as in [\"127.0.0.1:53\"]".to_owned()
+            }
             Networks => "a list of addresses and networks (address/bits)".to_owned(),
             RouteDomains => {
                 "a list of domains, at least one; .domain for those below it, * for all others"
