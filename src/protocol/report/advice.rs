@@ -152,9 +152,13 @@ fn advice(recipient: &RecipientReport<'_>) -> &'static str {
             "The message went round in a circle between mail servers. Tell the recipient's \
              administrator, with this report."
         }
-        "4.7" | "4.1" | "4.2" | "4.4" => {
+        "4.7" | "4.1" | "4.2" => {
             "All attempts have failed, and the time for them is over. Check the address; if it is \
              right, send the message again later or reach the recipient in another way."
+        }
+        "4.4" => {
+            "The DNS names no server that takes mail for that domain. Check the part of the address \
+             behind the @ for a mistake, or tell the recipient in another way."
         }
         "6.7" => {
             "The other side does not support addresses or headers beyond plain ASCII letters. Ask \
@@ -166,6 +170,12 @@ fn advice(recipient: &RecipientReport<'_>) -> &'static str {
         "7.30" | "7.10" => {
             "You or the recipient's domain demand an encrypted way for this message, and there is \
              none now. Send it without the demand, or later."
+        }
+        _ if detail.starts_with("7.")
+            && matches!(recipient.diagnostic, Some(super::Diagnostic::Finding(_))) =>
+        {
+            "That was decided on this side, by a rule or by the operators of this server. If the \
+             reason does not tell you what to do, ask your administrator, with this report."
         }
         _ if detail.starts_with("7.") => {
             "The other side refused the message by its rules. If you think that this is a mistake, \

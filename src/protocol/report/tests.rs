@@ -61,6 +61,22 @@ fn prose(message: &Message<'_>) -> String {
 }
 
 #[test]
+fn the_advice_blames_nobody_else() {
+    let found = Some(Diagnostic::Finding("the reason"));
+    for (status, diagnostic, expected) in [
+        ("5.7.1", found, "That was decided on this side"),
+        ("5.7.1", Some(Diagnostic::Reply("550 5.7.1 No")), "The other side refused"),
+        ("5.4.4", found, "The DNS names no server"),
+        ("5.4.7", found, "All attempts have failed"),
+    ] {
+        let recipients = [RecipientReport { diagnostic, ..failed("b@there.test", status, "") }];
+        let text = written(&report(&recipients), "Subject: hello\r\n\r\nHi.\r\n");
+        let human = prose(&MessageParser::default().parse(text.as_bytes()).expect("a message"));
+        assert!(human.contains(expected), "{status}: {human}");
+    }
+}
+
+#[test]
 fn a_failure_as_it_is_read_elsewhere() {
     let recipients = [
         RecipientReport {
