@@ -620,7 +620,7 @@ Examples (what would go; remove it):
   ringmail queue cancel --sender spam@example.org --yes --config ringmail.toml
 
 Only one of its recipients:
-  ringmail queue cancel 0-9-41 --recipient x@example.org --yes --dir ringmail-demo")]
+  ringmail queue cancel 0-9-41 --recipient x@example.org --yes --dir DIR")]
     Cancel {
         #[command(flatten)]
         act: ActArguments,
@@ -638,7 +638,7 @@ Examples (what would be returned; return it):
   ringmail queue bounce 0-9-41 --yes --config ringmail.toml
 
 For only one of its recipients:
-  ringmail queue bounce 0-9-41 --recipient x@example.org --yes --dir ringmail-demo")]
+  ringmail queue bounce 0-9-41 --recipient x@example.org --yes --dir DIR")]
     Bounce {
         #[command(flatten)]
         act: ActArguments,
