@@ -3,7 +3,7 @@
 //!
 //! Ownership: one per shard, held by the carrier and shared with its sessions. Called by `remote`.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::model::Moment;
 
@@ -15,7 +15,7 @@ const MISCOUNTS_AGE: Duration = Duration::from_secs(3600);
 /// By name and address: until when.
 #[derive(Default)]
 pub(super) struct Miscounts {
-    hosts: RefCell<HashMap<(String, SocketAddr), Moment>>,
+    hosts: RefCell<BTreeMap<(String, SocketAddr), Moment>>,
 }
 
 impl Miscounts {
