@@ -54,7 +54,8 @@ fn play(lmtp: bool, input: &[u8], piece: usize) -> (Vec<RcptResult>, Vec<u8>, bo
     let binary = capabilities.binary_mime && capabilities.chunking;
     let envelope =
         Envelope { mail_from: "<a@x.test>", recipients: &RECIPIENTS, size: 9, binary };
-    let mut transaction = Transaction::new(envelope, &capabilities, lmtp);
+    let hello = if lmtp { "LHLO x.test" } else { "EHLO x.test" };
+    let mut transaction = Transaction::new(envelope, &capabilities, lmtp).with_hello(hello);
     let mut content = [&b"a\n."[..], b"\r", b".\r\n\n", b".b\r\n."].into_iter();
     let usable = loop {
         match transaction.advance(&mut output) {
