@@ -82,6 +82,8 @@ pub(super) struct Inner<C: Carrier> {
     seat: SlotSeat,
     /// Outgoing connections, also those being opened.
     connections: Cell<usize>,
+    /// Sites that wait until another one's connection ends, in their order.
+    starved: RefCell<VecDeque<Rc<Site<C::Way>>>>,
     pub chores: RefCell<VecDeque<Chore>>,
     pub chore: Signal,
     /// Tasks that wait until another has settled a message; woken whenever one was.
@@ -113,6 +115,7 @@ impl<C: Carrier> Queue<C> {
             lookups: Rc::new(Permits::new(LOOKUPS_MAX)),
             seat,
             connections: Cell::new(0),
+            starved: RefCell::default(),
             chores: RefCell::default(),
             chore: Signal::default(),
             unsettled: RefCell::default(),
@@ -149,6 +152,7 @@ impl<C: Carrier> Queue<C> {
         }
         drop(state);
         *self.inner.options.borrow_mut() = options;
+        self.serve_starved();
     }
 
     /// Starts its tasks: reads what waits in the partitions, and sends what is due.
@@ -445,7 +449,7 @@ impl<C: Carrier> Queue<C> {
         let mut asked = false;
         while site.wants_connection(now)
             && (site.open.get() == 0 || !self.is_strained(site))
-            && self.inner.connections.get() < self.options().connections
+            && !self.has_all_connections()
         {
             let slot = site.take_slot(now);
             asked = slot == Slot::Asked;
@@ -457,7 +461,12 @@ impl<C: Carrier> Queue<C> {
             self.inner.executor.spawn(Priority::Background, Box::pin(task));
         }
         if (site.open.get() == 0 || asked) && !site.waking.replace(true) {
-            let wait = site.not_before.get().since(now).max(LOOK_AGAIN);
+            let pause = site.not_before.get().since(now);
+            if pause.is_zero() && !asked && self.has_all_connections() {
+                // The end of a connection wakes it.
+                return self.inner.starved.borrow_mut().push_back(site.clone());
+            }
+            let wait = pause.max(LOOK_AGAIN);
             let (queue, site) = (self.clone(), site.clone());
             let task = async move {
                 queue.inner.executor.sleep(wait).await;
@@ -488,6 +497,7 @@ impl<C: Carrier> Queue<C> {
         }
         site.closed(leaving);
         self.inner.connections.set(self.inner.connections.get() - 1);
+        self.serve_starved();
         self.work(&site);
     }
 
@@ -537,6 +547,19 @@ impl<C: Carrier> Queue<C> {
         leaving
     }
 
+    fn has_all_connections(&self) -> bool {
+        self.inner.connections.get() >= self.options().connections
+    }
+
+    /// Sites that wait for a connection get those that are free.
+    fn serve_starved(&self) {
+        while !self.has_all_connections() {
+            let Some(site) = self.inner.starved.borrow_mut().pop_front() else { return };
+            site.waking.set(false);
+            self.work(&site);
+        }
+    }
+
     /// Whether the shard has other things to do than to send to it.
     fn is_strained(&self, site: &Site<C::Way>) -> bool {
         site.is_outside() && self.inner.carrier.is_strained()
@@ -545,22 +568,28 @@ impl<C: Carrier> Queue<C> {
     /// Waits until the rate allows another message. False if the connection has ended meanwhile.
     async fn wait_for_place(&self, site: &Site<C::Way>, session: &mut dyn Session) -> bool {
         let wait = site.take_place(self.inner.executor.moment());
-        if wait.is_zero() {
-            return true;
+        let until = self.inner.executor.moment().after(wait);
+        while !self.inner.ended.get() {
+            let left = until.since(self.inner.executor.moment());
+            if left.is_zero() {
+                return wait < PAUSE_NOTED || session.is_alive().await;
+            }
+            // Not all at once: a server that ends does not wait for it.
+            self.inner.executor.sleep(left.min(IDLE_STEP)).await;
         }
-        self.inner.executor.sleep(wait).await;
-        wait < PAUSE_NOTED || session.is_alive().await
+        false
     }
 
     /// A connection without work waits for some.
     async fn idle(&self, site: &Site<C::Way>, session: &mut dyn Session) -> Idle {
         let executor = &self.inner.executor;
         let until = executor.moment().after(self.options().idle);
+        let is_wanted = || !self.inner.starved.borrow().is_empty();
         let mut end = Idle::Over;
         site.idle.set(site.idle.get() + 1);
         loop {
             let left = until.since(executor.moment());
-            if left.is_zero() || self.inner.ended.get() {
+            if left.is_zero() || self.inner.ended.get() || is_wanted() {
                 break;
             }
             let work = async {

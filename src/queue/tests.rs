@@ -99,6 +99,11 @@ impl Carrier for Fake {
     ) -> LocalFuture<'a, Result<Box<dyn Session>, Unreachable>> {
         Box::pin(async move {
             self.0.connections.set(self.0.connections.get() + 1);
+            if way.0.starts_with("mx.hang") && !self.0.up.borrow().contains(&way.0) {
+                let simulation = self.0.simulation.borrow().clone().unwrap();
+                simulation.sleep(Duration::from_secs(1000)).await;
+                return Err(Unreachable::Now(problem("4.4.1", "no answer")));
+            }
             if way.0.starts_with("mx.down") && !self.0.up.borrow().contains(&way.0) {
                 return Err(Unreachable::Now(problem("4.4.1", "connection refused")));
             }
@@ -1086,6 +1091,46 @@ fn the_shape_of_any_destination_holds_also_after_a_reload() {
     assert_eq!(connections(), Some(4), "a host of it");
     running.queue.set_options(QueueOptions { shapes: Vec::new(), ..world.options.clone() });
     assert_eq!(connections(), Some(20));
+}
+
+#[test]
+fn a_queue_that_ends_does_not_wait_for_the_rate() {
+    let mut world = World::new();
+    world.options.site.rate = 1;
+    let running = world.start(24);
+    running.submit("s@x.test", &["ok1@a.test"]);
+    running.submit("s@x.test", &["ok2@a.test"]);
+    running.wait(2);
+    assert_eq!((world.outside.delivered.borrow().len(), world.outside.open.get()), (1, 1));
+    running.queue.end();
+    running.wait(2);
+    assert_eq!((world.outside.delivered.borrow().len(), world.outside.open.get()), (1, 0));
+}
+
+/// All connections are with hosts that do not answer.
+#[test]
+fn many_sites_that_wait_for_a_connection_cost_little() {
+    const SITES: u32 = 4000;
+    within_seconds(|| {
+        let mut world = World::new();
+        world.options.connections = 2;
+        let running = world.start(25);
+        for number in 0..2 {
+            running.submit("s@x.test", &[&*format!("ok@hang{number}.test")]);
+        }
+        running.wait(1);
+        let recipients: Vec<String> = (0..SITES).map(|it| format!("ok@{it}.test")).collect();
+        for some in recipients.chunks(1000) {
+            let some: Vec<&str> = some.iter().map(String::as_str).collect();
+            running.submit("s@x.test", &some);
+        }
+        running.wait(300);
+        assert!(world.outside.delivered.borrow().is_empty());
+        let hosts = (0..2).map(|number| format!("mx.hang{number}.test"));
+        world.outside.up.borrow_mut().extend(hosts);
+        running.wait(1000);
+        assert!(world.outside.delivered.borrow().len() >= SITES as usize);
+    });
 }
 
 #[test]
