@@ -254,12 +254,17 @@ impl TlsReporter {
             && state.due.iter().filter(|due| due.busy).count() < UNDER_WAY_MAX
     }
 
+    /// The next report that is due, marked as busy, unless enough are under way.
+    fn begin_due(&self) -> Option<Due> {
+        let (mut state, now) = (self.state(), now());
+        let under_way = state.due.iter().filter(|due| due.busy).count();
+        if under_way < UNDER_WAY_MAX { state.begin(|due| due.at <= now) } else { None }
+    }
+
     /// Sends what is due, a few reports at a time.
     async fn send_due(self: &Arc<Self>) {
         let mut under_way = tokio::task::JoinSet::new();
-        while under_way.len() < UNDER_WAY_MAX
-            && let Some(due) = self.state().begin(|due| due.at <= now())
-        {
+        while let Some(due) = self.begin_due() {
             let reporter = self.clone();
             under_way.spawn(async move { drop(reporter.attempt(due).await) });
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{
-    Sent, TlsReporter, now,
+    Sent, TlsReporter, UNDER_WAY_MAX, now,
     state::{Due, State},
 };
 use crate::{
@@ -140,11 +140,18 @@ impl TlsReporter {
             return tell(lines, nothing(as_json)).await;
         }
         let mut told = Ok(());
-        for due in begun {
-            let (results, due) = (self.attempt(due.clone()).await, due);
-            // The attempts go on if the reader is gone.
-            if told.is_ok() {
-                told = tell(lines, due.told(&results, None, as_json)).await;
+        for some in begun.chunks(UNDER_WAY_MAX) {
+            // Some servers take their time.
+            let attempts = some.iter().cloned().map(|due| {
+                let reporter = self.clone();
+                tokio::spawn(async move { reporter.attempt(due).await })
+            });
+            for (attempt, due) in attempts.collect::<Vec<_>>().into_iter().zip(some) {
+                let results = attempt.await.unwrap_or_default();
+                // The attempts go on if the reader is gone.
+                if told.is_ok() {
+                    told = tell(lines, due.told(&results, None, as_json)).await;
+                }
             }
         }
         self.save_beside().await;
