@@ -103,7 +103,6 @@ impl<C: Carrier> Queue<C> {
         seat: SlotSeat,
     ) -> Queue<C> {
         let mailboxes = RefCell::new(vec![None; partitions.len()]);
-        let unread = Cell::new(partitions.iter().flatten().count());
         let inner = Inner {
             executor,
             carrier,
@@ -120,7 +119,7 @@ impl<C: Carrier> Queue<C> {
             chore: Signal::default(),
             unsettled: RefCell::default(),
             fresh: Cell::new(0),
-            unread,
+            unread: Cell::new(0),
             ended: Cell::new(false),
         };
         Queue { inner: Rc::new(inner) }
@@ -157,6 +156,7 @@ impl<C: Carrier> Queue<C> {
 
     /// Starts its tasks: reads what waits in the partitions, and sends what is due.
     pub fn start(&self) {
+        self.inner.unread.set(self.inner.partitions.iter().flatten().count());
         let spawn = |task| self.inner.executor.spawn(Priority::Background, task);
         for partition in self.inner.partitions.iter().flatten() {
             spawn(Box::pin(self.clone().read(partition.clone())));
@@ -175,7 +175,7 @@ impl<C: Carrier> Queue<C> {
         }
     }
 
-    /// Whether all partitions have been read since the start.
+    /// Whether all partitions have been read since [`Queue::start`].
     pub fn is_read(&self) -> bool {
         self.inner.unread.get() == 0
     }
