@@ -1625,6 +1625,23 @@ fn plans() -> impl Strategy<Value = Plan> {
     )
 }
 
+/// A refusal too late for its recipient is that of a chunk, and 503 to the last chunk that of EHLO.
+#[test]
+fn a_refused_chunk_counts_when_ehlo_is_answered() {
+    let plan = Plan {
+        offer: "PIPELINING\nCHUNKING",
+        lmtp: false,
+        mail: 250,
+        rcpt: vec![550, 550],
+        data: 250,
+        end: vec![250, 250],
+        miscount: Miscount::TooMany(0, 250, true),
+    };
+    let (results, in_doubt, _) = send_to(plan, 200_000);
+    let results: Vec<String> = results.iter().map(shown).collect();
+    assert_eq!((results, in_doubt), (vec!["lost reset after dot".to_owned(); 2], true));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 

@@ -540,6 +540,10 @@ impl<'a> Transaction<'a> {
             (Command::Chunk | Command::Nothing, _) => {}
             (Command::Reset | Command::Hello, false) => {
                 self.unusable = true;
+                // That of a chunk: it is no better proven.
+                if let Some((stage, reply)) = self.refusal.take() {
+                    self.settle(stage, &reply);
+                }
                 self.withdraw_unproven(Stage::Reset, "the peer did not answer as expected");
             }
         }
