@@ -682,12 +682,13 @@ impl<C: Carrier> Queue<C> {
         self.inner.partitions.get(usize::from(number.0))?.clone()
     }
 
-    /// Something here prevented the attempt: it is made again soon.
+    /// Something here prevented the attempt, or what an operator wanted: the message is tried soon,
+    /// but not before its time.
     pub(super) fn trouble(&self, id: QueueId, destinations: &[DestinationId]) {
         let due = self.inner.executor.now().after(TROUBLE_PAUSE);
         let mut state = self.inner.state.borrow_mut();
         for destination in destinations {
-            state.defer(id, *destination, due);
+            state.put_off(id, *destination, due);
         }
         drop(state);
         self.inner.due.set();

@@ -335,6 +335,8 @@ impl<C: Carrier> Queue<C> {
             }
         }
         let settled = account.settle(id.mailbox, id.uid, settlement, staged).await?;
+        // The envelope in memory has recipients that are done with.
+        self.forget_fresh(id);
         if let (Settled::Done(Some(place)), Some(about)) = (settled, about) {
             let report = QueueId { uid: place.uid, mailbox: place.mailbox, ..id };
             self.inner.carrier.tell(&QueueEvent::Reported { id, report });

@@ -467,6 +467,13 @@ impl<W: Way> State<W> {
         entry.parts.iter_mut().find(|part| part.destination == number)
     }
 
+    /// A busy part waits until it was due, and at least until `due`.
+    pub(super) fn put_off(&mut self, id: QueueId, number: DestinationId, due: Timestamp) {
+        let parts = self.entries.get(&id).into_iter().flat_map(|entry| &entry.parts);
+        let known = parts.filter(|part| part.destination == number).map(|part| part.due).max();
+        self.defer(id, number, known.map_or(due, |known| known.max(due)));
+    }
+
     /// A busy part waits until `due`.
     pub(super) fn defer(&mut self, id: QueueId, number: DestinationId, due: Timestamp) {
         let Some(entry) = self.entries.get_mut(&id) else { return };

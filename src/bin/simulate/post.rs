@@ -224,7 +224,11 @@ impl Standing {
         account: &Account,
         mailbox: MailboxId,
     ) -> Result<(), StoreError> {
-        let view = account.select(mailbox, false).await?;
+        let view = match account.select(mailbox, false).await {
+            // It was empty and had a successor.
+            Err(StoreError::NoSuchMailbox) => return Ok(()),
+            view => view?,
+        };
         let Some(snapshot) = view.current() else { return Ok(()) };
         for message in snapshot.iter_from(0) {
             let values = account.annotations(mailbox, message.uid..=message.uid).await?;

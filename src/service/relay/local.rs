@@ -94,7 +94,11 @@ impl LocalSession {
 /// it is forgotten while the message is in the queue. Messages of several mailboxes of the queue may
 /// share a family.
 pub(super) fn delivery_id(id: QueueId) -> u128 {
-    u128::from(delivery_family(id)) << 64 | u128::from(id.mailbox.0)
+    // The store derives ids of single accounts by changing a few bits of the lower half: those of
+    // two mailboxes must not be near each other.
+    let mut spread = u64::from(id.mailbox.0).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    spread = (spread ^ (spread >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    u128::from(delivery_family(id)) << 64 | u128::from(spread ^ (spread >> 32))
 }
 
 /// See [`delivery_id`].
