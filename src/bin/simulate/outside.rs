@@ -7,7 +7,7 @@
 //! noted in the ledger (`post.rs`).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
@@ -147,7 +147,15 @@ impl Dialer for Reach {
             }
             let (connection, peer) = Connection::memory();
             let place = Place { connection: outside.post.connection(), reports: host == 0 };
-            let visit = Visit { outside, host, peer, place, input: Vec::new() };
+            let visit = Visit {
+                outside,
+                host,
+                peer,
+                place,
+                input: Vec::new(),
+                greeted: false,
+                unproven: RefCell::default(),
+            };
             simulation.spawn(Priority::Foreground, Box::pin(visit.run()));
             Ok(connection)
         })
@@ -222,6 +230,10 @@ struct Visit {
     peer: MemoryPeer,
     place: Place,
     input: Vec<u8>,
+    /// It has answered EHLO.
+    greeted: bool,
+    /// Refused in a group of commands, of which not all are answered.
+    unproven: RefCell<Vec<String>>,
 }
 
 /// The connection is over.
@@ -318,6 +330,7 @@ impl Visit {
                 ("HELO", _) => drop(self.act(self.mood(30), "250 host.test\r\n").await?),
                 ("MAIL", _) => {
                     self.outside.post.end(&self.place, self.now());
+                    self.unproven.borrow_mut().clear();
                     open = None;
                     if self.act(self.mood_of_mail(), "250 2.1.0 ok\r\n").await? {
                         let sender = path(rest).to_owned();
@@ -332,10 +345,13 @@ impl Visit {
                 }
                 ("DATA", Some(transaction)) if !transaction.recipients.is_empty() => {
                     let mood = self.mood(30);
-                    self.refuse_all(mood, &transaction.recipients);
+                    self.refuse_all(mood, &transaction.recipients, !self.pipelines());
+                    if mood == Mood::Fine {
+                        self.prove_refusals();
+                    }
                     if self.act(mood, "354 go on\r\n").await? {
                         transaction.text = self.dotted().await?;
-                        self.finish(transaction).await?;
+                        self.finish(transaction, true).await?;
                     }
                     self.outside.post.end(&self.place, self.now());
                     open = None;
@@ -349,7 +365,7 @@ impl Visit {
                         Some(transaction) if !transaction.recipients.is_empty() => {
                             transaction.text.extend_from_slice(&octets);
                             if last {
-                                self.finish(transaction).await?;
+                                self.finish(transaction, !self.pipelines()).await?;
                                 self.outside.post.end(&self.place, self.now());
                                 open = None;
                             } else if self.mood(40) == Mood::Close {
@@ -364,6 +380,7 @@ impl Visit {
                 ("RSET", _) => {
                     self.outside.post.end(&self.place, self.now());
                     open = None;
+                    self.prove_refusals();
                     self.say("250 2.0.0 ok\r\n");
                 }
                 ("NOOP", _) => self.say("250 2.0.0 ok\r\n"),
@@ -385,7 +402,26 @@ impl Visit {
             3 => "250-host.test\r\n250-SIZE 1000000\r\n250 CHUNKING\r\n",
             _ => "250-host.test\r\n250-8BITMIME\r\n250 PIPELINING\r\n",
         };
-        self.act(self.mood(30), reply).await.map(drop)
+        let mood = match self.mood(30) {
+            // Behind a message that could be the answer to it: it would be sent again.
+            Mood::Later | Mood::Never if self.greeted => Mood::Fine,
+            mood => mood,
+        };
+        self.greeted = true;
+        if mood == Mood::Fine && reply.starts_with("250-") {
+            self.prove_refusals();
+        }
+        self.act(mood, reply).await.map(drop)
+    }
+
+    fn pipelines(&self) -> bool {
+        !matches!(self.host, 1 | 3)
+    }
+
+    /// All commands so far are answered, one reply each. Noted before the last one is said.
+    fn prove_refusals(&self) {
+        let unproven = std::mem::take(&mut *self.unproven.borrow_mut());
+        unproven.iter().for_each(|address| self.outside.post.prove_refusal(address));
     }
 
     /// A host that refuses MAIL for ever would not know whom it refused.
@@ -406,19 +442,22 @@ impl Visit {
             Verdict::Later => Mood::Later,
             Verdict::Never => Mood::Never,
         };
-        self.refuse_all(mood, &[address.to_owned()]);
+        self.refuse_all(mood, &[address.to_owned()], !self.pipelines());
         self.act(mood, "250 2.1.5 ok\r\n").await
     }
 
     /// Notes a refusal before it is said: the server may act on it at once.
-    fn refuse_all(&self, mood: Mood, addresses: &[String]) {
+    fn refuse_all(&self, mood: Mood, addresses: &[String], is_proven: bool) {
         let verdict = match mood {
             Mood::Later => Verdict::Later,
             Mood::Never => Verdict::Never,
             _ => return,
         };
         for address in addresses {
-            self.outside.post.refused(address, verdict, &self.place, self.now());
+            self.outside.post.refused(address, verdict, is_proven, &self.place, self.now());
+            if !is_proven {
+                self.unproven.borrow_mut().push(address.clone());
+            }
         }
     }
 
@@ -440,7 +479,7 @@ impl Visit {
     }
 
     /// The message is complete.
-    async fn finish(&mut self, transaction: &Transaction) -> Result<(), Over> {
+    async fn finish(&mut self, transaction: &Transaction, is_proven: bool) -> Result<(), Over> {
         let Transaction { sender, recipients, text } = transaction;
         let post = self.outside.post.clone();
         let mood = self.mood(8);
@@ -460,7 +499,7 @@ impl Visit {
                 }
             }
             mood => {
-                self.refuse_all(mood, recipients);
+                self.refuse_all(mood, recipients, is_proven);
                 self.act(mood, "").await?;
             }
         }

@@ -80,6 +80,8 @@ pub struct Recipient {
     copies: Vec<Copy>,
     /// A host has refused it for ever.
     refused: Option<Told>,
+    /// The replies that followed show that this was the answer to its RCPT.
+    refusal_is_proven: bool,
     /// A host said last that it should come later.
     deferred: Option<Told>,
     /// How often.
@@ -384,7 +386,8 @@ impl Post {
         let Some(recipient) = mail.recipients.get(&number) else {
             return Err("there is no such recipient".to_owned());
         };
-        if recipient.refused.is_some_and(|told| self.is_recorded(told)) {
+        let refused = recipient.refused.filter(|_| recipient.refusal_is_proven);
+        if refused.is_some_and(|told| self.is_recorded(told)) {
             return Err("it was refused for ever".to_owned());
         }
         let Some(due) = self.due(mail, recipient) else { return Ok(()) };
@@ -462,17 +465,37 @@ impl Post {
     }
 
     /// A host has said that a recipient should come later, or never.
-    pub fn refused(&self, address: &str, verdict: Verdict, at: &Place, now: Timestamp) {
+    pub fn refused(
+        &self,
+        address: &str,
+        verdict: Verdict,
+        is_proven: bool,
+        at: &Place,
+        now: Timestamp,
+    ) {
         let Some(Meant::Recipient(_, token, number)) = meaning(address) else { return };
         let told = Told { at: now, life: self.life(), conversation: (at.connection, token) };
         self.with(token, |mail| {
             let Some(recipient) = mail.recipients.get_mut(&number) else { return };
             match verdict {
-                Verdict::Never => recipient.refused = Some(told),
+                Verdict::Never => {
+                    recipient.refused = Some(told);
+                    recipient.refusal_is_proven |= is_proven;
+                }
                 _ => {
                     recipient.deferrals += 1;
                     recipient.deferred = Some(told);
                 }
+            }
+        });
+    }
+
+    /// The number of replies shows that the refusal of this recipient was meant for it.
+    pub fn prove_refusal(&self, address: &str) {
+        let Some(Meant::Recipient(_, token, number)) = meaning(address) else { return };
+        self.with(token, |mail| {
+            if let Some(recipient) = mail.recipients.get_mut(&number) {
+                recipient.refusal_is_proven = true;
             }
         });
     }
