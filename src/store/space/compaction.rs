@@ -102,7 +102,8 @@ pub(crate) struct Space {
     pressed_at: Cell<Option<(Moment, Duration)>>,
     /// The estimates are to be made anew before the next cycle.
     survey_wanted: Cell<bool>,
-    surveyed: Cell<bool>,
+    /// When the last one began, and how long after it the next one may.
+    surveyed_at: Cell<Option<(Moment, Duration)>>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
     deleted: Cell<u64>,
@@ -140,7 +141,7 @@ impl Space {
             pressed: Cell::new(false),
             pressed_at: Cell::new(None),
             survey_wanted: Cell::new(false),
-            surveyed: Cell::new(false),
+            surveyed_at: Cell::new(None),
             runs: Cell::new(0),
             rewritten: Cell::new(0),
             deleted: Cell::new(0),
@@ -300,15 +301,17 @@ impl Space {
         let filling = Some(self.log.filling()).filter(|it| short && self.is_worth(&[*it], 0));
         sealed.extend(filling);
         if !self.is_worth(&sealed, self.commits.freed.unattributed.get()) {
-            // Expunges that a start replayed are in no estimate.
-            if short && !self.surveyed.replace(true) {
+            // Expunges that a start replayed are in no estimate, nor what sessions held when the
+            // estimates were made.
+            let last = self.surveyed_at.get();
+            if short && last.is_none_or(|(begun, pause)| now.since(begun) >= pause) {
+                self.surveyed_at.set(Some((now, next_pause(last))));
                 self.survey_wanted.set(true);
                 self.wanted.set();
             }
             return false;
         }
-        let pause = last.map_or(ROOM_RETRY_MIN, |(_, pause)| (2 * pause).min(ROOM_RETRY_MAX));
-        self.pressed_at.set(Some((now, pause)));
+        self.pressed_at.set(Some((now, next_pause(last))));
         self.commits.freed.changed.set(0);
         self.pressed.set(true);
         if sealed.len() == self.compactable().len() {
@@ -713,6 +716,11 @@ impl Space {
 struct Output {
     writer: Option<CompactedWriter>,
     sources: Vec<SealedSegment>,
+}
+
+/// The pause after an attempt to make room, from the attempt before.
+fn next_pause(last: Option<(Moment, Duration)>) -> Duration {
+    last.map_or(ROOM_RETRY_MIN, |(_, pause)| (2 * pause).min(ROOM_RETRY_MAX))
 }
 
 /// Unused bytes in `segments`; unknown segments count completely.
