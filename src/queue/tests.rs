@@ -1037,6 +1037,40 @@ fn a_message_that_is_held_while_a_recipient_is_removed_is_held() {
     assert_eq!(world.tried("later2@a.test"), 2);
 }
 
+/// A recipient that was returned without an attempt is not returned again with the whole message.
+#[test]
+fn what_was_returned_before_an_attempt_is_not_returned_twice() {
+    let world = World::new();
+    let running = world.start(24);
+    let id = running.submit("s@x.test", &["a@dark.test", "a@gone.test"]);
+    running.wait(2);
+    assert_eq!(*world.outside.reasons.borrow(), ["no such domain"]);
+    let action = Action::Bounce("unwanted".to_owned());
+    let bounced = running.queue.act(id, &action);
+    assert_eq!(running.simulation.clone().run_until(bounced).unwrap(), Acted::Done);
+    running.wait(20);
+    assert_eq!(*world.outside.reasons.borrow(), ["no such domain", "unwanted"]);
+    assert!(running.queue.is_empty());
+}
+
+/// What an operator could not do does not hurry a message.
+#[test]
+fn a_command_that_failed_leaves_the_schedule() {
+    let mut world = World::new();
+    world.options.retry = vec![Duration::from_secs(100)];
+    let running = world.start(25);
+    let id = running.submit("s@x.test", &["later@a.test"]);
+    running.wait(2);
+    world.outside.full.set(true);
+    let action = Action::Bounce("unwanted".to_owned());
+    let bounced = running.queue.act(id, &action);
+    assert!(running.simulation.clone().run_until(bounced).is_err());
+    running.wait(50);
+    assert_eq!(world.tried("later@a.test"), 1);
+    running.wait(100);
+    assert_eq!(world.tried("later@a.test"), 2);
+}
+
 /// A disk that is full has no room for reports.
 #[test]
 fn who_has_the_message_does_not_get_it_again_while_no_report_can_be_written() {

@@ -148,3 +148,23 @@ impl Session for NowhereSession {
         Box::pin(std::future::ready(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{MailboxId, PartitionId, Uid};
+
+    /// The store takes a delivery for done if the id with the number of an account, plus one, in the
+    /// lower half is known (`commits/standing.rs`).
+    #[test]
+    fn ids_of_two_mailboxes_are_not_near_each_other() {
+        let id = |mailbox| {
+            let (partition, mailbox) = (PartitionId(1), MailboxId(mailbox));
+            delivery_id(QueueId { partition, mailbox, uid: Uid(3) })
+        };
+        for one in 1..100 {
+            assert_eq!((id(one) >> 64) as u64, (id(1) >> 64) as u64, "one family");
+            assert!((1..one).all(|other| id(one) ^ id(other) > 1 << 32), "{one}");
+        }
+    }
+}
