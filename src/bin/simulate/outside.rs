@@ -326,7 +326,10 @@ impl Visit {
             let line = self.line().await?;
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match (verb.to_ascii_uppercase().as_str(), &mut open) {
-                ("EHLO", _) => self.hello().await?,
+                ("EHLO", _) => {
+                    self.hello().await?;
+                    self.outside.post.end(&self.place, self.now());
+                }
                 ("HELO", _) => drop(self.act(self.mood(30), "250 host.test\r\n").await?),
                 ("MAIL", _) => {
                     self.outside.post.end(&self.place, self.now());
@@ -366,7 +369,11 @@ impl Visit {
                             transaction.text.extend_from_slice(&octets);
                             if last {
                                 self.finish(transaction, !self.pipelines()).await?;
-                                self.outside.post.end(&self.place, self.now());
+                                // With PIPELINING the client records nothing before EHLO is
+                                // answered.
+                                if !self.pipelines() {
+                                    self.outside.post.end(&self.place, self.now());
+                                }
                                 open = None;
                             } else if self.mood(40) == Mood::Close {
                                 return Err(Over);
