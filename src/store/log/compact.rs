@@ -127,6 +127,9 @@ impl Log {
     /// Deletes superseded segments as soon as nobody reads from them. `go_on` is called while
     /// waiting; if it returns false, the rest stays until the next start, which handles it.
     ///
+    /// Segments that never began go first. One that follows names its predecessor; without that, a
+    /// start could take a torn first write for a damaged segment, in the place of others.
+    ///
     /// # Errors
     /// The device's: files may be left over.
     pub async fn retire(
@@ -135,6 +138,7 @@ impl Log {
         go_on: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
         let device = &self.0.device;
+        self.delete_abandoned().await?;
         // A crash must not undo an earlier deletion and keep a later one.
         device.sync_directory().await.map_err(failed)?;
         let mut deleted = 0;
@@ -158,6 +162,26 @@ impl Log {
         }
         device.sync_directory().await.map_err(failed)?;
         Ok(deleted)
+    }
+
+    /// Base of the first segment behind `base` and below `end` that is not among `epochs`.
+    fn first_other(&self, base: u64, end: u64, epochs: &[u64]) -> Option<u64> {
+        let state = self.0.state.borrow();
+        let mut inside = state.segments.range(base + 1..end.max(base + 1));
+        let other = inside.find(|(_, segment)| !epochs.contains(&segment.epoch));
+        other.map(|(base, _)| *base)
+    }
+
+    async fn delete_abandoned(&self) -> Result<(), StoreError> {
+        let abandoned = self.0.state.borrow().abandoned.clone();
+        for epoch in &abandoned {
+            match self.0.device.delete(&super::segment::segment_name(*epoch)).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        self.0.state.borrow_mut().abandoned.retain(|epoch| !abandoned.contains(epoch));
+        Ok(())
     }
 
     /// Reads entries of one sealed segment in order.
@@ -335,11 +359,19 @@ impl CompactedWriter {
     }
 
     /// Completes the file: it covers the LSNs up to `end` and replaces `sources`, which may be
-    /// fewer than at the beginning.
+    /// fewer than at the beginning. A segment that begins before `end` and is not among them keeps
+    /// its LSNs, which a start would take from it otherwise.
     ///
     /// # Errors
     /// The device's; the file must then be abandoned.
     pub async fn finish(&mut self, end: Lsn, sources: Vec<u64>) -> Result<Compacted, StoreError> {
+        let end = match self.log.first_other(self.header.base.0, end.0, &sources) {
+            None => end,
+            Some(other) => {
+                self.cut(Lsn(other));
+                Lsn(other)
+            }
+        };
         (self.header.end, self.header.sources) = (end, sources);
         let index_at = index_place(self.at + self.buffer.len() as u64);
         self.buffer.resize((index_at - self.at) as usize, 0);

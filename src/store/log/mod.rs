@@ -170,6 +170,8 @@ struct State {
     flight_since: Moment,
     /// Everything below is on stable storage.
     durable: u64,
+    /// Files of segments that never began, to be deleted before any that follows them.
+    abandoned: Vec<u64>,
     /// Bytes appended and not yet durable.
     buffered: usize,
     /// Header checksum of the last written batch.

@@ -73,6 +73,9 @@ pub struct Recovered {
     epoch_next: u64,
     /// An LSN above all that were used.
     lsn_next: u64,
+    /// Files of segments whose first write was not finished or failed. That is known from what
+    /// follows them, so nothing of that may go before they do: see [`Log::retire`].
+    abandoned: Vec<u64>,
     /// When a running log is reopened after a failure: where it ended for everything it
     /// acknowledged.
     cut: Option<Ended>,
@@ -84,6 +87,8 @@ struct Found {
     epoch: u64,
     len: u64,
     header: Option<SegmentHeader>,
+    /// Whether it was written in place, that is, not by compaction; false if nothing says so.
+    in_place: bool,
     /// Whether the header had one wrong bit.
     rotten: bool,
     compacted: Option<FoundCompacted>,
@@ -167,6 +172,7 @@ impl Recovered {
             whole: false,
             epoch_next: 1,
             lsn_next: 0,
+            abandoned: Vec::new(),
             cut,
             report: RecoveryReport::default(),
         };
@@ -266,7 +272,8 @@ impl Recovered {
         }
         found.reverse();
         let (found, replaced) = self.take_compacted(found).await?;
-        for (index, Found { epoch, len, header, rotten, .. }) in found.iter().enumerate() {
+        for (index, found_here) in found.iter().enumerate() {
+            let Found { epoch, len, header, in_place, rotten, .. } = found_here;
             if *rotten && header.is_some() {
                 self.damaged(&segment_name(*epoch), 0, "segment header is damaged");
             }
@@ -278,7 +285,10 @@ impl Recovered {
             };
             let Some(base) = base else {
                 self.report.tail_bytes += len;
-                self.lsn_next = align(self.lsn_next + len);
+                // Its own range of LSNs stays unused: it begins a block after that of the one
+                // before.
+                self.lsn_next = align(self.lsn_next + len) + BLOCK as u64;
+                self.abandoned.extend(in_place.then_some(*epoch));
                 continue;
             };
             // One that never began may be where its neighbours were merged: if the segment after it
@@ -393,7 +403,8 @@ impl Recovered {
         }
         let len = file.len().await.map_err(failed)?;
         let block = file.read_at(0, BLOCK).await.map_err(failed)?;
-        let rotten = Found { epoch, len, header: None, rotten: true, compacted: None };
+        let rotten =
+            Found { epoch, len, header: None, in_place: true, rotten: true, compacted: None };
         let mut header = CompactedHeader::decode(&block).ok();
         let mut foreign = None;
         match SegmentHeader::decode(&block) {
@@ -448,7 +459,7 @@ impl Recovered {
             (None, _) => {}
         }
         let compacted = told.map(|header| FoundCompacted { header, footer, damaged });
-        Ok(Found { rotten: damaged, compacted, ..rotten })
+        Ok(Found { in_place: false, rotten: damaged, compacted, ..rotten })
     }
 
     fn check_place(
@@ -773,6 +784,7 @@ impl Recovered {
             flight: None,
             flight_since: Moment::default(),
             durable: base,
+            abandoned: self.abandoned,
             buffered: 0,
             chain: tip.chain,
             batch_starts: VecDeque::new(),

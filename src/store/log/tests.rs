@@ -573,8 +573,19 @@ fn kept(uid: u32) -> bool {
 /// Compacts the sealed segments below the checkpoint, `group` of them into one, as if only the
 /// entries chosen by [`kept`] were live. Returns how many were replaced.
 async fn compact(log: &Log, lsns: &[(u64, u32)], group: usize) -> Result<usize, StoreError> {
+    compact_some(log, lsns, group, |_| true).await
+}
+
+/// The same for the segments of some epochs.
+async fn compact_some(
+    log: &Log,
+    lsns: &[(u64, u32)],
+    group: usize,
+    is_meant: impl Fn(u64) -> bool,
+) -> Result<usize, StoreError> {
     let horizon = log.checkpoint().map_or(Lsn(0), |checkpoint| checkpoint.replay_from);
-    let sealed = log.sealed_below(horizon);
+    let mut sealed = log.sealed_below(horizon);
+    sealed.retain(|segment| is_meant(segment.epoch));
     for sources in sealed.chunks(group) {
         let epochs: Vec<u64> = sources.iter().map(|source| source.epoch).collect();
         let (base, end) = (sources[0].base, sources[sources.len() - 1].end);
@@ -655,6 +666,52 @@ fn compacted_entries_keep_their_lsns_and_space_comes_back() {
             log.close().await.unwrap();
         }
     });
+}
+
+/// A power cut tears the first write of a segment, and the segments after it are compacted before
+/// the next start: nothing says any longer that the torn one never began.
+#[test]
+fn a_torn_segment_does_not_take_the_place_of_later_ones() {
+    for keeps_header in [false, true] {
+        let (device, simulation) = (MemoryDevice::new(), Simulation::new(22));
+        let mut lsns = simulation.run_until(async {
+            let (log, ..) = reopen(&device, &simulation).await;
+            let lsns = append_and_checkpoint(&log, 0..60).await;
+            log.seal();
+            append_each(&log, 1000..1001).await;
+            lsns
+        });
+        simulation.kill_tasks();
+        let last = device.names().pop().expect("a segment");
+        device.corrupt(&last, |bytes| {
+            assert_eq!(bytes.len(), 3 * BLOCK, "its first write");
+            let lost = if keeps_header { BLOCK + 512..2 * BLOCK } else { 0..BLOCK };
+            bytes[lost].fill(0);
+            bytes.truncate(2 * BLOCK + 512);
+        });
+        simulation.run_until(async {
+            let (log, ..) = reopen(&device, &simulation).await;
+            let torn = log.sealed_below(Lsn(u64::MAX)).last().expect("segments").epoch + 1;
+            lsns.extend(append_and_checkpoint(&log, 100..160).await);
+            log.seal();
+            lsns.extend(append_and_checkpoint(&log, 200..210).await);
+            let later = |epoch| epoch > torn;
+            assert!(compact_some(&log, &lsns, 100, later).await.unwrap() > 4);
+            check_kept(&log, &lsns).await;
+            log.close().await.unwrap();
+            for epochs in [0..=torn, 0..=u64::MAX] {
+                let (log, _, report) = reopen(&device, &simulation).await;
+                assert_eq!(report.damage, [], "header kept: {keeps_header}");
+                check_kept(&log, &lsns).await;
+                compact_some(&log, &lsns, 2, |epoch| epochs.contains(&epoch)).await.unwrap();
+                check_kept(&log, &lsns).await;
+                log.close().await.unwrap();
+            }
+            let (log, _, report) = reopen(&device, &simulation).await;
+            assert_eq!(report.damage, [], "header kept: {keeps_header}");
+            check_kept(&log, &lsns).await;
+        });
+    }
 }
 
 #[test]
