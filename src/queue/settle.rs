@@ -40,6 +40,10 @@ pub(super) enum Chore {
     Warn(QueueId, DestinationId, Problem),
 }
 
+/// A destination with recipients that are left, why (`None`: no command reached the other side), and
+/// whether their sender was warned.
+type Left = (DestinationId, Option<Problem>, bool);
+
 /// A message at hand.
 pub(super) struct AtHand<'a> {
     pub id: QueueId,
@@ -126,8 +130,7 @@ impl<C: Carrier> Queue<C> {
         let mut ends = Ends::new();
         // Who has the message and is not reported on.
         let mut sent = AnnotationChanges::new();
-        // Destinations with recipients that are left: why, and whether their sender was warned.
-        let mut left: Vec<(DestinationId, Option<Problem>, bool)> = Vec::new();
+        let mut left: Vec<Left> = Vec::new();
         for (number, recipient) in self.recipients_of(destinations, envelope) {
             let outcome = outcomes.iter().find(|(other, _)| *other == number);
             let unknown = Outcome::Deferred(Problem {
@@ -180,11 +183,11 @@ impl<C: Carrier> Queue<C> {
                     let warned = later.warned;
                     changes.push((number, Some(later.encode())));
                     let problem = Some(problem.clone());
-                    left.extend(self.left(recipient, &left).map(|it| (it, problem, warned)));
+                    self.leave(recipient, problem, warned, &mut left);
                 }
                 Outcome::Again => {
                     let warned = recipient.warned;
-                    left.extend(self.left(recipient, &left).map(|it| (it, None, warned)));
+                    self.leave(recipient, None, warned, &mut left);
                 }
             }
         }
@@ -242,15 +245,21 @@ impl<C: Carrier> Queue<C> {
         drop(lock);
     }
 
-    /// The destination of a recipient who is left, unless it is in `left` already.
-    fn left<T>(
+    /// Notes that a recipient is left. Those at one destination are tried together, and not before
+    /// the one who was put off may be.
+    fn leave(
         &self,
         recipient: &Recipient,
-        left: &[(DestinationId, T, bool)],
-    ) -> Option<DestinationId> {
+        problem: Option<Problem>,
+        warned: bool,
+        left: &mut Vec<Left>,
+    ) {
         let name = destination_of(recipient);
-        let found = self.inner.state.borrow().destination_named(&name);
-        found.filter(|found| !left.iter().any(|(other, ..)| other == found))
+        let Some(found) = self.inner.state.borrow().destination_named(&name) else { return };
+        match left.iter_mut().find(|(other, ..)| *other == found) {
+            None => left.push((found, problem, warned)),
+            Some((_, why, _)) => *why = why.take().or(problem),
+        }
     }
 
     /// Whether the sender was told of the delay, also since the envelope was read.

@@ -615,6 +615,20 @@ fn a_message_that_was_not_begun_is_tried_on_another_connection_at_once() {
     assert!(running.queue.is_empty());
 }
 
+/// They share a destination, and so the time of the next attempt.
+#[test]
+fn who_was_put_off_is_not_tried_at_once_with_whom_no_command_reached() {
+    let world = World::new();
+    let running = world.start(7);
+    running.submit("s@x.test", &["ok@a.test"]);
+    running.wait(1);
+    running.submit("s@x.test", &["stale@a.test", "later@a.test"]);
+    running.wait(5);
+    assert_eq!((world.got("stale@a.test"), world.tried("later@a.test")), (0, 1));
+    running.wait(15);
+    assert_eq!(world.got("stale@a.test"), 1);
+}
+
 #[test]
 fn a_restart_finds_everything_and_keeps_the_schedule() {
     let world = World::new();

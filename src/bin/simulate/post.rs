@@ -480,7 +480,7 @@ impl Post {
             match verdict {
                 Verdict::Never => {
                     recipient.refused = Some(told);
-                    recipient.refusal_is_proven |= is_proven;
+                    recipient.refusal_is_proven = is_proven;
                 }
                 _ => {
                     recipient.deferrals += 1;
