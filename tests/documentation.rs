@@ -51,7 +51,8 @@ fn every_setting_is_in_the_table_as_the_code_has_it() {
             Some(default) => format!("`{default}`"),
             None => "–".to_owned(),
         };
-        let begins = format!("| `{}` | {default} | {} | ", setting.name, setting.wants());
+        let by = if setting.reloads { "reload" } else { "restart" };
+        let begins = format!("| `{}` | {by} | {default} | {} | ", setting.name, setting.wants());
         assert!(text.lines().any(|line| line.starts_with(&begins)), "no line begins: {begins}");
     }
 }

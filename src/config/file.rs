@@ -15,7 +15,7 @@ use super::{
     addresses::{AddressesSection, RouteTable},
     problem::line_of,
     queue::{QueueSection, SiteTable},
-    schema::{self, PARTITIONS_MAX, server_address},
+    schema::{self, Fixed, PARTITIONS_MAX, server_address},
 };
 use crate::{
     control::{DnsOptions, Servers, StsOptions, TlsReportOptions},
@@ -44,6 +44,9 @@ pub struct Settings {
     /// The file they are from.
     #[serde(skip)]
     pub source: Option<PathBuf>,
+    /// What it says of settings that a reload leaves as they are.
+    #[serde(skip)]
+    pub fixed: Fixed,
     /// Our name in greetings and Received headers.
     pub hostname: String,
     /// Domains whose mail is kept here.
@@ -831,6 +834,7 @@ impl Settings {
             ConfigProblem::at(path, text, error.span(), None, error.message().trim_end())
         })?;
         settings.check(path, text)?;
+        settings.fixed = Fixed::of(text);
         settings.resolve_paths(path);
         Ok(settings)
     }
@@ -1284,8 +1288,12 @@ mod tests {
         let example = Settings::load(&path).unwrap_or_else(|problem| panic!("{problem}"));
         let text = format!("{BASE}[tls]\ncertificate = \"c\"\nkey = \"k\"\n");
         let mut defaults = Settings::parse(&path, &text).unwrap();
-        let Settings { source, hostname, domains, data_dir, tls, .. } = example;
-        defaults = Settings { source, hostname, domains, data_dir, tls, ..defaults };
+        let Settings { source, fixed, hostname, domains, data_dir, tls, .. } = example;
+        assert_eq!(
+            fixed.changed(&defaults.fixed),
+            ["hostname", "data_dir", "tls.certificate", "tls.key"]
+        );
+        defaults = Settings { source, fixed, hostname, domains, data_dir, tls, ..defaults };
         let example = Settings::load(&path).unwrap();
         assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));
     }

@@ -13,4 +13,4 @@ mod schema;
 
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
 pub use problem::ConfigProblem;
-pub use schema::{PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Setting};
+pub use schema::{Fixed, PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Setting};

@@ -30,6 +30,8 @@ pub struct Setting {
     pub name: &'static str,
     /// As docs/ringmail.example.toml shows it.
     pub example: &'static str,
+    /// Whether a change takes effect with a reload; without it, only after a restart.
+    pub reloads: bool,
     kind: Kind,
     need: Need,
 }
@@ -151,15 +153,15 @@ const MESSAGE_MOST: u64 = 2 * GIB;
 const LONG: Bounds = Bounds { least: 100 * MILLISECOND, most: 4 * WEEK, zero: None };
 
 const fn setting(name: &'static str, kind: Kind, example: &'static str) -> Setting {
-    Setting { name, example, kind, need: Need::Default }
+    Setting { name, example, reloads: false, kind, need: Need::Default }
 }
 
 const fn optional(name: &'static str, kind: Kind, example: &'static str) -> Setting {
-    Setting { name, example, kind, need: Need::Optional }
+    Setting { name, example, reloads: false, kind, need: Need::Optional }
 }
 
 const fn required(name: &'static str, kind: Kind, example: &'static str) -> Setting {
-    Setting { name, example, kind, need: Need::Required }
+    Setting { name, example, reloads: false, kind, need: Need::Required }
 }
 
 /// In the order of docs/ringmail.example.toml. Minimums prevent values that would stop the server;
@@ -167,10 +169,10 @@ const fn required(name: &'static str, kind: Kind, example: &'static str) -> Sett
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
     required("hostname", HostName, "\"mail.example.org\""),
-    required("domains", HostNames, "[\"example.org\", \"example.net\"]"),
+    required("domains", HostNames, "[\"example.org\", \"example.net\"]").reloaded(),
     required("data_dir", Kind::Path, "\"/var/lib/ringmail\""),
-    optional("users_file", Kind::Path, "\"/etc/ringmail/users\""),
-    optional("aliases_file", Kind::Path, "\"/etc/ringmail/aliases\""),
+    optional("users_file", Kind::Path, "\"/etc/ringmail/users\"").reloaded(),
+    optional("aliases_file", Kind::Path, "\"/etc/ringmail/aliases\"").reloaded(),
     optional("user", Name, "\"ringmail\""),
     optional("group", Name, "\"ringmail\""),
     setting("listen.smtp", Addresses, "[\"0.0.0.0:25\"]"),
@@ -232,7 +234,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("smtp.recipients_max", count(1, 100_000), "1000"),
     setting("smtp.received_headers_max", count(1, 10_000), "100"),
     setting("smtp.bare_newline", OneOf(&["refuse", "normalise"]), "\"refuse\""),
-    optional("smtp.relay_networks", Networks, "[\"192.0.2.0/24\"]"),
+    optional("smtp.relay_networks", Networks, "[\"192.0.2.0/24\"]").reloaded(),
     setting("smtp.vrfy", OneOf(&["unsure", "off", "known"]), "\"unsure\""),
     setting("smtp.expn", OneOf(&["off", "trusted", "all"]), "\"off\""),
     setting("smtp.etrn", OneOf(&["off", "trusted", "all"]), "\"off\""),
@@ -269,44 +271,44 @@ pub const SETTINGS: &[Setting] = &[
     setting("dns.cache_age_max", time(0, WEEK), "\"1d\""),
     setting("dns.cache_age_unknown_max", time(0, WEEK), "\"1h\""),
     setting("dns.stale_age", time(0, WEEK), "\"1d\""),
-    setting("addresses.separators", Separators, "\"+\""),
-    optional("addresses.rewrite_senders", Rewrites, "[\"lan.example.org=example.org\"]"),
-    optional("addresses.verp_senders", Mailboxes, "[\"news@example.org\"]"),
-    optional("addresses.srs_domain", HostName, "\"example.org\""),
-    optional("addresses.srs_key_file", Kind::Path, "\"/etc/ringmail/srs.key\""),
-    required("route.domains", RouteDomains, "[\"partner.example\", \".partner.example\"]"),
-    required("route.to", OneOf(&["local", "mx", "relay", "lmtp", "discard", "reject"]), "\"relay\""),
-    optional("route.host", Host, "\"smtp.partner.example:25\""),
-    optional("route.mx", Flag, "false"),
-    optional("route.tls", OneOf(&["never", "opportunistic", "required", "verified"]), "\"verified\""),
-    optional("route.implicit_tls", Flag, "false"),
-    optional("route.user", Name, "\"relay@example.org\""),
-    optional("route.password", Name, "\"secret\""),
-    optional("route.password_file", Kind::Path, "\"/etc/ringmail/relay.password\""),
-    optional("route.text", Text, "\"no mail for this domain\""),
-    optional("route.accept_all", Flag, "false"),
-    optional("route.recipients_file", Kind::Path, "\"/etc/ringmail/partner.recipients\""),
-    setting("queue.retry", Kind::Times(LONG), "[\"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]"),
-    setting("queue.delay_warning", Kind::Time(LONG).or_zero("never"), "\"4h\""),
-    setting("queue.expire", Kind::Time(LONG), "\"5d\""),
-    setting("queue.return_max", size(0, GIB), "\"50KiB\""),
-    setting("queue.messages_per_partition", count(1, 100_000_000), "1000000"),
-    setting("queue.connections_per_shard", count(1, 1_000_000), "1000"),
-    setting("queue.connections_per_site", count(1, 10_000), "20"),
-    setting("queue.messages_per_connection", count(1, 1_000_000), "100"),
-    setting("queue.recipients_per_transaction", count(1, 100_000), "100"),
-    setting("queue.rate_per_site", count(1, 60_000_000).or_zero("no limit"), "0"),
-    setting("queue.idle", time(0, 600 * SECOND), "\"2s\""),
+    setting("addresses.separators", Separators, "\"+\"").reloaded(),
+    optional("addresses.rewrite_senders", Rewrites, "[\"lan.example.org=example.org\"]").reloaded(),
+    optional("addresses.verp_senders", Mailboxes, "[\"news@example.org\"]").reloaded(),
+    optional("addresses.srs_domain", HostName, "\"example.org\"").reloaded(),
+    optional("addresses.srs_key_file", Kind::Path, "\"/etc/ringmail/srs.key\"").reloaded(),
+    required("route.domains", RouteDomains, "[\"partner.example\", \".partner.example\"]").reloaded(),
+    required("route.to", OneOf(&["local", "mx", "relay", "lmtp", "discard", "reject"]), "\"relay\"").reloaded(),
+    optional("route.host", Host, "\"smtp.partner.example:25\"").reloaded(),
+    optional("route.mx", Flag, "false").reloaded(),
+    optional("route.tls", OneOf(&["never", "opportunistic", "required", "verified"]), "\"verified\"").reloaded(),
+    optional("route.implicit_tls", Flag, "false").reloaded(),
+    optional("route.user", Name, "\"relay@example.org\"").reloaded(),
+    optional("route.password", Name, "\"secret\"").reloaded(),
+    optional("route.password_file", Kind::Path, "\"/etc/ringmail/relay.password\"").reloaded(),
+    optional("route.text", Text, "\"no mail for this domain\"").reloaded(),
+    optional("route.accept_all", Flag, "false").reloaded(),
+    optional("route.recipients_file", Kind::Path, "\"/etc/ringmail/partner.recipients\"").reloaded(),
+    setting("queue.retry", Kind::Times(LONG), "[\"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]").reloaded(),
+    setting("queue.delay_warning", Kind::Time(LONG).or_zero("never"), "\"4h\"").reloaded(),
+    setting("queue.expire", Kind::Time(LONG), "\"5d\"").reloaded(),
+    setting("queue.return_max", size(0, GIB), "\"50KiB\"").reloaded(),
+    setting("queue.messages_per_partition", count(1, 100_000_000), "1000000").reloaded(),
+    setting("queue.connections_per_shard", count(1, 1_000_000), "1000").reloaded(),
+    setting("queue.connections_per_site", count(1, 10_000), "20").reloaded(),
+    setting("queue.messages_per_connection", count(1, 1_000_000), "100").reloaded(),
+    setting("queue.recipients_per_transaction", count(1, 100_000), "100").reloaded(),
+    setting("queue.rate_per_site", count(1, 60_000_000).or_zero("no limit"), "0").reloaded(),
+    setting("queue.idle", time(0, 600 * SECOND), "\"2s\"").reloaded(),
     setting("queue.connect_timeout", time(SECOND, 600 * SECOND), "\"30s\""),
     optional("queue.hello", HostName, "\"out.example.org\""),
     optional("queue.sources", Kind::Hosts, "[\"192.0.2.7\", \"2001:db8::7\"]"),
     setting("queue.port", count(1, 65_535), "25"),
     optional("queue.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
-    required("site.names", Kind::SiteNames, "[\"big.example\", \"*.mx.big.example\"]"),
-    optional("site.connections", count(1, 10_000), "5"),
-    optional("site.messages_per_connection", count(1, 1_000_000), "20"),
-    optional("site.recipients_per_transaction", count(1, 100_000), "50"),
-    optional("site.rate", count(1, 60_000_000).or_zero("no limit"), "600"),
+    required("site.names", Kind::SiteNames, "[\"big.example\", \"*.mx.big.example\"]").reloaded(),
+    optional("site.connections", count(1, 10_000), "5").reloaded(),
+    optional("site.messages_per_connection", count(1, 1_000_000), "20").reloaded(),
+    optional("site.recipients_per_transaction", count(1, 100_000), "50").reloaded(),
+    optional("site.rate", count(1, 60_000_000).or_zero("no limit"), "600").reloaded(),
     setting("mta_sts.check", Flag, "true"),
     optional("mta_sts.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
     optional("mta_sts.server", Server, "\"127.0.0.1:8443\""),
@@ -469,7 +471,47 @@ fn look_at_setting(
     }
 }
 
+/// What a file says of each setting that a reload leaves as it is, with the defaults of those that it
+/// does not name. `None`: no value.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Fixed(Vec<(&'static str, Option<String>)>);
+
+impl Fixed {
+    /// Of a text that [`check`] found to be right.
+    pub(super) fn of(text: &str) -> Fixed {
+        let Ok(document) = DeTable::parse(text) else { return Fixed::default() };
+        let said = |setting: &Setting| {
+            let (section, key) = setting.parts();
+            let table = match section {
+                Some(section) => document.get_ref().get(section)?.get_ref().as_table()?,
+                None => document.get_ref(),
+            };
+            Some(setting.kind.said(table.get(key)?))
+        };
+        let default = |setting: &Setting| {
+            let line = format!("value = {}", setting.default()?);
+            Some(setting.kind.said(DeTable::parse(&line).ok()?.get_ref().get("value")?))
+        };
+        let fixed = SETTINGS.iter().filter(|setting| !setting.reloads);
+        let value = |setting: &Setting| {
+            // Of an optional list, none and an empty one are the same.
+            said(setting).or_else(|| default(setting)).filter(|value| !value.is_empty())
+        };
+        Fixed(fixed.map(|setting| (setting.name, value(setting))).collect())
+    }
+
+    /// The settings that are not as in `other`.
+    pub fn changed(&self, other: &Fixed) -> Vec<&'static str> {
+        let pairs = self.0.iter().zip(&other.0);
+        pairs.filter(|(one, two)| one != two).map(|((name, _), _)| *name).collect()
+    }
+}
+
 impl Setting {
+    const fn reloaded(self) -> Setting {
+        Setting { reloads: true, ..self }
+    }
+
     /// The section, if there is one, and the key.
     fn parts(&self) -> (Option<&'static str>, &'static str) {
         match self.name.split_once('.') {
@@ -539,6 +581,25 @@ impl Kind {
             }
         };
         if fits { Ok(()) } else { Err(value.span()) }
+    }
+
+    /// A value that is allowed, so that equal values give equal texts: 1024 is "1KiB".
+    fn said(self, value: &Value<'_>) -> String {
+        let amount = match self {
+            Kind::Count(_) => whole(value),
+            Kind::Size(_) => octets(value),
+            Kind::Time(_) => microseconds(value),
+            _ => None,
+        };
+        match (amount, value.get_ref()) {
+            (Some(amount), _) => amount.to_string(),
+            (None, DeValue::String(text)) => text.to_string(),
+            (None, DeValue::Boolean(flag)) => flag.to_string(),
+            (None, DeValue::Array(items)) => {
+                items.iter().map(|item| self.said(item) + "\n").collect()
+            }
+            (None, _) => String::new(),
+        }
     }
 
     fn wants(self) -> String {
@@ -1098,6 +1159,37 @@ mod tests {
             let line = lines.find(|line| line.trim_start_matches('#').starts_with(&begins));
             let line = line.unwrap_or_else(|| panic!("{} is not in the example", setting.name));
             assert!(line.contains(setting.example), "{}: {line}", setting.name);
+        }
+    }
+
+    /// (text after the required settings, the settings that a reload would not change)
+    #[rustfmt::skip]
+    const CHANGES: &[(&str, &[&str])] = &[
+        ("", &[]),
+        ("[queue]\nretry = [\"1m\"]\nidle = \"1s\"\n[[site]]\nnames = [\"a.test\"]\nrate = 3", &[]),
+        ("smtp.relay_networks = [\"10.0.0.0/8\"]\naddresses.separators = \"\"\nusers_file = \"u\"", &[]),
+        ("[[route]]\ndomains = [\"a.test\"]\nto = \"mx\"", &[]),
+        ("store.write_buffer = \"32MiB\"", &["store.write_buffer"]),
+        // Only spelled in another way.
+        ("store.write_buffer = 16777216\npop3.idle_timeout = \"600s\"\nqueue.port = 0x19", &[]),
+        ("limits.allow = [ \"127.0.0.0/8\", # here\n \"::1\" ]\nevents.to = 'stderr'", &[]),
+        ("smtp.xclient_networks = []", &[]),
+        ("limits.allow = [\"127.0.0.0/8\"]", &["limits.allow"]),
+        ("limits.allow = []", &["limits.allow"]),
+        ("queue = { port = 26, hello = \"out.test\", retry = [\"1m\"] }\ndns.ipv6 = false\nuser = \"u\"",
+         &["user", "dns.ipv6", "queue.hello", "queue.port"]),
+        ("tls = { certificate = \"c\", key = \"k\" }", &["tls.certificate", "tls.key"]),
+    ];
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let fixed = |text: &str| {
+            let text = format!("{}\n{text}\n", REQUIRED.join("\n"));
+            Settings::parse(Path::new("t.toml"), &text).unwrap_or_else(|it| panic!("{it}")).fixed
+        };
+        for (text, expected) in CHANGES {
+            assert_eq!(fixed("").changed(&fixed(text)), *expected, "{text}");
+            assert_eq!(fixed(text).changed(&fixed("")), *expected, "{text}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! The control socket: the interface of `ringmail user` and similar commands to a running server.
 //!
 //! A client sends one line over a Unix socket in the data directory, which only the directory's
-//! owner can open, and gets one or many lines: `reload` answers `ok` or `error: why`; `verify` and
+//! owner can open, and gets one or many lines: `reload` answers `ok`, `ok: ` with the settings that
+//! need a restart, or `error: why`; `verify` and
 //! `verify repair` answer with the lines of `server::examine` as they come, `block list` and
 //! `block lift ...` with those of `server::blocks`, `queue ...` with those of `server::operate`,
 //! `tlsrpt ...` with those of `tls_report`.

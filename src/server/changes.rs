@@ -11,8 +11,14 @@ use crate::{
 /// Most accounts that are named for each kind of change; all are counted.
 const NAMED_MAX: usize = 100;
 
-/// Reports what changed among the accounts: how many, and which.
-pub(super) fn tell(events: &EventSender, before: &DirectorySnapshot, after: &DirectorySnapshot) {
+/// Reports what changed among the accounts: how many, and which. `pending`: settings whose change
+/// needs a restart.
+pub(super) fn tell(
+    events: &EventSender,
+    before: &DirectorySnapshot,
+    after: &DirectorySnapshot,
+    pending: &[&str],
+) {
     let by_id = |snapshot: &'_ DirectorySnapshot| -> HashMap<AccountId, usize> {
         snapshot.users().iter().enumerate().map(|(index, user)| (user.id, index)).collect()
     };
@@ -41,7 +47,9 @@ pub(super) fn tell(events: &EventSender, before: &DirectorySnapshot, after: &Dir
         }
     }
     let users = after.users().len() as u64;
-    told.push(Event::Reloaded { users, added, removed, changed });
+    let pending = pending.join(", ");
+    let needs_restart = Some(pending.as_str()).filter(|pending| !pending.is_empty());
+    told.push(Event::Reloaded { users, added, removed, changed, needs_restart });
     events.tell_all(told);
 }
 
@@ -82,7 +90,7 @@ mod tests {
         }
         let after = snapshot(&file);
         let (sender, queue) = queue(Kind::ALL.into_iter().collect());
-        tell(&sender, &before, &after);
+        tell(&sender, &before, &after, &[]);
         let mut lines = Vec::new();
         while let Some(chunk) = queue.next(Duration::ZERO) {
             lines.extend(chunk.lines);

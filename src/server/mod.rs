@@ -39,7 +39,7 @@ use self::{
     listeners::ShardListeners,
 };
 use crate::{
-    config::Settings,
+    config::{Fixed, Settings},
     control::{self, TlsReporter},
     directory::{DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory},
     dkim::{KeyFolder, Keyring, SharedKeyring},
@@ -302,6 +302,9 @@ pub struct Reloadable {
     queue: Arc<ArcSwap<QueueOptions>>,
     /// The configuration file; a demo has none.
     source: Option<PathBuf>,
+    /// The server's own: settings that only a restart changes.
+    data_dir: PathBuf,
+    fixed: Fixed,
     events: EventSender,
 }
 
@@ -341,22 +344,27 @@ impl Reloadable {
             tls_files,
             queue: Arc::new(ArcSwap::from_pointee(settings.queue_options())),
             source: settings.source.clone(),
+            data_dir: settings.data_dir.clone(),
+            fixed: settings.fixed.clone(),
             events,
         };
         Ok((reloadable, warnings))
     }
 
     /// Reads users, aliases, routes and what they name, the queue's settings, keys and certificates
-    /// again; on an error the old ones stay in force.
-    pub fn reload(&self) -> Result<()> {
+    /// again; on an error the old ones stay in force. Returns the changed settings that take effect
+    /// only after a restart.
+    pub fn reload(&self) -> Result<Vec<&'static str>> {
         let reloaded = self.read_again();
         match &reloaded {
-            Ok(before) => changes::tell(&self.events, before, &self.directory.snapshot()),
+            Ok((before, pending)) => {
+                changes::tell(&self.events, before, &self.directory.snapshot(), pending);
+            }
             Err(error) => {
                 self.events.tell(&Event::ReloadFailed { reason: &format!("{error:#}") });
             }
         }
-        reloaded.map(drop)
+        reloaded.map(|(_, pending)| pending)
     }
 
     /// The configuration file as it is now. `None` for a demo, or if only root may read the file: then
@@ -377,9 +385,15 @@ impl Reloadable {
         }
     }
 
-    /// Returns the previous users.
-    fn read_again(&self) -> Result<Arc<DirectorySnapshot>> {
-        let settings = self.settings_again()?;
+    /// Returns the previous users, and the changed settings that need a restart.
+    fn read_again(&self) -> Result<(Arc<DirectorySnapshot>, Vec<&'static str>)> {
+        let mut settings = self.settings_again()?;
+        let mut pending = Vec::new();
+        if let Some(settings) = &mut settings {
+            pending = self.fixed.changed(&settings.fixed);
+            // Accounts of another data directory are numbered in another way.
+            settings.data_dir = self.data_dir.clone();
+        }
         let (files, options) = match &settings {
             Some(settings) => (settings.directory_files(), settings.directory_options()),
             None => (self.files.clone(), self.directory_options.clone()),
@@ -396,7 +410,7 @@ impl Reloadable {
         for text in &warnings {
             self.events.tell(&Event::Warning { text });
         }
-        Ok(self.directory.replace(snapshot))
+        Ok((self.directory.replace(snapshot), pending))
     }
 }
 
@@ -571,8 +585,44 @@ mod tests {
         assert_eq!(resolve("sales@demo.test"), alice);
         assert_eq!(resolve("office@demo.test"), Destination::UnknownUser);
         std::fs::write(&aliases, "office: alice\n").unwrap();
-        state.reload().unwrap();
+        assert_eq!(state.reload().unwrap(), [] as [&str; 0]);
         assert_eq!(resolve("office@demo.test"), alice);
         assert_eq!(resolve("sales@demo.test"), Destination::UnknownUser);
+    }
+
+    /// Also a second time: the server still runs with what it read at its start.
+    #[test]
+    fn a_reload_names_what_needs_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("t.toml"), folder.path().join("other"));
+        let write = |data_dir: &str, more: &str| {
+            let text = format!(
+                "hostname = \"mx.demo.test\"\ndomains = [\"demo.test\"]\ndata_dir = \"{data_dir}\"\n\
+                 listen = {{ submissions = [], pop3s = [], imaps = [] }}\n{more}\n"
+            );
+            std::fs::write(&path, text).unwrap();
+        };
+        UsersFile::ensure_demo(&folder.path().join("users"), "demo.test", 0).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        write(".", "");
+        let (events, queue) = events::queue(events::Kind::ALL.into_iter().collect());
+        let settings = Settings::load(&path).unwrap();
+        let (state, _) = Reloadable::load(&settings, events, DirectorySnapshot::load).unwrap();
+        let alice = state.directory.snapshot().resolve("alice@demo.test");
+        write("other", "queue = { expire = \"1d\", port = 26 }\nstore.reserve = \"9MiB\"");
+        for _ in 0..2 {
+            assert_eq!(state.reload().unwrap(), ["data_dir", "store.reserve", "queue.port"]);
+        }
+        assert_eq!(state.queue.load().expire, Duration::from_secs(24 * 3600));
+        assert_eq!(state.directory.snapshot().resolve("alice@demo.test"), alice);
+        let mut lines = Vec::new();
+        while let Some(chunk) = queue.next(Duration::ZERO) {
+            lines.extend(chunk.lines);
+        }
+        let lines = String::from_utf8(lines).unwrap();
+        let told = "\"needs_restart\":\"data_dir, store.reserve, queue.port\"}";
+        assert_eq!(lines.matches(told).count(), 2, "{lines}");
+        write(".", "");
+        assert_eq!(state.reload().unwrap(), [] as [&str; 0]);
     }
 }

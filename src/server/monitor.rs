@@ -102,7 +102,8 @@ fn answer(
 ) -> control::Reply {
     control::Reply::Line(match line {
         "reload" => match state.reload() {
-            Ok(()) => "ok".to_owned(),
+            Ok(pending) if pending.is_empty() => "ok".to_owned(),
+            Ok(pending) => format!("ok: only after a restart: {}", pending.join(", ")),
             Err(error) => format!("error: {error:#}"),
         },
         "verify" | "verify repair" => {

@@ -23,7 +23,7 @@ use ringmail::{
 
 use super::{
     Usage,
-    output::{print, print_line},
+    output::{complain, print, print_line},
     printable,
 };
 use crate::cli::{PasswordArguments, Place, UserVerb};
@@ -111,6 +111,11 @@ pub(super) fn tell_server(data_dir: &Path) -> Result<()> {
     };
     match reply.with_context(not_told)?.as_deref() {
         None | Some("ok") => Ok(()),
+        Some(reply) if reply.starts_with("ok: ") => {
+            let pending = reply.trim_start_matches("ok: ");
+            complain(format_args!("note: the configuration has changes: {}", printable(pending)));
+            Ok(())
+        }
         Some(other) => {
             bail!("the change is saved, but the server answered: {}", printable(other))
         }
