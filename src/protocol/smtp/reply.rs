@@ -27,6 +27,8 @@ pub const RESET_OK: Reply = Reply("250 2.0.0 Reset");
 pub const NOOP_OK: Reply = Reply("250 2.0.0 Ok");
 pub const START_DATA: Reply = Reply("354 End data with <CR><LF>.<CR><LF>");
 pub const DELIVERED: Reply = Reply("250 2.0.0 Delivered");
+/// Nothing was delivered yet.
+pub const QUEUED: Reply = Reply("250 2.0.0 Queued");
 pub const HELP: Reply = Reply("214 2.0.0 See RFC 5321; EHLO lists the supported extensions");
 /// RFC 5321 3.5.3: it does not disclose whether the user exists; RCPT will.
 pub const VRFY: Reply = Reply("252 2.1.5 Cannot verify, but will take mail and try to deliver it");
@@ -197,9 +199,10 @@ pub fn append_queue_start(output: &mut Vec<u8>, node: &str, start: QueueStart) {
     }
 }
 
-/// A message was accepted, with its id in our Received field and logs.
-pub fn append_delivered(output: &mut Vec<u8>, id: &str) {
-    append_parts(output, &[DELIVERED.0, " as ", id]);
+/// A message was accepted: `what` became of it ([`DELIVERED`], [`QUEUED`]), and its id in our
+/// Received field and logs.
+pub fn append_accepted(output: &mut Vec<u8>, what: Reply, id: &str) {
+    append_parts(output, &[what.0, " as ", id]);
 }
 
 pub(super) fn append_parts(output: &mut Vec<u8>, parts: &[&str]) {

@@ -371,7 +371,9 @@ impl Envelope {
                 Some(refusal)
             }
             Ok(results) => {
-                results.iter().for_each(|result| self.append_reply(*result, output));
+                for (result, what) in results.iter().zip(self.accepted_as(client.listener.role())) {
+                    self.append_reply(*result, what, output);
+                }
                 let failure = results.iter().find_map(|result| result.err());
                 failure.filter(|_| !results.iter().any(Result::is_ok)).map(failure_reply)
             }
@@ -538,9 +540,28 @@ impl Envelope {
         }
     }
 
-    fn append_reply(&self, result: Result<(), Failure>, output: &mut Vec<u8>) {
+    /// What each reply says of a message that was accepted: there is one, or in LMTP one for each
+    /// recipient.
+    fn accepted_as(&self, role: Role) -> impl Iterator<Item = Reply> {
+        let of_all = self.disposition;
+        let of_each = self.recipients.each().map(move |(accounts, queued, own)| {
+            let kept = own.max(of_all) < Disposition::Discard;
+            (kept && !accounts.is_empty(), kept && queued)
+        });
+        let said = |(delivered, queued)| match (delivered, queued) {
+            (false, true) => reply::QUEUED,
+            _ => reply::DELIVERED,
+        };
+        let (each, one) = match role {
+            Role::Lmtp => (Some(of_each), None),
+            _ => (None, Some(of_each.fold((false, false), |a, b| (a.0 || b.0, a.1 || b.1)))),
+        };
+        each.into_iter().flatten().chain(one).map(said)
+    }
+
+    fn append_reply(&self, result: Result<(), Failure>, what: Reply, output: &mut Vec<u8>) {
         match result {
-            Ok(()) => reply::append_delivered(output, &self.id),
+            Ok(()) => reply::append_accepted(output, what, &self.id),
             Err(failure) => failure_reply(failure).append_to(output),
         }
     }
