@@ -67,6 +67,11 @@ use crate::{
     runtime::answer::Answer,
 };
 
+/// The status of an address that the aliases file refuses (RFC 3463 3.2).
+pub const ALIAS_REJECTED: &str = "5.1.1";
+/// The status of mail for a domain whose route refuses it: a policy (RFC 3463 3.8).
+pub const ROUTE_REJECTED: &str = "5.7.1";
+
 /// The destination of mail for an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
@@ -79,7 +84,7 @@ pub enum Destination {
     Several(Arc<[Target]>),
     /// Accepted, and thrown away.
     Discard,
-    /// Refused for good with this text, which is printable ASCII: 550 5.1.1.
+    /// Refused for good with this text, which is printable ASCII: 550 [`ALIAS_REJECTED`].
     Reject(Arc<str>),
     /// A recipient in the domain of another server that we accept mail for, as its backup: to the
     /// next hop of that domain.
@@ -87,7 +92,7 @@ pub enum Destination {
     /// The domain is ours, but the local part is unknown: 550 5.1.1. Or that of another server that
     /// we accept mail for, and it has no such recipient.
     UnknownUser,
-    /// Not our domain: 550 5.7.1 on port 25, "no outbound queue yet" on submission.
+    /// Not our domain: 550 5.7.1, unless the client may send everywhere.
     Foreign,
 }
 

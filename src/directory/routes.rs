@@ -124,7 +124,7 @@ pub enum NextHop {
     /// The domain is ours.
     Local,
     Discard,
-    /// Refused for good with this text.
+    /// Refused for good with this text: 550 [`super::ROUTE_REJECTED`].
     Reject(Arc<str>),
 }
 

@@ -111,6 +111,17 @@ impl DemoServer {
         std::fs::read_to_string(path).expect("the event log")
     }
 
+    /// What `ringmail` says with these arguments and the demo's directory.
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringmail"))
+            .args(arguments)
+            .arg("--dir")
+            .arg(self._directory.path().join("demo"))
+            .output()
+            .expect("ringmail");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
     /// The page of the admin port.
     pub fn metrics(&self) -> String {
         let mut stream = self.dial(ADMIN);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     control::json,
-    directory::{Destination, Reason, Target},
+    directory::{ALIAS_REJECTED, Destination, Reason, Target},
     model::AccountId,
     queue::{QueueId, SiteFacts},
     runtime::{LocalFuture, mesh::MeshGate},
@@ -150,7 +150,7 @@ async fn look_up(shard: Rc<Shard>, address: String) -> (Found, Vec<WayFacts>) {
         }
         Ok(Destination::Reject(text)) => {
             found.result = "reject";
-            found.text.push(format!("refused for good: {text}"));
+            found.text.push(format!("refused for good: 550 {ALIAS_REJECTED} {text}"));
         }
         Ok(Destination::Relay) => {
             found.result = "relay";
@@ -173,6 +173,9 @@ async fn look_up(shard: Rc<Shard>, address: String) -> (Found, Vec<WayFacts>) {
     domains.sort();
     domains.dedup();
     let ways = ways(&shard, domains).await;
+    if found.result == "foreign" && ways.iter().any(|way| way.refused) {
+        found.text = vec!["not ours, and refused from everybody".to_owned()];
+    }
     (found, ways)
 }
 
@@ -292,6 +295,7 @@ fn way_json(way: &WayFacts, sites: &[SiteFacts]) -> String {
         ("hosts", json::list(&hosts)),
         ("problem", problem_json(problem.map(|(problem, _)| problem))),
         ("permanent", problem.is_some_and(|(_, permanent)| *permanent).to_string()),
+        ("refused", way.refused.to_string()),
         ("sites", json::list(&sites)),
     ])
 }
@@ -312,7 +316,12 @@ fn way_text(way: &WayFacts, sites: &[SiteFacts]) -> String {
         ));
     }
     if let Some((problem, permanent)) = &way.problem {
-        let what = if *permanent { "its mail is returned" } else { "its mail waits" };
+        let what = match (way.refused, permanent) {
+            (false, true) => "its mail is returned",
+            (false, false) => "its mail waits",
+            (true, true) => "new mail is refused, what is in the queue is returned",
+            (true, false) => "new mail is refused, what is in the queue waits",
+        };
         text.push_str(&format!("  {what}: {} {}\n", problem.status, problem.reason));
     }
     match (sites, &way.site) {

@@ -30,7 +30,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    directory::{NextHop, RelayHost, TlsPolicy},
+    directory::{NextHop, ROUTE_REJECTED, RelayHost, TlsPolicy},
     events::Event,
     model::Timestamp,
     protocol::{
@@ -247,7 +247,7 @@ impl Relay {
             NextHop::Local => way(SITE_HERE.to_owned(), Kind::Here),
             NextHop::Discard => way(SITE_NOWHERE.to_owned(), Kind::Nowhere),
             NextHop::Reject(text) => {
-                Err(Unreachable::Ever(self.problem("5.7.1", text.to_string())))
+                Err(Unreachable::Ever(self.problem(ROUTE_REJECTED, text.to_string())))
             }
             NextHop::Mx(tls) => {
                 let port = shard.options.relay.port;
@@ -279,7 +279,8 @@ impl Relay {
 
     /// Whether names can be looked up.
     fn check_dns(&self, shard: &Shard) -> Result<(), Unreachable> {
-        let reason = "no DNS servers are configured (dns.servers), and no route leads there";
+        let reason = "this server asks no DNS servers and no route leads there: set dns.servers, or a \
+                      route to a host (--smarthost of a demo)";
         match shard.options.relay.has_dns {
             true => Ok(()),
             false => Err(self.later("4.4.3", reason.to_owned())),

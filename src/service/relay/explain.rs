@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::carrier::{Kind, Relay};
 use crate::{
-    directory::{NextHop, TlsPolicy},
+    directory::{NextHop, ROUTE_REJECTED, TlsPolicy},
     queue::{HERE, Problem, Unreachable, Way, domain_of_destination},
     runtime::tls_client::Verification,
     service::Shard,
@@ -24,6 +24,8 @@ pub struct WayFacts {
     pub hosts: Vec<HostFacts>,
     /// Why it cannot be reached, and whether its mail is returned.
     pub problem: Option<(Problem, bool)>,
+    /// Nobody may send there: only mail that is in the queue already is concerned.
+    pub refused: bool,
 }
 
 /// A host that takes the mail.
@@ -55,7 +57,8 @@ fn route(shard: &Shard, destination: &str) -> String {
     match shard.directory.next_hop(destination) {
         NextHop::Local => "the domain is ours: delivered here".to_owned(),
         NextHop::Discard => "a route: thrown away".to_owned(),
-        NextHop::Reject(text) => format!("a route: refused, {text}"),
+        NextHop::Reject(text) => format!("a route: refused, 550 {ROUTE_REJECTED} {text}"),
+        NextHop::Mx(_) if !shard.options.relay.has_dns => "none".to_owned(),
         NextHop::Mx(tls) => format!("the hosts that DNS names; {}", tls_name(tls)),
         NextHop::Host(fixed) => format!(
             "a route: {} to {}{}{}; {}",
@@ -78,6 +81,12 @@ impl Relay {
             site: None,
             hosts: Vec::new(),
             problem: None,
+            refused: destination != HERE
+                && match shard.directory.next_hop(domain) {
+                    NextHop::Reject(_) => true,
+                    NextHop::Mx(_) => !shard.options.relay.has_dns,
+                    NextHop::Local | NextHop::Discard | NextHop::Host(_) => false,
+                },
         };
         let way = match self.find_way(destination).await {
             Ok(way) => way,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::content::StoredContent;
 use crate::{
-    directory::Destination,
+    directory::{ALIAS_REJECTED, Destination},
     model::{AccountId, MailClass},
     queue::{Job, Outcome, Problem, QueueId, Recipient, Session},
     runtime::LocalFuture,
@@ -66,7 +66,9 @@ impl LocalSession {
                 let unknown = || Outcome::Failed(self.problem("5.1.1", "no such user here"));
                 found.account().ok_or_else(unknown)
             }
-            Ok(Destination::Reject(text)) => Err(Outcome::Failed(self.problem("5.1.1", &text))),
+            Ok(Destination::Reject(text)) => {
+                Err(Outcome::Failed(self.problem(ALIAS_REJECTED, &text)))
+            }
             Ok(_) => Err(Outcome::Failed(self.problem("5.1.1", "no such user here"))),
         }
     }

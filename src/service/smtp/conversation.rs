@@ -192,8 +192,8 @@ impl Dialogue for Conversation {
                 });
                 match added {
                     Ok(()) => match &recipient.route {
-                        Route::Rejected(text) => {
-                            let refusal = format!("550 5.1.1 {text}");
+                        Route::Rejected { status, text } => {
+                            let refusal = format!("550 {status} {text}");
                             self.tell_recipient_refused(recipient.path, &refusal);
                             self.session.reject_recipient(&refusal, &mut self.replies);
                         }

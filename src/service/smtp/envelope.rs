@@ -207,7 +207,7 @@ impl Envelope {
         match &recipient.route {
             Route::Here { account, .. } => admit(shard, *account)?,
             Route::Refused(reply) => return Err(*reply),
-            Route::Rejected(_) => return Ok(()),
+            Route::Rejected { .. } => return Ok(()),
             _ => {}
         }
         if recipient.is_queued() && !shard.relay().admits(self.charge.class()) {

@@ -10,7 +10,9 @@ use super::{
     replies::{DIRECTORY_TROUBLE, NO_WAY_OUT, NOT_YOUR_ADDRESS, RELAY_DENIED, UNKNOWN_USER},
 };
 use crate::{
-    directory::{Destination, Directory, Identity, NextHop, Reason, Target},
+    directory::{
+        ALIAS_REJECTED, Destination, Directory, Identity, NextHop, ROUTE_REJECTED, Reason, Target,
+    },
     model::{AccountId, ShardId},
     protocol::smtp::{ForwardPath, Mailbox, Notify, Path, RecipientParameters, Reply, Role, reply},
     service::Shard,
@@ -51,7 +53,11 @@ pub enum Route<'a> {
     Nowhere,
     Refused(Reply),
     /// Refused with a text of the configuration.
-    Rejected(Arc<str>),
+    Rejected {
+        /// The enhanced status code.
+        status: &'static str,
+        text: Arc<str>,
+    },
 }
 
 /// Who asks.
@@ -79,7 +85,7 @@ impl<'a> Recipient<'a> {
                 reported || targets.iter().any(|it| matches!(it, Target::Remote { .. }))
             }
             Route::Onward => true,
-            Route::Nowhere | Route::Refused(_) | Route::Rejected(_) => false,
+            Route::Nowhere | Route::Refused(_) | Route::Rejected { .. } => false,
         }
     }
 
@@ -134,7 +140,7 @@ async fn resolve<'a>(
         }
         Destination::Several(targets) => Ok(Route::Several(targets)),
         Destination::Discard => Ok(Route::Nowhere),
-        Destination::Reject(text) => Ok(Route::Rejected(text)),
+        Destination::Reject(text) => Ok(Route::Rejected { status: ALIAS_REJECTED, text }),
         // `user%elsewhere@here` and `elsewhere!user@here` ask us to pass mail on.
         Destination::UnknownUser if mailbox.looks_routed() => Err(RELAY_DENIED),
         Destination::UnknownUser => Err(UNKNOWN_USER),
@@ -153,7 +159,7 @@ async fn resolve<'a>(
 fn onward<'a>(shard: &Shard, asker: Asker, path: &str) -> Result<Route<'a>, Reply> {
     let domain = crate::queue::domain_of(path).to_lowercase();
     match shard.directory.next_hop(&domain) {
-        NextHop::Reject(text) => Ok(Route::Rejected(text)),
+        NextHop::Reject(text) => Ok(Route::Rejected { status: ROUTE_REJECTED, text }),
         NextHop::Discard => Ok(Route::Nowhere),
         NextHop::Local => Err(UNKNOWN_USER),
         NextHop::Host(_) => Ok(Route::Onward),
@@ -358,7 +364,7 @@ impl Recipients {
                 }
                 Goal::Several(first as u32, (self.several.len() - first) as u32)
             }
-            Route::Nowhere | Route::Refused(_) | Route::Rejected(_) => Goal::Nowhere,
+            Route::Nowhere | Route::Refused(_) | Route::Rejected { .. } => Goal::Nowhere,
         };
         let orcpt_len = orcpt.len() as u16;
         self.list.push(Kept { start, path_len, orcpt_len, notify, disposition, goal });

@@ -1,0 +1,111 @@
+//! What senders and operators are told about mail for other servers, by the running program.
+
+mod demo_server;
+mod transcript;
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+};
+
+use demo_server::{DemoServer, LMTP, SMTP, SUBMISSION};
+
+/// Nobody listens at this port.
+const ROUTES: &str = "route=[{domains=[\"far.test\"],to=\"relay\",host=\"127.0.0.1:1\",accept_all=true},\
+                      {domains=[\"shut.test\"],to=\"reject\",text=\"not to them\",accept_all=true}]";
+
+fn dial(server: &DemoServer, port: u16, hello: &str) -> TcpStream {
+    let mut stream = server.dial_from(Ipv4Addr::LOCALHOST, port);
+    hear(&mut stream, " Ringmail\r\n");
+    say(&mut stream, hello, "250 ");
+    stream
+}
+
+/// Reads until `answer` comes.
+fn hear(stream: &mut TcpStream, answer: &str) -> String {
+    let mut heard = String::new();
+    let mut bytes = [0; 4096];
+    while !heard.contains(answer) {
+        let count = stream.read(&mut bytes).expect("octets");
+        assert!(count > 0, "heard only {heard:?}, not {answer:?}");
+        heard.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    heard
+}
+
+fn say(stream: &mut TcpStream, words: &str, answer: &str) -> String {
+    stream.write_all(format!("{words}\r\n").as_bytes()).expect("sent");
+    hear(stream, answer)
+}
+
+/// Sends a message; the answers to its content.
+fn send(stream: &mut TcpStream, recipients: &[&str], last: &str) -> String {
+    say(stream, "MAIL FROM:<x@y.test>", "250 ");
+    recipients.iter().for_each(|path| drop(say(stream, &format!("RCPT TO:{path}"), "250 ")));
+    say(stream, "DATA", "354 ");
+    say(stream, "Subject: x\r\n\r\nx\r\n.", last)
+}
+
+/// Mail that only waits is not said to be delivered; its id finds it in the event log.
+#[test]
+fn what_waits_is_queued() {
+    let server = DemoServer::start_with(SMTP, &[ROUTES]);
+    let mut smtp = dial(&server, SMTP, "EHLO client.test");
+    for (recipients, what) in [
+        (&["<a@far.test>"][..], "Queued"),
+        (&["<alice@demo.test>"], "Delivered"),
+        (&["<a@far.test>", "<alice@demo.test>"], "Delivered"),
+        // For the report on its delivery it goes through the queue.
+        (&["<alice@demo.test> NOTIFY=SUCCESS"], "Queued"),
+    ] {
+        let reply = send(&mut smtp, recipients, "\r\n");
+        let (said, id) = reply.trim_end().split_once(" as ").unwrap_or_default();
+        assert_eq!(said, format!("250 2.0.0 {what}"), "{recipients:?}");
+        let told = "\"event\":\"message\",";
+        let event = (0..200).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let events = server.events();
+            let mut lines = events.lines().map(str::to_owned);
+            lines.find(|line| line.contains(told) && line.contains(&format!("\"id\":\"{id}\"")))
+        });
+        assert!(event.is_some(), "no event of {id}");
+    }
+    let mut lmtp = dial(&server, LMTP, "LHLO client.test");
+    let replies = send(&mut lmtp, &["<alice@demo.test>", "<a@far.test>"], "Queued as ");
+    assert!(replies.starts_with("250 2.0.0 Delivered as "), "{replies}");
+}
+
+/// At RCPT, and where operators ask.
+#[test]
+fn a_route_that_refuses_has_one_status() {
+    let server = DemoServer::start_with(SMTP, &[ROUTES]);
+    let mut smtp = dial(&server, SMTP, "EHLO client.test");
+    say(&mut smtp, "MAIL FROM:<x@y.test>", "250 ");
+    let reply = say(&mut smtp, "RCPT TO:<a@shut.test>", "\r\n");
+    assert_eq!(reply, "550 5.7.1 not to them\r\n");
+    let explained = server.ask(&["explain", "a@shut.test"]);
+    for said in
+        ["a route: refused, 550 5.7.1 not to them\n", "new mail is refused", "5.7.1 not to them\n"]
+    {
+        assert!(explained.contains(said), "{said}: {explained}");
+    }
+}
+
+/// A demo asks no DNS server: what RCPT answers, and what to set.
+#[test]
+fn without_dns_it_is_said_what_to_set() {
+    let server = DemoServer::start_with(SMTP, &[]);
+    let explained = server.ask(&["explain", "x@far.test"]);
+    for said in
+        ["refused from everybody\n", "new mail is refused", "4.4.3", "dns.servers", "--smarthost"]
+    {
+        assert!(explained.contains(said), "{said}: {explained}");
+    }
+    assert!(!explained.contains("its mail waits"), "{explained}");
+    let as_json = server.ask(&["explain", "far.test", "--json"]);
+    assert!(as_json.contains("\"refused\":true"), "{as_json}");
+    let mut smtp = dial(&server, SUBMISSION, "EHLO client.test");
+    say(&mut smtp, "AUTH PLAIN AGFsaWNlQGRlbW8udGVzdABkZW1v", "235 ");
+    say(&mut smtp, "MAIL FROM:<alice@demo.test>", "250 ");
+    say(&mut smtp, "RCPT TO:<x@far.test>", "550 5.7.1 ");
+}
