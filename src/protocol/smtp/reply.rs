@@ -168,8 +168,10 @@ pub fn append_members(output: &mut Vec<u8>, members: &[String]) {
 /// The answer to ETRN (RFC 1985 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QueueStart {
-    /// How many messages there are is not known.
+    /// Whether there are messages is not known.
     Begun,
+    /// There are some; how many is not known.
+    Some,
     Nothing,
     Messages(u64),
     Unable,
@@ -182,6 +184,9 @@ pub fn append_queue_start(output: &mut Vec<u8>, node: &str, start: QueueStart) {
         QueueStart::Begun => append_parts(output, &["250 2.0.0 Queuing for ", node, " started"]),
         QueueStart::Nothing => {
             append_parts(output, &["251 2.0.0 No messages are waiting for ", node]);
+        }
+        QueueStart::Some => {
+            append_parts(output, &["252 2.0.0 Pending messages for ", node, " started"]);
         }
         QueueStart::Messages(count) => {
             let count = count.to_string();

@@ -85,25 +85,43 @@ pub async fn start_for(shard: &Rc<Shard>, node: Node<'_>) -> QueueStart {
     let (mut messages, mut refused, mut unknown) = (0, false, false);
     for target in 0..shard.mesh.shard_count() {
         let domain = domain.clone();
-        let ask = move |target: Rc<Shard>| -> LocalFuture<'static, Option<Option<u64>>> {
+        let ask = move |target: Rc<Shard>| -> LocalFuture<'static, Option<Started>> {
             Box::pin(async move { start_here(&target, domain).await })
         };
         match shard.mesh.call(ShardId(target), Class::Upkeep, ANSWER_TIMEOUT, ask).await {
-            Ok(Some(Some(count))) => messages += count,
-            Ok(Some(None)) | Err(_) => unknown = true,
+            Ok(Some(Started { count, are_all })) => {
+                messages += count;
+                unknown |= !are_all;
+            }
+            Err(_) => unknown = true,
             Ok(None) => refused = true,
         }
     }
+    summed(messages, refused, unknown)
+}
+
+/// The answer, with so many `messages` that were found; some shards may have `refused`, or not know
+/// how many there are.
+fn summed(messages: u64, refused: bool, unknown: bool) -> QueueStart {
     match (messages, refused, unknown) {
         (0, true, _) => QueueStart::Unable,
-        (_, _, true) => QueueStart::Begun,
+        (0, _, true) => QueueStart::Begun,
         (0, ..) => QueueStart::Nothing,
-        (count, ..) => QueueStart::Messages(count),
+        (count, false, false) => QueueStart::Messages(count),
+        // RFC 1985 5.1: some are waiting, but there may be more.
+        _ => QueueStart::Some,
     }
 }
 
-/// `None` if it may not be started now, else how many messages there are, if that is known.
-async fn start_here(shard: &Rc<Shard>, domain: String) -> Option<Option<u64>> {
+/// Messages of a shard that were started.
+struct Started {
+    count: u64,
+    /// Otherwise there may be more: the queue is still being read.
+    are_all: bool,
+}
+
+/// `None` if it may not be started now.
+async fn start_here(shard: &Rc<Shard>, domain: String) -> Option<Started> {
     let queue = shard.relay();
     let starts = &queue.carrier().starts;
     let _work = starts.begin(&domain, shard.executor.moment())?;
@@ -114,7 +132,7 @@ async fn start_here(shard: &Rc<Shard>, domain: String) -> Option<Option<u64>> {
         count += queue.flush(some) as u64;
         shard.executor.yield_now().await;
     }
-    Some(queue.is_read().then_some(count))
+    Some(Started { count, are_all: queue.is_read() })
 }
 
 #[cfg(test)]
@@ -133,6 +151,26 @@ mod tests {
         assert!(!begins("a.test", 159));
         assert!(begins(".a.test", 159));
         assert!(begins("a.test", 160));
+    }
+
+    /// A number is told only if it is that of all shards.
+    #[test]
+    fn what_shards_say_is_summed_up() {
+        for (messages, refused, unknown, expected) in [
+            (0, false, false, QueueStart::Nothing),
+            (3, false, false, QueueStart::Messages(3)),
+            (0, false, true, QueueStart::Begun),
+            (3, false, true, QueueStart::Some),
+            (3, true, false, QueueStart::Some),
+            (0, true, false, QueueStart::Unable),
+            (0, true, true, QueueStart::Unable),
+        ] {
+            assert_eq!(
+                summed(messages, refused, unknown),
+                expected,
+                "{messages} {refused} {unknown}"
+            );
+        }
     }
 
     #[test]
