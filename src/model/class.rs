@@ -38,13 +38,14 @@ impl MailClass {
     }
 
     /// Eighths of a limit that the class may have itself, and that may be in use by all when it gets
-    /// more.
+    /// more. Reports of other servers come in beside a flood of strangers' mail, and leave the last
+    /// eighth to users.
     fn parts(self) -> (usize, usize) {
         match self {
             MailClass::Inbound => (6, 6),
             MailClass::Submission => (7, 8),
             MailClass::Local => (8, 8),
-            MailClass::NullSender => (2, 6),
+            MailClass::NullSender => (2, 7),
         }
     }
 
@@ -121,6 +122,11 @@ mod tests {
         assert!(!counts.fits(MailClass::Local, 1, 80) && counts.total() == 80);
         counts.remove(MailClass::Submission, 20);
         assert_eq!(fill(MailClass::Local), 20);
+        counts.remove(MailClass::NullSender, 20);
+        counts.remove(MailClass::Local, 20);
+        assert_eq!(fill(MailClass::Inbound), 20);
+        assert_eq!(fill(MailClass::NullSender), 10, "their own share beside the strangers'");
+        assert_eq!(fill(MailClass::Submission), 10);
         let counts = ClassCounts::default();
         counts.add(MailClass::Submission, 70);
         assert!(!counts.fits(MailClass::Submission, 1, 80), "an eighth is for ourselves");
