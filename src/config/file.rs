@@ -18,7 +18,7 @@ use super::{
     schema::{self, Fixed, PARTITIONS_MAX, server_address},
 };
 use crate::{
-    control::{DnsOptions, Servers, StsOptions, TlsReportOptions},
+    control::{DnsOptions, HttpsOptions, Servers, StsOptions, TlsReportOptions},
     directory::{BackendOptions, GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
@@ -100,6 +100,8 @@ pub struct Settings {
     /// Limits of single sites.
     #[serde(default)]
     pub site: Vec<SiteTable>,
+    #[serde(default)]
+    pub https: HttpsSection,
     #[serde(default)]
     pub mta_sts: MtaStsSection,
     #[serde(default)]
@@ -737,6 +739,14 @@ impl Default for DnsSection {
     }
 }
 
+/// HTTPS to servers of other domains: for their policies and for reports to them.
+#[derive(Clone, Default, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpsSection {
+    /// Networks that are reached although they are not of the Internet.
+    pub local_networks: Vec<String>,
+}
+
 /// Policies of other domains on TLS (RFC 8461).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -1136,10 +1146,17 @@ impl Settings {
             attempts: section.attempts,
             sts: StsOptions {
                 folder: None,
-                authorities: self.mta_sts.ca_file.clone(),
+                https: self.https_options(&self.mta_sts.ca_file),
                 server: self.mta_sts.server,
             },
             ..DnsOptions::default()
+        }
+    }
+
+    fn https_options(&self, authorities: &Option<PathBuf>) -> HttpsOptions {
+        HttpsOptions {
+            authorities: authorities.clone(),
+            local_networks: networks(&self.https.local_networks),
         }
     }
 
@@ -1152,7 +1169,7 @@ impl Settings {
             organization: section.organization.clone().unwrap_or_else(|| self.hostname.clone()),
             contact: section.contact.clone().unwrap_or_else(|| from.clone()),
             from,
-            authorities: section.ca_file.clone(),
+            https: self.https_options(&section.ca_file),
             delay: section.delay,
         })
     }

@@ -309,6 +309,7 @@ pub const SETTINGS: &[Setting] = &[
     optional("site.messages_per_connection", count(1, 1_000_000), "20").reloaded(),
     optional("site.recipients_per_transaction", count(1, 100_000), "50").reloaded(),
     optional("site.rate", count(1, 60_000_000).or_zero("no limit"), "600").reloaded(),
+    optional("https.local_networks", Networks, "[\"10.0.0.0/8\"]"),
     setting("mta_sts.check", Flag, "true"),
     optional("mta_sts.ca_file", Kind::Path, "\"/etc/ssl/certs/ca-certificates.crt\""),
     optional("mta_sts.server", Server, "\"127.0.0.1:8443\""),

@@ -1,11 +1,15 @@
 //! HTTPS requests to other servers: MTA-STS policies are fetched, TLS reports posted. One request a
 //! connection; certificates are always verified, and redirections never followed.
 //!
+//! The addresses are named by the DNS of strangers. So they must be of the Internet, or in networks
+//! that the operator names: otherwise whoever has a domain could make this server talk to hosts
+//! that only it can reach.
+//!
 //! On the control thread.
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, OnceLock},
 };
@@ -19,20 +23,54 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Whom it trusts.
+use crate::model::{Network, is_global};
+
+/// Whom requests go to; `config` fills it.
+#[derive(Clone, Default, Debug)]
+pub struct HttpsOptions {
+    /// Authorities to trust, PEM; the host's if `None`.
+    pub authorities: Option<PathBuf>,
+    /// Networks that are reached although they are not of the Internet.
+    pub local_networks: Vec<Network>,
+}
+
+/// Makes connections.
 pub(super) struct Https {
-    /// PEM; the host's if `None`.
-    authorities: Option<PathBuf>,
+    options: HttpsOptions,
     connector: OnceLock<TlsConnector>,
 }
 
 impl Https {
-    pub(super) fn new(authorities: Option<PathBuf>) -> Https {
-        Https { authorities, connector: OnceLock::new() }
+    pub(super) fn new(options: HttpsOptions) -> Https {
+        Https { options, connector: OnceLock::new() }
     }
 
-    /// Connects to one of `sockets`, whose certificate must be for `host`.
+    /// Connects to one of the `addresses` that DNS has for `host`; the certificate must be for it.
+    ///
+    /// # Errors
+    /// Also if all of them may not be reached.
     pub(super) async fn connect(
+        &self,
+        host: &str,
+        addresses: &[IpAddr],
+        port: u16,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let allowed = addresses.iter().filter(|it| self.may_reach(**it));
+        let sockets: Vec<SocketAddr> = allowed.map(|it| SocketAddr::new(*it, port)).collect();
+        if let (true, Some(address)) = (sockets.is_empty(), addresses.first()) {
+            let what = format!("{address} is no address of the Internet (https.local_networks)");
+            return Err(io::Error::other(what));
+        }
+        self.connect_to(host, &sockets).await
+    }
+
+    fn may_reach(&self, address: IpAddr) -> bool {
+        let (address, own) = (address.to_canonical(), Network::exact(address));
+        is_global(address) || self.options.local_networks.iter().any(|it| it.contains(&own))
+    }
+
+    /// Connects to one of `sockets`, which the operator names.
+    pub(super) async fn connect_to(
         &self,
         host: &str,
         sockets: &[SocketAddr],
@@ -44,7 +82,7 @@ impl Https {
 
     fn connector(&self) -> &TlsConnector {
         self.connector.get_or_init(|| {
-            let found = match &self.authorities {
+            let found = match &self.options.authorities {
                 Some(path) => rustls_native_certs::load_certs_from_paths(Some(path), None),
                 None => rustls_native_certs::load_native_certs(),
             };
@@ -76,4 +114,38 @@ where
     // It ends with the sender.
     tokio::spawn(connection);
     sender.send_request(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    /// A private address is not even connected to, unless a network has it.
+    #[test]
+    fn strangers_do_not_lead_into_our_network() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let came = |networks: &[&str], addresses: &[&str]| {
+            let local_networks = networks.iter().map(|it| it.parse().unwrap()).collect();
+            let https = Https::new(HttpsOptions { authorities: None, local_networks });
+            let addresses: Vec<IpAddr> = addresses.iter().map(|it| it.parse().unwrap()).collect();
+            let wait = std::time::Duration::from_millis(300);
+            let connected = runtime.block_on(async {
+                let connecting = https.connect("web.test", &addresses, port);
+                tokio::time::timeout(wait, connecting).await
+            });
+            let said = connected.ok().and_then(Result::err).map(|error| error.to_string());
+            (listener.accept().is_ok(), said)
+        };
+        let (any, said) = came(&[], &["127.0.0.1", "::ffff:127.0.0.1"]);
+        let expected = "127.0.0.1 is no address of the Internet (https.local_networks)";
+        assert_eq!((any, said.as_deref()), (false, Some(expected)));
+        assert!(!came(&["10.0.0.0/8", "::1"], &["127.0.0.1"]).0);
+        assert!(came(&["10.0.0.0/8", "127.0.0.0/8"], &["127.0.0.1"]).0);
+        assert!(came(&["127.0.0.1"], &["192.168.0.1", "::ffff:127.0.0.1"]).0);
+    }
 }

@@ -17,6 +17,7 @@ mod sts;
 mod tls_report;
 
 pub use dns::{DnsOptions, DnsQueue, DnsWorker, Servers, TrustAnchorError, dns};
+pub use https::HttpsOptions;
 pub use socket::{Asker, Handler, REQUEST_MAX, Reply, TIMEOUT, bind, path, request, serve, stream};
 pub use sts::{PolicyNews, PolicyWatcher, StsOptions};
 pub use tls_report::{

@@ -25,7 +25,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
 
-use super::https::{self, Https};
+use super::https::{self, Https, HttpsOptions};
 use crate::{
     protocol::tls_report::ResultType,
     resolver::{
@@ -58,8 +58,8 @@ const HEAD_MAX: usize = 128;
 pub struct StsOptions {
     /// Where policies are kept; in memory only if `None`.
     pub folder: Option<PathBuf>,
-    /// Authorities to trust, PEM; the host's if `None`.
-    pub authorities: Option<PathBuf>,
+    /// How policy servers are reached.
+    pub https: HttpsOptions,
     /// Where every policy is fetched instead of port 443 of `mta-sts.` and the domain: for tests.
     pub server: Option<SocketAddr>,
 }
@@ -140,7 +140,7 @@ impl Keeper {
     /// Reads what is kept on disk.
     pub(super) fn new(options: StsOptions) -> Keeper {
         let kept = options.folder.as_deref().map(load).unwrap_or_default();
-        let https = Https::new(options.authorities.clone());
+        let https = Https::new(options.https.clone());
         Keeper { options, kept: Mutex::new(kept), https, watcher: OnceLock::new() }
     }
 
@@ -199,14 +199,16 @@ impl Keeper {
         addresses: impl Future<Output = Vec<IpAddr>> + Send,
     ) -> Result<(String, StsPolicy), FetchError> {
         let host = domain.below("mta-sts").map_err(|_| FetchError::NoAddress)?;
-        let sockets: Vec<SocketAddr> = match self.options.server {
-            Some(server) => vec![server],
-            None => addresses.await.into_iter().map(|it| (it, 443).into()).collect(),
+        let connected = match self.options.server {
+            Some(server) => self.https.connect_to(host.as_str(), &[server]).await,
+            None => {
+                let addresses = addresses.await;
+                if addresses.is_empty() {
+                    return Err(FetchError::NoAddress);
+                }
+                self.https.connect(host.as_str(), &addresses, 443).await
+            }
         };
-        if sockets.is_empty() {
-            return Err(FetchError::NoAddress);
-        }
-        let connected = self.https.connect(host.as_str(), &sockets).await;
         let stream = connected.map_err(|error| match https::is_about_certificate(&error) {
             true => FetchError::Certificate(error),
             false => FetchError::Connect(error),
@@ -345,7 +347,8 @@ mod tests {
     fn keeper(folder: &Path) -> Arc<Keeper> {
         // Nothing listens at port 9.
         let server = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
-        let options = StsOptions { folder: Some(folder.to_owned()), authorities: None, server };
+        let options =
+            StsOptions { folder: Some(folder.to_owned()), server, ..StsOptions::default() };
         Arc::new(Keeper::new(options))
     }
 
@@ -380,6 +383,24 @@ mod tests {
             }
         }
         assert!(!folder.join("ended.example").exists(), "deleted at the second start");
+    }
+
+    /// The domain's DNS leads into our network.
+    #[test]
+    fn no_policy_is_fetched_from_a_private_address() {
+        let keeper = Arc::new(Keeper::new(StsOptions::default()));
+        let (told, heard) = std::sync::mpsc::channel();
+        keeper.watch(Box::new(move |_, _, news| {
+            if let PolicyNews::Failed { result, reason, .. } = news {
+                told.send((result, reason.to_owned())).unwrap();
+            }
+        }));
+        let (domain, records) = (name("a.example"), ["v=STSv1; id=1".to_owned()]);
+        let addresses = ready(vec!["169.254.169.254".parse().unwrap()]);
+        assert!(matches!(run(keeper.policy(&domain, &records, addresses)), Reply::Nothing { .. }));
+        let (result, reason) = heard.recv().unwrap();
+        assert_eq!(result, ResultType::StsPolicyFetchError);
+        assert!(reason.contains("169.254.169.254 is no address of the Internet"), "{reason}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{
     ffi::OsStr,
     future::Future,
     io,
-    net::SocketAddr,
+    net::IpAddr,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -41,7 +41,7 @@ pub use self::answer::TlsReportRequest;
 use self::state::{Due, FILE, State, load, path};
 use super::{
     dns::{DnsAsker, DnsWorker},
-    https::{self, Https},
+    https::{self, Https, HttpsOptions},
 };
 use crate::{
     events::{Event, EventSender},
@@ -89,8 +89,8 @@ pub struct TlsReportOptions {
     pub contact: String,
     /// The sender of reports by mail; its domain is the submitter.
     pub from: String,
-    /// Authorities for reports by HTTPS, PEM; the host's if `None`.
-    pub authorities: Option<PathBuf>,
+    /// How servers are reached that get reports by HTTPS.
+    pub https: HttpsOptions,
     /// Reports of a day are sent at random times within this after its end.
     pub delay: Duration,
 }
@@ -165,7 +165,7 @@ impl TlsReporter {
             events.tell(&Event::Warning { text: &text });
             State::default()
         });
-        let https = Https::new(options.authorities.clone());
+        let https = Https::new(options.https.clone());
         Arc::new(TlsReporter {
             options,
             data_dir,
@@ -415,22 +415,22 @@ impl TlsReporter {
     /// make us talk to servers that are not his.
     async fn post(&self, url: &HttpsUrl, compressed: &[u8]) -> Result<(), String> {
         let name = Name::parse(&url.host).map_err(|error| error.to_string())?;
-        let mut sockets: Vec<SocketAddr> = Vec::new();
+        let mut addresses: Vec<IpAddr> = Vec::new();
         let mut failed = None;
         for kind in [Kind::Aaaa, Kind::A] {
             match self.dns.ask(name.clone(), kind).await {
                 Reply::Found(Found { records: Records::Addresses(found), .. }) => {
-                    sockets.extend(found.into_iter().map(|it| SocketAddr::new(it, url.port)));
+                    addresses.extend(found);
                 }
                 Reply::Failed(failure) => failed = Some(failure),
                 Reply::Found(_) | Reply::Nothing { .. } => {}
             }
         }
-        if sockets.is_empty() {
+        if addresses.is_empty() {
             let why = failed.map(|it| format!(": {it}")).unwrap_or_default();
             return Err(format!("{}: no address{why}", url.host));
         }
-        let connected = self.https.connect(&url.host, &sockets).await;
+        let connected = self.https.connect(&url.host, &addresses, url.port).await;
         let stream = connected.map_err(|error| format!("cannot connect: {error}"))?;
         let host = match url.port {
             443 => url.host.clone(),

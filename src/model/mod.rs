@@ -3,6 +3,7 @@
 mod calendar;
 mod class;
 mod flag;
+mod global;
 mod id;
 mod network;
 mod special_use;
@@ -13,6 +14,7 @@ mod trail;
 pub use calendar::{civil_from_days, days_from_civil, month_days};
 pub use class::{ClassCounts, MailClass};
 pub use flag::{FlagAction, FlagEdit, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
+pub use global::is_global;
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};
 pub use special_use::SpecialUse;

@@ -202,6 +202,7 @@ class Reports(unittest.TestCase):
             "dns.trust_anchor": str(self.knot.anchor), "queue.port": self.mail_port,
             "queue.ca_file": str(self.both), "mta_sts.ca_file": str(self.both),
             "mta_sts.server": f"127.0.0.1:{self.web.port}", "queue.retry": ["1h"],
+            "https.local_networks": ["127.0.0.0/8"],
             "tlsrpt.enabled": True, "tlsrpt.organization": "The Demo", "tlsrpt.from": "tls@demo.test",
             "tlsrpt.contact": "help@demo.test", "tlsrpt.delay": "0s", "tlsrpt.ca_file": str(self.both),
             "events.to": str(self.events),

@@ -110,7 +110,7 @@ fn reporter(folder: &Path) -> Arc<TlsReporter> {
         organization: "Us".to_owned(),
         contact: "postmaster@us.test".to_owned(),
         from: "tls@us.test".to_owned(),
-        authorities: None,
+        https: HttpsOptions::default(),
         delay: Duration::ZERO,
     };
     TlsReporter::new(options, folder.to_owned(), &dns, Box::new(NoMail), events)
