@@ -456,7 +456,9 @@ impl TlsReporter {
         if !self.changed.swap(false, Ordering::Relaxed) {
             return;
         }
-        let text = serde_json::to_string(&*self.state());
+        // The event loop waits for the lock: what takes long is done with a copy.
+        let kept = self.state().clone();
+        let text = serde_json::to_string(&kept);
         let saved = text.map_err(io::Error::other).and_then(|text| {
             Folder::open(&self.data_dir)?.replace(OsStr::new(FILE), text.as_bytes(), None)
         });
