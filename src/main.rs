@@ -44,6 +44,7 @@ fn main() -> ExitCode {
             let text = verb::printable_lines(&format!("{error:#}"));
             verb::complain(format_args!("ringmail: {text}"));
             let wrong_usage = error.downcast_ref::<ringmail::config::ConfigProblem>().is_some()
+                || error.downcast_ref::<ringmail::config::ConfigProblems>().is_some()
                 || error.downcast_ref::<verb::Usage>().is_some();
             ExitCode::from(if wrong_usage { 2 } else { 1 })
         }

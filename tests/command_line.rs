@@ -151,6 +151,27 @@ fn a_directory_of_another_user_is_named_with_the_remedy() {
 }
 
 #[test]
+fn all_wrong_settings_are_told_at_once() {
+    let place = place();
+    let text = "store.reserve = \"x\"\nqueue.port = 0\nnonsense = 1";
+    let config = configure(place.path(), text);
+    for verb in ["check", "serve"] {
+        let output = ringmail(&[verb, "--config"]).arg(&config).output().unwrap();
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{verb}: {told}");
+        for name in ["store.reserve: found \"x\"; ", "queue.port: found 0; ", "nonsense: no such"] {
+            assert!(told.contains(&format!(": {name}")), "{name}: {told}");
+        }
+    }
+    let sources = "queue.sources = [\"192.0.2.7\", \"127.0.0.1\"]";
+    let output =
+        ringmail(&["check", "--config"]).arg(configure(place.path(), sources)).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text.matches("warning: queue.sources: 192.0.2.7: ").count(), 1, "{text}");
+    assert!(!text.contains("127.0.0.1: no interface"), "{text}");
+}
+
+#[test]
 fn a_number_of_partitions_without_effect_is_told() {
     let place = place();
     let mail = place.path().join("mail");

@@ -144,8 +144,8 @@ impl RouteTable {
         }
     }
 
-    /// The first key that does not fit the others, and why.
-    fn problem(&self, hostname: &str) -> Option<(&'static str, String)> {
+    /// The keys that do not fit the others, and why.
+    fn problems(&self, hostname: &str) -> Vec<(&'static str, String)> {
         use RouteWord::{Discard, Lmtp, Local, Mx, Reject, Relay};
         let word = format!("{:?}", self.to).to_lowercase();
         let has_host = matches!(self.to, Relay | Lmtp);
@@ -161,21 +161,19 @@ impl RouteTable {
             ("accept_all", self.accept_all, self.to != Local),
             ("recipients_file", self.recipients_file.is_some(), self.to != Local),
         ];
-        for (key, is_set, fits) in set {
-            if is_set && !fits {
-                return Some((key, format!("has no effect with to = \"{word}\": remove it")));
-            }
-        }
-        let say = |key, what: &str| Some((key, what.to_owned()));
+        let useless = set.into_iter().filter(|(_, is_set, fits)| *is_set && !fits);
+        let no_effect = || format!("has no effect with to = \"{word}\": remove it");
+        let mut problems: Vec<_> = useless.map(|(key, ..)| (key, no_effect())).collect();
+        let mut say = |key, what: &str| problems.push((key, what.to_owned()));
         match self.to {
             Relay | Lmtp if self.host.is_none() => {
-                return say("to", "needs a host, e.g. host = \"smtp.partner.example:25\"");
+                say("to", "needs a host, e.g. host = \"smtp.partner.example:25\"");
             }
             Reject if self.text.is_none() => {
-                return say("to", "needs a text, e.g. text = \"no mail for this domain\"");
+                say("to", "needs a text, e.g. text = \"no mail for this domain\"");
             }
             Local if self.domains.iter().any(|domain| domain.starts_with(['*', '.'])) => {
-                return say("domains", "a domain that is kept here is named in full");
+                say("domains", "a domain that is kept here is named in full");
             }
             Discard | Mx | Relay | Lmtp | Reject | Local => {}
         }
@@ -183,15 +181,15 @@ impl RouteTable {
         if socket.is_some() {
             let tls = [("tls", self.tls.is_some()), ("implicit_tls", self.implicit_tls)];
             if self.to != Lmtp {
-                return say("host", "a socket is for to = \"lmtp\": name a host here");
+                say("host", "a socket is for to = \"lmtp\": name a host here");
             }
-            if let Some((key, _)) = tls.into_iter().find(|(_, is_set)| *is_set) {
-                return say(key, "has no effect with a socket: remove it");
+            for (key, _) in tls.into_iter().filter(|(_, is_set)| *is_set) {
+                say(key, "has no effect with a socket: remove it");
             }
         }
         let host = self.host.as_deref().and_then(host_and_port).map(|(host, _)| host);
         if host.is_some_and(|host| host.eq_ignore_ascii_case(hostname)) {
-            return say("host", "is this server itself: mail would come back again and again");
+            say("host", "is this server itself: mail would come back again and again");
         }
         match (&self.user, &self.password, &self.password_file) {
             (None, None, None) => {}
@@ -199,32 +197,32 @@ impl RouteTable {
                 let weak = matches!(self.tls, Some(TlsWord::Never | TlsWord::Opportunistic));
                 let near = socket.is_some() || host.is_some_and(is_loopback);
                 if weak && !self.implicit_tls && !near {
-                    return say(
+                    say(
                         "tls",
                         "would send the password without TLS: use \"required\" or \"verified\"",
                     );
                 }
             }
-            (None, Some(_), _) => return say("password", "needs a user"),
-            (None, _, Some(_)) => return say("password_file", "needs a user"),
-            (Some(_), None, None) => return say("user", "needs a password or a password_file"),
+            (None, Some(_), _) => say("password", "needs a user"),
+            (None, _, Some(_)) => say("password_file", "needs a user"),
+            (Some(_), None, None) => say("user", "needs a password or a password_file"),
             (Some(_), Some(_), Some(_)) => {
-                return say("password_file", "is there beside password: remove one of them");
+                say("password_file", "is there beside password: remove one of them");
             }
         }
         match (self.accept_all, &self.recipients_file) {
             (true, Some(_)) => {
-                return say("recipients_file", "has no effect with accept_all: remove one of them");
+                say("recipients_file", "has no effect with accept_all: remove one of them");
             }
             (true, None) if self.domains.iter().any(|domain| domain == "*") => {
-                return say(
+                say(
                     "accept_all",
                     "would relay for everybody: name the domains that this server is a backup for",
                 );
             }
             _ => {}
         }
-        None
+        problems
     }
 
     fn options(&self) -> RouteOptions {
@@ -285,12 +283,13 @@ fn is_loopback(host: &str) -> bool {
 
 impl Settings {
     /// Checks addresses and routes: keys that depend on each other.
-    pub(super) fn check_addresses(&self, path: &Path, text: &str) -> Result<(), ConfigProblem> {
+    pub(super) fn check_addresses(&self, path: &Path, text: &str) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
         for (index, route) in self.route.iter().enumerate() {
-            if let Some((key, what)) = route.problem(&self.hostname) {
+            for (key, what) in route.problems(&self.hostname) {
                 let span = schema::table_span(text, "route", index, Some(key));
                 let name = format!("route.{key}");
-                return Err(ConfigProblem::at(path, text, span, Some(&name), what));
+                problems.push(ConfigProblem::at(path, text, span, Some(&name), what));
             }
             let ours = self.domains.iter().map(|domain| (domain, "domains has it too"));
             let above = self.route.iter().take(index).flat_map(|route| &route.domains);
@@ -307,24 +306,24 @@ impl Settings {
                 if let Some(why) = twice {
                     let span = schema::table_span(text, "route", index, Some("domains"));
                     let what = format!("{domain}: {why}: remove one of them");
-                    return Err(ConfigProblem::at(path, text, span, Some("route.domains"), what));
+                    problems.push(ConfigProblem::at(path, text, span, Some("route.domains"), what));
                 }
                 seen.push(domain);
             }
         }
-        let wrong = |name: &str, what: &str| {
+        let mut wrong = |name: &str, what: &str| {
             let span = schema::value_span(text, name);
-            Err(ConfigProblem::at(path, text, span, Some(name), what))
+            problems.push(ConfigProblem::at(path, text, span, Some(name), what));
         };
         let section = &self.addresses;
         if section.srs_key_file.is_some() && section.srs_domain.is_none() {
-            return wrong(
+            wrong(
                 "addresses.srs_key_file",
                 "has no effect without addresses.srs_domain: set that too, or remove it",
             );
         }
         if section.separators.is_empty() && !section.verp_senders.is_empty() {
-            return wrong(
+            wrong(
                 "addresses.verp_senders",
                 "their return paths are sub-addresses: addresses.separators may not be empty",
             );
@@ -335,10 +334,16 @@ impl Settings {
             if network.is_some_and(|network| all.any(|all| network.contains(&all))) {
                 let span = schema::item_span(text, "smtp.relay_networks", index);
                 let what = "would relay for everybody: name your own networks";
-                return Err(ConfigProblem::at(path, text, span, Some("smtp.relay_networks"), what));
+                problems.push(ConfigProblem::at(
+                    path,
+                    text,
+                    span,
+                    Some("smtp.relay_networks"),
+                    what,
+                ));
             }
         }
-        Ok(())
+        problems
     }
 
     /// `base`: what relative paths count from.
@@ -465,6 +470,27 @@ mod tests {
             let said = parse(text).unwrap_err();
             assert!(said.starts_with(&format!("/etc/t.toml:{expected}")), "{text}\n said: {said}");
         }
+    }
+
+    #[test]
+    fn all_that_does_not_fit_is_named() {
+        let text = "[[route]]\ndomains = [\"Demo.test\"]\nto = \"discard\"\nmx = true\ntext = \"x\"\n\
+                    [[route]]\ndomains = [\"b.test\"]\nto = \"relay\"\npassword = \"p\"\n\
+                    [addresses]\nsrs_key_file = \"f\"\n\
+                    [smtp]\nrelay_networks = [\"::/0\", \"0.0.0.0/0\"]";
+        let said = parse(text).unwrap_err();
+        let begins = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        let expected = [
+            "/etc/t.toml:6: route.domains:",
+            "/etc/t.toml:8: route.mx:",
+            "/etc/t.toml:9: route.text:",
+            "/etc/t.toml:12: route.to:",
+            "/etc/t.toml:13: route.password:",
+            "/etc/t.toml:15: addresses.srs_key_file:",
+            "/etc/t.toml:17: smtp.relay_networks:",
+            "/etc/t.toml:17: smtp.relay_networks:",
+        ];
+        assert_eq!(said.lines().map(begins).collect::<Vec<_>>(), expected, "{said}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::{
-    ConfigProblem,
+    ConfigProblem, ConfigProblems,
     addresses::{AddressesSection, RouteTable},
     problem::line_of,
     queue::{QueueSection, SiteTable},
@@ -232,21 +232,20 @@ impl Listen {
 
     /// Two services that would get each other's connections. The kernel does not refuse this: all
     /// listeners share their port with those of other shards (SO_REUSEPORT).
-    fn collision(&self) -> Option<Collision> {
+    fn collisions(&self) -> Vec<Collision> {
         let services = self.services();
         let all = services.iter().flat_map(|(setting, addresses)| {
             let number = addresses.iter().enumerate();
             number.map(move |(index, address)| Listed { setting, index, address: *address })
         });
         let mut seen: Vec<Listed> = Vec::new();
+        let mut found = Vec::new();
         for second in all {
             let first = seen.iter().find(|first| first.collides_with(&second));
-            if let Some(first) = first {
-                return Some(Collision { first: *first, second });
-            }
+            found.extend(first.map(|first| Collision { first: *first, second }));
             seen.push(second);
         }
-        None
+        found
     }
 
     /// Whether a service with implicit TLS is configured.
@@ -830,7 +829,7 @@ impl Default for EventsSection {
 
 impl Settings {
     /// Reads and checks `path`.
-    pub fn load(path: &Path) -> Result<Settings, ConfigProblem> {
+    pub fn load(path: &Path) -> Result<Settings, ConfigProblems> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigProblem::file(path, format!("cannot read: {error}")))?;
         let settings = Settings::parse(path, &text)?;
@@ -838,30 +837,33 @@ impl Settings {
     }
 
     /// Checks `text`; `path` is only for messages and relative paths.
-    pub fn parse(path: &Path, text: &str) -> Result<Settings, ConfigProblem> {
+    ///
+    /// # Errors
+    /// All settings that are wrong by themselves; if there are none, all that do not fit others.
+    pub fn parse(path: &Path, text: &str) -> Result<Settings, ConfigProblems> {
         schema::check(path, text)?;
         let mut settings: Settings = toml::from_str(text).map_err(|error| {
             ConfigProblem::at(path, text, error.span(), None, error.message().trim_end())
         })?;
-        settings.check(path, text)?;
+        ConfigProblems::of(settings.check(path, text))?;
         settings.fixed = Fixed::of(text);
         settings.resolve_paths(path);
         Ok(settings)
     }
 
     /// Checks settings that depend on each other.
-    fn check(&self, path: &Path, text: &str) -> Result<(), ConfigProblem> {
+    fn check(&self, path: &Path, text: &str) -> Vec<ConfigProblem> {
+        let mut problems = self.check_addresses(path, text);
         if self.tls.is_none() && self.listen.wants_implicit_tls() {
-            return Err(ConfigProblem::file(
+            problems.push(ConfigProblem::file(
                 path,
                 "listen: submissions, pop3s and imaps need a certificate: add a [tls] section with \
                  certificate and key, or set these three to []",
             ));
         }
-        if let Some(pair) = self.listen.collision() {
-            return Err(pair.problem(path, text));
-        }
-        self.check_addresses(path, text)
+        let collisions = self.listen.collisions();
+        problems.extend(collisions.into_iter().map(|pair| pair.problem(path, text)));
+        problems
     }
 
     /// Relative paths count from the configuration file's folder, not from where we were started.
@@ -896,7 +898,7 @@ impl Settings {
     ///
     /// # Errors
     /// An override that would be invalid in a configuration file.
-    pub fn of_overrides(overrides: &[String]) -> Result<Settings, ConfigProblem> {
+    pub fn of_overrides(overrides: &[String]) -> Result<Settings, ConfigProblems> {
         let mut text: String = overrides.iter().map(|line| as_toml(line) + "\n").collect();
         text.push_str(&format!(
             "hostname = \"mail.{DEMO_DOMAIN}\"\ndomains = [\"{DEMO_DOMAIN}\"]\ndata_dir = \".\"\n\
@@ -917,7 +919,7 @@ impl Settings {
         shards: u16,
         partitions: Option<u16>,
         overrides: &[String],
-    ) -> Result<Settings, ConfigProblem> {
+    ) -> Result<Settings, ConfigProblems> {
         let listen = Listen::loopback(port_base).ok_or_else(|| {
             let what = format!("{port_base}: port {port_base} + 995 would pass 65535");
             ConfigProblem::file("--port-base", what)
@@ -928,7 +930,7 @@ impl Settings {
             let key = line.split('=').next().unwrap_or_default().trim();
             if DEMO_OWN.contains(&name) && key != "listen.proxy_networks" {
                 let what = format!("{line}: the demo sets {name} itself (see --dir, --port-base)");
-                return Err(ConfigProblem::file("--set", what));
+                return Err(ConfigProblem::file("--set", what).into());
             }
         }
         let is_set = |name: &str| {

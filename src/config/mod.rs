@@ -1,7 +1,7 @@
 //! The configuration file: TOML in, each module's own Options out.
 //!
 //! The server reads this file and never writes it. Unknown keys are errors; every error names the
-//! file, the line and the setting, and says what is allowed.
+//! file, the line and the setting, and says what is allowed; all that can be told at once are.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -12,5 +12,5 @@ mod queue;
 mod schema;
 
 pub use file::{DEMO_DOMAIN, Listen, Settings, TlsFiles};
-pub use problem::ConfigProblem;
+pub use problem::{ConfigProblem, ConfigProblems};
 pub use schema::{Fixed, PARTITIONS_MAX, SETTINGS, SHARDS_MAX, Setting};

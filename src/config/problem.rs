@@ -35,6 +35,41 @@ impl ConfigProblem {
     }
 }
 
+/// All errors that were found in a configuration, in the order of the file. At least one.
+#[derive(Debug)]
+pub struct ConfigProblems(Vec<ConfigProblem>);
+
+impl ConfigProblems {
+    /// `Ok` if there are none.
+    pub(super) fn of(mut problems: Vec<ConfigProblem>) -> Result<(), ConfigProblems> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        // What concerns the whole file comes last.
+        problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+        Err(ConfigProblems(problems))
+    }
+}
+
+impl From<ConfigProblem> for ConfigProblems {
+    fn from(problem: ConfigProblem) -> ConfigProblems {
+        ConfigProblems(vec![problem])
+    }
+}
+
+/// A line for each.
+impl fmt::Display for ConfigProblems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, problem) in self.0.iter().enumerate() {
+            let end = if number == 0 { "" } else { "\n" };
+            write!(f, "{end}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigProblems {}
+
 /// The line of the octet at `offset`, from 1.
 pub(super) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count()

@@ -17,7 +17,7 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::ConfigProblem;
+use super::{ConfigProblem, ConfigProblems};
 use crate::{
     directory::{is_address, is_reply_text},
     events::EventTarget,
@@ -338,40 +338,38 @@ pub const PARTITIONS_MAX: u16 = 4096;
 /// Checks what `text` sets. `path` is only for messages.
 ///
 /// # Errors
-/// The first error, in the order of the file; missing settings come last.
-pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblem> {
+/// All that is wrong; of a file that is not valid TOML, the first place.
+pub(super) fn check(path: &Path, text: &str) -> Result<(), ConfigProblems> {
     let document = DeTable::parse(text).map_err(|error| not_toml(path, text, &error))?;
     let mut wrongs = Vec::new();
     for (key, value) in document.get_ref() {
         look_at(text, key, value, &mut wrongs);
     }
-    if let Some(first) = wrongs.into_iter().min_by_key(|wrong| wrong.span.start) {
-        let Wrong { span, name, what } = first;
-        return Err(ConfigProblem::at(path, text, Some(span), Some(&name), what));
-    }
+    let at = |span, name: &str, what| ConfigProblem::at(path, text, span, Some(name), what);
+    let wrongs = wrongs.into_iter().map(|Wrong { span, name, what }| at(Some(span), &name, what));
+    let mut problems: Vec<ConfigProblem> = wrongs.collect();
     for setting in SETTINGS.iter().filter(|setting| setting.need == Need::Required) {
         let (section, key) = setting.parts();
-        let span = match section {
-            None if document.get_ref().contains_key(key) => continue,
-            None => None,
+        let what = || format!("missing; {}", setting.expected());
+        match section {
+            None if document.get_ref().contains_key(key) => {}
+            None => problems.push(at(None, setting.name, what())),
             Some(section) => {
-                let Some(value) = document.get_ref().get(section) else { continue };
-                let without =
-                    tables(value).into_iter().find(|table| table.get_ref().get(key).is_none());
-                let Some(table) = without else { continue };
-                Some(table.span())
+                let found = document.get_ref().get(section).map(tables).unwrap_or_default();
+                let without = found.into_iter().filter(|table| {
+                    table.get_ref().as_table().is_some_and(|table| !table.contains_key(key))
+                });
+                problems.extend(without.map(|it| at(Some(it.span()), setting.name, what())));
             }
-        };
-        let what = format!("missing; {}", setting.expected());
-        return Err(ConfigProblem::at(path, text, span, Some(setting.name), what));
-    }
-    match document.get_ref().get("group") {
-        Some(group) if !document.get_ref().contains_key("user") => {
-            let what = "has no effect without user: set that too, e.g. user = \"ringmail\"";
-            Err(ConfigProblem::at(path, text, Some(group.span()), Some("group"), what))
         }
-        _ => Ok(()),
     }
+    if let Some(group) = document.get_ref().get("group")
+        && !document.get_ref().contains_key("user")
+    {
+        let what = "has no effect without user: set that too, e.g. user = \"ringmail\"";
+        problems.push(at(Some(group.span()), "group", what.to_owned()));
+    }
+    ConfigProblems::of(problems)
 }
 
 /// The span of an item of the list `section.key`; `None` if `text` does not set it.
@@ -990,7 +988,7 @@ mod tests {
         ("[store", "5: unclosed table, expected `]`"),
         ("store", "5: key with no value, expected `=`"),
 
-        // The first of several errors.
+        // Several errors.
         ("[store]\npartitions = 0\nreserve = \"x\"\n[imap]\nx = 3\n[limits]\nallow = 3",
          "7: store.reserve: found \"x\"; expected a size from 0B to 1PiB, e.g. reserve = \"8MiB\""),
     ];
@@ -1002,11 +1000,37 @@ mod tests {
             match expected.is_empty() {
                 true => assert_eq!(said, "", "{text}"),
                 false => assert!(
-                    said.starts_with(&format!("t.toml:{expected}")),
+                    said.lines().any(|line| line.starts_with(&format!("t.toml:{expected}"))),
                     "{text}\n said: {said}\n not:  t.toml:{expected}"
                 ),
             }
         }
+    }
+
+    /// In the order of the file; what is missing in it as a whole comes last.
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let text = "hostname = 3\nuser_file = \"x\"\n[store]\npartitions = 0\nreserve = \"x\"\n\
+                    compression = \"gzip\"\n[nonsense]\n[[route]]\nto = \"nowhere\"\n[tls]\nkey = \"k\"\n\
+                    [[route]]\ndomains = [\"a.test\", 3]\n";
+        let said = problem(text);
+        let lines: Vec<&str> =
+            said.lines().map(|line| line.split("; ").next().unwrap_or_default()).collect();
+        let expected = [
+            "t.toml:1: hostname: found 3",
+            "t.toml:2: user_file: no such setting",
+            "t.toml:5: store.reserve: found \"x\"",
+            "t.toml:6: store.compression: found \"gzip\"",
+            "t.toml:7: nonsense: no such section",
+            "t.toml:8: route.domains: missing",
+            "t.toml:9: route.to: found \"nowhere\"",
+            "t.toml:10: tls.certificate: missing",
+            "t.toml:12: route.to: missing",
+            "t.toml:13: route.domains: found 3",
+            "t.toml: domains: missing",
+            "t.toml: data_dir: missing",
+        ];
+        assert_eq!(lines, expected, "{said}");
     }
 
     /// (text after six lines, expected error; empty if it is valid)
@@ -1106,7 +1130,7 @@ mod tests {
                 let line = 1 + lines.lines().count() + above.lines().count();
                 let said = problem(&format!("{lines}\n{above}{name} = {value}\n"));
                 let begins = format!("t.toml:{line}: {}: found ", setting.name);
-                if said.starts_with(&begins) {
+                if let Some(said) = said.lines().find(|said| said.starts_with(&begins)) {
                     refused += 1;
                     let ends = format!(", e.g. {key} = {}", setting.example);
                     assert!(said.ends_with(&ends), "{said}");
