@@ -166,6 +166,12 @@ fn explain_locked_memory(shards: u16, needed: u64, hard: u64) -> Complaint {
     )
 }
 
+/// Whether connections can be made from this address. Also of loopback addresses that
+/// [`addresses`] does not list.
+pub fn may_connect_from(address: std::net::IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// The addresses of the host's network interfaces; none if the system does not tell them.
 pub fn addresses() -> Vec<std::net::IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };

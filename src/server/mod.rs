@@ -81,6 +81,7 @@ pub fn run(settings: Settings, allow_plaintext_auth: bool) -> Result<()> {
     let (events, queue) = events::queue(options.kinds);
     granted.warnings.iter().for_each(|warning| warn(&events, &warning.to_string()));
     shard_options.limits.connections_max = granted.connections_per_shard;
+    absent_sources(&settings).iter().for_each(|text| warn(&events, text));
     let listeners = listeners::bind(&settings.listen, shard_count, settings.runtime.backlog)?;
     let admin = bind_admin(&settings)?;
     access::check(&settings)?;
@@ -245,6 +246,19 @@ fn own_addresses(listening: &[SocketAddr], port: u16) -> Vec<IpAddr> {
         }
     }
     own
+}
+
+/// Warnings about addresses of `queue.sources` that this host does not have. They may come later,
+/// as on the standby of a pair of hosts.
+pub fn absent_sources(settings: &Settings) -> Vec<String> {
+    let absent = settings.queue.sources.iter().filter(|it| !host::may_connect_from(**it));
+    let told = |address: &IpAddr| {
+        format!(
+            "queue.sources: {address}: no interface of this host has this address: until one has it, \
+             mail that is to leave from it waits; remove it, or give it to an interface"
+        )
+    };
+    absent.map(told).collect()
 }
 
 /// Tells the user on the terminal, and the event log.
@@ -536,6 +550,15 @@ mod tests {
         let all = own(2526);
         assert!(all.contains(&address("127.0.0.1")) && all.iter().all(IpAddr::is_ipv4), "{all:?}");
         assert_eq!(own(465), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn sources_that_are_not_there_are_told_of() {
+        let set = ["queue.sources=[\"127.0.0.7\", \"192.0.2.7\", \"2001:db8::7\"]".to_owned()];
+        let settings = Settings::demo(Path::new("d"), 1000, 1, None, &set).unwrap();
+        let told = absent_sources(&settings);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("queue.sources: 192.0.2.7: no interface"), "{told:?}");
     }
 
     #[test]

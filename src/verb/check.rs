@@ -50,6 +50,9 @@ fn check_config(path: &Path) -> Result<()> {
     if problems.is_empty() {
         problems.extend(as_server(&settings, || unusable_files(&settings))?);
     }
+    for warning in server::absent_sources(&settings) {
+        print_line(format_args!("warning: {warning}"))?;
+    }
     let users_path = settings.users_path();
     let users_folder = users_path.parent().unwrap_or(Path::new("."));
     match inside(users_folder, || UsersFile::load(&users_path))? {
