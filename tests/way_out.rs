@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, TcpStream},
 };
 
-use demo_server::{DemoServer, LMTP, SMTP, SUBMISSION};
+use demo_server::{DemoServer, LMTP, POP3, SMTP, SUBMISSION};
 
 /// Nobody listens at this port.
 const ROUTES: &str = "route=[{domains=[\"far.test\"],to=\"relay\",host=\"127.0.0.1:1\",accept_all=true},\
@@ -108,4 +108,44 @@ fn without_dns_it_is_said_what_to_set() {
     say(&mut smtp, "AUTH PLAIN AGFsaWNlQGRlbW8udGVzdABkZW1v", "235 ");
     say(&mut smtp, "MAIL FROM:<alice@demo.test>", "250 ");
     say(&mut smtp, "RCPT TO:<x@far.test>", "550 5.7.1 ");
+}
+
+/// The domain is replaced in the header of what users send, and nowhere else.
+#[test]
+fn headers_of_users_are_rewritten() {
+    let settings =
+        ["addresses.rewrite_senders=[\"lan.test=demo.test\"]", "addresses.rewrite_headers=true"];
+    let server = DemoServer::start_with(SMTP, &settings);
+    // Cut in the middle of the header, and of a word.
+    let message = [
+        "From: \"alice@lan.test\"\r\n <alice@la",
+        "n.test>\r\nReply-To: a@lan.test\r\nTo: b@lan.test\r\n\r\nFrom: a@lan.test",
+        "\r\n.",
+    ];
+    let mut user = dial(&server, SUBMISSION, "EHLO client.test");
+    say(&mut user, "AUTH PLAIN AGFsaWNlQGRlbW8udGVzdABkZW1v", "235 ");
+    let mut stranger = dial(&server, SMTP, "EHLO client.test");
+    for (stream, from) in [(&mut user, "alice@demo.test"), (&mut stranger, "x@y.test")] {
+        say(stream, &format!("MAIL FROM:<{from}>"), "250 ");
+        say(stream, "RCPT TO:<bob@demo.test>", "250 ");
+        say(stream, "DATA", "354 ");
+        for piece in message {
+            stream.write_all(piece.as_bytes()).expect("sent");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        say(stream, "", "250 2.0.0 Delivered as ");
+    }
+    let mut pop = server.dial_from(Ipv4Addr::LOCALHOST, POP3);
+    let words = "USER bob@demo.test\r\nPASS demo\r\nRETR 1\r\nRETR 2\r\nQUIT\r\n";
+    pop.write_all(words.as_bytes()).expect("sent");
+    let mut heard = String::new();
+    pop.read_to_string(&mut heard).expect("the end");
+    let sent = |domain: &str| {
+        format!(
+            "From: \"alice@lan.test\"\r\n <alice@{domain}>\r\nReply-To: a@{domain}\r\n\
+             To: b@lan.test\r\n\r\nFrom: a@lan.test\r\n.\r\n"
+        )
+    };
+    assert_eq!(heard.matches(&sent("demo.test")).count(), 1, "{heard}");
+    assert_eq!(heard.matches(&sent("lan.test")).count(), 1, "{heard}");
 }

@@ -31,6 +31,8 @@ pub struct AddressesSection {
     pub separators: String,
     /// Pairs "old=new": senders' domains, and what they become on the way out.
     pub rewrite_senders: Vec<String>,
+    /// Whether they become that in header fields, too.
+    pub rewrite_headers: bool,
     /// Senders whose mail goes out with a return path for each recipient.
     pub verp_senders: Vec<String>,
     /// Domain of the return paths of forwarded mail.
@@ -44,6 +46,7 @@ impl Default for AddressesSection {
         AddressesSection {
             separators: DirectoryOptions::default().separators,
             rewrite_senders: Vec::new(),
+            rewrite_headers: false,
             verp_senders: Vec::new(),
             srs_domain: None,
             srs_key_file: None,
@@ -316,6 +319,12 @@ impl Settings {
             problems.push(ConfigProblem::at(path, text, span, Some(name), what));
         };
         let section = &self.addresses;
+        if section.rewrite_headers && section.rewrite_senders.is_empty() {
+            wrong(
+                "addresses.rewrite_headers",
+                "has no effect without addresses.rewrite_senders: set that too, or remove it",
+            );
+        }
         if section.srs_key_file.is_some() && section.srs_domain.is_none() {
             wrong(
                 "addresses.srs_key_file",
@@ -385,6 +394,7 @@ impl Settings {
             separators: section.separators.clone(),
             routes: self.route.iter().map(RouteTable::options).collect(),
             senders: SenderOptions {
+                rewrite_headers: section.rewrite_headers,
                 rewrite: section.rewrite_senders.iter().filter_map(pair).collect(),
                 verp: section.verp_senders.clone(),
                 srs: section.srs_domain.clone().map(|domain| (domain, key)),
@@ -453,6 +463,7 @@ mod tests {
             ("[[route]]\nto = \"mx\"\ndomains = [\"*\"]\n[[route]]\nto = \"mx\"\ndomains = [\"a.test\", \"*\"]",
              "10: route.domains: *: a route above has it too"),
             ("[[route]]\nto = \"mx\"\ndomains = [\"a.test\", \"A.test\"]", "7: route.domains: a.test: is there twice"),
+            ("[addresses]\nrewrite_headers = true", "6: addresses.rewrite_headers: has no effect without"),
             ("[addresses]\nsrs_key_file = \"f\"", "6: addresses.srs_key_file: has no effect without"),
             ("[addresses]\nseparators = \"\"\nverp_senders = [\"a@demo.test\"]",
              "7: addresses.verp_senders: their return paths are sub-addresses"),

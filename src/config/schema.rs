@@ -273,6 +273,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("dns.stale_age", time(0, WEEK), "\"1d\""),
     setting("addresses.separators", Separators, "\"+\"").reloaded(),
     optional("addresses.rewrite_senders", Rewrites, "[\"lan.example.org=example.org\"]").reloaded(),
+    setting("addresses.rewrite_headers", Flag, "false").reloaded(),
     optional("addresses.verp_senders", Mailboxes, "[\"news@example.org\"]").reloaded(),
     optional("addresses.srs_domain", HostName, "\"example.org\"").reloaded(),
     optional("addresses.srs_key_file", Kind::Path, "\"/etc/ringmail/srs.key\"").reloaded(),
@@ -1142,6 +1143,7 @@ mod tests {
                         || said.contains("missing")
                         || said.contains("without user")
                         || said.contains("without addresses.srs_domain")
+                        || said.contains("without addresses.rewrite_senders")
                         || said.contains("need a certificate");
                     assert!(other, "{} = {value}: {said}", setting.name);
                 }

@@ -385,6 +385,16 @@ impl Directory {
         self.shared.snapshot.load().senders().rewritten(sender)
     }
 
+    /// Whether domains of senders are rewritten in the header fields of users' mail, too.
+    pub fn rewrites_headers(&self) -> bool {
+        self.shared.snapshot.load().senders().rewrites_headers()
+    }
+
+    /// What becomes of a sender's domain; `None` if it stays.
+    pub fn rewritten_domain(&self, domain: &str) -> Option<String> {
+        self.shared.snapshot.load().senders().rewritten_domain(domain).map(str::to_owned)
+    }
+
     /// The return path for one recipient, if the sender has one for each (VERP).
     pub fn variable_sender(&self, sender: &str, recipient: &str) -> Option<String> {
         self.shared.snapshot.load().senders().for_recipient(sender, recipient)

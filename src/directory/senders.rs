@@ -45,6 +45,8 @@ const SRS_SEPARATORS: [char; 3] = ['=', '+', '-'];
 pub struct SenderOptions {
     /// Senders' domains, and what they become.
     pub rewrite: Vec<(String, String)>,
+    /// Whether they become that in header fields, too.
+    pub rewrite_headers: bool,
     /// Addresses whose mail goes out with a return path for each recipient.
     pub verp: Vec<String>,
     /// The domain of return paths of forwarded mail, and the file with the keys: one a line, the
@@ -56,6 +58,7 @@ pub struct SenderOptions {
 #[derive(Debug, Default)]
 pub struct Senders {
     rewrite: HashMap<String, String>,
+    rewrite_headers: bool,
     verp: HashSet<String>,
     /// The separator of sub-addresses, which VERP uses.
     separator: Option<char>,
@@ -82,6 +85,7 @@ impl Senders {
         let rewrite = options.rewrite.iter();
         let verp = options.verp.iter().filter_map(|address| Address::parse(address));
         Ok(Senders {
+            rewrite_headers: options.rewrite_headers,
             rewrite: rewrite.map(|(from, to)| (from.to_lowercase(), to.to_lowercase())).collect(),
             verp: verp.map(|address| address.key()).collect(),
             separator: separators.chars().next(),
@@ -95,8 +99,18 @@ impl Senders {
             return None;
         }
         let (local_part, domain) = mailbox.rsplit_once('@')?;
-        let domain = self.rewrite.get(&domain.to_lowercase())?;
+        let domain = self.rewritten_domain(domain)?;
         Some(format!("{local_part}@{domain}"))
+    }
+
+    /// What becomes of a sender's domain; `None` if it stays.
+    pub fn rewritten_domain(&self, domain: &str) -> Option<&str> {
+        self.rewrite.get(&domain.to_lowercase()).map(String::as_str)
+    }
+
+    /// Whether domains are rewritten in header fields, too.
+    pub fn rewrites_headers(&self) -> bool {
+        self.rewrite_headers && !self.rewrite.is_empty()
     }
 
     /// Whether mail of `sender` has a return path for each recipient.
@@ -337,12 +351,15 @@ mod tests {
     fn variable_and_rewritten_senders() {
         let options = SenderOptions {
             rewrite: vec![("Lan.test".to_owned(), "demo.test".to_owned())],
+            rewrite_headers: true,
             verp: vec!["list@demo.test".to_owned()],
             srs: None,
         };
         let senders = Senders::load(&options, "-+", false).unwrap();
         assert_eq!(senders.rewritten("Bob@LAN.test").as_deref(), Some("Bob@demo.test"));
         assert_eq!(senders.rewritten("bob@demo.test"), None);
+        assert_eq!(senders.rewritten_domain("lan.TEST"), Some("demo.test"));
+        assert!(senders.rewrites_headers() && !Senders::default().rewrites_headers());
         let path = senders.for_recipient("List@demo.test", "Bob@else.test");
         assert_eq!(path.as_deref(), Some("List-Bob=else.test@demo.test"));
         assert_eq!(senders.for_recipient("bob@demo.test", "x@else.test"), None);

@@ -21,7 +21,7 @@ use crate::{
     model::{MailClass, Moment, Network},
     protocol::{
         sasl::Credentials,
-        smtp::{Event, Reply, Security, Sender, Session, Verb, reply},
+        smtp::{Event, Reply, Role, Security, Sender, Session, Verb, reply},
     },
     runtime::{
         answer::Answer,
@@ -175,6 +175,7 @@ impl Dialogue for Conversation {
                         self.envelope.dispose(disposition);
                         self.envelope.note_sender(&sender, self.channel.shard.executor.now());
                         self.envelope.sign_with(self.signer(&sender));
+                        self.envelope.rewrite_headers(self.rewrites_headers());
                         self.session.accept_sender(&sender, &mut self.replies);
                     }
                     Err(refusal) => self.session.refuse(refusal, &mut self.replies),
@@ -419,6 +420,12 @@ impl Conversation {
     }
 
     /// Signs the message of a user: with the keys of the domain that it is sent from.
+    /// Whether the client is a user whose header fields are rewritten.
+    fn rewrites_headers(&self) -> bool {
+        let is_user = self.kind.role() == Role::Submission || self.identity.is_some();
+        is_user && self.channel.shard.directory.rewrites_headers()
+    }
+
     fn signer(&self, sender: &Sender<'_>) -> Option<Signer> {
         let identity = self.identity.as_ref()?;
         let shard = &self.channel.shard;

@@ -14,12 +14,16 @@ use super::{
     },
 };
 use crate::{
+    directory::Directory,
     dkim::{MessageDigest, Signer},
     events::{Event, Limit},
     model::{AccountId, MailClass, Timestamp, Trail},
-    protocol::smtp::{
-        ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role, Sender, Session,
-        TlsRequired, Trace, Verdict, reply,
+    protocol::{
+        mime::HeaderRewriter,
+        smtp::{
+            ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role, Sender,
+            Session, TlsRequired, Trace, Verdict, reply,
+        },
     },
     queue::{self, Origin},
     runtime::connection::Connection,
@@ -55,8 +59,7 @@ pub(super) struct Envelope {
     held: Vec<u8>,
     /// Whether that is known and was written.
     opened: bool,
-    /// Signs the message: `None` for strangers, and for domains without a key.
-    signature: Option<Box<Signature>>,
+    passage: Passage,
     /// Looks for the field in a message that goes into the queue.
     tls_required: Option<Box<TlsRequired>>,
     /// What MAIL asked for.
@@ -71,6 +74,42 @@ pub(super) struct Envelope {
     class: MailClass,
     /// Charges the memory of `recipients`, once there are many; its class is the message's.
     charge: Charge,
+}
+
+/// What the octets of a message pass on their way into the delivery.
+#[derive(Default)]
+struct Passage {
+    /// Rewrites domains of senders: `None` for strangers, and without the setting.
+    rewriter: Option<Box<HeaderRewriter>>,
+    /// Signs the message: `None` for strangers, and for domains without a key.
+    signature: Option<Box<Signature>>,
+}
+
+impl Passage {
+    async fn pass(&mut self, directory: &Directory, delivery: &mut Delivery, octets: &[u8]) {
+        match self.rewriter.as_mut().filter(|rewriter| !rewriter.is_over()) {
+            Some(rewriter) => {
+                let octets = rewriter.push(octets, |domain| directory.rewritten_domain(domain));
+                self.pass_rewritten(delivery, &octets).await;
+            }
+            None => self.pass_rewritten(delivery, octets).await,
+        }
+    }
+
+    /// The message is complete.
+    async fn end(&mut self, directory: &Directory, delivery: &mut Delivery) {
+        if let Some(mut rewriter) = self.rewriter.take() {
+            let rest = rewriter.finish(|domain| directory.rewritten_domain(domain));
+            self.pass_rewritten(delivery, &rest).await;
+        }
+    }
+
+    async fn pass_rewritten(&mut self, delivery: &mut Delivery, octets: &[u8]) {
+        if let Some(signature) = &mut self.signature {
+            signature.digest.push(octets);
+        }
+        delivery.push(octets).await;
+    }
 }
 
 /// A signature in the making.
@@ -101,7 +140,7 @@ impl Envelope {
             opening: Opening::default(),
             held: Vec::new(),
             opened: false,
-            signature: None,
+            passage: Passage::default(),
             tls_required: None,
             asked: Asked::default(),
             id: String::new(),
@@ -116,7 +155,7 @@ impl Envelope {
         self.recipients.clear();
         self.disposition = Disposition::default();
         self.delivery = None;
-        self.signature = None;
+        self.passage = Passage::default();
         self.tls_required = None;
         self.held = Vec::new();
         if self.recipients.memory() > RECIPIENTS_KEPT {
@@ -228,20 +267,21 @@ impl Envelope {
             self.begin(shard);
         }
         let Some(delivery) = &mut self.delivery else { return };
+        let (passage, directory) = (&mut self.passage, &shard.directory);
         if let Some(seen) = &mut self.tls_required {
             seen.push(content);
         }
         if !self.opened {
             match self.opening.push(content) {
                 Verdict::Undecided => return self.held.extend_from_slice(content),
-                Verdict::Headless => pass(delivery, &mut self.signature, b"\r\n").await,
+                Verdict::Headless => passage.pass(directory, delivery, b"\r\n").await,
                 Verdict::Header => {}
             }
             self.opened = true;
-            pass(delivery, &mut self.signature, &self.held).await;
+            passage.pass(directory, delivery, &self.held).await;
             self.held = Vec::new();
         }
-        pass(delivery, &mut self.signature, content).await;
+        passage.pass(directory, delivery, content).await;
     }
 
     /// Recipients whose copy goes into the queue.
@@ -257,15 +297,21 @@ impl Envelope {
         self.charge.set_class(self.class_of(sender));
     }
 
+    /// Domains of senders in the next message's header are rewritten, or not.
+    pub(super) fn rewrite_headers(&mut self, is_wanted: bool) {
+        self.passage.rewriter = is_wanted.then(Box::default);
+    }
+
     /// The next message is signed, or not.
     pub(super) fn sign_with(&mut self, signer: Option<Signer>) {
         let digest = MessageDigest::default;
-        self.signature = signer.map(|signer| Box::new(Signature { signer, digest: digest() }));
+        self.passage.signature =
+            signer.map(|signer| Box::new(Signature { signer, digest: digest() }));
     }
 
     /// The fields of the signature, if the message gets one.
     async fn signed(&mut self, shard: &Shard) -> Vec<u8> {
-        let Some(signature) = self.signature.take() else { return Vec::new() };
+        let Some(signature) = self.passage.signature.take() else { return Vec::new() };
         let Signature { signer, digest } = *signature;
         let Some(message) = digest.finish() else { return Vec::new() };
         let fields = shard.signing.sign(signer, message, self.began).await;
@@ -343,9 +389,10 @@ impl Envelope {
         // A message that ended before its first line was known to be a field has no header.
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
-            pass(&mut delivery, &mut self.signature, b"\r\n").await;
-            pass(&mut delivery, &mut self.signature, &held).await;
+            self.passage.pass(&shard.directory, &mut delivery, b"\r\n").await;
+            self.passage.pass(&shard.directory, &mut delivery, &held).await;
         }
+        self.passage.end(&shard.directory, &mut delivery).await;
         let octets = delivery.size();
         let mut ruling = Ruling::from(policy::Verdict::Accept);
         if !delivery.is_for_nobody() {
@@ -616,14 +663,6 @@ fn original_recipient(path: &str) -> String {
         }
     }
     original
-}
-
-/// Passes octets of the message on, by way of what signs it.
-async fn pass(delivery: &mut Delivery, signature: &mut Option<Box<Signature>>, octets: &[u8]) {
-    if let Some(signature) = signature {
-        signature.digest.push(octets);
-    }
-    delivery.push(octets).await;
 }
 
 /// Refuses a recipient whose partition takes no new mail, before the message is sent in vain. A
