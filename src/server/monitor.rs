@@ -103,7 +103,7 @@ fn answer(
     control::Reply::Line(match line {
         "reload" => match state.reload() {
             Ok(pending) if pending.is_empty() => "ok".to_owned(),
-            Ok(pending) => format!("ok: only after a restart: {}", pending.join(", ")),
+            Ok(pending) => format!("ok: a restart is needed for {}", pending.join(", ")),
             Err(error) => format!("error: {error:#}"),
         },
         "verify" | "verify repair" => {

@@ -113,7 +113,7 @@ pub(super) fn tell_server(data_dir: &Path) -> Result<()> {
         None | Some("ok") => Ok(()),
         Some(reply) if reply.starts_with("ok: ") => {
             let pending = reply.trim_start_matches("ok: ");
-            complain(format_args!("note: the configuration has changes: {}", printable(pending)));
+            complain(format_args!("note: the configuration has changed: {}", printable(pending)));
             Ok(())
         }
         Some(other) => {
