@@ -19,7 +19,7 @@ use super::{
     envelope::{Envelope, Problem, Recipient},
     mailboxes::{Current, outgoing},
     options::QueueOptions,
-    settle::{Chore, body_of},
+    settle::{AtHand, Chore, body_of},
     site::Site,
     slots::{LOOK_AGAIN, Slot, SlotSeat},
     state::{DestinationId, Pick, Route, State},
@@ -635,12 +635,21 @@ impl<C: Carrier> Queue<C> {
             let QueueId { mailbox, uid, .. } = pick.id;
             let _ = account.settle(mailbox, uid, Settlement::Removed, None).await;
         }
-        let mut outcomes = self.exchange(site, pick, &partition, body, &envelope, session).await;
+        let (mut outcomes, recorded) =
+            self.exchange(site, pick, &partition, body, &envelope, session).await;
         for (_, outcome) in &mut outcomes {
             if let super::Outcome::Deferred(problem) | super::Outcome::Failed(problem) = outcome {
                 before.iter().for_each(|(step, took)| problem.times.add(*step, *took));
             }
         }
+        let envelope = match recorded.is_empty() {
+            true => envelope,
+            false => {
+                let mut left = (*envelope).clone();
+                left.recipients.retain(|number, _| !recorded.contains(number));
+                Rc::new(left)
+            }
+        };
         self.settle(pick.id, &pick.destinations, &partition, body, &envelope, outcomes).await;
         self.forget_fresh(pick.id);
     }
@@ -786,7 +795,8 @@ impl<C: Carrier> Queue<C> {
         self.inner.chore.set();
     }
 
-    /// The recipients of a pick, in transactions of one sender and limited length.
+    /// The recipients of a pick, in transactions of one sender and limited length. Returns results to
+    /// record, and who has the message and is recorded already.
     async fn exchange(
         &self,
         site: &Rc<Site<C::Way>>,
@@ -795,9 +805,10 @@ impl<C: Carrier> Queue<C> {
         body: MessageBody,
         envelope: &Envelope,
         session: &mut dyn Session,
-    ) -> Vec<(u32, super::Outcome)> {
+    ) -> (Vec<(u32, super::Outcome)>, Vec<u32>) {
         let chosen = self.recipients_of(&pick.destinations, envelope);
         let mut outcomes = Vec::with_capacity(chosen.len());
+        let mut recorded = Vec::new();
         let mut groups: Vec<(&str, Vec<(u32, &Recipient)>)> = Vec::new();
         for (number, recipient) in chosen {
             let sender = envelope.sender_for(recipient);
@@ -821,14 +832,20 @@ impl<C: Carrier> Queue<C> {
                     outcomes.extend(recipients.iter().map(deferred));
                     continue;
                 }
+                // The next transaction may take minutes.
+                if !outcomes.is_empty() {
+                    let at_hand = AtHand { id: pick.id, partition, body, envelope };
+                    recorded.extend(self.record_delivered(&at_hand, &mut outcomes).await);
+                }
                 let job = super::Job { id: pick.id, partition, body, envelope, sender, recipients };
                 outcomes.extend(session.send(&job).await);
             }
         }
-        let accepted = outcomes.iter().any(|(_, it)| {
-            matches!(it, super::Outcome::Delivered { .. } | super::Outcome::Failed(_))
-        });
-        let begun = outcomes.iter().any(|(_, it)| *it != super::Outcome::Again);
+        let accepted = !recorded.is_empty()
+            || outcomes.iter().any(|(_, it)| {
+                matches!(it, super::Outcome::Delivered { .. } | super::Outcome::Failed(_))
+            });
+        let begun = accepted || outcomes.iter().any(|(_, it)| *it != super::Outcome::Again);
         if !begun {
             // It says nothing about the site.
         } else if accepted {
@@ -839,7 +856,7 @@ impl<C: Carrier> Queue<C> {
                 site.pushed_back();
             }
         }
-        outcomes
+        (outcomes, recorded)
     }
 
     /// The recipients of an envelope that belong to `destinations`.

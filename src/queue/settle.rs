@@ -52,6 +52,17 @@ pub(super) struct AtHand<'a> {
     pub envelope: &'a Envelope,
 }
 
+/// What the sender is told of a delivery, if anything.
+fn delivered_end(envelope: &Envelope, recipient: &Recipient, outcome: &Outcome) -> Option<End> {
+    let Outcome::Delivered { host, reply, reports, tls: _ } = outcome else { return None };
+    let told = !reports && envelope.wants(recipient, |success, _, _| success, false);
+    told.then(|| End::Delivered {
+        host: host.clone(),
+        reply: reply.clone(),
+        relayed: destination_of(recipient) != HERE,
+    })
+}
+
 impl<C: Carrier> Queue<C> {
     pub(super) async fn do_chores(self) {
         while !self.inner.ended.get() {
@@ -149,14 +160,11 @@ impl<C: Carrier> Queue<C> {
                 continue;
             }
             match outcome {
-                Outcome::Delivered { host, reply, reports, tls: _ } => {
+                Outcome::Delivered { .. } => {
                     if !planted(Plant::RetryDelivered) {
                         changes.push((number, None));
                     }
-                    if !reports && envelope.wants(recipient, |success, _, _| success, false) {
-                        let relayed = destination_of(recipient) != HERE;
-                        let (host, reply) = (host.clone(), reply.clone());
-                        let end = End::Delivered { host, reply, relayed };
+                    if let Some(end) = delivered_end(envelope, recipient, outcome) {
                         ends.push((number, recipient.clone(), end));
                     } else if !planted(Plant::RetryDelivered) {
                         sent.push((number, None));
@@ -243,6 +251,41 @@ impl<C: Carrier> Queue<C> {
             self.wake();
         }
         drop(lock);
+    }
+
+    /// Records who has the message, of a message that also goes to others: after a crash they must not
+    /// get it again. Takes them from `outcomes`; whoever could not be recorded stays there.
+    pub(super) async fn record_delivered(
+        &self,
+        at_hand: &AtHand<'_>,
+        outcomes: &mut Vec<(u32, Outcome)>,
+    ) -> Vec<u32> {
+        let AtHand { id, envelope, .. } = *at_hand;
+        let delivered = |it: &Outcome| matches!(it, Outcome::Delivered { .. });
+        if planted(Plant::RetryDelivered) || !outcomes.iter().any(|(_, it)| delivered(it)) {
+            return Vec::new();
+        }
+        let _lock = self.lock(id).await;
+        let (mut changes, mut ends) = (AnnotationChanges::new(), Ends::new());
+        for (number, outcome) in outcomes.iter().filter(|(_, it)| delivered(it)) {
+            changes.push((*number, None));
+            let recipient = envelope.recipients.get(number);
+            let end = recipient.and_then(|it| Some((it, delivered_end(envelope, it, outcome)?)));
+            ends.extend(end.map(|(recipient, end)| (*number, recipient.clone(), end)));
+        }
+        if !self.record(at_hand, Some(changes), &ends, AnnotationChanges::new(), 1).await {
+            return Vec::new();
+        }
+        let (recorded, left): (Vec<_>, Vec<_>) =
+            outcomes.drain(..).partition(|(_, it)| delivered(it));
+        *outcomes = left;
+        for (number, outcome) in &recorded {
+            if let Some(recipient) = envelope.recipients.get(number) {
+                let event = QueueEvent::Attempt { id, envelope, recipient, outcome };
+                self.inner.carrier.tell(&event);
+            }
+        }
+        recorded.into_iter().map(|(number, _)| number).collect()
     }
 
     /// Notes that a recipient is left. Those at one destination are tried together, and not before

@@ -183,6 +183,9 @@ impl Session for FakeSession {
                     it if it.starts_with("never") => {
                         Outcome::Failed(problem("5.1.1", "550 no such user"))
                     }
+                    it if it.starts_with("hang") && !self.outside.up.borrow().contains(it) => {
+                        std::future::pending().await
+                    }
                     it if it.starts_with("lost") && !self.outside.up.borrow().contains(it) => {
                         self.usable = false;
                         Outcome::Deferred(problem("4.4.2", "lost"))
@@ -612,6 +615,27 @@ fn a_message_that_was_not_begun_is_tried_on_another_connection_at_once() {
     running.submit("s@x.test", &["stale@a.test", "ok2@b.test"]);
     running.wait(1);
     assert_eq!((world.got("stale@a.test"), world.got("ok2@b.test")), (1, 1));
+    assert!(running.queue.is_empty());
+}
+
+/// Later transactions with the same message may take long.
+#[test]
+fn who_has_a_message_does_not_get_it_again_after_a_crash_in_its_next_transaction() {
+    let mut world = World::new();
+    world.options.site.recipients = 2;
+    let running = world.start(11);
+    let to = ["ok@a.test", "never@a.test", "ok2@a.test", "later@a.test", "hang@a.test"];
+    running.submit("s@x.test", &to);
+    running.wait(2);
+    assert_eq!((world.got("ok@a.test"), world.got("ok2@a.test")), (1, 1));
+    running.crash();
+    world.outside.up.borrow_mut().extend(["hang@a.test".to_owned(), "later@a.test".to_owned()]);
+    let running = world.start(12);
+    running.wait(200);
+    for address in to.iter().filter(|it| !it.starts_with("never")) {
+        assert_eq!(world.got(address), 1, "{address}");
+    }
+    assert_eq!(world.got("s@x.test"), 1, "one report about the refused one");
     assert!(running.queue.is_empty());
 }
 

@@ -432,7 +432,9 @@ impl Post {
         let mut due = own.min(end);
         for other in mail.recipients.values() {
             let same = domain(&other.address) == domain(&recipient.address);
-            let done = other.refused.is_some() || other.copies.iter().any(|it| it.told.is_some());
+            // One that ended in this life may have ended just now, before this one's turn.
+            let before = |told: Option<Told>| told.is_some_and(|told| told.life != self.life());
+            let done = before(other.refused) || other.copies.iter().any(|it| before(it.told));
             if same && !done {
                 due = due.min(pause_of(other.deferred?)?);
             }
