@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{
+    super::error::StoreError,
     blocks::{BlockRunBuilder, ROW_MAX, read_rows},
     codec::{Decoded, Put, Reader},
 };
@@ -19,6 +20,32 @@ use crate::model::Uid;
 
 /// Most octets of a value.
 pub const ANNOTATION_OCTETS_MAX: usize = ROW_MAX - 32;
+
+/// Most annotations of one message: numbers are below this.
+pub const ANNOTATIONS_MAX: u32 = 1 << 17;
+/// Most octets of annotations set at once.
+const CHANGE_OCTETS_MAX: usize = 4 << 20;
+
+/// Overhead of a value in an entry.
+const VALUE: usize = 16;
+
+/// Refuses more than an entry of the log or a reader's memory should hold.
+pub(crate) fn check_limits(values: impl Iterator<Item = (u32, usize)>) -> Result<(), StoreError> {
+    let mut sum = 0;
+    for (number, octets) in values {
+        if octets > ANNOTATION_OCTETS_MAX {
+            return Err(StoreError::Limit("octets of an annotation"));
+        }
+        if number >= ANNOTATIONS_MAX {
+            return Err(StoreError::Limit("annotations of a message"));
+        }
+        sum += octets + VALUE;
+    }
+    match sum <= CHANGE_OCTETS_MAX {
+        true => Ok(()),
+        false => Err(StoreError::Limit("octets of annotations at once")),
+    }
+}
 
 /// A value's message and number.
 pub(crate) type Place = (Uid, u32);

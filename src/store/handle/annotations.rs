@@ -12,40 +12,14 @@ use super::{
         annotations::{Damaged, read},
         commits::{Change, Changes},
         error::StoreError,
-        format::{annotations::ANNOTATION_OCTETS_MAX, effect::Effect},
+        format::{annotations::check_limits, effect::Effect},
     },
     account::Account,
 };
 use crate::model::{MailboxId, Uid};
 
-/// Most annotations of one message: numbers are below this.
-pub const ANNOTATIONS_MAX: u32 = 1 << 17;
-/// Most octets of annotations set at once.
-const CHANGE_OCTETS_MAX: usize = 4 << 20;
-
 /// Values by number, `None` to remove one.
 pub type AnnotationChanges = Vec<(u32, Option<Bytes>)>;
-
-/// Overhead of a value in an entry.
-const VALUE: usize = 16;
-
-/// Refuses more than an entry of the log or a reader's memory should hold.
-pub(crate) fn check(values: impl Iterator<Item = (u32, usize)>) -> Result<(), StoreError> {
-    let mut sum = 0;
-    for (number, octets) in values {
-        if octets > ANNOTATION_OCTETS_MAX {
-            return Err(StoreError::Limit("octets of an annotation"));
-        }
-        if number >= ANNOTATIONS_MAX {
-            return Err(StoreError::Limit("annotations of a message"));
-        }
-        sum += octets + VALUE;
-    }
-    match sum <= CHANGE_OCTETS_MAX {
-        true => Ok(()),
-        false => Err(StoreError::Limit("octets of annotations at once")),
-    }
-}
 
 impl Account {
     /// Sets or removes values beside the message `uid`: all of them or none. False if there is no
@@ -60,7 +34,7 @@ impl Account {
         changes: AnnotationChanges,
     ) -> Result<bool, StoreError> {
         let octets = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
-        check(changes.iter().map(|(number, value)| (*number, octets(value))))?;
+        check_limits(changes.iter().map(|(number, value)| (*number, octets(value))))?;
         self.commits.accounts.ensure_table(&self.cell, mailbox).await?;
         self.commits.log.room().await?;
         let effect = {

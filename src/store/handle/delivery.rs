@@ -8,16 +8,16 @@ use std::rc::Rc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{
-    super::{
-        account::state::AccountCell,
-        bodies::write::StagedBody,
-        commits::{Change, Changes, Commits, standing::id_of_one},
-        error::StoreError,
-        format::effect::{BODY_HERE, Effect},
-        message::{Message, MessageBody},
+use super::super::{
+    account::state::AccountCell,
+    bodies::write::StagedBody,
+    commits::{Change, Changes, Commits, standing::id_of_one},
+    error::StoreError,
+    format::{
+        annotations::check_limits,
+        effect::{BODY_HERE, Effect},
     },
-    annotations::check,
+    message::{Message, MessageBody},
 };
 use crate::{
     model::{AccountId, FlagSet, Flags, Lsn, MailboxId, Timestamp, Uid, UidValidity},
@@ -91,7 +91,7 @@ pub(crate) async fn deliver_each(
         return Err(StoreError::Limit("recipients of a delivery"));
     }
     for target in &targets {
-        check(target.annotations.iter().map(|(number, value)| (*number, value.len())))?;
+        check_limits(target.annotations.iter().map(|(number, value)| (*number, value.len())))?;
     }
     commits.check_owner(&body)?;
     commits.admission.admit()?;

@@ -9,10 +9,10 @@ use super::{
         bodies::write::StagedBody,
         commits::{Change, Changes},
         error::StoreError,
-        format::effect::Effect,
+        format::{annotations::check_limits, effect::Effect},
     },
     account::Account,
-    annotations::{AnnotationChanges, check},
+    annotations::AnnotationChanges,
     delivery::{Delivered, DeliveryTarget, annotate, plan_delivery},
 };
 use crate::{
@@ -52,14 +52,14 @@ impl Account {
         report: Option<(StagedBody, DeliveryTarget)>,
     ) -> Result<Settled, StoreError> {
         if let Settlement::Changed(changes) = &settlement {
-            check(
+            check_limits(
                 changes
                     .iter()
                     .map(|(number, value)| (*number, value.as_ref().map_or(0, bytes::Bytes::len))),
             )?;
         }
         if let Some((body, target)) = &report {
-            check(target.annotations.iter().map(|(number, value)| (*number, value.len())))?;
+            check_limits(target.annotations.iter().map(|(number, value)| (*number, value.len())))?;
             self.commits.check_owner(body)?;
             self.commits.admission.admit()?;
         }
