@@ -25,15 +25,15 @@ use std::{
 use super::{
     super::{
         accounts::Accounts,
-        bodies::Bodies,
         checkpoint::Checkpoints,
         commits::Commits,
         damage::Damages,
         error::StoreError,
-        log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len, time_for},
+        log::{CompactedWriter, Log, SOURCES_MAX, SealedSegment, compacted_len},
         options::StoreOptions,
     },
-    liveness::Marks,
+    liveness::{Liveness, Marks},
+    pace::{Pace, STEP},
 };
 use crate::{
     model::{AccountId, Lsn, Moment},
@@ -45,12 +45,6 @@ use crate::{
 
 /// Segments examined by one mark pass.
 const SEGMENTS_AT_ONCE: usize = 64;
-
-/// Bytes after which the background task pauses.
-const STEP: u64 = 256 * 1024;
-
-/// How long the end of the partition may go unnoticed during a pause.
-const REST_MAX: Duration = Duration::from_millis(50);
 
 /// An attempt to make room is repeated after this time, even if little has changed since: sessions
 /// may have let go of expunged messages that it had to keep. The time doubles up to
@@ -80,12 +74,12 @@ pub struct CompactionReport {
 
 /// When compaction runs, and what it has done. Shard-local.
 pub(crate) struct Space {
-    pub(crate) options: Rc<StoreOptions>,
-    pub(crate) executor: Rc<dyn Executor>,
-    pub(crate) log: Log,
-    pub(crate) bodies: Rc<Bodies>,
-    pub(crate) accounts: Rc<Accounts>,
-    pub(crate) commits: Rc<Commits>,
+    options: Rc<StoreOptions>,
+    executor: Rc<dyn Executor>,
+    log: Log,
+    accounts: Rc<Accounts>,
+    commits: Rc<Commits>,
+    liveness: Liveness,
     checkpoints: Rc<Checkpoints>,
     damages: Rc<Damages>,
     wanted: Rc<Signal>,
@@ -98,11 +92,11 @@ pub(crate) struct Space {
     left: Cell<u64>,
     /// The next cycle may begin whatever has changed since the last one.
     pressed: Cell<bool>,
-    /// When the last attempt to make room began, and how long after it the next one may.
+    /// When the last attempt to make room began, and the pause before the next one.
     pressed_at: Cell<Option<(Moment, Duration)>>,
     /// The estimates are to be made anew before the next cycle.
     survey_wanted: Cell<bool>,
-    /// When the last one began, and how long after it the next one may.
+    /// When they were last made anew, and the pause before that may be repeated.
     surveyed_at: Cell<Option<(Moment, Duration)>>,
     runs: Cell<u64>,
     rewritten: Cell<u64>,
@@ -127,8 +121,8 @@ impl Space {
             options: commits.options.clone(),
             executor: commits.executor.clone(),
             log: commits.log.clone(),
-            bodies: commits.bodies.clone(),
             accounts: commits.accounts.clone(),
+            liveness: Liveness::new(&commits),
             commits,
             checkpoints,
             damages,
@@ -191,43 +185,6 @@ impl Drop for Running<'_> {
         }
         self.space.running.set(false);
         self.space.ended.set();
-    }
-}
-
-/// Paces a cycle: limited bytes between two pauses, a limited rate overall.
-pub(crate) struct Pace {
-    executor: Rc<dyn Executor>,
-    log: Log,
-    stopped: Rc<Cell<bool>>,
-    /// Bytes a second; 0 means as fast as the shares allow.
-    rate: u64,
-    debt: u64,
-}
-
-impl Pace {
-    /// Whether to go on: not when the partition ends or the log is in trouble.
-    fn go_on(&self) -> bool {
-        !self.stopped.get() && self.log.trouble().is_none()
-    }
-
-    /// `bytes` were read or written: yields.
-    ///
-    /// # Errors
-    /// `Poisoned` if the cycle is to end now.
-    pub(crate) async fn spent(&mut self, bytes: u64) -> Result<(), StoreError> {
-        self.debt += bytes;
-        if self.rate > 0 && self.debt >= STEP {
-            let mut left = time_for(self.debt, self.rate);
-            self.debt = 0;
-            while !left.is_zero() && self.go_on() {
-                let rest = left.min(REST_MAX);
-                self.executor.sleep(rest).await;
-                left -= rest;
-            }
-        } else {
-            self.executor.yield_now().await;
-        }
-        if self.go_on() { Ok(()) } else { Err(StoreError::Poisoned) }
     }
 }
 
@@ -439,19 +396,14 @@ impl Space {
         segments: &[SealedSegment],
         pace: &mut Pace,
     ) -> Result<(), StoreError> {
-        let marks = self.mark(segments, &BTreeSet::new(), pace).await?;
+        let marks = self.liveness.mark(segments, &BTreeSet::new(), pace).await?;
         self.adopt(&marks, |_| true);
         Ok(())
     }
 
     fn pace(&self) -> Pace {
-        Pace {
-            executor: self.executor.clone(),
-            log: self.log.clone(),
-            stopped: self.stopped.clone(),
-            rate: self.options.compaction_rate,
-            debt: 0,
-        }
+        let rate = self.options.compaction_rate;
+        Pace::new(self.executor.clone(), self.log.clone(), self.stopped.clone(), rate)
     }
 
     /// Garbage in all sealed segments, estimated.
@@ -510,7 +462,7 @@ impl Space {
         report: &mut CompactionReport,
     ) -> Result<(), StoreError> {
         let wanted: BTreeSet<u64> = batch.iter().map(|segment| segment.epoch).collect();
-        let marks = self.mark(sealed, &wanted, pace).await?;
+        let marks = self.liveness.mark(sealed, &wanted, pace).await?;
         self.adopt(&marks, |epoch| wanted.contains(&epoch));
         // A full disk takes small copies only.
         let free = self.commits.admission.free_now().await;

@@ -17,6 +17,9 @@ use std::{collections::BTreeSet, rc::Rc};
 use super::{
     super::{
         account::{page::decode_account, snapshot::Published, state::AccountState},
+        accounts::Accounts,
+        bodies::Bodies,
+        commits::Commits,
         error::StoreError,
         format::{
             blocks::BlockRunRef,
@@ -24,10 +27,10 @@ use super::{
             effect::Effect,
             run::{RUN_RECORD_BYTES, RunRecord, RunRef},
         },
-        log::SealedSegment,
+        log::{Log, SealedSegment},
         message::MessageBody,
     },
-    compaction::{Pace, Space},
+    pace::Pace,
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
@@ -224,7 +227,24 @@ impl Capture {
     }
 }
 
-impl Space {
+/// Finds out which entries are alive. Called by compaction, one pass at a time.
+pub(crate) struct Liveness {
+    log: Log,
+    bodies: Rc<Bodies>,
+    accounts: Rc<Accounts>,
+    commits: Rc<Commits>,
+}
+
+impl Liveness {
+    pub(crate) fn new(commits: &Rc<Commits>) -> Liveness {
+        Liveness {
+            log: commits.log.clone(),
+            bodies: commits.bodies.clone(),
+            accounts: commits.accounts.clone(),
+            commits: commits.clone(),
+        }
+    }
+
     /// Marks the live entries of the segments `wanted`, all of which must be below the horizon
     /// taken before.
     pub(crate) async fn mark(
