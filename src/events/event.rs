@@ -179,7 +179,7 @@ events! {
     /// The file was reopened on SIGHUP.
     Server / "reopened" / Reopened {}
 
-    /// A connection from a network of `listen.proxy_networks` did not begin with a right PROXY header, and was closed.
+    /// A connection from a network of `listen.proxy_networks` did not begin with a valid PROXY header, and was closed.
     Server / "proxy_refused" / ProxyRefused { trail: Trail, protocol: Protocol, peer: IpAddr, reason: &'a str, }
 
     /// A client connected.

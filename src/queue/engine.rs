@@ -36,18 +36,20 @@ use crate::{
 
 /// Destinations looked up at once.
 const LOOKUPS_MAX: usize = 256;
-/// How long the site of a destination is believed; the resolver has the caches.
+/// How long a destination keeps the site that was found for it. DNS answers are cached by the
+/// resolver.
 const ROUTE_AGE: Duration = Duration::from_secs(60);
-/// Messages moved or read before others run.
+/// Messages moved or read before other tasks run.
 const SLICE: usize = 256;
 /// Longest sleep of the task that waits for due messages: the wall clock may be set.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
 /// Pause before a queue that could not be read is read again.
 const READ_PAUSE: Duration = Duration::from_millis(500);
-/// A connection serves at least so many messages, or so long, before another shard has its turn.
+/// A connection sends at least this many messages, or lasts this long, before another shard gets its
+/// turn.
 const TURN_MESSAGES: u32 = 10;
 const TURN: Duration = Duration::from_secs(1);
-/// How often a connection without work looks whether another shard needs its slot.
+/// How often a connection without work checks whether another shard needs its slot.
 const IDLE_STEP: Duration = Duration::from_millis(250);
 /// After a pause of this length the other side may have ended a connection.
 const PAUSE_NOTED: Duration = Duration::from_secs(1);
@@ -78,15 +80,15 @@ pub(super) struct Inner<C: Carrier> {
     pub mailboxes: RefCell<Vec<Option<Current>>>,
     due: Signal,
     lookups: Rc<Permits>,
-    /// Of all sites' connections, shared with other shards.
+    /// The connections of all sites, shared with other shards.
     seat: SlotSeat,
     /// Outgoing connections, also those being opened.
     connections: Cell<usize>,
-    /// Sites that wait until another one's connection ends, in their order.
+    /// Sites that wait for a connection of another site to end, in order.
     starved: RefCell<VecDeque<Rc<Site<C::Way>>>>,
     pub chores: RefCell<VecDeque<Chore>>,
     pub chore: Signal,
-    /// Tasks that wait until another has settled a message; woken whenever one was.
+    /// Tasks that wait for another task to settle a message; woken whenever one is settled.
     pub unsettled: RefCell<Vec<Waker>>,
     fresh: Cell<usize>,
     /// Partitions not yet read.
@@ -133,7 +135,7 @@ impl<C: Carrier> Queue<C> {
         self.inner.options.borrow().clone()
     }
 
-    /// Takes new settings; connections and messages follow them at their next step.
+    /// Takes new settings; connections and messages use them from their next step on.
     pub fn set_options(&self, options: QueueOptions) {
         let options = Rc::new(options);
         let state = self.inner.state.borrow();
@@ -154,7 +156,7 @@ impl<C: Carrier> Queue<C> {
         self.serve_starved();
     }
 
-    /// Starts its tasks: reads what waits in the partitions, and sends what is due.
+    /// Starts its tasks: they read what waits in the partitions and send what is due.
     pub fn start(&self) {
         self.inner.unread.set(self.inner.partitions.iter().flatten().count());
         let spawn = |task| self.inner.executor.spawn(Priority::Background, task);
@@ -189,7 +191,7 @@ impl<C: Carrier> Queue<C> {
         self.len() == 0
     }
 
-    /// Whether another message of the class fits in.
+    /// Whether there is room for another message of the class.
     pub fn admits(&self, class: MailClass) -> bool {
         let partitions = self.inner.partitions.iter().flatten().count().max(1);
         let most = self.inner.options.borrow().messages_max as usize * partitions;
@@ -211,13 +213,13 @@ impl<C: Carrier> Queue<C> {
         self.inner.connections.get()
     }
 
-    /// Takes up a message that was durably put into the queue. If it cannot be read now, a task goes
-    /// on trying: nobody else would find it before the next start.
+    /// Takes up a message that was durably put into the queue. If it cannot be read now, a task keeps
+    /// trying: nothing else would find it before the next start.
     pub async fn take_in(&self, partition: &Partition, id: QueueId, envelope: Rc<Envelope>) {
         self.note_place(id);
         match body_of(partition, id.mailbox, id.uid).await {
             Ok(Some(body)) => self.admit(id, body, &envelope),
-            // Taken back, or sent and gone.
+            // It was taken back, or sent already.
             Ok(None) => {}
             Err(_) => {
                 let (queue, partition) = (self.clone(), partition.clone());
@@ -246,8 +248,8 @@ impl<C: Carrier> Queue<C> {
         self.inner.due.set();
     }
 
-    /// Reads the messages of all partitions and starts nothing: for looking at a queue that nobody
-    /// works on.
+    /// Reads the messages of all partitions and starts nothing: for inspecting a queue while no
+    /// server runs.
     ///
     /// # Errors
     /// As for accounts.
@@ -258,12 +260,12 @@ impl<C: Carrier> Queue<C> {
         Ok(())
     }
 
-    /// Reads a partition's messages, at the start.
+    /// Reads a partition's messages, at start-up.
     async fn read(self, partition: Partition) {
         while !self.inner.ended.get() {
             match self.read_once(&partition).await {
                 Ok(()) => {
-                    // Failing that, it is done at the next start.
+                    // If this fails, it is done at the next start.
                     let _ = self.delete_predecessors(&partition).await;
                     self.inner.unread.set(self.inner.unread.get().saturating_sub(1));
                     self.inner.due.set();
@@ -366,7 +368,7 @@ impl<C: Carrier> Queue<C> {
         }
     }
 
-    /// Sees to a destination with ready messages.
+    /// Finds the site of a destination with ready messages, or connections for it.
     pub(super) fn serve(&self, number: DestinationId) {
         let now = self.inner.executor.moment();
         let site = {
@@ -463,7 +465,7 @@ impl<C: Carrier> Queue<C> {
         if (site.open.get() == 0 || asked) && !site.waking.replace(true) {
             let pause = site.not_before.get().since(now);
             if pause.is_zero() && !asked && self.has_all_connections() {
-                // The end of a connection wakes it.
+                // It is woken when a connection ends.
                 return self.inner.starved.borrow_mut().push_back(site.clone());
             }
             let wait = pause.max(LOOK_AGAIN);
@@ -477,7 +479,7 @@ impl<C: Carrier> Queue<C> {
         }
     }
 
-    /// One connection from its opening to its end.
+    /// One connection, from its opening to its end.
     async fn connect(self, site: Rc<Site<C::Way>>) {
         let way = site.way.borrow().clone();
         let opened = self.inner.carrier.open(&way).await;
@@ -531,7 +533,7 @@ impl<C: Carrier> Queue<C> {
             };
             self.send(site, &pick, &mut *session).await;
             sent += 1;
-            // It may bear one connection more now.
+            // The site may take one more connection now.
             self.work(site);
             self.inner.executor.yield_now().await;
             if site.open.get() > 1 && self.is_strained(site) {
@@ -551,7 +553,7 @@ impl<C: Carrier> Queue<C> {
         self.inner.connections.get() >= self.options().connections
     }
 
-    /// Sites that wait for a connection get those that are free.
+    /// Gives free connections to the sites that wait for one.
     fn serve_starved(&self) {
         while !self.has_all_connections() {
             let Some(site) = self.inner.starved.borrow_mut().pop_front() else { return };
@@ -560,7 +562,7 @@ impl<C: Carrier> Queue<C> {
         }
     }
 
-    /// Whether the shard has other things to do than to send to it.
+    /// Whether other work of the shard comes before sending to it.
     fn is_strained(&self, site: &Site<C::Way>) -> bool {
         site.is_outside() && self.inner.carrier.is_strained()
     }
@@ -574,13 +576,13 @@ impl<C: Carrier> Queue<C> {
             if left.is_zero() {
                 return wait < PAUSE_NOTED || session.is_alive().await;
             }
-            // Not all at once: a server that ends does not wait for it.
+            // In short sleeps: a server that shuts down does not wait for it.
             self.inner.executor.sleep(left.min(IDLE_STEP)).await;
         }
         false
     }
 
-    /// A connection without work waits for some.
+    /// A connection without work waits for more.
     async fn idle(&self, site: &Site<C::Way>, session: &mut dyn Session) -> Idle {
         let executor = &self.inner.executor;
         let until = executor.moment().after(self.options().idle);
@@ -691,8 +693,8 @@ impl<C: Carrier> Queue<C> {
         self.inner.partitions.get(usize::from(number.0))?.clone()
     }
 
-    /// Something here prevented the attempt, or what an operator wanted: the message is tried soon,
-    /// but not before its time.
+    /// Something on this server, or an operator, prevented the attempt: the message is tried again
+    /// soon, but not before its time.
     pub(super) fn trouble(&self, id: QueueId, destinations: &[DestinationId]) {
         let due = self.inner.executor.now().after(TROUBLE_PAUSE);
         let mut state = self.inner.state.borrow_mut();
@@ -707,14 +709,14 @@ impl<C: Carrier> Queue<C> {
         self.inner.due.set();
     }
 
-    /// Why a message must not be delivered any more, if its sender allowed a time (RFC 2852).
+    /// Why a message must not be delivered any more, if its sender set a time limit (RFC 2852).
     fn past_deadline(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
         let state = self.inner.state.borrow();
         let passed = state.entries.get(&id)?.deadline.is_some_and(|deadline| deadline <= now);
         passed.then(|| late(now, "the time that its sender allowed for delivery is over"))
     }
 
-    /// Why a message is not tried any more, if its time is over.
+    /// Why a message is not tried any more, if it has expired.
     fn too_late(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
         let begins = self.inner.state.borrow().entries.get(&id)?.begins;
         let expired = begins.after(self.options().expire) <= now;
@@ -722,7 +724,7 @@ impl<C: Carrier> Queue<C> {
         self.past_deadline(id, now).or_else(expired)
     }
 
-    /// Every ready message of a destination waits, or is returned.
+    /// Every ready message of a destination is deferred, or returned.
     async fn put_off_destination(&self, number: DestinationId, why: &Unreachable) {
         loop {
             let taken = self.inner.state.borrow_mut().take_ready(number, SLICE);
@@ -750,13 +752,13 @@ impl<C: Carrier> Queue<C> {
         }
     }
 
-    /// A part waits by its schedule; its sender is warned if it is late, and it is returned if its
-    /// time is over.
+    /// A part waits according to its schedule; its sender is warned if it is late, and it is returned
+    /// if it has expired.
     pub(super) fn put_off(&self, id: QueueId, number: DestinationId, problem: &Problem) {
         let now = self.inner.executor.now();
         if let Some(late) = self.too_late(id, now) {
             let reason = format!("{}; the last problem was: {}", late.reason, problem.reason);
-            // That a security policy forbids delivery (RFC 3463 3.8) says more than that time is over.
+            // A security policy that forbids delivery (RFC 3463 3.8) explains more than the expiry does.
             let status = match !problem.is_reply && problem.status.starts_with("4.7.") {
                 true => problem.status.clone(),
                 false => late.status.clone(),
@@ -778,7 +780,7 @@ impl<C: Carrier> Queue<C> {
         if let Some(part) = entry.parts.iter_mut().find(|part| part.destination == number) {
             warn = late && !part.warned;
             if !late && !options.delay_warning.is_zero() {
-                // One attempt more, so that the warning is true when it is sent.
+                // One more attempt, so that the warning is true when it is sent.
                 due = due.min(entry.begins.after(options.delay_warning));
             }
             part.status = super::state::parse_status(&problem.status);
@@ -888,9 +890,9 @@ impl Unreachable {
 /// What ended the idleness of a connection.
 enum Idle {
     Work,
-    /// No work came, or the other side ended it.
+    /// No work came, or the other side closed the connection.
     Over,
-    /// Its slot is for another shard.
+    /// Another shard gets its slot.
     Leave,
 }
 

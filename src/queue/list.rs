@@ -25,7 +25,7 @@ const SLICE: usize = 2048;
 /// Envelopes read from disk at once.
 const READ_MAX: usize = 64;
 
-/// A list of at most so many messages has the last replies, which are read from disk: a fraction of
+/// A list of at most this many messages has the last replies, which are read from disk: a fraction of
 /// a second. In a longer one there are only their statuses.
 const LISTED_WITH_REPLIES_MAX: usize = 100;
 
@@ -94,7 +94,7 @@ pub struct Matches {
     pub octets: u64,
 }
 
-/// What the rows of a shape are.
+/// What the rows of a shape stand for.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum ShapeBy {
     /// Domains of recipients.
@@ -109,7 +109,7 @@ pub enum ShapeBy {
 pub struct AgeShape {
     /// Most recipients first.
     pub rows: Vec<(String, Vec<u64>)>,
-    /// Of all, also those without a row.
+    /// Of all messages, also those without a row.
     pub total: Vec<u64>,
     /// Domains, also those without a row.
     pub domains: u64,
@@ -147,12 +147,12 @@ fn is_in_domain(name: &str, domain: &str) -> bool {
     !top.is_empty() && end.eq_ignore_ascii_case(top) && (above.is_empty() || above.ends_with('.'))
 }
 
-/// What memory tells about a message and a filter.
+/// Whether a message passes a filter, as far as memory tells.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Meant,
     NotMeant,
-    /// The envelope must be looked at. The field: its words of errors, too.
+    /// The envelope must be looked at; if the field is true, the texts of its errors too.
     Unsure {
         error: bool,
     },
@@ -378,6 +378,7 @@ impl<C: Carrier> Queue<C> {
             true
         })
         .await;
+        // In any order: they are sorted next.
         let mut shape =
             AgeShape { domains: counts.len() as u64, rows: counts.into_iter().collect(), total };
         shape.cut(most);
@@ -401,7 +402,7 @@ impl<C: Carrier> Queue<C> {
         Some(self.inner.state.borrow().sites.get(name)?.facts(now))
     }
 
-    /// When the oldest message arrived: at the most, since messages may be taken up out of order.
+    /// An upper bound of when the oldest message arrived: messages may be taken up out of order.
     pub fn oldest(&self) -> Option<Timestamp> {
         self.inner.state.borrow().oldest()
     }

@@ -15,7 +15,7 @@ use crate::{
     store::{Account, Partition, StoreError},
 };
 
-/// Pause before the mailbox that another session is making is looked for again, and how often.
+/// Pause before looking again for a mailbox that another session is creating, and how often.
 const MAKE_PAUSE: Duration = Duration::from_millis(10);
 const MAKE_TRIES: u32 = 1000;
 
@@ -80,7 +80,7 @@ impl<C: Carrier> Queue<C> {
                 Some((place, _)) => place.saturating_add(1),
             };
             match account.create_mailbox(&name_of(place), None).await {
-                // Another session is making it, and sees it before we do: only then is it durable.
+                // Another session is creating it; we see it once it is durable.
                 Err(StoreError::MailboxExists) => self.inner.executor.sleep(MAKE_PAUSE).await,
                 made => return Ok(Current { id: made?, name: name_of(place).into() }),
             }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 /// the mailbox when it is used up.
 const UIDS_PER_MAILBOX: u32 = 3 << 30;
 
-/// How long a connection may wait for its turn by the rate, if several share it.
+/// How long a connection may wait for its turn under a rate limit that several share.
 const RATE_WAIT_SECONDS: usize = 10;
 
 /// How mail waits and how it is sent. Replaced as a whole on reload.
@@ -83,8 +83,8 @@ impl Default for QueueOptions {
 }
 
 impl SiteLimits {
-    /// Connections that are of use: with a rate, those that send what it allows in a few seconds. A
-    /// connection that waits for long would be closed by the other side.
+    /// Connections that are useful: with a rate limit, as many as send what it allows in a few seconds.
+    /// The other side would close a connection that waits for long.
     pub(super) fn connections_used(&self) -> usize {
         let most = match self.rate {
             0 => usize::MAX,
@@ -114,7 +114,7 @@ impl QueueOptions {
         Duration::from_micros(u64::try_from(micros).unwrap_or(0).max(1000))
     }
 
-    /// The longest pause between attempts, without its share of chance.
+    /// The longest pause between attempts, without its random part.
     pub fn pause_max(&self) -> Duration {
         self.retry.iter().copied().max().unwrap_or(Duration::MAX)
     }

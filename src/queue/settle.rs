@@ -27,14 +27,14 @@ use crate::{
     },
 };
 
-/// Pause before a result is recorded again, and how often that is tried before the message counts
-/// as not tried.
+/// Pause before another attempt to record a result, and how many such attempts there are before the
+/// message counts as not tried.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 const RECORD_TRIES: u32 = 600;
 
 /// Work on a message apart from any connection.
 pub(super) enum Chore {
-    /// Its recipients at the destination, which are busy, cannot get it: it is returned.
+    /// Its recipients at the destination, whose parts are busy, cannot get it: it is returned.
     Return(QueueId, DestinationId, Problem),
     /// Its sender is told that the destination's recipients must wait.
     Warn(QueueId, DestinationId, Problem),
@@ -109,7 +109,7 @@ impl<C: Carrier> Queue<C> {
             return;
         }
         let at_hand = AtHand { id, partition: &partition, body, envelope: &envelope };
-        // Failing that, the next attempt warns.
+        // If this fails, the sender is warned after the next attempt.
         if self.record(&at_hand, Some(changes), &ends, AnnotationChanges::new(), 1).await {
             let mut state = self.inner.state.borrow_mut();
             if let Some(part) = state.part(id, destination) {
@@ -139,7 +139,7 @@ impl<C: Carrier> Queue<C> {
             && envelope.age_of_schedule(now) >= options.delay_warning;
         let mut changes = AnnotationChanges::new();
         let mut ends = Ends::new();
-        // Who has the message and is not reported on.
+        // Recipients who have the message and are in no report.
         let mut sent = AnnotationChanges::new();
         let mut left: Vec<Left> = Vec::new();
         for (number, recipient) in self.recipients_of(destinations, envelope) {
@@ -314,7 +314,7 @@ impl<C: Carrier> Queue<C> {
 
     /// Puts changes (`None`: the message is removed) and the report about `ends` on disk. False if
     /// that failed `tries` times. `sent`, of the changes, needs no report and is recorded apart if
-    /// the report cannot be: a full disk has no room for mail, but for this.
+    /// the report cannot be: a full disk has no room for mail, but it has for this.
     async fn record(
         &self,
         at_hand: &AtHand<'_>,
@@ -387,7 +387,7 @@ impl<C: Carrier> Queue<C> {
             }
         }
         let settled = account.settle(id.mailbox, id.uid, settlement, staged).await?;
-        // The envelope in memory has recipients that are done with.
+        // The envelope in memory still has recipients that are finished.
         self.forget_fresh(id);
         if let (Settled::Done(Some(place)), Some(about)) = (settled, about) {
             let report = QueueId { uid: place.uid, mailbox: place.mailbox, ..id };
@@ -429,7 +429,7 @@ impl<C: Carrier> Drop for Lock<'_, C> {
             entry.settling = false;
         }
         drop(state);
-        // Each looks again: whose message it was is not noted.
+        // All of them check again: nothing records whose message it was.
         let waiting = std::mem::take(&mut *self.queue.inner.unsettled.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
     }

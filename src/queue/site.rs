@@ -1,11 +1,11 @@
 //! A site: the hosts that take the mail of some destinations, and how it is doing.
 //!
 //! The number of connections starts low, grows while messages are accepted and shrinks when the
-//! site refuses connections or says 421, so that a site that is short of breath gets less. A site
+//! site refuses connections or says 421, so that an overloaded site gets less. A site
 //! that cannot be reached pauses; the messages themselves wait by their own schedule.
 //!
-//! What a shard learns of a site (how many connections it bears, its pause) is the shard's own: each
-//! shard meets the refusals that its own connections meet, and halves its own number. The limits of
+//! What a shard learns about a site (how many connections it takes, its pause) belongs to the shard:
+//! each shard sees the refusals of its own connections, and halves its own number. The limits of
 //! the configuration hold for all shards together (`slots`).
 
 use std::{
@@ -35,10 +35,10 @@ pub(super) struct Site<W> {
     /// As found last.
     pub way: RefCell<W>,
     pub limits: Cell<SiteLimits>,
-    /// The place in the configuration of the shape that `limits` are from; past all others if none
-    /// holds.
+    /// The position in the configuration of the shape that `limits` come from; past all others if none
+    /// applies.
     shape: Cell<usize>,
-    /// Destinations with messages that are ready, in turn.
+    /// Destinations with ready messages, in the order in which they get their turn.
     pub hungry: RefCell<VecDeque<u32>>,
     /// Messages ready, of all its destinations.
     pub ready: Cell<usize>,
@@ -56,7 +56,7 @@ pub(super) struct Site<W> {
     pub problem: RefCell<Option<Problem>>,
     /// Shared with other shards; `None` for mailboxes here, which are no site of others.
     seat: Option<SiteSeat>,
-    /// A place of a message by the rate was taken and not used.
+    /// A message's place in the rate was taken and not used.
     spare_place: Cell<bool>,
     pub delivered: Cell<u64>,
     pub deferred: Cell<u64>,
@@ -89,13 +89,13 @@ impl<W> Site<W> {
         }
     }
 
-    /// Whether it is hosts of others, and not mailboxes here.
+    /// Whether it stands for other hosts, and not for mailboxes here.
     pub(super) fn is_outside(&self) -> bool {
         self.seat.is_some()
     }
 
-    /// A shape ([`QueueOptions::shape_of`]) is for one of its hosts or destinations: of all such the
-    /// first in the configuration holds.
+    /// A shape ([`QueueOptions::shape_of`]) matches one of its hosts or destinations: of all that
+    /// match, the first in the configuration applies.
     pub(super) fn take_shape(&self, found: Option<(usize, SiteLimits)>) {
         if let Some((place, limits)) = found
             && place < self.shape.get()
@@ -105,7 +105,7 @@ impl<W> Site<W> {
         }
     }
 
-    /// The configuration is another one.
+    /// The configuration has changed.
     pub(super) fn forget_shape(&self, usual: SiteLimits) {
         self.shape.set(usize::MAX);
         self.limits.set(usual);
@@ -161,7 +161,7 @@ impl<W> Site<W> {
         self.failures.set(0);
     }
 
-    /// What is known of it, for operators.
+    /// What is known about it, for operators.
     pub(super) fn facts(&self, now: Moment) -> SiteFacts {
         let limits = self.limits.get();
         SiteFacts {
@@ -190,7 +190,7 @@ impl<W> Site<W> {
         slot
     }
 
-    /// A connection is to end, for other shards or for a lower limit.
+    /// Whether a connection must end, for another shard or because of a lower limit.
     pub(super) fn must_leave(&self, now: Moment) -> bool {
         let limit = self.limits.get().connections_used();
         self.seat.as_ref().is_some_and(|seat| seat.must_leave(limit, now))
@@ -204,7 +204,7 @@ impl<W> Site<W> {
         }
     }
 
-    /// Takes the place of the next message by the rate; how long to wait for it.
+    /// Takes the next message's place in the rate; returns how long to wait for it.
     pub(super) fn take_place(&self, now: Moment) -> Duration {
         match (&self.seat, self.limits.get().rate) {
             (None, _) | (_, 0) => Duration::ZERO,
@@ -213,7 +213,7 @@ impl<W> Site<W> {
         }
     }
 
-    /// The place was not used: the next message has it.
+    /// The place was not used: the next message gets it.
     pub(super) fn return_place(&self) {
         self.spare_place.set(true);
     }

@@ -7,14 +7,14 @@
 //!
 //! A shard that gets no slot asks for one and looks again soon ([`LOOK_AGAIN`]); what it asks for
 //! is kept for it for [`ASK_LIFE`]. Asks are served in their order. A shard with more connections
-//! gives one up after a turn, at the end of a message, to one that asks with at least two fewer,
-//! or with none. So all shards get there, however low the limit is. Nobody waits while a mutex is
+//! gives one up after a turn, at the end of a message, to one that asks and has at least two
+//! fewer, or none. So every shard gets its turn, however low the limit is. Nobody waits while a mutex is
 //! held, and nothing here depends on anything but the moments that are passed in, so a simulation
 //! with shared slots can be repeated.
 //!
 //! Invariants: `open <= limit` whenever a slot is taken; sites that no queue knows are forgotten.
 //!
-//! Ownership: [`SiteSlots`] is shared by all shards, a [`SlotSeat`] is one shard's way to it.
+//! Ownership: [`SiteSlots`] is shared by all shards; each shard has its own [`SlotSeat`].
 
 use std::{
     collections::BTreeMap,
@@ -30,10 +30,10 @@ use crate::model::{Moment, ShardId};
 /// When a shard that asked for a slot looks again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a slot is kept for a shard that asked and does not come.
+/// How long a slot is kept for a shard that asked for it and does not take it.
 const ASK_LIFE: Duration = Duration::from_secs(1);
 
-/// Size at which the table is first searched for sites that nobody knows any more.
+/// Size at which the table is first searched for sites that no queue knows any more.
 const SWEEP_MIN: usize = 1024;
 
 /// The slots of all sites. Shared by all shards.
@@ -68,7 +68,7 @@ struct Slots {
 
 #[derive(Default)]
 struct Counts {
-    /// Of each shard that has or wants connections.
+    /// For each shard that has or wants connections.
     shares: BTreeMap<ShardId, Share>,
     /// Asks so far.
     turns: u64,
@@ -89,10 +89,10 @@ struct Share {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Slot {
     Taken,
-    /// Others have all of them, one will be free for this shard: it looks again after
+    /// Other shards have all of them, and one will be freed for this shard: it asks again after
     /// [`LOOK_AGAIN`].
     Asked,
-    /// It has its part.
+    /// It already has its share.
     Refused,
 }
 
@@ -133,7 +133,7 @@ impl SiteSeat {
         lock(&self.slots.counts).take(self.shard, limit, now)
     }
 
-    /// Whether a connection shall end, so that another shard gets its turn, or because the limit is
+    /// Whether a connection must end, so that another shard gets its turn, or because the limit is
     /// lower now. It then counts as leaving.
     pub(super) fn must_leave(&self, limit: usize, now: Moment) -> bool {
         lock(&self.slots.counts).must_leave(self.shard, limit, now)
@@ -148,7 +148,8 @@ impl SiteSeat {
         }
     }
 
-    /// Takes the next place of a message, `interval` after the one before; how long to wait for it.
+    /// Takes the place of the next message, `interval` after the last one; returns how long to wait
+    /// for it.
     /// Places are served in order.
     pub(super) fn book(&self, interval: Duration, now: Moment) -> Duration {
         let mut counts = lock(&self.slots.counts);

@@ -94,9 +94,9 @@ pub(super) struct Destination<W> {
     pub parts: usize,
     pub ready: BTreeSet<Rank>,
     pub route: Route<W>,
-    /// Why its site was not found at the last look.
+    /// Why the last look-up did not find its site.
     pub problem: Option<Rc<Problem>>,
-    /// It is among the hungry ones of its site.
+    /// It is in its site's list of destinations with ready messages.
     pub in_turn: bool,
     /// How long its last look-up took.
     pub lookup: Duration,
@@ -362,7 +362,7 @@ impl<W: Way> State<W> {
         }
     }
 
-    /// Puts a destination with ready messages among the hungry ones of its site.
+    /// Puts a destination with ready messages into its site's list of such.
     pub(super) fn take_turn(&mut self, number: DestinationId) {
         let Some(destination) = self.destinations.get_mut(number as usize) else { return };
         if let Route::Found { site, .. } = &destination.route
@@ -406,8 +406,8 @@ impl<W: Way> State<W> {
         Some(Pick { id, destinations: picked })
     }
 
-    /// Takes the destination with the most urgent message, of the next few in turn, out of the
-    /// hungry ones.
+    /// Takes the destination with the most urgent message, of the next few in turn, out of its site's
+    /// list.
     fn most_urgent(&mut self, site: &Rc<Site<W>>) -> Option<DestinationId> {
         let mut hungry = site.hungry.borrow_mut();
         loop {
@@ -441,7 +441,7 @@ impl<W: Way> State<W> {
         }
     }
 
-    /// The ready messages of a destination, `most` of them at a time, become busy: they are all
+    /// Makes the ready messages of a destination busy, at most `most` at a time: all of them will be
     /// deferred or returned.
     pub(super) fn take_ready(&mut self, number: DestinationId, most: usize) -> Vec<QueueId> {
         let mut taken = Vec::new();

@@ -56,7 +56,7 @@ pub enum Acted {
     Done,
     /// It is being sent.
     Busy,
-    /// It is on hold, and only released it is tried.
+    /// It is on hold: it must be released before it is tried.
     Held,
     /// There is none, or it has no such recipient.
     Gone,
@@ -163,7 +163,7 @@ impl<C: Carrier> Queue<C> {
     /// # Errors
     /// As for [`crate::store::Account::settle`].
     pub async fn set_held(&self, id: QueueId, held: bool) -> Result<bool, StoreError> {
-        // Other commands put the message into the indexes anew, as they have read it.
+        // Other commands put the message back into the indexes as they have read it.
         let _lock = self.lock(id).await;
         let Some((partition, _, envelope)) = self.load(id).await else { return Ok(false) };
         let mut changed = (*envelope).clone();

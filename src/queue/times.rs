@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A part of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// From the time at which the message was due, or was admitted, until it was its turn.
+    /// From the time at which the message was due, or was accepted, until its turn.
     Queue = 0,
     /// The last look-up of its destination, which other messages may share.
     Resolve = 1,
@@ -103,7 +103,7 @@ impl Times {
         octets
     }
 
-    /// Steps that are not known are left out.
+    /// Unknown steps are left out.
     pub(super) fn decode(octets: &[u8]) -> Times {
         let mut times = Times::default();
         for stored in octets.as_chunks::<STEP_OCTETS>().0 {
