@@ -420,6 +420,76 @@ fn wrong_imports(wing: &Wing) -> Vec<String> {
     wrong
 }
 
+/// The module that `path` refers to, below a wing, in a file that is module `here` (segments below
+/// the wing; those of `mod.rs` name its folder).
+fn module_named<'p>(path: &'p str, wing: &str, here: &[&'p str]) -> Option<Vec<&'p str>> {
+    let (mut base, mut rest) = match path.strip_prefix(wing) {
+        Some(rest) => (Vec::new(), rest),
+        None => (here.to_vec(), path),
+    };
+    if base.is_empty() && rest == path {
+        return None;
+    }
+    while let Some(above) = rest.strip_prefix("super::") {
+        base.pop()?;
+        rest = above;
+    }
+    rest = rest.strip_prefix("self::").unwrap_or(rest);
+    base.extend(rest.split("::"));
+    Some(base)
+}
+
+/// Files of a wing form no circles, within a room neither. A folder's `mod.rs` and the files below
+/// it count as one: the methods of its type may be spread over them.
+#[test]
+fn files_of_a_wing_form_no_circle() {
+    for wing in WINGS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(wing.folder);
+        let all = sources();
+        let modules: Vec<(Vec<&str>, &str)> = all
+            .iter()
+            .filter_map(|(path, text)| {
+                let below = path.strip_prefix(&folder).ok()?;
+                let mut names: Vec<&str> =
+                    below.iter().map(|it| it.to_str().unwrap().trim_end_matches(".rs")).collect();
+                names.pop_if(|name| *name == "mod");
+                let is_test = wing.tests.contains(names.first()?) || names.contains(&"tests");
+                (!is_test).then_some((names, text.as_str()))
+            })
+            .collect();
+        let mut imports: Vec<Vec<usize>> = Vec::new();
+        for (here, text) in &modules {
+            let mut targets = Vec::new();
+            for (_, path) in use_paths(text) {
+                let Some(named) = module_named(&path, wing.path, here) else { continue };
+                // The longest prefix that is a file.
+                let target = (1..=named.len())
+                    .rev()
+                    .find_map(|len| modules.iter().position(|(names, _)| *names == named[..len]));
+                let Some(target) = target else { continue };
+                let (other, _) = &modules[target];
+                if !here.starts_with(other) && !other.starts_with(here) {
+                    targets.push(target);
+                }
+            }
+            imports.push(targets);
+        }
+        let edges: usize = imports.iter().map(Vec::len).sum();
+        assert!(edges > wing.imports_min, "only {edges} imports within {}", wing.folder);
+        for start in 0..modules.len() {
+            let mut reached = vec![false; modules.len()];
+            let mut open = imports[start].clone();
+            while let Some(next) = open.pop() {
+                if !std::mem::replace(&mut reached[next], true) {
+                    open.extend(&imports[next]);
+                }
+            }
+            let name = modules[start].0.join("::");
+            assert!(!reached[start], "{}: {name} is part of a circle of imports", wing.folder);
+        }
+    }
+}
+
 /// Only `folder.rs` asks the account for a mailbox by its name.
 #[test]
 fn mailbox_names_of_imap_are_resolved_in_one_place() {
@@ -559,7 +629,9 @@ fn maps_without_an_order_are_walked_knowingly() {
     for (path, text) in sources() {
         let module = module_of(&path);
         let in_tests = path.components().any(|it| it.as_os_str() == "tests");
-        if !matches!(module.as_deref(), Some("store" | "service")) || in_tests {
+        if !matches!(module.as_deref(), Some("store" | "service" | "queue" | "resolver"))
+            || in_tests
+        {
             continue;
         }
         for line in unordered_walks(&text) {
@@ -656,11 +728,22 @@ fn walks_over_maps_are_seen() {
 /// shard would wait for it.
 #[test]
 fn nothing_that_runs_on_a_shard_prints() {
-    const ON_SHARDS: [&str; 8] =
-        ["model", "metrics", "events", "protocol", "runtime", "store", "directory", "resolver"];
+    const ON_SHARDS: [&str; 11] = [
+        "model",
+        "metrics",
+        "events",
+        "protocol",
+        "runtime",
+        "store",
+        "queue",
+        "directory",
+        "resolver",
+        "dkim",
+        "service",
+    ];
     for (path, text) in sources() {
         let module = module_of(&path);
-        let on_shards = module.is_some_and(|it| it == "service" || ON_SHARDS.contains(&&*it));
+        let on_shards = module.is_some_and(|it| ON_SHARDS.contains(&&*it));
         let file = path.file_name().and_then(|name| name.to_str());
         let is_test = matches!(file, Some("tests.rs" | "crash_images.rs"));
         if !on_shards && !path.ends_with("server/life.rs") || is_test {
@@ -691,7 +774,7 @@ fn protocol_is_pure() {
 /// A seed of the simulator is repeatable: simulated code uses the executor for time and randomness.
 #[test]
 fn chance_and_time_come_from_the_executor() {
-    const PLAYED: [&str; 5] = ["store", "service", "protocol", "model", "resolver"];
+    const PLAYED: [&str; 6] = ["store", "service", "queue", "protocol", "model", "resolver"];
     for (path, text) in sources() {
         let played = module_of(&path).is_some_and(|module| PLAYED.contains(&module.as_str()));
         if !played || path.ends_with("tests.rs") {

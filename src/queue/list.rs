@@ -378,7 +378,7 @@ impl<C: Carrier> Queue<C> {
             true
         })
         .await;
-        // In any order: they are sorted next.
+        // They come in any order, and are sorted next.
         let mut shape =
             AgeShape { domains: counts.len() as u64, rows: counts.into_iter().collect(), total };
         shape.cut(most);
