@@ -229,6 +229,8 @@ impl Checkpoints {
         if let Some(trouble) = self.log.trouble() {
             return Err(trouble);
         }
+        // What an earlier one appended is durable, or was lost in a failure.
+        self.behind.take();
         // Every durable effect is published, and every published one is in the pages written below.
         let mut replay_from = self.log.durable_lsn();
         let mut damaged = None;

@@ -161,3 +161,47 @@ fn commits_wait_behind_little_of_a_checkpoint() {
         assert!(all > 2 << 20 && most < 512 << 10, "{most} of {all} octets");
     });
 }
+
+/// The log fails when a checkpoint is about to wait for the disk. After the log was reopened, the
+/// next one must not wait for the entries that were lost.
+#[test]
+fn a_checkpoint_after_a_failure_begins_anew() {
+    /// Polls a checkpoint, at most `most` times: until it appends nothing more without the disk.
+    /// Returns at which poll it last did.
+    async fn begin(world: &World, partition: &Partition, most: usize) -> usize {
+        let body = staged(partition, b"x").await;
+        let targets = (1..=3_000).map(|id| target(AccountId(id))).collect();
+        partition.deliver(body, targets, None).await.unwrap();
+        let log = partition.rooms.log.clone();
+        let mut checkpoint = Box::pin(partition.checkpoint());
+        let (mut reached, mut last) = (log.next_lsn(), 0);
+        for poll in 1..=most {
+            assert!(poll_once(&mut checkpoint).await.is_none());
+            if log.next_lsn() > reached {
+                (reached, last) = (log.next_lsn(), poll);
+            }
+            if poll > last + 50 {
+                break;
+            }
+        }
+        let (appends, _) = world.device.operations();
+        world.device.inject(Faults { failed_appends: vec![appends], ..Faults::default() });
+        last
+    }
+
+    let options = || StoreOptions { segment_size: 64 << 20, write_buffer: 16 << 20, ..options() };
+    let mut polls = usize::MAX;
+    for _ in 0..2 {
+        run(async |world: Rc<World>| {
+            let partition = world.open_with(options()).await;
+            polls = begin(&world, &partition, polls).await;
+            let body = staged(&partition, b"lost").await;
+            assert!(partition.deliver(body, vec![target(ALICE)], None).await.is_err());
+            while partition.trouble().is_some() {
+                world.simulation.sleep(Duration::from_secs(1)).await;
+            }
+            partition.checkpoint().await.unwrap();
+        });
+    }
+    assert!(polls > 500, "{polls}");
+}
