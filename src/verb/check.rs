@@ -229,18 +229,25 @@ fn check_partitions(path: &Path) -> Result<()> {
     ))
 }
 
-/// Number of files of each version.
-type FilesByFormat = BTreeMap<u16, usize>;
+/// Number of files of each version; of those whose version cannot be read, under `None`.
+type FilesByFormat = BTreeMap<Option<u16>, usize>;
 
-/// "3 files of format 1, 2 of format 2".
+/// "3 files of format 1, 2 of format 2, 1 that cannot be read (see ringmail verify)".
 fn told(files: &FilesByFormat) -> String {
-    let mut told = String::new();
-    for (format, count) in files {
-        let files = if told.is_empty() { " files" } else { "" };
-        let separator = if told.is_empty() { "" } else { ", " };
-        told += &format!("{separator}{count}{files} of format {format}");
+    let mut told = Vec::new();
+    let known = files.iter().filter(|(format, _)| format.is_some());
+    for (format, count) in known.chain(files.get_key_value(&None)) {
+        let noun = match (told.is_empty(), count) {
+            (true, 1) => " file",
+            (true, _) => " files",
+            (false, _) => "",
+        };
+        told.push(match format {
+            Some(format) => format!("{count}{noun} of format {format}"),
+            None => format!("{count}{noun} that cannot be read (see ringmail verify)"),
+        });
     }
-    if told.is_empty() { "no files".to_owned() } else { told }
+    if told.is_empty() { "no files".to_owned() } else { told.join(", ") }
 }
 
 /// Checks that every file is this partition's, and that this binary knows its version and layout
@@ -277,7 +284,7 @@ fn check_partition(folder: &Path, number: u16, bar: &ProgressBar) -> Result<File
         if let Some(why) = refused {
             bail!("{}: {why}; start the ringmail that wrote it, or a later one", path.display());
         }
-        *files.entry(version_of_file(&bytes).unwrap_or_default()).or_default() += 1;
+        *files.entry(version_of_file(&bytes)).or_default() += 1;
         bar.inc(bytes.len() as u64);
     }
     Ok(files)
@@ -296,7 +303,12 @@ mod tests {
         let of = |folder: &Path| told(&check_partition(folder, 7, &ProgressBar::hidden()).unwrap());
         assert_eq!(of(&compacted), "3 files of format 1");
         assert_eq!(of(Path::new(GOLDEN)), "2 files of format 1");
-        assert_eq!(told(&[(1, 3), (2, 1)].into()), "3 files of format 1, 1 of format 2");
+        let both = [(Some(1), 3), (Some(2), 1), (None, 1)].into();
+        assert_eq!(
+            told(&both),
+            "3 files of format 1, 1 of format 2, 1 that cannot be read (see ringmail verify)"
+        );
+        assert_eq!(told(&[(Some(2), 1)].into()), "1 file of format 2");
     }
 
     #[test]
