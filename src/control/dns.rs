@@ -58,8 +58,8 @@ const RECORDS_MAX: usize = 256;
 /// Queries that are sent at once; more wait in the queue.
 const UNDER_WAY_MAX: usize = 256;
 
-/// How long a negative answer is believed that does not say so itself (RFC 2308 5 would not cache
-/// it at all).
+/// How long a negative answer without a time to live is cached (RFC 2308 5 would not cache it at
+/// all).
 const AGE_WITHOUT_SOA: Duration = Duration::from_secs(5);
 
 /// Which servers are asked.
@@ -152,7 +152,7 @@ pub struct DnsWorker {
 /// A queue and its worker, which answers nothing before it [runs](DnsWorker::run).
 ///
 /// # Errors
-/// The trust anchor cannot be read. Servers that cannot be found out (/etc/resolv.conf) are not an
+/// The trust anchor cannot be read. Servers that cannot be determined (/etc/resolv.conf) are not an
 /// error: each query fails with [`Failure::NoServers`].
 pub fn dns(options: &DnsOptions) -> Result<(Arc<DnsQueue>, DnsWorker), TrustAnchorError> {
     let (sender, jobs) = mpsc::channel(options.queue.max(1));
@@ -175,7 +175,7 @@ impl DnsWorker {
         DnsAsker(self.client.clone())
     }
 
-    /// From now on `watcher` hears of MTA-STS policies.
+    /// From now on `watcher` is told about MTA-STS policies.
     pub fn watch_policies(&self, watcher: PolicyWatcher) {
         self.client.policies.watch(watcher);
     }
@@ -377,7 +377,7 @@ fn is_of_wildcard(response: &DnsResponse) -> bool {
                 // The last record of a zone leads back to its first name.
                 let is_last = *next <= record.name && next.zone_of(name);
                 let types = nsec.type_set();
-                // It says nothing of what is below another zone's top (RFC 6840 4.1).
+                // It says nothing about names below a delegation (RFC 6840 4.1).
                 let is_cut = types.contains(RecordType::NS) && !types.contains(RecordType::SOA);
                 let is_above = record.name.zone_of(&closer);
                 record.name < closer

@@ -156,8 +156,8 @@ pub(super) async fn live(
     executor.spawn(Priority::Foreground, Box::pin(load::watch(shard.clone())));
     executor.spawn(Priority::Background, Box::pin(tell_troubles(shard.clone())));
     let _ = ready.send(Ok(()));
-    // Our copy of the sender must go, or the starter could wait for ever for a report that never
-    // comes.
+    // Our copy of the sender must be dropped, or the starter could wait for ever for a report that
+    // never comes.
     drop(ready);
 
     let mut queue_options = plan.queue.load_full();

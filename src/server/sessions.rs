@@ -81,8 +81,8 @@ fn proxied(
 }
 
 /// Reads the header of a proxy, in the clear, and begins the session of the client that it names.
-/// Without a right header the connection is closed without a word, since nobody knows who would
-/// read it.
+/// Without a valid header the connection is closed without a reply, since it is not known which
+/// protocol the peer speaks.
 async fn enter(
     mut connection: Connection,
     shard: Rc<Shard>,
@@ -118,8 +118,8 @@ async fn enter(
     Some(admitted(connection, shard, service, admission))
 }
 
-/// Takes the header off the input. The error is what to tell the operator: nothing of a proxy that
-/// only looked whether the port is open.
+/// Takes the header off the input. The error is for the operator; `None` if a proxy only
+/// checked whether the port is open.
 async fn read_header(connection: &mut Connection, shard: &Shard) -> Result<Header, Option<String>> {
     let deadline = shard.executor.moment().after(shard.options.tls_handshake_timeout);
     // No more than a header is read before it is known whether it is one.

@@ -835,7 +835,8 @@ async fn commit_here(
     let (queued, kept): (Vec<Delivered>, Vec<Delivered>) =
         delivered.into_iter().partition(|it| it.account == AccountId::QUEUE);
     let queued = queued.first().copied();
-    // The mailboxes' copy stays; that in the queue may go at any time once it is taken up.
+    // The copy in the mailbox stays; the one in the queue may be removed at any time once it is
+    // taken up.
     Ok(Taken { copy: kept.first().copied().or(queued), queued, failed })
 }
 

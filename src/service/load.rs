@@ -1,10 +1,10 @@
-//! How busy a shard is, and what it then puts off: mail of strangers first, then relaying, the mail
-//! of users and of the operator's own servers last.
+//! How busy a shard is, and what it puts off when it is too busy: mail of strangers first, then
+//! relaying, and last the mail of users and of the operator's own servers.
 //!
-//! A shard measures its **lag**: a task asks to be woken every [`TICK`], and notes how late it is
-//! run. That is how long every other task waits, too. The lag counts as a mean over some seconds
-//! ([`MEMORY`]), so that one slow moment sheds nothing; a [`Level`] ends at half the lag at which it
-//! began, so that it does not flap.
+//! A shard measures its **lag**: a task asks to be woken every [`TICK`], and records how late it
+//! runs. That is how long every other task waits, too. The lag counts as a mean over some seconds
+//! ([`MEMORY`]), so that one slow moment puts nothing off; a [`Level`] ends at half the lag at
+//! which it began, so that it does not flap.
 //!
 //! Sessions ask at MAIL, the queue before it opens a connection. Ownership: shard-local, in
 //! [`Shard`].
@@ -95,7 +95,7 @@ impl Load {
         self.level.get() >= Level::Relaying
     }
 
-    /// A task that was to run after some time ran `late` after it; `elapsed`: since the last one.
+    /// A task ran `late` after the time it was due; `elapsed`: since its last run.
     pub fn note(&self, late: Duration, elapsed: Duration) {
         let weight = elapsed.as_secs_f64() / (elapsed + MEMORY).as_secs_f64();
         let mean = self.lag.get().as_secs_f64();

@@ -1,8 +1,9 @@
 //! Signatures (DKIM) on what users submit: which keys sign, and where.
 //!
 //! SMTP asks for a signer when a user's MAIL is accepted, and for the fields when the message is
-//! complete. The relay asks again if it must change a message that we signed. An RSA signature is made by a worker thread. When too many wait there, the shard makes
-//! it itself: late is worse than a millisecond, and unsigned is worse than both.
+//! complete. The relay asks again if it must change a message that we signed. A worker thread makes
+//! RSA signatures. When too many wait for it, the shard makes them itself: a millisecond of its
+//! time is better than a late message, and both are better than an unsigned one.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::{
     runtime::worker::WorkerPool,
 };
 
-/// What becomes of the signatures of a changed message.
+/// What happens to the signatures of a changed message.
 #[derive(Clone, Default, Debug)]
 pub(super) struct SignedAgain {
     /// The fields that were right before.

@@ -23,7 +23,7 @@ fn copy(shard: &Shard, order: &Order, stored: &Stored) -> Option<(ShardId, Queue
     Some((owner, QueueId { partition: order.partition, mailbox, uid }))
 }
 
-/// Pause before a shard that could not be told of a message is told again.
+/// Pause before another attempt to tell a shard about a message.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The message may be sent. If the other shard cannot be told now, a task goes on trying: the client
@@ -80,6 +80,6 @@ pub(super) async fn take_back(shard: &Rc<Shard>, order: &Order, stored: &Stored)
             account.settle(id.mailbox, id.uid, Settlement::Removed, None).await.map(drop)
         })
     };
-    // Failing that, the client sends it again, and it is sent twice.
+    // If this fails, the client sends it again, and it goes out twice.
     let _ = shard.mesh.call(owner, Class::Delivery, COMMIT_TIMEOUT, take_back).await;
 }

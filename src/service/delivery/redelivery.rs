@@ -127,7 +127,7 @@ impl Rest {
                     let quarantined = value.try_get_u8().ok()? & 1 != 0;
                     recipients.insert(*number, Recipient { account, quarantined });
                 }
-                // Else damage has taken some of them.
+                // Otherwise damage has destroyed some of them.
                 (recipients.len() == count).then_some(Rest {
                     delivery_id,
                     internal_date,

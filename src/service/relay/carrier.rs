@@ -87,7 +87,7 @@ pub(super) struct Hosts {
     pub hosts: Vec<MailHost>,
     pub port: u16,
     tls: TlsPolicy,
-    /// What DNS demands does not count (RFC 8689 4.2.2).
+    /// The TLS that DNS demands is not required (RFC 8689 4.2.2).
     any_tls: bool,
     /// The domain and its exchange, if DNS named the hosts.
     exchange: Option<(String, Rc<Exchange>)>,
@@ -107,8 +107,8 @@ impl Hosts {
         Hosts { hosts, port, tls, any_tls, exchange: Some(exchange), fixed }
     }
 
-    /// The domain whose policies the sessions are counted under; `None` if nobody counts, or what
-    /// holds is a policy of ours.
+    /// The domain under whose policies the sessions are counted; `None` if they are not counted, or
+    /// if a policy of our own applies.
     fn counted(&self, shard: &Shard) -> Option<Name> {
         let ours = self.fixed.as_ref().is_some_and(|fixed| fixed.lmtp || fixed.implicit_tls);
         let by_dns = self.tls == TlsPolicy::Opportunistic && !self.any_tls && !ours;
@@ -119,11 +119,11 @@ impl Hosts {
 
 /// What a connection to one host must have.
 pub(super) struct Demand {
-    /// What its sessions are counted under; nothing if it is a policy of ours.
+    /// The policies under which its sessions are counted; none for a policy of our own.
     under: Option<Under>,
     pub tls: TlsPolicy,
     pub verification: Verification,
-    /// The name that is asked for.
+    /// The name that is looked up.
     sni: String,
     /// If TLS fails, the mail may go without it.
     pub may_do_without: bool,
@@ -159,8 +159,8 @@ fn this_host(shard: &Shard) -> MailHost {
     }
 }
 
-/// The site of a fixed next hop: routes to the same host that differ in how they use it share no
-/// connections. What every route to it has in common is not in the name.
+/// The name of the site of a fixed next hop: routes to the same host that use it in different ways
+/// share no connections. The name leaves out what is the default.
 fn fixed_site(name: &str, fixed: &RelayHost) -> String {
     let RelayHost { port, lmtp, tls, implicit_tls, ref credentials, .. } = *fixed;
     let is_socket = fixed.socket().is_some();
@@ -288,7 +288,7 @@ impl Relay {
     }
 
     /// The exchange of a domain, and the name of its site. Domains with the same hosts are one site
-    /// only if the same is demanded of a connection for them: others would use it, too.
+    /// only if their connections must meet the same demands, because they share them.
     async fn exchange(
         &self,
         shard: &Shard,
@@ -326,7 +326,7 @@ impl Relay {
             self.check_dns(shard)?;
         }
         shard.resolver.host(name).await.map_err(|trouble| match self.trouble(&trouble) {
-            // A fixed next hop that does not exist is a mistake of ours, not of the sender.
+            // A fixed next hop that does not exist is our mistake, not the sender's.
             Unreachable::Ever(problem) => {
                 let status = problem.status.replacen('5', "4", 1);
                 Unreachable::Now(Problem { status, ..problem })
@@ -474,8 +474,8 @@ impl Relay {
         })
     }
 
-    /// Connects; with less TLS, or none, if that is allowed and TLS fails. Also says whether TLS is
-    /// as it is demanded.
+    /// Connects; with less TLS, or none, if that is allowed and TLS fails. Also returns whether TLS
+    /// is as demanded.
     async fn dial(
         &self,
         shard: &Shard,

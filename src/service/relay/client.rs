@@ -141,7 +141,7 @@ pub struct Target {
 pub enum TlsUse {
     Never,
     /// STARTTLS if it is offered, without verification; plain text if not, or if the peer then
-    /// refuses. If the handshake fails, the session fails at [`Stage::Tls`]: whether to come again
+    /// refuses. If the handshake fails, the session fails at [`Stage::Tls`]: whether to try again
     /// with `Never` is the caller's decision.
     Opportunistic,
     /// STARTTLS, or no session.
@@ -162,7 +162,7 @@ pub struct Failed {
     pub tls: Option<TlsFailure>,
     /// How long its stages took.
     pub times: StageTimes,
-    /// Between whom it was to be; nothing if there was no connection.
+    /// Both ends of the session; empty if there was no connection.
     pub session: Box<SessionFacts>,
 }
 
@@ -209,9 +209,9 @@ pub trait Content {
     fn next(&mut self) -> LocalFuture<'_, Result<Option<&[u8]>, String>>;
 }
 
-/// Sees a session as it goes: for latencies, and for operators who trace it.
+/// Watches a session: for latencies, and for operators who trace it.
 pub trait Watcher {
-    /// A stage of the beginning is over.
+    /// A stage before the first transaction has ended.
     fn stage(&self, stage: Stage, took: Duration);
 
     /// Whether somebody wants the lines.
@@ -449,8 +449,8 @@ impl Client {
         &self.capabilities
     }
 
-    /// Sends no command before the last one is answered, and with LMTP to one recipient at a time: for
-    /// a peer whose replies cannot be counted.
+    /// From now on each command waits for the answer to the one before, and with LMTP a transaction
+    /// has one recipient: for a peer whose replies cannot be counted.
     pub fn send_one_by_one(&mut self) {
         self.capabilities.pipelining = false;
         if self.lmtp {
@@ -467,7 +467,7 @@ impl Client {
         self.connection.local()
     }
 
-    /// Whom it is between.
+    /// Both ends of the session.
     pub fn session(&self) -> SessionFacts {
         SessionFacts {
             local: Some(self.local().ip()),
@@ -487,8 +487,8 @@ impl Client {
         Some(most.saturating_sub(self.transactions))
     }
 
-    /// Whether an unused session can still be used: the peer has not closed it and said nothing.
-    /// Costs no system call unless something came.
+    /// Whether an unused session can still be used: the peer has neither closed it nor sent
+    /// anything. Costs no system call unless something came.
     pub async fn is_alive(&mut self) -> bool {
         let silent = matches!(self.has_input().await, Ok(false));
         self.broken |= !silent || self.parser.is_inside();
@@ -597,7 +597,7 @@ impl Client {
         Ok(())
     }
 
-    /// The peer has sent more than was asked for.
+    /// The peer has sent more replies than it got commands.
     fn take_unasked(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Broken> {
         while let Some(reply) = self.parse()? {
             transaction.reply(reply)?;
@@ -605,7 +605,7 @@ impl Client {
         Ok(())
     }
 
-    /// Ends a transaction that was begun elsewhere, or probes an unused connection.
+    /// Ends a transaction (RSET), or probes an unused connection.
     ///
     /// # Errors
     /// If the connection cannot be used any more.
@@ -636,7 +636,8 @@ impl Client {
         }
     }
 
-    /// Whoever wants the lines gets the commands behind the first `before` octets of the output.
+    /// Passes the commands behind the first `before` octets of the output to the watcher, if it
+    /// wants lines.
     fn show_commands(&mut self, before: usize) {
         if let Some(watcher) = self.watcher.as_ref().filter(|watcher| watcher.wants_lines()) {
             let new = self.connection.output().get(before..).unwrap_or_default();

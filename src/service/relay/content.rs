@@ -14,8 +14,8 @@ use crate::{
     store::{BODY_CHUNK, MessageBody, Partition, StoreError},
 };
 
-/// The field that our trace puts first. It is for mailboxes, not for other servers
-/// (RFC 5321 4.4).
+/// The field that begins our trace fields. It is for mailboxes, not for other servers (RFC 5321
+/// 4.4).
 const RETURN_PATH: &[u8] = b"Return-Path:";
 
 /// Longest Return-Path that is looked for: a path has at most 256 octets in most messages.
@@ -72,7 +72,7 @@ fn return_path(message: &[u8]) -> usize {
     }
     let line = message.get(..message.len().min(RETURN_PATH_MAX)).unwrap_or_default();
     let end = memchr::memchr(b'\n', line).map_or(0, |at| at + 1);
-    // A folded field is none of ours.
+    // We fold no such field, so a folded one is not ours.
     match message.get(end) {
         Some(b' ' | b'\t') => 0,
         _ => end,
@@ -156,7 +156,7 @@ pub(super) struct Converted<'a> {
     out: Vec<u8>,
     strips: bool,
     ended: bool,
-    /// To be put in place while the header passes.
+    /// New signatures, put in while the header passes.
     signatures: Option<SignedAgain>,
 }
 

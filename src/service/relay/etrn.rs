@@ -20,7 +20,7 @@ use crate::{
     service::Shard,
 };
 
-/// How long after it was started a domain is not started again.
+/// A domain is not started again for this long.
 const START_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Domains that a shard remembers as started. Further ones are refused until some are forgotten.
@@ -74,7 +74,7 @@ impl Drop for Work<'_> {
 pub async fn start_for(shard: &Rc<Shard>, node: Node<'_>) -> QueueStart {
     let name = node.name().to_lowercase();
     let domain = match node.kind {
-        // There are no queues with names.
+        // We have no named queues.
         NodeKind::Queue => return QueueStart::Unable,
         NodeKind::Domain => name,
         NodeKind::Below => format!(".{name}"),

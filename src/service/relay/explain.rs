@@ -1,5 +1,5 @@
 //! Where mail for a domain goes and why, for operators: the route, the hosts with their addresses,
-//! and the TLS that each must have. Found in the same way as for mail, but nothing is connected to.
+//! and the TLS that each must have. Found in the same way as for mail, but without connecting.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::{
 pub struct WayFacts {
     /// The domain, or empty: here.
     pub destination: String,
-    /// What decides: a route of the configuration, or DNS.
+    /// What decides the way: a route of the configuration, or DNS.
     pub route: String,
     /// Its site, if it was found.
     pub site: Option<String>,
@@ -35,7 +35,7 @@ pub struct HostFacts {
     pub preference: u16,
     pub port: u16,
     pub addresses: Vec<IpAddr>,
-    /// DNS told them with DNSSEC.
+    /// Their DNS records were validated (DNSSEC).
     pub authentic: bool,
     /// What a connection must have, or why there cannot be one.
     pub tls: String,

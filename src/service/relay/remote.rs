@@ -28,7 +28,7 @@ pub(super) struct RemoteSession {
     client: Option<Client>,
     shard: Rc<Shard>,
     host: String,
-    /// If its TLS is as the policy wants it, and that is counted.
+    /// Set if its TLS is as the policy wants it, and sessions are counted.
     successes: Option<Successes>,
     miscounts: Rc<Miscounts>,
     usable: bool,
@@ -159,8 +159,8 @@ impl RemoteSession {
             Ok(body) => body,
             Err(hindrance) => return all(self.failed(hindrance.status(), hindrance.reason())),
         };
-        // RFC 6152 3, RFC 3030 3. Many clients do not declare what they send: a host that takes 7-bit
-        // messages only must not get others for that.
+        // RFC 6152 3, RFC 3030 3. Many clients do not declare what they send; even so, a host that
+        // takes only 7-bit messages must not get others.
         let declared = envelope.body != BodyKind::SevenBit;
         let mut plan = None;
         if body == BodyKind::SevenBit && (declared || !offers.eight_bit_mime) {
@@ -170,7 +170,7 @@ impl RemoteSession {
             };
             match found {
                 Ok(Surveyed { plan: Some(found), .. }) => plan = Some(found),
-                // As it came: its sender asked for no more.
+                // As it came: its sender asked for nothing else.
                 Ok(_) if !declared => {}
                 Ok(_) => {
                     let reason = "the mail server takes 7-bit messages only, and this one cannot \

@@ -91,9 +91,9 @@ pub(super) struct Under {
     /// The recipient domain, in A-labels.
     pub domain: String,
     pub policy: Policy,
-    /// The policy is the domain's own, and so is another for mail of other domains.
+    /// The policy belongs to this domain: mail of other domains has another one.
     pub own: bool,
-    /// A fault of the policy itself, which an established session does not heal.
+    /// A fault of the policy itself, which remains even if a session is established.
     fault: Option<(ResultType, &'static str)>,
 }
 
@@ -150,7 +150,7 @@ impl Under {
                     failed.reply.as_ref().map(|reply| format!("STARTTLS: {}", reply.code));
                 (ResultType::StarttlsNotSupported, refused)
             }
-            // Its words have times in them: each session would fail in another way.
+            // The text contains times, so every session would seem to fail in a different way.
             (Stage::Tls, Some(TlsFailure::Expired)) => (ResultType::CertificateExpired, None),
             (Stage::Tls, Some(failure)) => (result_of(failure), Some(failed.what.clone())),
             (Stage::Tls, None) => (ResultType::ValidationFailure, Some(failed.what.clone())),
@@ -218,7 +218,7 @@ pub(super) struct Successes {
     under: Under,
     /// The next hop is fixed: its domain is all that counts.
     fixed: bool,
-    /// As they are in addresses.
+    /// In the form that addresses have.
     domains: Vec<String>,
 }
 

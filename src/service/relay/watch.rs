@@ -1,5 +1,5 @@
-//! What a session with another host tells beside its results: latencies by stage for the metrics, and
-//! its lines for operators who trace it (`ringmail trace`).
+//! What a session with another host reports besides its results: latencies by stage for the
+//! metrics, and its lines for operators who trace it (`ringmail trace`).
 //!
 //! Ownership: one for each session; it holds the shard weakly.
 

@@ -237,7 +237,7 @@ impl Dialogue for Conversation {
                 match Box::pin(recipient::verify(directory, address)).await {
                     Ok(mailbox) => reply::append_verified(&mut self.replies, mailbox),
                     Err(reply::VRFY) => reply::VRFY.append_to(&mut self.replies),
-                    // Counted as those of RCPT: it tells as much.
+                    // Counted like those of RCPT: it reveals as much.
                     Err(refusal) => self.session.refuse_recipient(refusal, &mut self.replies),
                 }
                 self.answered(Verb::Vrfy);
@@ -267,7 +267,7 @@ impl Dialogue for Conversation {
                 return Ok(Step::Done);
             }
             Event::Close(verb) => {
-                // The rest of a message to no recipient was only waited for.
+                // A message without recipients is only read to its end.
                 if matches!(verb, Verb::Data | Verb::Bdat) && !self.envelope.recipients().is_empty()
                 {
                     self.refused_message();

@@ -60,7 +60,7 @@ pub enum Route<'a> {
     },
 }
 
-/// Who asks.
+/// The client that asks.
 #[derive(Clone, Copy)]
 pub(super) struct Asker {
     pub role: Role,

@@ -16,9 +16,9 @@ pub(super) const AUTH_BUSY: Reply = Reply("454 4.7.0 Too many authentications, t
 pub(super) const AUTH_LIMITED: Reply = Reply("454 4.7.0 Too many wrong passwords, try again later");
 /// RFC 4954 6.
 pub(super) const AUTH_TEMPORARY: Reply = Reply("454 4.7.0 Temporary authentication failure");
-/// In place of the greeting: the LOGIN of XCLIENT is nobody's.
+/// In place of the greeting: no user has the name that XCLIENT gave as LOGIN.
 pub(super) const LOGIN_UNKNOWN: Reply = Reply("554 5.7.8 No account has this LOGIN");
-/// In place of the greeting: whether it is somebody's is not known.
+/// In place of the greeting: it is not known whether a user has that name.
 pub(super) const LOGIN_UNCERTAIN: Reply = Reply("421 4.3.0 The directory does not answer, closing");
 pub(super) const NOT_YOUR_ADDRESS: Reply =
     Reply("553 5.7.1 This account may not send as that address");
