@@ -43,13 +43,6 @@ pub enum Action {
     },
 }
 
-impl Action {
-    /// Whether mail is lost to its recipients by it.
-    pub fn destroys(&self) -> bool {
-        matches!(self, Action::Cancel | Action::Bounce(_) | Action::Drop { .. })
-    }
-}
-
 /// What became of a message that something was to be done to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Acted {

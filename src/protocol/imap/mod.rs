@@ -38,9 +38,7 @@ pub use frame::{Frame, Framer, Limits};
 pub use literal::Literal;
 pub use name::{MailboxName, NameError, SEPARATOR};
 pub use pattern::{ListPattern, PATTERN_MAX};
-pub use response::{
-    Attributes, Code, ListItem, SearchResult, Status, StatusValues, Writer, write_ranges,
-};
+pub use response::{Attributes, Code, ListItem, SearchResult, Status, StatusValues, Writer};
 pub use sequence::{Ranges, SequenceSet, SetError, write_set};
 pub use state::State;
 pub use structure::WrittenParts;

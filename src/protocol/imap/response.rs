@@ -8,7 +8,7 @@ use super::{
     capability::Capabilities,
     mailbox::status::StatusItems,
     name,
-    sequence::{Ranges, write_set},
+    sequence::write_set,
     write::{push_astring, push_nstring, push_number, push_string},
 };
 use crate::model::{Flags, ModSeq, SpecialUse, Uid, UidValidity};
@@ -474,16 +474,6 @@ fn push_copy_uid(out: &mut Vec<u8>, validity: UidValidity, uids: &[(Uid, Uid)]) 
     write_set(out, uids.iter().map(|(source, _)| source.0));
     out.push(b' ');
     write_set(out, uids.iter().map(|(_, target)| target.0));
-}
-
-/// Appends the ranges of a resolved set, e.g. for VANISHED or logs.
-pub fn write_ranges(out: &mut Vec<u8>, ranges: &Ranges) {
-    for (index, (first, last)) in ranges.ranges().enumerate() {
-        push_pair(out, if index == 0 { "" } else { "," }, first.into());
-        if first != last {
-            push_pair(out, ":", last.into());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -111,11 +111,6 @@ impl Reply {
         self.code / 100 == 3
     }
 
-    /// 4xx.
-    pub fn is_transient(&self) -> bool {
-        self.code / 100 == 4
-    }
-
     /// 5xx.
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
