@@ -119,6 +119,10 @@ thread_local! {
     static PLANTED: Cell<Option<Plant>> = const { Cell::new(None) };
 }
 
+/// Whether the store checks itself where that is too slow for a server: pages are read again as they
+/// were written, counters are counted again. In tests and in the simulator, also when optimized.
+pub const SELF_CHECKS: bool = cfg!(debug_assertions) || crate::PLANTS_LIVE;
+
 /// Makes `plant` the only planted bug of this thread, or none. Has no effect in the library.
 pub fn plant(plant: Option<Plant>) {
     PLANTED.set(plant);

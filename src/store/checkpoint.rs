@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
-    plant::{Plant, planted},
+    plant::{Plant, SELF_CHECKS, planted},
     runtime::{
         executor::{Executor, Priority},
         wait::Signal,
@@ -309,7 +309,9 @@ impl Checkpoints {
         };
         self.commits.standing.borrow().to_root(&mut root);
         let encoded = encode_root(&root);
-        debug_assert_eq!(decode_root(&encoded), Ok(root));
+        if SELF_CHECKS {
+            assert_eq!(decode_root(&encoded), Ok(root));
+        }
         let root = encoded;
         self.root_len.set(entry_len(root.len()) as u32);
         self.append_page(EntryKind::CheckpointRoot, AccountId(0), root)
@@ -334,10 +336,10 @@ impl Checkpoints {
         let header = EntryHeader::new(EntryKind::MailboxRun, account, mailbox, Uid(0));
         let count = records.len() as u32;
         let payload = encode_run(records);
-        debug_assert_eq!(
-            decode_run(header.version, &payload).map(|it| it.len()),
-            Ok(count as usize)
-        );
+        if SELF_CHECKS {
+            let read = decode_run(header.version, &payload);
+            assert_eq!(read.map(|it| it.len()), Ok(count as usize));
+        }
         let lsn = self.append(header, &payload)?;
         Ok(RunRef { lsn, records: count })
     }
@@ -373,7 +375,9 @@ impl Checkpoints {
         self.append_deltas(&mut state)?;
         self.append_annotations_left(&mut state)?;
         let content = encode_account(&state);
-        debug_assert!(reads_back(&content), "the page of {id:?} does not read back as written");
+        if SELF_CHECKS {
+            assert!(reads_back(&content), "the page of {id:?} does not read back as written");
+        }
         let len = entry_len(content.len()) as u32;
         let page = self.append_page(EntryKind::AccountPage, id, content)?;
         if let Some(older) = state.page.replace(page) {

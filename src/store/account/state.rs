@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, ModSeq},
-    plant::{Plant, planted},
+    plant::{Plant, SELF_CHECKS, planted},
 };
 
 /// Octets of mailbox names, subscriptions and keywords that an account may have; leaves room for
@@ -332,7 +332,9 @@ impl AccountState {
     ) -> Result<(), StoreError> {
         let sum = || Holding::of(self.mailboxes.values().map(|mailbox| &mailbox.status));
         let holding = self.holding.get().unwrap_or_else(sum);
-        debug_assert_eq!(holding, sum(), "of account {}", self.id.0);
+        if SELF_CHECKS {
+            assert_eq!(holding, sum(), "of account {}", self.id.0);
+        }
         self.holding.set(Some(holding));
         holding.check(messages, octets, limits)
     }

@@ -25,11 +25,9 @@ use super::{
     },
     Accounts,
 };
-#[cfg(debug_assertions)]
-use crate::model::Flags;
 use crate::{
-    model::{AccountId, Lsn, MailboxId, Uid},
-    plant::{Plant, planted},
+    model::{AccountId, Flags, Lsn, MailboxId, Uid},
+    plant::{Plant, SELF_CHECKS, planted},
 };
 
 impl Accounts {
@@ -253,8 +251,9 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
         return Err(Malformed("number of messages in the runs of a mailbox"));
     }
     mailbox.tombstones.install(tombstones)?;
-    #[cfg(debug_assertions)]
-    assert_recounted(mailbox, &table);
+    if SELF_CHECKS {
+        assert_recounted(mailbox, &table);
+    }
     mailbox.loaded = Some(Rc::new(Published {
         table,
         keywords: mailbox.keywords.clone(),
@@ -265,7 +264,6 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
 }
 
 /// Checks that a page's counters of a mailbox match its messages.
-#[cfg(debug_assertions)]
 fn assert_recounted(mailbox: &Mailbox, table: &MessageTable) {
     let (mut unseen, mut deleted, mut size) = (0, 0, 0u64);
     for message in table.iter_from(0) {
