@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     control::{DnsOptions, HttpsOptions, Servers, StsOptions, TlsReportOptions},
-    directory::{BackendOptions, GuardOptions, PeerLimits},
+    directory::{GuardOptions, PeerLimits},
     events::{EventOptions, EventTarget, Kind},
     model::Network,
     protocol::{imap, smtp},
@@ -86,8 +86,6 @@ pub struct Settings {
     pub imap: ImapSection,
     #[serde(default)]
     pub authentication: AuthenticationSection,
-    #[serde(default)]
-    pub directory: DirectorySection,
     #[serde(default)]
     pub dns: DnsSection,
     #[serde(default)]
@@ -643,39 +641,6 @@ impl Default for AuthenticationSection {
     }
 }
 
-/// Queries to an asynchronous directory. The users file needs none: it is in memory.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DirectorySection {
-    /// How long a query may take.
-    #[serde(with = "humantime_serde")]
-    pub timeout: Duration,
-    /// Queries that may wait, of one shard and of all together.
-    pub queue: usize,
-    /// How long an account or address that was found is cached.
-    #[serde(with = "humantime_serde")]
-    pub cache_age: Duration,
-    /// How long the absence of an address is cached.
-    #[serde(with = "humantime_serde")]
-    pub cache_age_unknown: Duration,
-    /// Answers that a shard caches, for each kind of query.
-    pub cache_entries: usize,
-}
-
-impl Default for DirectorySection {
-    fn default() -> DirectorySection {
-        let BackendOptions { timeout, age, age_unknown, entries, queue } =
-            BackendOptions::default();
-        DirectorySection {
-            timeout,
-            queue,
-            cache_age: age,
-            cache_age_unknown: age_unknown,
-            cache_entries: entries,
-        }
-    }
-}
-
 /// Where and how names of other mail servers are looked up.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -1107,18 +1072,6 @@ impl Settings {
             failure_delay: section.failure_delay,
             // Checked when the file was read.
             trusted: trusted.filter_map(|text| text.parse().ok()).collect(),
-        }
-    }
-
-    /// For a backend that is queried on a separate thread.
-    pub fn backend_options(&self) -> BackendOptions {
-        let section = &self.directory;
-        BackendOptions {
-            timeout: section.timeout,
-            age: section.cache_age,
-            age_unknown: section.cache_age_unknown,
-            entries: section.cache_entries,
-            queue: section.queue,
         }
     }
 

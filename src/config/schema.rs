@@ -252,12 +252,6 @@ pub const SETTINGS: &[Setting] = &[
     // A session must log in within one minute.
     setting("authentication.failure_delay", time(0, 10 * SECOND), "\"2s\""),
     optional("authentication.trusted_networks", Networks, "[\"192.0.2.7\"]"),
-    // A session must log in within one minute.
-    setting("directory.timeout", time(100 * MILLISECOND, 30 * SECOND), "\"5s\""),
-    setting("directory.queue", count(1, 1_000_000), "256"),
-    setting("directory.cache_age", time(0, WEEK), "\"5m\""),
-    setting("directory.cache_age_unknown", time(0, WEEK), "\"30s\""),
-    setting("directory.cache_entries", count(0, 10_000_000), "10000"),
     setting("dns.servers", Servers, "[]"),
     setting("dns.trust_ad", Flag, "false"),
     setting("dns.validate", Flag, "false"),
@@ -958,6 +952,7 @@ mod tests {
         ("[nonsense]\n",
          "5: nonsense: no such section; the sections are [listen], [tls], [process], [runtime], \
           [limits], [store], [intake], [smtp], [pop3], [imap], [authentication]"),
+        ("[directory]\ntimeout = \"5s\"", "5: directory: no such section; the sections are [listen],"),
         ("group = \"mail\"",
          "5: group: has no effect without user: set that too, e.g. user = \"ringmail\""),
 

@@ -70,7 +70,7 @@ pub trait Backend: Send + Sync {
     fn log_in(&self, name: &str) -> Result<LogIn, Unavailable>;
 }
 
-/// Limits of queries to a backend; `config` fills them.
+/// Limits of queries to a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BackendOptions {
     /// How long a query may take before its caller gets a temporary refusal.
