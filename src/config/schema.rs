@@ -731,12 +731,40 @@ fn header(section: &str) -> String {
     }
 }
 
-fn keys(of: Option<&str>) -> String {
-    let settings = SETTINGS.iter().map(Setting::parts).filter(|(section, _)| *section == of);
-    settings.map(|(_, key)| key).collect::<Vec<_>>().join(", ")
+/// Names of settings that differ in a letter or two, or of which one is a part of the other.
+fn is_similar(one: &str, other: &str) -> bool {
+    let has_all_words = |long: &str, short: &str| {
+        short.split('_').all(|word| long.split('_').any(|other| other == word))
+    };
+    let begins = |long: &str, short: &str| short.len() > 2 && long.starts_with(short);
+    has_all_words(one, other)
+        || has_all_words(other, one)
+        || begins(one, other)
+        || begins(other, one)
+        || edits(one, other) <= (one.len().max(other.len()) / 4).max(1)
 }
 
-/// The error for a name that is not a setting.
+/// How many letters must be changed, added or removed to make one name of the other (Levenshtein).
+fn edits(from: &str, to: &str) -> usize {
+    // To make the first letters of `to`, none, one and so on, of what was seen of `from`.
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for (seen, letter) in from.chars().enumerate() {
+        let mut last = seen + 1;
+        let mut next = vec![last];
+        for (above, wanted) in row.windows(2).zip(to.chars()) {
+            let &[replaced, removed] = above else { continue };
+            last = (replaced + usize::from(letter != wanted)).min(removed + 1).min(last + 1);
+            next.push(last);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+/// The error for a name that is not a setting. It names the settings of its section, the similar
+/// ones first. Another section is named instead if the setting was probably meant for it: the
+/// section has no similar setting, one or two others have one of this name, and that is hardly
+/// chance, as the name has several words or a section's header is missing or too early.
 fn unknown(name: &str, is_table: bool) -> String {
     let (section, key) = match name.split_once('.') {
         Some((section, key)) => (Some(section), key),
@@ -746,22 +774,29 @@ fn unknown(name: &str, is_table: bool) -> String {
         let sections: Vec<String> = sections().map(header).collect();
         return format!("no such section; the sections are {}", sections.join(", "));
     }
-    let elsewhere: Vec<String> = SETTINGS
+    let own = SETTINGS.iter().map(Setting::parts).filter(|(of, _)| *of == section);
+    let (mut similar, others): (Vec<&str>, Vec<&str>) =
+        own.map(|(_, own)| own).partition(|own| is_similar(key, own));
+    let places = SETTINGS.iter().map(Setting::parts).filter(|(_, other)| *other == key);
+    let places: Vec<Option<&str>> = places.map(|(place, _)| place).collect();
+    let elsewhere: Vec<String> = places
         .iter()
-        .filter(|setting| setting.parts().1 == key)
-        .map(|setting| match setting.parts().0 {
-            Some(section) => format!("in {}", header(section)),
+        .filter(|place| key.contains('_') || section.is_none() || place.is_none())
+        .map(|place| match place {
+            Some(place) => format!("in {}", header(place)),
             None => "above the first section".to_owned(),
         })
         .collect();
+    if similar.is_empty() && !elsewhere.is_empty() && places.len() <= 2 {
+        return format!("no such setting here; it belongs {}", elsewhere.join(" or "));
+    }
     let whose = match section {
         Some(section) => format!("{} has", header(section)),
         None => "the settings outside sections are".to_owned(),
     };
-    match elsewhere.is_empty() {
-        true => format!("no such setting; {whose} {}", keys(section)),
-        false => format!("no such setting here; it belongs {}", elsewhere.join(" or ")),
-    }
+    similar.sort_by_key(|own| edits(key, own));
+    similar.extend(others);
+    format!("no such setting; {whose} {}", similar.join(", "))
 }
 
 /// The error for a file that is not valid TOML: the line, and an example if it belongs to a
@@ -966,10 +1001,10 @@ mod tests {
           it, * for all others, e.g. domains = [\"partner.example\", \".partner.example\"]"),
         ("[[route]]\nto = \"nowhere\"",
          "6: route.to: found \"nowhere\"; expected \"local\" or \"mx\" or \"relay\""),
-        ("[[route]]\nport = 3", "6: route.port: no such setting here; it belongs in [queue]"),
+        ("[[route]]\nport = 3", "6: route.port: no such setting; [[route]] has domains, to, host,"),
         ("[[route]]\nhost = \"a:b\"", "6: route.host: found \"a:b\"; expected a host name or address"),
         ("[[route]]\ntls = verified", "6: route.tls: string values must be quoted; expected \"never\""),
-        ("host = \"x\"", "5: host: no such setting here; it belongs in [[route]]"),
+        ("host = \"x\"", "5: host: no such setting; the settings outside sections are hostname,"),
         ("[addresses]\nseparators = \"+.\"",
          "6: addresses.separators: found \"+.\"; expected a text of characters from + - _"),
         ("[addresses]\nrewrite_senders = [\"a.test=b.test\", \"c.test\"]",
@@ -1000,6 +1035,58 @@ mod tests {
                     "{text}\n said: {said}\n not:  t.toml:{expected}"
                 ),
             }
+        }
+    }
+
+    #[test]
+    fn unknown_settings_are_explained() {
+        const CASES: &[(&str, &str)] = &[
+            // Similar ones of the section come first, the nearest before the others.
+            ("events.server", "; [events] has to, connections, logins, messages,"),
+            ("events.message", "; [events] has messages, to, connections, logins,"),
+            ("queue.rate", "; [queue] has rate_per_site, retry, delay_warning,"),
+            (
+                "queue.connections",
+                "; [queue] has connections_per_site, connections_per_shard, retry,",
+            ),
+            ("store.compresion", "; [store] has compression, partitions, segment_size,"),
+            (
+                "imap.idle_timout",
+                "; [imap] has idle_timeout, append_size_max, sessions_per_account",
+            ),
+            ("smtp.size_max", "; [smtp] has message_size_max, recipients_max,"),
+            ("domain", "; the settings outside sections are domains, hostname,"),
+            // Names of one word are in other sections by chance.
+            ("smtp.port", "; [smtp] has message_size_max, recipients_max,"),
+            ("imap.timeout", "; [imap] has idle_timeout, append_size_max,"),
+            ("pop3.text", "; [pop3] has idle_timeout"),
+            // Too many sections have one.
+            ("smtp.ca_file", "; [smtp] has message_size_max, recipients_max,"),
+            // Those of several words are not, and neither is what a header would mend.
+            ("smtp.idle_timeout", " here; it belongs in [pop3] or in [imap]"),
+            ("events.trust_ad", " here; it belongs in [dns]"),
+            ("smtp.user", " here; it belongs above the first section"),
+            ("events.hostname", " here; it belongs above the first section"),
+            ("shards", " here; it belongs in [runtime]"),
+            ("\u{fc}", "; the settings outside sections are hostname, domains,"),
+        ];
+        for (name, expected) in CASES {
+            let said = unknown(name, false);
+            let rest = said.strip_prefix("no such setting").unwrap();
+            assert!(rest.starts_with(expected), "{name}: {said}");
+        }
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        for (from, to, count) in [
+            ("", "", 0),
+            ("", "ab", 2),
+            ("abc", "abc", 0),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 2),
+        ] {
+            assert_eq!((edits(from, to), edits(to, from)), (count, count), "{from} {to}");
         }
     }
 
