@@ -44,6 +44,8 @@ struct Inner {
     timers: RefCell<BinaryHeap<Reverse<(u64, u64)>>>,
     sleepers: RefCell<BTreeMap<u64, Waker>>,
     next_timer: Cell<u64>,
+    /// Polls of tasks that are still allowed.
+    polls_left: Cell<u64>,
 }
 
 /// Tasks that can run. Wakers must be `Send`, hence the mutex; it is never contended.
@@ -88,6 +90,7 @@ impl Simulation {
             timers: RefCell::default(),
             sleepers: RefCell::default(),
             next_timer: Cell::new(0),
+            polls_left: Cell::new(u64::MAX),
         }))
     }
 
@@ -98,10 +101,17 @@ impl Simulation {
         split_mix(state)
     }
 
+    /// Lets tasks be polled this often from now on. What must not spin, or must cost little while it
+    /// waits, is tested with it: the count does not depend on the machine.
+    pub fn allow_polls(&self, polls: u64) {
+        self.0.polls_left.set(polls);
+    }
+
     /// Runs `future`, and whatever it spawned, until it is done; the rest stays for the next call.
     ///
     /// # Panics
-    /// If no task can run and none sleeps: the tasks wait for each other.
+    /// If no task can run and none sleeps: the tasks wait for each other. And after more polls than
+    /// [`Simulation::allow_polls`] allows.
     pub fn run_until<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         self.0.ready.push(MAIN);
@@ -110,6 +120,9 @@ impl Simulation {
                 assert!(self.wake_next_sleeper(), "deadlock: every task waits");
                 continue;
             };
+            let left = self.0.polls_left.get();
+            assert!(left > 0, "more polls than the test allows");
+            self.0.polls_left.set(left - 1);
             let waker = Waker::from(Arc::new(TaskWaker { task, ready: self.0.ready.clone() }));
             let mut context = Context::from_waker(&waker);
             if task == MAIN {
@@ -303,6 +316,24 @@ mod tests {
             simulation.sleep(Duration::from_secs(3600)).await;
         });
         assert_eq!(simulation.now(), start.after(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    #[should_panic(expected = "more polls than the test allows")]
+    fn spinning_is_noticed() {
+        let simulation = Simulation::new(0);
+        simulation.allow_polls(100);
+        simulation.run_until(async {
+            for _ in 0..99 {
+                simulation.yield_now().await;
+            }
+        });
+        simulation.allow_polls(100);
+        simulation.run_until(async {
+            loop {
+                simulation.yield_now().await;
+            }
+        });
     }
 
     #[test]
