@@ -5,7 +5,7 @@
 //! with [`plant`]; in the library it is false at compile time, so that no plant reaches a released
 //! binary.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// A mistake; the comment says what goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,11 +117,32 @@ pub enum Plant {
 
 thread_local! {
     static PLANTED: Cell<Option<Plant>> = const { Cell::new(None) };
+    /// The first check of the store that failed in this thread's seed.
+    static FAILED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Whether the store checks itself where that is too slow for a server: pages are read again as they
 /// were written, counters are counted again. In tests and in the simulator, also when optimized.
 pub const SELF_CHECKS: bool = cfg!(debug_assertions) || crate::PLANTS_LIVE;
+
+/// States what one of these checks found. In the simulator a mistake is kept for
+/// [`take_failed_check`]: in an optimized build a panic would end the run of all seeds, and a
+/// planted bug is to be counted as found. Elsewhere it is a panic.
+#[track_caller]
+pub fn self_check(is_right: bool, what: impl Fn() -> String) {
+    let is_kept = crate::PLANTS_LIVE && !cfg!(test);
+    assert!(is_right || is_kept, "{}", what());
+    if !is_right {
+        FAILED.with_borrow_mut(|failed| {
+            failed.get_or_insert_with(what);
+        });
+    }
+}
+
+/// What was wrong first since the last call.
+pub fn take_failed_check() -> Option<String> {
+    FAILED.take()
+}
 
 /// Makes `plant` the only planted bug of this thread, or none. Has no effect in the library.
 pub fn plant(plant: Option<Plant>) {

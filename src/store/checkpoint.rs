@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, Uid},
-    plant::{Plant, SELF_CHECKS, planted},
+    plant::{Plant, SELF_CHECKS, planted, self_check},
     runtime::{
         executor::{Executor, Priority},
         wait::Signal,
@@ -310,7 +310,8 @@ impl Checkpoints {
         self.commits.standing.borrow().to_root(&mut root);
         let encoded = encode_root(&root);
         if SELF_CHECKS {
-            assert_eq!(decode_root(&encoded), Ok(root));
+            let read = decode_root(&encoded);
+            self_check(read.as_ref() == Ok(&root), || format!("{root:?} is read as {read:?}"));
         }
         let root = encoded;
         self.root_len.set(entry_len(root.len()) as u32);
@@ -337,8 +338,10 @@ impl Checkpoints {
         let count = records.len() as u32;
         let payload = encode_run(records);
         if SELF_CHECKS {
-            let read = decode_run(header.version, &payload);
-            assert_eq!(read.map(|it| it.len()), Ok(count as usize));
+            let read = decode_run(header.version, &payload).map(|it| it.len());
+            self_check(read == Ok(count as usize), || {
+                format!("a run of {count} messages is read as {read:?}")
+            });
         }
         let lsn = self.append(header, &payload)?;
         Ok(RunRef { lsn, records: count })
@@ -376,7 +379,9 @@ impl Checkpoints {
         self.append_annotations_left(&mut state)?;
         let content = encode_account(&state);
         if SELF_CHECKS {
-            assert!(reads_back(&content), "the page of {id:?} does not read back as written");
+            self_check(reads_back(&content), || {
+                format!("the page of {id:?} does not read back as written")
+            });
         }
         let len = entry_len(content.len()) as u32;
         let page = self.append_page(EntryKind::AccountPage, id, content)?;

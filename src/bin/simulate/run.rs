@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     model::{Flags, MailboxId},
+    plant,
     queue::Filter,
     runtime::{
         device::memory::{CrashMode, Faults, MemoryDevice},
@@ -114,7 +115,13 @@ pub fn run(seed: u64, commands: Option<usize>) -> Result<Tally, Complaint> {
         commands,
         tally: Tally::default(),
     };
-    run.lives().map_err(|text| Complaint {
+    plant::take_failed_check();
+    let outcome = run.lives();
+    let outcome = match plant::take_failed_check() {
+        Some(text) => Err(format!("a check of the store's own: {text}")),
+        None => outcome,
+    };
+    outcome.map_err(|text| Complaint {
         text,
         history: run.ledger.history.borrow().iter().cloned().collect(),
     })?;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Lsn, MailboxId, ModSeq},
-    plant::{Plant, SELF_CHECKS, planted},
+    plant::{Plant, SELF_CHECKS, planted, self_check},
 };
 
 /// Octets of mailbox names, subscriptions and keywords that an account may have; leaves room for
@@ -333,7 +333,10 @@ impl AccountState {
         let sum = || Holding::of(self.mailboxes.values().map(|mailbox| &mailbox.status));
         let holding = self.holding.get().unwrap_or_else(sum);
         if SELF_CHECKS {
-            assert_eq!(holding, sum(), "of account {}", self.id.0);
+            let counted = sum();
+            self_check(holding == counted, || {
+                format!("account {} holds {holding:?}, counted {counted:?}", self.id.0)
+            });
         }
         self.holding.set(Some(holding));
         holding.check(messages, octets, limits)

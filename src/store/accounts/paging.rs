@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Flags, Lsn, MailboxId, Uid},
-    plant::{Plant, SELF_CHECKS, planted},
+    plant::{Plant, SELF_CHECKS, planted, self_check},
 };
 
 impl Accounts {
@@ -252,7 +252,7 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
     }
     mailbox.tombstones.install(tombstones)?;
     if SELF_CHECKS {
-        assert_recounted(mailbox, &table);
+        recount(mailbox, &table);
     }
     mailbox.loaded = Some(Rc::new(Published {
         table,
@@ -264,7 +264,7 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
 }
 
 /// Checks that a page's counters of a mailbox match its messages.
-fn assert_recounted(mailbox: &Mailbox, table: &MessageTable) {
+fn recount(mailbox: &Mailbox, table: &MessageTable) {
     let (mut unseen, mut deleted, mut size) = (0, 0, 0u64);
     for message in table.iter_from(0) {
         unseen += u32::from(!message.flags.system.contains(Flags::SEEN));
@@ -273,6 +273,8 @@ fn assert_recounted(mailbox: &Mailbox, table: &MessageTable) {
     }
     let status = &mailbox.status;
     let drifts = planted(Plant::DriftUnseen);
-    assert!(drifts || status.unseen == unseen, "{} unseen, counted {unseen}", status.unseen);
-    assert_eq!((status.deleted, status.size), (deleted, size), "deleted, octets");
+    let is_unseen = drifts || status.unseen == unseen;
+    self_check(is_unseen && (status.deleted, status.size) == (deleted, size), || {
+        format!("{status:?}, counted: {unseen} unseen, {deleted} deleted, {size} octets")
+    });
 }
