@@ -42,7 +42,8 @@ fn structure_card(number: usize) -> Vec<u8> {
          \r\n{lines}--{boundary}.2\r\n\
          Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\
          \r\n{lines}--{boundary}.2--\r\n--{boundary}.1\r\n\
-         Content-Type: application/pdf; name=\"{number}.pdf\"\r\nContent-Transfer-Encoding: base64\r\n\
+         Content-Type: application/pdf; name=\"{number}.pdf\"\r\n\
+         Content-Transfer-Encoding: base64\r\n\
          Content-Disposition: attachment; filename=\"{number}.pdf\"\r\n\r\n\
          AAAA\r\n--{boundary}.1--\r\n"
     );

@@ -1,7 +1,7 @@
 //! Arguments. One enum variant a verb; `main` matches on it.
 //!
-//! In `after_help` a paragraph is one line, which clap wraps; a line that clap must not wrap (an example)
-//! begins with two spaces and fits 80 columns.
+//! In `after_help` a paragraph is one line, which clap wraps; a line that clap must not wrap (an
+//! example) begins with two spaces and fits 80 columns.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -83,9 +83,9 @@ Accounts: alice@demo.test, bob@demo.test and, with --users N, user1@demo.test to
 each has the password \"demo\".
 
 Settings have the defaults of docs/ringmail.example.toml, except runtime.connections_per_shard and \
-imap.sessions_per_account, which are 9000: two shards then fit into the 20,000 file descriptors that a \
-plain shell may have, and a load test may use thousands of clients and few accounts. --set changes these too. \
-Log-ins do not need TLS.
+imap.sessions_per_account, which are 9000: two shards then fit into the 20,000 file descriptors \
+that a plain shell may have, and a load test may use thousands of clients and few accounts. --set \
+changes these too. Log-ins do not need TLS.
 
 Examples:
   ringmail demo
@@ -111,10 +111,12 @@ pub struct DemoArguments {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub users: u32,
     /// Shards (one executor each); 0 = one for each core
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = value_parser!(u16).range(..=i64::from(SHARDS_MAX)))]
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(value_parser = value_parser!(u16).range(..=i64::from(SHARDS_MAX)))]
     pub shards: u16,
     /// Partitions when DIR is new; fixed afterwards [default: one for each shard]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = value_parser!(u16).range(1..=i64::from(PARTITIONS_MAX)))]
     pub partitions: Option<u16>,
     /// Send all mail for other domains to this host, e.g. 127.0.0.1:2626
     #[arg(long, value_name = "HOST:PORT")]
@@ -126,9 +128,10 @@ pub struct DemoArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints \"ringmail: ready\" once every port is listening. SIGTERM and SIGINT shut it down in order; SIGHUP \
-makes it read users, aliases, DKIM keys and certificates again, and domains, addresses, routes, sites and most of [queue] \
-in the configuration. To open ports below 1024, start it as root; it then switches to the configuration's user.
+Prints \"ringmail: ready\" once every port is listening. SIGTERM and SIGINT shut it down in order; \
+SIGHUP makes it read users, aliases, DKIM keys and certificates again, and domains, addresses, \
+routes, sites and most of [queue] in the configuration. To open ports below 1024, start it as \
+root; it then switches to the configuration's user.
 
 Example:
   ringmail serve --config /etc/ringmail/ringmail.toml")]
@@ -141,9 +144,10 @@ pub struct ConfigArguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 #[command(after_help = "\
---config checks the settings, certificate and key, users and aliases file, data directory, and what the host \
-grants (io_uring, locked memory, file descriptors), but opens no port. --dir checks whether this \
-program knows the version of every file in a data directory; \"ringmail verify\" looks for damage.
+--config checks the settings, certificate and key, users and aliases file, data directory, and \
+what the host grants (io_uring, locked memory, file descriptors), but opens no port. --dir checks \
+whether this program knows the version of every file in a data directory; \"ringmail verify\" \
+looks for damage.
 
 Examples:
   ringmail check --config ringmail.toml
@@ -161,12 +165,12 @@ pub struct CheckArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads every file, batch, entry and message, and counts the references to bodies. If a server runs on \
-the directory, it does the work itself, in the background.
+Reads every file, batch, entry and message, and counts the references to bodies. If a server runs \
+on the directory, it does the work itself, in the background.
 
 With --repair, what was salvaged of accounts and folders becomes durable: messages whose folder is \
-lost appear in a folder \"Recovered\". A message whose own bytes are damaged stays listed but cannot \
-be fetched.
+lost appear in a folder \"Recovered\". A message whose own bytes are damaged stays listed but \
+cannot be fetched.
 
 Examples:
   ringmail verify --config ringmail.toml
@@ -209,8 +213,8 @@ pub struct InspectArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Asks the DNS servers of the settings, as the server does, from an empty cache. Without --config the \
-settings have their defaults: the servers of /etc/resolv.conf.
+Asks the DNS servers of the settings, as the server does, from an empty cache. Without --config \
+the settings have their defaults: the servers of /etc/resolv.conf.
 
 Examples:
   ringmail resolve example.org
@@ -376,8 +380,8 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-With tlsrpt.enabled, sessions with the mail servers of other domains are counted, and each domain that \
-wants it gets a report once a day (docs/operations.md).
+With tlsrpt.enabled, sessions with the mail servers of other domains are counted, and each domain \
+that wants it gets a report once a day (docs/operations.md).
 
 Examples:
   ringmail tlsrpt show --config ringmail.toml
@@ -420,9 +424,9 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-Keys are files in the folder dkim of the data directory. Every key of a domain signs what its users \
-send, so keys are changed by adding one, publishing its record, and deleting the old file a week \
-later; SIGHUP makes the server read them again.
+Keys are files in the folder dkim of the data directory. Every key of a domain signs what its \
+users send, so keys are changed by adding one, publishing its record, and deleting the old file a \
+week later; SIGHUP makes the server read them again.
 
 Examples:
   ringmail dkim generate example.org --config ringmail.toml
@@ -526,8 +530,9 @@ Examples:
 Asks the running server. Without one, list, show and shape read the disk, which takes seconds when \
 many messages wait.
 
-A message is meant if all conditions hold, and always as a whole, with all its recipients: except that \
-cancel and bounce with both names and --recipient concern only the recipient with exactly that address.
+A message is meant if all conditions hold, and always as a whole, with all its recipients: except \
+that cancel and bounce with both names and --recipient concern only the recipient with exactly \
+that address.
 
 With --json each line is an object; docs/operations.md lists the fields. Notes go to standard error.
 
@@ -660,9 +665,9 @@ For only one of its recipients:
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For a message: its recipients with attempts, last replies and next attempts, its expiry, its trail in the \
-event log, the limits of its sites, and for each destination what follows. For an address: aliases first. \
-For a domain: route, hosts and addresses, what TLS must be, the state of the site.
+For a message: its recipients with attempts, last replies and next attempts, its expiry, its trail \
+in the event log, the limits of its sites, and for each destination what follows. For an address: \
+aliases first. For a domain: route, hosts and addresses, what TLS must be, the state of the site.
 
 Asks the running server, which asks the DNS; nothing is connected to.
 
@@ -685,11 +690,11 @@ pub struct ExplainArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each line is an object of JSON: the events of the event log, also of kinds that are not written, and \
-what is \"sent\" and \"heard\" in sessions with other hosts, without messages and passwords.
+Each line is an object of JSON: the events of the event log, also of kinds that are not written, \
+and what is \"sent\" and \"heard\" in sessions with other hosts, without messages and passwords.
 
-With a text, only lines with it, and those of the connections that they belong to. A reader that is too \
-slow loses lines, and is told how many. Ends with Ctrl-C, or with the server.
+With a text, only lines with it, and those of the connections that they belong to. A reader that \
+is too slow loses lines, and is told how many. Ends with Ctrl-C, or with the server.
 
 Examples:
   ringmail trace --config ringmail.toml

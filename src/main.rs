@@ -12,8 +12,8 @@ use cli::{Arguments, Verb};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// 2: the caller must change the command line or the configuration; 141: nobody reads the output any
-/// more; 1: any other failure.
+/// 2: the caller must change the command line or the configuration; 141: nobody reads the output
+/// any more; 1: any other failure.
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Demo(arguments) => verb::demo(arguments),

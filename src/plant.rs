@@ -121,8 +121,9 @@ thread_local! {
     static FAILED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Whether the store checks itself where that is too slow for a server: pages are read again as they
-/// were written, counters are counted again. In tests and in the simulator, also when optimized.
+/// Whether the store checks itself where that is too slow for a server: pages are read again as
+/// they were written, counters are counted again. In tests and in the simulator, also when
+/// optimized.
 pub const SELF_CHECKS: bool = cfg!(debug_assertions) || crate::PLANTS_LIVE;
 
 /// States what one of these checks found. In the simulator a mistake is kept for

@@ -321,8 +321,8 @@ fn what_a_policy_is_shown() {
         "MessageStart 2 by \"client.test\"".to_owned(),
         format!(
             "Message alice+lists@demo.test RecipientParameters {{ orcpt: None, notify: {never:?} }}, \
-             BOB@demo.test RecipientParameters {{ orcpt: Some(\"rfc822;b@c.test\"), notify: None }} \
-             by \"client.test\""
+             BOB@demo.test RecipientParameters {{ orcpt: Some(\"rfc822;b@c.test\"), \
+             notify: None }} by \"client.test\""
         ),
     ];
     assert_eq!(*policy.seen.borrow(), expected);

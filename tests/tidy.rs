@@ -1,5 +1,5 @@
 //! Style rules that a test can check: layer edges, where `unsafe` and glommio may be named, file
-//! headers, unfinished code.
+//! headers, the length of lines, unfinished code.
 
 use std::{
     fs,
@@ -25,6 +25,12 @@ fn layer_of(module: &str) -> Option<usize> {
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
+    let found = rust_files("src");
+    assert!(found.len() > 20, "found only {} source files", found.len());
+    found
+}
+
+fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
         let mut entries: Vec<_> =
             fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
@@ -39,8 +45,7 @@ fn sources() -> Vec<(PathBuf, String)> {
         }
     }
     let mut found = Vec::new();
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
-    assert!(found.len() > 20, "found only {} source files", found.len());
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut found);
     found
 }
 
@@ -607,6 +612,54 @@ fn every_file_says_why_it_exists() {
     }
 }
 
+/// Columns of a line; rustfmt breaks code there, and leaves comments, literals and macros alone.
+const COLUMNS_MAX: usize = 100;
+
+/// Whether a line has too many columns. A literal that begins on the line may end it, with up to
+/// three characters behind it.
+fn is_too_long(line: &str) -> bool {
+    if line.chars().count() <= COLUMNS_MAX {
+        return false;
+    }
+    let visible = line.replace(r"\\", "__").replace("\\\"", "__");
+    let quotes: Vec<usize> = visible.match_indices('"').map(|(at, _)| at).collect();
+    let [.., last] = quotes[..] else { return true };
+    let is_open = quotes.len() % 2 == 1;
+    let is_comment = line.trim_start().starts_with("//");
+    is_comment || !is_open && visible.len() - last > 4
+}
+
+#[test]
+fn lines_have_a_hundred_columns() {
+    let mut wrong = Vec::new();
+    for (path, text) in ["src", "tests", "benches"].into_iter().flat_map(rust_files) {
+        for (number, line) in (1..).zip(text.lines()) {
+            if is_too_long(line) {
+                wrong.push(format!("{}:{number}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "more than {COLUMNS_MAX} columns:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn long_lines_are_seen() {
+    let (short, long) = ("x".repeat(80), "x".repeat(100));
+    for (line, expected) in [
+        (long.clone(), false),
+        (format!("{}\u{fc}", &long[1..]), false),
+        (format!("{long};"), true),
+        (format!("// {short} \"{short}\""), true),
+        (format!("    say(\"{long}\");"), false),
+        (format!("    say(\"{long} \\"), false),
+        (format!("     {long} \\"), true),
+        (format!("    say(\"{short} \\\"{short}\\\"\", but, why);"), true),
+        (format!("    say(\"{short}\", {short});"), true),
+    ] {
+        assert_eq!(is_too_long(&line), expected, "{line}");
+    }
+}
+
 #[test]
 fn nothing_is_left_unfinished() {
     for (path, text) in sources() {
@@ -718,9 +771,11 @@ fn unordered_walks(text: &str) -> Vec<usize> {
 #[test]
 fn walks_over_maps_are_seen() {
     let text = "struct A {\n    cells: RefCell<HashMap<u64, u32>>,\n    rows: BTreeMap<u64, u32>,\n}\n\
-                fn f(&self) {\n    let own = self.cells.borrow();\n    self.cells\n        .borrow()\n\
+                fn f(&self) {\n    let own = self.cells.borrow();\n    self.cells\n\
+                \x20       .borrow()\n\
                 \x20       .keys()\n        .sum();\n    own.get(&1);\n    own.values().max();\n\
-                \x20   self.rows.iter();\n    let mut set = HashSet::new();\n    for it in &set {\n    }\n}\n";
+                \x20   self.rows.iter();\n    let mut set = HashSet::new();\n\
+                \x20   for it in &set {\n    }\n}\n";
     assert_eq!(unordered_walks(text), [7, 12, 15]);
 }
 

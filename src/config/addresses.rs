@@ -511,7 +511,8 @@ mod tests {
                     [[route]]\ndomains = [\"a.test\"]\nto = \"lmtp\"\nhost = \"[::1]\"\n\
                     recipients_file = \"list\"\n[[route]]\ndomains = [\"b.test\"]\nto = \"relay\"\n\
                     host = \"127.0.0.1:2525\"\nmx = false\nuser = \"me\"\npassword = \"s3cret\"\n\
-                    [addresses]\nsrs_domain = \"srs.test\"\nrewrite_senders = [\"c.test=demo.test\"]";
+                    [addresses]\nsrs_domain = \"srs.test\"\n\
+                    rewrite_senders = [\"c.test=demo.test\"]";
         let settings = parse(text).unwrap();
         assert!(!format!("{settings:?}").contains("s3cret"));
         let options = settings.directory_options();

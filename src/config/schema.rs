@@ -271,19 +271,24 @@ pub const SETTINGS: &[Setting] = &[
     optional("addresses.verp_senders", Mailboxes, "[\"news@example.org\"]").reloaded(),
     optional("addresses.srs_domain", HostName, "\"example.org\"").reloaded(),
     optional("addresses.srs_key_file", Kind::Path, "\"/etc/ringmail/srs.key\"").reloaded(),
-    required("route.domains", RouteDomains, "[\"partner.example\", \".partner.example\"]").reloaded(),
-    required("route.to", OneOf(&["local", "mx", "relay", "lmtp", "discard", "reject"]), "\"relay\"").reloaded(),
+    required("route.domains", RouteDomains, "[\"partner.example\", \".partner.example\"]")
+        .reloaded(),
+    required("route.to", OneOf(&["local", "mx", "relay", "lmtp", "discard", "reject"]), "\"relay\"")
+        .reloaded(),
     optional("route.host", Host, "\"smtp.partner.example:25\"").reloaded(),
     optional("route.mx", Flag, "false").reloaded(),
-    optional("route.tls", OneOf(&["never", "opportunistic", "required", "verified"]), "\"verified\"").reloaded(),
+    optional("route.tls", OneOf(&["never", "opportunistic", "required", "verified"]), "\"verified\"")
+        .reloaded(),
     optional("route.implicit_tls", Flag, "false").reloaded(),
     optional("route.user", Name, "\"relay@example.org\"").reloaded(),
     optional("route.password", Name, "\"secret\"").reloaded(),
     optional("route.password_file", Kind::Path, "\"/etc/ringmail/relay.password\"").reloaded(),
     optional("route.text", Text, "\"no mail for this domain\"").reloaded(),
     optional("route.accept_all", Flag, "false").reloaded(),
-    optional("route.recipients_file", Kind::Path, "\"/etc/ringmail/partner.recipients\"").reloaded(),
-    setting("queue.retry", Kind::Times(LONG), "[\"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]").reloaded(),
+    optional("route.recipients_file", Kind::Path, "\"/etc/ringmail/partner.recipients\"")
+        .reloaded(),
+    setting("queue.retry", Kind::Times(LONG), "[\"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]")
+        .reloaded(),
     setting("queue.delay_warning", Kind::Time(LONG).or_zero("never"), "\"4h\"").reloaded(),
     setting("queue.expire", Kind::Time(LONG), "\"5d\"").reloaded(),
     setting("queue.return_max", size(0, GIB), "\"50KiB\"").reloaded(),
@@ -465,8 +470,8 @@ fn look_at_setting(
     }
 }
 
-/// What a file says of each setting that a reload leaves as it is, with the defaults of those that it
-/// does not name. `None`: no value.
+/// What a file says of each setting that a reload leaves as it is, with the defaults of those that
+/// it does not name. `None`: no value.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Fixed(Vec<(&'static str, Option<String>)>);
 
@@ -842,7 +847,8 @@ fn is_separators(text: &str) -> bool {
     text.len() <= 8 && text.chars().all(|c| "+-_=#~".contains(c))
 }
 
-/// `name`, `name:25`, `192.0.2.1:25` or `[2001:db8::1]:25`: the host without brackets, and the port.
+/// `name`, `name:25`, `192.0.2.1:25` or `[2001:db8::1]:25`: the host without brackets, and the
+/// port.
 pub(super) fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -1094,8 +1100,8 @@ mod tests {
     #[test]
     fn all_that_is_wrong_is_said_at_once() {
         let text = "hostname = 3\nuser_file = \"x\"\n[store]\npartitions = 0\nreserve = \"x\"\n\
-                    compression = \"gzip\"\n[nonsense]\n[[route]]\nto = \"nowhere\"\n[tls]\nkey = \"k\"\n\
-                    [[route]]\ndomains = [\"a.test\", 3]\n";
+                    compression = \"gzip\"\n[nonsense]\n[[route]]\nto = \"nowhere\"\n\
+                    [tls]\nkey = \"k\"\n[[route]]\ndomains = [\"a.test\", 3]\n";
         let said = problem(text);
         let lines: Vec<&str> =
             said.lines().map(|line| line.split("; ").next().unwrap_or_default()).collect();
@@ -1276,7 +1282,8 @@ mod tests {
     const CHANGES: &[(&str, &[&str])] = &[
         ("", &[]),
         ("[queue]\nretry = [\"1m\"]\nidle = \"1s\"\n[[site]]\nnames = [\"a.test\"]\nrate = 3", &[]),
-        ("smtp.relay_networks = [\"10.0.0.0/8\"]\naddresses.separators = \"\"\nusers_file = \"u\"", &[]),
+        ("smtp.relay_networks = [\"10.0.0.0/8\"]\naddresses.separators = \"\"\nusers_file = \"u\"",
+         &[]),
         ("[[route]]\ndomains = [\"a.test\"]\nto = \"mx\"", &[]),
         ("store.write_buffer = \"32MiB\"", &["store.write_buffer"]),
         // Only spelled in another way.

@@ -179,7 +179,8 @@ mod tests {
         let accepted = runtime.block_on(persist(|| {
             failures -= 1;
             let full = failures >= 0;
-            async move { if full { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(7) } }
+            let error = || io::Error::from_raw_os_error(libc::EMFILE);
+            async move { if full { Err(error()) } else { Ok(7) } }
         }));
         assert_eq!((accepted, failures), (7, -1));
     }

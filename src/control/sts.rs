@@ -5,8 +5,8 @@
 //! kept policy stays in force for its `max_age`, whatever the DNS and the policy server say
 //! meanwhile, and also across restarts: that is what protects from a downgrade.
 //!
-//! On disk: `mta-sts/DOMAIN` in the data directory; the first line is `1 ID FETCHED` (seconds of the
-//! Unix clock), the rest the policy file. Files can be deleted while the server is stopped.
+//! On disk: `mta-sts/DOMAIN` in the data directory; the first line is `1 ID FETCHED` (seconds of
+//! the Unix clock), the rest the policy file. Files can be deleted while the server is stopped.
 //!
 //! Owned by the DNS worker, on the control thread.
 
@@ -82,8 +82,8 @@ pub enum PolicyNews<'a> {
     Failed { result: ResultType, reason: &'a str, kept: bool },
 }
 
-/// Hears of policies: the domain, the id that it announces, and what happened. Called on the control
-/// thread; must not wait.
+/// Hears of policies: the domain, the id that it announces, and what happened. Called on the
+/// control thread; must not wait.
 pub type PolicyWatcher = Box<dyn Fn(&Name, &str, PolicyNews<'_>) + Send + Sync>;
 
 #[derive(Clone)]

@@ -1,10 +1,10 @@
-//! TLS reports (RFC 8460): adds up what the shards count, keeps it, and once a day sends each domain
-//! its report, if it wants one and reports are on (`tlsrpt.enabled`).
+//! TLS reports (RFC 8460): adds up what the shards count, keeps it, and once a day sends each
+//! domain its report, if it wants one and reports are on (`tlsrpt.enabled`).
 //!
-//! A day of UTC is closed when it is over. Each of its domains then has a report that is **due**, at
-//! a random time within `tlsrpt.delay` (RFC 8460 4.1). When it is, the domain's TXT record is looked
-//! up; the report goes to each endpoint by mail, through the queue, or by HTTPS. What fails is tried
-//! again with growing pauses, and dropped 24 hours after the first attempt (RFC 8460 5.5).
+//! A day of UTC is closed when it is over. Each of its domains then has a report that is **due**,
+//! at a random time within `tlsrpt.delay` (RFC 8460 4.1). When it is, the domain's TXT record is
+//! looked up; the report goes to each endpoint by mail, through the queue, or by HTTPS. What fails
+//! is tried again with growing pauses, and dropped 24 hours after the first attempt (RFC 8460 5.5).
 //!
 //! On disk: `tls-reports.json` in the data directory, replaced as a whole every [`SAVE_INTERVAL`],
 //! when a report was sent, and at the end of the process. A crash loses the counts since then, and

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! An address without a domain is in the first of our domains. `@domain` is a catch-all: it gets
-//! what is for no account and no other line. With the target `@other` it keeps the local part. A line for an account's own address
-//! replaces the account, unless the account is one of its targets: that is how mail is forwarded.
+//! what is for no account and no other line. With the target `@other` it keeps the local part. A
+//! line for an account's own address replaces the account, unless the account is one of its
+//! targets: that is how mail is forwarded.
 //!
 //! This module reads the text; [`super::expansion`] checks where the lines lead. The server reads
 //! the file at start and on reload and never writes it.

@@ -42,6 +42,9 @@ pub trait PasswordWorkers {
 
 pub type PasswordJob = Box<dyn FnOnce() + Send>;
 
+/// Whether a password is right.
+type HashResult = Result<bool, AuthenticationError>;
+
 impl PasswordWorkers for WorkerPool {
     fn try_run(&self, job: PasswordJob) -> bool {
         WorkerPool::try_run(self, job).is_ok()
@@ -169,7 +172,7 @@ impl Authenticator {
     }
 
     /// Hashes, or waits for an identical check in progress.
-    async fn check(&self, question: &Question<'_>) -> Result<bool, AuthenticationError> {
+    async fn check(&self, question: &Question<'_>) -> HashResult {
         let Some(key) = question.ask.key.filter(|_| question.password.len() <= PASSWORD_MAX) else {
             return self.hash(question, self.admit(question)?)?.await;
         };
@@ -214,8 +217,7 @@ impl Authenticator {
         &self,
         question: &Question<'_>,
         charge: Charge,
-    ) -> Result<impl Future<Output = Result<bool, AuthenticationError>> + use<>, AuthenticationError>
-    {
+    ) -> Result<impl Future<Output = HashResult> + use<>, AuthenticationError> {
         let (answer, verdict) = worker::answer();
         let Question { ask, password, hash, .. } = question;
         let network = Network::narrow(ask.peer);

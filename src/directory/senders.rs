@@ -10,9 +10,9 @@
 //! SRS1=hash=first=rest@ours            of SRS0rest@first, forwarded already: bounces skip us
 //! ```
 //!
-//! The hash, of a secret key over the rest, keeps others from sending through us; the time, in days,
-//! ends its use after [`AGE_MAX`] days. All of it compares without case, since some servers change
-//! it.
+//! The hash, of a secret key over the rest, keeps others from sending through us; the time, in
+//! days, ends its use after [`AGE_MAX`] days. All of it compares without case, since some servers
+//! change it.
 //!
 //! Immutable, part of a [`super::DirectorySnapshot`].
 

@@ -130,9 +130,9 @@ impl StandIns {
 }
 
 impl DirectorySnapshot {
-    /// Reads all files. Also returns warnings about aliases that lead to nobody: they are no errors,
-    /// since an account that is removed must be gone, whoever names it. Blocks: for the start,
-    /// reloads and commands.
+    /// Reads all files. Also returns warnings about aliases that lead to nobody: they are no
+    /// errors, since an account that is removed must be gone, whoever names it. Blocks: for the
+    /// start, reloads and commands.
     ///
     /// # Errors
     /// The first mistake, with its file and line.
@@ -192,7 +192,8 @@ impl DirectorySnapshot {
         folder.replace(name, format!("{digits}\n").as_bytes(), None).map_err(failed)
     }
 
-    /// Accounts and domains, without aliases and routes. `None` if the postmaster named in `options` has no account.
+    /// Accounts and domains, without aliases and routes. `None` if the postmaster named in
+    /// `options` has no account.
     pub fn new(file: &UsersFile, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
         DirectorySnapshot::from_users(file.users().cloned().collect(), options)
     }
@@ -369,8 +370,8 @@ impl DirectorySnapshot {
         Some(Destination::Several(Arc::from([target])))
     }
 
-    /// Whether `account` may send as `address`: its own address, or one whose mail it gets, alone or
-    /// with others. A domain that is rewritten counts as what it becomes.
+    /// Whether `account` may send as `address`: its own address, or one whose mail it gets, alone
+    /// or with others. A domain that is rewritten counts as what it becomes.
     pub fn may_send_as(&self, account: AccountId, address: &str) -> bool {
         let rewritten = self.senders.rewritten(address);
         let address = rewritten.as_deref().unwrap_or(address);

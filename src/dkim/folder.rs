@@ -1,8 +1,8 @@
 //! The folder of the keys, and all keys that were read from it.
 //!
-//! A key is one PEM file with the name of its DNS record: `selector._domainkey.example.org.pem`. The
-//! folder, `dkim` in the data directory, and its files are private to the server's user. `ringmail
-//! dkim` makes keys; to remove one, delete its file and reload.
+//! A key is one PEM file with the name of its DNS record: `selector._domainkey.example.org.pem`.
+//! The folder, `dkim` in the data directory, and its files are private to the server's user.
+//! `ringmail dkim` makes keys; to remove one, delete its file and reload.
 //!
 //! Blocks: for the start, reloads and commands, not for a shard. A [`Keyring`] is immutable.
 

@@ -7,11 +7,11 @@
 //! goes.
 //!
 //! An RSA signature takes most of a millisecond, so services have it made by a worker thread.
-//! [`KeyFolder`] is where the keys lie; the server reads all of them at the start and on reload into
-//! a [`Keyring`], which is immutable and shared.
+//! [`KeyFolder`] is where the keys lie; the server reads all of them at the start and on reload
+//! into a [`Keyring`], which is immutable and shared.
 //!
-//! Both canonicalizations are "relaxed", and the fields that a reader sees are signed once more than
-//! they are there, so that nobody can add another (RFC 6376 8.15).
+//! Both canonicalizations are "relaxed", and the fields that a reader sees are signed once more
+//! than they are there, so that nobody can add another (RFC 6376 8.15).
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 

@@ -165,7 +165,9 @@ macro_rules! events {
 
 events! {
     /// The server started; its partitions are not open yet.
-    Server / "start" / Start { version: &'a str, pid: u64, shards: u64, partitions: u64, data_dir: &'a str, }
+    Server / "start" / Start {
+        version: &'a str, pid: u64, shards: u64, partitions: u64, data_dir: &'a str,
+    }
     /// Every port is listening.
     Server / "ready" / Ready {}
     /// A message to the operator, in words.
@@ -179,51 +181,102 @@ events! {
     /// The file was reopened on SIGHUP.
     Server / "reopened" / Reopened {}
 
-    /// A connection from a network of `listen.proxy_networks` did not begin with a valid PROXY header, and was closed.
-    Server / "proxy_refused" / ProxyRefused { trail: Trail, protocol: Protocol, peer: IpAddr, reason: &'a str, }
+    /// A connection from a network of `listen.proxy_networks` did not begin with a valid PROXY
+    /// header, and was closed.
+    Server / "proxy_refused" / ProxyRefused {
+        trail: Trail, protocol: Protocol, peer: IpAddr, reason: &'a str,
+    }
 
     /// A client connected.
-    Connections / "connected" / Connected { trail: Trail, protocol: Protocol, peer: IpAddr, local: IpAddr, tls: bool, }
+    Connections / "connected" / Connected {
+        trail: Trail, protocol: Protocol, peer: IpAddr, local: IpAddr, tls: bool,
+    }
     /// The client disconnected, or was disconnected.
     Connections / "disconnected" / Disconnected { trail: Trail, protocol: Protocol, peer: IpAddr, }
 
-    /// A trusted peer, `by`, told by PROXY or XCLIENT for which client it acts: from now on `peer` is that client. `local` and `port` are where it connected to, if that was told.
-    Connections / "proxied" / Proxied { trail: Trail, protocol: Protocol, by: IpAddr, peer: IpAddr, local: Option<IpAddr>, port: Option<u64>, }
+    /// A trusted peer, `by`, told by PROXY or XCLIENT for which client it acts: from now on `peer`
+    /// is that client. `local` and `port` are where it connected to, if that was told.
+    Connections / "proxied" / Proxied {
+        trail: Trail, protocol: Protocol, by: IpAddr, peer: IpAddr, local: Option<IpAddr>,
+        port: Option<u64>,
+    }
 
     /// A password was right, or a trusted peer said so by XCLIENT.
-    Logins / "login" / LogIn { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, account: AccountId, address: &'a str, }
+    Logins / "login" / LogIn {
+        trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, account: AccountId,
+        address: &'a str,
+    }
     /// A log-in was refused. `name` is what the client sent, and may be anything.
-    Logins / "login_refused" / LogInRefused { trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, name: &'a str, reason: &'static str, }
-    /// From now on log-ins are delayed: to an account from a network, or, without `name`, all from a network.
-    Logins / "login_held_back" / LogInHeldBack { name: Option<&'a str>, network: Network, failures: u64, milliseconds: Option<u64>, }
+    Logins / "login_refused" / LogInRefused {
+        trail: Trail, protocol: Protocol, peer: IpAddr, tls: bool, name: &'a str,
+        reason: &'static str,
+    }
+    /// From now on log-ins are delayed: to an account from a network, or, without `name`, all from
+    /// a network.
+    Logins / "login_held_back" / LogInHeldBack {
+        name: Option<&'a str>, network: Network, failures: u64, milliseconds: Option<u64>,
+    }
     /// Further `login_held_back` events that came too fast to be listed.
     Logins / "logins_held_back" / LogInsHeldBack { count: u64, }
 
     /// A message was accepted, and the client has the reply.
-    Messages / "message" / Message { trail: Trail, id: &'a str, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: Option<&'a str>, recipients: u64, octets: u64, account: Option<AccountId>, }
+    Messages / "message" / Message {
+        trail: Trail, id: &'a str, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool,
+        from: &'a str, to: Option<&'a str>, recipients: u64, octets: u64,
+        account: Option<AccountId>,
+    }
     /// A message was refused after its content.
-    Messages / "message_refused" / MessageRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str, to: Option<&'a str>, recipients: u64, octets: u64, account: Option<AccountId>, reply: &'a str, }
+    Messages / "message_refused" / MessageRefused {
+        trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, tls: bool, from: &'a str,
+        to: Option<&'a str>, recipients: u64, octets: u64, account: Option<AccountId>,
+        reply: &'a str,
+    }
     /// A recipient was refused.
-    Messages / "recipient_refused" / RecipientRefused { trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, from: &'a str, to: &'a str, reply: &'a str, }
+    Messages / "recipient_refused" / RecipientRefused {
+        trail: Trail, protocol: Protocol, peer: IpAddr, client: &'a str, from: &'a str, to: &'a str,
+        reply: &'a str,
+    }
     /// APPEND put a message into a mailbox.
-    Messages / "appended" / Appended { trail: Trail, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64, }
+    Messages / "appended" / Appended {
+        trail: Trail, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64,
+    }
 
     /// A message is in a mailbox, durably.
-    Deliveries / "delivered" / Delivered { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, mailbox: MailboxId, uid: Uid, octets: u64, }
-    /// A partition did not store a message for an account; the client gets an error, or the queue retries.
-    Deliveries / "delivery_failed" / DeliveryFailed { trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId, reason: &'static str, }
+    Deliveries / "delivered" / Delivered {
+        trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId,
+        mailbox: MailboxId, uid: Uid, octets: u64,
+    }
+    /// A partition did not store a message for an account; the client gets an error, or the queue
+    /// retries.
+    Deliveries / "delivery_failed" / DeliveryFailed {
+        trail: Option<Trail>, delivery: Option<u128>, partition: PartitionId, account: AccountId,
+        reason: &'static str,
+    }
     /// Some accounts did not get a message that was accepted: it waits in the queue of a partition.
-    Deliveries / "queued" / Queued { trail: Option<Trail>, delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, }
+    Deliveries / "queued" / Queued {
+        trail: Option<Trail>, delivery: u128, partition: PartitionId, accounts: &'a [AccountId],
+        count: u64,
+    }
     /// All of these accounts have the message.
     Deliveries / "dequeued" / Dequeued { delivery: u128, partition: PartitionId, }
     /// Accounts that will not get a message before the next start tries again.
-    Deliveries / "given_up" / GivenUp { delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64, reason: &'static str, }
+    Deliveries / "given_up" / GivenUp {
+        delivery: u128, partition: PartitionId, accounts: &'a [AccountId], count: u64,
+        reason: &'static str,
+    }
 
     /// A message is in the queue for other servers, durably. `queue` is its name there.
-    Deliveries / "enqueued" / Enqueued { trail: &'a str, id: &'a str, queue: &'a str, origin: &'static str, from: &'a str, recipients: u64, octets: u64, }
+    Deliveries / "enqueued" / Enqueued {
+        trail: &'a str, id: &'a str, queue: &'a str, origin: &'static str, from: &'a str,
+        recipients: u64, octets: u64,
+    }
     /// An attempt to deliver a queued message to a recipient ended: `sent`, `deferred` or `failed`.
-    Deliveries / "attempt" / Attempted { trail: &'a str, id: &'a str, queue: &'a str, to: &'a str, result: &'static str, host: Option<&'a str>, tls: Option<&'a str>, status: &'a str, reply: &'a str, }
-    /// TLS with another host failed, and what is known of it allows to go on with any certificate, or without TLS.
+    Deliveries / "attempt" / Attempted {
+        trail: &'a str, id: &'a str, queue: &'a str, to: &'a str, result: &'static str,
+        host: Option<&'a str>, tls: Option<&'a str>, status: &'a str, reply: &'a str,
+    }
+    /// TLS with another host failed, and what is known of it allows to go on with any certificate,
+    /// or without TLS.
     Deliveries / "tls_failed" / TlsFailed { host: &'a str, address: IpAddr, reason: &'a str, }
     /// All recipients of a queued message are done with.
     Deliveries / "left_queue" / LeftQueue { trail: &'a str, id: &'a str, queue: &'a str, }
@@ -232,18 +285,31 @@ events! {
     /// No connection to a site could be opened.
     Deliveries / "site_down" / SiteDown { site: &'a str, reason: &'a str, }
     /// Another MTA-STS policy than before is in force for a domain.
-    Deliveries / "sts_policy_changed" / StsPolicyChanged { domain: &'a str, id: &'a str, before: &'static str, mode: &'static str, }
-    /// The MTA-STS policy that a domain announces could not be fetched. `kept`: one from before is in force.
-    Deliveries / "sts_policy_failed" / StsPolicyFailed { domain: &'a str, id: &'a str, reason: &'a str, kept: bool, }
-    /// A report on TLS to a domain (RFC 8460): `queued` as mail, `sent` by HTTPS, `deferred` or `dropped`.
-    Deliveries / "tls_report" / TlsReport { domain: &'a str, report: &'a str, to: Option<&'a str>, result: &'static str, reason: Option<&'a str>, successes: u64, failures: u64, }
+    Deliveries / "sts_policy_changed" / StsPolicyChanged {
+        domain: &'a str, id: &'a str, before: &'static str, mode: &'static str,
+    }
+    /// The MTA-STS policy that a domain announces could not be fetched. `kept`: one from before is
+    /// in force.
+    Deliveries / "sts_policy_failed" / StsPolicyFailed {
+        domain: &'a str, id: &'a str, reason: &'a str, kept: bool,
+    }
+    /// A report on TLS to a domain (RFC 8460): `queued` as mail, `sent` by HTTPS, `deferred` or
+    /// `dropped`.
+    Deliveries / "tls_report" / TlsReport {
+        domain: &'a str, report: &'a str, to: Option<&'a str>, result: &'static str,
+        reason: Option<&'a str>, successes: u64, failures: u64,
+    }
     /// The envelope of a queued message cannot be read: it stays and is not tried.
     Storage / "queue_unreadable" / QueueUnreadable { queue: &'a str, }
 
-    /// A request on the control socket, by `ringmail user`, `queue` and others. `uid` and `pid` are those of the caller.
+    /// A request on the control socket, by `ringmail user`, `queue` and others. `uid` and `pid` are
+    /// those of the caller.
     Administration / "control" / Control { request: &'a str, uid: Option<u64>, pid: Option<u64>, }
-    /// The configuration, users and certificates were read again. `needs_restart`: changed settings that a reload leaves as they are.
-    Administration / "reloaded" / Reloaded { users: u64, added: u64, removed: u64, changed: u64, needs_restart: Option<&'a str>, }
+    /// The configuration, users and certificates were read again. `needs_restart`: changed settings
+    /// that a reload leaves as they are.
+    Administration / "reloaded" / Reloaded {
+        users: u64, added: u64, removed: u64, changed: u64, needs_restart: Option<&'a str>,
+    }
     /// Reading them again failed; the old ones stay in force.
     Administration / "reload_failed" / ReloadFailed { reason: &'a str, }
     /// A reload added an account, or gave it a new address.
@@ -255,9 +321,14 @@ events! {
     Administration / "verified" / Verified { partition: PartitionId, repair: bool, findings: u64, }
 
     /// Octets on disk are not as they were written.
-    Storage / "damage" / Damage { partition: PartitionId, segment: &'a str, offset: u64, account: Option<AccountId>, what: &'a str, }
+    Storage / "damage" / Damage {
+        partition: PartitionId, segment: &'a str, offset: u64, account: Option<AccountId>,
+        what: &'a str,
+    }
     /// A partition takes no new mail; reading and deleting go on.
-    Storage / "partition_refuses_mail" / PartitionRefusesMail { partition: PartitionId, reason: &'a str, }
+    Storage / "partition_refuses_mail" / PartitionRefusesMail {
+        partition: PartitionId, reason: &'a str,
+    }
     /// The partition takes mail again.
     Storage / "partition_takes_mail" / PartitionTakesMail { partition: PartitionId, }
 

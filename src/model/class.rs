@@ -15,8 +15,8 @@ pub enum MailClass {
     Submission = 1,
     /// From the operator's own servers (LMTP), or from this one.
     Local = 2,
-    /// Mail with the null reverse-path (RFC 5321 4.5.5), whoever sends it: reports of other servers.
-    /// It is a flood when somebody forges our addresses.
+    /// Mail with the null reverse-path (RFC 5321 4.5.5), whoever sends it: reports of other
+    /// servers. It is a flood when somebody forges our addresses.
     NullSender = 3,
 }
 
@@ -37,9 +37,9 @@ impl MailClass {
         }
     }
 
-    /// Eighths of a limit that the class may have itself, and that may be in use by all when it gets
-    /// more. Reports of other servers come in beside a flood of strangers' mail, and leave the last
-    /// eighth to users.
+    /// Eighths of a limit that the class may have itself, and that may be in use by all when it
+    /// gets more. Reports of other servers come in beside a flood of strangers' mail, and leave the
+    /// last eighth to users.
     fn parts(self) -> (usize, usize) {
         match self {
             MailClass::Inbound => (6, 6),
@@ -49,8 +49,8 @@ impl MailClass {
         }
     }
 
-    /// What the class may have of `limit`: itself, and with all others. At least 1, unless the limit
-    /// is 0.
+    /// What the class may have of `limit`: itself, and with all others. At least 1, unless the
+    /// limit is 0.
     pub fn shares(self, limit: usize) -> (usize, usize) {
         let (own, all) = self.parts();
         let part = |parts: usize| (limit as u128 * parts as u128).div_ceil(PARTS as u128) as usize;

@@ -1,5 +1,6 @@
-//! Which addresses belong to the Internet, by the registries of special-purpose addresses (RFC 6890).
-//! For connections to where a stranger's DNS points: they must not lead into the operator's network.
+//! Which addresses belong to the Internet, by the registries of special-purpose addresses (RFC
+//! 6890). For connections to where a stranger's DNS points: they must not lead into the operator's
+//! network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,10 +1,10 @@
 //! The header of the PROXY protocol, versions 1 and 2 (HAProxy's proxy-protocol.txt): a load
 //! balancer sends it before everything else and names the client that it connects for.
 //!
-//! `server::sessions` feeds it what connections from the networks of proxies begin with, before TLS.
-//! Invariants: a header has at most [`HEADER_MAX`] octets, and input that cannot become a header is
-//! refused at its first wrong octet, so at most that many octets are waited for. Which peers are
-//! believed is not decided here.
+//! `server::sessions` feeds it what connections from the networks of proxies begin with, before
+//! TLS. Invariants: a header has at most [`HEADER_MAX`] octets, and input that cannot become a
+//! header is refused at its first wrong octet, so at most that many octets are waited for. Which
+//! peers are believed is not decided here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -132,8 +132,8 @@ pub struct Report<'a> {
     pub returned_body: BodyKind,
     /// The original came with SMTPUTF8, so its header may be UTF-8 (RFC 6533 4).
     pub returned_utf8: bool,
-    /// Write addresses in UTF-8 (RFC 6533). The report then needs SMTPUTF8 on its way. Without, they
-    /// are written as `\x{…}`, and the report's address must be ASCII.
+    /// Write addresses in UTF-8 (RFC 6533). The report then needs SMTPUTF8 on its way. Without,
+    /// they are written as `\x{…}`, and the report's address must be ASCII.
     pub utf8: bool,
 }
 

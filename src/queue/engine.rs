@@ -45,8 +45,8 @@ const SLICE: usize = 256;
 const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
 /// Pause before a queue that could not be read is read again.
 const READ_PAUSE: Duration = Duration::from_millis(500);
-/// A connection sends at least this many messages, or lasts this long, before another shard gets its
-/// turn.
+/// A connection sends at least this many messages, or lasts this long, before another shard gets
+/// its turn.
 const TURN_MESSAGES: u32 = 10;
 const TURN: Duration = Duration::from_secs(1);
 /// How often a connection without work checks whether another shard needs its slot.
@@ -213,8 +213,8 @@ impl<C: Carrier> Queue<C> {
         self.inner.connections.get()
     }
 
-    /// Takes up a message that was durably put into the queue. If it cannot be read now, a task keeps
-    /// trying: nothing else would find it before the next start.
+    /// Takes up a message that was durably put into the queue. If it cannot be read now, a task
+    /// keeps trying: nothing else would find it before the next start.
     pub async fn take_in(&self, partition: &Partition, id: QueueId, envelope: Rc<Envelope>) {
         self.note_place(id);
         match body_of(partition, id.mailbox, id.uid).await {
@@ -752,13 +752,14 @@ impl<C: Carrier> Queue<C> {
         }
     }
 
-    /// A part waits according to its schedule; its sender is warned if it is late, and it is returned
-    /// if it has expired.
+    /// A part waits according to its schedule; its sender is warned if it is late, and it is
+    /// returned if it has expired.
     pub(super) fn put_off(&self, id: QueueId, number: DestinationId, problem: &Problem) {
         let now = self.inner.executor.now();
         if let Some(late) = self.too_late(id, now) {
             let reason = format!("{}; the last problem was: {}", late.reason, problem.reason);
-            // A security policy that forbids delivery (RFC 3463 3.8) explains more than the expiry does.
+            // A security policy that forbids delivery (RFC 3463 3.8) explains more than the expiry
+            // does.
             let status = match !problem.is_reply && problem.status.starts_with("4.7.") {
                 true => problem.status.clone(),
                 false => late.status.clone(),
@@ -797,8 +798,8 @@ impl<C: Carrier> Queue<C> {
         self.inner.chore.set();
     }
 
-    /// The recipients of a pick, in transactions of one sender and limited length. Returns results to
-    /// record, and who has the message and is recorded already.
+    /// The recipients of a pick, in transactions of one sender and limited length. Returns results
+    /// to record, and who has the message and is recorded already.
     async fn exchange(
         &self,
         site: &Rc<Site<C::Way>>,

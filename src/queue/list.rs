@@ -25,8 +25,8 @@ const SLICE: usize = 2048;
 /// Envelopes read from disk at once.
 const READ_MAX: usize = 64;
 
-/// A list of at most this many messages has the last replies, which are read from disk: a fraction of
-/// a second. In a longer one there are only their statuses.
+/// A list of at most this many messages has the last replies, which are read from disk: a fraction
+/// of a second. In a longer one there are only their statuses.
 const LISTED_WITH_REPLIES_MAX: usize = 100;
 
 /// Which messages are meant. All conditions must hold; the default is every message.

@@ -11,8 +11,8 @@
 //! business: `service/relay` has the real one, the simulator one that misbehaves.
 //!
 //! Rooms, from the top: `engine` (tasks), `settle` (results and reports), `mailboxes` (where new
-//! messages go), `list` and `steer` (for operators), `state` (entries and their order), `site`, `slots`, `envelope`, `options`.
-//! Shard-local, except `slots`.
+//! messages go), `list` and `steer` (for operators), `state` (entries and their order), `site`,
+//! `slots`, `envelope`, `options`. Shard-local, except `slots`.
 //!
 //! Invariants: each recipient ends exactly once, as delivered, returned or cancelled, and its end
 //! is durable before it is forgotten; a report about it is durable in the same entry; what is in
@@ -57,15 +57,15 @@ use crate::{
     store::{MessageBody, Partition, StagedBody, StoreError},
 };
 
-/// The mailbox of the queue's account that holds outgoing mail, the first of several. INBOX holds deliveries that some
-/// partition here still lacks (`service/delivery/redelivery.rs`).
+/// The mailbox of the queue's account that holds outgoing mail, the first of several. INBOX holds
+/// deliveries that some partition here still lacks (`service/delivery/redelivery.rs`).
 pub const OUTGOING: &str = "Outgoing";
 
 /// The destination of recipients with an account here.
 pub const HERE: &str = "";
 
-/// After the domain of a destination: its TLS policy does not count (RFC 8689 4.2.2). Such recipients
-/// share no connections with others.
+/// After the domain of a destination: its TLS policy does not count (RFC 8689 4.2.2). Such
+/// recipients share no connections with others.
 pub const ANY_TLS: &str = " (any TLS)";
 
 /// The domain of a destination; empty for [`HERE`].

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-/// See [`QueueOptions::uids_per_mailbox`]: a quarter is spare for messages that are on their way into
-/// the mailbox when it is used up.
+/// See [`QueueOptions::uids_per_mailbox`]: a quarter is spare for messages that are on their way
+/// into the mailbox when it is used up.
 const UIDS_PER_MAILBOX: u32 = 3 << 30;
 
 /// How long a connection may wait for its turn under a rate limit that several share.
@@ -83,8 +83,8 @@ impl Default for QueueOptions {
 }
 
 impl SiteLimits {
-    /// Connections that are useful: with a rate limit, as many as send what it allows in a few seconds.
-    /// The other side would close a connection that waits for long.
+    /// Connections that are useful: with a rate limit, as many as send what it allows in a few
+    /// seconds. The other side would close a connection that waits for long.
     pub(super) fn connections_used(&self) -> usize {
         let most = match self.rate {
             0 => usize::MAX,

@@ -40,8 +40,8 @@ pub(super) enum Chore {
     Warn(QueueId, DestinationId, Problem),
 }
 
-/// A destination with recipients that are left, why (`None`: no command reached the other side), and
-/// whether their sender was warned.
+/// A destination with recipients that are left, why (`None`: no command reached the other side),
+/// and whether their sender was warned.
 type Left = (DestinationId, Option<Problem>, bool);
 
 /// A message at hand.
@@ -253,8 +253,8 @@ impl<C: Carrier> Queue<C> {
         drop(lock);
     }
 
-    /// Records who has the message, of a message that also goes to others: after a crash they must not
-    /// get it again. Takes them from `outcomes`; whoever could not be recorded stays there.
+    /// Records who has the message, of a message that also goes to others: after a crash they must
+    /// not get it again. Takes them from `outcomes`; whoever could not be recorded stays there.
     pub(super) async fn record_delivered(
         &self,
         at_hand: &AtHand<'_>,

@@ -4,9 +4,9 @@
 //! site refuses connections or says 421, so that an overloaded site gets less. A site
 //! that cannot be reached pauses; the messages themselves wait by their own schedule.
 //!
-//! What a shard learns about a site (how many connections it takes, its pause) belongs to the shard:
-//! each shard sees the refusals of its own connections, and halves its own number. The limits of
-//! the configuration hold for all shards together (`slots`).
+//! What a shard learns about a site (how many connections it takes, its pause) belongs to the
+//! shard: each shard sees the refusals of its own connections, and halves its own number. The
+//! limits of the configuration hold for all shards together (`slots`).
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{model::Moment, runtime::wait::Signal};
 
-/// Connections that a site gets before anything is known of it. Each message that it accepts gives it
-/// one more, until it pushes back for the first time; then growth is slow.
+/// Connections that a site gets before anything is known of it. Each message that it accepts gives
+/// it one more, until it pushes back for the first time; then growth is slow.
 const FIRST_CONNECTIONS: f64 = 4.0;
 /// Pause after the first failed connection; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ pub(super) struct Site<W> {
     /// As found last.
     pub way: RefCell<W>,
     pub limits: Cell<SiteLimits>,
-    /// The position in the configuration of the shape that `limits` come from; past all others if none
-    /// applies.
+    /// The position in the configuration of the shape that `limits` come from; past all others if
+    /// none applies.
     shape: Cell<usize>,
     /// Destinations with ready messages, in the order in which they get their turn.
     pub hungry: RefCell<VecDeque<u32>>,

@@ -8,9 +8,9 @@
 //! A shard that gets no slot asks for one and looks again soon ([`LOOK_AGAIN`]); what it asks for
 //! is kept for it for [`ASK_LIFE`]. Asks are served in their order. A shard with more connections
 //! gives one up after a turn, at the end of a message, to one that asks and has at least two
-//! fewer, or none. So every shard gets its turn, however low the limit is. Nobody waits while a mutex is
-//! held, and nothing here depends on anything but the moments that are passed in, so a simulation
-//! with shared slots can be repeated.
+//! fewer, or none. So every shard gets its turn, however low the limit is. Nobody waits while a
+//! mutex is held, and nothing here depends on anything but the moments that are passed in, so a
+//! simulation with shared slots can be repeated.
 //!
 //! Invariants: `open <= limit` whenever a slot is taken; sites that no queue knows are forgotten.
 //!

@@ -406,8 +406,8 @@ impl<W: Way> State<W> {
         Some(Pick { id, destinations: picked })
     }
 
-    /// Takes the destination with the most urgent message, of the next few in turn, out of its site's
-    /// list.
+    /// Takes the destination with the most urgent message, of the next few in turn, out of its
+    /// site's list.
     fn most_urgent(&mut self, site: &Rc<Site<W>>) -> Option<DestinationId> {
         let mut hungry = site.hungry.borrow_mut();
         loop {
@@ -441,8 +441,8 @@ impl<W: Way> State<W> {
         }
     }
 
-    /// Makes the ready messages of a destination busy, at most `most` at a time: all of them will be
-    /// deferred or returned.
+    /// Makes the ready messages of a destination busy, at most `most` at a time: all of them will
+    /// be deferred or returned.
     pub(super) fn take_ready(&mut self, number: DestinationId, most: usize) -> Vec<QueueId> {
         let mut taken = Vec::new();
         let Some(destination) = self.destinations.get_mut(number as usize) else { return taken };

@@ -279,8 +279,8 @@ impl<C: Carrier> Queue<C> {
         Problem { at: self.inner.executor.now(), status, reason, ..Problem::default() }
     }
 
-    /// Takes some recipients off a message, without telling its sender, or (with a reason) returned.
-    /// What is left keeps its schedule.
+    /// Takes some recipients off a message, without telling its sender, or (with a reason)
+    /// returned. What is left keeps its schedule.
     async fn drop_recipients(
         &self,
         id: QueueId,

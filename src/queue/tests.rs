@@ -448,8 +448,8 @@ fn what_cannot_be_delivered_expires_and_reports_are_never_returned() {
     assert!(world.tried("later@a.test") >= 4);
 }
 
-/// What expires has a last attempt: after a long outage of our own the other side may be up, and the
-/// report says why it could not be delivered.
+/// What expires has a last attempt: after a long outage of our own the other side may be up, and
+/// the report says why it could not be delivered.
 #[test]
 fn the_last_attempt_is_at_the_end_of_a_message_s_time() {
     let mut world = World::new();

@@ -24,8 +24,8 @@ pub struct Exchange {
     /// Names the set of hosts, whichever domain they serve: the MX hosts sorted, joined by commas.
     /// At most 255 octets.
     pub site: String,
-    /// The MX records were authenticated by DNSSEC, or there are none and none of the names involved
-    /// is claimed to be authentic.
+    /// The MX records were authenticated by DNSSEC, or there are none and none of the names
+    /// involved is claimed to be authentic.
     pub authentic: bool,
     /// The name that the MX records are of, or the domain itself if there are none.
     pub domain: Option<Name>,

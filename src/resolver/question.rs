@@ -16,7 +16,8 @@ pub enum Kind {
     Txt,
     /// The alias itself, which is not followed.
     Cname,
-    /// No record, but the domain's MTA-STS policy, announced by one and fetched by HTTPS (RFC 8461).
+    /// No record, but the domain's MTA-STS policy, announced by one and fetched by HTTPS (RFC
+    /// 8461).
     Sts,
 }
 

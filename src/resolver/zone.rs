@@ -33,8 +33,9 @@ impl Zone {
     }
 
     /// Adds a line as in a zone file, `example.org MX 10 mx.example.org`: MX, A, AAAA, CNAME, TLSA,
-    /// TXT, and `STS mode hosts` for an MTA-STS policy; `FAIL` instead of a kind makes every query for the name fail. A `!` before the name
-    /// makes the record authentic. CNAME and FAIL must come last of their name.
+    /// TXT, and `STS mode hosts` for an MTA-STS policy; `FAIL` instead of a kind makes every query
+    /// for the name fail. A `!` before the name makes the record authentic. CNAME and FAIL must
+    /// come last of their name.
     ///
     /// # Panics
     /// On a line that it does not understand: tables are part of a test.

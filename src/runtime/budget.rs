@@ -320,7 +320,9 @@ mod tests {
     proptest! {
         /// The sums match the holders in every case, and nothing is left at the end.
         #[test]
-        fn sums_are_true(steps in prop::collection::vec((0usize..6, 0usize..5, 0usize..30_000), 0..80)) {
+        fn sums_are_true(
+            steps in prop::collection::vec((0usize..6, 0usize..5, 0usize..30_000), 0..80),
+        ) {
             let budget = Budget::new(LIMIT, NEWCOMER);
             let mut ids: Vec<HolderId> = (0..6).map(|_| budget.enter()).collect();
             for (who, what, bytes) in steps {

@@ -103,7 +103,8 @@ impl Connection {
             return Err(ConnectionError::Io(io::Error::from_raw_os_error(libc::EMFILE)));
         }
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-        // Connected at once, or refused, or (EAGAIN) there is no place in the queue of the listener.
+        // Connected at once, or refused, or (EAGAIN) there is no place in the queue of the
+        // listener.
         socket.connect(&SockAddr::unix(path)?)?;
         let mut connection = Connection::outgoing(socket.into(), MEMORY_ADDRESS);
         connection.finish_connecting(timeout).await?;

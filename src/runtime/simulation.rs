@@ -101,8 +101,8 @@ impl Simulation {
         split_mix(state)
     }
 
-    /// Lets tasks be polled this often from now on. What must not spin, or must cost little while it
-    /// waits, is tested with it: the count does not depend on the machine.
+    /// Lets tasks be polled this often from now on. What must not spin, or must cost little while
+    /// it waits, is tested with it: the count does not depend on the machine.
     pub fn allow_polls(&self, polls: u64) {
         self.0.polls_left.set(polls);
     }

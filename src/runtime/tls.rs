@@ -23,8 +23,8 @@ use super::folder::read_file;
 /// TLS 1.3 tickets sent after a full handshake: a reconnecting mail client uses one.
 const TICKETS_SENT: usize = 1;
 
-/// Errors of a certificate or key; each names the file. Causes are part of the text, so they are not
-/// `source` too: anyhow would say them twice.
+/// Errors of a certificate or key; each names the file. Causes are part of the text, so they are
+/// not `source` too: anyhow would say them twice.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     #[error("{}: cannot read: {error}", path.display())]

@@ -4,8 +4,8 @@
 //! only listen; by name against certificate authorities, for MTA-STS and configured hosts; and by
 //! TLSA records (DANE, RFC 7672), which the resolver has found to be authentic.
 //!
-//! Sessions are never resumed: a resumed one is not verified again, and the next message to the same
-//! host may demand another way.
+//! Sessions are never resumed: a resumed one is not verified again, and the next message to the
+//! same host may demand another way.
 //!
 //! Ownership: [`Trust`] is immutable and shared by all shards; a [`ClientTls`] belongs to one
 //! connection.
@@ -334,8 +334,8 @@ impl Verifier {
 const DANE_TA: u8 = 2;
 const DANE_EE: u8 = 3;
 
-/// The records that count. RFC 7672 3.1.3: PKIX-TA and PKIX-EE are unusable for SMTP. RFC 7671 9: of
-/// the digests of one usage and selector, only the strongest counts.
+/// The records that count. RFC 7672 3.1.3: PKIX-TA and PKIX-EE are unusable for SMTP. RFC 7671 9:
+/// of the digests of one usage and selector, only the strongest counts.
 fn usable(tlsa: &[Tlsa]) -> Vec<&Tlsa> {
     let good = |record: &&Tlsa| {
         let size = match record.matching {

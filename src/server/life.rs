@@ -238,8 +238,8 @@ async fn open_partitions(
     Ok(partitions)
 }
 
-/// Once a second: hands over the counts of TLS, and reports which partitions began to refuse new mail, which take it again, and which
-/// limits clients met.
+/// Once a second: hands over the counts of TLS, and reports which partitions began to refuse new
+/// mail, which take it again, and which limits clients met.
 async fn tell_troubles(shard: Rc<Shard>) {
     let mut refusing: Vec<bool> = vec![false; shard.partitions.len()];
     let mut met = LimitCounts::default();

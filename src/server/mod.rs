@@ -381,8 +381,8 @@ impl Reloadable {
         reloaded.map(|(_, pending)| pending)
     }
 
-    /// The configuration file as it is now. `None` for a demo, or if only root may read the file: then
-    /// what it says stays as it is.
+    /// The configuration file as it is now. `None` for a demo, or if only root may read the file:
+    /// then what it says stays as it is.
     fn settings_again(&self) -> Result<Option<Settings>> {
         let Some(path) = &self.source else { return Ok(None) };
         match std::fs::File::open(path) {

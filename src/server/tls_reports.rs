@@ -1,5 +1,5 @@
-//! What reports on TLS (`control/tls_report.rs`) need of the rest of the server: the way of their mail
-//! into the queue, and news of MTA-STS policies, which also become events.
+//! What reports on TLS (`control/tls_report.rs`) need of the rest of the server: the way of their
+//! mail into the queue, and news of MTA-STS policies, which also become events.
 
 use std::{
     rc::Rc,

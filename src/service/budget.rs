@@ -5,7 +5,8 @@
 //! The fuller the budget, the less of its body a message may keep in memory
 //! ([`Charge::stage_max`]): the rest is spilled to the log. A message that still does not fit is
 //! refused: before it begins if there is no room for another ([`MessageBudget::admits`]), otherwise
-//! at its end. Each class of mail has its share ([`MailClass`]): strangers leave a quarter to others.
+//! at its end. Each class of mail has its share ([`MailClass`]): strangers leave a quarter to
+//! others.
 //!
 //! Ownership: shard-local, held by `Rc`. All of it is arithmetic on cells.
 

@@ -666,8 +666,8 @@ impl Delivery {
         join(checks.collect()).await.into_iter().collect()
     }
 
-    /// As [`Delivery::finish_together`], for a delivery that may be repeated under `delivery_id`: an
-    /// account that has it already is a success.
+    /// As [`Delivery::finish_together`], for a delivery that may be repeated under `delivery_id`:
+    /// an account that has it already is a success.
     pub(super) async fn finish_once(self, delivery_id: u128) -> Result<(), Failure> {
         let shard = self.shard.clone();
         for (order, stored) in self.commit(Some(delivery_id)).await {

@@ -194,8 +194,8 @@ impl Admission {
         make_room.is_some_and(|make_room| make_room(self.is_short()))
     }
 
-    /// Something is about to be written that frees space: releases the space of the reserve if there
-    /// is less without it.
+    /// Something is about to be written that frees space: releases the space of the reserve if
+    /// there is less without it.
     async fn use_reserve(&self) {
         if self.free_now().await.is_some_and(|free| free < self.limits.reserve) {
             self.give_up_reserve().await;

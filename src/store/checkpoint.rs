@@ -262,8 +262,8 @@ impl Checkpoints {
         damaged.map_or(Ok(()), Err)
     }
 
-    /// Waits before more is appended: for room in the log's buffer, and for the disk if much of what
-    /// the checkpoint appended is not durable yet.
+    /// Waits before more is appended: for room in the log's buffer, and for the disk if much of
+    /// what the checkpoint appended is not durable yet.
     async fn room(&self) -> Result<(), StoreError> {
         self.log.room().await?;
         let (last, octets) = self.behind.get();
@@ -427,7 +427,8 @@ impl Checkpoints {
         };
         if rewrite {
             return match self.rewrite_runs(cell, id).await {
-                // A table that cannot be read now is left as it is: its changes follow with the page.
+                // A table that cannot be read now is left as it is: its changes follow with the
+                // page.
                 Err(StoreError::NoSuchMailbox | StoreError::Io(_)) => Ok(()),
                 other => other,
             };

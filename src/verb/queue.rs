@@ -1,4 +1,5 @@
-//! `ringmail queue …`, `ringmail explain` and `ringmail trace`: asks the running server, or reads the disk where none runs.
+//! `ringmail queue …`, `ringmail explain` and `ringmail trace`: asks the running server, or reads
+//! the disk where none runs.
 
 use std::{
     io,

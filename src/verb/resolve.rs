@@ -1,4 +1,5 @@
-//! `ringmail resolve …`: where mail for a domain would go, asked in the same way as the server asks.
+//! `ringmail resolve …`: where mail for a domain would go, asked in the same way as the server
+//! asks.
 
 use std::{path::PathBuf, rc::Rc};
 

@@ -1,5 +1,5 @@
-//! `ringmail tlsrpt ...`: reports to other domains on TLS. Asks the running server; `show` reads the
-//! disk where none runs.
+//! `ringmail tlsrpt ...`: reports to other domains on TLS. Asks the running server; `show` reads
+//! the disk where none runs.
 
 use anyhow::{Context, Result, bail};
 use ringmail::{

@@ -154,8 +154,8 @@ impl PasswordWorkers for NoWorkers {
 pub struct NotOpened(pub u16, pub StoreError);
 
 impl World {
-    /// Opens all partitions on `devices`, joins the mesh, resumes the queues. Mail for elsewhere goes
-    /// where `post` knows; without it, nobody is reached.
+    /// Opens all partitions on `devices`, joins the mesh, resumes the queues. Mail for elsewhere
+    /// goes where `post` knows; without it, nobody is reached.
     pub fn start(
         seed: u64,
         devices: Vec<MemoryDevice>,

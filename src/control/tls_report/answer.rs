@@ -1,5 +1,5 @@
-//! What `ringmail tlsrpt` asks and gets: the counts and the reports that wait, for people or as JSON,
-//! and reports that are sent at once, or would be.
+//! What `ringmail tlsrpt` asks and gets: the counts and the reports that wait, for people or as
+//! JSON, and reports that are sent at once, or would be.
 
 use std::sync::Arc;
 

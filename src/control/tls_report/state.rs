@@ -1,4 +1,5 @@
-//! What is kept of TLS reports, in memory and on disk: days that are counted, and reports that wait.
+//! What is kept of TLS reports, in memory and on disk: days that are counted, and reports that
+//! wait.
 
 use std::{collections::BTreeMap, ffi::OsStr, io, path::Path};
 
@@ -74,8 +75,8 @@ impl State {
         &mut self.days.entry(day.0).or_insert(begin).counts
     }
 
-    /// Turns the domains of some days that `is_wanted` into reports that are due `at`. True if there
-    /// were any.
+    /// Turns the domains of some days that `is_wanted` into reports that are due `at`. True if
+    /// there were any.
     pub(super) fn close(
         &mut self,
         is_over: impl Fn(Day) -> bool,

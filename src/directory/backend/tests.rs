@@ -458,7 +458,8 @@ proptest! {
                             prop_assert!(was(&history, true, from, after));
                         }
                         Err(AuthenticationError::Rejected) => {
-                            let away = was(&history, false, before.saturating_sub(OPTIONS.timeout), after);
+                            let from = before.saturating_sub(OPTIONS.timeout);
+                            let away = was(&history, false, from, after);
                             prop_assert!(!right || away);
                         }
                         Err(AuthenticationError::Unavailable) => {}

@@ -545,7 +545,8 @@ mod tests {
         ) {
             // Also some octets of the message itself.
             let (from, to) = (own.0.index(message.len() + 1), own.1.index(message.len() + 1));
-            let own = String::from_utf8_lossy(&message[from.min(to)..from.max(to).min(from.min(to) + 12)]);
+            let (from, to) = (from.min(to), from.max(to));
+            let own = String::from_utf8_lossy(&message[from..to.min(from + 12)]);
             for (name, ..) in FIELDS {
                 for needle in [needle, &own] {
                     check(&message, prologue.as_bytes(), str::from_utf8(name).unwrap(), needle);
@@ -556,17 +557,22 @@ mod tests {
         #[test]
         fn cards_agree_with_headers_of_marks(
             pieces in prop::collection::vec(prop::sample::select(MARKS), 0..16),
-            len in 0usize..6, at: prop::sample::Index, name in prop::sample::select(&["From","Subject","To","Message-ID"][..]),
+            len in 0usize..6,
+            at: prop::sample::Index,
+            name in prop::sample::select(&["From", "Subject", "To", "Message-ID"][..]),
         ) {
             let value = pieces.concat();
             let message = [name.as_bytes(), b": ", &value, b"\r\n\r\nx"].concat();
             let mut unfolded = Vec::new();
             super::super::header::unfold(&value, &mut unfolded);
             let from = at.index(unfolded.len() + 1);
-            let own = String::from_utf8_lossy(&unfolded[from..(from + len).min(unfolded.len())]).into_owned();
+            let own = &unfolded[from..(from + len).min(unfolded.len())];
+            let own = String::from_utf8_lossy(own).into_owned();
             let spaceless: String = own.chars().filter(|c| !" ()\"\\\t".contains(*c)).collect();
             let field = &name.to_lowercase();
-            for needle in [&own[..], &spaceless, "a@b", "<a@b>", "a <", "\u{f6}", "a b", ">", "@", "a@", "<@"] {
+            let needles =
+                [&own[..], &spaceless, "a@b", "<a@b>", "a <", "\u{f6}", "a b", ">", "@", "a@", "<@"];
+            for needle in needles {
                 check(&message, b"", field, needle);
             }
         }

@@ -1,9 +1,9 @@
 //! Rewrites the domains of addresses in the fields that name a message's author and sender, while
 //! the message passes.
 //!
-//! `service::smtp` asks a [`HeaderRewriter`] about mail of users if `addresses.rewrite_headers` says
-//! so, before the message is signed. All else passes as it is, octet by octet: a field without such
-//! a domain, comments, quoted strings, names, white space and folds.
+//! `service::smtp` asks a [`HeaderRewriter`] about mail of users if `addresses.rewrite_headers`
+//! says so, before the message is signed. All else passes as it is, octet by octet: a field without
+//! such a domain, comments, quoted strings, names, white space and folds.
 
 use memchr::memchr;
 

@@ -213,8 +213,8 @@ pub enum Event<'a> {
     Expand(&'a str),
     /// ETRN: append its reply.
     StartQueue(Node<'a>),
-    /// XCLIENT: the session is as new. Call `assume_login` if the client is known to have logged in,
-    /// and greet, or reject it.
+    /// XCLIENT: the session is as new. Call `assume_login` if the client is known to have logged
+    /// in, and greet, or reject it.
     ClientClaimed,
     /// Send the output, start TLS, call `tls_started`.
     StartTls,
@@ -475,7 +475,8 @@ impl Session {
         *self = Session::new(self.role, self.limits, security);
     }
 
-    /// Call after [`Event::MessageEnd`] was answered, or after [`Event::MessageRefused`]. An accepted message resets the error counts.
+    /// Call after [`Event::MessageEnd`] was answered, or after [`Event::MessageRefused`]. An
+    /// accepted message resets the error counts.
     pub fn end_transaction(&mut self, accepted: bool) {
         self.reset_transaction();
         if accepted {

@@ -1,6 +1,6 @@
 //! The field `TLS-Required: No` (RFC 8689 3): whoever sends the message asks that it goes through
-//! where the TLS policy of its recipients would hold it up, for instance to tell them so. Found while
-//! the message arrives; `service::smtp` keeps the finding in the queue's envelope.
+//! where the TLS policy of its recipients would hold it up, for instance to tell them so. Found
+//! while the message arrives; `service::smtp` keeps the finding in the queue's envelope.
 
 use memchr::memchr;
 

@@ -27,8 +27,8 @@ use crate::{
     store::{Partition, StoreError, StoreOptions},
 };
 
-/// Answers `list`, `show` and `shape` about a data directory on which no server runs; each line goes
-/// to `lines`.
+/// Answers `list`, `show` and `shape` about a data directory on which no server runs; each line
+/// goes to `lines`.
 ///
 /// # Errors
 /// If the directory is not a data directory, or a partition cannot be read.

@@ -2,8 +2,8 @@
 //! control socket and gets back.
 //!
 //! A request is one line: fields between tabs, `queue`, the verb, then `name=value`. An answer is
-//! lines that begin with `=` (output), `#` (a note), `!` (what was not found or failed) or `.` (still
-//! at work), and at the end `ok`, or `error: why`. [`Request`] is both ends of the first,
+//! lines that begin with `=` (output), `#` (a note), `!` (what was not found or failed) or `.`
+//! (still at work), and at the end `ok`, or `error: why`. [`Request`] is both ends of the first,
 //! [`Line`] of the second.
 
 use std::{str::FromStr, time::Duration};

@@ -1,9 +1,10 @@
 //! `ringmail trace`: events as they happen, with the lines of sessions with other hosts, until the
 //! reader goes.
 //!
-//! A line is meant if it contains the text that is looked for, or belongs to a connection of which a
-//! line was meant. What was said in a session before is kept for a while, so that it is shown from
-//! its beginning. Nothing waits for the reader: lines that it does not take in time are counted.
+//! A line is meant if it contains the text that is looked for, or belongs to a connection of which
+//! a line was meant. What was said in a session before is kept for a while, so that it is shown
+//! from its beginning. Nothing waits for the reader: lines that it does not take in time are
+//! counted.
 
 use std::{
     cell::{Cell, RefCell},

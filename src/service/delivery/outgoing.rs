@@ -26,8 +26,8 @@ fn copy(shard: &Shard, order: &Order, stored: &Stored) -> Option<(ShardId, Queue
 /// Pause before another attempt to tell a shard about a message.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
 
-/// The message may be sent. If the other shard cannot be told now, a task goes on trying: the client
-/// has its answer, and otherwise only the next start would find it.
+/// The message may be sent. If the other shard cannot be told now, a task goes on trying: the
+/// client has its answer, and otherwise only the next start would find it.
 pub(super) async fn take_up(shard: &Rc<Shard>, order: &Order, stored: &Stored) {
     let (Some((owner, id)), Some(envelope)) = (copy(shard, order, stored), &order.outgoing) else {
         return;

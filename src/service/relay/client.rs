@@ -42,8 +42,8 @@ const NAME_MAX: usize = 255;
 /// Output that is sent before more is made.
 const OUTPUT_MAX: usize = 64 * 1024;
 
-/// How long a peer may take, by stage, and whom to trust. The defaults are those of RFC 5321 4.5.3.2
-/// where it has one, and to trust nobody.
+/// How long a peer may take, by stage, and whom to trust. The defaults are those of RFC 5321
+/// 4.5.3.2 where it has one, and to trust nobody.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// For the verification by names.

@@ -179,7 +179,8 @@ impl<'a> Converted<'a> {
 
     async fn fill(&mut self) -> Result<(), StoreError> {
         self.out.clear();
-        // A header that is signed is short (`MessageDigest` gives up on others), so it is collected.
+        // A header that is signed is short (`MessageDigest` gives up on others), so it is
+        // collected.
         while !self.ended && (self.out.is_empty() || self.in_signed_header()) {
             match self.stored.piece().await? {
                 Some(piece) => self.rewriter.push(&piece, &mut self.out),

@@ -93,8 +93,8 @@ impl LocalSession {
 }
 
 /// The id under which a queued message is delivered here. Its upper half is its family: nothing of
-/// it is forgotten while the message is in the queue. Messages of several mailboxes of the queue may
-/// share a family.
+/// it is forgotten while the message is in the queue. Messages of several mailboxes of the queue
+/// may share a family.
 pub(super) fn delivery_id(id: QueueId) -> u128 {
     // The store derives ids of single accounts by changing a few bits of the lower half: those of
     // two mailboxes must not be near each other.
@@ -156,8 +156,8 @@ mod tests {
     use super::*;
     use crate::model::{MailboxId, PartitionId, Uid};
 
-    /// The store takes a delivery for done if the id with the number of an account, plus one, in the
-    /// lower half is known (`commits/standing.rs`).
+    /// The store takes a delivery for done if the id with the number of an account, plus one, in
+    /// the lower half is known (`commits/standing.rs`).
     #[test]
     fn ids_of_two_mailboxes_are_not_near_each_other() {
         let id = |mailbox| {

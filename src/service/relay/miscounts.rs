@@ -1,5 +1,5 @@
-//! Hosts that have sent more or fewer replies than they were sent commands. For a while they get one
-//! command at a time, so that each reply has its command without counting.
+//! Hosts that have sent more or fewer replies than they were sent commands. For a while they get
+//! one command at a time, so that each reply has its command without counting.
 //!
 //! Ownership: one per shard, held by the carrier and shared with its sessions. Called by `remote`.
 

@@ -53,8 +53,8 @@ fn offers(client: &Client) -> Offers {
     }
 }
 
-/// Whether nothing of a message was begun: the other side had ended the connection while it was idle.
-/// `before`: the results of earlier transactions with the same message.
+/// Whether nothing of a message was begun: the other side had ended the connection while it was
+/// idle. `before`: the results of earlier transactions with the same message.
 fn never_begun(before: &[Option<RcptResult>], now: &[RcptResult]) -> bool {
     let ended = |it: &RcptResult| matches!(it, RcptResult::Lost { stage: Stage::Mail, .. });
     before.iter().all(Option::is_none) && now.iter().all(ended)

@@ -1,5 +1,5 @@
-//! Mail that the server itself writes to other domains: signed and put into the queue like mail of a
-//! user, but nobody is told if it cannot be delivered.
+//! Mail that the server itself writes to other domains: signed and put into the queue like mail of
+//! a user, but nobody is told if it cannot be delivered.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -26,8 +26,8 @@ pub struct OwnMail {
     pub expires: Timestamp,
 }
 
-/// Puts `mail` durably into the queue. It may go without TLS whatever the policies of its domain say
-/// (RFC 8460 3), and no report about it is asked for.
+/// Puts `mail` durably into the queue. It may go without TLS whatever the policies of its domain
+/// say (RFC 8460 3), and no report about it is asked for.
 ///
 /// # Errors
 /// It is not in the queue, or that is not known.

@@ -25,7 +25,8 @@ use crate::{
     runtime::tls_client::{TlsFailure, Verified},
 };
 
-/// Counts handed over that wait for the control thread; it takes all of them several times a minute.
+/// Counts handed over that wait for the control thread; it takes all of them several times a
+/// minute.
 const WAITING_MAX: usize = 1024;
 
 /// Domains whose mail is counted in one session.

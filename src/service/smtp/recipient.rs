@@ -1,5 +1,5 @@
-//! Recipients: which addresses accept mail here, which are passed on, which senders are allowed, and
-//! what is kept of each RCPT.
+//! Recipients: which addresses accept mail here, which are passed on, which senders are allowed,
+//! and what is kept of each RCPT.
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -225,7 +225,10 @@ mod tests {
                 match properties.plan(changes.clone(), LIMITS) {
                     Ok(planned) => {
                         prop_assert!(fits(&after));
-                        prop_assert!(planned.iter().all(|(key, value)| pending.get(key) != value.as_ref()));
+                        let mut planned_changes = planned.iter();
+                        prop_assert!(
+                            planned_changes.all(|(key, value)| pending.get(key) != value.as_ref())
+                        );
                         for (key, value) in &planned {
                             properties.stage(lsn, key, value.as_ref());
                         }

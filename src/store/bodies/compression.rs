@@ -206,7 +206,10 @@ mod tests {
         }
 
         #[test]
-        fn garbage_never_panics(frame in prop::collection::vec(any::<u8>(), 0..300), raw in 0..9000usize) {
+        fn garbage_never_panics(
+            frame in prop::collection::vec(any::<u8>(), 0..300),
+            raw in 0..9000usize,
+        ) {
             let _ = decompress(&frame, raw);
         }
     }

@@ -671,7 +671,10 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn effects_round_trip(effects in vec(any_effect(), 0..8), block in vec(any::<u8>(), 0..50)) {
+        fn effects_round_trip(
+            effects in vec(any_effect(), 0..8),
+            block in vec(any::<u8>(), 0..50),
+        ) {
             let mut payload = Vec::new();
             encode_effects(effects.iter(), &mut payload);
             payload.extend_from_slice(&block);

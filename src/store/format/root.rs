@@ -133,8 +133,13 @@ mod tests {
         }
 
         #[test]
-        fn damaged_roots_never_panic(at in any::<usize>(), with in any::<u8>(), cut in any::<usize>()) {
-            let root = Root { buckets: vec![Some(Lsn(7)); 64], deliveries: vec![9; 3], ..Root::default() };
+        fn damaged_roots_never_panic(
+            at in any::<usize>(),
+            with in any::<u8>(),
+            cut in any::<usize>(),
+        ) {
+            let buckets = vec![Some(Lsn(7)); 64];
+            let root = Root { buckets, deliveries: vec![9; 3], ..Root::default() };
             let mut bytes = encode_root(&root);
             let at = at % bytes.len();
             bytes[at] ^= with;

@@ -49,8 +49,8 @@ const COMMAND_MESSAGES_MAX: usize = 100_000;
 /// Messages of a table scanned before a yield.
 const SCAN: usize = 4_096;
 
-/// How long a reader waits for the log to be reopened, and how often it looks. Reopening takes a second
-/// if the device works again at once.
+/// How long a reader waits for the log to be reopened, and how often it looks. Reopening takes a
+/// second if the device works again at once.
 const REOPEN_WAIT: Duration = Duration::from_secs(5);
 const REOPEN_LOOK: Duration = Duration::from_millis(100);
 
@@ -365,8 +365,9 @@ impl Account {
         Ok(mailbox.status)
     }
 
-    /// Loads the mailbox's message table for a reader. Runs that a checkpoint wrote just before a write
-    /// failed cannot be read until the log is reopened: this waits for that, up to [`REOPEN_WAIT`].
+    /// Loads the mailbox's message table for a reader. Runs that a checkpoint wrote just before a
+    /// write failed cannot be read until the log is reopened: this waits for that, up to
+    /// [`REOPEN_WAIT`].
     pub(super) async fn ensure_table(&self, mailbox: MailboxId) -> Result<(), StoreError> {
         let mut waited = Duration::ZERO;
         loop {

@@ -91,7 +91,8 @@ mod tests {
     proptest! {
         #[test]
         fn one_wrong_bit_is_found(
-            mut bytes in prop::collection::vec(any::<u8>(), 1..600), at in any::<prop::sample::Index>(),
+            mut bytes in prop::collection::vec(any::<u8>(), 1..600),
+            at in any::<prop::sample::Index>(),
         ) {
             let checksum = crc32c::crc32c(&bytes);
             prop_assert_eq!(wrong_bit(&bytes, checksum), None);

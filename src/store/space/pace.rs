@@ -1,5 +1,5 @@
-//! How fast compaction goes: it shares the shard and the disk with mail. Used by `compaction` and its
-//! mark pass; one for each cycle. Shard-local.
+//! How fast compaction goes: it shares the shard and the disk with mail. Used by `compaction` and
+//! its mark pass; one for each cycle. Shard-local.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 

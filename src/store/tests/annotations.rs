@@ -236,7 +236,8 @@ proptest! {
                             .map(|(number, value)| (*number, Bytes::from(text(*value)))).collect();
                         let target = DeliveryTarget { annotations, ..target(ALICE) };
                         let body = staged(&partition, b"x").await;
-                        let uid = partition.deliver(body, vec![target], None).await.unwrap()[0].uid.0;
+                        let placed = partition.deliver(body, vec![target], None).await.unwrap();
+                        let uid = placed[0].uid.0;
                         uids.push(uid);
                         for (number, value) in values {
                             model.entry(uid).or_default().insert(number, text(value));

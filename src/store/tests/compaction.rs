@@ -347,8 +347,8 @@ fn an_idle_partition_comes_to_rest() {
 /// What a disk holds in the tests below: several segments.
 const CAPACITY: u64 = 2 << 20;
 
-/// Octets of a body there: with its commit entry it nearly fills two blocks, so that there is little
-/// to gain from mail that is alive.
+/// Octets of a body there: with its commit entry it nearly fills two blocks, so that there is
+/// little to gain from mail that is alive.
 const BODY: usize = 7800;
 
 /// Runs `test` in a world whose disk has [`CAPACITY`]. No test logs enough for a checkpoint of its

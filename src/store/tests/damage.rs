@@ -423,8 +423,8 @@ fn a_table_salvaged_under_a_checkpoint() {
     });
 }
 
-/// What is written while `verify` reads it is not damaged, nor is a segment whose first write is under
-/// way.
+/// What is written while `verify` reads it is not damaged, nor is a segment whose first write is
+/// under way.
 #[test]
 fn what_is_written_under_verify_is_not_damaged() {
     for slow in 0..6 {
@@ -453,7 +453,8 @@ fn what_is_written_under_verify_is_not_damaged() {
     }
 }
 
-/// Runs that cannot be read now are not joined with what changed; the checkpoint is written all the same.
+/// Runs that cannot be read now are not joined with what changed; the checkpoint is written all the
+/// same.
 #[test]
 fn a_disk_that_does_not_read_does_not_keep_back_checkpoints() {
     run(async |world: Rc<World>| {

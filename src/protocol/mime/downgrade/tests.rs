@@ -293,7 +293,8 @@ proptest! {
             if plan.changes() {
                 prop_assert!(is_seven_bit(&out), "{}", text(&out));
                 if !plan.rewrites_around() {
-                    prop_assert_eq!(leaves(&out), leaves(&message), "{}\n{}", text(&message), text(&out));
+                    let (whole, sent) = (text(&message), text(&out));
+                    prop_assert_eq!(leaves(&out), leaves(&message), "{}\n{}", whole, sent);
                 }
                 let again = plan_of(&out);
                 prop_assert!(again.is_ok_and(|plan| !plan.changes()));

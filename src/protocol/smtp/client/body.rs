@@ -4,8 +4,8 @@
 //! **Smuggling.** A peer that takes `<LF>.<LF>` or similar for the end of a message would find a
 //! second message in the first. So a CR or LF that is not part of CRLF never leaves: it counts as a
 //! CRLF, as in `data::BareNewline::Normalise`, also before a peer with CHUNKING, which may pass the
-//! message on with DATA. Only what is declared BODY=BINARYMIME goes as it is (RFC 3030 3), and never
-//! with DATA. Lines may be of any length.
+//! message on with DATA. Only what is declared BODY=BINARYMIME goes as it is (RFC 3030 3), and
+//! never with DATA. Lines may be of any length.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 

@@ -1,5 +1,5 @@
-//! What a peer announced in its reply to EHLO or LHLO (RFC 5321 4.1.1.1). A line that makes no sense
-//! is skipped: it announces nothing.
+//! What a peer announced in its reply to EHLO or LHLO (RFC 5321 4.1.1.1). A line that makes no
+//! sense is skipped: it announces nothing.
 
 use super::reply::{Reply, clipped};
 

@@ -1,10 +1,10 @@
 //! The client's side of SMTP and LMTP without I/O: what a peer's replies mean, what it can do, and
 //! what is sent when (RFC 5321, RFC 2033, RFC 2920, RFC 3030).
 //!
-//! `service::relay::client` moves the octets and keeps the time. Nothing here trusts a peer: a reply
-//! has a most number of octets and lines, its text is made safe before anyone sees it, and a reply
-//! that answers no command ends the connection, since later ones would be taken for the answers of
-//! other commands.
+//! `service::relay::client` moves the octets and keeps the time. Nothing here trusts a peer: a
+//! reply has a most number of octets and lines, its text is made safe before anyone sees it, and a
+//! reply that answers no command ends the connection, since later ones would be taken for the
+//! answers of other commands.
 
 mod body;
 mod capabilities;

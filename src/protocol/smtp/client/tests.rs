@@ -127,8 +127,8 @@ fn a_long_text_is_clipped_between_characters() {
 #[test]
 fn capabilities_are_read_leniently() {
     let text = "250-mx.test greets you\r\n250-size 1000\r\n250-8BITMIME\r\n250-PIPELINING\r\n\
-                250-AUTH LOGIN CRAM-MD5 plain\r\n250-DELIVERBY 240\r\n250-MT-PRIORITY STANAG4406\r\n\
-                250-FUTURERELEASE 86400 2030-01-01T00:00:00Z\r\n\
+                250-AUTH LOGIN CRAM-MD5 plain\r\n250-DELIVERBY 240\r\n\
+                250-MT-PRIORITY STANAG4406\r\n250-FUTURERELEASE 86400 2030-01-01T00:00:00Z\r\n\
                 250-LIMITS RCPTMAX=10 mailmax=3 RCPTDOMAINMAX=0 X MAILMAX2=1\r\n250-\r\n\
                 250-SIZE2 5\r\n250 smtputf8\r\n";
     let mut parser = ReplyParser::default();
@@ -1098,8 +1098,8 @@ fn the_reply_to_ehlo_is_not_that_to_the_message() {
     }
 }
 
-/// Where a reply is missing, those behind it may be those to other commands: who is refused for good
-/// is not known until the count is proven.
+/// Where a reply is missing, those behind it may be those to other commands: who is refused for
+/// good is not known until the count is proven.
 #[test]
 fn refusals_count_when_the_group_is_complete() {
     let lost = ("lost rcpt", true);
@@ -1165,8 +1165,8 @@ fn refusals_count_when_the_group_is_complete() {
     }
 }
 
-/// RFC 2033 4.2: a server that stops in the middle keeps what it has accepted. Behind a refusal that is
-/// not certain.
+/// RFC 2033 4.2: a server that stops in the middle keeps what it has accepted. Behind a refusal
+/// that is not certain.
 #[test]
 fn lmtp_results_that_came_before_the_end() {
     let begin = [(250, "ok"), (250, "ok"), (250, "ok"), (250, "ok"), (354, "go"), (0, "")];
@@ -1602,7 +1602,8 @@ fn plans() -> impl Strategy<Value = Plan> {
     let miscount = prop_oneof![
         1 => Just(Miscount::None),
         4 => (0usize..9).prop_map(Miscount::TooFew),
-        4 => (0usize..9, extra(), any::<bool>()).prop_map(|(at, code, late)| Miscount::TooMany(at, code, late)),
+        4 => (0usize..9, extra(), any::<bool>())
+            .prop_map(|(at, code, late)| Miscount::TooMany(at, code, late)),
         1 => extra().prop_map(Miscount::Left),
     ];
     let recipients = (1usize..5).prop_flat_map(move |count| {
@@ -1645,8 +1646,8 @@ fn a_refused_chunk_counts_when_ehlo_is_answered() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// A peer that leaves one reply out, or sends one too many: what is said to be accepted was, and
-    /// what is said to be refused for good was, by this very reply.
+    /// A peer that leaves one reply out, or sends one too many: what is said to be accepted was,
+    /// and what is said to be refused for good was, by this very reply.
     #[test]
     fn results_are_those_that_the_peer_meant(
         plan in plans(),
@@ -1677,7 +1678,8 @@ proptest! {
         input in proptest::collection::vec(
             prop_oneof![
                 Just(b"250 ok\r\n".to_vec()), Just(b"250-".to_vec()), Just(b"\r\n".to_vec()),
-                Just(b"354 ".to_vec()), Just(b"\n".to_vec()), proptest::collection::vec(any::<u8>(), 0..9),
+                Just(b"354 ".to_vec()), Just(b"\n".to_vec()),
+                proptest::collection::vec(any::<u8>(), 0..9),
             ],
             0..40,
         ),

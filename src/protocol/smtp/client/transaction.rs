@@ -1,5 +1,5 @@
-//! One mail transaction as its client (RFC 5321 3.3; LMTP: RFC 2033 4.2): which commands may be sent,
-//! which command a reply answers, and what became of each recipient.
+//! One mail transaction as its client (RFC 5321 3.3; LMTP: RFC 2033 4.2): which commands may be
+//! sent, which command a reply answers, and what became of each recipient.
 //!
 //! The caller loops: [`Transaction::advance`] appends what can be sent and says what to wait for;
 //! the next reply goes to [`Transaction::reply`], pieces of the message to [`Transaction::push`].
@@ -13,16 +13,16 @@
 //!
 //! Whose reply it is follows only from the number of those before it, and peers leave replies out
 //! or send some too many. So a refusal for good in a pipelined group counts only when the group is
-//! proven complete: by 354 to DATA, which answers nothing else; by the reply of several lines to EHLO
-//! (see [`Transaction::with_hello`]); by 2xx to RSET, which ends a transaction without a message, as
-//! a reply too many would leave it the one to DATA, which is never 2xx. If the connection ends before
-//! that, the recipients are reported as lost, to be tried again. One command at a time needs no
-//! proof.
+//! proven complete: by 354 to DATA, which answers nothing else; by the reply of several lines to
+//! EHLO (see [`Transaction::with_hello`]); by 2xx to RSET, which ends a transaction without a
+//! message, as a reply too many would leave it the one to DATA, which is never 2xx. If the
+//! connection ends before that, the recipients are reported as lost, to be tried again. One command
+//! at a time needs no proof.
 //!
-//! A reply that cannot be an answer to its command (3xx to RCPT, 2xx to DATA), or one too many, means
-//! that replies and commands do not match: then no refusal counts, and every recipient that was not
-//! accepted is lost. [`Transaction::is_in_doubt`] tells the caller of both, so that it need not rely on
-//! the number of replies of that peer again.
+//! A reply that cannot be an answer to its command (3xx to RCPT, 2xx to DATA), or one too many,
+//! means that replies and commands do not match: then no refusal counts, and every recipient that
+//! was not accepted is lost. [`Transaction::is_in_doubt`] tells the caller of both, so that it need
+//! not rely on the number of replies of that peer again.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -213,8 +213,9 @@ pub struct Transaction<'a> {
 
 impl<'a> Transaction<'a> {
     pub fn new(envelope: Envelope<'a>, capabilities: &Capabilities, lmtp: bool) -> Transaction<'a> {
-        // LMTP: a reply too many to RCPT makes for one reply more that is awaited to the message, and
-        // the one to LHLO would come in its place. So there must be DATA, or one command at a time.
+        // LMTP: a reply too many to RCPT makes for one reply more that is awaited to the message,
+        // and the one to LHLO would come in its place. So there must be DATA, or one command at a
+        // time.
         let by_choice = capabilities.pipelining && !lmtp;
         let chunking = capabilities.chunking && (by_choice || envelope.binary);
         let pipelining = capabilities.pipelining && !(lmtp && chunking);
@@ -272,13 +273,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// `command`: EHLO and our name, of an ESMTP session. With BDAT all good replies are 250, so a
-    /// peer that has sent one reply too many to pipelined commands would not be found out: its reply
-    /// to a recipient would be taken for that to the message, and its refusal of one recipient for
-    /// that of another. With DATA there is 354 in between. So EHLO follows the message, at once, and
-    /// takes the place of RSET (RFC 5321 4.1.4): its reply has several lines, as PIPELINING is in it.
-    /// Until it has come, no refusal is decided. LHLO does the same behind a message for several
-    /// recipients, as the replies to that have nothing behind them either (RFC 2920 3.1 allows it
-    /// there).
+    /// peer that has sent one reply too many to pipelined commands would not be found out: its
+    /// reply to a recipient would be taken for that to the message, and its refusal of one
+    /// recipient for that of another. With DATA there is 354 in between. So EHLO follows the
+    /// message, at once, and takes the place of RSET (RFC 5321 4.1.4): its reply has several lines,
+    /// as PIPELINING is in it. Until it has come, no refusal is decided. LHLO does the same behind
+    /// a message for several recipients, as the replies to that have nothing behind them either
+    /// (RFC 2920 3.1 allows it there).
     pub fn with_hello(mut self, command: &'a str) -> Transaction<'a> {
         self.hello = Some(command).filter(|_| self.pipelining);
         self
@@ -629,8 +630,8 @@ impl<'a> Transaction<'a> {
         self.chunk.clear();
     }
 
-    /// The connection broke at `stage`: recipients without a result are lost, and those with one that
-    /// is not proven.
+    /// The connection broke at `stage`: recipients without a result are lost, and those with one
+    /// that is not proven.
     pub fn lose(&mut self, stage: Stage, what: &str) {
         self.unusable = true;
         if self.phase != Phase::Over {
@@ -657,9 +658,10 @@ impl<'a> Transaction<'a> {
         }
         let lost = self.lost(stage, what);
         if self.awaited.iter().any(|it| matches!(it, Command::EndFor(_))) {
-            // RFC 2033 4.2: a server that stops in the middle has delivered for those that it accepted,
-            // and must not get them again and again. One that forgets a reply has accepted for all
-            // before the first refusal as well, but for the one whose reply nobody has seen.
+            // RFC 2033 4.2: a server that stops in the middle has delivered for those that it
+            // accepted, and must not get them again and again. One that forgets a reply has
+            // accepted for all before the first refusal as well, but for the one whose reply nobody
+            // has seen.
             let behind = self.standings.iter_mut().skip_while(|it| !it.is_refused_at_end());
             for standing in behind {
                 if matches!(standing, Standing::Over(RcptResult::Accepted { .. })) {
@@ -683,8 +685,8 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Replies and commands do not match: no refusal counts, and if a reply too many came before the
-    /// one to the message, that does not either.
+    /// Replies and commands do not match: no refusal counts, and if a reply too many came before
+    /// the one to the message, that does not either.
     fn shifted(&mut self, stage: Stage, what: &str) {
         self.refusal = None;
         self.in_doubt = true;
