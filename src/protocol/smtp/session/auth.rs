@@ -76,4 +76,19 @@ impl Session {
         self.phase = Phase::Command;
         self.refused(Verb::Auth, refusal, output)
     }
+
+    pub fn authenticated(&mut self, output: &mut Vec<u8>) {
+        self.authenticated = true;
+        reply::AUTHENTICATED.append_to(output);
+    }
+
+    pub fn refuse_authentication(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        self.auth_failures += 1;
+        self.refuse(refusal, output);
+    }
+
+    /// Whether the credentials are right is not known now; this does not count as a client error.
+    pub fn defer_authentication(&mut self, refusal: Reply, output: &mut Vec<u8>) {
+        refusal.append_to(output);
+    }
 }
