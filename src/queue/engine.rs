@@ -335,10 +335,7 @@ impl<C: Carrier> Queue<C> {
         let next = |recipient: &Recipient| match &recipient.problem {
             _ if planted(Plant::LoseSchedule) => now,
             None => now,
-            Some(problem) => {
-                let age = envelope.age_of_schedule(problem.at);
-                problem.at.after(options.pause(age, draw))
-            }
+            Some(problem) => options.next_attempt(&envelope.timetable(), problem.at, draw),
         };
         let mut state = self.inner.state.borrow_mut();
         if planted(Plant::LoseHold) {
@@ -712,13 +709,13 @@ impl<C: Carrier> Queue<C> {
     /// Why a message must not be delivered any more, if its sender set a time limit (RFC 2852).
     fn past_deadline(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
         let state = self.inner.state.borrow();
-        let passed = state.entries.get(&id)?.deadline.is_some_and(|deadline| deadline <= now);
+        let passed = state.entries.get(&id)?.times.deadline.is_some_and(|deadline| deadline <= now);
         passed.then(|| late(now, "the time that its sender allowed for delivery is over"))
     }
 
     /// Why a message is not tried any more, if it has expired.
     fn too_late(&self, id: QueueId, now: Timestamp) -> Option<Problem> {
-        let begins = self.inner.state.borrow().entries.get(&id)?.begins;
+        let begins = self.inner.state.borrow().entries.get(&id)?.times.begins;
         let expired = begins.after(self.options().expire) <= now;
         let expired = || expired.then(|| late(now, "it could not be delivered in time"));
         self.past_deadline(id, now).or_else(expired)
@@ -771,19 +768,11 @@ impl<C: Carrier> Queue<C> {
         let draw = self.inner.executor.random();
         let mut state = self.inner.state.borrow_mut();
         let Some(entry) = state.entries.get_mut(&id) else { return };
-        let age =
-            Duration::from_micros(u64::try_from(now.0.saturating_sub(entry.begins.0)).unwrap_or(0));
-        let mut due = now.after(options.pause(age, draw));
-        due = due.min(entry.begins.after(options.expire));
-        due = entry.deadline.map_or(due, |deadline| due.min(deadline)).max(now);
-        let late = !options.delay_warning.is_zero() && age >= options.delay_warning;
+        let due = options.next_attempt(&entry.times, now, draw);
+        let late = options.warning_at(&entry.times).is_some_and(|at| at <= now);
         let mut warn = false;
         if let Some(part) = entry.parts.iter_mut().find(|part| part.destination == number) {
             warn = late && !part.warned;
-            if !late && !options.delay_warning.is_zero() {
-                // One more attempt, so that the warning is true when it is sent.
-                due = due.min(entry.begins.after(options.delay_warning));
-            }
             part.status = super::state::parse_status(&problem.status);
         }
         state.defer(id, number, due);

@@ -65,6 +65,17 @@ pub struct DeliverBy {
     pub trace: bool,
 }
 
+/// The times of a message that its schedule depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timetable {
+    /// As [`Envelope::begins`].
+    pub begins: Timestamp,
+    /// As [`Envelope::deadline`].
+    pub deadline: Option<Timestamp>,
+    /// As [`Envelope::notify_by`].
+    pub notify_by: Option<Timestamp>,
+}
+
 /// All of a queued message except its text.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Envelope {
@@ -356,10 +367,9 @@ impl Envelope {
         self.arrived.max(self.hold_until.unwrap_or(self.arrived))
     }
 
-    /// The time since it could first be tried.
-    pub fn age_of_schedule(&self, now: Timestamp) -> Duration {
-        let begins = self.begins().0;
-        Duration::from_micros(u64::try_from(now.0.saturating_sub(begins)).unwrap_or(0))
+    pub(super) fn timetable(&self) -> Timetable {
+        let (begins, deadline) = (self.begins(), self.deadline());
+        Timetable { begins, deadline, notify_by: self.notify_by() }
     }
 
     /// Its age at `now`.
@@ -372,6 +382,13 @@ impl Envelope {
     pub fn deadline(&self) -> Option<Timestamp> {
         let asked = self.deliver_by.filter(|by| by.returns).map(|by| by.deadline);
         asked.into_iter().chain(self.expires).min()
+    }
+
+    /// When the sender wants to know that it is not delivered yet (RFC 2852 4); a time before it
+    /// came was told of by whom it came from.
+    pub fn notify_by(&self) -> Option<Timestamp> {
+        let asked = self.deliver_by.filter(|by| !by.returns).map(|by| by.deadline);
+        asked.filter(|deadline| *deadline > self.arrived)
     }
 
     /// The reverse-path under which `recipient` gets the message.

@@ -542,7 +542,7 @@ fn describe<W: Way>(state: &State<W>, id: QueueId, entry: &Entry, expire: Durati
             problem: problem_at(state, part),
         }
     };
-    let expires = entry.begins.after(expire);
+    let expires = entry.times.begins.after(expire);
     Listed {
         id,
         arrived: entry.arrived,
@@ -550,7 +550,7 @@ fn describe<W: Way>(state: &State<W>, id: QueueId, entry: &Entry, expire: Durati
         origin: entry.origin,
         priority: entry.priority,
         held: entry.held,
-        expires: entry.deadline.map_or(expires, |deadline| expires.min(deadline)),
+        expires: entry.times.deadline.map_or(expires, |deadline| expires.min(deadline)),
         sender: entry.sender.to_string(),
         recipients: entry
             .recipients

@@ -125,8 +125,9 @@ pub enum Outcome {
         reply: String,
         /// What is known of TLS on the way; `None` in plain text, or if there was no way.
         tls: Option<String>,
-        /// Its further delivery is reported by the next host (RFC 3461 5.2.1).
-        reports: bool,
+        /// The sender is told: that was asked for, and the next host will not tell (RFC 3461 5.2,
+        /// RFC 2852 4).
+        is_reported: bool,
     },
     Deferred(Problem),
     Failed(Problem),

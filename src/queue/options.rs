@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::envelope::Timetable;
+use crate::model::Timestamp;
+
 /// See [`QueueOptions::uids_per_mailbox`]: a quarter is spare for messages that are on their way
 /// into the mailbox when it is used up.
 const UIDS_PER_MAILBOX: u32 = 3 << 30;
@@ -112,6 +115,25 @@ impl QueueOptions {
         let micros = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
         let micros = micros.saturating_add(micros / 10_000 * share);
         Duration::from_micros(u64::try_from(micros).unwrap_or(0).max(1000))
+    }
+
+    /// When the sender is told that a message is late; `None`: never. What it asked for takes the
+    /// place of the setting.
+    pub fn warning_at(&self, times: &Timetable) -> Option<Timestamp> {
+        let usual =
+            || (!self.delay_warning.is_zero()).then(|| times.begins.after(self.delay_warning));
+        times.notify_by.or_else(usual)
+    }
+
+    /// When the attempt is due that follows the one that `failed` then: at a time of the message at
+    /// the latest, so that what the sender is told then is true. `draw` as in
+    /// [`QueueOptions::pause`].
+    pub fn next_attempt(&self, times: &Timetable, failed: Timestamp, draw: u64) -> Timestamp {
+        let age = u64::try_from(failed.0.saturating_sub(times.begins.0)).unwrap_or(0);
+        let due = failed.after(self.pause(Duration::from_micros(age), draw));
+        let warning = self.warning_at(times).filter(|at| *at > failed);
+        let latest = [Some(times.begins.after(self.expire)), times.deadline, warning];
+        latest.into_iter().flatten().fold(due, Timestamp::min).max(failed)
     }
 
     /// The longest pause between attempts, without its random part.

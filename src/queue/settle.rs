@@ -53,10 +53,9 @@ pub(super) struct AtHand<'a> {
 }
 
 /// What the sender is told of a delivery, if anything.
-fn delivered_end(envelope: &Envelope, recipient: &Recipient, outcome: &Outcome) -> Option<End> {
-    let Outcome::Delivered { host, reply, reports, tls: _ } = outcome else { return None };
-    let told = !reports && envelope.wants(recipient, |success, _, _| success, false);
-    told.then(|| End::Delivered {
+fn delivered_end(recipient: &Recipient, outcome: &Outcome) -> Option<End> {
+    let Outcome::Delivered { host, reply, is_reported, tls: _ } = outcome else { return None };
+    is_reported.then(|| End::Delivered {
         host: host.clone(),
         reply: reply.clone(),
         relayed: destination_of(recipient) != HERE,
@@ -101,7 +100,7 @@ impl<C: Carrier> Queue<C> {
             let mut told = recipient.clone();
             told.warned = true;
             changes.push((number, Some(told.encode())));
-            if envelope.wants(recipient, |_, _, delay| delay, true) {
+            if recipient.wants(|_, _, delay| delay, true) {
                 ends.push((number, told, End::Delayed(problem.clone())));
             }
         }
@@ -135,8 +134,8 @@ impl<C: Carrier> Queue<C> {
         let lock = self.lock(id).await;
         let now = self.inner.executor.now();
         let options = self.options();
-        let late = !options.delay_warning.is_zero()
-            && envelope.age_of_schedule(now) >= options.delay_warning;
+        let warning = options.warning_at(&envelope.timetable());
+        let late = warning.is_some_and(|at| at <= now);
         let mut changes = AnnotationChanges::new();
         let mut ends = Ends::new();
         // Recipients who have the message and are in no report.
@@ -164,7 +163,7 @@ impl<C: Carrier> Queue<C> {
                     if !planted(Plant::RetryDelivered) {
                         changes.push((number, None));
                     }
-                    if let Some(end) = delivered_end(envelope, recipient, outcome) {
+                    if let Some(end) = delivered_end(recipient, outcome) {
                         ends.push((number, recipient.clone(), end));
                     } else if !planted(Plant::RetryDelivered) {
                         sent.push((number, None));
@@ -172,7 +171,7 @@ impl<C: Carrier> Queue<C> {
                 }
                 Outcome::Failed(problem) => {
                     changes.push((number, None));
-                    if envelope.wants(recipient, |_, failure, _| failure, true) {
+                    if recipient.wants(|_, failure, _| failure, true) {
                         ends.push((number, recipient.clone(), End::Failed(problem.clone())));
                     }
                 }
@@ -183,7 +182,7 @@ impl<C: Carrier> Queue<C> {
                     later.warned |= self.is_warned(id, recipient);
                     if late && !later.warned {
                         later.warned = true;
-                        if envelope.wants(recipient, |_, _, delay| delay, true) {
+                        if recipient.wants(|_, _, delay| delay, true) {
                             let end = End::Delayed(problem.clone());
                             ends.push((number, later.clone(), end));
                         }
@@ -270,7 +269,7 @@ impl<C: Carrier> Queue<C> {
         for (number, outcome) in outcomes.iter().filter(|(_, it)| delivered(it)) {
             changes.push((*number, None));
             let recipient = envelope.recipients.get(number);
-            let end = recipient.and_then(|it| Some((it, delivered_end(envelope, it, outcome)?)));
+            let end = recipient.and_then(|it| Some((it, delivered_end(it, outcome)?)));
             ends.extend(end.map(|(recipient, end)| (*number, recipient.clone(), end)));
         }
         if !self.record(at_hand, Some(changes), &ends, AnnotationChanges::new(), 1).await {
@@ -459,19 +458,19 @@ pub(super) async fn body_of(
     Ok(snapshot.as_ref().and_then(found))
 }
 
-impl Envelope {
-    /// Whether the sender wants to know this about a recipient. `default`: without NOTIFY
+impl Recipient {
+    /// Whether the sender wants to know this about the recipient. `default`: without NOTIFY
     /// (RFC 3461 4.1).
-    pub(super) fn wants(
-        &self,
-        recipient: &Recipient,
-        kind: impl Fn(bool, bool, bool) -> bool,
-        default: bool,
-    ) -> bool {
-        match recipient.notify {
+    pub(super) fn wants(&self, kind: impl Fn(bool, bool, bool) -> bool, default: bool) -> bool {
+        match self.notify {
             None => default,
             Some(Notify::Never) => false,
             Some(Notify::On { success, failure, delay }) => kind(success, failure, delay),
         }
+    }
+
+    /// Whether the sender wants to know that the recipient has the message.
+    pub fn wants_success(&self) -> bool {
+        self.wants(|success, _, _| success, false)
     }
 }

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::{
     ANY_TLS, HERE, QueueId, Way,
-    envelope::{Envelope, Origin, Problem, Recipient},
+    envelope::{Envelope, Origin, Problem, Recipient, Timetable},
     site::Site,
     times::Step,
 };
@@ -43,8 +43,7 @@ pub(super) type DestinationId = u32;
 pub(super) struct Entry {
     pub body: MessageBody,
     pub arrived: Timestamp,
-    /// As [`Envelope::begins`].
-    pub begins: Timestamp,
+    pub times: Timetable,
     pub origin: Origin,
     pub priority: i8,
     pub held: bool,
@@ -52,8 +51,6 @@ pub(super) struct Entry {
     /// Separated by line feeds; empty if they are long.
     pub recipients: Box<str>,
     pub parts: SmallVec<[Part; 1]>,
-    /// As [`Envelope::deadline`].
-    pub deadline: Option<Timestamp>,
     /// A result of it is being recorded.
     pub settling: bool,
     /// As it was accepted, until its first attempt ends.
@@ -207,14 +204,13 @@ impl<W: Way> State<W> {
         let entry = Entry {
             body,
             arrived: envelope.arrived,
-            begins: envelope.begins(),
+            times: envelope.timetable(),
             origin: envelope.origin,
             priority: envelope.priority,
             held: envelope.held,
             sender: envelope.sender.as_str().into(),
             recipients: addresses.into_boxed_str(),
             parts,
-            deadline: envelope.deadline(),
             settling: false,
             fresh: fresh.then(|| envelope.clone()),
         };

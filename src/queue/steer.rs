@@ -179,7 +179,7 @@ impl<C: Carrier> Queue<C> {
         let mut state = self.inner.state.borrow_mut();
         if let Some(entry) = state.entries.get_mut(&id) {
             entry.held = held;
-            entry.begins = changed.begins();
+            entry.times = changed.timetable();
         }
         state.reschedule(id, |part| if held { part.due } else { now });
         drop(state);
@@ -304,7 +304,7 @@ impl<C: Carrier> Queue<C> {
             let meant = envelope.recipients.iter().filter(|(_, it)| is_meant(it));
             let mut ends = Ends::new();
             if let Some(reason) = bounce {
-                let failed = |it: &Recipient| envelope.wants(it, |_, failure, _| failure, true);
+                let failed = |it: &Recipient| it.wants(|_, failure, _| failure, true);
                 let wanted = meant.clone().filter(|(_, it)| failed(it));
                 let end = End::Failed(self.unwanted(reason));
                 ends.extend(wanted.map(|(number, it)| (*number, it.clone(), end.clone())));

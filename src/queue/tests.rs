@@ -205,7 +205,7 @@ impl Session for FakeSession {
                             host: "mx".to_owned(),
                             reply: "250 ok".to_owned(),
                             tls: None,
-                            reports: false,
+                            is_reported: recipient.wants_success() || address.starts_with("told"),
                         }
                     }
                 };

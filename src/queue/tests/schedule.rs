@@ -160,3 +160,31 @@ fn urgent_mail_overtakes() {
     assert_eq!(attempts.len(), 30);
     assert!(place < 29, "{place}");
 }
+
+/// RFC 2852 4: when the time is over, the sender is told, whatever the setting says, and the message
+/// is tried on; each relay that the sender is to know of is reported, without NOTIFY too.
+#[test]
+fn the_sender_of_mail_to_be_delivered_by_a_time_is_told() {
+    for (delay_warning, notify) in [(0, None), (30, None), (300, Some(Notify::Never))] {
+        let mut world = World::new();
+        world.options.delay_warning = Duration::from_secs(delay_warning);
+        world.options.retry = vec![Duration::from_secs(1000)];
+        let running = world.start(24);
+        let mut envelope = running.envelope("s@x.test", &["later@a.test", "told@b.test"]);
+        envelope.recipients.get_mut(&1).unwrap().notify = notify;
+        let deadline = envelope.arrived.after(Duration::from_secs(100));
+        envelope.deliver_by = Some(DeliverBy { deadline, returns: false, trace: true });
+        running.submit_with(envelope);
+        running.wait(5);
+        assert_eq!((world.got("told@b.test"), world.got("s@x.test")), (1, 1), "its relay");
+        running.crash();
+        let running = world.start(25);
+        running.wait(90);
+        assert_eq!(world.got("s@x.test"), 1, "not yet");
+        running.wait(15);
+        let told = if notify.is_none() { 2 } else { 1 };
+        assert_eq!(world.got("s@x.test"), told, "late");
+        running.wait(600);
+        assert_eq!((world.got("s@x.test"), running.queue.len()), (told, 1));
+    }
+}

@@ -45,7 +45,7 @@ impl LocalSession {
                 host: String::new(),
                 reply: "delivered to the mailbox".to_owned(),
                 tls: None,
-                reports: false,
+                is_reported: recipient.wants_success(),
             },
             Err(Failure::OverQuota) => {
                 Outcome::Deferred(self.problem("4.2.2", "the mailbox is full"))
@@ -135,9 +135,10 @@ pub(super) struct NowhereSession;
 
 impl Session for NowhereSession {
     fn send<'a>(&'a mut self, job: &'a Job<'a>) -> LocalFuture<'a, Vec<(u32, Outcome)>> {
-        let discarded = |(number, _): &(u32, &Recipient)| {
+        let discarded = |(number, recipient): &(u32, &Recipient)| {
             let (host, reply) = (String::new(), "discarded".to_owned());
-            (*number, Outcome::Delivered { host, reply, tls: None, reports: false })
+            let is_reported = recipient.wants_success();
+            (*number, Outcome::Delivered { host, reply, tls: None, is_reported })
         };
         Box::pin(std::future::ready(job.recipients.iter().map(discarded).collect()))
     }

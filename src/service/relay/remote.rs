@@ -274,7 +274,7 @@ impl RemoteSession {
                     host: self.host.clone(),
                     reply: format!("{} {}", reply.code, reply.text),
                     tls: tls.clone(),
-                    reports: !demands.relay_is_reported(recipient.notify, &offers),
+                    is_reported: demands.relay_is_reported(recipient.notify, &offers),
                 },
                 Some(ref result @ RcptResult::Refused { ref reply, .. }) => {
                     let problem = with_host(problem_of(reply, now));
