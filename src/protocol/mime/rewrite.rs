@@ -94,6 +94,8 @@ impl HeaderRewriter {
                     continue;
                 }
                 Place::Line if octet == b'\r' => self.place = Place::LineCr,
+                // BDAT brings bare LF, and for our readers an empty line of it ends the header.
+                Place::Line if octet == b'\n' => self.place = Place::Body,
                 // A field that passes goes on.
                 Place::Line if matches!(octet, b' ' | b'\t') => self.place = Place::Other,
                 Place::Line => self.place = Place::Name,
@@ -374,6 +376,11 @@ mod tests {
             "From alice@lan.test Mon Nov 23 21:36:29 2026\r\nSubject: x\r\n\r\n",
             "no field at all a@lan.test\r\n\r\nFrom: a@lan.test\r\n",
             "From\r\n: a@lan.test\r\n",
+            // Bare LF, which BDAT brings.
+            "\nFrom: a@lan.test\n",
+            "Subject: x\n\nFrom: a@lan.test\n",
+            "Subject: x\n\r\nFrom: a@lan.test\r\n",
+            "From: o@other.test\n\nFrom: a@lan.test\n",
         ] {
             for size in 1..=message.len().max(1) {
                 assert_eq!(rewrite(message, size), message);
@@ -399,11 +406,19 @@ mod tests {
         }
     }
 
+    /// What follows the first empty line.
+    fn body(message: &str) -> Option<String> {
+        let message = format!("\n{message}");
+        let ends = ["\n\n", "\n\r\n"].map(|end| Some((message.find(end)?, end.len())));
+        let (at, len) = ends.into_iter().flatten().min()?;
+        message.get(at + len..).map(str::to_owned)
+    }
+
     proptest::proptest! {
         /// Without a domain to rewrite, every octet passes.
         #[test]
         fn nothing_else_changes(
-            message in "(From|To|[a \t:@.<>(),;\"\\\\\\[\\]\r\n]|lan|test|\r\n){0,40}",
+            message in "(From: a@lan.test|From|To|[a \t:@.<>(),;\"\\\\\\[\\]\r\n]|lan|test|\r\n){0,40}",
             size in 1_usize..20,
         ) {
             let mut rewriter = HeaderRewriter::default();
@@ -416,6 +431,7 @@ mod tests {
             let whole = rewrite(&message, message.len().max(1));
             assert_eq!(rewrite(&message, size), whole);
             assert_eq!(whole.replace("out.example", "lan.test"), message);
+            assert_eq!(body(&whole), body(&message));
         }
     }
 }
