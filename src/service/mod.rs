@@ -34,6 +34,7 @@ pub mod intake;
 pub mod load;
 pub mod pop3;
 pub mod relay;
+mod signed_text;
 pub mod signing;
 pub mod smtp;
 

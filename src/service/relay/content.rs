@@ -4,13 +4,12 @@ use bytes::Bytes;
 
 use super::client::Content;
 use crate::{
-    dkim::MessageDigest,
     protocol::mime::{
         Summary,
         downgrade::{Plan, Rewriter, Survey},
     },
     runtime::LocalFuture,
-    service::{Shard, signing::SignedAgain},
+    service::{Shard, signed_text::SignedText, signing::SignedAgain},
     store::{BODY_CHUNK, MessageBody, Partition, StoreError},
 };
 
@@ -124,7 +123,7 @@ pub(super) async fn survey(
 }
 
 /// The signatures of a message that is sent as `plan` makes it: those of ours would fail, and are
-/// made again (RFC 6376 5.3). `None` if none is ours.
+/// made again (RFC 6376 5.3). `None` if none is ours. `binary`: it came as BODY=BINARYMIME.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -133,8 +132,9 @@ pub(super) async fn sign_again(
     partition: &Partition,
     body: MessageBody,
     plan: &Plan,
+    binary: bool,
 ) -> Result<Option<SignedAgain>, StoreError> {
-    let (mut before, mut after) = (MessageDigest::default(), MessageDigest::default());
+    let (mut before, mut after) = (SignedText::new(binary), SignedText::new(false));
     let mut content = StoredContent::whole(partition, body);
     let (mut rewriter, mut out) = (Rewriter::new(plan), Vec::new());
     while let Some(piece) = content.piece().await? {

@@ -184,7 +184,9 @@ impl RemoteSession {
         let mut signatures = None;
         if let Some(plan) = converted {
             self.shard.metrics.count("relay_messages_converted_total", 1);
-            signatures = match sign_again(&self.shard, job.partition, job.body, plan).await {
+            let binary = envelope.body == BodyKind::BinaryMime;
+            let again = sign_again(&self.shard, job.partition, job.body, plan, binary).await;
+            signatures = match again {
                 Ok(signatures) => signatures,
                 Err(error) => return all(self.unreadable(&error)),
             };

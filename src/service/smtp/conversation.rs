@@ -174,7 +174,7 @@ impl Dialogue for Conversation {
                         self.dispositions.iter().for_each(|it| self.envelope.dispose(*it));
                         self.envelope.dispose(disposition);
                         self.envelope.note_sender(&sender, self.channel.shard.executor.now());
-                        self.envelope.sign_with(self.signer(&sender));
+                        self.envelope.sign_with(self.signer(&sender), &sender);
                         self.envelope.rewrite_headers(self.rewrites_headers());
                         self.session.accept_sender(&sender, &mut self.replies);
                     }
@@ -419,13 +419,13 @@ impl Conversation {
         shard.metrics.count(MESSAGES_FAILED, 1);
     }
 
-    /// Signs the message of a user: with the keys of the domain that it is sent from.
     /// Whether the client is a user whose header fields are rewritten.
     fn rewrites_headers(&self) -> bool {
         let is_user = self.kind.role() == Role::Submission || self.identity.is_some();
         is_user && self.channel.shard.directory.rewrites_headers()
     }
 
+    /// Signs the message of a user: with the keys of the domain that it is sent from.
     fn signer(&self, sender: &Sender<'_>) -> Option<Signer> {
         let identity = self.identity.as_ref()?;
         let shard = &self.channel.shard;

@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{
     directory::Directory,
-    dkim::{MessageDigest, Signer},
+    dkim::Signer,
     events::{Event, Limit},
     model::{AccountId, MailClass, Timestamp, Trail},
     protocol::{
         mime::HeaderRewriter,
         smtp::{
-            ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role, Sender,
-            Session, TlsRequired, Trace, Verdict, reply,
+            BodyKind, ByMode, Hold, MailParameters, Opening, RecipientParameters, Reply, Role,
+            Sender, Session, TlsRequired, Trace, Verdict, reply,
         },
     },
     queue::{self, Origin},
@@ -31,6 +31,7 @@ use crate::{
         Shard,
         budget::Charge,
         delivery::{Delivery, Failure},
+        signed_text::SignedText,
     },
     store::Partition,
 };
@@ -82,7 +83,7 @@ struct Passage {
     /// Rewrites domains of senders: `None` for strangers, and without the setting.
     rewriter: Option<Box<HeaderRewriter>>,
     /// Signs the message: `None` for strangers, and for domains without a key.
-    signature: Option<Box<Signature>>,
+    signature: Option<Box<(Signer, SignedText)>>,
 }
 
 impl Passage {
@@ -105,17 +106,11 @@ impl Passage {
     }
 
     async fn pass_rewritten(&mut self, delivery: &mut Delivery, octets: &[u8]) {
-        if let Some(signature) = &mut self.signature {
-            signature.digest.push(octets);
+        if let Some((_, text)) = self.signature.as_deref_mut() {
+            text.push(octets);
         }
         delivery.push(octets).await;
     }
-}
-
-/// A signature in the making.
-struct Signature {
-    signer: Signer,
-    digest: MessageDigest,
 }
 
 /// The result of a message, for the operator.
@@ -303,17 +298,16 @@ impl Envelope {
     }
 
     /// The next message is signed, or not.
-    pub(super) fn sign_with(&mut self, signer: Option<Signer>) {
-        let digest = MessageDigest::default;
-        self.passage.signature =
-            signer.map(|signer| Box::new(Signature { signer, digest: digest() }));
+    pub(super) fn sign_with(&mut self, signer: Option<Signer>, sender: &Sender<'_>) {
+        let binary = sender.parameters.body == BodyKind::BinaryMime;
+        self.passage.signature = signer.map(|signer| Box::new((signer, SignedText::new(binary))));
     }
 
     /// The fields of the signature, if the message gets one.
     async fn signed(&mut self, shard: &Shard) -> Vec<u8> {
         let Some(signature) = self.passage.signature.take() else { return Vec::new() };
-        let Signature { signer, digest } = *signature;
-        let Some(message) = digest.finish() else { return Vec::new() };
+        let (signer, text) = *signature;
+        let Some(message) = text.finish() else { return Vec::new() };
         let fields = shard.signing.sign(signer, message, self.began).await;
         shard.metrics.count("smtp_messages_signed_total", u64::from(!fields.is_empty()));
         fields
