@@ -91,6 +91,29 @@ pub enum FlagAction {
     Remove,
 }
 
+/// Which flags may be changed, by the rights of who changes them (RFC 4314 4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlagMask {
+    pub system: Flags,
+    /// All keywords, or none.
+    pub keywords: bool,
+}
+
+impl FlagMask {
+    pub const ALL: FlagMask = FlagMask { system: Flags(0x1f), keywords: true };
+    pub const NONE: FlagMask = FlagMask { system: Flags(0), keywords: false };
+
+    pub fn is_empty(self) -> bool {
+        self.system.is_empty() && !self.keywords
+    }
+
+    /// Those of `flags` that may be changed.
+    pub fn of(self, flags: FlagSet) -> FlagSet {
+        let keywords = if self.keywords { flags.keywords } else { KeywordSet::default() };
+        FlagSet { system: flags.system & self.system, keywords }
+    }
+}
+
 /// A change of one message's flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlagEdit {

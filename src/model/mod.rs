@@ -6,6 +6,7 @@ mod flag;
 mod global;
 mod id;
 mod network;
+mod rights;
 mod special_use;
 mod time;
 mod tlsa;
@@ -13,10 +14,17 @@ mod trail;
 
 pub use calendar::{civil_from_days, days_from_civil, month_days};
 pub use class::{ClassCounts, MailClass};
-pub use flag::{FlagAction, FlagEdit, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet};
+pub use flag::{
+    FlagAction, FlagEdit, FlagMask, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet,
+};
 pub use global::is_global;
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};
+pub use rights::{
+    ACCESS_ENTRIES_MAX, ACCESS_LIST_OCTETS_MAX, AccessList, AccessListError, Asker, Change,
+    IDENTIFIER_MAX, Identifier, IdentifierError, MalformedAccessList, Right, Rights, RightsError,
+    Subject, rights_stored,
+};
 pub use special_use::SpecialUse;
 pub use time::{Moment, Timestamp};
 pub use tlsa::Tlsa;

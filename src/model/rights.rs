@@ -1,0 +1,975 @@
+//! Access rights on mailboxes (RFC 4314): rights, who has them, and a mailbox's access list.
+//!
+//! Pure values. The store keeps an encoded [`AccessList`] beside each mailbox that has one and asks
+//! [`rights_stored`]; the protocol parses [`Rights`] and [`Change`]; `service::imap` decides by the
+//! [`Rights`] what a command may do.
+//!
+//! A list grants the union of its entries that name the asker, less the union of its negative
+//! entries that do (RFC 4314 2). Two rules are ours, as the RFC allows: an owner who has no
+//! positive entry of his own has every right, and whatever the list says he keeps `l` and `a`, so
+//! that nobody locks himself out of his own mailbox.
+//!
+//! Identifiers are compared in lower case, as the directory compares addresses; nothing else is
+//! normalised. `$name` is a group, an identifier that begins with `-` is a negative one, and
+//! `anyone`, `authuser` and `owner` are as in Dovecot and Cyrus; everything else is a user.
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+use std::{fmt, ops::BitOr};
+
+use super::{FlagMask, Flags};
+
+/// Entries of an access list.
+pub const ACCESS_ENTRIES_MAX: usize = 128;
+/// Octets of an encoded access list. New mailboxes get a copy of their parent's.
+pub const ACCESS_LIST_OCTETS_MAX: usize = 8 * 1024;
+/// Octets of an identifier: an address at its longest.
+pub const IDENTIFIER_MAX: usize = 320;
+
+/// A right (RFC 4314 2.1), in the order in which rights are written. The order is on disk for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Right {
+    /// `l`: see that the mailbox exists.
+    Lookup,
+    /// `r`: select it, read it, get its status.
+    Read,
+    /// `s`: set and clear `\Seen`.
+    Seen,
+    /// `w`: set and clear flags other than `\Seen` and `\Deleted`.
+    Write,
+    /// `i`: put messages in.
+    Insert,
+    /// `p`: send mail to it.
+    Post,
+    /// `k`: create mailboxes below it, or move them there.
+    CreateMailbox,
+    /// `x`: delete or rename it.
+    DeleteMailbox,
+    /// `t`: set and clear `\Deleted`.
+    DeleteMessages,
+    /// `e`: expunge.
+    Expunge,
+    /// `a`: read and change its access list.
+    Administer,
+}
+
+impl Right {
+    pub const EVERY: [Right; 11] = [
+        Right::Lookup,
+        Right::Read,
+        Right::Seen,
+        Right::Write,
+        Right::Insert,
+        Right::Post,
+        Right::CreateMailbox,
+        Right::DeleteMailbox,
+        Right::DeleteMessages,
+        Right::Expunge,
+        Right::Administer,
+    ];
+
+    pub fn letter(self) -> char {
+        match self {
+            Right::Lookup => 'l',
+            Right::Read => 'r',
+            Right::Seen => 's',
+            Right::Write => 'w',
+            Right::Insert => 'i',
+            Right::Post => 'p',
+            Right::CreateMailbox => 'k',
+            Right::DeleteMailbox => 'x',
+            Right::DeleteMessages => 't',
+            Right::Expunge => 'e',
+            Right::Administer => 'a',
+        }
+    }
+}
+
+/// Why a string of rights is refused; the text is suitable for a `BAD` (RFC 4314 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RightsError {
+    #[error("unknown right")]
+    Unknown,
+    /// RFC 4314 2.1 leaves the digits to implementations.
+    #[error("this server has no rights named by digits")]
+    Digit,
+}
+
+/// A set of rights.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Rights(u16);
+
+impl Rights {
+    pub const NONE: Rights = Rights(0);
+    pub const ALL: Rights = Rights((1 << Right::EVERY.len()) - 1);
+    /// What an owner has on his own mailbox whatever its list says.
+    pub const OF_EVERY_OWNER: Rights = Rights::of(&[Right::Lookup, Right::Administer]);
+    /// Any of these lets its holder ask MYRIGHTS (RFC 4314 4).
+    pub const FOR_MY_RIGHTS: Rights = Rights::of(&[
+        Right::Lookup,
+        Right::Read,
+        Right::Insert,
+        Right::CreateMailbox,
+        Right::DeleteMailbox,
+        Right::Administer,
+    ]);
+    /// With none of these nothing in the mailbox can be changed (RFC 4314 5.2).
+    pub const TO_CHANGE_MESSAGES: Rights = Rights::of(&[
+        Right::Seen,
+        Right::Write,
+        Right::Insert,
+        Right::DeleteMessages,
+        Right::Expunge,
+    ]);
+    /// Members of the virtual right `c`: RFC 2086 clients mean "mailboxes" by it.
+    const OF_C: Rights = Rights::of(&[Right::CreateMailbox, Right::DeleteMailbox]);
+    /// Members of the virtual right `d`: RFC 2086 clients mean "messages" by it.
+    const OF_D: Rights = Rights::of(&[Right::DeleteMessages, Right::Expunge]);
+
+    pub const fn of(rights: &[Right]) -> Rights {
+        let (mut bits, mut rest) = (0, rights);
+        while let [right, after @ ..] = rest {
+            bits |= 1 << *right as u16;
+            rest = after;
+        }
+        Rights(bits)
+    }
+
+    /// Parses letters in any order, each any number of times; none is the empty set. `c` and `d`
+    /// stand for all their members (RFC 4314 2.1.1).
+    pub fn parse(text: &[u8]) -> Result<Rights, RightsError> {
+        let mut rights = Rights::NONE;
+        for octet in text {
+            let named = match octet {
+                b'c' => Rights::OF_C,
+                b'd' => Rights::OF_D,
+                b'0'..=b'9' => return Err(RightsError::Digit),
+                _ => {
+                    let right = Right::EVERY.iter().find(|it| it.letter() == char::from(*octet));
+                    Rights::of(&[*right.ok_or(RightsError::Unknown)?])
+                }
+            };
+            rights = rights | named;
+        }
+        Ok(rights)
+    }
+
+    pub fn contain(self, right: Right) -> bool {
+        self.0 & (1 << right as u16) != 0
+    }
+
+    /// Whether the sets have a right in common.
+    pub fn contain_any(self, of: Rights) -> bool {
+        self.0 & of.0 != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn without(self, other: Rights) -> Rights {
+        Rights(self.0 & !other.0)
+    }
+
+    /// The flags that may be set and cleared.
+    pub fn flags(self) -> FlagMask {
+        let mut mask = FlagMask::NONE;
+        if self.contain(Right::Seen) {
+            mask.system |= Flags::SEEN;
+        }
+        if self.contain(Right::DeleteMessages) {
+            mask.system |= Flags::DELETED;
+        }
+        if self.contain(Right::Write) {
+            mask.system |= Flags::ANSWERED | Flags::FLAGGED | Flags::DRAFT;
+            mask.keywords = true;
+        }
+        mask
+    }
+
+    /// As told in ACL, MYRIGHTS and LISTRIGHTS responses: a virtual right follows if any of its
+    /// members is there (RFC 4314 2.1.1).
+    pub fn told(self) -> String {
+        let mut text = self.to_string();
+        for (letter, members) in [('c', Rights::OF_C), ('d', Rights::OF_D)] {
+            if self.contain_any(members) {
+                text.push(letter);
+            }
+        }
+        text
+    }
+}
+
+impl BitOr for Rights {
+    type Output = Rights;
+    fn bitor(self, other: Rights) -> Rights {
+        Rights(self.0 | other.0)
+    }
+}
+
+impl FromIterator<Right> for Rights {
+    fn from_iter<T: IntoIterator<Item = Right>>(rights: T) -> Rights {
+        rights.into_iter().fold(Rights::NONE, |set, right| set | Rights::of(&[right]))
+    }
+}
+
+/// The letters in the order `lrswipkxtea`.
+impl fmt::Display for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Right::EVERY.iter().filter(|right| self.contain(**right));
+        named.map(|right| right.letter()).try_for_each(|letter| write!(f, "{letter}"))
+    }
+}
+
+impl fmt::Debug for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rights({self})")
+    }
+}
+
+/// What SETACL does with the rights of an identifier (RFC 4314 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    Replace(Rights),
+    Add(Rights),
+    Remove(Rights),
+}
+
+impl Change {
+    /// Parses RFC 4314 6 `mod-rights`.
+    pub fn parse(text: &[u8]) -> Result<Change, RightsError> {
+        match text {
+            [b'+', rights @ ..] => Rights::parse(rights).map(Change::Add),
+            [b'-', rights @ ..] => Rights::parse(rights).map(Change::Remove),
+            rights => Rights::parse(rights).map(Change::Replace),
+        }
+    }
+
+    pub fn apply(self, before: Rights) -> Rights {
+        match self {
+            Change::Replace(rights) => rights,
+            Change::Add(rights) => before | rights,
+            Change::Remove(rights) => before.without(rights),
+        }
+    }
+}
+
+/// Whom an entry names (RFC 4314 2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Identifier {
+    /// Everybody, logged in or not.
+    Anyone,
+    /// Everybody who logged in.
+    AuthUser,
+    /// The account that has the mailbox.
+    Owner,
+    /// Members of a group of the directory; written `$name`. Lower case, without the `$`.
+    Group(String),
+    /// A user, by address. Lower case.
+    User(String),
+}
+
+/// Why an identifier is refused; the text is suitable for a `NO [CANNOT]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum IdentifierError {
+    #[error("the identifier is empty")]
+    Empty,
+    #[error("the identifier is too long")]
+    Long,
+    #[error("the identifier has a control character")]
+    Control,
+}
+
+impl Identifier {
+    /// Parses an identifier without its `-`.
+    pub fn parse(text: &str) -> Result<Identifier, IdentifierError> {
+        let text = text.to_lowercase();
+        if text.len() > IDENTIFIER_MAX {
+            return Err(IdentifierError::Long);
+        }
+        Ok(match text.as_str() {
+            "anyone" => Identifier::Anyone,
+            "authuser" => Identifier::AuthUser,
+            "owner" => Identifier::Owner,
+            name => match name.strip_prefix('$') {
+                Some(group) => Identifier::Group(checked(group)?.to_owned()),
+                None => Identifier::User(checked(name)?.to_owned()),
+            },
+        })
+    }
+
+    fn named(&self) -> Named<'_> {
+        match self {
+            Identifier::Anyone => Named::Anyone,
+            Identifier::AuthUser => Named::AuthUser,
+            Identifier::Owner => Named::Owner,
+            Identifier::Group(name) => Named::Group(name),
+            Identifier::User(name) => Named::User(name),
+        }
+    }
+}
+
+/// A name of a user or a group that may be in a list.
+fn checked(name: &str) -> Result<&str, IdentifierError> {
+    if name.is_empty() {
+        return Err(IdentifierError::Empty);
+    }
+    if name.len() > IDENTIFIER_MAX {
+        return Err(IdentifierError::Long);
+    }
+    match name.chars().any(char::is_control) {
+        true => Err(IdentifierError::Control),
+        false => Ok(name),
+    }
+}
+
+impl fmt::Display for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identifier::Anyone => f.write_str("anyone"),
+            Identifier::AuthUser => f.write_str("authuser"),
+            Identifier::Owner => f.write_str("owner"),
+            Identifier::Group(name) => write!(f, "${name}"),
+            Identifier::User(name) => f.write_str(name),
+        }
+    }
+}
+
+/// An identifier as SETACL names it: with a `-` before it, its rights are taken away (RFC 4314 2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subject {
+    pub negative: bool,
+    pub identifier: Identifier,
+}
+
+impl Subject {
+    pub fn positive(identifier: Identifier) -> Subject {
+        Subject { negative: false, identifier }
+    }
+
+    pub fn parse(text: &str) -> Result<Subject, IdentifierError> {
+        let (negative, text) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        Ok(Subject { negative, identifier: Identifier::parse(text)? })
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.negative { "-" } else { "" };
+        write!(f, "{sign}{}", self.identifier)
+    }
+}
+
+/// Who asks for access to a mailbox.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The mailbox is in the asker's own account.
+    pub is_owner: bool,
+    /// The address, spelled as the directory compares addresses; empty if nobody logged in.
+    pub name: &'a str,
+    /// The groups that the asker belongs to, in lower case.
+    pub groups: &'a [String],
+    pub is_logged_in: bool,
+}
+
+/// An identifier in a list that is read in place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Named<'a> {
+    Anyone,
+    AuthUser,
+    Owner,
+    Group(&'a str),
+    User(&'a str),
+}
+
+impl Named<'_> {
+    fn is(self, asker: &Asker<'_>) -> bool {
+        match self {
+            Named::Anyone => true,
+            Named::AuthUser => asker.is_logged_in,
+            Named::Owner => asker.is_owner,
+            Named::Group(name) => asker.groups.iter().any(|group| group == name),
+            Named::User(name) => asker.is_logged_in && asker.name == name,
+        }
+    }
+
+    /// An entry for one user, not for several.
+    fn is_personal(self) -> bool {
+        matches!(self, Named::Owner | Named::User(_))
+    }
+
+    fn to_identifier(self) -> Identifier {
+        match self {
+            Named::Anyone => Identifier::Anyone,
+            Named::AuthUser => Identifier::AuthUser,
+            Named::Owner => Identifier::Owner,
+            Named::Group(name) => Identifier::Group(name.to_owned()),
+            Named::User(name) => Identifier::User(name.to_owned()),
+        }
+    }
+}
+
+/// An entry in place: whether it is negative, whom it names, and the rights.
+type Row<'a> = (bool, Named<'a>, Rights);
+
+/// Adds entries up for one asker.
+#[derive(Default)]
+struct Sum {
+    given: Rights,
+    taken: Rights,
+    /// The owner has a positive entry of his own.
+    owner_is_named: bool,
+}
+
+impl Sum {
+    fn add(&mut self, (negative, named, rights): Row<'_>, asker: &Asker<'_>) {
+        if !named.is(asker) {
+            return;
+        }
+        if negative {
+            self.taken = self.taken | rights;
+        } else {
+            self.given = self.given | rights;
+            self.owner_is_named |= asker.is_owner && named.is_personal();
+        }
+    }
+
+    fn total(self, asker: &Asker<'_>) -> Rights {
+        if !asker.is_owner {
+            return self.given.without(self.taken);
+        }
+        let given = if self.owner_is_named { self.given } else { Rights::ALL };
+        given.without(self.taken) | Rights::OF_EVERY_OWNER
+    }
+}
+
+/// Why a change of a list is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AccessListError {
+    #[error("too many entries")]
+    Entries,
+    #[error("too many octets")]
+    Octets,
+}
+
+/// The octets are no access list of this version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("malformed access list")]
+pub struct MalformedAccessList;
+
+/// The access list of a mailbox: entries in the order in which they were first set, each subject
+/// once.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct AccessList {
+    entries: Vec<(Subject, Rights)>,
+}
+
+/// First octet of an encoded list.
+const VERSION: u8 = 1;
+/// Bit of an entry's first octet.
+const NEGATIVE: u8 = 0x80;
+const ANYONE: u8 = 0;
+const AUTH_USER: u8 = 1;
+const OWNER: u8 = 2;
+const GROUP: u8 = 3;
+const USER: u8 = 4;
+
+impl AccessList {
+    pub fn entries(&self) -> impl Iterator<Item = (&Subject, Rights)> {
+        self.entries.iter().map(|(subject, rights)| (subject, *rights))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The rights of the entry of `subject`, if it has one.
+    pub fn entry(&self, subject: &Subject) -> Option<Rights> {
+        self.entries.iter().find(|(known, _)| known == subject).map(|(_, rights)| *rights)
+    }
+
+    /// Sets the entry of `subject`; an entry without rights is removed (RFC 4314 3.1).
+    ///
+    /// # Errors
+    /// If the list would be too long. It is then unchanged.
+    pub fn set(&mut self, subject: Subject, rights: Rights) -> Result<(), AccessListError> {
+        if rights.is_empty() {
+            self.remove(&subject);
+            return Ok(());
+        }
+        if let Some((_, known)) = self.entries.iter_mut().find(|(known, _)| *known == subject) {
+            *known = rights;
+            return Ok(());
+        }
+        if self.entries.len() >= ACCESS_ENTRIES_MAX {
+            return Err(AccessListError::Entries);
+        }
+        self.entries.push((subject, rights));
+        if self.encode().len() > ACCESS_LIST_OCTETS_MAX {
+            self.entries.pop();
+            return Err(AccessListError::Octets);
+        }
+        Ok(())
+    }
+
+    /// Removes the entry of `subject`, if there is one (RFC 4314 3.2).
+    pub fn remove(&mut self, subject: &Subject) {
+        self.entries.retain(|(known, _)| known != subject);
+    }
+
+    /// What `asker` may do: see the head of this file.
+    pub fn rights_of(&self, asker: &Asker<'_>) -> Rights {
+        let mut sum = Sum::default();
+        for (subject, rights) in self.entries() {
+            sum.add((subject.negative, subject.identifier.named(), rights), asker);
+        }
+        sum.total(asker)
+    }
+
+    /// For the store; `docs/disk_format.md`, "Access lists", has the layout.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        for (Subject { negative, identifier }, rights) in &self.entries {
+            let sign = if *negative { NEGATIVE } else { 0 };
+            let (kind, name) = match identifier {
+                Identifier::Anyone => (ANYONE, None),
+                Identifier::AuthUser => (AUTH_USER, None),
+                Identifier::Owner => (OWNER, None),
+                Identifier::Group(name) => (GROUP, Some(name)),
+                Identifier::User(name) => (USER, Some(name)),
+            };
+            out.push(kind | sign);
+            out.extend_from_slice(&rights.0.to_le_bytes());
+            if let Some(name) = name {
+                out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+                out.extend_from_slice(name.as_bytes());
+            }
+        }
+        out
+    }
+
+    pub fn decode(octets: &[u8]) -> Result<AccessList, MalformedAccessList> {
+        let mut list = AccessList::default();
+        for row in Rows::new(octets)? {
+            let (negative, named, rights) = row?;
+            let subject = Subject { negative, identifier: named.to_identifier() };
+            if list.entry(&subject).is_some() {
+                return Err(MalformedAccessList);
+            }
+            list.entries.push((subject, rights));
+        }
+        Ok(list)
+    }
+}
+
+/// What `asker` may do with a mailbox whose list is stored as `octets`, `None` if it has none:
+/// then the owner has every right and others have none. The same holds for a list that cannot be
+/// read: its owner can set another one. Allocates nothing.
+pub fn rights_stored(octets: Option<&[u8]>, asker: &Asker<'_>) -> Rights {
+    let sum = |octets| {
+        let mut sum = Sum::default();
+        for row in Rows::new(octets)? {
+            sum.add(row?, asker);
+        }
+        Ok::<Sum, MalformedAccessList>(sum)
+    };
+    octets.and_then(|octets| sum(octets).ok()).unwrap_or_default().total(asker)
+}
+
+/// The entries of an encoded list, in place.
+struct Rows<'a> {
+    rest: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(octets: &'a [u8]) -> Result<Rows<'a>, MalformedAccessList> {
+        match octets {
+            [VERSION, rest @ ..] if octets.len() <= ACCESS_LIST_OCTETS_MAX => {
+                Ok(Rows { rest, count: 0 })
+            }
+            _ => Err(MalformedAccessList),
+        }
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], MalformedAccessList> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(MalformedAccessList)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn name(&mut self) -> Result<&'a str, MalformedAccessList> {
+        let size = u16::from_le_bytes(self.take()?);
+        let (name, rest) = self.rest.split_at_checked(size.into()).ok_or(MalformedAccessList)?;
+        self.rest = rest;
+        let name = std::str::from_utf8(name).map_err(|_| MalformedAccessList)?;
+        checked(name).map_err(|_| MalformedAccessList)
+    }
+
+    fn row(&mut self) -> Result<Row<'a>, MalformedAccessList> {
+        self.count += 1;
+        if self.count > ACCESS_ENTRIES_MAX {
+            return Err(MalformedAccessList);
+        }
+        let [first] = self.take()?;
+        // Rights that a later version added are not known here, and not granted.
+        let rights = Rights(u16::from_le_bytes(self.take()?) & Rights::ALL.0);
+        let named = match first & !NEGATIVE {
+            ANYONE => Named::Anyone,
+            AUTH_USER => Named::AuthUser,
+            OWNER => Named::Owner,
+            GROUP => Named::Group(self.name()?),
+            USER => Named::User(self.name()?),
+            _ => return Err(MalformedAccessList),
+        };
+        Ok((first & NEGATIVE != 0, named, rights))
+    }
+}
+
+impl<'a> Iterator for Rows<'a> {
+    type Item = Result<Row<'a>, MalformedAccessList>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let row = self.row();
+        if row.is_err() {
+            self.rest = &[];
+        }
+        Some(row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn rights(text: &str) -> Rights {
+        Rights::parse(text.as_bytes()).expect(text)
+    }
+
+    fn list(entries: &[(&str, &str)]) -> AccessList {
+        let mut list = AccessList::default();
+        for (subject, text) in entries {
+            list.set(Subject::parse(subject).expect(subject), rights(text)).expect("room");
+        }
+        list
+    }
+
+    #[test]
+    fn rights_are_parsed_and_told() {
+        // (text, letters, as told)
+        const CASES: &[(&str, &str, &str)] = &[
+            ("", "", ""),
+            ("lr", "lr", "lr"),
+            ("rlrl", "lr", "lr"),
+            ("aetxkpiwsrl", "lrswipkxtea", "lrswipkxteacd"),
+            ("c", "kx", "kxc"),
+            ("d", "te", "ted"),
+            ("lrswipcda", "lrswipkxtea", "lrswipkxteacd"),
+            ("k", "k", "kc"),
+            ("x", "x", "xc"),
+            ("t", "t", "td"),
+            ("e", "e", "ed"),
+        ];
+        for (text, letters, told) in CASES {
+            let rights = rights(text);
+            assert_eq!((rights.to_string().as_str(), rights.told().as_str()), (*letters, *told));
+        }
+        assert_eq!(rights("lrswipkxtea"), Rights::ALL);
+        for (text, error) in [
+            ("lrz", RightsError::Unknown),
+            ("L", RightsError::Unknown),
+            ("l r", RightsError::Unknown),
+            ("l-r", RightsError::Unknown),
+            ("lr0", RightsError::Digit),
+            ("9", RightsError::Digit),
+        ] {
+            assert_eq!(Rights::parse(text.as_bytes()), Err(error), "{text}");
+        }
+        assert_eq!(Rights::parse(b"l\xc3\xa9"), Err(RightsError::Unknown));
+    }
+
+    #[test]
+    fn changes() {
+        // (before, change, after)
+        const CASES: &[(&str, &str, &str)] = &[
+            ("lr", "swi", "swi"),
+            ("lr", "", ""),
+            ("lr", "+s", "lrs"),
+            ("lr", "+", "lr"),
+            ("lrs", "-r", "ls"),
+            ("lr", "-sw", "lr"),
+            ("lrkxte", "-d", "lrkx"),
+            ("lr", "+c", "lrkx"),
+        ];
+        for (before, change, after) in CASES {
+            let change = Change::parse(change.as_bytes()).expect(change);
+            assert_eq!(change.apply(rights(before)), rights(after), "{before} {change:?}");
+        }
+        assert_eq!(Change::parse(b"+l+r"), Err(RightsError::Unknown));
+        assert_eq!(Change::parse(b"-1"), Err(RightsError::Digit));
+    }
+
+    #[test]
+    fn identifiers() {
+        let user = |name: &str| Identifier::User(name.to_owned());
+        let group = |name: &str| Identifier::Group(name.to_owned());
+        let cases = [
+            ("anyone", false, Identifier::Anyone),
+            ("-ANYONE", true, Identifier::Anyone),
+            ("authuser", false, Identifier::AuthUser),
+            ("Owner", false, Identifier::Owner),
+            ("Bob@Demo.test", false, user("bob@demo.test")),
+            ("-bob@demo.test", true, user("bob@demo.test")),
+            ("--x", true, user("-x")),
+            ("$Staff", false, group("staff")),
+            ("-$staff", true, group("staff")),
+            // A user of that name, which other servers take for a group.
+            ("group:staff", false, user("group:staff")),
+            ("Jürgen ÄÖ", false, user("jürgen äö")),
+        ];
+        for (text, negative, identifier) in cases {
+            let subject = Subject { negative, identifier };
+            assert_eq!(Subject::parse(text), Ok(subject.clone()), "{text}");
+            assert_eq!(Subject::parse(&subject.to_string()), Ok(subject), "{text}");
+        }
+        for (text, error) in [
+            ("", IdentifierError::Empty),
+            ("-", IdentifierError::Empty),
+            ("$", IdentifierError::Empty),
+            ("-$", IdentifierError::Empty),
+            ("a\tb", IdentifierError::Control),
+            ("$a\u{85}b", IdentifierError::Control),
+        ] {
+            assert_eq!(Subject::parse(text), Err(error), "{text:?}");
+        }
+        let long = "x".repeat(IDENTIFIER_MAX);
+        assert!(Subject::parse(&long).is_ok());
+        assert_eq!(Subject::parse(&format!("x{long}")), Err(IdentifierError::Long));
+    }
+
+    /// Entries, asker, rights.
+    type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+
+    #[test]
+    fn lists_add_up() {
+        const CASES: &[Case] = &[
+            (&[], "owner", "lrswipkxtea"),
+            (&[], "bob", ""),
+            (&[("bob", "lr")], "owner", "lrswipkxtea"),
+            (&[("bob", "lr")], "bob", "lr"),
+            (&[("bob", "lr")], "carol", ""),
+            (&[("anyone", "l"), ("bob", "r")], "bob", "lr"),
+            (&[("anyone", "l"), ("bob", "r")], "stranger", "l"),
+            (&[("authuser", "lr")], "bob", "lr"),
+            (&[("authuser", "lr")], "stranger", ""),
+            (&[("$staff", "lrs")], "bob", "lrs"),
+            (&[("$staff", "lrs")], "carol", ""),
+            (&[("$others", "lrs")], "bob", ""),
+            // Negative rights count whatever their order (RFC 4314 2).
+            (&[("-bob", "r"), ("anyone", "lr"), ("bob", "rs")], "bob", "ls"),
+            (&[("anyone", "lrs"), ("-$staff", "s")], "bob", "lr"),
+            (&[("-bob", "lr")], "bob", ""),
+            // The owner: an entry of his own restricts him; entries for several do not.
+            (&[("owner", "lr")], "owner", "lra"),
+            (&[("alice", "s")], "owner", "lsa"),
+            (&[("owner", "l"), ("alice", "r")], "owner", "lra"),
+            (&[("owner", "r"), ("anyone", "s")], "owner", "lrsa"),
+            (&[("anyone", "l")], "owner", "lrswipkxtea"),
+            (&[("-owner", "xlta")], "owner", "lrswipkea"),
+            (&[("-anyone", "lrswipkxtea")], "owner", "la"),
+            // "owner" is nobody else.
+            (&[("owner", "lr")], "bob", ""),
+        ];
+        let staff = ["staff".to_owned()];
+        for (entries, who, expected) in CASES {
+            let asker = match *who {
+                "owner" => Asker { is_owner: true, name: "alice", groups: &[], is_logged_in: true },
+                "bob" => Asker { is_owner: false, name: "bob", groups: &staff, is_logged_in: true },
+                "stranger" => Asker { is_owner: false, name: "", groups: &[], is_logged_in: false },
+                name => Asker { is_owner: false, name, groups: &[], is_logged_in: true },
+            };
+            let list = list(entries);
+            assert_eq!(list.rights_of(&asker), rights(expected), "{entries:?} {who}");
+            let stored = rights_stored(Some(&list.encode()), &asker);
+            assert_eq!(stored, rights(expected), "{entries:?} {who}, stored");
+        }
+    }
+
+    #[test]
+    fn entries_are_set_and_removed() {
+        let mut list = list(&[("bob", "lr"), ("-bob", "r"), ("anyone", "l")]);
+        let subject = |text: &str| Subject::parse(text).unwrap();
+        list.set(subject("BOB"), rights("lrs")).unwrap();
+        assert_eq!(list.entry(&subject("bob")), Some(rights("lrs")));
+        assert_eq!(list.entry(&subject("-bob")), Some(rights("r")));
+        list.set(subject("anyone"), Rights::NONE).unwrap();
+        list.remove(&subject("nobody"));
+        list.remove(&subject("-bob"));
+        let told: Vec<String> =
+            list.entries().map(|(it, rights)| format!("{it} {rights}")).collect();
+        assert_eq!(told, ["bob lrs"]);
+        list.remove(&subject("bob"));
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn lists_are_bounded() {
+        let mut list = AccessList::default();
+        for number in 0..ACCESS_ENTRIES_MAX {
+            list.set(Subject::parse(&format!("u{number}")).unwrap(), Rights::ALL).unwrap();
+        }
+        let one_more = Subject::parse("one more").unwrap();
+        assert_eq!(list.set(one_more.clone(), Rights::ALL), Err(AccessListError::Entries));
+        assert_eq!(list.set(one_more, Rights::NONE), Ok(()));
+        list.set(Subject::parse("u7").unwrap(), rights("l")).unwrap();
+        assert_eq!(AccessList::decode(&list.encode()), Ok(list));
+        let mut list = AccessList::default();
+        let long = |number: usize| {
+            let name = format!("{number}{}", "x".repeat(IDENTIFIER_MAX - 3));
+            Subject::parse(&name).unwrap()
+        };
+        let set = (0..ACCESS_ENTRIES_MAX).take_while(|n| list.set(long(*n), Rights::ALL).is_ok());
+        let set = set.count();
+        assert!((20..30).contains(&set), "{set}");
+        assert_eq!(list.set(long(99), Rights::ALL), Err(AccessListError::Octets));
+        assert!(list.encode().len() <= ACCESS_LIST_OCTETS_MAX);
+        assert_eq!(list.entries().count(), set);
+    }
+
+    #[test]
+    fn octets_on_disk() {
+        let list =
+            list(&[("owner", "lra"), ("-anyone", "l"), ("$ab", "e"), ("b@c", "lrswipkxtea")]);
+        let expected: &[u8] = &[
+            1, // version
+            2, 0x03, 0x04, // owner: l r a
+            0x80, 0x01, 0, // -anyone: l
+            3, 0, 0x02, 2, 0, b'a', b'b', // $ab: e
+            4, 0xff, 0x07, 3, 0, b'b', b'@', b'c', // b@c: all
+        ];
+        assert_eq!(list.encode(), expected);
+        assert_eq!(AccessList::decode(expected), Ok(list));
+        const MALFORMED: &[&[u8]] = &[
+            b"",
+            &[0],
+            &[2, 0, 1, 0],
+            &[1, 0],
+            &[1, 0, 1],
+            &[1, 5, 1, 0],
+            &[1, 4, 1, 0],
+            &[1, 4, 1, 0, 0, 0],
+            &[1, 4, 1, 0, 2, 0, b'a'],
+            &[1, 4, 1, 0, 1, 0, 0xff],
+            &[1, 4, 1, 0, 1, 0, b'\n'],
+            // The same subject twice.
+            &[1, 0, 1, 0, 0, 2, 0],
+        ];
+        for octets in MALFORMED {
+            assert_eq!(AccessList::decode(octets), Err(MalformedAccessList), "{octets:?}");
+        }
+        // What cannot be read gives others nothing, and the owner the means to replace it.
+        let asker = |is_owner| Asker { is_owner, name: "b@c", groups: &[], is_logged_in: true };
+        assert_eq!(rights_stored(Some(&[1, 4, 1]), &asker(false)), Rights::NONE);
+        assert_eq!(rights_stored(Some(&[1, 2, 1, 0, 4, 1]), &asker(true)), Rights::ALL);
+        assert_eq!(rights_stored(None, &asker(true)), Rights::ALL);
+        assert_eq!(rights_stored(None, &asker(false)), Rights::NONE);
+        // A right of a later version.
+        assert_eq!(rights_stored(Some(&[1, 0, 0x01, 0x80]), &asker(false)), rights("l"));
+    }
+
+    fn identifier() -> impl Strategy<Value = Identifier> {
+        prop_oneof![
+            Just(Identifier::Anyone),
+            Just(Identifier::AuthUser),
+            Just(Identifier::Owner),
+            "[a-c]{1,2}".prop_map(Identifier::Group),
+            "[a-c]{1,2}".prop_map(Identifier::User),
+        ]
+    }
+
+    fn entry() -> impl Strategy<Value = (Subject, Rights)> {
+        (any::<bool>(), identifier(), any::<u16>()).prop_map(|(negative, identifier, bits)| {
+            (Subject { negative, identifier }, Rights(bits & Rights::ALL.0))
+        })
+    }
+
+    proptest! {
+        /// Compared with the definition, right by right; stored and in memory.
+        #[test]
+        fn a_right_is_granted_and_not_taken(
+            entries in vec(entry(), 0..12),
+            is_owner in any::<bool>(),
+            is_logged_in in any::<bool>(),
+            name in "[a-c]{1,2}",
+            groups in vec("[a-c]{1,2}", 0..3),
+        ) {
+            let is_logged_in = is_logged_in || is_owner;
+            let asker = Asker { is_owner, name: &name, groups: &groups, is_logged_in };
+            let mut list = AccessList::default();
+            for (subject, rights) in entries {
+                list.set(subject, rights).unwrap();
+            }
+            let names_asker = |identifier: &Identifier| match identifier {
+                Identifier::Anyone => true,
+                Identifier::AuthUser => is_logged_in,
+                Identifier::Owner => is_owner,
+                Identifier::Group(group) => groups.contains(group),
+                Identifier::User(user) => is_logged_in && *user == name,
+            };
+            let total = list.rights_of(&asker);
+            for right in Right::EVERY {
+                let has = |negative| list.entries().any(|(subject, rights)| {
+                    subject.negative == negative
+                        && names_asker(&subject.identifier)
+                        && rights.contain(right)
+                });
+                let personal = list.entries().any(|(subject, _)| {
+                    !subject.negative
+                        && (subject.identifier == Identifier::Owner
+                            || subject.identifier == Identifier::User(name.clone()))
+                });
+                let given = has(false) || is_owner && !personal;
+                let kept = is_owner && matches!(right, Right::Lookup | Right::Administer);
+                prop_assert_eq!(total.contain(right), given && !has(true) || kept, "{:?}", right);
+            }
+            let octets = list.encode();
+            prop_assert_eq!(rights_stored(Some(&octets), &asker), total);
+            prop_assert_eq!(AccessList::decode(&octets), Ok(list));
+        }
+
+        #[test]
+        fn any_octets_are_survived(mut octets in vec(any::<u8>(), 0..64), valid in any::<bool>()) {
+            if valid && let Some(first) = octets.first_mut() {
+                *first = VERSION;
+            }
+            let asker = Asker { is_owner: false, name: "a", groups: &[], is_logged_in: true };
+            match AccessList::decode(&octets) {
+                Ok(list) => {
+                    let again = AccessList::decode(&list.encode());
+                    prop_assert_eq!(rights_stored(Some(&octets), &asker), list.rights_of(&asker));
+                    prop_assert_eq!(again, Ok(list));
+                }
+                Err(MalformedAccessList) => {
+                    let _ = rights_stored(Some(&octets), &asker);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_told_means_the_same(bits in any::<u16>()) {
+            let rights = Rights(bits & Rights::ALL.0);
+            prop_assert_eq!(Rights::parse(rights.to_string().as_bytes()), Ok(rights));
+            // With virtual rights it may be more, of their members only.
+            let told = Rights::parse(rights.told().as_bytes()).unwrap();
+            prop_assert!(told.without(rights).without(Rights::OF_C | Rights::OF_D).is_empty());
+        }
+    }
+}
