@@ -119,11 +119,22 @@ impl FlagMask {
 pub struct FlagEdit {
     pub action: FlagAction,
     pub flags: FlagSet,
+    /// Other flags stay as they are.
+    pub within: FlagMask,
 }
 
 impl FlagEdit {
     /// The flags that a message with `before` has after it.
     pub fn apply(self, before: FlagSet) -> FlagSet {
+        let after = self.within.of(self.apply_all(before));
+        let kept = self.within.of(before);
+        FlagSet {
+            system: before.system & !kept.system | after.system,
+            keywords: before.keywords.without(kept.keywords).union(after.keywords),
+        }
+    }
+
+    fn apply_all(self, before: FlagSet) -> FlagSet {
         let FlagSet { system, keywords } = self.flags;
         match self.action {
             FlagAction::Replace => self.flags,
@@ -174,10 +185,23 @@ mod tests {
         let before = flags(Flags::SEEN | Flags::DRAFT, &[1, 70]);
         let named = flags(Flags::SEEN | Flags::FLAGGED, &[70, 2]);
         let all = flags(Flags::SEEN | Flags::DRAFT | Flags::FLAGGED, &[1, 2, 70]);
-        let applied = |action| FlagEdit { action, flags: named }.apply(before);
+        let edit = |action, within| FlagEdit { action, flags: named, within }.apply(before);
+        let applied = |action| edit(action, FlagMask::ALL);
         assert_eq!(applied(FlagAction::Add), all);
         assert_eq!(applied(FlagAction::Remove), flags(Flags::DRAFT, &[1]));
         assert_eq!(applied(FlagAction::Replace), named);
+        // Within a mask, the other flags stay.
+        let seen = FlagMask { system: Flags::SEEN, keywords: false };
+        let without = flags(Flags::DRAFT, &[1, 70]);
+        assert_eq!(edit(FlagAction::Add, seen), before);
+        assert_eq!(edit(FlagAction::Remove, seen), without);
+        assert_eq!(edit(FlagAction::Replace, seen), before);
+        let keywords = FlagMask { system: Flags::default(), keywords: true };
+        let before_system = Flags::SEEN | Flags::DRAFT;
+        assert_eq!(edit(FlagAction::Add, keywords), flags(before_system, &[1, 2, 70]));
+        assert_eq!(edit(FlagAction::Remove, keywords), flags(before_system, &[1]));
+        assert_eq!(edit(FlagAction::Replace, keywords), flags(before_system, &[2, 70]));
+        assert_eq!(edit(FlagAction::Replace, FlagMask::NONE), before);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::Lsn;
+use crate::model::{AccessListError, Lsn};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -45,5 +45,14 @@ impl StoreError {
     /// An entry with valid checksums and undecodable content: a bug, or a newer version's.
     pub(super) fn undecodable(lsn: Lsn, error: impl std::fmt::Display) -> StoreError {
         StoreError::Corrupt { segment: "log".to_owned(), offset: lsn.0, what: error.to_string() }
+    }
+}
+
+impl From<AccessListError> for StoreError {
+    fn from(error: AccessListError) -> StoreError {
+        StoreError::Limit(match error {
+            AccessListError::Entries => "entries of an access list",
+            AccessListError::Octets => "octets of an access list",
+        })
     }
 }

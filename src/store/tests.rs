@@ -14,6 +14,7 @@ use crate::{
     },
 };
 
+mod access_lists;
 mod annotations;
 mod bodies;
 mod cards;

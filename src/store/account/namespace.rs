@@ -218,6 +218,12 @@ impl Namespace {
         Ok(new)
     }
 
+    /// The nearest level above `name`, which is normalised, that is a mailbox.
+    pub(crate) fn nearest_above(&self, name: &str) -> Option<MailboxId> {
+        let levels = name.rmatch_indices('/').filter_map(|(end, _)| name.get(..end));
+        levels.into_iter().find_map(|level| self.find(level))
+    }
+
     /// An existing `\Noselect` level is left alone: creating a child does not recreate it.
     fn missing_superiors(&self, name: &str) -> Vec<NewMailbox> {
         let mut new = Vec::new();
@@ -480,6 +486,24 @@ mod tests {
         {
             assert_eq!(namespace.has_children(name), children, "{name}");
             assert_eq!(namespace.has_subscribed_below(name), subscribed, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_level_above() {
+        let mut namespace = namespace(&["A/b/c", "INBOX/x"]);
+        delete(&mut namespace, "A/b").unwrap();
+        let cases = [
+            ("A", None),
+            ("A/b", Some("A")),
+            ("A/b/d", Some("A")),
+            ("A/b/c/d/e", Some("A/b/c")),
+            ("B/c", None),
+            ("INBOX/y", Some("INBOX")),
+        ];
+        for (name, above) in cases {
+            let found = namespace.nearest_above(name).and_then(|id| namespace.info(id));
+            assert_eq!(found.map(|info| info.name).as_deref(), above, "{name}");
         }
     }
 

@@ -92,7 +92,8 @@ impl Properties {
             .map(|(key, value)| (&key.2[..], &value[..]))
     }
 
-    fn pending(&self, key: &PropertyKey) -> Option<&Vec<u8>> {
+    /// The value that all staged changes result in.
+    pub(crate) fn pending(&self, key: &PropertyKey) -> Option<&Vec<u8>> {
         match self.overlay.get(key) {
             Some((_, value)) => value.as_ref(),
             None => self.published.get(key),

@@ -51,6 +51,10 @@ pub enum PropertyKind {
     Seen = 4,
 }
 
+/// Name of the one property of kind [`PropertyKind::Acl`] that a mailbox has: an encoded
+/// [`crate::model::AccessList`].
+pub(crate) const ACCESS_LIST: &[u8] = b"";
+
 /// Key of a property; mailbox 0 means the account itself.
 pub type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
 

@@ -20,7 +20,7 @@ use super::{
         error::StoreError,
         format::{
             blocks::BlockRunRef,
-            effect::{Effect, PropertyKey, PropertyKind},
+            effect::{ACCESS_LIST, Effect, NewMailbox, PropertyKey, PropertyKind},
         },
         message::{MailboxStatus, Message, MessageBody},
     },
@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     model::{
-        AccountId, FlagAction, FlagEdit, FlagSet, Flags, KeywordSet, MailboxId, ModSeq, SpecialUse,
-        Timestamp, Uid, UidValidity,
+        AccessList, AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, KeywordSet,
+        MailboxId, ModSeq, SpecialUse, Timestamp, Uid, UidValidity,
     },
     plant::{Plant, planted},
 };
@@ -75,19 +75,25 @@ pub struct FlagChange {
     pub action: FlagAction,
     pub system: Flags,
     pub keywords: Vec<String>,
+    /// Other flags stay as they are.
+    pub within: FlagMask,
 }
 
 impl FlagChange {
+    pub fn new(action: FlagAction, system: Flags, keywords: Vec<String>) -> FlagChange {
+        FlagChange { action, system, keywords, within: FlagMask::ALL }
+    }
+
     pub fn add(system: Flags, keywords: Vec<String>) -> FlagChange {
-        FlagChange { action: FlagAction::Add, system, keywords }
+        FlagChange::new(FlagAction::Add, system, keywords)
     }
 
     pub fn remove(system: Flags, keywords: Vec<String>) -> FlagChange {
-        FlagChange { action: FlagAction::Remove, system, keywords }
+        FlagChange::new(FlagAction::Remove, system, keywords)
     }
 
     pub fn replace(system: Flags, keywords: Vec<String>) -> FlagChange {
-        FlagChange { action: FlagAction::Replace, system, keywords }
+        FlagChange::new(FlagAction::Replace, system, keywords)
     }
 }
 
@@ -208,24 +214,44 @@ impl Account {
         }
     }
 
-    /// Missing superior levels are created too (RFC 3501 6.3.3).
+    /// Missing superior levels are created too (RFC 3501 6.3.3). All get a copy of the access list
+    /// of the nearest mailbox above, as it is decided now, in the same entry (RFC 4314 4).
     pub async fn create_mailbox(
         &self,
         name: &str,
         special_use: Option<SpecialUse>,
     ) -> Result<MailboxId, StoreError> {
         self.commits.log.room().await?;
-        let (account, new) = {
+        let (id, effects) = {
             let state = self.cell.state.borrow();
             let limits = self.name_limits();
             let new = state.pending_names.plan_create(name, special_use, limits)?;
             state.check_names(new.iter().map(|mailbox| &mailbox.name))?;
-            (state.id, new)
+            let id = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
+            (id, self.creation(&state, new)?)
         };
-        let id = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
-        let effects = new.into_iter().map(|mailbox| Effect::CreateMailbox { account, mailbox });
-        self.carry_out(effects.collect()).await?;
+        self.carry_out(effects).await?;
         Ok(id)
+    }
+
+    /// The effects that create `new`, each below the one before it, with the access list of the
+    /// nearest mailbox above.
+    fn creation(
+        &self,
+        state: &AccountState,
+        new: Vec<NewMailbox>,
+    ) -> Result<Vec<Effect>, StoreError> {
+        let key = |mailbox| (PropertyKind::Acl, mailbox, ACCESS_LIST.to_vec());
+        let above = new.first().and_then(|it| state.pending_names.nearest_above(&it.name));
+        let list = above.and_then(|above| state.properties.pending(&key(above)));
+        let lists = list
+            .into_iter()
+            .flat_map(|list| new.iter().map(|mailbox| (key(mailbox.id), Some(list.clone()))));
+        let lists = state.properties.plan(lists.collect(), self.commits.options.properties)?;
+        let account = state.id;
+        let create = |mailbox| Effect::CreateMailbox { account, mailbox };
+        let set = |(key, value)| Effect::Property { account, key, value };
+        Ok(new.into_iter().map(create).chain(lists.into_iter().map(set)).collect())
     }
 
     /// A mailbox's children stay, and its name with them without a mailbox (RFC 3501 6.3.4).
@@ -240,24 +266,25 @@ impl Account {
         self.carry_out(vec![effect]).await
     }
 
-    /// Renames children too, in one transaction. Renaming INBOX moves its messages to the new
+    /// Renames children too, in one transaction; properties stay with them. Renaming INBOX moves its messages to the new
     /// mailbox and leaves INBOX empty (RFC 3501 6.3.5). Superior levels are created.
     pub async fn rename_mailbox(&self, source: &str, target: &str) -> Result<(), StoreError> {
         if normalise(source) == "INBOX" {
             return self.rename_inbox(target).await;
         }
         self.commits.log.room().await?;
-        let (account, Renaming { superiors, renames }) = {
+        let effects = {
             let state = self.cell.state.borrow();
             let plan = state.pending_names.plan_rename(source, target, self.name_limits())?;
             let created = plan.superiors.iter().map(|mailbox| &mailbox.name);
             state.check_names(created.chain(plan.renames.iter().map(|(_, name)| name)))?;
-            (state.id, plan)
+            let (account, Renaming { superiors, renames }) = (state.id, plan);
+            let rename = |(mailbox, name)| Effect::RenameMailbox { account, mailbox, name };
+            let mut effects = self.creation(&state, superiors)?;
+            effects.extend(renames.into_iter().map(rename));
+            effects
         };
-        let create = |mailbox| Effect::CreateMailbox { account, mailbox };
-        let rename = |(mailbox, name)| Effect::RenameMailbox { account, mailbox, name };
-        let effects = superiors.into_iter().map(create).chain(renames.into_iter().map(rename));
-        self.carry_out(effects.collect()).await
+        self.carry_out(effects).await
     }
 
     /// One transaction if the messages fit in a slice. Otherwise the new mailbox comes first and
@@ -276,8 +303,7 @@ impl Account {
             state.check_names(new.iter().map(|mailbox| &mailbox.name).chain(copied))?;
             let account = state.id;
             let mailbox = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
-            let mut effects: Vec<Effect> =
-                new.into_iter().map(|mailbox| Effect::CreateMailbox { account, mailbox }).collect();
+            let mut effects = self.creation(&state, new)?;
             let mod_seq = state.allocate_mod_seq();
             let inbox = state.pending_mailbox(MailboxId::INBOX).ok_or(StoreError::NoSuchMailbox)?;
             let keywords = inbox.pending_keywords();
@@ -302,7 +328,8 @@ impl Account {
         if !whole {
             let uids = self.uids_where(MailboxId::INBOX, |_| true).await?;
             let inbox = MailboxId::INBOX;
-            self.copy_by_slices(generation, inbox, &uids, mailbox, Way::Rename).await?;
+            let target = (mailbox, FlagMask::ALL);
+            self.copy_by_slices(generation, inbox, &uids, target, Way::Rename).await?;
         }
         Ok(())
     }
@@ -351,6 +378,48 @@ impl Account {
         let effects = {
             let state = self.cell.state.borrow();
             let changes = changes.into_iter().collect();
+            let changes = state.plan_properties(changes, self.commits.options.properties)?;
+            let account = state.id;
+            let effect = |(key, value)| Effect::Property { account, key, value };
+            changes.into_iter().map(effect).collect()
+        };
+        self.carry_out(effects).await
+    }
+
+    /// Passes the encoded access list of a mailbox, as published, to `read`; `None` if it has none.
+    /// In memory, without a copy: cheap enough to ask at every command.
+    pub fn with_access_list<T>(
+        &self,
+        mailbox: MailboxId,
+        read: impl FnOnce(Option<&[u8]>) -> T,
+    ) -> T {
+        let state = self.cell.state.borrow();
+        let mut properties = state.properties.of(PropertyKind::Acl, mailbox);
+        let list = properties.next().filter(|(key, _)| *key == ACCESS_LIST);
+        read(list.map(|(_, value)| value))
+    }
+
+    /// Changes the access list of a mailbox. `change` gets the list that all changes decided so far
+    /// result in, so that none is lost; an empty one if the mailbox has none or one that cannot be
+    /// read. It may be refused by `change`; the list then stays as it is.
+    ///
+    /// # Errors
+    /// `NoSuchMailbox`, `Limit`, and those of `change`.
+    pub async fn change_access_list(
+        &self,
+        mailbox: MailboxId,
+        change: impl FnOnce(&mut AccessList) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.commits.log.room().await?;
+        let effects = {
+            let state = self.cell.state.borrow();
+            let key = (PropertyKind::Acl, mailbox, ACCESS_LIST.to_vec());
+            let stored = state.properties.pending(&key);
+            let decoded = stored.and_then(|octets| AccessList::decode(octets).ok());
+            let mut list = decoded.unwrap_or_default();
+            change(&mut list)?;
+            let value = (!list.is_empty()).then(|| list.encode());
+            let changes = [(key, value)].into();
             let changes = state.plan_properties(changes, self.commits.options.properties)?;
             let account = state.id;
             let effect = |(key, value)| Effect::Property { account, key, value };
@@ -446,7 +515,18 @@ impl Account {
         messages: &[Message],
         target: MailboxId,
     ) -> Result<Copied, StoreError> {
-        self.copy_messages(source, messages, target, Way::Copy).await
+        self.copy_keeping(source, messages, target, FlagMask::ALL).await
+    }
+
+    /// The same; of the flags of each message the copy has those of `kept`.
+    pub async fn copy_keeping(
+        &self,
+        source: MailboxId,
+        messages: &[Message],
+        target: MailboxId,
+        kept: FlagMask,
+    ) -> Result<Copied, StoreError> {
+        self.copy_messages(source, messages, target, kept, Way::Copy).await
     }
 
     /// COPY and EXPUNGE of the same messages: each is moved or not (RFC 6851 3.3), [`COPY_SLICE`]
@@ -457,7 +537,18 @@ impl Account {
         messages: &[Message],
         target: MailboxId,
     ) -> Result<Copied, StoreError> {
-        self.copy_messages(source, messages, target, Way::Move).await
+        self.move_keeping(source, messages, target, FlagMask::ALL).await
+    }
+
+    /// The same; of the flags of each message those of `kept` are moved.
+    pub async fn move_keeping(
+        &self,
+        source: MailboxId,
+        messages: &[Message],
+        target: MailboxId,
+        kept: FlagMask,
+    ) -> Result<Copied, StoreError> {
+        self.copy_messages(source, messages, target, kept, Way::Move).await
     }
 
     async fn copy_messages(
@@ -465,6 +556,7 @@ impl Account {
         source: MailboxId,
         messages: &[Message],
         target: MailboxId,
+        kept: FlagMask,
         way: Way,
     ) -> Result<Copied, StoreError> {
         if messages.len() > COMMAND_MESSAGES_MAX {
@@ -478,7 +570,7 @@ impl Account {
         let generation = self.commits.log.generation();
         self.commits.accounts.ensure_table(&self.cell, source).await?;
         let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
-        self.copy_by_slices(generation, source, &uids, target, way).await
+        self.copy_by_slices(generation, source, &uids, (target, kept), way).await
     }
 
     /// `uids` are sorted, and the table of `source` is loaded.
@@ -487,13 +579,13 @@ impl Account {
         generation: u64,
         source: MailboxId,
         uids: &[Uid],
-        target: MailboxId,
+        (target, kept): (MailboxId, FlagMask),
         way: Way,
     ) -> Result<Copied, StoreError> {
         let mut copied = Copied { uid_validity: UidValidity(0), uids: Vec::new() };
         for (index, slice) in uids.chunks(COPY_SLICE).enumerate() {
             let staged = match self.room_for_slice(index, slice.len()).await {
-                Ok(()) => self.copy_slice(source, slice, target, way, &mut copied),
+                Ok(()) => self.copy_slice(source, slice, (target, kept), way, &mut copied),
                 Err(error) => Err(error),
             };
             if let Err(error) = staged {
@@ -509,11 +601,12 @@ impl Account {
         &self,
         source: MailboxId,
         uids: &[Uid],
-        target: MailboxId,
+        (target, kept): (MailboxId, FlagMask),
         way: Way,
         copied: &mut Copied,
     ) -> Result<(), StoreError> {
-        let originals = self.originals(source, uids)?;
+        let mut originals = self.originals(source, uids)?;
+        originals.iter_mut().for_each(|original| original.flags = kept.of(original.flags));
         let keywords = self.keywords_between(source, target, &originals)?;
         let now = self.commits.executor.now();
         let mut effects = Vec::with_capacity(originals.len() + 1);
@@ -664,7 +757,10 @@ impl Account {
 
     /// Converts keywords to bits. Added ones are put into the mailbox's table.
     fn as_bits(&self, mailbox: MailboxId, change: FlagChange) -> Result<FlagEdit, StoreError> {
-        let FlagChange { action, system, keywords } = change;
+        let FlagChange { action, system, mut keywords, within } = change;
+        if !within.keywords {
+            keywords.clear();
+        }
         let flags = match action {
             FlagAction::Add | FlagAction::Replace => {
                 let keywords = self.commits.define_keywords(&self.cell, mailbox, &keywords)?;
@@ -676,7 +772,7 @@ impl Account {
                 FlagSet::named(system, &keywords, found.pending_keywords())
             }
         };
-        Ok(FlagEdit { action, flags })
+        Ok(FlagEdit { action, flags, within })
     }
 
     /// Removes those of `uids` (or of all messages if `None`) that have `\Deleted`.

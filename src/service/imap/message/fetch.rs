@@ -17,7 +17,7 @@ use super::{
     reader::MessageReader,
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagSet, Flags, MailboxId, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, Uid},
     protocol::{
         imap::{
             FetchResponse, WrittenParts,
@@ -113,7 +113,7 @@ async fn set_seen(
     };
     let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();
     let flags = FlagSet { system: Flags::SEEN, ..FlagSet::default() };
-    let edit = FlagEdit { action: FlagAction::Add, flags };
+    let edit = FlagEdit { action: FlagAction::Add, flags, within: FlagMask::ALL };
     session.tell_changes_but(fetch.uid, OwnChange { uids: &uids, edit, mod_seqs: false }).await?;
     Ok(uids)
 }

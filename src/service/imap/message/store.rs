@@ -7,7 +7,7 @@ use super::super::{
     sync::OwnChange,
 };
 use crate::{
-    model::{FlagEdit, FlagSet, ModSeq, Uid},
+    model::{FlagEdit, FlagMask, FlagSet, ModSeq, Uid},
     protocol::imap::{Code, FetchResponse, message::store::Store},
     store::{FlagChange, FlagOutcome},
 };
@@ -33,7 +33,7 @@ impl Handler for Store<'_> {
         }
         let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
         let system = self.flags.system;
-        let change = FlagChange { action: self.action, system, keywords: keywords.clone() };
+        let change = FlagChange::new(self.action, system, keywords.clone());
         let outcome =
             session.account()?.store_flags(mailbox, &uids, change, self.unchanged_since).await?;
         tell(session, self, &keywords, &outcome).await?;
@@ -71,7 +71,7 @@ async fn tell(
     let Some(newer) = session.selected()?.view.current() else { return Ok(()) };
     // New keywords are in the table now.
     let flags = FlagSet::named(store.flags.system, keywords, newer.keywords());
-    let edit = FlagEdit { action: store.action, flags };
+    let edit = FlagEdit { action: store.action, flags, within: FlagMask::ALL };
     let own = OwnChange { uids: &uids, edit, mod_seqs: store.silent };
     session.tell_changes_but(store.uid, own).await?;
     if !store.silent {
