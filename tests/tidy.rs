@@ -179,8 +179,8 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("selected", &["reply"]),
     ("state", &["options", "seats", "handover", "reply", "selected"]),
     ("literal", &["reply", "state"]),
-    ("sync", &["reply", "state"]),
     ("folder", &["reply", "selected", "state"]),
+    ("sync", &["reply", "state", "folder"]),
     ("handler", &["reply", "state"]),
     ("session", &["reply", "state", "handler"]),
     ("authentication", &["reply", "state", "handler"]),
@@ -506,6 +506,9 @@ fn mailbox_names_of_imap_are_resolved_in_one_place() {
         ".rename_mailbox(",
         ".set_subscribed(&",
         "account.names_after(",
+        ".nearest_above(",
+        ".with_access_list(",
+        ".change_access_list(",
     ];
     let imap = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/service/imap");
     let mut resolved = 0;

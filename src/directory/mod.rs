@@ -355,6 +355,11 @@ impl Directory {
         self.authenticator.authenticate(found, password, peer, now).await
     }
 
+    /// One spelling for all names that log in to one account, whether it exists or not.
+    pub fn login_key(&self, name: &str) -> String {
+        self.shared.snapshot.load().login_key(name)
+    }
+
     /// The account that logs in as `user`, without a look at a password: somebody else checked it.
     /// `None` if there is none.
     ///

@@ -126,7 +126,7 @@ impl Conversation {
 
     /// Opens the account that the client logged in to on another shard.
     async fn answer_log_in(&mut self, handover: &ImapHandover) -> Result<(), End> {
-        let reply = self.session.log_in(handover.identity.account).await;
+        let reply = self.session.log_in(&handover.identity).await;
         self.answer(&handover.tag, reply)
     }
 

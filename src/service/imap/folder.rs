@@ -1,71 +1,66 @@
 //! Resolves mailbox names from the client: the only way from a name to a mailbox.
 //!
-//! A command states the right that it needs ([`resolve`]) and gets a [`Folder`] to work on. A
-//! session has every right on the mailboxes of its own account, and sees no others yet. Names are
-//! decoded from modified UTF-7 here; the store has them in UTF-8.
+//! A command states the right that it needs ([`resolve`]) and gets a [`Folder`] to work on; for the
+//! selected mailbox it asks [`selected`]. Rights are those of the mailbox's access list at that
+//! moment, for every command anew (RFC 4314). A session sees the mailboxes of its own account, and
+//! no others yet. Names are decoded from modified UTF-7 here; the store has them in UTF-8.
+
+use std::rc::Rc;
 
 use super::{
-    reply::{Failure, no_such_mailbox, try_create},
+    reply::{Failure, Leave, no_such_mailbox, try_create},
     selected::Selected,
-    state::Session,
+    state::{Session, User},
 };
 use crate::{
-    model::{Flags, SpecialUse, Timestamp},
+    model::{
+        Asker, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Timestamp, Uid,
+        rights_stored,
+    },
     protocol::imap::{Code, MailboxName, SEPARATOR},
     store::{
-        Account, Copied, Delivered, MailboxInfo, MailboxStatus, MailboxView, Message, Names,
-        StagedBody, StoreError,
+        Account, Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus,
+        MailboxView, Message, Names, StagedBody, StoreError,
     },
 };
 
-/// What a command must be allowed to do with a mailbox (RFC 4314 2.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Right {
-    /// `l`: see that it exists.
-    Lookup,
-    /// `r`: select it, get its status.
-    Read,
-    /// `i`: put messages in.
-    Insert,
-    /// `k`: create a mailbox below it, or by this name.
-    Create,
-    /// `x`: delete or rename it.
-    DeleteMailbox,
+/// The user lacks a right on a mailbox that he may see (RFC 5530 3).
+pub(super) fn not_allowed() -> Failure {
+    Failure::no(Code::NoPerm, "Not allowed on this mailbox")
 }
 
-/// A set of rights.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Rights(u8);
-
-impl Rights {
-    /// The rights of an account on its own mailboxes.
-    const ALL: Rights = Rights(u8::MAX);
-
-    fn contain(self, right: Right) -> bool {
-        self.0 & (1 << right as u8) != 0
-    }
-}
-
-/// Checks `right` against the rights found. Without the lookup right the answer is the one for a
-/// mailbox that does not exist (RFC 4314 6).
+/// Checks the rights found against those of which a command needs one. Without the lookup right the
+/// answer is the one for a mailbox that does not exist (RFC 4314 6).
 fn permitted(
     found: Option<Rights>,
-    right: Right,
+    any_of: Rights,
     missing: impl FnOnce() -> Failure,
 ) -> Result<(), Failure> {
     match found {
-        Some(rights) if rights.contain(right) => Ok(()),
-        Some(rights) if rights.contain(Right::Lookup) => {
-            Err(Failure::no(Code::NoPerm, "Not allowed on this mailbox"))
-        }
+        Some(rights) if rights.contain_any(any_of) => Ok(()),
+        Some(rights) if rights.contain(Right::Lookup) => Err(not_allowed()),
         _ => Err(missing()),
     }
 }
 
+/// What `user` may do with a mailbox of `account` now.
+fn rights_on(user: &User, account: &Account, mailbox: MailboxId) -> Rights {
+    let is_owner = user.account == account.id();
+    let asker = Asker { is_owner, name: &user.name, groups: &[], is_logged_in: true };
+    account.with_access_list(mailbox, |list| rights_stored(list, &asker))
+}
+
 /// A mailbox that a command may work on.
 pub(super) enum Folder {
-    /// A mailbox of the session's own account, on this shard.
-    Local { account: Account, info: MailboxInfo },
+    /// A mailbox of an account on this shard.
+    Local {
+        account: Account,
+        /// Name of the user whose account it is.
+        owner: Rc<str>,
+        info: MailboxInfo,
+        /// Of the user who asks, when the command began.
+        rights: Rights,
+    },
 }
 
 /// The mailbox of this name, for a command that needs `right` on it.
@@ -74,10 +69,19 @@ pub(super) fn resolve(
     name: &MailboxName<'_>,
     right: Right,
 ) -> Result<Folder, Failure> {
+    resolve_for_any(session, name, Rights::of(&[right]))
+}
+
+/// The same for a command that needs one of several rights.
+pub(super) fn resolve_for_any(
+    session: &Session,
+    name: &MailboxName<'_>,
+    any_of: Rights,
+) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
     // A name that cannot be decoded names no mailbox.
     let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
-    namespace.folder(&name, right, no_such_mailbox)
+    namespace.folder(&name, any_of, no_such_mailbox)
 }
 
 /// The same for the target of APPEND, COPY or MOVE: if it is missing, the client may create it
@@ -85,14 +89,70 @@ pub(super) fn resolve(
 pub(super) fn resolve_target(session: &Session, name: &MailboxName<'_>) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
     let name = name.to_utf8().map_err(|_| try_create())?;
-    namespace.folder(&name, Right::Insert, try_create)
+    namespace.folder(&name, Rights::of(&[Right::Insert]), try_create)
+}
+
+/// The selected mailbox, for a command that needs all of `rights` on it beside the one to read. A
+/// session that may no longer read it ends: no response about the mailbox would be for its user.
+pub(super) fn selected(session: &Session, rights: Rights) -> Result<Folder, Failure> {
+    let selected = session.selected()?;
+    let account = selected.account.clone();
+    let info = account.mailbox(selected.mailbox()).ok_or_else(no_such_mailbox)?;
+    check_readable(session)?;
+    let user = session.user()?.clone();
+    let namespace = Namespace { user, account, owner: selected.owner.clone() };
+    let folder = namespace.open(info);
+    match rights.without(folder.rights()).is_empty() {
+        true => Ok(folder),
+        false => Err(not_allowed()),
+    }
+}
+
+/// Ends a session that may no longer read its selected mailbox.
+pub(super) fn check_readable(session: &Session) -> Result<(), Failure> {
+    match rights_on_selected(session).contain(Right::Read) {
+        true => Ok(()),
+        false => Err(Failure::Leave(Leave::Bye("The selected mailbox may no longer be read"))),
+    }
+}
+
+/// The flags of the selected mailbox that the session can change.
+pub(super) fn changeable_flags(session: &Session) -> FlagMask {
+    match &session.selected {
+        Some(selected) if !selected.read_only => rights_on_selected(session).flags(),
+        _ => FlagMask::NONE,
+    }
+}
+
+fn rights_on_selected(session: &Session) -> Rights {
+    match (&session.user, &session.selected) {
+        (Some(user), Some(selected)) => rights_on(user, &selected.account, selected.mailbox()),
+        _ => Rights::NONE,
+    }
 }
 
 impl Folder {
+    pub(super) fn account(&self) -> &Account {
+        let Folder::Local { account, .. } = self;
+        account
+    }
+
     /// In UTF-8.
     pub(super) fn name(&self) -> &str {
         let Folder::Local { info, .. } = self;
         &info.name
+    }
+
+    /// Name of the user whose account has it, as directory names are compared.
+    pub(super) fn owner(&self) -> &Rc<str> {
+        let Folder::Local { owner, .. } = self;
+        owner
+    }
+
+    /// What the session's user may do with it.
+    pub(super) fn rights(&self) -> Rights {
+        let Folder::Local { rights, .. } = self;
+        *rights
     }
 
     pub(super) fn special_use(&self) -> Option<SpecialUse> {
@@ -102,17 +162,17 @@ impl Folder {
 
     /// Whether this is the selected mailbox.
     pub(super) fn is(&self, selected: &Selected) -> bool {
-        let Folder::Local { info, .. } = self;
-        info.id == selected.mailbox()
+        let Folder::Local { account, info, .. } = self;
+        (account.id(), info.id) == (selected.account.id(), selected.mailbox())
     }
 
     pub(super) async fn select(&self, claim_recent: bool) -> Result<MailboxView, StoreError> {
-        let Folder::Local { account, info } = self;
+        let Folder::Local { account, info, .. } = self;
         account.select(info.id, claim_recent).await
     }
 
     pub(super) async fn status(&self) -> Result<MailboxStatus, StoreError> {
-        let Folder::Local { account, info } = self;
+        let Folder::Local { account, info, .. } = self;
         account.status(info.id).await
     }
 
@@ -123,65 +183,100 @@ impl Folder {
         keywords: &[String],
         internal_date: Timestamp,
     ) -> Result<Delivered, StoreError> {
-        let Folder::Local { account, info } = self;
+        let Folder::Local { account, info, .. } = self;
         account.append(info.id, body, flags, keywords, internal_date).await
     }
 
-    /// Copies messages of the selected mailbox into this one.
+    pub(super) async fn store_flags(
+        &self,
+        uids: &[Uid],
+        change: FlagChange,
+        unchanged_since: Option<ModSeq>,
+    ) -> Result<FlagOutcome, StoreError> {
+        let Folder::Local { account, info, .. } = self;
+        account.store_flags(info.id, uids, change, unchanged_since).await
+    }
+
+    /// Removes those of `uids`, or of all messages, that have `\Deleted`.
+    pub(super) async fn expunge(&self, uids: Option<&[Uid]>) -> Result<Vec<Uid>, StoreError> {
+        let Folder::Local { account, info, .. } = self;
+        account.expunge(info.id, uids).await
+    }
+
+    /// Copies messages of the selected mailbox into this one, with the flags that the user may set
+    /// here.
     pub(super) async fn copy_in(
         &self,
         source: &Selected,
         messages: &[Message],
     ) -> Result<Copied, StoreError> {
-        let Folder::Local { account, info } = self;
-        account.copy(source.mailbox(), messages, info.id).await
+        let Folder::Local { account, info, rights, .. } = self;
+        check_same_account(account, source)?;
+        account.copy_keeping(source.mailbox(), messages, info.id, rights.flags()).await
     }
 
-    /// Moves messages of the selected mailbox into this one.
+    /// Moves messages of the selected mailbox into this one, as [`Folder::copy_in`].
     pub(super) async fn move_in(
         &self,
         source: &Selected,
         messages: &[Message],
     ) -> Result<Copied, StoreError> {
-        let Folder::Local { account, info } = self;
-        account.move_messages(source.mailbox(), messages, info.id).await
+        let Folder::Local { account, info, rights, .. } = self;
+        check_same_account(account, source)?;
+        account.move_keeping(source.mailbox(), messages, info.id, rights.flags()).await
     }
 
     pub(super) async fn delete(&self) -> Result<(), StoreError> {
-        let Folder::Local { account, info } = self;
+        let Folder::Local { account, info, .. } = self;
         account.delete_mailbox(&info.name).await
+    }
+}
+
+/// Messages are copied and moved within an account.
+fn check_same_account(account: &Account, source: &Selected) -> Result<(), StoreError> {
+    match account.id() == source.account.id() {
+        true => Ok(()),
+        false => Err(StoreError::NotPermitted("The mailboxes belong to different accounts")),
     }
 }
 
 /// A name, whether or not a mailbox has it.
 pub(super) struct Place {
+    user: User,
     account: Account,
     name: String,
 }
 
 impl Place {
     /// The name of a mailbox, of a level above one, or of a mere subscription.
-    pub(super) fn existing(
-        session: &Session,
-        name: &MailboxName<'_>,
-        right: Right,
-    ) -> Result<Place, Failure> {
+    pub(super) fn existing(session: &Session, name: &MailboxName<'_>) -> Result<Place, Failure> {
         let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
-        Place::of(session, name.into_owned(), right)
+        Place::of(session, name.into_owned())
     }
 
     /// The name of a mailbox to be created.
-    pub(super) fn new(
-        session: &Session,
-        name: &MailboxName<'_>,
-        right: Right,
-    ) -> Result<Place, Failure> {
-        Place::of(session, new_name(name)?, right)
+    pub(super) fn new(session: &Session, name: &MailboxName<'_>) -> Result<Place, Failure> {
+        Place::of(session, new_name(name)?)
     }
 
-    fn of(session: &Session, name: String, right: Right) -> Result<Place, Failure> {
-        permitted(Some(Rights::ALL), right, no_such_mailbox)?;
-        Ok(Place { account: session.account()?, name })
+    fn of(session: &Session, name: String) -> Result<Place, Failure> {
+        Ok(Place { user: session.user()?.clone(), account: session.account()?, name })
+    }
+
+    /// Rights on the mailbox of this name.
+    fn rights(&self) -> Option<Rights> {
+        let info = self.account.mailbox_by_name(&self.name)?;
+        Some(rights_on(&self.user, &self.account, info.id))
+    }
+
+    /// Rights on the nearest mailbox above. Where there is none, the account's owner has all and
+    /// others have none.
+    fn rights_above(&self) -> Rights {
+        match self.account.nearest_above(&self.name) {
+            Some(above) => rights_on(&self.user, &self.account, above),
+            None if self.user.account == self.account.id() => Rights::ALL,
+            None => Rights::NONE,
+        }
     }
 
     /// No mailbox has this name, but there are mailboxes below it (RFC 3501 6.3.4).
@@ -190,12 +285,29 @@ impl Place {
         self.account.mailbox_by_name(&self.name).is_none() && self.account.has_children(name)
     }
 
+    /// Creating a mailbox, or moving one to this name, needs the right to on the nearest mailbox
+    /// above (RFC 4314 4). The answer does not tell whether there is one.
+    fn check_create(&self) -> Result<(), Failure> {
+        match self.rights_above().contain(Right::CreateMailbox) {
+            true => Ok(()),
+            false => Err(Failure::no(Code::NoPerm, "Mailboxes cannot be created there")),
+        }
+    }
+
     pub(super) async fn create(&self, special_use: Option<SpecialUse>) -> Result<(), Failure> {
+        self.check_create()?;
         self.account.create_mailbox(&self.name, special_use).await?;
         Ok(())
     }
 
+    /// A level that is no mailbox is moved by who may delete the nearest mailbox above it.
     pub(super) async fn rename(&self, target: &Place) -> Result<(), Failure> {
+        let found = match self.is_only_above() {
+            true => Some(self.rights_above()),
+            false => self.rights(),
+        };
+        permitted(found, Rights::of(&[Right::DeleteMailbox]), no_such_mailbox)?;
+        target.check_create()?;
         Ok(self.account.rename_mailbox(&self.name, &target.name).await?)
     }
 
@@ -206,29 +318,39 @@ impl Place {
 
 /// All names that a session can list: those of its own account (RFC 2342: the personal namespace).
 pub(super) struct Namespace {
+    user: User,
     account: Account,
+    /// Name of the user whose account it is.
+    owner: Rc<str>,
 }
 
 impl Namespace {
     pub(super) fn of(session: &Session) -> Result<Namespace, Failure> {
-        Ok(Namespace { account: session.account()? })
+        let user = session.user()?.clone();
+        let owner = user.name.clone();
+        Ok(Namespace { user, account: session.account()?, owner })
+    }
+
+    fn open(&self, info: MailboxInfo) -> Folder {
+        let account = self.account.clone();
+        let rights = rights_on(&self.user, &account, info.id);
+        Folder::Local { account, owner: self.owner.clone(), info, rights }
     }
 
     fn folder(
         &self,
         name: &str,
-        right: Right,
+        any_of: Rights,
         missing: impl FnOnce() -> Failure,
     ) -> Result<Folder, Failure> {
-        let info = self.account.mailbox_by_name(name);
-        permitted(info.as_ref().map(|_| Rights::ALL), right, missing)?;
-        let info = info.ok_or_else(no_such_mailbox)?;
-        Ok(Folder::Local { account: self.account.clone(), info })
+        let folder = self.account.mailbox_by_name(name).map(|info| self.open(info));
+        permitted(folder.as_ref().map(Folder::rights), any_of, missing)?;
+        folder.ok_or_else(no_such_mailbox)
     }
 
     /// The mailbox with this UTF-8 name, if it exists and may be looked up.
     pub(super) fn look_up(&self, name: &str) -> Option<Folder> {
-        self.folder(name, Right::Lookup, no_such_mailbox).ok()
+        self.folder(name, Rights::of(&[Right::Lookup]), no_such_mailbox).ok()
     }
 
     /// The next `count` names after `after`, in order.
@@ -276,25 +398,21 @@ fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
 mod tests {
     use super::*;
 
-    fn rights(rights: &[Right]) -> Rights {
-        Rights(rights.iter().fold(0, |bits, &right| bits | 1 << right as u8))
-    }
-
     #[test]
     fn a_mailbox_that_may_not_be_seen_does_not_exist() {
-        let found = |exists: bool, rights| {
-            permitted(exists.then_some(rights), Right::Read, no_such_mailbox).map_err(|it| match it
-            {
+        let found = |rights: Option<&[Right]>| {
+            let rights = rights.map(Rights::of);
+            permitted(rights, Rights::of(&[Right::Read]), no_such_mailbox).map_err(|it| match it {
                 Failure::No { code: Some(code), text } => (code, text),
                 other => panic!("{other:?}"),
             })
         };
-        assert!(found(true, Rights::ALL).is_ok());
-        assert!(found(true, rights(&[Right::Read])).is_ok());
-        let hidden = found(true, rights(&[Right::Insert])).unwrap_err();
-        assert_eq!(hidden, found(false, Rights::ALL).unwrap_err());
+        assert!(found(Some(&Right::EVERY)).is_ok());
+        assert!(found(Some(&[Right::Read])).is_ok());
+        let hidden = found(Some(&[Right::Insert])).unwrap_err();
+        assert_eq!(hidden, found(None).unwrap_err());
         assert_eq!(hidden.0, Code::NonExistent);
-        let refused = found(true, rights(&[Right::Lookup, Right::Insert])).unwrap_err();
+        let refused = found(Some(&[Right::Lookup, Right::Insert])).unwrap_err();
         assert_eq!(refused.0, Code::NoPerm);
     }
 

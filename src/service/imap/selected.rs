@@ -10,13 +10,13 @@
 //! * `told` is `numbering` or newer. It is newer only while an EXPUNGE may not be sent (RFC 3501
 //!   7.4.1, 5.5): flags are taken from it, numbers never.
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use super::reply::Failure;
 use crate::{
     model::{MailboxId, Uid},
     protocol::imap::{Ranges, SequenceSet},
-    store::{MailboxView, Message, Snapshot},
+    store::{Account, MailboxView, Message, Snapshot},
 };
 
 /// Most ranges of `\Recent` UIDs that a session remembers; the oldest is forgotten first. Ranges
@@ -24,9 +24,14 @@ use crate::{
 const RECENT_RANGES_MAX: usize = 256;
 
 pub(super) struct Selected {
+    /// The account that has the mailbox, and the name of the user whose account it is.
+    pub account: Account,
+    pub owner: Rc<str>,
     pub view: MailboxView,
     /// EXAMINE: nothing may change, not even `\Seen` or `\Recent` (RFC 3501 6.3.2).
     pub read_only: bool,
+    /// Messages that arrive are claimed as `\Recent`.
+    claims_recent: bool,
     numbering: Snapshot,
     told: Snapshot,
     /// `told` lacks messages that `numbering` has.
@@ -35,20 +40,32 @@ pub(super) struct Selected {
 }
 
 impl Selected {
-    /// `None` if the mailbox was deleted between `select` and now.
-    pub(super) fn new(view: MailboxView, read_only: bool) -> Option<Selected> {
+    /// `None` if the mailbox was deleted between `select` and now. `claims_recent` as in the call
+    /// of `select`.
+    pub(super) fn new(
+        (account, owner): (Account, Rc<str>),
+        view: MailboxView,
+        read_only: bool,
+        claims_recent: bool,
+    ) -> Option<Selected> {
         let snapshot = view.current()?;
         let first = view.recent_from();
         let mut selected = Selected {
+            account,
+            owner,
             view,
             read_only,
+            claims_recent,
             numbering: snapshot.clone(),
             told: snapshot,
             expunge_pending: false,
             recent: Vec::new(),
         };
-        // A read-only session claims nothing: messages unclaimed now and later are recent for it.
-        let end = if read_only { Uid(u32::MAX) } else { selected.numbering.status().uid_next };
+        // Without a claim, messages unclaimed now and later are recent for this session.
+        let end = match claims_recent {
+            true => selected.numbering.status().uid_next,
+            false => Uid(u32::MAX),
+        };
         selected.mark_recent(first..end);
         Some(selected)
     }
@@ -135,7 +152,7 @@ impl Selected {
     /// Claims `\Recent` for messages that arrived since; call it with the snapshot about to be
     /// told.
     pub(super) fn claim_recent(&mut self, newer: &Snapshot) {
-        if self.read_only {
+        if !self.claims_recent {
             return;
         }
         if let Some(first) = self.view.claim_recent() {

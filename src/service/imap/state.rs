@@ -13,6 +13,7 @@ use super::{
 use crate::{
     directory::Identity,
     metrics::Protocol,
+    model::AccountId,
     protocol::imap::{
         Capabilities, Capability, Code, Framer, Limits, Literal, State, Status, Writer,
     },
@@ -27,10 +28,20 @@ const MESSAGES_PER_TURN: usize = 4_096;
 /// Before login the longest input is credentials and ID fields.
 const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024, message: 0 };
 
+/// Who logged in.
+#[derive(Clone, Debug)]
+pub(super) struct User {
+    pub account: AccountId,
+    /// The address, spelled as the directory compares addresses.
+    pub name: Rc<str>,
+}
+
 /// One client's session on this shard.
 pub(super) struct Session {
     pub channel: Channel,
     /// Set once logged in.
+    pub user: Option<User>,
+    /// The user's own account; mailboxes may be in another one.
     pub account: Option<Account>,
     /// Its seat among the account's sessions.
     pub seat: Option<AccountSeat>,
@@ -48,6 +59,7 @@ impl Session {
         let patience = shard.options.imap.login_timeout;
         Session {
             channel: Channel::new(connection, shard, Protocol::Imap, patience),
+            user: None,
             account: None,
             seat: None,
             selected: None,
@@ -84,11 +96,17 @@ impl Session {
         self.account.clone().ok_or_else(|| Failure::bad("Log in first"))
     }
 
+    /// Who logged in; as for [`Session::account`].
+    pub(super) fn user(&self) -> Result<&User, Failure> {
+        self.user.as_ref().ok_or_else(|| Failure::bad("Log in first"))
+    }
+
     pub(super) fn selected(&self) -> Result<&Selected, Failure> {
         self.selected.as_ref().ok_or_else(|| Failure::bad("Select a mailbox first"))
     }
 
-    /// For commands that change the selected mailbox (RFC 3501 6.3.2).
+    /// For commands that change the selected mailbox (RFC 3501 6.3.2). Whether the user may is
+    /// another question.
     pub(super) fn writable(&self) -> Result<&Selected, Failure> {
         let selected = self.selected()?;
         if selected.read_only {
@@ -169,7 +187,7 @@ impl Session {
 
     /// Releases the account, its seat, and the snapshot that keeps bodies readable.
     pub(super) fn let_go(&mut self) {
-        (self.selected, self.account, self.seat) = (None, None, None);
+        (self.selected, self.account, self.seat, self.user) = (None, None, None, None);
     }
 
     pub(super) fn take_input(&mut self, size: usize) -> Vec<u8> {

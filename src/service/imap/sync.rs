@@ -6,11 +6,12 @@
 //! ([`OwnChange`]), since the client need not be told that again.
 
 use super::{
+    folder,
     reply::{Failure, Leave},
     state::Session,
 };
 use crate::{
-    model::{FlagEdit, Flags, KEYWORDS_PER_MAILBOX_MAX, Uid},
+    model::{FlagEdit, FlagMask, KEYWORDS_PER_MAILBOX_MAX, Uid},
     protocol::imap::{FetchResponse, Updates, Writer},
     runtime::connection::ConnectionError,
     store::{Difference, Message, Snapshot},
@@ -66,6 +67,7 @@ impl Session {
         if newer.is_same(selected.told()) && !(expunges && selected.expunge_pending()) {
             return Ok(());
         }
+        folder::check_readable(self)?;
         Ok(Box::pin(self.tell_news(newer, expunges, uid, own)).await?)
     }
 
@@ -162,20 +164,22 @@ impl Session {
 
     /// The keyword table grew: the client is told the names before it sees them on a message.
     pub(super) fn tell_keywords(&mut self, keywords: &[String]) {
-        let read_only = self.selected.as_ref().is_some_and(|it| it.read_only);
+        let changeable = folder::changeable_flags(self);
         let mut writer = self.writer();
         writer.flags(keywords);
-        tell_permanent_flags(&mut writer, keywords, read_only);
+        tell_permanent_flags(&mut writer, keywords, changeable);
     }
 }
 
-/// PERMANENTFLAGS (RFC 3501 7.1): none in a mailbox opened by EXAMINE.
-pub(super) fn tell_permanent_flags(writer: &mut Writer<'_>, keywords: &[String], read_only: bool) {
-    if read_only {
-        return writer.permanent_flags(Flags::default(), &[], false);
-    }
-    let more = keywords.len() < KEYWORDS_PER_MAILBOX_MAX;
-    writer.permanent_flags(!Flags::default(), keywords, more);
+/// PERMANENTFLAGS (RFC 3501 7.1): those that the session can change (RFC 4314 5.1.2).
+pub(super) fn tell_permanent_flags(
+    writer: &mut Writer<'_>,
+    keywords: &[String],
+    changeable: FlagMask,
+) {
+    let keywords = if changeable.keywords { keywords } else { &[] };
+    let more = changeable.keywords && keywords.len() < KEYWORDS_PER_MAILBOX_MAX;
+    writer.permanent_flags(changeable.system, keywords, more);
 }
 
 /// The two snapshots between which changes of flags are sent.

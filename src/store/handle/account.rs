@@ -155,6 +155,11 @@ impl Account {
         self.cell.state.borrow().names.names_after(after, which, count)
     }
 
+    /// The nearest level above `name` that is a mailbox.
+    pub fn nearest_above(&self, name: &str) -> Option<MailboxId> {
+        self.cell.state.borrow().names.nearest_above(&normalise(name))
+    }
+
     /// `name` is spelled as in [`Account::names_after`].
     pub fn is_subscribed(&self, name: &str) -> bool {
         self.cell.state.borrow().names.subscriptions.contains(name)

@@ -5,17 +5,21 @@
 
 use super::super::{
     reply::{Done, Failure, Reply},
-    state::Session,
+    state::{Session, User},
 };
 use crate::{
-    directory::AuthenticationError, events::Limit, metrics::Protocol, model::AccountId,
-    protocol::imap::Code, service::authentication,
+    directory::{AuthenticationError, Identity},
+    events::Limit,
+    metrics::Protocol,
+    protocol::imap::Code,
+    service::authentication,
 };
 
 impl Session {
     /// Opens the account on this shard, its owner. The tagged OK lists the capabilities, which
     /// saves the client a CAPABILITY command.
-    pub(crate) async fn log_in(&mut self, account: AccountId) -> Reply {
+    pub(crate) async fn log_in(&mut self, identity: &Identity) -> Reply {
+        let account = identity.account;
         let Some(partition) = self.channel.shard.local_partition(account).cloned() else {
             return Err(Failure::no(Code::Unavailable, "The account is not available now"));
         };
@@ -32,6 +36,8 @@ impl Session {
             async move { partition.account(account).await.map(|account| (account, seat)) }
         };
         let (account, seat) = self.channel.shard.in_time(&partition, opened).await?;
+        let name = self.channel.shard.directory.login_key(&identity.address).into();
+        self.user = Some(User { account: identity.account, name });
         (self.account, self.seat) = (Some(account), Some(seat));
         // Only now: a client refused for lack of a seat does not count as logged in.
         self.channel.connection.set_logged_in(true);
@@ -57,7 +63,7 @@ pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password
         authentication::authenticate(&shard, user, password, Protocol::Imap, connection).await;
     match checked {
         Ok(identity) if shard.owner_of(identity.account) == shard.id => {
-            session.log_in(identity.account).await
+            session.log_in(&identity).await
         }
         Ok(identity) => Ok(Done::HandOver(session.handover(identity, tag))),
         Err(AuthenticationError::Rejected) => {

@@ -4,7 +4,7 @@
 //! with the message. All that can be refused early is refused before the literal is requested.
 
 use super::super::{
-    folder,
+    folder::{self, Folder},
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
@@ -25,12 +25,15 @@ impl Handler for Append<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = folder::resolve_target(session, &self.mailbox)?;
         // The charge is held until the store has written the message.
-        let (body, _charge) = receive(session).await?;
+        let (body, _charge) = receive(session, &folder).await?;
         let octets = body.size();
-        let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
+        // RFC 4314 4: flags that the user may not set are left out.
+        let may_set = folder.rights().flags();
+        let keywords = self.flags.keywords.iter().filter(|_| may_set.keywords);
+        let keywords: Vec<String> = keywords.map(|&it| it.to_owned()).collect();
         let date = self.internal_date.unwrap_or_else(|| session.channel.shard.executor.now());
         let appended = folder
-            .append(body, self.flags.system, &keywords, date)
+            .append(body, self.flags.system & may_set.system, &keywords, date)
             .await
             .map_err(Failure::with_try_create)?;
         let Delivered { account, mailbox, uid, .. } = appended;
@@ -41,9 +44,9 @@ impl Handler for Append<'_> {
 }
 
 /// Requests the literal if the client waits for it, and receives it.
-async fn receive(session: &mut Session) -> Result<(StagedBody, Charge), Failure> {
-    let account = session.account()?;
-    let Some(partition) = session.channel.shard.local_partition(account.id()).cloned() else {
+async fn receive(session: &mut Session, folder: &Folder) -> Result<(StagedBody, Charge), Failure> {
+    let account = folder.account().id();
+    let Some(partition) = session.channel.shard.local_partition(account).cloned() else {
         return Err(Failure::no(Code::Unavailable, "The account is not available now"));
     };
     if !session.channel.shard.messages.admits(MailClass::Submission) {

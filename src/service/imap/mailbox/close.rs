@@ -1,21 +1,26 @@
 //! CLOSE (RFC 3501 6.4.2) and UNSELECT (RFC 3691).
 
 use super::super::{
+    folder,
     handler::Handler,
     reply::{Done, Reply},
     state::Session,
 };
-use crate::protocol::imap::mailbox::close::{Close, Unselect};
+use crate::{
+    model::{Right, Rights},
+    protocol::imap::mailbox::close::{Close, Unselect},
+};
 
 impl Handler for Close {
-    /// Expunges without sending EXPUNGE responses, unless the mailbox was selected read-only.
+    /// Expunges without sending EXPUNGE responses, unless the mailbox was selected read-only or the
+    /// user may not expunge (RFC 4314 4).
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let selected = session.selected()?;
-        if !selected.read_only {
-            let mailbox = selected.mailbox();
+        if !session.selected()?.read_only
+            && let Ok(folder) = folder::selected(session, Rights::of(&[Right::Expunge]))
+        {
             // Expunges all \Deleted messages, also those marked by other sessions; the store counts
             // them, so it is cheap if there are none.
-            session.account()?.expunge(mailbox, None).await?;
+            folder.expunge(None).await?;
         }
         session.selected = None;
         Done::ok("CLOSE completed")

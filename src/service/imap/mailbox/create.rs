@@ -1,7 +1,7 @@
 //! CREATE (RFC 3501 6.3.3, RFC 6154 3).
 
 use super::super::{
-    folder::{Place, Right},
+    folder::Place,
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
@@ -13,7 +13,7 @@ use crate::{
 
 impl Handler for Create<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let place = Place::new(session, &self.mailbox, Right::Create)?;
+        let place = Place::new(session, &self.mailbox)?;
         let special_use = match self.special_use.as_slice() {
             // RFC 6154 3: a use that is not supported is refused. \All and \Flagged are not for
             // storing mail.

@@ -1,18 +1,21 @@
 //! DELETE (RFC 3501 6.3.4).
 
 use super::super::{
-    folder::{Place, Right, resolve},
+    folder::{Place, resolve},
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
 };
-use crate::protocol::imap::{Code, Status, mailbox::delete::Delete};
+use crate::{
+    model::Right,
+    protocol::imap::{Code, Status, mailbox::delete::Delete},
+};
 
 impl Handler for Delete<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         // RFC 3501 6.3.4: a \Noselect name cannot be deleted; it vanishes with the last mailbox
         // below it.
-        if Place::existing(session, &self.mailbox, Right::DeleteMailbox)?.is_only_above() {
+        if Place::existing(session, &self.mailbox)?.is_only_above() {
             let text = "Not a mailbox, but has mailboxes below it";
             return Err(Failure::no(Code::HasChildren, text));
         }

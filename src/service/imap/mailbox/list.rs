@@ -15,6 +15,7 @@ use super::{
     status,
 };
 use crate::{
+    model::Right,
     protocol::imap::{Attributes, ListItem, mailbox::list::List},
     store::Names,
 };
@@ -100,7 +101,10 @@ async fn tell(
     let folder = namespace.look_up(name);
     let Some(item) = describe(namespace, name, folder.as_ref(), list) else { return Ok(()) };
     session.writer().list(&item);
-    if let (Some(items), Some(folder)) = (list.returns.status, folder) {
+    let Some(folder) = folder else { return Ok(session.channel.flush_if_full().await?) };
+    if let Some(items) = list.returns.status
+        && folder.rights().contain(Right::Read)
+    {
         match status::tell(session, &folder, items).await {
             // Deleted since: RFC 5819 2 allows the STATUS to be missing.
             Err(Failure::No { .. }) | Ok(()) => {}

@@ -1,7 +1,7 @@
 //! RENAME (RFC 3501 6.3.5).
 
 use super::super::{
-    folder::{Place, Right},
+    folder::Place,
     handler::Handler,
     reply::{Done, Reply},
     state::Session,
@@ -10,8 +10,8 @@ use crate::protocol::imap::mailbox::rename::Rename;
 
 impl Handler for Rename<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let source = Place::existing(session, &self.source, Right::DeleteMailbox)?;
-        let target = Place::new(session, &self.target, Right::Create)?;
+        let source = Place::existing(session, &self.source)?;
+        let target = Place::new(session, &self.target)?;
         source.rename(&target).await?;
         Done::ok("RENAME completed")
     }

@@ -1,7 +1,7 @@
 //! SELECT and EXAMINE (RFC 3501 6.3.1, 6.3.2; RFC 7162 3.1.8).
 
 use super::super::{
-    folder::{self, Right},
+    folder,
     handler::Handler,
     reply::{Done, Reply, no_such_mailbox},
     selected::Selected,
@@ -9,7 +9,7 @@ use super::super::{
     sync::tell_permanent_flags,
 };
 use crate::{
-    model::Flags,
+    model::{FlagMask, Flags, Right, Rights},
     protocol::imap::{
         Code, Status, Writer,
         mailbox::select::{Examine, Select},
@@ -36,26 +36,28 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
         session.writer().untagged(Status::Ok, Some(Code::Closed), "The previous mailbox is closed");
     }
     let folder = folder::resolve(session, &select.mailbox, Right::Read)?;
-    let view = folder.select(!read_only).await?;
-    let selected = Selected::new(view, read_only).ok_or_else(no_such_mailbox)?;
+    // RFC 4314 5.2: READ-ONLY also if the user may change nothing.
+    let can_change = !read_only && folder.rights().contain_any(Rights::TO_CHANGE_MESSAGES);
+    let view = folder.select(can_change).await?;
+    let place = (folder.account().clone(), folder.owner().clone());
+    let selected = Selected::new(place, view, read_only, can_change);
+    let selected = selected.ok_or_else(no_such_mailbox)?;
+    let changeable = if read_only { FlagMask::NONE } else { folder.rights().flags() };
     if select.condstore {
         session.enable_condstore();
     }
-    describe(&mut session.writer(), &selected);
+    describe(&mut session.writer(), &selected, changeable);
     session.selected = Some(selected);
-    if read_only {
-        Done::with_code(Code::ReadOnly, "EXAMINE completed")
-    } else {
-        Done::with_code(Code::ReadWrite, "SELECT completed")
-    }
+    let code = if can_change { Code::ReadWrite } else { Code::ReadOnly };
+    Done::with_code(code, if read_only { "EXAMINE completed" } else { "SELECT completed" })
 }
 
 /// The untagged responses of SELECT, in the order of RFC 3501 6.3.1.
-fn describe(writer: &mut Writer<'_>, selected: &Selected) {
+fn describe(writer: &mut Writer<'_>, selected: &Selected, changeable: FlagMask) {
     let snapshot = selected.numbering();
     let status = snapshot.status();
     writer.flags(snapshot.keywords());
-    tell_permanent_flags(writer, snapshot.keywords(), selected.read_only);
+    tell_permanent_flags(writer, snapshot.keywords(), changeable);
     writer.exists(snapshot.len() as u32);
     writer.recent(selected.recent_count(snapshot) as u32);
     if status.unseen > 0

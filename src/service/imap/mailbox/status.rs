@@ -2,14 +2,17 @@
 //! from counters; no message is read.
 
 use super::super::{
-    folder::{self, Folder, Right},
+    folder::{self, Folder},
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
 };
-use crate::protocol::imap::{
-    StatusValues,
-    mailbox::status::{Status, StatusItems},
+use crate::{
+    model::Right,
+    protocol::imap::{
+        StatusValues,
+        mailbox::status::{Status, StatusItems},
+    },
 };
 
 impl Handler for Status<'_> {

@@ -7,6 +7,7 @@ use super::super::{
     state::Session,
 };
 use crate::{
+    model::{Right, Rights},
     protocol::imap::{
         Code, SequenceSet, Status,
         message::copy::{Copy, Move},
@@ -16,7 +17,7 @@ use crate::{
 
 impl Handler for Copy<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        session.selected()?;
+        folder::selected(session, Rights::NONE)?;
         let target = folder::resolve_target(session, &self.mailbox)?;
         let messages = messages(session, self.uid, &self.set).await?;
         if messages.is_empty() {
@@ -36,6 +37,8 @@ impl Handler for Move<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let Move(Copy { uid, set, mailbox }) = self;
         session.writable()?;
+        // RFC 6851 4.4: those of COPY, of STORE with \Deleted and of EXPUNGE.
+        folder::selected(session, Rights::of(&[Right::DeleteMessages, Right::Expunge]))?;
         let target = folder::resolve_target(session, mailbox)?;
         let messages = messages(session, *uid, set).await?;
         if messages.is_empty() {

@@ -2,24 +2,25 @@
 //! untagged responses afterwards, with those of other sessions' changes.
 
 use super::super::{
+    folder,
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
 };
 use crate::{
-    model::Uid,
+    model::{Right, Rights, Uid},
     protocol::imap::{SequenceSet, message::expunge::Expunge},
 };
 
 impl Handler for Expunge {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let selected = session.writable()?;
-        let mailbox = selected.mailbox();
+        session.writable()?;
+        let folder = folder::selected(session, Rights::of(&[Right::Expunge]))?;
         let named = match &self.uids {
             Some(set) => Some(uids_of(session, set).await?),
             None => None,
         };
-        session.account()?.expunge(mailbox, named.as_deref()).await?;
+        folder.expunge(named.as_deref()).await?;
         Done::ok("EXPUNGE completed")
     }
 }

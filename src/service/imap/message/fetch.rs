@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::{
     super::{
+        folder::{self, Folder},
         handler::Handler,
         reply::{Done, Failure, Leave, Reply},
         state::Session,
@@ -17,7 +18,7 @@ use super::{
     reader::MessageReader,
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, Right, Rights, Uid},
     protocol::{
         imap::{
             FetchResponse, WrittenParts,
@@ -34,18 +35,19 @@ const CARDS_FOR: usize = 16;
 
 impl Handler for Fetch<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
+        let folder = folder::selected(session, Rights::NONE)?;
         let indexes = session.selected()?.indexes(self.uid, &self.set)?;
         if self.items.contains(&FetchItem::ModSeq) {
             session.enable_condstore();
         }
         let wanted = |message: &Message| self.changed_since.is_none_or(|it| message.mod_seq > it);
-        let seen_now = set_seen(session, self, &indexes, wanted).await?;
-        let account = session.account()?;
+        let seen_now = set_seen(session, &folder, self, &indexes, wanted).await?;
+        let account = folder.account();
         let keywords = session.selected()?.told().clone();
         let mailbox = session.selected()?.mailbox();
         let count: usize = indexes.iter().map(ExactSizeIterator::len).sum();
         let by_cards = count >= CARDS_FOR && !self.items.iter().any(FetchItem::has_octets);
-        let mut cards = by_cards.then(|| Cards::new(&account, mailbox));
+        let mut cards = by_cards.then(|| Cards::new(account, mailbox));
         let mut written = WrittenParts::default();
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
@@ -57,7 +59,7 @@ impl Handler for Fetch<'_> {
                 continue;
             }
             let mut answer = Answer {
-                reader: MessageReader::new(&account, message.body),
+                reader: MessageReader::new(account, message.body),
                 cards: cards.as_mut(),
                 written: &mut written,
                 number: index as u32 + 1,
@@ -87,12 +89,15 @@ impl Handler for Fetch<'_> {
 /// which it was set: their FETCH responses include the flags, and no other response does.
 async fn set_seen(
     session: &mut Session,
+    folder: &Folder,
     fetch: &Fetch<'_>,
     indexes: &[Range<usize>],
     wanted: impl Fn(&Message) -> bool,
 ) -> Result<Vec<Uid>, Failure> {
     let selected = session.selected()?;
-    if selected.read_only || !fetch.items.iter().any(FetchItem::sets_seen) {
+    // RFC 4314 4: without the right, messages are read and stay unseen.
+    let may_set = !selected.read_only && folder.rights().contain(Right::Seen);
+    if !may_set || !fetch.items.iter().any(FetchItem::sets_seen) {
         return Ok(Vec::new());
     }
     let mut unseen: Vec<Uid> = Vec::new();
@@ -106,9 +111,8 @@ async fn set_seen(
         return Ok(unseen);
     }
     let change = FlagChange::add(Flags::SEEN, Vec::new());
-    let mailbox = selected.mailbox();
     // A full or broken disk must not prevent reading: then \Seen is not set.
-    let Ok(outcome) = session.account()?.store_flags(mailbox, &unseen, change, None).await else {
+    let Ok(outcome) = folder.store_flags(&unseen, change, None).await else {
         return Ok(Vec::new());
     };
     let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();

@@ -6,6 +6,7 @@
 
 use super::{
     super::{
+        folder,
         handler::Handler,
         reply::{Done, Failure, Reply},
         selected::Selected,
@@ -15,7 +16,7 @@ use super::{
     search_key::{Known, Need, Query, Verdict},
 };
 use crate::{
-    model::{ModSeq, Uid},
+    model::{ModSeq, Rights, Uid},
     protocol::{
         imap::{
             SearchResult,
@@ -43,6 +44,7 @@ struct Hit {
 
 impl Handler for Search<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
+        let folder = folder::selected(session, Rights::NONE)?;
         let selected = session.selected()?;
         let now = session.channel.shard.executor.now();
         let query = Query::new(&self.key, self.charset.as_deref(), selected, now)?;
@@ -50,9 +52,8 @@ impl Handler for Search<'_> {
             session.enable_condstore();
         }
         let selected = session.selected()?;
-        let account = session.account()?;
         let executor = session.channel.shard.executor.clone();
-        let hits = scan(&query, selected, &account, &*executor, self.uid).await?;
+        let hits = scan(&query, selected, folder.account(), &*executor, self.uid).await?;
         match self.returns {
             None => {
                 let mod_seq = highest(&hits).filter(|_| query.mod_seq);

@@ -1,21 +1,27 @@
 //! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages at once.
 
 use super::super::{
+    folder::{self, not_allowed},
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
     sync::OwnChange,
 };
 use crate::{
-    model::{FlagEdit, FlagMask, FlagSet, ModSeq, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, ModSeq, Rights, Uid},
     protocol::imap::{Code, FetchResponse, message::store::Store},
     store::{FlagChange, FlagOutcome},
 };
 
 impl Handler for Store<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let selected = session.writable()?;
-        let mailbox = selected.mailbox();
+        session.writable()?;
+        let folder = folder::selected(session, Rights::NONE)?;
+        let within = folder.rights().flags();
+        if !may_store(self, within) {
+            return Err(not_allowed());
+        }
+        let selected = session.selected()?;
         let indexes = selected.indexes(self.uid, &self.set)?;
         let current = selected.view.current();
         let mut uids: Vec<Uid> = Vec::new();
@@ -33,9 +39,9 @@ impl Handler for Store<'_> {
         }
         let keywords: Vec<String> = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
         let system = self.flags.system;
-        let change = FlagChange::new(self.action, system, keywords.clone());
-        let outcome =
-            session.account()?.store_flags(mailbox, &uids, change, self.unchanged_since).await?;
+        let change =
+            FlagChange { within, ..FlagChange::new(self.action, system, keywords.clone()) };
+        let outcome = folder.store_flags(&uids, change, self.unchanged_since).await?;
         tell(session, self, &keywords, &outcome).await?;
         // RFC 2180 4.2.2: the other messages are done; a client that uses numbers must learn that
         // some are gone.
@@ -48,6 +54,21 @@ impl Handler for Store<'_> {
         let refused = refused_numbers(session, self.uid, &outcome.modified)?;
         Ok(Done::Ok { code: Some(Code::Modified(refused)), text: "Some messages were modified" })
     }
+}
+
+/// RFC 4314 4: a STORE is refused only if none of its flags may be changed; flags that may not be
+/// are left as they are. Replacing all flags names all of them.
+fn may_store(store: &Store<'_>, within: FlagMask) -> bool {
+    let names_keywords = !store.flags.keywords.is_empty();
+    let named = match store.action {
+        FlagAction::Replace => FlagMask::ALL,
+        _ => FlagMask { system: store.flags.system, keywords: names_keywords },
+    };
+    let common = FlagMask {
+        system: named.system & within.system,
+        keywords: named.keywords && within.keywords,
+    };
+    named.is_empty() || !common.is_empty()
 }
 
 /// RFC 7162 3.1.3: the MODIFIED code has UIDs or sequence numbers, as the command had.
@@ -71,6 +92,7 @@ async fn tell(
     let Some(newer) = session.selected()?.view.current() else { return Ok(()) };
     // New keywords are in the table now.
     let flags = FlagSet::named(store.flags.system, keywords, newer.keywords());
+    // What the client expects: flags that were left as they are must be told even after .SILENT.
     let edit = FlagEdit { action: store.action, flags, within: FlagMask::ALL };
     let own = OwnChange { uids: &uids, edit, mod_seqs: store.silent };
     session.tell_changes_but(store.uid, own).await?;
