@@ -185,6 +185,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("session", &["reply", "state", "handler"]),
     ("authentication", &["reply", "state", "handler"]),
     ("mailbox", &["reply", "selected", "state", "sync", "folder", "handler"]),
+    ("access", &["reply", "state", "folder", "handler"]),
     ("message", &["reply", "selected", "state", "sync", "folder", "handler"]),
     ("conversation", &["handover", "reply", "state", "handler"]),
 ];

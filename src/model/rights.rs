@@ -293,9 +293,14 @@ impl Identifier {
             "owner" => Identifier::Owner,
             name => match name.strip_prefix('$') {
                 Some(group) => Identifier::Group(checked(group)?.to_owned()),
-                None => Identifier::User(checked(name)?.to_owned()),
+                None => Identifier::user(name)?,
             },
         })
+    }
+
+    /// A user, whatever the name.
+    pub fn user(name: &str) -> Result<Identifier, IdentifierError> {
+        Ok(Identifier::User(checked(&name.to_lowercase())?.to_owned()))
     }
 
     fn named(&self) -> Named<'_> {

@@ -5,6 +5,7 @@
 //! [`CommandBody::row`] says in which [`State`]s it is allowed; [`Writer`] and [`FetchResponse`]
 //! append responses to the connection's output.
 
+pub mod access;
 mod arguments;
 pub mod authentication;
 mod capability;

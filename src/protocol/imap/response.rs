@@ -11,7 +11,7 @@ use super::{
     sequence::write_set,
     write::{push_astring, push_nstring, push_number, push_string},
 };
-use crate::model::{Flags, ModSeq, SpecialUse, Uid, UidValidity};
+use crate::model::{Flags, ModSeq, Right, Rights, SpecialUse, Uid, UidValidity};
 
 /// Condition of a status response (RFC 3501 7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -325,6 +325,44 @@ impl<'o> Writer<'o> {
         self.out.extend_from_slice(if before == b" (" { b" ()\r\n" } else { b")\r\n" });
     }
 
+    /// RFC 4314 3.6; `name` in UTF-8, entries as identifiers and their rights.
+    pub fn acl(&mut self, name: &str, entries: &[(String, Rights)]) {
+        self.out.extend_from_slice(b"* ACL ");
+        push_mailbox(self.out, name);
+        for (identifier, rights) in entries {
+            self.out.push(b' ');
+            push_astring(self.out, identifier.as_bytes());
+            self.out.push(b' ');
+            push_astring(self.out, rights.told().as_bytes());
+        }
+        self.line_end();
+    }
+
+    /// RFC 4314 3.7: the identifier always has the `required` rights; each of the others can be
+    /// granted by itself, and the virtual ones too (RFC 4314 2.1.1).
+    pub fn list_rights(&mut self, name: &str, identifier: &[u8], required: Rights) {
+        self.out.extend_from_slice(b"* LISTRIGHTS ");
+        push_mailbox(self.out, name);
+        self.out.push(b' ');
+        push_astring(self.out, identifier);
+        self.out.push(b' ');
+        push_astring(self.out, required.told().as_bytes());
+        let others = Right::EVERY.iter().copied().filter(|right| !required.contain(*right));
+        for letter in others.collect::<Rights>().told().bytes() {
+            self.out.extend_from_slice(&[b' ', letter]);
+        }
+        self.line_end();
+    }
+
+    /// RFC 4314 3.8.
+    pub fn my_rights(&mut self, name: &str, rights: Rights) {
+        self.out.extend_from_slice(b"* MYRIGHTS ");
+        push_mailbox(self.out, name);
+        self.out.push(b' ');
+        push_astring(self.out, rights.told().as_bytes());
+        self.line_end();
+    }
+
     /// RFC 3501 7.2.5; `mod_seq` if the search used MODSEQ and found something (RFC 7162 3.1.5).
     pub fn search(&mut self, numbers: impl IntoIterator<Item = u32>, mod_seq: Option<ModSeq>) {
         self.out.extend_from_slice(b"* SEARCH");
@@ -615,6 +653,31 @@ mod tests {
             "* STATUS x (MESSAGES 231 RECENT 0 UIDNEXT 44292 UIDVALIDITY 0 UNSEEN 0 \
              HIGHESTMODSEQ 0 SIZE 7)\r\n",
             |writer| writer.status("x", StatusItems(0x7f), &values),
+        );
+    }
+
+    #[test]
+    fn access() {
+        let rights = |text: &str| Rights::parse(text.as_bytes()).expect(text);
+        let entries = [
+            ("fred".to_owned(), Rights::ALL),
+            ("-j\u{fc}rgen".to_owned(), rights("r")),
+            ("two words".to_owned(), Rights::NONE),
+        ];
+        check(
+            "* ACL Entw&APw-rfe fred lrswipkxteacd {8}\r\n-j\u{fc}rgen r \"two words\" \"\"\r\n",
+            |writer| writer.acl("Entw\u{fc}rfe", &entries),
+        );
+        check("* ACL \"[x]\"\r\n", |writer| writer.acl("[x]", &[]));
+        check("* MYRIGHTS \"a b\" lrkc\r\n", |writer| writer.my_rights("a b", rights("krl")));
+        check("* MYRIGHTS x \"\"\r\n", |writer| writer.my_rights("x", Rights::NONE));
+        check(
+            "* LISTRIGHTS x smith la r s w i p k x t e c d\r\n\
+             * LISTRIGHTS x anyone \"\" l r s w i p k x t e a c d\r\n",
+            |writer| {
+                writer.list_rights("x", b"smith", rights("la"));
+                writer.list_rights("x", b"anyone", Rights::NONE);
+            },
         );
     }
 

@@ -6,6 +6,7 @@
 //! compile. A new command is a row and a file on each side.
 
 use super::{
+    access,
     arguments::{Arguments, Streams},
     authentication,
     capability::{CapabilityRow, Offered},
@@ -55,6 +56,9 @@ capabilities! {
     ListStatus       "LIST-STATUS"        Always; // RFC 5819
     StatusSize       "STATUS=SIZE"        Always; // RFC 8438
     Within           "WITHIN"             Always; // RFC 5032
+    Acl              "ACL"                Always; // RFC 4314
+    RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314 1
+    ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;
     AuthPlain        "AUTH=PLAIN"         WithLogin; // RFC 4616
@@ -123,6 +127,13 @@ macro_rules! command_table {
         check::Check                   [b"CHECK"        Plain Selected         All      Imap4Rev1];
         close::Close                   [b"CLOSE"        Plain Selected         Nothing  Imap4Rev1];
         close::Unselect                [b"UNSELECT"     Plain Selected         Nothing  Unselect];
+    }
+    access {
+        set_acl::SetAcl<'a>            [b"SETACL"       Plain LoggedIn         All      Acl];
+        delete_acl::DeleteAcl<'a>      [b"DELETEACL"    Plain LoggedIn         All      Acl];
+        get_acl::GetAcl<'a>            [b"GETACL"       Plain LoggedIn         All      Acl];
+        list_rights::ListRights<'a>    [b"LISTRIGHTS"   Plain LoggedIn         All      Acl];
+        my_rights::MyRights<'a>        [b"MYRIGHTS"     Plain LoggedIn         All      Acl];
     }
     message {
         expunge::Expunge               [b"EXPUNGE"      Uid   Selected         All      Imap4Rev1];

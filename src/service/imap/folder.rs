@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     model::{
-        Asker, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Timestamp, Uid,
-        rights_stored,
+        AccessList, Asker, Change, FlagMask, Flags, Identifier, MailboxId, ModSeq, Right, Rights,
+        SpecialUse, Subject, Timestamp, Uid, rights_stored,
     },
     protocol::imap::{Code, MailboxName, SEPARATOR},
     store::{
@@ -229,6 +229,68 @@ impl Folder {
     pub(super) async fn delete(&self) -> Result<(), StoreError> {
         let Folder::Local { account, info, .. } = self;
         account.delete_mailbox(&info.name).await
+    }
+
+    /// The subject as the list has it: the owner by his name is the owner.
+    fn stored(&self, subject: Subject) -> Subject {
+        match subject.identifier {
+            Identifier::User(name) if *name == **self.owner() => {
+                Subject { identifier: Identifier::Owner, ..subject }
+            }
+            identifier => Subject { identifier, ..subject },
+        }
+    }
+
+    /// The entries of the access list, with the owner by his name. If none says what he may do, his
+    /// rights come first.
+    pub(super) fn access_list(&self) -> Vec<(String, Rights)> {
+        let Folder::Local { account, info, .. } = self;
+        let list = account.with_access_list(info.id, |octets| AccessList::decode(octets?).ok());
+        let list = list.unwrap_or_default();
+        let told = |subject: &Subject| match (&subject.identifier, subject.negative) {
+            (Identifier::Owner, false) => self.owner().to_string(),
+            (Identifier::Owner, true) => format!("-{}", self.owner()),
+            _ => subject.to_string(),
+        };
+        let owner = Subject::positive(Identifier::Owner);
+        let implied = list.entry(&owner).is_none().then_some((&owner, Rights::ALL));
+        implied.into_iter().chain(list.entries()).map(|(it, rights)| (told(it), rights)).collect()
+    }
+
+    /// The rights that cannot be taken from `subject`.
+    pub(super) fn required_rights(&self, subject: Subject) -> Rights {
+        match self.stored(subject) == Subject::positive(Identifier::Owner) {
+            true => Rights::OF_EVERY_OWNER,
+            false => Rights::NONE,
+        }
+    }
+
+    /// SETACL. An owner without an entry has every right, so a change of his rights begins there.
+    pub(super) async fn change_access(
+        &self,
+        subject: Subject,
+        change: Change,
+    ) -> Result<(), StoreError> {
+        let Folder::Local { account, info, .. } = self;
+        let required = self.required_rights(subject.clone());
+        let subject = self.stored(subject);
+        let implied = if required.is_empty() { Rights::NONE } else { Rights::ALL };
+        let change = |list: &mut AccessList| {
+            let before = list.entry(&subject).unwrap_or(implied);
+            Ok(list.set(subject, change.apply(before) | required)?)
+        };
+        account.change_access_list(info.id, change).await
+    }
+
+    /// DELETEACL. Without an entry the owner has every right again.
+    pub(super) async fn remove_access(&self, subject: Subject) -> Result<(), StoreError> {
+        let Folder::Local { account, info, .. } = self;
+        let subject = self.stored(subject);
+        let change = |list: &mut AccessList| {
+            list.remove(&subject);
+            Ok(())
+        };
+        account.change_access_list(info.id, change).await
     }
 }
 

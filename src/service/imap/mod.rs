@@ -6,7 +6,7 @@
 //! ```text
 //! conversation   steps: reads frames, runs commands by the table of protocol::imap; the loop is in
 //!                service/channel.rs
-//! session/  authentication/  mailbox/  message/   the commands, a file each
+//! session/  authentication/  mailbox/  access/  message/   the commands, a file each
 //! handler        the interface of a command's handler
 //! folder         mailbox names -> mailboxes
 //! sync           what changed since -> untagged responses
@@ -22,6 +22,7 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod access;
 mod authentication;
 mod conversation;
 mod folder;

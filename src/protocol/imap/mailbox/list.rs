@@ -1,4 +1,5 @@
-//! LIST, plain (RFC 3501 6.3.8) and extended (RFC 5258 3, RFC 5819 2, RFC 6154 5.2).
+//! LIST, plain (RFC 3501 6.3.8) and extended (RFC 5258 3, RFC 5819 2, RFC 6154 5.2,
+//! RFC 8440 3).
 
 use super::{
     super::{
@@ -35,13 +36,14 @@ pub struct ListSelection {
     pub special_use: bool,
 }
 
-/// RFC 5258 3.2, RFC 6154 5.2 and RFC 5819 2.
+/// RFC 5258 3.2, RFC 6154 5.2, RFC 5819 2 and RFC 8440 3.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ListReturn {
     pub subscribed: bool,
     pub children: bool,
     pub special_use: bool,
     pub status: Option<StatusItems>,
+    pub my_rights: bool,
 }
 
 impl<'a> Arguments<'a> for List<'a> {
@@ -121,6 +123,7 @@ fn returns(cursor: &mut Cursor<'_>) -> Parsed<ListReturn> {
         match cursor.word()?.as_bytes() {
             b"SUBSCRIBED" => returns.subscribed = true,
             b"CHILDREN" => returns.children = true,
+            b"MYRIGHTS" => returns.my_rights = true,
             b"STATUS" => {
                 cursor.space()?;
                 returns.status = Some(status_items(cursor)?);
@@ -185,15 +188,21 @@ mod tests {
                     children: true,
                     special_use: false,
                     status: Some(StatusItems(StatusItems::SIZE.0 | StatusItems::UNSEEN.0)),
+                    my_rights: false,
                 },
                 ..extended.clone()
             }),
         );
         check(
-            "LIST (SPECIAL-USE) \"\" * RETURN (SPECIAL-USE SUBSCRIBED)",
+            "LIST (SPECIAL-USE) \"\" * RETURN (SPECIAL-USE MYRIGHTS SUBSCRIBED)",
             CommandBody::List(List {
                 selection: ListSelection { special_use: true, ..Default::default() },
-                returns: ListReturn { special_use: true, subscribed: true, ..Default::default() },
+                returns: ListReturn {
+                    special_use: true,
+                    subscribed: true,
+                    my_rights: true,
+                    ..Default::default()
+                },
                 ..extended
             }),
         );

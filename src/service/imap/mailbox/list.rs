@@ -1,4 +1,4 @@
-//! LIST with RFC 5258, RFC 5819 and RFC 6154 (RFC 3501 6.3.8).
+//! LIST with RFC 5258, RFC 5819, RFC 6154 and RFC 8440 (RFC 3501 6.3.8).
 //!
 //! A level above a mailbox that is not itself a mailbox (it was deleted) is `\Noselect` (RFC 3501
 //! 6.3.4). The account does not keep such names: each is derived just before the first name below
@@ -110,6 +110,9 @@ async fn tell(
             Err(Failure::No { .. }) | Ok(()) => {}
             Err(failure) => return Err(failure),
         }
+    }
+    if list.returns.my_rights {
+        session.writer().my_rights(folder.name(), folder.rights());
     }
     Ok(session.channel.flush_if_full().await?)
 }
