@@ -161,8 +161,8 @@ fn urgent_mail_overtakes() {
     assert!(place < 29, "{place}");
 }
 
-/// RFC 2852 4: when the time is over, the sender is told, whatever the setting says, and the message
-/// is tried on; each relay that the sender is to know of is reported, without NOTIFY too.
+/// RFC 2852 4: when the time is over, the sender is told, whatever the setting says, and the
+/// message is tried on; each relay that the sender is to know of is reported, without NOTIFY too.
 #[test]
 fn the_sender_of_mail_to_be_delivered_by_a_time_is_told() {
     for (delay_warning, notify) in [(0, None), (30, None), (300, Some(Notify::Never))] {
