@@ -9,6 +9,10 @@
 //! Invariants: input is consumed in whole lines or message octets, and a line over its limit is not
 //! waited for; the memory held is one reverse-path, one client name and fixed state, whatever the
 //! client sends; message octets pass through uncopied.
+//!
+//! Here are the state of a session and the table of commands. `policy` has what a session may do,
+//! `event` what it reports; `greeting`, `auth`, `transaction`, `message` and `original_client` have
+//! the commands of those names.
 
 mod auth;
 mod event;
@@ -42,10 +46,8 @@ use crate::{
 
 /// Octets of a command line: 512 (RFC 5321 4.5.3.1.4) and what the extensions add, with room.
 pub const COMMAND_LINE_MAX: usize = 2048;
-
 /// The same where AUTH is offered (RFC 4954 4).
 pub const AUTH_LINE_MAX: usize = 12_288;
-
 /// Octets of a refused message that are read and discarded before the session closes.
 pub const SWALLOW_MAX: u64 = 64 * 1024 * 1024;
 

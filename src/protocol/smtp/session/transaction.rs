@@ -1,5 +1,5 @@
-//! A mail transaction up to its message (RFC 5321 3.3): MAIL, RCPT, and its end. The message is that
-//! of `message`.
+//! A mail transaction without its message (RFC 5321 3.3): MAIL, RCPT, and how it ends. The message
+//! is in `message`.
 
 use super::{
     super::{
