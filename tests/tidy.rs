@@ -56,6 +56,11 @@ fn module_of(path: &Path) -> Option<String> {
     below.components().nth(1).map(|_| first.to_owned())
 }
 
+/// Whether a file below `src` has tests only: a `tests.rs`, or a file in a folder `tests`.
+fn is_tests_only(path: &Path) -> bool {
+    path.ends_with("tests.rs") || path.components().any(|it| it.as_os_str() == "tests")
+}
+
 /// Code lines except items for tests, without comments: (line number, text). As formatted by
 /// rustfmt, an item ends with the first unindented line that ends like this.
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
@@ -685,9 +690,8 @@ fn maps_without_an_order_are_walked_knowingly() {
     let mut walked = 0;
     for (path, text) in sources() {
         let module = module_of(&path);
-        let in_tests = path.components().any(|it| it.as_os_str() == "tests");
         if !matches!(module.as_deref(), Some("store" | "service" | "queue" | "resolver"))
-            || in_tests
+            || is_tests_only(&path)
         {
             continue;
         }
@@ -804,7 +808,7 @@ fn nothing_that_runs_on_a_shard_prints() {
         let module = module_of(&path);
         let on_shards = module.is_some_and(|it| ON_SHARDS.contains(&&*it));
         let file = path.file_name().and_then(|name| name.to_str());
-        let is_test = matches!(file, Some("tests.rs" | "crash_images.rs"));
+        let is_test = is_tests_only(&path) || file == Some("crash_images.rs");
         if !on_shards && !path.ends_with("server/life.rs") || is_test {
             continue;
         }
@@ -836,7 +840,7 @@ fn chance_and_time_come_from_the_executor() {
     const PLAYED: [&str; 6] = ["store", "service", "queue", "protocol", "model", "resolver"];
     for (path, text) in sources() {
         let played = module_of(&path).is_some_and(|module| PLAYED.contains(&module.as_str()));
-        if !played || path.ends_with("tests.rs") {
+        if !played || is_tests_only(&path) {
             continue;
         }
         for (line, code) in code_lines(&text) {
