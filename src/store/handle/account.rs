@@ -271,8 +271,9 @@ impl Account {
         self.carry_out(vec![effect]).await
     }
 
-    /// Renames children too, in one transaction; properties stay with them. Renaming INBOX moves its messages to the new
-    /// mailbox and leaves INBOX empty (RFC 3501 6.3.5). Superior levels are created.
+    /// Renames children too, in one transaction; properties stay with them. Renaming INBOX moves
+    /// its messages to the new mailbox and leaves INBOX empty (RFC 3501 6.3.5). Superior levels are
+    /// created.
     pub async fn rename_mailbox(&self, source: &str, target: &str) -> Result<(), StoreError> {
         if normalise(source) == "INBOX" {
             return self.rename_inbox(target).await;

@@ -1,5 +1,5 @@
-//! Tables: what comes from a peer, what is made of it. Here are the transcripts and what plays them;
-//! the tests are in a file for each subject.
+//! Tables: what comes from a peer, what is made of it. Here is what plays a transcript; the tests
+//! are in a file for each subject.
 
 mod bodies;
 mod chunks;
