@@ -13,7 +13,7 @@ mod transactions;
 use super::*;
 
 /// A peer, and what is sent to it.
-struct Case {
+struct Case<'a> {
     name: &'static str,
     /// Lines of the reply to EHLO behind the name.
     capabilities: &'static str,
@@ -24,13 +24,13 @@ struct Case {
     content: &'static [u8],
     /// `C: ` what is sent, without CRLF; `S: ` what the peer says then. A turn of the client is
     /// sent at once.
-    transcript: &'static [&'static str],
+    transcript: &'a [&'a str],
     /// One for each recipient.
-    results: &'static [&'static str],
+    results: &'a [&'a str],
     usable: bool,
 }
 
-const PLAIN: Case = Case {
+const PLAIN: Case<'static> = Case {
     name: "",
     capabilities: "",
     lmtp: false,
@@ -41,6 +41,10 @@ const PLAIN: Case = Case {
     results: &[],
     usable: true,
 };
+
+/// The same for a peer that takes chunks: EHLO behind the message proves the count of its replies.
+const CHUNKED: Case<'static> =
+    Case { capabilities: "PIPELINING\nCHUNKING", hello: Some("EHLO me"), ..PLAIN };
 
 fn shown(result: &RcptResult) -> String {
     match result {
@@ -80,7 +84,7 @@ fn turns(transcript: &[&str]) -> Vec<(char, String)> {
     turns
 }
 
-fn play(case: &Case, piece: usize) {
+fn play(case: &Case<'_>, piece: usize) {
     let name = case.name;
     let recipients = recipients(case.recipients);
     let lines = lines(&recipients);
@@ -148,7 +152,7 @@ fn play(case: &Case, piece: usize) {
 }
 
 /// Plays each case, in pieces of every small size.
-fn play_all(cases: &[Case]) {
+fn play_all(cases: &[Case<'_>]) {
     for case in cases {
         (1..20).chain([1000]).for_each(|piece| play(case, piece));
     }

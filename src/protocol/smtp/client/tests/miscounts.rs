@@ -6,9 +6,6 @@ use super::*;
 const CASES: &[Case] = &[
     Case {
         name: "one reply too many: the recipient's is not that to the message",
-        capabilities: "PIPELINING\nCHUNKING",
-        hello: Some("EHLO me"),
-        recipients: 1,
         transcript: &[
             "C: MAIL FROM:<a@x>",
             "C: RCPT TO:<r0@y> NOTIFY=NEVER",
@@ -23,12 +20,10 @@ const CASES: &[Case] = &[
         ],
         results: &["lost reset after dot"],
         usable: false,
-        ..PLAIN
+        ..CHUNKED
     },
     Case {
         name: "one reply too many: the message was taken, and nobody is refused for good",
-        capabilities: "PIPELINING\nCHUNKING",
-        hello: Some("EHLO me"),
         recipients: 2,
         transcript: &[
             "C: MAIL FROM:<a@x>",
@@ -46,13 +41,10 @@ const CASES: &[Case] = &[
         ],
         results: &["lost reset after dot", "lost reset after dot"],
         usable: false,
-        ..PLAIN
+        ..CHUNKED
     },
     Case {
         name: "one reply too many, and all seem refused",
-        capabilities: "PIPELINING\nCHUNKING",
-        hello: Some("EHLO me"),
-        recipients: 1,
         transcript: &[
             "C: MAIL FROM:<a@x>",
             "C: RCPT TO:<r0@y> NOTIFY=NEVER",
@@ -63,7 +55,7 @@ const CASES: &[Case] = &[
         ],
         results: &["lost reset"],
         usable: false,
-        ..PLAIN
+        ..CHUNKED
     },
     Case {
         name: "one answer too many: the refusal of DATA answers RSET",
