@@ -52,10 +52,13 @@ const AUTHENTICATED: &[Row] = &[
     ("NOOP", ""),
 ];
 
-/// Commands of the selected state; `box` was selected with all rights.
+/// Commands of the selected state; `box` was selected with all rights. A session that may no longer
+/// read its mailbox ends with the next command that does not leave the mailbox.
 const SELECTED: &[Row] = &[
-    ("NOOP", ""),
-    ("CHECK", ""),
+    ("NOOP", "r"),
+    ("CHECK", "r"),
+    ("STATUS other (MESSAGES)", "r"),
+    ("LIST \"\" other", "r"),
     ("CLOSE", ""),
     ("UNSELECT", ""),
     ("SELECT other", ""),
@@ -136,7 +139,7 @@ fn log_in(world: &SimulatedWorld<'_>) -> Client {
 /// Two clients of one user, and the mailboxes `box` and `other` with two messages each, the first
 /// of which is `\Deleted`.
 struct Case<'k> {
-    _world: SimulatedWorld<'k>,
+    world: SimulatedWorld<'k>,
     admin: Client,
     user: Client,
 }
@@ -151,7 +154,7 @@ impl<'k> Case<'k> {
             done(&mut admin, &format!("APPEND {name} {{3+}}\r\nx\r\n"));
         }
         let user = log_in(&world);
-        Case { _world: world, admin, user }
+        Case { world, admin, user }
     }
 
     /// Leaves the user these rights on `box`, with `l` and `a`.
@@ -379,8 +382,14 @@ fn rights_are_those_of_the_moment() {
     }
     case.user.say("i IDLE\r\n");
     case.user.read_to("+ idling");
-    case.restrict("i");
+    case.restrict("rwi");
     done(&mut case.admin, "APPEND box {3+}\r\nx\r\n");
+    assert_eq!(case.user.read_to("* 3 RECENT"), "* 3 EXISTS\r\n* 3 RECENT\r\n");
+    case.restrict("i");
     let told = case.user.read_to("* BYE");
     assert_eq!(told, "* BYE The selected mailbox may no longer be read\r\n");
+    case.user = log_in(&case.world);
+    assert_eq!(outcome(&answer(&mut case.user, "SELECT box")), Outcome::Refused);
+    case.restrict("r");
+    done(&mut case.user, "SELECT box");
 }

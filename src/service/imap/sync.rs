@@ -64,10 +64,10 @@ impl Session {
         let Some(newer) = selected.view.current() else {
             return Err(Failure::Leave(Leave::Bye("The selected mailbox was deleted")));
         };
+        folder::check_readable(self)?;
         if newer.is_same(selected.told()) && !(expunges && selected.expunge_pending()) {
             return Ok(());
         }
-        folder::check_readable(self)?;
         Ok(Box::pin(self.tell_news(newer, expunges, uid, own)).await?)
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct Mailbox {
     /// First UID that no run can hold: expunges of later ones that are forgotten need no record.
     unstored_from: Uid,
     pending: Pending,
+    /// Changes of its access list published since it was loaded.
+    pub access_changes: u64,
     /// Sessions waiting in `MailboxView::changed`.
     pub watchers: Watchers,
 }
@@ -108,6 +110,7 @@ impl Mailbox {
             tombstones,
             unstored_from: status.uid_next,
             pending: Pending { uid_next: status.uid_next, keywords, overlay: BTreeMap::new() },
+            access_changes: 0,
             watchers: Watchers::default(),
         }
     }

@@ -14,7 +14,7 @@ use std::{
 use super::{
     super::{
         error::StoreError,
-        format::effect::Effect,
+        format::effect::{Effect, PropertyKind},
         log::ENTRY_PAYLOAD_MAX,
         message::{MOD_SEQ_OF_NOTHING, MailboxStatus},
     },
@@ -277,6 +277,13 @@ impl AccountState {
             }
             Effect::Property { key, value, .. } => {
                 self.properties.publish(lsn, key, value.as_ref());
+                // Sessions that have the mailbox open may have lost it.
+                if key.0 == PropertyKind::Acl
+                    && let Some(mailbox) = self.mailboxes.get_mut(&key.1)
+                {
+                    mailbox.access_changes += 1;
+                    mailbox.watchers.take(wake);
+                }
             }
             _ => {}
         }

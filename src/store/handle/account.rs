@@ -468,12 +468,13 @@ impl Account {
         let mut state = self.cell.state.borrow_mut();
         let found = state.mailboxes.get_mut(&mailbox).filter(|found| found.live);
         let found = found.ok_or(StoreError::NoSuchMailbox)?;
-        let mut recent_from = found.recent_from;
+        let (mut recent_from, access_seen) = (found.recent_from, found.access_changes);
         if claim_recent && recent_from < found.status.uid_next {
             recent_from = found.claim_recent();
             state.dirty = true;
         }
-        Ok(MailboxView::new(self.commits.clone(), self.cell.clone(), mailbox, recent_from))
+        let from = (recent_from, access_seen);
+        Ok(MailboxView::new(self.commits.clone(), self.cell.clone(), mailbox, from))
     }
 
     /// Waits for changes of the whole account, published from now on.

@@ -21,6 +21,8 @@ pub struct MailboxView {
     cell: Rc<AccountCell>,
     mailbox: MailboxId,
     recent_from: Cell<Uid>,
+    /// [`super::super::account::mailbox::Mailbox::access_changes`] when it was last looked at.
+    access_seen: Cell<u64>,
 }
 
 impl MailboxView {
@@ -28,9 +30,10 @@ impl MailboxView {
         commits: Rc<Commits>,
         cell: Rc<AccountCell>,
         mailbox: MailboxId,
-        recent_from: Uid,
+        (recent_from, access_seen): (Uid, u64),
     ) -> MailboxView {
-        MailboxView { commits, cell, mailbox, recent_from: Cell::new(recent_from) }
+        let (recent_from, access_seen) = (Cell::new(recent_from), Cell::new(access_seen));
+        MailboxView { commits, cell, mailbox, recent_from, access_seen }
     }
 
     pub fn mailbox(&self) -> MailboxId {
@@ -62,8 +65,8 @@ impl MailboxView {
         Some(first)
     }
 
-    /// Resolves when something newer than `seen` is published (or the mailbox is deleted).
-    /// Cancel-safe.
+    /// Resolves when something newer than `seen` is published, the mailbox is deleted, or its access
+    /// list was changed since this last resolved. Cancel-safe.
     pub async fn changed(&self, seen: &Snapshot) {
         let mut seat = Seat { cell: &self.cell, mailbox: Some(self.mailbox), waker: None };
         poll_fn(|context| {
@@ -72,6 +75,9 @@ impl MailboxView {
                 let Some(mailbox) = state.live_mailbox(self.mailbox) else {
                     return Poll::Ready(());
                 };
+                if self.access_seen.replace(mailbox.access_changes) != mailbox.access_changes {
+                    return Poll::Ready(());
+                }
                 let generation = mailbox.loaded.as_ref().map(|loaded| loaded.generation);
                 if generation != Some(seen.published.generation) {
                     return Poll::Ready(());
