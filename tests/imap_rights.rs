@@ -380,6 +380,12 @@ fn rights_are_those_of_the_moment() {
         case.restrict(rights);
         assert_eq!(outcome(&answer(&mut case.user, "STORE 2 +FLAGS (\\Flagged)")), expected);
     }
+    case.restrict("ri");
+    case.user.say("a APPEND box (\\Seen) {3}\r\n");
+    case.user.read_to("+ ");
+    case.restrict("r");
+    case.user.say("x\r\n\r\n");
+    assert_eq!(case.user.read_to("a "), "a NO [NOPERM] Not allowed on this mailbox\r\n");
     case.user.say("i IDLE\r\n");
     case.user.read_to("+ idling");
     case.restrict("rwi");

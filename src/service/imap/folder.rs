@@ -155,6 +155,15 @@ impl Folder {
         *rights
     }
 
+    /// The same mailbox with the rights of now, for the target of a command that has waited for its
+    /// client.
+    pub(super) fn looked_at_again(self, session: &Session) -> Result<Folder, Failure> {
+        let Folder::Local { account, owner, info, .. } = self;
+        let rights = rights_on(session.user()?, &account, info.id);
+        permitted(Some(rights), Rights::of(&[Right::Insert]), try_create)?;
+        Ok(Folder::Local { account, owner, info, rights })
+    }
+
     pub(super) fn special_use(&self) -> Option<SpecialUse> {
         let Folder::Local { info, .. } = self;
         info.special_use

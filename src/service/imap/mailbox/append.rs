@@ -27,6 +27,8 @@ impl Handler for Append<'_> {
         // The charge is held until the store has written the message.
         let (body, _charge) = receive(session, &folder).await?;
         let octets = body.size();
+        // The message may have taken its time.
+        let folder = folder.looked_at_again(session)?;
         // RFC 4314 4: flags that the user may not set are left out.
         let may_set = folder.rights().flags();
         let keywords = self.flags.keywords.iter().filter(|_| may_set.keywords);
