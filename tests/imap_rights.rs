@@ -306,7 +306,7 @@ fn without_flags(rights: &str) -> Vec<&'static str> {
     FLAGS.iter().filter(|(_, right)| !rights.contains(*right)).map(|(flag, _)| *flag).collect()
 }
 
-/// RFC 4314 5.1.2 and 5.2: PERMANENTFLAGS and READ-ONLY follow the rights.
+/// RFC 4314 4, 5.2: PERMANENTFLAGS and READ-ONLY follow the rights.
 #[test]
 fn select_tells_what_can_be_changed() {
     let kit = Kit::new();

@@ -236,7 +236,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Parses RFC 4314 6 `mod-rights`.
+    /// Parses RFC 4314 7 `mod-rights`.
     pub fn parse(text: &[u8]) -> Result<Change, RightsError> {
         match text {
             [b'+', rights @ ..] => Rights::parse(rights).map(Change::Add),

@@ -57,7 +57,7 @@ capabilities! {
     StatusSize       "STATUS=SIZE"        Always; // RFC 8438
     Within           "WITHIN"             Always; // RFC 5032
     Acl              "ACL"                Always; // RFC 4314
-    RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314 1
+    RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;

@@ -171,7 +171,7 @@ impl Session {
     }
 }
 
-/// PERMANENTFLAGS (RFC 3501 7.1): those that the session can change (RFC 4314 5.1.2).
+/// PERMANENTFLAGS (RFC 3501 7.1): those that the session can change (RFC 4314 4).
 pub(super) fn tell_permanent_flags(
     writer: &mut Writer<'_>,
     keywords: &[String],

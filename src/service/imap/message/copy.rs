@@ -37,7 +37,7 @@ impl Handler for Move<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let Move(Copy { uid, set, mailbox }) = self;
         session.writable()?;
-        // RFC 6851 4.4: those of COPY, of STORE with \Deleted and of EXPUNGE.
+        // RFC 6851 4.2: those of COPY, of STORE with \Deleted and of EXPUNGE.
         folder::selected(session, Rights::of(&[Right::DeleteMessages, Right::Expunge]))?;
         let target = folder::resolve_target(session, mailbox)?;
         let messages = messages(session, *uid, set).await?;
