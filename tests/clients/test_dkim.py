@@ -4,6 +4,7 @@ text, repeated and folded fields.
 
 dkimpy is installed into a virtual environment below target/ at the first run."""
 
+import itertools
 import pathlib
 import poplib
 import re
@@ -197,15 +198,19 @@ class Signatures(unittest.TestCase):
         received = self.received(b"Subject: no From\r\n\r\nHello.\r\n")
         self.assertNotIn(b"DKIM-Signature", received)
 
-    def relayed(self, demo, hop, message):
+    def relayed(self, demo, hop, message, body="8BITMIME", chunked=False):
         """As the hop gets it."""
         count = len(hop.taken)
         with smtplib.SMTP("127.0.0.1", demo.port["submission"]) as client:
             client.ehlo("client.test")
             client.login("alice@demo.test", "demo")
-            client.mail("alice@demo.test", ["BODY=8BITMIME"])
+            client.mail("alice@demo.test", ["BODY=" + body])
             client.rcpt("x@far.test")
-            code, text = client.data(message)
+            if chunked:
+                client.send(b"BDAT %d LAST\r\n" % len(message) + message)
+                code, text = client.getreply()
+            else:
+                code, text = client.data(message)
             self.assertEqual(code, 250, text)
         deadline = time.monotonic() + 20
         while len(hop.taken) == count:
@@ -225,6 +230,17 @@ class Signatures(unittest.TestCase):
             for name, message in [*MESSAGES.items(), ("large 8 bit", large)]:
                 with self.subTest(name):
                     sent = self.relayed(demo, hop, message)
+                    self.assertTrue(sent.isascii())
+                    self.assertEqual(self.verified(sent), "2 [True, True]")
+            # BDAT brings line ends as they are.
+            head, empty, text = MESSAGES["8 bit"].partition(b"\r\n\r\n")
+            ends = {"all": MESSAGES["8 bit"].replace(b"\r\n", b"\n"),
+                    "body": head + empty + text.replace(b"\r\n", b"\n"),
+                    "header": head.replace(b"\r\n", b"\n") + b"\n\n" + text,
+                    "CR": head + empty + text.replace(b"\r\n", b"\r")}
+            for (name, message), body in itertools.product(ends.items(), ("8BITMIME", "BINARYMIME")):
+                with self.subTest("bare line ends", where=name, body=body):
+                    sent = self.relayed(demo, hop, message, body, chunked=True)
                     self.assertTrue(sent.isascii())
                     self.assertEqual(self.verified(sent), "2 [True, True]")
             # A signature that was never ours, or right, is not made right.

@@ -4,9 +4,12 @@ use bytes::Bytes;
 
 use super::client::Content;
 use crate::{
-    protocol::mime::{
-        Summary,
-        downgrade::{Plan, Rewriter, Survey},
+    protocol::{
+        mime::{
+            Summary,
+            downgrade::{Plan, Rewriter, Survey},
+        },
+        smtp::client::BodyEncoder,
     },
     runtime::LocalFuture,
     service::{Shard, signed_text::SignedText, signing::SignedAgain},
@@ -153,6 +156,9 @@ pub(super) async fn sign_again(
 pub(super) struct Converted<'a> {
     stored: StoredContent,
     rewriter: Rewriter<'a>,
+    rewritten: Vec<u8>,
+    /// Bare CR and LF, which BDAT may have brought, become CRLF before the header is looked at.
+    sent: BodyEncoder,
     out: Vec<u8>,
     strips: bool,
     ended: bool,
@@ -170,6 +176,8 @@ impl<'a> Converted<'a> {
         Converted {
             stored: StoredContent::whole(partition, body),
             rewriter: Rewriter::new(plan),
+            rewritten: Vec::new(),
+            sent: BodyEncoder::chunks(false),
             out: Vec::new(),
             strips: true,
             ended: false,
@@ -183,11 +191,16 @@ impl<'a> Converted<'a> {
         // collected.
         while !self.ended && (self.out.is_empty() || self.in_signed_header()) {
             match self.stored.piece().await? {
-                Some(piece) => self.rewriter.push(&piece, &mut self.out),
+                Some(piece) => self.rewriter.push(&piece, &mut self.rewritten),
                 None => {
                     self.ended = true;
-                    self.rewriter.finish(&mut self.out);
+                    self.rewriter.finish(&mut self.rewritten);
                 }
+            }
+            self.sent.push(&self.rewritten, &mut self.out);
+            self.rewritten.clear();
+            if self.ended {
+                self.sent.finish(&mut self.out);
             }
             if !self.out.is_empty() && std::mem::take(&mut self.strips) {
                 let field = return_path(&self.out);
