@@ -65,8 +65,8 @@ impl MailboxView {
         Some(first)
     }
 
-    /// Resolves when something newer than `seen` is published, the mailbox is deleted, or its access
-    /// list was changed since this last resolved. Cancel-safe.
+    /// Resolves when something newer than `seen` is published, the mailbox is deleted, or its
+    /// access list was changed since this last resolved. Cancel-safe.
     pub async fn changed(&self, seen: &Snapshot) {
         let mut seat = Seat { cell: &self.cell, mailbox: Some(self.mailbox), waker: None };
         poll_fn(|context| {
