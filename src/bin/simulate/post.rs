@@ -421,22 +421,24 @@ impl Post {
         };
         let own = pause_of(told)?;
         let end = begins.after(self.options.expire);
+        // An attempt is made when the sender is to be warned.
         let warned = begins.after(self.options.delay_warning);
+        let warned = |told: Told| if told.at < warned { warned } else { end };
         if told.life == self.life() {
-            let warned = if told.at < warned { warned } else { end };
-            return Some(own.min(end).min(warned));
+            return Some(own.min(end).min(warned(told)));
         }
         // After a start the recipients of one destination are tried together, once the first of
         // them may be.
         let domain = |address: &str| address.split_once('@').map(|(_, domain)| domain.to_owned());
-        let mut due = own.min(end);
+        let mut due = own.min(end).min(warned(told));
         for other in mail.recipients.values() {
             let same = domain(&other.address) == domain(&recipient.address);
             // One that ended in this life may have ended just now, before this one's turn.
             let before = |told: Option<Told>| told.is_some_and(|told| told.life != self.life());
             let done = before(other.refused) || other.copies.iter().any(|it| before(it.told));
             if same && !done {
-                due = due.min(pause_of(other.deferred?)?);
+                let other = other.deferred?;
+                due = due.min(pause_of(other)?).min(warned(other));
             }
         }
         Some(due)
