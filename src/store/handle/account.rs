@@ -406,11 +406,12 @@ impl Account {
     }
 
     /// Changes the access list of a mailbox. `change` gets the list that all changes decided so far
-    /// result in, so that none is lost; an empty one if the mailbox has none or one that cannot be
-    /// read. It may be refused by `change`; the list then stays as it is.
+    /// result in, so that none is lost; an empty one if the mailbox has none. It may be refused by
+    /// `change`; the list then stays as it is.
     ///
     /// # Errors
-    /// `NoSuchMailbox`, `Limit`, and those of `change`.
+    /// `NoSuchMailbox`, `Limit`, `NotPermitted` for a list that cannot be read, and those of
+    /// `change`.
     pub async fn change_access_list(
         &self,
         mailbox: MailboxId,
@@ -421,7 +422,10 @@ impl Account {
             let state = self.cell.state.borrow();
             let key = (PropertyKind::Acl, mailbox, ACCESS_LIST.to_vec());
             let stored = state.properties.pending(&key);
-            let decoded = stored.and_then(|octets| AccessList::decode(octets).ok());
+            // One of a later version: its entries must not be lost.
+            let unreadable = StoreError::NotPermitted("The access list cannot be read");
+            let decoded =
+                stored.map(|it| AccessList::decode(it)).transpose().map_err(|_| unreadable)?;
             let mut list = decoded.unwrap_or_default();
             change(&mut list)?;
             let value = (!list.is_empty()).then(|| list.encode());

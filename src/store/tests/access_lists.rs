@@ -167,6 +167,19 @@ fn what_is_refused_changes_nothing() {
     });
 }
 
+/// It may be of a later version, whose entries a change would drop.
+#[test]
+fn a_list_that_cannot_be_read_is_not_changed() {
+    run(async |world: Rc<World>| {
+        let account = world.open().await.account(ALICE).await.unwrap();
+        let key: PropertyKey = (PropertyKind::Acl, INBOX, Vec::new());
+        account.set_properties([(key.clone(), Some(vec![0xff, 1, 2]))]).await.unwrap();
+        let refused = account.change_access_list(INBOX, |_| Ok(())).await;
+        assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "{refused:?}");
+        assert_eq!(account.property(&key), Some(vec![0xff, 1, 2]));
+    });
+}
+
 #[test]
 fn copies_have_the_flags_that_they_may_have() {
     run(async |world: Rc<World>| {
