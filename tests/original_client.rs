@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use demo_server::{DemoServer, LMTP, POP3, SMTP, SUBMISSION};
+use demo_server::{DemoServer, LMTP, POP3, SMTP, SUBMISSION, hear};
 
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 const FILTER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 10);
@@ -32,20 +32,9 @@ fn dial(server: &DemoServer, source: Ipv4Addr, port: u16) -> TcpStream {
     stream
 }
 
-fn hear(stream: &mut TcpStream, answer: &str) -> String {
-    let mut heard = String::new();
-    let mut bytes = [0; 4096];
-    while !heard.contains(answer) {
-        let count = stream.read(&mut bytes).expect("octets");
-        assert!(count > 0, "heard only {heard:?}, not {answer:?}");
-        heard.push_str(&String::from_utf8_lossy(&bytes[..count]));
-    }
-    heard
-}
-
-fn say(stream: &mut TcpStream, words: &str, answer: &str) -> String {
-    stream.write_all(format!("{words}\r\n").as_bytes()).expect("sent");
-    hear(stream, answer)
+/// Says a line.
+fn say(stream: &mut TcpStream, line: &str, answer: &str) -> String {
+    demo_server::say(stream, &format!("{line}\r\n"), answer)
 }
 
 fn send_message(stream: &mut TcpStream, subject: &str) {

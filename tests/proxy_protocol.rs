@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use demo_server::{DemoServer, IMAP, LMTP, POP3, SMTP, SUBMISSION, begin_tls};
+use demo_server::{DemoServer, IMAP, LMTP, POP3, SMTP, SUBMISSION, begin_tls, hear, say};
 
 const SUBMISSIONS: u16 = 465;
 const POP3S: u16 = 995;
@@ -38,23 +38,6 @@ fn version_2(client: Ipv4Addr) -> Vec<u8> {
     header.extend_from_slice(&client.octets());
     header.extend_from_slice(&[192, 0, 2, 1, 0x9c, 0x40, 0, 25, 0x04, 0, 0]);
     header
-}
-
-/// Reads until `answer` was heard; what was heard.
-fn hear(stream: &mut impl Read, answer: &str) -> String {
-    let mut heard = String::new();
-    let mut bytes = [0; 4096];
-    while !heard.contains(answer) {
-        let count = stream.read(&mut bytes).expect("octets");
-        assert!(count > 0, "heard only {heard:?}, not {answer:?}");
-        heard.push_str(&String::from_utf8_lossy(&bytes[..count]));
-    }
-    heard
-}
-
-fn say(stream: &mut (impl Read + Write), words: &str, answer: &str) -> String {
-    stream.write_all(words.as_bytes()).expect("sent");
-    hear(stream, answer)
 }
 
 /// What is heard until the server closes.

@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, TcpStream},
 };
 
-use demo_server::{DemoServer, LMTP, POP3, SMTP, SUBMISSION};
+use demo_server::{DemoServer, LMTP, POP3, SMTP, SUBMISSION, hear};
 
 /// Nobody listens at this port.
 const ROUTES: &str = "route=[{domains=[\"far.test\"],to=\"relay\",host=\"127.0.0.1:1\",accept_all=true},\
@@ -21,21 +21,9 @@ fn dial(server: &DemoServer, port: u16, hello: &str) -> TcpStream {
     stream
 }
 
-/// Reads until `answer` comes.
-fn hear(stream: &mut TcpStream, answer: &str) -> String {
-    let mut heard = String::new();
-    let mut bytes = [0; 4096];
-    while !heard.contains(answer) {
-        let count = stream.read(&mut bytes).expect("octets");
-        assert!(count > 0, "heard only {heard:?}, not {answer:?}");
-        heard.push_str(&String::from_utf8_lossy(&bytes[..count]));
-    }
-    heard
-}
-
-fn say(stream: &mut TcpStream, words: &str, answer: &str) -> String {
-    stream.write_all(format!("{words}\r\n").as_bytes()).expect("sent");
-    hear(stream, answer)
+/// Says a line.
+fn say(stream: &mut TcpStream, line: &str, answer: &str) -> String {
+    demo_server::say(stream, &format!("{line}\r\n"), answer)
 }
 
 /// Sends a message; the answers to its content.

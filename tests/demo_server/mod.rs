@@ -293,3 +293,21 @@ impl ServerCertVerifier for AnyCertificate {
         AnyCertificate::provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+/// Reads until `answer` was heard; what was heard.
+pub fn hear(stream: &mut impl Read, answer: &str) -> String {
+    let mut heard = String::new();
+    let mut bytes = [0; 4096];
+    while !heard.contains(answer) {
+        let count = stream.read(&mut bytes).expect("octets");
+        assert!(count > 0, "heard only {heard:?}, not {answer:?}");
+        heard.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    heard
+}
+
+/// Says `words`, octet for octet; what was heard up to `answer`.
+pub fn say(stream: &mut (impl Read + Write), words: &str, answer: &str) -> String {
+    stream.write_all(words.as_bytes()).expect("sent");
+    hear(stream, answer)
+}
