@@ -162,7 +162,8 @@ struct State {
     epoch_next: u64,
     /// Takes appends. Its headers are filled in when it is written.
     open: Batch,
-    /// Closed because full, oldest first; waiting for the writer.
+    /// Closed because full, oldest first; waiting for the writer. After a failure: lost, and still
+    /// readable.
     closed: VecDeque<Batch>,
     /// LSNs of the batch being written: its bytes are with the device.
     flight: Option<(u64, u64)>,
@@ -639,7 +640,7 @@ impl Log {
 
     fn find(&self, lsn: Lsn) -> Result<Place, StoreError> {
         let state = self.0.state.borrow();
-        if state.is_lost(lsn.0) || (state.trouble.is_some() && lsn.0 >= state.durable) {
+        if state.is_lost(lsn.0) {
             return Err(StoreError::Poisoned);
         }
         if let Some(batch) = state.buffer_of(lsn.0) {
@@ -651,6 +652,9 @@ impl Log {
         }
         if state.flight.is_some_and(|(start, end)| (start..end).contains(&lsn.0)) {
             return Ok(Place::Flight);
+        }
+        if state.trouble.is_some() && lsn.0 >= state.durable {
+            return Err(StoreError::Poisoned);
         }
         match segment_of(&state.segments, lsn) {
             Some(segment) => Ok(Place::Disk(segment)),

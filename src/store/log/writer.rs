@@ -157,20 +157,41 @@ struct Landed {
 /// The file of the segment being filled, and its epoch.
 pub(super) type Current = Option<(u64, Rc<dyn File>)>;
 
-async fn write(inner: &Inner, batch: Batch, current: &mut Current) -> Result<Landed, StoreError> {
-    let Batch { segment, offset, bytes, payload, .. } = batch;
-    let written = bytes.len() as u64;
-    let end = segment.base + offset + written;
-    let file = match current {
-        Some((epoch, file)) if *epoch == segment.epoch => file.clone(),
-        _ => create_file(inner, &segment).await?,
-    };
-    *current = Some((segment.epoch, file.clone()));
-    let (outcome, buffer) = file.append(offset, bytes).await;
-    outcome.map_err(failed)?;
-    sync(&*file).await.map_err(failed)?;
+/// A batch that failed, if the device gave its memory back.
+struct Lost {
+    error: StoreError,
+    batch: Option<Batch>,
+}
+
+async fn write(inner: &Inner, mut batch: Batch, current: &mut Current) -> Result<Landed, Lost> {
+    let written = batch.bytes.len();
+    let outcome = write_bytes(inner, &mut batch, current).await;
+    let Batch { ref segment, offset, payload, .. } = batch;
+    if let Err(error) = outcome {
+        let whole = batch.bytes.len() == written;
+        return Err(Lost { error, batch: whole.then_some(batch) });
+    }
+    let (epoch, written) = (segment.epoch, written as u64);
     segment.len.set(offset + written);
-    Ok(Landed { epoch: segment.epoch, end, payload, written, buffer })
+    let end = segment.base + offset + written;
+    Ok(Landed { epoch, end, payload, written, buffer: batch.bytes })
+}
+
+async fn write_bytes(
+    inner: &Inner,
+    batch: &mut Batch,
+    current: &mut Current,
+) -> Result<(), StoreError> {
+    let epoch = batch.segment.epoch;
+    let file = match current {
+        Some((open, file)) if *open == epoch => file.clone(),
+        _ => create_file(inner, &batch.segment).await?,
+    };
+    *current = Some((epoch, file.clone()));
+    let (outcome, buffer) = file.append(batch.offset, std::mem::take(&mut batch.bytes)).await;
+    batch.bytes = buffer;
+    outcome.map_err(failed)?;
+    sync(&*file).await.map_err(failed)
 }
 
 async fn sync(file: &dyn File) -> io::Result<()> {
@@ -200,16 +221,17 @@ async fn create_file(inner: &Inner, segment: &Rc<Segment>) -> Result<Rc<dyn File
 }
 
 /// Advances the durable point, or marks the log as failed; then notifies the state above, then the
-/// waiters.
-fn settle(inner: &Inner, landed: Result<Landed, StoreError>) {
+/// waiters. What is lost stays readable until the log is reopened: a checkpoint may have moved
+/// durable changes into it.
+fn settle(inner: &Inner, landed: Result<Landed, Lost>) {
     let outcome = {
         let state = &mut *inner.state.borrow_mut();
         state.flight = None;
         match landed {
             Ok(landed) => Ok(state.advance(landed)),
-            Err(error) => {
+            Err(Lost { error, batch }) => {
                 state.trouble = Some(error.clone());
-                state.closed.clear();
+                batch.into_iter().for_each(|batch| state.closed.push_front(batch));
                 Err(error)
             }
         }

@@ -333,6 +333,29 @@ mod tests {
         });
     }
 
+    /// A checkpoint moved changes of a mailbox to a run, and the write failed: the mailbox can be read
+    /// however long the disk stays full.
+    #[test]
+    fn reads_go_on_while_the_disk_is_full() {
+        run(async |world| {
+            let partition = world.open().await;
+            deliver(&partition, ALICE, b"first").await.unwrap();
+            partition.close().await.unwrap();
+            // Nothing needs the table of the mailbox here.
+            let partition = world.open().await;
+            deliver(&partition, ALICE, b"second").await.unwrap();
+            let (appends, _) = world.device.operations();
+            world.device.inject(Faults { full_from: Some(appends), ..Faults::default() });
+            assert!(matches!(partition.checkpoint().await, Err(StoreError::Full)));
+            assert_eq!(content(&partition, ALICE).await.len(), 2);
+
+            world.device.inject(Faults::default());
+            world.healed(&partition).await;
+            deliver(&partition, ALICE, b"third").await.unwrap();
+            assert_eq!(content(&partition, ALICE).await.len(), 3);
+        });
+    }
+
     /// Flips a bit in every page of ALICE's account.
     fn break_page(world: &World) -> usize {
         let mut broken = 0;
