@@ -13,6 +13,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 import time
 
 from demo import BINARY, ROOT
@@ -252,6 +253,28 @@ class Boxes(Server):
         (self.folder / "mail").mkdir()
         shutil.chown(self.folder / "mail", "mail", "mail")
 
+    def log(self):
+        """What it says of its work."""
+        raise NotImplementedError
+
+    def delivers(self):
+        """Whether a message sent to it lies in its mailbox within 20 s; the message is removed again."""
+        octets = b"Subject: first of all\r\n\r\nHello.\r\n"
+        deadline, sent, problem = time.monotonic() + 20, False, None
+        while time.monotonic() < deadline:
+            try:
+                if not sent:
+                    self.send(f"user2@{self.domain}", [f"user2@{self.domain}"], octets)
+                    sent = True
+            except (OSError, smtplib.SMTPException) as error:
+                problem = error
+            if self.find("user2", b"Subject: first of all\r\n"):
+                shutil.rmtree(self.folder / "mail/user2")
+                return True
+            time.sleep(0.1)
+        print(f"{self.name} does not deliver ({problem}):\n{self.log()[-4000:]}", file=sys.stderr, flush=True)
+        return False
+
 
 class Postfix(Boxes):
     def __init__(self, name, address, folder, more="", domains=(), certificate=None, by_name=(), plain=None):
@@ -338,12 +361,20 @@ anvil     unix  - - n - 1 anvil
 scache    unix  - - n - 1 scache
 postlog   unix-dgram n - n - 1 postlogd
 """)
+        self.start()
+        if not self.delivers():
+            self.close()
+            self.start()
+            assert self.delivers(), "Postfix started twice and did not deliver"
+
+    def start(self):
         started = subprocess.run(["postfix", "-c", self.etc, "start"], capture_output=True, text=True)
         assert started.returncode == 0, started
         self.master = int((self.folder / "spool/pid/master.pid").read_text())
 
     def log(self):
-        return (self.folder / "log").read_text()
+        path = self.folder / "log"
+        return path.read_text() if path.exists() else "no log"
 
     def close(self):
         subprocess.run(["postfix", "-c", self.etc, "stop"], capture_output=True)
@@ -462,10 +493,12 @@ begin retry
         deadline = time.monotonic() + 20
         while True:
             try:
-                return socket.create_connection((address, 25)).close()
+                socket.create_connection((address, 25)).close()
+                break
             except OSError:
                 assert self.process.poll() is None and time.monotonic() < deadline, "Exim"
                 time.sleep(0.05)
+        assert self.delivers(), "Exim"
 
     def close(self):
         self.process.send_signal(signal.SIGTERM)

@@ -281,6 +281,21 @@ bounce_queue_lifetime = {EXPIRE}s
         cls.addClassCleanup(cls.ex.close)
         cls.targets = {"one": cls.one, "two": cls.two, "pf": cls.pf, "ex": cls.ex}
 
+    def setUp(self):
+        self.patience = SECONDS
+
+    def wait(self, condition, what, server):
+        """After the first time in vain, a test does not wait for others. `server`: tells why."""
+        try:
+            wait_for(condition, self.patience, what)
+        except AssertionError as error:
+            said = ""
+            if self.patience > 1:
+                log = server.log() if server in (self.pf, self.ex) else ""
+                said = f"\n{self.one.verb('queue', 'list')}\n{server.name}:\n{log[-4000:]}"
+            self.patience = 1
+            raise AssertionError(f"{error}{said}") from None
+
     # What one sends
 
     def send(self, name, target, subject=None, header="", **options):
@@ -298,7 +313,7 @@ bounce_queue_lifetime = {EXPIRE}s
     def sent(self, domain, subject, target):
         """The event of the delivery of a message, which is waited for, and its Received field there."""
         server = self.targets[target]
-        wait_for(lambda: server.find("user1", f"Subject: {subject}\r\n".encode()), SECONDS, subject)
+        self.wait(lambda: server.find("user1", f"Subject: {subject}\r\n".encode()), subject, server)
         found = server.find("user1", f"Subject: {subject}\r\n".encode())
         self.assertEqual(len(found), 1)
         wait_for(lambda: self.events(self.one, event="attempt", to=f"user1@{domain}", result="sent"), SECONDS, subject)
