@@ -31,6 +31,7 @@ pub mod tls_client;
 pub mod wait;
 pub mod worker;
 
+mod background;
 mod idleness;
 mod layers;
 mod readiness;

@@ -262,6 +262,16 @@ impl Readiness {
         self.looked.get().elapsed() >= LOOK_INTERVAL && self.look()
     }
 
+    /// [`Readiness::look`] by a shard that is busy. The kernel's thread that writes for it is bound
+    /// to the same processor: it would wait until the scheduler's time slice ends, for
+    /// milliseconds, and all commits with it. So it has its turn first.
+    pub(super) fn look_when_busy(&self) {
+        if self.writes.as_ref().is_some_and(|writes| writes.is_busy()) {
+            std::thread::yield_now();
+        }
+        self.look();
+    }
+
     /// How often anything has become ready so far.
     pub(super) fn events(&self) -> u64 {
         self.events.get()

@@ -21,6 +21,7 @@ use glommio::{
 
 use super::{
     LocalFuture,
+    background::BackgroundTurn,
     commit::CommitRounds,
     executor::{CommitTurn, Executor, Priority},
     helpers,
@@ -45,7 +46,7 @@ pub struct ShardOptions {
     /// Shares of the core under contention: sessions and commits against checkpoints, indexing.
     pub foreground_shares: usize,
     pub background_shares: usize,
-    /// A background task is asked to yield when sessions waited this long.
+    /// A task is asked to yield, and glommio's rings are polled, when sessions waited this long.
     pub foreground_latency: Duration,
 }
 
@@ -95,6 +96,7 @@ where
         };
         let mut builder = LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{index}"))
+            .preempt_timer(options.foreground_latency)
             .io_memory(options.io_memory)
             .ring_depth(options.ring_depth);
         if let Some(spin) = options.spin_before_park {
@@ -147,6 +149,7 @@ pub fn allowed_processors() -> io::Result<Vec<usize>> {
 pub struct GlommioExecutor {
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
+    background_turn: Rc<BackgroundTurn>,
     readiness: Rc<Readiness>,
     commit_rounds: Rc<CommitRounds>,
     idleness: Rc<Idleness>,
@@ -171,6 +174,7 @@ impl GlommioExecutor {
                 Latency::NotImportant,
                 "background",
             ),
+            background_turn: Rc::new(BackgroundTurn::new(readiness.clone())),
             commit_rounds: Rc::new(CommitRounds::new(readiness.clone(), options.commit_gather)),
             readiness,
             idleness: idleness.clone(),
@@ -193,7 +197,10 @@ impl Executor for GlommioExecutor {
     fn spawn(&self, priority: Priority, task: LocalFuture<'static, ()>) {
         match priority {
             Priority::Foreground => self.spawn_into(self.foreground, task),
-            Priority::Background => self.spawn_into(self.background, self.idleness.noted(task)),
+            Priority::Background => {
+                let task = self.background_turn.keep(self.idleness.noted(task));
+                self.spawn_into(self.background, task);
+            }
         }
     }
 

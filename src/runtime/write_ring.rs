@@ -106,6 +106,11 @@ impl WriteRing {
         ring.submission().is_empty() || (ring.submit().is_ok() && ring.submission().is_empty())
     }
 
+    /// Whether a write is with the kernel.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.writes.borrow().is_empty()
+    }
+
     /// Wakes the tasks whose writes are done.
     pub(super) fn reap(&self) {
         loop {
