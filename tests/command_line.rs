@@ -224,6 +224,10 @@ fn check_reads_aliases_and_what_routes_name() {
         assert!(told.contains(expected), "{told}");
         assert!(!place.path().join("mail").exists());
     }
+    fs::write(place.path().join("list"), "").unwrap();
+    fs::remove_file(place.path().join("aliases")).unwrap();
+    let told = said(&ringmail(&["check", "--config"]).arg(&config).output().unwrap());
+    assert!(told.contains("aliases_file: ") && told.contains("not there: create it"), "{told}");
 }
 
 /// Without a server: the disk can be read, and nothing be changed.

@@ -411,6 +411,7 @@ impl Settings {
         let aliases = self.aliases_file.clone();
         DirectoryFiles {
             users: self.users_path(),
+            aliases_named: aliases.is_some(),
             aliases: aliases.unwrap_or_else(|| self.data_dir.join("aliases")),
         }
     }

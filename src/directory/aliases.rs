@@ -18,7 +18,11 @@
 //! This module reads the text; [`super::expansion`] checks where the lines lead. The server reads
 //! the file at start and on reload and never writes it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    sync::Arc,
+};
 
 use hashbrown::HashMap;
 
@@ -93,12 +97,21 @@ pub(super) struct Written {
 }
 
 impl AliasesFile {
-    /// An absent file has no aliases.
-    pub(super) fn load(path: &Path, default_domain: &str) -> Result<AliasesFile, DirectoryError> {
+    /// An absent file has no aliases, unless it `must_exist`: the configuration names it, so it was
+    /// moved away or never made, and to refuse mail for all of them for good would be wrong.
+    pub(super) fn load(
+        path: &Path,
+        must_exist: bool,
+        default_domain: &str,
+    ) -> Result<AliasesFile, DirectoryError> {
         let text = match read_file(path, FILE_MAX) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(AliasesFile::default());
+            Err(error) if error.kind() == ErrorKind::NotFound && must_exist => {
+                let what =
+                    "not there: create it, empty if there are no aliases, or remove the setting";
+                let error = io::Error::new(ErrorKind::NotFound, what);
+                return Err(DirectoryError::io(path, error).of("aliases_file"));
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(AliasesFile::default()),
             read => read.map_err(|error| DirectoryError::io(path, error))?,
         };
         let text = String::from_utf8(text)
@@ -331,15 +344,17 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_file_is_empty_and_any_other_trouble_is_told() {
+    fn an_absent_file_is_empty_unless_it_is_named_and_any_other_trouble_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("aliases");
-        assert!(AliasesFile::load(&path, "demo.test").unwrap().lines.is_empty());
+        assert!(AliasesFile::load(&path, false, "demo.test").unwrap().lines.is_empty());
+        let said = AliasesFile::load(&path, true, "demo.test").unwrap_err().to_string();
+        assert!(said.starts_with("aliases_file: ") && said.contains("not there"), "{said}");
         std::fs::write(&path, b"a: b\nc: \xff\n").unwrap();
-        let said = AliasesFile::load(&path, "demo.test").unwrap_err().to_string();
+        let said = AliasesFile::load(&path, false, "demo.test").unwrap_err().to_string();
         assert_eq!(said, format!("{}:2: not UTF-8", path.display()));
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        AliasesFile::load(&path, "demo.test").unwrap_err();
+        AliasesFile::load(&path, false, "demo.test").unwrap_err();
     }
 }

@@ -59,11 +59,14 @@ impl Default for DirectoryOptions {
     }
 }
 
-/// The files that hold accounts and aliases; each may be absent.
+/// The files that hold accounts and aliases. The first may be absent, the second unless
+/// `aliases_named`.
 #[derive(Clone, Debug)]
 pub struct DirectoryFiles {
     pub users: PathBuf,
     pub aliases: PathBuf,
+    /// The configuration has a setting for `aliases`.
+    pub aliases_named: bool,
 }
 
 /// Accounts, aliases, domains and routes as of the last load.
@@ -168,7 +171,7 @@ impl DirectorySnapshot {
         snapshot.senders =
             Senders::load(&options.senders, &options.separators, keys_may_be_absent)?;
         let default_domain = snapshot.default_domain.clone().unwrap_or_default();
-        let file = AliasesFile::load(&files.aliases, &default_domain)?;
+        let file = AliasesFile::load(&files.aliases, files.aliases_named, &default_domain)?;
         let (aliases, warnings) = Aliases::build(file, &files.aliases, &snapshot)?;
         snapshot.aliases = aliases;
         Ok((snapshot, warnings))
@@ -581,6 +584,7 @@ mod tests {
         let files = DirectoryFiles {
             users: folder.path().join("users"),
             aliases: folder.path().join("aliases"),
+            aliases_named: false,
         };
         let accounts = [(1, "alice"), (2, "bob"), (3, "carol")];
         let hash = password::DEMO_HASH;

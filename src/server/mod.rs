@@ -580,7 +580,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file").join("users");
         std::fs::write(folder.path().join("file"), "").unwrap();
-        let files = DirectoryFiles { users: path, aliases: folder.path().join("aliases") };
+        let aliases = folder.path().join("aliases");
+        let files = DirectoryFiles { users: path, aliases, aliases_named: false };
         let error = DirectorySnapshot::load(&files, &DirectoryOptions::default()).err().unwrap();
         assert!(error.to_string().contains("Not a directory"), "{error:#}");
     }
