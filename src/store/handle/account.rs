@@ -444,9 +444,9 @@ impl Account {
         Ok(mailbox.status)
     }
 
-    /// Loads the mailbox's message table for a reader. If the device did not give back the memory of a
-    /// failed write, runs that a checkpoint put into it cannot be read until the log is reopened:
-    /// this waits for that, up to [`REOPEN_WAIT`].
+    /// Loads the mailbox's message table for a reader. If the device did not give back the memory
+    /// of a failed write, runs that a checkpoint put into it cannot be read until the log is
+    /// reopened: this waits for that, up to [`REOPEN_WAIT`].
     pub(super) async fn ensure_table(&self, mailbox: MailboxId) -> Result<(), StoreError> {
         let mut waited = Duration::ZERO;
         loop {

@@ -333,8 +333,8 @@ mod tests {
         });
     }
 
-    /// A checkpoint moved changes of a mailbox to a run, and the write failed: the mailbox can be read
-    /// however long the disk stays full.
+    /// A checkpoint moved changes of a mailbox to a run, and the write failed: the mailbox can be
+    /// read however long the disk stays full.
     #[test]
     fn reads_go_on_while_the_disk_is_full() {
         run(async |world| {
