@@ -239,7 +239,7 @@ class Reports(unittest.TestCase):
             if len(counted) >= count:
                 return counted
             time.sleep(0.1)
-        self.fail(f"only {counted}")
+        self.fail(f"only {counted}\n{self.events.read_text()}")
 
     def told(self, event):
         lines = [json.loads(line) for line in self.events.read_text().splitlines()]
