@@ -198,7 +198,7 @@ class Reports(unittest.TestCase):
 
     def start(self):
         settings = {
-            "dns.servers": [f"127.0.0.1:{self.knot.port}"], "dns.validate": True,
+            "dns.servers": [f"127.0.0.1:{self.knot.port}"], "dns.validate": True, "dns.timeout": "10s",
             "dns.trust_anchor": str(self.knot.anchor), "queue.port": self.mail_port,
             "queue.ca_file": str(self.both), "mta_sts.ca_file": str(self.both),
             "mta_sts.server": f"127.0.0.1:{self.web.port}", "queue.retry": ["1h"],
@@ -234,7 +234,7 @@ class Reports(unittest.TestCase):
 
     def shown(self, count):
         """What is counted, by domain, once there are so many."""
-        for _ in range(200):
+        for _ in range(600):
             counted = {it["domain"]: it["policies"] for it in self.tlsrpt("show")}
             if len(counted) >= count:
                 return counted
