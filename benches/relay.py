@@ -289,7 +289,9 @@ def backlog(arguments):
             assert drive(server.port, 2000, 4096, DESTINATIONS, report, rate=200, connections=10, first=True).wait() == 0
             quiet = latencies(report)
             drain = sink(sink_port, messages + 2000)
+            deadline = time.monotonic() + 300
             while server.queued() > messages:
+                assert time.monotonic() < deadline, "nothing is sent although the destinations are up"
                 time.sleep(0.2)
             begin = time.monotonic()
             report = f"{directory}/busy.json"

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::readiness::Readiness;
+use super::{LocalFuture, readiness::Readiness};
 
 /// How long background tasks run, and at most one run of one of them longer, before the foreground
 /// gets its chance.
@@ -31,13 +31,12 @@ impl BackgroundTurn {
     }
 
     /// Wraps a background task: before a run of it, the turn may end.
-    pub(super) fn keep<T: Future<Output = ()>>(
+    pub(super) fn keep(
         self: &Rc<Self>,
-        task: T,
-    ) -> impl Future<Output = ()> + use<T> {
+        mut task: LocalFuture<'static, ()>,
+    ) -> LocalFuture<'static, ()> {
         let turn = self.clone();
-        let mut task = Box::pin(task);
-        poll_fn(move |context| {
+        let kept = poll_fn(move |context| {
             let now = Instant::now();
             if now.saturating_duration_since(turn.began.get()) < TURN {
                 return task.as_mut().poll(context);
@@ -47,7 +46,8 @@ impl BackgroundTurn {
             // This wakes the task: it runs when its queue has its next turn.
             let executor = glommio::executor();
             pin!(executor.yield_task_queue_now()).poll(context)
-        })
+        });
+        Box::pin(kept)
     }
 }
 

@@ -198,8 +198,9 @@ impl Executor for GlommioExecutor {
         match priority {
             Priority::Foreground => self.spawn_into(self.foreground, task),
             Priority::Background => {
-                let task = self.background_turn.keep(self.idleness.noted(task));
-                self.spawn_into(self.background, task);
+                // Noted also when it gives way: it can run, so the shard is not idle.
+                let task = self.background_turn.keep(task);
+                self.spawn_into(self.background, self.idleness.noted(task));
             }
         }
     }
