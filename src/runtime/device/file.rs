@@ -4,7 +4,9 @@
 //! a message read soon after its delivery comes from the page cache, without a round trip through
 //! the ring. They grow as they are written: reserving a whole segment ahead would cost disk for
 //! every partition at every start, and saved no time when measured (design 4).
-//! every partition at every start, and saved no time when measured (design 4).
+//!
+//! A new file is made by a helper thread: glommio's ring would be asked four times, and is asked
+//! every few milliseconds while the shard's core is busy, and every commit waits for the file.
 
 use std::{
     cell::Cell,
@@ -12,7 +14,7 @@ use std::{
     future::poll_fn,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -22,7 +24,7 @@ use std::{
 
 use glommio::{
     GlommioError,
-    io::{BufferedFile, Directory, OpenOptions},
+    io::{BufferedFile, OpenOptions},
 };
 use nix::sys::statvfs::{FsFlags, statvfs};
 
@@ -56,12 +58,16 @@ impl FileDevice {
 impl Device for FileDevice {
     fn create(&self, name: &str, _size_hint: u64) -> LocalFuture<'_, io::Result<Rc<dyn File>>> {
         let path = self.path.join(name);
+        let name = name.to_owned();
         Box::pin(async move {
-            let _operation = begin_operation();
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(FILE_MODE);
-            options.custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
-            let file = options.buffered_open(&path).await.map_err(plain)?;
+            let created = helpers::call(move || {
+                let mut options = fs::OpenOptions::new();
+                options.read(true).write(true).create_new(true).mode(FILE_MODE);
+                options.custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW).open(path)
+            });
+            let descriptor = created.await.map_err(|error| named(&name, &error))?.into_raw_fd();
+            // SAFETY: the descriptor is open, and nobody else has it.
+            let file = unsafe { BufferedFile::from_raw_fd(descriptor) };
             Ok(Rc::new(DiskFile { file, found: false, peek: Cell::new(true) }) as Rc<dyn File>)
         })
     }
@@ -78,12 +84,8 @@ impl Device for FileDevice {
     }
 
     fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
-        Box::pin(async move {
-            let _operation = begin_operation();
-            let directory = Directory::open(&self.path).await.map_err(plain)?;
-            directory.sync().await.map_err(plain)?;
-            directory.close().await.map_err(plain)
-        })
+        let path = self.path.clone();
+        Box::pin(helpers::call(move || fs::File::open(path)?.sync_all()))
     }
 
     /// The name goes at once, the blocks of a long file gradually, unless the file has another
@@ -191,10 +193,13 @@ impl File for DiskFile {
         })
     }
 
+    /// Does not wait: the inode of an open file is in memory.
     fn len(&self) -> LocalFuture<'_, io::Result<u64>> {
         Box::pin(async move {
-            let _operation = begin_operation();
-            self.file.file_size().await.map_err(plain)
+            // SAFETY: the file is open as long as `self` is there.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
+            let about = nix::sys::stat::fstat(descriptor)?;
+            u64::try_from(about.st_size).map_err(io::Error::other)
         })
     }
 }
@@ -222,14 +227,16 @@ fn plain(error: GlommioError<()>) -> io::Error {
     match error {
         GlommioError::EnhancedIoError { source, path, .. } => {
             match path.as_deref().and_then(Path::file_name) {
-                Some(name) => {
-                    io::Error::new(source.kind(), format!("{}: {source}", name.display()))
-                }
+                Some(name) => named(&name.to_string_lossy(), &source),
                 None => source,
             }
         }
         other => other.into(),
     }
+}
+
+fn named(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name}: {error}"))
 }
 
 /// Reserves `len` bytes for the file `path`, which may already exist.
