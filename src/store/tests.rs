@@ -1,6 +1,6 @@
 //! The partition through its public handles, on the simulated device: what services rely on.
 
-use std::{future::Future, rc::Rc, time::Duration};
+use std::{future::Future, rc::Rc, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
@@ -680,12 +680,12 @@ fn mod_sequences_begin_above_zero() {
 fn a_view_that_stopped_waiting_is_forgotten() {
     struct Nobody;
     impl std::task::Wake for Nobody {
-        fn wake(self: std::sync::Arc<Self>) {}
+        fn wake(self: Arc<Self>) {}
     }
     run(async |world: Rc<World>| {
         let partition = world.open().await;
         let account = partition.account(ALICE).await.unwrap();
-        let wakers: Vec<_> = (0..50).map(|_| std::sync::Arc::new(Nobody)).collect();
+        let wakers: Vec<_> = (0..50).map(|_| Arc::new(Nobody)).collect();
         for waker in &wakers {
             let view = account.select(MailboxId::INBOX, false).await.unwrap();
             let seen = view.current().unwrap();
@@ -694,7 +694,7 @@ fn a_view_that_stopped_waiting_is_forgotten() {
             let mut context = std::task::Context::from_waker(&waker);
             assert!(changed.as_mut().poll(&mut context).is_pending());
         }
-        let held = wakers.iter().filter(|waker| std::sync::Arc::strong_count(waker) > 1).count();
+        let held = wakers.iter().filter(|waker| Arc::strong_count(waker) > 1).count();
         assert_eq!(held, 0);
     });
 }
@@ -816,7 +816,7 @@ fn measure_deliveries() {
             account.commits.accounts.memory.get();
             drop(held);
             let loaded = mailbox.loaded.as_mut().unwrap();
-            Rc::make_mut(loaded).table.remove(&[Uid(3_000_000_000)], |_| ());
+            Arc::make_mut(loaded).table.remove(&[Uid(3_000_000_000)], |_| ());
         }
         println!("publish with a held view: {:?}", start.elapsed() / 100);
     });

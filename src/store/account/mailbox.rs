@@ -10,7 +10,7 @@
 //! - `runs` + `changes`: the table and the tombstones on disk, and the changes that a checkpoint
 //!   will add, or is adding.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     super::{
@@ -42,7 +42,7 @@ pub(crate) struct PendingState {
 /// Changes that are staged but not yet durable.
 struct Pending {
     uid_next: Uid,
-    keywords: Rc<Vec<String>>,
+    keywords: Arc<Vec<String>>,
     /// Latest staged change per UID with its entry's LSN; `None` means expunged.
     overlay: BTreeMap<Uid, (Lsn, Option<PendingState>)>,
 }
@@ -51,11 +51,11 @@ pub(crate) struct Mailbox {
     /// Whether the effect that created this mailbox is durable.
     pub live: bool,
     pub status: MailboxStatus,
-    pub keywords: Rc<Vec<String>>,
+    pub keywords: Arc<Vec<String>>,
     /// First UID whose `\Recent` no session has claimed.
     pub recent_from: Uid,
     /// The message table, if in memory. Never dropped alone, only with the account.
-    pub loaded: Option<Rc<Published>>,
+    pub loaded: Option<Arc<Published>>,
     /// Runs on disk, oldest first; with [`Mailbox::changes`] on top they are the table.
     pub runs: Vec<RunRef>,
     /// Changes published since the last run was written, or since its writing began.
@@ -82,16 +82,16 @@ impl Mailbox {
     pub(crate) fn new(uid_validity: UidValidity) -> Mailbox {
         let status = MailboxStatus { uid_next: Uid(1), uid_validity, ..MailboxStatus::default() };
         let tombstones = Tombstones::default();
-        let mut mailbox = Mailbox::stored(status, Rc::default(), Uid(1), Vec::new(), tombstones);
+        let mut mailbox = Mailbox::stored(status, Arc::default(), Uid(1), Vec::new(), tombstones);
         mailbox.live = false;
-        mailbox.loaded = Some(Rc::new(Published { status, ..Published::default() }));
+        mailbox.loaded = Some(Arc::new(Published { status, ..Published::default() }));
         mailbox
     }
 
     /// A mailbox as an account page describes it, its message table not loaded.
     pub(crate) fn stored(
         status: MailboxStatus,
-        keywords: Rc<Vec<String>>,
+        keywords: Arc<Vec<String>>,
         recent_from: Uid,
         runs: Vec<RunRef>,
         tombstones: Tombstones,
@@ -124,7 +124,7 @@ impl Mailbox {
         Some(uid)
     }
 
-    pub(crate) fn pending_keywords(&self) -> &Rc<Vec<String>> {
+    pub(crate) fn pending_keywords(&self) -> &Arc<Vec<String>> {
         &self.pending.keywords
     }
 
@@ -206,7 +206,7 @@ impl Mailbox {
                 }
             }
             Effect::Keyword { names, .. } => {
-                Rc::make_mut(&mut self.pending.keywords).extend_from_slice(names);
+                Arc::make_mut(&mut self.pending.keywords).extend_from_slice(names);
             }
             _ => {}
         }
@@ -241,8 +241,8 @@ impl Mailbox {
                 self.unstage(lsn, uids);
             }
             Effect::Keyword { names, .. } => {
-                Rc::make_mut(&mut self.keywords).extend_from_slice(names);
-                if Rc::ptr_eq(&self.keywords, &self.pending.keywords)
+                Arc::make_mut(&mut self.keywords).extend_from_slice(names);
+                if Arc::ptr_eq(&self.keywords, &self.pending.keywords)
                     || *self.keywords == *self.pending.keywords
                 {
                     // Nothing is pending: share one table again.
@@ -261,10 +261,10 @@ impl Mailbox {
     /// Updates the shared snapshot's status and keywords, with a new generation.
     fn show(&mut self) {
         if let Some(loaded) = &mut self.loaded {
-            let published = Rc::make_mut(loaded);
+            let published = Arc::make_mut(loaded);
             published.status = self.status;
             published.generation += 1;
-            if !Rc::ptr_eq(&published.keywords, &self.keywords) {
+            if !Arc::ptr_eq(&published.keywords, &self.keywords) {
                 published.keywords = self.keywords.clone();
             }
         }
@@ -289,13 +289,13 @@ impl Mailbox {
         status.uid_next = status.uid_next.max(Uid(message.uid.0.saturating_add(1)));
         self.delta.insert(message.uid, RunRecord::Put(message));
         if let Some(loaded) = &mut self.loaded {
-            Rc::make_mut(loaded).table.push(message);
+            Arc::make_mut(loaded).table.push(message);
         }
     }
 
     fn publish_flags(&mut self, uid: Uid, flags: FlagSet, mod_seq: ModSeq) {
         let Some(loaded) = &mut self.loaded else { return };
-        let Some(before) = Rc::make_mut(loaded).table.set_flags(uid, flags, mod_seq) else {
+        let Some(before) = Arc::make_mut(loaded).table.set_flags(uid, flags, mod_seq) else {
             return;
         };
         let count = |flag: Flags, counter: &mut u32, counts_when: bool| {
@@ -316,7 +316,7 @@ impl Mailbox {
         let Some(loaded) = &mut self.loaded else { return };
         let (status, delta, recent_from) = (&mut self.status, &mut self.delta, self.recent_from);
         let tombstones = &mut self.tombstones;
-        Rc::make_mut(loaded).table.remove(uids, |message| {
+        Arc::make_mut(loaded).table.remove(uids, |message| {
             let system = message.flags.system;
             let less = |counter: &mut u32, counted: bool| {
                 *counter = counter.saturating_sub(u32::from(counted));
@@ -444,7 +444,7 @@ impl Mailbox {
         status.uid_next = status.uid_next.max(Uid(highest.0.saturating_add(1)));
         self.tombstones.forget_all(status.highest_mod_seq);
         self.pending.uid_next = self.pending.uid_next.max(status.uid_next);
-        self.loaded = Some(Rc::new(published));
+        self.loaded = Some(Arc::new(published));
         self.show();
     }
 

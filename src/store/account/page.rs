@@ -6,7 +6,7 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     super::{
@@ -260,7 +260,7 @@ fn read_mailbox_state(version: u8, reader: &mut Reader<'_>, info: &NewMailbox) -
             Tombstones::stored(floor, reader.varint_u32("tombstones")?)
         }
     };
-    Ok(Mailbox::stored(status, Rc::new(keywords), recent_from, runs, tombstones))
+    Ok(Mailbox::stored(status, Arc::new(keywords), recent_from, runs, tombstones))
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 //! copies only the affected chunk, so one delivery into a mailbox of 200,000 messages with an open
 //! view costs microseconds, and `difference` skips the chunks that both sides share.
 //!
-//! Shard-local. A snapshot never changes once a session holds it.
+//! Only the owner's shard makes snapshots. One never changes once a session holds it, and the session
+//! may be on another shard.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::super::message::{MailboxStatus, Message};
 use crate::model::{FlagSet, ModSeq, Uid};
@@ -23,7 +24,7 @@ type Chunk = Vec<Message>;
 #[derive(Clone, Default)]
 pub(crate) struct MessageTable {
     /// None is empty.
-    chunks: Vec<Rc<Chunk>>,
+    chunks: Vec<Arc<Chunk>>,
     /// Index of each chunk's first message.
     starts: Vec<u32>,
     len: usize,
@@ -80,10 +81,10 @@ impl MessageTable {
             self.chunks.last().and_then(|c| c.last()).is_none_or(|m| m.uid < message.uid)
         );
         match self.chunks.last_mut() {
-            Some(last) if last.len() < CHUNK_MAX => Rc::make_mut(last).push(message),
+            Some(last) if last.len() < CHUNK_MAX => Arc::make_mut(last).push(message),
             _ => {
                 self.starts.push(self.len as u32);
-                self.chunks.push(Rc::new(vec![message]));
+                self.chunks.push(Arc::new(vec![message]));
             }
         }
         self.len += 1;
@@ -97,7 +98,7 @@ impl MessageTable {
         mod_seq: ModSeq,
     ) -> Option<FlagSet> {
         let (chunk, offset) = self.find(uid)?;
-        let message = &mut Rc::make_mut(&mut self.chunks[chunk])[offset];
+        let message = &mut Arc::make_mut(&mut self.chunks[chunk])[offset];
         let before = message.flags;
         (message.flags, message.mod_seq) = (flags, mod_seq);
         Some(before)
@@ -117,7 +118,7 @@ impl MessageTable {
             rest = others;
             if self.chunks[chunk].iter().any(|m| mine.binary_search(&m.uid).is_ok()) {
                 let before = self.chunks[chunk].len();
-                Rc::make_mut(&mut self.chunks[chunk]).retain(|message| {
+                Arc::make_mut(&mut self.chunks[chunk]).retain(|message| {
                     let keep = mine.binary_search(&message.uid).is_err();
                     if !keep {
                         removed(message);
@@ -147,7 +148,7 @@ impl MessageTable {
                     if (chunk.len() < CHUNK_MIN || last.len() < CHUNK_MIN)
                         && last.len() + chunk.len() <= CHUNK_MAX =>
                 {
-                    Rc::make_mut(last).extend_from_slice(&chunk);
+                    Arc::make_mut(last).extend_from_slice(&chunk);
                 }
                 _ => self.chunks.push(chunk),
             }
@@ -167,16 +168,17 @@ impl MessageTable {
 #[derive(Clone, Default)]
 pub(crate) struct Published {
     pub table: MessageTable,
-    pub keywords: Rc<Vec<String>>,
+    pub keywords: Arc<Vec<String>>,
     pub status: MailboxStatus,
     /// Incremented by every publication; compared by `MailboxView::changed`.
     pub generation: u64,
 }
 
-/// An immutable published state of one mailbox, shared by its sessions. Clones are cheap.
+/// An immutable published state of one mailbox, shared by its sessions on all shards. Clones are
+/// cheap.
 #[derive(Clone)]
 pub struct Snapshot {
-    pub(crate) published: Rc<Published>,
+    pub(crate) published: Arc<Published>,
 }
 
 impl Snapshot {
@@ -218,7 +220,7 @@ impl Snapshot {
 
     /// Nothing was published between the two.
     pub fn is_same(&self, other: &Snapshot) -> bool {
-        Rc::ptr_eq(&self.published, &other.published)
+        Arc::ptr_eq(&self.published, &other.published)
     }
 
     /// What changed from `self` to `newer`; cheap when little did (shared chunks are skipped).
@@ -234,7 +236,7 @@ impl Snapshot {
         let mut new = Cursor::new(&newer.published.table);
         loop {
             if let (Some(left), Some(right)) = (old.whole_chunk(), new.whole_chunk())
-                && Rc::ptr_eq(left, right)
+                && Arc::ptr_eq(left, right)
             {
                 old.skip_chunk();
                 new.skip_chunk();
@@ -278,7 +280,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next chunk, if none of it was walked yet.
-    fn whole_chunk(&self) -> Option<&'a Rc<Chunk>> {
+    fn whole_chunk(&self) -> Option<&'a Arc<Chunk>> {
         if self.offset == 0 { self.table.chunks.get(self.chunk) } else { None }
     }
 
@@ -320,7 +322,7 @@ mod tests {
     }
 
     fn snapshot(table: &MessageTable) -> Snapshot {
-        Snapshot { published: Rc::new(Published { table: table.clone(), ..Published::default() }) }
+        Snapshot { published: Arc::new(Published { table: table.clone(), ..Published::default() }) }
     }
 
     /// Every query on a table, compared with a plain vector.
@@ -422,7 +424,7 @@ mod tests {
         let before = table.clone();
         table.set_flags(Uid(700), FlagSet::default(), ModSeq(9));
         let shared = std::iter::zip(&before.chunks, &table.chunks)
-            .filter(|(left, right)| Rc::ptr_eq(left, right))
+            .filter(|(left, right)| Arc::ptr_eq(left, right))
             .count();
         assert_eq!(shared, 9);
     }

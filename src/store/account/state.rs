@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
+    sync::Arc,
     task::Waker,
 };
 
@@ -377,7 +378,7 @@ impl AccountState {
             }
             if let (Some(new), Some(before)) = (&mut new.loaded, &mailbox.loaded) {
                 // No number that a session has seen may get another meaning.
-                Rc::make_mut(new).generation = before.generation + 1;
+                Arc::make_mut(new).generation = before.generation + 1;
             }
         }
     }

@@ -15,6 +15,7 @@ mod views;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use hashbrown::HashMap;
@@ -175,12 +176,12 @@ impl Accounts {
     }
 
     /// Records that a session holds `published` from now on.
-    pub(super) fn note_held(&self, published: &Rc<Published>) {
+    pub(super) fn note_held(&self, published: &Arc<Published>) {
         self.views.borrow_mut().note(published);
     }
 
     /// States that sessions hold, in the order in which they were handed out.
-    pub(super) fn held(&self) -> Vec<Rc<Published>> {
+    pub(super) fn held(&self) -> Vec<Arc<Published>> {
         self.views.borrow().held()
     }
 

@@ -4,7 +4,7 @@
 //! opened. Reads await, and meanwhile other tasks may load, change, write out or drop the same
 //! account: each function checks again before it installs what it read.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{
     super::{
@@ -254,7 +254,7 @@ pub(crate) fn install_table(mailbox: &mut Mailbox, mut builder: TableBuilder) ->
     if SELF_CHECKS {
         recount(mailbox, &table);
     }
-    mailbox.loaded = Some(Rc::new(Published {
+    mailbox.loaded = Some(Arc::new(Published {
         table,
         keywords: mailbox.keywords.clone(),
         status: mailbox.status,

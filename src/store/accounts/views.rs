@@ -4,7 +4,7 @@
 //! or its mailbox deleted. Every state handed out is recorded here; compaction queries it.
 //! Shard-local, owned by the partition; it holds only the empty shells of states in memory.
 
-use std::rc::{Rc, Weak};
+use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
 
@@ -25,11 +25,11 @@ pub(crate) struct Views {
 
 impl Views {
     /// Records that a session holds `published`.
-    pub(crate) fn note(&mut self, published: &Rc<Published>) {
+    pub(crate) fn note(&mut self, published: &Arc<Published>) {
         let noted = &mut self.noted;
-        self.handed_out.entry(Rc::as_ptr(published)).or_insert_with(|| {
+        self.handed_out.entry(Arc::as_ptr(published)).or_insert_with(|| {
             *noted += 1;
-            (*noted, Rc::downgrade(published))
+            (*noted, Arc::downgrade(published))
         });
         if self.handed_out.len() > self.prune_at.max(PRUNE_MIN) {
             self.handed_out.retain(|_, (_, weak)| weak.strong_count() > 0);
@@ -38,7 +38,7 @@ impl Views {
     }
 
     /// States held now, in the order in which they were handed out.
-    pub(crate) fn held(&self) -> Vec<Rc<Published>> {
+    pub(crate) fn held(&self) -> Vec<Arc<Published>> {
         let mut noted: Vec<&(u64, Weak<Published>)> = self.handed_out.values().collect();
         noted.sort_unstable_by_key(|(number, _)| *number);
         noted.into_iter().filter_map(|(_, weak)| weak.upgrade()).collect()
@@ -52,10 +52,10 @@ mod tests {
     #[test]
     fn only_what_is_held_is_remembered() {
         let mut views = Views::default();
-        let held = Rc::new(Published::default());
+        let held = Arc::new(Published::default());
         for _ in 0..10 * PRUNE_MIN {
             views.note(&held);
-            views.note(&Rc::new(Published::default()));
+            views.note(&Arc::new(Published::default()));
         }
         assert_eq!(views.held().len(), 1);
         assert!(views.handed_out.len() <= 2 * PRUNE_MIN);

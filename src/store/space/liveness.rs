@@ -12,7 +12,7 @@
 //!
 //! Memory is bounded: 16 bytes for each live entry of the segments in question, up to a limit.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
 use super::{
     super::{
@@ -185,7 +185,7 @@ struct Capture {
 
 /// Messages of one mailbox.
 enum Table {
-    Loaded(Rc<Published>),
+    Loaded(Arc<Published>),
     Stored {
         runs: Vec<RunRef>,
         /// Bodies added since the last run, and expunged messages.
