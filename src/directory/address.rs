@@ -72,6 +72,13 @@ pub(super) fn account_address(text: &str) -> Result<String, &'static str> {
     Ok(address.key())
 }
 
+/// The spelling of a domain that accounts may be in: what follows the `@` of `@domain` in a file.
+pub(super) fn account_domain(text: &str) -> Result<String, &'static str> {
+    const WRONG: &str = "expected a domain after the @";
+    let address = account_address(&format!("x@{text}")).map_err(|_| WRONG)?;
+    Address::parse(&address).map(|address| address.domain).ok_or(WRONG)
+}
+
 /// Whether `text` can be an account's address.
 pub fn is_address(text: &str) -> bool {
     account_address(text).is_ok()

@@ -18,22 +18,15 @@
 //! This module reads the text; [`super::expansion`] checks where the lines lead. The server reads
 //! the file at start and on reload and never writes it.
 
-use std::{
-    io::{self, ErrorKind},
-    path::Path,
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use hashbrown::HashMap;
 
 use super::{
-    address::{Address, account_address},
-    files::DirectoryError,
+    address::{account_address, account_domain},
+    files::{DirectoryError, Entry, entries, read_lines},
 };
-use crate::runtime::folder::read_file;
 
-/// Longest aliases file: some hundred thousand lines.
-const FILE_MAX: u64 = 64 << 20;
 /// Longest text of `:reject`, octets: with its codes it fits a reply line (RFC 5321 4.5.3.1.5).
 const REJECT_TEXT_MAX: usize = 400;
 
@@ -104,18 +97,7 @@ impl AliasesFile {
         must_exist: bool,
         default_domain: &str,
     ) -> Result<AliasesFile, DirectoryError> {
-        let text = match read_file(path, FILE_MAX) {
-            Err(error) if error.kind() == ErrorKind::NotFound && must_exist => {
-                let what =
-                    "not there: create it, empty if there are no aliases, or remove the setting";
-                let error = io::Error::new(ErrorKind::NotFound, what);
-                return Err(DirectoryError::io(path, error).of("aliases_file"));
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(AliasesFile::default()),
-            read => read.map_err(|error| DirectoryError::io(path, error))?,
-        };
-        let text = String::from_utf8(text)
-            .map_err(|error| DirectoryError::at(path, line_of(&error), "not UTF-8"))?;
+        let text = read_lines(path, must_exist, "aliases_file", "aliases")?;
         AliasesFile::parse(&text, path, default_domain)
     }
 
@@ -143,33 +125,6 @@ impl AliasesFile {
         }
         Ok(file)
     }
-}
-
-/// The line of the first octet that is not UTF-8.
-fn line_of(error: &std::string::FromUtf8Error) -> usize {
-    let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
-    1 + before.filter(|&&byte| byte == b'\n').count()
-}
-
-/// A line with its continuations.
-struct Entry<'a> {
-    line: usize,
-    parts: Vec<(usize, &'a str)>,
-}
-
-fn entries(text: &str) -> Vec<Entry<'_>> {
-    let mut entries: Vec<Entry<'_>> = Vec::new();
-    for (index, raw) in text.lines().enumerate() {
-        let (line, part) = (index + 1, raw.trim());
-        if part.is_empty() || part.starts_with('#') {
-            continue;
-        }
-        match entries.last_mut() {
-            Some(entry) if raw.starts_with([' ', '\t']) => entry.parts.push((line, part)),
-            _ => entries.push(Entry { line, parts: vec![(line, part)] }),
-        }
-    }
-    entries
 }
 
 impl Entry<'_> {
@@ -213,7 +168,7 @@ impl Entry<'_> {
                     if matches!(name, Name::Address(_)) {
                         return Err(wrong("only a line for a whole domain leads to a domain"));
                     }
-                    domains.push(canonical_domain(domain).map_err(|what| wrong(&what))?);
+                    domains.push(account_domain(domain).map_err(wrong)?);
                     continue;
                 }
                 let address = match target.contains('@') {
@@ -235,21 +190,13 @@ impl Entry<'_> {
 
 fn parse_name(text: &str, default_domain: &str) -> Result<Name, String> {
     if let Some(domain) = text.strip_prefix('@') {
-        return canonical_domain(domain).map(Name::CatchAll);
+        return Ok(Name::CatchAll(account_domain(domain)?));
     }
     let address = match text.contains('@') {
         true => account_address(text),
         false => account_address(&format!("{text}@{default_domain}")),
     };
     Ok(Name::Address(address?))
-}
-
-fn canonical_domain(text: &str) -> Result<String, String> {
-    let address = account_address(&format!("x@{text}"))
-        .map_err(|_| "expected a domain after the @".to_owned())?;
-    Address::parse(&address)
-        .map(|address| address.domain)
-        .ok_or_else(|| "expected a domain after the @".to_owned())
 }
 
 /// The words that begin with a colon.

@@ -15,6 +15,8 @@ use crate::runtime::folder::read_file;
 
 /// Longest list of recipients of another server: some millions.
 const RECIPIENTS_FILE_MAX: u64 = 256 << 20;
+/// Longest file of aliases or groups: some hundred thousand lines.
+const LINES_FILE_MAX: u64 = 64 << 20;
 /// Longest file with a password or with keys.
 const SECRET_FILE_MAX: u64 = 64 << 10;
 
@@ -56,6 +58,57 @@ fn read_text(path: &Path, max: u64) -> Result<String, DirectoryError> {
     let failed = |error| DirectoryError::io(path, error);
     let invalid = |error| failed(io::Error::new(io::ErrorKind::InvalidData, error));
     String::from_utf8(read_file(path, max).map_err(failed)?).map_err(invalid)
+}
+
+/// The text of a file of lines that people write. An absent file is an empty one, unless it
+/// `must_exist`: then `setting` names it, so it was moved away or never made, and to go on without
+/// all of `what` would be wrong.
+pub(super) fn read_lines(
+    path: &Path,
+    must_exist: bool,
+    setting: &'static str,
+    what: &str,
+) -> Result<String, DirectoryError> {
+    let text = match read_file(path, LINES_FILE_MAX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && must_exist => {
+            let what = format!(
+                "not there: create it, empty if there are no {what}, or remove the setting"
+            );
+            let error = io::Error::new(io::ErrorKind::NotFound, what);
+            return Err(DirectoryError::io(path, error).of(setting));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        read => read.map_err(|error| DirectoryError::io(path, error))?,
+    };
+    String::from_utf8(text).map_err(|error| DirectoryError::at(path, line_of(&error), "not UTF-8"))
+}
+
+/// The line of the first octet that is not UTF-8.
+fn line_of(error: &std::string::FromUtf8Error) -> usize {
+    let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+    1 + before.filter(|&&byte| byte == b'\n').count()
+}
+
+/// A line with its continuations.
+pub(super) struct Entry<'a> {
+    pub line: usize,
+    /// Trimmed, each with the line that it is on; without comments. Never empty.
+    pub parts: Vec<(usize, &'a str)>,
+}
+
+pub(super) fn entries(text: &str) -> Vec<Entry<'_>> {
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    for (index, raw) in text.lines().enumerate() {
+        let (line, part) = (index + 1, raw.trim());
+        if part.is_empty() || part.starts_with('#') {
+            continue;
+        }
+        match entries.last_mut() {
+            Some(entry) if raw.starts_with([' ', '\t']) => entry.parts.push((line, part)),
+            _ => entries.push(Entry { line, parts: vec![(line, part)] }),
+        }
+    }
+    entries
 }
 
 /// The recipients of another server: one address or `@domain` a line, comments and empty lines
