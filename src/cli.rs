@@ -129,9 +129,9 @@ pub struct DemoArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints \"ringmail: ready\" once every port is listening. SIGTERM and SIGINT shut it down in order; \
-SIGHUP makes it read users, aliases, DKIM keys and certificates again, and domains, addresses, \
-routes, sites and most of [queue] in the configuration. To open ports below 1024, start it as \
-root; it then switches to the configuration's user.
+SIGHUP makes it read users, aliases, groups, DKIM keys and certificates again, and domains, \
+addresses, routes, sites and most of [queue] in the configuration. To open ports below 1024, \
+start it as root; it then switches to the configuration's user.
 
 Example:
   ringmail serve --config /etc/ringmail/ringmail.toml")]
@@ -144,10 +144,10 @@ pub struct ConfigArguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 #[command(after_help = "\
---config checks the settings, certificate and key, users and aliases file, data directory, and \
-what the host grants (io_uring, locked memory, file descriptors), but opens no port. --dir checks \
-whether this program knows the version of every file in a data directory; \"ringmail verify\" \
-looks for damage.
+--config checks the settings, certificate and key, the files of users, aliases and groups, the \
+data directory, and what the host grants (io_uring, locked memory, file descriptors), but opens no \
+port. --dir checks whether this program knows the version of every file in a data directory; \
+\"ringmail verify\" looks for damage.
 
 Examples:
   ringmail check --config ringmail.toml

@@ -230,6 +230,29 @@ fn check_reads_aliases_and_what_routes_name() {
     assert!(told.contains("aliases_file: ") && told.contains("not there: create it"), "{told}");
 }
 
+#[test]
+fn check_reads_groups() {
+    let place = tempfile::tempdir().unwrap();
+    let config = configure(place.path(), "groups_file = \"groups\"");
+    for (groups, expected) in [
+        ("staff: x@else.test, @a.test\n\nboard: $staff\n", "groups: 2 groups\n"),
+        ("one: @a.test,\n  $two\ntwo: $one\n", "groups:3: $one is a member of itself: $one > $two"),
+        ("one: nobody\n", "groups:1: nobody@a.test: no account has this address (aliases do not"),
+        ("one: @else.test\n", "groups:1: @else.test is not a domain of ours, so nobody there"),
+    ] {
+        fs::write(place.path().join("groups"), groups).unwrap();
+        let output = ringmail(&["check", "--config"]).arg(&config).output().unwrap();
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), said(&output));
+        assert_eq!(output.status.success(), groups.contains("staff"), "{told}");
+        assert!(told.contains(expected), "{told}");
+        assert!(!place.path().join("mail").exists());
+    }
+    fs::remove_file(place.path().join("groups")).unwrap();
+    let told = said(&ringmail(&["check", "--config"]).arg(&config).output().unwrap());
+    let expected = "not there: create it, empty if there are no groups, or remove the setting";
+    assert!(told.contains("groups_file: ") && told.contains(expected), "{told}");
+}
+
 /// Without a server: the disk can be read, and nothing be changed.
 #[test]
 fn the_queue_is_shown_without_a_server_and_not_changed() {

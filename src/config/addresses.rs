@@ -360,7 +360,8 @@ impl Settings {
         let routes = self.route.iter_mut();
         let of_routes =
             routes.flat_map(|route| [&mut route.password_file, &mut route.recipients_file]);
-        let others = [&mut self.aliases_file, &mut self.addresses.srs_key_file];
+        let srs_keys = &mut self.addresses.srs_key_file;
+        let others = [&mut self.aliases_file, &mut self.groups_file, srs_keys];
         for path in of_routes.chain(others).flatten() {
             *path = base.join(&*path);
         }
@@ -406,13 +407,15 @@ impl Settings {
         }
     }
 
-    /// The files of accounts and aliases.
+    /// The files of accounts, aliases and groups.
     pub fn directory_files(&self) -> DirectoryFiles {
-        let aliases = self.aliases_file.clone();
+        let (aliases, groups) = (self.aliases_file.clone(), self.groups_file.clone());
         DirectoryFiles {
             users: self.users_path(),
             aliases_named: aliases.is_some(),
             aliases: aliases.unwrap_or_else(|| self.data_dir.join("aliases")),
+            groups_named: groups.is_some(),
+            groups: groups.unwrap_or_else(|| self.data_dir.join("groups")),
         }
     }
 }
@@ -542,7 +545,12 @@ mod tests {
         assert_eq!(options.routes[1].inbound, Inbound::Listed("/etc/list".into()));
         assert_eq!(options.senders.srs, Some(("srs.test".to_owned(), "/etc/d/srs.key".into())));
         assert_eq!(options.senders.rewrite, [("c.test".to_owned(), "demo.test".to_owned())]);
-        assert_eq!(settings.directory_files().aliases, Path::new("/etc/d/aliases"));
+        let files = settings.directory_files();
+        assert_eq!((&*files.aliases, files.aliases_named), (Path::new("/etc/d/aliases"), false));
+        assert_eq!((&*files.groups, files.groups_named), (Path::new("/etc/d/groups"), false));
+        let files = parse("aliases_file = \"a\"\ngroups_file = \"g\"").unwrap().directory_files();
+        assert_eq!((&*files.aliases, files.aliases_named), (Path::new("/etc/a"), true));
+        assert_eq!((&*files.groups, files.groups_named), (Path::new("/etc/g"), true));
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub struct Settings {
     /// `<data_dir>/aliases` unless set.
     #[serde(default)]
     pub aliases_file: Option<PathBuf>,
+    /// `<data_dir>/groups` unless set.
+    #[serde(default)]
+    pub groups_file: Option<PathBuf>,
     /// User (and group) to switch to permanently once the ports are bound; only read when root.
     #[serde(default)]
     pub user: Option<String>,

@@ -173,6 +173,7 @@ pub const SETTINGS: &[Setting] = &[
     required("data_dir", Kind::Path, "\"/var/lib/ringmail\""),
     optional("users_file", Kind::Path, "\"/etc/ringmail/users\"").reloaded(),
     optional("aliases_file", Kind::Path, "\"/etc/ringmail/aliases\"").reloaded(),
+    optional("groups_file", Kind::Path, "\"/etc/ringmail/groups\"").reloaded(),
     optional("user", Name, "\"ringmail\""),
     optional("group", Name, "\"ringmail\""),
     setting("listen.smtp", Addresses, "[\"0.0.0.0:25\"]"),
@@ -989,7 +990,7 @@ mod tests {
          "5: shards: no such setting here; it belongs in [runtime]"),
         ("colour = 3",
          "5: colour: no such setting; the settings outside sections are hostname, domains, \
-          data_dir, users_file, aliases_file, user, group"),
+          data_dir, users_file, aliases_file, groups_file, user, group"),
         ("[nonsense]\n",
          "5: nonsense: no such section; the sections are [listen], [tls], [process], [runtime], \
           [limits], [store], [intake], [smtp], [pop3], [imap], [authentication]"),

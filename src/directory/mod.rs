@@ -21,6 +21,7 @@ mod backend;
 mod cache;
 mod expansion;
 mod files;
+mod groups;
 mod guard;
 mod password;
 mod routes;
@@ -372,6 +373,23 @@ impl Directory {
             Some(desk) => desk.log_in(&name, None).await?,
         };
         Ok(log_in.identity().ok())
+    }
+
+    /// The account that logs in as `user`: no alias, no sub-address. Of the snapshot alone: with a
+    /// backend, `None`.
+    pub fn account_named(&self, user: &str) -> Option<AccountId> {
+        self.shared.snapshot.load().user(user).map(|user| user.id)
+    }
+
+    /// The canonical address of `account`. Of the snapshot alone: with a backend, `None`.
+    pub fn name_of(&self, account: AccountId) -> Option<String> {
+        self.shared.snapshot.load().name_of(account).map(str::to_owned)
+    }
+
+    /// The groups of the account `name`, spelt as [`Directory::login_key`] has it: sorted, without
+    /// the `$` of access lists. Of the snapshot alone: with a backend, none. Allocates nothing.
+    pub fn groups_of(&self, name: &str) -> Arc<[String]> {
+        self.shared.snapshot.load().groups_of(name).clone()
     }
 
     /// Where mail for `domain` goes next.

@@ -20,6 +20,7 @@ use super::{
     backend::{Backend, Unavailable},
     expansion::{Aliases, Found, Ground},
     files::{DirectoryError, read_keys},
+    groups::Groups,
     password,
     routes::{NextHop, RouteOptions, RouteTo, Routes},
     senders::{SenderOptions, Senders, SrsError, day},
@@ -59,31 +60,67 @@ impl Default for DirectoryOptions {
     }
 }
 
-/// The files that hold accounts and aliases. The first may be absent, the second unless
-/// `aliases_named`.
+/// The files that hold accounts, aliases and groups. The first may be absent, the others unless
+/// they are named.
 #[derive(Clone, Debug)]
 pub struct DirectoryFiles {
     pub users: PathBuf,
     pub aliases: PathBuf,
     /// The configuration has a setting for `aliases`.
     pub aliases_named: bool,
+    pub groups: PathBuf,
+    /// The configuration has a setting for `groups`.
+    pub groups_named: bool,
 }
 
-/// Accounts, aliases, domains and routes as of the last load.
+/// Accounts, aliases, groups, domains and routes as of the last load.
 #[derive(Debug)]
 pub struct DirectorySnapshot {
     users: Vec<User>,
     /// Index in `users` by canonical address.
     by_address: HashMap<String, usize>,
+    by_id: ById,
     domains: HashSet<String>,
     default_domain: Option<String>,
     postmaster: Option<AccountId>,
     stand_ins: StandIns,
     separators: String,
     aliases: Aliases,
+    groups: Groups,
     routes: Routes,
     senders: Senders,
     relay_networks: Vec<Network>,
+}
+
+/// Finds accounts by their numbers.
+#[derive(Debug)]
+enum ById {
+    /// The users are in the order of their numbers, as `ringmail user` writes them.
+    AsListed,
+    /// Indices in the users, in the order of their numbers.
+    Sorted(Box<[usize]>),
+}
+
+impl ById {
+    fn of(users: &[User]) -> ById {
+        if users.is_sorted_by_key(|user| user.id) {
+            return ById::AsListed;
+        }
+        let mut order: Vec<usize> = (0..users.len()).collect();
+        order.sort_unstable_by_key(|index| users.get(*index).map(|user| user.id));
+        ById::Sorted(order.into())
+    }
+
+    fn find<'a>(&self, users: &'a [User], id: AccountId) -> Option<&'a User> {
+        let place = match self {
+            ById::AsListed => users.binary_search_by_key(&id, |user| user.id).ok()?,
+            ById::Sorted(order) => {
+                let id_at = |index: &usize| users.get(*index).map(|user| user.id);
+                *order.get(order.binary_search_by_key(&Some(id), id_at).ok()?)?
+            }
+        };
+        users.get(place)
+    }
 }
 
 /// Hashes for names without an account. Checking them costs what it costs for existing names, in
@@ -133,9 +170,9 @@ impl StandIns {
 }
 
 impl DirectorySnapshot {
-    /// Reads all files. Also returns warnings about aliases that lead to nobody: they are no
-    /// errors, since an account that is removed must be gone, whoever names it. Blocks: for the
-    /// start, reloads and commands.
+    /// Reads all files. Also returns warnings about aliases that lead to nobody and members of
+    /// groups that are nobody: they are no errors, since an account that is removed must be gone,
+    /// whoever names it. Blocks: for the start, reloads and commands.
     ///
     /// # Errors
     /// The first mistake, with its file and line.
@@ -172,8 +209,12 @@ impl DirectorySnapshot {
             Senders::load(&options.senders, &options.separators, keys_may_be_absent)?;
         let default_domain = snapshot.default_domain.clone().unwrap_or_default();
         let file = AliasesFile::load(&files.aliases, files.aliases_named, &default_domain)?;
-        let (aliases, warnings) = Aliases::build(file, &files.aliases, &snapshot)?;
+        let (aliases, mut warnings) = Aliases::build(file, &files.aliases, &snapshot)?;
         snapshot.aliases = aliases;
+        let (groups, of_groups) =
+            Groups::load(&files.groups, files.groups_named, &default_domain, &snapshot)?;
+        snapshot.groups = groups;
+        warnings.extend(of_groups);
         Ok((snapshot, warnings))
     }
 
@@ -195,7 +236,7 @@ impl DirectorySnapshot {
         folder.replace(name, format!("{digits}\n").as_bytes(), None).map_err(failed)
     }
 
-    /// Accounts and domains, without aliases and routes. `None` if the postmaster named in
+    /// Accounts and domains, without aliases, groups and routes. `None` if the postmaster named in
     /// `options` has no account.
     pub fn new(file: &UsersFile, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
         DirectorySnapshot::from_users(file.users().cloned().collect(), options)
@@ -222,12 +263,14 @@ impl DirectorySnapshot {
         DirectorySnapshot {
             users: Vec::new(),
             by_address: HashMap::new(),
+            by_id: ById::AsListed,
             domains: HashSet::new(),
             default_domain: None,
             postmaster: None,
             stand_ins: StandIns::default(),
             separators: String::new(),
             aliases: Aliases::default(),
+            groups: Groups::default(),
             routes: Routes::default(),
             senders: Senders::default(),
             relay_networks: Vec::new(),
@@ -252,6 +295,7 @@ impl DirectorySnapshot {
         }
         snapshot.default_domain = options.domains.first().map(|domain| domain.to_lowercase());
         snapshot.stand_ins = StandIns::of(&users);
+        snapshot.by_id = ById::of(&users);
         snapshot.users = users;
         snapshot.postmaster = match &options.postmaster {
             Some(address) => Some(snapshot.user(address)?.id),
@@ -263,6 +307,11 @@ impl DirectorySnapshot {
     /// Lines of the aliases file.
     pub fn alias_count(&self) -> usize {
         self.aliases.len()
+    }
+
+    /// Lines of the groups file.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
     }
 
     pub fn users(&self) -> &[User] {
@@ -430,6 +479,20 @@ impl DirectorySnapshot {
         self.by_key(&self.login_key(name))
     }
 
+    /// The canonical address of `account`.
+    pub fn name_of(&self, account: AccountId) -> Option<&str> {
+        self.by_id.find(&self.users, account).map(|user| user.address.as_str())
+    }
+
+    /// The groups that the account with the key `name` is in, sorted, without `$`. Empty if there
+    /// is no such account.
+    pub fn groups_of(&self, name: &str) -> &Arc<[String]> {
+        match self.account(name) {
+            Some(account) => self.groups.of(account, name),
+            None => self.groups.of_nobody(),
+        }
+    }
+
     /// One spelling for all names that log in to one account, whether it exists or not.
     pub fn login_key(&self, name: &str) -> String {
         let address = match (Address::parse(name), &self.default_domain) {
@@ -580,17 +643,28 @@ mod tests {
         aliases: &str,
         change: impl FnOnce(&mut DirectoryOptions),
     ) -> Result<(DirectorySnapshot, Vec<String>), String> {
+        with_files(aliases, "", change)
+    }
+
+    fn with_files(
+        aliases: &str,
+        groups: &str,
+        change: impl FnOnce(&mut DirectoryOptions),
+    ) -> Result<(DirectorySnapshot, Vec<String>), String> {
         let folder = tempfile::tempdir().expect("temporary directory");
         let files = DirectoryFiles {
             users: folder.path().join("users"),
             aliases: folder.path().join("aliases"),
             aliases_named: false,
+            groups: folder.path().join("groups"),
+            groups_named: false,
         };
         let accounts = [(1, "alice"), (2, "bob"), (3, "carol")];
         let hash = password::DEMO_HASH;
         let users = accounts.map(|(id, name)| format!("{id} {name}@demo.test {hash}\n"));
         std::fs::write(&files.users, users.concat()).expect("written");
         std::fs::write(&files.aliases, aliases).expect("written");
+        std::fs::write(&files.groups, groups).expect("written");
         let domains = ["demo.test", "other.test", "third.test"].map(str::to_owned).into();
         let mut options = DirectoryOptions { domains, ..DirectoryOptions::default() };
         options.senders.srs = Some(("srs.demo.test".to_owned(), folder.path().join("srs.key")));
@@ -776,6 +850,56 @@ else@other.test: x@else.test
             }
         }
         assert!((100..400).contains(&loaded), "{loaded} of 400");
+    }
+
+    #[test]
+    fn groups_of_accounts() {
+        let groups = "staff: Alice, $board, sales\nboard: carol@Demo.test\nall: @demo.test\n\
+                      guests: @other.test\n";
+        let (snapshot, warnings) = with_files(ALIASES, groups, |_| {}).expect("loads");
+        for (name, expected) in [
+            ("alice@demo.test", "all staff"),
+            ("bob@demo.test", "all"),
+            ("carol@demo.test", "all board staff"),
+            // No accounts.
+            ("sales@demo.test", ""),
+            ("one@other.test", ""),
+            ("nobody@demo.test", ""),
+            ("x@else.test", ""),
+            ("", ""),
+            // No key.
+            ("Alice@demo.test", ""),
+        ] {
+            assert_eq!(snapshot.groups_of(name).join(" "), expected, "{name}");
+        }
+        let nobody = |name| snapshot.groups_of(name);
+        assert!(Arc::ptr_eq(nobody("x@demo.test"), nobody("y@else.test")));
+        assert_eq!(snapshot.group_count(), 4);
+        // After the one about aliases. An alias is no member, also if it leads to one account.
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        let expected = "groups:1: sales@demo.test: no account has this address (aliases do not";
+        assert!(warnings[1].starts_with(expected), "{warnings:?}");
+        let said = with_files("", "a: $b\nb: $a\n", |_| {}).unwrap_err();
+        assert!(said.starts_with("groups:2: $a is a member of itself: $a > $b > $a;"), "{said}");
+    }
+
+    #[test]
+    fn accounts_are_found_by_their_numbers() {
+        for order in [[3, 5, 7, 40], [40, 7, 5, 3], [5, 40, 3, 7]] {
+            let line = |id| format!("{id} u{id}@demo.test {}\n", password::DEMO_HASH);
+            let text = order.map(line).concat();
+            let file = UsersFile::parse(&text, Path::new("users")).expect("parses");
+            let options = DirectoryOptions::default();
+            let snapshot = DirectorySnapshot::new(&file, &options).expect("snapshot");
+            let listed = matches!(snapshot.by_id, ById::AsListed);
+            assert_eq!(listed, order.is_sorted(), "{order:?}");
+            for id in 0..50 {
+                let expected = order.contains(&id).then(|| format!("u{id}@demo.test"));
+                let found = snapshot.name_of(AccountId(id));
+                assert_eq!(found, expected.as_deref(), "{id} in {order:?}");
+            }
+        }
+        assert_eq!(DirectorySnapshot::empty().name_of(AccountId(1)), None);
     }
 
     #[test]

@@ -365,9 +365,9 @@ impl Reloadable {
         Ok((reloadable, warnings))
     }
 
-    /// Reads users, aliases, routes and what they name, the queue's settings, keys and certificates
-    /// again; on an error the old ones stay in force. Returns the changed settings that take effect
-    /// only after a restart.
+    /// Reads users, aliases, groups, routes and what they name, the queue's settings, keys and
+    /// certificates again; on an error the old ones stay in force. Returns the changed settings
+    /// that take effect only after a restart.
     pub fn reload(&self) -> Result<Vec<&'static str>> {
         let reloaded = self.read_again();
         match &reloaded {
@@ -581,7 +581,9 @@ mod tests {
         let path = folder.path().join("file").join("users");
         std::fs::write(folder.path().join("file"), "").unwrap();
         let aliases = folder.path().join("aliases");
-        let files = DirectoryFiles { users: path, aliases, aliases_named: false };
+        let groups = folder.path().join("groups");
+        let (aliases_named, groups_named) = (false, false);
+        let files = DirectoryFiles { users: path, aliases, aliases_named, groups, groups_named };
         let error = DirectorySnapshot::load(&files, &DirectoryOptions::default()).err().unwrap();
         assert!(error.to_string().contains("Not a directory"), "{error:#}");
     }
@@ -612,6 +614,25 @@ mod tests {
         assert_eq!(state.reload().unwrap(), [] as [&str; 0]);
         assert_eq!(resolve("office@demo.test"), alice);
         assert_eq!(resolve("sales@demo.test"), Destination::UnknownUser);
+        // The same with groups; the other files are not taken alone.
+        let groups = folder.path().join("groups");
+        let groups_of = |name: &str| state.directory.snapshot().groups_of(name).join(" ");
+        std::fs::write(&groups, "staff: $board\nboard: alice\n").unwrap();
+        assert_eq!(state.reload().unwrap(), [] as [&str; 0]);
+        assert_eq!(groups_of("alice@demo.test"), "board staff");
+        std::fs::write(&groups, "staff: bob\nboard: $board\n").unwrap();
+        std::fs::write(&aliases, "sales: alice\n").unwrap();
+        let error = state.reload().unwrap_err().to_string();
+        assert!(error.contains("groups:2: $board is a member of itself"), "{error}");
+        assert_eq!(
+            (&*groups_of("alice@demo.test"), &*groups_of("bob@demo.test")),
+            ("board staff", "")
+        );
+        assert_eq!(resolve("sales@demo.test"), Destination::UnknownUser);
+        std::fs::write(&groups, "staff: bob\n").unwrap();
+        assert_eq!(state.reload().unwrap(), [] as [&str; 0]);
+        assert_eq!((&*groups_of("alice@demo.test"), &*groups_of("bob@demo.test")), ("", "staff"));
+        assert_eq!(resolve("sales@demo.test"), alice);
     }
 
     /// Also a second time: the server still runs with what it read at its start.

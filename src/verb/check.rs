@@ -72,9 +72,11 @@ fn check_config(path: &Path) -> Result<()> {
     if problems.is_empty() {
         match load_directory(&settings)? {
             Ok((snapshot, unreached)) => {
-                let path = settings.directory_files().aliases;
+                let files = settings.directory_files();
                 let aliases = counted(snapshot.alias_count(), "alias", "aliases");
-                print_line(format_args!("{}: {aliases}", path.display()))?;
+                print_line(format_args!("{}: {aliases}", files.aliases.display()))?;
+                let groups = counted(snapshot.group_count(), "group", "groups");
+                print_line(format_args!("{}: {groups}", files.groups.display()))?;
                 // A start says the same and goes on.
                 problems.extend(unreached);
             }
@@ -136,8 +138,8 @@ fn user_problem(settings: &Settings) -> Option<String> {
     Some(format!("{setting}: {error}"))
 }
 
-/// Users, aliases and what the routes name, read as the owner of the data directory, or as the
-/// server's user before there is one: a start hands the directory over first.
+/// Users, aliases, groups and what the routes name, read as the owner of the data directory, or as
+/// the server's user before there is one: a start hands the directory over first.
 fn load_directory(
     settings: &Settings,
 ) -> Result<Result<(DirectorySnapshot, Vec<String>), DirectoryError>> {

@@ -189,6 +189,34 @@ fn the_snapshot_answers_on_the_spot() {
     assert_eq!(may("bob@demo.test"), Some(Ok(false)));
 }
 
+/// What needs an answer at once comes from the snapshot, whoever has the accounts.
+#[test]
+fn names_numbers_and_groups_are_the_snapshots() {
+    let shared = SharedDirectory::new(snapshot(&["alice"]), PeerLimits::default());
+    let directory = Directory::new(shared.clone(), Rc::new(AtOnce));
+    for (name, expected) in [
+        ("alice@demo.test", Some(AccountId(1))),
+        ("\"Alice\"@DEMO.test", Some(AccountId(1))),
+        ("alice+x@demo.test", None),
+        ("postmaster@demo.test", None),
+        ("nobody@demo.test", None),
+        ("", None),
+    ] {
+        assert_eq!(directory.account_named(name), expected, "{name}");
+    }
+    assert_eq!(directory.name_of(AccountId(1)).as_deref(), Some("alice@demo.test"));
+    assert_eq!(directory.name_of(AccountId(2)), None);
+    assert!(directory.groups_of("alice@demo.test").is_empty());
+    shared.replace(snapshot(&["zoe"]));
+    assert_eq!(directory.account_named("alice@demo.test"), None);
+    assert_eq!(directory.name_of(AccountId(1)).as_deref(), Some("zoe@demo.test"));
+    let world = world();
+    assert_eq!(world.directory.account_named("alice@demo.test"), None);
+    assert_eq!(world.directory.name_of(AccountId(1)), None);
+    assert!(world.directory.groups_of("alice@demo.test").is_empty());
+    assert_eq!(world.asked(), 0);
+}
+
 #[test]
 fn answers_are_used_while_they_are_fresh_and_not_beyond() {
     let world = world();
