@@ -10,14 +10,17 @@
 //! that nobody locks himself out of his own mailbox.
 //!
 //! Identifiers are compared in lower case, as the directory compares addresses; nothing else is
-//! normalised. `$name` is a group, an identifier that begins with `-` is a negative one, and
+//! normalised. An entry for a user also keeps the number of the account that had the name when the
+//! entry was set, and from then on means that account: addresses may be given to somebody else,
+//! numbers are never used again. Without a number (there was no such account) it means whoever has
+//! the name. `$name` is a group, an identifier that begins with `-` is a negative one, and
 //! `anyone`, `authuser` and `owner` are as in Dovecot and Cyrus; everything else is a user.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 use std::{fmt, ops::BitOr};
 
-use super::{FlagMask, Flags};
+use super::{AccountId, FlagMask, Flags};
 
 /// Entries of an access list.
 pub const ACCESS_ENTRIES_MAX: usize = 128;
@@ -265,8 +268,9 @@ pub enum Identifier {
     Owner,
     /// Members of a group of the directory; written `$name`. Lower case, without the `$`.
     Group(String),
-    /// A user, by address. Lower case.
-    User(String),
+    /// A user. With the number of an account the name, an address in lower case, is only for
+    /// readers.
+    User { name: String, account: Option<AccountId> },
 }
 
 /// Why an identifier is refused; the text is suitable for a `NO [CANNOT]`.
@@ -298,9 +302,31 @@ impl Identifier {
         })
     }
 
-    /// A user, whatever the name.
+    /// A user, whatever the name, without a number.
     pub fn user(name: &str) -> Result<Identifier, IdentifierError> {
-        Ok(Identifier::User(checked(&name.to_lowercase())?.to_owned()))
+        let name = checked(&name.to_lowercase())?.to_owned();
+        Ok(Identifier::User { name, account: None })
+    }
+
+    /// The same with the number of the account that has the name now, if it is a user.
+    pub fn numbered(self, account: Option<AccountId>) -> Identifier {
+        match self {
+            Identifier::User { name, .. } => Identifier::User { name, account },
+            other => other,
+        }
+    }
+
+    /// Whether an entry for one replaces an entry for the other: users with a number each by
+    /// number, other users by name.
+    fn is_same(&self, other: &Identifier) -> bool {
+        use Identifier::User;
+        match (self, other) {
+            (User { account: Some(one), .. }, User { account: Some(another), .. }) => {
+                one == another
+            }
+            (User { name: one, .. }, User { name: another, .. }) => one == another,
+            _ => self == other,
+        }
     }
 
     fn named(&self) -> Named<'_> {
@@ -309,7 +335,7 @@ impl Identifier {
             Identifier::AuthUser => Named::AuthUser,
             Identifier::Owner => Named::Owner,
             Identifier::Group(name) => Named::Group(name),
-            Identifier::User(name) => Named::User(name),
+            Identifier::User { name, account } => Named::User { name, account: *account },
         }
     }
 }
@@ -335,7 +361,7 @@ impl fmt::Display for Identifier {
             Identifier::AuthUser => f.write_str("authuser"),
             Identifier::Owner => f.write_str("owner"),
             Identifier::Group(name) => write!(f, "${name}"),
-            Identifier::User(name) => f.write_str(name),
+            Identifier::User { name, .. } => f.write_str(name),
         }
     }
 }
@@ -350,6 +376,10 @@ pub struct Subject {
 impl Subject {
     pub fn positive(identifier: Identifier) -> Subject {
         Subject { negative: false, identifier }
+    }
+
+    fn is_same(&self, other: &Subject) -> bool {
+        self.negative == other.negative && self.identifier.is_same(&other.identifier)
     }
 
     pub fn parse(text: &str) -> Result<Subject, IdentifierError> {
@@ -373,6 +403,8 @@ impl fmt::Display for Subject {
 pub struct Asker<'a> {
     /// The mailbox is in the asker's own account.
     pub is_owner: bool,
+    /// The number of the asker's account; `None` if nobody logged in.
+    pub account: Option<AccountId>,
     /// The address, spelled as the directory compares addresses; empty if nobody logged in.
     pub name: &'a str,
     /// The groups that the asker belongs to, in lower case.
@@ -381,13 +413,13 @@ pub struct Asker<'a> {
 }
 
 /// An identifier in a list that is read in place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Named<'a> {
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Named<'a> {
     Anyone,
     AuthUser,
     Owner,
     Group(&'a str),
-    User(&'a str),
+    User { name: &'a str, account: Option<AccountId> },
 }
 
 impl Named<'_> {
@@ -397,13 +429,16 @@ impl Named<'_> {
             Named::AuthUser => asker.is_logged_in,
             Named::Owner => asker.is_owner,
             Named::Group(name) => asker.groups.iter().any(|group| group == name),
-            Named::User(name) => asker.is_logged_in && asker.name == name,
+            Named::User { account: account @ Some(_), .. } => {
+                asker.is_logged_in && asker.account == account
+            }
+            Named::User { name, account: None } => asker.is_logged_in && asker.name == name,
         }
     }
 
     /// An entry for one user, not for several.
     fn is_personal(self) -> bool {
-        matches!(self, Named::Owner | Named::User(_))
+        matches!(self, Named::Owner | Named::User { .. })
     }
 
     fn to_identifier(self) -> Identifier {
@@ -412,13 +447,13 @@ impl Named<'_> {
             Named::AuthUser => Identifier::AuthUser,
             Named::Owner => Identifier::Owner,
             Named::Group(name) => Identifier::Group(name.to_owned()),
-            Named::User(name) => Identifier::User(name.to_owned()),
+            Named::User { name, account } => Identifier::User { name: name.to_owned(), account },
         }
     }
 }
 
 /// An entry in place: whether it is negative, whom it names, and the rights.
-type Row<'a> = (bool, Named<'a>, Rights);
+pub(super) type Row<'a> = (bool, Named<'a>, Rights);
 
 /// Adds entries up for one asker.
 #[derive(Default)]
@@ -476,11 +511,14 @@ pub struct AccessList {
 const VERSION: u8 = 1;
 /// Bit of an entry's first octet.
 const NEGATIVE: u8 = 0x80;
-const ANYONE: u8 = 0;
-const AUTH_USER: u8 = 1;
+pub(super) const ANYONE: u8 = 0;
+pub(super) const AUTH_USER: u8 = 1;
 const OWNER: u8 = 2;
-const GROUP: u8 = 3;
-const USER: u8 = 4;
+pub(super) const GROUP: u8 = 3;
+/// Without a number.
+pub(super) const USER: u8 = 4;
+/// With the number of an account.
+pub(super) const ACCOUNT: u8 = 5;
 
 impl AccessList {
     pub fn entries(&self) -> impl Iterator<Item = (&Subject, Rights)> {
@@ -491,12 +529,16 @@ impl AccessList {
         self.entries.is_empty()
     }
 
-    /// The rights of the entry of `subject`, if it has one.
+    /// The rights of the entry of `subject`, if it has one; of a user whose account has an entry
+    /// and whose name has another, those of both.
     pub fn entry(&self, subject: &Subject) -> Option<Rights> {
-        self.entries.iter().find(|(known, _)| known == subject).map(|(_, rights)| *rights)
+        let same = self.entries.iter().filter(|(known, _)| known.is_same(subject));
+        same.map(|(_, rights)| *rights).reduce(|one, other| one | other)
     }
 
-    /// Sets the entry of `subject`; an entry without rights is removed (RFC 4314 3.1).
+    /// Sets the entry of `subject`; an entry without rights is removed (RFC 4314 3.1). It replaces
+    /// the entries of a user's account, and of the name if that has no number: see
+    /// [`Identifier::User`].
     ///
     /// # Errors
     /// If the list would be too long. It is then unchanged.
@@ -505,24 +547,40 @@ impl AccessList {
             self.remove(&subject);
             return Ok(());
         }
-        if let Some((_, known)) = self.entries.iter_mut().find(|(known, _)| *known == subject) {
-            *known = rights;
-            return Ok(());
+        let mut changed = AccessList { entries: Vec::with_capacity(self.entries.len() + 1) };
+        let mut new = Some((subject.clone(), rights));
+        for entry in &self.entries {
+            match entry.0.is_same(&subject) {
+                true => changed.entries.extend(new.take()),
+                false => changed.entries.push(entry.clone()),
+            }
         }
-        if self.entries.len() >= ACCESS_ENTRIES_MAX {
+        changed.entries.extend(new);
+        if changed.entries.len() > ACCESS_ENTRIES_MAX {
             return Err(AccessListError::Entries);
         }
-        self.entries.push((subject, rights));
-        if self.encode().len() > ACCESS_LIST_OCTETS_MAX {
-            self.entries.pop();
+        if changed.encode().len() > ACCESS_LIST_OCTETS_MAX {
             return Err(AccessListError::Octets);
         }
+        *self = changed;
         Ok(())
     }
 
     /// Removes the entry of `subject`, if there is one (RFC 4314 3.2).
     pub fn remove(&mut self, subject: &Subject) {
-        self.entries.retain(|(known, _)| known != subject);
+        self.entries.retain(|(known, _)| !known.is_same(subject));
+    }
+
+    /// Removes what was given to, and taken from, an account that is no more, by number or by name;
+    /// whether there was anything. Entries for others who had the name stay.
+    pub fn remove_account(&mut self, account: AccountId, name: &str) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|(subject, _)| match &subject.identifier {
+            Identifier::User { account: Some(number), .. } => *number != account,
+            Identifier::User { name: known, account: None } => known != name,
+            _ => true,
+        });
+        self.entries.len() < before
     }
 
     /// What `asker` may do: see the head of this file.
@@ -539,15 +597,19 @@ impl AccessList {
         let mut out = vec![VERSION];
         for (Subject { negative, identifier }, rights) in &self.entries {
             let sign = if *negative { NEGATIVE } else { 0 };
-            let (kind, name) = match identifier {
-                Identifier::Anyone => (ANYONE, None),
-                Identifier::AuthUser => (AUTH_USER, None),
-                Identifier::Owner => (OWNER, None),
-                Identifier::Group(name) => (GROUP, Some(name)),
-                Identifier::User(name) => (USER, Some(name)),
+            let (kind, number, name) = match identifier {
+                Identifier::Anyone => (ANYONE, None, None),
+                Identifier::AuthUser => (AUTH_USER, None, None),
+                Identifier::Owner => (OWNER, None, None),
+                Identifier::Group(name) => (GROUP, None, Some(name)),
+                Identifier::User { name, account: None } => (USER, None, Some(name)),
+                Identifier::User { name, account } => (ACCOUNT, *account, Some(name)),
             };
             out.push(kind | sign);
             out.extend_from_slice(&rights.0.to_le_bytes());
+            if let Some(number) = number {
+                out.extend_from_slice(&number.0.to_le_bytes());
+            }
             if let Some(name) = name {
                 out.extend_from_slice(&(name.len() as u16).to_le_bytes());
                 out.extend_from_slice(name.as_bytes());
@@ -561,7 +623,7 @@ impl AccessList {
         for row in Rows::new(octets)? {
             let (negative, named, rights) = row?;
             let subject = Subject { negative, identifier: named.to_identifier() };
-            if list.entry(&subject).is_some() {
+            if list.entries.iter().any(|(known, _)| known.is_same(&subject)) {
                 return Err(MalformedAccessList);
             }
             list.entries.push((subject, rights));
@@ -585,13 +647,13 @@ pub fn rights_stored(octets: Option<&[u8]>, asker: &Asker<'_>) -> Rights {
 }
 
 /// The entries of an encoded list, in place.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     rest: &'a [u8],
     count: usize,
 }
 
 impl<'a> Rows<'a> {
-    fn new(octets: &'a [u8]) -> Result<Rows<'a>, MalformedAccessList> {
+    pub(super) fn new(octets: &'a [u8]) -> Result<Rows<'a>, MalformedAccessList> {
         match octets {
             [VERSION, rest @ ..] if octets.len() <= ACCESS_LIST_OCTETS_MAX => {
                 Ok(Rows { rest, count: 0 })
@@ -627,7 +689,11 @@ impl<'a> Rows<'a> {
             AUTH_USER => Named::AuthUser,
             OWNER => Named::Owner,
             GROUP => Named::Group(self.name()?),
-            USER => Named::User(self.name()?),
+            USER => Named::User { name: self.name()?, account: None },
+            ACCOUNT => {
+                let account = Some(AccountId(u64::from_le_bytes(self.take()?)));
+                Named::User { name: self.name()?, account }
+            }
             _ => return Err(MalformedAccessList),
         };
         Ok((first & NEGATIVE != 0, named, rights))
@@ -651,7 +717,7 @@ impl<'a> Iterator for Rows<'a> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
+    use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
 
@@ -665,6 +731,22 @@ mod tests {
             list.set(Subject::parse(subject).expect(subject), rights(text)).expect("room");
         }
         list
+    }
+
+    fn numbered(text: &str, account: u64) -> Subject {
+        let Subject { negative, identifier } = Subject::parse(text).expect(text);
+        Subject { negative, identifier: identifier.numbered(Some(AccountId(account))) }
+    }
+
+    /// The list as text, with numbers.
+    fn told(list: &AccessList) -> String {
+        let entries = list.entries().map(|(subject, rights)| match subject.identifier {
+            Identifier::User { account: Some(account), .. } => {
+                format!("{subject}#{account} {rights}")
+            }
+            _ => format!("{subject} {rights}"),
+        });
+        entries.collect::<Vec<_>>().join(", ")
     }
 
     #[test]
@@ -724,7 +806,7 @@ mod tests {
 
     #[test]
     fn identifiers() {
-        let user = |name: &str| Identifier::User(name.to_owned());
+        let user = |name: &str| Identifier::User { name: name.to_owned(), account: None };
         let group = |name: &str| Identifier::Group(name.to_owned());
         let cases = [
             ("anyone", false, Identifier::Anyone),
@@ -796,10 +878,30 @@ mod tests {
         let staff = ["staff".to_owned()];
         for (entries, who, expected) in CASES {
             let asker = match *who {
-                "owner" => Asker { is_owner: true, name: "alice", groups: &[], is_logged_in: true },
-                "bob" => Asker { is_owner: false, name: "bob", groups: &staff, is_logged_in: true },
-                "stranger" => Asker { is_owner: false, name: "", groups: &[], is_logged_in: false },
-                name => Asker { is_owner: false, name, groups: &[], is_logged_in: true },
+                "owner" => Asker {
+                    is_owner: true,
+                    account: None,
+                    name: "alice",
+                    groups: &[],
+                    is_logged_in: true,
+                },
+                "bob" => Asker {
+                    is_owner: false,
+                    account: None,
+                    name: "bob",
+                    groups: &staff,
+                    is_logged_in: true,
+                },
+                "stranger" => Asker {
+                    is_owner: false,
+                    account: None,
+                    name: "",
+                    groups: &[],
+                    is_logged_in: false,
+                },
+                name => {
+                    Asker { is_owner: false, account: None, name, groups: &[], is_logged_in: true }
+                }
             };
             let list = list(entries);
             assert_eq!(list.rights_of(&asker), rights(expected), "{entries:?} {who}");
@@ -823,6 +925,77 @@ mod tests {
         assert_eq!(told, ["bob lrs"]);
         list.remove(&subject("bob"));
         assert!(list.is_empty());
+    }
+
+    /// Whether an entry is meant for the account or for the name.
+    #[test]
+    fn a_name_used_again_inherits_nothing() {
+        let bob = |account| Asker {
+            is_owner: false,
+            account: Some(AccountId(account)),
+            name: "bob",
+            groups: &[],
+            is_logged_in: true,
+        };
+        let mut list = AccessList::default();
+        list.set(numbered("bob", 1), rights("lr")).unwrap();
+        list.set(numbered("-bob", 1), rights("r")).unwrap();
+        let check = |list: &AccessList, account, expected| {
+            assert_eq!(list.rights_of(&bob(account)), rights(expected), "{account}");
+            assert_eq!(rights_stored(Some(&list.encode()), &bob(account)), rights(expected));
+        };
+        check(&list, 1, "l");
+        check(&list, 2, "");
+        // The account has another name now, and keeps its rights.
+        let robert = Asker { name: "robert", ..bob(1) };
+        assert_eq!(list.rights_of(&robert), rights("l"));
+        // An entry of a name that nobody had is for whoever has it.
+        list.set(Subject::parse("carol").unwrap(), rights("l")).unwrap();
+        let carol = |account| Asker { name: "carol", ..bob(account) };
+        assert_eq!(list.rights_of(&carol(3)), rights("l"));
+        assert_eq!(list.rights_of(&Asker { is_logged_in: false, ..carol(3) }), Rights::NONE);
+        // Both go with the account, and nobody else's.
+        list.set(numbered("bob", 2), rights("lrs")).unwrap();
+        assert!(list.remove_account(AccountId(1), "bob"));
+        assert!(!list.remove_account(AccountId(1), "bob"));
+        assert_eq!(told(&list), "carol l, bob#2 lrs");
+        assert!(list.remove_account(AccountId(3), "carol"));
+        assert_eq!(told(&list), "bob#2 lrs");
+    }
+
+    #[test]
+    fn one_user_has_one_entry() {
+        // (name, number or 0, rights, the list after it)
+        const STEPS: &[(&str, u64, &str, &str)] = &[
+            ("bob", 0, "l", "bob l"),
+            ("-bob", 0, "r", "bob l, -bob r"),
+            ("anyone", 0, "l", "bob l, -bob r, anyone l"),
+            // The name has an account now.
+            ("bob", 1, "lr", "bob#1 lr, -bob r, anyone l"),
+            // The account has another name now, and its name another account.
+            ("robert", 1, "lrs", "robert#1 lrs, -bob r, anyone l"),
+            ("bob", 2, "l", "robert#1 lrs, -bob r, anyone l, bob#2 l"),
+            ("robert", 0, "r", "robert r, -bob r, anyone l, bob#2 l"),
+            // By number and by name at once.
+            ("robert", 2, "lr", "robert#2 lr, -bob r, anyone l"),
+            ("-bob", 7, "", "robert#2 lr, anyone l"),
+            ("robert", 0, "", "anyone l"),
+        ];
+        let mut list = AccessList::default();
+        for (name, number, rights_set, after) in STEPS {
+            let subject = match number {
+                0 => Subject::parse(name).unwrap(),
+                number => numbered(name, *number),
+            };
+            list.set(subject.clone(), rights(rights_set)).unwrap();
+            assert_eq!(told(&list), *after);
+            let entry = Some(rights(rights_set)).filter(|rights| !rights.is_empty());
+            assert_eq!(list.entry(&subject), entry, "{name} {number}");
+            assert_eq!(AccessList::decode(&list.encode()).as_ref(), Ok(&list));
+        }
+        list.set(numbered("bob", 1), rights("l")).unwrap();
+        list.set(Subject::parse("robert").unwrap(), rights("r")).unwrap();
+        assert_eq!(list.entry(&numbered("robert", 1)), Some(rights("lr")));
     }
 
     #[test]
@@ -862,13 +1035,20 @@ mod tests {
         ];
         assert_eq!(list.encode(), expected);
         assert_eq!(AccessList::decode(expected), Ok(list));
+        let mut list = AccessList::default();
+        list.set(numbered("-b", 0x0807_0605_0403_0201), rights("l")).unwrap();
+        let expected: &[u8] = &[1, 0x85, 0x01, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 0, b'b'];
+        assert_eq!(list.encode(), expected);
+        assert_eq!(AccessList::decode(expected), Ok(list));
         const MALFORMED: &[&[u8]] = &[
             b"",
             &[0],
             &[2, 0, 1, 0],
             &[1, 0],
             &[1, 0, 1],
+            &[1, 6, 1, 0],
             &[1, 5, 1, 0],
+            &[1, 5, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 0, b'a'],
             &[1, 4, 1, 0],
             &[1, 4, 1, 0, 0, 0],
             &[1, 4, 1, 0, 2, 0, b'a'],
@@ -876,12 +1056,19 @@ mod tests {
             &[1, 4, 1, 0, 1, 0, b'\n'],
             // The same subject twice.
             &[1, 0, 1, 0, 0, 2, 0],
+            &[1, 4, 1, 0, 1, 0, b'a', 5, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 0, b'a'],
         ];
         for octets in MALFORMED {
             assert_eq!(AccessList::decode(octets), Err(MalformedAccessList), "{octets:?}");
         }
         // What cannot be read gives others nothing, and the owner the means to replace it.
-        let asker = |is_owner| Asker { is_owner, name: "b@c", groups: &[], is_logged_in: true };
+        let asker = |is_owner| Asker {
+            is_owner,
+            account: None,
+            name: "b@c",
+            groups: &[],
+            is_logged_in: true,
+        };
         assert_eq!(rights_stored(Some(&[1, 4, 1]), &asker(false)), Rights::NONE);
         assert_eq!(rights_stored(Some(&[1, 2, 1, 0, 4, 1]), &asker(true)), Rights::ALL);
         assert_eq!(rights_stored(None, &asker(true)), Rights::ALL);
@@ -896,7 +1083,9 @@ mod tests {
             Just(Identifier::AuthUser),
             Just(Identifier::Owner),
             "[a-c]{1,2}".prop_map(Identifier::Group),
-            "[a-c]{1,2}".prop_map(Identifier::User),
+            ("[a-c]{1,2}", option::of(1..4u64)).prop_map(|(name, account)| {
+                Identifier::User { name, account: account.map(AccountId) }
+            }),
         ]
     }
 
@@ -913,11 +1102,13 @@ mod tests {
             entries in vec(entry(), 0..12),
             is_owner in any::<bool>(),
             is_logged_in in any::<bool>(),
+            account in option::of(1..4u64),
             name in "[a-c]{1,2}",
             groups in vec("[a-c]{1,2}", 0..3),
         ) {
             let is_logged_in = is_logged_in || is_owner;
-            let asker = Asker { is_owner, name: &name, groups: &groups, is_logged_in };
+            let account = account.map(AccountId);
+            let asker = Asker { is_owner, account, name: &name, groups: &groups, is_logged_in };
             let mut list = AccessList::default();
             for (subject, rights) in entries {
                 list.set(subject, rights).unwrap();
@@ -927,7 +1118,8 @@ mod tests {
                 Identifier::AuthUser => is_logged_in,
                 Identifier::Owner => is_owner,
                 Identifier::Group(group) => groups.contains(group),
-                Identifier::User(user) => is_logged_in && *user == name,
+                Identifier::User { name: known, account: None } => is_logged_in && *known == name,
+                Identifier::User { account: number, .. } => is_logged_in && *number == account,
             };
             let total = list.rights_of(&asker);
             for right in Right::EVERY {
@@ -938,8 +1130,8 @@ mod tests {
                 });
                 let personal = list.entries().any(|(subject, _)| {
                     !subject.negative
-                        && (subject.identifier == Identifier::Owner
-                            || subject.identifier == Identifier::User(name.clone()))
+                        && matches!(subject.identifier, Identifier::Owner | Identifier::User { .. })
+                        && names_asker(&subject.identifier)
                 });
                 let given = has(false) || is_owner && !personal;
                 let kept = is_owner && matches!(right, Right::Lookup | Right::Administer);
@@ -955,7 +1147,8 @@ mod tests {
             if valid && let Some(first) = octets.first_mut() {
                 *first = VERSION;
             }
-            let asker = Asker { is_owner: false, name: "a", groups: &[], is_logged_in: true };
+            let (account, name) = (None, "a");
+            let asker = Asker { is_owner: false, account, name, groups: &[], is_logged_in: true };
             match AccessList::decode(&octets) {
                 Ok(list) => {
                     let again = AccessList::decode(&list.encode());

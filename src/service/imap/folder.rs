@@ -46,7 +46,13 @@ fn permitted(
 /// What `user` may do with a mailbox of `account` now.
 fn rights_on(user: &User, account: &Account, mailbox: MailboxId) -> Rights {
     let is_owner = user.account == account.id();
-    let asker = Asker { is_owner, name: &user.name, groups: &[], is_logged_in: true };
+    let asker = Asker {
+        is_owner,
+        account: Some(user.account),
+        name: &user.name,
+        groups: &[],
+        is_logged_in: true,
+    };
     account.with_access_list(mailbox, |list| rights_stored(list, &asker))
 }
 
@@ -243,7 +249,7 @@ impl Folder {
     /// The subject as the list has it: the owner by his name is the owner.
     fn stored(&self, subject: Subject) -> Subject {
         match subject.identifier {
-            Identifier::User(name) if *name == **self.owner() => {
+            Identifier::User { name, .. } if *name == **self.owner() => {
                 Subject { identifier: Identifier::Owner, ..subject }
             }
             identifier => Subject { identifier, ..subject },

@@ -15,7 +15,7 @@ pub(super) fn named(session: &Session, identifier: &[u8]) -> Result<Subject, Fai
     let wrong = |error: IdentifierError| refused(error.to_string());
     let subject = Subject::parse(text).map_err(wrong)?;
     let identifier = match subject.identifier {
-        Identifier::User(name) => {
+        Identifier::User { name, .. } => {
             let key = session.channel.shard.directory.login_key(&name);
             Identifier::user(&key).map_err(wrong)?
         }
