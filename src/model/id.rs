@@ -66,6 +66,14 @@ impl AccountId {
     /// highest number; no user has it.
     pub const QUEUE: AccountId = AccountId(u64::MAX);
 
+    /// A reserved account, one in each partition: whom the access lists of the partition's accounts
+    /// grant something, as its properties. Nothing is delivered to it.
+    pub const SHARES: AccountId = AccountId(u64::MAX - 1);
+
+    /// The owner of the public mailboxes: an account like any other, in the one partition that its
+    /// number says, but of no user.
+    pub const PUBLIC: AccountId = AccountId(u64::MAX - 2);
+
     /// The partition that holds this account, of `partition_count` (> 0). Fixed for the life of a
     /// data directory. The multiplier is the 64-bit golden ratio: consecutive ids spread evenly.
     pub fn partition(self, partition_count: u16) -> PartitionId {

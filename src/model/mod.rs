@@ -4,6 +4,7 @@ mod calendar;
 mod class;
 mod flag;
 mod global;
+mod grantees;
 mod id;
 mod network;
 mod rights;
@@ -18,6 +19,7 @@ pub use flag::{
     FlagAction, FlagEdit, FlagMask, FlagSet, Flags, KEYWORDS_PER_MAILBOX_MAX, KeywordSet,
 };
 pub use global::is_global;
+pub use grantees::{GRANTEES_OCTETS_MAX, Grantee, Grantees, MalformedGrantees};
 pub use id::{AccountId, Lsn, MailboxId, ModSeq, PartitionId, ShardId, Uid, UidValidity};
 pub use network::{Network, NotANetwork};
 pub use rights::{
