@@ -91,6 +91,10 @@ pub enum Plant {
     ShowPropertyEarly,
     /// A checkpoint forgets properties of mailboxes.
     LoseProperty,
+    /// An access list is changed without the index of shares.
+    ForgetShares,
+    /// An access list is changed by one entry, the index of shares by the next one.
+    SharesApart,
     /// A report is put into the queue after its reason was recorded, not with it.
     ReportApart,
     /// The result of every second recipient of an attempt is taken for success.

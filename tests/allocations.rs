@@ -148,6 +148,7 @@ async fn serve(
         tls_counts: Default::default(),
         imap_seats: Default::default(),
         signing: Default::default(),
+        shares: Default::default(),
         resolver: ringmail::resolver::Resolver::new(
             Arc::new(ringmail::resolver::zone::Zone::new()),
             executor.clone(),

@@ -207,7 +207,8 @@ const ROOMS_OF_THE_STORE: &[(&str, &[&str])] = &[
     ("damage", &["error", "signal", "log"]),
     ("admission", &["error", "log"]),
     ("bodies", &["error", "signal", "message", "log", "format", "damage", "admission"]),
-    ("options", &["format", "account", "bodies"]),
+    ("shares", &[]),
+    ("options", &["format", "account", "bodies", "shares"]),
     ("cards", &["error", "message", "log", "format", "bodies"]),
     ("annotations", &["error", "log", "format", "bodies"]),
     (

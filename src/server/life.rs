@@ -131,6 +131,7 @@ pub(super) async fn live(
         tls_counts: relay::TlsCounts::new(plan.tls_counts.clone()),
         imap_seats: Default::default(),
         signing: plan.signing.clone(),
+        shares: plan.store.shares.clone(),
         resolver: Resolver::new(
             plan.names.clone(),
             context.executor.clone(),

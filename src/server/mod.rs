@@ -58,6 +58,7 @@ use crate::{
         worker::WorkerPool,
     },
     service::{Shard, signing::Signing},
+    store::{Shares, StoreOptions},
 };
 
 /// How long opening the partitions may take before the start is given up. The checkpoint interval
@@ -172,7 +173,10 @@ fn serve(
         service: Arc::new(service),
         queue: state.queue.clone(),
         sites: SiteSlots::new(),
-        store: settings.store_options(),
+        store: StoreOptions {
+            shares: Arc::new(Shares::new(data.layout().partitions)),
+            ..settings.store_options()
+        },
         shard_count,
         data,
         directory: state.directory.clone(),

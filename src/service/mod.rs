@@ -21,7 +21,7 @@ use crate::{
         executor::{Executor, Priority},
         mesh::Mesh,
     },
-    store::{Partition, StoreError},
+    store::{Partition, Shares, StoreError},
 };
 
 pub mod authentication;
@@ -66,6 +66,8 @@ pub struct Shard {
     pub imap_seats: imap::AccountSeats,
     /// The keys of our domains.
     pub signing: signing::Signing,
+    /// What is shared with whom, on all shards.
+    pub shares: Arc<Shares>,
     /// Other mail servers, by the DNS.
     pub resolver: Resolver,
     /// Sessions end at their next command boundary once this is set.

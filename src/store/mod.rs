@@ -23,6 +23,7 @@ mod options;
 mod partition;
 mod probe;
 mod repair;
+mod shares;
 mod space;
 
 #[cfg(test)]
@@ -63,5 +64,6 @@ pub use self::{
     partition::Partition,
     probe::StoreProbe,
     repair::verify::{Finding, VerifyReport, kind_name},
+    shares::Shares,
     space::compaction::CompactionReport,
 };

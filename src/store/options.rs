@@ -1,6 +1,6 @@
 //! Settings and counters of a partition.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     account::{
@@ -12,6 +12,7 @@ use super::{
         cards::{CardSplit, undivided},
         run::RUN_RECORDS_MAX,
     },
+    shares::Shares,
 };
 use crate::model::{PartitionId, SpecialUse};
 
@@ -59,6 +60,11 @@ pub struct StoreOptions {
     pub tombstones: TombstoneLimits,
     /// ACLs, quota, metadata and so on of one account.
     pub properties: PropertyLimits,
+    /// The index of shares: accounts of the partition whose access lists name others, and the
+    /// octets of it. It is one page of the log.
+    pub share_limits: PropertyLimits,
+    /// What is shared with whom, for all shards.
+    pub shares: Arc<Shares>,
     /// Octets of a mailbox's whole path.
     pub mailbox_name_max: usize,
     /// Mailboxes of a new account besides INBOX.
@@ -95,6 +101,8 @@ impl Default for StoreOptions {
             holding: HoldingLimits::default(),
             tombstones: TombstoneLimits::default(),
             properties: PropertyLimits::default(),
+            share_limits: PropertyLimits { number: 50_000, octets: 4 << 20 },
+            shares: Arc::default(),
             mailbox_name_max: 1024,
             default_mailboxes: default_mailboxes
                 .into_iter()

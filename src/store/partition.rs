@@ -22,6 +22,7 @@ use super::{
     commits::{Commits, feed::Subscription, standing::Standing},
     damage::{Damage, Damages},
     error::StoreError,
+    format::effect::share_owner,
     handle::{
         account::Account,
         delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
@@ -38,7 +39,7 @@ use super::{
     space::compaction::{CompactionReport, Space},
 };
 use crate::{
-    model::{AccountId, Lsn, MailboxId, PartitionId},
+    model::{AccountId, Grantees, Lsn, MailboxId, PartitionId},
     runtime::{device::Device, executor::Executor, wait::Signal},
 };
 
@@ -171,6 +172,24 @@ impl Rooms {
         }));
     }
 
+    /// Tells all shards what is shared here. Not again when the log is reopened: no published state
+    /// changes then.
+    async fn load_shares(&self) -> Result<(), StoreError> {
+        let StoreOptions { partition, shares, .. } = &*self.options;
+        if !shares.keep(*partition) || !self.accounts.has(AccountId::SHARES) {
+            shares.load(*partition, std::iter::empty());
+            return Ok(());
+        }
+        let cell = self.accounts.load(AccountId::SHARES).await?;
+        let state = cell.state.borrow();
+        let known =
+            state.properties.published().iter().filter_map(|(key, value)| {
+                Some((share_owner(key)?, Grantees::decode(value).ok()?))
+            });
+        shares.load(*partition, known);
+        Ok(())
+    }
+
     /// Starts the background tasks.
     fn start(&self) {
         self.checkpoints.start();
@@ -215,6 +234,7 @@ impl Partition {
         // Already in the report.
         rooms.damages.news();
         rooms.start();
+        rooms.load_shares().await?;
         rooms.checkpoints.schedule();
         if report.rebuilt || report.lost > Lsn(0) {
             rooms.checkpoints.want();

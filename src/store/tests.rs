@@ -25,6 +25,7 @@ mod feed;
 mod pieces;
 mod properties;
 mod queue;
+mod shares;
 
 const ALICE: AccountId = AccountId(11);
 const BOB: AccountId = AccountId(12);

@@ -199,6 +199,12 @@ impl Outcome {
                 whose += &match address {
                     Some(address) => format!(" {address}"),
                     None if *account == AccountId::QUEUE.to_string() => " the queue".to_owned(),
+                    None if *account == AccountId::SHARES.to_string() => {
+                        " the index of shares".to_owned()
+                    }
+                    None if *account == AccountId::PUBLIC.to_string() => {
+                        " the public folders".to_owned()
+                    }
                     None => format!(" account {account}"),
                 };
             }

@@ -194,6 +194,7 @@ impl World {
                 tls_counts: Default::default(),
                 imap_seats: Default::default(),
                 signing: Default::default(),
+                shares: Default::default(),
                 resolver: ringmail::resolver::Resolver::new(
                     Arc::new(ringmail::resolver::zone::Zone::new()),
                     executor.clone(),

@@ -38,7 +38,7 @@ use ringmail::{
         tls::{SelfSigned, TlsContext},
     },
     service::{ServiceOptions, Shard, budget::MessageBudget, smtp::AcceptAll},
-    store::{Account, Partition, StoreOptions},
+    store::{Account, Partition, Shares, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 
@@ -156,6 +156,7 @@ impl<'k> SimulatedWorld<'k> {
         let owners: Vec<ShardId> =
             (0..2).map(|number| ShardId(u16::from(PartitionId(number) != alices))).collect();
         let device = MemoryDevice::new();
+        let shares = Arc::new(Shares::new(2));
         let mut shards = Vec::new();
         for (seat, number) in seats.into_iter().zip(0..) {
             let id = ShardId(number);
@@ -163,7 +164,7 @@ impl<'k> SimulatedWorld<'k> {
             let partitions = (0..2)
                 .map(|number| {
                     (owners[usize::from(number)] == id)
-                        .then(|| open(&kit.simulation, &device, PartitionId(number)))
+                        .then(|| open(&kit.simulation, &device, PartitionId(number), &shares))
                 })
                 .collect();
             shards.push(Rc::new(Shard {
@@ -184,6 +185,7 @@ impl<'k> SimulatedWorld<'k> {
                 tls_counts: Default::default(),
                 imap_seats: Default::default(),
                 signing: Default::default(),
+                shares: shares.clone(),
                 resolver: ringmail::resolver::Resolver::new(
                     Arc::new(ringmail::resolver::zone::Zone::new()),
                     executor.clone(),
@@ -275,11 +277,21 @@ impl Drop for SimulatedWorld<'_> {
     }
 }
 
-fn open(simulation: &Simulation, device: &MemoryDevice, partition: PartitionId) -> Partition {
+fn open(
+    simulation: &Simulation,
+    device: &MemoryDevice,
+    partition: PartitionId,
+    shares: &Arc<Shares>,
+) -> Partition {
     let device: Rc<dyn Device> = Rc::new(device.clone());
     let card_split = mime::split_card;
-    let options =
-        StoreOptions { partition, segment_size: 1 << 20, card_split, ..StoreOptions::default() };
+    let options = StoreOptions {
+        partition,
+        segment_size: 1 << 20,
+        card_split,
+        shares: shares.clone(),
+        ..StoreOptions::default()
+    };
     let executor: Rc<dyn Executor> = Rc::new(simulation.clone());
     let (partition, _report) =
         simulation.run_until(Partition::open(device, executor, options)).expect("opens");

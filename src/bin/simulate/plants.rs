@@ -37,6 +37,8 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("keep-floor", Plant::KeepFloor, "the floor stays when tombstones go"),
     ("show-property-early", Plant::ShowPropertyEarly, "a property is seen before it is durable"),
     ("lose-property", Plant::LoseProperty, "a checkpoint forgets a mailbox's property"),
+    ("forget-shares", Plant::ForgetShares, "an access list changes without the index of shares"),
+    ("shares-apart", Plant::SharesApart, "the index of shares follows its list by an entry"),
     ("forget-recipient", Plant::ForgetRecipient, "every second result is taken for success"),
     ("retry-delivered", Plant::RetryDelivered, "who has a message stays in its envelope"),
     ("bounce-twice", Plant::BounceTwice, "a report is queued twice"),

@@ -27,7 +27,9 @@ use crate::{
         relay::{self, RelayOptions, client::ClientOptions},
         smtp::AcceptAll,
     },
-    store::{Compression, Partition, RecoveryReport, StoreError, StoreOptions, TombstoneLimits},
+    store::{
+        Compression, Partition, RecoveryReport, Shares, StoreError, StoreOptions, TombstoneLimits,
+    },
 };
 
 use super::{
@@ -168,10 +170,11 @@ impl World {
         ShardResources::install(ResourceLimits::default(), &executor);
         let mut partitions = Vec::new();
         let mut reports = Vec::new();
+        let shares = Arc::new(Shares::new(PARTITIONS));
         for (number, device) in (0..PARTITIONS).zip(&devices) {
             device.set_clock(executor.clone());
-            let open =
-                Partition::open(Rc::new(device.clone()), executor.clone(), store_options(number));
+            let options = StoreOptions { shares: shares.clone(), ..store_options(number) };
+            let open = Partition::open(Rc::new(device.clone()), executor.clone(), options);
             match simulation.run_until(open) {
                 Ok((partition, report)) => {
                     partitions.push(partition);
@@ -217,6 +220,7 @@ impl World {
                 tls_counts: Default::default(),
                 imap_seats: Default::default(),
                 signing: Default::default(),
+                shares: shares.clone(),
                 resolver: crate::resolver::Resolver::new(
                     zone.clone(),
                     executor.clone(),

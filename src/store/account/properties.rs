@@ -92,6 +92,18 @@ impl Properties {
             .map(|(key, value)| (&key.2[..], &value[..]))
     }
 
+    /// Properties of this kind as all staged changes result in, in any order.
+    pub(crate) fn pending_of(
+        &self,
+        kind: PropertyKind,
+    ) -> impl Iterator<Item = (&PropertyKey, &Vec<u8>)> {
+        let first = || (kind, MailboxId(0), Vec::new());
+        let published = self.published.range(first()..).take_while(move |(key, _)| key.0 == kind);
+        let staged = self.overlay.range(first()..).take_while(move |(key, _)| key.0 == kind);
+        let staged = staged.filter_map(|(key, (_, value))| Some((key, value.as_ref()?)));
+        published.filter(|(key, _)| !self.overlay.contains_key(*key)).chain(staged)
+    }
+
     /// The value that all staged changes result in.
     pub(crate) fn pending(&self, key: &PropertyKey) -> Option<&Vec<u8>> {
         match self.overlay.get(key) {
@@ -260,6 +272,10 @@ mod tests {
                 for key in &keys {
                     prop_assert_eq!(properties.pending(key), pending.get(key));
                 }
+                let of = properties.pending_of(PropertyKind::Metadata);
+                let of: Values = of.map(|(key, value)| (key.clone(), value.clone())).collect();
+                prop_assert_eq!(&of, &pending);
+                prop_assert_eq!(properties.pending_of(PropertyKind::Acl).count(), 0);
                 prop_assert_eq!(properties.pending, Properties::stored(pending.clone()).pending);
                 prop_assert!(!staged.is_empty() || properties.overlay.is_empty());
             }

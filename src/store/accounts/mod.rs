@@ -112,6 +112,13 @@ impl Accounts {
         self.cells.borrow().get(&id).cloned()
     }
 
+    /// Whether the log has anything of the account. Does not load it.
+    pub(super) fn has(&self, id: AccountId) -> bool {
+        self.directory.borrow().get(id).is_some()
+            || self.replayed.borrow().contains_key(&id)
+            || self.cells.borrow().contains_key(&id)
+    }
+
     /// Every existing account, ascending.
     pub(super) fn ids(&self) -> Vec<AccountId> {
         let directory = self.directory.borrow();
@@ -166,10 +173,11 @@ impl Accounts {
         UidValidity(seconds.saturating_add(skipped))
     }
 
-    /// The first mailboxes of the account `id`.
+    /// The first mailboxes of the account `id`. Every account has INBOX, even one that never gets
+    /// mail: an account exists when INBOX does.
     pub(super) fn first_mailboxes(&self, id: AccountId) -> Vec<NewMailbox> {
         let others = match id {
-            AccountId::QUEUE => &[][..],
+            AccountId::QUEUE | AccountId::SHARES | AccountId::PUBLIC => &[][..],
             _ => &self.default_mailboxes,
         };
         namespace::first_mailboxes(self.first_uid_validity(), others)

@@ -36,7 +36,7 @@ use super::{
     bodies::{Bodies, write::StagedBody},
     error::StoreError,
     format::{
-        effect::{BODY_HERE, Effect, PropertyKind},
+        effect::{BODY_HERE, Effect, PropertyKind, share_owner},
         payload,
     },
     log::{EntryHeader, EntryKind, Log, entry_len},
@@ -44,7 +44,7 @@ use super::{
     options::StoreOptions,
 };
 use crate::{
-    model::{AccountId, Lsn},
+    model::{AccountId, Grantees, Lsn},
     plant::{Plant, planted},
     runtime::executor::Executor,
 };
@@ -230,6 +230,7 @@ impl Commits {
                 match cell {
                     Some(cell) => {
                         cell.state.borrow().assert_follows(effect);
+                        self.publish_share(cell, effect);
                         cell.state.borrow_mut().publish(lsn, effect, &mut wake);
                         self.accounts.charge(cell, CHANGE_MEMORY + effect.annotation_octets());
                     }
@@ -243,6 +244,21 @@ impl Commits {
             }
         }
         wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// The index of shares in memory follows its properties. Called before the effect is published
+    /// in the account.
+    fn publish_share(&self, cell: &AccountCell, effect: &Effect) {
+        let Effect::Property { account: AccountId::SHARES, key, value } = effect else { return };
+        let Some(owner) = share_owner(key) else { return };
+        let state = cell.state.borrow();
+        let before = state.properties.published().get(key);
+        // What cannot be read grants nothing; the entry was written by this process.
+        let decoded = |value: Option<&Vec<u8>>| {
+            value.and_then(|it| Grantees::decode(it).ok()).unwrap_or_default()
+        };
+        let (before, after) = (decoded(before), decoded(value.as_ref()));
+        self.options.shares.change(self.options.partition, owner, &before, &after);
     }
 
     /// Called by the log after each sync: entries below `durable` may now be published.
@@ -277,7 +293,9 @@ fn entry_kind(effect: &Effect) -> EntryKind {
         | Effect::RenameMailbox { .. } => EntryKind::Mailbox,
         Effect::Keyword { .. } => EntryKind::Keyword,
         Effect::Subscription { .. } => EntryKind::Subscription,
-        Effect::Property { key: (PropertyKind::Acl, ..), .. } => EntryKind::Acl,
+        Effect::Property { key: (PropertyKind::Acl | PropertyKind::Share, ..), .. } => {
+            EntryKind::Acl
+        }
         Effect::Property { key: (PropertyKind::Quota, ..), .. } => EntryKind::Quota,
         Effect::Property { key: (PropertyKind::Metadata | PropertyKind::Seen, ..), .. } => {
             EntryKind::Metadata

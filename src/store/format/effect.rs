@@ -49,6 +49,8 @@ pub enum PropertyKind {
     Metadata = 3,
     /// `\Seen` of users other than the owner.
     Seen = 4,
+    /// Of [`AccountId::SHARES`]: whom the access lists of an account name.
+    Share = 5,
 }
 
 /// Name of the one property of kind [`PropertyKind::Acl`] that a mailbox has: an encoded
@@ -57,6 +59,22 @@ pub(crate) const ACCESS_LIST: &[u8] = b"";
 
 /// Key of a property; mailbox 0 means the account itself.
 pub type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
+
+pub(crate) fn is_access_list(key: &PropertyKey) -> bool {
+    key.0 == PropertyKind::Acl && key.2 == ACCESS_LIST
+}
+
+/// Key of the property of [`AccountId::SHARES`] that has an owner's encoded
+/// [`crate::model::Grantees`].
+pub(crate) fn share_key(owner: AccountId) -> PropertyKey {
+    (PropertyKind::Share, MailboxId(0), owner.0.to_le_bytes().to_vec())
+}
+
+/// The owner that a key of [`share_key`] names.
+pub(crate) fn share_owner(key: &PropertyKey) -> Option<AccountId> {
+    let number = key.2.as_slice().try_into().ok().map(u64::from_le_bytes);
+    number.filter(|_| (key.0, key.1) == (PropertyKind::Share, MailboxId(0))).map(AccountId)
+}
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Effect {
@@ -514,6 +532,7 @@ pub(crate) fn read_property(reader: &mut Reader<'_>) -> Decoded<(PropertyKey, Op
         2 => PropertyKind::Quota,
         3 => PropertyKind::Metadata,
         4 => PropertyKind::Seen,
+        5 => PropertyKind::Share,
         _ => return Err(Malformed("property kind")),
     };
     let mailbox = MailboxId(reader.varint_u32("mailbox")?);

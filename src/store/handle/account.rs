@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     model::{
-        AccessList, AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, KeywordSet,
-        MailboxId, ModSeq, SpecialUse, Timestamp, Uid, UidValidity,
+        AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, KeywordSet, MailboxId, ModSeq,
+        SpecialUse, Timestamp, Uid, UidValidity,
     },
     plant::{Plant, planted},
 };
@@ -187,13 +187,13 @@ impl Account {
         }
     }
 
-    fn change(&self, effect: Effect) -> Change {
+    pub(super) fn change(&self, effect: Effect) -> Change {
         Change { cell: Some(self.cell.clone()), effect }
     }
 
     /// Commits `effects` as one entry and waits for it. With none, waits for everything that this
     /// account has staged: the state that made them unnecessary may itself not be durable yet.
-    async fn carry_out(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
+    pub(super) async fn carry_out(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
         self.stage(effects)?;
         self.settled().await
     }
@@ -369,73 +369,6 @@ impl Account {
         let state = self.cell.state.borrow();
         let properties = state.properties.of(kind, mailbox);
         properties.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
-    }
-
-    /// Sets (or, with `None`, removes) several properties: all of them or none.
-    ///
-    /// # Errors
-    /// `NoSuchMailbox` if one of the mailboxes does not exist; `Limit` if the account would have
-    /// too many properties, or too many octets of them.
-    pub async fn set_properties(
-        &self,
-        changes: impl IntoIterator<Item = (PropertyKey, Option<Vec<u8>>)>,
-    ) -> Result<(), StoreError> {
-        self.commits.log.room().await?;
-        let effects = {
-            let state = self.cell.state.borrow();
-            let changes = changes.into_iter().collect();
-            let changes = state.plan_properties(changes, self.commits.options.properties)?;
-            let account = state.id;
-            let effect = |(key, value)| Effect::Property { account, key, value };
-            changes.into_iter().map(effect).collect()
-        };
-        self.carry_out(effects).await
-    }
-
-    /// Passes the encoded access list of a mailbox, as published, to `read`; `None` if it has none.
-    /// In memory, without a copy: cheap enough to ask at every command.
-    pub fn with_access_list<T>(
-        &self,
-        mailbox: MailboxId,
-        read: impl FnOnce(Option<&[u8]>) -> T,
-    ) -> T {
-        let state = self.cell.state.borrow();
-        let mut properties = state.properties.of(PropertyKind::Acl, mailbox);
-        let list = properties.next().filter(|(key, _)| *key == ACCESS_LIST);
-        read(list.map(|(_, value)| value))
-    }
-
-    /// Changes the access list of a mailbox. `change` gets the list that all changes decided so far
-    /// result in, so that none is lost; an empty one if the mailbox has none. It may be refused by
-    /// `change`; the list then stays as it is.
-    ///
-    /// # Errors
-    /// `NoSuchMailbox`, `Limit`, `NotPermitted` for a list that cannot be read, and those of
-    /// `change`.
-    pub async fn change_access_list(
-        &self,
-        mailbox: MailboxId,
-        change: impl FnOnce(&mut AccessList) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.commits.log.room().await?;
-        let effects = {
-            let state = self.cell.state.borrow();
-            let key = (PropertyKind::Acl, mailbox, ACCESS_LIST.to_vec());
-            let stored = state.properties.pending(&key);
-            // One of a later version: its entries must not be lost.
-            let unreadable = StoreError::NotPermitted("The access list cannot be read");
-            let decoded =
-                stored.map(|it| AccessList::decode(it)).transpose().map_err(|_| unreadable)?;
-            let mut list = decoded.unwrap_or_default();
-            change(&mut list)?;
-            let value = (!list.is_empty()).then(|| list.encode());
-            let changes = [(key, value)].into();
-            let changes = state.plan_properties(changes, self.commits.options.properties)?;
-            let account = state.id;
-            let effect = |(key, value)| Effect::Property { account, key, value };
-            changes.into_iter().map(effect).collect()
-        };
-        self.carry_out(effects).await
     }
 
     pub async fn status(&self, mailbox: MailboxId) -> Result<MailboxStatus, StoreError> {

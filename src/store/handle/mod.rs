@@ -4,6 +4,7 @@
 //! Each command decides on pending state, commits one entry and returns once that is durable and
 //! published.
 
+mod access;
 pub(super) mod account;
 pub(super) mod annotations;
 pub(super) mod delivery;
