@@ -147,6 +147,7 @@ async fn serve(
         relay: Default::default(),
         tls_counts: Default::default(),
         imap_seats: Default::default(),
+        leases: Default::default(),
         signing: Default::default(),
         shares: Default::default(),
         resolver: ringmail::resolver::Resolver::new(

@@ -323,7 +323,7 @@ fn responses() -> Vec<u8> {
     writer.capability(Capabilities::ALL);
     writer.enabled([Capability::CondStore].into_iter().collect());
     writer.id(&[("name", Some("Ringmail")), ("os", None)]);
-    writer.namespace();
+    writer.namespace("Other Users", "Shared");
     writer.exists(3);
     writer.recent(0);
     writer.expunge(2);

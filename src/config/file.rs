@@ -598,13 +598,16 @@ pub struct ImapSection {
     pub append_size_max: ByteSize,
     /// Sessions of one account at once.
     pub sessions_per_account: u32,
+    /// Addresses of the accounts that own the public mailboxes.
+    pub administrators: Vec<String>,
 }
 
 impl Default for ImapSection {
     fn default() -> ImapSection {
         let ImapOptions { idle_timeout, limits, sessions_per_account, .. } = ImapOptions::default();
         let append_size_max = ByteSize(limits.message);
-        ImapSection { idle_timeout, append_size_max, sessions_per_account }
+        let administrators = Vec::new();
+        ImapSection { idle_timeout, append_size_max, sessions_per_account, administrators }
     }
 }
 
@@ -1017,6 +1020,7 @@ impl Settings {
             imap: ImapOptions {
                 idle_timeout: self.imap.idle_timeout,
                 sessions_per_account: self.imap.sessions_per_account,
+                administrators: self.imap.administrators.clone(),
                 limits: imap::Limits {
                     message: self.imap.append_size_max.as_u64(),
                     ..defaults.limits

@@ -245,6 +245,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("imap.idle_timeout", time(SECOND, WEEK), "\"30m\""),
     setting("imap.append_size_max", size(KIB, MESSAGE_MOST), "\"50MiB\""),
     setting("imap.sessions_per_account", count(1, 10_000_000), "1000"),
+    optional("imap.administrators", Mailboxes, "[\"admin@example.org\"]"),
     setting("authentication.workers", count(1, 1024), "2"),
     setting("authentication.queue", count(1, 1_000_000), "256"),
     setting("authentication.free_failures", count(1, 100), "5"),
@@ -1059,7 +1060,7 @@ mod tests {
             ("store.compresion", "; [store] has compression, partitions, segment_size,"),
             (
                 "imap.idle_timout",
-                "; [imap] has idle_timeout, append_size_max, sessions_per_account",
+                "; [imap] has idle_timeout, append_size_max, sessions_per_account, administrators",
             ),
             ("smtp.size_max", "; [smtp] has message_size_max, recipients_max,"),
             ("domain", "; the settings outside sections are domains, hostname,"),

@@ -107,6 +107,12 @@ impl FlagMask {
         self.system.is_empty() && !self.keywords
     }
 
+    /// What both allow.
+    pub fn and(self, other: FlagMask) -> FlagMask {
+        let keywords = self.keywords && other.keywords;
+        FlagMask { system: self.system & other.system, keywords }
+    }
+
     /// Those of `flags` that may be changed.
     pub fn of(self, flags: FlagSet) -> FlagSet {
         let keywords = if self.keywords { flags.keywords } else { KeywordSet::default() };

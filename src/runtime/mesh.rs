@@ -49,10 +49,12 @@ pub enum Class {
     Handover,
     /// One shard asks another for state that needs no disk.
     Upkeep,
+    /// Work on a mailbox for a session of another shard.
+    Mailbox,
 }
 
 impl Class {
-    const ALL: [Class; 3] = [Class::Delivery, Class::Handover, Class::Upkeep];
+    const ALL: [Class; 4] = [Class::Delivery, Class::Handover, Class::Upkeep, Class::Mailbox];
 
     /// Requests of this class that one shard may have in progress on another.
     pub const fn credits(self) -> usize {
@@ -60,13 +62,16 @@ impl Class {
             Class::Delivery => 256,
             Class::Handover => 64,
             Class::Upkeep => 8,
+            Class::Mailbox => 256,
         }
     }
 }
 
 /// Requests that one shard may have in progress on another: the bound of an inbox.
-pub const CREDITS: usize =
-    Class::Delivery.credits() + Class::Handover.credits() + Class::Upkeep.credits();
+pub const CREDITS: usize = Class::Delivery.credits()
+    + Class::Handover.credits()
+    + Class::Upkeep.credits()
+    + Class::Mailbox.credits();
 
 /// Requests from outside the shards that may be in progress on one shard.
 pub const GATE_CREDITS: usize = 1024;

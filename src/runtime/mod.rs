@@ -17,6 +17,7 @@ pub mod flight;
 pub mod folder;
 mod helpers;
 pub mod host;
+pub mod latest;
 pub mod mesh;
 pub mod pipe;
 pub mod privilege;

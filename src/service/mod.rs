@@ -64,6 +64,8 @@ pub struct Shard {
     /// Policy decisions on clients and mail.
     pub policy: Rc<dyn smtp::Policy>,
     pub imap_seats: imap::AccountSeats,
+    /// Mailboxes of other shards that sessions have selected.
+    pub leases: imap::Leases,
     /// The keys of our domains.
     pub signing: signing::Signing,
     /// What is shared with whom, on all shards.

@@ -184,6 +184,7 @@ impl<'k> SimulatedWorld<'k> {
                 relay: Default::default(),
                 tls_counts: Default::default(),
                 imap_seats: Default::default(),
+                leases: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),
                 resolver: ringmail::resolver::Resolver::new(
@@ -193,6 +194,9 @@ impl<'k> SimulatedWorld<'k> {
                 ),
                 shutting_down: Cell::new(false),
             }));
+        }
+        for shard in &shards {
+            shard.mesh.open(shard.clone());
         }
         SimulatedWorld { kit, serve, shards: shards.into(), device, entry }
     }
@@ -269,6 +273,9 @@ impl<'k> SimulatedWorld<'k> {
 /// Ends the partitions' tasks: the simulation goes on with other worlds.
 impl Drop for SimulatedWorld<'_> {
     fn drop(&mut self) {
+        for shard in self.shards.iter() {
+            shard.mesh.close();
+        }
         for partition in self.shards.iter().flat_map(|shard| &shard.partitions).flatten() {
             // Fails if the test made the disk fail.
             let _ = self.kit.simulation.run_until(partition.close());

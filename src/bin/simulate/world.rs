@@ -219,6 +219,7 @@ impl World {
                 relay: Default::default(),
                 tls_counts: Default::default(),
                 imap_seats: Default::default(),
+                leases: Default::default(),
                 signing: Default::default(),
                 shares: shares.clone(),
                 resolver: crate::resolver::Resolver::new(

@@ -7,7 +7,7 @@
 use super::{
     capability::Capabilities,
     mailbox::status::StatusItems,
-    name,
+    name::{self, SEPARATOR},
     sequence::write_set,
     write::{push_astring, push_nstring, push_number, push_string},
 };
@@ -253,9 +253,15 @@ impl<'o> Writer<'o> {
         self.line_end();
     }
 
-    /// One personal namespace with no prefix (RFC 2342 5).
-    pub fn namespace(&mut self) {
-        self.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n");
+    /// The personal namespace without a prefix, and the prefixes of other users' mailboxes and of
+    /// public ones (RFC 2342 5).
+    pub fn namespace(&mut self, other_users: &str, public: &str) {
+        self.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\"))");
+        for level in [other_users, public] {
+            let prefix = format!(" ((\"{level}{SEPARATOR}\" \"{SEPARATOR}\"))");
+            self.out.extend_from_slice(prefix.as_bytes());
+        }
+        self.out.extend_from_slice(b"\r\n");
     }
 
     pub fn exists(&mut self, count: u32) {
@@ -589,7 +595,8 @@ mod tests {
             writer.permanent_flags(Flags::default(), &[], false);
         });
         check("* LIST (\\Noselect) \"/\" \"\"\r\n", |writer| writer.list_separator());
-        check("* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n", |writer| writer.namespace());
+        let expected = "* NAMESPACE ((\"\" \"/\")) ((\"Other/\" \"/\")) ((\"All/\" \"/\"))\r\n";
+        check(expected, |writer| writer.namespace("Other", "All"));
         check("* ENABLED CONDSTORE\r\n* ENABLED\r\n", |writer| {
             writer.enabled(set(&[Capability::CondStore]));
             writer.enabled(set(&[]));

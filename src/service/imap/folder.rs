@@ -2,84 +2,50 @@
 //!
 //! A command states the right that it needs ([`resolve`]) and gets a [`Folder`] to work on; for the
 //! selected mailbox it asks [`selected`]. Rights are those of the mailbox's access list at that
-//! moment, for every command anew (RFC 4314). A session sees the mailboxes of its own account, and
-//! no others yet. Names are decoded from modified UTF-7 here; the store has them in UTF-8.
-
-use std::rc::Rc;
+//! moment, for every command anew (RFC 4314). Names are decoded from modified UTF-7 here; the store
+//! has them in UTF-8. Whose account has a mailbox, and on which shard, makes no difference to a
+//! command.
 
 use super::{
+    accounts::{Holding, Home, Listed, Reach, Reading, View, not_allowed, permitted},
+    namespace::{Located, Namespace},
     reply::{Failure, Leave, no_such_mailbox, try_create},
     selected::Selected,
-    state::{Session, User},
+    state::Session,
 };
 use crate::{
     model::{
-        AccessList, Asker, Change, FlagMask, Flags, Identifier, MailboxId, ModSeq, Right, Rights,
-        SpecialUse, Subject, Timestamp, Uid, rights_stored,
+        Change, FlagMask, Flags, Identifier, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject,
+        Timestamp, Uid,
     },
     protocol::imap::{Code, MailboxName, SEPARATOR},
     store::{
-        Account, Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus,
-        MailboxView, Message, Names, StagedBody, StoreError,
+        Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
+        StagedBody, StoreError,
     },
 };
 
-/// The user lacks a right on a mailbox that he may see (RFC 5530 3).
-pub(super) fn not_allowed() -> Failure {
-    Failure::no(Code::NoPerm, "Not allowed on this mailbox")
-}
-
-/// Checks the rights found against those of which a command needs one. Without the lookup right the
-/// answer is the one for a mailbox that does not exist (RFC 4314 6).
-fn permitted(
-    found: Option<Rights>,
-    any_of: Rights,
-    missing: impl FnOnce() -> Failure,
-) -> Result<(), Failure> {
-    match found {
-        Some(rights) if rights.contain_any(any_of) => Ok(()),
-        Some(rights) if rights.contain(Right::Lookup) => Err(not_allowed()),
-        _ => Err(missing()),
-    }
-}
-
-/// What `user` may do with a mailbox of `account` now.
-fn rights_on(user: &User, account: &Account, mailbox: MailboxId) -> Rights {
-    let is_owner = user.account == account.id();
-    let asker = Asker {
-        is_owner,
-        account: Some(user.account),
-        name: &user.name,
-        groups: &[],
-        is_logged_in: true,
-    };
-    account.with_access_list(mailbox, |list| rights_stored(list, &asker))
-}
-
 /// A mailbox that a command may work on.
-pub(super) enum Folder {
-    /// A mailbox of an account on this shard.
-    Local {
-        account: Account,
-        /// Name of the user whose account it is.
-        owner: Rc<str>,
-        info: MailboxInfo,
-        /// Of the user who asks, when the command began.
-        rights: Rights,
-    },
+pub(super) struct Folder {
+    home: Home,
+    /// Whose it is, and what goes before its name.
+    reach: Reach,
+    info: MailboxInfo,
+    /// Of the user who asks, when the command began.
+    rights: Rights,
 }
 
 /// The mailbox of this name, for a command that needs `right` on it.
-pub(super) fn resolve(
+pub(super) async fn resolve(
     session: &Session,
     name: &MailboxName<'_>,
     right: Right,
 ) -> Result<Folder, Failure> {
-    resolve_for_any(session, name, Rights::of(&[right]))
+    resolve_for_any(session, name, Rights::of(&[right])).await
 }
 
 /// The same for a command that needs one of several rights.
-pub(super) fn resolve_for_any(
+pub(super) async fn resolve_for_any(
     session: &Session,
     name: &MailboxName<'_>,
     any_of: Rights,
@@ -87,36 +53,70 @@ pub(super) fn resolve_for_any(
     let namespace = Namespace::of(session)?;
     // A name that cannot be decoded names no mailbox.
     let name = name.to_utf8().map_err(|_| no_such_mailbox())?;
-    namespace.folder(&name, any_of, no_such_mailbox)
+    find(&namespace, &name, any_of, no_such_mailbox).await
 }
 
 /// The same for the target of APPEND, COPY or MOVE: if it is missing, the client may create it
 /// first (RFC 3501 7.1 TRYCREATE).
-pub(super) fn resolve_target(session: &Session, name: &MailboxName<'_>) -> Result<Folder, Failure> {
+pub(super) async fn resolve_target(
+    session: &Session,
+    name: &MailboxName<'_>,
+) -> Result<Folder, Failure> {
     let namespace = Namespace::of(session)?;
     let name = name.to_utf8().map_err(|_| try_create())?;
-    namespace.folder(&name, Rights::of(&[Right::Insert]), try_create)
+    find(&namespace, &name, Rights::of(&[Right::Insert]), try_create).await
+}
+
+/// The mailbox with this UTF-8 name, if it exists and may be looked up.
+pub(super) async fn look_up(namespace: &Namespace, name: &str) -> Option<Folder> {
+    find(namespace, name, Rights::of(&[Right::Lookup]), no_such_mailbox).await.ok()
+}
+
+/// A mailbox of another account that a walk over names came to.
+pub(super) async fn walked(
+    namespace: &Namespace,
+    (reach, listed): (Reach, Listed),
+) -> Option<Folder> {
+    let home = namespace.home(&reach).await.ok()?;
+    Some(Folder { home, reach, info: listed.info, rights: listed.rights })
+}
+
+async fn find(
+    namespace: &Namespace,
+    name: &str,
+    any_of: Rights,
+    missing: fn() -> Failure,
+) -> Result<Folder, Failure> {
+    let Located { reach, name } = namespace.locate(name).ok_or_else(missing)?;
+    let home = namespace.home(&reach).await?;
+    let asked = move |holding: Holding| async move { Ok(holding.find(&name)) };
+    let found = home.at_owner(asked).await?;
+    permitted(found.as_ref().map(|(_, rights)| *rights), any_of, missing)?;
+    let (info, rights) = found.ok_or_else(missing)?;
+    Ok(Folder { home, reach, info, rights })
 }
 
 /// The selected mailbox, for a command that needs all of `rights` on it beside the one to read. A
 /// session that may no longer read it ends: no response about the mailbox would be for its user.
-pub(super) fn selected(session: &Session, rights: Rights) -> Result<Folder, Failure> {
+pub(super) async fn selected(session: &Session, rights: Rights) -> Result<Folder, Failure> {
     let selected = session.selected()?;
-    let account = selected.account.clone();
-    let info = account.mailbox(selected.mailbox()).ok_or_else(no_such_mailbox)?;
     check_readable(session)?;
-    let user = session.user()?.clone();
-    let namespace = Namespace { user, account, owner: selected.owner.clone() };
-    let folder = namespace.open(info);
-    match rights.without(folder.rights()).is_empty() {
-        true => Ok(folder),
+    let mailbox = selected.mailbox();
+    let (home, reach) = (selected.home.clone(), selected.reach.clone());
+    let (info, held) = match &home {
+        Home::Here(holding) => holding.again().get(mailbox).ok_or_else(no_such_mailbox)?,
+        // What it may do is decided by the owner; here it is known from the lease.
+        Home::There(_) => (selected.info.clone(), selected.view.rights()),
+    };
+    match rights.without(held).is_empty() {
+        true => Ok(Folder { home, reach, info, rights: held }),
         false => Err(not_allowed()),
     }
 }
 
 /// Ends a session that may no longer read its selected mailbox.
 pub(super) fn check_readable(session: &Session) -> Result<(), Failure> {
-    match rights_on_selected(session).contain(Right::Read) {
+    match session.selected()?.view.rights().contain(Right::Read) {
         true => Ok(()),
         false => Err(Failure::Leave(Leave::Bye("The selected mailbox may no longer be read"))),
     }
@@ -125,97 +125,114 @@ pub(super) fn check_readable(session: &Session) -> Result<(), Failure> {
 /// The flags of the selected mailbox that the session can change.
 pub(super) fn changeable_flags(session: &Session) -> FlagMask {
     match &session.selected {
-        Some(selected) if !selected.read_only => rights_on_selected(session).flags(),
+        Some(selected) if !selected.read_only => selected.view.rights().flags(),
         _ => FlagMask::NONE,
     }
 }
 
-fn rights_on_selected(session: &Session) -> Rights {
-    match (&session.user, &session.selected) {
-        (Some(user), Some(selected)) => rights_on(user, &selected.account, selected.mailbox()),
-        _ => Rights::NONE,
-    }
-}
-
 impl Folder {
-    pub(super) fn account(&self) -> &Account {
-        let Folder::Local { account, .. } = self;
-        account
+    /// In UTF-8, as the client knows it.
+    pub(super) fn name(&self) -> String {
+        format!("{}{}", self.reach.prefix, self.info.name)
     }
 
-    /// In UTF-8.
-    pub(super) fn name(&self) -> &str {
-        let Folder::Local { info, .. } = self;
-        &info.name
-    }
-
-    /// Name of the user whose account has it, as directory names are compared.
-    pub(super) fn owner(&self) -> &Rc<str> {
-        let Folder::Local { owner, .. } = self;
-        owner
+    pub(super) fn home(&self) -> &Home {
+        &self.home
     }
 
     /// What the session's user may do with it.
     pub(super) fn rights(&self) -> Rights {
-        let Folder::Local { rights, .. } = self;
-        *rights
+        self.rights
+    }
+
+    pub(super) fn special_use(&self) -> Option<SpecialUse> {
+        self.info.special_use
+    }
+
+    /// Its messages, to be read.
+    pub(super) fn reading(&self) -> Reading {
+        Reading::new(&self.home, self.info.id)
     }
 
     /// The same mailbox with the rights of now, for the target of a command that has waited for its
     /// client.
-    pub(super) fn looked_at_again(self, session: &Session) -> Result<Folder, Failure> {
-        let Folder::Local { account, owner, info, .. } = self;
-        let rights = rights_on(session.user()?, &account, info.id);
+    pub(super) async fn looked_at_again(self) -> Result<Folder, Failure> {
+        let mailbox = self.info.id;
+        let asked = move |holding: Holding| async move { Ok(holding.again().rights(mailbox)) };
+        let rights = self.home.at_owner(asked).await?;
         permitted(Some(rights), Rights::of(&[Right::Insert]), try_create)?;
-        Ok(Folder::Local { account, owner, info, rights })
-    }
-
-    pub(super) fn special_use(&self) -> Option<SpecialUse> {
-        let Folder::Local { info, .. } = self;
-        info.special_use
+        Ok(Folder { rights, ..self })
     }
 
     /// Whether this is the selected mailbox.
     pub(super) fn is(&self, selected: &Selected) -> bool {
-        let Folder::Local { account, info, .. } = self;
-        (account.id(), info.id) == (selected.account.id(), selected.mailbox())
+        (self.home.account(), self.info.id) == (selected.home.account(), selected.mailbox())
     }
 
-    pub(super) async fn select(&self, claim_recent: bool) -> Result<MailboxView, StoreError> {
-        let Folder::Local { account, info, .. } = self;
-        account.select(info.id, claim_recent).await
+    /// Opens it for a session; `None` if it was deleted meanwhile.
+    pub(super) async fn select(
+        &self,
+        read_only: bool,
+        claim_recent: bool,
+    ) -> Result<Option<Selected>, Failure> {
+        let view = match &self.home {
+            Home::Here(holding) => View::here(holding, self.info.id, claim_recent).await?,
+            Home::There(distant) => View::there(distant, self.info.id, claim_recent).await?,
+        };
+        let place = (self.home.clone(), self.reach.clone(), self.info.clone());
+        Ok(Selected::new(place, view, read_only, claim_recent))
     }
 
-    pub(super) async fn status(&self) -> Result<MailboxStatus, StoreError> {
-        let Folder::Local { account, info, .. } = self;
-        account.status(info.id).await
+    pub(super) async fn status(&self) -> Result<MailboxStatus, Failure> {
+        let mailbox = self.info.id;
+        let asked = move |holding: Holding| async move {
+            check(&holding, mailbox, &[Right::Read])?;
+            Ok(holding.account.status(mailbox).await?)
+        };
+        self.home.at_owner(asked).await
     }
 
+    /// The body is staged in the account's partition, on this shard.
     pub(super) async fn append(
         &self,
         body: StagedBody,
         flags: Flags,
         keywords: &[String],
         internal_date: Timestamp,
-    ) -> Result<Delivered, StoreError> {
-        let Folder::Local { account, info, .. } = self;
-        account.append(info.id, body, flags, keywords, internal_date).await
+    ) -> Result<Delivered, Failure> {
+        let Home::Here(holding) = &self.home else { return Err(no_such_mailbox()) };
+        let account = &holding.account;
+        account
+            .append(self.info.id, body, flags, keywords, internal_date)
+            .await
+            .map_err(Failure::with_try_create)
     }
 
+    /// Changes the flags that the user may change.
     pub(super) async fn store_flags(
         &self,
         uids: &[Uid],
         change: FlagChange,
         unchanged_since: Option<ModSeq>,
-    ) -> Result<FlagOutcome, StoreError> {
-        let Folder::Local { account, info, .. } = self;
-        account.store_flags(info.id, uids, change, unchanged_since).await
+    ) -> Result<FlagOutcome, Failure> {
+        let (mailbox, uids) = (self.info.id, uids.to_vec());
+        let work = move |holding: Holding| async move {
+            let rights = check(&holding, mailbox, &[Right::Read])?;
+            let within = change.within.and(rights.flags());
+            let change = FlagChange { within, ..change };
+            Ok(holding.account.store_flags(mailbox, &uids, change, unchanged_since).await?)
+        };
+        self.home.at_mailbox(mailbox, work).await
     }
 
     /// Removes those of `uids`, or of all messages, that have `\Deleted`.
-    pub(super) async fn expunge(&self, uids: Option<&[Uid]>) -> Result<Vec<Uid>, StoreError> {
-        let Folder::Local { account, info, .. } = self;
-        account.expunge(info.id, uids).await
+    pub(super) async fn expunge(&self, uids: Option<&[Uid]>) -> Result<Vec<Uid>, Failure> {
+        let (mailbox, uids) = (self.info.id, uids.map(<[Uid]>::to_vec));
+        let work = move |holding: Holding| async move {
+            check(&holding, mailbox, &[Right::Read, Right::Expunge])?;
+            Ok(holding.account.expunge(mailbox, uids.as_deref()).await?)
+        };
+        self.home.at_mailbox(mailbox, work).await
     }
 
     /// Copies messages of the selected mailbox into this one, with the flags that the user may set
@@ -224,10 +241,17 @@ impl Folder {
         &self,
         source: &Selected,
         messages: &[Message],
-    ) -> Result<Copied, StoreError> {
-        let Folder::Local { account, info, rights, .. } = self;
-        check_same_account(account, source)?;
-        account.copy_keeping(source.mailbox(), messages, info.id, rights.flags()).await
+    ) -> Result<Copied, Failure> {
+        let mailbox = self.info.id;
+        let (source, messages) = (self.source(source)?, messages.to_vec());
+        let work = move |holding: Holding| async move {
+            let kept = check(&holding, mailbox, &[Right::Insert])?.flags();
+            check(&holding, source, &[Right::Read])?;
+            let account = &holding.account;
+            let copied = account.copy_keeping(source, &messages, mailbox, kept).await;
+            copied.map_err(Failure::with_try_create)
+        };
+        self.home.at_mailbox(mailbox, work).await
     }
 
     /// Moves messages of the selected mailbox into this one, as [`Folder::copy_in`].
@@ -235,41 +259,58 @@ impl Folder {
         &self,
         source: &Selected,
         messages: &[Message],
-    ) -> Result<Copied, StoreError> {
-        let Folder::Local { account, info, rights, .. } = self;
-        check_same_account(account, source)?;
-        account.move_keeping(source.mailbox(), messages, info.id, rights.flags()).await
+    ) -> Result<Copied, Failure> {
+        let mailbox = self.info.id;
+        let (source, messages) = (self.source(source)?, messages.to_vec());
+        let work = move |holding: Holding| async move {
+            let kept = check(&holding, mailbox, &[Right::Insert])?.flags();
+            check(&holding, source, &[Right::Read, Right::DeleteMessages, Right::Expunge])?;
+            let account = &holding.account;
+            let moved = account.move_keeping(source, &messages, mailbox, kept).await;
+            moved.map_err(Failure::with_try_create)
+        };
+        self.home.at_mailbox(source, work).await
     }
 
-    pub(super) async fn delete(&self) -> Result<(), StoreError> {
-        let Folder::Local { account, info, .. } = self;
-        account.delete_mailbox(&info.name).await
+    /// Messages are copied and moved within an account.
+    fn source(&self, source: &Selected) -> Result<MailboxId, Failure> {
+        match self.home.account() == source.home.account() {
+            true => Ok(source.mailbox()),
+            false => Err(Failure::from(StoreError::NotPermitted(
+                "The mailboxes belong to different accounts",
+            ))),
+        }
+    }
+
+    pub(super) async fn delete(&self) -> Result<(), Failure> {
+        let (mailbox, name) = (self.info.id, self.info.name.clone());
+        let work = move |holding: Holding| async move {
+            check(&holding, mailbox, &[Right::DeleteMailbox])?;
+            Ok(holding.account.delete_mailbox(&name).await?)
+        };
+        self.home.at_owner(work).await
     }
 
     /// The subject as the list has it: the owner by his name is the owner.
     fn stored(&self, subject: Subject) -> Subject {
         match subject.identifier {
-            Identifier::User { name, .. } if *name == **self.owner() => {
+            Identifier::User { name, account }
+                if account == Some(self.reach.account) || *name == *self.reach.owner =>
+            {
                 Subject { identifier: Identifier::Owner, ..subject }
             }
             identifier => Subject { identifier, ..subject },
         }
     }
 
-    /// The entries of the access list, with the owner by his name. If none says what he may do, his
-    /// rights come first.
-    pub(super) fn access_list(&self) -> Vec<(String, Rights)> {
-        let Folder::Local { account, info, .. } = self;
-        let list = account.with_access_list(info.id, |octets| AccessList::decode(octets?).ok());
-        let list = list.unwrap_or_default();
-        let told = |subject: &Subject| match (&subject.identifier, subject.negative) {
-            (Identifier::Owner, false) => self.owner().to_string(),
-            (Identifier::Owner, true) => format!("-{}", self.owner()),
-            _ => subject.to_string(),
+    /// GETACL: the entries of the access list, with the owner by his name.
+    pub(super) async fn access_list(&self) -> Result<Vec<(String, Rights)>, Failure> {
+        let (mailbox, owner) = (self.info.id, self.reach.owner.to_string());
+        let asked = move |holding: Holding| async move {
+            check(&holding, mailbox, &[Right::Administer])?;
+            Ok(holding.access_list(mailbox, &owner))
         };
-        let owner = Subject::positive(Identifier::Owner);
-        let implied = list.entry(&owner).is_none().then_some((&owner, Rights::ALL));
-        implied.into_iter().chain(list.entries()).map(|(it, rights)| (told(it), rights)).collect()
+        self.home.at_owner(asked).await
     }
 
     /// The rights that cannot be taken from `subject`.
@@ -280,48 +321,49 @@ impl Folder {
         }
     }
 
-    /// SETACL. An owner without an entry has every right, so a change of his rights begins there.
+    /// SETACL.
     pub(super) async fn change_access(
         &self,
         subject: Subject,
         change: Change,
-    ) -> Result<(), StoreError> {
-        let Folder::Local { account, info, .. } = self;
+    ) -> Result<(), Failure> {
+        let mailbox = self.info.id;
         let required = self.required_rights(subject.clone());
         let subject = self.stored(subject);
-        let implied = if required.is_empty() { Rights::NONE } else { Rights::ALL };
-        let change = |list: &mut AccessList| {
-            let before = list.entry(&subject).unwrap_or(implied);
-            Ok(list.set(subject, change.apply(before) | required)?)
+        let work = move |holding: Holding| async move {
+            holding.change_access(mailbox, subject, change, required).await
         };
-        account.change_access_list(info.id, change).await
+        self.home.at_mailbox(mailbox, work).await
     }
 
-    /// DELETEACL. Without an entry the owner has every right again.
-    pub(super) async fn remove_access(&self, subject: Subject) -> Result<(), StoreError> {
-        let Folder::Local { account, info, .. } = self;
-        let subject = self.stored(subject);
-        let change = |list: &mut AccessList| {
-            list.remove(&subject);
-            Ok(())
-        };
-        account.change_access_list(info.id, change).await
+    /// DELETEACL.
+    pub(super) async fn remove_access(&self, subject: Subject) -> Result<(), Failure> {
+        let (mailbox, subject) = (self.info.id, self.stored(subject));
+        let work =
+            move |holding: Holding| async move { holding.remove_access(mailbox, subject).await };
+        self.home.at_mailbox(mailbox, work).await
     }
 }
 
-/// Messages are copied and moved within an account.
-fn check_same_account(account: &Account, source: &Selected) -> Result<(), StoreError> {
-    match account.id() == source.account.id() {
-        true => Ok(()),
-        false => Err(StoreError::NotPermitted("The mailboxes belong to different accounts")),
+/// The user's rights on the mailbox at this moment, if `needed` are among them. Asked where the
+/// mailbox is changed: since the command was allowed, its rights may have been taken.
+fn check(holding: &Holding, mailbox: MailboxId, needed: &[Right]) -> Result<Rights, Failure> {
+    let (_, rights) = holding.get(mailbox).ok_or_else(no_such_mailbox)?;
+    let missing = Rights::of(needed).without(rights);
+    match missing.is_empty() {
+        true => Ok(rights),
+        false if rights.contain(Right::Lookup) => Err(not_allowed()),
+        false => Err(no_such_mailbox()),
     }
 }
 
 /// A name, whether or not a mailbox has it.
 pub(super) struct Place {
-    user: User,
-    account: Account,
-    name: String,
+    namespace: Namespace,
+    /// As the client knows it.
+    full: String,
+    /// `None` if the user cannot reach the account to which the name belongs.
+    located: Option<Located>,
 }
 
 impl Place {
@@ -336,123 +378,56 @@ impl Place {
         Place::of(session, new_name(name)?)
     }
 
-    fn of(session: &Session, name: String) -> Result<Place, Failure> {
-        Ok(Place { user: session.user()?.clone(), account: session.account()?, name })
+    fn of(session: &Session, full: String) -> Result<Place, Failure> {
+        let namespace = Namespace::of(session)?;
+        Ok(Place { located: namespace.locate(&full), namespace, full })
     }
 
-    /// Rights on the mailbox of this name.
-    fn rights(&self) -> Option<Rights> {
-        let info = self.account.mailbox_by_name(&self.name)?;
-        Some(rights_on(&self.user, &self.account, info.id))
-    }
-
-    /// Rights on the nearest mailbox above. Where there is none, the account's owner has all and
-    /// others have none.
-    fn rights_above(&self) -> Rights {
-        match self.account.nearest_above(&self.name) {
-            Some(above) => rights_on(&self.user, &self.account, above),
-            None if self.user.account == self.account.id() => Rights::ALL,
-            None => Rights::NONE,
-        }
-    }
-
-    /// No mailbox has this name, but there are mailboxes below it (RFC 3501 6.3.4).
-    pub(super) fn is_only_above(&self) -> bool {
-        let name = self.name.strip_suffix(SEPARATOR).unwrap_or(&self.name);
-        self.account.mailbox_by_name(&self.name).is_none() && self.account.has_children(name)
-    }
-
-    /// Creating a mailbox, or moving one to this name, needs the right to on the nearest mailbox
-    /// above (RFC 4314 4). The answer does not tell whether there is one.
-    fn check_create(&self) -> Result<(), Failure> {
-        match self.rights_above().contain(Right::CreateMailbox) {
-            true => Ok(()),
-            false => Err(Failure::no(Code::NoPerm, "Mailboxes cannot be created there")),
-        }
+    /// No mailbox has this name, but there are mailboxes below it that the user may look up (RFC
+    /// 3501 6.3.4).
+    pub(super) async fn is_only_above(&self) -> Result<bool, Failure> {
+        let Some(Located { reach, name }) = &self.located else {
+            let level = self.full.strip_suffix(SEPARATOR).unwrap_or(&self.full);
+            return Ok(self.namespace.is_above_others(level));
+        };
+        let name = name.clone();
+        let asked = move |holding: Holding| async move { Ok(holding.is_only_above(&name)) };
+        self.namespace.home(reach).await?.at_owner(asked).await
     }
 
     pub(super) async fn create(&self, special_use: Option<SpecialUse>) -> Result<(), Failure> {
-        self.check_create()?;
-        self.account.create_mailbox(&self.name, special_use).await?;
-        Ok(())
+        let Some(Located { reach, name }) = &self.located else { return Err(not_there()) };
+        let name = name.clone();
+        let work = move |holding: Holding| async move { holding.create(&name, special_use).await };
+        self.namespace.home(reach).await?.at_owner(work).await
     }
 
-    /// A level that is no mailbox is moved by who may delete the nearest mailbox above it.
     pub(super) async fn rename(&self, target: &Place) -> Result<(), Failure> {
-        let found = match self.is_only_above() {
-            true => Some(self.rights_above()),
-            false => self.rights(),
+        let source = self.located.as_ref().ok_or_else(no_such_mailbox)?;
+        let home = self.namespace.home(&source.reach).await?;
+        let name = source.name.clone();
+        let target = match &target.located {
+            Some(Located { reach, name }) if reach.account == source.reach.account => name.clone(),
+            _ => {
+                let check = move |holding: Holding| async move { holding.check_delete(&name) };
+                home.at_owner(check).await?;
+                let text = "A mailbox cannot be moved to another account";
+                return Err(Failure::no(Code::Cannot, text));
+            }
         };
-        permitted(found, Rights::of(&[Right::DeleteMailbox]), no_such_mailbox)?;
-        target.check_create()?;
-        Ok(self.account.rename_mailbox(&self.name, &target.name).await?)
+        let work = move |holding: Holding| async move { holding.rename(&name, &target).await };
+        home.at_owner(work).await
     }
 
+    /// The account keeps names of other accounts like its own.
     pub(super) async fn set_subscribed(&self, subscribed: bool) -> Result<(), Failure> {
-        Ok(self.account.set_subscribed(&self.name, subscribed).await?)
+        Ok(self.namespace.own().account.set_subscribed(&self.full, subscribed).await?)
     }
 }
 
-/// All names that a session can list: those of its own account (RFC 2342: the personal namespace).
-pub(super) struct Namespace {
-    user: User,
-    account: Account,
-    /// Name of the user whose account it is.
-    owner: Rc<str>,
-}
-
-impl Namespace {
-    pub(super) fn of(session: &Session) -> Result<Namespace, Failure> {
-        let user = session.user()?.clone();
-        let owner = user.name.clone();
-        Ok(Namespace { user, account: session.account()?, owner })
-    }
-
-    fn open(&self, info: MailboxInfo) -> Folder {
-        let account = self.account.clone();
-        let rights = rights_on(&self.user, &account, info.id);
-        Folder::Local { account, owner: self.owner.clone(), info, rights }
-    }
-
-    fn folder(
-        &self,
-        name: &str,
-        any_of: Rights,
-        missing: impl FnOnce() -> Failure,
-    ) -> Result<Folder, Failure> {
-        let folder = self.account.mailbox_by_name(name).map(|info| self.open(info));
-        permitted(folder.as_ref().map(Folder::rights), any_of, missing)?;
-        folder.ok_or_else(no_such_mailbox)
-    }
-
-    /// The mailbox with this UTF-8 name, if it exists and may be looked up.
-    pub(super) fn look_up(&self, name: &str) -> Option<Folder> {
-        self.folder(name, Rights::of(&[Right::Lookup]), no_such_mailbox).ok()
-    }
-
-    /// The next `count` names after `after`, in order.
-    pub(super) fn names_after(
-        &self,
-        after: Option<&str>,
-        which: Names,
-        count: usize,
-    ) -> Vec<String> {
-        self.account.names_after(after, which, count)
-    }
-
-    pub(super) fn is_subscribed(&self, name: &str) -> bool {
-        self.account.is_subscribed(name)
-    }
-
-    /// Whether there is a mailbox below `name`.
-    pub(super) fn has_children(&self, name: &str) -> bool {
-        self.account.has_children(name)
-    }
-
-    /// Whether a subscribed name is below `name`.
-    pub(super) fn has_subscribed_below(&self, name: &str) -> bool {
-        self.account.has_subscribed_below(name)
-    }
+/// The user can create nothing in the account that a name leads to, whether there is one or not.
+fn not_there() -> Failure {
+    Failure::no(Code::NoPerm, "Mailboxes cannot be created there")
 }
 
 /// The name of a mailbox to be created. A trailing separator announces that the client will create

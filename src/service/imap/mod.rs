@@ -8,11 +8,13 @@
 //!                service/channel.rs
 //! session/  authentication/  mailbox/  access/  message/   the commands, a file each
 //! handler        the interface of a command's handler
-//! folder         mailbox names -> mailboxes
 //! sync           what changed since -> untagged responses
+//! folder         mailbox names -> mailboxes
+//! namespace      the names that a session can use, and whose they are
 //! literal        message literals as they arrive
 //! state          the session that handlers borrow
 //! selected       the selected mailbox as the client knows it
+//! accounts/      accounts of this and other shards, as one user may use them
 //! reply          how a command ends; StoreError -> response code
 //! seats, options, handover
 //! ```
@@ -23,6 +25,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod access;
+mod accounts;
 mod authentication;
 mod conversation;
 mod folder;
@@ -31,6 +34,7 @@ mod handover;
 mod literal;
 mod mailbox;
 mod message;
+mod namespace;
 mod options;
 mod reply;
 mod seats;
@@ -39,6 +43,7 @@ mod session;
 mod state;
 mod sync;
 
+pub use accounts::Leases;
 pub use conversation::{resume, run};
 pub use handover::{ImapHandover, Outcome};
 pub use options::ImapOptions;

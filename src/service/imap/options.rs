@@ -20,6 +20,8 @@ pub struct ImapOptions {
     pub login_failures_max: u32,
     /// Sessions of one account at once.
     pub sessions_per_account: u32,
+    /// Addresses of the accounts that own the public mailboxes.
+    pub administrators: Vec<String>,
     /// Bad commands in a row that a session may send; it ends at the next.
     pub bad_commands_max: u32,
 }
@@ -33,6 +35,7 @@ impl Default for ImapOptions {
             idle_timeout: Duration::from_secs(30 * 60),
             login_failures_max: 3,
             sessions_per_account: 1000,
+            administrators: Vec::new(),
             bad_commands_max: 20,
         }
     }

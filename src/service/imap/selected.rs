@@ -10,13 +10,16 @@
 //! * `told` is `numbering` or newer. It is newer only while an EXPUNGE may not be sent (RFC 3501
 //!   7.4.1, 5.5): flags are taken from it, numbers never.
 
-use std::{ops::Range, rc::Rc};
+use std::ops::Range;
 
-use super::reply::Failure;
+use super::{
+    accounts::{Home, Reach, View},
+    reply::Failure,
+};
 use crate::{
     model::{MailboxId, Uid},
     protocol::imap::{Ranges, SequenceSet},
-    store::{Account, MailboxView, Message, Snapshot},
+    store::{MailboxInfo, Message, Snapshot},
 };
 
 /// Most ranges of `\Recent` UIDs that a session remembers; the oldest is forgotten first. Ranges
@@ -24,10 +27,12 @@ use crate::{
 const RECENT_RANGES_MAX: usize = 256;
 
 pub(super) struct Selected {
-    /// The account that has the mailbox, and the name of the user whose account it is.
-    pub account: Account,
-    pub owner: Rc<str>,
-    pub view: MailboxView,
+    /// The account that has the mailbox, and whose it is.
+    pub home: Home,
+    pub reach: Reach,
+    /// As it was when it was selected.
+    pub info: MailboxInfo,
+    pub view: View,
     /// EXAMINE: nothing may change, not even `\Seen` or `\Recent` (RFC 3501 6.3.2).
     pub read_only: bool,
     /// Messages that arrive are claimed as `\Recent`.
@@ -43,26 +48,27 @@ impl Selected {
     /// `None` if the mailbox was deleted between `select` and now. `claims_recent` as in the call
     /// of `select`.
     pub(super) fn new(
-        (account, owner): (Account, Rc<str>),
-        view: MailboxView,
+        (home, reach, info): (Home, Reach, MailboxInfo),
+        view: View,
         read_only: bool,
         claims_recent: bool,
     ) -> Option<Selected> {
         let snapshot = view.current()?;
         let first = view.recent_from();
         let mut selected = Selected {
-            account,
-            owner,
+            claims_recent: claims_recent && view.can_claim(),
+            home,
+            reach,
+            info,
             view,
             read_only,
-            claims_recent,
             numbering: snapshot.clone(),
             told: snapshot,
             expunge_pending: false,
             recent: Vec::new(),
         };
         // Without a claim, messages unclaimed now and later are recent for this session.
-        let end = match claims_recent {
+        let end = match selected.claims_recent {
             true => selected.numbering.status().uid_next,
             false => Uid(u32::MAX),
         };

@@ -7,13 +7,12 @@
 use std::rc::Rc;
 
 use super::{
-    handover::ImapHandover, options::ImapOptions, reply::Failure, seats::AccountSeat,
-    selected::Selected,
+    accounts::User, handover::ImapHandover, options::ImapOptions, reply::Failure,
+    seats::AccountSeat, selected::Selected,
 };
 use crate::{
     directory::Identity,
     metrics::Protocol,
-    model::AccountId,
     protocol::imap::{
         Capabilities, Capability, Code, Framer, Limits, Literal, State, Status, Writer,
     },
@@ -27,14 +26,6 @@ const MESSAGES_PER_TURN: usize = 4_096;
 
 /// Before login the longest input is credentials and ID fields.
 const LIMITS_BEFORE_LOGIN: Limits = Limits { line: 8 * 1024, command: 16 * 1024, message: 0 };
-
-/// Who logged in.
-#[derive(Clone, Debug)]
-pub(super) struct User {
-    pub account: AccountId,
-    /// The address, spelled as the directory compares addresses.
-    pub name: Rc<str>,
-}
 
 /// One client's session on this shard.
 pub(super) struct Session {

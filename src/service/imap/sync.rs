@@ -62,7 +62,7 @@ impl Session {
         // RFC 2180 3.3: another session deleted the mailbox; no response about it would be true
         // now.
         let Some(newer) = selected.view.current() else {
-            return Err(Failure::Leave(Leave::Bye("The selected mailbox was deleted")));
+            return Err(Failure::Leave(Leave::Bye(selected.view.end())));
         };
         folder::check_readable(self)?;
         if newer.is_same(selected.told()) && !(expunges && selected.expunge_pending()) {

@@ -5,8 +5,8 @@
 //! copies only the affected chunk, so one delivery into a mailbox of 200,000 messages with an open
 //! view costs microseconds, and `difference` skips the chunks that both sides share.
 //!
-//! Only the owner's shard makes snapshots. One never changes once a session holds it, and the session
-//! may be on another shard.
+//! Only the owner's shard makes snapshots. One never changes once a session holds it, and the
+//! session may be on another shard.
 
 use std::sync::Arc;
 
@@ -216,6 +216,12 @@ impl Snapshot {
 
     pub fn status(&self) -> MailboxStatus {
         self.published.status
+    }
+
+    /// Of two states of a mailbox, the later one has the higher number. Numbers begin anew when
+    /// nobody has held the mailbox for a while.
+    pub fn generation(&self) -> u64 {
+        self.published.generation
     }
 
     /// Nothing was published between the two.

@@ -11,6 +11,7 @@ use super::{
         account::{
             mailbox::{Mailbox, PendingState},
             namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
+            snapshot::Snapshot,
             state::{AccountCell, AccountState},
         },
         bodies::write::StagedBody,
@@ -412,6 +413,16 @@ impl Account {
         }
         let from = (recent_from, access_seen);
         Ok(MailboxView::new(self.commits.clone(), self.cell.clone(), mailbox, from))
+    }
+
+    /// A mailbox as published now, and how often its access list was changed; `None` if it was
+    /// deleted or its messages are not in memory. They are while a [`MailboxView`] is held.
+    pub fn published(&self, mailbox: MailboxId) -> Option<(Snapshot, u64)> {
+        let state = self.cell.state.borrow();
+        let found = state.live_mailbox(mailbox)?;
+        let snapshot = found.snapshot()?;
+        self.commits.accounts.note_held(&snapshot.published);
+        Some((snapshot, found.access_changes))
     }
 
     /// Waits for changes of the whole account, published from now on.

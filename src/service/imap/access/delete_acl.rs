@@ -14,7 +14,7 @@ use crate::{model::Right, protocol::imap::access::delete_acl::DeleteAcl};
 
 impl Handler for DeleteAcl<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let folder = resolve(session, &self.mailbox, Right::Administer)?;
+        let folder = resolve(session, &self.mailbox, Right::Administer).await?;
         let subject = named(session, &self.identifier)?;
         folder.remove_access(subject).await?;
         leave_unreadable(session);

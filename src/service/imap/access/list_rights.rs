@@ -13,9 +13,9 @@ use crate::{model::Right, protocol::imap::access::list_rights::ListRights};
 
 impl Handler for ListRights<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let folder = resolve(session, &self.mailbox, Right::Administer)?;
+        let folder = resolve(session, &self.mailbox, Right::Administer).await?;
         let required = folder.required_rights(named(session, &self.identifier)?);
-        session.writer().list_rights(folder.name(), &self.identifier, required);
+        session.writer().list_rights(&folder.name(), &self.identifier, required);
         Done::ok("LISTRIGHTS completed")
     }
 }

@@ -10,8 +10,8 @@ use crate::{model::Rights, protocol::imap::access::my_rights::MyRights};
 
 impl Handler for MyRights<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let folder = resolve_for_any(session, &self.mailbox, Rights::FOR_MY_RIGHTS)?;
-        session.writer().my_rights(folder.name(), folder.rights());
+        let folder = resolve_for_any(session, &self.mailbox, Rights::FOR_MY_RIGHTS).await?;
+        session.writer().my_rights(&folder.name(), folder.rights());
         Done::ok("MYRIGHTS completed")
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 
 impl Handler for SetAcl<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let folder = resolve(session, &self.mailbox, Right::Administer)?;
+        let folder = resolve(session, &self.mailbox, Right::Administer).await?;
         let subject = named(session, &self.identifier)?;
         folder.change_access(subject, self.change).await?;
         leave_unreadable(session);

@@ -7,7 +7,8 @@ use crate::{
 };
 
 /// The subject that an identifier names. A user is named as at log-in, so that all spellings of an
-/// address are one subject; whether somebody has the address is not asked, and not told.
+/// address are one subject. An account's rights go with it, not with its name; whether there is one
+/// is not told.
 pub(super) fn named(session: &Session, identifier: &[u8]) -> Result<Subject, Failure> {
     let refused = |why: String| Failure::no(Code::Cannot, why);
     let text = std::str::from_utf8(identifier);
@@ -16,8 +17,9 @@ pub(super) fn named(session: &Session, identifier: &[u8]) -> Result<Subject, Fai
     let subject = Subject::parse(text).map_err(wrong)?;
     let identifier = match subject.identifier {
         Identifier::User { name, .. } => {
-            let key = session.channel.shard.directory.login_key(&name);
-            Identifier::user(&key).map_err(wrong)?
+            let directory = &session.channel.shard.directory;
+            let key = directory.login_key(&name);
+            Identifier::user(&key).map_err(wrong)?.numbered(directory.account_named(&key))
         }
         identifier => identifier,
     };

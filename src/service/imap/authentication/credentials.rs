@@ -4,8 +4,9 @@
 //! [`crate::service::imap::Outcome::HandOver`].
 
 use super::super::{
+    accounts::User,
     reply::{Done, Failure, Reply},
-    state::{Session, User},
+    state::Session,
 };
 use crate::{
     directory::{AuthenticationError, Identity},

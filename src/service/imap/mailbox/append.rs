@@ -23,21 +23,19 @@ use crate::{
 
 impl Handler for Append<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let folder = folder::resolve_target(session, &self.mailbox)?;
+        let folder = folder::resolve_target(session, &self.mailbox).await?;
         // The charge is held until the store has written the message.
         let (body, _charge) = receive(session, &folder).await?;
         let octets = body.size();
         // The message may have taken its time.
-        let folder = folder.looked_at_again(session)?;
+        let folder = folder.looked_at_again().await?;
         // RFC 4314 4: flags that the user may not set are left out.
         let may_set = folder.rights().flags();
         let keywords = self.flags.keywords.iter().filter(|_| may_set.keywords);
         let keywords: Vec<String> = keywords.map(|&it| it.to_owned()).collect();
         let date = self.internal_date.unwrap_or_else(|| session.channel.shard.executor.now());
-        let appended = folder
-            .append(body, self.flags.system & may_set.system, &keywords, date)
-            .await
-            .map_err(Failure::with_try_create)?;
+        let appended =
+            folder.append(body, self.flags.system & may_set.system, &keywords, date).await?;
         let Delivered { account, mailbox, uid, .. } = appended;
         let trail = session.channel.connection.trail();
         session.channel.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
@@ -47,7 +45,7 @@ impl Handler for Append<'_> {
 
 /// Requests the literal if the client waits for it, and receives it.
 async fn receive(session: &mut Session, folder: &Folder) -> Result<(StagedBody, Charge), Failure> {
-    let account = folder.account().id();
+    let account = folder.home().account();
     let Some(partition) = session.channel.shard.local_partition(account).cloned() else {
         return Err(Failure::no(Code::Unavailable, "The account is not available now"));
     };

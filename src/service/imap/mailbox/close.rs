@@ -16,7 +16,7 @@ impl Handler for Close {
     /// user may not expunge (RFC 4314 4).
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         if !session.selected()?.read_only
-            && let Ok(folder) = folder::selected(session, Rights::of(&[Right::Expunge]))
+            && let Ok(folder) = folder::selected(session, Rights::of(&[Right::Expunge])).await
         {
             // Expunges all \Deleted messages, also those marked by other sessions; the store counts
             // them, so it is cheap if there are none.

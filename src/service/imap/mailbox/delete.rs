@@ -15,11 +15,11 @@ impl Handler for Delete<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         // RFC 3501 6.3.4: a \Noselect name cannot be deleted; it vanishes with the last mailbox
         // below it.
-        if Place::existing(session, &self.mailbox)?.is_only_above() {
+        if Place::existing(session, &self.mailbox)?.is_only_above().await? {
             let text = "Not a mailbox, but has mailboxes below it";
             return Err(Failure::no(Code::HasChildren, text));
         }
-        let folder = resolve(session, &self.mailbox, Right::DeleteMailbox)?;
+        let folder = resolve(session, &self.mailbox, Right::DeleteMailbox).await?;
         folder.delete().await?;
         // This session returns to the authenticated state, since its client knows of the deletion.
         // `tell_changes` sends BYE to other sessions.

@@ -6,12 +6,13 @@
 
 use super::{
     super::{
-        folder::{Folder, Namespace},
+        folder::{self, Folder},
         handler::Handler,
+        namespace::{NameWalk, Namespace, OTHER_USERS, SHARED, Walked},
         reply::{Done, Failure, Reply},
         state::Session,
     },
-    names::{Matcher, NameWalk, Superiors},
+    names::{Matcher, Superiors},
     status,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 fn describe<'n>(
     namespace: &Namespace,
     name: &'n str,
-    folder: Option<&Folder>,
+    (folder, has_children): (Option<&Folder>, bool),
     list: &List<'_>,
 ) -> Option<ListItem<'n>> {
     let special_use = folder.and_then(Folder::special_use);
@@ -37,7 +38,6 @@ fn describe<'n>(
     if !selected {
         return None;
     }
-    let has_children = namespace.has_children(name);
     let mut attributes = match has_children {
         true => Attributes::HAS_CHILDREN,
         false => Attributes::HAS_NO_CHILDREN,
@@ -64,42 +64,57 @@ impl Handler for List<'_> {
         let mut matcher = Matcher::new(&self.reference, &self.patterns);
         let namespace = Namespace::of(session)?;
         let selection = self.selection;
-        let mut walk =
-            NameWalk::new(if selection.subscribed { Names::Both } else { Names::Existing });
+        let which = if selection.subscribed { Names::Both } else { Names::Existing };
+        let others = [OTHER_USERS, SHARED].iter().any(|level| matcher.can_match_below(level));
+        let mut walk = NameWalk::new(&namespace, which, others);
         let mut superiors = Superiors::default();
-        while let Some(name) = walk.next(&namespace) {
+        while let Some(walked) = walk.next(&namespace).await {
+            let Walked { name, other } = walked;
             // RFC 5258 3.1: superior levels of a subscribed name need not be mailboxes. Without the
             // SUBSCRIBED option the same goes for the levels of every mailbox.
             let has_levels_to_tell = !selection.subscribed
                 || selection.recursive_match && namespace.is_subscribed(&name);
             if has_levels_to_tell {
                 for level in superiors.new_of(&name) {
-                    let comes_itself = namespace.look_up(&level).is_some()
-                        || selection.subscribed && namespace.is_subscribed(&level);
-                    if !comes_itself {
-                        tell(session, &namespace, &mut matcher, &level, self).await?;
+                    let comes_itself = selection.subscribed && namespace.is_subscribed(&level);
+                    if !comes_itself
+                        && matcher.matches(session, &level).await
+                        && folder::look_up(&namespace, &level).await.is_none()
+                    {
+                        // Above a name that is told.
+                        tell(session, &namespace, &level, (None, true), self).await?;
                     }
                 }
             }
-            tell(session, &namespace, &mut matcher, &name, self).await?;
+            if !matcher.matches(session, &name).await {
+                continue;
+            }
+            let (folder, has_children) = match other {
+                Some((reach, listed)) => {
+                    let has_children = listed.has_children;
+                    (folder::walked(&namespace, (reach, listed)).await, has_children)
+                }
+                None => {
+                    let folder = folder::look_up(&namespace, &name).await;
+                    (folder, namespace.has_children(&name).await)
+                }
+            };
+            tell(session, &namespace, &name, (folder, has_children), self).await?;
         }
         Done::ok("LIST completed")
     }
 }
 
-/// Writes the responses for `name`, if a pattern matches it.
+/// Writes the responses for `name`.
 async fn tell(
     session: &mut Session,
     namespace: &Namespace,
-    matcher: &mut Matcher,
     name: &str,
+    (folder, has_children): (Option<Folder>, bool),
     list: &List<'_>,
 ) -> Result<(), Failure> {
-    if !matcher.matches(session, name).await {
-        return Ok(());
-    }
-    let folder = namespace.look_up(name);
-    let Some(item) = describe(namespace, name, folder.as_ref(), list) else { return Ok(()) };
+    let what = (folder.as_ref(), has_children);
+    let Some(item) = describe(namespace, name, what, list) else { return Ok(()) };
     session.writer().list(&item);
     let Some(folder) = folder else { return Ok(session.channel.flush_if_full().await?) };
     if let Some(items) = list.returns.status
@@ -112,7 +127,7 @@ async fn tell(
         }
     }
     if list.returns.my_rights {
-        session.writer().my_rights(folder.name(), folder.rights());
+        session.writer().my_rights(&folder.name(), folder.rights());
     }
     Ok(session.channel.flush_if_full().await?)
 }

@@ -2,12 +2,12 @@
 
 use super::{
     super::{
-        folder::Namespace,
         handler::Handler,
+        namespace::{NameWalk, Namespace, Walked},
         reply::{Done, Failure, Reply},
         state::Session,
     },
-    names::{Matcher, NameWalk, Superiors},
+    names::{Matcher, Superiors},
 };
 use crate::{
     protocol::imap::{Attributes, ListItem, mailbox::lsub::Lsub},
@@ -18,9 +18,9 @@ impl Handler for Lsub<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let mut matcher = Matcher::new(&self.reference, std::slice::from_ref(&self.pattern));
         let namespace = Namespace::of(session)?;
-        let mut walk = NameWalk::new(Names::Subscribed);
+        let mut walk = NameWalk::new(&namespace, Names::Subscribed, false);
         let mut superiors = Superiors::default();
-        while let Some(name) = walk.next(&namespace) {
+        while let Some(Walked { name, .. }) = walk.next(&namespace).await {
             if matcher.matches(session, &name).await {
                 tell(session, &name, Attributes::default()).await?;
                 continue;

@@ -1,26 +1,17 @@
-//! The names of an account for LIST and LSUB: walked in order, matched by patterns.
-//!
-//! Names are taken from the account in pieces and looked up one by one: a LIST holds one piece and
-//! an output buffer, however many names there are and however slowly the client reads.
+//! Names for LIST and LSUB, matched by patterns.
 
-use super::super::{folder::Namespace, state::Session};
-use crate::{
-    protocol::imap::{ListPattern, MailboxName, SEPARATOR},
-    store::Names,
-};
+use super::super::state::Session;
+use crate::protocol::imap::{ListPattern, MailboxName, SEPARATOR};
 
 /// Steps of matching before other sessions get their turn: well under 1 ms even for a pattern of
 /// wildcards.
 const STEPS_PER_TURN: usize = 4_096;
 
-/// Most names that a LIST or LSUB holds at once.
-const NAMES_PIECE: usize = 64;
-
-const INBOX: &str = "INBOX";
-
 /// Patterns of one command and the work done with them.
 pub(super) struct Matcher {
     patterns: Vec<ListPattern>,
+    /// What the names begin with that each pattern matches.
+    beginnings: Vec<String>,
     /// Steps taken since the last turn.
     steps: usize,
 }
@@ -33,9 +24,17 @@ impl Matcher {
         let compile = |pattern: &MailboxName<'_>| {
             let (reference, pattern) = (reference.as_deref()?, pattern.to_utf8().ok()?);
             // RFC 3501 6.3.8: the canonical form is the concatenation of the two.
-            ListPattern::new(&format!("{reference}{pattern}"))
+            let whole = format!("{reference}{pattern}");
+            let beginning = whole.split(['*', '%']).next().unwrap_or_default().to_owned();
+            Some((ListPattern::new(&whole)?, beginning))
         };
-        Matcher { patterns: patterns.iter().filter_map(compile).collect(), steps: 0 }
+        let (patterns, beginnings) = patterns.iter().filter_map(compile).unzip();
+        Matcher { patterns, beginnings, steps: 0 }
+    }
+
+    /// Whether a pattern can match `level` or a name below it.
+    pub(super) fn can_match_below(&self, level: &str) -> bool {
+        self.beginnings.iter().any(|it| it.starts_with(level) || level.starts_with(it.as_str()))
     }
 
     pub(super) async fn matches(&mut self, session: &Session, name: &str) -> bool {
@@ -50,41 +49,6 @@ impl Matcher {
             }
         }
         false
-    }
-}
-
-/// Walks the names of an account in pieces; INBOX comes first unless only subscriptions are walked.
-/// If the client does not read, the walk waits and holds one piece, however many names there are.
-/// Names that are added or removed meanwhile may or may not be listed.
-pub(super) struct NameWalk {
-    which: Names,
-    piece: std::vec::IntoIter<String>,
-    last: Option<String>,
-    inbox_told: bool,
-}
-
-impl NameWalk {
-    pub(super) fn new(which: Names) -> NameWalk {
-        NameWalk { which, piece: Vec::new().into_iter(), last: None, inbox_told: false }
-    }
-
-    pub(super) fn next(&mut self, namespace: &Namespace) -> Option<String> {
-        let inbox_first = self.which != Names::Subscribed;
-        if inbox_first && !self.inbox_told {
-            self.inbox_told = true;
-            return Some(INBOX.to_owned());
-        }
-        loop {
-            let Some(name) = self.piece.next() else {
-                let piece = namespace.names_after(self.last.as_deref(), self.which, NAMES_PIECE);
-                self.last = Some(piece.last()?.clone());
-                self.piece = piece.into_iter();
-                continue;
-            };
-            if !(inbox_first && name == INBOX) {
-                return Some(name);
-            }
-        }
     }
 }
 

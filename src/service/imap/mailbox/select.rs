@@ -35,12 +35,10 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
     if session.selected.take().is_some() {
         session.writer().untagged(Status::Ok, Some(Code::Closed), "The previous mailbox is closed");
     }
-    let folder = folder::resolve(session, &select.mailbox, Right::Read)?;
+    let folder = folder::resolve(session, &select.mailbox, Right::Read).await?;
     // RFC 4314 5.2: READ-ONLY also if the user may change nothing.
     let can_change = !read_only && folder.rights().contain_any(Rights::TO_CHANGE_MESSAGES);
-    let view = folder.select(can_change).await?;
-    let place = (folder.account().clone(), folder.owner().clone());
-    let selected = Selected::new(place, view, read_only, can_change);
+    let selected = folder.select(read_only, can_change).await?;
     let selected = selected.ok_or_else(no_such_mailbox)?;
     let changeable = if read_only { FlagMask::NONE } else { folder.rights().flags() };
     if select.condstore {

@@ -17,7 +17,7 @@ use crate::{
 
 impl Handler for Status<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let folder = folder::resolve(session, &self.mailbox, Right::Read)?;
+        let folder = folder::resolve(session, &self.mailbox, Right::Read).await?;
         tell(session, &folder, self.items).await?;
         Done::ok("STATUS completed")
     }
@@ -42,6 +42,6 @@ pub(super) async fn tell(
         highest_mod_seq: status.told_mod_seq(),
         size: status.size,
     };
-    session.writer().status(folder.name(), items, &values);
+    session.writer().status(&folder.name(), items, &values);
     Ok(())
 }

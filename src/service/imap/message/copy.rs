@@ -17,16 +17,13 @@ use crate::{
 
 impl Handler for Copy<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        folder::selected(session, Rights::NONE)?;
-        let target = folder::resolve_target(session, &self.mailbox)?;
+        folder::selected(session, Rights::NONE).await?;
+        let target = folder::resolve_target(session, &self.mailbox).await?;
         let messages = messages(session, self.uid, &self.set).await?;
         if messages.is_empty() {
             return Done::ok("Nothing to copy");
         }
-        let copied = target
-            .copy_in(session.selected()?, &messages)
-            .await
-            .map_err(Failure::with_try_create)?;
+        let copied = target.copy_in(session.selected()?, &messages).await?;
         let code =
             (!copied.uids.is_empty()).then_some(Code::CopyUid(copied.uid_validity, copied.uids));
         Ok(Done::Ok { code, text: "COPY completed" })
@@ -38,16 +35,13 @@ impl Handler for Move<'_> {
         let Move(Copy { uid, set, mailbox }) = self;
         session.writable()?;
         // RFC 6851 4.2: those of COPY, of STORE with \Deleted and of EXPUNGE.
-        folder::selected(session, Rights::of(&[Right::DeleteMessages, Right::Expunge]))?;
-        let target = folder::resolve_target(session, mailbox)?;
+        folder::selected(session, Rights::of(&[Right::DeleteMessages, Right::Expunge])).await?;
+        let target = folder::resolve_target(session, mailbox).await?;
         let messages = messages(session, *uid, set).await?;
         if messages.is_empty() {
             return Done::ok("Nothing to move");
         }
-        let moved = target
-            .move_in(session.selected()?, &messages)
-            .await
-            .map_err(Failure::with_try_create)?;
+        let moved = target.move_in(session.selected()?, &messages).await?;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
         if !moved.uids.is_empty() {
             let code = Code::CopyUid(moved.uid_validity, moved.uids);

@@ -15,7 +15,7 @@ use crate::{
 impl Handler for Expunge {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         session.writable()?;
-        let folder = folder::selected(session, Rights::of(&[Right::Expunge]))?;
+        let folder = folder::selected(session, Rights::of(&[Right::Expunge])).await?;
         let named = match &self.uids {
             Some(set) => Some(uids_of(session, set).await?),
             None => None,

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::{
     super::{
+        accounts::{CardSource, Reading},
         folder::{self, Folder},
         handler::Handler,
         reply::{Done, Failure, Leave, Reply},
@@ -18,7 +19,7 @@ use super::{
     reader::MessageReader,
 };
 use crate::{
-    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, Right, Rights, Uid},
+    model::{FlagAction, FlagEdit, FlagMask, FlagSet, Flags, Right, Rights, Uid},
     protocol::{
         imap::{
             FetchResponse, WrittenParts,
@@ -26,7 +27,7 @@ use crate::{
         },
         mime::{EnvelopeCard, HeaderFilter, SectionText, Summary, card, filter_header},
     },
-    store::{Account, CardReader, FlagChange, Message},
+    store::{FlagChange, Message},
 };
 
 /// A FETCH of at least this many messages is answered from the mailbox's cards: opening a block of
@@ -35,19 +36,18 @@ const CARDS_FOR: usize = 16;
 
 impl Handler for Fetch<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
-        let folder = folder::selected(session, Rights::NONE)?;
+        let folder = folder::selected(session, Rights::NONE).await?;
         let indexes = session.selected()?.indexes(self.uid, &self.set)?;
         if self.items.contains(&FetchItem::ModSeq) {
             session.enable_condstore();
         }
         let wanted = |message: &Message| self.changed_since.is_none_or(|it| message.mod_seq > it);
         let seen_now = set_seen(session, &folder, self, &indexes, wanted).await?;
-        let account = folder.account();
+        let reading = folder.reading();
         let keywords = session.selected()?.told().clone();
-        let mailbox = session.selected()?.mailbox();
         let count: usize = indexes.iter().map(ExactSizeIterator::len).sum();
         let by_cards = count >= CARDS_FOR && !self.items.iter().any(FetchItem::has_octets);
-        let mut cards = by_cards.then(|| Cards::new(account, mailbox));
+        let mut cards = by_cards.then(|| Cards::new(&reading));
         let mut written = WrittenParts::default();
         let mut trouble = None;
         for index in indexes.into_iter().flatten() {
@@ -59,7 +59,7 @@ impl Handler for Fetch<'_> {
                 continue;
             }
             let mut answer = Answer {
-                reader: MessageReader::new(account, message.body),
+                reader: MessageReader::new(&reading, message),
                 cards: cards.as_mut(),
                 written: &mut written,
                 number: index as u32 + 1,
@@ -124,17 +124,17 @@ async fn set_seen(
 
 /// The cards of a mailbox that FETCH reads.
 struct Cards {
-    envelopes: CardReader,
-    structures: CardReader,
+    envelopes: CardSource,
+    structures: CardSource,
     /// Buffer for the structure of the current message.
     structure: Summary,
 }
 
 impl Cards {
-    fn new(account: &Account, mailbox: MailboxId) -> Cards {
+    fn new(reading: &Reading) -> Cards {
         Cards {
-            envelopes: account.cards(mailbox, card::ENVELOPE),
-            structures: account.cards(mailbox, card::STRUCTURE),
+            envelopes: reading.cards(card::ENVELOPE),
+            structures: reading.cards(card::STRUCTURE),
             structure: Summary::spent(),
         }
     }

@@ -6,13 +6,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::super::reply::Failure;
+use super::super::{accounts::Reading, reply::Failure};
 use crate::{
     protocol::{
         imap::Code,
         mime::{Summarizer, Summary, card},
     },
-    store::{Account, BODY_CHUNK, MessageBody},
+    store::{BODY_CHUNK, Message},
 };
 
 /// A longer header is cut to this where it has to be in memory as a whole (HEADER.FIELDS, and
@@ -20,19 +20,22 @@ use crate::{
 const HEADER_MAX: u64 = card::HEADER_MAX;
 
 pub(crate) struct MessageReader<'a> {
-    account: &'a Account,
-    body: MessageBody,
+    reading: &'a Reading,
+    message: Message,
     summary: Option<Summary>,
 }
 
 impl<'a> MessageReader<'a> {
-    pub(crate) fn new(account: &'a Account, body: MessageBody) -> MessageReader<'a> {
-        MessageReader { account, body, summary: None }
+    pub(in crate::service::imap) fn new(
+        reading: &'a Reading,
+        message: Message,
+    ) -> MessageReader<'a> {
+        MessageReader { reading, message, summary: None }
     }
 
     pub(crate) async fn summary(&mut self) -> Result<&Summary, Failure> {
         if self.summary.is_none() {
-            let bytes = self.account.read_summary(&self.body).await?;
+            let bytes = self.reading.summary(&self.message).await?;
             let summary = match Summary::decode(&bytes) {
                 Ok(summary) => summary,
                 // Unreadable or of a later format: the summary is made again from the message.
@@ -51,7 +54,7 @@ impl<'a> MessageReader<'a> {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let piece = self.account.read_body(&self.body, range.start, len).await?;
+        let piece = self.reading.octets(&self.message, range.start, len).await?;
         if piece.is_empty() { Err(unreadable()) } else { Ok(piece) }
     }
 
@@ -69,7 +72,7 @@ impl<'a> MessageReader<'a> {
 
     async fn summarize(&self) -> Result<Summary, Failure> {
         let mut summarizer = Summarizer::new();
-        let mut rest = 0..self.body.size;
+        let mut rest = 0..self.message.body.size;
         while !rest.is_empty() {
             let piece = self.piece(&rest).await?;
             summarizer.push(&piece);

@@ -6,6 +6,7 @@
 
 use super::{
     super::{
+        accounts::{CardSource, Reading},
         folder,
         handler::Handler,
         reply::{Done, Failure, Reply},
@@ -25,7 +26,7 @@ use crate::{
         mime::{DateTime, EnvelopeCard, MessageSearch, Needle, Scope, card, date},
     },
     runtime::executor::Executor,
-    store::{Account, CardReader, Message},
+    store::Message,
 };
 
 /// Keys tested against messages, without reading, before other sessions get their turn: under 1 ms
@@ -44,7 +45,7 @@ struct Hit {
 
 impl Handler for Search<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
-        let folder = folder::selected(session, Rights::NONE)?;
+        let folder = folder::selected(session, Rights::NONE).await?;
         let selected = session.selected()?;
         let now = session.channel.shard.executor.now();
         let query = Query::new(&self.key, self.charset.as_deref(), selected, now)?;
@@ -53,7 +54,7 @@ impl Handler for Search<'_> {
         }
         let selected = session.selected()?;
         let executor = session.channel.shard.executor.clone();
-        let hits = scan(&query, selected, folder.account(), &*executor, self.uid).await?;
+        let hits = scan(&query, selected, &folder.reading(), &*executor, self.uid).await?;
         match self.returns {
             None => {
                 let mod_seq = highest(&hits).filter(|_| query.mod_seq);
@@ -68,15 +69,15 @@ impl Handler for Search<'_> {
 async fn scan(
     query: &Query,
     selected: &Selected,
-    account: &Account,
+    reading: &Reading,
     executor: &dyn Executor,
     uid: bool,
 ) -> Result<Vec<Hit>, Failure> {
     let mut hits = Vec::new();
     let mut keys = 0;
     let mut cards = Cards {
-        dates: account.cards(selected.mailbox(), card::DATES),
-        envelopes: account.cards(selected.mailbox(), card::ENVELOPE),
+        dates: reading.cards(card::DATES),
+        envelopes: reading.cards(card::ENVELOPE),
         scratch: Vec::new(),
         octets: 0,
     };
@@ -88,7 +89,7 @@ async fn scan(
         }
         let Some(message) = selected.message(index) else { continue };
         let subject = Subject { query, selected, executor, index, message: &message };
-        if subject.matches(account, &mut cards).await? {
+        if subject.matches(reading, &mut cards).await? {
             let Uid(named) = message.uid;
             let number = if uid { named } else { index as u32 + 1 };
             hits.push(Hit { number, mod_seq: message.mod_seq });
@@ -99,8 +100,8 @@ async fn scan(
 
 /// The cards of a mailbox that SEARCH reads.
 struct Cards {
-    dates: CardReader,
-    envelopes: CardReader,
+    dates: CardSource,
+    envelopes: CardSource,
     scratch: Vec<u8>,
     /// Octets searched since other sessions had their turn.
     octets: usize,
@@ -118,8 +119,8 @@ struct Subject<'a> {
 impl Subject<'_> {
     /// Tests the message, and reads what the test needs, until it is decided. Each need is read
     /// once.
-    async fn matches(&self, account: &Account, cards: &mut Cards) -> Result<bool, Failure> {
-        let mut reader = MessageReader::new(account, self.message.body);
+    async fn matches(&self, reading: &Reading, cards: &mut Cards) -> Result<bool, Failure> {
+        let mut reader = MessageReader::new(reading, *self.message);
         let mut known = Known::default();
         loop {
             match self.query.test(self.index, self.message, self.selected, &known) {

@@ -1,7 +1,8 @@
 //! STORE (RFC 3501 6.4.6, RFC 7162 3.1.3): flags of many messages at once.
 
 use super::super::{
-    folder::{self, not_allowed},
+    accounts::not_allowed,
+    folder,
     handler::Handler,
     reply::{Done, Failure, Reply},
     state::Session,
@@ -16,7 +17,7 @@ use crate::{
 impl Handler for Store<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         session.writable()?;
-        let folder = folder::selected(session, Rights::NONE)?;
+        let folder = folder::selected(session, Rights::NONE).await?;
         let within = folder.rights().flags();
         if !may_store(self, within) {
             return Err(not_allowed());

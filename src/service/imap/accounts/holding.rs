@@ -1,0 +1,317 @@
+//! An account on its own shard, as one user may use it.
+//!
+//! The only code that asks for a user's rights (RFC 4314) where mailboxes change: each call asks
+//! the access list of that moment, whether the session is on this shard or asked over the mesh.
+
+use std::{rc::Rc, sync::Arc};
+
+use super::{
+    super::reply::{Failure, no_such_mailbox},
+    User,
+};
+use crate::{
+    model::{
+        AccessList, AccountId, Asker, Change, Identifier, MailboxId, Right, Rights, SpecialUse,
+        Subject, rights_stored,
+    },
+    protocol::imap::{Code, SEPARATOR},
+    service::Shard,
+    store::{Account, MailboxInfo, Names, StoreError},
+};
+
+/// Names looked at before other sessions get their turn.
+const NAMES_PER_TURN: usize = 256;
+
+/// The account, and who asks.
+#[derive(Clone)]
+pub(in crate::service::imap) struct Holding {
+    pub shard: Rc<Shard>,
+    pub account: Account,
+    user: User,
+    /// Of the user, when this was made: for one command.
+    groups: Arc<[String]>,
+    is_owner: bool,
+}
+
+/// A mailbox that a user may look up.
+#[derive(Clone, Debug)]
+pub(in crate::service::imap) struct Listed {
+    pub info: MailboxInfo,
+    pub rights: Rights,
+    /// The user may look up a mailbox below it.
+    pub has_children: bool,
+}
+
+/// The user lacks a right on a mailbox that he may see (RFC 5530 3).
+pub(in crate::service::imap) fn not_allowed() -> Failure {
+    Failure::no(Code::NoPerm, "Not allowed on this mailbox")
+}
+
+/// Checks the rights found against those of which a command needs one. Without the lookup right the
+/// answer is the one for a mailbox that does not exist (RFC 4314 6).
+pub(in crate::service::imap) fn permitted(
+    found: Option<Rights>,
+    any_of: Rights,
+    missing: impl FnOnce() -> Failure,
+) -> Result<(), Failure> {
+    match found {
+        Some(rights) if rights.contain_any(any_of) => Ok(()),
+        Some(rights) if rights.contain(Right::Lookup) => Err(not_allowed()),
+        _ => Err(missing()),
+    }
+}
+
+/// Who asks, for the store.
+pub(super) fn asker<'a>(user: &'a User, groups: &'a [String], is_owner: bool) -> Asker<'a> {
+    let (name, account) = (&*user.name, Some(user.account));
+    Asker { is_owner, account, name, groups, is_logged_in: true }
+}
+
+/// What `user` may do by an access list.
+pub(super) fn rights_by(
+    list: Option<&[u8]>,
+    user: &User,
+    groups: &[String],
+    is_owner: bool,
+) -> Rights {
+    rights_stored(list, &asker(user, groups, is_owner))
+}
+
+impl Holding {
+    pub(in crate::service::imap) fn new(
+        shard: &Rc<Shard>,
+        account: Account,
+        user: User,
+    ) -> Holding {
+        let is_owner = is_owner(shard, account.id(), &user);
+        let groups = groups_of(shard, &user);
+        Holding { shard: shard.clone(), account, user, groups, is_owner }
+    }
+
+    /// Loads the account, which is on this shard.
+    pub(super) async fn open(
+        shard: &Rc<Shard>,
+        account: AccountId,
+        user: User,
+    ) -> Result<Holding, Failure> {
+        let Some(partition) = shard.local_partition(account).cloned() else {
+            return Err(Failure::no(Code::Unavailable, "The account is not available now"));
+        };
+        let opened = {
+            let partition = partition.clone();
+            async move { partition.account(account).await }
+        };
+        let account = shard.in_time(&partition, opened).await?;
+        Ok(Holding::new(shard, account, user))
+    }
+
+    /// The same for a later command.
+    pub(in crate::service::imap) fn again(&self) -> Holding {
+        Holding::new(&self.shard, self.account.clone(), self.user.clone())
+    }
+
+    /// Rights on a mailbox now.
+    pub(in crate::service::imap) fn rights(&self, mailbox: MailboxId) -> Rights {
+        let rights = |list: Option<&[u8]>| rights_by(list, &self.user, &self.groups, self.is_owner);
+        self.account.with_access_list(mailbox, rights)
+    }
+
+    /// The mailbox of this name, if there is one; whether the user may look it up or not.
+    pub(in crate::service::imap) fn find(&self, name: &str) -> Option<(MailboxInfo, Rights)> {
+        let info = self.account.mailbox_by_name(name)?;
+        let rights = self.rights(info.id);
+        Some((info, rights))
+    }
+
+    /// The same by its number.
+    pub(in crate::service::imap) fn get(
+        &self,
+        mailbox: MailboxId,
+    ) -> Option<(MailboxInfo, Rights)> {
+        Some((self.account.mailbox(mailbox)?, self.rights(mailbox)))
+    }
+
+    fn may_look_up(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|(_, rights)| rights.contain(Right::Lookup))
+    }
+
+    /// Whether the user may look up a mailbox below `name`.
+    pub(in crate::service::imap) fn has_children(&self, name: &str) -> bool {
+        if self.is_owner || !self.account.has_children(name) {
+            return self.account.has_children(name);
+        }
+        let begin = format!("{name}{SEPARATOR}");
+        let mut after = begin.clone();
+        loop {
+            let names = self.account.names_after(Some(&after), Names::Existing, NAMES_PER_TURN);
+            for name in &names {
+                if !name.starts_with(&begin) {
+                    return false;
+                }
+                if self.may_look_up(name) {
+                    return true;
+                }
+            }
+            let Some(last) = names.into_iter().next_back() else { return false };
+            after = last;
+        }
+    }
+
+    /// The next mailboxes after `after`, at most `count`, that the user may look up, in the order
+    /// of their names; fewer only at the end.
+    pub(in crate::service::imap) async fn listed_after(
+        &self,
+        after: Option<&str>,
+        count: usize,
+    ) -> Vec<Listed> {
+        let mut listed = Vec::new();
+        let mut after = after.map(str::to_owned);
+        while listed.len() < count {
+            let names = self.account.names_after(after.as_deref(), Names::Existing, NAMES_PER_TURN);
+            for name in &names {
+                let Some((info, rights)) = self.find(name) else { continue };
+                if rights.contain(Right::Lookup) && listed.len() < count {
+                    listed.push(Listed { has_children: self.has_children(name), info, rights });
+                }
+            }
+            let Some(last) = names.into_iter().next_back() else { break };
+            after = Some(last);
+            self.shard.executor.yield_now().await;
+        }
+        listed
+    }
+
+    /// Rights on the nearest mailbox above. Where there is none, the account's owner has all and
+    /// others have none.
+    fn rights_above(&self, name: &str) -> Rights {
+        match self.account.nearest_above(name) {
+            Some(above) => self.rights(above),
+            None if self.is_owner => Rights::ALL,
+            None => Rights::NONE,
+        }
+    }
+
+    /// No mailbox has this name, but there are mailboxes below it (RFC 3501 6.3.4).
+    pub(in crate::service::imap) fn is_only_above(&self, name: &str) -> bool {
+        let level = name.strip_suffix(SEPARATOR).unwrap_or(name);
+        self.account.mailbox_by_name(name).is_none() && self.has_children(level)
+    }
+
+    /// Creating a mailbox, or moving one to this name, needs the right to on the nearest mailbox
+    /// above (RFC 4314 4). The answer does not tell whether there is one.
+    fn check_create(&self, name: &str) -> Result<(), Failure> {
+        match self.rights_above(name).contain(Right::CreateMailbox) {
+            true => Ok(()),
+            false => Err(Failure::no(Code::NoPerm, "Mailboxes cannot be created there")),
+        }
+    }
+
+    pub(in crate::service::imap) async fn create(
+        &self,
+        name: &str,
+        special_use: Option<SpecialUse>,
+    ) -> Result<(), Failure> {
+        self.check_create(name)?;
+        self.account.create_mailbox(name, special_use).await?;
+        Ok(())
+    }
+
+    /// A level that is no mailbox is moved by who may delete the nearest mailbox above it.
+    pub(in crate::service::imap) async fn rename(
+        &self,
+        name: &str,
+        target: &str,
+    ) -> Result<(), Failure> {
+        self.check_delete(name)?;
+        self.check_create(target)?;
+        Ok(self.account.rename_mailbox(name, target).await?)
+    }
+
+    /// Whether the user may take the mailbox away from this name.
+    pub(in crate::service::imap) fn check_delete(&self, name: &str) -> Result<(), Failure> {
+        let found = match self.is_only_above(name) {
+            true => Some(self.rights_above(name)),
+            false => self.find(name).map(|(_, rights)| rights),
+        };
+        permitted(found, Rights::of(&[Right::DeleteMailbox]), no_such_mailbox)
+    }
+
+    /// The entries of an access list, with the owner as `owner`. If none says what he may do, his
+    /// rights come first.
+    pub(in crate::service::imap) fn access_list(
+        &self,
+        mailbox: MailboxId,
+        owner: &str,
+    ) -> Vec<(String, Rights)> {
+        let list =
+            self.account.with_access_list(mailbox, |octets| AccessList::decode(octets?).ok());
+        let list = list.unwrap_or_default();
+        let told = |subject: &Subject| match (&subject.identifier, subject.negative) {
+            (Identifier::Owner, false) => owner.to_owned(),
+            (Identifier::Owner, true) => format!("-{owner}"),
+            _ => subject.to_string(),
+        };
+        let subject = Subject::positive(Identifier::Owner);
+        let implied = list.entry(&subject).is_none().then_some((&subject, Rights::ALL));
+        implied.into_iter().chain(list.entries()).map(|(it, rights)| (told(it), rights)).collect()
+    }
+
+    /// SETACL. An owner without an entry has every right, so a change of his rights begins there.
+    /// `required` cannot be taken from the subject.
+    pub(in crate::service::imap) async fn change_access(
+        &self,
+        mailbox: MailboxId,
+        subject: Subject,
+        change: Change,
+        required: Rights,
+    ) -> Result<(), Failure> {
+        let implied = if required.is_empty() { Rights::NONE } else { Rights::ALL };
+        let change = |list: &mut AccessList| {
+            self.check_administers(list)?;
+            let before = list.entry(&subject).unwrap_or(implied);
+            Ok(list.set(subject, change.apply(before) | required)?)
+        };
+        Ok(self.account.change_access_list(mailbox, change).await?)
+    }
+
+    /// DELETEACL. Without an entry the owner has every right again.
+    pub(in crate::service::imap) async fn remove_access(
+        &self,
+        mailbox: MailboxId,
+        subject: Subject,
+    ) -> Result<(), Failure> {
+        let change = |list: &mut AccessList| {
+            self.check_administers(list)?;
+            list.remove(&subject);
+            Ok(())
+        };
+        Ok(self.account.change_access_list(mailbox, change).await?)
+    }
+
+    /// The list that all changes decided so far result in may have taken the right since the
+    /// command began.
+    fn check_administers(&self, list: &AccessList) -> Result<(), StoreError> {
+        let asker = asker(&self.user, &self.groups, self.is_owner);
+        match list.rights_of(&asker).contain(Right::Administer) {
+            true => Ok(()),
+            false => Err(StoreError::NotPermitted("Not allowed on this mailbox")),
+        }
+    }
+}
+
+/// Whether the user is the owner of the account. Public mailboxes are the administrators'.
+pub(super) fn is_owner(shard: &Shard, account: AccountId, user: &User) -> bool {
+    account == user.account
+        || account == AccountId::PUBLIC
+            && shard
+                .options
+                .imap
+                .administrators
+                .iter()
+                .any(|it| shard.directory.login_key(it) == *user.name)
+}
+
+/// The groups that the user belongs to.
+pub(super) fn groups_of(shard: &Shard, user: &User) -> Arc<[String]> {
+    shard.directory.groups_of(&user.name)
+}

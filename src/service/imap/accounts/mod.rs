@@ -1,0 +1,55 @@
+//! Accounts whose mailboxes a session works on, wherever they are.
+//!
+//! Everything that an account decides is decided on its own shard, by a [`Holding`]: the account as
+//! one user may use it. A session reaches it through a [`Home`], directly or over the mesh, and
+//! hands it the work to be done there. [`View`] is a selected mailbox, of which the owner sends
+//! each newer state; [`Reading`] reads messages.
+
+mod distant;
+mod holding;
+mod home;
+mod lease;
+mod reading;
+
+use std::{rc::Rc, sync::Arc};
+
+pub(super) use holding::{Holding, Listed, not_allowed, permitted};
+pub(super) use home::Home;
+pub use lease::Leases;
+pub(super) use lease::View;
+pub(super) use reading::{CardSource, Reading};
+
+use crate::{model::AccountId, service::Shard};
+
+/// Who logged in.
+#[derive(Clone, Debug)]
+pub(super) struct User {
+    pub account: AccountId,
+    /// The address, spelled as the directory compares addresses.
+    pub name: Arc<str>,
+}
+
+/// An account that a user can reach, and the names of its mailboxes.
+#[derive(Clone)]
+pub(super) struct Reach {
+    pub account: AccountId,
+    /// Name of the user whose account it is.
+    pub owner: Rc<str>,
+    /// Goes before its mailboxes' names; empty for the user's own.
+    pub prefix: Rc<str>,
+}
+
+impl User {
+    /// Whether something in another account may be shared with the user. Says nothing about rights.
+    pub(super) fn reaches(&self, shard: &Shard, account: AccountId) -> bool {
+        let groups = holding::groups_of(shard, self);
+        let is_owner = holding::is_owner(shard, account, self);
+        is_owner || shard.shares.has(account, &holding::asker(self, &groups, false))
+    }
+
+    /// The other accounts in which something may be shared with the user.
+    pub(super) fn sharers(&self, shard: &Shard) -> Vec<AccountId> {
+        let groups = holding::groups_of(shard, self);
+        shard.shares.owners(&holding::asker(self, &groups, false))
+    }
+}

@@ -1,0 +1,425 @@
+//! Mailboxes of other users (RFC 2342, RFC 4314), on the session's shard and on another one: the
+//! same commands and the same answers.
+//!
+//! Alice's account is on shard 0, bob's on shard 1, carol's beside one of them. Each case is played
+//! with owner and user on one shard and on two.
+
+mod transcript;
+mod world;
+
+use std::rc::Rc;
+
+use ringmail::{
+    directory::{Directory, PeerLimits, SharedDirectory},
+    runtime::{LocalFuture, connection::Connection},
+    service::{
+        Shard,
+        imap::{self, Outcome},
+    },
+};
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of};
+
+fn serve(
+    connection: Connection,
+    shards: Rc<[Rc<Shard>]>,
+    entry: usize,
+) -> LocalFuture<'static, ()> {
+    Box::pin(async move {
+        let mut outcome = imap::run(connection, shards[entry].clone()).await;
+        while let Outcome::HandOver(connection, handover) = outcome {
+            let owner = shards[entry].owner_of(handover.identity.account);
+            let connection = Connection::attach(connection.detach());
+            outcome =
+                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
+        }
+    })
+}
+
+/// Two users of one shard and two of the other.
+const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
+
+fn kit() -> Kit {
+    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
+    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
+}
+
+/// The answer to one command, up to its tagged response or BYE.
+fn answer(client: &mut Client, command: &str) -> String {
+    client.say(format!("t {command}\r\n"));
+    let mut found = String::new();
+    loop {
+        let more = transcript::Peer::receive(client);
+        assert!(!more.is_empty(), "closed after {command}: {found}");
+        found.push_str(&String::from_utf8(more).expect("UTF-8"));
+        let last = found.lines().next_back().unwrap_or_default();
+        if found.ends_with("\r\n") && (last.starts_with("t ") || last.starts_with("* BYE")) {
+            return found;
+        }
+    }
+}
+
+fn done(client: &mut Client, command: &str) -> String {
+    let told = answer(client, command);
+    assert!(told.contains("t OK "), "{command}: {told}");
+    told
+}
+
+fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
+    let mut client = world.client();
+    client.read_to("* OK");
+    done(&mut client, &format!("LOGIN {name}@demo.test demo"));
+    client
+}
+
+/// The owner, and a user of the same shard or another one.
+const PAIRS: [(&str, &str); 3] = [("alice", "bob"), ("alice", "carol"), ("alice", "dave")];
+
+struct Case<'k> {
+    world: SimulatedWorld<'k>,
+    owner: Client,
+    user: Client,
+    owner_name: &'static str,
+    user_name: &'static str,
+}
+
+impl<'k> Case<'k> {
+    /// The owner has the mailboxes `box`, `box/sub` and `secret`, with two messages each.
+    fn new(kit: &'k Kit, (owner_name, user_name): (&'static str, &'static str)) -> Case<'k> {
+        let world = SimulatedWorld::new(kit, serve, 0, true);
+        let mut owner = log_in(&world, owner_name);
+        for name in ["box", "box/sub", "secret"] {
+            done(&mut owner, &format!("CREATE {name}"));
+            for number in 1..=2 {
+                let text = format!("Subject: {name} {number}\r\n\r\nbody of {name}\r\n");
+                let size = text.len();
+                done(&mut owner, &format!("APPEND {name} {{{size}+}}\r\n{text}"));
+            }
+        }
+        let user = log_in(&world, user_name);
+        Case { world, owner, user, owner_name, user_name }
+    }
+
+    fn grant(&mut self, name: &str, rights: &str) {
+        let user = self.user_name;
+        done(&mut self.owner, &format!("SETACL {name} {user}@demo.test {rights}"));
+    }
+
+    /// As the user names a mailbox of the owner.
+    fn name(&self, name: &str) -> String {
+        format!("\"Other Users/{}@demo.test/{name}\"", self.owner_name)
+    }
+}
+
+/// Plays a case with every pair.
+fn each(play: impl Fn(&mut Case<'_>)) {
+    let kit = kit();
+    for pair in PAIRS {
+        play(&mut Case::new(&kit, pair));
+    }
+}
+
+fn lines(told: &str, start: &str) -> Vec<String> {
+    let found = told.lines().filter_map(|line| line.strip_prefix(start));
+    found.map(str::to_owned).collect()
+}
+
+#[test]
+fn what_is_shared_is_listed_and_nothing_else() {
+    each(|case| {
+        let told = done(&mut case.user, "LIST \"\" *");
+        assert!(!told.contains("Other Users"), "{told}");
+        case.grant("box", "lr");
+        case.grant("secret", "rs");
+        let owner = format!("Other Users/{}@demo.test", case.owner_name);
+        let told = done(&mut case.user, "LIST \"\" *");
+        let others: Vec<String> = lines(&told, "* LIST ")
+            .into_iter()
+            .filter(|line| line.contains("Other Users"))
+            .collect();
+        let expected = [
+            "(\\Noselect \\HasChildren) \"/\" \"Other Users\"".to_owned(),
+            format!("(\\Noselect \\HasChildren) \"/\" \"{owner}\""),
+            // Created with its parent's list before that was shared: `sub` is not.
+            format!("(\\HasNoChildren) \"/\" \"{owner}/box\""),
+        ];
+        assert_eq!(others, expected, "{told}");
+        let told = done(&mut case.user, "LIST \"\" %");
+        assert!(told.contains("* LIST (\\Noselect \\HasChildren) \"/\" \"Other Users\""), "{told}");
+        let told = done(&mut case.user, &format!("LIST \"\" \"{owner}/%\""));
+        assert_eq!(lines(&told, "* LIST ").len(), 1, "{told}");
+        let told = done(&mut case.user, "LIST \"\" \"\" RETURN (MYRIGHTS)");
+        assert!(!told.contains("MYRIGHTS"), "{told}");
+        let told =
+            done(&mut case.user, "LIST \"\" \"Other Users/*\" RETURN (MYRIGHTS STATUS (MESSAGES))");
+        assert_eq!(lines(&told, "* MYRIGHTS "), [format!("\"{owner}/box\" lr")], "{told}");
+        assert_eq!(lines(&told, "* STATUS "), [format!("\"{owner}/box\" (MESSAGES 2)")], "{told}");
+    });
+}
+
+#[test]
+fn shared_mailboxes_are_subscribed() {
+    each(|case| {
+        case.grant("box", "lr");
+        let (name, secret) = (case.name("box"), case.name("secret"));
+        done(&mut case.user, &format!("SUBSCRIBE {name}"));
+        done(&mut case.user, &format!("SUBSCRIBE {secret}"));
+        let told = done(&mut case.user, "LSUB \"\" \"Other Users/*\"");
+        assert_eq!(lines(&told, "* LSUB ").len(), 2, "{told}");
+        let told = done(&mut case.user, "LIST (SUBSCRIBED) \"\" \"Other Users/*\"");
+        let expected = [
+            format!("(\\HasNoChildren \\Subscribed) \"/\" {name}"),
+            format!("(\\HasNoChildren \\NonExistent \\Subscribed) \"/\" {secret}"),
+        ];
+        assert_eq!(lines(&told, "* LIST "), expected, "{told}");
+        let told = done(&mut case.user, "LIST \"\" \"Other Users/*box\" RETURN (SUBSCRIBED)");
+        assert_eq!(
+            lines(&told, "* LIST "),
+            [format!("(\\HasNoChildren \\Subscribed) \"/\" {name}")],
+            "{told}"
+        );
+        done(&mut case.user, &format!("UNSUBSCRIBE {name}"));
+        let told = done(&mut case.user, "LSUB \"\" \"Other Users/*\"");
+        assert_eq!(lines(&told, "* LSUB ").len(), 1, "{told}");
+    });
+}
+
+#[test]
+fn messages_of_others_are_read_searched_and_changed() {
+    each(|case| {
+        case.grant("box", "lrswite");
+        let name = case.name("box");
+        let told = done(&mut case.user, &format!("SELECT {name}"));
+        assert!(told.contains("* 2 EXISTS") && told.contains("t OK [READ-WRITE]"), "{told}");
+        let told = done(&mut case.user, "FETCH 1:2 (FLAGS ENVELOPE BODY[])");
+        for number in 1..=2 {
+            assert!(told.contains(&format!("Subject: box {number}")), "{told}");
+        }
+        assert_eq!(told.matches("\\Seen").count(), 2, "{told}");
+        let told = done(&mut case.user, "SEARCH SUBJECT \"box 2\"");
+        assert!(told.contains("* SEARCH 2\r\n"), "{told}");
+        let told = done(&mut case.user, "SEARCH BODY \"body of box\"");
+        assert!(told.contains("* SEARCH 1 2\r\n"), "{told}");
+        // The owner sees the flags that the user set, and the user those of the owner, at once.
+        let told = done(&mut case.user, "STORE 1 +FLAGS (\\Flagged word)");
+        assert!(told.contains("* 1 FETCH (FLAGS (\\Flagged \\Seen"), "{told}");
+        let told = done(&mut case.owner, "SELECT box");
+        assert!(told.contains("word"), "{told}");
+        let told = done(&mut case.owner, "FETCH 1 FLAGS");
+        assert!(told.contains("\\Flagged") && told.contains("word"), "{told}");
+        done(&mut case.owner, "STORE 2 +FLAGS (\\Deleted)");
+        case.world.settle();
+        let told = done(&mut case.user, "NOOP");
+        assert!(told.contains("* 2 FETCH (FLAGS (\\Deleted"), "{told}");
+        let told = done(&mut case.user, "EXPUNGE");
+        assert!(told.contains("* 2 EXPUNGE"), "{told}");
+        let told = done(&mut case.owner, "NOOP");
+        assert!(told.contains("* 2 EXPUNGE"), "{told}");
+    });
+}
+
+#[test]
+fn a_session_that_idles_hears_of_changes_and_of_lost_rights() {
+    each(|case| {
+        case.grant("box", "lr");
+        let name = case.name("box");
+        done(&mut case.user, &format!("EXAMINE {name}"));
+        case.user.say("i IDLE\r\n");
+        case.user.read_to("+ ");
+        done(&mut case.owner, "APPEND box {3+}\r\nnew");
+        case.user.read_to("* 3 RECENT");
+        done(&mut case.owner, "SELECT box");
+        done(&mut case.owner, "STORE 1 +FLAGS (\\Answered)");
+        case.user.read_to("* 1 FETCH (FLAGS (\\Answered");
+        let user = case.user_name;
+        done(&mut case.owner, &format!("DELETEACL box {user}"));
+        case.user.read_to("* BYE");
+    });
+}
+
+#[test]
+fn the_selected_mailbox_is_deleted() {
+    each(|case| {
+        case.grant("box/sub", "lr");
+        let name = case.name("box/sub");
+        done(&mut case.user, &format!("SELECT {name}"));
+        done(&mut case.owner, "DELETE box/sub");
+        case.world.settle();
+        let told = answer(&mut case.user, "NOOP");
+        assert!(told.contains("* BYE The selected mailbox was deleted"), "{told}");
+    });
+}
+
+/// What does not exist for the user, whatever he tries, is refused in the words for a name that
+/// nobody has.
+#[test]
+fn what_may_not_be_seen_does_not_exist() {
+    each(|case| {
+        case.grant("box", "lr");
+        done(&mut case.user, "CREATE mine");
+        done(&mut case.user, "APPEND mine {1+}\r\nx");
+        done(&mut case.user, "SELECT mine");
+        let own = "\"Other Users/ghost@demo.test/secret\"".to_owned();
+        let hidden = case.name("secret");
+        let missing = case.name("missing");
+        for command in [
+            "STATUS {} (MESSAGES)",
+            "GETACL {}",
+            "SETACL {} alice lr",
+            "DELETEACL {} alice",
+            "LISTRIGHTS {} alice",
+            "MYRIGHTS {}",
+            "DELETE {}",
+            "RENAME {} stolen",
+            "RENAME mine {}",
+            "CREATE {}",
+            "APPEND {} {1+}\r\nx",
+            "COPY 1 {}",
+            "MOVE 1 {}",
+            "LIST \"\" {}",
+            "LIST \"\" {} RETURN (STATUS (MESSAGES))",
+            "SUBSCRIBE {}",
+            "LSUB \"\" {}",
+            "UNSUBSCRIBE {}",
+        ] {
+            let mut told = |name: &str| {
+                let told = answer(&mut case.user, &command.replacen("{}", name, 1));
+                told.replace(name, "NAME")
+            };
+            let (hidden, missing, nobody) = (told(&hidden), told(&missing), told(&own));
+            assert_eq!(hidden, missing, "{command}");
+            assert_eq!(missing, nobody, "{command}");
+        }
+        for command in ["SELECT {}", "EXAMINE {}"] {
+            let mut told = |name: &str| {
+                done(&mut case.user, "SELECT mine");
+                answer(&mut case.user, &command.replacen("{}", name, 1))
+            };
+            let (hidden, missing, nobody) = (told(&hidden), told(&missing), told(&own));
+            assert_eq!((&hidden, &missing), (&missing, &nobody), "{command}");
+        }
+    });
+}
+
+/// Names that try to leave the namespace, or to reach it otherwise.
+#[test]
+fn tricks_with_names_reach_nothing() {
+    each(|case| {
+        case.grant("box", "lr");
+        let owner = case.owner_name;
+        for name in [
+            format!("Other Users/{owner}@demo.test"),
+            format!("Other Users/{owner}@demo.test/"),
+            format!("Other Users/{owner}@demo.test//secret"),
+            format!("Other Users/{owner}@demo.test/box/../secret"),
+            format!("other users/{owner}@demo.test/box"),
+            format!("Other Users//{owner}@demo.test/box"),
+            format!("/Other Users/{owner}@demo.test/box"),
+            format!("Other Users/{owner}/secret"),
+            format!("Other Users/{}@demo.test/INBOX", case.user_name),
+            format!("~{owner}@demo.test/secret"),
+            "Other Users/secret".to_owned(),
+            "Other Users".to_owned(),
+            "Shared".to_owned(),
+            "Shared/".to_owned(),
+            "Shared/INBOX".to_owned(),
+            "&AE8-ther Users/x".to_owned(),
+        ] {
+            let told = answer(&mut case.user, &format!("SELECT \"{name}\""));
+            assert!(told.starts_with("t NO [NONEXISTENT]"), "{name}: {told}");
+            let told = answer(&mut case.user, &format!("STATUS \"{name}\" (MESSAGES)"));
+            assert!(told.starts_with("t NO [NONEXISTENT]"), "{name}: {told}");
+        }
+        // The address in another spelling is the same user.
+        let shouted = owner.to_uppercase();
+        done(&mut case.user, &format!("SELECT \"Other Users/{shouted}@DEMO.test/box\""));
+    });
+}
+
+/// What the rights allow is done in the owner's account, with inheritance.
+#[test]
+fn mailboxes_are_made_moved_and_deleted_in_others_accounts() {
+    each(|case| {
+        case.grant("box", "lrkxa");
+        let new = case.name("box/new");
+        done(&mut case.user, &format!("CREATE {new}"));
+        let told = done(&mut case.user, &format!("MYRIGHTS {new}"));
+        assert!(told.contains(" lrkxacd\r\n") || told.contains(" lrkxac\r\n"), "{told}");
+        let told = done(&mut case.user, &format!("GETACL {new}"));
+        assert!(told.contains(&format!("{}@demo.test lrkxac", case.user_name)), "{told}");
+        assert!(done(&mut case.owner, "LIST \"\" box/*").contains("box/new"));
+        let renamed = case.name("box/renamed");
+        done(&mut case.user, &format!("RENAME {new} {renamed}"));
+        let told = answer(&mut case.user, &format!("RENAME {renamed} mine"));
+        assert!(told.starts_with("t NO [CANNOT]"), "{told}");
+        let elsewhere = case.name("elsewhere");
+        let told = answer(&mut case.user, &format!("CREATE {elsewhere}"));
+        assert!(told.starts_with("t NO [NOPERM]"), "{told}");
+        done(&mut case.user, &format!("SETACL {renamed} anyone l"));
+        done(&mut case.user, &format!("DELETE {renamed}"));
+        assert!(!done(&mut case.owner, "LIST \"\" box/*").contains("renamed"));
+    });
+}
+
+#[test]
+fn many_messages_are_read_from_another_shard() {
+    each(|case| {
+        case.grant("box", "lr");
+        for number in 3..=200 {
+            let text = format!("Subject: box {number}\r\n\r\n{}\r\n", "x".repeat(number * 13));
+            done(&mut case.owner, &format!("APPEND box {{{}+}}\r\n{text}", text.len()));
+        }
+        let name = case.name("box");
+        done(&mut case.user, &format!("EXAMINE {name}"));
+        done(&mut case.owner, "EXAMINE box");
+        for items in
+            ["BODY[]", "(ENVELOPE BODY)", "BODY[HEADER.FIELDS (SUBJECT)]", "BODY[TEXT]<5.7>"]
+        {
+            for set in ["1:*", "200,5,17:40", "1", "7:9"] {
+                let command = format!("FETCH {set} {items}");
+                assert_eq!(
+                    done(&mut case.user, &command),
+                    done(&mut case.owner, &command),
+                    "{command}"
+                );
+            }
+        }
+        let command =
+            "SEARCH OR SUBJECT \"box 7\" TEXT xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+        assert_eq!(done(&mut case.user, command), done(&mut case.owner, command));
+    });
+}
+
+/// Public mailboxes are made by administrators and seen by those whom they are shared with.
+#[test]
+fn public_mailboxes_are_the_administrators() {
+    let kit = kit();
+    for (admin_name, user_name) in [("alice", "bob"), ("bob", "alice"), ("carol", "dave")] {
+        let mut options = world::options(true);
+        options.imap.administrators = vec![format!("{admin_name}@demo.test")];
+        let world = SimulatedWorld::with_options(&kit, serve, 0, options, 64 << 20);
+        let (mut admin, mut user) = (log_in(&world, admin_name), log_in(&world, user_name));
+        let told = answer(&mut user, "CREATE Shared/News");
+        assert!(told.starts_with("t NO [NOPERM]"), "{told}");
+        done(&mut admin, "CREATE Shared/News/Local");
+        let told = done(&mut admin, "LIST \"\" Shared*");
+        let expected = [
+            "(\\Noselect \\HasChildren) \"/\" Shared",
+            "(\\HasChildren) \"/\" Shared/News",
+            "(\\HasNoChildren) \"/\" Shared/News/Local",
+        ];
+        assert_eq!(lines(&told, "* LIST "), expected, "{told}");
+        assert!(!done(&mut user, "LIST \"\" *").contains("Shared"));
+        done(&mut admin, "SETACL Shared/News anyone lrp");
+        let told = done(&mut admin, "GETACL Shared/News");
+        assert_eq!(lines(&told, "* ACL "), ["Shared/News owner lrswipkxteacd anyone lrp"]);
+        let told = done(&mut user, "LIST \"\" *");
+        assert!(told.contains("* LIST (\\HasNoChildren) \"/\" Shared/News\r\n"), "{told}");
+        assert!(!told.contains("Local") && !told.contains("Shared/INBOX"), "{told}");
+        done(&mut user, "SELECT Shared/News");
+        let told = answer(&mut user, "SETACL Shared/News anyone lrswipkxtea");
+        assert!(told.starts_with("t NO [NOPERM]"), "{told}");
+        let told = answer(&mut user, "DELETE Shared/News");
+        assert!(told.starts_with("t NO [NOPERM]"), "{told}");
+        done(&mut admin, "DELETE Shared/News/Local");
+    }
+}
