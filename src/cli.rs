@@ -550,13 +550,14 @@ pub enum QueueVerb {
     #[command(after_help = "\
 Examples:
   ringmail queue list --config ringmail.toml
-  ringmail queue list --older 4h --larger 10MiB --limit 0 --dir ringmail-demo")]
+  ringmail queue list --older 4h --larger 10MiB --limit 0 --dir ringmail-demo
+  ringmail queue list --error 4.7 --json --config ringmail.toml | jq -r .sender")]
     List {
         #[command(flatten)]
         which: WhichMessages,
-        /// Show at most so many; 0: all
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: u64,
+        /// Show at most so many; 0: all [default: 100; with --json all]
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
         /// Print JSON, an object a line, for programs
         #[arg(long)]
         json: bool,

@@ -25,8 +25,8 @@ const SLICE: usize = 2048;
 /// Envelopes read from disk at once.
 const READ_MAX: usize = 64;
 
-/// A list of at most this many messages has the last replies, which are read from disk: a fraction
-/// of a second. In a longer one there are only their statuses.
+/// A list of at most this many messages of a shard has the last replies, which are read from disk:
+/// a fraction of a second. In a longer one there are only their statuses.
 const LISTED_WITH_REPLIES_MAX: usize = 100;
 
 /// Which messages are meant. All conditions must hold; the default is every message.
@@ -263,7 +263,9 @@ impl<C: Carrier> Queue<C> {
         })
         .await;
         listed.sort_unstable_by_key(|it| it.id);
-        self.add_replies(&mut listed, most).await;
+        if after.is_none() {
+            self.add_replies(&mut listed).await;
+        }
         listed
     }
 
@@ -283,13 +285,15 @@ impl<C: Carrier> Queue<C> {
         })
         .await;
         matches.listed.sort_unstable_by_key(|it| it.id);
-        self.add_replies(&mut matches.listed, most).await;
+        self.add_replies(&mut matches.listed).await;
         matches
     }
 
-    /// Adds the last problems of recipients, which only their envelopes have.
-    async fn add_replies(&self, listed: &mut [Listed], most: usize) {
-        if most > LISTED_WITH_REPLIES_MAX {
+    /// Adds the last problems of recipients, which only their envelopes have. What was found
+    /// counts, and not how many were asked for: who asks for all of a few messages gets their
+    /// replies.
+    async fn add_replies(&self, listed: &mut [Listed]) {
+        if listed.len() > LISTED_WITH_REPLIES_MAX {
             return;
         }
         for it in listed {

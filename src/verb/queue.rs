@@ -33,6 +33,9 @@ use crate::cli::{ActArguments, ExplainArguments, Place, QueueVerb, TraceArgument
 /// Octets of the text that `trace` looks for.
 const TRACED_MAX: usize = 1024;
 
+/// Messages that `list` shows to people, unless they say otherwise.
+const LISTED: u64 = 100;
+
 /// Lines read from disk that wait to be printed.
 const LINES_MAX: usize = 1024;
 
@@ -40,7 +43,7 @@ pub fn queue(verb: QueueVerb) -> Result<()> {
     let (request, place) = match verb {
         QueueVerb::List { which, limit, json, place } => {
             let filter = filter(which);
-            (Request { verb: Verb::List { most: limit }, filter, json }, place)
+            (Request { verb: Verb::List { most: most_listed(limit, json) }, filter, json }, place)
         }
         QueueVerb::Show { ids, json, place } => {
             let filter = Filter { ids, ..Filter::default() };
@@ -110,6 +113,12 @@ pub fn trace(arguments: TraceArguments) -> Result<()> {
         true => answer.end(),
         false => bail!("{}: no server runs here", asked.data_dir.display()),
     }
+}
+
+/// Messages that `list` shows; 0: all. A program gets what it asked for, since it may not read the
+/// note about the others; a person rarely wants more than some screens.
+fn most_listed(limit: Option<u64>, json: bool) -> u64 {
+    limit.unwrap_or(if json { 0 } else { LISTED })
 }
 
 fn filter(which: WhichMessages) -> Filter {

@@ -281,6 +281,20 @@ class QueueTest(unittest.TestCase):
             self.assertEqual((code, text[:5]), (452, b"4.3.1"))
             self.assertEqual(client.rcpt("bob@demo.test")[0], 250)
 
+    def test_a_program_is_told_all_messages(self):
+        with smtplib.SMTP("127.0.0.1", self.demo.port["submission"]) as client:
+            client.login("alice@demo.test", "demo")
+            for number in range(102):
+                client.sendmail("alice@demo.test", [f"r{number}@a.test"], "Subject: x\r\n\r\nhello\r\n")
+        found = self.lines("list")
+        numbers = [[int(part) for part in it["id"].split("-")] for it in found]
+        self.assertEqual((len(found), numbers), (102, sorted(numbers)))
+        self.assertEqual(len(self.lines("list", "--limit", "7")), 7)
+        code, out, err = self.run_verb("list")
+        self.assertEqual(code, 0)
+        self.assertIn("2 more are not shown (--limit 0 shows all)", err)
+        self.assertEqual(len([line for line in out.splitlines() if not line.startswith(" ")]), 100)
+
     def test_lists_and_filters(self):
         for number in range(4):
             self.submit("alice", f"r{number}@a.test", f"s{number}@b.test")
@@ -313,7 +327,13 @@ class QueueTest(unittest.TestCase):
         self.assertEqual(code, 0)
         self.assertIn("3 more are not shown", err)
         self.assertEqual(len([line for line in out.splitlines() if not line.startswith(" ")]), 2)
-        self.assertEqual(count("--limit", "0"), 5)
+        everything = self.lines("list", "--limit", "0")
+        self.assertEqual(len(everything), 5)
+        # All of a few messages are told with their replies.
+        self.assertTrue(all(part["problem"]["is_reply"] for it in everything for part in it["destinations"]))
+        for verb in ("hold", "cancel"):
+            code, _, err = self.run_verb(verb, "--domain", "nowhere.test")
+            self.assertEqual((code, err), (0, "ringmail: no message matches\n"), verb)
 
         total, *rows = self.lines("shape")
         self.assertEqual((total["domain"], total["recipients"], total["by_age"][0]), (None, 9, 9))

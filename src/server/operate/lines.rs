@@ -197,6 +197,9 @@ pub(super) fn listed(it: &Listed, now: Timestamp, as_json: bool) -> Vec<String> 
     output(&text)
 }
 
+/// A note: the conditions mean no message.
+pub(super) const NO_MATCH: &str = "#no message matches";
+
 /// The sums, behind a list of `shown` messages.
 pub(super) fn rest(sums: &Matches, shown: u64, as_json: bool) -> Vec<String> {
     let Matches { messages, recipients, octets, .. } = sums;
@@ -207,7 +210,7 @@ pub(super) fn rest(sums: &Matches, shown: u64, as_json: bool) -> Vec<String> {
         short_size(*octets)
     );
     match messages.saturating_sub(shown) {
-        0 if *messages == 0 => vec!["#no message matches".to_owned()],
+        0 if *messages == 0 => vec![NO_MATCH.to_owned()],
         0 if as_json => Vec::new(),
         0 => vec![format!("#{all}")],
         rest => vec![format!("#{rest} more are not shown (--limit 0 shows all); in all {all}")],
@@ -458,7 +461,12 @@ pub(super) fn would(action: &Action, sums: &Matches, now: Timestamp, as_json: bo
             ("first", json::list(&ids)),
         ];
         fields.extend(field);
-        return vec![format!("={}", json::object(&fields))];
+        let mut lines = vec![format!("={}", json::object(&fields))];
+        lines.extend((*messages == 0).then(|| NO_MATCH.to_owned()));
+        return lines;
+    }
+    if *messages == 0 {
+        return vec![NO_MATCH.to_owned()];
     }
     let mut lines: Vec<String> =
         listed.iter().flat_map(|it| self::listed(it, now, false)).collect();

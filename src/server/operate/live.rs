@@ -51,8 +51,7 @@ pub(in crate::server) async fn answer(
 impl Asking {
     async fn answer(&self, request: Request) -> Result<(), Gone> {
         match request.verb.clone() {
-            Verb::List { most: 1.. } => self.list_some(request).await?,
-            Verb::List { .. } => self.list_all(request).await?,
+            Verb::List { most } => self.list(request, most).await?,
             Verb::Show => self.show(request).await?,
             Verb::Shape { by, rows } => {
                 let filter = request.filter.clone();
@@ -166,18 +165,18 @@ impl Asking {
         Ok((sums, now))
     }
 
-    /// A list with a limit, in the order of ids.
-    async fn list_some(&self, request: Request) -> Result<(), Gone> {
-        let Verb::List { most } = request.verb else { return Ok(()) };
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        if most > LIST_STEP {
-            return self.list_all(request).await;
+    /// A list in the order of ids, unless it is long. `most` of 0: all.
+    async fn list(&self, request: Request, most: u64) -> Result<(), Gone> {
+        let most = if most == 0 { u64::MAX } else { most };
+        let step = LIST_STEP.min(usize::try_from(most).unwrap_or(usize::MAX));
+        let (sums, now) = self.find(&request, step).await?;
+        let shown = sums.listed.len() as u64;
+        if shown < most && shown < sums.messages {
+            return self.list_long(request, most, Matches { listed: Vec::new(), ..sums }).await;
         }
-        let (sums, now) = self.find(&request, most).await?;
         for it in &sums.listed {
             self.tell(lines::listed(it, now, request.json)).await?;
         }
-        let shown = sums.listed.len() as u64;
         self.tell(lines::rest(&sums, shown, request.json)).await?;
         if shown == sums.messages {
             let found = |id| sums.listed.iter().any(|it| it.id == id);
@@ -186,13 +185,8 @@ impl Asking {
         Ok(())
     }
 
-    /// A long list: one shard after the other, some messages at a time.
-    async fn list_all(&self, request: Request) -> Result<(), Gone> {
-        let most = match request.verb {
-            Verb::List { most: most @ 1.. } => most,
-            _ => u64::MAX,
-        };
-        let (mut sums, _) = self.find(&request, 0).await?;
+    /// A long list: one shard after the other, some messages at a time. `sums` has no messages yet.
+    async fn list_long(&self, request: Request, most: u64, mut sums: Matches) -> Result<(), Gone> {
         let mut shown = 0;
         for number in 0..self.gate.shard_count() {
             let mut after = None;
@@ -288,6 +282,10 @@ impl Asking {
             named.extend(ids);
         }
         self.tell(lines::acted(&action, sum, request.json)).await?;
+        // Of names, each that is missing is told.
+        if sum == Reached::default() && request.filter.ids.is_empty() {
+            self.tell([lines::NO_MATCH.to_owned()]).await?;
+        }
         self.tell(request.missing(|id| named.contains(&id))).await
     }
 }
