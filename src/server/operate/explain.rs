@@ -10,7 +10,7 @@ use super::{
 use crate::{
     control::json,
     directory::{ALIAS_REJECTED, Destination, Reason, Target},
-    model::AccountId,
+    model::{AccountId, ShardId},
     queue::{QueueId, SiteFacts},
     runtime::{LocalFuture, mesh::MeshGate},
     service::{
@@ -256,13 +256,14 @@ impl Asking {
     }
 
     /// The state of each way's site, on each shard that has one.
-    async fn sites(&self, ways: &[WayFacts]) -> Result<Vec<Vec<SiteFacts>>, Gone> {
+    async fn sites(&self, ways: &[WayFacts]) -> Result<Vec<Vec<(ShardId, SiteFacts)>>, Gone> {
         let mut found = Vec::new();
         for way in ways {
             let name = way.site.clone().unwrap_or_default();
-            let question = move |shard: Rc<Shard>| -> LocalFuture<'static, Option<SiteFacts>> {
+            type There = Option<(ShardId, SiteFacts)>;
+            let question = move |shard: Rc<Shard>| -> LocalFuture<'static, There> {
                 let name = name.clone();
-                Box::pin(async move { shard.relay().site_named(&name) })
+                Box::pin(async move { Some((shard.id, shard.relay().site_named(&name)?)) })
             };
             found.push(self.every_shard(question).await?.into_iter().flatten().collect());
         }
@@ -283,9 +284,9 @@ fn host_json(host: &HostFacts) -> String {
     ])
 }
 
-fn way_json(way: &WayFacts, sites: &[SiteFacts]) -> String {
+fn way_json(way: &WayFacts, sites: &[(ShardId, SiteFacts)]) -> String {
     let hosts: Vec<String> = way.hosts.iter().map(host_json).collect();
-    let sites: Vec<String> = sites.iter().map(site_json).collect();
+    let sites: Vec<String> = sites.iter().map(|(_, site)| site_json(site)).collect();
     let problem = way.problem.as_ref();
     let destination = if way.destination.is_empty() { "local" } else { &way.destination };
     json::object(&[
@@ -300,7 +301,7 @@ fn way_json(way: &WayFacts, sites: &[SiteFacts]) -> String {
     ])
 }
 
-fn way_text(way: &WayFacts, sites: &[SiteFacts]) -> String {
+fn way_text(way: &WayFacts, sites: &[(ShardId, SiteFacts)]) -> String {
     let destination = if way.destination.is_empty() { "local" } else { &way.destination };
     let mut text = format!("{destination}\n  route: {}\n", way.route);
     for host in &way.hosts {
@@ -327,7 +328,9 @@ fn way_text(way: &WayFacts, sites: &[SiteFacts]) -> String {
     match (sites, &way.site) {
         ([], Some(site)) => text.push_str(&format!("  site {site}\n")),
         (sites, _) => {
-            sites.iter().for_each(|site| text.push_str(&format!("  {}\n", site_text(site))));
+            for (shard, site) in sites {
+                text.push_str(&format!("  on shard {}, {}\n", shard.0, site_text(site)));
+            }
         }
     }
     text
