@@ -287,3 +287,17 @@ fn the_queue_is_shown_without_a_server_and_not_changed() {
         assert_eq!((code, printed.as_str()), (Some(2), ""), "{wrong:?}: {told}");
     }
 }
+
+/// Every verb that works on a data directory says the same of one that is not there.
+#[test]
+fn a_data_directory_that_is_not_there_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let nowhere = place.path().join("nowhere");
+    for verb in [&["queue", "list"][..], &["block", "list"], &["user", "list"], &["verify"]] {
+        let output = ringmail(&[verb, &["--dir", nowhere.to_str().unwrap()]].concat());
+        let output = { output }.output().unwrap();
+        let told = said(&output);
+        assert!(output.status.code() == Some(1), "{verb:?}: {told}");
+        assert!(told.contains("nowhere: no such directory; name the data directory"), "{told}");
+    }
+}

@@ -137,9 +137,21 @@ fn keep_private(folder: &Folder) -> Result<()> {
     Ok(())
 }
 
+/// Opens a data directory, or another folder of the server's, that must be there.
+pub fn open_folder(path: &Path) -> Result<Folder> {
+    Folder::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => anyhow::anyhow!(
+            "{}: no such directory; name the data directory of a server, which its first start \
+             makes",
+            path.display()
+        ),
+        _ => anyhow::Error::new(error).context(format!("{}: cannot open", path.display())),
+    })
+}
+
 /// Runs `work` as the owner of the folder `path`, if we are root: see [`Folder::act`].
 pub fn as_owner<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let folder = Folder::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+    let folder = open_folder(path)?;
     folder.adopt(OsStr::new(LOCK))?;
     folder.act(work)?
 }

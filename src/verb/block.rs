@@ -7,7 +7,7 @@ use ringmail::{
     config::Settings,
     control,
     model::{Network, NotANetwork},
-    runtime::folder::Folder,
+    server::data_dir,
 };
 
 use super::{Usage, json, output::print_line, printable};
@@ -123,8 +123,7 @@ fn ask(place: &Place, request: &str) -> Result<Vec<String>> {
         (None, Some(directory)) => directory.clone(),
         (None, None) => return Err(Usage("--config or --dir is needed".to_owned()).into()),
     };
-    let folder =
-        Folder::open(&data_dir).with_context(|| format!("{}: cannot open", data_dir.display()))?;
+    let folder = data_dir::open_folder(&data_dir)?;
     let (mut lines, mut octets) = (Vec::new(), 0);
     let mut keep = |line: &str| {
         octets += line.len() + size_of::<String>();

@@ -15,7 +15,6 @@ use ringmail::{
     config::Settings,
     control,
     queue::{Action, Filter, QueueOptions, ShapeBy},
-    runtime::folder::Folder,
     server::{
         data_dir,
         operate::{self, IDS_MAX, Line, Request, Subject, Verb},
@@ -208,8 +207,7 @@ impl Asked {
     /// Sends a request to the server; false if none runs.
     pub(super) fn ask(&self, line: &str, answer: &mut Answer) -> Result<bool> {
         let shown = self.data_dir.display();
-        let folder =
-            Folder::open(&self.data_dir).with_context(|| format!("{shown}: cannot open"))?;
+        let folder = data_dir::open_folder(&self.data_dir)?;
         let asked = control::stream(&folder, line, control::TIMEOUT, &mut |line| answer.take(line));
         if let Some(failed) = answer.failed.take() {
             return Err(failed);
