@@ -769,7 +769,8 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    text.parse::<bytesize::ByteSize>().map(|size| size.as_u64())
+    let wanted = "expected a number of octets, or a size such as 8KiB or 10MiB";
+    text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|_| wanted.to_owned())
 }
 
 #[derive(Debug, Args)]

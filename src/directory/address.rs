@@ -67,7 +67,10 @@ pub(super) fn account_address(text: &str) -> Result<String, &'static str> {
         return Err("the part after @ has 1 to 255 octets");
     }
     if !local_part.chars().all(allowed) || !domain.chars().all(allowed) {
-        return Err("an account's address has no spaces, quotes, brackets or control characters");
+        return Err(
+            "an account's address has no spaces, quotes, brackets, commas, colons or control \
+                    characters, and one @",
+        );
     }
     Ok(address.key())
 }

@@ -49,7 +49,7 @@ pub enum UsersFileError {
     Syntax { file: PathBuf, line: usize, what: String },
     #[error("{address}: {what}")]
     InvalidAddress { address: String, what: &'static str },
-    #[error("account {0} exists")]
+    #[error("account {0} exists: \"ringmail user passwd\" changes its password")]
     AccountExists(String),
     #[error("no account {0}")]
     NoSuchAccount(String),
@@ -415,7 +415,10 @@ mod tests {
         assert!(!file.put("carol@demo.test", Arc::from("other")).expect("put"));
         assert_eq!(file.users().next().map(|user| &*user.hash), Some("other"));
         let error = |result: Result<AccountId, UsersFileError>| result.unwrap_err().to_string();
-        assert_eq!(error(file.add("carol@demo.test", hash)), "account carol@demo.test exists");
+        assert_eq!(
+            error(file.add("carol@demo.test", hash)),
+            "account carol@demo.test exists: \"ringmail user passwd\" changes its password"
+        );
         assert_eq!(error(file.remove("dave@demo.test")), "no account dave@demo.test");
     }
 

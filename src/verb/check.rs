@@ -45,7 +45,10 @@ fn check_config(path: &Path) -> Result<()> {
     if let Some(files) = settings.tls.as_ref().filter(|_| problems.is_empty())
         && let Err(error) = load_certificate(&settings, files)
     {
-        problems.push(format!("[tls]: {error:#}"));
+        problems.push(format!(
+            "tls.certificate, tls.key: {error:#}; make the files (docs/going_live.md, \
+             \"Certificate\"), or correct the settings"
+        ));
     }
     if problems.is_empty() {
         problems.extend(as_server(&settings, || unusable_files(&settings))?);
