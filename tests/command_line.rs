@@ -204,6 +204,32 @@ fn a_key_of_another_certificate_is_found_by_check() {
     }
 }
 
+/// The domains of accounts are ours: what a slip of the hand does is told.
+#[test]
+fn an_account_in_a_domain_that_is_not_ours_is_noted() {
+    let place = tempfile::tempdir().unwrap();
+    let config = configure(
+        place.path(),
+        "route = [{ domains = [\"c.test\", \".c.test\"], to = \"local\" }]",
+    );
+    let password = place.path().join("password");
+    fs::write(&password, "secret\n").unwrap();
+    for (address, noted) in [
+        ("x@A.test", false),
+        ("x@c.test", false),
+        ("x@deep.c.test", false),
+        ("x@a.tset", true),
+        ("x@deep.a.test", true),
+    ] {
+        let password = File::open(&password).unwrap();
+        let mut add = ringmail(&["user", "add", address, "--config"]);
+        let output = add.arg(&config).stdin(password).output().unwrap();
+        let told = said(&output);
+        assert!(output.status.success(), "{told}");
+        assert_eq!(told.contains("is not in `domains`"), noted, "{address}: {told}");
+    }
+}
+
 /// A mistake in what the directory reads is named with its line, also where a start would go on.
 #[test]
 fn check_reads_aliases_and_what_routes_name() {

@@ -383,6 +383,18 @@ impl Settings {
         Ok(())
     }
 
+    /// Whether `domains` or a route says that mail for this domain is kept here.
+    pub fn is_local(&self, domain: &str) -> bool {
+        let domain = domain.to_ascii_lowercase();
+        let local = self.route.iter().filter(|route| route.to == RouteWord::Local);
+        let mut named = self.domains.iter().chain(local.flat_map(|route| &route.domains));
+        named.any(|it| match it.to_ascii_lowercase().as_str() {
+            "*" => true,
+            it if it.starts_with('.') => domain.ends_with(it),
+            it => it == domain,
+        })
+    }
+
     pub fn directory_options(&self) -> DirectoryOptions {
         let section = &self.addresses;
         let key = section.srs_key_file.clone();

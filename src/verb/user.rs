@@ -147,7 +147,18 @@ fn add(arguments: &PasswordArguments) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
     let hash = directory::hash(&read_password(arguments)?)?;
     let id = accounts.edit(|file| Ok(file.add(&arguments.address, hash)?))?;
-    print_line(format_args!("added {} (account {id})", arguments.address))
+    print_line(format_args!("added {} (account {id})", arguments.address))?;
+    // A slip of the hand keeps the mail for somebody else's domain here, where it is refused.
+    if let Some(config) = &arguments.place.config
+        && let Some((_, domain)) = arguments.address.rsplit_once('@')
+        && !Settings::load(config)?.is_local(domain)
+    {
+        complain(format_args!(
+            "note: {domain} is not in `domains`: while it has an account, all mail for it is kept \
+             here, and refused if it is for others; \"ringmail user remove\" undoes that"
+        ));
+    }
+    Ok(())
 }
 
 fn passwd(arguments: &PasswordArguments) -> Result<()> {
