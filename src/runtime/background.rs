@@ -22,12 +22,14 @@ const TURN: Duration = Duration::from_micros(250);
 /// The turn of a shard's background tasks.
 pub(super) struct BackgroundTurn {
     readiness: Rc<Readiness>,
-    began: Cell<Instant>,
+    /// `None` once it has ended: the next one begins with its first run, as long as the foreground
+    /// took in between. Otherwise a busy foreground would leave the background nothing.
+    began: Cell<Option<Instant>>,
 }
 
 impl BackgroundTurn {
     pub(super) fn new(readiness: Rc<Readiness>) -> BackgroundTurn {
-        BackgroundTurn { readiness, began: Cell::new(Instant::now()) }
+        BackgroundTurn { readiness, began: Cell::new(None) }
     }
 
     /// Wraps a background task: before a run of it, the turn may end.
@@ -38,11 +40,13 @@ impl BackgroundTurn {
         let turn = self.clone();
         let kept = poll_fn(move |context| {
             let now = Instant::now();
-            if now.saturating_duration_since(turn.began.get()) < TURN {
+            let began = turn.began.get().unwrap_or(now);
+            if now.saturating_duration_since(began) < TURN {
+                turn.began.set(Some(began));
                 return task.as_mut().poll(context);
             }
             turn.readiness.look_when_busy();
-            turn.began.set(now);
+            turn.began.set(None);
             // This wakes the task: it runs when its queue has its next turn.
             let executor = glommio::executor();
             pin!(executor.yield_task_queue_now()).poll(context)
@@ -53,7 +57,7 @@ impl BackgroundTurn {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::fd::AsFd, os::unix::net::UnixStream};
+    use std::{io::Write, os::fd::AsFd, os::unix::net::UnixStream, task::Poll};
 
     use super::*;
     use crate::runtime::{
@@ -111,6 +115,34 @@ mod tests {
         for lived in shard::start(&options, vec![life]).unwrap().join() {
             let runs = lived.unwrap();
             assert!(runs <= RUNS_MAX, "{runs} runs of the background came first");
+        }
+    }
+
+    /// However long the foreground took after the background gave way, the background runs next:
+    /// otherwise a foreground that is always busy for longer than a turn would leave it nothing.
+    #[test]
+    fn who_gave_way_runs_next() {
+        let life = async |context: ShardContext| {
+            let turn = Rc::new(BackgroundTurn::new(context.resources.readiness().clone()));
+            let runs = Rc::new(Cell::new(0usize));
+            let ran = runs.clone();
+            let work = poll_fn(move |context| {
+                ran.set(ran.get() + 1);
+                context.waker().wake_by_ref();
+                Poll::<()>::Pending
+            });
+            let mut kept = turn.keep(Box::pin(work));
+            let mut seen = Vec::new();
+            for _ in 0..4 {
+                assert!(futures_lite::future::poll_once(&mut kept).await.is_none());
+                seen.push(runs.get());
+                // The foreground.
+                (0..5).for_each(|_| spin());
+            }
+            seen
+        };
+        for lived in shard::start(&ShardOptions::default(), vec![life]).unwrap().join() {
+            assert_eq!(lived.unwrap(), [1, 1, 2, 2], "runs");
         }
     }
 }
