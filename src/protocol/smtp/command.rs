@@ -110,11 +110,24 @@ impl<'a> Node<'a> {
         };
         let node = Node { text, kind };
         let name = node.name();
-        let fits = !name.is_empty() && name.len() <= super::address::DOMAIN_MAX;
-        // A host name or an address literal; it is repeated in the reply.
-        let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._[]:".contains(&octet);
-        (fits && name.bytes().all(plain)).then_some(node)
+        // It is repeated in the reply.
+        let fits = name.len() <= super::address::DOMAIN_MAX;
+        (fits && (is_host_name(name) || is_literal(name))).then_some(node)
     }
+}
+
+/// Letters, digits, `-` and `_` between single dots.
+fn is_host_name(text: &str) -> bool {
+    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-_".contains(&octet);
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(plain);
+    text.split('.').all(is_label)
+}
+
+/// Looks like an address literal (RFC 5321 4.1.3).
+fn is_literal(text: &str) -> bool {
+    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-.:".contains(&octet);
+    let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inside.is_some_and(|it| !it.is_empty() && it.bytes().all(plain))
 }
 
 /// Why a line is not a command. `super::reply` has the reply for each.
@@ -346,6 +359,13 @@ mod tests {
             ("ETRN @", Verb::Etrn, Err(CommandError::Syntax)),
             ("ETRN x y", Verb::Etrn, Err(CommandError::Syntax)),
             ("ETRN <x>", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN bogus..", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN a.test.", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN .x", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN @a..b", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN .", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN a[b]:c", Verb::Etrn, Err(CommandError::Syntax)),
+            ("ETRN []", Verb::Etrn, Err(CommandError::Syntax)),
             ("ETRN é.test", Verb::Etrn, Err(CommandError::Syntax)),
             ("", Verb::Unknown, Err(CommandError::Unknown)),
             (" NOOP", Verb::Unknown, Err(CommandError::Unknown)),
