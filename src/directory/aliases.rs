@@ -158,8 +158,18 @@ impl Entry<'_> {
     ) -> Result<Leads, (usize, String)> {
         let mut targets = Vec::new();
         let mut domains = Vec::new();
+        // A target that no comma follows yet. The last one may have a comma, as the lines below it
+        // may be commented out.
+        let mut after_target = false;
         for (line, part) in parts {
-            for target in part.split(',').map(str::trim).filter(|target| !target.is_empty()) {
+            for (index, target) in part.split(',').map(str::trim).enumerate() {
+                if index > 0 && !std::mem::take(&mut after_target) {
+                    return Err((line, format!("{name}: a target is missing before a comma")));
+                }
+                if target.is_empty() {
+                    continue;
+                }
+                after_target = true;
                 let wrong = |what: &str| (line, format!("{target:?}: {what}"));
                 if target.starts_with(':') {
                     return Err(wrong(":discard and :reject stand alone, as the only target"));
@@ -237,7 +247,7 @@ mod tests {
     #[test]
     fn lines_and_their_continuations() {
         let text = "# ours\n\nSales: Alice, bob@demo.test,\n\t# between\n\tX@Else.test\n\
-                    @Demo.test: alice\n@a.test: @B.test\nold: :reject moved\n  away\nno: :discard\n";
+                    @Demo.test: alice\n@a.test: @B.test,\nold: :reject moved\n  away\nno: :discard\n";
         let lines = parse(text).unwrap().lines;
         let to = |found: &[(usize, &str)]| {
             let written = |(line, address): &(usize, &str)| Written {
@@ -271,7 +281,10 @@ mod tests {
             ("alice bob", "aliases:1: expected a line \"address: target, target ...\""),
             ("\n a@demo.test", "aliases:2: expected a line"),
             ("a:", "aliases:1: a@demo.test has no target; expected a line"),
-            ("a: ,", "aliases:1: a@demo.test has no target"),
+            ("a: ,", "aliases:1: a@demo.test: a target is missing before a comma"),
+            ("a: b,,c", "aliases:1: a@demo.test: a target is missing before a comma"),
+            ("a: b,\n  c, ,d", "aliases:2: a@demo.test: a target is missing before a comma"),
+            ("a: b,\n  , c", "aliases:2: a@demo.test: a target is missing before a comma"),
             ("a b: c", "aliases:1: \"a b\": an account's address has no spaces"),
             ("a: b\nA@Demo.test: c", "aliases:2: a@demo.test has a line already (line 1)"),
             ("a: b,\n  c d", "aliases:2: \"c d\": an account's address has no spaces"),
