@@ -137,3 +137,39 @@ fn headers_of_users_are_rewritten() {
     assert_eq!(heard.matches(&sent("demo.test")).count(), 1, "{heard}");
     assert_eq!(heard.matches(&sent("lan.test")).count(), 1, "{heard}");
 }
+
+/// A user who forwards mail, and keeps a copy, gets reports like other mail.
+#[test]
+fn reports_follow_aliases() {
+    let place = tempfile::tempdir().expect("temporary directory");
+    let aliases = place.path().join("aliases");
+    let lines = "alice@demo.test: alice, bob, a@far.test\n";
+    std::fs::write(&aliases, lines).expect("written");
+    let named = format!("aliases_file=\"{}\"", aliases.display());
+    let server = DemoServer::start_with(SMTP, &[ROUTES, &named]);
+    let mut user = dial(&server, SUBMISSION, "EHLO client.test");
+    say(&mut user, "AUTH PLAIN AGFsaWNlQGRlbW8udGVzdABkZW1v", "235 ");
+    say(&mut user, "MAIL FROM:<alice@demo.test>", "250 ");
+    say(&mut user, "RCPT TO:<x@far.test>", "250 ");
+    say(&mut user, "DATA", "354 ");
+    say(&mut user, "Subject: x\r\n\r\nx\r\n.", "250 2.0.0 Queued as ");
+    let bounced = server.ask(&["queue", "bounce", "--sender", "alice@demo.test", "--yes"]);
+    let received = |name: &str| {
+        let mut pop = server.dial_from(Ipv4Addr::LOCALHOST, POP3);
+        let words = format!("USER {name}@demo.test\r\nPASS demo\r\nRETR 1\r\nQUIT\r\n");
+        pop.write_all(words.as_bytes()).expect("sent");
+        let mut heard = String::new();
+        pop.read_to_string(&mut heard).expect("the end");
+        heard.contains("Final-Recipient: rfc822; x@far.test")
+    };
+    let arrives = || {
+        let queued = server.ask(&["queue", "list"]);
+        received("alice") && received("bob") && queued.contains("a@far.test")
+    };
+    let arrived = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        arrives()
+    });
+    let queued = server.ask(&["queue", "list"]);
+    assert!(arrived, "{bounced}\n{queued}\n{}", server.events());
+}

@@ -9,7 +9,7 @@
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use bytes::Bytes;
 
@@ -157,6 +157,21 @@ impl Recipient {
 /// The part after the last `@`.
 pub fn domain_of(address: &str) -> &str {
     address.rsplit_once('@').map_or("", |(_, domain)| domain)
+}
+
+/// ORCPT for a path that came without one (RFC 3461 4.2, RFC 6533 3).
+pub fn original_recipient(path: &str) -> String {
+    let kind = if path.is_ascii() { "rfc822" } else { "utf-8" };
+    let mut original = format!("{kind};");
+    for character in path.chars() {
+        match character {
+            '+' | '=' | ' ' | '\u{0}'..='\u{1f}' | '\u{7f}' => {
+                let _ = write!(original, "+{:02X}", u32::from(character));
+            }
+            other => original.push(other),
+        }
+    }
+    original
 }
 
 mod tag {

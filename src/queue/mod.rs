@@ -41,7 +41,10 @@ use smallvec::SmallVec;
 
 pub use self::{
     engine::Queue,
-    envelope::{DeliverBy, Envelope, Origin, Problem, REASON_MAX, Recipient, clip, domain_of},
+    envelope::{
+        DeliverBy, Envelope, Origin, Problem, REASON_MAX, Recipient, clip, domain_of,
+        original_recipient,
+    },
     list::{AgeShape, Filter, Listed, ListedPart, Matches, ShapeBy, SiteFacts},
     mailboxes::place_of,
     options::{QueueOptions, Shape, SiteLimits},

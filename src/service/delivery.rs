@@ -672,6 +672,7 @@ impl Delivery {
         let shard = self.shard.clone();
         for (order, stored) in self.commit(Some(delivery_id)).await {
             tell::failed(&shard, &order, &stored);
+            outgoing::take_up(&shard, &order, &stored).await;
             if let Some((_, failure)) = stored?.failed.first() {
                 return Err(*failure);
             }

@@ -553,7 +553,7 @@ impl Envelope {
                         }
                         Some(_) => {
                             // RFC 3461 5.2.7.2: reports name the recipient as the sender knew it.
-                            let original = || original_recipient(accepted.path);
+                            let original = || queue::original_recipient(accepted.path);
                             recipient.original.get_or_insert_with(original);
                             recipient.sender = directory.forwarded_sender(&sender, now);
                         }
@@ -642,21 +642,6 @@ impl Asked {
             },
         }
     }
-}
-
-/// ORCPT for a path that came without one (RFC 3461 4.2, RFC 6533 3).
-fn original_recipient(path: &str) -> String {
-    let kind = if path.is_ascii() { "rfc822" } else { "utf-8" };
-    let mut original = format!("{kind};");
-    for character in path.chars() {
-        match character {
-            '+' | '=' | ' ' | '\u{0}'..='\u{1f}' | '\u{7f}' => {
-                let _ = write!(original, "+{:02X}", u32::from(character));
-            }
-            other => original.push(other),
-        }
-    }
-    original
 }
 
 /// Refuses a recipient whose partition takes no new mail, before the message is sent in vain. A
