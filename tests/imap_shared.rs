@@ -423,3 +423,194 @@ fn public_mailboxes_are_the_administrators() {
         done(&mut admin, "DELETE Shared/News/Local");
     }
 }
+
+#[test]
+fn messages_are_appended_to_mailboxes_of_others() {
+    each(|case| {
+        case.grant("box", "lris");
+        let name = case.name("box");
+        done(&mut case.user, &format!("SELECT {name}"));
+        let told =
+            done(&mut case.user, &format!("APPEND {name} (\\Seen \\Flagged word) {{3+}}\r\nnew"));
+        assert!(told.contains("* 3 EXISTS") && told.contains("[APPENDUID "), "{told}");
+        done(&mut case.owner, "SELECT box");
+        let told = done(&mut case.owner, "FETCH 3 (FLAGS BODY.PEEK[])");
+        assert!(told.contains("FLAGS (\\Seen") && told.contains("{3}\r\nnew"), "{told}");
+        assert!(!told.contains("\\Flagged") && !told.contains("word"), "{told}");
+        // Several pieces.
+        let long = format!("Subject: long\r\n\r\n{}", "0123456789abcdef".repeat(100_000));
+        done(&mut case.user, &format!("APPEND {name} {{{}+}}\r\n{long}", long.len()));
+        done(&mut case.owner, "NOOP");
+        let told = done(&mut case.owner, "FETCH 4 BODY.PEEK[]");
+        assert!(told.contains(&long), "{} octets", told.len());
+        assert_eq!(done(&mut case.user, "FETCH 4 BODY.PEEK[]"), told);
+        // A message that is refused leaves nothing behind, and the session goes on.
+        let told = answer(&mut case.user, &format!("APPEND {name} {{3+}}\r\na\0b"));
+        assert!(told.starts_with("t NO [CANNOT]"), "{told}");
+        // The right goes while the message comes.
+        case.user.say(format!("t APPEND {name} {{6}}\r\n"));
+        case.user.read_to("+ ");
+        case.user.say("abc");
+        case.world.settle();
+        case.grant("box", "lr");
+        case.user.say("def\r\n");
+        let told = case.user.read_to("t ");
+        assert!(told.contains("t NO [NOPERM]"), "{told}");
+        assert!(done(&mut case.owner, "STATUS box (MESSAGES)").contains("(MESSAGES 4)"));
+    });
+}
+
+/// A command on the mailbox `{}`, and the rights on it that the command needs of a user who is not
+/// its owner. Beside it there is `{other}`, with all rights.
+type Row = (&'static str, &'static str);
+
+const AUTHENTICATED: &[Row] = &[
+    ("CREATE \"{}/new\"", "k"),
+    ("CREATE \"{}/new/deep\"", "k"),
+    ("DELETE \"{}\"", "x"),
+    ("RENAME \"{}\" \"{other}/moved\"", "x"),
+    ("RENAME \"{other}/sub\" \"{}/moved\"", "k"),
+    ("SELECT \"{}\"", "r"),
+    ("EXAMINE \"{}\"", "r"),
+    ("STATUS \"{}\" (MESSAGES)", "r"),
+    ("SETACL \"{}\" eve lr", "a"),
+    ("SETACL \"{}\" eve +lr", "a"),
+    ("DELETEACL \"{}\" eve", "a"),
+    ("GETACL \"{}\"", "a"),
+    ("LISTRIGHTS \"{}\" eve", "a"),
+    ("APPEND \"{}\" {3+}\r\nx\r\n", "i"),
+    ("SUBSCRIBE \"{}\"", ""),
+    ("LIST \"\" \"{}\"", ""),
+];
+
+const SELECTED: &[Row] = &[
+    ("NOOP", "r"),
+    ("CHECK", "r"),
+    ("CLOSE", ""),
+    ("UNSELECT", ""),
+    ("EXPUNGE", "re"),
+    ("UID EXPUNGE 1", "re"),
+    ("SEARCH ALL", "r"),
+    ("SEARCH TEXT x", "r"),
+    ("FETCH 1 FLAGS", "r"),
+    ("FETCH 1 BODY[]", "r"),
+    ("STORE 1 +FLAGS (\\Seen)", "rs"),
+    ("STORE 1 +FLAGS (\\Deleted)", "rt"),
+    ("UID STORE 1 -FLAGS.SILENT (\\Deleted)", "rt"),
+    ("STORE 1 +FLAGS (\\Flagged)", "rw"),
+    ("STORE 1 +FLAGS (word)", "rw"),
+    ("COPY 1 \"{other}\"", "r"),
+    ("MOVE 1 \"{other}\"", "rte"),
+    ("COPY 1 mine", "r"),
+    ("MOVE 1 mine", "rte"),
+];
+
+const INTO: &[Row] = &[("COPY 1 \"{}\"", "i"), ("MOVE 1 \"{}\"", "i"), ("COPY 1 \"{}\"", "i")];
+
+const RIGHTS: &str = "lrswipkxtea";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Done,
+    /// The mailbox is seen, and the command is not allowed.
+    Refused,
+    /// In the words for a mailbox that does not exist.
+    Missing,
+    /// Nothing can be created there, whether there is something or not.
+    NothingThere,
+    Ended,
+}
+
+fn outcome(told: &str) -> Outcome {
+    let last = told.lines().next_back().unwrap_or_default();
+    match last {
+        _ if last.starts_with("t OK ") => Outcome::Done,
+        "t NO [NOPERM] Not allowed on this mailbox" => Outcome::Refused,
+        "t NO [NOPERM] Mailboxes cannot be created there" => Outcome::NothingThere,
+        "t NO [NONEXISTENT] No such mailbox" | "t NO [TRYCREATE] No such mailbox" => {
+            Outcome::Missing
+        }
+        _ if last.starts_with("* BYE") && last.contains("no longer be read") => Outcome::Ended,
+        _ => panic!("{told}"),
+    }
+}
+
+/// Runs a command with these rights on the mailbox.
+fn run(
+    kit: &Kit,
+    pair: (&'static str, &'static str),
+    row: &Row,
+    select: &str,
+    rights: &str,
+) -> Outcome {
+    let mut case = Case::new(kit, pair);
+    done(&mut case.user, "CREATE mine");
+    done(&mut case.owner, "CREATE other");
+    case.grant("other", RIGHTS);
+    done(&mut case.owner, "CREATE other/sub");
+    done(&mut case.owner, "APPEND other {3+}\r\nx\r\n");
+    case.grant("box", RIGHTS);
+    let prefix = format!("Other Users/{}@demo.test", case.owner_name);
+    let named = |text: &str| {
+        let text = text.replace("{other}", &format!("{prefix}/other"));
+        text.replace("{}", &format!("{prefix}/box"))
+    };
+    if !select.is_empty() {
+        done(&mut case.user, &named(&format!("SELECT \"{select}\"")));
+    }
+    case.grant("box", &format!("\"{rights}\""));
+    case.world.settle();
+    outcome(&answer(&mut case.user, &named(row.0)))
+}
+
+/// Every command against every right, both ways: with all rights but one, and with those alone that
+/// it needs.
+fn check_table(rows: &[Row], select: &str) {
+    let kit = kit();
+    for pair in [("alice", "bob"), ("alice", "carol")] {
+        for row in rows {
+            let (command, needs) = row;
+            let refused = |missing: char, has_l: bool| match (missing, select) {
+                ('r', "{}") => Outcome::Ended,
+                ('k', _) => Outcome::NothingThere,
+                _ if select == "{}" || has_l => Outcome::Refused,
+                _ => Outcome::Missing,
+            };
+            assert_eq!(run(&kit, pair, row, select, needs), Outcome::Done, "{command} by {needs}");
+            for right in RIGHTS.chars() {
+                let others: String = RIGHTS.chars().filter(|it| *it != right).collect();
+                let expected = match needs.contains(right) {
+                    true => refused(right, true),
+                    false => Outcome::Done,
+                };
+                let found = run(&kit, pair, row, select, &others);
+                assert_eq!(found, expected, "{command} by {others} {pair:?}");
+                // Who may not look it up is told that there is nothing.
+                if needs.contains(right) {
+                    let hidden: String = others.chars().filter(|it| *it != 'l').collect();
+                    let found = run(&kit, pair, row, select, &hidden);
+                    let expected = match select {
+                        "{}" if right != 'r' && found == Outcome::Missing => Outcome::Missing,
+                        _ => refused(right, false),
+                    };
+                    assert_eq!(found, expected, "{command} by {hidden} {pair:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn commands_of_the_authenticated_state_need_their_rights() {
+    check_table(AUTHENTICATED, "");
+}
+
+#[test]
+fn commands_of_the_selected_state_need_their_rights() {
+    check_table(SELECTED, "{}");
+}
+
+#[test]
+fn commands_that_put_messages_in_need_their_rights() {
+    check_table(INTO, "{other}");
+}

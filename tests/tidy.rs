@@ -191,7 +191,10 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("handler", &["reply", "state"]),
     ("session", &["reply", "state", "namespace", "handler"]),
     ("authentication", &["reply", "accounts", "state", "handler"]),
-    ("mailbox", &["reply", "selected", "state", "sync", "namespace", "folder", "handler"]),
+    (
+        "mailbox",
+        &["reply", "accounts", "selected", "state", "sync", "namespace", "folder", "handler"],
+    ),
     ("access", &["reply", "state", "folder", "handler"]),
     ("message", &["reply", "accounts", "selected", "state", "sync", "folder", "handler"]),
     ("conversation", &["handover", "reply", "state", "handler"]),

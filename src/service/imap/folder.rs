@@ -7,7 +7,10 @@
 //! command.
 
 use super::{
-    accounts::{Holding, Home, Listed, Reach, Reading, View, not_allowed, permitted},
+    accounts::{
+        Attributes, Holding, Home, Listed, Reach, Reading, Staged, Staging, View, not_allowed,
+        permitted,
+    },
     namespace::{Located, Namespace},
     reply::{Failure, Leave, no_such_mailbox, try_create},
     selected::Selected,
@@ -15,13 +18,11 @@ use super::{
 };
 use crate::{
     model::{
-        Change, FlagMask, Flags, Identifier, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject,
-        Timestamp, Uid,
+        Change, FlagMask, Identifier, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
     protocol::imap::{Code, MailboxName, SEPARATOR},
     store::{
-        Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
-        StagedBody, StoreError,
+        Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message, StoreError,
     },
 };
 
@@ -136,10 +137,6 @@ impl Folder {
         format!("{}{}", self.reach.prefix, self.info.name)
     }
 
-    pub(super) fn home(&self) -> &Home {
-        &self.home
-    }
-
     /// What the session's user may do with it.
     pub(super) fn rights(&self) -> Rights {
         self.rights
@@ -152,16 +149,6 @@ impl Folder {
     /// Its messages, to be read.
     pub(super) fn reading(&self) -> Reading {
         Reading::new(&self.home, self.info.id)
-    }
-
-    /// The same mailbox with the rights of now, for the target of a command that has waited for its
-    /// client.
-    pub(super) async fn looked_at_again(self) -> Result<Folder, Failure> {
-        let mailbox = self.info.id;
-        let asked = move |holding: Holding| async move { Ok(holding.again().rights(mailbox)) };
-        let rights = self.home.at_owner(asked).await?;
-        permitted(Some(rights), Rights::of(&[Right::Insert]), try_create)?;
-        Ok(Folder { rights, ..self })
     }
 
     /// Whether this is the selected mailbox.
@@ -192,20 +179,18 @@ impl Folder {
         self.home.at_owner(asked).await
     }
 
-    /// The body is staged in the account's partition, on this shard.
+    /// Where the octets of a message go that is to be appended.
+    pub(super) fn stage(&self) -> Result<Staging, Failure> {
+        Staging::new(&self.home, self.info.id)
+    }
+
+    /// Adds a message that was staged for it, with the flags that the user may set.
     pub(super) async fn append(
         &self,
-        body: StagedBody,
-        flags: Flags,
-        keywords: &[String],
-        internal_date: Timestamp,
+        body: Staged,
+        attributes: Attributes,
     ) -> Result<Delivered, Failure> {
-        let Home::Here(holding) = &self.home else { return Err(no_such_mailbox()) };
-        let account = &holding.account;
-        account
-            .append(self.info.id, body, flags, keywords, internal_date)
-            .await
-            .map_err(Failure::with_try_create)
+        body.store(&self.home, self.info.id, attributes).await
     }
 
     /// Changes the flags that the user may change.

@@ -10,6 +10,7 @@ mod holding;
 mod home;
 mod lease;
 mod reading;
+mod staging;
 
 use std::{rc::Rc, sync::Arc};
 
@@ -18,6 +19,7 @@ pub(super) use home::Home;
 pub use lease::Leases;
 pub(super) use lease::View;
 pub(super) use reading::{CardSource, Reading};
+pub(super) use staging::{Attributes, Staged, Staging};
 
 use crate::{model::AccountId, service::Shard};
 

@@ -4,6 +4,7 @@
 //! with the message. All that can be refused early is refused before the literal is requested.
 
 use super::super::{
+    accounts::{Attributes, Staged, Staging},
     folder::{self, Folder},
     handler::Handler,
     reply::{Done, Failure, Reply},
@@ -18,7 +19,7 @@ use crate::{
     },
     runtime::connection::ConnectionError,
     service::{budget::Charge, intake::STALL},
-    store::{BodyWriter, Delivered, Partition, StagedBody},
+    store::Delivered,
 };
 
 impl Handler for Append<'_> {
@@ -27,15 +28,11 @@ impl Handler for Append<'_> {
         // The charge is held until the store has written the message.
         let (body, _charge) = receive(session, &folder).await?;
         let octets = body.size();
-        // The message may have taken its time.
-        let folder = folder.looked_at_again().await?;
-        // RFC 4314 4: flags that the user may not set are left out.
-        let may_set = folder.rights().flags();
-        let keywords = self.flags.keywords.iter().filter(|_| may_set.keywords);
-        let keywords: Vec<String> = keywords.map(|&it| it.to_owned()).collect();
-        let date = self.internal_date.unwrap_or_else(|| session.channel.shard.executor.now());
-        let appended =
-            folder.append(body, self.flags.system & may_set.system, &keywords, date).await?;
+        let keywords = self.flags.keywords.iter().map(|&it| it.to_owned()).collect();
+        let now = || session.channel.shard.executor.now();
+        let internal_date = self.internal_date.unwrap_or_else(now);
+        let attributes = Attributes { flags: self.flags.system, keywords, internal_date };
+        let appended = folder.append(body, attributes).await?;
         let Delivered { account, mailbox, uid, .. } = appended;
         let trail = session.channel.connection.trail();
         session.channel.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
@@ -44,11 +41,7 @@ impl Handler for Append<'_> {
 }
 
 /// Requests the literal if the client waits for it, and receives it.
-async fn receive(session: &mut Session, folder: &Folder) -> Result<(StagedBody, Charge), Failure> {
-    let account = folder.home().account();
-    let Some(partition) = session.channel.shard.local_partition(account).cloned() else {
-        return Err(Failure::no(Code::Unavailable, "The account is not available now"));
-    };
+async fn receive(session: &mut Session, folder: &Folder) -> Result<(Staged, Charge), Failure> {
     if !session.channel.shard.messages.admits(MailClass::Submission) {
         return Err(too_many());
     }
@@ -61,7 +54,10 @@ async fn receive(session: &mut Session, folder: &Folder) -> Result<(StagedBody, 
     }
     // A shutdown lets the whole message arrive; the deadline still applies.
     session.channel.connection.set_interruptible(false);
-    let received = take_in(session, literal, Incoming::new(session, &partition)).await;
+    let received = match folder.stage() {
+        Ok(staging) => take_in(session, literal, Incoming::new(session, staging)).await,
+        Err(failure) => Err(failure),
+    };
     session.channel.connection.set_interruptible(true);
     received
 }
@@ -72,12 +68,12 @@ async fn take_in(
     session: &mut Session,
     literal: Literal,
     mut incoming: Incoming,
-) -> Result<(StagedBody, Charge), Failure> {
+) -> Result<(Staged, Charge), Failure> {
     let mut refusal: Option<Failure> = None;
     let mut pace = session.literal_pace();
     let mut remaining = literal.size;
     while remaining > 0 {
-        if session.channel.connection.input().is_empty() && incoming.writer.staged() > 0 {
+        if session.channel.connection.input().is_empty() && incoming.staging.staged() > 0 {
             let waited = session.wait_for_literal(&mut pace, Some(STALL)).await;
             if matches!(waited, Err(ConnectionError::TimedOut)) {
                 refusal = incoming.stalled().await.err().or(refusal);
@@ -107,24 +103,22 @@ async fn take_in(
         Some(refusal) => Err(refusal),
         None => {
             let summary = incoming.summarizer.finish().encode();
-            Ok((incoming.writer.finish(summary).await?, incoming.charge))
+            Ok((incoming.staging.finish(summary).await?, incoming.charge))
         }
     }
 }
 
 /// A message being received, and the memory it takes.
 struct Incoming {
-    partition: Partition,
-    writer: BodyWriter,
+    staging: Staging,
     summarizer: Summarizer,
     charge: Charge,
 }
 
 impl Incoming {
-    fn new(session: &Session, partition: &Partition) -> Incoming {
+    fn new(session: &Session, staging: Staging) -> Incoming {
         Incoming {
-            partition: partition.clone(),
-            writer: partition.stage(),
+            staging,
             summarizer: Summarizer::new(),
             charge: Charge::new(&session.channel.shard.messages, MailClass::Submission),
         }
@@ -132,16 +126,16 @@ impl Incoming {
 
     async fn push(&mut self, octets: &[u8]) -> Result<(), Failure> {
         self.summarizer.push(octets);
-        self.writer.write(octets).await?;
-        let stage_max = self.charge.stage_max(self.writer.size());
+        self.staging.write(octets).await?;
+        let stage_max = self.charge.stage_max(self.staging.size());
         self.settle(stage_max, octets.len()).await
     }
 
     /// The client is slow: holds less memory for it if memory is short.
     async fn stalled(&mut self) -> Result<(), Failure> {
-        let stage_max = self.charge.stage_max_stalled(self.writer.size());
+        let stage_max = self.charge.stage_max_stalled(self.staging.size());
         if stage_max < usize::MAX {
-            self.writer.shrink();
+            self.staging.shrink();
         }
         self.settle(stage_max, 0).await
     }
@@ -150,22 +144,22 @@ impl Incoming {
     /// charge is refused.
     async fn settle(&mut self, stage_max: usize, at_hand: usize) -> Result<(), Failure> {
         let mut within = self.charge.set(self.memory());
-        if self.writer.staged() >= stage_max || !within {
+        if self.staging.staged() >= stage_max || !within {
             // Octets still in the connection's buffer wait for the log, too.
             let _ = self.charge.set(self.memory() + at_hand);
-            self.writer.spill().await?;
+            self.staging.spill().await?;
             within = self.charge.set(self.memory());
         }
         if within { Ok(()) } else { Err(too_many()) }
     }
 
     fn memory(&self) -> usize {
-        self.writer.memory() + self.summarizer.memory()
+        self.staging.memory() + self.summarizer.memory()
     }
 
     /// Releases everything: the message is refused.
     fn let_go(&mut self) {
-        self.writer = self.partition.stage();
+        self.staging = Staging::Nowhere;
         self.summarizer = Summarizer::new();
         let _ = self.charge.set(0);
     }
