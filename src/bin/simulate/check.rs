@@ -151,7 +151,8 @@ fn accounts_of(one: &Share, other: &Share) -> BTreeSet<u64> {
     let of_mailboxes = one.mailboxes.keys().chain(other.mailboxes.keys()).map(|(of, _)| *of);
     let of_names = one.subscriptions.iter().chain(&other.subscriptions).map(|(of, _)| *of);
     let of_properties = one.properties.keys().chain(other.properties.keys()).map(|place| place.0);
-    of_messages.chain(of_mailboxes).chain(of_names).chain(of_properties).collect()
+    let of_grants = one.grants.iter().chain(&other.grants).map(|grant| grant.0);
+    of_messages.chain(of_mailboxes).chain(of_names).chain(of_properties).chain(of_grants).collect()
 }
 
 /// Everything that was readable `before` is readable `after`.

@@ -25,6 +25,9 @@ pub type Key = (u64, u32, u32);
 /// Account, mailbox (0: the account itself), index in [`PROPERTY_KINDS`], key.
 pub type PropertyPlace = (u64, u32, usize, String);
 
+/// Account, mailbox, and the user in its access list, who is named after a session like a mailbox.
+pub type Grant = (u64, u32, String);
+
 pub const PROPERTY_KINDS: [PropertyKind; 4] =
     [PropertyKind::Acl, PropertyKind::Quota, PropertyKind::Metadata, PropertyKind::Seen];
 
@@ -91,6 +94,7 @@ pub struct Share {
     pub mailboxes: BTreeMap<(u64, String), u32>,
     pub subscriptions: BTreeSet<(u64, String)>,
     pub properties: BTreeMap<PropertyPlace, Vec<u8>>,
+    pub grants: BTreeSet<Grant>,
 }
 
 /// A command of a session, with everything that determines its effect.
@@ -154,6 +158,11 @@ pub enum Op {
     /// Properties set or removed, all at once.
     Property {
         changes: BTreeMap<PropertyPlace, Option<Vec<u8>>>,
+    },
+    /// A user is put into a mailbox's access list, or taken out.
+    Grant {
+        grant: Grant,
+        given: bool,
     },
     /// STORE with UNCHANGEDSINCE on the message that all sessions compete for.
     Race {
@@ -409,6 +418,13 @@ impl Client {
             Op::Create { account, name } => {
                 let place = (*account, name.clone());
                 let id = found.mailboxes.get(&place).copied().unwrap_or(MISSING);
+                // Its parent's list is copied.
+                let parent = name.rsplit_once('/').map(|(above, _)| (*account, above.to_owned()));
+                if let Some(parent) = parent.and_then(|it| self.share.mailboxes.get(&it)) {
+                    let of = |grant: &&Grant| (grant.0, grant.1) == (*account, *parent);
+                    let copied = self.share.grants.iter().filter(of);
+                    share.grants.extend(copied.map(|(.., user)| (*account, id, user.clone())));
+                }
                 share.mailboxes.insert(place, id);
             }
             Op::Rename { account, source, target } => {
@@ -427,6 +443,13 @@ impl Client {
                 share.mailboxes.remove(&(*account, name.clone()));
                 share.messages.retain(|key, _| (key.0, key.1) != (*account, *mailbox));
                 share.properties.retain(|key, _| (key.0, key.1) != (*account, *mailbox));
+                share.grants.retain(|grant| (grant.0, grant.1) != (*account, *mailbox));
+            }
+            Op::Grant { grant, given: true } => {
+                share.grants.insert(grant.clone());
+            }
+            Op::Grant { grant, given: false } => {
+                share.grants.remove(grant);
             }
             Op::Property { changes } => {
                 for (place, value) in changes {
@@ -594,6 +617,7 @@ impl Share {
         share.mailboxes.retain(|(of, _), _| *of == account);
         share.subscriptions.retain(|(of, _)| *of == account);
         share.properties.retain(|place, _| place.0 == account);
+        share.grants.retain(|grant| grant.0 == account);
         share
     }
 
@@ -626,6 +650,9 @@ impl Share {
                 "subscriptions {:?}, found {:?}",
                 self.subscriptions, found.subscriptions
             ));
+        }
+        if self.grants != found.grants {
+            differences.push(format!("grants {:?}, found {:?}", self.grants, found.grants));
         }
         let places: BTreeSet<&PropertyPlace> =
             self.properties.keys().chain(found.properties.keys()).collect();

@@ -421,7 +421,9 @@ impl Run {
         let of_mailbox = share.mailboxes.keys().map(|(account, _)| *account);
         let of_subscription = share.subscriptions.iter().map(|(account, _)| *account);
         let of_property = share.properties.keys().map(|place| place.0);
-        of_mailbox.chain(of_subscription).chain(of_property).next().unwrap_or(drawn)
+        let of_grant = share.grants.iter().map(|grant| grant.0);
+        let known = of_mailbox.chain(of_subscription).chain(of_property).chain(of_grant).next();
+        known.unwrap_or(drawn)
     }
 
     fn draw_end(&mut self, done: bool) -> End {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::{
-    model::{AccountId, Flags, Lsn, MailClass, MailboxId, ModSeq, Uid},
+    model::{
+        AccessList, AccountId, Asker, Flags, Identifier, Lsn, MailClass, MailboxId, ModSeq, Rights,
+        Subject, Uid,
+    },
     protocol::mime,
     runtime::{executor::Executor, simulation::Simulation},
     service::{
@@ -18,12 +21,12 @@ use crate::{
     },
     store::{
         Account, BODY_CHUNK, CARD_PARTS, CardReader, FlagChange, MailboxStatus, MailboxView,
-        Message, Partition, PropertyKey, Snapshot, StoreError,
+        Message, Partition, PropertyKey, PropertyKind, Snapshot, StoreError,
     },
 };
 
 use super::expectation::{
-    self, Client, FlagKind, Found, Key, Known, Model, Op, PARTITIONS, PROPERTY_KINDS,
+    self, Client, FlagKind, Found, Grant, Key, Known, Model, Op, PARTITIONS, PROPERTY_KINDS,
     PropertyPlace, SESSIONS, SHARED, Share, Sight, body_of, owner_of, owner_of_name, partition_of,
     token_of, value_of,
 };
@@ -233,12 +236,43 @@ pub fn properties_of(account: &Account) -> BTreeMap<PropertyPlace, Vec<u8>> {
     for mailbox in std::iter::once(MailboxId(0)).chain(mailboxes) {
         for (kind, number) in PROPERTY_KINDS.into_iter().zip(0..) {
             for (key, value) in account.properties(kind, mailbox) {
+                if kind == PropertyKind::Acl && key.is_empty() {
+                    // An access list: see [`grants_of`].
+                    continue;
+                }
                 let key = String::from_utf8_lossy(&key).into_owned();
                 found.insert((account.id().0, mailbox.0, number, key), value);
             }
         }
     }
     found
+}
+
+/// Whom the access lists of an account name, as published; and the first of them whom the index of
+/// shares forgets.
+fn grants_of(life: &Life, account: &Account) -> (Vec<Grant>, Option<String>) {
+    let (mut grants, mut forgotten) = (Vec::new(), None);
+    for info in account.mailboxes() {
+        let list = account.with_access_list(info.id, |octets| AccessList::decode(octets?).ok());
+        for (subject, _) in list.iter().flat_map(AccessList::entries) {
+            let name = subject.to_string();
+            let asker = Asker {
+                is_owner: false,
+                account: Some(AccountId(u64::MAX / 2)),
+                name: &name,
+                groups: &[],
+                is_logged_in: true,
+            };
+            // The index is one for all shards.
+            let is_found = life.shards.iter().all(|it| it.shares.has(account.id(), &asker));
+            if !is_found && forgotten.is_none() {
+                let (owner, mailbox) = (account.id(), info.id);
+                forgotten = Some(format!("{owner} shares {mailbox} with {name}: not in the index"));
+            }
+            grants.push((account.id().0, info.id.0, name));
+        }
+    }
+    (grants, forgotten)
 }
 
 /// Queries the expunges since each of `sights`, and compares them with `model`. An error is either
@@ -404,6 +438,12 @@ impl Session {
                 found
                     .properties
                     .retain(|place, _| owner_of_name(&place.3) == Some(self.number as usize));
+                let (grants, forgotten) = grants_of(&self.life, &account);
+                if let Some(forgotten) = forgotten {
+                    return Err(Stop::Wrong(forgotten));
+                }
+                let own = |grant: &Grant| owner_of_name(&grant.2) == Some(self.number as usize);
+                found.grants = grants.into_iter().filter(own).collect();
                 for name in account.subscriptions() {
                     if owner_of_name(&name) == Some(self.number as usize) {
                         found.subscriptions.insert((*id, name));
@@ -508,7 +548,7 @@ impl Session {
     fn choose(&self) -> Option<Op> {
         let share = self.share();
         let home = self.home;
-        Some(match self.pick(26) {
+        Some(match self.pick(28) {
             0..=5 => self.choose_delivery(),
             6..=8 => Op::Append {
                 account: home,
@@ -547,6 +587,7 @@ impl Session {
             }
             21 => Op::Race { account: home },
             23..=24 => self.choose_properties(&share),
+            25..=26 => self.choose_grant(&share),
             22 => Op::Compact { partition: self.pick(usize::from(PARTITIONS)) as u16 },
             _ => Op::Checkpoint { partition: self.pick(usize::from(PARTITIONS)) as u16 },
         })
@@ -571,6 +612,13 @@ impl Session {
             changes.insert(place, value);
         }
         Op::Property { changes }
+    }
+
+    fn choose_grant(&self, share: &Share) -> Op {
+        let user = format!("s{}-{}", self.number, self.pick(3));
+        let grant = (self.home, self.own_mailbox(share), user);
+        let given = !share.grants.contains(&grant) || self.pick(8) == 0;
+        Op::Grant { grant, given }
     }
 
     fn choose_flag(&self, share: &Share) -> Op {
@@ -762,6 +810,13 @@ impl Session {
                 account.set_properties(changes.iter().map(change)).await?;
                 Ok(Told::Nothing)
             }
+            Op::Grant { grant: (_, mailbox, user), given } => {
+                let Ok(user) = Identifier::user(user) else { return Ok(Told::Nothing) };
+                let rights = if *given { Rights::ALL } else { Rights::NONE };
+                let change = |list: &mut AccessList| Ok(list.set(Subject::positive(user), rights)?);
+                account.change_access_list(MailboxId(*mailbox), change).await?;
+                Ok(Told::Nothing)
+            }
             _ => Ok(Told::Nothing),
         }
     }
@@ -831,6 +886,9 @@ async fn watch_account(
     for (place, value) in properties_of(&account) {
         let mut model = life.ledger.model.borrow_mut();
         model.see_property(place, &value).map_err(Stop::Wrong)?;
+    }
+    if let (_, Some(forgotten)) = grants_of(life, &account) {
+        return Err(Stop::Wrong(forgotten));
     }
     for info in account.mailboxes() {
         let view = match account.select(info.id, false).await {
@@ -948,6 +1006,16 @@ async fn extract_account(life: &Life, id: u64, found: &mut Found) -> Result<(), 
         match owner_of_name(&place.3).and_then(|owner| found.shares.get_mut(owner)) {
             Some(share) => drop(share.properties.insert(place, value)),
             None => found.wrong.push(format!("FALSE PROPERTY {place:?}")),
+        }
+    }
+    let (grants, forgotten) = grants_of(life, &account);
+    found.inexact.extend(forgotten.map(|forgotten| (id, false, forgotten)));
+    for grant in grants {
+        match owner_of_name(&grant.2).and_then(|owner| found.shares.get_mut(owner)) {
+            Some(share) => {
+                share.grants.insert(grant);
+            }
+            None => found.wrong.push(format!("FALSE GRANT {grant:?}")),
         }
     }
     for info in account.mailboxes() {
