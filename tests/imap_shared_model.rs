@@ -1,0 +1,377 @@
+//! Several users and sessions on two shards work on one account's mailboxes, against a model: what
+//! each may do, what each sees, and what each is told (counts, flags, EXPUNGE numbers).
+//!
+//! Commands come one after the other, so the model is exact; what sessions are told between them is
+//! applied to the view that a client would have, which must then be the model's.
+
+mod transcript;
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use ringmail::{
+    directory::{Directory, PeerLimits, SharedDirectory},
+    runtime::{LocalFuture, connection::Connection},
+    service::{
+        Shard,
+        imap::{self, Outcome},
+    },
+};
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of};
+
+fn serve(
+    connection: Connection,
+    shards: Rc<[Rc<Shard>]>,
+    entry: usize,
+) -> LocalFuture<'static, ()> {
+    Box::pin(async move {
+        let mut outcome = imap::run(connection, shards[entry].clone()).await;
+        while let Outcome::HandOver(connection, handover) = outcome {
+            let owner = shards[entry].owner_of(handover.identity.account);
+            let connection = Connection::attach(connection.detach());
+            outcome =
+                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
+        }
+    })
+}
+
+/// The first owns the mailboxes.
+const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
+/// Whose session each is.
+const SESSIONS: [usize; 6] = [0, 0, 1, 1, 2, 3];
+const BOXES: [&str; 2] = ["one", "two"];
+const FLAGS: [(&str, char); 4] =
+    [("\\Seen", 's'), ("\\Deleted", 't'), ("\\Flagged", 'w'), ("word", 'w')];
+const RIGHTS: [&str; 9] = ["", "l", "lr", "lrs", "lrswite", "rswite", "lri", "lrswipkxtea", "lrwt"];
+
+type Flags = BTreeSet<String>;
+
+#[derive(Clone, Default)]
+struct Mailbox {
+    messages: Vec<(u32, Flags)>,
+    last_uid: u32,
+    /// Of users other than the owner.
+    rights: BTreeMap<usize, &'static str>,
+}
+
+impl Mailbox {
+    fn rights(&self, user: usize) -> &'static str {
+        match user {
+            0 => "lrswipkxtea",
+            _ => self.rights.get(&user).copied().unwrap_or_default(),
+        }
+    }
+
+    fn add(&mut self, flags: impl IntoIterator<Item = String>, rights: &str) {
+        self.last_uid += 1;
+        let flags = flags.into_iter().filter(|flag| may_set(flag, rights)).collect();
+        self.messages.push((self.last_uid, flags));
+    }
+}
+
+fn may_set(flag: &str, rights: &str) -> bool {
+    FLAGS.iter().any(|(name, right)| *name == flag && rights.contains(*right))
+}
+
+/// A client that believes what it is told.
+struct Session<'k> {
+    world: &'k SimulatedWorld<'k>,
+    user: usize,
+    client: Client,
+    selected: Option<usize>,
+    /// As the client knows it; without a UID as long as it was not told.
+    view: Vec<Option<Flags>>,
+}
+
+enum Told {
+    Ok,
+    /// With its text.
+    No(String),
+    Bye,
+}
+
+impl<'k> Session<'k> {
+    fn new(world: &'k SimulatedWorld<'k>, user: usize) -> Session<'k> {
+        let mut client = world.client();
+        client.read_to("* OK");
+        client.say(format!("l LOGIN {}@demo.test demo\r\n", USERS[user]));
+        client.read_to("l OK");
+        Session { world, user, client, selected: None, view: Vec::new() }
+    }
+
+    fn name(&self, mailbox: usize) -> String {
+        match self.user {
+            0 => BOXES[mailbox].to_owned(),
+            _ => format!("\"Other Users/alice@demo.test/{}\"", BOXES[mailbox]),
+        }
+    }
+
+    fn run(&mut self, command: &str) -> (Told, String) {
+        self.client.say(format!("t {command}\r\n"));
+        let mut found = String::new();
+        loop {
+            let more = transcript::Peer::receive(&mut self.client);
+            assert!(!more.is_empty(), "closed after {command}: {found}");
+            found.push_str(&String::from_utf8(more).expect("UTF-8"));
+            let last = found.lines().next_back().unwrap_or_default();
+            if found.ends_with("\r\n") && (last.starts_with("t ") || last.starts_with("* BYE")) {
+                break;
+            }
+        }
+        found.lines().for_each(|line| self.hear(line));
+        let last = found.lines().next_back().unwrap_or_default();
+        let told = match last.strip_prefix("t ") {
+            Some(line) if line.starts_with("OK ") => Told::Ok,
+            Some(line) => Told::No(line.to_owned()),
+            None => Told::Bye,
+        };
+        if let Told::Bye = told {
+            *self = Session::new(self.world, self.user);
+        }
+        (told, found)
+    }
+
+    fn hear(&mut self, line: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["*", number, what, ..] = words[..] else { return };
+        let Ok(number) = number.parse::<usize>() else { return };
+        match what {
+            "EXISTS" => {
+                assert!(number >= self.view.len(), "{line} with {}", self.view.len());
+                self.view.resize(number, None);
+            }
+            "EXPUNGE" => drop(self.view.remove(number - 1)),
+            "FETCH" => {
+                let flags = line.split("FLAGS (").nth(1).and_then(|it| it.split(')').next());
+                if let Some(flags) = flags {
+                    let flags = flags.split_ascii_whitespace().filter(|it| *it != "\\Recent");
+                    self.view[number - 1] = Some(flags.map(str::to_owned).collect());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Repeatable numbers.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// The refusal for a user with these rights: whether he sees the mailbox.
+fn refusal(rights: &str, missing: &str) -> String {
+    match rights.contains('l') {
+        true => "NO [NOPERM] Not allowed on this mailbox".to_owned(),
+        false => format!("NO [{missing}] No such mailbox"),
+    }
+}
+
+fn check(told: &Told, allowed: bool, rights: &str, missing: &str, what: &str) {
+    match told {
+        Told::Ok => assert!(allowed, "{what} with {rights:?}"),
+        Told::No(text) => {
+            assert!(!allowed, "{what} with {rights:?}: {text}");
+            assert_eq!(*text, refusal(rights, missing), "{what}");
+        }
+        Told::Bye => panic!("{what} with {rights:?}: BYE"),
+    }
+}
+
+fn play(kit: &Kit, seed: u64) {
+    let world = SimulatedWorld::new(kit, serve, 0, true);
+    let mut chance = Chance(seed);
+    let mut model: Vec<Mailbox> = vec![Mailbox::default(); BOXES.len()];
+    let mut sessions: Vec<Session<'_>> =
+        SESSIONS.iter().map(|user| Session::new(&world, *user)).collect();
+    for name in BOXES {
+        sessions[0].run(&format!("CREATE {name}"));
+    }
+    for step in 0..70 {
+        let session = chance.below(sessions.len());
+        let mailbox = chance.below(BOXES.len());
+        let user = SESSIONS[session];
+        let what = format!("seed {seed}, step {step}, session {session}");
+        let (flag, right) = FLAGS[chance.below(FLAGS.len())];
+        let number = chance.below(5);
+        match chance.below(12) {
+            0 | 1 => {
+                let (whom, rights) = (1 + chance.below(3), RIGHTS[chance.below(RIGHTS.len())]);
+                let command =
+                    format!("SETACL {} {}@demo.test \"{rights}\"", BOXES[mailbox], USERS[whom]);
+                let (told, _) = sessions[0].run(&command);
+                assert!(matches!(told, Told::Ok), "{what}: {command}");
+                model[mailbox].rights.insert(whom, rights);
+            }
+            2 | 3 => {
+                let rights = model[mailbox].rights(user);
+                let it = &mut sessions[session];
+                it.view.clear();
+                it.selected = None;
+                let (told, _) = it.run(&format!("SELECT {}", it.name(mailbox)));
+                check(
+                    &told,
+                    rights.contains('r'),
+                    rights,
+                    "NONEXISTENT",
+                    &format!("{what}: SELECT"),
+                );
+                it.selected = rights.contains('r').then_some(mailbox);
+            }
+            4 | 5 => {
+                let rights = model[mailbox].rights(user);
+                let it = &mut sessions[session];
+                let command = format!("APPEND {} ({flag}) {{3+}}\r\nabc", it.name(mailbox));
+                let before = it.selected;
+                let (told, _) = it.run(&command);
+                if let Told::Bye = told {
+                    // It may not read what it has selected; the message is stored all the same.
+                    let selected = before.expect("selected");
+                    assert!(!model[selected].rights(user).contains('r'), "{what}: BYE");
+                } else {
+                    check(
+                        &told,
+                        rights.contains('i'),
+                        rights,
+                        "TRYCREATE",
+                        &format!("{what}: APPEND"),
+                    );
+                }
+                if rights.contains('i') {
+                    model[mailbox].add([flag.to_owned()], rights);
+                }
+            }
+            6 | 7 => {
+                let it = &mut sessions[session];
+                let Some(selected) = it.selected else { continue };
+                let rights = model[selected].rights(user);
+                let Some(expected) = it.view.get(number).is_some().then_some(number) else {
+                    continue;
+                };
+                // The messages that the client has numbers for; some may be gone.
+                if !rights.contains('r') {
+                    let (told, _) = it.run("NOOP");
+                    assert!(matches!(told, Told::Bye), "{what}: may not read");
+                    continue;
+                }
+                settle_view(it, &model[selected], &what);
+                let Some((_, flags)) = model[selected].messages.get_mut(expected) else { continue };
+                let sign = if chance.below(3) == 0 { '-' } else { '+' };
+                let (told, _) = it.run(&format!("STORE {} {sign}FLAGS ({flag})", expected + 1));
+                let writable = ["s", "w", "i", "t", "e"].iter().any(|it| rights.contains(it));
+                let allowed = writable && rights.contains(right);
+                check(&told, allowed, rights, "NONEXISTENT", &format!("{what}: STORE"));
+                if allowed {
+                    match sign {
+                        '+' => flags.insert(flag.to_owned()),
+                        _ => flags.remove(flag),
+                    };
+                }
+            }
+            8 => {
+                let it = &mut sessions[session];
+                let Some(selected) = it.selected else { continue };
+                let rights = model[selected].rights(user);
+                let (told, _) = it.run("EXPUNGE");
+                if !rights.contains('r') {
+                    assert!(matches!(told, Told::Bye), "{what}: may not read");
+                    continue;
+                }
+                check(
+                    &told,
+                    rights.contains('e'),
+                    rights,
+                    "NONEXISTENT",
+                    &format!("{what}: EXPUNGE"),
+                );
+                if rights.contains('e') {
+                    model[selected].messages.retain(|(_, flags)| !flags.contains("\\Deleted"));
+                }
+            }
+            9 => {
+                let it = &mut sessions[session];
+                let Some(selected) = it.selected else { continue };
+                if !model[selected].rights(user).contains('r') {
+                    continue;
+                }
+                settle_view(it, &model[selected], &what);
+                let Some((_, flags)) = model[selected].messages.get(number).cloned() else {
+                    continue;
+                };
+                let rights = model[mailbox].rights(user);
+                let (told, _) = it.run(&format!("COPY {} {}", number + 1, it.name(mailbox)));
+                check(&told, rights.contains('i'), rights, "TRYCREATE", &format!("{what}: COPY"));
+                if rights.contains('i') {
+                    model[mailbox].add(flags, rights);
+                }
+            }
+            10 => {
+                let it = &mut sessions[session];
+                let rights = model[mailbox].rights(user);
+                let before = it.selected;
+                let (told, text) = it.run(&format!("LIST \"\" {}", it.name(mailbox)));
+                match told {
+                    Told::Bye => {
+                        let selected = before.expect("selected");
+                        assert!(!model[selected].rights(user).contains('r'), "{what}: BYE");
+                    }
+                    _ => {
+                        assert_eq!(text.contains("* LIST "), rights.contains('l'), "{what}: {text}")
+                    }
+                }
+            }
+            _ => {
+                let it = &mut sessions[session];
+                let Some(selected) = it.selected else { continue };
+                match model[selected].rights(user).contains('r') {
+                    true => settle_view(it, &model[selected], &what),
+                    false => assert!(matches!(it.run("NOOP").0, Told::Bye), "{what}: may not read"),
+                }
+            }
+        }
+        world.settle();
+    }
+    for it in &mut sessions {
+        if let Some(selected) = it.selected
+            && model[selected].rights(it.user).contains('r')
+        {
+            settle_view(it, &model[selected], &format!("seed {seed}, end"));
+        }
+    }
+}
+
+/// What the client was told is what the mailbox is.
+fn settle_view(session: &mut Session<'_>, model: &Mailbox, what: &str) {
+    let (told, _) = session.run("NOOP");
+    assert!(matches!(told, Told::Ok), "{what}: NOOP");
+    assert_eq!(session.view.len(), model.messages.len(), "{what}: count of {}", session.user);
+    for (number, (known, (_, flags))) in session.view.iter().zip(&model.messages).enumerate() {
+        if let Some(known) = known {
+            assert_eq!(known, flags, "{what}: told about message {}", number + 1);
+        }
+    }
+    let (_, text) = session.run("FETCH 1:* (UID FLAGS)");
+    for (known, (uid, flags)) in session.view.iter().zip(&model.messages) {
+        assert_eq!(known.as_ref(), Some(flags), "{what}: flags of {uid}");
+        assert!(text.contains(&format!("UID {uid} ")), "{what}: {uid} in {text}");
+    }
+}
+
+#[test]
+fn sessions_see_what_the_model_says() {
+    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
+    let kit = Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)));
+    let first = std::env::var("SEED").ok().and_then(|it| it.parse().ok());
+    match first {
+        Some(seed) => play(&kit, seed),
+        None => (1..=60).for_each(|seed| play(&kit, seed)),
+    }
+}
