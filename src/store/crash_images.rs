@@ -14,7 +14,7 @@ use std::{
 
 use super::*;
 use crate::{
-    model::{AccountId, Flags, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
+    model::{AccountId, FlagMask, Flags, MailboxId, ModSeq, PartitionId, Timestamp, Uid},
     plant::{Plant, plant},
     runtime::{
         device::memory::{CrashMode, Faults, MemoryDevice, Trace},
@@ -314,17 +314,24 @@ impl Session {
         let uids = self.own_messages(source);
         let messages = self.messages(source, &uids).await;
         let account = self.account(self.home()).await;
+        // Into a mailbox of its own, or into another account.
+        let (owner, target) = match self.pick(3) {
+            0 => ((self.home() + 1) % ACCOUNTS, MailboxId::INBOX),
+            _ => (self.home(), target),
+        };
+        let other = self.account(owner).await;
+        let kept = FlagMask::ALL;
         let copied = if remove {
             self.removing(source, &uids);
-            account.move_messages(source, &messages, target).await.unwrap()
+            other.move_from(target, &account, source, &messages, kept).await.unwrap()
         } else {
-            account.copy(source, &messages, target).await.unwrap()
+            other.copy_from(target, &account, source, &messages, kept).await.unwrap()
         };
         for (from, to) in copied.uids {
             let from = (self.home(), source.0, from.0);
             let mut known = self.share.messages[&from].clone();
             known.mod_seq = None;
-            self.share.messages.insert((self.home(), target.0, to.0), known);
+            self.share.messages.insert((owner, target.0, to.0), known);
             if remove {
                 self.share.messages.remove(&from);
             }

@@ -19,6 +19,7 @@ mod annotations;
 mod bodies;
 mod cards;
 mod compaction;
+mod copying;
 mod damage;
 mod expunged;
 mod feed;

@@ -25,27 +25,18 @@ use super::{
         },
         message::{MailboxStatus, Message, MessageBody},
     },
+    copying::COPY_SLICE,
     delivery::{Delivered, DeliveryTarget, plan_message},
     view::{AccountWatch, MailboxView},
 };
-use crate::{
-    model::{
-        AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, KeywordSet, MailboxId, ModSeq,
-        SpecialUse, Timestamp, Uid, UidValidity,
-    },
-    plant::{Plant, planted},
+use crate::model::{
+    AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, ModSeq,
+    SpecialUse, Timestamp, Uid,
 };
 
 /// Messages of one mailbox that a STORE or EXPUNGE decides on and logs at once: well under a
 /// millisecond of work.
 const SLICE: usize = 512;
-
-/// Messages that a COPY, a MOVE or a RENAME of INBOX puts into a mailbox in one transaction: its
-/// entry is published as a whole, which takes about a millisecond.
-const COPY_SLICE: usize = 1_024;
-
-/// Messages that one COPY or MOVE may name.
-const COMMAND_MESSAGES_MAX: usize = 100_000;
 
 /// Messages of a table scanned before a yield.
 const SCAN: usize = 4_096;
@@ -62,12 +53,6 @@ pub struct Account {
     pub(in crate::store) commits: Rc<Commits>,
     pub(in crate::store) cards: Rc<Cards>,
     pub(crate) cell: Rc<AccountCell>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Copied {
-    pub uid_validity: UidValidity,
-    pub uids: Vec<(Uid, Uid)>,
 }
 
 /// A change of flags in client terms.
@@ -115,16 +100,7 @@ pub struct Expunged {
     pub uids: Vec<Uid>,
 }
 
-/// How messages get from one mailbox into another.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Copy,
-    Move,
-    /// As MOVE, but keeping their save dates.
-    Rename,
-}
-
-fn sorted(uids: &[Uid]) -> Vec<Uid> {
+pub(super) fn sorted(uids: &[Uid]) -> Vec<Uid> {
     let mut uids = uids.to_vec();
     uids.sort_unstable();
     uids.dedup();
@@ -202,17 +178,22 @@ impl Account {
     /// Appends `effects`, if any, as one entry.
     fn stage(&self, effects: Vec<Effect>) -> Result<(), StoreError> {
         if effects.is_empty() {
-            return match self.cell.state.borrow().stand_in {
-                true => Err(StoreError::Poisoned),
-                false => Ok(()),
-            };
+            return self.check_real();
         }
         let changes: Changes = effects.into_iter().map(|effect| self.change(effect)).collect();
         self.commits.commit(changes, None).map(drop)
     }
 
+    /// Refuses what was decided on an account that could not be read.
+    pub(super) fn check_real(&self) -> Result<(), StoreError> {
+        match self.cell.state.borrow().stand_in {
+            true => Err(StoreError::Poisoned),
+            false => Ok(()),
+        }
+    }
+
     /// Resolves when the latest change staged to this account is durable and published.
-    async fn settled(&self) -> Result<(), StoreError> {
+    pub(super) async fn settled(&self) -> Result<(), StoreError> {
         let staged = self.cell.state.borrow().staged;
         match staged {
             Some(lsn) => self.commits.acknowledged(lsn).await,
@@ -335,8 +316,7 @@ impl Account {
         if !whole {
             let uids = self.uids_where(MailboxId::INBOX, |_| true).await?;
             let inbox = MailboxId::INBOX;
-            let target = (mailbox, FlagMask::ALL);
-            self.copy_by_slices(generation, inbox, &uids, target, Way::Rename).await?;
+            self.rename_by_slices(generation, inbox, &uids, mailbox).await?;
         }
         Ok(())
     }
@@ -459,202 +439,6 @@ impl Account {
         Ok(delivered)
     }
 
-    /// Returns (source, target) UIDs in ascending order. Keywords are copied by name; `\Recent` is
-    /// set in the target. Messages expunged meanwhile are skipped. Up to [`COPY_SLICE`] messages
-    /// are one transaction. More are several, so that they do not hold the shard: a refusal in
-    /// between removes the copies made so far, but a crash or a failing disk may leave some of
-    /// them.
-    pub async fn copy(
-        &self,
-        source: MailboxId,
-        messages: &[Message],
-        target: MailboxId,
-    ) -> Result<Copied, StoreError> {
-        self.copy_keeping(source, messages, target, FlagMask::ALL).await
-    }
-
-    /// The same; of the flags of each message the copy has those of `kept`.
-    pub async fn copy_keeping(
-        &self,
-        source: MailboxId,
-        messages: &[Message],
-        target: MailboxId,
-        kept: FlagMask,
-    ) -> Result<Copied, StoreError> {
-        self.copy_messages(source, messages, target, kept, Way::Copy).await
-    }
-
-    /// COPY and EXPUNGE of the same messages: each is moved or not (RFC 6851 3.3), [`COPY_SLICE`]
-    /// of them in one transaction.
-    pub async fn move_messages(
-        &self,
-        source: MailboxId,
-        messages: &[Message],
-        target: MailboxId,
-    ) -> Result<Copied, StoreError> {
-        self.move_keeping(source, messages, target, FlagMask::ALL).await
-    }
-
-    /// The same; of the flags of each message those of `kept` are moved.
-    pub async fn move_keeping(
-        &self,
-        source: MailboxId,
-        messages: &[Message],
-        target: MailboxId,
-        kept: FlagMask,
-    ) -> Result<Copied, StoreError> {
-        self.copy_messages(source, messages, target, kept, Way::Move).await
-    }
-
-    async fn copy_messages(
-        &self,
-        source: MailboxId,
-        messages: &[Message],
-        target: MailboxId,
-        kept: FlagMask,
-        way: Way,
-    ) -> Result<Copied, StoreError> {
-        if messages.len() > COMMAND_MESSAGES_MAX {
-            return Err(StoreError::Limit("messages copied by one command"));
-        }
-        if way == Way::Copy {
-            let octets = messages.iter().map(|message| message.body.size).sum();
-            let limits = self.commits.options.holding;
-            self.cell.state.borrow().check_holding(messages.len() as u64, octets, limits)?;
-        }
-        let generation = self.commits.log.generation();
-        self.commits.accounts.ensure_table(&self.cell, source).await?;
-        let uids = sorted(&messages.iter().map(|message| message.uid).collect::<Vec<_>>());
-        self.copy_by_slices(generation, source, &uids, (target, kept), way).await
-    }
-
-    /// `uids` are sorted, and the table of `source` is loaded.
-    async fn copy_by_slices(
-        &self,
-        generation: u64,
-        source: MailboxId,
-        uids: &[Uid],
-        (target, kept): (MailboxId, FlagMask),
-        way: Way,
-    ) -> Result<Copied, StoreError> {
-        let mut copied = Copied { uid_validity: UidValidity(0), uids: Vec::new() };
-        for (index, slice) in uids.chunks(COPY_SLICE).enumerate() {
-            let staged = match self.room_for_slice(index, slice.len()).await {
-                Ok(()) => self.copy_slice(source, slice, (target, kept), way, &mut copied),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = staged {
-                return Err(self.take_back(error, target, &copied, way).await);
-            }
-        }
-        self.slices_settled(generation).await?;
-        Ok(copied)
-    }
-
-    /// Decides on a slice and logs it; does not await.
-    fn copy_slice(
-        &self,
-        source: MailboxId,
-        uids: &[Uid],
-        (target, kept): (MailboxId, FlagMask),
-        way: Way,
-        copied: &mut Copied,
-    ) -> Result<(), StoreError> {
-        let mut originals = self.originals(source, uids)?;
-        originals.iter_mut().for_each(|original| original.flags = kept.of(original.flags));
-        let keywords = self.keywords_between(source, target, &originals)?;
-        let now = self.commits.executor.now();
-        let mut effects = Vec::with_capacity(originals.len() + 1);
-        let mut slice = Vec::with_capacity(originals.len());
-        {
-            let mut state = self.cell.state.borrow_mut();
-            if way == Way::Copy {
-                // Checked again: other sessions may have copied since the command was checked as a
-                // whole.
-                let octets = originals.iter().map(|original| original.body.size).sum();
-                let limits = self.commits.options.holding;
-                state.check_holding(originals.len() as u64, octets, limits)?;
-            }
-            let (account, mod_seq) = (state.id, state.allocate_mod_seq());
-            let found = state.pending_mailbox(target).ok_or(StoreError::NoSuchMailbox)?;
-            copied.uid_validity = found.status.uid_validity;
-            for original in &originals {
-                let uid = found.allocate_uid().ok_or(StoreError::Limit("UIDs of a mailbox"))?;
-                slice.push((original.uid, uid));
-                let flags = FlagSet {
-                    system: original.flags.system,
-                    keywords: translate(original.flags.keywords, &keywords),
-                };
-                let save_date = if way == Way::Rename { original.save_date } else { now };
-                let message = Message { uid, mod_seq, flags, save_date, ..*original };
-                effects.push(Effect::Message { account, mailbox: target, message });
-            }
-            if way != Way::Copy && !slice.is_empty() {
-                let uids = slice.iter().map(|(uid, _)| *uid).collect();
-                effects.push(Effect::Expunge { account, mailbox: source, mod_seq, uids });
-            }
-        }
-        self.stage_slice(effects, originals.len())?;
-        copied.uids.extend(slice);
-        Ok(())
-    }
-
-    /// A later slice of a COPY was refused: the copies are removed again (RFC 3501 6.4.7). Moved
-    /// messages are in one place and stay there (RFC 6851 3.3). Returns the `error`.
-    async fn take_back(
-        &self,
-        error: StoreError,
-        target: MailboxId,
-        copied: &Copied,
-        way: Way,
-    ) -> StoreError {
-        if way == Way::Copy && !copied.uids.is_empty() && self.settled().await.is_ok() {
-            let uids = copied.uids.iter().map(|(_, uid)| *uid).collect();
-            if let Err(worse) = self.expunge_where(target, uids, |_| true).await {
-                return worse;
-            }
-        }
-        error
-    }
-
-    /// Those of `uids` that still exist in pending state, ascending by UID.
-    fn originals(&self, source: MailboxId, uids: &[Uid]) -> Result<Vec<Message>, StoreError> {
-        let mut state = self.cell.state.borrow_mut();
-        let found = state.pending_mailbox(source).ok_or(StoreError::NoSuchMailbox)?;
-        let table = found.loaded.as_ref().map(|loaded| &loaded.table);
-        let originals = uids.iter().filter_map(|&uid| {
-            let pending = found.pending_state(uid)?;
-            let message = table?.by_uid(uid)?;
-            Some(Message { flags: pending.flags, mod_seq: pending.mod_seq, ..*message })
-        });
-        Ok(originals.collect())
-    }
-
-    /// For the keywords of `messages` in `source`: their bits there and in `target`, where they are
-    /// defined if necessary.
-    fn keywords_between(
-        &self,
-        source: MailboxId,
-        target: MailboxId,
-        messages: &[Message],
-    ) -> Result<Vec<(usize, KeywordSet)>, StoreError> {
-        let used = messages
-            .iter()
-            .fold(KeywordSet::default(), |used, message| used.union(message.flags.keywords));
-        let names: Vec<(usize, String)> = {
-            let mut state = self.cell.state.borrow_mut();
-            let found = state.pending_mailbox(source).ok_or(StoreError::NoSuchMailbox)?;
-            let table = found.pending_keywords();
-            used.iter().filter_map(|bit| Some((bit, table.get(bit)?.clone()))).collect()
-        };
-        names
-            .into_iter()
-            .map(|(bit, name)| {
-                Ok((bit, self.commits.define_keywords(&self.cell, target, &[name])?))
-            })
-            .collect()
-    }
-
     /// UIDs that no longer exist are skipped. Each message's change is atomic, and nothing more is
     /// promised (RFC 3501 6.4.6): it is decided and logged in slices of [`SLICE`] messages, so that
     /// a folder of 100,000 does not hold the shard, and all of it is durable when this returns.
@@ -683,7 +467,7 @@ impl Account {
 
     /// Checks that all slices of a command are durable: not so if the log failed and was reopened
     /// after the first of them, since only the last one is waited for.
-    async fn slices_settled(&self, generation: u64) -> Result<(), StoreError> {
+    pub(super) async fn slices_settled(&self, generation: u64) -> Result<(), StoreError> {
         self.settled().await?;
         match self.commits.log.generation() == generation {
             true => Ok(()),
@@ -693,7 +477,11 @@ impl Account {
 
     /// Yields between the slices of a long command, and waits until the slices that all long
     /// commands have staged can be published in one turn.
-    async fn room_for_slice(&self, index: usize, messages: usize) -> Result<(), StoreError> {
+    pub(super) async fn room_for_slice(
+        &self,
+        index: usize,
+        messages: usize,
+    ) -> Result<(), StoreError> {
         if index > 0 {
             self.commits.executor.yield_now().await;
             self.commits.bulk_turn(messages).await?;
@@ -702,11 +490,22 @@ impl Account {
     }
 
     fn stage_slice(&self, effects: Vec<Effect>, messages: usize) -> Result<(), StoreError> {
-        let staged = !effects.is_empty();
-        self.stage(effects)?;
-        if staged && let Some(lsn) = self.cell.state.borrow().staged {
-            self.commits.bulk.staged(lsn, messages);
+        let changes = effects.into_iter().map(|effect| self.change(effect)).collect();
+        self.stage_changes(changes, messages)
+    }
+
+    /// Appends the `changes`, if any, of a slice of `messages` as one entry; other accounts may be
+    /// among them.
+    pub(super) fn stage_changes(
+        &self,
+        changes: Changes,
+        messages: usize,
+    ) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return self.check_real();
         }
+        let lsn = self.commits.commit(changes, None)?;
+        self.commits.bulk.staged(lsn, messages);
         Ok(())
     }
 
@@ -789,7 +588,7 @@ impl Account {
     /// Removes those of `uids` that exist and for which `chosen` holds, in slices of [`SLICE`]
     /// messages as in [`Account::store_flags`]; checked again for each slice, since other sessions
     /// run in between.
-    async fn expunge_where(
+    pub(super) async fn expunge_where(
         &self,
         mailbox: MailboxId,
         uids: Vec<Uid>,
@@ -935,17 +734,6 @@ impl CardReader {
     pub fn card(&self) -> &[u8] {
         self.cursor.card()
     }
-}
-
-/// The target's bits for the keywords a message carries in its source.
-fn translate(keywords: KeywordSet, between: &[(usize, KeywordSet)]) -> KeywordSet {
-    if planted(Plant::MixKeywords) {
-        return keywords;
-    }
-    between
-        .iter()
-        .filter(|(bit, _)| keywords.contains(*bit))
-        .fold(KeywordSet::default(), |set, (_, target)| set.union(*target))
 }
 
 /// Decides a slice of STORE and adds each message's result to `outcome`.

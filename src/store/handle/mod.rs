@@ -7,6 +7,7 @@
 mod access;
 pub(super) mod account;
 pub(super) mod annotations;
+pub(super) mod copying;
 pub(super) mod delivery;
 pub(super) mod queue;
 pub(super) mod view;
