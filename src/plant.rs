@@ -117,6 +117,14 @@ pub enum Plant {
     EndEarly,
     /// A destination counts as done with although some of its recipients must wait.
     ForgetPart,
+    /// A MOVE to another partition expunges its messages before they have arrived.
+    ExpungeEarly,
+    /// A start forgets the moves to other partitions that were begun.
+    ForgetIntents,
+    /// The arrival of a move is not recorded with its messages.
+    LoseTicket,
+    /// Messages of a move are taken after its source was told that they have not arrived.
+    TakeGivenUp,
 }
 
 thread_local! {

@@ -26,6 +26,8 @@ use super::{
     handle::{
         account::Account,
         delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget, deliver_each},
+        moves::Moves,
+        shipment::{Shipment, Ticket},
     },
     log::{Log, LogOptions, Recovered, RecoveryReport, Replay},
     message::MessageBody,
@@ -280,6 +282,17 @@ impl Partition {
         delivery_id: Option<DeliveryId>,
     ) -> Result<Deliveries, StoreError> {
         deliver_each(&self.rooms.commits, body, targets, delivery_id).await
+    }
+
+    /// Begins to receive messages from another partition. With a ticket it is a move, from the
+    /// account named.
+    pub fn receive(&self, ticket: Option<(Ticket, AccountId)>) -> Shipment {
+        Shipment::new(self.rooms.commits.clone(), ticket)
+    }
+
+    /// The moves to and from other partitions that are not finished.
+    pub fn moves(&self) -> Moves {
+        Moves::new(self.rooms.commits.clone())
     }
 
     /// Whether each of `accounts` could take one more message of `octets`.

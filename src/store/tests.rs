@@ -23,6 +23,7 @@ mod copying;
 mod damage;
 mod expunged;
 mod feed;
+mod moves;
 mod pieces;
 mod properties;
 mod queue;

@@ -9,6 +9,7 @@ use super::{
         error::StoreError,
         format::body::{BODY_CHUNK, Extent, put_head},
         log::{EntryHeader, EntryKind, Log},
+        message::MessageBody,
     },
     Bodies,
     compression::{self, Packed},
@@ -47,9 +48,9 @@ pub struct BodyWriter {
     staging: Option<Staging>,
 }
 
-/// Chunks of bodies that no entry refers to yet, by the LSN of the body's first chunk, with the
-/// bytes each takes in the log. Compaction moves them like any others, however long their bodies
-/// take.
+/// Chunks of bodies, and parked bodies, that no entry refers to yet, by the LSN of the body's
+/// first entry, with the bytes each takes in the log. Compaction moves them like any others,
+/// however long their bodies take.
 pub(crate) type StagedChunks = BTreeMap<Lsn, Vec<(Lsn, u32)>>;
 
 /// Keeps the chunks of one body among those of [`Bodies`].
@@ -65,8 +66,12 @@ impl Staging {
     }
 
     fn add(&self, extent: &Extent) {
-        if let Some(chunks) = self.bodies.staging.borrow_mut().get_mut(&self.first) {
-            chunks.push((extent.lsn, extent.entry_len()));
+        self.add_entry(extent.lsn, extent.entry_len());
+    }
+
+    fn add_entry(&self, lsn: Lsn, entry_len: u32) {
+        if let Some(entries) = self.bodies.staging.borrow_mut().get_mut(&self.first) {
+            entries.push((lsn, entry_len));
         }
     }
 }
@@ -283,6 +288,13 @@ fn grow(buffer: &mut Vec<u8>, more: usize) {
     }
 }
 
+/// A body that is in the log in an entry of its own, to which no message refers yet. To be kept
+/// until the entry that does is durable.
+pub(crate) struct ParkedBody {
+    pub(crate) body: MessageBody,
+    _staging: Staging,
+}
+
 /// A complete body waiting for its commit entry. Belongs to the partition that staged it.
 pub struct StagedBody {
     bodies: Rc<Bodies>,
@@ -304,6 +316,13 @@ impl StagedBody {
             self.content = Content::Chunked(Vec::new());
         }
         self._reassembled = None;
+    }
+
+    /// The body alone is the entry at `lsn`; to be called after [`StagedBody::logged`].
+    pub(crate) fn parked(self, lsn: Lsn, entry_len: u32) -> ParkedBody {
+        let staging = self._staging.unwrap_or_else(|| Staging::new(self.bodies, lsn));
+        staging.add_entry(lsn, entry_len);
+        ParkedBody { body: MessageBody { lsn, size: self.size, entry_len }, _staging: staging }
     }
 
     pub fn size(&self) -> u64 {

@@ -92,13 +92,22 @@ impl Commits {
 
     /// One reference to a body more or less.
     fn count_body(&self, body: &MessageBody, references: i64) {
+        if references <= 0 {
+            let chunked = body.size > BODY_CHUNK as u64;
+            self.freed.add(u64::from(body.entry_len).max(if chunked { body.size } else { 0 }));
+        }
+        self.count_octets(body, references);
+    }
+
+    /// A body that was just appended with no reference to it: the first one makes up for this.
+    pub(crate) fn count_parked(&self, body: &MessageBody) {
+        self.count_octets(body, -1);
+    }
+
+    fn count_octets(&self, body: &MessageBody, references: i64) {
         match references > 0 {
             true => self.log.retain(body.lsn, body.entry_len),
-            false => {
-                let chunked = body.size > BODY_CHUNK as u64;
-                self.freed.add(u64::from(body.entry_len).max(if chunked { body.size } else { 0 }));
-                self.log.release(body.lsn, body.entry_len);
-            }
+            false => self.log.release(body.lsn, body.entry_len),
         }
         if body.size > BODY_CHUNK as u64 && u64::from(body.entry_len) < body.size {
             let chunks = self.bodies.counters.chunks_of(body.size) as i64;

@@ -26,6 +26,7 @@ use std::{
     task::Waker,
 };
 
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use self::{bulk::Bulk, feed::Feed, garbage::Freed, standing::Standing};
@@ -33,7 +34,10 @@ use super::{
     account::state::AccountCell,
     accounts::Accounts,
     admission::Admission,
-    bodies::{Bodies, write::StagedBody},
+    bodies::{
+        Bodies,
+        write::{ParkedBody, StagedBody},
+    },
     error::StoreError,
     format::{
         effect::{BODY_HERE, Effect, PropertyKind, share_owner},
@@ -44,7 +48,7 @@ use super::{
     options::StoreOptions,
 };
 use crate::{
-    model::{AccountId, Grantees, Lsn},
+    model::{AccountId, Grantees, Lsn, MailboxId, Uid},
     plant::{Plant, planted},
     runtime::executor::Executor,
 };
@@ -70,6 +74,9 @@ pub(super) struct Commits {
     pub(super) bulk: Bulk,
     pub(super) freed: Freed,
     pub(super) feed: Feed,
+    /// Moves whose messages are being received, by ticket, and whether their source was told that
+    /// they have not arrived.
+    pub(super) receiving: RefCell<HashMap<u128, bool>>,
     /// Entries appended and not yet durable, in order.
     staged: RefCell<VecDeque<(Lsn, Changes)>>,
     /// The entry published last.
@@ -100,6 +107,7 @@ impl Commits {
             bulk: Bulk::default(),
             freed: Freed::default(),
             feed: Feed::default(),
+            receiving: RefCell::default(),
             staged: RefCell::default(),
             published: Cell::default(),
             scratch: RefCell::default(),
@@ -150,26 +158,8 @@ impl Commits {
         for Change { cell, effect } in &changes {
             cell.as_ref().map_or(Ok(()), |cell| cell.state.borrow().check_change(effect))?;
         }
-        let head = &mut *self.scratch.borrow_mut();
-        head.clear();
-        let framed = kind.has_head();
-        payload::begin(head, framed);
-        changes.iter().for_each(|change| change.effect.encode(head));
-        payload::end_effects(head, framed);
-        let (summary, inline) = match body {
-            Some(body) => {
-                body.encode_head(head);
-                (body.summary(), body.inline())
-            }
-            None => (&[][..], &[][..]),
-        };
-        if framed {
-            payload::end_head(head, summary);
-        }
-        let lsn = self.log.append(header, &[head, summary, inline])?;
-        let here = (lsn, entry_len(head.len() + summary.len() + inline.len()) as u32);
-        head.shrink_to(SCRATCH_KEPT);
-        self.freed.count_change(u64::from(here.1));
+        let here = self.append(header, &changes, body)?;
+        let lsn = here.0;
         if body.is_none() && kind.may_stay() {
             // It holds no body: garbage once a checkpoint has its effects.
             self.log.release(lsn, here.1);
@@ -193,6 +183,49 @@ impl Commits {
             self.publish_below(Lsn(lsn.0 + 1));
         }
         Ok(lsn)
+    }
+
+    /// Appends `body` alone. Nothing refers to it yet, nor after a crash before something does: it
+    /// is garbage then, like the chunks of a body that was never committed. Compaction keeps it
+    /// while the result exists.
+    pub(super) fn park(&self, mut body: StagedBody) -> Result<ParkedBody, StoreError> {
+        body.check_chunks(&self.log)?;
+        let header = EntryHeader::new(EntryKind::Transaction, AccountId(0), MailboxId(0), Uid(0));
+        let (lsn, entry_len) = self.append(header, &[], Some(&body))?;
+        body.logged(lsn);
+        let parked = body.parked(lsn, entry_len);
+        self.count_parked(&parked.body);
+        Ok(parked)
+    }
+
+    /// Appends an entry; returns its LSN and its length in the log.
+    fn append(
+        &self,
+        header: EntryHeader,
+        changes: &[Change],
+        body: Option<&StagedBody>,
+    ) -> Result<(Lsn, u32), StoreError> {
+        let head = &mut *self.scratch.borrow_mut();
+        head.clear();
+        let framed = header.kind.has_head();
+        payload::begin(head, framed);
+        changes.iter().for_each(|change| change.effect.encode(head));
+        payload::end_effects(head, framed);
+        let (summary, inline) = match body {
+            Some(body) => {
+                body.encode_head(head);
+                (body.summary(), body.inline())
+            }
+            None => (&[][..], &[][..]),
+        };
+        if framed {
+            payload::end_head(head, summary);
+        }
+        let lsn = self.log.append(header, &[head, summary, inline])?;
+        let entry_len = entry_len(head.len() + summary.len() + inline.len()) as u32;
+        head.shrink_to(SCRATCH_KEPT);
+        self.freed.count_change(u64::from(entry_len));
+        Ok((lsn, entry_len))
     }
 
     /// Resolves when the entry at `lsn` is durable and its effects are published.

@@ -7,6 +7,9 @@
 //! start brings back those that the log still names, and the caller sorts them out again. Ids of
 //! one *family* (upper half) belong together: if only some accounts of a delivery got it, each of
 //! them has an id of its own, derived from the delivery's.
+//!
+//! Intents are the two ends of moves between partitions (`format::moves`): at the source what is to
+//! be expunged, at the target that it arrived. Each is there until [`Effect::IntentDone`].
 
 use std::collections::BTreeMap;
 
@@ -14,6 +17,7 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
 use super::super::{
+    error::StoreError,
     format::{
         codec::Decoded,
         effect::{Effect, decode_effects},
@@ -21,7 +25,15 @@ use super::super::{
     },
     message::MessageBody,
 };
-use crate::model::{AccountId, Lsn};
+use crate::{
+    model::{AccountId, Lsn},
+    plant::{Plant, planted},
+};
+
+/// Octets of intents, of which a partition has as many as it sends and receives moves.
+const INTENTS_OCTETS_MAX: usize = 1 << 20;
+/// An intent's number, and its place in memory.
+const INTENT_OVERHEAD: usize = 64;
 
 /// The common part of ids that belong together.
 pub(crate) fn family(id: u128) -> u64 {
@@ -48,7 +60,10 @@ pub(crate) struct Standing {
     deliveries: HashMap<u128, Lsn>,
     /// Those of them that are published.
     published: HashSet<u128>,
+    /// Published ones.
     pub intents: BTreeMap<u128, Bytes>,
+    /// Of the intents staged to begin (with their payload) or to end, the last entry.
+    staged_intents: HashMap<u128, (Lsn, Option<Bytes>)>,
     /// Partition-wide effects below are included.
     applied: Lsn,
 }
@@ -60,7 +75,9 @@ impl Standing {
         for id in &root.deliveries {
             standing.publish(Lsn(0), &Effect::Delivery { id: *id });
         }
-        standing.intents.extend(root.intents.iter().cloned());
+        if !planted(Plant::ForgetIntents) {
+            standing.intents.extend(root.intents.iter().cloned());
+        }
         standing.applied = root.applied;
         standing
     }
@@ -111,14 +128,48 @@ impl Standing {
         self.published.retain(|id| old.deliveries.contains_key(id));
     }
 
+    /// An intent as all changes decided so far leave it, and the entry that is not yet durable.
+    pub(crate) fn pending_intent(&self, id: u128) -> (Option<&Bytes>, Option<Lsn>) {
+        match self.staged_intents.get(&id) {
+            Some((lsn, payload)) => (payload.as_ref(), Some(*lsn)),
+            None => (self.intents.get(&id), None),
+        }
+    }
+
+    /// All intents of [`Standing::pending_intent`], in any order.
+    pub(crate) fn pending_intents(&self) -> impl Iterator<Item = &Bytes> {
+        let settled = self.intents.iter().filter(|(id, _)| !self.staged_intents.contains_key(*id));
+        let staged = self.staged_intents.values().filter_map(|(_, payload)| payload.as_ref());
+        settled.map(|(_, payload)| payload).chain(staged)
+    }
+
+    /// Refuses one more intent of `octets`: all of them are in each root.
+    pub(crate) fn check_intents(&self, octets: usize) -> Result<(), StoreError> {
+        let held = self.pending_intents().map(|payload| payload.len() + INTENT_OVERHEAD);
+        match held.sum::<usize>() + octets + INTENT_OVERHEAD <= INTENTS_OCTETS_MAX {
+            true => Ok(()),
+            false => Err(StoreError::Limit("moves to other partitions at a time")),
+        }
+    }
+
     pub(crate) fn stage(&mut self, lsn: Lsn, effect: &Effect) {
-        if let Effect::Delivery { id } = effect {
-            self.deliveries.insert(*id, lsn);
+        match effect {
+            Effect::Delivery { id } => drop(self.deliveries.insert(*id, lsn)),
+            Effect::Intent { id, payload } => {
+                self.staged_intents.insert(*id, (lsn, Some(payload.clone())));
+            }
+            Effect::IntentDone { id } => drop(self.staged_intents.insert(*id, (lsn, None))),
+            _ => {}
         }
     }
 
     pub(crate) fn publish(&mut self, lsn: Lsn, effect: &Effect) {
         self.applied = Lsn(lsn.0 + 1);
+        if let Effect::Intent { id, .. } | Effect::IntentDone { id } = effect
+            && self.staged_intents.get(id).is_some_and(|(staged, _)| *staged <= lsn)
+        {
+            self.staged_intents.remove(id);
+        }
         match effect {
             Effect::Delivery { id } => {
                 self.deliveries.insert(*id, lsn);
@@ -139,7 +190,9 @@ impl Standing {
     pub(crate) fn replay(&mut self, effects: &[(Lsn, Effect)]) {
         let applied = self.applied;
         for (lsn, effect) in effects.iter().filter(|(lsn, _)| *lsn >= applied) {
-            self.publish(*lsn, effect);
+            if !(planted(Plant::ForgetIntents) && matches!(effect, Effect::Intent { .. })) {
+                self.publish(*lsn, effect);
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod body;
 pub(crate) mod cards;
 pub(crate) mod codec;
 pub(crate) mod effect;
+pub(crate) mod moves;
 pub(crate) mod payload;
 pub(crate) mod root;
 pub(crate) mod run;

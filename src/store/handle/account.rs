@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use super::{
     super::{
         account::{
-            mailbox::{Mailbox, PendingState},
+            mailbox::PendingState,
             namespace::{MailboxInfo, NameLimits, Names, Renaming, normalise},
             snapshot::Snapshot,
             state::{AccountCell, AccountState},
@@ -25,7 +25,6 @@ use super::{
         },
         message::{MailboxStatus, Message, MessageBody},
     },
-    copying::COPY_SLICE,
     delivery::{Delivered, DeliveryTarget, plan_message},
     view::{AccountWatch, MailboxView},
 };
@@ -157,7 +156,7 @@ impl Account {
         self.cell.state.borrow().names.subscriptions.iter().cloned().collect()
     }
 
-    fn name_limits(&self) -> NameLimits {
+    pub(super) fn name_limits(&self) -> NameLimits {
         NameLimits {
             name_max: self.commits.options.mailbox_name_max,
             mailboxes_max: self.commits.options.mailboxes_per_account,
@@ -223,7 +222,7 @@ impl Account {
 
     /// The effects that create `new`, each below the one before it, with the access list of the
     /// nearest mailbox above.
-    fn creation(
+    pub(super) fn creation(
         &self,
         state: &AccountState,
         new: Vec<NewMailbox>,
@@ -273,52 +272,6 @@ impl Account {
             effects
         };
         self.carry_out(effects).await
-    }
-
-    /// One transaction if the messages fit in a slice. Otherwise the new mailbox comes first and
-    /// the messages follow: messages that arrive meanwhile stay in INBOX, and so do the remaining
-    /// ones after a crash.
-    async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
-        // Before any await: changes that a reopened log took back must not count as done.
-        let generation = self.commits.log.generation();
-        self.commits.accounts.ensure_table(&self.cell, MailboxId::INBOX).await?;
-        self.commits.log.room().await?;
-        let (effects, mailbox, whole) = {
-            let mut state = self.cell.state.borrow_mut();
-            let new = state.pending_names.plan_create(target, None, self.name_limits())?;
-            let keywords = state.mailboxes.get(&MailboxId::INBOX).map(Mailbox::pending_keywords);
-            let copied = keywords.into_iter().flat_map(|keywords| keywords.iter());
-            state.check_names(new.iter().map(|mailbox| &mailbox.name).chain(copied))?;
-            let account = state.id;
-            let mailbox = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
-            let mut effects = self.creation(&state, new)?;
-            let mod_seq = state.allocate_mod_seq();
-            let inbox = state.pending_mailbox(MailboxId::INBOX).ok_or(StoreError::NoSuchMailbox)?;
-            let keywords = inbox.pending_keywords();
-            if !keywords.is_empty() {
-                effects.push(Effect::Keyword { account, mailbox, names: keywords.to_vec() });
-            }
-            let whole = inbox.status.messages as usize <= COPY_SLICE;
-            let mut moved = Vec::new();
-            for (message, pending) in inbox.pending_messages().filter(|_| whole) {
-                moved.push(message.uid);
-                let uid = Uid(moved.len() as u32);
-                let message = Message { uid, mod_seq, flags: pending.flags, ..*message };
-                effects.push(Effect::Message { account, mailbox, message });
-            }
-            if !moved.is_empty() {
-                let mailbox = MailboxId::INBOX;
-                effects.push(Effect::Expunge { account, mailbox, mod_seq, uids: moved });
-            }
-            (effects, mailbox, whole)
-        };
-        self.carry_out(effects).await?;
-        if !whole {
-            let uids = self.uids_where(MailboxId::INBOX, |_| true).await?;
-            let inbox = MailboxId::INBOX;
-            self.rename_by_slices(generation, inbox, &uids, mailbox).await?;
-        }
-        Ok(())
     }
 
     pub async fn set_subscribed(&self, name: &str, subscribed: bool) -> Result<(), StoreError> {
@@ -552,7 +505,7 @@ impl Account {
     }
 
     /// UIDs of the messages for which `chosen` holds, ascending; yields in between.
-    async fn uids_where(
+    pub(super) async fn uids_where(
         &self,
         mailbox: MailboxId,
         chosen: impl Fn(PendingState) -> bool,

@@ -1,13 +1,14 @@
-//! COPY and MOVE within a partition: from one mailbox to another, of the same account or of two.
-//! Bodies are shared by reference; no octet is copied.
+//! COPY and MOVE within a partition, from one mailbox to another, of the same account or of two;
+//! and RENAME of INBOX. Bodies are shared by reference; no octet is copied.
 //!
-//! Up to [`COPY_SLICE`] messages are one entry, in a MOVE with their expunge, whether or not that is
-//! in another account. More are several entries, so that they do not hold the shard.
+//! Up to [`COPY_SLICE`] messages are one entry, in a MOVE with their expunge, whether or not that
+//! is in another account. More are several entries, so that they do not hold the shard.
 
 use std::rc::Rc;
 
 use super::{
     super::{
+        account::mailbox::Mailbox,
         commits::{Change, Changes},
         error::StoreError,
         format::effect::Effect,
@@ -107,9 +108,9 @@ impl Account {
 
     /// Copies messages of `source`, an account of the same partition, into the mailbox `target` of
     /// this one. Returns (source, target) UIDs in ascending order. Keywords are copied by name;
-    /// `\Recent` is set in the target. Messages expunged meanwhile are skipped. Up to [`COPY_SLICE`]
-    /// messages are one transaction; of more, a refusal in between removes the copies made so far,
-    /// but a crash or a failing disk may leave some of them.
+    /// `\Recent` is set in the target. Messages expunged meanwhile are skipped. Up to
+    /// [`COPY_SLICE`] messages are one transaction; of more, a refusal in between removes the
+    /// copies made so far, but a crash or a failing disk may leave some of them.
     ///
     /// # Errors
     /// `NotPermitted` if the accounts are in different partitions, `NoSuchMailbox`, `OverQuota`,
@@ -126,8 +127,8 @@ impl Account {
         self.copy_from_if(target, source, source_mailbox, messages, &mut may).await
     }
 
-    /// The same, asking `may` in the step that decides on each [`COPY_SLICE`] messages, and with the
-    /// flags that it answers.
+    /// The same, asking `may` in the step that decides on each [`COPY_SLICE`] messages, and with
+    /// the flags that it answers.
     pub async fn copy_from_if(
         &self,
         target: MailboxId,
@@ -170,17 +171,51 @@ impl Account {
         Route { source, target, way: Way::Move }.take(messages, may).await
     }
 
-    /// The messages of a RENAME of INBOX that are too many for one transaction. `uids` are sorted,
-    /// and the table of `source` is loaded.
-    pub(super) async fn rename_by_slices(
-        &self,
-        generation: u64,
-        source: MailboxId,
-        uids: &[Uid],
-        target: MailboxId,
-    ) -> Result<Copied, StoreError> {
-        let route = Route { source: (self, source), target: (self, target), way: Way::Rename };
-        route.by_slices(generation, uids, &mut || Ok(FlagMask::ALL)).await
+    /// One transaction if the messages fit in a slice. Otherwise the new mailbox comes first and
+    /// the messages follow: messages that arrive meanwhile stay in INBOX, and so do the remaining
+    /// ones after a crash.
+    pub(super) async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
+        // Before any await: changes that a reopened log took back must not count as done.
+        let generation = self.commits.log.generation();
+        self.commits.accounts.ensure_table(&self.cell, MailboxId::INBOX).await?;
+        self.commits.log.room().await?;
+        let (effects, mailbox, whole) = {
+            let mut state = self.cell.state.borrow_mut();
+            let new = state.pending_names.plan_create(target, None, self.name_limits())?;
+            let keywords = state.mailboxes.get(&MailboxId::INBOX).map(Mailbox::pending_keywords);
+            let copied = keywords.into_iter().flat_map(|keywords| keywords.iter());
+            state.check_names(new.iter().map(|mailbox| &mailbox.name).chain(copied))?;
+            let account = state.id;
+            let mailbox = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
+            let mut effects = self.creation(&state, new)?;
+            let mod_seq = state.allocate_mod_seq();
+            let inbox = state.pending_mailbox(MailboxId::INBOX).ok_or(StoreError::NoSuchMailbox)?;
+            let keywords = inbox.pending_keywords();
+            if !keywords.is_empty() {
+                effects.push(Effect::Keyword { account, mailbox, names: keywords.to_vec() });
+            }
+            let whole = inbox.status.messages as usize <= COPY_SLICE;
+            let mut moved = Vec::new();
+            for (message, pending) in inbox.pending_messages().filter(|_| whole) {
+                moved.push(message.uid);
+                let uid = Uid(moved.len() as u32);
+                let message = Message { uid, mod_seq, flags: pending.flags, ..*message };
+                effects.push(Effect::Message { account, mailbox, message });
+            }
+            if !moved.is_empty() {
+                let mailbox = MailboxId::INBOX;
+                effects.push(Effect::Expunge { account, mailbox, mod_seq, uids: moved });
+            }
+            (effects, mailbox, whole)
+        };
+        self.carry_out(effects).await?;
+        if !whole {
+            let uids = self.uids_where(MailboxId::INBOX, |_| true).await?;
+            let inbox = MailboxId::INBOX;
+            let route = Route { source: (self, inbox), target: (self, mailbox), way: Way::Rename };
+            route.by_slices(generation, &uids, &mut || Ok(FlagMask::ALL)).await?;
+        }
+        Ok(())
     }
 
     /// Those of `uids` that still exist in pending state, ascending by UID.
