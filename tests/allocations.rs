@@ -144,6 +144,7 @@ async fn serve(
         partitions: vec![Some(partition)],
         owners: vec![ShardId(0)],
         deliveries: Default::default(),
+        transfers: Default::default(),
         relay: Default::default(),
         tls_counts: Default::default(),
         imap_seats: Default::default(),

@@ -43,6 +43,7 @@ use crate::{
         relay,
         signing::Signing,
         smtp::AcceptAll,
+        transfer,
     },
     store::{Damage, Partition, StoreOptions},
 };
@@ -126,6 +127,7 @@ pub(super) async fn live(
         partitions,
         owners: plan.partitions().map(|partition| plan.owner(partition)).collect(),
         deliveries: Default::default(),
+        transfers: Default::default(),
         policy: Rc::new(AcceptAll),
         relay: Default::default(),
         tls_counts: relay::TlsCounts::new(plan.tls_counts.clone()),
@@ -142,6 +144,7 @@ pub(super) async fn live(
     });
     mesh.open(shard.clone());
     delivery::follow_queues(&shard);
+    transfer::follow(&shard);
     relay::start(&shard, Rc::new(Sockets), &plan.sites);
     for (service, listener) in listeners {
         let entrance = Rc::new(Entrance {

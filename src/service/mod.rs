@@ -37,6 +37,7 @@ pub mod relay;
 mod signed_text;
 pub mod signing;
 pub mod smtp;
+pub mod transfer;
 
 /// The state for all sessions on one shard. Shard-local; sessions hold it by `Rc`.
 pub struct Shard {
@@ -57,6 +58,8 @@ pub struct Shard {
     /// Owner shard of each partition.
     pub owners: Vec<ShardId>,
     pub deliveries: delivery::Deliveries,
+    /// Moves to and from other partitions.
+    pub transfers: transfer::Transfers,
     /// Mail for other servers; set when the shard starts ([`relay::start`]).
     pub relay: OnceCell<Queue<relay::Relay>>,
     /// What becomes of the TLS of sessions with other servers.

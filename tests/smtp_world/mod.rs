@@ -189,6 +189,7 @@ impl World {
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                transfers: Default::default(),
                 policy: choices.policy.clone(),
                 relay: Default::default(),
                 tls_counts: Default::default(),

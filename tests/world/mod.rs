@@ -180,6 +180,7 @@ impl<'k> SimulatedWorld<'k> {
                 partitions,
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                transfers: Default::default(),
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
                 tls_counts: Default::default(),

@@ -26,6 +26,7 @@ use crate::{
         delivery,
         relay::{self, RelayOptions, client::ClientOptions},
         smtp::AcceptAll,
+        transfer,
     },
     store::{
         Compression, Partition, RecoveryReport, Shares, StoreError, StoreOptions, TombstoneLimits,
@@ -215,6 +216,7 @@ impl World {
                 partitions: (0..PARTITIONS).map(own).collect(),
                 owners: owners.clone(),
                 deliveries: Default::default(),
+                transfers: Default::default(),
                 policy: Rc::new(AcceptAll),
                 relay: Default::default(),
                 tls_counts: Default::default(),
@@ -236,6 +238,7 @@ impl World {
             let mesh: &Mesh<Shard> = &shard.mesh;
             mesh.open(shard.clone());
             delivery::follow_queues(shard);
+            transfer::follow(shard);
             relay::start(shard, dialer.clone(), &sites);
         }
         Ok(World { simulation, devices, shards, reports })
@@ -256,7 +259,7 @@ impl World {
         self.devices.iter().map(|device| device.trace().borrow().len()).sum()
     }
 
-    /// Waits until the queues are empty.
+    /// Waits until the queues are empty and no move is unfinished.
     pub fn drain(&self) -> Result<(), String> {
         let from = self.simulation.now();
         let queued = async || {
@@ -264,13 +267,15 @@ impl World {
             for number in 0..PARTITIONS {
                 // A partition that cannot answer may have some.
                 queued += self.partition(number).queued().await.unwrap_or(1);
+                let moves = self.partition(number).moves();
+                queued += (moves.begun().len() + moves.arrivals().len()) as u64;
             }
             queued
         };
         self.simulation.run_until(async {
             while queued().await > 0 {
                 if self.simulation.now() > from.after(DRAIN_MAX) {
-                    return Err(format!("{} messages stay in the queues", queued().await));
+                    return Err(format!("{} messages or moves stay undecided", queued().await));
                 }
                 self.simulation.sleep(Duration::from_secs(1)).await;
             }
