@@ -501,6 +501,8 @@ const SELECTED: &[Row] = &[
     ("STORE 1 +FLAGS (word)", "rw"),
     ("COPY 1 \"{other}\"", "r"),
     ("MOVE 1 \"{other}\"", "rte"),
+    ("COPY 1 mine", "r"),
+    ("MOVE 1 mine", "rte"),
 ];
 
 const INTO: &[Row] = &[("COPY 1 \"{}\"", "i"), ("MOVE 1 \"{}\"", "i"), ("COPY 1 \"{}\"", "i")];
@@ -543,6 +545,7 @@ fn run(
 ) -> Verdict {
     let mut case = Case::new(kit, pair);
     done(&mut case.user, "CREATE mine");
+    done(&mut case.user, "APPEND mine {3+}\r\nx\r\n");
     done(&mut case.owner, "CREATE other");
     case.grant("other", RIGHTS);
     done(&mut case.owner, "CREATE other/sub");
@@ -611,4 +614,44 @@ fn commands_of_the_selected_state_need_their_rights() {
 #[test]
 fn commands_that_put_messages_in_need_their_rights() {
     check_table(INTO, "{other}");
+    check_table(INTO, "mine");
+}
+
+/// COPY and MOVE between accounts of one partition and of two, both ways.
+#[test]
+fn messages_are_copied_and_moved_between_accounts() {
+    each(|case| {
+        case.grant("box", "lrswite");
+        let name = case.name("box");
+        let owner = case.owner_name;
+        done(&mut case.owner, "SELECT box");
+        done(&mut case.owner, "STORE 1 FLAGS (\\Seen \\Flagged word)");
+        done(&mut case.user, "CREATE mine");
+        done(&mut case.user, &format!("SELECT {name}"));
+        let told = done(&mut case.user, "COPY 1:2 mine");
+        assert!(told.contains("[COPYUID ") && told.contains(" 1:2 1:2]"), "{told}");
+        let told = done(&mut case.user, "MOVE 1 mine");
+        assert!(told.contains("[COPYUID ") && told.contains("* 1 EXPUNGE"), "{told}");
+        assert!(done(&mut case.owner, "NOOP").contains("* 1 EXPUNGE"));
+        done(&mut case.user, "SELECT mine");
+        let told = done(&mut case.user, "FETCH 1:3 (FLAGS BODY.PEEK[])");
+        assert_eq!(told.matches("Subject: box 1").count(), 2, "{told}");
+        assert_eq!(told.matches("Subject: box 2").count(), 1, "{told}");
+        assert_eq!(told.matches("word").count(), 2, "{told}");
+        // The other way, without the right to set flags other than \Seen.
+        case.grant("box", "lrsi");
+        let told = done(&mut case.user, &format!("MOVE 1:3 {name}"));
+        assert_eq!(told.matches(" EXPUNGE\r\n").count(), 3, "{told}");
+        let told = done(&mut case.owner, "NOOP");
+        assert!(told.contains("* 4 EXISTS"), "{owner}: {told}");
+        let told = done(&mut case.owner, "FETCH 2:4 FLAGS");
+        assert!(!told.contains("\\Flagged") && told.contains("\\Seen"), "{told}");
+        assert!(done(&mut case.user, "STATUS mine (MESSAGES)").contains("(MESSAGES 0)"));
+        // Missing targets may be created first; those that are not seen are missing.
+        done(&mut case.user, "APPEND mine {3+}\r\nabc");
+        done(&mut case.user, "NOOP");
+        let secret = case.name("secret");
+        let told = answer(&mut case.user, &format!("COPY 1 {secret}"));
+        assert!(told.contains("t NO [TRYCREATE]"), "{told}");
+    });
 }

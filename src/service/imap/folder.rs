@@ -8,8 +8,8 @@
 
 use super::{
     accounts::{
-        Attributes, Holding, Home, Listed, Reach, Reading, Staged, Staging, View, not_allowed,
-        permitted,
+        Attributes, Holding, Home, Listed, Reach, Reading, Staged, Staging, View, carry,
+        not_allowed, permitted,
     },
     namespace::{Located, Namespace},
     reply::{Failure, Leave, no_such_mailbox, try_create},
@@ -21,9 +21,8 @@ use crate::{
         Change, FlagMask, Identifier, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
     protocol::imap::{Code, MailboxName, SEPARATOR},
-    store::{
-        Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message, StoreError,
-    },
+    service::transfer::Way,
+    store::{Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message},
 };
 
 /// A mailbox that a command may work on.
@@ -227,8 +226,11 @@ impl Folder {
         source: &Selected,
         messages: &[Message],
     ) -> Result<Copied, Failure> {
+        if self.home.account() != source.home.account() {
+            return self.carry_in(source, messages, Way::Copy).await;
+        }
+        let (source, messages) = (source.mailbox(), messages.to_vec());
         let mailbox = self.info.id;
-        let (source, messages) = (self.source(source)?, messages.to_vec());
         let work = move |holding: Holding| async move {
             let kept = check(&holding, mailbox, &[Right::Insert])?.flags();
             check(&holding, source, &[Right::Read])?;
@@ -245,8 +247,11 @@ impl Folder {
         source: &Selected,
         messages: &[Message],
     ) -> Result<Copied, Failure> {
+        if self.home.account() != source.home.account() {
+            return self.carry_in(source, messages, Way::Move).await;
+        }
+        let (source, messages) = (source.mailbox(), messages.to_vec());
         let mailbox = self.info.id;
-        let (source, messages) = (self.source(source)?, messages.to_vec());
         let work = move |holding: Holding| async move {
             let kept = check(&holding, mailbox, &[Right::Insert])?.flags();
             check(&holding, source, &[Right::Read, Right::DeleteMessages, Right::Expunge])?;
@@ -257,14 +262,14 @@ impl Folder {
         self.home.at_mailbox(source, work).await
     }
 
-    /// Messages are copied and moved within an account.
-    fn source(&self, source: &Selected) -> Result<MailboxId, Failure> {
-        match self.home.account() == source.home.account() {
-            true => Ok(source.mailbox()),
-            false => Err(Failure::from(StoreError::NotPermitted(
-                "The mailboxes belong to different accounts",
-            ))),
-        }
+    async fn carry_in(
+        &self,
+        source: &Selected,
+        messages: &[Message],
+        way: Way,
+    ) -> Result<Copied, Failure> {
+        let from = (&source.home, source.mailbox());
+        carry(from, messages.to_vec(), (&self.home, self.info.id), way).await
     }
 
     pub(super) async fn delete(&self) -> Result<(), Failure> {

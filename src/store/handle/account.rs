@@ -29,8 +29,8 @@ use super::{
     view::{AccountWatch, MailboxView},
 };
 use crate::model::{
-    AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, ModSeq,
-    SpecialUse, Timestamp, Uid,
+    AccountId, FlagAction, FlagEdit, FlagMask, FlagSet, Flags, MailboxId, ModSeq, SpecialUse,
+    Timestamp, Uid,
 };
 
 /// Messages of one mailbox that a STORE or EXPUNGE decides on and logs at once: well under a

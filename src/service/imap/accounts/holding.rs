@@ -27,7 +27,7 @@ const NAMES_PER_TURN: usize = 256;
 pub(in crate::service::imap) struct Holding {
     pub shard: Rc<Shard>,
     pub account: Account,
-    user: User,
+    pub user: User,
     /// Of the user, when this was made: for one command.
     groups: Arc<[String]>,
     is_owner: bool,
@@ -42,9 +42,12 @@ pub(in crate::service::imap) struct Listed {
     pub has_children: bool,
 }
 
+/// The text of [`not_allowed`].
+pub(super) const NOT_ALLOWED: &str = "Not allowed on this mailbox";
+
 /// The user lacks a right on a mailbox that he may see (RFC 5530 3).
 pub(in crate::service::imap) fn not_allowed() -> Failure {
-    Failure::no(Code::NoPerm, "Not allowed on this mailbox")
+    Failure::no(Code::NoPerm, NOT_ALLOWED)
 }
 
 /// Checks the rights found against those of which a command needs one. Without the lookup right the

@@ -40,6 +40,27 @@ impl Home {
         }
     }
 
+    /// The session's shard.
+    pub(super) fn shard(&self) -> &Rc<Shard> {
+        match self {
+            Home::Here(holding) => &holding.shard,
+            Home::There(distant) => &distant.shard,
+        }
+    }
+
+    pub(super) fn user(&self) -> &User {
+        match self {
+            Home::Here(holding) => &holding.user,
+            Home::There(distant) => &distant.user,
+        }
+    }
+
+    /// Brings the session's view of a mailbox, if it has it selected, up to date.
+    pub(super) async fn look(&self, mailbox: MailboxId) {
+        // If it cannot be reached, the lease tells that.
+        let _ = self.at_mailbox(mailbox, |_| async { Ok(()) }).await;
+    }
+
     /// Runs `work` on the account's shard.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod distant;
 mod holding;
 mod home;
 mod lease;
+mod moving;
 mod reading;
 mod staging;
 
@@ -18,6 +19,7 @@ pub(super) use holding::{Holding, Listed, not_allowed, permitted};
 pub(super) use home::Home;
 pub use lease::Leases;
 pub(super) use lease::View;
+pub(super) use moving::carry;
 pub(super) use reading::{CardSource, Reading};
 pub(super) use staging::{Attributes, Staged, Staging};
 

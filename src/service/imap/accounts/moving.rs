@@ -1,0 +1,71 @@
+//! COPY and MOVE between accounts, for one user: his rights on both sides, asked where and when the
+//! messages are copied.
+
+use std::sync::Arc;
+
+use super::{
+    super::reply::{Failure, no_such_mailbox, try_create},
+    distant::unreachable_now,
+    holding::{NOT_ALLOWED, groups_of, is_owner, not_allowed, rights_by},
+    home::Home,
+};
+use crate::{
+    model::{MailboxId, Right, Rights},
+    service::transfer::{Consent, Consents, TransferFailure, Way, transfer},
+    store::{Account, Copied, Message, StoreError},
+};
+
+/// Copies or moves messages into a mailbox of another account, with the flags that the user may set
+/// there.
+pub(in crate::service::imap) async fn carry(
+    (source, from): (&Home, MailboxId),
+    messages: Vec<Message>,
+    (target, to): (&Home, MailboxId),
+    way: Way,
+) -> Result<Copied, Failure> {
+    let needed = match way {
+        Way::Copy => Rights::of(&[Right::Read]),
+        Way::Move => Rights::of(&[Right::Read, Right::DeleteMessages, Right::Expunge]),
+    };
+    let consents = Consents {
+        source: consent(source, needed),
+        target: consent(target, Rights::of(&[Right::Insert])),
+    };
+    let (from, to) = ((source.account(), from), (target.account(), to));
+    let carried = transfer(source.shard(), from, messages, to, way, consents).await;
+    // The session's view has what was moved away, or came, when the command is answered.
+    source.look(from.1).await;
+    target.look(to.1).await;
+    carried.map_err(Failure::from)
+}
+
+/// Whether the user has `needed` on a mailbox at the moment of the question.
+fn consent(home: &Home, needed: Rights) -> Consent {
+    let (shard, user) = (home.shard(), home.user().clone());
+    let is_owner = is_owner(shard, home.account(), &user);
+    let groups = groups_of(shard, &user);
+    Arc::new(move |account: &Account, mailbox| {
+        let by = |list: Option<&[u8]>| rights_by(list, &user, &groups, is_owner);
+        let rights = account.with_access_list(mailbox, by);
+        match needed.without(rights).is_empty() {
+            true => Ok(rights.flags()),
+            false if rights.contain(Right::Lookup) => Err(StoreError::NotPermitted(NOT_ALLOWED)),
+            false => Err(StoreError::NoSuchMailbox),
+        }
+    })
+}
+
+impl From<TransferFailure> for Failure {
+    fn from(failure: TransferFailure) -> Failure {
+        match failure {
+            TransferFailure::NoSource => no_such_mailbox(),
+            TransferFailure::NoTarget => try_create(),
+            TransferFailure::NotPermitted(NOT_ALLOWED) => not_allowed(),
+            TransferFailure::NotPermitted(why) => StoreError::NotPermitted(why).into(),
+            TransferFailure::OverQuota => StoreError::OverQuota.into(),
+            TransferFailure::Full => StoreError::Full.into(),
+            TransferFailure::Limit(what) => StoreError::Limit(what).into(),
+            TransferFailure::Unavailable => unreachable_now(),
+        }
+    }
+}
