@@ -655,3 +655,45 @@ fn messages_are_copied_and_moved_between_accounts() {
         assert!(told.contains("t NO [TRYCREATE]"), "{told}");
     });
 }
+
+#[test]
+fn an_owner_that_does_not_answer_holds_up_only_who_asks() {
+    let kit = kit();
+    let mut case = Case::new(&kit, ("alice", "bob"));
+    case.grant("box", "lrs");
+    let name = case.name("box");
+    done(&mut case.user, &format!("SELECT {name}"));
+    case.world.slow_disk();
+    case.user.say("s STORE 1 +FLAGS (\\Seen)\r\n");
+    case.world.settle();
+    let mut other = log_in(&case.world, "bob");
+    done(&mut other, "STATUS INBOX (MESSAGES)");
+    let told = done(&mut other, &format!("STATUS {name} (MESSAGES)"));
+    assert!(told.contains("(MESSAGES 2)"), "{told}");
+    done(&mut other, &format!("EXAMINE {name}"));
+    done(&mut other, "FETCH 1:* FLAGS");
+    let told = case.user.read_to("s ");
+    assert!(told.contains("s NO [UNAVAILABLE]"), "{told}");
+    // The disk has answered meanwhile, or will.
+    case.world.sleep(100);
+    let told = done(&mut other, "NOOP");
+    assert!(told.contains("\\Seen"), "{told}");
+    done(&mut case.user, "NOOP");
+}
+
+#[test]
+fn an_owner_that_has_gone_is_told() {
+    let kit = kit();
+    let mut case = Case::new(&kit, ("alice", "bob"));
+    case.grant("box", "lrs");
+    let name = case.name("box");
+    done(&mut case.user, &format!("SELECT {name}"));
+    case.world.shards[0].mesh.close();
+    for command in ["STORE 1 +FLAGS (\\Seen)", "FETCH 1 BODY[]", &format!("STATUS {name} (MESSAGES)")] {
+        let told = answer(&mut case.user, command);
+        assert!(told.contains("t NO [UNAVAILABLE]"), "{command}: {told}");
+    }
+    // What is known here still is, and one's own mailboxes are there.
+    done(&mut case.user, "FETCH 1:2 FLAGS");
+    done(&mut case.user, "SELECT INBOX");
+}
