@@ -382,6 +382,36 @@ impl Subject {
         self.negative == other.negative && self.identifier.is_same(&other.identifier)
     }
 
+    /// The same as the lists of `account`, which belongs to the user `owner`, have it: the owner,
+    /// named by his number or his name, is the owner.
+    pub fn in_account(self, account: AccountId, owner: &str) -> Subject {
+        match self.identifier {
+            Identifier::User { name, account: number }
+                if number == Some(account) || name == owner =>
+            {
+                Subject { identifier: Identifier::Owner, ..self }
+            }
+            identifier => Subject { identifier, ..self },
+        }
+    }
+
+    /// The rights that cannot be taken from it, as [`Subject::in_account`] has it.
+    pub fn required_rights(&self) -> Rights {
+        match self.is_owner() {
+            true => Rights::OF_EVERY_OWNER,
+            false => Rights::NONE,
+        }
+    }
+
+    /// The rights that it has without an entry.
+    fn implied_rights(&self) -> Rights {
+        if self.is_owner() { Rights::ALL } else { Rights::NONE }
+    }
+
+    fn is_owner(&self) -> bool {
+        !self.negative && self.identifier == Identifier::Owner
+    }
+
     pub fn parse(text: &str) -> Result<Subject, IdentifierError> {
         let (negative, text) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -571,6 +601,45 @@ impl AccessList {
         self.entries.retain(|(known, _)| !known.is_same(subject));
     }
 
+    /// Carries a change out on the rights of `subject`, as [`Subject::in_account`] has it (RFC 4314
+    /// 3.1); what it had before, and has then. An owner without an entry has every right, so a
+    /// change of his rights begins there.
+    ///
+    /// # Errors
+    /// As [`AccessList::set`].
+    pub fn change(
+        &mut self,
+        subject: &Subject,
+        change: Change,
+    ) -> Result<(Rights, Rights), AccessListError> {
+        let before = self.entry(subject).unwrap_or_else(|| subject.implied_rights());
+        let after = change.apply(before) | subject.required_rights();
+        self.set(subject.clone(), after)?;
+        Ok((before, after))
+    }
+
+    /// Removes the entry of `subject`, as [`AccessList::change`]: without one the owner has every
+    /// right again.
+    pub fn take_back(&mut self, subject: &Subject) -> (Rights, Rights) {
+        let implied = subject.implied_rights();
+        let before = self.entry(subject).unwrap_or(implied);
+        self.remove(subject);
+        (before, implied)
+    }
+
+    /// The entries as users see them, with the owner by his name. If none says what he may do, his
+    /// rights come first.
+    pub fn told(&self, owner: &str) -> Vec<(String, Rights)> {
+        let told = |subject: &Subject| match (&subject.identifier, subject.negative) {
+            (Identifier::Owner, false) => owner.to_owned(),
+            (Identifier::Owner, true) => format!("-{owner}"),
+            _ => subject.to_string(),
+        };
+        let subject = Subject::positive(Identifier::Owner);
+        let implied = self.entry(&subject).is_none().then_some((&subject, Rights::ALL));
+        implied.into_iter().chain(self.entries()).map(|(it, rights)| (told(it), rights)).collect()
+    }
+
     /// Removes what was given to, and taken from, an account that is no more, by number or by name;
     /// whether there was anything. Entries for others who had the name stay.
     pub fn remove_account(&mut self, account: AccountId, name: &str) -> bool {
@@ -747,6 +816,31 @@ mod tests {
             _ => format!("{subject} {rights}"),
         });
         entries.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn changes_begin_with_what_a_subject_has() {
+        // (list, subject, change, before and after)
+        const CASES: &[(&[(&str, &str)], &str, &str, &str)] = &[
+            (&[], "bob", "+lr", " -> lr"),
+            (&[("bob", "lr")], "bob", "-r", "lr -> l"),
+            (&[("bob", "lr")], "bob", "", "lr -> "),
+            (&[], "owner", "-t", "lrswipkxtea -> lrswipkxea"),
+            (&[], "ann", "-a", "lrswipkxtea -> lrswipkxtea"),
+            (&[("owner", "lra")], "ann", "+s", "lra -> lrsa"),
+            (&[], "-owner", "t", " -> t"),
+        ];
+        for (entries, who, change, expected) in CASES {
+            let mut list = list(entries);
+            let subject = Subject::parse(who).expect(who).in_account(AccountId(1), "ann");
+            let change = Change::parse(change.as_bytes()).expect(change);
+            let (before, after) = list.change(&subject, change).expect("room");
+            assert_eq!(format!("{before} -> {after}"), *expected, "{who} {entries:?}");
+            let (before, after) = list.take_back(&subject);
+            let implied = if subject.to_string() == "owner" { Rights::ALL } else { Rights::NONE };
+            assert_eq!(after, implied, "{who}: then {before}");
+            assert_eq!(list.entry(&subject), None);
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::{
     store::{Partition, Shares, StoreError},
 };
 
+pub mod access;
 pub mod authentication;
 pub mod budget;
 pub mod channel;

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{
     model::{
-        Change, FlagMask, Identifier, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
+        FlagMask, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
     protocol::imap::{Code, MailboxName, SEPARATOR},
-    service::transfer::Way,
+    service::{access::Edit, transfer::Way},
     store::{Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message},
 };
 
@@ -281,16 +281,9 @@ impl Folder {
         self.home.at_owner(work).await
     }
 
-    /// The subject as the list has it: the owner by his name is the owner.
+    /// The subject as the list has it.
     fn stored(&self, subject: Subject) -> Subject {
-        match subject.identifier {
-            Identifier::User { name, account }
-                if account == Some(self.reach.account) || *name == *self.reach.owner =>
-            {
-                Subject { identifier: Identifier::Owner, ..subject }
-            }
-            identifier => Subject { identifier, ..subject },
-        }
+        subject.in_account(self.reach.account, &self.reach.owner)
     }
 
     /// GETACL: the entries of the access list, with the owner by his name.
@@ -305,32 +298,15 @@ impl Folder {
 
     /// The rights that cannot be taken from `subject`.
     pub(super) fn required_rights(&self, subject: Subject) -> Rights {
-        match self.stored(subject) == Subject::positive(Identifier::Owner) {
-            true => Rights::OF_EVERY_OWNER,
-            false => Rights::NONE,
-        }
+        self.stored(subject).required_rights()
     }
 
-    /// SETACL.
-    pub(super) async fn change_access(
-        &self,
-        subject: Subject,
-        change: Change,
-    ) -> Result<(), Failure> {
-        let mailbox = self.info.id;
-        let required = self.required_rights(subject.clone());
-        let subject = self.stored(subject);
-        let work = move |holding: Holding| async move {
-            holding.change_access(mailbox, subject, change, required).await
-        };
-        self.home.at_mailbox(mailbox, work).await
-    }
-
-    /// DELETEACL.
-    pub(super) async fn remove_access(&self, subject: Subject) -> Result<(), Failure> {
+    /// SETACL and DELETEACL.
+    pub(super) async fn edit_access(&self, subject: Subject, edit: Edit) -> Result<(), Failure> {
         let (mailbox, subject) = (self.info.id, self.stored(subject));
-        let work =
-            move |holding: Holding| async move { holding.remove_access(mailbox, subject).await };
+        let work = move |holding: Holding| async move {
+            holding.edit_access(mailbox, subject, edit).await
+        };
         self.home.at_mailbox(mailbox, work).await
     }
 }

@@ -10,13 +10,13 @@ use super::{
     set_acl::leave_unreadable,
     subject::named,
 };
-use crate::{model::Right, protocol::imap::access::delete_acl::DeleteAcl};
+use crate::{model::Right, protocol::imap::access::delete_acl::DeleteAcl, service::access::Edit};
 
 impl Handler for DeleteAcl<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = resolve(session, &self.mailbox, Right::Administer).await?;
         let subject = named(session, &self.identifier)?;
-        folder.remove_access(subject).await?;
+        folder.edit_access(subject, Edit::Remove).await?;
         leave_unreadable(session);
         Done::ok("DELETEACL completed")
     }

@@ -12,13 +12,14 @@ use super::{
 use crate::{
     model::Right,
     protocol::imap::{Code, Status, access::set_acl::SetAcl},
+    service::access::Edit,
 };
 
 impl Handler for SetAcl<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = resolve(session, &self.mailbox, Right::Administer).await?;
         let subject = named(session, &self.identifier)?;
-        folder.change_access(subject, self.change).await?;
+        folder.edit_access(subject, Edit::Change(self.change)).await?;
         leave_unreadable(session);
         Done::ok("SETACL completed")
     }

@@ -11,11 +11,13 @@ use super::{
 };
 use crate::{
     model::{
-        AccessList, AccountId, Asker, Change, Identifier, MailboxId, Right, Rights, SpecialUse,
-        Subject, rights_stored,
+        AccessList, AccountId, Asker, MailboxId, Right, Rights, SpecialUse, Subject, rights_stored,
     },
     protocol::imap::{Code, SEPARATOR},
-    service::Shard,
+    service::{
+        Shard,
+        access::{self, Edit},
+    },
     store::{Account, MailboxInfo, Names, StoreError},
 };
 
@@ -239,8 +241,7 @@ impl Holding {
         permitted(found, Rights::of(&[Right::DeleteMailbox]), no_such_mailbox)
     }
 
-    /// The entries of an access list, with the owner as `owner`. If none says what he may do, his
-    /// rights come first.
+    /// The entries of an access list, as [`AccessList::told`].
     pub(in crate::service::imap) fn access_list(
         &self,
         mailbox: MailboxId,
@@ -248,47 +249,19 @@ impl Holding {
     ) -> Vec<(String, Rights)> {
         let list =
             self.account.with_access_list(mailbox, |octets| AccessList::decode(octets?).ok());
-        let list = list.unwrap_or_default();
-        let told = |subject: &Subject| match (&subject.identifier, subject.negative) {
-            (Identifier::Owner, false) => owner.to_owned(),
-            (Identifier::Owner, true) => format!("-{owner}"),
-            _ => subject.to_string(),
-        };
-        let subject = Subject::positive(Identifier::Owner);
-        let implied = list.entry(&subject).is_none().then_some((&subject, Rights::ALL));
-        implied.into_iter().chain(list.entries()).map(|(it, rights)| (told(it), rights)).collect()
+        list.unwrap_or_default().told(owner)
     }
 
-    /// SETACL. An owner without an entry has every right, so a change of his rights begins there.
-    /// `required` cannot be taken from the subject.
-    pub(in crate::service::imap) async fn change_access(
+    /// SETACL and DELETEACL.
+    pub(in crate::service::imap) async fn edit_access(
         &self,
         mailbox: MailboxId,
         subject: Subject,
-        change: Change,
-        required: Rights,
+        edit: Edit,
     ) -> Result<(), Failure> {
-        let implied = if required.is_empty() { Rights::NONE } else { Rights::ALL };
-        let change = |list: &mut AccessList| {
-            self.check_administers(list)?;
-            let before = list.entry(&subject).unwrap_or(implied);
-            Ok(list.set(subject, change.apply(before) | required)?)
-        };
-        Ok(self.account.change_access_list(mailbox, change).await?)
-    }
-
-    /// DELETEACL. Without an entry the owner has every right again.
-    pub(in crate::service::imap) async fn remove_access(
-        &self,
-        mailbox: MailboxId,
-        subject: Subject,
-    ) -> Result<(), Failure> {
-        let change = |list: &mut AccessList| {
-            self.check_administers(list)?;
-            list.remove(&subject);
-            Ok(())
-        };
-        Ok(self.account.change_access_list(mailbox, change).await?)
+        let permit = |list: &AccessList| self.check_administers(list);
+        access::edit(&self.account, mailbox, &subject, edit, permit).await?;
+        Ok(())
     }
 
     /// The list that all changes decided so far result in may have taken the right since the
