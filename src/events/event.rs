@@ -317,6 +317,28 @@ events! {
     Administration / "user_removed" / UserRemoved { account: AccountId, address: &'a str, }
     /// A reload changed an account's password.
     Administration / "user_changed" / UserChanged { account: AccountId, address: &'a str, }
+    /// The access list of a mailbox was changed, by `cause`: `user`, over IMAP; `operator`, with
+    /// the uid of the caller; `account_removed`. Without `account` the mailbox is a public one.
+    Administration / "access_changed" / AccessChanged {
+        trail: Option<Trail>, cause: &'static str, user: Option<&'a str>, operator: Option<u64>,
+        account: Option<AccountId>, mailbox: MailboxId, name: &'a str, identifier: &'a str,
+        before: &'a str, after: &'a str,
+    }
+    /// A public mailbox was created.
+    Administration / "public_mailbox_created" / PublicMailboxCreated {
+        trail: Option<Trail>, cause: &'static str, user: Option<&'a str>, operator: Option<u64>,
+        name: &'a str,
+    }
+    /// A public mailbox was deleted, with its messages.
+    Administration / "public_mailbox_deleted" / PublicMailboxDeleted {
+        trail: Option<Trail>, cause: &'static str, user: Option<&'a str>, operator: Option<u64>,
+        name: &'a str,
+    }
+    /// A public mailbox got a new name, and those below it with it.
+    Administration / "public_mailbox_renamed" / PublicMailboxRenamed {
+        trail: Option<Trail>, cause: &'static str, user: Option<&'a str>, operator: Option<u64>,
+        name: &'a str, before: &'a str,
+    }
     /// `verify` finished a partition.
     Administration / "verified" / Verified { partition: PartitionId, repair: bool, findings: u64, }
 

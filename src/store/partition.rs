@@ -356,11 +356,17 @@ impl Partition {
         Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
     }
 
+    /// Loads an account as [`Partition::account`], but creates none: of an account that is not
+    /// there, or of a reserved one, the handle is of one without mailboxes.
+    pub async fn account_as_it_is(&self, account: AccountId) -> Result<Account, StoreError> {
+        let cell = self.rooms.accounts.load(account).await?;
+        Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
+    }
+
     /// The account of mail that waits for delivery here ([`AccountId::QUEUE`]). Reading does not
     /// create it: it has a mailbox once something was delivered to it.
     pub async fn queue(&self) -> Result<Account, StoreError> {
-        let cell = self.rooms.accounts.load(AccountId::QUEUE).await?;
-        Ok(Account { commits: self.rooms.commits.clone(), cards: self.rooms.cards.clone(), cell })
+        self.account_as_it_is(AccountId::QUEUE).await
     }
 
     /// Messages in the queue's account, and those in format 1's spool that are still to be moved

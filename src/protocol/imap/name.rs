@@ -37,6 +37,23 @@ impl MailboxName<'_> {
     }
 }
 
+/// The name of a mailbox to be created, in UTF-8, or why there can be none of it. A trailing
+/// separator announces that the client will create children; it is ignored (RFC 3501 6.3.3).
+pub fn new_name(name: &str) -> Result<&str, &'static str> {
+    let name = name.strip_suffix(SEPARATOR).unwrap_or(name);
+    if name.split(SEPARATOR).any(str::is_empty) {
+        return Err("A level of the mailbox name is empty");
+    }
+    // LIST could not name such a mailbox alone: these are its wildcards.
+    if name.contains(['*', '%']) {
+        return Err("Mailbox names cannot contain * or %");
+    }
+    match name.chars().any(char::is_control) {
+        true => Err("Mailbox names cannot contain control characters"),
+        false => Ok(name),
+    }
+}
+
 /// Decodes modified UTF-7. Refuses control characters, encoded or not.
 pub(super) fn decode(raw: &[u8]) -> Result<Cow<'_, str>, NameError> {
     if raw.iter().any(u8::is_ascii_control) {

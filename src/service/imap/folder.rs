@@ -20,7 +20,7 @@ use crate::{
     model::{
         FlagMask, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
-    protocol::imap::{Code, MailboxName, SEPARATOR},
+    protocol::imap::{self, Code, MailboxName, SEPARATOR},
     service::{access::Edit, transfer::Way},
     store::{Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message},
 };
@@ -276,7 +276,7 @@ impl Folder {
         let (mailbox, name) = (self.info.id, self.info.name.clone());
         let work = move |holding: Holding| async move {
             check(&holding, mailbox, &[Right::DeleteMailbox])?;
-            Ok(holding.account.delete_mailbox(&name).await?)
+            holding.delete(&name).await
         };
         self.home.at_owner(work).await
     }
@@ -396,20 +396,11 @@ fn not_there() -> Failure {
     Failure::no(Code::NoPerm, "Mailboxes cannot be created there")
 }
 
-/// The name of a mailbox to be created. A trailing separator announces that the client will create
-/// children; it is ignored (RFC 3501 6.3.3).
+/// The name of a mailbox to be created.
 fn new_name(name: &MailboxName<'_>) -> Result<String, Failure> {
     let cannot = |why: &str| Failure::no(Code::Cannot, why.to_owned());
     let name = name.to_utf8().map_err(|error| cannot(&error.to_string()))?;
-    let name = name.strip_suffix(SEPARATOR).unwrap_or(&name);
-    if name.split(SEPARATOR).any(str::is_empty) {
-        return Err(cannot("A level of the mailbox name is empty"));
-    }
-    // LIST could not name such a mailbox alone: these are its wildcards.
-    if name.contains(['*', '%']) {
-        return Err(cannot("Mailbox names cannot contain * or %"));
-    }
-    Ok(name.to_owned())
+    Ok(imap::new_name(&name).map_err(cannot)?.to_owned())
 }
 
 #[cfg(test)]

@@ -92,6 +92,15 @@ impl Properties {
             .map(|(key, value)| (&key.2[..], &value[..]))
     }
 
+    /// Published properties of this kind, by mailbox and key.
+    pub(crate) fn of_kind(
+        &self,
+        kind: PropertyKind,
+    ) -> impl Iterator<Item = (&PropertyKey, &Vec<u8>)> {
+        let properties = self.published.range((kind, MailboxId(0), Vec::new())..);
+        properties.take_while(move |(key, _)| key.0 == kind)
+    }
+
     /// Properties of this kind as all staged changes result in, in any order.
     pub(crate) fn pending_of(
         &self,

@@ -18,7 +18,7 @@ use super::{
         commits::{Change, Changes},
         error::StoreError,
         format::effect::{
-            ACCESS_LIST, Effect, PropertyKey, PropertyKind, is_access_list, share_key,
+            ACCESS_LIST, Effect, PropertyKey, PropertyKind, is_access_list, share_key, share_owner,
         },
     },
     account::Account,
@@ -79,7 +79,7 @@ impl Account {
     /// `Limit`; nothing is then changed.
     pub async fn change_access_lists(
         &self,
-        mut change: impl FnMut(&mut AccessList),
+        mut change: impl FnMut(MailboxId, &mut AccessList),
     ) -> Result<(), StoreError> {
         let shares = self.commits.accounts.load(AccountId::SHARES).await?;
         self.commits.log.room().await?;
@@ -89,13 +89,36 @@ impl Account {
             let lists = state.properties.pending_of(PropertyKind::Acl);
             for (key, octets) in lists.filter(|(key, _)| is_access_list(key)) {
                 if let Ok(mut list) = AccessList::decode(octets) {
-                    change(&mut list);
+                    change(key.1, &mut list);
                     changes.insert(key.clone(), (!list.is_empty()).then(|| list.encode()));
                 }
             }
             self.plan_access(&state, &shares, changes)?
         };
         self.carry_out_access(&shares, changes).await
+    }
+
+    /// The mailboxes that have an access list, as published, ascending.
+    pub fn mailboxes_with_access_lists(&self) -> Vec<MailboxId> {
+        let state = self.cell.state.borrow();
+        let all = state.properties.of_kind(PropertyKind::Acl);
+        all.filter(|(key, _)| is_access_list(key)).map(|(key, _)| key.1).collect()
+    }
+
+    /// Of [`AccountId::SHARES`]: the accounts whose access lists name others, ascending.
+    pub fn sharers(&self) -> Vec<AccountId> {
+        let state = self.cell.state.borrow();
+        let all = state.properties.of_kind(PropertyKind::Share);
+        let mut sharers: Vec<AccountId> = all.filter_map(|(key, _)| share_owner(key)).collect();
+        sharers.sort_unstable();
+        sharers
+    }
+
+    /// Of [`AccountId::SHARES`]: whom the access lists of `owner` name.
+    pub fn grantees_of(&self, owner: AccountId) -> Grantees {
+        let state = self.cell.state.borrow();
+        let known = state.properties.published().get(&share_key(owner));
+        known.and_then(|octets| Grantees::decode(octets).ok()).unwrap_or_default()
     }
 
     /// Sets (or, with `None`, removes) several properties: all of them or none.

@@ -121,10 +121,10 @@ fn the_index_follows_the_lists() {
         let options = anew(&options);
         let partition = world.open_with(options.clone()).await;
         let bob = partition.account(BOB).await.unwrap();
-        bob.change_access_lists(|list| *list = AccessList::default()).await.unwrap();
+        bob.change_access_lists(|_, list| *list = AccessList::default()).await.unwrap();
         assert_eq!(index(&options), "frank 11, #7 11");
         let alice = partition.account(ALICE).await.unwrap();
-        let without_carol = |list: &mut AccessList| {
+        let without_carol = |_: MailboxId, list: &mut AccessList| {
             assert!(list.remove_account(AccountId(7), "carol"));
         };
         alice.change_access_lists(without_carol).await.unwrap();

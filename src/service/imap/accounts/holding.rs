@@ -16,7 +16,7 @@ use crate::{
     protocol::imap::{Code, SEPARATOR},
     service::{
         Shard,
-        access::{self, Edit},
+        access::{self, Edit, PublicNews},
     },
     store::{Account, MailboxInfo, Names, StoreError},
 };
@@ -218,6 +218,7 @@ impl Holding {
     ) -> Result<(), Failure> {
         self.check_create(name)?;
         self.account.create_mailbox(name, special_use).await?;
+        self.tell_public(name, PublicNews::Created);
         Ok(())
     }
 
@@ -229,7 +230,20 @@ impl Holding {
     ) -> Result<(), Failure> {
         self.check_delete(name)?;
         self.check_create(target)?;
-        Ok(self.account.rename_mailbox(name, target).await?)
+        self.account.rename_mailbox(name, target).await?;
+        self.tell_public(target, PublicNews::Renamed(name));
+        Ok(())
+    }
+
+    /// The rights to do so are checked by the caller.
+    pub(in crate::service::imap) async fn delete(&self, name: &str) -> Result<(), Failure> {
+        self.account.delete_mailbox(name).await?;
+        self.tell_public(name, PublicNews::Deleted);
+        Ok(())
+    }
+
+    fn tell_public(&self, name: &str, news: PublicNews<'_>) {
+        access::tell_public(&self.shard, self.account.id(), name, news, self.user.as_cause());
     }
 
     /// Whether the user may take the mailbox away from this name.
@@ -260,7 +274,8 @@ impl Holding {
         edit: Edit,
     ) -> Result<(), Failure> {
         let permit = |list: &AccessList| self.check_administers(list);
-        access::edit(&self.account, mailbox, &subject, edit, permit).await?;
+        let (place, by) = ((&self.account, mailbox), self.user.as_cause());
+        access::edit(&self.shard, place, (&subject, edit), by, permit).await?;
         Ok(())
     }
 

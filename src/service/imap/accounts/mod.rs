@@ -23,7 +23,10 @@ pub(super) use moving::carry;
 pub(super) use reading::{CardSource, Reading};
 pub(super) use staging::{Attributes, Staged, Staging};
 
-use crate::{model::AccountId, service::Shard};
+use crate::{
+    model::{AccountId, Trail},
+    service::{Shard, access::By},
+};
 
 /// Who logged in.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub(super) struct User {
     pub account: AccountId,
     /// The address, spelled as the directory compares addresses.
     pub name: Arc<str>,
+    /// The session's.
+    pub trail: Trail,
 }
 
 /// An account that a user can reach, and the names of its mailboxes.
@@ -44,6 +49,11 @@ pub(super) struct Reach {
 }
 
 impl User {
+    /// As the cause of a change.
+    fn as_cause(&self) -> By<'_> {
+        By::User { trail: self.trail, name: &self.name }
+    }
+
     /// Whether something in another account may be shared with the user. Says nothing about rights.
     pub(super) fn reaches(&self, shard: &Shard, account: AccountId) -> bool {
         let groups = holding::groups_of(shard, self);

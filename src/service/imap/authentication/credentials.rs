@@ -38,7 +38,8 @@ impl Session {
         };
         let (account, seat) = self.channel.shard.in_time(&partition, opened).await?;
         let name = self.channel.shard.directory.login_key(&identity.address).into();
-        self.user = Some(User { account: identity.account, name });
+        let trail = self.channel.connection.trail();
+        self.user = Some(User { account: identity.account, name, trail });
         (self.account, self.seat) = (Some(account), Some(seat));
         // Only now: a client refused for lack of a seat does not count as logged in.
         self.channel.connection.set_logged_in(true);
