@@ -56,6 +56,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: QueueVerb,
     },
+    /// Show and change who may do what with mailboxes; make public mailboxes
+    Acl {
+        #[command(subcommand)]
+        verb: AclVerb,
+    },
     /// Explain what happens to a queued message, or where mail for an address goes and why
     Explain(ExplainArguments),
     /// Show where mail for a domain goes, by the DNS
@@ -661,6 +666,90 @@ For only one of its recipients:
             default_value = "returned by the operator of this server"
         )]
         reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Access lists are those of SETACL (RFC 4314). An identifier is an address, $group, anyone, authuser \
+or owner; with - before it, its rights are taken away. Rights are letters: l see, r read, s mark \
+as seen, w change flags, i put in, p send mail to, k create below, x delete or rename, t mark as \
+deleted, e expunge, a change the list. The owner always has l and a.
+
+The public mailboxes belong to \"Shared\", which clients show them below. Asks the running server; \
+without one, list reads the disk, and nothing can be changed.
+
+Examples:
+  ringmail acl list --config ringmail.toml
+  ringmail acl list alice@example.org Projects --dir ringmail-demo
+  ringmail acl set Shared News anyone lrp --create --config ringmail.toml
+  ringmail acl set alice@example.org Projects bob@example.org +lr --dir DIR
+  ringmail acl remove alice@example.org Projects bob@example.org --dir DIR
+
+Exit codes: 0 done, 1 not found or failed, 2 wrong usage.")]
+pub enum AclVerb {
+    /// List the access lists of an account or a mailbox, or all there are
+    #[command(after_help = "\
+Examples:
+  ringmail acl list --config ringmail.toml
+  ringmail acl list Shared --json --config ringmail.toml
+  ringmail acl list alice@example.org Projects --dir ringmail-demo")]
+    List {
+        /// An account's address, or Shared [default: all that share something]
+        account: Option<String>,
+        /// One of its mailboxes
+        mailbox: Option<String>,
+        /// Print JSON, an object a line, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Set, add (+) or take away (-) rights of an identifier on a mailbox
+    #[command(after_help = "\
+Examples (set; add; take away):
+  ringmail acl set Shared News anyone lrp --create --config ringmail.toml
+  ringmail acl set alice@example.org Projects bob@example.org +ie --dir DIR
+  ringmail acl set alice@example.org Projects $staff -e --dir DIR")]
+    Set {
+        /// An account's address, or Shared
+        account: String,
+        mailbox: String,
+        /// Whom it concerns
+        #[arg(allow_hyphen_values = true)]
+        identifier: String,
+        /// Letters of rights
+        #[arg(allow_hyphen_values = true)]
+        rights: String,
+        /// Create the public mailbox if there is none
+        #[arg(long)]
+        create: bool,
+        /// Print JSON, one object, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Remove the entry of an identifier
+    #[command(after_help = "\
+Examples:
+  ringmail acl remove Shared News anyone --dry-run --config ringmail.toml
+  ringmail acl remove Shared News anyone --config ringmail.toml")]
+    Remove {
+        /// An account's address, or Shared
+        account: String,
+        mailbox: String,
+        /// Whose entry
+        #[arg(allow_hyphen_values = true)]
+        identifier: String,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON, one object, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
     },
 }
 

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Verb::Inspect(arguments) => verb::inspect(arguments),
         Verb::Block { verb } => verb::block(verb),
         Verb::Dkim { verb } => verb::dkim(verb),
+        Verb::Acl { verb } => verb::acl(verb),
         Verb::Queue { verb } => verb::queue(verb),
         Verb::Tlsrpt { verb } => verb::tlsrpt(verb),
         Verb::Resolve(arguments) => verb::resolve(arguments),

@@ -4,7 +4,8 @@
 //! owner can open, and gets one or many lines: `reload` answers `ok`, `ok: ` with the settings that
 //! need a restart, or `error: why`; `verify` and
 //! `verify repair` answer with the lines of `server::examine` as they come, `block list` and
-//! `block lift ...` with those of `server::blocks`, `queue ...` with those of `server::operate`,
+//! `block lift ...` with those of `server::blocks`, `queue ...`, `acl ...` and others with those of
+//! `server::operate`,
 //! `tlsrpt ...` with those of `tls_report`.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]

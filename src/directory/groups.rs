@@ -41,8 +41,8 @@ const FORM: &str = "expected a line \"name: member, member ...\"";
 /// The groups of all accounts.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    /// Lines of the file.
-    count: usize,
+    /// All there are.
+    names: HashSet<String>,
     /// Of accounts that a line names, with the groups of their domains.
     by_account: HashMap<AccountId, Arc<[String]>>,
     /// Of the other accounts.
@@ -102,7 +102,12 @@ impl Groups {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.count
+        self.names.len()
+    }
+
+    /// Whether there is a group of this name, in lower case.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 
     /// The groups of `account`, which has the canonical address `key`. Sorted, each once.
@@ -371,7 +376,8 @@ impl Members {
 
     fn groups(self, file: &GroupsFile, nesting: &Nesting) -> Result<Groups, Mistake> {
         let mut lists = Lists { file, nesting, made: HashMap::new() };
-        let mut groups = Groups { count: file.groups.len(), ..Groups::default() };
+        let names = file.groups.iter().map(|group| group.name.clone()).collect();
+        let mut groups = Groups { names, ..Groups::default() };
         for (domain, direct) in &self.domains {
             let list = lists.list(direct, || format!("@{domain}"))?;
             groups.by_domain.insert(domain.clone(), list);

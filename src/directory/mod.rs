@@ -392,6 +392,22 @@ impl Directory {
         self.shared.snapshot.load().groups_of(name).clone()
     }
 
+    /// Whether there is a group of this name, in lower case and without `$`; as
+    /// [`Directory::groups_of`].
+    pub fn has_group(&self, name: &str) -> bool {
+        self.shared.snapshot.load().has_group(name)
+    }
+
+    /// The accounts are those of the snapshot: there is no backend that has them.
+    pub fn knows_all(&self) -> bool {
+        self.desk.is_none()
+    }
+
+    /// Counts reloads.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation()
+    }
+
     /// Where mail for `domain` goes next.
     pub fn next_hop(&self, domain: &str) -> NextHop {
         self.shared.snapshot.load().next_hop(domain)

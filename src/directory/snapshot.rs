@@ -493,6 +493,11 @@ impl DirectorySnapshot {
         }
     }
 
+    /// Whether there is a group of this name, in lower case and without `$`.
+    pub fn has_group(&self, name: &str) -> bool {
+        self.groups.has(name)
+    }
+
     /// One spelling for all names that log in to one account, whether it exists or not.
     pub fn login_key(&self, name: &str) -> String {
         let address = match (Address::parse(name), &self.default_domain) {

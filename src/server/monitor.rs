@@ -84,7 +84,7 @@ pub(super) fn start(
                         uid: asker.uid.map(u64::from),
                         pid: asker.pid.and_then(|pid| u64::try_from(pid).ok()),
                     });
-                    answer(&state, &gate, reporter.as_ref(), line)
+                    answer(&state, &gate, reporter.as_ref(), line, asker.uid.map(u64::from))
                 });
                 // This never returns: if it did, the event loop and the admin page on it would end.
                 control::serve(control_socket, handler).await;
@@ -99,6 +99,7 @@ fn answer(
     gate: &MeshGate<Shard>,
     reporter: Option<&Arc<TlsReporter>>,
     line: &str,
+    uid: Option<u64>,
 ) -> control::Reply {
     control::Reply::Line(match line {
         "reload" => match state.reload() {
@@ -122,6 +123,14 @@ fn answer(
             };
             let (sender, lines) = mpsc::channel(ANSWER_LINES_MAX);
             tokio::spawn(operate::answer(gate.clone(), request, sender));
+            return control::Reply::Lines(lines);
+        }
+        request if request.starts_with("acl\t") => {
+            let Some(request) = operate::AclRequest::parse(request) else {
+                return control::Reply::Line("error: unknown request".to_owned());
+            };
+            let (sender, lines) = mpsc::channel(ANSWER_LINES_MAX);
+            tokio::spawn(operate::answer_acl(gate.clone(), request, uid, sender));
             return control::Reply::Lines(lines);
         }
         request if request.starts_with("tlsrpt\t") => {

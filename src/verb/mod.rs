@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringmail::{control::json, runtime::folder::read_file};
 
+mod acl;
 mod block;
 mod check;
 mod dkim;
@@ -18,6 +19,7 @@ mod tlsrpt;
 mod user;
 mod verify;
 
+pub use acl::acl;
 pub use block::block;
 pub use check::check;
 pub use dkim::dkim;

@@ -180,7 +180,7 @@ fn action_on(filter: &Filter, action: Action) -> Action {
 /// Whose queue, and the settings that matter for reading it.
 pub(super) struct Asked {
     pub data_dir: PathBuf,
-    store: StoreOptions,
+    pub store: StoreOptions,
     options: QueueOptions,
 }
 
@@ -294,15 +294,22 @@ fn at_work() -> ProgressBar {
 #[error("not everything was done")]
 pub struct Incomplete;
 
-fn at_rest(asked: &Asked, request: Request, mut answer: Answer) -> Result<()> {
-    let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+fn at_rest(asked: &Asked, request: Request, answer: Answer) -> Result<()> {
     let path: &Path = &asked.data_dir;
+    read_at_rest(path, answer, |sender| {
+        operate::answer_at_rest(path, &asked.store, &asked.options, &request, sender)
+    })
+}
+
+/// Prints what `read`, as the owner of the data directory, sends.
+pub(super) fn read_at_rest(
+    path: &Path,
+    mut answer: Answer,
+    read: impl FnOnce(mpsc::SyncSender<String>) -> Result<()> + Send,
+) -> Result<()> {
+    let (sender, lines) = mpsc::sync_channel(LINES_MAX);
     thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            data_dir::as_owner(path, || {
-                operate::answer_at_rest(path, &asked.store, &asked.options, &request, sender)
-            })
-        });
+        let reading = scope.spawn(|| data_dir::as_owner(path, || read(sender)));
         for line in lines {
             if answer.take(&line).is_err() {
                 break;
@@ -314,7 +321,7 @@ fn at_rest(asked: &Asked, request: Request, mut answer: Answer) -> Result<()> {
         }
         match reading.join() {
             Ok(read) => read,
-            Err(_) => bail!("{}: reading the queue failed", path.display()),
+            Err(_) => bail!("{}: reading failed", path.display()),
         }
     })?;
     answer.end()

@@ -70,7 +70,7 @@ pub fn answer_at_rest(
     Ok(())
 }
 
-async fn open(
+pub(super) async fn open(
     folder: &Path,
     executor: Rc<dyn Executor>,
     partition: PartitionId,

@@ -1,0 +1,642 @@
+//! Access lists of mailboxes, as operators see and change them: what `ringmail acl` sends over the
+//! control socket, and its answers, by a running server (on the control thread, which asks the
+//! shards of the owners) or from the disk where none runs.
+//!
+//! The lines are those of `request`. A list of the whole server is read and sent owner by owner.
+
+use std::{collections::BTreeMap, path::Path, rc::Rc, sync::mpsc as lines_of_disk};
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::mpsc;
+
+use super::{
+    at_rest,
+    live::{Asking, Gone},
+};
+use crate::{
+    control::json,
+    model::{
+        AccessList, AccountId, Change, Identifier, MailboxId, PartitionId, Right, Rights, Subject,
+    },
+    protocol::imap,
+    runtime::{
+        LocalFuture,
+        mesh::MeshGate,
+        shard::{self, ShardOptions},
+    },
+    server::data_dir,
+    service::{
+        Shard,
+        access::{self, By, Edit, Edited, PublicNews},
+    },
+    store::{Account, Partition, StoreError, StoreOptions},
+};
+
+/// The owner of the public mailboxes, in requests and answers: the level above them (RFC 2342).
+pub const SHARED: &str = "Shared";
+
+const INBOX: &str = "INBOX";
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AclVerb {
+    /// All access lists; those of an account; that of a mailbox.
+    List { account: Option<String>, mailbox: Option<String> },
+    Set {
+        place: Place,
+        /// As SETACL has it: letters, with `+` or `-` before them or without.
+        rights: String,
+        /// Create a public mailbox that is not there.
+        create: bool,
+    },
+    /// `dry`: only say what it would do.
+    Remove { place: Place, dry: bool },
+}
+
+/// An entry of the list of a mailbox.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Place {
+    /// An address, or [`SHARED`].
+    pub account: String,
+    pub mailbox: String,
+    pub identifier: String,
+}
+
+/// One request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AclRequest {
+    pub verb: AclVerb,
+    pub json: bool,
+}
+
+impl AclRequest {
+    /// The line that asks for it. Control characters, which no name has, end up as spaces.
+    pub fn line(&self) -> String {
+        let mut line = "acl\t".to_owned();
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        match &self.verb {
+            AclVerb::List { account, mailbox } => {
+                line.push_str("list");
+                fields.extend(account.as_deref().map(|it| ("account", it)));
+                fields.extend(mailbox.as_deref().map(|it| ("mailbox", it)));
+            }
+            AclVerb::Set { place, rights, create } => {
+                line.push_str("set");
+                fields.extend(place.fields());
+                fields.push(("rights", rights));
+                fields.extend(create.then_some(("create", "1")));
+            }
+            AclVerb::Remove { place, dry } => {
+                line.push_str("remove");
+                fields.extend(place.fields());
+                fields.extend(dry.then_some(("dry", "1")));
+            }
+        }
+        fields.extend(self.json.then_some(("json", "1")));
+        for (name, value) in fields {
+            line.push_str(&format!("\t{name}={}", value.replace(char::is_control, " ")));
+        }
+        line
+    }
+
+    /// `None` for anything else.
+    pub fn parse(line: &str) -> Option<AclRequest> {
+        let mut parts = line.split('\t');
+        let (Some("acl"), Some(verb)) = (parts.next(), parts.next()) else { return None };
+        let mut fields = BTreeMap::new();
+        for part in parts {
+            let (name, value) = part.split_once('=')?;
+            if fields.insert(name, value).is_some() {
+                return None;
+            }
+        }
+        let mut take = |name: &str| fields.remove(name).map(str::to_owned);
+        let json = take("json").is_some();
+        let mut place = || {
+            let (account, mailbox) = (take("account")?, take("mailbox")?);
+            Some(Place { account, mailbox, identifier: take("identifier")? })
+        };
+        let verb = match verb {
+            "list" => AclVerb::List { account: take("account"), mailbox: take("mailbox") },
+            "set" => AclVerb::Set {
+                place: place()?,
+                rights: take("rights")?,
+                create: take("create").is_some(),
+            },
+            "remove" => AclVerb::Remove { place: place()?, dry: take("dry").is_some() },
+            _ => return None,
+        };
+        fields.is_empty().then_some(AclRequest { verb, json })
+    }
+}
+
+impl Place {
+    fn fields(&self) -> [(&str, &str); 3] {
+        [("account", &self.account), ("mailbox", &self.mailbox), ("identifier", &self.identifier)]
+    }
+}
+
+/// An account whose mailboxes are meant.
+#[derive(Clone, Debug)]
+struct Owner {
+    account: AccountId,
+    /// `None` if no address leads to it any more.
+    name: Option<String>,
+}
+
+impl Owner {
+    fn is_public(&self) -> bool {
+        self.account == AccountId::PUBLIC
+    }
+
+    /// For people: a mailbox of it.
+    fn mailbox(&self, mailbox: &str) -> String {
+        match &self.name {
+            Some(name) => format!("{name}/{mailbox}"),
+            None => format!("account {}/{mailbox}", self.account),
+        }
+    }
+
+    /// For programs. The number of public mailboxes' owner is nobody's business.
+    fn fields(&self, mailbox: &str) -> Vec<(&'static str, String)> {
+        let number = if self.is_public() { "null".to_owned() } else { self.account.to_string() };
+        vec![
+            ("account", number),
+            ("owner", json::optional(self.name.as_deref())),
+            ("mailbox", json::text(mailbox)),
+        ]
+    }
+}
+
+/// Whom a request means.
+async fn owner(shard: &Shard, account: &str) -> Result<Owner, String> {
+    if account == SHARED {
+        return Ok(Owner { account: AccountId::PUBLIC, name: Some(SHARED.to_owned()) });
+    }
+    match shard.directory.identity(account).await {
+        Ok(Some(identity)) => {
+            let name = shard.directory.login_key(&identity.address);
+            Ok(Owner { account: identity.account, name: Some(name) })
+        }
+        Ok(None) => Err(no_account(account)),
+        Err(_) => Err(format!("{account}: the directory does not answer")),
+    }
+}
+
+fn no_account(account: &str) -> String {
+    format!("{account}: no such account (\"{SHARED}\" stands for the public mailboxes)")
+}
+
+fn no_mailbox(owner: &Owner, mailbox: &str) -> String {
+    let hint = if owner.is_public() { "; \"acl set\" with --create makes one" } else { "" };
+    format!("{}: no such mailbox{hint}", owner.mailbox(mailbox))
+}
+
+/// The name as the store has it (RFC 3501 5.1).
+fn stored_name(mailbox: &str) -> &str {
+    if mailbox.eq_ignore_ascii_case(INBOX) { INBOX } else { mailbox }
+}
+
+/// The mailbox of this name that people can reach.
+fn find(owner: &Owner, account: &Account, mailbox: &str) -> Option<MailboxId> {
+    let name = stored_name(mailbox);
+    let found = account.mailbox_by_name(name).filter(|_| !owner.is_public() || name != INBOX);
+    found.map(|info| info.id)
+}
+
+/// A mailbox and its list; `None` for one that this version cannot read.
+type Listed = (String, Option<AccessList>);
+
+fn listed(account: &Account, mailbox: MailboxId) -> Option<Listed> {
+    let name = account.mailbox(mailbox)?.name;
+    let list = account.with_access_list(mailbox, |octets| match octets {
+        Some(octets) => AccessList::decode(octets).ok(),
+        None => Some(AccessList::default()),
+    });
+    Some((name, list))
+}
+
+/// The lists of an account, or of one mailbox of it, in the order of names.
+async fn lists(
+    partition: &Partition,
+    owner: &Owner,
+    mailbox: Option<&str>,
+) -> Result<Vec<Listed>, String> {
+    let account = partition.account_as_it_is(owner.account).await;
+    let account = account.map_err(|error| format!("{}: {error}", owner.mailbox("")))?;
+    let wanted = match mailbox {
+        Some(name) => {
+            vec![find(owner, &account, name).ok_or_else(|| no_mailbox(owner, name))?]
+        }
+        None => account.mailboxes_with_access_lists(),
+    };
+    let mut lists: Vec<Listed> = wanted.iter().filter_map(|id| listed(&account, *id)).collect();
+    lists.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(lists)
+}
+
+/// The lines of one list.
+fn lines(owner: &Owner, (name, list): &Listed, as_json: bool) -> Vec<String> {
+    let unreadable = || format!("!{}: the access list cannot be read", owner.mailbox(name));
+    let Some(list) = list else { return vec![unreadable()] };
+    if as_json {
+        let entry = |(subject, rights): (&Subject, _)| {
+            let number = match &subject.identifier {
+                Identifier::User { account: Some(number), .. } => number.to_string(),
+                _ => "null".to_owned(),
+            };
+            json::object(&[
+                ("identifier", json::text(&subject.to_string())),
+                ("account", number),
+                ("rights", json::text(&format!("{rights}"))),
+            ])
+        };
+        let entries: Vec<String> = list.entries().map(entry).collect();
+        let mut fields = owner.fields(name);
+        fields.push(("entries", json::list(&entries)));
+        return vec![format!("={}", json::object(&fields))];
+    }
+    let mut lines = vec![format!("={}", owner.mailbox(name))];
+    lines.extend(list.entries().map(|(subject, rights)| format!("=  {subject} {rights}")));
+    if list.is_empty() {
+        lines.push("=  no entries: its owner has every right, others have none".to_owned());
+    }
+    lines
+}
+
+/// Answers one request; `uid` is that of who asked.
+pub(in crate::server) async fn answer(
+    gate: MeshGate<Shard>,
+    request: AclRequest,
+    uid: Option<u64>,
+    lines: mpsc::Sender<String>,
+) {
+    let asking = Asking { gate, lines };
+    // A reader that is gone needs no answer.
+    let _ = asking.answer_acl(request, uid).await;
+}
+
+impl Asking {
+    async fn answer_acl(&self, request: AclRequest, uid: Option<u64>) -> Result<(), Gone> {
+        let as_json = request.json;
+        match request.verb {
+            AclVerb::List { account: None, .. } => self.list_all(as_json).await?,
+            AclVerb::List { account: Some(account), mailbox } => {
+                if let Some((owner, number)) = self.owner(account).await? {
+                    self.list_of(number, owner, mailbox, as_json).await?;
+                }
+            }
+            AclVerb::Set { place, rights, create } => {
+                self.edit(Wanted { place, rights: Some(rights), create, dry: false, uid }, as_json)
+                    .await?;
+            }
+            AclVerb::Remove { place, dry } => {
+                self.edit(Wanted { place, rights: None, create: false, dry, uid }, as_json).await?;
+            }
+        }
+        self.tell(["ok".to_owned()]).await
+    }
+
+    /// Whom a request means, and the shard that has the account. One who is not there is told.
+    async fn owner(&self, account: String) -> Result<Option<(Owner, u16)>, Gone> {
+        let question = move |shard: Rc<Shard>| -> LocalFuture<'static, _> {
+            Box::pin(async move {
+                let owner = owner(&shard, &account).await?;
+                let number = shard.owner_of(owner.account).0;
+                Ok::<_, String>((owner, number))
+            })
+        };
+        Ok(match self.shard(0, question).await? {
+            Some(Ok(found)) => Some(found),
+            Some(Err(why)) => {
+                self.tell([format!("!{why}")]).await?;
+                None
+            }
+            None => None,
+        })
+    }
+
+    async fn list_all(&self, as_json: bool) -> Result<(), Gone> {
+        for number in 0..self.gate.shard_count() {
+            let question = |shard: Rc<Shard>| -> LocalFuture<'static, _> {
+                Box::pin(async move {
+                    let mut owners = Vec::new();
+                    for partition in shard.partitions.iter().flatten() {
+                        let index = partition.account_as_it_is(AccountId::SHARES).await;
+                        match index {
+                            Ok(index) => owners.extend(index.sharers()),
+                            Err(error) => return Err(format!("{}: {error}", partition.id())),
+                        }
+                    }
+                    Ok(owners)
+                })
+            };
+            let owners = match self.shard(number, question).await? {
+                Some(Ok(owners)) => owners,
+                Some(Err(why)) => {
+                    self.tell([format!("!partition {why}")]).await?;
+                    continue;
+                }
+                None => continue,
+            };
+            for account in owners {
+                let name = (account == AccountId::PUBLIC).then(|| SHARED.to_owned());
+                self.list_of(number, Owner { account, name }, None, as_json).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn list_of(
+        &self,
+        number: u16,
+        mut owner: Owner,
+        mailbox: Option<String>,
+        as_json: bool,
+    ) -> Result<(), Gone> {
+        let question = move |shard: Rc<Shard>| -> LocalFuture<'static, _> {
+            Box::pin(async move {
+                owner.name = owner.name.or_else(|| shard.directory.name_of(owner.account));
+                let Some(partition) = shard.local_partition(owner.account) else {
+                    return vec![format!("!{}: not available now", owner.mailbox(""))];
+                };
+                match lists(partition, &owner, mailbox.as_deref()).await {
+                    Ok(lists) => lists.iter().flat_map(|it| lines(&owner, it, as_json)).collect(),
+                    Err(why) => vec![format!("!{why}")],
+                }
+            })
+        };
+        let lines = self.shard(number, question).await?.unwrap_or_default();
+        self.tell(lines).await
+    }
+
+    async fn edit(&self, wanted: Wanted, as_json: bool) -> Result<(), Gone> {
+        let Some((owner, number)) = self.owner(wanted.place.account.clone()).await? else {
+            return Ok(());
+        };
+        let question = move |shard: Rc<Shard>| -> LocalFuture<'static, _> {
+            Box::pin(async move {
+                match wanted.carry_out(&shard, &owner).await {
+                    Ok(done) => done.lines(&owner, &wanted, as_json),
+                    Err(why) => vec![format!("!{why}")],
+                }
+            })
+        };
+        let lines = self.shard(number, question).await?.unwrap_or_default();
+        self.tell(lines).await
+    }
+}
+
+/// A change that an operator asks for.
+struct Wanted {
+    place: Place,
+    /// `None`: the entry is removed.
+    rights: Option<String>,
+    create: bool,
+    dry: bool,
+    uid: Option<u64>,
+}
+
+/// What was done.
+struct Done {
+    mailbox: String,
+    subject: Subject,
+    edited: Edited,
+    created: bool,
+    notes: Vec<String>,
+}
+
+impl Wanted {
+    /// On the owner's shard.
+    async fn carry_out(&self, shard: &Rc<Shard>, owner: &Owner) -> Result<Done, String> {
+        let Place { mailbox, identifier, .. } = &self.place;
+        let whole = owner.mailbox(mailbox);
+        let by = By::Operator { uid: self.uid };
+        let subject = access::named(&shard.directory, identifier);
+        let subject = subject.map_err(|error| format!("{identifier}: {error}"))?;
+        let notes = notes(shard, &subject);
+        let owner_name = owner.name.as_deref().unwrap_or_default();
+        let subject = subject.in_account(owner.account, owner_name);
+        let edit = match &self.rights {
+            Some(rights) => {
+                let change = Change::parse(rights.as_bytes());
+                Edit::Change(change.map_err(|error| {
+                    let known: String = Right::EVERY.iter().map(|right| right.letter()).collect();
+                    format!("{rights}: {error}; rights are the letters {known}")
+                })?)
+            }
+            None => Edit::Remove,
+        };
+        if self.create && !owner.is_public() {
+            let text = "only public mailboxes are created so, not those of an account";
+            return Err(format!("{whole}: {text}"));
+        }
+        let Some(partition) = shard.local_partition(owner.account) else {
+            return Err(format!("{whole}: not available now"));
+        };
+        let failed = |error: StoreError| format!("{whole}: {error}");
+        let account = partition.account(owner.account).await.map_err(failed)?;
+        let (id, created) = match find(owner, &account, mailbox) {
+            Some(id) => (id, false),
+            None if self.create => {
+                let wrong = |why: &str| format!("{whole}: {why}");
+                let name = imap::new_name(mailbox).map_err(wrong)?;
+                if stored_name(name) == INBOX {
+                    return Err(wrong("no public mailbox has this name"));
+                }
+                let id = account.create_mailbox(name, None).await.map_err(failed)?;
+                access::tell_public(shard, owner.account, name, PublicNews::Created, by);
+                (id, true)
+            }
+            None => return Err(no_mailbox(owner, mailbox)),
+        };
+        let mailbox = account.mailbox(id).map_or_else(|| mailbox.clone(), |info| info.name);
+        let edited = if self.dry {
+            let (_, list) = listed(&account, id).ok_or_else(|| no_mailbox(owner, &mailbox))?;
+            let mut list = list.ok_or_else(|| format!("{whole}: the list cannot be read"))?;
+            access::edit_list(&mut list, &subject, edit).map_err(failed)?
+        } else {
+            let place = (&account, id);
+            access::edit(shard, place, (&subject, edit), by, |_| Ok(())).await.map_err(failed)?
+        };
+        Ok(Done { mailbox, subject, edited, created, notes })
+    }
+}
+
+/// What an operator may not know of whom he names.
+fn notes(shard: &Shard, subject: &Subject) -> Vec<String> {
+    let note = match &subject.identifier {
+        Identifier::Group(name) if !shard.directory.has_group(name) => {
+            Some(format!("#${name}: not in the groups file: nobody is meant until it is"))
+        }
+        Identifier::User { name, account: None } if shard.directory.knows_all() => {
+            Some(format!("#{name}: there is no such account: meant is whoever gets the name"))
+        }
+        _ => None,
+    };
+    note.into_iter().collect()
+}
+
+impl Done {
+    fn lines(self, owner: &Owner, wanted: &Wanted, as_json: bool) -> Vec<String> {
+        let Done { mailbox, subject, edited: Edited { before, after }, created, notes } = self;
+        let mut lines = notes;
+        if as_json {
+            let verb = if wanted.rights.is_some() { "set" } else { "remove" };
+            let mut fields = vec![("verb", json::text(verb))];
+            fields.extend(owner.fields(&mailbox));
+            fields.extend([
+                ("identifier", json::text(&subject.to_string())),
+                ("before", json::text(&before.to_string())),
+                ("after", json::text(&after.to_string())),
+                ("created", created.to_string()),
+                ("dry_run", wanted.dry.to_string()),
+            ]);
+            lines.push(format!("={}", json::object(&fields)));
+            return lines;
+        }
+        let whole = owner.mailbox(&mailbox);
+        if created {
+            lines.push(format!("=created {whole}"));
+        }
+        let shown = |rights: Rights| match rights.is_empty() {
+            true => "no rights".to_owned(),
+            false => rights.to_string(),
+        };
+        let would = if wanted.dry { "would change " } else { "" };
+        lines.push(match before == after {
+            true => format!("={whole}: {subject} has {} already", shown(after)),
+            false => format!("={would}{whole}: {subject} {} -> {}", shown(before), shown(after)),
+        });
+        lines
+    }
+}
+
+/// Answers `list` about a data directory on which no server runs. `users`: the accounts and their
+/// addresses.
+///
+/// # Errors
+/// If the directory is not a data directory, or a partition cannot be read.
+pub fn acl_at_rest(
+    path: &Path,
+    store: &StoreOptions,
+    users: BTreeMap<AccountId, String>,
+    request: &AclRequest,
+    sender: lines_of_disk::SyncSender<String>,
+) -> Result<()> {
+    let layout = data_dir::read_layout(path)?
+        .with_context(|| format!("{}: not a ringmail data directory", path.display()))?;
+    let AclVerb::List { account, mailbox } = request.verb.clone() else {
+        bail!("{}: no server runs here, and only a server changes access lists", path.display());
+    };
+    let path =
+        std::path::absolute(path).with_context(|| format!("{}: not a path", path.display()))?;
+    let (store, as_json) = (store.clone(), request.json);
+    let start = move |context: shard::ShardContext| async move {
+        // If the receiver is gone, its process is ending.
+        let tell = |line: String| drop(sender.send(line));
+        tell("#no server runs here: this is what is on disk".to_owned());
+        let only = match account.as_deref() {
+            None => None,
+            Some(SHARED) => Some(AccountId::PUBLIC),
+            Some(account) => {
+                let wanted = account.to_lowercase();
+                let Some((number, _)) = users.iter().find(|(_, name)| **name == wanted) else {
+                    tell(format!("!{}", no_account(account)));
+                    return Ok(());
+                };
+                Some(*number)
+            }
+        };
+        for partition in (0..layout.partitions).map(PartitionId) {
+            if only.is_some_and(|account| account.partition(layout.partitions) != partition) {
+                continue;
+            }
+            let folder = path.join(data_dir::partition_name(partition));
+            let partition =
+                at_rest::open(&folder, context.executor.clone(), partition, &store).await?;
+            let owners = match only {
+                Some(account) => vec![account],
+                None => partition.account_as_it_is(AccountId::SHARES).await?.sharers(),
+            };
+            for account in owners {
+                let name = match account {
+                    AccountId::PUBLIC => Some(SHARED.to_owned()),
+                    account => users.get(&account).cloned(),
+                };
+                let owner = Owner { account, name };
+                match lists(&partition, &owner, mailbox.as_deref()).await {
+                    Ok(lists) => {
+                        lists.iter().flat_map(|it| lines(&owner, it, as_json)).for_each(tell);
+                    }
+                    Err(why) => tell(format!("!{why}")),
+                }
+            }
+        }
+        Ok::<_, StoreError>(())
+    };
+    let threads = shard::start(&ShardOptions::default(), vec![start]);
+    let threads = threads.context("cannot start a shard to read on")?;
+    for ended in threads.join() {
+        ended.context("the reading shard ended")?.context("the access lists cannot be read")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place {
+            account: "alice@x.test".to_owned(),
+            mailbox: "a = b/ü".to_owned(),
+            identifier: "-$staff".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_understood() {
+        let list = |account: Option<&str>, mailbox: Option<&str>| AclVerb::List {
+            account: account.map(str::to_owned),
+            mailbox: mailbox.map(str::to_owned),
+        };
+        for verb in [
+            list(None, None),
+            list(Some(SHARED), None),
+            list(Some("a@b"), Some("x y")),
+            AclVerb::Set { place: place(), rights: "-lr".to_owned(), create: false },
+            AclVerb::Set { place: place(), rights: String::new(), create: true },
+            AclVerb::Remove { place: place(), dry: true },
+            AclVerb::Remove { place: place(), dry: false },
+        ] {
+            for json in [false, true] {
+                let request = AclRequest { verb: verb.clone(), json };
+                assert_eq!(AclRequest::parse(&request.line()), Some(request));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_understood() {
+        for line in [
+            "",
+            "acl",
+            "acl\tdrop",
+            "acl\tlist\tcolour=red",
+            "acl\tlist\taccount",
+            "acl\tset\taccount=a\tmailbox=b\tidentifier=c",
+            "acl\tremove\taccount=a\tmailbox=b",
+            "acl\tremove\taccount=a\tmailbox=b\tidentifier=c\trights=l",
+            "acl\tlist\taccount=a\taccount=b",
+            "queue\tlist",
+        ] {
+            assert_eq!(AclRequest::parse(line), None, "{line:?}");
+        }
+        // A name cannot become another field.
+        let mailbox = "x\tjson=1\n".to_owned();
+        let verb = AclVerb::List { account: Some("a".to_owned()), mailbox: Some(mailbox) };
+        let line = AclRequest { verb, json: false }.line();
+        assert_eq!(line, "acl\tlist\taccount=a\tmailbox=x json=1 ");
+    }
+}
