@@ -398,9 +398,14 @@ impl Directory {
         self.shared.snapshot.load().has_group(name)
     }
 
-    /// The accounts are those of the snapshot: there is no backend that has them.
-    pub fn knows_all(&self) -> bool {
-        self.desk.is_none()
+    /// Whether accounts are elsewhere, and the snapshot does not know them.
+    pub fn has_backend(&self) -> bool {
+        self.desk.is_some()
+    }
+
+    /// Whether there are accounts in the snapshot.
+    pub fn has_accounts(&self) -> bool {
+        !self.shared.snapshot.load().users().is_empty()
     }
 
     /// Counts reloads.

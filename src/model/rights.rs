@@ -640,16 +640,33 @@ impl AccessList {
         implied.into_iter().chain(self.entries()).map(|(it, rights)| (told(it), rights)).collect()
     }
 
-    /// Removes what was given to, and taken from, an account that is no more, by number or by name;
-    /// whether there was anything. Entries for others who had the name stay.
-    pub fn remove_account(&mut self, account: AccountId, name: &str) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|(subject, _)| match &subject.identifier {
-            Identifier::User { account: Some(number), .. } => *number != account,
-            Identifier::User { name: known, account: None } => known != name,
-            _ => true,
-        });
-        self.entries.len() < before
+    /// Brings entries for users up to date: removes those for accounts that are gone, and gives
+    /// those without a number that of the account which has the name, if there is one and the list
+    /// does not become too long. Returns what was removed.
+    pub fn renew(
+        &mut self,
+        is_gone: impl Fn(AccountId) -> bool,
+        named: impl Fn(&str) -> Option<AccountId>,
+    ) -> Vec<(Subject, Rights)> {
+        let is_of_gone = |subject: &Subject| match subject.identifier {
+            Identifier::User { account: Some(account), .. } => is_gone(account),
+            _ => false,
+        };
+        let (removed, kept) = self.entries.drain(..).partition(|(subject, _)| is_of_gone(subject));
+        self.entries = kept;
+        let number = |(subject, _): &(Subject, Rights)| match &subject.identifier {
+            Identifier::User { name, account: None } => {
+                let identifier = subject.identifier.clone().numbered(Some(named(name)?));
+                Some(Subject { identifier, ..*subject })
+            }
+            _ => None,
+        };
+        for subject in self.entries.iter().filter_map(number).collect::<Vec<_>>() {
+            let rights = self.entry(&subject).unwrap_or_default();
+            // As it was if there is no room.
+            let _ = self.set(subject, rights);
+        }
+        removed
     }
 
     /// What `asker` may do: see the head of this file.
@@ -1048,12 +1065,20 @@ mod tests {
         let carol = |account| Asker { name: "carol", ..bob(account) };
         assert_eq!(list.rights_of(&carol(3)), rights("l"));
         assert_eq!(list.rights_of(&Asker { is_logged_in: false, ..carol(3) }), Rights::NONE);
-        // Both go with the account, and nobody else's.
+        // Both entries go with the account, and nobody else's.
         list.set(numbered("bob", 2), rights("lrs")).unwrap();
-        assert!(list.remove_account(AccountId(1), "bob"));
-        assert!(!list.remove_account(AccountId(1), "bob"));
+        let gone = |list: &mut AccessList, account: u64| {
+            list.renew(|it| it == AccountId(account), |_| None).len()
+        };
+        assert_eq!(gone(&mut list, 1), 2);
+        assert_eq!(gone(&mut list, 1), 0);
         assert_eq!(told(&list), "carol l, bob#2 lrs");
-        assert!(list.remove_account(AccountId(3), "carol"));
+        // The name has an account now, and later means nobody else.
+        let has = |name: &str| (name == "carol").then_some(AccountId(3));
+        assert!(list.renew(|_| false, has).is_empty());
+        assert_eq!(told(&list), "carol#3 l, bob#2 lrs");
+        assert_eq!(list.rights_of(&carol(4)), Rights::NONE);
+        assert_eq!(gone(&mut list, 3), 1);
         assert_eq!(told(&list), "bob#2 lrs");
     }
 

@@ -36,7 +36,7 @@ use crate::{
         worker::WorkerPool,
     },
     service::{
-        ServiceOptions, Shard,
+        ServiceOptions, Shard, access,
         budget::MessageBudget,
         delivery,
         load::{self, Load},
@@ -146,6 +146,7 @@ pub(super) async fn live(
     delivery::follow_queues(&shard);
     transfer::follow(&shard);
     relay::start(&shard, Rc::new(Sockets), &plan.sites);
+    access::follow_accounts(&shard);
     for (service, listener) in listeners {
         let entrance = Rc::new(Entrance {
             class: service.class(),

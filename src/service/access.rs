@@ -1,16 +1,19 @@
 //! Changes of access lists (RFC 4314), as users ask for them over IMAP and operators by `ringmail
 //! acl`: whom an identifier names, and the change itself, on the account's shard. Every change is
-//! told to the operator.
+//! told to the operator. And what becomes of entries when accounts come and go.
+
+use std::{rc::Rc, time::Duration};
 
 use super::Shard;
 use crate::{
     directory::Directory,
     events::Event,
     model::{
-        AccessList, AccountId, Change, Identifier, IdentifierError, MailboxId, Rights, Subject,
-        Trail,
+        AccessList, AccountId, Change, Grantee, Identifier, IdentifierError, MailboxId, Rights,
+        Subject, Trail,
     },
-    store::{Account, StoreError},
+    runtime::executor::Priority,
+    store::{Account, Partition, StoreError},
 };
 
 /// The subject that an identifier names. A user is named as at log-in, so that all spellings of an
@@ -134,6 +137,9 @@ fn tell(
     Edited { before, after }: Edited,
     by: By<'_>,
 ) {
+    if before == after {
+        return;
+    }
     // It may have been deleted since.
     let name = account.mailbox(mailbox).map(|info| info.name).unwrap_or_default();
     shard.tell(&Event::AccessChanged {
@@ -178,4 +184,76 @@ pub fn tell_public(
             Event::PublicMailboxRenamed { trail, cause, user, operator, name, before }
         }
     });
+}
+
+/// How often a shard looks whether the accounts have changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Owners that are looked at before other work gets its turn.
+const OWNERS_PER_TURN: usize = 64;
+
+/// Keeps the lists of this shard up to date with the accounts, in the background: at the start, and
+/// after each reload. Entries for an account that is gone are removed. Entries for a name without a
+/// number get the number of the account that has the name now, so that later they mean nobody
+/// else. Where a backend has the accounts, nothing is known of them all, and the lists stay.
+pub fn follow_accounts(shard: &Rc<Shard>) {
+    if shard.directory.has_backend() {
+        return;
+    }
+    let shard = shard.clone();
+    let executor = shard.executor.clone();
+    let follow = async move {
+        let mut seen = None;
+        while !shard.shutting_down.get() {
+            let generation = shard.directory.generation();
+            // What a partition in trouble lacks is done later.
+            if seen != Some(generation) && look_at_all(&shard).await.is_ok() {
+                seen = Some(generation);
+            }
+            shard.executor.sleep(LOOK_INTERVAL).await;
+        }
+    };
+    executor.spawn(Priority::Background, Box::pin(follow));
+}
+
+async fn look_at_all(shard: &Shard) -> Result<(), StoreError> {
+    // Rather the mistake of an operator than the removal of everybody.
+    if !shard.directory.has_accounts() {
+        return Ok(());
+    }
+    for partition in shard.partitions.iter().flatten() {
+        let index = partition.account_as_it_is(AccountId::SHARES).await?;
+        for (at, owner) in index.sharers().into_iter().enumerate() {
+            let is_old = |grantee: &Grantee| match grantee {
+                Grantee::Account(account) => shard.directory.name_of(*account).is_none(),
+                Grantee::Name(name) => shard.directory.account_named(name).is_some(),
+                _ => false,
+            };
+            if index.grantees_of(owner).iter().any(is_old) {
+                renew(shard, partition, owner).await?;
+            }
+            if at % OWNERS_PER_TURN == 0 {
+                shard.executor.yield_now().await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Brings the lists of an account up to date, by one entry.
+async fn renew(shard: &Shard, partition: &Partition, owner: AccountId) -> Result<(), StoreError> {
+    let account = partition.account_as_it_is(owner).await?;
+    let directory = &shard.directory;
+    let mut removed = Vec::new();
+    let renew = |mailbox, list: &mut AccessList| {
+        let is_gone = |account| directory.name_of(account).is_none();
+        let gone = list.renew(is_gone, |name| directory.account_named(name));
+        removed.extend(gone.into_iter().map(|(subject, rights)| (mailbox, subject, rights)));
+    };
+    account.change_access_lists(renew).await?;
+    for (mailbox, subject, before) in removed {
+        let edited = Edited { before, after: Rights::NONE };
+        tell(shard, (&account, mailbox), &subject, edited, By::Removal);
+    }
+    Ok(())
 }

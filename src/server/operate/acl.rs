@@ -466,10 +466,12 @@ impl Wanted {
 /// What an operator may not know of whom he names.
 fn notes(shard: &Shard, subject: &Subject) -> Vec<String> {
     let note = match &subject.identifier {
-        Identifier::Group(name) if !shard.directory.has_group(name) => {
+        Identifier::Group(name)
+            if !shard.directory.has_backend() && !shard.directory.has_group(name) =>
+        {
             Some(format!("#${name}: not in the groups file: nobody is meant until it is"))
         }
-        Identifier::User { name, account: None } if shard.directory.knows_all() => {
+        Identifier::User { name, account: None } if !shard.directory.has_backend() => {
             Some(format!("#{name}: there is no such account: meant is whoever gets the name"))
         }
         _ => None,
