@@ -8,6 +8,7 @@ mod grantees;
 mod id;
 mod network;
 mod rights;
+mod seen;
 mod special_use;
 mod time;
 mod tlsa;
@@ -27,6 +28,7 @@ pub use rights::{
     IDENTIFIER_MAX, Identifier, IdentifierError, MalformedAccessList, Right, Rights, RightsError,
     Subject, rights_stored,
 };
+pub use seen::{MalformedSeenSet, SEEN_OCTETS_MAX, SeenSet};
 pub use special_use::SpecialUse;
 pub use time::{Moment, Timestamp};
 pub use tlsa::Tlsa;
