@@ -27,6 +27,7 @@ mod moves;
 mod pieces;
 mod properties;
 mod queue;
+mod seen;
 mod shares;
 
 const ALICE: AccountId = AccountId(11);

@@ -278,8 +278,8 @@ impl AccountState {
             }
             Effect::Property { key, value, .. } => {
                 self.properties.publish(lsn, key, value.as_ref());
-                // Sessions that have the mailbox open may have lost it.
-                if key.0 == PropertyKind::Acl
+                // Sessions that have the mailbox open may have lost it, or see `\Seen` otherwise.
+                if matches!(key.0, PropertyKind::Acl | PropertyKind::Seen)
                     && let Some(mailbox) = self.mailboxes.get_mut(&key.1)
                 {
                     mailbox.access_changes += 1;

@@ -47,7 +47,8 @@ pub enum PropertyKind {
     Quota = 2,
     /// RFC 5464
     Metadata = 3,
-    /// `\Seen` of users other than the owner.
+    /// Of a mailbox: whether its `\Seen` is each user's own. Of an account: what its user has seen
+    /// in mailboxes of others.
     Seen = 4,
     /// Of [`AccountId::SHARES`]: whom the access lists of an account name.
     Share = 5,
@@ -57,11 +58,23 @@ pub enum PropertyKind {
 /// [`crate::model::AccessList`].
 pub(crate) const ACCESS_LIST: &[u8] = b"";
 
+/// Name of the one property of kind [`PropertyKind::Seen`] that a mailbox has: one octet, whether
+/// `\Seen` is each user's own.
+pub(crate) const SEEN_IS_PERSONAL: &[u8] = b"";
+
 /// Key of a property; mailbox 0 means the account itself.
 pub type PropertyKey = (PropertyKind, MailboxId, Vec<u8>);
 
 pub(crate) fn is_access_list(key: &PropertyKey) -> bool {
     key.0 == PropertyKind::Acl && key.2 == ACCESS_LIST
+}
+
+/// Key of the property of a user's account that has the encoded [`crate::model::SeenSet`] of a
+/// mailbox of `owner`.
+pub(crate) fn seen_key(owner: AccountId, mailbox: MailboxId) -> PropertyKey {
+    let mut name = owner.0.to_le_bytes().to_vec();
+    name.extend_from_slice(&mailbox.0.to_le_bytes());
+    (PropertyKind::Seen, MailboxId(0), name)
 }
 
 /// Key of the property of [`AccountId::SHARES`] that has an owner's encoded

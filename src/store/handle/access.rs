@@ -208,7 +208,10 @@ struct AccessChanges {
     index: Option<Effect>,
 }
 
-fn property_effects(account: AccountId, changes: PropertyChanges) -> impl Iterator<Item = Effect> {
+pub(super) fn property_effects(
+    account: AccountId,
+    changes: PropertyChanges,
+) -> impl Iterator<Item = Effect> {
     changes.into_iter().map(move |(key, value)| Effect::Property { account, key, value })
 }
 

@@ -21,7 +21,9 @@ use super::{
         error::StoreError,
         format::{
             blocks::BlockRunRef,
-            effect::{ACCESS_LIST, Effect, NewMailbox, PropertyKey, PropertyKind},
+            effect::{
+                ACCESS_LIST, Effect, NewMailbox, PropertyKey, PropertyKind, SEEN_IS_PERSONAL,
+            },
         },
         message::{MailboxStatus, Message, MessageBody},
     },
@@ -201,7 +203,8 @@ impl Account {
     }
 
     /// Missing superior levels are created too (RFC 3501 6.3.3). All get a copy of the access list
-    /// of the nearest mailbox above, as it is decided now, in the same entry (RFC 4314 4).
+    /// of the nearest mailbox above, as it is decided now, in the same entry (RFC 4314 4), and have
+    /// `\Seen` as that one has it.
     pub async fn create_mailbox(
         &self,
         name: &str,
@@ -221,23 +224,29 @@ impl Account {
     }
 
     /// The effects that create `new`, each below the one before it, with the access list of the
-    /// nearest mailbox above.
+    /// nearest mailbox above, and whether `\Seen` is each user's own.
     pub(super) fn creation(
         &self,
         state: &AccountState,
         new: Vec<NewMailbox>,
     ) -> Result<Vec<Effect>, StoreError> {
-        let key = |mailbox| (PropertyKind::Acl, mailbox, ACCESS_LIST.to_vec());
+        const INHERITED: [(PropertyKind, &[u8]); 2] =
+            [(PropertyKind::Acl, ACCESS_LIST), (PropertyKind::Seen, SEEN_IS_PERSONAL)];
         let above = new.first().and_then(|it| state.pending_names.nearest_above(&it.name));
-        let list = above.and_then(|above| state.properties.pending(&key(above)));
-        let lists = list
-            .into_iter()
-            .flat_map(|list| new.iter().map(|mailbox| (key(mailbox.id), Some(list.clone()))));
-        let lists = state.properties.plan(lists.collect(), self.commits.options.properties)?;
+        let inherited = above.into_iter().flat_map(|above| {
+            INHERITED.into_iter().filter_map(move |(kind, name)| {
+                let value = state.properties.pending(&(kind, above, name.to_vec()))?;
+                Some((kind, name, value))
+            })
+        });
+        let values = inherited.flat_map(|(kind, name, value)| {
+            new.iter().map(move |it| ((kind, it.id, name.to_vec()), Some(value.clone())))
+        });
+        let values = state.properties.plan(values.collect(), self.commits.options.properties)?;
         let account = state.id;
         let create = |mailbox| Effect::CreateMailbox { account, mailbox };
         let set = |(key, value)| Effect::Property { account, key, value };
-        Ok(new.into_iter().map(create).chain(lists.into_iter().map(set)).collect())
+        Ok(new.into_iter().map(create).chain(values.into_iter().map(set)).collect())
     }
 
     /// A mailbox's children stay, and its name with them without a mailbox (RFC 3501 6.3.4).
