@@ -187,7 +187,7 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("literal", &["reply", "state"]),
     ("namespace", &["reply", "accounts", "state"]),
     ("folder", &["reply", "accounts", "selected", "state", "namespace"]),
-    ("sync", &["reply", "state", "folder"]),
+    ("sync", &["reply", "accounts", "selected", "state", "folder"]),
     ("handler", &["reply", "state"]),
     ("session", &["reply", "state", "namespace", "handler"]),
     ("authentication", &["reply", "accounts", "state", "handler"]),

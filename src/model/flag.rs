@@ -113,6 +113,11 @@ impl FlagMask {
         FlagMask { system: self.system & other.system, keywords }
     }
 
+    /// Leaves `system` as they are, too.
+    pub fn without(self, system: Flags) -> FlagMask {
+        FlagMask { system: self.system & !system, ..self }
+    }
+
     /// Those of `flags` that may be changed.
     pub fn of(self, flags: FlagSet) -> FlagSet {
         let keywords = if self.keywords { flags.keywords } else { KeywordSet::default() };

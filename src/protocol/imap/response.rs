@@ -48,6 +48,7 @@ pub enum Code {
     /// Sequence number of the first unseen message.
     Unseen(u32),
     HighestModSeq(ModSeq),
+    NoModSeq,
     /// Sequence numbers, or UIDs for UID STORE; ascending.
     Modified(Vec<u32>),
     AppendUid(UidValidity, Uid),
@@ -105,6 +106,7 @@ impl Code {
             Code::ExpungeIssued => "EXPUNGEISSUED",
             Code::HasChildren => "HASCHILDREN",
             Code::Limit => "LIMIT",
+            Code::NoModSeq => "NOMODSEQ",
             Code::NoPerm => "NOPERM",
             Code::OverQuota => "OVERQUOTA",
             Code::PrivacyRequired => "PRIVACYREQUIRED",
@@ -559,6 +561,7 @@ mod tests {
             (Code::UidValidity(UidValidity(3_857_529_045)), "UIDVALIDITY 3857529045"),
             (Code::Unseen(12), "UNSEEN 12"),
             (Code::HighestModSeq(ModSeq(715_194_045_007)), "HIGHESTMODSEQ 715194045007"),
+            (Code::NoModSeq, "NOMODSEQ"),
             (Code::Modified(vec![7, 9, 10]), "MODIFIED 7,9:10"),
             (Code::AppendUid(UidValidity(38_505), Uid(3_955)), "APPENDUID 38505 3955"),
             (

@@ -8,8 +8,8 @@
 
 use super::{
     accounts::{
-        Attributes, Holding, Home, Listed, Reach, Reading, Staged, Staging, View, carry,
-        not_allowed, permitted,
+        Attributes, Holding, Home, Listed, Reach, Reading, SeenBook, Staged, Staging, View, carry,
+        not_allowed, permitted, unseen,
     },
     namespace::{Located, Namespace},
     reply::{Failure, Leave, no_such_mailbox, try_create},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{
-        FlagMask, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
+        FlagAction, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
     protocol::imap::{self, Code, MailboxName, SEPARATOR},
     service::{access::Edit, transfer::Way},
@@ -33,6 +33,9 @@ pub(super) struct Folder {
     info: MailboxInfo,
     /// Of the user who asks, when the command began.
     rights: Rights,
+    /// Whether the user has a `\Seen` of his own in it, when the command began.
+    seen_is_personal: bool,
+    seen_book: SeenBook,
 }
 
 /// The mailbox of this name, for a command that needs `right` on it.
@@ -78,7 +81,9 @@ pub(super) async fn walked(
     (reach, listed): (Reach, Listed),
 ) -> Option<Folder> {
     let home = namespace.home(&reach).await.ok()?;
-    Some(Folder { home, reach, info: listed.info, rights: listed.rights })
+    let Listed { info, rights, seen_is_personal, .. } = listed;
+    let seen_book = SeenBook::new(namespace.own().account.clone(), reach.account, &info);
+    Some(Folder { home, reach, info, rights, seen_is_personal, seen_book })
 }
 
 async fn find(
@@ -89,11 +94,15 @@ async fn find(
 ) -> Result<Folder, Failure> {
     let Located { reach, name } = namespace.locate(name).ok_or_else(missing)?;
     let home = namespace.home(&reach).await?;
-    let asked = move |holding: Holding| async move { Ok(holding.find(&name)) };
+    let asked = move |holding: Holding| async move {
+        let found = holding.find(&name);
+        Ok(found.map(|(info, rights)| (holding.seen_is_personal(info.id), info, rights)))
+    };
     let found = home.at_owner(asked).await?;
-    permitted(found.as_ref().map(|(_, rights)| *rights), any_of, missing)?;
-    let (info, rights) = found.ok_or_else(missing)?;
-    Ok(Folder { home, reach, info, rights })
+    permitted(found.as_ref().map(|(.., rights)| *rights), any_of, missing)?;
+    let (seen_is_personal, info, rights) = found.ok_or_else(missing)?;
+    let seen_book = SeenBook::new(namespace.own().account.clone(), reach.account, &info);
+    Ok(Folder { home, reach, info, rights, seen_is_personal, seen_book })
 }
 
 /// The selected mailbox, for a command that needs all of `rights` on it beside the one to read. A
@@ -109,7 +118,11 @@ pub(super) async fn selected(session: &Session, rights: Rights) -> Result<Folder
         Home::There(_) => (selected.info.clone(), selected.view.rights()),
     };
     match rights.without(held).is_empty() {
-        true => Ok(Folder { home, reach, info, rights: held }),
+        true => {
+            let seen_is_personal = selected.view.seen_is_personal();
+            let seen_book = selected.seen_book.clone();
+            Ok(Folder { home, reach, info, rights: held, seen_is_personal, seen_book })
+        }
         false => Err(not_allowed()),
     }
 }
@@ -166,14 +179,27 @@ impl Folder {
             Home::There(distant) => View::there(distant, self.info.id, claim_recent).await?,
         };
         let place = (self.home.clone(), self.reach.clone(), self.info.clone());
+        let view = (view, self.seen_book.clone());
         Ok(Selected::new(place, view, read_only, claim_recent))
     }
 
-    pub(super) async fn status(&self) -> Result<MailboxStatus, Failure> {
+    /// The counters; how many messages the user has not seen only if `counts_unseen`.
+    pub(super) async fn status(&self, counts_unseen: bool) -> Result<MailboxStatus, Failure> {
         let mailbox = self.info.id;
+        let seen = (self.seen_is_personal && counts_unseen).then(|| self.seen_book.set());
         let asked = move |holding: Holding| async move {
             check(&holding, mailbox, &[Right::Read])?;
-            Ok(holding.account.status(mailbox).await?)
+            let mut status = holding.account.status(mailbox).await?;
+            let Some(seen) = seen.filter(|_| holding.seen_is_personal(mailbox)) else {
+                return Ok(status);
+            };
+            status.unseen = status.messages;
+            if !seen.is_empty() {
+                let view = holding.account.select(mailbox, false).await?;
+                let now = view.current().ok_or_else(no_such_mailbox)?;
+                status = MailboxStatus { unseen: unseen(&now, &seen) as u32, ..now.status() };
+            }
+            Ok(status)
         };
         self.home.at_owner(asked).await
     }
@@ -192,8 +218,52 @@ impl Folder {
         body.store(&self.home, self.info.id, attributes).await
     }
 
-    /// Changes the flags that the user may change.
+    /// Whether its user is told mod-sequences: [`Selected::has_mod_seqs`].
+    pub(super) fn has_mod_seqs(&self) -> bool {
+        !self.seen_is_personal
+    }
+
+    /// Changes the flags that the user may change; it is the `selected` mailbox. A `\Seen` of his
+    /// own is changed here, the other flags at the owner.
     pub(super) async fn store_flags(
+        &self,
+        selected: &Selected,
+        uids: &[Uid],
+        change: FlagChange,
+        unchanged_since: Option<ModSeq>,
+    ) -> Result<FlagOutcome, Failure> {
+        if !self.seen_is_personal {
+            return self.store_shared_flags(uids, change, unchanged_since).await;
+        }
+        let may_change = change.within.and(self.rights.flags());
+        let names_seen = change.system.contains(Flags::SEEN);
+        let is_seen = match change.action {
+            FlagAction::Replace => Some(names_seen),
+            FlagAction::Add => names_seen.then_some(true),
+            FlagAction::Remove => names_seen.then_some(false),
+        };
+        let is_seen = is_seen.filter(|_| may_change.system.contains(Flags::SEEN));
+        let names_others = change.action == FlagAction::Replace
+            || !(change.system & !Flags::SEEN).is_empty()
+            || !change.keywords.is_empty();
+        let within = may_change.without(Flags::SEEN);
+        let outcome = match names_others && !within.is_empty() {
+            true => {
+                let change = FlagChange { within, ..change };
+                self.store_shared_flags(uids, change, unchanged_since).await?
+            }
+            false => existing(selected, uids),
+        };
+        if let Some(is_seen) = is_seen {
+            let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();
+            let now = selected.view.current();
+            self.seen_book.change(is_seen, &uids, now.as_ref()).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Changes those flags of which all users have the same.
+    pub(super) async fn store_shared_flags(
         &self,
         uids: &[Uid],
         change: FlagChange,
@@ -202,7 +272,10 @@ impl Folder {
         let (mailbox, uids) = (self.info.id, uids.to_vec());
         let work = move |holding: Holding| async move {
             let rights = check(&holding, mailbox, &[Right::Read])?;
-            let within = change.within.and(rights.flags());
+            let mut within = change.within.and(rights.flags());
+            if holding.seen_is_personal(mailbox) {
+                within = within.without(Flags::SEEN);
+            }
             let change = FlagChange { within, ..change };
             Ok(holding.account.store_flags(mailbox, &uids, change, unchanged_since).await?)
         };
@@ -272,6 +345,36 @@ impl Folder {
         carry(from, messages.to_vec(), (&self.home, self.info.id), way).await
     }
 
+    /// Makes copies of `messages` in this mailbox as seen as the user has seen those, if `\Seen` is
+    /// his own here or there: the store copies only what is shared. The copies are there, whether
+    /// this succeeds or not.
+    pub(super) async fn keep_seen(&self, source: &Selected, messages: &[Message], copied: &Copied) {
+        if !self.seen_is_personal && !source.view.seen_is_personal() {
+            return;
+        }
+        let was_seen = |uid: &Uid| {
+            let index = messages.binary_search_by_key(uid, |message| message.uid).ok();
+            let message = index.and_then(|index| messages.get(index));
+            message.is_some_and(|message| message.flags.system.contains(Flags::SEEN))
+        };
+        let (seen, unseen): (Vec<_>, Vec<_>) = copied.uids.iter().partition(|it| was_seen(&it.0));
+        let [seen, unseen] = [seen, unseen].map(|pairs: Vec<(Uid, Uid)>| {
+            let mut uids: Vec<Uid> = pairs.into_iter().map(|(_, copy)| copy).collect();
+            uids.sort_unstable();
+            uids
+        });
+        if self.seen_is_personal {
+            let _ = self.seen_book.change(true, &seen, None).await;
+            return;
+        }
+        for (uids, action) in [(seen, FlagAction::Add), (unseen, FlagAction::Remove)] {
+            if !uids.is_empty() {
+                let change = FlagChange::new(action, Flags::SEEN, Vec::new());
+                let _ = self.store_shared_flags(&uids, change, None).await;
+            }
+        }
+    }
+
     pub(super) async fn delete(&self) -> Result<(), Failure> {
         let (mailbox, name) = (self.info.id, self.info.name.clone());
         let work = move |holding: Holding| async move {
@@ -309,6 +412,15 @@ impl Folder {
         };
         self.home.at_mailbox(mailbox, work).await
     }
+}
+
+/// Those of `uids` that there are, for a change that leaves the flags of all users as they are.
+fn existing(selected: &Selected, uids: &[Uid]) -> FlagOutcome {
+    let now = selected.view.current();
+    let message = |uid: &Uid| now.as_ref().and_then(|now| now.get(now.index_of(*uid)?).copied());
+    let messages = uids.iter().filter_map(message);
+    let updated = messages.map(|message| (message.uid, message.mod_seq)).collect();
+    FlagOutcome { updated, ..FlagOutcome::default() }
 }
 
 /// The user's rights on the mailbox at this moment, if `needed` are among them. Asked where the

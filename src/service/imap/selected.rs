@@ -12,8 +12,10 @@
 
 use std::ops::Range;
 
+use futures_lite::future::or;
+
 use super::{
-    accounts::{Home, Reach, View},
+    accounts::{Home, Reach, Seen, SeenBook, View},
     reply::Failure,
 };
 use crate::{
@@ -39,6 +41,10 @@ pub(super) struct Selected {
     claims_recent: bool,
     numbering: Snapshot,
     told: Snapshot,
+    /// Where the user's own `\Seen` is kept, should he have one here.
+    pub seen_book: SeenBook,
+    /// `\Seen` of `told`.
+    seen: Seen,
     /// `told` lacks messages that `numbering` has.
     expunge_pending: bool,
     recent: Vec<Range<Uid>>,
@@ -49,12 +55,13 @@ impl Selected {
     /// of `select`.
     pub(super) fn new(
         (home, reach, info): (Home, Reach, MailboxInfo),
-        view: View,
+        (view, seen_book): (View, SeenBook),
         read_only: bool,
         claims_recent: bool,
     ) -> Option<Selected> {
         let snapshot = view.current()?;
         let first = view.recent_from();
+        let view_is_personal = view.seen_is_personal();
         let mut selected = Selected {
             claims_recent: claims_recent && view.can_claim(),
             home,
@@ -62,6 +69,8 @@ impl Selected {
             info,
             view,
             read_only,
+            seen: seen_book.read(view_is_personal),
+            seen_book,
             numbering: snapshot.clone(),
             told: snapshot,
             expunge_pending: false,
@@ -90,6 +99,37 @@ impl Selected {
         &self.told
     }
 
+    /// `\Seen` as the client knows it: that of the messages of [`Selected::told`].
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// What the user has seen by now, if that is not what the client knows.
+    pub(super) fn seen_news(&self) -> Option<Seen> {
+        self.seen_book.news(self.view.seen_is_personal(), &self.seen)
+    }
+
+    /// Whether the client is told mod-sequences. Not where `\Seen` is the user's own: the mailbox's
+    /// mod-sequences do not tell when that changed, and a client that asks for what changed since
+    /// one of them would miss it (RFC 7162 3.1.2.2).
+    pub(super) fn has_mod_seqs(&self) -> bool {
+        !self.seen.is_personal()
+    }
+
+    /// Resolves when the client does not know everything. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        if !self.view.seen_is_personal() {
+            return self.view.changed(&self.told).await;
+        }
+        let own = async {
+            let watch = self.seen_book.watch();
+            while self.seen_news().is_none() {
+                watch.changed().await;
+            }
+        };
+        or(self.view.changed(&self.told), own).await;
+    }
+
     pub(super) fn expunge_pending(&self) -> bool {
         self.expunge_pending
     }
@@ -99,10 +139,10 @@ impl Selected {
     pub(super) fn message(&self, index: usize) -> Option<Message> {
         let numbered = self.numbering.get(index)?;
         if !self.expunge_pending {
-            return Some(*numbered);
+            return Some(self.seen.message(numbered));
         }
         let newer = self.told.index_of(numbered.uid).and_then(|index| self.told.get(index));
-        Some(*newer.unwrap_or(numbered))
+        Some(self.seen.message(newer.unwrap_or(numbered)))
     }
 
     /// The sequence numbers of `set`, in the client's numbering.
@@ -143,15 +183,15 @@ impl Selected {
     }
 
     /// Advances the flags and keeps the numbers: `told` lacks messages of `numbering`.
-    pub(super) fn advance_flags(&mut self, newer: Snapshot) {
-        self.told = newer;
+    pub(super) fn advance_flags(&mut self, newer: Snapshot, seen: Seen) {
+        (self.told, self.seen) = (newer, seen);
         self.expunge_pending = true;
     }
 
     /// The client was told everything up to `newer`.
-    pub(super) fn advance(&mut self, newer: Snapshot) {
+    pub(super) fn advance(&mut self, newer: Snapshot, seen: Seen) {
         self.numbering = newer.clone();
-        self.told = newer;
+        (self.told, self.seen) = (newer, seen);
         self.expunge_pending = false;
     }
 

@@ -140,19 +140,29 @@ impl Session {
         self.channel.restart_deadline(patience);
     }
 
-    /// A CONDSTORE-enabling command was given: FETCH responses include MODSEQ (RFC 7162 3.1).
+    /// A CONDSTORE-enabling command was given: FETCH responses include MODSEQ (RFC 7162 3.1), if
+    /// the mailbox has them.
     pub(super) fn condstore(&self) -> bool {
         self.enabled.contains(Capability::CondStore)
+            && self.selected.as_ref().is_none_or(Selected::has_mod_seqs)
+    }
+
+    /// For commands with mod-sequences: RFC 7162 3.1.2.2.
+    pub(super) fn check_mod_seqs(&self) -> Result<(), Failure> {
+        match self.selected()?.has_mod_seqs() {
+            true => Ok(()),
+            false => Err(Failure::bad("This mailbox has no mod-sequences")),
+        }
     }
 
     /// RFC 7162 3.1: from the first CONDSTORE-enabling command on, FETCH responses include MODSEQ,
     /// and the client must know the HIGHESTMODSEQ of the selected mailbox.
     pub(super) fn enable_condstore(&mut self) {
-        if self.condstore() {
+        if self.enabled.contains(Capability::CondStore) {
             return;
         }
         self.enabled.insert(Capability::CondStore);
-        if let Some(selected) = &self.selected {
+        if let Some(selected) = self.selected.as_ref().filter(|it| it.has_mod_seqs()) {
             let code = Code::HighestModSeq(selected.told().status().told_mod_seq());
             self.writer().untagged(Status::Ok, Some(code), "Highest");
         }

@@ -6,13 +6,15 @@
 //! ([`OwnChange`]), since the client need not be told that again.
 
 use super::{
+    accounts::Seen,
     folder,
     reply::{Failure, Leave},
+    selected::Selected,
     state::Session,
 };
 use crate::{
     model::{FlagEdit, FlagMask, KEYWORDS_PER_MAILBOX_MAX, Uid},
-    protocol::imap::{FetchResponse, Updates, Writer},
+    protocol::imap::{Code, FetchResponse, Status, Updates, Writer},
     runtime::connection::ConnectionError,
     store::{Difference, Message, Snapshot},
 };
@@ -65,34 +67,49 @@ impl Session {
             return Err(Failure::Leave(Leave::Bye(selected.view.end())));
         };
         folder::check_readable(self)?;
-        if newer.is_same(selected.told()) && !(expunges && selected.expunge_pending()) {
+        let seen = selected.seen_news();
+        let is_known = newer.is_same(selected.told()) && seen.is_none();
+        if is_known && !(expunges && selected.expunge_pending()) {
             return Ok(());
         }
-        Ok(Box::pin(self.tell_news(newer, expunges, uid, own)).await?)
+        let seen = seen.unwrap_or_else(|| selected.seen().clone());
+        Ok(Box::pin(self.tell_news((newer, seen), expunges, uid, own)).await?)
     }
 
     async fn tell_news(
         &mut self,
-        newer: Snapshot,
+        (newer, newer_seen): (Snapshot, Seen),
         expunges: bool,
         uid: bool,
         own: Option<OwnChange<'_>>,
     ) -> Result<(), ConnectionError> {
         let Some(selected) = &mut self.selected else { return Ok(()) };
-        let before = selected.told().clone();
-        let difference = before.difference(&newer);
+        let (before, before_seen) = (selected.told().clone(), selected.seen().clone());
+        let mut difference = before.difference(&newer);
+        // Those that the client has not been told of have their flags fetched.
+        let known = newer.len().saturating_sub(difference.added);
+        let seen = before_seen.changed(&newer_seen, &newer).into_iter();
+        difference.changed.extend(seen.filter(|index| *index < known));
+        difference.changed.sort_unstable();
+        difference.changed.dedup();
         let lost = selected.expunge_pending() || !difference.expunged.is_empty();
         if lost && !expunges {
             // Numbers stay; new messages wait until the expunges are sent, since their numbers
             // would be wrong.
-            selected.advance_flags(newer.clone());
+            selected.advance_flags(newer.clone(), newer_seen.clone());
         } else {
-            self.tell_numbers(&newer, &difference).await?;
+            self.tell_numbers((&newer, &newer_seen), &difference).await?;
         }
         if difference.keywords {
             self.tell_keywords(newer.keywords());
         }
-        let news = FlagNews { before: &before, newer: &newer, own, uid };
+        if before_seen.is_personal() != newer_seen.is_personal()
+            && let Some(selected) = &self.selected
+        {
+            tell_highest(&mut Writer::new(self.channel.connection.output()), selected);
+        }
+        let (before, newer) = ((&before, &before_seen), (&newer, &newer_seen));
+        let news = FlagNews { before, newer, own, uid };
         self.tell_flags(&news, &difference.changed).await
     }
 
@@ -100,7 +117,7 @@ impl Session {
     /// then EXISTS and RECENT.
     async fn tell_numbers(
         &mut self,
-        newer: &Snapshot,
+        (newer, seen): (&Snapshot, &Seen),
         difference: &Difference,
     ) -> Result<(), ConnectionError> {
         let Some(selected) = &mut self.selected else { return Ok(()) };
@@ -112,7 +129,7 @@ impl Session {
             (&difference.expunged, difference.added)
         };
         selected.claim_recent(newer);
-        selected.advance(newer.clone());
+        selected.advance(newer.clone(), seen.clone());
         let recent = selected.recent_count(newer);
         for &index in expunged.iter().rev() {
             self.writer().expunge(index as u32 + 1);
@@ -136,7 +153,8 @@ impl Session {
             if count % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
                 self.channel.shard.executor.yield_now().await;
             }
-            let Some(message) = news.newer.get(index) else { continue };
+            let (newer, seen) = news.newer;
+            let Some(message) = newer.get(index) else { continue };
             let Some(selected) = &self.selected else { break };
             // Messages that came while an expunge is pending have no number yet.
             let Some(number) = selected.numbering().index_of(message.uid) else { continue };
@@ -151,7 +169,7 @@ impl Session {
                 response.uid(out, message.uid);
             }
             if flags {
-                response.flags(out, message.flags, news.newer.keywords(), recent);
+                response.flags(out, seen.flags(message), newer.keywords(), recent);
             }
             if mod_seq {
                 response.mod_seq(out, message.mod_seq);
@@ -182,10 +200,19 @@ pub(super) fn tell_permanent_flags(
     writer.permanent_flags(changeable.system, keywords, more);
 }
 
-/// The two snapshots between which changes of flags are sent.
+/// HIGHESTMODSEQ or NOMODSEQ (RFC 7162 3.1.2).
+pub(super) fn tell_highest(writer: &mut Writer<'_>, selected: &Selected) {
+    if selected.has_mod_seqs() {
+        let highest = Code::HighestModSeq(selected.told().status().told_mod_seq());
+        return writer.untagged(Status::Ok, Some(highest), "Highest");
+    }
+    writer.untagged(Status::Ok, Some(Code::NoModSeq), "Seen flags are each user's own");
+}
+
+/// The two states between which changes of flags are sent.
 struct FlagNews<'a> {
-    before: &'a Snapshot,
-    newer: &'a Snapshot,
+    before: (&'a Snapshot, &'a Seen),
+    newer: (&'a Snapshot, &'a Seen),
     own: Option<OwnChange<'a>>,
     /// FETCH responses name the UID.
     uid: bool,
@@ -194,13 +221,15 @@ struct FlagNews<'a> {
 impl FlagNews<'_> {
     /// Whether the client must be told the message's flags, and its mod-sequence.
     fn about(&self, message: &Message, condstore: bool) -> (bool, bool) {
-        let index = self.before.index_of(message.uid);
-        let Some(before) = index.and_then(|index| self.before.get(index)) else {
+        let (before, before_seen) = self.before;
+        let index = before.index_of(message.uid);
+        let Some(before) = index.and_then(|index| before.get(index)) else {
             return (true, condstore);
         };
         let own = self.own.as_ref().filter(|own| own.uids.binary_search(&message.uid).is_ok());
-        let expected = own.map_or(before.flags, |own| own.edit.apply(before.flags));
-        let flags = expected != message.flags;
+        let before = before_seen.flags(before);
+        let expected = own.map_or(before, |own| own.edit.apply(before));
+        let flags = expected != self.newer.1.flags(message);
         (flags, condstore && (flags || own.is_none_or(|own| own.mod_seqs)))
     }
 }

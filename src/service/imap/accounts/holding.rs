@@ -40,6 +40,7 @@ pub(in crate::service::imap) struct Holding {
 pub(in crate::service::imap) struct Listed {
     pub info: MailboxInfo,
     pub rights: Rights,
+    pub seen_is_personal: bool,
     /// The user may look up a mailbox below it.
     pub has_children: bool,
 }
@@ -136,6 +137,11 @@ impl Holding {
         Some((self.account.mailbox(mailbox)?, self.rights(mailbox)))
     }
 
+    /// Whether the user has a `\Seen` of his own in the mailbox: not in his own account.
+    pub(in crate::service::imap) fn seen_is_personal(&self, mailbox: MailboxId) -> bool {
+        self.account.id() != self.user.account && self.account.seen_is_personal(mailbox)
+    }
+
     fn may_look_up(&self, name: &str) -> bool {
         self.find(name).is_some_and(|(_, rights)| rights.contain(Right::Lookup))
     }
@@ -176,7 +182,9 @@ impl Holding {
             for name in &names {
                 let Some((info, rights)) = self.find(name) else { continue };
                 if rights.contain(Right::Lookup) && listed.len() < count {
-                    listed.push(Listed { has_children: self.has_children(name), info, rights });
+                    let seen_is_personal = self.seen_is_personal(info.id);
+                    let has_children = self.has_children(name);
+                    listed.push(Listed { info, rights, seen_is_personal, has_children });
                 }
             }
             let Some(last) = names.into_iter().next_back() else { break };

@@ -3,7 +3,8 @@
 //! A session on another shard has a lease: its shard follows the mailbox by one feed, however many
 //! of its sessions have the mailbox selected. The owner sends each newer state, of which only the
 //! latest waits ([`Teller`]): a slow shard costs the owner nothing. With each state comes the
-//! access list, so that a session loses a mailbox that its user may no longer read.
+//! access list, so that a session loses a mailbox that its user may no longer read, and whether
+//! `\Seen` is each user's own.
 //!
 //! A feed ends when no session follows it any more, when the owner's shard ends, and when the other
 //! shard does not renew it: the owner keeps no state for a shard that does nothing.
@@ -55,7 +56,8 @@ pub(super) struct News {
     /// `None` once the mailbox was deleted.
     snapshot: Option<Snapshot>,
     access: Option<Arc<[u8]>>,
-    /// How often the access list was changed.
+    seen_is_personal: bool,
+    /// How often one of the two was changed.
     access_changes: u64,
     /// Nothing comes any more, although the mailbox may be there.
     is_last: bool,
@@ -66,7 +68,8 @@ impl News {
     pub(super) fn of(account: &Account, mailbox: MailboxId) -> Option<News> {
         let (snapshot, access_changes) = account.published(mailbox)?;
         let access = account.with_access_list(mailbox, |list| list.map(Arc::from));
-        Some(News { snapshot: Some(snapshot), access, access_changes, is_last: false })
+        let (snapshot, seen_is_personal) = (Some(snapshot), account.seen_is_personal(mailbox));
+        Some(News { snapshot, access, seen_is_personal, access_changes, is_last: false })
     }
 
     /// The same mailbox after it was deleted.
@@ -300,6 +303,15 @@ impl View {
                 let by = |news: &News| rights_by(news.access.as_deref(), user, &groups, is_owner);
                 lease.feed.latest.with(by)
             }
+        }
+    }
+
+    /// Whether the user has a `\Seen` of his own in it.
+    pub(in crate::service::imap) fn seen_is_personal(&self) -> bool {
+        match self {
+            View::Here { view, holding } => holding.seen_is_personal(view.mailbox()),
+            // Of another shard, so not of the user.
+            View::There(lease) => lease.feed.latest.with(|news| news.seen_is_personal),
         }
     }
 

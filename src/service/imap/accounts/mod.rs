@@ -3,7 +3,7 @@
 //! Everything that an account decides is decided on its own shard, by a [`Holding`]: the account as
 //! one user may use it. A session reaches it through a [`Home`], directly or over the mesh, and
 //! hands it the work to be done there. [`View`] is a selected mailbox, of which the owner sends
-//! each newer state; [`Reading`] reads messages.
+//! each newer state; [`Reading`] reads messages; [`Seen`] is what the user has seen of it.
 
 mod distant;
 mod holding;
@@ -11,6 +11,7 @@ mod home;
 mod lease;
 mod moving;
 mod reading;
+mod seen;
 mod staging;
 
 use std::{rc::Rc, sync::Arc};
@@ -21,6 +22,7 @@ pub use lease::Leases;
 pub(super) use lease::View;
 pub(super) use moving::carry;
 pub(super) use reading::{CardSource, Reading};
+pub(super) use seen::{Seen, SeenBook, unseen};
 pub(super) use staging::{Attributes, Staged, Staging};
 
 use crate::{

@@ -6,15 +6,14 @@ use super::super::{
     reply::{Done, Reply, no_such_mailbox},
     selected::Selected,
     state::Session,
-    sync::tell_permanent_flags,
+    sync::{tell_highest, tell_permanent_flags},
 };
 use crate::{
-    model::{FlagMask, Flags, Right, Rights},
+    model::{FlagMask, Right, Rights},
     protocol::imap::{
         Code, Status, Writer,
         mailbox::select::{Examine, Select},
     },
-    store::Snapshot,
 };
 
 impl Handler for Select<'_> {
@@ -58,19 +57,10 @@ fn describe(writer: &mut Writer<'_>, selected: &Selected, changeable: FlagMask) 
     tell_permanent_flags(writer, snapshot.keywords(), changeable);
     writer.exists(snapshot.len() as u32);
     writer.recent(selected.recent_count(snapshot) as u32);
-    if status.unseen > 0
-        && let Some(number) = first_unseen(snapshot)
-    {
-        writer.untagged(Status::Ok, Some(Code::Unseen(number)), "First unseen");
+    if let Some(index) = selected.seen().first_unseen(snapshot) {
+        writer.untagged(Status::Ok, Some(Code::Unseen(index as u32 + 1)), "First unseen");
     }
     writer.untagged(Status::Ok, Some(Code::UidValidity(status.uid_validity)), "UIDs valid");
     writer.untagged(Status::Ok, Some(Code::UidNext(status.uid_next)), "Predicted next UID");
-    let highest = Code::HighestModSeq(status.told_mod_seq());
-    writer.untagged(Status::Ok, Some(highest), "Highest");
-}
-
-/// Sequence number of the first message without `\Seen`.
-fn first_unseen(snapshot: &Snapshot) -> Option<u32> {
-    let unseen = |message: &crate::store::Message| !message.flags.system.contains(Flags::SEEN);
-    snapshot.iter_from(0).position(unseen).map(|index| index as u32 + 1)
+    tell_highest(writer, selected);
 }

@@ -1,5 +1,5 @@
 //! STATUS (RFC 3501 6.3.10, RFC 7162 3.1.7, RFC 8438), also as part of LIST (RFC 5819). Answered
-//! from counters; no message is read.
+//! from counters; no message is read. Only UNSEEN is counted where `\Seen` is each user's own.
 
 use super::super::{
     folder::{self, Folder},
@@ -8,7 +8,7 @@ use super::super::{
     state::Session,
 };
 use crate::{
-    model::Right,
+    model::{ModSeq, Right},
     protocol::imap::{
         StatusValues,
         mailbox::status::{Status, StatusItems},
@@ -29,7 +29,7 @@ pub(super) async fn tell(
     folder: &Folder,
     items: StatusItems,
 ) -> Result<(), Failure> {
-    let status = folder.status().await?;
+    let status = folder.status(items.contains(StatusItems::UNSEEN)).await?;
     if items.contains(StatusItems::HIGHEST_MOD_SEQ) {
         session.enable_condstore();
     }
@@ -39,7 +39,11 @@ pub(super) async fn tell(
         uid_next: status.uid_next,
         uid_validity: status.uid_validity,
         unseen: status.unseen,
-        highest_mod_seq: status.told_mod_seq(),
+        // RFC 7162 3.1.7: 0 for a mailbox that tells none.
+        highest_mod_seq: match folder.has_mod_seqs() {
+            true => status.told_mod_seq(),
+            false => ModSeq(0),
+        },
         size: status.size,
     };
     session.writer().status(&folder.name(), items, &values);

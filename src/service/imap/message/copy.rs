@@ -23,7 +23,9 @@ impl Handler for Copy<'_> {
         if messages.is_empty() {
             return Done::ok("Nothing to copy");
         }
-        let copied = target.copy_in(session.selected()?, &messages).await?;
+        let selected = session.selected()?;
+        let copied = target.copy_in(selected, &messages).await?;
+        target.keep_seen(selected, &messages, &copied).await;
         let code =
             (!copied.uids.is_empty()).then_some(Code::CopyUid(copied.uid_validity, copied.uids));
         Ok(Done::Ok { code, text: "COPY completed" })
@@ -41,7 +43,9 @@ impl Handler for Move<'_> {
         if messages.is_empty() {
             return Done::ok("Nothing to move");
         }
-        let moved = target.move_in(session.selected()?, &messages).await?;
+        let selected = session.selected()?;
+        let moved = target.move_in(selected, &messages).await?;
+        target.keep_seen(selected, &messages, &moved).await;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
         if !moved.uids.is_empty() {
             let code = Code::CopyUid(moved.uid_validity, moved.uids);
@@ -51,8 +55,9 @@ impl Handler for Move<'_> {
     }
 }
 
-/// The messages of `set`. If another session expunged one of them, a command by number is refused
-/// as a whole (RFC 2180 4.4.2); by UID that message is skipped as nonexistent.
+/// The messages of `set`, with their flags as the user has them now. If another session expunged
+/// one of them, a command by number is refused as a whole (RFC 2180 4.4.2); by UID that message is
+/// skipped as nonexistent.
 async fn messages(
     session: &Session,
     uid: bool,
@@ -60,13 +65,14 @@ async fn messages(
 ) -> Result<Vec<Message>, Failure> {
     let selected = session.selected()?;
     let current = selected.view.current();
+    let seen = selected.seen_news().unwrap_or_else(|| selected.seen().clone());
     let mut messages = Vec::new();
     for index in selected.indexes(uid, set)?.into_iter().flatten() {
         session.turn_of_scan(index).await;
         let Some(message) = selected.message(index) else { continue };
         let newest = current.as_ref().and_then(|it| it.get(it.index_of(message.uid)?));
         match newest {
-            Some(newest) => messages.push(*newest),
+            Some(newest) => messages.push(seen.message(newest)),
             None if uid => {}
             None => return Err(Failure::no(Code::ExpungeIssued, "Some messages were expunged")),
         }

@@ -38,7 +38,11 @@ impl Handler for Fetch<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let folder = folder::selected(session, Rights::NONE).await?;
         let indexes = session.selected()?.indexes(self.uid, &self.set)?;
-        if self.items.contains(&FetchItem::ModSeq) {
+        let asks_mod_seq = self.items.contains(&FetchItem::ModSeq);
+        if asks_mod_seq || self.changed_since.is_some() {
+            session.check_mod_seqs()?;
+        }
+        if asks_mod_seq {
             session.enable_condstore();
         }
         let wanted = |message: &Message| self.changed_since.is_none_or(|it| message.mod_seq > it);
@@ -112,7 +116,7 @@ async fn set_seen(
     }
     let change = FlagChange::add(Flags::SEEN, Vec::new());
     // A full or broken disk must not prevent reading: then \Seen is not set.
-    let Ok(outcome) = folder.store_flags(&unseen, change, None).await else {
+    let Ok(outcome) = folder.store_flags(session.selected()?, &unseen, change, None).await else {
         return Ok(Vec::new());
     };
     let uids: Vec<Uid> = outcome.updated.iter().map(|(uid, _)| *uid).collect();

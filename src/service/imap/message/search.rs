@@ -50,6 +50,7 @@ impl Handler for Search<'_> {
         let now = session.channel.shard.executor.now();
         let query = Query::new(&self.key, self.charset.as_deref(), selected, now)?;
         if query.mod_seq {
+            session.check_mod_seqs()?;
             session.enable_condstore();
         }
         let selected = session.selected()?;

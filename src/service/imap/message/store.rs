@@ -17,6 +17,9 @@ use crate::{
 impl Handler for Store<'_> {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         session.writable()?;
+        if self.unchanged_since.is_some() {
+            session.check_mod_seqs()?;
+        }
         let folder = folder::selected(session, Rights::NONE).await?;
         let within = folder.rights().flags();
         if !may_store(self, within) {
@@ -42,7 +45,8 @@ impl Handler for Store<'_> {
         let system = self.flags.system;
         let change =
             FlagChange { within, ..FlagChange::new(self.action, system, keywords.clone()) };
-        let outcome = folder.store_flags(&uids, change, self.unchanged_since).await?;
+        let selected = session.selected()?;
+        let outcome = folder.store_flags(selected, &uids, change, self.unchanged_since).await?;
         tell(session, self, &keywords, &outcome).await?;
         // RFC 2180 4.2.2: the other messages are done; a client that uses numbers must learn that
         // some are gone.

@@ -44,6 +44,6 @@ async fn wait(session: &mut Session) -> Result<(), ConnectionError> {
     let Session { channel, selected, .. } = session;
     match selected {
         None => channel.listen().await,
-        Some(selected) => channel.listen_or(selected.view.changed(selected.told())).await,
+        Some(selected) => channel.listen_or(selected.changed()).await,
     }
 }

@@ -1,0 +1,469 @@
+//! `\Seen` that is each user's own (RFC 4314): in public mailboxes, and in those whose owner says
+//! so; with the mailbox on the sessions' shard and on another one.
+
+mod transcript;
+mod world;
+
+use std::rc::Rc;
+
+use ringmail::{
+    directory::{Directory, PeerLimits, SharedDirectory},
+    model::{AccountId, Flags, SeenSet, Uid},
+    runtime::{LocalFuture, connection::Connection},
+    service::{
+        Shard,
+        imap::{self, Outcome},
+    },
+    store::{Account, SeenIn},
+};
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of};
+
+fn serve(
+    connection: Connection,
+    shards: Rc<[Rc<Shard>]>,
+    entry: usize,
+) -> LocalFuture<'static, ()> {
+    Box::pin(async move {
+        let mut outcome = imap::run(connection, shards[entry].clone()).await;
+        while let Outcome::HandOver(connection, handover) = outcome {
+            let owner = shards[entry].owner_of(handover.identity.account);
+            let connection = Connection::attach(connection.detach());
+            outcome =
+                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
+        }
+    })
+}
+
+/// Their numbers begin at 1. Some are on each shard.
+const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
+
+fn number(name: &str) -> AccountId {
+    let index = USERS.iter().position(|user| *user == name).expect("a user");
+    AccountId(index as u64 + 1)
+}
+
+fn kit() -> Kit {
+    let shared = SharedDirectory::new(accounts_of(&USERS), PeerLimits::default());
+    Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
+}
+
+/// The answer to one command, up to its tagged response or BYE.
+fn answer(client: &mut Client, command: &str) -> String {
+    client.say(format!("t {command}\r\n"));
+    let mut found = String::new();
+    loop {
+        let more = transcript::Peer::receive(client);
+        assert!(!more.is_empty(), "closed after {command}: {found}");
+        found.push_str(&String::from_utf8(more).expect("UTF-8"));
+        let last = found.lines().next_back().unwrap_or_default();
+        if found.ends_with("\r\n") && (last.starts_with("t ") || last.starts_with("* BYE")) {
+            return found;
+        }
+    }
+}
+
+fn done(client: &mut Client, command: &str) -> String {
+    let told = answer(client, command);
+    assert!(told.contains("t OK "), "{command}: {told}");
+    told
+}
+
+fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {
+    let mut client = world.client();
+    client.read_to("* OK");
+    done(&mut client, &format!("LOGIN {name}@demo.test demo"));
+    client
+}
+
+/// Whose mailbox it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owner {
+    /// Alice: then it has the switch on.
+    Alice,
+    Public,
+}
+
+/// A mailbox with three messages, of which the shared flag of the first is `\Seen`, and two users
+/// who may do everything with it.
+struct Case<'k> {
+    kit: &'k Kit,
+    world: SimulatedWorld<'k>,
+    owner: Owner,
+    user_name: &'static str,
+    user: Client,
+    other: Client,
+    /// As the users name it.
+    name: &'static str,
+}
+
+impl<'k> Case<'k> {
+    fn new(kit: &'k Kit, owner: Owner, names: [&'static str; 2]) -> Case<'k> {
+        let mut options = world::options(true);
+        options.imap.administrators = USERS.iter().map(|it| format!("{it}@demo.test")).collect();
+        let world = SimulatedWorld::with_options(kit, serve, 0, options, 64 << 20);
+        let name = match owner {
+            Owner::Alice => "\"Other Users/alice@demo.test/box\"",
+            Owner::Public => "Shared/box",
+        };
+        let [user, other] = names.map(|name| log_in(&world, name));
+        let case = Case { kit, world, owner, user_name: names[0], user, other, name };
+        // One who may create it.
+        let (user, made) = match owner {
+            Owner::Alice => ("alice", "box"),
+            Owner::Public => ("bob", name),
+        };
+        let mut maker = log_in(&case.world, user);
+        done(&mut maker, &format!("CREATE {made}"));
+        done(&mut maker, &format!("SETACL {made} authuser lrswitekx"));
+        if owner == Owner::Alice {
+            case.switch("box", true);
+        }
+        for number in 1..=3 {
+            case.deliver("box", number == 1);
+        }
+        case
+    }
+
+    fn account(&self) -> AccountId {
+        match self.owner {
+            Owner::Alice => number("alice"),
+            Owner::Public => AccountId::PUBLIC,
+        }
+    }
+
+    /// Work on an account, at its shard.
+    fn with<T>(&self, account: AccountId, work: impl AsyncFnOnce(&Account) -> T) -> T {
+        let partition = self.world.shards.iter().find_map(|shard| shard.local_partition(account));
+        let partition = partition.expect("owned by a shard");
+        self.kit.simulation.run_until(async {
+            let account = partition.account(account).await.expect("account");
+            work(&account).await
+        })
+    }
+
+    fn switch(&self, name: &str, is_personal: bool) {
+        self.with(self.account(), async |account| {
+            let mailbox = account.mailbox_by_name(name).expect("mailbox").id;
+            account.set_seen_is_personal(mailbox, is_personal).await.expect("set");
+        });
+        self.world.settle();
+    }
+
+    fn deliver(&self, name: &str, seen: bool) {
+        let account = self.account();
+        let shards = self.world.shards.iter();
+        let partition = shards.filter_map(|shard| shard.local_partition(account)).next();
+        let partition = partition.expect("owned by a shard").clone();
+        let now = self.world.shards[0].executor.now();
+        self.with(account, async |account| {
+            let mut writer = partition.stage();
+            writer.write(b"Subject: x\r\n\r\nbody\r\n").await.expect("written");
+            let body = writer.finish(Vec::new()).await.expect("staged");
+            let mailbox = account.mailbox_by_name(name).expect("mailbox").id;
+            let flags = if seen { Flags::SEEN } else { Flags::default() };
+            account.append(mailbox, body, flags, &[], now).await.expect("appended");
+        });
+        self.world.settle();
+    }
+
+    /// What a user's account says that he has seen of the mailbox.
+    fn set_of(&self, user: &str, name: &str) -> SeenSet {
+        let owner = self.account();
+        let info = self.with(owner, async |account| account.mailbox_by_name(name).expect("there"));
+        let of = SeenIn { owner, mailbox: info.id, uid_validity: info.uid_validity };
+        self.with(number(user), async |account| account.with_seen(&of, |stored| of.decode(stored)))
+    }
+}
+
+/// Plays a case with a mailbox on the user's shard and on another one.
+fn each(play: impl Fn(&mut Case<'_>)) {
+    let kit = kit();
+    for owner in [Owner::Alice, Owner::Public] {
+        for names in [["bob", "carol"], ["carol", "bob"], ["dave", "erin"], ["erin", "frank"]] {
+            play(&mut Case::new(&kit, owner, names));
+        }
+    }
+}
+
+#[test]
+fn the_cases_are_of_one_shard_and_of_two() {
+    let shard = |account: AccountId| account.partition(2);
+    for owner in [number("alice"), AccountId::PUBLIC] {
+        let users = ["bob", "carol", "dave", "erin"].map(|name| shard(number(name)));
+        assert!(users.contains(&shard(owner)), "{owner}");
+        assert!(users.iter().any(|user| *user != shard(owner)), "{owner}");
+    }
+}
+
+/// The sequence numbers that a search finds.
+fn found(client: &mut Client, key: &str) -> String {
+    let told = done(client, &format!("SEARCH {key}"));
+    let line = told.lines().find_map(|line| line.strip_prefix("* SEARCH")).expect("SEARCH");
+    line.trim().to_owned()
+}
+
+fn unseen(client: &mut Client, name: &str) -> String {
+    let told = done(client, &format!("STATUS {name} (UNSEEN)"));
+    let (_, rest) = told.split_once("(UNSEEN ").expect("UNSEEN");
+    rest.split(')').next().expect("number").to_owned()
+}
+
+#[test]
+fn seen_is_each_users_own_everywhere() {
+    each(|case| {
+        let Case { user, other, name, .. } = case;
+        assert_eq!(unseen(user, name), "3");
+        let told = done(user, &format!("SELECT {name}"));
+        assert!(told.contains("* OK [UNSEEN 1]") && told.contains("[READ-WRITE]"), "{told}");
+        done(other, &format!("SELECT {name}"));
+        let told = done(user, "FETCH 1:3 FLAGS");
+        assert!(!told.contains("\\Seen"), "{told}");
+        assert_eq!((found(user, "SEEN"), found(user, "UNSEEN")), ("".into(), "1 2 3".into()));
+
+        // By reading, and by STORE in each of its forms.
+        let told = done(user, "FETCH 1:2 BODY[]");
+        assert_eq!(told.matches("FLAGS (\\Seen").count(), 2, "{told}");
+        assert_eq!((found(user, "SEEN"), found(user, "UNSEEN")), ("1 2".into(), "3".into()));
+        assert_eq!(unseen(user, name), "1");
+        let told = done(user, "STORE 2 -FLAGS (\\Seen)");
+        assert!(told.contains("* 2 FETCH (FLAGS (") && !told.contains("\\Seen"), "{told}");
+        let told = done(user, "STORE 3 +FLAGS (\\Seen \\Flagged)");
+        assert!(told.contains("* 3 FETCH (FLAGS (\\Flagged \\Seen"), "{told}");
+        let told = done(user, "STORE 1 FLAGS (\\Answered)");
+        assert!(told.contains("* 1 FETCH (FLAGS (\\Answered"), "{told}");
+        assert_eq!((found(user, "SEEN"), unseen(user, name)), ("3".into(), "2".into()));
+        let told = done(user, "UID STORE 1 FLAGS.SILENT (\\Seen)");
+        assert!(!told.contains("FETCH"), "{told}");
+        assert_eq!(found(user, "SEEN"), "1 3");
+        let told = done(user, "FETCH 1:3 (FLAGS UID)");
+        let flags: Vec<bool> = told
+            .lines()
+            .filter(|line| line.starts_with("* "))
+            .map(|line| line.contains("\\Seen"))
+            .collect();
+        assert_eq!(flags, [true, false, true], "{told}");
+
+        // The other user learns of the flags that are shared, and of nothing else.
+        case.world.settle();
+        let told = done(other, "NOOP");
+        assert!(
+            told.starts_with("* 3 FETCH (FLAGS (\\Flagged") && told.lines().count() == 2,
+            "{told}"
+        );
+        assert!(!told.contains("\\Seen"), "{told}");
+        assert_eq!((found(other, "SEEN"), unseen(other, name)), ("".into(), "3".into()));
+        done(other, "STORE 2 +FLAGS (\\Seen)");
+        assert!(!done(other, "FETCH 1,3 FLAGS").contains("\\Seen"));
+        let told = done(user, "NOOP");
+        assert!(!told.contains("FETCH"), "{told}");
+        assert_eq!(found(user, "SEEN"), "1 3");
+        // SELECT tells each his own first unseen message.
+        assert!(done(user, &format!("EXAMINE {name}")).contains("[UNSEEN 2]"));
+        assert!(done(other, &format!("EXAMINE {name}")).contains("[UNSEEN 1]"));
+        // Read-only, nothing is set.
+        done(user, "FETCH 2 BODY[]");
+        assert_eq!(found(user, "SEEN"), "1 3");
+    });
+}
+
+/// In his own mailbox an owner has the shared flag.
+#[test]
+fn owners_have_the_flag() {
+    let kit = kit();
+    for names in [["bob", "carol"], ["carol", "dave"], ["dave", "erin"]] {
+        let mut case = Case::new(&kit, Owner::Alice, names);
+        let mut owner = log_in(&case.world, "alice");
+        done(&mut owner, "SELECT box");
+        assert_eq!(
+            (found(&mut owner, "SEEN"), unseen(&mut owner, "box")),
+            ("1".into(), "2".into())
+        );
+        done(&mut case.user, &format!("SELECT {}", case.name));
+        done(&mut case.user, "STORE 2 +FLAGS (\\Seen)");
+        case.world.settle();
+        assert!(!done(&mut owner, "NOOP").contains("FETCH"));
+        done(&mut owner, "STORE 3 +FLAGS (\\Seen)");
+        done(&mut owner, "STORE 1 -FLAGS (\\Seen)");
+        case.world.settle();
+        let told = done(&mut case.user, "NOOP");
+        assert!(!told.contains("FETCH"), "{told}");
+        assert_eq!(
+            (found(&mut owner, "SEEN"), found(&mut case.user, "SEEN")),
+            ("3".into(), "2".into())
+        );
+        let told = done(&mut owner, "SELECT box (CONDSTORE)");
+        assert!(told.contains("[HIGHESTMODSEQ "), "{told}");
+    }
+}
+
+#[test]
+fn other_sessions_of_the_same_user_hear_of_it() {
+    each(|case| {
+        let mut second = log_in(&case.world, case.user_name);
+        done(&mut second, &format!("SELECT {}", case.name));
+        done(&mut case.other, &format!("SELECT {}", case.name));
+        second.say("i IDLE\r\n");
+        second.read_to("+ ");
+        case.other.say("i IDLE\r\n");
+        case.other.read_to("+ ");
+        done(&mut case.user, &format!("SELECT {}", case.name));
+        done(&mut case.user, "FETCH 2 BODY[]");
+        second.read_to("* 2 FETCH (FLAGS (\\Seen");
+        done(&mut case.user, "STORE 1:2 FLAGS.SILENT (\\Seen)");
+        second.read_to("* 1 FETCH (FLAGS (\\Seen");
+        second.say("DONE\r\n");
+        second.read_to("i OK");
+        case.world.settle();
+        case.other.say("DONE\r\n");
+        let told = case.other.read_to("i OK");
+        assert!(!told.contains("FETCH"), "{told}");
+        done(&mut second, "STORE 1 -FLAGS (\\Seen)");
+        let told = done(&mut case.user, "NOOP");
+        assert!(told.contains("* 1 FETCH (FLAGS (") && !told.contains("\\Seen"), "{told}");
+    });
+}
+
+#[test]
+fn the_right_to_change_it_is_needed() {
+    each(|case| {
+        let mut maker =
+            log_in(&case.world, if case.owner == Owner::Alice { "alice" } else { "bob" });
+        let name = if case.owner == Owner::Alice { "box" } else { case.name };
+        done(&mut maker, &format!("SETACL {name} -{}@demo.test s", case.user_name));
+        if (case.owner, case.user_name) == (Owner::Public, "bob") {
+            return;
+        }
+        done(&mut case.user, &format!("SELECT {}", case.name));
+        let told = answer(&mut case.user, "STORE 1 +FLAGS (\\Seen)");
+        assert!(told.starts_with("t NO [NOPERM]"), "{told}");
+        done(&mut case.user, "FETCH 1 BODY[]");
+        done(&mut case.user, "STORE 1 +FLAGS (\\Seen \\Flagged)");
+        assert_eq!(
+            (found(&mut case.user, "SEEN"), found(&mut case.user, "FLAGGED")),
+            ("".into(), "1".into())
+        );
+        assert!(case.set_of(case.user_name, "box").is_empty());
+    });
+}
+
+/// RFC 7162 3.1.2.2: the mod-sequences of the mailbox do not tell when a user's `\Seen` changed.
+#[test]
+fn there_are_no_mod_sequences() {
+    each(|case| {
+        let Case { user, name, .. } = case;
+        done(user, "ENABLE CONDSTORE");
+        let told = done(user, &format!("SELECT {name} (CONDSTORE)"));
+        assert!(told.contains("* OK [NOMODSEQ]") && !told.contains("HIGHESTMODSEQ"), "{told}");
+        let told = done(user, &format!("STATUS {name} (HIGHESTMODSEQ)"));
+        assert!(told.contains("(HIGHESTMODSEQ 0)"), "{told}");
+        for command in [
+            "FETCH 1 (MODSEQ)",
+            "FETCH 1 (FLAGS) (CHANGEDSINCE 1)",
+            "SEARCH MODSEQ 1",
+            "STORE 1 (UNCHANGEDSINCE 9) +FLAGS (\\Seen)",
+        ] {
+            let told = answer(user, command);
+            assert!(told.starts_with("t BAD This mailbox has no mod-seq"), "{command}: {told}");
+        }
+        let told = done(user, "STORE 1 +FLAGS (\\Seen \\Flagged)");
+        assert!(told.contains("FETCH") && !told.contains("MODSEQ"), "{told}");
+        assert!(!done(user, "FETCH 2 BODY[]").contains("MODSEQ"));
+        let told = done(user, "SELECT INBOX");
+        assert!(told.contains("[HIGHESTMODSEQ "), "{told}");
+    });
+}
+
+#[test]
+fn copies_are_as_seen_as_the_originals() {
+    each(|case| {
+        let name = case.name;
+        let twin = name.replace("box", "box/twin");
+        let flat = name.replace("box", "box/flat");
+        done(&mut case.user, &format!("CREATE {twin}"));
+        done(&mut case.user, &format!("CREATE {flat}"));
+        case.switch("box/flat", false);
+        let Case { user, other, .. } = case;
+        done(user, &format!("SELECT {name}"));
+        done(user, "STORE 2:3 +FLAGS (\\Seen)");
+        done(user, &format!("COPY 1:3 {twin}"));
+        done(user, &format!("COPY 1:3 {flat}"));
+        assert_eq!((unseen(user, &twin), unseen(other, &twin)), ("1".into(), "3".into()));
+        // There `\Seen` is the user's, for all.
+        assert_eq!((unseen(user, &flat), unseen(other, &flat)), ("1".into(), "1".into()));
+        done(other, &format!("SELECT {flat}"));
+        assert_eq!(found(other, "SEEN"), "2 3");
+        done(user, &format!("MOVE 3 {twin}"));
+        done(user, &format!("SELECT {twin}"));
+        assert_eq!(found(user, "SEEN"), "2 3 4");
+        assert_eq!(unseen(other, &twin), "4");
+    });
+}
+
+#[test]
+fn what_is_expunged_is_forgotten() {
+    each(|case| {
+        done(&mut case.other, &format!("SELECT {}", case.name));
+        done(&mut case.user, &format!("SELECT {}", case.name));
+        done(&mut case.user, "STORE 1,3 +FLAGS (\\Seen)");
+        done(&mut case.other, "STORE 1,2 +FLAGS (\\Deleted)");
+        done(&mut case.other, "EXPUNGE");
+        case.world.settle();
+        // The client of the user has the numbers still, and the messages their flags.
+        let told = done(&mut case.user, "FETCH 1:3 FLAGS");
+        assert_eq!(told.matches("\\Seen").count(), 2, "{told}");
+        done(&mut case.user, "NOOP");
+        assert_eq!(found(&mut case.user, "SEEN"), "1");
+        case.deliver("box", false);
+        done(&mut case.user, "NOOP");
+        assert_eq!(found(&mut case.user, "UNSEEN"), "2");
+        done(&mut case.user, "FETCH 2 BODY[]");
+        let set = case.set_of(case.user_name, "box");
+        assert_eq!(set.ranges().collect::<Vec<_>>(), [(Uid(3), Uid(4))]);
+        done(&mut case.user, "STORE 1:2 -FLAGS (\\Seen)");
+        assert!(case.set_of(case.user_name, "box").is_empty());
+        assert_eq!(unseen(&mut case.user, case.name), "2");
+    });
+}
+
+/// The owner's word counts at once, also for sessions that have the mailbox selected.
+#[test]
+fn the_switch_is_turned_while_the_mailbox_is_selected() {
+    each(|case| {
+        done(&mut case.user, "ENABLE CONDSTORE");
+        done(&mut case.user, &format!("SELECT {}", case.name));
+        done(&mut case.user, "STORE 2 +FLAGS (\\Seen)");
+        case.user.say("i IDLE\r\n");
+        case.user.read_to("+ ");
+        case.switch("box", false);
+        let told = case.user.read_to("* 3 FETCH");
+        assert!(told.contains("* OK [HIGHESTMODSEQ "), "{told}");
+        assert!(told.contains("* 1 FETCH (FLAGS (\\Seen"), "{told}");
+        case.user.say("DONE\r\n");
+        case.user.read_to("i OK");
+        assert_eq!(found(&mut case.user, "SEEN"), "1");
+        done(&mut case.user, "STORE 3 +FLAGS (\\Seen)");
+        assert_eq!(unseen(&mut case.other, case.name), "1");
+        case.switch("box", true);
+        let told = done(&mut case.user, "NOOP");
+        assert!(told.contains("* OK [NOMODSEQ]") && !told.contains("MODSEQ ("), "{told}");
+        assert_eq!(found(&mut case.user, "SEEN"), "2", "as it was");
+        assert_eq!(unseen(&mut case.other, case.name), "3");
+    });
+}
+
+#[test]
+fn a_mailbox_made_anew_inherits_nothing() {
+    each(|case| {
+        let name = case.name.replace("box", "box/sub");
+        done(&mut case.user, &format!("CREATE {name}"));
+        case.deliver("box/sub", false);
+        done(&mut case.user, &format!("SELECT {name}"));
+        done(&mut case.user, "STORE 1 +FLAGS (\\Seen)");
+        assert_eq!(unseen(&mut case.user, &name), "0");
+        done(&mut case.user, "UNSELECT");
+        done(&mut case.user, &format!("DELETE {name}"));
+        done(&mut case.user, &format!("CREATE {name}"));
+        case.deliver("box/sub", false);
+        assert_eq!(unseen(&mut case.user, &name), "1");
+    });
+}
