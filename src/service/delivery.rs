@@ -43,13 +43,16 @@ use crate::{
 
 mod known;
 mod outgoing;
+mod posting;
 mod redelivery;
 mod tell;
 
 pub use known::Deliveries;
+pub use posting::Poster;
 pub use redelivery::follow_queues;
 
 use known::Open;
+use posting::Posts;
 
 /// Octets sent to another shard at a time.
 const CHUNK_SIZE: usize = crate::store::BODY_CHUNK;
@@ -139,6 +142,7 @@ pub struct Delivery {
     prologue: Vec<u8>,
     /// Accounts whose copy goes to the Junk mailbox.
     quarantined: Accounts,
+    posts: Option<Arc<Posts>>,
     parts: SmallVec<[Part; 1]>,
     /// Octets not yet sent to remote partitions; unused if all are local.
     pending: Vec<u8>,
@@ -198,6 +202,7 @@ struct Order {
     class: MailClass,
     accounts: Accounts,
     quarantined: Accounts,
+    posts: Option<Arc<Posts>>,
     internal_date: Timestamp,
     delivery_id: Option<u128>,
     /// As [`DeliveryId::repetition`].
@@ -295,6 +300,7 @@ impl Delivery {
             summarizer: Summarizer::new(),
             prologue: Vec::new(),
             quarantined: Accounts::new(),
+            posts: None,
             parts,
             pending: Vec::new(),
             sent: 0,
@@ -352,6 +358,14 @@ impl Delivery {
     /// Sets the trail of its events.
     pub fn under(mut self, trail: Trail) -> Delivery {
         self.trail = Some(trail);
+        self
+    }
+
+    /// Names folders of accounts, at most one of each, for which `poster` may have the right.
+    ///
+    /// To be called before anything is pushed.
+    pub fn posted_by(mut self, poster: Poster, folders: Vec<(AccountId, Box<str>)>) -> Delivery {
+        self.posts = Some(Arc::new(Posts { poster, folders }));
         self
     }
 
@@ -581,6 +595,7 @@ impl Delivery {
             class: self.charge.class(),
             accounts: part.accounts.clone(),
             quarantined: self.quarantined.clone(),
+            posts: self.posts.clone(),
             internal_date: self.internal_date,
             delivery_id,
             repetition: self.repetition,
@@ -820,7 +835,10 @@ async fn commit_here(
         Some(_) => Some(shard.relay().mailbox(partition).await?),
         None => None,
     };
-    let targets = order.targets(outgoing.as_deref().unwrap_or_default());
+    let mut targets = order.targets(outgoing.as_deref().unwrap_or_default());
+    if let Some(posts) = &order.posts {
+        posting::direct(partition, posts, &mut targets).await;
+    }
     let outcome = partition.deliver_each(body, targets, id).await;
     if open.is_some() {
         known::look_after(shard, partition);

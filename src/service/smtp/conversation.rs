@@ -30,6 +30,7 @@ use crate::{
     service::{
         Shard, authentication,
         channel::{self, Channel, Dialogue, OUTPUT_MAX, Step},
+        delivery::Poster,
         intake::{Pace, STALL},
         relay,
     },
@@ -191,6 +192,10 @@ impl Dialogue for Conversation {
                 let added = judged.and_then(|disposition| {
                     self.envelope.add(&self.channel.shard, &recipient, disposition)
                 });
+                if let Some(identity) = &self.identity {
+                    let directory = &self.channel.shard.directory;
+                    self.envelope.note_poster(|| Poster::of(directory, identity));
+                }
                 match added {
                     Ok(()) => match &recipient.route {
                         Route::Rejected { status, text } => {

@@ -30,7 +30,7 @@ use crate::{
     service::{
         Shard,
         budget::Charge,
-        delivery::{Delivery, Failure},
+        delivery::{Delivery, Failure, Poster},
         signed_text::SignedText,
     },
     store::Partition,
@@ -51,6 +51,8 @@ const RECIPIENTS_KEPT: usize = 1024;
 /// memory if there were few.
 pub(super) struct Envelope {
     recipients: Recipients,
+    /// The user who sends to sub-addresses.
+    poster: Option<Poster>,
     /// The disposition for all of them so far.
     disposition: Disposition,
     delivery: Option<Box<Delivery>>,
@@ -130,6 +132,7 @@ impl Envelope {
     pub(super) fn new(shard: &Shard, class: MailClass, trail: Trail) -> Envelope {
         Envelope {
             recipients: Recipients::default(),
+            poster: None,
             disposition: Disposition::default(),
             delivery: None,
             opening: Opening::default(),
@@ -148,6 +151,7 @@ impl Envelope {
 
     pub(super) fn clear(&mut self) {
         self.recipients.clear();
+        self.poster = None;
         self.disposition = Disposition::default();
         self.delivery = None;
         self.passage = Passage::default();
@@ -156,6 +160,13 @@ impl Envelope {
         if self.recipients.memory() > RECIPIENTS_KEPT {
             self.recipients = Recipients::default();
             let _ = self.charge.set(0);
+        }
+    }
+
+    /// A user sends the message: asked for only if it matters.
+    pub(super) fn note_poster(&mut self, poster: impl FnOnce() -> Poster) {
+        if self.poster.is_none() && self.recipients.have_details() {
+            self.poster = Some(poster());
         }
     }
 
@@ -324,6 +335,10 @@ impl Envelope {
         let kept = accounts.filter(|(_, it)| delivered(*it) < Disposition::Discard);
         let class = self.charge.class();
         let mut delivery = Delivery::new(shard, kept.map(|(account, _)| account), class);
+        let folders = self.recipients.folders();
+        if !folders.is_empty() {
+            delivery = delivery.posted_by(self.poster.clone().unwrap_or_default(), folders);
+        }
         if self.queued().next().is_some() {
             delivery = delivery.with_queue();
             self.tls_required = Some(Box::default());

@@ -1,7 +1,7 @@
 //! Recipients: which addresses accept mail here, which are passed on, which senders are allowed,
 //! and what is kept of each RCPT.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -245,6 +245,10 @@ pub struct Recipients {
     list: Vec<Kept>,
     /// Those of aliases.
     several: Vec<Goal>,
+    /// Details of sub-addresses, with their recipient's place in the list.
+    details: Vec<(usize, AccountId, Box<str>)>,
+    /// Octets of them, about.
+    details_len: usize,
 }
 
 /// An accepted recipient.
@@ -323,12 +327,16 @@ impl Recipients {
         self.text.capacity()
             + self.list.capacity() * size_of::<Kept>()
             + self.several.capacity() * size_of::<Goal>()
+            + self.details.capacity() * size_of::<(usize, AccountId, Box<str>)>()
+            + self.details_len
     }
 
     pub(super) fn clear(&mut self) {
         self.text.clear();
         self.list.clear();
         self.several.clear();
+        self.details.clear();
+        self.details_len = 0;
     }
 
     /// Keeps a recipient who was not refused.
@@ -341,18 +349,28 @@ impl Recipients {
         self.text.push_str(recipient.path);
         self.text.push_str(orcpt);
         let reported = matches!(notify, Some(Notify::On { success: true, .. }));
-        let here = |account| match reported {
+        let at = self.list.len();
+        let (details, details_len) = (&mut self.details, &mut self.details_len);
+        let mut here = |account, detail: Option<&str>| match reported {
             true => Goal::Reported(account),
-            false => Goal::Account(account),
+            false => {
+                if let Some(detail) = detail {
+                    details.push((at, account, detail.into()));
+                    *details_len += detail.len();
+                }
+                Goal::Account(account)
+            }
         };
         let goal = match &recipient.route {
-            Route::Here { account, .. } | Route::Elsewhere { account, .. } => here(*account),
+            Route::Here { account, detail } | Route::Elsewhere { account, detail, .. } => {
+                here(*account, *detail)
+            }
             Route::Onward => Goal::Onward { start, len: path_len, reason: None },
             Route::Several(targets) => {
                 let first = self.several.len();
                 for target in targets.iter() {
                     let goal = match target {
-                        Target::Account { account, .. } => here(*account),
+                        Target::Account { account, detail } => here(*account, detail.as_deref()),
                         Target::Remote { address, reason } => {
                             let start = self.text.len() as u32;
                             let len = address.len().min(usize::from(u16::MAX)) as u16;
@@ -377,7 +395,32 @@ impl Recipients {
             if let Goal::Several(first, _) = kept.goal {
                 self.several.truncate(first as usize);
             }
+            self.details.retain(|(at, ..)| *at < self.list.len());
         }
+    }
+
+    /// Whether there is a sub-address.
+    pub(super) fn have_details(&self) -> bool {
+        !self.details.is_empty()
+    }
+
+    /// The accounts that are meant only by sub-addresses, and the detail of the first one.
+    pub(super) fn folders(&self) -> Vec<(AccountId, Box<str>)> {
+        if self.details.is_empty() {
+            return Vec::new();
+        }
+        let mut folders: BTreeMap<AccountId, (usize, &str)> = BTreeMap::new();
+        for (_, account, detail) in &self.details {
+            folders.entry(*account).or_insert((0, detail)).0 += 1;
+        }
+        for (account, _) in self.accounts() {
+            if let Some((count, _)) = folders.get_mut(&account) {
+                // One more than there are details: the account is meant by its address, too.
+                *count = count.wrapping_sub(1);
+            }
+        }
+        let only = folders.into_iter().filter(|(_, (count, _))| *count == 0);
+        only.map(|(account, (_, detail))| (account, detail.into())).collect()
     }
 
     /// The path of the only recipient.
@@ -452,6 +495,36 @@ impl Recipients {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_that_is_meant_without_a_detail_has_no_folder() {
+        // (account, detail) of each recipient; the folders
+        type Case<'a> = (&'a [(u64, Option<&'a str>)], &'a [(u64, &'a str)]);
+        const CASES: &[Case<'_>] = &[
+            (&[(1, None)], &[]),
+            (&[(1, Some("a")), (2, None)], &[(1, "a")]),
+            (&[(1, Some("a")), (1, Some("b"))], &[(1, "a")]),
+            (&[(1, Some("a")), (1, None)], &[]),
+            (&[(1, None), (1, None), (1, Some("a")), (2, Some("c"))], &[(2, "c")]),
+        ];
+        for (all, expected) in CASES {
+            let mut recipients = Recipients::default();
+            let recipient = |account, detail| Recipient {
+                path: "x@demo.test",
+                parameters: RecipientParameters::default(),
+                route: Route::Here { account: AccountId(account), detail },
+            };
+            for (account, detail) in *all {
+                recipients.push(&recipient(*account, *detail), Disposition::Deliver);
+                recipients.push(&recipient(*account, Some("gone")), Disposition::Deliver);
+                recipients.pop();
+            }
+            let folders = recipients.folders();
+            let folders: Vec<(u64, &str)> =
+                folders.iter().map(|(it, name)| (it.0, &**name)).collect();
+            assert_eq!(folders, *expected, "{all:?}");
+        }
+    }
 
     #[test]
     fn what_was_said_is_kept() {
