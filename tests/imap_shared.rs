@@ -7,13 +7,15 @@
 mod transcript;
 mod world;
 
-use std::rc::Rc;
+use std::{path::Path, rc::Rc};
 
 use ringmail::{
-    directory::{Directory, PeerLimits, SharedDirectory},
+    directory::{
+        Directory, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile,
+    },
     runtime::{LocalFuture, connection::Connection},
     service::{
-        Shard,
+        Shard, access,
         imap::{self, Outcome},
     },
 };
@@ -696,4 +698,83 @@ fn an_owner_that_has_gone_is_told() {
     // What is known here still is, and one's own mailboxes are there.
     done(&mut case.user, "FETCH 1:2 FLAGS");
     done(&mut case.user, "SELECT INBOX");
+}
+
+/// The accounts of a users file whose lines are these numbers and names.
+fn directory_of(users: &[(u64, &str)]) -> DirectorySnapshot {
+    // A password of each: accounts_of has it.
+    let hash = accounts_of(&["x"]).users()[0].hash.to_string();
+    let mut text = String::from("# next-id 100\n");
+    for (number, name) in users {
+        text.push_str(&format!("{number} {name}@demo.test {hash}\n"));
+    }
+    let file = UsersFile::parse(&text, Path::new("users")).expect("parsed");
+    let options =
+        DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };
+    DirectorySnapshot::new(&file, &options).expect("snapshot")
+}
+
+/// What was given to a removed account is gone, and nobody who gets its name has it; a renamed one
+/// keeps what it has and what it shares.
+#[test]
+fn rights_go_with_accounts_and_not_with_names() {
+    const BEFORE: &[(u64, &str)] = &[(1, "alice"), (2, "bob"), (3, "carol"), (4, "dave")];
+    for (owner_name, user_name) in [("alice", "bob"), ("alice", "carol"), ("bob", "dave")] {
+        let shared = SharedDirectory::new(directory_of(BEFORE), PeerLimits::default());
+        let replaced = shared.clone();
+        let kit = Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, (owner_name, user_name));
+        case.world.shards.iter().for_each(access::follow_accounts);
+        case.grant("box", "lrs");
+        // Somebody who has no account yet; then he has one.
+        done(&mut case.owner, "SETACL box eve@demo.test lr");
+        let list = |case: &mut Case<'_>| {
+            let told = done(&mut case.owner, "GETACL box");
+            lines(&told, "* ACL box ").join("")
+        };
+        let with = |world: &SimulatedWorld<'_>, change: &dyn Fn(&mut Vec<(u64, String)>)| {
+            let mut users: Vec<(u64, String)> =
+                BEFORE.iter().map(|(number, name)| (*number, (*name).to_owned())).collect();
+            change(&mut users);
+            let users: Vec<(u64, &str)> = users.iter().map(|(it, name)| (*it, &**name)).collect();
+            replaced.replace(directory_of(&users));
+            world.sleep(5);
+        };
+        with(&case.world, &|users| users.push((9, "eve".to_owned())));
+        // The user gets another name.
+        with(&case.world, &|users| {
+            users.push((9, "eve".to_owned()));
+            let renamed = users.iter_mut().find(|(_, name)| name == user_name);
+            renamed.expect("there").1 = "zoe".to_owned();
+        });
+        let mut zoe = log_in(&case.world, "zoe");
+        done(&mut zoe, &format!("SELECT {}", case.name("box")));
+        // So does the owner: his mailboxes are below the new one.
+        with(&case.world, &|users| {
+            let renamed = users.iter_mut().find(|(_, name)| name == owner_name);
+            renamed.expect("there").1 = "olga".to_owned();
+        });
+        let mut user = log_in(&case.world, user_name);
+        let told = done(&mut user, "LIST \"\" *");
+        assert!(told.contains("Other Users/olga@demo.test/box\""), "{told}");
+        assert!(!told.contains(&format!("Other Users/{owner_name}")), "{told}");
+        // Eve was removed with the last change: the entry is gone, though it had no number at first.
+        let told = list(&mut case);
+        assert!(told.contains(&format!("{user_name}@demo.test lrs")), "{told}");
+        assert!(!told.contains("eve"), "{told}");
+        // The user is removed, and somebody else gets the name.
+        with(&case.world, &|users| users.retain(|(_, name)| name != user_name));
+        let told = list(&mut case);
+        assert!(!told.contains(user_name), "{told}");
+        with(&case.world, &|users| {
+            users.retain(|(_, name)| name != user_name);
+            // On the same shard as before: only the number differs.
+            users.extend([(11, user_name.to_owned()), (12, "eve".to_owned())]);
+        });
+        for name in [user_name, "eve"] {
+            let mut other = log_in(&case.world, name);
+            let told = done(&mut other, "LIST \"\" *");
+            assert!(!told.contains("Other Users"), "{name}: {told}");
+        }
+    }
 }
