@@ -400,6 +400,25 @@ fn copies_are_as_seen_as_the_originals() {
 }
 
 #[test]
+fn appended_messages_are_seen_by_who_says_so() {
+    each(|case| {
+        let Case { user, other, name, .. } = case;
+        done(user, &format!("APPEND {name} (\\Seen \\Flagged) {{1+}}\r\nx"));
+        assert_eq!((unseen(user, name), unseen(other, name)), ("3".into(), "4".into()));
+        for (client, seen) in [(user, "4"), (other, "")] {
+            done(client, &format!("EXAMINE {name}"));
+            assert_eq!(
+                (found(client, "SEEN"), found(client, "FLAGGED")),
+                (seen.into(), "4".into())
+            );
+        }
+        // Nor is it the shared flag.
+        case.switch("box", false);
+        assert_eq!(unseen(&mut case.user, case.name), "3");
+    });
+}
+
+#[test]
 fn what_is_expunged_is_forgotten() {
     each(|case| {
         done(&mut case.other, &format!("SELECT {}", case.name));

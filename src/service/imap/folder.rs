@@ -215,7 +215,20 @@ impl Folder {
         body: Staged,
         attributes: Attributes,
     ) -> Result<Delivered, Failure> {
-        body.store(&self.home, self.info.id, attributes).await
+        let is_seen = attributes.flags.contains(Flags::SEEN);
+        let delivered = body.store(&self.home, self.info.id, attributes).await?;
+        if is_seen && self.seen_is_personal {
+            self.add_seen(&[delivered.uid]).await;
+        }
+        Ok(delivered)
+    }
+
+    /// New messages here are as if the user had read them, if he may say so. They are there,
+    /// whether this succeeds or not.
+    async fn add_seen(&self, uids: &[Uid]) {
+        if self.rights.contain(Right::Seen) {
+            let _ = self.seen_book.change(true, uids, None).await;
+        }
     }
 
     /// Whether its user is told mod-sequences: [`Selected::has_mod_seqs`].
@@ -272,10 +285,7 @@ impl Folder {
         let (mailbox, uids) = (self.info.id, uids.to_vec());
         let work = move |holding: Holding| async move {
             let rights = check(&holding, mailbox, &[Right::Read])?;
-            let mut within = change.within.and(rights.flags());
-            if holding.seen_is_personal(mailbox) {
-                within = within.without(Flags::SEEN);
-            }
+            let within = change.within.and(holding.shared_flags(mailbox, rights));
             let change = FlagChange { within, ..change };
             Ok(holding.account.store_flags(mailbox, &uids, change, unchanged_since).await?)
         };
@@ -364,8 +374,7 @@ impl Folder {
             uids
         });
         if self.seen_is_personal {
-            let _ = self.seen_book.change(true, &seen, None).await;
-            return;
+            return self.add_seen(&seen).await;
         }
         for (uids, action) in [(seen, FlagAction::Add), (unseen, FlagAction::Remove)] {
             if !uids.is_empty() {

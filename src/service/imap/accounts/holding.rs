@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     model::{
-        AccessList, AccountId, Asker, MailboxId, Right, Rights, SpecialUse, Subject, rights_stored,
+        AccessList, AccountId, Asker, FlagMask, Flags, MailboxId, Right, Rights, SpecialUse,
+        Subject, rights_stored,
     },
     protocol::imap::{Code, SEPARATOR},
     service::{
@@ -140,6 +141,18 @@ impl Holding {
     /// Whether the user has a `\Seen` of his own in the mailbox: not in his own account.
     pub(in crate::service::imap) fn seen_is_personal(&self, mailbox: MailboxId) -> bool {
         self.account.id() != self.user.account && self.account.seen_is_personal(mailbox)
+    }
+
+    /// Of the flags that all users share, those that one with `rights` may change.
+    pub(in crate::service::imap) fn shared_flags(
+        &self,
+        mailbox: MailboxId,
+        rights: Rights,
+    ) -> FlagMask {
+        match self.seen_is_personal(mailbox) {
+            true => rights.flags().without(Flags::SEEN),
+            false => rights.flags(),
+        }
     }
 
     fn may_look_up(&self, name: &str) -> bool {

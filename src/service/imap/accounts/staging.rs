@@ -19,7 +19,7 @@ use super::{
     lease::News,
 };
 use crate::{
-    model::{AccountId, Flags, MailClass, MailboxId, Right, Rights, Timestamp},
+    model::{AccountId, FlagMask, Flags, MailClass, MailboxId, Right, Rights, Timestamp},
     protocol::imap::Code,
     runtime::{
         executor::{Executor, Priority},
@@ -81,8 +81,7 @@ pub(in crate::service::imap) struct Attributes {
 
 impl Attributes {
     /// Without the flags that may not be set, which are left out (RFC 4314 4).
-    fn within(self, rights: Rights) -> Attributes {
-        let may_set = rights.flags();
+    fn within(self, may_set: FlagMask) -> Attributes {
         let keywords = if may_set.keywords { self.keywords } else { Vec::new() };
         Attributes { flags: self.flags & may_set.system, keywords, ..self }
     }
@@ -280,7 +279,8 @@ async fn store(
 ) -> Result<Delivered, Failure> {
     let rights = holding.get(mailbox).map(|(_, rights)| rights);
     permitted(rights, Rights::of(&[Right::Insert]), try_create)?;
-    let Attributes { flags, keywords, internal_date } = with.within(rights.unwrap_or_default());
+    let may_set = holding.shared_flags(mailbox, rights.unwrap_or_default());
+    let Attributes { flags, keywords, internal_date } = with.within(may_set);
     let stored = holding.account.append(mailbox, body, flags, &keywords, internal_date).await;
     stored.map_err(Failure::with_try_create)
 }
