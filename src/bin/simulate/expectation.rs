@@ -120,6 +120,14 @@ pub enum Op {
         uids: Vec<u32>,
         expunge: bool,
     },
+    /// To the INBOX of another account, perhaps of another partition.
+    Transfer {
+        account: u64,
+        source: u32,
+        other: u64,
+        uids: Vec<u32>,
+        expunge: bool,
+    },
     Flag {
         account: u64,
         mailbox: u32,
@@ -397,6 +405,18 @@ impl Client {
                         continue;
                     };
                     share.add(found, &self.share, (*account, *target), known.clone());
+                    if *expunge {
+                        share.messages.remove(&(*account, *source, *uid));
+                    }
+                }
+            }
+            Op::Transfer { account, source, other, uids, expunge } => {
+                for uid in uids {
+                    let Some(known) = self.share.messages.get(&(*account, *source, *uid)) else {
+                        continue;
+                    };
+                    let place = (*other, MailboxId::INBOX.0);
+                    share.add(found, &self.share, place, known.clone());
                     if *expunge {
                         share.messages.remove(&(*account, *source, *uid));
                     }

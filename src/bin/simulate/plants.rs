@@ -49,6 +49,10 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("lose-hold", Plant::LoseHold, "a start releases what is held"),
     ("end-early", Plant::EndEarly, "a message leaves with its first destination"),
     ("forget-part", Plant::ForgetPart, "who must wait ends with who is done with"),
+    ("expunge-early", Plant::ExpungeEarly, "a MOVE expunges before its target is durable"),
+    ("forget-intents", Plant::ForgetIntents, "a start forgets the moves that were begun"),
+    ("lose-ticket", Plant::LoseTicket, "the arrival of a move is not recorded"),
+    ("take-given-up", Plant::TakeGivenUp, "a move arrives after it was given up"),
     ("report-apart", Plant::ReportApart, "a report is logged after its reason"),
     ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
 ];

@@ -18,6 +18,7 @@ use crate::{
     service::{
         Shard,
         delivery::{Delivery, Failure},
+        transfer::{Consents, TransferFailure, Way, transfer},
     },
     store::{
         Account, BODY_CHUNK, CARD_PARTS, CardReader, FlagChange, MailboxStatus, MailboxView,
@@ -127,6 +128,17 @@ impl From<Failure> for Stop {
         match failure {
             Failure::Refused | Failure::OverQuota => Stop::Wrong(failure.to_string()),
             _ => Stop::Refused(failure.to_string()),
+        }
+    }
+}
+
+impl From<TransferFailure> for Stop {
+    fn from(failure: TransferFailure) -> Stop {
+        match failure {
+            TransferFailure::Full | TransferFailure::Unavailable => {
+                Stop::Refused(failure.to_string())
+            }
+            _ => Stop::Wrong(failure.to_string()),
         }
     }
 }
@@ -359,15 +371,18 @@ impl Session {
         self.life.running.set(self.life.running.get() - 1);
     }
 
-    /// Waits until all partitions have reopened, then takes over the result of the refused command:
-    /// it took effect or not. False if they take too long.
+    /// Waits until all partitions have reopened and no move is undecided, then takes over the
+    /// result of the refused command: it took effect or not. False if they take too long.
     async fn wait_for_disks(&self) -> Result<bool, Stop> {
         for idle in 0..300 {
             if self.life.over() {
                 return Ok(false);
             }
             let partitions = (0..PARTITIONS).map(|number| self.life.partition(number));
-            if partitions.into_iter().all(|partition| partition.trouble().is_none()) {
+            let is_well = |partition: Partition| {
+                partition.trouble().is_none() && partition.moves().begun().is_empty()
+            };
+            if partitions.into_iter().all(is_well) {
                 let found = self.look_at_own().await?;
                 let outcome = self.with_client(|client| {
                     // A queue may deliver it later.
@@ -490,6 +505,12 @@ impl Session {
                     }
                 }
             }
+            (Op::Transfer { other, .. }, Told::Uids(uids)) => {
+                let there = |uid| found.messages.contains_key(&(*other, MailboxId::INBOX.0, uid));
+                if let Some(uid) = uids.iter().find(|uid| !there(**uid)) {
+                    return Err(format!("{op:?} answered UID {uid}, where nothing is"));
+                }
+            }
             (Op::Flag { account, mailbox, .. }, Told::ModSeqs(updated)) => {
                 let share = self.share();
                 for (uid, mod_seq) in updated {
@@ -529,7 +550,8 @@ enum Told {
 /// Messages and mailboxes that `op` removes.
 fn removals(op: &Op, home: u64) -> Vec<Key> {
     match op {
-        Op::Copy { source, uids, expunge: true, .. } => {
+        Op::Copy { source, uids, expunge: true, .. }
+        | Op::Transfer { source, uids, expunge: true, .. } => {
             uids.iter().map(|uid| (home, *source, *uid)).collect()
         }
         Op::Remove { mailbox, uids, .. } => uids.iter().map(|uid| (home, *mailbox, *uid)).collect(),
@@ -548,7 +570,7 @@ impl Session {
     fn choose(&self) -> Option<Op> {
         let share = self.share();
         let home = self.home;
-        Some(match self.pick(28) {
+        Some(match self.pick(31) {
             0..=5 => self.choose_delivery(),
             6..=8 => Op::Append {
                 account: home,
@@ -589,6 +611,23 @@ impl Session {
             23..=24 => self.choose_properties(&share),
             25..=26 => self.choose_grant(&share),
             22 => Op::Compact { partition: self.pick(usize::from(PARTITIONS)) as u16 },
+            27..=29 => {
+                let source = self.own_mailbox(&share);
+                let uids = self.own_messages(&share, source);
+                let mut others = self.life.accounts.iter().copied().filter(|it| *it != home);
+                let other = others.nth(self.pick(self.life.accounts.len() - 1))?;
+                // A delivery that may still come there could not be told from the copy.
+                let may_come = |token: u64| {
+                    self.with_client(|client| {
+                        let floating = client.floating.get(&token);
+                        floating.is_some_and(|it| it.accounts.contains(&other))
+                    })
+                };
+                let token = |uid: u32| Some(share.messages.get(&(home, source, uid))?.token);
+                let uids = uids.into_iter().filter(|uid| !token(*uid).is_some_and(may_come));
+                let uids = uids.collect();
+                Op::Transfer { account: home, source, other, uids, expunge: self.pick(2) == 0 }
+            }
             _ => Op::Checkpoint { partition: self.pick(usize::from(PARTITIONS)) as u16 },
         })
     }
@@ -711,6 +750,18 @@ impl Session {
                 }
             }
             Op::Race { .. } => self.race().await,
+            Op::Transfer { source, other, uids, expunge, .. } => {
+                let account = self.life.account(self.home).await?;
+                let source = MailboxId(*source);
+                let messages = messages(&account, source, uids).await?;
+                let way = if *expunge { Way::Move } else { Way::Copy };
+                let shard = &self.life.shards[self.pick(self.life.shards.len())];
+                let (from, to) = ((account.id(), source), (AccountId(*other), MailboxId::INBOX));
+                drop(account);
+                let consents = Consents::all();
+                let copied = transfer(shard, from, messages, to, way, consents).await?;
+                Ok(Told::Uids(copied.uids.iter().map(|(_, uid)| uid.0).collect()))
+            }
             op => self.carry_out_at_home(op).await,
         }
     }
