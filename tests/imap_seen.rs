@@ -399,6 +399,28 @@ fn copies_are_as_seen_as_the_originals() {
     });
 }
 
+/// To the user's own mailbox, where `\Seen` is a flag, and back.
+#[test]
+fn copies_to_other_accounts_are_as_seen_as_the_originals() {
+    each(|case| {
+        let Case { user, other, name, .. } = case;
+        done(user, "CREATE mine");
+        done(user, &format!("SELECT {name}"));
+        done(user, "STORE 3 +FLAGS (\\Seen)");
+        done(user, "COPY 1:3 mine");
+        assert_eq!(unseen(user, "mine"), "2");
+        done(user, "SELECT mine");
+        assert_eq!(found(user, "SEEN"), "3");
+        done(user, &format!("COPY 2:3 {name}"));
+        assert_eq!((unseen(user, name), unseen(other, name)), ("3".into(), "5".into()));
+        done(user, &format!("MOVE 1,3 {name}"));
+        assert_eq!((unseen(user, name), unseen(other, name)), ("4".into(), "7".into()));
+        // Nothing of it is the shared flag.
+        case.switch("box", false);
+        assert_eq!(unseen(&mut case.other, case.name), "6");
+    });
+}
+
 #[test]
 fn appended_messages_are_seen_by_who_says_so() {
     each(|case| {

@@ -315,7 +315,8 @@ impl Folder {
         let (source, messages) = (source.mailbox(), messages.to_vec());
         let mailbox = self.info.id;
         let work = move |holding: Holding| async move {
-            let kept = check(&holding, mailbox, &[Right::Insert])?.flags();
+            let rights = check(&holding, mailbox, &[Right::Insert])?;
+            let kept = holding.flags_of_copies(source, mailbox, rights);
             check(&holding, source, &[Right::Read])?;
             let account = &holding.account;
             let copied = account.copy_keeping(source, &messages, mailbox, kept).await;
@@ -336,7 +337,8 @@ impl Folder {
         let (source, messages) = (source.mailbox(), messages.to_vec());
         let mailbox = self.info.id;
         let work = move |holding: Holding| async move {
-            let kept = check(&holding, mailbox, &[Right::Insert])?.flags();
+            let rights = check(&holding, mailbox, &[Right::Insert])?;
+            let kept = holding.flags_of_copies(source, mailbox, rights);
             check(&holding, source, &[Right::Read, Right::DeleteMessages, Right::Expunge])?;
             let account = &holding.account;
             let moved = account.move_keeping(source, &messages, mailbox, kept).await;
@@ -352,7 +354,12 @@ impl Folder {
         way: Way,
     ) -> Result<Copied, Failure> {
         let from = (&source.home, source.mailbox());
-        carry(from, messages.to_vec(), (&self.home, self.info.id), way).await
+        let kept = match source.view.seen_is_personal() {
+            // Not the user's.
+            true => FlagMask::ALL.without(Flags::SEEN),
+            false => FlagMask::ALL,
+        };
+        carry(from, messages.to_vec(), (&self.home, self.info.id), kept, way).await
     }
 
     /// Makes copies of `messages` in this mailbox as seen as the user has seen those, if `\Seen` is
@@ -362,25 +369,19 @@ impl Folder {
         if !self.seen_is_personal && !source.view.seen_is_personal() {
             return;
         }
-        let was_seen = |uid: &Uid| {
-            let index = messages.binary_search_by_key(uid, |message| message.uid).ok();
+        let was_seen = |uid: Uid| {
+            let index = messages.binary_search_by_key(&uid, |message| message.uid).ok();
             let message = index.and_then(|index| messages.get(index));
             message.is_some_and(|message| message.flags.system.contains(Flags::SEEN))
         };
-        let (seen, unseen): (Vec<_>, Vec<_>) = copied.uids.iter().partition(|it| was_seen(&it.0));
-        let [seen, unseen] = [seen, unseen].map(|pairs: Vec<(Uid, Uid)>| {
-            let mut uids: Vec<Uid> = pairs.into_iter().map(|(_, copy)| copy).collect();
-            uids.sort_unstable();
-            uids
-        });
+        let seen = copied.uids.iter().filter(|(original, _)| was_seen(*original));
+        let mut seen: Vec<Uid> = seen.map(|(_, copy)| *copy).collect();
+        seen.sort_unstable();
         if self.seen_is_personal {
-            return self.add_seen(&seen).await;
-        }
-        for (uids, action) in [(seen, FlagAction::Add), (unseen, FlagAction::Remove)] {
-            if !uids.is_empty() {
-                let change = FlagChange::new(action, Flags::SEEN, Vec::new());
-                let _ = self.store_shared_flags(&uids, change, None).await;
-            }
+            self.add_seen(&seen).await;
+        } else if !seen.is_empty() {
+            let change = FlagChange::add(Flags::SEEN, Vec::new());
+            let _ = self.store_shared_flags(&seen, change, None).await;
         }
     }
 

@@ -140,7 +140,7 @@ impl Holding {
 
     /// Whether the user has a `\Seen` of his own in the mailbox: not in his own account.
     pub(in crate::service::imap) fn seen_is_personal(&self, mailbox: MailboxId) -> bool {
-        self.account.id() != self.user.account && self.account.seen_is_personal(mailbox)
+        seen_is_personal(&self.account, mailbox, &self.user)
     }
 
     /// Of the flags that all users share, those that one with `rights` may change.
@@ -149,7 +149,18 @@ impl Holding {
         mailbox: MailboxId,
         rights: Rights,
     ) -> FlagMask {
-        match self.seen_is_personal(mailbox) {
+        shared_flags(&self.account, mailbox, &self.user, rights)
+    }
+
+    /// Of the flags that all users share, those that copies made by one with `rights` have. The
+    /// `\Seen` of a source where the user has one of his own is not his.
+    pub(in crate::service::imap) fn flags_of_copies(
+        &self,
+        source: MailboxId,
+        target: MailboxId,
+        rights: Rights,
+    ) -> FlagMask {
+        match self.seen_is_personal(source) && !self.seen_is_personal(target) {
             true => rights.flags().without(Flags::SEEN),
             false => rights.flags(),
         }
@@ -308,6 +319,23 @@ impl Holding {
             true => Ok(()),
             false => Err(StoreError::NotPermitted("Not allowed on this mailbox")),
         }
+    }
+}
+
+fn seen_is_personal(account: &Account, mailbox: MailboxId, user: &User) -> bool {
+    account.id() != user.account && account.seen_is_personal(mailbox)
+}
+
+/// Of the flags that all users share, those that one with `rights` may change.
+pub(super) fn shared_flags(
+    account: &Account,
+    mailbox: MailboxId,
+    user: &User,
+    rights: Rights,
+) -> FlagMask {
+    match seen_is_personal(account, mailbox, user) {
+        true => rights.flags().without(Flags::SEEN),
+        false => rights.flags(),
     }
 }
 

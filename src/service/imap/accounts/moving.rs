@@ -6,21 +6,22 @@ use std::sync::Arc;
 use super::{
     super::reply::{Failure, no_such_mailbox, try_create},
     distant::unreachable_now,
-    holding::{NOT_ALLOWED, groups_of, is_owner, not_allowed, rights_by},
+    holding::{NOT_ALLOWED, groups_of, is_owner, not_allowed, rights_by, shared_flags},
     home::Home,
 };
 use crate::{
-    model::{MailboxId, Right, Rights},
+    model::{FlagMask, MailboxId, Right, Rights},
     service::transfer::{Consent, Consents, TransferFailure, Way, transfer},
     store::{Account, Copied, Message, StoreError},
 };
 
 /// Copies or moves messages into a mailbox of another account, with the flags that the user may set
-/// there.
+/// there, of those in `kept`.
 pub(in crate::service::imap) async fn carry(
     (source, from): (&Home, MailboxId),
     messages: Vec<Message>,
     (target, to): (&Home, MailboxId),
+    kept: FlagMask,
     way: Way,
 ) -> Result<Copied, Failure> {
     let needed = match way {
@@ -28,8 +29,8 @@ pub(in crate::service::imap) async fn carry(
         Way::Move => Rights::of(&[Right::Read, Right::DeleteMessages, Right::Expunge]),
     };
     let consents = Consents {
-        source: consent(source, needed),
-        target: consent(target, Rights::of(&[Right::Insert])),
+        source: consent(source, needed, kept),
+        target: consent(target, Rights::of(&[Right::Insert]), kept),
     };
     let (from, to) = ((source.account(), from), (target.account(), to));
     let carried = transfer(source.shard(), from, messages, to, way, consents).await;
@@ -39,8 +40,9 @@ pub(in crate::service::imap) async fn carry(
     carried.map_err(Failure::from)
 }
 
-/// Whether the user has `needed` on a mailbox at the moment of the question.
-fn consent(home: &Home, needed: Rights) -> Consent {
+/// Whether the user has `needed` on a mailbox at the moment of the question. A `\Seen` of the
+/// user's own is no flag of the messages there.
+fn consent(home: &Home, needed: Rights, kept: FlagMask) -> Consent {
     let (shard, user) = (home.shard(), home.user().clone());
     let is_owner = is_owner(shard, home.account(), &user);
     let groups = groups_of(shard, &user);
@@ -48,7 +50,7 @@ fn consent(home: &Home, needed: Rights) -> Consent {
         let by = |list: Option<&[u8]>| rights_by(list, &user, &groups, is_owner);
         let rights = account.with_access_list(mailbox, by);
         match needed.without(rights).is_empty() {
-            true => Ok(rights.flags()),
+            true => Ok(kept.and(shared_flags(account, mailbox, &user, rights))),
             false if rights.contain(Right::Lookup) => Err(StoreError::NotPermitted(NOT_ALLOWED)),
             false => Err(StoreError::NoSuchMailbox),
         }
