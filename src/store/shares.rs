@@ -74,12 +74,6 @@ impl Shares {
                 .any(|grantee| index.owners(&grantee).binary_search(&owner).is_ok())
     }
 
-    /// The accounts whose lists name this user, by number or by name; ascending. For cleaning up
-    /// when the account is removed.
-    pub fn owners_naming(&self, account: AccountId, name: &str) -> Vec<AccountId> {
-        self.owners_of(&[Grantee::Account(account), Grantee::Name(name.into())])
-    }
-
     fn owners_of(&self, grantees: &[Grantee]) -> Vec<AccountId> {
         let mut owners = Vec::new();
         for index in &self.partitions {

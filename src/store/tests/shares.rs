@@ -188,9 +188,6 @@ fn askers_find_owners() {
                 assert_eq!(shares.has(owner, &asker), expected.contains(&owner), "{owner} {name}");
             }
         }
-        let naming = |account, name| shares.owners_naming(AccountId(account), name);
-        assert_eq!(naming(9, "bob"), [AccountId(4), AccountId(6)]);
-        assert_eq!(naming(10, "nobody"), []);
         assert!(!Shares::default().has(ALICE, &asker(2, "bob", &[])));
     });
 }
