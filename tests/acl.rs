@@ -1,0 +1,115 @@
+//! `ringmail acl` with a running server and without one, its events, and what becomes of entries
+//! when an account is removed.
+
+mod demo_server;
+mod transcript;
+
+use std::time::Duration;
+
+use demo_server::{DemoServer, SMTP};
+
+const SETTINGS: [&str; 1] = ["events.administration=true"];
+
+#[test]
+fn operators_change_lists() {
+    let server = DemoServer::start_with(SMTP, &SETTINGS);
+    // (arguments, what is printed; nothing: it is refused)
+    const STEPS: &[(&[&str], &str)] = &[
+        (&["list"], ""),
+        (&["set", "Shared", "News", "anyone", "lrp"], ""),
+        (&["set", "alice@demo.test", "New", "anyone", "l", "--create"], ""),
+        (&["set", "Shared", "inbox", "anyone", "l", "--create"], ""),
+        (&["set", "Shared", "a//b", "anyone", "l", "--create"], ""),
+        (
+            &["set", "Shared", "News", "anyone", "lrp", "--create"],
+            "created Shared/News\nShared/News: anyone no rights -> lrp\n",
+        ),
+        (
+            &["set", "Shared", "News", "anyone", "prl", "--create"],
+            "Shared/News: anyone has lrp already\n",
+        ),
+        (
+            &["set", "alice@demo.test", "INBOX", "-bob@demo.test", "+r"],
+            "alice@demo.test/INBOX: -bob@demo.test no rights -> r\n",
+        ),
+        (
+            &["set", "ALICE@demo.test", "inbox", "bob", "lrs"],
+            "alice@demo.test/INBOX: bob@demo.test no rights -> lrs\n",
+        ),
+        (
+            &["set", "alice@demo.test", "INBOX", "bob@demo.test", "-s", "--json"],
+            "{\"verb\":\"set\",\"account\":1,\"owner\":\"alice@demo.test\",\"mailbox\":\"INBOX\",\
+             \"identifier\":\"bob@demo.test\",\"before\":\"lrs\",\"after\":\"lr\",\
+             \"created\":false,\"dry_run\":false}\n",
+        ),
+        (
+            &["set", "alice@demo.test", "INBOX", "alice@demo.test", "r"],
+            "alice@demo.test/INBOX: owner lrswipkxtea -> lra\n",
+        ),
+        (
+            &["set", "alice@demo.test", "INBOX", "$staff", "l"],
+            "alice@demo.test/INBOX: $staff no rights -> l\n",
+        ),
+        (&["set", "alice@demo.test", "INBOX", "bob@demo.test", "7"], ""),
+        (&["set", "nobody@demo.test", "INBOX", "bob@demo.test", "l"], ""),
+        (
+            &["remove", "alice@demo.test", "INBOX", "owner", "--dry-run"],
+            "would change alice@demo.test/INBOX: owner lra -> lrswipkxtea\n",
+        ),
+        (
+            &["remove", "alice@demo.test", "INBOX", "owner"],
+            "alice@demo.test/INBOX: owner lra -> lrswipkxtea\n",
+        ),
+        (&["list", "alice@demo.test", "Nowhere"], ""),
+        (
+            &["list", "alice@demo.test", "Drafts"],
+            "alice@demo.test/Drafts\n  no entries: its owner has every right, others have none\n",
+        ),
+        (
+            &["list", "Shared", "--json"],
+            "{\"account\":null,\"owner\":\"Shared\",\"mailbox\":\"News\",\"entries\":[\
+             {\"identifier\":\"anyone\",\"account\":null,\"rights\":\"lrp\"}]}\n",
+        ),
+        (
+            &["list", "alice@demo.test"],
+            "alice@demo.test/INBOX\n  -bob@demo.test r\n  bob@demo.test lr\n  $staff l\n",
+        ),
+    ];
+    for (arguments, expected) in STEPS {
+        let arguments: Vec<&str> = ["acl"].iter().chain(*arguments).copied().collect();
+        assert_eq!(server.ask(&arguments), *expected, "{arguments:?}");
+    }
+    // Every owner, on any shard.
+    let all = server.ask(&["acl", "list"]);
+    assert!(all.contains("Shared/News\n") && all.contains("alice@demo.test/INBOX\n"), "{all}");
+
+    // The account is removed, and its name is given to somebody else.
+    server.ask(&["user", "remove", "bob@demo.test"]);
+    let without_bob = "alice@demo.test/INBOX\n  $staff l\n";
+    wait_for(|| server.ask(&["acl", "list", "alice@demo.test"]) == without_bob);
+    let folder = tempfile::tempdir().expect("a folder");
+    let accounts = folder.path().join("accounts");
+    std::fs::write(&accounts, "bob@demo.test demo\n").expect("written");
+    server.ask(&["user", "import", accounts.to_str().expect("UTF-8")]);
+    assert_eq!(server.ask(&["acl", "list", "alice@demo.test"]), without_bob);
+
+    let told = |part: &str| server.events().lines().filter(|line| line.contains(part)).count();
+    wait_for(|| told("\"cause\":\"account_removed\"") == 2);
+    assert_eq!(told("\"event\":\"public_mailbox_created\""), 1);
+    // A change that changes nothing is none.
+    assert_eq!(told("\"event\":\"access_changed\""), 7 + 2);
+    let line = "\"mailbox\":1,\"name\":\"INBOX\",\"identifier\":\"bob@demo.test\",\"before\":\"lrs\",\
+                \"after\":\"lr\"";
+    assert_eq!(told(line), 1);
+}
+
+/// It happens in the background, within seconds.
+fn wait_for(mut done: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("it did not happen");
+}
