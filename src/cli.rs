@@ -706,6 +706,7 @@ Examples:
         place: Place,
     },
     /// Set, add (+) or take away (-) rights of an identifier on a mailbox
+    #[command(override_usage = "ringmail acl set [OPTIONS] ACCOUNT MAILBOX IDENTIFIER [+|-]RIGHTS")]
     #[command(after_help = "\
 Examples (set; add; take away):
   ringmail acl set Shared News anyone lrp --create --config ringmail.toml
@@ -731,6 +732,7 @@ Examples (set; add; take away):
         place: Place,
     },
     /// Remove the entry of an identifier
+    #[command(override_usage = "ringmail acl remove [OPTIONS] ACCOUNT MAILBOX IDENTIFIER")]
     #[command(after_help = "\
 Examples:
   ringmail acl remove Shared News anyone --dry-run --config ringmail.toml
@@ -929,6 +931,7 @@ mod tests {
                 // What follows two spaces says what it is for.
                 let line = line.split("  ").next().unwrap_or_default();
                 let line = line.split(" < ").next().unwrap_or_default();
+                let line = line.split(" | ").next().unwrap_or_default();
                 let words = ["ringmail"].into_iter().chain(line.split_whitespace());
                 if let Err(error) = Arguments::try_parse_from(words) {
                     panic!("{path}: {line}: {error}");
