@@ -691,7 +691,9 @@ fn an_owner_that_has_gone_is_told() {
     let name = case.name("box");
     done(&mut case.user, &format!("SELECT {name}"));
     case.world.shards[0].mesh.close();
-    for command in ["STORE 1 +FLAGS (\\Seen)", "FETCH 1 BODY[]", &format!("STATUS {name} (MESSAGES)")] {
+    for command in
+        ["STORE 1 +FLAGS (\\Seen)", "FETCH 1 BODY[]", &format!("STATUS {name} (MESSAGES)")]
+    {
         let told = answer(&mut case.user, command);
         assert!(told.contains("t NO [UNAVAILABLE]"), "{command}: {told}");
     }
@@ -758,7 +760,7 @@ fn rights_go_with_accounts_and_not_with_names() {
         let told = done(&mut user, "LIST \"\" *");
         assert!(told.contains("Other Users/olga@demo.test/box\""), "{told}");
         assert!(!told.contains(&format!("Other Users/{owner_name}")), "{told}");
-        // Eve was removed with the last change: the entry is gone, though it had no number at first.
+        // Eve was removed with the last change: the entry, at first without a number, is gone.
         let told = list(&mut case);
         assert!(told.contains(&format!("{user_name}@demo.test lrs")), "{told}");
         assert!(!told.contains("eve"), "{told}");
