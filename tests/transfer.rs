@@ -42,7 +42,7 @@ fn others() -> [AccountId; 3] {
 fn body(n: usize) -> Vec<u8> {
     let len = if n.is_multiple_of(3) { BODY_CHUNK + 4_000 } else { 900 + n };
     let mut body = format!("Subject: {n}\r\n\r\n").into_bytes();
-    body.extend((0..len).map(|at| (at * (n + 1) >> 3) as u8));
+    body.extend((0..len).map(|at| ((at * (n + 1)) >> 3) as u8));
     body
 }
 

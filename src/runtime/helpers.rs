@@ -29,6 +29,9 @@ const FREE_INTERVAL: Duration = Duration::from_millis(5);
 
 struct Helpers {
     calls: WorkerPool,
+    /// Apart from the others: every commit waits for a new segment, and a file system that does not
+    /// answer may hold up all threads for other calls.
+    segments: WorkerPool,
     compute: WorkerPool,
     deleted: Sender<fs::File>,
 }
@@ -43,6 +46,7 @@ impl Helpers {
         thread::Builder::new().name("free".to_owned()).spawn(free)?;
         Ok(Helpers {
             calls: WorkerPool::start("call", CALL_THREADS, JOBS_MAX)?,
+            segments: WorkerPool::start("segment", CALL_THREADS, JOBS_MAX)?,
             compute: WorkerPool::start("compute", processors, JOBS_MAX)?,
             deleted,
         })
@@ -73,8 +77,25 @@ pub(super) fn start() -> io::Result<()> {
 pub(super) async fn call<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    run(&Helpers::get()?.calls, call).await
+}
+
+/// The same for what makes a new segment durable.
+///
+/// # Errors
+/// As [`call`].
+pub(super) async fn call_for_segment<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    run(&Helpers::get()?.segments, call).await
+}
+
+async fn run<T: Send + 'static>(
+    pool: &WorkerPool,
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let busy = |_| io::Error::new(io::ErrorKind::ResourceBusy, "too many calls in progress");
-    Helpers::get()?.calls.try_run(call).map_err(busy)?.await
+    pool.try_run(call).map_err(busy)?.await
 }
 
 /// Runs `job` on a thread for long computations; on this one if those have too much to do.

@@ -60,7 +60,7 @@ impl Device for FileDevice {
         let path = self.path.join(name);
         let name = name.to_owned();
         Box::pin(async move {
-            let created = helpers::call(move || {
+            let created = helpers::call_for_segment(move || {
                 let mut options = fs::OpenOptions::new();
                 options.read(true).write(true).create_new(true).mode(FILE_MODE);
                 options.custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW).open(path)
@@ -85,7 +85,7 @@ impl Device for FileDevice {
 
     fn sync_directory(&self) -> LocalFuture<'_, io::Result<()>> {
         let path = self.path.clone();
-        Box::pin(helpers::call(move || fs::File::open(path)?.sync_all()))
+        Box::pin(helpers::call_for_segment(move || fs::File::open(path)?.sync_all()))
     }
 
     /// The name goes at once, the blocks of a long file gradually, unless the file has another
