@@ -123,7 +123,8 @@ pub enum Plant {
     ForgetIntents,
     /// The arrival of a move is not recorded with its messages.
     LoseTicket,
-    /// Messages of a move are taken after its source was told that they have not arrived.
+    /// Messages of a move are taken after its source was told that they have not arrived. The
+    /// simulator meets this too seldom: a test of the store checks the rule.
     TakeGivenUp,
 }
 

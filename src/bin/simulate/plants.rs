@@ -52,7 +52,6 @@ pub const PLANTS: &[(&str, Plant, &str)] = &[
     ("expunge-early", Plant::ExpungeEarly, "a MOVE expunges before its target is durable"),
     ("forget-intents", Plant::ForgetIntents, "a start forgets the moves that were begun"),
     ("lose-ticket", Plant::LoseTicket, "the arrival of a move is not recorded"),
-    ("take-given-up", Plant::TakeGivenUp, "a move arrives after it was given up"),
     ("report-apart", Plant::ReportApart, "a report is logged after its reason"),
     ("stale-unchangedsince", Plant::StaleUnchangedSince, "UNCHANGEDSINCE overlooks the log buffer"),
 ];
