@@ -37,7 +37,7 @@ step "Release build"
 cargo build --release --quiet
 
 step "Simulation: crashes and disk faults from seeds, planted bugs"
-cargo run --release --quiet --bin simulate -- --seeds 1000
+cargo run --release --quiet --bin simulate -- --seeds 600
 cargo run --release --quiet --bin simulate -- --plant all
 
 step "Real clients, hostile clients, kill -9"
