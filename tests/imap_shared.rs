@@ -11,7 +11,8 @@ use std::{path::Path, rc::Rc};
 
 use ringmail::{
     directory::{
-        Directory, DirectoryOptions, DirectorySnapshot, PeerLimits, SharedDirectory, UsersFile,
+        Directory, DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits,
+        SharedDirectory, UsersFile,
     },
     runtime::{LocalFuture, connection::Connection},
     service::{
@@ -109,6 +110,48 @@ impl<'k> Case<'k> {
     /// As the user names a mailbox of the owner.
     fn name(&self, name: &str) -> String {
         format!("\"Other Users/{}@demo.test/{name}\"", self.owner_name)
+    }
+}
+
+/// The users, with this groups file.
+fn with_groups(groups: &str) -> DirectorySnapshot {
+    let folder = tempfile::tempdir().expect("folder");
+    let [users, aliases, in_groups] =
+        ["users", "aliases", "groups"].map(|name| folder.path().join(name));
+    let accounts = accounts_of(&USERS);
+    let lines = accounts.users().iter().map(|it| format!("{} {} {}\n", it.id, it.address, it.hash));
+    let lines: String = lines.collect();
+    std::fs::write(&users, lines).expect("written");
+    std::fs::write(&in_groups, groups).expect("written");
+    let groups = in_groups;
+    let files = DirectoryFiles { users, aliases, aliases_named: false, groups, groups_named: true };
+    let options =
+        DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };
+    DirectorySnapshot::load(&files, &options).expect("loads").0
+}
+
+/// Rights that come from a group come and go with it, also in a mailbox that is selected.
+#[test]
+fn groups_give_and_take_rights_at_once() {
+    for pair in PAIRS {
+        let user = pair.1;
+        let group = format!("staff: {user}@demo.test\n");
+        let shared = SharedDirectory::new(with_groups(&group), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, pair);
+        case.grant("box", "lrs");
+        done(&mut case.owner, "SETACL box $staff lrsw");
+        let name = case.name("box");
+        done(&mut case.user, &format!("SELECT {name}"));
+        let told = done(&mut case.user, "STORE 1 +FLAGS (\\Flagged)");
+        assert!(told.contains("\\Flagged"), "{pair:?}: {told}");
+        shared.replace(with_groups("staff: alice@demo.test\n"));
+        let told = done(&mut case.user, "STORE 2 +FLAGS (\\Seen \\Flagged)");
+        assert!(told.contains("\\Seen") && !told.contains("\\Flagged"), "{pair:?}: {told}");
+        done(&mut case.user, &format!("SELECT {name}"));
+        shared.replace(with_groups(&group));
+        let told = done(&mut case.user, "STORE 2 +FLAGS (\\Flagged)");
+        assert!(told.contains("\\Flagged"), "{pair:?}: {told}");
     }
 }
 

@@ -111,9 +111,9 @@ pub(super) async fn selected(session: &Session, rights: Rights) -> Result<Folder
     let selected = session.selected()?;
     check_readable(session)?;
     let mailbox = selected.mailbox();
-    let (home, reach) = (selected.home.clone(), selected.reach.clone());
+    let (home, reach) = (selected.home.again(), selected.reach.clone());
     let (info, held) = match &home {
-        Home::Here(holding) => holding.again().get(mailbox).ok_or_else(no_such_mailbox)?,
+        Home::Here(holding) => holding.get(mailbox).ok_or_else(no_such_mailbox)?,
         // What it may do is decided by the owner; here it is known from the lease.
         Home::There(_) => (selected.info.clone(), selected.view.rights()),
     };

@@ -33,6 +33,14 @@ impl Home {
         Ok(Home::There(Distant { shard: shard.clone(), account, user: user.clone() }))
     }
 
+    /// The same for a later command, with the groups that the user belongs to then.
+    pub(in crate::service::imap) fn again(&self) -> Home {
+        match self {
+            Home::Here(holding) => Home::Here(holding.again()),
+            Home::There(distant) => Home::There(distant.clone()),
+        }
+    }
+
     pub(in crate::service::imap) fn account(&self) -> AccountId {
         match self {
             Home::Here(holding) => holding.account.id(),
