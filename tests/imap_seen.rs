@@ -9,30 +9,9 @@ use std::rc::Rc;
 use ringmail::{
     directory::{Directory, PeerLimits, SharedDirectory},
     model::{AccountId, Flags, SeenSet, Uid},
-    runtime::{LocalFuture, connection::Connection},
-    service::{
-        Shard,
-        imap::{self, Outcome},
-    },
     store::{Account, SeenIn},
 };
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of};
-
-fn serve(
-    connection: Connection,
-    shards: Rc<[Rc<Shard>]>,
-    entry: usize,
-) -> LocalFuture<'static, ()> {
-    Box::pin(async move {
-        let mut outcome = imap::run(connection, shards[entry].clone()).await;
-        while let Outcome::HandOver(connection, handover) = outcome {
-            let owner = shards[entry].owner_of(handover.identity.account);
-            let connection = Connection::attach(connection.detach());
-            outcome =
-                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
-        }
-    })
-}
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 
 /// Their numbers begin at 1. Some are on each shard.
 const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
@@ -100,7 +79,7 @@ impl<'k> Case<'k> {
     fn new(kit: &'k Kit, owner: Owner, names: [&'static str; 2]) -> Case<'k> {
         let mut options = world::options(true);
         options.imap.administrators = USERS.iter().map(|it| format!("{it}@demo.test")).collect();
-        let world = SimulatedWorld::with_options(kit, serve, 0, options, 64 << 20);
+        let world = SimulatedWorld::with_options(kit, serve_imap, 0, options, 64 << 20);
         let name = match owner {
             Owner::Alice => "\"Other Users/alice@demo.test/box\"",
             Owner::Public => "Shared/box",

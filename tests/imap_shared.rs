@@ -14,29 +14,9 @@ use ringmail::{
         Directory, DirectoryFiles, DirectoryOptions, DirectorySnapshot, PeerLimits,
         SharedDirectory, UsersFile,
     },
-    runtime::{LocalFuture, connection::Connection},
-    service::{
-        Shard, access,
-        imap::{self, Outcome},
-    },
+    service::access,
 };
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of};
-
-fn serve(
-    connection: Connection,
-    shards: Rc<[Rc<Shard>]>,
-    entry: usize,
-) -> LocalFuture<'static, ()> {
-    Box::pin(async move {
-        let mut outcome = imap::run(connection, shards[entry].clone()).await;
-        while let Outcome::HandOver(connection, handover) = outcome {
-            let owner = shards[entry].owner_of(handover.identity.account);
-            let connection = Connection::attach(connection.detach());
-            outcome =
-                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
-        }
-    })
-}
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 
 /// Two users of one shard and two of the other.
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -88,7 +68,7 @@ struct Case<'k> {
 impl<'k> Case<'k> {
     /// The owner has the mailboxes `box`, `box/sub` and `secret`, with two messages each.
     fn new(kit: &'k Kit, (owner_name, user_name): (&'static str, &'static str)) -> Case<'k> {
-        let world = SimulatedWorld::new(kit, serve, 0, true);
+        let world = SimulatedWorld::new(kit, serve_imap, 0, true);
         let mut owner = log_in(&world, owner_name);
         for name in ["box", "box/sub", "secret"] {
             done(&mut owner, &format!("CREATE {name}"));
@@ -441,7 +421,7 @@ fn public_mailboxes_are_the_administrators() {
     for (admin_name, user_name) in [("alice", "bob"), ("bob", "alice"), ("carol", "dave")] {
         let mut options = world::options(true);
         options.imap.administrators = vec![format!("{admin_name}@demo.test")];
-        let world = SimulatedWorld::with_options(&kit, serve, 0, options, 64 << 20);
+        let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
         let (mut admin, mut user) = (log_in(&world, admin_name), log_in(&world, user_name));
         let told = answer(&mut user, "CREATE Shared/News");
         assert!(told.starts_with("t NO [NOPERM]"), "{told}");

@@ -12,31 +12,8 @@ use std::{
     rc::Rc,
 };
 
-use ringmail::{
-    directory::{Directory, PeerLimits, SharedDirectory},
-    runtime::{LocalFuture, connection::Connection},
-    service::{
-        Shard,
-        imap::{self, Outcome},
-    },
-};
-use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of};
-
-fn serve(
-    connection: Connection,
-    shards: Rc<[Rc<Shard>]>,
-    entry: usize,
-) -> LocalFuture<'static, ()> {
-    Box::pin(async move {
-        let mut outcome = imap::run(connection, shards[entry].clone()).await;
-        while let Outcome::HandOver(connection, handover) = outcome {
-            let owner = shards[entry].owner_of(handover.identity.account);
-            let connection = Connection::attach(connection.detach());
-            outcome =
-                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
-        }
-    })
-}
+use ringmail::directory::{Directory, PeerLimits, SharedDirectory};
+use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 
 /// The first owns the mailboxes.
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -187,7 +164,7 @@ fn check(told: &Told, allowed: bool, rights: &str, missing: &str, what: &str) {
 }
 
 fn play(kit: &Kit, seed: u64) {
-    let world = SimulatedWorld::new(kit, serve, 0, true);
+    let world = SimulatedWorld::new(kit, serve_imap, 0, true);
     let mut chance = Chance(seed);
     let mut model: Vec<Mailbox> = vec![Mailbox::default(); BOXES.len()];
     let mut sessions: Vec<Session<'_>> =

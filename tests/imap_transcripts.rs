@@ -7,47 +7,26 @@ mod demo_server;
 mod transcript;
 mod world;
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
 use demo_server::DemoServer;
 use ringmail::{
     model::MailboxId,
     protocol::imap::{Capabilities, Capability},
     runtime::{
-        LocalFuture,
         connection::Connection,
         device::memory::Faults,
         executor::Executor,
         resources::{ResourceLimits, ShardResources},
     },
-    service::{
-        Shard,
-        imap::{self, Outcome},
-    },
+    service::imap,
 };
 use transcript::{Split, Transcript};
-use world::{ALICE, Client, Kit, SimulatedWorld};
-
-/// Does the work of the acceptor and the mesh.
-fn serve(
-    connection: Connection,
-    shards: Rc<[Rc<Shard>]>,
-    entry: usize,
-) -> LocalFuture<'static, ()> {
-    Box::pin(async move {
-        let mut outcome = imap::run(connection, shards[entry].clone()).await;
-        while let Outcome::HandOver(connection, handover) = outcome {
-            let owner = shards[entry].owner_of(handover.identity.account);
-            let connection = Connection::attach(connection.detach());
-            outcome =
-                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
-        }
-    })
-}
+use world::{ALICE, Client, Kit, SimulatedWorld, serve_imap};
 
 fn play(kit: &Kit, file: &Transcript, split: Split, entry: usize) {
     let plaintext = file.setting("plaintext") != Some("no");
-    let mut world = SimulatedWorld::new(kit, serve, entry, plaintext);
+    let mut world = SimulatedWorld::new(kit, serve_imap, entry, plaintext);
     file.play(&mut world, split);
 }
 
@@ -123,7 +102,7 @@ fn what_is_not_configured_is_neither_told_nor_known() {
     let mut options = world::options(true);
     options.imap.capabilities =
         Capabilities::ALL.without(Capability::Idle).without(Capability::CondStore);
-    let world = SimulatedWorld::with_options(&kit, serve, 0, options, 64 << 20);
+    let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
     let mut client = world.client();
     client.say("a LOGIN alice@demo.test demo\r\nb CAPABILITY\r\n");
     let told = client.read_to("b OK");
@@ -137,7 +116,7 @@ fn what_is_not_configured_is_neither_told_nor_known() {
 #[test]
 fn a_large_message_comes_whole_and_in_parts() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 1, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 1, true);
     let mut client = log_in(&world);
     let body: String = (0..120_000).map(|line| format!("line {line:06}\r\n")).collect();
     let message = format!("Subject: large\r\n\r\n{body}");
@@ -168,7 +147,7 @@ fn a_large_message_comes_whole_and_in_parts() {
 #[test]
 fn many_messages_are_answered_and_changed_at_once() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     let mut client = log_in(&world);
     let count = 3_000;
     let message = "Subject: many\r\n\r\nx\r\n";
@@ -196,7 +175,7 @@ fn many_messages_are_answered_and_changed_at_once() {
 #[test]
 fn a_failing_disk_gives_no_ok_and_reads_go_on() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     let mut client = log_in(&world);
     append(&mut client, "Subject: kept\r\n\r\nx\r\n");
     client.say("b SELECT INBOX\r\n");
@@ -219,7 +198,7 @@ fn a_failing_disk_gives_no_ok_and_reads_go_on() {
 #[test]
 fn a_refused_message_takes_no_time_from_the_next_command() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     let mut client = log_in(&world);
     client.say("b APPEND Nowhere {1000000+}\r\n");
     for _ in 0..10 {
@@ -237,7 +216,7 @@ fn a_refused_message_takes_no_time_from_the_next_command() {
 #[test]
 fn a_message_grows_older() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     let mut client = log_in(&world);
     append(&mut client, "Subject: x\r\n\r\nx\r\n");
     client.say("b SELECT INBOX\r\nc SEARCH OLDER 50\r\nd SEARCH YOUNGER 50\r\n");
@@ -255,7 +234,7 @@ fn a_message_grows_older() {
 fn a_log_in_does_not_wait_for_ever() {
     let kit = Kit::new();
     for entry in [0, 1] {
-        let world = SimulatedWorld::new(&kit, serve, entry, true);
+        let world = SimulatedWorld::new(&kit, serve_imap, entry, true);
         world.slow_disk();
         let mut client = world.client();
         client.say("a LOGIN alice@demo.test demo\r\n");
@@ -283,7 +262,7 @@ fn hostile_commands_are_refused_or_answered() {
     ];
     let kit = Kit::new();
     for (start, count, middle, end) in CASES {
-        let world = SimulatedWorld::new(&kit, serve, 0, true);
+        let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
         let mut client = log_in(&world);
         append(&mut client, "Subject: x\r\n\r\nx\r\n");
         client.say("b SELECT INBOX\r\n");
@@ -301,7 +280,7 @@ fn hostile_commands_are_refused_or_answered() {
 #[test]
 fn an_idle_session_is_small() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     let (connection, _peer) = Connection::memory();
     let session = imap::run(connection, world.shards[0].clone());
     let size = std::mem::size_of_val(&session);
@@ -311,7 +290,7 @@ fn an_idle_session_is_small() {
 #[test]
 fn a_shutdown_lets_a_message_come_in_and_says_goodbye() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     let mut idler = log_in(&world);
     idler.say("i SELECT INBOX\r\ni IDLE\r\n");
     idler.read_to("+ idling");
@@ -335,7 +314,7 @@ fn a_shutdown_lets_a_message_come_in_and_says_goodbye() {
 #[test]
 fn unfinished_lines_do_not_shut_others_out() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 1, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 1, true);
     let limits = ResourceLimits { buffer_bytes_max: 256 << 10, ..ResourceLimits::default() };
     ShardResources::install(limits, &world.shards[0].executor);
     let mut alice = world.client();
@@ -373,7 +352,7 @@ fn unfinished_lines_do_not_shut_others_out() {
 #[test]
 fn the_login_deadline_is_absolute() {
     let kit = Kit::new();
-    let world = SimulatedWorld::new(&kit, serve, 0, true);
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
     let mut client = world.client();
     client.read_to("* OK");
     let start = kit.simulation.moment();
@@ -395,7 +374,7 @@ fn the_login_deadline_is_absolute() {
 #[test]
 fn messages_under_way_have_a_budget() {
     let kit = Kit::new();
-    let world = SimulatedWorld::with_memory(&kit, serve, 0, true, 8 * 1024);
+    let world = SimulatedWorld::with_memory(&kit, serve_imap, 0, true, 8 * 1024);
     let mut client = log_in(&world);
     client.say("b APPEND INBOX {3}\r\n");
     let answer = client.read_to("b NO");
@@ -408,7 +387,7 @@ fn messages_under_way_have_a_budget() {
     assert!(answer.starts_with("c NO [LIMIT] "), "{answer}");
     assert!(!answer.contains("x "), "a message's octets are no commands: {answer}");
 
-    let world = SimulatedWorld::with_memory(&kit, serve, 0, true, 48 * 1024);
+    let world = SimulatedWorld::with_memory(&kit, serve_imap, 0, true, 48 * 1024);
     let mut client = log_in(&world);
     let body = "0123456789012345678901234567890\r\n".repeat(10_000);
     let message = format!("Subject: spilled\r\n\r\n{body}");
@@ -442,7 +421,7 @@ fn messages_under_way_have_a_budget() {
 fn a_message_that_trickles_in_is_cut_off() {
     let kit = Kit::new();
     for mailbox in ["INBOX", "missing"] {
-        let world = SimulatedWorld::new(&kit, serve, 0, true);
+        let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
         let mut client = log_in(&world);
         client.say(format!("b APPEND {mailbox} {{100000+}}\r\n"));
         let mut seconds = 0;
@@ -467,7 +446,7 @@ fn a_message_that_trickles_in_is_cut_off() {
 fn sessions_of_an_account_are_counted() {
     let kit = Kit::new();
     for entry in ENTRIES {
-        let world = SimulatedWorld::new(&kit, serve, entry, true);
+        let world = SimulatedWorld::new(&kit, serve_imap, entry, true);
         let most = imap::ImapOptions::default().sessions_per_account;
         let mut sessions: Vec<Client> = (0..most).map(|_| log_in(&world)).collect();
         let mut late = world.client();

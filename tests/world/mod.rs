@@ -37,7 +37,12 @@ use ringmail::{
         simulation::Simulation,
         tls::{SelfSigned, TlsContext},
     },
-    service::{ServiceOptions, Shard, budget::MessageBudget, smtp::AcceptAll},
+    service::{
+        ServiceOptions, Shard,
+        budget::MessageBudget,
+        imap::{self, Outcome},
+        smtp::AcceptAll,
+    },
     store::{Account, Partition, Shares, StoreOptions},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -49,6 +54,23 @@ pub const ALICE: AccountId = AccountId(1);
 
 /// Serves one connection that arrived on shard `entry` of `shards` to its end, including handovers.
 pub type Serve = fn(Connection, Rc<[Rc<Shard>]>, usize) -> LocalFuture<'static, ()>;
+
+/// [`Serve`] for IMAP: does the work of the acceptor and the mesh.
+pub fn serve_imap(
+    connection: Connection,
+    shards: Rc<[Rc<Shard>]>,
+    entry: usize,
+) -> LocalFuture<'static, ()> {
+    Box::pin(async move {
+        let mut outcome = imap::run(connection, shards[entry].clone()).await;
+        while let Outcome::HandOver(connection, handover) = outcome {
+            let owner = shards[entry].owner_of(handover.identity.account);
+            let connection = Connection::attach(connection.detach());
+            outcome =
+                imap::resume(connection, shards[usize::from(owner.0)].clone(), handover).await;
+        }
+    })
+}
 
 /// Shared by all runs, because creating it takes time.
 pub struct Kit {

@@ -307,8 +307,11 @@ impl Holding {
     ) -> Result<(), Failure> {
         let permit = |list: &AccessList| self.check_administers(list);
         let (place, by) = ((&self.account, mailbox), self.user.as_cause());
-        access::edit(&self.shard, place, (&subject, edit), by, permit).await?;
-        Ok(())
+        match access::edit(&self.shard, place, (&subject, edit), by, permit).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::NotPermitted(NOT_ALLOWED)) => Err(not_allowed()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The list that all changes decided so far result in may have taken the right since the
@@ -317,7 +320,7 @@ impl Holding {
         let asker = asker(&self.user, &self.groups, self.is_owner);
         match list.rights_of(&asker).contain(Right::Administer) {
             true => Ok(()),
-            false => Err(StoreError::NotPermitted("Not allowed on this mailbox")),
+            false => Err(StoreError::NotPermitted(NOT_ALLOWED)),
         }
     }
 }
