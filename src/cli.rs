@@ -685,6 +685,7 @@ Examples:
   ringmail acl set Shared News anyone lrp --create --config ringmail.toml
   ringmail acl set alice@example.org Projects bob@example.org +lr --dir DIR
   ringmail acl remove alice@example.org Projects bob@example.org --dir DIR
+  ringmail acl seen alice@example.org Projects personal --dir DIR
 
 Exit codes: 0 done, 1 not found or failed, 2 wrong usage.")]
 pub enum AclVerb {
@@ -753,6 +754,36 @@ Examples:
         #[command(flatten)]
         place: Place,
     },
+    /// Say whether each user has his own \Seen in a mailbox, or all share one
+    #[command(after_help = "\
+Public mailboxes are \"personal\" and those of accounts \"shared\" until this says otherwise. The \
+owner's \\Seen is always that of the mailbox. What users have seen while it was personal is kept, \
+and counts again if it becomes personal again.
+
+Examples:
+  ringmail acl seen alice@example.org Projects personal --config ringmail.toml
+  ringmail acl seen Shared News shared --config ringmail.toml")]
+    Seen {
+        /// An account's address, or Shared
+        account: String,
+        mailbox: String,
+        #[arg(value_enum)]
+        whose: Whose,
+        /// Print JSON, one object, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Whose `\Seen` is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Whose {
+    /// Each user's own
+    Personal,
+    /// One for all, as the other flags
+    Shared,
 }
 
 #[derive(Debug, Args)]

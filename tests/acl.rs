@@ -67,13 +67,35 @@ fn operators_change_lists() {
         ),
         (
             &["list", "Shared", "--json"],
-            "{\"account\":null,\"owner\":\"Shared\",\"mailbox\":\"News\",\"entries\":[\
-             {\"identifier\":\"anyone\",\"account\":null,\"rights\":\"lrp\"}]}\n",
+            "{\"account\":null,\"owner\":\"Shared\",\"mailbox\":\"News\",\"seen\":\"personal\",\
+             \"entries\":[{\"identifier\":\"anyone\",\"account\":null,\"rights\":\"lrp\"}]}\n",
         ),
         (
             &["list", "alice@demo.test"],
             "alice@demo.test/INBOX\n  -bob@demo.test r\n  bob@demo.test lr\n  $staff l\n",
         ),
+        (&["seen", "alice@demo.test", "Nowhere", "personal"], ""),
+        (&["seen", "nobody@demo.test", "INBOX", "personal"], ""),
+        (&["seen", "alice@demo.test", "Drafts", "mine"], ""),
+        (
+            &["seen", "ALICE@demo.test", "Drafts", "shared"],
+            "alice@demo.test/Drafts: \\Seen is shared by all already\n",
+        ),
+        (
+            &["seen", "alice@demo.test", "Drafts", "personal"],
+            "alice@demo.test/Drafts: \\Seen is each user's own\n",
+        ),
+        (
+            &["list", "alice@demo.test", "Drafts"],
+            "alice@demo.test/Drafts  (\\Seen: each user's own)\n  no entries: its owner has every \
+             right, others have none\n",
+        ),
+        (
+            &["seen", "Shared", "News", "shared", "--json"],
+            "{\"verb\":\"seen\",\"account\":null,\"owner\":\"Shared\",\"mailbox\":\"News\",\
+             \"before\":\"personal\",\"after\":\"shared\"}\n",
+        ),
+        (&["list", "Shared", "News"], "Shared/News  (\\Seen: shared by all)\n  anyone lrp\n"),
     ];
     for (arguments, expected) in STEPS {
         let arguments: Vec<&str> = ["acl"].iter().chain(*arguments).copied().collect();
@@ -81,7 +103,7 @@ fn operators_change_lists() {
     }
     // Every owner, on any shard.
     let all = server.ask(&["acl", "list"]);
-    assert!(all.contains("Shared/News\n") && all.contains("alice@demo.test/INBOX\n"), "{all}");
+    assert!(all.contains("Shared/News") && all.contains("alice@demo.test/INBOX\n"), "{all}");
 
     // The account is removed, and its name is given to somebody else.
     server.ask(&["user", "remove", "bob@demo.test"]);
@@ -96,6 +118,7 @@ fn operators_change_lists() {
     let told = |part: &str| server.events().lines().filter(|line| line.contains(part)).count();
     wait_for(|| told("\"cause\":\"account_removed\"") == 2);
     assert_eq!(told("\"event\":\"public_mailbox_created\""), 1);
+    assert_eq!(told("\"event\":\"seen_changed\""), 2);
     // A change that changes nothing is none.
     assert_eq!(told("\"event\":\"access_changed\""), 7 + 2);
     let line = "\"mailbox\":1,\"name\":\"INBOX\",\"identifier\":\"bob@demo.test\",\"before\":\"lrs\",\

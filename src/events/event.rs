@@ -324,6 +324,12 @@ events! {
         account: Option<AccountId>, mailbox: MailboxId, name: &'a str, identifier: &'a str,
         before: &'a str, after: &'a str,
     }
+    /// Whose `\Seen` is in a mailbox was changed, by `ringmail acl`: `personal`, each user's own,
+    /// or `shared`. Without `account` the mailbox is a public one.
+    Administration / "seen_changed" / SeenChanged {
+        operator: Option<u64>, account: Option<AccountId>, mailbox: MailboxId, name: &'a str,
+        before: &'static str, after: &'static str,
+    }
     /// A public mailbox was created.
     Administration / "public_mailbox_created" / PublicMailboxCreated {
         trail: Option<Trail>, cause: &'static str, user: Option<&'a str>, operator: Option<u64>,

@@ -14,7 +14,7 @@ use super::{
     Usage,
     queue::{Answer, Asked, read_at_rest},
 };
-use crate::cli::{AclVerb, Place};
+use crate::cli::{AclVerb, Place, Whose};
 
 pub fn acl(verb: AclVerb) -> Result<()> {
     let (verb, json, place) = match verb {
@@ -28,6 +28,10 @@ pub fn acl(verb: AclVerb) -> Result<()> {
         AclVerb::Remove { account, mailbox, identifier, dry_run, json, place } => {
             let entry = operate::Place { account, mailbox, identifier };
             (operate::AclVerb::Remove { place: entry, dry: dry_run }, json, place)
+        }
+        AclVerb::Seen { account, mailbox, whose, json, place } => {
+            let is_personal = whose == Whose::Personal;
+            (operate::AclVerb::Seen { account, mailbox, is_personal }, json, place)
         }
     };
     let request = AclRequest { verb, json };

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     control::json,
+    events::Event,
     model::{
         AccessList, AccountId, Change, Identifier, MailboxId, PartitionId, Right, Rights, Subject,
     },
@@ -51,6 +52,8 @@ pub enum AclVerb {
     },
     /// `dry`: only say what it would do.
     Remove { place: Place, dry: bool },
+    /// Whether users other than the owner have a `\Seen` of their own in a mailbox.
+    Seen { account: String, mailbox: String, is_personal: bool },
 }
 
 /// An entry of the list of a mailbox.
@@ -91,6 +94,15 @@ impl AclRequest {
                 fields.extend(place.fields());
                 fields.extend(dry.then_some(("dry", "1")));
             }
+            AclVerb::Seen { account, mailbox, is_personal } => {
+                line.push_str("seen");
+                let seen = seen_word(*is_personal);
+                fields.extend([
+                    ("account", account.as_str()),
+                    ("mailbox", mailbox),
+                    ("seen", seen),
+                ]);
+            }
         }
         fields.extend(self.json.then_some(("json", "1")));
         for (name, value) in fields {
@@ -124,6 +136,15 @@ impl AclRequest {
                 create: take("create").is_some(),
             },
             "remove" => AclVerb::Remove { place: place()?, dry: take("dry").is_some() },
+            "seen" => AclVerb::Seen {
+                account: take("account")?,
+                mailbox: take("mailbox")?,
+                is_personal: match take("seen")?.as_str() {
+                    "personal" => true,
+                    "shared" => false,
+                    _ => return None,
+                },
+            },
             _ => return None,
         };
         fields.is_empty().then_some(AclRequest { verb, json })
@@ -204,8 +225,18 @@ fn find(owner: &Owner, account: &Account, mailbox: &str) -> Option<MailboxId> {
     found.map(|info| info.id)
 }
 
-/// A mailbox and its list; `None` for one that this version cannot read.
-type Listed = (String, Option<AccessList>);
+/// Whose `\Seen` is, in requests and answers.
+fn seen_word(is_personal: bool) -> &'static str {
+    if is_personal { "personal" } else { "shared" }
+}
+
+/// A mailbox, as `list` shows it.
+struct Listed {
+    mailbox: String,
+    /// `None` for one that this version cannot read.
+    list: Option<AccessList>,
+    seen_is_personal: bool,
+}
 
 fn listed(account: &Account, mailbox: MailboxId) -> Option<Listed> {
     let name = account.mailbox(mailbox)?.name;
@@ -213,7 +244,7 @@ fn listed(account: &Account, mailbox: MailboxId) -> Option<Listed> {
         Some(octets) => AccessList::decode(octets).ok(),
         None => Some(AccessList::default()),
     });
-    Some((name, list))
+    Some(Listed { mailbox: name, list, seen_is_personal: account.seen_is_personal(mailbox) })
 }
 
 /// The lists of an account, or of one mailbox of it, in the order of names.
@@ -231,12 +262,13 @@ async fn lists(
         None => account.mailboxes_with_access_lists(),
     };
     let mut lists: Vec<Listed> = wanted.iter().filter_map(|id| listed(&account, *id)).collect();
-    lists.sort_by(|(one, _), (other, _)| one.cmp(other));
+    lists.sort_by(|one, other| one.mailbox.cmp(&other.mailbox));
     Ok(lists)
 }
 
 /// The lines of one list.
-fn lines(owner: &Owner, (name, list): &Listed, as_json: bool) -> Vec<String> {
+fn lines(owner: &Owner, listed: &Listed, as_json: bool) -> Vec<String> {
+    let Listed { mailbox: name, list, seen_is_personal } = listed;
     let unreadable = || format!("!{}: the access list cannot be read", owner.mailbox(name));
     let Some(list) = list else { return vec![unreadable()] };
     if as_json {
@@ -253,10 +285,17 @@ fn lines(owner: &Owner, (name, list): &Listed, as_json: bool) -> Vec<String> {
         };
         let entries: Vec<String> = list.entries().map(entry).collect();
         let mut fields = owner.fields(name);
+        fields.push(("seen", json::text(seen_word(*seen_is_personal))));
         fields.push(("entries", json::list(&entries)));
         return vec![format!("={}", json::object(&fields))];
     }
-    let mut lines = vec![format!("={}", owner.mailbox(name))];
+    // What is unusual for its kind.
+    let seen = match (owner.is_public(), seen_is_personal) {
+        (false, true) => "  (\\Seen: each user's own)",
+        (true, false) => "  (\\Seen: shared by all)",
+        _ => "",
+    };
+    let mut lines = vec![format!("={}{seen}", owner.mailbox(name))];
     lines.extend(list.entries().map(|(subject, rights)| format!("=  {subject} {rights}")));
     if list.is_empty() {
         lines.push("=  no entries: its owner has every right, others have none".to_owned());
@@ -292,6 +331,12 @@ impl Asking {
             }
             AclVerb::Remove { place, dry } => {
                 self.edit(Wanted { place, rights: None, create: false, dry, uid }, as_json).await?;
+            }
+            AclVerb::Seen { account, mailbox, is_personal } => {
+                if let Some((owner, number)) = self.owner(account).await? {
+                    let change = SeenChange { owner, mailbox, is_personal, uid, as_json };
+                    self.change_seen(number, change).await?;
+                }
             }
         }
         self.tell(["ok".to_owned()]).await
@@ -370,6 +415,16 @@ impl Asking {
         self.tell(lines).await
     }
 
+    async fn change_seen(&self, number: u16, change: SeenChange) -> Result<(), Gone> {
+        let question = move |shard: Rc<Shard>| -> LocalFuture<'static, _> {
+            Box::pin(async move {
+                change.carry_out(&shard).await.unwrap_or_else(|why| format!("!{why}"))
+            })
+        };
+        let line = self.shard(number, question).await?;
+        self.tell(line).await
+    }
+
     async fn edit(&self, wanted: Wanted, as_json: bool) -> Result<(), Gone> {
         let Some((owner, number)) = self.owner(wanted.place.account.clone()).await? else {
             return Ok(());
@@ -384,6 +439,59 @@ impl Asking {
         };
         let lines = self.shard(number, question).await?.unwrap_or_default();
         self.tell(lines).await
+    }
+}
+
+/// A change of whose `\Seen` is.
+struct SeenChange {
+    owner: Owner,
+    mailbox: String,
+    is_personal: bool,
+    uid: Option<u64>,
+    as_json: bool,
+}
+
+impl SeenChange {
+    /// On the owner's shard; the line that tells of it.
+    async fn carry_out(&self, shard: &Shard) -> Result<String, String> {
+        let SeenChange { owner, is_personal, .. } = self;
+        let whole = owner.mailbox(&self.mailbox);
+        let Some(partition) = shard.local_partition(owner.account) else {
+            return Err(format!("{whole}: not available now"));
+        };
+        let failed = |error: StoreError| format!("{whole}: {error}");
+        let account = partition.account(owner.account).await.map_err(failed)?;
+        let id = find(owner, &account, &self.mailbox);
+        let id = id.ok_or_else(|| no_mailbox(owner, &self.mailbox))?;
+        let mailbox = account.mailbox(id).map_or_else(|| self.mailbox.clone(), |info| info.name);
+        let was_personal = account.seen_is_personal(id);
+        if was_personal != *is_personal {
+            account.set_seen_is_personal(id, *is_personal).await.map_err(failed)?;
+            shard.tell(&Event::SeenChanged {
+                operator: self.uid,
+                account: Some(owner.account).filter(|id| *id != AccountId::PUBLIC),
+                mailbox: id,
+                name: &mailbox,
+                before: seen_word(was_personal),
+                after: seen_word(*is_personal),
+            });
+        }
+        if self.as_json {
+            let mut fields = vec![("verb", json::text("seen"))];
+            fields.extend(owner.fields(&mailbox));
+            fields.extend([
+                ("before", json::text(seen_word(was_personal))),
+                ("after", json::text(seen_word(*is_personal))),
+            ]);
+            return Ok(format!("={}", json::object(&fields)));
+        }
+        let whole = owner.mailbox(&mailbox);
+        let whose = match is_personal {
+            true => "\\Seen is each user's own",
+            false => "\\Seen is shared by all",
+        };
+        let already = if was_personal == *is_personal { " already" } else { "" };
+        Ok(format!("={whole}: {whose}{already}"))
     }
 }
 
@@ -452,8 +560,8 @@ impl Wanted {
         };
         let mailbox = account.mailbox(id).map_or_else(|| mailbox.clone(), |info| info.name);
         let edited = if self.dry {
-            let (_, list) = listed(&account, id).ok_or_else(|| no_mailbox(owner, &mailbox))?;
-            let mut list = list.ok_or_else(|| format!("{whole}: the list cannot be read"))?;
+            let found = listed(&account, id).ok_or_else(|| no_mailbox(owner, &mailbox))?;
+            let mut list = found.list.ok_or_else(|| format!("{whole}: the list cannot be read"))?;
             access::edit_list(&mut list, &subject, edit).map_err(failed)?
         } else {
             let place = (&account, id);
@@ -611,6 +719,8 @@ mod tests {
             AclVerb::Set { place: place(), rights: String::new(), create: true },
             AclVerb::Remove { place: place(), dry: true },
             AclVerb::Remove { place: place(), dry: false },
+            AclVerb::Seen { account: "a@b".into(), mailbox: "x y".into(), is_personal: true },
+            AclVerb::Seen { account: SHARED.into(), mailbox: "ü".into(), is_personal: false },
         ] {
             for json in [false, true] {
                 let request = AclRequest { verb: verb.clone(), json };
@@ -629,6 +739,8 @@ mod tests {
             "acl\tlist\taccount",
             "acl\tset\taccount=a\tmailbox=b\tidentifier=c",
             "acl\tremove\taccount=a\tmailbox=b",
+            "acl\tseen\taccount=a\tmailbox=b",
+            "acl\tseen\taccount=a\tmailbox=b\tseen=mine",
             "acl\tremove\taccount=a\tmailbox=b\tidentifier=c\trights=l",
             "acl\tlist\taccount=a\taccount=b",
             "queue\tlist",
