@@ -8,7 +8,7 @@ use super::{
 
 /// A set of capabilities. Rendered in the order of the table, whatever the order of insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Capabilities(u64);
+pub struct Capabilities(u128);
 
 /// When a capability is announced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ pub(super) struct CapabilityRow {
     pub can_be_enabled: bool,
 }
 
-const _: () = assert!(CAPABILITIES.len() < 64, "a bit for each");
+const _: () = assert!(CAPABILITIES.len() < 128, "a bit for each");
 
 impl Capabilities {
     pub const NONE: Capabilities = Capabilities(0);
