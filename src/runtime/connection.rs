@@ -15,11 +15,12 @@
 //! Ownership: shard-local. `detach` makes it `Send`, `attach` makes it another shard's.
 //!
 //! Here are the state of a connection, its making and its waits. `input`, `output`, `tls`,
-//! `handover` and `close` have what their names say; `seat` counts it in its shard.
+//! `deflate`, `handover` and `close` have what their names say; `seat` counts it in its shard.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod close;
+mod deflate;
 mod handover;
 mod input;
 mod output;
@@ -104,6 +105,7 @@ pub struct Connection {
     /// Ciphertext to send; the first `sealed_sent` bytes are sent.
     sealed: PooledBuffer,
     sealed_sent: usize,
+    is_deflated: bool,
     /// The peer sent its last byte.
     ended: bool,
     /// Sending failed; nothing more is sent.
@@ -189,6 +191,7 @@ impl Connection {
             taken: 0,
             sealed: seat.buffer(),
             sealed_sent: 0,
+            is_deflated: false,
             ended: false,
             broken: false,
             interruptible: true,

@@ -58,6 +58,15 @@ pub(super) trait Layer: Send {
     /// Whether the peer has ended its side: no more will be opened.
     fn has_ended(&self) -> bool;
 
+    /// Whether `open` stopped at a limit, and is to be called again with what it left, even if
+    /// nothing is received.
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// The session expects nothing soon: gives up memory that can be had again.
+    fn rest(&mut self) {}
+
     /// Most octets kept of an incomplete piece; more means a peer that never completes one.
     fn kept_max(&self) -> usize;
 
@@ -106,6 +115,15 @@ impl Layers {
         self.each().any(Layer::has_ended)
     }
 
+    /// Whether [`Layers::open_more`] opens more.
+    pub(super) fn have_more(&self) -> bool {
+        self.each().any(Layer::has_more)
+    }
+
+    pub(super) fn rest(&mut self) {
+        self.stages.iter_mut().for_each(|stage| stage.layer.rest());
+    }
+
     pub(super) fn are_private(&self) -> bool {
         self.each().any(Layer::is_private)
     }
@@ -128,6 +146,29 @@ impl Layers {
         wire: &mut PooledBuffer,
     ) -> Result<(), ConnectionError> {
         self.open_from(0, received, input, wire)
+    }
+
+    /// Opens what the layers have left, although nothing was received.
+    pub(super) fn open_more(
+        &mut self,
+        input: &mut PooledBuffer,
+        wire: &mut PooledBuffer,
+    ) -> Result<(), ConnectionError> {
+        let highest = self.stages.iter().rposition(|stage| stage.layer.has_more());
+        match highest {
+            Some(index) => self.open_from(index, &mut [], input, wire),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens `received` by the highest layer alone: what the peer sent right after it was agreed.
+    pub(super) fn open_highest(
+        &mut self,
+        received: &mut [u8],
+        input: &mut PooledBuffer,
+        wire: &mut PooledBuffer,
+    ) -> Result<(), ConnectionError> {
+        self.open_from(self.stages.len().saturating_sub(1), received, input, wire)
     }
 
     /// As [`Layers::open`], from layer `index` up.

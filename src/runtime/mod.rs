@@ -33,6 +33,7 @@ pub mod wait;
 pub mod worker;
 
 mod background;
+mod deflate;
 mod idleness;
 mod layers;
 mod readiness;

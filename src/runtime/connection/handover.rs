@@ -28,6 +28,7 @@ impl Connection {
             upgrade: self.upgrade,
             input: self.input.into_vec(),
             sealed,
+            is_deflated: self.is_deflated,
             ended: self.ended,
             broken: self.broken,
             interruptible: self.interruptible,
@@ -51,6 +52,7 @@ impl Connection {
         connection.trail = detached.trail;
         connection.set_logged_in(detached.logged_in);
         connection.upgrade = detached.upgrade;
+        connection.is_deflated = detached.is_deflated;
         connection.ended = detached.ended;
         connection.broken = detached.broken;
         connection.interruptible = detached.interruptible;
@@ -66,6 +68,7 @@ pub struct DetachedConnection {
     upgrade: Option<Arc<TlsContext>>,
     input: Vec<u8>,
     sealed: Vec<u8>,
+    is_deflated: bool,
     ended: bool,
     broken: bool,
     interruptible: bool,

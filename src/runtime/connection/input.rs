@@ -91,6 +91,9 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), ConnectionError>> {
+        if self.layers.have_more() {
+            return Poll::Ready(self.open_more(context));
+        }
         if self.ended {
             return Poll::Ready(Err(ConnectionError::Closed));
         }
@@ -116,6 +119,18 @@ impl Connection {
             }
             Poll::Ready(opened)
         })
+    }
+
+    /// Opens more of what was received before.
+    fn open_more(&mut self, context: &mut Context<'_>) -> Result<(), ConnectionError> {
+        self.compact_input();
+        let opened = self.layers.open_more(&mut self.input, &mut self.sealed);
+        self.ended = self.layers.have_ended();
+        self.input.release_if_empty();
+        if opened.is_err() {
+            self.send_alert(context);
+        }
+        opened
     }
 
     /// Moves unconsumed input to the front of its buffer.

@@ -1,5 +1,6 @@
 //! Connections over a pipe: buffers and their budget, deadlines, counts, handovers and closing.
 
+mod deflate;
 mod tls;
 
 use std::rc::Rc;
