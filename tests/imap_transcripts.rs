@@ -113,6 +113,28 @@ fn what_is_not_configured_is_neither_told_nor_known() {
     assert!(told.starts_with("c BAD unknown command\r\n* ENABLED\r\nd OK "), "{told}");
 }
 
+/// Apple TN3189: a mail program's background work is refused while others wait.
+#[test]
+fn background_events_are_put_off() {
+    let kit = Kit::new();
+    let world = SimulatedWorld::new(&kit, serve_imap, 0, true);
+    let mut client = log_in(&world);
+    let mut answer = |event: &str| {
+        client.say(format!("a ID (\"name\" \"com.apple.email.maild\" \"event\" \"{event}\")\r\n"));
+        client.read_to("a ")
+    };
+    let done = "* ID (\"name\" \"Ringmail\")\r\na OK ID completed\r\n";
+    assert_eq!(answer("back-fill"), done);
+    let load = &world.shards[0].load;
+    load.note(Duration::from_secs(30), Duration::from_secs(30));
+    for event in ["back-fill", "indexer"] {
+        assert!(answer(event).starts_with("a NO [UNAVAILABLE] "), "{event}");
+    }
+    assert_eq!(answer("user"), done);
+    load.note(Duration::ZERO, Duration::from_secs(3_000));
+    assert_eq!(answer("indexer"), done);
+}
+
 #[test]
 fn a_large_message_comes_whole_and_in_parts() {
     let kit = Kit::new();

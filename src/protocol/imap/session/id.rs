@@ -17,6 +17,19 @@ pub struct Id<'a> {
     pub fields: Vec<(Text<'a>, Option<Text<'a>>)>,
 }
 
+impl Id<'_> {
+    /// Whether an Apple mail program says that it fetches or indexes in the background, which can
+    /// wait (Apple Technical Note TN3189).
+    pub fn can_wait(&self) -> bool {
+        let events = [&b"back-fill"[..], b"indexer"];
+        self.fields.iter().any(|(field, value)| {
+            let value = value.as_deref().unwrap_or_default();
+            field.eq_ignore_ascii_case(b"event")
+                && events.iter().any(|event| value.eq_ignore_ascii_case(event))
+        })
+    }
+}
+
 impl<'a> Arguments<'a> for Id<'a> {
     fn parse(cursor: &mut Cursor<'a>, _: bool) -> Parsed<Id<'a>> {
         cursor.arguments()?;
@@ -57,5 +70,15 @@ mod tests {
         check("ID ()", CommandBody::Id(Id { fields: vec![] }));
         let fields = vec![(text("name"), Some(text("x"))), (text("os"), None)];
         check("ID (\"name\" \"x\" \"os\" NIL)", CommandBody::Id(Id { fields }));
+    }
+
+    #[test]
+    fn background_events() {
+        let id = |field, value| Id { fields: vec![(text("name"), None), (text(field), value)] };
+        assert!(id("event", Some(text("back-fill"))).can_wait());
+        assert!(id("Event", Some(text("INDEXER"))).can_wait());
+        assert!(!id("event", Some(text("user"))).can_wait());
+        assert!(!id("event", None).can_wait());
+        assert!(!id("vendor", Some(text("indexer"))).can_wait());
     }
 }
