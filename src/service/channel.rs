@@ -155,6 +155,11 @@ impl Channel {
         self.connection.start_tls(patience).await
     }
 
+    /// Sends the output, then compresses both directions.
+    pub(super) async fn start_deflate(&mut self) -> Result<(), ConnectionError> {
+        self.connection.start_deflate(self.shard.options.write_timeout).await
+    }
+
     /// After a step: lets other sessions run now and then.
     async fn step_is_over(&mut self) -> Result<(), ConnectionError> {
         self.steps_in_turn += 1;

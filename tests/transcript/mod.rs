@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+
 /// One client connection as the player sees it.
 pub trait Peer {
     /// Passes `bytes` to the server as one piece: a read on the other side ends with them.
@@ -55,6 +57,7 @@ enum Step {
     Close,
     On(String),
     StartTls,
+    StartDeflate,
     Wait(u64),
 }
 
@@ -146,6 +149,7 @@ fn parse_step(line: &str) -> Result<Option<Step>, String> {
         "S-CLOSE" => Step::Close,
         "@on" => Step::On(rest.trim().to_owned()),
         "@tls" => Step::StartTls,
+        "@deflate" => Step::StartDeflate,
         "@wait" => Step::Wait(rest.trim().parse().map_err(|_| "@wait seconds".to_owned())?),
         _ => return Err(format!("not a transcript line: {line:?}")),
     }))
@@ -195,6 +199,41 @@ struct Player<'a> {
 struct Open {
     peer: Box<dyn Peer>,
     unread: Vec<u8>,
+    deflate: Option<Deflate>,
+}
+
+/// The client's side of compression (RFC 4978).
+struct Deflate {
+    compress: Compress,
+    decompress: Decompress,
+}
+
+impl Open {
+    fn send(&mut self, bytes: &[u8]) {
+        let Some(Deflate { compress, .. }) = &mut self.deflate else {
+            return self.peer.send(bytes);
+        };
+        let mut sealed = Vec::with_capacity(bytes.len() + 1024);
+        compress.compress_vec(bytes, &mut sealed, FlushCompress::Sync).expect("compressed");
+        self.peer.send(&sealed);
+    }
+
+    /// Empty once the server closed.
+    fn receive(&mut self) -> Vec<u8> {
+        loop {
+            let received = self.peer.receive();
+            let Some(Deflate { decompress, .. }) = &mut self.deflate else { return received };
+            if received.is_empty() {
+                return received;
+            }
+            let mut opened = Vec::with_capacity(1 << 20);
+            let sync = FlushDecompress::Sync;
+            decompress.decompress_vec(&received, &mut opened, sync).expect("deflate");
+            if !opened.is_empty() {
+                return opened;
+            }
+        }
+    }
 }
 
 impl Player<'_> {
@@ -234,6 +273,12 @@ impl Player<'_> {
                 self.flush();
                 self.open().peer.start_tls();
             }
+            Step::StartDeflate => {
+                self.flush();
+                let compress = Compress::new(Compression::default(), false);
+                let decompress = Decompress::new(false);
+                self.open().deflate = Some(Deflate { compress, decompress });
+            }
             Step::Wait(seconds) => {
                 self.flush();
                 self.world.wait(*seconds);
@@ -262,7 +307,8 @@ impl Player<'_> {
     fn open(&mut self) -> &mut Open {
         if !self.connections.contains_key(&self.current) {
             let peer = self.world.connect(&self.current);
-            self.connections.insert(self.current.clone(), Open { peer, unread: Vec::new() });
+            self.connections
+                .insert(self.current.clone(), Open { peer, unread: Vec::new(), deflate: None });
         }
         self.connections.get_mut(&self.current).expect("just opened")
     }
@@ -274,21 +320,21 @@ impl Player<'_> {
         }
         let (split, start) = (self.split, self.sent);
         self.sent += bytes.len();
-        let peer = &mut self.open().peer;
+        let open = self.open();
         match split {
             Split::Every => {
                 for byte in &bytes {
-                    peer.send(std::slice::from_ref(byte));
-                    peer.settle();
+                    open.send(std::slice::from_ref(byte));
+                    open.peer.settle();
                 }
             }
             Split::At(position) if position > start && position < start + bytes.len() => {
                 let (first, second) = bytes.split_at(position - start);
-                peer.send(first);
-                peer.settle();
-                peer.send(second);
+                open.send(first);
+                open.peer.settle();
+                open.send(second);
             }
-            Split::Whole | Split::At(_) => peer.send(&bytes),
+            Split::Whole | Split::At(_) => open.send(&bytes),
         }
     }
 
@@ -306,7 +352,7 @@ impl Player<'_> {
                 };
                 return Some(String::from_utf8_lossy(text).into_owned());
             }
-            let more = open.peer.receive();
+            let more = open.receive();
             if more.is_empty() {
                 assert!(open.unread.is_empty(), "{path}:{line}: half a line before the close");
                 return None;

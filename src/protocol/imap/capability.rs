@@ -137,7 +137,8 @@ mod tests {
     fn the_list_before_and_after_login() {
         let extensions = "ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE CREATE-SPECIAL-USE UIDPLUS \
                           MOVE UNSELECT CONDSTORE ESEARCH LIST-EXTENDED LIST-STATUS STATUS=SIZE \
-                          WITHIN ACL RIGHTS=kxte LIST-MYRIGHTS";
+                          WITHIN ACL RIGHTS=kxte LIST-MYRIGHTS COMPRESS=DEFLATE UNAUTHENTICATE \
+                          LANGUAGE";
         assert_eq!(
             told(State::NotAuthenticated, true, false),
             format!(" IMAP4rev1 LITERAL+ SASL-IR {extensions} STARTTLS LOGINDISABLED")

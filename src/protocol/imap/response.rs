@@ -59,6 +59,8 @@ pub enum Code {
     AuthenticationFailed,
     Cannot,
     Closed,
+    /// RFC 4978 3.
+    CompressionActive,
     Corruption,
     ExpungeIssued,
     HasChildren,
@@ -102,6 +104,7 @@ impl Code {
             Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
             Code::Cannot => "CANNOT",
             Code::Closed => "CLOSED",
+            Code::CompressionActive => "COMPRESSIONACTIVE",
             Code::Corruption => "CORRUPTION",
             Code::ExpungeIssued => "EXPUNGEISSUED",
             Code::HasChildren => "HASCHILDREN",
@@ -264,6 +267,11 @@ impl<'o> Writer<'o> {
             self.out.extend_from_slice(prefix.as_bytes());
         }
         self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// The languages that a client can choose, or the one that it has chosen (RFC 5255 3.3).
+    pub fn language(&mut self, tags: &[&str]) {
+        self.out.extend_from_slice(format!("* LANGUAGE ({})\r\n", tags.join(" ")).as_bytes());
     }
 
     pub fn exists(&mut self, count: u32) {

@@ -59,6 +59,9 @@ capabilities! {
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440
+    CompressDeflate  "COMPRESS=DEFLATE"   Always; // RFC 4978
+    Unauthenticate   "UNAUTHENTICATE"     Always; // RFC 8437
+    Language         "LANGUAGE"           Always; // RFC 5255
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;
     AuthPlain        "AUTH=PLAIN"         WithLogin; // RFC 4616
@@ -106,6 +109,9 @@ macro_rules! command_table {
         enable::Enable                 [b"ENABLE"       Plain LoggedIn         All      Enable];
         namespace::Namespace           [b"NAMESPACE"    Plain LoggedIn         All      Namespace];
         idle::Idle                     [b"IDLE"         Plain LoggedIn         All      Idle];
+        compress::Compress             [b"COMPRESS"     Plain Any             All CompressDeflate];
+        language::Language             [b"LANGUAGE"     Plain Any              All      Language];
+        unauthenticate::Unauthenticate [b"UNAUTHENTICATE" Plain LoggedIn Nothing Unauthenticate];
     }
     authentication {
         start_tls::StartTls            [b"STARTTLS"     Plain NotAuthenticated Nothing  StartTls];

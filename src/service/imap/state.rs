@@ -186,6 +186,16 @@ impl Session {
         self.framer.set_limits(limits);
     }
 
+    /// Back to the state before log-in (RFC 8437 3).
+    pub(super) fn log_out(&mut self) {
+        self.let_go();
+        self.enabled = Capabilities::NONE;
+        self.channel.connection.set_logged_in(false);
+        self.framer.set_limits(LIMITS_BEFORE_LOGIN);
+        let patience = self.imap().login_timeout;
+        self.channel.restart_deadline(patience);
+    }
+
     /// Releases the account, its seat, and the snapshot that keeps bodies readable.
     pub(super) fn let_go(&mut self) {
         (self.selected, self.account, self.seat, self.user) = (None, None, None, None);

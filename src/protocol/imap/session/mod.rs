@@ -1,11 +1,14 @@
 //! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
-//! NAMESPACE, IDLE. Each file has a command's value, its parser and its grammar; the rows are in
-//! [`super::table`].
+//! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE. Each file has a command's value, its parser
+//! and its grammar; the rows are in [`super::table`].
 
 pub mod capability;
+pub mod compress;
 pub mod enable;
 pub mod id;
 pub mod idle;
+pub mod language;
 pub mod logout;
 pub mod namespace;
 pub mod noop;
+pub mod unauthenticate;

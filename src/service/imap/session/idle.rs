@@ -18,6 +18,7 @@ impl Handler for Idle {
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         session.restart_deadline();
         session.writer().continuation("idling");
+        session.channel.connection.rest();
         loop {
             match session.framer.line(session.channel.connection.input()) {
                 Frame::Command { size } => {

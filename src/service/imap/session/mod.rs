@@ -1,10 +1,13 @@
 //! Commands about the session itself and its capabilities: CAPABILITY, NOOP, LOGOUT, ID, ENABLE,
-//! NAMESPACE, IDLE.
+//! NAMESPACE, IDLE, COMPRESS, UNAUTHENTICATE, LANGUAGE.
 
 mod capability;
+mod compress;
 mod enable;
 mod id;
 mod idle;
+mod language;
 mod logout;
 mod namespace;
 mod noop;
+mod unauthenticate;
