@@ -803,3 +803,169 @@ fn rights_go_with_accounts_and_not_with_names() {
         }
     }
 }
+
+/// A mailbox that is not seen, and a level that is no mailbox, with the same seen below them.
+#[test]
+fn a_hidden_mailbox_above_a_seen_one_is_like_none() {
+    each(|case| {
+        for name in ["hidden/seen", "gone/seen"] {
+            done(&mut case.owner, &format!("CREATE {name}"));
+            case.grant(name, "lrx");
+        }
+        done(&mut case.owner, "DELETE gone");
+        case.grant("box", "lrk");
+        for command in [
+            "DELETE {}",
+            "RENAME {} \"Other Users/{owner}@demo.test/box/moved\"",
+            "RENAME {} mine",
+            "SELECT {}",
+            "STATUS {} (MESSAGES)",
+            "LIST \"\" {}",
+            "CREATE {}",
+            "MYRIGHTS {}",
+        ] {
+            let mut told = |name: &str| {
+                let (name, owner) = (case.name(name), case.owner_name);
+                let command = command.replace("{owner}", owner).replacen("{}", &name, 1);
+                answer(&mut case.user, &command).replace(&name, "NAME")
+            };
+            assert_eq!(told("hidden"), told("gone"), "{command}");
+        }
+        let told = done(&mut case.owner, "LIST \"\" *");
+        assert!(told.contains(" hidden/seen\r\n") && told.contains(" gone/seen\r\n"), "{told}");
+    });
+}
+
+/// Whether somebody shares something with others, but not with the user, is not told.
+#[test]
+fn an_owner_with_nothing_for_the_user_is_like_none() {
+    each(|case| {
+        done(&mut case.owner, "SETACL box anyone lrswipkxtea");
+        let user = case.user_name;
+        done(&mut case.owner, &format!("SETACL box -{user}@demo.test lrswipkxtea"));
+        for command in ["DELETE {}", "RENAME {} mine", "SELECT {}", "LIST \"\" {}", "CREATE {}"] {
+            for below in ["", "/", "/box", "/box/sub"] {
+                let mut told = |owner: &str| {
+                    let name = format!("\"Other Users/{owner}@demo.test{below}\"");
+                    let told = answer(&mut case.user, &command.replacen("{}", &name, 1));
+                    told.replace(&name, "NAME")
+                };
+                let owner = case.owner_name;
+                assert_eq!(told(owner), told("ghost"), "{command} {below}");
+            }
+        }
+        let told = answer(&mut case.user, "DELETE \"Other Users\"");
+        assert!(told.starts_with("t NO [NONEXISTENT]"), "{told}");
+    });
+}
+
+/// Special uses are the owner's (RFC 6154 1): his clients put mail there.
+#[test]
+fn others_give_and_see_no_special_uses() {
+    each(|case| {
+        case.grant("box", "lrswipkxtea");
+        let sent = case.name("box/sent");
+        let told = answer(&mut case.user, &format!("CREATE {sent} (USE (\\Sent))"));
+        assert!(told.starts_with("t NO [USEATTR]"), "{told}");
+        assert!(!done(&mut case.owner, "LIST \"\" *").contains("box/sent"));
+        done(&mut case.owner, "CREATE box/archive (USE (\\Archive))");
+        for command in
+            ["LIST \"\" \"Other Users/*\" RETURN (SPECIAL-USE)", "LIST \"\" \"Other Users/*\""]
+        {
+            let told = done(&mut case.user, command);
+            assert!(told.contains("box/archive") && !told.contains("\\Archive"), "{told}");
+        }
+        let told = done(&mut case.user, "LIST (SPECIAL-USE) \"\" \"Other Users/*\"");
+        assert!(!told.contains("Other Users"), "{told}");
+    });
+}
+
+/// RENAME of INBOX moves messages (RFC 3501 6.3.5) to a mailbox with another list.
+#[test]
+fn who_may_not_read_an_inbox_does_not_move_its_messages() {
+    each(|case| {
+        done(&mut case.owner, "APPEND INBOX {6+}\r\nsecret");
+        case.grant("box", "lrk");
+        let (inbox, new) = (case.name("INBOX"), case.name("box/new"));
+        for rights in ["lx", "lrx", "lrxt", "lrxe", "lxte"] {
+            case.grant("INBOX", rights);
+            let told = answer(&mut case.user, &format!("RENAME {inbox} {new}"));
+            assert!(told.starts_with("t NO [NOPERM]"), "{rights}: {told}");
+            assert!(done(&mut case.owner, "STATUS INBOX (MESSAGES)").contains("(MESSAGES 1)"));
+        }
+        case.grant("INBOX", "lrxte");
+        done(&mut case.user, &format!("RENAME {inbox} {new}"));
+        assert!(done(&mut case.owner, "STATUS box/new (MESSAGES)").contains("(MESSAGES 1)"));
+    });
+}
+
+/// The account of public mailboxes has an INBOX, which is nobody's.
+#[test]
+fn the_inbox_of_public_mailboxes_does_not_exist() {
+    let kit = kit();
+    for admin_name in ["alice", "bob"] {
+        let mut options = world::options(true);
+        options.imap.administrators = vec![format!("{admin_name}@demo.test")];
+        let world = SimulatedWorld::with_options(&kit, serve_imap, 0, options, 64 << 20);
+        let mut admin = log_in(&world, admin_name);
+        done(&mut admin, "CREATE Shared/News");
+        for name in ["Shared/INBOX", "Shared/inbox", "Shared/INBOX/"] {
+            for command in [
+                "SELECT {}",
+                "STATUS {} (MESSAGES)",
+                "DELETE {}",
+                "RENAME {} Shared/x",
+                "GETACL {}",
+                "SETACL {} anyone lr",
+                "APPEND {} {1+}\r\nx",
+            ] {
+                let told = answer(&mut admin, &command.replacen("{}", name, 1));
+                assert!(told.starts_with("t NO ["), "{command} {name}: {told}");
+                assert!(told.contains("No such mailbox"), "{command} {name}: {told}");
+            }
+            for command in ["CREATE {}", "RENAME Shared/News {}"] {
+                let told = answer(&mut admin, &command.replacen("{}", name, 1));
+                assert!(told.starts_with("t NO ["), "{command} {name}: {told}");
+            }
+            let told = done(&mut admin, &format!("LIST \"\" {name} RETURN (MYRIGHTS)"));
+            assert!(!told.contains("LIST ("), "{told}");
+        }
+    }
+}
+
+/// What a name means may be changing when somebody else uses it: his rights are those on the
+/// mailbox that he would change.
+#[test]
+fn names_that_are_changing_give_nobody_rights() {
+    for pair in PAIRS {
+        for command in [
+            "DELETE \"{}/box\"",
+            "RENAME \"{}/box\" \"{}/other/mine\"",
+            "CREATE \"{}/box/mine\"",
+            "RENAME \"{}/other/sub\" \"{}/box/mine\"",
+        ] {
+            let kit = kit();
+            let mut case = Case::new(&kit, pair);
+            done(&mut case.owner, "CREATE other");
+            case.grant("box", "lrkx");
+            case.grant("other", "lrkx");
+            done(&mut case.owner, "CREATE other/sub");
+            let mut second = log_in(&case.world, case.owner_name);
+            done(&mut case.user, "NOOP");
+            case.world.slow_disk();
+            case.owner.say("r RENAME box kept\r\n");
+            case.world.settle();
+            second.say("c CREATE box\r\n");
+            case.world.settle();
+            let owner = format!("Other Users/{}@demo.test", case.owner_name);
+            case.user.say(format!("u {}\r\n", command.replace("{}", &owner)));
+            let told = case.user.read_to("u ");
+            assert!(!told.contains("u OK"), "{command} {pair:?}: {told}");
+            case.world.sleep(200);
+            case.owner.read_to("r OK");
+            second.read_to("c OK");
+            let told = done(&mut second, "LIST \"\" *");
+            assert!(told.contains(" box\r\n") && !told.contains("mine"), "{command}: {told}");
+        }
+    }
+}

@@ -53,7 +53,7 @@ pub use self::{
     format::body::BODY_CHUNK,
     format::cards::{CARD_PARTS, CardSplit},
     format::effect::{PropertyKey, PropertyKind},
-    handle::account::{Account, CardReader, Expunged, FlagChange, FlagOutcome},
+    handle::account::{Account, CardReader, Expunged, FlagChange, FlagOutcome, Renamed},
     handle::annotations::AnnotationChanges,
     handle::copying::{COPY_SLICE, Copied},
     handle::delivery::{Delivered, Deliveries, DeliveryId, DeliveryTarget},

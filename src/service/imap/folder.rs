@@ -154,8 +154,10 @@ impl Folder {
         self.rights
     }
 
+    /// Those of one's own mailboxes: what others use theirs for says nothing about where this
+    /// user's clients may put his mail.
     pub(super) fn special_use(&self) -> Option<SpecialUse> {
-        self.info.special_use
+        self.info.special_use.filter(|_| self.reach.prefix.is_empty())
     }
 
     /// Its messages, to be read.
@@ -386,11 +388,8 @@ impl Folder {
     }
 
     pub(super) async fn delete(&self) -> Result<(), Failure> {
-        let (mailbox, name) = (self.info.id, self.info.name.clone());
-        let work = move |holding: Holding| async move {
-            check(&holding, mailbox, &[Right::DeleteMailbox])?;
-            holding.delete(&name).await
-        };
+        let name = self.info.name.clone();
+        let work = move |holding: Holding| async move { holding.delete(&name).await };
         self.home.at_owner(work).await
     }
 
@@ -476,7 +475,7 @@ impl Place {
     pub(super) async fn is_only_above(&self) -> Result<bool, Failure> {
         let Some(Located { reach, name }) = &self.located else {
             let level = self.full.strip_suffix(SEPARATOR).unwrap_or(&self.full);
-            return Ok(self.namespace.is_above_others(level));
+            return Ok(self.namespace.is_above_others(level).await);
         };
         let name = name.clone();
         let asked = move |holding: Holding| async move { Ok(holding.is_only_above(&name)) };
@@ -497,7 +496,7 @@ impl Place {
         let target = match &target.located {
             Some(Located { reach, name }) if reach.account == source.reach.account => name.clone(),
             _ => {
-                let check = move |holding: Holding| async move { holding.check_delete(&name) };
+                let check = move |holding: Holding| async move { holding.check_rename(&name) };
                 home.at_owner(check).await?;
                 let text = "A mailbox cannot be moved to another account";
                 return Err(Failure::no(Code::Cannot, text));

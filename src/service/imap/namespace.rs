@@ -63,8 +63,10 @@ impl Namespace {
             return at(self.own_reach(), name);
         }
         if let Some(rest) = below(name, SHARED) {
-            let reach = self.public().filter(|_| !rest.is_empty())?;
-            return at(reach, &inbox_of(rest));
+            let name = inbox_of(rest);
+            // The INBOX that every account has is nobody's here.
+            let is_mailbox = !matches!(name.strip_suffix(SEPARATOR).unwrap_or(&name), "" | INBOX);
+            return at(self.public().filter(|_| is_mailbox)?, &name);
         }
         if let Some(rest) = below(name, OTHER_USERS) {
             // An address may itself have a separator.
@@ -112,10 +114,13 @@ impl Namespace {
         reaches
     }
 
-    /// Whether the user can reach accounts whose mailboxes are below a level.
-    pub(super) fn is_above_others(&self, level: &str) -> bool {
+    /// Whether there are mailboxes of other accounts below a level that the user may look up. That
+    /// an account may have something for him is not enough, and not told.
+    pub(super) async fn is_above_others(&self, level: &str) -> bool {
         let begin = format!("{level}{SEPARATOR}");
-        self.others().iter().any(|reach| reach.prefix.starts_with(&begin))
+        let mut reaches = self.others();
+        reaches.retain(|reach| reach.prefix.starts_with(&begin));
+        OtherNames::of(reaches).next(self).await.is_some()
     }
 
     pub(super) async fn home(&self, reach: &Reach) -> Result<Home, Failure> {
@@ -225,6 +230,11 @@ struct OtherNames {
 }
 
 impl OtherNames {
+    fn of(reaches: Vec<Reach>) -> OtherNames {
+        let piece = Vec::new().into_iter();
+        OtherNames { reaches: reaches.into_iter(), current: None, piece, last: None }
+    }
+
     /// An account that cannot be asked now is left out.
     async fn next(&mut self, namespace: &Namespace) -> Option<Walked> {
         loop {
@@ -268,12 +278,8 @@ impl OtherNames {
 impl NameWalk {
     /// `with_others`: also names of other accounts, as far as they are mailboxes.
     pub(super) fn new(namespace: &Namespace, which: Names, with_others: bool) -> NameWalk {
-        let others = (with_others && which != Names::Subscribed).then(|| OtherNames {
-            reaches: namespace.others().into_iter(),
-            current: None,
-            piece: Vec::new().into_iter(),
-            last: None,
-        });
+        let others =
+            (with_others && which != Names::Subscribed).then(|| OtherNames::of(namespace.others()));
         NameWalk {
             which,
             own: OwnNames::new(which),

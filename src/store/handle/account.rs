@@ -101,6 +101,28 @@ pub struct Expunged {
     pub uids: Vec<Uid>,
 }
 
+/// The mailboxes that a RENAME is about, as the names are in the step that decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Renamed {
+    /// `None` for a mere level above mailboxes.
+    pub mailbox: Option<MailboxId>,
+    /// The nearest one above it.
+    pub above: Option<MailboxId>,
+    /// The nearest one above the new name.
+    pub above_target: Option<MailboxId>,
+}
+
+impl Renamed {
+    pub(super) fn of(state: &AccountState, source: &str, target: &str) -> Renamed {
+        let names = &state.pending_names;
+        Renamed {
+            mailbox: names.find(source),
+            above: names.nearest_above(&normalise(source)),
+            above_target: names.nearest_above(&normalise(target)),
+        }
+    }
+}
+
 pub(super) fn sorted(uids: &[Uid]) -> Vec<Uid> {
     let mut uids = uids.to_vec();
     uids.sort_unstable();
@@ -210,10 +232,22 @@ impl Account {
         name: &str,
         special_use: Option<SpecialUse>,
     ) -> Result<MailboxId, StoreError> {
+        self.create_mailbox_if(name, special_use, |_| Ok(())).await
+    }
+
+    /// The same, if `may` allows it. It is asked in the step that decides, about the nearest mailbox
+    /// above as the names are then: others may be changing them.
+    pub async fn create_mailbox_if<E: From<StoreError>>(
+        &self,
+        name: &str,
+        special_use: Option<SpecialUse>,
+        may: impl FnOnce(Option<MailboxId>) -> Result<(), E>,
+    ) -> Result<MailboxId, E> {
         self.commits.log.room().await?;
         let (id, effects) = {
             let state = self.cell.state.borrow();
             let limits = self.name_limits();
+            may(state.pending_names.nearest_above(&normalise(name)))?;
             let new = state.pending_names.plan_create(name, special_use, limits)?;
             state.check_names(new.iter().map(|mailbox| &mailbox.name))?;
             let id = new.last().map_or(MailboxId(0), |mailbox| mailbox.id);
@@ -252,25 +286,46 @@ impl Account {
     /// A mailbox's children stay, and its name with them without a mailbox (RFC 3501 6.3.4).
     /// Deleting such a name is `NotPermitted`, as is deleting INBOX.
     pub async fn delete_mailbox(&self, name: &str) -> Result<(), StoreError> {
+        self.delete_mailbox_if(name, |_| Ok(())).await
+    }
+
+    /// The same, if `may` allows it, as [`Account::create_mailbox_if`] asks: about the mailbox.
+    pub async fn delete_mailbox_if<E: From<StoreError>>(
+        &self,
+        name: &str,
+        may: impl FnOnce(MailboxId) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.commits.log.room().await?;
         let effect = {
             let state = self.cell.state.borrow();
             let mailbox = state.pending_names.plan_delete(name)?;
+            may(mailbox)?;
             Effect::DeleteMailbox { account: state.id, mailbox }
         };
-        self.carry_out(vec![effect]).await
+        Ok(self.carry_out(vec![effect]).await?)
     }
 
     /// Renames children too, in one transaction; properties stay with them. Renaming INBOX moves
     /// its messages to the new mailbox and leaves INBOX empty (RFC 3501 6.3.5). Superior levels are
     /// created.
     pub async fn rename_mailbox(&self, source: &str, target: &str) -> Result<(), StoreError> {
+        self.rename_mailbox_if(source, target, |_| Ok(())).await
+    }
+
+    /// The same, if `may` allows it, as [`Account::create_mailbox_if`] asks.
+    pub async fn rename_mailbox_if<E: From<StoreError>>(
+        &self,
+        source: &str,
+        target: &str,
+        may: impl FnOnce(Renamed) -> Result<(), E>,
+    ) -> Result<(), E> {
         if normalise(source) == "INBOX" {
-            return self.rename_inbox(target).await;
+            return self.rename_inbox(target, may).await;
         }
         self.commits.log.room().await?;
         let effects = {
             let state = self.cell.state.borrow();
+            may(Renamed::of(&state, source, target))?;
             let plan = state.pending_names.plan_rename(source, target, self.name_limits())?;
             let created = plan.superiors.iter().map(|mailbox| &mailbox.name);
             state.check_names(created.chain(plan.renames.iter().map(|(_, name)| name)))?;
@@ -280,7 +335,7 @@ impl Account {
             effects.extend(renames.into_iter().map(rename));
             effects
         };
-        self.carry_out(effects).await
+        Ok(self.carry_out(effects).await?)
     }
 
     pub async fn set_subscribed(&self, name: &str, subscribed: bool) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use super::{
         format::effect::Effect,
         message::Message,
     },
-    account::{Account, sorted},
+    account::{Account, Renamed, sorted},
 };
 use crate::{
     model::{FlagMask, FlagSet, KeywordSet, MailboxId, ModSeq, Uid, UidValidity},
@@ -174,12 +174,17 @@ impl Account {
     /// One transaction if the messages fit in a slice. Otherwise the new mailbox comes first and
     /// the messages follow: messages that arrive meanwhile stay in INBOX, and so do the remaining
     /// ones after a crash.
-    pub(super) async fn rename_inbox(&self, target: &str) -> Result<(), StoreError> {
+    pub(super) async fn rename_inbox<E: From<StoreError>>(
+        &self,
+        target: &str,
+        may: impl FnOnce(Renamed) -> Result<(), E>,
+    ) -> Result<(), E> {
         // Before any await: changes that a reopened log took back must not count as done.
         let generation = self.commits.log.generation();
         self.commits.accounts.ensure_table(&self.cell, MailboxId::INBOX).await?;
         self.commits.log.room().await?;
         let (effects, mailbox, whole) = {
+            may(Renamed::of(&self.cell.state.borrow(), "INBOX", target))?;
             let mut state = self.cell.state.borrow_mut();
             let new = state.pending_names.plan_create(target, None, self.name_limits())?;
             let keywords = state.mailboxes.get(&MailboxId::INBOX).map(Mailbox::pending_keywords);

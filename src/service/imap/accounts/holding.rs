@@ -19,7 +19,7 @@ use crate::{
         Shard,
         access::{self, Edit, PublicNews},
     },
-    store::{Account, MailboxInfo, Names, StoreError},
+    store::{Account, MailboxInfo, Names, Renamed, StoreError},
 };
 
 /// Names looked at before other sessions get their turn.
@@ -218,26 +218,33 @@ impl Holding {
         listed
     }
 
-    /// Rights on the nearest mailbox above. Where there is none, the account's owner has all and
-    /// others have none.
-    fn rights_above(&self, name: &str) -> Rights {
-        match self.account.nearest_above(name) {
+    /// Rights on the nearest mailbox above a name. Where there is none, the account's owner has all
+    /// and others have none.
+    fn rights_above(&self, above: Option<MailboxId>) -> Rights {
+        match above {
             Some(above) => self.rights(above),
             None if self.is_owner => Rights::ALL,
             None => Rights::NONE,
         }
     }
 
-    /// No mailbox has this name, but there are mailboxes below it (RFC 3501 6.3.4).
+    /// As far as the user can tell, no mailbox has this name, but there are mailboxes below it (RFC
+    /// 3501 6.3.4). One that he may neither look up nor delete is like none (RFC 4314 4 LIST).
     pub(in crate::service::imap) fn is_only_above(&self, name: &str) -> bool {
+        self.is_only_level(name, self.find(name).map(|(_, rights)| rights))
+    }
+
+    /// The same of a name whose mailbox, if there is one, the user has these rights on.
+    fn is_only_level(&self, name: &str, rights: Option<Rights>) -> bool {
+        let shows = Rights::of(&[Right::Lookup, Right::DeleteMailbox]);
         let level = name.strip_suffix(SEPARATOR).unwrap_or(name);
-        self.account.mailbox_by_name(name).is_none() && self.has_children(level)
+        !rights.is_some_and(|rights| rights.contain_any(shows)) && self.has_children(level)
     }
 
     /// Creating a mailbox, or moving one to this name, needs the right to on the nearest mailbox
     /// above (RFC 4314 4). The answer does not tell whether there is one.
-    fn check_create(&self, name: &str) -> Result<(), Failure> {
-        match self.rights_above(name).contain(Right::CreateMailbox) {
+    fn check_create(&self, above: Option<MailboxId>) -> Result<(), Failure> {
+        match self.rights_above(above).contain(Right::CreateMailbox) {
             true => Ok(()),
             false => Err(Failure::no(Code::NoPerm, "Mailboxes cannot be created there")),
         }
@@ -248,8 +255,15 @@ impl Holding {
         name: &str,
         special_use: Option<SpecialUse>,
     ) -> Result<(), Failure> {
-        self.check_create(name)?;
-        self.account.create_mailbox(name, special_use).await?;
+        let may = |above| {
+            self.check_create(above)?;
+            // RFC 6154 1: the owner's clients would put his mail there.
+            match special_use.is_some() && self.account.id() != self.user.account {
+                true => Err(Failure::no(Code::UseAttr, "Special uses are for one's own mailboxes")),
+                false => Ok(()),
+            }
+        };
+        self.account.create_mailbox_if(name, special_use, may).await?;
         self.tell_public(name, PublicNews::Created);
         Ok(())
     }
@@ -260,16 +274,21 @@ impl Holding {
         name: &str,
         target: &str,
     ) -> Result<(), Failure> {
-        self.check_delete(name)?;
-        self.check_create(target)?;
-        self.account.rename_mailbox(name, target).await?;
+        let may = |Renamed { mailbox, above, above_target }: Renamed| {
+            self.check_take(name, mailbox, above)?;
+            self.check_create(above_target)
+        };
+        self.account.rename_mailbox_if(name, target, may).await?;
         self.tell_public(target, PublicNews::Renamed(name));
         Ok(())
     }
 
-    /// The rights to do so are checked by the caller.
     pub(in crate::service::imap) async fn delete(&self, name: &str) -> Result<(), Failure> {
-        self.account.delete_mailbox(name).await?;
+        let may = |mailbox| {
+            let needed = Rights::of(&[Right::DeleteMailbox]);
+            permitted(Some(self.rights(mailbox)), needed, no_such_mailbox)
+        };
+        self.account.delete_mailbox_if(name, may).await?;
         self.tell_public(name, PublicNews::Deleted);
         Ok(())
     }
@@ -279,12 +298,37 @@ impl Holding {
     }
 
     /// Whether the user may take the mailbox away from this name.
-    pub(in crate::service::imap) fn check_delete(&self, name: &str) -> Result<(), Failure> {
-        let found = match self.is_only_above(name) {
-            true => Some(self.rights_above(name)),
-            false => self.find(name).map(|(_, rights)| rights),
+    pub(in crate::service::imap) fn check_rename(&self, name: &str) -> Result<(), Failure> {
+        let mailbox = self.account.mailbox_by_name(name).map(|info| info.id);
+        self.check_take(name, mailbox, self.account.nearest_above(name))
+    }
+
+    /// The same of the mailbox that has the name, and the nearest one above.
+    fn check_take(
+        &self,
+        name: &str,
+        mailbox: Option<MailboxId>,
+        above: Option<MailboxId>,
+    ) -> Result<(), Failure> {
+        let rights = mailbox.map(|mailbox| self.rights(mailbox));
+        let found = match self.is_only_level(name, rights) {
+            true => Some(self.rights_above(above)),
+            false => rights,
         };
-        permitted(found, Rights::of(&[Right::DeleteMailbox]), no_such_mailbox)
+        let needed = match mailbox {
+            // Its messages are moved (RFC 3501 6.3.5), to a mailbox with another list: as by MOVE.
+            Some(MailboxId::INBOX) => Rights::of(&[
+                Right::DeleteMailbox,
+                Right::Read,
+                Right::DeleteMessages,
+                Right::Expunge,
+            ]),
+            _ => Rights::of(&[Right::DeleteMailbox]),
+        };
+        match found {
+            Some(rights) if needed.without(rights).is_empty() => Ok(()),
+            found => permitted(found, Rights::NONE, no_such_mailbox),
+        }
     }
 
     /// The entries of an access list, as [`AccessList::told`].
