@@ -185,6 +185,7 @@ impl Account {
         self.commits.log.room().await?;
         let (effects, mailbox, whole) = {
             may(Renamed::of(&self.cell.state.borrow(), "INBOX", target))?;
+            let is_left = self.is_being_left(MailboxId::INBOX);
             let mut state = self.cell.state.borrow_mut();
             let new = state.pending_names.plan_create(target, None, self.name_limits())?;
             let keywords = state.mailboxes.get(&MailboxId::INBOX).map(Mailbox::pending_keywords);
@@ -199,7 +200,7 @@ impl Account {
             if !keywords.is_empty() {
                 effects.push(Effect::Keyword { account, mailbox, names: keywords.to_vec() });
             }
-            let whole = inbox.status.messages as usize <= COPY_SLICE;
+            let whole = inbox.status.messages as usize <= COPY_SLICE && !is_left;
             let mut moved = Vec::new();
             for (message, pending) in inbox.pending_messages().filter(|_| whole) {
                 moved.push(message.uid);
@@ -349,7 +350,11 @@ impl Route<'_> {
     fn slice(&self, uids: &[Uid], may: May<'_>, copied: &mut Copied) -> Result<(), StoreError> {
         let ((source, source_mailbox), (target, mailbox)) = (self.source, self.target);
         let kept = may()?;
-        let mut originals = source.originals(source_mailbox, uids)?;
+        let mut uids = uids.to_vec();
+        if self.way != Way::Copy {
+            source.leave_out_departing(source_mailbox, &mut uids);
+        }
+        let mut originals = source.originals(source_mailbox, &uids)?;
         originals.iter_mut().for_each(|original| original.flags = kept.of(original.flags));
         let names = source.keyword_names(source_mailbox, &originals)?;
         let keywords = target.keywords_from(mailbox, &names)?;

@@ -13,6 +13,8 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::{
     super::{
         account::state::AccountCell,
@@ -65,6 +67,23 @@ impl Account {
         Ok(Manifest { messages, keywords })
     }
 
+    /// Leaves out those of `uids` that are about to leave `mailbox` for another partition, as it is
+    /// decided now. A second MOVE, or a RENAME of INBOX, must not take them elsewhere as well. They
+    /// are still there for everything else: a COPY is as if it had come before the move, an EXPUNGE
+    /// as if it had come after it.
+    pub(super) fn leave_out_departing(&self, mailbox: MailboxId, uids: &mut Vec<Uid>) {
+        let standing = self.commits.standing.borrow();
+        for departing in departures((self.id(), mailbox), standing.pending_intents()) {
+            uids.retain(|uid| departing.binary_search(uid).is_err());
+        }
+    }
+
+    /// Whether messages are about to leave `mailbox` so.
+    pub(super) fn is_being_left(&self, mailbox: MailboxId) -> bool {
+        let standing = self.commits.standing.borrow();
+        departures((self.id(), mailbox), standing.pending_intents()).next().is_some()
+    }
+
     /// Decides that the messages among `uids` that exist go to `target`, and records it durably.
     /// Those that are about to leave by another move are left out. If none is left, nothing is
     /// recorded. `may` is asked in the step that decides. At most [`COPY_SLICE`] messages.
@@ -89,13 +108,7 @@ impl Account {
         may(self, mailbox)?;
         let source = (self.id(), mailbox);
         let mut uids = sorted(uids);
-        for payload in self.commits.standing.borrow().pending_intents() {
-            if let Ok(End::Departure(other)) = End::decode(payload)
-                && other.source == source
-            {
-                uids.retain(|uid| other.uids.binary_search(uid).is_err());
-            }
-        }
+        self.leave_out_departing(mailbox, &mut uids);
         let manifest = self.manifest_now(mailbox, &uids)?;
         if manifest.messages.is_empty() {
             self.settled().await?;
@@ -109,6 +122,17 @@ impl Account {
         self.commits.acknowledged(lsn).await?;
         Ok(manifest)
     }
+}
+
+/// The UIDs, ascending, of each move from `place`.
+fn departures<'a>(
+    place: (AccountId, MailboxId),
+    intents: impl Iterator<Item = &'a Bytes>,
+) -> impl Iterator<Item = Vec<Uid>> {
+    intents.filter_map(move |payload| match End::decode(payload) {
+        Ok(End::Departure(Departure { source, uids, .. })) if source == place => Some(uids),
+        _ => None,
+    })
 }
 
 /// The moves between a partition and others that are not yet finished.

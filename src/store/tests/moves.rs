@@ -415,3 +415,46 @@ fn a_crash_at_any_moment_leaves_each_message_once() {
 async fn there_is_nothing(account: &Account) -> bool {
     messages(account).await.is_empty()
 }
+
+/// What is about to leave by a move is not taken elsewhere by a second one: it would be in both
+/// places. It can still be copied, as before the move.
+#[test]
+fn what_is_about_to_leave_is_moved_once() {
+    for renames in [false, true] {
+        for arrives in [false, true] {
+            run_two(async |two: Two| {
+                let [ours, _theirs] = two.open().await;
+                for n in 0..3 {
+                    deliver(&ours, ALICE, &body(n)).await;
+                }
+                let alice = ours.account(ALICE).await.unwrap();
+                let other = alice.create_mailbox("other", None).await.unwrap();
+                let all_of_them = messages(&alice).await;
+                let (sent, to) = ([Uid(1), Uid(3)], (BOB, INBOX));
+                alice.begin_move(INBOX, &sent, TICKET, to, &mut { all }).await.unwrap();
+                let copied = alice.copy(INBOX, &all_of_them, other).await.unwrap();
+                assert_eq!(copied.uids.len(), 3);
+                let taken = match renames {
+                    true => {
+                        alice.rename_mailbox("INBOX", "old").await.unwrap();
+                        alice.mailbox_by_name("old").unwrap().id
+                    }
+                    false => {
+                        let moved = alice.move_messages(INBOX, &all_of_them, other).await.unwrap();
+                        assert_eq!(moved.uids, [(Uid(2), Uid(4))]);
+                        other
+                    }
+                };
+                assert_eq!(uids_of(&alice).await, sent);
+                let expected = if renames { 1 } else { 4 };
+                assert_eq!(snapshot(&alice, taken).await.len(), expected);
+                match arrives {
+                    true => ours.moves().finish(TICKET).await.unwrap(),
+                    false => ours.moves().cancel(TICKET).await.unwrap(),
+                }
+                let left = uids_of(&alice).await;
+                assert_eq!(left, if arrives { vec![] } else { sent.to_vec() });
+            });
+        }
+    }
+}
