@@ -26,25 +26,12 @@ fn kit() -> Kit {
     Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)))
 }
 
-/// The answer to one command, up to its tagged response or BYE.
 fn answer(client: &mut Client, command: &str) -> String {
-    client.say(format!("t {command}\r\n"));
-    let mut found = String::new();
-    loop {
-        let more = transcript::Peer::receive(client);
-        assert!(!more.is_empty(), "closed after {command}: {found}");
-        found.push_str(&String::from_utf8(more).expect("UTF-8"));
-        let last = found.lines().next_back().unwrap_or_default();
-        if found.ends_with("\r\n") && (last.starts_with("t ") || last.starts_with("* BYE")) {
-            return found;
-        }
-    }
+    client.answer(command)
 }
 
 fn done(client: &mut Client, command: &str) -> String {
-    let told = answer(client, command);
-    assert!(told.contains("t OK "), "{command}: {told}");
-    told
+    client.done(command)
 }
 
 fn log_in(world: &SimulatedWorld<'_>, name: &str) -> Client {

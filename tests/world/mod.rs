@@ -373,6 +373,28 @@ impl Client {
         }
     }
 
+    /// The answer to one command, up to its tagged response or BYE.
+    pub fn answer(&mut self, command: &str) -> String {
+        self.say(format!("t {command}\r\n"));
+        let mut found = String::new();
+        loop {
+            let more = transcript::Peer::receive(self);
+            assert!(!more.is_empty(), "closed after {command}: {found}");
+            found.push_str(&String::from_utf8(more).expect("UTF-8"));
+            let last = found.lines().next_back().unwrap_or_default();
+            if found.ends_with("\r\n") && (last.starts_with("t ") || last.starts_with("* BYE")) {
+                return found;
+            }
+        }
+    }
+
+    /// The same, which must be OK.
+    pub fn done(&mut self, command: &str) -> String {
+        let told = self.answer(command);
+        assert!(told.contains("t OK "), "{command}: {told}");
+        told
+    }
+
     /// The server's next octets must be `text`.
     pub fn expect(&mut self, text: &str) {
         while self.unread.len() < text.len() {
