@@ -188,15 +188,26 @@ const ROOMS_OF_IMAP: &[(&str, &[&str])] = &[
     ("namespace", &["reply", "accounts", "state"]),
     ("folder", &["reply", "accounts", "selected", "state", "namespace"]),
     ("sync", &["reply", "accounts", "selected", "state", "folder"]),
+    ("resync", &["reply", "selected", "state", "folder"]),
     ("handler", &["reply", "state"]),
     ("session", &["reply", "state", "namespace", "handler"]),
     ("authentication", &["reply", "accounts", "state", "handler"]),
     (
         "mailbox",
-        &["reply", "accounts", "selected", "state", "sync", "namespace", "folder", "handler"],
+        &[
+            "reply",
+            "accounts",
+            "selected",
+            "state",
+            "sync",
+            "resync",
+            "namespace",
+            "folder",
+            "handler",
+        ],
     ),
     ("access", &["reply", "state", "folder", "handler"]),
-    ("message", &["reply", "accounts", "selected", "state", "sync", "folder", "handler"]),
+    ("message", &["reply", "accounts", "selected", "state", "sync", "resync", "folder", "handler"]),
     ("conversation", &["handover", "reply", "state", "handler"]),
 ];
 

@@ -135,10 +135,32 @@ mod tests {
     /// Clients compare the list with a cached one: its order must not change.
     #[test]
     fn the_list_before_and_after_login() {
-        let extensions = "ENABLE ID IDLE NAMESPACE CHILDREN SPECIAL-USE CREATE-SPECIAL-USE UIDPLUS \
-                          MOVE UNSELECT CONDSTORE ESEARCH LIST-EXTENDED LIST-STATUS STATUS=SIZE \
-                          WITHIN ACL RIGHTS=kxte LIST-MYRIGHTS COMPRESS=DEFLATE UNAUTHENTICATE \
-                          LANGUAGE";
+        let extensions = [
+            "ENABLE",
+            "ID",
+            "IDLE",
+            "NAMESPACE",
+            "CHILDREN",
+            "SPECIAL-USE",
+            "CREATE-SPECIAL-USE",
+            "UIDPLUS",
+            "MOVE",
+            "UNSELECT",
+            "CONDSTORE",
+            "QRESYNC",
+            "ESEARCH",
+            "LIST-EXTENDED",
+            "LIST-STATUS",
+            "STATUS=SIZE",
+            "WITHIN",
+            "ACL",
+            "RIGHTS=kxte",
+            "LIST-MYRIGHTS",
+            "COMPRESS=DEFLATE",
+            "UNAUTHENTICATE",
+            "LANGUAGE",
+        ]
+        .join(" ");
         assert_eq!(
             told(State::NotAuthenticated, true, false),
             format!(" IMAP4rev1 LITERAL+ SASL-IR {extensions} STARTTLS LOGINDISABLED")

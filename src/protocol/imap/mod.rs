@@ -28,6 +28,7 @@ mod structure;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vanished;
 mod write;
 
 pub use capability::Capabilities;
@@ -45,3 +46,4 @@ pub use state::State;
 pub use structure::WrittenParts;
 pub(crate) use table::command_table;
 pub use table::{COMMANDS, Capability, CommandBody, CommandKind, CommandRow, Updates};
+pub use vanished::Vanished;

@@ -78,6 +78,16 @@ impl SequenceSet {
         Ranges { ranges }
     }
 
+    /// Whether `*` is in it: the ABNF of some sets excludes it.
+    pub fn has_star(&self) -> bool {
+        self.ranges.iter().any(|&(first, last)| first == STAR || last == STAR)
+    }
+
+    /// How many numbers are in a set that ascends and has no `*`.
+    pub fn count(&self) -> u64 {
+        self.ranges.iter().map(|&(first, last)| u64::from(last.abs_diff(first)) + 1).sum()
+    }
+
     /// Whether the set has a number above `max`: for sequence numbers that is a client error (RFC
     /// 3501 9 `seq-number`), while UIDs that do not exist are ignored. `*` in an empty mailbox
     /// counts as above.
@@ -96,6 +106,12 @@ pub struct Ranges {
 impl Ranges {
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+
+    /// All numbers up to `max`.
+    pub fn up_to(max: u32) -> Ranges {
+        let ranges = if max == 0 { SmallVec::new() } else { SmallVec::from_slice(&[(1, max)]) };
+        Ranges { ranges }
     }
 
     /// How many numbers are in it.

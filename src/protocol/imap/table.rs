@@ -51,6 +51,7 @@ capabilities! {
     Move             "MOVE"               Always; // RFC 6851
     Unselect         "UNSELECT"           Always; // RFC 3691
     CondStore        "CONDSTORE"          Always can_be_enabled; // RFC 7162
+    QResync          "QRESYNC"            Always can_be_enabled; // RFC 7162
     ESearch          "ESEARCH"            Always; // RFC 4731
     ListExtended     "LIST-EXTENDED"      Always; // RFC 5258
     ListStatus       "LIST-STATUS"        Always; // RFC 5819

@@ -22,7 +22,9 @@ use crate::{
     },
     protocol::imap::{self, Code, MailboxName, SEPARATOR},
     service::{access::Edit, transfer::Way},
-    store::{Copied, Delivered, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message},
+    store::{
+        Copied, Delivered, Expunged, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
+    },
 };
 
 /// A mailbox that a command may work on.
@@ -292,6 +294,17 @@ impl Folder {
             Ok(holding.account.store_flags(mailbox, &uids, change, unchanged_since).await?)
         };
         self.home.at_mailbox(mailbox, work).await
+    }
+
+    /// What was expunged with a mod-sequence above `since`, for a session that knows a state of the
+    /// mailbox of which `until` is the highest one.
+    pub(super) async fn expunged(&self, since: ModSeq, until: ModSeq) -> Result<Expunged, Failure> {
+        let mailbox = self.info.id;
+        let asked = move |holding: Holding| async move {
+            check(&holding, mailbox, &[Right::Read])?;
+            Ok(holding.account.expunged_between(mailbox, since, until).await?)
+        };
+        self.home.at_owner(asked).await
     }
 
     /// Removes those of `uids`, or of all messages, that have `\Deleted`.

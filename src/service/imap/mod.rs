@@ -37,6 +37,7 @@ mod message;
 mod namespace;
 mod options;
 mod reply;
+mod resync;
 mod seats;
 mod selected;
 mod session;

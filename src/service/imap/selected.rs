@@ -19,7 +19,7 @@ use super::{
     reply::Failure,
 };
 use crate::{
-    model::{MailboxId, Uid},
+    model::{MailboxId, ModSeq, Uid},
     protocol::imap::{Ranges, SequenceSet},
     store::{MailboxInfo, Message, Snapshot},
 };
@@ -114,6 +114,12 @@ impl Selected {
     /// one of them would miss it (RFC 7162 3.1.2.2).
     pub(super) fn has_mod_seqs(&self) -> bool {
         !self.seen.is_personal()
+    }
+
+    /// The mod-sequence up to which the client knows every change. Of later ones it may know some:
+    /// while an EXPUNGE waits, flags do not (RFC 7162 3.2).
+    pub(super) fn known_mod_seq(&self) -> ModSeq {
+        self.numbering.status().told_mod_seq()
     }
 
     /// Resolves when the client does not know everything. Cancel-safe.

@@ -162,10 +162,27 @@ impl Session {
             return;
         }
         self.enabled.insert(Capability::CondStore);
-        if let Some(selected) = self.selected.as_ref().filter(|it| it.has_mod_seqs()) {
-            let code = Code::HighestModSeq(selected.told().status().told_mod_seq());
+        if let Some(code) = self.highest_mod_seq() {
             self.writer().untagged(Status::Ok, Some(code), "Highest");
         }
+    }
+
+    /// ENABLE QRESYNC (RFC 7162 3.2.3), which enables CONDSTORE too.
+    pub(super) fn enable_qresync(&mut self) {
+        self.enable_condstore();
+        self.enabled.insert(Capability::QResync);
+    }
+
+    /// The client resynchronizes by UIDs (RFC 7162 3.2): it gets VANISHED in place of EXPUNGE, and
+    /// the UID in each FETCH response.
+    pub(super) fn qresync(&self) -> bool {
+        self.enabled.contains(Capability::QResync)
+    }
+
+    /// The HIGHESTMODSEQ up to which the client knows every change, if it is told mod-sequences.
+    pub(super) fn highest_mod_seq(&self) -> Option<Code> {
+        let selected = self.selected.as_ref().filter(|_| self.condstore())?;
+        Some(Code::HighestModSeq(selected.known_mod_seq()))
     }
 
     /// Continues the session from its state on another shard.

@@ -1,5 +1,5 @@
-//! Tells the client what changed in its mailbox: EXPUNGE, EXISTS, RECENT, FLAGS, FETCH (RFC 3501
-//! 5.2, 7.3, 7.4).
+//! Tells the client what changed in its mailbox: EXPUNGE or VANISHED, EXISTS, RECENT, FLAGS, FETCH
+//! (RFC 3501 5.2, 7.3, 7.4; RFC 7162 3.2.10).
 //!
 //! Called by the conversation after each command, and by IDLE at once; nothing else advances
 //! [`super::selected::Selected`]. STORE and implicit `\Seen` call it too, with their own change
@@ -8,13 +8,13 @@
 use super::{
     accounts::Seen,
     folder,
-    reply::{Failure, Leave},
+    reply::{Done, Failure, Leave, Reply},
     selected::Selected,
     state::Session,
 };
 use crate::{
     model::{FlagEdit, FlagMask, KEYWORDS_PER_MAILBOX_MAX, Uid},
-    protocol::imap::{Code, FetchResponse, Status, Updates, Writer},
+    protocol::imap::{Code, FetchResponse, Status, Updates, Vanished, Writer},
     runtime::connection::ConnectionError,
     store::{Difference, Message, Snapshot},
 };
@@ -37,9 +37,32 @@ impl Session {
     pub(super) async fn tell_changes(&mut self, updates: Updates) -> Result<(), Failure> {
         match updates {
             Updates::None => Ok(()),
-            Updates::Flags { uid } => self.tell(false, uid, None).await,
+            Updates::Flags { uid } => {
+                self.tell(false, uid, None).await?;
+                self.tell_safe_mod_seq();
+                Ok(())
+            }
             Updates::All { uid } => self.tell(true, uid, None).await,
         }
+    }
+
+    /// RFC 7162 3.2: while an expunge waits, the client may have got higher mod-sequences than the
+    /// expunge's. If it resynchronized from those after a lost connection, it would miss the
+    /// expunge.
+    fn tell_safe_mod_seq(&mut self) {
+        let waits = self.qresync() && self.selected.as_ref().is_some_and(Selected::expunge_pending);
+        if waits && let Some(code) = self.highest_mod_seq() {
+            self.writer().untagged(Status::Ok, Some(code), "Not told of all expunges");
+        }
+    }
+
+    /// Ends a command that expunged messages: it tells of them, and up to which mod-sequence the
+    /// client knows the mailbox then (RFC 7162 3.2.7, 3.2.9).
+    pub(super) async fn expunged(&mut self, uid: bool, text: &'static str) -> Reply {
+        if self.condstore() {
+            self.tell_changes(Updates::All { uid }).await?;
+        }
+        Ok(Done::Ok { code: self.highest_mod_seq(), text })
     }
 
     /// The same without EXPUNGE, and without the session's own change of flags, which its client
@@ -114,16 +137,18 @@ impl Session {
     }
 
     /// Advances to `newer`: EXPUNGE from the highest number down, so that none shifts a later one,
-    /// then EXISTS and RECENT.
+    /// or VANISHED; then EXISTS and RECENT.
     async fn tell_numbers(
         &mut self,
         (newer, seen): (&Snapshot, &Seen),
         difference: &Difference,
     ) -> Result<(), ConnectionError> {
+        let by_uid = self.qresync();
         let Some(selected) = &mut self.selected else { return Ok(()) };
+        let older = selected.numbering().clone();
         let since_numbered;
         let (expunged, added) = if selected.expunge_pending() {
-            since_numbered = selected.numbering().difference(newer);
+            since_numbered = older.difference(newer);
             (&since_numbered.expunged, since_numbered.added)
         } else {
             (&difference.expunged, difference.added)
@@ -131,9 +156,20 @@ impl Session {
         selected.claim_recent(newer);
         selected.advance(newer.clone(), seen.clone());
         let recent = selected.recent_count(newer);
-        for &index in expunged.iter().rev() {
-            self.writer().expunge(index as u32 + 1);
-            self.channel.flush_if_full().await?;
+        if by_uid {
+            let mut vanished = Vanished::begin(false);
+            for &index in expunged {
+                if let Some(Message { uid: Uid(uid), .. }) = older.get(index) {
+                    vanished.push(self.channel.connection.output(), *uid, *uid);
+                    self.channel.flush_if_full().await?;
+                }
+            }
+            vanished.end(self.channel.connection.output());
+        } else {
+            for &index in expunged.iter().rev() {
+                self.writer().expunge(index as u32 + 1);
+                self.channel.flush_if_full().await?;
+            }
         }
         if added > 0 {
             self.writer().exists(newer.len() as u32);
@@ -149,6 +185,7 @@ impl Session {
         news: &FlagNews<'_>,
         changed: &[usize],
     ) -> Result<(), ConnectionError> {
+        let uid = news.uid || self.qresync();
         for (count, &index) in changed.iter().enumerate() {
             if count % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
                 self.channel.shard.executor.yield_now().await;
@@ -165,7 +202,7 @@ impl Session {
             let recent = selected.is_recent(message.uid);
             let out = self.channel.connection.output();
             let mut response = FetchResponse::begin(out, number as u32 + 1);
-            if news.uid {
+            if uid {
                 response.uid(out, message.uid);
             }
             if flags {
@@ -203,7 +240,7 @@ pub(super) fn tell_permanent_flags(
 /// HIGHESTMODSEQ or NOMODSEQ (RFC 7162 3.1.2).
 pub(super) fn tell_highest(writer: &mut Writer<'_>, selected: &Selected) {
     if selected.has_mod_seqs() {
-        let highest = Code::HighestModSeq(selected.told().status().told_mod_seq());
+        let highest = Code::HighestModSeq(selected.known_mod_seq());
         return writer.untagged(Status::Ok, Some(highest), "Highest");
     }
     writer.untagged(Status::Ok, Some(Code::NoModSeq), "Seen flags are each user's own");

@@ -642,11 +642,22 @@ impl Account {
         mailbox: MailboxId,
         since: ModSeq,
     ) -> Result<Expunged, StoreError> {
+        self.expunged_between(mailbox, since, ModSeq(u64::MAX)).await
+    }
+
+    /// The same without those with a mod-sequence above `until`: for a reader of a snapshot, of
+    /// which that is the highest mod-sequence, they are not expunged yet.
+    pub async fn expunged_between(
+        &self,
+        mailbox: MailboxId,
+        since: ModSeq,
+        until: ModSeq,
+    ) -> Result<Expunged, StoreError> {
         self.ensure_table(mailbox).await?;
         let state = self.cell.state.borrow();
         let found = state.live_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
         let tombstones = &found.tombstones;
-        Ok(Expunged { floor: tombstones.floor(), uids: tombstones.since(since) })
+        Ok(Expunged { floor: tombstones.floor(), uids: tombstones.between(since, until) })
     }
 
     /// Checksummed read of `range` of the body (clamped to its size). Reads only the chunks that

@@ -18,7 +18,7 @@ const PATH_MAX: usize = 100;
 const FIELDS_MAX: usize = 500;
 
 /// `fetch = "FETCH" SP sequence-set SP ("ALL" / "FULL" / "FAST" / fetch-att / "(" fetch-att *(SP
-/// fetch-att) ")") [SP "(" "CHANGEDSINCE" SP mod-sequence ")"]`. Macros are expanded; repeated
+/// fetch-att) ")") [SP "(" fetch-modifier *(SP fetch-modifier) ")"]`. Macros are expanded; repeated
 /// items are dropped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetch<'a> {
@@ -28,6 +28,8 @@ pub struct Fetch<'a> {
     pub items: Vec<FetchItem<'a>>,
     /// RFC 7162 3.1.4.1. Implies MODSEQ, which is then in `items`.
     pub changed_since: Option<ModSeq>,
+    /// RFC 7162 3.2.6; only of the `UID` form, and with `changed_since`.
+    pub vanished: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,23 +120,31 @@ impl<'a> Arguments<'a> for Fetch<'a> {
         } else {
             items = macro_or_item(cursor)?;
         }
-        let mut changed_since = None;
+        let (mut changed_since, mut vanished) = (None, false);
         if cursor.another() {
             cursor.list(false, "a modifier list is missing", |cursor| {
-                if !cursor.eat_all(b"CHANGEDSINCE ") {
-                    return Err("unknown FETCH modifier");
+                match cursor.word()?.as_bytes() {
+                    b"CHANGEDSINCE" => {
+                        cursor.space()?;
+                        changed_since = Some(cursor.mod_seq()?);
+                    }
+                    b"VANISHED" => vanished = true,
+                    _ => return Err("unknown FETCH modifier"),
                 }
-                cursor.spaces();
-                changed_since = Some(cursor.mod_seq()?);
                 Ok(())
             })?;
+        }
+        if vanished && !(uid && changed_since.is_some()) {
+            return Err("VANISHED is for UID FETCH with CHANGEDSINCE");
+        }
+        if changed_since.is_some() {
             push(&mut items, FetchItem::ModSeq)?;
         }
         if uid {
             // RFC 3501 6.4.8: the UID is sent whether requested or not.
             push(&mut items, FetchItem::Uid)?;
         }
-        Ok(Fetch { uid, set, items, changed_since })
+        Ok(Fetch { uid, set, items, changed_since, vanished })
     }
 
     fn uid(&self) -> bool {
@@ -259,7 +269,7 @@ fn fields<'a>(cursor: &mut Cursor<'a>) -> Parsed<Vec<Text<'a>>> {
 mod tests {
     use super::{
         super::super::{
-            CommandBody,
+            CommandBody, parse,
             tests::{check, set, text},
         },
         *,
@@ -271,6 +281,7 @@ mod tests {
             set: set("1"),
             items: items.to_vec(),
             changed_since: None,
+            vanished: false,
         })
     }
 
@@ -324,17 +335,23 @@ mod tests {
         );
     }
 
-    /// RFC 3501 6.4.8, RFC 7162 3.1.4.
+    /// RFC 3501 6.4.8, RFC 7162 3.1.4, 3.2.6.
     #[test]
     fn fetch_forms() {
-        check(
-            "UID FETCH 1:* (FLAGS) (CHANGEDSINCE 12345)",
+        let fetch = |vanished| {
             CommandBody::Fetch(Fetch {
                 uid: true,
                 set: set("1:*"),
                 items: vec![FetchItem::Flags, FetchItem::ModSeq, FetchItem::Uid],
                 changed_since: Some(ModSeq(12345)),
-            }),
-        );
+                vanished,
+            })
+        };
+        check("UID FETCH 1:* (FLAGS) (CHANGEDSINCE 12345)", fetch(false));
+        check("UID FETCH 1:* (FLAGS) (CHANGEDSINCE 12345 VANISHED)", fetch(true));
+        check("UID FETCH 1:* (FLAGS) (VANISHED CHANGEDSINCE 12345)", fetch(true));
+        for wrong in ["UID FETCH 1 FLAGS (VANISHED)", "FETCH 1 FLAGS (CHANGEDSINCE 1 VANISHED)"] {
+            assert!(parse(format!("a {wrong}\r\n").as_bytes()).is_err(), "{wrong}");
+        }
     }
 }

@@ -48,6 +48,8 @@ mod tests {
         let enable = |extensions| CommandBody::Enable(Enable { extensions });
         let condstore = [Capability::CondStore].into_iter().collect();
         check("ENABLE Condstore X-Y", enable(condstore));
+        let qresync = [Capability::QResync].into_iter().collect();
+        check("ENABLE qresync", enable(qresync));
         check("ENABLE X-Y IDLE", enable(Capabilities::NONE));
     }
 

@@ -1,9 +1,10 @@
-//! SELECT and EXAMINE (RFC 3501 6.3.1, 6.3.2; RFC 7162 3.1.8).
+//! SELECT and EXAMINE (RFC 3501 6.3.1, 6.3.2; RFC 7162 3.1.8, 3.2.5).
 
 use super::super::{
     folder,
     handler::Handler,
-    reply::{Done, Reply, no_such_mailbox},
+    reply::{Done, Failure, Reply, no_such_mailbox},
+    resync,
     selected::Selected,
     state::Session,
     sync::{tell_highest, tell_permanent_flags},
@@ -29,6 +30,9 @@ impl Handler for Examine<'_> {
 }
 
 async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Reply {
+    if select.resync.is_some() && !session.qresync() {
+        return Err(Failure::bad("ENABLE QRESYNC first"));
+    }
     // RFC 3501 6.3.1: the old mailbox is deselected even if this command fails. RFC 7162 3.2.11:
     // responses after CLOSED are not about the old mailbox.
     if session.selected.take().is_some() {
@@ -43,8 +47,16 @@ async fn open(session: &mut Session, select: &Select<'_>, read_only: bool) -> Re
     if select.condstore {
         session.enable_condstore();
     }
+    let changes = match &select.resync {
+        Some(known) => resync::changes(&folder, &selected, known).await?,
+        None => None,
+    };
     describe(&mut session.writer(), &selected, changeable);
     session.selected = Some(selected);
+    if let Some(changes) = changes {
+        session.tell_vanished(&changes).await?;
+        session.tell_changed(&changes).await?;
+    }
     let code = if can_change { Code::ReadWrite } else { Code::ReadOnly };
     Done::with_code(code, if read_only { "EXAMINE completed" } else { "SELECT completed" })
 }

@@ -47,11 +47,12 @@ impl Handler for Move<'_> {
         let moved = target.move_in(selected, &messages).await?;
         target.keep_seen(selected, &messages, &moved).await;
         // RFC 6851 4.3: before the EXPUNGEs, so that a client never sees the messages nowhere.
-        if !moved.uids.is_empty() {
-            let code = Code::CopyUid(moved.uid_validity, moved.uids);
-            session.writer().untagged(Status::Ok, Some(code), "Moved");
+        if moved.uids.is_empty() {
+            return Done::ok("MOVE completed");
         }
-        Done::ok("MOVE completed")
+        let code = Code::CopyUid(moved.uid_validity, moved.uids);
+        session.writer().untagged(Status::Ok, Some(code), "Moved");
+        session.expunged(*uid, "MOVE completed").await
     }
 }
 

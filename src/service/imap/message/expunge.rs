@@ -20,8 +20,10 @@ impl Handler for Expunge {
             Some(set) => Some(uids_of(session, set).await?),
             None => None,
         };
-        folder.expunge(named.as_deref()).await?;
-        Done::ok("EXPUNGE completed")
+        if folder.expunge(named.as_deref()).await?.is_empty() {
+            return Done::ok("EXPUNGE completed");
+        }
+        session.expunged(named.is_some(), "EXPUNGE completed").await
     }
 }
 

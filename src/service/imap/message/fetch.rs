@@ -13,6 +13,7 @@ use super::{
         folder::{self, Folder},
         handler::Handler,
         reply::{Done, Failure, Leave, Reply},
+        resync,
         state::Session,
         sync::OwnChange,
     },
@@ -44,6 +45,14 @@ impl Handler for Fetch<'_> {
         }
         if asks_mod_seq {
             session.enable_condstore();
+        }
+        if let Some(since) = self.changed_since.filter(|_| self.vanished) {
+            if !session.qresync() {
+                return Err(Failure::bad("ENABLE QRESYNC first"));
+            }
+            let vanished = resync::vanished(&folder, session.selected()?, since, &self.set);
+            let vanished = vanished.await?;
+            session.tell_vanished(&vanished).await?;
         }
         let wanted = |message: &Message| self.changed_since.is_none_or(|it| message.mod_seq > it);
         let seen_now = set_seen(session, &folder, self, &indexes, wanted).await?;

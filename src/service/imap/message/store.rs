@@ -119,7 +119,7 @@ async fn tell_updated(
         let Some(index) = selected.numbering().index_of(*named) else { continue };
         let Some(message) = selected.message(index) else { continue };
         let recent = selected.is_recent(*named);
-        let condstore = session.condstore();
+        let (uid, condstore) = (uid || session.qresync(), session.condstore());
         let out = session.channel.connection.output();
         let mut response = FetchResponse::begin(out, index as u32 + 1);
         if uid {

@@ -8,11 +8,13 @@ use super::super::{
 use crate::protocol::imap::{Capability, session::enable::Enable};
 
 impl Handler for Enable {
-    /// CONDSTORE is the only extension here that can be enabled.
     async fn run(&self, session: &mut Session, _: &str) -> Reply {
         let extensions = self.extensions.and(session.imap().capabilities);
         if extensions.contains(Capability::CondStore) {
             session.enable_condstore();
+        }
+        if extensions.contains(Capability::QResync) {
+            session.enable_qresync();
         }
         session.writer().enabled(extensions);
         Done::ok("ENABLE completed")
