@@ -153,6 +153,7 @@ mod tests {
             "LIST-STATUS",
             "STATUS=SIZE",
             "WITHIN",
+            "SAVEDATE",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

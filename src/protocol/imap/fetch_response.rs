@@ -66,6 +66,12 @@ impl FetchResponse {
         write_date_time(out, date);
     }
 
+    /// RFC 8514 4.2; in UTC.
+    pub fn save_date(&mut self, out: &mut Vec<u8>, date: Timestamp) {
+        self.label(out, "SAVEDATE ");
+        write_date_time(out, date);
+    }
+
     /// `BODY[…]<origin>` of `size` octets, which the caller appends next. `origin` is the offset of
     /// the requested partial (RFC 3501 7.4.2).
     pub fn section_literal(

@@ -57,6 +57,7 @@ capabilities! {
     ListStatus       "LIST-STATUS"        Always; // RFC 5819
     StatusSize       "STATUS=SIZE"        Always; // RFC 8438
     Within           "WITHIN"             Always; // RFC 5032
+    SaveDate         "SAVEDATE"           Always; // RFC 8514
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

@@ -37,6 +37,8 @@ pub enum FetchItem<'a> {
     Envelope,
     Flags,
     InternalDate,
+    /// When the message came into the mailbox (RFC 8514 4.2).
+    SaveDate,
     /// The message; sets `\Seen`.
     Rfc822,
     Rfc822Header,
@@ -188,6 +190,7 @@ fn item<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchItem<'a>> {
         b"ENVELOPE" => FetchItem::Envelope,
         b"FLAGS" => FetchItem::Flags,
         b"INTERNALDATE" => FetchItem::InternalDate,
+        b"SAVEDATE" => FetchItem::SaveDate,
         b"RFC822" => FetchItem::Rfc822,
         b"RFC822.HEADER" => FetchItem::Rfc822Header,
         b"RFC822.SIZE" => FetchItem::Rfc822Size,
@@ -292,6 +295,7 @@ mod tests {
         check("FETCH 1 FLAGS", fetch(&[Flags]));
         check("FETCH 1 (FLAGS)", fetch(&[Flags]));
         check("FETCH 1 (UID flags UID)", fetch(&[Uid, Flags]));
+        check("FETCH 1 SaveDate", fetch(&[SaveDate]));
         check("FETCH 1 FAST", fetch(&[Flags, InternalDate, Rfc822Size]));
         check("FETCH 1 ALL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope]));
         check("FETCH 1 FULL", fetch(&[Flags, InternalDate, Rfc822Size, Envelope, Body]));

@@ -72,6 +72,8 @@ pub enum SearchKey<'a> {
     Text(Text<'a>),
     /// Internal date, days since 1970-01-01, zone disregarded.
     InternalDate(DateTest, i64),
+    /// Day on which the message came into the mailbox (RFC 8514 4.3).
+    SaveDate(DateTest, i64),
     /// Internal date, seconds before now; not 0 (RFC 5032 3).
     Age(AgeTest, u64),
     /// Date field, days since 1970-01-01, zone disregarded.
@@ -211,6 +213,9 @@ impl<'a> Keys<'_, 'a> {
             b"BEFORE" => SearchKey::InternalDate(DateTest::Before, cursor.date()?),
             b"ON" => SearchKey::InternalDate(DateTest::On, cursor.date()?),
             b"SINCE" => SearchKey::InternalDate(DateTest::Since, cursor.date()?),
+            b"SAVEDBEFORE" => SearchKey::SaveDate(DateTest::Before, cursor.date()?),
+            b"SAVEDON" => SearchKey::SaveDate(DateTest::On, cursor.date()?),
+            b"SAVEDSINCE" => SearchKey::SaveDate(DateTest::Since, cursor.date()?),
             b"OLDER" => SearchKey::Age(AgeTest::Older, interval(cursor)?),
             b"YOUNGER" => SearchKey::Age(AgeTest::Younger, interval(cursor)?),
             b"SENTBEFORE" => SearchKey::SentDate(DateTest::Before, cursor.date()?),
@@ -230,7 +235,8 @@ impl<'a> Keys<'_, 'a> {
 /// Keys without arguments.
 fn bare_key<'a>(word: &[u8]) -> Option<SearchKey<'a>> {
     Some(match word {
-        b"ALL" => SearchKey::All,
+        // RFC 8514 4.3: every mailbox here keeps save dates.
+        b"ALL" | b"SAVEDATESUPPORTED" => SearchKey::All,
         b"ANSWERED" => SearchKey::Set(Flags::ANSWERED),
         b"DELETED" => SearchKey::Set(Flags::DELETED),
         b"DRAFT" => SearchKey::Set(Flags::DRAFT),
@@ -311,6 +317,10 @@ mod tests {
             ("TEXT x", Key::Text(text("x"))),
             ("LARGER 0", Key::Larger(0)),
             ("SMALLER 5000000000", Key::Smaller(5_000_000_000)),
+            ("SAVEDATESUPPORTED", Key::All),
+            ("SAVEDBEFORE 1-Jan-1970", Key::SaveDate(DateTest::Before, 0)),
+            ("savedon 2-Jan-1970", Key::SaveDate(DateTest::On, 1)),
+            ("SAVEDSINCE \"3-Jan-1970\"", Key::SaveDate(DateTest::Since, 2)),
             ("OLDER 3600", Key::Age(AgeTest::Older, 3_600)),
             ("younger 1", Key::Age(AgeTest::Younger, 1)),
             ("1:3,*", Key::Sequence(set("1:3,*"))),

@@ -190,6 +190,7 @@ impl Answer<'_> {
                 FetchItem::InternalDate => {
                     response.internal_date(out, self.message.internal_date);
                 }
+                FetchItem::SaveDate => response.save_date(out, self.message.save_date),
                 item => self.write_content(session, &mut response, item).await?,
             }
             // A hundred items may each be as long as the longest header.
@@ -252,7 +253,8 @@ impl Answer<'_> {
             | FetchItem::Flags
             | FetchItem::ModSeq
             | FetchItem::Rfc822Size
-            | FetchItem::InternalDate => {}
+            | FetchItem::InternalDate
+            | FetchItem::SaveDate => {}
         }
         Ok(())
     }

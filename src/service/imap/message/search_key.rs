@@ -35,6 +35,7 @@ pub(crate) enum Key {
     /// Index in the mailbox's keyword table.
     Keyword(usize),
     InternalDate(DateTest, i64),
+    SaveDate(DateTest, i64),
     /// Compares the internal date; seconds since 1970-01-01.
     Age(AgeTest, i64),
     SentDate(DateTest, i64),
@@ -212,6 +213,7 @@ impl Compiler<'_> {
             SearchKey::Body(text) => self.text(Scope::Body, text),
             SearchKey::Text(text) => self.text(Scope::Text, text),
             SearchKey::InternalDate(test, day) => Key::InternalDate(*test, *day),
+            SearchKey::SaveDate(test, day) => Key::SaveDate(*test, *day),
             SearchKey::Age(test, interval) => Key::Age(*test, before(self.now, *interval)),
             SearchKey::SentDate(test, day) => Key::SentDate(*test, *day),
             SearchKey::Larger(size) => Key::Larger(*size),
@@ -270,9 +272,9 @@ impl Subject<'_> {
             Key::Recent => self.selected.is_recent(message.uid).into(),
             Key::Keyword(index) => message.flags.keywords.contains(*index).into(),
             Key::InternalDate(test, day) => {
-                let seconds = message.internal_date.unix_seconds();
-                date_matches(*test, seconds.div_euclid(SECONDS_PER_DAY), *day).into()
+                date_matches(*test, day_of(message.internal_date), *day).into()
             }
+            Key::SaveDate(test, day) => date_matches(*test, day_of(message.save_date), *day).into(),
             Key::Age(test, target) => {
                 age_matches(*test, message.internal_date.unix_seconds(), *target).into()
             }
@@ -318,6 +320,11 @@ impl Subject<'_> {
         }
         cheapest.map_or(otherwise, Verdict::Needs)
     }
+}
+
+/// Days since 1970-01-01, in UTC.
+fn day_of(date: Timestamp) -> i64 {
+    date.unix_seconds().div_euclid(SECONDS_PER_DAY)
 }
 
 fn date_matches(test: DateTest, day: i64, wanted: i64) -> bool {
