@@ -154,6 +154,7 @@ mod tests {
             "STATUS=SIZE",
             "WITHIN",
             "SAVEDATE",
+            "SEARCHRES",
             "ACL",
             "RIGHTS=kxte",
             "LIST-MYRIGHTS",

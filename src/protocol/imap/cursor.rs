@@ -132,6 +132,10 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn sequence_set(&mut self) -> Parsed<SequenceSet> {
+        // RFC 5182 3: instead of a set, never part of one.
+        if self.eat(b'$') {
+            return Ok(SequenceSet::saved_result());
+        }
         let text =
             self.take_while(|octet| octet.is_ascii_digit() || matches!(octet, b'*' | b':' | b','));
         SequenceSet::parse(text).map_err(|error| match error {

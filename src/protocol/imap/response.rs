@@ -66,6 +66,8 @@ pub enum Code {
     HasChildren,
     Limit,
     NoPerm,
+    /// RFC 5182 2.5.
+    NotSaved,
     OverQuota,
     PrivacyRequired,
     ServerBug,
@@ -111,6 +113,7 @@ impl Code {
             Code::Limit => "LIMIT",
             Code::NoModSeq => "NOMODSEQ",
             Code::NoPerm => "NOPERM",
+            Code::NotSaved => "NOTSAVED",
             Code::OverQuota => "OVERQUOTA",
             Code::PrivacyRequired => "PRIVACYREQUIRED",
             Code::ServerBug => "SERVERBUG",

@@ -14,7 +14,8 @@ pub(super) const SET_RANGES_MAX: usize = 16_384;
 /// `*` inside a set: numbers start at 1, so 0 is free.
 const STAR: u32 = 0;
 
-/// Message numbers or UIDs as a client wrote them; `*` is not yet resolved. Never empty.
+/// Message numbers or UIDs as a client wrote them; `*` is not yet resolved. Without ranges it is
+/// `$`, the saved result of a search (RFC 5182 2.1).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SequenceSet {
     ranges: SmallVec<[(u32, u32); 2]>,
@@ -51,6 +52,16 @@ impl SequenceSet {
                 Some(_) => return Err(SetError::Syntax),
             }
         }
+    }
+
+    /// `$`: whoever resolves a set of a command asks for [`SequenceSet::is_saved_result`] first.
+    pub(super) fn saved_result() -> SequenceSet {
+        SequenceSet { ranges: SmallVec::new() }
+    }
+
+    /// It is `$`, whose messages only the session knows.
+    pub fn is_saved_result(&self) -> bool {
+        self.ranges.is_empty()
     }
 
     /// The numbers that the set means in a mailbox whose highest number (or UID) is `max`; none if
@@ -104,6 +115,11 @@ pub struct Ranges {
 }
 
 impl Ranges {
+    /// Of ranges (first, last) that ascend and do not overlap.
+    pub fn of_ascending(ranges: impl IntoIterator<Item = (u32, u32)>) -> Ranges {
+        Ranges { ranges: ranges.into_iter().collect() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }

@@ -58,6 +58,7 @@ capabilities! {
     StatusSize       "STATUS=SIZE"        Always; // RFC 8438
     Within           "WITHIN"             Always; // RFC 5032
     SaveDate         "SAVEDATE"           Always; // RFC 8514
+    SearchRes        "SEARCHRES"          Always; // RFC 5182
     Acl              "ACL"                Always; // RFC 4314
     RightsKxte       "RIGHTS=kxte"        Always; // RFC 4314
     ListMyRights     "LIST-MYRIGHTS"      Always; // RFC 8440

@@ -130,7 +130,7 @@ fn refused() {
         ("SEARCH ON \"1 -Feb-2020\"", "date"),
         ("SEARCH ON \" \"", "date"),
         ("SEARCH ON \" 1-Feb-2020", "quote"),
-        ("SEARCH RETURN (SAVE) ALL", "return option"),
+        ("SEARCH RETURN (KEEP) ALL", "return option"),
         ("SEARCH MODSEQ \"/x\" all 1", "MODSEQ entry"),
         ("SEARCH OLDER 0", "not be 0"),
         ("SEARCH YOUNGER", "search key"),

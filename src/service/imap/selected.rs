@@ -28,6 +28,9 @@ use crate::{
 /// touch and merge unless two sessions claim in turn, so the limit is hardly ever reached.
 const RECENT_RANGES_MAX: usize = 256;
 
+/// Most runs of neighbouring messages in a saved result: 512 KiB a session.
+const SAVED_RUNS_MAX: usize = 65_536;
+
 pub(super) struct Selected {
     /// The account that has the mailbox, and whose it is.
     pub home: Home,
@@ -48,6 +51,10 @@ pub(super) struct Selected {
     /// `told` lacks messages that `numbering` has.
     expunge_pending: bool,
     recent: Vec<Range<Uid>>,
+    /// `$` (RFC 5182 2.1): first and last UID of runs of messages that were neighbours. Messages
+    /// only go, and new ones get higher UIDs: so a run never covers a message that was not found,
+    /// and forgets those that are expunged by itself.
+    saved: Ranges,
 }
 
 impl Selected {
@@ -75,6 +82,7 @@ impl Selected {
             told: snapshot,
             expunge_pending: false,
             recent: Vec::new(),
+            saved: Ranges::default(),
         };
         // Without a claim, messages unclaimed now and later are recent for this session.
         let end = match selected.claims_recent {
@@ -151,26 +159,48 @@ impl Selected {
         Some(self.seen.message(newer.unwrap_or(numbered)))
     }
 
-    /// The sequence numbers of `set`, in the client's numbering.
-    pub(super) fn sequence_ranges(&self, set: &SequenceSet) -> Ranges {
-        set.resolve(self.numbering.len() as u32)
+    /// The UIDs of the messages in `set`, which may cover UIDs that no message has.
+    pub(super) fn uid_ranges(&self, uid: bool, set: &SequenceSet) -> Ranges {
+        if set.is_saved_result() {
+            return self.saved.clone();
+        }
+        if uid {
+            return self.named_uids(set);
+        }
+        let uid = |number: u32| Some(self.numbering.get(number as usize - 1)?.uid.0);
+        let ranges = set.resolve(self.numbering.len() as u32);
+        Ranges::of_ascending(
+            ranges.ranges().filter_map(|(first, last)| Some((uid(first)?, uid(last)?))),
+        )
     }
 
-    /// The UIDs of `set`; `*` is the highest that the client knows of.
-    pub(super) fn uid_ranges(&self, set: &SequenceSet) -> Ranges {
+    /// A set of UIDs; `*` is the highest that the client knows of.
+    fn named_uids(&self, set: &SequenceSet) -> Ranges {
         let last = self.numbering.len().checked_sub(1).and_then(|last| self.numbering.get(last));
         set.resolve(last.map_or(0, |message| message.uid.0))
     }
 
+    /// Keeps a result for `$`: indexes of messages, ascending. False if it has too many parts; then
+    /// `$` is empty (RFC 5182 2.5).
+    pub(super) fn save(&mut self, indexes: impl IntoIterator<Item = usize>) -> bool {
+        self.saved = Ranges::default();
+        let Some(runs) = runs_of(indexes) else { return false };
+        let uid = |index: usize| Some(self.numbering.get(index)?.uid.0);
+        let runs = runs.into_iter().filter_map(|(first, last)| Some((uid(first)?, uid(last)?)));
+        self.saved = Ranges::of_ascending(runs);
+        true
+    }
+
     /// Indexes of the messages in `set`, ascending. A number that no message has is an error (RFC
-    /// 3501 9 `seq-number`); a UID that no message has is not (RFC 3501 6.4.8).
+    /// 3501 9 `seq-number`); a UID that no message has is not (RFC 3501 6.4.8), and neither is an
+    /// empty `$` (RFC 5182 2.1), which means the same messages in both forms.
     pub(super) fn indexes(
         &self,
         uid: bool,
         set: &SequenceSet,
     ) -> Result<Vec<Range<usize>>, Failure> {
-        if uid {
-            let ranges = self.uid_ranges(set);
+        if uid || set.is_saved_result() {
+            let ranges = self.uid_ranges(uid, set);
             return Ok(ranges
                 .ranges()
                 .map(|(first, last)| {
@@ -184,7 +214,7 @@ impl Selected {
         if set.exceeds(self.numbering.len() as u32) {
             return Err(Failure::bad("No message has that number"));
         }
-        let ranges = self.sequence_ranges(set);
+        let ranges = set.resolve(self.numbering.len() as u32);
         Ok(ranges.ranges().map(|(first, last)| first as usize - 1..last as usize).collect())
     }
 
@@ -242,5 +272,33 @@ impl Selected {
             self.recent.remove(0);
         }
         self.recent.push(range);
+    }
+}
+
+/// Runs (first, last) of consecutive numbers; `None` if they are more than [`SAVED_RUNS_MAX`].
+fn runs_of(ascending: impl IntoIterator<Item = usize>) -> Option<Vec<(usize, usize)>> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for index in ascending {
+        let count = runs.len();
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == index => *last = index,
+            _ if count == SAVED_RUNS_MAX => return None,
+            _ => runs.push((index, index)),
+        }
+    }
+    Some(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scattered_result_is_not_saved() {
+        assert_eq!(runs_of([1, 2, 3, 7, 9, 10]), Some(vec![(1, 3), (7, 7), (9, 10)]));
+        assert_eq!(runs_of(0..1_000_000), Some(vec![(0, 999_999)]));
+        let scattered = |count: usize| runs_of((0..count).map(|number| 2 * number));
+        assert_eq!(scattered(SAVED_RUNS_MAX).map(|runs| runs.len()), Some(SAVED_RUNS_MAX));
+        assert_eq!(scattered(SAVED_RUNS_MAX + 1), None);
     }
 }

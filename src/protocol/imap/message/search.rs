@@ -1,4 +1,4 @@
-//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 7162 3.1.5).
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 5182, RFC 7162 3.1.5).
 //!
 //! NOT, OR and parentheses nest by recursion, at most [`DEPTH_MAX`] deep: fifteen thousand NOTs
 //! cost a hundred steps and a BAD.
@@ -36,6 +36,15 @@ pub struct SearchReturn {
     pub max: bool,
     pub all: bool,
     pub count: bool,
+    /// Keep the result for `$` (RFC 5182 2.1).
+    pub save: bool,
+}
+
+impl SearchReturn {
+    /// `SAVE` alone: nothing is answered (RFC 5182 2.1).
+    pub fn is_silent(self) -> bool {
+        self == SearchReturn { save: true, ..SearchReturn::default() }
+    }
 }
 
 /// How a date is compared: earlier, the same day, the same day or later.
@@ -126,6 +135,7 @@ fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
             b"MAX" => &mut returns.max,
             b"ALL" => &mut returns.all,
             b"COUNT" => &mut returns.count,
+            b"SAVE" => &mut returns.save,
             _ => return Err("unknown return option"),
         };
         *option = true;
@@ -173,7 +183,9 @@ impl<'a> Keys<'_, 'a> {
                 self.cursor.expect(b')', "a closing parenthesis is missing")?;
                 return Ok(key);
             }
-            Some(b'0'..=b'9' | b'*') => return self.cursor.sequence_set().map(SearchKey::Sequence),
+            Some(b'0'..=b'9' | b'*' | b'$') => {
+                return self.cursor.sequence_set().map(SearchKey::Sequence);
+            }
             _ => {}
         }
         let word = self.cursor.word().map_err(|_| "unknown search key")?;
@@ -377,8 +389,19 @@ mod tests {
         check("UID SEARCH RETURN (ALL) CHARSET UTF-8 ALL", form(true, Some(all), Some("UTF-8")));
         check(
             "SEARCH RETURN (MIN MAX COUNT) ALL",
-            form(false, Some(SearchReturn { min: true, max: true, all: false, count: true }), None),
+            form(
+                false,
+                Some(SearchReturn { min: true, max: true, count: true, ..SearchReturn::default() }),
+                None,
+            ),
         );
         check("SEARCH CHARSET \"x\" ALL", form(false, None, Some("x")));
+        // RFC 5182 2.2, 3.
+        let save = SearchReturn { save: true, ..SearchReturn::default() };
+        assert!(save.is_silent() && !SearchReturn { min: true, ..save }.is_silent());
+        check("SEARCH RETURN (save) ALL", form(false, Some(save), None));
+        let saved = crate::protocol::imap::SequenceSet::saved_result();
+        check("SEARCH $", search(SearchKey::Sequence(saved.clone())));
+        check("SEARCH UID $", search(SearchKey::Uid(saved)));
     }
 }

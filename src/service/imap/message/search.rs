@@ -1,4 +1,5 @@
-//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 7162 3.1.5) by an exact scan, cheap keys first.
+//! SEARCH (RFC 3501 6.4.4, RFC 4731, RFC 5032, RFC 5182, RFC 7162 3.1.5) by an exact scan, cheap
+//! keys first.
 //!
 //! A message is read only if flags, dates and sizes leave it undecided, and then its cards first
 //! (sent date, envelope fields), then the header, then the text; text is decoded in pieces and not
@@ -20,7 +21,7 @@ use crate::{
     model::{ModSeq, Rights, Uid},
     protocol::{
         imap::{
-            SearchResult,
+            Code, SearchResult,
             message::search::{Search, SearchReturn},
         },
         mime::{DateTime, EnvelopeCard, MessageSearch, Needle, Scope, card, date},
@@ -39,32 +40,78 @@ const TEXT_PIECE: usize = 64 * 1024;
 
 /// A message that matches.
 struct Hit {
-    number: u32,
+    index: usize,
+    uid: Uid,
     mod_seq: ModSeq,
+}
+
+impl Hit {
+    /// As the command names messages.
+    fn number(&self, uid: bool) -> u32 {
+        if uid { self.uid.0 } else { self.index as u32 + 1 }
+    }
 }
 
 impl Handler for Search<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
-        let folder = folder::selected(session, Rights::NONE).await?;
-        let selected = session.selected()?;
-        let now = session.channel.shard.executor.now();
-        let query = Query::new(&self.key, self.charset.as_deref(), selected, now)?;
-        if query.mod_seq {
-            session.check_mod_seqs()?;
-            session.enable_condstore();
+        let answered = answer(self, session, tag).await;
+        // RFC 5182 2.1: a NO to a search that should save its result leaves an empty one.
+        if self.returns.is_some_and(|returns| returns.save)
+            && matches!(answered, Err(Failure::No { .. }))
+            && let Some(selected) = &mut session.selected
+        {
+            selected.save([]);
         }
-        let selected = session.selected()?;
-        let executor = session.channel.shard.executor.clone();
-        let hits = scan(&query, selected, &folder.reading(), &*executor, self.uid).await?;
-        match self.returns {
-            None => {
-                let mod_seq = highest(&hits).filter(|_| query.mod_seq);
-                session.writer().search(hits.iter().map(|hit| hit.number), mod_seq);
-            }
-            Some(returns) => tell_extended(session, self, tag, returns, query.mod_seq, &hits),
-        }
-        Done::ok("SEARCH completed")
+        answered
     }
+}
+
+async fn answer(search: &Search<'_>, session: &mut Session, tag: &str) -> Reply {
+    let folder = folder::selected(session, Rights::NONE).await?;
+    let selected = session.selected()?;
+    let now = session.channel.shard.executor.now();
+    let query = Query::new(&search.key, search.charset.as_deref(), selected, now)?;
+    if query.mod_seq {
+        session.check_mod_seqs()?;
+        session.enable_condstore();
+    }
+    let selected = session.selected()?;
+    let executor = session.channel.shard.executor.clone();
+    let hits = scan(&query, selected, &folder.reading(), &*executor).await?;
+    match search.returns {
+        None => {
+            let mod_seq = highest(&hits).filter(|_| query.mod_seq);
+            let numbers = hits.iter().map(|hit| hit.number(search.uid));
+            session.writer().search(numbers, mod_seq);
+        }
+        Some(returns) => {
+            if returns.save {
+                save(session, returns, &hits)?;
+            }
+            if !returns.is_silent() {
+                tell_extended(session, search, tag, returns, query.mod_seq, &hits);
+            }
+        }
+    }
+    Done::ok("SEARCH completed")
+}
+
+/// RFC 5182 2.4: beside MIN and MAX alone, only these messages are saved.
+fn save(session: &mut Session, returns: SearchReturn, hits: &[Hit]) -> Result<(), Failure> {
+    let Some(selected) = &mut session.selected else { return Ok(()) };
+    let is_part = (returns.min || returns.max) && !returns.all && !returns.count;
+    let is_saved = match is_part {
+        true => {
+            let first = hits.first().filter(|_| returns.min);
+            let last = hits.last().filter(|_| returns.max);
+            let mut ends: Vec<usize> = first.into_iter().chain(last).map(|hit| hit.index).collect();
+            ends.dedup();
+            selected.save(ends)
+        }
+        false => selected.save(hits.iter().map(|hit| hit.index)),
+    };
+    let too_many = || Failure::no(Code::NotSaved, "The result is too scattered to be saved");
+    is_saved.then_some(()).ok_or_else(too_many)
 }
 
 async fn scan(
@@ -72,7 +119,6 @@ async fn scan(
     selected: &Selected,
     reading: &Reading,
     executor: &dyn Executor,
-    uid: bool,
 ) -> Result<Vec<Hit>, Failure> {
     let mut hits = Vec::new();
     let mut keys = 0;
@@ -89,11 +135,9 @@ async fn scan(
             executor.yield_now().await;
         }
         let Some(message) = selected.message(index) else { continue };
-        let subject = Subject { query, selected, executor, index, message: &message };
+        let subject = Subject { query, selected, executor, message: &message };
         if subject.matches(reading, &mut cards).await? {
-            let Uid(named) = message.uid;
-            let number = if uid { named } else { index as u32 + 1 };
-            hits.push(Hit { number, mod_seq: message.mod_seq });
+            hits.push(Hit { index, uid: message.uid, mod_seq: message.mod_seq });
         }
     }
     Ok(hits)
@@ -113,7 +157,6 @@ struct Subject<'a> {
     query: &'a Query,
     selected: &'a Selected,
     executor: &'a dyn Executor,
-    index: usize,
     message: &'a Message,
 }
 
@@ -124,7 +167,7 @@ impl Subject<'_> {
         let mut reader = MessageReader::new(reading, *self.message);
         let mut known = Known::default();
         loop {
-            match self.query.test(self.index, self.message, self.selected, &known) {
+            match self.query.test(self.message, self.selected, &known) {
                 Verdict::Yes => return Ok(true),
                 Verdict::No => return Ok(false),
                 Verdict::Needs(Need::SentDay) => {
@@ -243,15 +286,15 @@ fn tell_extended(
 ) {
     let (first, last) = (hits.first(), hits.last());
     let mod_seq = match returns {
-        SearchReturn { all: false, count: false, min, max } => {
+        SearchReturn { all: false, count: false, min, max, .. } if min || max => {
             highest(first.filter(|_| min).into_iter().chain(last.filter(|_| max)))
         }
         _ => highest(hits),
     };
-    let all: Vec<u32> = hits.iter().map(|hit| hit.number).collect();
+    let all: Vec<u32> = hits.iter().map(|hit| hit.number(search.uid)).collect();
     let result = SearchResult {
-        min: first.filter(|_| returns.min).map(|hit| hit.number),
-        max: last.filter(|_| returns.max).map(|hit| hit.number),
+        min: first.filter(|_| returns.min).map(|hit| hit.number(search.uid)),
+        max: last.filter(|_| returns.max).map(|hit| hit.number(search.uid)),
         all: returns.all.then_some(&all),
         count: returns.count.then_some(hits.len() as u32),
         mod_seq: mod_seq.filter(|_| with_mod_seq),

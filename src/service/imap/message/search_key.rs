@@ -41,7 +41,6 @@ pub(crate) enum Key {
     SentDate(DateTest, i64),
     Larger(u64),
     Smaller(u64),
-    Sequence(Ranges),
     Uid(Ranges),
     ModSeq(ModSeq),
     /// Index in [`Query::headers`].
@@ -160,14 +159,8 @@ impl Query {
         Ok(Query { key, headers, needles, mod_seq, keys })
     }
 
-    pub(crate) fn test(
-        &self,
-        index: usize,
-        message: &Message,
-        selected: &Selected,
-        known: &Known,
-    ) -> Verdict {
-        Subject { sequence: index as u32 + 1, message, selected, known }.test(&self.key)
+    pub(crate) fn test(&self, message: &Message, selected: &Selected, known: &Known) -> Verdict {
+        Subject { message, selected, known }.test(&self.key)
     }
 }
 
@@ -218,8 +211,8 @@ impl Compiler<'_> {
             SearchKey::SentDate(test, day) => Key::SentDate(*test, *day),
             SearchKey::Larger(size) => Key::Larger(*size),
             SearchKey::Smaller(size) => Key::Smaller(*size),
-            SearchKey::Sequence(set) => Key::Sequence(self.selected.sequence_ranges(set)),
-            SearchKey::Uid(set) => Key::Uid(self.selected.uid_ranges(set)),
+            SearchKey::Sequence(set) => Key::Uid(self.selected.uid_ranges(false, set)),
+            SearchKey::Uid(set) => Key::Uid(self.selected.uid_ranges(true, set)),
             SearchKey::ModSeq(mod_seq) => {
                 self.mod_seq = true;
                 Key::ModSeq(*mod_seq)
@@ -256,7 +249,6 @@ impl Compiler<'_> {
 
 /// One message under test.
 struct Subject<'a> {
-    sequence: u32,
     message: &'a Message,
     selected: &'a Selected,
     known: &'a Known,
@@ -284,7 +276,6 @@ impl Subject<'_> {
             },
             Key::Larger(size) => (message.body.size > *size).into(),
             Key::Smaller(size) => (message.body.size < *size).into(),
-            Key::Sequence(ranges) => ranges.contains(self.sequence).into(),
             Key::Uid(ranges) => ranges.contains(message.uid.0).into(),
             Key::ModSeq(mod_seq) => (message.mod_seq >= *mod_seq).into(),
             Key::Header(key) => match &self.known.header {
