@@ -2,11 +2,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringmail::protocol::pop3::{Event, Offer, Session};
+use ringmail::protocol::{
+    pop3::{Event, Offer, Session},
+    sasl::{Answer, Mechanisms},
+};
 
 /// Events until the session waits for more or ends; input as it would be fed by the service.
 fn events(input: &[u8], piece: usize) -> Vec<Event> {
-    let mut session = Session::new(Offer { login: true, start_tls: true }, 50);
+    let offer = Offer { login: true, mechanisms: Mechanisms::ALL, start_tls: true };
+    let mut session = Session::new(offer, 50);
     let mut events = Vec::new();
     let mut start = 0;
     let mut end = 0;
@@ -18,8 +22,13 @@ fn events(input: &[u8], piece: usize) -> Vec<Event> {
             start += step.consumed;
             match step.event {
                 Event::Incomplete => break,
-                Event::Login(_) => session.logged_in(),
-                Event::StartTls => session.tls_started(Offer { login: true, start_tls: false }),
+                Event::Judged => session.logged_in(),
+                Event::Ask(_) => {
+                    if session.answer(Answer::Accepted) == Event::Judged {
+                        session.logged_in();
+                    }
+                }
+                Event::StartTls => session.tls_started(Offer { start_tls: false, ..offer }),
                 Event::Close(_) | Event::Quit => {
                     events.push(step.event);
                     return events;

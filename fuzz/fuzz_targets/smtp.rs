@@ -3,13 +3,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringmail::protocol::smtp::{Event, Limits, Role, Security, Session, command, reply};
+use ringmail::protocol::{
+    sasl::{Answer, Mechanisms},
+    smtp::{Event, Limits, Role, Security, Session, command, reply},
+};
 
 /// All replies and message octets; input as it would be fed by the service.
 fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
     let security = Security {
         can_start_tls: true,
         plaintext_auth: true,
+        mechanisms: Mechanisms::ALL,
         xclient: true,
         xforward: true,
         ..Security::default()
@@ -56,9 +60,14 @@ fn play(role: Role, input: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
                     session.end_transaction(true);
                     recipients = 0;
                 }
-                Event::Authenticate(_) => session.authenticated(&mut output),
+                Event::Judged => session.authenticated(&mut output),
+                Event::Authenticate(_) => {
+                    if session.answer(Answer::Accepted, &mut output) == Event::Judged {
+                        session.authenticated(&mut output);
+                    }
+                }
                 Event::StartTls => {
-                    session.tls_started();
+                    session.tls_started(Mechanisms::ALL);
                     recipients = 0;
                 }
                 Event::Verify(_) => reply::VRFY.append_to(&mut output),

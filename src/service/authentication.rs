@@ -1,4 +1,5 @@
-//! Log-ins of every protocol: admission, delay of the answer, and counting.
+//! Log-ins of every protocol: which mechanisms are offered, the questions of an exchange, admission,
+//! delay of the answer, and counting.
 //!
 //! SMTP AUTH, POP3 and IMAP differ only in the replies, so guessing is equally slow everywhere. A
 //! session that waits here holds its credentials but no worker; the directory limits how many
@@ -12,14 +13,61 @@ use crate::{
     events::{Event, Limit},
     metrics::Protocol,
     model::Moment,
+    protocol::sasl::{Answer, Credentials, Mechanism, Mechanisms, Question},
     runtime::connection::Connection,
 };
 
+/// Whether passwords may be sent on `connection` now (RFC 3501 6.2.3, RFC 2595 2.2, RFC 4954 4).
+pub(super) fn may_send_passwords(shard: &Shard, connection: &Connection) -> bool {
+    connection.is_tls() || shard.options.allow_plaintext_auth
+}
+
+/// The mechanisms that would work on `connection`, once its handshake is done.
+pub(super) fn mechanisms(shard: &Shard, connection: &Connection) -> Mechanisms {
+    let is_private = may_send_passwords(shard, connection);
+    Mechanism::ALL.into_iter().filter(|it| is_private || !it.needs_privacy()).collect()
+}
+
+/// An attempt to log in: answers the questions of an exchange, and keeps the last answer until the
+/// exchange is over.
+#[derive(Debug, Default)]
+pub(super) struct LogIn {
+    outcome: Option<Result<Identity, AuthenticationError>>,
+}
+
+impl LogIn {
+    /// Finds out.
+    pub(super) async fn answer(
+        &mut self,
+        shard: &Shard,
+        question: Question,
+        protocol: Protocol,
+        connection: &Connection,
+    ) -> Answer {
+        let outcome = match question {
+            Question::Password { credentials, authorization } => {
+                let Credentials { user, password } = credentials;
+                let authorization = authorization.as_deref();
+                authenticate(shard, &user, authorization, &password, protocol, connection).await
+            }
+        };
+        let answer = if outcome.is_ok() { Answer::Accepted } else { Answer::Refused };
+        self.outcome = Some(outcome);
+        answer
+    }
+
+    /// What the last question led to.
+    pub(super) fn outcome(&mut self) -> Result<Identity, AuthenticationError> {
+        self.outcome.take().unwrap_or(Err(AuthenticationError::Rejected))
+    }
+}
+
 /// Checks a password. A wrong one is answered late. An attempt that must wait only a short time is
 /// delayed and then tried, so a user who mistyped a password notices at most a pause.
-pub(super) async fn authenticate(
+async fn authenticate(
     shard: &Shard,
     user: &str,
+    authorization: Option<&str>,
     password: &str,
     protocol: Protocol,
     connection: &Connection,
@@ -35,6 +83,10 @@ pub(super) async fn authenticate(
         if wait <= delay {
             outcome = directory.authenticate(user, password, peer, now(shard)).await;
         }
+    }
+    // Acting for another user is not supported (RFC 4616 4).
+    if authorization.is_some_and(|other| other != user) && outcome.is_ok() {
+        outcome = Err(AuthenticationError::Rejected);
     }
     shard.metrics.count(counter(&outcome), 1);
     tell(shard, user, protocol, connection, &outcome);

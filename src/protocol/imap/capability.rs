@@ -5,10 +5,16 @@ use super::{
     state::State,
     table::{CAPABILITIES, Capability},
 };
+use crate::protocol::sasl::Mechanisms;
 
 /// A set of capabilities. Rendered in the order of the table, whatever the order of insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Capabilities(u128);
+pub struct Capabilities {
+    /// A bit for each row.
+    rows: u128,
+    /// `AUTH=` (RFC 3501 7.2.1).
+    mechanisms: Mechanisms,
+}
 
 /// When a capability is announced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,9 +24,7 @@ pub(super) enum Offered {
     BeforeLogin,
     /// Before login, while TLS is possible and not active (RFC 3501 6.2.1).
     WhileInClear,
-    /// Before login, while passwords may be sent (RFC 3501 6.2.3).
-    WithLogin,
-    /// Before login, while they may not.
+    /// Before login, while no passwords may be sent (RFC 3501 6.2.3).
     WithoutLogin,
 }
 
@@ -37,8 +41,10 @@ pub(super) struct CapabilityRow {
 const _: () = assert!(CAPABILITIES.len() < 128, "a bit for each");
 
 impl Capabilities {
-    pub const NONE: Capabilities = Capabilities(0);
-    pub const ALL: Capabilities = Capabilities((1 << CAPABILITIES.len()) - 1);
+    pub const NONE: Capabilities = Capabilities { rows: 0, mechanisms: Mechanisms::NONE };
+    /// Without mechanisms.
+    pub const ALL: Capabilities =
+        Capabilities { rows: (1 << CAPABILITIES.len()) - 1, mechanisms: Mechanisms::NONE };
 
     /// Those of `configured` that a client is offered in its present state. `can_start_tls`:
     /// STARTTLS is possible; `can_login`: passwords may be sent on this connection. Both matter
@@ -54,7 +60,6 @@ impl Capabilities {
             Offered::Always => true,
             Offered::BeforeLogin => before_login,
             Offered::WhileInClear => before_login && can_start_tls,
-            Offered::WithLogin => before_login && can_login,
             Offered::WithoutLogin => before_login && !can_login,
         };
         let named = CAPABILITIES.iter().filter(offered).map(|row| row.capability);
@@ -68,19 +73,24 @@ impl Capabilities {
     }
 
     pub fn contains(self, capability: Capability) -> bool {
-        self.0 & (1 << capability as u32) != 0
+        self.rows & (1 << capability as u32) != 0
     }
 
     pub fn insert(&mut self, capability: Capability) {
-        self.0 |= 1 << capability as u32;
+        self.rows |= 1 << capability as u32;
     }
 
     pub fn without(self, capability: Capability) -> Capabilities {
-        Capabilities(self.0 & !(1 << capability as u32))
+        Capabilities { rows: self.rows & !(1 << capability as u32), ..self }
     }
 
     pub fn and(self, other: Capabilities) -> Capabilities {
-        Capabilities(self.0 & other.0)
+        Capabilities { rows: self.rows & other.rows, ..self }
+    }
+
+    /// With what AUTHENTICATE takes.
+    pub fn with_mechanisms(self, mechanisms: Mechanisms) -> Capabilities {
+        Capabilities { mechanisms, ..self }
     }
 
     /// Appends the names, a space before each.
@@ -88,6 +98,10 @@ impl Capabilities {
         for row in CAPABILITIES.iter().filter(|row| self.contains(row.capability)) {
             out.push(b' ');
             out.extend_from_slice(row.name.as_bytes());
+        }
+        for mechanism in self.mechanisms.iter() {
+            out.extend_from_slice(b" AUTH=");
+            out.extend_from_slice(mechanism.name().as_bytes());
         }
     }
 }
@@ -103,12 +117,22 @@ impl FromIterator<Capability> for Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::sasl::Mechanism;
 
     fn told(state: State, can_start_tls: bool, can_login: bool) -> String {
         let mut out = Vec::new();
         let all = Capabilities::ALL;
         Capabilities::offered(all, state, can_start_tls, can_login).push(&mut out);
         String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn mechanisms_follow_the_other_capabilities() {
+        let mut out = Vec::new();
+        let idle: Capabilities = [Capability::Idle].into_iter().collect();
+        idle.with_mechanisms([Mechanism::Login, Mechanism::Plain].into_iter().collect())
+            .push(&mut out);
+        assert_eq!(out, b" IDLE AUTH=PLAIN AUTH=LOGIN");
     }
 
     #[test]
@@ -122,14 +146,13 @@ mod tests {
     fn passwords_are_never_offered_where_they_are_refused() {
         for can_start_tls in [false, true] {
             let list = told(State::NotAuthenticated, can_start_tls, false);
-            assert!(list.contains(" LOGINDISABLED") && !list.contains("AUTH="), "{list}");
+            assert!(list.contains(" LOGINDISABLED"), "{list}");
             let list = told(State::NotAuthenticated, can_start_tls, true);
             assert!(!list.contains("LOGINDISABLED"), "{list}");
-            assert!(list.ends_with(" AUTH=PLAIN AUTH=LOGIN"), "{list}");
             assert_eq!(list.contains(" STARTTLS"), can_start_tls);
         }
         let list = told(State::Selected, true, true);
-        assert!(!list.contains("STARTTLS") && !list.contains("AUTH="), "{list}");
+        assert!(!list.contains("STARTTLS") && !list.contains("LOGIN"), "{list}");
     }
 
     /// Clients compare the list with a cached one: its order must not change.

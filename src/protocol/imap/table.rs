@@ -67,8 +67,6 @@ capabilities! {
     Language         "LANGUAGE"           Always; // RFC 5255
     StartTls         "STARTTLS"           WhileInClear;
     LoginDisabled    "LOGINDISABLED"      WithoutLogin;
-    AuthPlain        "AUTH=PLAIN"         WithLogin; // RFC 4616
-    AuthLogin        "AUTH=LOGIN"         WithLogin;
 }
 
 /// Which changes by other sessions may be reported before the tagged response of a command.

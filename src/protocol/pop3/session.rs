@@ -10,7 +10,7 @@ use super::{
 };
 use crate::protocol::{
     line::{Frame, LineFramer},
-    sasl::{self, Credentials, Exchange, Mechanism, SaslError},
+    sasl::{self, Credentials, Exchange, Mechanisms, NotOffered, Question, SaslError},
 };
 
 /// What this connection may do, as announced by CAPA.
@@ -18,6 +18,8 @@ use crate::protocol::{
 pub struct Offer {
     /// The connection is encrypted, or cleartext passwords are allowed.
     pub login: bool,
+    /// What AUTH takes.
+    pub mechanisms: Mechanisms,
     /// STLS can be used.
     pub start_tls: bool,
 }
@@ -65,8 +67,10 @@ pub enum Event {
     Close(Answer),
     /// Answer +OK, send it, start TLS, [`Session::tls_started`].
     StartTls,
-    /// Check the credentials and open the maildrop, answer, [`Session::logged_in`].
-    Login(Credentials),
+    /// Find out, and call [`Session::answer`].
+    Ask(Question),
+    /// As the last answer was: open the maildrop, answer, [`Session::logged_in`]; or refuse.
+    Judged,
     Stat,
     List(ListingKind, Option<u32>),
     Retr(u32),
@@ -78,12 +82,12 @@ pub enum Event {
 }
 
 /// An answer that needs only the session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     Ok(&'static str),
     Err(&'static str),
     /// `+ ` and base64 (RFC 5034 4).
-    Challenge(&'static str),
+    Challenge(String),
     Capabilities(Offer),
     Languages,
 }
@@ -94,7 +98,7 @@ impl Answer {
             Answer::Ok(text) => write_ok(output, text),
             Answer::Err(text) => write_err(output, text),
             Answer::Challenge(base64) => {
-                for part in ["+ ", base64, "\r\n"] {
+                for part in ["+ ", &base64, "\r\n"] {
                     output.extend_from_slice(part.as_bytes());
                 }
             }
@@ -112,7 +116,15 @@ impl Answer {
 fn write_capabilities(offer: Offer, output: &mut Vec<u8>) {
     write_ok(output, "Capability list follows");
     if offer.login {
-        output.extend_from_slice(b"USER\r\nSASL PLAIN\r\n");
+        output.extend_from_slice(b"USER\r\n");
+    }
+    if !offer.mechanisms.is_empty() {
+        output.extend_from_slice(b"SASL");
+        for mechanism in offer.mechanisms.iter() {
+            output.push(b' ');
+            output.extend_from_slice(mechanism.name().as_bytes());
+        }
+        output.extend_from_slice(b"\r\n");
     }
     if offer.start_tls {
         output.extend_from_slice(b"STLS\r\n");
@@ -141,6 +153,11 @@ impl Session {
     pub fn tls_started(&mut self, offer: Offer) {
         self.state = State::Authorization { user: None };
         self.framer = LineFramer::new(LINE_MAX);
+        self.offer = offer;
+    }
+
+    /// What is offered is known only now: after the handshake.
+    pub fn set_offer(&mut self, offer: Offer) {
         self.offer = offer;
     }
 
@@ -192,9 +209,7 @@ impl Session {
 
     fn authorization_command(&mut self, command: Command<'_>) -> Event {
         match command {
-            Command::User(_) | Command::Pass(_) | Command::Auth { .. } if !self.offer.login => {
-                self.bad(NOT_PRIVATE)
-            }
+            Command::User(_) | Command::Pass(_) if !self.offer.login => self.bad(NOT_PRIVATE),
             Command::User(name) => self.user(name),
             Command::Pass(password) => self.pass(password),
             Command::Auth { mechanism, initial_response } => self.auth(mechanism, initial_response),
@@ -242,36 +257,47 @@ impl Session {
         match (user.take(), std::str::from_utf8(password)) {
             (None, _) => self.bad("USER first"),
             (Some(user), Ok(password)) => {
-                Event::Login(Credentials { user, password: password.to_owned() })
+                let credentials = Credentials { user, password: password.to_owned() };
+                Event::Ask(Question::Password { credentials, authorization: None })
             }
             (Some(_), Err(_)) => self.bad("[AUTH] invalid password"),
         }
     }
 
     fn auth(&mut self, mechanism: &[u8], initial_response: Option<&[u8]>) -> Event {
-        match Mechanism::parse(mechanism) {
-            Some(mechanism @ Mechanism::Plain) => {
+        match self.offer.mechanisms.choose(mechanism, self.offer.login) {
+            Ok(mechanism) => {
                 let (exchange, step) = Exchange::start(mechanism, initial_response);
                 self.state = State::Exchange(exchange);
                 self.sasl(step)
             }
-            _ => self.bad("mechanism not supported"),
+            Err(NotOffered::NeedsPrivacy) => self.bad(NOT_PRIVATE),
+            Err(NotOffered::Unknown) => self.bad("mechanism not supported"),
+        }
+    }
+
+    /// Takes the answer to the last [`Event::Ask`].
+    pub fn answer(&mut self, answer: sasl::Answer) -> Event {
+        match &mut self.state {
+            State::Exchange(exchange) => {
+                let step = exchange.answer(answer);
+                self.sasl(step)
+            }
+            // USER and PASS.
+            _ => Event::Judged,
         }
     }
 
     fn sasl(&mut self, step: sasl::Step) -> Event {
-        if let sasl::Step::Challenge(base64) = step {
-            return Event::Answer(Answer::Challenge(base64));
-        }
-        self.state = State::Authorization { user: None };
         match step {
-            sasl::Step::Done(credentials) => Event::Login(credentials),
-            sasl::Step::Failed(SaslError::Cancelled) => self.bad("authentication cancelled"),
-            sasl::Step::Failed(SaslError::AuthorizationDenied) => {
-                self.bad("[AUTH] not authorized to act for another user")
+            sasl::Step::Challenge(base64) => Event::Answer(Answer::Challenge(base64)),
+            sasl::Step::Ask(question) => Event::Ask(question),
+            sasl::Step::Over => {
+                self.state = State::Authorization { user: None };
+                Event::Judged
             }
+            sasl::Step::Failed(SaslError::Cancelled) => self.bad("authentication cancelled"),
             sasl::Step::Failed(SaslError::Malformed(what)) => self.bad(what),
-            sasl::Step::Challenge(_) => Event::Incomplete,
         }
     }
 
@@ -311,8 +337,9 @@ mod tests {
 
     use super::*;
 
-    const OPEN: Offer = Offer { login: true, start_tls: true };
-    const CLOSED: Offer = Offer { login: false, start_tls: true };
+    const OPEN: Offer = Offer { login: true, mechanisms: Mechanisms::ALL, start_tls: true };
+    const CLOSED: Offer = Offer { login: false, mechanisms: Mechanisms::NONE, start_tls: true };
+    const UNDER_TLS: Offer = Offer { start_tls: false, ..OPEN };
 
     /// Client lines and their results: answers as sent, events in their debug form.
     const CASES: &[(Offer, &[(&str, &str)])] = &[
@@ -343,9 +370,11 @@ mod tests {
                 // Not a command now, but base64 of three octets.
                 ("QUIT", "-ERR PLAIN wants three fields"),
                 ("AUTH PLAIN =", "-ERR PLAIN wants three fields"),
-                ("AUTH PLAIN YwBhAGI=", "-ERR [AUTH] not authorized to act for another user"),
+                ("AUTH PLAIN YwBhAGI=", "Login a/b for c"),
                 ("AUTH CRAM-MD5", "-ERR mechanism not supported"),
-                ("AUTH LOGIN", "-ERR mechanism not supported"),
+                ("AUTH LOGIN", "+ VXNlcm5hbWU6"),
+                ("YQ==", "+ UGFzc3dvcmQ6"),
+                ("Yg==", "Login a/b"),
             ],
         ),
         (
@@ -358,10 +387,7 @@ mod tests {
                 ("STLS", "StartTls"),
             ],
         ),
-        (
-            Offer { login: true, start_tls: false },
-            &[("STLS", "-ERR TLS is not available"), ("STLS now", "-ERR no arguments")],
-        ),
+        (UNDER_TLS, &[("STLS", "-ERR TLS is not available"), ("STLS now", "-ERR no arguments")]),
         (
             OPEN,
             &[
@@ -382,8 +408,10 @@ mod tests {
                 let text = String::from_utf8(output).expect("text");
                 text.split("\r\n").next().expect("a line").to_owned()
             }
-            Event::Login(credentials) => {
-                format!("Login {}/{}", credentials.user, credentials.password)
+            Event::Ask(Question::Password { credentials, authorization }) => {
+                let other = authorization.map(|other| format!(" for {other}"));
+                let Credentials { user, password } = credentials;
+                format!("Login {user}/{password}{}", other.unwrap_or_default())
             }
             event => format!("{event:?}"),
         }
@@ -393,6 +421,9 @@ mod tests {
         let input = format!("{line}\r\nnext");
         let step = session.next(input.as_bytes());
         assert_eq!(step.consumed, line.len() + 2, "{line}");
+        if let Event::Ask(_) = step.event {
+            assert_eq!(session.answer(sasl::Answer::Refused), Event::Judged, "{line}");
+        }
         shown(step.event)
     }
 
@@ -435,9 +466,9 @@ mod tests {
     #[test]
     fn capabilities_follow_the_offer() {
         for (offer, first) in [
-            (OPEN, "USER\r\nSASL PLAIN\r\nSTLS\r\nTOP"),
+            (OPEN, "USER\r\nSASL PLAIN LOGIN\r\nSTLS\r\nTOP"),
             (CLOSED, "STLS\r\nTOP"),
-            (Offer { login: true, start_tls: false }, "USER\r\nSASL PLAIN\r\nTOP"),
+            (UNDER_TLS, "USER\r\nSASL PLAIN LOGIN\r\nTOP"),
         ] {
             let mut output = Vec::new();
             Answer::Capabilities(offer).write(&mut output);
@@ -451,7 +482,7 @@ mod tests {
     fn tls_forgets_what_was_said() {
         let mut session = Session::new(OPEN, 100);
         assert_eq!(say(&mut session, "USER alice"), "+OK send PASS");
-        session.tls_started(Offer { login: true, start_tls: false });
+        session.tls_started(UNDER_TLS);
         assert_eq!(say(&mut session, "PASS x"), "-ERR USER first");
         assert_eq!(say(&mut session, "STLS"), "-ERR TLS is not available");
     }

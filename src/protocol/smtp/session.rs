@@ -343,9 +343,14 @@ impl Session {
         Ok(answer(Event::StartTls, reply::START_TLS, output))
     }
 
+    /// What AUTH takes; known after the handshake.
+    pub fn set_mechanisms(&mut self, mechanisms: sasl::Mechanisms) {
+        self.security.mechanisms = mechanisms;
+    }
+
     /// RFC 3207 4.2: everything learnt before TLS is forgotten.
-    pub fn tls_started(&mut self) {
-        let security = Security { tls: true, can_start_tls: false, ..self.security };
+    pub fn tls_started(&mut self, mechanisms: sasl::Mechanisms) {
+        let security = Security { tls: true, can_start_tls: false, mechanisms, ..self.security };
         *self = Session::new(self.role, self.limits, security);
     }
 }

@@ -13,11 +13,12 @@ use super::{
 use crate::{
     directory::Identity,
     metrics::Protocol,
-    protocol::imap::{
-        Capabilities, Capability, Code, Framer, Limits, Literal, State, Status, Writer,
+    protocol::{
+        imap::{Capabilities, Capability, Code, Framer, Limits, Literal, State, Status, Writer},
+        sasl::Mechanisms,
     },
     runtime::connection::Connection,
-    service::{ServiceOptions, Shard, channel::Channel},
+    service::{ServiceOptions, Shard, authentication, channel::Channel},
     store::Account,
 };
 
@@ -108,13 +109,23 @@ impl Session {
 
     /// Whether passwords may be sent on this connection now (RFC 3501 6.2.3).
     pub(super) fn can_login(&self) -> bool {
-        self.channel.connection.is_tls() || self.options().allow_plaintext_auth
+        authentication::may_send_passwords(&self.channel.shard, &self.channel.connection)
+    }
+
+    /// What AUTHENTICATE takes now.
+    pub(super) fn mechanisms(&self) -> Mechanisms {
+        authentication::mechanisms(&self.channel.shard, &self.channel.connection)
     }
 
     pub(super) fn capabilities(&self) -> Capabilities {
         let (can_start_tls, can_login) =
             (self.channel.connection.can_start_tls(), self.can_login());
-        Capabilities::offered(self.imap().capabilities, self.state(), can_start_tls, can_login)
+        let offered =
+            Capabilities::offered(self.imap().capabilities, self.state(), can_start_tls, can_login);
+        match self.state() {
+            State::NotAuthenticated => offered.with_mechanisms(self.mechanisms()),
+            _ => offered,
+        }
     }
 
     /// To be awaited at each index of a loop over messages that may otherwise never wait.

@@ -8,21 +8,33 @@ use crate::{
     directory::{AuthenticationError, Identity},
     metrics::Protocol,
     protocol::{
-        pop3::{write_err, write_ok},
-        sasl::Credentials,
+        pop3::{Event, write_err, write_ok},
+        sasl::Question,
     },
-    service::authentication,
 };
 
 impl Client {
-    pub(super) async fn login(&mut self, credentials: Credentials) -> Result<(), End> {
-        let Credentials { user, password } = credentials;
+    /// Finds out what the exchange asks, and says what it says next.
+    pub(super) async fn ask(&mut self, question: Question) -> Result<(), End> {
         // The log-in may take some time.
         self.channel.flush().await?;
         let (shard, connection) = (&self.channel.shard, &self.channel.connection);
-        let checked =
-            authentication::authenticate(shard, &user, &password, Protocol::Pop3, connection).await;
-        match checked {
+        let answer = self.log_in.answer(shard, question, Protocol::Pop3, connection).await;
+        match self.session.answer(answer) {
+            Event::Answer(answer) => answer.write(self.channel.connection.output()),
+            Event::Judged => return self.judge().await,
+            Event::Close(answer) => {
+                answer.write(self.channel.connection.output());
+                return Err(End::Closed);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The exchange is over.
+    pub(super) async fn judge(&mut self) -> Result<(), End> {
+        match self.log_in.outcome() {
             Ok(identity)
                 if self.channel.shard.owner_of(identity.account) != self.channel.shard.id =>
             {

@@ -14,6 +14,7 @@ use crate::{
     runtime::connection::{Connection, ConnectionError},
     service::{
         Shard,
+        authentication::{self, LogIn},
         channel::{self, Channel, Dialogue, OUTPUT_MAX, Step},
     },
     store::StoreError,
@@ -25,6 +26,7 @@ pub(super) struct Client {
     pub session: Session,
     /// Set once logged in.
     pub maildrop: Option<OpenMaildrop>,
+    pub log_in: LogIn,
     pub login_failures: u32,
 }
 
@@ -57,7 +59,8 @@ pub fn resume(
 /// otherwise.
 fn offer(connection: &Connection, shard: &Shard) -> Offer {
     Offer {
-        login: connection.is_tls() || shard.options.allow_plaintext_auth,
+        login: authentication::may_send_passwords(shard, connection),
+        mechanisms: authentication::mechanisms(shard, connection),
         start_tls: connection.can_start_tls(),
     }
 }
@@ -71,6 +74,7 @@ impl Dialogue for Client {
     }
 
     async fn begin(&mut self) -> Result<(), End> {
+        self.session.set_offer(offer(&self.channel.connection, &self.channel.shard));
         self.begin_log_in();
         let greeting = format!("{} POP3 server ready", self.channel.shard.options.hostname);
         write_ok(self.channel.connection.output(), &greeting);
@@ -123,7 +127,7 @@ impl Client {
     ) -> Client {
         let patience = shard.options.pop3.login_timeout;
         let channel = Channel::new(connection, shard, Protocol::Pop3, patience);
-        Client { channel, session, maildrop: None, login_failures }
+        Client { channel, session, maildrop: None, log_in: LogIn::default(), login_failures }
     }
 
     /// From now on the log-in deadline counts.
@@ -143,7 +147,8 @@ impl Client {
             }
             // Boxed: needed only briefly in a session that may be idle for hours.
             Event::StartTls => Box::pin(self.start_tls()).await?,
-            Event::Login(credentials) => Box::pin(self.login(credentials)).await?,
+            Event::Ask(question) => Box::pin(self.ask(question)).await?,
+            Event::Judged => Box::pin(self.judge()).await?,
             Event::Stat => {
                 let (maildrop, output) = self.maildrop_and_output()?;
                 maildrop.numbers.write_stat(output);

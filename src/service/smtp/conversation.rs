@@ -20,7 +20,7 @@ use crate::{
     events,
     model::{MailClass, Moment, Network},
     protocol::{
-        sasl::Credentials,
+        sasl::{Mechanisms, Question},
         smtp::{Event, Reply, Role, Security, Sender, Session, Verb, reply},
     },
     runtime::{
@@ -28,7 +28,8 @@ use crate::{
         connection::{Connection, ConnectionError},
     },
     service::{
-        Shard, authentication,
+        Shard,
+        authentication::{self, LogIn},
         channel::{self, Channel, Dialogue, OUTPUT_MAX, Step},
         delivery::Poster,
         intake::{Pace, STALL},
@@ -81,6 +82,7 @@ struct Conversation {
     /// For the message being received.
     pace: Option<Pace>,
     identity: Option<Identity>,
+    log_in: LogIn,
     /// The dispositions of all mail on this connection, and of all mail since the client's last
     /// greeting.
     dispositions: [Disposition; 2],
@@ -128,6 +130,7 @@ impl Dialogue for Conversation {
     /// The greeting, after the policy's decision.
     async fn begin(&mut self) -> Result<(), End> {
         self.started = self.channel.shard.executor.moment();
+        self.session.set_mechanisms(self.mechanisms());
         let refusal = match self.judged(policy::Step::Connect).await {
             Ok(disposition) => {
                 self.dispositions[0] = disposition;
@@ -236,7 +239,8 @@ impl Dialogue for Conversation {
                 self.answered(verb);
             }
             Event::MessageEnd => Box::pin(self.end_message()).await,
-            Event::Authenticate(credentials) => Box::pin(self.authenticate(credentials)).await?,
+            Event::Authenticate(question) => Box::pin(self.authenticate(question)).await?,
+            Event::Judged => self.judge_authentication(),
             Event::Verify(address) => {
                 let directory = &self.channel.shard.directory;
                 match Box::pin(recipient::verify(directory, address)).await {
@@ -352,6 +356,7 @@ impl Conversation {
             tls: connection.is_tls(),
             can_start_tls: connection.can_start_tls(),
             plaintext_auth: options.allow_plaintext_auth,
+            mechanisms: Mechanisms::NONE,
             xclient: is_among(&options.smtp.xclient, &connection),
             xforward: is_among(&options.smtp.xforward, &connection),
             trusted: is_trusted(&shard, kind, &connection),
@@ -366,9 +371,20 @@ impl Conversation {
             kind,
             pace: None,
             identity: None,
+            log_in: LogIn::default(),
             dispositions: Default::default(),
             replies: Vec::new(),
             channel: Channel::new(connection, shard, kind.protocol(), patience),
+        }
+    }
+
+    /// What AUTH takes now: mail from other servers comes without it.
+    fn mechanisms(&self) -> Mechanisms {
+        match self.kind.role() {
+            Role::Submission => {
+                authentication::mechanisms(&self.channel.shard, &self.channel.connection)
+            }
+            Role::Exchange | Role::Lmtp => Mechanisms::NONE,
         }
     }
 
@@ -516,13 +532,22 @@ impl Conversation {
         self.record("MESSAGE");
     }
 
-    async fn authenticate(&mut self, credentials: Credentials) -> Result<(), ConnectionError> {
+    /// Finds out what the exchange asks, and says what it says next.
+    async fn authenticate(&mut self, question: Question) -> Result<(), ConnectionError> {
         // The log-in may take some time.
         self.flush().await?;
-        let Credentials { user, password } = credentials;
         let (shard, connection) = (&self.channel.shard, &self.channel.connection);
         let protocol = self.kind.protocol();
-        match authentication::authenticate(shard, &user, &password, protocol, connection).await {
+        let answer = self.log_in.answer(shard, question, protocol, connection).await;
+        match self.session.answer(answer, &mut self.replies) {
+            Event::Judged => self.judge_authentication(),
+            _ => self.answered(Verb::Auth),
+        }
+        Ok(())
+    }
+
+    fn judge_authentication(&mut self) {
+        match self.log_in.outcome() {
             Ok(identity) => {
                 self.identity = Some(identity);
                 self.channel.connection.set_logged_in(true);
@@ -544,7 +569,6 @@ impl Conversation {
             }
         }
         self.answered(Verb::Auth);
-        Ok(())
     }
 
     /// A trusted peer named the client that it acts for: the session begins again with that one.
@@ -601,7 +625,7 @@ impl Conversation {
     async fn start_tls(&mut self) -> Result<(), ConnectionError> {
         self.hand_over_replies();
         self.channel.start_tls().await?;
-        self.session.tls_started();
+        self.session.tls_started(self.mechanisms());
         let trail = self.envelope.trail();
         let class = class(&self.channel.shard, self.kind, &self.channel.connection);
         self.envelope = Envelope::new(&self.channel.shard, class, trail);

@@ -7,14 +7,14 @@ use super::{
     },
     Event, Hello, Phase, Role, Session,
 };
-use crate::protocol::sasl;
+use crate::protocol::sasl::{self, NotOffered};
 
 impl Session {
-    /// Whether AUTH is offered and usable.
+    /// Whether AUTH is there.
     pub(super) fn auth_permitted(&self) -> Result<(), Reply> {
         if self.role != Role::Submission {
             Err(reply::AUTH_UNAVAILABLE)
-        } else if !self.security.tls && !self.security.plaintext_auth {
+        } else if self.security.mechanisms.is_empty() {
             Err(reply::AUTH_NEEDS_TLS)
         } else {
             Ok(())
@@ -37,8 +37,12 @@ impl Session {
         if self.transaction.open {
             return Err(reply::IN_TRANSACTION);
         }
-        let mechanism =
-            sasl::Mechanism::parse(mechanism.as_bytes()).ok_or(reply::AUTH_MECHANISM)?;
+        let is_private = self.security.tls || self.security.plaintext_auth;
+        let mechanism = self.security.mechanisms.choose(mechanism.as_bytes(), is_private);
+        let mechanism = mechanism.map_err(|why| match why {
+            NotOffered::Unknown => reply::AUTH_MECHANISM,
+            NotOffered::NeedsPrivacy => reply::AUTH_NEEDS_TLS,
+        })?;
         let (exchange, step) =
             sasl::Exchange::start(mechanism, initial_response.map(str::as_bytes));
         self.phase = Phase::Auth(exchange);
@@ -48,12 +52,13 @@ impl Session {
     pub(super) fn auth_step<'a>(&mut self, step: sasl::Step, output: &mut Vec<u8>) -> Event<'a> {
         match step {
             sasl::Step::Challenge(challenge) => {
-                reply::append_parts(output, &["334 ", challenge]);
+                reply::append_parts(output, &["334 ", &challenge]);
                 Event::Answered(Verb::Auth)
             }
-            sasl::Step::Done(credentials) => {
+            sasl::Step::Ask(question) => Event::Authenticate(question),
+            sasl::Step::Over => {
                 self.phase = Phase::Command;
-                Event::Authenticate(credentials)
+                Event::Judged
             }
             sasl::Step::Failed(sasl::SaslError::Cancelled) => {
                 self.refused_auth_step(reply::AUTH_CANCELLED, output)
@@ -61,10 +66,17 @@ impl Session {
             sasl::Step::Failed(sasl::SaslError::Malformed(_)) => {
                 self.refused_auth_step(reply::AUTH_MALFORMED, output)
             }
-            sasl::Step::Failed(sasl::SaslError::AuthorizationDenied) => {
-                self.auth_failures += 1;
-                self.refused_auth_step(reply::AUTH_REJECTED, output)
+        }
+    }
+
+    /// Takes the answer to the last [`Event::Authenticate`].
+    pub fn answer(&mut self, answer: sasl::Answer, output: &mut Vec<u8>) -> Event<'static> {
+        match &mut self.phase {
+            Phase::Auth(exchange) => {
+                let step = exchange.answer(answer);
+                self.auth_step(step, output)
             }
+            _ => Event::Judged,
         }
     }
 

@@ -33,8 +33,10 @@ pub enum Event<'a> {
     MessageEnd,
     /// The message was refused for its content, and answered: call `end_transaction`.
     MessageRefused(Verb),
-    /// Call `authenticated` or `refuse_authentication`.
-    Authenticate(sasl::Credentials),
+    /// Find out, and call `answer`, which returns the next event.
+    Authenticate(sasl::Question),
+    /// As the last answer was: call `authenticated` or `refuse_authentication`.
+    Judged,
     /// VRFY: append its reply, or call `refuse_recipient`.
     Verify(&'a str),
     /// EXPN: append its reply, or call `refuse_recipient`.

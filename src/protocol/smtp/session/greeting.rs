@@ -13,7 +13,7 @@ use super::{
     },
     Event, Extensions, Greeting, Hello, Offer, Role, Session,
 };
-use crate::{model::Timestamp, protocol::sasl};
+use crate::model::Timestamp;
 
 impl Session {
     pub(super) fn hello<'a>(&mut self, greeting: Greeting<'a>) -> Result<Event<'a>, Reply> {
@@ -62,7 +62,7 @@ impl Session {
         }
         if self.auth_permitted().is_ok() && !self.authenticated {
             output.extend_from_slice(b"250-AUTH");
-            for mechanism in sasl::Mechanism::ALL {
+            for mechanism in self.security.mechanisms.iter() {
                 output.push(b' ');
                 output.extend_from_slice(mechanism.name().as_bytes());
             }

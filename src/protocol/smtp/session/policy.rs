@@ -2,6 +2,7 @@
 //! allows. `service::smtp` makes them from its options; a session only reads them.
 
 use super::super::data::BareNewline;
+use crate::protocol::sasl::Mechanisms;
 
 /// The listener that the client connected to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,6 +115,8 @@ pub struct Security {
     pub can_start_tls: bool,
     /// AUTH without TLS: in demo only.
     pub plaintext_auth: bool,
+    /// What AUTH takes.
+    pub mechanisms: Mechanisms,
     /// The peer may say for which client it acts: for the session, or for the log of a message.
     pub xclient: bool,
     pub xforward: bool,

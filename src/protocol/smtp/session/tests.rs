@@ -16,6 +16,7 @@ const PLAIN: Security = Security {
     tls: false,
     can_start_tls: false,
     plaintext_auth: true,
+    mechanisms: sasl::Mechanisms::ALL,
     xclient: false,
     xforward: false,
     trusted: false,
@@ -66,7 +67,12 @@ fn play(role: Role, limits: Limits, input: &[u8], cut: usize) -> (String, Vec<St
                 recipients = 0;
                 session.end_transaction(true);
             }
-            Event::Authenticate(_) => session.authenticated(&mut output),
+            Event::Authenticate(_) => {
+                let next = session.answer(sasl::Answer::Accepted, &mut output);
+                assert_eq!(next, Event::Judged);
+                session.authenticated(&mut output);
+            }
+            Event::Judged => session.authenticated(&mut output),
             Event::StartTls => panic!("TLS is not offered"),
             Event::Verify(_) | Event::Expand(_) | Event::StartQueue(_) | Event::ClientClaimed => {
                 panic!("not allowed here")
@@ -182,7 +188,7 @@ fn tls_forgets_what_was_said_before() {
     assert_eq!(session.next(b"EHLO x\r\n", &mut output).1, Event::Greeting(greeting));
     session.accept_greeting(&greeting, "me.test", NOW, &mut output);
     assert_eq!(session.next(b"STARTTLS\r\n", &mut output).1, Event::StartTls);
-    session.tls_started();
+    session.tls_started(sasl::Mechanisms::ALL);
     output.clear();
     session.next(b"MAIL FROM:<a@b>\r\n", &mut output);
     session.next(b"STARTTLS\r\n", &mut output);

@@ -6,31 +6,40 @@ use super::{
         reply::{Failure, Reply},
         state::Session,
     },
-    credentials::{check, refuse, require_privacy},
+    credentials::{NOT_PRIVATE, judge},
 };
-use crate::protocol::{
-    imap::{Code, Frame, authentication::authenticate::Authenticate},
-    sasl::{Exchange, Mechanism, SaslError, Step},
+use crate::{
+    metrics::Protocol,
+    protocol::{
+        imap::{Code, Frame, authentication::authenticate::Authenticate},
+        sasl::{Exchange, NotOffered, SaslError, Step},
+    },
+    service::authentication::LogIn,
 };
 
 impl Handler for Authenticate<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
-        require_privacy(session)?;
-        let Some(mechanism) = Mechanism::parse(self.mechanism.as_bytes()) else {
-            return Err(Failure::no(Code::Cannot, "No such mechanism"));
-        };
+        let chosen = session.mechanisms().choose(self.mechanism.as_bytes(), session.can_login());
+        let mechanism = chosen.map_err(|why| match why {
+            NotOffered::NeedsPrivacy => Failure::no(Code::PrivacyRequired, NOT_PRIVATE),
+            NotOffered::Unknown => Failure::no(Code::Cannot, "No such mechanism"),
+        })?;
         let (mut exchange, mut step) = Exchange::start(mechanism, self.initial_response);
+        let mut log_in = LogIn::default();
         loop {
             match step {
                 Step::Challenge(challenge) => {
-                    session.writer().continuation(challenge);
+                    session.writer().continuation(&challenge);
                     let line = read_line(session).await?;
                     step = exchange.respond(&line);
                 }
-                Step::Done(credentials) => {
-                    return check(session, tag, &credentials.user, &credentials.password).await;
+                Step::Ask(question) => {
+                    session.channel.flush().await?;
+                    let (shard, connection) = (&session.channel.shard, &session.channel.connection);
+                    let answer = log_in.answer(shard, question, Protocol::Imap, connection).await;
+                    step = exchange.answer(answer);
                 }
-                Step::Failed(SaslError::AuthorizationDenied) => return refuse(session).await,
+                Step::Over => return judge(session, tag, log_in.outcome()).await,
                 Step::Failed(SaslError::Cancelled) => {
                     return Err(Failure::bad("Authentication cancelled"));
                 }

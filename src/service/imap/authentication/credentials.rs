@@ -11,9 +11,7 @@ use super::super::{
 use crate::{
     directory::{AuthenticationError, Identity},
     events::Limit,
-    metrics::Protocol,
     protocol::imap::Code,
-    service::authentication,
 };
 
 impl Session {
@@ -49,21 +47,16 @@ impl Session {
     }
 }
 
-/// RFC 3501 6.2.3 and 11.1: no password in clear text; it is refused before it is checked.
-pub(super) fn require_privacy(session: &Session) -> Result<(), Failure> {
-    if session.can_login() {
-        return Ok(());
-    }
-    Err(Failure::no(Code::PrivacyRequired, "Passwords are accepted under TLS only"))
-}
+pub(super) const NOT_PRIVATE: &str = "Passwords are accepted under TLS only";
 
-pub(super) async fn check(session: &mut Session, tag: &str, user: &str, password: &str) -> Reply {
+/// Answers a log-in as it was judged.
+pub(super) async fn judge(
+    session: &mut Session,
+    tag: &str,
+    judged: Result<Identity, AuthenticationError>,
+) -> Reply {
     let shard = session.channel.shard.clone();
-    session.channel.flush().await?;
-    let connection = &session.channel.connection;
-    let checked =
-        authentication::authenticate(&shard, user, password, Protocol::Imap, connection).await;
-    match checked {
+    match judged {
         Ok(identity) if shard.owner_of(identity.account) == shard.id => {
             session.log_in(&identity).await
         }

@@ -26,7 +26,7 @@ fn capabilities_follow_the_state() {
         (text.contains("STARTTLS"), text.contains("AUTH PLAIN LOGIN"))
     };
     let plain = Security { can_start_tls: true, ..Security::default() };
-    let tls = Security { tls: true, can_start_tls: true, ..Security::default() };
+    let tls = Security { tls: true, can_start_tls: true, ..PLAIN };
     assert_eq!(offered(Role::Exchange, plain), (true, false));
     assert_eq!(offered(Role::Submission, plain), (true, false));
     assert_eq!(offered(Role::Submission, tls), (false, true));
