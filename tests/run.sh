@@ -42,7 +42,7 @@ cargo run --release --quiet --bin simulate -- --plant all
 
 step "Real clients, hostile clients, kill -9"
 (cd tests/clients && python3 -m unittest -b test_clients test_hostile test_kill test_disk test_verify test_dns \
-  test_dkim test_queue test_tlsrpt)
+  test_dkim test_queue test_tlsrpt test_sasl)
 
 step "A nasty next hop, and mail to and from Postfix and Exim"
 (cd tests/clients && RELAY_ROUNDS=${RELAY_ROUNDS:-6} python3 -m unittest -b test_relay test_world test_tls_policies)

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     model::{AccountId, Network},
+    protocol::sasl::scram::Hash,
     runtime::{
         flight::Flight,
         worker::{self, WorkerPool},
@@ -69,6 +70,11 @@ impl Common {
             turns: Arc::new(Turns::new(limits)),
             secret: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok(),
         }
+    }
+
+    /// Of a stored key, which is as unique as a hash.
+    fn key_of(&self, stored_key: &[u8]) -> Option<Key> {
+        hmac::sign(self.secret.as_ref()?, stored_key).as_ref().try_into().ok()
     }
 
     fn key(&self, password: &str, hash: &str, unknown_name: &str) -> Option<Key> {
@@ -140,6 +146,30 @@ impl Authenticator {
             self.cache.borrow_mut().insert(generation, key);
         }
         Ok(identity)
+    }
+
+    /// Whether the key that was proved is one of the account's. Counted like a password, in the
+    /// same way for names without an account.
+    pub(super) fn prove(
+        &self,
+        found: Found<'_>,
+        hash: Hash,
+        proved: Option<&[u8]>,
+        peer: IpAddr,
+        now: Duration,
+    ) -> Result<Identity, AuthenticationError> {
+        let Found { name, log_in, .. } = found;
+        let right = match &log_in {
+            LogIn::Account(user) => proved.filter(|it| user.keyring.contains(hash, it)),
+            LogIn::Nobody { .. } => None,
+        };
+        // Of a wrong proof nothing can be recognized.
+        let key = right.and_then(|stored_key| self.common.key_of(stored_key));
+        let ask = Ask { name, account: log_in.account(), peer, key };
+        let admitted = self.common.guard.admit(&ask, now);
+        let charge = admitted.map_err(|wait| AuthenticationError::Limited { wait })?;
+        charge.settle(right.is_some());
+        if right.is_some() { log_in.identity() } else { Err(AuthenticationError::Rejected) }
     }
 
     /// Whether this password was right before, for the account's hash in `found`.
@@ -410,6 +440,30 @@ mod tests {
         let long = "x".repeat(PASSWORD_MAX + 1);
         assert_eq!(login(&directory, "bob", &long), rejected);
         assert_eq!(pool.done.get(), 5);
+    }
+
+    #[test]
+    fn proofs_count_like_passwords() {
+        let (directory, _) = directory(PeerLimits::default());
+        let now = Duration::ZERO;
+        let keys = |user: &str| block_on(directory.keys(user, Hash::Sha256, PEER)).expect("keys");
+        let prove = |user: &str, stored_key: Option<&[u8]>| {
+            let proved = directory.prove(user, Hash::Sha256, stored_key, PEER, now);
+            block_on(proved).map(|it| it.account.0)
+        };
+        assert!(directory.offers_scram());
+        let key = keys("alice").pairs[0].stored_key.clone();
+        assert_eq!(prove("alice@demo.test", Some(&key)), Ok(1));
+        assert_eq!(prove("nobody", Some(&key)), Err(AuthenticationError::Rejected));
+        let made_up = keys("nobody").pairs[0].stored_key.clone();
+        assert_eq!(prove("nobody", Some(&made_up)), Err(AuthenticationError::Rejected));
+        // As many wrong ones as are free; then even a right one must wait, from another network.
+        for _ in 0..GuardOptions::default().free_failures {
+            assert_eq!(prove("bob", None), Err(AuthenticationError::Rejected));
+        }
+        assert!(matches!(prove("bob", None), Err(AuthenticationError::Limited { .. })));
+        assert!(matches!(prove("bob", Some(&key)), Err(AuthenticationError::Limited { .. })));
+        assert_eq!(prove("alice", Some(&key)), Ok(1), "others are not affected");
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod expansion;
 mod files;
 mod groups;
 mod guard;
+mod keyring;
 mod password;
 mod routes;
 mod senders;
@@ -49,7 +50,8 @@ pub use self::{
     backend::{Backend, BackendJob, BackendOptions, BackendWorkers, Desk, Unavailable},
     files::DirectoryError,
     guard::{Block, GuardNews, GuardOptions, Held, HeldBack, Lift},
-    password::{HashError, hash, hash_all},
+    keyring::{Keyring, Salt},
+    password::{HashError, Secret, hash, hash_all},
     routes::{
         Credentials, HostOptions, Inbound, NextHop, Password, RelayHost, RouteOptions, RouteTo,
         TlsPolicy, socket_path,
@@ -65,6 +67,7 @@ use self::{
 };
 use crate::{
     model::{AccountId, Network},
+    protocol::sasl::scram::{Hash, Keys},
     runtime::answer::Answer,
 };
 
@@ -354,6 +357,54 @@ impl Directory {
             (None, None) => return Err(AuthenticationError::Unavailable),
         };
         self.authenticator.authenticate(found, password, peer, now).await
+    }
+
+    /// Whether log-ins by SCRAM are to be offered: to every account, since a client that is offered
+    /// SCRAM tries nothing else.
+    pub fn offers_scram(&self) -> bool {
+        !self.has_backend() && self.shared.snapshot.load().all_have_keys()
+    }
+
+    /// What a client must prove to be `user`; made up if there is no such account, or it has no
+    /// keys.
+    ///
+    /// # Errors
+    /// If the backend does not answer.
+    pub async fn keys(&self, user: &str, hash: Hash, peer: IpAddr) -> Result<Keys, Unavailable> {
+        let name = self.shared.snapshot.load().login_key(user);
+        let log_in = self.log_in(&name, peer).await?;
+        let keys = match &log_in {
+            LogIn::Account(user) => user.keyring.keys(hash),
+            LogIn::Nobody { .. } => None,
+        };
+        Ok(keys.unwrap_or_else(|| self.shared.snapshot.load().made_up_keys(&name, hash)))
+    }
+
+    /// The account of `user`, if `proved` is the key of one of its passwords, tried from `peer` at
+    /// `now`, a monotonic time; `None`: the proof was wrong. Counted like a password. Cancel-safe.
+    pub async fn prove(
+        &self,
+        user: &str,
+        hash: Hash,
+        proved: Option<&[u8]>,
+        peer: IpAddr,
+        now: Duration,
+    ) -> Result<Identity, AuthenticationError> {
+        let generation = self.shared.generation();
+        let name = self.shared.snapshot.load().login_key(user);
+        let log_in = self.log_in(&name, peer).await?;
+        let found = Found { name: &name, log_in, generation };
+        self.authenticator.prove(found, hash, proved, peer, now)
+    }
+
+    async fn log_in(&self, name: &str, peer: IpAddr) -> Result<LogIn, Unavailable> {
+        match self.desk() {
+            None => Ok(self.shared.snapshot.load().log_in_of(name)),
+            Some(desk) => {
+                let network = (!self.guard().trusts(peer)).then(|| Network::narrow(peer));
+                desk.log_in(name, network).await
+            }
+        }
     }
 
     /// One spelling for all names that log in to one account, whether it exists or not.

@@ -21,13 +21,15 @@ use super::{
     expansion::{Aliases, Found, Ground},
     files::{DirectoryError, read_keys},
     groups::Groups,
-    password,
+    keyring::{ITERATIONS, SALT_SIZE},
+    password::{self, Secret},
     routes::{NextHop, RouteOptions, RouteTo, Routes},
     senders::{SenderOptions, Senders, SrsError, day},
     users_file::{User, UsersFile, demo_names},
 };
 use crate::{
     model::{AccountId, Network},
+    protocol::sasl::scram::{Hash, KeyPair, Keys},
     runtime::folder::Folder,
 };
 
@@ -132,6 +134,12 @@ struct StandIns {
     hashes: Vec<(Arc<str>, u64)>,
     /// Must not be known outside, and must not change without need: the first account's hash.
     secret: Option<Arc<str>>,
+    /// The same, for salts, of which there may be more witnesses.
+    pretence: Option<Arc<str>>,
+    /// How often the first account's keys are hashed.
+    iterations: Option<u32>,
+    /// Whether every account has keys.
+    all_have_keys: bool,
 }
 
 impl StandIns {
@@ -153,7 +161,38 @@ impl StandIns {
             total += count;
             (password::stand_in(&cost), total)
         });
-        StandIns { hashes: hashes.collect(), secret: users.first().map(|user| user.hash.clone()) }
+        let secret = users.first().map(|user| user.hash.clone());
+        let first_keys = users.iter().find_map(|user| user.keyring.keys(Hash::Sha256));
+        StandIns {
+            hashes: hashes.collect(),
+            pretence: secret.clone(),
+            secret,
+            iterations: first_keys.map(|keys| keys.iterations),
+            all_have_keys: !users.is_empty() && users.iter().all(|user| user.keyring.has_keys()),
+        }
+    }
+
+    /// Keys that nobody can prove, for a name that has none: the same at each guess of this name,
+    /// so that nobody learns which names have some.
+    fn keys(&self, name: &str, hash: Hash) -> Keys {
+        let secret = self.pretence.as_deref().unwrap_or_default();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let draw = |purpose: &str, size: usize| {
+            let text = format!("{purpose} {name}");
+            let mut octets = hmac::sign(&key, text.as_bytes()).as_ref().to_vec();
+            octets.truncate(size);
+            octets
+        };
+        let pair = KeyPair {
+            stored_key: draw("stored", hash.size()),
+            server_key: draw("server", hash.size()),
+        };
+        // One salt for all mechanisms, as accounts have.
+        Keys {
+            salt: draw("salt", SALT_SIZE),
+            iterations: self.iterations.unwrap_or(ITERATIONS.get()),
+            pairs: vec![pair],
+        }
     }
 
     fn of_name(&self, name: &str) -> Arc<str> {
@@ -239,20 +278,20 @@ impl DirectorySnapshot {
     /// Accounts and domains, without aliases, groups and routes. `None` if the postmaster named in
     /// `options` has no account.
     pub fn new(file: &UsersFile, options: &DirectoryOptions) -> Option<DirectorySnapshot> {
-        DirectorySnapshot::from_users(file.users().cloned().collect(), options)
+        let mut snapshot = DirectorySnapshot::from_users(file.users().cloned().collect(), options)?;
+        if let Some(key) = file.pretence() {
+            snapshot.stand_ins.pretence = Some(key.clone());
+        }
+        Some(snapshot)
     }
 
     /// Alice, bob and user1 ... `count` with ids from 1, all with the password "demo": for tests.
     /// The demo itself keeps its accounts in a file ([`UsersFile::ensure_demo`]).
     pub fn demo(domain: &str, count: usize) -> DirectorySnapshot {
-        let hash: Arc<str> = Arc::from(password::DEMO_HASH);
+        let secret = Secret::demo();
         let users = demo_names(count)
             .zip(1..)
-            .map(|(name, id)| User {
-                id: AccountId(id),
-                address: format!("{name}@{domain}"),
-                hash: hash.clone(),
-            })
+            .map(|(name, id)| User::new(AccountId(id), format!("{name}@{domain}"), secret.clone()))
             .collect();
         let options =
             DirectoryOptions { domains: vec![domain.to_owned()], ..DirectoryOptions::default() };
@@ -515,6 +554,16 @@ impl DirectorySnapshot {
         }
     }
 
+    /// Keys for a name, as [`DirectorySnapshot::login_key`] spells it, that has none.
+    pub(super) fn made_up_keys(&self, key: &str, hash: Hash) -> Keys {
+        self.stand_ins.keys(key, hash)
+    }
+
+    /// Whether every account has keys for SCRAM.
+    pub(super) fn all_have_keys(&self) -> bool {
+        self.stand_ins.all_have_keys
+    }
+
     fn by_key(&self, key: &str) -> Option<&User> {
         self.by_address.get(key).and_then(|&index| self.users.get(index))
     }
@@ -570,6 +619,36 @@ mod tests {
             ..DirectoryOptions::default()
         };
         DirectorySnapshot::new(&file, &options)
+    }
+
+    #[test]
+    fn made_up_keys_stay_and_look_like_real_ones() {
+        let mut file = UsersFile::new();
+        let add = |file: &mut UsersFile, name: &str| {
+            let secret = Secret::of("demo", None).expect("secret");
+            file.add(&format!("{name}@demo.test"), secret).expect("added");
+            let text = file.rendered_with_pretence("a secret");
+            *file = UsersFile::parse(&text, Path::new("users")).expect("parses");
+            DirectorySnapshot::new(file, &DirectoryOptions::default()).expect("snapshot")
+        };
+        let before = add(&mut file, "alice");
+        let made_up = before.made_up_keys("nobody@demo.test", Hash::Sha256);
+        assert_eq!(before.made_up_keys("nobody@demo.test", Hash::Sha256), made_up);
+        assert_eq!(before.made_up_keys("nobody@demo.test", Hash::Sha1).salt, made_up.salt);
+        assert_ne!(before.made_up_keys("bob@demo.test", Hash::Sha256).salt, made_up.salt);
+        let LogIn::Account(alice) = before.log_in_of("alice@demo.test") else { panic!("nobody") };
+        let real = alice.keyring.keys(Hash::Sha256).expect("keys");
+        assert_eq!(real.salt.len(), made_up.salt.len());
+        assert_eq!((real.iterations, real.pairs.len()), (made_up.iterations, 1));
+        // Another password and another account change nothing.
+        file.remove("alice@demo.test").expect("removed");
+        let after = add(&mut file, "carol");
+        assert_eq!(after.made_up_keys("nobody@demo.test", Hash::Sha256).salt, made_up.salt);
+        assert!(after.all_have_keys());
+        let hash: Arc<str> = Arc::from(password::DEMO_HASH);
+        file.add("old@demo.test", hash).expect("added");
+        let mixed = DirectorySnapshot::new(&file, &DirectoryOptions::default()).expect("snapshot");
+        assert!(!mixed.all_have_keys(), "an account from before cannot prove anything");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! # next-id 3
-//! # <id> <address> <argon2id hash in PHC string form>
-//! 1 alice@demo.test $argon2id$v=19$m=19456,t=2,p=1$...
+//! # pretence <key>
+//! # <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM>...]
+//! 1 alice@demo.test $argon2id$v=19$m=19456,t=2,p=1$... SCRAM-SHA-256$15000:... SCRAM-SHA-1$15000:...
 //! 2 bob@demo.test $argon2id$v=19$m=19456,t=2,p=1$...
 //! ```
 //!
 //! Empty lines and lines that start with `#` are ignored, except `# next-id`: the number of the
-//! next account. An account's id names its mailboxes for ever, so no id is ever reused.
+//! next account, and `# pretence`: what the salts of names without an account are made from. An
+//! account's id names its mailboxes for ever, so no id is ever reused.
 //!
 //! The server reads the file at start and on reload; the `ringmail user` commands (and `demo`, for
 //! its accounts) change it through [`UsersFile::edit`]: under a lock, and replaced as a whole, so
@@ -22,10 +24,15 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use hashbrown::{HashMap, HashSet};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{address::account_address, password};
+use super::{
+    address::account_address,
+    keyring::{Keyring, Salt, fresh_salt},
+    password::{self, Secret},
+};
 use crate::{
     model::AccountId,
     runtime::{
@@ -35,7 +42,9 @@ use crate::{
 };
 
 const NEXT_ID: &str = "# next-id ";
-const FORMAT_LINE: &str = "# <id> <address> <argon2id hash in PHC string form>";
+const PRETENCE: &str = "# pretence ";
+const FORMAT_LINE: &str =
+    "# <id> <address> <argon2id hash in PHC string form> [<keys of SCRAM>...]";
 
 /// Longest users file: some millions of accounts.
 const FILE_MAX: u64 = 1 << 30;
@@ -63,6 +72,14 @@ pub struct User {
     pub address: String,
     /// Equal adjacent hashes share one allocation.
     pub hash: Arc<str>,
+    pub keyring: Keyring,
+}
+
+impl User {
+    pub fn new(id: AccountId, address: String, secret: impl Into<Secret>) -> User {
+        let Secret { hash, keyring } = secret.into();
+        User { id, address, hash, keyring }
+    }
 }
 
 impl UsersFileError {
@@ -76,6 +93,8 @@ impl UsersFileError {
 #[derive(Debug)]
 pub struct UsersFile {
     next_id: u64,
+    /// Must not change: who compares today's salts with yesterday's would know which are made up.
+    pretence: Option<Arc<str>>,
     lines: Vec<Line>,
     /// Position in `lines` of each account.
     by_address: HashMap<String, usize>,
@@ -92,6 +111,7 @@ impl UsersFile {
     pub fn new() -> UsersFile {
         UsersFile {
             next_id: 1,
+            pretence: None,
             lines: vec![Line::Verbatim(FORMAT_LINE.to_owned())],
             by_address: HashMap::new(),
         }
@@ -105,11 +125,11 @@ impl UsersFile {
 
     /// `path` is used only in errors.
     pub fn parse(text: &str, path: &Path) -> Result<UsersFile, UsersFileError> {
-        let mut file = UsersFile { next_id: 1, lines: Vec::new(), by_address: HashMap::new() };
+        let mut file = UsersFile { lines: Vec::new(), ..UsersFile::new() };
         let mut ids = HashSet::new();
-        let mut previous_hash: Option<Arc<str>> = None;
+        let mut previous: Option<Secret> = None;
         for (index, line) in text.lines().enumerate() {
-            file.parse_line(line.trim_end(), &mut ids, &mut previous_hash).map_err(|what| {
+            file.parse_line(line.trim_end(), &mut ids, &mut previous).map_err(|what| {
                 UsersFileError::Syntax { file: path.to_owned(), line: index + 1, what }
             })?;
         }
@@ -120,11 +140,15 @@ impl UsersFile {
         &mut self,
         line: &str,
         ids: &mut HashSet<u64>,
-        previous_hash: &mut Option<Arc<str>>,
+        previous: &mut Option<Secret>,
     ) -> Result<(), String> {
         if let Some(number) = line.strip_prefix(NEXT_ID) {
             let next_id = parse_id(number.trim()).ok_or("next-id is not a number of 1 or more")?;
             self.next_id = self.next_id.max(next_id);
+            return Ok(());
+        }
+        if let Some(key) = line.strip_prefix(PRETENCE) {
+            self.pretence = Some(Arc::from(key.trim()));
             return Ok(());
         }
         if line.is_empty() || line.starts_with('#') {
@@ -132,19 +156,21 @@ impl UsersFile {
             return Ok(());
         }
         let mut fields = line.split_ascii_whitespace();
-        let (Some(id), Some(address), Some(hash), None) =
-            (fields.next(), fields.next(), fields.next(), fields.next())
+        let (Some(id), Some(address), Some(hash)) = (fields.next(), fields.next(), fields.next())
         else {
             return Err("expected three fields: <id> <address> <password hash>".to_owned());
         };
         let id = parse_id(id)
             .ok_or_else(|| format!("account id {id:?} is not a number of 1 or more"))?;
         let address = account_address(address)?;
-        let hash = match previous_hash {
-            Some(previous) if **previous == *hash => previous.clone(),
+        let keyring = Keyring::parse(fields)?;
+        let secret = match previous {
+            Some(previous) if *previous.hash == *hash && previous.keyring == keyring => {
+                previous.clone()
+            }
             _ => {
                 password::check_hash(hash)?;
-                previous_hash.insert(Arc::from(hash)).clone()
+                previous.insert(Secret { hash: Arc::from(hash), keyring }).clone()
             }
         };
         if !ids.insert(id) {
@@ -154,7 +180,7 @@ impl UsersFile {
             return Err(format!("{address} is listed twice"));
         }
         self.next_id = self.next_id.max(id.saturating_add(1));
-        self.insert(User { id: AccountId(id), address, hash });
+        self.insert(User::new(AccountId(id), address, secret));
         Ok(())
     }
 
@@ -170,34 +196,64 @@ impl UsersFile {
         account_address(address).is_ok_and(|address| self.by_address.contains_key(&address))
     }
 
-    pub fn add(&mut self, address: &str, hash: Arc<str>) -> Result<AccountId, UsersFileError> {
+    /// The key of made-up salts, if the file has one.
+    pub(super) fn pretence(&self) -> Option<&Arc<str>> {
+        self.pretence.as_ref()
+    }
+
+    /// The salt that a new password of this account must have.
+    pub fn salt(&self, address: &str) -> Option<Salt> {
+        let address = account_address(address).ok()?;
+        match self.lines.get(*self.by_address.get(&address)?)? {
+            Line::User(user) => user.keyring.salt(),
+            Line::Verbatim(_) => None,
+        }
+    }
+
+    pub fn add(
+        &mut self,
+        address: &str,
+        secret: impl Into<Secret>,
+    ) -> Result<AccountId, UsersFileError> {
         let address = canonical(address)?;
         if self.by_address.contains_key(&address) {
             return Err(UsersFileError::AccountExists(address));
         }
         let id = AccountId(self.next_id);
         self.next_id += 1;
-        self.insert(User { id, address, hash });
+        self.insert(User::new(id, address, secret.into()));
         Ok(id)
     }
 
-    pub fn set_hash(&mut self, address: &str, hash: Arc<str>) -> Result<AccountId, UsersFileError> {
+    /// Sets the password.
+    pub fn set_secret(
+        &mut self,
+        address: &str,
+        secret: impl Into<Secret>,
+    ) -> Result<AccountId, UsersFileError> {
         let address = canonical(address)?;
         match self.by_address.get(&address).and_then(|&line| self.lines.get_mut(line)) {
             Some(Line::User(user)) => {
-                user.hash = hash;
+                let Secret { hash, keyring } = secret.into();
+                (user.hash, user.keyring) = (hash, keyring);
                 Ok(user.id)
             }
             _ => Err(UsersFileError::NoSuchAccount(address)),
         }
     }
 
-    /// Adds a missing account or sets the hash of an existing one: importing a list twice changes
-    /// nothing. True if the account is new.
-    pub fn put(&mut self, address: &str, hash: Arc<str>) -> Result<bool, UsersFileError> {
-        match self.add(address, hash.clone()) {
+    /// Adds a missing account or sets the password of an existing one. True if the account is new.
+    pub fn put(
+        &mut self,
+        address: &str,
+        secret: impl Into<Secret>,
+    ) -> Result<bool, UsersFileError> {
+        let secret = secret.into();
+        match self.add(address, secret.clone()) {
             Ok(_) => Ok(true),
-            Err(UsersFileError::AccountExists(_)) => self.set_hash(address, hash).map(|_| false),
+            Err(UsersFileError::AccountExists(_)) => {
+                self.set_secret(address, secret).map(|_| false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -222,13 +278,27 @@ impl UsersFile {
         self.lines.push(Line::User(user));
     }
 
+    /// As an edit would write it.
+    #[cfg(test)]
+    pub(super) fn rendered_with_pretence(&mut self, key: &str) -> String {
+        self.pretence = Some(Arc::from(key));
+        self.render()
+    }
+
     fn render(&self) -> String {
         let mut text = format!("{NEXT_ID}{}\n", self.next_id);
+        if let Some(key) = &self.pretence {
+            text.push_str(&format!("{PRETENCE}{key}\n"));
+        }
         for line in &self.lines {
             match line {
                 Line::Verbatim(line) => text.push_str(line),
-                Line::User(User { id, address, hash }) => {
+                Line::User(User { id, address, hash, keyring }) => {
                     text.push_str(&format!("{id} {address} {hash}"));
+                    for field in keyring.fields() {
+                        text.push(' ');
+                        text.push_str(field);
+                    }
                 }
             }
             text.push('\n');
@@ -262,6 +332,10 @@ impl UsersFile {
             None => UsersFile::new(),
         };
         let outcome = change(&mut file)?;
+        if file.pretence.is_none() && file.render() != before.as_deref().unwrap_or_default() {
+            let key = fresh_salt().map_err(|error| failed(io::Error::other(error)))?;
+            file.pretence = Some(STANDARD.encode(key).into());
+        }
         let after = file.render();
         if before.as_ref() != Some(&after) {
             folder.replace(name, after.as_bytes(), owner).map_err(failed)?;
@@ -273,9 +347,9 @@ impl UsersFile {
     /// Existing ones keep their ids and passwords.
     pub fn ensure_demo(path: &Path, domain: &str, count: usize) -> Result<(), UsersFileError> {
         UsersFile::edit(path, |file| {
-            let hash: Arc<str> = Arc::from(password::DEMO_HASH);
+            let secret = Secret::demo();
             for name in demo_names(count) {
-                match file.add(&format!("{name}@{domain}"), hash.clone()) {
+                match file.add(&format!("{name}@{domain}"), secret.clone()) {
                     Ok(_) | Err(UsersFileError::AccountExists(_)) => {}
                     Err(error) => return Err(error),
                 }

@@ -21,6 +21,7 @@ use std::rc::Rc;
 
 use super::{
     budget::HolderId,
+    channel_binding::Bound,
     connection::ConnectionError,
     resources::{PooledBuffer, ShardResources},
     tls_client::TlsFacts,
@@ -75,6 +76,11 @@ pub(super) trait Layer: Send {
 
     /// Of TLS, once the two sides have agreed.
     fn facts(&self) -> Option<TlsFacts>;
+
+    /// Of TLS, once the two sides have agreed: what the connection is bound to.
+    fn bound(&self) -> Option<&Bound> {
+        None
+    }
 }
 
 /// A layer, and the input that it could not open yet.
@@ -130,6 +136,10 @@ impl Layers {
 
     pub(super) fn facts(&self) -> Option<TlsFacts> {
         self.each().find_map(Layer::facts)
+    }
+
+    pub(super) fn bound(&self) -> Option<&Bound> {
+        self.each().find_map(Layer::bound)
     }
 
     /// Before a wait: shrinks the kept input's buffers to their contents, and counts them.

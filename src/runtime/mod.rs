@@ -7,6 +7,7 @@ pub mod acceptor;
 pub mod answer;
 pub mod bell;
 pub mod budget;
+pub mod channel_binding;
 pub mod clients;
 mod commit;
 pub mod connect;

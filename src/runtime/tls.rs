@@ -18,7 +18,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::folder::read_file;
+use super::{
+    channel_binding::{self, Bound},
+    folder::read_file,
+};
 
 /// TLS 1.3 tickets sent after a full handshake: a reconnecting mail client uses one.
 const TICKETS_SENT: usize = 1;
@@ -77,6 +80,10 @@ impl Certificate {
         let chain_pem = read(chain_path)?;
         let key_pem = read(key_path)?;
         Self::parse(&chain_pem, &key_pem, chain_path, key_path)
+    }
+
+    pub(super) fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.chain.first()
     }
 
     fn parse(
@@ -138,9 +145,16 @@ impl SelfSigned {
     }
 }
 
+/// For handshakes that begin now.
+struct Current {
+    config: ServerConfig,
+    /// What connections are bound to: a hash of the certificate.
+    end_point: Option<Arc<[u8]>>,
+}
+
 /// The configuration for accepting TLS. Shared by all shards and listeners.
 pub struct TlsContext {
-    config: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
     provider: Arc<CryptoProvider>,
     ticketer: Arc<dyn ProducesTickets>,
 }
@@ -149,21 +163,34 @@ impl TlsContext {
     pub fn new(certificate: Certificate) -> Result<Arc<TlsContext>, CertificateError> {
         let provider = Arc::new(ring::default_provider());
         let ticketer = ring::Ticketer::new()?;
-        let config = server_config(certificate, &provider, &ticketer)?;
-        let config = ArcSwap::from_pointee(config);
-        Ok(Arc::new(TlsContext { config, provider, ticketer }))
+        let current = Current::of(certificate, &provider, &ticketer)?;
+        let current = ArcSwap::from_pointee(current);
+        Ok(Arc::new(TlsContext { current, provider, ticketer }))
     }
 
     /// Uses `certificate` for handshakes from now on. On error the old one stays.
     pub fn replace(&self, certificate: Certificate) -> Result<(), CertificateError> {
-        let config = server_config(certificate, &self.provider, &self.ticketer)?;
-        self.config.store(Arc::new(config));
+        let current = Current::of(certificate, &self.provider, &self.ticketer)?;
+        self.current.store(Arc::new(current));
         Ok(())
     }
 
-    /// The configuration for a new handshake.
-    pub fn config(&self) -> Arc<ServerConfig> {
-        self.config.load_full()
+    /// The configuration for a new handshake, and what its connection will be bound to.
+    pub(super) fn begin(&self) -> (Bound, Arc<ServerConfig>) {
+        let current = self.current.load();
+        Bound::of(&current.config, current.end_point.clone())
+    }
+}
+
+impl Current {
+    fn of(
+        certificate: Certificate,
+        provider: &Arc<CryptoProvider>,
+        ticketer: &Arc<dyn ProducesTickets>,
+    ) -> Result<Current, CertificateError> {
+        let end_point = certificate.leaf().and_then(channel_binding::end_point);
+        let config = server_config(certificate, provider, ticketer)?;
+        Ok(Current { config, end_point })
     }
 }
 
@@ -235,8 +262,10 @@ mod tests {
     fn replacing_changes_the_configuration_in_use() {
         let made = SelfSigned::generate(&["localhost"]).unwrap();
         let context = TlsContext::new(made.certificate().unwrap()).unwrap();
-        let before = context.config();
-        context.replace(made.certificate().unwrap()).unwrap();
-        assert!(!Arc::ptr_eq(&before, &context.config()));
+        let end_point = |context: &TlsContext| context.current.load().end_point.clone();
+        let before = end_point(&context);
+        let other = SelfSigned::generate(&["localhost"]).unwrap();
+        context.replace(other.certificate().unwrap()).unwrap();
+        assert!(before.is_some() && before != end_point(&context));
     }
 }

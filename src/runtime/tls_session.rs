@@ -29,6 +29,7 @@ use rustls::{
 };
 
 use super::{
+    channel_binding::Bound,
     connection::ConnectionError,
     layers::Layer,
     tls_client::{ClientTls, TlsFacts, Verdict, Verified},
@@ -61,10 +62,18 @@ pub(super) trait Side: Send {
 
     /// How the peer's certificate was checked, after the handshake.
     fn verified(&self) -> Verified;
+
+    /// What the connection is bound to.
+    fn bound(&self) -> Option<&Bound> {
+        None
+    }
 }
 
 /// We accepted the connection.
-pub(super) struct ServerSide(UnbufferedServerConnection);
+pub(super) struct ServerSide {
+    connection: UnbufferedServerConnection,
+    bound: Bound,
+}
 
 /// We made the connection.
 pub(super) struct ClientSide {
@@ -79,7 +88,7 @@ impl Side for ServerSide {
         &'c mut self,
         ciphertext: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
-        self.0.process_tls_records(ciphertext)
+        self.connection.process_tls_records(ciphertext)
     }
 
     /// Early data is never offered, so none is ever accepted; it would be dropped.
@@ -94,7 +103,11 @@ impl Side for ServerSide {
     }
 
     fn common(&self) -> &CommonState {
-        &self.0
+        &self.connection
+    }
+
+    fn bound(&self) -> Option<&Bound> {
+        Some(&self.bound)
     }
 
     /// No certificate is asked for.
@@ -138,8 +151,9 @@ pub(super) struct TlsSession<S> {
 }
 
 impl TlsSession<ServerSide> {
-    pub(super) fn server(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self::of(ServerSide(UnbufferedServerConnection::new(config)?)))
+    pub(super) fn server(bound: Bound, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        let connection = UnbufferedServerConnection::new(config)?;
+        Ok(Self::of(ServerSide { connection, bound }))
     }
 }
 
@@ -297,6 +311,10 @@ impl<S: Side> Layer for TlsSession<S> {
         let suite = common.negotiated_cipher_suite()?.suite();
         let cipher = suite.as_str().unwrap_or("unknown suite");
         Some(TlsFacts { version, cipher, verified: self.side.verified() })
+    }
+
+    fn bound(&self) -> Option<&Bound> {
+        self.side.bound().filter(|_| self.handshake_done)
     }
 }
 

@@ -84,7 +84,7 @@ mod tests {
         }
         let before = snapshot(&file);
         file.remove("a@example.org").unwrap();
-        file.set_hash("b@example.org", other).unwrap();
+        file.set_secret("b@example.org", other).unwrap();
         for number in 0..NAMED_MAX + 5 {
             file.add(&format!("n{number}@example.org"), hash.clone()).unwrap();
         }

@@ -7,15 +7,24 @@
 
 use std::time::Duration;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ring::rand::{SecureRandom, SystemRandom};
+
 use super::Shard;
 use crate::{
     directory::{AuthenticationError, Identity},
     events::{Event, Limit},
     metrics::Protocol,
     model::Moment,
-    protocol::sasl::{Answer, Credentials, Mechanism, Mechanisms, Question},
-    runtime::connection::Connection,
+    protocol::sasl::{
+        Answer, Binding, Credentials, Mechanism, Mechanisms, Question,
+        scram::{Ground, Hash},
+    },
+    runtime::{channel_binding::ChannelBinding, connection::Connection},
 };
+
+/// Octets of the server's part of a nonce, before base64.
+const NONCE_SIZE: usize = 18;
 
 /// Whether passwords may be sent on `connection` now (RFC 3501 6.2.3, RFC 2595 2.2, RFC 4954 4).
 pub(super) fn may_send_passwords(shard: &Shard, connection: &Connection) -> bool {
@@ -25,7 +34,13 @@ pub(super) fn may_send_passwords(shard: &Shard, connection: &Connection) -> bool
 /// The mechanisms that would work on `connection`, once its handshake is done.
 pub(super) fn mechanisms(shard: &Shard, connection: &Connection) -> Mechanisms {
     let is_private = may_send_passwords(shard, connection);
-    Mechanism::ALL.into_iter().filter(|it| is_private || !it.needs_privacy()).collect()
+    let has_keys = shard.directory.offers_scram();
+    let works = |it: &Mechanism| {
+        (is_private || !it.needs_privacy())
+            && (has_keys || !it.needs_keys())
+            && (connection.is_bound() || !it.binds())
+    };
+    Mechanism::ALL.into_iter().filter(works).collect()
 }
 
 /// An attempt to log in: answers the questions of an exchange, and keeps the last answer until the
@@ -44,11 +59,24 @@ impl LogIn {
         protocol: Protocol,
         connection: &Connection,
     ) -> Answer {
+        let attempt = Attempt { shard, protocol, connection };
         let outcome = match question {
             Question::Password { credentials, authorization } => {
                 let Credentials { user, password } = credentials;
-                let authorization = authorization.as_deref();
-                authenticate(shard, &user, authorization, &password, protocol, connection).await
+                attempt.make(&user, authorization.as_deref(), Means::Password(&password)).await
+            }
+            Question::Keys { user, hash, binding } => {
+                match attempt.ground(&user, hash, binding).await {
+                    Ok(ground) => return Answer::Ground(Box::new(ground)),
+                    Err(error) => {
+                        attempt.count_and_tell(&user, &Err(error));
+                        Err(error)
+                    }
+                }
+            }
+            Question::Proof { user, authorization, hash, proved } => {
+                let means = Means::Proof { hash, proved: proved.as_deref() };
+                attempt.make(&user, authorization.as_deref(), means).await
             }
         };
         let answer = if outcome.is_ok() { Answer::Accepted } else { Answer::Refused };
@@ -62,38 +90,88 @@ impl LogIn {
     }
 }
 
-/// Checks a password. A wrong one is answered late. An attempt that must wait only a short time is
-/// delayed and then tried, so a user who mistyped a password notices at most a pause.
-async fn authenticate(
-    shard: &Shard,
-    user: &str,
-    authorization: Option<&str>,
-    password: &str,
+/// One question that leads to a log-in or not.
+#[derive(Clone, Copy)]
+struct Attempt<'a> {
+    shard: &'a Shard,
     protocol: Protocol,
-    connection: &Connection,
-) -> Result<Identity, AuthenticationError> {
-    let peer = connection.peer().ip();
-    let directory = &shard.directory;
-    let delay = directory.failure_delay();
-    let mut outcome = directory.authenticate(user, password, peer, now(shard)).await;
-    if let Err(AuthenticationError::Limited { wait }) = outcome
-        && let Some(_held) = directory.hold(peer)
-    {
-        shard.executor.sleep(wait.min(delay)).await;
-        if wait <= delay {
-            outcome = directory.authenticate(user, password, peer, now(shard)).await;
+    connection: &'a Connection,
+}
+
+/// What a client shows.
+#[derive(Clone, Copy)]
+enum Means<'a> {
+    Password(&'a str),
+    Proof { hash: Hash, proved: Option<&'a [u8]> },
+}
+
+impl Attempt<'_> {
+    /// Checks what the client shows. If it is wrong, the answer is late. An attempt that must wait
+    /// only a short time is delayed and then tried, so a user who mistyped a password notices at
+    /// most a pause.
+    async fn make(
+        &self,
+        user: &str,
+        authorization: Option<&str>,
+        means: Means<'_>,
+    ) -> Result<Identity, AuthenticationError> {
+        let peer = self.connection.peer().ip();
+        let (shard, directory) = (self.shard, &self.shard.directory);
+        let delay = directory.failure_delay();
+        let mut outcome = self.check(user, means).await;
+        if let Err(AuthenticationError::Limited { wait }) = outcome
+            && let Some(_held) = directory.hold(peer)
+        {
+            shard.executor.sleep(wait.min(delay)).await;
+            if wait <= delay {
+                outcome = self.check(user, means).await;
+            }
+        }
+        // Acting for another user is not supported (RFC 4616 4).
+        if authorization.is_some_and(|other| other != user) && outcome.is_ok() {
+            outcome = Err(AuthenticationError::Rejected);
+        }
+        self.count_and_tell(user, &outcome);
+        if outcome == Err(AuthenticationError::Rejected) && !delay.is_zero() {
+            shard.executor.sleep(delay).await;
+        }
+        outcome
+    }
+
+    async fn check(&self, user: &str, means: Means<'_>) -> Result<Identity, AuthenticationError> {
+        let (peer, now) = (self.connection.peer().ip(), now(self.shard));
+        let directory = &self.shard.directory;
+        match means {
+            Means::Password(password) => directory.authenticate(user, password, peer, now).await,
+            Means::Proof { hash, proved } => directory.prove(user, hash, proved, peer, now).await,
         }
     }
-    // Acting for another user is not supported (RFC 4616 4).
-    if authorization.is_some_and(|other| other != user) && outcome.is_ok() {
-        outcome = Err(AuthenticationError::Rejected);
+
+    /// What the client must prove.
+    async fn ground(
+        &self,
+        user: &str,
+        hash: Hash,
+        binding: Option<Binding>,
+    ) -> Result<Ground, AuthenticationError> {
+        let peer = self.connection.peer().ip();
+        let keys = self.shard.directory.keys(user, hash, peer).await?;
+        let bound_to = binding.and_then(|binding| {
+            self.connection.bound_to(match binding {
+                Binding::Exporter => ChannelBinding::Exporter,
+                Binding::EndPoint => ChannelBinding::EndPoint,
+            })
+        });
+        let mut nonce = [0; NONCE_SIZE];
+        let drawn = SystemRandom::new().fill(&mut nonce);
+        drawn.map_err(|_| AuthenticationError::Unavailable)?;
+        Ok(Ground { keys, nonce: STANDARD.encode(nonce), bound_to })
     }
-    shard.metrics.count(counter(&outcome), 1);
-    tell(shard, user, protocol, connection, &outcome);
-    if outcome == Err(AuthenticationError::Rejected) && !delay.is_zero() {
-        shard.executor.sleep(delay).await;
+
+    fn count_and_tell(&self, user: &str, outcome: &Result<Identity, AuthenticationError>) {
+        self.shard.metrics.count(counter(outcome), 1);
+        tell(self.shard, user, self.protocol, self.connection, outcome);
     }
-    outcome
 }
 
 fn counter(outcome: &Result<Identity, AuthenticationError>) -> &'static str {

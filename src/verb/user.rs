@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ringmail::{
     config::Settings,
     control,
-    directory::{self, UsersFile, UsersFileError, lock_name, parse_import},
+    directory::{self, Salt, Secret, UsersFile, UsersFileError, lock_name, parse_import},
     runtime::{
         folder::Folder,
         host,
@@ -145,8 +145,8 @@ impl EditError {
 
 fn add(arguments: &PasswordArguments) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
-    let hash = directory::hash(&read_password(arguments)?)?;
-    let id = accounts.edit(|file| Ok(file.add(&arguments.address, hash)?))?;
+    let secret = secret(&read_password(arguments)?, None)?;
+    let id = accounts.edit(|file| Ok(file.add(&arguments.address, secret)?))?;
     print_line(format_args!("added {} (account {id})", arguments.address))?;
     // A slip of the hand keeps the mail for somebody else's domain here, where it is refused.
     if let Some(config) = &arguments.place.config
@@ -163,9 +163,24 @@ fn add(arguments: &PasswordArguments) -> Result<()> {
 
 fn passwd(arguments: &PasswordArguments) -> Result<()> {
     let accounts = Accounts::find(&arguments.place)?;
-    let hash = directory::hash(&read_password(arguments)?)?;
-    accounts.edit(|file| Ok(file.set_hash(&arguments.address, hash)?))?;
+    let password = read_password(arguments)?;
+    accounts.edit(|file| {
+        let secret = secret(&password, file.salt(&arguments.address))?;
+        Ok(file.set_secret(&arguments.address, secret)?)
+    })?;
     print_line(format_args!("changed the password of {}", arguments.address))
+}
+
+/// What the file keeps of a password.
+fn secret(password: &str, salt: Option<Salt>) -> Result<Secret> {
+    let secret = Secret::of(password, salt)?;
+    if !secret.keyring.has_keys() {
+        complain(format_args!(
+            "note: no mail program could prove this password by SCRAM (it has characters that RFC \
+             4013 prohibits); it works otherwise"
+        ));
+    }
+    Ok(secret)
 }
 
 fn list(place: &Place) -> Result<()> {
@@ -173,7 +188,8 @@ fn list(place: &Place) -> Result<()> {
     let file = accounts.load()?;
     let mut out = String::new();
     for user in file.users() {
-        out.push_str(&format!("{:>8} {}\n", user.id, user.address));
+        let note = if user.keyring.has_keys() { "" } else { " (no keys of SCRAM)" };
+        out.push_str(&format!("{:>8} {}{note}\n", user.id, user.address));
     }
     print(out)
 }
@@ -206,21 +222,24 @@ fn import(path: &Path, dry_run: bool, place: &Place) -> Result<()> {
     if dry_run {
         return print_line(format_args!("would add or update {} accounts", wanted.len()));
     }
-    let passwords: Vec<&str> = wanted.iter().map(|(_, password)| *password).collect();
+    let salts = if accounts.users_file.exists() { Some(accounts.load()?) } else { None };
+    let salt = |address: &str| salts.as_ref().and_then(|file| file.salt(address));
+    let passwords: Vec<_> =
+        wanted.iter().map(|(address, password)| (*password, salt(address))).collect();
     let progress = progress_bar(passwords.len() as u64);
-    let hashes = directory::hash_all(&passwords, &|| progress.inc(1))?;
+    let secrets = directory::hash_all(&passwords, &|| progress.inc(1))?;
     progress.finish_and_clear();
     let added = accounts.edit(|file| {
         let mut added = 0usize;
-        for ((address, _), hash) in wanted.iter().zip(hashes) {
-            added += usize::from(file.put(address, hash)?);
+        for ((address, _), secret) in wanted.iter().zip(secrets) {
+            added += usize::from(file.put(address, secret)?);
         }
         Ok(added)
     })?;
     print_line(format_args!("added {added}, updated {}", wanted.len() - added))
 }
 
-/// Hashing takes 15 ms a password and core: thousands take a while.
+/// Hashing takes some 40 ms a password and core: thousands take a while.
 fn progress_bar(count: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("hashing {bar:40} {pos}/{len}  {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -93,7 +93,8 @@ pub fn accounts_of(names: &[&str]) -> DirectorySnapshot {
     let hash = hasher.hash_password(b"demo", &salt).expect("hash").to_string();
     let mut file = UsersFile::new();
     for name in names {
-        file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
+        file.add(&format!("{name}@demo.test"), std::sync::Arc::<str>::from(hash.as_str()))
+            .expect("added");
     }
     let options =
         DirectoryOptions { domains: vec!["demo.test".to_owned()], ..DirectoryOptions::default() };

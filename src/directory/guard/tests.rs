@@ -59,7 +59,7 @@ fn snapshot(password: &str) -> DirectorySnapshot {
     {
         let salt = SaltString::encode_b64(format!("salt{number:08}").as_bytes()).expect("salt");
         let hash = hasher.hash_password(password.as_bytes(), &salt).expect("hash").to_string();
-        file.add(&format!("{name}@demo.test"), hash.as_str().into()).expect("added");
+        file.add(&format!("{name}@demo.test"), Arc::<str>::from(hash.as_str())).expect("added");
     }
     let domains = vec!["demo.test".to_owned()];
     DirectorySnapshot::new(&file, &DirectoryOptions { domains, ..DirectoryOptions::default() })

@@ -267,7 +267,8 @@ impl Session {
     fn auth(&mut self, mechanism: &[u8], initial_response: Option<&[u8]>) -> Event {
         match self.offer.mechanisms.choose(mechanism, self.offer.login) {
             Ok(mechanism) => {
-                let (exchange, step) = Exchange::start(mechanism, initial_response);
+                let (exchange, step) =
+                    Exchange::start(mechanism, self.offer.mechanisms, initial_response);
                 self.state = State::Exchange(exchange);
                 self.sasl(step)
             }
@@ -465,10 +466,11 @@ mod tests {
 
     #[test]
     fn capabilities_follow_the_offer() {
+        let all: String = Mechanisms::ALL.iter().map(|it| format!(" {}", it.name())).collect();
         for (offer, first) in [
-            (OPEN, "USER\r\nSASL PLAIN LOGIN\r\nSTLS\r\nTOP"),
-            (CLOSED, "STLS\r\nTOP"),
-            (UNDER_TLS, "USER\r\nSASL PLAIN LOGIN\r\nTOP"),
+            (OPEN, format!("USER\r\nSASL{all}\r\nSTLS\r\nTOP")),
+            (CLOSED, "STLS\r\nTOP".to_owned()),
+            (UNDER_TLS, format!("USER\r\nSASL{all}\r\nTOP")),
         ] {
             let mut output = Vec::new();
             Answer::Capabilities(offer).write(&mut output);

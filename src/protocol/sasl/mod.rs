@@ -13,10 +13,13 @@
 
 mod login;
 mod plain;
+pub mod scram;
 
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+
+use self::scram::Scram;
 
 /// Longest base64 line that an exchange decodes. Sessions accept AUTH continuation lines of at
 /// least this length; RFC 4954 4 asks for 12,288 octets, enough for Kerberos tickets, which we
@@ -30,6 +33,10 @@ pub const PASSWORD_MAX: usize = 1024;
 /// Mechanisms that the server knows, in the order of announcement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mechanism {
+    ScramSha256Plus,
+    ScramSha1Plus,
+    ScramSha256,
+    ScramSha1,
     Plain,
     /// Never standardized; old clients use it.
     Login,
@@ -37,10 +44,21 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// In the order of announcement.
-    pub const ALL: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
+    pub const ALL: [Mechanism; 6] = [
+        Mechanism::ScramSha256Plus,
+        Mechanism::ScramSha1Plus,
+        Mechanism::ScramSha256,
+        Mechanism::ScramSha1,
+        Mechanism::Plain,
+        Mechanism::Login,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
+            Mechanism::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
+            Mechanism::ScramSha1Plus => "SCRAM-SHA-1-PLUS",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha1 => "SCRAM-SHA-1",
             Mechanism::Plain => "PLAIN",
             Mechanism::Login => "LOGIN",
         }
@@ -50,11 +68,28 @@ impl Mechanism {
     pub fn needs_privacy(self) -> bool {
         match self {
             Mechanism::Plain | Mechanism::Login => true,
+            _ => false,
         }
     }
 
-    fn machine(self) -> Box<dyn Machine> {
+    /// Whether the client must prove which connection it has ([`Binding`]).
+    pub fn binds(self) -> bool {
+        matches!(self, Mechanism::ScramSha256Plus | Mechanism::ScramSha1Plus)
+    }
+
+    /// Whether accounts need stored keys for it.
+    pub fn needs_keys(self) -> bool {
+        self.binds() || matches!(self, Mechanism::ScramSha256 | Mechanism::ScramSha1)
+    }
+
+    fn machine(self, offered: Mechanisms) -> Box<dyn Machine> {
+        let scram = |hash| {
+            let plus_is_offered = offered.iter().any(Mechanism::binds);
+            Box::new(Scram::new(hash, self.binds(), plus_is_offered))
+        };
         match self {
+            Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => scram(scram::Hash::Sha256),
+            Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => scram(scram::Hash::Sha1),
             Mechanism::Plain => Box::new(plain::Plain),
             Mechanism::Login => Box::new(login::Login::User),
         }
@@ -64,6 +99,25 @@ impl Mechanism {
 /// A set of mechanisms: what is offered on a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Mechanisms(u16);
+
+/// What a TLS connection is bound to (RFC 5056).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Binding {
+    /// RFC 9266: keying material of the connection.
+    Exporter,
+    /// RFC 5929 4: the hash of the server's certificate.
+    EndPoint,
+}
+
+impl Binding {
+    fn parse(name: &str) -> Option<Binding> {
+        match name {
+            "tls-exporter" => Some(Binding::Exporter),
+            "tls-server-end-point" => Some(Binding::EndPoint),
+            _ => None,
+        }
+    }
+}
 
 /// Why a mechanism cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +197,16 @@ pub enum Question {
         /// Whom to act for, if the client named somebody (RFC 4422 3.4.1).
         authorization: Option<String>,
     },
+    /// What `user` must prove: [`Answer::Ground`].
+    Keys { user: String, hash: scram::Hash, binding: Option<Binding> },
+    /// Whether the client may have tried, and whether the user may act for another one.
+    Proof {
+        user: String,
+        authorization: Option<String>,
+        hash: scram::Hash,
+        /// The stored key of the password that the client knows; `None`: it knows none.
+        proved: Option<Vec<u8>>,
+    },
 }
 
 /// The answer to a [`Question`].
@@ -152,6 +216,8 @@ pub enum Answer {
     Accepted,
     /// It is not, or nobody can tell now.
     Refused,
+    /// To [`Question::Keys`].
+    Ground(Box<scram::Ground>),
 }
 
 /// Why an exchange ended before anybody was asked about the client.
@@ -212,8 +278,13 @@ pub struct Exchange {
 impl Exchange {
     /// Begins with the initial response from the command line, if there was one: `=` means an empty
     /// one there (RFC 4954 4, RFC 5034 4, RFC 4959 3).
-    pub fn start(mechanism: Mechanism, initial_response: Option<&[u8]>) -> (Exchange, Step) {
-        let machine = mechanism.machine();
+    /// `offered`: what the client could have chosen.
+    pub fn start(
+        mechanism: Mechanism,
+        offered: Mechanisms,
+        initial_response: Option<&[u8]>,
+    ) -> (Exchange, Step) {
+        let machine = mechanism.machine(offered);
         let opening = machine.opening();
         let mut exchange = Exchange { machine: Some(machine) };
         let step = match initial_response {
@@ -338,7 +409,7 @@ mod tests {
         let (name, initial_response, lines, expected) = *case;
         let mechanism = Mechanisms::ALL.choose(name.as_bytes(), true).expect(name);
         let (mut exchange, mut step) =
-            Exchange::start(mechanism, initial_response.map(str::as_bytes));
+            Exchange::start(mechanism, Mechanisms::ALL, initial_response.map(str::as_bytes));
         for line in lines {
             assert!(matches!(step, Step::Challenge(_)), "{case:?}: early {step:?}");
             step = exchange.respond(line.as_bytes());
@@ -361,7 +432,7 @@ mod tests {
 
     #[test]
     fn login_asks_for_user_then_password() {
-        let (mut exchange, step) = Exchange::start(Mechanism::Login, None);
+        let (mut exchange, step) = Exchange::start(Mechanism::Login, Mechanisms::ALL, None);
         assert_eq!(step, Step::Challenge("VXNlcm5hbWU6".to_owned()));
         assert_eq!(exchange.respond(b"dGlt"), Step::Challenge("UGFzc3dvcmQ6".to_owned()));
     }
@@ -376,7 +447,8 @@ mod tests {
         ] {
             let message = format!("\0{}\0{}", "u".repeat(user), "p".repeat(password));
             let response = STANDARD.encode(message);
-            let (_, step) = Exchange::start(Mechanism::Plain, Some(response.as_bytes()));
+            let (_, step) =
+                Exchange::start(Mechanism::Plain, Mechanisms::ALL, Some(response.as_bytes()));
             assert_eq!(matches!(step, Step::Ask(_)), fits, "{user} {password}: {step:?}");
         }
     }
@@ -402,7 +474,7 @@ mod tests {
         #[test]
         fn plain_gives_back_what_was_encoded(user in "[^\0]{1,60}", password in "[^\0]{1,60}") {
             let response = STANDARD.encode(format!("\0{user}\0{password}"));
-            let (_, step) = Exchange::start(Mechanism::Plain, Some(response.as_bytes()));
+            let (_, step) = Exchange::start(Mechanism::Plain, Mechanisms::ALL, Some(response.as_bytes()));
             let credentials = Credentials { user, password };
             let question = Question::Password { credentials, authorization: None };
             prop_assert_eq!(step, Step::Ask(question));
@@ -411,7 +483,7 @@ mod tests {
         #[test]
         fn no_line_panics(lines in proptest::collection::vec(any::<Vec<u8>>(), 0..4)) {
             for mechanism in Mechanism::ALL {
-                let (mut exchange, _) = Exchange::start(mechanism, None);
+                let (mut exchange, _) = Exchange::start(mechanism, Mechanisms::ALL, None);
                 for line in &lines {
                     exchange.respond(line);
                     exchange.respond(STANDARD.encode(line).as_bytes());

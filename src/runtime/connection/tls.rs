@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     super::{
+        channel_binding::{Bound, ChannelBinding},
         tls::TlsContext,
         tls_client::{ClientTls, TlsFacts},
         tls_session::TlsSession,
@@ -69,7 +70,8 @@ impl Connection {
     }
 
     fn begin_tls(&mut self, context: &TlsContext) -> Result<(), ConnectionError> {
-        let session = TlsSession::server(context.config())?;
+        let (bound, config) = context.begin();
+        let session = TlsSession::server(bound, config)?;
         self.layers.push(Box::new(session), self.seat.buffer());
         Ok(())
     }
@@ -131,6 +133,17 @@ impl Connection {
 
     pub fn is_tls(&self) -> bool {
         self.layers.are_private()
+    }
+
+    /// Whether [`Connection::bound_to`] has anything.
+    pub fn is_bound(&self) -> bool {
+        self.layers.bound().is_some_and(Bound::is_bound)
+    }
+
+    /// What the connection is bound to; `None` before and without TLS, and if TLS has no such
+    /// binding.
+    pub fn bound_to(&self, what: ChannelBinding) -> Option<Vec<u8>> {
+        self.layers.bound()?.to(what)
     }
 
     /// For the Received header, e.g. "TLSv1.3 TLS13_AES_256_GCM_SHA384"; `None` when plain.

@@ -38,13 +38,14 @@ impl Session {
             return Err(reply::IN_TRANSACTION);
         }
         let is_private = self.security.tls || self.security.plaintext_auth;
-        let mechanism = self.security.mechanisms.choose(mechanism.as_bytes(), is_private);
+        let offered = self.security.mechanisms;
+        let mechanism = offered.choose(mechanism.as_bytes(), is_private);
         let mechanism = mechanism.map_err(|why| match why {
             NotOffered::Unknown => reply::AUTH_MECHANISM,
             NotOffered::NeedsPrivacy => reply::AUTH_NEEDS_TLS,
         })?;
         let (exchange, step) =
-            sasl::Exchange::start(mechanism, initial_response.map(str::as_bytes));
+            sasl::Exchange::start(mechanism, offered, initial_response.map(str::as_bytes));
         self.phase = Phase::Auth(exchange);
         Ok(self.auth_step(step, output))
     }

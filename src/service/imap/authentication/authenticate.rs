@@ -19,12 +19,13 @@ use crate::{
 
 impl Handler for Authenticate<'_> {
     async fn run(&self, session: &mut Session, tag: &str) -> Reply {
-        let chosen = session.mechanisms().choose(self.mechanism.as_bytes(), session.can_login());
+        let offered = session.mechanisms();
+        let chosen = offered.choose(self.mechanism.as_bytes(), session.can_login());
         let mechanism = chosen.map_err(|why| match why {
             NotOffered::NeedsPrivacy => Failure::no(Code::PrivacyRequired, NOT_PRIVATE),
             NotOffered::Unknown => Failure::no(Code::Cannot, "No such mechanism"),
         })?;
-        let (mut exchange, mut step) = Exchange::start(mechanism, self.initial_response);
+        let (mut exchange, mut step) = Exchange::start(mechanism, offered, self.initial_response);
         let mut log_in = LogIn::default();
         loop {
             match step {

@@ -1,0 +1,237 @@
+"""Log-ins by SASL with other people's clients, and a second implementation of SCRAM (RFC 5802) that also
+misbehaves."""
+
+import base64
+import hashlib
+import hmac
+import os
+import socket
+import ssl
+import subprocess
+import tempfile
+import unittest
+
+from demo import Demo
+
+HASHES = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-1": "sha1"}
+USER, PASSWORD = "alice@demo.test", "demo"
+
+
+def encoded(data):
+    return base64.b64encode(data).decode()
+
+
+class Scram:
+    """One client's side."""
+
+    def __init__(self, mechanism, user=USER, password=PASSWORD, header=None, binding=b""):
+        self.hash = HASHES[mechanism.removesuffix("-PLUS")]
+        self.password = password.encode()
+        self.header = header if header is not None else "n,,"
+        self.binding = binding
+        self.nonce = encoded(os.urandom(18))
+        self.bare = f"n={user},r={self.nonce}"
+
+    def first(self):
+        return (self.header + self.bare).encode()
+
+    def hmac(self, key, text):
+        return hmac.new(key, text, self.hash).digest()
+
+    def final(self, server_first):
+        fields = dict(field.split("=", 1) for field in server_first.decode().split(","))
+        assert fields["r"].startswith(self.nonce) and len(fields["r"]) > len(self.nonce) + 15
+        self.salt = fields["s"]
+        salt = base64.b64decode(fields["s"])
+        salted = hashlib.pbkdf2_hmac(self.hash, self.password, salt, int(fields["i"]))
+        client_key = self.hmac(salted, b"Client Key")
+        stored_key = hashlib.new(self.hash, client_key).digest()
+        binding = encoded(self.header.encode() + self.binding)
+        without_proof = f"c={binding},r={fields['r']}"
+        message = f"{self.bare},{server_first.decode()},{without_proof}".encode()
+        signature = self.hmac(stored_key, message)
+        self.server_final = b"v=" + base64.b64encode(
+            self.hmac(self.hmac(salted, b"Server Key"), message))
+        proof = bytes(a ^ b for a, b in zip(client_key, signature))
+        return f"{without_proof},p={encoded(proof)}".encode()
+
+
+class Line:
+    """An IMAP, POP3 or SMTP connection; `prefix` is what challenges begin with."""
+
+    def __init__(self, demo, protocol, tls=False):
+        self.protocol = protocol
+        plain = {"imap": "imap", "pop3": "pop3", "smtp": "submission"}[protocol]
+        private = {"imap": "imaps", "pop3": "pop3s", "smtp": "submissions"}[protocol]
+        self.socket = socket.create_connection(("127.0.0.1", demo.port[private if tls else plain]))
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            self.socket = context.wrap_socket(self.socket)
+        self.file = self.socket.makefile("rb")
+        self.file.readline()
+        if protocol == "smtp":
+            self.greeting = self.ask("EHLO x", "250 ")
+        self.command = {"imap": "a AUTHENTICATE", "pop3": "AUTH", "smtp": "AUTH"}[protocol]
+        self.prefix = b"334 " if protocol == "smtp" else b"+ "
+
+    def ask(self, line, last):
+        self.send(line)
+        text = b""
+        while not text.splitlines()[-1:] or not text.splitlines()[-1].startswith(last.encode()):
+            line = self.file.readline()
+            if not line:
+                break
+            text += line
+        return text.decode()
+
+    def mechanisms(self):
+        if self.protocol == "imap":
+            return [word[5:] for word in self.ask("b CAPABILITY", "b OK").split() if word[:5] == "AUTH="]
+        listed = self.greeting if self.protocol == "smtp" else self.ask("CAPA", ".")
+        name = "250-AUTH " if self.protocol == "smtp" else "SASL "
+        return next(line for line in listed.splitlines() if line.startswith(name))[len(name):].split()
+
+    def send(self, line):
+        self.socket.sendall(line.encode() + b"\r\n")
+
+    def answer(self):
+        """A challenge, decoded, or the line that ends the exchange."""
+        line = self.file.readline()
+        if line.startswith(self.prefix):
+            return base64.b64decode(line[len(self.prefix):])
+        return line.decode().rstrip()
+
+    def respond(self, data):
+        self.send(encoded(data))
+        return self.answer()
+
+    def scram(self, mechanism, client):
+        """Log in; what the server says last."""
+        self.send(f"{self.command} {mechanism} {encoded(client.first())}")
+        challenge = self.answer()
+        if isinstance(challenge, str):
+            return challenge
+        challenge = self.respond(client.final(challenge))
+        if isinstance(challenge, str):
+            return challenge
+        assert challenge == client.server_final, challenge
+        return self.respond(b"")
+
+    def end_point(self):
+        """RFC 5929 4; the demo's certificate is signed with SHA-256."""
+        return hashlib.sha256(self.socket.getpeercert(True)).digest()
+
+
+WELCOME = {"imap": "a OK", "pop3": "+OK", "smtp": "235 "}
+REFUSED = {"imap": "a NO [AUTHENTICATIONFAILED]", "pop3": "-ERR [AUTH]", "smtp": "535 "}
+MALFORMED = {"imap": "a BAD", "pop3": "-ERR", "smtp": "501 "}
+PLUS = "p=tls-server-end-point,,"
+
+
+class SaslTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.demo = Demo("--set", "authentication.failure_delay=0s",
+                        "--set", "authentication.free_failures=100",
+                        "--set", "authentication.network_failures=1000")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.demo.stop()
+
+    def test_scram_in_every_protocol(self):
+        for protocol in ("imap", "pop3", "smtp"):
+            for tls in (False, True):
+                line = Line(self.demo, protocol, tls)
+                offered = line.mechanisms()
+                expected = [name + suffix for suffix in (["-PLUS", ""] if tls else [""]) for name in HASHES]
+                self.assertEqual(offered[:len(expected)], expected, protocol)
+                self.assertIn("PLAIN", offered)
+                for mechanism in expected:
+                    with self.subTest(protocol=protocol, tls=tls, mechanism=mechanism):
+                        line = Line(self.demo, protocol, tls)
+                        plus = mechanism.endswith("-PLUS")
+                        client = Scram(mechanism, header=PLUS if plus else "n,,",
+                                       binding=line.end_point() if plus else b"")
+                        said = line.scram(mechanism, client)
+                        self.assertTrue(said.startswith(WELCOME[protocol]), said)
+
+    def test_wrong_passwords_and_names_without_an_account(self):
+        for protocol in ("imap", "pop3", "smtp"):
+            salts = {}
+            for user, password in ((USER, "wrong"), ("nobody", PASSWORD), ("nobody", PASSWORD),
+                                   ("somebody", PASSWORD)):
+                client = Scram("SCRAM-SHA-256", user, password)
+                said = Line(self.demo, protocol).scram("SCRAM-SHA-256", client)
+                self.assertTrue(said.startswith(REFUSED[protocol]), said)
+                self.assertEqual(salts.setdefault(user, client.salt), client.salt)
+                other = Scram("SCRAM-SHA-1", user, password)
+                Line(self.demo, protocol).scram("SCRAM-SHA-1", other)
+                self.assertEqual(other.salt, client.salt, "one salt for both, as accounts have")
+            self.assertEqual(len(set(salts.values())), 3)
+            self.assertEqual({len(salt) for salt in salts.values()}, {24})
+
+    def test_who_intercepts_tls_gains_nothing(self):
+        for protocol in ("imap", "pop3", "smtp"):
+            name = "SCRAM-SHA-256"
+            # The client could bind, and was told that the server cannot.
+            client = Scram(name, header="y,,")
+            said = Line(self.demo, protocol, True).scram(name, client)
+            self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+            # Without TLS the server offers no binding, and that is true.
+            said = Line(self.demo, protocol).scram(name, Scram(name, header="y,,"))
+            self.assertTrue(said.startswith(WELCOME[protocol]), said)
+            # Bound to the certificate of somebody in between.
+            client = Scram(name, header=PLUS, binding=b"x" * 32)
+            said = Line(self.demo, protocol, True).scram(name + "-PLUS", client)
+            self.assertTrue(said.startswith(REFUSED[protocol]), said)
+            # Not offered in clear.
+            said = Line(self.demo, protocol).scram(name + "-PLUS", Scram(name, header=PLUS))
+            self.assertTrue(said[:4] in ("a NO", "-ERR", "504 "), said)
+
+    def test_broken_exchanges(self):
+        for protocol in ("imap", "pop3", "smtp"):
+            line = Line(self.demo, protocol)
+            for first in (b"", b"n,,", b"n,,m=1,n=a,r=b", b"x,,n=a,r=b", b"\xff", b"n,,n=a,r=\xff"):
+                line.send(f"{line.command} SCRAM-SHA-1 {encoded(first) or '='}")
+                said = line.answer()
+                self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+            # The final message of another exchange.
+            client = Scram("SCRAM-SHA-1")
+            line.send(f"{line.command} SCRAM-SHA-1 {encoded(client.first())}")
+            final = client.final(line.answer())
+            line.send("*")
+            said = line.answer()
+            self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+            line.send(f"{line.command} SCRAM-SHA-1 {encoded(client.first())}")
+            line.answer()
+            said = line.respond(final)
+            self.assertTrue(said.startswith(MALFORMED[protocol]), said)
+
+    def run_client(self, *command, stdin=b"Subject: x\r\n\r\nx\r\n"):
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_curl(self):
+        for mechanism in HASHES:
+            for url in (f"imap://127.0.0.1:{self.demo.port['imap']}/",
+                        f"pop3://127.0.0.1:{self.demo.port['pop3']}/",
+                        f"imaps://127.0.0.1:{self.demo.port['imaps']}/"):
+                self.run_client("curl", "-sS", "-k", "-u", f"{USER}:{PASSWORD}",
+                                "--login-options", f"AUTH={mechanism}", url)
+
+    def test_msmtp(self):
+        for mechanism in ("scram-sha-1", "scram-sha-256", "scram-sha-256-plus"):
+            with tempfile.NamedTemporaryFile("w", suffix=".msmtprc") as file:
+                file.write(f"account default\nhost 127.0.0.1\nport {self.demo.port['submissions']}\n"
+                           f"tls on\ntls_starttls off\ntls_certcheck off\nauth {mechanism}\n"
+                           f"user {USER}\npassword {PASSWORD}\nfrom {USER}\n")
+                file.flush()
+                os.chmod(file.name, 0o600)
+                self.run_client("msmtp", "-C", file.name, "bob@demo.test")
+
+
+if __name__ == "__main__":
+    unittest.main()
