@@ -956,3 +956,91 @@ fn names_that_are_changing_give_nobody_rights() {
         }
     }
 }
+
+/// Sessions of one shard that select a mailbox of another one at the same time: each sees its own
+/// changes at once.
+#[test]
+fn sessions_that_select_at_once_see_their_own_changes() {
+    each(|case| {
+        case.grant("box", "lrswite");
+        let mut second = log_in(&case.world, case.user_name);
+        let select = format!("s SELECT {}\r\n", case.name("box"));
+        case.user.say(&select);
+        second.say(&select);
+        case.user.read_to("s OK");
+        second.read_to("s OK");
+        for (number, client) in [(1, &mut case.user), (2, &mut second)] {
+            let told = done(client, &format!("STORE {number} +FLAGS (\\Flagged)"));
+            assert!(told.contains(&format!("* {number} FETCH (FLAGS (\\Flagged")), "{told}");
+            let told = done(client, &format!("FETCH {number} FLAGS"));
+            assert!(told.contains("\\Flagged"), "{told}");
+        }
+    });
+}
+
+/// The removal of an account ends what its mailboxes, or other mailboxes for it, are to sessions
+/// that have them selected. Somebody else who gets the name gives the old session nothing.
+#[test]
+fn removed_accounts_share_nothing_and_have_nothing() {
+    const BEFORE: &[(u64, &str)] = &[(1, "alice"), (2, "bob"), (3, "carol"), (4, "dave")];
+    for pair in PAIRS {
+        for gone in [pair.0, pair.1] {
+            for again in [false, true] {
+                let shared = SharedDirectory::new(directory_of(BEFORE), PeerLimits::default());
+                let replaced = shared.clone();
+                let kit = Kit::with_directory(|_| Directory::new(shared, Rc::new(AtOnce)));
+                let mut case = Case::new(&kit, pair);
+                done(&mut case.owner, "SETACL box authuser lr");
+                let name = case.name("box");
+                done(&mut case.user, &format!("SELECT {name}"));
+                let mut users = BEFORE.to_vec();
+                users.retain(|(_, name)| *name != gone);
+                if again {
+                    users.push((11, gone));
+                }
+                replaced.replace(directory_of(&users));
+                let told = answer(&mut case.user, "FETCH 1 FLAGS");
+                assert!(told.contains("* BYE"), "{pair:?} without {gone}: {told}");
+            }
+        }
+    }
+}
+
+/// Groups are those of the account, also after its name was given to another one.
+#[test]
+fn a_name_used_again_gives_no_groups() {
+    let users = |numbered: &[(u64, &str)], groups: &str| {
+        let folder = tempfile::tempdir().expect("folder");
+        let [users, aliases, groups_file] =
+            ["users", "aliases", "groups"].map(|name| folder.path().join(name));
+        let hash = accounts_of(&["x"]).users()[0].hash.to_string();
+        let lines = numbered.iter().map(|(id, name)| format!("{id} {name}@demo.test {hash}\n"));
+        let lines: String = lines.collect();
+        std::fs::write(&users, format!("# next-id 100\n{lines}")).expect("written");
+        std::fs::write(&groups_file, groups).expect("written");
+        let groups = groups_file;
+        let files =
+            DirectoryFiles { users, aliases, aliases_named: false, groups, groups_named: true };
+        let domains = vec!["demo.test".to_owned()];
+        let options = DirectoryOptions { domains, ..DirectoryOptions::default() };
+        DirectorySnapshot::load(&files, &options).expect("loads").0
+    };
+    for pair in PAIRS {
+        let before = [(1, "alice"), (2, "bob"), (3, "carol"), (4, "dave")];
+        let shared =
+            SharedDirectory::new(users(&before, "staff: alice@demo.test\n"), PeerLimits::default());
+        let kit = Kit::with_directory(|_| Directory::new(shared.clone(), Rc::new(AtOnce)));
+        let mut case = Case::new(&kit, pair);
+        done(&mut case.owner, "SETACL box $staff lr");
+        let name = case.name("box");
+        // The user gets another name, and somebody new his old one, in the group.
+        let user = pair.1;
+        let renamed = before.map(|(id, name)| (id, if name == user { "zoe" } else { name }));
+        let after: Vec<(u64, &str)> = renamed.into_iter().chain([(11, user)]).collect();
+        shared.replace(users(&after, &format!("staff: {user}@demo.test\n")));
+        let told = answer(&mut case.user, &format!("SELECT {name}"));
+        assert!(told.contains("t NO [NONEXISTENT]"), "{pair:?}: {told}");
+        shared.replace(users(&after, "staff: zoe@demo.test\n"));
+        done(&mut case.user, &format!("SELECT {name}"));
+    }
+}

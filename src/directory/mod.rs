@@ -443,6 +443,18 @@ impl Directory {
         self.shared.snapshot.load().groups_of(name).clone()
     }
 
+    /// The same for an account, whatever its address is.
+    pub fn groups_of_account(&self, account: AccountId) -> Arc<[String]> {
+        self.shared.snapshot.load().groups_of_account(account).clone()
+    }
+
+    /// False of an account that was removed. Nothing is known of those of a backend, nor if the
+    /// snapshot is empty, which is rather a mistake of the operator.
+    pub fn may_exist(&self, account: AccountId) -> bool {
+        let snapshot = self.shared.snapshot.load();
+        self.has_backend() || snapshot.users().is_empty() || snapshot.name_of(account).is_some()
+    }
+
     /// Whether there is a group of this name, in lower case and without `$`; as
     /// [`Directory::groups_of`].
     pub fn has_group(&self, name: &str) -> bool {

@@ -532,6 +532,14 @@ impl DirectorySnapshot {
         }
     }
 
+    /// The same for an account, whatever its address is.
+    pub fn groups_of_account(&self, account: AccountId) -> &Arc<[String]> {
+        match self.name_of(account) {
+            Some(name) => self.groups.of(account, name),
+            None => self.groups.of_nobody(),
+        }
+    }
+
     /// Whether there is a group of this name, in lower case and without `$`.
     pub fn has_group(&self, name: &str) -> bool {
         self.groups.has(name)

@@ -32,8 +32,40 @@ pub(in crate::service::imap) struct Holding {
     pub account: Account,
     pub user: User,
     /// Of the user, when this was made: for one command.
+    who: Who,
+}
+
+/// What the directory says of a user, for the rights that he has in an account.
+#[derive(Clone)]
+pub(super) struct Who {
     groups: Arc<[String]>,
     is_owner: bool,
+    /// Neither the user nor the account that he does not own was removed.
+    exists: bool,
+}
+
+impl Who {
+    /// At this moment.
+    pub(super) fn of(shard: &Shard, account: AccountId, user: &User) -> Who {
+        let is_owner = is_owner(shard, account, user);
+        let directory = &shard.directory;
+        let exists = account == user.account
+            || directory.may_exist(user.account)
+                && (account == AccountId::PUBLIC || directory.may_exist(account));
+        Who { groups: groups_of(shard, user), is_owner, exists }
+    }
+
+    fn asker<'a>(&'a self, user: &'a User) -> Asker<'a> {
+        asker(user, &self.groups, self.is_owner)
+    }
+
+    /// What `user` may do by an access list.
+    pub(super) fn rights_by(&self, list: Option<&[u8]>, user: &User) -> Rights {
+        match self.exists {
+            true => rights_stored(list, &self.asker(user)),
+            false => Rights::NONE,
+        }
+    }
 }
 
 /// A mailbox that a user may look up.
@@ -74,25 +106,14 @@ pub(super) fn asker<'a>(user: &'a User, groups: &'a [String], is_owner: bool) ->
     Asker { is_owner, account, name, groups, is_logged_in: true }
 }
 
-/// What `user` may do by an access list.
-pub(super) fn rights_by(
-    list: Option<&[u8]>,
-    user: &User,
-    groups: &[String],
-    is_owner: bool,
-) -> Rights {
-    rights_stored(list, &asker(user, groups, is_owner))
-}
-
 impl Holding {
     pub(in crate::service::imap) fn new(
         shard: &Rc<Shard>,
         account: Account,
         user: User,
     ) -> Holding {
-        let is_owner = is_owner(shard, account.id(), &user);
-        let groups = groups_of(shard, &user);
-        Holding { shard: shard.clone(), account, user, groups, is_owner }
+        let who = Who::of(shard, account.id(), &user);
+        Holding { shard: shard.clone(), account, user, who }
     }
 
     /// Loads the account, which is on this shard.
@@ -119,8 +140,7 @@ impl Holding {
 
     /// Rights on a mailbox now.
     pub(in crate::service::imap) fn rights(&self, mailbox: MailboxId) -> Rights {
-        let rights = |list: Option<&[u8]>| rights_by(list, &self.user, &self.groups, self.is_owner);
-        self.account.with_access_list(mailbox, rights)
+        self.account.with_access_list(mailbox, |list| self.who.rights_by(list, &self.user))
     }
 
     /// The mailbox of this name, if there is one; whether the user may look it up or not.
@@ -172,7 +192,7 @@ impl Holding {
 
     /// Whether the user may look up a mailbox below `name`.
     pub(in crate::service::imap) fn has_children(&self, name: &str) -> bool {
-        if self.is_owner || !self.account.has_children(name) {
+        if self.who.is_owner || !self.account.has_children(name) {
             return self.account.has_children(name);
         }
         let begin = format!("{name}{SEPARATOR}");
@@ -223,7 +243,7 @@ impl Holding {
     fn rights_above(&self, above: Option<MailboxId>) -> Rights {
         match above {
             Some(above) => self.rights(above),
-            None if self.is_owner => Rights::ALL,
+            None if self.who.is_owner => Rights::ALL,
             None => Rights::NONE,
         }
     }
@@ -361,8 +381,8 @@ impl Holding {
     /// The list that all changes decided so far result in may have taken the right since the
     /// command began.
     fn check_administers(&self, list: &AccessList) -> Result<(), StoreError> {
-        let asker = asker(&self.user, &self.groups, self.is_owner);
-        match list.rights_of(&asker).contain(Right::Administer) {
+        let rights = list.rights_of(&self.who.asker(&self.user));
+        match self.who.exists && rights.contain(Right::Administer) {
             true => Ok(()),
             false => Err(StoreError::NotPermitted(NOT_ALLOWED)),
         }
@@ -390,6 +410,7 @@ pub(super) fn shared_flags(
 pub(super) fn is_owner(shard: &Shard, account: AccountId, user: &User) -> bool {
     account == user.account
         || account == AccountId::PUBLIC
+            && shard.directory.may_exist(user.account)
             && shard
                 .options
                 .imap
@@ -398,7 +419,7 @@ pub(super) fn is_owner(shard: &Shard, account: AccountId, user: &User) -> bool {
                 .any(|it| shard.directory.login_key(it) == *user.name)
 }
 
-/// The groups that the user belongs to.
+/// The groups that the user belongs to: his account, since somebody else may have the name now.
 pub(super) fn groups_of(shard: &Shard, user: &User) -> Arc<[String]> {
-    shard.directory.groups_of(&user.name)
+    shard.directory.groups_of_account(user.account)
 }

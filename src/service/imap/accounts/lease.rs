@@ -24,8 +24,8 @@ use hashbrown::HashMap;
 
 use super::{
     super::reply::{Failure, no_such_mailbox},
-    distant::{Distant, unreachable_now},
-    holding::{Holding, groups_of, is_owner, permitted, rights_by},
+    distant::Distant,
+    holding::{Holding, Who, permitted},
 };
 use crate::{
     model::{AccountId, MailboxId, Right, Rights, Uid},
@@ -147,7 +147,8 @@ impl Leases {
 impl Feed {
     fn advance(&self, news: News) {
         self.latest.tell_if(|latest| {
-            let newer = latest.is_older_than(&news);
+            // One that has ended stays so: nobody would hear what the owner tells.
+            let newer = !latest.is_last && latest.is_older_than(&news);
             if newer {
                 *latest = news;
             }
@@ -247,20 +248,26 @@ impl View {
     ) -> Result<View, Failure> {
         let place = (distant.account, mailbox);
         let leases = distant.shard.leases.clone();
-        let feed = leases.get(place.0, place.1);
-        let wants_feed = feed.is_none();
-        let opened =
-            distant.ask(move |holding| open(holding, mailbox, claim_recent, wants_feed)).await?;
-        let access_seen = Cell::new(opened.news.access_changes);
-        let feed = match (feed, opened.feed) {
-            (Some(feed), _) => {
-                feed.advance(opened.news);
-                feed
+        let mut held = leases.get(place.0, place.1);
+        let (opened, feed) = loop {
+            let wants_feed = held.is_none();
+            let open = move |holding| open(holding, mailbox, claim_recent, wants_feed);
+            let Opened { news, recent_from, feed } = distant.ask(open).await?;
+            let opened = (news.access_changes, recent_from);
+            // Meanwhile another session may have begun to follow it, too, and ours may have ended.
+            match (leases.get(place.0, place.1), feed) {
+                (Some(feed), _) => {
+                    feed.advance(news);
+                    break (opened, feed);
+                }
+                (None, Some(source)) => {
+                    break (opened, leases.follow(&distant.shard, place, news, source));
+                }
+                (None, None) => held = None,
             }
-            (None, Some(source)) => leases.follow(&distant.shard, place, opened.news, source),
-            (None, None) => return Err(unreachable_now()),
         };
-        let (distant, recent_from) = (distant.clone(), opened.recent_from);
+        let (access_seen, recent_from) = (Cell::new(opened.0), opened.1);
+        let distant = distant.clone();
         Ok(View::There(Lease { feed, distant, mailbox, recent_from, access_seen }))
     }
 
@@ -298,10 +305,8 @@ impl View {
             View::Here { view, holding } => holding.again().rights(view.mailbox()),
             View::There(lease) => {
                 let Distant { shard, account, user } = &lease.distant;
-                let is_owner = is_owner(shard, *account, user);
-                let groups = groups_of(shard, user);
-                let by = |news: &News| rights_by(news.access.as_deref(), user, &groups, is_owner);
-                lease.feed.latest.with(by)
+                let who = Who::of(shard, *account, user);
+                lease.feed.latest.with(|news| who.rights_by(news.access.as_deref(), user))
             }
         }
     }

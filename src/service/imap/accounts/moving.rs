@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     super::reply::{Failure, no_such_mailbox, try_create},
     distant::unreachable_now,
-    holding::{NOT_ALLOWED, groups_of, is_owner, not_allowed, rights_by, shared_flags},
+    holding::{NOT_ALLOWED, Who, not_allowed, shared_flags},
     home::Home,
 };
 use crate::{
@@ -44,11 +44,9 @@ pub(in crate::service::imap) async fn carry(
 /// user's own is no flag of the messages there.
 fn consent(home: &Home, needed: Rights, kept: FlagMask) -> Consent {
     let (shard, user) = (home.shard(), home.user().clone());
-    let is_owner = is_owner(shard, home.account(), &user);
-    let groups = groups_of(shard, &user);
+    let who = Who::of(shard, home.account(), &user);
     Arc::new(move |account: &Account, mailbox| {
-        let by = |list: Option<&[u8]>| rights_by(list, &user, &groups, is_owner);
-        let rights = account.with_access_list(mailbox, by);
+        let rights = account.with_access_list(mailbox, |list| who.rights_by(list, &user));
         match needed.without(rights).is_empty() {
             true => Ok(kept.and(shared_flags(account, mailbox, &user, rights))),
             false if rights.contain(Right::Lookup) => Err(StoreError::NotPermitted(NOT_ALLOWED)),
