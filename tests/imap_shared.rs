@@ -978,6 +978,25 @@ fn sessions_that_select_at_once_see_their_own_changes() {
     });
 }
 
+/// CLOSE of who has just lost the right to expunge closes the mailbox (RFC 4314 4).
+#[test]
+fn a_right_that_goes_does_not_keep_a_mailbox_open() {
+    each(|case| {
+        case.grant("box", "lrte");
+        let name = case.name("box");
+        done(&mut case.user, &format!("SELECT {name}"));
+        done(&mut case.user, "STORE 1 +FLAGS (\\Deleted)");
+        let user = case.user_name;
+        // Both are under way at the same time.
+        case.owner.say(format!("a SETACL box {user}@demo.test lrt\r\n"));
+        case.user.say("c CLOSE\r\n");
+        case.owner.read_to("a OK");
+        case.user.read_to("c OK");
+        let told = answer(&mut case.user, "CHECK");
+        assert!(told.contains("t BAD"), "{told}");
+    });
+}
+
 /// The removal of an account ends what its mailboxes, or other mailboxes for it, are to sessions
 /// that have them selected. Somebody else who gets the name gives the old session nothing.
 #[test]

@@ -3,7 +3,7 @@
 use super::super::{
     folder,
     handler::Handler,
-    reply::{Done, Reply},
+    reply::{Done, Failure, Reply},
     state::Session,
 };
 use crate::{
@@ -25,8 +25,12 @@ impl Handler for Close {
         {
             // Expunges all \Deleted messages, also those marked by other sessions; the store counts
             // them, so it is cheap if there are none.
-            let expunged = folder.expunge(None).await?;
-            code = highest_mod_seq(session, &expunged);
+            match folder.expunge(None).await {
+                Ok(expunged) => code = highest_mod_seq(session, &expunged),
+                // The right has gone meanwhile.
+                Err(Failure::No { code: Some(Code::NoPerm | Code::NonExistent), .. }) => {}
+                Err(failure) => return Err(failure),
+            }
         }
         session.selected = None;
         Ok(Done::Ok { code, text: "CLOSE completed" })
