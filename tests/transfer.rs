@@ -234,6 +234,28 @@ fn a_refusal_changes_nothing() {
     }
 }
 
+/// What is refused anyway is not written to the target's log first: one who may do nothing there
+/// would fill another's disk.
+#[test]
+fn nothing_is_sent_where_it_is_refused() {
+    let kit = Kit::new();
+    let [_, far, _] = others();
+    let no: transfer::Consent = Arc::new(|_, _| Err(StoreError::NotPermitted("taken away")));
+    for way in [Way::Copy, Way::Move] {
+        let case = Case::new(&kit);
+        case.fill(ALICE, 7);
+        // The account exists.
+        case.fill(far, 1);
+        let partition = case.owner(far).local_partition(far).unwrap();
+        let appended = partition.probe().entries;
+        let consents = Consents { target: no.clone(), ..Consents::all() };
+        let failed = case.transfer(0, ALICE, (far, INBOX), way, consents);
+        assert_eq!(failed, Err(TransferFailure::NotPermitted("taken away")), "{way:?}");
+        assert_eq!(partition.probe().entries, appended, "{way:?}");
+        case.check(ALICE, 0..7);
+    }
+}
+
 /// The client gets an error, the messages are for a while in both places, then in one.
 #[test]
 fn a_target_that_does_not_answer_is_asked_later() {

@@ -48,6 +48,9 @@ use self::recovery::Open;
 const PIECE_SIZE: usize = BODY_CHUNK;
 /// Pieces sent and not yet received.
 const PIECES_IN_FLIGHT: usize = 2;
+/// Octets, and messages, that are sent without asking first whether they would be taken.
+const UNASKED_OCTETS: u64 = (PIECES_IN_FLIGHT * PIECE_SIZE) as u64;
+const UNASKED_MESSAGES: u64 = 64;
 /// How long another shard may take to begin, to take one piece, or to commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -235,7 +238,7 @@ impl Order {
         let ticket = new_ticket(shard);
         let sending = Sending::begin(shard, self, Some(ticket));
         let sending = sending.send_bodies(account, mailbox, uids).await?;
-        let sending = sending.check().await?;
+        let sending = sending.check(None).await?;
         // Until this is dropped, recovery leaves the move alone.
         let open = Open::new(shard, ticket);
         let mut may = |account: &Account, mailbox| (self.consents.source)(account, mailbox);
@@ -279,8 +282,9 @@ enum Piece {
     Chunk(Bytes),
     /// The body is complete.
     Message { uid: Uid, internal_date: Timestamp, summary: Bytes },
-    /// Would all of it be taken?
-    Check(Answer<Result<(), TransferFailure>>),
+    /// Would all of it be taken? `expected`: what is to come, messages and octets; else what has
+    /// come.
+    Check { expected: Option<(u64, u64)>, answer: Answer<Result<(), TransferFailure>> },
     /// Those of the messages that are to be put into the mailbox.
     Commit(Manifest),
 }
@@ -332,10 +336,18 @@ impl<'a> Sending<'a> {
     ) -> Result<Sending<'a>, TransferFailure> {
         let view = account.select(mailbox, false).await.map_err(TransferFailure::of_source)?;
         let held = view.current().ok_or(TransferFailure::NoSource)?;
+        let message = |uid: &Uid| held.index_of(*uid).and_then(|index| held.get(index));
+        let sizes = uids.iter().filter_map(message).map(|message| message.body.size);
+        let (messages, octets) = sizes.fold((0, 0u64), |(messages, octets), size| {
+            (messages + 1, octets.saturating_add(size))
+        });
+        // What nobody may put there, or does not fit, is not written there first. A little is sent
+        // without asking, which costs a turn of both shards.
+        if octets > UNASKED_OCTETS || messages > UNASKED_MESSAGES {
+            self = self.check(Some((messages, octets))).await?;
+        }
         for uid in uids {
-            let Some(message) = held.index_of(*uid).and_then(|index| held.get(index)) else {
-                continue;
-            };
+            let Some(message) = message(uid) else { continue };
             let (body, mut offset) = (message.body, 0);
             while offset < body.size {
                 let chunk = account.read_body(&body, offset, PIECE_SIZE).await;
@@ -351,9 +363,9 @@ impl<'a> Sending<'a> {
         Ok(self)
     }
 
-    async fn check(self) -> Result<Sending<'a>, TransferFailure> {
+    async fn check(self, expected: Option<(u64, u64)>) -> Result<Sending<'a>, TransferFailure> {
         let (answer, told) = worker::answer();
-        let sending = self.send(Piece::Check(answer)).await?;
+        let sending = self.send(Piece::Check { expected, answer }).await?;
         match in_time(sending.shard, told).await {
             Some(Some(told)) => told.map(|()| sending),
             Some(None) => Err(sending.reason().await),

@@ -61,10 +61,13 @@ impl Receiving {
                     shipment.add(uid, internal_date, body).await.map_err(refused)?;
                     let _ = charge.set(0);
                 }
-                Some(Piece::Check(answer)) => {
+                Some(Piece::Check { expected, answer }) => {
                     let may = || -> Result<(), StoreError> {
-                        shipment.check(&account, mailbox)?;
-                        (self.consent)(&account, mailbox).map(drop)
+                        (self.consent)(&account, mailbox)?;
+                        match expected {
+                            Some(expected) => shipment.check_for(&account, mailbox, expected),
+                            None => shipment.check(&account, mailbox),
+                        }
                     };
                     answer.give(may().map_err(refused));
                 }

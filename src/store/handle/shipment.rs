@@ -113,13 +113,28 @@ impl Shipment {
     /// # Errors
     /// Its errors.
     pub fn check(&self, account: &Account, mailbox: MailboxId) -> Result<(), StoreError> {
+        self.check_for(account, mailbox, (self.messages.len() as u64, self.octets))
+    }
+
+    /// The same for messages that have not come yet: how many, and their octets.
+    ///
+    /// # Errors
+    /// Those of [`Shipment::commit`].
+    pub fn check_for(
+        &self,
+        account: &Account,
+        mailbox: MailboxId,
+        (messages, octets): (u64, u64),
+    ) -> Result<(), StoreError> {
+        if messages > COMMAND_MESSAGES_MAX as u64 {
+            return Err(StoreError::Limit("messages copied by one command"));
+        }
         self.check_account(account)?;
         self.check_log()?;
         self.commits.admission.admit()?;
         let mut state = account.cell.state.borrow_mut();
         state.pending_mailbox(mailbox).ok_or(StoreError::NoSuchMailbox)?;
-        let limits = self.commits.options.holding;
-        state.check_holding(self.messages.len() as u64, self.octets, limits)
+        state.check_holding(messages, octets, self.commits.options.holding)
     }
 
     /// Puts those of the messages that are in `manifest` into `mailbox` of `account`, durably.
@@ -176,10 +191,13 @@ impl Shipment {
             return Err(StoreError::NotPermitted("the move was given up"));
         }
         let kept = may(account, mailbox)?;
-        let messages = slice
-            .iter()
-            .filter_map(|(uid, flags)| Some((*uid, kept.of(*flags), self.messages.get(uid)?)));
-        let messages: Vec<(Uid, FlagSet, &Shipped)> = messages.collect();
+        // The source of a MOVE expunges all of them.
+        let missing = StoreError::NotPermitted("a message was not sent");
+        let messages = slice.iter().map(|(uid, flags)| {
+            self.messages.get(uid).map(|shipped| (*uid, kept.of(*flags), shipped))
+        });
+        let messages: Option<Vec<(Uid, FlagSet, &Shipped)>> = messages.collect();
+        let messages = messages.ok_or(missing)?;
         let used = messages
             .iter()
             .fold(KeywordSet::default(), |used, (_, flags, _)| used.union(flags.keywords));
