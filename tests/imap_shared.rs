@@ -1063,3 +1063,25 @@ fn a_name_used_again_gives_no_groups() {
         done(&mut case.user, &format!("SELECT {name}"));
     }
 }
+
+/// A subscription has one spelling, whether there is such a user or not.
+#[test]
+fn a_subscription_has_one_spelling() {
+    each(|case| {
+        case.grant("INBOX", "lr");
+        for owner in [case.owner_name, "ghost"] {
+            let shouted = format!("\"Other Users/{}@DEMO.test/inbox\"", owner.to_uppercase());
+            let name = format!("\"Other Users/{owner}@demo.test/INBOX\"");
+            done(&mut case.user, &format!("SUBSCRIBE {shouted}"));
+            let told = done(&mut case.user, "LSUB \"\" \"Other Users/*\"");
+            assert_eq!(lines(&told, "* LSUB "), [format!("() \"/\" {name}")]);
+            if owner != "ghost" {
+                let told = done(&mut case.user, "LIST (SUBSCRIBED) \"\" \"Other Users/*\"");
+                let expected = format!("(\\HasNoChildren \\Subscribed) \"/\" {name}");
+                assert_eq!(lines(&told, "* LIST "), [expected], "{told}");
+            }
+            done(&mut case.user, &format!("UNSUBSCRIBE {shouted}"));
+            assert!(!done(&mut case.user, "LSUB \"\" *").contains("Other Users"));
+        }
+    });
+}

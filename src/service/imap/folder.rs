@@ -521,7 +521,12 @@ impl Place {
 
     /// The account keeps names of other accounts like its own.
     pub(super) async fn set_subscribed(&self, subscribed: bool) -> Result<(), Failure> {
-        Ok(self.namespace.own().account.set_subscribed(&self.full, subscribed).await?)
+        let (account, name) = (&self.namespace.own().account, self.namespace.spelled(&self.full));
+        if !subscribed && name != self.full {
+            // One that was subscribed as it was written.
+            account.set_subscribed(&self.full, false).await?;
+        }
+        Ok(account.set_subscribed(&name, subscribed).await?)
     }
 }
 

@@ -78,6 +78,25 @@ impl Namespace {
         at(self.own_reach(), name)
     }
 
+    /// The one spelling of a name, whether or not there is such a user: so that a subscription is
+    /// found again, and tells nothing.
+    pub(super) fn spelled(&self, name: &str) -> String {
+        if self.own.account.mailbox_by_name(name).is_some() {
+            return name.to_owned();
+        }
+        if let Some(rest) = below(name, SHARED).filter(|rest| !rest.is_empty()) {
+            return format!("{SHARED}{SEPARATOR}{}", inbox_of(rest));
+        }
+        let parts = below(name, OTHER_USERS).and_then(|rest| rest.split_once(SEPARATOR));
+        match parts.filter(|(owner, _)| owner.contains('@')) {
+            Some((owner, name)) => {
+                let owner = self.shard.directory.login_key(owner);
+                format!("{OTHER_USERS}{SEPARATOR}{owner}{SEPARATOR}{}", inbox_of(name))
+            }
+            None => name.to_owned(),
+        }
+    }
+
     fn own_reach(&self) -> Reach {
         let (account, owner) = (self.user.account, self.user.name.as_ref().into());
         Reach { account, owner, prefix: "".into() }
