@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use ringmail::{
     directory::{Directory, PeerLimits, SharedDirectory},
-    model::{AccountId, Flags, SeenSet, Uid},
-    store::{Account, SeenIn},
+    model::{AccountId, Flags, MailboxId, SeenSet, Uid},
+    store::{Account, PropertyKind, SeenIn},
 };
 use world::{AtOnce, Client, Kit, SimulatedWorld, accounts_of, serve_imap};
 
@@ -472,5 +472,30 @@ fn a_mailbox_made_anew_inherits_nothing() {
         done(&mut case.user, &format!("CREATE {name}"));
         case.deliver("box/sub", false);
         assert_eq!(unseen(&mut case.user, &name), "1");
+    });
+}
+
+/// New messages whose `\Seen` cannot be kept are there all the same, and the client is warned.
+#[test]
+fn a_seen_that_cannot_be_kept_is_told() {
+    each(|case| {
+        done(&mut case.user, "CREATE mine");
+        done(&mut case.user, "APPEND mine (\\Seen) {1+}\r\nx");
+        // Nothing more may be noted in the user's account.
+        case.with(number(case.user_name), async |account| {
+            let key = (PropertyKind::Metadata, MailboxId(0), vec![1]);
+            let value = vec![0; (1 << 20) - 8];
+            account.set_properties([(key, Some(value))]).await.expect("set");
+        });
+        let Case { user, name, .. } = case;
+        let warned = "* NO [LIMIT] \\Seen was not set: Limit reached";
+        let told = done(user, &format!("APPEND {name} (\\Seen) {{1+}}\r\nx"));
+        assert!(told.contains(warned) && told.contains("[APPENDUID "), "{told}");
+        done(user, "SELECT mine");
+        let told = done(user, &format!("COPY 1 {name}"));
+        assert!(told.contains(warned) && told.contains("[COPYUID "), "{told}");
+        let told = done(user, &format!("MOVE 1 {name}"));
+        assert!(told.contains(warned) && told.contains("* 1 EXPUNGE"), "{told}");
+        assert_eq!(unseen(user, name), "6");
     });
 }

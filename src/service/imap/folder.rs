@@ -20,7 +20,7 @@ use crate::{
     model::{
         FlagAction, FlagMask, Flags, MailboxId, ModSeq, Right, Rights, SpecialUse, Subject, Uid,
     },
-    protocol::imap::{self, Code, MailboxName, SEPARATOR},
+    protocol::imap::{self, Code, MailboxName, SEPARATOR, Status},
     service::{access::Edit, transfer::Way},
     store::{
         Copied, Delivered, Expunged, FlagChange, FlagOutcome, MailboxInfo, MailboxStatus, Message,
@@ -213,25 +213,27 @@ impl Folder {
         Staging::new(&self.home, self.info.id)
     }
 
-    /// Adds a message that was staged for it, with the flags that the user may set.
+    /// Adds a message that was staged for it, with the flags that the user may set. It is there,
+    /// whether a `\Seen` of his own could be set or not.
     pub(super) async fn append(
         &self,
         body: Staged,
         attributes: Attributes,
-    ) -> Result<Delivered, Failure> {
+    ) -> Result<(Delivered, SeenKept), Failure> {
         let is_seen = attributes.flags.contains(Flags::SEEN);
         let delivered = body.store(&self.home, self.info.id, attributes).await?;
-        if is_seen && self.seen_is_personal {
-            self.add_seen(&[delivered.uid]).await;
-        }
-        Ok(delivered)
+        let kept = match is_seen && self.seen_is_personal {
+            true => self.add_seen(&[delivered.uid]).await,
+            false => Ok(()),
+        };
+        Ok((delivered, SeenKept(kept)))
     }
 
-    /// New messages here are as if the user had read them, if he may say so. They are there,
-    /// whether this succeeds or not.
-    async fn add_seen(&self, uids: &[Uid]) {
-        if self.rights.contain(Right::Seen) {
-            let _ = self.seen_book.change(true, uids, None).await;
+    /// New messages here are as if the user had read them, if he may say so.
+    async fn add_seen(&self, uids: &[Uid]) -> Result<(), Failure> {
+        match self.rights.contain(Right::Seen) {
+            true => self.seen_book.change(true, uids, None).await,
+            false => Ok(()),
         }
     }
 
@@ -380,9 +382,14 @@ impl Folder {
     /// Makes copies of `messages` in this mailbox as seen as the user has seen those, if `\Seen` is
     /// his own here or there: the store copies only what is shared. The copies are there, whether
     /// this succeeds or not.
-    pub(super) async fn keep_seen(&self, source: &Selected, messages: &[Message], copied: &Copied) {
+    pub(super) async fn keep_seen(
+        &self,
+        source: &Selected,
+        messages: &[Message],
+        copied: &Copied,
+    ) -> SeenKept {
         if !self.seen_is_personal && !source.view.seen_is_personal() {
-            return;
+            return SeenKept(Ok(()));
         }
         let was_seen = |uid: Uid| {
             let index = messages.binary_search_by_key(&uid, |message| message.uid).ok();
@@ -392,12 +399,14 @@ impl Folder {
         let seen = copied.uids.iter().filter(|(original, _)| was_seen(*original));
         let mut seen: Vec<Uid> = seen.map(|(_, copy)| *copy).collect();
         seen.sort_unstable();
-        if self.seen_is_personal {
-            self.add_seen(&seen).await;
+        SeenKept(if self.seen_is_personal {
+            self.add_seen(&seen).await
         } else if !seen.is_empty() {
             let change = FlagChange::add(Flags::SEEN, Vec::new());
-            let _ = self.store_shared_flags(&seen, change, None).await;
-        }
+            self.store_shared_flags(&seen, change, None).await.map(drop)
+        } else {
+            Ok(())
+        })
     }
 
     pub(super) async fn delete(&self) -> Result<(), Failure> {
@@ -433,6 +442,26 @@ impl Folder {
             holding.edit_access(mailbox, subject, edit).await
         };
         self.home.at_mailbox(mailbox, work).await
+    }
+}
+
+/// Whether new messages are as seen as they were to be. They are there all the same, and the
+/// command succeeds.
+#[must_use]
+pub(super) struct SeenKept(Result<(), Failure>);
+
+impl SeenKept {
+    /// Warns the client (RFC 3501 7.1.2: an untagged NO, and the command still completes).
+    pub(super) fn tell(self, session: &mut Session) -> Result<(), Failure> {
+        match self.0 {
+            Ok(()) => Ok(()),
+            Err(Failure::No { code, text }) => {
+                let text = format!("\\Seen was not set: {text}");
+                session.writer().untagged(Status::No, code, &text);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
     }
 }
 

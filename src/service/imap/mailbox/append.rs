@@ -32,7 +32,8 @@ impl Handler for Append<'_> {
         let now = || session.channel.shard.executor.now();
         let internal_date = self.internal_date.unwrap_or_else(now);
         let attributes = Attributes { flags: self.flags.system, keywords, internal_date };
-        let appended = folder.append(body, attributes).await?;
+        let (appended, seen) = folder.append(body, attributes).await?;
+        seen.tell(session)?;
         let Delivered { account, mailbox, uid, .. } = appended;
         let trail = session.channel.connection.trail();
         session.channel.shard.tell(&Event::Appended { trail, account, mailbox, uid, octets });
