@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, TcpStream},
 };
 
-use demo_server::{DemoServer, LMTP, POP3, SMTP, SUBMISSION, hear};
+use demo_server::{DemoServer, IMAP, LMTP, POP3, SMTP, SUBMISSION, hear};
 
 /// Nobody listens at this port.
 const ROUTES: &str = "route=[{domains=[\"far.test\"],to=\"relay\",host=\"127.0.0.1:1\",accept_all=true},\
@@ -172,4 +172,31 @@ fn reports_follow_aliases() {
     });
     let queued = server.ask(&["queue", "list"]);
     assert!(arrived, "{bounced}\n{queued}\n{}", server.events());
+}
+
+/// Mail for a sub-address that comes through the queue goes where mail from outside goes: to the
+/// folder, if anyone may post there.
+#[test]
+fn queued_mail_for_a_sub_address_goes_to_the_folder() {
+    let server = DemoServer::start_with(SMTP, &[]);
+    server.ask(&["acl", "set", "alice@demo.test", "Drafts", "anyone", "p"]);
+    let mut smtp = dial(&server, SMTP, "EHLO client.test");
+    for folder in ["Drafts", "Sent"] {
+        let recipient = format!("<alice+{folder}@demo.test> NOTIFY=SUCCESS");
+        let reply = send(&mut smtp, &[&recipient], "\r\n");
+        assert!(reply.starts_with("250 2.0.0 Queued"), "{reply}");
+    }
+    let mut imap = server.dial_from(Ipv4Addr::LOCALHOST, IMAP);
+    hear(&mut imap, "* OK");
+    say(&mut imap, "a LOGIN alice@demo.test demo", "a OK");
+    let mut told = String::new();
+    let arrived = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        told = ["INBOX", "Drafts", "Sent"]
+            .map(|name| say(&mut imap, &format!("b STATUS {name} (MESSAGES)"), "b OK"))
+            .concat();
+        told.matches("(MESSAGES 1)").count() == 2
+    });
+    assert!(arrived && told.contains("Drafts (MESSAGES 1)"), "{told}");
+    assert!(told.contains("Sent (MESSAGES 0)"), "{told}");
 }

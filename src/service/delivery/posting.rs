@@ -2,7 +2,8 @@
 //! user if its sender has the right `p` there (RFC 4314 4), else to INBOX. Nobody is told which.
 //!
 //! Decided where the account is, when the message is stored. The detail is the name of the folder,
-//! with its levels as IMAP has them, in the same case.
+//! with its levels as IMAP has them, in the same case. Mail that comes from the queue has no sender
+//! any more (`relay/local`): what anyone may post goes to the folder.
 
 use std::sync::Arc;
 

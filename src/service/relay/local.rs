@@ -16,7 +16,7 @@ use crate::{
     runtime::LocalFuture,
     service::{
         Shard,
-        delivery::{Delivery, Failure},
+        delivery::{Delivery, Failure, Poster},
     },
 };
 
@@ -43,7 +43,9 @@ impl LocalSession {
         let (done, reply) = match found {
             Err(outcome) => return outcome,
             Ok(Found::Account(account)) => {
-                (self.copy(job, &[account], quarantined).await, "delivered to the mailbox")
+                let detail = self.shard.directory.detail(&recipient.address);
+                let copied = self.copy(job, &[(account, detail)], quarantined).await;
+                (copied, "delivered to the mailbox")
             }
             Ok(Found::Several(targets)) => {
                 let sent_on = self.pass_on(job, number, recipient, &targets);
@@ -86,15 +88,23 @@ impl LocalSession {
         }
     }
 
+    /// Puts a copy into the mailboxes of accounts, each with the detail of the sub-address that
+    /// leads to it. Who sent the message is not known any more, as if it had come from outside.
     async fn copy(
         &self,
         job: &Job<'_>,
-        accounts: &[AccountId],
+        to: &[(AccountId, Option<&str>)],
         quarantined: bool,
     ) -> Result<(), Failure> {
         let arrived = job.envelope.arrived;
-        let accounts = || accounts.iter().copied();
+        let accounts = || to.iter().map(|(account, _)| *account);
         let mut delivery = Delivery::new(&self.shard, accounts(), MailClass::Local).again(arrived);
+        let folder =
+            |(account, detail): &(AccountId, Option<&str>)| Some((*account, (*detail)?.into()));
+        let folders: Vec<(AccountId, Box<str>)> = to.iter().filter_map(folder).collect();
+        if !folders.is_empty() {
+            delivery = delivery.posted_by(Poster::default(), folders);
+        }
         if quarantined {
             delivery.quarantine(accounts().collect());
         }
@@ -122,11 +132,13 @@ impl LocalSession {
             delivery.send_on(envelope);
             delivery.finish_once(passing_on_id(job.id, number)).await?;
         }
-        let account = |target: &Target| match target {
-            Target::Account { account, .. } => Some(*account),
-            Target::Remote { .. } => None,
-        };
-        let accounts: Vec<AccountId> = targets.iter().filter_map(account).collect();
+        fn account(target: &Target) -> Option<(AccountId, Option<&str>)> {
+            match target {
+                Target::Account { account, detail } => Some((*account, detail.as_deref())),
+                Target::Remote { .. } => None,
+            }
+        }
+        let accounts: Vec<(AccountId, Option<&str>)> = targets.iter().filter_map(account).collect();
         match accounts.is_empty() {
             true => Ok(()),
             false => self.copy(job, &accounts, recipient.quarantined).await,
