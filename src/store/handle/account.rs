@@ -235,8 +235,8 @@ impl Account {
         self.create_mailbox_if(name, special_use, |_| Ok(())).await
     }
 
-    /// The same, if `may` allows it. It is asked in the step that decides, about the nearest mailbox
-    /// above as the names are then: others may be changing them.
+    /// The same, if `may` allows it. It is asked in the step that decides, about the nearest
+    /// mailbox above as the names are then: others may be changing them.
     pub async fn create_mailbox_if<E: From<StoreError>>(
         &self,
         name: &str,
